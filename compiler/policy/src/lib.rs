@@ -1,0 +1,15 @@
+//! The policy model: what Kubernetes says about who may talk to whom, and the oracle that answers
+//! single questions straight from it.
+//!
+//! Here: the cluster as policy sees it ([`model`]), label sets and selectors ([`labels`],
+//! [`selector`]), the oracle ([`oracle`]). Not here: decoding of Kubernetes objects (kube-sync) and
+//! anything about tables (the other crates under `compiler/`). No clock, no IO.
+
+pub mod labels;
+pub mod model;
+pub mod oracle;
+pub mod selector;
+
+pub use labels::Labels;
+pub use model::*;
+pub use selector::{Operator, Requirement, Selector};

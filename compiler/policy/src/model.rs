@@ -1,0 +1,326 @@
+//! The cluster as policy sees it. Types that cannot confuse "absent" with "empty" (S5, S6, S11).
+//!
+//! Everything here is already defaulted and checked: the conversion from Kubernetes objects lives in
+//! kube-sync, which replaces what it cannot understand by the `Nothing` variants and reports it.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use ipnetwork::IpNetwork;
+use serde::{Serialize, Serializer};
+
+use crate::{Labels, Selector};
+
+/// Namespace and name of a namespaced object; prints as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// metadata.namespace
+    pub namespace: Arc<str>,
+    /// metadata.name
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Serialize for ObjectKey {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// Everything policy depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Labels of each namespace by name. A pod whose namespace is not listed has a namespace without labels.
+    pub namespaces: BTreeMap<Arc<str>, Labels>,
+    /// Pods by key.
+    pub pods: BTreeMap<ObjectKey, Pod>,
+    /// Network policies by key.
+    pub policies: BTreeMap<ObjectKey, Policy>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<Arc<str>, Node>,
+}
+
+/// A node: its addresses, as Node.status has them, and those of the interfaces that face its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Without Service addresses (S45).
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its key.
+    pub key: ObjectKey,
+    /// metadata.uid, where known: tells a re-created pod from the old one (S43).
+    pub uid: Option<Arc<str>>,
+    /// spec.nodeName
+    pub node: Option<Arc<str>>,
+    /// metadata.labels
+    pub labels: Labels,
+    /// status.podIPs (S24)
+    pub addresses: Vec<IpAddr>,
+    /// Whether it has a network of its own (S15).
+    pub network: PodNetwork,
+    /// Whether it still runs (S13, S14).
+    pub phase: Phase,
+    /// Ports of all containers, init containers with restartPolicy Always included (S30).
+    pub ports: Vec<ContainerPort>,
+}
+
+impl Pod {
+    /// May policies select this pod and its address: it runs, in a network of its own (S13, S15).
+    pub fn is_policed(&self) -> bool {
+        self.network == PodNetwork::Own && self.phase == Phase::Active
+    }
+
+    /// The numbers that `name` stands for on this pod under `protocol` (S29, S30), ascending, each once.
+    pub fn resolve_port(&self, protocol: Protocol, name: &str) -> Vec<u16> {
+        let named = self.ports.iter().filter(|p| p.protocol == protocol && p.name.as_deref() == Some(name));
+        let mut numbers: Vec<u16> = named.map(|p| p.number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+}
+
+/// Whose network namespace a pod uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PodNetwork {
+    /// Its own.
+    Own,
+    /// The node's (hostNetwork).
+    Host,
+}
+
+/// Whether a pod counts for policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Pending, Running or terminating.
+    Active,
+    /// Succeeded or Failed: its address may belong to another pod.
+    Finished,
+}
+
+/// A port that a container declares.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContainerPort {
+    /// Its name, where it has one.
+    pub name: Option<Arc<str>>,
+    /// Defaults to TCP.
+    pub protocol: Protocol,
+    /// containerPort, 1-65535.
+    pub number: u16,
+    /// hostPort, 1-65535, where set.
+    pub host_port: Option<u16>,
+}
+
+/// A NetworkPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Policy {
+    /// Its key; it selects pods of this namespace only (S1).
+    pub key: ObjectKey,
+    /// spec.podSelector. A requirement that cannot be understood is left out here, so that a broken
+    /// policy isolates more and never less (S10).
+    pub selector: Selector,
+    /// What it says about traffic towards the pods it selects.
+    pub ingress: Isolation,
+    /// What it says about traffic from them.
+    pub egress: Isolation,
+}
+
+impl Policy {
+    /// The half that speaks of `direction`.
+    pub fn isolation(&self, direction: Direction) -> &Isolation {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+/// Seen from the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Towards the pod.
+    Ingress,
+    /// From the pod.
+    Egress,
+}
+
+impl Direction {
+    /// Both, ingress first.
+    pub const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    /// The other one.
+    pub fn reverse(self) -> Self {
+        match self {
+            Direction::Ingress => Direction::Egress,
+            Direction::Egress => Direction::Ingress,
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        })
+    }
+}
+
+/// What a policy does to one direction of the pods it selects (S2, S3, S5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Isolation {
+    /// Not in policyTypes: this policy says nothing about the direction.
+    Open,
+    /// In policyTypes: only what a rule allows. No rules: nothing is allowed.
+    Isolated(Vec<Rule>),
+}
+
+/// Traffic that is with one of the peers AND on one of the ports.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// `from` or `to`.
+    pub peers: Peers,
+    /// `ports`: of the destination.
+    pub ports: Ports,
+}
+
+/// The peers of a rule (S6, S8).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Peers {
+    /// The list is absent or empty: everybody.
+    Any,
+    /// Joined by OR; indices are those of the API object.
+    Listed(Vec<Peer>),
+}
+
+/// One NetworkPolicyPeer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// Pods with these labels in these namespaces. Never hostNetwork or finished pods.
+    Pods {
+        /// Where.
+        namespaces: Namespaces,
+        /// Which; the empty selector is every pod there.
+        pods: Selector,
+    },
+    /// Addresses, pods' and nodes' included (S25).
+    Block(Block),
+    /// Could not be understood: matches nothing (S10, S61).
+    Nothing,
+}
+
+/// The namespaces of a pod peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Namespaces {
+    /// No namespaceSelector: the policy's own (S8).
+    Own,
+    /// Those whose labels match; the empty selector is all (S9).
+    Matching(Selector),
+}
+
+/// An ipBlock. Host bits are masked away already (S17); every except has the cidr's family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Block {
+    /// cidr
+    pub cidr: IpNetwork,
+    /// Subtracted from this block only (S18).
+    pub except: Vec<IpNetwork>,
+}
+
+impl Block {
+    /// Is `address` in the cidr and in no except? An address of the other family never is (S23).
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(address) && !self.except.iter().any(|e| e.contains(address))
+    }
+}
+
+/// The ports of a rule (S6).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Ports {
+    /// The list is absent or empty: every port of every protocol, ICMP and the like included (S34).
+    Any,
+    /// Joined by OR; indices are those of the API object.
+    Listed(Vec<Port>),
+}
+
+/// One NetworkPolicyPort.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Port {
+    /// Every port of the protocol (S26).
+    Every(Protocol),
+    /// Inclusive; first <= last (S27).
+    Range {
+        /// The protocol.
+        protocol: Protocol,
+        /// port
+        first: u16,
+        /// endPort, or port again.
+        last: u16,
+    },
+    /// Resolved on the destination pod by name and protocol (S29).
+    Named {
+        /// The protocol.
+        protocol: Protocol,
+        /// The container port's name.
+        name: Arc<str>,
+    },
+    /// Could not be understood: matches nothing (S27, S61).
+    Nothing,
+}
+
+/// The protocols that have ports in NetworkPolicy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// 6
+    Tcp,
+    /// 17
+    Udp,
+    /// 132
+    Sctp,
+}
+
+impl Protocol {
+    /// All, in the order of the enum.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+    /// The IP protocol number (IANA).
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// The protocol with this IP protocol number, where it is one that has ports here.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.number() == number)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        })
+    }
+}

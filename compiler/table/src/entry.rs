@@ -1,0 +1,115 @@
+//! Entries: an action with its parameters, and where the entry comes from.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+
+use crate::schema::ActionId;
+
+/// What a matching key does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// One of the table's actions.
+    pub action: ActionId,
+    /// The action's parameters in its order; unused places are 0.
+    pub params: [u64; 3],
+    /// Where it comes from; sorted, each once. Targets need not keep it: what is read back from a
+    /// kernel has none.
+    pub origins: Origins,
+}
+
+impl Entry {
+    /// An entry without origins.
+    pub fn new(action: ActionId, params: [u64; 3]) -> Self {
+        Self { action, params, origins: Origins::default() }
+    }
+
+    /// The same with origins, which are sorted here.
+    pub fn from(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
+        self.origins = origins.into_iter().collect();
+        self
+    }
+
+    /// Do both do the same, wherever they come from?
+    pub fn same_action(&self, other: &Entry) -> bool {
+        self.action == other.action && self.params == other.params
+    }
+}
+
+/// A shared, sorted list of origins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins(Option<Arc<[Origin]>>);
+
+impl Origins {
+    /// The list.
+    pub fn as_slice(&self) -> &[Origin] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl FromIterator<Origin> for Origins {
+    fn from_iter<I: IntoIterator<Item = Origin>>(origins: I) -> Self {
+        let mut list: Vec<Origin> = origins.into_iter().collect();
+        list.sort();
+        list.dedup();
+        Origins(if list.is_empty() { None } else { Some(list.into()) })
+    }
+}
+
+/// Where an entry comes from. `policy`, `pod` and `node` are names as users write them (`namespace/name`).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A policy isolates: the reason of a default deny.
+    Isolates {
+        /// The policy.
+        policy: Arc<str>,
+    },
+    /// A part of a policy's rule. Indices are those of the API object, from 0.
+    Rule {
+        /// The policy.
+        policy: Arc<str>,
+        /// `ingress[i]` or `egress[i]`, by the direction of the set it stands in.
+        rule: u32,
+        /// `from[i]` or `to[i]`; None where the rule has no peers (any).
+        peer: Option<u32>,
+        /// `ports[i]`; None where the rule has no ports (any), or where the entry speaks of peers only.
+        port: Option<u32>,
+    },
+    /// A pod's own address or interface.
+    Pod {
+        /// The pod.
+        pod: Arc<str>,
+    },
+    /// A node's address.
+    Node {
+        /// The node.
+        node: Arc<str>,
+    },
+    /// The API itself, or netpolc's semantics: names the reason, such as `own node (S45)`.
+    Implied {
+        /// The reason.
+        reason: Arc<str>,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Isolates { policy } => write!(f, "isolates {policy}"),
+            Origin::Rule { policy, rule, peer, port } => {
+                write!(f, "{policy} rule[{rule}]")?;
+                if let Some(i) = peer {
+                    write!(f, " peer[{i}]")?;
+                }
+                if let Some(i) = port {
+                    write!(f, " port[{i}]")?;
+                }
+                Ok(())
+            }
+            Origin::Pod { pod } => write!(f, "pod {pod}"),
+            Origin::Node { node } => write!(f, "node {node}"),
+            Origin::Implied { reason } => write!(f, "implied {reason}"),
+        }
+    }
+}

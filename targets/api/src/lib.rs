@@ -1,0 +1,127 @@
+//! What every target is: the trait, its capabilities as a value, its errors, and frames for those
+//! that can be asked about single packets.
+//!
+//! Not here: any target. The runtime is the only place that lists them.
+
+use netpolc_table::{Program, TableId, Write};
+
+/// Something that holds a program and applies it to packets.
+pub trait Target {
+    /// As users know it: `mem`, `ebpf`.
+    fn name(&self) -> &'static str;
+
+    /// What it can hold.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// The program it holds, decoded from its own memory (without origins).
+    fn read(&self) -> Result<Program, Error>;
+
+    /// Does one write; each packet sees the table before it or after it. An error leaves every
+    /// packet's answer as it was.
+    fn write(&mut self, write: &Write) -> Result<(), Error>;
+
+    /// Returns when no packet is under way that began before the call: after it, what nothing
+    /// reaches may be reused.
+    fn settle(&mut self) -> Result<(), Error>;
+}
+
+/// What a target can hold. A program that exceeds it is refused with [`Error::Full`], never cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Endpoints at once; ids are below this.
+    pub endpoints: u32,
+    /// Policy sets at once; ids are below this.
+    pub sets: u32,
+    /// IPv4 classes; ids are below this.
+    pub classes_v4: u32,
+    /// IPv6 classes; ids are below this.
+    pub classes_v6: u32,
+    /// Rows; ids are below this.
+    pub rows: u32,
+    /// Port classes; ids are below this.
+    pub port_classes: u32,
+    /// Live connections of one endpoint and family.
+    pub connections: u32,
+}
+
+/// Why a target did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No place; nothing was changed.
+    #[error("table {}: full at {capacity} ({what})", .table.spec().name)]
+    Full {
+        /// Which.
+        table: TableId,
+        /// Its capacity, in the unit that `what` names.
+        capacity: u64,
+        /// What does not fit, and what to do.
+        what: String,
+    },
+    /// The write makes no sense for this table; nothing was changed.
+    #[error("table {}: {reason}", .table.spec().name)]
+    Invalid {
+        /// Which.
+        table: TableId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kernel or device refused a call.
+    #[error("{call}: {source}")]
+    System {
+        /// What was tried, on what.
+        call: String,
+        /// Its error.
+        source: std::io::Error,
+    },
+    /// The kernel's verifier refused a generated program.
+    #[error("the kernel refuses program {program} at {at}: {log}")]
+    Verifier {
+        /// Which.
+        program: String,
+        /// The table or step it was generated from.
+        at: String,
+        /// The log's last lines.
+        log: String,
+    },
+    /// What is installed cannot be understood (another layout, a corrupted table).
+    #[error("installed state: {0}")]
+    Installed(String),
+}
+
+/// Where a packet is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Towards the pod: egress of its host-side interface.
+    ToPod,
+    /// From the pod: ingress of its host-side interface.
+    FromPod,
+}
+
+/// A packet as a hook sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The host-side interface of the pod.
+    pub interface: u32,
+    /// Where it entered the node; 0: born here (S44).
+    pub ingress_ifindex: u32,
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+}
+
+/// What a hook says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next program, or the stack.
+    Next,
+    /// Dropped.
+    Drop,
+}
+
+/// A target that can be asked about single packets, which may change its state tables as real ones do.
+pub trait Datapath {
+    /// Judges one packet.
+    fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error>;
+
+    /// Moves the time that ageing sees forward.
+    fn advance(&mut self, by: std::time::Duration) -> Result<(), Error>;
+}
