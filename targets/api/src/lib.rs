@@ -3,6 +3,10 @@
 //!
 //! Not here: any target. The runtime is the only place that lists them.
 
+pub mod semantics;
+
+pub use semantics::DropReason;
+
 use netpolc_table::{Program, TableId, Write};
 
 /// Something that holds a program and applies it to packets.
@@ -124,4 +128,10 @@ pub trait Datapath {
 
     /// Moves the time that ageing sees forward.
     fn advance(&mut self, by: std::time::Duration) -> Result<(), Error>;
+
+    /// Why the last packet was dropped, where the target knows without being asked beforehand; for
+    /// messages and for finding where two datapaths part.
+    fn explain_last(&self) -> Option<DropReason> {
+        None
+    }
 }

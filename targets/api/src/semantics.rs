@@ -1,0 +1,452 @@
+//! What a hook does with a packet, to the byte: the definition that every datapath follows, and the
+//! numbers in it. `netpolc-target-mem` is this text as plain Rust; generated programs give the same answers.
+//!
+//! Not here: what the tables say (`netpolc_table::schema`, `netpolc_table::eval`), and where a target keeps its state.
+//!
+//! # Words
+//!
+//! *Frame*: the bytes from the Ethernet header on; its length `L` counts padding. Numbers are big endian.
+//! *Local* is the pod's side (the source of `from_pod`, the destination of `to_pod`), *remote* the other.
+//! `iso`: the word has the direction's flag (`to_pod` INGRESS, `from_pod` EGRESS).
+//! `keep`: the word has INGRESS, EGRESS or RECORD. `guard`: the hook is `from_pod` and the word has GUARD or EGRESS.
+//! *Refuse(reason)*: Drop where `iso`, else Next at once (no state, no record).
+//! *Refuse early(reason)*: Drop where `iso` or `guard`, else Next.
+//! Every comparison of offsets is against the frame's length or `end`, never against what happens to be linear.
+//!
+//! # Steps
+//!
+//! | step | condition, in this order | answer |
+//! |---|---|---|
+//! | 1 | `interface[ifindex]` misses | Next |
+//! | | not `keep` and not `guard` | Next |
+//! | 2 Ethernet | `L` < 14 | Refuse early(Truncated) |
+//! | | type at 12; at most 2 times: type is 0x8100 or 0x88a8, the next is 4 bytes on; `L` < 18, < 22 | Refuse early(Truncated) |
+//! | | type is ARP (0x0806) | Next |
+//! | | type is not 0x0800, 0x86dd (a third tag, LLC lengths, MPLS, PPPoE ...) | Refuse(NotIp) |
+//! | 3 IPv4 at `l3` | `L` < `l3` + 20 | Refuse early(Truncated) |
+//! | | version is not 4, or header length field < 5 | Refuse early(Malformed) |
+//! | | `guard`, the source (at 12) is not in `own_v4[endpoint]` and is not 0.0.0.0 | Drop(SpoofedSource) |
+//! | | `guard`, the source is not own but 0.0.0.0 | go on as *unproven* |
+//! | | `L` < `l3` + 4 * header length | Refuse(Truncated) |
+//! | | total length (at 2) is 0 and `L` > `l3` + 65535 (a segmentation super-packet) | `end` = `L` |
+//! | | else total length < 4 * header length | Refuse(Malformed) |
+//! | | else `l3` + total length > `L` | Refuse(Truncated) |
+//! | | else | `end` = `l3` + total length |
+//! | 3 IPv6 at `l3` | `L` < `l3` + 40 | Refuse early(Truncated) |
+//! | | version is not 6 | Refuse early(Malformed) |
+//! | | `guard`, the source (at 8) is not in `own_v6[endpoint]`, not ::, not in fe80::/10 | Drop(SpoofedSource) |
+//! | | `guard`, the source is not own but :: or in fe80::/10 | go on as *unproven* |
+//! | | payload length (at 4) is 0 and `L` > `l3` + 40 + 65535 | `end` = `L` |
+//! | | else `l3` + 40 + payload length > `L` | Refuse(Truncated) |
+//! | | else | `end` = `l3` + 40 + payload length |
+//! | 4 headers | IPv6: up to 8 extension headers, see below | |
+//! | 5 fragments | fragment offset is not 0: see below | |
+//! | 6 layer 4 | fewer bytes before `end` than the protocol needs | Refuse(Truncated) |
+//! | | IPv6, ICMPv6 type 133-137, hop limit 255, no fragment header (an atomic one counts too) | Next |
+//! | | *unproven* and not one of the exceptions | Drop(SpoofedSource) |
+//! | 7 | ICMP error: see below | |
+//! | 8 | Judgement, see below | |
+//!
+//! Where a packet is *unproven*, everything that refuses in steps 3 to 6, and every fragment (IPv4: offset or MF set;
+//! IPv6: a fragment header of any kind), is Drop(SpoofedSource). The exceptions: IPv4 0.0.0.0 with UDP 68 -> 67; IPv6
+//! :: or fe80::/10 with neighbour discovery as above, ICMPv6 130, 131, 132, 143 (MLD), or UDP 546 -> 547 (DHCPv6).
+//! They exempt from the guard only: except for neighbour discovery the packet is then judged as any other.
+//! Checksums, the UDP length, the TCP data offset, IPv4 options and ARP's contents are never looked at.
+//!
+//! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60, 135: a ninth one,
+//! or a second 44, is Refuse(Malformed). 2 bytes of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for
+//! 51, 8 * (byte 1 + 1) for the others, and all of it must lie before `end`: else Refuse(Truncated). Position and repetition of the others
+//! do not matter. A 44 with an offset other than 0 ends the walk (a later fragment). The protocol is the next header
+//! that is none of these (59, "none", is a protocol as any other).
+//!
+//! **Step 5, fragments.** IPv4: offset (low 13 bits at 6) and MF (0x2000). IPv6: bytes 2-3 of header 44, offset in the high 13
+//! bits, M in the lowest. *First*: offset 0, more to come. *Later*: offset not 0. Neither: not a fragment.
+//! The record's key is endpoint, hook, source, destination, protocol (IPv4: of the header; IPv6: byte 0 of header 44) and
+//! identification (IPv4 16 bits at 4, IPv6 32 bits).
+//! A later fragment, in this order: not `iso`: Next. `to_pod` and born on the node: Next. Offset 1 (8 bytes) and protocol TCP or SCTP, which could
+//! overwrite flags (RFC 3128): Drop(Fragment). A live record: its verdict (Drop(Fragment)). The protocol is an
+//! extension header: Drop(Fragment). The tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; others: without a
+//! port): Next. The remote is the endpoint's own address: Next. Else Drop(Fragment).
+//! A first fragment goes on as a whole packet; where `iso`, and it is not `to_pod` and born on the node, and step 6 was reached, its verdict (a Refuse of step 6 too) is
+//! recorded for [`FRAGMENT_SECONDS`], replacing what was there. Where the table of records is full of live ones, the verdict
+//! may go unrecorded, or replace the oldest; its later fragments then come without a record.
+//!
+//! **Step 6, bytes needed**: TCP 14, UDP 8, SCTP 16, ICMP over IPv4 and ICMPv6 over IPv6 8. Every other protocol (ICMP over IPv6, ICMPv6 over
+//! IPv4 are such) needs none.
+//!
+//! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next. `to_pod` and born on the node: Next.
+//! The inner packet begins 8 bytes into the message and must be of the same family. Inner IPv4: 20 bytes before `end`, version 4, header length field >= 5, offset
+//! 0; lengths are not checked (it is cut by nature). Inner IPv6: 40 bytes, version 6, extension headers as in step 4, offset 0.
+//! 8 bytes after the inner header(s) before `end`. What fails any of these: Drop(IcmpError).
+//! The inner packet went the other way: at `to_pod` its source is local, its destination remote; at `from_pod` the other way round. Its local
+//! address must be the outer packet's local address, else Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
+//! request or reply, or a type that is not an error (judged without state): an inner error is Drop(IcmpError).
+//! A live entry under the tuple: Next where the opener's direction, judged now, permits; else Drop(IcmpError). No live
+//! entry: Next where the *other* direction (the one that the inner packet went) permits the remote at the inner packet's destination port; else Drop(IcmpError).
+//! An error changes no state.
+//!
+//! # Judgement (step 8)
+//!
+//! *Tuple*: endpoint, protocol, local address, local port, remote address, remote port. Ports: TCP, UDP, SCTP: theirs. ICMP echo
+//! and timestamp, requests and replies, of both families: both are the identifier (bytes 4-5). Anything else: both 0.
+//!
+//! *Event*, see [`Event`]: TCP by flags ([`Event::of_tcp`]), SCTP by its first chunk ([`Event::of_sctp`]), ICMP by type ([`Event::of_icmp`]): requests
+//! open, replies are data, other types have *no tuple* and are judged by the tables alone. UDP and everything else: [`Event::Datagram`].
+//!
+//! *Permits(direction, remote, port)*: the direction is not isolated; or the tables permit; or the remote is one of the endpoint's own addresses (S47).
+//! `port` is the destination port of a packet that goes in that direction: `to_pod` the tuple's local, `from_pod` its remote port.
+//!
+//! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6` says of the remote now (S43).
+//! *Opener permits*: the entry was born on the node (S44), or Permits(the opener's direction, remote, the opener's destination port).
+//!
+//! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be left out where the
+//! phase stays and the deadline would move by less than one second.
+//!
+//! *Allowed* := `to_pod` and `ingress_ifindex` is 0 (born on the node, S44), or Permits(this hook's direction, remote, destination port).
+//!
+//! | allowed? | packet | entry | does |
+//! |---|---|---|---|
+//! | yes | not `keep`, or no tuple | | Next |
+//! | yes | Open | live, Closing or Reset | create anew, Next |
+//! | yes | Open, Datagram | live otherwise | touch, Next; the opener stays (S40) |
+//! | yes | Open, Datagram | not live, none | create, Next; no room: Drop(StateFull) where the word has INGRESS or EGRESS, else Next |
+//! | yes | Accept, Finish, Reset; of SCTP also Data | live | touch, Next |
+//! | yes | any other | | Next |
+//! | no | Open of TCP | live, phase Opening, opener is the other hook, opener permits | touch, Next (crossing SYNs) |
+//! | no | Open otherwise | | Drop(Policy) |
+//! | no | not Open, has a tuple | live, opener is the other hook, opener permits | touch, Next |
+//! | no | any other | | Drop(Policy) |
+//!
+//! *Create*: phase Opening, opener this hook, `born` where `to_pod` and `ingress_ifindex` is 0, the remote's incarnation. Over the
+//! entry under the same tuple, where there is one (whatever its age); else in a free place of the endpoint's quota for this family; else over an entry that
+//! expired; else over one in phase Closing or Reset; else Replied; else there is no room. No other packet, and no denied
+//! packet, changes an entry: one whose opener is no longer permitted stays where it is until its deadline, so that the other
+//! side cannot open the same tuple as its own (S41).
+//!
+//! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
+
+use std::net::Ipv6Addr;
+
+/// EtherTypes that are looked at.
+pub mod ether {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+    /// 802.1Q.
+    pub const VLAN: u16 = 0x8100;
+    /// 802.1ad.
+    pub const QINQ: u16 = 0x88a8;
+    /// Tags that are looked through.
+    pub const MAX_TAGS: usize = 2;
+}
+
+/// IP protocols and IPv6 extension headers.
+pub mod ip {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication header: an extension header of IPv6, a protocol of IPv4.
+    pub const AUTHENTICATION: u8 = 51;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION: u8 = 60;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// IPv6 mobility header.
+    pub const MOBILITY: u8 = 135;
+    /// The IPv6 extension headers that are walked.
+    pub const EXTENSIONS: [u8; 6] = [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY];
+    /// How many of them a packet may have.
+    pub const MAX_EXTENSIONS: usize = 8;
+    /// IPv4: more fragments follow, in the 16 bits at offset 6.
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
+    /// IPv4: fragment offset in 8 bytes, in the 16 bits at offset 6.
+    pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+}
+
+/// Protocols with ports.
+pub const HAS_PORTS: [u8; 3] = [ip::TCP, ip::UDP, ip::SCTP];
+
+/// TCP flag bits (byte 13).
+pub mod tcp {
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// Acknowledgement.
+    pub const ACK: u8 = 0x10;
+}
+
+/// SCTP chunk types (byte 12: the first chunk's).
+pub mod sctp {
+    /// DATA.
+    pub const DATA: u8 = 0;
+    /// INIT.
+    pub const INIT: u8 = 1;
+    /// INIT ACK.
+    pub const INIT_ACK: u8 = 2;
+    /// ABORT.
+    pub const ABORT: u8 = 6;
+    /// SHUTDOWN.
+    pub const SHUTDOWN: u8 = 7;
+    /// SHUTDOWN ACK.
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// SHUTDOWN COMPLETE.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
+/// ICMP and ICMPv6 types.
+pub mod icmp {
+    /// ICMP: echo, timestamp.
+    pub const REQUESTS_V4: [u8; 2] = [8, 13];
+    /// Their replies.
+    pub const REPLIES_V4: [u8; 2] = [0, 14];
+    /// ICMP errors: unreachable, source quench, redirect, time exceeded, parameter problem.
+    pub const ERRORS_V4: [u8; 5] = [3, 4, 5, 11, 12];
+    /// ICMPv6: echo.
+    pub const REQUESTS_V6: [u8; 1] = [128];
+    /// Its reply.
+    pub const REPLIES_V6: [u8; 1] = [129];
+    /// ICMPv6 errors: unreachable, too big, time exceeded, parameter problem.
+    pub const ERRORS_V6: [u8; 4] = [1, 2, 3, 4];
+    /// Neighbour discovery, first to last (RFC 4861); hop limit 255.
+    pub const DISCOVERY: (u8, u8) = (133, 137);
+    /// Multicast listener discovery (RFC 2710, RFC 3810).
+    pub const LISTENER: [u8; 4] = [130, 131, 132, 143];
+}
+
+/// Source and destination port of the only IPv4 packets that may come from 0.0.0.0.
+pub const DHCP: (u16, u16) = (68, 67);
+/// Source and destination port of the only UDP packets that may come from fe80::/10 or ::.
+pub const DHCPV6: (u16, u16) = (546, 547);
+
+/// How long a first fragment's verdict stands, in seconds (`net.ipv4.ipfrag_time`).
+pub const FRAGMENT_SECONDS: u32 = 30;
+
+/// Bytes of layer 4 that `protocol` needs over the family (IPv4: 4, IPv6: 6).
+pub const fn needed(protocol: u8, family: u8) -> usize {
+    match (protocol, family) {
+        (ip::TCP, _) => 14,
+        (ip::UDP, _) => 8,
+        (ip::SCTP, _) => 16,
+        (ip::ICMP, 4) | (ip::ICMPV6, 6) => 8,
+        _ => 0,
+    }
+}
+
+/// fe80::/10 or ::, the sources that may be unproven.
+pub fn may_be_unproven(source: Ipv6Addr) -> bool {
+    source.is_unspecified() || source.is_unicast_link_local()
+}
+
+/// What a packet means to a state entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Event {
+    /// TCP SYN without ACK, SCTP INIT, an ICMP request: always an opening, never a reply.
+    Open,
+    /// UDP and everything else: an opening where no live entry exists, otherwise part of it.
+    Datagram,
+    /// TCP SYN with ACK, SCTP INIT ACK.
+    Accept,
+    /// Anything else of a connection; ICMP replies.
+    Data,
+    /// TCP FIN, SCTP SHUTDOWN and its answers.
+    Finish,
+    /// TCP RST, SCTP ABORT.
+    Reset,
+}
+
+impl Event {
+    /// By the flags byte. A bare SYN is an opening with whatever else is set (S38); then RST, FIN, SYN count in this order.
+    pub const fn of_tcp(flags: u8) -> Self {
+        if flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+            Event::Open
+        } else if flags & tcp::RST != 0 {
+            Event::Reset
+        } else if flags & tcp::FIN != 0 {
+            Event::Finish
+        } else if flags & tcp::SYN != 0 {
+            Event::Accept
+        } else {
+            Event::Data
+        }
+    }
+
+    /// By the first chunk's type.
+    pub const fn of_sctp(chunk: u8) -> Self {
+        match chunk {
+            sctp::INIT => Event::Open,
+            sctp::INIT_ACK => Event::Accept,
+            sctp::ABORT => Event::Reset,
+            sctp::SHUTDOWN | sctp::SHUTDOWN_ACK | sctp::SHUTDOWN_COMPLETE => Event::Finish,
+            _ => Event::Data,
+        }
+    }
+
+    /// By the type of an ICMP (family 4) or ICMPv6 (family 6) message; None: it has no tuple.
+    pub const fn of_icmp(family: u8, kind: u8) -> Option<Self> {
+        match (family, kind) {
+            (4, 8 | 13) | (6, 128) => Some(Event::Open),
+            (4, 0 | 14) | (6, 129) => Some(Event::Data),
+            _ => None,
+        }
+    }
+}
+
+/// How far a connection has come. Only ever grows, except when the entry is created anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Phase {
+    /// Opened, no answer seen.
+    Opening = 1,
+    /// SYN+ACK or INIT ACK seen. Lives as long as an established one, since further packets need not be
+    /// looked up, but yields its place where there is no other room (a SYN flood must not fill a quota for days).
+    Replied = 2,
+    /// Answered.
+    Established = 3,
+    /// FIN or SHUTDOWN seen.
+    Closing = 4,
+    /// RST or ABORT seen.
+    Reset = 5,
+}
+
+impl Phase {
+    /// All, in order.
+    pub const ALL: [Phase; 5] = [Phase::Opening, Phase::Replied, Phase::Established, Phase::Closing, Phase::Reset];
+
+    /// The phase after `event` from `side`: the larger of the present one and the event's.
+    pub fn after(self, event: Event, side: Side) -> Phase {
+        let reached = match (event, side) {
+            (Event::Reset, _) => Phase::Reset,
+            (Event::Finish, _) => Phase::Closing,
+            (Event::Data | Event::Datagram, Side::Other) => Phase::Established,
+            (Event::Data, Side::Opener) if self == Phase::Replied => Phase::Established,
+            (Event::Accept, Side::Other) => Phase::Replied,
+            _ => Phase::Opening,
+        };
+        self.max(reached)
+    }
+}
+
+/// Which side of a connection sent a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// The one whose packet created the entry.
+    Opener,
+    /// The other one.
+    Other,
+}
+
+/// Seconds until an entry dies after the last packet that touched it: those of Linux's connection tracking
+/// (nf_conntrack_proto_*.c), with our fewer phases. `protocol` is the tuple's.
+pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
+    match (protocol, phase) {
+        (ip::TCP, Phase::Opening | Phase::Closing) => 120,
+        (ip::TCP, Phase::Replied | Phase::Established) => 432_000,
+        (ip::TCP | ip::SCTP, Phase::Reset) => 10,
+        (ip::SCTP, Phase::Established) => 210,
+        (ip::SCTP, Phase::Closing) => 10,
+        (ip::SCTP, _) => 30,
+        (ip::UDP, Phase::Opening) => 30,
+        (ip::UDP, _) => 120,
+        (ip::ICMP | ip::ICMPV6, _) => 30,
+        _ => 600,
+    }
+}
+
+/// Why a packet was dropped: what drops are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// The tables deny it and it is no reply to anything they permit.
+    Policy = 0,
+    /// A later fragment without a first one that was let through.
+    Fragment = 1,
+    /// Headers end before they should, or the frame before the packet.
+    Truncated = 2,
+    /// Wrong version or header length; too many extension headers.
+    Malformed = 3,
+    /// From the pod, with a source that is not its own (S55).
+    SpoofedSource = 4,
+    /// The endpoint has used up its connections.
+    StateFull = 5,
+    /// Neither IP nor ARP.
+    NotIp = 6,
+    /// An ICMP error about a packet that the pod could not have sent, or that cannot be read (S35).
+    IcmpError = 7,
+}
+
+impl DropReason {
+    /// All, in the order of their numbers.
+    pub const ALL: [DropReason; 8] = [
+        DropReason::Policy,
+        DropReason::Fragment,
+        DropReason::Truncated,
+        DropReason::Malformed,
+        DropReason::SpoofedSource,
+        DropReason::StateFull,
+        DropReason::NotIp,
+        DropReason::IcmpError,
+    ];
+
+    /// As printed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::Policy => "policy",
+            DropReason::Fragment => "fragment",
+            DropReason::Truncated => "truncated",
+            DropReason::Malformed => "malformed",
+            DropReason::SpoofedSource => "spoofed_source",
+            DropReason::StateFull => "state_full",
+            DropReason::NotIp => "not_ip",
+            DropReason::IcmpError => "icmp_error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s38_a_bare_syn_is_an_opening_whatever_else_is_set() {
+        for other in 0..=255u8 {
+            let flags = other & !(tcp::SYN | tcp::ACK) | tcp::SYN;
+            assert_eq!(Event::of_tcp(flags), Event::Open, "{flags:#x}");
+            assert_ne!(Event::of_tcp(flags | tcp::ACK), Event::Open, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn phases_only_grow_and_closed_ones_stay_closed() {
+        let events = [Event::Open, Event::Datagram, Event::Accept, Event::Data, Event::Finish, Event::Reset];
+        for phase in Phase::ALL {
+            for (event, side) in events.iter().flat_map(|e| [(*e, Side::Opener), (*e, Side::Other)]) {
+                assert!(phase.after(event, side) >= phase);
+            }
+        }
+        assert_eq!(Phase::Opening.after(Event::Data, Side::Opener), Phase::Opening);
+        assert_eq!(Phase::Replied.after(Event::Data, Side::Opener), Phase::Established);
+        assert_eq!(Phase::Closing.after(Event::Data, Side::Other), Phase::Closing);
+    }
+
+    #[test]
+    fn reasons_stand_in_the_order_of_their_numbers() {
+        assert!(DropReason::ALL.iter().enumerate().all(|(i, r)| *r as usize == i));
+    }
+}
