@@ -1,1 +1,347 @@
-//! The oracle.
+//! The oracle: a verdict for one question, straight from the model. Short, slow and obviously right;
+//! it shares nothing with the lowering, so that the two can be held against each other.
+//!
+//! Here: new connections between two concrete addresses (S1-S34), with the offline answers for the
+//! node, the own node and the pod itself (S44-S47). Not here: replies, fragments and everything else
+//! that is a property of a packet and not of the policies.
+
+use std::{fmt, net::IpAddr};
+
+use serde::Serialize;
+
+use crate::{
+    Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule,
+};
+
+/// May `source` open this connection (or send this packet) to `destination`?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who sends.
+    pub source: Party,
+    /// Who receives; after Service translation (S48).
+    pub destination: Party,
+    /// The protocol above IP.
+    pub protocol: Transport,
+    /// The destination port. None: unknown or none, then only ports that cover all of the protocol match.
+    pub port: Option<u16>,
+}
+
+/// One end of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// This pod under this one of its addresses: its own policies apply, others see the address.
+    Pod(ObjectKey, IpAddr),
+    /// An address. Where an active pod with a network of its own has it, that pod is meant.
+    Address(IpAddr),
+}
+
+impl Party {
+    /// The address in the packet.
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Party::Pod(_, address) | Party::Address(address) => *address,
+        }
+    }
+}
+
+/// A protocol above IP, as policy tells them apart (S32, S34).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// 6
+    Tcp,
+    /// 17
+    Udp,
+    /// 132
+    Sctp,
+    /// Any other IP protocol number (ICMP is 1, ICMPv6 is 58).
+    Other(u8),
+}
+
+impl Transport {
+    /// The one with this IP protocol number (IANA).
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            6 => Transport::Tcp,
+            17 => Transport::Udp,
+            132 => Transport::Sctp,
+            other => Transport::Other(other),
+        }
+    }
+
+    /// The IP protocol number (IANA).
+    pub fn number(self) -> u8 {
+        match self {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+            Transport::Sctp => 132,
+            Transport::Other(number) => number,
+        }
+    }
+
+    /// The protocol that a NetworkPolicyPort can name, where it is one.
+    pub fn protocol(self) -> Option<Protocol> {
+        match self {
+            Transport::Tcp => Some(Protocol::Tcp),
+            Transport::Udp => Some(Protocol::Udp),
+            Transport::Sctp => Some(Protocol::Sctp),
+            Transport::Other(_) => None,
+        }
+    }
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        Transport::from_number(protocol.number())
+    }
+}
+
+/// The answer: both sides must allow (S7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// Both sides allow it.
+    pub allowed: bool,
+    /// The source's side.
+    pub egress: Side,
+    /// The destination's side.
+    pub ingress: Side,
+}
+
+/// What one side says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Side {
+    /// The pod whose policies were asked; None where the party is no policed pod.
+    pub pod: Option<ObjectKey>,
+    /// What decided.
+    pub reason: Reason,
+}
+
+/// What decided about one side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reason {
+    /// No active pod with a network of its own: policy does not speak about it (S13, S15).
+    NotPoliced,
+    /// No policy isolates the pod in this direction.
+    NotIsolated,
+    /// Source and destination are one pod (S47).
+    Own,
+    /// Traffic with the pod's own node (S44, S45).
+    Node,
+    /// This policy allows it.
+    Allowed(Place),
+    /// These policies isolate the pod and none allows it. Never empty, ordered by key.
+    Denied(Vec<ObjectKey>),
+}
+
+impl Reason {
+    /// Does this side let the packet through?
+    pub fn allows(&self) -> bool {
+        !matches!(self, Reason::Denied(_))
+    }
+}
+
+/// A place in a policy; indices count from 0 as in the API object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// Which policy.
+    pub policy: ObjectKey,
+    /// Index into `ingress` or `egress`.
+    pub rule: usize,
+    /// Index into `from` or `to`; None where the rule lists no peers.
+    pub peer: Option<usize>,
+    /// Index into `ports`; None where the rule lists no ports.
+    pub port: Option<usize>,
+}
+
+/// Answers `question` for `cluster`. Total: a party that does not exist is an address like any other.
+///
+/// An address that several active pods claim is a member only of peers that select all of them, and
+/// the policies of all of them apply, so that a conflict never widens.
+pub fn judge(cluster: &Cluster, question: &Question) -> Judgement {
+    let egress = side(cluster, Direction::Egress, &question.source, question.destination.address(), question);
+    let ingress = side(cluster, Direction::Ingress, &question.destination, question.source.address(), question);
+    Judgement { allowed: egress.reason.allows() && ingress.reason.allows(), egress, ingress }
+}
+
+/// The side of `party`, which talks with `remote`.
+fn side(cluster: &Cluster, direction: Direction, party: &Party, remote: IpAddr, question: &Question) -> Side {
+    let subjects: Vec<&Pod> = match party {
+        Party::Pod(key, _) => cluster.pods.get(key).filter(|pod| pod.is_policed()).into_iter().collect(),
+        Party::Address(address) => claimants(cluster, *address),
+    };
+    let sides = subjects.iter().map(|pod| Side {
+        pod: Some(pod.key.clone()),
+        reason: decide(&Case { cluster, direction, pod, remote, protocol: question.protocol, port: question.port }),
+    });
+    let sides: Vec<Side> = sides.collect();
+    let denial = sides.iter().find(|side| !side.reason.allows());
+    denial.or(sides.first()).cloned().unwrap_or(Side { pod: None, reason: Reason::NotPoliced })
+}
+
+/// The active pods with a network of their own that have `address`.
+fn claimants(cluster: &Cluster, address: IpAddr) -> Vec<&Pod> {
+    cluster.pods.values().filter(|pod| pod.is_policed() && pod.addresses.contains(&address)).collect()
+}
+
+/// One pod, one direction, one remote, one port: everything a rule can ask about.
+struct Case<'a> {
+    cluster: &'a Cluster,
+    direction: Direction,
+    pod: &'a Pod,
+    remote: IpAddr,
+    protocol: Transport,
+    port: Option<u16>,
+}
+
+fn decide(case: &Case) -> Reason {
+    let selecting = case.cluster.policies.values().filter(|policy| selects(policy, case.pod));
+    let mut isolating = Vec::new();
+    for policy in selecting {
+        let Isolation::Isolated(rules) = policy.isolation(case.direction) else { continue };
+        for (index, rule) in rules.iter().enumerate() {
+            if let Some((peer, port)) = rule_allows(case, policy, rule) {
+                return Reason::Allowed(Place { policy: policy.key.clone(), rule: index, peer, port });
+            }
+        }
+        isolating.push(policy.key.clone());
+    }
+    if isolating.is_empty() {
+        Reason::NotIsolated
+    } else if case.pod.addresses.contains(&case.remote) {
+        Reason::Own
+    } else if with_own_node(case) {
+        Reason::Node
+    } else {
+        Reason::Denied(isolating)
+    }
+}
+
+/// S1, S13, S15: pods of the policy's own namespace that run in a network of their own.
+fn selects(policy: &Policy, pod: &Pod) -> bool {
+    pod.is_policed() && pod.key.namespace == policy.key.namespace && policy.selector.matches(&pod.labels)
+}
+
+/// S44 (as seen offline) and S45: the remote is an address of the pod's own node, and for egress the
+/// port is no pod's hostPort there, which would make it the pod behind it (S48).
+fn with_own_node(case: &Case) -> bool {
+    let Some(name) = &case.pod.node else { return false };
+    let Some(node) = case.cluster.nodes.get(name) else { return false };
+    if !node.addresses.contains(&case.remote) {
+        return false;
+    }
+    let is_host_port =
+        case.cluster.pods.values().filter(|pod| pod.is_policed() && pod.node.as_ref() == Some(name)).any(|pod| {
+            pod.ports.iter().any(|port| {
+                Some(port.protocol) == case.protocol.protocol()
+                    && port.host_port.is_some()
+                    && port.host_port == case.port
+            })
+        });
+    case.direction == Direction::Ingress || !is_host_port
+}
+
+/// The indices of a peer and a port that allow it together, None standing for a list that is absent.
+fn rule_allows(case: &Case, policy: &Policy, rule: &Rule) -> Option<(Option<usize>, Option<usize>)> {
+    let peers: Vec<(Option<usize>, Option<&Peer>)> = match &rule.peers {
+        Peers::Any => vec![(None, None)],
+        Peers::Listed(peers) => peers.iter().enumerate().map(|(i, peer)| (Some(i), Some(peer))).collect(),
+    };
+    for (peer_index, peer) in peers {
+        if !peer.is_none_or(|peer| peer_matches(case, policy, peer)) {
+            continue;
+        }
+        match &rule.ports {
+            Ports::Any => return Some((peer_index, None)),
+            Ports::Listed(ports) => {
+                if let Some(port_index) = ports.iter().position(|port| port_matches(case, peer, port)) {
+                    return Some((peer_index, Some(port_index)));
+                }
+            }
+        }
+    }
+    None
+}
+
+fn peer_matches(case: &Case, policy: &Policy, peer: &Peer) -> bool {
+    match peer {
+        Peer::Pods { namespaces, pods } => {
+            let claimants = claimants(case.cluster, case.remote);
+            !claimants.is_empty()
+                && claimants.iter().all(|pod| {
+                    let labels = case.cluster.namespaces.get(&pod.key.namespace).cloned().unwrap_or_default();
+                    let namespace_matches = match namespaces {
+                        Namespaces::Own => pod.key.namespace == policy.key.namespace,
+                        Namespaces::Matching(selector) => selector.matches(&labels),
+                    };
+                    namespace_matches && pods.matches(&pod.labels)
+                })
+        }
+        Peer::Block(block) => block.contains(case.remote),
+        Peer::Nothing => false,
+    }
+}
+
+/// Does the listed `port` match, given that the rule's `peer` (None: any) does?
+fn port_matches(case: &Case, peer: Option<&Peer>, port: &Port) -> bool {
+    // S34: a protocol without ports is matched by no port.
+    let Some(asked) = case.protocol.protocol() else { return false };
+    match port {
+        Port::Every(protocol) => *protocol == asked,
+        Port::Range { protocol, first, last } => {
+            *protocol == asked && case.port.is_some_and(|number| (*first..=*last).contains(&number))
+        }
+        Port::Named { protocol, name } => {
+            let Some(number) = case.port.filter(|_| *protocol == asked) else { return false };
+            let stands_for = |pod: &Pod| pod.resolve_port(*protocol, name).contains(&number);
+            match case.direction {
+                Direction::Ingress => stands_for(case.pod),
+                // S31: the destination must be a pod, and not by way of an address block.
+                Direction::Egress if matches!(peer, Some(Peer::Block(_))) => false,
+                Direction::Egress => {
+                    let destinations = claimants(case.cluster, case.remote);
+                    !destinations.is_empty() && destinations.into_iter().all(stands_for)
+                }
+            }
+        }
+        Port::Nothing => false,
+    }
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.allowed { "allowed" } else { "denied" };
+        write!(f, "{verdict}; egress: {}; ingress: {}", self.egress.reason, self.ingress.reason)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NotPoliced => f.write_str("not a pod that policy speaks about"),
+            Reason::NotIsolated => f.write_str("not isolated"),
+            Reason::Own => f.write_str("the pod itself"),
+            Reason::Node => f.write_str("the pod's own node"),
+            Reason::Allowed(place) => write!(f, "allowed by {place}"),
+            Reason::Denied(policies) => {
+                f.write_str("denied: isolated by ")?;
+                for (i, policy) in policies.iter().enumerate() {
+                    write!(f, "{}{policy}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} rule {}", self.policy, self.rule)?;
+        if let Some(peer) = self.peer {
+            write!(f, " peer {peer}")?;
+        }
+        if let Some(port) = self.port {
+            write!(f, " port {port}")?;
+        }
+        Ok(())
+    }
+}
