@@ -1,1 +1,3 @@
-//! (to come)
+//! What tests, demonstrations and measurements stand on: clusters of network namespaces.
+pub mod netns;
+pub mod probe;
