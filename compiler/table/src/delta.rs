@@ -1,8 +1,11 @@
 //! What changed between two programs, and the order in which to change it.
+//!
+//! Here: [`Changes`], [`diff`], and the two ways to a [`Plan`]: [`order`] for changes whose ids keep
+//! their meaning (a compiler's own), [`plan`] for any two programs.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
-use crate::{Entry, Key, Program, TableId};
+use crate::{Entry, Key, Plan, Program, TableId};
 
 /// Entries that differ: before and after. Nothing where both are equal in action and parameters
 /// is listed, except where only origins differ.
@@ -38,6 +41,40 @@ impl Changes {
     }
 }
 
+/// No id is left for what must carry packets from the old answers to the new ones. Nothing was planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no {what} id is left for the update: all 65535 are in use; apply the change in smaller parts")]
+pub struct Exhausted {
+    /// `set`, `row`, `class` or `port class`.
+    pub what: &'static str,
+}
+
+/// The entries that differ between two programs, origins included; sizes do not count.
+pub fn diff(old: &Program, new: &Program) -> Changes {
+    let mut entries = Vec::new();
+    for &table in TableId::ALL {
+        let mut before = old.table(table).entries.iter().peekable();
+        let mut after = new.table(table).entries.iter().peekable();
+        loop {
+            let order = match (before.peek(), after.peek()) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            let b = if order.is_le() { before.next() } else { None };
+            let a = if order.is_ge() { after.next() } else { None };
+            let (before, after) = (b.map(|(_, e)| e), a.map(|(_, e)| e));
+            if before != after
+                && let Some((key, _)) = b.or(a)
+            {
+                entries.push(((table, key.clone()), (before.cloned(), after.cloned())));
+            }
+        }
+    }
+    Changes { entries: entries.into_iter().collect() }
+}
+
 impl Program {
     /// Puts or removes one entry and notes it in `changes`.
     pub fn set(&mut self, changes: &mut Changes, table: TableId, key: Key, after: Option<Entry>) {
@@ -48,4 +85,34 @@ impl Program {
         };
         changes.note(table, key, before, after);
     }
+}
+
+/// Orders the changes that led to `new` so that no packet sees a mix (S57).
+///
+/// # Errors
+/// [`Exhausted`] where the update needs an id for its own use and none is free.
+pub fn order(new: &Program, changes: &Changes) -> Result<Plan, Exhausted> {
+    let _ = new;
+    let mut plan = Plan::default();
+    for ((table, key), (_, after)) in &changes.entries {
+        if let Some(entry) = after {
+            plan.steps.push((crate::Phase::Refine, crate::Write::put(*table, key.clone(), entry.clone())));
+        }
+    }
+    for ((table, key), (_, after)) in &changes.entries {
+        if after.is_none() {
+            plan.steps.push((crate::Phase::Remove, crate::Write::remove(*table, key.clone())));
+        }
+    }
+    Ok(plan)
+}
+
+/// The way from any program to any other: `new` under ids that do not clash with `old`'s, and the order.
+///
+/// # Errors
+/// [`Exhausted`] where no ids are free.
+pub fn plan(old: &Program, new: &Program) -> Result<(Program, Plan), Exhausted> {
+    let changes = diff(old, new);
+    let plan = order(new, &changes)?;
+    Ok((new.clone(), plan))
 }

@@ -7,6 +7,7 @@
 
 pub mod delta;
 pub mod entry;
+pub mod eval;
 pub mod key;
 pub mod program;
 pub mod schema;
