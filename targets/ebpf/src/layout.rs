@@ -1,0 +1,344 @@
+//! What the maps hold, byte by byte: names, sizes, value layouts, hash functions, constants.
+//!
+//! The generated programs (`program`) and user space (`maps`, `codec`) both go by this file and share no other
+//! knowledge. Numbers are little-endian words unless "as in the packet" is said: then the bytes stand in memory in
+//! the order in which they stand in the packet.
+//!
+//! Every table that a packet walks is a one-element array (`BPF_F_MMAPABLE`), read as a direct map value. All sizes
+//! are powers of two ([`Capacities`]): the programs mask an index only where the mask changes nothing, because user
+//! space never stores an id beyond its capacity.
+//!
+//! Connection state is in [`state`], constants that programs read in [`config`]. Not here: code, memory, and when to
+//! write what.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+pub mod config;
+pub mod state;
+
+use state::{K1, K2, mix};
+
+/// Changes whenever a byte below changes its meaning. State of another version is not read.
+pub const LAYOUT_VERSION: u32 = 1;
+/// First word of the header map: "netpolc" and a zero.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
+
+/// How many of everything. Powers of two; see [`Capacities::check`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Blocks of 256 interface indices, block 0 ("none") included.
+    pub interface_blocks: u32,
+    /// Endpoints, id 0 ("none") included.
+    pub endpoints: u32,
+    /// Policy sets, id 0 included.
+    pub sets: u32,
+    /// IPv4 classes.
+    pub classes_v4: u32,
+    /// IPv6 classes.
+    pub classes_v6: u32,
+    /// Rows, row 0 ("deny all") included.
+    pub rows: u32,
+    /// 64-bit words of a row's mask: 64 port classes each.
+    pub port_words: u32,
+    /// Blocks of 256 slots in `remote_v4`, the 256 of the root included.
+    pub remote_v4_blocks: u32,
+    /// Blocks of 256 slots in `remote_v6`, the 256 of the root included.
+    pub remote_v6_blocks: u32,
+    /// Buckets of 3 addresses in `remote_v6_exact`.
+    pub remote_v6_buckets: u32,
+    /// Buckets of [`state::WAYS`] entries for each endpoint and family.
+    pub state_buckets: u32,
+    /// Entries of the fragment table.
+    pub fragments: u32,
+    /// Entries of `own_more`.
+    pub more_addresses: u32,
+}
+
+impl Default for Capacities {
+    /// A node with up to 255 pods; about 170 MiB, most of it connection state.
+    fn default() -> Self {
+        Self {
+            interface_blocks: 1 << 10,
+            endpoints: 1 << 8,
+            sets: 1 << 10,
+            classes_v4: 1 << 13,
+            classes_v6: 1 << 13,
+            rows: 1 << 13,
+            port_words: 1 << 6,
+            remote_v4_blocks: 1 << 14,
+            remote_v6_blocks: 1 << 13,
+            remote_v6_buckets: 1 << 16,
+            state_buckets: 1 << 9,
+            fragments: 1 << 13,
+            more_addresses: 1 << 12,
+        }
+    }
+}
+
+impl Capacities {
+    /// Small ones, for tests and single questions: about 14 MiB.
+    pub fn small() -> Self {
+        Self {
+            interface_blocks: 1 << 4,
+            endpoints: 1 << 6,
+            sets: 1 << 8,
+            classes_v4: 1 << 11,
+            classes_v6: 1 << 11,
+            rows: 1 << 11,
+            port_words: 1 << 4,
+            remote_v4_blocks: 1 << 12,
+            remote_v6_blocks: 1 << 11,
+            remote_v6_buckets: 1 << 12,
+            state_buckets: 1 << 6,
+            fragments: 1 << 10,
+            more_addresses: 1 << 8,
+        }
+    }
+
+    /// Names the first field that is no power of two or out of its bounds.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, value, low, high) in [
+            ("interface_blocks", self.interface_blocks, 1 << 1, 1 << 16),
+            ("endpoints", self.endpoints, 1 << 1, 1 << 16),
+            ("sets", self.sets, 1 << 1, 1 << 16),
+            ("classes_v4", self.classes_v4, 1 << 1, 1 << 16),
+            ("classes_v6", self.classes_v6, 1 << 1, 1 << 16),
+            ("rows", self.rows, 1 << 1, 1 << 16),
+            ("port_words", self.port_words, 1, 1 << 10),
+            ("remote_v4_blocks", self.remote_v4_blocks, 1 << 9, 1 << 19),
+            ("remote_v6_blocks", self.remote_v6_blocks, 1 << 9, 1 << 19),
+            ("remote_v6_buckets", self.remote_v6_buckets, 1 << 4, 1 << 22),
+            ("state_buckets", self.state_buckets, 1 << 1, 1 << 16),
+            ("fragments", self.fragments, 1 << 4, 1 << 20),
+            ("more_addresses", self.more_addresses, 1 << 4, 1 << 20),
+        ] {
+            if !value.is_power_of_two() || value < low || value > high {
+                return Err(format!("{name}: {value} must be a power of two from {low} to {high}"));
+            }
+        }
+        match MapId::ALL.iter().find(|m| m.is_array() && m.value_size(self) > MAX_VALUE) {
+            Some(m) => Err(format!("map {}: a value of {} bytes, at most {MAX_VALUE}", m.name(), m.value_size(self))),
+            None => Ok(()),
+        }
+    }
+
+    /// Connections of one endpoint and family that find room whatever their hashes are, in practice: 3/4 of the slots.
+    pub fn connections(&self) -> u32 {
+        self.state_buckets * state::WAYS as u32 / 4 * 3
+    }
+}
+
+/// The kernel's limit to the variable part of an address (BPF_MAX_VAR_OFF).
+pub const MAX_VALUE: u64 = 1 << 29;
+
+macro_rules! maps {
+    ($($(#[$doc:meta])* $name:ident = $text:literal),* $(,)?) => {
+        /// The maps. The names are also those of the pins.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum MapId { $($(#[$doc])* $name),* }
+        impl MapId {
+            /// All, in a fixed order.
+            pub const ALL: &'static [MapId] = &[$(MapId::$name),*];
+            /// At most 15 letters, digits and `_`.
+            pub fn name(self) -> &'static str {
+                match self { $(MapId::$name => $text),* }
+            }
+        }
+    };
+}
+
+maps! {
+    /// u16 `[65536]`: ifindex >> 8 -> block. An ifindex of 2^24 and more has no endpoint.
+    InterfaceDir = "interface_dir",
+    /// u16 `[interface_blocks][256]`: ifindex & 255 -> endpoint. Block 0 stays zero.
+    InterfaceBlock = "interface_block",
+    /// [`endpoint`] records.
+    Endpoint = "endpoint",
+    /// Hash, key [`own_more_key`] -> u32 1: own addresses beyond the first of each family.
+    OwnMore = "own_more",
+    /// u32 `[remote_v4_blocks][256]`, a [`trie`] over 16, 8, 8 bits.
+    RemoteV4 = "remote_v4",
+    /// [`exact`] buckets: /128 prefixes.
+    RemoteV6Exact = "remote_v6_exact",
+    /// u32 `[remote_v6_blocks][256]`, a [`trie`] over 16 and then 14 times 8 bits: shorter prefixes. Asked after
+    /// `remote_v6_exact` found nothing.
+    RemoteV6 = "remote_v6",
+    /// u16 `[8][65536]`: [`config::Protocol`], port -> port class. Only the first three have other classes than 0.
+    Port = "port",
+    /// u64 `[4][port_words]`: the port classes that occur in each of the first three rows of `port` (class 0 too,
+    /// where a port has none). While a row of `port` changes, old and new ones. Read for later fragments only.
+    PortClasses = "port_classes",
+    /// u16 `[sets][classes_v4]` -> row; [`ROW_DENY`], [`ROW_PERMIT`].
+    RowsV4 = "rows_v4",
+    /// u16 `[sets][classes_v6]` -> row.
+    RowsV6 = "rows_v6",
+    /// u64 `[rows][port_words]`: bit pc % 64 of word pc / 64 permits. Row 0 stays zero.
+    Mask = "mask",
+    /// u64 `[endpoints][state_buckets][8]`, see [`state`].
+    StateV4Meta = "state_v4_meta",
+    /// 16 bytes `[endpoints][state_buckets][8]`, see [`state`].
+    StateV4Key = "state_v4_key",
+    /// u64 `[endpoints][state_buckets][8]`, see [`state`].
+    StateV6Meta = "state_v6_meta",
+    /// 64 bytes `[endpoints][state_buckets][8]`, see [`state`].
+    StateV6Key = "state_v6_key",
+    /// LRU hash of the kernel, see [`frag`]; only programs write it.
+    Frag = "frag",
+    /// u64 `[endpoints][2][8]`: drops by endpoint, direction (0 to_pod, 1 from_pod) and `DropReason`.
+    Counter = "counter",
+    /// u64 `[8][65536]`: kind (`IdKind`), id -> fingerprint, 0: none. No packet reads it.
+    Directory = "directory",
+    /// [`config::image`].
+    Config = "config",
+    /// u64 words: [`MAGIC`], [`LAYOUT_VERSION`], seed, hz, then the fields of [`Capacities`] in order. No packet reads it.
+    Header = "header",
+}
+
+impl MapId {
+    /// A one-element mmapable array (max_entries 1)? Otherwise a kernel hash.
+    pub fn is_array(self) -> bool {
+        !matches!(self, MapId::OwnMore | MapId::Frag)
+    }
+
+    /// Bytes of a key.
+    pub fn key_size(self) -> u32 {
+        match self {
+            MapId::OwnMore => OWN_MORE_KEY as u32,
+            MapId::Frag => frag::KEY as u32,
+            _ => 4,
+        }
+    }
+
+    /// Bytes of a value; a page at least would be used anyway.
+    pub fn value_size(self, c: &Capacities) -> u64 {
+        let state = u64::from(c.endpoints) * u64::from(c.state_buckets) * state::WAYS as u64;
+        match self {
+            MapId::InterfaceDir => 65536 * 2,
+            MapId::InterfaceBlock => u64::from(c.interface_blocks) * 256 * 2,
+            MapId::Endpoint => u64::from(c.endpoints) * endpoint::SIZE as u64,
+            MapId::OwnMore => 4,
+            MapId::RemoteV4 => u64::from(c.remote_v4_blocks) * 256 * 4,
+            MapId::RemoteV6Exact => u64::from(c.remote_v6_buckets) * exact::SIZE as u64,
+            MapId::RemoteV6 => u64::from(c.remote_v6_blocks) * 256 * 4,
+            MapId::Port => 8 * 65536 * 2,
+            MapId::PortClasses => 4 * u64::from(c.port_words) * 8,
+            MapId::RowsV4 => u64::from(c.sets) * u64::from(c.classes_v4) * 2,
+            MapId::RowsV6 => u64::from(c.sets) * u64::from(c.classes_v6) * 2,
+            MapId::Mask => u64::from(c.rows) * u64::from(c.port_words) * 8,
+            MapId::StateV4Meta | MapId::StateV6Meta => state * 8,
+            MapId::StateV4Key => state * state::KEY_V4 as u64,
+            MapId::StateV6Key => state * state::KEY_V6 as u64,
+            MapId::Frag => frag::VALUE as u64,
+            MapId::Counter => u64::from(c.endpoints) * 2 * config::REASONS as u64 * 8,
+            MapId::Directory => 8 * 65536 * 8,
+            MapId::Config => config::SIZE as u64,
+            MapId::Header => 64 * 8,
+        }
+    }
+
+    /// 1 for arrays.
+    pub fn max_entries(self, c: &Capacities) -> u32 {
+        match self {
+            MapId::OwnMore => c.more_addresses,
+            MapId::Frag => c.fragments,
+            _ => 1,
+        }
+    }
+}
+
+/// Row that permits nothing.
+pub const ROW_DENY: u16 = 0;
+/// Row that permits every protocol and port.
+pub const ROW_PERMIT: u16 = 0xffff;
+
+/// A record of the endpoint map.
+pub mod endpoint {
+    /// Bytes.
+    pub const SIZE: usize = 64;
+    /// u64: ingress set | egress set << 16 | flags << 32 (`Word`'s). The one word that an update switches.
+    pub const WORD: usize = 0;
+    /// First own IPv4 address as in the packet; 0.0.0.0: none.
+    pub const OWN_V4: usize = 8;
+    /// u32 of the bits below.
+    pub const OWN_FLAGS: usize = 12;
+    /// First own IPv6 address as in the packet; counts only with [`HAS_V6`]. Change it only while that is unset;
+    /// keep the address in `own_more` (with [`HAS_MORE`]) meanwhile.
+    pub const OWN_V6: usize = 16;
+    /// Bit of [`OWN_FLAGS`]: [`OWN_V6`] counts.
+    pub const HAS_V6: u32 = 1;
+    /// Bit of [`OWN_FLAGS`]: `own_more` has more for this endpoint.
+    pub const HAS_MORE: u32 = 2;
+    /// Where the flags stand in the word.
+    pub const FLAGS_SHIFT: u32 = 32;
+}
+
+/// Bytes of a key of `own_more`.
+pub const OWN_MORE_KEY: usize = 20;
+/// Key of `own_more`: endpoint u16, family u8 (4, 6), zero, address as in the packet (IPv4 in the first 4 bytes, rest zero).
+pub fn own_more_key(endpoint: u16, address: IpAddr) -> [u8; OWN_MORE_KEY] {
+    let mut key = [0; OWN_MORE_KEY];
+    key[..2].copy_from_slice(&endpoint.to_le_bytes());
+    match address {
+        IpAddr::V4(a) => {
+            key[2] = 4;
+            key[4..8].copy_from_slice(&a.octets());
+        }
+        IpAddr::V6(a) => {
+            key[2] = 6;
+            key[4..].copy_from_slice(&a.octets());
+        }
+    }
+    key
+}
+
+/// The tries of `remote_v4` and `remote_v6`. The first 256 blocks are the root, indexed by the first 16 bits of the
+/// address; each further step takes 8 bits. A slot is either a pointer ([`CHILD`](trie::CHILD) | block) or a value. Prefixes are pushed down:
+/// the slot where a walk ends holds the longest prefix's class. Zero is class 0. A new block is filled before its pointer is stored;
+/// a block is reused only after a grace period.
+///
+/// Value: class | incarnation << 16. An incarnation is possible only at the last step (/32, /128), where a slot is
+/// never a pointer; a shorter slot has only the class, so that bit 31 is free.
+pub mod trie {
+    /// The slot points to a block.
+    pub const CHILD: u32 = 1 << 31;
+    /// Steps of `remote_v4` after the root.
+    pub const STEPS_V4: usize = 2;
+    /// Steps of `remote_v6` after the root.
+    pub const STEPS_V6: usize = 14;
+}
+
+/// `remote_v6_exact`: a cuckoo table. Each address stands in one of two buckets of 64 bytes:
+/// key 0, 1, 2 (16 bytes each, as in the packet) at 0, 16, 32, value 0, 1, 2 (u32) at 48, 52, 56, zero at 60.
+///
+/// Value 0: empty (whatever the key). Otherwise (class + 1) | incarnation << 16. Class 65535 cannot be.
+///
+/// Writer (one): put = write the key of an empty slot, then store the value; change = store the value; remove = store 0. A removed
+/// slot may be filled again only after a grace period. Move = put at the new place, grace period, remove at the old one.
+pub mod exact {
+    /// Bytes of a bucket.
+    pub const SIZE: usize = 64;
+    /// Keys of a bucket.
+    pub const WAYS: usize = 3;
+    /// Where the values are.
+    pub const VALUES: usize = 48;
+}
+
+/// The fragment table.
+pub mod frag {
+    /// Bytes of a key: endpoint u16, direction u8, protocol u8, id u32 (IPv4: as in the packet in the first 2 bytes, rest zero;
+    /// IPv6: as in the packet), source (16), destination (16); IPv4 in the first 4 bytes, rest zero.
+    pub const KEY: usize = 40;
+    /// Bytes of a value: deadline in ticks u32 (live while later than now), verdict u32 (0 drop, 1 permit).
+    pub const VALUE: usize = 8;
+}
+
+/// The two buckets of an address in `remote_v6_exact`; they may be the same one.
+pub fn exact_buckets(address: Ipv6Addr, buckets: u32) -> [u32; 2] {
+    let o = address.octets();
+    let high = u64::from_le_bytes(o[..8].try_into().expect("8 bytes"));
+    let low = u64::from_le_bytes(o[8..].try_into().expect("8 bytes"));
+    let h = high.wrapping_mul(K1) ^ low;
+    let h = mix(h ^ h >> 32, K2);
+    [h as u32 & (buckets - 1), (h >> 32) as u32 & (buckets - 1)]
+}

@@ -1,0 +1,205 @@
+//! The config map: the clock's offset, lifetimes, and small constant tables that the programs look up instead of
+//! branching. They are computed from `netpolc_target::semantics`, so the programs cannot disagree with it.
+
+use netpolc_target::semantics::{DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, seconds};
+
+/// Bytes.
+pub const SIZE: usize = 4096;
+/// u64: jiffies added to the kernel's clock (`Datapath::advance`). The only word that changes after creation.
+pub const TIME_OFFSET: usize = 0;
+/// u32: lifetime of a fragment's verdict in ticks.
+pub const FRAGMENT_TICKS: usize = 8;
+/// u32 `[8][8]`: lifetime in ticks by [`Protocol`] and phase.
+pub const LIFETIMES: usize = 64;
+/// u8 `[8][8][2]`: next phase by present phase, event code and side (0 opener, 1 other).
+pub const AFTER: usize = 320;
+/// u8 `[256]`: TCP flags -> event code.
+pub const TCP_EVENTS: usize = 512;
+/// u8 `[256]`: SCTP chunk type -> event code.
+pub const SCTP_EVENTS: usize = 768;
+/// u8 `[256]`: ICMP type -> event code.
+pub const ICMP_EVENTS: usize = 1024;
+/// u8 `[256]`: ICMPv6 type -> event code.
+pub const ICMPV6_EVENTS: usize = 1280;
+/// u8 `[256]`: for a set of ways (bit 7 - way) the last way | size of the set << 4.
+pub const PICK: usize = 1536;
+/// u8: [`code::DATAGRAM`].
+pub const DATAGRAM_EVENT: usize = 1792;
+/// u32 `[8]` (a place each of 4 bytes): the numbers 0 to 7, so that a program has a value that its verifier does not know.
+pub const NUMBERS: usize = 1808;
+
+/// Event codes: `semantics::Event` in order, then what else a packet may be.
+pub mod code {
+    /// `Event::Open`.
+    pub const OPEN: u8 = 0;
+    /// `Event::Datagram`.
+    pub const DATAGRAM: u8 = 1;
+    /// `Event::Accept`.
+    pub const ACCEPT: u8 = 2;
+    /// `Event::Data`, where a permitted packet touches no entry (TCP, ICMP).
+    pub const DATA: u8 = 3;
+    /// `Event::Finish`.
+    pub const FINISH: u8 = 4;
+    /// `Event::Reset`.
+    pub const RESET: u8 = 5;
+    /// `Event::Data` of SCTP: a permitted packet touches its entry.
+    pub const SCTP_DATA: u8 = 6;
+    /// No tuple: judged by the tables alone.
+    pub const NO_TUPLE: u8 = 7;
+    /// ICMP error: judged by its inner packet.
+    pub const ERROR: u8 = 8;
+    /// Neighbour discovery.
+    pub const DISCOVERY: u8 = 9;
+    /// Multicast listener discovery: no tuple, and an exception of the guard.
+    pub const LISTENER: u8 = 10;
+}
+
+/// Rows of the port map and of the lifetimes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Protocol {
+    /// 6.
+    Tcp = 0,
+    /// 17.
+    Udp = 1,
+    /// 132.
+    Sctp = 2,
+    /// 1 and 58, over either family.
+    Icmp = 3,
+    /// The rest.
+    Other = 4,
+}
+
+impl Protocol {
+    /// All, by number.
+    pub const ALL: [Protocol; 5] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Icmp, Protocol::Other];
+
+    /// Of an IP protocol number.
+    pub fn of(number: u8) -> Self {
+        match number {
+            6 => Protocol::Tcp,
+            17 => Protocol::Udp,
+            132 => Protocol::Sctp,
+            1 | 58 => Protocol::Icmp,
+            _ => Protocol::Other,
+        }
+    }
+
+    /// An IP protocol number of this kind.
+    fn number(self) -> u8 {
+        [6, 17, 132, 1, 255][self as usize]
+    }
+}
+
+/// Time in the state tables: ticks of 1/16 to 1/8 of a second, (jiffies64 + offset) >> shift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Jiffies a second: 10^9 / `clock_getres(CLOCK_MONOTONIC_COARSE)` in nanoseconds.
+    pub hz: u32,
+}
+
+impl Clock {
+    /// log2 of the jiffies in a tick.
+    pub fn shift(self) -> u32 {
+        self.hz.max(16).ilog2() - 3
+    }
+
+    /// Ticks in so many seconds, rounded down: nothing lives longer than it should.
+    pub fn ticks(self, seconds: u32) -> u32 {
+        ((u64::from(seconds) * u64::from(self.hz)) >> self.shift()) as u32
+    }
+}
+
+fn code_of(event: Event) -> u8 {
+    match event {
+        Event::Open => code::OPEN,
+        Event::Datagram => code::DATAGRAM,
+        Event::Accept => code::ACCEPT,
+        Event::Data => code::DATA,
+        Event::Finish => code::FINISH,
+        Event::Reset => code::RESET,
+    }
+}
+
+fn icmp_code(family: u8, kind: u8) -> u8 {
+    if let Some(event) = Event::of_icmp(family, kind) {
+        return code_of(event);
+    }
+    let discovery = icmp::DISCOVERY.0..=icmp::DISCOVERY.1;
+    match family {
+        4 if icmp::ERRORS_V4.contains(&kind) => code::ERROR,
+        6 if icmp::ERRORS_V6.contains(&kind) => code::ERROR,
+        6 if discovery.contains(&kind) => code::DISCOVERY,
+        6 if icmp::LISTENER.contains(&kind) => code::LISTENER,
+        _ => code::NO_TUPLE,
+    }
+}
+
+/// The whole value, as it is when the map is made.
+pub fn image(clock: Clock) -> Vec<u8> {
+    let mut image = vec![0; SIZE];
+    let word = |image: &mut Vec<u8>, at: usize, value: u32| image[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    word(&mut image, FRAGMENT_TICKS, clock.ticks(FRAGMENT_SECONDS));
+    for protocol in Protocol::ALL {
+        for phase in Phase::ALL {
+            let at = LIFETIMES + (protocol as usize * 8 + phase as usize) * 4;
+            word(&mut image, at, clock.ticks(seconds(protocol.number(), phase)));
+        }
+    }
+    for phase in Phase::ALL {
+        for event in [Event::Open, Event::Datagram, Event::Accept, Event::Data, Event::Finish, Event::Reset] {
+            for (side, next) in [Side::Opener, Side::Other].map(|side| phase.after(event, side)).into_iter().enumerate()
+            {
+                image[AFTER + phase as usize * 16 + usize::from(code_of(event)) * 2 + side] = next as u8;
+                if event == Event::Data {
+                    image[AFTER + phase as usize * 16 + usize::from(code::SCTP_DATA) * 2 + side] = next as u8;
+                }
+            }
+        }
+    }
+    for byte in 0..=255u8 {
+        let at = usize::from(byte);
+        image[TCP_EVENTS + at] = code_of(Event::of_tcp(byte));
+        image[SCTP_EVENTS + at] = match Event::of_sctp(byte) {
+            Event::Data => code::SCTP_DATA,
+            event => code_of(event),
+        };
+        image[ICMP_EVENTS + at] = icmp_code(4, byte);
+        image[ICMPV6_EVENTS + at] = icmp_code(6, byte);
+        image[PICK + at] = (7 - byte.trailing_zeros().min(7) as u8) | (byte.count_ones() as u8) << 4;
+    }
+    image[DATAGRAM_EVENT] = code::DATAGRAM;
+    for number in 0..8 {
+        word(&mut image, NUMBERS + 4 * number, number as u32);
+    }
+    image
+}
+
+/// Places for reasons (`semantics::DropReason`) in the counter map.
+pub const REASONS: usize = DropReason::ALL.len();
+const _: () = assert!(REASONS == 8, "the counter map has 8 places");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_an_eighth_of_a_second_or_shorter_and_never_too_many() {
+        for hz in [100, 250, 300, 1000] {
+            let clock = Clock { hz };
+            let per_second = f64::from(hz) / f64::from(1u32 << clock.shift());
+            assert!((8.0..16.0).contains(&per_second), "{hz}");
+            assert_eq!(clock.ticks(30), (30.0 * per_second).floor() as u32);
+        }
+    }
+
+    #[test]
+    fn pick_names_a_way_of_the_set() {
+        let image = image(Clock { hz: 250 });
+        for set in 1..256usize {
+            let pick = image[PICK + set];
+            assert!(set & (128 >> (pick & 7)) != 0, "{set:#b}");
+            assert_eq!(u32::from(pick >> 4), set.count_ones());
+        }
+    }
+}

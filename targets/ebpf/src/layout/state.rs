@@ -1,0 +1,128 @@
+//! Connection state: meta words, keys, hashes. The phases and their lifetimes are those of
+//! `netpolc_target::semantics`.
+
+//!
+//! A bucket is 8 meta words (one cache line) in `state_*_meta` and 8 keys in `state_*_key`. An entry stands in one of its
+//! two buckets ([`StateHash`]), in any way.
+//!
+//! Life of a slot: dead (deadline <= now; never used: all zero) -> compare-and-swap of the meta word to [`BUSY`] with a
+//! deadline a little ahead -> key written -> meta stored with tag, phase and deadline -> refreshed by compare-and-swap of
+//! the meta word -> dead by itself. A busy entry matches nobody; if its claimer never finishes, the deadline frees it.
+//! Two processors that open the same tuple in the same instant may make two entries: lookups go through the ways in one
+//! order, so all find the same one, and the other ages away.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Entries of a bucket.
+pub const WAYS: usize = 8;
+/// Bytes of a key of IPv4: remote, local address (as in the packet), local port, remote port (as in the packet),
+/// protocol u8, zero u8, remote incarnation u16.
+pub const KEY_V4: usize = 16;
+/// Bytes of a key of IPv6: remote (16), local (16), then ports, protocol, zero, incarnation as for IPv4 at 32; zeros to 64.
+pub const KEY_V6: usize = 64;
+
+/// Meta: bits 0..32 deadline in ticks; the entry is live while deadline > now.
+pub const DEADLINE: u64 = 0xffff_ffff;
+/// Meta: 3 bits of `semantics::Phase`.
+pub const PHASE_SHIFT: u32 = 32;
+/// Meta: opened by the pod (from_pod); unset: by the remote (to_pod).
+pub const FROM_POD: u64 = 1 << 36;
+/// Meta: opened by a packet born on the node (S44).
+pub const BORN: u64 = 1 << 37;
+/// Meta: being written.
+pub const BUSY: u64 = 1 << 38;
+/// Meta: bits 48..64 are the tag, [`StateHash::tag`].
+pub const TAG_SHIFT: u32 = 48;
+
+/// First odd multiplier of the hashes (2^64 / golden ratio).
+pub const K1: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Second odd multiplier (of SplitMix64).
+pub const K2: u64 = 0xbf58_476d_1ce4_e5b9;
+
+/// One step of all hashes here; the programs compute the same.
+pub(super) fn mix(h: u64, k: u64) -> u64 {
+    let h = h.wrapping_mul(k);
+    h ^ h >> 32
+}
+
+/// Where a connection's entry may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateHash(pub u64);
+
+impl StateHash {
+    /// Its first bucket.
+    pub fn first(self, buckets: u32) -> u32 {
+        self.0 as u32 & (buckets - 1)
+    }
+    /// Its second bucket; may be the same one.
+    pub fn second(self, buckets: u32) -> u32 {
+        (self.0 >> 24) as u32 & (buckets - 1)
+    }
+    /// The upper 16 bits of its meta word.
+    pub fn tag(self) -> u16 {
+        (self.0 >> 48) as u16
+    }
+}
+
+/// A connection of one endpoint, as seen from it. Ports are host numbers here; 0 where the protocol has none, both the
+/// identifier for ICMP queries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple<A> {
+    /// The other side.
+    pub remote: A,
+    /// The pod.
+    pub local: A,
+    /// Its port.
+    pub remote_port: u16,
+    /// Its port.
+    pub local_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+impl<A> Tuple<A> {
+    /// The 8 bytes after the addresses in a key.
+    pub fn tail(&self, incarnation: u16) -> [u8; 8] {
+        let ([a, b], [c, d]) = (self.local_port.to_be_bytes(), self.remote_port.to_be_bytes());
+        let [e, f] = incarnation.to_le_bytes();
+        [a, b, c, d, self.protocol, 0, e, f]
+    }
+}
+
+pub(super) fn word(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().expect("8 bytes"))
+}
+
+impl Tuple<Ipv4Addr> {
+    /// The key as it stands in `state_v4_key`.
+    pub fn key(&self, incarnation: u16) -> [u8; KEY_V4] {
+        let mut key = [0; KEY_V4];
+        key[..4].copy_from_slice(&self.remote.octets());
+        key[4..8].copy_from_slice(&self.local.octets());
+        key[8..].copy_from_slice(&self.tail(incarnation));
+        key
+    }
+    /// Its hash; the incarnation is not part of it.
+    pub fn hash(&self, seed: u64) -> StateHash {
+        let key = self.key(0);
+        StateHash(mix(mix(word(&key[..8]) ^ seed, K1) ^ word(&key[8..]), K2))
+    }
+}
+
+impl Tuple<Ipv6Addr> {
+    /// The key as it stands in `state_v6_key`.
+    pub fn key(&self, incarnation: u16) -> [u8; KEY_V6] {
+        let mut key = [0; KEY_V6];
+        key[..16].copy_from_slice(&self.remote.octets());
+        key[16..32].copy_from_slice(&self.local.octets());
+        key[32..40].copy_from_slice(&self.tail(incarnation));
+        key
+    }
+    /// Its hash; neither the incarnation nor the first half of the pod's own address is part of it.
+    pub fn hash(&self, seed: u64) -> StateHash {
+        let key = self.key(0);
+        let h = mix(word(&key[..8]) ^ seed, K1) ^ word(&key[8..16]);
+        let h = mix(h, K2) ^ word(&key[24..32]);
+        StateHash(mix(mix(h, K1) ^ word(&key[32..40]), K2))
+    }
+}
