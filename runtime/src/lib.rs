@@ -1,0 +1,7 @@
+//! What the `netpolc` command does: the commands, the judges they ask, and the agent.
+//!
+//! This is the only place that knows every target. Not here: what policies mean
+//! (`netpolc-policy`), how tables come about (`netpolc-lower`) and how targets hold them.
+
+pub mod net;
+pub mod output;

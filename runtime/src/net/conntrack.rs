@@ -1,0 +1,173 @@
+//! The connections that the kernel tracks in this namespace, as a pod's interface sees them.
+//!
+//! Sources: include/uapi/linux/netfilter/{nfnetlink,nfnetlink_conntrack,nf_conntrack_tcp}.h.
+
+use std::{io, net::IpAddr};
+
+use super::{
+    Connection, Opener,
+    netlink::{self, Protocol, Socket, attribute, be16_at},
+};
+
+const CT_GET: u16 = 1 << 8 | 1;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_SCTP: u16 = 3;
+const CTA_PROTOINFO_STATE: u16 = 1;
+/// A packet was seen in each direction.
+const IPS_SEEN_REPLY: u32 = 1 << 1;
+
+/// One end-to-end tuple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// Who sends.
+    pub source: IpAddr,
+    /// To whom.
+    pub destination: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Or the ICMP identifier.
+    pub source_port: u16,
+    /// Or the ICMP identifier.
+    pub destination_port: u16,
+}
+
+/// A tracked connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracked {
+    /// As the first packet came, before translation.
+    pub original: Tuple,
+    /// As the answers leave, before they are translated back.
+    pub reply: Tuple,
+    /// Packets went both ways.
+    pub answered: bool,
+    /// It is ending, or was refused.
+    pub closing: bool,
+}
+
+impl Tracked {
+    /// The connection as the interface of the pod with `address` sees it: the original tuple where the
+    /// pod opened it, the inverted reply tuple where it was reached. None where the pod is no end of it.
+    pub fn seen_by(&self, address: IpAddr) -> Option<Connection> {
+        let (tuple, opener) = if self.original.source == address {
+            (self.original, Opener::Pod)
+        } else if self.reply.source == address {
+            (self.reply, Opener::Remote)
+        } else {
+            return None;
+        };
+        Some(Connection {
+            opener,
+            protocol: tuple.protocol,
+            local: address,
+            local_port: tuple.source_port,
+            remote: tuple.destination,
+            remote_port: tuple.destination_port,
+            answered: self.answered,
+        })
+    }
+}
+
+/// All tracked connections of the calling thread's namespace that still live.
+///
+/// # Errors
+/// EPROTONOSUPPORT or EINVAL where the kernel tracks nothing (no nf_conntrack); EPERM without root.
+pub fn dump() -> io::Result<Vec<Tracked>> {
+    // struct nfgenmsg: family (0: all), version, resource id
+    let all = Socket::open(Protocol::Netfilter)?.dump(CT_GET, &[0; 4], |to, _, body| {
+        to.extend(body.get(4..).and_then(tracked));
+    })?;
+    Ok(all.into_iter().filter(|t| !t.closing).collect())
+}
+
+fn tracked(attributes: &[u8]) -> Option<Tracked> {
+    let status = attribute(attributes, CTA_STATUS).and_then(|s| netlink::u32_at(s, 0)).map_or(0, u32::from_be);
+    let original = tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?;
+    let state = |protocol| -> Option<u8> {
+        let info = attribute(attribute(attributes, CTA_PROTOINFO)?, protocol)?;
+        attribute(info, CTA_PROTOINFO_STATE)?.first().copied()
+    };
+    let closing = match original.protocol {
+        // FIN_WAIT, CLOSE_WAIT and LAST_ACK still carry data or acknowledgements; TIME_WAIT (7) and CLOSE (8) do not.
+        6 => state(CTA_PROTOINFO_TCP).is_some_and(|s| s == 7 || s == 8),
+        // CLOSED (1)
+        132 => state(CTA_PROTOINFO_SCTP).is_some_and(|s| s == 1),
+        _ => false,
+    };
+    Some(Tracked {
+        original,
+        reply: tuple(attribute(attributes, CTA_TUPLE_REPLY)?)?,
+        answered: status & IPS_SEEN_REPLY != 0,
+        closing,
+    })
+}
+
+fn tuple(attributes: &[u8]) -> Option<Tuple> {
+    let (ip, protocol) = (attribute(attributes, 1)?, attribute(attributes, 2)?);
+    let address = |v4, v6| attribute(ip, v4).or(attribute(ip, v6)).and_then(netlink::address);
+    let port = |kind| attribute(protocol, kind).and_then(|p| be16_at(p, 0));
+    // CTA_PROTO_ICMP_ID 4, CTA_PROTO_ICMPV6_ID 7
+    let identifier = || port(4).or(port(7)).unwrap_or(0);
+    Some(Tuple {
+        source: address(1, 3)?,
+        destination: address(2, 4)?,
+        protocol: *attribute(protocol, 1)?.first()?,
+        source_port: port(2).unwrap_or_else(identifier),
+        destination_port: port(3).unwrap_or_else(identifier),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(source: [u8; 4], source_port: u16, destination: [u8; 4], destination_port: u16) -> Tuple {
+        Tuple { source: source.into(), destination: destination.into(), protocol: 6, source_port, destination_port }
+    }
+
+    /// S40: through a Service, the client's interface sees the Service and the backend's sees the backend.
+    #[test]
+    fn s40_each_end_sees_the_tuple_of_its_own_interface() {
+        let (client, service, backend) = ([10, 0, 0, 2], [10, 96, 0, 1], [10, 0, 1, 3]);
+        let tracked = Tracked {
+            original: tuple(client, 40000, service, 80),
+            reply: tuple(backend, 8080, client, 40000),
+            answered: true,
+            closing: false,
+        };
+        let at_client = tracked.seen_by(client.into()).unwrap();
+        assert_eq!((at_client.opener, at_client.local_port), (Opener::Pod, 40000));
+        assert_eq!((at_client.remote, at_client.remote_port), (service.into(), 80));
+        let at_backend = tracked.seen_by(backend.into()).unwrap();
+        assert_eq!((at_backend.opener, at_backend.local_port), (Opener::Remote, 8080));
+        assert_eq!((at_backend.remote, at_backend.remote_port), (client.into(), 40000));
+        assert_eq!(tracked.seen_by(service.into()), None);
+    }
+
+    #[test]
+    fn a_message_is_read_attribute_by_attribute() {
+        let side = |source: [u8; 4], destination: [u8; 4], ports: [u16; 2]| {
+            let (mut ip, mut protocol, mut tuple) = (vec![], vec![], vec![]);
+            netlink::put(&mut ip, 1, &source);
+            netlink::put(&mut ip, 2, &destination);
+            netlink::put(&mut protocol, 1, &[6]);
+            netlink::put(&mut protocol, 2, &ports[0].to_be_bytes());
+            netlink::put(&mut protocol, 3, &ports[1].to_be_bytes());
+            netlink::put(&mut tuple, 1 | 0x8000, &ip);
+            netlink::put(&mut tuple, 2 | 0x8000, &protocol);
+            tuple
+        };
+        let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let mut body = vec![];
+        netlink::put(&mut body, CTA_TUPLE_ORIG, &side(a, b, [1000, 80]));
+        netlink::put(&mut body, CTA_TUPLE_REPLY, &side(b, a, [80, 1000]));
+        netlink::put(&mut body, CTA_STATUS, &IPS_SEEN_REPLY.to_be_bytes());
+        let read = tracked(&body).unwrap();
+        assert_eq!(read.original, tuple(a, 1000, b, 80));
+        assert_eq!(read.reply, tuple(b, 80, a, 1000));
+        assert!(read.answered && !read.closing);
+    }
+}

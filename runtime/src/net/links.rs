@@ -1,0 +1,168 @@
+//! Which host-side interface leads to a pod, by the pod's address.
+//!
+//! Two ways, the cheap one first: a host route (/32, /128) to the address names the interface, and where
+//! pods hang on a bridge, the pod's own namespace has the address on an interface whose peer is ours.
+//! Sources: rtnetlink(7), include/uapi/linux/{if_link,net_namespace}.h.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
+};
+
+use super::{
+    netlink::{self, Protocol, Socket, attribute, u32_at},
+    netns::Namespace,
+};
+
+/// A pod's way into this namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Index of the host-side interface.
+    pub ifindex: u32,
+    /// The pod's namespace, where it was found by that.
+    pub namespace: Option<PathBuf>,
+}
+
+const IFLA_LINK: u16 = 5;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_TABLE: u16 = 15;
+const RT_TABLE_LOCAL: u32 = 255;
+const RTN_UNICAST: u8 = 1;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+const RTM_GETNSID: u16 = 90;
+
+/// Link and route changes: RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE.
+const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+
+/// A socket that becomes readable when a link or a route of the calling thread's namespace changes.
+///
+/// # Errors
+/// The kernel's.
+pub fn monitor() -> io::Result<Socket> {
+    Socket::subscribed(Protocol::Route, GROUPS)
+}
+
+/// The ways to `addresses` from the calling thread's namespace. An address without one is left out.
+///
+/// # Errors
+/// A netlink call fails here; a namespace that vanishes while it is read is left out.
+pub fn ways(addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>> {
+    let mut found = BTreeMap::new();
+    for (address, ifindex) in host_routes()? {
+        if addresses.contains(&address) {
+            found.insert(address, Way { ifindex, namespace: None });
+        }
+    }
+    if addresses.iter().all(|a| found.contains_key(a)) {
+        return Ok(found);
+    }
+    let own = Namespace::current()?;
+    for namespace in Namespace::all().into_iter().filter(|n| *n != own) {
+        for (address, ifindex) in peers_in(&namespace, &own).unwrap_or_default() {
+            if addresses.contains(&address) {
+                found.entry(address).or_insert_with(|| Way { ifindex, namespace: Some(namespace.path().to_owned()) });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Namespaces whose interfaces have one of `addresses`; the calling thread's own is not looked at.
+///
+/// # Errors
+/// The own namespace cannot be opened.
+pub fn namespaces_with(addresses: &[IpAddr]) -> io::Result<Vec<Namespace>> {
+    let own = Namespace::current()?;
+    let has =
+        |n: &Namespace| peers_in(n, &own).unwrap_or_default().iter().any(|(address, _)| addresses.contains(address));
+    Ok(Namespace::all().into_iter().filter(|n| *n != own && has(n)).collect())
+}
+
+/// The addresses of all interfaces here, with the interface's index.
+///
+/// # Errors
+/// The kernel's.
+pub fn addresses() -> io::Result<Vec<(IpAddr, u32)>> {
+    // struct ifaddrmsg: family, prefixlen, flags, scope, index
+    Socket::open(Protocol::Route)?.dump(libc::RTM_GETADDR, &[0; 8], |to, _, body| {
+        let attributes = body.get(8..).unwrap_or_default();
+        let local = attribute(attributes, IFA_LOCAL).or(attribute(attributes, IFA_ADDRESS));
+        to.extend(local.and_then(netlink::address).zip(u32_at(body, 4)));
+    })
+}
+
+/// Host routes: (address, interface).
+fn host_routes() -> io::Result<Vec<(IpAddr, u32)>> {
+    // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags u32
+    Socket::open(Protocol::Route)?.dump(libc::RTM_GETROUTE, &[0; 12], |to, _, body| {
+        let [family, length, _, _, table, _, _, kind, ..] = *body else { return };
+        let whole = match i32::from(family) {
+            libc::AF_INET => 32,
+            libc::AF_INET6 => 128,
+            _ => return,
+        };
+        let attributes = body.get(12..).unwrap_or_default();
+        let table = attribute(attributes, RTA_TABLE).and_then(|t| u32_at(t, 0)).unwrap_or(table.into());
+        if length != whole || kind != RTN_UNICAST || table == RT_TABLE_LOCAL {
+            return;
+        }
+        let destination = attribute(attributes, RTA_DST).and_then(netlink::address);
+        let interface = attribute(attributes, RTA_OIF).and_then(|i| u32_at(i, 0));
+        to.extend(destination.zip(interface));
+    })
+}
+
+/// Addresses in `namespace` on interfaces whose peer is in `own`, with the peer's index.
+fn peers_in(namespace: &Namespace, own: &Namespace) -> io::Result<Vec<(IpAddr, u32)>> {
+    let mut peers = Vec::new();
+    let (links, own_id, addresses) = namespace.run(|| -> io::Result<_> {
+        let mut socket = Socket::open(Protocol::Route)?;
+        // struct ifinfomsg: family, pad, type u16, index i32, ...; 16 bytes.
+        let links = socket.dump(libc::RTM_GETLINK, &[0; 16], |to, _, body| {
+            let attributes = body.get(16..).unwrap_or_default();
+            let number = |kind| attribute(attributes, kind).and_then(|v| u32_at(v, 0));
+            if let (Some(index), Some(peer), Some(id)) = (u32_at(body, 4), number(IFLA_LINK), number(IFLA_LINK_NETNSID))
+            {
+                to.push((index, peer, id));
+            }
+        })?;
+        // The dump above made the kernel number the peers' namespaces, so this id is known now.
+        let mut request = vec![0; 4];
+        netlink::put(&mut request, NETNSA_FD, &own.as_fd().as_raw_fd().to_ne_bytes());
+        let own_id = socket.ask(RTM_GETNSID, &request, |_, body| {
+            attribute(body.get(4..)?, NETNSA_NSID).and_then(|id| u32_at(id, 0))
+        })?;
+        Ok((links, own_id, self::addresses()?))
+    })??;
+    for (address, index) in addresses {
+        for (link, peer, id) in &links {
+            if *link == index && Some(*id) == own_id {
+                peers.push((address, *peer));
+            }
+        }
+    }
+    Ok(peers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_address_is_listed_and_has_no_way() {
+        let loopback: IpAddr = [127, 0, 0, 1].into();
+        // A fresh namespace may have the interface down and without addresses.
+        for (address, ifindex) in addresses().unwrap() {
+            assert!(address != loopback || ifindex == 1);
+        }
+        assert_eq!(ways(&[loopback]).unwrap(), BTreeMap::new());
+    }
+}

@@ -1,0 +1,123 @@
+//! The connections of the sockets in a pod's namespace, for hosts that track nothing.
+//!
+//! A local port with a listener was opened from outside. Sources: sock_diag(7),
+//! include/uapi/linux/inet_diag.h.
+
+use std::{collections::BTreeSet, io, net::IpAddr};
+
+use super::{
+    Connection, Opener,
+    netlink::{Protocol, Socket, be16_at},
+};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const ESTABLISHED: u8 = 1;
+/// SYN_SENT, SYN_RECV and the closing states in which data still flows: FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK.
+const ALIVE: [u8; 7] = [ESTABLISHED, 2, 3, 4, 5, 8, 9];
+const LISTEN: u8 = 10;
+
+/// One socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    state: u8,
+    local: IpAddr,
+    local_port: u16,
+    remote: IpAddr,
+    remote_port: u16,
+}
+
+/// Connections of the calling thread's namespace. Unconnected UDP sockets have no remote and are none.
+///
+/// # Errors
+/// The kernel's: ENOENT where it has no inet_diag.
+pub fn dump() -> io::Result<Vec<Connection>> {
+    let mut socket = Socket::open(Protocol::SockDiag)?;
+    let mut found = Vec::new();
+    for protocol in [libc::IPPROTO_TCP as u8, libc::IPPROTO_UDP as u8] {
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            // struct inet_diag_req_v2: family, protocol, ext, pad, states u32, id (48 bytes)
+            let mut request = vec![family, protocol, 0, 0];
+            request.extend(u32::MAX.to_ne_bytes());
+            request.extend([0; 48]);
+            match socket.dump(SOCK_DIAG_BY_FAMILY, &request, |to, _, body| to.extend(seen(body))) {
+                Ok(sockets) => found.extend(connections(protocol, &sockets)),
+                // The kernel was built without this one (UDP's is a module of its own).
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn seen(body: &[u8]) -> Option<Seen> {
+    // struct inet_diag_msg: family, state, timer, retrans, id {sport, dport, src[16], dst[16], if, cookie[8]}, ...
+    let [family, state, ..] = *body else { return None };
+    let address = |offset: usize| -> Option<IpAddr> {
+        let bytes: [u8; 16] = body.get(offset..offset + 16)?.try_into().ok()?;
+        Some(match i32::from(family) {
+            libc::AF_INET => [bytes[0], bytes[1], bytes[2], bytes[3]].into(),
+            // An IPv6 socket may speak IPv4: on the wire it is IPv4.
+            _ => IpAddr::from(bytes).to_canonical(),
+        })
+    };
+    Some(Seen {
+        state,
+        local: address(8)?,
+        local_port: be16_at(body, 4)?,
+        remote: address(24)?,
+        remote_port: be16_at(body, 6)?,
+    })
+}
+
+fn connections(protocol: u8, sockets: &[Seen]) -> Vec<Connection> {
+    let listening: BTreeSet<u16> = sockets.iter().filter(|s| s.state == LISTEN).map(|s| s.local_port).collect();
+    let alive = sockets.iter().filter(|s| ALIVE.contains(&s.state) && !s.remote.is_unspecified());
+    alive
+        .map(|s| Connection {
+            opener: if listening.contains(&s.local_port) { Opener::Remote } else { Opener::Pod },
+            protocol,
+            local: s.local,
+            local_port: s.local_port,
+            remote: s.remote,
+            remote_port: s.remote_port,
+            // SYN_SENT (2) waits for the answer.
+            answered: s.state != 2,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    /// S40: who opened is told by the listener.
+    #[test]
+    fn s40_a_port_with_a_listener_was_opened_from_outside() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        let found = dump().unwrap();
+        let of = |s: &TcpStream| {
+            let (local, remote) = (s.local_addr().unwrap(), s.peer_addr().unwrap());
+            let mine = |c: &&Connection| {
+                c.protocol == 6
+                    && (c.local, c.local_port) == (local.ip(), local.port())
+                    && (c.remote, c.remote_port) == (remote.ip(), remote.port())
+            };
+            *found.iter().find(mine).expect("the socket is listed")
+        };
+        assert_eq!(of(&server).opener, Opener::Remote);
+        assert_eq!(of(&client).opener, Opener::Pod);
+        assert!(of(&client).answered);
+    }
+
+    #[test]
+    fn an_unconnected_datagram_socket_is_no_connection() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert!(!dump().unwrap().iter().any(|c| c.protocol == 17 && c.local_port == port));
+    }
+}
