@@ -1,1 +1,41 @@
-//! (to come)
+//! Lowering: the policy model of one node becomes a table program, incrementally.
+//!
+//! ```text
+//! event -> pods, blocks        who has which address, which prefixes matter
+//!       -> sets, atoms         which policies select a local pod; the peers they name (atoms)
+//!       -> classes             what each address is a member of, interned
+//!       -> rows, ports         what a set grants a class; elementary port intervals
+//!       -> Changes             the entries that differ
+//! ```
+//!
+//! An *atom* is one distinct peer of a live set: a pair of selectors, a CIDR with its excepts, a named
+//! port's number, or a node. A *class* is a set of atoms; every address belongs to one. Only policies
+//! that select local pods have live sets, so only their peers are atoms. Work is proportional to
+//! what an event changes: a pod event touches its own address and endpoint.
+//!
+//! Not here: the order in which a target may be changed (`netpolc_table::delta`), and verdicts
+//! straight from the model (the oracle, which shares no code with this crate).
+
+mod atoms;
+mod blocks;
+mod classes;
+mod compiler;
+mod endpoints;
+mod ids;
+mod leaves;
+mod pods;
+mod ports;
+mod rows;
+mod sets;
+
+pub use compiler::{Compiler, Diagnostic, Event, Overflow, Scope, compile};
+
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
+/// A fingerprint of some content, the same in every process of one build. Another build may differ:
+/// then everything is written anew, which is slow and not wrong.
+fn fingerprint(content: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
+}

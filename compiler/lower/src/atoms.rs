@@ -1,0 +1,188 @@
+//! Atoms: the distinct peers of live sets, interned and counted, and the ids of classes and sets
+//! that involve them. Who is a member of an atom is decided in [`crate::pods`] and [`crate::blocks`].
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use netpolc_policy::{Block, Labels, Protocol, Selector};
+use netpolc_table::schema::Family;
+
+use crate::{fingerprint, pods::GroupId};
+
+/// Index of an atom; dense, reused after a rest.
+pub(crate) type AtomId = u32;
+
+/// One distinct peer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Atom {
+    /// Pods by labels, in namespaces.
+    Pods { namespaces: NamespaceScope, pods: Selector },
+    /// A CIDR with excepts.
+    Block(Block),
+    /// Pods on which a named port has this number (S29).
+    Port { protocol: Protocol, name: Arc<str>, number: u16 },
+    /// The addresses of a node (S45).
+    Node(Arc<str>),
+}
+
+impl Atom {
+    fn label(&self) -> Arc<str> {
+        match self {
+            Atom::Block(block) if block.except.is_empty() => format!("ipBlock {}", block.cidr).into(),
+            Atom::Block(block) => {
+                let except: Vec<String> = block.except.iter().map(|e| e.to_string()).collect();
+                format!("ipBlock {} except {}", block.cidr, except.join(" ")).into()
+            }
+            Atom::Pods { .. } => "pods".into(),
+            Atom::Port { name, number, .. } => format!("port {name}={number}").into(),
+            Atom::Node(node) => node.clone(),
+        }
+    }
+}
+
+/// Where the pods of a peer are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum NamespaceScope {
+    Named(Arc<str>),
+    Matching(Selector),
+}
+
+impl NamespaceScope {
+    pub(crate) fn contains(&self, name: &str, labels: &Labels) -> bool {
+        match self {
+            NamespaceScope::Named(n) => **n == *name,
+            NamespaceScope::Matching(selector) => selector.matches(labels),
+        }
+    }
+}
+
+/// A live atom.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) atom: Atom,
+    pub(crate) fingerprint: u64,
+    /// As origins name it.
+    pub(crate) label: Arc<str>,
+    refs: usize,
+    /// Sets with a rule for it. For `Port`, see [`Atoms::sets_of`].
+    pub(crate) sets: BTreeSet<u16>,
+    /// Classes it is in.
+    pub(crate) classes: BTreeSet<(Family, u16)>,
+    /// Groups of pods that are members (`Pods` and `Port`).
+    pub(crate) groups: BTreeSet<GroupId>,
+}
+
+/// A port name that some live egress set asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Name {
+    pub(crate) sets: BTreeSet<u16>,
+    pub(crate) atoms: BTreeSet<AtomId>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Atoms {
+    ids: HashMap<Atom, AtomId>,
+    slots: Vec<Option<Slot>>,
+    free: Vec<AtomId>,
+    resting: Vec<AtomId>,
+    /// Live port names.
+    pub(crate) names: HashMap<(Protocol, Arc<str>), Name>,
+    /// Live `Pods` atoms with a namespace of their own, and those that select namespaces.
+    pub(crate) by_namespace: HashMap<Arc<str>, BTreeSet<AtomId>>,
+    pub(crate) matching: BTreeSet<AtomId>,
+}
+
+impl Atoms {
+    pub(crate) fn slot(&self, id: AtomId) -> &Slot {
+        self.slots[id as usize].as_ref().expect("a live atom")
+    }
+
+    pub(crate) fn slot_mut(&mut self, id: AtomId) -> &mut Slot {
+        self.slots[id as usize].as_mut().expect("a live atom")
+    }
+
+    pub(crate) fn find(&self, atom: &Atom) -> Option<AtomId> {
+        self.ids.get(atom).copied()
+    }
+
+    /// Counts one more user; true where the atom is new and its members must be found.
+    pub(crate) fn acquire(&mut self, atom: Atom) -> (AtomId, bool) {
+        if let Some(&id) = self.ids.get(&atom) {
+            self.slot_mut(id).refs += 1;
+            return (id, false);
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() as AtomId - 1
+        });
+        if let Atom::Pods { namespaces, .. } = &atom {
+            match namespaces {
+                NamespaceScope::Named(n) => self.by_namespace.entry(n.clone()).or_default().insert(id),
+                NamespaceScope::Matching(_) => self.matching.insert(id),
+            };
+        }
+        self.ids.insert(atom.clone(), id);
+        self.slots[id as usize] = Some(Slot {
+            fingerprint: fingerprint(&atom),
+            label: atom.label(),
+            atom,
+            refs: 1,
+            sets: BTreeSet::new(),
+            classes: BTreeSet::new(),
+            groups: BTreeSet::new(),
+        });
+        (id, true)
+    }
+
+    /// Counts one user less. True: it was the last one; the caller removes the members and then
+    /// calls [`Atoms::remove`].
+    pub(crate) fn release(&mut self, id: AtomId) -> bool {
+        let slot = self.slot_mut(id);
+        slot.refs -= 1;
+        slot.refs == 0
+    }
+
+    /// Forgets an atom without users. Its id rests: classes name it until their leaves are recomputed.
+    pub(crate) fn retire(&mut self, id: AtomId) {
+        let atom = self.slot(id).atom.clone();
+        self.ids.remove(&atom);
+        if let Atom::Pods { namespaces, .. } = &atom {
+            match namespaces {
+                NamespaceScope::Named(n) => {
+                    let list = self.by_namespace.get_mut(n).expect("indexed when made");
+                    list.remove(&id);
+                    if list.is_empty() {
+                        self.by_namespace.remove(n);
+                    }
+                }
+                NamespaceScope::Matching(_) => {
+                    self.matching.remove(&id);
+                }
+            }
+        }
+        self.resting.push(id);
+    }
+
+    /// The sets that have to look at a class because this atom is in it.
+    pub(crate) fn sets_of(&self, id: AtomId) -> &BTreeSet<u16> {
+        let slot = self.slot(id);
+        match &slot.atom {
+            Atom::Port { protocol, name, .. } => match self.names.get(&(*protocol, name.clone())) {
+                Some(name) => &name.sets,
+                None => &slot.sets,
+            },
+            _ => &slot.sets,
+        }
+    }
+
+    /// A new update begins: nothing names the retired atoms any more.
+    pub(crate) fn wake(&mut self) {
+        for id in self.resting.drain(..) {
+            let slot = self.slots[id as usize].take();
+            debug_assert!(slot.is_some_and(|s| s.classes.is_empty()), "a class names a retired atom");
+            self.free.push(id);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! CIDR atoms: which prefixes are boundaries, and which blocks cover a prefix or an address.
+//!
+//! All boundaries of all live blocks (cidrs and excepts) are prefixes, so they nest: what lies
+//! under a boundary and under no longer one is uniform, and inherits from every cover (S21).
+
+use std::collections::HashMap;
+
+use ipnetwork::IpNetwork;
+use netpolc_policy::Block;
+use netpolc_table::schema::Family;
+
+use crate::atoms::AtomId;
+
+/// A prefix: family, bits (host bits zero), length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Prefix {
+    pub(crate) family: Family,
+    pub(crate) bits: u128,
+    pub(crate) length: u8,
+}
+
+impl Prefix {
+    pub(crate) fn of(net: IpNetwork) -> Self {
+        let family = Family::of(net.ip());
+        let bits = match net.ip() {
+            std::net::IpAddr::V4(a) => u128::from(a.to_bits()),
+            std::net::IpAddr::V6(a) => a.to_bits(),
+        };
+        Self { family, bits, length: family.bits() }.shortened(net.prefix())
+    }
+
+    pub(crate) fn address(address: std::net::IpAddr) -> Self {
+        Self::of(IpNetwork::from(address))
+    }
+
+    pub(crate) fn is_address(self) -> bool {
+        self.length == self.family.bits()
+    }
+
+    /// The cover of this length.
+    pub(crate) fn shortened(self, length: u8) -> Self {
+        let host = self.family.bits() - length;
+        let bits = if host == 128 { 0 } else { self.bits >> host << host };
+        Self { bits, length, ..self }
+    }
+
+    /// The last address in it.
+    pub(crate) fn last(self) -> u128 {
+        let host = self.family.bits() - self.length;
+        self.bits | if host == 128 { u128::MAX } else { (1 << host) - 1 }
+    }
+
+    pub(crate) fn to_ip(self) -> std::net::IpAddr {
+        match self.family {
+            Family::V4 => std::net::Ipv4Addr::from_bits(self.bits as u32).into(),
+            Family::V6 => std::net::Ipv6Addr::from_bits(self.bits).into(),
+        }
+    }
+}
+
+/// Blocks that begin or end at one prefix.
+#[derive(Debug, Default)]
+struct Boundary {
+    begins: Vec<AtomId>,
+    excepted: Vec<AtomId>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Blocks {
+    boundaries: HashMap<Prefix, Boundary>,
+    /// How many boundaries have each length, by family.
+    lengths: [std::collections::BTreeMap<u8, usize>; 2],
+}
+
+impl Blocks {
+    fn prefixes(block: &Block) -> impl Iterator<Item = (Prefix, bool)> {
+        let excepts = block.except.iter().map(|e| (Prefix::of(*e), true));
+        std::iter::once((Prefix::of(block.cidr), false)).chain(excepts)
+    }
+
+    /// Adds a block's boundaries and returns them.
+    pub(crate) fn insert(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
+        for (prefix, excepted) in Self::prefixes(block) {
+            let lengths = &mut self.lengths[prefix.family as usize];
+            let boundary = self.boundaries.entry(prefix).or_insert_with(|| {
+                *lengths.entry(prefix.length).or_default() += 1;
+                Boundary::default()
+            });
+            if excepted { boundary.excepted.push(atom) } else { boundary.begins.push(atom) }
+        }
+        Self::prefixes(block).map(|(p, _)| p).collect()
+    }
+
+    /// Removes a block's boundaries and returns them.
+    pub(crate) fn remove(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
+        for (prefix, _) in Self::prefixes(block) {
+            let Some(boundary) = self.boundaries.get_mut(&prefix) else { continue };
+            boundary.begins.retain(|a| *a != atom);
+            boundary.excepted.retain(|a| *a != atom);
+            if boundary.begins.is_empty() && boundary.excepted.is_empty() {
+                self.boundaries.remove(&prefix);
+                let lengths = &mut self.lengths[prefix.family as usize];
+                let count = lengths.get_mut(&prefix.length).expect("counted when made");
+                *count -= 1;
+                if *count == 0 {
+                    lengths.remove(&prefix.length);
+                }
+            }
+        }
+        Self::prefixes(block).map(|(p, _)| p).collect()
+    }
+
+    pub(crate) fn is_boundary(&self, prefix: Prefix) -> bool {
+        self.boundaries.contains_key(&prefix)
+    }
+
+    /// Adds the blocks that contain all of `prefix` to `atoms`.
+    pub(crate) fn cover(&self, prefix: Prefix, atoms: &mut Vec<AtomId>) {
+        let from = atoms.len();
+        let mut excepted: Vec<AtomId> = Vec::new();
+        for &length in self.lengths[prefix.family as usize].keys().take_while(|l| **l <= prefix.length) {
+            if let Some(boundary) = self.boundaries.get(&prefix.shortened(length)) {
+                atoms.extend(&boundary.begins);
+                excepted.extend(&boundary.excepted);
+            }
+        }
+        if !excepted.is_empty() {
+            let mut kept = from;
+            for i in from..atoms.len() {
+                if !excepted.contains(&atoms[i]) {
+                    atoms[kept] = atoms[i];
+                    kept += 1;
+                }
+            }
+            atoms.truncate(kept);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(cidr: &str, except: &[&str]) -> Block {
+        Block { cidr: cidr.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() }
+    }
+
+    #[test]
+    fn s18_s21_s22_covers_and_excepts_nest() {
+        let mut blocks = Blocks::default();
+        blocks.insert(1, &block("10.0.0.0/8", &["10.1.0.0/16"]));
+        blocks.insert(2, &block("10.1.2.0/24", &[]));
+        blocks.insert(3, &block("10.1.0.0/16", &["10.1.2.0/25"]));
+        let cover = |address: &str| {
+            let mut atoms = vec![];
+            blocks.cover(Prefix::address(address.parse().unwrap()), &mut atoms);
+            atoms.sort_unstable();
+            atoms
+        };
+        assert_eq!(cover("10.9.9.9"), [1]);
+        assert_eq!(cover("10.1.9.9"), [3]);
+        assert_eq!(cover("10.1.2.9"), [2]);
+        assert_eq!(cover("10.1.2.200"), [2, 3]);
+        assert_eq!(cover("11.0.0.0"), []);
+        assert_eq!(cover("::ffff:10.9.9.9"), [], "S23: IPv4-mapped is IPv6");
+    }
+
+    #[test]
+    fn removing_a_block_leaves_no_boundary() {
+        let mut blocks = Blocks::default();
+        let b = block("2001:db8::/32", &["2001:db8:1::/48"]);
+        blocks.insert(7, &b);
+        blocks.remove(7, &b);
+        assert!(blocks.boundaries.is_empty() && blocks.lengths.iter().all(|l| l.is_empty()));
+    }
+}

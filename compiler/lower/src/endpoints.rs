@@ -1,0 +1,204 @@
+//! Endpoints: the local pods, their words, own addresses and interfaces.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use netpolc_policy::{Direction, Isolation, ObjectKey, Pod, Protocol};
+use netpolc_table::{
+    ActionId, Origin, TableId,
+    schema::{self, Family, IdKind, Word, directory_key, endpoint_key, interface_key, own_key, set_policy},
+};
+
+use crate::{
+    Overflow,
+    compiler::Compiler,
+    sets::{PolicySlot, SetKey},
+};
+
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) id: u16,
+    uid: Option<Arc<str>>,
+    label: Arc<str>,
+    node: Option<Arc<str>>,
+    addresses: BTreeSet<IpAddr>,
+    /// By direction; None: not isolated.
+    sets: [Option<u16>; 2],
+}
+
+impl Endpoint {
+    fn is_isolated(&self) -> bool {
+        self.sets.iter().any(Option::is_some)
+    }
+}
+
+fn pod_origin(label: &Arc<str>) -> [Origin; 1] {
+    [Origin::Pod { pod: label.clone() }]
+}
+
+impl Compiler {
+    /// A local pod is there, or changed. Its sets follow in [`Compiler::choose_sets`].
+    pub(crate) fn put_endpoint(&mut self, pod: &Pod) -> Result<(), Overflow> {
+        let key = &pod.key;
+        if self.endpoints.get(key).is_some_and(|e| e.uid != pod.uid || e.node != pod.node) {
+            self.drop_endpoint(key);
+        }
+        if !self.endpoints.contains_key(key) {
+            let meaning = crate::fingerprint(&(key, &pod.uid));
+            let id = self.endpoint_ids.take(Some(meaning))?;
+            let endpoint = Endpoint {
+                id,
+                uid: pod.uid.clone(),
+                label: key.to_string().into(),
+                node: pod.node.clone(),
+                addresses: BTreeSet::new(),
+                sets: [None, None],
+            };
+            let fingerprint = schema::entry(ActionId::Fingerprint, meaning).from(pod_origin(&endpoint.label));
+            self.put(TableId::Directory, directory_key(IdKind::Endpoint, id.into()), fingerprint);
+            self.endpoints.insert(key.clone(), endpoint);
+            if let Some(ifindex) = self.interfaces.get(key).copied() {
+                self.put_interface(key, ifindex);
+            }
+        }
+        let endpoint = self.endpoints.get_mut(key).expect("just made");
+        let (id, label) = (endpoint.id, endpoint.label.clone());
+        let before = std::mem::replace(&mut endpoint.addresses, pod.addresses.iter().copied().collect());
+        let now = endpoint.addresses.clone();
+        for address in before.difference(&now) {
+            self.take(TableId::own(Family::of(*address)), own_key(id, *address));
+        }
+        for address in now.difference(&before) {
+            let own = schema::plain(ActionId::Own).from(pod_origin(&label));
+            self.put(TableId::own(Family::of(*address)), own_key(id, *address), own);
+        }
+        self.stale.insert(key.clone());
+        Ok(())
+    }
+
+    pub(crate) fn drop_endpoint(&mut self, key: &ObjectKey) {
+        let Some(endpoint) = self.endpoints.remove(key) else { return };
+        self.stale.remove(key);
+        if let Some(ifindex) = self.interfaces.get(key).copied() {
+            self.take(TableId::Interface, interface_key(ifindex));
+        }
+        for address in &endpoint.addresses {
+            self.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
+        }
+        self.take(TableId::Endpoint, endpoint_key(endpoint.id));
+        self.take(TableId::Directory, directory_key(IdKind::Endpoint, endpoint.id.into()));
+        self.count_isolated(&endpoint.node, endpoint.is_isolated(), false);
+        self.released.extend(endpoint.sets.into_iter().flatten());
+        self.endpoint_ids.give_back(endpoint.id);
+    }
+
+    /// Where a pod's host-side interface is; the newest word on an interface counts.
+    pub(crate) fn set_interface(&mut self, pod: ObjectKey, ifindex: Option<u32>) {
+        if let Some(before) = self.interfaces.remove(&pod) {
+            self.take(TableId::Interface, interface_key(before));
+        }
+        let Some(ifindex) = ifindex else { return };
+        let holder = self.interfaces.iter().find(|(_, i)| **i == ifindex).map(|(k, _)| k.clone());
+        if let Some(holder) = holder {
+            self.interfaces.remove(&holder);
+        }
+        self.put_interface(&pod, ifindex);
+        self.interfaces.insert(pod, ifindex);
+    }
+
+    fn put_interface(&mut self, pod: &ObjectKey, ifindex: u32) {
+        let Some(endpoint) = self.endpoints.get(pod) else {
+            self.take(TableId::Interface, interface_key(ifindex));
+            return;
+        };
+        let entry = schema::entry(ActionId::SetEndpoint, endpoint.id).from(pod_origin(&endpoint.label));
+        self.put(TableId::Interface, interface_key(ifindex), entry);
+    }
+
+    fn count_isolated(&mut self, node: &Option<Arc<str>>, was: bool, is: bool) {
+        if was == is {
+            return;
+        }
+        let count = self.isolated.entry(node.clone()).or_default();
+        let guarded = *count > 0;
+        if is {
+            *count += 1
+        } else {
+            *count -= 1
+        }
+        if guarded != (*count > 0) {
+            let peers = self.endpoints.iter().filter(|(_, e)| e.node == *node);
+            self.reworded.extend(peers.map(|(k, _)| k.clone()));
+        }
+    }
+
+    /// Finds the policies that isolate an endpoint and gives it their sets. Those it had are
+    /// released at the end of the update, so that what both need is not made twice.
+    pub(crate) fn choose_sets(&mut self, key: &ObjectKey) -> Result<(), Overflow> {
+        let Some(pod) = self.pods.find(key).map(|id| self.pods.slot(id).pod.clone()) else { return Ok(()) };
+        let mut sets = [None, None];
+        for direction in Direction::BOTH {
+            let isolating: Vec<PolicySlot> = self.isolating(&pod, direction);
+            if !isolating.is_empty() {
+                let set = self.set_key(&pod, direction, &isolating);
+                sets[direction as usize] = Some(self.acquire_set(set, &isolating)?);
+            }
+        }
+        let endpoint = self.endpoints.get_mut(key).expect("a stale endpoint exists");
+        let was = endpoint.is_isolated();
+        let before = std::mem::replace(&mut endpoint.sets, sets);
+        let (is, node) = (endpoint.is_isolated(), endpoint.node.clone());
+        self.released.extend(before.into_iter().flatten());
+        self.reworded.insert(key.clone());
+        self.count_isolated(&node, was, is);
+        Ok(())
+    }
+
+    fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<PolicySlot> {
+        let Some(namespace) = self.namespaces.get(&pod.key.namespace) else { return Vec::new() };
+        let selecting = namespace.policies.values().filter(|slot| {
+            matches!(slot.policy.isolation(direction), Isolation::Isolated(_))
+                && slot.policy.selector.matches(&pod.labels)
+        });
+        selecting.cloned().collect()
+    }
+
+    fn set_key(&self, pod: &Pod, direction: Direction, isolating: &[PolicySlot]) -> SetKey {
+        let policies = isolating.iter().map(|p| p.version).collect();
+        match direction {
+            Direction::Ingress => {
+                let mut names: BTreeSet<(Protocol, Arc<str>)> = BTreeSet::new();
+                for slot in isolating {
+                    names.extend(slot.ingress_names.iter().cloned());
+                }
+                let resolve = |(protocol, name): (Protocol, Arc<str>)| {
+                    let numbers = pod.resolve_port(protocol, &name);
+                    (protocol, name, numbers)
+                };
+                let resolved = names.into_iter().map(resolve).collect();
+                SetKey { direction, policies, resolved, node: None, host_ports: Vec::new() }
+            }
+            Direction::Egress => {
+                let ports = pod.node.as_ref().and_then(|n| self.host_ports.get(n));
+                let host_ports = ports.map_or_else(Vec::new, |p| p.keys().copied().collect());
+                SetKey { direction, policies, resolved: Vec::new(), node: pod.node.clone(), host_ports }
+            }
+        }
+    }
+
+    /// Writes an endpoint's word.
+    pub(crate) fn put_word(&mut self, key: &ObjectKey) {
+        let Some(endpoint) = self.endpoints.get(key) else { return };
+        let [ingress, egress] = endpoint.sets;
+        let guard = self.isolated.get(&endpoint.node).is_some_and(|n| *n > 0);
+        let flag = |set, bit| if set { bit } else { 0 };
+        let word = Word {
+            ingress_set: ingress.unwrap_or(0),
+            egress_set: egress.unwrap_or(0),
+            flags: flag(ingress.is_some(), Word::INGRESS)
+                | flag(egress.is_some(), Word::EGRESS)
+                | flag(guard, Word::GUARD),
+        };
+        let entry = set_policy(word).from(pod_origin(&endpoint.label));
+        self.put(TableId::Endpoint, endpoint_key(endpoint.id), entry);
+    }
+}

@@ -1,0 +1,132 @@
+//! Small dense ids. A freed id rests until the next update, because the target may still hold what
+//! it meant; ids of an installed program are kept for the content they had.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::Overflow;
+
+/// Ids 1..=65534 of one kind (65535 is left to targets).
+#[derive(Debug)]
+pub(crate) struct Ids {
+    what: &'static str,
+    next: u16,
+    free: BTreeSet<u16>,
+    resting: Vec<u16>,
+    /// Ids that an installed program uses, by fingerprint.
+    seeded: HashMap<u64, u16>,
+    /// Seeded ids that are not in use here (yet).
+    reserved: BTreeSet<u16>,
+    /// Ids in use that the counter has not reached: they came from a seed.
+    ahead: BTreeSet<u16>,
+}
+
+impl Ids {
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            next: 1,
+            free: BTreeSet::new(),
+            resting: Vec::new(),
+            seeded: HashMap::new(),
+            reserved: BTreeSet::new(),
+            ahead: BTreeSet::new(),
+        }
+    }
+
+    /// Keeps `id` for the content with this fingerprint.
+    pub(crate) fn seed(&mut self, fingerprint: u64, id: u16) {
+        self.seeded.insert(fingerprint, id);
+        self.reserve(id);
+    }
+
+    /// Keeps `id` out of use until [`Ids::forget_seed`].
+    pub(crate) fn reserve(&mut self, id: u16) {
+        self.reserved.insert(id);
+    }
+
+    /// The installed program is replaced: what it used and this one does not is free.
+    pub(crate) fn forget_seed(&mut self) {
+        self.seeded.clear();
+        let used_up_to = self.next;
+        self.free.extend(std::mem::take(&mut self.reserved).into_iter().filter(|id| *id < used_up_to));
+    }
+
+    /// An id for the content with this fingerprint: the seeded one, else the lowest free one.
+    pub(crate) fn take(&mut self, fingerprint: Option<u64>) -> Result<u16, Overflow> {
+        let seeded = fingerprint.and_then(|f| self.seeded.get(&f).copied());
+        if let Some(id) = seeded.filter(|id| self.reserved.remove(id)) {
+            if id >= self.next {
+                self.ahead.insert(id);
+            }
+            return Ok(id);
+        }
+        if let Some(id) = self.free.pop_first() {
+            return Ok(id);
+        }
+        loop {
+            let id = self.next;
+            if id == u16::MAX {
+                return Err(Overflow { what: self.what, capacity: u32::from(u16::MAX) - 1 });
+            }
+            self.next += 1;
+            if !self.ahead.remove(&id) && !self.reserved.contains(&id) {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// Gives an id back; it rests until [`Ids::wake`].
+    pub(crate) fn give_back(&mut self, id: u16) {
+        self.resting.push(id);
+    }
+
+    /// A new update begins: the target has finished the last one.
+    pub(crate) fn wake(&mut self) {
+        for id in self.resting.drain(..) {
+            if id < self.next {
+                self.free.insert(id);
+            } else {
+                self.ahead.remove(&id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_freed_id_rests_for_one_update() {
+        let mut ids = Ids::new("test");
+        let a = ids.take(None).unwrap();
+        ids.give_back(a);
+        assert_ne!(ids.take(None).unwrap(), a);
+        ids.wake();
+        assert_eq!(ids.take(None).unwrap(), a);
+    }
+
+    #[test]
+    fn seeded_ids_keep_their_content_and_nobody_else_gets_them() {
+        let mut ids = Ids::new("test");
+        ids.seed(77, 2);
+        ids.reserve(3);
+        assert_eq!(ids.take(None).unwrap(), 1);
+        assert_eq!(ids.take(None).unwrap(), 4);
+        assert_eq!(ids.take(Some(77)).unwrap(), 2);
+        ids.forget_seed();
+        assert_eq!(ids.take(Some(77)).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_seeded_id_above_the_counter_is_met_once() {
+        let mut ids = Ids::new("test");
+        ids.seed(5, 3);
+        let high = ids.take(Some(5)).unwrap();
+        assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4], "3 is in use");
+        [1, 2, 4, high].map(|id| ids.give_back(id));
+        ids.wake();
+        let taken: Vec<u16> = (0..4).map(|_| ids.take(None).unwrap()).collect();
+        assert_eq!(taken, [1, 2, 3, 4]);
+    }
+}

@@ -1,0 +1,220 @@
+//! What a set grants a class: deny, permit, or a row of port classes.
+
+use std::collections::BTreeMap;
+
+use netpolc_policy::Protocol;
+use netpolc_table::{
+    ActionId, Entry, Origin, TableId,
+    schema::{self, Family, base_key, row_key, verdict_key},
+};
+
+use crate::{
+    Overflow,
+    atoms::{Atom, AtomId},
+    compiler::Compiler,
+    sets::{Ports, Set, What, Who},
+};
+
+/// One interval of one protocol that a rule grants; `None` is every protocol without ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Grant {
+    protocol: Option<Protocol>,
+    first: u16,
+    last: u16,
+    /// Index into the set's sources.
+    source: u32,
+    /// Index of the port in the API object.
+    port: Option<u32>,
+}
+
+/// Sorted grants, each once. Rows with the same ports by other rules differ: an entry's origins are exact.
+pub(crate) type RowKey = Vec<Grant>;
+
+#[derive(Debug)]
+pub(crate) struct Row {
+    set: u16,
+    key: RowKey,
+    users: usize,
+}
+
+/// What a set says about a class.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) grant: Granted,
+    pub(crate) origins: Vec<Origin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Granted {
+    Nothing,
+    Everything,
+    Ports(RowKey),
+}
+
+impl Compiler {
+    /// Puts together what all matching rules of a set grant the members of these atoms.
+    pub(crate) fn outcome(&self, set: &Set, family: Family, members: &[AtomId]) -> Outcome {
+        let mut everything = false;
+        let mut grants = RowKey::new();
+        let mut origins = Vec::new();
+        let base = set.base.iter().filter(|r| match set.rules[**r].who {
+            Who::Any => true,
+            Who::Family(f) => f == family,
+            Who::Atom(_) => false,
+        });
+        let by_atom = members.iter().filter_map(|atom| set.by_atom.get(atom)).flatten();
+        for &index in base.chain(by_atom) {
+            let rule = &set.rules[index];
+            origins.push(set.origin(rule));
+            let Ports::Listed(ports) = &*rule.ports else {
+                everything = true;
+                continue;
+            };
+            for (port, what) in ports {
+                let mut grant = |protocol, first, last| {
+                    grants.push(Grant { protocol, first, last, source: rule.source, port: *port });
+                };
+                match what {
+                    What::Range(protocol, first, last) => grant(Some(*protocol), *first, *last),
+                    What::Portless => grant(None, 0, 0),
+                    What::Named(protocol, name) => {
+                        for atom in members {
+                            match &self.atoms.slot(*atom).atom {
+                                Atom::Port { protocol: p, name: n, number } if p == protocol && n == name => {
+                                    grant(Some(*protocol), *number, *number);
+                                }
+                                _ => {}
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        grants.sort();
+        grants.dedup();
+        let grant = match (everything, grants.is_empty()) {
+            (true, _) => Granted::Everything,
+            (false, true) => Granted::Nothing,
+            (false, false) => Granted::Ports(grants),
+        };
+        Outcome { grant, origins }
+    }
+
+    /// Writes what `set` says of addresses that no peer of it names.
+    pub(crate) fn put_base(&mut self, set: u16, family: Family) -> Result<(), Overflow> {
+        let this = &self.sets.sets[&set];
+        let mut outcome = self.outcome(this, family, &[]);
+        outcome.origins.extend(this.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() }));
+        let entry = self.entry_of(set, &outcome)?;
+        self.sets.get_mut(set).base_grants[family as usize] = outcome.grant;
+        self.put(TableId::Base, base_key(set, family), entry);
+        Ok(())
+    }
+
+    /// Writes, changes or removes the row entry of a set for a class.
+    pub(crate) fn put_row(&mut self, set: u16, family: Family, class: u16) -> Result<(), Overflow> {
+        let this = &self.sets.sets[&set];
+        let outcome = self.outcome(this, family, &self.classes[family as usize].get(class).members);
+        let base = &this.base_grants[family as usize];
+        if outcome.grant == *base || *base == Granted::Everything {
+            self.take_row(set, family, class);
+            return Ok(());
+        }
+        let entry = self.entry_of(set, &outcome)?;
+        let key = row_key(set, family, class);
+        let before = self.program.get(TableId::Row, &key).cloned();
+        self.put(TableId::Row, key, entry);
+        self.release_row(before.as_ref());
+        self.sets.get_mut(set).entries.insert((family, class));
+        self.classes[family as usize].get_mut(class).sets.insert(set);
+        Ok(())
+    }
+
+    /// Removes the row entry of a set for a class, where there is one. The class may be gone already.
+    pub(crate) fn take_row(&mut self, set: u16, family: Family, class: u16) {
+        if !self.sets.get_mut(set).entries.remove(&(family, class)) {
+            return;
+        }
+        let before = self.take(TableId::Row, row_key(set, family, class));
+        self.release_row(before.as_ref());
+    }
+
+    /// The entry for an outcome; makes the row where there is none yet, and counts its use.
+    fn entry_of(&mut self, set: u16, outcome: &Outcome) -> Result<Entry, Overflow> {
+        let entry = match &outcome.grant {
+            Granted::Nothing => schema::plain(ActionId::Deny),
+            Granted::Everything => schema::plain(ActionId::Permit),
+            Granted::Ports(key) => {
+                let known = self.sets.get_mut(set).rows.get(key).copied();
+                let row = match known {
+                    Some(row) => row,
+                    None => self.make_row(set, key)?,
+                };
+                self.sets.rows.get_mut(&row).expect("a live row").users += 1;
+                schema::entry(ActionId::SetRow, row)
+            }
+        };
+        Ok(entry.from(outcome.origins.iter().cloned()))
+    }
+
+    fn make_row(&mut self, set: u16, key: &RowKey) -> Result<u16, Overflow> {
+        let row = self.sets.row_ids.take(None)?;
+        for grant in key {
+            if let Some(protocol) = grant.protocol {
+                self.add_edges(protocol, grant.first, grant.last)?;
+            }
+        }
+        let mut permits: BTreeMap<u16, Vec<Origin>> = BTreeMap::new();
+        let this = &self.sets.sets[&set];
+        for grant in key {
+            let origin = this.source_origin(grant.source, grant.port);
+            match grant.protocol {
+                None => permits.entry(0).or_default().push(origin),
+                Some(protocol) => {
+                    for pc in self.ports.classes(protocol, grant.first, grant.last) {
+                        permits.entry(pc).or_default().push(origin.clone());
+                    }
+                }
+            }
+        }
+        for (pc, origins) in permits {
+            self.permit(row, pc, origins);
+        }
+        self.sets.get_mut(set).rows.insert(key.clone(), row);
+        self.sets.rows.insert(row, Row { set, key: key.clone(), users: 0 });
+        Ok(row)
+    }
+
+    /// Counts one use less of the row in `entry`; the last use removes it.
+    pub(crate) fn release_row(&mut self, entry: Option<&Entry>) {
+        let Some(entry) = entry.filter(|e| e.action == ActionId::SetRow) else { return };
+        let id = entry.params[0] as u16;
+        let row = self.sets.rows.get_mut(&id).expect("a live row");
+        row.users -= 1;
+        if row.users > 0 {
+            return;
+        }
+        let row = self.sets.rows.remove(&id).expect("a live row");
+        if let Some(set) = self.sets.sets.get_mut(&row.set) {
+            set.rows.remove(&row.key);
+        }
+        let mut classes: Vec<u16> = Vec::new();
+        for grant in &row.key {
+            match grant.protocol {
+                None => classes.push(0),
+                Some(protocol) => classes.extend(self.ports.classes(protocol, grant.first, grant.last)),
+            }
+        }
+        for pc in classes {
+            if self.ports.rows.get_mut(&pc).is_some_and(|rows| rows.remove(&id)) {
+                self.take(TableId::Verdict, verdict_key(id, pc));
+            }
+        }
+        for grant in &row.key {
+            if let Some(protocol) = grant.protocol {
+                self.drop_edges(protocol, grant.first, grant.last);
+            }
+        }
+        self.sets.row_ids.give_back(id);
+    }
+}

@@ -1,0 +1,375 @@
+//! Policy sets: what the policies that isolate an endpoint in one direction say together.
+//! Endpoints that the same policies select share a set (S16: and only those).
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use netpolc_policy::{Direction, Isolation, Namespaces, Peer, Peers, Policy, Port, Protocol, Selector};
+use netpolc_table::{
+    ActionId, Origin, TableId,
+    schema::{self, Family, IdKind, base_key, directory_key},
+};
+
+use crate::{
+    Overflow,
+    atoms::{Atom, AtomId, NamespaceScope},
+    compiler::Compiler,
+    ids::Ids,
+    rows::{Granted, Row, RowKey},
+};
+
+/// A known policy. A changed policy gets another version.
+#[derive(Clone, Debug)]
+pub(crate) struct PolicySlot {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) version: u32,
+    /// `namespace/name`
+    pub(crate) label: Arc<str>,
+    /// Port names in its ingress rules.
+    pub(crate) ingress_names: Vec<(Protocol, Arc<str>)>,
+}
+
+/// Everything that a set's meaning depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SetKey {
+    pub(crate) direction: Direction,
+    /// Versions of the isolating policies, in name order.
+    pub(crate) policies: Vec<u32>,
+    /// Ingress: what the named ports are on the pod itself (S29).
+    pub(crate) resolved: Vec<(Protocol, Arc<str>, Vec<u16>)>,
+    /// Egress: the pod's node (S45), and the ports of its addresses that are really Service-like.
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) host_ports: Vec<(Protocol, u16)>,
+}
+
+/// Whom a rule is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who {
+    Any,
+    /// A block of the whole family without excepts: a property of the set, never of a class.
+    Family(Family),
+    Atom(AtomId),
+}
+
+/// What a rule grants.
+#[derive(Debug)]
+pub(crate) enum Ports {
+    Any,
+    /// With the port's index in the API object.
+    Listed(Vec<(Option<u32>, What)>),
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Range(Protocol, u16, u16),
+    /// Egress only: what it is on the destination pod.
+    Named(Protocol, Arc<str>),
+    /// Protocols that have no ports.
+    Portless,
+}
+
+/// One peer of one rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) who: Who,
+    /// Index into the set's sources.
+    pub(crate) source: u32,
+    pub(crate) peer: Option<u32>,
+    pub(crate) ports: Arc<Ports>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Policy { policy: Arc<str>, rule: u32 },
+    Implied(Arc<str>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Set {
+    key: SetKey,
+    refs: usize,
+    pub(crate) rules: Vec<Rule>,
+    sources: Vec<Source>,
+    /// Labels of the isolating policies.
+    pub(crate) isolating: Vec<Arc<str>>,
+    /// Rules that hold whatever the class.
+    pub(crate) base: Vec<usize>,
+    pub(crate) by_atom: HashMap<AtomId, Vec<usize>>,
+    names: BTreeSet<(Protocol, Arc<str>)>,
+    pub(crate) base_grants: [Granted; 2],
+    pub(crate) rows: HashMap<RowKey, u16>,
+    /// Classes with a row entry.
+    pub(crate) entries: BTreeSet<(Family, u16)>,
+}
+
+impl Set {
+    /// The origin of a rule for a peer.
+    pub(crate) fn origin(&self, rule: &Rule) -> Origin {
+        match &self.sources[rule.source as usize] {
+            Source::Policy { policy, rule: index } => {
+                Origin::Rule { policy: policy.clone(), rule: *index, peer: rule.peer, port: None }
+            }
+            Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
+        }
+    }
+
+    /// The origin of a granted port.
+    pub(crate) fn source_origin(&self, source: u32, port: Option<u32>) -> Origin {
+        match &self.sources[source as usize] {
+            Source::Policy { policy, rule } => Origin::Rule { policy: policy.clone(), rule: *rule, peer: None, port },
+            Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
+        }
+    }
+
+    fn push(&mut self, rule: Rule) {
+        let index = self.rules.len();
+        match rule.who {
+            Who::Any | Who::Family(_) => self.base.push(index),
+            Who::Atom(atom) => self.by_atom.entry(atom).or_default().push(index),
+        }
+        self.rules.push(rule);
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Sets {
+    pub(crate) ids: Ids,
+    pub(crate) row_ids: Ids,
+    by_key: HashMap<SetKey, u16>,
+    pub(crate) sets: HashMap<u16, Set>,
+    pub(crate) rows: HashMap<u16, Row>,
+}
+
+impl Sets {
+    pub(crate) fn new() -> Self {
+        Self {
+            ids: Ids::new("policy sets"),
+            row_ids: Ids::new("rows"),
+            by_key: HashMap::new(),
+            sets: HashMap::new(),
+            rows: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u16) -> &mut Set {
+        self.sets.get_mut(&id).expect("a live set")
+    }
+}
+
+/// A block of every address of a family.
+fn whole_family(peer: &Peer) -> Option<Family> {
+    match peer {
+        Peer::Block(block) if block.cidr.prefix() == 0 && block.except.is_empty() => Some(Family::of(block.cidr.ip())),
+        _ => None,
+    }
+}
+
+impl Compiler {
+    /// The set for these policies (those that isolate in the key's direction), made where it is new.
+    pub(crate) fn acquire_set(&mut self, key: SetKey, policies: &[PolicySlot]) -> Result<u16, Overflow> {
+        if let Some(&id) = self.sets.by_key.get(&key) {
+            self.sets.get_mut(id).refs += 1;
+            return Ok(id);
+        }
+        let content: Vec<&Policy> = policies.iter().map(|p| &*p.policy).collect();
+        let meaning = crate::fingerprint(&(key.direction, content, &key.resolved, &key.node, &key.host_ports));
+        let id = self.sets.ids.take(Some(meaning))?;
+        let set = self.flatten(&key, policies);
+        for atom in set.by_atom.keys() {
+            self.atoms.slot_mut(*atom).sets.insert(id);
+        }
+        let names = set.names.clone();
+        let mut classes: BTreeSet<(Family, u16)> = BTreeSet::new();
+        for atom in set.by_atom.keys() {
+            classes.extend(&self.atoms.slot(*atom).classes);
+        }
+        self.sets.by_key.insert(key, id);
+        self.sets.sets.insert(id, set);
+        for name in names {
+            self.subscribe(id, name.clone());
+            for atom in &self.atoms.names[&name].atoms {
+                classes.extend(&self.atoms.slot(*atom).classes);
+            }
+        }
+        self.put(
+            TableId::Directory,
+            directory_key(IdKind::Set, id.into()),
+            schema::entry(ActionId::Fingerprint, meaning),
+        );
+        for family in Family::BOTH {
+            self.put_base(id, family)?;
+        }
+        for (family, class) in classes {
+            self.put_row(id, family, class)?;
+        }
+        Ok(id)
+    }
+
+    /// Counts one endpoint less; the last one removes the set with all its rows and peers.
+    pub(crate) fn release_set(&mut self, id: u16) {
+        let set = self.sets.get_mut(id);
+        set.refs -= 1;
+        if set.refs > 0 {
+            return;
+        }
+        for (family, class) in set.entries.clone() {
+            self.take_row(id, family, class);
+            self.classes[family as usize].get_mut(class).sets.remove(&id);
+        }
+        for family in Family::BOTH {
+            let before = self.take(TableId::Base, base_key(id, family));
+            self.release_row(before.as_ref());
+        }
+        self.take(TableId::Directory, directory_key(IdKind::Set, id.into()));
+        let set = self.sets.sets.remove(&id).expect("a live set");
+        self.sets.by_key.remove(&set.key);
+        for name in set.names {
+            self.unsubscribe(id, &name);
+        }
+        let mut atoms: Vec<AtomId> = set.by_atom.into_keys().collect();
+        atoms.sort_unstable();
+        for atom in atoms {
+            self.atoms.slot_mut(atom).sets.remove(&id);
+            self.release_atom(atom);
+        }
+        self.sets.ids.give_back(id);
+    }
+
+    fn flatten(&mut self, key: &SetKey, policies: &[PolicySlot]) -> Set {
+        let mut set = Set {
+            key: key.clone(),
+            refs: 1,
+            rules: Vec::new(),
+            sources: Vec::new(),
+            isolating: policies.iter().map(|p| p.label.clone()).collect(),
+            base: Vec::new(),
+            by_atom: HashMap::new(),
+            names: BTreeSet::new(),
+            base_grants: [Granted::Nothing, Granted::Nothing],
+            rows: HashMap::new(),
+            entries: BTreeSet::new(),
+        };
+        for slot in policies {
+            let Isolation::Isolated(rules) = slot.policy.isolation(key.direction) else { continue };
+            for (index, rule) in rules.iter().enumerate() {
+                let source = set.sources.len() as u32;
+                set.sources.push(Source::Policy { policy: slot.label.clone(), rule: index as u32 });
+                let ports = Arc::new(lower_ports(&rule.ports, key));
+                let listed = match &rule.peers {
+                    Peers::Any => {
+                        set.push(Rule { who: Who::Any, source, peer: None, ports: ports.clone() });
+                        &[][..]
+                    }
+                    Peers::Listed(list) => list,
+                };
+                for (i, peer) in listed.iter().enumerate() {
+                    let whole = whole_family(peer);
+                    let (who, ports) = match (peer, whole) {
+                        (Peer::Nothing, _) => continue,
+                        (_, Some(family)) => (Who::Family(family), without_names(&ports)),
+                        (Peer::Block(block), None) => {
+                            (Who::Atom(self.peer_atom(&set, Atom::Block(block.clone()))), without_names(&ports))
+                        }
+                        (Peer::Pods { namespaces, pods }, None) => {
+                            let atom = pods_atom(namespaces, pods, slot);
+                            (Who::Atom(self.peer_atom(&set, atom)), ports.clone())
+                        }
+                    };
+                    set.push(Rule { who, source, peer: Some(i as u32), ports });
+                }
+            }
+        }
+        if let Some(node) = &key.node {
+            let source = set.sources.len() as u32;
+            set.sources.push(Source::Implied("own node (S45)".into()));
+            let who = Who::Atom(self.peer_atom(&set, Atom::Node(node.clone())));
+            set.push(Rule { who, source, peer: None, ports: Arc::new(node_ports(&key.host_ports)) });
+        }
+        for rule in &set.rules {
+            if let Ports::Listed(ports) = &*rule.ports {
+                let named = ports.iter().filter_map(|(_, what)| match what {
+                    What::Named(protocol, name) => Some((*protocol, name.clone())),
+                    _ => None,
+                });
+                set.names.extend(named);
+            }
+        }
+        set
+    }
+
+    /// The atom, counted once for each set that names it.
+    fn peer_atom(&mut self, set: &Set, atom: Atom) -> AtomId {
+        match self.atoms.find(&atom).filter(|id| set.by_atom.contains_key(id)) {
+            Some(id) => id,
+            None => self.acquire_atom(atom),
+        }
+    }
+}
+
+fn pods_atom(namespaces: &Namespaces, pods: &Selector, slot: &PolicySlot) -> Atom {
+    let namespaces = match namespaces {
+        Namespaces::Own => NamespaceScope::Named(slot.policy.key.namespace.clone()),
+        Namespaces::Matching(selector) => NamespaceScope::Matching(selector.clone()),
+    };
+    Atom::Pods { namespaces, pods: pods.clone() }
+}
+
+fn lower_ports(ports: &netpolc_policy::Ports, key: &SetKey) -> Ports {
+    let netpolc_policy::Ports::Listed(list) = ports else { return Ports::Any };
+    let mut lowered = Vec::new();
+    for (i, port) in list.iter().enumerate() {
+        let index = Some(i as u32);
+        match port {
+            Port::Nothing => {}
+            Port::Every(protocol) => lowered.push((index, What::Range(*protocol, 0, u16::MAX))),
+            Port::Range { protocol, first, last } => lowered.push((index, What::Range(*protocol, *first, *last))),
+            Port::Named { protocol, name } if key.direction == Direction::Egress => {
+                lowered.push((index, What::Named(*protocol, name.clone())));
+            }
+            Port::Named { protocol, name } => {
+                let found = key.resolved.iter().find(|(p, n, _)| p == protocol && n == name);
+                for &number in found.map_or(&[][..], |(_, _, numbers)| numbers) {
+                    lowered.push((index, What::Range(*protocol, number, number)));
+                }
+            }
+        }
+    }
+    Ports::Listed(lowered)
+}
+
+/// A named port never matches an address block (S31).
+fn without_names(ports: &Arc<Ports>) -> Arc<Ports> {
+    let Ports::Listed(list) = &**ports else { return ports.clone() };
+    if !list.iter().any(|(_, what)| matches!(what, What::Named(..))) {
+        return ports.clone();
+    }
+    let kept = list.iter().filter_map(|(port, what)| match what {
+        What::Range(protocol, first, last) => Some((*port, What::Range(*protocol, *first, *last))),
+        What::Portless => Some((*port, What::Portless)),
+        What::Named(..) => None,
+    });
+    Arc::new(Ports::Listed(kept.collect()))
+}
+
+/// Everything on the own node's addresses but its hostPorts, which lead to pods (S45).
+fn node_ports(host_ports: &[(Protocol, u16)]) -> Ports {
+    if host_ports.is_empty() {
+        return Ports::Any;
+    }
+    let mut list = vec![(None, What::Portless)];
+    for protocol in Protocol::ALL {
+        let mut from = 0u32;
+        for (_, port) in host_ports.iter().filter(|(p, _)| *p == protocol) {
+            if from < u32::from(*port) {
+                list.push((None, What::Range(protocol, from as u16, port - 1)));
+            }
+            from = u32::from(*port) + 1;
+        }
+        if from <= u32::from(u16::MAX) {
+            list.push((None, What::Range(protocol, from as u16, u16::MAX)));
+        }
+    }
+    Ports::Listed(list)
+}
