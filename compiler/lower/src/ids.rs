@@ -124,7 +124,9 @@ mod tests {
         ids.seed(5, 3);
         let high = ids.take(Some(5)).unwrap();
         assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4], "3 is in use");
-        [1, 2, 4, high].map(|id| ids.give_back(id));
+        for id in [1, 2, 4, high] {
+            ids.give_back(id);
+        }
         ids.wake();
         let taken: Vec<u16> = (0..4).map(|_| ids.take(None).unwrap()).collect();
         assert_eq!(taken, [1, 2, 3, 4]);
