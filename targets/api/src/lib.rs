@@ -1,10 +1,22 @@
 //! What every target is: the trait, its capabilities as a value, its errors, and frames for those
 //! that can be asked about single packets.
 //!
+//! - [`semantics`]: what a hook does with a packet, to the byte, and the numbers in it
+//! - [`limits`](Capabilities::check): does a write make sense, do its ids fit
+//! - [`execute`](mod@execute): does a plan on a target, grace periods included
+//! - [`decorate`]: targets around targets that trace, count, or fail on purpose
+//! - [`frame`]: builds frames, honest and other ones
+//!
 //! Not here: any target. The runtime is the only place that lists them.
 
+pub mod decorate;
+pub mod execute;
+pub mod frame;
+mod limits;
 pub mod semantics;
 
+pub use decorate::{Counted, Counts, Faults, Faulty, Traced};
+pub use execute::{Execution, Failed, execute};
 pub use semantics::DropReason;
 
 use netpolc_table::{Program, TableId, Write};
@@ -133,5 +145,27 @@ pub trait Datapath {
     /// messages and for finding where two datapaths part.
     fn explain_last(&self) -> Option<DropReason> {
         None
+    }
+}
+
+impl<T: Target + ?Sized> Target for &mut T {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        (**self).capabilities()
+    }
+
+    fn read(&self) -> Result<Program, Error> {
+        (**self).read()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        (**self).write(write)
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        (**self).settle()
     }
 }

@@ -1,0 +1,216 @@
+//! The order of the steps: what a hook does with one frame. `Ok(())` is Next.
+
+use std::net::IpAddr;
+
+use netpolc_table::{
+    TableId, eval,
+    schema::{Family, Word, interface_key, own_key},
+};
+use netpolc_target::{
+    DropReason::{self, Fragment, Malformed, NotIp, SpoofedSource, Truncated},
+    Frame, Hook, Verdict,
+    semantics::{DHCP, DHCPV6, HAS_PORTS, icmp, ip, may_be_unproven},
+};
+
+use crate::{
+    Mem,
+    fragments::RecordKey,
+    parse::{self, Layer3, Network, Part, Piece, Transport},
+    state::Birth,
+};
+
+/// Next, or why not.
+pub(crate) type Answer = Result<(), DropReason>;
+
+/// Who a packet is judged for, and what is known of it beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    pub hook: Hook,
+    pub endpoint: u16,
+    pub word: Word,
+    /// `OnNode` only at `to_pod`.
+    pub birth: Birth,
+}
+
+impl Context {
+    /// Is the packet's direction isolated?
+    pub fn isolated(&self) -> bool {
+        isolated(self.word, self.hook)
+    }
+
+    fn guarded(&self) -> bool {
+        self.hook == Hook::FromPod && self.word.flags & (Word::GUARD | Word::EGRESS) != 0
+    }
+
+    /// Does the endpoint keep state?
+    pub fn keeps(&self) -> bool {
+        self.word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0
+    }
+
+    fn refuse(&self, reason: DropReason) -> Answer {
+        if self.isolated() { Err(reason) } else { Ok(()) }
+    }
+
+    fn refuse_early(&self, reason: DropReason) -> Answer {
+        if self.isolated() || self.guarded() { Err(reason) } else { Ok(()) }
+    }
+}
+
+/// Does the word isolate the direction of this hook?
+pub(crate) fn isolated(word: Word, hook: Hook) -> bool {
+    let flag = match hook {
+        Hook::ToPod => Word::INGRESS,
+        Hook::FromPod => Word::EGRESS,
+    };
+    word.flags & flag != 0
+}
+
+/// Has the guard seen that the source is the pod's own?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Proven,
+    /// An address that only a few kinds of packets may have.
+    Unproven,
+}
+
+impl Mem {
+    /// Judges a frame; the endpoint is 0 where the interface is nobody's.
+    pub(crate) fn judge_frame(&mut self, hook: Hook, frame: &Frame) -> (u16, Answer) {
+        let Some(entry) = self.program.get(TableId::Interface, &interface_key(frame.interface)) else {
+            return (0, Ok(()));
+        };
+        let endpoint = entry.params[0] as u16;
+        let birth = match hook {
+            Hook::ToPod if frame.ingress_ifindex == 0 => Birth::OnNode,
+            _ => Birth::Elsewhere,
+        };
+        let context = Context { hook, endpoint, word: self.word(endpoint), birth };
+        if !context.keeps() && !context.guarded() {
+            return (endpoint, Ok(()));
+        }
+        let answer = match parse::ethernet(&frame.bytes) {
+            Err(reason) => context.refuse_early(reason),
+            Ok(Layer3::Arp) => Ok(()),
+            Ok(Layer3::Other) => context.refuse(NotIp),
+            Ok(Layer3::Ip(family, l3)) => self.ip(&context, &frame.bytes, family, l3),
+        };
+        (endpoint, answer)
+    }
+
+    /// Is the address one of the endpoint's own?
+    pub(crate) fn is_own(&self, endpoint: u16, address: IpAddr) -> bool {
+        self.program.get(TableId::own(Family::of(address)), &own_key(endpoint, address)).is_some()
+    }
+
+    /// Steps 3 to 6.
+    fn ip(&mut self, context: &Context, frame: &[u8], family: Family, l3: usize) -> Answer {
+        let (from, to) = match parse::addresses(frame, family, l3, frame.len()) {
+            Ok(addresses) => addresses,
+            Err(reason) => return context.refuse_early(reason),
+        };
+        let source = if !context.guarded() || self.is_own(context.endpoint, from) {
+            Source::Proven
+        } else {
+            let possible = match from {
+                IpAddr::V4(a) => a.is_unspecified(),
+                IpAddr::V6(a) => may_be_unproven(a),
+            };
+            if !possible {
+                return Err(SpoofedSource);
+            }
+            Source::Unproven
+        };
+        let refuse = |reason| match source {
+            Source::Proven => context.refuse(reason),
+            Source::Unproven => Err(SpoofedSource),
+        };
+        let network = match parse::network(frame, family, l3) {
+            Ok(network) => network,
+            Err(reason @ (Truncated | Malformed)) => return refuse(reason),
+            Err(reason) => return Err(reason),
+        };
+        if source == Source::Unproven && network.fragmented {
+            return Err(SpoofedSource);
+        }
+        let record = |piece: Piece| RecordKey {
+            endpoint: context.endpoint,
+            hook: context.hook,
+            source: from,
+            destination: to,
+            protocol: piece.protocol,
+            id: piece.id,
+        };
+        let judged = context.isolated() && context.birth == Birth::Elsewhere;
+        if let Part::Later(piece) = network.part {
+            return if judged { self.later(context, piece, record(piece)) } else { Ok(()) };
+        }
+        let answer = match parse::transport(frame, family, &network) {
+            Err(reason) => refuse(reason),
+            Ok(_) if is_discovery(frame, family, &network) => return Ok(()),
+            Ok(transport) if source == Source::Unproven && !is_exception(family, &network, &transport) => {
+                return Err(SpoofedSource);
+            }
+            Ok(transport) => match transport.icmp {
+                Some(kind) if parse::is_error(family, kind) => {
+                    self.icmp_error(context, frame, family, &network, from, to)
+                }
+                _ => self.judge(context, from, to, network.protocol, &transport),
+            },
+        };
+        if let Part::First(piece) = network.part
+            && judged
+        {
+            let verdict = if answer.is_ok() { Verdict::Next } else { Verdict::Drop };
+            self.fragments.record(record(piece), verdict, self.now);
+        }
+        answer
+    }
+
+    /// Step 5: a later fragment in an isolated direction, from elsewhere.
+    fn later(&self, context: &Context, piece: Piece, key: RecordKey) -> Answer {
+        // Flags and chunk type lie in bytes 8 to 15, where this one would be put.
+        if piece.offset == 1 && matches!(piece.protocol, ip::TCP | ip::SCTP) {
+            return Err(Fragment);
+        }
+        match self.fragments.verdict(&key, self.now) {
+            Some(Verdict::Next) => return Ok(()),
+            Some(Verdict::Drop) => return Err(Fragment),
+            None => {}
+        }
+        let remote = match context.hook {
+            Hook::ToPod => key.source,
+            Hook::FromPod => key.destination,
+        };
+        if remote.is_ipv6() && ip::EXTENSIONS.contains(&piece.protocol) {
+            return Err(Fragment);
+        }
+        let pipeline = crate::judge::pipeline(context.hook);
+        let alike = eval::alike(&self.program, pipeline, context.endpoint, remote, piece.protocol);
+        if alike == Some(eval::Verdict::Permit) || self.is_own(context.endpoint, remote) {
+            return Ok(());
+        }
+        Err(Fragment)
+    }
+}
+
+/// Neighbour discovery (S36): on this link (nothing that was forwarded has hop limit 255), never fragmented (RFC 6980).
+fn is_discovery(frame: &[u8], family: Family, network: &Network) -> bool {
+    let (first, last) = icmp::DISCOVERY;
+    family == Family::V6
+        && network.protocol == ip::ICMPV6
+        && (first..=last).contains(&frame[network.l4])
+        && network.hop_limit == 255
+        && !network.fragmented
+}
+
+/// What may come from an address that is not the pod's own (S55), neighbour discovery aside.
+fn is_exception(family: Family, network: &Network, transport: &Transport) -> bool {
+    debug_assert!(HAS_PORTS.contains(&ip::UDP));
+    let ports = (transport.source_port, transport.destination_port);
+    match (family, network.protocol) {
+        (Family::V4, ip::UDP) => ports == DHCP,
+        (Family::V6, ip::UDP) => ports == DHCPV6,
+        (Family::V6, ip::ICMPV6) => transport.icmp.is_some_and(|kind| icmp::LISTENER.contains(&kind)),
+        _ => false,
+    }
+}

@@ -1,0 +1,46 @@
+//! What first fragments were told (S50): the later ones get the same.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use netpolc_target::{Hook, Verdict, semantics::FRAGMENT_SECONDS};
+
+/// Records at once. Linux holds 4 MiB of fragments by default (`net.ipv4.ipfrag_high_thresh`), fewer packets than this.
+const CAPACITY: usize = 4096;
+
+/// What a fragmented packet is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RecordKey {
+    pub endpoint: u16,
+    pub hook: Hook,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub protocol: u8,
+    pub id: u32,
+}
+
+/// The records.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fragments {
+    records: BTreeMap<RecordKey, (Verdict, Duration)>,
+}
+
+impl Fragments {
+    /// The verdict of the first fragment, where it is known and not too old.
+    pub fn verdict(&self, key: &RecordKey, now: Duration) -> Option<Verdict> {
+        self.records.get(key).filter(|(_, deadline)| *deadline > now).map(|(verdict, _)| *verdict)
+    }
+
+    /// Records a verdict, over an older one of the same packet.
+    pub fn record(&mut self, key: RecordKey, verdict: Verdict, now: Duration) {
+        if self.records.len() >= CAPACITY && !self.records.contains_key(&key) {
+            let oldest = self.records.iter().min_by_key(|(_, (_, deadline))| *deadline).map(|(k, _)| *k);
+            oldest.map(|k| self.records.remove(&k));
+        }
+        self.records.insert(key, (verdict, now + Duration::from_secs(FRAGMENT_SECONDS.into())));
+    }
+
+    /// Forgets an endpoint.
+    pub fn purge(&mut self, endpoint: u16) {
+        self.records.retain(|key, _| key.endpoint != endpoint);
+    }
+}

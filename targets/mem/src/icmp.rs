@@ -1,0 +1,76 @@
+//! Step 7: ICMP errors, judged by the packet that they quote (S35).
+
+use std::net::IpAddr;
+
+use netpolc_table::schema::Family;
+use netpolc_target::{DropReason::IcmpError, Hook};
+
+use crate::{
+    Mem,
+    datapath::{Answer, Context},
+    judge::tuple,
+    parse::{self, Network, Part, Transport},
+    state::Birth,
+};
+
+/// A quoted packet.
+struct Inner {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    transport: Transport,
+}
+
+impl Mem {
+    /// Judges an error. Nothing that is remembered changes: anyone can forge one.
+    pub(crate) fn icmp_error(
+        &self,
+        context: &Context,
+        frame: &[u8],
+        family: Family,
+        outer: &Network,
+        source: IpAddr,
+        destination: IpAddr,
+    ) -> Answer {
+        if !context.isolated() || context.birth == Birth::OnNode {
+            return Ok(());
+        }
+        let inner = quoted(frame, family, outer.l4 + 8, outer.end).ok_or(IcmpError)?;
+        let (hook, local, inner_local) = match context.hook {
+            Hook::ToPod => (Hook::FromPod, destination, inner.source),
+            Hook::FromPod => (Hook::ToPod, source, inner.destination),
+        };
+        if local != inner_local {
+            return Err(IcmpError);
+        }
+        let tuple = tuple(context.endpoint, hook, inner.source, inner.destination, inner.protocol, &inner.transport);
+        let has_tuple = inner.transport.icmp.is_none() || inner.transport.event.is_some();
+        let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now).filter(|_| has_tuple);
+        let permitted = match entry {
+            Some(entry) => self.opener_permits(context.word, &entry, &tuple),
+            None => self.permits(context.word, hook, &tuple),
+        };
+        if permitted { Ok(()) } else { Err(IcmpError) }
+    }
+}
+
+/// The quoted packet at `at`; None where too little of it is there, or where it is an error itself.
+fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> {
+    let (source, destination) = parse::addresses(frame, family, at, end).ok()?;
+    let (protocol, l4) = match family {
+        Family::V4 => {
+            let offset = parse::u16_at(frame, at + 6) & netpolc_target::semantics::ip::FRAGMENT_OFFSET;
+            (offset == 0).then_some((frame[at + 9], at + 4 * usize::from(frame[at] & 15)))?
+        }
+        Family::V6 => {
+            let walk = parse::extensions(frame, frame[at + 6], at + 40, end).ok()?;
+            (!matches!(walk.part, Part::Later(_))).then_some((walk.protocol, walk.at))?
+        }
+    };
+    if l4 + 8 > end {
+        return None;
+    }
+    let transport = parse::upper(&frame[l4..end], family, protocol);
+    let error = transport.icmp.is_some_and(|kind| parse::is_error(family, kind));
+    (!error).then_some(Inner { source, destination, protocol, transport })
+}

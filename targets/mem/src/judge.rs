@@ -1,0 +1,128 @@
+//! Step 8: policy and state together. The table in `netpolc_target::semantics` (Judgement), row by row.
+
+use std::net::IpAddr;
+
+use netpolc_table::{
+    eval::{self, Pipeline},
+    schema::Word,
+};
+use netpolc_target::{
+    DropReason::{Policy, StateFull},
+    Hook,
+    semantics::{Event, HAS_PORTS, Phase, ip},
+};
+
+use crate::{
+    Mem,
+    datapath::{Answer, Context, isolated},
+    parse::Transport,
+    state::{Birth, Connection, Tuple},
+};
+
+/// The tables' name for a hook.
+pub(crate) fn pipeline(hook: Hook) -> Pipeline {
+    match hook {
+        Hook::ToPod => Pipeline::ToPod,
+        Hook::FromPod => Pipeline::FromPod,
+    }
+}
+
+/// The tuple of a packet that goes through `hook`.
+pub(crate) fn tuple(
+    endpoint: u16,
+    hook: Hook,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    transport: &Transport,
+) -> Tuple {
+    let ((local, local_port), (remote, remote_port)) = match hook {
+        Hook::ToPod => ((destination, transport.destination_port), (source, transport.source_port)),
+        Hook::FromPod => ((source, transport.source_port), (destination, transport.destination_port)),
+    };
+    Tuple { endpoint, local, remote, protocol, local_port, remote_port }
+}
+
+impl Mem {
+    /// Does this direction, as it is now, permit the tuple's packets?
+    pub(crate) fn permits(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
+        let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
+        let tables = || {
+            let endpoint = tuple.endpoint;
+            eval::decide(&self.program, pipeline(hook), endpoint, tuple.remote, tuple.protocol, port).verdict
+        };
+        !isolated(word, hook) || tables() == eval::Verdict::Permit || self.is_own(tuple.endpoint, tuple.remote)
+    }
+
+    /// Would the packet that opened this connection be let through today?
+    pub(crate) fn opener_permits(&self, word: Word, entry: &Connection, tuple: &Tuple) -> bool {
+        entry.birth == Birth::OnNode || self.permits(word, entry.opener, tuple)
+    }
+
+    /// The remote's incarnation now.
+    pub(crate) fn incarnation(&self, remote: IpAddr) -> u16 {
+        eval::remote(&self.program, remote).1
+    }
+
+    pub(crate) fn judge(
+        &mut self,
+        context: &Context,
+        source: IpAddr,
+        destination: IpAddr,
+        protocol: u8,
+        transport: &Transport,
+    ) -> Answer {
+        let tuple = tuple(context.endpoint, context.hook, source, destination, protocol, transport);
+        let allowed = context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);
+        let event = match transport.event {
+            Some(event) if context.keeps() => event,
+            _ => return if allowed { Ok(()) } else { Err(Policy) },
+        };
+        let incarnation = self.incarnation(tuple.remote);
+        let entry = self.state.live(&tuple, incarnation, self.now);
+        if allowed {
+            return self.allowed(context, tuple, event, entry, incarnation);
+        }
+        let reply = entry.is_some_and(|entry| {
+            let crossing = protocol == ip::TCP && entry.phase == Phase::Opening;
+            entry.opener != context.hook
+                && (event != Event::Open || crossing)
+                && self.opener_permits(context.word, &entry, &tuple)
+        });
+        if !reply {
+            return Err(Policy);
+        }
+        self.state.touch(&tuple, event, context.hook, self.now);
+        Ok(())
+    }
+
+    /// A packet that policy lets through: what it means for state.
+    fn allowed(
+        &mut self,
+        context: &Context,
+        tuple: Tuple,
+        event: Event,
+        entry: Option<Connection>,
+        incarnation: u16,
+    ) -> Answer {
+        let opens = matches!(event, Event::Open | Event::Datagram);
+        let over = |e: &Connection| event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset);
+        match entry {
+            Some(entry) if !over(&entry) => {
+                // Plain TCP data in a permitted direction and ICMP replies leave no trace: generated programs
+                // need not look for an entry at all.
+                let silent = event == Event::Data && tuple.protocol != ip::SCTP;
+                if !silent {
+                    self.state.touch(&tuple, event, context.hook, self.now);
+                }
+                Ok(())
+            }
+            _ if opens => {
+                let created = self.state.create(tuple, context.hook, context.birth, incarnation, self.now);
+                let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
+                if created.is_err() && isolated { Err(StateFull) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Connections: who opened them, how far they have come, how long they live, and the quota of each endpoint and family.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use netpolc_target::{
+    Hook,
+    semantics::{Event, Phase, Side, seconds},
+};
+
+/// What a connection is known by; the same for both directions. Ordered by endpoint, then family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tuple {
+    pub endpoint: u16,
+    pub local: IpAddr,
+    pub remote: IpAddr,
+    pub protocol: u8,
+    pub local_port: u16,
+    pub remote_port: u16,
+}
+
+impl Tuple {
+    /// The destination port of a packet that goes this way.
+    pub fn destination_port(&self, hook: Hook) -> u16 {
+        match hook {
+            Hook::ToPod => self.local_port,
+            Hook::FromPod => self.remote_port,
+        }
+    }
+}
+
+/// Was the opening packet born on the node (S44)?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Birth {
+    /// Its direction permits it forever.
+    OnNode,
+    /// Policy decides.
+    Elsewhere,
+}
+
+/// An entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connection {
+    pub opener: Hook,
+    pub birth: Birth,
+    pub phase: Phase,
+    /// Of the remote when it was created (S43).
+    pub incarnation: u16,
+    /// Dead from here on.
+    pub deadline: Duration,
+}
+
+/// No room in the endpoint's quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// All entries.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    entries: BTreeMap<Tuple, Connection>,
+    counts: BTreeMap<(u16, bool), usize>,
+    quota: usize,
+}
+
+impl State {
+    /// An empty one with room for `quota` entries of each endpoint and family.
+    pub fn new(quota: usize) -> Self {
+        State { entries: BTreeMap::new(), counts: BTreeMap::new(), quota }
+    }
+
+    /// The entry, where its time has not come and the remote is still the same.
+    pub fn live(&self, tuple: &Tuple, incarnation: u16, now: Duration) -> Option<Connection> {
+        self.entries.get(tuple).copied().filter(|c| c.deadline > now && c.incarnation == incarnation)
+    }
+
+    /// Notes a packet of a live entry that goes through `hook`.
+    pub fn touch(&mut self, tuple: &Tuple, event: Event, hook: Hook, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(tuple) {
+            let side = if entry.opener == hook { Side::Opener } else { Side::Other };
+            entry.phase = entry.phase.after(event, side);
+            entry.deadline = deadline(tuple.protocol, entry.phase, now);
+        }
+    }
+
+    /// Creates an entry, over an older one of the same tuple, or in a free or freed place.
+    pub fn create(
+        &mut self,
+        tuple: Tuple,
+        opener: Hook,
+        birth: Birth,
+        incarnation: u16,
+        now: Duration,
+    ) -> Result<(), Full> {
+        let quarter = (tuple.endpoint, tuple.local.is_ipv6());
+        if !self.entries.contains_key(&tuple) {
+            let count = self.counts.get(&quarter).copied().unwrap_or_default();
+            if count >= self.quota {
+                let place = self.yielding(quarter, now).ok_or(Full)?;
+                self.entries.remove(&place);
+            } else {
+                self.counts.insert(quarter, count + 1);
+            }
+        }
+        let phase = Phase::Opening;
+        let deadline = deadline(tuple.protocol, phase, now);
+        self.entries.insert(tuple, Connection { opener, birth, phase, incarnation, deadline });
+        Ok(())
+    }
+
+    /// The entry that gives way when a quota is used up: an expired one, else a closing one, else one whose opener
+    /// was answered and never confirmed; of several the one that would die first.
+    fn yielding(&self, (endpoint, v6): (u16, bool), now: Duration) -> Option<Tuple> {
+        let rank = |c: &Connection| match c.phase {
+            _ if c.deadline <= now => Some(0),
+            Phase::Closing | Phase::Reset => Some(1),
+            Phase::Replied => Some(2),
+            Phase::Opening | Phase::Established => None,
+        };
+        let own = self.entries.iter().filter(|(t, _)| t.endpoint == endpoint && t.local.is_ipv6() == v6);
+        own.filter_map(|(t, c)| Some((rank(c)?, c.deadline, *t))).min().map(|(_, _, tuple)| tuple)
+    }
+
+    /// Forgets an endpoint.
+    pub fn purge(&mut self, endpoint: u16) {
+        self.entries.retain(|tuple, _| tuple.endpoint != endpoint);
+        self.counts.retain(|(e, _), _| *e != endpoint);
+    }
+
+    /// Entries of an endpoint.
+    pub fn count(&self, endpoint: u16) -> usize {
+        [false, true].iter().filter_map(|v6| self.counts.get(&(endpoint, *v6))).sum()
+    }
+}
+
+fn deadline(protocol: u8, phase: Phase, now: Duration) -> Duration {
+    now + Duration::from_secs(seconds(protocol, phase).into())
+}
