@@ -27,8 +27,10 @@ mod pods;
 mod ports;
 mod rows;
 mod sets;
+mod verify;
 
 pub use compiler::{Compiler, Diagnostic, Event, Overflow, Scope, compile};
+pub use verify::{Counterexample, verify};
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 

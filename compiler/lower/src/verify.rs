@@ -1,0 +1,130 @@
+//! The proof: oracle and tables give one answer for every pod, direction, remote and port, checked
+//! at the boundaries of all classes and port intervals of the compiled program. What lies between
+//! two boundaries has the same class and port class, so nothing else can differ.
+//!
+//! Not here: packets, state and what a target holds.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr};
+
+use netpolc_policy::{
+    Cluster, Direction, ObjectKey, Protocol,
+    oracle::{self, Party, Question, Transport},
+};
+use netpolc_table::{
+    Match, Program, TableId,
+    eval::{self, Pipeline, Verdict},
+    schema::Family,
+};
+
+use crate::Compiler;
+
+/// A packet that oracle and tables judge differently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counterexample {
+    /// Whose side.
+    pub pod: ObjectKey,
+    /// Which of its directions.
+    pub direction: Direction,
+    /// Whom it talks with.
+    pub remote: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Of the destination; None for protocols without ports.
+    pub port: Option<u16>,
+    /// What the API text says.
+    pub oracle: String,
+    /// What the tables say.
+    pub tables: Verdict,
+}
+
+impl fmt::Display for Counterexample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pod, direction, remote, protocol, port, oracle, tables } = self;
+        let port = port.map_or_else(String::new, |p| format!(" port {p}"));
+        write!(
+            f,
+            "{direction} of {pod} with {remote} protocol {protocol}{port}: policy says {oracle}, tables say {tables:?}"
+        )
+    }
+}
+
+/// A protocol that has no ports in NetworkPolicy (ICMP).
+const PORTLESS: u8 = 1;
+
+/// Compares the compiler's program with the oracle; returns up to `limit` packets that differ.
+///
+/// Traffic of a pod with itself (S47) and traffic born on the node (S44) is decided before or
+/// behind the tables and is left out. The cost is endpoints x remotes x ports x policies.
+pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Counterexample> {
+    let program = compiler.program();
+    // A forwarded packet with a node's address is judged as that address (S44).
+    let without_nodes = Cluster { nodes: Default::default(), ..cluster.clone() };
+    let (remotes, ports) = (remotes(program), ports(program));
+    let mut found = Vec::new();
+    for (pod, endpoint) in compiler.endpoints() {
+        let own = &cluster.pods[pod].addresses;
+        for remote in remotes.iter().filter(|r| !own.contains(r)) {
+            for &(protocol, port) in &ports {
+                for direction in Direction::BOTH {
+                    let us = Party::Pod(pod.clone(), own.first().copied().unwrap_or(*remote));
+                    let them = Party::Address(*remote);
+                    let protocol_name = Transport::from_number(protocol);
+                    let (pipeline, reason) = match direction {
+                        Direction::Ingress => {
+                            let question = Question { source: them, destination: us, protocol: protocol_name, port };
+                            (Pipeline::ToPod, oracle::judge(&without_nodes, &question).ingress.reason)
+                        }
+                        Direction::Egress => {
+                            let question = Question { source: us, destination: them, protocol: protocol_name, port };
+                            (Pipeline::FromPod, oracle::judge(cluster, &question).egress.reason)
+                        }
+                    };
+                    let tables = eval::decide(program, pipeline, endpoint, *remote, protocol, port).verdict;
+                    if reason.allows() != (tables == Verdict::Permit) {
+                        let (pod, remote, oracle) = (pod.clone(), *remote, reason.to_string());
+                        found.push(Counterexample { pod, direction, remote, protocol, port, oracle, tables });
+                        if found.len() >= limit {
+                            return found;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// First and last address of every prefix that has an entry, their outer neighbours, and an address
+/// of each family that is far from all.
+fn remotes(program: &Program) -> BTreeSet<IpAddr> {
+    let mut list: BTreeSet<IpAddr> =
+        ["203.0.113.77", "2001:db8:ffff::77"].map(|a| a.parse().expect("an address")).into();
+    for family in Family::BOTH {
+        let bits = family.bits();
+        let to_ip = |v: u128| match family {
+            Family::V4 => IpAddr::from(std::net::Ipv4Addr::from_bits(v as u32)),
+            Family::V6 => IpAddr::from(std::net::Ipv6Addr::from_bits(v)),
+        };
+        let all = u128::MAX >> (128 - bits);
+        for key in program.table(TableId::remote(family)).entries.keys() {
+            let Match::Lpm { value, length } = key.fields()[0] else { continue };
+            let first = value.get();
+            let last = first | all.checked_shr(length.into()).unwrap_or(0);
+            list.extend([first, last, first.wrapping_sub(1) & all, last.wrapping_add(1) & all].map(to_ip));
+        }
+    }
+    list
+}
+
+/// First and last port of every interval, and a protocol without ports.
+fn ports(program: &Program) -> BTreeSet<(u8, Option<u16>)> {
+    let mut list = BTreeSet::from([(PORTLESS, None)]);
+    for key in program.table(TableId::Port).entries.keys() {
+        if let Match::Range { low, high } = key.fields()[1] {
+            let protocol = key.value(0).low() as u8;
+            debug_assert!(Protocol::from_number(protocol).is_some());
+            list.extend([low, high].map(|p| (protocol, Some(p as u16))));
+        }
+    }
+    list
+}
