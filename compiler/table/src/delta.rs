@@ -5,7 +5,15 @@
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
+use self::{reach::Reach, view::View};
 use crate::{Entry, Key, Plan, Program, TableId};
+
+mod arrange;
+mod ports;
+mod reach;
+mod remotes;
+mod rename;
+mod view;
 
 /// Entries that differ: before and after. Nothing where both are equal in action and parameters
 /// is listed, except where only origins differ.
@@ -87,32 +95,32 @@ impl Program {
     }
 }
 
-/// Orders the changes that led to `new` so that no packet sees a mix (S57).
+/// Orders the changes that led to `new` so that no packet sees a mix (S57): between any two writes each
+/// endpoint gets, for each remote address and port, the old program's answer or the new one's, and never
+/// the old one again after the new one.
+///
+/// Ids must keep their meaning: what an id of a set, row, class or port class stands for is the same in
+/// both programs where it is in use in both. Words must name sets, leaves classes and port intervals port
+/// classes whose entries are complete in `new`. Works in time proportional to the changes; only updates
+/// that move endpoints between sets while addresses change class look further.
 ///
 /// # Errors
 /// [`Exhausted`] where the update needs an id for its own use and none is free.
 pub fn order(new: &Program, changes: &Changes) -> Result<Plan, Exhausted> {
-    let _ = new;
-    let mut plan = Plan::default();
-    for ((table, key), (_, after)) in &changes.entries {
-        if let Some(entry) = after {
-            plan.steps.push((crate::Phase::Refine, crate::Write::put(*table, key.clone(), entry.clone())));
-        }
-    }
-    for ((table, key), (_, after)) in &changes.entries {
-        if after.is_none() {
-            plan.steps.push((crate::Phase::Remove, crate::Write::remove(*table, key.clone())));
-        }
-    }
-    Ok(plan)
+    arrange::arrange(&View::new(new, changes, None))
 }
 
-/// The way from any program to any other: `new` under ids that do not clash with `old`'s, and the order.
+/// The way from any program to any other, in the order of [`order`]: also from one that an interrupted
+/// update left behind. Returns `new` with those rows and sets renamed that mean something else in `old`,
+/// and the plan that leads to it.
 ///
 /// # Errors
 /// [`Exhausted`] where no ids are free.
 pub fn plan(old: &Program, new: &Program) -> Result<(Program, Plan), Exhausted> {
-    let changes = diff(old, new);
-    let plan = order(new, &changes)?;
-    Ok((new.clone(), plan))
+    let before = Reach::of(old);
+    let renamed = rename::rename(old, new, (&before, &Reach::of(new)))?;
+    let after = Reach::of(&renamed);
+    let changes = diff(old, &renamed);
+    let plan = arrange::arrange(&View::new(&renamed, &changes, Some((&before, &after))))?;
+    Ok((renamed, plan))
 }

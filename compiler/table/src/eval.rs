@@ -215,6 +215,27 @@ fn preferring(lists: &[Origins], isolating: bool) -> Origins {
     if chosen.as_slice().is_empty() { all().collect() } else { chosen }
 }
 
+/// [`decide`]'s verdict without the reasons.
+pub fn verdict(
+    program: &Program,
+    pipeline: Pipeline,
+    endpoint: u16,
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+) -> Verdict {
+    let Some(set) = pipeline.set(word(program, endpoint)) else { return Verdict::Permit };
+    let (class, _) = remote(program, address);
+    match answer(program, set, Family::of(address), class) {
+        Some(e) if e.action == ActionId::Permit => Verdict::Permit,
+        Some(e) if e.action == ActionId::SetRow => {
+            let key = verdict_key(e.params[0] as u16, port_class(program, protocol, port));
+            if program.get(TableId::Verdict, &key).is_some() { Verdict::Permit } else { Verdict::Deny }
+        }
+        _ => Verdict::Deny,
+    }
+}
+
 /// What a class is answered by in a set: its row entry, else the set's base; None: the default, deny.
 pub fn answer(program: &Program, set: u16, family: Family, class: u16) -> Option<&Entry> {
     program
@@ -258,12 +279,11 @@ pub fn alike(program: &Program, pipeline: Pipeline, endpoint: u16, address: IpAd
     }
 }
 
-/// The entries whose keys start with these exact fields, in order.
-pub(crate) fn under<'a>(table: &'a Table, fields: &[Value]) -> impl Iterator<Item = (&'a Key, &'a Entry)> {
-    let start = Key::new(fields.iter().map(|v| Match::Exact(*v)));
-    let count = fields.len();
+/// The entries whose keys start with this exact field, in order.
+pub(crate) fn under(table: &Table, first: Value) -> impl Iterator<Item = (&Key, &Entry)> {
+    let start = Key::new([Match::Exact(first)]);
     table
         .entries
-        .range((Included(start.clone()), Unbounded))
-        .take_while(move |(key, _)| key.fields().len() >= count && key.fields()[..count] == *start.fields())
+        .range((Included(start), Unbounded))
+        .take_while(move |(key, _)| key.fields().first() == Some(&Match::Exact(first)))
 }

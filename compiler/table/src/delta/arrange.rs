@@ -1,0 +1,239 @@
+//! The order of an update's writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Exhausted, ports,
+    reach::Reach,
+    remotes::{self, Moves},
+    view::{View, When},
+};
+use crate::{
+    Entry, Key, Phase, Plan, TableId, Write,
+    eval::Pipeline,
+    schema::{Word, endpoint_key, set_policy, word_of},
+};
+
+/// Orders all changes of a view.
+pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
+    let words = Words::of(view);
+    let ports = ports::plan(view)?;
+    let remotes = remotes::plan(view, &words.moves)?;
+    let mut extras: BTreeMap<(TableId, Key), Option<Entry>> = remotes.extras;
+    extras.extend(ports.extras.into_iter().map(|(key, entry)| ((TableId::Verdict, key), entry)));
+
+    let mut steps = Steps::default();
+    entries(view, &words, &extras, &mut steps);
+    steps.refine.extend(ports.early);
+
+    let (early, late) = (remotes.steps.iter()).partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
+    // Endpoints that go: first their packets, then their words.
+    let interfaces: Vec<_> = view.changed(TableId::Interface).collect();
+    for (key, _, after) in &interfaces {
+        if after.is_none() {
+            steps.switch.push(Write::remove(TableId::Interface, (*key).clone()));
+        }
+    }
+    steps.switch.extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
+    let guarded = own(view, &mut steps);
+    steps.switch.extend(early.into_iter().map(|(_, write)| write.clone()));
+    steps.switch.append(&mut steps.replaced);
+    steps.coarsen.extend(late.into_iter().map(|(_, write)| write.clone()));
+    words.write(&remotes.copies, &mut steps);
+    steps.switch.extend(guarded);
+    for (key, _, after) in interfaces {
+        if let Some(entry) = after {
+            steps.switch.push(Write::put(TableId::Interface, key.clone(), entry.clone()));
+        }
+    }
+    steps.merge.extend(ports.late);
+    Ok(steps.plan())
+}
+
+#[derive(Default)]
+struct Steps {
+    refine: Vec<Write>,
+    switch: Vec<Write>,
+    /// Reachable before and after, and yet different: one write each, as part of the switch.
+    replaced: Vec<Write>,
+    coarsen: Vec<Write>,
+    merge: Vec<Write>,
+    remove: Vec<Write>,
+}
+
+impl Steps {
+    fn plan(self) -> Plan {
+        let parts = [
+            (Phase::Refine, self.refine),
+            (Phase::Switch, self.switch),
+            (Phase::Coarsen, self.coarsen),
+            (Phase::Merge, self.merge),
+            (Phase::Remove, self.remove),
+        ];
+        let mut steps = Vec::with_capacity(parts.iter().map(|p| p.1.len()).sum());
+        for (phase, writes) in parts {
+            steps.extend(writes.into_iter().map(|write| (phase, write)));
+        }
+        Plan { steps }
+    }
+}
+
+fn write(table: TableId, key: &Key, entry: Option<&Entry>) -> Write {
+    match entry {
+        Some(entry) => Write::put(table, key.clone(), entry.clone()),
+        None => Write::remove(table, key.clone()),
+    }
+}
+
+/// The changed words.
+struct Words<'a> {
+    changed: Vec<(&'a Key, Option<&'a Entry>, Option<&'a Entry>)>,
+    /// Endpoints without word and interface from now on: no packet is theirs.
+    gone: BTreeSet<u16>,
+    moves: Moves,
+}
+
+impl<'a> Words<'a> {
+    fn of(view: &View<'a>) -> Self {
+        let mut words = Words { changed: Vec::new(), gone: BTreeSet::new(), moves: Moves::new() };
+        let left = || view.changed(TableId::Interface).filter_map(|(_, before, _)| Some(before?.params[0] as u16));
+        for (key, before, after) in view.changed(TableId::Endpoint) {
+            let endpoint = key.value(0).low() as u16;
+            if after.is_none() && left().any(|e| e == endpoint) {
+                words.gone.insert(endpoint);
+                continue;
+            }
+            words.changed.push((key, before, after));
+            let sets = |p: Pipeline| [before, after].map(|e| e.and_then(|e| p.set(word_of(e))));
+            for [from, to] in Pipeline::BOTH.map(sets) {
+                if from != to {
+                    words.moves.insert((from, to));
+                }
+            }
+        }
+        words
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.gone.is_empty()
+    }
+
+    /// One write for each word; one more later for those that first use the copy of a set.
+    fn write(&self, copies: &BTreeMap<u16, u16>, steps: &mut Steps) {
+        for &(key, before, after) in &self.changed {
+            let mut first = after.cloned();
+            if let Some(entry) = after {
+                let (old, new) = (before.map(word_of).unwrap_or_default(), word_of(entry));
+                let copy = |pipeline: Pipeline| {
+                    let set = pipeline.set(new)?;
+                    copies.get(&set).filter(|_| pipeline.set(old) != Some(set)).copied()
+                };
+                let word = Word {
+                    ingress_set: copy(Pipeline::ToPod).unwrap_or(new.ingress_set),
+                    egress_set: copy(Pipeline::FromPod).unwrap_or(new.egress_set),
+                    flags: new.flags,
+                };
+                if word != new {
+                    first = Some(set_policy(word));
+                    steps.coarsen.push(write(TableId::Endpoint, key, after));
+                }
+            }
+            steps.switch.push(write(TableId::Endpoint, key, first.as_ref()));
+        }
+    }
+}
+
+/// Own addresses: a source passes a guard only by an entry, so each one comes or goes on the side of its
+/// endpoint's word where it changes nothing but its own answer. Returns what comes after the words.
+fn own(view: &View<'_>, steps: &mut Steps) -> Vec<Write> {
+    let mut later = Vec::new();
+    for table in [TableId::OwnV4, TableId::OwnV6] {
+        for (key, _, after) in view.changed(table) {
+            let endpoint = endpoint_key(key.value(0).low() as u16);
+            let guards = |when| {
+                let word = view.get(when, TableId::Endpoint, &endpoint).map(word_of);
+                word.is_some_and(|w| w.flags & Word::GUARD != 0)
+            };
+            let write = write(table, key, after);
+            match after {
+                Some(_) if guards(When::Old) => later.push(write),
+                None if !guards(When::New) => steps.remove.push(write),
+                _ => steps.switch.push(write),
+            }
+        }
+    }
+    later
+}
+
+/// Base, row, verdict and directory entries: what nothing reaches yet first, what nothing reaches any more
+/// last; and the extra entries that hold in between.
+fn entries(view: &View<'_>, words: &Words<'_>, extras: &BTreeMap<(TableId, Key), Option<Entry>>, steps: &mut Steps) {
+    for table in [TableId::Directory, TableId::Verdict, TableId::Base, TableId::Row] {
+        for (key, before, after) in view.changed(table) {
+            let lent = !extras.is_empty() && extras.contains_key(&(table, key.clone()));
+            let to = match phase(view, words, table, key, before, after) {
+                _ if lent => &mut steps.remove,
+                Phase::Refine => &mut steps.refine,
+                Phase::Switch => &mut steps.replaced,
+                _ => &mut steps.remove,
+            };
+            to.push(write(table, key, after));
+        }
+    }
+    for ((table, key), entry) in extras {
+        let before = view.get(When::Old, *table, key);
+        let same = match (before, entry) {
+            (Some(a), Some(b)) => a.same_action(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        if !same {
+            steps.refine.push(write(*table, key, entry.as_ref()));
+        }
+        if !same && !view.changes.entries.contains_key(&(*table, key.clone())) {
+            steps.remove.push(write(*table, key, before));
+        }
+    }
+}
+
+/// When a changed entry is written.
+fn phase(
+    view: &View<'_>,
+    words: &Words<'_>,
+    table: TableId,
+    key: &Key,
+    before: Option<&Entry>,
+    after: Option<&Entry>,
+) -> Phase {
+    if let (Some((old, new)), false) = (view.reach, table == TableId::Directory) {
+        return match (old.meets(table, key), new.meets(table, key)) {
+            (false, _) => Phase::Refine,
+            (true, false) => Phase::Remove,
+            // Another way to say the same.
+            (true, true) if after.is_some() => Phase::Refine,
+            (true, true) => Phase::Remove,
+        };
+    }
+    let set = || key.value(0).low() as u16;
+    let by_set = matches!(table, TableId::Base | TableId::Row) && !words.is_empty();
+    match (before, after) {
+        (None, _) => Phase::Refine,
+        _ if by_set && !view.sets().old.contains(&set()) && view.sets().new.contains(&set()) => Phase::Refine,
+        (_, None) => Phase::Remove,
+        (Some(a), Some(b)) if table != TableId::Directory && a.same_action(b) => Phase::Refine,
+        _ if table == TableId::Directory || (by_set && !view.sets().new.contains(&set())) => Phase::Remove,
+        _ => Phase::Switch,
+    }
+}
+
+impl Reach {
+    /// Does some packet's lookup depend on this entry's presence?
+    fn meets(&self, table: TableId, key: &Key) -> bool {
+        let id = |i: usize| key.value(i).low() as u16;
+        match table {
+            TableId::Base => self.sets.contains(&id(0)),
+            TableId::Row => self.sets.contains(&id(0)) && self.classes[usize::from(id(1) != 4)].contains(&id(2)),
+            TableId::Verdict => self.rows.contains(&id(0)) && self.port_classes.contains(&id(1)),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Remote prefixes: which addresses change class, and when, around the switch of endpoint words.
+//!
+//! A flip moves all addresses of one prefix (but for longer ones) from class `before` to class `after`. For
+//! endpoints whose set stays, the flip is the switch. An endpoint that moves from one set to another must
+//! find, between its two switches, either its old answer or its new one. So each pair of classes moves
+//! - early, before the words: the sets that endpoints leave answer `after` with the old answer or the new one
+//!   (where `after` is new, dying sets get the old answer written under it);
+//! - late, after the words and a grace period: the same for the sets that endpoints come to, under `before`;
+//! - or through a class made for it, where sets that endpoints leave show the old answer and all others the
+//!   new one. A set that is left by some and joined by others then lends those that join a copy of itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Exhausted,
+    reach::{Free, Kind},
+    view::{Act, View, When},
+};
+use crate::{
+    Entry, Key, Match, Phase, TableId, Write,
+    eval::longest_in,
+    schema::{Family, base_key, row_key, set_remote},
+};
+
+/// Sets (None: not isolated) that some pipeline of some endpoint leaves and joins with its word.
+pub(super) type Moves = BTreeSet<(Option<u16>, Option<u16>)>;
+
+/// What the remote tables need.
+#[derive(Default)]
+pub(super) struct Remotes {
+    /// In order, for the phases switch and coarsen.
+    pub(super) steps: Vec<(Phase, Write)>,
+    /// Base and row entries that hold from refine to remove, by table.
+    pub(super) extras: BTreeMap<(TableId, Key), Option<Entry>>,
+    /// Sets whose joiners use a copy until coarsen.
+    pub(super) copies: BTreeMap<u16, u16>,
+    /// What a copy of a set, should it get one, answers classes made for the update.
+    shown: Vec<(u16, Family, u16, Act)>,
+}
+
+/// One changed prefix.
+struct Flip<'a> {
+    key: &'a Key,
+    before: Option<&'a Entry>,
+    after: Option<&'a Entry>,
+    /// Class and incarnation of its addresses.
+    old: (u16, u16),
+    new: (u16, u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Early,
+    Late,
+    Through(u16),
+}
+
+fn length(key: &Key) -> u8 {
+    match key.fields()[0] {
+        Match::Lpm { length, .. } => length,
+        _ => 0,
+    }
+}
+
+fn leaf(entry: Option<&Entry>) -> (u16, u16) {
+    entry.map_or((0, 0), |e| (e.params[0] as u16, e.params[1] as u16))
+}
+
+/// Plans the remote tables.
+pub(super) fn plan(view: &View<'_>, moves: &Moves) -> Result<Remotes, Exhausted> {
+    let mut out = Remotes::default();
+    let matter = moves.iter().any(|(from, _)| from.is_some());
+    for family in Family::BOTH {
+        let table = TableId::remote(family);
+        if !matter {
+            let changed = view.changed(table).map(|(k, b, a)| (k, b.cloned(), a.cloned()));
+            out.steps.extend(walk(table, Phase::Switch, changed));
+            continue;
+        }
+        let flips = flips(view, family);
+        let pairs: BTreeSet<(u16, u16)> = flips.iter().map(|f| (f.old.0, f.new.0)).filter(|(a, b)| a != b).collect();
+        let modes = Planner::new(view, moves, family, &mut out).modes(&pairs)?;
+        let mode = |f: &Flip<'_>| modes.get(&(f.old.0, f.new.0)).copied().unwrap_or(Mode::Early);
+        let middle = middle(&flips, &mode, family.bits());
+        let first = flips.iter().zip(&middle).map(|(f, m)| (f.key, f.before.cloned(), m.clone()));
+        out.steps.extend(walk(table, Phase::Switch, first));
+        let second = flips.iter().zip(&middle).map(|(f, m)| (f.key, m.clone(), f.after.cloned()));
+        out.steps.extend(walk(table, Phase::Coarsen, second));
+    }
+    out.steps.sort_by_key(|(phase, _)| *phase);
+    copy_sets(view, &mut out)?;
+    Ok(out)
+}
+
+/// Writes from one state of some prefixes to another so that each address changes once: puts from the
+/// longest prefix to the shortest, then removals from the shortest to the longest.
+fn walk<'a>(
+    table: TableId,
+    phase: Phase,
+    changes: impl Iterator<Item = (&'a Key, Option<Entry>, Option<Entry>)>,
+) -> Vec<(Phase, Write)> {
+    let (mut puts, mut removals) = (Vec::new(), Vec::new());
+    for (key, before, after) in changes {
+        match after {
+            Some(entry) if before.as_ref() != Some(&entry) => puts.push((key, entry)),
+            None if before.is_some() => removals.push(key),
+            _ => (),
+        }
+    }
+    puts.sort_by_key(|(key, _)| std::cmp::Reverse(length(key)));
+    removals.sort_by_key(|key| length(key));
+    let puts = puts.into_iter().map(|(key, entry)| (phase, Write::put(table, key.clone(), entry)));
+    puts.chain(removals.into_iter().map(|key| (phase, Write::remove(table, key.clone())))).collect()
+}
+
+/// The changed prefixes with their addresses' classes: where a prefix comes or goes, those of the next
+/// shorter one that covers it.
+fn flips<'a>(view: &View<'a>, family: Family) -> Vec<Flip<'a>> {
+    let (table, width) = (TableId::remote(family), family.bits());
+    let all: BTreeMap<Key, (Option<&Entry>, Option<&Entry>)> =
+        view.changed(table).map(|(k, b, a)| (k.clone(), (b, a))).collect();
+    let before: BTreeMap<Key, &Entry> = all.iter().filter_map(|(k, (b, _))| Some((k.clone(), (*b)?))).collect();
+    let now = &view.new.table(table).entries;
+    let shorter = |key: &Key| length(key).checked_sub(1);
+    let cover_after = |key: &Key| longest_in(now, key.value(0), shorter(key)?, width).map(|(_, e)| e);
+    let cover_before = |key: &Key| -> Option<&Entry> {
+        let changed = longest_in(&before, key.value(0), shorter(key)?, width);
+        let mut at = shorter(key)?;
+        // The longest one now that was there before, too.
+        let kept = loop {
+            match longest_in(now, key.value(0), at, width) {
+                Some((k, _)) if all.contains_key(k) => match shorter(k) {
+                    Some(next) => at = next,
+                    None => break None,
+                },
+                other => break other,
+            }
+        };
+        match (changed, kept) {
+            (Some((a, e)), Some((b, _))) if length(a) > length(b) => Some(*e),
+            (Some((_, e)), None) => Some(*e),
+            (_, kept) => kept.map(|(_, e)| e),
+        }
+    };
+    view.changed(table)
+        .map(|(key, before, after)| Flip {
+            key,
+            before,
+            after,
+            old: leaf(before.or_else(|| cover_before(key))),
+            new: leaf(after.or_else(|| cover_after(key))),
+        })
+        .collect()
+}
+
+/// What each changed prefix holds between switch and coarsen.
+fn middle(flips: &[Flip<'_>], mode: &dyn Fn(&Flip<'_>) -> Mode, width: u8) -> Vec<Option<Entry>> {
+    let only = |which: &dyn Fn(Mode) -> bool| -> BTreeMap<Key, ()> {
+        flips.iter().filter(|f| which(mode(f))).map(|f| (f.key.clone(), ())).collect()
+    };
+    let (waiting, prompt) = (only(&|m| m != Mode::Early), only(&|m| m != Mode::Late));
+    let covered = |by: &BTreeMap<Key, ()>, key: &Key| {
+        length(key).checked_sub(1).is_some_and(|l| longest_in(by, key.value(0), l, width).is_some())
+    };
+    let state = |f: &Flip<'_>| {
+        match (mode(f), f.before, f.after) {
+            (Mode::Early, _, Some(after)) => Some(after.clone()),
+            // Falls to its cover, where that is what it will be.
+            (Mode::Early, _, None) if !covered(&waiting, f.key) => None,
+            (Mode::Early, ..) => Some(set_remote(f.new.0, f.new.1)),
+            (Mode::Late, Some(before), _) => Some(before.clone()),
+            (Mode::Late, None, _) if !covered(&prompt, f.key) => None,
+            (Mode::Late, ..) => Some(set_remote(f.old.0, f.old.1)),
+            (Mode::Through(class), ..) => Some(set_remote(class, f.new.1)),
+        }
+    };
+    flips.iter().map(state).collect()
+}
+
+struct Planner<'v, 'a> {
+    view: &'v View<'a>,
+    moves: &'v Moves,
+    family: Family,
+    out: &'v mut Remotes,
+    /// Sets that endpoints leave, and of those the ones nobody keeps; sets they join that nobody had.
+    left: BTreeSet<u16>,
+    dying: BTreeSet<u16>,
+    born: BTreeSet<u16>,
+    /// New classes under which dying sets repeat an old one, old classes under which born sets repeat a new one.
+    early: BTreeMap<u16, u16>,
+    late: BTreeMap<u16, u16>,
+    free: Option<Free>,
+}
+
+impl<'v, 'a> Planner<'v, 'a> {
+    fn new(view: &'v View<'a>, moves: &'v Moves, family: Family, out: &'v mut Remotes) -> Self {
+        let left: BTreeSet<u16> = moves.iter().filter_map(|m| m.0).collect();
+        let joined: BTreeSet<u16> = moves.iter().filter_map(|m| m.1).collect();
+        let (dying, born) = (&left - &view.sets().new, &joined - &view.sets().old);
+        let (early, late) = (BTreeMap::new(), BTreeMap::new());
+        Self { view, moves, family, out, left, dying, born, early, late, free: None }
+    }
+
+    fn modes(mut self, pairs: &BTreeSet<(u16, u16)>) -> Result<BTreeMap<(u16, u16), Mode>, Exhausted> {
+        let mut modes = BTreeMap::new();
+        for &(before, after) in pairs {
+            let mode = if self.try_early(before, after) {
+                Mode::Early
+            } else if self.try_late(before, after) {
+                Mode::Late
+            } else {
+                Mode::Through(self.through(before, after)?)
+            };
+            modes.insert((before, after), mode);
+        }
+        for (&class, &like) in &std::mem::take(&mut self.early) {
+            for &set in &self.dying.clone() {
+                self.define(set, class, self.view.act(When::Old, set, self.family, like), When::Old);
+            }
+        }
+        for (&class, &like) in &std::mem::take(&mut self.late) {
+            for &set in &self.born.clone() {
+                self.define(set, class, self.view.act(When::New, set, self.family, like), When::New);
+            }
+        }
+        Ok(modes)
+    }
+
+    fn old(&self, set: Option<u16>, class: u16) -> (When, Act) {
+        (When::Old, set.map_or(Act::Permit, |s| self.view.act(When::Old, s, self.family, class)))
+    }
+
+    fn new_(&self, set: Option<u16>, class: u16) -> (When, Act) {
+        (When::New, set.map_or(Act::Permit, |s| self.view.act(When::New, s, self.family, class)))
+    }
+
+    fn try_early(&mut self, before: u16, after: u16) -> bool {
+        let fresh = !self.dying.is_empty() && !self.view.class_in(When::Old, self.family, after);
+        let like = self.early.get(&after).copied().unwrap_or(before);
+        let fits = self.moves.iter().filter(|(from, _)| from.is_some()).all(|&(from, to)| {
+            let set = from.unwrap_or_default();
+            let middle = match self.dying.contains(&set) {
+                true if fresh => self.old(from, like),
+                true => self.old(from, after),
+                false => self.new_(from, after),
+            };
+            self.view.between(middle, self.old(from, before), self.new_(to, after))
+        });
+        if fits && fresh {
+            self.early.entry(after).or_insert(before);
+        }
+        fits
+    }
+
+    fn try_late(&mut self, before: u16, after: u16) -> bool {
+        let dies = !self.born.is_empty() && !self.view.class_in(When::New, self.family, before);
+        let like = self.late.get(&before).copied().unwrap_or(after);
+        let fits = self.moves.iter().filter(|(_, to)| to.is_some()).all(|&(from, to)| {
+            let set = to.unwrap_or_default();
+            let middle = match self.born.contains(&set) {
+                true if dies => self.new_(to, like),
+                true => self.new_(to, before),
+                false => self.old(to, before),
+            };
+            self.view.between(middle, self.old(from, before), self.new_(to, after))
+        });
+        if fits && dies {
+            self.late.entry(before).or_insert(after);
+        }
+        fits
+    }
+
+    fn through(&mut self, before: u16, after: u16) -> Result<u16, Exhausted> {
+        let (view, family) = (self.view, self.family);
+        let free = self.free.get_or_insert_with(|| Free::new(Kind::Class(family), view.new, view.changes));
+        let class = free.get()?;
+        for &set in &self.left.clone() {
+            self.define(set, class, view.act(When::Old, set, family, before), When::Old);
+        }
+        for &set in &(&view.sets().new - &self.left) {
+            self.define(set, class, view.act(When::New, set, family, after), When::New);
+        }
+        for &(from, to) in self.moves {
+            if let Some(set) = to.filter(|set| self.left.contains(set)) {
+                let shown = self.old(to, before);
+                if !view.between(shown, self.old(from, before), self.new_(to, after)) {
+                    self.out.copies.entry(set).or_insert(0);
+                }
+            }
+        }
+        // A copy shows the new answer, whether or not its set needed one when this class was made.
+        for &set in &(&self.left & &view.sets().new) {
+            self.out.shown.push((set, family, class, view.act(When::New, set, family, after)));
+        }
+        Ok(class)
+    }
+
+    /// Makes `set` answer `class` with `act` from refine to remove.
+    fn define(&mut self, set: u16, class: u16, act: Act, when: When) {
+        let key = row_key(set, self.family, class);
+        let before = self.view.get(When::Old, TableId::Row, &key);
+        let after = self.view.get(When::New, TableId::Row, &key);
+        let settled = before.is_none() && after.is_none() && self.view.base(when, set, self.family) == act;
+        if !settled {
+            self.out.extras.insert((TableId::Row, key), Some(act.entry()));
+        }
+    }
+}
+
+/// Gives every set that needs one a copy with all its rows, old and new.
+fn copy_sets(view: &View<'_>, out: &mut Remotes) -> Result<(), Exhausted> {
+    if out.copies.is_empty() {
+        return Ok(());
+    }
+    let mut free = Free::new(Kind::Set, view.new, view.changes);
+    for (&set, copy) in &mut out.copies {
+        *copy = free.get()?;
+        for when in [When::Old, When::New] {
+            for (key, entry) in view.under(when, TableId::Row, set.into()) {
+                let rest = key.fields()[1..].iter().copied();
+                let key = Key::new([Match::exact(*copy)].into_iter().chain(rest));
+                out.extras.insert((TableId::Row, key), Some(entry.clone()));
+            }
+        }
+        for family in Family::BOTH {
+            let act = view.base(When::New, set, family);
+            out.extras.insert((TableId::Base, base_key(*copy, family)), Some(act.entry()));
+        }
+        for &(_, family, class, act) in out.shown.iter().filter(|s| s.0 == set) {
+            out.extras.insert((TableId::Row, row_key(*copy, family, class)), Some(act.entry()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! The two programs of an update as one sees them through the changes, and what their ids answer.
+//!
+//! Everything is asked lazily: a small event must not pay for the size of the program.
+
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    rc::Rc,
+};
+
+use super::{Changes, reach::Reach};
+use crate::{
+    ActionId, Entry, Key, Match, Program, TableId,
+    eval::{Pipeline, under},
+    schema::{Family, IdKind, base_key, directory_key, row_key, word_of},
+};
+
+/// Before the update, or after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum When {
+    Old,
+    New,
+}
+
+/// What a set answers a class with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Act {
+    Permit,
+    Deny,
+    Row(u16),
+}
+
+impl Act {
+    pub(super) fn of(entry: Option<&Entry>) -> Act {
+        match entry {
+            Some(e) if e.action == ActionId::Permit => Act::Permit,
+            Some(e) if e.action == ActionId::SetRow => Act::Row(e.params[0] as u16),
+            _ => Act::Deny,
+        }
+    }
+
+    pub(super) fn entry(self) -> Entry {
+        match self {
+            Act::Permit => Entry::new(ActionId::Permit, [0; 3]),
+            Act::Deny => Entry::new(ActionId::Deny, [0; 3]),
+            Act::Row(row) => Entry::new(ActionId::SetRow, [row.into(), 0, 0]),
+        }
+    }
+}
+
+/// Sets that endpoint words name, before and after.
+pub(super) struct Sets {
+    pub(super) old: BTreeSet<u16>,
+    pub(super) new: BTreeSet<u16>,
+}
+
+pub(super) struct View<'a> {
+    pub(super) new: &'a Program,
+    pub(super) changes: &'a Changes,
+    /// What packets can reach, before and after, where it was worked out.
+    pub(super) reach: Option<(&'a Reach, &'a Reach)>,
+    sets: OnceCell<Sets>,
+    pairs: OnceCell<Vec<(u16, u16)>>,
+    leaves: [OnceCell<(BTreeSet<u16>, BTreeSet<u16>)>; 2],
+    functions: RefCell<HashMap<(When, u16), Rc<[u64]>>>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(new: &'a Program, changes: &'a Changes, reach: Option<(&'a Reach, &'a Reach)>) -> Self {
+        Self {
+            new,
+            changes,
+            reach,
+            sets: OnceCell::new(),
+            pairs: OnceCell::new(),
+            leaves: [OnceCell::new(), OnceCell::new()],
+            functions: RefCell::default(),
+        }
+    }
+
+    /// The changes of one table, in key order.
+    pub(super) fn changed(
+        &self,
+        table: TableId,
+    ) -> impl DoubleEndedIterator<Item = (&'a Key, Option<&'a Entry>, Option<&'a Entry>)> {
+        let least = (table, Key::new([]));
+        self.changes
+            .entries
+            .range(least..)
+            .take_while(move |((t, _), _)| *t == table)
+            .map(|((_, k), (before, after))| (k, before.as_ref(), after.as_ref()))
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    pub(super) fn get(&self, when: When, table: TableId, key: &Key) -> Option<&'a Entry> {
+        if when == When::Old
+            && let Some((before, _)) = self.changes.entries.get(&(table, key.clone()))
+        {
+            return before.as_ref();
+        }
+        self.new.get(table, key)
+    }
+
+    pub(super) fn base(&self, when: When, set: u16, family: Family) -> Act {
+        Act::of(self.get(when, TableId::Base, &base_key(set, family)))
+    }
+
+    pub(super) fn act(&self, when: When, set: u16, family: Family, class: u16) -> Act {
+        match self.get(when, TableId::Row, &row_key(set, family, class)) {
+            Some(entry) => Act::of(Some(entry)),
+            None => self.base(when, set, family),
+        }
+    }
+
+    /// The entries of a table whose keys begin with `fields`.
+    pub(super) fn under(&self, when: When, table: TableId, first: u64) -> BTreeMap<&'a Key, &'a Entry> {
+        let mut entries: BTreeMap<_, _> = under(self.new.table(table), first.into()).collect();
+        if when == When::Old {
+            let (from, to) = (Key::new([Match::exact(first)]), Key::new([Match::exact(first + 1)]));
+            for ((_, key), (before, _)) in self.changes.entries.range((table, from)..(table, to)) {
+                match before {
+                    Some(entry) => entries.insert(key, entry),
+                    None => entries.remove(key),
+                };
+            }
+        }
+        entries
+    }
+
+    /// Sets named by words of isolated directions.
+    pub(super) fn sets(&self) -> &Sets {
+        self.sets.get_or_init(|| {
+            let mut sets = Sets { old: BTreeSet::new(), new: BTreeSet::new() };
+            let named = |e: &Entry| Pipeline::BOTH.into_iter().filter_map(|p| p.set(word_of(e))).collect::<Vec<_>>();
+            let changed: BTreeMap<_, _> = self.changed(TableId::Endpoint).map(|(k, b, a)| (k, (b, a))).collect();
+            for (key, entry) in &self.new.table(TableId::Endpoint).entries {
+                let named = named(entry);
+                if !changed.contains_key(key) {
+                    sets.old.extend(&named);
+                }
+                sets.new.extend(named);
+            }
+            for (before, _) in changed.values() {
+                sets.old.extend(before.into_iter().flat_map(|e| named(e)));
+            }
+            sets
+        })
+    }
+
+    /// Does an address belong to this class?
+    pub(super) fn class_in(&self, when: When, family: Family, class: u16) -> bool {
+        if class == 0 {
+            return true;
+        }
+        if let Some((old, new)) = self.reach {
+            let reach = if when == When::Old { old } else { new };
+            return reach.classes[family as usize].contains(&class);
+        }
+        let kind = if family == Family::V4 { IdKind::ClassV4 } else { IdKind::ClassV6 };
+        let key = directory_key(kind, class.into());
+        let listed = |when| self.get(when, TableId::Directory, &key).is_some();
+        if listed(When::Old) || listed(When::New) {
+            return listed(when);
+        }
+        let (old, new) = self.leaves[family as usize].get_or_init(|| self.leaf_classes(family));
+        if when == When::Old { old } else { new }.contains(&class)
+    }
+
+    fn leaf_classes(&self, family: Family) -> (BTreeSet<u16>, BTreeSet<u16>) {
+        let table = TableId::remote(family);
+        let changed: BTreeMap<_, _> = self.changed(table).map(|(k, b, _)| (k, b)).collect();
+        let class = |e: &Entry| e.params[0] as u16;
+        let entries = &self.new.table(table).entries;
+        let kept = entries.iter().filter(|(k, _)| !changed.contains_key(k)).map(|(_, e)| class(e));
+        let old = kept.chain(changed.values().filter_map(|b| b.map(class))).collect();
+        (old, entries.values().map(class).collect())
+    }
+
+    /// Port classes by protocol, low end: (key, entry) of every interval.
+    pub(super) fn intervals(&self, when: When, protocol: u8) -> Vec<(&'a Key, &'a Entry)> {
+        self.under(when, TableId::Port, protocol.into()).into_iter().collect()
+    }
+
+    /// Protocols whose intervals change.
+    pub(super) fn protocols(&self) -> BTreeSet<u8> {
+        self.changed(TableId::Port).map(|(key, ..)| key.value(0).low() as u8).collect()
+    }
+
+    /// All pairs (port class before, port class after) that some port has; (0, 0) too.
+    pub(super) fn pairs(&self) -> &[(u16, u16)] {
+        self.pairs.get_or_init(|| {
+            let changing = self.protocols();
+            let mut pairs = BTreeSet::from([(0, 0)]);
+            for (key, entry) in &self.new.table(TableId::Port).entries {
+                if !changing.contains(&(key.value(0).low() as u8)) {
+                    pairs.insert((entry.params[0] as u16, entry.params[0] as u16));
+                }
+            }
+            for protocol in changing {
+                pairs.extend(super::ports::regions(self, protocol).iter().map(|r| (r.before, r.after)));
+            }
+            pairs.into_iter().collect()
+        })
+    }
+
+    /// Port classes that a row permits.
+    pub(super) fn permitted(&self, when: When, row: u16) -> BTreeSet<u16> {
+        self.under(when, TableId::Verdict, row.into()).into_keys().map(|k| k.value(1).low() as u16).collect()
+    }
+
+    /// A bit for each of `pairs()`.
+    fn function(&self, when: When, act: Act) -> Option<Rc<[u64]>> {
+        let Act::Row(row) = act else { return None };
+        if let Some(known) = self.functions.borrow().get(&(when, row)) {
+            return Some(known.clone());
+        }
+        let permitted = self.permitted(when, row);
+        let mut bits = vec![0u64; self.pairs().len().div_ceil(64)];
+        for (i, (before, after)) in self.pairs().iter().enumerate() {
+            if permitted.contains(if when == When::Old { before } else { after }) {
+                bits[i / 64] |= 1 << (i % 64);
+            }
+        }
+        let bits: Rc<[u64]> = bits.into();
+        self.functions.borrow_mut().insert((when, row), bits.clone());
+        Some(bits)
+    }
+
+    /// Is `middle`'s verdict on every port that of `a` or that of `b`?
+    pub(super) fn between(&self, middle: (When, Act), a: (When, Act), b: (When, Act)) -> bool {
+        if middle.1 == a.1 || middle.1 == b.1 {
+            return true;
+        }
+        let [m, a, b] = [middle, a, b].map(|(when, act)| (act, self.function(when, act)));
+        let word = |f: &(Act, Option<Rc<[u64]>>), i: usize| match (f.0, &f.1) {
+            (Act::Permit, _) => u64::MAX,
+            (_, Some(bits)) => bits[i],
+            _ => 0,
+        };
+        let count = self.pairs().len();
+        (0..count.div_ceil(64)).all(|i| {
+            let valid = if (i + 1) * 64 <= count { u64::MAX } else { (1 << (count % 64)) - 1 };
+            (word(&m, i) ^ word(&a, i)) & (word(&m, i) ^ word(&b, i)) & valid == 0
+        })
+    }
+}

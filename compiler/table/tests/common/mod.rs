@@ -1,0 +1,220 @@
+//! Random programs over a small universe, and the judge of updates between them.
+#![allow(dead_code)]
+
+use std::net::IpAddr;
+
+use netpolc_table::{
+    ActionId, Key, Origin, Phase, Plan, Program, TableId,
+    eval::{self, Pipeline, Verdict},
+    schema::*,
+};
+
+/// A seeded generator (xorshift64*): enough for tests, the same everywhere.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() >> 33) as usize % n
+    }
+
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+}
+
+pub const ENDPOINTS: [u16; 3] = [1, 2, 3];
+pub const PREFIXES: [(&str, u8); 11] = [
+    ("0.0.0.0", 0),
+    ("10.0.0.0", 8),
+    ("10.0.0.0", 16),
+    ("10.0.0.0", 24),
+    ("10.0.0.128", 25),
+    ("10.0.0.1", 32),
+    ("10.0.1.0", 24),
+    ("10.0.1.1", 32),
+    ("::", 0),
+    ("fd00::", 64),
+    ("fd00::1", 128),
+];
+pub const ADDRESSES: [&str; 9] =
+    ["10.0.0.1", "10.0.0.2", "10.0.0.129", "10.0.1.1", "10.0.1.2", "10.1.0.1", "11.0.0.1", "fd00::1", "fd00::2"];
+pub const BOUNDARIES: [u16; 4] = [80, 81, 443, 8080];
+pub const PORTS: [(u8, Option<u16>); 8] = [
+    (6, Some(0)),
+    (6, Some(80)),
+    (6, Some(81)),
+    (6, Some(443)),
+    (6, Some(65535)),
+    (17, Some(53)),
+    (17, Some(443)),
+    (1, None),
+];
+
+/// A full cover of a protocol's ports by random intervals with random classes.
+fn ports(random: &mut Random, program: &mut Program, protocol: u8, classes: usize) {
+    let old: Vec<Key> = program.table(TableId::Port).entries.keys().cloned().collect();
+    let entries = &mut program.table_mut(TableId::Port).entries;
+    for key in old.iter().filter(|k| k.value(0).low() == u64::from(protocol)) {
+        entries.remove(key);
+    }
+    let mut first = 0;
+    for boundary in BOUNDARIES.into_iter().filter(|_| random.chance(50)).collect::<Vec<_>>() {
+        let class = random.below(classes) as u16 + 1;
+        entries.insert(port_key(protocol, first, boundary - 1), entry(ActionId::SetPortClass, class));
+        first = boundary;
+    }
+    let class = random.below(classes) as u16 + 1;
+    entries.insert(port_key(protocol, first, 65535), entry(ActionId::SetPortClass, class));
+}
+
+/// Changes about `strength` percent of what can be in a program.
+pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
+    for endpoint in ENDPOINTS {
+        if random.chance(strength) {
+            let (i, e) = (random.below(4) as u16, random.below(4) as u16);
+            let word = Word { ingress_set: i, egress_set: e, flags: random.below(16) as u8 };
+            if random.chance(15) {
+                program.table_mut(TableId::Endpoint).entries.remove(&endpoint_key(endpoint));
+            } else {
+                program.table_mut(TableId::Endpoint).entries.insert(endpoint_key(endpoint), set_policy(word));
+            }
+        }
+        for table in [TableId::OwnV4, TableId::Interface] {
+            let key = match table {
+                TableId::Interface => interface_key(endpoint.into()),
+                _ => own_key(endpoint, ADDRESSES[random.below(3)].parse().unwrap()),
+            };
+            if random.chance(strength) {
+                let value = if table == TableId::Interface {
+                    entry(ActionId::SetEndpoint, random.pick(&ENDPOINTS))
+                } else {
+                    plain(ActionId::Own)
+                };
+                program.table_mut(table).entries.insert(key, value);
+            } else if random.chance(strength) {
+                program.table_mut(table).entries.remove(&key);
+            }
+        }
+    }
+    for (address, length) in PREFIXES {
+        if random.chance(strength) {
+            let address: IpAddr = address.parse().unwrap();
+            let table = TableId::remote(Family::of(address));
+            let (key, class) = (remote_key(address, length), random.below(4) as u16);
+            if random.chance(30) {
+                program.table_mut(table).entries.remove(&key);
+            } else {
+                program.table_mut(table).entries.insert(key, set_remote(class, random.below(2) as u16));
+            }
+        }
+    }
+    for protocol in [6, 17] {
+        if random.chance(strength) {
+            ports(random, program, protocol, 4);
+        }
+    }
+    let act = |random: &mut Random| match random.below(8) {
+        0 => plain(ActionId::Permit),
+        1 => plain(ActionId::Deny),
+        n => entry(ActionId::SetRow, n as u16 % 4 + 1),
+    };
+    for set in 1..4 {
+        for family in Family::BOTH {
+            if random.chance(strength / 2) {
+                let entry = act(random);
+                program.table_mut(TableId::Base).entries.insert(base_key(set, family), entry);
+            }
+            for class in 0..4 {
+                let key = row_key(set, family, class);
+                if random.chance(strength) {
+                    let entry = act(random);
+                    program.table_mut(TableId::Row).entries.insert(key, entry);
+                } else if random.chance(strength / 2) {
+                    program.table_mut(TableId::Row).entries.remove(&key);
+                }
+            }
+        }
+    }
+    for (row, pc) in (1..5).flat_map(|row| (0..5).map(move |pc| (row, pc))) {
+        if random.chance(strength) {
+            let key = verdict_key(row, pc);
+            if program.table_mut(TableId::Verdict).entries.remove(&key).is_none() {
+                let origin =
+                    Origin::Rule { policy: "ns/p".into(), rule: row.into(), peer: None, port: Some(pc.into()) };
+                let entry = plain(ActionId::Permit).from([origin]);
+                program.table_mut(TableId::Verdict).entries.insert(key, entry);
+            }
+        }
+    }
+}
+
+/// All answers a program gives, in a fixed order.
+pub fn answers(program: &Program) -> Vec<Verdict> {
+    let mut out = Vec::new();
+    for (endpoint, pipeline, address, (protocol, port)) in questions() {
+        out.push(eval::verdict(program, pipeline, endpoint, address, protocol, port));
+    }
+    out
+}
+
+pub fn questions() -> impl Iterator<Item = (u16, Pipeline, IpAddr, (u8, Option<u16>))> {
+    let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|a| a.parse().unwrap()).collect();
+    ENDPOINTS.into_iter().flat_map(move |e| {
+        let addresses = addresses.clone();
+        Pipeline::BOTH.into_iter().flat_map(move |p| {
+            addresses.clone().into_iter().flat_map(move |a| PORTS.into_iter().map(move |port| (e, p, a, port)))
+        })
+    })
+}
+
+/// Runs a plan on `old`, judging every question after every write: the old answer or the new one, and never
+/// back. Returns what it ends with, and the states in between.
+pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, Vec<Program>) {
+    let (before, after) = (answers(old), answers(new));
+    let mut switched = vec![false; before.len()];
+    let (mut state, mut states) = (old.clone(), vec![]);
+    let mut last = Phase::Refine;
+    for (i, (phase, write)) in plan.steps.iter().enumerate() {
+        assert!(*phase >= last, "{what}: step {i} goes back to {phase:?}");
+        last = *phase;
+        state.apply(write);
+        let cover = |p: u8| {
+            let keys = state.table(TableId::Port).entries.keys();
+            keys.filter(move |k| k.value(0).low() == u64::from(p)).map(|k| k.fields()[1]).collect::<Vec<_>>()
+        };
+        for protocol in [6, 17] {
+            for pair in cover(protocol).windows(2) {
+                let (a, b) = (format!("{:?}", pair[0]), format!("{:?}", pair[1]));
+                use netpolc_table::Match::Range;
+                let joined = matches!((pair[0], pair[1]), (Range { high, .. }, Range { low, .. }) if high + 1 == low);
+                assert!(joined, "{what}: step {i}: {a} then {b}");
+            }
+        }
+        let now = answers(&state);
+        for (q, question) in questions().enumerate() {
+            let (b, a, n) = (before[q], after[q], now[q]);
+            let context =
+                || format!("{what}: after step {i} {phase:?} {write:?}\n{question:?}: old {b:?} new {a:?} now {n:?}");
+            assert!(n == a || (n == b && !switched[q]), "{}", context());
+            switched[q] |= n == a && a != b;
+        }
+        states.push(state.clone());
+    }
+    (state, states)
+}
