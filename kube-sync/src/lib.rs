@@ -1,1 +1,31 @@
-//! (to come)
+//! Kubernetes objects to the policy model: from files today, from watches with the same conversion.
+//!
+//! NetworkPolicies are read strictly ([`load()`] names file, object and field of every mistake) and a
+//! broken one never widens: it isolates what it can be seen to select and allows nothing by its broken
+//! part. Pods, Namespaces and Nodes are read for what policy needs and may carry anything else; other
+//! kinds are ignored. Not here: anything about tables.
+//!
+//! The way of an input: `load` (files, limits, duplicates) -> `decode` (documents and objects) ->
+//! `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient`.
+
+mod decode;
+mod fuzz;
+mod intern;
+mod json;
+mod lenient;
+mod load;
+mod object;
+mod policy;
+mod problem;
+mod selector;
+mod source;
+mod strict;
+mod tree;
+mod typed;
+mod yaml;
+
+pub use decode::MAX_YAML_DOCUMENT_BYTES;
+pub use fuzz::fuzz_decode;
+pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, load};
+pub use object::Object;
+pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};

@@ -1,0 +1,28 @@
+//! The fuzz target of the decoder, shared with its smoke test. Here is what must hold for any bytes.
+
+use netpolc_policy::Isolation;
+
+use crate::{Input, Object, Severity, convert, load};
+
+/// Decodes `bytes` and checks what must hold whatever they are: no panic; and a policy about whose
+/// spec there is an error isolates at least one direction, both where the error may be about which.
+pub fn fuzz_decode(bytes: &[u8]) {
+    let converted = convert("fuzz", bytes);
+    let loaded = load([Input::bytes("fuzz", bytes)]);
+    assert_eq!(converted.lost, !loaded.incomplete.is_empty());
+    for object in &converted.objects {
+        let Object::Policy(policy) = object else { continue };
+        let name = policy.key.to_string();
+        let errors = converted
+            .problems
+            .iter()
+            .filter(|p| p.severity == Severity::Error && p.object.as_ref().is_some_and(|o| *o.name == *name));
+        let fields: Vec<&str> = errors.filter_map(|p| p.field.as_deref()).collect();
+        let unsure = fields.iter().any(|f| f.starts_with("spec.policyTypes"));
+        let open = [&policy.ingress, &policy.egress].into_iter().filter(|i| **i == Isolation::Open).count();
+        assert!(open < 2, "{name} isolates nothing: {:?}", converted.problems);
+        // Two objects of one name share their messages.
+        let alone = converted.objects.iter().filter(|o| matches!(o, Object::Policy(p) if p.key == policy.key)).count();
+        assert!(!unsure || open == 0 || alone > 1, "{name}: {:?}", converted.problems);
+    }
+}

@@ -1,0 +1,180 @@
+//! Pods, Namespaces and Nodes out of trees: only what policy needs, and anything else may be there.
+//! A part that cannot be read is reported and left out; the object stays, because a pod that is not
+//! known is a pod that is not isolated. `typed` does the same faster for what has nothing wrong.
+
+use std::{net::IpAddr, sync::Arc};
+
+use netpolc_policy::{ContainerPort, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol};
+
+use crate::{
+    problem::{Path, excerpt},
+    source::Reader,
+    strict,
+    tree::{Node, Value},
+};
+
+/// The pod `key`.
+pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
+    let metadata = object.get("metadata");
+    let labels = labels(reader, metadata, None);
+    let uid = metadata.and_then(|m| m.get("uid")).and_then(Node::as_str).map(Arc::from);
+    let root = Path::Root;
+    let spec_path = root.field("spec");
+    let spec = map(reader, object.get("spec"), &spec_path);
+    let node = text(reader, spec, &spec_path, "nodeName").filter(|name| !name.is_empty());
+    let node = node.map(|name| reader.interner.string(name));
+    let network = match spec.and_then(|s| s.get("hostNetwork")) {
+        None => PodNetwork::Own,
+        Some(Node { value: Value::Bool(host), .. }) => {
+            if *host {
+                PodNetwork::Host
+            } else {
+                PodNetwork::Own
+            }
+        }
+        Some(other) => {
+            // Taken for a pod of its own, which policies isolate.
+            strict::wrong_type(reader, other, &spec_path.field("hostNetwork"), "a boolean");
+            PodNetwork::Own
+        }
+    };
+    let mut ports = Vec::new();
+    for field in ["containers", "initContainers"] {
+        let path = spec_path.field(field);
+        let containers = strict::list(reader, spec.and_then(|s| s.get(field)), &path).unwrap_or_default();
+        for (index, container) in containers.iter().enumerate() {
+            // S30: other init containers are gone before the pod serves.
+            let keeps_running = container.get("restartPolicy").and_then(Node::as_str) == Some("Always");
+            if field == "containers" || keeps_running {
+                container_ports(reader, container, &path.index(index), &mut ports);
+            }
+        }
+    }
+    let status_path = root.field("status");
+    let status = map(reader, object.get("status"), &status_path);
+    let phase = match text(reader, status, &status_path, "phase") {
+        Some("Succeeded" | "Failed") => Phase::Finished,
+        _ => Phase::Active,
+    };
+    Pod { key, uid, node, labels, addresses: pod_addresses(reader, status, &status_path), network, phase, ports }
+}
+
+fn pod_addresses(reader: &mut Reader, status: Option<&Node>, path: &Path) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    let list_path = path.field("podIPs");
+    let list = strict::list(reader, status.and_then(|s| s.get("podIPs")), &list_path).unwrap_or_default();
+    for (index, item) in list.iter().enumerate() {
+        address(reader, item.get("ip"), &list_path.index(index).field("ip"), &mut addresses);
+    }
+    address(reader, status.and_then(|s| s.get("podIP")), &path.field("podIP"), &mut addresses);
+    addresses
+}
+
+/// The node's InternalIP and ExternalIP addresses; host names are no addresses.
+pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
+    let root = Path::Root;
+    let status = root.field("status");
+    let path = status.field("addresses");
+    let list = object.get("status").and_then(|s| s.get("addresses"));
+    let list = strict::list(reader, list, &path).unwrap_or_default();
+    let mut addresses = Vec::new();
+    for (index, item) in list.iter().enumerate() {
+        if matches!(item.get("type").and_then(Node::as_str), Some("InternalIP" | "ExternalIP")) {
+            address(reader, item.get("address"), &path.index(index).field("address"), &mut addresses);
+        }
+    }
+    ClusterNode { addresses }
+}
+
+/// Adds the address, once. Empty is what a pod without one has.
+fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, into: &mut Vec<IpAddr>) {
+    let Some(node) = node else { return };
+    let Some(text) = strict::string(reader, node, path) else { return };
+    match text.parse() {
+        Ok(address) if !into.contains(&address) => into.push(address),
+        Ok(_) => {}
+        Err(_) if text.is_empty() => {}
+        Err(_) => reader.warning(node.at, path, format!("`{}` is no IP address; it is left out", excerpt(text))),
+    }
+}
+
+fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mut Vec<ContainerPort>) {
+    let path = path.field("ports");
+    let ports = strict::list(reader, container.get("ports"), &path).unwrap_or_default();
+    for (index, port) in ports.iter().enumerate() {
+        let path = path.index(index);
+        let number_path = path.field("containerPort");
+        let Some(number) = port.get("containerPort") else {
+            reader.warning(port.at, &number_path, "missing; the port is left out");
+            continue;
+        };
+        let Some(number) = strict::integer(reader, number, &number_path, 1, u16::MAX) else { continue };
+        let protocol = match text(reader, Some(port), &path, "protocol") {
+            None | Some("") => Protocol::Tcp,
+            Some(name) => match Protocol::ALL.into_iter().find(|p| p.to_string() == name) {
+                Some(protocol) => protocol,
+                None => {
+                    let message = format!("`{}` is none of TCP, UDP, SCTP; the port is left out", excerpt(name));
+                    reader.warning(port.at, &path.field("protocol"), message);
+                    continue;
+                }
+            },
+        };
+        let name = text(reader, Some(port), &path, "name").filter(|name| !name.is_empty());
+        let name = name.map(|name| reader.interner.string(name));
+        // 0 is how an unset one is sometimes written.
+        let host_port = port.get("hostPort").and_then(|node| {
+            strict::integer(reader, node, &path.field("hostPort"), 0, u16::MAX).filter(|number| *number != 0)
+        });
+        into.push(ContainerPort { name, protocol, number, host_port });
+    }
+}
+
+/// metadata.labels and `extra`. A number or boolean counts as the text that was written: leaving the
+/// label out could take the pod out of a policy's reach.
+pub(crate) fn labels(reader: &mut Reader, metadata: Option<&Node>, extra: Option<(&str, &str)>) -> Labels {
+    let root = Path::Root;
+    let metadata_path = root.field("metadata");
+    let path = metadata_path.field("labels");
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    if let Some(node) = map(reader, metadata.and_then(|m| m.get("labels")), &path)
+        && let Value::Map(fields) = &node.value
+    {
+        for field in fields {
+            let value = match &field.node.value {
+                Value::String(text) => text,
+                Value::Null => "",
+                other => {
+                    let taken = match other {
+                        Value::Number(text) => text,
+                        Value::Bool(true) => "true",
+                        Value::Bool(false) => "false",
+                        _ => {
+                            strict::wrong_type(reader, &field.node, &path.field(&field.name), "a string");
+                            continue;
+                        }
+                    };
+                    strict::wrong_type(reader, &field.node, &path.field(&field.name), "a string");
+                    taken
+                }
+            };
+            pairs.push((&field.name, value));
+        }
+    }
+    pairs.extend(extra);
+    reader.interner.labels(pairs)
+}
+
+fn map<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> Option<&'n Node<'t>> {
+    let node = node?;
+    if !matches!(node.value, Value::Map(_)) {
+        strict::wrong_type(reader, node, path, "an object");
+        return None;
+    }
+    Some(node)
+}
+
+fn text<'n>(reader: &mut Reader, parent: Option<&'n Node>, path: &Path, field: &str) -> Option<&'n str> {
+    let node = parent?.get(field)?;
+    strict::string(reader, node, &path.field(field))
+}

@@ -1,0 +1,286 @@
+//! NetworkPolicy to the model, strictly. What cannot be understood is reported and never widens: the
+//! policy still isolates every pod that it can be seen to select, and its broken part allows nothing
+//! (S10, S61).
+//!
+//! Source of the rules: k8s.io/api networking/v1 types.go; defaults.go and validation.go of
+//! pkg/apis/networking in Kubernetes.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netpolc_policy::{
+    Block, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Port, Ports, Protocol, Rule, Selector,
+};
+
+use crate::{
+    problem::{Path, excerpt},
+    selector::selector,
+    source::Reader,
+    strict::{self, Health},
+    tree::{Node, Value},
+};
+
+/// The policy `key` with everything that can be understood of `object`.
+pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Policy {
+    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let ([.., spec, _], mut health) = strict::fields(reader, object, &Path::Root, top);
+    let path = Path::Root.field("spec");
+    // An absent spec is the empty one, as for the API server.
+    let empty = Node { at: object.at, value: Value::Map(Vec::new()) };
+    let names = ["podSelector", "policyTypes", "ingress", "egress"];
+    let ([subject, types, ingress, egress], spec_health) = strict::fields(reader, spec.unwrap_or(&empty), &path, names);
+    health = health.and(spec_health);
+    let subject = match subject {
+        // S10: what is broken in it counts as true.
+        Some(node) => selector(reader, node, &path.field("podSelector")).0,
+        None => {
+            if health == Health::Sound {
+                let message =
+                    "absent, which selects every pod of the namespace; write `podSelector: {}` if you mean it";
+                reader.warning(spec.unwrap_or(object).at, &path.field("podSelector"), message);
+            }
+            Selector::default()
+        }
+    };
+    let types = policy_types(reader, types, &path.field("policyTypes"));
+    let ingress_rules = rules(reader, ingress, &path.field("ingress"), "from");
+    let egress_rules = rules(reader, egress, &path.field("egress"), "to");
+    let isolates = match types {
+        Types::Listed { ingress, egress } => (ingress, egress),
+        Types::Broken => (true, true),
+        // S2, and everything where a field was not understood that may have spoken of a direction.
+        Types::Absent => (true, health == Health::Broken || !matches!(&egress_rules, Some(rules) if rules.is_empty())),
+    };
+    for (isolated, rules, field, node) in
+        [(isolates.0, &ingress_rules, "ingress", ingress), (isolates.1, &egress_rules, "egress", egress)]
+    {
+        if let (false, Some(node), false) = (isolated, node, rules.as_ref().is_some_and(Vec::is_empty)) {
+            reader.warning(node.at, &path.field(field), "has no effect: policyTypes does not name the direction");
+        }
+    }
+    let isolation = |isolated, rules: Option<Vec<Rule>>| match isolated {
+        true => Isolation::Isolated(rules.unwrap_or_default()),
+        false => Isolation::Open,
+    };
+    Policy {
+        key,
+        selector: subject,
+        ingress: isolation(isolates.0, ingress_rules),
+        egress: isolation(isolates.1, egress_rules),
+    }
+}
+
+/// spec.policyTypes
+enum Types {
+    /// Absent, null or empty: defaults apply.
+    Absent,
+    Listed {
+        ingress: bool,
+        egress: bool,
+    },
+    Broken,
+}
+
+fn policy_types(reader: &mut Reader, node: Option<&Node>, path: &Path) -> Types {
+    let Some(items) = strict::list(reader, node, path) else { return Types::Broken };
+    if items.is_empty() {
+        return Types::Absent;
+    }
+    let (mut ingress, mut egress, mut health) = (false, false, Health::Sound);
+    for (index, item) in items.iter().enumerate() {
+        match strict::string(reader, item, &path.index(index)) {
+            Some("Ingress") => ingress = true,
+            Some("Egress") => egress = true,
+            other => {
+                health = Health::Broken;
+                if let Some(text) = other {
+                    let message = format!("`{}` is neither Ingress nor Egress", excerpt(text));
+                    reader.error(item.at, &path.index(index), message);
+                }
+            }
+        }
+    }
+    if health == Health::Broken { Types::Broken } else { Types::Listed { ingress, egress } }
+}
+
+/// A rule of which nothing is left.
+fn nothing() -> Rule {
+    Rule { peers: Peers::Listed(vec![Peer::Nothing]), ports: Ports::Any }
+}
+
+/// None where the list itself is broken.
+fn rules(reader: &mut Reader, node: Option<&Node>, path: &Path, peers: &str) -> Option<Vec<Rule>> {
+    let items = strict::list(reader, node, path)?;
+    Some(items.iter().enumerate().map(|(index, item)| rule(reader, item, &path.index(index), peers)).collect())
+}
+
+fn rule(reader: &mut Reader, node: &Node, path: &Path, peers_field: &str) -> Rule {
+    // A null rule would be `{}` to the API server: allow all. Here it is a mistake (S61).
+    let ([peers, ports], health) = strict::fields(reader, node, path, [peers_field, "ports"]);
+    let peers_path = path.field(peers_field);
+    let ports_path = path.field("ports");
+    let peers = strict::list(reader, peers, &peers_path).map(|items| {
+        let each = |(index, item)| peer(reader, item, &peers_path.index(index)).unwrap_or(Peer::Nothing);
+        items.iter().enumerate().map(each).collect::<Vec<_>>()
+    });
+    let ports = strict::list(reader, ports, &ports_path).map(|items| {
+        let each = |(index, item)| port(reader, item, &ports_path.index(index)).unwrap_or(Port::Nothing);
+        items.iter().enumerate().map(each).collect::<Vec<_>>()
+    });
+    match (health, peers, ports) {
+        (Health::Sound, Some(peers), Some(ports)) => Rule {
+            peers: if peers.is_empty() { Peers::Any } else { Peers::Listed(peers) },
+            ports: if ports.is_empty() { Ports::Any } else { Ports::Listed(ports) },
+        },
+        _ => nothing(),
+    }
+}
+
+fn peer(reader: &mut Reader, node: &Node, path: &Path) -> Option<Peer> {
+    let names = ["podSelector", "namespaceSelector", "ipBlock"];
+    let ([pods, namespaces, block], health) = strict::fields(reader, node, path, names);
+    if let (Some(block), None, None) = (block, pods, namespaces) {
+        let block = ip_block(reader, block, &path.field("ipBlock"))?;
+        return (health == Health::Sound).then_some(Peer::Block(block));
+    }
+    let mut read = |node: Option<&Node>, field| node.map(|n| selector(reader, n, &path.field(field)));
+    let pods_read = read(pods, "podSelector");
+    let namespaces_read = read(namespaces, "namespaceSelector");
+    if block.is_some() {
+        reader.error(node.at, path, "ipBlock excludes podSelector and namespaceSelector; make two peers of it");
+        return None;
+    }
+    if health == Health::Sound && pods_read.is_none() && namespaces_read.is_none() {
+        let message = "an empty peer; write `podSelector: {}` for all pods of the namespace, or leave the list away for everybody";
+        reader.error(node.at, path, message);
+        return None;
+    }
+    let sound = [&pods_read, &namespaces_read].into_iter().flatten().all(|(_, h)| *h == Health::Sound);
+    (health == Health::Sound && sound).then(|| Peer::Pods {
+        namespaces: namespaces_read.map_or(Namespaces::Own, |(selector, _)| Namespaces::Matching(selector)),
+        pods: pods_read.map(|(selector, _)| selector).unwrap_or_default(),
+    })
+}
+
+fn ip_block(reader: &mut Reader, node: &Node, path: &Path) -> Option<Block> {
+    let ([cidr, except], health) = strict::fields(reader, node, path, ["cidr", "except"]);
+    let cidr_path = path.field("cidr");
+    let Some(cidr) = cidr else {
+        if health == Health::Sound {
+            reader.error(node.at, &cidr_path, "required, but missing");
+        }
+        return None;
+    };
+    let cidr = network(reader, cidr, &cidr_path);
+    let path = path.field("except");
+    let items = strict::list(reader, except, &path)?;
+    let mut except = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        let Some(part) = network(reader, item, &path) else { continue };
+        let Some(cidr) = cidr else { continue };
+        if cidr.contains(part.network()) && part.prefix() > cidr.prefix() {
+            except.push(part);
+        } else {
+            reader.error(item.at, &path, format!("{part} does not lie strictly within {cidr}"));
+        }
+    }
+    let sound = health == Health::Sound && except.len() == items.len();
+    cidr.filter(|_| sound).map(|cidr| Block { cidr, except })
+}
+
+/// An address block in prefix notation, host bits masked away (S17).
+fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
+    let text = strict::string(reader, node, path)?;
+    let parsed = text.split_once('/').and_then(|(address, length)| {
+        let plain = length.bytes().all(|b| b.is_ascii_digit()) && (length.len() == 1 || !length.starts_with('0'));
+        let address: IpAddr = address.parse().ok()?;
+        IpNetwork::new(address, Some(length).filter(|_| plain)?.parse().ok()?).ok()
+    });
+    let Some(written) = parsed else {
+        let advice = match text.parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => format!("; write {address}/32 for the one address"),
+            Ok(IpAddr::V6(address)) => format!("; write {address}/128 for the one address"),
+            Err(_) => " such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
+        };
+        reader.error(node.at, path, format!("`{}` is no address block{advice}", excerpt(text)));
+        return None;
+    };
+    let masked = IpNetwork::new(written.network(), written.prefix()).ok()?;
+    if masked != written {
+        reader.warning(node.at, path, format!("{text} has bits beyond its prefix; it is taken for {masked}"));
+    }
+    Some(masked)
+}
+
+fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {
+    let ([protocol, port, end], health) = strict::fields(reader, node, path, ["protocol", "port", "endPort"]);
+    let protocol = match protocol {
+        None => Some(Protocol::Tcp),
+        Some(node) => protocol_name(reader, node, &path.field("protocol")),
+    };
+    let port_path = path.field("port");
+    let end_path = path.field("endPort");
+    let last = end.map(|node| strict::integer(reader, node, &end_path, 1, u16::MAX));
+    let read = match (port, end) {
+        (None, None) => protocol.map(Port::Every),
+        (None, Some(end)) => {
+            reader.error(end.at, &end_path, "needs `port`, the first of the range");
+            None
+        }
+        (Some(Node { value: Value::String(name), at }), None) => {
+            let sound = port_name(reader, *at, &port_path, name);
+            let name = reader.interner.string(name);
+            protocol.filter(|_| sound).map(|protocol| Port::Named { protocol, name })
+        }
+        (Some(Node { value: Value::String(_), .. }), Some(end)) => {
+            reader.error(end.at, &end_path, "needs a number in `port`, not a name");
+            None
+        }
+        (Some(node), _) => {
+            let first = strict::integer(reader, node, &port_path, 1, u16::MAX);
+            match (protocol, first, last.unwrap_or(first)) {
+                (_, Some(first), Some(last)) if last < first => {
+                    let at = end.unwrap_or(node).at;
+                    reader.error(at, &end_path, format!("{last} is less than port {first}"));
+                    None
+                }
+                (Some(protocol), Some(first), Some(last)) => Some(Port::Range { protocol, first, last }),
+                _ => None,
+            }
+        }
+    };
+    read.filter(|_| health == Health::Sound)
+}
+
+fn protocol_name(reader: &mut Reader, node: &Node, path: &Path) -> Option<Protocol> {
+    let text = strict::string(reader, node, path)?;
+    let found = Protocol::ALL.into_iter().find(|p| p.to_string() == text);
+    if found.is_none() {
+        let message = format!("`{}` is none of TCP, UDP, SCTP (in capitals)", excerpt(text));
+        reader.error(node.at, path, message);
+    }
+    found
+}
+
+/// IANA_SVC_NAME (RFC 6335, 5.1), in lower case as IsValidPortName demands.
+fn port_name(reader: &mut Reader, at: u32, path: &Path, name: &str) -> bool {
+    let sound = is_port_name(name);
+    if !sound {
+        let advice = match name.parse::<u16>() {
+            Ok(_) => "; write a number without quotes",
+            Err(_) => ": at most 15 of a-z, 0-9 and single `-`, with a letter, no `-` first or last",
+        };
+        reader.error(at, path, format!("`{}` is no port name{advice}", excerpt(name)));
+    }
+    sound
+}
+
+pub(crate) fn is_port_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.bytes().any(|b| b.is_ascii_lowercase())
+        && !name.contains("--")
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}

@@ -1,0 +1,183 @@
+//! What is wrong with an input, for people: where, which object, which field, what to do. Not here:
+//! any decision about what a broken object still does (see `policy`).
+
+use std::{fmt, sync::Arc};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Understood, though probably not meant as written.
+    Warning,
+    /// Refused, or kept only in the part that can be understood.
+    Error,
+}
+
+/// An object in a message.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// `kind`
+    pub kind: Arc<str>,
+    /// `namespace/name`, or the name of a cluster-scoped object; empty where it has none.
+    pub name: Arc<str>,
+}
+
+/// Something wrong with an input. Prints as
+/// ``shop.yaml:12: NetworkPolicy shop/ui: spec.egress[0].from: unknown field; did you mean `to`?``
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The input: a path, `-`, or the name that was given for bytes.
+    pub file: Arc<str>,
+    /// Line in the input, from 1. None where the input itself could not be read.
+    pub line: Option<u32>,
+    /// Which document of the input, from 1.
+    pub document: Option<u32>,
+    /// The object, where it can be told.
+    pub object: Option<ObjectRef>,
+    /// Path of the field within the object, such as `spec.egress[0].from`.
+    pub field: Option<String>,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {}", object.kind)?;
+            if !object.name.is_empty() {
+                write!(f, " {}", object.name)?;
+            }
+        }
+        if let Some(field) = &self.field {
+            write!(f, ": {field}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// At most this many problems are kept; one more says that there were others.
+pub const MAX_PROBLEMS: usize = 10_000;
+
+/// Problems in the order in which they were found, bounded.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    pub fn push(&mut self, problem: Problem) {
+        if self.list.len() < MAX_PROBLEMS {
+            self.list.push(problem);
+        } else if self.list.len() == MAX_PROBLEMS {
+            self.list.push(Problem {
+                file: problem.file,
+                line: problem.line,
+                document: None,
+                object: None,
+                field: None,
+                message: format!("more than {MAX_PROBLEMS} problems; those from here on are not shown"),
+                severity: Severity::Error,
+            });
+        }
+    }
+
+    pub fn into_list(self) -> Vec<Problem> {
+        self.list
+    }
+}
+
+/// The path of a field: links on the stack, printed only when something is wrong.
+#[derive(Clone, Copy)]
+pub(crate) enum Path<'p> {
+    Root,
+    Field(&'p Path<'p>, &'p str),
+    Index(&'p Path<'p>, usize),
+}
+
+impl Path<'_> {
+    pub fn field<'p>(&'p self, name: &'p str) -> Path<'p> {
+        Path::Field(self, name)
+    }
+
+    pub fn index(&self, index: usize) -> Path<'_> {
+        Path::Index(self, index)
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => Ok(()),
+            Path::Field(Path::Root, name) => write_name(f, name),
+            Path::Field(parent, name) => {
+                write!(f, "{parent}.")?;
+                write_name(f, name)
+            }
+            Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// Long or unprintable names come from broken input; they stay on one short line.
+fn write_name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    f.write_str(&excerpt(name))
+}
+
+/// `text` on one line, at most some 60 characters of it.
+pub(crate) fn excerpt(text: &str) -> String {
+    let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    if text.chars().nth(60).is_some() {
+        out.push('…');
+    }
+    out.replace("\\'", "'").replace("\\\"", "\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_where_what_and_which_field() {
+        let spec = Path::Root.field("spec");
+        let egress = spec.field("egress");
+        let rule = egress.index(0);
+        let problem = Problem {
+            file: "shop.yaml".into(),
+            line: Some(12),
+            document: Some(1),
+            object: Some(ObjectRef { kind: "NetworkPolicy".into(), name: "shop/ui".into() }),
+            field: Some(rule.field("from").to_string()),
+            message: "unknown field; did you mean `to`?".into(),
+            severity: Severity::Error,
+        };
+        assert_eq!(
+            problem.to_string(),
+            "shop.yaml:12: NetworkPolicy shop/ui: spec.egress[0].from: unknown field; did you mean `to`?"
+        );
+    }
+
+    #[test]
+    fn problems_are_bounded() {
+        let mut problems = Problems::default();
+        let problem = Problem {
+            file: "f".into(),
+            line: None,
+            document: None,
+            object: None,
+            field: None,
+            message: String::new(),
+            severity: Severity::Error,
+        };
+        for _ in 0..MAX_PROBLEMS + 5 {
+            problems.push(problem.clone());
+        }
+        let list = problems.into_list();
+        assert_eq!(list.len(), MAX_PROBLEMS + 1);
+        assert!(list[MAX_PROBLEMS].message.contains("not shown"));
+    }
+}

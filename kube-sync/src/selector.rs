@@ -1,0 +1,193 @@
+//! LabelSelector, strictly, and the syntax of labels.
+//! Source: k8s.io/apimachinery meta/v1 types.go and validation/validation.go.
+
+use std::sync::Arc;
+
+use netpolc_policy::{Operator, Requirement, Selector};
+
+use crate::{
+    problem::{Path, excerpt},
+    source::Reader,
+    strict::{self, Health},
+    tree::{Node, Value},
+};
+
+/// What could be understood of a selector. A broken requirement is left out: its owner decides
+/// whether that means "true" (the subject of a policy) or "nothing" (a peer), S10.
+pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Selector, Health) {
+    let ([labels, expressions], mut health) = strict::fields(reader, node, path, ["matchLabels", "matchExpressions"]);
+    let mut requirements = Vec::new();
+    if let Some(labels) = labels {
+        health = health.and(match_labels(reader, labels, &path.field("matchLabels"), &mut requirements));
+    }
+    let path = path.field("matchExpressions");
+    match strict::list(reader, expressions, &path) {
+        None => health = Health::Broken,
+        Some(items) => {
+            for (index, item) in items.iter().enumerate() {
+                match requirement(reader, item, &path.index(index)) {
+                    Some(requirement) => requirements.push(requirement),
+                    None => health = Health::Broken,
+                }
+            }
+        }
+    }
+    (Selector { requirements }, health)
+}
+
+fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Requirement>) -> Health {
+    let Value::Map(fields) = &node.value else {
+        strict::wrong_type(reader, node, path, "an object");
+        return Health::Broken;
+    };
+    let mut health = Health::Sound;
+    let first = into.len();
+    for field in fields {
+        let path = path.field(&field.name);
+        if field.node.value == Value::Broken {
+            health = Health::Broken;
+            continue;
+        }
+        let key = label_key(reader, field.at, &path, &field.name);
+        let value = label_value(reader, &field.node, &path);
+        let (Some(key), Some(value)) = (key, value) else {
+            health = Health::Broken;
+            continue;
+        };
+        if into[first..].iter().any(|r| r.key == key) {
+            reader.error(field.at, &path, "given twice; keep one");
+            health = Health::Broken;
+        } else {
+            into.push(Requirement { key, operator: Operator::In(vec![value]) });
+        }
+    }
+    health
+}
+
+fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirement> {
+    let ([key, operator, values], health) = strict::fields(reader, node, path, ["key", "operator", "values"]);
+    if health == Health::Broken {
+        return None;
+    }
+    let key = required(reader, key, node, &path.field("key"))?;
+    let operator = required(reader, operator, node, &path.field("operator"))?;
+    let key_path = path.field("key");
+    let key_text = strict::string(reader, key, &key_path)?;
+    let key = label_key(reader, key.at, &key_path, key_text)?;
+    let operator_path = path.field("operator");
+    let name = strict::string(reader, operator, &operator_path)?;
+    let values_path = path.field("values");
+    let list = strict::list(reader, values, &values_path)?;
+    let count = list.len();
+    let parsed: Vec<Arc<str>> = list
+        .iter()
+        .enumerate()
+        .filter_map(|(index, value)| label_value(reader, value, &values_path.index(index)))
+        .collect();
+    if parsed.len() < count {
+        return None;
+    }
+    let values_at = values.unwrap_or(node).at;
+    match (name, count) {
+        ("In" | "NotIn", 0) => {
+            reader.error(values_at, &values_path, format!("operator {name} needs at least one value"));
+            None
+        }
+        ("In", _) => Some(Requirement { key, operator: Operator::In(parsed) }),
+        ("NotIn", _) => Some(Requirement { key, operator: Operator::NotIn(parsed) }),
+        ("Exists", 0) => Some(Requirement { key, operator: Operator::Exists }),
+        ("DoesNotExist", 0) => Some(Requirement { key, operator: Operator::DoesNotExist }),
+        ("Exists" | "DoesNotExist", _) => {
+            reader.error(values_at, &values_path, format!("operator {name} takes no values; remove them or use In"));
+            None
+        }
+        _ => {
+            let message = format!("`{}` is none of In, NotIn, Exists, DoesNotExist", excerpt(name));
+            reader.error(operator.at, &operator_path, message);
+            None
+        }
+    }
+}
+
+fn required<'n, 't>(
+    reader: &mut Reader,
+    field: Option<&'n Node<'t>>,
+    parent: &Node,
+    path: &Path,
+) -> Option<&'n Node<'t>> {
+    if field.is_none() {
+        reader.error(parent.at, path, "required, but missing");
+    }
+    field
+}
+
+fn label_key(reader: &mut Reader, at: u32, path: &Path, key: &str) -> Option<Arc<str>> {
+    if is_label_key(key) {
+        return Some(reader.interner.string(key));
+    }
+    let message = format!(
+        "`{}` is no label key: an optional DNS name and `/`, then at most 63 letters, digits, `-`, `_`, `.`, \
+         first and last a letter or digit",
+        excerpt(key)
+    );
+    reader.error(at, path, message);
+    None
+}
+
+fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>> {
+    let value = strict::string(reader, node, path)?;
+    if value.is_empty() || is_name_part(value) {
+        return Some(reader.interner.string(value));
+    }
+    let message = format!(
+        "`{}` is no label value: at most 63 letters, digits, `-`, `_`, `.`, first and last a letter or digit, or empty",
+        excerpt(value)
+    );
+    reader.error(node.at, path, message);
+    None
+}
+
+/// IsQualifiedName of k8s.io/apimachinery util/validation.
+fn is_label_key(key: &str) -> bool {
+    match key.split_once('/') {
+        None => is_name_part(key),
+        Some((prefix, name)) => is_dns_subdomain(prefix) && is_name_part(name),
+    }
+}
+
+fn is_name_part(text: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// IsDNS1123Subdomain: what objects are named.
+pub(crate) fn is_dns_subdomain(text: &str) -> bool {
+    let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(|b| lower(*b))
+            && bytes.last().is_some_and(|b| lower(*b))
+            && bytes.iter().all(|b| lower(*b) || *b == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s10_label_syntax_is_that_of_the_api() {
+        for good in ["app", "a.b_c-d", "kubernetes.io/metadata.name", "A1"] {
+            assert!(is_label_key(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "/a", "a/", "Up.Per/a", "a/b/c", "a b", &"x".repeat(64)] {
+            assert!(!is_label_key(bad), "{bad}");
+        }
+        assert!(is_dns_subdomain("a-1.b") && !is_dns_subdomain("a..b") && !is_dns_subdomain("A"));
+    }
+}

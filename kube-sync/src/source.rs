@@ -1,0 +1,118 @@
+//! Where a converter stands: the text it reads from and the object it reads, for messages with lines.
+
+use std::{cell::Cell, sync::Arc};
+
+use crate::{
+    intern::Interner,
+    problem::{ObjectRef, Path, Problem, Problems, Severity},
+};
+
+/// The text of one input.
+pub(crate) struct Source<'a> {
+    pub name: Arc<str>,
+    pub text: &'a [u8],
+    /// A position whose line is known: that of the current document or object. Counting starts there.
+    known: Cell<(usize, u32)>,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(name: Arc<str>, text: &'a [u8]) -> Self {
+        Self { name, text, known: Cell::new((0, 1)) }
+    }
+
+    /// The line of the byte at `offset`, from 1.
+    pub fn line(&self, offset: usize) -> u32 {
+        let (from, line) = self.known.get();
+        let offset = offset.min(self.text.len());
+        let (from, line) = if offset < from { (0, 1) } else { (from, line) };
+        line + newlines(&self.text[from..offset])
+    }
+
+    /// As `line`, and counts from here in future: objects are read in order.
+    pub fn advance(&self, offset: usize) -> u32 {
+        let line = self.line(offset);
+        self.known.set((offset.min(self.text.len()), line));
+        line
+    }
+}
+
+fn newlines(text: &[u8]) -> u32 {
+    // Blocks of 255 let the compiler add bytes instead of words.
+    text.chunks(255).map(|block| u32::from(block.iter().map(|b| u8::from(*b == b'\n')).sum::<u8>())).sum()
+}
+
+/// An object may have this many problems before it stops talking.
+const MAX_PROBLEMS_PER_OBJECT: u32 = 100;
+
+/// Reads one object after another out of a source.
+pub(crate) struct Reader<'a> {
+    pub source: &'a Source<'a>,
+    pub problems: &'a mut Problems,
+    pub interner: &'a mut Interner,
+    pub document: Option<u32>,
+    pub object: Option<ObjectRef>,
+    reported: u32,
+    /// Something was there that is not in the result at all.
+    pub lost: bool,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(source: &'a Source<'a>, problems: &'a mut Problems, interner: &'a mut Interner) -> Self {
+        Self { source, problems, interner, document: None, object: None, reported: 0, lost: false }
+    }
+
+    /// From here on messages are about this object.
+    pub fn enter(&mut self, kind: &str, name: &str) {
+        self.reported = 0;
+        self.object = Some(ObjectRef { kind: kind.into(), name: name.into() });
+    }
+
+    /// From here on messages are about no object.
+    pub fn leave(&mut self) {
+        self.reported = 0;
+        self.object = None;
+    }
+
+    pub fn error(&mut self, at: u32, path: &Path, message: impl Into<String>) {
+        self.report(Severity::Error, at, path, message.into());
+    }
+
+    pub fn warning(&mut self, at: u32, path: &Path, message: impl Into<String>) {
+        self.report(Severity::Warning, at, path, message.into());
+    }
+
+    fn report(&mut self, mut severity: Severity, at: u32, path: &Path, mut message: String) {
+        self.reported += 1;
+        if self.reported == MAX_PROBLEMS_PER_OBJECT && self.object.is_some() {
+            message.push_str(" (more problems of this object are not shown)");
+            severity = Severity::Error;
+        } else if self.reported > MAX_PROBLEMS_PER_OBJECT && self.object.is_some() {
+            return;
+        }
+        self.problems.push(Problem {
+            file: self.source.name.clone(),
+            line: Some(self.source.line(at as usize)),
+            document: self.document,
+            object: self.object.clone(),
+            field: if matches!(path, Path::Root) { None } else { Some(path.to_string()) },
+            message,
+            severity,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_count_from_one_and_backwards_too() {
+        let text = "a\nb\n\nc".repeat(300);
+        let source = Source::new("f".into(), text.as_bytes());
+        let expected = |offset: usize| 1 + text[..offset].matches('\n').count() as u32;
+        assert_eq!(source.advance(700), expected(700));
+        for offset in [0, 1, 2, 699, 700, 701, 1200, text.len()] {
+            assert_eq!(source.line(offset), expected(offset));
+        }
+    }
+}

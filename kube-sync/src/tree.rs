@@ -1,0 +1,81 @@
+//! A document as a tree with positions: what YAML and JSON have in common. Built by `yaml` and `json`,
+//! read by the converters. Numbers stay text, so that nothing is rounded or guessed.
+
+use std::borrow::Cow;
+
+/// A value and where it starts, in bytes from the start of its input.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Node<'a> {
+    pub at: u32,
+    pub value: Value<'a>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value<'a> {
+    Null,
+    Bool(bool),
+    /// As written.
+    Number(Cow<'a, str>),
+    String(Cow<'a, str>),
+    List(Vec<Node<'a>>),
+    Map(Vec<Field<'a>>),
+    /// Could not be read; a problem was reported where it was found, so that converters need not
+    /// say it again. A map that was cut short has an unnamed field with this value.
+    Broken,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Field<'a> {
+    pub at: u32,
+    pub name: Cow<'a, str>,
+    pub node: Node<'a>,
+}
+
+/// Objects nest about a dozen levels deep; more is an attack or an accident.
+pub(crate) const MAX_DEPTH: usize = 100;
+
+impl<'a> Node<'a> {
+    pub fn new(at: usize, value: Value<'a>) -> Self {
+        // Inputs are at most 1 GiB (`load::MAX_FILE_BYTES`).
+        Self { at: at.try_into().unwrap_or(u32::MAX), value }
+    }
+
+    pub fn broken(at: usize) -> Self {
+        Self::new(at, Value::Broken)
+    }
+
+    /// The field `name` of a map, null counting as absent. Of several the first.
+    pub fn get(&self, name: &str) -> Option<&Node<'a>> {
+        let Value::Map(fields) = &self.value else { return None };
+        fields.iter().find(|f| f.name == name).map(|f| &f.node).filter(|n| n.value != Value::Null)
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        match &self.value {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// How many nodes it is made of.
+    pub fn size(&self) -> usize {
+        match &self.value {
+            Value::List(items) => 1 + items.iter().map(Node::size).sum::<usize>(),
+            Value::Map(fields) => 1 + fields.iter().map(|f| f.node.size()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
+    /// What it is, for messages.
+    pub fn type_name(&self) -> &'static str {
+        match self.value {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::List(_) => "a list",
+            Value::Map(_) => "an object",
+            Value::Broken => "unreadable",
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The fast way for JSON: Pods, Namespaces and Nodes by derived decoders that borrow from the input.
+//! It answers only where nothing at all is odd; everything else goes through `object`, which knows
+//! what to say. Both ways give the same objects (a test holds them against each other).
+
+use std::{net::IpAddr, sync::Arc};
+
+use netpolc_policy::{ContainerPort, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    intern::Interner,
+    json::Str,
+    object::{ItemType, Kind, NAMESPACE_NAME_LABEL, Object, classify},
+    selector::is_dns_subdomain,
+};
+
+/// Any object, its larger parts left as text.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Item<'a> {
+    #[serde(borrow)]
+    pub kind: Option<Str<'a>>,
+    #[serde(borrow)]
+    pub api_version: Option<Str<'a>>,
+    #[serde(borrow)]
+    metadata: Option<Metadata<'a>>,
+    #[serde(borrow)]
+    spec: Option<&'a RawValue>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    name: Option<Str<'a>>,
+    #[serde(borrow)]
+    namespace: Option<Str<'a>>,
+    #[serde(borrow)]
+    uid: Option<Str<'a>>,
+    #[serde(borrow)]
+    labels: Option<Pairs<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec<'a> {
+    #[serde(borrow)]
+    node_name: Option<Str<'a>>,
+    host_network: Option<bool>,
+    #[serde(borrow)]
+    containers: Option<Vec<Container<'a>>>,
+    #[serde(borrow)]
+    init_containers: Option<Vec<Container<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Container<'a> {
+    #[serde(borrow)]
+    ports: Option<Vec<PortFields<'a>>>,
+    #[serde(borrow)]
+    restart_policy: Option<Str<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PortFields<'a> {
+    #[serde(borrow)]
+    name: Option<Str<'a>>,
+    container_port: u16,
+    host_port: Option<u16>,
+    #[serde(borrow)]
+    protocol: Option<Str<'a>>,
+}
+
+#[derive(Deserialize)]
+struct PodStatus<'a> {
+    #[serde(borrow)]
+    phase: Option<Str<'a>>,
+    #[serde(borrow, rename = "podIP")]
+    pod_ip: Option<Str<'a>>,
+    #[serde(borrow, rename = "podIPs")]
+    pod_ips: Option<Vec<PodIp<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct PodIp<'a> {
+    #[serde(borrow)]
+    ip: Option<Str<'a>>,
+}
+
+#[derive(Deserialize)]
+struct NodeStatus<'a> {
+    #[serde(borrow)]
+    addresses: Option<Vec<NodeAddress<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct NodeAddress<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Str<'a>>,
+    #[serde(borrow)]
+    address: Option<Str<'a>>,
+}
+
+/// What the fast way says about an item.
+pub(crate) enum Outcome {
+    Found(Object),
+    Ignored,
+    /// Ask the thorough way.
+    Unsure,
+}
+
+/// Converts `item`, whose type is `item_type` where it says none itself.
+pub(crate) fn convert(item: &Item, item_type: Option<ItemType>, interner: &mut Interner) -> Outcome {
+    let Some(kind) = item.kind.as_ref().map(|kind| &*kind.0).or(item_type.map(|t| t.kind)) else {
+        return Outcome::Unsure;
+    };
+    let version = item.api_version.as_ref().map(|v| &*v.0).or(item_type.and_then(|t| t.api_version));
+    let found = match classify(kind, version) {
+        (Kind::Ignored, None) => return Outcome::Ignored,
+        (Kind::Pod, None) => pod(item, interner).map(Object::Pod),
+        (Kind::Namespace, None) => namespace(item, interner),
+        (Kind::Node, None) => node(item),
+        _ => None,
+    };
+    found.map_or(Outcome::Unsure, Outcome::Found)
+}
+
+/// Names are mostly unique; interning them would only cost memory.
+fn name(metadata: &Metadata) -> Option<Arc<str>> {
+    let name = metadata.name.as_ref().filter(|name| is_dns_subdomain(&name.0))?;
+    Some(Arc::from(&*name.0))
+}
+
+fn namespace(item: &Item, interner: &mut Interner) -> Option<Object> {
+    let metadata = item.metadata.as_ref()?;
+    let name = name(metadata)?;
+    let pairs = metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0));
+    let labels = interner.labels(pairs.chain([(NAMESPACE_NAME_LABEL, &*name)]));
+    Some(Object::Namespace(name, labels))
+}
+
+fn node(item: &Item) -> Option<Object> {
+    let name = name(item.metadata.as_ref()?)?;
+    let mut addresses = Vec::new();
+    if let Some(status) = part::<NodeStatus>(item.status)? {
+        for address in status.addresses.iter().flatten() {
+            if address.kind.as_ref().is_some_and(|k| matches!(&*k.0, "InternalIP" | "ExternalIP")) {
+                add(&address.address, &mut addresses)?;
+            }
+        }
+    }
+    Some(Object::Node(name, ClusterNode { addresses }))
+}
+
+fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
+    let metadata = item.metadata.as_ref()?;
+    let name = name(metadata)?;
+    let namespace = match &metadata.namespace {
+        Some(namespace) if is_dns_subdomain(&namespace.0) => interner.string(&namespace.0),
+        Some(_) => return None,
+        None => interner.string("default"),
+    };
+    let spec = part::<PodSpec>(item.spec)?;
+    let status = part::<PodStatus>(item.status)?;
+    let labels = interner.labels(metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0)));
+    let mut ports = Vec::new();
+    let mut addresses = Vec::new();
+    if let Some(spec) = &spec {
+        let keeps_running = |c: &&Container| c.restart_policy.as_ref().is_some_and(|p| p.0 == "Always");
+        let init = spec.init_containers.iter().flatten().filter(keeps_running);
+        for container in spec.containers.iter().flatten().chain(init) {
+            for port in container.ports.iter().flatten() {
+                ports.push(container_port(port, interner)?);
+            }
+        }
+    }
+    ports.shrink_to_fit();
+    if let Some(status) = &status {
+        for ip in status.pod_ips.iter().flatten() {
+            add(&ip.ip, &mut addresses)?;
+        }
+        add(&status.pod_ip, &mut addresses)?;
+    }
+    addresses.shrink_to_fit();
+    let phase = status.as_ref().and_then(|s| s.phase.as_ref()).map(|p| &*p.0);
+    let node = spec.as_ref().and_then(|s| s.node_name.as_ref()).filter(|name| !name.0.is_empty());
+    Some(Pod {
+        key: ObjectKey { namespace, name },
+        uid: metadata.uid.as_ref().map(|uid| Arc::from(&*uid.0)),
+        node: node.map(|name| interner.string(&name.0)),
+        labels,
+        addresses,
+        network: match spec.as_ref().and_then(|s| s.host_network) {
+            Some(true) => PodNetwork::Host,
+            _ => PodNetwork::Own,
+        },
+        phase: if matches!(phase, Some("Succeeded" | "Failed")) { Phase::Finished } else { Phase::Active },
+        ports,
+    })
+}
+
+/// The decoded part; Some(None) where it is absent, None where it is odd.
+fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<Option<T>> {
+    raw.map(|raw| serde_json::from_str(raw.get())).transpose().ok()
+}
+
+fn add(text: &Option<Str>, into: &mut Vec<IpAddr>) -> Option<()> {
+    let Some(text) = text.as_ref().filter(|text| !text.0.is_empty()) else { return Some(()) };
+    let address = text.0.parse().ok()?;
+    if !into.contains(&address) {
+        into.push(address);
+    }
+    Some(())
+}
+
+fn container_port(port: &PortFields, interner: &mut Interner) -> Option<ContainerPort> {
+    let protocol = match port.protocol.as_ref().map(|p| &*p.0) {
+        None | Some("" | "TCP") => Protocol::Tcp,
+        Some("UDP") => Protocol::Udp,
+        Some("SCTP") => Protocol::Sctp,
+        Some(_) => return None,
+    };
+    let name = port.name.as_ref().filter(|name| !name.0.is_empty());
+    Some(ContainerPort {
+        name: name.map(|name| interner.string(&name.0)),
+        protocol,
+        number: Some(port.container_port).filter(|number| *number != 0)?,
+        host_port: port.host_port.filter(|number| *number != 0),
+    })
+}
+
+/// Labels in the order of the input. A value that is no string is odd.
+struct Pairs<'a>(Vec<(Str<'a>, Str<'a>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct PairsVisitor;
+        impl<'de> Visitor<'de> for PairsVisitor {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("labels")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        from.deserialize_map(PairsVisitor)
+    }
+}
