@@ -1,0 +1,84 @@
+//! What user space remembers beside the tables so that it can decode exactly what was written.
+//!
+//! A trie flattens nested prefixes, a painted array forgets which cells only repeat a default. These small
+//! arrays keep the difference. They are memory-mapped and pinned like the tables, and no packet reads them. The
+//! tables stay the truth: [`crate::tables`] checks them against the ledger whenever it decodes.
+//!
+//! Order with the tables, so that a process may be killed between any two stores: see each table's module.
+
+use crate::layout::Capacities;
+
+/// The ledger's arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LedgerId {
+    /// Bit for each slot of `remote_v4`: it holds a /32 of its own.
+    HostV4,
+    /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v4` shorter than /32.
+    PrefixV4,
+    /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v6` shorter than /128.
+    PrefixV6,
+    /// u32 `[sets][2]` (IPv4, IPv6): [`PRESENT`] | row of `base`.
+    Base,
+    /// Bit for each cell of `rows_v4`: it has an entry in `row`.
+    CellV4,
+    /// Bit for each cell of `rows_v6`.
+    CellV6,
+    /// u8 `[3][65536]`: [`COVERED`], [`FIRST`].
+    Port,
+    /// u8 for each endpoint: 1 where `endpoint` has an entry.
+    Endpoint,
+}
+
+/// Words of a prefix record: address high, low (left-aligned), then 0 (free) or
+/// [`PRESENT`] | class | length << 32.
+pub const PREFIX_WORDS: usize = 3;
+/// There is an entry.
+pub const PRESENT: u32 = 1 << 16;
+/// A port that some interval covers.
+pub const COVERED: u8 = 1;
+/// The first port of an interval.
+pub const FIRST: u8 = 2;
+
+impl LedgerId {
+    /// All.
+    pub const ALL: [LedgerId; 8] = [
+        LedgerId::HostV4,
+        LedgerId::PrefixV4,
+        LedgerId::PrefixV6,
+        LedgerId::Base,
+        LedgerId::CellV4,
+        LedgerId::CellV6,
+        LedgerId::Port,
+        LedgerId::Endpoint,
+    ];
+
+    /// Of map and pin.
+    pub fn name(self) -> &'static str {
+        match self {
+            LedgerId::HostV4 => "ledger_host_v4",
+            LedgerId::PrefixV4 => "ledger_pfx_v4",
+            LedgerId::PrefixV6 => "ledger_pfx_v6",
+            LedgerId::Base => "ledger_base",
+            LedgerId::CellV4 => "ledger_cell_v4",
+            LedgerId::CellV6 => "ledger_cell_v6",
+            LedgerId::Port => "ledger_port",
+            LedgerId::Endpoint => "ledger_endpoint",
+        }
+    }
+
+    /// Bytes.
+    pub fn size(self, c: &Capacities) -> u64 {
+        let prefixes = |blocks: u32| u64::from(blocks) * (PREFIX_WORDS * 8) as u64;
+        let cells = |classes: u32| (u64::from(c.sets) * u64::from(classes) / 8).max(8);
+        match self {
+            LedgerId::HostV4 => u64::from(c.remote_v4_blocks) * 256 / 8,
+            LedgerId::PrefixV4 => prefixes(c.remote_v4_blocks),
+            LedgerId::PrefixV6 => prefixes(c.remote_v6_blocks),
+            LedgerId::Base => u64::from(c.sets) * 2 * 4,
+            LedgerId::CellV4 => cells(c.classes_v4),
+            LedgerId::CellV6 => cells(c.classes_v6),
+            LedgerId::Port => 3 * 65536,
+            LedgerId::Endpoint => u64::from(c.endpoints),
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! All maps of an instance: made, pinned, opened again.
+//!
+//! Two groups: those of a *generation* (the tables, replaced as a whole when one of them grows) and the *shared* ones
+//! (connection state, fragments, counters, config), which every generation uses. Not here: what is stored in them.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use aya::maps::{HashMap as BpfHash, MapData};
+use netpolc_target::Error;
+
+use crate::{
+    layout::{
+        Capacities, LAYOUT_VERSION, MAGIC, MapId, OWN_MORE_KEY,
+        config::{self, Clock},
+    },
+    ledger::LedgerId,
+    memory::{Region, Word, map_error},
+    sys::{self, refused},
+};
+
+const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
+
+/// Words of the header map that are this crate's user space's: after magic, version, seed, hz and the capacities.
+const CODE: usize = 40;
+/// Where the capacities begin.
+const CAPACITIES: usize = 4;
+
+/// Which maps live as long as the installation, not as long as a generation.
+pub fn is_shared(map: MapId) -> bool {
+    matches!(
+        map,
+        MapId::StateV4Meta
+            | MapId::StateV4Key
+            | MapId::StateV6Meta
+            | MapId::StateV6Key
+            | MapId::Frag
+            | MapId::Counter
+            | MapId::Config
+    )
+}
+
+/// A map that is used through descriptors: one of the kernel's hashes.
+#[derive(Debug)]
+enum Store {
+    Array(Region),
+    Hash(MapData),
+}
+
+/// Some of the maps.
+#[derive(Debug, Default)]
+struct Group {
+    maps: BTreeMap<MapId, Store>,
+    ledger: BTreeMap<LedgerId, Region>,
+}
+
+impl Group {
+    fn create(c: &Capacities, shared: bool) -> Result<Self, Error> {
+        let mut group = Group::default();
+        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared) {
+            let store = if id.is_array() {
+                Store::Array(Region::create(id.name(), id.value_size(c))?)
+            } else {
+                let kind = if id == MapId::Frag { BPF_MAP_TYPE_LRU_HASH } else { BPF_MAP_TYPE_HASH };
+                let params =
+                    aya_obj::Map::new_from_params(kind, id.key_size(), id.value_size(c) as u32, id.max_entries(c), 0);
+                let made = MapData::create(params, id.name(), None);
+                Store::Hash(made.map_err(|e| refused(format!("map {}: create", id.name()), map_error(e)))?)
+            };
+            group.maps.insert(id, store);
+        }
+        if !shared {
+            for id in LedgerId::ALL {
+                group.ledger.insert(id, Region::create(id.name(), id.size(c))?);
+            }
+        }
+        Ok(group)
+    }
+
+    fn pin(&self, dir: &Path) -> Result<(), Error> {
+        let maps = self.maps.iter().map(|(id, store)| (id.name(), store.fd()));
+        let ledger = self.ledger.iter().map(|(id, region)| (id.name(), region.fd()));
+        for (name, fd) in maps.chain(ledger) {
+            let path = dir.join(name);
+            sys::pin(fd, &path).map_err(|e| refused(format!("pin {}", path.display()), e))?;
+        }
+        Ok(())
+    }
+
+    fn open(dir: &Path, c: &Capacities, shared: bool) -> Result<Self, Error> {
+        let mut group = Group::default();
+        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared) {
+            let map = open_pin(&dir.join(id.name()))?;
+            let store = if id.is_array() {
+                Store::Array(Region::map(id.name(), map, id.value_size(c))?)
+            } else {
+                let info = map.info().map_err(|e| refused(format!("map {}: facts", id.name()), map_error(e)))?;
+                if (info.key_size(), u64::from(info.value_size())) != (id.key_size(), id.value_size(c)) {
+                    return Err(Error::Installed(format!("map {}: other key or value sizes", id.name())));
+                }
+                Store::Hash(map)
+            };
+            group.maps.insert(id, store);
+        }
+        if !shared {
+            for id in LedgerId::ALL {
+                let map = open_pin(&dir.join(id.name()))?;
+                group.ledger.insert(id, Region::map(id.name(), map, id.size(c))?);
+            }
+        }
+        Ok(group)
+    }
+}
+
+impl Store {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Store::Array(region) => region.fd(),
+            Store::Hash(map) => map.fd().as_fd(),
+        }
+    }
+}
+
+fn open_pin(path: &Path) -> Result<MapData, Error> {
+    MapData::from_pin(path).map_err(|e| refused(format!("open {}", path.display()), map_error(e)))
+}
+
+/// The maps that every generation uses.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<Group>);
+
+impl Shared {
+    /// New ones, with default timeouts.
+    pub fn create(c: &Capacities, clock: Clock) -> Result<Self, Error> {
+        let shared = Shared(Arc::new(Group::create(c, true)?));
+        let Some(Store::Array(region)) = shared.0.maps.get(&MapId::Config) else { unreachable!("config is an array") };
+        let image = config::image(clock);
+        for (word, bytes) in region.words::<AtomicU64>().iter().zip(image.chunks_exact(8)) {
+            word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
+        }
+        Ok(shared)
+    }
+    /// Pins all of them.
+    pub fn pin(&self, dir: &Path) -> Result<(), Error> {
+        self.0.pin(dir)
+    }
+    /// From the pins.
+    pub fn open(dir: &Path, c: &Capacities) -> Result<Self, Error> {
+        Ok(Shared(Arc::new(Group::open(dir, c, true)?)))
+    }
+}
+
+/// The maps that one generation of programs uses.
+#[derive(Debug)]
+pub struct Maps {
+    /// Their sizes.
+    pub capacities: Capacities,
+    /// Mixed into the state hashes.
+    pub seed: u64,
+    /// The state's clock.
+    pub clock: Clock,
+    group: Group,
+    shared: Shared,
+}
+
+/// What the header map says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Sizes.
+    pub capacities: Capacities,
+    /// For the state hashes.
+    pub seed: u64,
+    /// Jiffies a second.
+    pub clock: Clock,
+    /// Fingerprint of the programs that are pinned with it.
+    pub code: u64,
+}
+
+impl Maps {
+    /// New, empty tables.
+    pub fn create(capacities: Capacities, seed: u64, clock: Clock, shared: Shared) -> Result<Self, Error> {
+        let group = Group::create(&capacities, false)?;
+        let maps = Self { capacities, seed, clock, group, shared };
+        let words = maps.words::<AtomicU64>(MapId::Header);
+        for (word, value) in words[CAPACITIES..].iter().zip(fields(&capacities)) {
+            word.store(value.into(), Relaxed);
+        }
+        words[1].store(LAYOUT_VERSION.into(), Relaxed);
+        words[2].store(seed, Relaxed);
+        words[3].store(clock.hz.into(), Relaxed);
+        words[0].store(MAGIC, Release);
+        Ok(maps)
+    }
+
+    /// Pins the generation's maps (not the shared ones).
+    pub fn pin(&self, dir: &Path) -> Result<(), Error> {
+        self.group.pin(dir)
+    }
+
+    /// Opens a generation's maps.
+    pub fn open(dir: &Path, header: &Header, shared: Shared) -> Result<Self, Error> {
+        let group = Group::open(dir, &header.capacities, false)?;
+        Ok(Self { capacities: header.capacities, seed: header.seed, clock: header.clock, group, shared })
+    }
+
+    /// Reads a generation's header alone.
+    pub fn header(dir: &Path) -> Result<Header, Error> {
+        let path = dir.join(MapId::Header.name());
+        let region = Region::map("header", open_pin(&path)?, 64 * 8)?;
+        let word = |i: usize| region.words::<AtomicU64>()[i].load(Acquire);
+        if word(0) != MAGIC {
+            return Err(Error::Installed(format!("{}: not netpolc's", path.display())));
+        }
+        if word(1) != u64::from(LAYOUT_VERSION) {
+            return Err(Error::Installed(format!(
+                "{}: layout version {}, this netpolc knows {LAYOUT_VERSION}; run `netpolc detach` with the version that made it, or with this one",
+                path.display(),
+                word(1)
+            )));
+        }
+        let capacities = from_fields(|i| word(CAPACITIES + i) as u32);
+        capacities.check().map_err(|e| Error::Installed(format!("{}: {e}", path.display())))?;
+        Ok(Header { capacities, seed: word(2), clock: Clock { hz: word(3) as u32 }, code: word(CODE) })
+    }
+
+    /// Notes which programs are pinned beside the maps.
+    pub fn set_code(&self, code: u64) {
+        self.words::<AtomicU64>(MapId::Header)[CODE].store(code, Release);
+    }
+
+    fn store(&self, id: MapId) -> &Store {
+        let group = if is_shared(id) { &self.shared.0 } else { &self.group };
+        &group.maps[&id]
+    }
+
+    /// The memory of an array map.
+    pub fn words<T: Word>(&self, id: MapId) -> &[T] {
+        match self.store(id) {
+            Store::Array(region) => region.words(),
+            Store::Hash(_) => unreachable!("{} is no array", id.name()),
+        }
+    }
+
+    /// The memory of a part of the ledger.
+    pub fn ledger<T: Word>(&self, id: LedgerId) -> &[T] {
+        self.group.ledger[&id].words()
+    }
+
+    /// A map's descriptor, for instructions.
+    pub fn fd(&self, id: MapId) -> RawFd {
+        self.store(id).fd().as_raw_fd()
+    }
+
+    fn hash(&self, id: MapId) -> &MapData {
+        match self.store(id) {
+            Store::Hash(map) => map,
+            Store::Array(_) => unreachable!("{} is no hash", id.name()),
+        }
+    }
+
+    fn data(&self, id: MapId) -> Result<MapData, Error> {
+        let call = || format!("map {}", id.name());
+        let fd = self.store(id).fd().try_clone_to_owned().map_err(|e| refused(call(), e))?;
+        MapData::from_fd(fd).map_err(|e| refused(call(), map_error(e)))
+    }
+
+    /// `own_more`, to change it.
+    pub fn own_more(&self) -> Result<BpfHash<MapData, [u8; OWN_MORE_KEY], u32>, Error> {
+        BpfHash::try_from(aya::maps::Map::HashMap(self.data(MapId::OwnMore)?))
+            .map_err(|e| refused("map own_more", map_error(e)))
+    }
+
+    /// `frag`, to purge it.
+    pub fn frag(&self) -> Result<BpfHash<MapData, [u8; crate::layout::frag::KEY], u64>, Error> {
+        BpfHash::try_from(aya::maps::Map::LruHashMap(self.data(MapId::Frag)?))
+            .map_err(|e| refused("map frag", map_error(e)))
+    }
+
+    /// Name, kernel type, entries and bytes of every map, shared ones and the ledger included.
+    pub fn list(&self) -> Vec<MapFacts> {
+        let c = &self.capacities;
+        let maps = MapId::ALL.iter().map(|&id| MapFacts {
+            name: id.name(),
+            kind: match id {
+                MapId::OwnMore => "hash",
+                MapId::Frag => "lru_hash",
+                _ => "array",
+            },
+            key_size: id.key_size(),
+            value_size: id.value_size(c),
+            max_entries: id.max_entries(c),
+            used: None,
+        });
+        let ledger = LedgerId::ALL.iter().map(|&id| MapFacts {
+            name: id.name(),
+            kind: "array",
+            key_size: 4,
+            value_size: id.size(c),
+            max_entries: 1,
+            used: None,
+        });
+        let mut list: Vec<MapFacts> = maps.chain(ledger).collect();
+        for facts in &mut list {
+            if facts.name == MapId::OwnMore.name() {
+                facts.used = self.own_more().ok().map(|m| m.keys().count() as u64);
+            } else if facts.name == MapId::Frag.name() {
+                facts.used = self.frag().ok().map(|m| m.keys().count() as u64);
+            }
+        }
+        list
+    }
+
+    /// The group of maps that generations share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The kernel's id of a hash map, for tests and status.
+    pub fn hash_id(&self, id: MapId) -> Option<u32> {
+        self.hash(id).info().ok().map(|i| i.id())
+    }
+}
+
+/// A map as `compile --target ebpf` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapFacts {
+    /// Of map and pin.
+    pub name: &'static str,
+    /// The kernel's map type.
+    pub kind: &'static str,
+    /// Bytes.
+    pub key_size: u32,
+    /// Bytes.
+    pub value_size: u64,
+    /// The kernel's entries; 1 where the value is the whole table.
+    pub max_entries: u32,
+    /// Entries of the table in use, in the unit of its index; None where that has no meaning.
+    pub used: Option<u64>,
+}
+
+impl MapFacts {
+    /// Bytes of all values.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.max_entries)
+            * (self.value_size + if self.max_entries > 1 { u64::from(self.key_size) } else { 0 })
+    }
+}
+
+fn fields(c: &Capacities) -> [u32; 13] {
+    [
+        c.interface_blocks,
+        c.endpoints,
+        c.sets,
+        c.classes_v4,
+        c.classes_v6,
+        c.rows,
+        c.port_words,
+        c.remote_v4_blocks,
+        c.remote_v6_blocks,
+        c.remote_v6_buckets,
+        c.state_buckets,
+        c.fragments,
+        c.more_addresses,
+    ]
+}
+
+fn from_fields(field: impl Fn(usize) -> u32) -> Capacities {
+    Capacities {
+        interface_blocks: field(0),
+        endpoints: field(1),
+        sets: field(2),
+        classes_v4: field(3),
+        classes_v6: field(4),
+        rows: field(5),
+        port_words: field(6),
+        remote_v4_blocks: field(7),
+        remote_v6_blocks: field(8),
+        remote_v6_buckets: field(9),
+        state_buckets: field(10),
+        fragments: field(11),
+        more_addresses: field(12),
+    }
+}

@@ -1,0 +1,145 @@
+//! One-element mmapable array maps as shared memory: slices of atomics, unmapped on Drop.
+//!
+//! Programs read (and, for state, write) the same words while user space does. A store of `Release` order becomes
+//! visible after the stores before it, so what a pointer leads to is written before the pointer. A word is never torn.
+//! Not here: what the words mean (`layout`), and the kernel's hash maps (`maps`).
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64},
+};
+
+use aya::maps::MapData;
+use netpolc_target::Error;
+
+use crate::sys::refused;
+
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+/// BPF_F_RDONLY_PROG is left out: the kernel refuses a writable mapping of such a map (EACCES).
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+
+mod sealed {
+    pub trait Word {}
+}
+/// The atomic integers that a region may be seen as.
+pub trait Word: sealed::Word + Sync {}
+macro_rules! words {
+    ($($t:ty),*) => { $(impl sealed::Word for $t {} impl Word for $t {})* };
+}
+words!(AtomicU8, AtomicU16, AtomicU32, AtomicU64);
+
+/// A map and its memory.
+#[derive(Debug)]
+pub struct Region {
+    map: MapData,
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the memory is shared with the kernel anyway; all access is through atomics.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Makes a zeroed map of `bytes` bytes. The kernel cuts the name at 15 letters.
+    pub fn create(name: &str, bytes: u64) -> Result<Self, Error> {
+        let size = u32::try_from(bytes)
+            .map_err(|_| refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into()))?;
+        let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
+        let map = MapData::create(params, name, None)
+            .map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))?;
+        Self::map(name, map, bytes)
+    }
+
+    /// Maps what exists; it must have exactly this size.
+    pub fn map(name: &str, map: MapData, bytes: u64) -> Result<Self, Error> {
+        let info = map.info().map_err(|e| refused(format!("map {name}: facts"), map_error(e)))?;
+        if u64::from(info.value_size()) != bytes || info.max_entries() != 1 {
+            let found = format!("map {name}: {} bytes, not {bytes}", info.value_size());
+            return Err(Error::Installed(found));
+        }
+        let length = bytes as usize;
+        // SAFETY: a fresh shared mapping of the whole value, which the kernel rounds up to pages.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { map, start, bytes: length }),
+            _ => Err(refused(format!("map {name}: mmap"), io::Error::last_os_error())),
+        }
+    }
+
+    /// The whole memory as atomics.
+    pub fn words<T: Word>(&self) -> &[T] {
+        // SAFETY: page-aligned, `bytes` long, mapped as long as `self`; every bit pattern is a value; only atomics touch it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / size_of::<T>()) }
+    }
+
+    /// Its size.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// For instructions.
+    pub fn raw_fd(&self) -> RawFd {
+        self.map.fd().as_fd().as_raw_fd()
+    }
+
+    /// For pins.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `map`; slices borrow `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The system error inside aya's, with aya's words where there is none.
+pub(crate) fn map_error(error: aya::maps::MapError) -> io::Error {
+    use aya::maps::MapError;
+    match error {
+        MapError::CreateError { io_error, .. } | MapError::IoError(io_error) => io_error,
+        MapError::SyscallError(e) => e.io_error,
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_shared_between_mappings_and_zero_at_first() {
+        let one = Region::create("np_test", 8192).expect("needs root and BPF");
+        assert!(one.words::<AtomicU64>().iter().all(|w| w.load(Relaxed) == 0));
+        let fd = one.fd().try_clone_to_owned().unwrap();
+        let two = Region::map("np_test", MapData::from_fd(fd).unwrap(), 8192).unwrap();
+        one.words::<AtomicU32>()[2047].store(7, Relaxed);
+        assert_eq!(two.words::<AtomicU32>()[2047].load(Relaxed), 7);
+        drop(one);
+        assert_eq!(two.words::<AtomicU16>()[4094].load(Relaxed), 7);
+    }
+
+    #[test]
+    fn another_size_is_refused() {
+        let one = Region::create("np_test", 4096).expect("needs root and BPF");
+        let map = MapData::from_fd(one.fd().try_clone_to_owned().unwrap()).unwrap();
+        assert!(matches!(Region::map("np_test", map, 8192), Err(Error::Installed(_))));
+    }
+}

@@ -1,0 +1,264 @@
+//! The few system calls that neither aya nor std offers: links by interface index, link facts, membarrier, mounts.
+//!
+//! Not here: policy about when to call them. Numbers and struct layouts are those of `include/uapi/linux/bpf.h`.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use netpolc_target::Error;
+
+const BPF_OBJ_PIN: u32 = 6;
+const BPF_OBJ_GET: u32 = 7;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_LINK_CREATE: u32 = 28;
+const BPF_LINK_UPDATE: u32 = 29;
+/// `enum bpf_attach_type`
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// `enum bpf_link_type`
+const BPF_LINK_TYPE_TCX: u32 = 11;
+const BPF_F_BEFORE: u32 = 1 << 3;
+/// Bytes of `union bpf_attr` that are passed: enough for every command here, the rest is zero.
+const ATTR: usize = 128;
+
+/// `union bpf_attr`, filled field by field.
+#[repr(C, align(8))]
+struct Attr([u8; ATTR]);
+
+impl Attr {
+    fn new() -> Self {
+        Attr([0; ATTR])
+    }
+    fn u32(mut self, at: usize, value: u32) -> Self {
+        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+    fn u64(mut self, at: usize, value: u64) -> Self {
+        self.0[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+        self
+    }
+    fn call(&mut self, command: u32, size: usize) -> io::Result<i64> {
+        // SAFETY: the kernel reads (for GET_INFO also writes) `size` <= ATTR bytes of it; pointers inside it are the
+        // callers', who keep what they point to alive over the call.
+        match unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), size) } {
+            -1 => Err(io::Error::last_os_error()),
+            value => Ok(value),
+        }
+    }
+    fn open(&mut self, command: u32, size: usize) -> io::Result<OwnedFd> {
+        // SAFETY: on success these commands return a new descriptor that nobody else owns.
+        self.call(command, size).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+}
+
+/// Names what was tried in an [`Error::System`].
+pub fn refused(call: impl Into<String>, source: io::Error) -> Error {
+    Error::System { call: call.into(), source }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Where a TCX link stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcxHook {
+    /// Packets that the interface receives.
+    Ingress,
+    /// Packets that it sends.
+    Egress,
+}
+
+/// Attaches in front of whatever is there, in the calling thread's network namespace.
+pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<OwnedFd> {
+    let kind = if hook == TcxHook::Ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
+    // link_create: prog_fd 0, target_ifindex 4, attach_type 8, flags 12, tcx.relative_fd 16, expected_revision 24
+    let attr = Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, ifindex).u32(8, kind).u32(12, BPF_F_BEFORE);
+    attr_open(attr, BPF_LINK_CREATE, 48)
+}
+
+fn attr_open(mut attr: Attr, command: u32, size: usize) -> io::Result<OwnedFd> {
+    attr.open(command, size)
+}
+
+/// Exchanges a link's program; packets see the old one or the new one.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = Attr::new().u32(0, link.as_raw_fd() as u32).u32(4, program.as_raw_fd() as u32);
+    attr.call(BPF_LINK_UPDATE, 16).map(drop)
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// The kernel's id of the program.
+    pub program: u32,
+    /// The interface; None where it has vanished.
+    pub ifindex: Option<u32>,
+}
+
+/// Reads a TCX link's facts.
+pub fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
+    // struct bpf_link_info: type 0, id 4, prog_id 8, (aligned) tcx.ifindex 16, tcx.attach_type 20
+    let mut info = [0u64; 16];
+    let mut attr = Attr::new().u32(0, link.as_raw_fd() as u32).u32(4, 128).u64(8, info.as_mut_ptr() as u64);
+    attr.call(BPF_OBJ_GET_INFO_BY_FD, 16)?;
+    if info[0] as u32 != BPF_LINK_TYPE_TCX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a TCX link"));
+    }
+    let ifindex = info[2] as u32;
+    Ok(LinkFacts { program: info[1] as u32, ifindex: (ifindex != 0).then_some(ifindex) })
+}
+
+/// Pins any BPF object.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = c_path(path)?;
+    Attr::new().u64(0, name.as_ptr() as u64).u32(8, object.as_raw_fd() as u32).call(BPF_OBJ_PIN, 16).map(drop)
+}
+
+/// Opens any pinned BPF object.
+pub fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let name = c_path(path)?;
+    Attr::new().u64(0, name.as_ptr() as u64).open(BPF_OBJ_GET, 16)
+}
+
+/// `membarrier(MEMBARRIER_CMD_GLOBAL)`: the kernel's `synchronize_rcu`, which BPF programs cannot straddle.
+pub fn membarrier() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+    // SAFETY: no pointers.
+    match unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Processors that run now.
+pub fn processors() -> i64 {
+    // SAFETY: no pointers.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }
+}
+
+/// Jiffies a second, from the resolution of the coarse clock, which is one jiffy.
+pub fn jiffies_a_second() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is written.
+    let done = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
+    if done == 0 && time.tv_nsec > 0 { (1_000_000_000 / time.tv_nsec) as u32 } else { 100 }
+}
+
+/// Is `path` on a BPF file system?
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+    let name = c_path(path)?;
+    // SAFETY: all zeros is a valid statfs; `name` is NUL-terminated.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `facts` is written.
+    match unsafe { libc::statfs(name.as_ptr(), &mut facts) } {
+        0 => Ok(facts.f_type as i64 == BPF_FS_MAGIC),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Mounts a BPF file system.
+pub fn mount_bpffs(path: &Path) -> io::Result<()> {
+    let name = c_path(path)?;
+    // SAFETY: NUL-terminated strings.
+    let done = unsafe {
+        libc::mount(
+            c"bpf".as_ptr(),
+            name.as_ptr(),
+            c"bpf".as_ptr(),
+            libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
+            std::ptr::null(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The interface's index in the calling thread's network namespace.
+pub fn ifindex(name: &str) -> io::Result<u32> {
+    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: NUL-terminated.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// The interface's name in the calling thread's network namespace.
+pub fn ifname(ifindex: u32) -> io::Result<String> {
+    let mut name = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: IF_NAMESIZE bytes may be written.
+    if unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) }.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}
+
+const BPF_MAP_CREATE: u32 = 0;
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// A map of maps with one slot, and a map to put into it.
+pub fn map_of_maps() -> io::Result<(OwnedFd, OwnedFd)> {
+    // map_create: map_type 0, key_size 4, value_size 8, max_entries 12, map_flags 16, inner_map_fd 20
+    let inner = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY).u32(4, 4).u32(8, 4).u32(12, 1).open(BPF_MAP_CREATE, 72)?;
+    let mut outer = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY_OF_MAPS).u32(4, 4).u32(8, 4).u32(12, 1);
+    outer = outer.u32(20, inner.as_raw_fd() as u32);
+    Ok((outer.open(BPF_MAP_CREATE, 72)?, inner))
+}
+
+/// Puts a map into slot 0 of a map of maps; the kernel waits for running programs.
+pub fn set_inner_map(outer: BorrowedFd<'_>, inner: u32) -> io::Result<()> {
+    let (key, value) = (0u32, inner);
+    // map_fd 0, key 8, value 16, flags 24
+    let mut attr =
+        Attr::new().u32(0, outer.as_raw_fd() as u32).u64(8, (&raw const key) as u64).u64(16, (&raw const value) as u64);
+    attr.call(BPF_MAP_UPDATE_ELEM, 32).map(drop)
+}
+
+const BPF_PROG_TEST_RUN: u32 = 10;
+
+/// Runs a classifier on a packet. `ifindex`: of a device in the caller's network namespace (0 and 1: lo);
+/// `ingress_ifindex` may be any. Answers the program's return value and the nanoseconds of one run.
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    ifindex: u32,
+    ingress_ifindex: u32,
+    repeat: u32,
+) -> io::Result<(u32, std::time::Duration)> {
+    // struct __sk_buff: ingress_ifindex 36, ifindex 40; what is not passed is zero
+    let mut context = [0u8; 44];
+    context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
+    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+    // prog_fd 0, retval 4, data_size_in 8, data_size_out 12, data_in 16, data_out 24, repeat 32, duration 36, ctx_size_in 40,
+    // ctx_size_out 44, ctx_in 48, ctx_out 56
+    let mut attr = Attr::new()
+        .u32(0, program.as_raw_fd() as u32)
+        .u32(8, packet.len() as u32)
+        .u64(16, packet.as_ptr() as u64)
+        .u32(32, repeat)
+        .u32(40, context.len() as u32)
+        .u64(48, context.as_ptr() as u64);
+    attr.call(BPF_PROG_TEST_RUN, 80)?;
+    let word = |at: usize| u32::from_ne_bytes(attr.0[at..at + 4].try_into().expect("4 bytes"));
+    Ok((word(4), std::time::Duration::from_nanos(word(36).into())))
+}
+
+/// The kernel's id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct bpf_prog_info: type 0, id 4
+    let mut info = [0u64; 32];
+    let mut attr = Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, 256).u64(8, info.as_mut_ptr() as u64);
+    attr.call(BPF_OBJ_GET_INFO_BY_FD, 16)?;
+    Ok((info[0] >> 32) as u32)
+}

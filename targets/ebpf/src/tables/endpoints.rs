@@ -1,0 +1,399 @@
+//! `interface`, `endpoint`, `own_v4`, `own_v6`, `directory`.
+//!
+//! An endpoint's word is one aligned store. The first own address of each family stands in the endpoint's record, further
+//! ones in a kernel hash; both are their own record. The ledger's byte says whether `endpoint` has an entry, or whether
+//! its connection state has to go before the id is used again (S43).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::{
+        AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use netpolc_table::{
+    ActionId, Entry, Key, Program, TableId,
+    schema::{self, IdKind, Word, endpoint_key, interface_key, own_key, set_policy, word_of},
+};
+use netpolc_target::Error;
+
+use super::{Grace, full, invalid, number};
+use crate::{
+    layout::{MapId, endpoint, own_more_key},
+    ledger::LedgerId,
+    maps::Maps,
+    memory::map_error,
+    state,
+    sys::refused,
+};
+
+const ABSENT: u8 = 0;
+const PRESENT: u8 = 1;
+/// Removed; its state must be purged before it comes back.
+const USED: u8 = 2;
+
+/// Interfaces are below this.
+pub const INTERFACES: u32 = 1 << 24;
+
+/// What user space knows beside the maps.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// Interfaces in each block.
+    uses: Vec<u32>,
+    free: Vec<u16>,
+    quarantine: Vec<u16>,
+    /// Addresses in `own_more` by endpoint.
+    more: BTreeMap<u16, BTreeSet<IpAddr>>,
+    more_count: u32,
+    /// Records whose IPv6 address may still be read.
+    stale_v6: HashSet<u16>,
+}
+
+fn record(maps: &Maps, id: u16) -> &[AtomicU64] {
+    &maps.words(MapId::Endpoint)[usize::from(id) * (endpoint::SIZE / 8)..][..endpoint::SIZE / 8]
+}
+fn record32(maps: &Maps, id: u16, at: usize) -> &AtomicU32 {
+    &maps.words(MapId::Endpoint)[usize::from(id) * (endpoint::SIZE / 4) + at / 4]
+}
+fn presence(maps: &Maps, id: u16) -> &AtomicU8 {
+    &maps.ledger(LedgerId::Endpoint)[usize::from(id)]
+}
+
+fn endpoint_id(maps: &Maps, table: TableId, value: u64) -> Result<u16, Error> {
+    match number(table, "endpoints", value.into(), maps.capacities.endpoints)? {
+        0 => Err(invalid(table, "endpoint 0 stands for none".into())),
+        id => Ok(id as u16),
+    }
+}
+
+/// Checks a change of `interface`.
+pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u32, Option<u16>), Error> {
+    let table = TableId::Interface;
+    let ifindex = number(table, "interface indices", key.value(0), INTERFACES)?;
+    match entry {
+        None => Ok((ifindex, None)),
+        Some(e) if e.action == ActionId::SetEndpoint => Ok((ifindex, Some(endpoint_id(maps, table, e.params[0])?))),
+        Some(e) => Err(invalid(table, format!("no action {}", e.action.spec().name))),
+    }
+}
+
+/// Checks a change of `endpoint`.
+pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u16, Option<Word>), Error> {
+    let table = TableId::Endpoint;
+    let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
+    let Some(entry) = entry else { return Ok((id, None)) };
+    if entry.action != ActionId::SetPolicy {
+        return Err(invalid(table, format!("no action {}", entry.action.spec().name)));
+    }
+    for (set, what) in entry.params.iter().zip(["ingress set", "egress set"]) {
+        number(table, what, (*set).into(), maps.capacities.sets)?;
+    }
+    Ok((id, Some(word_of(entry))))
+}
+
+/// Checks a change of `own_v4` or `own_v6`.
+pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) -> Result<(u16, IpAddr, bool), Error> {
+    let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
+    let bits = key.value(1).get();
+    let address = if table == TableId::OwnV4 {
+        IpAddr::V4(u32::try_from(bits).map_err(|_| invalid(table, "no IPv4 address".into()))?.into())
+    } else {
+        IpAddr::V6(bits.into())
+    };
+    if address == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        return Err(invalid(table, "0.0.0.0 is nobody's".into()));
+    }
+    match entry.map(|e| e.action) {
+        None | Some(ActionId::Own) => Ok((id, address, entry.is_some())),
+        Some(other) => Err(invalid(table, format!("no action {}", other.spec().name))),
+    }
+}
+
+/// Checks a change of `directory`: its place and value.
+pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64), Error> {
+    let table = TableId::Directory;
+    let kind = number(table, "kinds", key.value(0), 8)?;
+    let id = number(table, "ids", key.value(1), 65536)?;
+    match entry {
+        None => Ok(((kind as usize) << 16 | id as usize, 0)),
+        Some(e) if e.action != ActionId::Fingerprint => {
+            Err(invalid(table, format!("no action {}", e.action.spec().name)))
+        }
+        Some(e) if e.params[0] == 0 => Err(invalid(table, "fingerprint 0 stands for none".into())),
+        Some(e) => Ok(((kind as usize) << 16 | id as usize, e.params[0])),
+    }
+}
+
+impl Endpoints {
+    /// Finds what is there.
+    pub fn open(maps: &Maps) -> Result<Self, Error> {
+        let blocks = maps.capacities.interface_blocks;
+        let mut this = Endpoints { uses: vec![0; blocks as usize], ..Endpoints::default() };
+        let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
+        let mut linked = HashSet::new();
+        for dir in maps.words::<AtomicU16>(MapId::InterfaceDir) {
+            let block = dir.load(Acquire);
+            if block == 0 {
+                continue;
+            }
+            if u32::from(block) >= blocks || !linked.insert(block) {
+                return Err(Error::Installed(format!(
+                    "table interface: block {block} is not one of {blocks}, or linked twice"
+                )));
+            }
+            let used = slots[usize::from(block) * 256..][..256].iter().filter(|s| s.load(Acquire) != 0).count();
+            this.uses[usize::from(block)] = used as u32;
+            if used == 0 {
+                dir.store(0, Release);
+                this.quarantine.push(block);
+            }
+        }
+        this.free = (1..blocks).rev().map(|b| b as u16).filter(|b| !linked.contains(b)).collect();
+        for key in maps.own_more()?.keys() {
+            let key = key.map_err(|e| refused("map own_more: read", map_error(e)))?;
+            let id = u16::from_le_bytes([key[0], key[1]]);
+            let bytes: [u8; 16] = key[4..].try_into().expect("16 bytes");
+            let address =
+                if key[2] == 4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) };
+            this.more.entry(id).or_default().insert(address);
+            this.more_count += 1;
+        }
+        for &id in this.more.keys() {
+            record32(maps, id, endpoint::OWN_FLAGS).fetch_or(endpoint::HAS_MORE, Release);
+        }
+        Ok(this)
+    }
+
+    /// Would these interfaces find blocks?
+    pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[u32], grace: &Grace) -> Result<(), Error> {
+        let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
+        let new: HashSet<u32> = puts.iter().map(|i| i >> 8).filter(|&d| dir[d as usize].load(Relaxed) == 0).collect();
+        if new.len() > self.free.len() && !self.quarantine.is_empty() {
+            grace.wait()?;
+            self.free.append(&mut self.quarantine);
+        }
+        if new.len() > self.free.len() {
+            return Err(full(TableId::Interface, maps.capacities.interface_blocks, "blocks of 256 interfaces"));
+        }
+        Ok(())
+    }
+
+    /// Changes one interface.
+    pub fn write_interface(&mut self, maps: &Maps, ifindex: u32, id: Option<u16>) {
+        let dir = &maps.words::<AtomicU16>(MapId::InterfaceDir)[(ifindex >> 8) as usize];
+        let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
+        let mut block = dir.load(Relaxed);
+        if block == 0 {
+            if id.is_none() {
+                return;
+            }
+            block = self.free.pop().expect("reserved");
+            for slot in &slots[usize::from(block) * 256..][..256] {
+                slot.store(0, Relaxed);
+            }
+            dir.store(block, Release);
+        }
+        let slot = &slots[usize::from(block) * 256 + (ifindex & 255) as usize];
+        let uses = &mut self.uses[usize::from(block)];
+        match (slot.load(Relaxed) != 0, id.is_some()) {
+            (false, true) => *uses += 1,
+            (true, false) => *uses -= 1,
+            _ => {}
+        }
+        slot.store(id.unwrap_or(0), Release);
+        if *uses == 0 {
+            dir.store(0, Release);
+            self.quarantine.push(block);
+        }
+    }
+
+    /// Changes an endpoint's word.
+    pub fn write_endpoint(&mut self, maps: &Maps, id: u16, word: Option<Word>, grace: &Grace) -> Result<(), Error> {
+        let (record, presence) = (record(maps, id), presence(maps, id));
+        if let Some(word) = word {
+            if presence.load(Acquire) == USED {
+                grace.wait()?;
+                state::purge(maps, id)?;
+            }
+            presence.store(PRESENT, Release);
+            let value = u64::from(word.ingress_set)
+                | u64::from(word.egress_set) << 16
+                | u64::from(word.flags) << endpoint::FLAGS_SHIFT;
+            record[endpoint::WORD / 8].store(value, Release);
+        } else if presence.load(Acquire) == PRESENT {
+            record[endpoint::WORD / 8].store(0, Release);
+            presence.store(USED, Release);
+        }
+        Ok(())
+    }
+
+    /// Would these own addresses find room?
+    pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(u16, IpAddr)]) -> Result<(), Error> {
+        if self.more_count as usize + puts.len() <= maps.capacities.more_addresses as usize {
+            return Ok(());
+        }
+        let into_more = puts.iter().filter(|(id, address)| !self.has(maps, *id, *address)).count();
+        if self.more_count as usize + into_more > maps.capacities.more_addresses as usize {
+            return Err(full(table, maps.capacities.more_addresses, "further addresses"));
+        }
+        Ok(())
+    }
+
+    fn first(&self, maps: &Maps, id: u16, v4: bool) -> Option<IpAddr> {
+        if v4 {
+            let address = Ipv4Addr::from(record32(maps, id, endpoint::OWN_V4).load(Acquire).to_le_bytes());
+            (!address.is_unspecified()).then_some(address.into())
+        } else if record32(maps, id, endpoint::OWN_FLAGS).load(Acquire) & endpoint::HAS_V6 != 0 {
+            let halves = &record(maps, id)[endpoint::OWN_V6 / 8..][..2];
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&halves[0].load(Acquire).to_le_bytes());
+            bytes[8..].copy_from_slice(&halves[1].load(Acquire).to_le_bytes());
+            Some(Ipv6Addr::from(bytes).into())
+        } else {
+            None
+        }
+    }
+
+    fn has(&self, maps: &Maps, id: u16, address: IpAddr) -> bool {
+        self.first(maps, id, address.is_ipv4()) == Some(address)
+            || self.more.get(&id).is_some_and(|m| m.contains(&address))
+    }
+
+    /// Adds or removes one own address.
+    pub fn write_own(&mut self, maps: &Maps, id: u16, address: IpAddr, put: bool) -> Result<(), Error> {
+        let known = self.has(maps, id, address);
+        if known == put {
+            return Ok(());
+        }
+        let flags = record32(maps, id, endpoint::OWN_FLAGS);
+        let first = self.first(maps, id, address.is_ipv4());
+        if put {
+            match address {
+                IpAddr::V4(a) if first.is_none() => {
+                    record32(maps, id, endpoint::OWN_V4).store(u32::from_le_bytes(a.octets()), Release);
+                }
+                IpAddr::V6(a) if first.is_none() && !self.stale_v6.contains(&id) => {
+                    for (half, word) in a.octets().chunks_exact(8).zip(&record(maps, id)[endpoint::OWN_V6 / 8..]) {
+                        word.store(u64::from_le_bytes(half.try_into().expect("8 bytes")), Relaxed);
+                    }
+                    flags.fetch_or(endpoint::HAS_V6, Release);
+                }
+                _ => {
+                    let done = maps.own_more()?.insert(own_more_key(id, address), 1, 0);
+                    done.map_err(|e| refused(format!("map own_more: insert {address}"), map_error(e)))?;
+                    flags.fetch_or(endpoint::HAS_MORE, Release);
+                    self.more.entry(id).or_default().insert(address);
+                    self.more_count += 1;
+                }
+            }
+        } else if first == Some(address) {
+            if address.is_ipv4() {
+                record32(maps, id, endpoint::OWN_V4).store(0, Release);
+            } else {
+                flags.fetch_and(!endpoint::HAS_V6, Release);
+                self.stale_v6.insert(id);
+            }
+        } else {
+            let done = maps.own_more()?.remove(&own_more_key(id, address));
+            done.map_err(|e| refused(format!("map own_more: remove {address}"), map_error(e)))?;
+            self.more_count -= 1;
+            let more = self.more.entry(id).or_default();
+            more.remove(&address);
+            if more.is_empty() {
+                self.more.remove(&id);
+                flags.fetch_and(!endpoint::HAS_MORE, Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a grace period: frees blocks, purges the state of endpoints that are gone.
+    pub fn release(&mut self, maps: &Maps) -> Result<(), Error> {
+        self.free.append(&mut self.quarantine);
+        self.stale_v6.clear();
+        for id in 1..=(maps.capacities.endpoints - 1) as u16 {
+            if presence(maps, id).load(Acquire) == USED {
+                state::purge(maps, id)?;
+                presence(maps, id).store(ABSENT, Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes the five tables.
+    pub fn read(&self, maps: &Maps, into: &mut Program) -> Result<(), Error> {
+        for (ifindex, endpoint) in interfaces(maps) {
+            let entry = schema::entry(ActionId::SetEndpoint, endpoint);
+            into.table_mut(TableId::Interface).entries.insert(interface_key(ifindex), entry);
+        }
+        let own = |into: &mut Program, id: u16, address: IpAddr| {
+            let table = if address.is_ipv4() { TableId::OwnV4 } else { TableId::OwnV6 };
+            into.table_mut(table).entries.insert(own_key(id, address), schema::plain(ActionId::Own));
+        };
+        for id in 1..=(maps.capacities.endpoints - 1) as u16 {
+            let value = record(maps, id)[endpoint::WORD / 8].load(Acquire);
+            let word = Word {
+                ingress_set: value as u16,
+                egress_set: (value >> 16) as u16,
+                flags: (value >> endpoint::FLAGS_SHIFT) as u8,
+            };
+            match presence(maps, id).load(Acquire) {
+                PRESENT => drop(into.table_mut(TableId::Endpoint).entries.insert(endpoint_key(id), set_policy(word))),
+                _ if value != 0 => {
+                    // killed between the word and its note; a word is what packets see
+                    into.table_mut(TableId::Endpoint).entries.insert(endpoint_key(id), set_policy(word));
+                }
+                _ => {}
+            }
+            for v4 in [true, false] {
+                if let Some(address) = self.first(maps, id, v4) {
+                    own(into, id, address);
+                }
+            }
+        }
+        for key in maps.own_more()?.keys() {
+            let key = key.map_err(|e| refused("map own_more: read", map_error(e)))?;
+            let bytes: [u8; 16] = key[4..].try_into().expect("16 bytes");
+            let v4 = IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            own(into, u16::from_le_bytes([key[0], key[1]]), if key[2] == 4 { v4 } else { bytes.into() });
+        }
+        for (i, word) in maps.words::<AtomicU64>(MapId::Directory).iter().enumerate() {
+            let (value, kind) = (word.load(Acquire), (i >> 16) as u8);
+            if value == 0 {
+                continue;
+            }
+            let kinds = [IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6];
+            let Some(kind) = kinds.into_iter().find(|&k| k as u8 == kind) else {
+                return Err(Error::Installed(format!("table directory: kind {kind}")));
+            };
+            let key = schema::directory_key(kind, i as u32 & 0xffff);
+            into.table_mut(TableId::Directory).entries.insert(key, schema::entry(ActionId::Fingerprint, value));
+        }
+        Ok(())
+    }
+}
+
+/// Every interface with its endpoint.
+pub fn interfaces(maps: &Maps) -> BTreeMap<u32, u16> {
+    let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
+    let mut list = BTreeMap::new();
+    for (high, dir) in maps.words::<AtomicU16>(MapId::InterfaceDir).iter().enumerate() {
+        let block = usize::from(dir.load(Acquire));
+        if block != 0 && (block + 1) * 256 <= slots.len() {
+            for (low, slot) in slots[block * 256..][..256].iter().enumerate() {
+                let endpoint = slot.load(Acquire);
+                if endpoint != 0 {
+                    list.insert((high << 8 | low) as u32, endpoint);
+                }
+            }
+        }
+    }
+    list
+}
+
+/// Stores a fingerprint, or 0.
+pub fn write_directory(maps: &Maps, place: usize, value: u64) {
+    maps.words::<AtomicU64>(MapId::Directory)[place].store(value, Release);
+}

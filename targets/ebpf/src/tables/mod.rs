@@ -1,0 +1,319 @@
+//! The IR's tables in the maps: [`Tables`] does a [`Write`] as stores and decodes everything back.
+//!
+//! Each write is checked and its room reserved first; after that it cannot fail except by the kernel, so an error
+//! leaves every answer as it was. The order of stores inside each table is in its module. One writer at a time.
+//! Not here: when to grow (`target`), and the state that packets make (`state`).
+
+mod endpoints;
+mod exact;
+mod ports;
+mod rows;
+mod trie;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use netpolc_table::{
+    ActionId, Entry, Key, Match, Program, TableId, Value, Write,
+    schema::{Family, remote_key, set_remote},
+};
+use netpolc_target::Error;
+
+use endpoints::Endpoints;
+pub use endpoints::interfaces;
+use exact::Exact;
+use ports::Ports;
+use trie::{Prefix, Trie};
+
+use crate::{maps::Maps, settle::Grace};
+
+/// The tables of one generation.
+#[derive(Debug)]
+pub struct Tables {
+    /// Where they are.
+    pub maps: Maps,
+    remote_v4: Trie,
+    remote_v6: Trie,
+    exact: Exact,
+    ports: Ports,
+    endpoints: Endpoints,
+}
+
+fn invalid(table: TableId, reason: String) -> Error {
+    Error::Invalid { table, reason }
+}
+
+fn full(table: TableId, capacity: u32, what: &str) -> Error {
+    Error::Full { table, capacity: capacity.into(), what: what.into() }
+}
+
+/// A number below `limit`.
+fn number(table: TableId, what: &str, value: Value, limit: u32) -> Result<u32, Error> {
+    match u32::try_from(value.get()) {
+        Ok(number) if number < limit => Ok(number),
+        _ => Err(full(table, limit, what)),
+    }
+}
+
+fn bit(words: &[AtomicU64], i: usize) -> bool {
+    words[i / 64].load(Acquire) >> (i % 64) & 1 == 1
+}
+
+fn set_bit(words: &[AtomicU64], i: usize, on: bool) {
+    let (word, bit) = (&words[i / 64], 1u64 << (i % 64));
+    let before = word.load(Relaxed);
+    let after = if on { before | bit } else { before & !bit };
+    if after != before {
+        word.store(after, Release);
+    }
+}
+
+/// A checked change of a remote table.
+struct RemoteChange {
+    /// IPv4: true.
+    address: u128,
+    length: u8,
+    /// class | incarnation << 16
+    value: Option<u32>,
+}
+
+impl Tables {
+    /// Takes the tables as they are in the maps; finishes what a killed process began.
+    pub fn open(maps: Maps) -> Result<Self, Error> {
+        rows::open(&maps);
+        Ok(Self {
+            remote_v4: Trie::open(Family::V4, &maps)?,
+            remote_v6: Trie::open(Family::V6, &maps)?,
+            exact: Exact::open(&maps)?,
+            ports: Ports::open(&maps),
+            endpoints: Endpoints::open(&maps)?,
+            maps,
+        })
+    }
+
+    /// Does one write, see `netpolc_target::Target::write`.
+    pub fn write(&mut self, write: &Write, grace: &Grace) -> Result<(), Error> {
+        for (key, what) in write.put.iter().map(|(k, _)| k).chain(&write.remove).map(|k| (k, "fields")) {
+            check_shape(write.table, key, what)?;
+        }
+        // a key that is put is not removed, and the last put of a key counts
+        let mut changes: BTreeMap<&Key, Option<&Entry>> = write.remove.iter().map(|k| (k, None)).collect();
+        changes.extend(write.put.iter().map(|(k, e)| (k, Some(e))));
+        // what is not there need not be removable: ids beyond a capacity are simply absent
+        let absent = |result: &Result<(), Error>, entry: Option<&Entry>| {
+            entry.is_none() && matches!(result, Err(Error::Full { .. }))
+        };
+        macro_rules! checked {
+            ($check:expr) => {{
+                let mut list = vec![];
+                for (&key, &entry) in &changes {
+                    match $check(key, entry) {
+                        Ok(change) => list.push(change),
+                        Err(error) => {
+                            let error = Err(error);
+                            if !absent(&error, entry) {
+                                return error;
+                            }
+                        }
+                    }
+                }
+                list
+            }};
+        }
+        let maps = &self.maps;
+        match write.table {
+            TableId::Interface => {
+                let list = checked!(|k, e| endpoints::check_interface(maps, k, e));
+                let puts: Vec<u32> = list.iter().filter(|(_, id)| id.is_some()).map(|(i, _)| *i).collect();
+                self.endpoints.reserve_interfaces(maps, &puts, grace)?;
+                list.into_iter().for_each(|(ifindex, id)| self.endpoints.write_interface(maps, ifindex, id));
+            }
+            TableId::Endpoint => {
+                for (id, word) in checked!(|k, e| endpoints::check_endpoint(maps, k, e)) {
+                    self.endpoints.write_endpoint(maps, id, word, grace)?;
+                }
+            }
+            TableId::OwnV4 | TableId::OwnV6 => {
+                let mut list = checked!(|k, e| endpoints::check_own(maps, write.table, k, e));
+                let puts: Vec<_> =
+                    list.iter().filter(|(.., put)| *put).map(|&(id, address, _)| (id, address)).collect();
+                self.endpoints.reserve_own(maps, write.table, &puts)?;
+                list.sort_by_key(|(.., put)| *put);
+                for (id, address, put) in list {
+                    self.endpoints.write_own(maps, id, address, put)?;
+                }
+            }
+            TableId::RemoteV4 => {
+                let list = checked!(|k, e| check_remote(maps, Family::V4, k, e));
+                let (removes, puts) = split(list.iter());
+                self.remote_v4.reserve(maps, &puts, grace)?;
+                self.remote_v4.write(maps, &removes, &puts)?;
+            }
+            TableId::RemoteV6 => {
+                let list = checked!(|k, e| check_remote(maps, Family::V6, k, e));
+                self.write_v6(list, grace)?;
+            }
+            TableId::Port => {
+                let list = checked!(|k, e| ports::check(maps, k, e));
+                let removes: Vec<_> = list.iter().filter(|(_, c)| c.is_none()).map(|(i, _)| *i).collect();
+                let puts: Vec<_> = list.iter().filter_map(|(i, c)| c.map(|c| (*i, c))).collect();
+                self.ports.check_disjoint(&removes, &puts)?;
+                self.ports.write(maps, &removes, &puts);
+            }
+            TableId::Base => {
+                let list = checked!(|k, e| rows::check_base(maps, k, e));
+                list.into_iter().for_each(|c| rows::write_base(maps, c));
+            }
+            TableId::Row => {
+                let list = checked!(|k, e| rows::check_row(maps, k, e));
+                list.into_iter().for_each(|c| rows::write_row(maps, c));
+            }
+            TableId::Verdict => {
+                let list = checked!(|k, e| rows::check_verdict(maps, k, e));
+                list.into_iter().for_each(|c| rows::write_verdict(maps, c));
+            }
+            TableId::Directory => {
+                let list = checked!(|k, e| endpoints::check_directory(k, e));
+                list.into_iter().for_each(|(place, value)| endpoints::write_directory(maps, place, value));
+            }
+        }
+        Ok(())
+    }
+
+    /// /128 prefixes go to the cuckoo table, which is asked first, others to the trie. Order: new addresses, prefixes,
+    /// addresses that go; so each address has its old answer or its new one. A packet that missed a new address must
+    /// not see the prefixes change, hence the grace period.
+    fn write_v6(&mut self, list: Vec<RemoteChange>, grace: &Grace) -> Result<(), Error> {
+        let (hosts, prefixes): (Vec<_>, Vec<_>) = list.into_iter().partition(|c| c.length == 128);
+        let (removes, puts) = split(prefixes.iter());
+        let mut host_puts: Vec<(Ipv6Addr, u32)> = vec![];
+        let mut host_removes: Vec<Ipv6Addr> = vec![];
+        for host in &hosts {
+            match host.value {
+                Some(value) => host_puts.push((host.address.into(), value + 1)),
+                None => host_removes.push(host.address.into()),
+            }
+        }
+        self.remote_v6.reserve(&self.maps, &puts, grace)?;
+        self.exact.reserve(&host_puts)?;
+        self.exact.write(&self.maps, &[], &host_puts, grace)?;
+        if !host_puts.is_empty() && !prefixes.is_empty() {
+            grace.wait()?;
+        }
+        self.remote_v6.write(&self.maps, &removes, &puts)?;
+        self.exact.write(&self.maps, &host_removes, &[], grace)?;
+        Ok(())
+    }
+
+    /// After a grace period: what was cut off may be used again.
+    pub fn release(&mut self) -> Result<(), Error> {
+        self.remote_v4.release();
+        self.remote_v6.release();
+        self.exact.release();
+        self.endpoints.release(&self.maps)
+    }
+
+    /// Decodes everything.
+    pub fn read(&self) -> Result<Program, Error> {
+        let mut program = Program::default();
+        for (trie, family) in [(&self.remote_v4, Family::V4), (&self.remote_v6, Family::V6)] {
+            let entries = &mut program.table_mut(TableId::remote(family)).entries;
+            for ((address, length), value) in trie.read(&self.maps)? {
+                let address: IpAddr = match family {
+                    Family::V4 => IpAddr::V4(((address >> 96) as u32).into()),
+                    Family::V6 => IpAddr::V6(address.into()),
+                };
+                entries.insert(remote_key(address, length), set_remote(value as u16, (value >> 16) as u16));
+            }
+        }
+        let entries = &mut program.table_mut(TableId::RemoteV6).entries;
+        for (address, value) in self.exact.read(&self.maps)? {
+            let entry = set_remote((value as u16).wrapping_sub(1), (value >> 16) as u16);
+            entries.insert(remote_key(address.into(), 128), entry);
+        }
+        self.ports.read(&self.maps, &mut program);
+        rows::read(&self.maps, &mut program)?;
+        self.endpoints.read(&self.maps, &mut program)?;
+        Ok(program)
+    }
+
+    /// Units in use of the maps where that has a meaning: blocks of the tries, addresses, port intervals.
+    pub fn used(&self, map: &str) -> Option<u64> {
+        match map {
+            "remote_v4" => Some(self.remote_v4.blocks_used()),
+            "remote_v6" => Some(self.remote_v6.blocks_used()),
+            "remote_v6_exact" => Some(self.exact.used()),
+            "port" => Some(self.ports.used()),
+            _ => None,
+        }
+    }
+}
+
+/// The key's fields must be of the table's kinds.
+fn check_shape(table: TableId, key: &Key, what: &str) -> Result<(), Error> {
+    use netpolc_table::schema::MatchKind;
+    let spec = table.spec().fields;
+    let fits = |(field, part): (&netpolc_table::schema::FieldSpec, &Match)| match part {
+        Match::Exact(v) => field.kind == MatchKind::Exact && (field.width == 128 || v.get() >> field.width == 0),
+        Match::Lpm { .. } => field.kind == MatchKind::Lpm,
+        Match::Range { .. } => field.kind == MatchKind::Range,
+    };
+    if key.fields().len() != spec.len() || !spec.iter().zip(key.fields()).all(fits) {
+        return Err(invalid(table, format!("{key:?}: not its {what}")));
+    }
+    Ok(())
+}
+
+fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -> Result<RemoteChange, Error> {
+    let table = TableId::remote(family);
+    let Some(&Match::Lpm { value, length }) = key.fields().first() else {
+        return Err(invalid(table, "the address is no prefix".into()));
+    };
+    let shift = 128 - u32::from(family.bits());
+    let bits = value.get();
+    if length > family.bits() || (shift > 0 && bits >> family.bits() != 0) {
+        return Err(invalid(table, format!("{bits:#x}/{length}: too long")));
+    }
+    let address = bits << shift;
+    if address & !trie::mask(length) != 0 {
+        return Err(invalid(table, format!("{bits:#x}/{length}: host bits are set")));
+    }
+    let value = match entry {
+        None => None,
+        Some(e) if e.action != ActionId::SetRemote => {
+            return Err(invalid(table, format!("no action {}", e.action.spec().name)));
+        }
+        Some(e) => {
+            let (what, limit) = match family {
+                Family::V4 => ("IPv4 classes", maps.capacities.classes_v4),
+                Family::V6 => ("IPv6 classes", maps.capacities.classes_v6.min(0xffff)),
+            };
+            let class = number(table, what, e.params[0].into(), limit)?;
+            let incarnation =
+                u16::try_from(e.params[1]).map_err(|_| invalid(table, "incarnation beyond 16 bits".into()))?;
+            if incarnation != 0 && length != family.bits() {
+                return Err(invalid(table, format!("{bits:#x}/{length}: an incarnation on more than one address")));
+            }
+            Some(class | u32::from(incarnation) << 16)
+        }
+    };
+    Ok(RemoteChange { address, length, value })
+}
+
+fn split<'a>(changes: impl Iterator<Item = &'a RemoteChange>) -> (Vec<Prefix>, Vec<(Prefix, u32)>) {
+    let (mut removes, mut puts) = (vec![], vec![]);
+    for change in changes {
+        let prefix = (change.address, change.length);
+        match change.value {
+            Some(value) => puts.push((prefix, value)),
+            None => removes.push(prefix),
+        }
+    }
+    (removes, puts)
+}

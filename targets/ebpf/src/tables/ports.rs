@@ -1,0 +1,211 @@
+//! `port`: intervals painted into 65,536 slots for each of TCP, UDP and SCTP.
+//!
+//! A packet reads one slot. The slots are the truth; the ledger's flags say which belong to an interval and where
+//! one begins (two neighbours may share a class). A process killed while painting leaves an interval in two pieces.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{
+        AtomicU8, AtomicU16, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use netpolc_table::{
+    ActionId, Entry, Key, Match, Program, TableId,
+    schema::{self, port_key},
+};
+use netpolc_target::Error;
+
+use super::{invalid, number, set_bit};
+use crate::{
+    layout::MapId,
+    ledger::{COVERED, FIRST, LedgerId},
+    maps::Maps,
+};
+
+/// Protocols by their place in the map.
+const PROTOCOLS: [u8; 3] = [6, 17, 132];
+
+/// Place of the protocol, first port, last port.
+pub type Interval = (u8, u16, u16);
+
+/// The intervals: (protocol's place, first) -> (last, class).
+#[derive(Debug, Default)]
+pub struct Ports(BTreeMap<(u8, u16), (u16, u16)>);
+
+fn slots(maps: &Maps, protocol: u8) -> &[AtomicU16] {
+    &maps.words(MapId::Port)[usize::from(protocol) << 16..][..65536]
+}
+fn flags(maps: &Maps, protocol: u8) -> &[AtomicU8] {
+    &maps.ledger(LedgerId::Port)[usize::from(protocol) << 16..][..65536]
+}
+
+/// Checks a change.
+pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<u16>), Error> {
+    let table = TableId::Port;
+    let number_of = key.value(0).get();
+    let Some(protocol) = PROTOCOLS.iter().position(|&p| u128::from(p) == number_of) else {
+        return Err(invalid(table, format!("protocol {number_of} has no ports")));
+    };
+    let Some(&Match::Range { low, high }) = key.fields().get(1) else {
+        return Err(invalid(table, "the port is no range".into()));
+    };
+    if low > high || high > 65535 {
+        return Err(invalid(table, format!("no ports {low}-{high}")));
+    }
+    let class = match entry {
+        None => None,
+        Some(e) if e.action == ActionId::SetPortClass => {
+            Some(number(table, "port classes", e.params[0].into(), maps.capacities.port_words * 64)? as u16)
+        }
+        Some(e) => return Err(invalid(table, format!("no action {}", e.action.spec().name))),
+    };
+    Ok(((protocol as u8, low as u16, high as u16), class))
+}
+
+impl Ports {
+    /// Finds the intervals.
+    pub fn open(maps: &Maps) -> Self {
+        let this = Ports(decode(maps));
+        this.classes(maps);
+        this
+    }
+
+    /// Would these intervals be disjoint?
+    pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, u16)]) -> Result<(), Error> {
+        let gone = |p: u8, low: u16, high: u16| {
+            removes.contains(&(p, low, high)) || puts.iter().any(|(i, _)| *i == (p, low, high))
+        };
+        let clash = |a: Interval, b: Interval| {
+            let what = format!("{}-{} overlaps {}-{} of protocol {}", a.1, a.2, b.1, b.2, PROTOCOLS[usize::from(a.0)]);
+            Err(invalid(TableId::Port, what))
+        };
+        for (i, &(put, _)) in puts.iter().enumerate() {
+            let (protocol, low, high) = put;
+            let below = self.0.range(..=(protocol, high)).rev();
+            for (&(p, l), &(h, _)) in below.take_while(|((p, _), (h, _))| *p == protocol && *h >= low) {
+                if !gone(p, l, h) {
+                    return clash(put, (p, l, h));
+                }
+            }
+            for &(other, _) in &puts[i + 1..] {
+                if other.0 == protocol && other.1 <= high && low <= other.2 && other != put {
+                    return clash(put, other);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes, then puts; checked.
+    pub fn write(&mut self, maps: &Maps, removes: &[Interval], puts: &[(Interval, u16)]) {
+        for &(protocol, low, high) in removes {
+            if self.0.get(&(protocol, low)).is_some_and(|&(h, _)| h == high) {
+                self.0.remove(&(protocol, low));
+            }
+        }
+        for &((protocol, low, high), class) in puts {
+            self.0.insert((protocol, low), (high, class));
+        }
+        // classes that are about to appear, before any slot names them
+        for &((protocol, ..), class) in puts {
+            set_bit(classes_of(maps, protocol), usize::from(class), true);
+        }
+        for protocol in 0..PROTOCOLS.len() as u8 {
+            set_bit(classes_of(maps, protocol), 0, true);
+        }
+        for &(protocol, low, high) in removes.iter().chain(puts.iter().map(|(i, _)| i)) {
+            self.paint(maps, protocol, low, high);
+        }
+        self.classes(maps);
+    }
+
+    /// Stores what the slots from `low` to `high` must hold.
+    fn paint(&self, maps: &Maps, protocol: u8, low: u16, high: u16) {
+        let (slots, flags) = (slots(maps, protocol), flags(maps, protocol));
+        let mut port = u32::from(low);
+        while port <= u32::from(high) {
+            let key = (protocol, port as u16);
+            let inside =
+                self.0.range(..=key).next_back().filter(|((p, _), (h, _))| *p == protocol && u32::from(*h) >= port);
+            let (class, covered, first, last) = match inside {
+                Some((&(_, l), &(h, class))) => (class, COVERED, Some(l), u32::from(h)),
+                None => {
+                    let next = self.0.range(key..).next().filter(|((p, _), _)| *p == protocol);
+                    (0, 0, None, next.map_or(65535, |((_, l), _)| u32::from(*l) - 1))
+                }
+            };
+            for port in port..=last.min(high.into()) {
+                slots[port as usize].store(class, Release);
+                let begins = if first.map(u32::from) == Some(port) { FIRST } else { 0 };
+                flags[port as usize].store(covered | begins, Relaxed);
+            }
+            port = last + 1;
+        }
+    }
+
+    /// Makes `port_classes` name exactly the classes that occur.
+    fn classes(&self, maps: &Maps) {
+        for protocol in 0..PROTOCOLS.len() as u8 {
+            let words = classes_of(maps, protocol);
+            let mut wanted = vec![0u64; words.len()];
+            let mut next = 0u32;
+            for (&(_, low), &(high, class)) in self.0.range((protocol, 0)..=(protocol, u16::MAX)) {
+                if u32::from(low) > next {
+                    wanted[0] |= 1;
+                }
+                wanted[usize::from(class) / 64] |= 1 << (class % 64);
+                next = u32::from(high) + 1;
+            }
+            if next < 65536 {
+                wanted[0] |= 1;
+            }
+            for (word, wanted) in words.iter().zip(wanted) {
+                if word.load(Relaxed) != wanted {
+                    word.store(wanted, Release);
+                }
+            }
+        }
+    }
+
+    /// Decodes the table.
+    pub fn read(&self, maps: &Maps, into: &mut Program) {
+        for ((protocol, low), (high, class)) in decode(maps) {
+            let key = port_key(PROTOCOLS[usize::from(protocol)], low, high);
+            into.table_mut(TableId::Port).entries.insert(key, schema::entry(ActionId::SetPortClass, class));
+        }
+    }
+
+    /// Intervals.
+    pub fn used(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+fn classes_of(maps: &Maps, protocol: u8) -> &[AtomicU64] {
+    let width = maps.capacities.port_words as usize;
+    &maps.words(MapId::PortClasses)[usize::from(protocol) * width..][..width]
+}
+
+fn decode(maps: &Maps) -> BTreeMap<(u8, u16), (u16, u16)> {
+    let mut intervals: BTreeMap<(u8, u16), (u16, u16)> = BTreeMap::new();
+    for protocol in 0..PROTOCOLS.len() as u8 {
+        let mut open: Option<(u16, u16)> = None;
+        for (port, (slot, flag)) in slots(maps, protocol).iter().zip(flags(maps, protocol)).enumerate() {
+            let (port, class, flag) = (port as u16, slot.load(Acquire), flag.load(Acquire));
+            let covered = class != 0 || flag & COVERED != 0;
+            if !covered {
+                open = None;
+                continue;
+            }
+            if let Some((first, c)) = open.filter(|&(_, c)| c == class && flag & FIRST == 0) {
+                intervals.insert((protocol, first), (port, c));
+            } else {
+                open = Some((port, class));
+                intervals.insert((protocol, port), (port, class));
+            }
+        }
+    }
+    intervals
+}
