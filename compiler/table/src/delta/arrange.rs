@@ -38,9 +38,13 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     let guarded = own(view, &mut steps);
     steps.switch.extend(early.into_iter().map(|(_, write)| write.clone()));
     steps.switch.append(&mut steps.replaced);
-    steps.coarsen.extend(late.into_iter().map(|(_, write)| write.clone()));
     words.write(&remotes.copies, &mut steps);
-    steps.switch.extend(guarded);
+    steps.coarsen.splice(0..0, late.iter().map(|(_, write)| write.clone()));
+    if late.is_empty() {
+        steps.switch.extend(guarded)
+    } else {
+        steps.coarsen.extend(guarded)
+    }
     for (key, _, after) in interfaces {
         if let Some(entry) = after {
             steps.switch.push(Write::put(TableId::Interface, key.clone(), entry.clone()));
@@ -110,6 +114,13 @@ impl<'a> Words<'a> {
                     words.moves.insert((from, to));
                 }
             }
+            // Sources that are not the pod's own: a guard denies them, as the empty set 0 does.
+            let [from, to] = sets(Pipeline::FromPod);
+            match [before, after].map(|e| e.is_some_and(|e| word_of(e).flags & Word::GUARD != 0)) {
+                [false, true] => words.moves.insert((from, Some(0))),
+                [true, false] => words.moves.insert((Some(0), to)),
+                _ => false,
+            };
         }
         words
     }

@@ -164,15 +164,31 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     }
 }
 
-/// All answers a program gives, in a fixed order.
+/// All answers a program gives, in a fixed order; then those that depend on the source, too (S55).
 pub fn answers(program: &Program) -> Vec<Verdict> {
     let mut out = Vec::new();
+    for (endpoint, source, (remote, port)) in sources() {
+        let own = program.get(TableId::OwnV4, &own_key(endpoint, source)).is_some();
+        let guarded = eval::word(program, endpoint).flags & Word::GUARD != 0;
+        out.push(match eval::verdict(program, Pipeline::FromPod, endpoint, remote, 6, Some(port)) {
+            Verdict::Permit if own || !guarded => Verdict::Permit,
+            _ => Verdict::Deny,
+        });
+    }
     for (endpoint, pipeline, address, (protocol, port)) in questions() {
         out.push(eval::verdict(program, pipeline, endpoint, address, protocol, port));
     }
     out
 }
 
+/// Endpoint, source, remote and TCP port.
+pub fn sources() -> impl Iterator<Item = (u16, IpAddr, (IpAddr, u16))> {
+    let address = |i: usize| ADDRESSES[i].parse::<IpAddr>().unwrap();
+    let remotes = [(address(0), 80), (address(3), 443)];
+    ENDPOINTS.into_iter().flat_map(move |e| (0..3).flat_map(move |s| remotes.map(|r| (e, address(s), r))))
+}
+
+/// Endpoint, pipeline, remote, and protocol with destination port.
 pub fn questions() -> impl Iterator<Item = (u16, Pipeline, IpAddr, (u8, Option<u16>))> {
     let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|a| a.parse().unwrap()).collect();
     ENDPOINTS.into_iter().flat_map(move |e| {
@@ -217,4 +233,56 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
         states.push(state.clone());
     }
     (state, states)
+}
+
+/// Packets under way while a plan runs: each reads its tables one after the other, from states of which the
+/// next is never older, and within one stretch between two grace periods.
+pub fn in_flight(old: &Program, new: &Program, plan: &Plan, states: &[Program], random: &mut Random, what: &str) {
+    let mut stretches = vec![vec![old]];
+    for (i, (phase, _)) in plan.steps.iter().enumerate() {
+        let begins = i > 0 && *phase != plan.steps[i - 1].0 || i == 0;
+        if begins && phase.settles() {
+            let last = *stretches.last().unwrap().last().unwrap();
+            stretches.push(vec![last]);
+        }
+        stretches.last_mut().unwrap().push(&states[i]);
+    }
+    for (endpoint, pipeline, address, (protocol, port)) in questions() {
+        // An endpoint that goes, packets and all, does so without a grace period.
+        if new.get(TableId::Endpoint, &endpoint_key(endpoint)).is_none() {
+            continue;
+        }
+        let judge = |p: &Program| eval::verdict(p, pipeline, endpoint, address, protocol, port);
+        let allowed = [judge(old), judge(new)];
+        let stretch = &stretches[random.below(stretches.len())];
+        for _ in 0..4 {
+            let mut at: Vec<usize> = (0..6).map(|_| random.below(stretch.len())).collect();
+            at.sort_unstable();
+            let read: Vec<&Program> = at.iter().map(|i| stretch[*i]).collect();
+            let (class, _) = eval::remote(read[1], address);
+            let pc = eval::port_class(read[2], protocol, port);
+            let verdict = match pipeline.set(eval::word(read[0], endpoint)) {
+                None => Verdict::Permit,
+                Some(set) => {
+                    let family = Family::of(address);
+                    let base = read[3].get(TableId::Base, &base_key(set, family));
+                    let found = read[4].get(TableId::Row, &row_key(set, family, class)).or(base);
+                    match found.map(|e| (e.action, e.params[0] as u16)) {
+                        Some((ActionId::Permit, _)) => Verdict::Permit,
+                        Some((ActionId::SetRow, row))
+                            if read[5].get(TableId::Verdict, &verdict_key(row, pc)).is_some() =>
+                        {
+                            Verdict::Permit
+                        }
+                        _ => Verdict::Deny,
+                    }
+                }
+            };
+            let asked = (endpoint, pipeline, address, protocol, port);
+            assert!(
+                allowed.contains(&verdict),
+                "{what}: {asked:?} reading states {at:?}: {verdict:?}, not of {allowed:?}"
+            );
+        }
+    }
 }
