@@ -1,0 +1,162 @@
+//! What several tests need: seeded numbers, random writes.
+#![allow(dead_code)]
+
+use std::net::IpAddr;
+
+use netpolc_table::{
+    ActionId, Entry, Key, Program, TableId, Write,
+    schema::{self, Family, IdKind, Word},
+};
+
+/// SplitMix64.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+    pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.below(list.len() as u64) as usize]
+    }
+}
+
+/// The seed of a test: `NETPOLC_SEED`, or a fixed one.
+pub fn seed() -> u64 {
+    std::env::var("NETPOLC_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
+}
+
+/// An address from few, so that prefixes nest and collide.
+pub fn address(rng: &mut Rng, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => {
+            let low = rng.next() as u32 & 0x0001_0307;
+            IpAddr::V4((0x0a00_0000 | low | if rng.one_in(4) { 0x8000_0000 } else { 0 }).into())
+        }
+        Family::V6 => {
+            let low = (u128::from(rng.next()) << 64 | u128::from(rng.next())) & 0x1_0000_0001_0000_0003_0007_0000_0003;
+            IpAddr::V6((0x2001_0db8 << 96 | low).into())
+        }
+    }
+}
+
+/// A prefix of any length around such an address.
+pub fn prefix(rng: &mut Rng, family: Family) -> (IpAddr, u8) {
+    let bits = u32::from(family.bits());
+    let length = match rng.below(4) {
+        0 => family.bits(),
+        1 => rng.below(u64::from(bits) + 1) as u8,
+        2 => *rng.pick(&[8, 16, 24, 32, 30, 25, 17]),
+        _ => (bits - rng.below(12) as u32) as u8,
+    };
+    let value = match address(rng, family) {
+        IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    let mask = if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) };
+    let value = value & mask;
+    let address = if family == Family::V4 { IpAddr::V4(((value >> 96) as u32).into()) } else { IpAddr::V6(value.into()) };
+    (address, length)
+}
+
+/// A write that fits `Capacities::small`, against what `program` holds.
+pub fn write(rng: &mut Rng, program: &Program) -> Write {
+    let table = *rng.pick(TableId::ALL);
+    let mut write = Write { table, remove: vec![], put: vec![] };
+    let held: Vec<&Key> = program.table(table).entries.keys().collect();
+    for _ in 0..rng.below(3) {
+        if !held.is_empty() {
+            write.remove.push((*rng.pick(&held)).clone());
+        }
+    }
+    for _ in 0..rng.below(4) {
+        let (key, entry) = put(rng, table);
+        write.put.push((key, entry));
+    }
+    if table == TableId::Port {
+        disjoint(&mut write, program);
+    }
+    write
+}
+
+/// Keeps only intervals that overlap nothing.
+fn disjoint(write: &mut Write, program: &Program) {
+    let span = |key: &Key| match key.fields()[1] {
+        netpolc_table::Match::Range { low, high } => (key.value(0), low, high),
+        _ => unreachable!(),
+    };
+    let mut kept: Vec<Key> = program.table(TableId::Port).entries.keys().filter(|k| !write.remove.contains(k)).cloned().collect();
+    write.put.retain(|(key, _)| {
+        let (p, low, high) = span(key);
+        let clash = kept.iter().any(|k| {
+            let (q, l, h) = span(k);
+            k != key && p == q && low <= h && l <= high
+        });
+        if !clash {
+            kept.push(key.clone());
+        }
+        !clash
+    });
+}
+
+fn family(rng: &mut Rng) -> Family {
+    *rng.pick(&Family::BOTH)
+}
+
+fn row_action(rng: &mut Rng) -> Entry {
+    match rng.below(4) {
+        0 => schema::plain(ActionId::Permit),
+        1 => schema::plain(ActionId::Deny),
+        _ => schema::entry(ActionId::SetRow, 1 + rng.below(6)),
+    }
+}
+
+/// An entry for a table.
+pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
+    let endpoint = 1 + rng.below(5) as u16;
+    let set = 1 + rng.below(5) as u16;
+    match table {
+        TableId::Interface => {
+            let ifindex = *rng.pick(&[2, 3, 255, 256, 257, 70_000, 16_777_215]);
+            (schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, endpoint))
+        }
+        TableId::Endpoint => {
+            let word =
+                Word { ingress_set: rng.below(6) as u16, egress_set: rng.below(6) as u16, flags: rng.below(16) as u8 };
+            (schema::endpoint_key(endpoint), schema::set_policy(word))
+        }
+        TableId::OwnV4 => (schema::own_key(endpoint, address(rng, Family::V4)), schema::plain(ActionId::Own)),
+        TableId::OwnV6 => (schema::own_key(endpoint, address(rng, Family::V6)), schema::plain(ActionId::Own)),
+        TableId::RemoteV4 | TableId::RemoteV6 => {
+            let family = if table == TableId::RemoteV4 { Family::V4 } else { Family::V6 };
+            let (address, length) = prefix(rng, family);
+            let incarnation = if length == family.bits() && rng.one_in(2) { rng.next() as u16 } else { 0 };
+            (schema::remote_key(address, length), schema::set_remote(rng.below(5) as u16, incarnation))
+        }
+        TableId::Port => {
+            let first = *rng.pick(&[0u16, 1, 22, 80, 443, 1000, 8080, 65535]);
+            let last = first.saturating_add(rng.below(500) as u16);
+            let key = schema::port_key(*rng.pick(&[6, 17, 132]), first, last);
+            (key, schema::entry(ActionId::SetPortClass, rng.below(130)))
+        }
+        TableId::Base => (schema::base_key(set, family(rng)), row_action(rng)),
+        TableId::Row => (schema::row_key(set, family(rng), rng.below(5) as u16), row_action(rng)),
+        TableId::Verdict => {
+            let key = schema::verdict_key(1 + rng.below(6) as u16, rng.below(130) as u16);
+            (key, schema::plain(ActionId::Permit))
+        }
+        TableId::Directory => {
+            let kind = *rng.pick(&[IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6]);
+            let key = schema::directory_key(kind, *rng.pick(&[0, 1, 65535]));
+            (key, schema::entry(ActionId::Fingerprint, rng.next() | 1))
+        }
+    }
+}

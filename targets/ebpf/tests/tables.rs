@@ -1,0 +1,158 @@
+//! What is written is what is read, and what a packet would find; also after a second start.
+
+mod common;
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use common::Rng;
+use netpolc_table::{
+    Program, TableId, Value, Write, eval,
+    schema::{self, Family},
+};
+use netpolc_target::Error;
+use netpolc_target_ebpf::{
+    layout::{Capacities, Clock, MapId, exact, exact_buckets, trie},
+    maps::{Maps, Shared},
+    settle::Grace,
+    tables::Tables,
+};
+
+fn empty(capacities: Capacities) -> Tables {
+    let clock = Clock { hz: 100 };
+    let shared = Shared::create(&capacities, clock).expect("needs root and BPF");
+    Tables::open(Maps::create(capacities, 1, clock, shared).unwrap()).unwrap()
+}
+
+/// The walk of the generated programs, written from the layout alone.
+fn remote(maps: &Maps, address: IpAddr) -> (u16, u16) {
+    let walk = |map: MapId, bytes: &[u8]| {
+        let slots = maps.words::<AtomicU32>(map);
+        let mut slot = slots[usize::from(bytes[0]) << 8 | usize::from(bytes[1])].load(Relaxed);
+        for (i, byte) in bytes[2..].iter().enumerate() {
+            if slot & trie::CHILD == 0 {
+                break;
+            }
+            slot = slots[((slot & !trie::CHILD) as usize) << 8 | usize::from(*byte)].load(Relaxed);
+            if i + 3 == bytes.len() {
+                return (slot as u16, (slot >> 16) as u16);
+            }
+        }
+        (slot as u16, (slot >> 16) as u16)
+    };
+    match address {
+        IpAddr::V4(a) => walk(MapId::RemoteV4, &a.octets()),
+        IpAddr::V6(a) => {
+            let words = maps.words::<AtomicU32>(MapId::RemoteV6Exact);
+            let key: Vec<u32> = a.octets().chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+            for bucket in exact_buckets(a, maps.capacities.remote_v6_buckets) {
+                let bucket = &words[bucket as usize * exact::SIZE / 4..][..exact::SIZE / 4];
+                for way in 0..exact::WAYS {
+                    let value = bucket[exact::VALUES / 4 + way].load(Relaxed);
+                    if value != 0 && (0..4).all(|w| bucket[way * 4 + w].load(Relaxed) == key[w]) {
+                        return ((value as u16) - 1, (value >> 16) as u16);
+                    }
+                }
+            }
+            walk(MapId::RemoteV6, &a.octets())
+        }
+    }
+}
+
+fn expected(program: &Program, address: IpAddr) -> (u16, u16) {
+    let table = program.table(TableId::remote(Family::of(address)));
+    eval::lookup(table, &[Value::from(address)]).map_or((0, 0), |(_, e)| (e.params[0] as u16, e.params[1] as u16))
+}
+
+#[test]
+fn what_is_written_is_read_again_and_found_by_packets() {
+    let mut rng = Rng(common::seed());
+    let (mut tables, grace) = (empty(Capacities::small()), Grace::default());
+    let mut model = Program::default();
+    for round in 0..1500 {
+        let write = common::write(&mut rng, &model);
+        model.apply(&write);
+        tables.write(&write, &grace).unwrap_or_else(|e| panic!("round {round}: {e}: {write:?}"));
+        for family in Family::BOTH {
+            for _ in 0..8 {
+                let address = common::address(&mut rng, family);
+                assert_eq!(remote(&tables.maps, address), expected(&model, address), "round {round}: {address}");
+            }
+        }
+        if round % 25 == 0 {
+            assert_eq!(tables.read().unwrap(), model, "round {round}");
+        }
+        if round % 100 == 50 {
+            grace.wait().unwrap();
+            tables.release().unwrap();
+        }
+        if round % 250 == 100 {
+            tables = Tables::open(tables.maps).unwrap();
+            assert_eq!(tables.read().unwrap(), model, "opened again in round {round}");
+        }
+    }
+    assert_eq!(tables.read().unwrap(), model);
+}
+
+#[test]
+fn s59_a_full_trie_changes_nothing_and_blocks_come_back() {
+    let capacities = Capacities { remote_v4_blocks: 512, ..Capacities::small() };
+    let (mut tables, grace) = (empty(capacities), Grace::default());
+    let put = |n: u32| {
+        let key = schema::remote_key(IpAddr::V4((n << 16 | 1).into()), 32);
+        Write::put(TableId::RemoteV4, key, schema::set_remote(1, 7))
+    };
+    let mut n = 0;
+    let full = loop {
+        match tables.write(&put(n), &grace) {
+            Ok(()) => n += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(full, Error::Full { table: TableId::RemoteV4, .. }), "{full}");
+    assert_eq!(n, 128, "two blocks for each address of its own /16");
+    let before = tables.read().unwrap();
+    assert_eq!(before.len(), 128);
+    for round in 0..3 {
+        // a block that was cut off comes back after the grace period that the write itself waits for
+        let key = schema::remote_key(IpAddr::V4((round << 16 | 1).into()), 32);
+        tables.write(&Write::remove(TableId::RemoteV4, key), &grace).unwrap();
+        tables.write(&put(200 + round), &grace).unwrap();
+    }
+    assert_eq!(tables.read().unwrap().len(), 128);
+}
+
+#[test]
+fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
+    let capacities = Capacities { remote_v6_buckets: 64, ..Capacities::small() };
+    let (mut tables, grace, mut rng) = (empty(capacities), Grace::default(), Rng(7));
+    let mut model = Program::default();
+    let mut full = 0;
+    for i in 0..400 {
+        let address = Ipv6Addr::from(u128::from(rng.next()) << 64 | u128::from(rng.next()));
+        let mut write = Write::put(TableId::RemoteV6, schema::remote_key(address.into(), 128), schema::set_remote(i % 9, 3));
+        if i % 3 == 0 {
+            write.remove.extend(model.table(TableId::RemoteV6).entries.keys().next().cloned());
+        }
+        match tables.write(&write, &grace) {
+            Ok(()) => model.apply(&write),
+            Err(Error::Full { .. }) => full += 1,
+            Err(e) => panic!("{e}"),
+        }
+        assert_eq!(tables.read().unwrap(), model);
+    }
+    assert!(full > 0 && model.len() >= 150, "{full} refused, {} of 192 places used", model.len());
+    let tables = Tables::open(tables.maps).unwrap();
+    assert_eq!(tables.read().unwrap(), model);
+}
+
+#[test]
+fn a_flipped_slot_is_reported() {
+    let (mut tables, grace) = (empty(Capacities::small()), Grace::default());
+    let key = schema::remote_key("10.1.0.0".parse().unwrap(), 16);
+    tables.write(&Write::put(TableId::RemoteV4, key, schema::set_remote(3, 0)), &grace).unwrap();
+    tables.maps.words::<AtomicU32>(MapId::RemoteV4)[0x0a01].store(4, Relaxed);
+    assert!(matches!(tables.read(), Err(Error::Installed(e)) if e.contains("remote_v4")));
+}
