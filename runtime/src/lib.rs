@@ -3,5 +3,10 @@
 //! This is the only place that knows every target. Not here: what policies mean
 //! (`netpolc-policy`), how tables come about (`netpolc-lower`) and how targets hold them.
 
+pub mod agent;
+pub mod cli;
+pub mod command;
+pub mod input;
+pub mod judge;
 pub mod net;
 pub mod output;

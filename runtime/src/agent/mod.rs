@@ -1,0 +1,5 @@
+//! The agent.
+
+pub mod events;
+pub mod record;
+pub mod watch;

@@ -1,0 +1,219 @@
+//! The command line as clap reads it. What it means is worked out in [`super::resolve`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "netpolc", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 fine; 1 the input had problems, or a verdict was not the expected one; \
+2 wrong usage, or something is missing on this machine.\n\
+Set RUST_LOG=debug to see what it does, NO_COLOR=1 for plain text.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the tables that policies become
+    #[command(after_help = "Examples:
+  netpolc compile -f policies/                         the tables, as text
+  kubectl get ns,pods,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
+  netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it comes from
+  netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled")]
+    Compile(Compile),
+    /// Answer probes: may this source talk to that destination?
+    #[command(after_help = "A probe is one JSON object a line:
+  {\"src\":\"shop/ui\",\"dst\":\"shop/catalog\",\"proto\":\"tcp\",\"port\":80}
+  {\"src\":\"192.0.2.7\",\"dst\":\"default/db\",\"dstIP\":\"10.0.0.9\",\"proto\":\"icmp\"}
+Keys: src, dst (\"namespace/pod\" or an address), proto (tcp, udp, sctp, icmp or a number; tcp where absent),
+port, and for dual-stack pods family (4 or 6), srcIP, dstIP. Other keys are kept.
+
+Examples:
+  netpolc eval -f shop.yaml --probes probes.jsonl
+  echo '{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80}' | netpolc eval -f shop.yaml --probes - --judge ebpf")]
+    Eval(Eval),
+    /// Enforce the policies for the pods of one node, and keep them enforced as the files change
+    #[command(after_help = "Enforcement stays when the agent stops; `netpolc detach` removes it.
+
+Examples:
+  netpolc agent --from /etc/netpolc --node worker-1
+  netpolc agent --from cluster.yaml --node worker-1 --once")]
+    Agent(Agent),
+    /// Show what is enforced on this node
+    #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
+    Status(Status),
+    /// Stop enforcing on this node and remove every trace
+    #[command(after_help = "Example:\n  netpolc detach")]
+    Detach(Installed),
+    /// Watch policies work: a small web shop in network namespaces, with real packets
+    #[command(
+        after_help = "Needs root; makes network namespaces and removes them again.\n\nExample:\n  sudo netpolc demo"
+    )]
+    Demo(Demo),
+    /// Measure: cost per packet, compile time, the real path against nftables and ipset
+    #[command(after_help = "Ratios and differences within one run are what counts; machines differ.
+
+Examples:
+  netpolc bench                 packet cost and compile time
+  netpolc bench packet -o json
+  netpolc bench path            real packets between two namespaces")]
+    Bench(Bench),
+}
+
+/// `compile`.
+#[derive(Debug, Args)]
+pub struct Compile {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: Input,
+    /// Only this node's pods get tables of their own [default: every pod]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Show only what concerns this pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<String>,
+    /// What to show
+    #[arg(long, value_enum, default_value_t = CompileTarget::Tables)]
+    pub target: CompileTarget,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Where objects come from.
+#[derive(Debug, Args)]
+pub struct Input {
+    /// Files or directories with Kubernetes objects, YAML or JSON; - is standard input
+    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// What `compile` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompileTarget {
+    /// The tables, neutral between targets
+    Tables,
+    /// The eBPF maps and programs
+    Ebpf,
+}
+
+/// How `compile` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The text form, which can be parsed again
+    Text,
+    /// JSON with the field names of P4Runtime's p4info
+    Json,
+    /// Tables for people, with the policies that entries come from
+    Table,
+}
+
+/// How reports are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Report {
+    /// Tables for people
+    Table,
+    /// JSON
+    Json,
+}
+
+/// `eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: Input,
+    /// The probes, one JSON object a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub probes: PathBuf,
+    /// Who answers
+    #[arg(long, value_enum, default_value_t = JudgeName::Oracle)]
+    pub judge: JudgeName,
+}
+
+/// Who answers questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JudgeName {
+    /// Straight from the policies
+    Oracle,
+    /// The compiled tables
+    Tables,
+    /// The reference datapath in user space
+    Mem,
+    /// The generated eBPF programs, in the kernel, without a network (needs root)
+    Ebpf,
+}
+
+/// `agent`.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// Files or directories with Kubernetes objects, watched for changes
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    pub from: Vec<PathBuf>,
+    /// The node whose pods are enforced, as in spec.nodeName
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Bring the kernel in step once, and exit
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub installed: Installed,
+}
+
+/// Where enforcement is kept.
+#[derive(Debug, Args)]
+pub struct Installed {
+    /// The folder in a bpffs that holds the tables
+    #[arg(long, value_name = "DIR", default_value = super::PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub installed: Installed,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Report::Table)]
+    pub output: Report,
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How many nodes to spread the pods over
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub nodes: u8,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure
+    #[arg(value_enum)]
+    pub what: Vec<BenchPart>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Report::Table)]
+    pub output: Report,
+    /// Interleaved rounds; more find the minimum better
+    #[arg(long, value_name = "COUNT", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum BenchPart {
+    /// Cost per packet by BPF_PROG_TEST_RUN (needs root)
+    Packet,
+    /// Decoding, compiling and pod events of a big cluster
+    Compile,
+    /// Real packets between two namespaces, against nftables and ipset (needs root, nft, ipset)
+    Path,
+}

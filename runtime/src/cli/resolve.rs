@@ -1,0 +1,218 @@
+//! What a command line means: defaults applied, names parsed, contradictions refused.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, bail};
+use netpolc_lower::Scope;
+use netpolc_policy::ObjectKey;
+
+use super::raw::{self, BenchPart, CompileTarget, Format, JudgeName, Report};
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// See [`Compile`].
+    Compile(Compile),
+    /// See [`Eval`].
+    Eval(Eval),
+    /// See [`Agent`].
+    Agent(Agent),
+    /// Where, and how to show it.
+    Status(PathBuf, Report),
+    /// Where.
+    Detach(PathBuf),
+    /// Over how many nodes.
+    Demo(u8),
+    /// See [`Bench`].
+    Bench(Bench),
+}
+
+/// `netpolc compile`.
+#[derive(Debug)]
+pub struct Compile {
+    /// At least one; `-` at most once.
+    pub files: Vec<PathBuf>,
+    /// Whose pods have tables of their own.
+    pub scope: Scope,
+    /// Show only what concerns it.
+    pub pod: Option<ObjectKey>,
+    /// How.
+    pub show: Show,
+}
+
+/// What `compile` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// The IR's text form.
+    Text,
+    /// p4info JSON.
+    Json,
+    /// For people.
+    Table,
+    /// The eBPF target's maps and programs, for people or as JSON.
+    Ebpf(Report),
+}
+
+/// `netpolc eval`.
+#[derive(Debug)]
+pub struct Eval {
+    /// At least one.
+    pub files: Vec<PathBuf>,
+    /// `-`: standard input.
+    pub probes: PathBuf,
+    /// Who answers.
+    pub judge: JudgeName,
+}
+
+/// `netpolc agent`.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// At least one; never `-`.
+    pub from: Vec<PathBuf>,
+    /// Whose pods.
+    pub node: Arc<str>,
+    /// One pass, or until stopped.
+    pub passes: Passes,
+    /// Where the tables are pinned.
+    pub pin_dir: PathBuf,
+}
+
+/// How long the agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// One pass.
+    Once,
+    /// Until a signal.
+    UntilStopped,
+}
+
+/// `netpolc bench`.
+#[derive(Debug)]
+pub struct Bench {
+    /// What, at least one.
+    pub parts: BTreeSet<BenchPart>,
+    /// How to show it.
+    pub report: Report,
+    /// Interleaved rounds, at least 1.
+    pub rounds: u32,
+}
+
+/// Works out what `cli` means.
+///
+/// # Errors
+/// Arguments that contradict each other, or name nothing.
+pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
+    Ok(match cli.command {
+        raw::Command::Compile(c) => Command::Compile(Compile {
+            files: files(c.input.files)?,
+            scope: c.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
+            pod: c.pod.as_deref().map(pod).transpose()?,
+            show: match (c.target, c.output) {
+                (CompileTarget::Tables, Format::Text) => Show::Text,
+                (CompileTarget::Tables, Format::Json) => Show::Json,
+                (CompileTarget::Tables, Format::Table) => Show::Table,
+                (CompileTarget::Ebpf, Format::Json) => Show::Ebpf(Report::Json),
+                (CompileTarget::Ebpf, Format::Text | Format::Table) => Show::Ebpf(Report::Table),
+            },
+        }),
+        raw::Command::Eval(e) => {
+            let files = files(e.input.files)?;
+            if is_stdin(&e.probes) && files.iter().any(is_stdin) {
+                bail!("-f - and --probes - both want standard input; give one of them a file");
+            }
+            Command::Eval(Eval { files, probes: e.probes, judge: e.judge })
+        }
+        raw::Command::Agent(a) => {
+            if a.from.iter().any(is_stdin) {
+                bail!("--from -: the agent watches files; standard input cannot be watched");
+            }
+            if a.node.is_empty() {
+                bail!("--node is empty; give the node's name as in spec.nodeName of its pods");
+            }
+            let passes = if a.once { Passes::Once } else { Passes::UntilStopped };
+            Command::Agent(Agent { from: a.from, node: a.node.into(), passes, pin_dir: pin_dir(a.installed)? })
+        }
+        raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
+        raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
+        raw::Command::Demo(d) => Command::Demo(d.nodes),
+        raw::Command::Bench(b) => {
+            let parts = if b.what.is_empty() { vec![BenchPart::Packet, BenchPart::Compile] } else { b.what };
+            Command::Bench(Bench { parts: parts.into_iter().collect(), report: b.output, rounds: b.rounds })
+        }
+    })
+}
+
+fn is_stdin(path: &PathBuf) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn files(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+    if files.iter().filter(|f| is_stdin(f)).count() > 1 {
+        bail!("-f - is given twice; standard input can be read only once");
+    }
+    Ok(files)
+}
+
+/// `namespace/name`.
+///
+/// # Errors
+/// Where the text has another form.
+pub fn pod(text: &str) -> anyhow::Result<ObjectKey> {
+    let parts = text.split_once('/').filter(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'));
+    let (namespace, name) = parts.with_context(|| format!("{text:?} names no pod; write namespace/name"))?;
+    Ok(ObjectKey::new(namespace, name))
+}
+
+/// bpffs takes no names with dots, and the folder must be told from others' state files by its path.
+fn pin_dir(installed: raw::Installed) -> anyhow::Result<PathBuf> {
+    let dir = installed.pin_dir;
+    let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if !dir.is_absolute() || name.is_empty() || name.contains('.') {
+        bail!("--pin-dir {}: give an absolute path in a bpffs without dots, such as {}", dir.display(), super::PIN_DIR);
+    }
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn parse(line: &str) -> anyhow::Result<Command> {
+        resolve(raw::Cli::try_parse_from(line.split(' '))?)
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        raw::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_every_pod_and_text() {
+        let Command::Compile(c) = parse("netpolc compile -f a b -f c").unwrap() else { panic!("not compile") };
+        assert_eq!((c.files.len(), c.scope, c.show), (3, Scope::Everywhere, Show::Text));
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_what_to_do() {
+        for (line, part) in [
+            ("netpolc compile -f - -f -", "twice"),
+            ("netpolc eval -f - --probes -", "standard input"),
+            ("netpolc agent --from - --node n", "watches files"),
+            ("netpolc compile -f x --pod ui", "namespace/name"),
+            ("netpolc compile -f x --pod a/b/c", "namespace/name"),
+            ("netpolc status --pin-dir netpolc", "absolute"),
+            ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn without_parts_bench_measures_what_needs_no_other_tools() {
+        let Command::Bench(b) = parse("netpolc bench").unwrap() else { panic!("not bench") };
+        assert_eq!(b.parts, BTreeSet::from([BenchPart::Packet, BenchPart::Compile]));
+    }
+}

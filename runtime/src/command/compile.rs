@@ -1,0 +1,135 @@
+//! `netpolc compile`: the tables that policies become, printed.
+//!
+//! Here: restricting a program to what concerns one pod, and tables for people. Not here: the text and
+//! JSON forms (`netpolc_table`).
+
+use std::{collections::BTreeSet, io::Write};
+
+use anyhow::{Context, bail};
+use netpolc_lower::Compiler;
+use netpolc_policy::{Cluster, ObjectKey};
+use netpolc_table::{
+    ActionId, Entry, Key, Program, TableId,
+    schema::{Family, IdKind},
+    text,
+};
+
+use crate::{
+    cli::resolve::{Compile, Show},
+    input,
+    output::{self, Outcome},
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// A pod that is not there, more ids than there are, standard output that cannot be written.
+pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
+    let loaded = input::load(&compile.files);
+    let refused = input::report(&loaded.problems);
+    let compiler = netpolc_lower::compile(&loaded.cluster, compile.scope.clone())?;
+    for diagnostic in compiler.diagnostics() {
+        output::complain(format_args!("warning: {diagnostic}"));
+    }
+    let mut program = compiler.program().clone();
+    if let Some(pod) = &compile.pod {
+        program = only(&program, endpoint(&loaded.cluster, &compiler, pod)?);
+    }
+    let mut out = output::stdout();
+    match compile.show {
+        Show::Text => out.write_all(text::print(&program).as_bytes())?,
+        Show::Json => {
+            serde_json::to_writer_pretty(&mut out, &netpolc_table::json::p4info(&program))
+                .map_err(std::io::Error::from)?;
+            writeln!(out)?;
+        }
+        Show::Table => out.write_all(tables(&program).as_bytes())?,
+        Show::Ebpf(report) => super::ebpf::show(&program, report, &mut out)?,
+    }
+    out.flush()?;
+    Ok(refused)
+}
+
+fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::Result<u16> {
+    if let Some(endpoint) = compiler.endpoint(pod) {
+        return Ok(endpoint);
+    }
+    let found = cluster.pods.get(pod).with_context(|| format!("--pod {pod}: there is no such pod in the input"))?;
+    if !found.is_policed() {
+        bail!("--pod {pod}: policies do not apply to it (hostNetwork, or it has finished)");
+    }
+    let node = found.node.as_deref().unwrap_or("no node");
+    bail!("--pod {pod}: it is on {node}, not on the node given by --node")
+}
+
+/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the remotes
+/// and ports that these tell apart from others.
+pub fn only(program: &Program, endpoint: u16) -> Program {
+    let word = netpolc_table::eval::word(program, endpoint);
+    let sets: BTreeSet<u64> = [word.ingress_set, word.egress_set].into_iter().filter(|s| *s != 0).map(u64::from).collect();
+    let first = |key: &Key| key.value(0).low();
+    let mut shown = Program::default();
+    let mut keep = |table: TableId, wanted: &dyn Fn(&Key, &Entry) -> bool| {
+        let entries = program.table(table).entries.iter().filter(|(k, e)| wanted(k, e));
+        let entries: Vec<_> = entries.map(|(k, e)| (k.clone(), e.clone())).collect();
+        shown.table_mut(table).size = program.table(table).size;
+        shown.table_mut(table).entries.extend(entries.iter().cloned());
+        entries
+    };
+    let own = |key: &Key, _: &Entry| first(key) == u64::from(endpoint);
+    keep(TableId::Interface, &|_, e| e.params[0] == u64::from(endpoint));
+    keep(TableId::Endpoint, &own);
+    keep(TableId::OwnV4, &own);
+    keep(TableId::OwnV6, &own);
+    let of_sets = |key: &Key, _: &Entry| sets.contains(&first(key));
+    let base = keep(TableId::Base, &of_sets);
+    let rows = keep(TableId::Row, &of_sets);
+    let row_ids: BTreeSet<u64> =
+        base.iter().chain(&rows).filter(|(_, e)| e.action == ActionId::SetRow).map(|(_, e)| e.params[0]).collect();
+    let verdicts = keep(TableId::Verdict, &|k, _| row_ids.contains(&first(k)));
+    let port_classes: BTreeSet<u64> = verdicts.iter().map(|(k, _)| k.value(1).low()).collect();
+    keep(TableId::Port, &|_, e| port_classes.contains(&e.params[0]));
+    let mut classes = [BTreeSet::new(), BTreeSet::new()];
+    for (key, _) in &rows {
+        let family = usize::from(key.value(1).low() == u64::from(Family::V6.number()));
+        classes[family].insert(key.value(2).low());
+    }
+    let [v4, v6] = &classes;
+    keep(TableId::RemoteV4, &|_, e| v4.contains(&e.params[0]));
+    keep(TableId::RemoteV6, &|_, e| v6.contains(&e.params[0]));
+    keep(TableId::Directory, &|key, _| {
+        let (kind, id) = (first(key), key.value(1).low());
+        match kind {
+            k if k == IdKind::Endpoint as u64 => id == u64::from(endpoint),
+            k if k == IdKind::Set as u64 => sets.contains(&id),
+            k if k == IdKind::ClassV4 as u64 => v4.contains(&id),
+            k if k == IdKind::ClassV6 as u64 => v6.contains(&id),
+            _ => false,
+        }
+    });
+    shown
+}
+
+/// Every table that has entries, for people.
+fn tables(program: &Program) -> String {
+    let mut shown = String::new();
+    for table in program.tables().filter(|t| !t.entries.is_empty() && t.id != TableId::Directory) {
+        let spec = table.id.spec();
+        let keys = spec.fields.iter().map(|f| f.name);
+        let head: Vec<&str> = keys.chain(["action", "from"]).collect();
+        let rows = table.entries.iter().map(|(key, entry)| {
+            let fields = spec.fields.iter().zip(key.fields()).map(|(spec, field)| text::field(spec, field));
+            let origins: Vec<String> = entry.origins.as_slice().iter().map(ToString::to_string).collect();
+            fields.chain([text::action(entry), origins.join("; ")]).collect::<Vec<String>>()
+        });
+        let default = text::action(&Entry::new(spec.default.0, spec.default.1));
+        let count = table.entries.len();
+        shown += &format!("{} ({count} of {}, default {default})\n", spec.name, table.size);
+        shown += &output::table(&head, rows);
+        shown += "\n\n";
+    }
+    if shown.is_empty() {
+        shown += "no entries: no pod here is isolated\n";
+    }
+    shown
+}

@@ -1,0 +1,3 @@
+//! The commands, one module each; each takes its resolved arguments and says how it ended.
+
+pub mod eval;

@@ -1,0 +1,121 @@
+//! The judge that makes up packets: the opening packet of each question goes through the source's
+//! from_pod and the destination's to_pod, on a target that holds the whole cluster's tables.
+
+use std::{net::IpAddr, time::Duration};
+
+use netpolc_lower::Event;
+use netpolc_policy::{
+    Cluster, Direction,
+    oracle::{Party, Question, Transport},
+};
+use netpolc_table::{Program, delta};
+use netpolc_target::{
+    Datapath, Frame, Hook, Target, Verdict, execute,
+    frame::Packet,
+    semantics::{icmp, sctp, tcp},
+};
+
+use super::{Answer, Error, Judge, Place, Reason, Side, tables::Tables};
+
+/// Longer than any state lives that an opening packet makes: no question hears of those before it.
+const FORGET: Duration = Duration::from_secs(3600);
+/// Interfaces of endpoints are numbered from here: endpoint 1 is on 10,001.
+const FIRST_INTERFACE: u32 = 10_000;
+/// Where packets come from that were not born on the node: any index that is not 0.
+const UPLINK: u32 = 2;
+
+/// Judges by packets on `T`.
+pub struct OnDatapath<'a, T> {
+    tables: Tables<'a>,
+    target: T,
+    source_port: u16,
+}
+
+impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
+    /// Installs the cluster's tables on an empty target.
+    ///
+    /// # Errors
+    /// Tables that cannot be compiled, or that the target cannot hold.
+    pub fn install(cluster: &'a Cluster, mut target: T) -> Result<Self, Error> {
+        let mut tables = Tables::new(cluster)?;
+        let endpoints: Vec<_> = tables.compiler().endpoints().map(|(key, id)| (key.clone(), id)).collect();
+        let interfaces = endpoints
+            .into_iter()
+            .map(|(pod, id)| Event::Interface { pod, ifindex: Some(FIRST_INTERFACE + u32::from(id)) });
+        tables.compiler().apply_all(interfaces)?;
+        let (_, plan) = delta::plan(&Program::default(), tables.program())?;
+        execute(&mut target, &plan)?;
+        Ok(Self { tables, target, source_port: 0 })
+    }
+
+    fn hook(
+        &mut self,
+        direction: Direction,
+        party: &Party,
+        remote: IpAddr,
+        question: &Question,
+        frame: &[u8],
+    ) -> Result<Side, Error> {
+        let mut sides = Vec::new();
+        for (pod, endpoint) in self.tables.subjects(party) {
+            let interface = FIRST_INTERFACE + u32::from(endpoint);
+            let (hook, ingress_ifindex) = match direction {
+                Direction::Egress => (Hook::FromPod, interface),
+                // Offline, an address of the pod's node stands for a packet born there (S44).
+                Direction::Ingress if self.tables.is_own_node(pod, remote) => (Hook::ToPod, 0),
+                Direction::Ingress => (Hook::ToPod, UPLINK),
+            };
+            let frame = Frame { interface, ingress_ifindex, bytes: frame.to_vec() };
+            let verdict = self.target.packet(hook, &frame)?;
+            let expected = self.tables.side(direction, (pod, endpoint), remote, question);
+            sides.push(match verdict {
+                Verdict::Next if expected.allowed => expected,
+                Verdict::Next => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
+                Verdict::Drop if !expected.allowed => expected,
+                Verdict::Drop => {
+                    let by = self.target.explain_last().map(|r| Place::Other { implied: r.name().into() });
+                    Side { allowed: false, reason: Reason::Dropped, by: by.into_iter().collect(), ..expected }
+                }
+            });
+        }
+        Ok(Side::strictest(sides))
+    }
+
+    /// The packet that opens: a fresh source port each time.
+    fn opening(&mut self, question: &Question) -> Result<Vec<u8>, Error> {
+        let (from, to) = (question.source.address(), question.destination.address());
+        if from.is_ipv4() != to.is_ipv4() {
+            return Err(Error::Question(format!("{from} and {to} are of two address families")));
+        }
+        self.source_port = 32_768 + (self.source_port + 1) % 28_000;
+        let source = self.source_port;
+        let port = || {
+            question.port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()))
+        };
+        let packet = Packet::new(from, to);
+        let packet = match (question.protocol, from.is_ipv4()) {
+            (Transport::Tcp, _) => packet.tcp(source, port()?, tcp::SYN),
+            (Transport::Udp, _) => packet.udp(source, port()?).payload(b"netpolc"),
+            (Transport::Sctp, _) => packet.sctp(source, port()?, sctp::INIT),
+            (Transport::Other(1), true) => packet.icmp(icmp::REQUESTS_V4[0], source),
+            (Transport::Other(58), false) => packet.icmp(icmp::REQUESTS_V6[0], source),
+            (Transport::Other(number), _) => packet.protocol(number).payload(&[0; 16]),
+        };
+        Ok(packet.build())
+    }
+}
+
+impl<T: Target + Datapath> Judge for OnDatapath<'_, T> {
+    fn name(&self) -> &'static str {
+        self.target.name()
+    }
+
+    fn judge(&mut self, question: &Question) -> Result<Answer, Error> {
+        let frame = self.opening(question)?;
+        let (source, destination) = (&question.source, &question.destination);
+        let egress = self.hook(Direction::Egress, source, destination.address(), question, &frame)?;
+        let ingress = self.hook(Direction::Ingress, destination, source.address(), question, &frame)?;
+        self.target.advance(FORGET)?;
+        Ok(Answer::of(egress, ingress))
+    }
+}

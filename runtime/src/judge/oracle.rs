@@ -1,0 +1,53 @@
+//! The judge that reads the policies themselves.
+
+use netpolc_policy::{
+    Cluster,
+    oracle::{self, Question, Reason as Why},
+};
+
+use super::{Answer, Error, Judge, Place, Reason, Side};
+
+/// Asks [`netpolc_policy::oracle`].
+pub struct Oracle<'a> {
+    cluster: &'a Cluster,
+}
+
+impl<'a> Oracle<'a> {
+    /// For this cluster.
+    pub fn new(cluster: &'a Cluster) -> Self {
+        Self { cluster }
+    }
+}
+
+impl Judge for Oracle<'_> {
+    fn name(&self) -> &'static str {
+        "oracle"
+    }
+
+    fn judge(&mut self, question: &Question) -> Result<Answer, Error> {
+        let judgement = oracle::judge(self.cluster, question);
+        let answer = Answer::of(side(judgement.egress), side(judgement.ingress));
+        debug_assert_eq!(answer.allowed, judgement.allowed);
+        Ok(answer)
+    }
+}
+
+fn side(side: oracle::Side) -> Side {
+    let allowed = side.reason.allows();
+    let index = |i: usize| u32::try_from(i).unwrap_or(u32::MAX);
+    let (reason, by) = match side.reason {
+        Why::NotPoliced => (Reason::NotPoliced, vec![]),
+        Why::NotIsolated => (Reason::NotIsolated, vec![]),
+        Why::Own => (Reason::OwnPod, vec![]),
+        Why::Node => (Reason::OwnNode, vec![]),
+        Why::Allowed(place) => {
+            let (peer, port) = (place.peer.map(index), place.port.map(index));
+            let place = Place::Rule { policy: place.policy.to_string(), rule: index(place.rule), peer, port };
+            (Reason::Allowed, vec![place])
+        }
+        Why::Denied(policies) => {
+            (Reason::Denied, policies.iter().map(|p| Place::Policy { policy: p.to_string() }).collect())
+        }
+    };
+    Side { allowed, pod: side.pod, reason, by }
+}
