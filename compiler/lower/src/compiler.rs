@@ -7,11 +7,7 @@ use std::{
 };
 
 use netpolc_policy::{Cluster, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol};
-use netpolc_table::{
-    Entry, Key, Match, Program, TableId,
-    delta::Changes,
-    schema::{Family, IdKind},
-};
+use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family};
 
 use crate::{
     atoms::{Atom, Atoms, NamespaceScope},
@@ -20,7 +16,7 @@ use crate::{
     endpoints::Endpoint,
     ids::Ids,
     pods::{Group, GroupId, Pods},
-    ports::{Ports, interval_fingerprint},
+    ports::Ports,
     sets::{PolicySlot, Sets},
 };
 
@@ -185,57 +181,6 @@ impl Compiler {
             released: Vec::new(),
             dirty: BTreeSet::new(),
         }
-    }
-
-    /// Before anything else: keeps the ids of an installed program for what they mean there, so
-    /// that the first update writes only what differs. Ids that mean nothing here are not used
-    /// until [`Compiler::forget_installed`].
-    pub fn seed(&mut self, installed: &Program) {
-        for (key, entry) in &installed.table(TableId::Directory).entries {
-            let (kind, id) = (key.value(0).low(), key.value(1).low() as u16);
-            let ids = match kind {
-                k if k == IdKind::Endpoint as u64 => &mut self.endpoint_ids,
-                k if k == IdKind::Set as u64 => &mut self.sets.ids,
-                k if k == IdKind::ClassV4 as u64 => &mut self.classes[0].ids,
-                k if k == IdKind::ClassV6 as u64 => &mut self.classes[1].ids,
-                _ => continue,
-            };
-            ids.seed(entry.params[0], id);
-        }
-        for (key, entry) in &installed.table(TableId::Port).entries {
-            if let Match::Range { low, .. } = key.fields()[1] {
-                let meaning = interval_fingerprint(key.value(0).low() as u8, low as u16);
-                self.ports.ids.seed(meaning, entry.params[0] as u16);
-            }
-        }
-        // Used without a name: an update was cut short. Never reused before it is cleaned up.
-        let reserve = |ids: &mut Ids, table: TableId, field: usize, family: Option<Family>| {
-            for key in installed.table(table).entries.keys() {
-                if family.is_none_or(|f| key.value(1).low() == u64::from(f.number())) {
-                    ids.reserve(key.value(field).low() as u16);
-                }
-            }
-        };
-        reserve(&mut self.endpoint_ids, TableId::Endpoint, 0, None);
-        reserve(&mut self.sets.ids, TableId::Base, 0, None);
-        reserve(&mut self.sets.ids, TableId::Row, 0, None);
-        reserve(&mut self.sets.row_ids, TableId::Verdict, 0, None);
-        reserve(&mut self.ports.ids, TableId::Verdict, 1, None);
-        for family in Family::BOTH {
-            let ids = &mut self.classes[family as usize].ids;
-            reserve(ids, TableId::Row, 2, Some(family));
-            for entry in installed.table(TableId::remote(family)).entries.values() {
-                ids.reserve(entry.params[0] as u16);
-            }
-        }
-    }
-
-    /// The program that [`Compiler::seed`] spoke of is replaced by this one: all its other ids are free.
-    pub fn forget_installed(&mut self) {
-        let [v4, v6] = &mut self.classes;
-        let all = [&mut v4.ids, &mut v6.ids, &mut self.sets.ids, &mut self.sets.row_ids, &mut self.ports.ids];
-        all.into_iter().for_each(Ids::forget_seed);
-        self.endpoint_ids.forget_seed();
     }
 
     /// Takes in a whole cluster; once, before any event.

@@ -51,13 +51,19 @@ impl Ids {
         self.free.extend(std::mem::take(&mut self.reserved).into_iter().filter(|id| *id < used_up_to));
     }
 
+    /// Takes an id that a seed keeps, where nobody took it yet.
+    pub(crate) fn take_reserved(&mut self, id: u16) -> bool {
+        let kept = self.reserved.remove(&id);
+        if kept && id >= self.next {
+            self.ahead.insert(id);
+        }
+        kept
+    }
+
     /// An id for the content with this fingerprint: the seeded one, else the lowest free one.
     pub(crate) fn take(&mut self, fingerprint: Option<u64>) -> Result<u16, Overflow> {
         let seeded = fingerprint.and_then(|f| self.seeded.get(&f).copied());
-        if let Some(id) = seeded.filter(|id| self.reserved.remove(id)) {
-            if id >= self.next {
-                self.ahead.insert(id);
-            }
+        if let Some(id) = seeded.filter(|id| self.take_reserved(*id)) {
             return Ok(id);
         }
         if let Some(id) = self.free.pop_first() {

@@ -26,6 +26,7 @@ mod leaves;
 mod pods;
 mod ports;
 mod rows;
+mod seed;
 mod sets;
 mod verify;
 

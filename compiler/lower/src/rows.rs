@@ -12,6 +12,7 @@ use crate::{
     Overflow,
     atoms::{Atom, AtomId},
     compiler::Compiler,
+    seed::merged,
     sets::{Ports, Set, What, Who},
 };
 
@@ -36,6 +37,9 @@ pub(crate) struct Row {
     key: RowKey,
     users: usize,
 }
+
+/// Where a set uses a row: for a class, or as its base.
+type Place = (Family, Option<u16>);
 
 /// What a set says about a class.
 #[derive(Debug)]
@@ -105,7 +109,7 @@ impl Compiler {
         let this = &self.sets.sets[&set];
         let mut outcome = self.outcome(this, family, &[]);
         outcome.origins.extend(this.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() }));
-        let entry = self.entry_of(set, &outcome)?;
+        let entry = self.entry_of(set, (family, None), &outcome)?;
         self.sets.get_mut(set).base_grants[family as usize] = outcome.grant;
         self.put(TableId::Base, base_key(set, family), entry);
         Ok(())
@@ -120,7 +124,7 @@ impl Compiler {
             self.take_row(set, family, class);
             return Ok(());
         }
-        let entry = self.entry_of(set, &outcome)?;
+        let entry = self.entry_of(set, (family, Some(class)), &outcome)?;
         let key = row_key(set, family, class);
         let before = self.program.get(TableId::Row, &key).cloned();
         self.put(TableId::Row, key, entry);
@@ -140,7 +144,7 @@ impl Compiler {
     }
 
     /// The entry for an outcome; makes the row where there is none yet, and counts its use.
-    fn entry_of(&mut self, set: u16, outcome: &Outcome) -> Result<Entry, Overflow> {
+    fn entry_of(&mut self, set: u16, place: Place, outcome: &Outcome) -> Result<Entry, Overflow> {
         let entry = match &outcome.grant {
             Granted::Nothing => schema::plain(ActionId::Deny),
             Granted::Everything => schema::plain(ActionId::Permit),
@@ -148,7 +152,7 @@ impl Compiler {
                 let known = self.sets.get_mut(set).rows.get(key).copied();
                 let row = match known {
                     Some(row) => row,
-                    None => self.make_row(set, key)?,
+                    None => self.make_row(set, place, key)?,
                 };
                 self.sets.rows.get_mut(&row).expect("a live row").users += 1;
                 schema::entry(ActionId::SetRow, row)
@@ -157,8 +161,14 @@ impl Compiler {
         Ok(entry.from(outcome.origins.iter().cloned()))
     }
 
-    fn make_row(&mut self, set: u16, key: &RowKey) -> Result<u16, Overflow> {
-        let row = self.sets.row_ids.take(None)?;
+    fn make_row(&mut self, set: u16, place: Place, key: &RowKey) -> Result<u16, Overflow> {
+        let grant = |g: &Grant| (g.protocol.map_or(0, Protocol::number), g.first, g.last);
+        let content = merged(key.iter().map(grant).collect());
+        let candidates = self.sets.installed_rows.candidates(set, place, &content);
+        let row = match candidates.into_iter().find(|row| self.sets.row_ids.take_reserved(*row)) {
+            Some(row) => row,
+            None => self.sets.row_ids.take(None)?,
+        };
         for grant in key {
             if let Some(protocol) = grant.protocol {
                 self.add_edges(protocol, grant.first, grant.last)?;

@@ -18,6 +18,7 @@ use crate::{
     compiler::Compiler,
     ids::Ids,
     rows::{Granted, Row, RowKey},
+    seed::InstalledRows,
 };
 
 /// A known policy. A changed policy gets another version.
@@ -140,6 +141,7 @@ pub(crate) struct Sets {
     by_key: HashMap<SetKey, u16>,
     pub(crate) sets: HashMap<u16, Set>,
     pub(crate) rows: HashMap<u16, Row>,
+    pub(crate) installed_rows: InstalledRows,
 }
 
 impl Sets {
@@ -150,6 +152,7 @@ impl Sets {
             by_key: HashMap::new(),
             sets: HashMap::new(),
             rows: HashMap::new(),
+            installed_rows: InstalledRows::default(),
         }
     }
 
