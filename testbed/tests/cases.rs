@@ -53,9 +53,15 @@ fn unexpected(case: &Case) -> Vec<String> {
 #[test]
 fn the_corpus_covers_every_item_that_can_be_asked_offline() {
     let all = cases::all();
-    let proved: BTreeSet<&str> = all.iter().flat_map(|c| c.items.iter().chain(c.probes.iter().map(|p| &p.item))).map(|s| &**s).collect();
+    let proved: BTreeSet<&str> =
+        all.iter().flat_map(|c| c.items.iter().chain(c.probes.iter().map(|p| &p.item))).map(|s| &**s).collect();
     // S12 speaks of events: the change sequences of `random` prove it. S28 and S33 also have tests where limits are.
-    let missing: Vec<String> = (1..=34).chain(44..=47).filter(|n| *n != 12).map(|n| format!("S{n}")).filter(|s| !proved.contains(&**s)).collect();
+    let missing: Vec<String> = (1..=34)
+        .chain(44..=47)
+        .filter(|n| *n != 12)
+        .map(|n| format!("S{n}"))
+        .filter(|s| !proved.contains(&**s))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
     for item in proved {
         assert!(item.strip_prefix('S').is_some_and(|n| n.parse::<u8>().is_ok_and(|n| (1..=61).contains(&n))), "{item}");
@@ -68,7 +74,9 @@ fn a_malformed_case_names_file_line_and_fault() {
     let fault = |text: &str| cases::parse("broken", text).expect_err("malformed").to_string();
     assert_eq!(fault("apiVersion: v1"), "cases/broken.yaml:1: no document `kind: Case`: put one first");
     assert_eq!(
-        fault(&format!("{header}kind: Probes\nprobes:\n- {{src: a/b, dst: 10.0.0.1, proto: TCP, port: 1, allowed: true}}")),
+        fault(&format!(
+            "{header}kind: Probes\nprobes:\n- {{src: a/b, dst: 10.0.0.1, proto: TCP, port: 1, allowed: true}}"
+        )),
         "cases/broken.yaml:7: no pod a/b"
     );
     assert_eq!(

@@ -108,7 +108,8 @@ impl Reader<'_> {
 
     fn take(&mut self, wanted: char) -> Result<(), String> {
         self.skip();
-        self.rest = self.rest.strip_prefix(wanted).ok_or_else(|| format!("`{wanted}` expected before `{}`", self.rest))?;
+        self.rest =
+            self.rest.strip_prefix(wanted).ok_or_else(|| format!("`{wanted}` expected before `{}`", self.rest))?;
         Ok(())
     }
 
@@ -125,7 +126,11 @@ impl Reader<'_> {
 
     fn end(&mut self) -> Result<(), String> {
         self.skip();
-        if self.rest.is_empty() || self.rest.starts_with('#') { Ok(()) } else { Err(format!("`{}` is too much", self.rest)) }
+        if self.rest.is_empty() || self.rest.starts_with('#') {
+            Ok(())
+        } else {
+            Err(format!("`{}` is too much", self.rest))
+        }
     }
 
     fn scalar(&mut self) -> Result<String, String> {

@@ -1,0 +1,144 @@
+//! What may happen to a cluster, one event at a time.
+
+use std::sync::Arc;
+
+use netpolc_policy::{Cluster, Labels, Node, ObjectKey, Phase, Pod, Policy};
+
+use super::{Rng, Shape, objects};
+
+/// An event, as a watch would bring it: the object as it is from now on, None where it is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A namespace's labels.
+    Namespace {
+        /// Its name.
+        name: Arc<str>,
+        /// Its labels.
+        labels: Option<Labels>,
+    },
+    /// A pod.
+    Pod {
+        /// Its key.
+        key: ObjectKey,
+        /// The pod.
+        pod: Option<Pod>,
+    },
+    /// A policy.
+    Policy {
+        /// Its key.
+        key: ObjectKey,
+        /// The policy.
+        policy: Option<Policy>,
+    },
+    /// A node.
+    Node {
+        /// Its name.
+        name: Arc<str>,
+        /// The node.
+        node: Option<Node>,
+    },
+}
+
+impl Change {
+    /// What it does to the model.
+    pub fn apply(&self, cluster: &mut Cluster) {
+        match self.clone() {
+            Change::Namespace { name, labels } => set(&mut cluster.namespaces, name, labels),
+            Change::Pod { key, pod } => set(&mut cluster.pods, key, pod),
+            Change::Policy { key, policy } => set(&mut cluster.policies, key, policy),
+            Change::Node { name, node } => set(&mut cluster.nodes, name, node),
+        }
+    }
+}
+
+fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+/// Something that may happen to `cluster` next. It is for the caller to apply.
+pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
+    match rng.below(100) {
+        0..8 => namespace(rng, shape),
+        8..14 => node(rng, shape),
+        14..40 => policy(rng, shape, cluster),
+        40..55 => new_pod(rng, shape, cluster),
+        _ => {
+            let keys: Vec<&ObjectKey> = cluster.pods.keys().collect();
+            if keys.is_empty() {
+                return new_pod(rng, shape, cluster);
+            }
+            let key = (*rng.pick(&keys)).clone();
+            pod(rng, shape, cluster, &cluster.pods[&key])
+        }
+    }
+}
+
+fn namespace(rng: &mut Rng, shape: &Shape) -> Change {
+    let name = format!("n{}", rng.below(shape.namespaces)).into();
+    let labels = (!rng.chance(15)).then(|| objects::labels(rng));
+    Change::Namespace { name, labels }
+}
+
+fn node(rng: &mut Rng, shape: &Shape) -> Change {
+    let n = rng.below(shape.nodes);
+    let node = (!rng.chance(15)).then(|| objects::node(rng, n));
+    Change::Node { name: format!("node{n}").into(), node }
+}
+
+fn policy(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
+    let keys: Vec<&ObjectKey> = cluster.policies.keys().collect();
+    let fresh = || ObjectKey::new("n0", "policy0");
+    // Many policies: more often one goes; few: more often one comes.
+    let crowded = keys.len() > shape.policies;
+    if !keys.is_empty() && rng.chance(if crowded { 50 } else { 20 }) {
+        return Change::Policy { key: (*rng.pick(&keys)).clone(), policy: None };
+    }
+    let key = if !keys.is_empty() && rng.chance(50) {
+        (*rng.pick(&keys)).clone()
+    } else {
+        let free = (0..).map(|i| ObjectKey::new(format!("n{}", i % shape.namespaces), format!("policy{i}")));
+        free.into_iter().find(|k| !cluster.policies.contains_key(k)).unwrap_or_else(fresh)
+    };
+    // The same rules for other pods, or something new.
+    let mut policy = objects::policy(rng, key.clone());
+    if let Some(old) = cluster.policies.get(&key).filter(|_| rng.chance(40)) {
+        policy.ingress = old.ingress.clone();
+        policy.egress = old.egress.clone();
+    }
+    Change::Policy { key, policy: Some(policy) }
+}
+
+fn new_pod(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
+    if cluster.pods.len() > shape.pods * 3 / 2 {
+        let keys: Vec<&ObjectKey> = cluster.pods.keys().collect();
+        return Change::Pod { key: (*rng.pick(&keys)).clone(), pod: None };
+    }
+    let namespace = format!("n{}", rng.below(shape.namespaces));
+    let free = (0..).map(|i| ObjectKey::new(namespace.as_str(), format!("pod{i}")));
+    let key = free.into_iter().find(|k| !cluster.pods.contains_key(k)).expect("names do not run out");
+    let pod = objects::pod(rng, shape, key.clone(), cluster);
+    Change::Pod { key, pod: Some(pod) }
+}
+
+/// Something happens to a pod that is there.
+fn pod(rng: &mut Rng, shape: &Shape, cluster: &Cluster, old: &Pod) -> Change {
+    let key = old.key.clone();
+    let other = objects::pod(rng, shape, key.clone(), cluster);
+    let old = old.clone();
+    let pod = match rng.below(100) {
+        0..20 => None,
+        20..45 => Some(Pod { labels: other.labels, ..old }),
+        45..60 => Some(Pod { addresses: other.addresses, ..old }),
+        60..70 => Some(Pod { phase: Phase::Finished, ..old }),
+        70..80 => Some(Pod { ports: other.ports, ..old }),
+        // Another pod of the same name, all at once or (below) at the old one's addresses (S43).
+        80..88 => Some(other),
+        88..95 => Some(Pod { uid: other.uid, ..old }),
+        // The same again, as after a watch was restarted.
+        _ => Some(old),
+    };
+    Change::Pod { key, pod }
+}
