@@ -181,7 +181,10 @@ impl Atoms {
     pub(crate) fn wake(&mut self) {
         for id in self.resting.drain(..) {
             let slot = self.slots[id as usize].take();
-            debug_assert!(slot.is_some_and(|s| s.classes.is_empty()), "a class names a retired atom");
+            debug_assert!(
+                slot.as_ref().is_some_and(|s| s.classes.is_empty()),
+                "a class names a retired atom: {slot:?}"
+            );
             self.free.push(id);
         }
     }

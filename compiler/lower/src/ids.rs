@@ -41,7 +41,10 @@ impl Ids {
 
     /// Keeps `id` out of use until [`Ids::forget_seed`].
     pub(crate) fn reserve(&mut self, id: u16) {
-        self.reserved.insert(id);
+        // 0 is nobody's: no class, no set, no row.
+        if id != 0 {
+            self.reserved.insert(id);
+        }
     }
 
     /// The installed program is replaced: what it used and this one does not is free.
@@ -117,11 +120,12 @@ mod tests {
         let mut ids = Ids::new("test");
         ids.seed(77, 2);
         ids.reserve(3);
+        ids.reserve(0);
         assert_eq!(ids.take(None).unwrap(), 1);
         assert_eq!(ids.take(None).unwrap(), 4);
         assert_eq!(ids.take(Some(77)).unwrap(), 2);
         ids.forget_seed();
-        assert_eq!(ids.take(Some(77)).unwrap(), 3);
+        assert_eq!(ids.take(Some(77)).unwrap(), 3, "and never 0");
     }
 
     #[test]
