@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub mod config;
 pub mod state;
 
+pub use config::Clock;
 use state::{K1, K2, mix};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
@@ -326,8 +327,8 @@ pub mod exact {
 
 /// The fragment table.
 pub mod frag {
-    /// Bytes of a key: endpoint u16, direction u8, protocol u8, id u32 (IPv4: as in the packet in the first 2 bytes, rest zero;
-    /// IPv6: as in the packet), source (16), destination (16); IPv4 in the first 4 bytes, rest zero.
+    /// Bytes of a key: endpoint u16, direction u8 (0 to_pod, 1 from_pod), protocol u8, id u32 (as in the packet; IPv4: the first 2
+    /// bytes, rest zero), remote (16), local (16), as in the packet, IPv4 in the first 4 bytes, rest zero.
     pub const KEY: usize = 40;
     /// Bytes of a value: deadline in ticks u32 (live while later than now), verdict u32 (0 drop, 1 permit).
     pub const VALUE: usize = 8;

@@ -1,0 +1,261 @@
+//! The state tables: entries made and refreshed. All writes to a live slot are compare-and-swaps of its meta word.
+
+use netpolc_table::schema::Family;
+use netpolc_target::{Hook, semantics::Phase};
+
+use super::{Generator, ctx, lookup::maps, stack};
+use crate::{
+    asm::{
+        Alu, Cond, Label,
+        Reg::{self, *},
+        Size,
+    },
+    layout::{
+        MapId, config,
+        state::{self, WAYS},
+    },
+};
+
+/// Races for a slot that a packet may lose before it goes on without an entry.
+const MAX_LOST: i32 = 2;
+
+/// Which ways of a bucket a scan looks for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// Past their deadline.
+    Dead,
+    /// Closing or reset.
+    Closing,
+    /// Answered, but not established.
+    Replied,
+}
+
+impl Generator<'_> {
+    /// R2: meta's address, R4: meta. Moves phase and deadline on, then permits. S39.
+    pub(super) fn touch(&mut self, touch: Label) {
+        let second = self.p.clock.ticks(1) as i32;
+        let (allow, store) = (self.allow, self.a.label());
+        let a = &mut self.a;
+        a.note("state: next phase");
+        a.bind(touch);
+        a.mov(R3, R4);
+        a.alu(Alu::Rsh, R3, state::PHASE_SHIFT as i32);
+        a.mov(R1, R3);
+        // R1 = 1 where the other side sent this packet.
+        a.alu(Alu::Rsh, R1, (state::FROM_POD.trailing_zeros() - state::PHASE_SHIFT) as i32);
+        a.alu(Alu::And, R1, 1);
+        if self.hook == Hook::FromPod {
+            a.alu(Alu::Xor, R1, 1);
+        }
+        a.alu(Alu::And, R3, 7);
+        a.load(Size::Dw, R5, Fp, stack::EVENT);
+        a.alu(Alu::And, R5, 7);
+        a.alu(Alu::Lsh, R5, 1);
+        a.alu(Alu::Or, R5, R1);
+        a.mov(R1, R3);
+        a.alu(Alu::Lsh, R1, 4);
+        a.alu(Alu::Or, R5, R1);
+        a.map_value(R1, MapId::Config, config::AFTER);
+        a.alu(Alu::Add, R1, R5);
+        a.load(Size::B, R5, R1, 0);
+        self.deadline(R5, R1);
+        let a = &mut self.a;
+        a.jump_if(Cond::Ne, R3, R5, store);
+        a.alu32(Alu::Mov, R0, R4);
+        a.alu(Alu::Add, R0, second);
+        a.jump_if(Cond::Lt, R1, R0, allow); // at most once a second
+        a.bind(store);
+        a.note("state: refresh");
+        a.alu(Alu::Lsh, R5, state::PHASE_SHIFT as i32);
+        a.alu(Alu::Or, R1, R5);
+        a.mov(R5, R4);
+        a.alu(Alu::Rsh, R5, state::PHASE_SHIFT as i32 + 3);
+        a.alu(Alu::Lsh, R5, state::PHASE_SHIFT as i32 + 3);
+        a.alu(Alu::Or, R1, R5);
+        a.mov(R0, R4);
+        a.compare_swap(R2, 0, R1); // where it fails, another processor did it just now
+        a.jump(allow);
+    }
+
+    /// `to` = now + lifetime in phase `phase`. Changes R0.
+    fn deadline(&mut self, phase: Reg, to: Reg) {
+        let a = &mut self.a;
+        a.load(Size::Dw, R0, Fp, stack::PROTOCOL);
+        a.alu(Alu::And, R0, 7);
+        a.alu(Alu::Lsh, R0, 3);
+        a.alu(Alu::And, phase, 7);
+        a.alu(Alu::Or, R0, phase);
+        a.alu(Alu::Lsh, R0, 2);
+        a.map_value(to, MapId::Config, config::LIFETIMES);
+        a.alu(Alu::Add, to, R0);
+        a.load(Size::W, to, to, 0);
+        a.alu(Alu::Add, to, R7);
+    }
+
+    /// R2: a bucket's meta words -> R1: set of the wanted ways, bit 7 - way. Without jumps: which ways are dead cannot be
+    /// predicted, and the verifier would follow every combination. Changes R4, R5.
+    fn ways(&mut self, wanted: Wanted) {
+        let a = &mut self.a;
+        a.mov(R1, 0);
+        for way in 0..WAYS as i16 {
+            a.alu(Alu::Lsh, R1, 1);
+            match wanted {
+                // deadline - now - 1 < 0
+                Wanted::Dead => {
+                    a.load(Size::W, R4, R2, way * 8);
+                    a.alu(Alu::Sub, R4, R7);
+                    a.alu(Alu::Sub, R4, 1);
+                }
+                // Closing - 1 - phase < 0
+                Wanted::Closing => {
+                    a.load(Size::W, R5, R2, way * 8 + 4);
+                    a.alu(Alu::And, R5, 7);
+                    a.mov(R4, Phase::Closing as i32 - 1);
+                    a.alu(Alu::Sub, R4, R5);
+                }
+                // (phase ^ Replied) - 1 < 0
+                Wanted::Replied => {
+                    a.load(Size::W, R4, R2, way * 8 + 4);
+                    a.alu(Alu::And, R4, 7);
+                    a.alu(Alu::Xor, R4, Phase::Replied as i32);
+                    a.alu(Alu::Sub, R4, 1);
+                }
+            }
+            a.alu(Alu::Rsh, R4, 63);
+            a.alu(Alu::Or, R1, R4);
+        }
+    }
+
+    /// R1: set of ways -> R1: one of them | size of the set << 4. Changes R4.
+    fn pick(&mut self) {
+        let a = &mut self.a;
+        a.map_value(R4, MapId::Config, config::PICK);
+        a.alu(Alu::And, R1, 255);
+        a.alu(Alu::Add, R4, R1);
+        a.load(Size::B, R1, R4, 0);
+    }
+
+    /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`.
+    fn slot(&mut self, family: Family, claim: Label) {
+        let size = maps(family).2;
+        let a = &mut self.a;
+        a.alu(Alu::And, R1, 7);
+        a.alu(Alu::Lsh, R1, 3);
+        a.alu(Alu::Add, R2, R1);
+        a.alu(Alu::Lsh, R1, (size / 8).ilog2() as i32);
+        a.alu(Alu::Add, R3, R1);
+        a.load(Size::Dw, R4, R2, 0);
+        a.jump(claim);
+    }
+
+    /// From `create` on: a slot for a new entry; from `claim` on: R2, R3 slot, R4 its meta word, makes the entry there.
+    pub(super) fn create(&mut self, family: Family, create: Label, claim: Label, again: Label) {
+        let (first, second, evict) = (self.a.label(), self.a.label(), self.a.label());
+        self.a.bind(create);
+        self.a.load(Size::Dw, R0, Fp, stack::HASH);
+        self.bucket(family, 0, R2, R3);
+        self.a.note("state: a free way of the first bucket");
+        self.ways(Wanted::Dead);
+        self.pick();
+        let a = &mut self.a;
+        a.store(Size::Dw, Fp, stack::SPARE, R1);
+        a.jump_if(Cond::Ge, R1, 4 << 4, first); // half empty: good enough
+        self.bucket(family, 1, R2, R3);
+        self.a.note("state: a free way of the emptier bucket");
+        self.ways(Wanted::Dead);
+        self.pick();
+        let a = &mut self.a;
+        a.load(Size::Dw, R5, Fp, stack::SPARE);
+        a.mov(R4, R1);
+        a.alu(Alu::Or, R4, R5);
+        a.alu(Alu::And, R4, 0xf0);
+        a.jump_if(Cond::Eq, R4, 0, evict);
+        a.jump_if(Cond::Gt, R1, R5, second);
+        self.bucket(family, 0, R2, R3);
+        self.a.load(Size::Dw, R1, Fp, stack::SPARE);
+        self.a.bind(first);
+        self.a.bind(second);
+        self.slot(family, claim);
+
+        self.a.bind(evict);
+        for wanted in [Wanted::Closing, Wanted::Replied] {
+            for bucket in 0..2 {
+                let none = self.a.label();
+                self.bucket(family, bucket, R2, R3);
+                self.a.note("state: an entry that yields its place");
+                self.ways(wanted);
+                self.a.jump_if(Cond::Eq, R1, 0, none);
+                self.pick();
+                self.slot(family, claim);
+                self.a.bind(none);
+            }
+        }
+        self.full();
+        self.claim(family, claim, again);
+    }
+
+    /// `again`: where to begin anew when another processor was faster.
+    fn claim(&mut self, family: Family, claim: Label, again: Label) {
+        let allow = self.allow;
+        let (hook, busy) = (self.hook, self.p.clock.ticks(2));
+        let a = &mut self.a;
+        a.note("state: claim the slot");
+        a.bind(claim);
+        a.imm64(R1, state::BUSY | u64::from(busy));
+        a.alu(Alu::Add, R1, R7);
+        a.mov(R0, R4);
+        a.compare_swap(R2, 0, R1);
+        let claimed = a.label();
+        a.jump_if(Cond::Eq, R0, R4, claimed);
+        a.note("state: another processor was faster");
+        a.load(Size::Dw, R1, Fp, stack::LOST);
+        a.jump_if(Cond::Ge, R1, MAX_LOST, allow); // permitted all the same; its next opening makes the entry
+        a.alu(Alu::Add, R1, 1);
+        a.store(Size::Dw, Fp, stack::LOST, R1);
+        a.jump(again);
+        a.bind(claimed);
+        a.note("state: key of the new entry");
+        a.load(Size::H, R1, Fp, stack::CLASS + 2);
+        a.alu(Alu::Lsh, R1, 48);
+        a.alu(Alu::Or, R1, R8);
+        match family {
+            Family::V4 => {
+                a.store(Size::Dw, R3, 0, R9);
+                a.store(Size::Dw, R3, 8, R1);
+            }
+            Family::V6 => {
+                a.store(Size::Dw, R3, 32, R1);
+                for (offset, at) in
+                    [(0, stack::REMOTE), (8, stack::REMOTE + 8), (16, stack::LOCAL), (24, stack::LOCAL + 8)]
+                {
+                    a.load(Size::Dw, R1, Fp, at);
+                    a.store(Size::Dw, R3, offset, R1);
+                }
+            }
+        }
+        a.note("state: publish the new entry");
+        a.mov(R5, Phase::Opening as i32);
+        self.deadline(R5, R1);
+        let a = &mut self.a;
+        let flags = match hook {
+            Hook::ToPod => 0,
+            Hook::FromPod => state::FROM_POD,
+        };
+        a.imm64(R4, flags | (Phase::Opening as u64) << state::PHASE_SHIFT);
+        a.alu(Alu::Or, R1, R4);
+        if hook == Hook::ToPod {
+            let forwarded = a.label();
+            a.load(Size::W, R4, R6, ctx::INGRESS_IFINDEX);
+            a.jump_if(Cond::Ne, R4, 0, forwarded);
+            a.imm64(R4, state::BORN);
+            a.alu(Alu::Or, R1, R4);
+            a.bind(forwarded);
+        }
+        a.load(Size::Dw, R4, Fp, stack::HASH);
+        a.alu(Alu::Rsh, R4, state::TAG_SHIFT as i32);
+        a.alu(Alu::Lsh, R4, state::TAG_SHIFT as i32);
+        a.alu(Alu::Or, R1, R4);
+        a.exchange(R2, 0, R1); // orders the stores above before it, on every machine
+        a.jump(allow);
+    }
+}

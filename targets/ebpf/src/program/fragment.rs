@@ -1,0 +1,216 @@
+//! Fragments (S50): records of first ones, verdicts of later ones.
+
+use netpolc_table::schema::Family;
+use netpolc_target::{
+    Hook,
+    semantics::{DropReason::*, HAS_PORTS, ip},
+};
+
+use super::{Generator, NEXT, helper, ipv6::seen, mark, parse::be16, stack};
+use crate::{
+    asm::{Alu, Cond, Label, Reg::*, Size},
+    layout::{
+        MapId, ROW_PERMIT,
+        config::{self, Protocol},
+    },
+};
+
+impl Generator<'_> {
+    /// R5: protocol, R7: offset of layer 4, R8: first 8 bytes of the header.
+    pub(super) fn fragment_v4(&mut self, fragment: Label, layer4: Label) {
+        let (later, back) = (self.a.label(), self.a.label());
+        self.a.note("fragment: ipv4");
+        self.a.bind(fragment);
+        self.unproven_fragment();
+        self.fragment_key();
+        let a = &mut self.a;
+        a.mov(R1, R8);
+        a.alu(Alu::Rsh, R1, 32);
+        a.alu(Alu::And, R1, 0xffff);
+        a.store(Size::W, Fp, stack::FRAGMENT + 4, R1);
+        a.alu32(Alu::Mov, R1, R9);
+        a.store(Size::Dw, Fp, stack::FRAGMENT + 8, R1);
+        a.store(Size::Dw, Fp, stack::FRAGMENT + 16, 0);
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.store(Size::Dw, Fp, stack::FRAGMENT + 24, R1);
+        a.store(Size::Dw, Fp, stack::FRAGMENT + 32, 0);
+        a.mov(R4, R8);
+        a.alu(Alu::Rsh, R4, 48);
+        a.alu(Alu::And, R4, be16(ip::FRAGMENT_OFFSET));
+        a.jump_if(Cond::Ne, R4, 0, later);
+        self.mark_first(back);
+        self.a.bind(back);
+        self.a.load(Size::Dw, R3, Fp, stack::END);
+        self.a.jump(layer4);
+        self.a.bind(later);
+        self.a.swap(R4, 16);
+        self.later(Family::V4);
+    }
+
+    /// R1: offset << 3 | M; the fragment header is in the buffer. Goes back to `after` unless it is a later one.
+    pub(super) fn fragment_v6(&mut self, fragment: Label, after: Label) {
+        let later = self.a.label();
+        self.a.note("fragment: ipv6");
+        self.a.bind(fragment);
+        self.a.mov(R4, R1);
+        self.unproven_fragment();
+        let a = &mut self.a;
+        a.mov(R1, R4);
+        a.alu(Alu::And, R1, 0xfff9);
+        a.jump_if(Cond::Eq, R1, 0, after); // atomic
+        a.load(Size::B, R5, Fp, stack::BUFFER);
+        self.fragment_key();
+        let a = &mut self.a;
+        a.load(Size::W, R1, Fp, stack::BUFFER + 4);
+        a.store(Size::W, Fp, stack::FRAGMENT + 4, R1);
+        for (offset, at) in [(8, stack::REMOTE), (16, stack::REMOTE + 8), (24, stack::LOCAL), (32, stack::LOCAL + 8)] {
+            a.load(Size::Dw, R1, Fp, at);
+            a.store(Size::Dw, Fp, stack::FRAGMENT + offset, R1);
+        }
+        a.alu(Alu::Rsh, R4, 3);
+        a.jump_if(Cond::Ne, R4, 0, later);
+        a.load(Size::Dw, R1, Fp, stack::IPV6);
+        a.alu(Alu::Or, R1, seen::FIRST);
+        a.store(Size::Dw, Fp, stack::IPV6, R1);
+        a.jump(after);
+        a.bind(later);
+        self.later(Family::V6);
+    }
+
+    fn unproven_fragment(&mut self) {
+        if self.hook == Hook::FromPod {
+            self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+            self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[SpoofedSource as usize]);
+        }
+    }
+
+    /// R5: protocol. The key's first word.
+    fn fragment_key(&mut self) {
+        let direction = i32::from(self.hook == Hook::FromPod);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
+        a.alu(Alu::Or, R1, direction << 16);
+        a.mov(R2, R5);
+        a.alu(Alu::Lsh, R2, 24);
+        a.alu(Alu::Or, R1, R2);
+        a.store(Size::W, Fp, stack::FRAGMENT, R1);
+    }
+
+    /// Has the verdict recorded where one is due. Changes R1 only. Then to `back`.
+    pub(super) fn mark_first(&mut self, back: Label) {
+        self.a.note("fragment: the first one");
+        self.if_open(back);
+        self.if_born(back);
+        self.a.store(Size::Dw, Fp, stack::MARKS, mark::FIRST);
+        self.a.jump(back);
+    }
+
+    /// R4: offset in units of 8 bytes, R5: protocol; the key is on the stack.
+    fn later(&mut self, family: Family) {
+        let (checked, risky, none, some, all) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (next, drop) = (self.next, self.deny(Fragment));
+        self.a.note("fragment: a later one");
+        self.if_open(next);
+        self.if_born(next);
+        let a = &mut self.a;
+        a.jump_if(Cond::Ne, R4, 1, checked);
+        a.bind(risky);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::TCP), drop);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::SCTP), drop);
+        a.bind(checked);
+        a.store(Size::Dw, Fp, stack::SPARE, R5);
+        self.now();
+        let a = &mut self.a;
+        a.mov(R7, R0);
+        a.note("table frag");
+        a.map(R1, MapId::Frag);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::FRAGMENT));
+        a.call(helper::MAP_LOOKUP);
+        a.jump_if(Cond::Eq, R0, 0, none);
+        a.load(Size::W, R1, R0, 0);
+        a.jump_if(Cond::Le, R1, R7, none);
+        a.load(Size::W, R1, R0, 4);
+        a.jump_if(Cond::Ne, R1, 0, next);
+        a.jump(drop);
+
+        a.note("fragment: no record, the same answer for all ports?");
+        a.bind(none);
+        if family == Family::V6 {
+            a.load(Size::Dw, R5, Fp, stack::SPARE);
+            for extension in ip::EXTENSIONS {
+                a.jump_if(Cond::Eq, R5, i32::from(extension), drop);
+            }
+        }
+        self.class(family);
+        self.row(self.hook, family);
+        self.a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), next);
+        self.mask();
+        let words = self.p.capacities.port_words;
+        let own = self.a.label();
+        let a = &mut self.a;
+        a.note("table port: all classes of the protocol");
+        a.load(Size::Dw, R5, Fp, stack::SPARE);
+        for protocol in HAS_PORTS {
+            let other = a.label();
+            a.jump_if(Cond::Ne, R5, i32::from(protocol), other);
+            a.map_value(R4, MapId::PortClasses, Protocol::of(protocol) as usize * words as usize * 8);
+            a.jump(all);
+            a.bind(other);
+        }
+        a.load(Size::Dw, R1, R3, 0); // port class 0: no ports
+        a.jump_if(Cond::Set, R1, 1, next);
+        a.jump(own);
+        a.bind(all);
+        a.mov(R5, 0);
+        a.bind(some);
+        a.load(Size::Dw, R1, R4, 0);
+        a.load(Size::Dw, R2, R3, 0);
+        a.alu(Alu::And, R2, R1);
+        a.jump_if(Cond::Ne, R2, R1, own);
+        a.alu(Alu::Add, R4, 8);
+        a.alu(Alu::Add, R3, 8);
+        a.alu(Alu::Add, R5, 1);
+        a.jump_if(Cond::Lt, R5, words as i32, some);
+        a.jump(next);
+        a.bind(own);
+        self.own_of_fragment(family, next, drop);
+    }
+
+    /// The class lookup of IPv6 has used R9; the addresses are in the key still.
+    fn own_of_fragment(&mut self, family: Family, next: Label, drop: Label) {
+        if family == Family::V4 {
+            self.a.load(Size::W, R9, Fp, stack::FRAGMENT + 8);
+        }
+        self.own(family, next, drop);
+    }
+
+    /// From `record` on: R7 is the verdict of a first fragment.
+    pub(super) fn record(&mut self, record: Label) {
+        let drop = self.a.label();
+        self.a.bind(record);
+        self.now();
+        let a = &mut self.a;
+        a.note("fragment: record the verdict");
+        a.map_value(R1, MapId::Config, config::FRAGMENT_TICKS);
+        a.load(Size::W, R1, R1, 0);
+        a.alu(Alu::Add, R0, R1);
+        a.store(Size::W, Fp, stack::RECORDED, R0);
+        a.mov(R1, 0);
+        a.jump_if(Cond::Ne, R7, NEXT, drop);
+        a.mov(R1, 1);
+        a.bind(drop);
+        a.store(Size::W, Fp, stack::RECORDED + 4, R1);
+        a.map(R1, MapId::Frag);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::FRAGMENT));
+        a.mov(R3, Fp);
+        a.alu(Alu::Add, R3, i32::from(stack::RECORDED));
+        a.mov(R4, 0);
+        a.call(helper::MAP_UPDATE);
+        a.mov(R0, R7);
+        a.exit();
+    }
+}

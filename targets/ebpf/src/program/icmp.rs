@@ -1,0 +1,172 @@
+//! ICMP errors, judged by the packet that they carry a part of (S35).
+
+use netpolc_table::schema::Family;
+use netpolc_target::{
+    Hook,
+    semantics::{DropReason::*, ip},
+};
+
+use super::{Asks, Generator, ipv6::Walk, parse::be16, stack};
+use crate::{
+    asm::{Alu, Cond, Label, Reg::*, Size},
+    layout::config::{self, Protocol, code},
+};
+
+/// The 8 bytes after the inner header, in the buffer.
+const INNER: i16 = stack::BUFFER + 24;
+
+impl Generator<'_> {
+    /// From `error` on: R7 is the offset of the ICMP header. Asks `state`, or goes to `orphan` where the inner packet has no tuple.
+    pub(super) fn error(&mut self, family: Family, error: Label, state: Label, orphan: Label) {
+        let (allow, bad) = (self.allow, self.deny(IcmpError));
+        self.a.note("icmp error");
+        self.a.bind(error);
+        self.if_open(allow);
+        self.if_born(allow);
+        match family {
+            Family::V4 => self.inner_v4(bad),
+            Family::V6 => self.inner_v6(bad),
+        }
+        let a = &mut self.a;
+        a.note("icmp error: inner tuple");
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 8);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, bad);
+        a.store(Size::Dw, Fp, stack::SPARE, R5);
+        self.load_bytes(0, INNER, 8, bad);
+        self.a.load(Size::Dw, R5, Fp, stack::SPARE);
+        self.inner_tuple(family, bad, state, orphan);
+    }
+
+    /// R5 = protocol, R7 = offset of what follows the inner header, R9 = its addresses.
+    fn inner_v4(&mut self, bad: Label) {
+        let a = &mut self.a;
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 28);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, bad);
+        self.load_bytes(8, stack::BUFFER, 20, bad);
+        let (local, remote) = match self.hook {
+            Hook::ToPod => (12, 16),
+            Hook::FromPod => (16, 12),
+        };
+        let a = &mut self.a;
+        a.note("icmp error: inner ipv4 header");
+        a.load(Size::B, R1, Fp, stack::BUFFER);
+        a.mov(R2, R1);
+        a.alu(Alu::And, R2, 0xf0);
+        a.jump_if(Cond::Ne, R2, 0x40, bad);
+        a.alu(Alu::And, R1, 15);
+        a.jump_if(Cond::Lt, R1, 5, bad);
+        a.load(Size::H, R2, Fp, stack::BUFFER + 6);
+        a.alu(Alu::And, R2, be16(ip::FRAGMENT_OFFSET));
+        a.jump_if(Cond::Ne, R2, 0, bad);
+        a.alu(Alu::Lsh, R1, 2);
+        a.alu(Alu::Add, R7, R1);
+        a.alu(Alu::Add, R7, 8);
+        a.load(Size::W, R1, Fp, stack::BUFFER + local);
+        a.alu(Alu::Rsh, R9, 32);
+        a.jump_if(Cond::Ne, R1, R9, bad);
+        a.load(Size::W, R9, Fp, stack::BUFFER + remote);
+        a.alu(Alu::Lsh, R1, 32);
+        a.alu(Alu::Or, R9, R1);
+        a.load(Size::B, R5, Fp, stack::BUFFER + 9);
+    }
+
+    /// The same; the remote address on the stack becomes the inner one.
+    fn inner_v6(&mut self, bad: Label) {
+        let a = &mut self.a;
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 48);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, bad);
+        self.load_bytes(8, stack::BUFFER, 40, bad);
+        let (local, remote) = match self.hook {
+            Hook::ToPod => (8, 24),
+            Hook::FromPod => (24, 8),
+        };
+        let a = &mut self.a;
+        a.note("icmp error: inner ipv6 header");
+        a.load(Size::B, R1, Fp, stack::BUFFER);
+        a.alu(Alu::And, R1, 0xf0);
+        a.jump_if(Cond::Ne, R1, 0x60, bad);
+        for half in [0, 8] {
+            a.load(Size::Dw, R1, Fp, stack::BUFFER + local + half);
+            a.load(Size::Dw, R2, Fp, stack::LOCAL + half);
+            a.jump_if(Cond::Ne, R1, R2, bad);
+            a.load(Size::Dw, R1, Fp, stack::BUFFER + remote + half);
+            a.store(Size::Dw, Fp, stack::REMOTE + half, R1);
+        }
+        a.load(Size::B, R8, Fp, stack::BUFFER + 6);
+        a.alu(Alu::Add, R7, 48);
+        a.store(Size::Dw, Fp, stack::IPV6, 0);
+        let (fragment, after, done) = (a.label(), a.label(), a.label());
+        a.note("icmp error: inner extension headers");
+        self.extensions(Walk { malformed: bad, truncated: bad, fragment, after });
+        let a = &mut self.a;
+        a.mov(R5, R8);
+        a.jump(done);
+        a.bind(fragment);
+        a.alu(Alu::Rsh, R1, 3);
+        a.jump_if(Cond::Ne, R1, 0, bad);
+        a.jump(after);
+        a.bind(done);
+    }
+
+    /// R5: inner protocol; the 8 bytes after its header are in the buffer.
+    fn inner_tuple(&mut self, family: Family, bad: Label, state: Label, orphan: Label) {
+        let (known, ask, icmp, none) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let number = match family {
+            Family::V4 => ip::ICMP,
+            Family::V6 => ip::ICMPV6,
+        };
+        let a = &mut self.a;
+        a.load(Size::W, R8, Fp, INNER); // source port, destination port: it went the other way
+        a.mov(R4, R5);
+        a.alu(Alu::Lsh, R4, 32);
+        if self.hook == Hook::FromPod {
+            self.exchange_ports(R8, R1);
+        }
+        let a = &mut self.a;
+        a.alu(Alu::Or, R8, R4);
+        a.jump_if(Cond::Eq, R5, i32::from(number), icmp);
+        for with_ports in [ip::TCP, ip::UDP, ip::SCTP] {
+            let not = self.a.label();
+            self.a.jump_if(Cond::Ne, R5, i32::from(with_ports), not);
+            self.protocol(Protocol::of(with_ports));
+            self.a.jump(known);
+            self.a.bind(not);
+        }
+        self.a.mov(R8, R4);
+        self.protocol(Protocol::Other);
+        self.a.jump(known);
+
+        let a = &mut self.a;
+        a.note("icmp error: about icmp");
+        a.bind(icmp);
+        a.load(Size::B, R4, Fp, INNER);
+        self.event(if family == Family::V4 { config::ICMP_EVENTS } else { config::ICMPV6_EVENTS });
+        let a = &mut self.a;
+        a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), bad);
+        a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), none);
+        a.load(Size::H, R8, Fp, INNER + 4);
+        self.tuple_icmp(number);
+        self.a.bind(known);
+        self.class(family);
+        let a = &mut self.a;
+        a.store(Size::Dw, Fp, stack::CLASS, R4);
+        a.jump(ask);
+        a.note("icmp error: about icmp without a tuple");
+        a.bind(none);
+        a.mov(R8, 0);
+        self.tuple_icmp(number);
+        self.class(family);
+        let a = &mut self.a;
+        a.store(Size::Dw, Fp, stack::CLASS, R4);
+        a.jump(orphan);
+        a.bind(ask);
+        a.store(Size::Dw, Fp, stack::ASKS, Asks::Error as i32);
+        a.jump(state);
+    }
+}

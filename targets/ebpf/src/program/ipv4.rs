@@ -1,0 +1,272 @@
+//! Steps 3, 5 (where to branch off) and 6 of IPv4: header, guard, layer 4.
+
+use netpolc_table::schema::{Family, Word};
+use netpolc_target::{
+    Hook,
+    semantics::{DHCP, DropReason::*, ip, needed},
+};
+
+use super::{Generator, Stage, ctx, mark, parse::be16, stack};
+use crate::{
+    asm::{Alu, Cond, Label, Reg::*, Size},
+    layout::{
+        MapId,
+        config::{self, Protocol, code},
+        endpoint,
+    },
+};
+
+impl Generator<'_> {
+    /// From `header` on: R5 protocol, R7 offset of the header, R8 its first 8 bytes, R9 source | destination << 32.
+    pub(super) fn ipv4(&mut self, header: Label) {
+        let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (fragment, error) = (self.a.label(), self.a.label());
+        let (bad, short) = (self.refuse(Malformed), self.refuse(Truncated));
+        let early = self.refuse_early(Malformed);
+        self.a.note("parse: ipv4 header");
+        self.a.bind(header);
+        let a = &mut self.a;
+        a.mov(R1, R8);
+        a.alu(Alu::And, R1, 0xf0);
+        a.jump_if(Cond::Ne, R1, 0x40, early);
+        a.mov(R4, R8);
+        a.alu(Alu::And, R4, 15);
+        a.jump_if(Cond::Lt, R4, 5, early);
+        if self.hook == Hook::FromPod {
+            a.mov(R1, R9); // remote, local instead of source, destination
+            a.alu(Alu::Rsh, R1, 32);
+            a.alu(Alu::Lsh, R9, 32);
+            a.alu(Alu::Or, R9, R1);
+            if self.options.stage == Stage::Full {
+                self.guard_v4();
+            }
+        }
+        let a = &mut self.a;
+        a.note("parse: ipv4 lengths");
+        a.alu(Alu::Lsh, R4, 2);
+        a.load(Size::W, R2, R6, ctx::LEN);
+        a.alu(Alu::Add, R7, R4);
+        a.jump_if(Cond::Gt, R7, R2, short);
+        a.mov(R3, R8);
+        a.alu(Alu::Rsh, R3, 16);
+        a.swap(R3, 16);
+        a.jump_if(Cond::Eq, R3, 0, super_packet);
+        a.jump_if(Cond::Lt, R3, R4, bad);
+        a.alu(Alu::Sub, R3, R4);
+        a.alu(Alu::Add, R3, R7);
+        a.jump_if(Cond::Gt, R3, R2, short);
+        a.bind(ended);
+        a.store(Size::Dw, Fp, stack::END, R3);
+        a.mov(R1, R8);
+        a.alu(Alu::Rsh, R1, 48);
+        a.alu(Alu::And, R1, be16(ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET));
+        let to = if self.options.stage == Stage::Full { fragment } else { self.next };
+        a.jump_if(Cond::Ne, R1, 0, to);
+        a.bind(layer4);
+        self.layer4_v4(judge, error);
+
+        let a = &mut self.a;
+        a.note("parse: ipv4 super-packet");
+        a.bind(super_packet);
+        a.mov(R1, R2);
+        a.alu(Alu::Sub, R1, R7);
+        a.alu(Alu::Add, R1, R4);
+        a.jump_if(Cond::Le, R1, 65535, bad);
+        a.mov(R3, R2);
+        a.jump(ended);
+
+        self.a.bind(judge);
+        self.vary(Family::V4);
+        if self.options.stage == Stage::ParseOnly {
+            self.a.jump(self.next);
+            if self.a.used(error) {
+                self.a.bind(error);
+                self.a.jump(self.next);
+            }
+            return;
+        }
+        self.judge(Family::V4, error);
+        self.fragment_v4(fragment, layer4);
+    }
+
+    /// S55. Keeps R4, R5, R7-R9.
+    fn guard_v4(&mut self) {
+        let (done, more) = (self.a.label(), self.a.label());
+        let spoofed = self.deny(SpoofedSource);
+        self.a.note("guard: table own_v4");
+        self.word_flags();
+        let a = &mut self.a;
+        a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
+        a.jump_if(Cond::Eq, R1, 0, done);
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+        a.jump_if(Cond::Ne, R1, R3, more);
+        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
+        a.bind(more);
+        let proven = a.label();
+        a.store(Size::Dw, Fp, stack::SPARE, R4);
+        a.store(Size::Dw, Fp, stack::SPARE2, R5);
+        let miss = a.label();
+        self.own_more_v4(proven, miss);
+        let a = &mut self.a;
+        a.bind(miss);
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.jump_if(Cond::Ne, R1, 0, spoofed);
+        a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        a.bind(proven);
+        a.load(Size::Dw, R4, Fp, stack::SPARE);
+        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
+        a.alu(Alu::And, R4, 15);
+        a.load(Size::Dw, R5, Fp, stack::SPARE2);
+        a.bind(done);
+    }
+
+    /// R3: end, R5: protocol, R7: offset of layer 4. Goes to `judge` with R5 the row of the port map, R8 as described, event and protocol stored.
+    fn layer4_v4(&mut self, judge: Label, error: Label) {
+        let short = self.refuse(Truncated);
+        let labels: [Label; 4] = std::array::from_fn(|_| self.a.label());
+        let [tcp, udp, sctp, icmp] = labels;
+        self.a.note("parse: layer 4");
+        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+            self.unproven_v4(udp);
+        }
+        let a = &mut self.a;
+        a.jump_if(Cond::Eq, R5, i32::from(ip::TCP), tcp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::UDP), udp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMP), icmp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::SCTP), sctp);
+        self.layer4_other(judge);
+        self.layer4_ports(ip::TCP, tcp, judge, short);
+        self.layer4_ports(ip::UDP, udp, judge, short);
+        self.layer4_ports(ip::SCTP, sctp, judge, short);
+
+        self.a.note("parse: icmp");
+        self.a.bind(icmp);
+        self.need(needed(ip::ICMP, 4) as i32, short);
+        let a = &mut self.a;
+        let tuple = a.label();
+        a.load(Size::B, R4, R2, 0);
+        a.load(Size::H, R8, R2, 4);
+        self.event(config::ICMP_EVENTS);
+        let a = &mut self.a;
+        a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
+        a.jump_if(Cond::Ne, R4, i32::from(code::NO_TUPLE), tuple);
+        a.mov(R8, 0);
+        a.bind(tuple);
+        self.tuple_icmp(ip::ICMP);
+        self.a.jump(judge);
+    }
+
+    /// 0.0.0.0 may send DHCP requests and nothing else. Keeps R3, R5.
+    fn unproven_v4(&mut self, udp: Label) {
+        let proven = self.a.label();
+        let spoofed = self.deny(SpoofedSource);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::MARKS);
+        a.alu(Alu::And, R1, mark::UNPROVEN);
+        a.jump_if(Cond::Eq, R1, 0, proven);
+        a.note("guard: 0.0.0.0 for DHCP");
+        a.jump_if(Cond::Ne, R5, i32::from(ip::UDP), spoofed);
+        self.need(8, spoofed);
+        let a = &mut self.a;
+        a.load(Size::H, R1, R2, 0);
+        a.jump_if(Cond::Ne, R1, be16(DHCP.0), spoofed);
+        a.load(Size::H, R1, R2, 2);
+        a.jump_if(Cond::Ne, R1, be16(DHCP.1), spoofed);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump(udp);
+        a.note("parse: layer 4");
+        a.bind(proven);
+    }
+
+    /// `len` bytes of layer 4 before the end (R3) or `short`; R2 points to them.
+    pub(super) fn need(&mut self, len: i32, short: Label) {
+        self.a.mov(R4, R7);
+        self.a.alu(Alu::Add, R4, len);
+        self.a.jump_if(Cond::Gt, R4, R3, short);
+        self.layer4(len, short);
+    }
+
+    /// R4: byte that says what the packet means -> R4: event code, stored too. Changes R1.
+    pub(super) fn event(&mut self, table: usize) {
+        self.a.map_value(R1, MapId::Config, table);
+        self.a.alu(Alu::Add, R1, R4);
+        self.a.load(Size::B, R4, R1, 0);
+        self.a.store(Size::Dw, Fp, stack::EVENT, R4);
+    }
+
+    /// R5: row of the port map; the same is stored, as a number that the verifier does not know, so that it follows
+    /// the state stage once and not once for each protocol. Changes R1.
+    pub(super) fn protocol(&mut self, protocol: Protocol) {
+        self.a.map_value(R1, MapId::Config, config::NUMBERS + 4 * protocol as usize);
+        self.a.load(Size::W, R1, R1, 0);
+        self.a.store(Size::Dw, Fp, stack::PROTOCOL, R1);
+        self.a.mov(R5, protocol as i32);
+    }
+
+    /// TCP, UDP, SCTP.
+    pub(super) fn layer4_ports(&mut self, number: u8, label: Label, judge: Label, short: Label) {
+        let protocol = Protocol::of(number);
+        self.a.note(format!("parse: {}", ["tcp", "udp", "sctp"][protocol as usize]));
+        self.a.bind(label);
+        self.need(needed(number, 4) as i32, short);
+        let a = &mut self.a;
+        a.load(Size::W, R8, R2, 0);
+        match protocol {
+            Protocol::Tcp => {
+                a.load(Size::B, R4, R2, 13);
+                self.event(config::TCP_EVENTS);
+            }
+            Protocol::Sctp => {
+                a.load(Size::B, R4, R2, 12);
+                self.event(config::SCTP_EVENTS);
+            }
+            _ => self.datagram(),
+        }
+        if self.hook == Hook::ToPod {
+            self.exchange_ports(R8, R1);
+        }
+        self.a.imm64(R1, u64::from(number) << 32);
+        self.a.alu(Alu::Or, R8, R1);
+        self.protocol(protocol);
+        self.a.jump(judge);
+    }
+
+    fn datagram(&mut self) {
+        self.a.map_value(R4, MapId::Config, config::DATAGRAM_EVENT);
+        self.a.load(Size::B, R4, R4, 0);
+        self.a.store(Size::Dw, Fp, stack::EVENT, R4);
+    }
+
+    /// R5: any protocol without a parser here.
+    pub(super) fn layer4_other(&mut self, judge: Label) {
+        let icmp = self.a.label();
+        self.a.note("parse: other protocol");
+        self.datagram();
+        let a = &mut self.a;
+        a.mov(R8, R5);
+        a.alu(Alu::Lsh, R8, 32);
+        // ICMP over IPv6 and ICMPv6 over IPv4 come here and live as long as ICMP does.
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMP), icmp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
+        self.protocol(Protocol::Other);
+        self.a.jump(judge);
+        self.a.bind(icmp);
+        self.protocol(Protocol::Icmp);
+        self.a.jump(judge);
+    }
+
+    /// R8: identifier, or 0 -> both ports.
+    pub(super) fn tuple_icmp(&mut self, number: u8) {
+        let a = &mut self.a;
+        a.mov(R1, R8);
+        a.alu(Alu::Lsh, R1, 16);
+        a.alu(Alu::Or, R8, R1);
+        a.imm64(R1, u64::from(number) << 32);
+        a.alu(Alu::Or, R8, R1);
+        self.protocol(Protocol::Icmp);
+    }
+}

@@ -1,0 +1,286 @@
+//! Steps 3, 4, 5 (where to branch off) and 6 of IPv6: header, guard, extension headers, layer 4.
+
+use netpolc_table::schema::{Family, Word};
+use netpolc_target::{
+    Hook,
+    semantics::{DHCPV6, DropReason::*, ip, needed},
+};
+
+use super::{Generator, Stage, ctx, mark, parse::be16, stack};
+use crate::{
+    asm::{Alu, Cond, Label, Reg::*, Size},
+    layout::config::{self, code},
+};
+
+/// Bits of `stack::IPV6`, beside the hop limit in the low 8.
+pub(super) mod seen {
+    /// A fragment header.
+    pub const FRAGMENT: i32 = 1 << 8;
+    /// Of a first fragment.
+    pub const FIRST: i32 = 1 << 9;
+}
+
+/// Where [`Generator::extensions`] goes.
+pub(super) struct Walk {
+    pub malformed: Label,
+    pub truncated: Label,
+    /// A fragment header, its 8 bytes in the buffer; R1: its offset and M bits. Continues at `after`.
+    pub fragment: Label,
+    pub after: Label,
+}
+
+impl Generator<'_> {
+    /// From `header` on: R2 + 14 points to 40 readable bytes of header, R7 is its offset in the frame.
+    pub(super) fn ipv6(&mut self, header: Label) {
+        let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (walk, error) = (self.a.label(), self.a.label());
+        let short = self.refuse(Truncated);
+        let early = self.refuse_early(Malformed);
+        let a = &mut self.a;
+        a.note("parse: ipv6 header");
+        a.bind(header);
+        a.load(Size::Dw, R8, R2, 14);
+        a.mov(R1, R8);
+        a.alu(Alu::And, R1, 0xf0);
+        a.jump_if(Cond::Ne, R1, 0x60, early);
+        let (source, destination) = match self.hook {
+            Hook::ToPod => (stack::REMOTE, stack::LOCAL),
+            Hook::FromPod => (stack::LOCAL, stack::REMOTE),
+        };
+        for (offset, to) in [(22, source), (30, source + 8), (38, destination), (46, destination + 8)] {
+            a.load(Size::Dw, R1, R2, offset);
+            a.store(Size::Dw, Fp, to, R1);
+        }
+        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+            self.guard_v6();
+        }
+        let a = &mut self.a;
+        a.note("parse: ipv6 lengths");
+        a.load(Size::W, R2, R6, ctx::LEN);
+        a.alu(Alu::Add, R7, 40);
+        a.mov(R3, R8);
+        a.alu(Alu::Rsh, R3, 32);
+        a.swap(R3, 16);
+        a.jump_if(Cond::Eq, R3, 0, super_packet);
+        a.alu(Alu::Add, R3, R7);
+        a.jump_if(Cond::Gt, R3, R2, short);
+        a.bind(ended);
+        a.store(Size::Dw, Fp, stack::END, R3);
+        a.mov(R5, R8);
+        a.alu(Alu::Rsh, R5, 48);
+        a.alu(Alu::And, R5, 255);
+        a.alu(Alu::Rsh, R8, 56);
+        a.store(Size::Dw, Fp, stack::IPV6, R8);
+        a.bind(layer4);
+        self.layer4_v6(judge, walk, error);
+
+        let a = &mut self.a;
+        a.note("parse: ipv6 without a length");
+        a.bind(super_packet);
+        let empty = a.label();
+        a.mov(R3, R2);
+        a.mov(R1, R2);
+        a.alu(Alu::Sub, R1, 65535);
+        a.jump_if(Cond::SLe, R1, R7, empty);
+        a.jump(ended);
+        a.bind(empty);
+        a.mov(R3, R7);
+        a.jump(ended);
+
+        self.a.bind(judge);
+        self.vary(Family::V6);
+        if self.options.stage == Stage::ParseOnly {
+            let next = self.next;
+            for label in [walk, error] {
+                self.a.bind(label);
+            }
+            self.a.jump(next);
+            return;
+        }
+        self.judge(Family::V6, error);
+        self.walk(walk, layer4);
+    }
+
+    /// R3: end, R5: protocol, R7: offset of what follows the header.
+    fn layer4_v6(&mut self, judge: Label, walk: Label, error: Label) {
+        let short = self.refuse(Truncated);
+        let labels: [Label; 4] = std::array::from_fn(|_| self.a.label());
+        let [tcp, udp, sctp, icmp] = labels;
+        self.a.note("parse: layer 4");
+        let a = &mut self.a;
+        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+            let proven = a.label();
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.alu(Alu::And, R1, mark::UNPROVEN);
+            a.jump_if(Cond::Eq, R1, 0, proven);
+            self.unproven_v6(icmp, udp, walk);
+            self.a.note("parse: layer 4");
+            self.a.bind(proven);
+        }
+        let a = &mut self.a;
+        a.jump_if(Cond::Eq, R5, i32::from(ip::TCP), tcp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::UDP), udp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
+        for extension in ip::EXTENSIONS {
+            a.jump_if(Cond::Eq, R5, i32::from(extension), walk);
+        }
+        a.jump_if(Cond::Eq, R5, i32::from(ip::SCTP), sctp);
+        self.layer4_other(judge);
+        self.layer4_ports(ip::TCP, tcp, judge, short);
+        self.layer4_ports(ip::UDP, udp, judge, short);
+        self.layer4_ports(ip::SCTP, sctp, judge, short);
+
+        self.a.note("parse: icmpv6");
+        self.a.bind(icmp);
+        self.need(needed(ip::ICMPV6, 6) as i32, short);
+        let (no_tuple, tuple, police) = (self.a.label(), self.a.label(), self.a.label());
+        let (allow, spoofed) = (self.allow, self.deny(SpoofedSource));
+        let a = &mut self.a;
+        a.load(Size::B, R4, R2, 0);
+        a.load(Size::H, R8, R2, 4);
+        self.event(config::ICMPV6_EVENTS);
+        let a = &mut self.a;
+        a.jump_if(Cond::Ne, R4, i32::from(code::DISCOVERY), police);
+        a.load(Size::Dw, R1, Fp, stack::IPV6);
+        a.alu(Alu::And, R1, 255 | seen::FRAGMENT);
+        a.jump_if(Cond::Eq, R1, 255, allow);
+        a.bind(police);
+        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+            let proven = a.label();
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.alu(Alu::And, R1, mark::UNPROVEN);
+            a.jump_if(Cond::Eq, R1, 0, proven);
+            a.jump_if(Cond::Ne, R4, i32::from(code::LISTENER), spoofed);
+            a.bind(proven);
+        }
+        a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
+        a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), no_tuple);
+        a.jump(tuple);
+        a.bind(no_tuple);
+        a.mov(R8, 0);
+        a.bind(tuple);
+        self.tuple_icmp(ip::ICMPV6);
+        self.a.jump(judge);
+    }
+
+    /// :: and fe80::/10 may do neighbour and listener discovery (checked with ICMPv6) and DHCPv6. Keeps R3, R5.
+    fn unproven_v6(&mut self, icmp: Label, udp: Label, walk: Label) {
+        let spoofed = self.deny(SpoofedSource);
+        let a = &mut self.a;
+        a.note("guard: unproven source");
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
+        for extension in ip::EXTENSIONS {
+            a.jump_if(Cond::Eq, R5, i32::from(extension), walk);
+        }
+        a.jump_if(Cond::Ne, R5, i32::from(ip::UDP), spoofed);
+        self.need(8, spoofed);
+        let a = &mut self.a;
+        a.load(Size::H, R1, R2, 0);
+        a.jump_if(Cond::Ne, R1, be16(DHCPV6.0), spoofed);
+        a.load(Size::H, R1, R2, 2);
+        a.jump_if(Cond::Ne, R1, be16(DHCPV6.1), spoofed);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump(udp);
+    }
+
+    /// S55. Keeps R7, R8.
+    fn guard_v6(&mut self) {
+        let (done, miss, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
+        self.a.note("guard: table own_v6");
+        self.word_flags();
+        self.a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
+        self.a.jump_if(Cond::Eq, R1, 0, done);
+        self.own_v6(stack::LOCAL, done, miss);
+        let a = &mut self.a;
+        a.bind(miss);
+        let unproven = a.label();
+        a.load(Size::Dw, R1, Fp, stack::LOCAL);
+        a.mov(R2, R1);
+        a.alu(Alu::And, R2, be16(0xffc0));
+        a.jump_if(Cond::Eq, R2, be16(0xfe80), unproven);
+        a.load(Size::Dw, R2, Fp, stack::LOCAL + 8);
+        a.alu(Alu::Or, R1, R2);
+        a.jump_if(Cond::Ne, R1, 0, spoofed);
+        a.bind(unproven);
+        a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        a.bind(done);
+    }
+
+    /// Step 4 of a whole packet, then back to `layer4`.
+    fn walk(&mut self, walk: Label, layer4: Label) {
+        let (fragment, after, first) = (self.a.label(), self.a.label(), self.a.label());
+        let (malformed, truncated) = (self.refuse(Malformed), self.refuse(Truncated));
+        self.a.note("parse: extension headers");
+        self.a.bind(walk);
+        self.a.mov(R8, R5);
+        self.extensions(Walk { malformed, truncated, fragment, after });
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::IPV6);
+        a.jump_if(Cond::Set, R1, seen::FIRST, first);
+        let back = a.here();
+        a.mov(R5, R8);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump(layer4);
+        a.bind(first);
+        self.mark_first(back);
+        self.fragment_v6(fragment, after);
+    }
+
+    /// Walks extension headers. R8: next header, R7: offset; both move on. Ends behind this code. Changes R0-R5, R9.
+    pub(super) fn extensions(&mut self, to: Walk) {
+        let (each, fragment, authentication, sized, done) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let extension = self.a.label();
+        let a = &mut self.a;
+        a.mov(R9, 0);
+        a.bind(each);
+        for number in ip::EXTENSIONS {
+            a.jump_if(Cond::Eq, R8, i32::from(number), extension);
+        }
+        a.jump(done);
+        a.bind(extension);
+        a.jump_if(Cond::Eq, R9, ip::MAX_EXTENSIONS as i32, to.malformed);
+        a.alu(Alu::Add, R9, 1);
+        a.jump_if(Cond::Eq, R8, i32::from(ip::FRAGMENT), fragment);
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 2);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, to.truncated);
+        self.load_bytes(0, stack::BUFFER, 2, to.truncated);
+        let a = &mut self.a;
+        a.load(Size::B, R1, Fp, stack::BUFFER + 1);
+        a.jump_if(Cond::Eq, R8, i32::from(ip::AUTHENTICATION), authentication);
+        a.alu(Alu::Add, R1, 1);
+        a.alu(Alu::Lsh, R1, 3);
+        a.bind(sized);
+        a.alu(Alu::Add, R7, R1);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R7, R3, to.truncated);
+        a.load(Size::B, R8, Fp, stack::BUFFER);
+        a.jump(each);
+        a.bind(authentication);
+        a.alu(Alu::Add, R1, 2);
+        a.alu(Alu::Lsh, R1, 2);
+        a.jump(sized);
+
+        a.bind(fragment);
+        a.load(Size::Dw, R1, Fp, stack::IPV6);
+        a.jump_if(Cond::Set, R1, seen::FRAGMENT, to.malformed);
+        a.alu(Alu::Or, R1, seen::FRAGMENT);
+        a.store(Size::Dw, Fp, stack::IPV6, R1);
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 8);
+        a.load(Size::Dw, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, to.truncated);
+        self.load_bytes(0, stack::BUFFER, 8, to.truncated);
+        let a = &mut self.a;
+        a.load(Size::H, R1, Fp, stack::BUFFER + 2);
+        a.swap(R1, 16);
+        a.jump(to.fragment);
+        a.bind(to.after);
+        a.alu(Alu::Add, R7, 8);
+        a.load(Size::B, R8, Fp, stack::BUFFER);
+        a.jump(each);
+        a.bind(done);
+    }
+}

@@ -1,0 +1,447 @@
+//! The two programs of a pod, generated as straight code: what `netpolc_target::semantics` says, over the tables that
+//! [`crate::layout`] describes.
+//!
+//! ```text
+//! entry     ifindex -> endpoint -> word                     (here)
+//! parse     Ethernet, VLAN, IPv4, IPv6, layer 4             (parse, ipv4, ipv6)
+//! policy    remote -> class -> row -> verdict               (policy)
+//! state     connection state: replies, openings             (lookup, entry)
+//! fragment, icmp: the rare packets                          (fragment, icmp)
+//! exits     allow, deny, refuse: counters, records          (here)
+//! ```
+//!
+//! One function for each hook, no calls but the kernel's helpers. IPv4 and IPv6 have their own copies of every step. Headers are read by direct packet access; where
+//! that does not reach (a header outside the linear part, VLAN tags, extension headers, inner packets), by
+//! `bpf_skb_load_bytes`, which never changes the packet.
+//!
+//! # Registers from the policy stage on
+//!
+//! | register | IPv4 | IPv6 |
+//! |---|---|---|
+//! | R6 | context | context |
+//! | R7 | offset of layer 4; in the state stage: now, in ticks | the same |
+//! | R8 | local port, remote port << 16 (as in the packet), protocol << 32 | the same |
+//! | R9 | remote address, local address << 32 (as in the packet) | (on the stack) |
+//! | R0-R5 | scratch | scratch |
+
+mod entry;
+mod fragment;
+mod icmp;
+mod ipv4;
+mod ipv6;
+mod lookup;
+mod parse;
+mod policy;
+
+use netpolc_table::schema::{Family, Word};
+use netpolc_target::{Hook, semantics::DropReason};
+
+use crate::{
+    asm::{Alu, Asm, AsmError, Code, Cond, Label, Reg::*, Size},
+    layout::{Capacities, Clock, MapId, config, endpoint},
+};
+
+/// What is fixed when the maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// Sizes of the maps.
+    pub capacities: Capacities,
+    /// Of the state tables' hashes.
+    pub seed: u64,
+    /// Of the kernel.
+    pub clock: Clock,
+}
+
+/// How much of a program is generated; less than all only for measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Answers Next at once.
+    Empty,
+    /// Parses, then answers Next.
+    ParseOnly,
+    /// Everything.
+    #[default]
+    Full,
+}
+
+/// For measurements: every run of the program sees another packet. A word in the map walks through all values under
+/// `mask` in a mixed order; the packet's remote address and one port are xored with functions of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vary {
+    /// A one-element array that holds the counter (u32).
+    pub counter: crate::asm::MapRef,
+    /// Number of (remote, port) pairs, less one; one less than a power of two.
+    pub mask: u32,
+    /// Bits of the remote address (its last 32) that vary.
+    pub remotes: u32,
+    /// Bits of the port that vary.
+    pub ports: u16,
+    /// Which port.
+    pub port: Port,
+}
+
+/// One of a packet's ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The pod's.
+    Local,
+    /// The other side's.
+    Remote,
+}
+
+/// What to generate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How much.
+    pub stage: Stage,
+    /// See [`Vary`].
+    pub vary: Option<Vary>,
+}
+
+/// TCX_NEXT, TC_ACT_UNSPEC: the next program, or the stack.
+pub const NEXT: i32 = -1;
+/// TC_ACT_SHOT.
+pub const SHOT: i32 = 2;
+
+/// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h).
+mod ctx {
+    pub const LEN: i16 = 0;
+    pub const INGRESS_IFINDEX: i16 = 36;
+    pub const IFINDEX: i16 = 40;
+    pub const DATA: i16 = 76;
+    pub const DATA_END: i16 = 80;
+}
+
+/// Helper functions; none is GPL-only.
+mod helper {
+    pub const MAP_LOOKUP: i32 = 1;
+    pub const MAP_UPDATE: i32 = 2;
+    pub const SKB_LOAD_BYTES: i32 = 26;
+    pub const JIFFIES64: i32 = 118;
+}
+
+/// The stack, by offset from the frame pointer.
+mod stack {
+    /// u64: the endpoint's word, read once.
+    pub const WORD: i16 = -8;
+    /// The word's flags.
+    pub const WORD_FLAGS: i16 = WORD + 4;
+    /// u64: endpoint id.
+    pub const ENDPOINT: i16 = -16;
+    /// u64: address of the endpoint's record.
+    pub const RECORD: i16 = -24;
+    /// u64: bits of [`super::mark`].
+    pub const MARKS: i16 = -32;
+    /// u64: remote's class | incarnation << 16.
+    pub const CLASS: i16 = -40;
+    /// u64: event code.
+    pub const EVENT: i16 = -48;
+    /// u64: row of the port map.
+    pub const PROTOCOL: i16 = -56;
+    /// u64: where the IP packet ends, from the start of the frame.
+    pub const END: i16 = -64;
+    /// u64: who asks the state tables, see [`super::Asks`].
+    pub const ASKS: i16 = -72;
+    /// u64: hash of the tuple.
+    pub const HASH: i16 = -80;
+    /// u64: anything, within one step.
+    pub const SPARE: i16 = -88;
+    /// IPv6: remote address.
+    pub const REMOTE: i16 = -120;
+    /// IPv6: local address.
+    pub const LOCAL: i16 = -104;
+    /// 40 bytes for headers read by helper.
+    pub const BUFFER: i16 = -160;
+    /// 40 bytes: key of the fragment table.
+    pub const FRAGMENT: i16 = -200;
+    /// 8 bytes: value of the fragment table.
+    pub const RECORDED: i16 = -208;
+    /// 20 bytes (of 24): key of `own_more`.
+    pub const OWN: i16 = -232;
+    /// u64: IPv6, hop limit | fragment header seen << 8.
+    pub const IPV6: i16 = -240;
+    /// u64: anything, within one step.
+    pub const SPARE2: i16 = -248;
+    /// u64: races lost for a slot of the state tables.
+    pub const LOST: i16 = -256;
+}
+
+/// Marks of a packet on its way.
+mod mark {
+    /// The source is not own, but may be an exception.
+    pub const UNPROVEN: i32 = 1;
+    /// A first fragment whose verdict is to be recorded.
+    pub const FIRST: i32 = 2;
+}
+
+/// Who asks the state tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+enum Asks {
+    /// A packet that policy permits.
+    Allowed = 0,
+    /// One that it denies: is it a reply?
+    Denied = 1,
+    /// An ICMP error, about its inner packet.
+    Error = 2,
+}
+
+/// Word flags that make openings keep state.
+const KEEP: i32 = (Word::INGRESS | Word::EGRESS | Word::RECORD) as i32;
+
+/// The other direction.
+fn other(hook: Hook) -> Hook {
+    match hook {
+        Hook::ToPod => Hook::FromPod,
+        Hook::FromPod => Hook::ToPod,
+    }
+}
+
+/// The direction's isolation flag.
+fn isolation(hook: Hook) -> i32 {
+    i32::from(match hook {
+        Hook::ToPod => Word::INGRESS,
+        Hook::FromPod => Word::EGRESS,
+    })
+}
+
+/// A program being generated.
+struct Generator<'a> {
+    a: Asm,
+    p: &'a Parameters,
+    options: &'a Options,
+    hook: Hook,
+    /// Next, whatever else.
+    next: Label,
+    /// Next; a first fragment's verdict is recorded.
+    allow: Label,
+    /// Drop, counted; a first fragment's verdict is recorded. By reason.
+    deny: Vec<Label>,
+    /// Drop where the direction is isolated, else Next. By reason.
+    refuse: Vec<Label>,
+    /// Drop where the direction is isolated or guarded, else Next. By reason.
+    refuse_early: Vec<Label>,
+}
+
+/// Generates the program of a hook.
+pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Result<Code, AsmError> {
+    let mut a = Asm::new();
+    let next = a.label();
+    let allow = a.label();
+    let mut labels = || DropReason::ALL.iter().map(|_| a.label()).collect::<Vec<_>>();
+    let (deny, refuse, refuse_early) = (labels(), labels(), labels());
+    let mut g = Generator { a, p: parameters, options, hook, next, allow, deny, refuse, refuse_early };
+    if options.stage != Stage::Empty {
+        g.entry();
+        g.parse();
+    }
+    g.exits();
+    g.a.finish()
+}
+
+impl Generator<'_> {
+    fn deny(&self, reason: DropReason) -> Label {
+        self.deny[reason as usize]
+    }
+
+    fn refuse(&self, reason: DropReason) -> Label {
+        self.refuse[reason as usize]
+    }
+
+    fn refuse_early(&self, reason: DropReason) -> Label {
+        self.refuse_early[reason as usize]
+    }
+
+    /// Loads the word's flags into R1.
+    fn word_flags(&mut self) {
+        self.a.load(Size::B, R1, Fp, stack::WORD_FLAGS);
+    }
+
+    /// Goes to `label` where the packet was born on this node (S44). Changes R1.
+    fn if_born(&mut self, label: Label) {
+        if self.hook == Hook::ToPod {
+            self.a.load(Size::W, R1, R6, ctx::INGRESS_IFINDEX);
+            self.a.jump_if(Cond::Eq, R1, 0, label);
+        }
+    }
+
+    /// Goes to `label` where the hook's direction is not isolated. Changes R1.
+    fn if_open(&mut self, label: Label) {
+        self.word_flags();
+        self.a.alu(Alu::And, R1, isolation(self.hook));
+        self.a.jump_if(Cond::Eq, R1, 0, label);
+    }
+
+    /// Leaves now, in ticks, in R0. Changes R1-R5.
+    fn now(&mut self) {
+        self.a.note("clock");
+        self.a.call(helper::JIFFIES64);
+        self.a.map_value(R1, MapId::Config, config::TIME_OFFSET);
+        self.a.load(Size::Dw, R1, R1, 0);
+        self.a.alu(Alu::Add, R0, R1);
+        self.a.alu(Alu::Rsh, R0, self.p.clock.shift() as i32);
+        self.a.alu32(Alu::Mov, R0, R0);
+    }
+
+    /// From the interface to the endpoint's word. A packet of a pod that no policy selects goes no further.
+    fn entry(&mut self) {
+        let (full, hook) = (self.options.stage == Stage::Full, self.hook);
+        let (a, next, c) = (&mut self.a, self.next, &self.p.capacities);
+        a.note("entry");
+        a.mov(R6, R1);
+        if !full {
+            // The parser reads flags and endpoint only in rare cases; both directions isolated, as in the full program.
+            a.imm64(R3, u64::from(Word::INGRESS | Word::EGRESS) << endpoint::FLAGS_SHIFT);
+            a.store(Size::Dw, Fp, stack::WORD, R3);
+            a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
+            a.map_value(R2, MapId::Endpoint, 0);
+            a.store(Size::Dw, Fp, stack::RECORD, R2);
+            a.store(Size::Dw, Fp, stack::MARKS, 0);
+            return;
+        }
+        a.note("table interface: ifindex -> endpoint");
+        a.load(Size::W, R7, R1, ctx::IFINDEX);
+        // Compared, not masked: a mask would let one interface act as another.
+        a.mov(R1, R7);
+        a.alu(Alu::Rsh, R1, 24);
+        a.jump_if(Cond::Ne, R1, 0, next);
+        a.mov(R1, R7);
+        a.alu(Alu::Rsh, R1, 8);
+        a.alu(Alu::And, R1, 0xffff); // changes nothing; the verifier knows it then
+        a.alu(Alu::Lsh, R1, 1);
+        a.map_value(R2, MapId::InterfaceDir, 0);
+        a.alu(Alu::Add, R2, R1);
+        a.load(Size::H, R1, R2, 0);
+        a.alu(Alu::And, R1, c.interface_blocks as i32 - 1);
+        a.alu(Alu::Lsh, R1, 8);
+        a.alu(Alu::And, R7, 255);
+        a.alu(Alu::Or, R1, R7);
+        a.alu(Alu::Lsh, R1, 1);
+        a.map_value(R2, MapId::InterfaceBlock, 0);
+        a.alu(Alu::Add, R2, R1);
+        a.load(Size::H, R7, R2, 0);
+        a.jump_if(Cond::Eq, R7, 0, next);
+
+        a.note("table endpoint: endpoint -> word");
+        a.alu(Alu::And, R7, c.endpoints as i32 - 1);
+        a.store(Size::Dw, Fp, stack::ENDPOINT, R7);
+        a.alu(Alu::Lsh, R7, endpoint::SIZE.ilog2() as i32);
+        a.map_value(R2, MapId::Endpoint, 0);
+        a.alu(Alu::Add, R2, R7);
+        a.store(Size::Dw, Fp, stack::RECORD, R2);
+        a.load(Size::Dw, R3, R2, endpoint::WORD as i16);
+        a.store(Size::Dw, Fp, stack::WORD, R3);
+        a.store(Size::Dw, Fp, stack::MARKS, 0);
+        a.alu(Alu::Rsh, R3, endpoint::FLAGS_SHIFT as i32);
+        let guard = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
+        a.alu(Alu::And, R3, KEEP | guard);
+        a.jump_if(Cond::Eq, R3, 0, next);
+    }
+
+    /// After the last step of the parser, in a program for measurements. `family` says where the remote is.
+    fn vary(&mut self, family: Family) {
+        let Some(v) = self.options.vary else { return };
+        let a = &mut self.a;
+        a.note("measurement: another remote and port");
+        a.map_value(R1, v.counter, 0);
+        a.load(Size::W, R2, R1, 0);
+        a.mov(R3, R2);
+        a.alu32(Alu::Add, R3, 1);
+        a.store(Size::W, R1, 0, R3);
+        a.alu32(Alu::Mul, R2, 0x9e37_79b1_u32 as i32); // odd: a permutation of the low bits
+        a.alu32(Alu::And, R2, v.mask as i32);
+        a.mov(R3, R2);
+        a.alu32(Alu::Mul, R3, 0x85eb_ca6b_u32 as i32);
+        a.alu32(Alu::Rsh, R3, 8);
+        a.alu32(Alu::And, R3, i32::from(v.ports));
+        a.swap(R3, 16);
+        if v.port == Port::Remote {
+            a.alu(Alu::Lsh, R3, 16);
+        }
+        a.alu(Alu::Xor, R8, R3);
+        a.alu32(Alu::And, R2, v.remotes as i32);
+        a.swap(R2, 32);
+        match family {
+            Family::V4 => a.alu(Alu::Xor, R9, R2),
+            Family::V6 => {
+                a.load(Size::W, R3, Fp, stack::REMOTE + 12);
+                a.alu32(Alu::Xor, R3, R2);
+                a.store(Size::W, Fp, stack::REMOTE + 12, R3);
+            }
+        }
+    }
+
+    fn exits(&mut self) {
+        let (next, allow, hook) = (self.next, self.allow, self.hook);
+        let isolated = isolation(hook);
+        let guarded = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
+        for reason in DropReason::ALL {
+            let (deny, refuse, early) = (self.deny(reason), self.refuse(reason), self.refuse_early(reason));
+            if self.a.used(early) {
+                self.a.note(format!("refuse where isolated or guarded: {}", reason.name()));
+                self.a.bind(early);
+                self.word_flags();
+                self.a.jump_if(Cond::Set, R1, isolated | guarded, deny);
+                self.a.jump(next);
+            }
+            if self.a.used(refuse) {
+                self.a.note(format!("refuse where isolated: {}", reason.name()));
+                self.a.bind(refuse);
+                if hook == Hook::FromPod {
+                    self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+                    self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[DropReason::SpoofedSource as usize]);
+                }
+                self.word_flags();
+                self.a.jump_if(Cond::Set, R1, isolated, deny);
+                self.a.jump(next);
+            }
+        }
+        let (drop, record) = (self.a.label(), self.a.label());
+        for reason in DropReason::ALL {
+            let deny = self.deny(reason);
+            if self.a.used(deny) {
+                self.a.note(format!("drop: {}", reason.name()));
+                self.a.bind(deny);
+                self.a.mov(R1, reason as i32);
+                self.a.jump(drop);
+            }
+        }
+        if self.a.used(drop) {
+            let a = &mut self.a;
+            a.note("counter: endpoint, direction, reason");
+            a.bind(drop);
+            a.load(Size::Dw, R2, Fp, stack::ENDPOINT);
+            a.alu(Alu::And, R2, self.p.capacities.endpoints as i32 - 1);
+            a.alu(Alu::Lsh, R2, 1);
+            a.alu(Alu::Or, R2, i32::from(hook == Hook::FromPod));
+            a.alu(Alu::Lsh, R2, config::REASONS.ilog2() as i32);
+            a.alu(Alu::Or, R2, R1);
+            a.alu(Alu::Lsh, R2, 3);
+            a.map_value(R3, MapId::Counter, 0);
+            a.alu(Alu::Add, R3, R2);
+            a.mov(R1, 1);
+            a.atomic_add(R3, 0, R1);
+            a.mov(R7, SHOT);
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.jump_if(Cond::Set, R1, mark::FIRST, record);
+            a.note("drop");
+            a.mov(R0, SHOT);
+            a.exit();
+        }
+        if self.a.used(allow) {
+            let a = &mut self.a;
+            a.note("permit");
+            a.bind(allow);
+            a.mov(R7, NEXT);
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.jump_if(Cond::Set, R1, mark::FIRST, record);
+        }
+        self.a.note("next");
+        self.a.bind(next);
+        self.a.mov(R0, NEXT);
+        self.a.exit();
+        if self.a.used(record) {
+            self.record(record);
+        }
+    }
+}

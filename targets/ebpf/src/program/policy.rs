@@ -1,0 +1,331 @@
+//! The stateless verdict: remote -> class -> row, port -> port class, row's bit. And who may pass without it.
+
+use netpolc_table::schema::Family;
+use netpolc_target::{Hook, semantics::DropReason::*};
+
+use super::{Asks, Generator, KEEP, helper, isolation, stack};
+use crate::{
+    asm::{Alu, Cond, Label, Reg::*, Size},
+    layout::{
+        MapId, OWN_MORE_KEY, ROW_PERMIT,
+        config::code,
+        endpoint, exact,
+        state::{K1, K2},
+        trie,
+    },
+};
+
+impl Generator<'_> {
+    /// Step 8 up to where state comes in. R5: row of the port map; R8 (R9, the stack) as described; event stored.
+    /// `error`: the code for ICMP errors is placed here.
+    pub(super) fn judge(&mut self, family: Family, error: Label) {
+        let (late, allowed, denied, kept, state) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let allow = self.allow;
+        self.a.note("isolated? born here?");
+        self.if_open(late);
+        self.if_born(late);
+        self.class(family);
+        self.a.store(Size::Dw, Fp, stack::CLASS, R4);
+        self.tables(self.hook, family, allowed);
+        self.own(family, allowed, denied);
+
+        let policy = self.deny(Policy);
+        let a = &mut self.a;
+        a.note("denied by the tables: a reply?");
+        a.bind(denied);
+        a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), policy);
+        let ask = a.label();
+        a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), ask);
+        a.load(Size::Dw, R1, Fp, stack::PROTOCOL); // only TCP's openings may cross
+        a.jump_if(Cond::Ne, R1, 0, policy);
+        a.bind(ask);
+        a.store(Size::Dw, Fp, stack::ASKS, Asks::Denied as i32);
+        a.jump(state);
+
+        a.note("permitted: anything to keep?");
+        a.bind(allowed);
+        a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
+        a.jump_if(Cond::Lt, R1, i32::from(code::NO_TUPLE), kept);
+        a.jump(allow);
+
+        a.note("permitted without tables: anything to keep?");
+        a.bind(late);
+        a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
+        a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), allow);
+        self.word_flags();
+        self.a.alu(Alu::And, R1, KEEP);
+        self.a.jump_if(Cond::Eq, R1, 0, allow);
+        self.class(family);
+        let a = &mut self.a;
+        a.store(Size::Dw, Fp, stack::CLASS, R4);
+        a.bind(kept);
+        a.store(Size::Dw, Fp, stack::ASKS, Asks::Allowed as i32);
+        a.jump(state);
+
+        let orphan = self.a.label();
+        self.error(family, error, state, orphan);
+        self.state(family, state, orphan);
+    }
+
+    /// R4 = class | incarnation << 16 of the remote. Changes R0-R3; for IPv6 R7 and R9 too. Keeps R5.
+    pub(super) fn class(&mut self, family: Family) {
+        match family {
+            Family::V4 => self.class_v4(),
+            Family::V6 => self.class_v6(),
+        }
+    }
+
+    fn class_v4(&mut self) {
+        let done = self.a.label();
+        let a = &mut self.a;
+        let mask = self.p.capacities.remote_v4_blocks as i32 - 1;
+        a.note("table remote_v4: first 16 bits");
+        a.map_value(R3, MapId::RemoteV4, 0);
+        a.mov(R1, R9);
+        a.swap(R1, 32);
+        a.mov(R2, R1);
+        a.alu(Alu::Rsh, R2, 16);
+        a.alu(Alu::Lsh, R2, 2);
+        a.alu(Alu::Add, R2, R3);
+        a.load(Size::W, R4, R2, 0);
+        for (step, shift) in (0..trie::STEPS_V4).zip([8, 0]) {
+            a.note(format!("table remote_v4: bits {} to {}", 16 + 8 * step, 23 + 8 * step));
+            a.jump32_if(Cond::SGe, R4, 0, done); // bit 31: a pointer
+            a.alu32(Alu::And, R4, mask);
+            a.alu(Alu::Lsh, R4, 8);
+            a.mov(R2, R1);
+            if shift != 0 {
+                a.alu(Alu::Rsh, R2, shift);
+            }
+            a.alu(Alu::And, R2, 255);
+            a.alu(Alu::Or, R4, R2);
+            a.alu(Alu::Lsh, R4, 2);
+            a.mov(R2, R3);
+            a.alu(Alu::Add, R2, R4);
+            a.load(Size::W, R4, R2, 0);
+        }
+        a.bind(done);
+    }
+
+    fn class_v6(&mut self) {
+        let (hit, done) = (self.a.label(), self.a.label());
+        let c = &self.p.capacities;
+        let a = &mut self.a;
+        a.note("table remote_v6: hash of the address");
+        a.load(Size::Dw, R1, Fp, stack::REMOTE);
+        a.load(Size::Dw, R2, Fp, stack::REMOTE + 8);
+        a.imm64(R3, K1);
+        a.alu(Alu::Mul, R3, R1);
+        a.alu(Alu::Xor, R3, R2);
+        a.mov(R4, R3);
+        a.alu(Alu::Rsh, R4, 32);
+        a.alu(Alu::Xor, R3, R4);
+        a.imm64(R4, K2);
+        a.alu(Alu::Mul, R3, R4);
+        a.mov(R4, R3);
+        a.alu(Alu::Rsh, R4, 32);
+        a.alu(Alu::Xor, R3, R4);
+        for bucket in 0..2 {
+            a.note(["table remote_v6: /128, first bucket", "table remote_v6: /128, second bucket"][bucket]);
+            if bucket == 0 {
+                a.mov(R7, R3);
+            } else {
+                a.alu(Alu::Rsh, R3, 32);
+                a.mov(R7, R3);
+            }
+            a.alu(Alu::And, R7, c.remote_v6_buckets as i32 - 1);
+            a.alu(Alu::Lsh, R7, exact::SIZE.ilog2() as i32);
+            a.map_value(R9, MapId::RemoteV6Exact, 0);
+            a.alu(Alu::Add, R9, R7);
+            for way in 0..exact::WAYS as i16 {
+                let not = a.label();
+                a.load(Size::Dw, R0, R9, way * 16 + 8);
+                a.jump_if(Cond::Ne, R0, R2, not);
+                a.load(Size::Dw, R0, R9, way * 16);
+                a.jump_if(Cond::Ne, R0, R1, not);
+                a.load(Size::W, R4, R9, exact::VALUES as i16 + way * 4);
+                a.jump_if(Cond::Ne, R4, 0, hit);
+                a.bind(not);
+            }
+        }
+        a.note("table remote_v6: first 16 bits");
+        a.map_value(R9, MapId::RemoteV6, 0);
+        a.load(Size::H, R0, Fp, stack::REMOTE);
+        a.swap(R0, 16);
+        a.alu(Alu::Lsh, R0, 2);
+        a.alu(Alu::Add, R0, R9);
+        a.load(Size::W, R4, R0, 0);
+        for step in 0..trie::STEPS_V6 as i16 {
+            a.note(format!("table remote_v6: bits {} to {}", 16 + 8 * step, 23 + 8 * step));
+            a.jump32_if(Cond::SGe, R4, 0, done);
+            a.alu32(Alu::And, R4, c.remote_v6_blocks as i32 - 1);
+            a.alu(Alu::Lsh, R4, 8);
+            a.load(Size::B, R0, Fp, stack::REMOTE + 2 + step);
+            a.alu(Alu::Or, R4, R0);
+            a.alu(Alu::Lsh, R4, 2);
+            a.mov(R0, R9);
+            a.alu(Alu::Add, R0, R4);
+            a.load(Size::W, R4, R0, 0);
+        }
+        a.jump(done);
+        a.bind(hit);
+        a.alu(Alu::Sub, R4, 1); // stored as class + 1, so that 0 is "empty"
+        a.bind(done);
+    }
+
+    /// R1 = row of `direction`'s set and the class in R4. Changes R2, R3.
+    pub(super) fn row(&mut self, direction: Hook, family: Family) {
+        let c = &self.p.capacities;
+        let (map, classes) = match family {
+            Family::V4 => (MapId::RowsV4, c.classes_v4),
+            Family::V6 => (MapId::RowsV6, c.classes_v6),
+        };
+        let a = &mut self.a;
+        a.note(format!("table row: {}", map.name()));
+        a.load(Size::H, R1, Fp, stack::WORD + if direction == Hook::ToPod { 0 } else { 2 });
+        a.alu(Alu::And, R1, c.sets as i32 - 1);
+        a.alu(Alu::Lsh, R1, classes.ilog2() as i32);
+        a.mov(R2, R4);
+        a.alu(Alu::And, R2, classes as i32 - 1);
+        a.alu(Alu::Or, R1, R2);
+        a.alu(Alu::Lsh, R1, 1);
+        a.map_value(R3, map, 0);
+        a.alu(Alu::Add, R3, R1);
+        a.load(Size::H, R1, R3, 0);
+    }
+
+    /// R3 = address of the first word of the row R1's mask. Changes R1.
+    pub(super) fn mask(&mut self) {
+        let c = &self.p.capacities;
+        let a = &mut self.a;
+        a.note("table verdict: mask of the row");
+        a.alu(Alu::And, R1, c.rows as i32 - 1);
+        a.alu(Alu::Lsh, R1, c.port_words.ilog2() as i32 + 3);
+        a.map_value(R3, MapId::Mask, 0);
+        a.alu(Alu::Add, R3, R1);
+    }
+
+    /// Goes to `permit` where the tables of `direction` permit class R4, row R5 of the port map and the direction's
+    /// destination port in R8; else runs on. Changes R1-R3.
+    pub(super) fn tables(&mut self, direction: Hook, family: Family, permit: Label) {
+        let words = self.p.capacities.port_words as i32;
+        self.row(direction, family);
+        let a = &mut self.a;
+        a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), permit);
+        a.note("table port: protocol, destination port -> port class");
+        a.mov(R2, R8);
+        if direction == Hook::FromPod {
+            a.alu(Alu::Rsh, R2, 16);
+        }
+        a.swap(R2, 16);
+        a.mov(R3, R5);
+        a.alu(Alu::And, R3, 7); // changes nothing; the verifier knows it then
+        a.alu(Alu::Lsh, R3, 16);
+        a.alu(Alu::Or, R2, R3);
+        a.alu(Alu::Lsh, R2, 1);
+        a.map_value(R3, MapId::Port, 0);
+        a.alu(Alu::Add, R3, R2);
+        a.load(Size::H, R2, R3, 0);
+        self.mask();
+        let a = &mut self.a;
+        a.note("table verdict: the port class's bit");
+        a.mov(R1, R2);
+        a.alu(Alu::Rsh, R1, 6);
+        a.alu(Alu::And, R1, words - 1);
+        a.alu(Alu::Lsh, R1, 3);
+        a.alu(Alu::Add, R3, R1);
+        a.load(Size::Dw, R1, R3, 0);
+        a.alu(Alu::And, R2, 63);
+        a.alu(Alu::Rsh, R1, R2);
+        a.jump_if(Cond::Set, R1, 1, permit);
+    }
+
+    /// Goes to `yes` where `direction` permits the remote now (S41): not isolated, or by the tables, or because the pod talks
+    /// to itself; else to `no`. Reads class and protocol from the stack. Changes R0-R5.
+    pub(super) fn permits(&mut self, direction: Hook, family: Family, yes: Label, no: Label) {
+        self.a.note("judge again");
+        self.word_flags();
+        let a = &mut self.a;
+        a.alu(Alu::And, R1, isolation(direction));
+        a.jump_if(Cond::Eq, R1, 0, yes);
+        a.load(Size::Dw, R4, Fp, stack::CLASS);
+        a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
+        self.tables(direction, family, yes);
+        self.own(family, yes, no);
+    }
+
+    /// Goes to `yes` where the remote is one of the pod's own addresses (S47), else to `no`. Changes R0-R5.
+    pub(super) fn own(&mut self, family: Family, yes: Label, no: Label) {
+        match family {
+            Family::V4 => {
+                let more = self.a.label();
+                let a = &mut self.a;
+                a.note("table own_v4: remote");
+                a.load(Size::Dw, R2, Fp, stack::RECORD);
+                a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+                a.alu32(Alu::Mov, R1, R9);
+                a.jump_if(Cond::Ne, R1, R3, more);
+                a.jump_if(Cond::Ne, R1, 0, yes); // 0: the record has none
+                a.bind(more);
+                self.own_more_v4(yes, no);
+            }
+            Family::V6 => self.own_v6(stack::REMOTE, yes, no),
+        }
+    }
+
+    /// R1: an address; R2: the record. The further IPv4 addresses.
+    pub(super) fn own_more_v4(&mut self, yes: Label, no: Label) {
+        let a = &mut self.a;
+        a.load(Size::W, R3, R2, endpoint::OWN_FLAGS as i16);
+        a.alu(Alu::And, R3, endpoint::HAS_MORE as i32);
+        a.jump_if(Cond::Eq, R3, 0, no);
+        a.store(Size::W, Fp, stack::OWN + 4, R1);
+        for offset in [8, 12, 16] {
+            a.store(Size::W, Fp, stack::OWN + offset, 0);
+        }
+        self.own_more(4, yes, no);
+    }
+
+    /// Is the address on the stack at `address` own? Changes R0-R5.
+    pub(super) fn own_v6(&mut self, address: i16, yes: Label, no: Label) {
+        let more = self.a.label();
+        let a = &mut self.a;
+        a.note("table own_v6");
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::W, R3, R2, endpoint::OWN_FLAGS as i16);
+        a.jump_if(Cond::Eq, R3, 0, no);
+        for half in [8, 0] {
+            a.load(Size::Dw, R4, Fp, address + half);
+            a.load(Size::Dw, R5, R2, endpoint::OWN_V6 as i16 + half);
+            a.jump_if(Cond::Ne, R4, R5, more);
+        }
+        a.jump_if(Cond::Set, R3, endpoint::HAS_V6 as i32, yes);
+        a.bind(more);
+        a.alu(Alu::And, R3, endpoint::HAS_MORE as i32);
+        a.jump_if(Cond::Eq, R3, 0, no);
+        for word in [0, 4, 8, 12] {
+            a.load(Size::W, R4, Fp, address + word);
+            a.store(Size::W, Fp, stack::OWN + 4 + word, R4);
+        }
+        self.own_more(6, yes, no);
+    }
+
+    fn own_more(&mut self, family: i32, yes: Label, no: Label) {
+        const { assert!(OWN_MORE_KEY == 20) };
+        let a = &mut self.a;
+        a.note("table own: further addresses");
+        a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
+        a.alu(Alu::Or, R1, family << 16);
+        a.store(Size::W, Fp, stack::OWN, R1);
+        a.map(R1, MapId::OwnMore);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::OWN));
+        a.call(helper::MAP_LOOKUP);
+        a.jump_if(Cond::Ne, R0, 0, yes);
+        a.jump(no);
+    }
+}
