@@ -1,5 +1,17 @@
-//! What tests, demonstrations and measurements stand on: clusters of network namespaces.
+//! What tests, demonstrations and measurements stand on. No enforcement and no judge of its own.
+//!
+//! - [`cases`]: the shared corpus, a file each: objects, questions, verdicts
+//! - [`netns`]: clusters of network namespaces, cleaned up whatever happens
+//! - [`probe`]: real packets between them
+//! - [`random`]: seeded clusters, changes and questions for property tests
+//! - [`big`]: a cluster of 100,000 pods, as a model and as files
+//! - [`manifest`]: the model back to Kubernetes objects
+//! - [`shop`]: the web shop of the demonstration
+
+pub mod big;
 pub mod cases;
+pub mod manifest;
 pub mod netns;
 pub mod probe;
 pub mod random;
+pub mod shop;

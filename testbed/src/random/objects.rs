@@ -143,7 +143,11 @@ fn pod_addresses(rng: &mut Rng, claims: Claims, key: &ObjectKey, cluster: &Clust
 
 /// A policy called `key`.
 pub fn policy(rng: &mut Rng, key: ObjectKey) -> Policy {
-    let (ingress, egress) = (isolation(rng), isolation(rng));
+    let (mut ingress, egress) = (isolation(rng), isolation(rng));
+    // The API has no policy that says nothing: empty policyTypes mean ingress (S2).
+    if ingress == Isolation::Open && egress == Isolation::Open {
+        ingress = Isolation::Isolated(Vec::new());
+    }
     Policy { key, selector: selector(rng), ingress, egress }
 }
 

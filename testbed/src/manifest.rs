@@ -1,0 +1,145 @@
+//! The model back to Kubernetes objects, as `kubectl get -o json` would show them: for files that
+//! tests and demonstrations give to `netpolc`. Not here: the other way (kube-sync).
+//!
+//! What the model holds for "could not be understood" is written as something that cannot be
+//! understood either, so that decoding the output gives the model back.
+
+use netpolc_policy::{
+    Block, Cluster, Isolation, Labels, Namespaces, Node, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
+    Ports, Rule, Selector,
+};
+use serde_json::{Value, json};
+
+/// All objects of a cluster as one List.
+pub fn cluster(cluster: &Cluster) -> Value {
+    let mut items: Vec<Value> = cluster.namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
+    items.extend(cluster.nodes.iter().map(|(name, n)| node(name, n)));
+    items.extend(cluster.pods.values().map(pod));
+    items.extend(cluster.policies.values().map(policy));
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+}
+
+/// A Namespace.
+pub fn namespace(name: &str, labels: &Labels) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+}
+
+/// A Node.
+pub fn node(name: &str, node: &Node) -> Value {
+    let addresses: Vec<Value> =
+        node.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "status": {"addresses": addresses},
+    })
+}
+
+/// A Pod with one container that declares all its ports.
+pub fn pod(pod: &Pod) -> Value {
+    let ports = pod.ports.iter().map(|p| {
+        let mut port = json!({"containerPort": p.number, "protocol": p.protocol});
+        insert(&mut port, "name", p.name.as_deref());
+        insert(&mut port, "hostPort", p.host_port);
+        port
+    });
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": &*pod.key.name, "namespace": &*pod.key.namespace, "labels": pod.labels},
+        "spec": {"containers": [{"name": "main", "image": "main", "ports": ports.collect::<Vec<Value>>()}]},
+        "status": {"phase": if pod.phase == Phase::Active { "Running" } else { "Succeeded" }},
+    });
+    insert(&mut object["metadata"], "uid", pod.uid.as_deref());
+    insert(&mut object["spec"], "nodeName", pod.node.as_deref());
+    insert(&mut object["spec"], "hostNetwork", (pod.network == PodNetwork::Host).then_some(true));
+    if let Some(first) = pod.addresses.first() {
+        object["status"]["podIP"] = json!(first.to_string());
+        object["status"]["podIPs"] = pod.addresses.iter().map(|a| json!({"ip": a.to_string()})).collect();
+    }
+    object
+}
+
+/// A NetworkPolicy.
+pub fn policy(policy: &Policy) -> Value {
+    let mut spec = json!({"podSelector": selector(&policy.selector)});
+    let mut types = Vec::new();
+    for (name, list, peers, isolation) in
+        [("Ingress", "ingress", "from", &policy.ingress), ("Egress", "egress", "to", &policy.egress)]
+    {
+        if let Isolation::Isolated(rules) = isolation {
+            types.push(name);
+            spec[list] = rules.iter().map(|r| rule(r, peers)).collect();
+        }
+    }
+    spec["policyTypes"] = json!(types);
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": &*policy.key.name, "namespace": &*policy.key.namespace},
+        "spec": spec,
+    })
+}
+
+fn rule(rule: &Rule, field: &str) -> Value {
+    let mut object = json!({});
+    if let Peers::Listed(peers) = &rule.peers {
+        object[field] = peers.iter().map(peer).collect();
+    }
+    if let Ports::Listed(ports) = &rule.ports {
+        object["ports"] = ports.iter().map(port).collect();
+    }
+    object
+}
+
+fn peer(peer: &Peer) -> Value {
+    match peer {
+        Peer::Pods { namespaces: Namespaces::Own, pods } => json!({"podSelector": selector(pods)}),
+        Peer::Pods { namespaces: Namespaces::Matching(namespaces), pods } => {
+            let mut object = json!({"namespaceSelector": selector(namespaces)});
+            // Every pod: both ways of saying so mean the same, the shorter is the usual one.
+            if !pods.requirements.is_empty() {
+                object["podSelector"] = selector(pods);
+            }
+            object
+        }
+        Peer::Block(block) => json!({"ipBlock": ip_block(block)}),
+        Peer::Nothing => json!({}),
+    }
+}
+
+fn ip_block(block: &Block) -> Value {
+    let mut object = json!({"cidr": block.cidr.to_string()});
+    if !block.except.is_empty() {
+        object["except"] = block.except.iter().map(|e| json!(e.to_string())).collect();
+    }
+    object
+}
+
+fn port(port: &Port) -> Value {
+    match port {
+        Port::Every(protocol) => json!({"protocol": protocol}),
+        Port::Range { protocol, first, last } if first == last => json!({"protocol": protocol, "port": first}),
+        Port::Range { protocol, first, last } => json!({"protocol": protocol, "port": first, "endPort": last}),
+        Port::Named { protocol, name } => json!({"protocol": protocol, "port": &**name}),
+        Port::Nothing => json!({"port": 0}),
+    }
+}
+
+fn selector(selector: &Selector) -> Value {
+    if selector.requirements.is_empty() {
+        return json!({});
+    }
+    let expressions = selector.requirements.iter().map(|r| match &r.operator {
+        Operator::In(values) => json!({"key": &*r.key, "operator": "In", "values": values}),
+        Operator::NotIn(values) => json!({"key": &*r.key, "operator": "NotIn", "values": values}),
+        Operator::Exists => json!({"key": &*r.key, "operator": "Exists"}),
+        Operator::DoesNotExist => json!({"key": &*r.key, "operator": "DoesNotExist"}),
+    });
+    json!({"matchExpressions": expressions.collect::<Vec<Value>>()})
+}
+
+fn insert(object: &mut Value, field: &str, value: Option<impl Into<Value>>) {
+    if let Some(value) = value {
+        object[field] = value.into();
+    }
+}
