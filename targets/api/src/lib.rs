@@ -6,13 +6,17 @@
 //! - [`execute`](mod@execute): does a plan on a target, grace periods included
 //! - [`decorate`]: targets around targets that trace, count, or fail on purpose
 //! - [`frame`]: builds frames, honest and other ones
+//! - [`random`]: seeded numbers
+//! - [`conformance`]: the suite that every target must pass
 //!
 //! Not here: any target. The runtime is the only place that lists them.
 
+pub mod conformance;
 pub mod decorate;
 pub mod execute;
 pub mod frame;
 mod limits;
+pub mod random;
 pub mod semantics;
 
 pub use decorate::{Counted, Counts, Faults, Faulty, Traced};

@@ -4,7 +4,7 @@ use std::io;
 
 use netpolc_table::{Program, Write};
 
-use crate::{Capabilities, Error, Target};
+use crate::{Capabilities, Error, Target, random::Random};
 
 /// Which calls of `write` and `settle` fail, counted together from 0. A failing call does not reach the target inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl<T: Target> Faulty<T> {
             Faults::Full(n) if n == call => Some(Fault::Full),
             Faults::Refused(n) if n == call => Some(Fault::Refused),
             Faults::Share { per_mille, seed } => {
-                let random = mix(seed ^ mix(call));
+                let random = Random::new(seed.rotate_left(32) ^ call).bits();
                 let kind = if random >> 63 == 0 { Fault::Full } else { Fault::Refused };
                 ((random & 0xffff_ffff) % 1000 < u64::from(per_mille)).then_some(kind)
             }
@@ -73,14 +73,6 @@ impl<T: Target> Faulty<T> {
         self.injected += u64::from(fault.is_some());
         fault
     }
-}
-
-/// SplitMix64's output function: spreads one number over all bits.
-fn mix(n: u64) -> u64 {
-    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
 }
 
 fn refused(call: String) -> Error {

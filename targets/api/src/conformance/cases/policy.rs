@@ -1,0 +1,227 @@
+//! What the tables say, seen from packets: directions, classes, families, protocols, self and node.
+
+use netpolc_table::{
+    TableId, Write,
+    schema::{self, Family, Word},
+};
+
+use crate::{
+    conformance::{
+        Case,
+        world::{A, ACK, B, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, set_word, switch, world},
+    },
+    frame::{Packet, arp, discovery},
+    semantics::{ip, sctp},
+};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = vec![arp_passes(), families_are_apart()];
+    for hosts in Hosts::both() {
+        cases.extend([
+            directions(&hosts),
+            ports(&hosts),
+            classes(&hosts),
+            protocols(&hosts),
+            other_interface(&hosts),
+            unused(&hosts),
+            node(&hosts),
+            own_node_and_self(&hosts),
+        ]);
+    }
+    cases.extend([discovery_passes(), discovery_limits()]);
+    cases
+}
+
+fn name(text: &str, hosts: &Hosts) -> String {
+    format!("{text}, {:?}", hosts.family)
+}
+
+fn directions(h: &Hosts) -> Case {
+    let opened = Talk::new(h.a, 80, h.stranger, 4000);
+    let opens = Talk::new(h.a, 4000, h.stranger, 80);
+    Case::new(name("S3 S60 directions isolate independently, and no longer", h), world(Policy::Open, Policy::Open))
+        .in_passes("no policy", opened.back(SYN))
+        .out_passes("no policy", opens.out(SYN))
+        .write(switch(A, Policy::Nothing, Policy::Open))
+        .in_drops("ingress isolated", Talk::new(h.a, 80, h.stranger, 4001).back(SYN))
+        .out_passes("egress is not", Talk::new(h.a, 4001, h.stranger, 80).out(SYN))
+        .write(switch(A, Policy::Open, Policy::Nothing))
+        .in_passes("ingress is not", Talk::new(h.a, 80, h.stranger, 4002).back(SYN))
+        .out_drops("egress isolated", Talk::new(h.a, 4002, h.stranger, 80).out(SYN))
+        .write(switch(A, Policy::Open, Policy::Open))
+        .in_passes("nothing is isolated", Talk::new(h.a, 80, h.stranger, 4003).back(SYN))
+        .out_passes("nothing is isolated", Talk::new(h.a, 4003, h.stranger, 80).out(SYN))
+}
+
+fn ports(h: &Hosts) -> Case {
+    let into = |unit, port| Talk::new(h.a, port, h.friend, 4000).back(unit);
+    let out = |unit, port| Talk::new(h.a, 4000, h.friend, port).out(unit);
+    let init = Unit::Sctp(sctp::INIT);
+    let mut case = Case::new(
+        name("S32 the same number on three protocols, and the ports beside it", h),
+        world(Policy::Some, Policy::Some),
+    );
+    for (what, port, tcp, udp, stcp) in [
+        ("port 80 is TCP's", 80, true, false, false),
+        ("port 53 is UDP's", 53, false, true, false),
+        ("port 36412 is SCTP's", 36412, false, false, true),
+        ("one below TCP's", 79, false, false, false),
+        ("one above TCP's", 81, false, false, false),
+        ("port 0", 0, false, false, false),
+        ("port 65535", 65535, false, false, false),
+    ] {
+        for (unit, passes) in [(SYN, tcp), (Unit::Udp, udp), (init, stcp)] {
+            // Each tuple only once, or state would answer: 4000 on this side, the port on the other, and the reverse.
+            case = if passes {
+                case.in_passes(what, into(unit, port)).out_passes(what, out(unit, port))
+            } else {
+                case.in_drops(what, into(unit, port)).out_drops(what, out(unit, port))
+            };
+        }
+    }
+    case
+}
+
+fn classes(h: &Hosts) -> Case {
+    let from = |remote, port| Talk::new(h.a, 80, remote, port).back(SYN);
+    Case::new(name("S21 S25 classes of remotes", h), world(Policy::Some, Policy::Some))
+        .in_passes("a friend", from(h.friend, 1))
+        .in_passes("another pod of the class", from(h.b, 1))
+        .in_drops("nobody's class", from(h.stranger, 1))
+        .in_passes("in the network", from(h.network, 1))
+        .in_passes("in the network, any port", Talk::new(h.a, 9999, h.network, 2).back(SYN))
+        .write(Write::put(
+            TableId::remote(h.family),
+            schema::remote_key(h.network, h.family.bits()),
+            schema::set_remote(0, 0),
+        ))
+        .in_drops("taken out of the network", from(h.network, 3))
+        .write(switch(A, Policy::Everyone, Policy::Open))
+        .in_passes("a base that permits", from(h.stranger, 4))
+        .write(switch(A, Policy::Nothing, Policy::Open))
+        .in_drops("a base that denies", from(h.friend, 5))
+}
+
+fn families_are_apart() -> Case {
+    let (v4, v6) = (Hosts::of(Family::V4), Hosts::of(Family::V6));
+    // Class 1 means other peers in each family; a mapped address is IPv6.
+    let mapped = "::ffff:10.0.1.1".parse().expect("an address");
+    let stranger = Write::put(TableId::RemoteV6, schema::remote_key(v6.stranger, 128), schema::set_remote(5, 0));
+    let deny =
+        Write::put(TableId::Row, schema::row_key(2, Family::V4, 5), schema::plain(netpolc_table::ActionId::Permit));
+    Case::new("S23 families do not leak into each other", world(Policy::Some, Policy::Open))
+        .write(stranger)
+        .write(deny)
+        .in_drops("a class of the other family's number", Talk::new(v6.a, 80, v6.stranger, 1).back(SYN))
+        .in_drops("IPv4-mapped", Talk::new(v6.a, 80, mapped, 1).back(SYN))
+        .in_passes("IPv4 itself", Talk::new(v4.a, 80, v4.friend, 1).back(SYN))
+}
+
+fn protocols(h: &Hosts) -> Case {
+    let gre = |remote| Talk::new(h.a, 0, remote, 0).back(Unit::Other(47));
+    let request = if h.family == Family::V4 { 8 } else { 128 };
+    let ping = |remote, id| Talk::new(h.a, id, remote, 0).back(Unit::Icmp(request));
+    let foreign = if h.family == Family::V4 { ip::ICMPV6 } else { ip::ICMP };
+    Case::new(name("S34 other protocols want a rule without ports", h), world(Policy::Tcp, Policy::Open))
+        .in_drops("GRE by a rule with every TCP port", gre(h.friend))
+        .in_drops("echo by a rule with every TCP port", ping(h.friend, 1))
+        .in_drops("UDP by a rule with every TCP port", Talk::new(h.a, 80, h.friend, 1).back(Unit::Udp))
+        .in_passes("TCP", Talk::new(h.a, 80, h.friend, 1).back(SYN))
+        .write(switch(A, Policy::Friends, Policy::Open))
+        .in_passes("GRE by a rule without ports", gre(h.friend))
+        .in_passes("echo by a rule without ports", ping(h.friend, 1))
+        .in_passes(
+            "the other family's ICMP is a protocol like any other",
+            Talk::new(h.a, 0, h.friend, 0).back(Unit::Other(foreign)),
+        )
+        .in_passes("IGMP", Talk::new(h.a, 0, h.friend, 0).back(Unit::Other(2)))
+        .in_passes("protocol 255", Talk::new(h.a, 0, h.friend, 0).back(Unit::Other(255)))
+        .in_drops("GRE from a stranger", gre(h.stranger))
+        .in_drops("echo from a stranger", ping(h.stranger, 2))
+}
+
+fn other_interface(h: &Hosts) -> Case {
+    let nobody = crate::conformance::world::Pod { endpoint: 0, interface: 777 };
+    let aliased = crate::conformance::world::Pod { endpoint: 0, interface: A.interface + (1 << 16) };
+    let syn = Talk::new(h.a, 80, h.stranger, 1).back(SYN);
+    Case::new(name("S16 S53 an interface has its own policy or none", h), world(Policy::Nothing, Policy::Nothing))
+        .in_drops("A", syn.clone())
+        .at(nobody)
+        .in_passes("nobody's interface", syn.clone())
+        .out_passes("nobody's interface", Talk::new(h.stranger, 1, h.a, 80).out(SYN))
+        .at(aliased)
+        .in_passes("an index that equals A's in its low bits", syn.clone())
+        .at(B)
+        .in_passes("B is not isolated", Talk::new(h.b, 80, h.stranger, 1).back(SYN))
+}
+
+fn unused(h: &Hosts) -> Case {
+    let unset = Word { ingress_set: 17, egress_set: 18, flags: Word::INGRESS | Word::EGRESS };
+    Case::new(name("S53 a set that nothing was written for denies", h), world(Policy::Open, Policy::Open))
+        .write(set_word(A, unset))
+        .in_drops("ingress", Talk::new(h.a, 80, h.friend, 1).back(SYN))
+        .out_drops("egress", Talk::new(h.a, 1, h.friend, 80).out(SYN))
+        .in_drops("port and class 0", Talk::new(h.a, 0, h.stranger, 0).back(Unit::Other(50)))
+}
+
+fn node(h: &Hosts) -> Case {
+    let probe = Talk::new(h.a, 8080, h.stranger, 40000);
+    let datagram = Talk::new(h.a, 53, h.stranger, 40001);
+    Case::new(name("S44 born on the node, whatever its address", h), world(Policy::Nothing, Policy::Nothing))
+        .in_drops("forwarded with the same address", probe.back(SYN))
+        .born_passes("the kubelet's SYN", probe.back(SYN))
+        .out_passes("the answer", probe.out(SYN_ACK))
+        .born_passes("data", probe.back(ACK))
+        .out_passes("data", probe.out(ACK))
+        .in_drops("forwarded data on the tuple", probe.back(ACK))
+        .out_drops("the pod cannot open the reverse tuple", probe.out(SYN))
+        .born_passes("UDP", datagram.back(Unit::Udp))
+        .out_passes("its answer", datagram.out(Unit::Udp))
+        .out_drops("another port", Talk::new(h.a, 54, h.stranger, 40001).out(Unit::Udp))
+}
+
+fn own_node_and_self(h: &Hosts) -> Case {
+    let own = Talk::new(h.a, 80, h.a, 4000);
+    Case::new(name("S47 a pod reaches itself", h), world(Policy::Nothing, Policy::Nothing))
+        .out_passes("out", Talk::new(h.a, 4000, h.a, 80).out(SYN))
+        .in_passes("and in again", own.back(SYN))
+        .out_passes("the answer", own.out(SYN_ACK))
+        .in_passes("and in again", Talk::new(h.a, 4000, h.a, 80).back(SYN_ACK))
+        .in_passes("UDP", own.back(Unit::Udp))
+        .in_passes("GRE", own.back(Unit::Other(47)))
+        .in_drops("another pod's address is not its own", Talk::new(h.a, 80, h.b, 4000).back(SYN))
+}
+
+fn arp_passes() -> Case {
+    let (a, r) = ([10, 0, 0, 1].into(), [10, 0, 9, 9].into());
+    Case::new("S36 ARP passes", world(Policy::Nothing, Policy::Nothing))
+        .in_passes("a request", arp(r, a))
+        .out_passes("from the pod", arp(a, r))
+}
+
+fn discovery_passes() -> Case {
+    let h = Hosts::of(Family::V6);
+    let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(r)) = (h.a, h.stranger) else { unreachable!("of family V6") };
+    let mut case = Case::new("S36 neighbour discovery passes", world(Policy::Nothing, Policy::Nothing));
+    for kind in 133..=137 {
+        case = case.in_passes(&format!("type {kind} in"), discovery(kind, r, a, a).build());
+        case = case.out_passes(&format!("type {kind} out"), discovery(kind, a, r, r).build());
+    }
+    case
+}
+
+fn discovery_limits() -> Case {
+    let h = Hosts::of(Family::V6);
+    let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(r)) = (h.a, h.stranger) else { unreachable!("of family V6") };
+    let types: [u8; 6] = [130, 131, 132, 138, 143, 139];
+    let mut case = Case::new("S36 other ICMPv6 is policed", world(Policy::Nothing, Policy::Nothing))
+        .in_drops("hop limit 254: forwarded", discovery(135, r, a, a).hop_limit(254).build())
+        .in_drops("in IPv4 it is nothing special", {
+            let h4 = Hosts::of(Family::V4);
+            Packet::new(h4.stranger, h4.a).hop_limit(255).icmp(135, 0).build()
+        });
+    for kind in types {
+        case = case.in_drops(&format!("type {kind}"), discovery(kind, r, a, a).build());
+    }
+    case
+}

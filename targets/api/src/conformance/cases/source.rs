@@ -1,0 +1,131 @@
+//! S55: a source that is not the pod's own never leaves, with the few exceptions by which a pod gets its addresses.
+
+use netpolc_table::schema::{Family, Word};
+
+use crate::{
+    conformance::{
+        Case,
+        world::{A, ACK, Hosts, Policy, SYN, Talk, Unit, set_word, world},
+    },
+    frame::{Extension, Fragment, More, Packet, Tag, discovery, shorten, truncate},
+    semantics::ip,
+};
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut cases = vec![dhcp(), link_local()];
+    for hosts in Hosts::both() {
+        cases.extend([isolated(&hosts), guarded(&hosts)]);
+    }
+    cases
+}
+
+const GUARD: Word = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+
+fn isolated(h: &Hosts) -> Case {
+    Case::new(
+        format!("S55 an isolated pod has only its own addresses, {:?}", h.family),
+        world(Policy::Open, Policy::Everyone),
+    )
+    .out_passes("its own", Talk::new(h.a, 1, h.friend, 80).out(SYN))
+    .out_drops("another pod's", Talk::new(h.b, 1, h.friend, 80).out(SYN))
+    .out_drops("a stranger's", Talk::new(h.stranger, 1, h.friend, 80).out(Unit::Udp))
+    .out_drops("also in the middle of a connection", Talk::new(h.b, 1, h.friend, 80).out(ACK))
+    .in_passes("towards the pod any address", Talk::new(h.b, 1, h.friend, 80).back(SYN))
+}
+
+fn guarded(h: &Hosts) -> Case {
+    let own = Talk::new(h.a, 1, h.friend, 80);
+    let foreign = Talk::new(h.b, 1, h.friend, 80);
+    let l3 = 14 + if h.family == Family::V4 { 20 } else { 40 };
+    let version = |mut frame: Vec<u8>| {
+        frame[14] = 0x50;
+        frame
+    };
+    let later = Fragment { id: 7, offset: 9, more: More::Last };
+    Case::new(format!("S55 the guard alone, {:?}", h.family), world(Policy::Open, Policy::Open))
+        .out_passes("without the guard", foreign.out(SYN))
+        .write(set_word(A, GUARD))
+        .out_passes("its own", own.out(SYN))
+        .out_passes("its own, anything", own.out(Unit::Other(47)))
+        .out_passes("its own, cut behind the addresses", truncate(own.out(SYN), l3 + 1))
+        .out_passes("its own, a fragment", own.out_packet(Unit::Udp).fragment(later).build())
+        .out_drops("another's", foreign.out(SYN))
+        .out_drops("another's in tags", foreign.out_packet(SYN).tag(Tag::qinq(1)).tag(Tag::vlan(2)).build())
+        .out_drops("another's, cut behind the addresses", truncate(foreign.out(SYN), l3 + 1))
+        .out_drops("another's, a fragment", foreign.out_packet(Unit::Udp).fragment(later).build())
+        .out_drops("no version that has a source", version(own.out(SYN)))
+        .out_drops("cut before the source", truncate(own.out_packet(SYN).tag(Tag::vlan(1)).build(), 18 + 11))
+        .in_passes("towards the pod nothing is guarded", Talk::new(h.stranger, 1, h.b, 80).back(SYN))
+}
+
+fn dhcp() -> Case {
+    let any: std::net::IpAddr = "0.0.0.0".parse().expect("an address");
+    let all: std::net::IpAddr = "255.255.255.255".parse().expect("an address");
+    let frame = |from, to| Packet::new(any, all).udp(from, to).payload(&[1; 240]);
+    let first = Fragment { id: 1, offset: 0, more: More::Follow };
+    let later = Fragment { id: 1, offset: 30, more: More::Last };
+    let guard_and_policy = set_word(A, Word { ingress_set: 0, egress_set: 11, flags: Word::GUARD | Word::EGRESS });
+    Case::new("S55 0.0.0.0 for DHCP only", world(Policy::Open, Policy::Open))
+        .write(set_word(A, GUARD))
+        .out_passes("discover", frame(68, 67).build())
+        .out_passes("with options and tags", frame(68, 67).options(&[1; 4]).tag(Tag::vlan(3)).build())
+        .out_drops("the other way round", frame(67, 68).build())
+        .out_drops("to another port", frame(68, 53).build())
+        .out_drops("by TCP", Packet::new(any, all).tcp(68, 67, 2).build())
+        .out_drops("ICMP", Packet::new(any, all).icmp(8, 1).build())
+        .out_drops("a first fragment", frame(68, 67).fragment(first).build())
+        .out_drops("a later fragment", frame(68, 67).fragment(later).build())
+        .out_drops("too short for ports", shorten(Packet::new(any, all).udp(68, 67).build(), 1))
+        .out_drops("cut", truncate(frame(68, 67).build(), 60))
+        .write(guard_and_policy)
+        .out_drops("and policy judges it", frame(68, 67).build())
+}
+
+fn link_local() -> Case {
+    let h = Hosts::of(Family::V6);
+    let std::net::IpAddr::V6(friend) = h.friend else { unreachable!("of family V6") };
+    let link: std::net::Ipv6Addr = "fe80::1".parse().expect("an address");
+    let last: std::net::Ipv6Addr = "febf::1".parse().expect("an address");
+    let site: std::net::Ipv6Addr = "fec0::1".parse().expect("an address");
+    let none = std::net::Ipv6Addr::UNSPECIFIED;
+    let routers: std::net::Ipv6Addr = "ff02::16".parse().expect("an address");
+    let alert = Extension::padded(ip::HOP_BY_HOP, 0);
+    let listener = |source, kind| {
+        Packet::new(source, routers).extension(alert.clone()).icmp(kind, 0).hop_limit(1).payload(&[0; 16])
+    };
+    let atomic = Fragment { id: 1, offset: 0, more: More::Last };
+    let mut case =
+        Case::new("S55 :: and fe80:: for discovery, listeners and DHCPv6 only", world(Policy::Open, Policy::Open))
+            .write(set_word(A, GUARD));
+    for source in [link, last, none] {
+        case = case
+            .out_passes(&format!("{source}: a solicitation"), discovery(135, source, friend, friend).build())
+            .out_passes(&format!("{source}: a router solicitation"), discovery(133, source, friend, friend).build())
+            .out_drops(
+                &format!("{source}: with another hop limit"),
+                discovery(135, source, friend, friend).hop_limit(64).build(),
+            )
+            .out_drops(
+                &format!("{source}: an atomic fragment"),
+                discovery(135, source, friend, friend).fragment(atomic).build(),
+            )
+            .out_passes(&format!("{source}: a listener report"), listener(source, 143).build())
+            .out_passes(&format!("{source}: an old listener report"), listener(source, 131).build())
+            .out_passes(&format!("{source}: DHCPv6"), Packet::new(source, routers).udp(546, 547).build())
+            .out_drops(&format!("{source}: another port"), Packet::new(source, routers).udp(546, 53).build())
+            .out_drops(&format!("{source}: DHCP's ports"), Packet::new(source, routers).udp(68, 67).build())
+            .out_drops(&format!("{source}: echo"), Packet::new(source, friend).icmp(128, 1).build())
+            .out_drops(&format!("{source}: TCP"), Packet::new(source, friend).tcp(1, 80, 2).build())
+            .out_drops(&format!("{source}: nothing behind the header"), Packet::new(source, friend).build());
+    }
+    case.out_drops("fec0:: is not link-local: a solicitation", discovery(135, site, friend, friend).build())
+        .out_drops(
+            "another pod's address: a solicitation",
+            discovery(135, "fd00::2".parse().expect("an address"), friend, friend).build(),
+        )
+        .write(set_word(A, Word { ingress_set: 0, egress_set: 11, flags: Word::EGRESS }))
+        .out_passes("isolated: discovery passes", discovery(135, link, friend, friend).build())
+        .out_drops("isolated: listeners are policed", listener(link, 143).build())
+        .write(set_word(A, Word { ingress_set: 0, egress_set: 15, flags: Word::EGRESS }))
+        .out_passes("isolated: listeners may be permitted", listener(link, 143).build())
+}

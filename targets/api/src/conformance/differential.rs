@@ -1,0 +1,334 @@
+//! Random packets, policies and pauses, put to two datapaths that must agree.
+//!
+//! The packets are those of [`super::world`], built from a few addresses and ports so that they meet each other's state,
+//! and then often damaged: a byte or a length field changed, the end cut off, IPv6 extension headers or tags put in.
+//! Times are multiples of 13 seconds, none of which is within two seconds of a timeout, since a datapath may
+//! refresh only once a second and a kernel's clock does not stand still.
+
+use std::time::Duration;
+
+use netpolc_table::{
+    TableId, Write,
+    schema::{self, Word},
+};
+
+use super::{
+    Subject,
+    world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, set_word, switch, word, world},
+};
+use crate::{
+    Error, Frame, Hook, Verdict,
+    frame::{Extension, Fragment, More, Packet, Tag, discovery, ethernet, icmp_error, quote, test_run_takes, truncate},
+    random::Random,
+    semantics::ip,
+};
+
+/// Where two datapaths part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The seed and the number of the event, from 0: [`compare`] with this seed and one event more shows it again.
+    pub seed: u64,
+    /// See there.
+    pub event: usize,
+    /// The packet.
+    pub hook: Hook,
+    /// The packet.
+    pub frame: Frame,
+    /// What the first one said, and why where it knows.
+    pub left: String,
+    /// What the second one said.
+    pub right: String,
+    /// What happened since both were empty, for people.
+    pub history: Vec<String>,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A packet.
+    Packet(Hook, Frame),
+    /// A pause.
+    Advance(Duration),
+    /// A change of policy.
+    Write(Write),
+}
+
+/// Counts of a comparison that found nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Agreed {
+    /// Packets that both let pass.
+    pub passed: usize,
+    /// Packets that both dropped.
+    pub dropped: usize,
+}
+
+/// Random events; equal seeds give equal ones.
+#[derive(Clone, Debug)]
+pub struct Events {
+    random: Random,
+    count: usize,
+}
+
+impl Events {
+    /// The events of this seed, without end.
+    pub fn new(seed: u64) -> Self {
+        Events { random: Random::new(seed), count: 0 }
+    }
+}
+
+/// After so many events a pod loses its endpoint and gets it again, so that its quota is never used up.
+const EPOCH: usize = 48;
+const POLICIES: [Policy; 6] =
+    [Policy::Open, Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
+const PORTS: [u16; 7] = [80, 53, 36412, 81, 4000, 546, 68];
+/// In units of 13 seconds: around every timeout.
+const PAUSES: [u64; 10] = [1, 2, 3, 9, 10, 16, 17, 46, 47, 33_231];
+
+impl Iterator for Events {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        let count = self.count;
+        self.count += 1;
+        let pod = if (count / EPOCH).is_multiple_of(2) { A } else { B };
+        Some(match count % EPOCH {
+            0 => Event::Write(Write::remove(TableId::Endpoint, schema::endpoint_key(pod.endpoint))),
+            1 => Event::Write(self.policy(pod)),
+            _ => match self.random.below(16) {
+                0 => Event::Write(self.policy(pod)),
+                1 => Event::Advance(Duration::from_secs(13 * self.random.pick(&PAUSES))),
+                _ => self.packet(pod),
+            },
+        })
+    }
+}
+
+impl Events {
+    fn policy(&mut self, pod: Pod) -> Write {
+        let random = &mut self.random;
+        let (ingress, egress) = (random.pick(&POLICIES), random.pick(&POLICIES));
+        match random.below(4) {
+            0 => {
+                let word = word(pod, ingress, egress);
+                let flags = word.flags | random.pick(&[Word::GUARD, Word::RECORD, Word::GUARD | Word::RECORD]);
+                set_word(pod, Word { flags, ..word })
+            }
+            _ => switch(pod, ingress, egress),
+        }
+    }
+
+    fn packet(&mut self, pod: Pod) -> Event {
+        let hosts = self.random.pick(&Hosts::both());
+        let hook = self.random.pick(&[Hook::ToPod, Hook::FromPod]);
+        let random = &mut self.random;
+        let own = if pod == A { hosts.a } else { hosts.b };
+        let local = if random.once_in(12) { hosts.stranger } else { own };
+        let remote = random.pick(&[hosts.friend, hosts.friend, hosts.network, hosts.stranger, hosts.a, hosts.b]);
+        // Few ports, so that packets belong to each other's connections.
+        let talk = Talk::new(local, random.pick(&PORTS[..5]), remote, random.pick(&PORTS));
+        let mut bytes = self.bytes(&hosts, hook, &talk);
+        let damages = if self.random.once_in(3) { 1 + self.random.below(3) } else { 0 };
+        for _ in 0..damages {
+            bytes = damage(&mut self.random, bytes);
+        }
+        if !test_run_takes(&bytes) {
+            bytes.resize(60, 0);
+        }
+        let ingress_ifindex = match hook {
+            Hook::ToPod if self.random.once_in(12) => 0,
+            Hook::ToPod => UPLINK,
+            Hook::FromPod => pod.interface,
+        };
+        Event::Packet(hook, Frame { interface: pod.interface, ingress_ifindex, bytes })
+    }
+
+    fn bytes(&mut self, hosts: &Hosts, hook: Hook, talk: &Talk) -> Vec<u8> {
+        let unit = self.unit();
+        let inner = self.unit();
+        let random = &mut self.random;
+        let mut packet = match hook {
+            Hook::ToPod => talk.back_packet(unit),
+            Hook::FromPod => talk.out_packet(unit),
+        };
+        match random.below(14) {
+            0 => {
+                return ethernet(&[], random.pick(&[0x0806, 0x8847, 0x0026, 0x8864]))
+                    .into_iter()
+                    .chain([0; 46])
+                    .collect();
+            }
+            1 | 2 => {
+                let quoted = match hook {
+                    Hook::ToPod => talk.out_packet(inner),
+                    Hook::FromPod => talk.back_packet(inner),
+                };
+                let mut quoted = quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 4, 20]));
+                let (from, to) = match hook {
+                    Hook::ToPod => (hosts.stranger, talk.local.0),
+                    Hook::FromPod => (talk.local.0, talk.remote.0),
+                };
+                if random.once_in(8) {
+                    quoted = damage(random, [vec![0; 14], quoted].concat()).split_off(14);
+                }
+                let kind = random.pick(&[1, 2, 3, 4, 5, 11, 12]);
+                packet = icmp_error(from, to, (kind, 0), 1280, &quoted);
+            }
+            3 => {
+                if let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(b)) = (talk.local.0, talk.remote.0) {
+                    let source =
+                        random.pick(&[a, std::net::Ipv6Addr::UNSPECIFIED, "fe80::9".parse().expect("an address")]);
+                    let kind = random.pick(&[130, 133, 135, 136, 137, 138, 143]);
+                    packet = discovery(kind, source, b, a).hop_limit(random.pick(&[255, 255, 64]));
+                } else {
+                    packet = Packet::new(std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv4Addr::BROADCAST)
+                        .udp(68, random.pick(&[67, 53]));
+                }
+            }
+            4 | 5 => {
+                let id = random.pick(&[1, 2]);
+                let size = random.pick(&[8, 16, 24, 32]);
+                let parts = decorated(random, packet).payload(&[5; 48]).fragments(id, size);
+                return parts[random.below(parts.len().min(3))].clone();
+            }
+            _ => {}
+        }
+        decorated(random, packet).build()
+    }
+
+    fn unit(&mut self) -> Unit {
+        let random = &mut self.random;
+        match random.below(10) {
+            0..=3 => {
+                Unit::Tcp(random.pick(&[0x02, 0x02, 0x12, 0x10, 0x10, 0x11, 0x14, 0x04, 0x03, 0x06, 0x00, 0xc2, 0xff]))
+            }
+            4 | 5 => Unit::Udp,
+            6 => Unit::Sctp(random.pick(&[0, 1, 1, 2, 4, 6, 7, 8, 10, 14, 255])),
+            7 => Unit::Icmp(random.pick(&[0, 8, 13, 14, 128, 129, 3, 1, 17, 255])),
+            _ => Unit::Other(random.pick(&[47, 1, 58, 50, 59, 255])),
+        }
+    }
+}
+
+/// Tags, options, extension headers, now and then.
+fn decorated(random: &mut Random, mut packet: Packet) -> Packet {
+    let v6 = packet.datagram()[0] >> 4 == 6;
+    while random.once_in(8) {
+        packet = packet.tag(random.pick(&[Tag::vlan(7), Tag::qinq(8), Tag { kind: 0x9100, id: 9 }]));
+    }
+    if !v6 && random.once_in(5) {
+        packet = packet.options(&[1; 40][..random.pick(&[4, 8, 20, 40])]);
+    }
+    if v6 && random.once_in(3) {
+        for _ in 0..random.pick(&[1, 1, 2, 3, 8, 9]) {
+            let extension = match random.below(6) {
+                0 => Extension::authentication(random.pick(&[0, 3])),
+                1 => {
+                    let offset = random.pick(&[0, 0, 0, 1, 3]);
+                    let more = random.pick(&[More::Last, More::Last, More::Follow]);
+                    Extension::fragment(Fragment { id: random.pick(&[1, 2]), offset, more })
+                }
+                _ => Extension::padded(
+                    random.pick(&[ip::HOP_BY_HOP, ip::ROUTING, ip::DESTINATION, ip::MOBILITY]),
+                    random.pick(&[0, 0, 1, 3]),
+                ),
+            };
+            packet = packet.extension(extension);
+        }
+    }
+    packet
+}
+
+/// Damages a frame behind its addresses.
+fn damage(random: &mut Random, mut frame: Vec<u8>) -> Vec<u8> {
+    // The headers are where a changed byte is most likely to mean something.
+    let near = frame.len().min(100);
+    match random.below(8) {
+        0 | 1 => {
+            let length = 14 + random.below(frame.len().max(15) - 13);
+            frame = truncate(frame, length);
+        }
+        2 => frame.extend([0; 8]),
+        3 if near > 20 => {
+            // A length field: of IPv4, of IPv6, of an extension header.
+            let at = random.pick(&[16, 17, 18, 19, 55, 63]).min(near - 1);
+            frame[at] = random.pick(&[0, 1, 2, 20, 28, 40, 255]);
+        }
+        _ if near > 14 => {
+            let at = 12 + random.below(near - 12);
+            frame[at] = match random.below(3) {
+                0 => random.bits() as u8,
+                1 => frame[at] ^ 1 << random.below(8),
+                _ => random.pick(&[0, 1, 6, 17, 44, 51, 58, 132, 0x45, 0x60, 255]),
+            };
+        }
+        _ => {}
+    }
+    frame
+}
+
+/// Puts `count` random events to both, which must be empty, and stops where they part.
+///
+/// # Errors
+/// `Ok(Err(mismatch))` where they part; the outer error where one of them fails as a target.
+pub fn compare(
+    left: &mut dyn Subject,
+    right: &mut dyn Subject,
+    seed: u64,
+    count: usize,
+) -> Result<Result<Agreed, Box<Mismatch>>, Error> {
+    let program = world(Policy::Some, Policy::Some);
+    super::fill(left, &program)?;
+    super::fill(right, &program)?;
+    let mut agreed = Agreed::default();
+    let mut history: Vec<String> = vec![];
+    for (event, happens) in Events::new(seed).take(count).enumerate() {
+        match happens {
+            Event::Advance(by) => {
+                history.push(format!("{event}: {} s pass", by.as_secs()));
+                left.advance(by)?;
+                right.advance(by)?;
+            }
+            Event::Write(write) => {
+                if !write.remove.is_empty() {
+                    history.clear();
+                }
+                history.push(format!("{event}: {write:?}"));
+                left.write(&write)?;
+                right.write(&write)?;
+            }
+            Event::Packet(hook, frame) => {
+                let (l, r) = (left.packet(hook, &frame)?, right.packet(hook, &frame)?);
+                let explained = |verdict, by: &dyn Subject| match by.explain_last() {
+                    Some(reason) if verdict == Verdict::Drop => format!("Drop ({})", reason.name()),
+                    _ => format!("{verdict:?}"),
+                };
+                let (left, right) = (explained(l, left), explained(r, right));
+                if l != r {
+                    return Ok(Err(Box::new(Mismatch { seed, event, hook, frame, left, right, history })));
+                }
+                history.push(format!("{event}: {hook:?} from {} {left} {}", frame.ingress_ifindex, hex(&frame.bytes)));
+                match l {
+                    Verdict::Next => agreed.passed += 1,
+                    Verdict::Drop => agreed.dropped += 1,
+                }
+            }
+        }
+    }
+    Ok(Ok(agreed))
+}
+
+/// Two hexadecimal digits a byte.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Mismatch { seed, event, hook, frame, left, right, history } = self;
+        writeln!(f, "seed {seed}, event {event}: {left} against {right}")?;
+        for line in history {
+            writeln!(f, "  {line}")?;
+        }
+        write!(f, "  {event}: {hook:?} from {} {}", frame.ingress_ifindex, hex(&frame.bytes))
+    }
+}

@@ -1,0 +1,222 @@
+//! The suite that every target must pass.
+//!
+//! [`run`] puts each case to a fresh target: first what any [`Target`] does with tables ([`tables`]), then packets:
+//! cases with a program and a list of steps ([`cases`]), and what depends on a target's capacity ([`quota`]).
+//! A case's name begins with the item of the semantics that it proves. [`differential`] puts random packets to two
+//! targets and finds where they part.
+//! Not here: whether programs are right (compiler/).
+//!
+//! ```ignore
+//! netpolc_target::conformance::run(Mem::default).assert_passed();
+//! ```
+
+mod cases;
+pub mod differential;
+mod quota;
+mod tables;
+pub mod world;
+
+use std::{fmt, time::Duration};
+
+use netpolc_table::{Program, Write};
+
+use crate::{Datapath, Error, Frame, Hook, Target, Verdict};
+
+pub use cases::cases;
+pub use tables::fill;
+
+/// Something that can be both filled and asked.
+pub trait Subject: Target + Datapath {}
+impl<T: Target + Datapath> Subject for T {}
+
+/// A program, and what happens to it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Begins with the S item.
+    pub name: String,
+    /// What the target holds before the first step.
+    pub program: Program,
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// The interface of packets added by the building functions.
+    interface: u32,
+}
+
+/// One step of a case.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A packet and its verdict.
+    Packet {
+        /// For messages.
+        what: String,
+        /// Where it is seen.
+        hook: Hook,
+        /// The packet.
+        frame: Frame,
+        /// What the target must say.
+        expected: Verdict,
+    },
+    /// Time passes.
+    Advance(Duration),
+    /// The program changes.
+    Write(Write),
+}
+
+impl Case {
+    /// A case without steps; packets are those of pod A ([`world::A`]).
+    pub fn new(name: impl Into<String>, program: Program) -> Self {
+        Case { name: name.into(), program, steps: vec![], interface: world::A.interface }
+    }
+
+    /// The packets that follow are another pod's.
+    pub fn at(mut self, pod: world::Pod) -> Self {
+        self.interface = pod.interface;
+        self
+    }
+
+    fn packet(mut self, what: &str, hook: Hook, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: self.interface, ingress_ifindex, bytes };
+        self.steps.push(Step::Packet { what: what.into(), hook, frame, expected });
+        self
+    }
+
+    /// A packet from elsewhere towards the pod passes.
+    pub fn in_passes(self, what: &str, bytes: Vec<u8>) -> Self {
+        self.packet(what, Hook::ToPod, world::UPLINK, bytes, Verdict::Next)
+    }
+
+    /// A packet from elsewhere towards the pod is dropped.
+    pub fn in_drops(self, what: &str, bytes: Vec<u8>) -> Self {
+        self.packet(what, Hook::ToPod, world::UPLINK, bytes, Verdict::Drop)
+    }
+
+    /// A packet from the pod passes.
+    pub fn out_passes(self, what: &str, bytes: Vec<u8>) -> Self {
+        let interface = self.interface;
+        self.packet(what, Hook::FromPod, interface, bytes, Verdict::Next)
+    }
+
+    /// A packet from the pod is dropped.
+    pub fn out_drops(self, what: &str, bytes: Vec<u8>) -> Self {
+        let interface = self.interface;
+        self.packet(what, Hook::FromPod, interface, bytes, Verdict::Drop)
+    }
+
+    /// A packet born on the node passes towards the pod (S44).
+    pub fn born_passes(self, what: &str, bytes: Vec<u8>) -> Self {
+        self.packet(what, Hook::ToPod, 0, bytes, Verdict::Next)
+    }
+
+    /// Time passes.
+    pub fn after(mut self, seconds: u64) -> Self {
+        self.steps.push(Step::Advance(Duration::from_secs(seconds)));
+        self
+    }
+
+    /// The program changes.
+    pub fn write(mut self, write: Write) -> Self {
+        self.steps.push(Step::Write(write));
+        self
+    }
+}
+
+/// Something that a target did not do as it must.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The case.
+    pub case: String,
+    /// The step, from 0.
+    pub step: usize,
+    /// What was asked.
+    pub what: String,
+    /// What should have come.
+    pub expected: String,
+    /// What came.
+    pub got: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { case, step, what, expected, got } = self;
+        write!(f, "{case}, step {step} ({what}): expected {expected}, got {got}")
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Cases that were run.
+    pub cases: usize,
+    /// Packets that were judged.
+    pub packets: usize,
+    /// What went wrong, in order.
+    pub failures: Vec<Failure>,
+}
+
+impl Report {
+    /// Panics with all failures where there are any.
+    pub fn assert_passed(&self) {
+        let lines: Vec<String> = self.failures.iter().map(Failure::to_string).collect();
+        assert!(lines.is_empty(), "{} of {} cases fail:\n{}", lines.len(), self.cases, lines.join("\n"));
+        assert!(self.cases > 0 && self.packets > 0, "nothing was run");
+    }
+
+    fn fail(&mut self, case: &str, step: usize, what: &str, expected: impl fmt::Debug, got: impl fmt::Debug) {
+        let (case, what) = (case.to_owned(), what.to_owned());
+        let (expected, got) = (format!("{expected:?}"), format!("{got:?}"));
+        self.failures.push(Failure { case, step, what, expected, got });
+    }
+
+    fn fail_error(&mut self, case: &str, step: usize, what: &str, error: &Error) {
+        self.fail(case, step, what, "no error", error.to_string());
+    }
+}
+
+/// Runs the whole suite, each case on a target that `make` makes.
+pub fn run<T: Subject>(mut make: impl FnMut() -> T) -> Report {
+    let mut report = Report::default();
+    tables::run(&mut make, &mut report);
+    for case in cases() {
+        run_case(&mut make(), &case, &mut report);
+    }
+    quota::run(&mut make, &mut report);
+    report
+}
+
+/// Runs the packet cases whose names contain `filter`; for looking into one.
+pub fn run_matching<T: Subject>(mut make: impl FnMut() -> T, filter: &str) -> Report {
+    let mut report = Report::default();
+    for case in cases().iter().filter(|c| c.name.contains(filter)) {
+        run_case(&mut make(), case, &mut report);
+    }
+    report
+}
+
+/// Runs one case on an empty target; stops at the first step that fails, since later ones may depend on it.
+pub fn run_case(subject: &mut dyn Subject, case: &Case, report: &mut Report) {
+    report.cases += 1;
+    if let Err(error) = fill(subject, &case.program) {
+        return report.fail_error(&case.name, 0, "fill the tables", &error);
+    }
+    for (i, step) in case.steps.iter().enumerate() {
+        let failure = match step {
+            Step::Advance(by) => subject.advance(*by).err().map(|e| ("advance", "no error".into(), e.to_string())),
+            Step::Write(write) => subject.write(write).err().map(|e| ("write", "no error".into(), e.to_string())),
+            Step::Packet { what, hook, frame, expected } => {
+                report.packets += 1;
+                let got = subject.packet(*hook, frame);
+                if got.as_ref().ok() == Some(expected) {
+                    None
+                } else {
+                    let got = got.map_or_else(|e| e.to_string(), |v| format!("{v:?} ({:?})", subject.explain_last()));
+                    Some((what.as_str(), format!("{expected:?}"), got))
+                }
+            }
+        };
+        if let Some((what, expected, got)) = failure {
+            let (case, what) = (case.name.clone(), what.to_owned());
+            report.failures.push(Failure { case, step: i, what, expected, got });
+            return;
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The small world in which the packet cases play: two pods, a few remotes, and a policy for each direction that can be
+//! changed by writing one endpoint word.
+//!
+//! | who | IPv4 | IPv6 | class | |
+//! |---|---|---|---|---|
+//! | pod A, endpoint 1 | 10.0.0.1 | fd00::1 | 2 | |
+//! | pod B, endpoint 2 | 10.0.0.2 | fd00::2 | 1 | a friend |
+//! | `friend` | 10.0.1.1 | fd00:1::1 | 1 | whom policies name |
+//! | `stranger` | 10.0.9.9 | fd00:9::9 | 0 | whom nobody names |
+//! | a network | 10.2.0.0/16 | fd00:2::/32 | 3 | named without ports |
+
+use std::net::IpAddr;
+
+use netpolc_table::{
+    ActionId, Entry, Key, Program, TableId, Write,
+    schema::{self, Family, Word},
+};
+
+use crate::{
+    frame::Packet,
+    semantics::{HAS_PORTS, ip, tcp},
+};
+
+/// Where packets from elsewhere entered the node.
+pub const UPLINK: u32 = 7;
+
+/// A pod of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its endpoint id.
+    pub endpoint: u16,
+    /// Its host-side interface.
+    pub interface: u32,
+}
+
+/// Endpoint 1.
+pub const A: Pod = Pod { endpoint: 1, interface: 101 };
+/// Endpoint 2, whose interface index aliases A's under small masks.
+pub const B: Pod = Pod { endpoint: 2, interface: 101 + (1 << 20) };
+
+/// The policy of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Policy {
+    /// Not isolated.
+    Open = 0,
+    /// Nothing is permitted.
+    Nothing = 1,
+    /// Class 1 on TCP 80, UDP 53 and SCTP 36412; class 3 everything.
+    Some = 2,
+    /// Class 1 and 3 everything, protocols without ports too.
+    Friends = 3,
+    /// Class 1 every TCP port, by a rule with ports: nothing else.
+    Tcp = 4,
+    /// Everyone everything.
+    Everyone = 5,
+}
+
+impl Policy {
+    const CLOSED: [Policy; 5] = [Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
+}
+
+/// Addresses of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hosts {
+    /// The family.
+    pub family: Family,
+    /// Pod A.
+    pub a: IpAddr,
+    /// Pod B.
+    pub b: IpAddr,
+    /// Class 1.
+    pub friend: IpAddr,
+    /// Class 0.
+    pub stranger: IpAddr,
+    /// Of class 3.
+    pub network: IpAddr,
+}
+
+impl Hosts {
+    /// Those of a family.
+    pub fn of(family: Family) -> Self {
+        let [a, b, friend, stranger, network] = match family {
+            Family::V4 => ["10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.9.9", "10.2.3.4"],
+            Family::V6 => ["fd00::1", "fd00::2", "fd00:1::1", "fd00:9::9", "fd00:2:3::4"],
+        }
+        .map(|text| text.parse().expect("an address"));
+        Hosts { family, a, b, friend, stranger, network }
+    }
+
+    /// Both families.
+    pub fn both() -> [Self; 2] {
+        Family::BOTH.map(Hosts::of)
+    }
+}
+
+/// The incarnation of `friend`.
+pub const INCARNATION: u16 = 0x1111;
+
+/// The endpoint word of a pod; A's sets are odd, so that no two pods share one.
+pub fn word(pod: Pod, ingress: Policy, egress: Policy) -> Word {
+    let set = |policy: Policy, offset: u16| if policy == Policy::Open { 0 } else { base(pod, offset) + policy as u16 };
+    let flag = |policy, flag| if policy == Policy::Open { 0 } else { flag };
+    let flags = flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS);
+    Word { ingress_set: set(ingress, 0), egress_set: set(egress, 10), flags }
+}
+
+fn base(pod: Pod, offset: u16) -> u16 {
+    (pod.endpoint - 1) * 20 + offset
+}
+
+/// The write that gives a pod these policies; all their sets are there already.
+pub fn switch(pod: Pod, ingress: Policy, egress: Policy) -> Write {
+    set_word(pod, word(pod, ingress, egress))
+}
+
+/// The write that gives a pod this word.
+pub fn set_word(pod: Pod, word: Word) -> Write {
+    Write::put(TableId::Endpoint, schema::endpoint_key(pod.endpoint), schema::set_policy(word))
+}
+
+/// The world with A's policies; B has none.
+pub fn world(ingress: Policy, egress: Policy) -> Program {
+    let mut program = Program::default();
+    let mut put = |table, key: Key, entry: Entry| program.apply(&Write::put(table, key, entry));
+    for (pod, word) in [(A, word(A, ingress, egress)), (B, word(B, Policy::Open, Policy::Open))] {
+        put(
+            TableId::Interface,
+            schema::interface_key(pod.interface),
+            schema::entry(ActionId::SetEndpoint, pod.endpoint),
+        );
+        put(TableId::Endpoint, schema::endpoint_key(pod.endpoint), schema::set_policy(word));
+        for hosts in Hosts::both() {
+            let own = if pod == A { hosts.a } else { hosts.b };
+            put(TableId::own(hosts.family), schema::own_key(pod.endpoint, own), schema::plain(ActionId::Own));
+        }
+    }
+    for hosts in Hosts::both() {
+        let (host, net) = (hosts.family.bits(), if hosts.family == Family::V4 { 16 } else { 32 });
+        let start: IpAddr =
+            if hosts.family == Family::V4 { "10.2.0.0" } else { "fd00:2::" }.parse().expect("an address");
+        for (prefix, length, class, incarnation) in [
+            (hosts.a, host, 2, 0xaaaa),
+            (hosts.b, host, 1, 0xbbbb),
+            (hosts.friend, host, 1, INCARNATION),
+            (start, net, 3, 0),
+        ] {
+            let key = schema::remote_key(prefix, length);
+            put(TableId::remote(hosts.family), key, schema::set_remote(class, incarnation));
+        }
+    }
+    // Three intervals a protocol; classes 1-3 TCP, 4-6 UDP, 7-9 SCTP.
+    for (i, (protocol, port)) in [(ip::TCP, 80), (ip::UDP, 53), (ip::SCTP, 36412)].into_iter().enumerate() {
+        let class = 3 * i as u16 + 1;
+        put(TableId::Port, schema::port_key(protocol, 0, port - 1), schema::entry(ActionId::SetPortClass, class));
+        put(TableId::Port, schema::port_key(protocol, port, port), schema::entry(ActionId::SetPortClass, class + 1));
+        put(
+            TableId::Port,
+            schema::port_key(protocol, port + 1, 0xffff),
+            schema::entry(ActionId::SetPortClass, class + 2),
+        );
+    }
+    for (pod, offset) in [(A, 0), (A, 10), (B, 0), (B, 10)] {
+        for policy in Policy::CLOSED {
+            let set = base(pod, offset) + policy as u16;
+            // Rows belong to one set each: two a set.
+            let row = 2 * set;
+            for family in Family::BOTH {
+                let action = if policy == Policy::Everyone { ActionId::Permit } else { ActionId::Deny };
+                put(TableId::Base, schema::base_key(set, family), schema::plain(action));
+                let mut class = |class, entry| put(TableId::Row, schema::row_key(set, family, class), entry);
+                match policy {
+                    Policy::Some | Policy::Tcp => class(1, schema::entry(ActionId::SetRow, row)),
+                    Policy::Friends => class(1, schema::plain(ActionId::Permit)),
+                    _ => {}
+                }
+                if matches!(policy, Policy::Some | Policy::Friends) {
+                    class(3, schema::plain(ActionId::Permit));
+                }
+            }
+            let permitted: &[u16] = match policy {
+                Policy::Some => &[2, 5, 8],
+                Policy::Tcp => &[1, 2, 3],
+                _ => &[],
+            };
+            for &port_class in permitted {
+                put(TableId::Verdict, schema::verdict_key(row, port_class), schema::plain(ActionId::Permit));
+            }
+        }
+    }
+    program
+}
+
+/// What a packet of a [`Talk`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// TCP flags.
+    Tcp(u8),
+    /// A datagram.
+    Udp,
+    /// The first chunk's type.
+    Sctp(u8),
+    /// The type; the local port is the identifier.
+    Icmp(u8),
+    /// A protocol without ports.
+    Other(u8),
+}
+
+/// A bare SYN.
+pub const SYN: Unit = Unit::Tcp(tcp::SYN);
+/// The answer to it.
+pub const SYN_ACK: Unit = Unit::Tcp(tcp::SYN | tcp::ACK);
+/// Data, or the end of a handshake.
+pub const ACK: Unit = Unit::Tcp(tcp::ACK);
+/// The end of one direction.
+pub const FIN: Unit = Unit::Tcp(tcp::FIN | tcp::ACK);
+/// The end of both.
+pub const RST: Unit = Unit::Tcp(tcp::RST | tcp::ACK);
+
+/// A conversation between a pod and a remote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Talk {
+    /// The pod's address and port.
+    pub local: (IpAddr, u16),
+    /// The other's.
+    pub remote: (IpAddr, u16),
+}
+
+impl Talk {
+    /// Between these.
+    pub fn new(local: IpAddr, local_port: u16, remote: IpAddr, remote_port: u16) -> Self {
+        Talk { local: (local, local_port), remote: (remote, remote_port) }
+    }
+
+    /// A packet from the pod.
+    pub fn out(&self, unit: Unit) -> Vec<u8> {
+        self.out_packet(unit).build()
+    }
+
+    /// A packet to the pod.
+    pub fn back(&self, unit: Unit) -> Vec<u8> {
+        self.back_packet(unit).build()
+    }
+
+    /// A packet from the pod, to be changed.
+    pub fn out_packet(&self, unit: Unit) -> Packet {
+        packet(self.local, self.remote, unit, self.local.1)
+    }
+
+    /// A packet to the pod, to be changed.
+    pub fn back_packet(&self, unit: Unit) -> Packet {
+        packet(self.remote, self.local, unit, self.local.1)
+    }
+}
+
+fn packet(from: (IpAddr, u16), to: (IpAddr, u16), unit: Unit, id: u16) -> Packet {
+    let packet = Packet::new(from.0, to.0);
+    match unit {
+        Unit::Tcp(flags) => packet.tcp(from.1, to.1, flags),
+        Unit::Udp => packet.udp(from.1, to.1).payload(b"question"),
+        Unit::Sctp(chunk) => packet.sctp(from.1, to.1, chunk).payload(&[0; 16]),
+        Unit::Icmp(kind) => packet.icmp(kind, id).payload(b"ping"),
+        Unit::Other(protocol) => {
+            debug_assert!(!HAS_PORTS.contains(&protocol));
+            packet.protocol(protocol).payload(&[0; 16])
+        }
+    }
+}
