@@ -20,6 +20,9 @@ impl Health {
     }
 }
 
+/// Stands for a field that was given twice: neither value counts.
+static UNCLEAR: Node<'static> = Node { at: 0, value: Value::Broken };
+
 /// The values of the fields `names` of `node`, null counting as absent; anything else in it is broken.
 pub(crate) fn fields<'n, 't, const N: usize>(
     reader: &mut Reader,
@@ -47,6 +50,7 @@ pub(crate) fn fields<'n, 't, const N: usize>(
         if seen[index] {
             health = Health::Broken;
             reader.error(field.at, &path.field(&field.name), "given twice; keep one");
+            found[index] = Some(&UNCLEAR);
             continue;
         }
         seen[index] = true;

@@ -188,6 +188,30 @@ impl<'a> Builder<'a> {
                 None => self.root = Some(node),
             }
         }
+        if let Some(root) = &mut self.root {
+            may_go_on(root, at);
+        }
+    }
+}
+
+/// Marks the last of everything as incomplete. A line that is indented wrongly closes what it was meant
+/// to continue before the parser finds fault with it.
+fn may_go_on(node: &mut Node, at: usize) {
+    match &mut node.value {
+        Value::List(items) => {
+            items.iter_mut().rev().find(|item| item.value != Value::Broken).into_iter().for_each(|n| may_go_on(n, at));
+            if items.last().is_none_or(|item| item.value != Value::Broken) {
+                items.push(Node::broken(at));
+            }
+        }
+        Value::Map(fields) => {
+            fields.iter_mut().rev().find(|f| !f.name.is_empty()).into_iter().for_each(|f| may_go_on(&mut f.node, at));
+            if fields.iter().all(|f| !f.name.is_empty()) {
+                let at = u32::try_from(at).unwrap_or(u32::MAX);
+                fields.push(Field { at, name: Cow::Borrowed(""), node: Node::broken(at as usize) });
+            }
+        }
+        _ => {}
     }
 }
 
