@@ -137,3 +137,15 @@ fn victim_waits_to_be_killed() {
     println!("id={}", net.id());
     std::thread::sleep(Duration::from_secs(60));
 }
+
+#[test]
+fn without_root_it_says_so_in_one_line() {
+    let made = std::thread::spawn(|| {
+        // SAFETY: the bare system call changes the calling thread alone, which ends after this; -1 keeps an id.
+        let dropped = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65_534, -1) };
+        assert_eq!(dropped, 0, "this test needs root to give it up");
+        Net::up(&spec(1)).map(drop).expect_err("refused").to_string()
+    });
+    let message = made.join().expect("no panic");
+    assert!(message.contains("need root") && message.lines().count() == 1, "{message}");
+}
