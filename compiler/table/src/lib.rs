@@ -1,16 +1,23 @@
 //! The table IR: P4-style match-action tables, neutral between the lowering above and the targets below.
 //!
 //! Here: keys and entries ([`key`], [`entry`]), the tables a netpolc program consists of ([`schema`]),
-//! the program ([`program`]) and the atomic writes that change it ([`write`]).
+//! the program ([`program`]) and the atomic writes that change it ([`write`]); what can be done with a program
+//! alone: look packets up ([`eval`]), go from one to another ([`delta`]), print, parse and check it ([`text`],
+//! [`json`], [`check`]).
 //! Not here: where entries come from (compiler/lower) and how a target stores them (targets/).
 //! No clock, no IO.
 
+mod canonical;
+pub mod check;
 pub mod delta;
 pub mod entry;
 pub mod eval;
+pub mod json;
 pub mod key;
+mod parse;
 pub mod program;
 pub mod schema;
+pub mod text;
 pub mod write;
 
 pub use entry::{Entry, Origin, Origins};
