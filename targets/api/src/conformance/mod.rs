@@ -6,9 +6,7 @@
 //! targets and finds where they part.
 //! Not here: whether programs are right (compiler/).
 //!
-//! ```ignore
-//! netpolc_target::conformance::run(Mem::default).assert_passed();
-//! ```
+//! A target's test is one line: `conformance::run(Mem::default).assert_passed()`.
 
 mod cases;
 pub mod differential;

@@ -1,6 +1,7 @@
 //! The packet cases, by subject.
 
 mod ageing;
+mod changes;
 mod connections;
 mod errors;
 mod fragments;
@@ -17,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         wire::cases(),
         source::cases(),
         connections::cases(),
+        changes::cases(),
         ageing::cases(),
         fragments::cases(),
         errors::cases(),
