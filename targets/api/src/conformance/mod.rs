@@ -1,7 +1,7 @@
 //! The suite that every target must pass.
 //!
-//! [`run`] puts each case to a fresh target: first what any [`Target`] does with tables ([`tables`]), then packets:
-//! cases with a program and a list of steps ([`cases`]), and what depends on a target's capacity ([`quota`]).
+//! [`run`] puts each case to a fresh target: first what any [`Target`] does with tables (`tables`), then packets:
+//! cases with a program and a list of steps ([`cases`]), and what depends on a target's capacity (`quota`).
 //! A case's name begins with the item of the semantics that it proves. [`differential`] puts random packets to two
 //! targets and finds where they part.
 //! Not here: whether programs are right (compiler/).

@@ -1,6 +1,6 @@
 //! Frames for tests, `eval` and benchmarks: a builder that can also build what no honest stack sends.
 //!
-//! Here: layers 2 and 3 ([`Packet`]), fragments and truncation. Layer 4 is in [`l4`]. Not here: parsing (each datapath's own).
+//! Here: layers 2 and 3 ([`Packet`]), fragments and truncation. Layer 4 is in `l4`. Not here: parsing (each datapath's own).
 //! Lengths and checksums are right unless a test says otherwise; no datapath looks at checksums.
 
 mod l4;
