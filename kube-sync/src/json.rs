@@ -1,13 +1,10 @@
-//! JSON text to trees, with positions. Slow and thorough; what must be fast goes through `typed`
-//! first. Recursion is over borrowed raw values, level by level, so that every value keeps its place in
-//! the input.
+//! JSON text to trees, with positions. What must be fast goes through `typed` first; this is for
+//! NetworkPolicies and for whatever is odd. serde_json has read the text as a value before, so the
+//! syntax is known to be right and only the places remain to be found.
 
 use std::{borrow::Cow, fmt};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, de::Visitor};
 use serde_json::value::RawValue;
 
 use crate::tree::{Field, MAX_DEPTH, Node, Value};
@@ -19,37 +16,137 @@ pub(crate) fn offset_in(whole: &str, part: &str) -> usize {
 
 /// The tree of `raw`, a slice of `whole`. What cannot be read (a lone surrogate, too deep) becomes
 /// [`Value::Broken`] and is told to `report` with its offset.
-pub(crate) fn tree<'a>(whole: &'a str, raw: &'a RawValue, report: &mut dyn FnMut(usize, String)) -> Node<'a> {
-    node(whole, raw, 0, report)
+pub(crate) fn tree<'a>(whole: &str, raw: &'a RawValue, report: &mut dyn FnMut(usize, String)) -> Node<'a> {
+    let text = raw.get();
+    Walk { text, at: 0, offset: offset_in(whole, text), report }.value(0)
 }
 
-fn node<'a>(whole: &'a str, raw: &'a RawValue, depth: usize, report: &mut dyn FnMut(usize, String)) -> Node<'a> {
-    let text = raw.get();
-    let at = offset_in(whole, text);
-    if depth > MAX_DEPTH {
-        report(at, format!("nested more than {MAX_DEPTH} levels deep"));
-        return Node::broken(at);
+struct Walk<'a, 'r> {
+    text: &'a str,
+    at: usize,
+    offset: usize,
+    report: &'r mut dyn FnMut(usize, String),
+}
+
+impl<'a> Walk<'a, '_> {
+    /// The next byte after white space and separators, without taking it; 0 at the end.
+    fn peek(&mut self) -> u8 {
+        let bytes = self.text.as_bytes();
+        while let Some(b' ' | b'\n' | b'\r' | b'\t' | b',' | b':') = bytes.get(self.at) {
+            self.at += 1;
+        }
+        bytes.get(self.at).copied().unwrap_or_default()
     }
-    let value = match text.as_bytes().first() {
-        Some(b'n') => Ok(Value::Null),
-        Some(b't') => Ok(Value::Bool(true)),
-        Some(b'f') => Ok(Value::Bool(false)),
-        Some(b'"') => serde_json::from_str(text).map(|Str(text)| Value::String(text)),
-        Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(text)
-            .map(|items| Value::List(items.into_iter().map(|item| node(whole, item, depth + 1, report)).collect())),
-        Some(b'{') => serde_json::from_str::<Pairs>(text).map(|Pairs(pairs)| {
-            let field = |(name, raw): (Cow<'a, str>, &'a RawValue)| {
-                let node = node(whole, raw, depth + 1, report);
-                Field { at: node.at, name, node }
-            };
-            Value::Map(pairs.into_iter().map(field).collect())
-        }),
-        _ => Ok(Value::Number(text.into())),
-    };
-    value.map(|value| Node::new(at, value)).unwrap_or_else(|error| {
-        report(at, error.to_string());
-        Node::broken(at)
-    })
+
+    fn value(&mut self, depth: usize) -> Node<'a> {
+        let first = self.peek();
+        let start = self.offset + self.at;
+        if depth > MAX_DEPTH && matches!(first, b'[' | b'{') {
+            (self.report)(start, format!("nested more than {MAX_DEPTH} levels deep"));
+            self.skip();
+            return Node::broken(start);
+        }
+        let value = match first {
+            b'"' => self.string().map_or(Value::Broken, Value::String),
+            b'[' => {
+                self.at += 1;
+                let mut items = Vec::new();
+                while !matches!(self.peek(), b']' | 0) {
+                    items.push(self.value(depth + 1));
+                }
+                self.at += 1;
+                Value::List(items)
+            }
+            b'{' => {
+                self.at += 1;
+                let mut fields = Vec::new();
+                while !matches!(self.peek(), b'}' | 0) {
+                    let at = u32::try_from(self.offset + self.at).unwrap_or(u32::MAX);
+                    // A name that cannot be read is no known field: its object is broken.
+                    let name = self.string().unwrap_or_default();
+                    let node = self.value(depth + 1);
+                    fields.push(Field { at, name, node });
+                }
+                self.at += 1;
+                Value::Map(fields)
+            }
+            _ => match self.word() {
+                "null" => Value::Null,
+                "true" => Value::Bool(true),
+                "false" => Value::Bool(false),
+                number => Value::Number(number.into()),
+            },
+        };
+        Node::new(start, value)
+    }
+
+    /// The string that starts here; None, with a report, where its escapes make no text.
+    fn string(&mut self) -> Option<Cow<'a, str>> {
+        let start = self.at;
+        let plain = self.pass_string();
+        let quoted = &self.text[start..self.at];
+        if plain {
+            return Some(Cow::Borrowed(quoted.trim_matches('"')));
+        }
+        match serde_json::from_str(quoted) {
+            Ok(Str(text)) => Some(text),
+            Err(error) => {
+                (self.report)(self.offset + start, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Steps over a string; true where it has no escapes (and so no quotes inside).
+    fn pass_string(&mut self) -> bool {
+        let bytes = self.text.as_bytes();
+        let mut plain = true;
+        self.at += 1;
+        while let Some(byte) = bytes.get(self.at) {
+            self.at += 1;
+            match byte {
+                b'"' => break,
+                b'\\' => {
+                    plain = false;
+                    self.at += 1;
+                }
+                _ => {}
+            }
+        }
+        self.at = self.at.min(bytes.len());
+        plain
+    }
+
+    /// A number or literal.
+    fn word(&mut self) -> &'a str {
+        let rest = &self.text[self.at..];
+        let end = rest.find([',', ']', '}', ' ', '\n', '\r', '\t']).unwrap_or(rest.len()).max(1).min(rest.len());
+        self.at += end;
+        &rest[..end]
+    }
+
+    /// Steps over a list or an object of any depth.
+    fn skip(&mut self) {
+        let mut open = 0_usize;
+        loop {
+            match self.peek() {
+                b'[' | b'{' => {
+                    open += 1;
+                    self.at += 1;
+                }
+                b']' | b'}' => {
+                    open -= 1;
+                    self.at += 1;
+                }
+                b'"' => drop(self.pass_string()),
+                0 => return,
+                _ => drop(self.word()),
+            }
+            if open == 0 {
+                return;
+            }
+        }
+    }
 }
 
 /// A string, borrowed from the input where it has no escapes.
@@ -78,31 +175,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Str<'a> {
     }
 }
 
-/// The fields of an object in order, duplicates included.
-struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct PairsVisitor;
-        impl<'de> Visitor<'de> for PairsVisitor {
-            type Value = Pairs<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some((Str(name), raw)) = map.next_entry::<Str, &RawValue>()? {
-                    pairs.push((name, raw));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        from.deserialize_map(PairsVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +191,22 @@ mod tests {
         assert_eq!(items[0].value, Value::Number("1.50".into()));
         assert_eq!(items[1], Node::new(text.find("null").unwrap(), Value::Null));
         assert_eq!(items[2].as_str(), Some("x\n"));
+    }
+
+    #[test]
+    fn white_space_escapes_and_empty_things() {
+        let text = "{ \"\" : [ ] ,\r\n\t\"a\\\"}\": { } , \"c\\\\\":[[],\"\\\\\",-1e5 ,\"[\"] }";
+        let raw: &RawValue = serde_json::from_str(text).unwrap();
+        let node = tree(text, raw, &mut |_, message| panic!("{message}"));
+        let Value::Map(fields) = &node.value else { panic!() };
+        assert_eq!(fields.iter().map(|f| &*f.name).collect::<Vec<_>>(), ["", "a\"}", "c\\"]);
+        assert_eq!((&fields[0].node.value, &fields[1].node.value), (&Value::List(vec![]), &Value::Map(vec![])));
+        let Value::List(items) = &fields[2].node.value else { panic!() };
+        assert_eq!(
+            items.iter().map(Node::type_name).collect::<Vec<_>>(),
+            ["a list", "a string", "a number", "a string"]
+        );
+        assert_eq!((items[1].as_str(), items[3].as_str()), (Some("\\"), Some("[")));
     }
 
     #[test]
