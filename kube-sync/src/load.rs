@@ -60,9 +60,11 @@ pub struct Loaded {
     pub cluster: Cluster,
     /// In the order in which they were found; at most [`crate::MAX_PROBLEMS`] and one.
     pub problems: Vec<Problem>,
-    /// Inputs of which something could not be read at all, so that objects may be missing from
-    /// `cluster`. Whoever already enforces objects keeps those that are not here while this is not
-    /// empty. An object that was found but is broken in part does not count: it isolates by itself.
+    /// Inputs of which some text could not be read at all (unreadable, oversized, broken syntax, a
+    /// policy without a namespace that can be told), so that objects may be missing from `cluster`.
+    /// Whoever already enforces objects keeps those that are not here while this is not empty. An
+    /// object that was found but is broken in part does not count: it isolates by itself. Nor does
+    /// what is no Kubernetes object.
     pub incomplete: Vec<Arc<str>>,
 }
 

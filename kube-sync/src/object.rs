@@ -89,13 +89,11 @@ pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemTyp
     reader.lost |= cut_short;
     let path = Path::Root;
     if !matches!(node.value, Value::Map(_)) {
-        reader.lost = true;
         strict::wrong_type(reader, node, &path, "a Kubernetes object");
         return;
     }
     let text = |name| node.get(name).and_then(Node::as_str);
     let Some(kind) = text("kind").or(item_type.map(|t| t.kind)) else {
-        reader.lost = true;
         if !cut_short {
             reader.error(node.at, &path.field("kind"), "missing: this is no Kubernetes object, and it is ignored");
         }
@@ -137,7 +135,7 @@ pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemTyp
             let found = single(reader, node, known, kind);
             match found {
                 Some(found) => sink(reader, found, node.at),
-                None => reader.lost = true,
+                None => reader.lost |= known == Kind::Policy,
             }
         }
     }
