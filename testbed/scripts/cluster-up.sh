@@ -45,6 +45,8 @@ route add 169.254.1.1 dev eth0 scope link
 route add default via 169.254.1.1 dev eth0
 route add ::/0 via fe80::ecee:eeff:feee:eeee dev eth0
 LINES
+    # The router's end sends nothing until it has noticed its carrier; asking makes it notice.
+    ip -n "$PREFIX-$1" link show dev "$veth" > /dev/null
 }
 
 # pod NODE-NUMBER NAMESPACE.NAME NUMBER: with the routes of the fabric to it.

@@ -121,7 +121,8 @@ impl Net {
 
     /// Adds pods. An address that another pod has moves to the new one, as when a pod is re-created (S43).
     pub fn add_pods(&mut self, pods: &[PodSpec]) -> Result<(), Error> {
-        let (mut links, mut at_nodes, mut at_fabric) = (Vec::new(), BTreeMap::<Arc<str>, String>::new(), String::new());
+        let (mut links, mut at_fabric) = (Vec::new(), String::new());
+        let (mut at_nodes, mut settle) = (BTreeMap::<Arc<str>, String>::new(), BTreeMap::<Arc<str>, String>::new());
         for pod in pods {
             if self.pods.contains_key(&pod.key) || links.iter().any(|(p, _, _): &(&PodSpec, _, _)| p.key == pod.key) {
                 return Err(Error::Name(format!("pod {} is in the cluster already", pod.key)));
@@ -134,13 +135,18 @@ impl Net {
             let namespace = self.create(&format!("pod.{}.{}", pod.key.namespace, pod.key.name))?;
             let link = self.link(&namespace, pod.key.to_string(), &pod.addresses);
             link.router_lines(at_nodes.entry(pod.node.clone()).or_default());
+            link.settle_line(settle.entry(pod.node.clone()).or_default());
             let node_link = &self.nodes[&pod.node].1;
             pod.addresses.iter().for_each(|a| node_link.behind_line(*a, &mut at_fabric));
             links.push((pod, namespace, link));
         }
         wiring::run([(&self.fabric, at_fabric)])?;
-        wiring::run(at_nodes.into_iter().map(|(node, lines)| (&self.nodes[&node].0.namespace, lines)))?;
+        let nodes = |lines: BTreeMap<Arc<str>, String>| {
+            wiring::run(lines.into_iter().map(|(node, lines)| (&self.nodes[&node].0.namespace, lines)))
+        };
+        nodes(at_nodes)?;
         wiring::run(links.iter().map(|(_, ns, link)| (ns, guest_lines(link))))?;
+        nodes(settle)?;
         for (pod, namespace, link) in links {
             let host_end = host_end(&self.nodes[&pod.node].0.namespace, &link)?;
             let site = Site {
@@ -159,6 +165,10 @@ impl Net {
         let site = self.pods.remove(key).ok_or_else(|| Error::Name(format!("no pod {key} in the cluster")))?;
         let Some(end) = site.host_end else { return Ok(()) };
         wiring::run([(&end.namespace, format!("link del dev {}\n", end.interface))])?;
+        // An address that another pod has taken over keeps its route.
+        let free = |a: &&IpAddr| !self.pods.values().any(|p| p.addresses.contains(a));
+        let routes = site.addresses.iter().filter(free).map(|a| format!("route del {}\n", wiring::host_route(*a)));
+        wiring::run([(&self.fabric, routes.collect())])?;
         Namespace::remove(site.namespace.name())
     }
 
@@ -203,7 +213,10 @@ impl Net {
                 lines.push_str("addr add 169.254.0.2/32 dev lo\nroute add default via 169.254.1.1 dev eth0\n");
             }
             (*namespace, lines)
-        }))
+        }))?;
+        let mut settle = String::new();
+        guests.iter().for_each(|(_, link)| link.settle_line(&mut settle));
+        wiring::run([(&self.fabric, settle)])
     }
 
     fn create(&self, name: &str) -> Result<Namespace, Error> {

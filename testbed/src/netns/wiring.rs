@@ -64,6 +64,13 @@ impl Link {
         }
     }
 
+    /// To run in the router's namespace, once the guest's end is up. The router's end, up first,
+    /// notices its carrier later, in a work queue, and drops what it should send until then; being
+    /// asked for makes the kernel catch up (linkwatch_sync_dev in rtnl_getlink, net/core/rtnetlink.c).
+    pub fn settle_line(&self, to: &mut String) {
+        line(to, format_args!("link show dev {}", self.interface()));
+    }
+
     /// To run in the router's namespace: `address` lies behind the guest.
     pub fn behind_line(&self, address: IpAddr, to: &mut String) {
         let name = self.interface();
@@ -99,7 +106,8 @@ impl Link {
     }
 }
 
-fn host_route(address: IpAddr) -> String {
+/// The address as a prefix.
+pub(super) fn host_route(address: IpAddr) -> String {
     format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })
 }
 

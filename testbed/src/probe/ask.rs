@@ -13,8 +13,17 @@ use crate::netns::Error;
 
 const MESSAGE: &[u8] = b"netpolc probe";
 
+/// Questions that start at once. Many more would overrun the queue of packets that the kernel keeps
+/// for each processor (net.core.netdev_max_backlog, 1,000 by default), and a lost SYN looks like a drop.
+const BURST: usize = 64;
+
+/// Between bursts.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// How far one question is.
 enum Step {
+    /// Nothing sent yet.
+    Ready(Socket),
     /// TCP: the handshake is under way.
     Connecting(Socket),
     /// Asked; the echo is to come.
@@ -22,35 +31,43 @@ enum Step {
     Done(Answer),
 }
 
-/// Asks all questions at the same time; the answers come in the order of the questions, after
-/// `patience` at the latest and as soon as all are answered.
+/// Asks all questions at the same time (in bursts a few milliseconds apart); the answers come in the
+/// order of the questions, `patience` after the last burst at the latest and as soon as all are answered.
 pub fn ask(questions: &[Question<'_>], patience: Duration) -> Result<Vec<Answer>, Error> {
-    let mut steps = begin(questions)?;
-    let deadline = Instant::now() + patience;
+    let mut steps = sockets(questions)?;
+    let mut started = 0;
+    let mut deadline = Instant::now() + patience;
     loop {
-        let mut interests: Vec<libc::pollfd> = Vec::new();
-        let mut which = Vec::new();
-        for (at, step) in steps.iter().enumerate() {
-            let interest = match step {
-                Step::Connecting(socket) => socket::interest(socket, libc::POLLOUT),
-                Step::Waiting(socket) => socket::interest(socket, libc::POLLIN),
-                Step::Done(_) => continue,
-            };
-            interests.push(interest);
-            which.push(at);
+        let burst = (started + BURST).min(steps.len());
+        for at in started..burst {
+            advance(&mut steps[at], &questions[at]);
+            deadline = Instant::now() + patience;
         }
-        if interests.is_empty() || Instant::now() >= deadline {
+        started = burst;
+        let (which, mut interests) = interests(&steps);
+        let all = started == steps.len();
+        if all && (interests.is_empty() || Instant::now() >= deadline) {
             break;
         }
-        socket::wait(&mut interests, Some(deadline)).map_err(|e| Error::system("poll".into(), e))?;
+        let until = if all { deadline } else { Instant::now() + PAUSE };
+        socket::wait(&mut interests, Some(until)).map_err(|e| Error::system("poll".into(), e))?;
         for (interest, at) in interests.iter().zip(which) {
             if interest.revents != 0 {
-                let step = std::mem::replace(&mut steps[at], Step::Done(Answer::Silent));
-                steps[at] = advance(step, questions[at].ask);
+                advance(&mut steps[at], &questions[at]);
             }
         }
     }
     Ok(steps.into_iter().map(|s| if let Step::Done(answer) = s { answer } else { Answer::Silent }).collect())
+}
+
+/// What the questions under way wait for, and which they are.
+fn interests(steps: &[Step]) -> (Vec<usize>, Vec<libc::pollfd>) {
+    let waiting = steps.iter().enumerate().filter_map(|(at, step)| match step {
+        Step::Connecting(socket) => Some((at, socket::interest(socket, libc::POLLOUT))),
+        Step::Waiting(socket) => Some((at, socket::interest(socket, libc::POLLIN))),
+        Step::Ready(_) | Step::Done(_) => None,
+    });
+    waiting.unzip()
 }
 
 /// Asks until each question passes exactly where `expected` says so, or `patience` is over; gives
@@ -67,15 +84,18 @@ pub fn ask_until(questions: &[Question<'_>], expected: &[bool], patience: Durati
 }
 
 /// Makes the sockets, one visit for each namespace.
-fn begin(questions: &[Question<'_>]) -> Result<Vec<Step>, Error> {
+fn sockets(questions: &[Question<'_>]) -> Result<Vec<Step>, Error> {
     let mut by_site: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (at, question) in questions.iter().enumerate() {
         by_site.entry(question.from.namespace.name()).or_default().push(at);
     }
     let mut steps: Vec<Step> = questions.iter().map(|_| Step::Done(Answer::Silent)).collect();
     for asked in by_site.into_values() {
-        let opened =
-            questions[asked[0]].from.run(|| asked.iter().map(|at| start(&questions[*at])).collect::<Vec<Step>>())?;
+        let open = |at: &usize| {
+            let Question { to, source, ask, .. } = questions[*at];
+            socket::open(to, source, ask).map_or_else(|e| Step::Done(socket::answer_of(&e)), Step::Ready)
+        };
+        let opened: Vec<Step> = questions[asked[0]].from.run(|| asked.iter().map(open).collect())?;
         for (at, step) in asked.into_iter().zip(opened) {
             steps[at] = step;
         }
@@ -83,26 +103,30 @@ fn begin(questions: &[Question<'_>]) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-fn start(question: &Question<'_>) -> Step {
-    let opened = socket::open(question.to, question.source, question.ask);
-    let sent = opened.and_then(|mut socket| match question.ask {
-        Ask::Tcp(_) => Ok(Step::Connecting(socket)),
-        Ask::Udp(_) => socket.write_all(MESSAGE).map(|()| Step::Waiting(socket)),
-        Ask::Ping => socket.write_all(&echo_request(question.to.is_ipv4())).map(|()| Step::Waiting(socket)),
-    });
-    sent.unwrap_or_else(|e| Step::Done(socket::answer_of(&e)))
+/// Does what is to be done next.
+fn advance(step: &mut Step, question: &Question<'_>) {
+    let next = match std::mem::replace(step, Step::Done(Answer::Silent)) {
+        Step::Ready(socket) => start(socket, question),
+        Step::Connecting(socket) => connected(socket),
+        Step::Waiting(mut socket) => match answered(&mut socket, question.ask) {
+            Ok(()) => Ok(Step::Done(Answer::Echo)),
+            Err(e) if socket::would_block(&e) => Ok(Step::Waiting(socket)),
+            Err(e) => Err(e),
+        },
+        done @ Step::Done(_) => Ok(done),
+    };
+    *step = next.unwrap_or_else(|e| Step::Done(socket::answer_of(&e)));
 }
 
-fn advance(step: Step, ask: Ask) -> Step {
-    match step {
-        Step::Connecting(socket) => connected(socket).unwrap_or_else(|e| Step::Done(socket::answer_of(&e))),
-        Step::Waiting(mut socket) => match answered(&mut socket, ask) {
-            Ok(()) => Step::Done(Answer::Echo),
-            Err(e) if socket::would_block(&e) => Step::Waiting(socket),
-            Err(e) => Step::Done(socket::answer_of(&e)),
-        },
-        done => done,
-    }
+fn start(mut socket: Socket, question: &Question<'_>) -> io::Result<Step> {
+    socket::connect(&socket, question.to, question.ask)?;
+    let message = match question.ask {
+        Ask::Tcp(_) => return Ok(Step::Connecting(socket)),
+        Ask::Udp(_) => MESSAGE.to_vec(),
+        Ask::Ping => echo_request(question.to.is_ipv4()),
+    };
+    socket.write_all(&message)?;
+    Ok(Step::Waiting(socket))
 }
 
 fn connected(mut socket: Socket) -> io::Result<Step> {

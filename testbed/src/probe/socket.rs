@@ -11,23 +11,32 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Answer, Ask};
 
-/// A non-blocking socket for `ask`, connecting to `to`. To be called inside the source's namespace.
+/// A non-blocking socket for `ask`, not connected yet. To be called inside the source's namespace.
 pub(super) fn open(to: IpAddr, source: Option<IpAddr>, ask: Ask) -> io::Result<Socket> {
     let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let (kind, protocol, port) = match (ask, to) {
-        (Ask::Tcp(port), _) => (Type::STREAM, Protocol::TCP, port),
-        (Ask::Udp(port), _) => (Type::DGRAM, Protocol::UDP, port),
-        (Ask::Ping, IpAddr::V4(_)) => (Type::DGRAM, Protocol::ICMPV4, 0),
-        (Ask::Ping, IpAddr::V6(_)) => (Type::DGRAM, Protocol::ICMPV6, 0),
+    let (kind, protocol) = match (ask, to) {
+        (Ask::Tcp(_), _) => (Type::STREAM, Protocol::TCP),
+        (Ask::Udp(_), _) => (Type::DGRAM, Protocol::UDP),
+        (Ask::Ping, IpAddr::V4(_)) => (Type::DGRAM, Protocol::ICMPV4),
+        (Ask::Ping, IpAddr::V6(_)) => (Type::DGRAM, Protocol::ICMPV6),
     };
     let socket = Socket::new(domain, kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
+    Ok(socket)
+}
+
+/// Connects it to where `ask` goes; TCP is only begun. Works on any thread.
+pub(super) fn connect(socket: &Socket, to: IpAddr, ask: Ask) -> io::Result<()> {
+    let port = match ask {
+        Ask::Tcp(port) | Ask::Udp(port) => port,
+        Ask::Ping => 0,
+    };
     match socket.connect(&SocketAddr::new(to, port).into()) {
-        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(socket),
-        other => other.map(|()| socket),
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Ok(()),
+        other => other,
     }
 }
 
