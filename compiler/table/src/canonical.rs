@@ -24,8 +24,9 @@ impl Program {
     /// The same program under ids that follow from what they stand for.
     ///
     /// Endpoints, sets and classes go by their fingerprint in the directory. Without one, an endpoint keeps
-    /// its order, a class goes by its prefixes, a set by what it answers. Rows go by their set and ports,
-    /// port classes by protocol and first port. Origins and sizes stay.
+    /// its order (its id, where no endpoint has one), a class goes by its prefixes, a set by what it answers. Rows go by their set and ports,
+    /// port classes by protocol and first port. Origins and sizes stay. Entries that no packet can reach are
+    /// kept, but may stay told apart by the order of their old ids.
     pub fn canonical(&self) -> Program {
         let names = Renaming::of(self);
         let mut out = self.clone();
@@ -62,7 +63,7 @@ impl Renaming {
             ..Renaming::default()
         };
         let permitted = permitted(program, &names.port_classes);
-        names.sets = sets(program, &names.classes, &permitted);
+        names.sets = sets(program, &names, &permitted);
         names.rows = rows(program, &names, permitted);
         names
     }
@@ -112,7 +113,10 @@ fn endpoints(program: &Program) -> Names {
     let interfaces = program.table(TableId::Interface).entries.values().map(|e| e.params[0]);
     let own = [TableId::OwnV4, TableId::OwnV6].into_iter().flat_map(|t| program.table(t).entries.keys());
     let own = own.map(|k| k.value(0).low());
-    let ids = words.chain(interfaces).chain(own).chain(listed.keys().copied()).collect();
+    let ids: BTreeSet<u64> = words.chain(interfaces).chain(own).chain(listed.keys().copied()).collect();
+    if listed.is_empty() {
+        return ids.into_iter().map(|id| (id, id)).collect();
+    }
     number(ids, |id| (!listed.contains_key(&id), listed.get(&id).copied()))
 }
 
@@ -150,10 +154,15 @@ fn permitted(program: &Program, port_classes: &Names) -> BTreeMap<u64, BTreeSet<
     rows
 }
 
-fn sets(program: &Program, classes: &[Names; 2], permitted: &BTreeMap<u64, BTreeSet<u64>>) -> Names {
+fn sets(program: &Program, names: &Renaming, permitted: &BTreeMap<u64, BTreeSet<u64>>) -> Names {
     let listed = program.directory(IdKind::Set);
-    let words = program.table(TableId::Endpoint).entries.values().flat_map(|e| [e.params[0], e.params[1]]);
-    let mut ids: BTreeSet<u64> = words.chain(listed.keys().copied()).collect();
+    let mut users: BTreeMap<u64, BTreeSet<(u64, usize)>> = BTreeMap::new();
+    for (key, entry) in &program.table(TableId::Endpoint).entries {
+        for (direction, set) in entry.params[..2].iter().enumerate() {
+            users.entry(*set).or_default().insert((names.endpoints[&key.value(0).low()], direction));
+        }
+    }
+    let mut ids: BTreeSet<u64> = users.keys().chain(listed.keys()).copied().collect();
     let mut answers: BTreeMap<u64, Vec<_>> = BTreeMap::new();
     for table in [TableId::Base, TableId::Row] {
         for (key, entry) in &program.table(table).entries {
@@ -163,13 +172,16 @@ fn sets(program: &Program, classes: &[Names; 2], permitted: &BTreeMap<u64, BTree
                 continue;
             }
             let family = key.value(1).low();
-            let class = (table == TableId::Row).then(|| classes[usize::from(family != 4)][&key.value(2).low()]);
+            let class = (table == TableId::Row).then(|| names.classes[usize::from(family != 4)][&key.value(2).low()]);
             let ports = (entry.action == ActionId::SetRow).then(|| permitted.get(&entry.params[0]));
             answers.entry(set).or_default().push((family, class, entry.action, ports));
         }
     }
     answers.values_mut().for_each(|list| list.sort());
-    number(ids, |id| (!listed.contains_key(&id), listed.get(&id).copied(), answers.get(&id).cloned()))
+    number(ids, |id| {
+        let unlisted = (answers.get(&id).cloned(), users.get(&id).cloned());
+        (!listed.contains_key(&id), listed.get(&id).copied(), unlisted)
+    })
 }
 
 fn rows(program: &Program, names: &Renaming, permitted: BTreeMap<u64, BTreeSet<u64>>) -> Names {

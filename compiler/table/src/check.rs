@@ -150,7 +150,7 @@ impl Checker<'_> {
                     }
                 }
             }
-            if id(key, 0) == 0 {
+            if key.fields().first().is_some_and(|f| f.value().get() == 0) {
                 self.find(Error, TableId::Endpoint, Some((key, entry)), "endpoint 0 means none");
             }
         }

@@ -1,0 +1,286 @@
+//! The checker names every broken rule with table and entry; canonical ids; the JSON form.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Random, mutate};
+use netpolc_table::{
+    ActionId, Entry, Key, Match, Program, TableId,
+    check::{self, Severity},
+    json,
+    schema::*,
+    text,
+};
+
+/// What the checker says of a program in which `entries` were put.
+fn findings(entries: impl IntoIterator<Item = (TableId, Key, Entry)>) -> Vec<String> {
+    let mut program = Program::default();
+    for (table, key, entry) in entries {
+        program.table_mut(table).entries.insert(key, entry);
+    }
+    check::check(&program).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_empty_program_and_an_isolated_pod_are_fine() {
+    assert_eq!(findings([]), [""; 0]);
+    let word = Word { ingress_set: 1, egress_set: 0, flags: Word::INGRESS };
+    let entries = [
+        (TableId::Interface, interface_key(5), entry(ActionId::SetEndpoint, 1u16)),
+        (TableId::Endpoint, endpoint_key(1), set_policy(word)),
+        (TableId::Base, base_key(1, Family::V4), plain(ActionId::Deny)),
+        (TableId::Base, base_key(1, Family::V6), plain(ActionId::Permit)),
+    ];
+    assert_eq!(findings(entries), [""; 0]);
+}
+
+#[test]
+fn fields_and_actions_that_break_the_schema_are_errors() {
+    let leaf = || set_remote(0, 0);
+    let prefix = |value: u32, length| Key::new([Match::Lpm { value: value.into(), length }]);
+    let cases: Vec<(TableId, Key, Entry, &str)> = vec![
+        (
+            TableId::RemoteV4,
+            prefix(0x0a000001, 24),
+            leaf(),
+            "error: table remote_v4: `10.0.0.1/24 -> set_remote(class 0, incarnation 0x0)`: address has bits set beyond its prefix of 24",
+        ),
+        (
+            TableId::RemoteV4,
+            prefix(0, 33),
+            leaf(),
+            "error: table remote_v4: `0.0.0.0/33 -> set_remote(class 0, incarnation 0x0)`: address has 32 bits, the prefix 33",
+        ),
+        (
+            TableId::RemoteV4,
+            Key::new([Match::exact(1u8)]),
+            leaf(),
+            "error: table remote_v4: `0.0.0.1 -> set_remote(class 0, incarnation 0x0)`: address is matched by lpm, not exact",
+        ),
+        (
+            TableId::RemoteV6,
+            Key::new([]),
+            leaf(),
+            "error: table remote_v6: `() -> set_remote(class 0, incarnation 0x0)`: 0 fields, but the key has 1",
+        ),
+        (
+            TableId::Endpoint,
+            Key::new([Match::exact(65536u32)]),
+            set_policy(Word::default()),
+            "error: table endpoint: `65536 -> set_policy(ingress_set 0, egress_set 0, flags 0x0)`: endpoint is wider than 16 bits",
+        ),
+        (
+            TableId::Directory,
+            directory_key(IdKind::Set, 1),
+            plain(ActionId::Permit),
+            "error: table directory: `2, 1 -> permit`: permit is no action of this table's entries",
+        ),
+        (
+            TableId::RemoteV4,
+            prefix(0, 0),
+            Entry::new(ActionId::SetRemote, [0, 1 << 16, 0]),
+            "error: table remote_v4: `0.0.0.0/0 -> set_remote(class 0, incarnation 0x10000)`: incarnation is wider than 16 bits",
+        ),
+        (
+            TableId::Directory,
+            directory_key(IdKind::Set, 1),
+            Entry::new(ActionId::Fingerprint, [0, 1, 0]),
+            "error: table directory: `2, 1 -> fingerprint(value 0x0, param1 1)`: fingerprint has no parameter 1",
+        ),
+        (
+            TableId::Endpoint,
+            endpoint_key(1),
+            set_policy(Word { flags: 16, ..Word::default() }),
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x10)`: flags that mean nothing",
+        ),
+    ];
+    for (table, key, entry, message) in cases {
+        assert_eq!(findings([(table, key, entry)]), [message]);
+    }
+    let mut small = Program::default();
+    small.table_mut(TableId::OwnV4).size = 1;
+    for endpoint in 0..2 {
+        small.table_mut(TableId::Endpoint).entries.insert(endpoint_key(endpoint + 1), set_policy(Word::default()));
+        let key = own_key(endpoint + 1, "10.0.0.1".parse().unwrap());
+        small.table_mut(TableId::OwnV4).entries.insert(key, plain(ActionId::Own));
+    }
+    let found = check::check(&small);
+    assert_eq!(found[0].to_string(), "error: table own_v4: 2 entries, but its size is 1");
+}
+
+#[test]
+fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
+    let class = |pc: u16| entry(ActionId::SetPortClass, pc);
+    let full = |p| (TableId::Port, port_key(p, 0, 65535), class(1));
+    let overlap = [
+        (TableId::Port, port_key(6, 0, 80), class(2)),
+        (TableId::Port, port_key(6, 80, 65535), class(3)),
+        full(17),
+        full(132),
+    ];
+    assert_eq!(
+        findings(overlap),
+        [
+            "error: table port: `tcp, 80-65535 -> set_port_class(port_class 3)`: overlaps `tcp, 0-80 -> set_port_class(port_class 2)`"
+        ]
+    );
+    let gap =
+        [(TableId::Port, port_key(6, 1, 80), class(2)), (TableId::Port, port_key(6, 90, 65534), class(3)), full(17)];
+    assert_eq!(
+        findings(gap),
+        [
+            "error: table port: tcp: no interval holds the ports 0-0, 81-89, 65535-65535",
+            "error: table port: sctp: no interval holds the ports 0-65535"
+        ]
+    );
+    let wide = (TableId::Port, Key::new([Match::exact(6u8), Match::Range { low: 0, high: 65536 }]), class(1));
+    assert_eq!(
+        findings([wide, full(17), full(132)]),
+        ["error: table port: `tcp, 0-65536 -> set_port_class(port_class 1)`: port is wider than 16 bits"]
+    );
+}
+
+#[test]
+fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
+    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
+    let permit = || plain(ActionId::Permit);
+    let found = findings([
+        (TableId::Interface, interface_key(1), entry(ActionId::SetEndpoint, 9u16)),
+        (TableId::Endpoint, endpoint_key(1), set_policy(word)),
+        (TableId::OwnV4, own_key(3, "10.0.0.1".parse().unwrap()), plain(ActionId::Own)),
+        (TableId::RemoteV4, remote_key("10.0.0.1".parse().unwrap(), 32), set_remote(2, 0)),
+        (TableId::Port, port_key(6, 0, 65535), entry(ActionId::SetPortClass, 1u16)),
+        (TableId::Port, port_key(17, 0, 65535), entry(ActionId::SetPortClass, 1u16)),
+        (TableId::Port, port_key(132, 0, 65535), entry(ActionId::SetPortClass, 1u16)),
+        (TableId::Base, base_key(1, Family::V4), permit()),
+        (TableId::Base, base_key(1, Family::V6), permit()),
+        (TableId::Base, base_key(2, Family::V4), entry(ActionId::SetRow, 5u16)),
+        (TableId::Row, row_key(1, Family::V4, 3), permit()),
+        (TableId::Row, row_key(8, Family::V4, 2), permit()),
+        (TableId::Verdict, verdict_key(6, 1), permit()),
+        (TableId::Verdict, verdict_key(6, 7), permit()),
+        (TableId::Directory, directory_key(IdKind::ClassV4, 3), entry(ActionId::Fingerprint, 1u64)),
+    ]);
+    let expected = [
+        "warning: table interface: `1 -> set_endpoint(endpoint 9)`: endpoint 9 has no word: nothing is isolated",
+        "error: table endpoint: `1 -> set_policy(ingress_set 1, egress_set 2, flags 0x3)`: set 2 has no base for family 6: it denies everything",
+        "warning: table own_v4: `3, 10.0.0.1 -> own`: of no endpoint",
+        "error: table remote_v4: `10.0.0.1/32 -> set_remote(class 2, incarnation 0x0)`: the directory does not know class 2",
+        "error: table base: `2, 4 -> set_row(row 5)`: no verdict belongs to row 5",
+        "warning: table row: `1, 4, 3 -> permit`: no address has this class",
+        "warning: table row: `8, 4, 2 -> permit`: no endpoint uses this set",
+        "warning: table verdict: `6, 1 -> permit`: no set uses this row",
+        "warning: table verdict: `6, 7 -> permit`: no set uses this row",
+        "warning: table verdict: `6, 7 -> permit`: no port has this port class",
+    ];
+    assert_eq!(found, expected);
+    assert!(check::check(&Program::default()).iter().all(|f| f.severity == Severity::Warning));
+}
+
+/// The same program under other ids.
+fn shuffled(random: &mut Random, program: &Program) -> Program {
+    let mut name = |n: u64| -> BTreeMap<u64, u64> {
+        let mut ids: Vec<u64> = (1..=n).map(|i| i * 3 + 1).collect();
+        for i in (1..ids.len()).rev() {
+            ids.swap(i, random.below(i + 1));
+        }
+        [(0, 0)].into_iter().chain((1..).zip(ids)).collect()
+    };
+    let (sets, classes, rows, pcs) = (name(8), name(8), name(8), name(8));
+    let mut out = program.clone();
+    for &table in TableId::ALL {
+        let entries = &mut out.table_mut(table).entries;
+        *entries = std::mem::take(entries)
+            .into_iter()
+            .map(|(key, mut entry)| {
+                let mut fields = key.fields().to_vec();
+                let mut field =
+                    |i: usize, names: &BTreeMap<u64, u64>| fields[i] = Match::exact(names[&key.value(i).low()]);
+                match table {
+                    TableId::Endpoint => entry.params[..2].iter_mut().for_each(|s| *s = sets[s]),
+                    TableId::RemoteV4 | TableId::RemoteV6 => entry.params[0] = classes[&entry.params[0]],
+                    TableId::Port => entry.params[0] = pcs[&entry.params[0]],
+                    TableId::Base => field(0, &sets),
+                    TableId::Row => {
+                        field(0, &sets);
+                        field(2, &classes);
+                    }
+                    TableId::Verdict => {
+                        field(0, &rows);
+                        field(1, &pcs);
+                    }
+                    TableId::Directory if key.value(0).low() == IdKind::Set as u64 => field(1, &sets),
+                    TableId::Directory => field(1, &classes),
+                    _ => (),
+                }
+                if entry.action == ActionId::SetRow {
+                    entry.params[0] = rows[&entry.params[0]];
+                }
+                (Key::new(fields), entry)
+            })
+            .collect();
+    }
+    out
+}
+
+/// Removes what no packet reaches: nothing tells such ids apart.
+fn prune(program: &mut Program) {
+    let first = |program: &Program, table| -> Vec<u64> {
+        let entries = program.table(table).entries.values();
+        entries.filter(|e| e.action != ActionId::Permit && e.action != ActionId::Deny).map(|e| e.params[0]).collect()
+    };
+    let words = program.table(TableId::Endpoint).entries.values();
+    let sets: Vec<u64> = words.flat_map(|e| [e.params[0], e.params[1]]).collect();
+    for table in [TableId::Base, TableId::Row] {
+        program.table_mut(table).entries.retain(|k, _| sets.contains(&k.value(0).low()));
+    }
+    let rows = [first(program, TableId::Base), first(program, TableId::Row)].concat();
+    let pcs = first(program, TableId::Port);
+    let used = |k: &Key| rows.contains(&k.value(0).low()) && [&pcs[..], &[0]].concat().contains(&k.value(1).low());
+    program.table_mut(TableId::Verdict).entries.retain(|k, _| used(k));
+}
+
+#[test]
+fn programs_equal_up_to_ids_are_equal_in_canonical_form() {
+    let mut random = Random::new(11);
+    for i in 0..300 {
+        let mut program = Program::default();
+        mutate(&mut random, &mut program, 50);
+        for set in 1u16..4 {
+            let kinds = [(IdKind::Set, 1), (IdKind::ClassV4, 2), (IdKind::ClassV6, 3)];
+            for (kind, salt) in kinds {
+                // Classes that no address has can be told apart by nothing but their fingerprints.
+                if i % 2 == 0 || kind != IdKind::Set {
+                    let print = entry(ActionId::Fingerprint, u64::from(set) * 7919 % 5 + salt);
+                    program.table_mut(TableId::Directory).entries.insert(directory_key(kind, set.into()), print);
+                }
+            }
+        }
+        prune(&mut program);
+        let other = shuffled(&mut random, &program);
+        let (a, b) = (program.canonical(), other.canonical());
+        assert!(a == b, "{i}:\n{}\n{}", text::print(&a), text::print(&b));
+        assert_eq!(a, a.canonical());
+        assert!(common::answers(&a) == common::answers(&program), "{i}");
+    }
+}
+
+#[test]
+fn the_json_form_has_the_names_of_p4info() {
+    let mut program = Program::default();
+    let mut put = |table, key, entry: Entry| program.table_mut(table).entries.insert(key, entry);
+    put(
+        TableId::RemoteV4,
+        remote_key("10.0.0.0".parse().unwrap(), 8),
+        set_remote(3, 7).from([netpolc_table::Origin::Pod { pod: "a/b".into() }]),
+    );
+    put(TableId::Port, port_key(6, 80, 443), entry(ActionId::SetPortClass, 2u16));
+    put(TableId::OwnV6, own_key(1, "fd00::1".parse().unwrap()), plain(ActionId::Own));
+    let printed = serde_json::to_string_pretty(&json::p4info(&program)).unwrap() + "\n";
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/example.p4info.json");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(file, &printed).unwrap();
+    }
+    assert_eq!(printed, std::fs::read_to_string(file).unwrap(), "run with BLESS=1 and read the difference");
+}
