@@ -13,7 +13,7 @@ fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
         let at = rng.below(bytes.len());
         let end = (at + rng.within(1, 40)).min(bytes.len());
         match rng.below(6) {
-            0 => bytes[at] = rng.next() as u8,
+            0 => bytes[at] = rng.draw() as u8,
             1 => bytes[at] = *rng.pick(b"{}[]:,-\"'\n #&*!|>0"),
             2 => drop(bytes.drain(at..end)),
             3 => {

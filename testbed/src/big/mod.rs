@@ -173,7 +173,7 @@ impl Deployments {
             self.rng.below(self.big.namespaces).min(self.rng.below(self.big.namespaces))
         };
         let app = *self.rng.pick(&APPS);
-        let hash = format!("{:010x}", self.rng.next() >> 24);
+        let hash = format!("{:010x}", self.rng.draw() >> 24);
         let labels = [
             ("app", app.to_owned()),
             ("tier", TIERS[number % TIERS.len()].to_owned()),

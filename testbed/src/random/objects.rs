@@ -95,7 +95,7 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
     };
     let count = rng.below(4);
     Pod {
-        uid: Some(format!("{:016x}", rng.next()).into()),
+        uid: Some(format!("{:016x}", rng.draw()).into()),
         node,
         labels: labels(rng),
         addresses,
