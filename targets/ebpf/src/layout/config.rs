@@ -1,7 +1,7 @@
 //! The config map: the clock's offset, lifetimes, and small constant tables that the programs look up instead of
 //! branching. They are computed from `netpolc_target::semantics`, so the programs cannot disagree with it.
 
-use netpolc_target::semantics::{DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, seconds};
+use netpolc_target::semantics::{DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, seconds};
 
 /// Bytes.
 pub const SIZE: usize = 4096;
@@ -27,6 +27,19 @@ pub const PICK: usize = 1536;
 pub const DATAGRAM_EVENT: usize = 1792;
 /// u32 `[8]` (a place each of 4 bytes): the numbers 0 to 7, so that a program has a value that its verifier does not know.
 pub const NUMBERS: usize = 1808;
+
+/// u8 `[256]`: next header -> 0 no extension header, else [`extension`].
+pub const EXTENSIONS: usize = 2048;
+
+/// How long an IPv6 extension header is.
+pub mod extension {
+    /// (byte 1 + 1) * 8.
+    pub const EIGHTS: u8 = 1;
+    /// (byte 1 + 2) * 4.
+    pub const FOURS: u8 = 2;
+    /// 8: the fragment header.
+    pub const FRAGMENT: u8 = 3;
+}
 
 /// Event codes: `semantics::Event` in order, then what else a packet may be.
 pub mod code {
@@ -166,6 +179,12 @@ pub fn image(clock: Clock) -> Vec<u8> {
         };
         image[ICMP_EVENTS + at] = icmp_code(4, byte);
         image[ICMPV6_EVENTS + at] = icmp_code(6, byte);
+        image[EXTENSIONS + at] = match byte {
+            ip::FRAGMENT => extension::FRAGMENT,
+            ip::AUTHENTICATION => extension::FOURS,
+            _ if ip::EXTENSIONS.contains(&byte) => extension::EIGHTS,
+            _ => 0,
+        };
         image[PICK + at] = (7 - byte.trailing_zeros().min(7) as u8) | (byte.count_ones() as u8) << 4;
     }
     image[DATAGRAM_EVENT] = code::DATAGRAM;

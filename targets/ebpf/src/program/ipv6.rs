@@ -8,8 +8,15 @@ use netpolc_target::{
 
 use super::{Generator, Stage, ctx, mark, parse::be16, stack};
 use crate::{
-    asm::{Alu, Cond, Label, Reg::*, Size},
-    layout::config::{self, code},
+    asm::{
+        Alu, Cond, Label,
+        Reg::{self, *},
+        Size,
+    },
+    layout::{
+        MapId,
+        config::{self, code, extension},
+    },
 };
 
 /// Bits of `stack::IPV6`, beside the hop limit in the low 8.
@@ -18,6 +25,15 @@ pub(super) mod seen {
     pub const FRAGMENT: i32 = 1 << 8;
     /// Of a first fragment.
     pub const FIRST: i32 = 1 << 9;
+}
+
+/// The parsers of layer 4.
+struct Layer4 {
+    tcp: Label,
+    udp: Label,
+    sctp: Label,
+    icmp: Label,
+    other: Label,
 }
 
 /// Where [`Generator::extensions`] goes.
@@ -32,7 +48,9 @@ pub(super) struct Walk {
 impl Generator<'_> {
     /// From `header` on: R2 + 14 points to 40 readable bytes of header, R7 is its offset in the frame.
     pub(super) fn ipv6(&mut self, header: Label) {
-        let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (super_packet, ended, judge) = (self.a.label(), self.a.label(), self.a.label());
+        let [tcp, udp, sctp, icmp, other] = std::array::from_fn(|_| self.a.label());
+        let to = Layer4 { tcp, udp, sctp, icmp, other };
         let (walk, error) = (self.a.label(), self.a.label());
         let short = self.refuse(Truncated);
         let early = self.refuse_early(Malformed);
@@ -71,8 +89,7 @@ impl Generator<'_> {
         a.alu(Alu::And, R5, 255);
         a.alu(Alu::Rsh, R8, 56);
         a.store(Size::Dw, Fp, stack::IPV6, R8);
-        a.bind(layer4);
-        self.layer4_v6(judge, walk, error);
+        self.layer4_v6(&to, judge, walk, error);
 
         let a = &mut self.a;
         a.note("parse: ipv6 without a length");
@@ -98,33 +115,47 @@ impl Generator<'_> {
             return;
         }
         self.judge(Family::V6, error);
-        self.walk(walk, layer4);
+        self.walk(walk, &to);
     }
 
-    /// R3: end, R5: protocol, R7: offset of what follows the header.
-    fn layer4_v6(&mut self, judge: Label, walk: Label, error: Label) {
-        let short = self.refuse(Truncated);
-        let labels: [Label; 4] = std::array::from_fn(|_| self.a.label());
-        let [tcp, udp, sctp, icmp] = labels;
+    /// Goes to the parser of protocol R5, or to `walk`, where extension headers may follow. R3: end, R7: offset of what
+    /// follows the header. After a walk there is no other: then it runs on where no parser knows the protocol.
+    fn dispatch(&mut self, to: &Layer4, walk: Option<Label>) {
         self.a.note("parse: layer 4");
-        let a = &mut self.a;
         if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
-            let proven = a.label();
+            let proven = self.a.label();
+            let a = &mut self.a;
             a.load(Size::Dw, R1, Fp, stack::MARKS);
             a.alu(Alu::And, R1, mark::UNPROVEN);
             a.jump_if(Cond::Eq, R1, 0, proven);
-            self.unproven_v6(icmp, udp, walk);
+            self.unproven_v6(to, walk);
             self.a.note("parse: layer 4");
             self.a.bind(proven);
         }
         let a = &mut self.a;
-        a.jump_if(Cond::Eq, R5, i32::from(ip::TCP), tcp);
-        a.jump_if(Cond::Eq, R5, i32::from(ip::UDP), udp);
-        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
-        for extension in ip::EXTENSIONS {
-            a.jump_if(Cond::Eq, R5, i32::from(extension), walk);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::TCP), to.tcp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::UDP), to.udp);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), to.icmp);
+        if let Some(walk) = walk {
+            self.extension(R5, R4);
+            self.a.jump_if(Cond::Ne, R4, 0, walk);
         }
-        a.jump_if(Cond::Eq, R5, i32::from(ip::SCTP), sctp);
+        self.a.jump_if(Cond::Eq, R5, i32::from(ip::SCTP), to.sctp);
+    }
+
+    /// `kind` = what extension header `number` is, 0: none.
+    fn extension(&mut self, number: Reg, kind: Reg) {
+        self.a.map_value(kind, MapId::Config, config::EXTENSIONS);
+        self.a.alu(Alu::Add, kind, number);
+        self.a.load(Size::B, kind, kind, 0);
+    }
+
+    /// R3: end, R5: protocol, R7: offset of what follows the header.
+    fn layer4_v6(&mut self, to: &Layer4, judge: Label, walk: Label, error: Label) {
+        let short = self.refuse(Truncated);
+        let Layer4 { tcp, udp, sctp, icmp, other } = *to;
+        self.dispatch(to, Some(walk));
+        self.a.bind(other);
         self.layer4_other(judge);
         self.layer4_ports(ip::TCP, tcp, judge, short);
         self.layer4_ports(ip::UDP, udp, judge, short);
@@ -164,14 +195,16 @@ impl Generator<'_> {
     }
 
     /// :: and fe80::/10 may do neighbour and listener discovery (checked with ICMPv6) and DHCPv6. Keeps R3, R5.
-    fn unproven_v6(&mut self, icmp: Label, udp: Label, walk: Label) {
+    fn unproven_v6(&mut self, to: &Layer4, walk: Option<Label>) {
         let spoofed = self.deny(SpoofedSource);
         let a = &mut self.a;
         a.note("guard: unproven source");
-        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
-        for extension in ip::EXTENSIONS {
-            a.jump_if(Cond::Eq, R5, i32::from(extension), walk);
+        a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), to.icmp);
+        if let Some(walk) = walk {
+            self.extension(R5, R4);
+            self.a.jump_if(Cond::Ne, R4, 0, walk);
         }
+        let a = &mut self.a;
         a.jump_if(Cond::Ne, R5, i32::from(ip::UDP), spoofed);
         self.need(8, spoofed);
         let a = &mut self.a;
@@ -180,7 +213,7 @@ impl Generator<'_> {
         a.load(Size::H, R1, R2, 2);
         a.jump_if(Cond::Ne, R1, be16(DHCPV6.1), spoofed);
         a.load(Size::Dw, R3, Fp, stack::END);
-        a.jump(udp);
+        a.jump(to.udp);
     }
 
     /// S55. Keeps R7, R8.
@@ -206,8 +239,8 @@ impl Generator<'_> {
         a.bind(done);
     }
 
-    /// Step 4 of a whole packet, then back to `layer4`.
-    fn walk(&mut self, walk: Label, layer4: Label) {
+    /// Step 4 of a whole packet, then layer 4.
+    fn walk(&mut self, walk: Label, to: &Layer4) {
         let (fragment, after, first) = (self.a.label(), self.a.label(), self.a.label());
         let (malformed, truncated) = (self.refuse(Malformed), self.refuse(Truncated));
         self.a.note("parse: extension headers");
@@ -220,8 +253,9 @@ impl Generator<'_> {
         let back = a.here();
         a.mov(R5, R8);
         a.load(Size::Dw, R3, Fp, stack::END);
-        a.jump(layer4);
-        a.bind(first);
+        self.dispatch(to, None);
+        self.a.jump(to.other);
+        self.a.bind(first);
         self.mark_first(back);
         self.fragment_v6(fragment, after);
     }
@@ -230,18 +264,17 @@ impl Generator<'_> {
     pub(super) fn extensions(&mut self, to: Walk) {
         let (each, fragment, authentication, sized, done) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let extension = self.a.label();
         let a = &mut self.a;
         a.mov(R9, 0);
         a.bind(each);
-        for number in ip::EXTENSIONS {
-            a.jump_if(Cond::Eq, R8, i32::from(number), extension);
-        }
-        a.jump(done);
-        a.bind(extension);
+        self.forget(R7, 0x1ffff);
+        self.extension(R8, R4);
+        let a = &mut self.a;
+        a.jump_if(Cond::Eq, R4, 0, done);
         a.jump_if(Cond::Eq, R9, ip::MAX_EXTENSIONS as i32, to.malformed);
         a.alu(Alu::Add, R9, 1);
-        a.jump_if(Cond::Eq, R8, i32::from(ip::FRAGMENT), fragment);
+        a.jump_if(Cond::Eq, R4, i32::from(extension::FRAGMENT), fragment);
+        a.store(Size::Dw, Fp, stack::SPARE, R4);
         a.mov(R1, R7);
         a.alu(Alu::Add, R1, 2);
         a.load(Size::Dw, R3, Fp, stack::END);
@@ -249,7 +282,8 @@ impl Generator<'_> {
         self.load_bytes(0, stack::BUFFER, 2, to.truncated);
         let a = &mut self.a;
         a.load(Size::B, R1, Fp, stack::BUFFER + 1);
-        a.jump_if(Cond::Eq, R8, i32::from(ip::AUTHENTICATION), authentication);
+        a.load(Size::Dw, R4, Fp, stack::SPARE);
+        a.jump_if(Cond::Eq, R4, i32::from(extension::FOURS), authentication);
         a.alu(Alu::Add, R1, 1);
         a.alu(Alu::Lsh, R1, 3);
         a.bind(sized);

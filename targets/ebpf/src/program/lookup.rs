@@ -184,10 +184,17 @@ impl Generator<'_> {
             a.jump_if(Cond::Set, R1, (state::BUSY >> 32) as i32, *resume);
             a.mov(R1, R0);
             a.alu(Alu::Rsh, R1, 48);
-            if way != 0 {
-                a.alu(Alu::Add, R2, i32::from(way * 8));
-                a.alu(Alu::Add, R3, i32::from(way * size));
-            }
+            // The way's number plus the difference of two equal tags, so that the verifier does not know which way it is
+            // and follows what comes after once.
+            a.mov(R0, R4);
+            a.alu(Alu::Rsh, R0, state::TAG_SHIFT as i32);
+            a.alu(Alu::Sub, R0, R5);
+            a.alu(Alu::Add, R0, i32::from(way));
+            a.alu(Alu::And, R0, 7);
+            a.alu(Alu::Lsh, R0, 3);
+            a.alu(Alu::Add, R2, R0);
+            a.alu(Alu::Lsh, R0, i32::from(size / 8).ilog2() as i32);
+            a.alu(Alu::Add, R3, R0);
             a.jump(found);
         }
         a.bind(absent);

@@ -37,7 +37,11 @@ use netpolc_table::schema::{Family, Word};
 use netpolc_target::{Hook, semantics::DropReason};
 
 use crate::{
-    asm::{Alu, Asm, AsmError, Code, Cond, Label, Reg::*, Size},
+    asm::{
+        Alu, Asm, AsmError, Code, Cond, Label,
+        Reg::{self, *},
+        Size,
+    },
     layout::{Capacities, Clock, MapId, config, endpoint},
 };
 
@@ -270,6 +274,17 @@ impl Generator<'_> {
         self.word_flags();
         self.a.alu(Alu::And, R1, isolation(self.hook));
         self.a.jump_if(Cond::Eq, R1, 0, label);
+    }
+
+    /// Makes the verifier forget all that it knows of `reg` but that it is at most `most` (one less than a power of two), which must
+    /// be true: what comes after is then followed once, and not once for each value or way to here. Changes R1, R2.
+    fn forget(&mut self, reg: Reg, most: i32) {
+        let a = &mut self.a;
+        a.load(Size::W, R1, R6, ctx::LEN);
+        a.load(Size::W, R2, R6, ctx::LEN);
+        a.alu(Alu::Sub, R1, R2); // 0, but the verifier does not see it
+        a.alu(Alu::Add, reg, R1);
+        a.alu(Alu::And, reg, most);
     }
 
     /// Leaves now, in ticks, in R0. Changes R1-R5.

@@ -124,6 +124,7 @@ impl Generator<'_> {
         self.a.note("parse: ipv4, by helper");
         self.a.bind(v4);
         self.a.alu(Alu::Add, R7, 14);
+        self.forget(R7, 31);
         self.load_bytes(0, stack::BUFFER, 20, short);
         let a = &mut self.a;
         a.load(Size::Dw, R8, Fp, stack::BUFFER);
@@ -137,6 +138,7 @@ impl Generator<'_> {
         self.a.note("parse: ipv6, by helper");
         self.a.bind(v6);
         self.a.alu(Alu::Add, R7, 14);
+        self.forget(R7, 31);
         self.load_bytes(0, stack::BUFFER, 40, short);
         self.a.mov(R2, Fp);
         self.a.alu(Alu::Add, R2, i32::from(stack::BUFFER) - 14);
