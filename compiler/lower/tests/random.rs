@@ -60,7 +60,7 @@ fn incremental_equals_from_scratch() {
             change.apply(&mut cluster);
             compiler.apply(event(change.clone())).unwrap();
             let scratch = compile(&cluster, scope.clone()).unwrap();
-            let (got, want) = (compiler.program().clone(), scratch.program().clone());
+            let (got, want) = (compiler.program().canonical(), scratch.program().canonical());
             for id in TableId::ALL {
                 let (got, want) = (&got.table(*id).entries, &want.table(*id).entries);
                 assert_eq!(got, want, "seed {seed} step {step} {change:?}: table {}", id.spec().name);
