@@ -1,17 +1,38 @@
 //! The eBPF target: tables in memory-mapped maps, two generated TC programs for each pod.
 //!
+//! ```text
+//! target      Ebpf: Target and Datapath; private or pinned; growth
+//! generation  tables with their programs
+//! tables      a Write as stores, and everything decoded back
+//! state       connections and counters: read, inserted, purged
+//! maps        the maps, by the layout; memory: one of them as atomics; ledger: what decoding needs beside them
+//! program     the instructions of both hooks; asm, disasm, elf, loader: on their way into the kernel
+//! attach      TCX links or clsact filters; pins: what outlives a process
+//! ```
+//!
 //! [`layout`] says what the maps hold; both the programs and user space go by it.
 
 pub mod asm;
+pub mod attach;
+mod clsact;
 pub mod disasm;
 pub mod elf;
+mod generation;
 pub mod layout;
 pub mod ledger;
 pub mod loader;
 pub mod maps;
 pub mod memory;
+mod pins;
 pub mod program;
 pub mod settle;
 pub mod state;
 pub mod sys;
 pub mod tables;
+mod target;
+
+pub use attach::{Attachment, Mode, Way};
+pub use layout::Capacities;
+pub use maps::MapFacts;
+pub use state::{Connection, Inserted, Live};
+pub use target::{Config, Ebpf};

@@ -17,7 +17,7 @@ use netpolc_target_ebpf::{
     layout::{Capacities, Clock, MapId, exact, exact_buckets, trie},
     maps::{Maps, Shared},
     settle::Grace,
-    tables::Tables,
+    tables::{Stop, Tables},
 };
 
 fn empty(capacities: Capacities) -> Tables {
@@ -74,7 +74,7 @@ fn what_is_written_is_read_again_and_found_by_packets() {
     for round in 0..1500 {
         let write = common::write(&mut rng, &model);
         model.apply(&write);
-        tables.write(&write, &grace).unwrap_or_else(|e| panic!("round {round}: {e}: {write:?}"));
+        tables.write(&write, &grace).unwrap_or_else(|e| panic!("round {round}: {e:?}: {write:?}"));
         for family in Family::BOTH {
             for _ in 0..8 {
                 let address = common::address(&mut rng, family);
@@ -111,7 +111,7 @@ fn s59_a_full_trie_changes_nothing_and_blocks_come_back() {
             Err(e) => break e,
         }
     };
-    assert!(matches!(full, Error::Full { table: TableId::RemoteV4, .. }), "{full}");
+    assert!(matches!(full, Stop::Room { table: TableId::RemoteV4, .. }), "{full:?}");
     assert_eq!(n, 128, "two blocks for each address of its own /16");
     let before = tables.read().unwrap();
     assert_eq!(before.len(), 128);
@@ -132,14 +132,15 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
     let mut full = 0;
     for i in 0..400 {
         let address = Ipv6Addr::from(u128::from(rng.next()) << 64 | u128::from(rng.next()));
-        let mut write = Write::put(TableId::RemoteV6, schema::remote_key(address.into(), 128), schema::set_remote(i % 9, 3));
+        let mut write =
+            Write::put(TableId::RemoteV6, schema::remote_key(address.into(), 128), schema::set_remote(i % 9, 3));
         if i % 3 == 0 {
             write.remove.extend(model.table(TableId::RemoteV6).entries.keys().next().cloned());
         }
         match tables.write(&write, &grace) {
             Ok(()) => model.apply(&write),
-            Err(Error::Full { .. }) => full += 1,
-            Err(e) => panic!("{e}"),
+            Err(Stop::Room { .. }) => full += 1,
+            Err(e) => panic!("{e:?}"),
         }
         assert_eq!(tables.read().unwrap(), model);
     }

@@ -19,7 +19,7 @@ use netpolc_table::{
 };
 use netpolc_target::Error;
 
-use super::{Grace, full, invalid, number};
+use super::{Grace, Room, Stop, invalid, number};
 use crate::{
     layout::{MapId, endpoint, own_more_key},
     ledger::LedgerId,
@@ -49,6 +49,9 @@ pub struct Endpoints {
     more_count: u32,
     /// Records whose IPv6 address may still be read.
     stale_v6: HashSet<u16>,
+    /// The slot of interface 1, and what stands in it while it is lent.
+    low: Option<usize>,
+    lent: Option<u16>,
 }
 
 fn record(maps: &Maps, id: u16) -> &[AtomicU64] {
@@ -61,17 +64,17 @@ fn presence(maps: &Maps, id: u16) -> &AtomicU8 {
     &maps.ledger(LedgerId::Endpoint)[usize::from(id)]
 }
 
-fn endpoint_id(maps: &Maps, table: TableId, value: u64) -> Result<u16, Error> {
-    match number(table, "endpoints", value.into(), maps.capacities.endpoints)? {
+fn endpoint_id(maps: &Maps, table: TableId, value: u64) -> Result<u16, Stop> {
+    match number(table, Room::Endpoints, value.into(), maps.capacities.endpoints)? {
         0 => Err(invalid(table, "endpoint 0 stands for none".into())),
         id => Ok(id as u16),
     }
 }
 
 /// Checks a change of `interface`.
-pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u32, Option<u16>), Error> {
+pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u32, Option<u16>), Stop> {
     let table = TableId::Interface;
-    let ifindex = number(table, "interface indices", key.value(0), INTERFACES)?;
+    let ifindex = number(table, Room::Never("interface indices"), key.value(0), INTERFACES)?;
     match entry {
         None => Ok((ifindex, None)),
         Some(e) if e.action == ActionId::SetEndpoint => Ok((ifindex, Some(endpoint_id(maps, table, e.params[0])?))),
@@ -80,21 +83,21 @@ pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<
 }
 
 /// Checks a change of `endpoint`.
-pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u16, Option<Word>), Error> {
+pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u16, Option<Word>), Stop> {
     let table = TableId::Endpoint;
     let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
     let Some(entry) = entry else { return Ok((id, None)) };
     if entry.action != ActionId::SetPolicy {
         return Err(invalid(table, format!("no action {}", entry.action.spec().name)));
     }
-    for (set, what) in entry.params.iter().zip(["ingress set", "egress set"]) {
-        number(table, what, (*set).into(), maps.capacities.sets)?;
+    for set in &entry.params[..2] {
+        number(table, Room::Sets, (*set).into(), maps.capacities.sets)?;
     }
     Ok((id, Some(word_of(entry))))
 }
 
 /// Checks a change of `own_v4` or `own_v6`.
-pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) -> Result<(u16, IpAddr, bool), Error> {
+pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) -> Result<(u16, IpAddr, bool), Stop> {
     let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
     let bits = key.value(1).get();
     let address = if table == TableId::OwnV4 {
@@ -112,10 +115,10 @@ pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) 
 }
 
 /// Checks a change of `directory`: its place and value.
-pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64), Error> {
+pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64), Stop> {
     let table = TableId::Directory;
-    let kind = number(table, "kinds", key.value(0), 8)?;
-    let id = number(table, "ids", key.value(1), 65536)?;
+    let kind = number(table, Room::Never("kinds"), key.value(0), 8)?;
+    let id = number(table, Room::Never("ids"), key.value(1), 65536)?;
     match entry {
         None => Ok(((kind as usize) << 16 | id as usize, 0)),
         Some(e) if e.action != ActionId::Fingerprint => {
@@ -167,7 +170,7 @@ impl Endpoints {
     }
 
     /// Would these interfaces find blocks?
-    pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[u32], grace: &Grace) -> Result<(), Error> {
+    pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[u32], grace: &Grace) -> Result<(), Stop> {
         let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
         let new: HashSet<u32> = puts.iter().map(|i| i >> 8).filter(|&d| dir[d as usize].load(Relaxed) == 0).collect();
         if new.len() > self.free.len() && !self.quarantine.is_empty() {
@@ -175,7 +178,9 @@ impl Endpoints {
             self.free.append(&mut self.quarantine);
         }
         if new.len() > self.free.len() {
-            return Err(full(TableId::Interface, maps.capacities.interface_blocks, "blocks of 256 interfaces"));
+            let capacity = u64::from(maps.capacities.interface_blocks);
+            let need = capacity + (new.len() - self.free.len()) as u64;
+            return Err(Stop::Room { table: TableId::Interface, room: Room::InterfaceBlocks, capacity, need });
         }
         Ok(())
     }
@@ -209,6 +214,37 @@ impl Endpoints {
         }
     }
 
+    /// See [`super::Tables::lend_low_interfaces`].
+    pub fn lend_low(&mut self, maps: &Maps) {
+        let dir = &maps.words::<AtomicU16>(MapId::InterfaceDir)[0];
+        if dir.load(Relaxed) == 0 {
+            let Some(block) = self.free.pop() else { return };
+            dir.store(block, Release);
+        }
+        let block = usize::from(dir.load(Relaxed));
+        self.uses[block] += 1;
+        self.low = Some(block * 256 + 1);
+    }
+
+    /// See [`super::Tables::lend_interface`].
+    pub fn lend(&mut self, maps: &Maps, ifindex: u32) {
+        let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
+        let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
+        let block = dir.get((ifindex >> 8) as usize).map_or(0, |d| d.load(Relaxed));
+        let endpoint = slots[usize::from(block) * 256 + (ifindex & 255) as usize].load(Relaxed);
+        if let Some(low) = self.low {
+            self.lent = Some(slots[low].load(Relaxed));
+            slots[low].store(endpoint, Release);
+        }
+    }
+
+    /// See [`super::Tables::return_interface`].
+    pub fn unlend(&mut self, maps: &Maps) {
+        if let (Some(low), Some(own)) = (self.low, self.lent.take()) {
+            maps.words::<AtomicU16>(MapId::InterfaceBlock)[low].store(own, Release);
+        }
+    }
+
     /// Changes an endpoint's word.
     pub fn write_endpoint(&mut self, maps: &Maps, id: u16, word: Option<Word>, grace: &Grace) -> Result<(), Error> {
         let (record, presence) = (record(maps, id), presence(maps, id));
@@ -230,13 +266,14 @@ impl Endpoints {
     }
 
     /// Would these own addresses find room?
-    pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(u16, IpAddr)]) -> Result<(), Error> {
+    pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(u16, IpAddr)]) -> Result<(), Stop> {
         if self.more_count as usize + puts.len() <= maps.capacities.more_addresses as usize {
             return Ok(());
         }
         let into_more = puts.iter().filter(|(id, address)| !self.has(maps, *id, *address)).count();
         if self.more_count as usize + into_more > maps.capacities.more_addresses as usize {
-            return Err(full(table, maps.capacities.more_addresses, "further addresses"));
+            let (capacity, need) = (maps.capacities.more_addresses.into(), self.more_count as u64 + into_more as u64);
+            return Err(Stop::Room { table, room: Room::MoreAddresses, capacity, need });
         }
         Ok(())
     }

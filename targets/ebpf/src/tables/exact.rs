@@ -16,7 +16,7 @@ use std::{
 use netpolc_table::TableId;
 use netpolc_target::Error;
 
-use super::Grace;
+use super::{Grace, Room, Stop};
 use crate::{
     layout::{MapId, exact, exact_buckets},
     maps::Maps,
@@ -83,18 +83,13 @@ impl Exact {
         Ok(this)
     }
 
-    /// The value of an address: (class + 1) | incarnation << 16.
-    pub fn get(&self, maps: &Maps, address: Ipv6Addr) -> Option<u32> {
-        self.places.get(&address).map(|&place| value(maps, place).load(Relaxed))
-    }
-
-    fn full(&self) -> Error {
-        let what = "addresses; a larger remote_v6_buckets helps".into();
-        Error::Full { table: TableId::RemoteV6, capacity: u64::from(self.buckets) * exact::WAYS as u64, what }
+    fn full(&self) -> Stop {
+        let capacity = u64::from(self.buckets);
+        Stop::Room { table: TableId::RemoteV6, room: Room::RemoteV6Buckets, capacity, need: capacity + 1 }
     }
 
     /// Refuses what would load the table beyond 15/16.
-    pub fn reserve(&self, puts: &[(Ipv6Addr, u32)]) -> Result<(), Error> {
+    pub fn reserve(&self, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
         let new = puts.iter().filter(|(a, _)| !self.places.contains_key(a)).count();
         let room = self.buckets as usize * exact::WAYS * 15 / 16;
         if self.places.len() + new > room { Err(self.full()) } else { Ok(()) }
@@ -107,7 +102,7 @@ impl Exact {
         removes: &[Ipv6Addr],
         puts: &[(Ipv6Addr, u32)],
         grace: &Grace,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Stop> {
         let mut made = vec![];
         for &(address, new) in puts {
             if !self.places.contains_key(&address) {
@@ -147,7 +142,7 @@ impl Exact {
     }
 
     /// An empty place for a new address; moves others where its buckets are full.
-    fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Error> {
+    fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
         // places promised to other new addresses of the same write hold no value yet
         let taken: HashSet<Place> =
             self.places.values().copied().filter(|&p| value(maps, p).load(Relaxed) == 0).collect();
@@ -179,7 +174,7 @@ impl Exact {
                 }
                 from.insert(next, Some(place));
                 if self.empty(maps, next, &taken) {
-                    return self.shift(maps, &from, next, grace);
+                    return Ok(self.shift(maps, &from, next, grace)?);
                 }
                 queue.push_back(next);
             }

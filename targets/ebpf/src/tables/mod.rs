@@ -31,7 +31,7 @@ use exact::Exact;
 use ports::Ports;
 use trie::{Prefix, Trie};
 
-use crate::{maps::Maps, settle::Grace};
+use crate::{layout::Capacities, maps::Maps, settle::Grace};
 
 /// The tables of one generation.
 #[derive(Debug)]
@@ -45,20 +45,118 @@ pub struct Tables {
     endpoints: Endpoints,
 }
 
-fn invalid(table: TableId, reason: String) -> Error {
-    Error::Invalid { table, reason }
+/// A capacity that may be too small for a write: a field of [`Capacities`], or one that no generation enlarges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// `interface_blocks`
+    InterfaceBlocks,
+    /// `endpoints`, which the shared state fixes.
+    Endpoints,
+    /// `sets`
+    Sets,
+    /// `classes_v4`
+    ClassesV4,
+    /// `classes_v6`
+    ClassesV6,
+    /// `rows`
+    Rows,
+    /// `port_words`, in port classes.
+    PortClasses,
+    /// `remote_v4_blocks`
+    RemoteV4Blocks,
+    /// `remote_v6_blocks`
+    RemoteV6Blocks,
+    /// `remote_v6_buckets`
+    RemoteV6Buckets,
+    /// `more_addresses`
+    MoreAddresses,
+    /// What the layout cannot hold at all.
+    Never(&'static str),
 }
 
-fn full(table: TableId, capacity: u32, what: &str) -> Error {
-    Error::Full { table, capacity: capacity.into(), what: what.into() }
+impl Room {
+    /// Its field of the capacities, and units in one of it; None where it cannot be enlarged.
+    pub fn field(self, c: &mut Capacities) -> Option<(&mut u32, u64)> {
+        match self {
+            Room::InterfaceBlocks => Some((&mut c.interface_blocks, 1)),
+            Room::Sets => Some((&mut c.sets, 1)),
+            Room::ClassesV4 => Some((&mut c.classes_v4, 1)),
+            Room::ClassesV6 => Some((&mut c.classes_v6, 1)),
+            Room::Rows => Some((&mut c.rows, 1)),
+            Room::PortClasses => Some((&mut c.port_words, 64)),
+            Room::RemoteV4Blocks => Some((&mut c.remote_v4_blocks, 1)),
+            Room::RemoteV6Blocks => Some((&mut c.remote_v6_blocks, 1)),
+            Room::RemoteV6Buckets => Some((&mut c.remote_v6_buckets, 1)),
+            Room::MoreAddresses => Some((&mut c.more_addresses, 1)),
+            Room::Endpoints | Room::Never(_) => None,
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Room::InterfaceBlocks => "blocks of 256 interface indices",
+            Room::Endpoints => "endpoints; raise `endpoints` and install anew",
+            Room::Sets => "policy sets",
+            Room::ClassesV4 => "IPv4 classes",
+            Room::ClassesV6 => "IPv6 classes",
+            Room::Rows => "rows",
+            Room::PortClasses => "port classes",
+            Room::RemoteV4Blocks => "blocks of the IPv4 trie",
+            Room::RemoteV6Blocks => "blocks of the IPv6 trie",
+            Room::RemoteV6Buckets => "buckets of IPv6 addresses",
+            Room::MoreAddresses => "further own addresses",
+            Room::Never(what) => what,
+        }
+    }
+}
+
+/// Why a write was not done. Nothing was changed.
+#[derive(Debug)]
+pub enum Stop {
+    /// No place.
+    Room {
+        /// Where.
+        table: TableId,
+        /// Which capacity.
+        room: Room,
+        /// Its size.
+        capacity: u64,
+        /// At least so much is needed.
+        need: u64,
+    },
+    /// Anything else.
+    Other(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Other(error)
+    }
+}
+
+impl From<Stop> for Error {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Room { table, room, capacity, need } => {
+                let what = format!("{need} {} needed", room.what());
+                Error::Full { table, capacity, what }
+            }
+            Stop::Other(error) => error,
+        }
+    }
+}
+
+fn invalid(table: TableId, reason: String) -> Stop {
+    Stop::Other(Error::Invalid { table, reason })
 }
 
 /// A number below `limit`.
-fn number(table: TableId, what: &str, value: Value, limit: u32) -> Result<u32, Error> {
-    match u32::try_from(value.get()) {
-        Ok(number) if number < limit => Ok(number),
-        _ => Err(full(table, limit, what)),
+fn number(table: TableId, room: Room, value: Value, limit: u32) -> Result<u32, Stop> {
+    let number = value.get();
+    if number < u128::from(limit) {
+        return Ok(number as u32);
     }
+    Err(Stop::Room { table, room, capacity: limit.into(), need: (number as u64).saturating_add(1) })
 }
 
 fn bit(words: &[AtomicU64], i: usize) -> bool {
@@ -98,29 +196,25 @@ impl Tables {
     }
 
     /// Does one write, see `netpolc_target::Target::write`.
-    pub fn write(&mut self, write: &Write, grace: &Grace) -> Result<(), Error> {
-        for (key, what) in write.put.iter().map(|(k, _)| k).chain(&write.remove).map(|k| (k, "fields")) {
-            check_shape(write.table, key, what)?;
+    ///
+    /// # Errors
+    /// [`Stop::Room`] where a larger generation would hold it.
+    pub fn write(&mut self, write: &Write, grace: &Grace) -> Result<(), Stop> {
+        for key in write.put.iter().map(|(k, _)| k).chain(&write.remove) {
+            check_shape(write.table, key)?;
         }
         // a key that is put is not removed, and the last put of a key counts
         let mut changes: BTreeMap<&Key, Option<&Entry>> = write.remove.iter().map(|k| (k, None)).collect();
         changes.extend(write.put.iter().map(|(k, e)| (k, Some(e))));
         // what is not there need not be removable: ids beyond a capacity are simply absent
-        let absent = |result: &Result<(), Error>, entry: Option<&Entry>| {
-            entry.is_none() && matches!(result, Err(Error::Full { .. }))
-        };
         macro_rules! checked {
             ($check:expr) => {{
                 let mut list = vec![];
                 for (&key, &entry) in &changes {
                     match $check(key, entry) {
                         Ok(change) => list.push(change),
-                        Err(error) => {
-                            let error = Err(error);
-                            if !absent(&error, entry) {
-                                return error;
-                            }
-                        }
+                        Err(Stop::Room { .. }) if entry.is_none() => {}
+                        Err(stop) => return Err(stop),
                     }
                 }
                 list
@@ -189,7 +283,7 @@ impl Tables {
     /// /128 prefixes go to the cuckoo table, which is asked first, others to the trie. Order: new addresses, prefixes,
     /// addresses that go; so each address has its old answer or its new one. A packet that missed a new address must
     /// not see the prefixes change, hence the grace period.
-    fn write_v6(&mut self, list: Vec<RemoteChange>, grace: &Grace) -> Result<(), Error> {
+    fn write_v6(&mut self, list: Vec<RemoteChange>, grace: &Grace) -> Result<(), Stop> {
         let (hosts, prefixes): (Vec<_>, Vec<_>) = list.into_iter().partition(|c| c.length == 128);
         let (removes, puts) = split(prefixes.iter());
         let mut host_puts: Vec<(Ipv6Addr, u32)> = vec![];
@@ -243,6 +337,21 @@ impl Tables {
         Ok(program)
     }
 
+    /// Keeps the block of interfaces 0 to 255 whatever is in it, so that [`Tables::lend_interface`] is one store.
+    pub fn lend_low_interfaces(&mut self) {
+        self.endpoints.lend_low(&self.maps);
+    }
+
+    /// Lets interface 1 act as `ifindex`, until it is returned: a test run needs a device, and lo is always there.
+    pub fn lend_interface(&mut self, ifindex: u32) {
+        self.endpoints.lend(&self.maps, ifindex);
+    }
+
+    /// Ends it.
+    pub fn return_interface(&mut self) {
+        self.endpoints.unlend(&self.maps);
+    }
+
     /// Units in use of the maps where that has a meaning: blocks of the tries, addresses, port intervals.
     pub fn used(&self, map: &str) -> Option<u64> {
         match map {
@@ -256,7 +365,7 @@ impl Tables {
 }
 
 /// The key's fields must be of the table's kinds.
-fn check_shape(table: TableId, key: &Key, what: &str) -> Result<(), Error> {
+fn check_shape(table: TableId, key: &Key) -> Result<(), Stop> {
     use netpolc_table::schema::MatchKind;
     let spec = table.spec().fields;
     let fits = |(field, part): (&netpolc_table::schema::FieldSpec, &Match)| match part {
@@ -265,12 +374,12 @@ fn check_shape(table: TableId, key: &Key, what: &str) -> Result<(), Error> {
         Match::Range { .. } => field.kind == MatchKind::Range,
     };
     if key.fields().len() != spec.len() || !spec.iter().zip(key.fields()).all(fits) {
-        return Err(invalid(table, format!("{key:?}: not its {what}")));
+        return Err(invalid(table, format!("{key:?} is not of its fields")));
     }
     Ok(())
 }
 
-fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -> Result<RemoteChange, Error> {
+fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -> Result<RemoteChange, Stop> {
     let table = TableId::remote(family);
     let Some(&Match::Lpm { value, length }) = key.fields().first() else {
         return Err(invalid(table, "the address is no prefix".into()));
@@ -290,11 +399,11 @@ fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -
             return Err(invalid(table, format!("no action {}", e.action.spec().name)));
         }
         Some(e) => {
-            let (what, limit) = match family {
-                Family::V4 => ("IPv4 classes", maps.capacities.classes_v4),
-                Family::V6 => ("IPv6 classes", maps.capacities.classes_v6.min(0xffff)),
+            let (room, limit) = match family {
+                Family::V4 => (Room::ClassesV4, maps.capacities.classes_v4),
+                Family::V6 => (Room::ClassesV6, maps.capacities.classes_v6.min(0xffff)),
             };
-            let class = number(table, what, e.params[0].into(), limit)?;
+            let class = number(table, room, e.params[0].into(), limit)?;
             let incarnation =
                 u16::try_from(e.params[1]).map_err(|_| invalid(table, "incarnation beyond 16 bits".into()))?;
             if incarnation != 0 && length != family.bits() {

@@ -15,9 +15,8 @@ use netpolc_table::{
     ActionId, Entry, Key, Match, Program, TableId,
     schema::{self, port_key},
 };
-use netpolc_target::Error;
 
-use super::{invalid, number, set_bit};
+use super::{Room, Stop, invalid, number, set_bit};
 use crate::{
     layout::MapId,
     ledger::{COVERED, FIRST, LedgerId},
@@ -42,7 +41,7 @@ fn flags(maps: &Maps, protocol: u8) -> &[AtomicU8] {
 }
 
 /// Checks a change.
-pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<u16>), Error> {
+pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<u16>), Stop> {
     let table = TableId::Port;
     let number_of = key.value(0).get();
     let Some(protocol) = PROTOCOLS.iter().position(|&p| u128::from(p) == number_of) else {
@@ -57,7 +56,7 @@ pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval,
     let class = match entry {
         None => None,
         Some(e) if e.action == ActionId::SetPortClass => {
-            Some(number(table, "port classes", e.params[0].into(), maps.capacities.port_words * 64)? as u16)
+            Some(number(table, Room::PortClasses, e.params[0].into(), maps.capacities.port_words * 64)? as u16)
         }
         Some(e) => return Err(invalid(table, format!("no action {}", e.action.spec().name))),
     };
@@ -73,7 +72,7 @@ impl Ports {
     }
 
     /// Would these intervals be disjoint?
-    pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, u16)]) -> Result<(), Error> {
+    pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, u16)]) -> Result<(), Stop> {
         let gone = |p: u8, low: u16, high: u16| {
             removes.contains(&(p, low, high)) || puts.iter().any(|(i, _)| *i == (p, low, high))
         };

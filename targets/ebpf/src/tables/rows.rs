@@ -17,7 +17,7 @@ use netpolc_table::{
 };
 use netpolc_target::Error;
 
-use super::{bit, full, invalid, number, set_bit};
+use super::{Room, Stop, bit, invalid, number, set_bit};
 use crate::{
     layout::{MapId, ROW_DENY, ROW_PERMIT},
     ledger::{LedgerId, PRESENT},
@@ -53,7 +53,7 @@ pub fn open(maps: &Maps) {
     }
 }
 
-fn family(table: TableId, key: &Key) -> Result<Family, Error> {
+fn family(table: TableId, key: &Key) -> Result<Family, Stop> {
     match key.value(1).get() {
         4 => Ok(Family::V4),
         6 => Ok(Family::V6),
@@ -61,29 +61,26 @@ fn family(table: TableId, key: &Key) -> Result<Family, Error> {
     }
 }
 
-fn set(maps: &Maps, table: TableId, key: &Key) -> Result<u32, Error> {
-    match number(table, "set", key.value(0), maps.capacities.sets)? {
+fn set(maps: &Maps, table: TableId, key: &Key) -> Result<u32, Stop> {
+    match number(table, Room::Sets, key.value(0), maps.capacities.sets)? {
         0 => Err(invalid(table, "set 0 stands for none".into())),
         set => Ok(set),
     }
 }
 
-fn class(maps: &Maps, family: Family, key: &Key) -> Result<u32, Error> {
-    let what = if family == Family::V4 { "IPv4 class" } else { "IPv6 class" };
-    number(TableId::Row, what, key.value(2), classes(maps, family))
+fn class(maps: &Maps, family: Family, key: &Key) -> Result<u32, Stop> {
+    let room = if family == Family::V4 { Room::ClassesV4 } else { Room::ClassesV6 };
+    number(TableId::Row, room, key.value(2), classes(maps, family))
 }
 
-fn row_id(maps: &Maps, table: TableId, row: u64) -> Result<u16, Error> {
+fn row_id(maps: &Maps, table: TableId, row: u64) -> Result<u16, Stop> {
     match row {
         0 => Err(invalid(table, "row 0 stands for deny".into())),
-        _ if row >= u64::from(maps.capacities.rows.min(u32::from(ROW_PERMIT))) => {
-            Err(full(table, maps.capacities.rows, "rows"))
-        }
-        _ => Ok(row as u16),
+        _ => Ok(number(table, Room::Rows, row.into(), maps.capacities.rows.min(ROW_PERMIT.into()))? as u16),
     }
 }
 
-fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Error> {
+fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Stop> {
     match entry.action {
         ActionId::Permit => Ok(ROW_PERMIT),
         ActionId::Deny => Ok(ROW_DENY),
@@ -108,23 +105,23 @@ pub type RowChange = (u32, Family, u32, Option<u16>);
 pub type VerdictChange = (u32, u32, bool);
 
 /// Checks a change of `base`.
-pub fn check_base(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<BaseChange, Error> {
+pub fn check_base(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<BaseChange, Stop> {
     let family = family(TableId::Base, key)?;
     let row = entry.map(|e| encode(maps, TableId::Base, e)).transpose()?;
     Ok((set(maps, TableId::Base, key)?, family, row))
 }
 
 /// Checks a change of `row`.
-pub fn check_row(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<RowChange, Error> {
+pub fn check_row(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<RowChange, Stop> {
     let family = family(TableId::Row, key)?;
     let row = entry.map(|e| encode(maps, TableId::Row, e)).transpose()?;
     Ok((set(maps, TableId::Row, key)?, family, class(maps, family, key)?, row))
 }
 
 /// Checks a change of `verdict`.
-pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Error> {
+pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
     let row = row_id(maps, TableId::Verdict, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
-    let pc = number(TableId::Verdict, "port classes", key.value(1), maps.capacities.port_words * 64)?;
+    let pc = number(TableId::Verdict, Room::PortClasses, key.value(1), maps.capacities.port_words * 64)?;
     match entry.map(|e| e.action) {
         None | Some(ActionId::Permit) => Ok((row.into(), pc, entry.is_some())),
         Some(other) => Err(invalid(TableId::Verdict, format!("no action {}", other.spec().name))),

@@ -22,7 +22,7 @@ use std::{
 use netpolc_table::{TableId, schema::Family};
 use netpolc_target::Error;
 
-use super::{Grace, set_bit};
+use super::{Grace, Room, Stop, set_bit};
 use crate::{
     layout::{MapId, trie},
     ledger::{LedgerId, PREFIX_WORDS, PRESENT},
@@ -249,7 +249,7 @@ impl Trie {
             if value & trie::CHILD != 0 {
                 block = value & !trie::CHILD;
             } else {
-                block = self.free.pop().ok_or_else(|| self.full("blocks", slots.len() / 256))?;
+                block = self.free.pop().ok_or_else(|| self.full(1))?;
                 for slot in &slots[block as usize * 256..][..256] {
                     slot.store(value, Relaxed);
                 }
@@ -308,20 +308,18 @@ impl Trie {
         self.paint(maps, level, block, address, place(address, level), count, inherited);
     }
 
-    fn full(&self, unit: &str, capacity: usize) -> Error {
-        let what = format!(
-            "{unit} of the trie; a larger remote_{} helps",
-            if self.family == Family::V4 { "v4_blocks" } else { "v6_blocks" }
-        );
-        Error::Full { table: self.table(), capacity: capacity as u64, what }
+    fn full(&self, missing: usize) -> Stop {
+        let room = if self.family == Family::V4 { Room::RemoteV4Blocks } else { Room::RemoteV6Blocks };
+        let capacity = self.uses.len() as u64;
+        Stop::Room { table: self.table(), room, capacity, need: capacity + missing as u64 }
     }
 
     /// Would these puts find room? Waits for quarantined blocks where that decides.
-    pub fn reserve(&mut self, maps: &Maps, puts: &[(Prefix, u32)], grace: &Grace) -> Result<(), Error> {
+    pub fn reserve(&mut self, maps: &Maps, puts: &[(Prefix, u32)], grace: &Grace) -> Result<(), Stop> {
         let new = || puts.iter().map(|(p, _)| *p).filter(|&p| self.get(p).is_none());
         let records = new().filter(|p| !self.is_host(p.1)).count();
         if records > self.free_records.len() {
-            return Err(self.full("prefixes", self.ledger(maps).len() / PREFIX_WORDS));
+            return Err(self.full(records - self.free_records.len()));
         }
         let mut blocks = HashSet::new();
         for (address, length) in new() {
@@ -336,7 +334,7 @@ impl Trie {
             grace.wait()?;
             self.release();
         }
-        if needed > self.free.len() { Err(self.full("blocks", self.uses.len())) } else { Ok(()) }
+        if needed > self.free.len() { Err(self.full(needed - self.free.len())) } else { Ok(()) }
     }
 
     /// Removes, then puts; no room is an error only where [`Trie::reserve`] was not asked.

@@ -63,7 +63,8 @@ pub fn prefix(rng: &mut Rng, family: Family) -> (IpAddr, u8) {
     };
     let mask = if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) };
     let value = value & mask;
-    let address = if family == Family::V4 { IpAddr::V4(((value >> 96) as u32).into()) } else { IpAddr::V6(value.into()) };
+    let address =
+        if family == Family::V4 { IpAddr::V4(((value >> 96) as u32).into()) } else { IpAddr::V6(value.into()) };
     (address, length)
 }
 
@@ -93,7 +94,8 @@ fn disjoint(write: &mut Write, program: &Program) {
         netpolc_table::Match::Range { low, high } => (key.value(0), low, high),
         _ => unreachable!(),
     };
-    let mut kept: Vec<Key> = program.table(TableId::Port).entries.keys().filter(|k| !write.remove.contains(k)).cloned().collect();
+    let mut kept: Vec<Key> =
+        program.table(TableId::Port).entries.keys().filter(|k| !write.remove.contains(k)).cloned().collect();
     write.put.retain(|(key, _)| {
         let (p, low, high) = span(key);
         let clash = kept.iter().any(|k| {
@@ -157,6 +159,41 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let kind = *rng.pick(&[IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6]);
             let key = schema::directory_key(kind, *rng.pick(&[0, 1, 65535]));
             (key, schema::entry(ActionId::Fingerprint, rng.next() | 1))
+        }
+    }
+}
+
+/// Makes a network namespace of this thread's own; call it in a thread of its own.
+pub fn own_network() {
+    // SAFETY: no pointers.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(done, 0, "needs root: {}", std::io::Error::last_os_error());
+    sh("ip link set lo up");
+}
+
+/// Runs a command line in this thread's namespaces.
+pub fn sh(line: &str) {
+    let out = std::process::Command::new("sh").args(["-ec", line]).output().expect("sh");
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A directory for pins, emptied before and after.
+pub struct PinDir(pub std::path::PathBuf);
+
+impl PinDir {
+    pub fn new(name: &str) -> Self {
+        let dir = Self(format!("/sys/fs/bpf/netpolc_test_{}_{name}", std::process::id()).into());
+        netpolc_target_ebpf::Ebpf::remove(&dir.0).expect("nothing there yet");
+        dir
+    }
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        let removed = netpolc_target_ebpf::Ebpf::remove(&self.0);
+        if !std::thread::panicking() {
+            removed.expect("removed");
+            assert!(!self.0.exists());
         }
     }
 }

@@ -1,0 +1,273 @@
+//! The interfaces that carry the programs: attached, listed, swept, detached.
+//!
+//! `to_pod` sits at the egress hook of a pod's host-side interface, `from_pod` at its ingress hook. Interfaces are those of
+//! the calling thread's network namespace. With pins each attachment is on the BPF file system and outlives the
+//! process; without, it ends with it. Not here: which interfaces are pods' (the runtime knows).
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use netpolc_target::{Error, Hook};
+
+use crate::{
+    clsact::{self, Qdisc},
+    loader::Loaded,
+    pins::Pins,
+    sys::{self, TcxHook, refused},
+};
+
+/// How programs get to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// TCX links where the kernel has them, clsact otherwise.
+    #[default]
+    Best,
+    /// clsact, always.
+    Clsact,
+}
+
+/// How programs got to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// TCX links.
+    Tcx,
+    /// Filters in a clsact qdisc.
+    Clsact,
+}
+
+/// An interface that carries the programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name; None where it has vanished, or is not in this network namespace.
+    pub name: Option<String>,
+    /// How.
+    pub way: Way,
+}
+
+/// One interface's links.
+#[derive(Debug)]
+enum Held {
+    Tcx(BTreeMap<Hook, OwnedFd>),
+    Clsact(Qdisc),
+}
+
+/// Both programs.
+pub(crate) type Programs = [(Hook, Loaded); 2];
+
+/// All attachments.
+#[derive(Debug, Default)]
+pub(crate) struct Attachments(BTreeMap<u32, Held>);
+
+/// Which side of the interface a hook is.
+fn side(hook: Hook) -> TcxHook {
+    match hook {
+        Hook::ToPod => TcxHook::Egress,
+        Hook::FromPod => TcxHook::Ingress,
+    }
+}
+
+/// As pins are named.
+pub(crate) fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::ToPod => "to_pod",
+        Hook::FromPod => "from_pod",
+    }
+}
+
+fn call(what: &str, ifindex: u32) -> String {
+    match sys::ifname(ifindex) {
+        Ok(name) => format!("{what} interface {name} ({ifindex})"),
+        Err(_) => format!("{what} interface {ifindex}"),
+    }
+}
+
+fn gone(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
+}
+
+impl Attachments {
+    /// Finds the pinned ones, and drops those whose interface has vanished.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        let mut this = Attachments::default();
+        for name in pins.links()? {
+            let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {
+                continue;
+            };
+            let path = pins.link(&name);
+            match kind {
+                // in this order; both are there where somebody else's qdisc went and we made one
+                "clsact" => drop(this.0.insert(ifindex, Held::Clsact(Qdisc::Found))),
+                "clsact_q" => drop(this.0.insert(ifindex, Held::Clsact(Qdisc::Made))),
+                _ => {
+                    let Some(hook) = [Hook::ToPod, Hook::FromPod].into_iter().find(|h| hook_name(*h) == kind) else {
+                        continue;
+                    };
+                    let link = sys::pinned(&path).map_err(|e| refused(format!("open {}", path.display()), e))?;
+                    let entry = this.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
+                    if let Held::Tcx(links) = entry {
+                        links.insert(hook, link);
+                    }
+                }
+            }
+        }
+        this.sweep(Some(pins))?;
+        Ok(this)
+    }
+
+    /// Drops attachments whose interface has vanished; answers which.
+    pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<u32>, Error> {
+        let vanished = |ifindex: u32, held: &Held| match held {
+            Held::Tcx(links) => {
+                links.values().any(|link| sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)))
+            }
+            Held::Clsact(_) => sys::ifname(ifindex).is_err(),
+        };
+        let list: Vec<u32> = self.0.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
+        for &ifindex in &list {
+            self.forget(ifindex, pins)?;
+        }
+        Ok(list)
+    }
+
+    /// Removes pins and descriptors; a TCX link detaches by that.
+    fn forget(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
+        if let Some(pins) = pins {
+            for hook in [Hook::ToPod, Hook::FromPod] {
+                unpin(pins, &format!("{ifindex}_{}", hook_name(hook)))?;
+            }
+            for marker in ["clsact", "clsact_q"] {
+                unpin(pins, &format!("{ifindex}_{marker}"))?;
+            }
+        }
+        self.0.remove(&ifindex);
+        Ok(())
+    }
+
+    /// Makes the interface carry these programs, whatever it carried before.
+    pub fn attach(&mut self, ifindex: u32, programs: &Programs, mode: Mode, pins: Option<&Pins>) -> Result<Way, Error> {
+        self.sweep(pins)?;
+        if mode == Mode::Best && !matches!(self.0.get(&ifindex), Some(Held::Clsact(_))) {
+            match self.attach_tcx(ifindex, programs, pins) {
+                Ok(()) => return Ok(Way::Tcx),
+                // kernels without TCX know neither the attach type nor the link
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+                    self.forget(ifindex, pins)?;
+                }
+                Err(e) => return Err(refused(call("attach to", ifindex), e)),
+            }
+        }
+        self.attach_clsact(ifindex, programs, pins).map_err(|e| refused(call("attach by clsact to", ifindex), e))?;
+        Ok(Way::Clsact)
+    }
+
+    fn attach_tcx(&mut self, ifindex: u32, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+        for (hook, program) in programs {
+            if let Some(Held::Tcx(links)) = self.0.get(&ifindex)
+                && let Some(link) = links.get(hook)
+            {
+                if sys::link_facts(link.as_fd())?.program != program.id {
+                    sys::link_update(link.as_fd(), program.fd())?;
+                }
+                continue;
+            }
+            let link = sys::tcx_attach(program.fd(), ifindex, side(*hook))?;
+            if let Some(pins) = pins {
+                sys::pin(link.as_fd(), &pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
+            }
+            let entry = self.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
+            if let Held::Tcx(links) = entry {
+                links.insert(*hook, link);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_clsact(&mut self, ifindex: u32, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+        // always looked for: an interface may have come back under the same index
+        let found = clsact::ensure_qdisc(ifindex)?;
+        let qdisc = match self.0.get(&ifindex) {
+            Some(Held::Clsact(Qdisc::Made)) => Qdisc::Made,
+            _ => found,
+        };
+        if let Some(pins) = pins {
+            let marker = if qdisc == Qdisc::Made { "clsact_q" } else { "clsact" };
+            match fs::create_dir(pins.link(&format!("{ifindex}_{marker}"))) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            }
+        }
+        for (hook, program) in programs {
+            clsact::attach(program.fd(), ifindex, side(*hook))?;
+        }
+        if let Some(Held::Tcx(links)) = self.0.insert(ifindex, Held::Clsact(qdisc))
+            && let Some(pins) = pins
+        {
+            for hook in links.keys() {
+                fs::remove_file(pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every interface carry these programs, by replacing what it carries.
+    pub fn replace(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<(), Error> {
+        self.sweep(pins)?;
+        let list: Vec<(u32, bool)> = self.0.iter().map(|(i, h)| (*i, matches!(h, Held::Tcx(_)))).collect();
+        for (ifindex, tcx) in list {
+            let done = if tcx {
+                self.attach_tcx(ifindex, programs, pins)
+            } else {
+                self.attach_clsact(ifindex, programs, pins)
+            };
+            match done {
+                Err(e) if !gone(&e) => return Err(refused(call("replace the programs of", ifindex), e)),
+                Err(_) => self.forget(ifindex, pins)?,
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the programs off an interface; none there is fine.
+    pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
+        if let Some(Held::Clsact(qdisc)) = self.0.get(&ifindex) {
+            let done = [TcxHook::Ingress, TcxHook::Egress].into_iter().try_for_each(|h| clsact::detach(ifindex, h));
+            let done = done.and_then(|()| if *qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
+            done.map_err(|e| refused(call("detach from", ifindex), e))?;
+        }
+        self.forget(ifindex, pins)
+    }
+
+    /// Takes them off all.
+    pub fn detach_all(&mut self, pins: Option<&Pins>) -> Result<(), Error> {
+        let list: Vec<u32> = self.0.keys().copied().collect();
+        list.into_iter().try_for_each(|ifindex| self.detach(ifindex, pins))
+    }
+
+    /// All, by index.
+    pub fn list(&self) -> Vec<Attachment> {
+        let way = |h: &Held| if matches!(h, Held::Tcx(_)) { Way::Tcx } else { Way::Clsact };
+        self.0
+            .iter()
+            .map(|(&ifindex, h)| Attachment { ifindex, name: sys::ifname(ifindex).ok(), way: way(h) })
+            .collect()
+    }
+}
+
+fn unpin(pins: &Pins, name: &str) -> Result<(), Error> {
+    let path = pins.link(name);
+    let done = match fs::symlink_metadata(&path) {
+        Ok(facts) if facts.is_dir() => fs::remove_dir(&path),
+        Ok(_) => fs::remove_file(&path),
+        Err(e) => Err(e),
+    };
+    match done {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(refused(format!("remove {}", path.display()), e)),
+        _ => Ok(()),
+    }
+}

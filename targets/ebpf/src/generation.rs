@@ -1,0 +1,157 @@
+//! A generation: tables and the two programs that read them. Made, filled from another, pinned, opened again.
+//!
+//! Not here: when (`target`).
+
+use netpolc_table::{Program, TableId, Write};
+use netpolc_target::{Error, Hook};
+
+use crate::{
+    asm::{Code, MapRef, MapUse},
+    attach::{Programs, hook_name},
+    layout::{Capacities, Clock},
+    loader::Loaded,
+    maps::{Header, Maps, Shared},
+    memory::Region,
+    pins::Pins,
+    program::{self, Options, Parameters},
+    settle::Grace,
+    tables::{Stop, Tables},
+};
+
+/// Tables with their programs.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    /// From 1; names its pins.
+    pub number: u64,
+    pub tables: Tables,
+    pub programs: Programs,
+    /// What measuring programs count in.
+    _counter: Option<Region>,
+}
+
+/// The code of both hooks for these maps.
+pub(crate) fn code(maps: &Maps, options: &Options) -> Result<[(Hook, Code); 2], Error> {
+    let parameters = Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
+    let generate = |hook: Hook| {
+        let made = program::generate(hook, &parameters, options);
+        let refuse = |e: crate::asm::AsmError| Error::Verifier {
+            program: hook_name(hook).into(),
+            at: "the generator".into(),
+            log: e.to_string(),
+        };
+        made.map(|code| (hook, code)).map_err(refuse)
+    };
+    Ok([generate(Hook::ToPod)?, generate(Hook::FromPod)?])
+}
+
+/// Tells generated code apart; descriptors are no part of it.
+fn fingerprint(code: &[(Hook, Code); 2]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for (_, code) in code {
+        for insn in &code.insns {
+            let map = match insn.map {
+                None => 0,
+                Some(MapUse::Map(MapRef::Table(m)) | MapUse::Value(MapRef::Table(m))) => 1 + m as u64,
+                Some(MapUse::Map(MapRef::Extra(m)) | MapUse::Value(MapRef::Extra(m))) => 1000 + u64::from(m),
+            };
+            let word = u64::from(insn.code) | u64::from(insn.regs) << 8 | u64::from(insn.off as u16) << 16;
+            for part in [word | u64::from(insn.imm as u32) << 32, map] {
+                hash = (hash ^ part).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+    }
+    hash.max(1)
+}
+
+fn load(maps: &Maps, code: &[(Hook, Code); 2], counter: Option<&Region>) -> Result<Programs, Error> {
+    let descriptor = |map| match map {
+        MapRef::Table(id) => maps.fd(id),
+        MapRef::Extra(_) => counter.map_or(-1, Region::raw_fd),
+    };
+    let load = |(hook, code): &(Hook, Code)| {
+        Loaded::load(&format!("np_{}", hook_name(*hook)), code, descriptor).map(|p| (*hook, p))
+    };
+    Ok([load(&code[0])?, load(&code[1])?])
+}
+
+impl Generation {
+    /// Empty tables of this size, with programs.
+    pub fn create(
+        number: u64,
+        c: Capacities,
+        (seed, clock): (u64, Clock),
+        shared: Shared,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        c.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+        let maps = Maps::create(c, seed, clock, shared)?;
+        let code = code(&maps, options)?;
+        maps.set_code(fingerprint(&code));
+        let counter = options.vary.map(|_| Region::create("np_counter", 4)).transpose()?;
+        let programs = load(&maps, &code, counter.as_ref())?;
+        Ok(Self { number, tables: Tables::open(maps)?, programs, _counter: counter })
+    }
+
+    /// Puts a whole program into empty tables. What is referred to comes first, though no packet comes by here yet.
+    pub fn fill(&mut self, program: &Program, grace: &Grace) -> Result<(), Stop> {
+        for table in program.tables().filter(|t| !t.entries.is_empty()) {
+            let put = table.entries.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
+            self.tables.write(&Write { table: table.id, remove: vec![], put }, grace)?;
+        }
+        debug_assert_eq!(TableId::ALL.len(), program.tables().count());
+        Ok(())
+    }
+
+    /// Pins everything under its number.
+    pub fn pin(&self, pins: &Pins) -> Result<(), Error> {
+        pins.complete(&pins.generation(self.number), |dir| {
+            self.tables.maps.pin(dir)?;
+            for (hook, program) in &self.programs {
+                let path = dir.join(hook_name(*hook));
+                let done = crate::sys::pin(program.fd(), &path);
+                done.map_err(|e| crate::sys::refused(format!("pin {}", path.display()), e))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Opens what is pinned. Programs that an older or newer netpolc generated are replaced: the second value tells.
+    pub fn open(pins: &Pins, number: u64, shared: Shared) -> Result<(Self, Header), Error> {
+        let dir = pins.generation(number);
+        let header = Maps::header(&dir)?;
+        let maps = Maps::open(&dir, &header, shared)?;
+        let open = |hook: Hook| Loaded::pinned(&dir.join(hook_name(hook))).map(|p| (hook, p));
+        let programs = [open(Hook::ToPod)?, open(Hook::FromPod)?];
+        Ok((Self { number, tables: Tables::open(maps)?, programs, _counter: None }, header))
+    }
+
+    /// Where the pinned programs are not those that this netpolc generates, loads its own: for [`Generation::repin`].
+    pub fn renew(&self, header: &Header, options: &Options) -> Result<Option<(Programs, u64)>, Error> {
+        let code = code(&self.tables.maps, options)?;
+        let wanted = fingerprint(&code);
+        if wanted == header.code { Ok(None) } else { Ok(Some((load(&self.tables.maps, &code, None)?, wanted))) }
+    }
+
+    /// Replaces the pinned programs; the interfaces carry the new ones already.
+    pub fn repin(&mut self, pins: &Pins, programs: Programs, code: u64) -> Result<(), Error> {
+        let dir = pins.generation(self.number);
+        for (hook, program) in &programs {
+            let (path, new) = (dir.join(hook_name(*hook)), dir.join(format!("{}_new", hook_name(*hook))));
+            let refuse = |e| crate::sys::refused(format!("replace {}", path.display()), e);
+            if new.exists() {
+                std::fs::remove_file(&new).map_err(refuse)?;
+            }
+            crate::sys::pin(program.fd(), &new).map_err(refuse)?;
+            std::fs::rename(&new, &path).map_err(refuse)?;
+        }
+        self.tables.maps.set_code(code);
+        self.programs = programs;
+        Ok(())
+    }
+
+    /// One hook's program.
+    pub fn program(&self, hook: Hook) -> &Loaded {
+        let found = self.programs.iter().find(|(h, _)| *h == hook);
+        &found.expect("both hooks have one").1
+    }
+}

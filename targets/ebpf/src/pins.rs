@@ -1,0 +1,199 @@
+//! What lies on the BPF file system between two starts, and the lock that keeps it one writer's.
+//!
+//! ```text
+//! <pins>/shared/...        maps of every generation: connection state, counters, config
+//! <pins>/gen_<n>/...       tables, ledger, header and both programs of generation n
+//! <pins>/links/<ifindex>_<hook>      a TCX link
+//! <pins>/links/<ifindex>_clsact      a directory: attached by a filter in clsact; `_clsact_q`: whose qdisc is ours too
+//! <pins>/new_...           being made or being removed: nobody's
+//! ```
+//!
+//! A directory gets its final name only when it is complete, and loses it before anything in it goes; so whatever
+//! has its final name can be relied on, wherever a process was killed. The lock is an flock on `<pins>` itself,
+//! which the kernel releases with the process. Not here: what the objects are (`maps`, `attach`, `target`).
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use netpolc_target::Error;
+
+use crate::sys::{self, refused};
+
+/// Where a BPF file system belongs.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The locked directory.
+#[derive(Debug)]
+pub struct Pins {
+    dir: PathBuf,
+    _lock: File,
+}
+
+fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let call = format!("{what} {}", path.display());
+    move |e| refused(call, e)
+}
+
+/// The nearest directory on the way to `path` that exists.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"))
+}
+
+/// Mounts the BPF file system where it is missing and belongs.
+fn ensure_bpffs(dir: &Path) -> Result<(), Error> {
+    let is = |path: &Path| sys::is_bpffs(path).map_err(io_error("look at", path));
+    if is(existing(dir))? {
+        return Ok(());
+    }
+    if dir.starts_with(BPFFS) && Path::new(BPFFS).exists() {
+        sys::mount_bpffs(Path::new(BPFFS))
+            .map_err(|e| refused(format!("mount the BPF file system (by hand: mount -t bpf bpf {BPFFS})"), e))?;
+        return Ok(());
+    }
+    let what = format!("{} is not on a BPF file system (mount -t bpf bpf {BPFFS}, and pin below it)", dir.display());
+    Err(refused(what, io::ErrorKind::Unsupported.into()))
+}
+
+impl Pins {
+    /// Locks the directory, makes it where it is missing, and clears away what a killed process left half-done.
+    ///
+    /// # Errors
+    /// [`Error::Installed`] where another process holds it.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        ensure_bpffs(dir)?;
+        let pins = loop {
+            fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+            if let Some(pins) = Self::lock(dir)? {
+                break pins;
+            }
+        };
+        for name in ["links"] {
+            let path = dir.join(name);
+            if !path.exists() {
+                fs::create_dir(&path).map_err(io_error("create", &path))?;
+            }
+        }
+        pins.clear_leftovers()?;
+        Ok(pins)
+    }
+
+    /// Locks what exists; None where there is nothing.
+    pub fn open_existing(dir: &Path) -> Result<Option<Self>, Error> {
+        loop {
+            if !dir.exists() {
+                return Ok(None);
+            }
+            if let Some(pins) = Self::lock(dir)? {
+                return Ok(Some(pins));
+            }
+        }
+    }
+
+    /// None where the directory went away meanwhile.
+    fn lock(dir: &Path) -> Result<Option<Self>, Error> {
+        let lock = match File::open(dir) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_error("open", dir)(e)),
+        };
+        // SAFETY: no pointers.
+        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            let e = io::Error::last_os_error();
+            if e.kind() == io::ErrorKind::WouldBlock {
+                return Err(Error::Installed(format!("{} is in use by another netpolc process", dir.display())));
+            }
+            return Err(io_error("lock", dir)(e));
+        }
+        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        match (lock.metadata(), fs::metadata(dir)) {
+            (Ok(a), Ok(b)) if same(&a, &b) => Ok(Some(Self { dir: dir.into(), _lock: lock })),
+            _ => Ok(None),
+        }
+    }
+
+    fn clear_leftovers(&self) -> Result<(), Error> {
+        for name in self.names(&self.dir)? {
+            if name.starts_with("new_") {
+                remove_tree(&self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn names(&self, dir: &Path) -> Result<Vec<String>, Error> {
+        let entries = fs::read_dir(dir).map_err(io_error("read", dir))?;
+        let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// `<pins>/shared`
+    pub fn shared(&self) -> PathBuf {
+        self.dir.join("shared")
+    }
+
+    /// `<pins>/gen_<n>`
+    pub fn generation(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("gen_{number}"))
+    }
+
+    /// Complete generations, ascending.
+    pub fn generations(&self) -> Result<Vec<u64>, Error> {
+        let names = self.names(&self.dir)?;
+        let mut numbers: Vec<u64> = names.iter().filter_map(|n| n.strip_prefix("gen_")?.parse().ok()).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Names in `<pins>/links`.
+    pub fn links(&self) -> Result<Vec<String>, Error> {
+        self.names(&self.dir.join("links"))
+    }
+
+    /// `<pins>/links/<name>`
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.dir.join("links").join(name)
+    }
+
+    /// Makes a directory, lets `fill` pin into it, and gives it its final name.
+    pub fn complete(&self, path: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("dir");
+        let new = self.dir.join(format!("new_{name}"));
+        remove_tree(&new)?;
+        fs::create_dir(&new).map_err(io_error("create", &new))?;
+        fill(&new)?;
+        fs::rename(&new, path).map_err(io_error("name", path))
+    }
+
+    /// Takes a directory's final name away, then removes it.
+    pub fn discard(&self, path: &Path) -> Result<(), Error> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("dir");
+        let old = self.dir.join(format!("new_old_{name}"));
+        remove_tree(&old)?;
+        fs::rename(path, &old).map_err(io_error("rename", path))?;
+        remove_tree(&old)
+    }
+
+    /// Removes the whole directory; links have to be gone already.
+    pub fn remove(self) -> Result<(), Error> {
+        for number in self.generations()? {
+            self.discard(&self.generation(number))?;
+        }
+        self.discard(&self.shared())?;
+        remove_tree(&self.dir)
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(e)),
+        _ => Ok(()),
+    }
+}

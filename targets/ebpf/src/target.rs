@@ -1,0 +1,382 @@
+//! [`Ebpf`]: the target itself. Private instances for questions, tests and benchmarks; pinned ones for a node.
+//!
+//! A write that exceeds a capacity makes a larger generation: new maps and programs, filled from the old ones, then each
+//! interface's programs are exchanged; connection state is common to all generations. Not here: how entries become
+//! stores (`tables`), attaching (`attach`), names on the BPF file system (`pins`).
+
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use netpolc_table::{Program, Write};
+use netpolc_target::{Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
+
+use crate::{
+    attach::{Attachment, Attachments, Mode, Way},
+    generation::{self, Generation},
+    layout::{Capacities, Clock, MapId, config},
+    maps::{MapFacts, Shared},
+    pins::Pins,
+    program::Options,
+    settle::Grace,
+    state::{self, Connection, Inserted, Live, Ticker},
+    sys::{self, refused},
+    tables::{Room, Stop},
+};
+
+/// What an instance is made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Sizes of the first generation. What is pinned keeps its own.
+    pub capacities: Capacities,
+    /// How far generations grow; `endpoints`, `state_buckets` and `fragments` never do. Equal to `capacities`: not at all.
+    pub limits: Capacities,
+    /// How programs get to interfaces.
+    pub mode: Mode,
+    /// Mixed into the hashes of connection state; None: from the kernel's random numbers.
+    pub seed: Option<u64>,
+    /// What is generated; less than everything only for measurements, and varied packets only for private instances.
+    pub program: Options,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let capacities = Capacities::default();
+        Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: None, program: Options::default() }
+    }
+}
+
+impl Config {
+    /// Small at first, for tests and single questions.
+    pub fn small() -> Self {
+        let capacities = Capacities::small();
+        Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: Some(1), program: Options::default() }
+    }
+
+    /// The same without growth.
+    pub fn fixed(self) -> Self {
+        Self { limits: self.capacities, ..self }
+    }
+}
+
+/// What the layout allows, as far as the cells of rows by classes allow it together: 2^14 sets by 2^14 classes.
+fn largest(c: Capacities) -> Capacities {
+    Capacities {
+        interface_blocks: 1 << 16,
+        sets: c.sets.max(1 << 14),
+        classes_v4: c.classes_v4.max(1 << 14),
+        classes_v6: c.classes_v6.max(1 << 14),
+        rows: c.rows.max(1 << 16),
+        port_words: c.port_words.max(1 << 10),
+        remote_v4_blocks: c.remote_v4_blocks.max(1 << 19),
+        remote_v6_blocks: c.remote_v6_blocks.max(1 << 19),
+        remote_v6_buckets: c.remote_v6_buckets.max(1 << 22),
+        more_addresses: c.more_addresses.max(1 << 20),
+        ..c
+    }
+}
+
+/// The eBPF target.
+#[derive(Debug)]
+pub struct Ebpf {
+    config: Config,
+    capabilities: Capabilities,
+    generation: Generation,
+    attachments: Attachments,
+    pins: Option<Pins>,
+    grace: Grace,
+    ticker: Option<Ticker>,
+}
+
+fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
+    Capabilities {
+        endpoints: c.endpoints,
+        sets: limits.sets.max(c.sets),
+        classes_v4: limits.classes_v4.max(c.classes_v4),
+        classes_v6: limits.classes_v6.max(c.classes_v6).min(0xffff),
+        rows: limits.rows.max(c.rows).min(0xffff),
+        port_classes: limits.port_words.max(c.port_words) * 64,
+        connections: c.connections(),
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: 8 bytes may be written.
+    if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), 8, 0) } == 8 { u64::from_ne_bytes(bytes) } else { 0 }
+}
+
+impl Ebpf {
+    /// Maps and programs of this process alone. Packets are judged by [`Datapath::packet`], or on interfaces that
+    /// are attached as long as this lives.
+    pub fn private(config: Config) -> Result<Self, Error> {
+        let clock = Clock { hz: sys::jiffies_a_second() };
+        config.capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+        let shared = Shared::create(&config.capacities, clock)?;
+        let seed = config.seed.unwrap_or_else(random);
+        let mut generation = Generation::create(1, config.capacities, (seed, clock), shared, &config.program)?;
+        generation.tables.lend_low_interfaces();
+        Ok(Self::with(config, generation, Attachments::default(), None))
+    }
+
+    fn with(config: Config, generation: Generation, attachments: Attachments, pins: Option<Pins>) -> Self {
+        let capabilities = capabilities(&generation.tables.maps.capacities, &config.limits);
+        Self { config, capabilities, generation, attachments, pins, grace: Grace::default(), ticker: None }
+    }
+
+    /// Finds what is pinned under `pins`, or makes it. Finishes what a killed process began; one process at a time.
+    ///
+    /// # Errors
+    /// [`Error::Installed`] where another process has it, or what is pinned is another version's.
+    pub fn open(pins: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
+        let pins = Pins::open(pins.as_ref())?;
+        let clock = Clock { hz: sys::jiffies_a_second() };
+        let numbers = pins.generations()?;
+        let Some((&number, older)) = numbers.split_last() else {
+            // without tables nothing is judged: what else lies there is the rest of an interrupted removal or start
+            Attachments::open(&pins)?.detach_all(Some(&pins))?;
+            pins.discard(&pins.shared())?;
+            config.capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+            let shared = Shared::create(&config.capacities, clock)?;
+            pins.complete(&pins.shared(), |dir| shared.pin(dir))?;
+            let seed = config.seed.unwrap_or_else(random);
+            let generation = Generation::create(1, config.capacities, (seed, clock), shared, &config.program)?;
+            generation.pin(&pins)?;
+            return Ok(Self::with(config, generation, Attachments::default(), Some(pins)));
+        };
+        let header = crate::maps::Maps::header(&pins.generation(number))?;
+        let shared = Shared::open(&pins.shared(), &header.capacities)?;
+        let (mut generation, header) = Generation::open(&pins, number, shared)?;
+        let mut attachments = Attachments::open(&pins)?;
+        match generation.renew(&header, &config.program)? {
+            Some((programs, code)) => {
+                attachments.replace(&programs, Some(&pins))?;
+                generation.repin(&pins, programs, code)?;
+            }
+            // a process may have been killed before every interface carried the newest programs
+            None => attachments.replace(&generation.programs, Some(&pins))?,
+        }
+        for &old in older {
+            pins.discard(&pins.generation(old))?;
+        }
+        Ok(Self::with(config, generation, attachments, Some(pins)))
+    }
+
+    /// Detaches everything that is pinned under `pins` and removes every trace. Nothing there is fine.
+    pub fn remove(pins: impl AsRef<Path>) -> Result<(), Error> {
+        let Some(pins) = Pins::open_existing(pins.as_ref())? else { return Ok(()) };
+        if pins.link("").exists() {
+            Attachments::open(&pins)?.detach_all(Some(&pins))?;
+        }
+        pins.remove()
+    }
+
+    /// Makes an interface of the calling thread's network namespace carry the programs; again is fine.
+    pub fn attach(&mut self, ifindex: u32) -> Result<Way, Error> {
+        self.attachments.attach(ifindex, &self.generation.programs, self.config.mode, self.pins.as_ref())
+    }
+
+    /// The same by name; answers the index too.
+    pub fn attach_name(&mut self, name: &str) -> Result<(u32, Way), Error> {
+        let ifindex = sys::ifindex(name).map_err(|e| refused(format!("interface {name}"), e))?;
+        Ok((ifindex, self.attach(ifindex)?))
+    }
+
+    /// Takes the programs off an interface; none there is fine.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attachments.detach(ifindex, self.pins.as_ref())
+    }
+
+    /// The interfaces that carry the programs.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.attachments.list()
+    }
+
+    /// Forgets interfaces that have vanished; answers which.
+    pub fn sweep(&mut self) -> Result<Vec<u32>, Error> {
+        self.attachments.sweep(self.pins.as_ref())
+    }
+
+    /// Sizes of the present generation.
+    pub fn capacities(&self) -> &Capacities {
+        &self.generation.tables.maps.capacities
+    }
+
+    /// Its number, from 1; one more for each time that a table grew.
+    pub fn generation(&self) -> u64 {
+        self.generation.number
+    }
+
+    /// The maps with what is used of them.
+    pub fn maps(&self) -> Vec<MapFacts> {
+        let mut list = self.generation.tables.maps.list();
+        for facts in list.iter_mut().filter(|f| f.used.is_none()) {
+            facts.used = self.generation.tables.used(facts.name);
+        }
+        list
+    }
+
+    /// Both programs as text, under the tables they come from.
+    pub fn disassembly(&self) -> Result<Vec<(Hook, String)>, Error> {
+        let code = generation::code(&self.generation.tables.maps, &self.config.program)?;
+        Ok(code.iter().map(|(hook, code)| (*hook, crate::disasm::listing(code))).collect())
+    }
+
+    /// The live connections of an endpoint.
+    pub fn connections(&mut self, endpoint: u16) -> Result<Vec<Live>, Error> {
+        let now = self.now()?;
+        Ok(state::connections(&self.generation.tables.maps, now, self.known(endpoint)?))
+    }
+
+    /// Live connections of an endpoint: IPv4, IPv6. Each may be [`Capabilities::connections`].
+    pub fn occupancy(&mut self, endpoint: u16) -> Result<(u32, u32), Error> {
+        let list = self.connections(endpoint)?;
+        let v4 = list.iter().filter(|l| matches!(l.connection.remote, IpAddr::V4(_))).count();
+        Ok((v4 as u32, (list.len() - v4) as u32))
+    }
+
+    /// Puts a running connection in (adoption, S40); a live entry stays as it is. A pod's RECORD or isolation
+    /// flag should be set before, so that its packets keep the entry alive.
+    pub fn insert(&mut self, connection: &Connection) -> Result<Inserted, Error> {
+        let now = self.now()?;
+        state::insert(&self.generation.tables.maps, now, connection)
+    }
+
+    /// Forgets an endpoint's connections, fragments and counters. Removing its key from `endpoint` does this too.
+    pub fn purge(&mut self, endpoint: u16) -> Result<(), Error> {
+        state::purge(&self.generation.tables.maps, self.known(endpoint)?)
+    }
+
+    /// Drops of an endpoint by hook and reason, without the zeros.
+    pub fn drops(&self, endpoint: u16) -> Result<Vec<(Hook, DropReason, u64)>, Error> {
+        Ok(state::drops(&self.generation.tables.maps, self.known(endpoint)?))
+    }
+
+    fn known(&self, endpoint: u16) -> Result<u16, Error> {
+        if u32::from(endpoint) < self.capacities().endpoints {
+            return Ok(endpoint);
+        }
+        Err(Error::Installed(format!("endpoint {endpoint}: ids are below {}", self.capacities().endpoints)))
+    }
+
+    fn now(&mut self) -> Result<u32, Error> {
+        if self.ticker.is_none() {
+            self.ticker = Some(Ticker::load(&self.generation.tables.maps)?);
+        }
+        self.ticker.as_ref().expect("just made").now()
+    }
+
+    /// Runs a hook's program `repeat` times on one packet; the time is that of one run.
+    pub fn run(&mut self, hook: Hook, frame: &Frame, repeat: u32) -> Result<(Verdict, Duration), Error> {
+        let ifindex = if self.pins.is_none() {
+            self.generation.tables.lend_interface(frame.interface);
+            1
+        } else {
+            frame.interface
+        };
+        let done = self.generation.program(hook).run(&frame.bytes, ifindex, frame.ingress_ifindex, repeat);
+        if self.pins.is_none() {
+            self.generation.tables.return_interface();
+        }
+        done.map_err(|e| refused(format!("run the program of hook {hook:?} on {} bytes", frame.bytes.len()), e))
+    }
+
+    /// Replaces the generation by one with more of `room`. False: the limits do not allow it.
+    fn grow(&mut self, room: Room, need: u64) -> Result<bool, Error> {
+        let (mut wanted, mut limits) = (*self.capacities(), self.config.limits);
+        let (Some((size, units)), Some((limit, _))) = (room.field(&mut wanted), room.field(&mut limits)) else {
+            return Ok(false);
+        };
+        let before = *size;
+        while (u64::from(*size) * units < need || *size == before) && *size < *limit {
+            *size *= 2;
+        }
+        if *size == before || u64::from(*size) * units < need || wanted.check().is_err() {
+            return Ok(false);
+        }
+        self.settle()?;
+        let program = self.read()?;
+        let maps = &self.generation.tables.maps;
+        let (number, seed, clock, shared) = (self.generation.number + 1, maps.seed, maps.clock, maps.shared().clone());
+        let mut next = Generation::create(number, wanted, (seed, clock), shared, &self.config.program)?;
+        match next.fill(&program, &self.grace) {
+            Ok(()) => {}
+            Err(Stop::Other(e)) => return Err(e),
+            // denser than before only by chance of hashes: there is room for less, so leave everything as it is
+            Err(Stop::Room { .. }) => return Ok(false),
+        }
+        if self.pins.is_none() {
+            next.tables.lend_low_interfaces();
+        } else if let Some(pins) = &self.pins {
+            next.pin(pins)?;
+        }
+        let old = std::mem::replace(&mut self.generation, next);
+        self.attachments.replace(&self.generation.programs, self.pins.as_ref())?;
+        if let Some(pins) = &self.pins {
+            pins.discard(&pins.generation(old.number))?;
+        }
+        tracing::info!(generation = number, ?room, "tables grew");
+        Ok(true)
+    }
+}
+
+impl Target for Ebpf {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn read(&self) -> Result<Program, Error> {
+        self.generation.tables.read()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        self.capabilities.check(write)?;
+        loop {
+            match self.generation.tables.write(write, &self.grace) {
+                Ok(()) => return Ok(()),
+                Err(Stop::Room { table, room, capacity, need }) => {
+                    if !self.grow(room, need)? {
+                        return Err(Stop::Room { table, room, capacity, need }.into());
+                    }
+                }
+                Err(Stop::Other(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.grace.wait()?;
+        self.generation.tables.release()
+    }
+}
+
+impl Datapath for Ebpf {
+    /// A private instance takes the packet as seen at `frame.interface` though no such device need exist; a pinned one
+    /// runs the program as that device, which must be in the calling thread's network namespace.
+    fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
+        self.run(hook, frame, 1).map(|(verdict, _)| verdict)
+    }
+
+    fn advance(&mut self, by: Duration) -> Result<(), Error> {
+        let maps = &self.generation.tables.maps;
+        let jiffies = by.as_nanos() * u128::from(maps.clock.hz) / 1_000_000_000;
+        maps.words::<AtomicU64>(MapId::Config)[config::TIME_OFFSET / 8].fetch_add(jiffies as u64, Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Ebpf {
+    fn drop(&mut self) {
+        if self.pins.is_none() {
+            // TCX links go with their descriptors; filters would stay
+            let _ = self.attachments.detach_all(None);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Real interfaces: both ways of attaching, again and again, interfaces that vanish, and no trace left behind.
+
+mod common;
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use common::{PinDir, own_network, sh};
+use netpolc_table::{
+    ActionId, TableId, Write,
+    schema::{self, Family, Word},
+};
+use netpolc_target::Target as _;
+use netpolc_target_ebpf::{Config, Ebpf, Mode, Way};
+
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const POD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// A pod behind a veth pair: this thread becomes the node, the returned thread's namespace the pod.
+fn pod() -> std::fs::File {
+    own_network();
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        own_network();
+        send.send(std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+    });
+    let pod = receive.recv().unwrap();
+    sh(&format!("ip link add pod0 type veth peer name eth0; ip addr add {NODE}/24 dev pod0; ip link set pod0 up"));
+    use std::os::fd::AsRawFd as _;
+    // SAFETY: no pointers; the fork below inherits nothing else.
+    sh(&format!(
+        "ip link set eth0 netns /proc/self/fd/{0} 2>/dev/null || ip link set eth0 netns /proc/{1}/fd/{0}",
+        pod.as_raw_fd(),
+        std::process::id()
+    ));
+    inside(&pod, || sh(&format!("ip addr add {POD}/24 dev eth0; ip link set eth0 up; ip link set lo up")));
+    pod
+}
+
+fn inside<T>(namespace: &std::fs::File, act: impl FnOnce() -> T) -> T {
+    use std::os::fd::AsRawFd as _;
+    let home = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+    // SAFETY: no pointers.
+    let enter = |f: &std::fs::File| assert_eq!(unsafe { libc::setns(f.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+    enter(namespace);
+    let result = act();
+    enter(&home);
+    result
+}
+
+/// Does a datagram from the pod to this port of the node arrive?
+fn arrives(pod: &std::fs::File, port: u16) -> bool {
+    let to = SocketAddr::from((NODE, port));
+    let server = UdpSocket::bind(to).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    inside(pod, || UdpSocket::bind((POD, 0)).unwrap().send_to(b"x", to)).unwrap();
+    match server.recv(&mut [0; 8]) {
+        Ok(_) => true,
+        Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => false,
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// Isolates the pod's egress; UDP 53 to the node stays open.
+fn isolate(ebpf: &mut Ebpf, ifindex: u32) {
+    let node = schema::remote_key(NODE.into(), 32);
+    for write in [
+        Write::put(TableId::RemoteV4, node, schema::set_remote(1, 0)),
+        Write::put(TableId::Port, schema::port_key(17, 53, 53), schema::entry(ActionId::SetPortClass, 1u16)),
+        Write::put(TableId::Verdict, schema::verdict_key(1, 1), schema::plain(ActionId::Permit)),
+        Write::put(TableId::Row, schema::row_key(1, Family::V4, 1), schema::entry(ActionId::SetRow, 1u16)),
+        Write::put(TableId::OwnV4, schema::own_key(1, POD.into()), schema::plain(ActionId::Own)),
+        Write::put(
+            TableId::Endpoint,
+            schema::endpoint_key(1),
+            schema::set_policy(Word { ingress_set: 0, egress_set: 1, flags: Word::EGRESS }),
+        ),
+        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, 1u16)),
+    ] {
+        ebpf.write(&write).unwrap();
+    }
+}
+
+fn filters() -> String {
+    let out = std::process::Command::new("sh")
+        .args(["-c", "tc filter show dev pod0 ingress; tc qdisc show dev pod0"])
+        .output();
+    String::from_utf8(out.unwrap().stdout).unwrap()
+}
+
+fn enforce(mode: Mode, way: Way) {
+    let pod = pod();
+    assert!(arrives(&pod, 53) && arrives(&pod, 80), "the bare veth works");
+    let dir = PinDir::new(if mode == Mode::Best { "tcx" } else { "clsact" });
+    let config = Config { mode, ..Config::small() };
+    let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
+    let (ifindex, got) = ebpf.attach_name("pod0").unwrap();
+    assert_eq!(got, way);
+    assert!(arrives(&pod, 80), "an interface without endpoint is not ours");
+    isolate(&mut ebpf, ifindex);
+    assert!(arrives(&pod, 53) && !arrives(&pod, 80));
+    assert_eq!(ebpf.attach(ifindex).unwrap(), way, "again is fine");
+    assert_eq!(ebpf.attachments().len(), 1);
+    assert!(!ebpf.drops(1).unwrap().is_empty());
+    assert_eq!(ebpf.occupancy(1).unwrap(), (2, 0), "two sources' conversations are remembered");
+    drop(ebpf);
+    assert!(arrives(&pod, 53) && !arrives(&pod, 80), "enforced without a process");
+
+    let mut ebpf = Ebpf::open(&dir.0, config).unwrap();
+    assert_eq!((ebpf.attachments()[0].ifindex, ebpf.attachments()[0].way), (ifindex, way));
+    ebpf.detach(ifindex).unwrap();
+    assert!(arrives(&pod, 80), "detached");
+    ebpf.attach(ifindex).unwrap();
+    assert!(!arrives(&pod, 80));
+    drop(ebpf);
+    Ebpf::remove(&dir.0).unwrap();
+    assert!(arrives(&pod, 80), "removed");
+    assert!(!filters().contains("bpf") && !filters().contains("clsact"), "{}", filters());
+}
+
+#[test]
+fn tcx_links_enforce_without_a_process() {
+    std::thread::spawn(|| enforce(Mode::Best, Way::Tcx)).join().unwrap();
+}
+
+#[test]
+fn clsact_filters_enforce_without_a_process() {
+    std::thread::spawn(|| enforce(Mode::Clsact, Way::Clsact)).join().unwrap();
+}
+
+fn vanish(mode: Mode) {
+    own_network();
+    sh("ip link add pod0 type veth peer name eth0");
+    let dir = PinDir::new(if mode == Mode::Best { "gone_tcx" } else { "gone_clsact" });
+    let config = Config { mode, ..Config::small() };
+    let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
+    let (first, _) = ebpf.attach_name("pod0").unwrap();
+    sh("ip link del pod0; ip link add pod0 type veth peer name eth0");
+    let (second, _) = ebpf.attach_name("pod0").unwrap();
+    assert_ne!(first, second);
+    assert_eq!(ebpf.attachments().iter().map(|a| a.ifindex).collect::<Vec<_>>(), [second], "swept when attaching");
+    sh("ip link del pod0");
+    drop(ebpf);
+    let mut ebpf = Ebpf::open(&dir.0, config).unwrap();
+    assert_eq!(ebpf.attachments(), [], "swept when opening");
+    assert!(ebpf.attach(second).is_err(), "no such interface");
+    assert!(ebpf.attach_name("pod0").is_err());
+    assert_eq!(ebpf.attachments(), []);
+    // an interface may come back under the same index
+    sh(&format!("ip link add pod0 index {second} type veth peer name eth0"));
+    ebpf.attach(second).unwrap();
+    sh(&format!("ip link del pod0; ip link add pod0 index {second} type veth peer name eth0"));
+    ebpf.attach(second).unwrap();
+    assert_eq!(ebpf.attachments().len(), 1);
+    if mode == Mode::Clsact {
+        assert!(filters().contains("netpolc"), "{}", filters());
+    }
+}
+
+#[test]
+fn s43_an_interface_that_vanished_is_forgotten() {
+    for mode in [Mode::Best, Mode::Clsact] {
+        std::thread::spawn(move || vanish(mode)).join().unwrap();
+    }
+}
