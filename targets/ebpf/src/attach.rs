@@ -93,6 +93,13 @@ fn gone(e: &io::Error) -> bool {
 impl Attachments {
     /// Finds the pinned ones, and drops those whose interface has vanished.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
+        let mut this = Self::observe(pins)?;
+        this.sweep(Some(pins))?;
+        Ok(this)
+    }
+
+    /// Finds the pinned ones and changes nothing.
+    pub fn observe(pins: &Pins) -> Result<Self, Error> {
         let mut this = Attachments::default();
         for name in pins.links()? {
             let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {
@@ -115,7 +122,6 @@ impl Attachments {
                 }
             }
         }
-        this.sweep(Some(pins))?;
         Ok(this)
     }
 

@@ -93,6 +93,16 @@ impl Pins {
         }
     }
 
+    /// Opens what exists to look at it only: without the lock, beside a process that may hold it. None where there is
+    /// nothing.
+    pub fn observe(dir: &Path) -> Result<Option<Self>, Error> {
+        match File::open(dir) {
+            Ok(file) => Ok(Some(Self { dir: dir.into(), _lock: file })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("open", dir)(e)),
+        }
+    }
+
     /// None where the directory went away meanwhile.
     fn lock(dir: &Path) -> Result<Option<Self>, Error> {
         let lock = match File::open(dir) {

@@ -165,6 +165,21 @@ impl Ebpf {
         Ok(Self::with(config, generation, attachments, Some(pins)))
     }
 
+    /// What is pinned under `pins`, to look at beside the process that keeps it; None where nothing is. Writing to
+    /// it would spoil that process's tables.
+    ///
+    /// # Errors
+    /// [`Error::Installed`] where what is pinned is another version's; also where it is replaced meanwhile: try again.
+    pub fn observe(pins: impl AsRef<Path>) -> Result<Option<Self>, Error> {
+        let Some(pins) = Pins::observe(pins.as_ref())? else { return Ok(None) };
+        let Some(&number) = pins.generations()?.last() else { return Ok(None) };
+        let header = crate::maps::Maps::header(&pins.generation(number))?;
+        let shared = Shared::open(&pins.shared(), &header.capacities)?;
+        let (generation, _) = Generation::open(&pins, number, shared)?;
+        let attachments = Attachments::observe(&pins)?;
+        Ok(Some(Self::with(Config::default(), generation, attachments, Some(pins))))
+    }
+
     /// Detaches everything that is pinned under `pins` and removes every trace. Nothing there is fine.
     pub fn remove(pins: impl AsRef<Path>) -> Result<(), Error> {
         let Some(pins) = Pins::open_existing(pins.as_ref())? else { return Ok(()) };
