@@ -4,9 +4,11 @@
 //! (`netpolc-policy`), how tables come about (`netpolc-lower`) and how targets hold them.
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod command;
 pub mod input;
+pub mod interrupt;
 pub mod judge;
 pub mod net;
 pub mod output;

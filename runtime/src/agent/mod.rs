@@ -1,5 +1,368 @@
-//! The agent.
+//! The agent: keeps what one node enforces in step with the cluster.
+//!
+//! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
+//! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
+//! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
+//! `netpolc status`, [`watch`] and [`serve`] are the loop around it.
+//! Not here: the meaning of policies, the order of writes.
 
+pub mod adopt;
+pub mod ebpf;
 pub mod events;
+pub mod host;
 pub mod record;
+pub mod serve;
 pub mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use netpolc_lower::{Compiler, Event, Overflow, Scope};
+use netpolc_policy::{Cluster, ObjectKey, Pod};
+use netpolc_table::{
+    Origins, Program, TableId,
+    delta::{self, Changes},
+    schema::Word,
+};
+use netpolc_target::execute;
+
+use self::{
+    adopt::Adoption,
+    host::{Enforcer, Network},
+};
+
+/// Why the kernel is not in step. What was enforced before still is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// More ids than there are.
+    #[error(transparent)]
+    Overflow(#[from] Overflow),
+    /// No ids for the way there.
+    #[error(transparent)]
+    Exhausted(#[from] delta::Exhausted),
+    /// A write failed.
+    #[error(transparent)]
+    Failed(#[from] netpolc_target::Failed),
+    /// Another call on the target failed.
+    #[error(transparent)]
+    Target(#[from] netpolc_target::Error),
+    /// A question to the kernel failed.
+    #[error("{what}: {source}")]
+    Network {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+}
+
+/// What an update did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Writes to the tables.
+    pub writes: usize,
+    /// Running connections that were taken over, by pod.
+    pub adopted: BTreeMap<ObjectKey, Adoption>,
+    /// From the call to the last write.
+    pub took: Duration,
+}
+
+/// How the compiler's program and the target's tables are related.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The same, ids included: changes can be written as they come.
+    In,
+    /// Unknown, or with other ids: the target is read and led from there.
+    Out,
+}
+
+/// Keeps the tables of one node.
+pub struct Agent<H, N> {
+    node: Arc<str>,
+    compiler: Compiler,
+    /// What the compiler knows.
+    cluster: Cluster,
+    /// Host-side interfaces of local pods, as the compiler knows them.
+    interfaces: BTreeMap<ObjectKey, u32>,
+    /// The namespaces of pods, where they were found by those.
+    namespaces: BTreeMap<ObjectKey, PathBuf>,
+    adopted: BTreeMap<ObjectKey, usize>,
+    step: Step,
+    /// The compiler has taken in a cluster.
+    loaded: bool,
+    /// No update was completed yet: pods may have been running without an agent.
+    first: bool,
+    host: H,
+    network: N,
+}
+
+impl<H: Enforcer, N: Network> Agent<H, N> {
+    /// Starts from what `host` holds already. Changes nothing yet.
+    ///
+    /// # Errors
+    /// What is installed cannot be read.
+    pub fn new(node: Arc<str>, host: H, network: N) -> Result<Self, Error> {
+        host.read()?;
+        Ok(Self {
+            compiler: Compiler::new(Scope::Node(node.clone())),
+            node,
+            cluster: Cluster::default(),
+            interfaces: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            step: Step::Out,
+            loaded: false,
+            first: true,
+            host,
+            network,
+        })
+    }
+
+    /// Makes the kernel enforce what `cluster` says. Where it fails, what was enforced stays (S59), and
+    /// [`Agent::retry`] or the next update tries again.
+    ///
+    /// # Errors
+    /// The first thing that failed.
+    pub fn update(&mut self, cluster: Cluster) -> Result<Report, Error> {
+        let began = Instant::now();
+        let mut events = if self.loaded { events::between(&self.cluster, &cluster) } else { vec![] };
+        let look = !self.loaded || events.iter().any(|event| self.moves(event, &cluster));
+        self.cluster = cluster;
+        if look {
+            // Without interfaces the rest still applies; they are looked for again.
+            match self.moved() {
+                Ok(moved) => events.extend(moved),
+                Err(error) => tracing::warn!(%error, "pods' interfaces"),
+            }
+        }
+        self.apply(events, began)
+    }
+
+    /// Looks for the interfaces of all local pods again, and follows those that came, went or moved.
+    ///
+    /// # Errors
+    /// As [`Agent::update`].
+    pub fn refresh(&mut self) -> Result<Report, Error> {
+        let began = Instant::now();
+        let events = self.moved()?;
+        if events.is_empty() && self.step == Step::In {
+            return Ok(Report::default());
+        }
+        self.apply(events, began)
+    }
+
+    /// Tries again what failed.
+    ///
+    /// # Errors
+    /// As [`Agent::update`].
+    pub fn retry(&mut self) -> Result<Report, Error> {
+        if self.step == Step::In {
+            return Ok(Report::default());
+        }
+        self.refresh()
+    }
+
+    /// Local pods whose interface was not found yet.
+    pub fn missing(&self) -> Vec<&ObjectKey> {
+        self.local().map(|pod| &pod.key).filter(|key| !self.interfaces.contains_key(*key)).collect()
+    }
+
+    /// The compiler.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    /// The cluster as of the last update.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The target.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The target, to change what the agent does not look after.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// The endpoints with interface and adopted connections, for the record.
+    pub fn pods(&self) -> Vec<record::PodRecord> {
+        let endpoints = self.compiler.endpoints();
+        let pods = endpoints.map(|(key, endpoint)| record::PodRecord {
+            pod: key.to_string(),
+            endpoint,
+            ifindex: self.interfaces.get(key).copied(),
+            adopted: self.adopted.get(key).copied().unwrap_or(0),
+        });
+        pods.collect()
+    }
+
+    /// May `event` give a local pod another interface? `cluster` is the one after it.
+    fn moves(&self, event: &Event, cluster: &Cluster) -> bool {
+        let Event::Pod { key, .. } = event else { return false };
+        let local = |pod: &Pod| pod.node.as_ref() == Some(&self.node);
+        let facts = |pod: &Pod| (local(pod) && pod.is_policed()).then(|| pod.addresses.clone());
+        self.cluster.pods.get(key).and_then(facts) != cluster.pods.get(key).and_then(facts)
+    }
+
+    fn local(&self) -> impl Iterator<Item = &Pod> {
+        let mine = |pod: &&Pod| pod.is_policed() && pod.node.as_ref() == Some(&self.node);
+        self.cluster.pods.values().filter(mine)
+    }
+
+    /// Interface events for what differs from what the compiler knows; of two pods with one interface the
+    /// first by name has it.
+    fn moved(&mut self) -> Result<Vec<Event>, Error> {
+        let addresses: Vec<IpAddr> = self.local().flat_map(|pod| pod.addresses.iter().copied()).collect();
+        let ways = self.network.ways(&addresses).map_err(|source| Error::Network { what: "interfaces", source })?;
+        let (mut found, mut namespaces, mut taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for pod in self.local() {
+            let Some(way) = pod.addresses.iter().find_map(|a| ways.get(a)) else { continue };
+            if !taken.insert(way.ifindex) {
+                tracing::warn!(pod = %pod.key, ifindex = way.ifindex, "another pod has this interface already");
+                continue;
+            }
+            found.insert(pod.key.clone(), way.ifindex);
+            namespaces.extend(way.namespace.clone().map(|n| (pod.key.clone(), n)));
+        }
+        let gone = self.interfaces.keys().filter(|key| !found.contains_key(*key));
+        let gone = gone.map(|pod| Event::Interface { pod: pod.clone(), ifindex: None });
+        let new = found.iter().filter(|(pod, ifindex)| self.interfaces.get(*pod) != Some(ifindex));
+        let new = new.map(|(pod, ifindex)| Event::Interface { pod: pod.clone(), ifindex: Some(*ifindex) });
+        let events = gone.chain(new).collect();
+        self.interfaces = found;
+        self.namespaces = namespaces;
+        Ok(events)
+    }
+
+    fn apply(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
+        let was = std::mem::replace(&mut self.step, Step::Out);
+        let before = match was {
+            Step::In => adopt::words(self.compiler.program()),
+            Step::Out => adopt::words(&self.host.read()?),
+        };
+        let changes = self.compile(events)?;
+        let mut known = if was == Step::In { changes } else { None };
+        let mut report = Report::default();
+        if known.as_ref().is_some_and(Changes::is_empty) {
+            self.step = Step::In;
+            return Ok(report);
+        }
+        // Programs come first: they let everything pass until their interface has an endpoint.
+        let attached = self.host.attached();
+        let wanted: BTreeSet<u32> = self.interfaces.values().copied().collect();
+        for ifindex in wanted.difference(&attached) {
+            self.host.attach(*ifindex)?;
+        }
+        let candidates = self.newly_isolated(&before, &attached);
+        if !candidates.is_empty() {
+            let recording = adopt::recording(self.compiler.program(), candidates.values());
+            let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
+            let ids = lead(&mut self.host, &recording, first.as_ref(), &mut report)?;
+            self.adopt(candidates, &mut report)?;
+            known = (ids == Ids::Kept).then(|| delta::diff(&recording, self.compiler.program()));
+        }
+        let ids = lead(&mut self.host, self.compiler.program(), known.as_ref(), &mut report)?;
+        if ids == Ids::Kept {
+            self.step = Step::In;
+            self.compiler.forget_installed();
+        }
+        self.first = false;
+        for ifindex in self.host.attached().difference(&wanted) {
+            self.host.detach(*ifindex)?;
+        }
+        report.took = began.elapsed();
+        Ok(report)
+    }
+
+    /// None where the program is not the old one with changes. A compiler that has run out of ids is
+    /// replaced: enough may have gone since.
+    fn compile(&mut self, events: Vec<Event>) -> Result<Option<Changes>, Error> {
+        if self.loaded {
+            match self.compiler.apply_all(events) {
+                Ok(changes) => return Ok(Some(changes)),
+                Err(overflow) => tracing::warn!(%overflow, "compiling anew"),
+            }
+        }
+        let mut compiler = Compiler::new(Scope::Node(self.node.clone()));
+        compiler.seed(&self.host.read()?);
+        compiler.load(&self.cluster)?;
+        let interfaces = self.interfaces.iter();
+        compiler.apply_all(interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(*i) }))?;
+        self.compiler = compiler;
+        self.loaded = true;
+        Ok(None)
+    }
+
+    /// Endpoints that are about to be isolated in some direction and were in none, where connections may be
+    /// running: their pods were attached already, or this agent has just started. A pod that appears
+    /// later has none, and is isolated before its first packet (S56).
+    fn newly_isolated(&self, before: &BTreeMap<u16, Word>, attached: &BTreeSet<u32>) -> BTreeMap<ObjectKey, u16> {
+        let now = adopt::words(self.compiler.program());
+        let isolated =
+            |words: &BTreeMap<u16, Word>, endpoint| words.get(&endpoint).is_some_and(|w| adopt::isolates(*w));
+        let runs = |pod| self.interfaces.get(pod).is_some_and(|ifindex| self.first || attached.contains(ifindex));
+        let endpoints = self.compiler.endpoints();
+        let found = endpoints.filter(|(pod, id)| runs(*pod) && isolated(&now, *id) && !isolated(before, *id));
+        found.map(|(pod, id)| (pod.clone(), id)).collect()
+    }
+
+    fn adopt(&mut self, pods: BTreeMap<ObjectKey, u16>, report: &mut Report) -> Result<(), Error> {
+        let mut survey = adopt::Survey::of(&mut self.network);
+        for (key, endpoint) in pods {
+            let Some(pod) = self.cluster.pods.get(&key) else { continue };
+            let running = survey.running(&mut self.network, pod, self.namespaces.get(&key));
+            let adoption = adopt::insert(&mut self.host, self.compiler.program(), endpoint, running)?;
+            tracing::info!(pod = %key, ?adoption, "isolated; took over what was running");
+            self.adopted.insert(key.clone(), adoption.connections);
+            report.adopted.insert(key, adoption);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids {
+    /// The target holds the program as it is.
+    Kept,
+    /// Some ids stand for other things in the target.
+    Renamed,
+}
+
+/// Leads `host` to `program`: by `changes` where it holds the program without them, else from what it holds.
+fn lead(
+    host: &mut impl Enforcer,
+    program: &Program,
+    changes: Option<&Changes>,
+    report: &mut Report,
+) -> Result<Ids, Error> {
+    let (ids, plan) = match changes {
+        Some(changes) => (Ids::Kept, delta::order(program, changes)?),
+        None => {
+            let program = bare(program);
+            let (renamed, plan) = delta::plan(&host.read()?, &program)?;
+            (if renamed == program { Ids::Kept } else { Ids::Renamed }, plan)
+        }
+    };
+    execute(host, &plan)?;
+    report.writes += plan.steps.len();
+    Ok(ids)
+}
+
+/// The program without origins, which targets do not keep: else everything would seem to differ.
+fn bare(program: &Program) -> Program {
+    let mut bare = program.clone();
+    for &table in TableId::ALL {
+        for entry in bare.table_mut(table).entries.values_mut() {
+            entry.origins = Origins::default();
+        }
+    }
+    bare
+}

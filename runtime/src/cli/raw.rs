@@ -54,7 +54,7 @@ Examples:
     #[command(
         after_help = "Needs root; makes network namespaces and removes them again.\n\nExample:\n  sudo netpolc demo"
     )]
-    Demo(Demo),
+    Demo,
     /// Measure: cost per packet, compile time, the real path against nftables and ipset
     #[command(after_help = "Ratios and differences within one run are what counts; machines differ.
 
@@ -183,14 +183,6 @@ pub struct Status {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Report::Table)]
     pub output: Report,
-}
-
-/// `demo`.
-#[derive(Debug, Args)]
-pub struct Demo {
-    /// How many nodes to spread the pods over
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
-    pub nodes: u8,
 }
 
 /// `bench`.

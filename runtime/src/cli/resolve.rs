@@ -21,8 +21,8 @@ pub enum Command {
     Status(PathBuf, Report),
     /// Where.
     Detach(PathBuf),
-    /// Over how many nodes.
-    Demo(u8),
+    /// The web shop.
+    Demo,
     /// See [`Bench`].
     Bench(Bench),
 }
@@ -134,7 +134,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
-        raw::Command::Demo(d) => Command::Demo(d.nodes),
+        raw::Command::Demo => Command::Demo,
         raw::Command::Bench(b) => {
             let parts = if b.what.is_empty() { vec![BenchPart::Packet, BenchPart::Compile] } else { b.what };
             Command::Bench(Bench { parts: parts.into_iter().collect(), report: b.output, rounds: b.rounds })

@@ -66,7 +66,8 @@ fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::
 /// and ports that these tell apart from others.
 pub fn only(program: &Program, endpoint: u16) -> Program {
     let word = netpolc_table::eval::word(program, endpoint);
-    let sets: BTreeSet<u64> = [word.ingress_set, word.egress_set].into_iter().filter(|s| *s != 0).map(u64::from).collect();
+    let sets: BTreeSet<u64> =
+        [word.ingress_set, word.egress_set].into_iter().filter(|s| *s != 0).map(u64::from).collect();
     let first = |key: &Key| key.value(0).low();
     let mut shown = Program::default();
     let mut keep = |table: TableId, wanted: &dyn Fn(&Key, &Entry) -> bool| {
@@ -115,17 +116,15 @@ fn tables(program: &Program) -> String {
     let mut shown = String::new();
     for table in program.tables().filter(|t| !t.entries.is_empty() && t.id != TableId::Directory) {
         let spec = table.id.spec();
-        let keys = spec.fields.iter().map(|f| f.name);
-        let head: Vec<&str> = keys.chain(["action", "from"]).collect();
+        let keys: Vec<&str> = spec.fields.iter().map(|f| f.name).collect();
         let rows = table.entries.iter().map(|(key, entry)| {
-            let fields = spec.fields.iter().zip(key.fields()).map(|(spec, field)| text::field(spec, field));
             let origins: Vec<String> = entry.origins.as_slice().iter().map(ToString::to_string).collect();
-            fields.chain([text::action(entry), origins.join("; ")]).collect::<Vec<String>>()
+            [text::key(table.id, key), text::action(entry), origins.join("\n")]
         });
         let default = text::action(&Entry::new(spec.default.0, spec.default.1));
         let count = table.entries.len();
         shown += &format!("{} ({count} of {}, default {default})\n", spec.name, table.size);
-        shown += &output::table(&head, rows);
+        shown += &output::table(&[&keys.join(", "), "action", "from"], rows);
         shown += "\n\n";
     }
     if shown.is_empty() {

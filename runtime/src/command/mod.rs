@@ -1,3 +1,36 @@
 //! The commands, one module each; each takes its resolved arguments and says how it ended.
 
+pub mod agent;
+pub mod compile;
+pub mod demo;
+pub mod detach;
+pub mod ebpf;
 pub mod eval;
+pub mod status;
+
+use crate::{cli::resolve::Command, output::Outcome};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Wrong input to the command itself, or something missing on this machine: exit code 2.
+pub fn run(command: &Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Compile(options) => compile::run(options),
+        Command::Eval(options) => eval::run(options),
+        Command::Agent(options) => agent::run(options),
+        Command::Status(pin_dir, report) => status::run(pin_dir, *report),
+        Command::Detach(pin_dir) => detach::run(pin_dir),
+        Command::Demo => demo::run(),
+        Command::Bench(options) => crate::bench::run(options),
+    }
+}
+
+/// Adds what to do to errors of commands that need root.
+fn needs_root(what: &str) -> anyhow::Result<()> {
+    // SAFETY: takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        anyhow::bail!("{what} needs root: run it with sudo");
+    }
+    Ok(())
+}

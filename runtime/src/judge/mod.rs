@@ -6,6 +6,7 @@
 //! Not here: reading questions from people ([`crate::command::eval`]).
 
 pub mod datapath;
+pub mod ebpf;
 pub mod mem;
 pub mod oracle;
 pub mod tables;
@@ -168,6 +169,6 @@ pub fn open(name: JudgeName, cluster: &Cluster) -> Result<Box<dyn Judge + '_>, E
         JudgeName::Oracle => Box::new(oracle::Oracle::new(cluster)),
         JudgeName::Tables => Box::new(tables::Tables::new(cluster)?),
         JudgeName::Mem => Box::new(mem::open(cluster)?),
-        JudgeName::Ebpf => return Err(Error::Question("not yet".into())),
+        JudgeName::Ebpf => Box::new(ebpf::open(cluster)?),
     })
 }

@@ -67,6 +67,7 @@ impl Tracked {
             remote: tuple.destination,
             remote_port: tuple.destination_port,
             answered: self.answered,
+            origin: self.original.source,
         })
     }
 }
@@ -144,6 +145,7 @@ mod tests {
         let at_backend = tracked.seen_by(backend.into()).unwrap();
         assert_eq!((at_backend.opener, at_backend.local_port), (Opener::Remote, 8080));
         assert_eq!((at_backend.remote, at_backend.remote_port), (client.into(), 40000));
+        assert_eq!(at_backend.origin, IpAddr::from(client));
         assert_eq!(tracked.seen_by(service.into()), None);
     }
 

@@ -37,4 +37,6 @@ pub struct Connection {
     pub remote_port: u16,
     /// Packets went both ways.
     pub answered: bool,
+    /// The opener's address before any translation: tells what was born on the node (S44).
+    pub origin: IpAddr,
 }

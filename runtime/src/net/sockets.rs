@@ -74,8 +74,9 @@ fn connections(protocol: u8, sockets: &[Seen]) -> Vec<Connection> {
     let listening: BTreeSet<u16> = sockets.iter().filter(|s| s.state == LISTEN).map(|s| s.local_port).collect();
     let alive = sockets.iter().filter(|s| ALIVE.contains(&s.state) && !s.remote.is_unspecified());
     alive
-        .map(|s| Connection {
-            opener: if listening.contains(&s.local_port) { Opener::Remote } else { Opener::Pod },
+        .map(|s| (s, if listening.contains(&s.local_port) { Opener::Remote } else { Opener::Pod }))
+        .map(|(s, opener)| Connection {
+            opener,
             protocol,
             local: s.local,
             local_port: s.local_port,
@@ -83,6 +84,7 @@ fn connections(protocol: u8, sockets: &[Seen]) -> Vec<Connection> {
             remote_port: s.remote_port,
             // SYN_SENT (2) waits for the answer.
             answered: s.state != 2,
+            origin: if opener == Opener::Pod { s.local } else { s.remote },
         })
         .collect()
 }

@@ -1,0 +1,155 @@
+//! Adoption: connections that run when a pod is isolated first keep the verdict of whoever opened them (S40).
+//!
+//! The order is record, dump, isolate: first the endpoint records what opens, then what runs already is
+//! taken from the kernel's connection tracking and, for what that does not know, from the pod's sockets,
+//! and only then policy judges. Unknown connections are judged as new.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
+
+use netpolc_policy::Pod;
+use netpolc_table::{
+    Program, TableId,
+    delta::Changes,
+    eval,
+    schema::{Word, endpoint_key, set_policy, word_of},
+};
+
+use super::{
+    Error,
+    host::{Enforcer, Network},
+};
+use crate::net::{Connection, conntrack::Tracked};
+
+/// What was taken over for one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adoption {
+    /// Connections that are known now.
+    pub connections: usize,
+    /// Connections for which there was no room: judged as new.
+    pub no_room: usize,
+}
+
+/// Does policy judge some direction?
+pub fn isolates(word: Word) -> bool {
+    word.flags & (Word::INGRESS | Word::EGRESS) != 0
+}
+
+/// The words of all endpoints.
+pub fn words(program: &Program) -> BTreeMap<u16, Word> {
+    let entries = &program.table(TableId::Endpoint).entries;
+    entries.iter().map(|(key, entry)| (key.value(0).low() as u16, word_of(entry))).collect()
+}
+
+/// `program` with these endpoints recording instead of isolated.
+pub fn recording<'a>(program: &Program, endpoints: impl IntoIterator<Item = &'a u16>) -> Program {
+    let mut recording = program.clone();
+    let entries = &mut recording.table_mut(TableId::Endpoint).entries;
+    for endpoint in endpoints {
+        let guard = entries.get(&endpoint_key(*endpoint)).map_or(0, |e| word_of(e).flags & Word::GUARD);
+        let word = Word { ingress_set: 0, egress_set: 0, flags: Word::RECORD | guard };
+        entries.insert(endpoint_key(*endpoint), set_policy(word));
+    }
+    recording
+}
+
+/// `changes`, with the endpoints' words as they are in `recording`.
+pub fn while_recording(changes: &Changes, recording: &Program) -> Changes {
+    let mut first = Changes::default();
+    for ((table, key), (before, after)) in &changes.entries {
+        let after = match table {
+            TableId::Endpoint => recording.get(*table, key).cloned(),
+            _ => after.clone(),
+        };
+        first.note(*table, key.clone(), before.clone(), after);
+    }
+    first
+}
+
+/// What the kernel knows about running connections, asked once for several pods.
+pub struct Survey {
+    tracked: Vec<Tracked>,
+    node: BTreeSet<IpAddr>,
+}
+
+impl Survey {
+    /// Asks. Where the host tracks nothing, the pods' sockets alone have to do.
+    pub fn of(network: &mut impl Network) -> Self {
+        let tracked = network.tracked().unwrap_or_else(|error| {
+            tracing::info!(%error, "the host tracks no connections; asking the pods' sockets");
+            vec![]
+        });
+        let node = network.own_addresses().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the node's addresses");
+            BTreeSet::new()
+        });
+        Self { tracked, node }
+    }
+
+    /// The running connections of one pod, each with whether the node opened it.
+    pub fn running(
+        &mut self,
+        network: &mut impl Network,
+        pod: &Pod,
+        namespace: Option<&PathBuf>,
+    ) -> Vec<(Connection, Origin)> {
+        let seen = |address: &IpAddr| self.tracked.iter().filter_map(|t| t.seen_by(*address)).collect::<Vec<_>>();
+        let mut found: BTreeMap<_, Connection> = pod.addresses.iter().flat_map(seen).map(|c| (tuple(&c), c)).collect();
+        match network.sockets(&pod.addresses, namespace.map(PathBuf::as_path)) {
+            Ok(sockets) => {
+                for connection in sockets.into_iter().filter(|c| pod.addresses.contains(&c.local)) {
+                    found.entry(tuple(&connection)).or_insert(connection);
+                }
+            }
+            Err(error) => tracing::warn!(pod = %pod.key, %error, "the pod's sockets"),
+        }
+        let origin = |c: &Connection| if self.node.contains(&c.origin) { Origin::Node } else { Origin::Elsewhere };
+        found.into_values().map(|c| (c, origin(&c))).collect()
+    }
+}
+
+/// Where a connection was opened, for S44.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// On the pod's own node.
+    Node,
+    /// In a pod or outside.
+    Elsewhere,
+}
+
+fn tuple(c: &Connection) -> (u8, IpAddr, u16, IpAddr, u16) {
+    (c.protocol, c.local, c.local_port, c.remote, c.remote_port)
+}
+
+/// What became of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in the state table.
+    Known,
+    /// The endpoint has no room for it.
+    NoRoom,
+}
+
+/// Puts connections into the endpoint's state.
+///
+/// # Errors
+/// The target refuses.
+pub fn insert(
+    host: &mut impl Enforcer,
+    program: &Program,
+    endpoint: u16,
+    running: Vec<(Connection, Origin)>,
+) -> Result<Adoption, Error> {
+    let mut adoption = Adoption::default();
+    for (connection, origin) in running {
+        let (_, incarnation) = eval::remote(program, connection.remote);
+        match host.adopt(endpoint, incarnation, &connection, origin)? {
+            Taken::Known => adoption.connections += 1,
+            Taken::NoRoom => adoption.no_room += 1,
+        }
+    }
+    Ok(adoption)
+}

@@ -1,0 +1,107 @@
+//! What the agent needs of the machine: something that enforces, and answers about the network. Traits,
+//! so that the agent can be tested without a kernel; and the real ones.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::Path,
+};
+
+use netpolc_target::{Error, Target};
+
+use super::adopt::{Origin, Taken};
+use crate::net::{
+    Connection,
+    conntrack::{self, Tracked},
+    links::{self, Way},
+    netns::Namespace,
+    sockets,
+};
+
+/// A target that sees the packets of interfaces.
+pub trait Enforcer: Target {
+    /// Interfaces whose packets it sees.
+    fn attached(&self) -> BTreeSet<u32>;
+
+    /// Sees the packets of this interface of the calling thread's namespace from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the interface is gone.
+    fn attach(&mut self, ifindex: u32) -> Result<(), Error>;
+
+    /// The opposite; an interface that is gone is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn detach(&mut self, ifindex: u32) -> Result<(), Error>;
+
+    /// Takes over a running connection. `incarnation` is that of the remote.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn adopt(
+        &mut self,
+        endpoint: u16,
+        incarnation: u16,
+        connection: &Connection,
+        origin: Origin,
+    ) -> Result<Taken, Error>;
+}
+
+/// Answers about the calling thread's network namespace and those of its pods.
+pub trait Network {
+    /// The interfaces that lead to these addresses.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>>;
+
+    /// Connections that the host tracks.
+    ///
+    /// # Errors
+    /// The host tracks none, or not for this user.
+    fn tracked(&mut self) -> io::Result<Vec<Tracked>>;
+
+    /// Connections of the sockets in the namespace that has one of `addresses`; `namespace` is it, where known.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn sockets(&mut self, addresses: &[IpAddr], namespace: Option<&Path>) -> io::Result<Vec<Connection>>;
+
+    /// The node's own addresses.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>>;
+}
+
+/// The network that this process is in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Network for Kernel {
+    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>> {
+        links::ways(addresses)
+    }
+
+    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
+        conntrack::dump()
+    }
+
+    fn sockets(&mut self, addresses: &[IpAddr], namespace: Option<&Path>) -> io::Result<Vec<Connection>> {
+        let namespaces = match namespace {
+            Some(path) => vec![Namespace::open(path)?],
+            None => links::namespaces_with(addresses)?,
+        };
+        let mut found = Vec::new();
+        for namespace in namespaces {
+            found.extend(namespace.run(sockets::dump)??);
+        }
+        Ok(found)
+    }
+
+    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        Ok(links::addresses()?.into_iter().map(|(address, _)| address).collect())
+    }
+}

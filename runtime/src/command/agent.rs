@@ -1,0 +1,31 @@
+//! `netpolc agent`: opens what is pinned, and serves until a signal.
+
+use anyhow::Context;
+use netpolc_target_ebpf::{Config, Ebpf};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    agent::{host::Kernel, serve::serve},
+    cli::resolve::Agent,
+    output::Outcome,
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// No root, no bpffs, another agent, and with `--once` whatever kept the kernel from being in step.
+pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
+    super::needs_root("the agent")?;
+    let host = Ebpf::open(&options.pin_dir, Config::default())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let stop = async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        serve(options, host, Kernel, stop).await
+    })
+}

@@ -1,0 +1,19 @@
+//! `netpolc detach`: removes links, pins and the record.
+
+use std::path::Path;
+
+use anyhow::Context;
+use netpolc_target_ebpf::Ebpf;
+
+use crate::{agent::record::Record, output::Outcome};
+
+/// Runs the command. Nothing there is fine.
+///
+/// # Errors
+/// No root, an agent that still runs, or a kernel that refuses.
+pub fn run(pin_dir: &Path) -> anyhow::Result<Outcome> {
+    super::needs_root("detach")?;
+    Ebpf::remove(pin_dir).with_context(|| format!("detach {} (stop the agent first)", pin_dir.display()))?;
+    Record::remove(pin_dir).context("remove the agent's record")?;
+    Ok(Outcome::Fine)
+}

@@ -1,0 +1,340 @@
+//! The agent against a target in memory and a made-up network: the order of what it does, what it
+//! keeps when things fail, and what a restart writes.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::Path,
+    rc::Rc,
+};
+
+use netpolc::{
+    agent::{
+        Agent,
+        adopt::{Origin, Taken},
+        host::{Enforcer, Network},
+        serve::keeping,
+    },
+    net::{
+        Connection, Opener,
+        conntrack::{Tracked, Tuple},
+        links::Way,
+    },
+};
+use netpolc_kube_sync::{Input, load};
+use netpolc_policy::Cluster;
+use netpolc_table::{
+    Program, TableId, Write,
+    schema::{Word, word_of},
+};
+use netpolc_target::{Capabilities, Error, Target};
+use netpolc_target_mem::Mem;
+
+/// What happened, in order.
+type Log = Rc<RefCell<Vec<String>>>;
+
+#[derive(Clone)]
+struct Host {
+    mem: Rc<RefCell<Mem>>,
+    capabilities: Capabilities,
+    attached: BTreeSet<u32>,
+    /// Writes until one fails.
+    budget: Rc<RefCell<Option<usize>>>,
+    log: Log,
+}
+
+impl Host {
+    fn new() -> Self {
+        let mem = Mem::default();
+        let capabilities = mem.capabilities().clone();
+        let mem = Rc::new(RefCell::new(mem));
+        Self { mem, capabilities, attached: BTreeSet::new(), budget: Rc::default(), log: Log::default() }
+    }
+
+    fn program(&self) -> Program {
+        self.mem.borrow().read().unwrap()
+    }
+
+    fn words(&self) -> Vec<Word> {
+        self.program().table(TableId::Endpoint).entries.values().map(word_of).collect()
+    }
+}
+
+impl Target for Host {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn read(&self) -> Result<Program, Error> {
+        self.mem.borrow().read()
+    }
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        if let Some(budget) = self.budget.borrow_mut().as_mut() {
+            if *budget == 0 {
+                let source = io::Error::other("told to fail");
+                return Err(Error::System { call: "write".into(), source });
+            }
+            *budget -= 1;
+        }
+        for (_, entry) in write.put.iter().filter(|_| write.table == TableId::Endpoint) {
+            self.log.borrow_mut().push(format!("word {:#x}", word_of(entry).flags));
+        }
+        if write.table == TableId::Interface && !write.put.is_empty() {
+            self.log.borrow_mut().push("interface".into());
+        }
+        self.mem.borrow_mut().write(write)
+    }
+    fn settle(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Enforcer for Host {
+    fn attached(&self) -> BTreeSet<u32> {
+        self.attached.clone()
+    }
+    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.log.borrow_mut().push(format!("attach {ifindex}"));
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.log.borrow_mut().push(format!("detach {ifindex}"));
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+    fn adopt(&mut self, _: u16, _: u16, connection: &Connection, origin: Origin) -> Result<Taken, Error> {
+        let Connection { opener, remote_port, .. } = connection;
+        self.log.borrow_mut().push(format!("adopt {opener:?} {remote_port} {origin:?}"));
+        Ok(Taken::Known)
+    }
+}
+
+#[derive(Clone, Default)]
+struct Net {
+    ways: Rc<RefCell<BTreeMap<IpAddr, u32>>>,
+    tracked: Rc<RefCell<Vec<Tracked>>>,
+    log: Log,
+}
+
+impl Network for Net {
+    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>> {
+        let ways = self.ways.borrow();
+        let known = addresses.iter().filter_map(|a| Some((*a, Way { ifindex: *ways.get(a)?, namespace: None })));
+        Ok(known.collect())
+    }
+    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
+        self.log.borrow_mut().push("dump".into());
+        Ok(self.tracked.borrow().clone())
+    }
+    fn sockets(&mut self, _: &[IpAddr], _: Option<&Path>) -> io::Result<Vec<Connection>> {
+        Ok(vec![])
+    }
+    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+        Ok(BTreeSet::from([[192, 168, 0, 1].into()]))
+    }
+}
+
+const PODS: &str = "
+kind: Pod
+metadata: {name: db, namespace: default, labels: {role: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.1}]}
+---
+kind: Pod
+metadata: {name: ui, namespace: default, labels: {role: ui}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}]}
+";
+
+const POLICY: &str = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: default}
+spec:
+  podSelector: {matchLabels: {role: db}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}], ports: [{port: 6379}]}]
+";
+
+fn cluster(text: &str) -> Cluster {
+    let loaded = load([Input::bytes("test", text)]);
+    assert_eq!(loaded.problems, []);
+    loaded.cluster
+}
+
+fn agent() -> (Agent<Host, Net>, Host, Net) {
+    let (host, net) = (Host::new(), Net::default());
+    let net = Net { log: host.log.clone(), ..net };
+    net.ways.borrow_mut().extend([([10, 0, 0, 1].into(), 11), ([10, 0, 0, 2].into(), 12)]);
+    (Agent::new("n1".into(), host.clone(), net.clone()).unwrap(), host, net)
+}
+
+fn took(log: &Log) -> Vec<String> {
+    std::mem::take(&mut *log.borrow_mut())
+}
+
+const GUARD: u8 = Word::GUARD;
+
+/// S40: record, dump, isolate; also for pods that ran before the agent did.
+#[test]
+fn s40_a_running_pod_records_before_the_dump_and_is_isolated_after_it() {
+    let (mut agent, host, net) = agent();
+    let side = |source: [u8; 4], source_port, destination: [u8; 4], destination_port| Tuple {
+        source: source.into(),
+        destination: destination.into(),
+        protocol: 6,
+        source_port,
+        destination_port,
+    };
+    let tracked = |from, port| Tracked {
+        original: side(from, port, [10, 0, 0, 1], 6379),
+        reply: side([10, 0, 0, 1], 6379, from, port),
+        answered: true,
+        closing: false,
+    };
+    *net.tracked.borrow_mut() = vec![tracked([10, 0, 0, 2], 1000), tracked([192, 168, 0, 1], 2000)];
+    agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+    let (record, isolated) = (Word::RECORD | GUARD, Word::INGRESS | GUARD);
+    let log = took(&host.log);
+    let expected = [
+        "attach 11".to_owned(),
+        "attach 12".into(),
+        format!("word {record:#x}"),
+        format!("word {GUARD:#x}"),
+        "interface".into(),
+        "interface".into(),
+        "dump".into(),
+        "adopt Remote 1000 Elsewhere".into(),
+        "adopt Remote 2000 Node".into(),
+        format!("word {isolated:#x}"),
+    ];
+    let (mut sorted, mut wanted) = (log.clone(), expected.to_vec());
+    sorted.sort();
+    wanted.sort();
+    assert_eq!(sorted, wanted, "{log:?}");
+    let at = |what: &str| log.iter().position(|l| l == what).unwrap_or_else(|| panic!("{what}: {log:?}"));
+    assert!(at("attach 12") < at("interface"), "{log:?}");
+    assert!(at(&expected[2]) < at("dump") && at("dump") < at(&expected[9]), "{log:?}");
+    assert_eq!(agent.pods().iter().map(|p| p.adopted).collect::<Vec<_>>(), [2, 0]);
+}
+
+/// S56: a pod that appears later was never running unseen.
+#[test]
+fn s56_a_new_pod_is_isolated_without_a_recording_phase() {
+    let (mut agent, host, net) = agent();
+    let only_policy = POLICY.trim_start_matches("\n---");
+    agent.update(cluster(only_policy)).unwrap();
+    assert_eq!(took(&host.log), Vec::<String>::new());
+    net.ways.borrow_mut().remove(&IpAddr::from([10, 0, 0, 1]));
+    agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+    took(&host.log);
+    assert_eq!(agent.missing().len(), 1);
+    // The interface comes last.
+    net.ways.borrow_mut().insert([10, 0, 0, 1].into(), 11);
+    agent.refresh().unwrap();
+    assert_eq!(took(&host.log), ["attach 11", "interface"]);
+    assert!(host.words().iter().any(|w| w.flags & Word::INGRESS != 0));
+}
+
+#[test]
+fn s60_the_last_policy_lifts_isolation_and_a_gone_pod_leaves_nothing() {
+    let (mut agent, host, net) = agent();
+    agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+    agent.update(cluster(PODS)).unwrap();
+    assert!(host.words().iter().all(|w| w.flags == 0), "{:?}", host.words());
+    took(&host.log);
+    net.ways.borrow_mut().clear();
+    agent.update(Cluster::default()).unwrap();
+    assert_eq!(took(&host.log), ["detach 11", "detach 12"]);
+    let left = host.program();
+    let left: Vec<_> = left.tables().filter(|t| t.id != TableId::Port && !t.entries.is_empty()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// S58: the second agent finds what the first left, and has nothing to write.
+#[test]
+fn s58_a_restart_writes_nothing() {
+    let (mut agent, host, net) = agent();
+    let cluster = cluster(&format!("{PODS}{POLICY}"));
+    agent.update(cluster.clone()).unwrap();
+    took(&host.log);
+    let held = host.program();
+    let attached = agent.host().clone();
+    let mut second = Agent::new("n1".into(), attached, net.clone()).unwrap();
+    let report = second.update(cluster).unwrap();
+    assert_eq!((report.writes, host.program() == held), (0, true));
+    assert_eq!(took(&host.log), Vec::<String>::new());
+}
+
+/// S57, S59: whichever write fails, the next try completes the update.
+#[test]
+fn s59_a_failure_at_any_write_is_reported_and_completed_later() {
+    let wanted = {
+        let (mut agent, host, _) = agent();
+        agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+        host.program().len()
+    };
+    for budget in 0.. {
+        let (mut agent, host, _) = agent();
+        *host.budget.borrow_mut() = Some(budget);
+        let result = agent.update(cluster(&format!("{PODS}{POLICY}")));
+        if result.is_ok() {
+            assert!(budget > 5, "only {budget} writes");
+            return;
+        }
+        *host.budget.borrow_mut() = None;
+        agent.retry().unwrap();
+        assert_eq!(host.program().len(), wanted, "after {budget} writes");
+        assert!(host.words().iter().any(|w| w.flags & Word::INGRESS != 0));
+        assert_eq!(agent.retry().unwrap().writes, 0);
+        agent.update(cluster(PODS)).unwrap();
+        assert!(host.words().iter().all(|w| w.flags == 0));
+    }
+}
+
+/// S61: what was enforced stays while a part of the input cannot be read.
+#[test]
+fn s61_objects_are_kept_while_the_input_is_incomplete() {
+    let before = cluster(&format!("{PODS}{POLICY}"));
+    let broken = load([Input::bytes("pods", PODS), Input::bytes("policies", "kind: [NetworkPolicy")]);
+    assert_eq!(broken.incomplete.len(), 1);
+    assert_eq!(keeping(broken, &before), before);
+    let complete = load([Input::bytes("pods", PODS)]);
+    assert_eq!(keeping(complete, &before).policies.len(), 0);
+}
+
+#[test]
+fn the_opener_is_told_from_both_ends() {
+    // One tracked connection between two local pods is adopted by both, each from its side.
+    let (mut agent, host, net) = agent();
+    let tuple = |source: [u8; 4], source_port, destination: [u8; 4], destination_port| Tuple {
+        source: source.into(),
+        destination: destination.into(),
+        protocol: 6,
+        source_port,
+        destination_port,
+    };
+    *net.tracked.borrow_mut() = vec![Tracked {
+        original: tuple([10, 0, 0, 2], 1000, [10, 0, 0, 1], 6379),
+        reply: tuple([10, 0, 0, 1], 6379, [10, 0, 0, 2], 1000),
+        answered: true,
+        closing: false,
+    }];
+    let deny_all = "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: all, namespace: default}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+";
+    agent.update(cluster(&format!("{PODS}{deny_all}"))).unwrap();
+    let log = took(&host.log);
+    assert!(log.contains(&format!("adopt {:?} 1000 Elsewhere", Opener::Remote)), "{log:?}");
+    assert!(log.contains(&format!("adopt {:?} 6379 Elsewhere", Opener::Pod)), "{log:?}");
+}
