@@ -59,7 +59,7 @@ pub struct Exhausted {
 
 /// The entries that differ between two programs, origins included; sizes do not count.
 pub fn diff(old: &Program, new: &Program) -> Changes {
-    let mut entries = Vec::new();
+    let mut entries = Vec::with_capacity(old.len().abs_diff(new.len()));
     for &table in TableId::ALL {
         let mut before = old.table(table).entries.iter().peekable();
         let mut after = new.table(table).entries.iter().peekable();

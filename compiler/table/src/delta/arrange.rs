@@ -26,7 +26,7 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     entries(view, &words, &extras, &mut steps);
     steps.refine.extend(ports.early);
 
-    let (early, late) = (remotes.steps.iter()).partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
+    let (early, late) = remotes.steps.into_iter().partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
     // Endpoints that go: first their packets, then their words.
     let interfaces: Vec<_> = view.changed(TableId::Interface).collect();
     for (key, _, after) in &interfaces {
@@ -36,7 +36,7 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     }
     steps.switch.extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     let guarded = own(view, &mut steps);
-    steps.switch.extend(early.into_iter().map(|(_, write)| write.clone()));
+    steps.switch.extend(early.into_iter().map(|(_, write)| write));
     steps.switch.append(&mut steps.replaced);
     words.write(&remotes.copies, &mut steps);
     steps.coarsen.splice(0..0, late.iter().map(|(_, write)| write.clone()));

@@ -9,7 +9,10 @@
 //! - or through a class made for it, where sets that endpoints leave show the old answer and all others the
 //!   new one. A set that is left by some and joined by others then lends those that join a copy of itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     Exhausted,
@@ -73,19 +76,21 @@ pub(super) fn plan(view: &View<'_>, moves: &Moves) -> Result<Remotes, Exhausted>
     for family in Family::BOTH {
         let table = TableId::remote(family);
         if !matter {
-            let changed = view.changed(table).map(|(k, b, a)| (k, b.cloned(), a.cloned()));
-            out.steps.extend(walk(table, Phase::Switch, changed));
+            out.steps.extend(walk(table, Phase::Switch, view.changed(table)));
             continue;
         }
         let flips = flips(view, family);
         let pairs: BTreeSet<(u16, u16)> = flips.iter().map(|f| (f.old.0, f.new.0)).filter(|(a, b)| a != b).collect();
         let modes = Planner::new(view, moves, family, &mut out).modes(&pairs)?;
+        if modes.values().all(|m| *m == Mode::Early) {
+            out.steps.extend(walk(table, Phase::Switch, view.changed(table)));
+            continue;
+        }
         let mode = |f: &Flip<'_>| modes.get(&(f.old.0, f.new.0)).copied().unwrap_or(Mode::Early);
         let middle = middle(&flips, &mode, family.bits());
-        let first = flips.iter().zip(&middle).map(|(f, m)| (f.key, f.before.cloned(), m.clone()));
-        out.steps.extend(walk(table, Phase::Switch, first));
-        let second = flips.iter().zip(&middle).map(|(f, m)| (f.key, m.clone(), f.after.cloned()));
-        out.steps.extend(walk(table, Phase::Coarsen, second));
+        let both = || flips.iter().zip(&middle);
+        out.steps.extend(walk(table, Phase::Switch, both().map(|(f, m)| (f.key, f.before, m.as_ref()))));
+        out.steps.extend(walk(table, Phase::Coarsen, both().map(|(f, m)| (f.key, m.as_ref(), f.after))));
     }
     out.steps.sort_by_key(|(phase, _)| *phase);
     copy_sets(view, &mut out)?;
@@ -97,29 +102,31 @@ pub(super) fn plan(view: &View<'_>, moves: &Moves) -> Result<Remotes, Exhausted>
 fn walk<'a>(
     table: TableId,
     phase: Phase,
-    changes: impl Iterator<Item = (&'a Key, Option<Entry>, Option<Entry>)>,
-) -> Vec<(Phase, Write)> {
+    changes: impl Iterator<Item = (&'a Key, Option<&'a Entry>, Option<&'a Entry>)>,
+) -> impl Iterator<Item = (Phase, Write)> {
     let (mut puts, mut removals) = (Vec::new(), Vec::new());
     for (key, before, after) in changes {
         match after {
-            Some(entry) if before.as_ref() != Some(&entry) => puts.push((key, entry)),
+            Some(entry) if before != Some(entry) => puts.push((key, entry)),
             None if before.is_some() => removals.push(key),
             _ => (),
         }
     }
     puts.sort_by_key(|(key, _)| std::cmp::Reverse(length(key)));
     removals.sort_by_key(|key| length(key));
-    let puts = puts.into_iter().map(|(key, entry)| (phase, Write::put(table, key.clone(), entry)));
-    puts.chain(removals.into_iter().map(|key| (phase, Write::remove(table, key.clone())))).collect()
+    let puts = puts.into_iter().map(move |(key, entry)| (phase, Write::put(table, key.clone(), entry.clone())));
+    puts.chain(removals.into_iter().map(move |key| (phase, Write::remove(table, key.clone()))))
 }
 
 /// The changed prefixes with their addresses' classes: where a prefix comes or goes, those of the next
 /// shorter one that covers it.
 fn flips<'a>(view: &View<'a>, family: Family) -> Vec<Flip<'a>> {
     let (table, width) = (TableId::remote(family), family.bits());
-    let all: BTreeMap<Key, (Option<&Entry>, Option<&Entry>)> =
-        view.changed(table).map(|(k, b, a)| (k.clone(), (b, a))).collect();
-    let before: BTreeMap<Key, &Entry> = all.iter().filter_map(|(k, (b, _))| Some((k.clone(), (*b)?))).collect();
+    // Needed only where a prefix comes or goes.
+    let all: LazyCell<BTreeMap<&Key, Option<&Entry>>, _> =
+        LazyCell::new(|| view.changed(table).map(|(k, b, _)| (k, b)).collect());
+    let before: LazyCell<BTreeMap<Key, &Entry>, _> =
+        LazyCell::new(|| all.iter().filter_map(|(k, b)| Some(((*k).clone(), (*b)?))).collect());
     let now = &view.new.table(table).entries;
     let shorter = |key: &Key| length(key).checked_sub(1);
     let cover_after = |key: &Key| longest_in(now, key.value(0), shorter(key)?, width).map(|(_, e)| e);
@@ -203,6 +210,9 @@ impl<'v, 'a> Planner<'v, 'a> {
 
     fn modes(mut self, pairs: &BTreeSet<(u16, u16)>) -> Result<BTreeMap<(u16, u16), Mode>, Exhausted> {
         let mut modes = BTreeMap::new();
+        if pairs.len() > 16 {
+            self.view.list_sets();
+        }
         for &(before, after) in pairs {
             let mode = if self.try_early(before, after) {
                 Mode::Early

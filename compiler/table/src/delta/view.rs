@@ -3,7 +3,7 @@
 //! Everything is asked lazily: a small event must not pay for the size of the program.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
@@ -63,6 +63,15 @@ pub(super) struct View<'a> {
     pairs: OnceCell<Vec<(u16, u16)>>,
     leaves: [OnceCell<(BTreeSet<u16>, BTreeSet<u16>)>; 2],
     functions: RefCell<HashMap<(When, u16), Rc<[u64]>>>,
+    /// All rows of a set, once it is worth it.
+    listed: RefCell<HashMap<(When, u16), Rc<Listed>>>,
+    listing: Cell<bool>,
+}
+
+/// A set's rows by (family, class), sorted; and its bases.
+struct Listed {
+    rows: Vec<((u64, u16), Act)>,
+    bases: [Act; 2],
 }
 
 impl<'a> View<'a> {
@@ -75,6 +84,8 @@ impl<'a> View<'a> {
             pairs: OnceCell::new(),
             leaves: [OnceCell::new(), OnceCell::new()],
             functions: RefCell::default(),
+            listed: RefCell::default(),
+            listing: Cell::new(false),
         }
     }
 
@@ -106,14 +117,35 @@ impl<'a> View<'a> {
         Act::of(self.get(when, TableId::Base, &base_key(set, family)))
     }
 
+    /// From here on reads whole sets at once: pays where many classes of each are asked for.
+    pub(super) fn list_sets(&self) {
+        self.listing.set(true);
+    }
+
     pub(super) fn act(&self, when: When, set: u16, family: Family, class: u16) -> Act {
+        if self.listing.get() {
+            let listed = self.listed(when, set);
+            let found = listed.rows.binary_search_by_key(&(family.number().into(), class), |(at, _)| *at);
+            return found.map_or(listed.bases[family as usize], |i| listed.rows[i].1);
+        }
         match self.get(when, TableId::Row, &row_key(set, family, class)) {
             Some(entry) => Act::of(Some(entry)),
             None => self.base(when, set, family),
         }
     }
 
-    /// The entries of a table whose keys begin with `fields`.
+    fn listed(&self, when: When, set: u16) -> Rc<Listed> {
+        if let Some(known) = self.listed.borrow().get(&(when, set)) {
+            return known.clone();
+        }
+        let rows = self.under(when, TableId::Row, set.into()).into_iter();
+        let rows = rows.map(|(k, e)| ((k.value(1).low(), k.value(2).low() as u16), Act::of(Some(e)))).collect();
+        let listed = Rc::new(Listed { rows, bases: Family::BOTH.map(|f| self.base(when, set, f)) });
+        self.listed.borrow_mut().insert((when, set), listed.clone());
+        listed
+    }
+
+    /// The entries of a table whose keys begin with `first`.
     pub(super) fn under(&self, when: When, table: TableId, first: u64) -> BTreeMap<&'a Key, &'a Entry> {
         let mut entries: BTreeMap<_, _> = under(self.new.table(table), first.into()).collect();
         if when == When::Old {
