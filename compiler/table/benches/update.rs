@@ -83,7 +83,7 @@ fn main() {
     show("order, every set and row under another id", changes.entries.len(), 9, || delta::order(&other, &changes));
 
     let mut moved = other.clone();
-    for (_, leaf) in &mut moved.table_mut(TableId::RemoteV4).entries {
+    for leaf in moved.table_mut(TableId::RemoteV4).entries.values_mut() {
         leaf.params[0] = leaf.params[0] % u64::from(CLASSES) + 1;
     }
     let changes = delta::diff(&old, &moved);

@@ -24,8 +24,8 @@ impl Program {
     /// The same program under ids that follow from what they stand for.
     ///
     /// Endpoints, sets and classes go by their fingerprint in the directory. Without one, an endpoint keeps
-    /// its order (its id, where no endpoint has one), a class goes by its prefixes, a set by what it answers. Rows go by their set and ports,
-    /// port classes by protocol and first port. Origins and sizes stay. Entries that no packet can reach are
+    /// its order (its id, where no endpoint has one), a class goes by its prefixes, a set by what it answers. Rows
+    /// go by their set and ports, port classes by protocol and first port. Origins and sizes stay. Entries that no packet can reach are
     /// kept, but may stay told apart by the order of their old ids.
     pub fn canonical(&self) -> Program {
         let names = Renaming::of(self);

@@ -54,7 +54,7 @@ pub fn check(program: &Program) -> Vec<Finding> {
     }
     checker.ports();
     checker.ids();
-    checker.findings.sort_by(|a, b| (a.table, a.severity).cmp(&(b.table, b.severity)));
+    checker.findings.sort_by_key(|f| (f.table, f.severity));
     checker.findings
 }
 

@@ -100,7 +100,8 @@ impl Program {
 /// the old one again after the new one.
 ///
 /// Ids must keep their meaning: what an id of a set, row, class or port class stands for is the same in
-/// both programs where it is in use in both. Words must name sets, leaves classes and port intervals port
+/// both programs where it is in use in both; an id that comes free must not be given another meaning by the
+/// same update. Words must name sets, leaves classes and port intervals port
 /// classes whose entries are complete in `new`. Works in time proportional to the changes; only updates
 /// that move endpoints between sets while addresses change class look further.
 ///

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     ActionId, Entry, Key, Match, Program, Table, TableId, Value,
-    schema::{ActionSpec, FieldSpec, MatchKind},
+    schema::{ActionSpec, FieldSpec, Format, MatchKind},
     text,
 };
 
@@ -41,7 +41,8 @@ fn preamble(id: u32, name: &str) -> Json {
 }
 
 fn action(spec: &ActionSpec) -> Json {
-    let param = |(i, (name, width, _)): (usize, &(&str, u8, crate::schema::Format))| json!({ "id": i + 1, "name": name, "bitwidth": width });
+    let param =
+        |(i, (name, width, _)): (usize, &(&str, u8, Format))| json!({ "id": i + 1, "name": name, "bitwidth": width });
     json!({
         "preamble": preamble(action_id(spec.id), spec.name),
         "params": spec.params.iter().enumerate().map(param).collect::<Vec<_>>(),
@@ -59,12 +60,10 @@ fn match_type(kind: MatchKind) -> &'static str {
 fn table(table: &Table) -> Json {
     let spec = table.id.spec();
     let field = |(i, f): (usize, &FieldSpec)| json!({ "id": i + 1, "name": f.name, "bitwidth": f.width, "match_type": match_type(f.kind) });
+    let scope = |id: ActionId| if id == spec.default.0 { "TABLE_AND_DEFAULT" } else { "TABLE_ONLY" };
     let default = spec.default.0;
-    let mut refs: Vec<Json> = spec
-        .actions
-        .iter()
-        .map(|&id| json!({ "id": action_id(id), "scope": if id == default { "TABLE_AND_DEFAULT" } else { "TABLE_ONLY" } }))
-        .collect();
+    let mut refs: Vec<Json> =
+        spec.actions.iter().map(|&id| json!({ "id": action_id(id), "scope": scope(id) })).collect();
     if !spec.actions.contains(&default) {
         refs.push(json!({ "id": action_id(default), "scope": "DEFAULT_ONLY" }));
     }

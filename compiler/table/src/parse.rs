@@ -158,7 +158,7 @@ fn table<'a>(input: &'a str, id: TableId, program: &mut Program) -> Parsed<'a, (
     let (mut input, ()) = preceded(space, token("{")).parse(input)?;
     let table = program.table_mut(id);
     table.size = size;
-    while let Err(_) = token("}")(input) {
+    while token("}")(input).is_err() {
         let start = input;
         let (rest, key) = key(input, id)?;
         let (rest, ()) = preceded(space, token("->")).parse(rest)?;

@@ -43,7 +43,7 @@ fn s21_the_longest_prefix_wins_as_a_scan_of_all_entries_says() {
             let width = u32::from(Family::of(address).bits());
             let value = netpolc_table::Value::from(address).get();
             let covers = |m: &Match| match *m {
-                Match::Lpm { value: v, length } if length == 0 => v.get() == 0,
+                Match::Lpm { value: v, length: 0 } => v.get() == 0,
                 Match::Lpm { value: v, length } => (v.get() ^ value) >> (width - u32::from(length)) == 0,
                 _ => false,
             };

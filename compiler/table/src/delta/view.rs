@@ -62,11 +62,14 @@ pub(super) struct View<'a> {
     sets: OnceCell<Sets>,
     pairs: OnceCell<Vec<(u16, u16)>>,
     leaves: [OnceCell<(BTreeSet<u16>, BTreeSet<u16>)>; 2],
-    functions: RefCell<HashMap<(When, u16), Rc<[u64]>>>,
+    functions: RefCell<ByRow>,
     /// All rows of a set, once it is worth it.
     listed: RefCell<HashMap<(When, u16), Rc<Listed>>>,
     listing: Cell<bool>,
 }
+
+/// A bit for each pair of port classes, by row.
+type ByRow = HashMap<(When, u16), Rc<[u64]>>;
 
 /// A set's rows by (family, class), sorted; and its bases.
 struct Listed {
@@ -174,7 +177,7 @@ impl<'a> View<'a> {
                 sets.new.extend(named);
             }
             for (before, _) in changed.values() {
-                sets.old.extend(before.into_iter().flat_map(|e| named(e)));
+                sets.old.extend(before.iter().flat_map(|e| named(e)));
             }
             sets
         })
