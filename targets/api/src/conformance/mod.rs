@@ -1,6 +1,6 @@
 //! The suite that every target must pass.
 //!
-//! [`run`] puts each case to a fresh target: first what any [`Target`] does with tables (`tables`), then packets:
+//! [`run`] puts each case to an empty target: first what any [`Target`] does with tables (`tables`), then packets:
 //! cases with a program and a list of steps ([`cases`]), and what depends on a target's capacity (`quota`).
 //! A case's name begins with the item of the semantics that it proves. [`differential`] puts random packets to two
 //! targets and finds where they part.
@@ -21,7 +21,7 @@ use netpolc_table::{Program, Write};
 use crate::{Datapath, Error, Frame, Hook, Target, Verdict};
 
 pub use cases::cases;
-pub use tables::fill;
+pub use tables::{clear, fill};
 
 /// Something that can be both filled and asked.
 pub trait Subject: Target + Datapath {}
@@ -170,13 +170,12 @@ impl Report {
     }
 }
 
-/// Runs the whole suite, each case on a target that `make` makes.
+/// Runs the whole suite. `make` makes an empty target; packet cases share one, emptied between them (which must forget
+/// all state, S43), as long as none fails: a kernel may take a second to verify a program.
 pub fn run<T: Subject>(mut make: impl FnMut() -> T) -> Report {
     let mut report = Report::default();
     tables::run(&mut make, &mut report);
-    for case in cases() {
-        run_case(&mut make(), &case, &mut report);
-    }
+    run_cases(&mut make, &cases(), &mut report);
     quota::run(&mut make, &mut report);
     report
 }
@@ -184,10 +183,22 @@ pub fn run<T: Subject>(mut make: impl FnMut() -> T) -> Report {
 /// Runs the packet cases whose names contain `filter`; for looking into one.
 pub fn run_matching<T: Subject>(mut make: impl FnMut() -> T, filter: &str) -> Report {
     let mut report = Report::default();
-    for case in cases().iter().filter(|c| c.name.contains(filter)) {
-        run_case(&mut make(), case, &mut report);
-    }
+    let chosen: Vec<Case> = cases().into_iter().filter(|c| c.name.contains(filter)).collect();
+    run_cases(&mut make, &chosen, &mut report);
     report
+}
+
+fn run_cases<T: Subject>(make: &mut impl FnMut() -> T, cases: &[Case], report: &mut Report) {
+    let mut reused: Option<T> = None;
+    for case in cases {
+        let mut subject = reused.take().unwrap_or_else(&mut *make);
+        let failures = report.failures.len();
+        run_case(&mut subject, case, report);
+        if let Err(error) = clear(&mut subject) {
+            report.fail_error(&case.name, case.steps.len(), "empty the tables", &error);
+        }
+        reused = (report.failures.len() == failures).then_some(subject);
+    }
 }
 
 /// Runs one case on an empty target; stops at the first step that fails, since later ones may depend on it.

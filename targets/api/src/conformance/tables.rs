@@ -31,6 +31,23 @@ pub fn fill<T: Target + ?Sized>(target: &mut T, program: &Program) -> Result<(),
     Ok(())
 }
 
+/// Empties a target: what refers to others before what is referred to, then a grace period.
+///
+/// # Errors
+/// The first call that fails.
+pub fn clear<T: Target + ?Sized>(target: &mut T) -> Result<(), Error> {
+    let held = target.read()?;
+    let first = [TableId::Interface, TableId::Endpoint];
+    let rest = TableId::ALL.iter().copied().filter(|t| !first.contains(t));
+    for table in first.into_iter().chain(rest) {
+        let remove: Vec<Key> = held.table(table).entries.keys().cloned().collect();
+        if !remove.is_empty() {
+            target.write(&Write { table, remove, put: vec![] })?;
+        }
+    }
+    target.settle()
+}
+
 /// Entries of every table, some at the edges of their fields as far as the target's limits allow.
 fn full_width(target: &dyn Target) -> Program {
     let limits = target.capabilities();
