@@ -5,35 +5,38 @@ use std::fmt::Write;
 
 use netpolc::{
     cli::raw::JudgeName,
-    judge::{self, Judge},
+    judge::{self, Judge, datapath::OnDatapath},
 };
 use netpolc_testbed::cases;
 
-/// What a judge says about all cases; empty where it agrees everywhere.
-fn disagreements(name: JudgeName) -> String {
-    let mut wrong = String::new();
-    let mut probes = 0;
-    for case in cases::all() {
-        let mut judge = match judge::open(name, &case.cluster) {
-            Ok(judge) => judge,
-            Err(error) => panic!("case {}: {name:?} does not start: {error}", case.name),
-        };
-        for probe in &case.probes {
-            probes += 1;
-            match judge.judge(&probe.question) {
-                Ok(answer) if answer.allowed == probe.allowed => {}
-                Ok(answer) => {
-                    let (case, line, item) = (&case.name, probe.line, &probe.item);
-                    let question = &probe.question;
-                    writeln!(wrong, "{case}.yaml:{line} {item}: {question:?}: {answer:?}").unwrap();
-                }
-                Err(error) => {
-                    writeln!(wrong, "{}.yaml:{}: {error}: {:?}", case.name, probe.line, probe.question).unwrap();
-                }
+/// Puts all probes of a case to a judge; what it answers wrong is added to `wrong`.
+fn ask(case: &cases::Case, judge: &mut dyn Judge, wrong: &mut String) {
+    for probe in &case.probes {
+        match judge.judge(&probe.question) {
+            Ok(answer) if answer.allowed == probe.allowed => {}
+            Ok(answer) => {
+                let (case, line, item) = (&case.name, probe.line, &probe.item);
+                writeln!(wrong, "{case}.yaml:{line} {item}: {:?}: {answer:?}", probe.question).unwrap();
+            }
+            Err(error) => {
+                writeln!(wrong, "{}.yaml:{}: {error}: {:?}", case.name, probe.line, probe.question).unwrap();
             }
         }
     }
+}
+
+/// What a judge answers wrong in all cases; empty where it agrees everywhere.
+fn disagreements(name: JudgeName) -> String {
+    let mut wrong = String::new();
+    let cases = cases::all();
+    let probes: usize = cases.iter().map(|c| c.probes.len()).sum();
     assert!(probes > 100, "the corpus has only {probes} probes");
+    for case in cases {
+        match judge::open(name, &case.cluster) {
+            Ok(mut judge) => ask(&case, judge.as_mut(), &mut wrong),
+            Err(error) => panic!("case {}: {name:?} does not start: {error}", case.name),
+        }
+    }
     wrong
 }
 
@@ -54,7 +57,18 @@ fn mem() {
 
 #[test]
 fn ebpf() {
-    assert_eq!(disagreements(JudgeName::Ebpf), "");
+    let mut wrong = String::new();
+    // One target is led from case to case: that spares loading programs, and is one more test of updates.
+    let mut target = judge::ebpf::target(60).expect("the generated programs load (this needs root)");
+    for case in cases::all() {
+        let mut judge = match OnDatapath::install(&case.cluster, target) {
+            Ok(judge) => judge,
+            Err(error) => panic!("case {}: {error}", case.name),
+        };
+        ask(&case, &mut judge, &mut wrong);
+        target = judge.into_target();
+    }
+    assert_eq!(wrong, "");
 }
 
 /// What isolates and what allows is the same whoever is asked.

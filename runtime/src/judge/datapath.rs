@@ -8,7 +8,7 @@ use netpolc_policy::{
     Cluster, Direction,
     oracle::{Party, Question, Transport},
 };
-use netpolc_table::{Program, delta};
+use netpolc_table::delta;
 use netpolc_target::{
     Datapath, Frame, Hook, Target, Verdict, execute,
     frame::Packet,
@@ -32,7 +32,7 @@ pub struct OnDatapath<'a, T> {
 }
 
 impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
-    /// Installs the cluster's tables on an empty target.
+    /// Leads a target from what it holds to the cluster's tables.
     ///
     /// # Errors
     /// Tables that cannot be compiled, or that the target cannot hold.
@@ -43,9 +43,14 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
             .into_iter()
             .map(|(pod, id)| Event::Interface { pod, ifindex: Some(FIRST_INTERFACE + u32::from(id)) });
         tables.compiler().apply_all(interfaces)?;
-        let (_, plan) = delta::plan(&Program::default(), tables.program())?;
+        let (_, plan) = delta::plan(&target.read()?, tables.program())?;
         execute(&mut target, &plan)?;
         Ok(Self { tables, target, source_port: 0 })
+    }
+
+    /// The target, for the next cluster: loading programs takes longer than changing tables.
+    pub fn into_target(self) -> T {
+        self.target
     }
 
     fn hook(
