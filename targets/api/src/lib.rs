@@ -60,7 +60,7 @@ pub struct Capabilities {
     pub rows: u32,
     /// Port classes; ids are below this.
     pub port_classes: u32,
-    /// Live connections of one endpoint and family.
+    /// Live connections of one endpoint and family, at least in practice: where a hash finds their places, a few more or less.
     pub connections: u32,
 }
 
