@@ -17,6 +17,7 @@ use crate::{
     loader::Loaded,
     pins::Pins,
     sys::{self, TcxHook, refused},
+    tables::Access,
 };
 
 /// How programs get to an interface.
@@ -91,15 +92,16 @@ fn gone(e: &io::Error) -> bool {
 }
 
 impl Attachments {
-    /// Finds the pinned ones, and drops those whose interface has vanished.
-    pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let mut this = Self::observe(pins)?;
-        this.sweep(Some(pins))?;
+    /// Finds the pinned ones; a writer drops those whose interface has vanished.
+    pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
+        let mut this = Self::find(pins)?;
+        if access == Access::Write {
+            this.sweep(Some(pins))?;
+        }
         Ok(this)
     }
 
-    /// Finds the pinned ones and changes nothing.
-    pub fn observe(pins: &Pins) -> Result<Self, Error> {
+    fn find(pins: &Pins) -> Result<Self, Error> {
         let mut this = Attachments::default();
         for name in pins.links()? {
             let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {

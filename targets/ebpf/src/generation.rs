@@ -15,7 +15,7 @@ use crate::{
     pins::Pins,
     program::{self, Options, Parameters},
     settle::Grace,
-    tables::{Stop, Tables},
+    tables::{Access, Stop, Tables},
 };
 
 /// Tables with their programs.
@@ -89,7 +89,7 @@ impl Generation {
         maps.set_code(fingerprint(&code));
         let counter = options.vary.map(|_| Region::create("np_counter", 4)).transpose()?;
         let programs = load(&maps, &code, counter.as_ref())?;
-        Ok(Self { number, tables: Tables::open(maps)?, programs, _counter: counter })
+        Ok(Self { number, tables: Tables::open(maps, Access::Write)?, programs, _counter: counter })
     }
 
     /// Puts a whole program into empty tables. What is referred to comes first, though no packet comes by here yet.
@@ -116,13 +116,13 @@ impl Generation {
     }
 
     /// Opens what is pinned. Programs that an older or newer netpolc generated are replaced: the second value tells.
-    pub fn open(pins: &Pins, number: u64, shared: Shared) -> Result<(Self, Header), Error> {
+    pub fn open(pins: &Pins, number: u64, shared: Shared, access: Access) -> Result<(Self, Header), Error> {
         let dir = pins.generation(number);
         let header = Maps::header(&dir)?;
         let maps = Maps::open(&dir, &header, shared)?;
         let open = |hook: Hook| Loaded::pinned(&dir.join(hook_name(hook))).map(|p| (hook, p));
         let programs = [open(Hook::ToPod)?, open(Hook::FromPod)?];
-        Ok((Self { number, tables: Tables::open(maps)?, programs, _counter: None }, header))
+        Ok((Self { number, tables: Tables::open(maps, access)?, programs, _counter: None }, header))
     }
 
     /// Where the pinned programs are not those that this netpolc generates, loads its own: for [`Generation::repin`].

@@ -30,7 +30,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
-    _lock: File,
+    /// None: only looking.
+    _lock: Option<File>,
 }
 
 fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -93,14 +94,11 @@ impl Pins {
         }
     }
 
-    /// Opens what exists to look at it only: without the lock, beside a process that may hold it. None where there is
-    /// nothing.
-    pub fn observe(dir: &Path) -> Result<Option<Self>, Error> {
-        match File::open(dir) {
-            Ok(file) => Ok(Some(Self { dir: dir.into(), _lock: file })),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(io_error("open", dir)(e)),
-        }
+    /// To look at what exists while another process may have it; None where there is nothing complete.
+    pub fn look(dir: &Path) -> Result<Option<Self>, Error> {
+        let pins = Self { dir: dir.into(), _lock: None };
+        let there = pins.shared().try_exists().map_err(io_error("look at", dir))?;
+        Ok(if there && !pins.generations()?.is_empty() { Some(pins) } else { None })
     }
 
     /// None where the directory went away meanwhile.
@@ -120,7 +118,7 @@ impl Pins {
         }
         let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         match (lock.metadata(), fs::metadata(dir)) {
-            (Ok(a), Ok(b)) if same(&a, &b) => Ok(Some(Self { dir: dir.into(), _lock: lock })),
+            (Ok(a), Ok(b)) if same(&a, &b) => Ok(Some(Self { dir: dir.into(), _lock: Some(lock) })),
             _ => Ok(None),
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     settle::Grace,
     state::{self, Connection, Inserted, Live, Ticker},
     sys::{self, refused},
-    tables::{Room, Stop},
+    tables::{Access, Room, Stop},
 };
 
 /// What an instance is made with.
@@ -62,6 +62,10 @@ impl Config {
     }
 }
 
+/// How often an observer looks before it says that what it sees makes no sense, and how long it waits between.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// What the layout allows, as far as the cells of rows by classes allow it together: 2^14 sets by 2^14 classes.
 fn largest(c: Capacities) -> Capacities {
     Capacities {
@@ -89,6 +93,7 @@ pub struct Ebpf {
     pins: Option<Pins>,
     grace: Grace,
     ticker: Option<Ticker>,
+    access: Access,
 }
 
 fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
@@ -124,7 +129,16 @@ impl Ebpf {
 
     fn with(config: Config, generation: Generation, attachments: Attachments, pins: Option<Pins>) -> Self {
         let capabilities = capabilities(&generation.tables.maps.capacities, &config.limits);
-        Self { config, capabilities, generation, attachments, pins, grace: Grace::default(), ticker: None }
+        Self {
+            config,
+            capabilities,
+            generation,
+            attachments,
+            pins,
+            grace: Grace::default(),
+            ticker: None,
+            access: Access::Write,
+        }
     }
 
     /// Finds what is pinned under `pins`, or makes it. Finishes what a killed process began; one process at a time.
@@ -137,7 +151,7 @@ impl Ebpf {
         let numbers = pins.generations()?;
         let Some((&number, older)) = numbers.split_last() else {
             // without tables nothing is judged: what else lies there is the rest of an interrupted removal or start
-            Attachments::open(&pins)?.detach_all(Some(&pins))?;
+            Attachments::open(&pins, Access::Write)?.detach_all(Some(&pins))?;
             pins.discard(&pins.shared())?;
             config.capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
             let shared = Shared::create(&config.capacities, clock)?;
@@ -149,8 +163,8 @@ impl Ebpf {
         };
         let header = crate::maps::Maps::header(&pins.generation(number))?;
         let shared = Shared::open(&pins.shared(), &header.capacities)?;
-        let (mut generation, header) = Generation::open(&pins, number, shared)?;
-        let mut attachments = Attachments::open(&pins)?;
+        let (mut generation, header) = Generation::open(&pins, number, shared, Access::Write)?;
+        let mut attachments = Attachments::open(&pins, Access::Write)?;
         match generation.renew(&header, &config.program)? {
             Some((programs, code)) => {
                 attachments.replace(&programs, Some(&pins))?;
@@ -165,32 +179,55 @@ impl Ebpf {
         Ok(Self::with(config, generation, attachments, Some(pins)))
     }
 
-    /// What is pinned under `pins`, to look at beside the process that keeps it; None where nothing is. Writing to
-    /// it would spoil that process's tables.
+    /// Looks at what is pinned while another process may be writing it; None where there is nothing. Whatever changes
+    /// something is refused. [`Target::read`] reads anew each time and tries again where it met a write half-done.
     ///
     /// # Errors
-    /// [`Error::Installed`] where what is pinned is another version's; also where it is replaced meanwhile: try again.
+    /// [`Error::Installed`] where what is pinned is another version's.
     pub fn observe(pins: impl AsRef<Path>) -> Result<Option<Self>, Error> {
-        let Some(pins) = Pins::observe(pins.as_ref())? else { return Ok(None) };
-        let Some(&number) = pins.generations()?.last() else { return Ok(None) };
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            let Some(pins) = Pins::look(pins.as_ref())? else { return Ok(None) };
+            match Self::look(pins) {
+                Ok(ebpf) => return Ok(Some(ebpf)),
+                Err(error) => last = Some(error), // it may be growing just now
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err(last.expect("tried at least once"))
+    }
+
+    fn look(pins: Pins) -> Result<Self, Error> {
+        let number = *pins.generations()?.last().ok_or_else(|| Error::Installed("removed meanwhile".into()))?;
         let header = crate::maps::Maps::header(&pins.generation(number))?;
         let shared = Shared::open(&pins.shared(), &header.capacities)?;
-        let (generation, _) = Generation::open(&pins, number, shared)?;
-        let attachments = Attachments::observe(&pins)?;
-        Ok(Some(Self::with(Config::default(), generation, attachments, Some(pins))))
+        let (generation, _) = Generation::open(&pins, number, shared, Access::Look)?;
+        let attachments = Attachments::open(&pins, Access::Look)?;
+        let config = Config { capacities: header.capacities, ..Config::default() };
+        let mut this = Self::with(config, generation, attachments, Some(pins));
+        this.access = Access::Look;
+        Ok(this)
+    }
+
+    fn may_change(&self) -> Result<(), Error> {
+        match self.access {
+            Access::Write => Ok(()),
+            Access::Look => Err(Error::Installed("opened to look only".into())),
+        }
     }
 
     /// Detaches everything that is pinned under `pins` and removes every trace. Nothing there is fine.
     pub fn remove(pins: impl AsRef<Path>) -> Result<(), Error> {
         let Some(pins) = Pins::open_existing(pins.as_ref())? else { return Ok(()) };
         if pins.link("").exists() {
-            Attachments::open(&pins)?.detach_all(Some(&pins))?;
+            Attachments::open(&pins, Access::Write)?.detach_all(Some(&pins))?;
         }
         pins.remove()
     }
 
     /// Makes an interface of the calling thread's network namespace carry the programs; again is fine.
     pub fn attach(&mut self, ifindex: u32) -> Result<Way, Error> {
+        self.may_change()?;
         self.attachments.attach(ifindex, &self.generation.programs, self.config.mode, self.pins.as_ref())
     }
 
@@ -202,6 +239,7 @@ impl Ebpf {
 
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.may_change()?;
         self.attachments.detach(ifindex, self.pins.as_ref())
     }
 
@@ -212,6 +250,7 @@ impl Ebpf {
 
     /// Forgets interfaces that have vanished; answers which.
     pub fn sweep(&mut self) -> Result<Vec<u32>, Error> {
+        self.may_change()?;
         self.attachments.sweep(self.pins.as_ref())
     }
 
@@ -256,12 +295,14 @@ impl Ebpf {
     /// Puts a running connection in (adoption, S40); a live entry stays as it is. A pod's RECORD or isolation
     /// flag should be set before, so that its packets keep the entry alive.
     pub fn insert(&mut self, connection: &Connection) -> Result<Inserted, Error> {
+        self.may_change()?;
         let now = self.now()?;
         state::insert(&self.generation.tables.maps, now, connection)
     }
 
     /// Forgets an endpoint's connections, fragments and counters. Removing its key from `endpoint` does this too.
     pub fn purge(&mut self, endpoint: u16) -> Result<(), Error> {
+        self.may_change()?;
         state::purge(&self.generation.tables.maps, self.known(endpoint)?)
     }
 
@@ -348,10 +389,22 @@ impl Target for Ebpf {
     }
 
     fn read(&self) -> Result<Program, Error> {
-        self.generation.tables.read()
+        if self.access == Access::Write {
+            return self.generation.tables.read();
+        }
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match self.generation.tables.read_afresh() {
+                Ok(program) => return Ok(program),
+                Err(error) => last = Some(error),
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err(last.expect("tried at least once"))
     }
 
     fn write(&mut self, write: &Write) -> Result<(), Error> {
+        self.may_change()?;
         self.capabilities.check(write)?;
         loop {
             match self.generation.tables.write(write, &self.grace) {
@@ -367,6 +420,7 @@ impl Target for Ebpf {
     }
 
     fn settle(&mut self) -> Result<(), Error> {
+        self.may_change()?;
         self.grace.wait()?;
         self.generation.tables.release()
     }
@@ -380,6 +434,7 @@ impl Datapath for Ebpf {
     }
 
     fn advance(&mut self, by: Duration) -> Result<(), Error> {
+        self.may_change()?;
         let maps = &self.generation.tables.maps;
         let jiffies = by.as_nanos() * u128::from(maps.clock.hz) / 1_000_000_000;
         maps.words::<AtomicU64>(MapId::Config)[config::TIME_OFFSET / 8].fetch_add(jiffies as u64, Relaxed);

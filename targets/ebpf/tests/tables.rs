@@ -17,13 +17,13 @@ use netpolc_target_ebpf::{
     layout::{Capacities, Clock, MapId, exact, exact_buckets, trie},
     maps::{Maps, Shared},
     settle::Grace,
-    tables::{Stop, Tables},
+    tables::{Access, Stop, Tables},
 };
 
 fn empty(capacities: Capacities) -> Tables {
     let clock = Clock { hz: 100 };
     let shared = Shared::create(&capacities, clock).expect("needs root and BPF");
-    Tables::open(Maps::create(capacities, 1, clock, shared).unwrap()).unwrap()
+    Tables::open(Maps::create(capacities, 1, clock, shared).unwrap(), Access::Write).unwrap()
 }
 
 /// The walk of the generated programs, written from the layout alone.
@@ -89,7 +89,7 @@ fn what_is_written_is_read_again_and_found_by_packets() {
             tables.release().unwrap();
         }
         if round % 250 == 100 {
-            tables = Tables::open(tables.maps).unwrap();
+            tables = Tables::open(tables.maps, Access::Write).unwrap();
             assert_eq!(tables.read().unwrap(), model, "opened again in round {round}");
         }
     }
@@ -145,7 +145,7 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
         assert_eq!(tables.read().unwrap(), model);
     }
     assert!(full > 0 && model.len() >= 150, "{full} refused, {} of 192 places used", model.len());
-    let tables = Tables::open(tables.maps).unwrap();
+    let tables = Tables::open(tables.maps, Access::Write).unwrap();
     assert_eq!(tables.read().unwrap(), model);
 }
 

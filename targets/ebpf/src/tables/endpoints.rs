@@ -19,7 +19,7 @@ use netpolc_table::{
 };
 use netpolc_target::Error;
 
-use super::{Grace, Room, Stop, invalid, number};
+use super::{Access, Grace, Room, Stop, invalid, number};
 use crate::{
     layout::{MapId, endpoint, own_more_key},
     ledger::LedgerId,
@@ -130,8 +130,8 @@ pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64),
 }
 
 impl Endpoints {
-    /// Finds what is there.
-    pub fn open(maps: &Maps) -> Result<Self, Error> {
+    /// Finds what is there; a writer finishes what a killed process began.
+    pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
         let blocks = maps.capacities.interface_blocks;
         let mut this = Endpoints { uses: vec![0; blocks as usize], ..Endpoints::default() };
         let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
@@ -148,7 +148,7 @@ impl Endpoints {
             }
             let used = slots[usize::from(block) * 256..][..256].iter().filter(|s| s.load(Acquire) != 0).count();
             this.uses[usize::from(block)] = used as u32;
-            if used == 0 {
+            if used == 0 && access == Access::Write {
                 dir.store(0, Release);
                 this.quarantine.push(block);
             }
@@ -163,7 +163,7 @@ impl Endpoints {
             this.more.entry(id).or_default().insert(address);
             this.more_count += 1;
         }
-        for &id in this.more.keys() {
+        for &id in this.more.keys().filter(|_| access == Access::Write) {
             record32(maps, id, endpoint::OWN_FLAGS).fetch_or(endpoint::HAS_MORE, Release);
         }
         Ok(this)

@@ -16,7 +16,7 @@ use std::{
 use netpolc_table::TableId;
 use netpolc_target::Error;
 
-use super::{Grace, Room, Stop};
+use super::{Access, Grace, Room, Stop};
 use crate::{
     layout::{MapId, exact, exact_buckets},
     maps::Maps,
@@ -59,8 +59,8 @@ fn fill(maps: &Maps, place: Place, address: Ipv6Addr, new: u32) {
 }
 
 impl Exact {
-    /// Finds all addresses; removes second copies.
-    pub fn open(maps: &Maps) -> Result<Self, Error> {
+    /// Finds all addresses; a writer removes second copies.
+    pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
         let mut this = Exact { buckets: maps.capacities.remote_v6_buckets, ..Exact::default() };
         for place in (0..this.buckets).flat_map(|b| (0..exact::WAYS as u32).map(move |w| (b, w))) {
             if value(maps, place).load(Acquire) == 0 {
@@ -73,7 +73,7 @@ impl Exact {
                     place.0
                 )));
             }
-            if this.places.contains_key(&address) {
+            if this.places.contains_key(&address) && access == Access::Write {
                 value(maps, place).store(0, Release);
                 this.dead.insert(place);
             } else {

@@ -33,6 +33,15 @@ use trie::{Prefix, Trie};
 
 use crate::{layout::Capacities, maps::Maps, settle::Grace};
 
+/// What a process may do with tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everything; the only one.
+    Write,
+    /// Look, while another process may write.
+    Look,
+}
+
 /// The tables of one generation.
 #[derive(Debug)]
 pub struct Tables {
@@ -182,17 +191,28 @@ struct RemoteChange {
 }
 
 impl Tables {
-    /// Takes the tables as they are in the maps; finishes what a killed process began.
-    pub fn open(maps: Maps) -> Result<Self, Error> {
-        rows::open(&maps);
+    /// Takes the tables as they are in the maps; a writer finishes what a killed process began.
+    pub fn open(maps: Maps, access: Access) -> Result<Self, Error> {
+        if access == Access::Write {
+            rows::open(&maps);
+        }
         Ok(Self {
-            remote_v4: Trie::open(Family::V4, &maps)?,
-            remote_v6: Trie::open(Family::V6, &maps)?,
-            exact: Exact::open(&maps)?,
-            ports: Ports::open(&maps),
-            endpoints: Endpoints::open(&maps)?,
+            remote_v4: Trie::open(Family::V4, &maps, access)?,
+            remote_v6: Trie::open(Family::V6, &maps, access)?,
+            exact: Exact::open(&maps, access)?,
+            ports: Ports::open(&maps, access),
+            endpoints: Endpoints::open(&maps, access)?,
             maps,
         })
+    }
+
+    /// Decodes the maps afresh, where another process writes them.
+    pub fn read_afresh(&self) -> Result<Program, Error> {
+        let maps = &self.maps;
+        let remote_v4 = Trie::open(Family::V4, maps, Access::Look)?;
+        let remote_v6 = Trie::open(Family::V6, maps, Access::Look)?;
+        let (exact, ports) = (Exact::open(maps, Access::Look)?, Ports::open(maps, Access::Look));
+        read(maps, [&remote_v4, &remote_v6], &exact, &ports, &Endpoints::default())
     }
 
     /// Does one write, see `netpolc_target::Target::write`.
@@ -315,26 +335,7 @@ impl Tables {
 
     /// Decodes everything.
     pub fn read(&self) -> Result<Program, Error> {
-        let mut program = Program::default();
-        for (trie, family) in [(&self.remote_v4, Family::V4), (&self.remote_v6, Family::V6)] {
-            let entries = &mut program.table_mut(TableId::remote(family)).entries;
-            for ((address, length), value) in trie.read(&self.maps)? {
-                let address: IpAddr = match family {
-                    Family::V4 => IpAddr::V4(((address >> 96) as u32).into()),
-                    Family::V6 => IpAddr::V6(address.into()),
-                };
-                entries.insert(remote_key(address, length), set_remote(value as u16, (value >> 16) as u16));
-            }
-        }
-        let entries = &mut program.table_mut(TableId::RemoteV6).entries;
-        for (address, value) in self.exact.read(&self.maps)? {
-            let entry = set_remote((value as u16).wrapping_sub(1), (value >> 16) as u16);
-            entries.insert(remote_key(address.into(), 128), entry);
-        }
-        self.ports.read(&self.maps, &mut program);
-        rows::read(&self.maps, &mut program)?;
-        self.endpoints.read(&self.maps, &mut program)?;
-        Ok(program)
+        read(&self.maps, [&self.remote_v4, &self.remote_v6], &self.exact, &self.ports, &self.endpoints)
     }
 
     /// Keeps the block of interfaces 0 to 255 whatever is in it, so that [`Tables::lend_interface`] is one store.
@@ -362,6 +363,30 @@ impl Tables {
             _ => None,
         }
     }
+}
+
+/// Decodes everything.
+fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints: &Endpoints) -> Result<Program, Error> {
+    let mut program = Program::default();
+    for (trie, family) in tries.into_iter().zip(Family::BOTH) {
+        let entries = &mut program.table_mut(TableId::remote(family)).entries;
+        for ((address, length), value) in trie.read(maps)? {
+            let address: IpAddr = match family {
+                Family::V4 => IpAddr::V4(((address >> 96) as u32).into()),
+                Family::V6 => IpAddr::V6(address.into()),
+            };
+            entries.insert(remote_key(address, length), set_remote(value as u16, (value >> 16) as u16));
+        }
+    }
+    let entries = &mut program.table_mut(TableId::RemoteV6).entries;
+    for (address, value) in exact.read(maps)? {
+        let entry = set_remote((value as u16).wrapping_sub(1), (value >> 16) as u16);
+        entries.insert(remote_key(address.into(), 128), entry);
+    }
+    ports.read(maps, &mut program);
+    rows::read(maps, &mut program)?;
+    endpoints.read(maps, &mut program)?;
+    Ok(program)
 }
 
 /// The key's fields must be of the table's kinds.

@@ -16,7 +16,7 @@ use netpolc_table::{
     schema::{self, port_key},
 };
 
-use super::{Room, Stop, invalid, number, set_bit};
+use super::{Access, Room, Stop, invalid, number, set_bit};
 use crate::{
     layout::MapId,
     ledger::{COVERED, FIRST, LedgerId},
@@ -65,9 +65,11 @@ pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval,
 
 impl Ports {
     /// Finds the intervals.
-    pub fn open(maps: &Maps) -> Self {
+    pub fn open(maps: &Maps, access: Access) -> Self {
         let this = Ports(decode(maps));
-        this.classes(maps);
+        if access == Access::Write {
+            this.classes(maps);
+        }
         this
     }
 

@@ -22,7 +22,7 @@ use std::{
 use netpolc_table::{TableId, schema::Family};
 use netpolc_target::Error;
 
-use super::{Grace, Room, Stop, set_bit};
+use super::{Access, Grace, Room, Stop, set_bit};
 use crate::{
     layout::{MapId, trie},
     ledger::{LedgerId, PREFIX_WORDS, PRESENT},
@@ -99,8 +99,8 @@ impl Trie {
         maps.ledger(LedgerId::HostV4)
     }
 
-    /// Reads the ledger and repairs the slots after it, see the module's header.
-    pub fn open(family: Family, maps: &Maps) -> Result<Self, Error> {
+    /// Reads the ledger and, as a writer, repairs the slots after it, see the module's header.
+    pub fn open(family: Family, maps: &Maps, access: Access) -> Result<Self, Error> {
         let mut this = Self {
             family,
             prefixes: vec![HashMap::new(); 129],
@@ -129,6 +129,10 @@ impl Trie {
         let mut seen = vec![false; blocks];
         this.discover(maps, 0, 0, 0, &mut seen)?;
         this.free = (ROOT..blocks as u32).rev().filter(|&b| !seen[b as usize]).collect();
+        if access == Access::Look {
+            seen.iter().zip(&mut this.uses).for_each(|(&seen, uses)| *uses = u32::from(seen));
+            return Ok(this);
+        }
         for (address, length) in this.all() {
             this.build_path(maps, address, length)?;
         }
