@@ -28,6 +28,8 @@ pub const DATAGRAM_EVENT: usize = 1792;
 /// u32 `[8]` (a place each of 4 bytes): the numbers 0 to 7, so that a program has a value that its verifier does not know.
 pub const NUMBERS: usize = 1808;
 
+/// u64 `[8]`: IP protocol number << 32 by [`Protocol`] (the place of `Icmp` has ICMP's, the next one ICMPv6's, the last one 0).
+pub const TAILS: usize = 1856;
 /// u8 `[256]`: next header -> 0 no extension header, else [`extension`].
 pub const EXTENSIONS: usize = 2048;
 
@@ -188,6 +190,9 @@ pub fn image(clock: Clock) -> Vec<u8> {
         image[PICK + at] = (7 - byte.trailing_zeros().min(7) as u8) | (byte.count_ones() as u8) << 4;
     }
     image[DATAGRAM_EVENT] = code::DATAGRAM;
+    for (place, number) in [6u64, 17, 132, 1, 58].into_iter().enumerate() {
+        image[TAILS + 8 * place..][..8].copy_from_slice(&(number << 32).to_le_bytes());
+    }
     for number in 0..8 {
         word(&mut image, NUMBERS + 4 * number, number as u32);
     }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Races for a slot that a packet may lose before it goes on without an entry.
-const MAX_LOST: i32 = 2;
+const MAX_LOST: i32 = 1;
 
 /// Which ways of a bucket a scan looks for.
 #[derive(Clone, Copy)]

@@ -41,7 +41,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R4, 0, later);
         self.mark_first(back);
         self.a.bind(back);
-        self.a.load(Size::Dw, R3, Fp, stack::END);
+        self.a.load(Size::W, R3, Fp, stack::END);
         self.a.jump(layer4);
         self.a.bind(later);
         self.a.swap(R4, 16);

@@ -31,7 +31,7 @@ impl Generator<'_> {
         a.note("icmp error: inner tuple");
         a.mov(R1, R7);
         a.alu(Alu::Add, R1, 8);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R1, R3, bad);
         a.store(Size::Dw, Fp, stack::SPARE, R5);
         self.load_bytes(0, INNER, 8, bad);
@@ -44,7 +44,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.mov(R1, R7);
         a.alu(Alu::Add, R1, 28);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R1, R3, bad);
         self.load_bytes(8, stack::BUFFER, 20, bad);
         let (local, remote) = match self.hook {
@@ -79,7 +79,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.mov(R1, R7);
         a.alu(Alu::Add, R1, 48);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R1, R3, bad);
         self.load_bytes(8, stack::BUFFER, 40, bad);
         let (local, remote) = match self.hook {

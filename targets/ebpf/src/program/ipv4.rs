@@ -115,7 +115,8 @@ impl Generator<'_> {
         a.mov(R1, R9);
         a.alu(Alu::Rsh, R1, 32);
         a.jump_if(Cond::Ne, R1, 0, spoofed);
-        a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        let a = &mut self.a;
         a.bind(proven);
         a.load(Size::Dw, R4, Fp, stack::SPARE);
         // The verifier forgets the bounds of what it reloads where it cannot follow the value.
@@ -176,7 +177,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R1, be16(DHCP.0), spoofed);
         a.load(Size::H, R1, R2, 2);
         a.jump_if(Cond::Ne, R1, be16(DHCP.1), spoofed);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.store(Size::Dw, Fp, stack::MARKS, 0);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump(udp);
         a.note("parse: layer 4");
         a.bind(proven);
@@ -198,13 +200,12 @@ impl Generator<'_> {
         self.a.store(Size::Dw, Fp, stack::EVENT, R4);
     }
 
-    /// R5: row of the port map; the same is stored, as a number that the verifier does not know, so that it follows
-    /// the state stage once and not once for each protocol. Changes R1.
+    /// R5: row of the port map; stored too. It is read from a map, like the number in R8, so that the verifier does not know
+    /// it and follows what comes after once, and not once for each protocol.
     pub(super) fn protocol(&mut self, protocol: Protocol) {
-        self.a.map_value(R1, MapId::Config, config::NUMBERS + 4 * protocol as usize);
-        self.a.load(Size::W, R1, R1, 0);
-        self.a.store(Size::Dw, Fp, stack::PROTOCOL, R1);
-        self.a.mov(R5, protocol as i32);
+        self.a.map_value(R5, MapId::Config, config::NUMBERS + 4 * protocol as usize);
+        self.a.load(Size::W, R5, R5, 0);
+        self.a.store(Size::Dw, Fp, stack::PROTOCOL, R5);
     }
 
     /// TCP, UDP, SCTP.
@@ -229,10 +230,16 @@ impl Generator<'_> {
         if self.hook == Hook::ToPod {
             self.exchange_ports(R8, R1);
         }
-        self.a.imm64(R1, u64::from(number) << 32);
-        self.a.alu(Alu::Or, R8, R1);
+        self.tail(protocol as usize);
         self.protocol(protocol);
         self.a.jump(judge);
+    }
+
+    /// Puts a protocol number into R8. Changes R1.
+    fn tail(&mut self, place: usize) {
+        self.a.map_value(R1, MapId::Config, config::TAILS + 8 * place);
+        self.a.load(Size::Dw, R1, R1, 0);
+        self.a.alu(Alu::Or, R8, R1);
     }
 
     fn datagram(&mut self) {
@@ -249,6 +256,8 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.mov(R8, R5);
         a.alu(Alu::Lsh, R8, 32);
+        self.tail(7);
+        let a = &mut self.a;
         // ICMP over IPv6 and ICMPv6 over IPv4 come here and live as long as ICMP does.
         a.jump_if(Cond::Eq, R5, i32::from(ip::ICMP), icmp);
         a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
@@ -265,8 +274,7 @@ impl Generator<'_> {
         a.mov(R1, R8);
         a.alu(Alu::Lsh, R1, 16);
         a.alu(Alu::Or, R8, R1);
-        a.imm64(R1, u64::from(number) << 32);
-        a.alu(Alu::Or, R8, R1);
+        self.tail(Protocol::Icmp as usize + usize::from(number == ip::ICMPV6));
         self.protocol(Protocol::Icmp);
     }
 }

@@ -182,6 +182,7 @@ impl Generator<'_> {
             a.alu(Alu::And, R1, mark::UNPROVEN);
             a.jump_if(Cond::Eq, R1, 0, proven);
             a.jump_if(Cond::Ne, R4, i32::from(code::LISTENER), spoofed);
+            a.store(Size::Dw, Fp, stack::MARKS, 0);
             a.bind(proven);
         }
         a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
@@ -212,7 +213,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R1, be16(DHCPV6.0), spoofed);
         a.load(Size::H, R1, R2, 2);
         a.jump_if(Cond::Ne, R1, be16(DHCPV6.1), spoofed);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.store(Size::Dw, Fp, stack::MARKS, 0);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump(to.udp);
     }
 
@@ -235,8 +237,8 @@ impl Generator<'_> {
         a.alu(Alu::Or, R1, R2);
         a.jump_if(Cond::Ne, R1, 0, spoofed);
         a.bind(unproven);
-        a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
-        a.bind(done);
+        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        self.a.bind(done);
     }
 
     /// Step 4 of a whole packet, then layer 4.
@@ -252,7 +254,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, seen::FIRST, first);
         let back = a.here();
         a.mov(R5, R8);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         self.dispatch(to, None);
         self.a.jump(to.other);
         self.a.bind(first);
@@ -277,7 +279,7 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::SPARE, R4);
         a.mov(R1, R7);
         a.alu(Alu::Add, R1, 2);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R1, R3, to.truncated);
         self.load_bytes(0, stack::BUFFER, 2, to.truncated);
         let a = &mut self.a;
@@ -288,7 +290,7 @@ impl Generator<'_> {
         a.alu(Alu::Lsh, R1, 3);
         a.bind(sized);
         a.alu(Alu::Add, R7, R1);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R7, R3, to.truncated);
         a.load(Size::B, R8, Fp, stack::BUFFER);
         a.jump(each);
@@ -304,7 +306,7 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::IPV6, R1);
         a.mov(R1, R7);
         a.alu(Alu::Add, R1, 8);
-        a.load(Size::Dw, R3, Fp, stack::END);
+        a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R1, R3, to.truncated);
         self.load_bytes(0, stack::BUFFER, 8, to.truncated);
         let a = &mut self.a;

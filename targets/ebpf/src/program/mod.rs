@@ -136,13 +136,13 @@ mod stack {
     pub const RECORD: i16 = -24;
     /// u64: bits of [`super::mark`].
     pub const MARKS: i16 = -32;
-    /// u64: remote's class | incarnation << 16.
+    /// u64: remote's class | incarnation << 16. Read as u16s, as above.
     pub const CLASS: i16 = -40;
     /// u64: event code.
     pub const EVENT: i16 = -48;
     /// u64: row of the port map.
     pub const PROTOCOL: i16 = -56;
-    /// u64: where the IP packet ends, from the start of the frame.
+    /// u64: where the IP packet ends, from the start of the frame. Read as a u32: the verifier then forgets what it knew of it.
     pub const END: i16 = -64;
     /// u64: who asks the state tables, see [`super::Asks`].
     pub const ASKS: i16 = -72;

@@ -252,7 +252,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.alu(Alu::And, R1, isolation(direction));
         a.jump_if(Cond::Eq, R1, 0, yes);
-        a.load(Size::Dw, R4, Fp, stack::CLASS);
+        a.load(Size::H, R4, Fp, stack::CLASS);
         a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
         self.tables(direction, family, yes);
         self.own(family, yes, no);
