@@ -1,0 +1,256 @@
+//! The agent as a process on a node of a real cluster of network namespaces: policies applied while
+//! connections run, restarts, and what `status` and `detach` say and leave. Needs root.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use netpolc_policy::ObjectKey;
+use netpolc_testbed::{
+    netns::{Net, Site, Spec},
+    probe::{Answer, Ask, Connection, PATIENCE, Question, Servers, ask},
+};
+use serde_json::Value;
+
+const CLUSTER: &str = "
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
+---
+kind: Pod
+metadata: {name: db, namespace: default, labels: {role: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.7.0.1}, {ip: fd07::1}]}
+---
+kind: Pod
+metadata: {name: ui, namespace: default, labels: {role: ui}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.7.0.2}, {ip: fd07::2}]}
+---
+kind: Pod
+metadata: {name: other, namespace: default, labels: {role: other}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.7.0.3}, {ip: fd07::3}]}
+";
+
+fn policy(role: &str) -> String {
+    format!(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: db, namespace: default}}
+spec:
+  podSelector: {{matchLabels: {{role: db}}}}
+  policyTypes: [Ingress]
+  ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {role}}}}}}}], ports: [{{port: 6379}}]}}]
+"
+    )
+}
+
+const REDIS: Ask = Ask::Tcp(6379);
+
+/// A node with three pods, and everything that an agent there needs.
+struct Node {
+    net: Net,
+    _servers: Servers,
+    folder: PathBuf,
+    pins: PathBuf,
+}
+
+impl Node {
+    fn up(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("netpolc-node-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cluster.yaml"), CLUSTER).unwrap();
+        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::Path(folder.clone())]);
+        assert_eq!(loaded.problems, []);
+        let net = Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces (this needs root)");
+        let servers = Servers::start(net.pods().map(|(_, site)| (site, [REDIS]))).unwrap();
+        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
+        Self { net, _servers: servers, folder, pins }
+    }
+
+    fn pod(&self, name: &str) -> &Site {
+        self.net.pod(&ObjectKey::new("default", name)).unwrap()
+    }
+
+    fn apply(&self, policy: Option<&str>) {
+        let path = self.folder.join("policy.yaml");
+        match policy {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.net.node("n1").unwrap().command(env!("CARGO_BIN_EXE_netpolc"));
+        command.args(arguments).arg("--pin-dir").arg(&self.pins);
+        command
+    }
+
+    fn netpolc(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn agent(&self) -> Running {
+        let from = self.folder.to_str().unwrap();
+        let child = self.command(&["agent", "--node", "n1", "--from", from]).stderr(Stdio::null()).spawn().unwrap();
+        Running(child)
+    }
+
+    fn status(&self) -> Value {
+        let output = self.netpolc(&["status", "-o", "json"]);
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Waits until every pod has its interface.
+    fn wait(&self) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = self.netpolc(&["status", "-o", "json"]);
+            let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+            let endpoints = status["endpoints"]
+                .as_array()
+                .map_or(0, |e| e.iter().filter(|e| e["interface"].is_string() && e["pod"].is_string()).count());
+            if endpoints == 3 {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the agent is not ready: {status:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn passes(&self, from: &str, to: &str, patience: Duration) -> bool {
+        let to: IpAddr = to.parse().unwrap();
+        ask(&[Question::new(self.pod(from), to, REDIS)], patience).unwrap()[0].passed()
+    }
+
+    /// How long until a question gets this answer.
+    fn until(&self, from: &str, to: &str, expected: bool) -> Duration {
+        let began = Instant::now();
+        // A packet between two namespaces takes well under a millisecond.
+        while self.passes(from, to, Duration::from_millis(if expected { 200 } else { 15 })) != expected {
+            assert!(began.elapsed() < Duration::from_secs(20), "{from} -> {to} never becomes {expected}");
+        }
+        began.elapsed()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.netpolc(&["detach"]);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// An agent's process.
+struct Running(Child);
+
+impl Running {
+    fn stop(mut self, signal: i32) {
+        // SAFETY: our own child's number, which is not reaped before the wait below.
+        unsafe { libc::kill(self.0.id() as i32, signal) };
+        let status = self.0.wait().unwrap();
+        assert!(signal == libc::SIGKILL || status.success(), "{status}");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn open(from: &Site, to: &str) -> Connection {
+    Connection::open(from, to.parse().unwrap(), REDIS, PATIENCE).unwrap().expect("nothing is isolated yet")
+}
+
+/// S12, S40, S41, S42, S58, S60 in the life of one node.
+#[test]
+fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
+    let node = Node::up("life");
+    let mut wanted = [open(node.pod("ui"), "10.7.0.1"), open(node.pod("ui"), "fd07::1")];
+    let mut unwanted = open(node.pod("other"), "10.7.0.1");
+    // The pod's own connections were opened by it: its ingress policy says nothing about them.
+    let mut own = open(node.pod("db"), "10.7.0.3");
+    let agent = node.agent();
+    node.wait();
+    node.apply(Some(&policy("ui")));
+    let took = node.until("other", "10.7.0.1", false);
+    println!("a denial was enforced {took:?} after the file was written");
+    for connection in wanted.iter_mut().chain([&mut own]) {
+        assert_eq!(connection.poke(PATIENCE), Answer::Echo, "{connection:?}");
+    }
+    assert_eq!(unwanted.poke(PATIENCE), Answer::Silent);
+    assert!(node.passes("ui", "fd07::1", PATIENCE) && !node.passes("other", "fd07::1", PATIENCE));
+
+    let status = node.status();
+    let db = &status["endpoints"].as_array().unwrap().iter().find(|e| e["pod"] == "default/db").unwrap().clone();
+    assert!(db["ingressSet"].is_number() && db["egressSet"].is_null(), "{db}");
+    assert!(db["drops"]["to_pod policy"].as_u64() > Some(0), "{db}");
+    assert!(db["adopted"].as_u64() >= Some(4), "{db}");
+    assert_eq!(status["agent"]["running"], true);
+
+    // Stopped, killed, started again: the same answers all the time.
+    agent.stop(libc::SIGTERM);
+    assert!(node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE));
+    let second = node.agent();
+    node.wait();
+    assert_eq!(wanted[0].poke(PATIENCE), Answer::Echo);
+    second.stop(libc::SIGKILL);
+    assert_eq!(node.status()["agent"]["running"], false);
+    assert!(!node.passes("other", "10.7.0.1", PATIENCE));
+
+    // Tightened while no agent runs: the next one cuts what is no longer allowed (S41).
+    node.apply(Some(&policy("nobody")));
+    let third = node.agent();
+    node.until("ui", "10.7.0.1", false);
+    assert_eq!(wanted[0].poke(PATIENCE), Answer::Silent);
+    assert_eq!(own.poke(PATIENCE), Answer::Echo);
+
+    // Deleting the last policy lifts isolation at once (S60) and kills nothing (S42).
+    node.apply(None);
+    node.until("other", "10.7.0.1", true);
+    assert_eq!(own.poke(PATIENCE), Answer::Echo);
+    // TCP repeats what was dropped.
+    assert_eq!(wanted[0].poke(Duration::from_secs(10)), Answer::Echo);
+    third.stop(libc::SIGINT);
+
+    let output = node.netpolc(&["detach"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!node.pins.exists());
+    let status = node.status();
+    assert_eq!((&status["enforcing"], &status["agent"]), (&Value::Bool(false), &Value::Null));
+}
+
+/// S61: a broken file changes nothing that is enforced; `--once` says so in its exit code.
+#[test]
+fn s61_a_broken_file_is_reported_and_widens_nothing() {
+    let node = Node::up("broken");
+    let from = node.folder.to_str().unwrap().to_owned();
+    let once = ["agent", "--once", "--node", "n1", "--from", &from];
+    node.apply(Some(&policy("ui")));
+    let output = node.netpolc(&once);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE));
+
+    // Understood in part: isolates, and allows nothing by what is broken.
+    node.apply(Some(&policy("other").replace("from:", "form:")));
+    let output = node.netpolc(&once);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("spec.ingress[0].form") && error.contains("policy.yaml"), "{error}");
+    assert!(!node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE));
+
+    // Not understood at all: what is enforced stays.
+    node.apply(Some("kind: [NetworkPolicy"));
+    let output = node.netpolc(&once);
+    assert_ne!(output.status.code(), Some(0));
+    assert!(!node.passes("other", "10.7.0.1", PATIENCE));
+}
