@@ -1,0 +1,114 @@
+//! The generated programs against the reference datapath: random packets, policies and pauses, random tables.
+//!
+//! A few seconds by default; `NETPOLC_FUZZ_SECONDS` goes on longer, `NETPOLC_SEED` begins elsewhere.
+
+mod common;
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use common::Rng;
+use netpolc_table::{
+    Program, Write,
+    schema::{self, Family, Word},
+};
+use netpolc_target::{
+    Datapath as _, Frame, Hook, Target, conformance::differential::compare, frame::Packet, frame::test_run_takes,
+};
+use netpolc_target_ebpf::{Config, Ebpf};
+use netpolc_target_mem::Mem;
+
+fn seconds() -> Duration {
+    let set = std::env::var("NETPOLC_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(set.unwrap_or(4))
+}
+
+/// Takes everything away: words first, so that no packet could meet half of it.
+fn empty(target: &mut dyn Target) {
+    let program = target.read().unwrap();
+    for table in program.tables() {
+        let remove = table.entries.keys().cloned().collect();
+        target.write(&Write { table: table.id, remove, put: vec![] }).unwrap();
+    }
+    target.settle().unwrap();
+}
+
+#[test]
+fn packets_policies_and_pauses_as_the_reference() {
+    let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
+    let (begin, mut seed, mut passed, mut dropped) = (Instant::now(), common::seed(), 0, 0);
+    while begin.elapsed() < seconds() {
+        empty(&mut ebpf);
+        match compare(&mut Mem::default(), &mut ebpf, seed, 1500).unwrap() {
+            Ok(agreed) => {
+                passed += agreed.passed;
+                dropped += agreed.dropped;
+            }
+            Err(mismatch) => panic!("{mismatch:#?}"),
+        }
+        seed += 1;
+    }
+    assert!(passed > 300 && dropped > 300, "{passed} passed, {dropped} dropped");
+}
+
+/// A word for an endpoint that the random tables know.
+fn word(rng: &mut Rng) -> Word {
+    Word { ingress_set: 1 + rng.below(5) as u16, egress_set: 1 + rng.below(5) as u16, flags: *rng.pick(&[3, 3, 1, 2, 11, 4, 8]) }
+}
+
+fn address(rng: &mut Rng, family: Family) -> IpAddr {
+    common::address(rng, family)
+}
+
+/// One packet between addresses and ports that the random tables are about.
+fn packet(rng: &mut Rng) -> Vec<u8> {
+    let family = *rng.pick(&Family::BOTH);
+    let packet = Packet::new(address(rng, family), address(rng, family));
+    let port = |rng: &mut Rng| *rng.pick(&[0u16, 1, 22, 80, 81, 300, 443, 900, 1000, 1200, 8080, 8200, 65535]);
+    let (source, destination) = (port(rng), port(rng));
+    match rng.below(6) {
+        0 | 1 => packet.tcp(source, destination, *rng.pick(&[2, 0x12, 0x10, 0x11, 4])),
+        2 | 3 => packet.udp(source, destination),
+        4 => packet.sctp(source, destination, *rng.pick(&[0, 1, 2, 7])),
+        _ => packet.protocol(*rng.pick(&[47, 50, 89])),
+    }
+    .build()
+}
+
+#[test]
+fn random_tables_as_the_reference() {
+    let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
+    let (begin, mut seed, mut verdicts) = (Instant::now(), common::seed(), [0u64; 2]);
+    while begin.elapsed() < seconds() {
+        let mut rng = Rng(seed);
+        empty(&mut ebpf);
+        let (mut mem, mut model) = (Mem::default(), Program::default());
+        for round in 0..300 {
+            let mut write = common::write(&mut rng, &model);
+            if rng.one_in(4) {
+                let endpoint = 1 + rng.below(5) as u16;
+                let put = (schema::endpoint_key(endpoint), schema::set_policy(word(&mut rng)));
+                write = Write { table: netpolc_table::TableId::Endpoint, remove: vec![], put: vec![put] };
+            }
+            ebpf.write(&write).unwrap();
+            mem.write(&write).unwrap();
+            model.apply(&write);
+            for _ in 0..20 {
+                let hook = *rng.pick(&[Hook::ToPod, Hook::FromPod]);
+                let interface = *rng.pick(&[2, 3, 255, 256, 257, 70_000, 16_777_215]);
+                let ingress_ifindex = *rng.pick(&[0, 7, 7, 7]);
+                let frame = Frame { interface, ingress_ifindex, bytes: packet(&mut rng) };
+                if !test_run_takes(&frame.bytes) {
+                    continue;
+                }
+                let (want, got) = (mem.packet(hook, &frame).unwrap(), ebpf.packet(hook, &frame).unwrap());
+                assert_eq!(got, want, "seed {seed}, round {round}: {hook:?} {frame:02x?}\n{model:#?}");
+                verdicts[want as usize] += 1;
+            }
+        }
+        seed += 1;
+    }
+    assert!(verdicts.iter().all(|v| *v > 100), "{verdicts:?}");
+}
