@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::Path,
     rc::Rc,
 };
 
@@ -20,7 +19,6 @@ use netpolc::{
     net::{
         Connection, Opener,
         conntrack::{Tracked, Tuple},
-        links::Way,
     },
 };
 use netpolc_kube_sync::{Input, load};
@@ -122,16 +120,15 @@ struct Net {
 }
 
 impl Network for Net {
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>> {
+    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
         let ways = self.ways.borrow();
-        let known = addresses.iter().filter_map(|a| Some((*a, Way { ifindex: *ways.get(a)?, namespace: None })));
-        Ok(known.collect())
+        Ok(addresses.iter().filter_map(|a| Some((*a, *ways.get(a)?))).collect())
     }
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
         self.log.borrow_mut().push("dump".into());
         Ok(self.tracked.borrow().clone())
     }
-    fn sockets(&mut self, _: &[IpAddr], _: Option<&Path>) -> io::Result<Vec<Connection>> {
+    fn sockets(&mut self, _: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
         Ok(vec![])
     }
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
 };
 
 use netpolc_policy::Pod;
@@ -22,7 +21,7 @@ use super::{
     Error,
     host::{Enforcer, Network},
 };
-use crate::net::{Connection, conntrack::Tracked};
+use crate::net::Connection;
 
 /// What was taken over for one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,15 +68,20 @@ pub fn while_recording(changes: &Changes, recording: &Program) -> Changes {
     first
 }
 
-/// What the kernel knows about running connections, asked once for several pods.
+/// What the kernel knows about the running connections of some pods.
 pub struct Survey {
-    tracked: Vec<Tracked>,
+    /// By address; those of each end seen from it.
+    running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>>,
     node: BTreeSet<IpAddr>,
 }
 
+/// Protocol, local address and port, remote address and port.
+type Tuple = (u8, IpAddr, u16, IpAddr, u16);
+
 impl Survey {
     /// Asks. Where the host tracks nothing, the pods' sockets alone have to do.
-    pub fn of(network: &mut impl Network) -> Self {
+    pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
+        let addresses: BTreeSet<IpAddr> = pods.into_iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
         let tracked = network.tracked().unwrap_or_else(|error| {
             tracing::info!(%error, "the host tracks no connections; asking the pods' sockets");
             vec![]
@@ -86,28 +90,26 @@ impl Survey {
             tracing::warn!(%error, "the node's addresses");
             BTreeSet::new()
         });
-        Self { tracked, node }
+        let sockets = network.sockets(&addresses).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the pods' sockets");
+            vec![]
+        });
+        let ends = tracked.iter().flat_map(|t| [(t, t.original.source), (t, t.reply.source)]);
+        let ends = ends.filter(|(_, address)| addresses.contains(address)).filter_map(|(t, a)| t.seen_by(a));
+        let mut running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>> = BTreeMap::new();
+        // What is tracked knows more: it comes first, and stays.
+        for c in ends.chain(sockets) {
+            let tuple = (c.protocol, c.local, c.local_port, c.remote, c.remote_port);
+            running.entry(c.local).or_default().entry(tuple).or_insert(c);
+        }
+        Self { running, node }
     }
 
-    /// The running connections of one pod, each with whether the node opened it.
-    pub fn running(
-        &mut self,
-        network: &mut impl Network,
-        pod: &Pod,
-        namespace: Option<&PathBuf>,
-    ) -> Vec<(Connection, Origin)> {
-        let seen = |address: &IpAddr| self.tracked.iter().filter_map(|t| t.seen_by(*address)).collect::<Vec<_>>();
-        let mut found: BTreeMap<_, Connection> = pod.addresses.iter().flat_map(seen).map(|c| (tuple(&c), c)).collect();
-        match network.sockets(&pod.addresses, namespace.map(PathBuf::as_path)) {
-            Ok(sockets) => {
-                for connection in sockets.into_iter().filter(|c| pod.addresses.contains(&c.local)) {
-                    found.entry(tuple(&connection)).or_insert(connection);
-                }
-            }
-            Err(error) => tracing::warn!(pod = %pod.key, %error, "the pod's sockets"),
-        }
+    /// The running connections of one of the pods, each with whether the node opened it.
+    pub fn running(&self, pod: &Pod) -> Vec<(Connection, Origin)> {
         let origin = |c: &Connection| if self.node.contains(&c.origin) { Origin::Node } else { Origin::Elsewhere };
-        found.into_values().map(|c| (c, origin(&c))).collect()
+        let all = pod.addresses.iter().filter_map(|a| self.running.get(a)).flat_map(BTreeMap::values);
+        all.map(|c| (*c, origin(c))).collect()
     }
 }
 
@@ -118,10 +120,6 @@ pub enum Origin {
     Node,
     /// In a pod or outside.
     Elsewhere,
-}
-
-fn tuple(c: &Connection) -> (u8, IpAddr, u16, IpAddr, u16) {
-    (c.protocol, c.local, c.local_port, c.remote, c.remote_port)
 }
 
 /// What became of one connection.

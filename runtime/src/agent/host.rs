@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    path::Path,
 };
 
 use netpolc_target::{Error, Target};
@@ -14,7 +13,7 @@ use super::adopt::{Origin, Taken};
 use crate::net::{
     Connection,
     conntrack::{self, Tracked},
-    links::{self, Way},
+    links,
     netns::Namespace,
     sockets,
 };
@@ -55,7 +54,7 @@ pub trait Network {
     ///
     /// # Errors
     /// The kernel's.
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>>;
+    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>>;
 
     /// Connections that the host tracks.
     ///
@@ -63,11 +62,11 @@ pub trait Network {
     /// The host tracks none, or not for this user.
     fn tracked(&mut self) -> io::Result<Vec<Tracked>>;
 
-    /// Connections of the sockets in the namespace that has one of `addresses`; `namespace` is it, where known.
+    /// Connections of the sockets in the namespaces that have one of `addresses`.
     ///
     /// # Errors
-    /// The kernel's.
-    fn sockets(&mut self, addresses: &[IpAddr], namespace: Option<&Path>) -> io::Result<Vec<Connection>>;
+    /// The kernel's; a namespace that vanishes meanwhile is no error.
+    fn sockets(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>>;
 
     /// The node's own addresses.
     ///
@@ -81,7 +80,7 @@ pub trait Network {
 pub struct Kernel;
 
 impl Network for Kernel {
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>> {
+    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
         links::ways(addresses)
     }
 
@@ -89,14 +88,18 @@ impl Network for Kernel {
         conntrack::dump()
     }
 
-    fn sockets(&mut self, addresses: &[IpAddr], namespace: Option<&Path>) -> io::Result<Vec<Connection>> {
-        let namespaces = match namespace {
-            Some(path) => vec![Namespace::open(path)?],
-            None => links::namespaces_with(addresses)?,
-        };
+    fn sockets(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
+        let own = Namespace::current()?;
         let mut found = Vec::new();
-        for namespace in namespaces {
-            found.extend(namespace.run(sockets::dump)??);
+        for namespace in Namespace::all().into_iter().filter(|n| *n != own) {
+            let look = || -> io::Result<Vec<Connection>> {
+                let mut here = links::addresses()?.into_iter();
+                if here.any(|(address, _)| addresses.contains(&address)) { sockets::dump() } else { Ok(vec![]) }
+            };
+            match namespace.run(look).flatten() {
+                Ok(connections) => found.extend(connections.into_iter().filter(|c| addresses.contains(&c.local))),
+                Err(error) => tracing::warn!(namespace = %namespace.path().display(), %error, "its sockets"),
+            }
         }
         Ok(found)
     }

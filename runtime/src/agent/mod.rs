@@ -17,7 +17,6 @@ pub mod watch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -89,8 +88,6 @@ pub struct Agent<H, N> {
     cluster: Cluster,
     /// Host-side interfaces of local pods, as the compiler knows them.
     interfaces: BTreeMap<ObjectKey, u32>,
-    /// The namespaces of pods, where they were found by those.
-    namespaces: BTreeMap<ObjectKey, PathBuf>,
     adopted: BTreeMap<ObjectKey, usize>,
     step: Step,
     /// The compiler has taken in a cluster.
@@ -113,7 +110,6 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             node,
             cluster: Cluster::default(),
             interfaces: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
             adopted: BTreeMap::new(),
             step: Step::Out,
             loaded: false,
@@ -222,15 +218,14 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     fn moved(&mut self) -> Result<Vec<Event>, Error> {
         let addresses: Vec<IpAddr> = self.local().flat_map(|pod| pod.addresses.iter().copied()).collect();
         let ways = self.network.ways(&addresses).map_err(|source| Error::Network { what: "interfaces", source })?;
-        let (mut found, mut namespaces, mut taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (mut found, mut taken) = (BTreeMap::new(), BTreeSet::new());
         for pod in self.local() {
-            let Some(way) = pod.addresses.iter().find_map(|a| ways.get(a)) else { continue };
-            if !taken.insert(way.ifindex) {
-                tracing::warn!(pod = %pod.key, ifindex = way.ifindex, "another pod has this interface already");
+            let Some(&ifindex) = pod.addresses.iter().find_map(|a| ways.get(a)) else { continue };
+            if !taken.insert(ifindex) {
+                tracing::warn!(pod = %pod.key, ifindex, "another pod has this interface already");
                 continue;
             }
-            found.insert(pod.key.clone(), way.ifindex);
-            namespaces.extend(way.namespace.clone().map(|n| (pod.key.clone(), n)));
+            found.insert(pod.key.clone(), ifindex);
         }
         let gone = self.interfaces.keys().filter(|key| !found.contains_key(*key));
         let gone = gone.map(|pod| Event::Interface { pod: pod.clone(), ifindex: None });
@@ -238,7 +233,6 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let new = new.map(|(pod, ifindex)| Event::Interface { pod: pod.clone(), ifindex: Some(*ifindex) });
         let events = gone.chain(new).collect();
         self.interfaces = found;
-        self.namespaces = namespaces;
         Ok(events)
     }
 
@@ -315,10 +309,9 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     }
 
     fn adopt(&mut self, pods: BTreeMap<ObjectKey, u16>, report: &mut Report) -> Result<(), Error> {
-        let mut survey = adopt::Survey::of(&mut self.network);
+        let survey = adopt::Survey::of(&mut self.network, pods.keys().filter_map(|key| self.cluster.pods.get(key)));
         for (key, endpoint) in pods {
-            let Some(pod) = self.cluster.pods.get(&key) else { continue };
-            let running = survey.running(&mut self.network, pod, self.namespaces.get(&key));
+            let running = self.cluster.pods.get(&key).map(|pod| survey.running(pod)).unwrap_or_default();
             let adoption = adopt::insert(&mut self.host, self.compiler.program(), endpoint, running)?;
             tracing::info!(pod = %key, ?adoption, "isolated; took over what was running");
             self.adopted.insert(key.clone(), adoption.connections);

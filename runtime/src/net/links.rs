@@ -5,26 +5,16 @@
 //! Sources: rtnetlink(7), include/uapi/linux/{if_link,net_namespace}.h.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
-    path::PathBuf,
 };
 
 use super::{
     netlink::{self, Protocol, Socket, attribute, u32_at},
     netns::Namespace,
 };
-
-/// A pod's way into this namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// Index of the host-side interface.
-    pub ifindex: u32,
-    /// The pod's namespace, where it was found by that.
-    pub namespace: Option<PathBuf>,
-}
 
 const IFLA_LINK: u16 = 5;
 const IFLA_LINK_NETNSID: u16 = 37;
@@ -50,40 +40,27 @@ pub fn monitor() -> io::Result<Socket> {
     Socket::subscribed(Protocol::Route, GROUPS)
 }
 
-/// The ways to `addresses` from the calling thread's namespace. An address without one is left out.
+/// The host-side interfaces that lead to `addresses` from the calling thread's namespace. An address without
+/// one is left out.
 ///
 /// # Errors
 /// A netlink call fails here; a namespace that vanishes while it is read is left out.
-pub fn ways(addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, Way>> {
-    let mut found = BTreeMap::new();
-    for (address, ifindex) in host_routes()? {
-        if addresses.contains(&address) {
-            found.insert(address, Way { ifindex, namespace: None });
-        }
-    }
-    if addresses.iter().all(|a| found.contains_key(a)) {
+pub fn ways(addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
+    let wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    let routes = host_routes()?.into_iter().filter(|(address, _)| wanted.contains(address));
+    let mut found: BTreeMap<IpAddr, u32> = routes.collect();
+    if wanted.iter().all(|a| found.contains_key(a)) {
         return Ok(found);
     }
     let own = Namespace::current()?;
     for namespace in Namespace::all().into_iter().filter(|n| *n != own) {
         for (address, ifindex) in peers_in(&namespace, &own).unwrap_or_default() {
-            if addresses.contains(&address) {
-                found.entry(address).or_insert_with(|| Way { ifindex, namespace: Some(namespace.path().to_owned()) });
+            if wanted.contains(&address) {
+                found.entry(address).or_insert(ifindex);
             }
         }
     }
     Ok(found)
-}
-
-/// Namespaces whose interfaces have one of `addresses`; the calling thread's own is not looked at.
-///
-/// # Errors
-/// The own namespace cannot be opened.
-pub fn namespaces_with(addresses: &[IpAddr]) -> io::Result<Vec<Namespace>> {
-    let own = Namespace::current()?;
-    let has =
-        |n: &Namespace| peers_in(n, &own).unwrap_or_default().iter().any(|(address, _)| addresses.contains(address));
-    Ok(Namespace::all().into_iter().filter(|n| *n != own && has(n)).collect())
 }
 
 /// The addresses of all interfaces here, with the interface's index.
