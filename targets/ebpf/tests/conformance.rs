@@ -10,19 +10,8 @@ fn fixed() {
 
 #[test]
 fn growing() {
-    let small = Capacities {
-        interface_blocks: 2,
-        sets: 2,
-        classes_v4: 2,
-        classes_v6: 2,
-        rows: 2,
-        port_words: 1,
-        remote_v4_blocks: 512,
-        remote_v6_blocks: 512,
-        remote_v6_buckets: 16,
-        more_addresses: 16,
-        ..Capacities::small()
-    };
+    // a few only: each time that a table grows, the kernel verifies two programs
+    let small = Capacities { classes_v4: 2, rows: 2, ..Capacities::small() };
     let config = Config { capacities: small, limits: Capacities::small(), ..Config::small() };
     conformance::run(|| Ebpf::private(config.clone()).expect("needs root and BPF")).assert_passed();
 }

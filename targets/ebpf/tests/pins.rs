@@ -70,7 +70,6 @@ fn first() -> Program {
 fn second() -> Program {
     let mut program = conformance::world::world(conformance::world::Policy::Nothing, conformance::world::Policy::Open);
     let mut put = |table, key, entry| program.apply(&Write::put(table, key, entry));
-    put(TableId::Port, schema::port_key(132, 7, 9), schema::entry(ActionId::SetPortClass, 9u16));
     put(TableId::Verdict, schema::verdict_key(20, 9), schema::plain(ActionId::Permit));
     for family in Family::BOTH {
         let networks = if family == Family::V4 { ["172.16.0.0", "172.16.9.0"] } else { ["fd99::", "fd99::9:0"] };
