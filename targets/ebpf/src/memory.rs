@@ -85,11 +85,6 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / size_of::<T>()) }
     }
 
-    /// Its size.
-    pub fn len(&self) -> usize {
-        self.bytes
-    }
-
     /// For instructions.
     pub fn raw_fd(&self) -> RawFd {
         self.map.fd().as_fd().as_raw_fd()

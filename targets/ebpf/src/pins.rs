@@ -72,11 +72,9 @@ impl Pins {
                 break pins;
             }
         };
-        for name in ["links"] {
-            let path = dir.join(name);
-            if !path.exists() {
-                fs::create_dir(&path).map_err(io_error("create", &path))?;
-            }
+        let links = dir.join("links");
+        if !links.exists() {
+            fs::create_dir(&links).map_err(io_error("create", &links))?;
         }
         pins.clear_leftovers()?;
         Ok(pins)

@@ -275,6 +275,13 @@ fn counters_of(maps: &Maps, endpoint: u16) -> &[AtomicU64] {
     &maps.words(MapId::Counter)[usize::from(endpoint) * 2 * config::REASONS..][..2 * config::REASONS]
 }
 
+/// One hook's counters of an endpoint, by the reasons' numbers.
+pub fn counts(maps: &Maps, endpoint: u16, hook: Hook) -> [u64; config::REASONS] {
+    let words = counters_of(maps, endpoint);
+    let from = if hook == Hook::ToPod { 0 } else { config::REASONS };
+    std::array::from_fn(|i| words[from + i].load(Relaxed))
+}
+
 /// Drops of one endpoint: hook, reason, packets; without the zeros.
 pub fn drops(maps: &Maps, endpoint: u16) -> Vec<(Hook, DropReason, u64)> {
     let words = counters_of(maps, endpoint);

@@ -94,6 +94,7 @@ pub struct Ebpf {
     grace: Grace,
     ticker: Option<Ticker>,
     access: Access,
+    last_drop: Option<DropReason>,
 }
 
 fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
@@ -138,6 +139,7 @@ impl Ebpf {
             grace: Grace::default(),
             ticker: None,
             access: Access::Write,
+            last_drop: None,
         }
     }
 
@@ -430,7 +432,18 @@ impl Datapath for Ebpf {
     /// A private instance takes the packet as seen at `frame.interface` though no such device need exist; a pinned one
     /// runs the program as that device, which must be in the calling thread's network namespace.
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
-        self.run(hook, frame, 1).map(|(verdict, _)| verdict)
+        let maps = &self.generation.tables.maps;
+        let endpoint = self.generation.tables.endpoint_of(frame.interface);
+        let before = state::counts(maps, endpoint, hook);
+        let (verdict, _) = self.run(hook, frame, 1)?;
+        let after = state::counts(&self.generation.tables.maps, endpoint, hook);
+        self.last_drop = DropReason::ALL.into_iter().find(|&r| after[r as usize] != before[r as usize]);
+        Ok(verdict)
+    }
+
+    /// By the endpoint's counters, which packets on real interfaces move too.
+    fn explain_last(&self) -> Option<DropReason> {
+        self.last_drop
     }
 
     fn advance(&mut self, by: Duration) -> Result<(), Error> {

@@ -15,7 +15,8 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::{
-    Datapath as _, Frame, Hook, Target, conformance::differential::compare, frame::Packet, frame::test_run_takes,
+    Datapath as _, Frame, Hook, Target, Verdict, conformance::differential::compare, frame::Packet,
+    frame::test_run_takes,
 };
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_target_mem::Mem;
@@ -55,7 +56,11 @@ fn packets_policies_and_pauses_as_the_reference() {
 
 /// A word for an endpoint that the random tables know.
 fn word(rng: &mut Rng) -> Word {
-    Word { ingress_set: 1 + rng.below(5) as u16, egress_set: 1 + rng.below(5) as u16, flags: *rng.pick(&[3, 3, 1, 2, 11, 4, 8]) }
+    Word {
+        ingress_set: 1 + rng.below(5) as u16,
+        egress_set: 1 + rng.below(5) as u16,
+        flags: *rng.pick(&[3, 3, 1, 2, 11, 4, 8]),
+    }
 }
 
 fn address(rng: &mut Rng, family: Family) -> IpAddr {
@@ -105,7 +110,11 @@ fn random_tables_as_the_reference() {
                 }
                 let (want, got) = (mem.packet(hook, &frame).unwrap(), ebpf.packet(hook, &frame).unwrap());
                 assert_eq!(got, want, "seed {seed}, round {round}: {hook:?} {frame:02x?}\n{model:#?}");
-                verdicts[want as usize] += 1;
+                if want == Verdict::Drop {
+                    let (why, said) = (mem.explain_last(), ebpf.explain_last());
+                    assert_eq!(said, why, "seed {seed}, round {round}: {hook:?} {frame:02x?}");
+                }
+                verdicts[usize::from(want == Verdict::Drop)] += 1;
             }
         }
         seed += 1;

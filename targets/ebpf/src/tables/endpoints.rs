@@ -228,11 +228,9 @@ impl Endpoints {
 
     /// See [`super::Tables::lend_interface`].
     pub fn lend(&mut self, maps: &Maps, ifindex: u32) {
-        let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
-        let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
-        let block = dir.get((ifindex >> 8) as usize).map_or(0, |d| d.load(Relaxed));
-        let endpoint = slots[usize::from(block) * 256 + (ifindex & 255) as usize].load(Relaxed);
+        let endpoint = endpoint_of(maps, ifindex);
         if let Some(low) = self.low {
+            let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
             self.lent = Some(slots[low].load(Relaxed));
             slots[low].store(endpoint, Release);
         }
@@ -410,6 +408,13 @@ impl Endpoints {
         }
         Ok(())
     }
+}
+
+/// The endpoint of an interface; 0: none.
+pub fn endpoint_of(maps: &Maps, ifindex: u32) -> u16 {
+    let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
+    let block = dir.get((ifindex >> 8) as usize).map_or(0, |d| d.load(Relaxed));
+    maps.words::<AtomicU16>(MapId::InterfaceBlock)[usize::from(block) * 256 + (ifindex & 255) as usize].load(Relaxed)
 }
 
 /// Every interface with its endpoint.

@@ -348,6 +348,11 @@ impl Tables {
         self.endpoints.lend(&self.maps, ifindex);
     }
 
+    /// The endpoint of an interface; 0: none.
+    pub fn endpoint_of(&self, ifindex: u32) -> u16 {
+        endpoints::endpoint_of(&self.maps, ifindex)
+    }
+
     /// Ends it.
     pub fn return_interface(&mut self) {
         self.endpoints.unlend(&self.maps);
