@@ -27,7 +27,7 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
 }
 
 /// Adds what to do to errors of commands that need root.
-fn needs_root(what: &str) -> anyhow::Result<()> {
+pub(crate) fn needs_root(what: &str) -> anyhow::Result<()> {
     // SAFETY: takes nothing and cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         anyhow::bail!("{what} needs root: run it with sudo");

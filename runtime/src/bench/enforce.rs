@@ -1,0 +1,34 @@
+//! Enforcement of a namespace cluster's node by the agent itself, with maps of this process alone.
+
+use anyhow::{Context as _, Result};
+use netpolc_policy::Cluster;
+use netpolc_target_ebpf::{Capacities, Config, Ebpf};
+use netpolc_testbed::netns::Net;
+
+use crate::agent::{Agent, host::Kernel};
+
+/// Room for 1,000 local pods, with fewer connections each than a real node keeps.
+pub fn roomy() -> Config {
+    let capacities = Capacities { endpoints: 1 << 11, sets: 1 << 11, state_buckets: 1 << 7, ..Capacities::default() };
+    Config { capacities, ..Config::default() }.fixed()
+}
+
+/// A node that is policed as long as this lives.
+pub struct Enforced {
+    _agent: Agent<Ebpf, Kernel>,
+}
+
+impl Enforced {
+    /// Polices `node`.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the cluster has no such node.
+    pub fn on(net: &Net, node: &str, cluster: &Cluster) -> Result<Self> {
+        let work = || -> Result<Self> {
+            let mut agent = Agent::new(node.into(), Ebpf::private(roomy())?, Kernel)?;
+            agent.update(cluster.clone()).context("enforce the policies")?;
+            Ok(Self { _agent: agent })
+        };
+        net.node(node)?.run(work)?
+    }
+}

@@ -1,0 +1,272 @@
+//! What one packet costs, by BPF_PROG_TEST_RUN, above a program with the same parser and nothing else.
+//!
+//! Every run of a program sees another (remote, port) pair: the generated code itself walks through them, in
+//! the baseline too. Repeating one packet would measure the cache and prove nothing.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use anyhow::{Context, ensure};
+use aya::maps::MapData;
+use netpolc_lower::{Compiler, Event, Scope};
+use netpolc_target::{Hook, Verdict, frame::Packet, semantics::tcp};
+use netpolc_target_ebpf::{
+    asm::MapRef,
+    layout::{Capacities, Clock},
+    loader::Loaded,
+    maps::{Maps, Shared},
+    program::{self, Options, Parameters, Port, Stage, Vary},
+    settle::Grace,
+    state, sys,
+    tables::{Access, Tables},
+};
+
+use super::{
+    Section,
+    rival::Rival,
+    world::{self, FIRST_PORT, REMOTES},
+};
+
+/// Flows whose replies are admitted by state.
+const FLOWS: u32 = 4096;
+/// The loopback device, which every namespace has: what the kernel needs for a test run.
+const DEVICE: u32 = 1;
+/// A packet with this ingress interface was not born on the node.
+const UPLINK: u32 = 2;
+/// The pod's port in connections that it opens.
+const LOCAL_PORT: u16 = 40_000;
+
+/// What a packet meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Case {
+    /// A packet of a running TCP connection that policy permits: the tables alone decide.
+    Stateless,
+    /// One that policy denies, and state does not know.
+    Denied,
+    /// A reply to a connection that the pod opened: policy denies, state admits, the opener is judged again.
+    Reply,
+    /// A SYN of the pod on a connection that is known.
+    Refresh,
+    /// A SYN of the pod that makes state.
+    Open,
+}
+
+const CASES: [(Case, &str); 5] = [
+    (Case::Stateless, "stateless verdict"),
+    (Case::Denied, "denial"),
+    (Case::Reply, "reply admitted by state"),
+    (Case::Refresh, "opening direction, known"),
+    (Case::Open, "opening direction, new"),
+];
+
+impl Case {
+    fn hook(self) -> Hook {
+        match self {
+            Case::Stateless | Case::Denied | Case::Reply => Hook::ToPod,
+            Case::Refresh | Case::Open => Hook::FromPod,
+        }
+    }
+
+    /// (pairs - 1, which port varies)
+    fn walk(self) -> (u32, Port) {
+        match self {
+            Case::Stateless | Case::Denied => (REMOTES - 1, Port::Local),
+            Case::Reply | Case::Refresh | Case::Open => (FLOWS - 1, Port::Remote),
+        }
+    }
+
+    fn frame(self, v4: bool) -> Vec<u8> {
+        let first = if self == Case::Denied { REMOTES } else { 0 };
+        let (local, remote) = (world::local(v4), world::remote(v4, first));
+        let packet = match self {
+            Case::Stateless | Case::Denied => Packet::new(remote, local).tcp(LOCAL_PORT, FIRST_PORT, tcp::ACK),
+            Case::Reply => Packet::new(remote, local).tcp(FIRST_PORT, LOCAL_PORT, tcp::ACK),
+            Case::Refresh | Case::Open => Packet::new(local, remote).tcp(LOCAL_PORT, FIRST_PORT, tcp::SYN),
+        };
+        packet.payload(&[0; 64]).build()
+    }
+}
+
+/// Tables for some policies, with programs that walk through packets.
+struct Rig {
+    tables: Tables,
+    endpoint: u16,
+    _counter: MapData,
+    programs: BTreeMap<(bool, u32, &'static str), Loaded>,
+}
+
+impl Rig {
+    fn new(policies: usize) -> anyhow::Result<Self> {
+        let cluster = world::cluster(policies);
+        let mut compiler = Compiler::new(Scope::Node(world::NODE.into()));
+        compiler.load(&cluster)?;
+        compiler.apply_all([Event::Interface { pod: world::subject(), ifindex: Some(DEVICE) }])?;
+        let endpoint = compiler.endpoint(&world::subject()).context("the pod is an endpoint")?;
+        let capacities = Capacities { endpoints: 1 << 4, state_buckets: 1 << 10, ..Capacities::default() };
+        let clock = Clock { hz: sys::jiffies_a_second() };
+        let maps = Maps::create(capacities, 1, clock, Shared::create(&capacities, clock)?)?;
+        let mut tables = Tables::open(maps, Access::Write)?;
+        let (_, plan) = netpolc_table::delta::plan(&netpolc_table::Program::default(), compiler.program())?;
+        let grace = Grace::default();
+        for (_, write) in &plan.steps {
+            tables.write(write, &grace).map_err(netpolc_target::Error::from)?;
+        }
+        let counter = aya_obj::Map::new_from_params(ARRAY, 4, 4, 1, 0);
+        let counter = MapData::create(counter, "netpolc_bench", None).context("map for the benchmark's counter")?;
+        let mut rig = Self { tables, endpoint, _counter: counter, programs: BTreeMap::new() };
+        for (case, _) in CASES {
+            rig.load(case)?;
+        }
+        Ok(rig)
+    }
+
+    fn load(&mut self, case: Case) -> anyhow::Result<()> {
+        let (mask, port) = case.walk();
+        let maps = &self.tables.maps;
+        let parameters = Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
+        let vary = Vary { counter: MapRef::Extra(0), mask, remotes: REMOTES - 1, ports: 0x3ff, port };
+        for (stage, name) in [(Stage::ParseOnly, "parse"), (Stage::Full, "full")] {
+            let key = (case.hook() == Hook::ToPod, mask, name);
+            if self.programs.contains_key(&key) {
+                continue;
+            }
+            let code = program::generate(case.hook(), &parameters, &Options { stage, vary: Some(vary) })?;
+            let descriptor = |map| match map {
+                MapRef::Table(id) => maps.fd(id),
+                MapRef::Extra(_) => self._counter.fd().as_fd().as_raw_fd(),
+            };
+            self.programs.insert(key, Loaded::load(&format!("bench_{name}"), &code, descriptor)?);
+        }
+        Ok(())
+    }
+
+    fn drops(&self) -> u64 {
+        state::drops(&self.tables.maps, self.endpoint).iter().map(|(_, _, count)| count).sum()
+    }
+
+    /// Nanoseconds of one run.
+    fn run(&self, case: Case, v4: bool, name: &'static str, repeat: u32) -> anyhow::Result<f64> {
+        let key = (case.hook() == Hook::ToPod, case.walk().0, name);
+        let program = self.programs.get(&key).context("no such program")?;
+        let (_, time) = program.run(&case.frame(v4), DEVICE, UPLINK, repeat)?;
+        Ok(time.as_nanos() as f64)
+    }
+
+    fn forget(&self) -> anyhow::Result<()> {
+        Ok(state::purge(&self.tables.maps, self.endpoint)?)
+    }
+
+    /// Makes the flows' state, and makes sure that every packet gets the answer that its case is about.
+    fn prepare(&self) -> anyhow::Result<()> {
+        self.forget()?;
+        for v4 in [true, false] {
+            for case in [Case::Open, Case::Refresh, Case::Reply, Case::Stateless, Case::Denied] {
+                let before = self.drops();
+                let pairs = case.walk().0 + 1;
+                self.run(case, v4, "full", pairs)?;
+                let dropped = self.drops() - before;
+                let expected = if case == Case::Denied { u64::from(pairs) } else { 0 };
+                ensure!(dropped == expected, "{case:?} over {pairs} pairs: {dropped} drops, not {expected}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// BPF_MAP_TYPE_ARRAY
+const ARRAY: u32 = 2;
+
+/// Measures.
+///
+/// # Errors
+/// No root, or a kernel that refuses the programs.
+pub fn run(rounds: u32) -> anyhow::Result<Section> {
+    crate::command::needs_root("bench packet (it runs eBPF programs)")?;
+    let rigs = [(10, Rig::new(10)?), (1000, Rig::new(1000)?)];
+    for (_, rig) in &rigs {
+        rig.prepare()?;
+    }
+    let rivals = [(true, Rival::new(1000, true)?), (false, Rival::new(1000, false)?)];
+    let mut best: BTreeMap<(Case, bool, usize, bool), f64> = BTreeMap::new();
+    let mut rival: BTreeMap<(bool, bool), f64> = BTreeMap::new();
+    let mut keep = |slot: (Case, bool, usize, bool), value: f64| {
+        let found = best.entry(slot).or_insert(f64::INFINITY);
+        *found = found.min(value);
+    };
+    for _ in 0..rounds {
+        for (policies, rig) in &rigs {
+            for v4 in [true, false] {
+                for (case, _) in CASES {
+                    let repeat = case.walk().0 + 1;
+                    if case == Case::Open {
+                        rig.forget()?;
+                    }
+                    // One walk makes all the state there is to make.
+                    let runs = if case == Case::Open { repeat } else { repeat.max(1 << 16) };
+                    keep((case, v4, *policies, true), rig.run(case, v4, "full", runs)?);
+                    keep((case, v4, *policies, false), rig.run(case, v4, "parse", runs)?);
+                }
+                // The next family's flows are there; this one's are, since `Open` came last.
+                rig.run(Case::Open, !v4, "full", FLOWS)?;
+            }
+        }
+        for (v4, program) in &rivals {
+            for full in [true, false] {
+                let time = program.run(full, REMOTES)?;
+                let found = rival.entry((*v4, full)).or_insert(f64::INFINITY);
+                *found = found.min(time);
+            }
+        }
+    }
+    Ok(costs(&best, &rival))
+}
+
+fn costs(best: &BTreeMap<(Case, bool, usize, bool), f64>, rival: &BTreeMap<(bool, bool), f64>) -> Section {
+    let head = ["packet", "family", "10 policies", "1,000 policies", "ratio", "bound", "parse only"];
+    let mut section =
+        Section::new("Cost of a packet, in ns above a program with the same parser and nothing else", &head);
+    let above = |case, v4, policies| best[&(case, v4, policies, true)] - best[&(case, v4, policies, false)];
+    for (case, name) in CASES {
+        for v4 in [true, false] {
+            let (few, many) = (above(case, v4, 10), above(case, v4, 1000));
+            let family = if v4 { "IPv4" } else { "IPv6" };
+            let what = format!("{name}, {family}");
+            let bound = match (case, v4) {
+                (Case::Stateless, true) => section.at_most(&what, many, 20.0),
+                (Case::Stateless, false) => section.at_most(&what, many, 35.0),
+                (Case::Reply, _) => section.at_most(&what, many, 90.0),
+                _ => String::new(),
+            };
+            let ratio = many / few;
+            section.at_most(&format!("{what}, 1,000 policies to 10"), ratio, 1.3);
+            let parse = best[&(case, v4, 1000, false)];
+            let cells = [name.into(), family.into(), ns(few), ns(many), format!("{ratio:.2}"), bound, ns(parse)];
+            section.rows.push(cells.to_vec());
+        }
+    }
+    for v4 in [true, false] {
+        let (ours, theirs) = (above(Case::Stateless, v4, 1000), rival[&(v4, true)] - rival[&(v4, false)]);
+        let (family, times) = (if v4 { "IPv4" } else { "IPv6" }, theirs / ours);
+        let bound = section.at_least(&format!("HASH and LPM maps to these tables, {family}"), times, 2.0);
+        let name = "the same verdict by HASH and LPM maps".to_owned();
+        let parse = ns(rival[&(v4, false)]);
+        section.rows.push(vec![name, family.into(), String::new(), ns(theirs), format!("{times:.1}x"), bound, parse]);
+    }
+    section.notes.push(format!(
+        "BPF_PROG_TEST_RUN; {REMOTES} remote addresses ({FLOWS} flows where state counts), 73 port ranges in each policy, \
+         1,024 ports; each run another pseudo-random pair; the least of interleaved rounds"
+    ));
+    section
+}
+
+fn ns(value: f64) -> String {
+    format!("{value:.0}")
+}
+
+/// A packet that a verdict is about must pass.
+pub(super) fn passed(verdict: Verdict) -> anyhow::Result<()> {
+    ensure!(verdict == Verdict::Next, "a packet that should pass was dropped");
+    Ok(())
+}

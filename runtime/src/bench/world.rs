@@ -1,0 +1,123 @@
+//! The cluster that packets are measured on: one pod, policies by the thousand, 65,536 remote pods.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netpolc_policy::{
+    Cluster, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
+    Ports, Protocol, Requirement, Rule, Selector,
+};
+
+/// Remote pods, by the last 16 bits of their addresses.
+pub const REMOTES: u32 = 1 << 16;
+/// The first of the ports that every policy allows; they end with [`LAST_PORT`].
+pub const FIRST_PORT: u16 = 1024;
+/// The last one.
+pub const LAST_PORT: u16 = 2047;
+/// Ranges of ports in each policy that cover these; one more port is each policy's own.
+const RANGES: usize = 72;
+/// Whose pod it is that is measured.
+pub const NODE: &str = "bench";
+
+/// The pod that is measured.
+pub fn subject() -> ObjectKey {
+    ObjectKey::new("bench", "subject")
+}
+
+/// Its address.
+pub fn local(v4: bool) -> IpAddr {
+    if v4 { Ipv4Addr::new(10, 0, 0, 1).into() } else { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into() }
+}
+
+/// Remote `n`'s address. Numbers of [`REMOTES`] and more are nobody's.
+pub fn remote(v4: bool, n: u32) -> IpAddr {
+    if v4 {
+        Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + n).into()
+    } else {
+        Ipv6Addr::from_bits(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0).to_bits() + u128::from(n)).into()
+    }
+}
+
+/// Which policy names remote `n`. Neighbours are of different groups, as pods of a real cluster are.
+pub fn group(n: u32, policies: usize) -> usize {
+    ((n as usize).wrapping_mul(0x9e37_79b1) >> 3) % policies
+}
+
+/// `policies` policies that select the pod, in both directions; each names one group of the remotes, and
+/// together they name all.
+pub fn cluster(policies: usize) -> Cluster {
+    let mut cluster = Cluster::default();
+    for namespace in ["bench", "peers"] {
+        cluster.namespaces.insert(namespace.into(), Labels::default());
+    }
+    let label = |g: usize| -> Labels { [("group".to_owned(), format!("g{g}"))].into_iter().collect() };
+    let groups: Vec<Labels> = (0..policies).map(label).collect();
+    let pod = |key: ObjectKey, node: &str, labels: Labels, addresses: [IpAddr; 2]| Pod {
+        key,
+        uid: None,
+        node: Some(node.into()),
+        labels,
+        addresses: addresses.to_vec(),
+        network: PodNetwork::Own,
+        phase: Phase::Active,
+        ports: vec![],
+    };
+    let mut add = |pod: Pod| drop(cluster.pods.insert(pod.key.clone(), pod));
+    add(pod(subject(), NODE, Labels::default(), [local(true), local(false)]));
+    for n in 0..REMOTES {
+        let labels = groups[group(n, policies)].clone();
+        add(pod(ObjectKey::new("peers", format!("p{n}")), "elsewhere", labels, [remote(true, n), remote(false, n)]));
+    }
+    for n in 0..policies {
+        let key = ObjectKey::new("bench", format!("policy-{n}"));
+        let rules = vec![Rule { peers: Peers::Listed(vec![peer(n)]), ports: Ports::Listed(ports(n)) }];
+        let (ingress, egress) = (Isolation::Isolated(rules.clone()), Isolation::Isolated(rules));
+        cluster.policies.insert(key.clone(), Policy { key, selector: Selector::default(), ingress, egress });
+    }
+    cluster
+}
+
+fn peer(group: usize) -> Peer {
+    let operator = Operator::In(vec![format!("g{group}").into()]);
+    let pods = Selector { requirements: vec![Requirement { key: "group".into(), operator }] };
+    Peer::Pods { namespaces: Namespaces::Matching(Selector::default()), pods }
+}
+
+/// Ranges that cover the common ports with boundaries of the policy's own (at multiples of 4), and a port that
+/// no other policy has, so that no two policies have a row in common.
+pub fn ports(policy: usize) -> Vec<Port> {
+    let range = |first: u16, last: u16| Port::Range { protocol: Protocol::Tcp, first, last };
+    let (mut ports, mut first) = (Vec::with_capacity(RANGES + 1), FIRST_PORT);
+    let chunks = usize::from(LAST_PORT - FIRST_PORT + 1) / 4;
+    for n in 1..RANGES {
+        let even = n * chunks / RANGES;
+        let shift = policy.wrapping_mul(2_654_435_761).wrapping_add(n * 40_503) >> 4 & 1;
+        let next = FIRST_PORT + 4 * (even + shift) as u16;
+        ports.push(range(first, next - 1));
+        first = next;
+    }
+    ports.push(range(first, LAST_PORT));
+    let own = 3000 + (policy % 60_000) as u16;
+    ports.push(range(own, own));
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_policy_has_over_64_ports_and_covers_the_common_ones() {
+        for policy in [0, 1, 9, 999] {
+            let ports = ports(policy);
+            assert!(ports.len() > 64);
+            let mut next = FIRST_PORT;
+            for port in &ports[..RANGES] {
+                let Port::Range { first, last, .. } = *port else { panic!("not a range") };
+                assert!(first == next && last >= first, "{policy}: {port:?}");
+                next = last + 1;
+            }
+            assert_eq!(next, LAST_PORT + 1);
+        }
+        assert_ne!(ports(1), ports(2));
+    }
+}
