@@ -31,6 +31,8 @@ pub struct Exact {
     places: HashMap<Ipv6Addr, Place>,
     /// Emptied since the last grace period.
     dead: HashSet<Place>,
+    /// Promised to new addresses of the write under way: they hold no value yet.
+    promised: HashSet<Place>,
     buckets: u32,
 }
 
@@ -104,12 +106,14 @@ impl Exact {
         grace: &Grace,
     ) -> Result<(), Stop> {
         let mut made = vec![];
+        self.promised.clear();
         for &(address, new) in puts {
             if !self.places.contains_key(&address) {
                 // a place first, for all; nobody finds the address in it until its value is stored
                 match self.place_for(maps, address, grace) {
                     Ok(place) => {
                         self.places.insert(address, place);
+                        self.promised.insert(place);
                         made.push((address, place, new));
                     }
                     Err(error) => {
@@ -121,7 +125,8 @@ impl Exact {
                 }
             }
         }
-        for &address in removes.iter().filter(|a| !puts.iter().any(|(p, _)| p == *a)) {
+        let put: HashSet<&Ipv6Addr> = puts.iter().map(|(address, _)| address).collect();
+        for &address in removes.iter().filter(|a| !put.contains(a)) {
             if let Some(place) = self.places.remove(&address) {
                 value(maps, place).store(0, Release);
                 self.dead.insert(place);
@@ -131,24 +136,22 @@ impl Exact {
         for (address, place, new) in made {
             fill(maps, place, address, new);
         }
+        self.promised.clear();
         for &(address, changed) in puts.iter().filter(|(a, _)| !new.contains(a)) {
             value(maps, self.places[&address]).store(changed, Release);
         }
         Ok(())
     }
 
-    fn empty(&self, maps: &Maps, place: Place, taken: &HashSet<Place>) -> bool {
-        value(maps, place).load(Relaxed) == 0 && !self.dead.contains(&place) && !taken.contains(&place)
+    fn empty(&self, maps: &Maps, place: Place) -> bool {
+        value(maps, place).load(Relaxed) == 0 && !self.dead.contains(&place) && !self.promised.contains(&place)
     }
 
     /// An empty place for a new address; moves others where its buckets are full.
     fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
-        // places promised to other new addresses of the same write hold no value yet
-        let taken: HashSet<Place> =
-            self.places.values().copied().filter(|&p| value(maps, p).load(Relaxed) == 0).collect();
         let places = |bucket: u32| (0..exact::WAYS as u32).map(move |w| (bucket, w));
         let home = exact_buckets(address, self.buckets);
-        if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p, &taken)) {
+        if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p)) {
             return Ok(place);
         }
         if !self.dead.is_empty() {
@@ -163,7 +166,7 @@ impl Exact {
             from.insert(place, None);
         }
         while let Some(place) = queue.pop_front() {
-            if taken.contains(&place) || from.len() > 4096 {
+            if self.promised.contains(&place) || from.len() > 4096 {
                 continue;
             }
             let [a, b] = exact_buckets(load_key(maps, place), self.buckets);
@@ -173,7 +176,7 @@ impl Exact {
                     continue;
                 }
                 from.insert(next, Some(place));
-                if self.empty(maps, next, &taken) {
+                if self.empty(maps, next) {
                     return Ok(self.shift(maps, &from, next, grace)?);
                 }
                 queue.push_back(next);
