@@ -22,13 +22,13 @@ fn event(change: Change) -> Event {
 }
 
 fn shape(seed: u64) -> Shape {
-    let claims = if seed % 3 == 0 { Claims::Contested } else { Claims::Unique };
+    let claims = if seed.is_multiple_of(3) { Claims::Contested } else { Claims::Unique };
     Shape { claims, ..Shape::default() }
 }
 
 fn scope(seed: u64, cluster: &Cluster) -> Scope {
     match cluster.nodes.keys().next() {
-        Some(node) if seed % 2 == 0 => Scope::Node(node.clone()),
+        Some(node) if seed.is_multiple_of(2) => Scope::Node(node.clone()),
         _ => Scope::Everywhere,
     }
 }
