@@ -313,6 +313,11 @@ impl Compiler {
         before
     }
 
+    /// Every leaf is made once at the end of a load, so members need not be marked one by one.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.changes.is_none()
+    }
+
     fn is_local(&self, pod: &Pod) -> bool {
         match &self.scope {
             Scope::Everywhere => true,
@@ -355,14 +360,15 @@ impl Compiler {
         if before.is_some_and(|id| pod.as_ref() == Some(&self.pods.slot(id).pod)) {
             return Ok(());
         }
+        let local = pod.as_ref().filter(|p| self.is_local(p)).cloned();
         // The new one comes first, so that what both need stays.
-        if let Some(pod) = &pod {
-            let (_, group, fresh) = self.pods.insert(pod.clone());
+        if let Some(pod) = pod {
+            self.dirty.extend(pod.addresses.iter().copied().map(Prefix::address));
+            self.count_host_ports(&pod, Count::Up);
+            let (_, group, fresh) = self.pods.insert(pod);
             if fresh {
                 self.place_group(group);
             }
-            self.dirty.extend(pod.addresses.iter().copied().map(Prefix::address));
-            self.count_host_ports(pod, Count::Up);
         }
         if let Some(id) = before {
             let (slot, group) = self.pods.remove(id);
@@ -372,7 +378,7 @@ impl Compiler {
                 self.displace_group(slot.group, group);
             }
         }
-        match pod.filter(|p| self.is_local(p)) {
+        match local {
             Some(pod) => self.put_endpoint(&pod),
             None => {
                 self.drop_endpoint(key);

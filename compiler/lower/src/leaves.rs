@@ -151,7 +151,9 @@ impl Compiler {
     }
 
     pub(crate) fn dirty_group(&mut self, group: GroupId) {
-        self.dirty.extend(self.pods.addresses(group).map(Prefix::address));
+        if !self.is_loading() {
+            self.dirty.extend(self.pods.addresses(group).map(Prefix::address));
+        }
     }
 
     /// A block came or went: its boundaries, and all leaves under its cidr (the first prefix).
