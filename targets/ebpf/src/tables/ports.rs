@@ -4,7 +4,7 @@
 //! one begins (two neighbours may share a class). A process killed while painting leaves an interval in two pieces.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::atomic::{
         AtomicU8, AtomicU16, AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -75,24 +75,21 @@ impl Ports {
 
     /// Would these intervals be disjoint?
     pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, u16)]) -> Result<(), Stop> {
-        let gone = |p: u8, low: u16, high: u16| {
-            removes.contains(&(p, low, high)) || puts.iter().any(|(i, _)| *i == (p, low, high))
-        };
+        let gone: HashSet<Interval> = removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
         let clash = |a: Interval, b: Interval| {
             let what = format!("{}-{} overlaps {}-{} of protocol {}", a.1, a.2, b.1, b.2, PROTOCOLS[usize::from(a.0)]);
             Err(invalid(TableId::Port, what))
         };
-        for (i, &(put, _)) in puts.iter().enumerate() {
-            let (protocol, low, high) = put;
+        let mut sorted: Vec<Interval> = puts.iter().map(|(i, _)| *i).collect();
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|w| w[0].0 == w[1].0 && w[1].1 <= w[0].2) {
+            return clash(pair[1], pair[0]);
+        }
+        for &(protocol, low, high) in &sorted {
             let below = self.0.range(..=(protocol, high)).rev();
             for (&(p, l), &(h, _)) in below.take_while(|((p, _), (h, _))| *p == protocol && *h >= low) {
-                if !gone(p, l, h) {
-                    return clash(put, (p, l, h));
-                }
-            }
-            for &(other, _) in &puts[i + 1..] {
-                if other.0 == protocol && other.1 <= high && low <= other.2 && other != put {
-                    return clash(put, other);
+                if !gone.contains(&(p, l, h)) {
+                    return clash((protocol, low, high), (p, l, h));
                 }
             }
         }
