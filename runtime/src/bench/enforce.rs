@@ -7,9 +7,15 @@ use netpolc_testbed::netns::Net;
 
 use crate::agent::{Agent, host::Kernel};
 
-/// Room for 1,000 local pods, with fewer connections each than a real node keeps.
+/// Room for 1,000 local pods with ports of their own each, and fewer connections than a real node keeps.
 pub fn roomy() -> Config {
-    let capacities = Capacities { endpoints: 1 << 11, sets: 1 << 11, state_buckets: 1 << 7, ..Capacities::default() };
+    let capacities = Capacities {
+        endpoints: 1 << 11,
+        sets: 1 << 11,
+        state_buckets: 1 << 7,
+        port_words: 1 << 8,
+        ..Capacities::default()
+    };
     Config { capacities, ..Config::default() }.fixed()
 }
 

@@ -87,7 +87,7 @@ impl Rival {
             };
             Ok(Loaded::load(name, &code, descriptor)?)
         };
-        let (full, parse) = (load("bench_rival", Stage::Lookups)?, load("bench_rival_parse", Stage::Parse)?);
+        let (full, parse) = (load("bench_rival", Stage::Lookups)?, load("bench_rival0", Stage::Parse)?);
         let packet = Packet::new(world::remote(v4, 0), world::local(v4)).tcp(40_000, FIRST_PORT, tcp::ACK);
         let frame = packet.payload(&[0; 64]).build();
         let rival = Self { _maps: maps, full, parse, frame };

@@ -1,6 +1,10 @@
 //! What a command line means: defaults applied, names parsed, contradictions refused.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use netpolc_lower::Scope;
@@ -117,13 +121,13 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         }),
         raw::Command::Eval(e) => {
             let files = files(e.input.files)?;
-            if is_stdin(&e.probes) && files.iter().any(is_stdin) {
+            if is_stdin(&e.probes) && files.iter().any(|f| is_stdin(f)) {
                 bail!("-f - and --probes - both want standard input; give one of them a file");
             }
             Command::Eval(Eval { files, probes: e.probes, judge: e.judge })
         }
         raw::Command::Agent(a) => {
-            if a.from.iter().any(is_stdin) {
+            if a.from.iter().any(|f| is_stdin(f)) {
                 bail!("--from -: the agent watches files; standard input cannot be watched");
             }
             if a.node.is_empty() {
@@ -142,7 +146,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
     })
 }
 
-fn is_stdin(path: &PathBuf) -> bool {
+fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
