@@ -71,11 +71,11 @@ impl Rival {
         let mut rows = hash::<u32>(&maps[usize::from(ROW)])?;
         let mut verdicts = hash::<u32>(&maps[usize::from(VERDICT)])?;
         for policy in 0..policies as u32 {
-            rows.insert(1 << 16 | policy + 1, policy + 1, 0)?;
+            rows.insert(1 << 16 | (policy + 1), policy + 1, 0)?;
             for port in world::ports(policy as usize) {
                 let Port::Range { first, last, .. } = port else { continue };
                 for class in class_of(first)..=class_of(last) {
-                    verdicts.insert((policy + 1) << 16 | class, 1, 0)?;
+                    verdicts.insert(((policy + 1) << 16) | class, 1, 0)?;
                 }
             }
         }
