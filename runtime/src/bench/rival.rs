@@ -48,7 +48,7 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// The same policies as [`world::cluster`]'s, for one family.
+    /// The same policies as `world::cluster`'s, for one family.
     ///
     /// # Errors
     /// No root, or a kernel that refuses maps or programs.
