@@ -38,10 +38,24 @@ pub fn finish(result: anyhow::Result<Outcome>) -> ExitCode {
         Ok(Outcome::Problems) => ExitCode::from(1),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(format_args!("{error:#}"));
+            complain(chain(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// The error and its causes, without those that the text before them says already.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.extend([": ", &cause]);
+        }
+    }
+    text
 }
 
 /// One line on standard error: `netpolc: ...`. Line breaks in `message` (a verifier's log) are kept,
@@ -147,6 +161,12 @@ mod tests {
         let broken = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
         assert!(is_broken_pipe(&broken));
         assert!(!is_broken_pipe(&anyhow::anyhow!("something else")));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::Error::new(io::Error::other("full")).context("table: full").context("update");
+        assert_eq!(chain(&error), "update: table: full");
     }
 
     #[test]

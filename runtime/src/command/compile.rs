@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use netpolc_lower::Compiler;
 use netpolc_policy::{Cluster, ObjectKey};
 use netpolc_table::{
-    ActionId, Entry, Key, Program, TableId,
+    ActionId, Entry, Key, Match, Program, TableId,
     schema::{Family, IdKind},
     text,
 };
@@ -96,8 +96,26 @@ pub fn only(program: &Program, endpoint: u16) -> Program {
         classes[family].insert(key.value(2).low());
     }
     let [v4, v6] = &classes;
-    keep(TableId::RemoteV4, &|_, e| v4.contains(&e.params[0]));
-    keep(TableId::RemoteV6, &|_, e| v6.contains(&e.params[0]));
+    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another class).
+    for (family, classes) in [(Family::V4, v4), (Family::V6, v6)] {
+        let table = program.table(TableId::remote(family));
+        let covers: Vec<(u128, u8)> = table
+            .entries
+            .iter()
+            .filter(|(_, e)| classes.contains(&e.params[0]))
+            .filter_map(|(k, _)| prefix(k))
+            .collect();
+        let inside = |key: &Key| {
+            prefix(key).is_some_and(|(bits, length)| {
+                covers.iter().any(|(cover, cut)| {
+                    let host = u32::from(family.bits() - cut);
+                    *cut <= length && bits.checked_shr(host) == cover.checked_shr(host)
+                })
+            })
+        };
+        let pods = |e: &Entry| e.params[1] != 0;
+        keep(table.id, &|key, e| classes.contains(&e.params[0]) || (!pods(e) && inside(key)));
+    }
     keep(TableId::Directory, &|key, _| {
         let (kind, id) = (first(key), key.value(1).low());
         match kind {
@@ -109,6 +127,13 @@ pub fn only(program: &Program, endpoint: u16) -> Program {
         }
     });
     shown
+}
+
+fn prefix(key: &Key) -> Option<(u128, u8)> {
+    match key.fields()[0] {
+        Match::Lpm { value, length } => Some((value.get(), length)),
+        _ => None,
+    }
 }
 
 /// Every table that has entries, for people.

@@ -253,7 +253,11 @@ impl Show {
             Stage::Wrong => "One more policy, with a mistake in it",
         };
         self.line("")?;
-        self.step(&self.colour.strong(&format!("{title} ({} policies)", cluster.policies.len())))?;
+        let count = match cluster.policies.len() {
+            1 => "1 policy".to_owned(),
+            n => format!("{n} policies"),
+        };
+        self.step(&self.colour.strong(&format!("{title} ({count})")))?;
         for (name, _) in stage.adds() {
             self.line(&format!("          + {name}"))?;
         }

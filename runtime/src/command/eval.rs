@@ -15,10 +15,17 @@ use netpolc_policy::{
     Cluster, ObjectKey, Pod, PodNetwork,
     oracle::{Party, Question, Transport},
 };
-use serde_json::{Map, Value, json};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, json};
 
 use crate::{
-    cli::resolve::{Eval, pod as pod_name},
+    cli::{
+        raw::JudgeName,
+        resolve::{Eval, pod as pod_name},
+    },
     input,
     judge::{self, Judge},
     output::{self, Outcome},
@@ -32,6 +39,9 @@ const MAX_LINE: usize = 1 << 20;
 /// # Errors
 /// Probes that cannot be read, a judge that cannot start, standard output that cannot be written.
 pub fn run(eval: &Eval) -> anyhow::Result<Outcome> {
+    if eval.judge == JudgeName::Ebpf {
+        super::needs_root("--judge ebpf (it loads programs into the kernel)")?;
+    }
     let loaded = input::load(&eval.files);
     let refused = input::report(&loaded.problems);
     let mut judge = judge::open(eval.judge, &loaded.cluster)?;
@@ -70,20 +80,20 @@ pub fn answer_all(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let (mut object, answer) = answer(cluster, judge, &line);
+        let (mut probe, answer) = answer(cluster, judge, &line);
         match answer {
             Ok(answer) => {
-                if let Value::Object(fields) = serde_json::to_value(&answer)? {
-                    object.extend(fields);
-                }
+                probe.set("allowed", json!(answer.allowed));
+                probe.set("egress", serde_json::to_value(&answer.egress)?);
+                probe.set("ingress", serde_json::to_value(&answer.ingress)?);
             }
             Err(error) => {
                 outcome = Outcome::Problems;
-                object.insert("error".into(), json!(error));
-                object.insert("line".into(), json!(number));
+                probe.set("error", json!(error));
+                probe.set("line", json!(number));
             }
         }
-        serde_json::to_writer(&mut *out, &object).map_err(std::io::Error::from)?;
+        serde_json::to_writer(&mut *out, &probe).map_err(std::io::Error::from)?;
         writeln!(out)?;
         // Somebody may be waiting for each answer before the next probe.
         out.flush()?;
@@ -111,18 +121,57 @@ fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usi
     }
 }
 
-fn answer(
-    cluster: &Cluster,
-    judge: &mut dyn Judge,
-    line: &[u8],
-) -> (Map<String, Value>, Result<judge::Answer, String>) {
-    if line.len() > MAX_LINE {
-        return (Map::new(), Err(format!("the line is longer than {MAX_LINE} bytes")));
+/// One line: an object whose keys keep their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Probe(Vec<(String, Value)>);
+
+impl Probe {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value)
     }
-    let probe = match serde_json::from_slice(line) {
-        Ok(Value::Object(probe)) => probe,
-        Ok(_) => return (Map::new(), Err("not a JSON object; write {\"src\": ..., \"dst\": ...}".into())),
-        Err(error) => return (Map::new(), Err(format!("not JSON: {error}"))),
+
+    /// Puts it at the end; what was there under this key is gone.
+    fn set(&mut self, key: &str, value: Value) {
+        self.0.retain(|(k, _)| k != key);
+        self.0.push((key.into(), value));
+    }
+}
+
+impl Serialize for Probe {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Probe {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Probe;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object {\"src\": ..., \"dst\": ...}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Probe, A::Error> {
+                let mut probe = Probe::default();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    probe.set(&key, value);
+                }
+                Ok(probe)
+            }
+        }
+        from.deserialize_map(Fields)
+    }
+}
+
+fn answer(cluster: &Cluster, judge: &mut dyn Judge, line: &[u8]) -> (Probe, Result<judge::Answer, String>) {
+    if line.len() > MAX_LINE {
+        return (Probe::default(), Err(format!("the line is longer than {MAX_LINE} bytes")));
+    }
+    let probe: Probe = match serde_json::from_slice(line) {
+        Ok(probe) => probe,
+        Err(error) => return (Probe::default(), Err(format!("not a probe: {error}"))),
     };
     let answer = question(cluster, &probe).and_then(|q| judge.judge(&q).map_err(|e| e.to_string()));
     (probe, answer)
@@ -132,7 +181,7 @@ fn answer(
 ///
 /// # Errors
 /// Names the key that is missing or wrong, and what it should be.
-pub fn question(cluster: &Cluster, probe: &Map<String, Value>) -> Result<Question, String> {
+pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
     let family = match probe.get("family") {
         None | Some(Value::Null) => None,
         Some(value) => match value.as_u64().or_else(|| value.as_str()?.parse().ok()) {
@@ -171,7 +220,7 @@ struct End {
 }
 
 impl End {
-    fn read(cluster: &Cluster, probe: &Map<String, Value>, key: &str, address_key: &str) -> Result<Self, String> {
+    fn read(cluster: &Cluster, probe: &Probe, key: &str, address_key: &str) -> Result<Self, String> {
         let text = match probe.get(key) {
             Some(Value::String(text)) => text.as_str(),
             Some(other) => return Err(format!("{key}: {other} is no string; write \"namespace/pod\" or an address")),
@@ -267,8 +316,7 @@ mod tests {
     }
 
     fn ask(probe: Value) -> Result<Question, String> {
-        let Value::Object(probe) = probe else { panic!("not an object") };
-        question(&cluster(), &probe)
+        question(&cluster(), &serde_json::from_value(probe).unwrap())
     }
 
     #[test]
@@ -309,6 +357,9 @@ mod tests {
         let mut out = Vec::new();
         let outcome = answer_all(&cluster, &mut judge, &probes[..], &mut out).unwrap();
         assert_eq!(outcome, Outcome::Problems);
+        assert!(
+            out.starts_with(b"{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80,\"note\":1,\"allowed\":true,")
+        );
         let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(&l.unwrap()).unwrap()).collect();
         assert_eq!(lines.len(), 4);
         assert_eq!((&lines[0]["allowed"], &lines[0]["note"]), (&json!(true), &json!(1)));

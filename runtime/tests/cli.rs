@@ -1,0 +1,129 @@
+//! The command as a user meets it: exit codes, one-line errors, output that others parse.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn netpolc(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netpolc"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str], input: &str) -> Output {
+    let mut child = netpolc(arguments).spawn().unwrap();
+    // A command that does not read its input closes it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testbed/examples/test-network-policy.yaml")
+}
+
+const OOPS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: oops, namespace: default}
+spec:
+  podSelector: {}
+  policyTypes: [Egress]
+  egress: [{from: []}]
+";
+
+#[test]
+fn compile_prints_text_that_parses_back() {
+    let file = example();
+    let output = run(&["compile", "-f", file.to_str().unwrap()], "");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let program = netpolc_table::text::parse(text(&output.stdout)).expect("the text form parses");
+    assert_eq!(netpolc_table::text::print(&program), text(&output.stdout));
+    let pod = run(&["compile", "-f", file.to_str().unwrap(), "--pod", "default/db-0"], "");
+    let part = netpolc_table::text::parse(text(&pod.stdout)).unwrap();
+    assert!(part.len() < program.len() && !part.is_empty());
+    for table in part.tables() {
+        assert!(table.entries.iter().all(|(key, entry)| program.get(table.id, key) == Some(entry)));
+    }
+}
+
+#[test]
+fn every_form_of_output_is_there() {
+    let file = example();
+    let file = file.to_str().unwrap();
+    let json = run(&["compile", "-f", file, "-o", "json"], "");
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["tables"].as_array().is_some_and(|t| t.len() == 11));
+    let table = run(&["compile", "-f", file, "-o", "table"], "");
+    assert!(text(&table.stdout).contains("isolates default/test-network-policy"));
+    let ebpf = run(&["compile", "-f", file, "--target", "ebpf"], "");
+    assert!(text(&ebpf.stdout).contains("program to_pod:") && text(&ebpf.stdout).contains("remote_v4"));
+    let ebpf = run(&["compile", "-f", file, "--target", "ebpf", "-o", "json"], "");
+    let ebpf: Value = serde_json::from_slice(&ebpf.stdout).unwrap();
+    assert_eq!(ebpf["programs"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_refused_object_is_named_and_makes_the_exit_code_1() {
+    let output = run(&["compile", "-f", "-"], OOPS);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = text(&output.stderr);
+    assert!(errors.starts_with("netpolc: -:") && errors.contains("spec.egress[0].from"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_one_line() {
+    for (arguments, part) in [
+        (&["compile", "-f", "-", "--pod", "ui"][..], "namespace/name"),
+        (&["compile", "-f", "-", "--pod", "a/b"], "no such pod"),
+        (&["eval", "-f", "-", "--probes", "-"], "standard input"),
+        (&["eval", "-f", "-", "--probes", "/nonexistent"], "/nonexistent"),
+        (&["status", "--pin-dir", "relative"], "absolute"),
+    ] {
+        let output = run(arguments, "");
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(errors.starts_with("netpolc: ") && errors.contains(part), "{arguments:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    assert_eq!(run(&["compile"], "").status.code(), Some(2));
+    assert_eq!(run(&["--help"], "").status.code(), Some(0));
+}
+
+#[test]
+fn eval_answers_line_by_line_and_marks_bad_lines() {
+    let file = example();
+    let probes = "{\"src\":\"172.17.0.9\",\"dst\":\"default/db-0\",\"port\":6379}\nnonsense\n\
+                  {\"src\":\"172.17.1.9\",\"dst\":\"default/db-0\",\"port\":6379}\n";
+    for judge in ["oracle", "tables", "mem"] {
+        let arguments = ["eval", "-f", file.to_str().unwrap(), "--probes", "-", "--judge", judge];
+        let output = run(&arguments, probes);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        let lines: Vec<Value> = text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0]["allowed"], true, "{judge}: {}", lines[0]);
+        assert_eq!(lines[0]["ingress"]["by"][0]["policy"], "default/test-network-policy", "{judge}");
+        assert!(lines[1]["error"].is_string() && lines[1]["line"] == 2);
+        assert_eq!(lines[2]["allowed"], false);
+    }
+}
+
+/// A reader that stops early is no reason to complain.
+#[test]
+fn a_broken_pipe_is_quiet() {
+    let mut child = netpolc(&["compile", "-f", example().to_str().unwrap(), "--target", "ebpf"]).spawn().unwrap();
+    let mut line = String::new();
+    let mut reader = BufReader::with_capacity(16, child.stdout.take().unwrap());
+    reader.read_line(&mut line).unwrap();
+    drop(reader);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
