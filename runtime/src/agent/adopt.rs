@@ -1,8 +1,8 @@
 //! Adoption: connections that run when a pod is isolated first keep the verdict of whoever opened them (S40).
 //!
 //! The order is record, dump, isolate: first the endpoint records what opens, then what runs already is
-//! taken from the kernel's connection tracking and, for what that does not know, from the pod's sockets,
-//! and only then policy judges. Unknown connections are judged as new.
+//! taken from the kernel's connection tracking, or where that knows nothing from the pods' sockets, and
+//! only then policy judges. Unknown connections are judged as new.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,14 +90,15 @@ impl Survey {
             tracing::warn!(%error, "the node's addresses");
             BTreeSet::new()
         });
-        let sockets = network.sockets(&addresses).unwrap_or_else(|error| {
+        // A host that tracks anything tracks what it forwards; looking into each pod's namespace takes longer.
+        let sockets = if tracked.is_empty() { network.sockets(&addresses) } else { Ok(vec![]) };
+        let sockets = sockets.unwrap_or_else(|error| {
             tracing::warn!(%error, "the pods' sockets");
             vec![]
         });
         let ends = tracked.iter().flat_map(|t| [(t, t.original.source), (t, t.reply.source)]);
         let ends = ends.filter(|(_, address)| addresses.contains(address)).filter_map(|(t, a)| t.seen_by(a));
         let mut running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>> = BTreeMap::new();
-        // What is tracked knows more: it comes first, and stays.
         for c in ends.chain(sockets) {
             let tuple = (c.protocol, c.local, c.local_port, c.remote, c.remote_port);
             running.entry(c.local).or_default().entry(tuple).or_insert(c);

@@ -28,6 +28,11 @@ impl Enforcer for Ebpf {
         Ebpf::detach(self, ifindex)
     }
 
+    fn prepare(&mut self) -> Result<(), Error> {
+        // Loads the program that reads the clock of connections.
+        self.connections(0).map(drop)
+    }
+
     fn adopt(
         &mut self,
         endpoint: u16,

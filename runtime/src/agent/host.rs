@@ -35,6 +35,14 @@ pub trait Enforcer: Target {
     /// The kernel refuses.
     fn detach(&mut self, ifindex: u32) -> Result<(), Error>;
 
+    /// Makes what [`Enforcer::adopt`] needs, so that it takes no time while packets wait for a verdict.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn prepare(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Takes over a running connection. `incarnation` is that of the remote.
     ///
     /// # Errors
@@ -76,8 +84,27 @@ pub trait Network {
 }
 
 /// The network that this process is in.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Kernel;
+#[derive(Debug)]
+pub struct Kernel(());
+
+impl Kernel {
+    /// Asks everything once, so that the kernel loads modules now and not while packets wait for a verdict.
+    pub fn new() -> Self {
+        if let Err(error) = sockets::dump() {
+            tracing::info!(%error, "the kernel lists no sockets");
+        }
+        if let Err(error) = conntrack::dump() {
+            tracing::info!(%error, "the kernel lists no tracked connections");
+        }
+        Kernel(())
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Network for Kernel {
     fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {

@@ -103,8 +103,9 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     ///
     /// # Errors
     /// What is installed cannot be read.
-    pub fn new(node: Arc<str>, host: H, network: N) -> Result<Self, Error> {
+    pub fn new(node: Arc<str>, mut host: H, network: N) -> Result<Self, Error> {
         host.read()?;
+        host.prepare()?;
         Ok(Self {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
@@ -259,8 +260,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         if !candidates.is_empty() {
             let recording = adopt::recording(self.compiler.program(), candidates.values());
             let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
+            tracing::debug!(after = ?began.elapsed(), "compiled; recording first");
             let ids = lead(&mut self.host, &recording, first.as_ref(), &mut report)?;
+            tracing::debug!(after = ?began.elapsed(), "recording");
             self.adopt(candidates, &mut report)?;
+            tracing::debug!(after = ?began.elapsed(), "adopted");
             known = (ids == Ids::Kept).then(|| delta::diff(&recording, self.compiler.program()));
         }
         let ids = lead(&mut self.host, self.compiler.program(), known.as_ref(), &mut report)?;

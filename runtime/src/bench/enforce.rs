@@ -31,7 +31,7 @@ impl Enforced {
     /// The kernel refuses, or the cluster has no such node.
     pub fn on(net: &Net, node: &str, cluster: &Cluster) -> Result<Self> {
         let work = || -> Result<Self> {
-            let mut agent = Agent::new(node.into(), Ebpf::private(roomy())?, Kernel)?;
+            let mut agent = Agent::new(node.into(), Ebpf::private(roomy())?, Kernel::new())?;
             agent.update(cluster.clone()).context("enforce the policies")?;
             Ok(Self { _agent: agent })
         };

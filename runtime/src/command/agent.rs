@@ -26,6 +26,6 @@ pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
                 _ = terminate.recv() => {}
             }
         };
-        serve(options, host, Kernel, stop).await
+        serve(options, host, Kernel::new(), stop).await
     })
 }

@@ -125,7 +125,7 @@ impl NodeAgent {
             let path = namespace.path();
             let open = || -> anyhow::Result<_> {
                 crate::net::netns::Namespace::open(&path)?.enter()?;
-                Ok(Agent::new(node.as_str().into(), Ebpf::private(Config::small())?, Kernel)?)
+                Ok(Agent::new(node.as_str().into(), Ebpf::private(Config::small())?, Kernel::new())?)
             };
             let mut agent = match open() {
                 Ok(agent) => agent,

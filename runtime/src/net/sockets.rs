@@ -3,7 +3,12 @@
 //! A local port with a listener was opened from outside. Sources: sock_diag(7),
 //! include/uapi/linux/inet_diag.h.
 
-use std::{collections::BTreeSet, io, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::{
     Connection, Opener,
@@ -15,6 +20,10 @@ const ESTABLISHED: u8 = 1;
 /// SYN_SENT, SYN_RECV and the closing states in which data still flows: FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK.
 const ALIVE: [u8; 7] = [ESTABLISHED, 2, 3, 4, 5, 8, 9];
 const LISTEN: u8 = 10;
+
+/// The kernel cannot list the sockets of TCP, UDP (each is a module of its own). Asking makes it look for the
+/// module with a process of its own each time, which takes milliseconds.
+static MISSING: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
 
 /// One socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +42,18 @@ struct Seen {
 pub fn dump() -> io::Result<Vec<Connection>> {
     let mut socket = Socket::open(Protocol::SockDiag)?;
     let mut found = Vec::new();
-    for protocol in [libc::IPPROTO_TCP as u8, libc::IPPROTO_UDP as u8] {
+    for (protocol, missing) in [(libc::IPPROTO_TCP as u8, &MISSING[0]), (libc::IPPROTO_UDP as u8, &MISSING[1])] {
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            if missing.load(Ordering::Relaxed) {
+                continue;
+            }
             // struct inet_diag_req_v2: family, protocol, ext, pad, states u32, id (48 bytes)
             let mut request = vec![family, protocol, 0, 0];
             request.extend(u32::MAX.to_ne_bytes());
             request.extend([0; 48]);
             match socket.dump(SOCK_DIAG_BY_FAMILY, &request, |to, _, body| to.extend(seen(body))) {
                 Ok(sockets) => found.extend(connections(protocol, &sockets)),
-                // The kernel was built without this one (UDP's is a module of its own).
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => missing.store(true, Ordering::Relaxed),
                 Err(error) => return Err(error),
             }
         }
