@@ -45,8 +45,10 @@ pub struct Capacities {
     pub remote_v4_blocks: u32,
     /// Blocks of 256 slots in `remote_v6`, the 256 of the root included.
     pub remote_v6_blocks: u32,
-    /// Buckets of 3 addresses in `remote_v6_exact`.
+    /// Buckets of 3 places in `remote_v6_exact`.
     pub remote_v6_buckets: u32,
+    /// Blocks of 256 slots in `remote_v6_leaf`.
+    pub remote_v6_leaves: u32,
     /// Buckets of [`state::WAYS`] entries for each endpoint and family.
     pub state_buckets: u32,
     /// Entries of the fragment table.
@@ -68,7 +70,8 @@ impl Default for Capacities {
             port_words: 1 << 6,
             remote_v4_blocks: 1 << 14,
             remote_v6_blocks: 1 << 13,
-            remote_v6_buckets: 1 << 16,
+            remote_v6_buckets: 1 << 15,
+            remote_v6_leaves: 1 << 12,
             state_buckets: 1 << 9,
             fragments: 1 << 13,
             more_addresses: 1 << 12,
@@ -90,6 +93,7 @@ impl Capacities {
             remote_v4_blocks: 1 << 12,
             remote_v6_blocks: 1 << 11,
             remote_v6_buckets: 1 << 12,
+            remote_v6_leaves: 1 << 10,
             state_buckets: 1 << 6,
             fragments: 1 << 10,
             more_addresses: 1 << 8,
@@ -103,12 +107,13 @@ impl Capacities {
             ("endpoints", self.endpoints, 1 << 1, 1 << 16),
             ("sets", self.sets, 1 << 1, 1 << 16),
             ("classes_v4", self.classes_v4, 1 << 1, 1 << 16),
-            ("classes_v6", self.classes_v6, 1 << 1, 1 << 16),
+            ("classes_v6", self.classes_v6, 1 << 1, 1 << 15),
             ("rows", self.rows, 1 << 1, 1 << 16),
             ("port_words", self.port_words, 1, 1 << 10),
             ("remote_v4_blocks", self.remote_v4_blocks, 1 << 9, 1 << 19),
             ("remote_v6_blocks", self.remote_v6_blocks, 1 << 9, 1 << 19),
             ("remote_v6_buckets", self.remote_v6_buckets, 1 << 4, 1 << 22),
+            ("remote_v6_leaves", self.remote_v6_leaves, 1 << 4, 1 << 16),
             ("state_buckets", self.state_buckets, 1 << 1, 1 << 16),
             ("fragments", self.fragments, 1 << 4, 1 << 20),
             ("more_addresses", self.more_addresses, 1 << 4, 1 << 20),
@@ -162,6 +167,8 @@ maps! {
     RemoteV4 = "remote_v4",
     /// [`exact`] buckets: /128 prefixes.
     RemoteV6Exact = "remote_v6_exact",
+    /// u32 `[remote_v6_leaves][256]`: values of neighbouring /128s, see [`exact`].
+    RemoteV6Leaf = "remote_v6_leaf",
     /// u32 `[remote_v6_blocks][256]`, a [`trie`] over 16 and then 14 times 8 bits: shorter prefixes. Asked after
     /// `remote_v6_exact` found nothing.
     RemoteV6 = "remote_v6",
@@ -221,6 +228,7 @@ impl MapId {
             MapId::OwnMore => 4,
             MapId::RemoteV4 => u64::from(c.remote_v4_blocks) * 256 * 4,
             MapId::RemoteV6Exact => u64::from(c.remote_v6_buckets) * exact::SIZE as u64,
+            MapId::RemoteV6Leaf => u64::from(c.remote_v6_leaves) * 256 * 4,
             MapId::RemoteV6 => u64::from(c.remote_v6_blocks) * 256 * 4,
             MapId::Port => 8 * 65536 * 2,
             MapId::PortClasses => 4 * u64::from(c.port_words) * 8,
@@ -309,20 +317,33 @@ pub mod trie {
     pub const STEPS_V6: usize = 14;
 }
 
-/// `remote_v6_exact`: a cuckoo table. Each address stands in one of two buckets of 64 bytes:
-/// key 0, 1, 2 (16 bytes each, as in the packet) at 0, 16, 32, value 0, 1, 2 (u32) at 48, 52, 56, zero at 60.
+/// `remote_v6_exact` and `remote_v6_leaf`: the /128s. Addresses that differ in the last byte only are a *group*. Up to
+/// [`SINGLES`](exact::SINGLES) addresses of a group stand alone in the cuckoo table; of a group that once had more, all stand in one block of
+/// `remote_v6_leaf` by their last byte, and the cuckoo table has one entry for the block. So the pods of a node, whose addresses
+/// are neighbours, share cache lines.
 ///
-/// Value 0: empty (whatever the key). Otherwise (class + 1) | incarnation << 16. Class 65535 cannot be.
+/// The cuckoo table: each entry stands in one of the two buckets of its group ([`exact_buckets`]), 64 bytes: key 0, 1, 2 (16
+/// bytes each, as in the packet; of a block with last byte 0) at 0, 16, 32, value 0, 1, 2 (u32) at 48, 52, 56, zero at 60.
 ///
-/// Writer (one): put = write the key of an empty slot, then store the value; change = store the value; remove = store 0. A removed
-/// slot may be filled again only after a grace period. Move = put at the new place, grace period, remove at the old one.
+/// Value of an address (here or in a block): (class + 1) | incarnation << 16, class below 32767; 0: none. Value of a block: [`BLOCK`](exact::BLOCK) |
+/// its number << 16. The key of an entry with value 0 means nothing.
+///
+/// Writer (one): put = write the key of an empty place, then store the value; change = store the value; remove = store 0. A
+/// removed place may be filled again only after a grace period, a block too. Move (to another place, or into a new block) = put at the new
+/// place, grace period, remove at the old one.
 pub mod exact {
     /// Bytes of a bucket.
     pub const SIZE: usize = 64;
-    /// Keys of a bucket.
+    /// Places of a bucket.
     pub const WAYS: usize = 3;
     /// Where the values are.
     pub const VALUES: usize = 48;
+    /// The entry is a block's.
+    pub const BLOCK: u32 = 1 << 15;
+    /// Addresses of one group that stand alone.
+    pub const SINGLES: usize = 2;
+    /// Classes are below this.
+    pub const CLASSES: u32 = 0x7fff;
 }
 
 /// The fragment table.
@@ -334,12 +355,12 @@ pub mod frag {
     pub const VALUE: usize = 8;
 }
 
-/// The two buckets of an address in `remote_v6_exact`; they may be the same one.
+/// The two buckets of an address's group in `remote_v6_exact`; they may be the same one.
 pub fn exact_buckets(address: Ipv6Addr, buckets: u32) -> [u32; 2] {
     let o = address.octets();
     let high = u64::from_le_bytes(o[..8].try_into().expect("8 bytes"));
     let low = u64::from_le_bytes(o[8..].try_into().expect("8 bytes"));
-    let h = high.wrapping_mul(K1) ^ low;
+    let h = high.wrapping_mul(K1) ^ low << 8;
     let h = mix(h ^ h >> 32, K2);
     [h as u32 & (buckets - 1), (h >> 32) as u32 & (buckets - 1)]
 }

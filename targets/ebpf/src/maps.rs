@@ -357,7 +357,7 @@ impl MapFacts {
     }
 }
 
-fn fields(c: &Capacities) -> [u32; 13] {
+fn fields(c: &Capacities) -> [u32; 14] {
     [
         c.interface_blocks,
         c.endpoints,
@@ -369,6 +369,7 @@ fn fields(c: &Capacities) -> [u32; 13] {
         c.remote_v4_blocks,
         c.remote_v6_blocks,
         c.remote_v6_buckets,
+        c.remote_v6_leaves,
         c.state_buckets,
         c.fragments,
         c.more_addresses,
@@ -387,8 +388,9 @@ fn from_fields(field: impl Fn(usize) -> u32) -> Capacities {
         remote_v4_blocks: field(7),
         remote_v6_blocks: field(8),
         remote_v6_buckets: field(9),
-        state_buckets: field(10),
-        fragments: field(11),
-        more_addresses: field(12),
+        remote_v6_leaves: field(10),
+        state_buckets: field(11),
+        fragments: field(12),
+        more_addresses: field(13),
     }
 }

@@ -17,7 +17,7 @@ use netpolc_target::{Capabilities, Datapath, Error, Frame, Hook, Target, Verdict
 use crate::{
     attach::{Attachment, Attachments, Mode, Way},
     generation::{self, Generation},
-    layout::{Capacities, Clock, MapId, config},
+    layout::{Capacities, Clock, MapId, config, exact},
     maps::{MapFacts, Shared},
     pins::Pins,
     program::Options,
@@ -78,6 +78,7 @@ fn largest(c: Capacities) -> Capacities {
         remote_v4_blocks: c.remote_v4_blocks.max(1 << 19),
         remote_v6_blocks: c.remote_v6_blocks.max(1 << 19),
         remote_v6_buckets: c.remote_v6_buckets.max(1 << 22),
+        remote_v6_leaves: c.remote_v6_leaves.max(1 << 16),
         more_addresses: c.more_addresses.max(1 << 20),
         ..c
     }
@@ -102,7 +103,7 @@ fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
         endpoints: c.endpoints,
         sets: limits.sets.max(c.sets),
         classes_v4: limits.classes_v4.max(c.classes_v4),
-        classes_v6: limits.classes_v6.max(c.classes_v6).min(0xffff),
+        classes_v6: limits.classes_v6.max(c.classes_v6).min(exact::CLASSES),
         rows: limits.rows.max(c.rows).min(0xffff),
         port_classes: limits.port_words.max(c.port_words) * 64,
         connections: c.connections(),

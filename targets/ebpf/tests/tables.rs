@@ -46,12 +46,26 @@ fn remote(maps: &Maps, address: IpAddr) -> (u16, u16) {
         IpAddr::V4(a) => walk(MapId::RemoteV4, &a.octets()),
         IpAddr::V6(a) => {
             let words = maps.words::<AtomicU32>(MapId::RemoteV6Exact);
-            let key: Vec<u32> = a.octets().chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+            let leaves = maps.words::<AtomicU32>(MapId::RemoteV6Leaf);
+            let mut group = a.octets();
+            group[15] = 0;
+            let words_of = |octets: [u8; 16]| -> Vec<u32> {
+                octets.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
+            };
+            let (key, group) = (words_of(a.octets()), words_of(group));
             for bucket in exact_buckets(a, maps.capacities.remote_v6_buckets) {
                 let bucket = &words[bucket as usize * exact::SIZE / 4..][..exact::SIZE / 4];
                 for way in 0..exact::WAYS {
-                    let value = bucket[exact::VALUES / 4 + way].load(Relaxed);
-                    if value != 0 && (0..4).all(|w| bucket[way * 4 + w].load(Relaxed) == key[w]) {
+                    let mut value = bucket[exact::VALUES / 4 + way].load(Relaxed);
+                    let is_block = value & exact::BLOCK != 0;
+                    let wanted = if is_block { &group } else { &key };
+                    if (0..4).any(|w| bucket[way * 4 + w].load(Relaxed) != wanted[w]) {
+                        continue;
+                    }
+                    if is_block {
+                        value = leaves[((value >> 16) as usize) << 8 | usize::from(a.octets()[15])].load(Relaxed);
+                    }
+                    if value != 0 {
                         return ((value as u16) - 1, (value >> 16) as u16);
                     }
                 }
@@ -147,6 +161,76 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
     assert!(full > 0 && model.len() >= 150, "{full} refused, {} of 192 places used", model.len());
     let tables = Tables::open(tables.maps, Access::Write).unwrap();
     assert_eq!(tables.read().unwrap(), model);
+}
+
+#[test]
+fn neighbours_move_into_a_block_together_and_are_found_all_the_time() {
+    let capacities = Capacities { remote_v6_buckets: 64, remote_v6_leaves: 16, ..Capacities::small() };
+    let (mut tables, grace, mut rng) = (empty(capacities), Grace::default(), Rng(11));
+    let mut model = Program::default();
+    // 24 groups, 16 blocks: the last ones do not fit
+    let address =
+        |group: u64, byte: u64| Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(group) << 8 | u128::from(byte));
+    let key = |address: Ipv6Addr| schema::remote_key(address.into(), 128);
+    let (mut full, mut most) = (0, 0);
+    for i in 0..1500u16 {
+        let mut write = Write { table: TableId::RemoteV6, remove: vec![], put: vec![] };
+        for _ in 0..1 + rng.next() % 4 {
+            let (group, byte) = (rng.next() % 24, [0, 1, 2, 7, 255][rng.next() as usize % 5]);
+            // long phases of growing and of shrinking, so that blocks come and go
+            if (rng.next() % 5 == 0) == (i / 100 % 2 == 0) {
+                write.remove.push(key(address(group, byte)));
+            } else {
+                write.put.push((key(address(group, byte)), schema::set_remote(i % 9, 3 + i)));
+            }
+        }
+        write.remove.retain(|k| write.put.iter().all(|(p, _)| p != k));
+        match tables.write(&write, &grace) {
+            Ok(()) => model.apply(&write),
+            Err(Stop::Room { .. }) => full += 1,
+            Err(e) => panic!("{e:?}"),
+        }
+        assert_eq!(tables.read().unwrap(), model, "step {i}");
+        for group in 0..24 {
+            for byte in [0, 1, 2, 3, 7, 254, 255] {
+                let a = address(group, byte).into();
+                assert_eq!(remote(&tables.maps, a), expected(&model, a), "step {i}: {a}");
+            }
+        }
+        most = most.max(tables.used("remote_v6_leaf").unwrap());
+        if i % 97 == 0 {
+            tables = Tables::open(tables.maps, Access::Write).unwrap();
+        }
+    }
+    assert!(full > 0 && most == 16, "{full} refused, {most} blocks at most");
+}
+
+#[test]
+fn a_killed_move_into_a_block_is_finished() {
+    let (mut tables, grace) = (empty(Capacities::small()), Grace::default());
+    let entry = |n: u16| {
+        let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
+        (schema::remote_key(address.into(), 128), schema::set_remote(n, n))
+    };
+    let put = |range: std::ops::Range<u16>| Write {
+        table: TableId::RemoteV6,
+        remove: vec![],
+        put: range.map(entry).collect(),
+    };
+    tables.write(&put(1..3), &grace).unwrap();
+    let before: Vec<u32> =
+        tables.maps.words::<AtomicU32>(MapId::RemoteV6Exact).iter().map(|w| w.load(Relaxed)).collect();
+    tables.write(&put(3..4), &grace).unwrap();
+    let wanted = tables.read().unwrap();
+    // as if killed before the singles were removed: they stand beside the block
+    for (now, then) in tables.maps.words::<AtomicU32>(MapId::RemoteV6Exact).iter().zip(before) {
+        if now.load(Relaxed) == 0 {
+            now.store(then, Relaxed);
+        }
+    }
+    assert!(tables.read().is_err());
+    let tables = Tables::open(tables.maps, Access::Write).unwrap();
+    assert_eq!(tables.read().unwrap(), wanted);
 }
 
 #[test]

@@ -112,15 +112,17 @@ impl Generator<'_> {
     }
 
     fn class_v6(&mut self) {
-        let (hit, done) = (self.a.label(), self.a.label());
+        let (hit, done, block, shorter) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let c = &self.p.capacities;
         let a = &mut self.a;
-        a.note("table remote_v6: hash of the address");
+        a.note("table remote_v6: hash of the group");
         a.load(Size::Dw, R1, Fp, stack::REMOTE);
         a.load(Size::Dw, R2, Fp, stack::REMOTE + 8);
         a.imm64(R3, K1);
         a.alu(Alu::Mul, R3, R1);
-        a.alu(Alu::Xor, R3, R2);
+        a.mov(R4, R2);
+        a.alu(Alu::Lsh, R4, 8);
+        a.alu(Alu::Xor, R3, R4);
         a.mov(R4, R3);
         a.alu(Alu::Rsh, R4, 32);
         a.alu(Alu::Xor, R3, R4);
@@ -144,14 +146,33 @@ impl Generator<'_> {
             for way in 0..exact::WAYS as i16 {
                 let not = a.label();
                 a.load(Size::Dw, R0, R9, way * 16 + 8);
-                a.jump_if(Cond::Ne, R0, R2, not);
-                a.load(Size::Dw, R0, R9, way * 16);
-                a.jump_if(Cond::Ne, R0, R1, not);
+                a.alu(Alu::Xor, R0, R2);
+                a.mov(R4, R0);
+                a.alu(Alu::Lsh, R4, 8); // without the last byte: the group
+                a.jump_if(Cond::Ne, R4, 0, not);
+                a.load(Size::Dw, R4, R9, way * 16);
+                a.jump_if(Cond::Ne, R4, R1, not);
                 a.load(Size::W, R4, R9, exact::VALUES as i16 + way * 4);
-                a.jump_if(Cond::Ne, R4, 0, hit);
+                a.jump_if(Cond::Eq, R4, 0, not);
+                a.jump_if(Cond::Set, R4, exact::BLOCK as i32, block);
+                a.jump_if(Cond::Eq, R0, 0, hit);
                 a.bind(not);
             }
         }
+        a.jump(shorter);
+        a.note("table remote_v6: /128, block of the group");
+        a.bind(block);
+        a.alu(Alu::Rsh, R4, 16);
+        a.alu(Alu::And, R4, c.remote_v6_leaves as i32 - 1);
+        a.alu(Alu::Lsh, R4, 8);
+        a.load(Size::B, R0, Fp, stack::REMOTE + 15);
+        a.alu(Alu::Or, R4, R0);
+        a.alu(Alu::Lsh, R4, 2);
+        a.map_value(R9, MapId::RemoteV6Leaf, 0);
+        a.alu(Alu::Add, R9, R4);
+        a.load(Size::W, R4, R9, 0);
+        a.jump_if(Cond::Ne, R4, 0, hit);
+        a.bind(shorter);
         a.note("table remote_v6: first 16 bits");
         a.map_value(R9, MapId::RemoteV6, 0);
         a.load(Size::H, R0, Fp, stack::REMOTE);

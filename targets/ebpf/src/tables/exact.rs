@@ -1,11 +1,12 @@
-//! `remote_v6_exact`: /128 prefixes in a cuckoo table of two buckets with three places each.
+//! `remote_v6_exact` and `remote_v6_leaf`: /128 prefixes, alone in a cuckoo table or with their neighbours in blocks.
 //!
-//! The slots are their own record: key and value are all there is. A value store switches an address; a removed place is
-//! filled again only after a grace period, and a move leaves the address readable in one of both places all the time.
-//! A process killed between the two halves of a move leaves it twice with the same value: [`Exact::open`] removes one.
+//! The slots are their own record: keys and values are all there is. A value store switches an address. What was emptied is
+//! filled again only after a grace period, and a move leaves the address readable in one of both places all the
+//! time. A process killed between the two halves of a move leaves it twice with the same value: [`Exact::open`]
+//! removes one. A group that got a block keeps it until its last address goes.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::Ipv6Addr,
     sync::atomic::{
         AtomicU32, AtomicU64,
@@ -24,16 +25,54 @@ use crate::{
 
 /// A place: bucket and way.
 type Place = (u32, u32);
+/// The addresses that differ in the last byte only, by the others.
+type Group = u128;
+
+fn group(address: Ipv6Addr) -> Group {
+    address.to_bits() >> 8
+}
+
+fn first(group: Group) -> Ipv6Addr {
+    Ipv6Addr::from_bits(group << 8)
+}
+
+fn last_byte(address: Ipv6Addr) -> usize {
+    usize::from(address.octets()[15])
+}
+
+/// A block of `remote_v6_leaf` in use.
+#[derive(Clone, Copy, Debug)]
+struct Leaf {
+    /// Of its entry in the cuckoo table.
+    place: Place,
+    block: u32,
+    /// Addresses in it.
+    count: u32,
+}
 
 /// The shadow: where each address stands.
 #[derive(Debug, Default)]
 pub struct Exact {
-    places: HashMap<Ipv6Addr, Place>,
+    singles: HashMap<Ipv6Addr, Place>,
+    /// Number of singles by group; none is 0.
+    alone: HashMap<Group, usize>,
+    leaves: HashMap<Group, Leaf>,
     /// Emptied since the last grace period.
     dead: HashSet<Place>,
-    /// Promised to new addresses of the write under way: they hold no value yet.
+    /// Promised to new entries of the write under way: they hold no value yet.
     promised: HashSet<Place>,
+    free: Vec<u32>,
+    quarantine: Vec<u32>,
     buckets: u32,
+}
+
+/// What new addresses need.
+#[derive(Default)]
+struct Needs {
+    /// Groups that get a block, with their new addresses.
+    blocks: Vec<Group>,
+    /// New addresses that stand alone.
+    singles: Vec<Ipv6Addr>,
 }
 
 fn value(maps: &Maps, (bucket, way): Place) -> &AtomicU32 {
@@ -43,6 +82,10 @@ fn value(maps: &Maps, (bucket, way): Place) -> &AtomicU32 {
 
 fn key(maps: &Maps, (bucket, way): Place) -> &[AtomicU64] {
     &maps.words::<AtomicU64>(MapId::RemoteV6Exact)[bucket as usize * (exact::SIZE / 8) + way as usize * 2..][..2]
+}
+
+fn slots(maps: &Maps, block: u32) -> &[AtomicU32] {
+    &maps.words::<AtomicU32>(MapId::RemoteV6Leaf)[block as usize * 256..][..256]
 }
 
 fn load_key(maps: &Maps, place: Place) -> Ipv6Addr {
@@ -60,29 +103,79 @@ fn fill(maps: &Maps, place: Place, address: Ipv6Addr, new: u32) {
     value(maps, place).store(new, Release);
 }
 
+fn places(bucket: u32) -> impl Iterator<Item = Place> {
+    (0..exact::WAYS as u32).map(move |way| (bucket, way))
+}
+
+fn corrupt(what: String) -> Error {
+    Error::Installed(format!("table remote_v6: {what}"))
+}
+
 impl Exact {
-    /// Finds all addresses; a writer removes second copies.
+    /// Finds all addresses; a writer finishes what a killed process began.
     pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
         let mut this = Exact { buckets: maps.capacities.remote_v6_buckets, ..Exact::default() };
-        for place in (0..this.buckets).flat_map(|b| (0..exact::WAYS as u32).map(move |w| (b, w))) {
-            if value(maps, place).load(Acquire) == 0 {
+        let mut twice = vec![];
+        let mut used = HashMap::new();
+        for place in (0..this.buckets).flat_map(places) {
+            let found = value(maps, place).load(Acquire);
+            if found == 0 {
                 continue;
             }
             let address = load_key(maps, place);
             if !exact_buckets(address, this.buckets).contains(&place.0) {
-                return Err(Error::Installed(format!(
-                    "table remote_v6: {address} stands in bucket {}, where none looks",
-                    place.0
-                )));
+                return Err(corrupt(format!("{address} stands in bucket {}, where none looks", place.0)));
             }
-            if this.places.contains_key(&address) && access == Access::Write {
-                value(maps, place).store(0, Release);
-                this.dead.insert(place);
+            let second = if found & exact::BLOCK == 0 {
+                this.singles.contains_key(&address) || this.singles.insert(address, place).is_some()
             } else {
-                this.places.insert(address, place);
+                let block = found >> 16;
+                let right = block < maps.capacities.remote_v6_leaves && last_byte(address) == 0;
+                let owner = *used.entry(block).or_insert(group(address));
+                if !right || owner != group(address) || found & 0x7fff != 0 {
+                    return Err(corrupt(format!("the block {block} of {address}/120 is another's, or no block")));
+                }
+                let second = this.leaves.contains_key(&group(address));
+                if !second {
+                    let count = slots(maps, block).iter().filter(|s| s.load(Acquire) != 0).count() as u32;
+                    this.leaves.insert(group(address), Leaf { place, block, count });
+                }
+                second
+            };
+            if second {
+                twice.push(place);
+            }
+        }
+        // killed while a group moved into its block: the block is complete
+        let moved: Vec<Ipv6Addr> =
+            this.singles.keys().filter(|a| this.leaves.contains_key(&group(**a))).copied().collect();
+        twice.extend(moved.iter().filter_map(|a| this.singles.remove(a)));
+        for address in this.singles.keys() {
+            *this.alone.entry(group(*address)).or_default() += 1;
+        }
+        this.free = (0..maps.capacities.remote_v6_leaves).rev().filter(|b| !used.contains_key(b)).collect();
+        if access == Access::Write {
+            for place in twice {
+                this.empty_place(maps, place);
+            }
+            let unused: Vec<Group> = this.leaves.iter().filter(|(_, l)| l.count == 0).map(|(g, _)| *g).collect();
+            for group in unused {
+                this.drop_leaf(maps, group);
             }
         }
         Ok(this)
+    }
+
+    fn empty_place(&mut self, maps: &Maps, place: Place) {
+        value(maps, place).store(0, Release);
+        self.dead.insert(place);
+    }
+
+    fn drop_leaf(&mut self, maps: &Maps, group: Group) {
+        if let Some(leaf) = self.leaves.remove(&group) {
+            self.empty_place(maps, leaf.place);
+            self.quarantine.push(leaf.block);
+        }
     }
 
     fn full(&self) -> Stop {
@@ -90,14 +183,52 @@ impl Exact {
         Stop::Room { table: TableId::RemoteV6, room: Room::RemoteV6Buckets, capacity, need: capacity + 1 }
     }
 
-    /// Refuses what would load the table beyond 15/16.
-    pub fn reserve(&self, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
-        let new = puts.iter().filter(|(a, _)| !self.places.contains_key(a)).count();
-        let room = self.buckets as usize * exact::WAYS * 15 / 16;
-        if self.places.len() + new > room { Err(self.full()) } else { Ok(()) }
+    /// The word of an address that is there.
+    fn word<'m>(&self, maps: &'m Maps, address: Ipv6Addr) -> Option<&'m AtomicU32> {
+        if let Some(leaf) = self.leaves.get(&group(address)) {
+            return Some(&slots(maps, leaf.block)[last_byte(address)]).filter(|w| w.load(Relaxed) != 0);
+        }
+        self.singles.get(&address).map(|&place| value(maps, place))
     }
 
-    /// Removes, then puts. On an error nothing was changed.
+    /// What those of `puts` need that are not there.
+    fn needs(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Needs {
+        let mut new: BTreeMap<Group, Vec<Ipv6Addr>> = BTreeMap::new();
+        for &(address, _) in puts {
+            if !self.leaves.contains_key(&group(address)) && self.word(maps, address).is_none() {
+                new.entry(group(address)).or_default().push(address);
+            }
+        }
+        let mut needs = Needs::default();
+        for (group, mut addresses) in new {
+            addresses.sort();
+            addresses.dedup();
+            let alone = self.alone.get(&group).copied().unwrap_or(0);
+            match alone + addresses.len() > exact::SINGLES {
+                true => needs.blocks.push(group),
+                false => needs.singles.extend(addresses),
+            }
+        }
+        needs
+    }
+
+    /// Refuses what would load the cuckoo table beyond 15/16, or has no blocks.
+    pub fn reserve(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
+        let needs = self.needs(maps, puts);
+        let room = self.buckets as usize * exact::WAYS * 15 / 16;
+        if self.singles.len() + self.leaves.len() + needs.singles.len() + needs.blocks.len() > room {
+            return Err(self.full());
+        }
+        let blocks = self.free.len() + self.quarantine.len();
+        if needs.blocks.len() > blocks {
+            let capacity = u64::from(maps.capacities.remote_v6_leaves);
+            let need = capacity + (needs.blocks.len() - blocks) as u64;
+            return Err(Stop::Room { table: TableId::RemoteV6, room: Room::RemoteV6Leaves, capacity, need });
+        }
+        Ok(())
+    }
+
+    /// Removes, then puts. On an error no answer was changed.
     pub fn write(
         &mut self,
         maps: &Maps,
@@ -105,51 +236,114 @@ impl Exact {
         puts: &[(Ipv6Addr, u32)],
         grace: &Grace,
     ) -> Result<(), Stop> {
-        let mut made = vec![];
+        self.reserve(maps, puts)?;
+        let needs = self.needs(maps, puts);
+        if needs.blocks.len() > self.free.len() {
+            grace.wait()?;
+            self.release();
+        }
+        // places first, for all; nobody finds anything in them until their values are stored
         self.promised.clear();
+        let (mut new_blocks, mut new_singles) = (vec![], HashMap::new());
+        for &group in &needs.blocks {
+            new_blocks.push((group, self.promise(maps, first(group), grace)?));
+        }
+        for &address in &needs.singles {
+            new_singles.insert(address, self.promise(maps, address, grace)?);
+        }
+        self.make_blocks(maps, &new_blocks, grace)?;
+        let put: HashSet<Ipv6Addr> = puts.iter().map(|(address, _)| *address).collect();
+        for &address in removes.iter().filter(|a| !put.contains(a)) {
+            self.remove(maps, address);
+        }
         for &(address, new) in puts {
-            if !self.places.contains_key(&address) {
-                // a place first, for all; nobody finds the address in it until its value is stored
-                match self.place_for(maps, address, grace) {
-                    Ok(place) => {
-                        self.places.insert(address, place);
-                        self.promised.insert(place);
-                        made.push((address, place, new));
-                    }
-                    Err(error) => {
-                        for (address, ..) in made {
-                            self.places.remove(&address);
-                        }
-                        return Err(error);
+            if let Some(leaf) = self.leaves.get_mut(&group(address)) {
+                let before = slots(maps, leaf.block)[last_byte(address)].swap(new, Release);
+                leaf.count += u32::from(before == 0);
+            } else if let Some(&place) = self.singles.get(&address) {
+                value(maps, place).store(new, Release);
+            } else {
+                let place = new_singles[&address];
+                fill(maps, place, address, new);
+                self.singles.insert(address, place);
+                *self.alone.entry(group(address)).or_default() += 1;
+            }
+        }
+        self.promised.clear();
+        Ok(())
+    }
+
+    fn remove(&mut self, maps: &Maps, address: Ipv6Addr) {
+        let group = group(address);
+        if let Some(leaf) = self.leaves.get_mut(&group) {
+            let before = slots(maps, leaf.block)[last_byte(address)].swap(0, Release);
+            leaf.count -= u32::from(before != 0);
+            if leaf.count == 0 {
+                self.drop_leaf(maps, group);
+            }
+        } else if let Some(place) = self.singles.remove(&address) {
+            self.empty_place(maps, place);
+            self.forget_alone(group);
+        }
+    }
+
+    fn forget_alone(&mut self, group: Group) {
+        if let Some(count) = self.alone.get_mut(&group) {
+            *count -= 1;
+            if *count == 0 {
+                self.alone.remove(&group);
+            }
+        }
+    }
+
+    /// Gives groups a block, with the addresses that they have.
+    fn make_blocks(&mut self, maps: &Maps, new: &[(Group, Place)], grace: &Grace) -> Result<(), Error> {
+        let mut moved = vec![];
+        for &(group, place) in new {
+            let block = self.free.pop().expect("reserved");
+            let leaf = slots(maps, block);
+            leaf.iter().for_each(|slot| slot.store(0, Relaxed));
+            let mut count = 0;
+            if self.alone.contains_key(&group) {
+                for address in (0..=255).map(|byte| Ipv6Addr::from_bits(group << 8 | byte)) {
+                    if let Some(&single) = self.singles.get(&address) {
+                        leaf[last_byte(address)].store(value(maps, single).load(Relaxed), Relaxed);
+                        moved.push(address);
+                        count += 1;
                     }
                 }
             }
+            fill(maps, place, first(group), exact::BLOCK | block << 16);
+            self.leaves.insert(group, Leaf { place, block, count });
         }
-        let put: HashSet<&Ipv6Addr> = puts.iter().map(|(address, _)| address).collect();
-        for &address in removes.iter().filter(|a| !put.contains(a)) {
-            if let Some(place) = self.places.remove(&address) {
-                value(maps, place).store(0, Release);
-                self.dead.insert(place);
+        // a packet may have looked for the block before it was there and for the single afterwards
+        if !moved.is_empty()
+            && let Err(error) = grace.wait()
+        {
+            new.iter().for_each(|(group, _)| self.drop_leaf(maps, *group));
+            return Err(error);
+        }
+        for address in moved {
+            if let Some(place) = self.singles.remove(&address) {
+                self.empty_place(maps, place);
+                self.forget_alone(group(address));
             }
         }
-        let new: HashSet<Ipv6Addr> = made.iter().map(|(a, ..)| *a).collect();
-        for (address, place, new) in made {
-            fill(maps, place, address, new);
-        }
-        self.promised.clear();
-        for &(address, changed) in puts.iter().filter(|(a, _)| !new.contains(a)) {
-            value(maps, self.places[&address]).store(changed, Release);
-        }
         Ok(())
+    }
+
+    fn promise(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
+        let place = self.place_for(maps, address, grace)?;
+        self.promised.insert(place);
+        Ok(place)
     }
 
     fn empty(&self, maps: &Maps, place: Place) -> bool {
         value(maps, place).load(Relaxed) == 0 && !self.dead.contains(&place) && !self.promised.contains(&place)
     }
 
-    /// An empty place for a new address; moves others where its buckets are full.
+    /// An empty place for a new entry; moves others where its buckets are full.
     fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
-        let places = |bucket: u32| (0..exact::WAYS as u32).map(move |w| (bucket, w));
         let home = exact_buckets(address, self.buckets);
         if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p)) {
             return Ok(place);
@@ -195,9 +389,13 @@ impl Exact {
     ) -> Result<Place, Error> {
         let mut hole = end;
         while let Some(place) = from[&hole] {
-            let address = load_key(maps, place);
-            fill(maps, hole, address, value(maps, place).load(Relaxed));
-            self.places.insert(address, hole);
+            let (address, content) = (load_key(maps, place), value(maps, place).load(Relaxed));
+            fill(maps, hole, address, content);
+            if content & exact::BLOCK == 0 {
+                self.singles.insert(address, hole);
+            } else if let Some(leaf) = self.leaves.get_mut(&group(address)) {
+                leaf.place = hole;
+            }
             grace.wait()?;
             value(maps, place).store(0, Release);
             grace.wait()?;
@@ -209,35 +407,51 @@ impl Exact {
     /// After a grace period.
     pub fn release(&mut self) {
         self.dead.clear();
+        self.free.append(&mut self.quarantine);
     }
 
     /// Every address with its value, after checking that the memory still holds exactly them.
     pub fn read(&self, maps: &Maps) -> Result<Vec<(Ipv6Addr, u32)>, Error> {
-        let mut list = vec![];
-        for place in (0..self.buckets).flat_map(|b| (0..exact::WAYS as u32).map(move |w| (b, w))) {
-            let value = value(maps, place).load(Acquire);
-            if value != 0 {
-                let address = load_key(maps, place);
-                if self.places.get(&address) != Some(&place) {
-                    return Err(Error::Installed(format!(
-                        "table remote_v6: {address} was not written by this process"
-                    )));
+        let (mut list, mut entries) = (vec![], 0);
+        for place in (0..self.buckets).flat_map(places) {
+            let found = value(maps, place).load(Acquire);
+            if found == 0 {
+                continue;
+            }
+            entries += 1;
+            let address = load_key(maps, place);
+            if found & exact::BLOCK == 0 {
+                if self.singles.get(&address) != Some(&place) {
+                    return Err(corrupt(format!("{address} was not written by this process")));
                 }
-                list.push((address, value));
+                list.push((address, found));
+                continue;
+            }
+            let leaf = self.leaves.get(&group(address)).filter(|l| l.place == place && l.block == found >> 16);
+            let leaf = leaf.ok_or_else(|| corrupt(format!("{address}/120 was not written by this process")))?;
+            let before = list.len();
+            for (byte, slot) in (0..).zip(slots(maps, leaf.block)) {
+                let found = slot.load(Acquire);
+                if found != 0 {
+                    list.push((Ipv6Addr::from_bits(group(address) << 8 | byte), found));
+                }
+            }
+            if list.len() - before != leaf.count as usize {
+                let left = list.len() - before;
+                return Err(corrupt(format!("{left} of {} addresses left in {address}/120", leaf.count)));
             }
         }
-        if list.len() != self.places.len() {
-            return Err(Error::Installed(format!(
-                "table remote_v6: {} of {} addresses left",
-                list.len(),
-                self.places.len()
-            )));
-        }
-        Ok(list)
+        let known = self.singles.len() + self.leaves.len();
+        if entries == known { Ok(list) } else { Err(corrupt(format!("{entries} of {known} entries left"))) }
     }
 
     /// Addresses.
     pub fn used(&self) -> u64 {
-        self.places.len() as u64
+        self.singles.len() as u64 + self.leaves.values().map(|l| u64::from(l.count)).sum::<u64>()
+    }
+
+    /// Blocks of neighbours in use.
+    pub fn blocks_used(&self) -> u64 {
+        (self.leaves.len() + self.quarantine.len()) as u64
     }
 }

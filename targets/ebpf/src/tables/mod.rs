@@ -31,7 +31,7 @@ use exact::Exact;
 use ports::Ports;
 use trie::{Prefix, Trie};
 
-use crate::{layout::Capacities, maps::Maps, settle::Grace};
+use crate::{layout::{self, Capacities}, maps::Maps, settle::Grace};
 
 /// What a process may do with tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub enum Room {
     RemoteV6Blocks,
     /// `remote_v6_buckets`
     RemoteV6Buckets,
+    /// `remote_v6_leaves`
+    RemoteV6Leaves,
     /// `more_addresses`
     MoreAddresses,
     /// What the layout cannot hold at all.
@@ -96,6 +98,7 @@ impl Room {
             Room::RemoteV4Blocks => Some((&mut c.remote_v4_blocks, 1)),
             Room::RemoteV6Blocks => Some((&mut c.remote_v6_blocks, 1)),
             Room::RemoteV6Buckets => Some((&mut c.remote_v6_buckets, 1)),
+            Room::RemoteV6Leaves => Some((&mut c.remote_v6_leaves, 1)),
             Room::MoreAddresses => Some((&mut c.more_addresses, 1)),
             Room::Endpoints | Room::Never(_) => None,
         }
@@ -113,6 +116,7 @@ impl Room {
             Room::RemoteV4Blocks => "blocks of the IPv4 trie",
             Room::RemoteV6Blocks => "blocks of the IPv6 trie",
             Room::RemoteV6Buckets => "buckets of IPv6 addresses",
+            Room::RemoteV6Leaves => "blocks of IPv6 addresses",
             Room::MoreAddresses => "further own addresses",
             Room::Never(what) => what,
         }
@@ -300,7 +304,7 @@ impl Tables {
         Ok(())
     }
 
-    /// /128 prefixes go to the cuckoo table, which is asked first, others to the trie. Order: new addresses, prefixes,
+    /// /128 prefixes go to the exact tables, which are asked first, others to the trie. Order: new addresses, prefixes,
     /// addresses that go; so each address has its old answer or its new one. A packet that missed a new address must
     /// not see the prefixes change, hence the grace period.
     fn write_v6(&mut self, list: Vec<RemoteChange>, grace: &Grace) -> Result<(), Stop> {
@@ -315,7 +319,7 @@ impl Tables {
             }
         }
         self.remote_v6.reserve(&self.maps, &puts, grace)?;
-        self.exact.reserve(&host_puts)?;
+        self.exact.reserve(&self.maps, &host_puts)?;
         self.exact.write(&self.maps, &[], &host_puts, grace)?;
         if !host_puts.is_empty() && !prefixes.is_empty() {
             grace.wait()?;
@@ -364,6 +368,7 @@ impl Tables {
             "remote_v4" => Some(self.remote_v4.blocks_used()),
             "remote_v6" => Some(self.remote_v6.blocks_used()),
             "remote_v6_exact" => Some(self.exact.used()),
+            "remote_v6_leaf" => Some(self.exact.blocks_used()),
             "port" => Some(self.ports.used()),
             _ => None,
         }
@@ -431,7 +436,7 @@ fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -
         Some(e) => {
             let (room, limit) = match family {
                 Family::V4 => (Room::ClassesV4, maps.capacities.classes_v4),
-                Family::V6 => (Room::ClassesV6, maps.capacities.classes_v6.min(0xffff)),
+                Family::V6 => (Room::ClassesV6, maps.capacities.classes_v6.min(layout::exact::CLASSES)),
             };
             let class = number(table, room, e.params[0].into(), limit)?;
             let incarnation =
