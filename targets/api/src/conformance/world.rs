@@ -266,3 +266,23 @@ fn packet(from: (IpAddr, u16), to: (IpAddr, u16), unit: Unit, id: u16) -> Packet
         }
     }
 }
+
+/// A case's name for one family.
+pub fn name(text: &str, hosts: &Hosts) -> String {
+    format!("{text}, {:?}", hosts.family)
+}
+
+/// A opens to `friend`'s port 80.
+pub fn web(hosts: &Hosts) -> Talk {
+    Talk::new(hosts.a, 4000, hosts.friend, 80)
+}
+
+/// A opens to `friend`'s port 53.
+pub fn dns(hosts: &Hosts) -> Talk {
+    Talk::new(hosts.a, 4000, hosts.friend, 53)
+}
+
+/// `friend` opens to A's port 80.
+pub fn served(hosts: &Hosts) -> Talk {
+    Talk::new(hosts.a, 80, hosts.friend, 4000)
+}

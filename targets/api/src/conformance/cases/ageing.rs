@@ -3,7 +3,7 @@
 use crate::{
     conformance::{
         Case,
-        world::{A, ACK, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, switch, world},
+        world::{A, ACK, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, switch, web, world},
     },
     semantics::{Phase, ip, seconds},
 };
@@ -25,14 +25,6 @@ pub(super) fn cases() -> Vec<Case> {
         ]);
     }
     cases
-}
-
-fn name(text: &str, h: &Hosts) -> String {
-    format!("{text}, {:?}", h.family)
-}
-
-fn web(h: &Hosts) -> Talk {
-    Talk::new(h.a, 4000, h.friend, 80)
 }
 
 fn of(protocol: u8, phase: Phase) -> u64 {

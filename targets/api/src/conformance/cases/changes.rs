@@ -7,7 +7,10 @@ use netpolc_table::{
 
 use crate::conformance::{
     Case,
-    world::{A, ACK, FIN, Hosts, INCARNATION, Policy, RST, SYN, SYN_ACK, Talk, Unit, set_word, switch, word, world},
+    world::{
+        A, ACK, FIN, Hosts, INCARNATION, Policy, RST, SYN, SYN_ACK, Talk, Unit, dns, name, served, set_word, switch,
+        web, word, world,
+    },
 };
 
 pub(super) fn cases() -> Vec<Case> {
@@ -27,25 +30,6 @@ pub(super) fn cases() -> Vec<Case> {
         ]);
     }
     cases
-}
-
-fn name(text: &str, h: &Hosts) -> String {
-    format!("{text}, {:?}", h.family)
-}
-
-/// A opens to `friend`'s port 80.
-fn web(h: &Hosts) -> Talk {
-    Talk::new(h.a, 4000, h.friend, 80)
-}
-
-/// A opens to `friend`'s port 53.
-fn dns(h: &Hosts) -> Talk {
-    Talk::new(h.a, 4000, h.friend, 53)
-}
-
-/// `friend` opens to A's port 80.
-fn served(h: &Hosts) -> Talk {
-    Talk::new(h.a, 80, h.friend, 4000)
 }
 
 fn opener_decides(h: &Hosts) -> Case {

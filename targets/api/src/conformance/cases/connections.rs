@@ -5,7 +5,7 @@ use netpolc_table::schema::Family;
 use crate::{
     conformance::{
         Case,
-        world::{A, ACK, B, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, switch, world},
+        world::{A, ACK, B, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, dns, name, served, switch, web, world},
     },
     semantics::{sctp, tcp},
 };
@@ -26,25 +26,6 @@ pub(super) fn cases() -> Vec<Case> {
         ]);
     }
     cases
-}
-
-fn name(text: &str, h: &Hosts) -> String {
-    format!("{text}, {:?}", h.family)
-}
-
-/// A opens to `friend`'s port 80.
-fn web(h: &Hosts) -> Talk {
-    Talk::new(h.a, 4000, h.friend, 80)
-}
-
-/// A opens to `friend`'s port 53.
-fn dns(h: &Hosts) -> Talk {
-    Talk::new(h.a, 4000, h.friend, 53)
-}
-
-/// `friend` opens to A's port 80.
-fn served(h: &Hosts) -> Talk {
-    Talk::new(h.a, 80, h.friend, 4000)
 }
 
 fn replies(h: &Hosts) -> Case {

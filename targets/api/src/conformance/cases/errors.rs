@@ -7,7 +7,7 @@ use netpolc_table::schema::Family;
 use crate::{
     conformance::{
         Case,
-        world::{A, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, switch, world},
+        world::{A, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, name, switch, world},
     },
     frame::{Extension, Fragment, More, Packet, icmp_error, quote, shorten, truncate},
     semantics::ip,
@@ -28,10 +28,6 @@ pub(super) fn cases() -> Vec<Case> {
         ]);
     }
     cases
-}
-
-fn name(text: &str, h: &Hosts) -> String {
-    format!("{text}, {:?}", h.family)
 }
 
 /// Types and codes of errors; the first is "too big".

@@ -5,7 +5,7 @@ use netpolc_table::schema::Family;
 use crate::{
     conformance::{
         Case,
-        world::{A, B, Hosts, Policy, Talk, Unit, switch, world},
+        world::{A, B, Hosts, Policy, Talk, Unit, name, switch, world},
     },
     frame::{Extension, Fragment, More, Packet, shorten},
     semantics::{FRAGMENT_SECONDS, ip},
@@ -25,10 +25,6 @@ pub(super) fn cases() -> Vec<Case> {
         ]);
     }
     cases
-}
-
-fn name(text: &str, h: &Hosts) -> String {
-    format!("{text}, {:?}", h.family)
 }
 
 /// A datagram from `friend` to A's `port`, in three fragments.

@@ -8,7 +8,7 @@ use netpolc_table::{
 use crate::{
     conformance::{
         Case,
-        world::{A, ACK, B, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, set_word, switch, world},
+        world::{A, ACK, B, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, name, set_word, switch, world},
     },
     frame::{Packet, arp, discovery},
     semantics::{ip, sctp},
@@ -30,10 +30,6 @@ pub(super) fn cases() -> Vec<Case> {
     }
     cases.extend([discovery_passes(), discovery_limits()]);
     cases
-}
-
-fn name(text: &str, hosts: &Hosts) -> String {
-    format!("{text}, {:?}", hosts.family)
 }
 
 fn directions(h: &Hosts) -> Case {
