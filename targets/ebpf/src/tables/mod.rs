@@ -31,7 +31,11 @@ use exact::Exact;
 use ports::Ports;
 use trie::{Prefix, Trie};
 
-use crate::{layout::{self, Capacities}, maps::Maps, settle::Grace};
+use crate::{
+    layout::{self, Capacities},
+    maps::Maps,
+    settle::Grace,
+};
 
 /// What a process may do with tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
