@@ -15,8 +15,13 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::{
-    Datapath as _, Frame, Hook, Target, Verdict, conformance::differential::compare, frame::Packet,
-    frame::test_run_takes,
+    Datapath as _, Frame, Hook, Target, Verdict,
+    conformance::{
+        differential::{Event, Events, compare, fuzz_frame},
+        fill,
+        world::{Policy, world},
+    },
+    frame::{Packet, test_run_takes},
 };
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_target_mem::Mem;
@@ -120,4 +125,32 @@ fn random_tables_as_the_reference() {
         seed += 1;
     }
     assert!(verdicts.iter().all(|v| *v > 100), "{verdicts:?}");
+}
+
+/// What the fuzz target `packet` does, for a second: frames of the differential test, damaged further.
+#[test]
+fn any_bytes_as_the_reference() {
+    let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::small()).expect("needs root and BPF"));
+    let program = world(Policy::Some, Policy::Some);
+    fill(&mut mem, &program).unwrap();
+    fill(&mut ebpf, &program).unwrap();
+    let (begin, mut rng) = (Instant::now(), Rng(common::seed()));
+    let mut frames = 0;
+    for event in Events::new(common::seed()) {
+        let Event::Packet(hook, frame) = event else { continue };
+        let mut bytes = vec![hook as u8 | (rng.below(64) as u8) << 2];
+        bytes.extend(frame.bytes);
+        for _ in 0..rng.below(4) {
+            let at = 1 + rng.below(bytes.len() as u64 - 1) as usize;
+            bytes[at] = rng.below(256) as u8;
+        }
+        if let Err(mismatch) = fuzz_frame(&mut mem, &mut ebpf, &bytes).unwrap() {
+            panic!("{mismatch:#?}");
+        }
+        frames += 1;
+        if begin.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+    }
+    assert!(frames > 100, "only {frames} frames in a second");
 }

@@ -317,6 +317,33 @@ pub fn compare(
     Ok(Ok(agreed))
 }
 
+/// Puts a frame of any bytes to both, which hold the same program (see [`super::world`]) and the same state. The
+/// first byte says how it comes: bit 0 the hook, bit 1 whether it was born on the node, and where all other bits are 0,
+/// that enough time passes first for quotas to be free again; the frame is the rest. What fuzzing calls. Frames that the kernel does not take for a test run are passed over.
+///
+/// # Errors
+/// As [`compare`].
+pub fn fuzz_frame(
+    left: &mut dyn Subject,
+    right: &mut dyn Subject,
+    bytes: &[u8],
+) -> Result<Result<(), Box<Mismatch>>, Error> {
+    let Some((&how, bytes)) = bytes.split_first().filter(|(_, frame)| test_run_takes(frame)) else { return Ok(Ok(())) };
+    if how & 0xfc == 0 {
+        left.advance(Duration::from_secs(700))?;
+        right.advance(Duration::from_secs(700))?;
+    }
+    let hook = if how & 1 == 0 { Hook::ToPod } else { Hook::FromPod };
+    let ingress_ifindex = if how & 2 == 0 { UPLINK } else { 0 };
+    let frame = Frame { interface: A.interface, ingress_ifindex, bytes: bytes.to_vec() };
+    let (l, r) = (left.packet(hook, &frame)?, right.packet(hook, &frame)?);
+    if l == r {
+        return Ok(Ok(()));
+    }
+    let (left, right) = (format!("{l:?}"), format!("{r:?}"));
+    Ok(Err(Box::new(Mismatch { seed: 0, event: 0, hook, frame, left, right, history: vec![] })))
+}
+
 /// Two hexadecimal digits a byte.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
