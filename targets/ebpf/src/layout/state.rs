@@ -8,8 +8,9 @@
 //! Life of a slot: dead (deadline <= now; never used: all zero) -> compare-and-swap of the meta word to [`BUSY`] with a
 //! deadline a little ahead -> key written -> meta stored with tag, phase and deadline -> refreshed by compare-and-swap of
 //! the meta word -> dead by itself. A busy entry matches nobody; if its claimer never finishes, the deadline frees it.
-//! Two processors that open the same tuple in the same instant may make two entries: lookups go through the ways in one
-//! order, so all find the same one, and the other ages away.
+//! Two processors that open the same tuple in the same instant may make two entries; each looks again after it has
+//! published its own, and of two the one at the lower address stays. What is left: a packet between may be judged by the
+//! entry that goes, and of three at once a second one may stay until it ages away.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

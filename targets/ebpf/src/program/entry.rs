@@ -3,7 +3,7 @@
 use netpolc_table::schema::Family;
 use netpolc_target::{Hook, semantics::Phase};
 
-use super::{Generator, ctx, lookup::maps, stack};
+use super::{Asks, Generator, ctx, lookup::maps, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -135,8 +135,9 @@ impl Generator<'_> {
         a.load(Size::B, R1, R4, 0);
     }
 
-    /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`.
-    fn slot(&mut self, family: Family, claim: Label) {
+    /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`, or to `lost` where the slot is not
+    /// what it was a moment ago.
+    fn slot(&mut self, family: Family, wanted: Wanted, claim: Label, lost: Label) {
         let size = maps(family).2;
         let a = &mut self.a;
         a.alu(Alu::And, R1, 7);
@@ -145,12 +146,28 @@ impl Generator<'_> {
         a.alu(Alu::Lsh, R1, (size / 8).ilog2() as i32);
         a.alu(Alu::Add, R3, R1);
         a.load(Size::Dw, R4, R2, 0);
+        match wanted {
+            Wanted::Dead => {
+                a.alu32(Alu::Mov, R1, R4);
+                a.jump_if(Cond::Gt, R1, R7, lost);
+            }
+            Wanted::Closing | Wanted::Replied => {
+                a.mov(R1, R4);
+                a.alu(Alu::Rsh, R1, state::PHASE_SHIFT as i32);
+                a.alu(Alu::And, R1, 7);
+                let (cond, phase) = match wanted {
+                    Wanted::Replied => (Cond::Ne, Phase::Replied),
+                    _ => (Cond::Lt, Phase::Closing),
+                };
+                a.jump_if(cond, R1, phase as i32, lost);
+            }
+        }
         a.jump(claim);
     }
 
     /// From `create` on: a slot for a new entry; from `claim` on: R2, R3 slot, R4 its meta word, makes the entry there.
-    pub(super) fn create(&mut self, family: Family, create: Label, claim: Label, again: Label) {
-        let (first, second, evict) = (self.a.label(), self.a.label(), self.a.label());
+    pub(super) fn create(&mut self, family: Family, create: Label, claim: Label, [again, rescan]: [Label; 2]) {
+        let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         self.a.bind(create);
         self.a.load(Size::Dw, R0, Fp, stack::HASH);
         self.bucket(family, 0, R2, R3);
@@ -159,7 +176,7 @@ impl Generator<'_> {
         self.pick();
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::SPARE, R1);
-        a.jump_if(Cond::Ge, R1, 4 << 4, first); // half empty: good enough
+        a.jump_if(Cond::Ge, R1, 6 << 4, first); // nearly empty: good enough
         self.bucket(family, 1, R2, R3);
         self.a.note("state: a free way of the emptier bucket");
         self.ways(Wanted::Dead);
@@ -175,7 +192,7 @@ impl Generator<'_> {
         self.a.load(Size::Dw, R1, Fp, stack::SPARE);
         self.a.bind(first);
         self.a.bind(second);
-        self.slot(family, claim);
+        self.slot(family, Wanted::Dead, claim, lost);
 
         self.a.bind(evict);
         for wanted in [Wanted::Closing, Wanted::Replied] {
@@ -186,16 +203,16 @@ impl Generator<'_> {
                 self.ways(wanted);
                 self.a.jump_if(Cond::Eq, R1, 0, none);
                 self.pick();
-                self.slot(family, claim);
+                self.slot(family, wanted, claim, lost);
                 self.a.bind(none);
             }
         }
         self.full();
-        self.claim(family, claim, again);
+        self.claim(family, claim, [lost, again, rescan]);
     }
 
-    /// `again`: where to begin anew when another processor was faster.
-    fn claim(&mut self, family: Family, claim: Label, again: Label) {
+    /// `lost`: is here; `again`: where the lookup begins anew; `rescan`: the same with the hash in R0, to see whether another was as fast.
+    fn claim(&mut self, family: Family, claim: Label, [lost, again, rescan]: [Label; 3]) {
         let allow = self.allow;
         let (hook, busy) = (self.hook, self.p.clock.ticks(2));
         let a = &mut self.a;
@@ -208,6 +225,7 @@ impl Generator<'_> {
         let claimed = a.label();
         a.jump_if(Cond::Eq, R0, R4, claimed);
         a.note("state: another processor was faster");
+        a.bind(lost);
         a.load(Size::Dw, R1, Fp, stack::LOST);
         a.jump_if(Cond::Ge, R1, MAX_LOST, allow); // permitted all the same; its next opening makes the entry
         a.alu(Alu::Add, R1, 1);
@@ -255,7 +273,31 @@ impl Generator<'_> {
         a.alu(Alu::Rsh, R4, state::TAG_SHIFT as i32);
         a.alu(Alu::Lsh, R4, state::TAG_SHIFT as i32);
         a.alu(Alu::Or, R1, R4);
-        a.exchange(R2, 0, R1); // orders the stores above before it, on every machine
+        a.store(Size::Dw, Fp, stack::SPARE, R1);
+        a.exchange(R2, 0, R1); // in order with the stores before and the loads after it, on every machine
+        // Another processor may have made the same entry meanwhile. Of two that publish one sees the other.
+        a.store(Size::Dw, Fp, stack::MINE, R2);
+        a.store(Size::Dw, Fp, stack::ASKS, Asks::Twin as i32);
+        a.load(Size::Dw, R0, Fp, stack::HASH);
+        a.jump(rescan);
+    }
+
+    /// From `twin` on: R2: another entry of the tuple whose entry this packet just made, R4 its meta word. Of two the one
+    /// with the lower address stays, for whoever sees both.
+    pub(super) fn twin(&mut self, twin: Label) {
+        let (allow, mine) = (self.allow, self.a.label());
+        let a = &mut self.a;
+        a.note("state: two entries of one tuple");
+        a.bind(twin);
+        a.mov(R1, 0);
+        a.load(Size::Dw, R3, Fp, stack::MINE);
+        a.jump_if(Cond::Lt, R2, R3, mine);
+        a.mov(R0, R4);
+        a.compare_swap(R2, 0, R1);
+        a.jump(allow);
+        a.bind(mine);
+        a.load(Size::Dw, R0, Fp, stack::SPARE); // unless the other one did it, and a third fills the slot
+        a.compare_swap(R3, 0, R1);
         a.jump(allow);
     }
 }

@@ -34,7 +34,7 @@ impl Generator<'_> {
     pub(super) fn state(&mut self, family: Family, entry: Label, orphan: Label) {
         let (found, absent, create, touch, claim) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let again = self.a.label();
+        let (again, rescan, twin) = (self.a.label(), self.a.label(), self.a.label());
         self.a.note("state");
         self.a.bind(entry);
         self.a.store(Size::Dw, Fp, stack::LOST, 0);
@@ -43,6 +43,8 @@ impl Generator<'_> {
         self.a.mov(R7, R0);
         self.hash(family);
         self.a.store(Size::Dw, Fp, stack::HASH, R0);
+        self.a.store(Size::Dw, Fp, stack::MINE, 0);
+        self.a.bind(rescan);
         for bucket in 0..2 {
             self.bucket(family, bucket, R2, R3);
             self.scan(family, found);
@@ -58,17 +60,19 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, policy);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, orphan);
+        a.jump_if(Cond::Eq, R1, Asks::Twin as i32, allow);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
         a.jump(allow);
 
-        self.found(family, found, absent, touch, claim);
+        self.found(family, [found, twin], absent, touch, claim);
         self.a.note("icmp error: no entry, the inner packet's direction");
         self.a.bind(orphan);
         let refuse = self.deny(IcmpError);
         self.permits(other(self.hook), family, allow, refuse);
         self.touch(touch);
-        self.create(family, create, claim, again);
+        self.create(family, create, claim, [again, rescan]);
+        self.twin(twin);
     }
 
     /// R0 = hash of the tuple. Changes R1-R3.
@@ -182,6 +186,18 @@ impl Generator<'_> {
             a.mov(R1, R4);
             a.alu(Alu::Rsh, R1, 32);
             a.jump_if(Cond::Set, R1, (state::BUSY >> 32) as i32, *resume);
+            // The entry that this packet has just made is none that was found.
+            a.mov(R1, R2);
+            a.alu(Alu::Add, R1, i32::from(way * 8));
+            a.load(Size::Dw, R5, Fp, stack::MINE);
+            let other = a.label();
+            a.jump_if(Cond::Ne, R1, R5, other);
+            a.mov(R5, R4); // the tag again
+            a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
+            a.jump(*resume);
+            a.bind(other);
+            a.mov(R5, R4);
+            a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
             a.mov(R1, R0);
             a.alu(Alu::Rsh, R1, 48);
             // The way's number plus the difference of two equal tags, so that the verifier does not know which way it is
@@ -201,7 +217,7 @@ impl Generator<'_> {
     }
 
     /// R1: incarnation, R2: meta's address, R3: key's address, R4: meta.
-    fn found(&mut self, family: Family, found: Label, absent: Label, touch: Label, claim: Label) {
+    fn found(&mut self, family: Family, [found, twin]: [Label; 2], absent: Label, touch: Label, claim: Label) {
         let (dead, denied, error, crossing, judge, reopen) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (allow, policy, icmp) = (self.allow, self.deny(Policy), self.deny(IcmpError));
@@ -213,6 +229,7 @@ impl Generator<'_> {
         a.load(Size::H, R5, Fp, stack::CLASS + 2);
         a.jump_if(Cond::Ne, R1, R5, dead);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
+        a.jump_if(Cond::Eq, R1, Asks::Twin as i32, twin);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, denied);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, error);
         a.note("state: permitted, live entry");

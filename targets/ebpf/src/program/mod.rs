@@ -168,6 +168,8 @@ mod stack {
     pub const SPARE2: i16 = -248;
     /// u64: races lost for a slot of the state tables.
     pub const LOST: i16 = -256;
+    /// u64: address of the slot of the state tables that this packet has filled; 0: none.
+    pub const MINE: i16 = -264;
 }
 
 /// Marks of a packet on its way.
@@ -188,6 +190,8 @@ enum Asks {
     Denied = 1,
     /// An ICMP error, about its inner packet.
     Error = 2,
+    /// One that has just made an entry: is there another for its tuple?
+    Twin = 3,
 }
 
 /// Word flags that make openings keep state.

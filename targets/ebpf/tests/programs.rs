@@ -1,0 +1,199 @@
+//! The generated programs: the verifier takes every variant, notes name every table, the state tables hold what
+//! they promise, also where two processors open the same connections at once.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Barrier,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use netpolc_table::{
+    ActionId, TableId, Write,
+    schema::{self, Family, Word},
+};
+use netpolc_target::{Datapath as _, Error, Frame, Hook, Target as _, Verdict, frame::Packet, semantics::tcp};
+use netpolc_target_ebpf::{
+    Capacities, Config, Ebpf,
+    asm::MapRef,
+    disasm::listing,
+    layout::Clock,
+    loader::Loaded,
+    maps::{Maps, Shared},
+    memory::Region,
+    program::{self, Options, Parameters, Port, Stage, Vary},
+    settle::Grace,
+    state::{self, Ticker},
+    sys,
+    tables::{Access, Tables},
+};
+
+const POD: u32 = 7;
+const UPLINK: u32 = 2;
+
+fn small() -> Capacities {
+    Capacities {
+        interface_blocks: 2,
+        endpoints: 2,
+        sets: 2,
+        classes_v4: 2,
+        classes_v6: 2,
+        rows: 2,
+        port_words: 1,
+        remote_v4_blocks: 512,
+        remote_v6_blocks: 512,
+        remote_v6_buckets: 16,
+        remote_v6_leaves: 16,
+        state_buckets: 2,
+        fragments: 16,
+        more_addresses: 16,
+    }
+}
+
+#[test]
+fn the_verifier_takes_every_variant_at_every_size() {
+    let large =
+        Capacities { endpoints: 4, rows: 64, port_words: 1 << 10, remote_v4_blocks: 1 << 16, ..Capacities::small() };
+    let vary = |port| Some(Vary { counter: MapRef::Extra(0), mask: 4095, remotes: 0xffff, ports: 0xfff, port });
+    for capacities in [small(), Capacities::small(), large] {
+        capacities.check().unwrap();
+        for stage in [Stage::Empty, Stage::ParseOnly, Stage::Full] {
+            for vary in [None, vary(Port::Local), vary(Port::Remote)] {
+                if stage != Stage::Full && vary.is_some_and(|v| v.port == Port::Remote) {
+                    continue;
+                }
+                let config = Config { capacities, program: Options { stage, vary }, ..Config::small() };
+                Ebpf::private(config).unwrap_or_else(|e| panic!("{stage:?} {vary:?} {capacities:?}: {e}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn notes_name_every_table_that_packets_read() {
+    let parameters = Parameters { capacities: Capacities::small(), seed: 1, clock: Clock { hz: 250 } };
+    for hook in [Hook::ToPod, Hook::FromPod] {
+        let code = program::generate(hook, &parameters, &Options::default()).unwrap();
+        let text = listing(&code);
+        for table in TableId::ALL.iter().filter(|t| !matches!(t, TableId::Base | TableId::Directory)) {
+            let note = format!("\ntable {}", table.spec().name);
+            assert!(text.contains(&note), "{hook:?}: no {note:?}");
+        }
+        assert_eq!(code.notes[0].insn, 0);
+        assert!(code.notes.windows(2).all(|n| n[0].insn < n[1].insn && n[0].line < n[1].line));
+        assert_eq!(code, program::generate(hook, &parameters, &Options::default()).unwrap(), "the same each time");
+    }
+}
+
+fn address(family: Family, n: u32) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(0x0a00_0000 | n).into(),
+        Family::V6 => Ipv6Addr::from_bits(0xfd00 << 112 | u128::from(n)).into(),
+    }
+}
+
+/// A pod, number 1, isolated both ways, that may open what it wants and that nobody may open anything to.
+fn writes(ifindex: u32) -> Vec<Write> {
+    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
+    let mut writes = vec![
+        Write::put(TableId::Endpoint, schema::endpoint_key(1), schema::set_policy(word)),
+        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, 1u16)),
+    ];
+    for family in Family::BOTH {
+        let own = schema::own_key(1, address(family, 1));
+        writes.push(Write::put(TableId::own(family), own, schema::plain(ActionId::Own)));
+        writes.push(Write::put(TableId::Base, schema::base_key(2, family), schema::plain(ActionId::Permit)));
+    }
+    writes
+}
+
+fn closed(config: Config) -> Ebpf {
+    let mut ebpf = Ebpf::private(config).expect("needs root and BPF");
+    writes(POD).iter().for_each(|w| ebpf.write(w).unwrap());
+    ebpf
+}
+
+fn frame(packet: Packet) -> Frame {
+    Frame { interface: POD, ingress_ifindex: UPLINK, bytes: packet.build() }
+}
+
+#[test]
+fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
+    for (seed, buckets) in [(1, 1 << 6), (2, 1 << 9), (3, 1 << 9), (4, 1 << 11)] {
+        let capacities = Capacities { state_buckets: buckets, endpoints: 2, ..Capacities::small() };
+        let mut ebpf = closed(Config { capacities, seed: Some(seed), ..Config::small() });
+        let quota = ebpf.capabilities().connections;
+        for family in Family::BOTH {
+            let mut open = 0;
+            loop {
+                let (remote, port) = (address(family, 0x1_0000 + (open >> 12)), (open & 0xfff) as u16);
+                let syn = Packet::new(address(family, 1), remote).tcp(1024 + port, 443, tcp::SYN);
+                if ebpf.packet(Hook::FromPod, &frame(syn)).unwrap() == Verdict::Drop {
+                    break;
+                }
+                open += 1;
+            }
+            let slots = buckets * 8;
+            assert!(open >= quota && open <= slots, "{family:?}, seed {seed}: {open} of {slots}, {quota} promised");
+        }
+    }
+}
+
+/// Two threads open the same connections at the same time, each on its own processor. A tuple may get a second entry where both are
+/// in the middle of it (which ages away, see `layout::state`), but that is rare, and none is lost.
+#[test]
+fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
+    const FLOWS: u32 = 1 << 12;
+    let capacities = Capacities { state_buckets: 1 << 10, endpoints: 2, ..Capacities::small() };
+    let clock = Clock { hz: sys::jiffies_a_second() };
+    let maps = Maps::create(capacities, 5, clock, Shared::create(&capacities, clock).unwrap()).unwrap();
+    let mut tables = Tables::open(maps, Access::Write).unwrap();
+    for write in writes(1) {
+        tables.write(&write, &Grace::default()).map_err(Error::from).unwrap();
+    }
+    let counters: [_; 2] = std::array::from_fn(|_| Region::create("counter", 4).unwrap());
+    let programs: Vec<Loaded> = counters
+        .iter()
+        .map(|counter| {
+            let vary =
+                Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
+            let parameters = Parameters { capacities, seed: 5, clock };
+            let options = Options { stage: Stage::Full, vary: Some(vary) };
+            let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();
+            let descriptor = |map| match map {
+                MapRef::Table(id) => tables.maps.fd(id),
+                MapRef::Extra(_) => counter.raw_fd(),
+            };
+            Loaded::load("np_two", &code, descriptor).unwrap()
+        })
+        .collect();
+    let udp = Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
+    let now = || Ticker::load(&tables.maps).unwrap().now().unwrap();
+    let mut second = 0;
+    for round in 0..40 {
+        state::purge(&tables.maps, 1).unwrap();
+        counters.iter().for_each(|c| c.words::<AtomicU32>()[0].store(0, Relaxed));
+        let start = Barrier::new(2);
+        std::thread::scope(|scope| {
+            for program in &programs {
+                scope.spawn(|| {
+                    start.wait();
+                    assert_eq!(program.run(&udp, 1, UPLINK, FLOWS).unwrap().0, Verdict::Next);
+                });
+            }
+        });
+        let live = state::connections(&tables.maps, now(), 1);
+        let tuples: BTreeSet<_> = live.iter().map(|l| l.connection).collect();
+        let flows: BTreeSet<_> = (0..FLOWS)
+            .map(|n| {
+                let walk = n.wrapping_mul(0x9e37_79b1) & (FLOWS - 1);
+                (walk & 0xff, walk.wrapping_mul(0x85eb_ca6b) >> 8 & 0xfff)
+            })
+            .collect();
+        assert_eq!(tuples.len(), flows.len(), "round {round}: none is lost");
+        second += live.len() - tuples.len();
+    }
+    assert!(second <= 40, "{second} second entries");
+}
