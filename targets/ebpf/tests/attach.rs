@@ -5,7 +5,7 @@ mod common;
 use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{PinDir, own_network, sh};
@@ -61,9 +61,23 @@ fn blocked(pod: &std::fs::File, port: u16) -> bool {
     !arrives_within(pod, port, Duration::from_millis(300))
 }
 
+/// A command that another test starts holds our sockets for a moment, between its fork and its exec: the last one's
+/// address may still be taken.
+fn bind(to: SocketAddr) -> UdpSocket {
+    let patience = Instant::now() + Duration::from_secs(5);
+    loop {
+        match UdpSocket::bind(to) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
 fn arrives_within(pod: &std::fs::File, port: u16, time: Duration) -> bool {
     let to = SocketAddr::from((NODE, port));
-    let server = UdpSocket::bind(to).unwrap();
+    let server = bind(to);
     server.set_read_timeout(Some(time)).unwrap();
     inside(pod, || UdpSocket::bind((POD, 0)).unwrap().send_to(b"x", to)).unwrap();
     match server.recv(&mut [0; 8]) {
