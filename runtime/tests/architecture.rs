@@ -19,6 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("targets/api", &["netpolc-table"]),
     ("targets/mem", &["netpolc-table", "netpolc-target"]),
     ("targets/ebpf", &["netpolc-table", "netpolc-target"]),
+    ("targets/flower", &["netpolc-table", "netpolc-target"]),
     ("kube-sync", &["netpolc-policy"]),
     ("testbed", &["netpolc-kube-sync", "netpolc-policy"]),
     (
@@ -30,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-table",
             "netpolc-target",
             "netpolc-target-ebpf",
+            "netpolc-target-flower",
             "netpolc-target-mem",
             "netpolc-testbed",
         ],

@@ -1,0 +1,68 @@
+//! What a NIC and its driver can do with flower filters, as a value. Lowering asks it and nothing else, so that a
+//! NIC is a value in tests.
+//!
+//! Not here: which driver can what ([`crate::quirks`]), how that is found out ([`crate::detect`]).
+
+use serde::Serialize;
+
+/// A driver's abilities. Everything that is not there is expanded, left to software with a reason, or refused:
+/// never widened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Capabilities {
+    /// As `ethtool -i` names it; `software` for the kernel itself.
+    pub driver: String,
+    /// Ports as `low-high`; without: prefixes (value/mask).
+    pub port_ranges: bool,
+    /// Masks on ports other than 0xffff; without: one filter for each port, within the budget.
+    pub port_masks: bool,
+    /// `ip_proto sctp` with ports.
+    pub sctp_ports: bool,
+    /// `tcp_flags`; without it opening packets cannot be told from others, and nothing may be dropped by port.
+    pub tcp_flags: bool,
+    /// A key whose value is 0 under its mask is honoured; without: such a filter would match everything, so it is split
+    /// into ones with a bit set, or left to software.
+    pub zero_keys: bool,
+    /// The filter with the lowest prio decides; without: any filter that matches may, so filters must not overlap
+    /// unless they do the same.
+    pub priority: bool,
+    /// Highest chain number that `goto` reaches; 0: no chains.
+    pub chains: u32,
+    /// Chains times prios that the device has tables for.
+    pub tables: u32,
+    /// `ct` and `ct_state`.
+    pub ct: bool,
+    /// `ct_state` with `rpl`.
+    pub ct_reply: bool,
+    /// `mirred egress redirect` to another port of the same device.
+    pub redirect: bool,
+    /// IPv6 addresses.
+    pub ipv6: bool,
+    /// Filters in total.
+    pub filters: u32,
+    /// Distinct masks (which keys, and how many bits of each) in one table.
+    pub masks: u32,
+}
+
+impl Capabilities {
+    /// The kernel's own implementation: everything but `skip_sw`.
+    pub fn software() -> Self {
+        Self {
+            driver: "software".into(),
+            port_ranges: true,
+            port_masks: true,
+            sctp_ports: true,
+            tcp_flags: true,
+            zero_keys: true,
+            priority: true,
+            chains: (1 << 28) - 1,
+            tables: u32::MAX,
+            ct: true,
+            ct_reply: true,
+            redirect: true,
+            ipv6: true,
+            filters: u32::MAX,
+            masks: u32::MAX,
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! TC-flower as a target: table programs become filters that a NIC, or the kernel's software path, runs.
+//!
+//! ```text
+//! Program + Topology + Capabilities --lower--> Lowered (filters with origin and placement)
+//!                                   --sync---> netlink messages (the difference to what is installed)
+//! ```
+//!
+//! - [`filter`]: one filter as a value: where it sits, what it matches, what it does, which entry it comes from
+//! - [`capability`]: what a NIC and its driver can do, as a value
+//! - [`topology`]: which endpoint is behind which port
+//! - [`lowered`]: what lowering gives: filters with their placement, and what stays in software and why
+//! - [`lower`]: from a program to filters, one module for each [`Mode`](lowered::Mode)
+//!
+//! The rule of soundness: hardware drops only what the tables deny and forwards only what they permit. Everything else
+//! reaches the eBPF programs on the same interface, which decide alone.
+//! Not here: Kubernetes, the choice of targets (runtime).
+
+pub mod capability;
+pub mod filter;
+pub mod lower;
+pub mod lowered;
+pub mod topology;

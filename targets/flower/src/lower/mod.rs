@@ -1,0 +1,33 @@
+//! From a program to filters.
+//!
+//! - [`region`]: the answer of a policy set as prefixes and sets of ports ([`ports`])
+//! - [`software`]: everything, both directions, by the kernel's own flower
+//! - [`representor`], [`prefilter`]: what a NIC can drop or forward by itself
+//!
+//! Not here: netlink, and what NICs exist.
+
+use netpolc_table::Program;
+
+use crate::{
+    capability::Capabilities,
+    lowered::{Lowered, Mode, Refused},
+    topology::Topology,
+};
+
+pub mod ports;
+pub mod prefilter;
+pub mod region;
+pub mod representor;
+pub mod software;
+
+/// All filters of a node for one mode.
+///
+/// # Errors
+/// Software mode has to enforce everything and refuses what it cannot; the others leave it to eBPF.
+pub fn lower(program: &Program, topology: &Topology, mode: Mode, can: &Capabilities) -> Result<Lowered, Refused> {
+    match mode {
+        Mode::Software => software::lower(program, topology),
+        Mode::Representor => Ok(representor::lower(program, topology, can)),
+        Mode::Prefilter => Ok(prefilter::lower(program, topology, can)),
+    }
+}

@@ -1,0 +1,176 @@
+//! The answer of a policy set, as prefixes of remote addresses and sets of ports.
+//!
+//! A set answers per class; here each class is led back to the prefixes that belong to it, and prefixes that say
+//! nothing new under the one that covers them are left out. Not here: filters.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+use netpolc_table::{
+    ActionId, Entry, Match, Origin, Origins, Program, TableId, eval,
+    schema::{Family, verdict_key},
+};
+
+use super::ports::PortSet;
+
+/// Protocols that have ports in NetworkPolicy.
+pub const PORTED: [u8; 3] = [6, 17, 132];
+
+/// What a set says about one remote.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Answer {
+    /// Everything, every protocol.
+    Permit,
+    /// Nothing.
+    Deny,
+    /// Some ports of some protocols; nothing else. Sets that are empty are left out; never all empty.
+    Ports(BTreeMap<u8, PortSet>),
+}
+
+impl Answer {
+    /// The ports of a protocol that has them ([`PORTED`]).
+    pub fn ports(&self, protocol: u8) -> PortSet {
+        match self {
+            Answer::Permit => PortSet::all(),
+            Answer::Deny => PortSet::none(),
+            Answer::Ports(ports) => ports.get(&protocol).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Does it permit a packet? `port` is None for protocols without ports.
+    pub fn permits(&self, protocol: u8, port: Option<u16>) -> bool {
+        match (self, port) {
+            (Answer::Permit, _) => true,
+            (Answer::Deny, _) => false,
+            (Answer::Ports(_), None) => false,
+            (Answer::Ports(ports), Some(port)) => ports.get(&protocol).is_some_and(|set| set.holds(port)),
+        }
+    }
+
+    /// What both permit.
+    pub fn and(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Answer::Permit, x) | (x, Answer::Permit) => x.clone(),
+            (Answer::Deny, _) | (_, Answer::Deny) => Answer::Deny,
+            (Answer::Ports(a), Answer::Ports(b)) => {
+                Answer::of(a.iter().filter_map(|(p, set)| Some((*p, set.intersection(b.get(p)?)))))
+            }
+        }
+    }
+
+    fn of(ports: impl Iterator<Item = (u8, PortSet)>) -> Self {
+        let ports: BTreeMap<u8, PortSet> = ports.filter(|(_, set)| !set.is_empty()).collect();
+        if ports.is_empty() { Answer::Deny } else { Answer::Ports(ports) }
+    }
+}
+
+/// One prefix with its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The remotes; the longest prefix that holds an address decides.
+    pub prefix: IpNetwork,
+    /// What holds for them.
+    pub answer: Answer,
+    /// Policies and rules behind it: of the row or base entry and its verdicts.
+    pub origins: Origins,
+}
+
+/// All of a set's answers in one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The family.
+    pub family: Family,
+    /// By (address, length). The first is the whole family, so that every address has an answer; each of the others
+    /// differs from the one that covers it.
+    pub parts: Vec<Part>,
+}
+
+impl Region {
+    /// The answer for an address of this family.
+    pub fn part(&self, address: IpAddr) -> &Part {
+        let covering = self.parts.iter().filter(|p| p.prefix.contains(address));
+        covering.max_by_key(|p| p.prefix.prefix()).expect("the first part holds the whole family")
+    }
+}
+
+/// What a set answers in a family. None as `set` is a direction that is not isolated: everything is permitted.
+///
+/// The cost is one pass over the remote table.
+pub fn region(program: &Program, set: Option<u16>, family: Family) -> Region {
+    let whole = whole(family);
+    let Some(set) = set else {
+        let part = Part { prefix: whole, answer: Answer::Permit, origins: Origins::default() };
+        return Region { family, parts: vec![part] };
+    };
+    let mut answers = BTreeMap::<u16, (Answer, Origins)>::new();
+    let mut of = |class: u16| {
+        let make = || answer(program, eval::answer(program, set, family, class));
+        answers.entry(class).or_insert_with(make).clone()
+    };
+    let mut parts: Vec<Part> = Vec::new();
+    // Indices of the parts that cover the current prefix, outermost first.
+    let mut open: Vec<usize> = Vec::new();
+    let mut push = |prefix: IpNetwork, (answer, origins): (Answer, Origins)| {
+        while open.last().is_some_and(|&at| !covers(parts[at].prefix, prefix)) {
+            open.pop();
+        }
+        if open.last().is_some_and(|&at| parts[at].answer == answer) {
+            return;
+        }
+        open.push(parts.len());
+        parts.push(Part { prefix, answer, origins });
+    };
+    let mut entries = program.table(TableId::remote(family)).entries.iter().peekable();
+    let is_whole = |m: &Match| matches!(m, Match::Lpm { length: 0, .. });
+    if entries.peek().is_none_or(|(key, _)| !is_whole(&key.fields()[0])) {
+        push(whole, of(0));
+    }
+    for (key, entry) in entries {
+        let &Match::Lpm { value, length } = &key.fields()[0] else { continue };
+        push(network(value.get(), length, family), of(entry.params[0] as u16));
+    }
+    Region { family, parts }
+}
+
+/// 0.0.0.0/0 or ::/0.
+pub fn whole(family: Family) -> IpNetwork {
+    network(0, 0, family)
+}
+
+/// A prefix from a table's key.
+pub fn network(value: u128, length: u8, family: Family) -> IpNetwork {
+    let address: IpAddr = match family {
+        Family::V4 => std::net::Ipv4Addr::from_bits(value as u32).into(),
+        Family::V6 => std::net::Ipv6Addr::from_bits(value).into(),
+    };
+    IpNetwork::new(address, length).expect("a table's prefix is no longer than its family's addresses")
+}
+
+/// Does `outer` hold all of `inner`? Both of one family.
+pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
+    outer.prefix() <= inner.prefix() && outer.contains(inner.network())
+}
+
+fn answer(program: &Program, entry: Option<&Entry>) -> (Answer, Origins) {
+    let Some(entry) = entry else { return (Answer::Deny, Origins::default()) };
+    let mut origins: Vec<Origin> = entry.origins.as_slice().to_vec();
+    let answer = match entry.action {
+        ActionId::Permit => Answer::Permit,
+        ActionId::SetRow => {
+            let row = entry.params[0] as u16;
+            let mut ports = BTreeMap::<u8, Vec<(u16, u16)>>::new();
+            for (key, port) in &program.table(TableId::Port).entries {
+                let Some(verdict) = program.get(TableId::Verdict, &verdict_key(row, port.params[0] as u16)) else {
+                    continue;
+                };
+                if let Match::Range { low, high } = key.fields()[1] {
+                    ports.entry(key.value(0).low() as u8).or_default().push((low as u16, high as u16));
+                    origins.extend(verdict.origins.as_slice().iter().cloned());
+                }
+            }
+            Answer::of(ports.into_iter().map(|(protocol, list)| (protocol, PortSet::of(list))))
+        }
+        _ => Answer::Deny,
+    };
+    (answer, origins.into_iter().collect())
+}

@@ -1,0 +1,129 @@
+//! What lowering gives: filters with their origin and placement, and what stays in software and why.
+//!
+//! Not here: how it comes about ([`crate::lower`]).
+
+use std::collections::BTreeMap;
+
+use netpolc_table::Origins;
+use serde::Serialize;
+
+use crate::{filter::Filter, topology::Port};
+
+/// How flower is used on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Switchdev: on representors and the uplink; stateless drops of TCP openings, and established connections
+    /// forwarded where the way is known. eBPF decides everything else.
+    Representor,
+    /// No switchdev: drops of TCP openings to this node's pods, on the physical port. eBPF decides everything else.
+    Prefilter,
+    /// The kernel's software path alone: no eBPF, the whole policy.
+    Software,
+}
+
+/// All filters of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lowered {
+    /// For which mode.
+    pub mode: Mode,
+    /// Each port with its filters, in order of (side, chain, prio, match).
+    pub ports: BTreeMap<Port, Vec<Placed>>,
+    /// What has no filter and why, in a fixed order.
+    pub spilled: Vec<Spilled>,
+}
+
+/// A filter and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The filter; its `copies` say where it runs.
+    pub filter: Filter,
+    /// The policies and rules behind it.
+    pub origins: Origins,
+}
+
+/// Something that hardware does not do; the eBPF programs do it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spilled {
+    /// The port it would have been on.
+    pub port: Port,
+    /// What: `egress of shop/ui to 10.0.0.0/8 tcp 80-90`.
+    pub what: String,
+    /// Why.
+    pub reason: Reason,
+    /// Filters it would have taken.
+    pub filters: u32,
+    /// The policies and rules behind it.
+    pub origins: Origins,
+}
+
+/// Why hardware does not do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The NIC has no place for more filters.
+    Filters,
+    /// It has no place for more chains and prios.
+    Tables,
+    /// It has no place for more masks.
+    Masks,
+    /// It cannot match TCP flags, so it cannot tell an opening packet.
+    TcpFlags,
+    /// It would read a key of value 0 as no key.
+    ZeroKey,
+    /// It has no IPv6.
+    Ipv6,
+    /// It tracks no connections.
+    Ct,
+    /// It does not know which side opened a connection.
+    CtReply,
+    /// It cannot redirect.
+    Redirect,
+    /// The host routes between the ports.
+    Routed,
+    /// The pod's hardware address is not known.
+    NextHop,
+    /// Its driver honours no priority and the filters would overlap.
+    Priority,
+}
+
+impl Reason {
+    /// What a user reads.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Reason::Filters => "over the NIC's number of filters",
+            Reason::Tables => "over the NIC's number of chains and prios",
+            Reason::Masks => "over the NIC's number of masks",
+            Reason::TcpFlags => "the NIC cannot match TCP flags",
+            Reason::ZeroKey => "the NIC reads a key of value 0 as no key",
+            Reason::Ipv6 => "the NIC cannot match IPv6 addresses",
+            Reason::Ct => "the NIC tracks no connections",
+            Reason::CtReply => "the NIC cannot match ct_state rpl",
+            Reason::Redirect => "the NIC cannot redirect to another port",
+            Reason::Routed => "not forwarded: routed",
+            Reason::NextHop => "not forwarded: the pod's hardware address is not known",
+            Reason::Priority => "the NIC honours no priority and the filters would overlap",
+        }
+    }
+}
+
+/// What [`crate::lower::lower`] cannot do at all; nothing is given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Software mode must do everything, and cannot.
+    #[error("software flower cannot enforce this: {what}; {remedy}")]
+    Incomplete {
+        /// Which part, with the pod or policy.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// More chains than there are numbers.
+    #[error("port {port}: more than {limit} chains")]
+    Chains {
+        /// Where.
+        port: String,
+        /// How many there are.
+        limit: u32,
+    },
+}

@@ -1,0 +1,51 @@
+//! Which endpoint is behind which port, and what else of the node lowering must know.
+//!
+//! Not here: finding it out (runtime).
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+
+/// The node as flower sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// Endpoint id -> its port. Endpoints of the program that are missing here are not enforced by flower.
+    pub pods: BTreeMap<u16, PodPort>,
+    /// Ports through which other nodes and the outside reach pods: the physical function or the uplink representor.
+    pub uplinks: Vec<Port>,
+    /// The node's own addresses: what they send from the host itself is always allowed in (S44).
+    pub node_addresses: Vec<IpAddr>,
+    /// Destinations that are translated later (Service and node-port addresses): no filter in hardware drops packets to
+    /// them, since policy judges the backend (S48).
+    pub translated: Vec<IpNetwork>,
+    /// How packets get from one pod's port to another's.
+    pub forwarding: Forwarding,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Port {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// The host-side interface of a pod: a veth end or a representor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPort {
+    /// The interface.
+    pub port: Port,
+    /// The pod's own hardware address, where it is known.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// How packets get from one pod's port to another's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// By the host's routing: headers change on the way, so hardware cannot forward by itself.
+    #[default]
+    Routed,
+    /// By a switch: a frame to a pod's hardware address leaves by that pod's port as it is.
+    Switched,
+}
