@@ -7,9 +7,13 @@ use std::{
     net::IpAddr,
 };
 
+use netpolc_table::Program;
 use netpolc_target::{Error, Target};
 
-use super::adopt::{Origin, Taken};
+use super::{
+    adopt::{Origin, Taken},
+    record::OffloadRecord,
+};
 use crate::net::{
     Connection,
     conntrack::{self, Tracked},
@@ -41,6 +45,28 @@ pub trait Enforcer: Target {
     /// The kernel refuses.
     fn prepare(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Called when the tables are in step, with what they hold: brings along what is kept besides them, such as a
+    /// NIC's filters.
+    ///
+    /// # Errors
+    /// Only where enforcement depends on it.
+    fn follow(&mut self, _program: &Program) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Did an agent before this one leave enforcement behind?
+    ///
+    /// # Errors
+    /// What is there cannot be read.
+    fn holds(&self) -> Result<bool, Error> {
+        Ok(!self.read()?.is_empty())
+    }
+
+    /// What a NIC does for this target, for the record.
+    fn offload(&self) -> Vec<OffloadRecord> {
+        vec![]
     }
 
     /// Takes over a running connection. `incarnation` is that of the remote.

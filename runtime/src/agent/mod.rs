@@ -273,6 +273,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             self.compiler.forget_installed();
         }
         self.first = false;
+        self.host.follow(self.compiler.program())?;
         for ifindex in self.host.attached().difference(&wanted) {
             self.host.detach(*ifindex)?;
         }

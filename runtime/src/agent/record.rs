@@ -4,6 +4,7 @@
 //! Enforcement never depends on it: without a record, endpoints just have no names.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -32,6 +33,29 @@ pub struct Record {
     /// Why the kernel does not hold the newest policies, where it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
+    /// What NICs, or the kernel's own filters, do; empty where eBPF does everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offload: Vec<OffloadRecord>,
+}
+
+/// One interface with flower filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OffloadRecord {
+    /// Its name.
+    pub interface: String,
+    /// `representor`, `prefilter` or `software`.
+    pub mode: String,
+    /// Its driver.
+    pub driver: String,
+    /// Filters that are installed.
+    pub filters: usize,
+    /// Filters' worth of work that eBPF does instead, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub spilled: BTreeMap<String, u32>,
+    /// Filters that the kernel or NIC refused, by its message.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, u32>,
 }
 
 /// A local pod.

@@ -51,7 +51,7 @@ pub async fn serve(
     let mut watch = Watch::new(&options.from);
     let mut links = Links::open();
     let mut service = Service {
-        holds: !host.read()?.is_empty(),
+        holds: host.holds()?,
         agent: Agent::new(options.node.clone(), host, network)?,
         options,
         problems: vec![],
@@ -177,6 +177,7 @@ impl<H: Enforcer, N: Network> Service<'_, H, N> {
             policies,
             problems: self.problems.iter().cloned().chain(diagnostics.iter().map(ToString::to_string)).collect(),
             behind: self.behind.clone(),
+            offload: self.agent.host().offload(),
         };
         if let Err(error) = record.write(&self.options.pin_dir) {
             tracing::warn!(%error, "the record for `netpolc status` could not be written");

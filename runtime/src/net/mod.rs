@@ -8,6 +8,7 @@ pub mod links;
 pub mod netlink;
 pub mod netns;
 pub mod sockets;
+pub mod switch;
 
 use std::net::IpAddr;
 
