@@ -12,6 +12,7 @@ pub mod events;
 pub mod host;
 pub mod record;
 pub mod serve;
+pub mod topology;
 pub mod watch;
 
 use std::{
