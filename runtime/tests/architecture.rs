@@ -22,9 +22,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("targets/flower", &["netpolc-table", "netpolc-target"]),
     ("kube-sync", &["netpolc-policy"]),
     ("testbed", &["netpolc-kube-sync", "netpolc-policy"]),
+    ("runtime/cni", &[]),
     (
         "runtime",
         &[
+            "netpolc-cni",
             "netpolc-kube-sync",
             "netpolc-lower",
             "netpolc-policy",
