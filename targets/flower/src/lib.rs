@@ -10,12 +10,14 @@
 //! - [`topology`]: which endpoint is behind which port
 //! - [`lowered`]: what lowering gives: filters with their placement, and what stays in software and why
 //! - [`lower`]: from a program to filters, one module for each [`Mode`](lowered::Mode)
+//! - [`eval`]: the interpreter: what filters do with a packet, in software and in a NIC
 //!
 //! The rule of soundness: hardware drops only what the tables deny and forwards only what they permit. Everything else
 //! reaches the eBPF programs on the same interface, which decide alone.
 //! Not here: Kubernetes, the choice of targets (runtime).
 
 pub mod capability;
+pub mod eval;
 pub mod filter;
 pub mod lower;
 pub mod lowered;
