@@ -10,5 +10,7 @@ pub mod command;
 pub mod input;
 pub mod interrupt;
 pub mod judge;
+pub mod metrics;
 pub mod net;
 pub mod output;
+pub mod status;

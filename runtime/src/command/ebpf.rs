@@ -71,7 +71,7 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
 }
 
 /// As programs and pins are called.
-pub(super) fn name(hook: Hook) -> &'static str {
+pub(crate) fn name(hook: Hook) -> &'static str {
     match hook {
         Hook::ToPod => "to_pod",
         Hook::FromPod => "from_pod",

@@ -1,0 +1,212 @@
+//! What the agent tells monitoring: counters that its loop keeps, and what the tables say at the moment of asking.
+//!
+//! [`Metrics`] is shared between the loop and [`server`]; [`collect`] reads the tables. Names follow Prometheus' conventions:
+//! base units, `_total` on counters, `netpolc_` in front.
+//! Not here: the loop itself ([`crate::agent`]).
+
+pub mod collect;
+pub mod server;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use collect::Tables;
+
+/// An agent whose loop has not turned for so long is not healthy.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Upper bounds in seconds: from a single store to an adoption with grace periods.
+const BUCKETS: [f64; 14] =
+    [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByResource {
+    resource: String,
+}
+
+/// Counters of one agent.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    updates: Family<ByResult, Counter>,
+    writes: Counter,
+    latency: Histogram,
+    events: Family<ByResource, Counter>,
+    resyncs: Family<ByResource, Counter>,
+    errors: Family<ByResource, Counter>,
+    problems: Gauge,
+    in_step: Gauge<i64, AtomicI64>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug)]
+struct Health {
+    /// When the loop turned last.
+    turned: Instant,
+    /// Why the agent is not ready; None where it is.
+    waits_for: Option<String>,
+}
+
+impl Metrics {
+    /// Counters at zero; the tables are those pinned in `pin_dir`. Not ready until [`Metrics::ready`].
+    pub fn new(pin_dir: PathBuf) -> Arc<Self> {
+        let mut registry = Registry::with_prefix("netpolc");
+        let (updates, events, resyncs, errors) =
+            (Family::default(), Family::default(), Family::default(), Family::default());
+        let (writes, problems, in_step) = (Counter::default(), Gauge::default(), Gauge::default());
+        let latency = Histogram::new(BUCKETS);
+        registry.register("updates", "Updates of the kernel's tables, by how they ended", updates.clone());
+        registry.register("table_writes", "Writes to the kernel's tables", writes.clone());
+        registry.register(
+            "enforcement_latency_seconds",
+            "From an event's arrival at the agent until packets are judged by it",
+            latency.clone(),
+        );
+        registry.register("events", "Changes that arrived, by resource", events.clone());
+        registry.register("resyncs", "Full lists after the first one, by resource", resyncs.clone());
+        registry.register("errors", "Failures, by what failed", errors.clone());
+        registry.register("problems", "Problems in the objects as they are now", problems.clone());
+        registry.register("in_step", "1 while the kernel holds what the cluster says, else 0", in_step.clone());
+        registry.register_collector(Box::new(Tables::new(pin_dir)));
+        let waits_for = Some("the first complete view of the cluster".to_owned());
+        let health = Mutex::new(Health { turned: Instant::now(), waits_for });
+        Arc::new(Metrics { registry, updates, writes, latency, events, resyncs, errors, problems, in_step, health })
+    }
+
+    /// The loop turned.
+    pub fn turned(&self) {
+        self.health().turned = Instant::now();
+    }
+
+    /// Changes of a resource arrived.
+    pub fn arrived(&self, resource: &str, count: u64) {
+        self.events.get_or_create(&ByResource { resource: resource.into() }).inc_by(count);
+    }
+
+    /// A resource was listed anew.
+    pub fn resynced(&self, resource: &str) {
+        self.resyncs.get_or_create(&ByResource { resource: resource.into() }).inc();
+    }
+
+    /// The kernel holds what the cluster says, after so many writes. `waited` is the time since the oldest event of
+    /// the update arrived, where it came from events.
+    pub fn enforced(&self, writes: usize, waited: Option<Duration>) {
+        self.updates.get_or_create(&ByResult { result: "enforced" }).inc();
+        self.writes.inc_by(writes as u64);
+        if let Some(waited) = waited {
+            self.latency.observe(waited.as_secs_f64());
+        }
+        self.in_step.set(1);
+        self.health().waits_for = None;
+    }
+
+    /// An update failed; what was enforced stays.
+    pub fn failed(&self, why: &str) {
+        self.updates.get_or_create(&ByResult { result: "failed" }).inc();
+        self.in_step.set(0);
+        self.error("update");
+        let mut health = self.health();
+        if health.waits_for.is_some() {
+            health.waits_for = Some(why.to_owned());
+        }
+    }
+
+    /// Something else failed: `watch pods`, `offload`, `cni`.
+    pub fn error(&self, what: &str) {
+        self.errors.get_or_create(&ByResource { resource: what.into() }).inc();
+    }
+
+    /// The objects have so many problems now.
+    pub fn problems(&self, count: usize) {
+        self.problems.set(count as i64);
+    }
+
+    /// Says what the agent still waits for; it is ready once the first update is enforced, and stays it.
+    pub fn waits_for(&self, what: &str) {
+        let mut health = self.health();
+        if health.waits_for.is_some() {
+            health.waits_for = Some(what.to_owned());
+        }
+    }
+
+    /// Why it is not alive, where it is not.
+    pub fn unhealthy(&self) -> Option<String> {
+        let silent = self.health().turned.elapsed();
+        (silent > SILENCE).then(|| format!("the agent's loop has not turned for {} s", silent.as_secs()))
+    }
+
+    /// What it waits for before it is ready, where it is not. Ready once means ready until it ends: enforcement stays
+    /// whatever happens to the connection to the cluster.
+    pub fn unready(&self) -> Option<String> {
+        self.health().waits_for.as_ref().map(|what| format!("waiting for {what}"))
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// True while the kernel holds what the cluster says.
+    pub fn is_in_step(&self) -> bool {
+        self.in_step.inner().load(Ordering::Relaxed) == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_after_the_first_update_and_stays_so() {
+        let metrics = Metrics::new("/nowhere".into());
+        metrics.failed("pods cannot be listed");
+        assert_eq!(metrics.unready().unwrap(), "waiting for pods cannot be listed");
+        metrics.enforced(3, Some(Duration::from_micros(700)));
+        metrics.failed("the table is full");
+        assert_eq!((metrics.unready(), metrics.unhealthy()), (None, None));
+        assert!(!metrics.is_in_step());
+    }
+
+    #[test]
+    fn names_and_units_are_the_customary_ones() {
+        let metrics = Metrics::new("/nowhere".into());
+        metrics.enforced(3, Some(Duration::from_micros(700)));
+        metrics.arrived("pods", 2);
+        metrics.resynced("pods");
+        let text = metrics.text();
+        for line in [
+            "netpolc_updates_total{result=\"enforced\"} 1",
+            "netpolc_table_writes_total 3",
+            "netpolc_enforcement_latency_seconds_bucket{le=\"0.001\"} 1",
+            "netpolc_events_total{resource=\"pods\"} 2",
+            "netpolc_resyncs_total{resource=\"pods\"} 1",
+            "netpolc_in_step 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+}

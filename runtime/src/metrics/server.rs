@@ -1,0 +1,129 @@
+//! The HTTP server of `/metrics`, `/healthz` and `/readyz`, on a thread of its own: a scrape never delays enforcement.
+//!
+//! Not here: what is counted ([`super::Metrics`]).
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, time::timeout};
+
+use super::Metrics;
+
+/// A client that has not sent its request by then is let go.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One connection answers at most for so long.
+const LONGEST: Duration = Duration::from_secs(60);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Starts the server; it ends with the process. Gives the address it listens on.
+///
+/// # Errors
+/// The address is taken or not ours.
+pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> io::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _inside = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    std::thread::Builder::new().name("metrics".into()).spawn(move || runtime.block_on(serve(listener, metrics)))?;
+    Ok(address)
+}
+
+async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: others must close first.
+                tracing::warn!(%error, "metrics: accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(move |request| {
+                let response = answer(&request, &metrics);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut http = http1::Builder::new();
+            let connection = http
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(stream), answer);
+            if let Ok(Err(error)) = timeout(LONGEST, connection).await {
+                tracing::debug!(%error, "metrics: connection");
+            }
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET".into());
+    }
+    let state = |wrong: Option<String>| match wrong {
+        None => plain(StatusCode::OK, "ok".into()),
+        Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, why),
+    };
+    match request.uri().path() {
+        "/metrics" => with_type(StatusCode::OK, OPENMETRICS, metrics.text()),
+        "/healthz" => state(metrics.unhealthy()),
+        "/readyz" => state(metrics.unhealthy().or_else(|| metrics.unready())),
+        _ => plain(StatusCode::NOT_FOUND, "/metrics, /healthz and /readyz are here".into()),
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    with_type(status, "text/plain; charset=utf-8", text + "\n")
+}
+
+fn with_type(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn it_answers_probes_and_scrapes() {
+        let metrics = Metrics::new("/nowhere".into());
+        let address = start(([127, 0, 0, 1], 0).into(), metrics.clone()).unwrap();
+        assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
+        let unready = get(address, "/readyz");
+        assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("waiting for the first complete view"));
+        metrics.enforced(1, None);
+        assert!(get(address, "/readyz").starts_with("HTTP/1.1 200"));
+        let scraped = get(address, "/metrics");
+        assert!(scraped.contains(OPENMETRICS) && scraped.ends_with("# EOF\n"), "{scraped}");
+        assert!(get(address, "/else").starts_with("HTTP/1.1 404"));
+    }
+}

@@ -1,0 +1,156 @@
+//! What is enforced on this node, as a value: from the tables themselves, with names from the agent's record.
+//!
+//! Not here: how it is shown (`netpolc status`, metrics).
+
+use std::{collections::BTreeMap, path::Path};
+
+use netpolc_table::{Program, TableId, eval, schema::Word};
+use netpolc_target::Target;
+use netpolc_target_ebpf::Ebpf;
+use serde::Serialize;
+
+use crate::{
+    agent::record::{PodRecord, Record},
+    command::ebpf::name,
+};
+
+/// Everything that `-o json` prints.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Tables are pinned.
+    pub enforcing: bool,
+    /// What the agent left; None where none ever ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
+    /// In order of their ids.
+    pub endpoints: Vec<Endpoint>,
+    /// Entries of each table.
+    pub tables: BTreeMap<&'static str, usize>,
+    /// Distinct policy sets.
+    pub policy_sets: usize,
+    /// The kernel's maps.
+    pub maps: Vec<MapStatus>,
+}
+
+/// What the agent knows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Its process is there.
+    pub running: bool,
+    /// Its record.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// One pod.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Its id.
+    pub endpoint: u16,
+    /// `namespace/name`; None where the record does not know it.
+    pub pod: Option<String>,
+    /// Its host-side interface.
+    pub interface: Option<String>,
+    /// The set that judges packets to it; None where it is not isolated.
+    pub ingress_set: Option<u16>,
+    /// The set that judges packets from it; None where it is not isolated.
+    pub egress_set: Option<u16>,
+    /// Its source addresses are checked (S55).
+    pub guarded: bool,
+    /// Entries in its state tables, both families, ended ones included until they are reused.
+    pub connections: u32,
+    /// Of one family.
+    pub connections_capacity: u32,
+    /// Connections taken over when it was isolated first.
+    pub adopted: usize,
+    /// Packets dropped since its programs were first attached, by `hook reason`.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// One map.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapStatus {
+    /// As the kernel shows it.
+    pub name: &'static str,
+    /// The kernel's type of it.
+    pub kind: &'static str,
+    /// Entries in use, where that can be told.
+    pub used: Option<u64>,
+    /// Memory.
+    pub bytes: u64,
+}
+
+/// Looks at what is pinned in `pin_dir`; nothing there is an empty status.
+///
+/// # Errors
+/// What is pinned cannot be read.
+pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
+    let record = Record::read(pin_dir);
+    let agent = record.map(|record| AgentStatus { running: runs(record.pid), record });
+    let Some(mut ebpf) = Ebpf::observe(pin_dir)? else {
+        let (endpoints, tables, maps) = (vec![], BTreeMap::new(), vec![]);
+        return Ok(Status { enforcing: false, agent, endpoints, tables, policy_sets: 0, maps });
+    };
+    let program = ebpf.read()?;
+    let names = agent.iter().flat_map(|a| &a.record.pods).map(|p| (p.endpoint, p)).collect();
+    let endpoints = endpoints(&mut ebpf, &program, &names)?;
+    let tables = program.tables().filter(|t| t.id != TableId::Directory);
+    let sets: std::collections::BTreeSet<u64> =
+        program.table(TableId::Base).entries.keys().map(|key| key.value(0).low()).collect();
+    let maps = ebpf.maps();
+    Ok(Status {
+        enforcing: true,
+        tables: tables.map(|t| (t.id.spec().name, t.entries.len())).collect(),
+        policy_sets: sets.len(),
+        maps: maps.iter().map(|m| MapStatus { name: m.name, kind: m.kind, used: m.used, bytes: m.bytes() }).collect(),
+        endpoints,
+        agent,
+    })
+}
+
+fn endpoints(
+    ebpf: &mut Ebpf,
+    program: &Program,
+    names: &BTreeMap<u16, &PodRecord>,
+) -> Result<Vec<Endpoint>, netpolc_target::Error> {
+    let attached: BTreeMap<u32, Option<String>> = ebpf.attachments().into_iter().map(|a| (a.ifindex, a.name)).collect();
+    let interface = |endpoint: u16| {
+        let entries = program.table(TableId::Interface).entries.iter();
+        let mut mine =
+            entries.filter(|(_, e)| e.params[0] == u64::from(endpoint)).map(|(k, _)| k.value(0).low() as u32);
+        mine.next().map(|i| attached.get(&i).cloned().flatten().unwrap_or_else(|| format!("interface {i}")))
+    };
+    let capacity = ebpf.capabilities().connections;
+    let mut list = Vec::new();
+    for key in program.table(TableId::Endpoint).entries.keys() {
+        let endpoint = key.value(0).low() as u16;
+        let word = eval::word(program, endpoint);
+        let (v4, v6) = ebpf.occupancy(endpoint)?;
+        let drops = ebpf.drops(endpoint)?;
+        list.push(Endpoint {
+            endpoint,
+            pod: names.get(&endpoint).map(|p| p.pod.clone()),
+            interface: interface(endpoint),
+            ingress_set: (word.flags & Word::INGRESS != 0).then_some(word.ingress_set),
+            egress_set: (word.flags & Word::EGRESS != 0).then_some(word.egress_set),
+            guarded: word.flags & (Word::GUARD | Word::EGRESS) != 0,
+            connections: v4 + v6,
+            connections_capacity: capacity,
+            adopted: names.get(&endpoint).map_or(0, |p| p.adopted),
+            drops: drops
+                .into_iter()
+                .map(|(hook, why, count)| (format!("{} {}", name(hook), why.name()), count))
+                .collect(),
+        });
+    }
+    Ok(list)
+}
+
+/// Is there such a process?
+fn runs(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
