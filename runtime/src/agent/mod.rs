@@ -7,6 +7,7 @@
 //! Not here: the meaning of policies, the order of writes.
 
 pub mod adopt;
+pub mod cni;
 pub mod ebpf;
 pub mod events;
 pub mod host;
