@@ -1,7 +1,8 @@
 //! From a program to filters.
 //!
 //! - [`region`]: the answer of a policy set as prefixes and sets of ports ([`ports`])
-//! - [`software`]: everything, both directions, by the kernel's own flower
+//! - [`software`]: everything, both directions, by the kernel's own flower: [`answers`] of sets, [`fixed`] filters
+//! - [`chains`]: chains numbered by their content, roles of filters
 //! - [`representor`], [`prefilter`]: what a NIC can drop or forward by itself
 //!
 //! Not here: netlink, and what NICs exist.
@@ -14,6 +15,9 @@ use crate::{
     topology::Topology,
 };
 
+pub mod answers;
+pub mod chains;
+pub mod fixed;
 pub mod ports;
 pub mod prefilter;
 pub mod region;

@@ -86,6 +86,25 @@ pub struct Region {
 }
 
 impl Region {
+    /// Permits everything for one more prefix of this family.
+    pub fn permit(&mut self, prefix: IpNetwork, origins: &Origins) {
+        if self
+            .parts
+            .iter()
+            .filter(|p| covers(p.prefix, prefix))
+            .max_by_key(|p| p.prefix.prefix())
+            .is_some_and(|p| p.answer == Answer::Permit)
+        {
+            return;
+        }
+        let order = |p: &Part| (p.prefix.network(), p.prefix.prefix());
+        let part = Part { prefix, answer: Answer::Permit, origins: origins.clone() };
+        match self.parts.binary_search_by_key(&order(&part), order) {
+            Ok(at) => self.parts[at] = part,
+            Err(at) => self.parts.insert(at, part),
+        }
+    }
+
     /// The answer for an address of this family.
     pub fn part(&self, address: IpAddr) -> &Part {
         let covering = self.parts.iter().filter(|p| p.prefix.contains(address));
