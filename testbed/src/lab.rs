@@ -43,9 +43,7 @@ pub fn outside<T, F: Fn() -> T>(_test: F) -> bool {
     let mut command = Command::new(folder().join("run.sh"));
     command.args(["-t", PATIENCE, "--"]).arg(binary);
     command.args([name, "--exact", "--nocapture", "--test-threads=1", "--include-ignored"]);
-    if folder().join("simnic/Kbuild").exists() {
-        command.env(MODULE, module());
-    }
+    command.env(MODULE, module());
     let (output, text) = finish(&mut command);
     assert!(output.status.success(), "{name} fails in the lab ({}):\n{text}", output.status);
     assert!(text.contains("test result: ok. 1 passed"), "the lab did not run {name}:\n{text}");
