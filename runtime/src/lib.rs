@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod chain;
 pub mod cli;
 pub mod command;
 pub mod input;

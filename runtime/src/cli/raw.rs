@@ -50,6 +50,13 @@ Examples:
     /// Stop enforcing on this node and remove every trace
     #[command(after_help = "Example:\n  netpolc detach")]
     Detach(Installed),
+    /// Keep the chained CNI plugin in this node's network configuration
+    #[command(subcommand)]
+    Cni(Cni),
+    /// Mount a BPF file system at /sys/fs/bpf where there is none
+    #[command(after_help = "Example, in a container that sees the node's /proc as /host/proc:
+  netpolc mount-bpffs --mount-namespace /host/proc/1/ns/mnt")]
+    MountBpffs(MountBpffs),
     /// Watch policies work: a small web shop in network namespaces, with real packets
     #[command(
         after_help = "Needs root; makes network namespaces and removes them again.\n\nExample:\n  sudo netpolc demo"
@@ -183,6 +190,79 @@ pub struct Status {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Report::Table)]
     pub output: Report,
+}
+
+/// `cni`.
+#[derive(Debug, Subcommand)]
+pub enum Cni {
+    /// Copy netpolc-cni to the plugins and chain it into the network configuration
+    #[command(after_help = "Pods then start only when the agent has confirmed that their policies hold.
+What the configuration was like is kept beside it. Doing it twice changes nothing.
+
+Examples:
+  netpolc cni install
+  netpolc cni install --watch --exempt-namespace kube-system --exempt-namespace storage")]
+    Install(CniInstall),
+    /// Give back the network configuration as it was, and remove the plugin
+    #[command(after_help = "Example:\n  netpolc cni remove")]
+    Remove(CniNode),
+}
+
+/// `cni install`.
+#[derive(Debug, Args)]
+pub struct CniInstall {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub node: CniNode,
+    /// The plugin's program [default: netpolc-cni beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// The agent's socket, where it is not the usual one
+    #[arg(long, value_name = "FILE")]
+    pub socket: Option<PathBuf>,
+    /// How long a pod's start may wait for the agent [default: 5000]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..=120_000))]
+    pub timeout_ms: Option<u64>,
+    /// What happens to a pod that the agent does not confirm in time
+    #[arg(long, value_enum, default_value_t = Failure::Closed)]
+    pub fail: Failure,
+    /// Namespaces whose pods start without the agent: those it needs itself to start after a reboot
+    #[arg(long = "exempt-namespace", value_name = "NAMESPACE", default_values_t = ["kube-system".to_owned()])]
+    pub exempt_namespaces: Vec<String>,
+}
+
+/// What an unconfirmed pod does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Failure {
+    /// It does not start yet
+    Closed,
+    /// It starts without its policies
+    Open,
+}
+
+/// Where a node keeps plugins.
+#[derive(Debug, Args)]
+pub struct CniNode {
+    /// The folder with plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub bin_dir: PathBuf,
+    /// The folder with network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub conf_dir: PathBuf,
+    /// The configuration in it to change [default: the first by name, as container runtimes choose]
+    #[arg(long, value_name = "NAME")]
+    pub file: Option<String>,
+    /// Do it again whenever the configuration changes, until stopped
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `mount-bpffs`.
+#[derive(Debug, Args)]
+pub struct MountBpffs {
+    /// In which mount namespace [default: this process's]
+    #[arg(long, value_name = "FILE")]
+    pub mount_namespace: Option<PathBuf>,
 }
 
 /// `bench`.

@@ -7,10 +7,15 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use netpolc_cni::config::Fail;
 use netpolc_lower::Scope;
 use netpolc_policy::ObjectKey;
 
 use super::raw::{self, BenchPart, CompileTarget, Format, JudgeName, Report};
+use crate::{
+    chain::Node,
+    command::cni::{Cni, Plugin, Wanted},
+};
 
 /// What to do.
 #[derive(Debug)]
@@ -25,6 +30,10 @@ pub enum Command {
     Status(PathBuf, Report),
     /// Where.
     Detach(PathBuf),
+    /// See [`Cni`].
+    Cni(Cni),
+    /// In which mount namespace; None: this process's.
+    MountBpffs(Option<PathBuf>),
     /// The web shop.
     Demo,
     /// See [`Bench`].
@@ -138,6 +147,8 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
+        raw::Command::Cni(c) => Command::Cni(cni(c)?),
+        raw::Command::MountBpffs(m) => Command::MountBpffs(m.mount_namespace),
         raw::Command::Demo => Command::Demo,
         raw::Command::Bench(b) => {
             let parts = if b.what.is_empty() { vec![BenchPart::Packet, BenchPart::Compile] } else { b.what };
@@ -165,6 +176,30 @@ pub fn pod(text: &str) -> anyhow::Result<ObjectKey> {
     let parts = text.split_once('/').filter(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'));
     let (namespace, name) = parts.with_context(|| format!("{text:?} names no pod; write namespace/name"))?;
     Ok(ObjectKey::new(namespace, name))
+}
+
+fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
+    let (node, wanted) = match command {
+        raw::Cni::Install(install) => {
+            let options = Plugin {
+                socket: install.socket,
+                timeout_ms: install.timeout_ms,
+                fail: match install.fail {
+                    raw::Failure::Closed => Fail::Closed,
+                    raw::Failure::Open => Fail::Open,
+                },
+                // An empty name stands for none at all.
+                exempt_namespaces: install.exempt_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+            };
+            (install.node, Wanted::In { program: install.program, options })
+        }
+        raw::Cni::Remove(node) => (node, Wanted::Out),
+    };
+    if node.file.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
+        bail!("--file: give the name of a file in --conf-dir, such as 10-calico.conflist");
+    }
+    let passes = if node.watch { Passes::UntilStopped } else { Passes::Once };
+    Ok(Cni { node: Node { bin_dir: node.bin_dir, conf_dir: node.conf_dir, file: node.file }, wanted, passes })
 }
 
 /// bpffs takes no names with dots, and the folder must be told from others' state files by its path.
@@ -206,6 +241,7 @@ mod tests {
             ("netpolc agent --from - --node n", "watches files"),
             ("netpolc compile -f x --pod ui", "namespace/name"),
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
+            ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
             ("netpolc status --pin-dir netpolc", "absolute"),
             ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
         ] {

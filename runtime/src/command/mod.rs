@@ -1,6 +1,8 @@
 //! The commands, one module each; each takes its resolved arguments and says how it ended.
 
 pub mod agent;
+pub mod bpffs;
+pub mod cni;
 pub mod compile;
 pub mod demo;
 pub mod detach;
@@ -21,6 +23,8 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Agent(options) => agent::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
         Command::Detach(pin_dir) => detach::run(pin_dir),
+        Command::Cni(options) => cni::run(options),
+        Command::MountBpffs(namespace) => bpffs::run(namespace.as_deref()),
         Command::Demo => demo::run(),
         Command::Bench(options) => crate::bench::run(options),
     }
