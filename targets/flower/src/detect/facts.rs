@@ -1,0 +1,170 @@
+//! What an interface says of itself, before anything is tried on it.
+//!
+//! Not here: the requests ([`super::ethtool`], [`super::link`], [`super::devlink`]), what follows ([`super::verdict`]).
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::{Error, devlink, ethtool::Ethtool, link};
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Facts {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its driver, as `ethtool -i` names it; none for interfaces without one.
+    pub driver: Option<String>,
+    /// `ethtool -k`: may filters be in hardware?
+    pub hw_tc_offload: HwTc,
+    /// phys_switch_id in hexadecimal: ports with the same one belong to one switch.
+    pub switch_id: Option<String>,
+    /// phys_port_name: `p0`, `pf0vf3`.
+    pub port_name: Option<String>,
+    /// The device it belongs to.
+    pub device: Option<Device>,
+    /// The mode of that device's embedded switch.
+    pub eswitch: Eswitch,
+    /// Another port of the same switch, for redirects.
+    #[serde(skip)]
+    pub sibling: Option<u32>,
+}
+
+/// The feature hw-tc-offload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HwTc {
+    /// It is on.
+    On,
+    /// It is off and can be switched on.
+    Off,
+    /// The driver does not have it.
+    Missing,
+    /// It cannot be read.
+    Unknown(String),
+}
+
+/// A bus and a name on it, written as devlink does: `pci/0000:03:00.0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// `pci`, `auxiliary`, `platform`.
+    pub bus: String,
+    /// The name on the bus.
+    pub name: String,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.bus, self.name)
+    }
+}
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The mode of a device's embedded switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Eswitch {
+    /// Every function has a representor on the host, and filters sit on these.
+    Switchdev,
+    /// A switch by hardware addresses alone.
+    Legacy,
+    /// None that devlink shows, and why.
+    Absent(String),
+}
+
+impl Facts {
+    /// Is it a port of a switch whose filters see what the function behind it sends? A switch id alone does not say
+    /// so: ports of ordinary switch chips have one too.
+    pub fn is_switchdev_port(&self) -> bool {
+        let named = self.port_name.as_deref().is_some_and(is_representor_name);
+        self.switch_id.is_some() && (self.eswitch == Eswitch::Switchdev || named)
+    }
+}
+
+/// `pfNvfN` or `pfNsfN`, with a controller `cN` before it where it is not this host's (net/core/devlink.c,
+/// __devlink_port_phys_port_name_get).
+fn is_representor_name(name: &str) -> bool {
+    fn number(text: &str) -> Option<&str> {
+        let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        (rest.len() < text.len()).then_some(rest)
+    }
+    let rest = name.strip_prefix('c').and_then(number).unwrap_or(name);
+    let rest = rest.strip_prefix("pf").and_then(number);
+    let rest = rest.and_then(|r| r.strip_prefix("vf").or_else(|| r.strip_prefix("sf"))).and_then(number);
+    rest == Some("")
+}
+
+/// Facts of all interfaces of the calling thread's network namespace, or of the one of this name, in order of index.
+///
+/// # Errors
+/// [`Error::NoInterface`], or the kernel's.
+pub fn gather(only: Option<&str>) -> Result<Vec<Facts>, Error> {
+    let kernel = |what| move |source| Error::Kernel { what, source };
+    let links = link::links().map_err(kernel("listing the interfaces"))?;
+    if let Some(name) = only
+        && links.iter().all(|l| l.name != name)
+    {
+        let interfaces: Vec<&str> = links.iter().map(|l| l.name.as_str()).collect();
+        return Err(Error::NoInterface { name: name.to_owned(), interfaces: interfaces.join(", ") });
+    }
+    let ethtool = Ethtool::open().map_err(kernel("opening a socket for ethtool"))?;
+    let mut found = Vec::new();
+    for link in links.iter().filter(|l| only.is_none_or(|name| l.name == name)) {
+        let sibling =
+            links.iter().find(|l| l.switch_id.is_some() && l.switch_id == link.switch_id && l.index != link.index);
+        let eswitch = match &link.device {
+            None => Eswitch::Absent("it belongs to no device".into()),
+            Some(device) => devlink::eswitch(device),
+        };
+        found.push(Facts {
+            interface: link.name.clone(),
+            ifindex: link.index,
+            // Interfaces without one are common, and one that is gone meanwhile has none.
+            driver: ethtool.driver(&link.name).unwrap_or_default(),
+            hw_tc_offload: ethtool.hw_tc_offload(&link.name).unwrap_or_else(|e| HwTc::Unknown(e.to_string())),
+            switch_id: link.switch_id.clone(),
+            port_name: link.port_name.clone(),
+            device: link.device.clone(),
+            eswitch,
+            sibling: sibling.map(|l| l.index),
+        });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_representors_are_told_from_those_of_other_ports() {
+        for name in ["pf0vf0", "pf1vf127", "pf0sf88", "c1pf0vf3"] {
+            assert!(is_representor_name(name), "{name}");
+        }
+        for name in ["p0", "pf0", "pf0vf", "vf0", "pf0vf0x", "", "cpf0vf0", "1"] {
+            assert!(!is_representor_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_a_loopback_interface_of_no_device() {
+        let all = gather(None).unwrap();
+        let lo = all.iter().find(|f| f.interface == "lo").unwrap();
+        assert_eq!((lo.ifindex, &lo.device, lo.is_switchdev_port()), (1, &None, false));
+        assert_eq!(gather(Some("lo")).unwrap(), [lo.clone()]);
+    }
+
+    #[test]
+    fn a_wrong_name_lists_the_right_ones() {
+        let error = gather(Some("lo9")).unwrap_err().to_string();
+        assert!(error.starts_with("no interface lo9; there are: lo"), "{error}");
+    }
+}

@@ -1,0 +1,121 @@
+//! What a NIC's port can do with filters, found by itself: what it says ([`facts`]), what its driver takes ([`probe`],
+//! on the kernel by [`nic`]), what that is worth and which mode follows ([`verdict`]).
+//!
+//! Interfaces without `hw-tc-offload` are left alone: nothing is installed on them, not even a qdisc. For the others
+//! it takes one filter for each ability, and nothing of that stays. Not here: lowering, and sync of what it gives.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::{
+    capability::Capabilities,
+    lowered::Mode,
+    quirks::{self, Quirks},
+};
+
+pub mod devlink;
+pub mod ethtool;
+pub mod facts;
+pub mod link;
+pub mod nic;
+pub mod probe;
+pub mod talk;
+pub mod verdict;
+
+use facts::{Facts, HwTc};
+use probe::{Ability, Answer};
+use verdict::{Evidence, Known};
+
+/// Everything found about one interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Findings {
+    /// What it says of itself.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// Is its driver in the table of drivers?
+    pub driver_known: Known,
+    /// Ability by ability; empty where hw-tc-offload is not on.
+    pub evidence: Vec<Evidence>,
+    /// What the lowering may use.
+    pub capabilities: Capabilities,
+    /// How flower is used on it; none: eBPF alone.
+    pub mode: Option<Mode>,
+    /// Why not more, and what to do about it.
+    pub reasons: Vec<String>,
+}
+
+/// Why an interface cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such name.
+    #[error("no interface {name}; there are: {interfaces}")]
+    NoInterface {
+        /// The name that was asked for.
+        name: String,
+        /// Those there are.
+        interfaces: String,
+    },
+    /// A system call.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// Doing what.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Looks at one interface of the calling thread's network namespace, and probes it where it has hw-tc-offload. Needs
+/// CAP_NET_ADMIN.
+///
+/// # Errors
+/// No such interface, or the kernel's; that a filter is refused is a finding and no error.
+pub fn interface(name: &str) -> Result<Findings, Error> {
+    let facts = facts::gather(Some(name))?;
+    let facts = facts.into_iter().next();
+    // It was in the list a moment ago.
+    let facts = facts.ok_or_else(|| Error::NoInterface { name: name.to_owned(), interfaces: String::new() })?;
+    find(facts, nic::probe)
+}
+
+/// As [`interface`] for all of the calling thread's network namespace, in order of index.
+///
+/// # Errors
+/// The kernel's.
+pub fn interfaces() -> Result<Vec<Findings>, Error> {
+    facts::gather(None)?.into_iter().map(|facts| find(facts, nic::probe)).collect()
+}
+
+/// What follows from facts. `probe` tries filters on the interface; it is called where hw-tc-offload is on.
+///
+/// # Errors
+/// Those of `probe`.
+pub fn find(
+    facts: Facts,
+    probe: impl FnOnce(&Facts) -> Result<Vec<(Ability, Answer)>, Error>,
+) -> Result<Findings, Error> {
+    let driver = facts.driver.as_deref().map_or("unknown", table_name);
+    let known = quirks::DRIVERS.iter().find(|q: &&Quirks| q.driver == driver);
+    let (capabilities, evidence) = match facts.hw_tc_offload {
+        HwTc::On => verdict::judge(&quirks::capabilities(driver), probe(&facts)?),
+        HwTc::Off | HwTc::Missing | HwTc::Unknown(_) => (verdict::nothing(driver), Vec::new()),
+    };
+    let (mode, reasons) = verdict::choose(&facts, &capabilities, &evidence);
+    let driver_known = if known.is_some() { Known::Driver } else { Known::Unknown };
+    Ok(Findings { facts, driver_known, evidence, capabilities, mode, reasons })
+}
+
+/// The name under which the table has a driver. Representors of some name themselves otherwise
+/// (mlx5 en_rep.c, mlx5e_rep_driver_name; sfc ef100_rep.c, EFX_EF100_REP_DRIVER).
+fn table_name(driver: &str) -> &str {
+    match driver {
+        "mlx5e_rep" => "mlx5_core",
+        "efx_ef100_rep" => "sfc",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;
