@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     capability::Capabilities,
     lowered::Mode,
-    quirks::{self, Quirks},
+    quirks::{self, Fact},
 };
 
 pub mod devlink;
@@ -24,7 +24,7 @@ pub mod talk;
 pub mod verdict;
 
 use facts::{Facts, HwTc};
-use probe::{Ability, Answer};
+use probe::Answers;
 use verdict::{Evidence, Known};
 
 /// Everything found about one interface.
@@ -36,6 +36,8 @@ pub struct Findings {
     pub facts: Facts,
     /// Is its driver in the table of drivers?
     pub driver_known: Known,
+    /// What was read in its driver's sources.
+    pub driver_facts: &'static [Fact],
     /// Ability by ability; empty where hw-tc-offload is not on.
     pub evidence: Vec<Evidence>,
     /// What the lowering may use.
@@ -88,23 +90,24 @@ pub fn interfaces() -> Result<Vec<Findings>, Error> {
     facts::gather(None)?.into_iter().map(|facts| find(facts, nic::probe)).collect()
 }
 
-/// What follows from facts. `probe` tries filters on the interface; it is called where hw-tc-offload is on.
+/// What follows from facts. `probe` tries filters on the interface, knowing what its driver is known for; it is called where hw-tc-offload is on.
 ///
 /// # Errors
 /// Those of `probe`.
 pub fn find(
     facts: Facts,
-    probe: impl FnOnce(&Facts) -> Result<Vec<(Ability, Answer)>, Error>,
+    probe: impl FnOnce(&Facts, &Capabilities) -> Result<Answers, Error>,
 ) -> Result<Findings, Error> {
     let driver = facts.driver.as_deref().map_or("unknown", table_name);
-    let known = quirks::DRIVERS.iter().find(|q: &&Quirks| q.driver == driver);
+    let (driver_known, driver_facts) =
+        quirks::quirks(driver).map_or((Known::Unknown, &[][..]), |q| (Known::Driver, q.facts));
+    let known = quirks::capabilities(driver);
     let (capabilities, evidence) = match facts.hw_tc_offload {
-        HwTc::On => verdict::judge(&quirks::capabilities(driver), probe(&facts)?),
+        HwTc::On => verdict::judge(&known, probe(&facts, &known)?),
         HwTc::Off | HwTc::Missing | HwTc::Unknown(_) => (verdict::nothing(driver), Vec::new()),
     };
-    let (mode, reasons) = verdict::choose(&facts, &capabilities, &evidence);
-    let driver_known = if known.is_some() { Known::Driver } else { Known::Unknown };
-    Ok(Findings { facts, driver_known, evidence, capabilities, mode, reasons })
+    let (mode, reasons) = verdict::choose(&facts, driver_known, &capabilities, &evidence);
+    Ok(Findings { facts, driver_known, driver_facts, evidence, capabilities, mode, reasons })
 }
 
 /// The name under which the table has a driver. Representors of some name themselves otherwise

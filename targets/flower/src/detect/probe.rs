@@ -147,8 +147,35 @@ pub struct Place {
     pub chain: u32,
 }
 
-/// Asks for every ability, in the order of [`Ability::ALL`]. `sibling` is another port of the same device.
-pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<u32>) -> Vec<(Ability, Answer)> {
+/// What a port answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// To each ability, in the order of [`Ability::ALL`].
+    pub abilities: Vec<(Ability, Answer)>,
+    /// The highest chain that it let filters go to, of those tried; 0: none.
+    pub chains: u32,
+}
+
+/// Chains that were read in drivers as the last one that may be used (mlx5 en/tc.h, FDB_TC_MAX_CHAIN); tried where the
+/// highest is refused.
+const CHAINS: u32 = 3;
+
+/// Asks for every ability. `sibling` is another port of the same device, `highest` the chain up to which it is worth
+/// asking.
+pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<u32>, highest: u32) -> Answers {
+    let abilities = ask(nic, place, sibling);
+    let is_taken = |answer: &Answer| matches!(answer, Answer::Accepted | Answer::Full(_));
+    let goes = abilities.iter().any(|(ability, answer)| *ability == Ability::Chains && is_taken(answer));
+    let mut tried = [highest, CHAINS].into_iter().filter(|chain| goes && *chain > place.chain && *chain <= highest);
+    let further = tried.find(|chain| {
+        let there = Place { chain: *chain, ..place };
+        filters(Ability::Chains, there, sibling, Action::Drop).is_ok_and(|f| is_taken(&answer(nic.attempt(&f))))
+    });
+    let chains = further.unwrap_or(if goes { place.chain.min(highest) } else { 0 });
+    Answers { abilities, chains }
+}
+
+fn ask(nic: &mut impl Probe, place: Place, sibling: Option<u32>) -> Vec<(Ability, Answer)> {
     let mut answers: Vec<(Ability, Answer)> = Vec::with_capacity(Ability::ALL.len());
     let taken =
         |answers: &[(Ability, Answer)], which| answers.iter().any(|(a, b)| *a == which && *b == Answer::Accepted);
@@ -276,7 +303,7 @@ mod tests {
     #[test]
     fn a_port_that_refuses_the_first_filter_is_asked_no_more() {
         let mut nic = Deaf(Vec::new());
-        let answers = run(&mut nic, PLACE, Some(4));
+        let answers = run(&mut nic, PLACE, Some(4), 9).abilities;
         assert_eq!(nic.0.len(), 1);
         assert!(matches!(&answers[0], (Ability::Flower, Answer::Refused(r)) if r.to_string().starts_with("no (")));
         assert!(answers[1..].iter().all(|(_, a)| matches!(a, Answer::NotAsked(_))), "{answers:?}");
@@ -285,12 +312,12 @@ mod tests {
     #[test]
     fn every_filter_is_ours_in_hardware_only_and_meets_no_packet() {
         let mut nic = Eager(Vec::new());
-        let answers = run(&mut nic, PLACE, Some(4));
+        let answers = run(&mut nic, PLACE, Some(4), 9).abilities;
         assert!(answers.iter().map(|(a, _)| *a).eq(Ability::ALL));
         for filter in &nic.0 {
             assert!(filter.cookie.is_ours() && filter.cookie.0[4] == ROLE);
             assert_eq!((filter.copies, filter.side), (Copies::Hardware, Side::Ingress));
-            assert!([(0, PLACE.prio), (PLACE.chain, 1)].contains(&(filter.chain, filter.prio)), "{filter:?}");
+            assert!([(0, PLACE.prio), (PLACE.chain, 1), (9, 1)].contains(&(filter.chain, filter.prio)), "{filter:?}");
             let Match::Flower(pattern) = &filter.matches else { panic!("{filter:?}") };
             assert!([Some(host(REMOTE_V4)), Some(host(REMOTE_V6))].contains(&pattern.destination), "{filter:?}");
         }
@@ -299,8 +326,22 @@ mod tests {
     }
 
     #[test]
+    fn the_highest_chain_is_found_by_asking() {
+        struct UpTo(u32);
+        impl Probe for UpTo {
+            fn attempt(&mut self, filters: &[Filter]) -> Result<(), Refusal> {
+                let fine = filters.iter().all(|f| f.chain <= self.0);
+                fine.then_some(()).ok_or(Refusal { errno: libc::EOPNOTSUPP, text: None })
+            }
+        }
+        let place = Place { prio: 1, chain: 1 };
+        let chains = |limit, highest| run(&mut UpTo(limit), place, None, highest).chains;
+        assert_eq!([chains(0, 9), chains(1, 9), chains(3, 9), chains(9, 9), chains(9, 0)], [0, 1, 3, 9, 0]);
+    }
+
+    #[test]
     fn without_another_port_redirect_is_not_asked() {
-        let answers = run(&mut Eager(Vec::new()), PLACE, None);
+        let answers = run(&mut Eager(Vec::new()), PLACE, None, 0).abilities;
         assert!(answers.contains(&(Ability::Redirect, Answer::NotAsked("there is no other port of this device"))));
         assert!(answers.contains(&(Ability::Ct, Answer::Accepted)));
     }
@@ -313,7 +354,7 @@ mod tests {
                 Err(Refusal { errno: libc::ENOSPC, text: None })
             }
         }
-        let answers = run(&mut Full, PLACE, Some(4));
+        let answers = run(&mut Full, PLACE, Some(4), 9).abilities;
         assert!(answers.iter().all(|(a, b)| *a == Ability::Priority || matches!(b, Answer::Full(_))), "{answers:?}");
     }
 }

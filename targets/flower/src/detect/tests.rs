@@ -2,7 +2,7 @@
 
 use super::{
     facts::{Device, Eswitch},
-    probe::{Place, Probe, Refusal},
+    probe::{Ability, Answer, Place, Probe, Refusal},
     *,
 };
 use crate::filter::{Action, Filter, Match, Ports};
@@ -49,7 +49,7 @@ impl<F: Fn(&Filter) -> Option<&'static str>> Probe for Nic<F> {
 }
 
 fn seen(facts: Facts, refuses: impl Fn(&Filter) -> Option<&'static str>) -> Findings {
-    find(facts, |facts| Ok(probe::run(&mut Nic(refuses), PLACE, facts.sibling))).unwrap()
+    find(facts, |facts, known| Ok(probe::run(&mut Nic(refuses), PLACE, facts.sibling, known.chains))).unwrap()
 }
 
 fn pattern(filter: &Filter) -> &crate::filter::Pattern {
@@ -92,17 +92,17 @@ fn what_the_driver_refuses_does_not_count_and_its_words_are_kept() {
     let can = &found.capabilities;
     assert_eq!((can.ct, can.ct_reply, can.redirect), (false, false, true));
     let ct = evidence(&found, Ability::Ct);
-    assert!(ct.describe(found.driver_known).starts_with("probe: ct is not configured (Operation not supported"));
+    assert!(ct.describe(found.driver_known).starts_with("probe: refused: ct is not configured (Operation not supported"));
     assert!(found.reasons.iter().any(|r| r.starts_with("no connection tracking")), "{:?}", found.reasons);
 }
 
 #[test]
-fn an_unknown_driver_gets_careful_values_whatever_it_takes() {
+fn of_an_unknown_driver_nothing_is_relied_on_whatever_it_takes() {
     let found = seen(representor("brand_new"), takes_all);
-    assert_eq!(found.driver_known, Known::Unknown);
-    let can = &found.capabilities;
-    assert_eq!((can.priority, can.zero_keys, can.ct, can.ct_reply), (false, false, false, false));
+    assert_eq!((found.driver_known, found.mode), (Known::Unknown, None));
+    assert_eq!(found.capabilities, verdict::nothing("brand_new"));
     assert!(evidence(&found, Ability::Priority).describe(found.driver_known).contains("not relied on"));
+    assert!(found.reasons[0].contains("not in the table of drivers"), "{:?}", found.reasons);
 }
 
 #[test]
@@ -136,13 +136,21 @@ fn ranges_and_chains_are_lost_one_by_one() {
     });
     let can = &found.capabilities;
     assert_eq!((can.port_ranges, can.chains, can.ct, can.tcp_flags), (false, 0, false, true));
+    assert!(found.reasons.iter().any(|r| r.starts_with("no chains")), "{:?}", found.reasons);
+}
+
+#[test]
+fn an_old_firmware_has_as_many_chains_as_it_takes() {
+    let found =
+        seen(representor("mlx5_core"), |f| (f.chain > 3).then_some("Requested chain is out of supported range"));
+    assert_eq!((found.capabilities.chains, found.capabilities.ct), (3, true));
 }
 
 #[test]
 fn nothing_is_tried_where_offload_is_off_or_missing() {
     for (state, part) in [(HwTc::Off, "ethtool -K eth0 hw-tc-offload on"), (HwTc::Missing, "has no hw-tc-offload")] {
         let facts = Facts { hw_tc_offload: state, ..physical("mlx5_core") };
-        let found = find(facts, |_| panic!("probed")).unwrap();
+        let found = find(facts, |_, _| panic!("probed")).unwrap();
         assert_eq!((found.mode, found.evidence.len(), found.capabilities.filters), (None, 0, 0));
         assert!(found.reasons[0].contains(part), "{:?}", found.reasons);
     }
@@ -163,7 +171,7 @@ fn a_full_nic_keeps_what_its_driver_is_known_for() {
             Err(Refusal { errno: libc::ENOSPC, text: None })
         }
     }
-    let found = find(representor("mlx5_core"), |f| Ok(probe::run(&mut Full, PLACE, f.sibling))).unwrap();
+    let found = find(representor("mlx5_core"), |f, k| Ok(probe::run(&mut Full, PLACE, f.sibling, k.chains))).unwrap();
     assert_eq!(found.mode, Some(Mode::Representor));
     assert!(found.capabilities.ct && found.capabilities.filters > 0);
 }

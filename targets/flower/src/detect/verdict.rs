@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     facts::{Eswitch, Facts, HwTc},
-    probe::{Ability, Answer},
+    probe::{Ability, Answer, Answers},
 };
 use crate::{capability::Capabilities, lowered::Mode};
 
@@ -23,7 +23,7 @@ pub struct Evidence {
     pub able: bool,
     /// How the driver answered.
     pub probe: Answer,
-    /// What the table of drivers says: does it honour this? The careful answer for a driver that is not in it.
+    /// What the table of drivers says: does it honour this? No, for a driver that is not in it.
     pub honoured: bool,
 }
 
@@ -33,12 +33,11 @@ impl Evidence {
         let table = match (driver_is_known, self.honoured) {
             (Known::Driver, true) => "driver table: honoured",
             (Known::Driver, false) => "driver table: not honoured",
-            (Known::Unknown, true) => "unknown driver",
-            (Known::Unknown, false) => "unknown driver: not relied on",
+            (Known::Unknown, _) => "unknown driver: not relied on",
         };
         match &self.probe {
             Answer::Accepted => format!("probe: accepted; {table}"),
-            Answer::Refused(refusal) => format!("probe: {refusal}"),
+            Answer::Refused(refusal) => format!("probe: refused: {refusal}"),
             Answer::Full(refusal) => format!("probe: no room: {refusal}; {table}"),
             Answer::NotAsked(why) => format!("not probed: {why}; {table}"),
         }
@@ -51,7 +50,7 @@ impl Evidence {
 pub enum Known {
     /// It is.
     Driver,
-    /// It is not: careful values hold.
+    /// It is not: nothing that it takes is relied on.
     Unknown,
 }
 
@@ -59,15 +58,14 @@ pub enum Known {
 fn has(of: &Capabilities, ability: Ability) -> bool {
     match ability {
         Ability::Flower => of.filters > 0,
-        // No driver of the table refuses it without honouring no priority, so the probe alone decides.
-        Ability::Pass => true,
         Ability::TcpFlags => of.tcp_flags,
         Ability::Ipv6 => of.ipv6,
         Ability::PortMasks => of.port_masks,
         Ability::PortRanges => of.port_ranges,
         Ability::SctpPorts => of.sctp_ports,
         Ability::ZeroKeys => of.zero_keys,
-        Ability::Priority => of.priority,
+        // Exceptions are filters that pass, before ones that drop: one is of no use without the other.
+        Ability::Pass | Ability::Priority => of.priority,
         Ability::Chains => of.chains > 0,
         Ability::Redirect => of.redirect,
         Ability::Ct => of.ct,
@@ -78,7 +76,6 @@ fn has(of: &Capabilities, ability: Ability) -> bool {
 fn lose(of: &mut Capabilities, ability: Ability) {
     match ability {
         Ability::Flower => of.filters = 0,
-        // Exceptions are filters that pass, before ones that drop.
         Ability::Pass | Ability::Priority => of.priority = false,
         Ability::TcpFlags => of.tcp_flags = false,
         Ability::Ipv6 => of.ipv6 = false,
@@ -86,8 +83,7 @@ fn lose(of: &mut Capabilities, ability: Ability) {
         Ability::PortRanges => of.port_ranges = false,
         Ability::SctpPorts => of.sctp_ports = false,
         Ability::ZeroKeys => of.zero_keys = false,
-        // What is tracked is matched in another chain.
-        Ability::Chains => (of.chains, of.ct, of.ct_reply) = (0, false, false),
+        Ability::Chains => of.chains = 0,
         Ability::Redirect => of.redirect = false,
         Ability::Ct => (of.ct, of.ct_reply) = (false, false),
         Ability::CtReply => of.ct_reply = false,
@@ -95,9 +91,10 @@ fn lose(of: &mut Capabilities, ability: Ability) {
 }
 
 /// What may be relied on. `known` is what the table of drivers says.
-pub fn judge(known: &Capabilities, answers: Vec<(Ability, Answer)>) -> (Capabilities, Vec<Evidence>) {
+pub fn judge(known: &Capabilities, answers: Answers) -> (Capabilities, Vec<Evidence>) {
     let mut can = known.clone();
-    for (ability, answer) in &answers {
+    can.chains = can.chains.min(answers.chains);
+    for (ability, answer) in &answers.abilities {
         let kept = match answer {
             Answer::Accepted | Answer::Full(_) => true,
             Answer::Refused(_) => false,
@@ -111,9 +108,8 @@ pub fn judge(known: &Capabilities, answers: Vec<(Ability, Answer)>) -> (Capabili
     if can.filters == 0 {
         can = nothing(&known.driver);
     }
-    let taken = |answer: &Answer| !matches!(answer, Answer::Refused(_) | Answer::NotAsked(_));
-    let evidence = answers.into_iter().map(|(ability, probe)| Evidence {
-        able: if ability == Ability::Pass { taken(&probe) } else { has(&can, ability) },
+    let evidence = answers.abilities.into_iter().map(|(ability, probe)| Evidence {
+        able: has(&can, ability),
         honoured: has(known, ability),
         ability,
         probe,
@@ -144,7 +140,7 @@ pub fn nothing(driver: &str) -> Capabilities {
 }
 
 /// The mode for an interface, none for eBPF alone, and why it is not more.
-pub fn choose(facts: &Facts, can: &Capabilities, evidence: &[Evidence]) -> (Option<Mode>, Vec<String>) {
+pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evidence]) -> (Option<Mode>, Vec<String>) {
     let name = &facts.interface;
     let driver = facts.driver.as_deref().unwrap_or("the driver");
     match &facts.hw_tc_offload {
@@ -159,14 +155,17 @@ pub fn choose(facts: &Facts, can: &Capabilities, evidence: &[Evidence]) -> (Opti
         let why = evidence.iter().find(|e| e.ability == Ability::Flower).map(|e| match &e.probe {
             Answer::Refused(refusal) => format!("the first filter was refused: {refusal}"),
             Answer::NotAsked(why) => (*why).to_owned(),
-            Answer::Accepted | Answer::Full(_) => format!("{driver} is known to honour no filters"),
+            Answer::Accepted | Answer::Full(_) => match known {
+                Known::Driver => format!("{driver} takes filters, but is known not to drop by them"),
+                Known::Unknown => format!("{driver} is not in the table of drivers: what it takes is not relied on"),
+            },
         });
         let mut reasons: Vec<String> = why.into_iter().collect();
         // Some drivers take filters in switchdev mode only.
         reasons.extend(switchdev_command(facts));
         return (None, reasons);
     }
-    let forwards = can.ct && can.ct_reply && can.redirect;
+    let forwards = can.chains > 0 && can.ct && can.ct_reply && can.redirect;
     let representor = facts.is_switchdev_port();
     let mut reasons = Vec::new();
     let drops = can.tcp_flags;
