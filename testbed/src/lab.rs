@@ -3,6 +3,7 @@
 //! Such a test begins with `if lab::outside(itself) { return; }`. On the machine that call runs the same test again in
 //! the lab (`testbed/lab/run.sh`) and passes judgement on what came of it; in the lab it says no, and the test goes on.
 //! Nothing is skipped: a lab that cannot be built or started fails the test.
+//! Here too: what such tests stand on, the simulated NIC ([`simnic`]), scripts and real frames ([`wire`]).
 //! Not here: the kernel and the module (`testbed/lab`).
 
 use std::{
@@ -13,6 +14,8 @@ use std::{
     process::{Command, Output},
     sync::{Mutex, PoisonError},
 };
+
+pub mod wire;
 
 /// Set in the lab: the folder of its kernel.
 pub const INSIDE: &str = "NETPOLC_LAB";
@@ -105,6 +108,16 @@ impl Simnic {
         let (output, text) = finish(Command::new("rmmod").arg("simnic"));
         assert!(output.status.success(), "rmmod: {text}");
     }
+}
+
+/// Runs a script (`sh -e`) in the lab and gives what it printed.
+///
+/// # Panics
+/// Where a command of it fails; the message has the script and its output.
+pub fn shell(script: &str) -> String {
+    let (output, text) = finish(Command::new("sh").args(["-ec", script]));
+    assert!(output.status.success(), "{script}\n{text}");
+    text
 }
 
 /// What the kernel logged that no test may cause: warnings, bugs and stack traces.

@@ -1,7 +1,5 @@
 //! The lab itself: tests run in it, with flower and the simulated NIC there.
 
-use std::process::Command;
-
 use netpolc_testbed::lab;
 
 #[test]
@@ -11,7 +9,7 @@ fn the_lab_has_flower() {
     }
     let script = "ip link add v0 type veth peer name v1 && tc qdisc add dev v0 clsact &&
         tc filter add dev v0 ingress protocol ip pref 1 flower skip_hw ip_proto tcp dst_port 80-90 action drop";
-    shell(script);
+    lab::shell(script);
     lab::assert_kernel_is_quiet();
 }
 
@@ -21,7 +19,7 @@ fn the_simulated_nic_drops_and_forwards_before_the_host() {
         return;
     }
     let nic = lab::simnic("simnic", 2, &[]);
-    shell(
+    lab::shell(
         "ip netns add p0; ip netns add p1
         for i in 0 1; do
             ip link set simv$i netns p$i; ip -n p$i link set simv$i up; ip link set simr$i up
@@ -35,18 +33,14 @@ fn the_simulated_nic_drops_and_forwards_before_the_host() {
         ip netns exec p0 ping -q -c 3 -i 0.1 -W 1 10.0.0.11",
     );
     assert_eq!((nic.counter("simr0.hw_fwd"), nic.counter("simr1.hw_fwd")), (3, 3));
-    shell("tc filter add dev simr1 ingress protocol ip pref 2 chain 1 flower skip_sw dst_ip 10.0.0.10 action drop");
-    shell(
+    lab::shell(
+        "tc filter add dev simr1 ingress protocol ip pref 2 chain 1 flower skip_sw dst_ip 10.0.0.10 action drop",
+    );
+    lab::shell(
         "tc filter replace dev simr1 ingress protocol ip pref 1 handle 1 flower skip_sw dst_ip 10.0.0.10 action goto chain 1",
     );
-    shell("! ip netns exec p0 ping -q -c 3 -i 0.1 -W 1 10.0.0.11");
+    lab::shell("! ip netns exec p0 ping -q -c 3 -i 0.1 -W 1 10.0.0.11");
     assert_eq!((nic.counter("simr0.hw_fwd"), nic.counter("simr1.hw_drop")), (6, 3));
     nic.unload();
     lab::assert_kernel_is_quiet();
-}
-
-fn shell(script: &str) {
-    let output = Command::new("sh").args(["-ec", script]).output().expect("a shell");
-    let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
-    assert!(output.status.success(), "{script}\n{said}");
 }

@@ -1,0 +1,248 @@
+//! Real frames on interfaces, and what the kernel counted of them: raw packet sockets, packets born on this host, the
+//! counters of a clsact qdisc, and a conntrack table that can be emptied.
+//!
+//! Not here: what is in a frame, and what should become of it (the tests).
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use crate::netns::Namespace;
+
+/// A raw packet socket on one interface: sends frames out of it and gets those that come in.
+#[derive(Debug)]
+pub struct Wire {
+    socket: OwnedFd,
+}
+
+impl Wire {
+    /// On an interface of a namespace.
+    ///
+    /// # Errors
+    /// Where there is no such interface, or no right to open raw sockets.
+    pub fn open_in(namespace: &Namespace, interface: &str) -> io::Result<Self> {
+        namespace.run(|| Self::open(interface)).map_err(io::Error::other)?
+    }
+
+    /// On an interface of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// Where there is no such interface, or no right to open raw sockets.
+    pub fn open(interface: &str) -> io::Result<Self> {
+        let all = (libc::ETH_P_ALL as u16).to_be();
+        let socket = socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+        let ignore: libc::c_int = 1;
+        set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &ignore)?;
+        let room: libc::c_int = 8 << 20;
+        set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &room)?;
+        // SAFETY: all zeroes is a valid sockaddr_ll.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = all;
+        address.sll_ifindex = crate::netns::interface_index(interface)? as i32;
+        let length = size_of_val(&address) as u32;
+        // SAFETY: a live descriptor and an address of the length given.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } as isize)?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a frame, from its Ethernet header on.
+    ///
+    /// # Errors
+    /// Those of send(2): the interface is down, the frame too long.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the buffer outlives the call.
+        check(unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) })?;
+        Ok(())
+    }
+
+    /// The next frame that came in; None where none is waiting.
+    pub fn receive(&self) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 9216];
+        let flags = libc::MSG_DONTWAIT;
+        // SAFETY: the buffer has the length given.
+        let n = unsafe { libc::recv(self.socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), flags) };
+        let n = usize::try_from(n).ok()?;
+        frame.truncate(n);
+        Some(frame)
+    }
+
+    /// Frames until one is `wanted` or time is up.
+    pub fn wait(&self, patience: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let end = Instant::now() + patience;
+        loop {
+            match self.receive() {
+                Some(frame) if wanted(&frame) => return Some(frame),
+                Some(_) => {}
+                None if Instant::now() >= end => return None,
+                None => std::thread::sleep(Duration::from_micros(200)),
+            }
+        }
+    }
+
+    /// Forgets what has come in.
+    pub fn drain(&self) {
+        while self.receive().is_some() {}
+    }
+}
+
+/// Sends an IP packet as one that this host has made, whatever its source address.
+///
+/// # Errors
+/// Those of sendto(2): no route, a header that the kernel does not take.
+pub fn send_born_here(packet: &[u8], destination: IpAddr) -> io::Result<()> {
+    let v4 = destination.is_ipv4();
+    let socket = socket(if v4 { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+    let include: libc::c_int = 1;
+    let (level, option) =
+        if v4 { (libc::IPPROTO_IP, libc::IP_HDRINCL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL) };
+    set(&socket, level, option, &include)?;
+    let address = socket2_address(destination);
+    // SAFETY: buffer and address outlive the call and have the lengths given.
+    check(unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            address.as_ptr().cast(),
+            address.len(),
+        )
+    })?;
+    Ok(())
+}
+
+fn socket2_address(address: IpAddr) -> socket2::SockAddr {
+    std::net::SocketAddr::new(address, 0).into()
+}
+
+/// What a clsact qdisc has counted at both its hooks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Packets that came to a hook.
+    pub packets: u32,
+    /// Of them dropped by a filter.
+    pub drops: u32,
+}
+
+/// Reads the counters of clsact qdiscs of the calling thread's namespace.
+#[derive(Debug)]
+pub struct Qdiscs {
+    socket: OwnedFd,
+}
+
+const TCA_STATS2: u16 = 7;
+const TCA_STATS_BASIC: u16 = 1;
+const TCA_STATS_QUEUE: u16 = 3;
+
+impl Qdiscs {
+    /// Opens a socket.
+    ///
+    /// # Errors
+    /// Where the kernel has no rtnetlink.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)? })
+    }
+
+    /// The counters of an interface's clsact qdisc; all zero where it has none.
+    ///
+    /// # Errors
+    /// Where the kernel refuses to answer.
+    pub fn counted(&self, ifindex: u32) -> io::Result<Counted> {
+        // struct tcmsg: family, padding, ifindex, handle ffff:0000, parent TC_H_INGRESS, info.
+        let mut body = vec![0; 4];
+        body.extend(ifindex.to_ne_bytes());
+        body.extend(0xffff_0000u32.to_ne_bytes());
+        body.extend(0xffff_fff1u32.to_ne_bytes());
+        body.extend([0; 4]);
+        let answer = request(&self.socket, libc::RTM_GETQDISC, libc::NLM_F_REQUEST as u16, &body)?;
+        let Some(answer) = answer else { return Ok(Counted::default()) };
+        let mut counted = Counted::default();
+        for (kind, stats) in attributes(answer.get(20..).unwrap_or_default()) {
+            if kind != TCA_STATS2 {
+                continue;
+            }
+            for (kind, value) in attributes(stats) {
+                let word =
+                    |at: usize| value.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+                match kind {
+                    // struct gnet_stats_basic: u64 bytes, u32 packets; gnet_stats_queue: qlen, backlog, drops.
+                    TCA_STATS_BASIC => counted.packets = word(8),
+                    TCA_STATS_QUEUE => counted.drops = word(8),
+                    _ => {}
+                }
+            }
+        }
+        Ok(counted)
+    }
+}
+
+/// Makes the calling thread's namespace forget all connections.
+///
+/// # Errors
+/// Where the kernel tracks none.
+pub fn forget_connections() -> io::Result<()> {
+    const DELETE: u16 = 1 << 8 | 2;
+    let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
+    request(&socket, DELETE, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16, &[0; 4])?;
+    Ok(())
+}
+
+/// One message and the first answer's body; None is an acknowledgement, or that there is no such object.
+fn request(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let mut message = Vec::with_capacity(16 + body.len());
+    message.extend((16 + body.len() as u32).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    // SAFETY: the buffer outlives the call.
+    check(unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) })?;
+    let mut answer = vec![0u8; 16384];
+    // SAFETY: the buffer has the length given.
+    let n = check(unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) })?;
+    answer.truncate(n);
+    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
+    if kind != libc::NLMSG_ERROR as u16 {
+        return Ok(Some(answer.split_off(16)));
+    }
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(None),
+        error if [libc::ENOENT, libc::EINVAL].contains(&-error) => Ok(None),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// Netlink attributes: type and value.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = bytes.get(..4)?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes no memory.
+    let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) } as isize)?;
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn set(socket: &OwnedFd, level: i32, option: i32, value: &libc::c_int) -> io::Result<()> {
+    let length = size_of::<libc::c_int>() as u32;
+    // SAFETY: the value outlives the call and has the length given.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length) };
+    check(done as isize)?;
+    Ok(())
+}
+
+fn check(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
