@@ -19,5 +19,5 @@ cat > "$work/config" <<CONFIG
 CONFIG
 config=$(digest "$work/config").json
 mv "$work/config" "$work/image/$config"
-echo "[{\"Config\":\"$config\",\"RepoTags\":[\"docker.io/$image\"],\"Layers\":[\"layer.tar\"]}]" > "$work/image/manifest.json"
+echo "[{\"Config\":\"$config\",\"RepoTags\":[\"$image\"],\"Layers\":[\"layer.tar\"]}]" > "$work/image/manifest.json"
 pack "$work/image" "$out"

@@ -127,7 +127,7 @@ start apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-addre
     --advertise-address=192.168.250.2 --tls-cert-file=server.crt --tls-private-key-file=server.key --client-ca-file=ca.crt \
     --token-auth-file=tokens.csv --service-account-key-file=accounts.pub --service-account-signing-key-file=accounts.key \
     --service-account-issuer=https://kubernetes.default.svc.cluster.local --authorization-mode=RBAC \
-    --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true --cert-dir=/run/apiserver
+    --kubelet-preferred-address-types=InternalIP --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true --cert-dir=/run/apiserver
 for _ in $(seq 200); do ctr version >/dev/null 2>&1 && break; sleep 0.1; done
 ctr -n k8s.io images import pause.tar >> /node/log/import.log
 for _ in $(seq 600); do

@@ -227,8 +227,12 @@ pub struct CniInstall {
     #[arg(long, value_enum, default_value_t = Failure::Closed)]
     pub fail: Failure,
     /// Namespaces whose pods start without the agent: those it needs itself to start after a reboot
-    #[arg(long = "exempt-namespace", value_name = "NAMESPACE", default_values_t = ["kube-system".to_owned()])]
+    #[arg(long = "exempt-namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+    #[arg(default_values_t = ["kube-system".to_owned()])]
     pub exempt_namespaces: Vec<String>,
+    /// A configuration that cannot be chained is reported, and no failure
+    #[arg(long)]
+    pub optional: bool,
 }
 
 /// What an unconfirmed pod does.

@@ -14,7 +14,7 @@ use netpolc_policy::ObjectKey;
 use super::raw::{self, BenchPart, CompileTarget, Format, JudgeName, Report};
 use crate::{
     chain::Node,
-    command::cni::{Cni, Plugin, Wanted},
+    command::cni::{Cni, Plugin, Strictness, Wanted},
 };
 
 /// What to do.
@@ -181,6 +181,7 @@ pub fn pod(text: &str) -> anyhow::Result<ObjectKey> {
 fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
     let (node, wanted) = match command {
         raw::Cni::Install(install) => {
+            let strictness = if install.optional { Strictness::Optional } else { Strictness::Required };
             let options = Plugin {
                 socket: install.socket,
                 timeout_ms: install.timeout_ms,
@@ -191,7 +192,7 @@ fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
                 // An empty name stands for none at all.
                 exempt_namespaces: install.exempt_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
             };
-            (install.node, Wanted::In { program: install.program, options })
+            (install.node, Wanted::In { program: install.program, options, strictness })
         }
         raw::Cni::Remove(node) => (node, Wanted::Out),
     };

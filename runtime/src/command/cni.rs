@@ -36,9 +36,20 @@ pub enum Wanted {
         program: Option<PathBuf>,
         /// Its options.
         options: Plugin,
+        /// What a configuration means that takes no plugin.
+        strictness: Strictness,
     },
     /// Without it.
     Out,
+}
+
+/// Is a configuration that takes no plugin a failure?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// Yes.
+    Required,
+    /// No, it is only reported: an agent must not wait for it.
+    Optional,
 }
 
 /// The plugin's options; what is its own default anyway is not written.
@@ -105,18 +116,20 @@ async fn keep(cni: &Cni) -> anyhow::Result<Outcome> {
 
 fn pass(cni: &Cni) -> anyhow::Result<()> {
     match &cni.wanted {
-        Wanted::In { program, options } => {
+        Wanted::In { program, options, strictness } => {
             let program = match program {
                 Some(program) => program.clone(),
                 None => std::env::current_exe().context("the path of this program")?.with_file_name(PLUGIN),
             };
-            match cni.node.install(&program, &options.options())? {
-                Installed::Already => {}
-                Installed::Chained(path) => output::complain(format_args!("chained into {}", path.display())),
-                Installed::NoNetwork => output::complain(format_args!(
+            match cni.node.install(&program, &options.options()) {
+                Ok(Installed::Already) => {}
+                Ok(Installed::Chained(path)) => output::complain(format_args!("chained into {}", path.display())),
+                Ok(Installed::NoNetwork) => output::complain(format_args!(
                     "no CNI configuration in {} yet; the plugin is chained when one appears and this command runs again",
                     cni.node.conf_dir.display()
                 )),
+                Err(error) if *strictness == Strictness::Optional => output::complain(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Wanted::Out => {
