@@ -10,6 +10,7 @@
 //! - [`topology`]: which endpoint is behind which port
 //! - [`lowered`]: what lowering gives: filters with their placement, and what stays in software and why
 //! - [`lower`]: from a program to filters, one module for each [`Mode`](lowered::Mode)
+//! - [`text`], [`json`], [`totals`]: what was lowered, for people and programs
 //! - [`eval`]: the interpreter: what filters do with a packet, in software and in a NIC
 //!
 //! The rule of soundness: hardware drops only what the tables deny and forwards only what they permit. Everything else
@@ -19,6 +20,10 @@
 pub mod capability;
 pub mod eval;
 pub mod filter;
+pub mod json;
 pub mod lower;
 pub mod lowered;
+pub mod quirks;
+pub mod text;
 pub mod topology;
+pub mod totals;
