@@ -46,7 +46,7 @@ up() {
     packages=$("$here/packages.sh" containerd runc containernetworking-plugins busybox-static iptables libip4tc2 libip6tc2 \
         libxtables12 libnftnl11 libnfnetlink0 libnetfilter-conntrack3 libmnl0 libseccomp2)
     rm -rf "$dir/log" && mkdir -p "$dir/log"
-    "$here/image.sh" docker.io/local/pause:1 "$dir/pause.tar" '["/busybox","sleep","2147483647"]' "$packages/bin/busybox=/busybox"
+    "$here/image.sh" "$dir/pause.tar" '["/busybox","sleep","2147483647"]' "$packages/bin/busybox=/busybox" -- docker.io/local/pause:1
     name=netpolc-node-$$
     : > "$dir/cgroups"
     while read -r group; do
