@@ -11,6 +11,7 @@
 //! - [`lowered`]: what lowering gives: filters with their placement, and what stays in software and why
 //! - [`lower`]: from a program to filters, one module for each [`Mode`](lowered::Mode)
 //! - [`text`], [`json`], [`totals`]: what was lowered, for people and programs
+//! - [`sync`], [`flower`], [`netlink`], [`kernel`]: from filters to what the kernel has, and back
 //! - [`eval`]: the interpreter: what filters do with a packet, in software and in a NIC
 //!
 //! The rule of soundness: hardware drops only what the tables deny and forwards only what they permit. Everything else
@@ -20,10 +21,16 @@
 pub mod capability;
 pub mod eval;
 pub mod filter;
+pub mod flower;
 pub mod json;
+pub mod kernel;
 pub mod lower;
 pub mod lowered;
+pub mod netlink;
 pub mod quirks;
+pub mod sync;
 pub mod text;
 pub mod topology;
 pub mod totals;
+
+pub use flower::Flower;

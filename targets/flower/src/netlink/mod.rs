@@ -1,0 +1,99 @@
+//! Filters over rtnetlink, without a tc process: [`encode`] and [`decode`] turn a [`Filter`] into a message and back,
+//! [`socket`] sends batches of them.
+//!
+//! Written by hand: of the crates that know flower, netlink-packet-route (0.34) has its keys but neither gact, ct nor
+//! mirred, and nlink (0.33) brings a runtime of its own and no batches with an answer for each message. What is
+//! needed here is two classifiers, three actions and some thirty numbers.
+//! Sources: include/uapi/linux/{rtnetlink,pkt_cls,pkt_sched}.h, linux/tc_act/{tc_gact,tc_ct,tc_mirred}.h,
+//! linux/tc_ematch/tc_em_meta.h.
+
+pub mod decode;
+pub mod encode;
+pub mod socket;
+
+pub use decode::{Decoded, Found, decode};
+pub use encode::{Way, encode};
+pub use socket::{Refusal, Socket};
+
+#[cfg(doc)]
+use crate::filter::Filter;
+use crate::filter::Side;
+
+/// The numbers of the kernel's headers.
+pub(crate) mod numbers {
+    pub const CLSACT: u32 = 0xffff_fff1;
+    pub const CLSACT_HANDLE: u32 = 0xffff_0000;
+    pub const INGRESS: u32 = 0xffff_fff2;
+    pub const EGRESS: u32 = 0xffff_fff3;
+
+    pub const TCA_KIND: u16 = 1;
+    pub const TCA_OPTIONS: u16 = 2;
+    pub const TCA_CHAIN: u16 = 11;
+
+    pub const FLOWER_ACT: u16 = 3;
+    pub const ETH_DST: u16 = 4;
+    pub const ETH_DST_MASK: u16 = 5;
+    pub const ETH_TYPE: u16 = 8;
+    pub const IP_PROTO: u16 = 9;
+    pub const IPV4_SRC: u16 = 10;
+    pub const IPV4_DST: u16 = 12;
+    pub const IPV6_SRC: u16 = 14;
+    pub const IPV6_DST: u16 = 16;
+    pub const FLAGS: u16 = 22;
+    pub const ICMPV4_TYPE: u16 = 51;
+    pub const ICMPV6_TYPE: u16 = 55;
+    pub const TCP_FLAGS: u16 = 71;
+    pub const IP_TTL: u16 = 75;
+    pub const IN_HW_COUNT: u16 = 86;
+    pub const PORT_SRC_MIN: u16 = 87;
+    pub const PORT_DST_MIN: u16 = 89;
+    pub const CT_STATE: u16 = 91;
+
+    /// Attribute, and attribute of the mask, for source and destination ports of a protocol.
+    pub const fn port_keys(protocol: u8) -> Option<[(u16, u16); 2]> {
+        match protocol {
+            6 => Some([(18, 35), (19, 36)]),
+            17 => Some([(20, 37), (21, 38)]),
+            132 => Some([(41, 39), (42, 40)]),
+            _ => None,
+        }
+    }
+
+    pub const SKIP_HW: u32 = 1;
+    pub const SKIP_SW: u32 = 2;
+    pub const IN_HW: u32 = 4;
+
+    pub const ACT_KIND: u16 = 1;
+    pub const ACT_OPTIONS: u16 = 2;
+    pub const ACT_COOKIE: u16 = 6;
+    /// TCA_GACT_PARMS and TCA_MIRRED_PARMS.
+    pub const PARMS: u16 = 2;
+    pub const CT_PARMS: u16 = 1;
+    pub const CT_ACTION: u16 = 3;
+    pub const CT_ZONE: u16 = 4;
+
+    pub const ACT_OK: i32 = 0;
+    pub const ACT_SHOT: i32 = 2;
+    pub const ACT_UNSPEC: i32 = -1;
+    pub const ACT_PIPE: i32 = 3;
+    pub const ACT_STOLEN: i32 = 4;
+    pub const ACT_GOTO: i32 = 2 << 28;
+    pub const CHAIN_MASK: i32 = (1 << 28) - 1;
+    pub const EGRESS_REDIR: i32 = 1;
+
+    pub const BASIC_EMATCHES: u16 = 2;
+    pub const BASIC_ACT: u16 = 3;
+
+    pub const ETH_ALL: u16 = 3;
+    pub const ETH_IPV4: u16 = 0x0800;
+    pub const ETH_ARP: u16 = 0x0806;
+    pub const ETH_IPV6: u16 = 0x86dd;
+}
+
+/// The parent that stands for a hook of clsact.
+pub(crate) fn parent(side: Side) -> u32 {
+    match side {
+        Side::Ingress => numbers::INGRESS,
+        Side::Egress => numbers::EGRESS,
+    }
+}
