@@ -129,14 +129,16 @@ enum {
 	SIM_DROPS = 1 << 15,		/* action drop */
 	SIM_PASSES = 1 << 16,		/* action pass */
 	SIM_ANY_ETHERTYPE = 1 << 17,	/* no ethertype */
-	SIM_ANY_SWITCH = 1 << 18,	/* any filter at all without switchdev */
+	SIM_CT_ODD = 1 << 18,		/* ct_state +new, +rel, +inv */
+	SIM_PLAIN_CHAINS = 1 << 19,	/* chains that have nothing to do with ct */
+	SIM_TCP_ACK = 1 << 20,		/* the bit ACK and those above it in tcp_flags */
+	SIM_BARE_PROTOCOL = 1 << 21,	/* ip_proto without ports */
 };
 
 /* A driver as lowering sees it. Limits of 0: none. */
 struct sim_driver {
 	const char *name;
 	u32 refuses, misreads;
-	u32 chain_max, prio_max;	/* highest numbers */
 	u32 rules, tables, masks;	/* of the device; masks of one table */
 	struct {
 		u32 what;
