@@ -12,6 +12,7 @@
 //! - [`lower`]: from a program to filters, one module for each [`Mode`](lowered::Mode)
 //! - [`text`], [`json`], [`totals`]: what was lowered, for people and programs
 //! - [`sync`], [`flower`], [`netlink`], [`kernel`]: from filters to what the kernel has, and back
+//! - [`detect`], [`quirks`]: what a NIC can do, found on the machine and known of its driver
 //! - [`eval`]: the interpreter: what filters do with a packet, in software and in a NIC
 //!
 //! The rule of soundness: hardware drops only what the tables deny and forwards only what they permit. Everything else
@@ -19,6 +20,7 @@
 //! Not here: Kubernetes, the choice of targets (runtime).
 
 pub mod capability;
+pub mod detect;
 pub mod eval;
 pub mod filter;
 pub mod flower;

@@ -43,7 +43,7 @@ pub fn eswitch(device: &Device) -> Eswitch {
 fn mode(device: &Device) -> io::Result<Option<u16>> {
     let mut request = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
     put_text(&mut request, CTRL_ATTR_FAMILY_NAME, "devlink");
-    let answers = talk::ask(libc::NETLINK_GENERIC, GENL_ID_CTRL, 0, &request)?;
+    let answers = talk::ask(GENL_ID_CTRL, &request)?;
     let id = answers.iter().find_map(|body| u16_at(attribute(body, GENLMSGHDR, CTRL_ATTR_FAMILY_ID)?, 0));
     let Some(family) = id else {
         return Err(io::Error::from_raw_os_error(libc::ENOENT));
@@ -51,7 +51,7 @@ fn mode(device: &Device) -> io::Result<Option<u16>> {
     let mut request = vec![DEVLINK_CMD_ESWITCH_GET, 1, 0, 0];
     put_text(&mut request, DEVLINK_ATTR_BUS_NAME, &device.bus);
     put_text(&mut request, DEVLINK_ATTR_DEV_NAME, &device.name);
-    let answers = talk::ask(libc::NETLINK_GENERIC, family, 0, &request)?;
+    let answers = talk::ask(family, &request)?;
     Ok(answers.iter().find_map(|body| u16_at(attribute(body, GENLMSGHDR, DEVLINK_ATTR_ESWITCH_MODE)?, 0)))
 }
 

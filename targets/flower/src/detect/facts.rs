@@ -107,15 +107,14 @@ fn is_representor_name(name: &str) -> bool {
 /// # Errors
 /// [`Error::NoInterface`], or the kernel's.
 pub fn gather(only: Option<&str>) -> Result<Vec<Facts>, Error> {
-    let kernel = |what| move |source| Error::Kernel { what, source };
-    let links = link::links().map_err(kernel("listing the interfaces"))?;
+    let links = link::links().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
     if let Some(name) = only
         && links.iter().all(|l| l.name != name)
     {
         let interfaces: Vec<&str> = links.iter().map(|l| l.name.as_str()).collect();
         return Err(Error::NoInterface { name: name.to_owned(), interfaces: interfaces.join(", ") });
     }
-    let ethtool = Ethtool::open().map_err(kernel("opening a socket for ethtool"))?;
+    let ethtool = Ethtool::open().map_err(|source| Error::Socket { what: "opening a socket for ethtool", source })?;
     let mut found = Vec::new();
     for link in links.iter().filter(|l| only.is_none_or(|name| l.name == name)) {
         let sibling =

@@ -8,8 +8,9 @@ use std::io;
 
 use super::{
     facts::Device,
-    talk::{self, attribute, text, u32_at},
+    talk::{attribute, text, u32_at},
 };
+use crate::netlink::Socket;
 
 /// struct ifinfomsg: family, pad, type u16, index i32, flags, change.
 const IFINFOMSG: usize = 16;
@@ -39,8 +40,7 @@ pub struct Link {
 /// # Errors
 /// The kernel's.
 pub fn links() -> io::Result<Vec<Link>> {
-    let bodies = talk::ask(libc::NETLINK_ROUTE, libc::RTM_GETLINK, talk::DUMP, &[0; IFINFOMSG])?;
-    let mut links: Vec<Link> = bodies.iter().filter_map(|body| link(body)).collect();
+    let mut links = Socket::open()?.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], link)?;
     links.sort_by_key(|l| l.index);
     Ok(links)
 }
@@ -60,7 +60,7 @@ fn link(body: &[u8]) -> Option<Link> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::talk, *};
 
     #[test]
     fn the_loopback_interface_is_the_first() {

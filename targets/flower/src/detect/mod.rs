@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::{
     capability::Capabilities,
     lowered::Mode,
+    netlink::Refusal,
     quirks::{self, Fact},
 };
 
@@ -59,13 +60,21 @@ pub enum Error {
         /// Those there are.
         interfaces: String,
     },
-    /// A system call.
+    /// A socket.
     #[error("{what}: {source}")]
-    Kernel {
+    Socket {
         /// Doing what.
         what: &'static str,
         /// The kernel's answer.
         source: io::Error,
+    },
+    /// A request about qdiscs or filters.
+    #[error("{what}: {source}")]
+    Kernel {
+        /// Doing what.
+        what: String,
+        /// The kernel's answer.
+        source: Refusal,
     },
 }
 

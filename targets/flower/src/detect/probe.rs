@@ -8,9 +8,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct, host};
+use crate::{
+    filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct, host},
+    netlink::Refusal,
+};
 
 /// The role in the cookies of filters that are there for probing only; no lowering gives it.
 pub const ROLE: u8 = 0xfe;
@@ -96,25 +99,6 @@ impl Ability {
     }
 }
 
-/// The kernel's refusal of a message.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refusal {
-    /// A positive errno.
-    pub errno: i32,
-    /// What the extended acknowledgement says (NLMSGERR_ATTR_MSG).
-    pub text: Option<String>,
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let error = std::io::Error::from_raw_os_error(self.errno);
-        match &self.text {
-            Some(text) => write!(f, "{text} ({error})"),
-            None => error.fmt(f),
-        }
-    }
-}
-
 /// How probing for one ability ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -122,11 +106,16 @@ pub enum Answer {
     /// The driver took it.
     Accepted,
     /// It did not.
-    Refused(Refusal),
+    Refused(#[serde(serialize_with = "told")] Refusal),
     /// There was no place for it (ENOSPC, EBUSY, ENOMEM), which says nothing about the ability.
-    Full(Refusal),
+    Full(#[serde(serialize_with = "told")] Refusal),
     /// Not tried, and why.
     NotAsked(&'static str),
+}
+
+/// As text: what users and other programs want of it.
+fn told<S: Serializer>(refusal: &Refusal, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(refusal)
 }
 
 /// A NIC's port that filters are tried on; a value in tests.
@@ -305,7 +294,7 @@ mod tests {
         let mut nic = Deaf(Vec::new());
         let answers = run(&mut nic, PLACE, Some(4), 9).abilities;
         assert_eq!(nic.0.len(), 1);
-        assert!(matches!(&answers[0], (Ability::Flower, Answer::Refused(r)) if r.to_string().starts_with("no (")));
+        assert!(matches!(&answers[0], (Ability::Flower, Answer::Refused(r)) if r.to_string().ends_with(": no")));
         assert!(answers[1..].iter().all(|(_, a)| matches!(a, Answer::NotAsked(_))), "{answers:?}");
     }
 

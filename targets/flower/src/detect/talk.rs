@@ -1,6 +1,6 @@
-//! Questions to the kernel over netlink: one request, all its answers.
+//! Generic netlink as far as detection needs it: one request and its answers; and attributes of any netlink message.
 //!
-//! Not here: what the messages mean ([`super::link`], [`super::devlink`]), filters ([`crate::netlink`]).
+//! Not here: rtnetlink ([`crate::netlink`]), what the messages mean ([`super::devlink`], [`super::link`]).
 //! Sources: netlink(7), include/uapi/linux/{netlink,genetlink}.h.
 
 use std::{
@@ -11,54 +11,35 @@ use std::{
 /// Length of a message header in bytes.
 const HEADER: usize = 16;
 const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
-/// NLM_F_DUMP: all objects instead of one.
-pub const DUMP: u16 = 0x300;
-const DUMP_INTERRUPTED: u16 = 0x10;
-/// How often a dump is repeated that the kernel says was interrupted by a change.
-const TRIES: u32 = 5;
-/// No datagram of a dump is longer (net/netlink/af_netlink.c, netlink_dump).
-const LONGEST: usize = 64 << 10;
+/// NLM_F_REQUEST and NLM_F_ACK.
+const ASK: u16 = 0x5;
+/// Longer than any answer here, in bytes.
+const LONGEST: usize = 32 << 10;
 
-/// The bodies of all answers to one request, on a socket of its own in the calling thread's network namespace. `flags`
-/// is 0 or [`DUMP`].
+/// The bodies of all answers to one request of generic netlink, in the calling thread's network namespace.
 ///
 /// # Errors
-/// The kernel's answer, or that of a system call: EPROTONOSUPPORT where the kernel has no such protocol.
-pub fn ask(protocol: i32, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+/// The kernel's answer, or that of a system call: EPROTONOSUPPORT where the kernel has no generic netlink.
+pub fn ask(family: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     // SAFETY: no memory is passed; the descriptor is owned below.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_GENERIC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: a descriptor that nobody else has.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    for sequence in 1..=TRIES {
-        let mut message = Vec::with_capacity(HEADER + body.len());
-        message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend((REQUEST | if flags == 0 { ACK } else { flags }).to_ne_bytes());
-        message.extend(sequence.to_ne_bytes());
-        message.extend(0u32.to_ne_bytes());
-        message.extend(body);
-        // SAFETY: pointer and length are those of `message`; the first send also binds the socket.
-        if unsafe { libc::send(fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        if let Some(answers) = receive(&fd, sequence)? {
-            return Ok(answers);
-        }
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(((HEADER + body.len()) as u32).to_ne_bytes());
+    message.extend(family.to_ne_bytes());
+    message.extend(ASK.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(body);
+    // SAFETY: pointer and length are those of `message`.
+    if unsafe { libc::send(fd.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) } < 0 {
+        return Err(io::Error::last_os_error());
     }
-    Err(io::Error::other("the kernel's list kept changing while it was read"))
-}
-
-/// None where a change interrupted the dump.
-fn receive(fd: &OwnedFd, sequence: u32) -> io::Result<Option<Vec<Vec<u8>>>> {
     let mut buffer = vec![0; LONGEST];
     let mut answers = Vec::new();
-    let mut whole = true;
     loop {
         // SAFETY: the buffer is ours and its length is given.
         let got = unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
@@ -71,25 +52,16 @@ fn receive(fd: &OwnedFd, sequence: u32) -> io::Result<Option<Vec<Vec<u8>>>> {
         }
         let mut rest = &buffer[..got as usize];
         while let Some(length) = u32_at(rest, 0).map(|l| l as usize).filter(|l| (HEADER..=rest.len()).contains(l)) {
-            let (kind, flags) = (u16_at(rest, 4).unwrap_or_default(), u16_at(rest, 6).unwrap_or_default());
-            let body = &rest[HEADER..length];
-            let ours = u32_at(rest, 8) == Some(sequence);
+            let (kind, body) = (u16_at(rest, 4), &rest[HEADER..length]);
+            // It begins with a negative errno, or with 0: an acknowledgement, the last answer.
+            if kind == Some(ERROR) {
+                return match u32_at(body, 0).unwrap_or_default() as i32 {
+                    0.. => Ok(answers),
+                    code => Err(io::Error::from_raw_os_error(-code)),
+                };
+            }
+            answers.push(body.to_vec());
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-            if !ours {
-                continue;
-            }
-            whole &= flags & DUMP_INTERRUPTED == 0;
-            match kind {
-                // Both begin with a negative errno, or 0.
-                ERROR | DONE => {
-                    let code = u32_at(body, 0).unwrap_or_default() as i32;
-                    return match code {
-                        0.. => Ok(whole.then_some(answers)),
-                        _ => Err(io::Error::from_raw_os_error(-code)),
-                    };
-                }
-                _ => answers.push(body.to_vec()),
-            }
         }
     }
 }
@@ -147,9 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_answers_or_says_why_not() {
-        assert!(!ask(libc::NETLINK_ROUTE, libc::RTM_GETLINK, DUMP, &[0; 16]).unwrap().is_empty());
-        let error = ask(libc::NETLINK_ROUTE, 0xfff0, 0, &[0; 16]).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
+    fn a_family_that_is_not_there_is_an_error() {
+        let error = ask(0xfff0, &[0; 4]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 }
