@@ -225,7 +225,7 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
 }
 
 /// One object: the fast way, and where that is unsure the thorough one.
-fn item(
+pub(crate) fn item(
     reader: &mut Reader,
     whole: &str,
     text: &str,

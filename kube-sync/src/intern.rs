@@ -10,7 +10,14 @@ use netpolc_policy::Labels;
 pub(crate) struct Interner {
     strings: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
+    /// How many there were when those that nobody uses were last dropped.
+    #[cfg(any(feature = "watch", test))]
+    tidied: usize,
 }
+
+/// So many are never too many.
+#[cfg(any(feature = "watch", test))]
+const FEW: usize = 10_000;
 
 impl Interner {
     pub fn string(&mut self, text: &str) -> Arc<str> {
@@ -30,5 +37,35 @@ impl Interner {
         }
         self.labels.insert(labels.clone());
         labels
+    }
+
+    /// Drops what nobody else holds, whenever twice as much as after the last time is here: each job and
+    /// each rollout has labels of its own, and a watch never ends.
+    #[cfg(any(feature = "watch", test))]
+    pub fn tidy(&mut self) {
+        let now = self.strings.len() + self.labels.len();
+        if now < FEW.max(2 * self.tidied) {
+            return;
+        }
+        self.labels.retain(|labels| labels.holders() > 1);
+        self.strings.retain(|text| Arc::strong_count(text) > 1);
+        self.tidied = self.strings.len() + self.labels.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_uses_is_dropped_and_the_rest_stays_shared() {
+        let mut interner = Interner::default();
+        let kept = interner.labels([("app", "web")]);
+        for i in 0..3 * FEW {
+            interner.labels([("job", i.to_string().as_str())]);
+            interner.tidy();
+        }
+        assert!(interner.labels.len() + interner.strings.len() < FEW + 10);
+        assert_eq!(interner.labels([("app", "web")]).holders(), kept.holders());
     }
 }

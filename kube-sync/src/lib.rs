@@ -1,4 +1,5 @@
-//! Kubernetes objects to the policy model: from files today, from watches with the same conversion.
+//! Kubernetes objects to the policy model: from files, and from an API server (`watch`, a feature) by the same
+//! conversion.
 //!
 //! NetworkPolicies are read strictly ([`load()`] names file, object and field of every mistake) and a
 //! broken one never widens: it isolates what it can be seen to select and allows nothing by its broken
@@ -22,6 +23,8 @@ mod source;
 mod strict;
 mod tree;
 mod typed;
+#[cfg(feature = "watch")]
+pub mod watch;
 mod yaml;
 
 pub use decode::MAX_YAML_DOCUMENT_BYTES;

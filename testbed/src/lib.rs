@@ -5,12 +5,15 @@
 //! - [`probe`]: real packets between them
 //! - [`random`]: seeded clusters, changes and questions for property tests
 //! - [`big`]: a cluster of 100,000 pods, as a model and as files
+//! - `kube` (a feature): a real API server
 //! - [`lab`]: tests inside a kernel with flower and a simulated NIC
 //! - [`manifest`]: the model back to Kubernetes objects
 //! - [`shop`]: the web shop of the demonstration
 
 pub mod big;
 pub mod cases;
+#[cfg(feature = "kube")]
+pub mod kube;
 pub mod lab;
 pub mod manifest;
 pub mod netns;

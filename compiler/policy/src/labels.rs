@@ -20,6 +20,11 @@ impl Labels {
         self.0.iter().map(|(k, v)| (k, v))
     }
 
+    /// How many objects share this set.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// True where the object has no label.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

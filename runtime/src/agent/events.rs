@@ -1,7 +1,11 @@
-//! The difference between two states of the cluster, as events for the compiler.
+//! Changes of the cluster as events for the compiler: the difference between two states, or one watched change.
 
 use std::collections::BTreeMap;
 
+use netpolc_kube_sync::{
+    Object,
+    watch::{Change, Resource},
+};
 use netpolc_lower::Event;
 use netpolc_policy::Cluster;
 
@@ -22,6 +26,24 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
         events.push(Event::Policy { key: key.clone(), policy: policy.cloned() });
     });
     events
+}
+
+/// What a watched object's change is for the compiler; None where policy does not depend on it.
+pub fn of(change: &Change) -> Option<Event> {
+    let key = &change.key;
+    Some(match &change.object {
+        Some(Object::Namespace(name, labels)) => Event::Namespace { name: name.clone(), labels: Some(labels.clone()) },
+        Some(Object::Node(name, node)) => Event::Node { name: name.clone(), node: Some(node.clone()) },
+        Some(Object::Pod(pod)) => Event::Pod { key: pod.key.clone(), pod: Some(pod.clone()) },
+        Some(Object::Policy(policy)) => Event::Policy { key: policy.key.clone(), policy: Some(policy.clone()) },
+        None => match change.resource {
+            Resource::Namespace => Event::Namespace { name: key.name.clone(), labels: None },
+            Resource::Node => Event::Node { name: key.name.clone(), node: None },
+            Resource::Pod => Event::Pod { key: key.clone(), pod: None },
+            Resource::Policy => Event::Policy { key: key.clone(), policy: None },
+            Resource::Service | Resource::EndpointSlice => return None,
+        },
+    })
 }
 
 fn differing<K: Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>, mut each: impl FnMut(&K, Option<&V>)) {

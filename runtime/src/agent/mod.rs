@@ -3,7 +3,8 @@
 //! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
 //! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
 //! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
-//! `netpolc status`, [`watch`] and [`serve`] are the loop around it.
+//! `netpolc status`. Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is
+//! what both loops share.
 //! Not here: the meaning of policies, the order of writes.
 
 pub mod adopt;
@@ -11,6 +12,8 @@ pub mod cni;
 pub mod ebpf;
 pub mod events;
 pub mod host;
+pub mod keeper;
+pub mod kubernetes;
 pub mod record;
 pub mod serve;
 pub mod topology;
@@ -23,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use netpolc_kube_sync::watch::Change;
 use netpolc_lower::{Compiler, Event, Overflow, Scope};
 use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{
@@ -88,6 +92,8 @@ pub struct Agent<H, N> {
     compiler: Compiler,
     /// What the compiler knows.
     cluster: Cluster,
+    /// The policed pods of this node.
+    local: BTreeSet<ObjectKey>,
     /// Host-side interfaces of local pods, as the compiler knows them.
     interfaces: BTreeMap<ObjectKey, u32>,
     adopted: BTreeMap<ObjectKey, usize>,
@@ -112,6 +118,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
             cluster: Cluster::default(),
+            local: BTreeSet::new(),
             interfaces: BTreeMap::new(),
             adopted: BTreeMap::new(),
             step: Step::Out,
@@ -132,12 +139,45 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let mut events = if self.loaded { events::between(&self.cluster, &cluster) } else { vec![] };
         let look = !self.loaded || events.iter().any(|event| self.moves(event, &cluster));
         self.cluster = cluster;
+        let mine = self.cluster.pods.values().filter(|pod| is_local(&self.node, pod));
+        self.local = mine.map(|pod| pod.key.clone()).collect();
         if look {
-            // Without interfaces the rest still applies; they are looked for again.
-            match self.moved() {
-                Ok(moved) => events.extend(moved),
-                Err(error) => tracing::warn!(%error, "pods' interfaces"),
+            events.extend(self.look());
+        }
+        self.apply(events, began)
+    }
+
+    /// Makes the kernel enforce `changes` of the cluster of the last update: as [`Agent::update`], in time proportional to
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Agent::update`].
+    pub fn advance(&mut self, changes: Vec<Change>) -> Result<Report, Error> {
+        let began = Instant::now();
+        let mut events = Vec::with_capacity(changes.len());
+        let mut look = false;
+        for change in changes {
+            let event = events::of(&change);
+            let Some(Event::Pod { key, pod }) = &event else {
+                change.apply(&mut self.cluster);
+                events.extend(event);
+                continue;
+            };
+            let facts = |pod: &Pod| (pod.uid.clone(), pod.addresses.clone());
+            let here = |pod: Option<&Pod>| pod.filter(|pod| is_local(&self.node, pod)).map(facts);
+            let (before, now) = (here(self.cluster.pods.get(key)), here(pod.as_ref()));
+            if before != now {
+                look = true;
+                match now {
+                    Some(_) => self.local.insert(key.clone()),
+                    None => self.local.remove(key),
+                };
             }
+            change.apply(&mut self.cluster);
+            events.extend(event);
+        }
+        if look {
+            events.extend(self.look());
         }
         self.apply(events, began)
     }
@@ -166,9 +206,10 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         self.refresh()
     }
 
-    /// Local pods whose interface was not found yet.
+    /// Local pods with an address whose interface was not found yet.
     pub fn missing(&self) -> Vec<&ObjectKey> {
-        self.local().map(|pod| &pod.key).filter(|key| !self.interfaces.contains_key(*key)).collect()
+        let addressed = self.local().filter(|pod| !pod.addresses.is_empty()).map(|pod| &pod.key);
+        addressed.filter(|key| !self.interfaces.contains_key(*key)).collect()
     }
 
     /// The compiler.
@@ -206,14 +247,20 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// May `event` give a local pod another interface? `cluster` is the one after it.
     fn moves(&self, event: &Event, cluster: &Cluster) -> bool {
         let Event::Pod { key, .. } = event else { return false };
-        let local = |pod: &Pod| pod.node.as_ref() == Some(&self.node);
-        let facts = |pod: &Pod| (local(pod) && pod.is_policed()).then(|| pod.addresses.clone());
+        let facts = |pod: &Pod| is_local(&self.node, pod).then(|| pod.addresses.clone());
         self.cluster.pods.get(key).and_then(facts) != cluster.pods.get(key).and_then(facts)
     }
 
     fn local(&self) -> impl Iterator<Item = &Pod> {
-        let mine = |pod: &&Pod| pod.is_policed() && pod.node.as_ref() == Some(&self.node);
-        self.cluster.pods.values().filter(mine)
+        self.local.iter().filter_map(|key| self.cluster.pods.get(key))
+    }
+
+    /// As [`Agent::moved`]; without interfaces the rest still applies, and they are looked for again.
+    fn look(&mut self) -> Vec<Event> {
+        self.moved().unwrap_or_else(|error| {
+            tracing::warn!(%error, "pods' interfaces");
+            vec![]
+        })
     }
 
     /// Interface events for what differs from what the compiler knows; of two pods with one interface the
@@ -326,6 +373,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         }
         Ok(())
     }
+}
+
+/// Is it a pod that this node polices?
+fn is_local(node: &Arc<str>, pod: &Pod) -> bool {
+    pod.node.as_ref() == Some(node) && pod.is_policed()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

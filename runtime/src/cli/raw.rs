@@ -42,7 +42,9 @@ Examples:
 
 Examples:
   netpolc agent --from /etc/netpolc --node worker-1
-  netpolc agent --from cluster.yaml --node worker-1 --once")]
+  netpolc agent --from cluster.yaml --node worker-1 --once
+  netpolc agent --kubernetes --node worker-1           as a pod of the cluster
+  netpolc agent --kubernetes --kubeconfig admin.conf --node worker-1")]
     Agent(Agent),
     /// Show what is enforced on this node
     #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
@@ -158,12 +160,19 @@ pub enum JudgeName {
 
 /// `agent`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["from", "kubernetes"]))]
 pub struct Agent {
     /// Files or directories with Kubernetes objects, watched for changes
-    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
     pub from: Vec<PathBuf>,
+    /// Watch the cluster's API server
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// How to reach the API server [default: by the pod's service account]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
     /// The node whose pods are enforced, as in spec.nodeName
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: String,
     /// Bring the kernel in step once, and exit
     #[arg(long)]

@@ -80,14 +80,25 @@ pub struct Eval {
 /// `netpolc agent`.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    /// At least one; never `-`.
-    pub from: Vec<PathBuf>,
+    /// Where the cluster's objects come from.
+    pub source: Source,
     /// Whose pods.
     pub node: Arc<str>,
     /// One pass, or until stopped.
     pub passes: Passes,
     /// Where the tables are pinned.
     pub pin_dir: PathBuf,
+}
+
+/// Where the agent's objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Files: at least one; never `-`.
+    Files(Vec<PathBuf>),
+    /// The API server, as the pod's service account.
+    InCluster,
+    /// The API server of a kubeconfig's current context.
+    Kubeconfig(PathBuf),
 }
 
 /// How long the agent runs.
@@ -143,7 +154,12 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 bail!("--node is empty; give the node's name as in spec.nodeName of its pods");
             }
             let passes = if a.once { Passes::Once } else { Passes::UntilStopped };
-            Command::Agent(Agent { from: a.from, node: a.node.into(), passes, pin_dir: pin_dir(a.installed)? })
+            let source = match (a.kubernetes, a.kubeconfig) {
+                (false, _) => Source::Files(a.from),
+                (true, None) => Source::InCluster,
+                (true, Some(path)) => Source::Kubeconfig(path),
+            };
+            Command::Agent(Agent { source, node: a.node.into(), passes, pin_dir: pin_dir(a.installed)? })
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
@@ -240,6 +256,9 @@ mod tests {
             ("netpolc compile -f - -f -", "twice"),
             ("netpolc eval -f - --probes -", "standard input"),
             ("netpolc agent --from - --node n", "watches files"),
+            ("netpolc agent --node n", "--kubernetes"),
+            ("netpolc agent --from x --kubernetes --node n", "cannot be used with"),
+            ("netpolc agent --from x --kubeconfig y --node n", "--kubernetes"),
             ("netpolc compile -f x --pod ui", "namespace/name"),
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),

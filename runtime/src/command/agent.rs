@@ -1,12 +1,13 @@
 //! `netpolc agent`: opens what is pinned, and serves until a signal.
 
 use anyhow::Context;
+use netpolc_kube_sync::watch::{self, Access, Lists};
 use netpolc_target_ebpf::{Config, Ebpf};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    agent::{host::Kernel, serve::serve},
-    cli::resolve::Agent,
+    agent::{host::Kernel, kubernetes, serve::serve},
+    cli::resolve::{Agent, Source},
     output::Outcome,
 };
 
@@ -26,6 +27,12 @@ pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
                 _ = terminate.recv() => {}
             }
         };
-        serve(options, host, Kernel::new(), stop).await
+        let access = match &options.source {
+            Source::Files(files) => return serve(options, files, host, Kernel::new(), stop).await,
+            Source::InCluster => Access::InCluster,
+            Source::Kubeconfig(path) => Access::Kubeconfig(path.clone()),
+        };
+        let source = watch::Options { access, node: Some(options.node.clone()), lists: Lists::Automatic };
+        kubernetes::serve(options, source, host, Kernel::new(), stop).await
     })
 }

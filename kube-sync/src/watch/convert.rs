@@ -1,0 +1,59 @@
+//! Watched objects through the same strict conversion as files: one object at a time, strings shared
+//! among all that are alive.
+
+use netpolc_policy::ObjectKey;
+
+use crate::{
+    Object, Problem,
+    decode::item,
+    intern::Interner,
+    object::ItemType,
+    problem::Problems,
+    source::{Reader, Source},
+};
+
+use super::{raw::Raw, resource::Resource};
+
+/// What one object says.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub key: ObjectKey,
+    /// None where so little of it can be understood that it is no object.
+    pub object: Option<Object>,
+    pub problems: Vec<Problem>,
+}
+
+/// Names the server in messages, where a file would stand.
+const SOURCE: &str = "kubernetes";
+
+#[derive(Debug, Default)]
+pub(crate) struct Converter {
+    interner: Interner,
+}
+
+impl Converter {
+    /// Of an object that is gone only the key counts.
+    pub fn key(&mut self, raw: &Raw) -> ObjectKey {
+        let part = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+        let namespace = self.interner.string(&part(&raw.meta.namespace));
+        ObjectKey::new(namespace, part(&raw.meta.name))
+    }
+
+    pub fn convert(&mut self, resource: Resource, api_version: &str, raw: &Raw) -> Item {
+        let key = self.key(raw);
+        self.interner.tidy();
+        let text = raw.json.get();
+        let source = Source::new(SOURCE.into(), text.as_bytes());
+        let (mut problems, mut found) = (Problems::default(), None);
+        let mut reader = Reader::new(&source, &mut problems, &mut self.interner);
+        let fields = serde_json::from_str(text).ok();
+        let item_type = ItemType { kind: resource.kind(), api_version: Some(api_version) };
+        item(&mut reader, text, text, fields, Some(item_type), &mut |_, object, _| found = Some(object));
+        let mut problems = problems.into_list();
+        for problem in &mut problems {
+            // The server sends an object in one line.
+            (problem.line, problem.document) = (None, None);
+        }
+        Item { key, object: found, problems }
+    }
+}

@@ -1,0 +1,181 @@
+//! Watching a Kubernetes API server: the cluster as a whole once every first list is complete, then its
+//! changes, for ever, whatever becomes of the server.
+//!
+//! ```text
+//! feed (one for each kind)     list and watch by kube, pauses, credentials   on a thread of its own
+//!   -> convert                 one object at a time, by the conversion that files go through
+//!   -> collect                 first lists, differences of later ones, merging  on the caller's
+//! ```
+//!
+//! Nothing here holds raw objects longer than a page of them, and the only copy of the converted ones is the
+//! caller's [`Cluster`]. Not here: what changes mean.
+
+mod access;
+mod change;
+mod collect;
+mod condition;
+mod convert;
+mod feed;
+mod raw;
+mod report;
+mod resource;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use netpolc_policy::Cluster;
+use tokio::sync::mpsc;
+
+pub use self::{
+    access::{Access, AccessError},
+    change::Change,
+    collect::Update,
+    condition::{Condition, Reason},
+    resource::Resource,
+};
+use self::{
+    collect::{Collector, Message},
+    convert::Converter,
+    feed::Feed,
+    report::Reports,
+};
+use crate::Problem;
+
+/// How lists are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lists {
+    /// As the server's version allows.
+    #[default]
+    Automatic,
+    /// In pages (`limit` and `continue`), which every server knows.
+    Pages,
+    /// As a stream of watch events (`sendInitialEvents`), since Kubernetes 1.34; pages where the server refuses.
+    Streams,
+}
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The way to the server.
+    pub access: Access,
+    /// The own node: of Nodes only this one is watched. None: all.
+    pub node: Option<Arc<str>>,
+    /// How lists are asked for.
+    pub lists: Lists,
+}
+
+/// Why watching cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No client can be made.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// No thread or runtime can be made.
+    #[error("start the watching thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Messages between the two threads that may wait. Beyond that the server's connection waits.
+const WAITING: usize = 8_192;
+/// So many messages are merged at most before the caller hears of them.
+const BATCH: usize = 8_192;
+
+/// A watch over everything policy depends on. Ends, with its thread, when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    messages: mpsc::Receiver<Message>,
+    collector: Collector,
+}
+
+impl Watch {
+    /// Starts watching on a thread of its own.
+    ///
+    /// # Errors
+    /// The way to the server makes no sense. A server that does not answer is a condition and no error.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let access = options.access.clone();
+        let (ready, outcome) = std::sync::mpsc::channel();
+        let (sender, messages) = mpsc::channel(WAITING);
+        let work = move || {
+            runtime.block_on(async {
+                if let Err(error) = access.client().await {
+                    // The caller waits for it.
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+                let _ = ready.send(Ok(()));
+                watch_all(options, sender).await;
+            });
+            // Connections may hang; nobody waits for them.
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
+        outcome.recv().map_err(|_| StartError::Thread(io::Error::other("it ended at once")))??;
+        Ok(Self { messages, collector: Collector::new() })
+    }
+
+    /// What happened next: all that has arrived, merged. `known` is the cluster that earlier updates make. Cancel safe.
+    pub async fn next(&mut self, known: &Cluster) -> Update {
+        loop {
+            let Some(message) = self.messages.recv().await else {
+                // The watching thread panicked; what is known stays.
+                return std::future::pending().await;
+            };
+            self.collector.take(message, known);
+            for _ in 1..BATCH {
+                let Ok(message) = self.messages.try_recv() else { break };
+                self.collector.take(message, known);
+            }
+            if let Some(update) = self.collector.update(known) {
+                return update;
+            }
+        }
+    }
+
+    /// Kinds whose first list is not complete.
+    pub fn incomplete(&self) -> &BTreeSet<Resource> {
+        self.collector.incomplete()
+    }
+
+    /// Did conditions or problems change since the last call?
+    pub fn take_news(&mut self) -> bool {
+        self.collector.take_news()
+    }
+
+    /// Why some kinds cannot be watched at the moment, in order of kinds.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.collector.conditions().values()
+    }
+
+    /// What is wrong with objects that are there, in order of kinds and keys.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.collector.problems()
+    }
+}
+
+async fn watch_all(options: Options, messages: mpsc::Sender<Message>) {
+    let converter = Arc::new(Mutex::new(Converter::default()));
+    let reports = Reports::start(options.access.clone(), options.node.clone());
+    let feeds = Resource::ALL.map(|resource| {
+        let own = options.node.as_ref().filter(|_| resource == Resource::Node);
+        let feed = Feed {
+            resource,
+            fields: own.map(|name| format!("metadata.name={name}")),
+            access: options.access.clone(),
+            lists: options.lists,
+            converter: converter.clone(),
+            messages: messages.clone(),
+            reports: reports.clone(),
+        };
+        tokio::spawn(feed.run())
+    });
+    drop((reports, converter));
+    // A feed only ends when nobody listens; one that waits for its server must not keep the thread.
+    messages.closed().await;
+    feeds.into_iter().for_each(|feed| feed.abort());
+}

@@ -1,0 +1,216 @@
+//! What every loop around the agent does with it: act, note whether that worked, write the record; and hear of links.
+//!
+//! Not here: what there is to act upon ([`super::serve`], [`super::kubernetes`]).
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use netpolc_table::{Origin, TableId};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    Agent, Error, Report,
+    host::{Enforcer, Network},
+    record::Record,
+};
+use crate::{
+    net::{links, netlink},
+    output::Outcome,
+};
+
+/// The first pause before something that failed, or was not found, is tried again; doubled each time.
+pub const PATIENCE: Duration = Duration::from_millis(50);
+/// The longest pause.
+pub const MAX_PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel tells of each link several times while it is set up.
+pub const LINKS_SETTLE: Duration = Duration::from_millis(2);
+/// Records are written at most so often: one costs more than an event.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An agent, and how it is doing.
+pub struct Keeper<H, N> {
+    /// The agent.
+    pub agent: Agent<H, N>,
+    /// What is wrong with the input, one line each.
+    pub problems: Vec<String>,
+    /// Why the kernel does not hold the newest policies, where it does not.
+    pub behind: Option<String>,
+    /// The target held tables before this agent's first update, and the cluster was not seen as a whole yet: nothing is
+    /// changed until then.
+    pub holds: bool,
+    node: Arc<str>,
+    pin_dir: PathBuf,
+    /// The record's last time; None: it was never written.
+    recorded: Option<Instant>,
+    stale: bool,
+}
+
+impl<H: Enforcer, N: Network> Keeper<H, N> {
+    /// Changes nothing yet.
+    ///
+    /// # Errors
+    /// What is installed cannot be read.
+    pub fn new(node: Arc<str>, pin_dir: PathBuf, host: H, network: N) -> Result<Self, Error> {
+        Ok(Self {
+            holds: host.holds()?,
+            agent: Agent::new(node.clone(), host, network)?,
+            problems: vec![],
+            behind: None,
+            node,
+            pin_dir,
+            recorded: None,
+            stale: false,
+        })
+    }
+
+    /// Does something with the agent; what fails is noted, and what was enforced stays.
+    pub fn follow(&mut self, act: impl FnOnce(&mut Agent<H, N>) -> Result<Report, Error>) {
+        if self.holds {
+            return;
+        }
+        match act(&mut self.agent) {
+            Ok(report) => {
+                let was_behind = self.behind.take().is_some();
+                if report.writes == 0 && !was_behind {
+                    return;
+                }
+                let (writes, took) = (report.writes, report.took);
+                tracing::info!(writes, ?took, endpoints = self.agent.compiler().endpoints().count(), "in step");
+            }
+            Err(error) => {
+                tracing::error!("not in step, what was enforced stays: {error}");
+                self.behind = Some(error.to_string());
+            }
+        }
+        self.stale = true;
+    }
+
+    /// Replaces the problems; new ones are logged.
+    pub fn set_problems(&mut self, problems: Vec<String>) {
+        for problem in problems.iter().filter(|p| !self.problems.contains(p)) {
+            tracing::warn!("{problem}");
+        }
+        self.stale |= self.problems != problems;
+        self.problems = problems;
+    }
+
+    /// Notes that nothing can be done at the moment, and why.
+    pub fn set_behind(&mut self, why: String) {
+        if self.behind.as_ref() != Some(&why) {
+            tracing::error!("{why}");
+            self.behind = Some(why);
+            self.stale = true;
+        }
+    }
+
+    /// Is there something to look for, or to try again?
+    pub fn waits(&self) -> bool {
+        !self.holds && (self.behind.is_some() || !self.agent.missing().is_empty())
+    }
+
+    /// When the record is to be written next; None where it is up to date.
+    pub fn record_due(&self) -> Option<Instant> {
+        self.stale.then(|| self.recorded.map_or_else(Instant::now, |last| last + RECORD_INTERVAL))
+    }
+
+    /// How one pass went.
+    ///
+    /// # Errors
+    /// What kept the kernel from being in step.
+    pub fn outcome(self) -> anyhow::Result<Outcome> {
+        let missing = self.agent.missing();
+        for pod in &missing {
+            crate::output::complain(format_args!("pod {pod}: no interface leads to its address; not enforced"));
+        }
+        for problem in &self.problems {
+            crate::output::complain(problem);
+        }
+        match &self.behind {
+            Some(error) => anyhow::bail!("{error}"),
+            None => Ok(Outcome::of_problems(missing.len())),
+        }
+    }
+
+    /// Writes the record where it is not up to date.
+    pub fn record(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        self.recorded = Some(Instant::now());
+        let program = self.agent.compiler().program();
+        let origins = program.table(TableId::Base).entries.values().flat_map(|e| e.origins.as_slice());
+        let isolating = origins.filter_map(|o| match o {
+            Origin::Isolates { policy } => Some(policy.to_string()),
+            _ => None,
+        });
+        let mut policies: Vec<String> = isolating.collect();
+        policies.sort();
+        policies.dedup();
+        let diagnostics = self.agent.compiler().diagnostics();
+        let record = Record {
+            node: self.node.to_string(),
+            pid: std::process::id(),
+            written: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            pods: self.agent.pods(),
+            policies,
+            problems: self.problems.iter().cloned().chain(diagnostics.iter().map(ToString::to_string)).collect(),
+            behind: self.behind.clone(),
+            offload: self.agent.host().offload(),
+        };
+        if let Err(error) = record.write(&self.pin_dir) {
+            tracing::warn!(%error, "the record for `netpolc status` could not be written");
+        }
+    }
+}
+
+/// Link and route changes; never ready where the kernel tells of none.
+pub struct Links(Option<AsyncFd<Monitor>>);
+
+struct Monitor(netlink::Socket);
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.raw()
+    }
+}
+
+impl Links {
+    /// From now on.
+    pub fn open() -> Self {
+        let open = || -> io::Result<_> {
+            let monitor = Monitor(links::monitor()?);
+            // SAFETY: the monitor owns its descriptor and never exchanges it.
+            unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }.map_err(Into::into)
+        };
+        let links = open();
+        if let Err(error) = &links {
+            tracing::warn!(%error, "no notifications about links; missing ones are looked for again and again");
+        }
+        Links(links.ok())
+    }
+
+    /// Returns when some changed. Cancel safe.
+    pub async fn changed(&mut self) {
+        let Some(links) = &mut self.0 else { return std::future::pending().await };
+        loop {
+            let Ok(mut guard) = links.readable_mut().await else { return std::future::pending().await };
+            let any = guard.get_inner_mut().0.drain();
+            guard.clear_ready();
+            if any {
+                return;
+            }
+        }
+    }
+
+    /// Forgets the changes so far.
+    pub fn drain(&mut self) {
+        if let Some(links) = &mut self.0 {
+            links.get_mut().0.drain();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Objects through the API server, as JSON: create, patch, delete, many at once.
+
+use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::Request;
+use kube::Client;
+use serde_json::{Value, json};
+
+/// Requests under way at once.
+const PARALLEL: usize = 32;
+
+/// The URL of an object's collection.
+///
+/// # Errors
+/// A kind that is not known here.
+fn collection(kind: &str, namespace: Option<&str>) -> Result<String> {
+    let (group, plural) = match kind {
+        "Namespace" => ("api/v1", "namespaces"),
+        "Node" => ("api/v1", "nodes"),
+        "Pod" => ("api/v1", "pods"),
+        "Service" => ("api/v1", "services"),
+        "EndpointSlice" => ("apis/discovery.k8s.io/v1beta1", "endpointslices"),
+        "NetworkPolicy" => ("apis/networking.k8s.io/v1", "networkpolicies"),
+        "Event" => ("apis/events.k8s.io/v1", "events"),
+        "ClusterRole" => ("apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+        "ClusterRoleBinding" => ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+        other => anyhow::bail!("no URL is known for {other}"),
+    };
+    Ok(match namespace {
+        Some(namespace) => format!("/{group}/namespaces/{namespace}/{plural}"),
+        None => format!("/{group}/{plural}"),
+    })
+}
+
+fn text<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
+    object.pointer(pointer).and_then(Value::as_str)
+}
+
+/// Creates an object, and sets the status that it has.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn create(client: &Client, object: &Value) -> Result<()> {
+    let kind = text(object, "/kind").context("an object without kind")?;
+    let namespace = text(object, "/metadata/namespace");
+    let collection = collection(kind, namespace)?;
+    let request = Request::post(&collection).header("content-type", "application/json");
+    let name = text(object, "/metadata/name").unwrap_or_default();
+    let what = || format!("create {kind} {name}");
+    client.request::<Value>(request.body(serde_json::to_vec(object)?)?).await.with_context(what)?;
+    if let Some(status) = object.get("status") {
+        patch_status(client, kind, namespace, name, status).await?;
+    }
+    Ok(())
+}
+
+/// Merges `status` into an object's.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn patch_status(
+    client: &Client,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+    status: &Value,
+) -> Result<()> {
+    let url = format!("{}/{name}/status", collection(kind, namespace)?);
+    let request = Request::patch(url).header("content-type", "application/merge-patch+json");
+    let body = serde_json::to_vec(&json!({"status": status}))?;
+    client.request::<Value>(request.body(body)?).await.with_context(|| format!("status of {kind} {name}"))?;
+    Ok(())
+}
+
+/// Merges `patch` into an object.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn patch(client: &Client, kind: &str, namespace: Option<&str>, name: &str, patch: &Value) -> Result<()> {
+    let url = format!("{}/{name}", collection(kind, namespace)?);
+    let request = Request::patch(url).header("content-type", "application/merge-patch+json");
+    let request = request.body(serde_json::to_vec(patch)?)?;
+    client.request::<Value>(request).await.with_context(|| format!("patch {kind} {name}"))?;
+    Ok(())
+}
+
+/// Deletes an object at once: no kubelet ends its pods.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn delete(client: &Client, kind: &str, namespace: Option<&str>, name: &str) -> Result<()> {
+    let url = format!("{}/{name}", collection(kind, namespace)?);
+    let request = Request::delete(url).header("content-type", "application/json");
+    let request = request.body(serde_json::to_vec(&json!({"gracePeriodSeconds": 0}))?)?;
+    client.request::<Value>(request).await.with_context(|| format!("delete {kind} {name}"))?;
+    Ok(())
+}
+
+/// All objects of a kind.
+///
+/// # Errors
+/// The server's refusal.
+pub async fn list(client: &Client, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>> {
+    let request = Request::get(collection(kind, namespace)?).body(vec![])?;
+    let mut list: Value = client.request(request).await.with_context(|| format!("list {kind}"))?;
+    match list["items"].take() {
+        Value::Array(items) => Ok(items),
+        _ => Ok(vec![]),
+    }
+}
+
+/// Creates many objects, several at a time.
+///
+/// # Errors
+/// The first refusal.
+pub async fn create_all(client: &Client, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+    let work = stream::iter(objects).map(|object| async move { create(client, &object).await });
+    work.buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map(drop)
+}
