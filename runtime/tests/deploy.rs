@@ -1,0 +1,140 @@
+//! The manifests without a cluster: chart and kustomize base give the same objects, the chart's options do what they say, and
+//! the dashboard asks for metrics that exist. What an API server and a node make of them: `kube_node.rs`.
+//!
+//! Needs kubectl and a renderer of charts, which testbed/kube builds from Debian's packages once.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+}
+
+/// Runs a program with `input` on its standard input, and gives its output.
+fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn tool(name: &str) -> Command {
+    Command::new(root().join("testbed/kube").join(name))
+}
+
+/// The objects of a YAML stream in order of their kinds and names, without what only the chart has: the hash that makes new pods
+/// when the configuration changes.
+fn objects(yaml: &[u8]) -> Vec<Value> {
+    let json = run(tool("render.sh").arg("-json"), yaml);
+    let mut objects: Vec<Value> = serde_json::from_slice(&json).unwrap();
+    for object in &mut objects {
+        if let Some(annotations) = object.pointer_mut("/spec/template/metadata/annotations") {
+            annotations.as_object_mut().unwrap().remove("checksum/config");
+        }
+    }
+    objects.sort_by_key(|o| (o["kind"].to_string(), o["metadata"]["name"].to_string()));
+    objects
+}
+
+fn chart(arguments: &[&str]) -> Vec<Value> {
+    let chart = root().join("runtime/deploy/helm/netpolc");
+    objects(&run(tool("render.sh").arg(chart).args(["-n", "kube-system"]).args(arguments), b""))
+}
+
+fn kustomize(folder: &str) -> Vec<Value> {
+    let folder_of_programs = String::from_utf8(run(&mut tool("kubernetes.sh"), b"")).unwrap();
+    let kubectl = PathBuf::from(folder_of_programs.trim()).join("kubectl");
+    let folder = root().join("runtime/deploy/kustomize").join(folder);
+    objects(&run(Command::new(kubectl).arg("kustomize").arg(folder), b""))
+}
+
+fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    objects.iter().find(|o| o["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn pod(objects: &[Value]) -> &Value {
+    &find(objects, "DaemonSet")["spec"]["template"]["spec"]
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().map(|l| l.iter().map(|c| c["name"].as_str().unwrap()).collect()).unwrap_or_default()
+}
+
+#[test]
+fn chart_and_base_give_the_same_objects() {
+    assert_eq!(chart(&[]), kustomize("base"));
+    let remove: Vec<Value> = chart(&["-set", "remove=true"]).into_iter().filter(|o| o["kind"] == "DaemonSet").collect();
+    assert_eq!(remove, kustomize("remove"));
+}
+
+#[test]
+fn no_container_is_privileged_and_only_what_is_needed_is_granted() {
+    for objects in [chart(&[]), chart(&["-set", "remove=true"])] {
+        let pod = pod(&objects);
+        let both = ["initContainers", "containers"];
+        for container in both.iter().flat_map(|list| pod[list].as_array().unwrap()) {
+            let context = &container["securityContext"];
+            assert_eq!(context["privileged"], Value::Null, "{container}");
+            assert_eq!(context["capabilities"]["drop"][0], "ALL", "{container}");
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
+        }
+        assert_eq!((&pod["hostPID"], &pod["hostIPC"]), (&Value::Null, &Value::Null));
+        for rule in find(&objects, "ClusterRole")["rules"].as_array().unwrap() {
+            let verbs: Vec<&str> = rule["verbs"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+            let reads = verbs == ["get", "list", "watch"];
+            assert!(reads || (rule["resources"][0] == "events" && verbs == ["create", "patch"]), "{rule}");
+        }
+    }
+}
+
+#[test]
+fn options_of_the_chart_do_what_they_say() {
+    let objects = chart(&["-set", "cni.enabled=false", "-set", "mountBpffs=false"]);
+    assert_eq!(names(&pod(&objects)["initContainers"]), Vec::<&str>::new());
+    assert_eq!(names(&pod(&objects)["containers"]), ["agent"]);
+    assert_eq!(names(&pod(&objects)["volumes"]), ["netns", "bpffs", "run"]);
+
+    let objects = chart(&["-set", "metrics.address=0.0.0.0", "-set", "metrics.port=1234"]);
+    assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], "0.0.0.0:1234");
+    let probe = &pod(&objects)["containers"][0]["readinessProbe"]["httpGet"];
+    assert_eq!((&probe["host"], &probe["port"]), (&"127.0.0.1".into(), &1234.into()));
+
+    let objects =
+        chart(&["-set", "image.tag=9", "-set", "cni.exemptNamespaces=[a, b]", "-set", "apiServer.host=api.example"]);
+    assert_eq!(pod(&objects)["containers"][0]["image"], "ghcr.io/netpolc/netpolc:9");
+    assert_eq!(find(&objects, "ConfigMap")["data"]["CNI_EXEMPT_NAMESPACES"], "a,b");
+    let env = pod(&objects)["containers"][0]["env"].as_array().unwrap();
+    assert!(env.iter().any(|e| e["name"] == "KUBERNETES_SERVICE_HOST" && e["value"] == "api.example"), "{env:?}");
+
+    // From 1.30 on a field says what annotations said before.
+    let new = chart(&["-k", "v1.30.0"]);
+    assert_eq!(pod(&new)["securityContext"]["appArmorProfile"]["type"], "Unconfined");
+    let annotations = &find(&new, "DaemonSet")["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations.as_object().map(|a| a.len()), Some(0));
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let folder = root().join("runtime");
+    let text = fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap();
+    let sources = ["src/metrics/mod.rs", "src/metrics/collect.rs"].map(|f| fs::read_to_string(folder.join(f)).unwrap());
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let metrics: BTreeSet<&str> = words.filter_map(|w| w.strip_prefix("netpolc_")).collect();
+    assert!(metrics.len() > 10, "{metrics:?}");
+    for metric in metrics {
+        let name = metric.trim_end_matches("_total").trim_end_matches("_bucket");
+        assert!(sources.iter().any(|s| s.contains(&format!("\"{name}\""))), "no metric is called {name}");
+    }
+    let objects = chart(&["-set", "dashboard.enabled=true"]);
+    let map = objects.iter().find(|o| o["metadata"]["name"] == "netpolc-dashboard").unwrap();
+    assert_eq!(map["data"]["netpolc.json"].as_str().unwrap().trim(), text.trim());
+}
