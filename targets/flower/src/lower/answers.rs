@@ -10,6 +10,7 @@ use netpolc_table::{Origins, TableId, schema::Family};
 
 use super::{
     chains::{Chains, Full, Role, Rule},
+    ports::PortSet,
     region::{Answer, PORTED, Part, Region, covers},
 };
 use crate::filter::{Action, Copies, Masked, Match, Pattern, Ports, Side};
@@ -78,24 +79,42 @@ enum Form {
     Inline,
     /// The same, and a filter that denies the rest: a shorter prefix would pass more.
     Closed,
+    /// A filter for each piece that is denied, and one that passes the rest.
+    Inverse,
     /// One filter leads to this shared chain.
     Chain(usize),
 }
 
-/// What one filter can match of an answer: a protocol and, unless all, some of its ports.
+/// What one filter can match of an answer: a protocol and, unless all, some of its ports. Of an answer that permits
+/// protocols without ports ([`is_inverse`]) what it does not permit, else what it does.
 fn pieces(answer: &Answer) -> Vec<(u8, Option<Ports>)> {
     let mut list = Vec::new();
     for protocol in PORTED {
-        let ports = answer.ports(protocol);
+        let mut ports = answer.ports(protocol);
+        // Fragments and cut headers read as port 0: permitted with all ports only.
+        let zero = PortSet::of([(0, 0)]);
+        if is_inverse(answer) {
+            ports = if ports.is_all() { PortSet::none() } else { ports.intersection(&zero.complement()).complement() };
+        } else if !ports.is_all() {
+            ports = ports.intersection(&zero.complement());
+        }
         if ports.is_all() {
             list.push((protocol, None));
         } else {
-            // Fragments and cut headers read as port 0, which nothing but "all ports" can mean.
-            let ranges = ports.as_ranges().into_iter().filter(|p| !p.holds(0));
-            list.extend(ranges.map(|p| (protocol, Some(p))));
+            list.extend(ports.as_ranges().into_iter().map(|p| (protocol, Some(p))));
         }
     }
     list
+}
+
+/// What becomes of the pieces of an answer, and of the rest.
+fn outcomes(answer: &Answer, denial: &Action) -> (Action, Action) {
+    if is_inverse(answer) { (denial.clone(), Action::Pass) } else { (Action::Pass, denial.clone()) }
+}
+
+/// Is it everything but some ports?
+fn is_inverse(answer: &Answer) -> bool {
+    answer.permits(0, None)
 }
 
 impl<'a> Plan<'a> {
@@ -115,18 +134,21 @@ impl<'a> Plan<'a> {
             let form = match part.answer {
                 Answer::Permit => Form::Pass,
                 Answer::Deny => Form::Deny,
+                Answer::Ports(_) if is_inverse(&part.answer) => Form::Inverse,
                 Answer::Ports(_) if wider => Form::Inline,
                 Answer::Ports(_) => Form::Closed,
             };
             if form == Form::Deny && wider {
                 continue;
             }
-            if matches!(form, Form::Inline | Form::Closed) {
+            if matches!(form, Form::Inline | Form::Closed | Form::Inverse) {
                 groups.entry(&part.answer).or_default().push(items.len());
             }
             items.push(Item { part, form });
         }
-        if *denied == Denied::GoesOn && items.iter().any(|i| matches!(i.form, Form::Deny | Form::Closed)) {
+        if *denied == Denied::GoesOn
+            && items.iter().any(|i| matches!(i.form, Form::Deny | Form::Closed | Form::Inverse))
+        {
             return None;
         }
         let mut plan = Plan { family: region.family, view, items, shared: Vec::new() };
@@ -139,7 +161,7 @@ impl<'a> Plan<'a> {
     fn share(&mut self, groups: BTreeMap<&'a Answer, Vec<usize>>) {
         for (answer, members) in groups {
             let count = pieces(answer).len();
-            let closed = members.iter().filter(|m| self.items[**m].form == Form::Closed).count();
+            let closed = members.iter().filter(|m| self.items[**m].form != Form::Inline).count();
             if members.len() + count + 1 >= members.len() * count + closed {
                 continue;
             }
@@ -156,7 +178,7 @@ impl<'a> Plan<'a> {
         let item = |i: &Item<'_>| match i.form {
             Form::Pass | Form::Deny | Form::Chain(_) => 1,
             Form::Inline => pieces(&i.part.answer).len(),
-            Form::Closed => pieces(&i.part.answer).len() + 1,
+            Form::Closed | Form::Inverse => pieces(&i.part.answer).len() + 1,
         };
         let shared = self.shared.iter().map(|(answer, _)| pieces(answer).len() + 1);
         self.items.iter().map(item).chain(shared).sum()
@@ -181,8 +203,9 @@ impl<'a> Plan<'a> {
         };
         let mut numbers = Vec::with_capacity(self.shared.len());
         for (answer, origins) in &self.shared {
-            let mut rules = self.pieces(&Pattern::of(self.family), 1, Role::Port, answer, origins);
-            rules.push(rest(2, denial.clone(), origins.clone()));
+            let (action, last) = outcomes(answer, &denial);
+            let mut rules = self.pieces(&Pattern::of(self.family), (1, Role::Port), action, answer, origins);
+            rules.push(rest(2, last, origins.clone()));
             numbers.push(chains.number(side, rules)?);
         }
         let mut rules = Vec::new();
@@ -198,10 +221,11 @@ impl<'a> Plan<'a> {
                 Form::Pass => rules.push(one(prio, Action::Pass)),
                 Form::Deny => rules.push(one(prio, denial.clone())),
                 Form::Chain(at) => rules.push(one(prio, Action::Goto(numbers[*at]))),
-                Form::Inline | Form::Closed => {
-                    rules.extend(self.pieces(&pattern, prio, Role::Remote, &part.answer, &part.origins));
-                    if *form == Form::Closed {
-                        rules.push(one(prio + 1, denial.clone()));
+                Form::Inline | Form::Closed | Form::Inverse => {
+                    let (action, last) = outcomes(&part.answer, &denial);
+                    rules.extend(self.pieces(&pattern, (prio, Role::Remote), action, &part.answer, &part.origins));
+                    if *form != Form::Inline {
+                        rules.push(one(prio + 1, last));
                     }
                 }
             }
@@ -209,7 +233,14 @@ impl<'a> Plan<'a> {
         Ok(rules)
     }
 
-    fn pieces(&self, pattern: &Pattern, prio: u16, role: Role, answer: &Answer, origins: &Origins) -> Vec<Rule> {
+    fn pieces(
+        &self,
+        pattern: &Pattern,
+        (prio, role): (u16, Role),
+        action: Action,
+        answer: &Answer,
+        origins: &Origins,
+    ) -> Vec<Rule> {
         let piece = |(protocol, ports): (u8, Option<Ports>)| {
             let mut pattern = Pattern { protocol: Some(protocol), ..pattern.clone() };
             match self.view.port {
@@ -218,7 +249,8 @@ impl<'a> Plan<'a> {
             }
             let matches = Match::Flower(pattern);
             let cookie = role.cookie(TableId::Verdict, &matches);
-            Rule { prio, matches, action: Action::Pass, copies: Copies::Software, cookie, origins: origins.clone() }
+            let action = action.clone();
+            Rule { prio, matches, action, copies: Copies::Software, cookie, origins: origins.clone() }
         };
         pieces(answer).into_iter().map(piece).collect()
     }

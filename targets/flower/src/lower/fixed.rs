@@ -171,7 +171,8 @@ pub fn related(prio: u16, set: &[Region; 2], replies: Option<&[Region; 2]>) -> V
     Family::BOTH.into_iter().enumerate().filter_map(of).collect()
 }
 
-fn icmp_of(family: Family) -> u8 {
+/// ICMP or ICMPv6.
+pub fn icmp_of(family: Family) -> u8 {
     match family {
         Family::V4 => ip::ICMP,
         Family::V6 => ip::ICMPV6,

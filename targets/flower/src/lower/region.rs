@@ -16,6 +16,9 @@ use super::ports::PortSet;
 /// Protocols that have ports in NetworkPolicy.
 pub const PORTED: [u8; 3] = [6, 17, 132];
 
+/// The key in [`Answer::Ports`] that stands for every protocol without ports; IANA reserves the number.
+pub const OTHERS: u8 = 255;
+
 /// What a set says about one remote.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
@@ -23,7 +26,8 @@ pub enum Answer {
     Permit,
     /// Nothing.
     Deny,
-    /// Some ports of some protocols; nothing else. Sets that are empty are left out; never all empty.
+    /// Some ports of some protocols, and all protocols without ports where [`OTHERS`] is there; nothing else. Sets that
+    /// are empty are left out; never all empty, never all full.
     Ports(BTreeMap<u8, PortSet>),
 }
 
@@ -42,7 +46,7 @@ impl Answer {
         match (self, port) {
             (Answer::Permit, _) => true,
             (Answer::Deny, _) => false,
-            (Answer::Ports(_), None) => false,
+            (Answer::Ports(ports), None) => ports.contains_key(&OTHERS) && !PORTED.contains(&protocol),
             (Answer::Ports(ports), Some(port)) => ports.get(&protocol).is_some_and(|set| set.holds(port)),
         }
     }
@@ -60,7 +64,13 @@ impl Answer {
 
     fn of(ports: impl Iterator<Item = (u8, PortSet)>) -> Self {
         let ports: BTreeMap<u8, PortSet> = ports.filter(|(_, set)| !set.is_empty()).collect();
-        if ports.is_empty() { Answer::Deny } else { Answer::Ports(ports) }
+        if ports.is_empty() {
+            Answer::Deny
+        } else if ports.len() == PORTED.len() + 1 && ports.values().all(PortSet::is_all) {
+            Answer::Permit
+        } else {
+            Answer::Ports(ports)
+        }
     }
 }
 
@@ -170,6 +180,9 @@ pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }
 
+/// Of each protocol.
+type Intervals = BTreeMap<u8, Vec<(u16, u16)>>;
+
 fn answer(program: &Program, entry: Option<&Entry>) -> (Answer, Origins) {
     let Some(entry) = entry else { return (Answer::Deny, Origins::default()) };
     let mut origins: Vec<Origin> = entry.origins.as_slice().to_vec();
@@ -177,17 +190,27 @@ fn answer(program: &Program, entry: Option<&Entry>) -> (Answer, Origins) {
         ActionId::Permit => Answer::Permit,
         ActionId::SetRow => {
             let row = entry.params[0] as u16;
-            let mut ports = BTreeMap::<u8, Vec<(u16, u16)>>::new();
+            let permit = |class: u16| program.get(TableId::Verdict, &verdict_key(row, class));
+            let (mut listed, mut granted) = (Intervals::new(), Intervals::new());
             for (key, port) in &program.table(TableId::Port).entries {
-                let Some(verdict) = program.get(TableId::Verdict, &verdict_key(row, port.params[0] as u16)) else {
-                    continue;
-                };
-                if let Match::Range { low, high } = key.fields()[1] {
-                    ports.entry(key.value(0).low() as u8).or_default().push((low as u16, high as u16));
+                let Match::Range { low, high } = key.fields()[1] else { continue };
+                let (protocol, interval) = (key.value(0).low() as u8, (low as u16, high as u16));
+                listed.entry(protocol).or_default().push(interval);
+                if let Some(verdict) = permit(port.params[0] as u16) {
+                    granted.entry(protocol).or_default().push(interval);
                     origins.extend(verdict.origins.as_slice().iter().cloned());
                 }
             }
-            Answer::of(ports.into_iter().map(|(protocol, list)| (protocol, PortSet::of(list))))
+            // Class 0: ports that no entry names, and protocols without.
+            if let Some(verdict) = permit(0) {
+                for protocol in PORTED {
+                    let named = PortSet::of(listed.remove(&protocol).unwrap_or_default());
+                    granted.entry(protocol).or_default().extend(named.complement().intervals());
+                }
+                granted.insert(OTHERS, vec![(0, u16::MAX)]);
+                origins.extend(verdict.origins.as_slice().iter().cloned());
+            }
+            Answer::of(granted.into_iter().map(|(protocol, list)| (protocol, PortSet::of(list))))
         }
         _ => Answer::Deny,
     };

@@ -271,7 +271,7 @@ impl Hook {
         let denied = Denied::Meets(self.denied.clone());
         let mut rules = vec![rest(REST, self.denied.clone(), self.isolates.clone())];
         for region in set {
-            if region.parts.iter().any(|p| p.answer == Answer::Permit) {
+            if region.parts.iter().any(|p| p.answer.permits(fixed::icmp_of(region.family), None)) {
                 rules.extend(fixed::errors(ERRORS, region.family, &self.denied, &self.isolates));
             }
             if let Some(plan) = Plan::new(region, self.view, &denied) {
