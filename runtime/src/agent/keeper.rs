@@ -19,6 +19,7 @@ use super::{
     record::Record,
 };
 use crate::{
+    metrics::Metrics,
     net::{links, netlink},
     output::Outcome,
 };
@@ -31,6 +32,8 @@ pub const MAX_PATIENCE: Duration = Duration::from_secs(5);
 pub const LINKS_SETTLE: Duration = Duration::from_millis(2);
 /// Records are written at most so often: one costs more than an event.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+/// The loop turns at least so often, which is how monitoring sees that it lives.
+pub const BEAT: Duration = Duration::from_secs(5);
 
 /// An agent, and how it is doing.
 pub struct Keeper<H, N> {
@@ -43,6 +46,8 @@ pub struct Keeper<H, N> {
     /// The target held tables before this agent's first update, and the cluster was not seen as a whole yet: nothing is
     /// changed until then.
     pub holds: bool,
+    /// What monitoring is told.
+    pub metrics: Arc<Metrics>,
     node: Arc<str>,
     pin_dir: PathBuf,
     /// The record's last time; None: it was never written.
@@ -55,8 +60,15 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     ///
     /// # Errors
     /// What is installed cannot be read.
-    pub fn new(node: Arc<str>, pin_dir: PathBuf, host: H, network: N) -> Result<Self, Error> {
+    pub fn new(
+        node: Arc<str>,
+        pin_dir: PathBuf,
+        metrics: Arc<Metrics>,
+        host: H,
+        network: N,
+    ) -> Result<Self, Error> {
         Ok(Self {
+            metrics,
             holds: host.holds()?,
             agent: Agent::new(node.clone(), host, network)?,
             problems: vec![],
@@ -76,6 +88,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         match act(&mut self.agent) {
             Ok(report) => {
                 let was_behind = self.behind.take().is_some();
+                self.metrics.enforced(report.writes, (report.writes > 0).then_some(report.took));
                 if report.writes == 0 && !was_behind {
                     return;
                 }
@@ -84,6 +97,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             }
             Err(error) => {
                 tracing::error!("not in step, what was enforced stays: {error}");
+                self.metrics.failed(&error.to_string());
                 self.behind = Some(error.to_string());
             }
         }
@@ -96,6 +110,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             tracing::warn!("{problem}");
         }
         self.stale |= self.problems != problems;
+        self.metrics.problems(problems.len());
         self.problems = problems;
     }
 
@@ -103,6 +118,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     pub fn set_behind(&mut self, why: String) {
         if self.behind.as_ref() != Some(&why) {
             tracing::error!("{why}");
+            self.metrics.waits_for(&why);
             self.behind = Some(why);
             self.stale = true;
         }

@@ -4,17 +4,18 @@
 //! calling thread's network namespace. What is enforced never depends on the server being there: until every first list is
 //! complete nothing is changed at all, and later only by changes that the server tells of.
 
-use std::{collections::BTreeSet, future::Future};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use netpolc_kube_sync::watch::{self, Resource, Update, Watch};
 use tokio::time::Instant;
 
 use super::{
     host::{Enforcer, Network},
-    keeper::{Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
+    keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
 };
 use crate::{
     cli::resolve::{Agent as Options, Passes},
+    metrics::Metrics,
     output::Outcome,
 };
 
@@ -26,12 +27,13 @@ use crate::{
 pub async fn serve(
     options: &Options,
     source: watch::Options,
+    metrics: Arc<Metrics>,
     host: impl Enforcer,
     network: impl Network,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let mut links = Links::open();
-    let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), host, network)?;
+    let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     // Also where the target holds nothing yet: a part of the cluster is not what policies speak of.
     keeper.holds = true;
     let mut watch = Watch::start(source)?;
@@ -41,8 +43,10 @@ pub async fn serve(
     loop {
         let again = Instant::now() + patience;
         let record = keeper.record_due().map(Instant::from_std);
+        keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
+            () = tokio::time::sleep(BEAT) => {}
             update = watch.next(keeper.agent.cluster()) => {
                 patience = PATIENCE;
                 match update {
@@ -59,6 +63,7 @@ pub async fn serve(
                     }
                     Update::Changes(changes) => {
                         if !changes.is_empty() {
+                            keeper.metrics.arrived("all", changes.len() as u64);
                             keeper.follow(|agent| agent.advance(changes));
                         }
                         if keeper.holds {

@@ -14,8 +14,10 @@ pub mod events;
 pub mod host;
 pub mod keeper;
 pub mod kubernetes;
+pub mod offload;
 pub mod record;
 pub mod serve;
+pub mod software;
 pub mod topology;
 pub mod watch;
 

@@ -2,7 +2,7 @@
 //!
 //! One thread does everything, because interfaces are those of the calling thread's network namespace.
 
-use std::{future::Future, path::PathBuf};
+use std::{future::Future, path::PathBuf, sync::Arc};
 
 use netpolc_kube_sync::{Loaded, Severity};
 use netpolc_policy::Cluster;
@@ -10,12 +10,13 @@ use tokio::time::Instant;
 
 use super::{
     host::{Enforcer, Network},
-    keeper::{Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
+    keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
     watch::Watch,
 };
 use crate::{
     cli::resolve::{Agent as Options, Passes},
     input,
+    metrics::Metrics,
     output::Outcome,
 };
 
@@ -26,6 +27,7 @@ use crate::{
 pub async fn serve(
     options: &Options,
     files: &[PathBuf],
+    metrics: Arc<Metrics>,
     host: impl Enforcer,
     network: impl Network,
     stop: impl Future<Output = ()>,
@@ -33,7 +35,7 @@ pub async fn serve(
     // Before the first look, so that no change is missed.
     let mut watch = Watch::new(files);
     let mut links = Links::open();
-    let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), host, network)?;
+    let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     let outcome = reload(&mut keeper, files);
     keeper.record();
     if options.passes == Passes::Once {
@@ -43,8 +45,10 @@ pub async fn serve(
     let mut patience = PATIENCE;
     loop {
         let again = Instant::now() + patience;
+        keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
+            () = tokio::time::sleep(BEAT) => {}
             () = watch.changed() => {
                 watch.settle().await;
                 patience = PATIENCE;

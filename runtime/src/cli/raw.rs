@@ -1,6 +1,6 @@
 //! The command line as clap reads it. What it means is worked out in [`super::resolve`].
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -174,12 +174,29 @@ pub struct Agent {
     /// The node whose pods are enforced, as in spec.nodeName
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: String,
+    /// What enforces
+    #[arg(long, value_enum, default_value_t = AgentTarget::Auto)]
+    pub target: AgentTarget,
+    /// Serve /metrics, /healthz and /readyz here [default: not at all]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_address: Option<SocketAddr>,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
     pub installed: Installed,
+}
+
+/// What the agent enforces with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AgentTarget {
+    /// eBPF, helped by NICs where `netpolc offload` finds that they can
+    Auto,
+    /// eBPF alone
+    Ebpf,
+    /// The kernel's flower filters alone, for hosts without eBPF
+    Flower,
 }
 
 /// Where enforcement is kept.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use netpolc_cni::config::Fail;
 use netpolc_lower::Scope;
 use netpolc_policy::ObjectKey;
 
-use super::raw::{self, BenchPart, CompileTarget, Format, JudgeName, Report};
+use super::raw::{self, AgentTarget, BenchPart, CompileTarget, Format, JudgeName, Report};
 use crate::{
     chain::Node,
     command::cni::{Cni, Plugin, Strictness, Wanted},
@@ -84,6 +85,10 @@ pub struct Agent {
     pub source: Source,
     /// Whose pods.
     pub node: Arc<str>,
+    /// What enforces.
+    pub target: AgentTarget,
+    /// Where monitoring is served.
+    pub metrics: Option<SocketAddr>,
     /// One pass, or until stopped.
     pub passes: Passes,
     /// Where the tables are pinned.
@@ -159,7 +164,8 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 (true, None) => Source::InCluster,
                 (true, Some(path)) => Source::Kubeconfig(path),
             };
-            Command::Agent(Agent { source, node: a.node.into(), passes, pin_dir: pin_dir(a.installed)? })
+            let (target, metrics, pin_dir) = (a.target, a.metrics_address, pin_dir(a.installed)?);
+            Command::Agent(Agent { source, node: a.node.into(), target, metrics, passes, pin_dir })
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),

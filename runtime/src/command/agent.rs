@@ -1,4 +1,6 @@
-//! `netpolc agent`: opens what is pinned, and serves until a signal.
+//! `netpolc agent`: opens the target, and serves until a signal.
+
+use std::sync::Arc;
 
 use anyhow::Context;
 use netpolc_kube_sync::watch::{self, Access, Lists};
@@ -6,8 +8,18 @@ use netpolc_target_ebpf::{Config, Ebpf};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    agent::{host::Kernel, kubernetes, serve::serve},
-    cli::resolve::{Agent, Source},
+    agent::{
+        host::{Enforcer, Kernel},
+        kubernetes,
+        offload::Offload,
+        serve::serve,
+        software::Software,
+    },
+    cli::{
+        raw::AgentTarget,
+        resolve::{Agent, Source},
+    },
+    metrics::{Metrics, server},
     output::Outcome,
 };
 
@@ -17,7 +29,20 @@ use crate::{
 /// No root, no bpffs, another agent, and with `--once` whatever kept the kernel from being in step.
 pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     super::needs_root("the agent")?;
-    let host = Ebpf::open(&options.pin_dir, Config::default())?;
+    let metrics = Metrics::new(options.pin_dir.clone());
+    let ebpf = || Ebpf::open(&options.pin_dir, Config::default());
+    match options.target {
+        AgentTarget::Auto => with(options, metrics, Offload::new(ebpf()?)),
+        AgentTarget::Ebpf => with(options, metrics, ebpf()?),
+        AgentTarget::Flower => with(options, metrics, Software::open()?),
+    }
+}
+
+fn with(options: &Agent, metrics: Arc<Metrics>, host: impl Enforcer) -> anyhow::Result<Outcome> {
+    if let Some(address) = options.metrics {
+        let address = server::start(address, metrics.clone()).with_context(|| format!("--metrics-address {address}"))?;
+        tracing::info!(%address, "metrics");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -28,11 +53,11 @@ pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
             }
         };
         let access = match &options.source {
-            Source::Files(files) => return serve(options, files, host, Kernel::new(), stop).await,
+            Source::Files(files) => return serve(options, files, metrics, host, Kernel::new(), stop).await,
             Source::InCluster => Access::InCluster,
             Source::Kubeconfig(path) => Access::Kubeconfig(path.clone()),
         };
         let source = watch::Options { access, node: Some(options.node.clone()), lists: Lists::Automatic };
-        kubernetes::serve(options, source, host, Kernel::new(), stop).await
+        kubernetes::serve(options, source, metrics, host, Kernel::new(), stop).await
     })
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use netpolc_target_ebpf::Ebpf;
+use netpolc_target_flower::Flower;
 
 use crate::{agent::record::Record, output::Outcome};
 
@@ -14,6 +15,11 @@ use crate::{agent::record::Record, output::Outcome};
 pub fn run(pin_dir: &Path) -> anyhow::Result<Outcome> {
     super::needs_root("detach")?;
     Ebpf::remove(pin_dir).with_context(|| format!("detach {} (stop the agent first)", pin_dir.display()))?;
+    // Filters carry our mark, so they are found without any record.
+    match Flower::new() {
+        Ok(mut flower) => drop(flower.remove_all().context("remove flower filters")?),
+        Err(error) => tracing::debug!(%error, "no flower filters here"),
+    }
     Record::remove(pin_dir).context("remove the agent's record")?;
     Ok(Outcome::Fine)
 }
