@@ -30,6 +30,7 @@ pub mod lower;
 pub mod lowered;
 pub mod netlink;
 pub mod quirks;
+pub mod sound;
 pub mod sync;
 pub mod text;
 pub mod topology;

@@ -3,7 +3,8 @@
 //! - [`region`]: the answer of a policy set as prefixes and sets of ports ([`ports`])
 //! - [`software`]: everything, both directions, by the kernel's own flower: [`answers`] of sets, [`fixed`] filters
 //! - [`chains`]: chains numbered by their content, roles of filters
-//! - [`representor`], [`prefilter`]: what a NIC can drop or forward by itself
+//! - [`representor`], [`prefilter`]: what a NIC can drop or forward by itself, from [`local`] pods' [`openings`]: in
+//!   [`layers`] or [`flat`], and what it can [`forward`]; as far as there is [`budget`]
 //!
 //! Not here: netlink, and what NICs exist.
 
@@ -16,8 +17,14 @@ use crate::{
 };
 
 pub mod answers;
+pub mod budget;
 pub mod chains;
 pub mod fixed;
+pub mod flat;
+pub mod forward;
+pub mod layers;
+pub mod local;
+pub mod openings;
 pub mod ports;
 pub mod prefilter;
 pub mod region;

@@ -75,6 +75,16 @@ impl PortSet {
         Self::of(self.0.iter().copied().flat_map(both))
     }
 
+    /// Ports in one or the other.
+    pub fn union(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().chain(&other.0).copied())
+    }
+
+    /// Ports in this one only.
+    pub fn without(&self, other: &Self) -> Self {
+        self.intersection(&other.complement())
+    }
+
     /// One filter for each interval: ranges as the kernel's software can match them. An interval of one port, and
     /// port 0 (which a range cannot begin with), are exact.
     pub fn as_ranges(&self) -> Vec<Ports> {

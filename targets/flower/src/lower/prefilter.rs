@@ -1,10 +1,31 @@
 //! What a NIC without switchdev does by itself: drops TCP openings to this node's pods that are denied.
+//!
+//! On the physical ports only, in hardware only, and only drops: no filter relies on another. Not here: how denied
+//! openings become filters ([`super::flat`]), what there is room for ([`super::budget`]).
 
-use netpolc_table::Program;
+use netpolc_table::{Program, schema::Family};
 
-use crate::{capability::Capabilities, lowered::Lowered, topology::Topology};
+use super::{
+    local::{Local, called},
+    representor::Work,
+};
+use crate::{
+    capability::Capabilities,
+    lowered::{Lowered, Mode},
+    topology::Topology,
+};
 
 /// The filters of a node.
-pub fn lower(_program: &Program, _topology: &Topology, _can: &Capabilities) -> Lowered {
-    unimplemented!()
+pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowered {
+    let local = Local::new(program, topology);
+    let mut work = Work::flat(can);
+    for family in Family::BOTH {
+        for uplink in &topology.uplinks {
+            for (address, pod, openings) in local.to_pods(family) {
+                let what = format!("{} openings to {} from outside", called(family), pod.name);
+                work.to_pod(uplink, what, address, openings);
+            }
+        }
+    }
+    work.done(Mode::Prefilter)
 }

@@ -1,10 +1,280 @@
 //! What a switchdev NIC does by itself: drops TCP openings that are denied, forwards established connections.
+//!
+//! ```text
+//! a pod's representor (what the pod sends)          an uplink (what comes from outside)
+//! 0: opening to a node, Service, own address: pass  0: opening to an isolated pod -> its sources
+//!    openings -> destinations                       sources: prefixes, inside out: pass, drop, -> ports
+//!    from its own address -> ct, connections
+//! destinations: prefixes, inside out: pass, drop, -> ports
+//! connections: +est, by the opener's policy: redirect; rest: pass
+//! ```
+//!
+//! Destinations are judged by the pod's egress set and, where they are pods of this node, by theirs too: ingress policy
+//! sits on every port that can reach a pod, since hardware has no egress hook. A NIC without chains or without priority
+//! gets drops only ([`super::flat`]). Everything is an opening (SYN without ACK) or tracked: whatever else arrives, and
+//! whatever misses, is the host's. Not here: what there is room for ([`super::budget`]).
 
-use netpolc_table::Program;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use crate::{capability::Capabilities, lowered::Lowered, topology::Topology};
+use netpolc_table::{Origins, Program, TableId, schema::Family};
+
+use super::{
+    answers::End,
+    budget::{Unit, Value, fit, gather},
+    chains::{Chains, Role, Rule},
+    flat, forward,
+    layers::{Place, Strata, hardware},
+    local::{Local, called},
+    openings::Openings,
+};
+use crate::{
+    capability::Capabilities,
+    filter::{Action, Masked, Pattern, Ports, host},
+    lowered::{Lowered, Mode, Reason, Spilled},
+    topology::{Port, Topology},
+};
+
+/// SYN without ACK.
+pub const OPENING: Masked = Masked { value: 0x02, mask: 0x12 };
+
+/// Fewer chains than that are used as none.
+const CHAINS: u32 = 64;
+
+/// Prios in chain 0 where there are chains: exceptions, then openings; IPv4, then IPv6.
+const EXEMPT: u16 = 1;
+const OPENINGS: u16 = 2;
+const SECOND: u16 = 2;
+/// Prios of a family in chain 0 where there are none.
+const LAYERS: u16 = 1000;
+
+/// How filters are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// In chains.
+    Chained,
+    /// All in chain 0, in order of prio.
+    Layered,
+    /// All in chain 0, in any order.
+    Flat,
+}
+
+impl Form {
+    fn of(can: &Capabilities) -> Self {
+        match (can.priority && can.zero_keys, can.chains >= CHAINS) {
+            (true, true) => Form::Chained,
+            (true, false) => Form::Layered,
+            (false, _) => Form::Flat,
+        }
+    }
+}
 
 /// The filters of a node.
-pub fn lower(_program: &Program, _topology: &Topology, _can: &Capabilities) -> Lowered {
-    unimplemented!()
+pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowered {
+    let local = Local::new(program, topology);
+    let mut work = Work { can, form: Form::of(can), units: vec![], spilled: vec![], chains: BTreeMap::new() };
+    for family in Family::BOTH {
+        for pod in local.pods.values() {
+            let (openings, exempt) = local.from_pod(pod, family);
+            if !openings.allows_all() {
+                let what = format!("{} openings of {}", called(family), pod.name);
+                work.from_pod(&pod.port, what, openings, exempt);
+            }
+        }
+        for uplink in &topology.uplinks {
+            for (address, pod, openings) in local.to_pods(family) {
+                let what = format!("{} openings to {} from outside", called(family), pod.name);
+                work.to_pod(uplink, what, address, openings);
+            }
+        }
+    }
+    for (endpoint, pod) in &local.pods {
+        let chains = work.chains.entry(pod.port.clone()).or_insert_with(|| Chains::new(can.chains));
+        match forward::units(&local, *endpoint, chains, can) {
+            Ok(units) => work.units.extend(units),
+            Err(spilled) => work.spilled.extend(spilled),
+        }
+    }
+    work.done(Mode::Representor)
+}
+
+/// Units as they come together.
+pub(super) struct Work<'a> {
+    can: &'a Capabilities,
+    form: Form,
+    units: Vec<Unit>,
+    spilled: Vec<Spilled>,
+    chains: BTreeMap<Port, Chains>,
+}
+
+impl<'a> Work<'a> {
+    /// Drops only, in any order.
+    pub(super) fn flat(can: &'a Capabilities) -> Self {
+        Work { can, form: Form::Flat, units: vec![], spilled: vec![], chains: BTreeMap::new() }
+    }
+
+    /// What fits.
+    pub(super) fn done(self, mode: Mode) -> Lowered {
+        let (ports, left) = fit(self.units, self.chains, self.can);
+        Lowered { mode, ports, spilled: gather([self.spilled, left].concat()) }
+    }
+
+    fn from_pod(
+        &mut self,
+        port: &Port,
+        what: String,
+        mut openings: Openings,
+        exempt: Vec<(ipnetwork::IpNetwork, Origins)>,
+    ) {
+        let family = openings.family;
+        let base = opening(family);
+        let lengths: BTreeSet<u8> = exempt.iter().map(|(prefix, _)| prefix.prefix()).collect();
+        let exempt = if self.form == Form::Chained && lengths.len() as u64 <= self.can.masks.into() {
+            exempt
+        } else {
+            for (prefix, origins) in exempt {
+                openings.pass(prefix, origins);
+            }
+            vec![]
+        };
+        if self.form != Form::Chained {
+            return self.add(port, what, &openings, base, End::Destination);
+        }
+        if self.is_unable(port, &what, &openings) {
+            return;
+        }
+        let band = SECOND * super::local::at(family) as u16;
+        let passes = exempt.iter().map(|(prefix, origins)| {
+            let rule = hardware(Role::Exempt, TableId::Endpoint, base.clone().to(*prefix), Action::Pass, origins);
+            Rule { prio: EXEMPT + band, ..rule }
+        });
+        let mut rules: Vec<Rule> = passes.collect();
+        let Some((action, origins)) = self.decided(port, &openings, End::Destination) else {
+            return self.left_out(port, what, &openings);
+        };
+        let judge = hardware(Role::Deny, TableId::Endpoint, base, action, &origins);
+        rules.push(Rule { prio: OPENINGS + band, ..judge });
+        self.unit(port, what, rules, origins);
+    }
+
+    /// Openings to one address of a pod.
+    pub(super) fn to_pod(&mut self, port: &Port, what: String, address: IpAddr, openings: &Openings) {
+        let family = openings.family;
+        let base = opening(family).to(host(address));
+        if self.form != Form::Chained {
+            return self.add(port, what, openings, base, End::Source);
+        }
+        if self.is_unable(port, &what, openings) {
+            return;
+        }
+        let Some((action, origins)) = self.decided(port, openings, End::Source) else {
+            return self.left_out(port, what, openings);
+        };
+        let rule = hardware(Role::Deny, TableId::Endpoint, base, action, &origins);
+        let prio = OPENINGS + SECOND * super::local::at(family) as u16;
+        self.unit(port, what, vec![Rule { prio, ..rule }], origins);
+    }
+
+    /// What becomes of openings: all are dropped, or a chain decides.
+    fn decided(&mut self, port: &Port, openings: &Openings, remote: End) -> Option<(Action, Origins)> {
+        let origins = openings.parts().iter().flat_map(|p| p.origins.as_slice()).cloned().collect();
+        if let [all] = openings.parts()
+            && all.allowed.is_empty()
+        {
+            return Some((Action::Drop, origins));
+        }
+        let place = Place { base: Pattern::of(openings.family), remote, can: self.can };
+        let chains = self.chains.entry(port.clone()).or_insert_with(|| Chains::new(self.can.chains));
+        Some((Action::Goto(place.chain(openings, chains)?), origins))
+    }
+
+    /// Without chains: in order of prio or in any order.
+    fn add(&mut self, port: &Port, what: String, openings: &Openings, base: Pattern, remote: End) {
+        if openings.allows_all() || self.is_unable(port, &what, openings) {
+            return;
+        }
+        match self.form {
+            Form::Flat => self.drops(port, &what, openings, &base, remote),
+            Form::Layered | Form::Chained => {
+                let first = 1 + LAYERS * super::local::at(openings.family) as u16;
+                let place = Place { base, remote, can: self.can };
+                match place.strata(openings, None).and_then(|strata| layered(strata, first)) {
+                    Some(rules) => {
+                        let origins = rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
+                        self.unit(port, what, rules, origins);
+                    }
+                    None => self.left_out(port, what, openings),
+                }
+            }
+        }
+    }
+
+    fn drops(&mut self, port: &Port, what: &str, openings: &Openings, base: &Pattern, remote: End) {
+        let found = flat::drops(openings, self.can);
+        for (count, reason) in [(found.unread, Reason::ZeroKey), (found.unmasked, Reason::Filters)] {
+            if count > 0 {
+                self.spill(port, what.to_owned(), reason, count, Origins::default());
+            }
+        }
+        for drop in found.drops {
+            let bits = match drop.ports {
+                Some(Ports::Masked(m)) => m.mask.count_ones(),
+                Some(Ports::Range { .. }) | None => 0,
+            };
+            let pattern = Pattern { destination_port: drop.ports, ..base.clone() };
+            let pattern = match remote {
+                End::Source => pattern.from(drop.prefix),
+                End::Destination => pattern.to(drop.prefix),
+            };
+            let rule = hardware(Role::Deny, TableId::Row, pattern, Action::Drop, &drop.origins);
+            let prio = 1 + super::local::at(openings.family) as u16;
+            self.units.push(Unit {
+                port: port.clone(),
+                what: what.to_owned(),
+                value: Value::Drop(u32::from(drop.prefix.prefix()) + bits),
+                rules: vec![Rule { prio, ..rule }],
+                origins: drop.origins,
+            });
+        }
+    }
+
+    fn unit(&mut self, port: &Port, what: String, rules: Vec<Rule>, origins: Origins) {
+        self.units.push(Unit { port: port.clone(), what, value: Value::Drop(0), rules, origins });
+    }
+
+    /// Is there something that the NIC cannot match at all?
+    fn is_unable(&mut self, port: &Port, what: &str, openings: &Openings) -> bool {
+        let reason = match (self.can.tcp_flags, openings.family, self.can.ipv6) {
+            (false, _, _) => Reason::TcpFlags,
+            (true, Family::V6, false) => Reason::Ipv6,
+            (true, _, _) => return false,
+        };
+        let origins = openings.parts().iter().flat_map(|p| p.origins.as_slice()).cloned().collect();
+        self.spill(port, what.to_owned(), reason, openings.parts().len() as u32, origins);
+        true
+    }
+
+    fn left_out(&mut self, port: &Port, what: String, openings: &Openings) {
+        let origins = openings.parts().iter().flat_map(|p| p.origins.as_slice()).cloned().collect();
+        self.spill(port, what, Reason::Filters, openings.parts().len() as u32, origins);
+    }
+
+    fn spill(&mut self, port: &Port, what: String, reason: Reason, filters: u32, origins: Origins) {
+        self.spilled.push(Spilled { port: port.clone(), what, reason, filters, origins });
+    }
+}
+
+/// Strata as prios of chain 0; None where a family has too many.
+fn layered(strata: Strata, first: u16) -> Option<Vec<Rule>> {
+    let numbered = strata.into_iter().enumerate().map(|(at, rules)| {
+        let prio = u16::try_from(at).ok().filter(|at| *at < LAYERS)? + first;
+        Some(rules.into_iter().map(move |rule| Rule { prio, ..rule }))
+    });
+    Some(numbered.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn opening(family: Family) -> Pattern {
+    Pattern { protocol: Some(6), tcp_flags: Some(OPENING), ..Pattern::of(family) }
 }

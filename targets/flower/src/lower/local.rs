@@ -1,0 +1,218 @@
+//! The node's pods as hardware lowering sees them: their addresses, what their sets answer, and the openings that are
+//! denied on each port.
+//!
+//! Not here: filters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnetwork::IpNetwork;
+use netpolc_table::{
+    ActionId, Origin, Origins, Program, TableId,
+    eval::{self, Pipeline},
+    schema::{Family, Word},
+};
+
+use super::{
+    fixed::implied,
+    openings::{Opening, Openings},
+    region::{Region, covers, network, region},
+};
+use crate::{
+    filter::host,
+    topology::{PodPort, Port, Topology},
+};
+
+/// The node's pods that have ports.
+#[derive(Clone, Debug)]
+pub struct Local<'a> {
+    /// The node.
+    pub topology: &'a Topology,
+    /// By endpoint.
+    pub pods: BTreeMap<u16, Pod>,
+    /// Who has an address: of all endpoints of the program, also those without a port here.
+    owners: BTreeMap<IpAddr, BTreeSet<u16>>,
+}
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// `namespace/name`, else its port's name.
+    pub name: String,
+    /// Its host-side interface.
+    pub port: Port,
+    /// Its hardware address.
+    pub mac: Option<[u8; 6]>,
+    /// Must its packets have its own source (S55)?
+    pub guard: Guard,
+    /// Its addresses by family.
+    pub own: [Vec<IpAddr>; 2],
+    /// What its sets answer, by family; all is permitted where it is not isolated.
+    egress: [Arc<Side>; 2],
+    ingress: [Arc<Side>; 2],
+}
+
+/// Are sources that are not the pod's own dropped in software?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// They are.
+    Own,
+    /// They may pass.
+    Any,
+}
+
+/// One direction's answer.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Of all protocols.
+    pub region: Region,
+    /// Of TCP.
+    pub openings: Openings,
+}
+
+/// The index of a family in pairs.
+pub fn at(family: Family) -> usize {
+    usize::from(family == Family::V6)
+}
+
+impl<'a> Local<'a> {
+    /// Reads a program.
+    pub fn new(program: &Program, topology: &'a Topology) -> Self {
+        let mut sides = BTreeMap::<(Option<u16>, Family), Arc<Side>>::new();
+        let mut side = |set: Option<u16>| {
+            Family::BOTH.map(|family| {
+                let make = || {
+                    let region = region(program, set, family);
+                    Arc::new(Side { openings: Openings::of(&region), region })
+                };
+                sides.entry((set, family)).or_insert_with(make).clone()
+            })
+        };
+        let mut owners = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
+        let mut names = BTreeMap::<u16, String>::new();
+        for family in Family::BOTH {
+            let entries = program.table(TableId::own(family)).entries.iter();
+            for (key, entry) in entries.filter(|(_, e)| e.action == ActionId::Own) {
+                let endpoint = key.value(0).low() as u16;
+                let address = network(key.value(1).get(), family.bits(), family).ip();
+                owners.entry(address).or_default().insert(endpoint);
+                let pod = entry.origins.as_slice().iter().find_map(|o| match o {
+                    Origin::Pod { pod } => Some(pod.to_string()),
+                    _ => None,
+                });
+                if let Some(pod) = pod {
+                    names.entry(endpoint).or_insert(pod);
+                }
+            }
+        }
+        let pod = |(&endpoint, PodPort { port, mac }): (&u16, &PodPort)| {
+            let word = eval::word(program, endpoint);
+            let own = |family: Family| {
+                let mine = owners.iter().filter(|(a, of)| Family::of(**a) == family && of.contains(&endpoint));
+                mine.map(|(a, _)| *a).collect()
+            };
+            let guarded = word.flags & (Word::GUARD | Word::EGRESS) != 0;
+            let pod = Pod {
+                name: names.get(&endpoint).unwrap_or(&port.name).clone(),
+                port: port.clone(),
+                mac: *mac,
+                guard: if guarded { Guard::Own } else { Guard::Any },
+                own: Family::BOTH.map(own),
+                egress: side(Pipeline::FromPod.set(word)),
+                ingress: side(Pipeline::ToPod.set(word)),
+            };
+            (endpoint, pod)
+        };
+        let pods = topology.pods.iter().map(pod).collect();
+        Self { topology, pods, owners }
+    }
+
+    /// The openings that a pod's own egress set and the ingress sets of this node's pods allow it, and the prefixes
+    /// that are never decided in hardware.
+    pub fn from_pod(&self, pod: &Pod, family: Family) -> (Openings, Vec<(IpNetwork, Origins)>) {
+        let mut all = pod.egress[at(family)].openings.clone();
+        // The ingress sets judge the source, which nothing but the guard ties to the pod.
+        if pod.guard == Guard::Own {
+            let local = self.owners.iter().filter(|(a, _)| Family::of(**a) == family);
+            let judged: Vec<Opening> = local
+                .filter_map(|(address, owners)| {
+                    let towards = self.towards(owners, &pod.own[at(family)], family)?;
+                    let from = all.at(*address);
+                    let both = from.origins.as_slice().iter().chain(towards.origins.as_slice());
+                    Some(Opening {
+                        prefix: host(*address),
+                        allowed: from.allowed.intersection(&towards.allowed),
+                        origins: both.cloned().collect(),
+                    })
+                })
+                .collect();
+            all.set(judged);
+        }
+        let addresses = self.topology.node_addresses.iter().map(|a| (host(*a), implied("own node (S45)")));
+        let own = pod.own.iter().flatten().map(|a| (host(*a), implied("own address (S47)")));
+        let services = self.topology.translated.iter().map(|p| (*p, implied("judged after translation (S48)")));
+        let mut exempt: Vec<(IpNetwork, Origins)> = addresses.chain(own).chain(services).collect();
+        exempt.retain(|(prefix, _)| prefix.is_ipv4() == (family == Family::V4) && all.denies_within(*prefix));
+        exempt.sort_by_key(|(prefix, _)| (prefix.prefix(), prefix.network()));
+        let mut kept: Vec<(IpNetwork, Origins)> = Vec::new();
+        for (prefix, origins) in exempt {
+            if !kept.iter().any(|(wide, _)| covers(*wide, prefix)) {
+                kept.push((prefix, origins));
+            }
+        }
+        (all, kept)
+    }
+
+    /// What the owners of an address, all with ports here, allow from one of `sources`. None: someone allows everything.
+    fn towards(&self, owners: &BTreeSet<u16>, sources: &[IpAddr], family: Family) -> Option<Opening> {
+        let mut found: Option<Opening> = None;
+        for owner in owners {
+            let ingress = &self.pods.get(owner)?.ingress[at(family)].openings;
+            let of = |source: &IpAddr| ingress.at(*source).clone();
+            // Without an address of this family every source is somebody else's, and the guard drops them all.
+            for part in sources.iter().map(of) {
+                found = Some(match found {
+                    None => part,
+                    Some(f) => Opening { allowed: f.allowed.union(&part.allowed), ..f },
+                });
+            }
+        }
+        found.filter(|f| !f.allowed.is_all())
+    }
+
+    /// Addresses of pods here whose ingress sets deny something, each with the openings that may come from outside.
+    pub fn to_pods(&self, family: Family) -> Vec<(IpAddr, &Pod, &Openings)> {
+        let decided = |(address, owners): (&IpAddr, &BTreeSet<u16>)| {
+            // Of an address that two pods claim it is not known who gets the packet.
+            let pod = self.pods.get(owners.first().filter(|_| owners.len() == 1)?)?;
+            let openings = &pod.ingress[at(family)].openings;
+            let translated = self.topology.translated.iter().any(|p| p.contains(*address));
+            let node = self.topology.node_addresses.contains(address);
+            (!openings.allows_all() && !translated && !node).then_some((*address, pod, openings))
+        };
+        self.owners.iter().filter(|(a, _)| Family::of(**a) == family).filter_map(decided).collect()
+    }
+}
+
+impl Pod {
+    /// What its egress set answers.
+    pub fn egress(&self, family: Family) -> &Region {
+        &self.egress[at(family)].region
+    }
+
+    /// What its ingress set answers.
+    pub fn ingress(&self, family: Family) -> &Region {
+        &self.ingress[at(family)].region
+    }
+}
+
+/// The whole of a family, as it is called in messages.
+pub fn called(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
