@@ -77,7 +77,7 @@ impl Stage {
             Ask::Udp(port) => (Transport::Udp, Some(port)),
             Ask::Ping => (Transport::Other(if family == Family::V4 { 1 } else { 58 }), None),
         };
-        oracle::judge(&cluster, &oracle::Question { source, destination, protocol, port }).allowed
+        oracle::judge(&cluster, &oracle::Question { source, destination, protocol, port, via: None }).allowed
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) enum Atom {
     Port { protocol: Protocol, name: Arc<str>, number: u16 },
     /// The addresses of a node (S45).
     Node(Arc<str>),
+    /// Addresses with these ports of Services (S48), for everybody or for the pods of one node. No rule names it; what
+    /// rules for egress grant leaves its ports out.
+    Service { node: Option<Arc<str>>, ports: Box<[(Protocol, u16)]> },
 }
 
 impl Atom {
@@ -38,6 +41,7 @@ impl Atom {
             Atom::Pods { .. } => "pods".into(),
             Atom::Port { name, number, .. } => format!("port {name}={number}").into(),
             Atom::Node(node) => node.clone(),
+            Atom::Service { .. } => "Service".into(),
         }
     }
 }
@@ -92,6 +96,9 @@ pub(crate) struct Atoms {
     /// Live `Pods` atoms with a namespace of their own, and those that select namespaces.
     pub(crate) by_namespace: HashMap<Arc<str>, BTreeSet<AtomId>>,
     pub(crate) matching: BTreeSet<AtomId>,
+    /// Live `Service` atoms, and the live sets of egress, which all have to look at them.
+    pub(crate) services: BTreeSet<AtomId>,
+    pub(crate) egress: BTreeSet<u16>,
 }
 
 impl Atoms {
@@ -123,6 +130,9 @@ impl Atoms {
                 NamespaceScope::Matching(_) => self.matching.insert(id),
             };
         }
+        if let Atom::Service { .. } = atom {
+            self.services.insert(id);
+        }
         self.ids.insert(atom.clone(), id);
         self.slots[id as usize] = Some(Slot {
             fingerprint: fingerprint(&atom),
@@ -148,6 +158,7 @@ impl Atoms {
     pub(crate) fn retire(&mut self, id: AtomId) {
         let atom = self.slot(id).atom.clone();
         self.ids.remove(&atom);
+        self.services.remove(&id);
         if let Atom::Pods { namespaces, .. } = &atom {
             match namespaces {
                 NamespaceScope::Named(n) => {
@@ -173,6 +184,7 @@ impl Atoms {
                 Some(name) => &name.sets,
                 None => &slot.sets,
             },
+            Atom::Service { .. } => &self.egress,
             _ => &slot.sets,
         }
     }

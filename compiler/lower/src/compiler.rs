@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol};
+use netpolc_policy::{
+    Cluster, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol, Service,
+};
 use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family};
 
 use crate::{
@@ -17,6 +19,7 @@ use crate::{
     ids::Ids,
     pods::{Group, GroupId, Pods},
     ports::Ports,
+    services::Services,
     sets::{PolicySlot, Sets},
 };
 
@@ -59,6 +62,13 @@ pub enum Event {
         name: Arc<str>,
         /// The node.
         node: Option<Node>,
+    },
+    /// A Service.
+    Service {
+        /// Its key.
+        key: ObjectKey,
+        /// The Service.
+        service: Option<Service>,
     },
     /// The host-side interface of a local pod.
     Interface {
@@ -114,7 +124,7 @@ pub(crate) struct NamespaceState {
 /// Keeps the program of one node in step with events.
 #[derive(Debug)]
 pub struct Compiler {
-    scope: Scope,
+    pub(crate) scope: Scope,
     pub(crate) program: Program,
     /// None while loading: the whole program is new then.
     changes: Option<Changes>,
@@ -129,8 +139,7 @@ pub struct Compiler {
     pub(crate) ports: Ports,
     pub(crate) nodes: HashMap<Arc<str>, Vec<IpAddr>>,
     pub(crate) node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-    /// By node, how many of its policed pods have each hostPort.
-    pub(crate) host_ports: HashMap<Arc<str>, BTreeMap<(Protocol, u16), usize>>,
+    pub(crate) services: Services,
     pub(crate) endpoint_ids: Ids,
     pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
     pub(crate) interfaces: HashMap<ObjectKey, u32>,
@@ -171,7 +180,7 @@ impl Compiler {
             ports: Ports::new(),
             nodes: HashMap::new(),
             node_addresses: HashMap::new(),
-            host_ports: HashMap::new(),
+            services: Services::default(),
             endpoint_ids: Ids::new("endpoints"),
             endpoints: BTreeMap::new(),
             interfaces: HashMap::new(),
@@ -201,6 +210,9 @@ impl Compiler {
         }
         for (key, policy) in &cluster.policies {
             self.set_policy(key, Some(policy.clone()));
+        }
+        for (key, service) in &cluster.services {
+            self.set_service(key, Some(service.clone()));
         }
         let done = self.finish();
         self.changes = Some(Changes::default());
@@ -274,6 +286,7 @@ impl Compiler {
             Event::Pod { key, pod } => return self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
             Event::Node { name, node } => self.set_node(&name, node.as_ref()),
+            Event::Service { key, service } => self.set_service(&key, service),
             Event::Interface { pod, ifindex } => self.set_interface(pod, ifindex),
         }
         Ok(())
@@ -281,6 +294,7 @@ impl Compiler {
 
     /// New sets first, then what is not needed any more, then leaves and words.
     fn finish(&mut self) -> Result<(), Overflow> {
+        self.refresh_services();
         for key in std::mem::take(&mut self.stale) {
             self.choose_sets(&key)?;
         }
@@ -360,11 +374,15 @@ impl Compiler {
         if before.is_some_and(|id| pod.as_ref() == Some(&self.pods.slot(id).pod)) {
             return Ok(());
         }
+        if let Some(id) = before {
+            let old = self.pods.slot(id).pod.clone();
+            self.count_host_ports(&old, HostPorts::Go);
+        }
         let local = pod.as_ref().filter(|p| self.is_local(p)).cloned();
         // The new one comes first, so that what both need stays.
         if let Some(pod) = pod {
             self.dirty.extend(pod.addresses.iter().copied().map(Prefix::address));
-            self.count_host_ports(&pod, Count::Up);
+            self.count_host_ports(&pod, HostPorts::Come);
             let (_, group, fresh) = self.pods.insert(pod);
             if fresh {
                 self.place_group(group);
@@ -373,7 +391,6 @@ impl Compiler {
         if let Some(id) = before {
             let (slot, group) = self.pods.remove(id);
             self.dirty.extend(slot.pod.addresses.iter().copied().map(Prefix::address));
-            self.count_host_ports(&slot.pod, Count::Down);
             if let Some(group) = group {
                 self.displace_group(slot.group, group);
             }
@@ -420,27 +437,14 @@ impl Compiler {
         }
     }
 
-    fn count_host_ports(&mut self, pod: &Pod, count: Count) {
-        let Some(node) = &pod.node else { return };
-        for port in &pod.ports {
-            let Some(number) = port.host_port else { continue };
-            let ports = self.host_ports.entry(node.clone()).or_default();
-            let users = ports.entry((port.protocol, number)).or_default();
-            match count {
-                Count::Up => *users += 1,
-                Count::Down => *users -= 1,
-            }
-            let changed = *users == usize::from(count == Count::Up);
-            if *users == 0 {
-                ports.remove(&(port.protocol, number));
-            }
-            if changed {
-                let there = self
-                    .endpoints
-                    .keys()
-                    .filter(|k| self.pods.find(k).is_some_and(|id| self.pods.slot(id).pod.node.as_ref() == Some(node)));
-                self.stale.extend(there.cloned());
-            }
+    fn count_host_ports(&mut self, pod: &Pod, way: HostPorts) {
+        let ports = pod.ports.iter().filter_map(|p| Some((p.protocol, p.host_port?)));
+        let ports: Vec<_> = ports.collect::<BTreeSet<_>>().into_iter().collect();
+        let Some(node) = pod.node.as_ref().filter(|_| !ports.is_empty()) else { return };
+        let user: Arc<str> = pod.key.to_string().into();
+        match way {
+            HostPorts::Come => self.set_host_ports(node, &user, &ports, &[]),
+            HostPorts::Go => self.set_host_ports(node, &user, &[], &ports),
         }
     }
 
@@ -480,6 +484,7 @@ impl Compiler {
         };
         for address in before.into_iter().flatten() {
             self.dirty.insert(Prefix::address(address));
+            self.stale_service_address(address);
             if let Some(nodes) = self.node_addresses.get_mut(&address) {
                 nodes.remove(name);
                 if nodes.is_empty() {
@@ -489,15 +494,15 @@ impl Compiler {
         }
         for address in node.into_iter().flat_map(|n| &n.addresses) {
             self.dirty.insert(Prefix::address(*address));
+            self.stale_service_address(*address);
             self.node_addresses.entry(*address).or_default().insert(name.clone());
         }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Count {
-    Up,
-    Down,
+enum HostPorts {
+    Come,
+    Go,
 }
 
 /// Port names that a policy's ingress rules ask for: they resolve on the selected pod itself.

@@ -175,12 +175,11 @@ impl Compiler {
                     (protocol, name, numbers)
                 };
                 let resolved = names.into_iter().map(resolve).collect();
-                SetKey { direction, policies, resolved, node: None, host_ports: Vec::new() }
+                SetKey { direction, policies, resolved, node: None, health_checks: Vec::new() }
             }
             Direction::Egress => {
-                let ports = pod.node.as_ref().and_then(|n| self.host_ports.get(n));
-                let host_ports = ports.map_or_else(Vec::new, |p| p.keys().copied().collect());
-                SetKey { direction, policies, resolved: Vec::new(), node: pod.node.clone(), host_ports }
+                let (node, health_checks) = (pod.node.clone(), self.services.health_checks());
+                SetKey { direction, policies, resolved: Vec::new(), node, health_checks }
             }
         }
     }

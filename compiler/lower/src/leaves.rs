@@ -65,7 +65,8 @@ impl Compiler {
                 self.dirty_block(&prefixes);
             }
             Atom::Node(node) => self.dirty_node(&node),
-            Atom::Port { .. } => {} // its groups join one by one
+            Atom::Port { .. } => {}    // its groups join one by one
+            Atom::Service { .. } => {} // who makes it knows its address
         }
     }
 
@@ -85,6 +86,7 @@ impl Compiler {
                 self.dirty_block(&prefixes);
             }
             Atom::Node(node) => self.dirty_node(&node),
+            Atom::Service { .. } => {}
         }
         self.atoms.retire(id);
     }
@@ -185,6 +187,11 @@ impl Compiler {
                     origins.push(Origin::Node { node: node.clone() });
                     needed = true;
                 }
+            }
+            for atom in self.services.atoms_of(address, self.node_addresses.get(&address).into_iter().flatten()) {
+                members.push(atom);
+                origins.push(Origin::Implied { reason: self.atoms.slot(atom).label.clone() });
+                needed = true;
             }
             if let Some((&first, others)) = self.pods.owners(address).split_first() {
                 needed = true;

@@ -5,11 +5,12 @@
 //!       -> sets, atoms         which policies select a local pod; the peers they name (atoms)
 //!       -> classes             what each address is a member of, interned
 //!       -> rows, ports         what a set grants a class; elementary port intervals
+//!       -> services            addresses and ports that lead to backends
 //!       -> Changes             the entries that differ
 //! ```
 //!
 //! An *atom* is one distinct peer of a live set: a pair of selectors, a CIDR with its excepts, a named
-//! port's number, or a node. A *class* is a set of atoms; every address belongs to one. Only policies
+//! port's number, a node, or the ports that are Services' on an address. A *class* is a set of atoms; every address belongs to one. Only policies
 //! that select local pods have live sets, so only their peers are atoms. Work is proportional to
 //! what an event changes: a pod event touches its own address and endpoint.
 //!
@@ -27,6 +28,7 @@ mod pods;
 mod ports;
 mod rows;
 mod seed;
+mod services;
 mod sets;
 mod verify;
 

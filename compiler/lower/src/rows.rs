@@ -1,8 +1,8 @@
 //! What a set grants a class: deny, permit, or a row of port classes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use netpolc_policy::Protocol;
+use netpolc_policy::{Direction, Protocol};
 use netpolc_table::{
     ActionId, Entry, Origin, TableId,
     schema::{self, Family, base_key, row_key, verdict_key},
@@ -13,7 +13,7 @@ use crate::{
     atoms::{Atom, AtomId},
     compiler::Compiler,
     seed::merged,
-    sets::{Ports, Set, What, Who},
+    sets::{Ports, Set, What, Who, without},
 };
 
 /// One interval of one protocol that a rule grants; `None` is every protocol without ports.
@@ -55,10 +55,18 @@ pub(crate) enum Granted {
     Ports(RowKey),
 }
 
+/// A grant without these ports.
+fn remaining(grant: Grant, ports: &BTreeSet<(Protocol, u16)>) -> Vec<Grant> {
+    let Some(protocol) = grant.protocol else { return vec![grant] };
+    let cut = ports.iter().filter(|(p, _)| *p == protocol).map(|(_, port)| *port);
+    without((grant.first, grant.last), cut).map(|(first, last)| Grant { first, last, ..grant }).collect()
+}
+
 impl Compiler {
     /// Puts together what all matching rules of a set grant the members of these atoms.
     pub(crate) fn outcome(&self, set: &Set, family: Family, members: &[AtomId]) -> Outcome {
         let mut everything = false;
+        let service_ports = self.service_ports(set, members);
         let mut grants = RowKey::new();
         let mut origins = Vec::new();
         let base = set.base.iter().filter(|r| match set.rules[**r].who {
@@ -72,6 +80,13 @@ impl Compiler {
             origins.push(set.origin(rule));
             let Ports::Listed(ports) = &*rule.ports else {
                 everything = true;
+                if !service_ports.is_empty() {
+                    let mut grant = |protocol, first, last| {
+                        grants.push(Grant { protocol, first, last, source: rule.source, port: None });
+                    };
+                    grant(None, 0, 0);
+                    Protocol::ALL.into_iter().for_each(|protocol| grant(Some(protocol), 0, u16::MAX));
+                }
                 continue;
             };
             for (port, what) in ports {
@@ -94,6 +109,10 @@ impl Compiler {
                 }
             }
         }
+        if !service_ports.is_empty() {
+            everything = false;
+            grants = grants.iter().flat_map(|g| remaining(*g, &service_ports)).collect();
+        }
         grants.sort();
         grants.dedup();
         let grant = match (everything, grants.is_empty()) {
@@ -102,6 +121,18 @@ impl Compiler {
             (false, false) => Granted::Ports(grants),
         };
         Outcome { grant, origins }
+    }
+
+    /// The ports of Services among the members of a class, as far as they are that for the pods of this set (S48).
+    fn service_ports(&self, set: &Set, members: &[AtomId]) -> BTreeSet<(Protocol, u16)> {
+        if set.key.direction == Direction::Ingress {
+            return BTreeSet::new();
+        }
+        let lists = members.iter().filter_map(|atom| match &self.atoms.slot(*atom).atom {
+            Atom::Service { node, ports } if node.is_none() || *node == set.key.node => Some(ports),
+            _ => None,
+        });
+        lists.flatten().copied().collect()
     }
 
     /// Writes what `set` says of addresses that no peer of it names.

@@ -40,9 +40,9 @@ pub(crate) struct SetKey {
     pub(crate) policies: Vec<u32>,
     /// Ingress: what the named ports are on the pod itself (S29).
     pub(crate) resolved: Vec<(Protocol, Arc<str>, Vec<u16>)>,
-    /// Egress: the pod's node (S45), and the ports of its addresses that are really Service-like.
+    /// Egress: the pod's node (S45), and the TCP ports of its addresses that are not the node's own.
     pub(crate) node: Option<Arc<str>>,
-    pub(crate) host_ports: Vec<(Protocol, u16)>,
+    pub(crate) health_checks: Vec<u16>,
 }
 
 /// Whom a rule is about.
@@ -89,7 +89,7 @@ enum Source {
 
 #[derive(Debug)]
 pub(crate) struct Set {
-    key: SetKey,
+    pub(crate) key: SetKey,
     refs: usize,
     pub(crate) rules: Vec<Rule>,
     sources: Vec<Source>,
@@ -177,7 +177,7 @@ impl Compiler {
             return Ok(id);
         }
         let content: Vec<&Policy> = policies.iter().map(|p| &*p.policy).collect();
-        let meaning = crate::fingerprint(&(key.direction, content, &key.resolved, &key.node, &key.host_ports));
+        let meaning = crate::fingerprint(&(key.direction, content, &key.resolved, &key.node, &key.health_checks));
         let id = self.sets.ids.take(Some(meaning))?;
         let set = self.flatten(&key, policies);
         for atom in set.by_atom.keys() {
@@ -185,6 +185,10 @@ impl Compiler {
         }
         let names = set.names.clone();
         let mut classes: BTreeSet<(Family, u16)> = BTreeSet::new();
+        if key.direction == Direction::Egress {
+            self.atoms.egress.insert(id);
+            classes.extend(self.atoms.services.iter().flat_map(|atom| &self.atoms.slot(*atom).classes));
+        }
         for atom in set.by_atom.keys() {
             classes.extend(&self.atoms.slot(*atom).classes);
         }
@@ -227,6 +231,7 @@ impl Compiler {
         }
         self.take(TableId::Directory, directory_key(IdKind::Set, id.into()));
         let set = self.sets.sets.remove(&id).expect("a live set");
+        self.atoms.egress.remove(&id);
         self.sets.by_key.remove(&set.key);
         for name in set.names {
             self.unsubscribe(id, &name);
@@ -288,7 +293,7 @@ impl Compiler {
             let source = set.sources.len() as u32;
             set.sources.push(Source::Implied("own node (S45)".into()));
             let who = Who::Atom(self.peer_atom(&set, Atom::Node(node.clone())));
-            set.push(Rule { who, source, peer: None, ports: Arc::new(node_ports(&key.host_ports)) });
+            set.push(Rule { who, source, peer: None, ports: Arc::new(node_ports(&key.health_checks)) });
         }
         for rule in &set.rules {
             if let Ports::Listed(ports) = &*rule.ports {
@@ -356,23 +361,31 @@ fn without_names(ports: &Arc<Ports>) -> Arc<Ports> {
     Arc::new(Ports::Listed(kept.collect()))
 }
 
-/// Everything on the own node's addresses but its hostPorts, which lead to pods (S45).
-fn node_ports(host_ports: &[(Protocol, u16)]) -> Ports {
-    if host_ports.is_empty() {
+/// Everything on the own node's addresses but the ports where it tells load balancers how Services are (S45).
+fn node_ports(health_checks: &[u16]) -> Ports {
+    if health_checks.is_empty() {
         return Ports::Any;
     }
     let mut list = vec![(None, What::Portless)];
     for protocol in Protocol::ALL {
-        let mut from = 0u32;
-        for (_, port) in host_ports.iter().filter(|(p, _)| *p == protocol) {
-            if from < u32::from(*port) {
-                list.push((None, What::Range(protocol, from as u16, port - 1)));
-            }
-            from = u32::from(*port) + 1;
-        }
-        if from <= u32::from(u16::MAX) {
-            list.push((None, What::Range(protocol, from as u16, u16::MAX)));
-        }
+        let closed = health_checks.iter().copied().filter(|_| protocol == Protocol::Tcp);
+        list.extend(without((0, u16::MAX), closed).map(|(first, last)| (None, What::Range(protocol, first, last))));
     }
     Ports::Listed(list)
+}
+
+/// What is left of an interval without some ports, in ascending order both.
+pub(crate) fn without((first, last): (u16, u16), ports: impl Iterator<Item = u16>) -> impl Iterator<Item = (u16, u16)> {
+    let mut left = Vec::new();
+    let mut from = u32::from(first);
+    for port in ports.filter(|p| (first..=last).contains(p)) {
+        if from < u32::from(port) {
+            left.push((from as u16, port - 1));
+        }
+        from = u32::from(port) + 1;
+    }
+    if from <= u32::from(last) {
+        left.push((from as u16, last));
+    }
+    left.into_iter()
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use netpolc_policy::{
     Cluster, Direction, ObjectKey, Protocol,
-    oracle::{self, Party, Question, Transport},
+    oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
     Match, Program, TableId,
@@ -16,7 +16,7 @@ use netpolc_table::{
     schema::Family,
 };
 
-use crate::Compiler;
+use crate::{Compiler, Scope};
 
 /// A packet that oracle and tables judge differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,16 +71,28 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
                     let protocol_name = Transport::from_number(protocol);
                     let (pipeline, reason) = match direction {
                         Direction::Ingress => {
-                            let question = Question { source: them, destination: us, protocol: protocol_name, port };
+                            let question =
+                                Question { source: them, destination: us, protocol: protocol_name, port, via: None };
                             (Pipeline::ToPod, oracle::judge(&without_nodes, &question).ingress.reason)
                         }
                         Direction::Egress => {
-                            let question = Question { source: us, destination: them, protocol: protocol_name, port };
+                            let question =
+                                Question { source: us, destination: them, protocol: protocol_name, port, via: None };
                             (Pipeline::FromPod, oracle::judge(cluster, &question).egress.reason)
                         }
                     };
                     let tables = eval::decide(program, pipeline, endpoint, *remote, protocol, port).verdict;
-                    if reason.allows() != (tables == Verdict::Permit) {
+                    // Whose port of a node's address it is depends on the node, so without one the tables do not say.
+                    let expected = match reason {
+                        Reason::Service if tables == Verdict::Deny && compiler.scope == Scope::Everywhere => {
+                            let mut nodes = cluster.nodes.values();
+                            if nodes.any(|n| n.addresses.contains(remote)) { Verdict::Deny } else { Verdict::Defer }
+                        }
+                        Reason::Service => Verdict::Defer,
+                        _ if reason.allows() => Verdict::Permit,
+                        _ => Verdict::Deny,
+                    };
+                    if expected != tables {
                         let (pod, remote, oracle) = (pod.clone(), *remote, reason.to_string());
                         found.push(Counterexample { pod, direction, remote, protocol, port, oracle, tables });
                         if found.len() >= limit {
@@ -116,7 +128,7 @@ fn remotes(program: &Program) -> BTreeSet<IpAddr> {
     list
 }
 
-/// First and last port of every interval, and a protocol without ports.
+/// First and last port of every interval, the ports of Services, and a protocol without ports.
 fn ports(program: &Program) -> BTreeSet<(u8, Option<u16>)> {
     let mut list = BTreeSet::from([(PORTLESS, None)]);
     for key in program.table(TableId::Port).entries.keys() {
@@ -125,6 +137,10 @@ fn ports(program: &Program) -> BTreeSet<(u8, Option<u16>)> {
             debug_assert!(Protocol::from_number(protocol).is_some());
             list.extend([low, high].map(|p| (protocol, Some(p as u16))));
         }
+    }
+    for table in Family::BOTH.map(TableId::service) {
+        let keys = program.table(table).entries.keys();
+        list.extend(keys.map(|key| (key.value(1).low() as u8, Some(key.value(2).low() as u16))));
     }
     list
 }

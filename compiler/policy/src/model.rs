@@ -49,6 +49,31 @@ pub struct Cluster {
     pub policies: BTreeMap<ObjectKey, Policy>,
     /// Nodes by name.
     pub nodes: BTreeMap<Arc<str>, Node>,
+    /// Services by key.
+    pub services: BTreeMap<ObjectKey, Service>,
+}
+
+/// A Service as far as policy depends on it: which addresses and ports are not what they seem, because they lead to backends
+/// (S48). Not which backends: a packet is judged by the one that it was translated to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// clusterIPs, externalIPs and those of load balancers that the node translates; none where it is headless.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// healthCheckNodePort: answered by every node itself, and yet not part of its services to pods (S45). TCP.
+    pub health_check: Option<u16>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePort {
+    /// Defaults to TCP.
+    pub protocol: Protocol,
+    /// port; not the backends' targetPort.
+    pub number: u16,
+    /// nodePort, on the addresses of every node.
+    pub node_port: Option<u16>,
 }
 
 /// A node: its addresses, as Node.status has them, and those of the interfaces that face its pods.

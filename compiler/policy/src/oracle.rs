@@ -24,6 +24,8 @@ pub struct Question {
     pub protocol: Transport,
     /// The destination port. None: unknown or none, then only ports that cover all of the protocol match.
     pub port: Option<u16>,
+    /// The address and port that the source sent it to, where they are not the destination's: those of a Service.
+    pub via: Option<(IpAddr, u16)>,
 }
 
 /// One end of a question.
@@ -127,6 +129,9 @@ pub enum Reason {
     Own,
     /// Traffic with the pod's own node (S44, S45).
     Node,
+    /// An address and port of a Service: the backend decides (S48), and nobody said which. Only a rule for every address, port and
+    /// protocol allows it all the same.
+    Service,
     /// This policy allows it.
     Allowed(Place),
     /// These policies isolate the pod and none allows it. Never empty, ordered by key.
@@ -136,7 +141,7 @@ pub enum Reason {
 impl Reason {
     /// Does this side let the packet through?
     pub fn allows(&self) -> bool {
-        !matches!(self, Reason::Denied(_))
+        !matches!(self, Reason::Denied(_) | Reason::Service)
     }
 }
 
@@ -158,20 +163,37 @@ pub struct Place {
 /// An address that several active pods claim is a member only of peers that select all of them, and
 /// the policies of all of them apply, so that a conflict never widens.
 pub fn judge(cluster: &Cluster, question: &Question) -> Judgement {
-    let egress = side(cluster, Direction::Egress, &question.source, question.destination.address(), question);
-    let ingress = side(cluster, Direction::Ingress, &question.destination, question.source.address(), question);
+    let (destination, port) = (question.destination.address(), question.port);
+    let egress = match question.via {
+        // S48: by the backend, where it is a Service's address that it was sent to.
+        Some((address, port)) if !side(cluster, Direction::Egress, question, address, Some(port)).is_service() => {
+            side(cluster, Direction::Egress, question, address, Some(port))
+        }
+        _ => side(cluster, Direction::Egress, question, destination, port),
+    };
+    let ingress = side(cluster, Direction::Ingress, question, question.source.address(), port);
     Judgement { allowed: egress.reason.allows() && ingress.reason.allows(), egress, ingress }
 }
 
-/// The side of `party`, which talks with `remote`.
-fn side(cluster: &Cluster, direction: Direction, party: &Party, remote: IpAddr, question: &Question) -> Side {
+impl Side {
+    fn is_service(&self) -> bool {
+        self.reason == Reason::Service
+    }
+}
+
+/// One side of a question: its party talks with `remote`, and the destination's port is `port`.
+fn side(cluster: &Cluster, direction: Direction, question: &Question, remote: IpAddr, port: Option<u16>) -> Side {
+    let party = match direction {
+        Direction::Egress => &question.source,
+        Direction::Ingress => &question.destination,
+    };
     let subjects: Vec<&Pod> = match party {
         Party::Pod(key, _) => cluster.pods.get(key).filter(|pod| pod.is_policed()).into_iter().collect(),
         Party::Address(address) => claimants(cluster, *address),
     };
     let sides = subjects.iter().map(|pod| Side {
         pod: Some(pod.key.clone()),
-        reason: decide(&Case { cluster, direction, pod, remote, protocol: question.protocol, port: question.port }),
+        reason: decide(&Case { cluster, direction, pod, remote, protocol: question.protocol, port }),
     });
     let sides: Vec<Side> = sides.collect();
     let denial = sides.iter().find(|side| !side.reason.allows());
@@ -196,10 +218,12 @@ struct Case<'a> {
 fn decide(case: &Case) -> Reason {
     let selecting = case.cluster.policies.values().filter(|policy| selects(policy, case.pod));
     let mut isolating = Vec::new();
+    let service = is_service(case);
     for policy in selecting {
         let Isolation::Isolated(rules) = policy.isolation(case.direction) else { continue };
         for (index, rule) in rules.iter().enumerate() {
-            if let Some((peer, port)) = rule_allows(case, policy, rule) {
+            let allows = if service { allows_everything(case, rule) } else { rule_allows(case, policy, rule) };
+            if let Some((peer, port)) = allows {
                 return Reason::Allowed(Place { policy: policy.key.clone(), rule: index, peer, port });
             }
         }
@@ -209,6 +233,8 @@ fn decide(case: &Case) -> Reason {
         Reason::NotIsolated
     } else if case.pod.addresses.contains(&case.remote) {
         Reason::Own
+    } else if service {
+        Reason::Service
     } else if with_own_node(case) {
         Reason::Node
     } else {
@@ -221,23 +247,52 @@ fn selects(policy: &Policy, pod: &Pod) -> bool {
     pod.is_policed() && pod.key.namespace == policy.key.namespace && policy.selector.matches(&pod.labels)
 }
 
+/// Is the remote an address of the pod's own node?
+fn on_own_node(case: &Case) -> bool {
+    let node = case.pod.node.as_ref().and_then(|name| case.cluster.nodes.get(name));
+    node.is_some_and(|node| node.addresses.contains(&case.remote))
+}
+
 /// S44 (as seen offline) and S45: the remote is an address of the pod's own node, and for egress the
-/// port is no pod's hostPort there, which would make it the pod behind it (S48).
+/// port is not where nodes tell load balancers how a Service is.
 fn with_own_node(case: &Case) -> bool {
-    let Some(name) = &case.pod.node else { return false };
-    let Some(node) = case.cluster.nodes.get(name) else { return false };
-    if !node.addresses.contains(&case.remote) {
+    let asks = |port: u16| case.protocol == Transport::Tcp && case.port == Some(port);
+    let health_check = case.cluster.services.values().filter_map(|s| s.health_check).any(asks);
+    on_own_node(case) && (case.direction == Direction::Ingress || !health_check)
+}
+
+/// S48: for egress, does the remote with its port stand for backends? Those of a Service; and on the own node's addresses
+/// nodePorts and the hostPorts of its pods. (Other nodes' are translated there, not here: S46.)
+fn is_service(case: &Case) -> bool {
+    let (Direction::Egress, Some(protocol), Some(number)) = (case.direction, case.protocol.protocol(), case.port)
+    else {
         return false;
-    }
-    let is_host_port =
-        case.cluster.pods.values().filter(|pod| pod.is_policed() && pod.node.as_ref() == Some(name)).any(|pod| {
-            pod.ports.iter().any(|port| {
-                Some(port.protocol) == case.protocol.protocol()
-                    && port.host_port.is_some()
-                    && port.host_port == case.port
-            })
-        });
-    case.direction == Direction::Ingress || !is_host_port
+    };
+    let services = || case.cluster.services.values();
+    let own = on_own_node(case);
+    let by_address = services().any(|s| {
+        s.addresses.contains(&case.remote) && s.ports.iter().any(|p| (p.protocol, p.number) == (protocol, number))
+    });
+    let by_node_port = || {
+        let mut ports = services().flat_map(|s| &s.ports);
+        ports.any(|p| (p.protocol, p.node_port) == (protocol, Some(number)))
+    };
+    let by_host_port = || {
+        let here = case.cluster.pods.values().filter(|pod| pod.is_policed() && pod.node == case.pod.node);
+        here.flat_map(|pod| &pod.ports).any(|p| (p.protocol, p.host_port) == (protocol, Some(number)))
+    };
+    by_address || (own && (by_node_port() || by_host_port()))
+}
+
+/// A rule for every address of the family, on every port of every protocol, allows whatever the backend is.
+fn allows_everything(case: &Case, rule: &Rule) -> Option<(Option<usize>, Option<usize>)> {
+    let Ports::Any = rule.ports else { return None };
+    let Peers::Listed(peers) = &rule.peers else { return Some((None, None)) };
+    let whole = |peer: &Peer| match peer {
+        Peer::Block(b) => b.except.is_empty() && b.cidr.prefix() == 0 && b.cidr.is_ipv4() == case.remote.is_ipv4(),
+        _ => false,
+    };
+    peers.iter().position(whole).map(|peer| (Some(peer), None))
 }
 
 /// The indices of a peer and a port that allow it together, None standing for a list that is absent.
@@ -321,6 +376,7 @@ impl fmt::Display for Reason {
             Reason::NotIsolated => f.write_str("not isolated"),
             Reason::Own => f.write_str("the pod itself"),
             Reason::Node => f.write_str("the pod's own node"),
+            Reason::Service => f.write_str("a Service's address: its backend decides"),
             Reason::Allowed(place) => write!(f, "allowed by {place}"),
             Reason::Denied(policies) => {
                 f.write_str("denied: isolated by ")?;

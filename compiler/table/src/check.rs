@@ -168,6 +168,13 @@ impl Checker<'_> {
                 }
             }
         }
+        for table in [TableId::ServiceV4, TableId::ServiceV6] {
+            for (key, entry) in entries(table) {
+                if !WITH_PORTS.iter().any(|(number, _)| u16::from(*number) == id(key, 1)) {
+                    self.find(Error, table, Some((key, entry)), "a protocol without ports");
+                }
+            }
+        }
         let mut classes: BTreeMap<Family, BTreeSet<u16>> = BTreeMap::new();
         for family in Family::BOTH {
             let kind = if family == Family::V4 { IdKind::ClassV4 } else { IdKind::ClassV6 };

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     ActionId, Entry, Key, Match, Origin, Origins, Program, Table, TableId, Value,
-    schema::{Family, MatchKind, Word, base_key, endpoint_key, row_key, verdict_key, word_of},
+    schema::{Family, MatchKind, Word, base_key, endpoint_key, row_key, service_key, verdict_key, word_of},
 };
 
 /// The hook a packet is seen at, from the tables' point of view.
@@ -43,6 +43,8 @@ pub enum Verdict {
     Permit,
     /// It may not, unless state says that it is a reply.
     Deny,
+    /// Its address is a Service's: unless state says that it is a reply, it goes on and is judged after translation.
+    Defer,
 }
 
 /// A lookup that took part in a decision.
@@ -198,8 +200,14 @@ pub fn decide(
         }
         _ => Verdict::Deny,
     };
+    let service = port.filter(|_| verdict == Verdict::Deny && pipeline == Pipeline::FromPod);
+    let deferring = service.and_then(|p| look(TableId::service(family), &[remote.into(), protocol.into(), p.into()]));
+    if let Some(entry) = deferring {
+        let origins = entry.origins.clone();
+        return Decision { verdict: Verdict::Defer, table: TableId::service(family), steps, origins };
+    }
     let origins = match verdict {
-        Verdict::Deny => preferring(&[isolating], true),
+        Verdict::Deny | Verdict::Defer => preferring(&[isolating], true),
         Verdict::Permit => {
             reasons.extend(found.map(|e| e.origins.clone()));
             preferring(&reasons, false)
@@ -226,14 +234,25 @@ pub fn verdict(
 ) -> Verdict {
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Verdict::Permit };
     let (class, _) = remote(program, address);
-    match answer(program, set, Family::of(address), class) {
-        Some(e) if e.action == ActionId::Permit => Verdict::Permit,
+    let permitted = match answer(program, set, Family::of(address), class) {
+        Some(e) if e.action == ActionId::Permit => true,
         Some(e) if e.action == ActionId::SetRow => {
             let key = verdict_key(e.params[0] as u16, port_class(program, protocol, port));
-            if program.get(TableId::Verdict, &key).is_some() { Verdict::Permit } else { Verdict::Deny }
+            program.get(TableId::Verdict, &key).is_some()
         }
-        _ => Verdict::Deny,
+        _ => false,
+    };
+    match permitted {
+        true => Verdict::Permit,
+        false if pipeline == Pipeline::FromPod && is_service(program, address, protocol, port) => Verdict::Defer,
+        false => Verdict::Deny,
     }
+}
+
+/// Is this an address and port of a Service?
+pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+    let table = TableId::service(Family::of(address));
+    port.is_some_and(|p| program.get(table, &service_key(address, protocol, p)).is_some())
 }
 
 /// What a class is answered by in a set: its row entry, else the set's base; None: the default, deny.

@@ -14,7 +14,12 @@
 //! row      = base[set, family]                     permit: done; default deny
 //! row      = row[set, family, class]               overrides base on a hit
 //! verdict[row, pc]                                 permit, or the default: deny
+//! from_pod, denied: service_v4/service_v6[remote, protocol, destination port]
+//!                                                  defer: on, to be judged after translation (S48)
 //! ```
+//!
+//! A packet that was deferred is judged once more where it leaves the node or comes to a local pod: by the
+//! sender's egress set, with the destination that it has by then as remote.
 //!
 //! Rows belong to one set each. Set, class, row and port-class ids mean nothing by themselves and
 //! never change meaning while a live endpoint word can reach them (see [`crate::write`]).
@@ -124,6 +129,10 @@ ids! {
         Row,
         /// row, port class -> permit
         Verdict,
+        /// address, protocol, port -> a Service's: judged after translation
+        ServiceV4,
+        /// address, protocol, port -> a Service's: judged after translation
+        ServiceV6,
         /// kind, id -> fingerprint of its meaning; no packet reads it
         Directory,
     }
@@ -150,6 +159,8 @@ ids! {
         Permit,
         /// Verdict.
         Deny,
+        /// What was denied goes on, marked, and is judged after Service translation.
+        Defer,
         /// Names what an id means.
         Fingerprint,
     }
@@ -184,6 +195,14 @@ impl TableId {
             Family::V6 => TableId::OwnV6,
         }
     }
+
+    /// The service table of a family.
+    pub fn service(family: Family) -> Self {
+        match family {
+            Family::V4 => TableId::ServiceV4,
+            Family::V6 => TableId::ServiceV6,
+        }
+    }
 }
 
 impl ActionId {
@@ -194,7 +213,7 @@ impl ActionId {
 }
 
 /// In the order of [`TableId`].
-static TABLES: [TableSpec; 11] = [
+static TABLES: [TableSpec; 13] = [
     TableSpec {
         id: TableId::Interface,
         name: "interface",
@@ -270,6 +289,28 @@ static TABLES: [TableSpec; 11] = [
         default: (A::Deny, [0; 3]),
     },
     TableSpec {
+        id: TableId::ServiceV4,
+        name: "service_v4",
+        fields: &[
+            field("address", 32, Exact, Ipv4),
+            field("protocol", 8, Exact, Protocol),
+            field("port", 16, Exact, Decimal),
+        ],
+        actions: &[A::Defer],
+        default: (A::Miss, [0; 3]),
+    },
+    TableSpec {
+        id: TableId::ServiceV6,
+        name: "service_v6",
+        fields: &[
+            field("address", 128, Exact, Ipv6),
+            field("protocol", 8, Exact, Protocol),
+            field("port", 16, Exact, Decimal),
+        ],
+        actions: &[A::Defer],
+        default: (A::Miss, [0; 3]),
+    },
+    TableSpec {
         id: TableId::Directory,
         name: "directory",
         fields: &[field("kind", 8, Exact, Decimal), field("id", 32, Exact, Decimal)],
@@ -279,7 +320,7 @@ static TABLES: [TableSpec; 11] = [
 ];
 
 /// In the order of [`ActionId`].
-static ACTIONS: [ActionSpec; 10] = [
+static ACTIONS: [ActionSpec; 11] = [
     ActionSpec { id: A::Miss, name: "miss", params: &[] },
     ActionSpec { id: A::SetEndpoint, name: "set_endpoint", params: &[("endpoint", 16, Decimal)] },
     ActionSpec {
@@ -293,6 +334,7 @@ static ACTIONS: [ActionSpec; 10] = [
     ActionSpec { id: A::SetRow, name: "set_row", params: &[("row", 16, Decimal)] },
     ActionSpec { id: A::Permit, name: "permit", params: &[] },
     ActionSpec { id: A::Deny, name: "deny", params: &[] },
+    ActionSpec { id: A::Defer, name: "defer", params: &[] },
     ActionSpec { id: A::Fingerprint, name: "fingerprint", params: &[("value", 64, Hex)] },
 ];
 
@@ -399,6 +441,10 @@ pub fn row_key(set: u16, family: Family, class: u16) -> Key {
 pub fn verdict_key(row: u16, port_class: u16) -> Key {
     Key::new([Match::exact(row), Match::exact(port_class)])
 }
+/// Key of `service_v4` or `service_v6`.
+pub fn service_key(address: IpAddr, protocol: u8, port: u16) -> Key {
+    Key::new([Match::exact(address), Match::exact(protocol), Match::exact(port)])
+}
 /// Key of `directory`.
 pub fn directory_key(kind: IdKind, id: u32) -> Key {
     Key::new([Match::exact(kind as u8), Match::exact(id)])
@@ -408,7 +454,7 @@ pub fn directory_key(kind: IdKind, id: u32) -> Key {
 pub fn entry(action: ActionId, param: impl Into<u64>) -> Entry {
     Entry::new(action, [param.into(), 0, 0])
 }
-/// permit, deny, own: an entry without parameters.
+/// permit, deny, defer, own: an entry without parameters.
 pub fn plain(action: ActionId) -> Entry {
     Entry::new(action, [0; 3])
 }

@@ -14,7 +14,8 @@ use crate::net::{Connection, Opener};
 impl Enforcer for Ebpf {
     fn attached(&self) -> BTreeSet<u32> {
         // What has no name is gone; another device may get its number.
-        self.attachments().into_iter().filter(|a| a.name.is_some()).map(|a| a.ifindex).collect()
+        let pods = self.attachments().into_iter().filter(|a| a.role == ebpf::Role::Pod && a.name.is_some());
+        pods.map(|a| a.ifindex).collect()
     }
 
     fn attach(&mut self, ifindex: u32) -> Result<(), Error> {

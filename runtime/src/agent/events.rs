@@ -19,6 +19,9 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     differing(&old.namespaces, &new.namespaces, |name, labels| {
         events.push(Event::Namespace { name: name.clone(), labels: labels.cloned() });
     });
+    differing(&old.services, &new.services, |key, service| {
+        events.push(Event::Service { key: key.clone(), service: service.cloned() });
+    });
     differing(&old.pods, &new.pods, |key, pod| {
         events.push(Event::Pod { key: key.clone(), pod: pod.cloned() });
     });

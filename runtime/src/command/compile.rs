@@ -10,7 +10,7 @@ use netpolc_lower::Compiler;
 use netpolc_policy::{Cluster, ObjectKey};
 use netpolc_table::{
     ActionId, Entry, Key, Match, Program, TableId,
-    schema::{Family, IdKind},
+    schema::{Family, IdKind, Word},
     text,
 };
 
@@ -36,7 +36,11 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
         program = only(&program, endpoint(&loaded.cluster, &compiler, pod)?);
     }
     let mut out = output::stdout();
-    match compile.show {
+    match &compile.show {
+        Show::Flower(flower) => {
+            let input = (&loaded.cluster, &compiler);
+            super::flower::show(input, &compile.scope, compile.pod.as_ref(), flower, &mut out)?;
+        }
         Show::Text => out.write_all(text::print(&program).as_bytes())?,
         Show::Json => {
             serde_json::to_writer_pretty(&mut out, &netpolc_table::json::p4info(&program))
@@ -44,7 +48,7 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
             writeln!(out)?;
         }
         Show::Table => out.write_all(tables(&program).as_bytes())?,
-        Show::Ebpf(report) => super::ebpf::show(&program, report, &mut out)?,
+        Show::Ebpf(report) => super::ebpf::show(&program, *report, &mut out)?,
     }
     out.flush()?;
     Ok(refused)
@@ -96,6 +100,10 @@ pub fn only(program: &Program, endpoint: u16) -> Program {
         classes[family].insert(key.value(2).low());
     }
     let [v4, v6] = &classes;
+    if word.flags & Word::EGRESS != 0 {
+        keep(TableId::ServiceV4, &|_, _| true);
+        keep(TableId::ServiceV6, &|_, _| true);
+    }
     // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another class).
     for (family, classes) in [(Family::V4, v4), (Family::V6, v6)] {
         let table = program.table(TableId::remote(family));

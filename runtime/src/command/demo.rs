@@ -198,7 +198,7 @@ fn look(net: &Net, cluster: &Cluster) -> anyhow::Result<Vec<Seen>> {
             };
             let party = |who: Who, address| who.key().map_or(Party::Address(address), |key| Party::Pod(key, address));
             let (source, destination) = (party(talk.from, from), party(talk.to, to));
-            let answer = oracle.judge(&Asked { source, destination, protocol, port })?;
+            let answer = oracle.judge(&Asked { source, destination, protocol, port, via: None })?;
             seen.push(Seen { talk, to, passed: false, answer });
         }
     }

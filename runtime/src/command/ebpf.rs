@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{cli::raw::Report, output};
 
-/// Prints maps, entries and both programs.
+/// Prints maps, entries and all programs.
 ///
 /// # Errors
 /// A program that cannot be generated for these capacities; output that cannot be written.
@@ -28,7 +28,8 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
         let code = program::generate(hook, &parameters, &Options::default());
         Ok(disasm::listing(&code.map_err(|e| anyhow!("the program of {}: {e}", name(hook)))?))
     };
-    let listings = [(Hook::ToPod, generate(Hook::ToPod)?), (Hook::FromPod, generate(Hook::FromPod)?)];
+    let listings = [Hook::ToPod, Hook::FromPod, Hook::Translated].map(|hook| generate(hook).map(|text| (hook, text)));
+    let listings = listings.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let maps = MapId::ALL.iter().map(|&id| {
         let (value, entries) = (id.value_size(&capacities), u64::from(id.max_entries(&capacities)));
         (
@@ -75,6 +76,7 @@ pub(crate) fn name(hook: Hook) -> &'static str {
     match hook {
         Hook::ToPod => "to_pod",
         Hook::FromPod => "from_pod",
+        Hook::Translated => "translated",
     }
 }
 

@@ -210,7 +210,18 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
         return Err("port: missing; tcp, udp and sctp need the destination port".into());
     }
     let port = protocol.protocol().and(port);
-    Ok(Question { source: source.party(from), destination: destination.party(to), protocol, port })
+    Ok(Question { source: source.party(from), destination: destination.party(to), protocol, port, via: via(probe)? })
+}
+
+/// The address and port that it was sent to, where the destination is what a Service made of them.
+fn via(probe: &Probe) -> Result<Option<(IpAddr, u16)>, String> {
+    let socket = match probe.get("via") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value.as_str().and_then(|text| text.parse::<std::net::SocketAddr>().ok()).ok_or_else(|| {
+            format!("via: {value} is no address and port of a Service; write \"10.96.0.10:53\" or \"[fd00::a]:53\"")
+        })?,
+    };
+    Ok(Some((socket.ip(), socket.port())))
 }
 
 /// One end of a probe with the addresses that it may mean.

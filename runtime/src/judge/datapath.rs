@@ -1,16 +1,16 @@
 //! The judge that makes up packets: the opening packet of each question goes through the source's
-//! from_pod and the destination's to_pod, on a target that holds the whole cluster's tables.
+//! from_pod (to a Service: and what judges it after translation) and the destination's to_pod, on a target that holds the whole cluster's tables.
 
 use std::{net::IpAddr, time::Duration};
 
 use netpolc_lower::Event;
 use netpolc_policy::{
     Cluster, Direction,
-    oracle::{Party, Question, Transport},
+    oracle::{Question, Transport},
 };
 use netpolc_table::delta;
 use netpolc_target::{
-    Datapath, Frame, Hook, Target, Verdict, execute,
+    Datapath, Frame, Hook, Mark, Target, Verdict, execute,
     frame::Packet,
     semantics::{icmp, sctp, tcp},
 };
@@ -53,61 +53,81 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         self.target
     }
 
-    fn hook(
-        &mut self,
-        direction: Direction,
-        party: &Party,
-        remote: IpAddr,
-        question: &Question,
-        frame: &[u8],
-    ) -> Result<Side, Error> {
+    /// The source's side: its from_pod, and after translation the hook that judges what was sent to a Service.
+    fn egress(&mut self, question: &Question, port: u16) -> Result<Side, Error> {
+        let packet = |to, number| opening(question, port, to, number);
+        let frame = match question.via {
+            Some((address, number)) => packet(address, Some(number))?,
+            None => packet(question.destination.address(), question.port)?,
+        };
+        let translated = packet(question.destination.address(), question.port)?;
         let mut sides = Vec::new();
-        for (pod, endpoint) in self.tables.subjects(party) {
+        for (pod, endpoint) in self.tables.subjects(&question.source) {
             let interface = FIRST_INTERFACE + u32::from(endpoint);
-            let (hook, ingress_ifindex) = match direction {
-                Direction::Egress => (Hook::FromPod, interface),
-                // Offline, an address of the pod's node stands for a packet born there (S44).
-                Direction::Ingress if self.tables.is_own_node(pod, remote) => (Hook::ToPod, 0),
-                Direction::Ingress => (Hook::ToPod, UPLINK),
-            };
-            let frame = Frame { interface, ingress_ifindex, bytes: frame.to_vec() };
-            let verdict = self.target.packet(hook, &frame)?;
-            let expected = self.tables.side(direction, (pod, endpoint), remote, question);
-            sides.push(match verdict {
-                Verdict::Next if expected.allowed => expected,
-                Verdict::Next => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
-                Verdict::Drop if !expected.allowed => expected,
-                Verdict::Drop => {
-                    let by = self.target.explain_last().map(|r| Place::Other { implied: r.name().into() });
-                    Side { allowed: false, reason: Reason::Dropped, by: by.into_iter().collect(), ..expected }
-                }
-            });
+            let (ingress_ifindex, bytes) = (interface, frame.clone());
+            let frame = Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes };
+            let mut verdict = self.target.packet(Hook::FromPod, &frame)?;
+            let expected = self.tables.egress((pod, endpoint), question);
+            if verdict == Verdict::Defer && question.via.is_some() {
+                let bytes = translated.clone();
+                let frame = Frame { interface: UPLINK, ingress_ifindex, mark: Mark::Deferred, bytes };
+                verdict = self.target.packet(Hook::Translated, &frame)?;
+            }
+            sides.push(self.side(verdict, expected));
         }
         Ok(Side::strictest(sides))
     }
 
-    /// The packet that opens: a fresh source port each time.
-    fn opening(&mut self, question: &Question) -> Result<Vec<u8>, Error> {
-        let (from, to) = (question.source.address(), question.destination.address());
-        if from.is_ipv4() != to.is_ipv4() {
-            return Err(Error::Question(format!("{from} and {to} are of two address families")));
+    /// The destination's side: its to_pod.
+    fn ingress(&mut self, question: &Question, port: u16) -> Result<Side, Error> {
+        let bytes = opening(question, port, question.destination.address(), question.port)?;
+        let remote = question.source.address();
+        let mut sides = Vec::new();
+        for (pod, endpoint) in self.tables.subjects(&question.destination) {
+            let interface = FIRST_INTERFACE + u32::from(endpoint);
+            // Offline, an address of the pod's node stands for a packet born there (S44).
+            let ingress_ifindex = if self.tables.is_own_node(pod, remote) { 0 } else { UPLINK };
+            let frame = Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes: bytes.clone() };
+            let verdict = self.target.packet(Hook::ToPod, &frame)?;
+            let expected = self.tables.side(Direction::Ingress, (pod, endpoint), remote, question);
+            sides.push(self.side(verdict, expected));
         }
-        self.source_port = 32_768 + (self.source_port + 1) % 28_000;
-        let source = self.source_port;
-        let port = || {
-            question.port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()))
-        };
-        let packet = Packet::new(from, to);
-        let packet = match (question.protocol, from.is_ipv4()) {
-            (Transport::Tcp, _) => packet.tcp(source, port()?, tcp::SYN),
-            (Transport::Udp, _) => packet.udp(source, port()?).payload(b"netpolc"),
-            (Transport::Sctp, _) => packet.sctp(source, port()?, sctp::INIT),
-            (Transport::Other(1), true) => packet.icmp(icmp::REQUESTS_V4[0], source),
-            (Transport::Other(58), false) => packet.icmp(icmp::REQUESTS_V6[0], source),
-            (Transport::Other(number), _) => packet.protocol(number).payload(&[0; 16]),
-        };
-        Ok(packet.build())
+        Ok(Side::strictest(sides))
     }
+
+    /// What a hook said, with the reasons that the tables give where they say the same.
+    fn side(&self, verdict: Verdict, expected: Side) -> Side {
+        match verdict {
+            Verdict::Next if expected.allowed => expected,
+            Verdict::Next => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
+            // Nothing has translated it: no backend has been judged.
+            Verdict::Defer => Side { allowed: false, reason: Reason::Service, by: vec![], ..expected },
+            Verdict::Drop if !expected.allowed => expected,
+            Verdict::Drop => {
+                let by = self.target.explain_last().map(|r| Place::Other { implied: r.name().into() });
+                Side { allowed: false, reason: Reason::Dropped, by: by.into_iter().collect(), ..expected }
+            }
+        }
+    }
+}
+
+/// The packet that opens, to an address and port.
+fn opening(question: &Question, source: u16, to: IpAddr, port: Option<u16>) -> Result<Vec<u8>, Error> {
+    let from = question.source.address();
+    if from.is_ipv4() != to.is_ipv4() {
+        return Err(Error::Question(format!("{from} and {to} are of two address families")));
+    }
+    let port = || port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()));
+    let packet = Packet::new(from, to);
+    let packet = match (question.protocol, from.is_ipv4()) {
+        (Transport::Tcp, _) => packet.tcp(source, port()?, tcp::SYN),
+        (Transport::Udp, _) => packet.udp(source, port()?).payload(b"netpolc"),
+        (Transport::Sctp, _) => packet.sctp(source, port()?, sctp::INIT),
+        (Transport::Other(1), true) => packet.icmp(icmp::REQUESTS_V4[0], source),
+        (Transport::Other(58), false) => packet.icmp(icmp::REQUESTS_V6[0], source),
+        (Transport::Other(number), _) => packet.protocol(number).payload(&[0; 16]),
+    };
+    Ok(packet.build())
 }
 
 impl<T: Target + Datapath> Judge for OnDatapath<'_, T> {
@@ -116,10 +136,10 @@ impl<T: Target + Datapath> Judge for OnDatapath<'_, T> {
     }
 
     fn judge(&mut self, question: &Question) -> Result<Answer, Error> {
-        let frame = self.opening(question)?;
-        let (source, destination) = (&question.source, &question.destination);
-        let egress = self.hook(Direction::Egress, source, destination.address(), question, &frame)?;
-        let ingress = self.hook(Direction::Ingress, destination, source.address(), question, &frame)?;
+        // A fresh source port each time.
+        self.source_port = 32_768 + (self.source_port + 1) % 28_000;
+        let egress = self.egress(question, self.source_port)?;
+        let ingress = self.ingress(question, self.source_port)?;
         self.target.advance(FORGET)?;
         Ok(Answer::of(egress, ingress))
     }

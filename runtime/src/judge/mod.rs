@@ -109,6 +109,8 @@ pub enum Reason {
     Allowed,
     /// Isolated, and no rule allows it.
     Denied,
+    /// A Service's address: its backend decides (S48), and the question names none.
+    Service,
     /// A packet was dropped for another reason than policy; which one stands in `by`.
     Dropped,
 }

@@ -40,6 +40,7 @@ fn side(side: oracle::Side) -> Side {
         Why::NotIsolated => (Reason::NotIsolated, vec![]),
         Why::Own => (Reason::OwnPod, vec![]),
         Why::Node => (Reason::OwnNode, vec![]),
+        Why::Service => (Reason::Service, vec![]),
         Why::Allowed(place) => {
             let (peer, port) = (place.peer.map(index), place.port.map(index));
             let place = Place::Rule { policy: place.policy.to_string(), rule: index(place.rule), peer, port };

@@ -59,12 +59,17 @@ impl<'a> Tables<'a> {
         pod.node.as_ref().and_then(|n| self.cluster.nodes.get(n)).is_some_and(|n| n.addresses.contains(&remote))
     }
 
-    /// What the tables say for one pod.
-    pub(super) fn side(
+    /// What the tables say for one pod, whose packets go to or come from `remote`.
+    pub(super) fn side(&self, direction: Direction, subject: (&Pod, u16), remote: IpAddr, question: &Question) -> Side {
+        self.side_at(direction, subject, (remote, question.port), question)
+    }
+
+    /// The same with another port of the destination than the question's.
+    fn side_at(
         &self,
         direction: Direction,
         (pod, endpoint): (&Pod, u16),
-        remote: IpAddr,
+        (remote, port): (IpAddr, Option<u16>),
         question: &Question,
     ) -> Side {
         let pipeline = match direction {
@@ -72,7 +77,7 @@ impl<'a> Tables<'a> {
             Direction::Egress => Pipeline::FromPod,
         };
         let program = self.compiler.program();
-        let port = question.protocol.protocol().and(question.port);
+        let port = question.protocol.protocol().and(port);
         let decision = eval::decide(program, pipeline, endpoint, remote, question.protocol.number(), port);
         let isolated = pipeline.set(eval::word(program, endpoint)).is_some();
         let by = places(&decision);
@@ -86,15 +91,22 @@ impl<'a> Tables<'a> {
             Verdict::Deny if direction == Direction::Ingress && self.is_own_node(pod, remote) => {
                 (true, Reason::OwnNode)
             }
+            Verdict::Defer if pod.addresses.contains(&remote) => (true, Reason::OwnPod),
+            Verdict::Defer => (false, Reason::Service),
             Verdict::Deny => (false, Reason::Denied),
         };
         let by = if matches!(reason, Reason::Allowed | Reason::Denied) { by } else { vec![] };
         Side { allowed, pod: Some(pod.key.clone()), reason, by }
     }
 
-    fn party(&self, direction: Direction, party: &Party, remote: IpAddr, question: &Question) -> Side {
-        let subjects = self.subjects(party).into_iter();
-        Side::strictest(subjects.map(|subject| self.side(direction, subject, remote, question)).collect())
+    /// The source's side: what was sent to a Service is judged by its backend (S48).
+    pub(super) fn egress(&self, subject: (&Pod, u16), question: &Question) -> Side {
+        let sent = question.via.map(|(address, port)| (address, Some(port)));
+        let sent = sent.map(|remote| self.side_at(Direction::Egress, subject, remote, question));
+        match sent {
+            Some(side) if side.reason != Reason::Service => side,
+            _ => self.side(Direction::Egress, subject, question.destination.address(), question),
+        }
     }
 }
 
@@ -104,10 +116,12 @@ impl Judge for Tables<'_> {
     }
 
     fn judge(&mut self, question: &Question) -> Result<Answer, Error> {
-        let (source, destination) = (&question.source, &question.destination);
+        let sources = self.subjects(&question.source).into_iter();
+        let remote = question.source.address();
+        let destinations = self.subjects(&question.destination).into_iter();
         Ok(Answer::of(
-            self.party(Direction::Egress, source, destination.address(), question),
-            self.party(Direction::Ingress, destination, source.address(), question),
+            Side::strictest(sources.map(|subject| self.egress(subject, question)).collect()),
+            Side::strictest(destinations.map(|s| self.side(Direction::Ingress, s, remote, question)).collect()),
         ))
     }
 }

@@ -115,6 +115,8 @@ pub enum Hook {
     ToPod,
     /// From the pod: ingress of its host-side interface.
     FromPod,
+    /// Out of the node, after translation: egress of its other layer-3 interfaces (S48).
+    Translated,
 }
 
 /// A packet as a hook sees it.
@@ -124,6 +126,8 @@ pub struct Frame {
     pub interface: u32,
     /// Where it entered the node; 0: born here (S44).
     pub ingress_ifindex: u32,
+    /// Its mark, as far as it matters here.
+    pub mark: Mark,
     /// From the Ethernet header on.
     pub bytes: Vec<u8>,
 }
@@ -131,10 +135,22 @@ pub struct Frame {
 /// What a hook says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The next program, or the stack.
+    /// The next program, or the stack; not marked.
     Next,
     /// Dropped.
     Drop,
+    /// As `Next`, but marked: its egress is still to be judged.
+    Defer,
+}
+
+/// The bit of a packet's mark that says that its egress is still to be judged (S48).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mark {
+    /// Not set.
+    #[default]
+    Clear,
+    /// Set.
+    Deferred,
 }
 
 /// A target that can be asked about single packets, which may change its state tables as real ones do.

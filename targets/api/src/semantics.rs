@@ -6,9 +6,11 @@
 //! # Words
 //!
 //! *Frame*: the bytes from the Ethernet header on; its length `L` counts padding. Numbers are big endian.
-//! *Local* is the pod's side (the source of `from_pod`, the destination of `to_pod`), *remote* the other.
+//! *Local* is the pod's side (the source of `from_pod` and `translated`, the destination of `to_pod`), *remote* the other.
 //! `iso`: the word has the direction's flag (`to_pod` INGRESS, `from_pod` EGRESS).
 //! `keep`: the word has INGRESS, EGRESS or RECORD. `guard`: the hook is `from_pod` and the word has GUARD or EGRESS.
+//! *Mark*: one bit of the packet's mark ([`DEFERRED_MARK`], configurable): its egress is still to be judged (S48).
+//! *Next* leaves it as it is, *Defer* is Next with the mark set. Nothing else on the node may use the bit.
 //! *Refuse(reason)*: Drop where `iso`, else Next at once (no state, no record).
 //! *Refuse early(reason)*: Drop where `iso` or `guard`, else Next.
 //! Every comparison of offsets is against the frame's length or `end`, never against what happens to be linear.
@@ -17,6 +19,7 @@
 //!
 //! | step | condition, in this order | answer |
 //! |---|---|---|
+//! | 0 | `to_pod` and marked: the steps of `translated` first, see below; where they drop, that is the answer | go on |
 //! | 1 | `interface[ifindex]` misses | Next |
 //! | | not `keep` and not `guard` | Next |
 //! | 2 Ethernet | `L` < 14 | Refuse early(Truncated) |
@@ -68,7 +71,7 @@
 //! extension header: Drop(Fragment). The tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; others: without a
 //! port): Next. The remote is the endpoint's own address: Next. Else Drop(Fragment).
 //! A first fragment goes on as a whole packet; where `iso`, and it is not `to_pod` and born on the node, and step 6 was reached, its verdict (a Refuse of step 6 too) is
-//! recorded for [`FRAGMENT_SECONDS`], replacing what was there. Where the table of records is full of live ones, the verdict
+//! recorded for [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it, Defer included. Where the table of records is full of live ones, the verdict
 //! may go unrecorded, or replace the oldest; its later fragments then come without a record.
 //!
 //! **Step 6, bytes needed**: TCP 14, UDP 8, SCTP 16, ICMP over IPv4 and ICMPv6 over IPv6 8. Every other protocol (ICMP over IPv6, ICMPv6 over
@@ -97,7 +100,10 @@
 //! `port` is the destination port of a packet that goes in that direction: `to_pod` the tuple's local, `from_pod` its remote port.
 //!
 //! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6` says of the remote now (S43).
-//! *Opener permits*: the entry was born on the node (S44), or Permits(the opener's direction, remote, the opener's destination port).
+//! *Is a Service's*: the protocol is one of [`HAS_PORTS`], and `service_v4/v6` has (remote, protocol, remote port).
+//! *Opener permits*: the entry was born on the node (S44); or Permits(the opener's direction, remote, the opener's destination port);
+//! or the hook is `to_pod`, the opener `from_pod`, and the entry is *deferred* or the remote is a Service's.
+//! *Own traffic* (S47): `to_pod`, and `interface[ingress_ifindex]` is the endpoint itself: what a pod sent to a Service, and the Service to the same pod.
 //!
 //! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be left out where the
 //! phase stays and the deadline would move by less than one second.
@@ -113,8 +119,10 @@
 //! | yes | Accept, Finish, Reset; of SCTP also Data | live | touch, Next |
 //! | yes | any other | | Next |
 //! | no | Open of TCP | live, phase Opening, opener is the other hook, opener permits | touch, Next (crossing SYNs) |
-//! | no | Open otherwise | | Drop(Policy) |
 //! | no | not Open, has a tuple | live, opener is the other hook, opener permits | touch, Next |
+//! | no | not Open, has a tuple | `from_pod`; live, opener is this hook, *deferred* | touch, Defer |
+//! | no | any other, has a tuple | own traffic | as if allowed; an entry that it creates is *born* |
+//! | no | any other, has a tuple | `from_pod`, the remote is a Service's | as if allowed, and Defer instead of Next; an entry that it creates is *deferred* |
 //! | no | any other | | Drop(Policy) |
 //!
 //! *Create*: phase Opening, opener this hook, `born` where `to_pod` and `ingress_ifindex` is 0, the remote's incarnation. Over the
@@ -124,6 +132,33 @@
 //! side cannot open the same tuple as its own (S41).
 //!
 //! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
+//!
+//! # Services (S48)
+//!
+//! A packet to a Service's address and port is not judged by them but by what they are translated to: `from_pod` lets it go on, marked, and
+//! the hook `translated`, which stands at the egress of every other layer-3 interface of the node (before any encapsulation) and in front of `to_pod`,
+//! judges it by the sender's egress set and takes the mark off. What is delivered to the node itself meets no such hook: egress to the own node is
+//! allowed (S45). The sender is known by `ingress_ifindex`, which stays through routing, translation and masquerade.
+//!
+//! Every packet of a connection takes this way, so tightening cuts it; it follows its own backend, whatever the list of endpoints
+//! is by then. A Service or one of its ports that goes does not cut it either: its entry is *deferred*, and conntrack goes on translating.
+//! What nothing translates is judged as the address that it has. After a tightening the other side's packets still reach the pod until the entry is idle, since
+//! they come under the Service's address; the pod's own do not pass.
+//!
+//! | step | condition, in this order | answer |
+//! |---|---|---|
+//! | T1 | not marked | Next |
+//! | | `ingress_ifindex` is 0: steps 2 to 5; an IPv6 fragment (offset or M not 0): Drop(Fragment), counted for endpoint 0 | Next |
+//! | | `interface[ingress_ifindex]` misses | Drop(Policy), counted for endpoint 0 |
+//! | | the sender's word lacks EGRESS | unmark, Next |
+//! | T2 | steps 2 to 6 as of `from_pod` of the sender, with `iso` and without `guard`; their Next unmarks | |
+//! | | in step 5 the hook of the key is `translated`, and nothing is born on the node | |
+//! | T3 | ICMP errors (they have no port), ICMP and others alike: Permits(`from_pod`, destination, destination port) | unmark, Next |
+//! | | otherwise | Drop(Policy) |
+//!
+//! Where `ingress_ifindex` is 0 the packet was born on the node, and the bit is somebody else's; but the kernel forgets the interface when it cuts an IPv6 packet anew
+//! (`ip6_copy_metadata`, net/ipv6/ip6_output.c), hence the exception. An ICMP error by the pod about a deferred connection is Drop(IcmpError) at `from_pod`:
+//! its opener is not permitted there.
 
 mod connection;
 
@@ -238,6 +273,11 @@ pub mod icmp {
 pub const DHCP: (u16, u16) = (68, 67);
 /// Source and destination port of the only UDP packets that may come from fe80::/10 or ::.
 pub const DHCPV6: (u16, u16) = (546, 547);
+
+/// The bit of a packet's mark that says that its egress is still to be judged, unless configured otherwise. Kubernetes' own two are
+/// 0x4000 and 0x8000; portmap has 0x2000, the AWS CNI 0x80, Istio 0x539, Calico and Weave the upper half; this one is used by Cilium only
+/// (github.com/fwmark/registry), beside which netpolc does not run.
+pub const DEFERRED_MARK: u32 = 0x1000;
 
 /// How long a first fragment's verdict stands, in seconds (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_SECONDS: u32 = 30;

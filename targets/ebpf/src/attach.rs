@@ -1,6 +1,7 @@
 //! The interfaces that carry the programs: attached, listed, swept, detached.
 //!
-//! `to_pod` sits at the egress hook of a pod's host-side interface, `from_pod` at its ingress hook. Interfaces are those of
+//! `to_pod` sits at the egress hook of a pod's host-side interface, `from_pod` at its ingress hook; `translated` at the egress hook of
+//! the node's other layer-3 interfaces (its *uplinks*). Interfaces are those of
 //! the calling thread's network namespace. With pins each attachment is on the BPF file system and outlives the
 //! process; without, it ends with it. Not here: which interfaces are pods' (the runtime knows).
 
@@ -39,6 +40,28 @@ pub enum Way {
     Clsact,
 }
 
+/// What an interface is to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// A pod's host-side end.
+    Pod,
+    /// Another one, by which packets leave.
+    Uplink,
+}
+
+impl Role {
+    fn hooks(self) -> &'static [Hook] {
+        match self {
+            Role::Pod => &[Hook::ToPod, Hook::FromPod],
+            Role::Uplink => &[Hook::Translated],
+        }
+    }
+
+    fn of(hook: Hook) -> Self {
+        if hook == Hook::Translated { Role::Uplink } else { Role::Pod }
+    }
+}
+
 /// An interface that carries the programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -48,17 +71,44 @@ pub struct Attachment {
     pub name: Option<String>,
     /// How.
     pub way: Way,
+    /// Whose programs.
+    pub role: Role,
 }
 
 /// One interface's links.
 #[derive(Debug)]
 enum Held {
     Tcx(BTreeMap<Hook, OwnedFd>),
-    Clsact(Qdisc),
+    Clsact(Qdisc, Role),
 }
 
-/// Both programs.
-pub(crate) type Programs = [(Hook, Loaded); 2];
+impl Held {
+    fn role(&self) -> Role {
+        match self {
+            Held::Tcx(links) => links.keys().next().map_or(Role::Pod, |hook| Role::of(*hook)),
+            Held::Clsact(_, role) => *role,
+        }
+    }
+}
+
+/// All programs.
+pub(crate) type Programs = [(Hook, Loaded); 3];
+
+/// All hooks.
+const HOOKS: [Hook; 3] = [Hook::ToPod, Hook::FromPod, Hook::Translated];
+
+/// Pins that say that an interface has filters in a clsact qdisc: found or made, of a pod or an uplink.
+const MARKERS: [(&str, Qdisc, Role); 4] = [
+    // in this order; both of a role are there where somebody else's qdisc went and we made one
+    ("clsact", Qdisc::Found, Role::Pod),
+    ("clsact_q", Qdisc::Made, Role::Pod),
+    ("uplink", Qdisc::Found, Role::Uplink),
+    ("uplink_q", Qdisc::Made, Role::Uplink),
+];
+
+fn marker(qdisc: Qdisc, role: Role) -> &'static str {
+    MARKERS.iter().find(|m| (m.1, m.2) == (qdisc, role)).expect("all are listed").0
+}
 
 /// All attachments.
 #[derive(Debug, Default)]
@@ -67,7 +117,7 @@ pub(crate) struct Attachments(BTreeMap<u32, Held>);
 /// Which side of the interface a hook is.
 fn side(hook: Hook) -> TcxHook {
     match hook {
-        Hook::ToPod => TcxHook::Egress,
+        Hook::ToPod | Hook::Translated => TcxHook::Egress,
         Hook::FromPod => TcxHook::Ingress,
     }
 }
@@ -77,6 +127,7 @@ pub(crate) fn hook_name(hook: Hook) -> &'static str {
     match hook {
         Hook::ToPod => "to_pod",
         Hook::FromPod => "from_pod",
+        Hook::Translated => "translated",
     }
 }
 
@@ -108,19 +159,13 @@ impl Attachments {
                 continue;
             };
             let path = pins.link(&name);
-            match kind {
-                // in this order; both are there where somebody else's qdisc went and we made one
-                "clsact" => drop(this.0.insert(ifindex, Held::Clsact(Qdisc::Found))),
-                "clsact_q" => drop(this.0.insert(ifindex, Held::Clsact(Qdisc::Made))),
-                _ => {
-                    let Some(hook) = [Hook::ToPod, Hook::FromPod].into_iter().find(|h| hook_name(*h) == kind) else {
-                        continue;
-                    };
-                    let link = sys::pinned(&path).map_err(|e| refused(format!("open {}", path.display()), e))?;
-                    let entry = this.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
-                    if let Held::Tcx(links) = entry {
-                        links.insert(hook, link);
-                    }
+            if let Some((_, qdisc, role)) = MARKERS.iter().find(|m| m.0 == kind) {
+                this.0.insert(ifindex, Held::Clsact(*qdisc, *role));
+            } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind) {
+                let link = sys::pinned(&path).map_err(|e| refused(format!("open {}", path.display()), e))?;
+                let entry = this.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
+                if let Held::Tcx(links) = entry {
+                    links.insert(hook, link);
                 }
             }
         }
@@ -133,7 +178,7 @@ impl Attachments {
             Held::Tcx(links) => {
                 links.values().any(|link| sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)))
             }
-            Held::Clsact(_) => sys::ifname(ifindex).is_err(),
+            Held::Clsact(..) => sys::ifname(ifindex).is_err(),
         };
         let list: Vec<u32> = self.0.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
@@ -145,10 +190,10 @@ impl Attachments {
     /// Removes pins and descriptors; a TCX link detaches by that.
     fn forget(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
         if let Some(pins) = pins {
-            for hook in [Hook::ToPod, Hook::FromPod] {
+            for hook in HOOKS {
                 unpin(pins, &format!("{ifindex}_{}", hook_name(hook)))?;
             }
-            for marker in ["clsact", "clsact_q"] {
+            for (marker, ..) in MARKERS {
                 unpin(pins, &format!("{ifindex}_{marker}"))?;
             }
         }
@@ -157,10 +202,20 @@ impl Attachments {
     }
 
     /// Makes the interface carry these programs, whatever it carried before.
-    pub fn attach(&mut self, ifindex: u32, programs: &Programs, mode: Mode, pins: Option<&Pins>) -> Result<Way, Error> {
+    pub fn attach(
+        &mut self,
+        ifindex: u32,
+        role: Role,
+        programs: &Programs,
+        mode: Mode,
+        pins: Option<&Pins>,
+    ) -> Result<Way, Error> {
         self.sweep(pins)?;
-        if mode == Mode::Best && !matches!(self.0.get(&ifindex), Some(Held::Clsact(_))) {
-            match self.attach_tcx(ifindex, programs, pins) {
+        if self.0.get(&ifindex).is_some_and(|held| held.role() != role) {
+            self.detach(ifindex, pins)?;
+        }
+        if mode == Mode::Best && !matches!(self.0.get(&ifindex), Some(Held::Clsact(..))) {
+            match self.attach_tcx(ifindex, role, programs, pins) {
                 Ok(()) => return Ok(Way::Tcx),
                 // kernels without TCX know neither the attach type nor the link
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
@@ -169,12 +224,13 @@ impl Attachments {
                 Err(e) => return Err(refused(call("attach to", ifindex), e)),
             }
         }
-        self.attach_clsact(ifindex, programs, pins).map_err(|e| refused(call("attach by clsact to", ifindex), e))?;
+        self.attach_clsact(ifindex, role, programs, pins)
+            .map_err(|e| refused(call("attach by clsact to", ifindex), e))?;
         Ok(Way::Clsact)
     }
 
-    fn attach_tcx(&mut self, ifindex: u32, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
-        for (hook, program) in programs {
+    fn attach_tcx(&mut self, ifindex: u32, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+        for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
             if let Some(Held::Tcx(links)) = self.0.get(&ifindex)
                 && let Some(link) = links.get(hook)
             {
@@ -195,24 +251,23 @@ impl Attachments {
         Ok(())
     }
 
-    fn attach_clsact(&mut self, ifindex: u32, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+    fn attach_clsact(&mut self, ifindex: u32, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
         // always looked for: an interface may have come back under the same index
         let found = clsact::ensure_qdisc(ifindex)?;
         let qdisc = match self.0.get(&ifindex) {
-            Some(Held::Clsact(Qdisc::Made)) => Qdisc::Made,
+            Some(Held::Clsact(Qdisc::Made, _)) => Qdisc::Made,
             _ => found,
         };
         if let Some(pins) = pins {
-            let marker = if qdisc == Qdisc::Made { "clsact_q" } else { "clsact" };
-            match fs::create_dir(pins.link(&format!("{ifindex}_{marker}"))) {
+            match fs::create_dir(pins.link(&format!("{ifindex}_{}", marker(qdisc, role)))) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
         }
-        for (hook, program) in programs {
+        for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
             clsact::attach(program.fd(), ifindex, side(*hook))?;
         }
-        if let Some(Held::Tcx(links)) = self.0.insert(ifindex, Held::Clsact(qdisc))
+        if let Some(Held::Tcx(links)) = self.0.insert(ifindex, Held::Clsact(qdisc, role))
             && let Some(pins) = pins
         {
             for hook in links.keys() {
@@ -225,12 +280,15 @@ impl Attachments {
     /// Makes every interface carry these programs, by replacing what it carries.
     pub fn replace(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<(), Error> {
         self.sweep(pins)?;
-        let list: Vec<(u32, bool)> = self.0.iter().map(|(i, h)| (*i, matches!(h, Held::Tcx(_)))).collect();
-        for (ifindex, tcx) in list {
+        let facts = |(i, h): (&u32, &Held)| (*i, matches!(h, Held::Tcx(_)), h.role());
+        let mut list: Vec<(u32, bool, Role)> = self.0.iter().map(facts).collect();
+        // What judges first, then what leaves packets to it.
+        list.sort_by_key(|(ifindex, _, role)| (*role == Role::Pod, *ifindex));
+        for (ifindex, tcx, role) in list {
             let done = if tcx {
-                self.attach_tcx(ifindex, programs, pins)
+                self.attach_tcx(ifindex, role, programs, pins)
             } else {
-                self.attach_clsact(ifindex, programs, pins)
+                self.attach_clsact(ifindex, role, programs, pins)
             };
             match done {
                 Err(e) if !gone(&e) => return Err(refused(call("replace the programs of", ifindex), e)),
@@ -243,8 +301,8 @@ impl Attachments {
 
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
-        if let Some(Held::Clsact(qdisc)) = self.0.get(&ifindex) {
-            let done = [TcxHook::Ingress, TcxHook::Egress].into_iter().try_for_each(|h| clsact::detach(ifindex, h));
+        if let Some(Held::Clsact(qdisc, role)) = self.0.get(&ifindex) {
+            let done = role.hooks().iter().try_for_each(|h| clsact::detach(ifindex, side(*h)));
             let done = done.and_then(|()| if *qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
             done.map_err(|e| refused(call("detach from", ifindex), e))?;
         }
@@ -262,7 +320,7 @@ impl Attachments {
         let way = |h: &Held| if matches!(h, Held::Tcx(_)) { Way::Tcx } else { Way::Clsact };
         self.0
             .iter()
-            .map(|(&ifindex, h)| Attachment { ifindex, name: sys::ifname(ifindex).ok(), way: way(h) })
+            .map(|(&ifindex, h)| Attachment { ifindex, name: sys::ifname(ifindex).ok(), way: way(h), role: h.role() })
             .collect()
     }
 }

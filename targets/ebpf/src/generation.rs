@@ -1,4 +1,4 @@
-//! A generation: tables and the two programs that read them. Made, filled from another, pinned, opened again.
+//! A generation: tables and the three programs that read them. Made, filled from another, pinned, opened again.
 //!
 //! Not here: when (`target`).
 
@@ -29,8 +29,8 @@ pub(crate) struct Generation {
     _counter: Option<Region>,
 }
 
-/// The code of both hooks for these maps.
-pub(crate) fn code(maps: &Maps, options: &Options) -> Result<[(Hook, Code); 2], Error> {
+/// The code of all hooks for these maps.
+pub(crate) fn code(maps: &Maps, options: &Options) -> Result<[(Hook, Code); 3], Error> {
     let parameters = Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
     let generate = |hook: Hook| {
         let made = program::generate(hook, &parameters, options);
@@ -41,11 +41,11 @@ pub(crate) fn code(maps: &Maps, options: &Options) -> Result<[(Hook, Code); 2], 
         };
         made.map(|code| (hook, code)).map_err(refuse)
     };
-    Ok([generate(Hook::ToPod)?, generate(Hook::FromPod)?])
+    Ok([generate(Hook::ToPod)?, generate(Hook::FromPod)?, generate(Hook::Translated)?])
 }
 
 /// Tells generated code apart; descriptors are no part of it.
-fn fingerprint(code: &[(Hook, Code); 2]) -> u64 {
+fn fingerprint(code: &[(Hook, Code); 3]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for (_, code) in code {
         for insn in &code.insns {
@@ -63,7 +63,7 @@ fn fingerprint(code: &[(Hook, Code); 2]) -> u64 {
     hash.max(1)
 }
 
-fn load(maps: &Maps, code: &[(Hook, Code); 2], counter: Option<&Region>) -> Result<Programs, Error> {
+fn load(maps: &Maps, code: &[(Hook, Code); 3], counter: Option<&Region>) -> Result<Programs, Error> {
     let descriptor = |map| match map {
         MapRef::Table(id) => maps.fd(id),
         MapRef::Extra(_) => counter.map_or(-1, Region::raw_fd),
@@ -71,7 +71,7 @@ fn load(maps: &Maps, code: &[(Hook, Code); 2], counter: Option<&Region>) -> Resu
     let load = |(hook, code): &(Hook, Code)| {
         Loaded::load(&format!("np_{}", hook_name(*hook)), code, descriptor).map(|p| (*hook, p))
     };
-    Ok([load(&code[0])?, load(&code[1])?])
+    Ok([load(&code[0])?, load(&code[1])?, load(&code[2])?])
 }
 
 impl Generation {
@@ -121,7 +121,7 @@ impl Generation {
         let header = Maps::header(&dir)?;
         let maps = Maps::open(&dir, &header, shared)?;
         let open = |hook: Hook| Loaded::pinned(&dir.join(hook_name(hook))).map(|p| (hook, p));
-        let programs = [open(Hook::ToPod)?, open(Hook::FromPod)?];
+        let programs = [open(Hook::ToPod)?, open(Hook::FromPod)?, open(Hook::Translated)?];
         Ok((Self { number, tables: Tables::open(maps, access)?, programs, _counter: None }, header))
     }
 
@@ -152,6 +152,6 @@ impl Generation {
     /// One hook's program.
     pub fn program(&self, hook: Hook) -> &Loaded {
         let found = self.programs.iter().find(|(h, _)| *h == hook);
-        &found.expect("both hooks have one").1
+        &found.expect("every hook has one").1
     }
 }

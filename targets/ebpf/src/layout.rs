@@ -20,7 +20,7 @@ pub use config::Clock;
 use state::{K1, K2, mix};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// First word of the header map: "netpolc" and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
 
@@ -55,6 +55,8 @@ pub struct Capacities {
     pub fragments: u32,
     /// Entries of `own_more`.
     pub more_addresses: u32,
+    /// Entries of `service`.
+    pub services: u32,
 }
 
 impl Default for Capacities {
@@ -75,6 +77,7 @@ impl Default for Capacities {
             state_buckets: 1 << 9,
             fragments: 1 << 13,
             more_addresses: 1 << 12,
+            services: 1 << 14,
         }
     }
 }
@@ -97,6 +100,7 @@ impl Capacities {
             state_buckets: 1 << 6,
             fragments: 1 << 10,
             more_addresses: 1 << 8,
+            services: 1 << 8,
         }
     }
 
@@ -117,6 +121,7 @@ impl Capacities {
             ("state_buckets", self.state_buckets, 1 << 1, 1 << 16),
             ("fragments", self.fragments, 1 << 4, 1 << 20),
             ("more_addresses", self.more_addresses, 1 << 4, 1 << 20),
+            ("services", self.services, 1 << 4, 1 << 20),
         ] {
             if !value.is_power_of_two() || value < low || value > high {
                 return Err(format!("{name}: {value} must be a power of two from {low} to {high}"));
@@ -183,6 +188,8 @@ maps! {
     RowsV6 = "rows_v6",
     /// u64 `[rows][port_words]`: bit pc % 64 of word pc / 64 permits. Row 0 stays zero.
     Mask = "mask",
+    /// Hash, key [`service_key`] -> u32 1: addresses and ports of Services. Asked where the tables deny a packet of a pod.
+    Service = "service",
     /// u64 `[endpoints][state_buckets][8]`, see [`state`].
     StateV4Meta = "state_v4_meta",
     /// 16 bytes `[endpoints][state_buckets][8]`, see [`state`].
@@ -193,7 +200,7 @@ maps! {
     StateV6Key = "state_v6_key",
     /// LRU hash of the kernel, see [`frag`]; only programs write it.
     Frag = "frag",
-    /// u64 `[endpoints][2][8]`: drops by endpoint, direction (0 to_pod, 1 from_pod) and `DropReason`.
+    /// u64 `[endpoints][2][8]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
     Counter = "counter",
     /// u64 `[8][65536]`: kind (`IdKind`), id -> fingerprint, 0: none. No packet reads it.
     Directory = "directory",
@@ -206,13 +213,14 @@ maps! {
 impl MapId {
     /// A one-element mmapable array (max_entries 1)? Otherwise a kernel hash.
     pub fn is_array(self) -> bool {
-        !matches!(self, MapId::OwnMore | MapId::Frag)
+        !matches!(self, MapId::OwnMore | MapId::Service | MapId::Frag)
     }
 
     /// Bytes of a key.
     pub fn key_size(self) -> u32 {
         match self {
             MapId::OwnMore => OWN_MORE_KEY as u32,
+            MapId::Service => SERVICE_KEY as u32,
             MapId::Frag => frag::KEY as u32,
             _ => 4,
         }
@@ -225,7 +233,7 @@ impl MapId {
             MapId::InterfaceDir => 65536 * 2,
             MapId::InterfaceBlock => u64::from(c.interface_blocks) * 256 * 2,
             MapId::Endpoint => u64::from(c.endpoints) * endpoint::SIZE as u64,
-            MapId::OwnMore => 4,
+            MapId::OwnMore | MapId::Service => 4,
             MapId::RemoteV4 => u64::from(c.remote_v4_blocks) * 256 * 4,
             MapId::RemoteV6Exact => u64::from(c.remote_v6_buckets) * exact::SIZE as u64,
             MapId::RemoteV6Leaf => u64::from(c.remote_v6_leaves) * 256 * 4,
@@ -250,6 +258,7 @@ impl MapId {
     pub fn max_entries(self, c: &Capacities) -> u32 {
         match self {
             MapId::OwnMore => c.more_addresses,
+            MapId::Service => c.services,
             MapId::Frag => c.fragments,
             _ => 1,
         }
@@ -301,6 +310,21 @@ pub fn own_more_key(endpoint: u16, address: IpAddr) -> [u8; OWN_MORE_KEY] {
     key
 }
 
+/// Bytes of a key of `service`.
+pub const SERVICE_KEY: usize = 20;
+/// Key of `service`: address as in the packet (IPv4 in the first 4 bytes, rest zero), port as in the packet, protocol u8, family u8 (4, 6).
+pub fn service_key(address: IpAddr, protocol: u8, port: u16) -> [u8; SERVICE_KEY] {
+    let mut key = [0; SERVICE_KEY];
+    match address {
+        IpAddr::V4(a) => key[..4].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => key[..16].copy_from_slice(&a.octets()),
+    }
+    key[16..18].copy_from_slice(&port.to_be_bytes());
+    key[18] = protocol;
+    key[19] = if address.is_ipv4() { 4 } else { 6 };
+    key
+}
+
 /// The tries of `remote_v4` and `remote_v6`. The first 256 blocks are the root, indexed by the first 16 bits of the
 /// address; each further step takes 8 bits. A slot is either a pointer ([`CHILD`](trie::CHILD) | block) or a value. Prefixes are pushed down:
 /// the slot where a walk ends holds the longest prefix's class. Zero is class 0. A new block is filled before its pointer is stored;
@@ -348,10 +372,10 @@ pub mod exact {
 
 /// The fragment table.
 pub mod frag {
-    /// Bytes of a key: endpoint u16, direction u8 (0 to_pod, 1 from_pod), protocol u8, id u32 (as in the packet; IPv4: the first 2
+    /// Bytes of a key: endpoint u16, hook u8 (0 to_pod, 1 from_pod, 2 translated), protocol u8, id u32 (as in the packet; IPv4: the first 2
     /// bytes, rest zero), remote (16), local (16), as in the packet, IPv4 in the first 4 bytes, rest zero.
     pub const KEY: usize = 40;
-    /// Bytes of a value: deadline in ticks u32 (live while later than now), verdict u32 (0 drop, 1 permit).
+    /// Bytes of a value: deadline in ticks u32 (live while later than now), verdict u32 (0 drop, 1 permit, 2 defer).
     pub const VALUE: usize = 8;
 }
 

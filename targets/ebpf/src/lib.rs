@@ -1,4 +1,4 @@
-//! The eBPF target: tables in memory-mapped maps, two generated TC programs for each pod.
+//! The eBPF target: tables in memory-mapped maps, generated TC programs: two for each pod, one for the node's other interfaces.
 //!
 //! ```text
 //! target      Ebpf: Target and Datapath; private or pinned; growth
@@ -31,7 +31,7 @@ pub mod sys;
 pub mod tables;
 mod target;
 
-pub use attach::{Attachment, Mode, Way};
+pub use attach::{Attachment, Mode, Role, Way};
 pub use layout::Capacities;
 pub use maps::MapFacts;
 pub use state::{Connection, Inserted, Live};

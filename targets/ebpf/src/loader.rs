@@ -15,7 +15,7 @@ use aya::{
     EbpfLoader,
     programs::{ProgramError, SchedClassifier},
 };
-use netpolc_target::{Error, Verdict};
+use netpolc_target::{Error, Frame, Mark, Verdict};
 
 use crate::{
     asm::{Code, MapRef},
@@ -84,8 +84,28 @@ impl Loaded {
         ingress_ifindex: u32,
         repeat: u32,
     ) -> io::Result<(Verdict, Duration)> {
-        let (answer, time) = sys::test_run(self.fd(), packet, ifindex, ingress_ifindex, repeat)?;
-        match answer as i32 {
+        self.run_marked(packet, sys::Context { ifindex, ingress_ifindex, mark: 0 }, 0, repeat)
+    }
+
+    /// Runs it on one packet, `repeat` times, as seen on `ifindex`. `bit` is the one of the mark that counts; what is left of it in the end
+    /// tells Defer from Next. The time is that of one run, as the kernel measures it.
+    pub fn run_frame(&self, frame: &Frame, ifindex: u32, bit: u32, repeat: u32) -> io::Result<(Verdict, Duration)> {
+        let mark = if frame.mark == Mark::Deferred { bit } else { 0 };
+        let context = sys::Context { ifindex, ingress_ifindex: frame.ingress_ifindex, mark };
+        self.run_marked(&frame.bytes, context, bit, repeat)
+    }
+
+    fn run_marked(
+        &self,
+        packet: &[u8],
+        context: sys::Context,
+        bit: u32,
+        repeat: u32,
+    ) -> io::Result<(Verdict, Duration)> {
+        let run = sys::test_run(self.fd(), packet, context, repeat)?;
+        let time = run.time;
+        match run.answer as i32 {
+            NEXT if run.mark & bit != 0 => Ok((Verdict::Defer, time)),
             NEXT => Ok((Verdict::Next, time)),
             SHOT => Ok((Verdict::Drop, time)),
             other => Err(io::Error::other(format!("the program answers {other}"))),
@@ -134,8 +154,11 @@ mod tests {
         a.mov(R0, NEXT);
         a.exit();
         let program = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect("needs root and BPF");
-        assert_eq!(program.run(&[0; 64], 1, 7, 1).unwrap().0, Verdict::Next);
-        assert_eq!(program.run(&[0; 64], 1, 8, 1).unwrap().0, Verdict::Drop);
+        let frame = |ingress_ifindex| Frame { interface: 1, ingress_ifindex, mark: Mark::Clear, bytes: vec![0; 64] };
+        assert_eq!(program.run_frame(&frame(7), 1, 1, 1).unwrap().0, Verdict::Next);
+        assert_eq!(program.run_frame(&frame(8), 1, 1, 1).unwrap().0, Verdict::Drop);
+        let marked = Frame { mark: Mark::Deferred, ..frame(7) };
+        assert_eq!(program.run_frame(&marked, 1, 1 << 31, 1).unwrap().0, Verdict::Defer);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use netpolc_target::Error;
 
 use crate::{
     layout::{
-        Capacities, LAYOUT_VERSION, MAGIC, MapId, OWN_MORE_KEY,
+        Capacities, LAYOUT_VERSION, MAGIC, MapId, OWN_MORE_KEY, SERVICE_KEY,
         config::{self, Clock},
     },
     ledger::LedgerId,
@@ -281,6 +281,12 @@ impl Maps {
             .map_err(|e| refused("map own_more", map_error(e)))
     }
 
+    /// `service`, to change it.
+    pub fn service(&self) -> Result<BpfHash<MapData, [u8; SERVICE_KEY], u32>, Error> {
+        BpfHash::try_from(aya::maps::Map::HashMap(self.data(MapId::Service)?))
+            .map_err(|e| refused("map service", map_error(e)))
+    }
+
     /// `frag`, to purge it.
     pub fn frag(&self) -> Result<BpfHash<MapData, [u8; crate::layout::frag::KEY], u64>, Error> {
         BpfHash::try_from(aya::maps::Map::LruHashMap(self.data(MapId::Frag)?))
@@ -293,7 +299,7 @@ impl Maps {
         let maps = MapId::ALL.iter().map(|&id| MapFacts {
             name: id.name(),
             kind: match id {
-                MapId::OwnMore => "hash",
+                MapId::OwnMore | MapId::Service => "hash",
                 MapId::Frag => "lru_hash",
                 _ => "array",
             },
@@ -314,6 +320,8 @@ impl Maps {
         for facts in &mut list {
             if facts.name == MapId::OwnMore.name() {
                 facts.used = self.own_more().ok().map(|m| m.keys().count() as u64);
+            } else if facts.name == MapId::Service.name() {
+                facts.used = self.service().ok().map(|m| m.keys().count() as u64);
             } else if facts.name == MapId::Frag.name() {
                 facts.used = self.frag().ok().map(|m| m.keys().count() as u64);
             }
@@ -357,7 +365,7 @@ impl MapFacts {
     }
 }
 
-fn fields(c: &Capacities) -> [u32; 14] {
+fn fields(c: &Capacities) -> [u32; 15] {
     [
         c.interface_blocks,
         c.endpoints,
@@ -373,6 +381,7 @@ fn fields(c: &Capacities) -> [u32; 14] {
         c.state_buckets,
         c.fragments,
         c.more_addresses,
+        c.services,
     ]
 }
 
@@ -392,5 +401,6 @@ fn from_fields(field: impl Fn(usize) -> u32) -> Capacities {
         state_buckets: field(11),
         fragments: field(12),
         more_addresses: field(13),
+        services: field(14),
     }
 }

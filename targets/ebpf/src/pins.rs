@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! <pins>/shared/...        maps of every generation: connection state, counters, config
-//! <pins>/gen_<n>/...       tables, ledger, header and both programs of generation n
+//! <pins>/gen_<n>/...       tables, ledger, header and all programs of generation n
 //! <pins>/links/<ifindex>_<hook>      a TCX link
-//! <pins>/links/<ifindex>_clsact      a directory: attached by a filter in clsact; `_clsact_q`: whose qdisc is ours too
+//! <pins>/links/<ifindex>_clsact      a directory: attached by a filter in clsact; `_clsact_q`: whose qdisc is ours too;
+//!                          `_uplink`, `_uplink_q`: the same of an interface that is no pod's
 //! <pins>/new_...           being made or being removed: nobody's
 //! ```
 //!

@@ -99,8 +99,9 @@ impl Ticker {
 
     /// Ticks now.
     pub fn now(&self) -> Result<u32, Error> {
-        let done = crate::sys::test_run(self.0.fd(), &[0; 64], 1, 0, 1);
-        done.map(|(ticks, _)| ticks).map_err(|e| refused("read the clock", e))
+        let context = crate::sys::Context { ifindex: 1, ..Default::default() };
+        let done = crate::sys::test_run(self.0.fd(), &[0; 64], context, 1);
+        done.map(|run| run.answer).map_err(|e| refused("read the clock", e))
     }
 }
 

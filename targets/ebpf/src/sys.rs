@@ -227,19 +227,36 @@ pub fn set_inner_map(outer: BorrowedFd<'_>, inner: u32) -> io::Result<()> {
 
 const BPF_PROG_TEST_RUN: u32 = 10;
 
-/// Runs a classifier on a packet. `ifindex`: of a device in the caller's network namespace (0 and 1: lo);
-/// `ingress_ifindex` may be any. Answers the program's return value and the nanoseconds of one run.
-pub fn test_run(
-    program: BorrowedFd<'_>,
-    packet: &[u8],
-    ifindex: u32,
-    ingress_ifindex: u32,
-    repeat: u32,
-) -> io::Result<(u32, std::time::Duration)> {
-    // struct __sk_buff: ingress_ifindex 36, ifindex 40; what is not passed is zero
-    let mut context = [0u8; 44];
-    context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
-    context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+/// What a test run tells a program of its packet beside the bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Of a device in the caller's network namespace (0 and 1: lo).
+    pub ifindex: u32,
+    /// Any.
+    pub ingress_ifindex: u32,
+    /// Of the packet.
+    pub mark: u32,
+}
+
+/// What came of a test run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The program's return value.
+    pub answer: u32,
+    /// The packet's mark after it.
+    pub mark: u32,
+    /// Of one run.
+    pub time: std::time::Duration,
+}
+
+/// Runs a classifier on a packet.
+pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: Context, repeat: u32) -> io::Result<TestRun> {
+    // struct __sk_buff: mark 8, ingress_ifindex 36, ifindex 40; what is not passed is zero
+    // and what comes back must find room, whatever the kernel knows of (192 bytes in 6.18)
+    let (mut given, mut left) = ([0u8; 44], [0u8; 512]);
+    given[8..12].copy_from_slice(&context.mark.to_ne_bytes());
+    given[36..40].copy_from_slice(&context.ingress_ifindex.to_ne_bytes());
+    given[40..44].copy_from_slice(&context.ifindex.to_ne_bytes());
     // prog_fd 0, retval 4, data_size_in 8, data_size_out 12, data_in 16, data_out 24, repeat 32, duration 36, ctx_size_in 40,
     // ctx_size_out 44, ctx_in 48, ctx_out 56
     let mut attr = Attr::new()
@@ -247,11 +264,14 @@ pub fn test_run(
         .u32(8, packet.len() as u32)
         .u64(16, packet.as_ptr() as u64)
         .u32(32, repeat)
-        .u32(40, context.len() as u32)
-        .u64(48, context.as_ptr() as u64);
+        .u32(40, given.len() as u32)
+        .u32(44, left.len() as u32)
+        .u64(48, given.as_ptr() as u64)
+        .u64(56, left.as_mut_ptr() as u64);
     attr.call(BPF_PROG_TEST_RUN, 80)?;
-    let word = |at: usize| u32::from_ne_bytes(attr.0[at..at + 4].try_into().expect("4 bytes"));
-    Ok((word(4), std::time::Duration::from_nanos(word(36).into())))
+    let word = |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let time = std::time::Duration::from_nanos(word(&attr.0, 36).into());
+    Ok(TestRun { answer: word(&attr.0, 4), mark: word(&left, 8), time })
 }
 
 /// The kernel's id of a program.

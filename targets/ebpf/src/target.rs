@@ -15,10 +15,10 @@ use netpolc_table::{Program, Write};
 use netpolc_target::{Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
 
 use crate::{
-    attach::{Attachment, Attachments, Mode, Way},
+    attach::{Attachment, Attachments, Mode, Role, Way},
     generation::{self, Generation},
     layout::{Capacities, Clock, MapId, config, exact},
-    maps::{MapFacts, Shared},
+    maps::{MapFacts, Maps, Shared},
     pins::Pins,
     program::Options,
     settle::Grace,
@@ -80,6 +80,7 @@ fn largest(c: Capacities) -> Capacities {
         remote_v6_buckets: c.remote_v6_buckets.max(1 << 22),
         remote_v6_leaves: c.remote_v6_leaves.max(1 << 16),
         more_addresses: c.more_addresses.max(1 << 20),
+        services: c.services.max(1 << 20),
         ..c
     }
 }
@@ -231,7 +232,17 @@ impl Ebpf {
     /// Makes an interface of the calling thread's network namespace carry the programs; again is fine.
     pub fn attach(&mut self, ifindex: u32) -> Result<Way, Error> {
         self.may_change()?;
-        self.attachments.attach(ifindex, &self.generation.programs, self.config.mode, self.pins.as_ref())
+        let (programs, pins) = (&self.generation.programs, self.pins.as_ref());
+        self.attachments.attach(ifindex, Role::Pod, programs, self.config.mode, pins)
+    }
+
+    /// Makes another layer-3 interface of the node carry the program that judges packets to Services after translation (S48). It belongs on every
+    /// interface by which packets of pods may leave: those to other nodes, tunnels before they encapsulate, bridges. Again is fine; an
+    /// interface is a pod's or one of these, as the last call said.
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<Way, Error> {
+        self.may_change()?;
+        let (programs, pins) = (&self.generation.programs, self.pins.as_ref());
+        self.attachments.attach(ifindex, Role::Uplink, programs, self.config.mode, pins)
     }
 
     /// The same by name; answers the index too.
@@ -276,7 +287,7 @@ impl Ebpf {
         list
     }
 
-    /// Both programs as text, under the tables they come from.
+    /// All programs as text, under the tables they come from.
     pub fn disassembly(&self) -> Result<Vec<(Hook, String)>, Error> {
         let code = generation::code(&self.generation.tables.maps, &self.config.program)?;
         Ok(code.iter().map(|(hook, code)| (*hook, crate::disasm::listing(code))).collect())
@@ -336,7 +347,8 @@ impl Ebpf {
         } else {
             frame.interface
         };
-        let done = self.generation.program(hook).run(&frame.bytes, ifindex, frame.ingress_ifindex, repeat);
+        let program = self.generation.program(hook);
+        let done = program.run_frame(frame, ifindex, self.config.program.mark, repeat);
         if self.pins.is_none() {
             self.generation.tables.return_interface();
         }
@@ -433,12 +445,15 @@ impl Datapath for Ebpf {
     /// A private instance takes the packet as seen at `frame.interface` though no such device need exist; a pinned one
     /// runs the program as that device, which must be in the calling thread's network namespace.
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
-        let maps = &self.generation.tables.maps;
-        let endpoint = self.generation.tables.endpoint_of(frame.interface);
-        let before = state::counts(maps, endpoint, hook);
+        // What was translated is counted for its sender.
+        let [endpoint, sender] =
+            [frame.interface, frame.ingress_ifindex].map(|i| self.generation.tables.endpoint_of(i));
+        let counts = |maps: &Maps| [state::counts(maps, endpoint, hook), state::counts(maps, sender, Hook::Translated)];
+        let before = counts(&self.generation.tables.maps);
         let (verdict, _) = self.run(hook, frame, 1)?;
-        let after = state::counts(&self.generation.tables.maps, endpoint, hook);
-        self.last_drop = DropReason::ALL.into_iter().find(|&r| after[r as usize] != before[r as usize]);
+        let after = counts(&self.generation.tables.maps);
+        let counted = |r: &DropReason| (0..2).any(|i| after[i][*r as usize] != before[i][*r as usize]);
+        self.last_drop = DropReason::ALL.into_iter().find(counted);
         Ok(verdict)
     }
 

@@ -15,7 +15,7 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::{
-    Datapath as _, Frame, Hook, Target, Verdict,
+    Datapath as _, Frame, Hook, Mark, Target, Verdict,
     conformance::{
         differential::{Event, Events, compare, fuzz_frame},
         fill,
@@ -109,7 +109,7 @@ fn random_tables_as_the_reference() {
                 let hook = *rng.pick(&[Hook::ToPod, Hook::FromPod]);
                 let interface = *rng.pick(&[2, 3, 255, 256, 257, 70_000, 16_777_215]);
                 let ingress_ifindex = *rng.pick(&[0, 7, 7, 7]);
-                let frame = Frame { interface, ingress_ifindex, bytes: packet(&mut rng) };
+                let frame = Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes: packet(&mut rng) };
                 if !test_run_takes(&frame.bytes) {
                     continue;
                 }

@@ -216,6 +216,7 @@ fn tiny() -> Config {
         remote_v6_blocks: 512,
         remote_v6_buckets: 16,
         more_addresses: 16,
+        services: 16,
         ..Capacities::small()
     };
     Config { capacities, ..Config::small() }

@@ -14,7 +14,7 @@ use netpolc_table::{
     ActionId, TableId, Write,
     schema::{self, Family, Word},
 };
-use netpolc_target::{Datapath as _, Error, Frame, Hook, Target as _, Verdict, frame::Packet, semantics::tcp};
+use netpolc_target::{Datapath as _, Error, Frame, Hook, Mark, Target as _, Verdict, frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
     Capacities, Config, Ebpf,
     asm::MapRef,
@@ -49,6 +49,7 @@ fn small() -> Capacities {
         state_buckets: 2,
         fragments: 16,
         more_addresses: 16,
+        services: 16,
     }
 }
 
@@ -64,7 +65,8 @@ fn the_verifier_takes_every_variant_at_every_size() {
                 if stage != Stage::Full && vary.is_some_and(|v| v.port == Port::Remote) {
                     continue;
                 }
-                let config = Config { capacities, program: Options { stage, vary }, ..Config::small() };
+                let config =
+                    Config { capacities, program: Options { stage, vary, ..Options::default() }, ..Config::small() };
                 Ebpf::private(config).unwrap_or_else(|e| panic!("{stage:?} {vary:?} {capacities:?}: {e}"));
             }
         }
@@ -116,7 +118,7 @@ fn closed(config: Config) -> Ebpf {
 }
 
 fn frame(packet: Packet) -> Frame {
-    Frame { interface: POD, ingress_ifindex: UPLINK, bytes: packet.build() }
+    Frame { interface: POD, ingress_ifindex: UPLINK, mark: Mark::Clear, bytes: packet.build() }
 }
 
 #[test]
@@ -160,7 +162,7 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
             let vary =
                 Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
             let parameters = Parameters { capacities, seed: 5, clock };
-            let options = Options { stage: Stage::Full, vary: Some(vary) };
+            let options = Options { stage: Stage::Full, vary: Some(vary), ..Options::default() };
             let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();
             let descriptor = |map| match map {
                 MapRef::Table(id) => tables.maps.fd(id),

@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 
 use netpolc_table::{TableId, Write, schema};
 use netpolc_target::{
-    Datapath as _, DropReason, Frame, Hook, Target as _, Verdict,
+    Datapath as _, DropReason, Frame, Hook, Mark, Target as _, Verdict,
     conformance::{
         self,
         world::{A, ACK, Hosts, INCARNATION, Policy, RST, SYN, Talk, UPLINK, Unit, switch, world},
@@ -17,7 +17,7 @@ use netpolc_target_ebpf::{Config, Connection, Ebpf, Inserted};
 
 fn judge(ebpf: &mut Ebpf, hook: Hook, bytes: Vec<u8>) -> Verdict {
     let ingress_ifindex = if hook == Hook::ToPod { UPLINK } else { A.interface };
-    ebpf.packet(hook, &Frame { interface: A.interface, ingress_ifindex, bytes }).unwrap()
+    ebpf.packet(hook, &Frame { interface: A.interface, ingress_ifindex, mark: Mark::Clear, bytes }).unwrap()
 }
 
 fn connection(talk: &Talk, opener: Hook, incarnation: u16) -> Connection {

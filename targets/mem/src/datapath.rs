@@ -1,4 +1,4 @@
-//! The order of the steps: what a hook does with one frame. `Ok(())` is Next.
+//! The order of the steps: what a hook does with one frame.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use netpolc_table::{
 };
 use netpolc_target::{
     DropReason::{self, Fragment, Malformed, NotIp, SpoofedSource, Truncated},
-    Frame, Hook, Verdict,
+    Frame, Hook, Mark, Verdict,
     semantics::{DHCP, DHCPV6, HAS_PORTS, icmp, ip, may_be_unproven},
 };
 
@@ -19,8 +19,11 @@ use crate::{
     state::Birth,
 };
 
-/// Next, or why not.
-pub(crate) type Answer = Result<(), DropReason>;
+/// Next or, with the mark, Defer; or why not.
+pub(crate) type Answer = Result<Mark, DropReason>;
+
+/// Next.
+pub(crate) const NEXT: Answer = Ok(Mark::Clear);
 
 /// Who a packet is judged for, and what is known of it beside its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,8 @@ pub(crate) struct Context {
     pub word: Word,
     /// `OnNode` only at `to_pod`.
     pub birth: Birth,
+    /// The endpoint whose interface the packet came in at; 0: none.
+    pub sender: u16,
 }
 
 impl Context {
@@ -48,11 +53,11 @@ impl Context {
     }
 
     fn refuse(&self, reason: DropReason) -> Answer {
-        if self.isolated() { Err(reason) } else { Ok(()) }
+        if self.isolated() { Err(reason) } else { NEXT }
     }
 
     fn refuse_early(&self, reason: DropReason) -> Answer {
-        if self.isolated() || self.guarded() { Err(reason) } else { Ok(()) }
+        if self.isolated() || self.guarded() { Err(reason) } else { NEXT }
     }
 }
 
@@ -60,7 +65,7 @@ impl Context {
 pub(crate) fn isolated(word: Word, hook: Hook) -> bool {
     let flag = match hook {
         Hook::ToPod => Word::INGRESS,
-        Hook::FromPod => Word::EGRESS,
+        Hook::FromPod | Hook::Translated => Word::EGRESS,
     };
     word.flags & flag != 0
 }
@@ -74,27 +79,37 @@ enum Source {
 }
 
 impl Mem {
+    /// The endpoint of an interface; 0: none.
+    pub(crate) fn endpoint_of(&self, interface: u32) -> u16 {
+        self.program.get(TableId::Interface, &interface_key(interface)).map_or(0, |e| e.params[0] as u16)
+    }
+
     /// Judges a frame; the endpoint is 0 where the interface is nobody's.
     pub(crate) fn judge_frame(&mut self, hook: Hook, frame: &Frame) -> (u16, Answer) {
-        let Some(entry) = self.program.get(TableId::Interface, &interface_key(frame.interface)) else {
-            return (0, Ok(()));
-        };
-        let endpoint = entry.params[0] as u16;
+        let endpoint = self.endpoint_of(frame.interface);
+        if endpoint == 0 {
+            return (0, NEXT);
+        }
         let birth = match hook {
             Hook::ToPod if frame.ingress_ifindex == 0 => Birth::OnNode,
             _ => Birth::Elsewhere,
         };
-        let context = Context { hook, endpoint, word: self.word(endpoint), birth };
+        let sender = self.endpoint_of(frame.ingress_ifindex);
+        let context = Context { hook, endpoint, word: self.word(endpoint), birth, sender };
         if !context.keeps() && !context.guarded() {
-            return (endpoint, Ok(()));
+            return (endpoint, NEXT);
         }
-        let answer = match parse::ethernet(&frame.bytes) {
+        (endpoint, self.steps(&context, &frame.bytes))
+    }
+
+    /// Step 2 and what follows.
+    pub(crate) fn steps(&mut self, context: &Context, frame: &[u8]) -> Answer {
+        match parse::ethernet(frame) {
             Err(reason) => context.refuse_early(reason),
-            Ok(Layer3::Arp) => Ok(()),
+            Ok(Layer3::Arp) => NEXT,
             Ok(Layer3::Other) => context.refuse(NotIp),
-            Ok(Layer3::Ip(family, l3)) => self.ip(&context, &frame.bytes, family, l3),
-        };
-        (endpoint, answer)
+            Ok(Layer3::Ip(family, l3)) => self.ip(context, frame, family, l3),
+        }
     }
 
     /// Is the address one of the endpoint's own?
@@ -142,16 +157,16 @@ impl Mem {
         };
         let judged = context.isolated() && context.birth == Birth::Elsewhere;
         if let Part::Later(piece) = network.part {
-            return if judged { self.later(context, piece, record(piece)) } else { Ok(()) };
+            return if judged { self.later(context, piece, record(piece)) } else { NEXT };
         }
         let answer = match parse::transport(frame, family, &network) {
             Err(reason) => refuse(reason),
-            Ok(_) if is_discovery(frame, family, &network) => return Ok(()),
+            Ok(_) if is_discovery(frame, family, &network) => return NEXT,
             Ok(transport) if source == Source::Unproven && !is_exception(family, &network, &transport) => {
                 return Err(SpoofedSource);
             }
             Ok(transport) => match transport.icmp {
-                Some(kind) if parse::is_error(family, kind) => {
+                Some(kind) if parse::is_error(family, kind) && context.hook != Hook::Translated => {
                     self.icmp_error(context, frame, family, &network, from, to)
                 }
                 _ => self.judge(context, from, to, network.protocol, &transport),
@@ -160,7 +175,11 @@ impl Mem {
         if let Part::First(piece) = network.part
             && judged
         {
-            let verdict = if answer.is_ok() { Verdict::Next } else { Verdict::Drop };
+            let verdict = match answer {
+                Ok(Mark::Clear) => Verdict::Next,
+                Ok(Mark::Deferred) => Verdict::Defer,
+                Err(_) => Verdict::Drop,
+            };
             self.fragments.record(record(piece), verdict, self.now);
         }
         answer
@@ -173,13 +192,14 @@ impl Mem {
             return Err(Fragment);
         }
         match self.fragments.verdict(&key, self.now) {
-            Some(Verdict::Next) => return Ok(()),
+            Some(Verdict::Next) => return NEXT,
+            Some(Verdict::Defer) => return Ok(Mark::Deferred),
             Some(Verdict::Drop) => return Err(Fragment),
             None => {}
         }
         let remote = match context.hook {
             Hook::ToPod => key.source,
-            Hook::FromPod => key.destination,
+            Hook::FromPod | Hook::Translated => key.destination,
         };
         if remote.is_ipv6() && ip::EXTENSIONS.contains(&piece.protocol) {
             return Err(Fragment);
@@ -187,7 +207,7 @@ impl Mem {
         let pipeline = crate::judge::pipeline(context.hook);
         let alike = eval::alike(&self.program, pipeline, context.endpoint, remote, piece.protocol);
         if alike == Some(eval::Verdict::Permit) || self.is_own(context.endpoint, remote) {
-            return Ok(());
+            return NEXT;
         }
         Err(Fragment)
     }

@@ -7,7 +7,7 @@ use netpolc_target::{DropReason::IcmpError, Hook};
 
 use crate::{
     Mem,
-    datapath::{Answer, Context},
+    datapath::{Answer, Context, NEXT},
     judge::tuple,
     parse::{self, Network, Part, Transport},
     state::Birth,
@@ -33,12 +33,12 @@ impl Mem {
         destination: IpAddr,
     ) -> Answer {
         if !context.isolated() || context.birth == Birth::OnNode {
-            return Ok(());
+            return NEXT;
         }
         let inner = quoted(frame, family, outer.l4 + 8, outer.end).ok_or(IcmpError)?;
         let (hook, local, inner_local) = match context.hook {
             Hook::ToPod => (Hook::FromPod, destination, inner.source),
-            Hook::FromPod => (Hook::ToPod, source, inner.destination),
+            Hook::FromPod | Hook::Translated => (Hook::ToPod, source, inner.destination),
         };
         if local != inner_local {
             return Err(IcmpError);
@@ -47,10 +47,10 @@ impl Mem {
         let has_tuple = inner.transport.icmp.is_none() || inner.transport.event.is_some();
         let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now).filter(|_| has_tuple);
         let permitted = match entry {
-            Some(entry) => self.opener_permits(context.word, &entry, &tuple),
+            Some(entry) => self.opener_permits(context, &entry, &tuple),
             None => self.permits(context.word, hook, &tuple),
         };
-        if permitted { Ok(()) } else { Err(IcmpError) }
+        if permitted { NEXT } else { Err(IcmpError) }
     }
 }
 

@@ -8,22 +8,22 @@ use netpolc_table::{
 };
 use netpolc_target::{
     DropReason::{Policy, StateFull},
-    Hook,
+    Hook, Mark,
     semantics::{Event, HAS_PORTS, Phase, ip},
 };
 
 use crate::{
     Mem,
-    datapath::{Answer, Context, isolated},
+    datapath::{Answer, Context, NEXT, isolated},
     parse::Transport,
-    state::{Birth, Connection, Tuple},
+    state::{Birth, Connection, Opening, Tuple},
 };
 
 /// The tables' name for a hook.
 pub(crate) fn pipeline(hook: Hook) -> Pipeline {
     match hook {
         Hook::ToPod => Pipeline::ToPod,
-        Hook::FromPod => Pipeline::FromPod,
+        Hook::FromPod | Hook::Translated => Pipeline::FromPod,
     }
 }
 
@@ -38,7 +38,9 @@ pub(crate) fn tuple(
 ) -> Tuple {
     let ((local, local_port), (remote, remote_port)) = match hook {
         Hook::ToPod => ((destination, transport.destination_port), (source, transport.source_port)),
-        Hook::FromPod => ((source, transport.source_port), (destination, transport.destination_port)),
+        Hook::FromPod | Hook::Translated => {
+            ((source, transport.source_port), (destination, transport.destination_port))
+        }
     };
     Tuple { endpoint, local, remote, protocol, local_port, remote_port }
 }
@@ -54,9 +56,19 @@ impl Mem {
         !isolated(word, hook) || tables() == eval::Verdict::Permit || self.is_own(tuple.endpoint, tuple.remote)
     }
 
-    /// Would the packet that opened this connection be let through today?
-    pub(crate) fn opener_permits(&self, word: Word, entry: &Connection, tuple: &Tuple) -> bool {
-        entry.birth == Birth::OnNode || self.permits(word, entry.opener, tuple)
+    /// Would the packet that opened this connection be let through today, or on to its backend?
+    pub(crate) fn opener_permits(&self, context: &Context, entry: &Connection, tuple: &Tuple) -> bool {
+        let deferred = || {
+            let goes_on = entry.mark == Mark::Deferred || self.is_service(tuple);
+            context.hook == Hook::ToPod && entry.opener == Hook::FromPod && goes_on
+        };
+        entry.birth == Birth::OnNode || self.permits(context.word, entry.opener, tuple) || deferred()
+    }
+
+    /// Is the remote with its port a Service's?
+    fn is_service(&self, tuple: &Tuple) -> bool {
+        let port = HAS_PORTS.contains(&tuple.protocol).then_some(tuple.remote_port);
+        eval::is_service(&self.program, tuple.remote, tuple.protocol, port)
     }
 
     /// The remote's incarnation now.
@@ -75,35 +87,48 @@ impl Mem {
         let tuple = tuple(context.endpoint, context.hook, source, destination, protocol, transport);
         let allowed = context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);
         let event = match transport.event {
-            Some(event) if context.keeps() => event,
-            _ => return if allowed { Ok(()) } else { Err(Policy) },
+            Some(event) if context.keeps() && context.hook != Hook::Translated => event,
+            _ => return if allowed { NEXT } else { Err(Policy) },
         };
         let incarnation = self.incarnation(tuple.remote);
         let entry = self.state.live(&tuple, incarnation, self.now);
+        let opening = Opening { opener: context.hook, birth: context.birth, mark: Mark::Clear, incarnation };
         if allowed {
-            return self.allowed(context, tuple, event, entry, incarnation);
+            return self.allowed(context, tuple, event, entry, opening);
         }
         let reply = entry.is_some_and(|entry| {
             let crossing = protocol == ip::TCP && entry.phase == Phase::Opening;
             entry.opener != context.hook
                 && (event != Event::Open || crossing)
-                && self.opener_permits(context.word, &entry, &tuple)
+                && self.opener_permits(context, &entry, &tuple)
         });
-        if !reply {
-            return Err(Policy);
+        let going_on = entry.is_some_and(|entry| {
+            let own = context.hook == Hook::FromPod && entry.opener == Hook::FromPod;
+            own && event != Event::Open && entry.mark == Mark::Deferred
+        });
+        if reply || going_on {
+            self.state.touch(&tuple, event, context.hook, self.now);
+            return Ok(if reply { Mark::Clear } else { Mark::Deferred });
         }
-        self.state.touch(&tuple, event, context.hook, self.now);
-        Ok(())
+        match context.hook {
+            Hook::ToPod if context.sender == context.endpoint => {
+                self.allowed(context, tuple, event, entry, Opening { birth: Birth::OnNode, ..opening })
+            }
+            Hook::FromPod if self.is_service(&tuple) => {
+                self.allowed(context, tuple, event, entry, Opening { mark: Mark::Deferred, ..opening })
+            }
+            _ => Err(Policy),
+        }
     }
 
-    /// A packet that policy lets through: what it means for state.
+    /// A packet that policy lets through, or on: what it means for state.
     fn allowed(
         &mut self,
         context: &Context,
         tuple: Tuple,
         event: Event,
         entry: Option<Connection>,
-        incarnation: u16,
+        opening: Opening,
     ) -> Answer {
         let opens = matches!(event, Event::Open | Event::Datagram);
         let over = |e: &Connection| event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset);
@@ -115,14 +140,14 @@ impl Mem {
                 if !silent {
                     self.state.touch(&tuple, event, context.hook, self.now);
                 }
-                Ok(())
+                Ok(opening.mark)
             }
             _ if opens => {
-                let created = self.state.create(tuple, context.hook, context.birth, incarnation, self.now);
+                let created = self.state.create(tuple, opening, self.now);
                 let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
-                if created.is_err() && isolated { Err(StateFull) } else { Ok(()) }
+                if created.is_err() && isolated { Err(StateFull) } else { Ok(opening.mark) }
             }
-            _ => Ok(()),
+            _ => Ok(opening.mark),
         }
     }
 }

@@ -2,7 +2,8 @@
 //! Rust, exactly as [`netpolc_target::semantics`] defines it and written to be read beside it.
 //!
 //! Here: [`Mem`] with its tables and counters. `parse` is steps 2 to 6, `datapath` the order of the steps,
-//! `icmp` step 7, `judge` step 8, `state` and `fragments` what is remembered. Not here: speed.
+//! `icmp` step 7, `judge` step 8, `translated` what
+//! comes after Service translation, `state` and `fragments` what is remembered. Not here: speed.
 
 mod datapath;
 mod fragments;
@@ -10,6 +11,7 @@ mod icmp;
 mod judge;
 mod parse;
 mod state;
+mod translated;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,7 +20,7 @@ use netpolc_table::{
     key::Match,
     schema::{Word, endpoint_key},
 };
-use netpolc_target::{Capabilities, Datapath, DropReason, Error, Frame, Hook, Target, Verdict};
+use netpolc_target::{Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict};
 
 use crate::{fragments::Fragments, state::State};
 
@@ -155,12 +157,22 @@ impl Target for Mem {
 
 impl Datapath for Mem {
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
-        let (endpoint, answer) = self.judge_frame(hook, frame);
+        let (mut at, mut answer) = ((0, hook), Ok(Mark::Clear));
+        let mut mark = frame.mark;
+        if hook != Hook::FromPod && mark == Mark::Deferred {
+            (at, answer) = self.judge_translated(frame);
+            mark = answer.unwrap_or(mark);
+        }
+        if hook != Hook::Translated && answer.is_ok() {
+            let (endpoint, judged) = self.judge_frame(hook, frame);
+            (at, answer) = ((endpoint, hook), judged);
+        }
         self.last = answer.err();
-        Ok(match answer {
-            Ok(()) => Verdict::Next,
+        Ok(match answer.map(|given| given.max(mark)) {
+            Ok(Mark::Clear) => Verdict::Next,
+            Ok(Mark::Deferred) => Verdict::Defer,
             Err(reason) => {
-                *self.drops.entry((endpoint, hook, reason)).or_default() += 1;
+                *self.drops.entry((at.0, at.1, reason)).or_default() += 1;
                 Verdict::Drop
             }
         })

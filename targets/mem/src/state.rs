@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netpolc_target::{
-    Hook,
+    Hook, Mark,
     semantics::{Event, Phase, Side, seconds},
 };
 
@@ -23,7 +23,7 @@ impl Tuple {
     pub fn destination_port(&self, hook: Hook) -> u16 {
         match hook {
             Hook::ToPod => self.local_port,
-            Hook::FromPod => self.remote_port,
+            Hook::FromPod | Hook::Translated => self.remote_port,
         }
     }
 }
@@ -37,11 +37,23 @@ pub(crate) enum Birth {
     Elsewhere,
 }
 
+/// What an entry is created with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub opener: Hook,
+    pub birth: Birth,
+    /// Its packets go to a Service and are judged after translation.
+    pub mark: Mark,
+    /// Of the remote (S43).
+    pub incarnation: u16,
+}
+
 /// An entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Connection {
     pub opener: Hook,
     pub birth: Birth,
+    pub mark: Mark,
     pub phase: Phase,
     /// Of the remote when it was created (S43).
     pub incarnation: u16,
@@ -82,14 +94,7 @@ impl State {
     }
 
     /// Creates an entry, over an older one of the same tuple, or in a free or freed place.
-    pub fn create(
-        &mut self,
-        tuple: Tuple,
-        opener: Hook,
-        birth: Birth,
-        incarnation: u16,
-        now: Duration,
-    ) -> Result<(), Full> {
+    pub fn create(&mut self, tuple: Tuple, opening: Opening, now: Duration) -> Result<(), Full> {
         let quarter = (tuple.endpoint, tuple.local.is_ipv6());
         if !self.entries.contains_key(&tuple) {
             let count = self.counts.get(&quarter).copied().unwrap_or_default();
@@ -102,7 +107,8 @@ impl State {
         }
         let phase = Phase::Opening;
         let deadline = deadline(tuple.protocol, phase, now);
-        self.entries.insert(tuple, Connection { opener, birth, phase, incarnation, deadline });
+        let Opening { opener, birth, mark, incarnation } = opening;
+        self.entries.insert(tuple, Connection { opener, birth, mark, phase, incarnation, deadline });
         Ok(())
     }
 

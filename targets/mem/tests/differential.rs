@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use netpolc_table::{Program, Write};
 use netpolc_target::{
-    Capabilities, Datapath, DropReason, Error, Frame, Hook, Target, Verdict, conformance,
+    Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict, conformance,
     conformance::differential::{Event, Events, compare},
 };
 use netpolc_target_mem::Mem;
@@ -120,7 +120,7 @@ fn s52_any_bytes_get_an_answer() {
             bytes[14] = if kind == [8, 0] { 0x40 | bytes[14] & 15 } else { 0x60 };
         }
         for hook in [Hook::ToPod, Hook::FromPod] {
-            let frame = Frame { interface: 101, ingress_ifindex: 7, bytes: bytes.clone() };
+            let frame = Frame { interface: 101, ingress_ifindex: 7, mark: Mark::Clear, bytes: bytes.clone() };
             mem.packet(hook, &frame).expect("an answer");
         }
     }

@@ -64,6 +64,7 @@ impl Big {
             pods: self.pods().map(|p| (p.key.clone(), p)).collect(),
             policies: self.policies().map(|p| (p.key.clone(), p)).collect(),
             nodes: (0..self.nodes()).map(|n| (node_name(n), self.node(n))).collect(),
+            services: Default::default(),
         }
     }
 

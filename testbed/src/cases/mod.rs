@@ -27,7 +27,8 @@
 //! ```
 //!
 //! Probes take `family: 4` or `6`, `srcIP` and `dstIP` for pods with several addresses. Without
-//! them IPv4 is chosen where both ends have it.
+//! them IPv4 is chosen where both ends have it. `via: "10.96.0.1:80"` is the address and port of a Service that the
+//! packet was sent to and that became `dst` and `port`.
 
 mod notation;
 mod probe;

@@ -32,6 +32,7 @@ struct Row {
     family: Option<String>,
     source_address: Option<String>,
     destination_address: Option<String>,
+    via: Option<String>,
     allowed: Option<String>,
     item: Option<String>,
 }
@@ -50,7 +51,9 @@ pub(super) fn resolve(line: usize, fields: &Fields, cluster: &Cluster, item: &st
         for destination in &row.destinations {
             let (source, destination) = parties(&row, source, destination, cluster)?;
             for (protocol, port) in transports(&row, destination.address().is_ipv4())? {
-                let question = Question { source: source.clone(), destination: destination.clone(), protocol, port };
+                let via = row.via.as_deref().map(socket).transpose()?;
+                let (source, destination) = (source.clone(), destination.clone());
+                let question = Question { source, destination, protocol, port, via };
                 probes.push(Probe { question, allowed, item: item.clone(), line });
             }
         }
@@ -78,6 +81,7 @@ fn read(fields: &Fields) -> Result<Row, String> {
             "family" => row.family = one()?,
             "srcIP" => row.source_address = one()?,
             "dstIP" => row.destination_address = one()?,
+            "via" => row.via = one()?,
             "allowed" => row.allowed = one()?,
             "item" => row.item = one()?,
             _ => return Err(format!("unknown field {key}")),
@@ -107,6 +111,12 @@ fn party(name: &str, address: IpAddr) -> Party {
         Some((namespace, name)) => Party::Pod(ObjectKey::new(namespace, name), address),
         None => Party::Address(address),
     }
+}
+
+/// An address and port.
+fn socket(text: &str) -> Result<(IpAddr, u16), String> {
+    let socket: std::net::SocketAddr = text.parse().map_err(|_| format!("via: {text} is no address with a port"))?;
+    Ok((socket.ip(), socket.port()))
 }
 
 /// The addresses that a party may have in a packet.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use netpolc_policy::{Cluster, Labels, Node, ObjectKey, Phase, Pod, Policy};
+use netpolc_policy::{Cluster, Labels, Node, ObjectKey, Phase, Pod, Policy, Service};
 
 use super::{Rng, Shape, objects};
 
@@ -30,6 +30,13 @@ pub enum Change {
         /// The policy.
         policy: Option<Policy>,
     },
+    /// A Service.
+    Service {
+        /// Its key.
+        key: ObjectKey,
+        /// The Service.
+        service: Option<Service>,
+    },
     /// A node.
     Node {
         /// Its name.
@@ -46,6 +53,7 @@ impl Change {
             Change::Namespace { name, labels } => set(&mut cluster.namespaces, name, labels),
             Change::Pod { key, pod } => set(&mut cluster.pods, key, pod),
             Change::Policy { key, policy } => set(&mut cluster.policies, key, policy),
+            Change::Service { key, service } => set(&mut cluster.services, key, service),
             Change::Node { name, node } => set(&mut cluster.nodes, name, node),
         }
     }
@@ -63,7 +71,8 @@ pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
     match rng.below(100) {
         0..8 => namespace(rng, shape),
         8..14 => node(rng, shape),
-        14..40 => policy(rng, shape, cluster),
+        14..22 => service(rng, cluster),
+        22..40 => policy(rng, shape, cluster),
         40..55 => new_pod(rng, shape, cluster),
         _ => {
             let keys: Vec<&ObjectKey> = cluster.pods.keys().collect();
@@ -80,6 +89,12 @@ fn namespace(rng: &mut Rng, shape: &Shape) -> Change {
     let name = format!("n{}", rng.below(shape.namespaces)).into();
     let labels = (!rng.chance(15)).then(|| objects::labels(rng));
     Change::Namespace { name, labels }
+}
+
+fn service(rng: &mut Rng, cluster: &Cluster) -> Change {
+    let key = objects::service_key(rng);
+    let service = (!rng.chance(25)).then(|| objects::service(rng, cluster));
+    Change::Service { key, service }
 }
 
 fn node(rng: &mut Rng, shape: &Shape) -> Change {

@@ -8,7 +8,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     Block, Cluster, ContainerPort, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
-    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort,
 };
 
 use super::{Claims, Rng, Shape};
@@ -62,7 +62,41 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
         let policy = policy(rng, key);
         cluster.policies.insert(policy.key.clone(), policy);
     }
+    for _ in 0..rng.below(5) {
+        let key = service_key(rng);
+        let service = service(rng, &cluster);
+        cluster.services.insert(key, service);
+    }
     cluster
+}
+
+/// One of the few Services that there may be.
+pub fn service_key(rng: &mut Rng) -> ObjectKey {
+    ObjectKey::new("n0", format!("service{}", rng.below(6)))
+}
+
+/// A Service on addresses of its own, and sometimes on those of others: blocks, nodes, pods.
+pub fn service(rng: &mut Rng, cluster: &Cluster) -> Service {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for _ in 0..rng.below(3) {
+        let own: [&str; 5] = ["10.0.2.200", "10.96.0.1", "fd00::2:200", "203.0.113.9", "2001:db8::9"];
+        addresses.push(rng.pick(&own).parse().expect("an address"));
+    }
+    let others: Vec<IpAddr> = cluster.nodes.values().flat_map(|n| n.addresses.clone()).collect();
+    if !others.is_empty() && rng.chance(10) {
+        addresses.push(*rng.pick(&others));
+    }
+    let others: Vec<IpAddr> = cluster.pods.values().flat_map(|p| p.addresses.clone()).collect();
+    if !others.is_empty() && rng.chance(10) {
+        addresses.push(*rng.pick(&others));
+    }
+    let count = rng.below(4);
+    let ports = rng.list(count, |rng| ServicePort {
+        protocol: *rng.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp]),
+        number: *rng.pick(&NUMBERS),
+        node_port: rng.chance(30).then(|| *rng.pick(&NUMBERS)),
+    });
+    Service { addresses, ports, health_check: rng.chance(10).then(|| *rng.pick(&NUMBERS)) }
 }
 
 /// None to three labels.

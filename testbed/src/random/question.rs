@@ -23,6 +23,7 @@ pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
             .collect();
     addresses.extend(cluster.pods.values().flat_map(|p| &p.addresses));
     addresses.extend(cluster.nodes.values().flat_map(|n| &n.addresses));
+    addresses.extend(cluster.services.values().flat_map(|s| &s.addresses));
     for rule in rules(cluster) {
         let Peers::Listed(peers) = &rule.peers else { continue };
         for peer in peers {
@@ -52,6 +53,13 @@ pub fn ports(cluster: &Cluster) -> Vec<(Transport, Option<u16>)> {
         around(p.number);
         p.host_port.into_iter().for_each(&mut around);
     });
+    cluster.services.values().for_each(|s| {
+        s.ports.iter().for_each(|p| {
+            around(p.number);
+            p.node_port.into_iter().for_each(&mut around);
+        });
+        s.health_check.into_iter().for_each(&mut around);
+    });
     let numbered = Protocol::ALL.into_iter().flat_map(|p| numbers.iter().map(move |n| (Transport::from(p), Some(*n))));
     numbered.chain([1, 58, 47].map(|other| (Transport::Other(other), None))).collect()
 }
@@ -77,7 +85,7 @@ pub fn questions(rng: &mut Rng, cluster: &Cluster, count: usize) -> Vec<Question
         let (source, destination) = (party(rng), party(rng));
         if source.address().is_ipv4() == destination.address().is_ipv4() {
             let (protocol, port) = *rng.pick(&ports);
-            questions.push(Question { source, destination, protocol, port });
+            questions.push(Question { source, destination, protocol, port, via: None });
         }
     }
     questions

@@ -122,7 +122,8 @@ impl World {
     }
 
     pub fn judge(&self, source: &str, destination: &str, protocol: Transport, port: Option<u16>) -> Judgement {
-        let question = Question { source: self.party(source), destination: self.party(destination), protocol, port };
+        let question =
+            Question { source: self.party(source), destination: self.party(destination), protocol, port, via: None };
         judge(&self.0, &question)
     }
 

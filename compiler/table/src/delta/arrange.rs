@@ -36,6 +36,7 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     }
     steps.switch.extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     let guarded = own(view, &mut steps);
+    services(view, &mut steps);
     steps.switch.extend(early.into_iter().map(|(_, write)| write));
     steps.switch.append(&mut steps.replaced);
     words.write(&remotes.copies, &mut steps);
@@ -174,6 +175,18 @@ fn own(view: &View<'_>, steps: &mut Steps) -> Vec<Write> {
         }
     }
     later
+}
+
+/// A Service's address is asked for where the tables deny it. It is there before they do, and goes when no packet is under way that was
+/// denied: so what was permitted as an address is deferred at once, and back. (Where policy and Services change in
+/// one update, an address may be deferred in between: it is judged by the backend then, by the old set or by the new one.)
+fn services(view: &View<'_>, steps: &mut Steps) {
+    for table in [TableId::ServiceV4, TableId::ServiceV6] {
+        for (key, _, after) in view.changed(table) {
+            let to = if after.is_some() { &mut steps.switch } else { &mut steps.remove };
+            to.push(write(table, key, after));
+        }
+    }
 }
 
 /// Base, row, verdict and directory entries: what nothing reaches yet first, what nothing reaches any more

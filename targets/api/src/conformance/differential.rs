@@ -17,7 +17,7 @@ use super::{
     world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, set_word, switch, word, world},
 };
 use crate::{
-    Error, Frame, Hook, Verdict,
+    Error, Frame, Hook, Mark, Verdict,
     frame::{Extension, Fragment, More, Packet, Tag, discovery, ethernet, icmp_error, quote, test_run_takes, truncate},
     random::Random,
     semantics::ip,
@@ -119,11 +119,28 @@ impl Events {
 
     fn packet(&mut self, pod: Pod) -> Event {
         let hosts = self.random.pick(&Hosts::both());
-        let hook = self.random.pick(&[Hook::ToPod, Hook::FromPod]);
+        let hook = self.random.pick(&[
+            Hook::ToPod,
+            Hook::ToPod,
+            Hook::ToPod,
+            Hook::FromPod,
+            Hook::FromPod,
+            Hook::FromPod,
+            Hook::Translated,
+        ]);
         let random = &mut self.random;
         let own = if pod == A { hosts.a } else { hosts.b };
         let local = if random.once_in(12) { hosts.stranger } else { own };
-        let remote = random.pick(&[hosts.friend, hosts.friend, hosts.network, hosts.stranger, hosts.a, hosts.b]);
+        let remote = random.pick(&[
+            hosts.friend,
+            hosts.friend,
+            hosts.network,
+            hosts.stranger,
+            hosts.service,
+            hosts.service,
+            hosts.a,
+            hosts.b,
+        ]);
         // Few ports, so that packets belong to each other's connections.
         let talk = Talk::new(local, random.pick(&PORTS[..5]), remote, random.pick(&PORTS));
         let mut bytes = self.bytes(&hosts, hook, &talk);
@@ -134,12 +151,22 @@ impl Events {
         if !test_run_takes(&bytes) {
             bytes.resize(60, 0);
         }
-        let ingress_ifindex = match hook {
-            Hook::ToPod if self.random.once_in(12) => 0,
-            Hook::ToPod => UPLINK,
-            Hook::FromPod => pod.interface,
+        let random = &mut self.random;
+        let pods = [A.interface, B.interface];
+        let (interface, ingress_ifindex) = match hook {
+            Hook::ToPod if random.once_in(12) => (pod.interface, 0),
+            Hook::ToPod if random.once_in(4) => (pod.interface, random.pick(&pods)),
+            Hook::ToPod => (pod.interface, UPLINK),
+            Hook::FromPod => (pod.interface, pod.interface),
+            Hook::Translated => (UPLINK, random.pick(&[pods[0], pods[0], pods[1], 0, UPLINK])),
         };
-        Event::Packet(hook, Frame { interface: pod.interface, ingress_ifindex, bytes })
+        let marked = match hook {
+            Hook::ToPod => random.once_in(6),
+            Hook::FromPod => false,
+            Hook::Translated => !random.once_in(8),
+        };
+        let mark = if marked { Mark::Deferred } else { Mark::Clear };
+        Event::Packet(hook, Frame { interface, ingress_ifindex, mark, bytes })
     }
 
     fn bytes(&mut self, hosts: &Hosts, hook: Hook, talk: &Talk) -> Vec<u8> {
@@ -148,7 +175,7 @@ impl Events {
         let random = &mut self.random;
         let mut packet = match hook {
             Hook::ToPod => talk.back_packet(unit),
-            Hook::FromPod => talk.out_packet(unit),
+            Hook::FromPod | Hook::Translated => talk.out_packet(unit),
         };
         match random.below(14) {
             0 => {
@@ -160,12 +187,12 @@ impl Events {
             1 | 2 => {
                 let quoted = match hook {
                     Hook::ToPod => talk.out_packet(inner),
-                    Hook::FromPod => talk.back_packet(inner),
+                    Hook::FromPod | Hook::Translated => talk.back_packet(inner),
                 };
                 let mut quoted = quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 4, 20]));
                 let (from, to) = match hook {
                     Hook::ToPod => (hosts.stranger, talk.local.0),
-                    Hook::FromPod => (talk.local.0, talk.remote.0),
+                    Hook::FromPod | Hook::Translated => (talk.local.0, talk.remote.0),
                 };
                 if random.once_in(8) {
                     quoted = damage(random, [vec![0; 14], quoted].concat()).split_off(14);
@@ -306,9 +333,14 @@ pub fn compare(
                 if l != r {
                     return Ok(Err(Box::new(Mismatch { seed, event, hook, frame, left, right, history })));
                 }
-                history.push(format!("{event}: {hook:?} from {} {left} {}", frame.ingress_ifindex, hex(&frame.bytes)));
+                history.push(format!(
+                    "{event}: {hook:?} {:?} from {} {left} {}",
+                    frame.mark,
+                    frame.ingress_ifindex,
+                    hex(&frame.bytes)
+                ));
                 match l {
-                    Verdict::Next => agreed.passed += 1,
+                    Verdict::Next | Verdict::Defer => agreed.passed += 1,
                     Verdict::Drop => agreed.dropped += 1,
                 }
             }
@@ -318,8 +350,9 @@ pub fn compare(
 }
 
 /// Puts a frame of any bytes to both, which hold the same program (see [`super::world`]) and the same state. The
-/// first byte says how it comes: bit 0 the hook, bit 1 whether it was born on the node, and where all other bits are 0,
-/// that enough time passes first for quotas to be free again; the frame is the rest. What fuzzing calls. Frames that the kernel does not take for a test run are passed over.
+/// first byte says how it comes: bit 0 the hook, bit 1 whether it was born on the node, bit 2 whether it is marked and comes from pod
+/// B (towards a pod) or leaves the node, and where all other bits are 0, that enough time passes first for quotas to be free
+/// again; the frame is the rest. What fuzzing calls. Frames that the kernel does not take for a test run are passed over.
 ///
 /// # Errors
 /// As [`compare`].
@@ -329,13 +362,18 @@ pub fn fuzz_frame(
     bytes: &[u8],
 ) -> Result<Result<(), Box<Mismatch>>, Error> {
     let Some((&how, bytes)) = bytes.split_first().filter(|(_, frame)| test_run_takes(frame)) else { return Ok(Ok(())) };
-    if how & 0xfc == 0 {
+    if how & 0xf8 == 0 {
         left.advance(Duration::from_secs(700))?;
         right.advance(Duration::from_secs(700))?;
     }
-    let hook = if how & 1 == 0 { Hook::ToPod } else { Hook::FromPod };
-    let ingress_ifindex = if how & 2 == 0 { UPLINK } else { 0 };
-    let frame = Frame { interface: A.interface, ingress_ifindex, bytes: bytes.to_vec() };
+    let (hook, from, mark) = match how & 5 {
+        0 => (Hook::ToPod, UPLINK, Mark::Clear),
+        1 => (Hook::FromPod, A.interface, Mark::Clear),
+        4 => (Hook::ToPod, B.interface, Mark::Deferred),
+        _ => (Hook::Translated, A.interface, Mark::Deferred),
+    };
+    let ingress_ifindex = if how & 2 == 0 { from } else { 0 };
+    let frame = Frame { interface: A.interface, ingress_ifindex, mark, bytes: bytes.to_vec() };
     let (l, r) = (left.packet(hook, &frame)?, right.packet(hook, &frame)?);
     if l == r {
         return Ok(Ok(()));

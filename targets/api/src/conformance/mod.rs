@@ -18,7 +18,7 @@ use std::{fmt, time::Duration};
 
 use netpolc_table::{Program, Write};
 
-use crate::{Datapath, Error, Frame, Hook, Target, Verdict};
+use crate::{Datapath, Error, Frame, Hook, Mark, Target, Verdict};
 
 pub use cases::cases;
 pub use tables::{clear, fill};
@@ -72,10 +72,37 @@ impl Case {
         self
     }
 
-    fn packet(mut self, what: &str, hook: Hook, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
-        let frame = Frame { interface: self.interface, ingress_ifindex, bytes };
+    fn packet(self, what: &str, hook: Hook, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: self.interface, ingress_ifindex, mark: Mark::Clear, bytes };
+        self.step(what, hook, frame, expected)
+    }
+
+    fn step(mut self, what: &str, hook: Hook, frame: Frame, expected: Verdict) -> Self {
         self.steps.push(Step::Packet { what: what.into(), hook, frame, expected });
         self
+    }
+
+    /// A packet from the pod goes on, marked.
+    pub fn out_defers(self, what: &str, bytes: Vec<u8>) -> Self {
+        let interface = self.interface;
+        self.packet(what, Hook::FromPod, interface, bytes, Verdict::Defer)
+    }
+
+    /// A marked packet that entered at `ingress_ifindex` is about to leave the node.
+    pub fn leaves(self, what: &str, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: world::UPLINK, ingress_ifindex, mark: Mark::Deferred, bytes };
+        self.step(what, Hook::Translated, frame, expected)
+    }
+
+    /// A marked packet that entered at `ingress_ifindex` comes to the pod.
+    pub fn comes(self, what: &str, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: self.interface, ingress_ifindex, mark: Mark::Deferred, bytes };
+        self.step(what, Hook::ToPod, frame, expected)
+    }
+
+    /// An unmarked packet that entered at `ingress_ifindex`.
+    pub fn entered(self, what: &str, hook: Hook, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
+        self.packet(what, hook, ingress_ifindex, bytes, expected)
     }
 
     /// A packet from elsewhere towards the pod passes.

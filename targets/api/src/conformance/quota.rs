@@ -4,7 +4,7 @@ use super::{
     Report, Subject, fill,
     world::{A, ACK, B, FIN, Hosts, Policy, SYN, SYN_ACK, Talk, UPLINK, Unit, switch, world},
 };
-use crate::{Error, Frame, Hook, Verdict};
+use crate::{Error, Frame, Hook, Mark, Verdict};
 
 use netpolc_table::schema::Family;
 
@@ -18,7 +18,7 @@ impl Player<'_> {
     fn judge(&mut self, interface: u32, hook: Hook, bytes: Vec<u8>) -> Result<Verdict, Error> {
         self.packets += 1;
         let ingress_ifindex = if hook == Hook::ToPod { UPLINK } else { interface };
-        self.subject.packet(hook, &Frame { interface, ingress_ifindex, bytes })
+        self.subject.packet(hook, &Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes })
     }
 
     /// Opens UDP conversations from A until one is refused; returns those that were let through.

@@ -9,7 +9,7 @@ use super::{
     Report, Subject,
     world::{A, Policy, switch, world},
 };
-use crate::{Error, Frame, Hook, Target, Verdict, frame::Packet};
+use crate::{Error, Frame, Hook, Mark, Target, Verdict, frame::Packet, semantics::ip};
 
 /// Writes a program into an empty target, what is referred to before what refers to it.
 ///
@@ -80,6 +80,8 @@ fn full_width(target: &dyn Target) -> Program {
             };
             put(remote, schema::remote_key(prefix, length), schema::set_remote(1 + u16::from(length % 3), 0));
         }
+        let service = schema::service_key(ones, ip::SCTP, 0xffff);
+        put(TableId::service(family), service, schema::plain(ActionId::Defer));
         put(TableId::Base, schema::base_key(set, family), schema::entry(ActionId::SetRow, row));
         put(TableId::Row, schema::row_key(set, family, class), schema::plain(ActionId::Deny));
         put(TableId::Row, schema::row_key(set, family, 0), schema::entry(ActionId::SetRow, row - 1));
@@ -170,6 +172,7 @@ fn replace_and_remove(target: &mut dyn Subject, report: &mut Report) {
         Write::remove(TableId::Verdict, schema::verdict_key(4, 5)),
         Write::remove(TableId::Interface, schema::interface_key(101)),
         Write::remove(TableId::OwnV6, schema::own_key(1, "fd00::1".parse().expect("an address"))),
+        Write::remove(TableId::ServiceV4, schema::service_key("10.96.0.1".parse().expect("an address"), ip::TCP, 80)),
         // Removing what is not there is no error: a retry after a half-known failure does it.
         Write::remove(TableId::Interface, schema::interface_key(101)),
     ];
@@ -243,6 +246,11 @@ fn refusals(target: &mut dyn Subject, report: &mut Report) {
         Write::put(TableId::Port, Key::new([Match::exact(6u8)]), schema::entry(ActionId::SetPortClass, 1u16)),
         Write::put(TableId::Verdict, schema::verdict_key(1, 1), schema::plain(ActionId::Own)),
         Write::put(
+            TableId::ServiceV4,
+            schema::service_key("10.96.0.1".parse().expect("an address"), ip::ICMP, 80),
+            schema::plain(ActionId::Defer),
+        ),
+        Write::put(
             TableId::RemoteV4,
             schema::remote_key("10.0.0.1".parse().expect("an address"), 8),
             schema::set_remote(1, 0),
@@ -277,7 +285,7 @@ fn split_ports(target: &mut dyn Subject, report: &mut Report) {
     let judge = |target: &mut dyn Subject, port: u16| {
         let (friend, a) = ("10.0.1.1".parse::<std::net::IpAddr>(), "10.0.0.1".parse::<std::net::IpAddr>());
         let bytes = Packet::new(friend.expect("an address"), a.expect("an address")).tcp(4000, port, 2).build();
-        target.packet(Hook::ToPod, &Frame { interface: A.interface, ingress_ifindex: 7, bytes })
+        target.packet(Hook::ToPod, &Frame { interface: A.interface, ingress_ifindex: 7, mark: Mark::Clear, bytes })
     };
     let check = |target: &mut dyn Subject, step: usize, wanted: &[(u16, Verdict)], report: &mut Report| {
         for &(port, expected) in wanted {

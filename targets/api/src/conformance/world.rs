@@ -8,6 +8,7 @@
 //! | `friend` | 10.0.1.1 | fd00:1::1 | 1 | whom policies name |
 //! | `stranger` | 10.0.9.9 | fd00:9::9 | 0 | whom nobody names |
 //! | a network | 10.2.0.0/16 | fd00:2::/32 | 3 | named without ports |
+//! | `service` | 10.96.0.1 | fd00:96::1 | 0 | a Service's with TCP 80, UDP 53 and SCTP 36412 |
 
 use std::net::IpAddr;
 
@@ -75,17 +76,19 @@ pub struct Hosts {
     pub stranger: IpAddr,
     /// Of class 3.
     pub network: IpAddr,
+    /// A Service's.
+    pub service: IpAddr,
 }
 
 impl Hosts {
     /// Those of a family.
     pub fn of(family: Family) -> Self {
-        let [a, b, friend, stranger, network] = match family {
-            Family::V4 => ["10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.9.9", "10.2.3.4"],
-            Family::V6 => ["fd00::1", "fd00::2", "fd00:1::1", "fd00:9::9", "fd00:2:3::4"],
+        let [a, b, friend, stranger, network, service] = match family {
+            Family::V4 => ["10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.9.9", "10.2.3.4", "10.96.0.1"],
+            Family::V6 => ["fd00::1", "fd00::2", "fd00:1::1", "fd00:9::9", "fd00:2:3::4", "fd00:96::1"],
         }
         .map(|text| text.parse().expect("an address"));
-        Hosts { family, a, b, friend, stranger, network }
+        Hosts { family, a, b, friend, stranger, network, service }
     }
 
     /// Both families.
@@ -93,6 +96,9 @@ impl Hosts {
         Family::BOTH.map(Hosts::of)
     }
 }
+
+/// The ports of `service`, which also are those that [`Policy::Some`] names.
+pub const SERVICE_PORTS: [(u8, u16); 3] = [(ip::TCP, 80), (ip::UDP, 53), (ip::SCTP, 36412)];
 
 /// The incarnation of `friend`.
 pub const INCARNATION: u16 = 0x1111;
@@ -148,9 +154,13 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
             let key = schema::remote_key(prefix, length);
             put(TableId::remote(hosts.family), key, schema::set_remote(class, incarnation));
         }
+        for (protocol, port) in SERVICE_PORTS {
+            let key = schema::service_key(hosts.service, protocol, port);
+            put(TableId::service(hosts.family), key, schema::plain(ActionId::Defer));
+        }
     }
     // Three intervals a protocol; classes 1-3 TCP, 4-6 UDP, 7-9 SCTP.
-    for (i, (protocol, port)) in [(ip::TCP, 80), (ip::UDP, 53), (ip::SCTP, 36412)].into_iter().enumerate() {
+    for (i, (protocol, port)) in SERVICE_PORTS.into_iter().enumerate() {
         let class = 3 * i as u16 + 1;
         put(TableId::Port, schema::port_key(protocol, 0, port - 1), schema::entry(ActionId::SetPortClass, class));
         put(TableId::Port, schema::port_key(protocol, port, port), schema::entry(ActionId::SetPortClass, class + 1));

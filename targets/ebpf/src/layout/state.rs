@@ -32,6 +32,8 @@ pub const FROM_POD: u64 = 1 << 36;
 pub const BORN: u64 = 1 << 37;
 /// Meta: being written.
 pub const BUSY: u64 = 1 << 38;
+/// Meta: opened towards a Service; its packets are judged after translation (S48).
+pub const DEFERRED: u64 = 1 << 39;
 /// Meta: bits 48..64 are the tag, [`StateHash::tag`].
 pub const TAG_SHIFT: u32 = 48;
 

@@ -3,7 +3,7 @@
 use netpolc_table::schema::Family;
 use netpolc_target::{Hook, semantics::Phase};
 
-use super::{Asks, Generator, ctx, lookup::maps, stack};
+use super::{Asks, Generator, ctx, lookup::maps, mark, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -257,7 +257,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         let flags = match hook {
             Hook::ToPod => 0,
-            Hook::FromPod => state::FROM_POD,
+            Hook::FromPod | Hook::Translated => state::FROM_POD,
         };
         a.imm64(R4, flags | (Phase::Opening as u64) << state::PHASE_SHIFT);
         a.alu(Alu::Or, R1, R4);
@@ -269,6 +269,14 @@ impl Generator<'_> {
             a.alu(Alu::Or, R1, R4);
             a.bind(forwarded);
         }
+        let (bit, flag) = match hook {
+            Hook::ToPod => (mark::OWN, state::BORN),
+            Hook::FromPod | Hook::Translated => (mark::DEFER, state::DEFERRED),
+        };
+        a.load(Size::Dw, R4, Fp, stack::MARKS);
+        a.alu(Alu::And, R4, bit);
+        a.alu(Alu::Lsh, R4, (flag.trailing_zeros() - bit.trailing_zeros()) as i32);
+        a.alu(Alu::Or, R1, R4);
         a.load(Size::Dw, R4, Fp, stack::HASH);
         a.alu(Alu::Rsh, R4, state::TAG_SHIFT as i32);
         a.alu(Alu::Lsh, R4, state::TAG_SHIFT as i32);

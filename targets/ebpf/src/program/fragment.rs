@@ -75,6 +75,7 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::IPV6, R1);
         a.jump(after);
         a.bind(later);
+        self.refuse_cut_anew();
         self.later(Family::V6);
     }
 
@@ -87,7 +88,11 @@ impl Generator<'_> {
 
     /// R5: protocol. The key's first word.
     fn fragment_key(&mut self) {
-        let direction = i32::from(self.hook == Hook::FromPod);
+        let direction = match self.hook {
+            Hook::ToPod => 0,
+            Hook::FromPod => 1,
+            Hook::Translated => 2,
+        };
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
         a.alu(Alu::Or, R1, direction << 16);
@@ -133,8 +138,13 @@ impl Generator<'_> {
         a.load(Size::W, R1, R0, 0);
         a.jump_if(Cond::Le, R1, R7, none);
         a.load(Size::W, R1, R0, 4);
-        a.jump_if(Cond::Ne, R1, 0, next);
-        a.jump(drop);
+        a.jump_if(Cond::Eq, R1, 0, drop);
+        if self.hook == Hook::FromPod {
+            a.jump_if(Cond::Eq, R1, 1, next);
+            self.set_mark();
+        }
+        let a = &mut self.a;
+        a.jump(next);
 
         a.note("fragment: no record, the same answer for all ports?");
         a.bind(none);
@@ -187,9 +197,9 @@ impl Generator<'_> {
         self.own(family, next, drop);
     }
 
-    /// From `record` on: R7 is the verdict of a first fragment.
-    pub(super) fn record(&mut self, record: Label) {
-        let drop = self.a.label();
+    /// From `record` on: R7 is the verdict of a first fragment. Then to `done`; keeps R7.
+    pub(super) fn record(&mut self, record: Label, done: Label) {
+        let (drop, defer) = (self.a.label(), self.a.label());
         self.a.bind(record);
         self.now();
         let a = &mut self.a;
@@ -201,6 +211,13 @@ impl Generator<'_> {
         a.mov(R1, 0);
         a.jump_if(Cond::Ne, R7, NEXT, drop);
         a.mov(R1, 1);
+        if self.hook == Hook::FromPod {
+            a.load(Size::Dw, R2, Fp, stack::MARKS);
+            a.jump_if(Cond::Set, R2, mark::DEFER, defer);
+            a.jump(drop);
+            a.bind(defer);
+            a.mov(R1, 2);
+        }
         a.bind(drop);
         a.store(Size::W, Fp, stack::RECORDED + 4, R1);
         a.map(R1, MapId::Frag);
@@ -210,7 +227,6 @@ impl Generator<'_> {
         a.alu(Alu::Add, R3, i32::from(stack::RECORDED));
         a.mov(R4, 0);
         a.call(helper::MAP_UPDATE);
-        a.mov(R0, R7);
-        a.exit();
+        a.jump(done);
     }
 }

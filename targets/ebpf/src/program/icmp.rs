@@ -49,7 +49,7 @@ impl Generator<'_> {
         self.load_bytes(8, stack::BUFFER, 20, bad);
         let (local, remote) = match self.hook {
             Hook::ToPod => (12, 16),
-            Hook::FromPod => (16, 12),
+            Hook::FromPod | Hook::Translated => (16, 12),
         };
         let a = &mut self.a;
         a.note("icmp error: inner ipv4 header");
@@ -84,7 +84,7 @@ impl Generator<'_> {
         self.load_bytes(8, stack::BUFFER, 40, bad);
         let (local, remote) = match self.hook {
             Hook::ToPod => (8, 24),
-            Hook::FromPod => (24, 8),
+            Hook::FromPod | Hook::Translated => (24, 8),
         };
         let a = &mut self.a;
         a.note("icmp error: inner ipv6 header");

@@ -32,12 +32,12 @@ impl Generator<'_> {
         a.mov(R4, R8);
         a.alu(Alu::And, R4, 15);
         a.jump_if(Cond::Lt, R4, 5, early);
-        if self.hook == Hook::FromPod {
+        if self.hook != Hook::ToPod {
             a.mov(R1, R9); // remote, local instead of source, destination
             a.alu(Alu::Rsh, R1, 32);
             a.alu(Alu::Lsh, R9, 32);
             a.alu(Alu::Or, R9, R1);
-            if self.options.stage == Stage::Full {
+            if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
                 self.guard_v4();
             }
         }
@@ -152,8 +152,11 @@ impl Generator<'_> {
         a.load(Size::B, R4, R2, 0);
         a.load(Size::H, R8, R2, 4);
         self.event(config::ICMP_EVENTS);
+        let judged = self.hook != Hook::Translated;
         let a = &mut self.a;
-        a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
+        if judged {
+            a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
+        }
         a.jump_if(Cond::Ne, R4, i32::from(code::NO_TUPLE), tuple);
         a.mov(R8, 0);
         a.bind(tuple);

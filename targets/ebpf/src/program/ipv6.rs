@@ -63,7 +63,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R1, 0x60, early);
         let (source, destination) = match self.hook {
             Hook::ToPod => (stack::REMOTE, stack::LOCAL),
-            Hook::FromPod => (stack::LOCAL, stack::REMOTE),
+            Hook::FromPod | Hook::Translated => (stack::LOCAL, stack::REMOTE),
         };
         for (offset, to) in [(22, source), (30, source + 8), (38, destination), (46, destination + 8)] {
             a.load(Size::Dw, R1, R2, offset);
@@ -185,7 +185,10 @@ impl Generator<'_> {
             a.store(Size::Dw, Fp, stack::MARKS, 0);
             a.bind(proven);
         }
-        a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
+        if self.hook != Hook::Translated {
+            a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
+        }
+        let a = &mut self.a;
         a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), no_tuple);
         a.jump(tuple);
         a.bind(no_tuple);
@@ -258,6 +261,7 @@ impl Generator<'_> {
         self.dispatch(to, None);
         self.a.jump(to.other);
         self.a.bind(first);
+        self.refuse_cut_anew();
         self.mark_first(back);
         self.fragment_v6(fragment, after);
     }

@@ -6,7 +6,7 @@ use netpolc_target::{
     semantics::{DropReason::*, Phase},
 };
 
-use super::{Asks, Generator, other, stack};
+use super::{Asks, Generator, mark, other, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -30,8 +30,8 @@ pub(super) fn maps(family: Family) -> (MapId, MapId, usize) {
 
 impl Generator<'_> {
     /// From `entry` on: finds the entry of the tuple and does what `stack::ASKS` wants. `orphan`: an ICMP error that
-    /// belongs to no entry.
-    pub(super) fn state(&mut self, family: Family, entry: Label, orphan: Label) {
+    /// belongs to no entry; `last`: a denied packet that no entry lets through.
+    pub(super) fn state(&mut self, family: Family, entry: Label, orphan: Label, last: Label) {
         let (found, absent, create, touch, claim) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (again, rescan, twin) = (self.a.label(), self.a.label(), self.a.label());
@@ -53,19 +53,19 @@ impl Generator<'_> {
             }
         }
 
-        let (allow, policy) = (self.allow, self.deny(Policy));
+        let allow = self.allow;
         let a = &mut self.a;
         a.note("state: no live entry");
         a.bind(absent);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
-        a.jump_if(Cond::Eq, R1, Asks::Denied as i32, policy);
+        a.jump_if(Cond::Eq, R1, Asks::Denied as i32, last);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, orphan);
         a.jump_if(Cond::Eq, R1, Asks::Twin as i32, allow);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
         a.jump(allow);
 
-        self.found(family, [found, twin], absent, touch, claim);
+        self.found(family, [found, twin], [absent, last], touch, claim);
         self.a.note("icmp error: no entry, the inner packet's direction");
         self.a.bind(orphan);
         let refuse = self.deny(IcmpError);
@@ -217,12 +217,20 @@ impl Generator<'_> {
     }
 
     /// R1: incarnation, R2: meta's address, R3: key's address, R4: meta.
-    fn found(&mut self, family: Family, [found, twin]: [Label; 2], absent: Label, touch: Label, claim: Label) {
+    fn found(
+        &mut self,
+        family: Family,
+        [found, twin]: [Label; 2],
+        [absent, last]: [Label; 2],
+        touch: Label,
+        claim: Label,
+    ) {
         let (dead, denied, error, crossing, judge, reopen) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let (allow, policy, icmp) = (self.allow, self.deny(Policy), self.deny(IcmpError));
+        let (allow, icmp, mine) = (self.allow, self.deny(IcmpError), self.a.label());
         let from_pod = (state::FROM_POD >> 32) as i32;
         let born = (state::BORN >> 32) as i32;
+        let deferred = (state::DEFERRED >> 32) as i32;
         let a = &mut self.a;
         a.note("state: the same remote as then? (S43)");
         a.bind(found);
@@ -257,17 +265,23 @@ impl Generator<'_> {
             Hook::ToPod => {
                 a.mov(R5, R1);
                 a.alu(Alu::And, R5, from_pod);
-                a.jump_if(Cond::Eq, R5, 0, policy);
+                a.jump_if(Cond::Eq, R5, 0, last);
             }
-            Hook::FromPod => a.jump_if(Cond::Set, R1, from_pod, policy),
+            Hook::FromPod | Hook::Translated => a.jump_if(Cond::Set, R1, from_pod, mine),
         }
         a.load(Size::Dw, R5, Fp, stack::EVENT);
         a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), crossing);
         a.bind(judge);
-        a.jump_if(Cond::Set, R1, born, touch);
+        a.jump_if(Cond::Set, R1, born | deferred, touch);
         a.store(Size::Dw, Fp, stack::SPARE, R2);
         a.store(Size::Dw, Fp, stack::SPARE2, R4);
-        self.permits(other(self.hook), family, reopen, policy);
+        let service = self.a.label();
+        self.permits(other(self.hook), family, reopen, service);
+        self.a.bind(service);
+        match self.hook {
+            Hook::ToPod => self.service(family, reopen, last),
+            Hook::FromPod | Hook::Translated => self.a.jump(last),
+        }
         let a = &mut self.a;
         a.bind(reopen);
         a.load(Size::Dw, R2, Fp, stack::SPARE);
@@ -278,7 +292,19 @@ impl Generator<'_> {
         a.mov(R5, R1);
         a.alu(Alu::And, R5, 7);
         a.jump_if(Cond::Eq, R5, Phase::Opening as i32, judge);
-        a.jump(policy);
+        a.jump(last);
+        if self.hook == Hook::FromPod {
+            a.note("state: denied, the pod's own connection: to a Service?");
+            a.bind(mine);
+            a.load(Size::Dw, R5, Fp, stack::EVENT);
+            a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), last);
+            a.alu(Alu::And, R1, deferred);
+            a.jump_if(Cond::Eq, R1, 0, last);
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.alu(Alu::Or, R1, mark::DEFER);
+            a.store(Size::Dw, Fp, stack::MARKS, R1);
+            a.jump(touch);
+        }
 
         a.note("icmp error: live entry, its opener's direction");
         a.bind(error);
@@ -289,7 +315,15 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, from_pod, pod);
         self.permits(Hook::ToPod, family, allow, icmp);
         self.a.bind(pod);
-        self.permits(Hook::FromPod, family, allow, icmp);
+        if self.hook == Hook::ToPod {
+            let service = self.a.label();
+            self.a.jump_if(Cond::Set, R1, deferred, allow);
+            self.permits(Hook::FromPod, family, allow, service);
+            self.a.bind(service);
+            self.service(family, allow, icmp);
+        } else {
+            self.permits(Hook::FromPod, family, allow, icmp);
+        }
     }
 
     /// No room: refuses the pod's own new connection where it is isolated.

@@ -1,4 +1,4 @@
-//! The two programs of a pod, generated as straight code: what `netpolc_target::semantics` says, over the tables that
+//! The two programs of a pod and the one of the node's other interfaces, generated as straight code: what `netpolc_target::semantics` says, over the tables that
 //! [`crate::layout`] describes.
 //!
 //! ```text
@@ -7,6 +7,7 @@
 //! policy    remote -> class -> row -> verdict               (policy)
 //! state     connection state: replies, openings             (lookup, entry)
 //! fragment, icmp: the rare packets                          (fragment, icmp)
+//! translated: packets to Services, after translation        (translated; in front of to_pod, too)
 //! exits     allow, deny, refuse: counters, records          (here)
 //! ```
 //!
@@ -32,9 +33,13 @@ mod ipv6;
 mod lookup;
 mod parse;
 mod policy;
+mod translated;
 
 use netpolc_table::schema::{Family, Word};
-use netpolc_target::{Hook, semantics::DropReason};
+use netpolc_target::{
+    Hook,
+    semantics::{DEFERRED_MARK, DropReason},
+};
 
 use crate::{
     asm::{
@@ -94,12 +99,20 @@ pub enum Port {
 }
 
 /// What to generate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How much.
     pub stage: Stage,
     /// See [`Vary`].
     pub vary: Option<Vary>,
+    /// The bit of a packet's mark that says that its egress is still to be judged. All programs on a node must have the same.
+    pub mark: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { stage: Stage::Full, vary: None, mark: DEFERRED_MARK }
+    }
 }
 
 /// TCX_NEXT, TC_ACT_UNSPEC: the next program, or the stack.
@@ -110,6 +123,7 @@ pub const SHOT: i32 = 2;
 /// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h).
 mod ctx {
     pub const LEN: i16 = 0;
+    pub const MARK: i16 = 8;
     pub const INGRESS_IFINDEX: i16 = 36;
     pub const IFINDEX: i16 = 40;
     pub const DATA: i16 = 76;
@@ -160,7 +174,7 @@ mod stack {
     pub const FRAGMENT: i16 = -200;
     /// 8 bytes: value of the fragment table.
     pub const RECORDED: i16 = -208;
-    /// 20 bytes (of 24): key of `own_more`.
+    /// 20 bytes (of 24): key of `own_more` or `service`.
     pub const OWN: i16 = -232;
     /// u64: IPv6, hop limit | fragment header seen << 8.
     pub const IPV6: i16 = -240;
@@ -178,6 +192,12 @@ mod mark {
     pub const UNPROVEN: i32 = 1;
     /// A first fragment whose verdict is to be recorded.
     pub const FIRST: i32 = 2;
+    /// Goes on to a Service: the packet's mark is set where it is permitted.
+    pub const DEFER: i32 = 4;
+    /// The pod's own packet, back from a Service (S47).
+    pub const OWN: i32 = 8;
+    /// After translation: nobody knows where it entered the node.
+    pub const UNKNOWN: i32 = 16;
 }
 
 /// Who asks the state tables.
@@ -201,7 +221,7 @@ const KEEP: i32 = (Word::INGRESS | Word::EGRESS | Word::RECORD) as i32;
 fn other(hook: Hook) -> Hook {
     match hook {
         Hook::ToPod => Hook::FromPod,
-        Hook::FromPod => Hook::ToPod,
+        Hook::FromPod | Hook::Translated => Hook::ToPod,
     }
 }
 
@@ -209,7 +229,7 @@ fn other(hook: Hook) -> Hook {
 fn isolation(hook: Hook) -> i32 {
     i32::from(match hook {
         Hook::ToPod => Word::INGRESS,
-        Hook::FromPod => Word::EGRESS,
+        Hook::FromPod | Hook::Translated => Word::EGRESS,
     })
 }
 
@@ -233,18 +253,50 @@ struct Generator<'a> {
 
 /// Generates the program of a hook.
 pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Result<Code, AsmError> {
-    let mut a = Asm::new();
-    let next = a.label();
-    let allow = a.label();
-    let mut labels = || DropReason::ALL.iter().map(|_| a.label()).collect::<Vec<_>>();
-    let (deny, refuse, refuse_early) = (labels(), labels(), labels());
-    let mut g = Generator { a, p: parameters, options, hook, next, allow, deny, refuse, refuse_early };
-    if options.stage != Stage::Empty {
-        g.entry();
-        g.parse();
+    let mut g = Generator::new(Asm::new(), hook, parameters, options);
+    let (judged, marked) = (g.a.label(), g.a.label());
+    match (hook, options.stage) {
+        (_, Stage::Empty) => {
+            g.a.note("nothing");
+            g.a.mov(R0, NEXT);
+            g.a.exit();
+            return g.a.finish();
+        }
+        (Hook::Translated, _) => {
+            g.to_translated(marked);
+            g.a.bind(judged);
+            g.a.mov(R0, NEXT);
+            g.a.exit();
+            g.translated(marked, judged);
+            return g.a.finish();
+        }
+        (Hook::ToPod, Stage::Full) => {
+            g.to_translated(marked);
+            g.a.bind(judged);
+            g.entry();
+            g.parse();
+            g.exits();
+            g.translated(marked, judged);
+            return g.a.finish();
+        }
+        _ => {
+            g.a.note("context");
+            g.a.mov(R6, R1);
+            g.entry();
+            g.parse();
+        }
     }
     g.exits();
     g.a.finish()
+}
+
+impl<'a> Generator<'a> {
+    fn new(mut a: Asm, hook: Hook, p: &'a Parameters, options: &'a Options) -> Self {
+        let (next, allow) = (a.label(), a.label());
+        let mut labels = || DropReason::ALL.iter().map(|_| a.label()).collect::<Vec<_>>();
+        let (deny, refuse, refuse_early) = (labels(), labels(), labels());
+        Self { a, p, options, hook, next, allow, deny, refuse, refuse_early }
+    }
 }
 
 impl Generator<'_> {
@@ -302,28 +354,14 @@ impl Generator<'_> {
         self.a.alu32(Alu::Mov, R0, R0);
     }
 
-    /// From the interface to the endpoint's word. A packet of a pod that no policy selects goes no further.
-    fn entry(&mut self) {
-        let (full, hook) = (self.options.stage == Stage::Full, self.hook);
-        let (a, next, c) = (&mut self.a, self.next, &self.p.capacities);
-        a.note("entry");
-        a.mov(R6, R1);
-        if !full {
-            // The parser reads flags and endpoint only in rare cases; both directions isolated, as in the full program.
-            a.imm64(R3, u64::from(Word::INGRESS | Word::EGRESS) << endpoint::FLAGS_SHIFT);
-            a.store(Size::Dw, Fp, stack::WORD, R3);
-            a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
-            a.map_value(R2, MapId::Endpoint, 0);
-            a.store(Size::Dw, Fp, stack::RECORD, R2);
-            a.store(Size::Dw, Fp, stack::MARKS, 0);
-            return;
-        }
+    /// R7: an interface's index -> its endpoint; goes to `none` where it has none. Changes R1, R2.
+    fn endpoint(&mut self, none: Label) {
+        let (a, c) = (&mut self.a, &self.p.capacities);
         a.note("table interface: ifindex -> endpoint");
-        a.load(Size::W, R7, R1, ctx::IFINDEX);
         // Compared, not masked: a mask would let one interface act as another.
         a.mov(R1, R7);
         a.alu(Alu::Rsh, R1, 24);
-        a.jump_if(Cond::Ne, R1, 0, next);
+        a.jump_if(Cond::Ne, R1, 0, none);
         a.mov(R1, R7);
         a.alu(Alu::Rsh, R1, 8);
         a.alu(Alu::And, R1, 0xffff); // changes nothing; the verifier knows it then
@@ -339,8 +377,12 @@ impl Generator<'_> {
         a.map_value(R2, MapId::InterfaceBlock, 0);
         a.alu(Alu::Add, R2, R1);
         a.load(Size::H, R7, R2, 0);
-        a.jump_if(Cond::Eq, R7, 0, next);
+        a.jump_if(Cond::Eq, R7, 0, none);
+    }
 
+    /// R7: an endpoint -> R3: its word; puts what the steps want to know onto the stack. Changes R2.
+    fn word(&mut self) {
+        let (a, c) = (&mut self.a, &self.p.capacities);
         a.note("table endpoint: endpoint -> word");
         a.alu(Alu::And, R7, c.endpoints as i32 - 1);
         a.store(Size::Dw, Fp, stack::ENDPOINT, R7);
@@ -351,6 +393,28 @@ impl Generator<'_> {
         a.load(Size::Dw, R3, R2, endpoint::WORD as i16);
         a.store(Size::Dw, Fp, stack::WORD, R3);
         a.store(Size::Dw, Fp, stack::MARKS, 0);
+    }
+
+    /// From the interface to the endpoint's word. A packet of a pod that no policy selects goes no further.
+    fn entry(&mut self) {
+        let (full, hook) = (self.options.stage == Stage::Full, self.hook);
+        let next = self.next;
+        let a = &mut self.a;
+        a.note("entry");
+        if !full {
+            // The parser reads flags and endpoint only in rare cases; both directions isolated, as in the full program.
+            a.imm64(R3, u64::from(Word::INGRESS | Word::EGRESS) << endpoint::FLAGS_SHIFT);
+            a.store(Size::Dw, Fp, stack::WORD, R3);
+            a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
+            a.map_value(R2, MapId::Endpoint, 0);
+            a.store(Size::Dw, Fp, stack::RECORD, R2);
+            a.store(Size::Dw, Fp, stack::MARKS, 0);
+            return;
+        }
+        a.load(Size::W, R7, R6, ctx::IFINDEX);
+        self.endpoint(next);
+        self.word();
+        let a = &mut self.a;
         a.alu(Alu::Rsh, R3, endpoint::FLAGS_SHIFT as i32);
         let guard = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
         a.alu(Alu::And, R3, KEEP | guard);
@@ -432,7 +496,7 @@ impl Generator<'_> {
             a.load(Size::Dw, R2, Fp, stack::ENDPOINT);
             a.alu(Alu::And, R2, self.p.capacities.endpoints as i32 - 1);
             a.alu(Alu::Lsh, R2, 1);
-            a.alu(Alu::Or, R2, i32::from(hook == Hook::FromPod));
+            a.alu(Alu::Or, R2, i32::from(hook != Hook::ToPod));
             a.alu(Alu::Lsh, R2, config::REASONS.ilog2() as i32);
             a.alu(Alu::Or, R2, R1);
             a.alu(Alu::Lsh, R2, 3);
@@ -447,20 +511,54 @@ impl Generator<'_> {
             a.mov(R0, SHOT);
             a.exit();
         }
+        if hook == Hook::Translated {
+            return self.unmark(record);
+        }
+        let rare = self.a.label();
         if self.a.used(allow) {
             let a = &mut self.a;
             a.note("permit");
             a.bind(allow);
-            a.mov(R7, NEXT);
             a.load(Size::Dw, R1, Fp, stack::MARKS);
-            a.jump_if(Cond::Set, R1, mark::FIRST, record);
+            a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER, rare);
         }
         self.a.note("next");
         self.a.bind(next);
         self.a.mov(R0, NEXT);
         self.a.exit();
-        if self.a.used(record) {
-            self.record(record);
+        if self.a.used(rare) {
+            let deferred = self.a.label();
+            self.a.bind(rare);
+            self.a.mov(R7, NEXT);
+            if hook == Hook::FromPod {
+                self.a.note("goes on to a Service");
+                self.a.jump_if(Cond::Set, R1, mark::DEFER, deferred);
+                self.a.jump(record);
+                self.a.bind(deferred);
+                self.set_mark();
+                self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+                self.a.jump_if(Cond::Set, R1, mark::FIRST, record);
+                self.a.mov(R0, NEXT);
+                self.a.exit();
+            } else {
+                self.a.jump(record);
+            }
         }
+        if self.a.used(record) {
+            let done = self.a.label();
+            self.record(record, done);
+            self.a.bind(done);
+            self.a.mov(R0, R7);
+            self.a.exit();
+        }
+    }
+
+    /// Sets the bit of the packet's mark. Changes R1.
+    fn set_mark(&mut self) {
+        let bit = self.options.mark as i32;
+        let a = &mut self.a;
+        a.load(Size::W, R1, R6, ctx::MARK);
+        a.alu32(Alu::Or, R1, bit);
+        a.store(Size::W, R6, ctx::MARK, R1);
     }
 }

@@ -1,13 +1,13 @@
 //! The stateless verdict: remote -> class -> row, port -> port class, row's bit. And who may pass without it.
 
-use netpolc_table::schema::Family;
+use netpolc_table::{TableId, schema::Family};
 use netpolc_target::{Hook, semantics::DropReason::*};
 
-use super::{Asks, Generator, KEEP, helper, isolation, stack};
+use super::{Asks, Generator, KEEP, ctx, helper, isolation, mark, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
-        MapId, OWN_MORE_KEY, ROW_PERMIT,
+        MapId, OWN_MORE_KEY, ROW_PERMIT, SERVICE_KEY,
         config::code,
         endpoint, exact,
         state::{K1, K2},
@@ -19,6 +19,9 @@ impl Generator<'_> {
     /// Step 8 up to where state comes in. R5: row of the port map; R8 (R9, the stack) as described; event stored.
     /// `error`: the code for ICMP errors is placed here.
     pub(super) fn judge(&mut self, family: Family, error: Label) {
+        if self.hook == Hook::Translated {
+            return self.judge_translated(family);
+        }
         let (late, allowed, denied, kept, state) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let allow = self.allow;
@@ -30,7 +33,7 @@ impl Generator<'_> {
         self.tables(self.hook, family, allowed);
         self.own(family, allowed, denied);
 
-        let policy = self.deny(Policy);
+        let (policy, last) = (self.deny(Policy), self.a.label());
         let a = &mut self.a;
         a.note("denied by the tables: a reply?");
         a.bind(denied);
@@ -39,7 +42,7 @@ impl Generator<'_> {
         let ask = a.label();
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), ask);
         a.load(Size::Dw, R1, Fp, stack::PROTOCOL); // only TCP's openings may cross
-        a.jump_if(Cond::Ne, R1, 0, policy);
+        a.jump_if(Cond::Ne, R1, 0, last);
         a.bind(ask);
         a.store(Size::Dw, Fp, stack::ASKS, Asks::Denied as i32);
         a.jump(state);
@@ -68,7 +71,64 @@ impl Generator<'_> {
 
         let orphan = self.a.label();
         self.error(family, error, state, orphan);
-        self.state(family, state, orphan);
+        self.state(family, state, orphan, last);
+        self.last(family, last, allowed, policy);
+    }
+
+    /// From `last` on: the tables deny and state knows no better. Is it the pod's own packet, back from a Service (S47)? Does it go to
+    /// a Service (S48)? Then on as if it were permitted.
+    fn last(&mut self, family: Family, last: Label, allowed: Label, policy: Label) {
+        let (found, mark) = (self.a.label(), if self.hook == Hook::ToPod { mark::OWN } else { mark::DEFER });
+        self.a.bind(last);
+        if self.hook == Hook::ToPod {
+            self.a.note("own traffic?");
+            self.a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
+            self.endpoint(policy);
+            let a = &mut self.a;
+            a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
+            a.jump_if(Cond::Ne, R1, R7, policy);
+        } else {
+            self.service(family, found, policy);
+        }
+        let a = &mut self.a;
+        a.bind(found);
+        a.load(Size::Dw, R1, Fp, stack::MARKS);
+        a.alu(Alu::Or, R1, mark);
+        a.store(Size::Dw, Fp, stack::MARKS, R1);
+        a.jump(allowed);
+    }
+
+    /// Goes to `yes` where the remote with its port is a Service's, else to `no`. Changes R0-R5.
+    pub(super) fn service(&mut self, family: Family, yes: Label, no: Label) {
+        const { assert!(SERVICE_KEY == 20) };
+        let a = &mut self.a;
+        a.note(format!("table {}", TableId::service(family).spec().name));
+        match family {
+            Family::V4 => {
+                a.store(Size::W, Fp, stack::OWN, R9);
+                for word in [4, 8, 12] {
+                    a.store(Size::W, Fp, stack::OWN + word, 0);
+                }
+            }
+            Family::V6 => {
+                for half in [0, 8] {
+                    a.load(Size::Dw, R1, Fp, stack::REMOTE + half);
+                    a.store(Size::Dw, Fp, stack::OWN + half, R1);
+                }
+            }
+        }
+        // remote port as in the packet, protocol, family
+        a.mov(R1, R8);
+        a.alu(Alu::Rsh, R1, 16);
+        a.alu(Alu::And, R1, 0x00ff_ffff);
+        a.alu(Alu::Or, R1, i32::from(family.number()) << 24);
+        a.store(Size::W, Fp, stack::OWN + 16, R1);
+        a.map(R1, MapId::Service);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::OWN));
+        a.call(helper::MAP_LOOKUP);
+        a.jump_if(Cond::Ne, R0, 0, yes);
+        a.jump(no);
     }
 
     /// R4 = class | incarnation << 16 of the remote. Changes R0-R3; for IPv6 R7 and R9 too. Keeps R5.

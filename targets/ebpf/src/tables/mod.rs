@@ -8,6 +8,7 @@ mod endpoints;
 mod exact;
 mod ports;
 mod rows;
+mod services;
 mod trie;
 
 use std::{
@@ -85,6 +86,8 @@ pub enum Room {
     RemoteV6Leaves,
     /// `more_addresses`
     MoreAddresses,
+    /// `services`
+    Services,
     /// What the layout cannot hold at all.
     Never(&'static str),
 }
@@ -104,6 +107,7 @@ impl Room {
             Room::RemoteV6Buckets => Some((&mut c.remote_v6_buckets, 1)),
             Room::RemoteV6Leaves => Some((&mut c.remote_v6_leaves, 1)),
             Room::MoreAddresses => Some((&mut c.more_addresses, 1)),
+            Room::Services => Some((&mut c.services, 1)),
             Room::Endpoints | Room::Never(_) => None,
         }
     }
@@ -122,6 +126,7 @@ impl Room {
             Room::RemoteV6Buckets => "buckets of IPv6 addresses",
             Room::RemoteV6Leaves => "blocks of IPv6 addresses",
             Room::MoreAddresses => "further own addresses",
+            Room::Services => "addresses and ports of Services",
             Room::Never(what) => what,
         }
     }
@@ -300,6 +305,10 @@ impl Tables {
                 let list = checked!(|k, e| rows::check_verdict(maps, k, e));
                 list.into_iter().for_each(|c| rows::write_verdict(maps, c));
             }
+            TableId::ServiceV4 | TableId::ServiceV6 => {
+                let list = checked!(|k, e| services::check(write.table, k, e));
+                services::write(maps, write.table, &list)?;
+            }
             TableId::Directory => {
                 let list = checked!(|k, e| endpoints::check_directory(k, e));
                 list.into_iter().for_each(|(place, value)| endpoints::write_directory(maps, place, value));
@@ -399,6 +408,7 @@ fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints:
     }
     ports.read(maps, &mut program);
     rows::read(maps, &mut program)?;
+    services::read(maps, &mut program)?;
     endpoints.read(maps, &mut program)?;
     Ok(program)
 }

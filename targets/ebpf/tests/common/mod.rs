@@ -155,6 +155,11 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let key = schema::verdict_key(1 + rng.below(6) as u16, rng.below(130) as u16);
             (key, schema::plain(ActionId::Permit))
         }
+        TableId::ServiceV4 | TableId::ServiceV6 => {
+            let family = if table == TableId::ServiceV4 { Family::V4 } else { Family::V6 };
+            let (protocol, port) = (*rng.pick(&[6, 17, 132]), rng.below(4) as u16);
+            (schema::service_key(address(rng, family), protocol, port), schema::plain(ActionId::Defer))
+        }
         TableId::Directory => {
             let kind = *rng.pick(&[IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6]);
             let key = schema::directory_key(kind, *rng.pick(&[0, 1, 65535]));

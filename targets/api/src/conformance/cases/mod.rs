@@ -6,6 +6,7 @@ mod connections;
 mod errors;
 mod fragments;
 mod policy;
+mod services;
 mod source;
 mod wire;
 
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         ageing::cases(),
         fragments::cases(),
         errors::cases(),
+        services::cases(),
     ]
     .concat()
 }

@@ -1,0 +1,114 @@
+//! Packets to Services, after translation: judged by the sender's egress set with their present destination, then unmarked (S48).
+//!
+//! A program of its own at the node's other interfaces, and the first part of `to_pod`: only marked packets come here.
+
+use netpolc_table::schema::{Family, Word};
+use netpolc_target::{Hook, semantics::DropReason::*};
+
+use super::{Generator, NEXT, ctx, isolation, mark, stack};
+use crate::{
+    asm::{Alu, Asm, Cond, Label, Reg::*, Size},
+    layout::{MapId, endpoint},
+};
+
+impl Generator<'_> {
+    /// R1: context. Keeps it in R6 and goes to `marked` where the packet is.
+    pub(super) fn to_translated(&mut self, marked: Label) {
+        let bit = self.options.mark as i32;
+        let a = &mut self.a;
+        a.note("entry: is its egress still to be judged?");
+        a.mov(R6, R1);
+        a.load(Size::W, R1, R6, ctx::MARK);
+        a.jump_if(Cond::Set, R1, bit, marked);
+    }
+
+    /// From `marked` on: judges what was translated; goes on at `then` where it passes, with R6 alone.
+    pub(super) fn translated(&mut self, marked: Label, then: Label) {
+        let a = std::mem::replace(&mut self.a, Asm::new());
+        let mut g = Generator::new(a, Hook::Translated, self.p, self.options);
+        g.a.bind(marked);
+        g.sender();
+        g.parse();
+        g.exits();
+        g.a.jump(then);
+        self.a = g.a;
+    }
+
+    /// Who sent it: the pod at whose interface it entered the node.
+    fn sender(&mut self) {
+        let (known, nobody, unknown, parse) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (next, policy) = (self.next, self.deny(Policy));
+        let a = &mut self.a;
+        a.note("translated: the sender");
+        a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
+        a.jump_if(Cond::Eq, R7, 0, unknown);
+        self.endpoint(nobody);
+        self.word();
+        let a = &mut self.a;
+        a.alu(Alu::Rsh, R3, endpoint::FLAGS_SHIFT as i32);
+        a.alu(Alu::And, R3, i32::from(Word::EGRESS));
+        a.jump_if(Cond::Eq, R3, 0, next);
+        a.jump(parse);
+        for (label, marks, to) in [(nobody, 0, policy), (unknown, mark::UNKNOWN, known)] {
+            let a = &mut self.a;
+            a.bind(label);
+            a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
+            a.store(Size::Dw, Fp, stack::WORD, 0);
+            a.map_value(R2, MapId::Endpoint, 0);
+            a.store(Size::Dw, Fp, stack::RECORD, R2);
+            a.store(Size::Dw, Fp, stack::MARKS, marks);
+            a.jump(to);
+        }
+        self.a.bind(known);
+        self.a.bind(parse);
+    }
+
+    /// Step T3.
+    pub(super) fn judge_translated(&mut self, family: Family) {
+        let (next, allow, policy) = (self.next, self.allow, self.deny(Policy));
+        self.a.note("translated: the sender's egress set");
+        self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+        self.a.jump_if(Cond::Set, R1, mark::UNKNOWN, next);
+        self.class(family);
+        self.tables(Hook::FromPod, family, allow);
+        self.own(family, allow, policy);
+    }
+
+    /// An IPv6 fragment that nobody's interface is known of: the kernel forgets it when it cuts a packet anew. Changes R1.
+    pub(super) fn refuse_cut_anew(&mut self) {
+        if self.hook == Hook::Translated {
+            let refuse = self.deny(Fragment);
+            self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+            self.a.jump_if(Cond::Set, R1, mark::UNKNOWN, refuse);
+        }
+    }
+
+    /// The exits of a packet that passes; ends behind this code.
+    pub(super) fn unmark(&mut self, record: Label) {
+        let (next, allow, bit) = (self.next, self.allow, self.options.mark as i32);
+        let (then, recorded, first) = (self.a.label(), self.a.label(), self.a.label());
+        debug_assert!(isolation(self.hook) != 0);
+        self.a.note("translated: permitted");
+        self.a.bind(allow);
+        self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+        self.a.jump_if(Cond::Set, R1, mark::FIRST, first);
+        self.a.note("translated: unmark");
+        self.a.bind(next);
+        self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+        self.a.jump_if(Cond::Set, R1, mark::UNKNOWN, then);
+        let a = &mut self.a;
+        a.load(Size::W, R1, R6, ctx::MARK);
+        a.alu32(Alu::And, R1, !bit);
+        a.store(Size::W, R6, ctx::MARK, R1);
+        a.jump(then);
+        a.bind(first);
+        a.mov(R7, NEXT);
+        self.record(record, recorded);
+        let a = &mut self.a;
+        a.bind(recorded);
+        a.jump_if(Cond::Eq, R7, NEXT, next);
+        a.mov(R0, R7);
+        a.exit();
+        a.bind(then);
+    }
+}
