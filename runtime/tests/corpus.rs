@@ -57,6 +57,11 @@ fn mem() {
 }
 
 #[test]
+fn flower() {
+    assert_eq!(disagreements(JudgeName::Flower), "");
+}
+
+#[test]
 fn ebpf() {
     let mut wrong = String::new();
     // One target is led from case to case: that spares loading programs, and is one more test of updates.

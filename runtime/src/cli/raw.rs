@@ -24,7 +24,9 @@ pub enum Command {
   netpolc compile -f policies/                         the tables, as text
   kubectl get ns,pods,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
   netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it comes from
-  netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled")]
+  netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled
+  netpolc compile -f shop.yaml --target flower --mode representor --driver mlx5_core --node worker-1
+                                                       filters for a NIC, and what is left to eBPF")]
     Compile(Compile),
     /// Answer probes: may this source talk to that destination?
     #[command(after_help = "A probe is one JSON object a line:
@@ -89,6 +91,13 @@ pub struct Compile {
     /// What to show
     #[arg(long, value_enum, default_value_t = CompileTarget::Tables)]
     pub target: CompileTarget,
+    /// With --target flower: how flower is used [default: software]
+    #[arg(long, value_enum)]
+    pub mode: Option<FlowerMode>,
+    /// With --target flower: for which NIC driver, as `ethtool -i` names it [default: mlx5_core with
+    /// representor, ice with prefilter]
+    #[arg(long, value_name = "NAME")]
+    pub driver: Option<String>,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -109,6 +118,19 @@ pub enum CompileTarget {
     Tables,
     /// The eBPF maps and programs
     Ebpf,
+    /// TC-flower filters
+    Flower,
+}
+
+/// How flower is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FlowerMode {
+    /// On representors and the uplink of a NIC in switchdev mode; eBPF decides what is left
+    Representor,
+    /// On a NIC's physical port, to drop; eBPF decides what is left
+    Prefilter,
+    /// By the kernel, without eBPF: the whole policy
+    Software,
 }
 
 /// How `compile` prints.
@@ -156,6 +178,8 @@ pub enum JudgeName {
     Mem,
     /// The generated eBPF programs, in the kernel, without a network (needs root)
     Ebpf,
+    /// The filters of software flower, interpreted
+    Flower,
 }
 
 /// `agent`.

@@ -11,8 +11,9 @@ use anyhow::{Context, bail};
 use netpolc_cni::config::Fail;
 use netpolc_lower::Scope;
 use netpolc_policy::ObjectKey;
+use netpolc_target_flower::{capability::Capabilities, lowered::Mode, quirks};
 
-use super::raw::{self, AgentTarget, BenchPart, CompileTarget, Format, JudgeName, Report};
+use super::raw::{self, AgentTarget, BenchPart, CompileTarget, FlowerMode, Format, JudgeName, Report};
 use crate::{
     chain::Node,
     command::cni::{Cni, Plugin, Strictness, Wanted},
@@ -55,7 +56,7 @@ pub struct Compile {
 }
 
 /// What `compile` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Show {
     /// The IR's text form.
     Text,
@@ -65,6 +66,19 @@ pub enum Show {
     Table,
     /// The eBPF target's maps and programs, for people or as JSON.
     Ebpf(Report),
+    /// Filters.
+    Flower(Flower),
+}
+
+/// `netpolc compile --target flower`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flower {
+    /// How it is used.
+    pub mode: Mode,
+    /// What the driver can do.
+    pub capabilities: Capabilities,
+    /// How to show it.
+    pub format: Format,
 }
 
 /// `netpolc eval`.
@@ -137,6 +151,10 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             scope: c.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
             pod: c.pod.as_deref().map(pod).transpose()?,
             show: match (c.target, c.output) {
+                (CompileTarget::Flower, format) => Show::Flower(flower(c.mode, c.driver, format)?),
+                (CompileTarget::Tables | CompileTarget::Ebpf, _) if c.mode.is_some() || c.driver.is_some() => {
+                    bail!("--mode and --driver say how flower is used; add --target flower")
+                }
                 (CompileTarget::Tables, Format::Text) => Show::Text,
                 (CompileTarget::Tables, Format::Json) => Show::Json,
                 (CompileTarget::Tables, Format::Table) => Show::Table,
@@ -177,6 +195,28 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             Command::Bench(Bench { parts: parts.into_iter().collect(), report: b.output, rounds: b.rounds })
         }
     })
+}
+
+/// The mode's default driver is the best known that works so.
+fn flower(mode: Option<FlowerMode>, driver: Option<String>, format: Format) -> anyhow::Result<Flower> {
+    const SOFTWARE: &str = "software";
+    let (mode, default) = match mode.unwrap_or(FlowerMode::Software) {
+        FlowerMode::Representor => (Mode::Representor, "mlx5_core"),
+        FlowerMode::Prefilter => (Mode::Prefilter, "ice"),
+        FlowerMode::Software => (Mode::Software, SOFTWARE),
+    };
+    let driver = driver.as_deref().unwrap_or(default);
+    if mode == Mode::Software && driver != SOFTWARE {
+        bail!("--driver {driver}: software flower uses no NIC; add --mode representor or --mode prefilter");
+    }
+    if driver != SOFTWARE && quirks::quirks(driver).is_none() {
+        let known: Vec<&str> = quirks::DRIVERS.iter().map(|q| q.driver).collect();
+        bail!("--driver {driver}: what it can do is not known; known are {}", known.join(", "));
+    }
+    if mode != Mode::Software && driver == SOFTWARE {
+        bail!("--driver software: that is no NIC; leave --mode out, or name a NIC's driver");
+    }
+    Ok(Flower { mode, capabilities: quirks::capabilities(driver), format })
 }
 
 fn is_stdin(path: &Path) -> bool {
@@ -268,6 +308,10 @@ mod tests {
             ("netpolc compile -f x --pod ui", "namespace/name"),
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
+            ("netpolc compile -f x --mode software", "--target flower"),
+            ("netpolc compile -f x --target flower --driver ice", "--mode prefilter"),
+            ("netpolc compile -f x --target flower --mode prefilter --driver e1000", "known are"),
+            ("netpolc compile -f x --target flower --mode prefilter --driver software", "no NIC"),
             ("netpolc status --pin-dir netpolc", "absolute"),
             ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
         ] {

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod detach;
 pub mod ebpf;
 pub mod eval;
+pub mod flower;
 pub mod status;
 
 use crate::{cli::resolve::Command, output::Outcome};

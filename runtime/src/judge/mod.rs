@@ -2,11 +2,12 @@
 //! can be held against each other.
 //!
 //! Here: the trait, answers, and the choice by name. [`oracle`] asks the policies, [`tables`] the compiled
-//! tables, [`datapath`] sends made-up packets through a target: [`mem`] or [`ebpf`].
+//! tables, [`datapath`] sends made-up packets through a target: [`mem`] or [`ebpf`]; [`flower`] through filters.
 //! Not here: reading questions from people ([`crate::command::eval`]).
 
 pub mod datapath;
 pub mod ebpf;
+pub mod flower;
 pub mod mem;
 pub mod oracle;
 pub mod tables;
@@ -43,6 +44,9 @@ pub enum Error {
     /// The tables could not be installed.
     #[error(transparent)]
     Install(#[from] netpolc_target::Failed),
+    /// Software flower cannot enforce it.
+    #[error(transparent)]
+    Refused(#[from] netpolc_target_flower::lowered::Refused),
     /// The target failed.
     #[error(transparent)]
     Target(#[from] netpolc_target::Error),
@@ -172,5 +176,6 @@ pub fn open(name: JudgeName, cluster: &Cluster) -> Result<Box<dyn Judge + '_>, E
         JudgeName::Tables => Box::new(tables::Tables::new(cluster)?),
         JudgeName::Mem => Box::new(mem::open(cluster)?),
         JudgeName::Ebpf => Box::new(ebpf::open(cluster)?),
+        JudgeName::Flower => Box::new(flower::open(cluster)?),
     })
 }
