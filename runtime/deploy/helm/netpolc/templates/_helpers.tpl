@@ -49,7 +49,8 @@ runAsUser: 0
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
-  add: [BPF, NET_ADMIN, PERFMON, SYS_ADMIN]
+  add:
+    {{- toYaml .Values.capabilities | nindent 4 }}
 {{- end }}
 
 {{- /* Where kubelet asks for health: every address includes the node's loopback. */}}
