@@ -7,11 +7,13 @@ use std::{collections::BTreeMap, path::Path};
 use netpolc_table::{Program, TableId, eval, schema::Word};
 use netpolc_target::Target;
 use netpolc_target_ebpf::Ebpf;
+use netpolc_target_flower::{Flower, netlink::Decoded};
 use serde::Serialize;
 
 use crate::{
     agent::record::{PodRecord, Record},
     command::ebpf::name,
+    net::switch,
 };
 
 /// Everything that `-o json` prints.
@@ -31,6 +33,21 @@ pub struct Status {
     pub policy_sets: usize,
     /// The kernel's maps.
     pub maps: Vec<MapStatus>,
+    /// Interfaces that carry flower filters of ours.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<FilterStatus>,
+}
+
+/// The flower filters of one interface, as the kernel has them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FilterStatus {
+    /// Its name.
+    pub interface: String,
+    /// Filters of ours.
+    pub filters: usize,
+    /// Those that a NIC has.
+    pub in_hardware: usize,
 }
 
 /// What the agent knows.
@@ -92,8 +109,9 @@ pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
     let record = Record::read(pin_dir);
     let agent = record.map(|record| AgentStatus { running: runs(record.pid), record });
     let Some(mut ebpf) = Ebpf::observe(pin_dir)? else {
-        let (endpoints, tables, maps) = (vec![], BTreeMap::new(), vec![]);
-        return Ok(Status { enforcing: false, agent, endpoints, tables, policy_sets: 0, maps });
+        let (endpoints, tables, maps, filters) = (vec![], BTreeMap::new(), vec![], filters());
+        let enforcing = !filters.is_empty();
+        return Ok(Status { enforcing, agent, endpoints, tables, policy_sets: 0, maps, filters });
     };
     let program = ebpf.read()?;
     let names = agent.iter().flat_map(|a| &a.record.pods).map(|p| (p.endpoint, p)).collect();
@@ -109,6 +127,7 @@ pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
         maps: maps.iter().map(|m| MapStatus { name: m.name, kind: m.kind, used: m.used, bytes: m.bytes() }).collect(),
         endpoints,
         agent,
+        filters: filters(),
     })
 }
 
@@ -148,6 +167,21 @@ fn endpoints(
         });
     }
     Ok(list)
+}
+
+/// What the kernel has of ours; nothing where it has no flower.
+fn filters() -> Vec<FilterStatus> {
+    let installed = Flower::new().and_then(|mut flower| flower.installed());
+    let names = switch::links().unwrap_or_default();
+    let status = |(index, list): (u32, Vec<Decoded>)| FilterStatus {
+        interface: names.get(&index).map_or_else(|| format!("interface {index}"), |link| link.name.clone()),
+        filters: list.len(),
+        in_hardware: list.iter().filter(|d| d.in_hardware > 0).count(),
+    };
+    installed.map(|i| i.into_iter().map(status).collect()).unwrap_or_else(|error| {
+        tracing::debug!(%error, "filters");
+        vec![]
+    })
 }
 
 /// Is there such a process?

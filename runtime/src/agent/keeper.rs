@@ -60,13 +60,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     ///
     /// # Errors
     /// What is installed cannot be read.
-    pub fn new(
-        node: Arc<str>,
-        pin_dir: PathBuf,
-        metrics: Arc<Metrics>,
-        host: H,
-        network: N,
-    ) -> Result<Self, Error> {
+    pub fn new(node: Arc<str>, pin_dir: PathBuf, metrics: Arc<Metrics>, host: H, network: N) -> Result<Self, Error> {
         Ok(Self {
             metrics,
             holds: host.holds()?,

@@ -61,7 +61,8 @@ impl Offload {
             let ports = able.iter().filter(|(_, f)| f.mode == Some(mode));
             let mut by_driver = BTreeMap::<String, (BTreeSet<u32>, &Findings)>::new();
             for (index, findings) in ports {
-                let group = by_driver.entry(findings.capabilities.driver.clone()).or_insert((BTreeSet::new(), findings));
+                let group =
+                    by_driver.entry(findings.capabilities.driver.clone()).or_insert((BTreeSet::new(), findings));
                 group.0.insert(*index);
             }
             for (driver, (ports, findings)) in by_driver {

@@ -143,7 +143,8 @@ impl Enforcer for Software {
         match report.refusals().first() {
             None => Ok(()),
             Some((interface, message, count)) => {
-                let what = format!("{count} filters on {interface} were refused: {message}; what was enforced there stays");
+                let what =
+                    format!("{count} filters on {interface} were refused: {message}; what was enforced there stays");
                 Err(Error::Installed(what))
             }
         }

@@ -40,7 +40,8 @@ pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
 
 fn with(options: &Agent, metrics: Arc<Metrics>, host: impl Enforcer) -> anyhow::Result<Outcome> {
     if let Some(address) = options.metrics {
-        let address = server::start(address, metrics.clone()).with_context(|| format!("--metrics-address {address}"))?;
+        let address =
+            server::start(address, metrics.clone()).with_context(|| format!("--metrics-address {address}"))?;
         tracing::info!(%address, "metrics");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;

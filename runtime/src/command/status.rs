@@ -1,10 +1,10 @@
-//! `netpolc status`: what is enforced here, from the tables themselves; names from the agent's record.
+//! `netpolc status`: what is enforced here, from tables and filters themselves; names from the agent's record.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::ebpf::size;
 use crate::{
-    agent::record::Record,
+    agent::record::{OffloadRecord, Record},
     cli::raw::Report,
     output::{self, Colour, Outcome},
     status::{Status, look},
@@ -50,6 +50,10 @@ fn text(status: &Status, colour: Colour) -> String {
         text += "nothing is enforced here\n";
         return text;
     }
+    text += &filters(status);
+    if status.endpoints.is_empty() {
+        return text;
+    }
     let set = |set: Option<u16>| set.map_or("open".to_owned(), |s| format!("set {s}"));
     let rows = status.endpoints.iter().map(|e| {
         let drops: Vec<String> = e.drops.iter().map(|(why, count)| format!("{why}: {count}")).collect();
@@ -75,4 +79,28 @@ fn text(status: &Status, colour: Colour) -> String {
     text += &output::table(&["map", "kind", "used", "memory"], rows);
     text += "\n";
     text
+}
+
+/// What NICs or the kernel's own filters do, and what they leave to eBPF and why.
+fn filters(status: &Status) -> String {
+    if status.filters.is_empty() {
+        return String::new();
+    }
+    let records = status.agent.iter().flat_map(|a| &a.record.offload);
+    let records: BTreeMap<&str, &OffloadRecord> = records.map(|o| (o.interface.as_str(), o)).collect();
+    let rows = status.filters.iter().map(|f| {
+        let record = records.get(f.interface.as_str());
+        let left = record.iter().flat_map(|r| r.spilled.iter().chain(&r.refused));
+        let left: Vec<String> = left.map(|(why, count)| format!("{count}: {why}")).collect();
+        [
+            f.interface.clone(),
+            record.map_or("?".into(), |r| r.mode.clone()),
+            record.map_or("?".into(), |r| r.driver.clone()),
+            f.filters.to_string(),
+            f.in_hardware.to_string(),
+            left.join("\n"),
+        ]
+    });
+    let titles = ["interface", "mode", "driver", "filters", "in hardware", "left to eBPF"];
+    format!("\n{}\n", output::table(&titles, rows))
 }

@@ -1,0 +1,171 @@
+//! The agent with filters, in a kernel that has flower: alone (`--target flower`), and with a NIC beside eBPF. Real
+//! packets between namespaces. Runs in the lab.
+
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use netpolc_policy::ObjectKey;
+use netpolc_testbed::{
+    lab,
+    netns::{Net, Site, Spec},
+    probe::{Answer, Ask, Connection, Question, Servers, ask},
+};
+use serde_json::Value;
+
+const CLUSTER: &str = "
+kind: Node
+metadata: {name: n1}
+status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
+---
+kind: Pod
+metadata: {name: db, namespace: default, labels: {role: db}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.7.0.1}, {ip: fd07::1}]}
+---
+kind: Pod
+metadata: {name: ui, namespace: default, labels: {role: ui}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.7.0.2}, {ip: fd07::2}]}
+---
+kind: Pod
+metadata: {name: other, namespace: default, labels: {role: other}}
+spec: {nodeName: n1, containers: [{name: c}]}
+status: {phase: Running, podIPs: [{ip: 10.7.0.3}, {ip: fd07::3}]}
+";
+
+const REDIS: Ask = Ask::Tcp(6379);
+/// The lab's kernel takes its time.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+fn policy(role: &str) -> String {
+    format!(
+        "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: db, namespace: default}}
+spec:
+  podSelector: {{matchLabels: {{role: db}}}}
+  ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {role}}}}}}}], ports: [{{port: 6000, endPort: 6500}}]}}]
+"
+    )
+}
+
+struct Node {
+    net: Net,
+    _servers: Servers,
+    folder: PathBuf,
+    pins: PathBuf,
+}
+
+impl Node {
+    fn up(name: &str) -> Self {
+        let folder = Path::new("/run").join(format!("netpolc-lab-{name}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cluster.yaml"), CLUSTER).unwrap();
+        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::Path(folder.clone())]);
+        let net = Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces");
+        let servers = Servers::start(net.pods().map(|(_, site)| (site, [REDIS]))).unwrap();
+        Node { net, _servers: servers, folder, pins: Path::new("/sys/fs/bpf").join(name) }
+    }
+
+    fn pod(&self, name: &str) -> &Site {
+        self.net.pod(&ObjectKey::new("default", name)).unwrap()
+    }
+
+    fn netpolc(&self, arguments: &[&str]) -> Output {
+        let mut command = self.net.node("n1").unwrap().command(env!("CARGO_BIN_EXE_netpolc"));
+        command.args(arguments).arg("--pin-dir").arg(&self.pins).output().unwrap()
+    }
+
+    fn once(&self, target: &str, policy: Option<&str>) -> Output {
+        let path = self.folder.join("policy.yaml");
+        match policy {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        let from = self.folder.to_str().unwrap().to_owned();
+        self.netpolc(&["agent", "--once", "--node", "n1", "--target", target, "--from", &from])
+    }
+
+    fn enforce(&self, target: &str, policy: Option<&str>) {
+        let output = self.once(target, policy);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn shell(&self, line: &str) {
+        let output = self.net.node("n1").unwrap().command("bash").args(["-c", line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn passes(&self, from: &str, to: &str) -> bool {
+        let to: IpAddr = to.parse().unwrap();
+        ask(&[Question::new(self.pod(from), to, REDIS)], PATIENCE).unwrap()[0].passed()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_slice(&self.netpolc(&["status", "-o", "json"]).stdout).unwrap()
+    }
+}
+
+/// S37, S41, S42, S55, S58, S60 by filters alone.
+#[test]
+fn software_flower_enforces_for_a_host_without_ebpf() {
+    if lab::outside(software_flower_enforces_for_a_host_without_ebpf) {
+        return;
+    }
+    let node = Node::up("software");
+    // Without connection tracking it says so and changes nothing.
+    let refused = node.once("flower", Some(&policy("ui")));
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("connection tracking is off"), "{words}");
+    assert!(node.passes("other", "10.7.0.1"));
+
+    node.shell("nft add table inet t && nft 'add chain inet t c { type filter hook prerouting priority 0; }' && nft add rule inet t c ct state new");
+    let mut running = [
+        Connection::open(node.pod("ui"), "10.7.0.1".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap(),
+        Connection::open(node.pod("ui"), "fd07::1".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap(),
+    ];
+    let mut unwanted =
+        Connection::open(node.pod("other"), "10.7.0.1".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap();
+    let mut own = Connection::open(node.pod("db"), "10.7.0.3".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap();
+    node.enforce("flower", Some(&policy("ui")));
+    for (from, to, expected) in [
+        ("ui", "10.7.0.1", true),
+        ("ui", "fd07::1", true),
+        ("other", "10.7.0.1", false),
+        ("other", "fd07::1", false),
+        ("db", "10.7.0.2", true),
+        ("other", "10.7.0.2", true),
+    ] {
+        assert_eq!(node.passes(from, to), expected, "{from} -> {to}");
+    }
+    for connection in running.iter_mut().chain([&mut own]) {
+        assert_eq!(connection.poke(PATIENCE), Answer::Echo, "{connection:?}");
+    }
+    assert_eq!(unwanted.poke(PATIENCE), Answer::Silent);
+    let status = node.status();
+    assert_eq!(status["enforcing"], true);
+    assert!(status["filters"].as_array().is_some_and(|f| !f.is_empty()), "{status:#}");
+    assert_eq!(status["agent"]["offload"][0]["mode"], "software");
+
+    // Another start changes nothing; a tighter policy cuts what runs.
+    node.enforce("flower", Some(&policy("ui")));
+    assert_eq!(running[0].poke(PATIENCE), Answer::Echo);
+    node.enforce("flower", Some(&policy("nobody")));
+    assert!(!node.passes("ui", "10.7.0.1"));
+    assert_eq!(running[0].poke(PATIENCE), Answer::Silent);
+    assert_eq!(own.poke(PATIENCE), Answer::Echo);
+    node.enforce("flower", None);
+    assert!(node.passes("other", "10.7.0.1"));
+    node.enforce("flower", Some(&policy("ui")));
+    assert!(!node.passes("other", "10.7.0.1"));
+    let detach = node.netpolc(&["detach"]);
+    assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));
+    assert!(node.passes("other", "10.7.0.1"));
+    assert!(node.status()["filters"].is_null());
+}
