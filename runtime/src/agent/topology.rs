@@ -5,10 +5,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use netpolc_table::{Program, TableId};
+use ipnetwork::IpNetwork;
+use netpolc_table::{Program, TableId, schema::Family};
 use netpolc_target_flower::topology::{Forwarding, PodPort, Port, Topology};
 
 use crate::net::{
@@ -66,9 +67,28 @@ impl Ground {
             uplinks: uplinks.collect(),
             pods,
             node_addresses: self.addresses.iter().copied().collect(),
-            translated: vec![],
+            translated: translated(program),
             forwarding: if switched { Forwarding::Switched } else { Forwarding::Routed },
         }
+    }
+}
+
+/// Addresses of Services: what is sent there is judged after translation (S48).
+fn translated(program: &Program) -> Vec<IpNetwork> {
+    let mut list = Vec::new();
+    for family in Family::BOTH {
+        let keys = program.table(TableId::service(family)).entries.keys();
+        list.extend(keys.map(|key| address(key.value(0).get(), family)));
+    }
+    list.sort();
+    list.dedup();
+    list
+}
+
+fn address(value: u128, family: Family) -> IpNetwork {
+    match family {
+        Family::V4 => IpAddr::from(Ipv4Addr::from_bits(value as u32)).into(),
+        Family::V6 => IpAddr::from(Ipv6Addr::from_bits(value)).into(),
     }
 }
 

@@ -4,10 +4,11 @@
 //! interleaved rounds, and the smallest value of each is kept.
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on single
-//! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]).
+//! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]), [`flower`] installs filters.
 
 pub mod compile;
 pub mod enforce;
+pub mod flower;
 pub mod packet;
 pub mod path;
 pub mod rival;
@@ -72,13 +73,14 @@ impl Section {
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Compiling comes first: it measures this process's memory.
-    for part in [BenchPart::Compile, BenchPart::Packet, BenchPart::Path] {
+    for part in [BenchPart::Compile, BenchPart::Packet, BenchPart::Path, BenchPart::Flower] {
         if !options.parts.contains(&part) {
             continue;
         }
         let section = match part {
             BenchPart::Compile => compiling(&compile::run(options.rounds, progress)?),
             BenchPart::Packet => packet::run(options.rounds)?,
+            BenchPart::Flower => flower::run(options.rounds)?,
             BenchPart::Path => paths(&path::run(options.rounds as usize, progress)?),
         };
         if options.report == Report::Table {

@@ -135,7 +135,11 @@ impl Rig {
             if self.programs.contains_key(&key) {
                 continue;
             }
-            let code = program::generate(case.hook(), &parameters, &Options { stage, vary: Some(vary), ..Options::default() })?;
+            let code = program::generate(
+                case.hook(),
+                &parameters,
+                &Options { stage, vary: Some(vary), ..Options::default() },
+            )?;
             let descriptor = |map| match map {
                 MapRef::Table(id) => maps.fd(id),
                 MapRef::Extra(_) => self._counter.fd().as_fd().as_raw_fd(),

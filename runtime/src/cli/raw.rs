@@ -342,4 +342,6 @@ pub enum BenchPart {
     Compile,
     /// Real packets between two namespaces, against nftables and ipset (needs root, nft, ipset)
     Path,
+    /// Filters into the kernel, against a bare netlink loop and tc (needs root, tc, a kernel with flower)
+    Flower,
 }
