@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Passes every test: unit, property, corpus, fuzz smoke runs, and real packets between namespaces.
+# Passes every test: unit, property, corpus, fuzz smoke runs, real packets between namespaces, a kernel with flower and a simulated NIC,
+# and a real Kubernetes. The first run builds that kernel and that Kubernetes from Debian's source packages: some ten minutes, once.
 # Needs root (network namespaces, eBPF); asks for it with sudo where it is not given.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-testbed/scripts/install.sh nft ipset conntrack
+testbed/scripts/install.sh nft ipset iptables conntrack lab
 if [ "$(id -u)" != 0 ]; then
-    exec sudo --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR "$0" "$@"
+    exec sudo --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR,NETPOLC_CACHE "$0" "$@"
 fi
 exec cargo test --workspace --locked "$@"
