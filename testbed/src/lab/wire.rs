@@ -70,6 +70,14 @@ impl Wire {
         Some(frame)
     }
 
+    /// Is a frame waiting?
+    pub fn peek(&self) -> bool {
+        let mut byte = 0u8;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+        // SAFETY: the buffer has the length given.
+        unsafe { libc::recv(self.socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) >= 0 }
+    }
+
     /// Frames until one is `wanted` or time is up.
     pub fn wait(&self, patience: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         let end = Instant::now() + patience;
@@ -147,19 +155,24 @@ impl Qdiscs {
         Ok(Self { socket: socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)? })
     }
 
-    /// The counters of an interface's clsact qdisc; all zero where it has none.
-    ///
-    /// # Errors
-    /// Where the kernel refuses to answer.
-    pub fn counted(&self, ifindex: u32) -> io::Result<Counted> {
+    fn ask(&self, ifindex: u32) -> io::Result<Option<Vec<u8>>> {
         // struct tcmsg: family, padding, ifindex, handle ffff:0000, parent TC_H_INGRESS, info.
         let mut body = vec![0; 4];
         body.extend(ifindex.to_ne_bytes());
         body.extend(0xffff_0000u32.to_ne_bytes());
         body.extend(0xffff_fff1u32.to_ne_bytes());
         body.extend([0; 4]);
-        let answer = request(&self.socket, libc::RTM_GETQDISC, libc::NLM_F_REQUEST as u16, &body)?;
-        let Some(answer) = answer else { return Ok(Counted::default()) };
+        // Without ECHO only those who listen to changes get the answer (net/sched/sch_api.c, qdisc_notify).
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ECHO) as u16;
+        request(&self.socket, libc::RTM_GETQDISC, flags, &body)
+    }
+
+    /// The counters of an interface's clsact qdisc; all zero where it has none.
+    ///
+    /// # Errors
+    /// Where the kernel refuses to answer.
+    pub fn counted(&self, ifindex: u32) -> io::Result<Counted> {
+        let Some(answer) = self.ask(ifindex)? else { return Ok(Counted::default()) };
         let mut counted = Counted::default();
         for (kind, stats) in attributes(answer.get(20..).unwrap_or_default()) {
             if kind != TCA_STATS2 {
