@@ -51,6 +51,13 @@ Examples:
     /// Show what is enforced on this node
     #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
     Status(Status),
+    /// Show what this machine's NICs can do with filters, how that was found, and what will be used
+    #[command(after_help = "Needs root: it tries filters that no packet matches on NICs with hw-tc-offload, and removes them at once.
+
+Examples:
+  netpolc offload
+  netpolc offload --interface eth0 -o json")]
+    Offload(Offload),
     /// Stop enforcing on this node and remove every trace
     #[command(after_help = "Example:\n  netpolc detach")]
     Detach(Installed),
@@ -317,6 +324,17 @@ pub struct MountBpffs {
     /// In which mount namespace [default: this process's]
     #[arg(long, value_name = "FILE")]
     pub mount_namespace: Option<PathBuf>,
+}
+
+/// `offload`.
+#[derive(Debug, Args)]
+pub struct Offload {
+    /// Only this one [default: all]
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Report::Table)]
+    pub output: Report,
 }
 
 /// `bench`.

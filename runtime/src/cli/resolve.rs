@@ -30,6 +30,8 @@ pub enum Command {
     Agent(Agent),
     /// Where, and how to show it.
     Status(PathBuf, Report),
+    /// Which interface (None: all), and how to show it.
+    Offload(Option<String>, Report),
     /// Where.
     Detach(PathBuf),
     /// See [`Cni`].
@@ -186,6 +188,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             Command::Agent(Agent { source, node: a.node.into(), target, metrics, passes, pin_dir })
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
+        raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
         raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
         raw::Command::Cni(c) => Command::Cni(cni(c)?),
         raw::Command::MountBpffs(m) => Command::MountBpffs(m.mount_namespace),

@@ -9,6 +9,7 @@ pub mod detach;
 pub mod ebpf;
 pub mod eval;
 pub mod flower;
+pub mod offload;
 pub mod status;
 
 use crate::{cli::resolve::Command, output::Outcome};
@@ -23,6 +24,7 @@ pub fn run(command: &Command) -> anyhow::Result<Outcome> {
         Command::Eval(options) => eval::run(options),
         Command::Agent(options) => agent::run(options),
         Command::Status(pin_dir, report) => status::run(pin_dir, *report),
+        Command::Offload(interface, report) => offload::run(interface.as_deref(), *report),
         Command::Detach(pin_dir) => detach::run(pin_dir),
         Command::Cni(options) => cni::run(options),
         Command::MountBpffs(namespace) => bpffs::run(namespace.as_deref()),
