@@ -151,7 +151,7 @@ fn tables(lowered: &Lowered) -> String {
             let origins: Vec<String> = s.origins.as_slice().iter().map(ToString::to_string).collect();
             [s.port.name.clone(), s.what.clone(), s.reason.describe().into(), s.filters.to_string(), origins.join("\n")]
         });
-        shown += "left to software\n";
+        shown += "left\n";
         shown += &output::table(&["port", "what", "why", "filters", "from"], rows);
         shown += "\n\n";
     }

@@ -1,11 +1,12 @@
 //! The filters of software flower as a judge: the opening packet of each question goes through them by the
-//! interpreter, so that it needs no kernel and no root.
+//! interpreter, so that it needs no kernel and no root. What was sent to a Service is judged as what it is: these filters
+//! have no hook behind the translation, and deny where eBPF would ask again (S48).
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use netpolc_policy::{
     Cluster, Direction,
-    oracle::{Party, Question, Transport},
+    oracle::{Question, Transport},
 };
 use netpolc_target::semantics::{ether, icmp, tcp};
 use netpolc_target_flower::{
@@ -52,43 +53,56 @@ pub fn open(cluster: &Cluster) -> Result<Flower<'_>, Error> {
 }
 
 impl Flower<'_> {
-    fn hook(&self, direction: Direction, party: &Party, remote: IpAddr, question: &Question, packet: &Packet) -> Side {
-        let mut sides = Vec::new();
-        for (pod, endpoint) in self.tables.subjects(party) {
-            let expected = self.tables.side(direction, (pod, endpoint), remote, question);
-            let (hook, ct, born) = match direction {
-                Direction::Egress => (Hook::Ingress, ct::NEW, Born::Elsewhere),
-                // Offline, an address of the pod's node stands for a packet born there (S44).
-                Direction::Ingress if self.tables.is_own_node(pod, remote) => {
-                    (Hook::Egress, ct::NEW | ct::TRACKED, Born::Here)
-                }
-                Direction::Ingress => (Hook::Egress, ct::NEW | ct::TRACKED, Born::Elsewhere),
-            };
-            let packet = Packet { ct, born, ..packet.clone() };
-            let filters = self.filters.get(&endpoint).map(Vec::as_slice).unwrap_or_default();
-            // Filters that could decide either way are as bad as filters that drop.
-            let outcomes = run(filters, hook, &packet, Semantics::SOFTWARE);
-            let passes = outcomes.iter().all(|o| matches!(o, Outcome::Next | Outcome::Pass));
-            sides.push(match (passes, expected.allowed) {
-                (true, true) | (false, false) => expected,
-                (true, false) => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
-                (false, true) => Side { allowed: false, reason: Reason::Dropped, by: vec![], ..expected },
-            });
+    fn egress(&self, question: &Question) -> Result<Side, Error> {
+        let packet = match question.via {
+            Some((address, port)) => opening(question, address, Some(port))?,
+            None => opening(question, question.destination.address(), question.port)?,
+        };
+        let packet = Packet { ct: ct::NEW, ..packet };
+        let subjects = self.tables.subjects(&question.source).into_iter();
+        let side = |(pod, endpoint)| {
+            self.side(endpoint, Hook::Ingress, &packet, self.tables.egress((pod, endpoint), question))
+        };
+        Ok(Side::strictest(subjects.map(side).collect()))
+    }
+
+    fn ingress(&self, question: &Question) -> Result<Side, Error> {
+        let remote = question.source.address();
+        let packet = opening(question, question.destination.address(), question.port)?;
+        let subjects = self.tables.subjects(&question.destination).into_iter();
+        let side = |(pod, endpoint)| {
+            // Offline, an address of the pod's node stands for a packet born there (S44).
+            let born = if self.tables.is_own_node(pod, remote) { Born::Here } else { Born::Elsewhere };
+            let packet = Packet { ct: ct::NEW | ct::TRACKED, born, ..packet.clone() };
+            let expected = self.tables.side(Direction::Ingress, (pod, endpoint), remote, question);
+            self.side(endpoint, Hook::Egress, &packet, expected)
+        };
+        Ok(Side::strictest(subjects.map(side).collect()))
+    }
+
+    /// What the filters say, with the reasons that the tables give where they say the same.
+    fn side(&self, endpoint: u16, hook: Hook, packet: &Packet, expected: Side) -> Side {
+        let filters = self.filters.get(&endpoint).map(Vec::as_slice).unwrap_or_default();
+        // Filters that could decide either way are as bad as filters that drop.
+        let outcomes = run(filters, hook, packet, Semantics::SOFTWARE);
+        let passes = outcomes.iter().all(|o| matches!(o, Outcome::Next | Outcome::Pass));
+        match (passes, expected.allowed) {
+            (true, true) | (false, false) => expected,
+            (true, false) => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
+            (false, true) => Side { allowed: false, reason: Reason::Dropped, by: vec![], ..expected },
         }
-        Side::strictest(sides)
     }
 }
 
-/// The packet that opens.
-fn opening(question: &Question) -> Result<Packet, Error> {
-    let (source, destination) = (question.source.address(), question.destination.address());
+/// The packet that opens, to an address and port; conntrack has not seen it.
+fn opening(question: &Question, destination: IpAddr, port: Option<u16>) -> Result<Packet, Error> {
+    let source = question.source.address();
     if source.is_ipv4() != destination.is_ipv4() {
         return Err(Error::Question(format!("{source} and {destination} are of two address families")));
     }
     let v4 = source.is_ipv4();
     let ports = question.protocol.protocol().is_some();
-    let port =
-        || question.port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()));
+    let port = || port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()));
     let icmp_type = match (question.protocol, v4) {
         (Transport::Other(1), true) => Some(icmp::REQUESTS_V4[0]),
         (Transport::Other(58), false) => Some(icmp::REQUESTS_V6[0]),
@@ -106,7 +120,7 @@ fn opening(question: &Question) -> Result<Packet, Error> {
         hop_limit: 64,
         mac: [0; 6],
         fragment: Fragment::No,
-        ct: ct::NEW,
+        ct: 0,
         born: Born::Elsewhere,
     })
 }
@@ -117,11 +131,6 @@ impl Judge for Flower<'_> {
     }
 
     fn judge(&mut self, question: &Question) -> Result<Answer, Error> {
-        let packet = opening(question)?;
-        let (source, destination) = (&question.source, &question.destination);
-        Ok(Answer::of(
-            self.hook(Direction::Egress, source, destination.address(), question, &packet),
-            self.hook(Direction::Ingress, destination, source.address(), question, &packet),
-        ))
+        Ok(Answer::of(self.egress(question)?, self.ingress(question)?))
     }
 }

@@ -42,7 +42,7 @@ pub struct Placed {
     pub origins: Origins,
 }
 
-/// Something that hardware does not do; the eBPF programs do it.
+/// Something that hardware does not do; the eBPF programs do it. In software mode: what is stricter than policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spilled {
     /// The port it would have been on.
@@ -85,6 +85,8 @@ pub enum Reason {
     NextHop,
     /// Its driver honours no priority and the filters would overlap.
     Priority,
+    /// Software mode has no hook behind Service translation.
+    Service,
 }
 
 impl Reason {
@@ -102,6 +104,7 @@ impl Reason {
             Reason::Redirect => "the NIC cannot redirect to another port",
             Reason::Routed => "not forwarded: routed",
             Reason::NextHop => "not forwarded: the pod's hardware address is not known",
+            Reason::Service => "stricter than policy: without eBPF a Service's address is judged as it is",
             Reason::Priority => "the NIC honours no priority and the filters would overlap",
         }
     }

@@ -1,4 +1,5 @@
-//! Filters as text that reads like `tc filter show`, with where each comes from and where it runs.
+//! Filters as text that reads like `tc filter show`, with where each comes from and where it runs: `skip_sw` in hardware,
+//! `skip_hw` in software, neither in both.
 //!
 //! Not here: JSON ([`crate::json`]), counting ([`crate::totals`]).
 
@@ -12,7 +13,7 @@ use crate::{
     totals::{Counts, Totals},
 };
 
-/// All filters, a line each, then what stays in software, then totals. Lines of comment begin with `#`.
+/// All filters, a line each, then what has no filter, then totals. Lines of comment begin with `#`.
 pub fn print(lowered: &Lowered) -> String {
     let mut text = String::new();
     let totals = Totals::of(lowered);
@@ -25,11 +26,11 @@ pub fn print(lowered: &Lowered) -> String {
         }
     }
     for spilled in &lowered.spilled {
-        _ = writeln!(text, "# in software: {}", self::spilled(spilled));
+        _ = writeln!(text, "# left: {}", self::spilled(spilled));
     }
     _ = write!(text, "# total: {}", count(totals.all));
     if totals.spilled > 0 {
-        _ = write!(text, "; {} entries ({} filters) in software", totals.spilled, totals.spilled_filters);
+        _ = write!(text, "; left: {} entries ({} filters)", totals.spilled, totals.spilled_filters);
     }
     text + "\n"
 }
@@ -39,7 +40,7 @@ fn count(counts: Counts) -> String {
     format!("{filters} filters, {chains} chains, {tables} chains x prios, {masks} masks")
 }
 
-/// What stays in software and why, in one line.
+/// What has no filter and why, in one line.
 pub fn spilled(spilled: &Spilled) -> String {
     let Spilled { port, what, reason, filters, origins } = spilled;
     format!("{}: {what}: {} ({filters} filters){}", port.name, reason.describe(), comment(origins))

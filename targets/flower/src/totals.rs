@@ -20,7 +20,7 @@ pub struct Totals {
     pub all: Counts,
     /// By the port's name.
     pub ports: BTreeMap<String, PortTotals>,
-    /// Entries that stay in software.
+    /// Entries without filters.
     pub spilled: usize,
     /// Filters these would have taken.
     pub spilled_filters: u64,

@@ -1,5 +1,5 @@
-//! A region as filters of software flower: longest prefixes first, ports inline or in a shared chain, whichever takes
-//! fewer filters.
+//! A region as filters of software flower, whichever way takes fewest: nested (longest prefixes first, ports inline or in a
+//! shared chain), or as a union of grants ([`super::union`]).
 //!
 //! Not here: what stands before and after them in a chain ([`super::software`]).
 
@@ -12,6 +12,7 @@ use super::{
     chains::{Chains, Full, Role, Rule},
     ports::PortSet,
     region::{Answer, PORTED, Part, Region, covers},
+    union::{Cut, Grant, union},
 };
 use crate::filter::{Action, Copies, Masked, Match, Pattern, Ports, Side};
 
@@ -59,14 +60,32 @@ pub const PRIOS: u16 = 400;
 pub struct Plan<'a> {
     family: Family,
     view: View,
+    body: Body<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Body<'a> {
+    Nested(Nested<'a>),
+    /// After what is everything but some ports.
+    Union(Nested<'a>, Vec<Grant>),
+}
+
+/// The longest prefix decides.
+#[derive(Clone, Debug)]
+struct Nested<'a> {
     items: Vec<Item<'a>>,
     shared: Vec<(&'a Answer, Origins)>,
 }
+
+/// A protocol and, unless all, some of its ports.
+type Piece = (u8, Option<Ports>);
 
 #[derive(Clone, Debug)]
 struct Item<'a> {
     part: &'a Part,
     form: Form,
+    /// What is matched inline.
+    pieces: Vec<Piece>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +94,7 @@ enum Form {
     Pass,
     /// One filter denies all.
     Deny,
-    /// A filter for each piece of the answer; what they do not pass is left to shorter prefixes, which pass no more.
+    /// A filter for each piece that the shorter prefix does not pass; the rest is left to that, which passes no more.
     Inline,
     /// The same, and a filter that denies the rest: a shorter prefix would pass more.
     Closed,
@@ -86,14 +105,14 @@ enum Form {
 }
 
 /// What one filter can match of an answer: a protocol and, unless all, some of its ports. Of an answer that permits
-/// protocols without ports ([`is_inverse`]) what it does not permit, else what it does.
-fn pieces(answer: &Answer) -> Vec<(u8, Option<Ports>)> {
+/// protocols without ports ([`Answer::is_inverse`]) what it does not permit, else what it does.
+fn pieces(answer: &Answer) -> Vec<Piece> {
     let mut list = Vec::new();
     for protocol in PORTED {
         let mut ports = answer.ports(protocol);
         // Fragments and cut headers read as port 0: permitted with all ports only.
         let zero = PortSet::of([(0, 0)]);
-        if is_inverse(answer) {
+        if answer.is_inverse() {
             ports = if ports.is_all() { PortSet::none() } else { ports.intersection(&zero.complement()).complement() };
         } else if !ports.is_all() {
             ports = ports.intersection(&zero.complement());
@@ -109,79 +128,23 @@ fn pieces(answer: &Answer) -> Vec<(u8, Option<Ports>)> {
 
 /// What becomes of the pieces of an answer, and of the rest.
 fn outcomes(answer: &Answer, denial: &Action) -> (Action, Action) {
-    if is_inverse(answer) { (denial.clone(), Action::Pass) } else { (Action::Pass, denial.clone()) }
-}
-
-/// Is it everything but some ports?
-fn is_inverse(answer: &Answer) -> bool {
-    answer.permits(0, None)
+    if answer.is_inverse() { (denial.clone(), Action::Pass) } else { (Action::Pass, denial.clone()) }
 }
 
 impl<'a> Plan<'a> {
-    /// The cheapest way to write `region`. Where `denied` goes on, that needs a region whose longer prefixes never
-    /// deny what shorter ones permit; None where it is not one.
+    /// The cheapest way to write `region`. Where `denied` goes on, filters may only pass; None where that cannot be.
     pub fn new(region: &'a Region, view: View, denied: &Denied) -> Option<Self> {
-        let mut items: Vec<Item<'_>> = Vec::with_capacity(region.parts.len());
-        let mut open: Vec<&Part> = Vec::new();
-        let mut groups: BTreeMap<&Answer, Vec<usize>> = BTreeMap::new();
-        for part in &region.parts {
-            while open.last().is_some_and(|p| !covers(p.prefix, part.prefix)) {
-                open.pop();
-            }
-            let cover = open.last().map_or(&Answer::Deny, |p| &p.answer);
-            open.push(part);
-            let wider = cover.and(&part.answer) == *cover;
-            let form = match part.answer {
-                Answer::Permit => Form::Pass,
-                Answer::Deny => Form::Deny,
-                Answer::Ports(_) if is_inverse(&part.answer) => Form::Inverse,
-                Answer::Ports(_) if wider => Form::Inline,
-                Answer::Ports(_) => Form::Closed,
-            };
-            if form == Form::Deny && wider {
-                continue;
-            }
-            if matches!(form, Form::Inline | Form::Closed | Form::Inverse) {
-                groups.entry(&part.answer).or_default().push(items.len());
-            }
-            items.push(Item { part, form });
-        }
-        if *denied == Denied::GoesOn
-            && items.iter().any(|i| matches!(i.form, Form::Deny | Form::Closed | Form::Inverse))
-        {
-            return None;
-        }
-        let mut plan = Plan { family: region.family, view, items, shared: Vec::new() };
-        if *denied != Denied::GoesOn {
-            plan.share(groups);
-        }
-        Some(plan)
-    }
-
-    fn share(&mut self, groups: BTreeMap<&'a Answer, Vec<usize>>) {
-        for (answer, members) in groups {
-            let count = pieces(answer).len();
-            let closed = members.iter().filter(|m| self.items[**m].form != Form::Inline).count();
-            if members.len() + count + 1 >= members.len() * count + closed {
-                continue;
-            }
-            let origins = members.iter().flat_map(|m| self.items[*m].part.origins.as_slice());
-            self.shared.push((answer, origins.cloned().collect()));
-            for member in members {
-                self.items[member].form = Form::Chain(self.shared.len() - 1);
-            }
-        }
+        let nested = Nested::new(region, denied).map(Body::Nested);
+        let unions = [Cut::Longest, Cut::Elementary].into_iter().filter_map(|cut| union(region, cut));
+        let unions = unions.filter_map(|grants| Some(Body::Union(Nested::inverse(region, denied)?, grants)));
+        // The first of equal ones.
+        let body = nested.into_iter().chain(unions).min_by_key(Body::cost)?;
+        Some(Plan { family: region.family, view, body })
     }
 
     /// How many filters it takes, shared chains included.
     pub fn cost(&self) -> usize {
-        let item = |i: &Item<'_>| match i.form {
-            Form::Pass | Form::Deny | Form::Chain(_) => 1,
-            Form::Inline => pieces(&i.part.answer).len(),
-            Form::Closed | Form::Inverse => pieces(&i.part.answer).len() + 1,
-        };
-        let shared = self.shared.iter().map(|(answer, _)| pieces(answer).len() + 1);
-        self.items.iter().map(item).chain(shared).sum()
+        self.body.cost()
     }
 
     /// The filters, from prio `base` on; shared chains are made in `chains`. Each filter matches `state` too. What the whole
@@ -201,16 +164,21 @@ impl<'a> Plan<'a> {
             Denied::Meets(action) => action.clone(),
             Denied::GoesOn => Action::Continue,
         };
-        let mut numbers = Vec::with_capacity(self.shared.len());
-        for (answer, origins) in &self.shared {
+        let (nested, grants) = match &self.body {
+            Body::Nested(nested) => (nested, &[][..]),
+            Body::Union(inverse, grants) => (inverse, grants.as_slice()),
+        };
+        let mut numbers = Vec::with_capacity(nested.shared.len());
+        for (answer, origins) in &nested.shared {
             let (action, last) = outcomes(answer, &denial);
-            let mut rules = self.pieces(&Pattern::of(self.family), (1, Role::Port), action, answer, origins);
+            let all = pieces(answer);
+            let mut rules = self.pieces(&Pattern::of(self.family), (1, Role::Port), &action, &all, origins);
             rules.push(rest(2, last, origins.clone()));
             numbers.push(chains.number(side, rules)?);
         }
-        let mut rules = Vec::new();
-        for Item { part, form } in &self.items {
-            let prio = base + first_prio(self.family) + 2 * u16::from(self.family.bits() - part.prefix.prefix());
+        let mut rules: Vec<Rule> = grants.iter().map(|g| self.grant(base, state, g)).collect();
+        for Item { part, form, pieces } in &nested.items {
+            let prio = self.prio(base, part.prefix);
             let pattern = Pattern { ct_state: state, ..self.remote(part.prefix) };
             let one = |prio: u16, action: Action| {
                 let cookie = Role::Remote.cookie(TableId::Row, &(self.view, part.prefix, &part.answer));
@@ -223,7 +191,7 @@ impl<'a> Plan<'a> {
                 Form::Chain(at) => rules.push(one(prio, Action::Goto(numbers[*at]))),
                 Form::Inline | Form::Closed | Form::Inverse => {
                     let (action, last) = outcomes(&part.answer, &denial);
-                    rules.extend(self.pieces(&pattern, (prio, Role::Remote), action, &part.answer, &part.origins));
+                    rules.extend(self.pieces(&pattern, (prio, Role::Remote), &action, pieces, &part.origins));
                     if *form != Form::Inline {
                         rules.push(one(prio + 1, last));
                     }
@@ -237,22 +205,41 @@ impl<'a> Plan<'a> {
         &self,
         pattern: &Pattern,
         (prio, role): (u16, Role),
-        action: Action,
-        answer: &Answer,
+        action: &Action,
+        pieces: &[Piece],
         origins: &Origins,
     ) -> Vec<Rule> {
-        let piece = |(protocol, ports): (u8, Option<Ports>)| {
-            let mut pattern = Pattern { protocol: Some(protocol), ..pattern.clone() };
-            match self.view.port {
-                End::Source => pattern.source_port = ports,
-                End::Destination => pattern.destination_port = ports,
-            }
-            let matches = Match::Flower(pattern);
+        let piece = |piece: &Piece| {
+            let matches = Match::Flower(self.piece(pattern.clone(), *piece));
             let cookie = role.cookie(TableId::Verdict, &matches);
             let action = action.clone();
             Rule { prio, matches, action, copies: Copies::Software, cookie, origins: origins.clone() }
         };
-        pieces(answer).into_iter().map(piece).collect()
+        pieces.iter().map(piece).collect()
+    }
+
+    fn grant(&self, base: u16, state: Option<Masked>, grant: &Grant) -> Rule {
+        let mut pattern = Pattern { ct_state: state, ..self.remote(grant.prefix) };
+        if let Some((protocol, ports)) = grant.what {
+            let ports = ports.map(|(low, high)| if low == high { Ports::one(low) } else { Ports::Range { low, high } });
+            pattern = self.piece(pattern, (protocol, ports));
+        }
+        let matches = Match::Flower(pattern);
+        let cookie = Role::Remote.cookie(TableId::Row, &matches);
+        let (prio, origins) = (self.prio(base, grant.prefix), grant.origins.clone());
+        Rule { prio, matches, action: Action::Pass, copies: Copies::Software, cookie, origins }
+    }
+
+    fn piece(&self, pattern: Pattern, (protocol, ports): Piece) -> Pattern {
+        let pattern = Pattern { protocol: Some(protocol), ..pattern };
+        match self.view.port {
+            End::Source => Pattern { source_port: ports, ..pattern },
+            End::Destination => Pattern { destination_port: ports, ..pattern },
+        }
+    }
+
+    fn prio(&self, base: u16, prefix: IpNetwork) -> u16 {
+        base + first_prio(self.family) + 2 * u16::from(self.family.bits() - prefix.prefix())
     }
 
     fn remote(&self, prefix: IpNetwork) -> Pattern {
@@ -261,6 +248,113 @@ impl<'a> Plan<'a> {
             End::Source => pattern.from(prefix),
             End::Destination => pattern.to(prefix),
         }
+    }
+}
+
+impl Body<'_> {
+    fn cost(&self) -> usize {
+        match self {
+            Body::Nested(nested) => nested.cost(),
+            Body::Union(inverse, grants) => inverse.cost() + grants.len(),
+        }
+    }
+}
+
+impl<'a> Nested<'a> {
+    fn new(region: &'a Region, denied: &Denied) -> Option<Self> {
+        let mut items: Vec<Item<'_>> = Vec::with_capacity(region.parts.len());
+        let mut open: Vec<&Part> = Vec::new();
+        let mut groups: BTreeMap<&Answer, Vec<usize>> = BTreeMap::new();
+        for part in &region.parts {
+            while open.last().is_some_and(|p| !covers(p.prefix, part.prefix)) {
+                open.pop();
+            }
+            let cover = open.last().map_or(&Answer::Deny, |p| &p.answer);
+            open.push(part);
+            let wider = cover.and(&part.answer) == *cover;
+            let form = match part.answer {
+                Answer::Permit => Form::Pass,
+                Answer::Deny => Form::Deny,
+                Answer::Ports(_) if part.answer.is_inverse() => Form::Inverse,
+                Answer::Ports(_) if wider => Form::Inline,
+                Answer::Ports(_) => Form::Closed,
+            };
+            if form == Form::Deny && wider {
+                continue;
+            }
+            let mut pieces = if let Answer::Ports(_) = part.answer { pieces(&part.answer) } else { vec![] };
+            if form == Form::Inline {
+                pieces.retain(|piece| !grants(cover, *piece));
+            }
+            if let Answer::Ports(_) = part.answer {
+                groups.entry(&part.answer).or_default().push(items.len());
+            }
+            items.push(Item { part, form, pieces });
+        }
+        let denies = |i: &Item<'_>| matches!(i.form, Form::Deny | Form::Closed | Form::Inverse);
+        if *denied == Denied::GoesOn && items.iter().any(denies) {
+            return None;
+        }
+        let mut nested = Nested { items, shared: Vec::new() };
+        if *denied != Denied::GoesOn {
+            nested.share(groups);
+        }
+        Some(nested)
+    }
+
+    /// Of the parts that are everything but some ports; None where nothing may be denied and there are some.
+    fn inverse(region: &'a Region, denied: &Denied) -> Option<Self> {
+        let parts = region.parts.iter().filter(|p| p.answer.is_inverse());
+        let item = |part: &'a Part| Item { part, form: Form::Inverse, pieces: pieces(&part.answer) };
+        let mut nested = Nested { items: parts.map(item).collect(), shared: Vec::new() };
+        let mut groups: BTreeMap<&Answer, Vec<usize>> = BTreeMap::new();
+        for (at, item) in nested.items.iter().enumerate() {
+            groups.entry(&item.part.answer).or_default().push(at);
+        }
+        if *denied == Denied::GoesOn {
+            return nested.items.is_empty().then_some(nested);
+        }
+        nested.share(groups);
+        Some(nested)
+    }
+
+    fn share(&mut self, groups: BTreeMap<&'a Answer, Vec<usize>>) {
+        for (answer, members) in groups {
+            let inline: usize = members.iter().map(|m| self.items[*m].cost()).sum();
+            if members.len() + pieces(answer).len() + 1 >= inline {
+                continue;
+            }
+            let origins = members.iter().flat_map(|m| self.items[*m].part.origins.as_slice());
+            self.shared.push((answer, origins.cloned().collect()));
+            for member in members {
+                self.items[member].form = Form::Chain(self.shared.len() - 1);
+            }
+        }
+    }
+
+    fn cost(&self) -> usize {
+        let shared = self.shared.iter().map(|(answer, _)| pieces(answer).len() + 1);
+        self.items.iter().map(Item::cost).chain(shared).sum()
+    }
+}
+
+impl Item<'_> {
+    fn cost(&self) -> usize {
+        match self.form {
+            Form::Pass | Form::Deny | Form::Chain(_) => 1,
+            Form::Inline => self.pieces.len(),
+            Form::Closed | Form::Inverse => self.pieces.len() + 1,
+        }
+    }
+}
+
+/// Does an answer permit all of a piece?
+fn grants(answer: &Answer, (protocol, ports): Piece) -> bool {
+    let permitted = answer.ports(protocol);
+    match ports {
+        None => permitted.is_all(),
+        Some(Ports::Masked(m)) => permitted.holds(m.value),
+        Some(Ports::Range { low, high }) => permitted.intervals().iter().any(|(l, h)| *l <= low && high <= *h),
     }
 }
 

@@ -30,6 +30,7 @@ pub mod prefilter;
 pub mod region;
 pub mod representor;
 pub mod software;
+pub mod union;
 
 /// All filters of a node for one mode.
 ///

@@ -51,6 +51,11 @@ impl Answer {
         }
     }
 
+    /// Is it everything but some ports?
+    pub fn is_inverse(&self) -> bool {
+        matches!(self, Answer::Ports(ports) if ports.contains_key(&OTHERS))
+    }
+
     /// What both permit.
     pub fn and(&self, other: &Self) -> Self {
         match (self, other) {

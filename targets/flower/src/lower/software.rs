@@ -15,7 +15,7 @@
 //!
 //! Chain 0 has one filter and all other chains are named by their content: a change of an endpoint is one replacement.
 //! Tracking is in zone 0 without commit, on the ingress hook only: the action reassembles fragments, and the pod's end would not
-//! take the result. Not here: prefixes and ports ([`super::answers`]), netlink.
+//! take the result. A Service's address is judged as it is: there is no hook behind the translation. Not here: prefixes and ports ([`super::answers`]), netlink.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ use super::{
 use crate::{
     capability::Capabilities,
     filter::{Action, Copies, EtherType, Masked, Match, Pattern, Side, ct, host},
-    lowered::{Lowered, Mode, Refused},
+    lowered::{Lowered, Mode, Reason, Refused, Spilled},
     topology::{PodPort, Topology},
 };
 
@@ -53,9 +53,19 @@ const _: () = assert!(REPLIES + PRIOS <= ERRORS && SET + PRIOS <= REST);
 pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused> {
     let limit = Capabilities::software().chains;
     let mut lowered = Lowered { mode: Mode::Software, ports: Default::default(), spilled: vec![] };
+    let services = Family::BOTH.iter().any(|f| !program.table(TableId::service(*f)).entries.is_empty());
     for (&endpoint, PodPort { port, .. }) in &topology.pods {
         let mut chains = Chains::new(limit);
         let pod = Pod::new(program, topology, endpoint);
+        if let (Direction::Set(_, isolates), true) = (&pod.egress, services) {
+            lowered.spilled.push(Spilled {
+                port: port.clone(),
+                what: "egress through Services".into(),
+                reason: Reason::Service,
+                filters: 0,
+                origins: isolates.clone(),
+            });
+        }
         pod.lower(&mut chains).map_err(|Full { limit }| Refused::Chains { port: port.name.clone(), limit })?;
         let filters = chains.into_filters();
         if filters.is_empty() {

@@ -1,6 +1,8 @@
 //! What tests of lowering share: clusters as programs with a made-up topology.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod plain;
+
 use std::net::IpAddr;
 
 use netpolc_kube_sync::{Input, load};

@@ -1,0 +1,177 @@
+//! How many filters each mode takes, against the plain expansion: `cargo test -p netpolc-target-flower --test rules --
+//! --nocapture` prints the table of docs/flower-rules.md.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{compiled, plain::expand};
+use netpolc_policy::{Cluster, Direction, Isolation, ObjectKey};
+use netpolc_target_flower::{
+    filter::Copies,
+    lower::{chains::Role, lower},
+    lowered::{Lowered, Mode, Placed},
+    quirks::capabilities,
+    topology::{Forwarding, Topology},
+};
+use netpolc_testbed::{
+    big::Big,
+    random::{self, Rng, Shape},
+    shop::Stage,
+};
+
+/// Numbers of one node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    pods: usize,
+    plain: usize,
+    plain_with_replies: usize,
+    software: usize,
+    fixed: usize,
+    chains: usize,
+    representor: usize,
+    left: u64,
+    prefilter: usize,
+    left_by_prefilter: u64,
+}
+
+impl Row {
+    fn add(&mut self, other: Row) {
+        self.pods += other.pods;
+        self.plain += other.plain;
+        self.plain_with_replies += other.plain_with_replies;
+        self.software += other.software;
+        self.fixed += other.fixed;
+        self.chains += other.chains;
+        self.representor += other.representor;
+        self.left += other.left;
+        self.prefilter += other.prefilter;
+        self.left_by_prefilter += other.left_by_prefilter;
+    }
+}
+
+/// Filters that say what policies say, with what holds for the rest of their chains.
+fn policy_filters(placed: &[Placed]) -> usize {
+    let says = |p: &&Placed| [Role::Remote, Role::Port, Role::Rest].iter().any(|r| *r as u8 == p.filter.cookie.0[4]);
+    placed.iter().filter(says).count()
+}
+
+/// The same cluster with policies that isolate as they do and allow nothing.
+fn closed(cluster: &Cluster) -> Cluster {
+    let mut closed = cluster.clone();
+    for policy in closed.policies.values_mut() {
+        for isolation in [&mut policy.ingress, &mut policy.egress] {
+            if let Isolation::Isolated(rules) = isolation {
+                rules.clear();
+            }
+        }
+    }
+    closed
+}
+
+/// Lowers every node of a cluster and counts; fails where a pod takes more than its plain expansion.
+fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
+    let closed = closed(cluster);
+    let (compiler, all) = compiled(cluster);
+    let (shut, of_shut) = compiled(&closed);
+    let names: BTreeSet<_> = cluster.pods.values().filter(|p| p.is_policed()).map(|p| p.node.clone()).collect();
+    let mut row = Row::default();
+    for node in names.into_iter().take(nodes) {
+        let here = |key: &ObjectKey| cluster.pods.get(key).is_some_and(|p| p.node == node);
+        let node_addresses = node.as_ref().and_then(|n| cluster.nodes.get(n)).map(|n| n.addresses.clone());
+        let topology = |compiler: &netpolc_lower::Compiler, of: &Topology| {
+            let ids: BTreeSet<u16> = compiler.endpoints().filter(|(key, _)| here(key)).map(|(_, id)| id).collect();
+            let mut topology = of.clone();
+            topology.pods.retain(|id, _| ids.contains(id));
+            topology.node_addresses = node_addresses.clone().unwrap_or_default();
+            topology.forwarding = Forwarding::Switched;
+            topology
+        };
+        let of_mode = |mode, driver: &str| {
+            lower(compiler.program(), &topology(&compiler, &all), mode, &capabilities(driver)).expect("it fits")
+        };
+        let software = of_mode(Mode::Software, "software");
+        let base = topology(&shut, &of_shut);
+        let base = lower(shut.program(), &base, Mode::Software, &capabilities("software")).expect("it fits");
+        let at = |lowered: &Lowered, id: u16| {
+            let port = lowered.ports.iter().find(|(port, _)| port.ifindex == 1000 + u32::from(id));
+            port.map(|(_, placed)| placed.clone()).unwrap_or_default()
+        };
+        for (key, id) in compiler.endpoints().filter(|(key, _)| here(key)) {
+            let pod = &cluster.pods[key];
+            let plain = Direction::BOTH.map(|d| expand(cluster, pod, d));
+            let once: usize = plain.iter().flatten().map(BTreeSet::len).sum();
+            // Where both directions are isolated, replies are judged by the other one's rules, backwards.
+            let replies = if plain.iter().all(Option::is_some) { once } else { 0 };
+            let placed = at(&software, id);
+            let fixed = policy_filters(&at(&base, common::endpoint(&shut, &key.to_string())));
+            let ours = policy_filters(&placed).saturating_sub(fixed);
+            assert!(
+                ours <= once + replies,
+                "{name} {key}: {ours} filters, plain {once} + {replies}\n{}",
+                placed
+                    .iter()
+                    .map(|p| netpolc_target_flower::text::line("pod", &p.filter, |_| None) + "\n")
+                    .collect::<String>()
+            );
+            row.pods += 1;
+            row.plain += once;
+            row.plain_with_replies += once + replies;
+            row.software += ours;
+            row.fixed += placed.len() - ours;
+            row.chains += placed.iter().map(|p| (p.filter.side, p.filter.chain)).collect::<BTreeSet<_>>().len();
+        }
+        let hardware = |lowered: &Lowered| {
+            let filters = lowered.ports.values().flatten();
+            let filters = filters.filter(|p| p.filter.copies != Copies::Software).count();
+            (filters, lowered.spilled.iter().map(|s| u64::from(s.filters)).sum::<u64>())
+        };
+        let (representor, prefilter) = (of_mode(Mode::Representor, "mlx5_core"), of_mode(Mode::Prefilter, "ice"));
+        let ((filters, left), (dropping, left_by_prefilter)) = (hardware(&representor), hardware(&prefilter));
+        row.add(Row { representor: filters, left, prefilter: dropping, left_by_prefilter, ..Row::default() });
+    }
+    row
+}
+
+#[test]
+fn never_more_than_the_plain_expansion() {
+    let mut rows = Vec::new();
+    for stage in [Stage::DenyUi, Stage::Repaired, Stage::Wrong] {
+        let name = format!("web shop, {stage:?}");
+        rows.push((name.clone(), count(&name, &stage.cluster(), usize::MAX)));
+    }
+    let mut sum = Row::default();
+    for seed in 0..100 {
+        let mut cluster = random::cluster(&mut Rng::new(seed), &Shape::default());
+        // The plain expansion knows nothing of them: it would let what a block covers through to Services.
+        cluster.services.clear();
+        sum.add(count(&format!("seed {seed}"), &cluster, usize::MAX));
+    }
+    rows.push(("100 random clusters".into(), sum));
+    for pods in [500, 2_000] {
+        let whole = Big::default();
+        let part = |of: usize| (of * pods).div_ceil(whole.pods).max(1);
+        let big = Big { pods, namespaces: part(whole.namespaces), policies: part(whole.policies), ..whole };
+        let name = format!("generated, {pods} pods, one node");
+        rows.push((name.clone(), count(&name, &big.cluster(), 1)));
+    }
+    println!(
+        "| cluster | pods | plain | plain, with replies | software: policy | fixed | chains | representor (mlx5_core) | left | prefilter (ice) | left |"
+    );
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    for (name, r) in rows {
+        println!(
+            "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            r.pods,
+            r.plain,
+            r.plain_with_replies,
+            r.software,
+            r.fixed,
+            r.chains,
+            r.representor,
+            r.left,
+            r.prefilter,
+            r.left_by_prefilter
+        );
+    }
+}
