@@ -6,12 +6,15 @@
 //! read them ([`crate::eval`]), and asks `netpolc_table::eval` about each. It shares no code with the lowering.
 //! Not here: whether filters do enough (the lab).
 
+mod packets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use ipnetwork::IpNetwork;
 use netpolc_table::{
     ActionId, Match as Key, Program, TableId,
     eval::{self, Pipeline, Verdict},
@@ -20,11 +23,12 @@ use netpolc_table::{
 
 use crate::{
     capability::Capabilities,
-    eval::{Born, Fragment, Outcome, Packet, Semantics, run},
-    filter::{Action, Copies, Filter, Match, Ports, Side, ct},
+    eval::{Fragment, Outcome, Packet, Semantics, run},
+    filter::{Action, Copies, Filter, Match, Side, ct},
     lowered::Lowered,
     topology::{Forwarding, PodPort, Port, Topology},
 };
+use packets::{Judged, around, edges};
 
 /// A packet that a NIC would treat wrongly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,12 +80,19 @@ pub fn check(
         filters.retain(|f| f.copies != Copies::Software);
         filters.sort();
         let place = tables.place(port);
+        // Packets of the same two ends come together; filters for others cannot match.
+        let mut near: (Option<(IpAddr, IpAddr)>, Vec<Filter>) = (None, vec![]);
         let mut judge = |packet: Packet| {
-            let outcomes = run(&filters, Side::Ingress, &packet, Semantics::hardware(can));
+            let ends = Some((packet.source, packet.destination));
+            if near.0 != ends {
+                near = (ends, filters.iter().filter(|f| may_match(f, &packet)).cloned().collect());
+            }
+            let filters = &near.1;
+            let outcomes = run(filters, Side::Ingress, &packet, Semantics::hardware(can));
             let dropped = outcomes.contains(&Outcome::Drop);
             for outcome in outcomes {
                 if let Some(why) = tables.wrong(&place, &packet, outcome) {
-                    let filter = guilty(&filters, &packet, outcome, can);
+                    let filter = guilty(filters, &packet, outcome, can);
                     found.push(Counterexample { port: port.clone(), packet: packet.clone(), outcome, why, filter });
                 }
             }
@@ -98,6 +109,15 @@ pub fn check(
     found
 }
 
+/// May its address keys match, also where keys of value 0 are read as none?
+fn may_match(filter: &Filter, packet: &Packet) -> bool {
+    let Match::Flower(pattern) = &filter.matches else { return true };
+    let within = |key: Option<IpNetwork>, address: IpAddr| {
+        key.is_none_or(|k| k.network().is_unspecified() || k.contains(address))
+    };
+    within(pattern.source, packet.source) && within(pattern.destination, packet.destination)
+}
+
 /// The filter without which this would not happen, else one that does it.
 fn guilty(filters: &[Filter], packet: &Packet, outcome: Outcome, can: &Capabilities) -> Filter {
     let does = |f: &Filter| match (outcome, &f.action) {
@@ -105,24 +125,15 @@ fn guilty(filters: &[Filter], packet: &Packet, outcome: Outcome, can: &Capabilit
         (Outcome::Redirect(port), Action::Redirect(to)) => *to == port,
         _ => false,
     };
+    let mut fewer = filters.to_vec();
     let needed = (0..filters.len()).filter(|at| does(&filters[*at])).find(|at| {
-        let mut fewer = filters.to_vec();
-        fewer.remove(*at);
-        !run(&fewer, Side::Ingress, packet, Semantics::hardware(can)).contains(&outcome)
+        let one = fewer.remove(*at);
+        let missing = !run(&fewer, Side::Ingress, packet, Semantics::hardware(can)).contains(&outcome);
+        fewer.insert(*at, one);
+        missing
     });
     let any = filters.iter().position(does).unwrap_or_default();
     filters[needed.unwrap_or(any)].clone()
-}
-
-/// What came of judging a packet.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Judged {
-    /// There are enough counterexamples.
-    Enough,
-    /// It may be dropped.
-    Dropped,
-    /// It is not.
-    Other,
 }
 
 /// Whose packets come in by a port.
@@ -276,162 +287,6 @@ impl<'a> Tables<'a> {
             port => both(port),
         }
     }
-
-    /// Packets that may make a difference; false when `judge` has seen enough.
-    fn packets(&self, place: &Place, filters: &[Filter], judge: &mut impl FnMut(Packet) -> Judged) -> bool {
-        let mut ports = self.ports.clone();
-        let mut hooked: BTreeMap<Family, [BTreeSet<IpAddr>; 2]> = BTreeMap::new();
-        for filter in filters {
-            let Match::Flower(p) = &filter.matches else { continue };
-            for key in [p.source_port, p.destination_port].into_iter().flatten() {
-                let (low, high) = match key {
-                    Ports::Masked(m) => (m.value, m.value | !m.mask),
-                    Ports::Range { low, high } => (low, high),
-                };
-                around(low, high, &mut ports);
-            }
-            for (at, key) in [p.source, p.destination].into_iter().enumerate() {
-                if let Some(key) = key {
-                    let family = Family::of(key.network());
-                    edges(bits(key.network()), key.prefix(), family, &mut hooked.entry(family).or_default()[at]);
-                }
-            }
-        }
-        let macs: BTreeSet<[u8; 6]> = self.topology.pods.values().filter_map(|p| p.mac).collect();
-        let other = [2, 0xff, 0xff, 0xff, 0xff, 0xff];
-        for family in Family::BOTH {
-            let [from, to] = hooked.remove(&family).unwrap_or_default();
-            let all = &self.addresses[&family];
-            let local = |a: &&IpAddr| self.owners.contains_key(*a);
-            let (sources, destinations): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = match place {
-                Place::Pod(endpoint) => {
-                    let own = all.iter().filter(|a| self.is_own(*endpoint, **a));
-                    let others = all.iter().filter(|a| !self.is_own(*endpoint, **a)).take(3);
-                    (own.chain(others).chain(&from).copied().collect(), all.iter().chain(&to).copied().collect())
-                }
-                Place::Outside => {
-                    let near = all.iter().filter(local).chain(all.iter().take(2));
-                    (all.iter().chain(&from).copied().collect(), near.chain(&to).copied().collect())
-                }
-            };
-            let forwards = filters.iter().any(|f| matches!(f.action, Action::Redirect(_)));
-            for (at, (source, destination)) in
-                sources.iter().flat_map(|s| destinations.iter().map(move |d| (s, d))).enumerate()
-            {
-                let mac = |e: &u16| self.topology.pods.get(e).and_then(|p| p.mac);
-                let theirs = self.owners.get(destination).and_then(|o| o.iter().find_map(mac));
-                let shape = Shape { source: *source, destination: *destination, mac: theirs.unwrap_or(other) };
-                // Now and then everything, also where no opening is dropped.
-                let every = if at % 16 == 0 { Extent::All } else { Extent::WhereDropped };
-                if !shape.stateless(&ports, every, judge) {
-                    return false;
-                }
-                let wrong = macs.iter().copied().find(|m| Some(*m) != theirs).unwrap_or(other);
-                for mac in [shape.mac, wrong] {
-                    if forwards && !(Shape { mac, ..shape }).established(&ports, judge) {
-                        return false;
-                    }
-                }
-            }
-        }
-        true
-    }
-}
-
-/// The ends of a packet.
-#[derive(Clone, Copy)]
-struct Shape {
-    source: IpAddr,
-    destination: IpAddr,
-    mac: [u8; 6],
-}
-
-/// Which packets other than openings to try.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// Those with ports whose openings are dropped.
-    WhereDropped,
-    /// Some others too.
-    All,
-}
-
-impl Shape {
-    /// Openings, and what must never be dropped.
-    fn stateless(&self, ports: &BTreeSet<u16>, extent: Extent, judge: &mut impl FnMut(Packet) -> Judged) -> bool {
-        let mut some: Vec<u16> = Vec::new();
-        for (at, &port) in ports.iter().enumerate() {
-            let opening = self.packet(6, Some(40000), Some(port), 0x02, ct::NEW);
-            let first = Packet { fragment: Fragment::First, ..opening.clone() };
-            match (judge(opening), judge(first)) {
-                (Judged::Enough, _) | (_, Judged::Enough) => return false,
-                (Judged::Dropped, _) if some.len() < 2 => some.push(port),
-                _ if extent == Extent::All && at % 5 == 0 => some.push(port),
-                _ => {}
-            }
-        }
-        for port in some {
-            let icmp = if self.source.is_ipv4() { 1 } else { 58 };
-            let tcp = |flags: u16, state: u16| self.packet(6, Some(40000), Some(port), flags, state);
-            let opening = tcp(0x02, ct::NEW);
-            let kinds = [
-                tcp(0x12, 0),
-                tcp(0x10, 0),
-                tcp(0x11, 0),
-                tcp(0x04, 0),
-                tcp(0x00, 0),
-                tcp(0x10, ct::INVALID),
-                self.packet(17, Some(port), Some(port), 0, ct::NEW),
-                self.packet(132, Some(port), Some(port), 0, ct::NEW),
-                self.packet(icmp, None, None, 0, ct::NEW),
-                self.packet(icmp, None, None, 0, ct::RELATED),
-                Packet { fragment: Fragment::Later, ..opening.clone() },
-                Packet { ethertype: 0x8100, ..opening.clone() },
-                Packet { ethertype: 0x0806, ..opening },
-            ];
-            if !kinds.into_iter().all(|packet| judge(packet) != Judged::Enough) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Packets of connections that the tracker knows.
-    fn established(&self, ports: &BTreeSet<u16>, judge: &mut impl FnMut(Packet) -> Judged) -> bool {
-        let (opener, reply) = (ct::ESTABLISHED, ct::ESTABLISHED | ct::REPLY);
-        let some = |port: u16| {
-            let opened = self.packet(6, Some(40000), Some(port), 0x10, opener);
-            [
-                Packet { fragment: Fragment::Later, ..opened.clone() },
-                opened,
-                self.packet(17, Some(40000), Some(port), 0, opener),
-                self.packet(132, Some(40000), Some(port), 0, opener),
-                self.packet(6, Some(port), Some(40000), 0x10, reply),
-                self.packet(17, Some(port), Some(40000), 0, reply),
-                self.packet(6, Some(40000), Some(port), 0x10, reply),
-            ]
-        };
-        let icmp = if self.source.is_ipv4() { 1 } else { 58 };
-        let without = [self.packet(icmp, None, None, 0, opener), self.packet(icmp, None, None, 0, reply)];
-        ports.iter().flat_map(|p| some(*p)).chain(without).all(|packet| judge(packet) != Judged::Enough)
-    }
-
-    fn packet(&self, protocol: u8, from: Option<u16>, to: Option<u16>, tcp_flags: u16, state: u16) -> Packet {
-        Packet {
-            ethertype: if self.source.is_ipv4() { 0x0800 } else { 0x86dd },
-            source: self.source,
-            destination: self.destination,
-            protocol,
-            source_port: from,
-            destination_port: to,
-            tcp_flags,
-            icmp_type: matches!(protocol, 1 | 58).then_some(8),
-            hop_limit: 64,
-            mac: self.mac,
-            fragment: Fragment::No,
-            ct: state,
-            born: Born::Elsewhere,
-        }
-    }
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -446,17 +301,4 @@ fn address(bits: u128, family: Family) -> IpAddr {
         Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
         Family::V6 => Ipv6Addr::from_bits(bits).into(),
     }
-}
-
-/// First and last address of a prefix, and the ones before and after it.
-fn edges(first: u128, length: u8, family: Family, into: &mut BTreeSet<IpAddr>) {
-    let most = if family == Family::V4 { u32::MAX.into() } else { u128::MAX };
-    let rest = most.checked_shr(length.into()).unwrap_or(0);
-    let last = first | rest;
-    let near = [Some(first), Some(last), first.checked_sub(1), last.checked_add(1).filter(|a| *a <= most)];
-    into.extend(near.into_iter().flatten().map(|a| address(a, family)));
-}
-
-fn around(low: u16, high: u16, into: &mut BTreeSet<u16>) {
-    into.extend([low, high, low.saturating_sub(1), high.saturating_add(1)]);
 }

@@ -123,6 +123,21 @@ impl Chains {
         Err(full)
     }
 
+    /// The number of a chain that is named and not numbered by its content, since no filter of it relies on another: it may
+    /// change while something leads to it.
+    ///
+    /// # Errors
+    /// All numbers are taken.
+    pub fn named(&mut self, side: Side, name: &impl Hash, mut rules: Vec<Rule>) -> Result<u32, Full> {
+        sort(&mut rules);
+        let full = Full { limit: self.limit };
+        let first = fingerprint(name).checked_rem(self.limit.into()).ok_or(full)? as u32;
+        let mut numbers = (0..self.limit).map(|step| 1 + (first + step) % self.limit);
+        let number = numbers.find(|n| !self.chains.contains_key(&(side, *n))).ok_or(full)?;
+        self.chains.insert((side, number), rules);
+        Ok(number)
+    }
+
     /// Sets chain 0.
     pub fn start(&mut self, side: Side, mut rules: Vec<Rule>) {
         sort(&mut rules);

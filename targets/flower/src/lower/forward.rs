@@ -4,6 +4,8 @@
 //! port, replies by source port, as the opener's egress set and the other side's ingress set say. So a tighter policy
 //! is a replacement of filters, and no tracked connection needs to be forgotten. Tracking is in zone 0 and never
 //! commits. Filters are in software as well, or a connection that hardware does not know would find no filter there.
+//! No filter of such a chain relies on another, so the chain is named after its pod and changes in place: another pod's
+//! coming and going changes that pod's filters only.
 //! Not here: openings ([`super::representor`]).
 
 use std::net::IpAddr;
@@ -27,7 +29,9 @@ use crate::{
 };
 
 /// The prio of the filter in chain 0 that tracks, for IPv4; IPv6 has the next one.
-pub const PRIO: u16 = 5;
+pub const PRIO: u16 = 9;
+/// Part of the name of the chain of a pod's connections.
+const NAME: &str = "connections";
 /// Protocols whose connections hardware can track.
 const TRACKED: [u8; 2] = [6, 17];
 
@@ -67,7 +71,8 @@ pub fn units(
             let origins: Origins = rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
             let rest =
                 both(hardware(Role::Rest, TableId::Base, Pattern::of(family), Action::Pass, &Origins::default()));
-            let Ok(chain) = chains.number(Side::Ingress, number(vec![rules, vec![rest]], can)) else {
+            let name = (NAME, address);
+            let Ok(chain) = chains.named(Side::Ingress, &name, number(vec![rules, vec![rest]], can)) else {
                 return spilled(Reason::Tables);
             };
             let from = Pattern::of(family).from(host(*address));

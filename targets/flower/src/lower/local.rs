@@ -35,6 +35,8 @@ pub struct Local<'a> {
     pub pods: BTreeMap<u16, Pod>,
     /// Who has an address: of all endpoints of the program, also those without a port here.
     owners: BTreeMap<IpAddr, BTreeSet<u16>>,
+    /// Addresses of Services: what policy denies there goes on, and is judged after translation (S48).
+    services: BTreeSet<IpAddr>,
 }
 
 /// One pod.
@@ -53,6 +55,30 @@ pub struct Pod {
     /// What its sets answer, by family; all is permitted where it is not isolated.
     egress: [Arc<Side>; 2],
     ingress: [Arc<Side>; 2],
+}
+
+/// What a pod may open, in one family.
+#[derive(Clone, Debug)]
+pub struct FromPod {
+    /// By its own egress set, for all but the addresses of this node's pods.
+    pub egress: Openings,
+    /// Addresses of this node's pods where that is not what its set and theirs allow, with what both allow.
+    pub local: Vec<Opening>,
+    /// Prefixes that are never decided in hardware although the egress set denies something there. No local address
+    /// is in one.
+    pub exempt: Vec<(IpNetwork, Origins)>,
+}
+
+impl FromPod {
+    /// All of it in one.
+    pub fn openings(&self) -> Openings {
+        let mut all = self.egress.clone();
+        for (prefix, origins) in &self.exempt {
+            all.pass(*prefix, origins.clone());
+        }
+        all.set(self.local.iter().cloned());
+        all
+    }
 }
 
 /// Are sources that are not the pod's own dropped in software?
@@ -127,35 +153,46 @@ impl<'a> Local<'a> {
             (endpoint, pod)
         };
         let pods = topology.pods.iter().map(pod).collect();
-        Self { topology, pods, owners }
+        let services = Family::BOTH.into_iter().flat_map(|family| {
+            let keys = program.table(TableId::service(family)).entries.keys();
+            keys.map(move |key| network(key.value(0).get(), family.bits(), family).ip())
+        });
+        Self { topology, pods, services: services.collect(), owners }
     }
 
-    /// The openings that a pod's own egress set and the ingress sets of this node's pods allow it, and the prefixes
-    /// that are never decided in hardware.
-    pub fn from_pod(&self, pod: &Pod, family: Family) -> (Openings, Vec<(IpNetwork, Origins)>) {
-        let mut all = pod.egress[at(family)].openings.clone();
-        // The ingress sets judge the source, which nothing but the guard ties to the pod.
-        if pod.guard == Guard::Own {
-            let local = self.owners.iter().filter(|(a, _)| Family::of(**a) == family);
-            let judged: Vec<Opening> = local
-                .filter_map(|(address, owners)| {
-                    let towards = self.towards(owners, &pod.own[at(family)], family)?;
-                    let from = all.at(*address);
-                    let both = from.origins.as_slice().iter().chain(towards.origins.as_slice());
-                    Some(Opening {
-                        prefix: host(*address),
-                        allowed: from.allowed.intersection(&towards.allowed),
-                        origins: both.cloned().collect(),
-                    })
-                })
-                .collect();
-            all.set(judged);
-        }
+    /// The openings that a pod's own egress set and the ingress sets of this node's pods allow it.
+    pub fn from_pod(&self, pod: &Pod, family: Family) -> FromPod {
+        let set = &pod.egress[at(family)].openings;
+        let own = &pod.own[at(family)];
+        let here = |a: &IpAddr| self.owners.get(a).is_some_and(|o| o.iter().any(|e| self.pods.contains_key(e)));
+        let mut egress = set.clone();
+        egress.forget(|prefix| prefix.prefix() == family.bits() && here(&prefix.network()));
+        let others = self.owners.keys().filter(|a| Family::of(**a) == family && here(a) && !own.contains(a));
+        let mut local: Vec<Opening> = others
+            .filter_map(|address| {
+                let from = set.at(*address);
+                // The ingress sets judge the source, which nothing but the guard ties to the pod.
+                let judging =
+                    (pod.guard == Guard::Own).then(|| self.towards(&self.owners[address], own, family)).flatten();
+                let (allowed, origins) = match judging {
+                    None => (from.allowed.clone(), from.origins.clone()),
+                    Some(towards) => {
+                        let both = from.origins.as_slice().iter().chain(towards.origins.as_slice());
+                        (from.allowed.intersection(&towards.allowed), both.cloned().collect())
+                    }
+                };
+                let judged = Opening { prefix: host(*address), allowed, origins };
+                (judged.allowed != egress.at(*address).allowed).then_some(judged)
+            })
+            .collect();
         let addresses = self.topology.node_addresses.iter().map(|a| (host(*a), implied("own node (S45)")));
-        let own = pod.own.iter().flatten().map(|a| (host(*a), implied("own address (S47)")));
-        let services = self.topology.translated.iter().map(|p| (*p, implied("judged after translation (S48)")));
+        let own = own.iter().map(|a| (host(*a), implied("own address (S47)")));
+        let services = self.services.iter().map(|a| host(*a)).chain(self.topology.translated.iter().copied());
+        let services = services.map(|p| (p, implied("judged after translation (S48)")));
         let mut exempt: Vec<(IpNetwork, Origins)> = addresses.chain(own).chain(services).collect();
-        exempt.retain(|(prefix, _)| prefix.is_ipv4() == (family == Family::V4) && all.denies_within(*prefix));
+        exempt.retain(|(prefix, _)| prefix.is_ipv4() == (family == Family::V4));
+        local.retain(|p| !exempt.iter().any(|(e, _)| covers(*e, p.prefix)));
+        exempt.retain(|(prefix, _)| egress.denies_within(*prefix));
         exempt.sort_by_key(|(prefix, _)| (prefix.prefix(), prefix.network()));
         let mut kept: Vec<(IpNetwork, Origins)> = Vec::new();
         for (prefix, origins) in exempt {
@@ -163,7 +200,7 @@ impl<'a> Local<'a> {
                 kept.push((prefix, origins));
             }
         }
-        (all, kept)
+        FromPod { egress, local, exempt: kept }
     }
 
     /// What the owners of an address, all with ports here, allow from one of `sources`. None: someone allows everything.
@@ -190,7 +227,7 @@ impl<'a> Local<'a> {
             let pod = self.pods.get(owners.first().filter(|_| owners.len() == 1)?)?;
             let openings = &pod.ingress[at(family)].openings;
             let translated = self.topology.translated.iter().any(|p| p.contains(*address));
-            let node = self.topology.node_addresses.contains(address);
+            let node = self.topology.node_addresses.contains(address) || self.services.contains(address);
             (!openings.allows_all() && !translated && !node).then_some((*address, pod, openings))
         };
         self.owners.iter().filter(|(a, _)| Family::of(**a) == family).filter_map(decided).collect()

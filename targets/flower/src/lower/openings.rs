@@ -9,7 +9,7 @@ use netpolc_table::{Origins, schema::Family};
 
 use super::{
     ports::PortSet,
-    region::{Region, covers},
+    region::{Region, covers, whole},
 };
 
 /// The allowed openings of one direction of an endpoint, in one family.
@@ -46,6 +46,16 @@ impl Openings {
         all
     }
 
+    /// The same ports everywhere.
+    pub fn everywhere(family: Family, allowed: PortSet, origins: Origins) -> Self {
+        Self { family, parts: vec![Opening { prefix: whole(family), allowed, origins }] }
+    }
+
+    /// Nothing but one part.
+    pub fn alone(family: Family, part: Opening) -> Self {
+        Self { family, parts: vec![part] }
+    }
+
     /// All parts.
     pub fn parts(&self) -> &[Opening] {
         &self.parts
@@ -74,6 +84,12 @@ impl Openings {
             self.parts.retain(|p| p.prefix != part.prefix);
             self.parts.push(part);
         }
+        self.settle();
+    }
+
+    /// Says nothing of its own about some prefixes: what covers them holds there.
+    pub fn forget(&mut self, of: impl Fn(IpNetwork) -> bool) {
+        self.parts.retain(|p| p.prefix.prefix() == 0 || !of(p.prefix));
         self.settle();
     }
 

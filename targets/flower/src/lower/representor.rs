@@ -3,14 +3,16 @@
 //! ```text
 //! a pod's representor (what the pod sends)          an uplink (what comes from outside)
 //! 0: opening to a node, Service, own address: pass  0: opening to an isolated pod -> its sources
-//!    openings -> destinations                       sources: prefixes, inside out: pass, drop, -> ports
+//!    opening to a pod here: pass, drop, -> ports    sources: prefixes, inside out: pass, drop, -> ports
+//!    opening -> destinations
 //!    from its own address -> ct, connections
 //! destinations: prefixes, inside out: pass, drop, -> ports
 //! connections: +est, by the opener's policy: redirect; rest: pass
 //! ```
 //!
 //! Destinations are judged by the pod's egress set and, where they are pods of this node, by theirs too: ingress policy
-//! sits on every port that can reach a pod, since hardware has no egress hook. A NIC without chains or without priority
+//! sits on every port that can reach a pod, since hardware has no egress hook. Each of these pods has one filter in chain
+//! 0, so that its coming and going changes nothing else. A NIC without chains or without priority
 //! gets drops only ([`super::flat`]). Everything is an opening (SYN without ACK) or tracked: whatever else arrives, and
 //! whatever misses, is the host's. Not here: what there is room for ([`super::budget`]).
 
@@ -27,8 +29,9 @@ use super::{
     chains::{Chains, Role, Rule},
     flat, forward,
     layers::{Place, Strata, hardware},
-    local::{Local, called},
+    local::{FromPod, Local, called},
     openings::Openings,
+    ports::PortSet,
 };
 use crate::{
     capability::Capabilities,
@@ -43,10 +46,12 @@ pub const OPENING: Masked = Masked { value: 0x02, mask: 0x12 };
 /// Fewer chains than that are used as none.
 const CHAINS: u32 = 64;
 
-/// Prios in chain 0 where there are chains: exceptions, then openings; IPv4, then IPv6.
+/// Prios in chain 0 where there are chains: exceptions, this node's pods (two: ports, and the rest), all other openings;
+/// IPv4, then IPv6.
 const EXEMPT: u16 = 1;
-const OPENINGS: u16 = 2;
-const SECOND: u16 = 2;
+const LOCAL: u16 = 2;
+const OPENINGS: u16 = 4;
+const SECOND: u16 = 4;
 /// Prios of a family in chain 0 where there are none.
 const LAYERS: u16 = 1000;
 
@@ -77,10 +82,16 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
     let mut work = Work { can, form: Form::of(can), units: vec![], spilled: vec![], chains: BTreeMap::new() };
     for family in Family::BOTH {
         for pod in local.pods.values() {
-            let (openings, exempt) = local.from_pod(pod, family);
+            let from = local.from_pod(pod, family);
+            let openings = from.openings();
             if !openings.allows_all() {
                 let what = format!("{} openings of {}", called(family), pod.name);
-                work.from_pod(&pod.port, what, openings, exempt);
+                match work.form {
+                    Form::Chained => work.from_pod(&pod.port, what, from),
+                    Form::Layered | Form::Flat => {
+                        work.add(&pod.port, what, &openings, opening(family), End::Destination);
+                    }
+                }
             }
         }
         for uplink in &topology.uplinks {
@@ -121,41 +132,57 @@ impl<'a> Work<'a> {
         Lowered { mode, ports, spilled: gather([self.spilled, left].concat()) }
     }
 
-    fn from_pod(
-        &mut self,
-        port: &Port,
-        what: String,
-        mut openings: Openings,
-        exempt: Vec<(ipnetwork::IpNetwork, Origins)>,
-    ) {
-        let family = openings.family;
+    /// What a pod opens, in chains.
+    fn from_pod(&mut self, port: &Port, what: String, mut from: FromPod) {
+        let family = from.egress.family;
         let base = opening(family);
-        let lengths: BTreeSet<u8> = exempt.iter().map(|(prefix, _)| prefix.prefix()).collect();
-        let exempt = if self.form == Form::Chained && lengths.len() as u64 <= self.can.masks.into() {
-            exempt
-        } else {
-            for (prefix, origins) in exempt {
-                openings.pass(prefix, origins);
-            }
-            vec![]
-        };
-        if self.form != Form::Chained {
-            return self.add(port, what, &openings, base, End::Destination);
-        }
-        if self.is_unable(port, &what, &openings) {
+        if self.is_unable(port, &what, &from.egress) {
             return;
         }
+        let lengths: BTreeSet<u8> = from.exempt.iter().map(|(prefix, _)| prefix.prefix()).collect();
+        if lengths.len() as u64 > self.can.masks.into() {
+            for (prefix, origins) in from.exempt.drain(..) {
+                from.egress.pass(prefix, origins);
+            }
+        }
         let band = SECOND * super::local::at(family) as u16;
-        let passes = exempt.iter().map(|(prefix, origins)| {
+        let mut rules = Vec::new();
+        for (prefix, origins) in &from.exempt {
             let rule = hardware(Role::Exempt, TableId::Endpoint, base.clone().to(*prefix), Action::Pass, origins);
-            Rule { prio: EXEMPT + band, ..rule }
-        });
-        let mut rules: Vec<Rule> = passes.collect();
-        let Some((action, origins)) = self.decided(port, &openings, End::Destination) else {
-            return self.left_out(port, what, &openings);
-        };
-        let judge = hardware(Role::Deny, TableId::Endpoint, base, action, &origins);
-        rules.push(Rule { prio: OPENINGS + band, ..judge });
+            rules.push(Rule { prio: EXEMPT + band, ..rule });
+        }
+        let mut alike = BTreeMap::<&PortSet, usize>::new();
+        for opening in &from.local {
+            *alike.entry(&opening.allowed).or_default() += 1;
+        }
+        for opening in &from.local {
+            let one = Openings::everywhere(family, opening.allowed.clone(), opening.origins.clone());
+            let place = Place { base: base.clone(), remote: End::Destination, can: self.can };
+            let inline = place.strata(&Openings::alone(family, opening.clone()), None);
+            let count = inline.as_ref().map_or(usize::MAX, |strata| strata.iter().map(Vec::len).sum());
+            let members = alike[&opening.allowed];
+            match inline.filter(|_| count <= 1 || members.saturating_mul(count) < members + count) {
+                Some(strata) => {
+                    let numbered = strata.into_iter().zip(LOCAL + band..);
+                    rules.extend(numbered.flat_map(|(rules, prio)| rules.into_iter().map(move |r| Rule { prio, ..r })));
+                }
+                None => {
+                    let Some((action, origins)) = self.decided(port, &one, End::Destination) else {
+                        return self.left_out(port, what, &from.egress);
+                    };
+                    let rule = hardware(Role::Deny, TableId::Row, base.clone().to(opening.prefix), action, &origins);
+                    rules.push(Rule { prio: LOCAL + band, ..rule });
+                }
+            }
+        }
+        if !from.egress.allows_all() {
+            let Some((action, origins)) = self.decided(port, &from.egress, End::Destination) else {
+                return self.left_out(port, what, &from.egress);
+            };
+            let rule = hardware(Role::Deny, TableId::Endpoint, base, action, &origins);
+            rules.push(Rule { prio: OPENINGS + band, ..rule });
+        }
+        let origins = rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
         self.unit(port, what, rules, origins);
     }
 
@@ -177,13 +204,13 @@ impl<'a> Work<'a> {
         self.unit(port, what, vec![Rule { prio, ..rule }], origins);
     }
 
-    /// What becomes of openings: all are dropped, or a chain decides.
+    /// What becomes of openings: all are dropped, all pass, or a chain decides.
     fn decided(&mut self, port: &Port, openings: &Openings, remote: End) -> Option<(Action, Origins)> {
         let origins = openings.parts().iter().flat_map(|p| p.origins.as_slice()).cloned().collect();
-        if let [all] = openings.parts()
-            && all.allowed.is_empty()
-        {
-            return Some((Action::Drop, origins));
+        match openings.parts() {
+            [all] if all.allowed.is_empty() => return Some((Action::Drop, origins)),
+            [all] if all.allowed.is_all() => return Some((Action::Pass, origins)),
+            _ => {}
         }
         let place = Place { base: Pattern::of(openings.family), remote, can: self.can };
         let chains = self.chains.entry(port.clone()).or_insert_with(|| Chains::new(self.can.chains));
