@@ -99,7 +99,8 @@ pub fn interfaces() -> Result<Vec<Findings>, Error> {
     facts::gather(None)?.into_iter().map(|facts| find(facts, nic::probe)).collect()
 }
 
-/// What follows from facts. `probe` tries filters on the interface, knowing what its driver is known for; it is called where hw-tc-offload is on.
+/// What follows from facts. `probe` tries filters on the interface, knowing what its driver is known for; it is called
+/// where hw-tc-offload is on.
 ///
 /// # Errors
 /// Those of `probe`.
