@@ -52,11 +52,13 @@ Examples:
     #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
     Status(Status),
     /// Show what this machine's NICs can do with filters, how that was found, and what will be used
-    #[command(after_help = "Needs root: it tries filters that no packet matches on NICs with hw-tc-offload, and removes them at once.
+    #[command(
+        after_help = "Needs root: it tries filters that no packet matches on NICs with hw-tc-offload, and removes them at once.
 
 Examples:
   netpolc offload
-  netpolc offload --interface eth0 -o json")]
+  netpolc offload --interface eth0 -o json"
+    )]
     Offload(Offload),
     /// Stop enforcing on this node and remove every trace
     #[command(after_help = "Example:\n  netpolc detach")]

@@ -215,20 +215,29 @@ impl Flower {
         let changes: Vec<Change<'_>> =
             steps.iter().map(|s| Change { way: s.way, ifindex, filter: &s.filter, handle: s.handle }).collect();
         let mut refused = Vec::new();
+        let mut gone = BTreeSet::new();
         for (i, answer) in self.kernel.apply(&changes)?.into_iter().enumerate() {
+            let step = &steps[i];
             match answer {
-                Ok(()) => now.done(&steps[i]),
+                Ok(()) => {}
                 // It went before us, or with its interface.
-                Err(r)
-                    if steps[i].way == Way::Remove && matches!(r.errno, libc::ENOENT | libc::ENODEV | libc::EINVAL) =>
-                {
-                    now.done(&steps[i]);
-                }
+                Err(r) if step.way == Way::Remove && matches!(r.errno, libc::ENOENT | libc::ENODEV | libc::EINVAL) => {}
                 Err(refusal) => {
-                    now.leave_out(&steps[i], &refusal.to_string());
+                    now.leave_out(step, &refusal.to_string());
                     refused.push(i);
+                    continue;
                 }
             }
+            if step.way != Way::Add {
+                gone.insert((step.filter.side, step.filter.chain, step.filter.prio, step.handle));
+            }
+        }
+        // The books once for all: a pass for each step would cost the square of their number.
+        if !gone.is_empty() {
+            now.installed.retain(|d| !gone.contains(&(d.side, d.chain, d.prio, d.handle)));
+        }
+        for (_, step) in steps.iter().enumerate().filter(|(i, _)| refused.binary_search(i).is_err()) {
+            now.done(step);
         }
         Ok(refused)
     }
@@ -261,9 +270,6 @@ struct Tally<'a> {
 impl Tally<'_> {
     fn done(&mut self, step: &Step) {
         let Step { way, filter, handle } = step;
-        let same =
-            |d: &Decoded| (d.side, d.chain, d.prio, d.handle) == (filter.side, filter.chain, filter.prio, *handle);
-        self.installed.retain(|d| !same(d));
         let count = match way {
             Way::Add => &mut self.report.added,
             Way::Replace => &mut self.report.replaced,
