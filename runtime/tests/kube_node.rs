@@ -283,7 +283,7 @@ impl Traffic {
         let open = |from: &Site, to: &Site, what| {
             Connection::open(from, address(to), what, PATIENCE).unwrap().expect("an allowed connection opens")
         };
-        let mut connections = vec![
+        let mut connections = [
             open(client, server, REDIS),
             open(client, server, DNS),
             open(server, other, REDIS),
