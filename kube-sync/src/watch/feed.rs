@@ -32,6 +32,7 @@ const PAGE: u32 = 500;
 /// Servers from this minor version of Kubernetes 1 on have streaming lists unless told otherwise.
 const STREAMING_SINCE: u32 = 34;
 
+#[derive(Clone)]
 pub(crate) struct Feed {
     pub resource: Resource,
     /// A field selector, where not all objects are wanted.
@@ -105,7 +106,13 @@ impl Feed {
                 Trouble::None | Trouble::Listing => stream.next().await,
             };
             let event = match next {
-                Some(Ok(event)) => event,
+                Some(Ok(event)) => {
+                    if trouble == Trouble::Past {
+                        trouble = Trouble::None;
+                        self.send(Message::State(self.resource, None)).await?;
+                    }
+                    event
+                }
                 Some(Err(error)) => {
                     let (condition, remedy) = diagnose(self.resource, &error);
                     tracing::debug!(resource = %self.resource, %error, ?remedy, "watch");

@@ -25,6 +25,7 @@ use std::{
     io,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use netpolc_policy::Cluster;
@@ -83,6 +84,9 @@ pub enum StartError {
 const WAITING: usize = 8_192;
 /// So many messages are merged at most before the caller hears of them.
 const BATCH: usize = 8_192;
+
+/// Pause before a feed that panicked begins again.
+const AFTER_FAULT: Duration = Duration::from_secs(5);
 
 /// A watch over everything policy depends on. Ends, with its thread, when dropped.
 #[derive(Debug)]
@@ -163,7 +167,7 @@ async fn watch_all(options: Options, messages: mpsc::Sender<Message>) {
     let reports = Reports::start(options.access.clone(), options.node.clone());
     let feeds = Resource::ALL.map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
-        let feed = Feed {
+        Feed {
             resource,
             fields: own.map(|name| format!("metadata.name={name}")),
             access: options.access.clone(),
@@ -171,11 +175,29 @@ async fn watch_all(options: Options, messages: mpsc::Sender<Message>) {
             converter: converter.clone(),
             messages: messages.clone(),
             reports: reports.clone(),
-        };
-        tokio::spawn(feed.run())
+        }
     });
-    drop((reports, converter));
+    let tasks = feeds.map(|feed| tokio::spawn(supervise(feed)));
     // A feed only ends when nobody listens; one that waits for its server must not keep the thread.
     messages.closed().await;
-    feeds.into_iter().for_each(|feed| feed.abort());
+    tasks.into_iter().for_each(|task| task.abort());
+}
+
+/// Runs a feed, and again should it panic: what is known stays, and the next list tells the difference.
+async fn supervise(feed: Feed) {
+    let mut task = Running(tokio::spawn(feed.clone().run()));
+    while let Err(error) = (&mut task.0).await {
+        tracing::error!(resource = %feed.resource, %error, "watching it ended by a fault of netpolc's; it begins again");
+        tokio::time::sleep(AFTER_FAULT).await;
+        task = Running(tokio::spawn(feed.clone().run()));
+    }
+}
+
+/// A task that ends with whoever waits for it.
+struct Running(tokio::task::JoinHandle<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

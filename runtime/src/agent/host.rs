@@ -111,7 +111,9 @@ pub trait Network {
 
 /// The network that this process is in.
 #[derive(Debug)]
-pub struct Kernel(());
+pub struct Kernel {
+    ways: links::Ways,
+}
 
 impl Kernel {
     /// Asks everything once, so that the kernel loads modules now and not while packets wait for a verdict.
@@ -122,7 +124,7 @@ impl Kernel {
         if let Err(error) = conntrack::dump() {
             tracing::info!(%error, "the kernel lists no tracked connections");
         }
-        Kernel(())
+        Kernel { ways: links::Ways::default() }
     }
 }
 
@@ -134,7 +136,7 @@ impl Default for Kernel {
 
 impl Network for Kernel {
     fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-        links::ways(addresses)
+        self.ways.find(addresses)
     }
 
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {

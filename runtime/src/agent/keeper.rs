@@ -87,7 +87,12 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
                     return;
                 }
                 let (writes, took) = (report.writes, report.took);
-                tracing::info!(writes, ?took, endpoints = self.agent.compiler().endpoints().count(), "in step");
+                let endpoints = self.agent.compiler().endpoints().count();
+                if was_behind || self.recorded.is_none() {
+                    tracing::info!(writes, ?took, endpoints, "in step");
+                } else {
+                    tracing::debug!(writes, ?took, endpoints, "in step");
+                }
             }
             Err(error) => {
                 tracing::error!("not in step, what was enforced stays: {error}");

@@ -40,19 +40,19 @@ pub async fn serve(
     keeper.set_behind(waiting(watch.incomplete()));
     tokio::pin!(stop);
     let mut patience = PATIENCE;
+    // Kept from turn to turn: what happens meanwhile may bring it closer, and never puts it off.
+    let mut again = Instant::now() + patience;
     loop {
-        let again = Instant::now() + patience;
         let record = keeper.record_due().map(Instant::from_std);
         keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
             () = tokio::time::sleep(BEAT) => {}
             update = watch.next(keeper.agent.cluster()) => {
-                patience = PATIENCE;
+                (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
                 match update {
                     Update::First(cluster) => {
                         keeper.holds = false;
-                        keeper.behind = None;
                         tracing::info!(pods = cluster.pods.len(), policies = cluster.policies.len(), "the cluster is known");
                         keeper.follow(|agent| agent.update(cluster));
                         if options.passes == Passes::Once {
@@ -79,12 +79,13 @@ pub async fn serve(
             () = links.changed() => {
                 tokio::time::sleep(LINKS_SETTLE).await;
                 links.drain();
-                patience = PATIENCE;
+                (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
                 keeper.follow(|agent| agent.refresh());
             }
             () = tokio::time::sleep_until(again), if keeper.waits() => {
-                patience = (patience * 2).min(MAX_PATIENCE);
                 keeper.follow(|agent| agent.refresh());
+                patience = (patience * 2).min(MAX_PATIENCE);
+                again = Instant::now() + patience;
             }
             () = tokio::time::sleep_until(record.unwrap_or(again)), if record.is_some() => keeper.record(),
         }

@@ -4,11 +4,13 @@
 //! interleaved rounds, and the smallest value of each is kept.
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on single
-//! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]), [`flower`] installs filters.
+//! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]),
+//! [`kube`] follows a real API server, [`flower`] installs filters.
 
 pub mod compile;
 pub mod enforce;
 pub mod flower;
+pub mod kube;
 pub mod packet;
 pub mod path;
 pub mod rival;
@@ -73,13 +75,14 @@ impl Section {
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Compiling comes first: it measures this process's memory.
-    for part in [BenchPart::Compile, BenchPart::Packet, BenchPart::Path, BenchPart::Flower] {
+    for part in [BenchPart::Compile, BenchPart::Packet, BenchPart::Path, BenchPart::Kube, BenchPart::Flower] {
         if !options.parts.contains(&part) {
             continue;
         }
         let section = match part {
             BenchPart::Compile => compiling(&compile::run(options.rounds, progress)?),
             BenchPart::Packet => packet::run(options.rounds)?,
+            BenchPart::Kube => kube::run(progress)?,
             BenchPart::Flower => flower::run(options.rounds)?,
             BenchPart::Path => paths(&path::run(options.rounds as usize, progress)?),
         };

@@ -362,6 +362,8 @@ pub enum BenchPart {
     Compile,
     /// Real packets between two namespaces, against nftables and ipset (needs root, nft, ipset)
     Path,
+    /// From a real API server's events to the kernel (needs root; builds Kubernetes from Debian's packages once)
+    Kube,
     /// Filters into the kernel, against a bare netlink loop and tc (needs root, tc, a kernel with flower)
     Flower,
 }

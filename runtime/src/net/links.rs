@@ -5,7 +5,7 @@
 //! Sources: rtnetlink(7), include/uapi/linux/{if_link,net_namespace}.h.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
@@ -40,27 +40,87 @@ pub fn monitor() -> io::Result<Socket> {
     Socket::subscribed(Protocol::Route, GROUPS)
 }
 
-/// The host-side interfaces that lead to `addresses` from the calling thread's namespace. An address without
-/// one is left out.
+/// The interfaces of the calling thread's namespace but loopback and `known`.
 ///
 /// # Errors
-/// A netlink call fails here; a namespace that vanishes while it is read is left out.
-pub fn ways(addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-    let wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-    let routes = host_routes()?.into_iter().filter(|(address, _)| wanted.contains(address));
-    let mut found: BTreeMap<IpAddr, u32> = routes.collect();
-    if wanted.iter().all(|a| found.contains_key(a)) {
-        return Ok(found);
+/// The kernel's.
+pub fn others(known: &BTreeSet<u32>) -> io::Result<BTreeSet<u32>> {
+    const LOOPBACK: u32 = 1;
+    // SAFETY: what it returns is freed below, by its own function.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Err(io::Error::last_os_error());
     }
-    let own = Namespace::current()?;
-    for namespace in Namespace::all().into_iter().filter(|n| *n != own) {
-        for (address, ifindex) in peers_in(&namespace, &own).unwrap_or_default() {
-            if wanted.contains(&address) {
-                found.entry(address).or_insert(ifindex);
+    let mut found = BTreeSet::new();
+    for at in 0.. {
+        // SAFETY: the list ends with an entry whose index is 0 (if_nameindex(3)).
+        let index = unsafe { (*list.add(at)).if_index };
+        if index == 0 {
+            break;
+        }
+        found.insert(index);
+    }
+    // SAFETY: the list is if_nameindex's and nobody uses it from here on.
+    unsafe { libc::if_freenameindex(list) };
+    found.remove(&LOOPBACK);
+    Ok(&found - known)
+}
+
+/// Finds the host-side interfaces that lead to addresses; remembers what it saw in pods' namespaces, so that one more pod
+/// does not cost a look into all of them.
+#[derive(Debug, Default)]
+pub struct Ways {
+    /// By namespace: addresses in it that were asked for, with the peer's index.
+    seen: HashMap<(u64, u64), Vec<(IpAddr, u32)>>,
+}
+
+impl Ways {
+    /// The interfaces that lead to `addresses` from the calling thread's namespace. An address without one is left out.
+    ///
+    /// # Errors
+    /// A netlink call fails here; a namespace that vanishes while it is read is left out.
+    pub fn find(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
+        let wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+        let routes = host_routes()?.into_iter().filter(|(address, _)| wanted.contains(address));
+        let mut found: BTreeMap<IpAddr, u32> = routes.collect();
+        if wanted.iter().all(|a| found.contains_key(a)) {
+            return Ok(found);
+        }
+        let own = Namespace::current()?;
+        let all: Vec<Namespace> = Namespace::all().into_iter().filter(|n| *n != own).collect();
+        // A namespace's number may be another's by now; an interface's is not given again for a long time.
+        let here = indices()?;
+        let ids: BTreeSet<(u64, u64)> = all.iter().map(Namespace::id).collect();
+        self.seen.retain(|id, peers| ids.contains(id) && peers.iter().all(|(_, index)| here.contains(index)));
+        for (address, index) in self.seen.values().flatten().filter(|(address, _)| wanted.contains(address)) {
+            found.entry(*address).or_insert(*index);
+        }
+        if wanted.iter().all(|a| found.contains_key(a)) {
+            return Ok(found);
+        }
+        for namespace in &all {
+            if self.seen.contains_key(&namespace.id()) {
+                continue;
+            }
+            let mut peers = peers_in(namespace, &own).unwrap_or_default();
+            peers.retain(|(address, _)| wanted.contains(address));
+            for (address, index) in &peers {
+                found.entry(*address).or_insert(*index);
+            }
+            // One without an address yet is looked into again.
+            if !peers.is_empty() {
+                self.seen.insert(namespace.id(), peers);
             }
         }
+        Ok(found)
     }
-    Ok(found)
+}
+
+/// The numbers of all interfaces here.
+fn indices() -> io::Result<BTreeSet<u32>> {
+    let found = Socket::open(Protocol::Route)?
+        .dump(libc::RTM_GETLINK, &[0; 16], |to: &mut Vec<u32>, _, body| to.extend(u32_at(body, 4)))?;
+    Ok(found.into_iter().collect())
 }
 
 /// The addresses of all interfaces here, with the interface's index.
@@ -140,6 +200,6 @@ mod tests {
         for (address, ifindex) in addresses().unwrap() {
             assert!(address != loopback || ifindex == 1);
         }
-        assert_eq!(ways(&[loopback]).unwrap(), BTreeMap::new());
+        assert_eq!(Ways::default().find(&[loopback]).unwrap(), BTreeMap::new());
     }
 }

@@ -63,6 +63,11 @@ impl Namespace {
         found
     }
 
+    /// Device and inode: one namespace's alone as long as it exists.
+    pub fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
     /// Its path when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
