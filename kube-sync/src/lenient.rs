@@ -87,7 +87,7 @@ pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
 }
 
 /// Adds the address, once. Empty is what a pod without one has.
-fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, into: &mut Vec<IpAddr>) {
+pub(crate) fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, into: &mut Vec<IpAddr>) {
     let Some(node) = node else { return };
     let Some(text) = strict::string(reader, node, path) else { return };
     match text.parse() {
@@ -109,17 +109,7 @@ fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mu
             continue;
         };
         let Some(number) = strict::integer(reader, number, &number_path, 1, u16::MAX) else { continue };
-        let protocol = match text(reader, Some(port), &path, "protocol") {
-            None | Some("") => Protocol::Tcp,
-            Some(name) => match Protocol::ALL.into_iter().find(|p| p.to_string() == name) {
-                Some(protocol) => protocol,
-                None => {
-                    let message = format!("`{}` is none of TCP, UDP, SCTP; the port is left out", excerpt(name));
-                    reader.warning(port.at, &path.field("protocol"), message);
-                    continue;
-                }
-            },
-        };
+        let Some(protocol) = protocol(reader, port, &path) else { continue };
         let name = text(reader, Some(port), &path, "name").filter(|name| !name.is_empty());
         let name = name.map(|name| reader.interner.string(name));
         // 0 is how an unset one is sometimes written.
@@ -128,6 +118,20 @@ fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mu
         });
         into.push(ContainerPort { name, protocol, number, host_port });
     }
+}
+
+/// A port's protocol; None: unreadable, and the port is left out.
+pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<Protocol> {
+    let name = match text(reader, Some(port), path, "protocol") {
+        None | Some("") => return Some(Protocol::Tcp),
+        Some(name) => name,
+    };
+    let found = Protocol::ALL.into_iter().find(|p| p.to_string() == name);
+    if found.is_none() {
+        let message = format!("`{}` is none of TCP, UDP, SCTP; the port is left out", excerpt(name));
+        reader.warning(port.at, &path.field("protocol"), message);
+    }
+    found
 }
 
 /// metadata.labels and `extra`. A number or boolean counts as the text that was written: leaving the
@@ -165,7 +169,7 @@ pub(crate) fn labels(reader: &mut Reader, metadata: Option<&Node>, extra: Option
     reader.interner.labels(pairs)
 }
 
-fn map<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> Option<&'n Node<'t>> {
+pub(crate) fn map<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> Option<&'n Node<'t>> {
     let node = node?;
     if !matches!(node.value, Value::Map(_)) {
         strict::wrong_type(reader, node, path, "an object");
@@ -174,7 +178,7 @@ fn map<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> 
     Some(node)
 }
 
-fn text<'n>(reader: &mut Reader, parent: Option<&'n Node>, path: &Path, field: &str) -> Option<&'n str> {
+pub(crate) fn text<'n>(reader: &mut Reader, parent: Option<&'n Node>, path: &Path, field: &str) -> Option<&'n str> {
     let node = parent?.get(field)?;
     strict::string(reader, node, &path.field(field))
 }

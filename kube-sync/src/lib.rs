@@ -19,6 +19,7 @@ mod object;
 mod policy;
 mod problem;
 mod selector;
+mod service;
 mod source;
 mod strict;
 mod tree;

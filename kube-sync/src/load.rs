@@ -240,6 +240,7 @@ fn keep(
         Object::Pod(pod) => ("Pod", pod.key.clone()),
         Object::Policy(policy) => ("NetworkPolicy", policy.key.clone()),
         Object::Node(name, _) => ("Node", ObjectKey::new("", name.clone())),
+        Object::Service(key, _) => ("Service", key.clone()),
     };
     match places.entry((kind, key.clone())) {
         Entry::Vacant(place) => {
@@ -249,6 +250,7 @@ fn keep(
                 Object::Pod(pod) => drop(cluster.pods.insert(key, pod)),
                 Object::Policy(policy) => drop(cluster.policies.insert(key, policy)),
                 Object::Node(name, node) => drop(cluster.nodes.insert(name, node)),
+                Object::Service(_, service) => drop(cluster.services.insert(key, service)),
             }
         }
         Entry::Occupied(place) => {
@@ -258,6 +260,7 @@ fn keep(
                 Object::Pod(pod) => cluster.pods.get(&key) == Some(pod),
                 Object::Policy(policy) => cluster.policies.get(&key) == Some(policy),
                 Object::Node(name, node) => cluster.nodes.get(name) == Some(node),
+                Object::Service(key, service) => cluster.services.get(key) == Some(service),
             };
             let name = if key.namespace.is_empty() { key.name.to_string() } else { key.to_string() };
             reader.object = Some(ObjectRef { kind: kind.into(), name: name.into() });

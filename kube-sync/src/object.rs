@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use netpolc_policy::{Labels, Node as ClusterNode, ObjectKey, Pod, Policy};
+use netpolc_policy::{Labels, Node as ClusterNode, ObjectKey, Pod, Policy, Service};
 
 use crate::{
     lenient, policy,
     problem::{Path, excerpt},
     selector::is_dns_subdomain,
+    service,
     source::Reader,
     strict,
     tree::{Node, Value},
@@ -25,6 +26,8 @@ pub enum Object {
     Policy(Policy),
     /// A Node: its name and addresses.
     Node(Arc<str>, ClusterNode),
+    /// A Service.
+    Service(ObjectKey, Service),
 }
 
 /// Takes the objects in the order in which they are found, each with its position.
@@ -48,6 +51,7 @@ pub(crate) enum Kind {
     Pod,
     Policy,
     Node,
+    Service,
     List,
     Ignored,
 }
@@ -70,6 +74,7 @@ pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<S
         "Pod" => core(Kind::Pod),
         "Namespace" => core(Kind::Namespace),
         "Node" => core(Kind::Node),
+        "Service" => core(Kind::Service),
         _ if kind.ends_with("List") => (Kind::List, None),
         _ if strict::distance(kind, "NetworkPolicy") <= 2 => {
             (Kind::Ignored, Some(format!("ignored: unknown kind {}; did you mean NetworkPolicy?", excerpt(kind))))
@@ -130,8 +135,8 @@ pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemTyp
             }
         }
         // What is missing of these could be what matters; only a policy isolates by what is left.
-        Kind::Pod | Kind::Namespace | Kind::Node if cut_short => {}
-        Kind::Pod | Kind::Namespace | Kind::Node | Kind::Policy => {
+        Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service if cut_short => {}
+        Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service | Kind::Policy => {
             let found = single(reader, node, known, kind);
             match found {
                 Some(found) => sink(reader, found, node.at),
@@ -218,6 +223,7 @@ fn single(reader: &mut Reader, node: &Node, known: Kind, kind: &str) -> Option<O
     reader.enter(kind, &key.to_string());
     Some(match known {
         Kind::Policy => Object::Policy(policy::policy(reader, key, node)),
+        Kind::Service => Object::Service(key, service::service(reader, node)),
         _ => Object::Pod(lenient::pod(reader, key, node)),
     })
 }

@@ -5,8 +5,8 @@
 //! understood either, so that decoding the output gives the model back.
 
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Namespaces, Node, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
-    Ports, Rule, Selector,
+    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork,
+    Policy, Port, Ports, Rule, Selector, Service,
 };
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 pub fn cluster(cluster: &Cluster) -> Value {
     let mut items: Vec<Value> = cluster.namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
     items.extend(cluster.nodes.iter().map(|(name, n)| node(name, n)));
+    items.extend(cluster.services.iter().map(|(key, s)| service(key, s)));
     items.extend(cluster.pods.values().map(pod));
     items.extend(cluster.policies.values().map(policy));
     json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
@@ -32,6 +33,24 @@ pub fn node(name: &str, node: &Node) -> Value {
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
         "status": {"addresses": addresses},
     })
+}
+
+/// A Service; all its addresses stand as cluster addresses.
+pub fn service(key: &ObjectKey, service: &Service) -> Value {
+    let ports = service.ports.iter().map(|p| {
+        let mut port = json!({"port": p.number, "protocol": p.protocol});
+        insert(&mut port, "nodePort", p.node_port);
+        port
+    });
+    let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": &*key.name, "namespace": &*key.namespace},
+        "spec": {"type": "LoadBalancer", "clusterIPs": addresses, "ports": ports.collect::<Vec<Value>>()},
+    });
+    insert(&mut object["spec"], "healthCheckNodePort", service.health_check);
+    object
 }
 
 /// A Pod with one container that declares all its ports.

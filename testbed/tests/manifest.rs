@@ -24,6 +24,7 @@ fn random_clusters_survive_writing_and_decoding() {
         assert_eq!(loaded.cluster.namespaces, model.namespaces, "seed {seed}");
         assert_eq!(loaded.cluster.nodes, model.nodes, "seed {seed}");
         assert_eq!(loaded.cluster.pods, model.pods, "seed {seed}");
+        assert_eq!(loaded.cluster.services, model.services, "seed {seed}");
         for (key, policy) in &model.policies {
             assert_eq!(loaded.cluster.policies.get(key), Some(policy), "seed {seed}: {}", manifest::policy(policy));
         }

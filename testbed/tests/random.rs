@@ -72,6 +72,13 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
                     "policy gone"
                 }
             }
+            Change::Service { service, .. } => {
+                if service.is_some() {
+                    "service"
+                } else {
+                    "service gone"
+                }
+            }
             Change::Node { node, .. } => {
                 if node.is_some() {
                     "node"
@@ -85,7 +92,7 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             if oracle::judge(&cluster, &question).allowed { allowed += 1 } else { denied += 1 }
         }
     }
-    assert_eq!(seen.len(), 8 + 18, "{seen:?}");
+    assert_eq!(seen.len(), 10 + 18, "{seen:?}");
     assert!(allowed > 1000 && denied > 1000, "{allowed} allowed, {denied} denied");
 }
 

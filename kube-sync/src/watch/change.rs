@@ -39,6 +39,7 @@ pub(crate) fn key(object: &Object) -> ObjectKey {
         Object::Namespace(name, _) | Object::Node(name, _) => ObjectKey::new("", name.clone()),
         Object::Policy(policy) => policy.key.clone(),
         Object::Pod(pod) => pod.key.clone(),
+        Object::Service(key, _) => key.clone(),
     }
 }
 
@@ -48,6 +49,7 @@ pub(crate) fn put(cluster: &mut Cluster, object: Object) {
         Object::Node(name, node) => drop(cluster.nodes.insert(name, node)),
         Object::Policy(policy) => drop(cluster.policies.insert(policy.key.clone(), policy)),
         Object::Pod(pod) => drop(cluster.pods.insert(pod.key.clone(), pod)),
+        Object::Service(key, service) => drop(cluster.services.insert(key, service)),
     }
 }
 
@@ -57,7 +59,8 @@ pub(crate) fn remove(cluster: &mut Cluster, resource: Resource, key: &ObjectKey)
         Resource::Node => drop(cluster.nodes.remove(&key.name)),
         Resource::Policy => drop(cluster.policies.remove(key)),
         Resource::Pod => drop(cluster.pods.remove(key)),
-        Resource::Service | Resource::EndpointSlice => {}
+        Resource::Service => drop(cluster.services.remove(key)),
+        Resource::EndpointSlice => {}
     }
 }
 
@@ -68,6 +71,7 @@ pub(crate) fn knows(cluster: &Cluster, object: &Object) -> bool {
         Object::Node(name, node) => cluster.nodes.get(name) == Some(node),
         Object::Policy(policy) => cluster.policies.get(&policy.key) == Some(policy),
         Object::Pod(pod) => cluster.pods.get(&pod.key) == Some(pod),
+        Object::Service(key, service) => cluster.services.get(key) == Some(service),
     }
 }
 
@@ -78,7 +82,8 @@ pub(crate) fn has(cluster: &Cluster, resource: Resource, key: &ObjectKey) -> boo
         Resource::Node => cluster.nodes.contains_key(&key.name),
         Resource::Policy => cluster.policies.contains_key(key),
         Resource::Pod => cluster.pods.contains_key(key),
-        Resource::Service | Resource::EndpointSlice => false,
+        Resource::Service => cluster.services.contains_key(key),
+        Resource::EndpointSlice => false,
     }
 }
 
@@ -89,6 +94,7 @@ pub(crate) fn keys(cluster: &Cluster, resource: Resource) -> Box<dyn Iterator<It
         Resource::Node => Box::new(cluster.nodes.keys().map(|name| ObjectKey::new("", name.clone()))),
         Resource::Policy => Box::new(cluster.policies.keys().cloned()),
         Resource::Pod => Box::new(cluster.pods.keys().cloned()),
-        Resource::Service | Resource::EndpointSlice => Box::new(std::iter::empty()),
+        Resource::Service => Box::new(cluster.services.keys().cloned()),
+        Resource::EndpointSlice => Box::new(std::iter::empty()),
     }
 }

@@ -9,7 +9,7 @@ use super::{
     adopt::{Origin, Taken},
     host::Enforcer,
 };
-use crate::net::{Connection, Opener};
+use crate::net::{Connection, Opener, links};
 
 impl Enforcer for Ebpf {
     fn attached(&self) -> BTreeSet<u32> {
@@ -27,6 +27,21 @@ impl Enforcer for Ebpf {
     fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
         self.sweep()?;
         Ebpf::detach(self, ifindex)
+    }
+
+    fn cover(&mut self) -> Result<(), Error> {
+        let covered: BTreeSet<u32> = self.attachments().into_iter().map(|a| a.ifindex).collect();
+        for ifindex in
+            links::others(&covered).map_err(|source| Error::System { call: "list interfaces".into(), source })?
+        {
+            // What is a pod's becomes that when its address is known; until then it is one more way out.
+            match self.attach_uplink(ifindex) {
+                Ok(way) => tracing::debug!(ifindex, ?way, "covers what goes to Services"),
+                Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn prepare(&mut self) -> Result<(), Error> {

@@ -39,12 +39,14 @@ pub fn of(change: &Change) -> Option<Event> {
         Some(Object::Node(name, node)) => Event::Node { name: name.clone(), node: Some(node.clone()) },
         Some(Object::Pod(pod)) => Event::Pod { key: pod.key.clone(), pod: Some(pod.clone()) },
         Some(Object::Policy(policy)) => Event::Policy { key: policy.key.clone(), policy: Some(policy.clone()) },
+        Some(Object::Service(key, service)) => Event::Service { key: key.clone(), service: Some(service.clone()) },
         None => match change.resource {
             Resource::Namespace => Event::Namespace { name: key.name.clone(), labels: None },
             Resource::Node => Event::Node { name: key.name.clone(), node: None },
             Resource::Pod => Event::Pod { key: key.clone(), pod: None },
             Resource::Policy => Event::Policy { key: key.clone(), policy: None },
-            Resource::Service | Resource::EndpointSlice => return None,
+            Resource::Service => Event::Service { key: key.clone(), service: None },
+            Resource::EndpointSlice => return None,
         },
     })
 }

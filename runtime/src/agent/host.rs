@@ -47,6 +47,15 @@ pub trait Enforcer: Target {
         Ok(())
     }
 
+    /// Sees packets to Services where they leave the node, too, by whatever interface there is now (S48). Called whenever interfaces
+    /// may have come.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn cover(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Called when the tables are in step, with what they hold: brings along what is kept besides them, such as a
     /// NIC's filters.
     ///

@@ -298,8 +298,12 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let mut known = if was == Step::In { changes } else { None };
         let mut report = Report::default();
         if known.as_ref().is_some_and(Changes::is_empty) {
+            self.host.cover()?;
             self.step = Step::In;
             return Ok(report);
+        }
+        if self.first {
+            self.host.cover()?;
         }
         // Programs come first: they let everything pass until their interface has an endpoint.
         let attached = self.host.attached();
@@ -328,6 +332,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         for ifindex in self.host.attached().difference(&wanted) {
             self.host.detach(*ifindex)?;
         }
+        self.host.cover()?;
         report.took = began.elapsed();
         Ok(report)
     }

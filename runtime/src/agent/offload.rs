@@ -165,6 +165,10 @@ impl Enforcer for Offload {
         self.ebpf.prepare()
     }
 
+    fn cover(&mut self) -> Result<(), Error> {
+        self.ebpf.cover()
+    }
+
     fn follow(&mut self, program: &Program) -> Result<(), Error> {
         match self.accelerate(program) {
             Ok(()) => self.said = None,

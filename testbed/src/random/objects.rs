@@ -75,20 +75,26 @@ pub fn service_key(rng: &mut Rng) -> ObjectKey {
     ObjectKey::new("n0", format!("service{}", rng.below(6)))
 }
 
+fn add(to: &mut Vec<IpAddr>, address: IpAddr) {
+    if !to.contains(&address) {
+        to.push(address);
+    }
+}
+
 /// A Service on addresses of its own, and sometimes on those of others: blocks, nodes, pods.
 pub fn service(rng: &mut Rng, cluster: &Cluster) -> Service {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for _ in 0..rng.below(3) {
         let own: [&str; 5] = ["10.0.2.200", "10.96.0.1", "fd00::2:200", "203.0.113.9", "2001:db8::9"];
-        addresses.push(rng.pick(&own).parse().expect("an address"));
+        add(&mut addresses, rng.pick(&own).parse().expect("an address"));
     }
     let others: Vec<IpAddr> = cluster.nodes.values().flat_map(|n| n.addresses.clone()).collect();
     if !others.is_empty() && rng.chance(10) {
-        addresses.push(*rng.pick(&others));
+        add(&mut addresses, *rng.pick(&others));
     }
     let others: Vec<IpAddr> = cluster.pods.values().flat_map(|p| p.addresses.clone()).collect();
     if !others.is_empty() && rng.chance(10) {
-        addresses.push(*rng.pick(&others));
+        add(&mut addresses, *rng.pick(&others));
     }
     let count = rng.below(4);
     let ports = rng.list(count, |rng| ServicePort {

@@ -1,0 +1,72 @@
+//! Services out of trees: which addresses and ports lead to backends (S48). Which backends those are does not matter, so
+//! EndpointSlices are not read: a packet is judged by what it was translated to.
+
+use std::net::IpAddr;
+
+use netpolc_policy::{Protocol, Service, ServicePort};
+
+use crate::{
+    lenient::{address, map, protocol, text},
+    problem::Path,
+    source::Reader,
+    strict,
+    tree::Node,
+};
+
+/// A Service. What nodes do not translate is left out: headless Services and those that are only names, load balancers of which the provider
+/// says that packets have to go through them (ipMode: Proxy).
+pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
+    let root = Path::Root;
+    let path = root.field("spec");
+    let spec = map(reader, object.get("spec"), &path);
+    let kind = text(reader, spec, &path, "type");
+    let cluster_ip = spec.and_then(|s| s.get("clusterIP"));
+    if kind == Some("ExternalName") || cluster_ip.and_then(Node::as_str) == Some("None") {
+        return Service::default();
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for field in ["clusterIPs", "externalIPs"] {
+        let path = path.field(field);
+        let list = strict::list(reader, spec.and_then(|s| s.get(field)), &path).unwrap_or_default();
+        for (index, item) in list.iter().enumerate() {
+            address(reader, Some(item), &path.index(index), &mut addresses);
+        }
+        if field == "clusterIPs" {
+            address(reader, cluster_ip, &path.field("clusterIP"), &mut addresses);
+        }
+    }
+    let status = root.field("status");
+    let balancer = status.field("loadBalancer");
+    let ingress = balancer.field("ingress");
+    let list = object.get("status").and_then(|s| s.get("loadBalancer")).and_then(|b| b.get("ingress"));
+    for (index, item) in strict::list(reader, list, &ingress).unwrap_or_default().iter().enumerate() {
+        if item.get("ipMode").and_then(Node::as_str) != Some("Proxy") {
+            address(reader, item.get("ip"), &ingress.index(index).field("ip"), &mut addresses);
+        }
+    }
+    let mut ports = Vec::new();
+    let ports_path = path.field("ports");
+    let list = strict::list(reader, spec.and_then(|s| s.get("ports")), &ports_path).unwrap_or_default();
+    for (index, port) in list.iter().enumerate() {
+        ports.extend(service_port(reader, port, &ports_path.index(index)));
+    }
+    let health_check = number(reader, spec, &path, "healthCheckNodePort");
+    Service { addresses, ports, health_check }
+}
+
+fn service_port(reader: &mut Reader, port: &Node, path: &Path) -> Option<ServicePort> {
+    let Some(given) = port.get("port") else {
+        reader.warning(port.at, &path.field("port"), "missing; the port is left out");
+        return None;
+    };
+    let number_path = path.field("port");
+    let number_given = strict::integer(reader, given, &number_path, 1, u16::MAX)?;
+    let protocol: Protocol = protocol(reader, port, path)?;
+    Some(ServicePort { protocol, number: number_given, node_port: number(reader, Some(port), path, "nodePort") })
+}
+
+/// A port that may be unset, which 0 is, too.
+fn number(reader: &mut Reader, parent: Option<&Node>, path: &Path, field: &str) -> Option<u16> {
+    let node = parent?.get(field)?;
+    strict::integer(reader, node, &path.field(field), 0, u16::MAX).filter(|number| *number != 0)
+}
