@@ -53,7 +53,8 @@ Examples:
     Status(Status),
     /// Show what this machine's NICs can do with filters, how that was found, and what will be used
     #[command(
-        after_help = "Needs root: it tries filters that no packet matches on NICs with hw-tc-offload, and removes them at once.
+        after_help = "Needs root: on NICs with hw-tc-offload it tries filters that no packet matches, and removes
+them at once.
 
 Examples:
   netpolc offload

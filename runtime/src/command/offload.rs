@@ -84,7 +84,13 @@ fn text(interfaces: &[Findings], colour: Colour) -> String {
     let head = ["interface", "driver", "hw-tc-offload", "eswitch", "phys_switch_id", "phys_port_name", "mode"];
     let mut text = output::table(&head, rows);
     text += "\n";
-    for findings in interfaces {
+    // Pods' interfaces are many, and alike in this.
+    let without = interfaces.iter().filter(|f| f.facts.hw_tc_offload == HwTc::Missing);
+    let without: Vec<&str> = without.map(|f| f.facts.interface.as_str()).collect();
+    if !without.is_empty() {
+        text += &format!("\nwithout hw-tc-offload: {}\n", without.join(", "));
+    }
+    for findings in interfaces.iter().filter(|f| f.facts.hw_tc_offload != HwTc::Missing) {
         text += &details(findings, colour);
     }
     // Ports of one NIC share these.
@@ -113,16 +119,20 @@ fn details(findings: &Findings, colour: Colour) -> String {
             .evidence
             .iter()
             .map(|e| {
-                let can = if e.able { colour.good("yes") } else { colour.faint("no") };
-                [e.ability.describe().to_owned(), can, e.describe(findings.driver_known)]
+                let can = if e.able { "yes" } else { "no" };
+                [e.ability.describe().to_owned(), can.to_owned(), e.describe(findings.driver_known)]
             })
             .collect();
         let can = &findings.capabilities;
-        for (what, limit) in
-            [("filters", can.filters), ("chains x prios", can.tables), ("masks of one of them", can.masks)]
-        {
-            let limit = if limit == u32::MAX { "any".to_owned() } else { limit.to_string() };
-            rows.push([format!("number of {what}"), limit, "driver table".into()]);
+        for (what, limit, found) in [
+            ("filters", can.filters, "driver table"),
+            ("chains besides 0", can.chains, "probe and driver table"),
+            ("chains x prios", can.tables, "driver table"),
+            ("masks of one of them", can.masks, "driver table"),
+        ] {
+            // Chain numbers have 28 bits.
+            let limit = if limit >= (1 << 28) - 1 { "any".to_owned() } else { limit.to_string() };
+            rows.push([format!("number of {what}"), limit, found.into()]);
         }
         text += &output::table(&["what", "can", "how it was found"], rows);
         text += "\n";

@@ -31,7 +31,7 @@ fn summary(can: &Capabilities) -> String {
 
 /// What comes of it (detect/verdict.rs, choose).
 fn use_of(can: &Capabilities) -> &'static str {
-    match (can.tcp_flags, can.chains > 0 && can.redirect && can.ct && can.ct_reply) {
+    match (can.tcp_flags, can.ct && can.chains > 0 && can.redirect && can.priority && can.zero_keys) {
         (true, true) => "drop, forward",
         (true, false) => "drop",
         (false, true) => "forward",

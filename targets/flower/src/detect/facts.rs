@@ -158,7 +158,7 @@ mod tests {
         let all = gather(None).unwrap();
         let lo = all.iter().find(|f| f.interface == "lo").unwrap();
         assert_eq!((lo.ifindex, &lo.device, lo.is_switchdev_port()), (1, &None, false));
-        assert_eq!(gather(Some("lo")).unwrap(), [lo.clone()]);
+        assert_eq!(gather(Some("lo")).unwrap(), std::slice::from_ref(lo));
     }
 
     #[test]

@@ -92,7 +92,9 @@ fn what_the_driver_refuses_does_not_count_and_its_words_are_kept() {
     let can = &found.capabilities;
     assert_eq!((can.ct, can.ct_reply, can.redirect), (false, false, true));
     let ct = evidence(&found, Ability::Ct);
-    assert!(ct.describe(found.driver_known).starts_with("probe: refused: Operation not supported"));
+    assert!(
+        ct.describe(found.driver_known).starts_with("probe: refused: Operation not supported: ct is not configured")
+    );
     assert!(found.reasons.iter().any(|r| r.starts_with("no connection tracking")), "{:?}", found.reasons);
 }
 

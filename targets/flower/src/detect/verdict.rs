@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     facts::{Eswitch, Facts, HwTc},
-    probe::{Ability, Answer, Answers},
+    probe::{Ability, Answer, Answers, words},
 };
 use crate::{capability::Capabilities, lowered::Mode};
 
@@ -37,8 +37,8 @@ impl Evidence {
         };
         match &self.probe {
             Answer::Accepted => format!("probe: accepted; {table}"),
-            Answer::Refused(refusal) => format!("probe: refused: {refusal}"),
-            Answer::Full(refusal) => format!("probe: no room: {refusal}; {table}"),
+            Answer::Refused(refusal) => format!("probe: refused: {}", words(refusal)),
+            Answer::Full(refusal) => format!("probe: no room: {}; {table}", words(refusal)),
             Answer::NotAsked(why) => format!("not probed: {why}; {table}"),
         }
     }
@@ -153,7 +153,7 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
     }
     if can.filters == 0 {
         let why = evidence.iter().find(|e| e.ability == Ability::Flower).map(|e| match &e.probe {
-            Answer::Refused(refusal) => format!("the first filter was refused: {refusal}"),
+            Answer::Refused(refusal) => format!("the first filter was refused: {}", words(refusal)),
             Answer::NotAsked(why) => (*why).to_owned(),
             Answer::Accepted | Answer::Full(_) => match known {
                 Known::Driver => format!("{driver} takes filters, but is known not to drop by them"),
@@ -165,7 +165,8 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
         reasons.extend(switchdev_command(facts));
         return (None, reasons);
     }
-    let forwards = can.chains > 0 && can.ct && can.ct_reply && can.redirect;
+    // What lower/forward.rs asks for.
+    let forwards = can.ct && can.chains > 0 && can.redirect && can.priority && can.zero_keys;
     let representor = facts.is_switchdev_port();
     let mut reasons = Vec::new();
     let drops = can.tcp_flags;
@@ -190,8 +191,11 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
         }
     }
     if representor && !forwards {
-        let first = [Ability::Chains, Ability::Redirect, Ability::Ct, Ability::CtReply].into_iter();
-        reasons.extend(first.filter(|a| !has(can, *a)).take(1).map(|a| consequence(a).to_owned()));
+        let first = [Ability::Chains, Ability::Redirect, Ability::Ct].into_iter().find(|a| !has(can, *a));
+        reasons.extend(first.map(|ability| consequence(ability).to_owned()));
+    }
+    if representor && forwards && !can.ct_reply {
+        reasons.push(consequence(Ability::CtReply).to_owned());
     }
     reasons.retain(|r| !r.is_empty());
     (Some(if representor { Mode::Representor } else { Mode::Prefilter }), reasons)
@@ -208,7 +212,9 @@ fn switchdev_command(facts: &Facts) -> Option<String> {
 fn consequence(ability: Ability) -> &'static str {
     match ability {
         Ability::Flower => "the NIC takes no filters",
-        Ability::Pass | Ability::Priority => "no priority: drops that would need exceptions stay with eBPF",
+        Ability::Pass | Ability::Priority => {
+            "no priority: drops that need exceptions, and established connections, stay with eBPF"
+        }
         Ability::TcpFlags => "no TCP flags: an opening cannot be told from a reply, so the NIC may drop nothing",
         Ability::Ipv6 => "no IPv6 addresses: IPv6 stays with eBPF",
         Ability::PortMasks => "no port masks: a range takes one filter for each port",
@@ -218,6 +224,6 @@ fn consequence(ability: Ability) -> &'static str {
         Ability::Chains => "no chains: established connections stay with eBPF",
         Ability::Redirect => "no redirect: established connections stay with eBPF",
         Ability::Ct => "no connection tracking: established connections stay with eBPF",
-        Ability::CtReply => "no ct_state rpl: established connections stay with eBPF",
+        Ability::CtReply => "no ct_state rpl: only connections that policies permit in both directions are forwarded",
     }
 }
