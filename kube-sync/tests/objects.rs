@@ -210,3 +210,37 @@ fn both_ways_give_the_same_for_thousands_of_odd_objects() {
         both(&format!(r#"{{"kind":"List","apiVersion":"v1","items":[{}]}}"#, items.join(",")));
     }
 }
+
+#[test]
+fn s48_services_are_addresses_and_ports_that_nodes_translate() {
+    let service = |spec: &str, status: &str| {
+        let json = format!(
+            r#"{{"kind":"Service","metadata":{{"name":"s","namespace":"n"}},"spec":{spec},"status":{status}}}"#
+        );
+        let loaded = both(&json);
+        assert_eq!(loaded.problems, [], "{json}");
+        loaded.cluster.services[&ObjectKey::new("n", "s")].clone()
+    };
+    let addresses = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    let full = service(
+        r#"{"type":"LoadBalancer","clusterIP":"10.96.0.7","clusterIPs":["10.96.0.7","fd00:96::7"],"externalIPs":["192.0.2.1"],
+            "healthCheckNodePort":31999,"selector":{"app":"x"},
+            "ports":[{"port":80,"targetPort":"web","nodePort":30080},{"port":53,"protocol":"UDP","nodePort":0}]}"#,
+        r#"{"loadBalancer":{"ingress":[{"ip":"198.51.100.1"},{"ip":"198.51.100.2","ipMode":"Proxy"},{"hostname":"x.example"},
+            {"ip":"198.51.100.3","ipMode":"VIP"}]}}"#,
+    );
+    let port = |protocol, number, node_port| netpolc_policy::ServicePort { protocol, number, node_port };
+    assert_eq!(full.addresses, addresses(&["10.96.0.7", "fd00:96::7", "192.0.2.1", "198.51.100.1", "198.51.100.3"]));
+    assert_eq!(full.ports, [port(Protocol::Tcp, 80, Some(30080)), port(Protocol::Udp, 53, None)]);
+    assert_eq!(full.health_check, Some(31999));
+    assert_eq!(service(r#"{"clusterIP":"10.96.0.8"}"#, "null").addresses, addresses(&["10.96.0.8"]), "an old server's");
+    let none = netpolc_policy::Service::default();
+    assert_eq!(service(r#"{"clusterIP":"None","clusterIPs":["None"],"ports":[{"port":80}]}"#, "{}"), none);
+    assert_eq!(service(r#"{"type":"ExternalName","externalName":"x.example","ports":[{"port":80}]}"#, "{}"), none);
+
+    let odd = both(
+        r#"{"kind":"Service","metadata":{"name":"s"},"spec":{"clusterIP":"10.96.0.9","ports":[{"port":0},{"port":1}]}}"#,
+    );
+    assert_eq!(odd.problems[0].field.as_deref(), Some("spec.ports[0].port"));
+    assert_eq!(odd.cluster.services[&ObjectKey::new("default", "s")].ports, [port(Protocol::Tcp, 1, None)]);
+}

@@ -60,7 +60,7 @@ fn every_form_of_output_is_there() {
     let file = file.to_str().unwrap();
     let json = run(&["compile", "-f", file, "-o", "json"], "");
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert!(json["tables"].as_array().is_some_and(|t| t.len() == 11));
+    assert!(json["tables"].as_array().is_some_and(|t| t.len() == 13));
     let table = run(&["compile", "-f", file, "-o", "table"], "");
     assert!(text(&table.stdout).contains("isolates default/test-network-policy"));
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf"], "");
@@ -126,4 +126,36 @@ fn a_broken_pipe_is_quiet() {
     drop(reader);
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+#[test]
+fn compile_shows_filters_with_their_origin_and_totals() {
+    let file = example();
+    let file = file.to_str().unwrap();
+    let compile = |more: &[&str]| run(&[&["compile", "-f", file, "--target", "flower"], more].concat(), "");
+    let lines = compile(&[]);
+    assert_eq!((lines.status.code(), text(&lines.stderr)), (Some(0), ""));
+    let out = text(&lines.stdout);
+    assert!(out.starts_with("# mode software, driver software"), "{out}");
+    let drop =
+        |l: &&str| l.starts_with("filter dev ") && l.contains(" flower skip_hw ") && l.contains("action drop  # ");
+    assert!(out.lines().any(|l| drop(&l) && l.contains("isolates default/test-network-policy")), "{out}");
+    assert!(out.lines().last().unwrap().starts_with("# total: "), "{out}");
+    for (mode, driver) in [("representor", "mlx5_core"), ("prefilter", "ice")] {
+        let output = compile(&["--mode", mode, "-o", "json"]);
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{mode}: {e}"));
+        assert_eq!((&value["mode"], &value["driver"]), (&mode.into(), &driver.into()));
+        assert!(value["budget"]["filters"]["used"].is_u64() && value["totals"]["all"]["filters"].is_u64());
+        for filter in value["ports"].as_array().unwrap().iter().flat_map(|p| p["filters"].as_array().unwrap()) {
+            assert!(["hardware", "both"].contains(&filter["placement"].as_str().unwrap()), "{filter}");
+        }
+        for left in value["spilled"].as_array().unwrap() {
+            assert!(left["explanation"].is_string() && left["origins"].is_array(), "{left}");
+        }
+    }
+    let table = compile(&["-o", "table"]);
+    assert!(text(&table.stdout).contains("chains x prios"));
+    let wrong = compile(&["--mode", "prefilter", "--driver", "e1000"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("known are ") && text(&wrong.stderr).contains("mlx5_core"));
 }

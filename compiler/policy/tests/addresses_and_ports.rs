@@ -1,11 +1,11 @@
-//! The oracle on address blocks, ports, other protocols, the node and the pod itself: S17 to S34, S44 to S47.
+//! The oracle on address blocks, ports, other protocols, the node, the pod itself and Services: S17 to S34, S44 to S48.
 
 mod common;
 
 use common::*;
 use netpolc_policy::{
-    ContainerPort, Pod, PodNetwork, Port, Protocol, Rule,
-    oracle::{Reason, Transport},
+    ContainerPort, Pod, PodNetwork, Port, Protocol, Rule, Service, ServicePort,
+    oracle::{Question, Reason, Transport, judge},
 };
 
 fn pair() -> World {
@@ -277,4 +277,80 @@ fn s47_a_pod_reaches_itself() {
          n/a > n/b tcp/1: no",
     );
     assert_eq!(world.judge("n/a", "n/a", Transport::Tcp, Some(1)).ingress.reason, Reason::Own);
+}
+
+const VIP: &str = "10.96.0.1";
+
+/// `pair()` with a Service on [`VIP`] port 80 and nodePort 30080.
+fn shop() -> World {
+    let mut world = pair();
+    let port = ServicePort { protocol: Protocol::Tcp, number: 80, node_port: Some(30080) };
+    let addresses = vec![VIP.parse().unwrap(), "fd96::1".parse().unwrap()];
+    let service = Service { addresses, ports: vec![port], health_check: Some(31000) };
+    world.0.services.insert(key("n/web"), service);
+    world
+}
+
+/// Does the oracle let this source through by way of an address, and why?
+fn via(world: &World, source: &str, via: (&str, u16), destination: &str, port: u16) -> (bool, Reason) {
+    let (source, destination) = (world.party(source), world.party(destination));
+    let via = Some((via.0.parse().unwrap(), via.1));
+    let question = Question { source, destination, protocol: Transport::Tcp, port: Some(port), via };
+    let judgement = judge(&world.0, &question);
+    (judgement.allowed, judgement.egress.reason)
+}
+
+#[test]
+fn s48_egress_to_a_service_is_judged_on_the_backend() {
+    let world = shop().egress("n/p", "app=a", &[rule(&[own("app=b")], &[tcp(8080)])]);
+    assert!(via(&world, "n/a", (VIP, 80), "n/b", 8080).0);
+    assert!(!via(&world, "n/a", (VIP, 80), "n/b", 80).0, "the Service's port is not the backend's");
+    assert!(!via(&world, "n/a", (VIP, 80), "192.0.2.1", 8080).0, "another backend");
+    assert!(!via(&world, "n/a", (VIP, 81), "n/b", 8080).0, "not the Service's port");
+    assert!(via(&world, "n/b", (VIP, 80), "192.0.2.1", 8080).0, "not isolated");
+    assert_eq!(via(&world, "n/a", (VIP, 80), "n/a", 8080), (true, Reason::Own), "S47");
+    assert_eq!(world.judge("n/a", VIP, Transport::Tcp, Some(80)).egress.reason, Reason::Service);
+}
+
+#[test]
+fn s48_what_covers_a_service_address_does_not_allow_its_ports() {
+    let world = shop().egress("n/p", "app=a", &[rule(&[block("10.96.0.0/12", &[])], &[]), rule(&[], &[tcp(80)])]);
+    world.expect(
+        "n/a > 10.96.0.1 tcp/80: no
+         n/a > 10.96.0.1 tcp/81: yes
+         n/a > 10.96.0.1 udp/80: yes
+         n/a > 10.96.0.1 1: yes
+         n/a > 10.96.0.2 tcp/80: yes
+         n/a > 203.0.113.1 tcp/80: yes",
+    );
+    assert!(!via(&world, "n/a", (VIP, 80), "n/b", 8080).0);
+    assert!(via(&world, "n/a", (VIP, 80), "n/b", 80).0, "by the rule for port 80");
+    let everything = shop().egress("n/p", "app=a", &[rule(&[block("0.0.0.0/0", &[])], &[])]);
+    everything.expect("n/a > 10.96.0.1 tcp/80: yes");
+    assert!(via(&everything, "n/a", (VIP, 80), "n/b", 8080).0);
+    assert!(!via(&everything, "n/a@fd00::1", ("fd96::1", 80), "n/b@fd00::2", 8080).0, "the other family");
+    let ingress = shop().ingress("n/p", "app=a", &[rule(&[block("10.96.0.0/12", &[])], &[])]);
+    ingress.expect("10.96.0.1 > n/a tcp/80: yes");
+}
+
+#[test]
+fn s45_node_ports_of_the_own_node_lead_to_backends_and_health_checks_are_not_the_node_s() {
+    let world = shop().egress("n/p", "app=a", &[rule(&[own("app=b")], &[tcp(8080)])]);
+    world.expect(
+        "n/a > 172.16.0.1 tcp/22: yes
+         n/a > 172.16.0.1 tcp/30080: no
+         n/a > 172.16.0.1 udp/30080: yes
+         n/a > 172.16.0.1 tcp/31000: no
+         n/a > 172.16.0.2 tcp/30080: no",
+    );
+    assert!(via(&world, "n/a", ("172.16.0.1", 30080), "n/b", 8080).0);
+    assert!(!via(&world, "n/a", ("172.16.0.1", 30080), "n/b", 80).0);
+    assert!(!via(&world, "n/a", ("172.16.0.2", 30080), "n/b", 8080).0, "S46: another node is an address");
+    assert!(!via(&world, "n/a", ("172.16.0.1", 31000), "n/b", 8080).0, "nothing translates it");
+    let block = shop().egress("n/p", "app=a", &[rule(&[block("172.16.0.0/24", &[])], &[])]);
+    block.expect(
+        "n/a > 172.16.0.1 tcp/31000: yes
+         n/a > 172.16.0.1 tcp/30080: no
+         n/a > 172.16.0.2 tcp/30080: yes",
+    );
 }

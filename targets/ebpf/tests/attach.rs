@@ -14,7 +14,7 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::Target as _;
-use netpolc_target_ebpf::{Config, Ebpf, Mode, Way};
+use netpolc_target_ebpf::{Config, Ebpf, Mode, Role, Way, sys};
 
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -187,5 +187,37 @@ fn vanish(mode: Mode) {
 fn s43_an_interface_that_vanished_is_forgotten() {
     for mode in [Mode::Best, Mode::Clsact] {
         std::thread::spawn(move || vanish(mode)).join().unwrap();
+    }
+}
+
+fn uplink(mode: Mode, way: Way) {
+    own_network();
+    sh("ip link add up0 type veth peer name far0; ip link add up1 type veth peer name far1");
+    let dir = PinDir::new(if mode == Mode::Best { "up_tcx" } else { "up_clsact" });
+    let config = Config { mode, ..Config::small() };
+    let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
+    let [up0, up1] = ["up0", "up1"].map(|name| sys::ifindex(name).unwrap());
+    assert_eq!(ebpf.attach_uplink(up0).unwrap(), way);
+    assert_eq!(ebpf.attach_uplink(up0).unwrap(), way, "again is fine");
+    ebpf.attach(up1).unwrap();
+    let roles = |ebpf: &Ebpf| ebpf.attachments().iter().map(|a| (a.ifindex, a.role, a.way)).collect::<Vec<_>>();
+    let expected = [(up0, Role::Uplink, way), (up1, Role::Pod, way)];
+    assert_eq!(roles(&ebpf), expected);
+    drop(ebpf);
+    let mut ebpf = Ebpf::open(&dir.0, config).unwrap();
+    assert_eq!(roles(&ebpf), expected, "found again");
+    // What was taken for a way out turns out to be a pod's, and back.
+    ebpf.attach(up0).unwrap();
+    assert_eq!(roles(&ebpf), [(up0, Role::Pod, way), expected[1]]);
+    ebpf.attach_uplink(up1).unwrap();
+    assert_eq!(roles(&ebpf), [(up0, Role::Pod, way), (up1, Role::Uplink, way)]);
+    ebpf.detach(up1).unwrap();
+    assert_eq!(roles(&ebpf), [(up0, Role::Pod, way)]);
+}
+
+#[test]
+fn s48_uplinks_carry_their_program_and_are_found_again() {
+    for (mode, way) in [(Mode::Best, Way::Tcx), (Mode::Clsact, Way::Clsact)] {
+        std::thread::spawn(move || uplink(mode, way)).join().unwrap();
     }
 }

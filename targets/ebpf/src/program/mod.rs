@@ -263,7 +263,7 @@ pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Resul
             return g.a.finish();
         }
         (Hook::Translated, _) => {
-            g.to_translated(marked);
+            g.translated_first(marked);
             g.a.bind(judged);
             g.a.mov(R0, NEXT);
             g.a.exit();
@@ -271,7 +271,7 @@ pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Resul
             return g.a.finish();
         }
         (Hook::ToPod, Stage::Full) => {
-            g.to_translated(marked);
+            g.translated_first(marked);
             g.a.bind(judged);
             g.entry();
             g.parse();

@@ -13,7 +13,7 @@ use crate::{
 
 impl Generator<'_> {
     /// R1: context. Keeps it in R6 and goes to `marked` where the packet is.
-    pub(super) fn to_translated(&mut self, marked: Label) {
+    pub(super) fn translated_first(&mut self, marked: Label) {
         let bit = self.options.mark as i32;
         let a = &mut self.a;
         a.note("entry: is its egress still to be judged?");
