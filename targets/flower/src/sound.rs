@@ -166,7 +166,7 @@ impl<'a> Tables<'a> {
                     owners.entry(address(key.value(1).get(), family)).or_default().insert(endpoint);
                 }
             }
-            for (key, _) in &program.table(TableId::remote(family)).entries {
+            for key in program.table(TableId::remote(family)).entries.keys() {
                 if let &Key::Lpm { value, length } = &key.fields()[0] {
                     edges(value.get(), length, family, all);
                 }
@@ -181,7 +181,7 @@ impl<'a> Tables<'a> {
             edges(0, 0, family, all);
         }
         let mut ports = BTreeSet::from([0, 1, 65535]);
-        for (key, _) in &program.table(TableId::Port).entries {
+        for key in program.table(TableId::Port).entries.keys() {
             if let Key::Range { low, high } = key.fields()[1] {
                 around(low as u16, high as u16, &mut ports);
             }

@@ -91,8 +91,8 @@ fn put(node: &Node, hook: Hook, frame: &Frame, expected: Verdict) -> Seen {
         // What is to be dropped may also get stuck behind the hook: a fragment that waits for its others.
         // Nothing is ever on the interfaces of nobody, and nothing is counted there.
         (Hook::FromPod, _) if ![A.interface, B.interface].contains(&frame.interface) => Seen::Passed,
-        (Hook::FromPod, _) if expected == Verdict::Drop => node.from_pod_beyond(frame.interface, bytes),
-        (Hook::FromPod, _) => node.from_pod(frame.interface, bytes),
+        (Hook::FromPod, _) if expected == Verdict::Drop => node.pod_sends_beyond(frame.interface, bytes),
+        (Hook::FromPod, _) => node.pod_sends(frame.interface, bytes),
         (Hook::ToPod, 0) => {
             let destination = destination(bytes).expect("what the node sends is IP");
             node.born(frame.interface, &bytes[14..], destination)

@@ -3,10 +3,14 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use common::{compiled, plain::expand};
-use netpolc_policy::{Cluster, Direction, Isolation, ObjectKey};
+use common::{
+    compiled,
+    plain::{Plain, expand},
+};
+use ipnetwork::IpNetwork;
+use netpolc_policy::{Cluster, Direction, Isolation, ObjectKey, Pod};
 use netpolc_target_flower::{
     filter::Copies,
     lower::{chains::Role, lower},
@@ -29,6 +33,7 @@ struct Row {
     software: usize,
     fixed: usize,
     chains: usize,
+    plain_openings: usize,
     representor: usize,
     left: u64,
     prefilter: usize,
@@ -43,6 +48,7 @@ impl Row {
         self.software += other.software;
         self.fixed += other.fixed;
         self.chains += other.chains;
+        self.plain_openings += other.plain_openings;
         self.representor += other.representor;
         self.left += other.left;
         self.prefilter += other.prefilter;
@@ -126,11 +132,38 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
             let filters = filters.filter(|p| p.filter.copies != Copies::Software).count();
             (filters, lowered.spilled.iter().map(|s| u64::from(s.filters)).sum::<u64>())
         };
-        let (representor, prefilter) = (of_mode(Mode::Representor, "mlx5_core"), of_mode(Mode::Prefilter, "ice"));
+        let (representor, prefilter) = (of_mode(Mode::Representor, "mlx5_core"), of_mode(Mode::Prefilter, "rvu_nicpf"));
+        let pods =
+            compiler.endpoints().filter(|(key, _)| here(key)).map(|(key, _)| &cluster.pods[key]).collect::<Vec<_>>();
+        row.plain_openings += plain_openings(cluster, &pods);
         let ((filters, left), (dropping, left_by_prefilter)) = (hardware(&representor), hardware(&prefilter));
         row.add(Row { representor: filters, left, prefilter: dropping, left_by_prefilter, ..Row::default() });
     }
     row
+}
+
+/// The plain expansion for a switchdev NIC: what is TCP, egress rules on the pod's port; ingress rules on every port that can
+/// reach the pod from such a peer, and there a drop of the rest; two filters for each rule between pods of the node to
+/// forward what is established.
+fn plain_openings(cluster: &Cluster, pods: &[&Pod]) -> usize {
+    let is_tcp = |rule: &&Plain| rule.1.is_none_or(|protocol| protocol == 6);
+    let local: Vec<(usize, IpAddr)> =
+        pods.iter().enumerate().flat_map(|(at, pod)| pod.addresses.iter().map(move |a| (at, *a))).collect();
+    let mut count = 0;
+    for (at, pod) in pods.iter().enumerate() {
+        if let Some(rules) = expand(cluster, pod, Direction::Egress) {
+            count += rules.iter().filter(is_tcp).count() + 2;
+        }
+        let Some(rules) = expand(cluster, pod, Direction::Ingress) else { continue };
+        // The other pods' ports and one uplink.
+        count += pods.len() * pod.addresses.len();
+        for rule in rules.iter().filter(is_tcp) {
+            let within = local.iter().filter(|(of, address)| *of != at && rule.0.contains(*address)).count();
+            let one_of_them = local.iter().any(|(_, a)| IpNetwork::from(*a) == rule.0);
+            count += 3 * within + usize::from(!one_of_them);
+        }
+    }
+    count
 }
 
 #[test]
@@ -156,18 +189,19 @@ fn never_more_than_the_plain_expansion() {
         rows.push((name.clone(), count(&name, &big.cluster(), 1)));
     }
     println!(
-        "| cluster | pods | plain | plain, with replies | software: policy | fixed | chains | representor (mlx5_core) | left | prefilter (ice) | left |"
+        "| cluster | pods | plain | plain, with replies | software: policy | fixed | chains | plain, in a NIC | representor (mlx5_core) | left | prefilter (rvu_nicpf) | left |"
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for (name, r) in rows {
         println!(
-            "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             r.pods,
             r.plain,
             r.plain_with_replies,
             r.software,
             r.fixed,
             r.chains,
+            r.plain_openings,
             r.representor,
             r.left,
             r.prefilter,

@@ -51,7 +51,7 @@ fn nodes(cluster: &Cluster, turn: usize) -> Vec<(Compiler, Topology)> {
         let pod = |(key, id): (&netpolc_policy::ObjectKey, u16)| {
             let port = Port { ifindex: 1000 + u32::from(id), name: key.to_string() };
             // Now and then one whose hardware address is not known.
-            let mac = (turn + usize::from(id)) % 7 != 0;
+            let mac = !(turn + usize::from(id)).is_multiple_of(7);
             (id, PodPort { port, mac: mac.then_some([2, 0, 0, 0, (id >> 8) as u8, id as u8]) })
         };
         let pods: BTreeMap<u16, PodPort> = compiler.endpoints().map(pod).collect();
@@ -64,8 +64,8 @@ fn nodes(cluster: &Cluster, turn: usize) -> Vec<(Compiler, Topology)> {
             pods,
             uplinks: vec![Port { ifindex: 2, name: "eth0".into() }],
             node_addresses: addresses,
-            translated: if turn % 3 == 0 { services.to_vec() } else { vec![] },
-            forwarding: if turn % 4 == 0 { Forwarding::Routed } else { Forwarding::Switched },
+            translated: if turn.is_multiple_of(3) { services.to_vec() } else { vec![] },
+            forwarding: if turn.is_multiple_of(4) { Forwarding::Routed } else { Forwarding::Switched },
         };
         (compiler, topology)
     };
@@ -252,7 +252,7 @@ fn assert_found(what: &str, can: &Capabilities, mutate: impl Fn(&mut Lowered, &P
     assert!(check(compiler.program(), &topology, &sound, can, 1).is_empty());
     let (mut made, mut missed) = (0, Vec::new());
     for (port, placed) in &sound.ports {
-        for at in 0..placed.len() {
+        for (at, original) in placed.iter().enumerate() {
             let mut broken = sound.clone();
             if !mutate(&mut broken, port, at) {
                 continue;
@@ -263,7 +263,7 @@ fn assert_found(what: &str, can: &Capabilities, mutate: impl Fn(&mut Lowered, &P
             made += 1;
             let found = check(compiler.program(), &topology, &broken, can, 1);
             if found.is_empty() {
-                missed.push(format!("{} {:?}", port.name, placed[at].filter));
+                missed.push(format!("{} {:?}", port.name, original.filter));
             }
         }
     }

@@ -52,7 +52,7 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// Filters that decide every opening that `base` matches. With `chains`, answers that several parts have may get
     /// chains there. None: a set of ports takes too many filters, or there are not enough chains.
-    pub fn strata(&self, openings: &Openings, mut chains: Option<&mut Chains>) -> Option<Strata> {
+    pub fn strata(&self, openings: &Openings, chains: Option<&mut Chains>) -> Option<Strata> {
         let parts = openings.parts();
         let prefixes: Vec<IpNetwork> = parts.iter().map(|p| p.prefix).collect();
         let above = covering(&prefixes);
@@ -67,7 +67,7 @@ impl Place<'_> {
             self.forms(&parts[at].allowed, cover).min_by_key(|(cost, _)| *cost)
         };
         let mut forms: Vec<Option<(usize, Form)>> = (0..parts.len()).map(inline).collect();
-        if let Some(chains) = chains.as_deref_mut() {
+        if let Some(chains) = chains {
             self.share(parts, &mut forms, chains);
         }
         let mut strata: Strata = Vec::new();

@@ -161,7 +161,7 @@ impl<'a> Local<'a> {
     }
 
     /// The openings that a pod's own egress set and the ingress sets of this node's pods allow it.
-    pub fn from_pod(&self, pod: &Pod, family: Family) -> FromPod {
+    pub fn opened_by(&self, pod: &Pod, family: Family) -> FromPod {
         let set = &pod.egress[at(family)].openings;
         let own = &pod.own[at(family)];
         let here = |a: &IpAddr| self.owners.get(a).is_some_and(|o| o.iter().any(|e| self.pods.contains_key(e)));
@@ -221,7 +221,7 @@ impl<'a> Local<'a> {
     }
 
     /// Addresses of pods here whose ingress sets deny something, each with the openings that may come from outside.
-    pub fn to_pods(&self, family: Family) -> Vec<(IpAddr, &Pod, &Openings)> {
+    pub fn guarded(&self, family: Family) -> Vec<(IpAddr, &Pod, &Openings)> {
         let decided = |(address, owners): (&IpAddr, &BTreeSet<u16>)| {
             // Of an address that two pods claim it is not known who gets the packet.
             let pod = self.pods.get(owners.first().filter(|_| owners.len() == 1)?)?;

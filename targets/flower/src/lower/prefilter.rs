@@ -21,9 +21,9 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
     let mut work = Work::flat(can);
     for family in Family::BOTH {
         for uplink in &topology.uplinks {
-            for (address, pod, openings) in local.to_pods(family) {
+            for (address, pod, openings) in local.guarded(family) {
                 let what = format!("{} openings to {} from outside", called(family), pod.name);
-                work.to_pod(uplink, what, address, openings);
+                work.reaching(uplink, what, address, openings);
             }
         }
     }

@@ -82,12 +82,12 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
     let mut work = Work { can, form: Form::of(can), units: vec![], spilled: vec![], chains: BTreeMap::new() };
     for family in Family::BOTH {
         for pod in local.pods.values() {
-            let from = local.from_pod(pod, family);
+            let from = local.opened_by(pod, family);
             let openings = from.openings();
             if !openings.allows_all() {
                 let what = format!("{} openings of {}", called(family), pod.name);
                 match work.form {
-                    Form::Chained => work.from_pod(&pod.port, what, from),
+                    Form::Chained => work.leaving(&pod.port, what, from),
                     Form::Layered | Form::Flat => {
                         work.add(&pod.port, what, &openings, opening(family), End::Destination);
                     }
@@ -95,9 +95,9 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
             }
         }
         for uplink in &topology.uplinks {
-            for (address, pod, openings) in local.to_pods(family) {
+            for (address, pod, openings) in local.guarded(family) {
                 let what = format!("{} openings to {} from outside", called(family), pod.name);
-                work.to_pod(uplink, what, address, openings);
+                work.reaching(uplink, what, address, openings);
             }
         }
     }
@@ -133,7 +133,7 @@ impl<'a> Work<'a> {
     }
 
     /// What a pod opens, in chains.
-    fn from_pod(&mut self, port: &Port, what: String, mut from: FromPod) {
+    fn leaving(&mut self, port: &Port, what: String, mut from: FromPod) {
         let family = from.egress.family;
         let base = opening(family);
         if self.is_unable(port, &what, &from.egress) {
@@ -187,7 +187,7 @@ impl<'a> Work<'a> {
     }
 
     /// Openings to one address of a pod.
-    pub(super) fn to_pod(&mut self, port: &Port, what: String, address: IpAddr, openings: &Openings) {
+    pub(super) fn reaching(&mut self, port: &Port, what: String, address: IpAddr, openings: &Openings) {
         let family = openings.family;
         let base = opening(family).to(host(address));
         if self.form != Form::Chained {

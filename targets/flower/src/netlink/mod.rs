@@ -1,4 +1,4 @@
-//! Filters over rtnetlink, without a tc process: [`encode`] and [`decode`] turn a [`Filter`] into a message and back,
+//! Filters over rtnetlink, without a tc process: [`encode()`] and [`decode()`] turn a [`Filter`] into a message and back,
 //! [`socket`] sends batches of them.
 //!
 //! Written by hand: of the crates that know flower, netlink-packet-route (0.34) has its keys but neither gact, ct nor

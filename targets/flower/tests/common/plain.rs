@@ -90,7 +90,10 @@ fn network(prefix: IpNetwork) -> IpNetwork {
     IpNetwork::new(prefix.network(), prefix.prefix()).expect("its own length")
 }
 
-fn ports(ports: &Ports, named: Option<&Pod>) -> Vec<(Option<u8>, Option<(u16, u16)>)> {
+/// A protocol and an interval of ports; None: any.
+type Grant = (Option<u8>, Option<(u16, u16)>);
+
+fn ports(ports: &Ports, named: Option<&Pod>) -> Vec<Grant> {
     let Ports::Listed(list) = ports else { return vec![(None, None)] };
     let mut found = Vec::new();
     for port in list {

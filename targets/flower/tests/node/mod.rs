@@ -2,15 +2,15 @@
 //! uplink, and raw sockets at the other ends. No pod has a stack of its own, so every packet is one that a test sent.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
 
 use netpolc_target_flower::{Flower, lowered::Lowered};
 use netpolc_testbed::{
     lab::{
-        self,
+        self, Simnic,
         wire::{Counted, Qdiscs, Wire, send_born_here},
     },
-    netns::Namespace,
+    netns::{Namespace, interface_index},
 };
 
 /// Every interface of the node; frames to be routed carry it as destination.
@@ -60,14 +60,7 @@ pub enum Seen {
 impl Node {
     /// Makes it in the lab's own namespace; the other ends are in the namespace `ends`.
     pub fn up(places: &[Place]) -> Self {
-        let mut script = String::from(
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
-            sysctl -qw net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
-            sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
-            ip netns add ends; ip netns exec ends sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
-            nft 'table inet track { chain forward { type filter hook forward priority 0; ct state new accept; }; }'
-            sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1 net.netfilter.nf_conntrack_tcp_loose=0\n",
-        );
+        let mut script = setup();
         let mut pair = |name: &str, index: &str| {
             let (node, far) = (mac(NODE_MAC), mac(FAR_MAC));
             writeln!(
@@ -80,10 +73,36 @@ impl Node {
         pair("uplink", "");
         places.iter().for_each(|p| pair(&p.name, &format!("index {}", p.ifindex)));
         lab::shell(&script);
-        let far = mac(FAR_MAC);
+        let ends = |place: &Place| (place.ifindex, place.name.clone(), place.name.clone());
+        Self::wired(places, &places.iter().map(ends).collect::<Vec<_>>(), ("uplink", "uplink"))
+    }
+
+    /// The same behind the representors of a simulated NIC: `simr0`... with its personality, the uplink is `simp0`.
+    pub fn on_nic(driver: &str, pods: usize) -> (Self, Simnic, Vec<u32>) {
+        let nic = lab::simnic(driver, pods, &[]);
+        let mut script = setup();
+        let (node, far) = (mac(NODE_MAC), mac(FAR_MAC));
+        let pairs: Vec<(String, String)> = (0..pods).map(|i| (format!("simr{i}"), format!("simv{i}"))).collect();
+        for (host, end) in pairs.iter().map(|(h, e)| (&**h, &**e)).chain([("simp0", "simw0")]) {
+            writeln!(
+                script,
+                "ip link set dev {host} address {node} addrgenmode none; ip link set dev {host} up
+                ip link set dev {end} netns ends; ip -n ends link set dev {end} address {far} up"
+            )
+            .expect("a string");
+        }
+        lab::shell(&script);
+        let index = |name: &str| interface_index(name).expect("just made");
+        let ends: Vec<_> = pairs.into_iter().map(|(host, end)| (index(&host), host, end)).collect();
+        let ports = ends.iter().map(|(ifindex, ..)| *ifindex).collect();
+        (Self::wired(&[], &ends, ("simp0", "simw0")), nic, ports)
+    }
+
+    fn wired(places: &[Place], ends: &[(u32, String, String)], uplink: (&str, &str)) -> Self {
+        let (far, dev) = (mac(FAR_MAC), uplink.0);
         let mut lines = format!(
-            "-4 route replace default via 169.254.0.1 dev uplink onlink\n-6 route replace default via fe80::ff dev uplink\n\
-             -4 neigh replace 169.254.0.1 lladdr {far} dev uplink nud permanent\n-6 neigh replace fe80::ff lladdr {far} dev uplink nud permanent\n"
+            "-4 route replace default via 169.254.0.1 dev {dev} onlink\n-6 route replace default via fe80::ff dev {dev}\n\
+             -4 neigh replace 169.254.0.1 lladdr {far} dev {dev} nud permanent\n-6 neigh replace fe80::ff lladdr {far} dev {dev} nud permanent\n"
         );
         let mut routes = BTreeMap::new();
         for place in places {
@@ -95,12 +114,12 @@ impl Node {
         ip_batch(&lines);
         // Reports of multicast membership, which would be counted too.
         std::thread::sleep(Duration::from_millis(1500));
-        let ends = Namespace::open("ends").expect("just made");
-        let far = |name: &str| Wire::open_in(&ends, name).expect("just made");
+        let space = Namespace::open("ends").expect("just made");
+        let far = |name: &str| Wire::open_in(&space, name).expect("just made");
         Self {
-            pods: places.iter().map(|p| (p.ifindex, far(&p.name))).collect(),
-            hosts: places.iter().map(|p| (p.ifindex, Wire::open(&p.name).expect("just made"))).collect(),
-            uplink: far("uplink"),
+            pods: ends.iter().map(|(ifindex, _, end)| (*ifindex, far(end))).collect(),
+            hosts: ends.iter().map(|(ifindex, host, _)| (*ifindex, Wire::open(host).expect("just made"))).collect(),
+            uplink: far(uplink.1),
             routes,
             flower: Flower::new().expect("rtnetlink"),
             qdiscs: Qdiscs::open().expect("rtnetlink"),
@@ -114,7 +133,7 @@ impl Node {
     }
 
     /// A packet from a pod, at the ingress hook of its interface. Passing is to pass the hook.
-    pub fn from_pod(&self, ifindex: u32, frame: &[u8]) -> Seen {
+    pub fn pod_sends(&self, ifindex: u32, frame: &[u8]) -> Seen {
         let before = self.counted(ifindex);
         self.drain();
         let _ = self.pods[&ifindex].send(frame);
@@ -126,8 +145,8 @@ impl Node {
     }
 
     /// The same; passing is to come out of another interface.
-    pub fn from_pod_beyond(&self, ifindex: u32, frame: &[u8]) -> Seen {
-        match self.from_pod(ifindex, frame) {
+    pub fn pod_sends_beyond(&self, ifindex: u32, frame: &[u8]) -> Seen {
+        match self.pod_sends(ifindex, frame) {
             Seen::Passed if !self.comes_out() => Seen::NotCarried,
             seen => seen,
         }
@@ -160,7 +179,8 @@ impl Node {
         }
     }
 
-    fn drain(&self) {
+    /// Forgets what has come out.
+    pub fn drain(&self) {
         self.pods.values().chain([&self.uplink]).for_each(Wire::drain);
     }
 
@@ -192,6 +212,18 @@ impl Node {
     }
 }
 
+/// A node that routes and tracks, and a namespace for the other ends.
+fn setup() -> String {
+    String::from(
+            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
+            sysctl -qw net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
+            sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
+            ip netns add ends; ip netns exec ends sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+            nft 'table inet track { chain forward { type filter hook forward priority 0; ct state new accept; }; }'
+            sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1 net.netfilter.nf_conntrack_tcp_loose=0\n",
+        )
+}
+
 /// Lines for `ip -batch` that lead an address to an interface.
 pub fn route(address: IpAddr, interface: &str) -> String {
     let (family, length) = if address.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
@@ -201,6 +233,12 @@ pub fn route(address: IpAddr, interface: &str) -> String {
     )
 }
 
+/// The line that takes an address's route away.
+pub fn unroute(address: IpAddr) -> String {
+    let (family, length) = if address.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
+    format!("{family} route del {address}/{length}\n")
+}
+
 /// Runs lines of `ip -batch`, each after its family (`-4`, `-6`); any that fails ends the test.
 pub fn ip_batch(lines: &str) {
     let file = "/run/ip-batch";
@@ -208,8 +246,12 @@ pub fn ip_batch(lines: &str) {
     for family in ["-4", "-6"] {
         let chosen = lines.lines().filter_map(|line| line.strip_prefix(family));
         let text: Vec<&str> = chosen.map(str::trim_start).collect();
+        if text.is_empty() {
+            continue;
+        }
         std::fs::write(file, text.join("\n") + "\n").expect("a file");
-        lab::shell(&format!("ip {family} -batch {file}"));
+        let output = Command::new("ip").args([family, "-batch", file]).output().expect("ip");
+        assert!(output.status.success(), "{}\n{lines}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
