@@ -64,7 +64,7 @@ struct Health {
 }
 
 impl Metrics {
-    /// Counters at zero; the tables are those pinned in `pin_dir`. Not ready until [`Metrics::ready`].
+    /// Counters at zero; the tables are those pinned in `pin_dir`. Not ready until [`Metrics::enforced`].
     pub fn new(pin_dir: PathBuf) -> Arc<Self> {
         let mut registry = Registry::with_prefix("netpolc");
         let (updates, events, resyncs, errors) =
