@@ -28,6 +28,18 @@ pub struct Ground {
     pub uplinks: BTreeSet<u32>,
     /// The node's own addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// Does the host translate addresses between pods?
+    pub translation: Translation,
+}
+
+/// Does the host translate addresses between pods, as kube-proxy does for Services?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Translation {
+    /// It may: a reply that a NIC forwarded past the host would keep the backend's address, and break the connection.
+    #[default]
+    Possible,
+    /// It does not.
+    None,
 }
 
 impl Ground {
@@ -41,6 +53,7 @@ impl Ground {
             learned: switch::learned()?,
             uplinks: switch::uplinks()?,
             addresses: links::addresses()?.into_iter().map(|(address, _)| address).collect(),
+            translation: Translation::Possible,
         })
     }
 
@@ -62,7 +75,8 @@ impl Ground {
         // One switch only where all pods hang on the same bridge.
         let masters: BTreeSet<Option<u32>> =
             endpoints.iter().map(|index| self.links.get(index).and_then(|l| l.master)).collect();
-        let switched = masters.len() == 1 && masters.iter().all(Option::is_some);
+        let switched =
+            masters.len() == 1 && masters.iter().all(Option::is_some) && self.translation == Translation::None;
         Topology {
             uplinks: uplinks.collect(),
             pods,
@@ -105,6 +119,7 @@ mod tests {
             learned: BTreeMap::from([(10, [2, 0, 0, 0, 0, 1])]),
             uplinks: BTreeSet::from([12]),
             addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
+            translation: Translation::None,
         }
     }
 
@@ -124,6 +139,9 @@ mod tests {
         assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&1, &2]);
         assert_eq!(topology.pods[&1].mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(topology.uplinks.len(), 1);
+        // Forwarding past the host's translation would break Services.
+        let translating = Ground { translation: Translation::Possible, ..ground([Some(5), Some(5), None]) };
+        assert_eq!(translating.topology(&program(), &BTreeSet::from([10, 11])).forwarding, Forwarding::Routed);
         assert_eq!(
             ground([None, None, None]).topology(&program(), &BTreeSet::from([10, 11])).forwarding,
             Forwarding::Routed

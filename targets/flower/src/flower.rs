@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    filter::Filter,
+    filter::{Filter, Side},
     kernel::{Change, Error, Kernel},
     lowered::Lowered,
     netlink::{Decoded, Found, Way},
@@ -147,22 +147,28 @@ impl Flower {
         let mut now = Tally { port, installed, report };
         let refused = self.prepare(&plan.prepare, &mut now)?;
         let spoilt = sync::spoilt(&plan.prepare, &refused);
-        let all = self.switch(&plan.switch, &spoilt, &mut now)?;
-        // A new chain that nothing reaches after all goes again; a switch that did not come through keeps what it leads to.
+        let switched = self.switch(&plan.switch, &spoilt, &mut now)?;
+        // A new chain that nothing reaches after all goes again.
         let unused = plan
             .prepare
             .iter()
             .enumerate()
             .filter(|(i, s)| !refused.contains(i) && spoilt.contains(&(s.filter.side, s.filter.chain)));
         let mut remove: Vec<Step> = unused.map(|(_, s)| Step { way: Way::Remove, ..s.clone() }).collect();
-        match all {
+        match switched {
             Switched::All => remove.extend(plan.remove),
-            Switched::InPart => {
+            Switched::InPart { behind } => {
+                // A NIC must not go on with what is not wanted any more, nor with what stands behind an exception that it did
+                // not take; eBPF decides instead. In software what was enforced stays.
+                let stale = sync::stale(&now.installed, wanted, &behind);
+                self.each(&stale, &mut now)?;
                 let needed = reached(&now.installed);
                 let idle = |s: &Step| s.filter.chain != 0 && !needed.contains(&(s.filter.side, s.filter.chain));
-                remove.extend(plan.remove.into_iter().filter(idle));
+                remove.extend(sync::all_of(&now.installed).filter(idle));
             }
         }
+        remove.sort_by(|a, b| (&a.filter, a.handle).cmp(&(&b.filter, b.handle)));
+        remove.dedup();
         self.each(&remove, &mut now)?;
         let installed = now.installed;
         self.known.insert(ifindex, installed);
@@ -174,39 +180,39 @@ impl Flower {
         self.each(steps, now)
     }
 
-    /// Chain 0, filter by filter as long as none is refused that others depend on.
+    /// Chain 0, run by run of filters of one kind, as long as none is refused that others depend on.
     fn switch(
         &mut self,
         steps: &[Step],
-        spoilt: &BTreeSet<(crate::filter::Side, u32)>,
+        spoilt: &BTreeSet<(Side, u32)>,
         now: &mut Tally<'_>,
     ) -> Result<Switched, Error> {
-        let mut switched = Switched::All;
-        let mut rest = steps;
-        while !rest.is_empty() {
-            let leads = |s: &Step| sync::leads_to(&s.filter).is_some_and(|c| spoilt.contains(&(s.filter.side, c)));
-            let clear = rest.iter().position(leads).unwrap_or(rest.len());
-            let refused = self.each(&rest[..clear], now)?;
-            let mut left_out: Option<&Step> = refused.iter().map(|&i| &rest[i]).find(|s| !sync::spares(&s.filter));
-            if let Some(step) = rest.get(clear)
-                && left_out.is_none()
-            {
-                now.leave_out(step, "what it leads to was refused");
-                left_out = Some(step).filter(|s| !sync::spares(&s.filter));
-                switched = Switched::InPart;
-            }
-            if !refused.is_empty() {
-                switched = Switched::InPart;
-            }
-            rest = rest.get(clear + 1..).unwrap_or_default();
-            if left_out.is_some() {
-                for step in rest {
-                    now.leave_out(step, "a filter in front of it was refused");
+        let (mut whole, mut behind) = (true, BTreeMap::<Side, u16>::new());
+        for run in
+            steps.chunk_by(|a, b| (a.filter.side, sync::spares(&a.filter)) == (b.filter.side, sync::spares(&b.filter)))
+        {
+            let side = run[0].filter.side;
+            // Filters that others depend on go one by one: the next may rest on the one before.
+            let size = if sync::spares(&run[0].filter) { run.len() } else { 1 };
+            for part in run.chunks(size) {
+                if behind.contains_key(&side) {
+                    part.iter().for_each(|s| now.leave_out(s, "a filter in front of it was refused"));
+                    continue;
                 }
-                return Ok(Switched::InPart);
+                let leads = |s: &Step| sync::leads_to(&s.filter).is_some_and(|c| spoilt.contains(&(side, c)));
+                let (off, on): (Vec<Step>, Vec<Step>) = part.iter().cloned().partition(leads);
+                off.iter().for_each(|s| now.leave_out(s, "what it leads to was refused"));
+                let refused = self.each(&on, now)?;
+                let lost = off.iter().chain(refused.iter().map(|&i| &on[i]));
+                for step in lost {
+                    whole = false;
+                    if !sync::spares(&step.filter) {
+                        behind.entry(side).or_insert(step.filter.prio);
+                    }
+                }
             }
         }
-        Ok(switched)
+        Ok(if whole { Switched::All } else { Switched::InPart { behind } })
     }
 
     /// Does steps, keeps the books, and gives the indices of the refused ones.
@@ -254,10 +260,13 @@ impl Flower {
 }
 
 /// Did all of chain 0 come through?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Switched {
     All,
-    InPart,
+    /// No: on these sides a filter of this prio was refused that others depend on.
+    InPart {
+        behind: BTreeMap<Side, u16>,
+    },
 }
 
 /// The books of one port while it changes.
@@ -296,7 +305,7 @@ impl Tally<'_> {
 }
 
 /// Chains that packets can come to.
-fn reached(installed: &[Decoded]) -> BTreeSet<(crate::filter::Side, u32)> {
+fn reached(installed: &[Decoded]) -> BTreeSet<(Side, u32)> {
     let ours = || installed.iter().filter_map(|d| if let Found::Ours(f) = &d.found { Some(f) } else { None });
     let mut found: BTreeSet<_> =
         ours().filter(|f| f.chain == 0).filter_map(|f| Some((f.side, sync::leads_to(f)?))).collect();

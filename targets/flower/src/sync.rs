@@ -146,6 +146,30 @@ pub fn leads_to(filter: &Filter) -> Option<u32> {
     }
 }
 
+/// The removal of each filter of ours.
+pub fn all_of(installed: &[Decoded]) -> impl Iterator<Item = Step> + '_ {
+    installed.iter().filter_map(|d| match &d.found {
+        Found::Ours(filter) => Some(Step { way: Way::Remove, filter: filter.clone(), handle: d.handle }),
+        Found::Changed | Found::Foreign => None,
+    })
+}
+
+/// What must leave a NIC's chain 0 where not all of it came through: filters that are not wanted, and, on sides where a filter
+/// was refused that others depend on, those behind its prio that drop, forward or lead on. Software copies stay.
+pub fn stale(installed: &[Decoded], wanted: &[Filter], behind: &BTreeMap<Side, u16>) -> Vec<Step> {
+    let wanted: BTreeSet<&Filter> = wanted.iter().collect();
+    let leaves = |s: &Step| {
+        let f = &s.filter;
+        let rests = behind.get(&f.side).is_some_and(|prio| f.prio >= *prio);
+        let passes = matches!(f.action, Action::Pass | Action::Continue);
+        f.chain == 0 && f.copies != Copies::Software && (!wanted.contains(f) || (rests && !passes))
+    };
+    let mut list: Vec<Step> = all_of(installed).filter(leaves).collect();
+    // From the end, as any removal of chain 0.
+    list.sort_by_key(|s| (s.filter.side, std::cmp::Reverse(s.filter.prio), s.handle));
+    list
+}
+
 /// May filters behind a refused one of chain 0 come in all the same? A drop or redirect that is missing leaves the packet
 /// to eBPF; a pass that is missing would let a later drop have what it was to spare. Software decides
 /// alone, so there nothing may be missing.
@@ -214,6 +238,17 @@ mod tests {
         let steps = [filter(7, 1, 80, Action::Drop), filter(8, 1, 80, Action::Goto(7)), filter(9, 1, 80, Action::Pass)];
         let steps: Vec<Step> = steps.into_iter().map(|filter| Step { way: Way::Add, filter, handle: 1 }).collect();
         assert_eq!(spoilt(&steps, &[0]), BTreeSet::from([(Side::Ingress, 7), (Side::Ingress, 8)]));
+    }
+
+    #[test]
+    fn a_nic_does_not_go_on_behind_a_refused_exception_or_with_what_is_not_wanted() {
+        let there = [filter(0, 1, 79, Action::Pass), filter(0, 2, 80, Action::Drop), filter(0, 9, 81, Action::Drop)];
+        let wanted = [there[1].clone(), there[0].clone()];
+        let ports = |steps: Vec<Step>| steps.into_iter().map(|s| s.handle).collect::<Vec<_>>();
+        assert_eq!(ports(stale(&installed(&there), &wanted, &BTreeMap::new())), [3]);
+        assert_eq!(ports(stale(&installed(&there), &wanted, &BTreeMap::from([(Side::Ingress, 1)]))), [3, 2]);
+        let software: Vec<Filter> = there.into_iter().map(|f| Filter { copies: Copies::Software, ..f }).collect();
+        assert!(stale(&installed(&software), &[], &BTreeMap::new()).is_empty());
     }
 
     #[test]

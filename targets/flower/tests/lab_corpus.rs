@@ -80,7 +80,9 @@ fn stage(case: &Case, interfaces: &[(u32, String)], uplink: &Port, before: &BTre
         let question = &probe.question;
         let (from, to) = (question.source.address(), question.destination.address());
         let local = matches!(from, IpAddr::V6(a) if a.is_unicast_link_local());
-        !local && [from, to].iter().all(|address| !nodes.contains(address) && !twice.contains(address))
+        // Of a Service's packets only what follows translation is sent here, and judged as what it is: software flower does not know.
+        let translated = question.via.is_some();
+        !local && !translated && [from, to].iter().all(|address| !nodes.contains(address) && !twice.contains(address))
     };
     let probes: Vec<Probe> = case.probes.iter().filter(askable).cloned().collect();
     let name = |ifindex: u32| interfaces.iter().find(|(i, _)| *i == ifindex).expect("one of them").1.clone();
