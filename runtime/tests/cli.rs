@@ -67,7 +67,7 @@ fn every_form_of_output_is_there() {
     assert!(text(&ebpf.stdout).contains("program to_pod:") && text(&ebpf.stdout).contains("remote_v4"));
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf", "-o", "json"], "");
     let ebpf: Value = serde_json::from_slice(&ebpf.stdout).unwrap();
-    assert_eq!(ebpf["programs"].as_array().map(Vec::len), Some(2));
+    assert_eq!(ebpf["programs"].as_array().map(Vec::len), Some(3));
 }
 
 #[test]

@@ -180,7 +180,8 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             }
             let passes = if a.once { Passes::Once } else { Passes::UntilStopped };
             let source = match (a.kubernetes, a.kubeconfig) {
-                (false, _) => Source::Files(a.from),
+                (false, None) => Source::Files(a.from),
+                (false, Some(_)) => bail!("--kubeconfig needs --kubernetes"),
                 (true, None) => Source::InCluster,
                 (true, Some(path)) => Source::Kubeconfig(path),
             };
