@@ -1,5 +1,5 @@
 //! The proof that hardware copies are sound: they drop only openings that the tables deny, and forward only what the
-//! tables permit, to where it belongs.
+//! tables permit, to where it belongs; and no packet misses in a chain that another filter led it to.
 //!
 //! It runs every hardware filter of every port over packets at all boundaries that tables and filters have (first and
 //! last address of each prefix and their neighbours, ends of port intervals, each kind of packet), as the NIC would
@@ -24,7 +24,7 @@ use netpolc_table::{
 use crate::{
     capability::Capabilities,
     eval::{Fragment, Outcome, Packet, Semantics, run},
-    filter::{Action, Copies, Filter, Match, Side, ct},
+    filter::{Action, Cookie, Copies, Filter, Match, Pattern, Side, ct},
     lowered::Lowered,
     topology::{Forwarding, PodPort, Port, Topology},
 };
@@ -41,7 +41,7 @@ pub struct Counterexample {
     pub outcome: Outcome,
     /// Why it must not.
     pub why: &'static str,
-    /// The filter that does it; its cookie names the entry.
+    /// The filter that does it; its cookie names the entry. For a miss in a chain, the place of the one that is missing.
     pub filter: Filter,
 }
 
@@ -78,6 +78,7 @@ pub fn check(
     for (port, placed) in &lowered.ports {
         let mut filters: Vec<Filter> = placed.iter().map(|p| p.filter.clone()).collect();
         filters.retain(|f| f.copies != Copies::Software);
+        filters.extend(misses(&filters, can));
         filters.sort();
         let place = tables.place(port);
         // Packets of the same two ends come together; filters for others cannot match.
@@ -107,6 +108,32 @@ pub fn check(
         }
     }
     found
+}
+
+/// Where a packet that misses in a chain above 0 is led to, to see that it does.
+const MISSED: u32 = u32::MAX;
+
+/// A last filter for every chain above 0: what it gets has missed, and a packet that left hardware there goes on in
+/// software in the middle of that chain. A NIC that ignores priority would ask it first, so it has none.
+fn misses(filters: &[Filter], can: &Capabilities) -> Vec<Filter> {
+    if !can.priority {
+        return vec![];
+    }
+    let led_to = filters.iter().filter_map(|f| match f.action {
+        Action::Goto(chain) | Action::Track(chain) => Some(chain),
+        _ => None,
+    });
+    let chains: BTreeSet<u32> = led_to.chain(filters.iter().map(|f| f.chain)).filter(|c| *c > 0).collect();
+    let last = |chain| Filter {
+        side: Side::Ingress,
+        chain,
+        prio: u16::MAX,
+        matches: Match::Flower(Pattern::default()),
+        action: Action::Redirect(MISSED),
+        copies: Copies::Hardware,
+        cookie: Cookie([0; 16]),
+    };
+    chains.into_iter().map(last).collect()
 }
 
 /// May its address keys match, also where keys of value 0 are read as none?
@@ -248,6 +275,9 @@ impl<'a> Tables<'a> {
     }
 
     fn wrongly_forwarded(&self, place: &Place, p: &Packet, to: u32) -> Option<&'static str> {
+        if to == MISSED {
+            return Some("it misses in a chain above 0; the filter is the one that is not there");
+        }
         if self.topology.forwarding != Forwarding::Switched {
             return Some("the host routes");
         }

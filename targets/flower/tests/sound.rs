@@ -329,6 +329,36 @@ fn a_missing_exception_is_found_s45_s47_s48() {
 }
 
 #[test]
+fn a_chain_without_its_last_filter_is_found() {
+    for driver in ["simnic", "mlx5_core"] {
+        assert_found("catch-all", &capabilities(driver), |lowered, port, at| {
+            let list = lowered.ports.get_mut(port).expect("a port");
+            let chain = list[at].filter.chain;
+            let keyless = matches!(&list[at].filter.matches, Match::Flower(p)
+                if *p == netpolc_target_flower::filter::Pattern { ethertype: p.ethertype, ..Default::default() });
+            let last = chain > 0 && keyless;
+            if last {
+                list.remove(at);
+            }
+            last
+        });
+    }
+}
+
+#[test]
+fn a_chain_that_is_not_there_is_found() {
+    assert_found("chain", &capabilities("simnic"), |lowered, port, at| {
+        let filter = &mut lowered.ports.get_mut(port).expect("a port")[at].filter;
+        let leads = matches!(filter.action, Action::Goto(_) | Action::Track(_));
+        match &mut filter.action {
+            Action::Goto(chain) | Action::Track(chain) => *chain ^= 1,
+            _ => {}
+        }
+        leads
+    });
+}
+
+#[test]
 fn a_missing_permission_before_a_drop_is_found() {
     for driver in ["simnic", "mlx5_core"] {
         assert_found("pass", &capabilities(driver), |lowered, port, at| {

@@ -1,7 +1,8 @@
 //! Chains that are numbered by what is in them, and what names a filter's origin across restarts.
 //!
 //! Equal chains of one hook are one chain, and the same chain has the same number in every run, so that after a restart
-//! a chain that is installed is recognised by its number alone. Not here: what is in the chains.
+//! a chain that is installed is recognised by its number alone; but for chains whose filters rely on nothing
+//! ([`Chains::named`]). Not here: what is in the chains.
 
 use std::{
     collections::BTreeMap,
