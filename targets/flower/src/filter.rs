@@ -222,7 +222,59 @@ impl Ports {
     }
 }
 
+impl Match {
+    /// Could one packet match both? May say yes where none does.
+    pub fn may_overlap(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Match::Flower(one), Match::Flower(other)) => one.may_overlap(other),
+            _ => true,
+        }
+    }
+}
+
+impl Masked {
+    fn may_overlap(self, other: Self) -> bool {
+        (self.value ^ other.value) & self.mask & other.mask == 0
+    }
+}
+
+impl Ports {
+    fn may_overlap(self, other: Self) -> bool {
+        match (self, other) {
+            (Ports::Masked(one), Ports::Masked(other)) => one.may_overlap(other),
+            (Ports::Range { low, high }, Ports::Range { low: l, high: h }) => low <= h && l <= high,
+            (Ports::Range { low, high }, Ports::Masked(masked))
+            | (Ports::Masked(masked), Ports::Range { low, high }) => {
+                masked.mask != u16::MAX || (low..=high).contains(&masked.value)
+            }
+        }
+    }
+}
+
 impl Pattern {
+    /// [`Match::may_overlap`]
+    pub fn may_overlap(&self, other: &Self) -> bool {
+        fn both<T: Copy>(one: Option<T>, other: Option<T>, may: impl FnOnce(T, T) -> bool) -> bool {
+            one.zip(other).is_none_or(|(a, b)| may(a, b))
+        }
+        fn same<T: PartialEq>(one: T, other: T) -> bool {
+            one == other
+        }
+        let nested = |a: IpNetwork, b: IpNetwork| a.contains(b.ip()) || b.contains(a.ip());
+        let all = EtherType::All;
+        (self.ethertype == all || other.ethertype == all || self.ethertype == other.ethertype)
+            && both(self.protocol, other.protocol, same)
+            && both(self.source, other.source, nested)
+            && both(self.destination, other.destination, nested)
+            && both(self.source_port, other.source_port, Ports::may_overlap)
+            && both(self.destination_port, other.destination_port, Ports::may_overlap)
+            && both(self.tcp_flags, other.tcp_flags, Masked::may_overlap)
+            && both(self.icmp_type, other.icmp_type, same)
+            && both(self.hop_limit, other.hop_limit, same)
+            && both(self.destination_mac, other.destination_mac, same)
+            && both(self.ct_state, other.ct_state, Masked::may_overlap)
+    }
+
     /// All packets of a family.
     pub fn of(family: Family) -> Self {
         Pattern { ethertype: family.into(), ..Pattern::default() }

@@ -1,13 +1,16 @@
-//! The filters of interfaces as the kernel has them: clsact qdiscs, dumps, and doing steps.
+//! The filters of interfaces as the kernel has them: clsact qdiscs, dumps, changes, and waiting for packets under way.
 //!
 //! Not here: which filters there should be ([`crate::sync`]).
 
-use std::{collections::BTreeSet, io};
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{FromRawFd, OwnedFd},
+};
 
 use crate::{
-    filter::Filter,
-    filter::Side,
-    netlink::{Decoded, Refusal, Socket, Way, decode, encode, numbers, parent},
+    filter::{Copies, Filter, Side},
+    netlink::{Decoded, Done, Refusal, Socket, Way, check, decode, encode, numbers, parent},
 };
 
 /// A failed call; what was done before it stays done.
@@ -44,6 +47,15 @@ pub struct Change<'a> {
     pub handle: u32,
 }
 
+/// What became of a filter that was not refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Devices that have it in hardware, 0 where none: then software has it alone. 0 for a removal.
+    pub in_hardware: u32,
+    /// What the driver said.
+    pub text: Option<String>,
+}
+
 /// Filters in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Kernel {
@@ -68,8 +80,10 @@ impl Kernel {
         let mut body = Vec::new();
         encode::tcmsg(&mut body, 0, 0, 0, 0);
         let list = self.socket.dump(libc::RTM_GETQDISC, &body, |body| {
+            // Qdisc ingress has the same place, but one hook only.
+            let clsact = decode::get(body.get(20..)?, numbers::TCA_KIND)? == b"clsact\0";
             let (ifindex, parent) = (word(body, 4)?, word(body, 12)?);
-            (parent == numbers::CLSACT).then_some(ifindex)
+            (clsact && parent == numbers::CLSACT).then_some(ifindex)
         });
         Ok(list.map_err(|source| Error::Netlink { what: "list qdiscs".into(), source })?.into_iter().collect())
     }
@@ -133,17 +147,67 @@ impl Kernel {
     }
 
     /// Does changes in this order, and gives each one's answer; a refused one does not keep the others from being done.
+    /// What cannot be said to the kernel ([`check`]) is refused here.
     ///
     /// # Errors
     /// The socket's: some may have been done.
-    pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<Vec<Result<(), Refusal>>, Error> {
+    pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<Vec<Result<Applied, Refusal>>, Error> {
+        let unfit = |c: &Change<'_>| if c.way == Way::Remove { None } else { check(c.filter).err() };
+        let unfit: Vec<_> = changes.iter().map(unfit).collect();
+        let fit: Vec<&Change<'_>> = changes.iter().zip(&unfit).filter(|(_, u)| u.is_none()).map(|(c, _)| c).collect();
         let write = |i: usize, sequence: u32, to: &mut Vec<u8>| {
-            let change = &changes[i];
-            encode(to, change.way, change.ifindex, change.filter, change.handle, sequence);
+            let &Change { way, ifindex, filter, handle } = fit[i];
+            encode(to, way, ifindex, filter, handle, sequence);
         };
-        let sent = self.socket.batch(changes.len(), write);
-        sent.map_err(|source| Error::Netlink { what: "change filters".into(), source })
+        let sent = self.socket.batch(fit.len(), write);
+        let sent = sent.map_err(|source| Error::Netlink { what: "change filters".into(), source })?;
+        let mut sent = sent.into_iter().zip(fit);
+        let answer = |unfit: Option<_>| match unfit {
+            Some(unfit) => Err(Refusal { errno: libc::EINVAL, text: Some(format!("cannot be said: {unfit}")) }),
+            None => {
+                let (answer, change) = sent.next().expect("an answer for each message");
+                answer.map(|done| applied(change, done))
+            }
+        };
+        Ok(unfit.into_iter().map(answer).collect())
     }
+
+    /// Returns when every packet that was in a chain when this was called has left it.
+    ///
+    /// Classifying happens inside RCU read-side sections with bottom halves off, so `synchronize_rcu` is what has to
+    /// happen, and membarrier(2) does it. It returns at once where one processor runs, rightly so: no packet is half-way on it
+    /// while this thread runs. Where it is refused (CPUs without a tick), closing a packet socket does the same
+    /// (packet_release in net/packet/af_packet.c).
+    ///
+    /// # Errors
+    /// Neither works.
+    pub fn settle(&self) -> Result<(), Error> {
+        const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+        // SAFETY: no pointers.
+        if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
+            return Ok(());
+        }
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            let (what, source) = ("wait until packets have left their chains".into(), io::Error::last_os_error());
+            return Err(Error::Netlink { what, source });
+        }
+        // SAFETY: a descriptor that nobody else has; closing it is what waits.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        Ok(())
+    }
+}
+
+/// skip_sw is refused where no hardware takes it; of filters with both copies the kernel sends back what became of them.
+fn applied(change: &Change<'_>, done: Done) -> Applied {
+    let echo = done.echo.as_deref().and_then(decode).map(|d| d.in_hardware);
+    let in_hardware = match (change.way, change.filter.copies) {
+        (Way::Remove, _) | (_, Copies::Software) => 0,
+        (_, Copies::Hardware) => 1,
+        (_, Copies::Both) => echo.unwrap_or(0),
+    };
+    Applied { in_hardware, text: done.text }
 }
 
 fn word(body: &[u8], at: usize) -> Option<u32> {

@@ -58,7 +58,13 @@ fn everything(redirect: u32) -> Vec<Filter> {
         (Pattern { protocol: Some(6), source_port: Some(Ports::Range { low: 1, high: 65535 }), ..v4() }, Action::Drop),
         (Pattern::default(), Action::Drop),
     ];
-    let mut filters = vec![filter(Side::Egress, 0, 1, Match::Local, Action::Goto(9))];
+    // A chain that nothing leads to would not be there.
+    let all = || Match::Flower(Pattern::default());
+    let mut filters = vec![
+        filter(Side::Egress, 0, 1, Match::Local, Action::Goto(9)),
+        filter(Side::Egress, 0, 2, all(), Action::Goto(12345)),
+        filter(Side::Ingress, 0, 2, all(), Action::Goto((1 << 28) - 2)),
+    ];
     for (i, (pattern, action)) in patterns.into_iter().enumerate() {
         for (side, chain) in [(Side::Ingress, 0), (Side::Egress, 12345), (Side::Ingress, (1 << 28) - 2)] {
             filters.push(filter(side, chain, 10 + i as u16, Match::Flower(pattern.clone()), action.clone()));
@@ -80,7 +86,7 @@ fn found(port: &Port) -> Vec<Filter> {
         .filter_map(|d| match d.found {
             Found::Ours(filter) => Some(filter),
             Found::Foreign => None,
-            Found::Changed => panic!("{d:?}"),
+            Found::Changed { .. } => panic!("{d:?}"),
         })
         .collect();
     list.sort();
@@ -176,7 +182,8 @@ fn a_refused_chain_is_not_led_to() {
         filter(Side::Ingress, 6, 2, Match::Flower(v4()), Action::Drop),
     ];
     let report = flower.sync(&lowered(&port, &new)).unwrap();
-    assert_eq!(report.refused.len(), 2, "{report:?}");
+    // The range, what is left of its chain, and what leads there.
+    assert_eq!(report.refused.len(), 3, "{report:?}");
     assert_eq!(found(&port), old, "what was enforced is not what is there");
     // And the way on is still found.
     let mut good = new.to_vec();
@@ -184,6 +191,59 @@ fn a_refused_chain_is_not_led_to() {
     let report = flower.sync(&lowered(&port, &good)).unwrap();
     assert_eq!((report.added, report.replaced, report.removed), (2, 1, 2), "{report:?}");
     assert_eq!(found(&port), good);
+}
+
+/// A flood against a filter that is replaced all the time: not one packet gets through between the old and the new.
+#[test]
+fn a_replacement_has_no_gap() {
+    if lab::outside(a_replacement_has_no_gap) {
+        return;
+    }
+    sh("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
+    let ifindex = std::fs::read_to_string("/sys/class/net/v0/ifindex").unwrap().trim().parse().unwrap();
+    let port = Port { ifindex, name: "v0".into() };
+    let all = || Match::Flower(Pattern::default());
+    // A drop by itself, then a chain, then another one.
+    let ways = |turn: u32| {
+        let other = Pattern { ethertype: EtherType::Ipv4, hop_limit: Some(turn as u8), ..Pattern::default() };
+        match turn % 3 {
+            0 => vec![filter(Side::Ingress, 0, 1, all(), Action::Drop)],
+            _ => vec![
+                filter(Side::Ingress, 0, 1, all(), Action::Goto(turn)),
+                filter(Side::Ingress, turn, 1, Match::Flower(other), Action::Drop),
+                filter(Side::Ingress, turn, 9, all(), Action::Drop),
+            ],
+        }
+    };
+    let mut flower = Flower::new().unwrap();
+    flower.sync(&lowered(&port, &ways(0))).unwrap();
+    // What is not dropped reaches this one, behind it.
+    sh("tc filter add dev v0 ingress prio 60000 protocol all matchall action pass");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (sent, reports) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let wire = lab::wire::Wire::open("v1").unwrap();
+            let mut frame = [0xff; 60];
+            frame[12..14].copy_from_slice(&0x88b5u16.to_be_bytes());
+            let mut sent = 0u32;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                wire.send(&frame).unwrap();
+                sent += 1;
+            }
+            sent
+        });
+        let reports: Vec<_> = (1..=500).map(|turn| flower.sync(&lowered(&port, &ways(turn)))).collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        (flood.join().unwrap(), reports)
+    });
+    for report in reports {
+        let report = report.unwrap();
+        assert_eq!((report.replaced, report.refused.len()), (1, 0), "{report:?}");
+    }
+    let text = sh("tc -s filter show dev v0 ingress prio 60000");
+    println!("{sent} packets during 500 changes");
+    assert!(sent > 500, "only {sent} packets");
+    assert!(text.contains("Sent 0 bytes 0 pkt"), "some came through:\n{text}");
 }
 
 #[test]

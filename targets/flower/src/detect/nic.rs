@@ -108,7 +108,7 @@ impl Port {
     fn message(&mut self, way: Way, filter: &Filter, handle: u32) -> Result<(), Refusal> {
         let ifindex = self.ifindex;
         let answers = self.socket.batch(1, |_, sequence, to| encode(to, way, ifindex, filter, handle, sequence));
-        flat(answers.map(|mut answers| answers.pop().unwrap_or(Ok(()))))
+        flat(answers.map(|mut answers| answers.pop().map_or(Ok(()), |answer| answer.map(drop))))
     }
 }
 

@@ -34,7 +34,12 @@ pub enum Found {
     /// One that we made.
     Ours(Filter),
     /// One that carries our cookie and was changed since, or was made by another version.
-    Changed,
+    Changed {
+        /// What it matches.
+        matches: Match,
+        /// Is that all? If not, only classifier and ethertype are right.
+        exact: bool,
+    },
     /// Somebody else's.
     Foreign,
 }
@@ -68,22 +73,30 @@ pub fn decode(body: &[u8]) -> Option<Decoded> {
     let found = match cookie.filter(Cookie::is_ours) {
         None => Found::Foreign,
         Some(cookie) => {
-            let filter = || {
-                let matches = match kind {
-                    b"basic\0" => local(options).then_some(Match::Local)?,
-                    b"flower\0" => Match::Flower(pattern(options, ethertype)?),
-                    _ => return None,
-                };
-                let copies = match flags & (SKIP_HW | SKIP_SW) {
-                    _ if matches == Match::Local => Copies::Software,
-                    0 => Copies::Both,
-                    SKIP_HW => Copies::Software,
-                    SKIP_SW => Copies::Hardware,
-                    _ => return None,
-                };
-                Some(Filter { side, chain, prio, matches, action: action(actions)?, copies, cookie })
+            let of = |ethertype| Pattern { ethertype, ..Pattern::default() };
+            let (matches, exact) = match kind {
+                b"basic\0" if ethertype == ETH_ALL => (Some(Match::Local), local(options)),
+                b"flower\0" => match pattern(options, ethertype) {
+                    Some(pattern) => (Some(Match::Flower(pattern)), true),
+                    None => (known(ethertype).map(|e| Match::Flower(of(e))), false),
+                },
+                // Not even of a kind that we make.
+                _ => (None, false),
             };
-            filter().map_or(Found::Changed, Found::Ours)
+            let copies = match flags & (SKIP_HW | SKIP_SW) {
+                _ if matches == Some(Match::Local) => Some(Copies::Software),
+                0 => Some(Copies::Both),
+                SKIP_HW => Some(Copies::Software),
+                SKIP_SW => Some(Copies::Hardware),
+                _ => None,
+            };
+            match (matches, copies, action(actions)) {
+                (None, ..) => Found::Foreign,
+                (Some(matches), Some(copies), Some(action)) if exact => {
+                    Found::Ours(Filter { side, chain, prio, matches, action, copies, cookie })
+                }
+                (Some(matches), ..) => Found::Changed { matches, exact },
+            }
         }
     };
     Some(Decoded { ifindex, side, chain, prio, handle, in_hardware, found })
@@ -100,11 +113,11 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-pub(super) fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
 }
 
-pub(super) fn u32_of(value: &[u8]) -> Option<u32> {
+pub(crate) fn u32_of(value: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
 }
 
@@ -112,15 +125,19 @@ fn be16(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(value.get(..2)?.try_into().ok()?))
 }
 
+fn known(ethertype: u16) -> Option<EtherType> {
+    match ethertype {
+        ETH_ALL => Some(EtherType::All),
+        ETH_IPV4 => Some(EtherType::Ipv4),
+        ETH_IPV6 => Some(EtherType::Ipv6),
+        ETH_ARP => Some(EtherType::Arp),
+        _ => None,
+    }
+}
+
 /// The keys that we use; None where another one is in use, which would make the filter narrower than what we say it is.
 fn pattern(options: &[u8], ethertype: u16) -> Option<Pattern> {
-    let ethertype = match ethertype {
-        ETH_ALL => EtherType::All,
-        ETH_IPV4 => EtherType::Ipv4,
-        ETH_IPV6 => EtherType::Ipv6,
-        ETH_ARP => EtherType::Arp,
-        _ => return None,
-    };
+    let ethertype = known(ethertype)?;
     let mut pattern = Pattern { ethertype, ..Pattern::default() };
     let protocol = get(options, IP_PROTO).and_then(|v| v.first().copied());
     pattern.protocol = protocol;

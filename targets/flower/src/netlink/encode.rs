@@ -12,6 +12,7 @@ use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pa
 
 const NLM_REQUEST: u16 = 1;
 const NLM_ACK: u16 = 4;
+const NLM_ECHO: u16 = 8;
 const NLM_EXCL: u16 = 0x200;
 const NLM_CREATE: u16 = 0x400;
 const NESTED: u16 = 0x8000;
@@ -27,19 +28,25 @@ pub enum Way {
     Remove,
 }
 
-/// Appends the message to a buffer. `sequence` comes back with the answer; `handle` is not 0.
+/// Appends the message to a buffer. `sequence` comes back with the answer; `handle` is not 0. What [`super::check`]
+/// refuses would be left out of the message, so ask it first.
+///
+/// A filter for software and hardware is taken by the kernel when only software takes it, so of those the kernel is asked
+/// to send back what became of it (NLM_F_ECHO, tfilter_notify in net/sched/cls_api.c) and to say why
+/// (TCA_CLS_FLAGS_VERBOSE, tc_cls_common_offload_init in include/net/pkt_cls.h).
 pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: u32, filter: &Filter, handle: u32, sequence: u32) {
     let (kind, flags) = match way {
         Way::Add => (libc::RTM_NEWTFILTER, NLM_CREATE | NLM_EXCL),
         Way::Replace => (libc::RTM_NEWTFILTER, NLM_CREATE),
         Way::Remove => (libc::RTM_DELTFILTER, 0),
     };
+    let echo = if way != Way::Remove && filter.copies == Copies::Both { NLM_ECHO } else { 0 };
     let ethertype = match &filter.matches {
         Match::Local => ETH_ALL,
         Match::Flower(pattern) => ethertype(pattern.ethertype),
     };
     let info = u32::from(filter.prio) << 16 | u32::from(ethertype.to_be());
-    message(to, kind, flags, sequence, |to| {
+    message(to, kind, flags | echo, sequence, |to| {
         tcmsg(to, ifindex, handle, parent(filter.side), info);
         let classifier: &[u8] = if filter.matches == Match::Local { b"basic\0" } else { b"flower\0" };
         put(to, TCA_KIND, classifier);
@@ -145,7 +152,7 @@ fn flower(to: &mut Vec<u8>, filter: &Filter, pattern: &Pattern) {
     let flags = match filter.copies {
         Copies::Software => SKIP_HW,
         Copies::Hardware => SKIP_SW,
-        Copies::Both => 0,
+        Copies::Both => VERBOSE,
     };
     put(to, FLAGS, &flags.to_ne_bytes());
     nest(to, FLOWER_ACT, |to| actions(to, &filter.action, filter.cookie));

@@ -1,19 +1,22 @@
 //! Filters over rtnetlink, without a tc process: [`encode()`] and [`decode()`] turn a [`Filter`] into a message and back,
-//! [`socket`] sends batches of them.
+//! [`check()`] tells which filters have one, [`socket`] sends batches of them.
 //!
-//! Written by hand: of the crates that know flower, netlink-packet-route (0.34) has its keys but neither gact, ct nor
-//! mirred, and nlink (0.33) brings a runtime of its own and no batches with an answer for each message. What is
-//! needed here is two classifiers, three actions and some thirty numbers.
+//! Written by hand: of the crates that know flower, netlink-packet-route (0.34) has its keys but neither gact nor ct
+//! nor cookies, and nlink (0.33) brings a runtime of its own and no batches with an answer for each message. What is
+//! needed here is two classifiers, three actions and some thirty numbers. The first one reads what is written here in a
+//! test.
 //! Sources: include/uapi/linux/{rtnetlink,pkt_cls,pkt_sched}.h, linux/tc_act/{tc_gact,tc_ct,tc_mirred}.h,
 //! linux/tc_ematch/tc_em_meta.h.
 
+pub mod check;
 pub mod decode;
 pub mod encode;
 pub mod socket;
 
+pub use check::{Unfit, check};
 pub use decode::{Decoded, Found, decode};
 pub use encode::{Way, encode};
-pub use socket::{Refusal, Socket};
+pub use socket::{Done, Refusal, Socket};
 
 #[cfg(doc)]
 use crate::filter::Filter;
@@ -62,6 +65,7 @@ pub(crate) mod numbers {
     pub const SKIP_HW: u32 = 1;
     pub const SKIP_SW: u32 = 2;
     pub const IN_HW: u32 = 4;
+    pub const VERBOSE: u32 = 1 << 4;
 
     pub const ACT_KIND: u16 = 1;
     pub const ACT_OPTIONS: u16 = 2;

@@ -36,6 +36,15 @@ pub struct Refusal {
     pub text: Option<String>,
 }
 
+/// What the kernel did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The body of the object's message as it is now, where the request asked for it (NLM_F_ECHO).
+    pub echo: Option<Vec<u8>>,
+    /// A warning, where there is one.
+    pub text: Option<String>,
+}
+
 /// A rtnetlink socket in the network namespace of the thread that opened it; it stays there.
 #[derive(Debug)]
 pub struct Socket {
@@ -80,8 +89,8 @@ impl Socket {
         &mut self,
         count: usize,
         mut write: impl FnMut(usize, u32, &mut Vec<u8>),
-    ) -> io::Result<Vec<Result<(), Refusal>>> {
-        let mut answers = Vec::with_capacity(count);
+    ) -> io::Result<Vec<Result<Done, Refusal>>> {
+        let mut answers: Vec<Option<Result<Done, Refusal>>> = Vec::with_capacity(count);
         let mut bytes = Vec::with_capacity(BATCH * 512);
         while answers.len() < count {
             let (begin, many) = (answers.len(), BATCH.min(count - answers.len()));
@@ -93,22 +102,30 @@ impl Socket {
             }
             self.send(&bytes)?;
             answers.resize(begin + many, None);
+            let mut echoes = Vec::new();
             let mut open = many;
             while open > 0 {
                 let length = self.receive()?;
                 for (kind, flags, sequence, body) in messages(&self.buffer[..length]) {
                     let at = sequence.wrapping_sub(first) as usize;
-                    if kind == ERROR
-                        && at < many
-                        && let Some(answer) = answers.get_mut(begin + at).filter(|a| a.is_none())
-                    {
+                    let Some(answer) = answers.get_mut(begin + at).filter(|a| at < many && a.is_none()) else {
+                        continue;
+                    };
+                    if kind == ERROR {
                         *answer = Some(answer_of(flags, body));
                         open -= 1;
+                    } else {
+                        echoes.push((begin + at, body.to_vec()));
                     }
                 }
             }
+            for (at, echo) in echoes {
+                if let Some(Ok(done)) = &mut answers[at] {
+                    done.echo = Some(echo);
+                }
+            }
         }
-        Ok(answers.into_iter().map(|a| a.unwrap_or(Ok(()))).collect())
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// One message without a filter: a qdisc, for example.
@@ -119,7 +136,7 @@ impl Socket {
         let mut answers = self.batch(1, |_, sequence, to| {
             encode::message(to, kind, flags, sequence, |to| to.extend(body));
         })?;
-        Ok(answers.remove(0))
+        Ok(answers.remove(0).map(drop))
     }
 
     /// Dumps objects: `each` gets the body of every answer. Repeated from the start where a change interrupted it, so
@@ -180,17 +197,17 @@ impl Socket {
     }
 }
 
-fn answer_of(flags: u16, body: &[u8]) -> Result<(), Refusal> {
+fn answer_of(flags: u16, body: &[u8]) -> Result<Done, Refusal> {
     let code = decode::u32_of(body).map_or(-libc::EIO, |c| c as i32);
-    if code == 0 {
-        return Ok(());
+    if code == 0 && flags & ACK_TLVS == 0 {
+        return Ok(Done::default());
     }
     // The code, the request's header, the request's body unless capped; then attributes, NLMSGERR_ATTR_MSG among them.
     let request = body.get(4..).and_then(decode::u32_of).unwrap_or(0) as usize;
-    let skip = 4 + if flags & CAPPED != 0 { HEADER } else { request.next_multiple_of(4) };
+    let skip = 4 + if flags & CAPPED != 0 || code == 0 { HEADER } else { request.next_multiple_of(4) };
     let text = body.get(skip..).filter(|_| flags & ACK_TLVS != 0).and_then(|a| decode::get(a, 1));
     let text = text.map(|t| String::from_utf8_lossy(t.strip_suffix(b"\0").unwrap_or(t)).into_owned());
-    Err(Refusal { errno: -code, text })
+    if code == 0 { Ok(Done { echo: None, text }) } else { Err(Refusal { errno: -code, text }) }
 }
 
 /// (type, flags, sequence, body) of each message in a datagram; a truncated one ends it.
