@@ -78,6 +78,8 @@ enum Stage {
     Prepare,
     /// Chain 0, from this slot on.
     Start(usize),
+    /// Packets that walked past a new filter's place before it was there must not miss the old one as well.
+    Started,
     Trim,
     Trimmed,
     Sweep,
@@ -145,7 +147,7 @@ impl Job {
                     self.stage = Stage::Cleared;
                     continue;
                 }
-                Stage::Cleared | Stage::Trimmed => return Next::Settle,
+                Stage::Cleared | Stage::Started | Stage::Trimmed => return Next::Settle,
                 Stage::Prepare => {
                     self.judge_prepared();
                     self.removed = self.tally.removed;
@@ -154,8 +156,13 @@ impl Job {
                 }
                 Stage::Start(at) => {
                     let (steps, at) = self.start(at);
-                    self.stage =
-                        if at < self.plan.start.len() || !steps.is_empty() { Stage::Start(at) } else { Stage::Trim };
+                    self.stage = if at < self.plan.start.len() || !steps.is_empty() {
+                        Stage::Start(at)
+                    } else if self.trim().iter().any(|s| s.filter.copies != Copies::Hardware) {
+                        Stage::Started
+                    } else {
+                        Stage::Trim
+                    };
                     steps
                 }
                 Stage::Trim => {
@@ -182,6 +189,7 @@ impl Job {
     pub fn settled(&mut self) -> Next {
         match self.stage {
             Stage::Cleared => self.stage = Stage::Plan,
+            Stage::Started => self.stage = Stage::Trim,
             Stage::Trimmed => {
                 self.stage = Stage::Sweep;
                 let idle = self.idle();

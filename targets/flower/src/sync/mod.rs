@@ -9,8 +9,8 @@
 //! 2. Chain 0 takes what is new in order of prio: what decides in front of a filter is there before it. A filter that only
 //!    changes what it does is replaced at once. Let *f* be the first filter that matches a packet at some moment: if *f* is
 //!    wanted, so is everything in front of it that matches, and it is there; if not, *f* was the first before, too.
-//! 3. What is not wanted any more goes from the end of chain 0, for the same reason; then packets under way are waited
-//!    for, and chains that nothing leads to go.
+//! 3. What is not wanted any more goes from the end of chain 0, for the same reason; then chains that nothing leads to go.
+//!    Before each of the two, packets under way are waited for: what they have left behind them may be of either kind.
 //!
 //! A refusal makes a hole in step 2. Software decides alone, so there everything behind the hole stays as it was. In
 //! hardware, filters behind the hole that could take a packet from it and do something else with it are left out or go

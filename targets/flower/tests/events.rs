@@ -1,0 +1,96 @@
+//! What an event changes on a node: a pod that comes is one filter more where a policy names it, and nothing elsewhere.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::{cluster, compiled};
+use netpolc_target_flower::{
+    filter::Filter,
+    lower::software,
+    netlink::{Decoded, Found, Way},
+    sync::{Job, Next, Step, books},
+    topology::Topology,
+};
+
+/// Filters by port of three pods: web lets peers in, db lets web in. `late` are further peers, on other nodes.
+fn filters(late: &[&str]) -> BTreeMap<String, Vec<Filter>> {
+    let pod = |name: &str, address: u8, role: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{role: {role}}}}}\n\
+             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.{address}, podIPs: [{{ip: 10.0.0.{address}}}], phase: Running}}\n"
+        )
+    };
+    let policy = |name: &str, role: &str, from: &str| {
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec:\n  podSelector: {{matchLabels: {{role: {role}}}}}\n  policyTypes: [Ingress]\n\
+             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {from}}}}}}}], ports: [{{port: 80}}]}}]\n"
+        )
+    };
+    let mut text = vec![
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(),
+        pod("web", 1, "web"),
+        pod("db", 2, "db"),
+        pod("peer", 3, "peer"),
+        policy("web", "web", "peer"),
+        policy("db", "db", "web"),
+    ];
+    text.extend((9..).zip(late).map(|(address, name)| pod(name, address, "peer")));
+    let (compiler, topology) = compiled(&cluster(&text.concat()));
+    let pods = topology.pods.into_iter().filter(|(_, pod)| !late.contains(&pod.port.name.as_str())).collect();
+    let lowered = software::lower(compiler.program(), &Topology { pods, ..topology }).unwrap();
+    let ports = lowered.ports.into_iter();
+    ports.map(|(port, placed)| (port.name, placed.into_iter().map(|p| p.filter).collect())).collect()
+}
+
+fn decoded((at, f): (usize, &Filter)) -> Decoded {
+    let Filter { side, chain, prio, .. } = *f;
+    let found = Found::Ours(f.clone());
+    Decoded { ifindex: 1, side, chain, prio, handle: at as u32 + 1, in_hardware: 0, found }
+}
+
+/// All steps from one list of filters to another.
+fn steps(old: &[Filter], new: &[Filter]) -> Vec<Step> {
+    let mut job = Job::new(1, books(old.iter().enumerate().map(decoded)), new.to_vec());
+    let (mut all, mut next) = (Vec::new(), job.advance());
+    loop {
+        next = match next {
+            Next::Done => return all,
+            Next::Settle => job.settled(),
+            Next::Steps(some) => {
+                some.iter().for_each(|step| job.answer(step, Ok(Default::default())));
+                all.extend(some);
+                job.advance()
+            }
+        };
+    }
+}
+
+#[test]
+fn a_pod_event_changes_only_what_differs() {
+    let (old, new) = (filters(&[]), filters(&["late"]));
+    assert_eq!(old.keys().collect::<Vec<_>>(), new.keys().collect::<Vec<_>>());
+    let mut touched = Vec::new();
+    for (port, old) in &old {
+        let new = &new[port];
+        let steps = steps(old, new);
+        let (before, after): (BTreeSet<&Filter>, BTreeSet<&Filter>) = (old.iter().collect(), new.iter().collect());
+        for Step { way, filter, .. } in &steps {
+            let differs = match way {
+                Way::Remove => before.contains(filter) && !after.contains(filter),
+                Way::Add | Way::Replace => after.contains(filter) && !before.contains(filter),
+            };
+            assert!(differs, "{port}: {way:?} {filter:?}");
+        }
+        let different = before.symmetric_difference(&after).count();
+        let replaced = steps.iter().filter(|s| s.way == Way::Replace).count();
+        assert_eq!(steps.len() + replaced, different, "{port}");
+        if !steps.is_empty() {
+            touched.push((port.as_str(), steps.len()));
+        }
+    }
+    let names: Vec<&str> = touched.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["web"], "only web's policy names the new pod: {touched:?}");
+    println!("{touched:?}");
+}
