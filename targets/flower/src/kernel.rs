@@ -147,7 +147,7 @@ impl Kernel {
     }
 
     /// Does changes in this order, and gives each one's answer; a refused one does not keep the others from being done.
-    /// What cannot be said to the kernel ([`check`]) is refused here.
+    /// What cannot be said to the kernel ([`check()`]) is refused here.
     ///
     /// # Errors
     /// The socket's: some may have been done.

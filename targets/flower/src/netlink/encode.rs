@@ -28,7 +28,7 @@ pub enum Way {
     Remove,
 }
 
-/// Appends the message to a buffer. `sequence` comes back with the answer; `handle` is not 0. What [`super::check`]
+/// Appends the message to a buffer. `sequence` comes back with the answer; `handle` is not 0. What [`super::check()`]
 /// refuses would be left out of the message, so ask it first.
 ///
 /// A filter for software and hardware is taken by the kernel when only software takes it, so of those the kernel is asked

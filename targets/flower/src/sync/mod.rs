@@ -16,7 +16,7 @@
 //! hardware, filters behind the hole that could take a packet from it and do something else with it are left out or go
 //! ([`exposes`]), and are holes themselves: it decides less, and nothing otherwise.
 //!
-//! A crash leaves a state that this finds again; nothing is remembered elsewhere. [`plan`] has what changes, [`job`] the
+//! A crash leaves a state that this finds again; nothing is remembered elsewhere. [`mod@plan`] has what changes, [`job`] the
 //! order with answers. Not here: netlink.
 
 use std::collections::BTreeMap;

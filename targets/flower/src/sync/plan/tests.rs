@@ -1,3 +1,5 @@
+//! What a plan keeps, adds and removes, by hand-written tables of installed and wanted filters.
+
 use super::*;
 use crate::{
     filter::{EtherType, Masked, Ports},
