@@ -11,8 +11,8 @@ use std::{
 
 use http::{Request, Response};
 use kube::{Client, client::Body};
-use netpolc_kube_sync::watch::{Access, Change, Condition, Lists, Options, Reason, Resource, Update, Watch};
-use netpolc_policy::{Cluster, Isolation, Port, Ports, Protocol};
+use netpolc_kube_sync::watch::{Access, Change, Condition, Found, Lists, Options, Reason, Resource, Update, Watch};
+use netpolc_policy::{Cluster, Isolation, ObjectKey, Port, Ports, Protocol};
 use serde_json::{Value, json};
 
 /// What the server does with a request.
@@ -285,4 +285,34 @@ async fn s61_one_bad_object_among_others() {
     assert_eq!(follower.pods(), ["a", "b", "bad"]);
     let problems: Vec<String> = follower.watch.problems().map(ToString::to_string).collect();
     assert!(problems.iter().any(|p| p.starts_with("kubernetes: Pod d/bad: metadata.labels.a")), "{problems:?}");
+}
+
+/// One pod asked for by name: what there is, what is not, and a server that fails.
+#[tokio::test]
+async fn a_pod_can_be_fetched_beside_the_watch() {
+    let found = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "ui", "namespace": "shop", "uid": "u1"},
+        "spec": {"nodeName": "n1"}, "status": {"phase": "Pending"}});
+    let missing = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404, "reason": "NotFound",
+        "message": "pods \"gone\" not found"});
+    let script = Script::version("20")
+        .then("/api/v1/namespaces/shop/pods/ui", Answer::Says(200, found.to_string()))
+        .then("/api/v1/namespaces/shop/pods/gone", Answer::Says(404, missing.to_string()))
+        .then("/api/v1/namespaces/shop/pods/broken", Answer::Says(500, "?".into()))
+        .then("/api/v1/namespaces/shop/pods/silent", Answer::Nothing);
+    let follower = script.watch(Lists::Automatic);
+    let mut fetcher = follower.watch.fetcher();
+    for name in ["silent", "ui", "gone", "broken"] {
+        fetcher.fetch(ObjectKey::new("shop", name)).unwrap();
+    }
+    let mut answers = BTreeMap::new();
+    for _ in 0..4 {
+        let fetched = tokio::time::timeout(Duration::from_secs(20), fetcher.next()).await.unwrap();
+        answers.insert(fetched.key.name.to_string(), fetched.found);
+    }
+    let Found::Pod(pod) = &answers["ui"] else { panic!("{answers:?}") };
+    assert_eq!((pod.uid.as_deref(), pod.node.as_deref()), (Some("u1"), Some("n1")));
+    assert_eq!(answers["gone"], Found::Nothing);
+    assert!(matches!(&answers["broken"], Found::Failed(_)), "{answers:?}");
+    let Found::Failed(why) = &answers["silent"] else { panic!("{answers:?}") };
+    assert!(why.contains("within"), "{why}");
 }

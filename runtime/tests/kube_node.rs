@@ -69,11 +69,11 @@ fn succeeds(command: &mut Command, input: &str) -> String {
     text
 }
 
-/// The chart's objects. Pods start without the agent's word after a moment.
+/// The chart's objects. Each try of kubelet waits a moment only.
 fn chart(arguments: &[&str]) -> String {
     let folder = root().join("runtime/deploy/helm/netpolc");
-    let open = ["-n", "kube-system", "-set", "cni.fail=open", "-set", "cni.timeoutMilliseconds=300"];
-    succeeds(script("render.sh").arg(folder).args(open).args(arguments), "")
+    let short = ["-n", "kube-system", "-set", "cni.timeoutMilliseconds=2000"];
+    succeeds(script("render.sh").arg(folder).args(short).args(arguments), "")
 }
 
 /// Waits for something that follows from the last command.
@@ -405,6 +405,23 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     let _more = Servers::start([(&late, [REDIS])]).unwrap();
     assert!(!passes(&other, &late, REDIS, PATIENCE) && passes(&client, &late, REDIS, PATIENCE));
     stage("a new pod was isolated from its start");
+
+    // Without an agent no pod starts that the chained plugin may not let through.
+    cluster.apply(&chart(&["-set", "image.tag=0.1.1", "-set", "nodeSelector={nobody: here}"]));
+    until("the agent is gone", Duration::from_secs(30), || cluster.agent().is_none());
+    cluster.start("default", "waits", "server");
+    cluster.start("kube-system", "exempt", "server");
+    cluster.kubectl(&["-n", "kube-system", "wait", "--for=condition=Ready", "pod/exempt", "--timeout=30s"]);
+    until("an event says why", Duration::from_secs(30), || {
+        let events = cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=waits"]);
+        events.contains("pod default/waits is not isolated yet")
+    });
+    assert_eq!(cluster.json(&["get", "pod", "waits"])["status"]["phase"], "Pending");
+    assert!(!passes(&other, &server, REDIS, PATIENCE), "enforcement outlives the agent");
+    stage("without an agent pods wait");
+    cluster.apply(&chart(&["-set", "image.tag=0.1.1"]));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/waits", "--timeout=60s"]);
+    stage("with an agent they start");
 
     // Lifting, and removal without a trace.
     cluster.kubectl(&["delete", "networkpolicy", "server", "client"]);

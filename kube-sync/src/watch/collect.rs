@@ -56,6 +56,8 @@ pub(crate) struct Collector {
     pending: BTreeMap<(Resource, ObjectKey), Option<Object>>,
     problems: BTreeMap<(Resource, ObjectKey), Vec<Problem>>,
     conditions: BTreeMap<Resource, Condition>,
+    /// Lists after the first ones that nobody asked about yet.
+    resyncs: BTreeMap<Resource, u64>,
     /// Problems or conditions changed since the last update.
     told: Told,
     /// And since they were last asked for.
@@ -77,6 +79,7 @@ impl Collector {
             pending: BTreeMap::new(),
             problems: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            resyncs: BTreeMap::new(),
             told: Told::All,
             news: Told::NotYet,
         }
@@ -96,6 +99,10 @@ impl Collector {
 
     pub fn take_news(&mut self) -> bool {
         std::mem::replace(&mut self.news, Told::All) == Told::NotYet
+    }
+
+    pub fn take_resyncs(&mut self) -> BTreeMap<Resource, u64> {
+        std::mem::take(&mut self.resyncs)
     }
 
     /// Takes one message. `known` is the cluster as of the last update.
@@ -181,8 +188,9 @@ impl Collector {
         if self.problems.len() != before {
             self.told = Told::NotYet;
         }
-        if self.incomplete.remove(&resource) {
-            self.told = Told::NotYet;
+        match self.incomplete.remove(&resource) {
+            true => self.told = Told::NotYet,
+            false => *self.resyncs.entry(resource).or_default() += 1,
         }
         if let Some(first) = &mut self.first {
             // An earlier attempt may have seen what is gone by now.

@@ -16,12 +16,13 @@ mod collect;
 mod condition;
 mod convert;
 mod feed;
+mod fetch;
 mod raw;
 mod report;
 mod resource;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex},
     thread,
@@ -36,12 +37,14 @@ pub use self::{
     change::Change,
     collect::Update,
     condition::{Condition, Reason},
+    fetch::{Busy, Fetched, Fetcher, Found},
     resource::Resource,
 };
 use self::{
     collect::{Collector, Message},
     convert::Converter,
     feed::Feed,
+    fetch::Question,
     report::Reports,
 };
 use crate::Problem;
@@ -92,6 +95,7 @@ const AFTER_FAULT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Watch {
     messages: mpsc::Receiver<Message>,
+    questions: mpsc::Sender<Question>,
     collector: Collector,
 }
 
@@ -105,6 +109,7 @@ impl Watch {
         let access = options.access.clone();
         let (ready, outcome) = std::sync::mpsc::channel();
         let (sender, messages) = mpsc::channel(WAITING);
+        let (questions, asked) = fetch::channel();
         let work = move || {
             runtime.block_on(async {
                 if let Err(error) = access.client().await {
@@ -113,14 +118,14 @@ impl Watch {
                     return;
                 }
                 let _ = ready.send(Ok(()));
-                watch_all(options, sender).await;
+                watch_all(options, sender, asked).await;
             });
             // Connections may hang; nobody waits for them.
             runtime.shutdown_background();
         };
         thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
         outcome.recv().map_err(|_| StartError::Thread(io::Error::other("it ended at once")))??;
-        Ok(Self { messages, collector: Collector::new() })
+        Ok(Self { messages, questions, collector: Collector::new() })
     }
 
     /// What happened next: all that has arrived, merged. `known` is the cluster that earlier updates make. Cancel safe.
@@ -139,6 +144,16 @@ impl Watch {
                 return update;
             }
         }
+    }
+
+    /// Asks for single pods, on the same thread and with the same credentials.
+    pub fn fetcher(&self) -> Fetcher {
+        Fetcher::new(self.questions.clone())
+    }
+
+    /// Lists that were completed since the last call and were not their kind's first, by kind.
+    pub fn take_resyncs(&mut self) -> BTreeMap<Resource, u64> {
+        self.collector.take_resyncs()
     }
 
     /// Kinds whose first list is not complete.
@@ -162,9 +177,10 @@ impl Watch {
     }
 }
 
-async fn watch_all(options: Options, messages: mpsc::Sender<Message>) {
+async fn watch_all(options: Options, messages: mpsc::Sender<Message>, asked: mpsc::Receiver<Question>) {
     let converter = Arc::new(Mutex::new(Converter::default()));
     let reports = Reports::start(options.access.clone(), options.node.clone());
+    let fetches = tokio::spawn(fetch::answer(asked, options.access.clone(), converter.clone()));
     let feeds = Resource::ALL.map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
@@ -180,7 +196,7 @@ async fn watch_all(options: Options, messages: mpsc::Sender<Message>) {
     let tasks = feeds.map(|feed| tokio::spawn(supervise(feed)));
     // A feed only ends when nobody listens; one that waits for its server must not keep the thread.
     messages.closed().await;
-    tasks.into_iter().for_each(|task| task.abort());
+    tasks.into_iter().chain([fetches]).for_each(|task| task.abort());
 }
 
 /// Runs a feed, and again should it panic: what is known stays, and the next list tells the difference.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::protocol::{LONGEST, Reply, Request, line};
+use crate::protocol::{Asked, LONGEST, Reply, Request, line};
 
 /// How long to wait before the socket is tried again: an agent that is being upgraded is away for a moment.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -66,7 +66,9 @@ fn once(socket: &Path, request: &Request, deadline: Instant, timeout: Duration) 
     };
     let (what, time) = left("write to")?;
     stream.set_write_timeout(Some(time)).map_err(failed(what))?;
-    stream.write_all(line(request)?.as_bytes()).map_err(failed(what))?;
+    let patience_milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let asked = Asked { request: request.clone(), patience_milliseconds };
+    stream.write_all(line(&asked)?.as_bytes()).map_err(failed(what))?;
     // A read timeout counts from each read; a peer that sends a byte now and then must not stretch it.
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"\n") && answer.len() < LONGEST {

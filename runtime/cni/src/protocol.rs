@@ -11,6 +11,25 @@ pub const SOCKET: &str = "/run/netpolc/cni.sock";
 /// No line is longer.
 pub const LONGEST: usize = 64 << 10;
 
+/// How long an agent takes to answer a plugin that does not say how long it waits, in milliseconds.
+const USUAL_PATIENCE_MS: u64 = 4_000;
+
+/// A line to the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// What is asked.
+    #[serde(flatten)]
+    pub request: Request,
+    /// How long the plugin waits for the answer from now on, in milliseconds: the agent then says in time why not.
+    #[serde(default = "usual_patience")]
+    pub patience_milliseconds: u64,
+}
+
+fn usual_patience() -> u64 {
+    USUAL_PATIENCE_MS
+}
+
 /// What the plugin asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]

@@ -5,7 +5,7 @@
 
 use std::{io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use netpolc_cni::protocol::{LONGEST, Reply, Request, line};
+use netpolc_cni::protocol::{Asked, LONGEST, Reply, Request, line};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -18,11 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Requests under way; a node starts some tens of pods at a time.
 const DEPTH: usize = 256;
 
-/// A request that waits for its answer; dropping it without one lets the plugin see the connection close.
+/// A request that waits for its answer; dropping it without one lets the plugin see the connection close, and try again.
 #[derive(Debug)]
 pub struct Waiting {
     /// What is asked.
     pub request: Request,
+    /// How long the plugin waits, so that it hears in time why not.
+    pub patience: Duration,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Reply>,
 }
@@ -63,6 +65,17 @@ pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
     Ok(receiver)
 }
 
+/// Removes the socket where nobody listens on it.
+///
+/// # Errors
+/// It is there and stays.
+pub fn remove_abandoned(path: &Path) -> io::Result<()> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
 async fn converse(stream: UnixStream, to: mpsc::Sender<Waiting>) {
     let mut stream = BufReader::new(stream);
     let mut asked = String::new();
@@ -71,13 +84,20 @@ async fn converse(stream: UnixStream, to: mpsc::Sender<Waiting>) {
         return;
     }
     let answer = match serde_json::from_str(&asked) {
-        Ok(request) => {
+        Ok(Asked { request, patience_milliseconds }) => {
             let (reply, answer) = oneshot::channel();
-            if to.send(Waiting { request, reply }).await.is_err() {
+            let patience = spare(Duration::from_millis(patience_milliseconds));
+            if to.send(Waiting { request, patience, reply }).await.is_err() {
                 return;
             }
-            let Ok(answer) = answer.await else { return };
-            answer
+            tokio::select! {
+                answer = answer => match answer {
+                    Ok(answer) => answer,
+                    Err(_) => return,
+                },
+                // The plugin has given up; so does whoever holds the other end of `reply`.
+                () = hangs_up(&mut stream) => return,
+            }
         }
         Err(error) => Reply::Refused {
             why: format!("the request cannot be understood ({error}); are plugin and agent of one version?"),
@@ -86,6 +106,17 @@ async fn converse(stream: UnixStream, to: mpsc::Sender<Waiting>) {
     let Ok(answer) = line(&answer) else { return };
     // A plugin that is gone has stopped waiting; the pod is programmed all the same.
     let _ = timeout(PATIENCE, stream.get_mut().write_all(answer.as_bytes())).await;
+}
+
+/// Of the plugin's time, what is left when the answer has to be under way.
+fn spare(patience: Duration) -> Duration {
+    patience.saturating_sub((patience / 10).min(Duration::from_millis(250)))
+}
+
+/// Returns when the other side closes the connection.
+async fn hangs_up(stream: &mut BufReader<UnixStream>) {
+    let mut more = [0; 64];
+    while matches!(stream.read(&mut more).await, Ok(1..)) {}
 }
 
 #[cfg(test)]
@@ -119,8 +150,23 @@ mod tests {
         };
         let waiting = requests.recv().await.unwrap();
         assert_eq!(waiting.request, asked);
+        assert!(waiting.patience > Duration::from_secs(4) && waiting.patience < Duration::from_millis(4_800));
         waiting.reply.send(Reply::Enforced).unwrap();
         assert_eq!(plugin.await.unwrap().unwrap(), Reply::Enforced);
+        // One that gives up is not waited for any more.
+        drop(UnixStream::connect(&path).await.unwrap().write_all(line(&asked).unwrap().as_bytes()).await);
+        let mut waiting = requests.recv().await.unwrap();
+        timeout(Duration::from_secs(5), waiting.reply.closed()).await.unwrap();
+        remove_abandoned(&path).unwrap();
+        assert!(path.exists());
+        drop(requests);
+        let gone = async {
+            while path.exists() {
+                remove_abandoned(&path).unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), gone).await.unwrap();
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 }

@@ -6,12 +6,15 @@
 
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
-use netpolc_kube_sync::watch::{self, Resource, Update, Watch};
-use tokio::time::Instant;
+use anyhow::Context;
+use netpolc_kube_sync::watch::{self, Fetcher, Resource, Update, Watch};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    cni::{self, Waiting},
     host::{Enforcer, Network},
     keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
+    sandboxes::Sandboxes,
 };
 use crate::{
     cli::resolve::{Agent as Options, Passes},
@@ -22,8 +25,8 @@ use crate::{
 /// Runs an agent until `stop` is ready, or for one pass.
 ///
 /// # Errors
-/// The way to the server makes no sense, or the kernel's tables cannot be read; in one pass, what failed. The loop itself
-/// reports failures, keeps what is enforced, and tries again.
+/// The way to the server makes no sense, the CNI socket cannot be made, or the kernel's tables cannot be read; in one pass, what
+/// failed. The loop itself reports failures, keeps what is enforced, and tries again.
 pub async fn serve(
     options: &Options,
     source: watch::Options,
@@ -37,6 +40,7 @@ pub async fn serve(
     // Also where the target holds nothing yet: a part of the cluster is not what policies speak of.
     keeper.holds = true;
     let mut watch = Watch::start(source)?;
+    let mut plugins = Plugins::open(options, &watch)?;
     keeper.set_behind(waiting(watch.incomplete()));
     tokio::pin!(stop);
     let mut patience = PATIENCE;
@@ -44,6 +48,7 @@ pub async fn serve(
     let mut again = Instant::now() + patience;
     loop {
         let record = keeper.record_due().map(Instant::from_std);
+        let plugins_due = plugins.sandboxes.due().map(Instant::from_std);
         keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
@@ -51,9 +56,10 @@ pub async fn serve(
             update = watch.next(keeper.agent.cluster()) => {
                 (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
                 match update {
-                    Update::First(cluster) => {
+                    Update::First(mut cluster) => {
                         keeper.holds = false;
                         tracing::info!(pods = cluster.pods.len(), policies = cluster.policies.len(), "the cluster is known");
+                        plugins.sandboxes.first(&mut cluster);
                         keeper.follow(|agent| agent.update(cluster));
                         if options.passes == Passes::Once {
                             keeper.set_problems(watch.problems().map(ToString::to_string).collect());
@@ -62,8 +68,11 @@ pub async fn serve(
                         }
                     }
                     Update::Changes(changes) => {
+                        for change in &changes {
+                            keeper.metrics.arrived(change.resource.plural(), 1);
+                        }
+                        let changes = plugins.sandboxes.watched(changes, std::time::Instant::now());
                         if !changes.is_empty() {
-                            keeper.metrics.arrived("all", changes.len() as u64);
                             keeper.follow(|agent| agent.advance(changes));
                         }
                         if keeper.holds {
@@ -76,6 +85,18 @@ pub async fn serve(
                     keeper.set_problems(conditions.chain(watch.problems().map(ToString::to_string)).collect());
                 }
             }
+            Some(request) = plugins.requests.recv() => {
+                (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
+                let now = std::time::Instant::now();
+                plugins.sandboxes.ask(request, now);
+                // Those of pods that start together are one update.
+                while let Ok(request) = plugins.requests.try_recv() {
+                    plugins.sandboxes.ask(request, now);
+                }
+            }
+            fetched = plugins.fetcher.next() => {
+                plugins.sandboxes.fetched(fetched, keeper.agent.cluster(), std::time::Instant::now());
+            }
             () = links.changed() => {
                 tokio::time::sleep(LINKS_SETTLE).await;
                 links.drain();
@@ -87,12 +108,71 @@ pub async fn serve(
                 patience = (patience * 2).min(MAX_PATIENCE);
                 again = Instant::now() + patience;
             }
+            () = tokio::time::sleep_until(plugins_due.unwrap_or(again)), if plugins_due.is_some() => {}
             () = tokio::time::sleep_until(record.unwrap_or(again)), if record.is_some() => keeper.record(),
         }
+        for (resource, lists) in watch.take_resyncs() {
+            keeper.metrics.resynced(resource.plural(), lists);
+        }
+        plugins.serve(&mut keeper);
     }
     keeper.record();
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
     Ok(Outcome::Fine)
+}
+
+/// The CNI plugins' side of the loop.
+struct Plugins {
+    requests: mpsc::Receiver<Waiting>,
+    /// Without a socket nobody ever sends a request; this keeps the channel open.
+    _silence: Option<mpsc::Sender<Waiting>>,
+    sandboxes: Sandboxes,
+    fetcher: Fetcher,
+}
+
+impl Plugins {
+    /// Listens as soon as the agent runs: requests wait until the cluster is known.
+    fn open(options: &Options, watch: &Watch) -> anyhow::Result<Self> {
+        let (requests, silence) = match &options.cni_socket {
+            Some(path) => (cni::listen(path).with_context(|| format!("--cni-socket {}", path.display()))?, None),
+            None => {
+                let (silence, requests) = mpsc::channel(1);
+                (requests, Some(silence))
+            }
+        };
+        let sandboxes = Sandboxes::new(options.node.clone());
+        Ok(Self { requests, _silence: silence, sandboxes, fetcher: watch.fetcher() })
+    }
+
+    /// Brings the tables to where requests can be answered, and answers those that can.
+    fn serve<H: Enforcer, N: Network>(&mut self, keeper: &mut Keeper<H, N>) {
+        if self.sandboxes.is_idle() {
+            return;
+        }
+        let now = std::time::Instant::now();
+        if !keeper.holds {
+            let plan = self.sandboxes.plan(keeper.agent.cluster(), keeper.agent.local_pods(), now);
+            if !plan.changes.is_empty() {
+                keeper.follow(|agent| agent.advance(plan.changes));
+            }
+            if plan.look {
+                // Also where no address is new: a new sandbox has a new interface.
+                keeper.follow(|agent| agent.refresh());
+            }
+            for key in plan.fetch {
+                if let Err(error) = self.fetcher.fetch(key.clone()) {
+                    tracing::warn!(pod = %key, %error, "CNI");
+                    self.sandboxes.not_asked(&key, now);
+                }
+            }
+        }
+        let agent = &keeper.agent;
+        let behind = keeper.behind.as_deref();
+        let refused = self.sandboxes.answer(agent.cluster(), behind, |key| agent.standing(key), now);
+        for _ in refused {
+            keeper.metrics.error("cni");
+        }
+    }
 }
 
 /// What is said until the cluster is known.

@@ -3,7 +3,7 @@
 //! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
 //! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
 //! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
-//! `netpolc status`. Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is
+//! `netpolc status`, [`sandboxes`] what CNI says of pods. Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is
 //! what both loops share.
 //! Not here: the meaning of policies, the order of writes.
 
@@ -16,6 +16,7 @@ pub mod keeper;
 pub mod kubernetes;
 pub mod offload;
 pub mod record;
+pub mod sandboxes;
 pub mod serve;
 pub mod software;
 pub mod topology;
@@ -34,6 +35,7 @@ use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{
     Origins, Program, TableId,
     delta::{self, Changes},
+    eval,
     schema::Word,
 };
 use netpolc_target::execute;
@@ -77,6 +79,19 @@ pub struct Report {
     pub adopted: BTreeMap<ObjectKey, Adoption>,
     /// From the call to the last write.
     pub took: Duration,
+}
+
+/// How a local pod stands, while the kernel is in step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No policed pod of this node.
+    Unknown,
+    /// No policy selects it.
+    Open,
+    /// Some policy selects it, and its interface was not found: it is not enforced.
+    Unfound,
+    /// Some policy selects it, and its packets are judged.
+    Enforced,
 }
 
 /// How the compiler's program and the target's tables are related.
@@ -232,6 +247,23 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// The target, to change what the agent does not look after.
     pub fn host_mut(&mut self) -> &mut H {
         &mut self.host
+    }
+
+    /// The policed pods of this node.
+    pub fn local_pods(&self) -> &BTreeSet<ObjectKey> {
+        &self.local
+    }
+
+    /// How a pod stands. Only means something while updates succeed.
+    pub fn standing(&self, key: &ObjectKey) -> Standing {
+        let Some((_, endpoint)) = self.compiler.endpoints().find(|(pod, _)| *pod == key) else {
+            return Standing::Unknown;
+        };
+        match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.interfaces.get(key)) {
+            (false, _) => Standing::Open,
+            (true, None) => Standing::Unfound,
+            (true, Some(_)) => Standing::Enforced,
+        }
     }
 
     /// The endpoints with interface and adopted connections, for the record.

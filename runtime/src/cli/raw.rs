@@ -205,6 +205,9 @@ pub struct Agent {
     /// How to reach the API server [default: by the pod's service account]
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
     pub kubeconfig: Option<PathBuf>,
+    /// Answer the chained CNI plugin on this socket, usually /run/netpolc/cni.sock [default: not at all]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub cni_socket: Option<PathBuf>,
     /// The node whose pods are enforced, as in spec.nodeName
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: String,

@@ -105,6 +105,8 @@ pub struct Agent {
     pub target: AgentTarget,
     /// Where monitoring is served.
     pub metrics: Option<SocketAddr>,
+    /// Where the CNI plugin is answered; None with files.
+    pub cni_socket: Option<PathBuf>,
     /// One pass, or until stopped.
     pub passes: Passes,
     /// Where the tables are pinned.
@@ -180,13 +182,15 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             }
             let passes = if a.once { Passes::Once } else { Passes::UntilStopped };
             let source = match (a.kubernetes, a.kubeconfig) {
+                (false, _) if a.cni_socket.is_some() => bail!("--cni-socket needs --kubernetes"),
                 (false, None) => Source::Files(a.from),
                 (false, Some(_)) => bail!("--kubeconfig needs --kubernetes"),
                 (true, None) => Source::InCluster,
                 (true, Some(path)) => Source::Kubeconfig(path),
             };
             let (target, metrics, pin_dir) = (a.target, a.metrics_address, pin_dir(a.installed)?);
-            Command::Agent(Agent { source, node: a.node.into(), target, metrics, passes, pin_dir })
+            let (node, cni_socket) = (a.node.into(), a.cni_socket);
+            Command::Agent(Agent { source, node, target, metrics, cni_socket, passes, pin_dir })
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
@@ -309,6 +313,7 @@ mod tests {
             ("netpolc agent --node n", "--kubernetes"),
             ("netpolc agent --from x --kubernetes --node n", "cannot be used with"),
             ("netpolc agent --from x --kubeconfig y --node n", "--kubernetes"),
+            ("netpolc agent --from x --cni-socket y --node n", "--kubernetes"),
             ("netpolc compile -f x --pod ui", "namespace/name"),
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),

@@ -1,12 +1,16 @@
-//! `netpolc detach`: removes links, pins and the record.
+//! `netpolc detach`: removes links, pins, the record and the CNI socket.
 
 use std::path::Path;
 
 use anyhow::Context;
+use netpolc_cni::protocol::SOCKET;
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::Flower;
 
-use crate::{agent::record::Record, output::Outcome};
+use crate::{
+    agent::{cni, record::Record},
+    output::Outcome,
+};
 
 /// Runs the command. Nothing there is fine.
 ///
@@ -20,6 +24,7 @@ pub fn run(pin_dir: &Path) -> anyhow::Result<Outcome> {
         Ok(mut flower) => drop(flower.remove_all().context("remove flower filters")?),
         Err(error) => tracing::debug!(%error, "no flower filters here"),
     }
+    cni::remove_abandoned(Path::new(SOCKET)).context("remove the CNI socket")?;
     Record::remove(pin_dir).context("remove the agent's record")?;
     Ok(Outcome::Fine)
 }

@@ -99,9 +99,9 @@ impl Metrics {
         self.events.get_or_create(&ByResource { resource: resource.into() }).inc_by(count);
     }
 
-    /// A resource was listed anew.
-    pub fn resynced(&self, resource: &str) {
-        self.resyncs.get_or_create(&ByResource { resource: resource.into() }).inc();
+    /// A resource was listed anew, so many times.
+    pub fn resynced(&self, resource: &str, lists: u64) {
+        self.resyncs.get_or_create(&ByResource { resource: resource.into() }).inc_by(lists);
     }
 
     /// The kernel holds what the cluster says, after so many writes. `waited` is the time since the oldest event of
@@ -195,7 +195,7 @@ mod tests {
         let metrics = Metrics::new("/nowhere".into());
         metrics.enforced(3, Some(Duration::from_micros(700)));
         metrics.arrived("pods", 2);
-        metrics.resynced("pods");
+        metrics.resynced("pods", 1);
         let text = metrics.text();
         for line in [
             "netpolc_updates_total{result=\"enforced\"} 1",

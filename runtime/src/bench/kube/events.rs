@@ -137,6 +137,7 @@ impl Agent {
             node: node.into(),
             target: AgentTarget::Ebpf,
             metrics: None,
+            cni_socket: None,
             passes: Passes::UntilStopped,
             pin_dir,
         };
