@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpolc_table::{Program, Write};
 use netpolc_target::{Capabilities, Error, Target};
-use netpolc_target_ebpf::{Ebpf, Way};
+use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
     Flower,
     detect::{self, Findings},
@@ -54,7 +54,6 @@ impl Offload {
             Some(flower) => flower,
             None => self.flower.insert(Flower::new().map_err(|e| e.to_string())?),
         };
-        let before_flower = self.ebpf.attachments().iter().all(|a| a.way == Way::Tcx);
         let mut records = Vec::new();
         let mut whole: Vec<Lowered> = Vec::new();
         for mode in [Mode::Representor, Mode::Prefilter] {
@@ -66,16 +65,14 @@ impl Offload {
                 group.0.insert(*index);
             }
             for (driver, (ports, findings)) in by_driver {
-                let mut can = findings.capabilities.clone();
-                // Behind filters that pass or redirect, programs in clsact would not see the packet.
-                can.ct &= before_flower;
+                let can = &findings.capabilities;
                 let mut topology = ground.topology(program, &ports);
                 if mode == Mode::Prefilter {
                     // Pods are behind ports that take no filters; the uplink takes them.
                     let all = ground.links.keys().copied().collect();
                     topology.pods = ground.topology(program, &all).pods;
                 }
-                let lowered = lower(program, &topology, mode, &can).map_err(|e| e.to_string())?;
+                let lowered = lower(program, &topology, mode, can).map_err(|e| e.to_string())?;
                 records.extend(record(&lowered, &driver));
                 whole.push(lowered);
             }

@@ -28,18 +28,6 @@ pub struct Ground {
     pub uplinks: BTreeSet<u32>,
     /// The node's own addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// Does the host translate addresses between pods?
-    pub translation: Translation,
-}
-
-/// Does the host translate addresses between pods, as kube-proxy does for Services?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Translation {
-    /// It may: a reply that a NIC forwarded past the host would keep the backend's address, and break the connection.
-    #[default]
-    Possible,
-    /// It does not.
-    None,
 }
 
 impl Ground {
@@ -53,7 +41,6 @@ impl Ground {
             learned: switch::learned()?,
             uplinks: switch::uplinks()?,
             addresses: links::addresses()?.into_iter().map(|(address, _)| address).collect(),
-            translation: Translation::Possible,
         })
     }
 
@@ -75,14 +62,14 @@ impl Ground {
         // One switch only where all pods hang on the same bridge.
         let masters: BTreeSet<Option<u32>> =
             endpoints.iter().map(|index| self.links.get(index).and_then(|l| l.master)).collect();
-        let switched =
-            masters.len() == 1 && masters.iter().all(Option::is_some) && self.translation == Translation::None;
+        let switched = masters.len() == 1 && masters.iter().all(Option::is_some);
         Topology {
             uplinks: uplinks.collect(),
             pods,
             node_addresses: self.addresses.iter().copied().collect(),
             translated: translated(program),
-            forwarding: if switched { Forwarding::Switched } else { Forwarding::Routed },
+            // Whether a host translates between pods cannot be seen from its tables, so it is taken to.
+            forwarding: if switched { Forwarding::Translating } else { Forwarding::Routed },
         }
     }
 }
@@ -119,7 +106,6 @@ mod tests {
             learned: BTreeMap::from([(10, [2, 0, 0, 0, 0, 1])]),
             uplinks: BTreeSet::from([12]),
             addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
-            translation: Translation::None,
         }
     }
 
@@ -135,13 +121,11 @@ mod tests {
     #[test]
     fn pods_of_one_bridge_are_switched() {
         let topology = ground([Some(5), Some(5), None]).topology(&program(), &BTreeSet::from([10, 11, 12]));
-        assert_eq!(topology.forwarding, Forwarding::Switched);
+        // Forwarding replies past the host's translation would break Services.
+        assert_eq!(topology.forwarding, Forwarding::Translating);
         assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&1, &2]);
         assert_eq!(topology.pods[&1].mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(topology.uplinks.len(), 1);
-        // Forwarding past the host's translation would break Services.
-        let translating = Ground { translation: Translation::Possible, ..ground([Some(5), Some(5), None]) };
-        assert_eq!(translating.topology(&program(), &BTreeSet::from([10, 11])).forwarding, Forwarding::Routed);
         assert_eq!(
             ground([None, None, None]).topology(&program(), &BTreeSet::from([10, 11])).forwarding,
             Forwarding::Routed

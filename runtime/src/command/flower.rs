@@ -88,7 +88,7 @@ fn topologies(cluster: &Cluster, compiler: &Compiler, scope: &Scope) -> BTreeMap
             Topology {
                 uplinks: vec![Port { ifindex: FIRST_UPLINK + number, name }],
                 node_addresses: known.map(|n| n.addresses.clone()).unwrap_or_default(),
-                forwarding: Forwarding::Switched,
+                forwarding: Forwarding::Translating,
                 ..Topology::default()
             }
         });

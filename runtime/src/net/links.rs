@@ -1,7 +1,8 @@
 //! Which host-side interface leads to a pod, by the pod's address.
 //!
-//! Two ways, the cheap one first: a host route (/32, /128) to the address names the interface, and where
-//! pods hang on a bridge, the pod's own namespace has the address on an interface whose peer is ours.
+//! Three ways, the cheapest first: a host route (/32, /128) to the address names the interface; where
+//! pods hang on a bridge, the pod's own namespace has the address on an interface whose peer is ours; and where that interface has
+//! no peer, since it is a NIC's virtual function, the bridge knows behind which representor its hardware address is.
 //! Sources: rtnetlink(7), include/uapi/linux/{if_link,net_namespace}.h.
 
 use std::{
@@ -14,8 +15,10 @@ use std::{
 use super::{
     netlink::{self, Protocol, Socket, attribute, u32_at},
     netns::Namespace,
+    switch::{self, Mac},
 };
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFA_ADDRESS: u16 = 1;
@@ -70,8 +73,17 @@ pub fn others(known: &BTreeSet<u32>) -> io::Result<BTreeSet<u32>> {
 /// does not cost a look into all of them.
 #[derive(Debug, Default)]
 pub struct Ways {
-    /// By namespace: addresses in it that were asked for, with the peer's index.
-    seen: HashMap<(u64, u64), Vec<(IpAddr, u32)>>,
+    /// By namespace: addresses in it that were asked for.
+    seen: HashMap<(u64, u64), Inside>,
+}
+
+/// What a pod's namespace has.
+#[derive(Debug, Default)]
+struct Inside {
+    /// Addresses with the index of their interface's peer here.
+    peers: Vec<(IpAddr, u32)>,
+    /// Addresses on interfaces without a peer, with the interface's hardware address.
+    alone: Vec<(IpAddr, Mac)>,
 }
 
 impl Ways {
@@ -91,10 +103,8 @@ impl Ways {
         // A namespace's number may be another's by now; an interface's is not given again for a long time.
         let here = indices()?;
         let ids: BTreeSet<(u64, u64)> = all.iter().map(Namespace::id).collect();
-        self.seen.retain(|id, peers| ids.contains(id) && peers.iter().all(|(_, index)| here.contains(index)));
-        for (address, index) in self.seen.values().flatten().filter(|(address, _)| wanted.contains(address)) {
-            found.entry(*address).or_insert(*index);
-        }
+        self.seen.retain(|id, inside| ids.contains(id) && inside.peers.iter().all(|(_, index)| here.contains(index)));
+        self.take(&wanted, &mut found);
         if wanted.iter().all(|a| found.contains_key(a)) {
             return Ok(found);
         }
@@ -102,17 +112,31 @@ impl Ways {
             if self.seen.contains_key(&namespace.id()) {
                 continue;
             }
-            let mut peers = peers_in(namespace, &own).unwrap_or_default();
-            peers.retain(|(address, _)| wanted.contains(address));
-            for (address, index) in &peers {
-                found.entry(*address).or_insert(*index);
-            }
+            let mut inside = inside(namespace, &own).unwrap_or_default();
+            inside.peers.retain(|(address, _)| wanted.contains(address));
+            inside.alone.retain(|(address, _)| wanted.contains(address));
             // One without an address yet is looked into again.
-            if !peers.is_empty() {
-                self.seen.insert(namespace.id(), peers);
+            if !inside.peers.is_empty() || !inside.alone.is_empty() {
+                self.seen.insert(namespace.id(), inside);
             }
         }
+        self.take(&wanted, &mut found);
+        let alone = self.seen.values().flat_map(|inside| &inside.alone);
+        let mut alone =
+            alone.filter(|(address, _)| wanted.contains(address) && !found.contains_key(address)).peekable();
+        if alone.peek().is_some() {
+            let ports = switch::ports()?;
+            let behind: Vec<_> = alone.filter_map(|(address, mac)| Some((*address, *ports.get(mac)?))).collect();
+            found.extend(behind);
+        }
         Ok(found)
+    }
+
+    fn take(&self, wanted: &BTreeSet<IpAddr>, found: &mut BTreeMap<IpAddr, u32>) {
+        let peers = self.seen.values().flat_map(|inside| &inside.peers);
+        for (address, index) in peers.filter(|(address, _)| wanted.contains(address)) {
+            found.entry(*address).or_insert(*index);
+        }
     }
 }
 
@@ -157,18 +181,18 @@ fn host_routes() -> io::Result<Vec<(IpAddr, u32)>> {
     })
 }
 
-/// Addresses in `namespace` on interfaces whose peer is in `own`, with the peer's index.
-fn peers_in(namespace: &Namespace, own: &Namespace) -> io::Result<Vec<(IpAddr, u32)>> {
-    let mut peers = Vec::new();
+/// Addresses in `namespace` on interfaces whose peer is in `own`, or that have none.
+fn inside(namespace: &Namespace, own: &Namespace) -> io::Result<Inside> {
+    let mut found = Inside::default();
     let (links, own_id, addresses) = namespace.run(|| -> io::Result<_> {
         let mut socket = Socket::open(Protocol::Route)?;
         // struct ifinfomsg: family, pad, type u16, index i32, ...; 16 bytes.
         let links = socket.dump(libc::RTM_GETLINK, &[0; 16], |to, _, body| {
             let attributes = body.get(16..).unwrap_or_default();
             let number = |kind| attribute(attributes, kind).and_then(|v| u32_at(v, 0));
-            if let (Some(index), Some(peer), Some(id)) = (u32_at(body, 4), number(IFLA_LINK), number(IFLA_LINK_NETNSID))
-            {
-                to.push((index, peer, id));
+            let mac = attribute(attributes, IFLA_ADDRESS).and_then(|a| Mac::try_from(a).ok());
+            if let (Some(index), Some(mac)) = (u32_at(body, 4), mac) {
+                to.push((index, mac, number(IFLA_LINK).zip(number(IFLA_LINK_NETNSID))));
             }
         })?;
         // The dump above made the kernel number the peers' namespaces, so this id is known now.
@@ -180,13 +204,15 @@ fn peers_in(namespace: &Namespace, own: &Namespace) -> io::Result<Vec<(IpAddr, u
         Ok((links, own_id, self::addresses()?))
     })??;
     for (address, index) in addresses {
-        for (link, peer, id) in &links {
-            if *link == index && Some(*id) == own_id {
-                peers.push((address, *peer));
+        for (_, mac, peer) in links.iter().filter(|(link, ..)| *link == index) {
+            match peer {
+                Some((peer, id)) if Some(*id) == own_id => found.peers.push((address, *peer)),
+                Some(_) => {}
+                None => found.alone.push((address, *mac)),
             }
         }
     }
-    Ok(peers)
+    Ok(found)
 }
 
 #[cfg(test)]

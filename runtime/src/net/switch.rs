@@ -42,30 +42,47 @@ pub fn links() -> io::Result<BTreeMap<u32, Link>> {
     Ok(list.into_iter().collect())
 }
 
+/// A hardware address (MAC).
+pub type Mac = [u8; 6];
+
 /// The hardware address that a bridge learned behind each of its ports; ports behind which there are several, such as an
 /// uplink, are left out.
 ///
 /// # Errors
 /// The kernel's.
-pub fn learned() -> io::Result<BTreeMap<u32, [u8; 6]>> {
+pub fn learned() -> io::Result<BTreeMap<u32, Mac>> {
+    let mut behind = BTreeMap::<u32, BTreeSet<Mac>>::new();
+    for (port, address) in forwarding()? {
+        behind.entry(port).or_default().insert(address);
+    }
+    let one = |(port, all): (u32, BTreeSet<Mac>)| (all.len() == 1).then_some((port, *all.first()?));
+    Ok(behind.into_iter().filter_map(one).collect())
+}
+
+/// The port of a bridge behind which each hardware address is; addresses behind several, of different bridges, are left out.
+///
+/// # Errors
+/// The kernel's.
+pub fn ports() -> io::Result<BTreeMap<Mac, u32>> {
+    let mut ports = BTreeMap::<Mac, BTreeSet<u32>>::new();
+    for (port, address) in forwarding()? {
+        ports.entry(address).or_default().insert(port);
+    }
+    let one = |(address, all): (Mac, BTreeSet<u32>)| (all.len() == 1).then_some((address, *all.first()?));
+    Ok(ports.into_iter().filter_map(one).collect())
+}
+
+/// What bridges learned or were told: (port, hardware address behind it).
+fn forwarding() -> io::Result<Vec<(u32, Mac)>> {
     // struct ndmsg: family, pad 3, ifindex i32, state u16, flags u8, type u8; 12 bytes.
     let mut request = [0; 12];
     request[0] = libc::AF_BRIDGE as u8;
-    let list = Socket::open(Protocol::Route)?.dump(RTM_GETNEIGH, &request, |to, _, body| {
+    Socket::open(Protocol::Route)?.dump(RTM_GETNEIGH, &request, |to, _, body| {
         let attributes = body.get(12..).unwrap_or_default();
-        let address = attribute(attributes, NDA_LLADDR).and_then(|a| <[u8; 6]>::try_from(a).ok());
+        let address = attribute(attributes, NDA_LLADDR).and_then(|a| Mac::try_from(a).ok());
         let learned = u16_at(body, 8).is_some_and(|state| state & NUD_PERMANENT == 0);
         to.extend(u32_at(body, 4).filter(|_| learned).zip(address));
-    })?;
-    let mut behind = BTreeMap::<u32, BTreeSet<[u8; 6]>>::new();
-    for (port, address) in list {
-        behind.entry(port).or_default().insert(address);
-    }
-    Ok(behind
-        .into_iter()
-        .filter(|(_, all)| all.len() == 1)
-        .filter_map(|(port, all)| Some((port, all.into_iter().next()?)))
-        .collect())
+    })
 }
 
 /// The interfaces of the default routes.

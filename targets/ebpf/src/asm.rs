@@ -301,6 +301,12 @@ impl Asm {
         self.push(0xdc, dst, 0, 0, bits);
     }
 
+    /// [`Asm::swap`] of 16 bits for an index: verifiers of Linux 6.1 and before know no bound of what was swapped, and of a mask.
+    pub fn swap_index(&mut self, dst: Reg) {
+        self.swap(dst, 16);
+        self.alu(Alu::And, dst, 0xffff);
+    }
+
     /// `dst = *(base + off)`, zero-extended.
     pub fn load(&mut self, size: Size, dst: Reg, base: Reg, off: i16) {
         self.push(0x61 | size as u8, dst, base as u8, off, 0);

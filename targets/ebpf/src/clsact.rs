@@ -1,8 +1,9 @@
 //! Attaching by filters in a clsact qdisc, where the kernel has no TCX (before 6.6).
 //!
 //! One rtnetlink request for each step, with its acknowledgement (net/sched/cls_api.c, cls_bpf.c, sch_ingress.c). A filter has a
-//! fixed priority and handle, so putting it again replaces the program at once and never makes a second one. The
-//! priority is behind those of others' flower rules. Not here: which interfaces, and what is remembered of them.
+//! fixed handle, so putting it again replaces the program at once and never makes a second one. Its
+//! priority is the first, so what others' filters pass or redirect was judged before, as with TCX; only where somebody has filters of another
+//! kind there, it is the last. Not here: which interfaces, and what is remembered of them.
 
 use std::{
     io,
@@ -11,8 +12,10 @@ use std::{
 
 use crate::sys::TcxHook;
 
-const PRIORITY: u32 = 0xfff0;
-const HANDLE: u32 = 1;
+const FIRST: u32 = 1;
+const LAST: u32 = 0xfff0;
+/// Nobody else's: others count from 1.
+const HANDLE: u32 = 0x6e_7063;
 const ETH_P_ALL: u16 = 3;
 const TC_H_CLSACT: u32 = 0xffff_fff1;
 const TC_H_INGRESS: u32 = 0xffff_fff2;
@@ -100,8 +103,8 @@ fn request(message: Message) -> io::Result<Vec<(u16, Vec<u8>)>> {
     }
 }
 
-fn filter_info() -> u32 {
-    PRIORITY << 16 | u32::from(ETH_P_ALL.to_be())
+fn filter_info(priority: u32) -> u32 {
+    priority << 16 | u32::from(ETH_P_ALL.to_be())
 }
 
 /// Whether a qdisc had to be made.
@@ -127,8 +130,17 @@ pub fn ensure_qdisc(ifindex: u32) -> io::Result<Qdisc> {
 
 /// Puts the program into the hook, in place of the one that an earlier call put there.
 pub fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<()> {
+    match put(program, ifindex, hook, FIRST) {
+        // A priority has one kind of filters (cls_api.c, tc_new_tfilter).
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => put(program, ifindex, hook, LAST),
+        first => first.and_then(|()| remove(ifindex, hook, LAST)),
+    }
+}
+
+fn put(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook, priority: u32) -> io::Result<()> {
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE;
-    let mut message = Message::new(libc::RTM_NEWTFILTER, flags, ifindex, HANDLE, parent(hook), filter_info());
+    let info = filter_info(priority);
+    let mut message = Message::new(libc::RTM_NEWTFILTER, flags, ifindex, HANDLE, parent(hook), info);
     message.attribute(TCA_KIND, b"bpf\0");
     let mut options = Message(vec![]);
     options.attribute(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes());
@@ -140,8 +152,14 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Resul
 
 /// Removes what [`attach`] put there; nothing there is fine.
 pub fn detach(ifindex: u32, hook: TcxHook) -> io::Result<()> {
+    remove(ifindex, hook, FIRST)?;
+    remove(ifindex, hook, LAST)
+}
+
+fn remove(ifindex: u32, hook: TcxHook, priority: u32) -> io::Result<()> {
     let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
-    let mut message = Message::new(libc::RTM_DELTFILTER, flags, ifindex, HANDLE, parent(hook), filter_info());
+    let info = filter_info(priority);
+    let mut message = Message::new(libc::RTM_DELTFILTER, flags, ifindex, HANDLE, parent(hook), info);
     message.attribute(TCA_KIND, b"bpf\0");
     absent_is_fine(request(message).map(drop))
 }

@@ -15,6 +15,7 @@ use netpolc_table::{
 };
 use netpolc_target::Target as _;
 use netpolc_target_ebpf::{Config, Ebpf, Mode, Role, Way, sys};
+use netpolc_testbed::lab;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -142,6 +143,47 @@ fn enforce(mode: Mode, way: Way) {
     Ebpf::remove(&dir.0).unwrap();
     assert!(arrives(&pod, 80), "removed");
     assert!(!filters().contains("bpf") && !filters().contains("clsact"), "{}", filters());
+}
+
+/// Linux 6.1, by itself.
+#[test]
+fn clsact_is_the_way_where_the_kernel_has_no_tcx() {
+    if lab::outside(clsact_is_the_way_where_the_kernel_has_no_tcx) {
+        return;
+    }
+    std::thread::spawn(|| enforce(Mode::Best, Way::Clsact)).join().unwrap();
+}
+
+/// What others' filters pass is judged first; where their kind has the first priority, they stay as they are.
+#[test]
+fn clsact_filters_come_first_and_leave_those_of_others() {
+    if lab::outside(clsact_filters_come_first_and_leave_those_of_others) {
+        return;
+    }
+    for (theirs, judged) in [("pref 2 flower", true), ("pref 1 bpf", true), ("pref 1 flower", false)] {
+        let run = move || {
+            let pod = pod();
+            let add = "tc qdisc add dev pod0 clsact; tc filter add dev pod0 ingress protocol all";
+            let act = "action pass";
+            match theirs {
+                // A program of somebody else, of the usual handle: passes everything.
+                "pref 1 bpf" => sh(&format!("{add} pref 1 handle 1 bpf bytecode '1,6 0 0 0,' {act}")),
+                _ => sh(&format!("{add} {theirs} {act}")),
+            }
+            let dir = PinDir::new("others");
+            let mut ebpf = Ebpf::open(&dir.0, Config { mode: Mode::Clsact, ..Config::small() }).unwrap();
+            let (ifindex, _) = ebpf.attach_name("pod0").unwrap();
+            isolate(&mut ebpf, ifindex);
+            assert_eq!(blocked(&pod, 80), judged, "{theirs}: {}", filters());
+            ebpf.detach(ifindex).unwrap();
+            let left = filters();
+            assert!(!left.contains("netpolc") && left.contains(theirs), "{theirs}: {left}");
+            assert!(arrives(&pod, 80));
+            drop(ebpf);
+            Ebpf::remove(&dir.0).unwrap();
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
 }
 
 #[test]

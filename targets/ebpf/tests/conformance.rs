@@ -2,9 +2,19 @@
 
 use netpolc_target::conformance;
 use netpolc_target_ebpf::{Capacities, Config, Ebpf};
+use netpolc_testbed::lab;
 
 #[test]
 fn fixed() {
+    conformance::run(|| Ebpf::private(Config::small().fixed()).expect("needs root and BPF")).assert_passed();
+}
+
+/// Without TCX, with an older verifier and without a JIT compiler.
+#[test]
+fn in_linux_6_1() {
+    if lab::outside(in_linux_6_1) {
+        return;
+    }
     conformance::run(|| Ebpf::private(Config::small().fixed()).expect("needs root and BPF")).assert_passed();
 }
 

@@ -29,6 +29,7 @@ use netpolc_target_ebpf::{
     sys,
     tables::{Access, Tables},
 };
+use netpolc_testbed::lab;
 
 const POD: u32 = 7;
 const UPLINK: u32 = 2;
@@ -55,6 +56,19 @@ fn small() -> Capacities {
 
 #[test]
 fn the_verifier_takes_every_variant_at_every_size() {
+    every_variant_at_every_size();
+}
+
+/// Linux 6.1 knows less of a number's bounds.
+#[test]
+fn an_older_verifier_takes_every_variant_at_every_size() {
+    if lab::outside(an_older_verifier_takes_every_variant_at_every_size) {
+        return;
+    }
+    every_variant_at_every_size();
+}
+
+fn every_variant_at_every_size() {
     let large =
         Capacities { endpoints: 4, rows: 64, port_words: 1 << 10, remote_v4_blocks: 1 << 16, ..Capacities::small() };
     let vary = |port| Some(Vary { counter: MapRef::Extra(0), mask: 4095, remotes: 0xffff, ports: 0xfff, port });

@@ -81,6 +81,8 @@ pub enum Reason {
     Redirect,
     /// The host routes between the ports.
     Routed,
+    /// The host may have to translate a reply back.
+    Translation,
     /// The pod's hardware address is not known.
     NextHop,
     /// Its driver honours no priority and the filters would overlap.
@@ -103,6 +105,7 @@ impl Reason {
             Reason::CtReply => "the NIC cannot match ct_state rpl",
             Reason::Redirect => "the NIC cannot redirect to another port",
             Reason::Routed => "not forwarded: routed",
+            Reason::Translation => "not forwarded: the host may have to translate it",
             Reason::NextHop => "not forwarded: the pod's hardware address is not known",
             Reason::Service => "stricter than policy: without eBPF a Service's address is judged as it is",
             Reason::Priority => "the NIC honours no priority and the filters would overlap",

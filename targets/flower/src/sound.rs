@@ -278,8 +278,10 @@ impl<'a> Tables<'a> {
         if to == MISSED {
             return Some("it misses in a chain above 0; the filter is the one that is not there");
         }
-        if self.topology.forwarding != Forwarding::Switched {
-            return Some("the host routes");
+        match self.topology.forwarding {
+            Forwarding::Routed => return Some("the host routes"),
+            Forwarding::Translating if p.ct & ct::REPLY != 0 => return Some("the host may have to translate it back"),
+            Forwarding::Translating | Forwarding::Switched => {}
         }
         if p.ct & ct::ESTABLISHED == 0 {
             return Some("it belongs to no established connection");

@@ -46,6 +46,10 @@ pub enum Forwarding {
     /// By the host's routing: headers change on the way, so hardware cannot forward by itself.
     #[default]
     Routed,
-    /// By a switch: a frame to a pod's hardware address leaves by that pod's port as it is.
+    /// By a switch, but the host may translate addresses, as kube-proxy does for Services: a reply may have to get the
+    /// Service's address back, and nothing in it tells. A packet of the side that opened the connection tells: it goes to
+    /// the pod's own address, so nothing translates it. Only such packets go past the host.
+    Translating,
+    /// By a switch, and nothing translates: a frame to a pod's hardware address leaves by that pod's port as it is.
     Switched,
 }

@@ -65,7 +65,8 @@ fn nodes(cluster: &Cluster, turn: usize) -> Vec<(Compiler, Topology)> {
             uplinks: vec![Port { ifindex: 2, name: "eth0".into() }],
             node_addresses: addresses,
             translated: if turn.is_multiple_of(3) { services.to_vec() } else { vec![] },
-            forwarding: if turn.is_multiple_of(4) { Forwarding::Routed } else { Forwarding::Switched },
+            forwarding: [Forwarding::Routed, Forwarding::Switched, Forwarding::Translating, Forwarding::Switched]
+                [turn % 4],
         };
         (compiler, topology)
     };

@@ -51,10 +51,10 @@ impl Generator<'_> {
         a.load(Size::Dw, R5, Fp, stack::EVENT);
         a.alu(Alu::And, R5, 7);
         a.alu(Alu::Lsh, R5, 1);
-        a.alu(Alu::Or, R5, R1);
+        a.alu(Alu::Add, R5, R1);
         a.mov(R1, R3);
         a.alu(Alu::Lsh, R1, 4);
-        a.alu(Alu::Or, R5, R1);
+        a.alu(Alu::Add, R5, R1);
         a.map_value(R1, MapId::Config, config::AFTER);
         a.alu(Alu::Add, R1, R5);
         a.load(Size::B, R5, R1, 0);
@@ -84,7 +84,7 @@ impl Generator<'_> {
         a.alu(Alu::And, R0, 7);
         a.alu(Alu::Lsh, R0, 3);
         a.alu(Alu::And, phase, 7);
-        a.alu(Alu::Or, R0, phase);
+        a.alu(Alu::Add, R0, phase);
         a.alu(Alu::Lsh, R0, 2);
         a.map_value(to, MapId::Config, config::LIFETIMES);
         a.alu(Alu::Add, to, R0);

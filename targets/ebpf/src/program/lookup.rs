@@ -125,7 +125,7 @@ impl Generator<'_> {
         a.load(Size::Dw, meta, Fp, stack::ENDPOINT);
         a.alu(Alu::And, meta, c.endpoints as i32 - 1);
         a.alu(Alu::Lsh, meta, c.state_buckets.ilog2() as i32);
-        a.alu(Alu::Or, R1, meta);
+        a.alu(Alu::Add, R1, meta);
         a.alu(Alu::Lsh, R1, (state::WAYS * 8).ilog2() as i32);
         a.map_value(meta, metas, 0);
         a.alu(Alu::Add, meta, R1);

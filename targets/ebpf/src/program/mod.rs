@@ -15,6 +15,8 @@
 //! that does not reach (a header outside the linear part, VLAN tags, extension headers, inner packets), by
 //! `bpf_skb_load_bytes`, which never changes the packet.
 //!
+//! Index computations add disjoint bits and mask swapped bytes: verifiers of Linux 6.1 and before bound a sum, but neither a disjunction nor a byte swap.
+//!
 //! # Registers from the policy stage on
 //!
 //! | register | IPv4 | IPv6 |
@@ -372,7 +374,7 @@ impl Generator<'_> {
         a.alu(Alu::And, R1, c.interface_blocks as i32 - 1);
         a.alu(Alu::Lsh, R1, 8);
         a.alu(Alu::And, R7, 255);
-        a.alu(Alu::Or, R1, R7);
+        a.alu(Alu::Add, R1, R7);
         a.alu(Alu::Lsh, R1, 1);
         a.map_value(R2, MapId::InterfaceBlock, 0);
         a.alu(Alu::Add, R2, R1);
@@ -496,9 +498,9 @@ impl Generator<'_> {
             a.load(Size::Dw, R2, Fp, stack::ENDPOINT);
             a.alu(Alu::And, R2, self.p.capacities.endpoints as i32 - 1);
             a.alu(Alu::Lsh, R2, 1);
-            a.alu(Alu::Or, R2, i32::from(hook != Hook::ToPod));
+            a.alu(Alu::Add, R2, i32::from(hook != Hook::ToPod));
             a.alu(Alu::Lsh, R2, config::REASONS.ilog2() as i32);
-            a.alu(Alu::Or, R2, R1);
+            a.alu(Alu::Add, R2, R1);
             a.alu(Alu::Lsh, R2, 3);
             a.map_value(R3, MapId::Counter, 0);
             a.alu(Alu::Add, R3, R2);

@@ -148,7 +148,7 @@ impl Generator<'_> {
         a.mov(R1, R9);
         a.swap(R1, 32);
         a.mov(R2, R1);
-        a.alu(Alu::Rsh, R2, 16);
+        a.alu32(Alu::Rsh, R2, 16); // older verifiers do not know that a swap of 32 bits leaves 32 bits
         a.alu(Alu::Lsh, R2, 2);
         a.alu(Alu::Add, R2, R3);
         a.load(Size::W, R4, R2, 0);
@@ -162,7 +162,7 @@ impl Generator<'_> {
                 a.alu(Alu::Rsh, R2, shift);
             }
             a.alu(Alu::And, R2, 255);
-            a.alu(Alu::Or, R4, R2);
+            a.alu(Alu::Add, R4, R2);
             a.alu(Alu::Lsh, R4, 2);
             a.mov(R2, R3);
             a.alu(Alu::Add, R2, R4);
@@ -226,7 +226,7 @@ impl Generator<'_> {
         a.alu(Alu::And, R4, c.remote_v6_leaves as i32 - 1);
         a.alu(Alu::Lsh, R4, 8);
         a.load(Size::B, R0, Fp, stack::REMOTE + 15);
-        a.alu(Alu::Or, R4, R0);
+        a.alu(Alu::Add, R4, R0);
         a.alu(Alu::Lsh, R4, 2);
         a.map_value(R9, MapId::RemoteV6Leaf, 0);
         a.alu(Alu::Add, R9, R4);
@@ -236,7 +236,7 @@ impl Generator<'_> {
         a.note("table remote_v6: first 16 bits");
         a.map_value(R9, MapId::RemoteV6, 0);
         a.load(Size::H, R0, Fp, stack::REMOTE);
-        a.swap(R0, 16);
+        a.swap_index(R0);
         a.alu(Alu::Lsh, R0, 2);
         a.alu(Alu::Add, R0, R9);
         a.load(Size::W, R4, R0, 0);
@@ -246,7 +246,7 @@ impl Generator<'_> {
             a.alu32(Alu::And, R4, c.remote_v6_blocks as i32 - 1);
             a.alu(Alu::Lsh, R4, 8);
             a.load(Size::B, R0, Fp, stack::REMOTE + 2 + step);
-            a.alu(Alu::Or, R4, R0);
+            a.alu(Alu::Add, R4, R0);
             a.alu(Alu::Lsh, R4, 2);
             a.mov(R0, R9);
             a.alu(Alu::Add, R0, R4);
@@ -272,7 +272,7 @@ impl Generator<'_> {
         a.alu(Alu::Lsh, R1, classes.ilog2() as i32);
         a.mov(R2, R4);
         a.alu(Alu::And, R2, classes as i32 - 1);
-        a.alu(Alu::Or, R1, R2);
+        a.alu(Alu::Add, R1, R2);
         a.alu(Alu::Lsh, R1, 1);
         a.map_value(R3, map, 0);
         a.alu(Alu::Add, R3, R1);
@@ -302,11 +302,11 @@ impl Generator<'_> {
         if direction == Hook::FromPod {
             a.alu(Alu::Rsh, R2, 16);
         }
-        a.swap(R2, 16);
+        a.swap_index(R2);
         a.mov(R3, R5);
         a.alu(Alu::And, R3, 7); // changes nothing; the verifier knows it then
         a.alu(Alu::Lsh, R3, 16);
-        a.alu(Alu::Or, R2, R3);
+        a.alu(Alu::Add, R2, R3);
         a.alu(Alu::Lsh, R2, 1);
         a.map_value(R3, MapId::Port, 0);
         a.alu(Alu::Add, R3, R2);

@@ -4,6 +4,7 @@
 //! port, replies by source port, as the opener's egress set and the other side's ingress set say. So a tighter policy
 //! is a replacement of filters, and no tracked connection needs to be forgotten. Tracking is in zone 0 and never
 //! commits. Filters are in software as well, or a connection that hardware does not know would find no filter there.
+//! Where the host may translate, replies are the host's ([`Forwarding::Translating`]).
 //! No filter of such a chain relies on another, so the chain is named after its pod and changes in place: another pod's
 //! coming and going changes that pod's filters only.
 //! Not here: openings ([`super::representor`]).
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// The prio of the filter in chain 0 that tracks, for IPv4; IPv6 has the next one.
-pub const PRIO: u16 = 9;
+pub const PRIO: u16 = super::representor::FIRST + 8;
 /// Part of the name of the chain of a pod's connections.
 const NAME: &str = "connections";
 /// Protocols whose connections hardware can track.
@@ -52,7 +53,7 @@ pub fn units(
         Err(Some(Spilled { port: pod.port.clone(), what, reason, filters: 0, origins: Origins::default() }))
     };
     let reasons = [
-        (local.topology.forwarding == Forwarding::Switched, Reason::Routed),
+        (local.topology.forwarding != Forwarding::Routed, Reason::Routed),
         (can.ct && can.chains > 0, Reason::Ct),
         (can.redirect, Reason::Redirect),
         (can.priority && can.zero_keys, Reason::Priority),
@@ -64,7 +65,10 @@ pub fn units(
     let mut units = Vec::new();
     for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || can.ipv6) {
         for address in &pod.own[super::local::at(family)] {
-            let Some(rules) = connections(pod, *address, &others, family, can) else { return spilled(Reason::Filters) };
+            let forwarding = local.topology.forwarding;
+            let Some(rules) = connections(pod, *address, &others, forwarding, can) else {
+                return spilled(Reason::Filters);
+            };
             if rules.is_empty() {
                 continue;
             }
@@ -92,7 +96,14 @@ pub fn units(
 }
 
 /// The filters for packets from one address of a pod; None where ports take too many.
-fn connections(pod: &Pod, from: IpAddr, others: &[&Pod], family: Family, can: &Capabilities) -> Option<Vec<Rule>> {
+fn connections(
+    pod: &Pod,
+    from: IpAddr,
+    others: &[&Pod],
+    forwarding: Forwarding,
+    can: &Capabilities,
+) -> Option<Vec<Rule>> {
+    let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
     let mut rules = Vec::new();
     for other in others {
         let Some(mac) = other.mac else { continue };
@@ -100,7 +111,10 @@ fn connections(pod: &Pod, from: IpAddr, others: &[&Pod], family: Family, can: &C
             let (there, in_) = (pod.egress(family).part(*to), other.ingress(family).part(from));
             let (back, out) = (other.egress(family).part(from), pod.ingress(family).part(*to));
             let opened = there.answer.and(&in_.answer);
-            let replied = back.answer.and(&out.answer);
+            let replied = match forwarding {
+                Forwarding::Switched => back.answer.and(&out.answer),
+                Forwarding::Translating | Forwarding::Routed => Answer::Deny,
+            };
             let parts = [there, in_, back, out].into_iter();
             let origins: Origins = parts.flat_map(|p| p.origins.as_slice()).cloned().collect();
             let forward = |state: Masked, pattern: Pattern| {

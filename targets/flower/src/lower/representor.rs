@@ -37,7 +37,7 @@ use crate::{
     capability::Capabilities,
     filter::{Action, Masked, Pattern, Ports, host},
     lowered::{Lowered, Mode, Reason, Spilled},
-    topology::{Port, Topology},
+    topology::{Forwarding, Port, Topology},
 };
 
 /// SYN without ACK.
@@ -46,11 +46,14 @@ pub const OPENING: Masked = Masked { value: 0x02, mask: 0x12 };
 /// Fewer chains than that are used as none.
 const CHAINS: u32 = 64;
 
+/// The first prio of chain 0. The one before it is that of the eBPF programs, where the kernel has no TCX for them.
+pub const FIRST: u16 = 2;
+
 /// Prios in chain 0 where there are chains: exceptions, this node's pods (two: ports, and the rest), all other openings;
 /// IPv4, then IPv6.
-const EXEMPT: u16 = 1;
-const LOCAL: u16 = 2;
-const OPENINGS: u16 = 4;
+const EXEMPT: u16 = FIRST;
+const LOCAL: u16 = FIRST + 1;
+const OPENINGS: u16 = FIRST + 3;
 const SECOND: u16 = 4;
 /// Prios of a family in chain 0 where there are none.
 const LAYERS: u16 = 1000;
@@ -104,7 +107,13 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
     for (endpoint, pod) in &local.pods {
         let chains = work.chains.entry(pod.port.clone()).or_insert_with(|| Chains::new(can.chains));
         match forward::units(&local, *endpoint, chains, can) {
-            Ok(units) => work.units.extend(units),
+            Ok(units) => {
+                if topology.forwarding == Forwarding::Translating && !units.is_empty() {
+                    let what = format!("established replies of {}", pod.name);
+                    work.spill(&pod.port, what, Reason::Translation, 0, Origins::default());
+                }
+                work.units.extend(units);
+            }
             Err(spilled) => work.spilled.extend(spilled),
         }
     }
@@ -225,7 +234,7 @@ impl<'a> Work<'a> {
         match self.form {
             Form::Flat => self.drops(port, &what, openings, &base, remote),
             Form::Layered | Form::Chained => {
-                let first = 1 + LAYERS * super::local::at(openings.family) as u16;
+                let first = FIRST + LAYERS * super::local::at(openings.family) as u16;
                 let place = Place { base, remote, can: self.can };
                 match place.strata(openings, None).and_then(|strata| layered(strata, first)) {
                     Some(rules) => {
@@ -256,7 +265,7 @@ impl<'a> Work<'a> {
                 End::Destination => pattern.to(drop.prefix),
             };
             let rule = hardware(Role::Deny, TableId::Row, pattern, Action::Drop, &drop.origins);
-            let prio = 1 + super::local::at(openings.family) as u16;
+            let prio = FIRST + super::local::at(openings.family) as u16;
             self.units.push(Unit {
                 port: port.clone(),
                 what: what.to_owned(),
