@@ -11,7 +11,9 @@ use std::{
 
 use http::{Request, Response};
 use kube::{Client, client::Body};
-use netpolc_kube_sync::watch::{Access, Change, Condition, Found, Lists, Options, Reason, Resource, Update, Watch};
+use netpolc_kube_sync::watch::{
+    Access, Change, Condition, Found, Lists, NodeStatus, Options, Reason, Resource, Update, Watch,
+};
 use netpolc_policy::{Cluster, Isolation, ObjectKey, Port, Ports, Protocol};
 use serde_json::{Value, json};
 
@@ -315,4 +317,37 @@ async fn a_pod_can_be_fetched_beside_the_watch() {
     assert!(matches!(&answers["broken"], Found::Failed(_)), "{answers:?}");
     let Found::Failed(why) = &answers["silent"] else { panic!("{answers:?}") };
     assert!(why.contains("within"), "{why}");
+}
+
+/// The node's state goes out at its own pace, also where the resource is not there at first, and never more often than each
+/// ten seconds.
+#[tokio::test]
+async fn a_status_waits_for_its_resource_and_is_coalesced() {
+    const ALL: &str = "/apis/netpolc.dev/v1alpha1/nodepolicystatuses";
+    let own = format!("{ALL}/n1/status");
+    let object = json!({"apiVersion": "netpolc.dev/v1alpha1", "kind": "NodePolicyStatus", "metadata": {"name": "n1"}});
+    let missing = || status(404, "NotFound", "the server could not find the requested resource");
+    // Neither the object nor the resource; then the resource without the object; then both.
+    let script = Script::version("20")
+        .then(&own, missing())
+        .then(ALL, missing())
+        .then(&own, missing())
+        .then(ALL, Answer::Says(201, object.to_string()))
+        .then(&own, Answer::Says(200, object.to_string()))
+        .then(&own, Answer::Says(200, object.to_string()));
+    let follower = script.watch(Lists::Automatic);
+    let began = std::time::Instant::now();
+    let mut writes = Vec::new();
+    while writes.len() < 4 {
+        // Something new all the time.
+        let pods = began.elapsed().as_millis() as usize;
+        follower.watch.publish(NodeStatus { pods, ..NodeStatus::default() });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let asked = script.asked(&own).len();
+        (writes.len()..asked).for_each(|_| writes.push(began.elapsed()));
+        assert!(began.elapsed() < Duration::from_secs(60), "{writes:?}");
+    }
+    assert_eq!(script.asked(ALL).len(), 6, "{:?}", script.asked(ALL));
+    assert!(writes[1] - writes[0] > Duration::from_secs(4), "{writes:?}");
+    assert!(writes[3] - writes[2] > Duration::from_secs(9), "{writes:?}");
 }

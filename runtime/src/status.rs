@@ -11,7 +11,7 @@ use netpolc_target_flower::{Flower, netlink::Decoded};
 use serde::Serialize;
 
 use crate::{
-    agent::record::{PodRecord, Record},
+    agent::record::{Alive, PodRecord, Record},
     command::ebpf::name,
     net::switch,
 };
@@ -54,7 +54,7 @@ pub struct FilterStatus {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
-    /// Its process is there.
+    /// Its process lives, in whatever container.
     pub running: bool,
     /// Its record.
     #[serde(flatten)]
@@ -107,7 +107,7 @@ pub struct MapStatus {
 /// What is pinned cannot be read.
 pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
     let record = Record::read(pin_dir);
-    let agent = record.map(|record| AgentStatus { running: runs(record.pid), record });
+    let agent = record.map(|record| AgentStatus { running: Alive::is_shown(pin_dir), record });
     let Some(mut ebpf) = Ebpf::observe(pin_dir)? else {
         let (endpoints, tables, maps, filters) = (vec![], BTreeMap::new(), vec![], filters());
         let enforcing = !filters.is_empty();
@@ -182,9 +182,4 @@ fn filters() -> Vec<FilterStatus> {
         tracing::debug!(%error, "filters");
         vec![]
     })
-}
-
-/// Is there such a process?
-fn runs(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
 }

@@ -376,6 +376,15 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     let status = cluster.status();
     assert_eq!((&status["enforcing"], &status["agent"]["running"]), (&true.into(), &true.into()), "{status}");
 
+    // The cluster sees it, too.
+    until("the node's status", Duration::from_secs(60), || {
+        let nodes = cluster.json(&["get", "nodepolicystatuses"]);
+        let status = &nodes["items"][0]["status"];
+        status["policyCount"] == 2 && status["conditions"][0]["status"] == "True" && status["problemCount"] == 0
+    });
+    println!("{}", cluster.kubectl(&["get", "nps"]).trim());
+    stage("the node's status is there");
+
     // The agent's pod is deleted, then killed without a word, then upgraded; each time another one takes over.
     for (what, arguments) in
         [("deleted", &["--wait=false"][..]), ("killed", &["--wait=false", "--grace-period=0", "--force"])]
@@ -435,7 +444,7 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     cluster.rollout();
     assert!(passes(&other, &server, REDIS, PATIENCE), "nothing is enforced any more");
     assert_eq!(cluster.exec(&["cat", "/etc/cni/net.d/10-ptp.conflist"]), before);
-    let left = cluster.exec(&["ls", "/sys/fs/bpf", "/opt/cni/bin", "/etc/cni/net.d"]);
-    assert!(!left.contains("netpolc"), "{left}");
+    let left = cluster.exec(&["ls", "/sys/fs/bpf", "/opt/cni/bin", "/etc/cni/net.d", "/run/netpolc"]);
+    assert!(!left.replace("/run/netpolc", "").contains("netpolc") && !left.contains("cni.sock"), "{left}");
     stage("removed");
 }

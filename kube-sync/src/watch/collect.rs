@@ -45,6 +45,8 @@ struct Listing {
     /// What differs from before: applied when the list is complete, so that an address which went from one pod to
     /// another is not seen at both.
     differs: BTreeMap<ObjectKey, Option<Object>>,
+    /// Of policies.
+    generations: BTreeMap<ObjectKey, i64>,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(crate) struct Collector {
     pending: BTreeMap<(Resource, ObjectKey), Option<Object>>,
     problems: BTreeMap<(Resource, ObjectKey), Vec<Problem>>,
     conditions: BTreeMap<Resource, Condition>,
+    /// Of policies.
+    generations: BTreeMap<ObjectKey, i64>,
     /// Lists after the first ones that nobody asked about yet.
     resyncs: BTreeMap<Resource, u64>,
     /// Problems or conditions changed since the last update.
@@ -79,6 +83,7 @@ impl Collector {
             pending: BTreeMap::new(),
             problems: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            generations: BTreeMap::new(),
             resyncs: BTreeMap::new(),
             told: Told::All,
             news: Told::NotYet,
@@ -99,6 +104,10 @@ impl Collector {
 
     pub fn take_news(&mut self) -> bool {
         std::mem::replace(&mut self.news, Told::All) == Told::NotYet
+    }
+
+    pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
+        self.generations.get(policy).copied()
     }
 
     pub fn take_resyncs(&mut self) -> BTreeMap<Resource, u64> {
@@ -142,7 +151,7 @@ impl Collector {
     }
 
     fn put(&mut self, resource: Resource, item: Item, known: &Cluster) {
-        let Item { key, object, problems } = item;
+        let Item { key, object, problems, generation } = item;
         self.note_problems(resource, &key, problems);
         let listing = self.listings.get_mut(&resource);
         let Some(object) = object else {
@@ -154,6 +163,17 @@ impl Collector {
         };
         // A name that no API server lets through is made legible: then this is the one that counts.
         let key = change::key(&object);
+        if resource == Resource::Policy
+            && let Some(generation) = generation
+        {
+            match self.listings.get_mut(&resource) {
+                Some(listing) => {
+                    listing.generations.insert(key.clone(), generation);
+                }
+                None => self.note_generation(key.clone(), generation),
+            }
+        }
+        let listing = self.listings.get_mut(&resource);
         match (listing, &mut self.first) {
             (Some(listing), Some(first)) => {
                 change::put(first, object);
@@ -174,6 +194,9 @@ impl Collector {
 
     fn gone(&mut self, resource: Resource, key: ObjectKey) {
         self.note_problems(resource, &key, vec![]);
+        if resource == Resource::Policy {
+            self.generations.remove(&key);
+        }
         match &mut self.first {
             Some(first) => change::remove(first, resource, &key),
             None => drop(self.pending.insert((resource, key), None)),
@@ -183,6 +206,10 @@ impl Collector {
     fn complete(&mut self, resource: Resource, known: &Cluster) {
         let Some(listing) = self.listings.remove(&resource) else { return };
         let seen = listing.seen;
+        if resource == Resource::Policy {
+            self.generations.retain(|key, _| seen.contains(key));
+            listing.generations.into_iter().for_each(|(key, generation)| self.note_generation(key, generation));
+        }
         let before = self.problems.len();
         self.problems.retain(|(kind, key), _| *kind != resource || seen.contains(key));
         if self.problems.len() != before {
@@ -204,6 +231,13 @@ impl Collector {
         let gone: Vec<ObjectKey> = gone.collect();
         self.pending.extend(gone.into_iter().map(|key| ((resource, key), None)));
         self.pending.extend(listing.differs.into_iter().map(|(key, object)| ((resource, key), object)));
+    }
+
+    fn note_generation(&mut self, policy: ObjectKey, generation: i64) {
+        // Also where nothing that policy says has changed.
+        if self.generations.insert(policy, generation) != Some(generation) {
+            self.told = Told::NotYet;
+        }
     }
 
     fn note_problems(&mut self, resource: Resource, key: &ObjectKey, problems: Vec<Problem>) {

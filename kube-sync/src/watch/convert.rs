@@ -21,6 +21,8 @@ pub(crate) struct Item {
     /// None where so little of it can be understood that it is no object.
     pub object: Option<Object>,
     pub problems: Vec<Problem>,
+    /// metadata.generation, where it has one.
+    pub generation: Option<i64>,
 }
 
 /// Names the server in messages, where a file would stand.
@@ -54,6 +56,6 @@ impl Converter {
             // The server sends an object in one line.
             (problem.line, problem.document) = (None, None);
         }
-        Item { key, object: found, problems }
+        Item { key, object: found, problems, generation: raw.meta.generation }
     }
 }

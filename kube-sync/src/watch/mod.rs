@@ -17,9 +17,11 @@ mod condition;
 mod convert;
 mod feed;
 mod fetch;
+mod publish;
 mod raw;
 mod report;
 mod resource;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +31,8 @@ use std::{
     time::Duration,
 };
 
-use netpolc_policy::Cluster;
-use tokio::sync::mpsc;
+use netpolc_policy::{Cluster, ObjectKey};
+use tokio::sync::{mpsc, watch};
 
 pub use self::{
     access::{Access, AccessError},
@@ -39,6 +41,7 @@ pub use self::{
     condition::{Condition, Reason},
     fetch::{Busy, Fetched, Fetcher, Found},
     resource::Resource,
+    status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus, PolicyState},
 };
 use self::{
     collect::{Collector, Message},
@@ -96,6 +99,7 @@ const AFTER_FAULT: Duration = Duration::from_secs(5);
 pub struct Watch {
     messages: mpsc::Receiver<Message>,
     questions: mpsc::Sender<Question>,
+    status: watch::Sender<Option<NodeStatus>>,
     collector: Collector,
 }
 
@@ -110,6 +114,7 @@ impl Watch {
         let (ready, outcome) = std::sync::mpsc::channel();
         let (sender, messages) = mpsc::channel(WAITING);
         let (questions, asked) = fetch::channel();
+        let (status, newest) = watch::channel(None);
         let work = move || {
             runtime.block_on(async {
                 if let Err(error) = access.client().await {
@@ -118,14 +123,14 @@ impl Watch {
                     return;
                 }
                 let _ = ready.send(Ok(()));
-                watch_all(options, sender, asked).await;
+                watch_all(options, sender, asked, newest).await;
             });
             // Connections may hang; nobody waits for them.
             runtime.shutdown_background();
         };
         thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
         outcome.recv().map_err(|_| StartError::Thread(io::Error::other("it ended at once")))??;
-        Ok(Self { messages, questions, collector: Collector::new() })
+        Ok(Self { messages, questions, status, collector: Collector::new() })
     }
 
     /// What happened next: all that has arrived, merged. `known` is the cluster that earlier updates make. Cancel safe.
@@ -149,6 +154,17 @@ impl Watch {
     /// Asks for single pods, on the same thread and with the same credentials.
     pub fn fetcher(&self) -> Fetcher {
         Fetcher::new(self.questions.clone())
+    }
+
+    /// Gives this node's state to the cluster, which sees the newest one every ten seconds or so; nothing waits for it. Without a
+    /// node of one's own it goes nowhere.
+    pub fn publish(&self, status: NodeStatus) {
+        self.status.send_replace(Some(status));
+    }
+
+    /// metadata.generation of a policy, as of the last update.
+    pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
+        self.collector.generation(policy)
     }
 
     /// Lists that were completed since the last call and were not their kind's first, by kind.
@@ -177,9 +193,18 @@ impl Watch {
     }
 }
 
-async fn watch_all(options: Options, messages: mpsc::Sender<Message>, asked: mpsc::Receiver<Question>) {
+async fn watch_all(
+    options: Options,
+    messages: mpsc::Sender<Message>,
+    asked: mpsc::Receiver<Question>,
+    newest: watch::Receiver<Option<NodeStatus>>,
+) {
     let converter = Arc::new(Mutex::new(Converter::default()));
     let reports = Reports::start(options.access.clone(), options.node.clone());
+    if let Some(node) = &options.node {
+        // Ends with the sender.
+        tokio::spawn(publish::publish(newest, options.access.clone(), node.clone()));
+    }
     let fetches = tokio::spawn(fetch::answer(asked, options.access.clone(), converter.clone()));
     let feeds = Resource::ALL.map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);

@@ -12,7 +12,7 @@ use crate::json::Str;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
-    /// name, namespace, uid and resourceVersion.
+    /// name, namespace, uid, resourceVersion and generation.
     pub meta: ObjectMeta,
     pub json: Box<RawValue>,
 }
@@ -35,6 +35,7 @@ struct Metadata<'a> {
     uid: Option<Str<'a>>,
     #[serde(borrow)]
     resource_version: Option<Str<'a>>,
+    generation: Option<i64>,
 }
 
 impl<'de> Deserialize<'de> for Raw {
@@ -48,6 +49,7 @@ impl<'de> Deserialize<'de> for Raw {
             namespace: text(head.namespace),
             uid: text(head.uid),
             resource_version: text(head.resource_version),
+            generation: head.generation,
             ..ObjectMeta::default()
         });
         Ok(Raw { meta, json })

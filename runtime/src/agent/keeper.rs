@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use netpolc_table::{Origin, TableId};
+use netpolc_kube_sync::watch::PolicyState;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Agent, Error, Report,
+    applied::applied,
     host::{Enforcer, Network},
-    record::Record,
+    record::{Alive, Record},
 };
 use crate::{
     metrics::Metrics,
@@ -53,6 +54,7 @@ pub struct Keeper<H, N> {
     /// The record's last time; None: it was never written.
     recorded: Option<Instant>,
     stale: bool,
+    _alive: Option<Alive>,
 }
 
 impl<H: Enforcer, N: Network> Keeper<H, N> {
@@ -61,6 +63,10 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     /// # Errors
     /// What is installed cannot be read.
     pub fn new(node: Arc<str>, pin_dir: PathBuf, metrics: Arc<Metrics>, host: H, network: N) -> Result<Self, Error> {
+        let alive = Alive::show(&pin_dir);
+        if let Err(error) = &alive {
+            tracing::warn!(%error, "`netpolc status` will not see that this agent runs");
+        }
         Ok(Self {
             metrics,
             holds: host.holds()?,
@@ -71,6 +77,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             pin_dir,
             recorded: None,
             stale: false,
+            _alive: alive.ok(),
         })
     }
 
@@ -151,21 +158,19 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         }
     }
 
-    /// Writes the record where it is not up to date.
-    pub fn record(&mut self) {
+    /// The record is not up to date any more.
+    pub fn touch(&mut self) {
+        self.stale = true;
+    }
+
+    /// Writes the record where it is not up to date, and gives it. `about` adds to a policy what the tables do not know.
+    pub fn record(&mut self, about: impl Fn(&mut PolicyState)) -> Option<Record> {
         if !std::mem::take(&mut self.stale) {
-            return;
+            return None;
         }
         self.recorded = Some(Instant::now());
-        let program = self.agent.compiler().program();
-        let origins = program.table(TableId::Base).entries.values().flat_map(|e| e.origins.as_slice());
-        let isolating = origins.filter_map(|o| match o {
-            Origin::Isolates { policy } => Some(policy.to_string()),
-            _ => None,
-        });
-        let mut policies: Vec<String> = isolating.collect();
-        policies.sort();
-        policies.dedup();
+        let mut policies = applied(self.agent.compiler());
+        policies.iter_mut().for_each(about);
         let diagnostics = self.agent.compiler().diagnostics();
         let record = Record {
             node: self.node.to_string(),
@@ -180,6 +185,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         if let Err(error) = record.write(&self.pin_dir) {
             tracing::warn!(%error, "the record for `netpolc status` could not be written");
         }
+        Some(record)
     }
 }
 

@@ -4,13 +4,22 @@
 //! calling thread's network namespace. What is enforced never depends on the server being there: until every first list is
 //! complete nothing is changed at all, and later only by changes that the server tells of.
 
-use std::{collections::BTreeSet, future::Future, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+};
 
 use anyhow::Context;
-use netpolc_kube_sync::watch::{self, Fetcher, Resource, Update, Watch};
+use netpolc_kube_sync::{
+    Severity,
+    watch::{self, Fetcher, NodeStatus, PolicyState, Resource, Update, Watch},
+};
+use netpolc_policy::ObjectKey;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
+    Standing,
     cni::{self, Waiting},
     host::{Enforcer, Network},
     keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
@@ -47,7 +56,7 @@ pub async fn serve(
     // Kept from turn to turn: what happens meanwhile may bring it closer, and never puts it off.
     let mut again = Instant::now() + patience;
     loop {
-        let record = keeper.record_due().map(Instant::from_std);
+        let record_due = keeper.record_due().map(Instant::from_std);
         let plugins_due = plugins.sandboxes.due().map(Instant::from_std);
         keeper.metrics.turned();
         tokio::select! {
@@ -63,7 +72,7 @@ pub async fn serve(
                         keeper.follow(|agent| agent.update(cluster));
                         if options.passes == Passes::Once {
                             keeper.set_problems(watch.problems().map(ToString::to_string).collect());
-                            keeper.record();
+                            record(&mut keeper, &watch);
                             return keeper.outcome();
                         }
                     }
@@ -81,6 +90,8 @@ pub async fn serve(
                     }
                 }
                 if watch.take_news() {
+                    // Perhaps of a policy's generation only.
+                    keeper.touch();
                     let conditions = watch.conditions().map(ToString::to_string);
                     keeper.set_problems(conditions.chain(watch.problems().map(ToString::to_string)).collect());
                 }
@@ -109,14 +120,14 @@ pub async fn serve(
                 again = Instant::now() + patience;
             }
             () = tokio::time::sleep_until(plugins_due.unwrap_or(again)), if plugins_due.is_some() => {}
-            () = tokio::time::sleep_until(record.unwrap_or(again)), if record.is_some() => keeper.record(),
+            () = tokio::time::sleep_until(record_due.unwrap_or(again)), if record_due.is_some() => record(&mut keeper, &watch),
         }
         for (resource, lists) in watch.take_resyncs() {
             keeper.metrics.resynced(resource.plural(), lists);
         }
         plugins.serve(&mut keeper);
     }
-    keeper.record();
+    record(&mut keeper, &watch);
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
     Ok(Outcome::Fine)
 }
@@ -173,6 +184,28 @@ impl Plugins {
             keeper.metrics.error("cni");
         }
     }
+}
+
+/// Brings record and status up to date.
+fn record<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, watch: &Watch) {
+    let broken = watch.problems().filter(|p| p.severity == Severity::Error).filter_map(|p| p.object.as_ref());
+    let mut errors: BTreeMap<&str, usize> = BTreeMap::new();
+    broken.filter(|o| &*o.kind == Resource::Policy.kind()).for_each(|o| *errors.entry(&o.name).or_default() += 1);
+    let about = |state: &mut PolicyState| {
+        let key = state.policy.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));
+        state.generation = key.and_then(|key| watch.generation(&key));
+        state.errors = errors.get(&*state.policy).copied().unwrap_or(0);
+    };
+    let Some(record) = keeper.record(about) else { return };
+    let isolates = |key: &&ObjectKey| matches!(keeper.agent.standing(key), Standing::Enforced | Standing::Unfound);
+    watch.publish(NodeStatus {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pods: record.pods.len(),
+        isolated: keeper.agent.local_pods().iter().filter(isolates).count(),
+        behind: record.behind,
+        policies: record.policies,
+        problems: record.problems,
+    });
 }
 
 /// What is said until the cluster is known.

@@ -3,11 +3,12 @@
 //! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
 //! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
 //! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
-//! `netpolc status`, [`sandboxes`] what CNI says of pods. Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is
+//! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods. Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is
 //! what both loops share.
 //! Not here: the meaning of policies, the order of writes.
 
 pub mod adopt;
+pub mod applied;
 pub mod cni;
 pub mod ebpf;
 pub mod events;
@@ -256,9 +257,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
 
     /// How a pod stands. Only means something while updates succeed.
     pub fn standing(&self, key: &ObjectKey) -> Standing {
-        let Some((_, endpoint)) = self.compiler.endpoints().find(|(pod, _)| *pod == key) else {
-            return Standing::Unknown;
-        };
+        let Some(endpoint) = self.compiler.endpoint(key) else { return Standing::Unknown };
         match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.interfaces.get(key)) {
             (false, _) => Standing::Open,
             (true, None) => Standing::Unfound,

@@ -5,10 +5,12 @@
 
 use std::{
     collections::BTreeMap,
+    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
 
+use netpolc_kube_sync::watch::PolicyState;
 use serde::{Deserialize, Serialize};
 
 /// Where records are kept.
@@ -20,14 +22,14 @@ pub const FOLDER: &str = "/run/netpolc";
 pub struct Record {
     /// The node whose pods are enforced.
     pub node: String,
-    /// The agent's process, which may have ended since.
+    /// The agent's process, as its own container counts them; it may have ended since ([`Alive`]).
     pub pid: u32,
     /// When it was written, in seconds since 1970.
     pub written: u64,
     /// The local pods, in order of their names.
     pub pods: Vec<PodRecord>,
-    /// Policies that select a local pod, `namespace/name`, in order.
-    pub policies: Vec<String>,
+    /// Policies that select a local pod, in order of their names.
+    pub policies: Vec<PolicyState>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
     /// Why the kernel does not hold the newest policies, where it does not.
@@ -84,6 +86,30 @@ pub fn path(pin_dir: &Path) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.json"))
 }
 
+/// A sign that a process lives, which means the same in every process namespace: a lock on a file beside the record.
+#[derive(Debug)]
+pub struct Alive(#[allow(dead_code, reason = "open means locked")] File);
+
+impl Alive {
+    /// Gives the sign until dropped, or until the process ends however it does.
+    ///
+    /// # Errors
+    /// /run cannot be written.
+    pub fn show(pin_dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(FOLDER)?;
+        let file = File::create(path(pin_dir).with_extension("lock"))?;
+        // Shared, and so never in the way of another agent; whoever looks holds it for a moment only.
+        file.lock_shared()?;
+        Ok(Self(file))
+    }
+
+    /// Does an agent show it?
+    pub fn is_shown(pin_dir: &Path) -> bool {
+        let Ok(file) = File::open(path(pin_dir).with_extension("lock")) else { return false };
+        matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+    }
+}
+
 impl Record {
     /// Writes it, at once or not at all.
     ///
@@ -107,6 +133,8 @@ impl Record {
     /// # Errors
     /// It is there and stays.
     pub fn remove(pin_dir: &Path) -> io::Result<()> {
+        // Nobody holds it: enforcement is gone.
+        let _ = std::fs::remove_file(path(pin_dir).with_extension("lock"));
         match std::fs::remove_file(path(pin_dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
@@ -128,10 +156,24 @@ mod tests {
         assert_ne!(path(Path::new("/sys/fs/bpf/a-1")), path(Path::new("/sys/fs/bpf/a-2")));
     }
 
+    /// A number of a process means nothing in another process namespace.
+    #[test]
+    fn life_is_told_by_a_lock() {
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-unit-{}", std::process::id()));
+        assert!(!Alive::is_shown(&pin_dir));
+        let (first, second) = (Alive::show(&pin_dir).unwrap(), Alive::show(&pin_dir).unwrap());
+        drop(first);
+        assert!(Alive::is_shown(&pin_dir));
+        drop(second);
+        assert!(!Alive::is_shown(&pin_dir));
+        Record::remove(&pin_dir).unwrap();
+    }
+
     #[test]
     fn a_record_reads_back() {
         let pods = vec![PodRecord { pod: "a/b".into(), endpoint: 3, ifindex: None, adopted: 2 }];
-        let record = Record { node: "n".into(), pods, behind: Some("full".into()), ..Record::default() };
+        let policies = vec![PolicyState { policy: "a/p".into(), generation: Some(3), pods: 1, entries: 9, errors: 0 }];
+        let record = Record { node: "n".into(), pods, policies, behind: Some("full".into()), ..Record::default() };
         assert_eq!(serde_json::from_slice::<Record>(&serde_json::to_vec(&record).unwrap()).unwrap(), record);
     }
 }

@@ -37,7 +37,7 @@ pub async fn serve(
     let mut links = Links::open();
     let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     let outcome = reload(&mut keeper, files);
-    keeper.record();
+    keeper.record(|_| {});
     if options.passes == Passes::Once {
         return Ok(outcome.and(keeper.outcome()?));
     }
@@ -65,7 +65,7 @@ pub async fn serve(
                 keeper.follow(|agent| agent.refresh());
             }
         }
-        keeper.record();
+        keeper.record(|_| {});
     }
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
     Ok(Outcome::Fine)

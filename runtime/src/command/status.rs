@@ -34,9 +34,9 @@ fn text(status: &Status, colour: Colour) -> String {
     let mut text = String::new();
     match &status.agent {
         Some(agent) => {
-            let Record { node, pid, policies, problems, behind, .. } = &agent.record;
+            let Record { node, policies, problems, behind, .. } = &agent.record;
             let state = if agent.running { colour.good("running") } else { colour.bad("not running") };
-            text += &format!("node {node}: agent {state} (process {pid}), {} policies apply here\n", policies.len());
+            text += &format!("node {node}: agent {state}, {} policies apply here\n", policies.len());
             if let Some(behind) = behind {
                 text += &format!("{} {behind}\n", colour.bad("not in step:"));
             }
@@ -69,6 +69,7 @@ fn text(status: &Status, colour: Colour) -> String {
     });
     text += "\n";
     text += &output::table(&["id", "pod", "interface", "ingress", "egress", "connections", "drops"], rows);
+    text += &policies(status);
     let rows = status.tables.iter().map(|(name, entries)| [(*name).to_owned(), entries.to_string()]);
     text += "\n\n";
     text += &output::table(&["table", "entries"], rows);
@@ -79,6 +80,21 @@ fn text(status: &Status, colour: Colour) -> String {
     text += &output::table(&["map", "kind", "used", "memory"], rows);
     text += "\n";
     text
+}
+
+/// The policies that select a pod here, with what is enforced of each.
+fn policies(status: &Status) -> String {
+    let policies = status.agent.iter().flat_map(|a| &a.record.policies);
+    let mut rows = policies
+        .map(|p| {
+            let generation = p.generation.map_or("".into(), |g| g.to_string());
+            [p.policy.clone(), generation, p.pods.to_string(), p.entries.to_string(), p.errors.to_string()]
+        })
+        .peekable();
+    if rows.peek().is_none() {
+        return String::new();
+    }
+    format!("\n\n{}", output::table(&["policy", "generation", "pods", "entries", "errors"], rows))
 }
 
 /// What NICs or the kernel's own filters do, and what they leave to eBPF and why.

@@ -22,6 +22,7 @@ fn collection(kind: &str, namespace: Option<&str>) -> Result<String> {
         "EndpointSlice" => ("apis/discovery.k8s.io/v1beta1", "endpointslices"),
         "NetworkPolicy" => ("apis/networking.k8s.io/v1", "networkpolicies"),
         "Event" => ("apis/events.k8s.io/v1", "events"),
+        "NodePolicyStatus" => ("apis/netpolc.dev/v1alpha1", "nodepolicystatuses"),
         "ClusterRole" => ("apis/rbac.authorization.k8s.io/v1", "clusterroles"),
         "ClusterRoleBinding" => ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
         other => anyhow::bail!("no URL is known for {other}"),

@@ -1,0 +1,134 @@
+//! A node's state as the cluster may read it: the resource NodePolicyStatus, one object for each node, of bounded size.
+//!
+//! Not here: when it is written ([`super::publish`]), the resource's definition (the manifests).
+
+use k8s_openapi::jiff::Timestamp;
+use kube::core::ApiResource;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Policies that are listed; the others are counted.
+pub const MAX_POLICIES: usize = 200;
+/// Problems that are listed; the others are counted.
+pub const MAX_PROBLEMS: usize = 20;
+/// Bytes of a message, at most.
+const MAX_MESSAGE: usize = 512;
+
+/// One policy's state on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyState {
+    /// `namespace/name`
+    pub policy: String,
+    /// metadata.generation of what is enforced, where the objects come from an API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// Pods of this node that it selects.
+    pub pods: usize,
+    /// Entries of the tables that it has a part in.
+    pub entries: usize,
+    /// What is wrong with it: its broken parts allow nothing.
+    pub errors: usize,
+}
+
+/// One node's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The agent's version.
+    pub version: String,
+    /// Why the kernel does not hold what the cluster says, where it does not.
+    pub behind: Option<String>,
+    /// Pods of this node that policies may select.
+    pub pods: usize,
+    /// Those that some policy selects.
+    pub isolated: usize,
+    /// Policies that select a pod of this node, in order of their names.
+    pub policies: Vec<PolicyState>,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+}
+
+impl NodeStatus {
+    /// `status` of the resource. `since` is when it came to be in step, or fell behind.
+    pub(crate) fn value(&self, since: Timestamp, now: Timestamp) -> Value {
+        // What is wrong must not be among what is left out.
+        let mut policies: Vec<&PolicyState> = self.policies.iter().collect();
+        policies.sort_by_key(|p| (p.errors == 0, &p.policy));
+        policies.truncate(MAX_POLICIES);
+        policies.sort_by_key(|p| &p.policy);
+        let problems: Vec<&str> = self.problems.iter().take(MAX_PROBLEMS).map(|p| bounded(p)).collect();
+        let (status, reason) = match self.behind {
+            None => ("True", "Enforced"),
+            Some(_) => ("False", "Behind"),
+        };
+        let message = self.behind.as_deref().unwrap_or("the kernel holds what the cluster says");
+        json!({
+            "agentVersion": self.version,
+            "lastUpdated": seconds(now),
+            "conditions": [{
+                "type": "InStep", "status": status, "reason": reason, "message": bounded(message),
+                "lastTransitionTime": seconds(since),
+            }],
+            "pods": self.pods,
+            "isolatedPods": self.isolated,
+            "policyCount": self.policies.len(),
+            "policies": policies,
+            "policiesOmitted": self.policies.len() - policies.len(),
+            "problemCount": self.problems.len(),
+            "problems": problems,
+            "problemsOmitted": self.problems.len() - problems.len(),
+        })
+    }
+}
+
+/// RFC 3339 without fractions, as the API server writes times.
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_MESSAGE)]
+}
+
+/// The resource, as the manifests define it.
+pub(crate) fn resource() -> ApiResource {
+    ApiResource {
+        group: "netpolc.dev".into(),
+        version: "v1alpha1".into(),
+        api_version: "netpolc.dev/v1alpha1".into(),
+        kind: "NodePolicyStatus".into(),
+        plural: "nodepolicystatuses".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_bounded_and_says_what_it_leaves_out() {
+        let policy = |i: usize| PolicyState {
+            policy: format!("{}/{i:05}", "n".repeat(63)),
+            errors: usize::from(i == 4_999),
+            ..PolicyState::default()
+        };
+        let status = NodeStatus {
+            policies: (0..5_000).map(policy).collect(),
+            problems: (0..300).map(|i| format!("{i} {}", "ü".repeat(4_000))).collect(),
+            behind: Some("x".repeat(100_000)),
+            ..NodeStatus::default()
+        };
+        let value = status.value(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        assert!(value.to_string().len() < 64 << 10, "{}", value.to_string().len());
+        assert_eq!((&value["policyCount"], &value["policiesOmitted"]), (&5_000.into(), &4_800.into()));
+        assert_eq!((&value["problemCount"], &value["problemsOmitted"]), (&300.into(), &280.into()));
+        let listed = value["policies"].as_array().unwrap();
+        assert_eq!(listed[199]["errors"], 1, "the one with an error is listed");
+        assert!(listed.is_sorted_by_key(|p| p["policy"].as_str()));
+        let condition = &value["conditions"][0];
+        assert_eq!(
+            (&condition["status"], &condition["lastTransitionTime"]),
+            (&"False".into(), &"1970-01-01T00:00:00Z".into())
+        );
+    }
+}
