@@ -103,6 +103,10 @@ pub struct Agent {
     pub node: Arc<str>,
     /// What enforces.
     pub target: AgentTarget,
+    /// Pods that can be isolated.
+    pub max_pods: u32,
+    /// Connections that are remembered for each of them and each IP family.
+    pub max_connections: u32,
     /// Where monitoring is served.
     pub metrics: Option<SocketAddr>,
     /// Where the CNI plugin is answered; None with files.
@@ -190,7 +194,18 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             };
             let (target, metrics, pin_dir) = (a.target, a.metrics_address, pin_dir(a.installed)?);
             let (node, cni_socket) = (a.node.into(), a.cni_socket);
-            Command::Agent(Agent { source, node, target, metrics, cni_socket, passes, pin_dir })
+            let (max_pods, max_connections) = (a.max_pods, a.max_connections);
+            Command::Agent(Agent {
+                source,
+                node,
+                target,
+                max_pods,
+                max_connections,
+                metrics,
+                cni_socket,
+                passes,
+                pin_dir,
+            })
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),

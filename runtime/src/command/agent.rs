@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use netpolc_kube_sync::watch::{self, Access, Lists};
-use netpolc_target_ebpf::{Config, Ebpf};
+use netpolc_target::Target as _;
+use netpolc_target_ebpf::{Capacities, Config, Ebpf};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -30,12 +31,29 @@ use crate::{
 pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     super::needs_root("the agent")?;
     let metrics = Metrics::new(options.pin_dir.clone());
-    let ebpf = || Ebpf::open(&options.pin_dir, Config::default());
+    let ebpf = || open(options);
     match options.target {
         AgentTarget::Auto => with(options, metrics, Offload::new(ebpf()?)),
         AgentTarget::Ebpf => with(options, metrics, ebpf()?),
         AgentTarget::Flower => with(options, metrics, Software::open()?),
     }
+}
+
+/// The tables: those that are pinned, or new ones of the size that was asked for.
+fn open(options: &Agent) -> anyhow::Result<Ebpf> {
+    let capacities = Capacities::for_pods(options.max_pods, options.max_connections);
+    capacities.check().map_err(|why| anyhow!("--max-pods, --max-connections: {why}"))?;
+    let ebpf = Ebpf::open(&options.pin_dir, Config { capacities, ..Config::default() })?;
+    let found = (ebpf.capabilities().endpoints, ebpf.capabilities().connections);
+    if found != (capacities.endpoints, capacities.connections()) {
+        let (pods, connections) = (found.0 - 1, found.1);
+        tracing::warn!(
+            pods,
+            connections,
+            "--max-pods and --max-connections count when tables are made; those that are pinned stay (netpolc detach removes them)"
+        );
+    }
+    Ok(ebpf)
 }
 
 fn with(options: &Agent, metrics: Arc<Metrics>, host: impl Enforcer) -> anyhow::Result<Outcome> {

@@ -59,6 +59,9 @@ pub struct Capacities {
     pub services: u32,
 }
 
+/// Connections that find room in a bucket on average, whatever their hashes are: 3/4 of its slots.
+const PER_BUCKET: u32 = state::WAYS as u32 / 4 * 3;
+
 impl Default for Capacities {
     /// A node with up to 255 pods; about 170 MiB, most of it connection state.
     fn default() -> Self {
@@ -104,6 +107,13 @@ impl Capacities {
         }
     }
 
+    /// The default, with another number of pods and of connections for each pod and family; both are rounded up. About
+    /// 96 bytes for each connection that a pod may have.
+    pub fn for_pods(pods: u32, connections: u32) -> Self {
+        let state_buckets = connections.div_ceil(PER_BUCKET).next_power_of_two();
+        Self { endpoints: (pods + 1).next_power_of_two(), state_buckets, ..Self::default() }
+    }
+
     /// Names the first field that is no power of two or out of its bounds.
     pub fn check(&self) -> Result<(), String> {
         for (name, value, low, high) in [
@@ -133,9 +143,9 @@ impl Capacities {
         }
     }
 
-    /// Connections of one endpoint and family that find room whatever their hashes are, in practice: 3/4 of the slots.
+    /// Connections of one endpoint and family that find room whatever their hashes are, in practice.
     pub fn connections(&self) -> u32 {
-        self.state_buckets * state::WAYS as u32 / 4 * 3
+        self.state_buckets * PER_BUCKET
     }
 }
 

@@ -136,6 +136,8 @@ impl Agent {
             source: Source::InCluster,
             node: node.into(),
             target: AgentTarget::Ebpf,
+            max_pods: 255,
+            max_connections: 3072,
             metrics: None,
             cni_socket: None,
             passes: Passes::UntilStopped,
