@@ -209,6 +209,8 @@ async fn the_agent_follows_a_real_api_server() {
         source: Source::InCluster,
         node: "n1".into(),
         target: AgentTarget::Ebpf,
+        max_pods: 255,
+        max_connections: 3072,
         metrics: None,
         cni_socket: None,
         passes: Passes::UntilStopped,

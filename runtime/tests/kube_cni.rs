@@ -189,6 +189,8 @@ impl Node {
             source: Source::InCluster,
             node: "n1".into(),
             target: AgentTarget::Ebpf,
+            max_pods: 255,
+            max_connections: 3072,
             metrics: None,
             cni_socket: Some(self.socket()),
             passes: Passes::UntilStopped,

@@ -180,6 +180,7 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
     // Established connections: the opener's packets are forwarded, also while others go through a Service.
     let mut direct = node.open("ui", "10.7.0.1", REDIS);
     let mut service = node.open("ui", SERVICE, Ask::Tcp(80));
+    let mut datagrams = node.open("ui", "10.7.0.1", METRICS);
     node.warm_up(&mut direct);
     for _ in 0..100 {
         assert_eq!(service.poke(PATIENCE), Answer::Echo, "replies come back translated");
@@ -191,6 +192,15 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
     let after = (node.nic.counter("simr1.hw_fwd"), node.nic.counter("simr0.hw_fwd"));
     assert!(after.0 >= before.0 + 100, "{before:?} {after:?}");
     assert_eq!(after.1, before.1, "a reply may have to be translated, so the host sees it");
+    let before = node.count("hw_fwd");
+    for _ in 0..20 {
+        assert_eq!(datagrams.poke(PATIENCE), Answer::Echo);
+    }
+    assert_eq!(
+        node.count("hw_fwd"),
+        before,
+        "only replies of TCP are certain, and keep eBPF's memory of a connection alive"
+    );
 
     // Idle, then cut, then let go on.
     sleep(Duration::from_millis(300));

@@ -4,7 +4,8 @@
 //! port, replies by source port, as the opener's egress set and the other side's ingress set say. So a tighter policy
 //! is a replacement of filters, and no tracked connection needs to be forgotten. Tracking is in zone 0 and never
 //! commits. Filters are in software as well, or a connection that hardware does not know would find no filter there.
-//! Where the host may translate, replies are the host's ([`Forwarding::Translating`]).
+//! Where the host may translate, replies are the host's ([`Forwarding::Translating`]). They keep alive what the eBPF programs
+//! remember of the connection, so there only TCP is forwarded, which acknowledges all that it gets; datagrams may go one way for long.
 //! No filter of such a chain relies on another, so the chain is named after its pod and changes in place: another pod's
 //! coming and going changes that pod's filters only.
 //! Not here: openings ([`super::representor`]).
@@ -33,8 +34,8 @@ use crate::{
 pub const PRIO: u16 = super::representor::FIRST + 8;
 /// Part of the name of the chain of a pod's connections.
 const NAME: &str = "connections";
-/// Protocols whose connections hardware can track.
-const TRACKED: [u8; 2] = [6, 17];
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// What a pod sends to the others, one unit for each of its addresses; else why nothing is forwarded.
 pub fn units(
@@ -130,11 +131,11 @@ fn connections(
                 continue;
             }
             let mask = established | ct::REPLY;
-            for (protocol, ports) in pieces(&opened, can)? {
+            for (protocol, ports) in pieces(&opened, forwarding, can)? {
                 let pattern = Pattern { protocol, destination_port: ports, ..Pattern::of(family) };
                 rules.push(forward(Masked::new(established, mask), pattern));
             }
-            for (protocol, ports) in pieces(&replied, can)? {
+            for (protocol, ports) in pieces(&replied, forwarding, can)? {
                 let pattern = Pattern { protocol, source_port: ports, ..Pattern::of(family) };
                 rules.push(forward(Masked::new(mask, mask), pattern));
             }
@@ -145,12 +146,14 @@ fn connections(
 
 type Piece = (Option<u8>, Option<crate::filter::Ports>);
 
-fn pieces(answer: &Answer, can: &Capabilities) -> Option<Vec<Piece>> {
-    if *answer == Answer::Permit {
-        return Some(vec![(None, None)]);
-    }
+fn pieces(answer: &Answer, forwarding: Forwarding, can: &Capabilities) -> Option<Vec<Piece>> {
+    let protocols: &[u8] = match (forwarding, answer) {
+        (Forwarding::Translating, _) => &[TCP],
+        (_, Answer::Permit) => return Some(vec![(None, None)]),
+        _ => &[TCP, UDP],
+    };
     let mut list = Vec::new();
-    for protocol in TRACKED {
+    for &protocol in protocols {
         let mut ports = answer.ports(protocol);
         if !ports.is_all() {
             // What has no port reads as port 0.

@@ -11,8 +11,9 @@ use super::{decode, encode};
 
 /// Messages in one send: more gains nothing, and their answers must fit the receive buffer.
 pub const BATCH: usize = 32;
-/// Receive buffer in bytes.
+/// Receive buffer in bytes: for one datagram of a dump, or for a batch of answers, which are far shorter than their share.
 const BUFFER: usize = 256 << 10;
+const SHARE: usize = BUFFER / BATCH;
 const HEADER: usize = 16;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -105,8 +106,9 @@ impl Socket {
             let mut echoes = Vec::new();
             let mut open = many;
             while open > 0 {
-                let length = self.receive()?;
-                for (kind, flags, sequence, body) in messages(&self.buffer[..length]) {
+                let lengths = self.receive_all()?;
+                let datagrams = self.buffer.chunks(SHARE).zip(lengths).map(|(share, length)| &share[..length]);
+                for (kind, flags, sequence, body) in datagrams.flat_map(messages) {
                     let at = sequence.wrapping_sub(first) as usize;
                     let Some(answer) = answers.get_mut(begin + at).filter(|a| at < many && a.is_none()) else {
                         continue;
@@ -179,6 +181,35 @@ impl Socket {
             sent if sent < 0 => Err(io::Error::last_os_error()),
             sent if sent as usize != bytes.len() => Err(io::ErrorKind::WriteZero.into()),
             _ => Ok(()),
+        }
+    }
+
+    /// All datagrams that are there, at least one: one call instead of one for each answer. A length for each share of the
+    /// buffer.
+    fn receive_all(&mut self) -> io::Result<[usize; BATCH]> {
+        let mut shares: Vec<libc::iovec> = self
+            .buffer
+            .chunks_mut(SHARE)
+            .map(|share| libc::iovec { iov_base: share.as_mut_ptr().cast(), iov_len: share.len() })
+            .collect();
+        // SAFETY: all zeros is a header without name, control data and vectors.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        for (header, share) in headers.iter_mut().zip(&mut shares) {
+            header.msg_hdr.msg_iov = share;
+            header.msg_hdr.msg_iovlen = 1;
+        }
+        loop {
+            let (fd, flags) = (self.fd.as_raw_fd(), libc::MSG_WAITFORONE as _);
+            // SAFETY: the headers point to `shares`, which point into the buffer with their lengths; all outlive the call.
+            let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut()) };
+            if got >= 0 {
+                let length = |at: usize| if at < got as usize { headers[at].msg_len as usize } else { 0 };
+                return Ok(std::array::from_fn(length));
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
         }
     }
 
