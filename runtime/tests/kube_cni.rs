@@ -44,10 +44,10 @@ const PODS: &str = "/api/v1/pods";
 /// What the plugin waits by default.
 const USUAL: Duration = Duration::from_secs(5);
 
-/// An API server: lists that do not change, watches that show what they are told to, and pods by name.
+/// An API server: lists that only the test changes, watches that show what they are told to, and pods by name.
 #[derive(Default)]
 struct Server {
-    lists: BTreeMap<&'static str, Vec<Value>>,
+    lists: Mutex<BTreeMap<&'static str, Vec<Value>>>,
     /// Pods by URL, as a get finds them.
     stored: Mutex<BTreeMap<String, Value>>,
     /// How often pods were asked for by name.
@@ -93,7 +93,7 @@ impl Server {
                 next.await;
             }
         }
-        let items = self.lists.get(path).cloned().unwrap_or_default();
+        let items = self.lists.lock().unwrap().get(path).cloned().unwrap_or_default();
         let list = json!({"kind": "List", "apiVersion": "v1", "items": items, "metadata": {"resourceVersion": "10"}});
         (200, list.to_string())
     }
@@ -163,6 +163,7 @@ impl Node {
             ("/api/v1/namespaces", vec![namespace]),
             ("/apis/networking.k8s.io/v1/networkpolicies", vec![policy()]),
         ]);
+        let lists = Mutex::new(lists);
         let server = Arc::new(Server { lists, silent: silent.into(), ..Server::default() });
         let nodes = vec![NodeSpec { name: "n1".into(), addresses: vec![[192, 168, 8, 1].into()] }];
         let mut net = Net::up(&Spec { nodes, ..Spec::default() }).expect("network namespaces (this needs root)");
@@ -204,6 +205,13 @@ impl Node {
             runtime.block_on(kubernetes::serve(&options, source, metrics, host, Kernel::new(), until)).unwrap();
         };
         self.agent = Some((stop, std::thread::spawn(move || site.run(work).unwrap())));
+    }
+
+    fn stop(&mut self) {
+        if let Some((stop, thread)) = self.agent.take() {
+            let _ = stop.send(());
+            assert!(thread.join().is_ok() || std::thread::panicking());
+        }
     }
 
     fn socket(&self) -> PathBuf {
@@ -253,10 +261,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some((stop, thread)) = self.agent.take() {
-            let _ = stop.send(());
-            assert!(thread.join().is_ok() || std::thread::panicking());
-        }
+        self.stop();
         drop(Ebpf::remove(&self.pins));
         drop(Record::remove(&self.pins));
         let _ = fs::remove_dir_all(&self.folder);
@@ -290,7 +295,7 @@ fn refused(reply: Reply, part: &str) {
 #[test]
 fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
     let mut node = Node::up("first", false);
-    node.wire(&[("db", "10.8.0.9"), ("db2", "10.8.0.10")]);
+    node.wire(&[("db", "10.8.0.9"), ("db2", "10.8.0.10"), ("db3", "10.8.0.11")]);
     assert!(node.passes("other", "10.8.0.9"), "nobody has been asked yet");
     node.server.show("ADDED", &pod("db", "1", "server", &[]));
     node.server.store(&pod("db", "1", "server", &[]));
@@ -308,6 +313,20 @@ fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
         assert!(!node.passes("other", "10.8.0.9") && node.passes("client", "10.8.0.9"));
         node.until_bound("db", true);
     }
+
+    // Another agent takes over before the API server has reported an address.
+    node.server.show("ADDED", &pod("db3", "3", "server", &[]));
+    node.server.store(&pod("db3", "3", "server", &[]));
+    assert_eq!(node.add("db3", "3", "10.8.0.11"), Reply::Enforced);
+    assert!(!node.passes("other", "10.8.0.11"));
+    node.stop();
+    let more = [pod("db", "1", "server", &["10.8.0.9"]), pod("db3", "3", "server", &[])];
+    node.server.lists.lock().unwrap().get_mut(PODS).unwrap().extend(more);
+    node.start();
+    node.until_bound("db3", true);
+    let db3 = Request::Check(sandbox("db3", "3", "10.8.0.11"));
+    assert_eq!(node.ask(&db3, Duration::from_secs(30)), Reply::Enforced);
+    assert!(!node.passes("other", "10.8.0.11") && node.passes("client", "10.8.0.11"));
 
     // A sandbox that ends before the API server has reported anything of it.
     node.server.show("ADDED", &pod("db2", "2", "server", &[]));

@@ -97,12 +97,12 @@ impl Cluster {
         // Nodes of runs that were killed.
         for entry in fs::read_dir(&temporary).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let run = name.strip_prefix("netpolc-kube-");
+            let run = name.strip_prefix("netpolc-kubelet-");
             if run.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
                 drop(Cluster { folder: entry.path() });
             }
         }
-        let cluster = Cluster { folder: temporary.join(format!("netpolc-kube-{}", std::process::id())) };
+        let cluster = Cluster { folder: temporary.join(format!("netpolc-kubelet-{}", std::process::id())) };
         fs::create_dir_all(&cluster.folder).unwrap();
         let archive = cluster.folder.join("image.tar");
         let names = ["0.1.0", "0.1.1"].map(|tag| format!("{IMAGE}:{tag}"));
@@ -188,6 +188,21 @@ impl Cluster {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// The node's files.
+    fn root(&self) -> PathBuf {
+        let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
+        Path::new("/proc").join(pid.trim()).join("root")
+    }
+
+    /// Does the node's own `netpolc status` say that the agent runs?
+    fn lives(&self) -> bool {
+        // The node has a /tmp of its own.
+        let inside = "/run/netpolc-outside";
+        fs::copy(env!("CARGO_BIN_EXE_netpolc"), format!("{}{inside}", self.root().display())).unwrap();
+        let text = self.exec(&[inside, "status", "-o", "json"]);
+        serde_json::from_str::<Value>(&text).unwrap()["agent"]["running"] == true
+    }
+
     fn start(&self, namespace: &str, name: &str, role: &str) {
         self.apply(&format!(
             "
@@ -206,8 +221,7 @@ spec:
         self.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
         let pod = self.json(&["get", "pod", name]);
         let address: IpAddr = pod["status"]["podIP"].as_str().unwrap().parse().unwrap();
-        let node = fs::read_to_string(self.folder.join("pid")).unwrap();
-        let folder = Path::new("/proc").join(node.trim()).join("root/run/netns");
+        let folder = self.root().join("run/netns");
         for entry in fs::read_dir(&folder).unwrap().flatten() {
             // An absolute path stays one.
             let namespace = Namespace::open(entry.path().to_str().unwrap()).unwrap();
@@ -415,6 +429,9 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     assert!(!passes(&other, &late, REDIS, PATIENCE) && passes(&client, &late, REDIS, PATIENCE));
     stage("a new pod was isolated from its start");
 
+    // Seen from the node, which counts processes otherwise than the agent's container.
+    assert!(cluster.lives());
+
     // Without an agent no pod starts that the chained plugin may not let through.
     cluster.apply(&chart(&["-set", "image.tag=0.1.1", "-set", "nodeSelector={nobody: here}"]));
     until("the agent is gone", Duration::from_secs(30), || cluster.agent().is_none());
@@ -427,6 +444,7 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     });
     assert_eq!(cluster.json(&["get", "pod", "waits"])["status"]["phase"], "Pending");
     assert!(!passes(&other, &server, REDIS, PATIENCE), "enforcement outlives the agent");
+    until("the node sees it, too", Duration::from_secs(30), || !cluster.lives());
     stage("without an agent pods wait");
     cluster.apply(&chart(&["-set", "image.tag=0.1.1"]));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/waits", "--timeout=60s"]);

@@ -9,6 +9,7 @@ use std::{
 use netpolc::agent::{
     Standing,
     cni::Waiting,
+    kept,
     sandboxes::{Plan, Sandboxes},
 };
 use netpolc_cni::protocol::{Reply, Request, Sandbox};
@@ -153,6 +154,29 @@ fn s56_cni_addresses_stay_until_the_api_server_reports_some() {
     assert_eq!(scene.addresses("ui"), addresses(&["10.0.0.1"]));
     scene.watch("ui", Some(pod("ui", "1", &[])));
     assert_eq!(scene.addresses("ui"), addresses(&["10.0.0.1"]));
+}
+
+/// S58: what only CNI said of addresses outlives the agent, for those pods that do, too.
+#[test]
+fn s58_another_agent_knows_what_cni_said() {
+    let pods = [pod("a-old", "1", &["10.0.0.2"]), pod("ui", "2", &[]), pod("db", "3", &[])];
+    let mut scene = Scene::new(&pods);
+    enforced(&mut scene.add(sandbox("ui", "2", &["10.0.0.2", "fd00::2"])));
+    enforced(&mut scene.add(sandbox("db", "3", &["10.0.0.3"])));
+    let path = std::env::temp_dir().join(format!("netpolc-kept-{}", std::process::id())).join("x.sandboxes");
+    kept::write(&path, scene.sandboxes.take_held().unwrap()).unwrap();
+    assert!(scene.sandboxes.take_held().is_none(), "nothing has changed since");
+
+    let mut next = Scene::new(&[]);
+    next.sandboxes.restore(kept::read(&path));
+    let mut first = Scene::new(&pods).cluster;
+    first.pods.insert(key("db"), pod("db", "4", &[]));
+    next.sandboxes.first(&mut first);
+    next.cluster = first;
+    assert_eq!(next.addresses("ui"), addresses(&["10.0.0.2", "fd00::2"]));
+    assert_eq!((next.addresses("a-old"), next.addresses("db")), (vec![], vec![]));
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    assert_eq!(kept::read(&path), []);
 }
 
 #[test]

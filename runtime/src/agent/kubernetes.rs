@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -23,6 +24,7 @@ use super::{
     cni::{self, Waiting},
     host::{Enforcer, Network},
     keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
+    kept,
     sandboxes::Sandboxes,
 };
 use crate::{
@@ -138,6 +140,8 @@ struct Plugins {
     /// Without a socket nobody ever sends a request; this keeps the channel open.
     _silence: Option<mpsc::Sender<Waiting>>,
     sandboxes: Sandboxes,
+    /// Where what CNI said is kept for the next agent; None: nowhere.
+    kept: Option<PathBuf>,
     fetcher: Fetcher,
 }
 
@@ -151,12 +155,24 @@ impl Plugins {
                 (requests, Some(silence))
             }
         };
-        let sandboxes = Sandboxes::new(options.node.clone());
-        Ok(Self { requests, _silence: silence, sandboxes, fetcher: watch.fetcher() })
+        let kept = options.cni_socket.is_some().then(|| kept::path(&options.pin_dir));
+        let mut sandboxes = Sandboxes::new(options.node.clone());
+        sandboxes.restore(kept.iter().flat_map(|path| kept::read(path)));
+        Ok(Self { requests, _silence: silence, sandboxes, kept, fetcher: watch.fetcher() })
+    }
+
+    fn keep(&mut self) {
+        if let Some(path) = &self.kept
+            && let Some(held) = self.sandboxes.take_held()
+            && let Err(error) = kept::write(path, held)
+        {
+            tracing::warn!(%error, "what CNI says is not kept over a restart of the agent");
+        }
     }
 
     /// Brings the tables to where requests can be answered, and answers those that can.
     fn serve<H: Enforcer, N: Network>(&mut self, keeper: &mut Keeper<H, N>) {
+        self.keep();
         if self.sandboxes.is_idle() {
             return;
         }
@@ -177,6 +193,7 @@ impl Plugins {
                 }
             }
         }
+        self.keep();
         let agent = &keeper.agent;
         let behind = keeper.behind.as_deref();
         let refused = self.sandboxes.answer(agent.cluster(), behind, |key| agent.standing(key), now);

@@ -14,6 +14,7 @@ pub mod ebpf;
 pub mod events;
 pub mod host;
 pub mod keeper;
+pub mod kept;
 pub mod kubernetes;
 pub mod offload;
 pub mod record;

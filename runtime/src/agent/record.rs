@@ -135,6 +135,7 @@ impl Record {
     pub fn remove(pin_dir: &Path) -> io::Result<()> {
         // Nobody holds it: enforcement is gone.
         let _ = std::fs::remove_file(path(pin_dir).with_extension("lock"));
+        let _ = std::fs::remove_file(super::kept::path(pin_dir));
         match std::fs::remove_file(path(pin_dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {

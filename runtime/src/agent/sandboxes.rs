@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,7 +20,11 @@ use netpolc_kube_sync::{
 use netpolc_policy::{Cluster, ObjectKey, Phase, Pod, PodNetwork};
 use tokio::sync::oneshot;
 
-use super::{Standing, cni::Waiting};
+use super::{
+    Standing,
+    cni::Waiting,
+    kept::{Held, Loser},
+};
 
 /// Pause before a pod is asked for again that could not be.
 const RETRY: Duration = Duration::from_millis(300);
@@ -41,21 +44,8 @@ pub struct Sandboxes {
     found: BTreeMap<ObjectKey, Option<Pod>>,
     /// Sandboxes that are gone.
     gone: Vec<String>,
-}
-
-/// A pod's newest sandbox.
-#[derive(Debug)]
-struct Held {
-    uid: Option<Arc<str>>,
-    container: String,
-    /// The addresses that CNI gave, or those the API server reported since.
-    addresses: Vec<IpAddr>,
-    /// What the API server reported when CNI gave them: of an older sandbox, most likely nothing.
-    before: Vec<IpAddr>,
-    /// What it reported last.
-    reported: Vec<IpAddr>,
-    /// Pods that had such an address until then, and may be reported with it for a while.
-    losers: Vec<(ObjectKey, Option<Arc<str>>)>,
+    /// What is held was changed since it was last kept.
+    stale: bool,
 }
 
 #[derive(Debug)]
@@ -100,7 +90,17 @@ impl Sandboxes {
     /// Of this node; none yet.
     pub fn new(node: Arc<str>) -> Self {
         let (held, ahead, fetches) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { node, held, ahead, fetches, pending: vec![], found: BTreeMap::new(), gone: vec![] }
+        Self { node, held, ahead, fetches, pending: vec![], found: BTreeMap::new(), gone: vec![], stale: false }
+    }
+
+    /// With what an earlier agent kept.
+    pub fn restore(&mut self, held: impl IntoIterator<Item = (ObjectKey, Held)>) {
+        self.held.extend(held);
+    }
+
+    /// What is to be kept for a later agent, before anything that depends on it is confirmed; None where nothing has changed.
+    pub fn take_held(&mut self) -> Option<impl Iterator<Item = (&ObjectKey, &Held)>> {
+        std::mem::take(&mut self.stale).then(|| self.held.iter())
     }
 
     /// Takes a request.
@@ -131,7 +131,12 @@ impl Sandboxes {
 
     /// The cluster's first view, with what CNI knows better.
     pub fn first(&mut self, cluster: &mut Cluster) {
-        for key in self.held.keys().cloned().collect::<Vec<_>>() {
+        // Of an earlier agent's pods some are gone.
+        self.held.retain(|key, held| cluster.pods.get(key).is_some_and(|pod| pod.uid == held.uid));
+        self.stale = true;
+        let losers = self.held.values().flat_map(|held| &held.losers);
+        let losers = losers.map(|loser| ObjectKey::new(loser.namespace.as_str(), loser.name.as_str()));
+        for key in self.held.keys().cloned().chain(losers).collect::<BTreeSet<_>>() {
             if let Some(pod) = cluster.pods.get_mut(&key) {
                 self.amend(pod);
             }
@@ -159,7 +164,7 @@ impl Sandboxes {
             }
             match pod {
                 Some(pod) => self.amend(pod),
-                None => drop(self.held.remove(&change.key)),
+                None => self.stale |= self.held.remove(&change.key).is_some(),
             }
             Some(change)
         };
@@ -202,7 +207,10 @@ impl Sandboxes {
         }
         match uid {
             Some(uid) => drop(self.ahead.insert(key.clone(), uid)),
-            None => drop((self.ahead.remove(&key), self.held.remove(&key))),
+            None => {
+                self.ahead.remove(&key);
+                self.stale |= self.held.remove(&key).is_some();
+            }
         }
         self.found.insert(key, pod);
     }
@@ -257,6 +265,7 @@ impl Sandboxes {
             let held = self.held.iter().find(|(_, held)| held.container == container);
             let Some(key) = held.map(|(key, _)| key.clone()) else { continue };
             let Some(held) = self.held.remove(&key) else { continue };
+            self.stale = true;
             if let Some(pod) = known.pods.get(&key).filter(|pod| pod.uid == held.uid) {
                 let pod = Pod { addresses: held.reported, ..pod.clone() };
                 changed.entry(key).or_insert(Some(pod));
@@ -285,7 +294,8 @@ impl Sandboxes {
             };
             let mut there = there.clone();
             there.addresses.retain(|a| !addresses.contains(a));
-            losers.push((key.clone(), there.uid.clone()));
+            let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
+            losers.push(Loser { namespace, name, uid: there.uid.clone() });
             changed.insert(key.clone(), Some(there));
         }
         let same = self.held.get(&pod.key).filter(|held| held.uid == pod.uid);
@@ -299,6 +309,7 @@ impl Sandboxes {
             losers,
         };
         self.held.insert(pod.key.clone(), held);
+        self.stale = true;
         changed.insert(pod.key.clone(), Some(Pod { addresses: addresses.clone(), ..pod }));
     }
 
@@ -404,7 +415,9 @@ impl Sandboxes {
         if let Some(held) = self.held.get_mut(&pod.key) {
             if held.uid != pod.uid || !pod.is_policed() {
                 self.held.remove(&pod.key);
+                self.stale = true;
             } else {
+                self.stale |= held.reported != pod.addresses;
                 held.reported.clone_from(&pod.addresses);
                 match pod.addresses.is_empty() || pod.addresses == held.before {
                     true => pod.addresses.clone_from(&held.addresses),
@@ -413,7 +426,7 @@ impl Sandboxes {
             }
         }
         for held in self.held.values() {
-            if held.losers.iter().any(|(key, uid)| *key == pod.key && *uid == pod.uid) {
+            if held.losers.iter().any(|loser| loser.is(pod)) {
                 pod.addresses.retain(|a| !held.addresses.contains(a));
             }
         }

@@ -92,6 +92,7 @@ fn key(object: &Value) -> Result<String> {
         "NetworkPolicy" => "networkpolicies",
         "Service" => "services/specs",
         "EndpointSlice" => "endpointslices",
+        "ClusterRoleBinding" => "clusterrolebindings",
         other => anyhow::bail!("no key is known for {other}"),
     };
     let key = match text("/metadata/namespace") {
