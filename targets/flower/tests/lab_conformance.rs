@@ -34,6 +34,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("S37 S38 SCTP", "the frames' verification tags are made up, and connection tracking compares them"),
     ("S37 S39 other protocols", "connection tracking knows no GRE in this kernel"),
     ("S38 a bare SYN", "a SYN with odd flags is not tracked, so nothing answers it"),
+    ("S38 simultaneous open", "connection tracking calls the crossing SYN a reply, as it does a SYN on a live tuple"),
     ("S40 a new SYN in TIME_WAIT", "connection tracking keeps the old connection's opener until its time is over"),
     ("S51 IPv6 extension headers", "extension headers that the dissector does not skip hide the ports"),
     ("S52 layer 4 that is too short, V4", "the frames' IP checksums are wrong, so that the host does not route them"),
@@ -51,11 +52,6 @@ const WIDER: &[(&str, &str)] = &[
     ("S52 cut frames", "policy permits everybody everything, so nothing is read"),
     ("S52 layer 4 that is too short", "policy permits everybody everything, so nothing is read"),
     ("S35", "an error about a connection that was permitted once, as long as connection tracking keeps it"),
-    (
-        "S40 a connection is judged by who opened it",
-        "a SYN of the side that did not open, on a live tuple: act_ct takes it from its flow table as established",
-    ),
-    ("S44 born on the node, whatever its address", "a SYN of the pod on the tuple of a live connection from the node"),
 ];
 
 /// The node's addresses: in the cases about it, the stranger is one of them.

@@ -59,7 +59,6 @@ struct Node {
     a: Namespace,
     b: Namespace,
     flower: Flower,
-    mode: Option<Mode>,
 }
 
 impl Node {
@@ -84,7 +83,7 @@ impl Node {
             done"
         ));
         let open = |name| Namespace::open(name).expect("just made");
-        let node = Self { nic, a: open("a"), b: open("b"), flower: Flower::new().expect("rtnetlink"), mode: None };
+        let node = Self { nic, a: open("a"), b: open("b"), flower: Flower::new().expect("rtnetlink") };
         for port in [8000, 9000] {
             node.serve(port);
         }
@@ -132,11 +131,6 @@ impl Node {
             forwarding,
             ..Topology::default()
         };
-        // Another mode has other prios in chain 0, which the kernel takes only after the old ones are gone.
-        if self.mode.replace(mode).is_some_and(|before| before != mode) {
-            let nothing = Lowered { mode, ports: Default::default(), spilled: vec![] };
-            self.flower.sync(&nothing).expect("filters");
-        }
         let lowered = lower::lower(compiler.program(), &topology, mode, &capabilities(driver)).expect("it can");
         let report = self.flower.sync(&lowered).expect("filters");
         (lowered, report)

@@ -122,6 +122,9 @@ impl Pod<'_> {
         let reply = state & ct::REPLY != 0;
         let family = Family::of(remote);
         let is_icmp = packet.protocol == if family == Family::V4 { 1 } else { 58 };
+        if reply && packet.protocol == 6 && whole && packet.tcp_flags & 0x12 == 0x02 {
+            return false;
+        }
         if reply {
             let to_node = side == Side::Ingress && self.topology.node_addresses.contains(&remote);
             if self.open(other) || to_node || self.permits(other, remote, packet, packet.source_port) {

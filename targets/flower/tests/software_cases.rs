@@ -151,6 +151,10 @@ fn s38_the_reverse_tuple_admits_no_connection_and_one_side_cannot_answer_what_it
     // A new connection on the reverse tuple, and a first packet that is no opening.
     assert!(!world.sends(1, &tcp(b, a, (80, 40000), NEW)));
     assert!(!world.sends(1, &Packet { tcp_flags: 0x12, ..tcp(b, a, (80, 40000), ct::INVALID) }));
+    // The same while the connection lives: the tracker calls it a reply.
+    let reopened = Packet { tcp_flags: 0x02, ..tcp(b, a, (80, 40000), REPLY) };
+    assert!(!world.sends(1, &reopened));
+    assert!(world.sends(1, &Packet { tcp_flags: 0x12, ..reopened }));
     // The tracker knows a connection from a to b's port 91 that b denies (its filter comes after the tracker).
     assert!(!world.sends(1, &tcp(b, a, (91, 40000), REPLY)));
     // And one that c opened to b.

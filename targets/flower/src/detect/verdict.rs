@@ -11,7 +11,7 @@ use super::{
     facts::{Eswitch, Facts, HwTc},
     probe::{Ability, Answer, Answers, words},
 };
-use crate::{capability::Capabilities, lowered::Mode};
+use crate::{capability::Capabilities, lower::representor::CHAINS, lowered::Mode};
 
 /// What is known of one ability.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -194,6 +194,10 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
         let first = [Ability::Chains, Ability::Redirect, Ability::Ct].into_iter().find(|a| !has(can, *a));
         reasons.extend(first.map(|ability| consequence(ability).to_owned()));
     }
+    if representor && (1..CHAINS).contains(&can.chains) {
+        let chains = can.chains;
+        reasons.push(format!("{chains} chains are too few for one for each set: openings are judged in chain 0 alone"));
+    }
     if representor && forwards && !can.ct_reply {
         reasons.push(consequence(Ability::CtReply).to_owned());
     }
@@ -224,6 +228,6 @@ fn consequence(ability: Ability) -> &'static str {
         Ability::Chains => "no chains: established connections stay with eBPF",
         Ability::Redirect => "no redirect: established connections stay with eBPF",
         Ability::Ct => "no connection tracking: established connections stay with eBPF",
-        Ability::CtReply => "no ct_state rpl: only connections that policies permit in both directions are forwarded",
+        Ability::CtReply => "no ct_state rpl: who opened a connection is not known, so established ones stay with eBPF",
     }
 }

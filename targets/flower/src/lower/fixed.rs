@@ -12,6 +12,7 @@ use super::{
     answers::rest,
     chains::{Role, Rule},
     region::{Answer, Region},
+    representor::OPENING,
 };
 use crate::filter::{Action, Copies, EtherType, Masked, Match, Pattern, Ports, ct, host};
 
@@ -169,6 +170,18 @@ pub fn related(prio: u16, set: &[Region; 2], replies: Option<&[Region; 2]>) -> V
         Some(rule(prio + at as u16, Role::State, TableId::Endpoint, pattern, &Action::Pass, &origins))
     };
     Family::BOTH.into_iter().enumerate().filter_map(of).collect()
+}
+
+/// SYN without ACK in the reply direction: the other side would open the tuple as its own (S37, S41), and connection tracking
+/// still calls it a reply. Where the tuple is free again, tracking calls it new, and the set judges it.
+pub fn reopened(prio: u16, denied: &Action, isolates: &Origins) -> Vec<Rule> {
+    let reply = ct::TRACKED | ct::REPLY;
+    let of = |(at, family): (usize, Family)| {
+        let ct_state = Some(Masked::new(reply, reply));
+        let pattern = Pattern { protocol: Some(ip::TCP), tcp_flags: Some(OPENING), ct_state, ..Pattern::of(family) };
+        rule(prio + at as u16, Role::State, TableId::Endpoint, pattern, denied, isolates)
+    };
+    Family::BOTH.into_iter().enumerate().map(of).collect()
 }
 
 /// ICMP or ICMPv6.

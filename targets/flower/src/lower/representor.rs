@@ -43,8 +43,8 @@ use crate::{
 /// SYN without ACK.
 pub const OPENING: Masked = Masked { value: 0x02, mask: 0x12 };
 
-/// Fewer chains than that are used as none.
-const CHAINS: u32 = 64;
+/// With fewer chains than that, openings are judged in chain 0 alone.
+pub const CHAINS: u32 = 64;
 
 /// The first prio of chain 0. The one before it is that of the eBPF programs, where the kernel has no TCX for them.
 pub const FIRST: u16 = 2;

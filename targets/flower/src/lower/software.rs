@@ -9,7 +9,8 @@
 //! sources: ARP, own source -> ct, policy   (the host has tracked the packet already)
 //!          fe80::/10, :: -> link-local
 //! link-local: ND; own -> ct, policy; MLD, DHCPv6
-//! policy: related errors, replies (by the other direction's set, backwards), the set; rest: drop
+//! policy: related errors; openings of the other side of a live connection: drop;
+//!         replies (by the other direction's set, backwards), the set; rest: drop
 //!                                          rest: born here, from a node address -> pass, else drop
 //! ```
 //!
@@ -226,6 +227,7 @@ impl Hook {
                 Replies::By(regions) => Some(regions),
             },
         ));
+        rules.extend(fixed::reopened(STATE + 3, &self.denied, &self.isolates));
         let (mut tail, at) = match replies {
             Replies::All => {
                 rules.push(self.replies(Action::Pass));
