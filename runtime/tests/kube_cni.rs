@@ -33,7 +33,7 @@ use netpolc_kube_sync::watch::{self, Access, Lists};
 use netpolc_policy::{ObjectKey, PodNetwork};
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
-    netns::{Net, NodeSpec, PodSpec, Site, Spec},
+    netns::{Namespace, Net, NodeSpec, PodSpec, Site, Spec},
     probe::{Ask, PATIENCE, Question, Servers, ask as probe},
 };
 use serde_json::{Value, json};
@@ -389,6 +389,47 @@ fn s43_pods_are_fetched_and_what_does_not_hold_is_not_confirmed() {
     let unknown = Request::Add(sandbox("unknown", "1", "10.8.0.79"));
     refused(node.ask(&unknown, Duration::from_secs(1)), "has not answered yet");
     refused(node.ask(&unknown, Duration::from_secs(4)), "within 2 s");
+}
+
+/// S56: no host route leads to a pod on a bridge; its interface is the peer of the one in its namespace.
+#[test]
+fn s56_a_pod_on_a_bridge_is_found_in_its_namespace() {
+    let mut node = Node::up("bridge", false);
+    let host = node.net.node("n1").unwrap().clone();
+    let namespace = Namespace::create(&format!("netpolc-{}-bridged", node.net.id())).unwrap();
+    let inside = Site {
+        name: "shop/db".into(),
+        namespace: namespace.clone(),
+        addresses: vec![[10, 8, 5, 1].into()],
+        host_end: None,
+    };
+    let run = |site: &Site, line: &str| {
+        let output = site.command("ip").args(line.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    for line in [
+        "link add pods type bridge",
+        "address add 10.8.5.254/24 dev pods",
+        "link set pods up",
+        &format!("link add port type veth peer name eth0 netns {}", namespace.name()),
+        "link set port master pods up",
+    ] {
+        run(&host, line);
+    }
+    for line in
+        ["address add 10.8.5.1/24 dev eth0", "link set eth0 up", "link set lo up", "route add default via 10.8.5.254"]
+    {
+        run(&inside, line);
+    }
+    node.servers.push(Servers::start([(&inside, [REDIS])]).unwrap());
+    // The bridge and its port take a moment to be up.
+    let began = Instant::now();
+    while !node.passes("other", "10.8.5.1") {
+        assert!(began.elapsed() < Duration::from_secs(10), "the bridge does not work");
+    }
+    node.server.store(&pod("db", "1", "server", &[]));
+    assert_eq!(node.add("db", "1", "10.8.5.1"), Reply::Enforced);
+    assert!(!node.passes("other", "10.8.5.1") && node.passes("client", "10.8.5.1"));
 }
 
 /// S56: a node's worth of pods at once.

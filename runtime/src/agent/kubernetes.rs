@@ -196,9 +196,9 @@ impl Plugins {
         self.keep();
         let agent = &keeper.agent;
         let behind = keeper.behind.as_deref();
-        let refused = self.sandboxes.answer(agent.cluster(), behind, |key| agent.standing(key), now);
-        for _ in refused {
-            keeper.metrics.error("cni");
+        self.sandboxes.answer(agent.cluster(), behind, |key| agent.standing(key), now);
+        for (answer, took) in self.sandboxes.take_answered() {
+            keeper.metrics.pod_start(answer, took);
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Sandboxes {
     gone: Vec<String>,
     /// What is held was changed since it was last kept.
     stale: bool,
+    /// Not taken yet.
+    answered: Vec<(Answer, Duration)>,
 }
 
 #[derive(Debug)]
@@ -60,6 +62,15 @@ struct Pending {
     met: bool,
     /// Why it waits, or must not start.
     why: String,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The pod's policies hold.
+    Enforced,
+    /// They do not.
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +101,17 @@ impl Sandboxes {
     /// Of this node; none yet.
     pub fn new(node: Arc<str>) -> Self {
         let (held, ahead, fetches) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { node, held, ahead, fetches, pending: vec![], found: BTreeMap::new(), gone: vec![], stale: false }
+        Self {
+            node,
+            held,
+            ahead,
+            fetches,
+            pending: vec![],
+            found: BTreeMap::new(),
+            gone: vec![],
+            stale: false,
+            answered: vec![],
+        }
     }
 
     /// With what an earlier agent kept.
@@ -110,9 +131,8 @@ impl Sandboxes {
             Request::Add(sandbox) => (sandbox, Kind::Add),
             Request::Check(sandbox) => (sandbox, Kind::Check),
             Request::Del { container } => {
-                for pending in self.pending.extract_if(.., |p| p.sandbox.container == container) {
-                    pending.refuse("its sandbox was deleted meanwhile");
-                }
+                let of_it: Vec<Pending> = self.pending.extract_if(.., |p| p.sandbox.container == container).collect();
+                of_it.into_iter().for_each(|pending| self.refuse(pending, "its sandbox was deleted meanwhile", now));
                 self.gone.push(container);
                 // Nothing depends on it: a plugin does not wait until the tables have forgotten a sandbox.
                 let _ = reply.send(Reply::Enforced);
@@ -125,7 +145,7 @@ impl Sandboxes {
         let pending = Pending { sandbox, key, kind, since: now, deadline, reply, met: false, why };
         match self.pending.len() < MAX_PENDING {
             true => self.pending.push(pending),
-            false => pending.refuse("too many pods start at once on this node"),
+            false => self.refuse(pending, "too many pods start at once on this node", now),
         }
     }
 
@@ -189,14 +209,16 @@ impl Sandboxes {
         let older = |p: &mut Pending| p.key == key && !p.met && p.since <= sent;
         match &pod {
             Some(pod) => {
-                for pending in self.pending.extract_if(.., |p| older(p) && !means(&p.sandbox, pod)) {
+                let others = |p: &mut Pending| older(p) && !means(&p.sandbox, pod);
+                for pending in self.pending.extract_if(.., others).collect::<Vec<_>>() {
                     let (asked, there) = (pending.sandbox.uid.clone(), pod.uid.clone().unwrap_or_default());
-                    pending.refuse(&format!("the pod of that name is another one (UID {there}, not {asked})"));
+                    let why = format!("the pod of that name is another one (UID {there}, not {asked})");
+                    self.refuse(pending, &why, now);
                 }
             }
             None => {
-                for pending in self.pending.extract_if(.., older) {
-                    pending.refuse("the API server has no such pod");
+                for pending in self.pending.extract_if(.., older).collect::<Vec<_>>() {
+                    self.refuse(pending, "the API server has no such pod", now);
                 }
             }
         }
@@ -318,7 +340,7 @@ impl Sandboxes {
         self.fetches.insert(key.clone(), Fetch { sent: None, due: now + RETRY });
     }
 
-    /// Answers what can be answered; gives the reasons of those that were refused. `behind` says why nothing holds at the moment,
+    /// Answers what can be answered. `behind` says why nothing holds at the moment,
     /// `standing` how a pod of this node stands.
     pub fn answer(
         &mut self,
@@ -326,19 +348,18 @@ impl Sandboxes {
         behind: Option<&str>,
         standing: impl Fn(&ObjectKey) -> Standing,
         now: Instant,
-    ) -> Vec<String> {
-        let mut refused = Vec::new();
+    ) {
         for mut pending in std::mem::take(&mut self.pending) {
             match self.judge(&pending, known, behind, &standing) {
                 Verdict::Enforced => {
                     tracing::debug!(pod = %pending.key, took = ?(now - pending.since), "CNI: its policies hold");
                     // A plugin that is gone has stopped waiting.
                     let _ = pending.reply.send(Reply::Enforced);
+                    self.answered.push((Answer::Enforced, now - pending.since));
                     continue;
                 }
                 Verdict::Never(why) => {
-                    refused.push(format!("{}: {why}", pending.key));
-                    pending.refuse(&why);
+                    self.refuse(pending, &why, now);
                     continue;
                 }
                 Verdict::Wait(Some(why)) => pending.why = why,
@@ -346,8 +367,7 @@ impl Sandboxes {
             }
             if pending.deadline <= now {
                 let why = pending.why.clone();
-                refused.push(format!("{}: {why}", pending.key));
-                pending.refuse(&why);
+                self.refuse(pending, &why, now);
             } else {
                 self.pending.push(pending);
             }
@@ -355,7 +375,11 @@ impl Sandboxes {
         // Fetches serve requests, and pods that are ahead of the watch.
         let wanted = |key: &ObjectKey| self.ahead.contains_key(key) || self.pending.iter().any(|p| p.key == *key);
         self.fetches.retain(|key, fetch| fetch.sent.is_some() || wanted(key));
-        refused
+    }
+
+    /// How requests of pods' starts ended since the last call, and after what time.
+    pub fn take_answered(&mut self) -> Vec<(Answer, Duration)> {
+        std::mem::take(&mut self.answered)
     }
 
     /// When there is something to do without anything happening.
@@ -410,6 +434,13 @@ impl Sandboxes {
         }
     }
 
+    fn refuse(&mut self, pending: Pending, why: &str, now: Instant) {
+        tracing::warn!(pod = %pending.key, container = pending.sandbox.container, "CNI: not confirmed: {why}");
+        // A plugin that is gone has stopped waiting.
+        let _ = pending.reply.send(Reply::Refused { why: why.to_owned() });
+        self.answered.push((Answer::Refused, now - pending.since));
+    }
+
     /// Makes what the API server says of a pod what is known of it.
     fn amend(&mut self, pod: &mut Pod) {
         if let Some(held) = self.held.get_mut(&pod.key) {
@@ -430,14 +461,6 @@ impl Sandboxes {
                 pod.addresses.retain(|a| !held.addresses.contains(a));
             }
         }
-    }
-}
-
-impl Pending {
-    fn refuse(self, why: &str) {
-        tracing::warn!(pod = %self.key, container = self.sandbox.container, "CNI: not confirmed: {why}");
-        // A plugin that is gone has stopped waiting.
-        let _ = self.reply.send(Reply::Refused { why: why.to_owned() });
     }
 }
 

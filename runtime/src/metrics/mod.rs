@@ -24,6 +24,8 @@ use prometheus_client::{
 
 use collect::Tables;
 
+use crate::agent::sandboxes::Answer;
+
 /// An agent whose loop has not turned for so long is not healthy.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Upper bounds in seconds: from a single store to an adoption with grace periods.
@@ -47,6 +49,8 @@ pub struct Metrics {
     updates: Family<ByResult, Counter>,
     writes: Counter,
     latency: Histogram,
+    pod_starts: Family<ByResult, Counter>,
+    pod_start_wait: Histogram,
     events: Family<ByResource, Counter>,
     resyncs: Family<ByResource, Counter>,
     errors: Family<ByResource, Counter>,
@@ -78,6 +82,17 @@ impl Metrics {
             "From an event's arrival at the agent until packets are judged by it",
             latency.clone(),
         );
+        let (pod_starts, pod_start_wait) = (Family::default(), Histogram::new(BUCKETS));
+        registry.register(
+            "cni_requests",
+            "Requests of the CNI plugin about pods, by how they ended",
+            pod_starts.clone(),
+        );
+        registry.register(
+            "cni_request_duration_seconds",
+            "From a request of the CNI plugin until its answer",
+            pod_start_wait.clone(),
+        );
         registry.register("events", "Changes that arrived, by resource", events.clone());
         registry.register("resyncs", "Full lists after the first one, by resource", resyncs.clone());
         registry.register("errors", "Failures, by what failed", errors.clone());
@@ -86,7 +101,20 @@ impl Metrics {
         registry.register_collector(Box::new(Tables::new(pin_dir)));
         let waits_for = Some("the first complete view of the cluster".to_owned());
         let health = Mutex::new(Health { turned: Instant::now(), waits_for });
-        Arc::new(Metrics { registry, updates, writes, latency, events, resyncs, errors, problems, in_step, health })
+        Arc::new(Metrics {
+            registry,
+            updates,
+            writes,
+            latency,
+            pod_starts,
+            pod_start_wait,
+            events,
+            resyncs,
+            errors,
+            problems,
+            in_step,
+            health,
+        })
     }
 
     /// The loop turned.
@@ -127,7 +155,17 @@ impl Metrics {
         }
     }
 
-    /// Something else failed: `watch pods`, `offload`, `cni`.
+    /// A request of the CNI plugin was answered after so long.
+    pub fn pod_start(&self, answer: Answer, took: Duration) {
+        let result = match answer {
+            Answer::Enforced => "enforced",
+            Answer::Refused => "refused",
+        };
+        self.pod_starts.get_or_create(&ByResult { result }).inc();
+        self.pod_start_wait.observe(took.as_secs_f64());
+    }
+
+    /// Something else failed: `watch pods`, `offload`.
     pub fn error(&self, what: &str) {
         self.errors.get_or_create(&ByResource { resource: what.into() }).inc();
     }
@@ -194,6 +232,7 @@ mod tests {
     fn names_and_units_are_the_customary_ones() {
         let metrics = Metrics::new("/nowhere".into());
         metrics.enforced(3, Some(Duration::from_micros(700)));
+        metrics.pod_start(Answer::Refused, Duration::from_millis(2));
         metrics.arrived("pods", 2);
         metrics.resynced("pods", 1);
         let text = metrics.text();
@@ -201,6 +240,8 @@ mod tests {
             "netpolc_updates_total{result=\"enforced\"} 1",
             "netpolc_table_writes_total 3",
             "netpolc_enforcement_latency_seconds_bucket{le=\"0.001\"} 1",
+            "netpolc_cni_requests_total{result=\"refused\"} 1",
+            "netpolc_cni_request_duration_seconds_bucket{le=\"0.0025\"} 1",
             "netpolc_events_total{resource=\"pods\"} 2",
             "netpolc_resyncs_total{resource=\"pods\"} 1",
             "netpolc_in_step 1",
