@@ -133,11 +133,16 @@ impl Node {
     /// How long until a question gets this answer.
     fn until(&self, from: &str, to: &str, expected: bool) -> Duration {
         let began = Instant::now();
-        // A packet between two namespaces takes well under a millisecond.
-        while self.passes(from, to, Duration::from_millis(if expected { 200 } else { 15 })) != expected {
-            assert!(began.elapsed() < Duration::from_secs(20), "{from} -> {to} never becomes {expected}");
+        loop {
+            // A packet between two namespaces takes well under a millisecond.
+            let passes = self.passes(from, to, Duration::from_millis(if expected { 200 } else { 15 }));
+            let took = began.elapsed();
+            // Unless the machine is busy with something else.
+            if passes == expected && (expected || !self.passes(from, to, PATIENCE)) {
+                return took;
+            }
+            assert!(took < Duration::from_secs(20), "{from} -> {to} never becomes {expected}");
         }
-        began.elapsed()
     }
 }
 
