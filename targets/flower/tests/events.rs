@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{cluster, compiled};
 use netpolc_target_flower::{
-    filter::Filter,
-    lower::software,
+    filter::{Copies, Filter},
+    kernel::Applied,
+    lower::{representor, software},
     netlink::{Decoded, Found, Way},
+    quirks::capabilities,
     sync::{Job, Next, Step, books},
-    topology::Topology,
+    topology::{Forwarding, Topology},
 };
 
 /// Filters by port of three pods: web lets peers in, db lets web in. `late` are further peers, on other nodes.
@@ -47,7 +49,8 @@ fn filters(late: &[&str]) -> BTreeMap<String, Vec<Filter>> {
 fn decoded((at, f): (usize, &Filter)) -> Decoded {
     let Filter { side, chain, prio, .. } = *f;
     let found = Found::Ours(f.clone());
-    Decoded { ifindex: 1, side, chain, prio, handle: at as u32 + 1, in_hardware: 0, found }
+    let in_hardware = u32::from(f.copies != Copies::Software);
+    Decoded { ifindex: 1, side, chain, prio, handle: at as u32 + 1, in_hardware, found }
 }
 
 /// All steps from one list of filters to another.
@@ -59,7 +62,7 @@ fn steps(old: &[Filter], new: &[Filter]) -> Vec<Step> {
             Next::Done => return all,
             Next::Settle => job.settled(),
             Next::Steps(some) => {
-                some.iter().for_each(|step| job.answer(step, Ok(Default::default())));
+                some.iter().for_each(|step| job.answer(step, Ok(Applied { in_hardware: 1, text: None })));
                 all.extend(some);
                 job.advance()
             }
@@ -93,4 +96,33 @@ fn a_pod_event_changes_only_what_differs() {
     let names: Vec<&str> = touched.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["web"], "only web's policy names the new pod: {touched:?}");
     println!("{touched:?}");
+}
+
+/// Forwarding: a pod that comes is one filter more for each pod of its node, in place, and its own filters.
+#[test]
+fn a_pod_of_the_node_is_one_filter_more_for_each_other() {
+    let pod = |name: &str, address: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.{address}, podIPs: [{{ip: 10.0.0.{address}}}], phase: Running}}\n"
+        )
+    };
+    let filters = |pods: &[&str]| -> BTreeMap<String, Vec<Filter>> {
+        let pods = (1..).zip(pods).map(|(address, name)| pod(name, address));
+        let text = ["apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(), pods.collect()].concat();
+        let (compiler, mut topology) = compiled(&cluster(&text));
+        for (endpoint, pod) in &mut topology.pods {
+            pod.mac = Some([2, 0, 0, 0, 0, *endpoint as u8]);
+        }
+        let topology = Topology { forwarding: Forwarding::Translating, ..topology };
+        let lowered = representor::lower(compiler.program(), &topology, &capabilities("mlx5_core"));
+        let ports = lowered.ports.into_iter();
+        ports.map(|(port, placed)| (port.name, placed.into_iter().map(|p| p.filter).collect())).collect()
+    };
+    let (old, new) = (filters(&["a", "b", "c"]), filters(&["a", "b", "c", "late"]));
+    assert_eq!(old.len() + 1, new.len(), "{:?}", new.keys());
+    for (port, old) in &old {
+        let steps = steps(old, &new[port]);
+        assert!(matches!(&steps[..], [Step { way: Way::Add, .. }]), "{port}: {steps:?}");
+    }
 }

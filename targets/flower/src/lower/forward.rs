@@ -6,7 +6,7 @@
 //! commits. Filters are in software as well, or a connection that hardware does not know would find no filter there.
 //! Where the host may translate, replies are the host's ([`Forwarding::Translating`]). They keep alive what the eBPF programs
 //! remember of the connection, so there only TCP is forwarded, which acknowledges all that it gets; datagrams may go one way for long.
-//! No filter of such a chain relies on another, so the chain is named after its pod and changes in place: another pod's
+//! No filter of such a chain relies on another, so the chain is named after its pod and changes in place ([`crate::sync`]): another pod's
 //! coming and going changes that pod's filters only.
 //! Not here: openings ([`super::representor`]).
 

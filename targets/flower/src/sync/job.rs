@@ -174,8 +174,14 @@ impl Job {
                     steps
                 }
                 Stage::Sweep => {
-                    self.end();
-                    continue;
+                    let later = mem::take(&mut self.plan.later);
+                    if later.is_empty() || self.stopped == Stopped::Yes {
+                        let why = "a filter in front of its chain was refused";
+                        self.tally.refused.extend(later.into_iter().map(|s| (s.filter, why.to_owned())));
+                        self.end();
+                        continue;
+                    }
+                    later
                 }
                 Stage::Done => return Next::Done,
             };

@@ -12,6 +12,10 @@
 //! 3. What is not wanted any more goes from the end of chain 0, for the same reason; then chains that nothing leads to go.
 //!    Before each of the two, packets under way are waited for: what they have left behind them may be of either kind.
 //!
+//! Chains that only redirect by destination or hand to the host are the exception to step 1: any part of one is as good as the
+//! whole. They change in place, so that a pod that comes changes one filter of each ([`number`]): what goes from them goes before step
+//! 2, what comes follows step 3.
+//!
 //! A refusal makes a hole in step 2. Software decides alone, so there everything behind the hole stays as it was. In
 //! hardware, filters behind the hole that could take a packet from it and do something else with it are left out or go
 //! ([`exposes`]), and are holes themselves: it decides less, and nothing otherwise.

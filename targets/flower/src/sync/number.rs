@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Books, leads_to, offloaded, our};
+use super::{Books, Place, leads_to, offloaded, our};
 use crate::{
-    filter::{Action, Cookie, Copies, Filter, Match, Side},
+    filter::{Action, Cookie, Copies, Filter, Match, Pattern, Side},
     netlink::Found,
 };
 
@@ -29,6 +29,7 @@ pub struct Chains<'a> {
     filled: BTreeSet<(Side, u32)>,
     /// Numbers that must not be written to: packets may come there, or others have filters there.
     closed: BTreeSet<(Side, u32)>,
+    installed: &'a Books,
 }
 
 impl<'a> Chains<'a> {
@@ -63,12 +64,60 @@ impl<'a> Chains<'a> {
                 whole.entry((side, does)).or_default().push(chain);
             }
         }
-        Self { whole, closed: &reached | &others, filled }
+        Self { whole, closed: &reached | &others, filled, installed }
+    }
+
+    /// May the chain become what is wanted while packets come there? See [`Loose`].
+    fn is_loose(&self, side: Side, chain: u32, wanted: &[&Filter]) -> bool {
+        let all = Place { side, chain, prio: 0, handle: 0 }..=Place { side, chain, prio: u16::MAX, handle: u32::MAX };
+        let mut there = Vec::new();
+        for (_, decoded) in self.installed.range(all) {
+            let Found::Ours(filter) = &decoded.found else { return false };
+            there.push(filter);
+        }
+        !there.is_empty()
+            && Loose::of(there.iter().copied()).zip(Loose::of(wanted.iter().copied())).is_some_and(|(there, wanted)| {
+                there.redirects_end.max(wanted.redirects_end) < there.rest.min(wanted.rest)
+            })
     }
 
     /// Is there anything under this number, or does something lead there?
     fn used(&self, at: (Side, u32)) -> bool {
         self.filled.contains(&at) || self.closed.contains(&at)
+    }
+}
+
+/// A chain for hardware that redirects by destination, every other packet being the host's. Each address is redirected to one
+/// port only, and nothing is redirected behind what passes, so whatever part of such a chain is there, a packet goes where
+/// the whole chain sends it, or to the host. So what it has and what is wanted have in common can stay while everything in front of
+/// it changes; the rest goes before that, and comes after it.
+struct Loose {
+    /// The last prio that redirects; 0: none does.
+    redirects_end: u16,
+    /// The first that passes.
+    rest: u16,
+}
+
+impl Loose {
+    /// None: it is not such a chain.
+    fn of<'a>(filters: impl Iterator<Item = &'a Filter>) -> Option<Self> {
+        let mut this = Self { redirects_end: 0, rest: u16::MAX };
+        let mut ports = BTreeMap::new();
+        for filter in filters {
+            match (&filter.action, &filter.matches) {
+                _ if filter.copies == Copies::Software => return None,
+                (Action::Pass, _) => this.rest = this.rest.min(filter.prio),
+                (Action::Redirect(port), Match::Flower(Pattern { destination: Some(to), .. })) => {
+                    let whole = to.prefix() == if to.is_ipv4() { 32 } else { 128 };
+                    if !whole || *ports.entry(*to).or_insert(*port) != *port {
+                        return None;
+                    }
+                    this.redirects_end = this.redirects_end.max(filter.prio);
+                }
+                _ => return None,
+            }
+        }
+        (this.redirects_end < this.rest).then_some(this)
     }
 }
 
@@ -101,13 +150,15 @@ pub enum Number {
     There(u32),
     /// It is to be made, or completed, under this number.
     Make(u32),
+    /// It is in use under this number, and changes there.
+    Change(u32),
 }
 
 impl Number {
     /// The number.
     pub fn get(self) -> u32 {
         match self {
-            Number::There(number) | Number::Make(number) => number,
+            Number::There(number) | Number::Make(number) | Number::Change(number) => number,
         }
     }
 }
@@ -167,6 +218,9 @@ impl<'a> Numbering<'a> {
         }
         if open(chain) && !self.installed.closed.contains(&(side, chain)) {
             return Some(Number::Make(chain));
+        }
+        if open(chain) && self.installed.is_loose(side, chain, &self.wanted[&(side, chain)]) {
+            return Some(Number::Change(chain));
         }
         let free = |&n: &u32| {
             let at = (side, n);

@@ -1,6 +1,9 @@
 //! What changes on one interface. Not here: when ([`super::job`]).
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    mem,
+};
 
 use super::{
     Books, Place, Step, leads_to,
@@ -18,10 +21,12 @@ const HIGHEST: u32 = (1 << 28) - 1;
 /// The way of one interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Chains that nothing leads to yet; those that are led to get other cookies at most.
+    /// Chains that nothing leads to yet; those that are led to get other cookies, and lose what is to go, at most.
     pub prepare: Vec<Step>,
     /// Chain 0 as it is wanted, what is asked first in front.
     pub start: Vec<Slot>,
+    /// What chains that change in place get, once chain 0 is as it is wanted.
+    pub later: Vec<Step>,
     /// Filters above chain 0 that stay as they are.
     pub kept: usize,
 }
@@ -57,7 +62,7 @@ pub struct Blocked {
 impl Plan {
     /// Does nothing change? Filters that are not wanted any more are not part of it: the job finds them.
     pub fn is_empty(&self) -> bool {
-        self.prepare.is_empty() && self.start.iter().all(|s| matches!(s, Slot::Keep(_)))
+        self.prepare.is_empty() && self.later.is_empty() && self.start.iter().all(|s| matches!(s, Slot::Keep(_)))
     }
 }
 
@@ -87,10 +92,22 @@ pub fn plan(installed: &Books, wanted: &[Filter]) -> Result<Plan, Blocked> {
                 slot => plan.start.push(slot),
             }
         }
-        if let Number::Make(number) = number
-            && chain != 0
-        {
-            plan.prepare.extend(there.rest(side, number));
+        match number {
+            Number::Make(number) if chain != 0 => plan.prepare.extend(there.rest(side, number)),
+            Number::Change(number) => {
+                plan.prepare.extend(there.rest(side, number));
+                for step in mem::take(&mut steps) {
+                    match there.differs(&step) {
+                        Some(old) => {
+                            plan.prepare.push(old);
+                            plan.later.push(Step { way: Way::Add, ..step });
+                        }
+                        None if step.way == Way::Add => plan.later.push(step),
+                        None => plan.prepare.push(step),
+                    }
+                }
+            }
+            Number::Make(_) | Number::There(_) => {}
         }
         plan.prepare.extend(steps);
     }
@@ -149,6 +166,13 @@ impl<'a> There<'a> {
             Found::Ours(old) if *old == filter && offloaded(decoded, old) => Slot::Keep(filter),
             _ => Slot::Do(Step { way: Way::Replace, filter, handle }),
         }
+    }
+
+    /// The removal of what a step would replace by something that does something else.
+    fn differs(&self, step: &Step) -> Option<Step> {
+        let old = self.installed.get(&step.place()).filter(|_| step.way == Way::Replace)?;
+        let same = matches!(&old.found, Found::Ours(filter) if filter.action == step.filter.action);
+        (!same).then(|| removal(old))
     }
 
     /// Removals of what else a chain has: leftovers of a start that did not come to its end.

@@ -132,12 +132,32 @@ fn universe() -> Vec<(u16, Match)> {
     list
 }
 
-/// Chain 0 and up to three more, each leading to later ones only.
+/// Redirects by destination, the rest being the host's.
+fn loose(rng: &mut Rng, chain: u32, copies: Copies) -> Vec<Filter> {
+    let cookie = Cookie::new(1, 1, 0);
+    let filter = |prio, matches, action| Filter { side: Side::Ingress, chain, prio, matches, action, copies, cookie };
+    let ports: Vec<u32> = (0..16).map(|_| 7 + rng.below(2) as u32).collect();
+    let mut filters = Vec::new();
+    for (at, (_, matches)) in universe().into_iter().enumerate().take(12) {
+        if rng.chance(60) {
+            filters.push(filter(1, matches, Action::Redirect(ports[at / 2])));
+        }
+    }
+    let all = Pattern { ethertype: EtherType::Ipv4, ..Pattern::default() };
+    filters.push(filter(2, Match::Flower(all), Action::Pass));
+    filters
+}
+
+/// Chain 0 and up to three more, each leading to later ones only; now and then the last is one that changes in place.
 fn random(rng: &mut Rng, copies: Copies) -> Vec<Filter> {
     let universe = universe();
     let cookie = Cookie::new(1, 1, rng.below(3) as u64);
     let mut filters = Vec::new();
     for chain in 0..4u32 {
+        if chain == 3 && copies != Copies::Software && rng.chance(60) {
+            filters.extend(loose(rng, chain, copies));
+            break;
+        }
         let many = rng.below(8);
         for _ in 0..many {
             let (prio, matches) = rng.pick(&universe).clone();

@@ -1,5 +1,7 @@
 //! What a plan keeps, adds and removes, by hand-written tables of installed and wanted filters.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::{
     filter::{EtherType, Masked, Ports},
@@ -57,6 +59,35 @@ fn a_chain_that_is_in_use_gets_another_number_and_keeps_it() {
     assert_eq!(first.start, [Slot::Do(step(Way::Replace, &moved[0], 1))]);
     let again = plan(&installed(&moved), &new).unwrap();
     assert!(again.is_empty(), "{again:?}");
+}
+
+/// One more pod is one more filter for each that may talk to it.
+#[test]
+fn a_chain_that_only_redirects_by_destination_changes_in_place() {
+    let to = |host: u8, prio, action| {
+        let pattern = Pattern { ethertype: EtherType::Ipv4, ..Pattern::default() };
+        let pattern = if prio == 1 { pattern.to(IpAddr::from([10, 0, 0, host]).into()) } else { pattern };
+        Filter { copies: Copies::Both, matches: Match::Flower(pattern), ..filter(7, prio, 80, action) }
+    };
+    let start = filter(0, 1, 80, Action::Track(7));
+    let (one, rest) = (to(1, 1, Action::Redirect(5)), to(0, 2, Action::Pass));
+    let old = [start.clone(), one.clone(), rest.clone()];
+    let two = to(2, 1, Action::Redirect(6));
+    let new = plan(&installed(&old), &[start.clone(), one.clone(), two.clone(), rest.clone()]).unwrap();
+    assert_eq!((new.prepare, &new.start[..]), (vec![], &[Slot::Keep(start.clone())][..]));
+    assert_eq!(new.later, [step(Way::Add, &two, 3)]);
+    let gone = plan(&installed(&old), &[start.clone(), rest.clone()]).unwrap();
+    assert_eq!(gone.prepare, [step(Way::Remove, &one, 2)]);
+    // Another port: first nowhere, then there.
+    let other = to(1, 1, Action::Redirect(6));
+    let moved = plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
+    assert_eq!((moved.prepare, moved.later), (vec![step(Way::Remove, &one, 2)], vec![step(Way::Add, &other, 2)]));
+    // A drop, or a redirect behind what passes, needs a chain of its own.
+    for other in [to(2, 1, Action::Drop), to(2, 3, Action::Redirect(6)), to(1, 1, Action::Redirect(6))] {
+        let in_place = plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
+        let same = other.action == Action::Redirect(6) && other.prio == 1;
+        assert_eq!(in_place.start == [Slot::Keep(start.clone())], same, "{other:?}");
+    }
 }
 
 #[test]
