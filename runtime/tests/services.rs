@@ -1,10 +1,12 @@
-//! Egress to Services with real packets: translation rules in the shapes of kube-proxy's nftables and iptables modes on the node, backends on the
-//! same node and on another one, some of them allowed. Needs root, nft and iptables.
-//!
-//! NOT HERE: kube-proxy's ipvs mode, which needs a kernel with CONFIG_IP_VS. There the packet is translated between LOCAL_IN and LOCAL_OUT, keeps mark and
-//! incoming interface, and meets the same hooks; no test has shown it.
+//! Egress to Services with real packets: translation rules in the shapes of kube-proxy's nftables, iptables and ipvs modes on the node, backends on the
+//! same node and on another one, some of them allowed. Needs root, nft and iptables; ipvs runs in the lab, whose kernel has it.
 
-use std::{io::Write as _, net::IpAddr, process::Stdio, time::Duration};
+use std::{
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    process::Stdio,
+    time::Duration,
+};
 
 use netpolc_lower::{Compiler, Event, Scope, compile};
 use netpolc_policy::{Cluster, ObjectKey};
@@ -12,6 +14,7 @@ use netpolc_table::{Program, delta};
 use netpolc_target::{Hook, Target, execute};
 use netpolc_target_ebpf::{Config, Ebpf, sys};
 use netpolc_testbed::{
+    lab,
     netns::{Net, Site, Spec},
     probe::{Answer, Ask, Connection, PATIENCE, Question, Servers, ask},
 };
@@ -115,6 +118,8 @@ fn key(name: &str) -> ObjectKey {
 enum Shape {
     Nft,
     Iptables,
+    /// IPVS translates between LOCAL_IN and LOCAL_OUT; masquerading is nft's.
+    Ipvs,
 }
 
 /// Whose source address becomes the node's: that of what comes back to its own sender, or everybody's.
@@ -145,9 +150,12 @@ impl Rules<'_> {
     }
 
     fn install(&self, node: &Site) {
+        if self.shape == Shape::Ipvs {
+            run(node, "sh", &["-e"], &self.ipvs());
+        }
         for v4 in [true, false] {
             match self.shape {
-                Shape::Nft => run(node, "nft", &["-f", "-"], &self.nft(v4)),
+                Shape::Nft | Shape::Ipvs => run(node, "nft", &["-f", "-"], &self.nft(v4)),
                 Shape::Iptables => {
                     let command = if v4 { "iptables-restore" } else { "ip6tables-restore" };
                     run(node, command, &[], &self.iptables(v4));
@@ -163,7 +171,8 @@ impl Rules<'_> {
         for (address, port, to, masquerade) in self.each(v4) {
             let mark = if masquerade { "meta mark set meta mark or 0x4000 " } else { "" };
             for protocol in ["tcp", "udp"] {
-                services += &format!("    {family} daddr {address} {protocol} dport {port} {mark}dnat to {to}\n");
+                let to = if self.shape == Shape::Ipvs { "accept".into() } else { format!("dnat to {to}") };
+                services += &format!("    {family} daddr {address} {protocol} dport {port} {mark}{to}\n");
             }
         }
         format!(
@@ -182,6 +191,24 @@ table {family} kube-proxy {{
 }}
 "
         )
+    }
+
+    /// Services' addresses are the node's own, on an interface that leads nowhere.
+    fn ipvs(&self) -> String {
+        let mut script = "sysctl -qw net.ipv4.vs.conntrack=1; ipvsadm -C\n\
+                          ip link show kube-ipvs0 >/dev/null 2>&1 || ip link add kube-ipvs0 type dummy\n"
+            .to_owned();
+        for address in SERVICES {
+            script += &format!("ip addr replace {address} dev kube-ipvs0 nodad\n");
+        }
+        for (address, port, to, _) in [true, false].into_iter().flat_map(|v4| self.each(v4)) {
+            let service = SocketAddr::new(address, port);
+            for protocol in ["-t", "-u"] {
+                script +=
+                    &format!("ipvsadm -A {protocol} {service} -s rr; ipvsadm -a {protocol} {service} -r {to} -m\n");
+            }
+        }
+        script
     }
 
     fn iptables(&self, v4: bool) -> String {
@@ -334,6 +361,27 @@ fn s48_each_backend_is_judged_by_itself() {
         };
         assert_eq!(["good", "far-good"].map(direct), [Answer::Echo; 2]);
         assert_eq!(["bad", "far-bad"].map(direct), [Answer::Silent; 2]);
+    });
+}
+
+/// S48, S45, S47 as above where IPVS translates.
+#[test]
+fn s48_each_backend_is_judged_by_itself_behind_ipvs() {
+    if lab::outside(s48_each_backend_is_judged_by_itself_behind_ipvs) {
+        return;
+    }
+    on_the_node(|net, cluster, node| {
+        let backends = BACKENDS.map(|(port, pod, target, _)| (port, pod, target)).to_vec();
+        for masquerade in [Masquerade::Hairpin, Masquerade::All] {
+            let before = node.denials();
+            Rules { cluster, shape: Shape::Ipvs, masquerade, backends: backends.clone() }
+                .install(net.node("n1").unwrap());
+            for (from, expected) in [("free", Some(true)), ("client", None)] {
+                let wrong = differences(net, from, |allowed| expected.unwrap_or(allowed));
+                assert_eq!(wrong, Vec::<String>::new(), "{masquerade:?}");
+            }
+            assert!(node.denials() > before, "the client's drops are counted for it");
+        }
     });
 }
 

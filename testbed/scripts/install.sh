@@ -12,7 +12,7 @@ for tool in "$@"; do
         ipset) need ipset ipset ;;
         iptables) need iptables iptables ;;
         conntrack) need conntrack conntrack ;;
-        lab) need flex flex; need bison bison; need bc bc; need make make; need xz xz-utils; need tc iproute2; need modprobe kmod; need nft nftables ;;
+        lab) need flex flex; need bison bison; need bc bc; need make make; need xz xz-utils; need tc iproute2; need modprobe kmod; need nft nftables; need ipvsadm ipvsadm ;;
         *) echo "install.sh: unknown tool $tool" >&2; exit 2 ;;
     esac
 done

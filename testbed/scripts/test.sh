@@ -10,4 +10,5 @@ if [ "$(id -u)" != 0 ]; then
     exec sudo --preserve-env=PATH,HOME,CARGO_HOME,RUSTUP_HOME,CARGO_TARGET_DIR,NETPOLC_CACHE "$0" "$@"
 fi
 cargo test --workspace --locked "$@"
+echo "NOT RUN: Debian's stock kernel under emulation (minutes): testbed/scripts/stock.sh"
 echo "NOT RUN: the DaemonSet on a real node (minutes): cargo test -p netpolc --features node-test --test kube_node"

@@ -79,6 +79,9 @@ impl Offload {
         }
         let report = flower.sync_all(&whole).map_err(|e| e.to_string())?;
         for (interface, message, count) in report.refusals() {
+            if self.records.iter().all(|r| r.interface != interface || !r.refused.contains_key(&message)) {
+                tracing::warn!(interface, filters = count, "the NIC refuses filters, eBPF does their work: {message}");
+            }
             if let Some(record) = records.iter_mut().find(|r| r.interface == interface) {
                 record.filters -= count as usize;
                 record.refused.insert(message, count);
