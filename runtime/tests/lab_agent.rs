@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
@@ -168,4 +168,93 @@ fn software_flower_enforces_for_a_host_without_ebpf() {
     assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));
     assert!(node.passes("other", "10.7.0.1"));
     assert!(node.status()["filters"].is_null());
+}
+
+/// SCTP, which this machine's kernel may not have: one association at a time.
+mod sctp {
+    use std::{
+        io::{Read as _, Write as _},
+        net::SocketAddr,
+        time::Duration,
+    };
+
+    use netpolc_testbed::netns::Site;
+    use socket2::{Domain, Protocol, Socket, Type};
+
+    pub const PORT: u16 = 3868;
+
+    fn socket(to: SocketAddr) -> Socket {
+        Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP))).expect("SCTP")
+    }
+
+    /// Echoes for ever.
+    pub fn serve(site: &Site, at: SocketAddr) {
+        let listener = site.run(|| socket(at)).expect("a namespace");
+        listener.bind(&at.into()).expect("a free port");
+        listener.listen(16).expect("listen");
+        std::thread::spawn(move || {
+            while let Ok((mut peer, _)) = listener.accept() {
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 64];
+                    while let Ok(n @ 1..) = peer.read(&mut buffer) {
+                        let _ = peer.write_all(&buffer[..n]);
+                    }
+                });
+            }
+        });
+    }
+
+    pub fn open(from: &Site, to: SocketAddr, patience: Duration) -> Option<Socket> {
+        let socket = from.run(|| socket(to)).expect("a namespace");
+        socket.connect_timeout(&to.into(), patience).ok()?;
+        socket.set_read_timeout(Some(patience)).expect("a timeout");
+        Some(socket)
+    }
+
+    pub fn echoes(mut socket: &Socket) -> bool {
+        socket.write_all(b"ping").is_ok() && socket.read(&mut [0; 64]).is_ok_and(|n| n == 4)
+    }
+}
+
+/// S27, S37, S41, S42 for SCTP, with real associations, by the programs and by filters.
+#[test]
+fn s27_sctp_associations_are_policed() {
+    if lab::outside(s27_sctp_associations_are_policed) {
+        return;
+    }
+    let node = Node::up("sctp");
+    node.shell("nft add table inet t && nft 'add chain inet t c { type filter hook prerouting priority 0; }' && nft add rule inet t c ct state new");
+    let address = |text: &str, port| SocketAddr::new(text.parse().unwrap(), port);
+    let servers = [address("10.7.0.1", sctp::PORT), address("fd07::1", sctp::PORT), address("10.7.0.1", 3869)];
+    for at in servers {
+        sctp::serve(node.pod("db"), at);
+        sctp::serve(
+            node.pod("other"),
+            SocketAddr::new(if at.is_ipv4() { "10.7.0.3" } else { "fd07::3" }.parse().unwrap(), at.port()),
+        );
+    }
+    let policy = |role: &str| {
+        policy(role).replace(
+            "ports: [{port: 6000, endPort: 6500}]",
+            &format!("ports: [{{port: {}, protocol: SCTP}}]", sctp::PORT),
+        )
+    };
+    assert!(policy("ui").contains("SCTP"));
+    for target in ["ebpf", "flower"] {
+        node.enforce(target, Some(&policy("ui")));
+        let opens =
+            |from: &str, to: SocketAddr| sctp::open(node.pod(from), to, PATIENCE).filter(|socket| sctp::echoes(socket));
+        let running: Vec<_> =
+            servers[..2].iter().map(|to| opens("ui", *to).unwrap_or_else(|| panic!("{target}: {to}"))).collect();
+        assert!(opens("ui", servers[2]).is_none(), "{target}: another port");
+        assert!(opens("other", servers[0]).is_none() && opens("other", servers[1]).is_none(), "{target}: another pod");
+        let own = opens("db", address("10.7.0.3", sctp::PORT)).unwrap_or_else(|| panic!("{target}: db opens itself"));
+        node.enforce(target, Some(&policy("nobody")));
+        assert!(running.iter().all(|socket| !sctp::echoes(socket)), "{target}: tightened");
+        assert!(sctp::echoes(&own), "{target}: its own association goes on");
+        drop(running);
+        let detach = node.netpolc(&["detach"]);
+        assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));
+        assert!(opens("other", servers[0]).is_some(), "{target}: detached");
+    }
 }
