@@ -242,8 +242,7 @@ fn s27_sctp_associations_are_policed() {
     assert!(policy("ui").contains("SCTP"));
     for target in ["ebpf", "flower"] {
         node.enforce(target, Some(&policy("ui")));
-        let opens =
-            |from: &str, to: SocketAddr| sctp::open(node.pod(from), to, PATIENCE).filter(|socket| sctp::echoes(socket));
+        let opens = |from: &str, to: SocketAddr| sctp::open(node.pod(from), to, PATIENCE).filter(sctp::echoes);
         let running: Vec<_> =
             servers[..2].iter().map(|to| opens("ui", *to).unwrap_or_else(|| panic!("{target}: {to}"))).collect();
         assert!(opens("ui", servers[2]).is_none(), "{target}: another port");
