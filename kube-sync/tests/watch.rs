@@ -188,7 +188,7 @@ async fn a_server_that_refuses_streams_is_asked_for_pages() {
     let mut follower = script.watch(Lists::Automatic);
     follower.until("first lists", |f| f.first).await;
     assert_eq!(follower.pods(), ["a"]);
-    assert!(script.asked(PODS)[1].contains("limit=500"));
+    assert!(script.asked(PODS)[1].contains("limit=2500"));
 }
 
 /// A list whose later page has expired begins again, and what only the first attempt saw is gone.

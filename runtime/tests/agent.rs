@@ -81,7 +81,7 @@ impl Target for Host {
         for (_, entry) in write.put.iter().filter(|_| write.table == TableId::Endpoint) {
             self.log.borrow_mut().push(format!("word {:#x}", word_of(entry).flags));
         }
-        if write.table == TableId::Interface && !write.put.is_empty() {
+        for _ in write.put.iter().filter(|_| write.table == TableId::Interface) {
             self.log.borrow_mut().push("interface".into());
         }
         self.mem.borrow_mut().write(write)

@@ -47,10 +47,11 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let mut links = Links::open();
+    // Lists come while the tables are read.
+    let mut watch = Watch::start(source)?;
     let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     // Also where the target holds nothing yet: a part of the cluster is not what policies speak of.
     keeper.holds = true;
-    let mut watch = Watch::start(source)?;
     let mut plugins = Plugins::open(options, &watch)?;
     keeper.set_behind(waiting(watch.incomplete()));
     tokio::pin!(stop);

@@ -40,7 +40,7 @@ use netpolc_table::{
     eval,
     schema::Word,
 };
-use netpolc_target::execute;
+use netpolc_target::{execute, fill};
 
 use self::{
     adopt::Adoption,
@@ -437,8 +437,13 @@ fn lead(
     let (ids, plan) = match changes {
         Some(changes) => (Ids::Kept, delta::order(program, changes)?),
         None => {
+            let held = host.read()?;
+            if held.is_empty() {
+                report.writes += fill(host, program)?;
+                return Ok(Ids::Kept);
+            }
             let program = bare(program);
-            let (renamed, plan) = delta::plan(&host.read()?, &program)?;
+            let (renamed, plan) = delta::plan(&held, &program)?;
             (if renamed == program { Ids::Kept } else { Ids::Renamed }, plan)
         }
     };

@@ -183,7 +183,7 @@ impl Rig {
                 ensure!(dropped == expected, "{case:?} over {pairs} pairs: {dropped} drops, not {expected}");
                 if case == Case::Open {
                     let (now, flows) = (Ticker::load(&self.tables.maps)?.now()?, FLOWS as usize);
-                    let live = state::connections(&self.tables.maps, now, self.endpoint).len();
+                    let live = state::connections(&self.tables.maps, now, self.endpoint)?.len();
                     ensure!(live == if v4 { flows } else { 2 * flows }, "{live} connections, not {flows} a family");
                 }
             }

@@ -3,7 +3,7 @@
 //! Grace periods stand here: a target settles before the first write of each phase that says so ([`Phase::settles`]), so that
 //! packets that began before the last phase are gone, and after the last write of such a plan, so that freed ids may be used again.
 
-use netpolc_table::{Phase, Plan, TableId, Write};
+use netpolc_table::{Entry, Key, Phase, Plan, Program, TableId, Write};
 
 use crate::{Error, Target};
 
@@ -42,6 +42,39 @@ pub fn execute(target: &mut dyn Target, plan: &Plan) -> Result<(), Failed> {
     let mut execution = Execution::new(plan);
     while execution.step(target)?.is_some() {}
     Ok(())
+}
+
+/// Entries in one write of [`fill`].
+const FILL: usize = 4_096;
+
+/// Puts a whole program into a target that holds nothing; answers the number of writes. No packet is judged without an entry of
+/// `interface`, which come last: until then each packet gets the old answer (none), and each of them moves its own endpoint to
+/// the new ones. So the order of the rest does not matter, and nothing has to be planned. Settles once, before all, for packets that saw
+/// what was removed last.
+///
+/// # Errors
+/// The first write that fails; the rest is left undone. The next try finds something, and has to plan.
+pub fn fill(target: &mut dyn Target, program: &Program) -> Result<usize, Failed> {
+    let (last, first): (Vec<_>, Vec<_>) = program.tables().partition(|table| table.id == TableId::Interface);
+    let tables = first.iter().chain(&last);
+    let steps = tables.clone().map(|table| table.entries.len().div_ceil(FILL)).sum();
+    let mut done = 0;
+    let settled = target.settle();
+    settled.map_err(|source| Failed { index: 0, steps, phase: Phase::Refine, table: TableId::Interface, source })?;
+    for table in tables {
+        let mut entries = table.entries.iter().peekable();
+        while entries.peek().is_some() {
+            // Targets keep no origins.
+            let bare = |(key, entry): (&Key, &Entry)| (key.clone(), Entry::new(entry.action, entry.params));
+            let put = entries.by_ref().take(FILL).map(bare).collect();
+            let write = Write { table: table.id, remove: vec![], put };
+            let phase = if table.id == TableId::Interface { Phase::Switch } else { Phase::Refine };
+            let failed = |source| Failed { index: done, steps, phase, table: table.id, source };
+            target.write(&write).map_err(failed)?;
+            done += 1;
+        }
+    }
+    Ok(done)
 }
 
 /// A plan that is being done. Stopping between two steps is what a killed agent does.

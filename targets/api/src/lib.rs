@@ -20,7 +20,7 @@ pub mod random;
 pub mod semantics;
 
 pub use decorate::{Counted, Counts, Faults, Faulty, Traced};
-pub use execute::{Execution, Failed, execute};
+pub use execute::{Execution, Failed, execute, fill};
 pub use semantics::DropReason;
 
 use netpolc_table::{Program, TableId, Write};

@@ -25,7 +25,7 @@ use crate::{
         config::{self, Clock},
     },
     ledger::LedgerId,
-    memory::{Region, Word, map_error},
+    memory::{Region, Window, Word, check_size, create_map, map_error},
     sys::{self, refused},
 };
 
@@ -51,10 +51,19 @@ pub fn is_shared(map: MapId) -> bool {
     )
 }
 
-/// A map that is used through descriptors: one of the kernel's hashes.
+/// Which arrays are looked at in parts: they are the largest ones, and user space reads one endpoint's slab at a time.
+fn is_state(map: MapId) -> bool {
+    matches!(map, MapId::StateV4Meta | MapId::StateV4Key | MapId::StateV6Meta | MapId::StateV6Key)
+}
+
+/// How a map is used.
 #[derive(Debug)]
 enum Store {
+    /// Mapped as a whole.
     Array(Region),
+    /// An array of which parts are mapped when they are looked at.
+    Parts(MapData),
+    /// One of the kernel's hashes, used through its descriptor.
     Hash(MapData),
 }
 
@@ -69,7 +78,9 @@ impl Group {
     fn create(c: &Capacities, shared: bool) -> Result<Self, Error> {
         let mut group = Group::default();
         for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared) {
-            let store = if id.is_array() {
+            let store = if is_state(id) {
+                Store::Parts(create_map(id.name(), id.value_size(c))?)
+            } else if id.is_array() {
                 Store::Array(Region::create(id.name(), id.value_size(c))?)
             } else {
                 let kind = if id == MapId::Frag { BPF_MAP_TYPE_LRU_HASH } else { BPF_MAP_TYPE_HASH };
@@ -102,7 +113,10 @@ impl Group {
         let mut group = Group::default();
         for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared) {
             let map = open_pin(&dir.join(id.name()))?;
-            let store = if id.is_array() {
+            let store = if is_state(id) {
+                check_size(id.name(), &map, id.value_size(c))?;
+                Store::Parts(map)
+            } else if id.is_array() {
                 Store::Array(Region::map(id.name(), map, id.value_size(c))?)
             } else {
                 let info = map.info().map_err(|e| refused(format!("map {}: facts", id.name()), map_error(e)))?;
@@ -127,7 +141,7 @@ impl Store {
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Store::Array(region) => region.fd(),
-            Store::Hash(map) => map.fd().as_fd(),
+            Store::Parts(map) | Store::Hash(map) => map.fd().as_fd(),
         }
     }
 }
@@ -248,7 +262,15 @@ impl Maps {
     pub fn words<T: Word>(&self, id: MapId) -> &[T] {
         match self.store(id) {
             Store::Array(region) => region.words(),
-            Store::Hash(_) => unreachable!("{} is no array", id.name()),
+            Store::Parts(_) | Store::Hash(_) => unreachable!("{} is not mapped as a whole", id.name()),
+        }
+    }
+
+    /// `bytes` bytes of a map of connection state, from `from` on.
+    pub fn window(&self, id: MapId, from: u64, bytes: usize) -> Result<Window, Error> {
+        match self.store(id) {
+            Store::Parts(map) => Window::map(id.name(), map, from, bytes),
+            Store::Array(_) | Store::Hash(_) => unreachable!("{} is not looked at in parts", id.name()),
         }
     }
 
@@ -265,7 +287,7 @@ impl Maps {
     fn hash(&self, id: MapId) -> &MapData {
         match self.store(id) {
             Store::Hash(map) => map,
-            Store::Array(_) => unreachable!("{} is no hash", id.name()),
+            Store::Array(_) | Store::Parts(_) => unreachable!("{} is no hash", id.name()),
         }
     }
 

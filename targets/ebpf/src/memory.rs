@@ -1,4 +1,4 @@
-//! One-element mmapable array maps as shared memory: slices of atomics, unmapped on Drop.
+//! One-element mmapable array maps as shared memory: slices of atomics, unmapped on Drop; whole maps ([`Region`]) or parts ([`Window`]).
 //!
 //! Programs read (and, for state, write) the same words while user space does. A store of `Release` order becomes
 //! visible after the stores before it, so what a pointer leads to is written before the pointer. A word is never torn.
@@ -46,21 +46,13 @@ unsafe impl Sync for Region {}
 impl Region {
     /// Makes a zeroed map of `bytes` bytes. The kernel cuts the name at 15 letters.
     pub fn create(name: &str, bytes: u64) -> Result<Self, Error> {
-        let size = u32::try_from(bytes)
-            .map_err(|_| refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into()))?;
-        let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
-        let map = MapData::create(params, name, None)
-            .map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))?;
+        let map = create_map(name, bytes)?;
         Self::map(name, map, bytes)
     }
 
     /// Maps what exists; it must have exactly this size.
     pub fn map(name: &str, map: MapData, bytes: u64) -> Result<Self, Error> {
-        let info = map.info().map_err(|e| refused(format!("map {name}: facts"), map_error(e)))?;
-        if u64::from(info.value_size()) != bytes || info.max_entries() != 1 {
-            let found = format!("map {name}: {} bytes, not {bytes}", info.value_size());
-            return Err(Error::Installed(found));
-        }
+        check_size(name, &map, bytes)?;
         let length = bytes as usize;
         // SAFETY: a fresh shared mapping of the whole value, which the kernel rounds up to pages.
         let start = unsafe {
@@ -96,6 +88,73 @@ impl Region {
     }
 }
 
+/// A part of a map's memory, for as long as it is looked at: the kernel counts the whole of a mapping as this process's, touched or not.
+#[derive(Debug)]
+pub struct Window {
+    start: NonNull<u8>,
+    /// Of the mapping, which begins with a page.
+    length: usize,
+    skip: usize,
+    bytes: usize,
+}
+
+impl Window {
+    /// Maps the pages of `bytes` bytes from `from` on; they must lie in the map's value.
+    pub fn map(name: &str, map: &MapData, from: u64, bytes: usize) -> Result<Self, Error> {
+        // SAFETY: asks for a number.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        let skip = (from % page) as usize;
+        let length = skip + bytes;
+        // SAFETY: a fresh shared mapping; the kernel refuses what exceeds the map.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                (from - skip as u64) as libc::off_t,
+            )
+        };
+        match NonNull::new(start.cast::<u8>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { start, length, skip, bytes }),
+            _ => Err(refused(format!("map {name}: mmap {bytes} bytes at {from}"), io::Error::last_os_error())),
+        }
+    }
+
+    /// It as atomics; its place in the map must be one of theirs.
+    pub fn words<T: Word>(&self) -> &[T] {
+        // SAFETY: aligned as the place in the map is (8 bytes: all slabs are whole words), mapped as long as `self`; only
+        // atomics touch it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(self.skip).cast(), self.bytes / size_of::<T>()) }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `map` made; slices borrow `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+/// Makes a zeroed map of `bytes` bytes that is not mapped as a whole.
+pub fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
+    let size = u32::try_from(bytes)
+        .map_err(|_| refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into()))?;
+    let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
+    MapData::create(params, name, None).map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))
+}
+
+/// Refuses a map of another size.
+pub fn check_size(name: &str, map: &MapData, bytes: u64) -> Result<(), Error> {
+    let info = map.info().map_err(|e| refused(format!("map {name}: facts"), map_error(e)))?;
+    if u64::from(info.value_size()) != bytes || info.max_entries() != 1 {
+        let found = format!("map {name}: {} bytes, not {bytes}", info.value_size());
+        return Err(Error::Installed(found));
+    }
+    Ok(())
+}
+
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the mapping of `map`; slices borrow `self`.
@@ -129,6 +188,18 @@ mod tests {
         assert_eq!(two.words::<AtomicU32>()[2047].load(Relaxed), 7);
         drop(one);
         assert_eq!(two.words::<AtomicU16>()[4094].load(Relaxed), 7);
+    }
+
+    #[test]
+    fn a_window_is_a_part_of_the_same_memory() {
+        let one = Region::create("np_test", 65536).expect("needs root and BPF");
+        one.words::<AtomicU64>()[5000 / 8].store(7, Relaxed);
+        let window = Window::map("np_test", &one.map, 5000, 16).unwrap();
+        assert_eq!(window.words::<AtomicU64>()[0].load(Relaxed), 7);
+        window.words::<AtomicU64>()[1].store(9, Relaxed);
+        drop(window);
+        assert_eq!(one.words::<AtomicU64>()[5008 / 8].load(Relaxed), 9);
+        assert!(Window::map("np_test", &one.map, 65536, 16).is_err());
     }
 
     #[test]

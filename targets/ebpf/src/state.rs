@@ -24,7 +24,7 @@ use crate::{
     },
     loader::Loaded,
     maps::Maps,
-    memory::map_error,
+    memory::{Window, map_error},
     sys::refused,
 };
 
@@ -106,33 +106,40 @@ impl Ticker {
 }
 
 /// One family's slab of one endpoint.
-struct Slab<'m> {
-    metas: &'m [AtomicU64],
-    keys: &'m [AtomicU64],
+struct Slab {
+    metas: Window,
+    keys: Window,
     key_words: usize,
     buckets: u32,
 }
 
-impl<'m> Slab<'m> {
-    fn of(maps: &'m Maps, endpoint: u16, v4: bool) -> Self {
+impl Slab {
+    fn of(maps: &Maps, endpoint: u16, v4: bool) -> Result<Self, Error> {
         let slots = maps.capacities.state_buckets as usize * WAYS;
         let (meta, key, size) = if v4 {
             (MapId::StateV4Meta, MapId::StateV4Key, KEY_V4)
         } else {
             (MapId::StateV6Meta, MapId::StateV6Key, KEY_V6)
         };
-        let key_words = size / 8;
-        Self {
-            metas: &maps.words(meta)[usize::from(endpoint) * slots..][..slots],
-            keys: &maps.words(key)[usize::from(endpoint) * slots * key_words..][..slots * key_words],
-            key_words,
+        let part = |map, size: usize| maps.window(map, u64::from(endpoint) * (slots * size) as u64, slots * size);
+        Ok(Self {
+            metas: part(meta, size_of::<u64>())?,
+            keys: part(key, size)?,
+            key_words: size / 8,
             buckets: maps.capacities.state_buckets,
-        }
+        })
+    }
+
+    fn metas(&self) -> &[AtomicU64] {
+        self.metas.words()
+    }
+
+    fn key_words(&self, slot: usize) -> &[AtomicU64] {
+        &self.keys.words()[slot * self.key_words..][..self.key_words]
     }
 
     fn key(&self, slot: usize) -> Vec<u8> {
-        let words = &self.keys[slot * self.key_words..][..self.key_words];
-        words.iter().flat_map(|w| w.load(Acquire).to_le_bytes()).collect()
+        self.key_words(slot).iter().flat_map(|w| w.load(Acquire).to_le_bytes()).collect()
     }
 
     fn insert(&self, hash: StateHash, key: &[u8], meta: u64, now: u32) -> Inserted {
@@ -143,7 +150,7 @@ impl<'m> Slab<'m> {
         let tuple = key.len().min(40) - 2; // the last two bytes of the used part are the incarnation
         let mut place = None;
         for slot in slots() {
-            let meta = self.metas[slot].load(Acquire);
+            let meta = self.metas()[slot].load(Acquire);
             if meta & BUSY == 0 && (meta >> TAG_SHIFT) as u16 == hash.tag() && self.key(slot)[..tuple] == key[..tuple] {
                 if !dead(meta) && self.key(slot)[..] == *key {
                     return Inserted::Kept;
@@ -152,19 +159,19 @@ impl<'m> Slab<'m> {
                 break;
             }
         }
-        let candidates = place.into_iter().chain(slots().filter(|&s| dead(self.metas[s].load(Relaxed))));
+        let candidates = place.into_iter().chain(slots().filter(|&s| dead(self.metas()[s].load(Relaxed))));
         for slot in candidates {
-            let before = self.metas[slot].load(Acquire);
+            let before = self.metas()[slot].load(Acquire);
             let busy = BUSY | u64::from(now.saturating_add(16));
             if (Some(slot) != place && !dead(before))
-                || self.metas[slot].compare_exchange(before, busy, AcqRel, Relaxed).is_err()
+                || self.metas()[slot].compare_exchange(before, busy, AcqRel, Relaxed).is_err()
             {
                 continue;
             }
-            for (word, bytes) in self.keys[slot * self.key_words..].iter().zip(key.chunks_exact(8)) {
+            for (word, bytes) in self.key_words(slot).iter().zip(key.chunks_exact(8)) {
                 word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
             }
-            self.metas[slot].store(meta, Release);
+            self.metas()[slot].store(meta, Release);
             return Inserted::New;
         }
         Inserted::NoRoom
@@ -190,23 +197,23 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
         (IpAddr::V4(remote), IpAddr::V4(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
-            Ok(Slab::of(maps, c.endpoint, true).insert(hash, &tuple.key(c.incarnation), meta(hash), now))
+            Ok(Slab::of(maps, c.endpoint, true)?.insert(hash, &tuple.key(c.incarnation), meta(hash), now))
         }
         (IpAddr::V6(remote), IpAddr::V6(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
-            Ok(Slab::of(maps, c.endpoint, false).insert(hash, &tuple.key(c.incarnation), meta(hash), now))
+            Ok(Slab::of(maps, c.endpoint, false)?.insert(hash, &tuple.key(c.incarnation), meta(hash), now))
         }
         _ => Err(Error::Installed(format!("{} and {} are of two families", c.remote, c.local))),
     }
 }
 
 /// The live connections of one endpoint, sorted.
-pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Vec<Live> {
+pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Result<Vec<Live>, Error> {
     let mut list = vec![];
     for v4 in [true, false] {
-        let slab = Slab::of(maps, endpoint, v4);
-        for (slot, meta) in slab.metas.iter().enumerate() {
+        let slab = Slab::of(maps, endpoint, v4)?;
+        for (slot, meta) in slab.metas().iter().enumerate() {
             let word = meta.load(Acquire);
             let deadline = (word & DEADLINE) as u32;
             if deadline <= now || word & BUSY != 0 {
@@ -241,13 +248,13 @@ pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Vec<Live> {
         }
     }
     list.sort_by_key(|l| l.connection);
-    list
+    Ok(list)
 }
 
 /// Forgets an endpoint's connections, fragment records and counters. Nothing may judge its packets meanwhile.
 pub fn purge(maps: &Maps, endpoint: u16) -> Result<(), Error> {
     for v4 in [true, false] {
-        for meta in Slab::of(maps, endpoint, v4).metas {
+        for meta in Slab::of(maps, endpoint, v4)?.metas() {
             if meta.load(Relaxed) != 0 {
                 meta.store(0, Release);
             }

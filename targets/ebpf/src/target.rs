@@ -296,7 +296,7 @@ impl Ebpf {
     /// The live connections of an endpoint.
     pub fn connections(&mut self, endpoint: u16) -> Result<Vec<Live>, Error> {
         let now = self.now()?;
-        Ok(state::connections(&self.generation.tables.maps, now, self.known(endpoint)?))
+        state::connections(&self.generation.tables.maps, now, self.known(endpoint)?)
     }
 
     /// Live connections of an endpoint: IPv4, IPv6. Each may be [`Capabilities::connections`].

@@ -200,7 +200,7 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
                 });
             }
         });
-        let live = state::connections(&tables.maps, now(), 1);
+        let live = state::connections(&tables.maps, now(), 1).unwrap();
         let tuples: BTreeSet<_> = live.iter().map(|l| l.connection).collect();
         let flows: BTreeSet<_> = (0..FLOWS)
             .map(|n| {

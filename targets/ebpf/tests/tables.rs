@@ -205,32 +205,50 @@ fn neighbours_move_into_a_block_together_and_are_found_all_the_time() {
     assert!(full > 0 && most == 16, "{full} refused, {most} blocks at most");
 }
 
+/// Addresses that move into a block stand beside it until the next grace period, and follow every change until then.
 #[test]
-fn a_killed_move_into_a_block_is_finished() {
+fn what_moved_into_a_block_is_found_in_both_places_until_a_grace_period() {
     let (mut tables, grace) = (empty(Capacities::small()), Grace::default());
-    let entry = |n: u16| {
-        let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
-        (schema::remote_key(address.into(), 128), schema::set_remote(n, n))
-    };
-    let put = |range: std::ops::Range<u16>| Write {
+    let address = |n: u16| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
+    let entry = |n: u16, class: u16| (schema::remote_key(address(n).into(), 128), schema::set_remote(class, n));
+    let write = |remove: &[u16], put: &[(u16, u16)]| Write {
         table: TableId::RemoteV6,
-        remove: vec![],
-        put: range.map(entry).collect(),
+        remove: remove.iter().map(|n| entry(*n, 0).0).collect(),
+        put: put.iter().map(|(n, class)| entry(*n, *class)).collect(),
     };
-    tables.write(&put(1..3), &grace).unwrap();
-    let before: Vec<u32> =
-        tables.maps.words::<AtomicU32>(MapId::RemoteV6Exact).iter().map(|w| w.load(Relaxed)).collect();
-    tables.write(&put(3..4), &grace).unwrap();
-    let wanted = tables.read().unwrap();
-    // as if killed before the singles were removed: they stand beside the block
-    for (now, then) in tables.maps.words::<AtomicU32>(MapId::RemoteV6Exact).iter().zip(before) {
-        if now.load(Relaxed) == 0 {
-            now.store(then, Relaxed);
+    let mut model = Program::default();
+    let places = |tables: &Tables| {
+        let words = tables.maps.words::<AtomicU32>(MapId::RemoteV6Exact);
+        let values = words.chunks(exact::SIZE / 4).flat_map(|b| &b[exact::VALUES / 4..][..exact::WAYS]);
+        values.filter(|v| v.load(Relaxed) != 0).map(|v| v.load(Relaxed)).collect::<Vec<_>>()
+    };
+    let steps = [
+        (write(&[], &[(0, 1), (1, 2)]), 2),
+        (write(&[], &[(2, 3)]), 3),
+        (write(&[], &[(0, 4), (3, 5)]), 3),
+        (write(&[1], &[]), 2),
+        (write(&[], &[(1, 6)]), 2),
+    ];
+    for (step, wanted) in steps {
+        tables.write(&step, &grace).unwrap();
+        model.apply(&step);
+        assert_eq!(places(&tables).len(), wanted, "{step:?}");
+        assert_eq!((tables.read().unwrap(), tables.read_afresh().unwrap()), (model.clone(), model.clone()));
+        for n in 0..5 {
+            assert_eq!(remote(&tables.maps, address(n).into()), expected(&model, address(n).into()), "{step:?}: {n}");
         }
     }
-    assert!(tables.read().is_err());
-    let tables = Tables::open(tables.maps, Access::Write).unwrap();
-    assert_eq!(tables.read().unwrap(), wanted);
+    // killed here, the next process finishes it
+    let mut tables = Tables::open(tables.maps, Access::Write).unwrap();
+    assert_eq!((tables.read().unwrap(), places(&tables).len()), (model.clone(), 1));
+    // without that the next grace period does
+    tables.write(&write(&[0, 1, 2, 3], &[]), &grace).unwrap();
+    tables.write(&write(&[], &[(0, 1), (1, 2)]), &grace).unwrap();
+    tables.write(&write(&[], &[(2, 3)]), &grace).unwrap();
+    assert_eq!(places(&tables).len(), 3);
+    grace.wait().unwrap();
+    tables.release().unwrap();
+    assert_eq!((tables.read().unwrap().len(), places(&tables).len()), (3, 1));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Plans done on `mem`, with faults at every step: the executor and the decorators.
 
-use netpolc_table::{Phase, Plan, Program, TableId, Write, schema};
+use netpolc_table::{Phase, Plan, Program, TableId, Write, delta, schema};
 use netpolc_target::{
     Counted, Datapath, Error, Execution, Faults, Faulty, Frame, Hook, Mark, Target, Traced, Verdict,
     conformance::{
@@ -131,6 +131,30 @@ fn s59_a_fault_at_every_step_leaves_the_answers_and_a_retry_completes() {
             assert_eq!(target.inner().inner().injected(), 1);
         }
     }
+}
+
+/// A target that holds nothing is filled without a plan: whatever fails, packets pass as before until their interface has its entry, and
+/// what is there then is completed by a plan.
+#[test]
+fn s59_filling_an_empty_target_changes_no_answer_before_the_interfaces_come() {
+    let wanted = world(Policy::Some, Policy::Open);
+    let (nothing, done) = (answers(&mut Mem::default()), answers(&mut start()));
+    assert_ne!(nothing, done);
+    let writes = execute::fill(&mut Mem::default(), &wanted).expect("no faults");
+    // The first is the grace period.
+    for n in 0..=writes as u64 {
+        let mut target = Counted::new(Faulty::new(Mem::default(), Faults::Refused(n)));
+        let failed = execute::fill(&mut target, &wanted).expect_err("a fault");
+        assert_eq!((failed.index, failed.steps), (target.counts().writes() as usize, writes));
+        let came = target.read().expect("readable").table(TableId::Interface).entries.len();
+        assert_eq!((came, answers(&mut target)), (0, nothing.clone()), "{failed}");
+        let (renamed, plan) = delta::plan(&target.read().expect("readable"), &wanted).expect("ids");
+        execute(&mut target, &plan).expect("the fault is over");
+        assert_eq!((target.read().expect("readable"), answers(&mut target)), (renamed, done.clone()), "{failed}");
+    }
+    let mut target = Counted::new(Mem::default());
+    execute::fill(&mut target, &wanted).expect("no faults");
+    assert_eq!((target.counts().settles, answers(&mut target)), (1, done));
 }
 
 #[test]

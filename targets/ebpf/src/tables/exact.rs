@@ -3,7 +3,9 @@
 //! The slots are their own record: keys and values are all there is. A value store switches an address. What was emptied is
 //! filled again only after a grace period, and a move leaves the address readable in one of both places all the
 //! time. A process killed between the two halves of a move leaves it twice with the same value: [`Exact::open`]
-//! removes one. A group that got a block keeps it until its last address goes.
+//! removes one. A group that got a block keeps it until its last address goes. The singles that moved into it stay, as *echoes*
+//! with the values that the block has, for packets that looked for the block before it was there; the next grace period ends them. So no
+//! address has to wait for one.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -57,6 +59,8 @@ pub struct Exact {
     /// Number of singles by group; none is 0.
     alone: HashMap<Group, usize>,
     leaves: HashMap<Group, Leaf>,
+    /// Singles of groups that got a block since the last grace period: every write to the block is done here too.
+    echoes: HashMap<Ipv6Addr, Place>,
     /// Emptied since the last grace period.
     dead: HashSet<Place>,
     /// Promised to new entries of the write under way: they hold no value yet.
@@ -146,10 +150,16 @@ impl Exact {
                 twice.push(place);
             }
         }
-        // killed while a group moved into its block: the block is complete
+        // of a group that moved into its block, which is complete
         let moved: Vec<Ipv6Addr> =
             this.singles.keys().filter(|a| this.leaves.contains_key(&group(**a))).copied().collect();
-        twice.extend(moved.iter().filter_map(|a| this.singles.remove(a)));
+        for address in moved {
+            let Some(place) = this.singles.remove(&address) else { continue };
+            match access {
+                Access::Write => twice.push(place),
+                Access::Look => drop(this.echoes.insert(address, place)),
+            }
+        }
         for address in this.singles.keys() {
             *this.alone.entry(group(*address)).or_default() += 1;
         }
@@ -216,6 +226,7 @@ impl Exact {
     pub fn reserve(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
         let needs = self.needs(maps, puts);
         let room = self.buckets as usize * exact::WAYS * 15 / 16;
+        // Echoes do not count: a grace period away, their places are empty.
         if self.singles.len() + self.leaves.len() + needs.singles.len() + needs.blocks.len() > room {
             return Err(self.full());
         }
@@ -240,7 +251,7 @@ impl Exact {
         let needs = self.needs(maps, puts);
         if needs.blocks.len() > self.free.len() {
             grace.wait()?;
-            self.release();
+            self.release(maps);
         }
         // places first, for all; nobody finds anything in them until their values are stored
         self.promised.clear();
@@ -251,7 +262,7 @@ impl Exact {
         for &address in &needs.singles {
             new_singles.insert(address, self.promise(maps, address, grace)?);
         }
-        self.make_blocks(maps, &new_blocks, grace)?;
+        self.make_blocks(maps, &new_blocks);
         let put: HashSet<Ipv6Addr> = puts.iter().map(|(address, _)| *address).collect();
         for &address in removes.iter().filter(|a| !put.contains(a)) {
             self.remove(maps, address);
@@ -260,6 +271,9 @@ impl Exact {
             if let Some(leaf) = self.leaves.get_mut(&group(address)) {
                 let before = slots(maps, leaf.block)[last_byte(address)].swap(new, Release);
                 leaf.count += u32::from(before == 0);
+                if let Some(&echo) = self.echoes.get(&address) {
+                    value(maps, echo).store(new, Release);
+                }
             } else if let Some(&place) = self.singles.get(&address) {
                 value(maps, place).store(new, Release);
             } else {
@@ -278,7 +292,11 @@ impl Exact {
         if let Some(leaf) = self.leaves.get_mut(&group) {
             let before = slots(maps, leaf.block)[last_byte(address)].swap(0, Release);
             leaf.count -= u32::from(before != 0);
-            if leaf.count == 0 {
+            let last = leaf.count == 0;
+            if let Some(echo) = self.echoes.remove(&address) {
+                self.empty_place(maps, echo);
+            }
+            if last {
                 self.drop_leaf(maps, group);
             }
         } else if let Some(place) = self.singles.remove(&address) {
@@ -297,18 +315,17 @@ impl Exact {
     }
 
     /// Gives groups a block, with the addresses that they have.
-    fn make_blocks(&mut self, maps: &Maps, new: &[(Group, Place)], grace: &Grace) -> Result<(), Error> {
-        let mut moved = vec![];
+    fn make_blocks(&mut self, maps: &Maps, new: &[(Group, Place)]) {
         for &(group, place) in new {
             let block = self.free.pop().expect("reserved");
             let leaf = slots(maps, block);
             leaf.iter().for_each(|slot| slot.store(0, Relaxed));
             let mut count = 0;
-            if self.alone.contains_key(&group) {
+            if self.alone.remove(&group).is_some() {
                 for address in (0..=255).map(|byte| Ipv6Addr::from_bits(group << 8 | byte)) {
-                    if let Some(&single) = self.singles.get(&address) {
+                    if let Some(single) = self.singles.remove(&address) {
                         leaf[last_byte(address)].store(value(maps, single).load(Relaxed), Relaxed);
-                        moved.push(address);
+                        self.echoes.insert(address, single);
                         count += 1;
                     }
                 }
@@ -316,20 +333,6 @@ impl Exact {
             fill(maps, place, first(group), exact::BLOCK | block << 16);
             self.leaves.insert(group, Leaf { place, block, count });
         }
-        // a packet may have looked for the block before it was there and for the single afterwards
-        if !moved.is_empty()
-            && let Err(error) = grace.wait()
-        {
-            new.iter().for_each(|(group, _)| self.drop_leaf(maps, *group));
-            return Err(error);
-        }
-        for address in moved {
-            if let Some(place) = self.singles.remove(&address) {
-                self.empty_place(maps, place);
-                self.forget_alone(group(address));
-            }
-        }
-        Ok(())
     }
 
     fn promise(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
@@ -348,9 +351,10 @@ impl Exact {
         if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p)) {
             return Ok(place);
         }
-        if !self.dead.is_empty() {
+        // Two rounds at most: echoes die in the first one, and what is dead is empty after the next.
+        if !self.dead.is_empty() || !self.echoes.is_empty() {
             grace.wait()?;
-            self.dead.clear();
+            self.bury(maps);
             return self.place_for(maps, address, grace);
         }
         // breadth first: the shortest chain of moves that ends in an empty place
@@ -405,9 +409,17 @@ impl Exact {
     }
 
     /// After a grace period.
-    pub fn release(&mut self) {
-        self.dead.clear();
+    pub fn release(&mut self, maps: &Maps) {
+        self.bury(maps);
         self.free.append(&mut self.quarantine);
+    }
+
+    /// After a grace period: nobody reads dead places, or asks for echoes, any more.
+    fn bury(&mut self, maps: &Maps) {
+        self.dead.clear();
+        for (_, echo) in std::mem::take(&mut self.echoes) {
+            self.empty_place(maps, echo);
+        }
     }
 
     /// Every address with its value, after checking that the memory still holds exactly them.
@@ -421,6 +433,9 @@ impl Exact {
             entries += 1;
             let address = load_key(maps, place);
             if found & exact::BLOCK == 0 {
+                if self.echoes.get(&address) == Some(&place) {
+                    continue;
+                }
                 if self.singles.get(&address) != Some(&place) {
                     return Err(corrupt(format!("{address} was not written by this process")));
                 }
@@ -441,7 +456,7 @@ impl Exact {
                 return Err(corrupt(format!("{left} of {} addresses left in {address}/120", leaf.count)));
             }
         }
-        let known = self.singles.len() + self.leaves.len();
+        let known = self.singles.len() + self.leaves.len() + self.echoes.len();
         if entries == known { Ok(list) } else { Err(corrupt(format!("{entries} of {known} entries left"))) }
     }
 

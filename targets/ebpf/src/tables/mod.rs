@@ -346,7 +346,7 @@ impl Tables {
     pub fn release(&mut self) -> Result<(), Error> {
         self.remote_v4.release();
         self.remote_v6.release();
-        self.exact.release();
+        self.exact.release(&self.maps);
         self.endpoints.release(&self.maps)
     }
 
