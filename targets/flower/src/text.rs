@@ -43,7 +43,8 @@ fn count(counts: Counts) -> String {
 /// What has no filter and why, in one line.
 pub fn spilled(spilled: &Spilled) -> String {
     let Spilled { port, what, reason, filters, origins } = spilled;
-    format!("{}: {what}: {} ({filters} filters){}", port.name, reason.describe(), comment(origins))
+    let count = if *filters == 0 { String::new() } else { format!(" ({filters} filters)") };
+    format!("{}: {what}: {}{count}{}", port.name, reason.describe(), comment(origins))
 }
 
 /// A list of origins as a comment at the end of a line; empty where there are none.

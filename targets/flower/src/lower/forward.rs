@@ -50,7 +50,7 @@ pub fn units(
         return Err(None);
     }
     let spilled = |reason: Reason| {
-        let what = format!("established connections of {}", pod.name);
+        let what = "established connections".to_owned();
         Err(Some(Spilled { port: pod.port.clone(), what, reason, filters: 0, origins: Origins::default() }))
     };
     let reasons = [

@@ -109,7 +109,7 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
         match forward::units(&local, *endpoint, chains, can) {
             Ok(units) => {
                 if topology.forwarding == Forwarding::Translating && !units.is_empty() {
-                    let what = format!("established replies of {}", pod.name);
+                    let what = "replies of established connections".to_owned();
                     work.spill(&pod.port, what, Reason::Translation, 0, Origins::default());
                 }
                 work.units.extend(units);
