@@ -61,6 +61,9 @@ pub struct Exhausted {
 pub fn diff(old: &Program, new: &Program) -> Changes {
     let mut entries = Vec::with_capacity(old.len().abs_diff(new.len()));
     for &table in TableId::ALL {
+        if std::ptr::eq(old.table(table), new.table(table)) {
+            continue;
+        }
         let mut before = old.table(table).entries.iter().peekable();
         let mut after = new.table(table).entries.iter().peekable();
         loop {

@@ -1,13 +1,13 @@
 //! A program: every table with its entries, in canonical (key) order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{Entry, Key, TableId, Write};
 
-/// All tables of one node.
+/// All tables of one node. Clones share those tables that none of them changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    tables: Vec<Table>,
+    tables: Vec<Arc<Table>>,
 }
 
 /// One table.
@@ -26,7 +26,7 @@ impl Default for Program {
     fn default() -> Self {
         let tables = TableId::ALL.iter().map(|&id| {
             let bits: u32 = id.spec().fields.iter().map(|f| u32::from(f.width)).sum();
-            Table { id, size: 1 << bits.min(20), entries: BTreeMap::new() }
+            Arc::new(Table { id, size: 1 << bits.min(20), entries: BTreeMap::new() })
         });
         Self { tables: tables.collect() }
     }
@@ -40,12 +40,12 @@ impl Program {
 
     /// A table, to change it.
     pub fn table_mut(&mut self, id: TableId) -> &mut Table {
-        &mut self.tables[id as usize]
+        Arc::make_mut(&mut self.tables[id as usize])
     }
 
     /// All tables in pipeline order.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.tables.iter()
+        self.tables.iter().map(Arc::as_ref)
     }
 
     /// The entry under exactly this key (not a lookup: see `eval`).
