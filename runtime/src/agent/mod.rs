@@ -3,8 +3,9 @@
 //! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
 //! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
 //! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
-//! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods. Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is
-//! what both loops share.
+//! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods.
+//! Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is what both
+//! loops share.
 //! Not here: the meaning of policies, the order of writes.
 
 pub mod adopt;
