@@ -34,14 +34,8 @@ words!(AtomicU8, AtomicU16, AtomicU32, AtomicU64);
 #[derive(Debug)]
 pub struct Region {
     map: MapData,
-    start: NonNull<u8>,
-    bytes: usize,
+    memory: Window,
 }
-
-// SAFETY: the memory is shared with the kernel anyway; all access is through atomics.
-unsafe impl Send for Region {}
-// SAFETY: as above.
-unsafe impl Sync for Region {}
 
 impl Region {
     /// Makes a zeroed map of `bytes` bytes. The kernel cuts the name at 15 letters.
@@ -53,28 +47,13 @@ impl Region {
     /// Maps what exists; it must have exactly this size.
     pub fn map(name: &str, map: MapData, bytes: u64) -> Result<Self, Error> {
         check_size(name, &map, bytes)?;
-        let length = bytes as usize;
-        // SAFETY: a fresh shared mapping of the whole value, which the kernel rounds up to pages.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                map.fd().as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        match NonNull::new(start.cast::<u8>()) {
-            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { map, start, bytes: length }),
-            _ => Err(refused(format!("map {name}: mmap"), io::Error::last_os_error())),
-        }
+        let memory = Window::map(name, &map, 0, bytes as usize)?;
+        Ok(Self { map, memory })
     }
 
     /// The whole memory as atomics.
     pub fn words<T: Word>(&self) -> &[T] {
-        // SAFETY: page-aligned, `bytes` long, mapped as long as `self`; every bit pattern is a value; only atomics touch it.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.bytes / size_of::<T>()) }
+        self.memory.words()
     }
 
     /// For instructions.
@@ -97,6 +76,11 @@ pub struct Window {
     skip: usize,
     bytes: usize,
 }
+
+// SAFETY: the memory is shared with the kernel anyway; all access is through atomics.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
 
 impl Window {
     /// Maps the pages of `bytes` bytes from `from` on; they must lie in the map's value.
@@ -124,8 +108,8 @@ impl Window {
 
     /// It as atomics; its place in the map must be one of theirs.
     pub fn words<T: Word>(&self) -> &[T] {
-        // SAFETY: aligned as the place in the map is (8 bytes: all slabs are whole words), mapped as long as `self`; only
-        // atomics touch it.
+        // SAFETY: aligned as the place in the map is (8 bytes: all slabs are whole words), mapped as long as `self`; every bit
+        // pattern is a value; only atomics touch it.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(self.skip).cast(), self.bytes / size_of::<T>()) }
     }
 }
@@ -153,13 +137,6 @@ pub fn check_size(name: &str, map: &MapData, bytes: u64) -> Result<(), Error> {
         return Err(Error::Installed(found));
     }
     Ok(())
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: the mapping of `map`; slices borrow `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
-    }
 }
 
 /// The system error inside aya's, with aya's words where there is none.
