@@ -54,6 +54,27 @@ fn compile_prints_text_that_parses_back() {
     }
 }
 
+/// Empty tables and the directory are left out there.
+#[test]
+fn the_readme_shows_what_compile_prints() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let (_, shown) = readme.split_once("\n$ netpolc compile -f testbed/examples/").expect("the transcript");
+    let shown: Vec<&str> = shown.lines().skip(1).take_while(|line| *line != "```").collect();
+    let file = example();
+    let output = run(&["compile", "-f", file.to_str().unwrap(), "--pod", "default/db-0"], "");
+    let printed = text(&output.stdout).lines().filter(|line| !line.ends_with("{}"));
+    let mut directory = false;
+    let printed: Vec<&str> = printed
+        .filter(|line| {
+            if line.starts_with("table ") {
+                directory = line.starts_with("table directory ");
+            }
+            !directory
+        })
+        .collect();
+    assert_eq!(shown, printed);
+}
+
 #[test]
 fn every_form_of_output_is_there() {
     let file = example();

@@ -192,6 +192,11 @@ pub enum JudgeName {
     Flower,
 }
 
+/// Pods that can be isolated, unless told otherwise.
+pub const MAX_PODS: u32 = 255;
+/// Connections of each of them and each IP family, unless told otherwise.
+pub const MAX_CONNECTIONS: u32 = 3072;
+
 /// `agent`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["from", "kubernetes"]))]
@@ -215,10 +220,10 @@ pub struct Agent {
     #[arg(long, value_enum, default_value_t = AgentTarget::Auto)]
     pub target: AgentTarget,
     /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up to it
-    #[arg(long, value_name = "N", default_value_t = 255, value_parser = clap::value_parser!(u32).range(1..=65535))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub max_pods: u32,
     /// Connections of each of these pods that are remembered, for each IP family; rounded up to 6 times a power of two
-    #[arg(long, value_name = "N", default_value_t = 3072, value_parser = clap::value_parser!(u32).range(1..=393_216))]
+    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..=393_216))]
     pub max_connections: u32,
     /// Serve /metrics, /healthz and /readyz here [default: not at all]
     #[arg(long, value_name = "ADDRESS:PORT")]

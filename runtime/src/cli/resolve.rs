@@ -117,6 +117,23 @@ pub struct Agent {
     pub pin_dir: PathBuf,
 }
 
+impl Agent {
+    /// By eBPF, as the cluster says, until stopped; everything else as where nothing is given.
+    pub fn in_cluster(node: &str, pin_dir: PathBuf) -> Self {
+        Agent {
+            source: Source::InCluster,
+            node: node.into(),
+            target: AgentTarget::Ebpf,
+            max_pods: raw::MAX_PODS,
+            max_connections: raw::MAX_CONNECTIONS,
+            metrics: None,
+            cni_socket: None,
+            passes: Passes::UntilStopped,
+            pin_dir,
+        }
+    }
+}
+
 /// Where the agent's objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {

@@ -80,3 +80,14 @@ fn with(options: &Agent, metrics: Arc<Metrics>, host: impl Enforcer) -> anyhow::
         kubernetes::serve(options, source, metrics, host, Kernel::new(), stop).await
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::raw::{MAX_CONNECTIONS, MAX_PODS};
+
+    #[test]
+    fn where_nothing_is_asked_for_tables_have_their_usual_size() {
+        assert_eq!(Capacities::for_pods(MAX_PODS, MAX_CONNECTIONS), Capacities::default());
+    }
+}

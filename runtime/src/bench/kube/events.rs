@@ -30,10 +30,7 @@ use super::{
 };
 use crate::{
     agent::{kubernetes, record::Record},
-    cli::{
-        raw::AgentTarget,
-        resolve::{Agent as Options, Passes, Source},
-    },
+    cli::resolve::Agent as Options,
     metrics::Metrics,
 };
 
@@ -132,17 +129,7 @@ impl Agent {
         let (sender, switched) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let pin_dir = format!("/sys/fs/bpf/netpolc-bench-{}", std::process::id()).into();
-        let options = Options {
-            source: Source::InCluster,
-            node: node.into(),
-            target: AgentTarget::Ebpf,
-            max_pods: 255,
-            max_connections: 3072,
-            metrics: None,
-            cni_socket: None,
-            passes: Passes::UntilStopped,
-            pin_dir,
-        };
+        let options = Options::in_cluster(node, pin_dir);
         let access = Access::Kubeconfig(server.kubeconfig(User::Admin)?);
         let source = watch::Options { access, node: Some(node.into()), lists: Lists::Automatic };
         let own = options.clone();
