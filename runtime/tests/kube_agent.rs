@@ -19,10 +19,7 @@ use netpolc::{
         kubernetes,
         record::Record,
     },
-    cli::{
-        raw::AgentTarget,
-        resolve::{Agent as Options, Passes, Source},
-    },
+    cli::resolve::Agent as Options,
     metrics::Metrics,
     net::{Connection, conntrack::Tracked},
 };
@@ -205,17 +202,7 @@ async fn the_agent_follows_a_real_api_server() {
 
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-test-kube-{}", std::process::id()));
     let access = Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap());
-    let options = Options {
-        source: Source::InCluster,
-        node: "n1".into(),
-        target: AgentTarget::Ebpf,
-        max_pods: 255,
-        max_connections: 3072,
-        metrics: None,
-        cni_socket: None,
-        passes: Passes::UntilStopped,
-        pin_dir: pin_dir.clone(),
-    };
+    let options = Options::in_cluster("n1", pin_dir.clone());
     let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Automatic };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let scene = Scene { host: host.clone(), pin_dir: pin_dir.clone() };

@@ -2,6 +2,8 @@
 //! confirmed when, and only when, their first packet is judged. The API server is one that says what the test wants, when it
 //! wants it. Needs root. Requests one by one, without a kernel: `sandboxes.rs`.
 
+mod common;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs,
@@ -15,19 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::sandbox;
 use http::{Request as HttpRequest, Response};
 use kube::{Client, client::Body};
 use netpolc::{
     agent::{host::Kernel, kubernetes, record::Record},
-    cli::{
-        raw::AgentTarget,
-        resolve::{Agent as Options, Passes, Source},
-    },
+    cli::resolve::Agent as Options,
     metrics::Metrics,
 };
 use netpolc_cni::{
     ask,
-    protocol::{Reply, Request, Sandbox},
+    protocol::{Reply, Request},
 };
 use netpolc_kube_sync::watch::{self, Access, Lists};
 use netpolc_policy::{ObjectKey, PodNetwork};
@@ -177,7 +177,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(10));
         }
         if !silent {
-            let known = Request::Check(sandbox("client", "c", "10.8.0.1"));
+            let known = Request::Check(sandbox("client", "c", &["10.8.0.1"]));
             assert_eq!(node.ask(&known, Duration::from_secs(30)), Reply::Enforced);
         }
         node
@@ -186,17 +186,7 @@ impl Node {
     fn start(&mut self) {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (site, access) = (self.net.node("n1").unwrap().clone(), self.server.access());
-        let options = Options {
-            source: Source::InCluster,
-            node: "n1".into(),
-            target: AgentTarget::Ebpf,
-            max_pods: 255,
-            max_connections: 3072,
-            metrics: None,
-            cni_socket: Some(self.socket()),
-            passes: Passes::UntilStopped,
-            pin_dir: self.pins.clone(),
-        };
+        let options = Options { cni_socket: Some(self.socket()), ..Options::in_cluster("n1", self.pins.clone()) };
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Pages };
@@ -236,7 +226,7 @@ impl Node {
     }
 
     fn add(&self, name: &str, uid: &str, address: &str) -> Reply {
-        self.ask(&Request::Add(sandbox(name, uid, address)), USUAL)
+        self.ask(&Request::Add(sandbox(name, uid, &[address])), USUAL)
     }
 
     fn passes(&self, from: &str, to: &str) -> bool {
@@ -273,18 +263,6 @@ fn spec(name: &str, address: &str) -> PodSpec {
     PodSpec { key: ObjectKey::new("shop", name), node: "n1".into(), addresses, network: PodNetwork::Own }
 }
 
-fn sandbox(name: &str, uid: &str, address: &str) -> Sandbox {
-    Sandbox {
-        container: format!("{name}-{uid}"),
-        namespace: "shop".into(),
-        name: name.into(),
-        uid: uid.into(),
-        netns: "/run/netns/x".into(),
-        addresses: vec![address.parse().unwrap()],
-        host_interfaces: vec![],
-    }
-}
-
 fn refused(reply: Reply, part: &str) {
     let Reply::Refused { why } = reply else { panic!("not refused: {part}") };
     assert!(why.contains(part), "{why}");
@@ -302,7 +280,7 @@ fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
     assert_eq!(node.add("db", "1", "10.8.0.9"), Reply::Enforced);
     assert!(!node.passes("other", "10.8.0.9"));
     assert!(node.passes("client", "10.8.0.9"));
-    assert_eq!(node.ask(&Request::Check(sandbox("db", "1", "10.8.0.9")), USUAL), Reply::Enforced);
+    assert_eq!(node.ask(&Request::Check(sandbox("db", "1", &["10.8.0.9"])), USUAL), Reply::Enforced);
 
     // The watch still knows no address, then the one that CNI gave.
     for addresses in [&[][..], &["10.8.0.9"]] {
@@ -324,7 +302,7 @@ fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
     node.server.lists.lock().unwrap().get_mut(PODS).unwrap().extend(more);
     node.start();
     node.until_bound("db3", true);
-    let db3 = Request::Check(sandbox("db3", "3", "10.8.0.11"));
+    let db3 = Request::Check(sandbox("db3", "3", &["10.8.0.11"]));
     assert_eq!(node.ask(&db3, Duration::from_secs(30)), Reply::Enforced);
     assert!(!node.passes("other", "10.8.0.11") && node.passes("client", "10.8.0.11"));
 
@@ -348,7 +326,7 @@ fn s43_pods_are_fetched_and_what_does_not_hold_is_not_confirmed() {
     node.wire(&[("db", "10.8.0.9")]);
     // No list of pods yet.
     let began = Instant::now();
-    let request = Request::Add(sandbox("db", "1", "10.8.0.9"));
+    let request = Request::Add(sandbox("db", "1", &["10.8.0.9"]));
     refused(node.ask(&request, Duration::from_millis(700)), "waiting for the first list of");
     assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
     // And one that waits until it is there.
@@ -380,13 +358,13 @@ fn s43_pods_are_fetched_and_what_does_not_hold_is_not_confirmed() {
     for (name, role) in [("far", "server"), ("free", "open")] {
         node.server.store(&pod(name, "1", role, &[]));
     }
-    let nowhere = Request::Add(sandbox("far", "1", "10.8.0.77"));
+    let nowhere = Request::Add(sandbox("far", "1", &["10.8.0.77"]));
     refused(node.ask(&nowhere, Duration::from_secs(1)), "no interface on the host");
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(node.add("free", "1", "10.8.0.78"), Reply::Enforced);
     // The API server hangs.
     node.server.silent.store(true, Ordering::Relaxed);
-    let unknown = Request::Add(sandbox("unknown", "1", "10.8.0.79"));
+    let unknown = Request::Add(sandbox("unknown", "1", &["10.8.0.79"]));
     refused(node.ask(&unknown, Duration::from_secs(1)), "has not answered yet");
     refused(node.ask(&unknown, Duration::from_secs(4)), "within 2 s");
 }

@@ -1,14 +1,17 @@
 //! The agent as a process on a node of a real cluster of network namespaces: policies applied while
 //! connections run, restarts, and what `status` and `detach` say and leave. Needs root.
 
+mod common;
+
 use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use common::Running;
 use netpolc_policy::ObjectKey;
 use netpolc_testbed::{
     netns::{Net, Site, Spec},
@@ -98,8 +101,7 @@ impl Node {
 
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
-        let child = self.command(&["agent", "--node", "n1", "--from", from]).stderr(Stdio::null()).spawn().unwrap();
-        Running(child)
+        Running::start(self.command(&["agent", "--node", "n1", "--from", from]).stderr(Stdio::null()))
     }
 
     fn status(&self) -> Value {
@@ -150,25 +152,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.netpolc(&["detach"]);
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// An agent's process.
-struct Running(Child);
-
-impl Running {
-    fn stop(mut self, signal: i32) {
-        // SAFETY: our own child's number, which is not reaped before the wait below.
-        unsafe { libc::kill(self.0.id() as i32, signal) };
-        let status = self.0.wait().unwrap();
-        assert!(signal == libc::SIGKILL || status.success(), "{status}");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

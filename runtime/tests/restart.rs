@@ -1,16 +1,19 @@
 //! Restarts under load: while an agent is stopped, killed in the middle of updates and started again, no packet of an
 //! allowed connection is lost and none that is denied gets through. Needs root.
 
+mod common;
+
 use std::{
     fs,
     net::{IpAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread::sleep,
     time::{Duration, Instant},
 };
 
+use common::Running;
 use netpolc_policy::ObjectKey;
 use netpolc_testbed::{
     netns::{Net, Site, Spec},
@@ -87,8 +90,7 @@ impl Node {
 
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
-        let child = self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]).spawn().unwrap();
-        Running(child)
+        Running::start(&mut self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]))
     }
 
     /// Segments that were sent again in the pods, by both sides.
@@ -108,23 +110,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.command(&["detach"]).status();
         let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-struct Running(Child);
-
-impl Running {
-    fn stop(mut self, signal: i32) {
-        // SAFETY: our own child's number, which is not reaped before the wait below.
-        unsafe { libc::kill(self.0.id() as i32, signal) };
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -222,7 +207,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
         for turn in 1..=RESTARTS {
             node.apply(turn);
             sleep(Duration::from_millis(rng.below(80) as u64));
-            agent.stop(if turn % 2 == 0 { libc::SIGTERM } else { libc::SIGKILL });
+            agent.end(if turn % 2 == 0 { libc::SIGTERM } else { libc::SIGKILL });
             sleep(Duration::from_millis(rng.below(20) as u64));
             agent = node.agent();
             // Now and then the next one ends before it is in step.
@@ -230,7 +215,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
             assert_eq!(quiet(), before, "restart {turn}: denied packets got through");
             assert!(!load.is_finished(), "restart {turn}: an allowed packet was lost");
         }
-        agent.stop(libc::SIGTERM);
+        agent.end(libc::SIGTERM);
         sleep(Duration::from_millis(300));
         assert_eq!(quiet(), before);
     });

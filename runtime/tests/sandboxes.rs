@@ -1,11 +1,14 @@
 //! Which pod a CNI request means, and when it is answered: with a watch and an API server that say what the test wants, and a
 //! clock of its own. The same with sockets, a loop and real packets: `kube_cni.rs`.
 
+mod common;
+
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
 
+use common::sandbox;
 use netpolc::agent::{
     Standing,
     cni::Waiting,
@@ -40,18 +43,6 @@ fn pod(name: &str, uid: &str, list: &[&str]) -> Pod {
         network: PodNetwork::Own,
         phase: Phase::Active,
         ports: vec![],
-    }
-}
-
-fn sandbox(name: &str, uid: &str, list: &[&str]) -> Sandbox {
-    Sandbox {
-        container: format!("{name}-{uid}"),
-        namespace: "shop".into(),
-        name: name.into(),
-        uid: uid.into(),
-        netns: "/run/netns/x".into(),
-        addresses: addresses(list),
-        host_interfaces: vec![],
     }
 }
 
