@@ -1,42 +1,20 @@
-//! The agent with filters, in a kernel that has flower: alone (`--target flower`), and with a NIC beside eBPF. Real
-//! packets between namespaces. Runs in the lab.
+//! The agent in the lab's kernel, which has flower and SCTP: with filters alone (`--target flower`), and SCTP by filters and by
+//! eBPF. Real packets between namespaces.
+
+mod common;
 
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
     process::Output,
     time::Duration,
 };
 
-use netpolc_policy::ObjectKey;
+use common::Node;
 use netpolc_testbed::{
     lab,
-    netns::{Net, Site, Spec},
-    probe::{Answer, Ask, Connection, Question, Servers, ask},
+    probe::{Answer, Ask, Connection, Question, ask},
 };
 use serde_json::Value;
-
-const CLUSTER: &str = "
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
----
-kind: Pod
-metadata: {name: db, namespace: default, labels: {role: db}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.7.0.1}, {ip: fd07::1}]}
----
-kind: Pod
-metadata: {name: ui, namespace: default, labels: {role: ui}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.7.0.2}, {ip: fd07::2}]}
----
-kind: Pod
-metadata: {name: other, namespace: default, labels: {role: other}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.7.0.3}, {ip: fd07::3}]}
-";
 
 const REDIS: Ask = Ask::Tcp(6379);
 /// The lab's kernel takes its time.
@@ -55,39 +33,9 @@ spec:
     )
 }
 
-struct Node {
-    net: Net,
-    _servers: Servers,
-    folder: PathBuf,
-    pins: PathBuf,
-}
-
 impl Node {
-    fn up(name: &str) -> Self {
-        let folder = Path::new("/run").join(format!("netpolc-lab-{name}"));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("cluster.yaml"), CLUSTER).unwrap();
-        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::Path(folder.clone())]);
-        let net = Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces");
-        let servers = Servers::start(net.pods().map(|(_, site)| (site, [REDIS]))).unwrap();
-        Node { net, _servers: servers, folder, pins: Path::new("/sys/fs/bpf").join(name) }
-    }
-
-    fn pod(&self, name: &str) -> &Site {
-        self.net.pod(&ObjectKey::new("default", name)).unwrap()
-    }
-
-    fn netpolc(&self, arguments: &[&str]) -> Output {
-        let mut command = self.net.node("n1").unwrap().command(env!("CARGO_BIN_EXE_netpolc"));
-        command.args(arguments).arg("--pin-dir").arg(&self.pins).output().unwrap()
-    }
-
     fn once(&self, target: &str, policy: Option<&str>) -> Output {
-        let path = self.folder.join("policy.yaml");
-        match policy {
-            Some(text) => fs::write(path, text).unwrap(),
-            None => fs::remove_file(path).unwrap(),
-        }
+        self.apply(policy);
         let from = self.folder.to_str().unwrap().to_owned();
         self.netpolc(&["agent", "--once", "--node", "n1", "--target", target, "--from", &from])
     }
@@ -118,7 +66,7 @@ fn software_flower_enforces_for_a_host_without_ebpf() {
     if lab::outside(software_flower_enforces_for_a_host_without_ebpf) {
         return;
     }
-    let node = Node::up("software");
+    let node = Node::up("software", &[REDIS]);
     // Without connection tracking it says so and changes nothing.
     let refused = node.once("flower", Some(&policy("ui")));
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -222,7 +170,7 @@ fn s27_sctp_associations_are_policed() {
     if lab::outside(s27_sctp_associations_are_policed) {
         return;
     }
-    let node = Node::up("sctp");
+    let node = Node::up("sctp", &[REDIS]);
     node.shell("nft add table inet t && nft 'add chain inet t c { type filter hook prerouting priority 0; }' && nft add rule inet t c ct state new");
     let address = |text: &str, port| SocketAddr::new(text.parse().unwrap(), port);
     let servers = [address("10.7.0.1", sctp::PORT), address("fd07::1", sctp::PORT), address("10.7.0.1", 3869)];

@@ -4,41 +4,17 @@
 mod common;
 
 use std::{
-    fs,
     net::IpAddr,
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
-use common::Running;
-use netpolc_policy::ObjectKey;
+use common::{Node, Running};
 use netpolc_testbed::{
-    netns::{Net, Site, Spec},
-    probe::{Answer, Ask, Connection, PATIENCE, Question, Servers, ask},
+    netns::Site,
+    probe::{Answer, Ask, Connection, PATIENCE, Question, ask},
 };
 use serde_json::Value;
-
-const CLUSTER: &str = "
-kind: Node
-metadata: {name: n1}
-status: {addresses: [{type: InternalIP, address: 192.168.7.1}]}
----
-kind: Pod
-metadata: {name: db, namespace: default, labels: {role: db}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.7.0.1}, {ip: fd07::1}]}
----
-kind: Pod
-metadata: {name: ui, namespace: default, labels: {role: ui}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.7.0.2}, {ip: fd07::2}]}
----
-kind: Pod
-metadata: {name: other, namespace: default, labels: {role: other}}
-spec: {nodeName: n1, containers: [{name: c}]}
-status: {phase: Running, podIPs: [{ip: 10.7.0.3}, {ip: fd07::3}]}
-";
 
 fn policy(role: &str) -> String {
     format!(
@@ -56,49 +32,7 @@ spec:
 
 const REDIS: Ask = Ask::Tcp(6379);
 
-/// A node with three pods, and everything that an agent there needs.
-struct Node {
-    net: Net,
-    _servers: Servers,
-    folder: PathBuf,
-    pins: PathBuf,
-}
-
 impl Node {
-    fn up(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("netpolc-node-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("cluster.yaml"), CLUSTER).unwrap();
-        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::Path(folder.clone())]);
-        assert_eq!(loaded.problems, []);
-        let net = Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces (this needs root)");
-        let servers = Servers::start(net.pods().map(|(_, site)| (site, [REDIS]))).unwrap();
-        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
-        Self { net, _servers: servers, folder, pins }
-    }
-
-    fn pod(&self, name: &str) -> &Site {
-        self.net.pod(&ObjectKey::new("default", name)).unwrap()
-    }
-
-    fn apply(&self, policy: Option<&str>) {
-        let path = self.folder.join("policy.yaml");
-        match policy {
-            Some(text) => fs::write(path, text).unwrap(),
-            None => fs::remove_file(path).unwrap(),
-        }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.net.node("n1").unwrap().command(env!("CARGO_BIN_EXE_netpolc"));
-        command.args(arguments).arg("--pin-dir").arg(&self.pins);
-        command
-    }
-
-    fn netpolc(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
         Running::start(self.command(&["agent", "--node", "n1", "--from", from]).stderr(Stdio::null()))
@@ -148,13 +82,6 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.netpolc(&["detach"]);
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
 fn open(from: &Site, to: &str) -> Connection {
     Connection::open(from, to.parse().unwrap(), REDIS, PATIENCE).unwrap().expect("nothing is isolated yet")
 }
@@ -162,7 +89,7 @@ fn open(from: &Site, to: &str) -> Connection {
 /// S12, S40, S41, S42, S58, S60 in the life of one node.
 #[test]
 fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
-    let node = Node::up("life");
+    let node = Node::up("life", &[REDIS]);
     let mut wanted = [open(node.pod("ui"), "10.7.0.1"), open(node.pod("ui"), "fd07::1")];
     let mut unwanted = open(node.pod("other"), "10.7.0.1");
     // The pod's own connections were opened by it: its ingress policy says nothing about them.
@@ -220,7 +147,7 @@ fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
 /// S61: a broken file changes nothing that is enforced; `--once` says so in its exit code.
 #[test]
 fn s61_a_broken_file_is_reported_and_widens_nothing() {
-    let node = Node::up("broken");
+    let node = Node::up("broken", &[REDIS]);
     let from = node.folder.to_str().unwrap().to_owned();
     let once = ["agent", "--once", "--node", "n1", "--from", &from];
     node.apply(Some(&policy("ui")));

@@ -6,36 +6,22 @@ mod common;
 use std::{
     fs,
     net::{IpAddr, UdpSocket},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use common::Running;
-use netpolc_policy::ObjectKey;
+use common::{Node, Running};
 use netpolc_testbed::{
-    netns::{Net, Site, Spec},
-    probe::{Answer, Ask, Connection, PATIENCE, Servers},
+    netns::Site,
+    probe::{Answer, Ask, Connection, PATIENCE},
     random::Rng,
 };
 
 const RESTARTS: usize = 20;
-const PODS: [&str; 3] = ["db", "ui", "other"];
 /// Where what is denied would arrive.
 const DENIED: u16 = 7777;
-
-fn cluster() -> String {
-    let pods = PODS.iter().zip(1..).map(|(name, at)| {
-        format!(
-            "---\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {{role: {name}}}}}\n\
-             spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIPs: [{{ip: 10.8.0.{at}}}, {{ip: 'fd08::{at}'}}]}}\n"
-        )
-    });
-    let node = "kind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.168.8.1}]}\n";
-    [node.to_owned(), pods.collect()].concat()
-}
 
 /// ui may open to db, and db to other, on 6379 and `extra`; nobody may open anything else to or from db and ui.
 fn policies(extra: usize) -> String {
@@ -51,46 +37,17 @@ fn policies(extra: usize) -> String {
     [policy("db", "ui", "other"), policy("ui", "nobody", "db")].concat()
 }
 
-struct Node {
-    net: Net,
-    _servers: Servers,
-    folder: PathBuf,
-    pins: PathBuf,
-}
-
 impl Node {
-    fn up() -> Self {
-        let folder = std::env::temp_dir().join(format!("netpolc-restart-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("cluster.yaml"), cluster()).unwrap();
-        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::Path(folder.clone())]);
-        assert_eq!(loaded.problems, []);
-        let net = Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces (this needs root)");
-        let ports = [Ask::Tcp(6379), Ask::Udp(6379)];
-        let _servers = Servers::start(net.pods().map(|(_, site)| (site, ports))).unwrap();
-        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-restart-{}", std::process::id()));
-        Node { net, _servers, folder, pins }
-    }
-
-    fn pod(&self, name: &str) -> &Site {
-        self.net.pod(&ObjectKey::new("default", name)).unwrap()
-    }
-
     /// In one step, as an editor would.
-    fn apply(&self, extra: usize) {
-        fs::write(self.folder.join(".policy"), policies(extra)).unwrap();
+    fn replace(&self, policies: &str) {
+        fs::write(self.folder.join(".policy"), policies).unwrap();
         fs::rename(self.folder.join(".policy"), self.folder.join("policy.yaml")).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.net.node("n1").unwrap().command(env!("CARGO_BIN_EXE_netpolc"));
-        command.args(arguments).arg("--pin-dir").arg(&self.pins).stdout(Stdio::null()).stderr(Stdio::null());
-        command
     }
 
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
-        Running::start(&mut self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]))
+        let mut command = self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]);
+        Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
     }
 
     /// Segments that were sent again in the pods, by both sides.
@@ -103,13 +60,6 @@ impl Node {
             pairs.find(|(name, _)| *name == "RetransSegs").unwrap().1.parse::<u64>().unwrap()
         };
         self.net.pods().map(|(_, site)| of(site)).sum()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.command(&["detach"]).status();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -149,34 +99,15 @@ impl Flood {
 /// S58, with load: TCP and UDP, both families, both directions.
 #[test]
 fn s58_no_restart_loses_a_packet_or_lets_one_through() {
-    let node = Node::up();
-    let ways = [("ui", "db"), ("db", "other")];
-    let flows = ways.map(|(from, to)| (node.pod(from), node.pod(to).addresses.clone()));
-    let mut connections: Vec<Connection> = Vec::new();
-    for (from, addresses) in &flows {
-        for address in addresses {
-            for asked in [Ask::Tcp(6379), Ask::Udp(6379)] {
-                connections
-                    .push(Connection::open(from, *address, asked, PATIENCE).unwrap().expect("nothing is isolated yet"));
-            }
-        }
-    }
+    let node = Node::up("restart", &[Ask::Tcp(6379), Ask::Udp(6379)]);
     let floods = [("other", "db"), ("ui", "other")]
         .map(|(from, to)| (node.pod(from), node.pod(to), Flood { sent: 0.into(), arrived: 0.into() }));
-    let (stop, rounds, again) = (AtomicBool::new(false), AtomicU64::new(0), node.sent_again());
-    std::thread::scope(|scope| {
+    let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+    let again = std::thread::scope(|scope| {
         for (from, to, flood) in &floods {
             let stop = &stop;
             scope.spawn(move || flood.run(from, to, stop));
         }
-        let load = scope.spawn(|| {
-            while !stop.load(Relaxed) {
-                for connection in &mut connections {
-                    assert_eq!(connection.poke(PATIENCE), Answer::Echo, "{connection:?}");
-                }
-                rounds.fetch_add(1, Relaxed);
-            }
-        });
         // However this ends, the threads do.
         struct Stop<'a>(&'a AtomicBool);
         impl Drop for Stop<'_> {
@@ -189,7 +120,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
         let quiet = || floods.each_ref().map(|(.., f)| f.arrived.load(Relaxed));
         sleep(Duration::from_millis(200));
         assert!(quiet().iter().all(|arrived| *arrived > 0), "without policies the flood arrives");
-        node.apply(0);
+        node.replace(&policies(0));
         let mut agent = node.agent();
         let settle = |what: &str| {
             let end = Instant::now() + Duration::from_secs(60);
@@ -203,9 +134,31 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
             }
         };
         let before = settle("policies");
+        let ways = [("ui", "db"), ("db", "other")];
+        let flows = ways.map(|(from, to)| (node.pod(from), node.pod(to).addresses.clone()));
+        let mut connections: Vec<Connection> = Vec::new();
+        for (from, addresses) in &flows {
+            for address in addresses {
+                for asked in [Ask::Tcp(6379), Ask::Udp(6379)] {
+                    connections.push(
+                        Connection::open(from, *address, asked, PATIENCE).unwrap().expect("the policies allow it"),
+                    );
+                }
+            }
+        }
+        let again = node.sent_again();
+        let (stop, counted) = (&stop, &rounds);
+        let load = scope.spawn(move || {
+            while !stop.load(Relaxed) {
+                for connection in &mut connections {
+                    assert_eq!(connection.poke(PATIENCE), Answer::Echo, "{connection:?}");
+                }
+                counted.fetch_add(1, Relaxed);
+            }
+        });
         let mut rng = Rng::new(58);
         for turn in 1..=RESTARTS {
-            node.apply(turn);
+            node.replace(&policies(turn));
             sleep(Duration::from_millis(rng.below(80) as u64));
             agent.end(if turn % 2 == 0 { libc::SIGTERM } else { libc::SIGKILL });
             sleep(Duration::from_millis(rng.below(20) as u64));
@@ -218,6 +171,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
         agent.end(libc::SIGTERM);
         sleep(Duration::from_millis(300));
         assert_eq!(quiet(), before);
+        again
     });
     let rounds = rounds.into_inner();
     let sent: u64 = floods.iter().map(|(.., f)| f.sent.load(Relaxed)).sum();
