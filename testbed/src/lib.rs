@@ -3,6 +3,7 @@
 //! - [`cases`]: the shared corpus, a file each: objects, questions, verdicts
 //! - [`netns`]: clusters of network namespaces, cleaned up whatever happens
 //! - [`probe`]: real packets between them
+//! - [`adversary`]: frames of every hostile kind, and what of them may arrive
 //! - [`random`]: seeded clusters, changes and questions for property tests
 //! - [`big`]: a cluster of 100,000 pods, as a model and as files
 //! - `kube` (a feature): a real API server
@@ -10,6 +11,7 @@
 //! - [`manifest`]: the model back to Kubernetes objects
 //! - [`shop`]: the web shop of the demonstration
 
+pub mod adversary;
 pub mod big;
 pub mod cases;
 #[cfg(feature = "kube")]

@@ -11,7 +11,7 @@ mod question;
 mod rng;
 
 pub use change::{Change, change};
-pub use objects::{cluster, labels, node, pod, policy};
+pub use objects::{cluster, container_ports, labels, node, pod, policy};
 pub use question::{addresses, ports, questions};
 pub use rng::Rng;
 

@@ -133,7 +133,6 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
         (PodNetwork::Host, None) => Vec::new(),
         (PodNetwork::Own, _) => pod_addresses(rng, shape.claims, &key, cluster),
     };
-    let count = rng.below(4);
     Pod {
         uid: Some(format!("{:016x}", rng.draw()).into()),
         node,
@@ -141,9 +140,15 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
         addresses,
         network,
         phase,
-        ports: rng.list(count, container_port),
+        ports: container_ports(rng),
         key,
     }
+}
+
+/// None to three ports of a container.
+pub fn container_ports(rng: &mut Rng) -> Vec<ContainerPort> {
+    let count = rng.below(4);
+    rng.list(count, container_port)
 }
 
 fn container_port(rng: &mut Rng) -> ContainerPort {
