@@ -143,8 +143,6 @@ pub struct Compiler {
     pub(crate) endpoint_ids: Ids,
     pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
     pub(crate) interfaces: HashMap<ObjectKey, u32>,
-    /// By node, how many endpoints are isolated.
-    pub(crate) isolated: HashMap<Option<Arc<str>>, usize>,
     // The work of the update under way.
     pub(crate) stale: BTreeSet<ObjectKey>,
     pub(crate) reworded: BTreeSet<ObjectKey>,
@@ -184,7 +182,6 @@ impl Compiler {
             endpoint_ids: Ids::new("endpoints"),
             endpoints: BTreeMap::new(),
             interfaces: HashMap::new(),
-            isolated: HashMap::new(),
             stale: BTreeSet::new(),
             reworded: BTreeSet::new(),
             released: Vec::new(),

@@ -25,12 +25,6 @@ pub(crate) struct Endpoint {
     sets: [Option<u16>; 2],
 }
 
-impl Endpoint {
-    fn is_isolated(&self) -> bool {
-        self.sets.iter().any(Option::is_some)
-    }
-}
-
 fn pod_origin(label: &Arc<str>) -> [Origin; 1] {
     [Origin::Pod { pod: label.clone() }]
 }
@@ -86,7 +80,6 @@ impl Compiler {
         }
         self.take(TableId::Endpoint, endpoint_key(endpoint.id));
         self.take(TableId::Directory, directory_key(IdKind::Endpoint, endpoint.id.into()));
-        self.count_isolated(&endpoint.node, endpoint.is_isolated(), false);
         self.released.extend(endpoint.sets.into_iter().flatten());
         self.endpoint_ids.give_back(endpoint.id);
     }
@@ -114,23 +107,6 @@ impl Compiler {
         self.put(TableId::Interface, interface_key(ifindex), entry);
     }
 
-    fn count_isolated(&mut self, node: &Option<Arc<str>>, was: bool, is: bool) {
-        if was == is {
-            return;
-        }
-        let count = self.isolated.entry(node.clone()).or_default();
-        let guarded = *count > 0;
-        if is {
-            *count += 1
-        } else {
-            *count -= 1
-        }
-        if guarded != (*count > 0) {
-            let peers = self.endpoints.iter().filter(|(_, e)| e.node == *node);
-            self.reworded.extend(peers.map(|(k, _)| k.clone()));
-        }
-    }
-
     /// Finds the policies that isolate an endpoint and gives it their sets. Those it had are
     /// released at the end of the update, so that what both need is not made twice.
     pub(crate) fn choose_sets(&mut self, key: &ObjectKey) -> Result<(), Overflow> {
@@ -144,12 +120,9 @@ impl Compiler {
             }
         }
         let endpoint = self.endpoints.get_mut(key).expect("a stale endpoint exists");
-        let was = endpoint.is_isolated();
         let before = std::mem::replace(&mut endpoint.sets, sets);
-        let (is, node) = (endpoint.is_isolated(), endpoint.node.clone());
         self.released.extend(before.into_iter().flatten());
         self.reworded.insert(key.clone());
-        self.count_isolated(&node, was, is);
         Ok(())
     }
 
@@ -188,14 +161,12 @@ impl Compiler {
     pub(crate) fn put_word(&mut self, key: &ObjectKey) {
         let Some(endpoint) = self.endpoints.get(key) else { return };
         let [ingress, egress] = endpoint.sets;
-        let guard = self.isolated.get(&endpoint.node).is_some_and(|n| *n > 0);
         let flag = |set, bit| if set { bit } else { 0 };
         let word = Word {
             ingress_set: ingress.unwrap_or(0),
             egress_set: egress.unwrap_or(0),
-            flags: flag(ingress.is_some(), Word::INGRESS)
-                | flag(egress.is_some(), Word::EGRESS)
-                | flag(guard, Word::GUARD),
+            // Policies of other nodes trust a pod's source, whether it is isolated itself or not (S55).
+            flags: flag(ingress.is_some(), Word::INGRESS) | flag(egress.is_some(), Word::EGRESS) | Word::GUARD,
         };
         let entry = set_policy(word).from(pod_origin(&endpoint.label));
         self.put(TableId::Endpoint, endpoint_key(endpoint.id), entry);

@@ -64,13 +64,13 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         let mut sides = Vec::new();
         for (pod, endpoint) in self.tables.subjects(&question.source) {
             let interface = FIRST_INTERFACE + u32::from(endpoint);
-            let (ingress_ifindex, bytes) = (interface, frame.clone());
-            let frame = Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes };
+            let (arrival, bytes) = (Arrival::At(interface), frame.clone());
+            let frame = Frame { interface, arrival, mark: Mark::Clear, bytes };
             let mut verdict = self.target.packet(Hook::FromPod, &frame)?;
             let expected = self.tables.egress((pod, endpoint), question);
             if verdict == Verdict::Defer && question.via.is_some() {
                 let bytes = translated.clone();
-                let frame = Frame { interface: UPLINK, ingress_ifindex, mark: Mark::Deferred, bytes };
+                let frame = Frame { interface: UPLINK, arrival, mark: Mark::Deferred, bytes };
                 verdict = self.target.packet(Hook::Translated, &frame)?;
             }
             sides.push(self.side(verdict, expected));
@@ -85,9 +85,14 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         let mut sides = Vec::new();
         for (pod, endpoint) in self.tables.subjects(&question.destination) {
             let interface = FIRST_INTERFACE + u32::from(endpoint);
-            // Offline, an address of the pod's node stands for a packet born there (S44).
-            let ingress_ifindex = if self.tables.is_own_node(pod, remote) { 0 } else { UPLINK };
-            let frame = Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes: bytes.clone() };
+            // Offline, an address of the pod's node stands for a packet born there (S44), and one of the
+            // pod's own for its own traffic, which is known by its interface (S47).
+            let arrival = match remote {
+                _ if self.tables.is_own_node(pod, remote) => Arrival::Born,
+                _ if pod.addresses.contains(&remote) => Arrival::At(interface),
+                _ => Arrival::At(UPLINK),
+            };
+            let frame = Frame { interface, arrival, mark: Mark::Clear, bytes: bytes.clone() };
             let verdict = self.target.packet(Hook::ToPod, &frame)?;
             let expected = self.tables.side(Direction::Ingress, (pod, endpoint), remote, question);
             sides.push(self.side(verdict, expected));

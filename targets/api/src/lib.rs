@@ -124,12 +124,41 @@ pub enum Hook {
 pub struct Frame {
     /// The host-side interface of the pod.
     pub interface: u32,
-    /// Where it entered the node; 0: born here (S44).
-    pub ingress_ifindex: u32,
+    /// How it came to the node.
+    pub arrival: Arrival,
     /// Its mark, as far as it matters here.
     pub mark: Mark,
     /// From the Ethernet header on.
     pub bytes: Vec<u8>,
+}
+
+/// How a packet came to be on the node: what tells traffic of the node itself from forwarded traffic (S44).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It came in by the interface of this index (never 0).
+    At(u32),
+    /// A socket of the node sent it: the kernel knows no interface, and the socket is still on the packet.
+    Born,
+    /// The kernel knows neither an interface nor a socket: it has cut a forwarded packet anew
+    /// (`ip6_copy_metadata`, net/ipv6/ip6_output.c).
+    Forgotten,
+}
+
+impl From<u32> for Arrival {
+    /// By this interface.
+    fn from(ifindex: u32) -> Self {
+        Arrival::At(ifindex)
+    }
+}
+
+impl Arrival {
+    /// As `ingress_ifindex` in `struct __sk_buff`: 0 where there was no interface.
+    pub fn ifindex(self) -> u32 {
+        match self {
+            Arrival::At(ifindex) => ifindex,
+            Arrival::Born | Arrival::Forgotten => 0,
+        }
+    }
 }
 
 /// What a hook says of a packet.

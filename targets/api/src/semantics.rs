@@ -9,6 +9,10 @@
 //! *Local* is the pod's side (the source of `from_pod` and `translated`, the destination of `to_pod`), *remote* the other.
 //! `iso`: the word has the direction's flag (`to_pod` INGRESS, `from_pod` EGRESS).
 //! `keep`: the word has INGRESS, EGRESS or RECORD. `guard`: the hook is `from_pod` and the word has GUARD or EGRESS.
+//! *Born*: the hook is `to_pod`, the packet came in by no interface (`ingress_ifindex` is 0) and a socket
+//! of the node is on it ([`crate::Arrival::Born`], S44). What has neither was forwarded: the kernel has
+//! cut it anew after reassembly, and has forgotten the interface.
+//! *Own traffic* (S47): the hook is `to_pod`, and `interface[ingress_ifindex]` is the endpoint itself.
 //! *Mark*: one bit of the packet's mark ([`DEFERRED_MARK`], configurable): its egress is still to be judged (S48).
 //! *Next* leaves it as it is, *Defer* is Next with the mark set. Nothing else on the node may use the bit.
 //! *Refuse(reason)*: Drop where `iso`, else Next at once (no state, no record).
@@ -24,8 +28,9 @@
 //! | | not `keep` and not `guard` | Next |
 //! | 2 Ethernet | `L` < 14 | Refuse early(Truncated) |
 //! | | type at 12; at most 2 times: type is 0x8100 or 0x88a8, the next is 4 bytes on; `L` < 18, < 22 | Refuse early(Truncated) |
-//! | | type is ARP (0x0806) | Next |
-//! | | type is not 0x0800, 0x86dd (a third tag, LLC lengths, MPLS, PPPoE ...) | Refuse(NotIp) |
+//! | | type is ARP (0x0806), `guard` | as below, *ARP* |
+//! | | type is ARP otherwise | Next |
+//! | | type is not 0x0800, 0x86dd (a third tag, LLC lengths, MPLS, PPPoE ...) | Refuse early(NotIp) |
 //! | 3 IPv4 at `l3` | `L` < `l3` + 20 | Refuse early(Truncated) |
 //! | | version is not 4, or header length field < 5 | Refuse early(Malformed) |
 //! | | `guard`, the source (at 12) is not in `own_v4[endpoint]` and is not 0.0.0.0 | Drop(SpoofedSource) |
@@ -35,6 +40,7 @@
 //! | | else total length < 4 * header length | Refuse(Malformed) |
 //! | | else `l3` + total length > `L` | Refuse(Truncated) |
 //! | | else | `end` = `l3` + total length |
+//! | | header length field > 5: see below, *options* | |
 //! | 3 IPv6 at `l3` | `L` < `l3` + 40 | Refuse early(Truncated) |
 //! | | version is not 6 | Refuse early(Malformed) |
 //! | | `guard`, the source (at 8) is not in `own_v6[endpoint]`, not ::, not in fe80::/10 | Drop(SpoofedSource) |
@@ -45,7 +51,7 @@
 //! | 4 headers | IPv6: up to 8 extension headers, see below | |
 //! | 5 fragments | fragment offset is not 0: see below | |
 //! | 6 layer 4 | fewer bytes before `end` than the protocol needs | Refuse(Truncated) |
-//! | | IPv6, ICMPv6 type 133-137, hop limit 255, no fragment header (an atomic one counts too) | Next |
+//! | | IPv6, ICMPv6 type 133-137, hop limit 255, no fragment header (an atomic one counts too) | see below, *discovery* |
 //! | | *unproven* and not one of the exceptions | Drop(SpoofedSource) |
 //! | 7 | ICMP error: see below | |
 //! | 8 | Judgement, see below | |
@@ -54,11 +60,26 @@
 //! IPv6: a fragment header of any kind), is Drop(SpoofedSource). The exceptions: IPv4 0.0.0.0 with UDP 68 -> 67; IPv6
 //! :: or fe80::/10 with neighbour discovery as above, ICMPv6 130, 131, 132, 143 (MLD), or UDP 546 -> 547 (DHCPv6).
 //! They exempt from the guard only: except for neighbour discovery the packet is then judged as any other.
-//! Checksums, the UDP length, the TCP data offset, IPv4 options and ARP's contents are never looked at.
+//! Checksums, the UDP length and the TCP data offset are never looked at.
+//!
+//! **ARP** from a guarded pod (S36). 28 bytes behind the type must lie in the frame, else Drop(Truncated).
+//! The first 6 of them are those of ARP for IPv4 over Ethernet (00 01 08 00 06 04), else
+//! Drop(Malformed). The sender's address (at 14) is in `own_v4[endpoint]`, or 0.0.0.0 (a probe), else
+//! Drop(SpoofedSource). Then Next.
+//!
+//! **Options** (S49). From `l3` + 20 to the header's end: 0 ends the list, 1 is one byte, 131 and 137
+//! (loose and strict source route) are Refuse early(SourceRoute), anything else has its length in its
+//! second byte; a length below 2, or one that is not in the header or leads beyond it, is Refuse(Malformed).
+//!
+//! **Discovery** (S36). From a guarded pod, types 134 and 137 (router advertisement, redirect) are
+//! Drop(Discovery), and so is type 136 whose target (16 bytes at 8 of the message, before `end`) is neither
+//! in `own_v6[endpoint]` nor in fe80::/10. From any pod whose egress is isolated or guarded a message
+//! of more than [`DISCOVERY_BYTES`] is judged as any other ICMPv6. Else Next.
 //!
 //! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60, 135: a ninth one,
 //! or a second 44, is Refuse(Malformed). 2 bytes of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for
-//! 51, 8 * (byte 1 + 1) for the others, and all of it must lie before `end`: else Refuse(Truncated). Position and repetition of the others
+//! 51, 8 * (byte 1 + 1) for the others, and all of it must lie before `end`: else Refuse(Truncated). A 43 (routing) whose
+//! byte 3 (segments left) is not 0 is then Refuse early(SourceRoute). Position and repetition of the others
 //! do not matter. A 44 with an offset other than 0 ends the walk (a later fragment). The protocol is the next header
 //! that is none of these (59, "none", is a protocol as any other).
 //!
@@ -66,26 +87,29 @@
 //! bits, M in the lowest. *First*: offset 0, more to come. *Later*: offset not 0. Neither: not a fragment.
 //! The record's key is endpoint, hook, source, destination, protocol (IPv4: of the header; IPv6: byte 0 of header 44) and
 //! identification (IPv4 16 bits at 4, IPv6 32 bits).
-//! A later fragment, in this order: not `iso`: Next. `to_pod` and born on the node: Next. Offset 1 (8 bytes) and protocol TCP or SCTP, which could
+//! A later fragment, in this order: not `iso`: Next. Born: Next. Offset 1 (8 bytes) and protocol TCP or SCTP, which could
 //! overwrite flags (RFC 3128): Drop(Fragment). A live record: its verdict (Drop(Fragment)). The protocol is an
 //! extension header: Drop(Fragment). The tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; others: without a
-//! port): Next. The remote is the endpoint's own address: Next. Else Drop(Fragment).
-//! A first fragment goes on as a whole packet; where `iso`, and it is not `to_pod` and born on the node, and step 6 was reached, its verdict (a Refuse of step 6 too) is
+//! port): Next, unless the hook is `to_pod` and the remote is the endpoint's own address. Own traffic, or
+//! at the other hooks a remote that is the endpoint's own address: Next. Else Drop(Fragment).
+//! A first fragment goes on as a whole packet; where `iso`, and it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is
 //! recorded for [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it, Defer included. Where the table of records is full of live ones, the verdict
 //! may go unrecorded, or replace the oldest; its later fragments then come without a record.
 //!
 //! **Step 6, bytes needed**: TCP 14, UDP 8, SCTP 16, ICMP over IPv4 and ICMPv6 over IPv6 8. Every other protocol (ICMP over IPv6, ICMPv6 over
 //! IPv4 are such) needs none.
 //!
-//! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next. `to_pod` and born on the node: Next.
+//! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next. Born: Next.
+//! A first fragment: Drop(IcmpError). At `from_pod` more than [`quotation`] bytes behind the message's first 8: Drop(IcmpError).
 //! The inner packet begins 8 bytes into the message and must be of the same family. Inner IPv4: 20 bytes before `end`, version 4, header length field >= 5, offset
 //! 0; lengths are not checked (it is cut by nature). Inner IPv6: 40 bytes, version 6, extension headers as in step 4, offset 0.
 //! 8 bytes after the inner header(s) before `end`. What fails any of these: Drop(IcmpError).
 //! The inner packet went the other way: at `to_pod` its source is local, its destination remote; at `from_pod` the other way round. Its local
 //! address must be the outer packet's local address, else Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
-//! request or reply, or a type that is not an error (judged without state): an inner error is Drop(IcmpError).
+//! request or reply: any other is Drop(IcmpError).
 //! A live entry under the tuple: Next where the opener's direction, judged now, permits; else Drop(IcmpError). No live
-//! entry: Next where the *other* direction (the one that the inner packet went) permits the remote at the inner packet's destination port; else Drop(IcmpError).
+//! entry, or an inner packet that has no tuple: Drop(IcmpError). Whatever a judged pod sends or is sent has an entry,
+//! so an error about anything else is about nothing, and would carry data past the policies.
 //! An error changes no state.
 //!
 //! # Judgement (step 8)
@@ -96,19 +120,21 @@
 //! *Event*, see [`Event`]: TCP by flags ([`Event::of_tcp`]), SCTP by its first chunk ([`Event::of_sctp`]), ICMP by type ([`Event::of_icmp`]): requests
 //! open, replies are data, other types have *no tuple* and are judged by the tables alone. UDP and everything else: [`Event::Datagram`].
 //!
-//! *Permits(direction, remote, port)*: the direction is not isolated; or the tables permit; or the remote is one of the endpoint's own addresses (S47).
+//! *Permits(direction, remote, port)*: the direction is not isolated; or the tables permit; or the direction is `from_pod` and
+//! the remote is one of the endpoint's own addresses (S47).
 //! `port` is the destination port of a packet that goes in that direction: `to_pod` the tuple's local, `from_pod` its remote port.
 //!
 //! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6` says of the remote now (S43).
 //! *Is a Service's*: the protocol is one of [`HAS_PORTS`], and `service_v4/v6` has (remote, protocol, remote port).
 //! *Opener permits*: the entry was born on the node (S44); or Permits(the opener's direction, remote, the opener's destination port);
 //! or the hook is `to_pod`, the opener `from_pod`, and the entry is *deferred* or the remote is a Service's.
-//! *Own traffic* (S47): `to_pod`, and `interface[ingress_ifindex]` is the endpoint itself: what a pod sent to a Service, and the Service to the same pod.
+//! *Forged* (S47): `iso`, `to_pod`, not born, not own traffic, and the remote is one of the endpoint's own addresses: Drop(SpoofedSource),
+//! whatever the tables say.
 //!
 //! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be left out where the
 //! phase stays and the deadline would move by less than one second.
 //!
-//! *Allowed* := `to_pod` and `ingress_ifindex` is 0 (born on the node, S44), or Permits(this hook's direction, remote, destination port).
+//! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
 //!
 //! | allowed? | packet | entry | does |
 //! |---|---|---|---|
@@ -125,7 +151,7 @@
 //! | no | any other, has a tuple | `from_pod`, the remote is a Service's | as if allowed, and Defer instead of Next; an entry that it creates is *deferred* |
 //! | no | any other | | Drop(Policy) |
 //!
-//! *Create*: phase Opening, opener this hook, `born` where `to_pod` and `ingress_ifindex` is 0, the remote's incarnation. Over the
+//! *Create*: phase Opening, opener this hook, `born` where the packet is, the remote's incarnation. Over the
 //! entry under the same tuple, where there is one (whatever its age); else in a free place of the endpoint's quota for this family; else over an entry that
 //! expired; else over one in phase Closing or Reset; else Replied; else there is no room. No other packet, and no denied
 //! packet, changes an entry: one whose opener is no longer permitted stays where it is until its deadline, so that the other
@@ -148,7 +174,8 @@
 //! | step | condition, in this order | answer |
 //! |---|---|---|
 //! | T1 | not marked | Next |
-//! | | `ingress_ifindex` is 0: steps 2 to 5; an IPv6 fragment (offset or M not 0): Drop(Fragment), counted for endpoint 0 | Next |
+//! | | `ingress_ifindex` is 0, and a socket of the node is on the packet | Next |
+//! | | `ingress_ifindex` is 0 otherwise | Drop(Policy), counted for endpoint 0 |
 //! | | `interface[ingress_ifindex]` misses | Drop(Policy), counted for endpoint 0 |
 //! | | the sender's word lacks EGRESS | unmark, Next |
 //! | T2 | steps 2 to 6 as of `from_pod` of the sender, with `iso` and without `guard`; their Next unmarks | |
@@ -156,8 +183,8 @@
 //! | T3 | ICMP errors (they have no port), ICMP and others alike: Permits(`from_pod`, destination, destination port) | unmark, Next |
 //! | | otherwise | Drop(Policy) |
 //!
-//! Where `ingress_ifindex` is 0 the packet was born on the node, and the bit is somebody else's; but the kernel forgets the interface when it cuts an IPv6 packet anew
-//! (`ip6_copy_metadata`, net/ipv6/ip6_output.c), hence the exception. An ICMP error by the pod about a deferred connection is Drop(IcmpError) at `from_pod`:
+//! A marked packet that a socket of the node has sent carries somebody else's bit. One that has neither an interface nor
+//! a socket was forwarded, and its sender is not known any more (`ip6_copy_metadata`, net/ipv6/ip6_output.c). An ICMP error by the pod about a deferred connection is Drop(IcmpError) at `from_pod`:
 //! its opener is not permitted there.
 
 mod connection;
@@ -265,6 +292,10 @@ pub mod icmp {
     pub const ERRORS_V6: [u8; 4] = [1, 2, 3, 4];
     /// Neighbour discovery, first to last (RFC 4861); hop limit 255.
     pub const DISCOVERY: (u8, u8) = (133, 137);
+    /// Router advertisement and redirect: what only a router sends.
+    pub const OF_ROUTERS: [u8; 2] = [134, 137];
+    /// Neighbour advertisement.
+    pub const ADVERTISEMENT: u8 = 136;
     /// Multicast listener discovery (RFC 2710, RFC 3810).
     pub const LISTENER: [u8; 4] = [130, 131, 132, 143];
 }
@@ -293,6 +324,17 @@ pub const fn needed(protocol: u8, family: u8) -> usize {
     }
 }
 
+/// Bytes of an ICMPv6 message of neighbour discovery at most: what Linux sends, with room for options.
+pub const DISCOVERY_BYTES: usize = 128;
+
+/// IPv4 options that route by the sender's list: loose and strict source route (RFC 791).
+pub const SOURCE_ROUTES: [u8; 2] = [131, 137];
+
+/// Bytes that an ICMP error of a pod may quote (family 4: RFC 1812, 4.3.2.3; family 6: RFC 4443, 2.4).
+pub const fn quotation(family: u8) -> usize {
+    if family == 4 { 576 } else { 1280 }
+}
+
 /// fe80::/10 or ::, the sources that may be unproven.
 pub fn may_be_unproven(source: Ipv6Addr) -> bool {
     source.is_unspecified() || source.is_unicast_link_local()
@@ -318,11 +360,17 @@ pub enum DropReason {
     NotIp = 6,
     /// An ICMP error about a packet that the pod could not have sent, or that cannot be read (S35).
     IcmpError = 7,
+    /// A source route of the sender's: it would lead past the policies of the addresses on it.
+    SourceRoute = 8,
+    /// From the pod, neighbour discovery that only a router, or another pod, may send (S36).
+    Discovery = 9,
+    /// From the pod, into a tunnel that ends on a node (S45).
+    Tunnel = 10,
 }
 
 impl DropReason {
     /// All, in the order of their numbers.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 11] = [
         DropReason::Policy,
         DropReason::Fragment,
         DropReason::Truncated,
@@ -331,6 +379,9 @@ impl DropReason {
         DropReason::StateFull,
         DropReason::NotIp,
         DropReason::IcmpError,
+        DropReason::SourceRoute,
+        DropReason::Discovery,
+        DropReason::Tunnel,
     ];
 
     /// As printed.
@@ -344,6 +395,9 @@ impl DropReason {
             DropReason::StateFull => "state_full",
             DropReason::NotIp => "not_ip",
             DropReason::IcmpError => "icmp_error",
+            DropReason::SourceRoute => "source_route",
+            DropReason::Discovery => "discovery",
+            DropReason::Tunnel => "tunnel",
         }
     }
 }

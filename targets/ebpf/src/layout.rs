@@ -20,7 +20,7 @@ pub use config::Clock;
 use state::{K1, K2, mix};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 /// First word of the header map: "netpolc" and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
 
@@ -210,7 +210,7 @@ maps! {
     StateV6Key = "state_v6_key",
     /// LRU hash of the kernel, see [`frag`]; only programs write it.
     Frag = "frag",
-    /// u64 `[endpoints][2][8]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
+    /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
     Counter = "counter",
     /// u64 `[8][65536]`: kind (`IdKind`), id -> fingerprint, 0: none. No packet reads it.
     Directory = "directory",

@@ -15,7 +15,7 @@ use aya::{
     EbpfLoader,
     programs::{ProgramError, SchedClassifier},
 };
-use netpolc_target::{Error, Frame, Mark, Verdict};
+use netpolc_target::{Arrival, Error, Frame, Mark, Verdict};
 
 use crate::{
     asm::{Code, MapRef},
@@ -84,14 +84,15 @@ impl Loaded {
         ingress_ifindex: u32,
         repeat: u32,
     ) -> io::Result<(Verdict, Duration)> {
-        self.run_marked(packet, sys::Context { ifindex, ingress_ifindex, mark: 0 }, 0, repeat)
+        self.run_marked(packet, sys::Context { ifindex, ingress_ifindex, mark: 0, cb: 0 }, 0, repeat)
     }
 
     /// Runs it on one packet, `repeat` times, as seen on `ifindex`. `bit` is the one of the mark that counts; what is left of it in the end
     /// tells Defer from Next. The time is that of one run, as the kernel measures it.
     pub fn run_frame(&self, frame: &Frame, ifindex: u32, bit: u32, repeat: u32) -> io::Result<(Verdict, Duration)> {
         let mark = if frame.mark == Mark::Deferred { bit } else { 0 };
-        let context = sys::Context { ifindex, ingress_ifindex: frame.ingress_ifindex, mark };
+        let cb = u32::from(frame.arrival == Arrival::Born);
+        let context = sys::Context { ifindex, ingress_ifindex: frame.arrival.ifindex(), mark, cb };
         self.run_marked(&frame.bytes, context, bit, repeat)
     }
 
@@ -154,7 +155,8 @@ mod tests {
         a.mov(R0, NEXT);
         a.exit();
         let program = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect("needs root and BPF");
-        let frame = |ingress_ifindex| Frame { interface: 1, ingress_ifindex, mark: Mark::Clear, bytes: vec![0; 64] };
+        let frame =
+            |ifindex: u32| Frame { interface: 1, arrival: ifindex.into(), mark: Mark::Clear, bytes: vec![0; 64] };
         assert_eq!(program.run_frame(&frame(7), 1, 1, 1).unwrap().0, Verdict::Next);
         assert_eq!(program.run_frame(&frame(8), 1, 1, 1).unwrap().0, Verdict::Drop);
         let marked = Frame { mark: Mark::Deferred, ..frame(7) };

@@ -236,6 +236,8 @@ pub struct Context {
     pub ingress_ifindex: u32,
     /// Of the packet.
     pub mark: u32,
+    /// The first word of `cb`.
+    pub cb: u32,
 }
 
 /// What came of a test run.
@@ -251,12 +253,13 @@ pub struct TestRun {
 
 /// Runs a classifier on a packet.
 pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: Context, repeat: u32) -> io::Result<TestRun> {
-    // struct __sk_buff: mark 8, ingress_ifindex 36, ifindex 40; what is not passed is zero
+    // struct __sk_buff: mark 8, ingress_ifindex 36, ifindex 40, cb 48; what is not passed is zero
     // and what comes back must find room, whatever the kernel knows of (192 bytes in 6.18)
-    let (mut given, mut left) = ([0u8; 44], [0u8; 512]);
+    let (mut given, mut left) = ([0u8; 52], [0u8; 512]);
     given[8..12].copy_from_slice(&context.mark.to_ne_bytes());
     given[36..40].copy_from_slice(&context.ingress_ifindex.to_ne_bytes());
     given[40..44].copy_from_slice(&context.ifindex.to_ne_bytes());
+    given[48..52].copy_from_slice(&context.cb.to_ne_bytes());
     // prog_fd 0, retval 4, data_size_in 8, data_size_out 12, data_in 16, data_out 24, repeat 32, duration 36, ctx_size_in 40,
     // ctx_size_out 44, ctx_in 48, ctx_out 56
     let mut attr = Attr::new()

@@ -12,7 +12,7 @@ use std::{
 };
 
 use netpolc_table::{Program, Write};
-use netpolc_target::{Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
+use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
 
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
@@ -20,7 +20,7 @@ use crate::{
     layout::{Capacities, Clock, MapId, config, exact},
     maps::{MapFacts, Maps, Shared},
     pins::Pins,
-    program::Options,
+    program::{Options, Sockets},
     settle::Grace,
     state::{self, Connection, Inserted, Live, Ticker},
     sys::{self, refused},
@@ -54,6 +54,13 @@ impl Config {
     pub fn small() -> Self {
         let capacities = Capacities::small();
         Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: Some(1), program: Options::default() }
+    }
+
+    /// Small, for questions about single packets ([`Datapath::packet`]) of every [`Arrival`]: it is told what
+    /// a test run cannot show. Not for interfaces, where a packet's own socket counts.
+    pub fn asked() -> Self {
+        let program = Options { sockets: Sockets::Told, ..Options::default() };
+        Self { program, ..Self::small() }
     }
 
     /// The same without growth.
@@ -341,6 +348,11 @@ impl Ebpf {
 
     /// Runs a hook's program `repeat` times on one packet; the time is that of one run.
     pub fn run(&mut self, hook: Hook, frame: &Frame, repeat: u32) -> Result<(Verdict, Duration), Error> {
+        if frame.arrival == Arrival::Forgotten && self.config.program.sockets == Sockets::Packet {
+            let reason =
+                "the kernel puts a socket on every packet of a test run; ask an instance that is told of sockets";
+            return Err(Error::Installed(reason.into()));
+        }
         let ifindex = if self.pins.is_none() {
             self.generation.tables.lend_interface(frame.interface);
             1
@@ -447,7 +459,7 @@ impl Datapath for Ebpf {
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
         // What was translated is counted for its sender.
         let [endpoint, sender] =
-            [frame.interface, frame.ingress_ifindex].map(|i| self.generation.tables.endpoint_of(i));
+            [frame.interface, frame.arrival.ifindex()].map(|i| self.generation.tables.endpoint_of(i));
         let counts = |maps: &Maps| [state::counts(maps, endpoint, hook), state::counts(maps, sender, Hook::Translated)];
         let before = counts(&self.generation.tables.maps);
         let (verdict, _) = self.run(hook, frame, 1)?;

@@ -15,7 +15,7 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::{
-    Datapath as _, Frame, Hook, Mark, Target, Verdict,
+    Arrival, Datapath as _, Frame, Hook, Mark, Target, Verdict,
     conformance::{
         differential::{Event, Events, compare, fuzz_frame},
         fill,
@@ -43,7 +43,7 @@ fn empty(target: &mut dyn Target) {
 
 #[test]
 fn packets_policies_and_pauses_as_the_reference() {
-    let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
+    let mut ebpf = Ebpf::private(Config::asked()).expect("needs root and BPF");
     let (begin, mut seed, mut passed, mut dropped) = (Instant::now(), common::seed(), 0, 0);
     while begin.elapsed() < seconds() {
         empty(&mut ebpf);
@@ -89,7 +89,7 @@ fn packet(rng: &mut Rng) -> Vec<u8> {
 
 #[test]
 fn random_tables_as_the_reference() {
-    let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
+    let mut ebpf = Ebpf::private(Config::asked()).expect("needs root and BPF");
     let (begin, mut seed, mut verdicts) = (Instant::now(), common::seed(), [0u64; 2]);
     while begin.elapsed() < seconds() {
         let mut rng = Rng(seed);
@@ -108,8 +108,8 @@ fn random_tables_as_the_reference() {
             for _ in 0..20 {
                 let hook = *rng.pick(&[Hook::ToPod, Hook::FromPod]);
                 let interface = *rng.pick(&[2, 3, 255, 256, 257, 70_000, 16_777_215]);
-                let ingress_ifindex = *rng.pick(&[0, 7, 7, 7]);
-                let frame = Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes: packet(&mut rng) };
+                let arrival = *rng.pick(&[Arrival::Born, Arrival::At(7), Arrival::At(7), Arrival::Forgotten]);
+                let frame = Frame { interface, arrival, mark: Mark::Clear, bytes: packet(&mut rng) };
                 if !test_run_takes(&frame.bytes) {
                     continue;
                 }
@@ -130,7 +130,7 @@ fn random_tables_as_the_reference() {
 /// What the fuzz target `packet` does, for a second: frames of the differential test, damaged further.
 #[test]
 fn any_bytes_as_the_reference() {
-    let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::small()).expect("needs root and BPF"));
+    let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::asked()).expect("needs root and BPF"));
     let program = world(Policy::Some, Policy::Some);
     fill(&mut mem, &program).unwrap();
     fill(&mut ebpf, &program).unwrap();

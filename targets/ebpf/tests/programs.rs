@@ -14,7 +14,9 @@ use netpolc_table::{
     ActionId, TableId, Write,
     schema::{self, Family, Word},
 };
-use netpolc_target::{Datapath as _, Error, Frame, Hook, Mark, Target as _, Verdict, frame::Packet, semantics::tcp};
+use netpolc_target::{
+    Arrival, Datapath as _, Error, Frame, Hook, Mark, Target as _, Verdict, frame::Packet, semantics::tcp,
+};
 use netpolc_target_ebpf::{
     Capacities, Config, Ebpf,
     asm::MapRef,
@@ -132,7 +134,7 @@ fn closed(config: Config) -> Ebpf {
 }
 
 fn frame(packet: Packet) -> Frame {
-    Frame { interface: POD, ingress_ifindex: UPLINK, mark: Mark::Clear, bytes: packet.build() }
+    Frame { interface: POD, arrival: Arrival::At(UPLINK), mark: Mark::Clear, bytes: packet.build() }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{net::IpAddr, time::Duration};
 
 use netpolc_table::{TableId, Write, schema};
 use netpolc_target::{
-    Datapath as _, DropReason, Frame, Hook, Mark, Target as _, Verdict,
+    Arrival, Datapath as _, DropReason, Frame, Hook, Mark, Target as _, Verdict,
     conformance::{
         self,
         world::{A, ACK, Hosts, INCARNATION, Policy, RST, SYN, Talk, UPLINK, Unit, switch, world},
@@ -16,8 +16,8 @@ use netpolc_target::{
 use netpolc_target_ebpf::{Config, Connection, Ebpf, Inserted};
 
 fn judge(ebpf: &mut Ebpf, hook: Hook, bytes: Vec<u8>) -> Verdict {
-    let ingress_ifindex = if hook == Hook::ToPod { UPLINK } else { A.interface };
-    ebpf.packet(hook, &Frame { interface: A.interface, ingress_ifindex, mark: Mark::Clear, bytes }).unwrap()
+    let arrival = Arrival::At(if hook == Hook::ToPod { UPLINK } else { A.interface });
+    ebpf.packet(hook, &Frame { interface: A.interface, arrival, mark: Mark::Clear, bytes }).unwrap()
 }
 
 fn connection(talk: &Talk, opener: Hook, incarnation: u16) -> Connection {
@@ -36,7 +36,7 @@ fn connection(talk: &Talk, opener: Hook, incarnation: u16) -> Connection {
 }
 
 fn start(ingress: Policy, egress: Policy) -> Ebpf {
-    let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
+    let mut ebpf = Ebpf::private(Config::asked()).expect("needs root and BPF");
     conformance::fill(&mut ebpf, &world(ingress, egress)).unwrap();
     ebpf
 }

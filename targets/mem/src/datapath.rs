@@ -1,15 +1,16 @@
 //! The order of the steps: what a hook does with one frame.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use netpolc_table::{
     TableId, eval,
     schema::{Family, Word, interface_key, own_key},
 };
 use netpolc_target::{
-    DropReason::{self, Fragment, Malformed, NotIp, SpoofedSource, Truncated},
+    Arrival,
+    DropReason::{self, Discovery, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated},
     Frame, Hook, Mark, Verdict,
-    semantics::{DHCP, DHCPV6, HAS_PORTS, icmp, ip, may_be_unproven},
+    semantics::{DHCP, DHCPV6, DISCOVERY_BYTES, HAS_PORTS, icmp, ip, may_be_unproven},
 };
 
 use crate::{
@@ -52,6 +53,11 @@ impl Context {
         self.word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0
     }
 
+    /// Is this the pod's own packet, back from a Service (S47)?
+    pub fn own_traffic(&self) -> bool {
+        self.hook == Hook::ToPod && self.sender == self.endpoint
+    }
+
     fn refuse(&self, reason: DropReason) -> Answer {
         if self.isolated() { Err(reason) } else { NEXT }
     }
@@ -91,10 +97,10 @@ impl Mem {
             return (0, NEXT);
         }
         let birth = match hook {
-            Hook::ToPod if frame.ingress_ifindex == 0 => Birth::OnNode,
+            Hook::ToPod if frame.arrival == Arrival::Born => Birth::OnNode,
             _ => Birth::Elsewhere,
         };
-        let sender = self.endpoint_of(frame.ingress_ifindex);
+        let sender = self.endpoint_of(frame.arrival.ifindex());
         let context = Context { hook, endpoint, word: self.word(endpoint), birth, sender };
         if !context.keeps() && !context.guarded() {
             return (endpoint, NEXT);
@@ -106,10 +112,22 @@ impl Mem {
     pub(crate) fn steps(&mut self, context: &Context, frame: &[u8]) -> Answer {
         match parse::ethernet(frame) {
             Err(reason) => context.refuse_early(reason),
-            Ok(Layer3::Arp) => NEXT,
-            Ok(Layer3::Other) => context.refuse(NotIp),
+            Ok(Layer3::Arp(at)) if context.guarded() => self.arp(context, frame, at),
+            Ok(Layer3::Arp(_)) => NEXT,
+            Ok(Layer3::Other) => context.refuse_early(NotIp),
             Ok(Layer3::Ip(family, l3)) => self.ip(context, frame, family, l3),
         }
+    }
+
+    /// ARP of a guarded pod: it speaks for its own address (S36).
+    fn arp(&self, context: &Context, frame: &[u8], at: usize) -> Answer {
+        let body = frame.get(at..at + 28).ok_or(Truncated)?;
+        if body[..6] != [0, 1, 8, 0, 6, 4] {
+            return Err(Malformed);
+        }
+        let sender: [u8; 4] = body[14..18].try_into().expect("4 bytes");
+        let speaks = sender == [0; 4] || self.is_own(context.endpoint, IpAddr::from(sender));
+        if speaks { NEXT } else { Err(SpoofedSource) }
     }
 
     /// Is the address one of the endpoint's own?
@@ -141,8 +159,8 @@ impl Mem {
         };
         let network = match parse::network(frame, family, l3) {
             Ok(network) => network,
-            Err(reason @ (Truncated | Malformed)) => return refuse(reason),
-            Err(reason) => return Err(reason),
+            Err(SourceRoute) if source == Source::Proven => return context.refuse_early(SourceRoute),
+            Err(reason) => return refuse(reason),
         };
         if source == Source::Unproven && network.fragmented {
             return Err(SpoofedSource);
@@ -161,7 +179,7 @@ impl Mem {
         }
         let answer = match parse::transport(frame, family, &network) {
             Err(reason) => refuse(reason),
-            Ok(_) if is_discovery(frame, family, &network) => return NEXT,
+            Ok(_) if self.is_discovery(context, frame, family, &network)? => return NEXT,
             Ok(transport) if source == Source::Unproven && !is_exception(family, &network, &transport) => {
                 return Err(SpoofedSource);
             }
@@ -206,21 +224,45 @@ impl Mem {
         }
         let pipeline = crate::judge::pipeline(context.hook);
         let alike = eval::alike(&self.program, pipeline, context.endpoint, remote, piece.protocol);
-        if alike == Some(eval::Verdict::Permit) || self.is_own(context.endpoint, remote) {
-            return NEXT;
-        }
-        Err(Fragment)
+        let own = self.is_own(context.endpoint, remote);
+        let permitted = match context.hook {
+            Hook::ToPod => context.own_traffic() || !own && alike == Some(eval::Verdict::Permit),
+            Hook::FromPod | Hook::Translated => own || alike == Some(eval::Verdict::Permit),
+        };
+        if permitted { NEXT } else { Err(Fragment) }
     }
-}
 
-/// Neighbour discovery (S36): on this link (nothing that was forwarded has hop limit 255), never fragmented (RFC 6980).
-fn is_discovery(frame: &[u8], family: Family, network: &Network) -> bool {
-    let (first, last) = icmp::DISCOVERY;
-    family == Family::V6
-        && network.protocol == ip::ICMPV6
-        && (first..=last).contains(&frame[network.l4])
-        && network.hop_limit == 255
-        && !network.fragmented
+    /// Neighbour discovery (S36): on this link (nothing that was forwarded has hop limit 255), never fragmented
+    /// (RFC 6980). A guarded pod speaks for itself, and for no router.
+    fn is_discovery(
+        &self,
+        context: &Context,
+        frame: &[u8],
+        family: Family,
+        network: &Network,
+    ) -> Result<bool, DropReason> {
+        let (first, last) = icmp::DISCOVERY;
+        let is = family == Family::V6
+            && network.protocol == ip::ICMPV6
+            && (first..=last).contains(&frame[network.l4])
+            && network.hop_limit == 255
+            && !network.fragmented;
+        if !is || !context.guarded() {
+            return Ok(is);
+        }
+        let message = &frame[network.l4..network.end];
+        if icmp::OF_ROUTERS.contains(&message[0]) {
+            return Err(Discovery);
+        }
+        if message[0] == icmp::ADVERTISEMENT {
+            let target: [u8; 16] = message.get(8..24).ok_or(Discovery)?.try_into().expect("16 bytes");
+            let target = Ipv6Addr::from(target);
+            if !target.is_unicast_link_local() && !self.is_own(context.endpoint, target.into()) {
+                return Err(Discovery);
+            }
+        }
+        Ok(message.len() <= DISCOVERY_BYTES)
+    }
 }
 
 /// What may come from an address that is not the pod's own (S55), neighbour discovery aside.

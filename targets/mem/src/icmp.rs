@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use netpolc_table::schema::Family;
-use netpolc_target::{DropReason::IcmpError, Hook};
+use netpolc_target::{DropReason::IcmpError, Hook, semantics::quotation};
 
 use crate::{
     Mem,
     datapath::{Answer, Context, NEXT},
     judge::tuple,
-    parse::{self, Network, Part, Transport},
+    parse::{self, Network, Part, Routes, Transport},
     state::Birth,
 };
 
@@ -35,6 +35,11 @@ impl Mem {
         if !context.isolated() || context.birth == Birth::OnNode {
             return NEXT;
         }
+        let quoted_bytes = outer.end.saturating_sub(outer.l4 + 8);
+        let too_much = context.hook == Hook::FromPod && quoted_bytes > quotation(family.number());
+        if too_much || matches!(outer.part, Part::First(_)) {
+            return Err(IcmpError);
+        }
         let inner = quoted(frame, family, outer.l4 + 8, outer.end).ok_or(IcmpError)?;
         let (hook, local, inner_local) = match context.hook {
             Hook::ToPod => (Hook::FromPod, destination, inner.source),
@@ -44,17 +49,13 @@ impl Mem {
             return Err(IcmpError);
         }
         let tuple = tuple(context.endpoint, hook, inner.source, inner.destination, inner.protocol, &inner.transport);
-        let has_tuple = inner.transport.icmp.is_none() || inner.transport.event.is_some();
-        let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now).filter(|_| has_tuple);
-        let permitted = match entry {
-            Some(entry) => self.opener_permits(context, &entry, &tuple),
-            None => self.permits(context.word, hook, &tuple),
-        };
+        let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now);
+        let permitted = entry.is_some_and(|entry| self.opener_permits(context, &entry, &tuple));
         if permitted { NEXT } else { Err(IcmpError) }
     }
 }
 
-/// The quoted packet at `at`; None where too little of it is there, or where it is an error itself.
+/// The quoted packet at `at`; None where too little of it is there, or where it has no tuple, as an error has none.
 fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> {
     let (source, destination) = parse::addresses(frame, family, at, end).ok()?;
     let (protocol, l4) = match family {
@@ -63,7 +64,7 @@ fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> 
             (offset == 0).then_some((frame[at + 9], at + 4 * usize::from(frame[at] & 15)))?
         }
         Family::V6 => {
-            let walk = parse::extensions(frame, frame[at + 6], at + 40, end).ok()?;
+            let walk = parse::extensions(frame, frame[at + 6], at + 40, end, Routes::Quoted).ok()?;
             (!matches!(walk.part, Part::Later(_))).then_some((walk.protocol, walk.at))?
         }
     };
@@ -71,6 +72,6 @@ fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> 
         return None;
     }
     let transport = parse::upper(&frame[l4..end], family, protocol);
-    let error = transport.icmp.is_some_and(|kind| parse::is_error(family, kind));
-    (!error).then_some(Inner { source, destination, protocol, transport })
+    let has_tuple = transport.icmp.is_none() || transport.event.is_some();
+    has_tuple.then_some(Inner { source, destination, protocol, transport })
 }

@@ -7,7 +7,7 @@ use netpolc_table::{
     schema::Word,
 };
 use netpolc_target::{
-    DropReason::{Policy, StateFull},
+    DropReason::{Policy, SpoofedSource, StateFull},
     Hook, Mark,
     semantics::{Event, HAS_PORTS, Phase, ip},
 };
@@ -53,7 +53,8 @@ impl Mem {
             let endpoint = tuple.endpoint;
             eval::decide(&self.program, pipeline(hook), endpoint, tuple.remote, tuple.protocol, port).verdict
         };
-        !isolated(word, hook) || tables() == eval::Verdict::Permit || self.is_own(tuple.endpoint, tuple.remote)
+        let own = || hook != Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote);
+        !isolated(word, hook) || tables() == eval::Verdict::Permit || own()
     }
 
     /// Would the packet that opened this connection be let through today, or on to its backend?
@@ -85,6 +86,14 @@ impl Mem {
         transport: &Transport,
     ) -> Answer {
         let tuple = tuple(context.endpoint, context.hook, source, destination, protocol, transport);
+        let forged = context.hook == Hook::ToPod
+            && context.isolated()
+            && context.birth == Birth::Elsewhere
+            && !context.own_traffic()
+            && self.is_own(context.endpoint, tuple.remote);
+        if forged {
+            return Err(SpoofedSource);
+        }
         let allowed = context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);
         let event = match transport.event {
             Some(event) if context.keeps() && context.hook != Hook::Translated => event,
@@ -111,7 +120,7 @@ impl Mem {
             return Ok(if reply { Mark::Clear } else { Mark::Deferred });
         }
         match context.hook {
-            Hook::ToPod if context.sender == context.endpoint => {
+            Hook::ToPod if context.own_traffic() => {
                 self.allowed(context, tuple, event, entry, Opening { birth: Birth::OnNode, ..opening })
             }
             Hook::FromPod if self.is_service(&tuple) => {

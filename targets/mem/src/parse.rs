@@ -5,15 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpolc_table::schema::Family;
 use netpolc_target::{
-    DropReason::{self, Malformed, Truncated},
-    semantics::{Event, HAS_PORTS, ether, icmp, ip, needed},
+    DropReason::{self, Malformed, SourceRoute, Truncated},
+    semantics::{Event, HAS_PORTS, SOURCE_ROUTES, ether, icmp, ip, needed},
 };
 
 /// What is behind the Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer3 {
-    /// ARP.
-    Arp,
+    /// ARP, at this offset.
+    Arp(usize),
     /// IP, at this offset.
     Ip(Family, usize),
     /// Anything else.
@@ -88,7 +88,7 @@ pub(crate) fn ethernet(frame: &[u8]) -> Result<Layer3, DropReason> {
         within(at + 2, frame.len())?;
     }
     Ok(match u16_at(frame, at) {
-        ether::ARP => Layer3::Arp,
+        ether::ARP => Layer3::Arp(at + 2),
         ether::IPV4 => Layer3::Ip(Family::V4, at + 2),
         ether::IPV6 => Layer3::Ip(Family::V6, at + 2),
         _ => Layer3::Other,
@@ -132,7 +132,7 @@ pub(crate) fn network(frame: &[u8], family: Family, l3: usize) -> Result<Network
             let end = l3 + 40 + payload;
             let end = if payload == 0 && frame.len() > end + 0xffff { frame.len() } else { end };
             within(end, frame.len())?;
-            let walk = extensions(frame, frame[l3 + 6], l3 + 40, end)?;
+            let walk = extensions(frame, frame[l3 + 6], l3 + 40, end, Routes::Refused)?;
             Ok(Network {
                 protocol: walk.protocol,
                 l4: walk.at,
@@ -157,6 +157,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Network, DropReason> {
         l3 + total
     };
     within(end, frame.len())?;
+    options(&frame[l3 + 20..l3 + header])?;
     let (field, protocol) = (u16_at(frame, l3 + 6), frame[l3 + 9]);
     let piece = Piece { protocol, id: u16_at(frame, l3 + 4).into(), offset: field & ip::FRAGMENT_OFFSET };
     let part = match (piece.offset, field & ip::MORE_FRAGMENTS) {
@@ -165,6 +166,29 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Network, DropReason> {
         _ => Part::Later(piece),
     };
     Ok(Network { protocol, l4: l3 + header, end, hop_limit: frame[l3 + 8], part, fragmented: part != Part::Whole })
+}
+
+/// Is a source route among the options?
+fn options(mut rest: &[u8]) -> Result<(), DropReason> {
+    while let Some(&kind) = rest.first() {
+        let length = match kind {
+            0 => break,
+            1 => 1,
+            _ if SOURCE_ROUTES.contains(&kind) => return Err(SourceRoute),
+            _ => rest.get(1).copied().filter(|n| *n >= 2).ok_or(Malformed)?.into(),
+        };
+        rest = rest.get(length..).ok_or(Malformed)?;
+    }
+    Ok(())
+}
+
+/// What a walk makes of a routing header with segments left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routes {
+    /// The packet itself: it is refused.
+    Refused,
+    /// A quoted packet, which goes nowhere any more.
+    Quoted,
 }
 
 /// Where a walk over extension headers ended.
@@ -177,7 +201,7 @@ pub(crate) struct Walk {
 }
 
 /// Step 4: the walk from the header `next` at `at`.
-pub(crate) fn extensions(bytes: &[u8], next: u8, at: usize, end: usize) -> Result<Walk, DropReason> {
+pub(crate) fn extensions(bytes: &[u8], next: u8, at: usize, end: usize, routes: Routes) -> Result<Walk, DropReason> {
     let mut walk = Walk { protocol: next, at, part: Part::Whole, fragment_header: false };
     for count in 0.. {
         let kind = walk.protocol;
@@ -195,6 +219,9 @@ pub(crate) fn extensions(bytes: &[u8], next: u8, at: usize, end: usize) -> Resul
             _ => 8 * (length + 1),
         };
         within(walk.at + size, end)?;
+        if kind == ip::ROUTING && routes == Routes::Refused && bytes[walk.at + 3] != 0 {
+            return Err(SourceRoute);
+        }
         walk.protocol = bytes[walk.at];
         if kind == ip::FRAGMENT {
             walk.fragment_header = true;

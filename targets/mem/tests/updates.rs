@@ -2,7 +2,7 @@
 
 use netpolc_table::{Phase, Plan, Program, TableId, Write, delta, schema};
 use netpolc_target::{
-    Counted, Datapath, Error, Execution, Faults, Faulty, Frame, Hook, Mark, Target, Traced, Verdict,
+    Arrival, Counted, Datapath, Error, Execution, Faults, Faulty, Frame, Hook, Mark, Target, Traced, Verdict,
     conformance::{
         fill,
         world::{A, Hosts, Policy, SYN, Talk, UPLINK, switch, word, world},
@@ -53,7 +53,7 @@ fn answers(target: &mut impl Datapath) -> Vec<Verdict> {
     for h in Hosts::both() {
         for (remote, port) in [(h.friend, 80), (h.friend, 81), (h.stranger, 80), (h.network, 1)] {
             let bytes = Talk::new(h.a, port, remote, 999).back(SYN);
-            let frame = Frame { interface: A.interface, ingress_ifindex: UPLINK, mark: Mark::Clear, bytes };
+            let frame = Frame { interface: A.interface, arrival: Arrival::At(UPLINK), mark: Mark::Clear, bytes };
             verdicts.push(target.packet(Hook::ToPod, &frame).expect("an answer"));
         }
     }

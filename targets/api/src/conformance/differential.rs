@@ -17,8 +17,10 @@ use super::{
     world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, set_word, switch, word, world},
 };
 use crate::{
-    Error, Frame, Hook, Mark, Verdict,
-    frame::{Extension, Fragment, More, Packet, Tag, discovery, ethernet, icmp_error, quote, test_run_takes, truncate},
+    Arrival, Error, Frame, Hook, Mark, Verdict,
+    frame::{
+        Extension, Fragment, More, Packet, Tag, arp, discovery, ethernet, icmp_error, quote, test_run_takes, truncate,
+    },
     random::Random,
     semantics::ip,
 };
@@ -153,12 +155,16 @@ impl Events {
         }
         let random = &mut self.random;
         let pods = [A.interface, B.interface];
-        let (interface, ingress_ifindex) = match hook {
-            Hook::ToPod if random.once_in(12) => (pod.interface, 0),
-            Hook::ToPod if random.once_in(4) => (pod.interface, random.pick(&pods)),
-            Hook::ToPod => (pod.interface, UPLINK),
-            Hook::FromPod => (pod.interface, pod.interface),
-            Hook::Translated => (UPLINK, random.pick(&[pods[0], pods[0], pods[1], 0, UPLINK])),
+        let (interface, arrival) = match hook {
+            Hook::ToPod if random.once_in(6) => (pod.interface, random.pick(&[Arrival::Born, Arrival::Forgotten])),
+            Hook::ToPod if random.once_in(4) => (pod.interface, random.pick(&pods).into()),
+            Hook::ToPod => (pod.interface, UPLINK.into()),
+            Hook::FromPod => (pod.interface, pod.interface.into()),
+            Hook::Translated => {
+                let known = [pods[0], pods[0], pods[1], UPLINK].map(Arrival::At);
+                let all = [known.as_slice(), &[Arrival::Born, Arrival::Forgotten]].concat();
+                (UPLINK, random.pick(&all))
+            }
         };
         let marked = match hook {
             Hook::ToPod => random.once_in(6),
@@ -166,7 +172,7 @@ impl Events {
             Hook::Translated => !random.once_in(8),
         };
         let mark = if marked { Mark::Deferred } else { Mark::Clear };
-        Event::Packet(hook, Frame { interface, ingress_ifindex, mark, bytes })
+        Event::Packet(hook, Frame { interface, arrival, mark, bytes })
     }
 
     fn bytes(&mut self, hosts: &Hosts, hook: Hook, talk: &Talk) -> Vec<u8> {
@@ -178,6 +184,10 @@ impl Events {
             Hook::FromPod | Hook::Translated => talk.out_packet(unit),
         };
         match random.below(14) {
+            0 if !random.once_in(3) => {
+                let sender = random.pick(&[[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 9, 9], [0; 4]]);
+                return arp(sender.into(), [10, 0, 9, 9].into()).into_iter().chain([0; 18]).collect();
+            }
             0 => {
                 return ethernet(&[], random.pick(&[0x0806, 0x8847, 0x0026, 0x8864]))
                     .into_iter()
@@ -189,7 +199,7 @@ impl Events {
                     Hook::ToPod => talk.out_packet(inner),
                     Hook::FromPod | Hook::Translated => talk.back_packet(inner),
                 };
-                let mut quoted = quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 4, 20]));
+                let mut quoted = quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 8, 4, 20, 600, 1300]));
                 let (from, to) = match hook {
                     Hook::ToPod => (hosts.stranger, talk.local.0),
                     Hook::FromPod | Hook::Translated => (talk.local.0, talk.remote.0),
@@ -199,13 +209,22 @@ impl Events {
                 }
                 let kind = random.pick(&[1, 2, 3, 4, 5, 11, 12]);
                 packet = icmp_error(from, to, (kind, 0), 1280, &quoted);
+                if random.once_in(8) {
+                    let parts = packet.fragments(random.pick(&[1, 2]), 24);
+                    return parts[random.below(parts.len().min(3))].clone();
+                }
             }
             3 => {
                 if let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(b)) = (talk.local.0, talk.remote.0) {
                     let source =
                         random.pick(&[a, std::net::Ipv6Addr::UNSPECIFIED, "fe80::9".parse().expect("an address")]);
-                    let kind = random.pick(&[130, 133, 135, 136, 137, 138, 143]);
-                    packet = discovery(kind, source, b, a).hop_limit(random.pick(&[255, 255, 64]));
+                    let kind = random.pick(&[130, 133, 134, 135, 136, 136, 136, 137, 138, 143]);
+                    let link = "fe80::7".parse().expect("an address");
+                    let about = random.pick(&[a, a, b, link]);
+                    packet = discovery(kind, source, b, about).hop_limit(random.pick(&[255, 255, 64]));
+                    if random.once_in(4) {
+                        packet = packet.payload(&vec![0; random.pick(&[0, 15, 16, 120, 121])]);
+                    }
                 } else {
                     packet = Packet::new(std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv4Addr::BROADCAST)
                         .udp(68, random.pick(&[67, 53]));
@@ -243,7 +262,14 @@ fn decorated(random: &mut Random, mut packet: Packet) -> Packet {
         packet = packet.tag(random.pick(&[Tag::vlan(7), Tag::qinq(8), Tag { kind: 0x9100, id: 9 }]));
     }
     if !v6 && random.once_in(5) {
-        packet = packet.options(&[1; 40][..random.pick(&[4, 8, 20, 40])]);
+        let options = [
+            vec![1; random.pick(&[4, 8, 20, 40])],
+            vec![7, 7, 4, 0, 0, 0, 0, 0],
+            vec![1, random.pick(&[131, 137, 68]), 7, 4, 0, 0, 0, 0],
+            vec![0, 131, 0, 0],
+            vec![68, random.pick(&[0, 1, 2, 4, 8, 9]), 131, 2, 131, 7, 137, 0],
+        ];
+        packet = packet.options(&options[random.below(options.len())]);
     }
     if v6 && random.once_in(3) {
         for _ in 0..random.pick(&[1, 1, 2, 3, 8, 9]) {
@@ -253,6 +279,11 @@ fn decorated(random: &mut Random, mut packet: Packet) -> Packet {
                     let offset = random.pick(&[0, 0, 0, 1, 3]);
                     let more = random.pick(&[More::Last, More::Last, More::Follow]);
                     Extension::fragment(Fragment { id: random.pick(&[1, 2]), offset, more })
+                }
+                2 => {
+                    let mut header = Extension::padded(ip::ROUTING, random.pick(&[0, 2]));
+                    header.bytes[3] = random.pick(&[0, 0, 1, 9]);
+                    header
                 }
                 _ => Extension::padded(
                     random.pick(&[ip::HOP_BY_HOP, ip::ROUTING, ip::DESTINATION, ip::MOBILITY]),
@@ -334,9 +365,9 @@ pub fn compare(
                     return Ok(Err(Box::new(Mismatch { seed, event, hook, frame, left, right, history })));
                 }
                 history.push(format!(
-                    "{event}: {hook:?} {:?} from {} {left} {}",
+                    "{event}: {hook:?} {:?} {:?} {left} {}",
                     frame.mark,
-                    frame.ingress_ifindex,
+                    frame.arrival,
                     hex(&frame.bytes)
                 ));
                 match l {
@@ -350,7 +381,7 @@ pub fn compare(
 }
 
 /// Puts a frame of any bytes to both, which hold the same program (see [`super::world`]) and the same state. The
-/// first byte says how it comes: bit 0 the hook, bit 1 whether it was born on the node, bit 2 whether it is marked and comes from pod
+/// first byte says how it comes: bit 0 the hook, bit 1 whether no interface is known of it (bit 3: but a socket of the node), bit 2 whether it is marked and comes from pod
 /// B (towards a pod) or leaves the node, and where all other bits are 0, that enough time passes first for quotas to be free
 /// again; the frame is the rest. What fuzzing calls. Frames that the kernel does not take for a test run are passed over.
 ///
@@ -362,7 +393,7 @@ pub fn fuzz_frame(
     bytes: &[u8],
 ) -> Result<Result<(), Box<Mismatch>>, Error> {
     let Some((&how, bytes)) = bytes.split_first().filter(|(_, frame)| test_run_takes(frame)) else { return Ok(Ok(())) };
-    if how & 0xf8 == 0 {
+    if how & 0xf0 == 0 {
         left.advance(Duration::from_secs(700))?;
         right.advance(Duration::from_secs(700))?;
     }
@@ -372,8 +403,12 @@ pub fn fuzz_frame(
         4 => (Hook::ToPod, B.interface, Mark::Deferred),
         _ => (Hook::Translated, A.interface, Mark::Deferred),
     };
-    let ingress_ifindex = if how & 2 == 0 { from } else { 0 };
-    let frame = Frame { interface: A.interface, ingress_ifindex, mark, bytes: bytes.to_vec() };
+    let arrival = match how & 10 {
+        0 | 8 => Arrival::At(from),
+        2 => Arrival::Forgotten,
+        _ => Arrival::Born,
+    };
+    let frame = Frame { interface: A.interface, arrival, mark, bytes: bytes.to_vec() };
     let (l, r) = (left.packet(hook, &frame)?, right.packet(hook, &frame)?);
     if l == r {
         return Ok(Ok(()));
@@ -394,6 +429,6 @@ impl std::fmt::Display for Mismatch {
         for line in history {
             writeln!(f, "  {line}")?;
         }
-        write!(f, "  {event}: {hook:?} from {} {}", frame.ingress_ifindex, hex(&frame.bytes))
+        write!(f, "  {event}: {hook:?} {:?} {}", frame.arrival, hex(&frame.bytes))
     }
 }

@@ -18,7 +18,7 @@ use std::{fmt, time::Duration};
 
 use netpolc_table::{Program, Write};
 
-use crate::{Datapath, Error, Frame, Hook, Mark, Target, Verdict};
+use crate::{Arrival, Datapath, Error, Frame, Hook, Mark, Target, Verdict};
 
 pub use cases::cases;
 pub use tables::{clear, fill};
@@ -72,8 +72,8 @@ impl Case {
         self
     }
 
-    fn packet(self, what: &str, hook: Hook, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
-        let frame = Frame { interface: self.interface, ingress_ifindex, mark: Mark::Clear, bytes };
+    fn packet(self, what: &str, hook: Hook, arrival: Arrival, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: self.interface, arrival, mark: Mark::Clear, bytes };
         self.step(what, hook, frame, expected)
     }
 
@@ -85,51 +85,68 @@ impl Case {
     /// A packet from the pod goes on, marked.
     pub fn out_defers(self, what: &str, bytes: Vec<u8>) -> Self {
         let interface = self.interface;
-        self.packet(what, Hook::FromPod, interface, bytes, Verdict::Defer)
+        self.packet(what, Hook::FromPod, Arrival::At(interface), bytes, Verdict::Defer)
     }
 
-    /// A marked packet that entered at `ingress_ifindex` is about to leave the node.
-    pub fn leaves(self, what: &str, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
-        let frame = Frame { interface: world::UPLINK, ingress_ifindex, mark: Mark::Deferred, bytes };
+    /// A marked packet that came so is about to leave the node.
+    pub fn leaves(self, what: &str, arrival: impl Into<Arrival>, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: world::UPLINK, arrival: arrival.into(), mark: Mark::Deferred, bytes };
         self.step(what, Hook::Translated, frame, expected)
     }
 
-    /// A marked packet that entered at `ingress_ifindex` comes to the pod.
-    pub fn comes(self, what: &str, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
-        let frame = Frame { interface: self.interface, ingress_ifindex, mark: Mark::Deferred, bytes };
+    /// A marked packet that came so comes to the pod.
+    pub fn comes(self, what: &str, arrival: impl Into<Arrival>, bytes: Vec<u8>, expected: Verdict) -> Self {
+        let frame = Frame { interface: self.interface, arrival: arrival.into(), mark: Mark::Deferred, bytes };
         self.step(what, Hook::ToPod, frame, expected)
     }
 
-    /// An unmarked packet that entered at `ingress_ifindex`.
-    pub fn entered(self, what: &str, hook: Hook, ingress_ifindex: u32, bytes: Vec<u8>, expected: Verdict) -> Self {
-        self.packet(what, hook, ingress_ifindex, bytes, expected)
+    /// An unmarked packet that came so.
+    pub fn entered(
+        self,
+        what: &str,
+        hook: Hook,
+        arrival: impl Into<Arrival>,
+        bytes: Vec<u8>,
+        expected: Verdict,
+    ) -> Self {
+        self.packet(what, hook, arrival.into(), bytes, expected)
     }
 
     /// A packet from elsewhere towards the pod passes.
     pub fn in_passes(self, what: &str, bytes: Vec<u8>) -> Self {
-        self.packet(what, Hook::ToPod, world::UPLINK, bytes, Verdict::Next)
+        self.packet(what, Hook::ToPod, Arrival::At(world::UPLINK), bytes, Verdict::Next)
     }
 
     /// A packet from elsewhere towards the pod is dropped.
     pub fn in_drops(self, what: &str, bytes: Vec<u8>) -> Self {
-        self.packet(what, Hook::ToPod, world::UPLINK, bytes, Verdict::Drop)
+        self.packet(what, Hook::ToPod, Arrival::At(world::UPLINK), bytes, Verdict::Drop)
     }
 
     /// A packet from the pod passes.
     pub fn out_passes(self, what: &str, bytes: Vec<u8>) -> Self {
         let interface = self.interface;
-        self.packet(what, Hook::FromPod, interface, bytes, Verdict::Next)
+        self.packet(what, Hook::FromPod, Arrival::At(interface), bytes, Verdict::Next)
     }
 
     /// A packet from the pod is dropped.
     pub fn out_drops(self, what: &str, bytes: Vec<u8>) -> Self {
         let interface = self.interface;
-        self.packet(what, Hook::FromPod, interface, bytes, Verdict::Drop)
+        self.packet(what, Hook::FromPod, Arrival::At(interface), bytes, Verdict::Drop)
     }
 
     /// A packet born on the node passes towards the pod (S44).
     pub fn born_passes(self, what: &str, bytes: Vec<u8>) -> Self {
-        self.packet(what, Hook::ToPod, 0, bytes, Verdict::Next)
+        self.packet(what, Hook::ToPod, Arrival::Born, bytes, Verdict::Next)
+    }
+
+    /// A packet towards the pod that the kernel has cut anew is dropped: nobody knows where it came in.
+    pub fn forgotten_drops(self, what: &str, bytes: Vec<u8>) -> Self {
+        self.packet(what, Hook::ToPod, Arrival::Forgotten, bytes, Verdict::Drop)
+    }
+
+    /// The same, and it passes.
+    pub fn forgotten_passes(self, what: &str, bytes: Vec<u8>) -> Self {
+        self.packet(what, Hook::ToPod, Arrival::Forgotten, bytes, Verdict::Next)
     }
 
     /// Time passes.

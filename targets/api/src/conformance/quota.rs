@@ -17,8 +17,8 @@ struct Player<'a> {
 impl Player<'_> {
     fn judge(&mut self, interface: u32, hook: Hook, bytes: Vec<u8>) -> Result<Verdict, Error> {
         self.packets += 1;
-        let ingress_ifindex = if hook == Hook::ToPod { UPLINK } else { interface };
-        self.subject.packet(hook, &Frame { interface, ingress_ifindex, mark: Mark::Clear, bytes })
+        let arrival = crate::Arrival::At(if hook == Hook::ToPod { UPLINK } else { interface });
+        self.subject.packet(hook, &Frame { interface, arrival, mark: Mark::Clear, bytes })
     }
 
     /// Opens UDP conversations from A until one is refused; returns those that were let through.

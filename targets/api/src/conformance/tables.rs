@@ -285,7 +285,7 @@ fn split_ports(target: &mut dyn Subject, report: &mut Report) {
     let judge = |target: &mut dyn Subject, port: u16| {
         let (friend, a) = ("10.0.1.1".parse::<std::net::IpAddr>(), "10.0.0.1".parse::<std::net::IpAddr>());
         let bytes = Packet::new(friend.expect("an address"), a.expect("an address")).tcp(4000, port, 2).build();
-        target.packet(Hook::ToPod, &Frame { interface: A.interface, ingress_ifindex: 7, mark: Mark::Clear, bytes })
+        target.packet(Hook::ToPod, &Frame { interface: A.interface, arrival: 7.into(), mark: Mark::Clear, bytes })
     };
     let check = |target: &mut dyn Subject, step: usize, wanted: &[(u16, Verdict)], report: &mut Report| {
         for &(port, expected) in wanted {

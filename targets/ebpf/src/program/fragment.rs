@@ -75,7 +75,6 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::IPV6, R1);
         a.jump(after);
         a.bind(later);
-        self.refuse_cut_anew();
         self.later(Family::V6);
     }
 
@@ -154,6 +153,14 @@ impl Generator<'_> {
                 a.jump_if(Cond::Eq, R5, i32::from(extension), drop);
             }
         }
+        if self.hook == Hook::ToPod {
+            let (forwarded, tables) = (self.a.label(), self.a.label());
+            self.own_traffic(next, forwarded);
+            self.a.note("fragment: from its own address?");
+            self.a.bind(forwarded);
+            self.own(family, drop, tables);
+            self.a.bind(tables);
+        }
         self.class(family);
         self.row(self.hook, family);
         self.a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), next);
@@ -186,7 +193,10 @@ impl Generator<'_> {
         a.jump_if(Cond::Lt, R5, words as i32, some);
         a.jump(next);
         a.bind(own);
-        self.own_of_fragment(family, next, drop);
+        match self.hook {
+            Hook::ToPod => a.jump(drop),
+            Hook::FromPod | Hook::Translated => self.own_of_fragment(family, next, drop),
+        }
     }
 
     /// The class lookup of IPv6 has used R9; the addresses are in the key still.

@@ -3,10 +3,10 @@
 use netpolc_table::schema::Family;
 use netpolc_target::{
     Hook,
-    semantics::{DropReason::*, ip},
+    semantics::{DropReason::*, ip, quotation},
 };
 
-use super::{Asks, Generator, ipv6::Walk, parse::be16, stack};
+use super::{Asks, Generator, ipv6::Walk, mark, parse::be16, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::config::{self, Protocol, code},
@@ -16,13 +16,22 @@ use crate::{
 const INNER: i16 = stack::BUFFER + 24;
 
 impl Generator<'_> {
-    /// From `error` on: R7 is the offset of the ICMP header. Asks `state`, or goes to `orphan` where the inner packet has no tuple.
-    pub(super) fn error(&mut self, family: Family, error: Label, state: Label, orphan: Label) {
+    /// From `error` on: R7 is the offset of the ICMP header. Asks `state`.
+    pub(super) fn error(&mut self, family: Family, error: Label, state: Label) {
         let (allow, bad) = (self.allow, self.deny(IcmpError));
         self.a.note("icmp error");
         self.a.bind(error);
         self.if_open(allow);
         self.if_born(allow);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::MARKS);
+        a.jump_if(Cond::Set, R1, mark::FIRST, bad);
+        if self.hook == Hook::FromPod {
+            a.note("icmp error: how much does it quote?");
+            a.load(Size::W, R3, Fp, stack::END);
+            a.alu(Alu::Sub, R3, R7);
+            a.jump_if(Cond::SGt, R3, 8 + quotation(family.number()) as i32, bad);
+        }
         match family {
             Family::V4 => self.inner_v4(bad),
             Family::V6 => self.inner_v6(bad),
@@ -36,7 +45,7 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::SPARE, R5);
         self.load_bytes(0, INNER, 8, bad);
         self.a.load(Size::Dw, R5, Fp, stack::SPARE);
-        self.inner_tuple(family, bad, state, orphan);
+        self.inner_tuple(family, bad, state);
     }
 
     /// R5 = protocol, R7 = offset of what follows the inner header, R9 = its addresses.
@@ -103,7 +112,7 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::IPV6, 0);
         let (fragment, after, done) = (a.label(), a.label(), a.label());
         a.note("icmp error: inner extension headers");
-        self.extensions(Walk { malformed: bad, truncated: bad, fragment, after });
+        self.extensions(Walk { malformed: bad, truncated: bad, routed: None, fragment, after });
         let a = &mut self.a;
         a.mov(R5, R8);
         a.jump(done);
@@ -115,8 +124,8 @@ impl Generator<'_> {
     }
 
     /// R5: inner protocol; the 8 bytes after its header are in the buffer.
-    fn inner_tuple(&mut self, family: Family, bad: Label, state: Label, orphan: Label) {
-        let (known, ask, icmp, none) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+    fn inner_tuple(&mut self, family: Family, bad: Label, state: Label) {
+        let (known, icmp) = (self.a.label(), self.a.label());
         let number = match family {
             Family::V4 => ip::ICMP,
             Family::V6 => ip::ICMPV6,
@@ -148,24 +157,13 @@ impl Generator<'_> {
         a.load(Size::B, R4, Fp, INNER);
         self.event(if family == Family::V4 { config::ICMP_EVENTS } else { config::ICMPV6_EVENTS });
         let a = &mut self.a;
-        a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), bad);
-        a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), none);
+        a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), bad); // an error is one of those
         a.load(Size::H, R8, Fp, INNER + 4);
         self.tuple_icmp(number);
         self.a.bind(known);
         self.class(family);
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::CLASS, R4);
-        a.jump(ask);
-        a.note("icmp error: about icmp without a tuple");
-        a.bind(none);
-        a.mov(R8, 0);
-        self.tuple_icmp(number);
-        self.class(family);
-        let a = &mut self.a;
-        a.store(Size::Dw, Fp, stack::CLASS, R4);
-        a.jump(orphan);
-        a.bind(ask);
         a.store(Size::Dw, Fp, stack::ASKS, Asks::Error as i32);
         a.jump(state);
     }

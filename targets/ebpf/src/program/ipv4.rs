@@ -3,12 +3,16 @@
 use netpolc_table::schema::{Family, Word};
 use netpolc_target::{
     Hook,
-    semantics::{DHCP, DropReason::*, ip, needed},
+    semantics::{DHCP, DropReason::*, SOURCE_ROUTES, ip, needed},
 };
 
 use super::{Generator, Stage, ctx, mark, parse::be16, stack};
 use crate::{
-    asm::{Alu, Cond, Label, Reg::*, Size},
+    asm::{
+        Alu, Cond, Label,
+        Reg::{self, *},
+        Size,
+    },
     layout::{
         MapId,
         config::{self, Protocol, code},
@@ -20,7 +24,7 @@ impl Generator<'_> {
     /// From `header` on: R5 protocol, R7 offset of the header, R8 its first 8 bytes, R9 source | destination << 32.
     pub(super) fn ipv4(&mut self, header: Label) {
         let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let (fragment, error) = (self.a.label(), self.a.label());
+        let (fragment, error, options, routed) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (bad, short) = (self.refuse(Malformed), self.refuse(Truncated));
         let early = self.refuse_early(Malformed);
         self.a.note("parse: ipv4 header");
@@ -57,6 +61,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Gt, R3, R2, short);
         a.bind(ended);
         a.store(Size::Dw, Fp, stack::END, R3);
+        a.jump_if(Cond::Ne, R4, 20, options);
+        a.bind(routed);
         a.mov(R1, R8);
         a.alu(Alu::Rsh, R1, 48);
         a.alu(Alu::And, R1, be16(ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET));
@@ -75,6 +81,7 @@ impl Generator<'_> {
         a.mov(R3, R2);
         a.jump(ended);
 
+        self.options_v4(options, routed);
         self.a.bind(judge);
         self.vary(Family::V4);
         if self.options.stage == Stage::ParseOnly {
@@ -87,6 +94,60 @@ impl Generator<'_> {
         }
         self.judge(Family::V4, error);
         self.fragment_v4(fragment, layer4);
+    }
+
+    /// From `options` on: R4 is the header's length, R7 where it ends. Refuses source routes (S49), else goes to
+    /// `back` with R3 the end and R5, R7 to R9 as they were.
+    fn options_v4(&mut self, options: Label, back: Label) {
+        let (each, one, done) = (self.a.label(), self.a.label(), self.a.label());
+        let (malformed, short) = (self.refuse(Malformed), self.refuse(Truncated));
+        let routed = self.refuse_early(SourceRoute);
+        const KEPT: [(i16, Reg); 4] = [(stack::SPARE, R5), (stack::SPARE2, R8), (stack::HASH, R9), (stack::MINE, R7)];
+        let a = &mut self.a;
+        a.note("parse: ipv4 options");
+        a.bind(options);
+        for (at, reg) in KEPT {
+            a.store(Size::Dw, Fp, at, reg);
+        }
+        a.mov(R8, R7);
+        a.alu(Alu::Sub, R7, R4);
+        a.alu(Alu::Add, R7, 20);
+        a.mov(R9, 0);
+        a.bind(each);
+        self.forget(R7, 0x1ffff);
+        let a = &mut self.a;
+        a.jump_if(Cond::Ge, R7, R8, done);
+        // Never more than 40 bytes of options; the verifier wants to hear it.
+        a.jump_if(Cond::Eq, R9, 40, malformed);
+        a.alu(Alu::Add, R9, 1);
+        self.load_bytes(0, stack::BUFFER, 1, short);
+        let a = &mut self.a;
+        a.load(Size::B, R4, Fp, stack::BUFFER);
+        a.jump_if(Cond::Eq, R4, 0, done);
+        a.jump_if(Cond::Eq, R4, 1, one);
+        for kind in SOURCE_ROUTES {
+            a.jump_if(Cond::Eq, R4, i32::from(kind), routed);
+        }
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 2);
+        a.jump_if(Cond::Gt, R1, R8, malformed);
+        self.load_bytes(1, stack::BUFFER, 1, short);
+        let a = &mut self.a;
+        a.load(Size::B, R1, Fp, stack::BUFFER);
+        a.jump_if(Cond::Lt, R1, 2, malformed);
+        a.alu(Alu::Add, R7, R1);
+        a.jump_if(Cond::Gt, R7, R8, malformed);
+        a.jump(each);
+        a.bind(one);
+        a.alu(Alu::Add, R7, 1);
+        a.jump(each);
+        a.bind(done);
+        for (at, reg) in KEPT {
+            a.load(Size::Dw, reg, Fp, at);
+        }
+        self.forget(R7, 255);
+        self.a.load(Size::W, R3, Fp, stack::END);
+        self.a.jump(back);
     }
 
     /// S55. Keeps R4, R5, R7-R9.

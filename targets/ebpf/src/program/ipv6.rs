@@ -3,7 +3,7 @@
 use netpolc_table::schema::{Family, Word};
 use netpolc_target::{
     Hook,
-    semantics::{DHCPV6, DropReason::*, ip, needed},
+    semantics::{DHCPV6, DISCOVERY_BYTES, DropReason::*, icmp, ip, needed},
 };
 
 use super::{Generator, Stage, ctx, mark, parse::be16, stack};
@@ -40,6 +40,8 @@ struct Layer4 {
 pub(super) struct Walk {
     pub malformed: Label,
     pub truncated: Label,
+    /// A routing header with segments left; None: it may have them.
+    pub routed: Option<Label>,
     /// A fragment header, its 8 bytes in the buffer; R1: its offset and M bits. Continues at `after`.
     pub fragment: Label,
     pub after: Label,
@@ -174,7 +176,13 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R4, i32::from(code::DISCOVERY), police);
         a.load(Size::Dw, R1, Fp, stack::IPV6);
         a.alu(Alu::And, R1, 255 | seen::FRAGMENT);
-        a.jump_if(Cond::Eq, R1, 255, allow);
+        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+            a.jump_if(Cond::Ne, R1, 255, police);
+            self.discovery(police);
+        } else {
+            a.jump_if(Cond::Eq, R1, 255, allow);
+        }
+        let a = &mut self.a;
         a.bind(police);
         if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
             let proven = a.label();
@@ -196,6 +204,41 @@ impl Generator<'_> {
         a.bind(tuple);
         self.tuple_icmp(ip::ICMPV6);
         self.a.jump(judge);
+    }
+
+    /// R2: a message of neighbour discovery that the pod sends at offset R7 (S36). Passes, is dropped, or goes to
+    /// `police` with its event code in R4.
+    fn discovery(&mut self, police: Label) {
+        let (allow, refuse, size) = (self.allow, self.deny(Discovery), self.a.label());
+        self.a.note("discovery: what a guarded pod may say");
+        self.word_flags();
+        let a = &mut self.a;
+        a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
+        a.jump_if(Cond::Eq, R1, 0, allow);
+        a.load(Size::B, R1, R2, 0);
+        for kind in icmp::OF_ROUTERS {
+            a.jump_if(Cond::Eq, R1, i32::from(kind), refuse);
+        }
+        a.jump_if(Cond::Ne, R1, i32::from(icmp::ADVERTISEMENT), size);
+        a.note("discovery: the target of an advertisement");
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, 24);
+        a.load(Size::W, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, refuse);
+        self.load_bytes(8, stack::BUFFER, 16, refuse);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::BUFFER);
+        a.alu(Alu::And, R1, be16(0xffc0));
+        a.jump_if(Cond::Eq, R1, be16(0xfe80), size);
+        self.own_v6(stack::BUFFER, size, refuse);
+        let a = &mut self.a;
+        a.note("discovery: its size");
+        a.bind(size);
+        a.load(Size::W, R3, Fp, stack::END);
+        a.alu(Alu::Sub, R3, R7);
+        a.jump_if(Cond::SLe, R3, DISCOVERY_BYTES as i32, allow);
+        a.load(Size::Dw, R4, Fp, stack::EVENT);
+        a.jump(police);
     }
 
     /// :: and fe80::/10 may do neighbour and listener discovery (checked with ICMPv6) and DHCPv6. Keeps R3, R5.
@@ -251,7 +294,8 @@ impl Generator<'_> {
         self.a.note("parse: extension headers");
         self.a.bind(walk);
         self.a.mov(R8, R5);
-        self.extensions(Walk { malformed, truncated, fragment, after });
+        let routed = Some(self.refuse_early(SourceRoute));
+        self.extensions(Walk { malformed, truncated, routed, fragment, after });
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::IPV6);
         a.jump_if(Cond::Set, R1, seen::FIRST, first);
@@ -261,7 +305,6 @@ impl Generator<'_> {
         self.dispatch(to, None);
         self.a.jump(to.other);
         self.a.bind(first);
-        self.refuse_cut_anew();
         self.mark_first(back);
         self.fragment_v6(fragment, after);
     }
@@ -285,7 +328,7 @@ impl Generator<'_> {
         a.alu(Alu::Add, R1, 2);
         a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R1, R3, to.truncated);
-        self.load_bytes(0, stack::BUFFER, 2, to.truncated);
+        self.load_bytes(0, stack::BUFFER, 4, to.truncated);
         let a = &mut self.a;
         a.load(Size::B, R1, Fp, stack::BUFFER + 1);
         a.load(Size::Dw, R4, Fp, stack::SPARE);
@@ -296,6 +339,13 @@ impl Generator<'_> {
         a.alu(Alu::Add, R7, R1);
         a.load(Size::W, R3, Fp, stack::END);
         a.jump_if(Cond::Gt, R7, R3, to.truncated);
+        if let Some(routed) = to.routed {
+            let other = a.label();
+            a.jump_if(Cond::Ne, R8, i32::from(ip::ROUTING), other);
+            a.load(Size::B, R1, Fp, stack::BUFFER + 3);
+            a.jump_if(Cond::Ne, R1, 0, routed);
+            a.bind(other);
+        }
         a.load(Size::B, R8, Fp, stack::BUFFER);
         a.jump(each);
         a.bind(authentication);

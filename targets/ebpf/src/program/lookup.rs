@@ -29,9 +29,9 @@ pub(super) fn maps(family: Family) -> (MapId, MapId, usize) {
 }
 
 impl Generator<'_> {
-    /// From `entry` on: finds the entry of the tuple and does what `stack::ASKS` wants. `orphan`: an ICMP error that
-    /// belongs to no entry; `last`: a denied packet that no entry lets through.
-    pub(super) fn state(&mut self, family: Family, entry: Label, orphan: Label, last: Label) {
+    /// From `entry` on: finds the entry of the tuple and does what `stack::ASKS` wants. `last`: a denied
+    /// packet that no entry lets through.
+    pub(super) fn state(&mut self, family: Family, entry: Label, last: Label) {
         let (found, absent, create, touch, claim) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (again, rescan, twin) = (self.a.label(), self.a.label(), self.a.label());
@@ -53,7 +53,7 @@ impl Generator<'_> {
             }
         }
 
-        let allow = self.allow;
+        let (allow, orphan) = (self.allow, self.deny(IcmpError));
         let a = &mut self.a;
         a.note("state: no live entry");
         a.bind(absent);
@@ -66,10 +66,6 @@ impl Generator<'_> {
         a.jump(allow);
 
         self.found(family, [found, twin], [absent, last], touch, claim);
-        self.a.note("icmp error: no entry, the inner packet's direction");
-        self.a.bind(orphan);
-        let refuse = self.deny(IcmpError);
-        self.permits(other(self.hook), family, allow, refuse);
         self.touch(touch);
         self.create(family, create, claim, [again, rescan]);
         self.twin(twin);

@@ -109,11 +109,24 @@ pub struct Options {
     pub vary: Option<Vary>,
     /// The bit of a packet's mark that says that its egress is still to be judged. All programs on a node must have the same.
     pub mark: u32,
+    /// How a program knows that a socket of the node is on a packet.
+    pub sockets: Sockets,
+}
+
+/// How a program knows that a socket of the node is on a packet (S44).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sockets {
+    /// By the packet: what enforces.
+    #[default]
+    Packet,
+    /// By the first word of `cb`, which a test run can set: the kernel puts a socket on every packet of a
+    /// test run, so that one without could not be asked about otherwise.
+    Told,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { stage: Stage::Full, vary: None, mark: DEFERRED_MARK }
+        Self { stage: Stage::Full, vary: None, mark: DEFERRED_MARK, sockets: Sockets::Packet }
     }
 }
 
@@ -128,8 +141,10 @@ mod ctx {
     pub const MARK: i16 = 8;
     pub const INGRESS_IFINDEX: i16 = 36;
     pub const IFINDEX: i16 = 40;
+    pub const CB: i16 = 48;
     pub const DATA: i16 = 76;
     pub const DATA_END: i16 = 80;
+    pub const SK: i16 = 168;
 }
 
 /// Helper functions; none is GPL-only.
@@ -198,8 +213,6 @@ mod mark {
     pub const DEFER: i32 = 4;
     /// The pod's own packet, back from a Service (S47).
     pub const OWN: i32 = 8;
-    /// After translation: nobody knows where it entered the node.
-    pub const UNKNOWN: i32 = 16;
 }
 
 /// Who asks the state tables.
@@ -322,9 +335,31 @@ impl Generator<'_> {
     /// Goes to `label` where the packet was born on this node (S44). Changes R1.
     fn if_born(&mut self, label: Label) {
         if self.hook == Hook::ToPod {
+            let forwarded = self.a.label();
             self.a.load(Size::W, R1, R6, ctx::INGRESS_IFINDEX);
-            self.a.jump_if(Cond::Eq, R1, 0, label);
+            self.a.jump_if(Cond::Ne, R1, 0, forwarded);
+            self.if_socket(label);
+            self.a.bind(forwarded);
         }
+    }
+
+    /// Goes to `label` where a socket of the node is on the packet. Changes R1.
+    fn if_socket(&mut self, label: Label) {
+        match self.options.sockets {
+            Sockets::Packet => self.a.load(Size::Dw, R1, R6, ctx::SK),
+            Sockets::Told => self.a.load(Size::W, R1, R6, ctx::CB),
+        }
+        self.a.jump_if(Cond::Ne, R1, 0, label);
+    }
+
+    /// Goes to `yes` where the packet came in by the endpoint's own interface, else to `no`. Changes R1, R2, R7.
+    fn own_traffic(&mut self, yes: Label, no: Label) {
+        self.a.note("own traffic?");
+        self.a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
+        self.endpoint(no);
+        self.a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
+        self.a.jump_if(Cond::Eq, R1, R7, yes);
+        self.a.jump(no);
     }
 
     /// Goes to `label` where the hook's direction is not isolated. Changes R1.

@@ -3,13 +3,20 @@
 //! The common frame (no tag in it, headers linear) is read directly. Anything else goes to the slow path here, which
 //! reads by helper and then continues at the same place.
 
-use netpolc_target::semantics::{DropReason::*, ether};
+use netpolc_table::schema::Word;
+use netpolc_target::{
+    Hook,
+    semantics::{DropReason::*, ether},
+};
 
-use super::{Generator, ctx, helper, stack};
-use crate::asm::{
-    Alu, Cond, Label,
-    Reg::{self, *},
-    Size,
+use super::{Generator, Stage, ctx, helper, stack};
+use crate::{
+    asm::{
+        Alu, Cond, Label,
+        Reg::{self, *},
+        Size,
+    },
+    layout::endpoint,
 };
 
 /// As the two bytes of a 16-bit number in the packet load.
@@ -95,11 +102,40 @@ impl Generator<'_> {
         self.slow(slow, v4_header, v6_header);
     }
 
+    /// From `arp` on: ARP of the pod, whose body begins 14 bytes behind offset R7. A guarded pod speaks for its own
+    /// address (S36).
+    fn arp(&mut self, arp: Label) {
+        const SENDER: i16 = 14;
+        let (next, short) = (self.next, self.deny(Truncated));
+        let (malformed, spoofed) = (self.deny(Malformed), self.deny(SpoofedSource));
+        self.a.note("guard: arp");
+        self.a.bind(arp);
+        self.word_flags();
+        self.a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
+        self.a.jump_if(Cond::Eq, R1, 0, next);
+        self.load_bytes(14, stack::BUFFER, 28, short);
+        let a = &mut self.a;
+        for (at, half) in [(0, 0x0001), (2, ether::IPV4), (4, 0x0604)] {
+            a.load(Size::H, R1, Fp, stack::BUFFER + at);
+            a.jump_if(Cond::Ne, R1, be16(half), malformed);
+        }
+        a.load(Size::H, R1, Fp, stack::BUFFER + SENDER);
+        a.load(Size::H, R2, Fp, stack::BUFFER + SENDER + 2);
+        a.alu(Alu::Lsh, R2, 16);
+        a.alu(Alu::Or, R1, R2);
+        a.jump_if(Cond::Eq, R1, 0, next);
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+        a.jump_if(Cond::Eq, R1, R3, next);
+        self.own_more_v4(next, spoofed);
+    }
+
     /// The same by helper, with up to two tags.
     fn slow(&mut self, slow: Label, v4_header: Label, v6_header: Label) {
         let short = self.refuse_early(Truncated);
-        let (next, not_ip) = (self.next, self.refuse(NotIp));
+        let (next, not_ip) = (self.next, self.refuse_early(NotIp));
         let (v4, v6) = (self.a.label(), self.a.label());
+        let arp = if self.hook == Hook::FromPod && self.options.stage == Stage::Full { self.a.label() } else { next };
         self.a.bind(slow);
         self.a.note("parse: ethernet, by helper");
         self.a.mov(R7, 0);
@@ -110,7 +146,7 @@ impl Generator<'_> {
             a.load(Size::H, R5, Fp, stack::BUFFER);
             a.jump_if(Cond::Eq, R5, be16(ether::IPV4), v4);
             a.jump_if(Cond::Eq, R5, be16(ether::IPV6), v6);
-            a.jump_if(Cond::Eq, R5, be16(ether::ARP), next);
+            a.jump_if(Cond::Eq, R5, be16(ether::ARP), arp);
             if tag == ether::MAX_TAGS {
                 a.jump(not_ip);
                 break;
@@ -120,6 +156,9 @@ impl Generator<'_> {
             a.bind(tagged);
             a.note("parse: vlan tag");
             a.alu(Alu::Add, R7, 4);
+        }
+        if arp != next {
+            self.arp(arp);
         }
         self.a.note("parse: ipv4, by helper");
         self.a.bind(v4);

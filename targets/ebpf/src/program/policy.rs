@@ -3,7 +3,7 @@
 use netpolc_table::{TableId, schema::Family};
 use netpolc_target::{Hook, semantics::DropReason::*};
 
-use super::{Asks, Generator, KEEP, ctx, helper, isolation, mark, stack};
+use super::{Asks, Generator, KEEP, helper, isolation, mark, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
@@ -28,10 +28,16 @@ impl Generator<'_> {
         self.a.note("isolated? born here?");
         self.if_open(late);
         self.if_born(late);
+        if self.hook == Hook::ToPod {
+            self.refuse_forged(family);
+        }
         self.class(family);
         self.a.store(Size::Dw, Fp, stack::CLASS, R4);
         self.tables(self.hook, family, allowed);
-        self.own(family, allowed, denied);
+        match self.hook {
+            Hook::ToPod => self.a.jump(denied),
+            Hook::FromPod | Hook::Translated => self.own(family, allowed, denied),
+        }
 
         let (policy, last) = (self.deny(Policy), self.a.label());
         let a = &mut self.a;
@@ -69,9 +75,8 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::ASKS, Asks::Allowed as i32);
         a.jump(state);
 
-        let orphan = self.a.label();
-        self.error(family, error, state, orphan);
-        self.state(family, state, orphan, last);
+        self.error(family, error, state);
+        self.state(family, state, last);
         self.last(family, last, allowed, policy);
     }
 
@@ -81,12 +86,7 @@ impl Generator<'_> {
         let (found, mark) = (self.a.label(), if self.hook == Hook::ToPod { mark::OWN } else { mark::DEFER });
         self.a.bind(last);
         if self.hook == Hook::ToPod {
-            self.a.note("own traffic?");
-            self.a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
-            self.endpoint(policy);
-            let a = &mut self.a;
-            a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
-            a.jump_if(Cond::Ne, R1, R7, policy);
+            self.own_traffic(found, policy);
         } else {
             self.service(family, found, policy);
         }
@@ -96,6 +96,18 @@ impl Generator<'_> {
         a.alu(Alu::Or, R1, mark);
         a.store(Size::Dw, Fp, stack::MARKS, R1);
         a.jump(allowed);
+    }
+
+    /// Drops a packet to the pod that claims to come from the pod and is not its own traffic (S47). Keeps
+    /// R5, R8, R9.
+    fn refuse_forged(&mut self, family: Family) {
+        let (claims, honest, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
+        self.a.note("from its own address?");
+        self.own(family, claims, honest);
+        self.a.bind(claims);
+        self.own_traffic(honest, spoofed);
+        self.a.bind(honest);
+        self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
     }
 
     /// Goes to `yes` where the remote with its port is a Service's, else to `no`. Changes R0-R5.
@@ -325,8 +337,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, 1, permit);
     }
 
-    /// Goes to `yes` where `direction` permits the remote now (S41): not isolated, or by the tables, or because the pod talks
-    /// to itself; else to `no`. Reads class and protocol from the stack. Changes R0-R5.
+    /// Goes to `yes` where `direction` permits the remote now (S41): not isolated, or by the tables, or because the pod
+    /// sends to itself; else to `no`. Reads class and protocol from the stack. Changes R0-R5.
     pub(super) fn permits(&mut self, direction: Hook, family: Family, yes: Label, no: Label) {
         self.a.note("judge again");
         self.word_flags();
@@ -336,7 +348,10 @@ impl Generator<'_> {
         a.load(Size::H, R4, Fp, stack::CLASS);
         a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
         self.tables(direction, family, yes);
-        self.own(family, yes, no);
+        match direction {
+            Hook::ToPod => self.a.jump(no),
+            Hook::FromPod | Hook::Translated => self.own(family, yes, no),
+        }
     }
 
     /// Goes to `yes` where the remote is one of the pod's own addresses (S47), else to `no`. Changes R0-R5.

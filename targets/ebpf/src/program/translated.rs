@@ -8,7 +8,7 @@ use netpolc_target::{Hook, semantics::DropReason::*};
 use super::{Generator, NEXT, ctx, isolation, mark, stack};
 use crate::{
     asm::{Alu, Asm, Cond, Label, Reg::*, Size},
-    layout::{MapId, endpoint},
+    layout::endpoint,
 };
 
 impl Generator<'_> {
@@ -27,21 +27,25 @@ impl Generator<'_> {
         let a = std::mem::replace(&mut self.a, Asm::new());
         let mut g = Generator::new(a, Hook::Translated, self.p, self.options);
         g.a.bind(marked);
-        g.sender();
+        g.sender(then);
         g.parse();
         g.exits();
         g.a.jump(then);
         self.a = g.a;
     }
 
-    /// Who sent it: the pod at whose interface it entered the node.
-    fn sender(&mut self) {
-        let (known, nobody, unknown, parse) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+    /// Who sent it: the pod at whose interface it entered the node. Goes to `then` with what the node has
+    /// sent itself: the bit is somebody else's.
+    fn sender(&mut self, then: Label) {
+        let (nobody, forwarded, parse) = (self.a.label(), self.a.label(), self.a.label());
         let (next, policy) = (self.next, self.deny(Policy));
         let a = &mut self.a;
         a.note("translated: the sender");
         a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
-        a.jump_if(Cond::Eq, R7, 0, unknown);
+        a.jump_if(Cond::Ne, R7, 0, forwarded);
+        self.if_socket(then);
+        self.a.jump(nobody);
+        self.a.bind(forwarded);
         self.endpoint(nobody);
         self.word();
         let a = &mut self.a;
@@ -49,38 +53,20 @@ impl Generator<'_> {
         a.alu(Alu::And, R3, i32::from(Word::EGRESS));
         a.jump_if(Cond::Eq, R3, 0, next);
         a.jump(parse);
-        for (label, marks, to) in [(nobody, 0, policy), (unknown, mark::UNKNOWN, known)] {
-            let a = &mut self.a;
-            a.bind(label);
-            a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
-            a.store(Size::Dw, Fp, stack::WORD, 0);
-            a.map_value(R2, MapId::Endpoint, 0);
-            a.store(Size::Dw, Fp, stack::RECORD, R2);
-            a.store(Size::Dw, Fp, stack::MARKS, marks);
-            a.jump(to);
-        }
-        self.a.bind(known);
-        self.a.bind(parse);
+        a.bind(nobody);
+        a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
+        a.store(Size::Dw, Fp, stack::MARKS, 0);
+        a.jump(policy);
+        a.bind(parse);
     }
 
     /// Step T3.
     pub(super) fn judge_translated(&mut self, family: Family) {
-        let (next, allow, policy) = (self.next, self.allow, self.deny(Policy));
+        let (allow, policy) = (self.allow, self.deny(Policy));
         self.a.note("translated: the sender's egress set");
-        self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-        self.a.jump_if(Cond::Set, R1, mark::UNKNOWN, next);
         self.class(family);
         self.tables(Hook::FromPod, family, allow);
         self.own(family, allow, policy);
-    }
-
-    /// An IPv6 fragment that nobody's interface is known of: the kernel forgets it when it cuts a packet anew. Changes R1.
-    pub(super) fn refuse_cut_anew(&mut self) {
-        if self.hook == Hook::Translated {
-            let refuse = self.deny(Fragment);
-            self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-            self.a.jump_if(Cond::Set, R1, mark::UNKNOWN, refuse);
-        }
     }
 
     /// The exits of a packet that passes; ends behind this code.
@@ -94,8 +80,6 @@ impl Generator<'_> {
         self.a.jump_if(Cond::Set, R1, mark::FIRST, first);
         self.a.note("translated: unmark");
         self.a.bind(next);
-        self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-        self.a.jump_if(Cond::Set, R1, mark::UNKNOWN, then);
         let a = &mut self.a;
         a.load(Size::W, R1, R6, ctx::MARK);
         a.alu32(Alu::And, R1, !bit);

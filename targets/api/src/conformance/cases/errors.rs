@@ -10,7 +10,7 @@ use crate::{
         world::{A, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, name, switch, world},
     },
     frame::{Extension, Fragment, More, Packet, icmp_error, quote, shorten, truncate},
-    semantics::ip,
+    semantics::{ip, quotation},
 };
 
 pub(super) fn cases() -> Vec<Case> {
@@ -78,14 +78,19 @@ fn with_state(h: &Hosts) -> Case {
 fn without_state(h: &Hosts) -> Case {
     let (web, other) = (Talk::new(h.a, 4000, h.friend, 80), Talk::new(h.a, 4000, h.friend, 81));
     let gre = |remote| Talk::new(h.a, 0, remote, 0).out_packet(Unit::Other(47));
-    Case::new(name("S35 errors about packets that policy permits", h), world(Policy::Nothing, Policy::Some))
-        .in_passes("permitted", too_big(h, &web.out_packet(Unit::Tcp(0x10))))
+    let timestamp = Talk::new(h.a, 7, h.network, 0).out_packet(Unit::Icmp(17));
+    Case::new(name("S35 errors about packets that nobody sent", h), world(Policy::Nothing, Policy::Some))
+        .in_drops("though policy permits them", too_big(h, &web.out_packet(Unit::Tcp(0x10))))
         .in_drops("another port", too_big(h, &other.out_packet(Unit::Tcp(0x10))))
         .in_drops("a stranger", too_big(h, &Talk::new(h.a, 4000, h.stranger, 80).out_packet(SYN)))
-        .in_passes("any protocol to the network", too_big(h, &gre(h.network)))
-        .in_drops("GRE to a friend", too_big(h, &gre(h.friend)))
+        .in_drops("any protocol to the network", too_big(h, &gre(h.network)))
+        .in_drops("ICMP that keeps no state", too_big(h, &timestamp))
+        .out_passes("SYN", web.out(SYN))
+        .out_passes("GRE", gre(h.network).build())
+        .in_passes("now it was sent", too_big(h, &web.out_packet(Unit::Tcp(0x10))))
+        .in_passes("GRE, too", too_big(h, &gre(h.network)))
         .write(switch(A, Policy::Nothing, Policy::Open))
-        .in_passes("egress is open", too_big(h, &other.out_packet(Unit::Tcp(0x10))))
+        .in_drops("egress is open", too_big(h, &other.out_packet(Unit::Tcp(0x10))))
         .write(switch(A, Policy::Nothing, Policy::Nothing))
         .in_drops("egress is closed", too_big(h, &web.out_packet(Unit::Tcp(0x10))))
 }
@@ -99,7 +104,6 @@ fn forged(h: &Hosts) -> Case {
     let other_family = Hosts::of(if h.family == Family::V4 { Family::V6 } else { Family::V4 });
     let mixed = quote(&Talk::new(other_family.a, 4000, other_family.friend, 80).out_packet(SYN), 8);
     Case::new(name("S35 forged errors", h), world(Policy::Nothing, Policy::Everyone))
-        .in_passes("honest", too_big(h, &web.out_packet(SYN)))
         .in_drops("about another's packet", too_big(h, &other_pod.out_packet(SYN)))
         .in_drops("about a packet that the pod received", too_big(h, &received))
         .in_drops("about an error", too_big(h, &nested))
@@ -107,6 +111,8 @@ fn forged(h: &Hosts) -> Case {
         .in_drops("it opened nothing: SYN+ACK", web.back(SYN_ACK))
         .in_drops("it opened nothing: SYN", web.back(SYN))
         .in_drops("its sender opens nothing", Talk::new(h.a, 4000, h.stranger, 80).back(Unit::Udp))
+        .out_passes("SYN", web.out(SYN))
+        .in_passes("honest", too_big(h, &web.out_packet(SYN)))
 }
 
 fn cut(h: &Hosts) -> Case {
@@ -118,6 +124,7 @@ fn cut(h: &Hosts) -> Case {
         error(h, kinds(h)[0], &quoted)
     };
     let mut case = Case::new(name("S35 S52 errors that quote too little", h), world(Policy::Nothing, Policy::Everyone))
+        .out_passes("SYN", web.out(SYN))
         .in_passes("8 bytes of layer 4", of(header + 8));
     for length in [header + 7, header + 4, header, header - 1, 8, 1, 0] {
         case = case.in_drops(&format!("{length} bytes in all"), of(length));
@@ -135,11 +142,23 @@ fn sent(h: &Hosts) -> Case {
     let closed = Talk::new(h.a, 54, h.friend, 4000);
     let unreachable =
         |inner: &Packet, from: IpAddr| icmp_error(from, h.friend, kinds(h)[2], 0, &quote(inner, 8)).build();
+    let header = if h.family == Family::V4 { 20 } else { 40 };
+    let quoting = |length: usize| {
+        let inner = served.back_packet(Unit::Udp).payload(&vec![6; length - header - 8]);
+        icmp_error(h.a, h.friend, kinds(h)[2], 0, &inner.datagram())
+    };
+    let about = |length: usize| quoting(length).build();
+    let most = quotation(h.family.number());
+    let pieces = quoting(400).fragments(3, 200);
     Case::new(name("S35 errors that the pod sends", h), world(Policy::Some, Policy::Nothing))
-        .out_passes("about what policy lets in", unreachable(&served.back_packet(Unit::Udp), h.a))
+        .out_drops("about what policy would let in", unreachable(&served.back_packet(Unit::Udp), h.a))
         .out_drops("about what it does not", unreachable(&closed.back_packet(Unit::Udp), h.a))
         .in_passes("a question", served.back(Unit::Udp))
         .out_passes("about a connection", unreachable(&served.back_packet(Unit::Udp), h.a))
+        .out_passes("as much as may be quoted", about(most))
+        .out_drops("more", about(most + 1))
+        .out_drops("in fragments: the first", pieces[0].clone())
+        .out_drops("in fragments: the second", pieces[1].clone())
         .out_drops("about its own packet", unreachable(&served.out_packet(Unit::Udp), h.a))
         .out_drops("from another's address", unreachable(&served.back_packet(Unit::Udp), h.b))
         .out_drops("it opens nothing", Talk::new(h.a, 54, h.friend, 4000).out(Unit::Udp))
@@ -154,9 +173,9 @@ fn of_echo(h: &Hosts) -> Case {
             "time exceeded",
             error(h, *kinds(h).last().expect("some"), &quote(&talk(7, h.friend).out_packet(Unit::Icmp(request)), 8)),
         )
-        .in_passes("without state by policy", too_big(h, &talk(8, h.friend).out_packet(Unit::Icmp(request))))
+        .in_drops("about a request that was not sent", too_big(h, &talk(8, h.friend).out_packet(Unit::Icmp(request))))
         .in_drops("to a stranger", too_big(h, &talk(8, h.stranger).out_packet(Unit::Icmp(request))))
-        .in_passes("about a reply, by policy", too_big(h, &talk(8, h.friend).out_packet(Unit::Icmp(reply))))
+        .in_drops("about a reply to nothing", too_big(h, &talk(8, h.friend).out_packet(Unit::Icmp(reply))))
         .write(switch(A, Policy::Nothing, Policy::Nothing))
         .in_drops("no longer permitted", too_big(h, &talk(7, h.friend).out_packet(Unit::Icmp(request))))
 }
@@ -179,7 +198,7 @@ fn change_nothing(h: &Hosts) -> Case {
         .in_passes("an error about it", about.clone())
         .after(20)
         .in_drops("an answer too late", udp.back(Unit::Udp))
-        .in_passes("an error, by policy", about)
+        .in_drops("and an error about what is over", about)
 }
 
 fn redirects() -> Case {
@@ -187,7 +206,8 @@ fn redirects() -> Case {
     let web = Talk::new(h.a, 4000, h.friend, 80);
     let redirect = |inner: &Packet| error(&h, (5, 1), &quote(inner, 8));
     Case::new("S35 redirects", world(Policy::Nothing, Policy::Some))
-        .in_passes("about a permitted packet", redirect(&web.out_packet(SYN)))
+        .out_passes("SYN", web.out(SYN))
+        .in_passes("about a connection", redirect(&web.out_packet(SYN)))
         .in_drops("about another", redirect(&Talk::new(h.a, 4000, h.friend, 81).out_packet(SYN)))
 }
 
@@ -198,7 +218,9 @@ fn inner_options() -> Case {
     let first = Fragment { id: 1, offset: 0, more: More::Follow };
     let later = web(80).payload(&[0; 16]).fragment(fragment).datagram();
     Case::new("S35 S49 quoted packets with options and fragments, V4", world(Policy::Nothing, Policy::Some))
+        .out_passes("SYN", web(80).build())
         .in_passes("options", too_big(&h, &web(80).options(&[1; 12])))
+        .in_passes("a source route that is quoted goes nowhere", too_big(&h, &web(80).options(&[131, 3, 4, 1])))
         .in_drops("options, another port", too_big(&h, &web(81).options(&[1; 12])))
         .in_passes("a first fragment", too_big(&h, &web(80).fragment(first)))
         .in_drops("a later fragment has no ports", error(&h, (3, 4), &later))
@@ -211,11 +233,15 @@ fn inner_extensions() -> Case {
     let h = Hosts::of(Family::V6);
     let web = |port| Talk::new(h.a, 4000, h.friend, port).out_packet(SYN);
     let destination = Extension::padded(ip::DESTINATION, 1);
+    let mut segments = Extension::padded(ip::ROUTING, 2);
+    segments.bytes[3] = 1;
     let nine = (0..9).fold(web(80), |packet, _| packet.extension(Extension::padded(ip::DESTINATION, 0)));
     let later = web(80).payload(&[0; 16]).fragment(Fragment { id: 1, offset: 3, more: More::Last });
     let first = web(80).fragment(Fragment { id: 1, offset: 0, more: More::Follow });
     Case::new("S35 S51 quoted packets with extension headers, V6", world(Policy::Nothing, Policy::Some))
+        .out_passes("SYN", web(80).build())
         .in_passes("one", too_big(&h, &web(80).extension(destination.clone())))
+        .in_passes("segments that are left of a quoted packet", too_big(&h, &web(80).extension(segments)))
         .in_drops("one, another port", too_big(&h, &web(81).extension(destination.clone())))
         .in_passes("two", too_big(&h, &web(80).extension(Extension::padded(0, 0)).extension(destination.clone())))
         .in_drops("nine", too_big(&h, &nine))

@@ -3,6 +3,8 @@
 use netpolc_table::schema::Family;
 
 use crate::{
+    Hook,
+    Verdict::Next,
     conformance::{
         Case,
         world::{A, B, Hosts, Policy, Talk, Unit, name, switch, world},
@@ -156,14 +158,18 @@ fn replies(h: &Hosts) -> Case {
 fn born_and_own(h: &Hosts) -> Case {
     let stranger = parts_of(Talk::new(h.a, 53, h.stranger, 4000).back_packet(Unit::Udp), 1);
     let own = parts_of(Talk::new(h.a, 53, h.a, 4000).back_packet(Unit::Udp), 1);
+    let forged = parts_of(Talk::new(h.a, 53, h.a, 4000).back_packet(Unit::Udp), 2);
     Case::new(name("S44 S47 S50 fragments of the node and of the pod itself", h), world(Policy::Nothing, Policy::Open))
         .in_drops("a stranger's second", stranger[1].clone())
         .born_passes("the node's second", stranger[1].clone())
         .born_passes("the node's first", stranger[0].clone())
         .in_drops("which lets no other pass", stranger[1].clone())
-        .in_passes("the pod's own second", own[1].clone())
-        .in_passes("the pod's own first", own[0].clone())
-        .in_passes("the pod's own last", own[2].clone())
+        .entered("the pod's own second", Hook::ToPod, A.interface, own[1].clone(), Next)
+        .entered("the pod's own first", Hook::ToPod, A.interface, own[0].clone(), Next)
+        .entered("the pod's own last", Hook::ToPod, A.interface, own[2].clone(), Next)
+        .in_drops("from elsewhere it is forged", forged[1].clone())
+        .write(switch(A, Policy::Everyone, Policy::Open))
+        .in_drops("whoever is permitted", forged[1].clone())
 }
 
 fn behind_extensions() -> Case {

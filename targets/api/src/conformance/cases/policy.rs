@@ -1,17 +1,21 @@
 //! What the tables say, seen from packets: directions, classes, families, protocols, self and node.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use netpolc_table::{
     TableId, Write,
     schema::{self, Family, Word},
 };
 
 use crate::{
+    Hook,
+    Verdict::{Drop, Next},
     conformance::{
         Case,
-        world::{A, ACK, B, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, name, set_word, switch, world},
+        world::{A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, set_word, switch, world},
     },
-    frame::{Packet, arp, discovery},
-    semantics::{ip, sctp},
+    frame::{Packet, arp, discovery, truncate},
+    semantics::{DISCOVERY_BYTES, ip, sctp},
 };
 
 pub(super) fn cases() -> Vec<Case> {
@@ -26,6 +30,8 @@ pub(super) fn cases() -> Vec<Case> {
             unused(&hosts),
             node(&hosts),
             own_node_and_self(&hosts),
+            own_source_is_forged(&hosts),
+            forgotten(&hosts),
         ]);
     }
     cases.extend([discovery_passes(), discovery_limits()]);
@@ -178,37 +184,116 @@ fn node(h: &Hosts) -> Case {
 
 fn own_node_and_self(h: &Hosts) -> Case {
     let own = Talk::new(h.a, 80, h.a, 4000);
-    Case::new(name("S47 a pod reaches itself", h), world(Policy::Nothing, Policy::Nothing))
-        .out_passes("out", Talk::new(h.a, 4000, h.a, 80).out(SYN))
-        .in_passes("and in again", own.back(SYN))
-        .out_passes("the answer", own.out(SYN_ACK))
-        .in_passes("and in again", Talk::new(h.a, 4000, h.a, 80).back(SYN_ACK))
-        .in_passes("UDP", own.back(Unit::Udp))
-        .in_passes("GRE", own.back(Unit::Other(47)))
-        .in_drops("another pod's address is not its own", Talk::new(h.a, 80, h.b, 4000).back(SYN))
+    let back = |case: Case, what: &str, bytes: Vec<u8>| case.entered(what, Hook::ToPod, A.interface, bytes, Next);
+    let mut case = Case::new(name("S47 a pod reaches itself", h), world(Policy::Nothing, Policy::Nothing))
+        .out_passes("out", Talk::new(h.a, 4000, h.a, 80).out(SYN));
+    case = back(case, "and in again", own.back(SYN)).out_passes("the answer", own.out(SYN_ACK));
+    case = back(case, "and in again", Talk::new(h.a, 4000, h.a, 80).back(SYN_ACK));
+    case = back(case, "UDP", own.back(Unit::Udp));
+    case = back(case, "GRE", own.back(Unit::Other(47)));
+    case.in_drops("another pod's address is not its own", Talk::new(h.a, 80, h.b, 4000).back(SYN))
+}
+
+/// From outside, with the victim's own address as its source.
+fn own_source_is_forged(h: &Hosts) -> Case {
+    let own = Talk::new(h.a, 80, h.a, 4000);
+    let answer = Talk::new(h.a, 4001, h.a, 80);
+    let mut case =
+        Case::new(name("S47 the pod's own address from elsewhere", h), world(Policy::Everyone, Policy::Open));
+    for unit in [SYN, SYN_ACK, ACK, RST, Unit::Udp, Unit::Sctp(1), Unit::Other(47), Unit::Icmp(8), Unit::Icmp(128)] {
+        case = case.in_drops(&format!("{unit:?} from outside, everybody is permitted"), own.back(unit));
+    }
+    case.entered("by another pod's interface", Hook::ToPod, B.interface, own.back(SYN), Drop)
+        .forgotten_drops("cut anew", own.back(SYN))
+        .born_passes("the node may do so", own.back(SYN))
+        .out_passes("to itself", answer.out(SYN))
+        .in_drops("an answer to it from outside", answer.back(SYN_ACK))
+        .entered("the true answer", Hook::ToPod, A.interface, answer.back(SYN_ACK), Next)
+        .write(switch(A, Policy::Open, Policy::Open))
+        .in_passes("nothing is judged any more", own.back(SYN))
+}
+
+/// Forwarded, and cut anew by the kernel: no interface, no socket (S44).
+fn forgotten(h: &Hosts) -> Case {
+    let (web, dns) = (Talk::new(h.a, 80, h.stranger, 40000), Talk::new(h.a, 53, h.stranger, 40001));
+    let parts = dns.back_packet(Unit::Udp).payload(&[5; 64]).fragments(9, 24);
+    let served = Talk::new(h.a, 80, h.friend, 40002);
+    Case::new(name("S44 forwarded packets whose interface is forgotten", h), world(Policy::Some, Policy::Nothing))
+        .forgotten_drops("SYN", web.back(SYN))
+        .forgotten_drops("UDP", dns.back(Unit::Udp))
+        .forgotten_drops("a first fragment", parts[0].clone())
+        .forgotten_drops("a later fragment", parts[1].clone())
+        .out_drops("which makes no entry that remembers the node", web.out(SYN_ACK))
+        .forgotten_passes("policy decides", served.back(SYN))
+        .out_passes("and the answer is an answer", served.out(SYN_ACK))
+        .write(switch(A, Policy::Nothing, Policy::Nothing))
+        .in_drops("tightening cuts it", served.back(ACK))
+        .born_passes("the node's own, in fragments", parts[0].clone())
+        .born_passes("the node's own, in fragments", parts[1].clone())
 }
 
 fn arp_passes() -> Case {
-    let (a, r) = ([10, 0, 0, 1].into(), [10, 0, 9, 9].into());
-    Case::new("S36 ARP passes", world(Policy::Nothing, Policy::Nothing))
+    let (a, b, r) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 9, 9].into());
+    let with = |at: usize, byte: u8| {
+        let mut frame = arp(a, r);
+        frame[at] = byte;
+        frame
+    };
+    let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat();
+    Case::new("S36 ARP passes, and a pod speaks for itself", world(Policy::Nothing, Policy::Nothing))
         .in_passes("a request", arp(r, a))
+        .in_passes("whoever says it", arp(b, a))
         .out_passes("from the pod", arp(a, r))
+        .out_passes("a probe", arp([0, 0, 0, 0].into(), a))
+        .out_passes("tagged", tagged(arp(a, r)))
+        .out_drops("as another pod", arp(b, r))
+        .out_drops("as another pod, tagged", tagged(arp(b, r)))
+        .out_drops("cut off", truncate(arp(a, r), 14 + 27))
+        .out_drops("of another link layer", with(15, 6))
+        .out_drops("of another protocol", with(16, 9))
+        .out_drops("of long addresses", with(18, 8))
+        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .out_drops("as another pod, not isolated", arp(b, r))
+        .write(switch(A, Policy::Nothing, Policy::Open))
+        .out_passes("where nothing is guarded", arp(b, r))
 }
 
 fn discovery_passes() -> Case {
     let h = Hosts::of(Family::V6);
-    let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(r)) = (h.a, h.stranger) else { unreachable!("of family V6") };
-    let mut case = Case::new("S36 neighbour discovery passes", world(Policy::Nothing, Policy::Nothing));
+    let [IpAddr::V6(a), IpAddr::V6(b), IpAddr::V6(r)] = [h.a, h.b, h.stranger] else { unreachable!("of family V6") };
+    let link: Ipv6Addr = "fe80::1".parse().expect("an address");
+    let mut case = Case::new(
+        "S36 neighbour discovery passes, and a pod speaks for itself",
+        world(Policy::Nothing, Policy::Nothing),
+    );
     for kind in 133..=137 {
         case = case.in_passes(&format!("type {kind} in"), discovery(kind, r, a, a).build());
-        case = case.out_passes(&format!("type {kind} out"), discovery(kind, a, r, r).build());
     }
-    case
+    for kind in [133, 135, 136] {
+        case = case.out_passes(&format!("type {kind} out"), discovery(kind, a, r, a).build());
+    }
+    let large = |more| {
+        let body = [r.octets().as_slice(), &vec![7; more]].concat();
+        discovery(135, a, r, r).payload(&body).build()
+    };
+    let guarded = set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD });
+    case.out_drops("a router advertisement", discovery(134, a, r, r).build())
+        .out_drops("a redirect", discovery(137, a, r, r).build())
+        .out_drops("an advertisement for another pod", discovery(136, a, r, b).build())
+        .out_passes("an advertisement of its link-local address", discovery(136, a, r, link).build())
+        .out_passes("as large as may be", large(DISCOVERY_BYTES - 24))
+        .out_drops("larger", large(DISCOVERY_BYTES - 23))
+        .write(guarded)
+        .out_drops("a router advertisement, not isolated", discovery(134, link, r, r).build())
+        .out_drops("an advertisement for another pod, not isolated", discovery(136, a, r, b).build())
+        .out_passes("a larger one is judged as any packet", large(DISCOVERY_BYTES))
+        .write(switch(A, Policy::Nothing, Policy::Open))
+        .out_passes("where nothing is guarded", discovery(134, a, r, r).build())
 }
 
 fn discovery_limits() -> Case {
     let h = Hosts::of(Family::V6);
-    let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(r)) = (h.a, h.stranger) else { unreachable!("of family V6") };
+    let (IpAddr::V6(a), IpAddr::V6(r)) = (h.a, h.stranger) else { unreachable!("of family V6") };
     let types: [u8; 6] = [130, 131, 132, 138, 143, 139];
     let mut case = Case::new("S36 other ICMPv6 is policed", world(Policy::Nothing, Policy::Nothing))
         .in_drops("hop limit 254: forwarded", discovery(135, r, a, a).hop_limit(254).build())

@@ -6,7 +6,7 @@ use netpolc_table::{
 };
 
 use crate::{
-    Hook,
+    Arrival, Hook,
     Verdict::{Defer, Drop, Next},
     conformance::{
         Case,
@@ -121,8 +121,9 @@ fn unknown_senders(h: &Hosts) -> Case {
         .leaves("A's", A.interface, packet(), Drop)
         .leaves("B's, who is not isolated", B.interface, packet(), Next)
         .leaves("of an interface that is nobody's", UPLINK, packet(), Drop)
-        .leaves("born on the node: the bit is somebody else's", 0, packet(), Defer)
-        .comes("born on the node", 0, Talk::new(h.stranger, 1, h.a, 80).out(SYN), Defer)
+        .leaves("born on the node: the bit is somebody else's", Arrival::Born, packet(), Defer)
+        .leaves("cut anew: nobody knows the sender", Arrival::Forgotten, packet(), Drop)
+        .comes("born on the node", Arrival::Born, Talk::new(h.stranger, 1, h.a, 80).out(SYN), Defer)
         .write(switch(A, Policy::Open, Policy::Open))
         .leaves("A's, no longer isolated", A.interface, packet(), Next)
 }
@@ -243,15 +244,9 @@ fn fragments(h: &Hosts) -> Case {
         .comes("a later one before its first", A.interface, behind[1].clone(), Drop)
         .comes("the first", A.interface, behind[0].clone(), Next)
         .comes("a later one", A.interface, behind[1].clone(), Next);
-    match h.family {
-        Family::V4 => case.leaves("from nowhere: somebody else's", 0, free[1].clone(), Defer),
-        Family::V6 => case.leaves("from nowhere: cut anew", 0, free[1].clone(), Drop).leaves(
-            "from nowhere: cut anew",
-            0,
-            free[0].clone(),
-            Drop,
-        ),
-    }
+    case.leaves("the node's own: somebody else's bit", Arrival::Born, free[1].clone(), Defer)
+        .leaves("cut anew: the first", Arrival::Forgotten, free[0].clone(), Drop)
+        .leaves("cut anew: a later one", Arrival::Forgotten, free[1].clone(), Drop)
 }
 
 fn errors(h: &Hosts) -> Case {

@@ -1,11 +1,11 @@
 //! What packets may look like: options, extension headers, truncation, VLAN tags, other layer-3 protocols.
 
-use netpolc_table::schema::Family;
+use netpolc_table::schema::{Family, Word};
 
 use crate::{
     conformance::{
         Case,
-        world::{Hosts, Policy, SYN, Talk, Unit, world},
+        world::{A, Hosts, Policy, SYN, Talk, Unit, set_word, switch, world},
     },
     frame::{Extension, Fragment, More, Packet, Tag, ethernet, shorten, truncate},
     semantics::{ip, sctp, tcp},
@@ -14,6 +14,8 @@ use crate::{
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = vec![
         options(),
+        source_routes_v4(),
+        source_routes_v6(),
         lying_lengths(),
         not_ip(),
         open_direction(),
@@ -22,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         extension_cuts(),
     ];
     for hosts in Hosts::both() {
-        cases.extend([tags(&hosts), truncated(&hosts), short(&hosts)]);
+        cases.extend([tags(&hosts), truncated(&hosts), short(&hosts), unread_frames_leave_no_guarded_pod(&hosts)]);
     }
     cases
 }
@@ -43,6 +45,59 @@ fn options() -> Case {
     }
     // 80 where the destination port would stand without options.
     case.in_drops("a port inside the options", syn(&h, 81).options(&[0, 0, 0, 80]).build())
+}
+
+fn source_routes_v4() -> Case {
+    let h = Hosts::of(Family::V4);
+    let into = |options: &[u8]| syn(&h, 80).options(options).build();
+    let out = |options: &[u8]| Talk::new(h.a, 4000, h.network, 80).out_packet(SYN).options(options).build();
+    let route = |kind| [kind, 7, 4, 10, 0, 9, 9, 0];
+    let mut case = Case::new("S45 S49 IPv4 source routes", world(Policy::Some, Policy::Some));
+    for (what, kind) in [("loose", 131), ("strict", 137)] {
+        case = case.in_drops(what, into(&route(kind))).out_drops(what, out(&route(kind)));
+        let behind = [[1, 1, 1, 1].as_slice(), &[68, 8, 5, 0, 1, 2, 3, 4], &route(kind)].concat();
+        case = case.in_drops(&format!("{what}, behind others"), into(&behind));
+    }
+    let quiet = [68, 8, 5, 0, 131, 7, 137, 7];
+    let recorded = [7, 7, 4, 10, 0, 9, 9, 0];
+    case.in_passes("its number inside another option", into(&quiet))
+        .in_passes("a record of the route", into(&recorded))
+        .in_passes("behind the list's end nothing counts", into(&[0, 131, 3, 4]))
+        .in_drops("an option of no length", into(&[7, 0, 0, 0]))
+        .in_drops("of length 1", into(&[7, 1, 0, 0]))
+        .in_drops("beyond the header", into(&[7, 5, 0, 0]))
+        .in_drops("without its length", into(&[1, 1, 1, 7]))
+        .out_passes("the pod's others", out(&recorded))
+        .write(switch(A, Policy::Open, Policy::Open))
+        .in_passes("where nothing is judged", into(&route(131)))
+        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .out_drops("a guarded pod has none either", out(&route(131)))
+        .out_passes("broken lists are the receiver's", out(&[7, 1, 0, 0]))
+}
+
+fn source_routes_v6() -> Case {
+    let h = Hosts::of(Family::V6);
+    let routed = |segments: u8| {
+        let mut header = Extension::padded(ip::ROUTING, 2);
+        header.bytes[3] = segments;
+        header
+    };
+    let into = |header| syn(&h, 80).extension(header);
+    let out = |header| Talk::new(h.a, 4000, h.network, 80).out_packet(SYN).extension(header).build();
+    let parts = into(routed(1)).payload(&[0; 64]).fragments(7, 32);
+    Case::new("S45 S51 IPv6 routing headers", world(Policy::Some, Policy::Some))
+        .in_passes("no segments left", into(routed(0)).build())
+        .in_drops("one", into(routed(1)).build())
+        .in_drops("255", into(routed(255)).build())
+        .in_drops("behind another header", syn(&h, 80).extension(Extension::padded(0, 0)).extension(routed(1)).build())
+        .in_drops("in fragments, the first", parts[0].clone())
+        .in_drops("in fragments, the second", parts[1].clone())
+        .out_passes("from the pod, no segments left", out(routed(0)))
+        .out_drops("from the pod", out(routed(1)))
+        .write(switch(A, Policy::Open, Policy::Open))
+        .in_passes("where nothing is judged", into(routed(1)).build())
+        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .out_drops("a guarded pod has none either", out(routed(1)))
 }
 
 /// Sets bytes of a frame.
@@ -86,6 +141,28 @@ fn not_ip() -> Case {
         case = case.in_drops(what, frame(kind)).out_drops(what, frame(kind));
     }
     case.in_passes("IP", Talk::new(h.a, 1, h.stranger, 2).back(Unit::Udp))
+}
+
+/// A frame that no hook can read leaves no guarded pod, isolated or not (S55).
+fn unread_frames_leave_no_guarded_pod(h: &Hosts) -> Case {
+    let frame = |kind: u16| [ethernet(&[], kind), vec![0; 60]].concat();
+    let prioritised = |count: usize, source| {
+        let packet = Talk::new(source, 4000, h.network, 80).out_packet(SYN);
+        (0..count).fold(packet, |packet, i| packet.tag(if i % 2 == 0 { Tag::vlan(0) } else { Tag::qinq(0) })).build()
+    };
+    let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+    let mut case = Case::new(format!("S54 S55 what cannot be read, {:?}", h.family), world(Policy::Open, Policy::Open));
+    case = case.out_passes("not guarded", frame(0x8847)).write(set_word(A, guard));
+    for kind in [0x0026, 0x8847, 0x8864, 0x88cc, 0x8035] {
+        case = case.out_drops(&format!("type {kind:#x}"), frame(kind)).in_passes("to it", frame(kind));
+    }
+    for count in 0..=2 {
+        case = case.out_passes(&format!("{count} priority tags"), prioritised(count, h.a));
+    }
+    for count in 0..=8 {
+        case = case.out_drops(&format!("{count} priority tags, another's address"), prioritised(count, h.b));
+    }
+    case.out_drops("more tags than are read", prioritised(3, h.a))
 }
 
 fn open_direction() -> Case {
