@@ -10,7 +10,7 @@ use netpolc_policy::{
 };
 use netpolc_table::delta;
 use netpolc_target::{
-    Datapath, Frame, Hook, Mark, Target, Verdict, execute,
+    Arrival, Datapath, Frame, Hook, Mark, Target, Verdict, execute,
     frame::Packet,
     semantics::{icmp, sctp, tcp},
 };

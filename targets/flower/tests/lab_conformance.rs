@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 
 use netpolc_table::{Program, TableId};
 use netpolc_target::{
-    Frame, Hook, Verdict,
+    Arrival, Frame, Hook, Verdict,
     conformance::{
         Case, Step, cases,
         world::{A, B, Hosts},
@@ -83,16 +83,17 @@ fn routable(frame: &[u8]) -> Option<IpAddr> {
 
 fn put(node: &Node, hook: Hook, frame: &Frame, expected: Verdict) -> Seen {
     let bytes = &frame.bytes;
-    match (hook, frame.ingress_ifindex) {
+    match (hook, frame.arrival) {
         // What is to be dropped may also get stuck behind the hook: a fragment that waits for its others.
         // Nothing is ever on the interfaces of nobody, and nothing is counted there.
         (Hook::FromPod, _) if ![A.interface, B.interface].contains(&frame.interface) => Seen::Passed,
         (Hook::FromPod, _) if expected == Verdict::Drop => node.pod_sends_beyond(frame.interface, bytes),
         (Hook::FromPod, _) => node.pod_sends(frame.interface, bytes),
-        (Hook::ToPod, 0) => {
+        (Hook::ToPod, Arrival::Born) => {
             let destination = destination(bytes).expect("what the node sends is IP");
             node.born(frame.interface, &bytes[14..], destination)
         }
+        // What the kernel has cut anew was forwarded, as what comes in by an interface.
         (Hook::ToPod | Hook::Translated, _) => node.to_pod(frame.interface, bytes, routable(bytes)),
     }
 }

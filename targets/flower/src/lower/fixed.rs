@@ -46,8 +46,19 @@ pub fn start(chain: u32) -> Rule {
 /// ARP and neighbour discovery, whoever sends it (S36).
 pub fn neighbours() -> Vec<Rule> {
     let mut rules = vec![arp()];
-    rules.extend(discovery());
+    rules.extend(discovery(Action::Pass));
     rules
+}
+
+/// What comes to the pod and claims to come from it (S47).
+pub fn forged(own: &[(IpAddr, Origins)], denied: &Action) -> Vec<Rule> {
+    let forged = |(address, origins): &(IpAddr, Origins)| {
+        let family = Family::of(*address);
+        let prio = if family == Family::V4 { OWN_V4 } else { OWN_V6 };
+        let pattern = Pattern::of(family).from(host(*address));
+        rule(prio, Role::Guard, TableId::own(family), pattern, denied, origins)
+    };
+    own.iter().map(forged).collect()
 }
 
 fn arp() -> Rule {
@@ -59,12 +70,14 @@ fn icmp_v6(kind: u8) -> Pattern {
     Pattern { protocol: Some(ip::ICMPV6), icmp_type: Some(kind), ..Pattern::of(Family::V6) }
 }
 
-fn discovery() -> impl Iterator<Item = Rule> {
+/// Neighbour discovery; `routers` is what becomes of what only routers send.
+fn discovery(routers: Action) -> impl Iterator<Item = Rule> {
     let (first, last) = icmp::DISCOVERY;
-    (first..=last).map(|kind| {
+    (first..=last).map(move |kind| {
         let pattern = Pattern { hop_limit: Some(255), ..icmp_v6(kind) };
         let origins = implied("neighbour discovery (S36)");
-        rule(DISCOVERY, Role::Neighbour, TableId::Endpoint, pattern, &Action::Pass, &origins)
+        let action = if icmp::OF_ROUTERS.contains(&kind) { routers.clone() } else { Action::Pass };
+        rule(DISCOVERY, Role::Neighbour, TableId::Endpoint, pattern, &action, &origins)
     })
 }
 
@@ -105,7 +118,8 @@ pub fn sources(
 
 /// What the pod may send from fe80::/10, ::, and with a policy from its own addresses.
 pub fn link_local(own: &[(IpAddr, Origins)], proven: &Action, unproven: &Action, set: Option<&Region>) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = discovery().collect();
+    // A pod is no router.
+    let mut rules: Vec<Rule> = discovery(Action::Drop).collect();
     if set.is_some() {
         for (address, origins) in own.iter().filter(|(a, _)| a.is_ipv6()) {
             let pattern = Pattern::of(Family::V6).from(host(*address));

@@ -108,7 +108,8 @@ impl<'a> Pod<'a> {
             if regions.iter().all(|r| r.parts.len() == 1 && r.parts[0].answer == Answer::Permit) {
                 return Direction::Open;
             }
-            for (address, origins) in &own {
+            // What comes to a pod from its own address is forged (S47); what it sends there never leaves it.
+            for (address, origins) in own.iter().filter(|_| pipeline == Pipeline::FromPod) {
                 regions[usize::from(address.is_ipv6())].permit(host(*address), origins);
             }
             let isolates = Family::BOTH.iter().filter_map(|f| program.get(TableId::Base, &base_key(set, *f)));
@@ -160,7 +161,8 @@ impl<'a> Pod<'a> {
             }
         };
         let view = View { remote: End::Source, port: End::Destination };
-        let head = fixed::neighbours();
+        let mut head = fixed::neighbours();
+        head.extend(fixed::forged(&self.own, &denied));
         let hook = Hook { side, view, denied, head, isolates: isolates.clone() };
         let policy = hook.policy(chains, set, &self.reversed(&self.egress, &[]))?;
         chains.start(side, vec![fixed::start(policy)]);
