@@ -20,6 +20,7 @@ if [ ! -e "$home/complete" ]; then
 fi
 if [ ! -e "$home/complete" ]; then
     command -v apt-get >/dev/null || fail "Kubernetes is built from Debian 12's packages; this machine has no apt"
+    "$here/../scripts/install.sh" kube >&2
     say "building Kubernetes 1.20.2 from Debian's source package (once)"
     rm -rf "$home"
     work=$home/work

@@ -42,6 +42,7 @@ cgroups() {
 up() {
     [ "$(id -u)" = 0 ] || fail "a node needs root"
     running && fail "a node runs in $dir already"
+    "$here/../scripts/install.sh" kube >&2
     kubernetes=$("$here/kubernetes.sh")
     packages=$("$here/packages.sh" containerd runc containernetworking-plugins busybox-static iptables libip4tc2 libip6tc2 \
         libxtables12 libnftnl11 libnfnetlink0 libnetfilter-conntrack3 libmnl0 libseccomp2)
