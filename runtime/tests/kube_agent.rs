@@ -353,7 +353,9 @@ async fn outage(scene: &Scene, server: &mut Server) {
     let works = |s: &Scene| problems(s, "cannot be reached") + problems(s, "ClusterRole") == 0;
     scene.until("unreachable", |s| problems(s, "cannot be reached") == 6).await;
     assert_eq!(scene.host.program(), before);
-    assert!(scene.record().behind.is_none());
+    let record = scene.record();
+    assert!(record.behind.is_none() && !record.is_in_step(), "{record:?}");
+    assert!(record.blind.is_some_and(|why| why.contains("cannot watch") && why.contains("pods")));
 
     // Changes that no watch can show any more: 410 Gone, and a list. Until that, the rights are gone.
     let storage = Storage::of(server).unwrap();
@@ -415,6 +417,8 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
     let mut status = watch::NodeStatus {
         version: "1.2.3".into(),
         behind: None,
+        blind: None,
+        unfound: vec![],
         pods: 1,
         isolated: 1,
         policies: vec![policy],

@@ -54,6 +54,8 @@ struct Scene {
     behind: Option<&'static str>,
     standing: Standing,
     fetched: Vec<ObjectKey>,
+    /// The API server says at once how new the view is.
+    current: bool,
 }
 
 impl Scene {
@@ -61,7 +63,8 @@ impl Scene {
         let pods = pods.iter().map(|pod| (pod.key.clone(), pod.clone())).collect();
         let cluster = Cluster { pods, ..Cluster::default() };
         let sandboxes = Sandboxes::new("n1".into());
-        Self { sandboxes, cluster, now: Instant::now(), behind: None, standing: Standing::Enforced, fetched: vec![] }
+        let (standing, fetched) = (Standing::Enforced, vec![]);
+        Self { sandboxes, cluster, now: Instant::now(), behind: None, standing, fetched, current: true }
     }
 
     fn ask(&mut self, request: Request) -> oneshot::Receiver<Reply> {
@@ -78,7 +81,10 @@ impl Scene {
     fn turn(&mut self) {
         let local = self.cluster.pods.values().filter(|p| p.node.as_deref() == Some("n1") && p.is_policed());
         let local = local.map(|p| p.key.clone()).collect();
-        let Plan { changes, fetch, .. } = self.sandboxes.plan(&self.cluster, &local, self.now);
+        let Plan { changes, fetch, freshen, .. } = self.sandboxes.plan(&self.cluster, &local, self.now);
+        if freshen.is_some() && self.current {
+            self.sandboxes.current(self.now);
+        }
         changes.into_iter().for_each(|change| change.apply(&mut self.cluster));
         self.fetched.extend(fetch);
         let standing = self.standing;
@@ -353,4 +359,50 @@ fn many_requests_are_one_update() {
     assert_eq!(scene.addresses("p0"), addresses(&[]));
     assert_eq!(scene.addresses("p199"), addresses(&["10.0.1.199"]));
     assert!(scene.sandboxes.is_idle() && scene.sandboxes.due().is_none());
+}
+
+/// S56, S58: a view that may be older than the request confirms nothing, whatever it says; a check of a pod that runs is answered.
+#[test]
+fn s56_a_view_that_may_be_old_confirms_nothing() {
+    let mut scene = Scene::new(&[pod("ui", "1", &["10.0.0.1"])]);
+    (scene.current, scene.standing) = (false, Standing::Open);
+    let mut answer = scene.add(sandbox("ui", "1", &["10.0.0.1"]));
+    waits(&mut answer);
+    // A view that was current before the request is none.
+    scene.sandboxes.current(scene.now - Duration::from_millis(1));
+    scene.turn();
+    waits(&mut answer);
+    scene.sandboxes.not_current("connection refused".into());
+    scene.wait(PATIENCE);
+    refused(&mut answer, "connection refused");
+    enforced(&mut scene.ask(Request::Check(sandbox("ui", "1", &["10.0.0.1"]))));
+
+    let mut answer = scene.add(sandbox("ui", "1", &["10.0.0.1"]));
+    waits(&mut answer);
+    scene.sandboxes.current(scene.now);
+    scene.turn();
+    enforced(&mut answer);
+}
+
+/// Pods that start together ask once; one that comes while the answer is under way needs another.
+#[test]
+fn one_question_about_the_view_serves_all_who_have_asked_before_it() {
+    let mut scene = Scene::new(&[pod("ui", "1", &[]), pod("db", "2", &[])]);
+    scene.current = false;
+    let local = Default::default();
+    let ask = |scene: &mut Scene, name: &str, uid: &str| {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Add(sandbox(name, uid, &[]));
+        scene.sandboxes.ask(Waiting { request, patience: PATIENCE, reply }, scene.now);
+        answer
+    };
+    let _first = ask(&mut scene, "ui", "1");
+    let plan = scene.sandboxes.plan(&scene.cluster, &local, scene.now);
+    assert_eq!(plan.freshen, Some(scene.now + PATIENCE));
+    let plan = scene.sandboxes.plan(&scene.cluster, &local, scene.now);
+    assert_eq!(plan.freshen, None, "it is under way");
+    scene.now += Duration::from_millis(1);
+    let _second = ask(&mut scene, "db", "2");
+    let plan = scene.sandboxes.plan(&scene.cluster, &local, scene.now);
+    assert_eq!(plan.freshen, Some(scene.now + PATIENCE));
 }

@@ -1,20 +1,40 @@
-//! Where the API server is and how to be let in.
+//! Where the API server is and how to be let in: the client that everything on the watching thread shares.
+//!
+//! One connection of HTTP/2 carries all watches and questions where the server speaks it, as every kube-apiserver does behind TLS;
+//! without TLS, or behind a proxy that does not, each watch has a connection of HTTP/1.1. kube's own client only speaks the latter,
+//! and repeats what failed without telling, so the layers above the connection are kube's and the connection is made here.
+//! Not here: when to connect anew ([`super::link`]).
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use http::{HeaderValue, header::USER_AGENT};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
 use kube::{
     Client, Config,
+    client::{Body, ConfigExt as _},
     config::{KubeConfigOptions, Kubeconfig},
 };
+use tower::{ServiceBuilder, util::option_layer};
 
 use super::condition::chain;
 
-/// A watched connection on which nothing at all arrives for so long is given up; the server sends a bookmark each
-/// minute.
-const SILENCE: Duration = Duration::from_secs(100);
+/// As the API server's audit log and its metrics name the agent.
+const AGENT: &str = concat!("netpolc/", env!("CARGO_PKG_VERSION"));
 
-/// Longest time to connect; shorter than the time after which a feed without errors is taken to work.
+/// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Of HTTP/2: a connection without traffic is asked for a sign of life so often,
+const PING: Duration = Duration::from_secs(10);
+/// and given up where none comes within so long: a connection that stalls without a reset is noticed after 20 s.
+const PONG: Duration = Duration::from_secs(10);
+/// Of TCP, below both versions of HTTP: first probe, pause between probes, and how many.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// What was sent and is not acknowledged for so long ends a connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 
 /// How to reach the API server.
 #[derive(Clone)]
@@ -69,10 +89,43 @@ impl Access {
             }
         };
         let error = |detail| AccessError { what: what.clone(), detail, remedy };
-        let mut config = config.map_err(error)?;
-        config.connect_timeout = Some(CONNECT);
-        config.read_timeout = Some(SILENCE);
-        config.reset_reader_on_write = true;
-        Client::try_from(config).map_err(|e| error(chain(&e)))
+        connect(config.map_err(error)?).map_err(error)
     }
+}
+
+fn connect(mut config: Config) -> Result<Client, String> {
+    if config.proxy_url.is_some() {
+        return Err("a proxy on the way to the API server is not supported; unset proxy-url and HTTPS_PROXY".into());
+    }
+    config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    let (idle, interval, probes) = KEEPALIVE;
+    tcp.set_keepalive(Some(idle));
+    tcp.set_keepalive_interval(Some(interval));
+    tcp.set_keepalive_retries(Some(probes));
+    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let tls = config.rustls_client_config().map_err(|error| chain(&error))?;
+    let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name} is no name of a server"))?;
+        https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+    }
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_adaptive_window(true)
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PONG)
+        .http2_keep_alive_while_idle(true)
+        .build(https.enable_all_versions().wrap_connector(tcp));
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .layer(option_layer(config.auth_layer().map_err(|error| chain(&error))?))
+        .layer(config.extra_headers_layer().map_err(|error| chain(&error))?)
+        .map_err(tower::BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace))
 }

@@ -1,7 +1,10 @@
 //! Messages of all feeds to batches: waits for every first list, finds what a later list left out,
 //! merges what has arrived. No clock, no network.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Instant,
+};
 
 use netpolc_policy::{Cluster, ObjectKey};
 
@@ -26,6 +29,10 @@ pub(crate) enum Message {
     Complete(Resource),
     /// The feed works (again), or why it does not.
     State(Resource, Option<Condition>),
+    /// What was sent before is all that the server had at this moment.
+    Current(Instant),
+    /// That could not be found out, and why.
+    NotCurrent(String),
 }
 
 /// What happened.
@@ -62,6 +69,10 @@ pub(crate) struct Collector {
     generations: BTreeMap<ObjectKey, i64>,
     /// Lists after the first ones that nobody asked about yet.
     resyncs: BTreeMap<Resource, u64>,
+    current: Option<Instant>,
+    not_current: Option<String>,
+    /// Somebody waits for the answer about that.
+    answer: Told,
     /// Problems or conditions changed since the last update.
     told: Told,
     /// And since they were last asked for.
@@ -85,6 +96,9 @@ impl Collector {
             conditions: BTreeMap::new(),
             generations: BTreeMap::new(),
             resyncs: BTreeMap::new(),
+            current: None,
+            not_current: None,
+            answer: Told::All,
             told: Told::All,
             news: Told::NotYet,
         }
@@ -114,6 +128,14 @@ impl Collector {
         std::mem::take(&mut self.resyncs)
     }
 
+    pub fn current(&self) -> Option<Instant> {
+        self.current
+    }
+
+    pub fn take_not_current(&mut self) -> Option<String> {
+        self.not_current.take()
+    }
+
     /// Takes one message. `known` is the cluster as of the last update.
     pub fn take(&mut self, message: Message, known: &Cluster) {
         match message {
@@ -129,6 +151,14 @@ impl Collector {
                 if before != condition {
                     self.told = Told::NotYet;
                 }
+            }
+            Message::Current(moment) => {
+                (self.current, self.not_current) = (Some(moment), None);
+                self.answer = Told::NotYet;
+            }
+            Message::NotCurrent(why) => {
+                self.not_current = Some(why);
+                self.answer = Told::NotYet;
             }
         }
     }
@@ -147,7 +177,8 @@ impl Collector {
         let pending = std::mem::take(&mut self.pending).into_iter();
         let changes = pending.map(|((resource, key), object)| Change { resource, key, object });
         let changes: Vec<Change> = changes.filter(|change| !change.is_known(known)).collect();
-        (told == Told::NotYet || !changes.is_empty()).then_some(Update::Changes(changes))
+        let answer = std::mem::replace(&mut self.answer, Told::All);
+        (told == Told::NotYet || answer == Told::NotYet || !changes.is_empty()).then_some(Update::Changes(changes))
     }
 
     fn put(&mut self, resource: Resource, item: Item, known: &Cluster) {

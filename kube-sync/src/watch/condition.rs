@@ -2,9 +2,9 @@
 
 use std::{error::Error as StdError, fmt};
 
-use kube::{Error as ClientError, core::Status, runtime::watcher};
+use kube::{Error as ClientError, core::Status};
 
-use super::resource::Resource;
+use super::{resource::Resource, stream::Trouble};
 
 /// Why a kind cannot be listed or watched at the moment. What is enforced stays as it is; the agent tries again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum Reason {
     Missing,
     /// Nobody answers, or not securely.
     Unreachable,
+    /// The connection stands, and nothing comes on it.
+    Silent,
     /// The server fails, or answers what cannot be understood.
     Broken,
 }
@@ -55,6 +57,11 @@ impl fmt::Display for Condition {
                 "{resource}: the API server cannot be reached: {detail}; check its address, its certificate and the \
                  way there"
             ),
+            Reason::Silent => write!(
+                f,
+                "{resource}: the API server is {detail}, and a new watch was not answered either; see its load and \
+                 what lies between"
+            ),
             Reason::Broken => {
                 write!(f, "{resource}: the API server's answer is of no use: {detail}; see the API server's log")
             }
@@ -75,22 +82,24 @@ pub(crate) enum Remedy {
     Other,
 }
 
-/// What `error` means; None where it is part of ordinary life (an expired resource version).
-pub(crate) fn diagnose(resource: Resource, error: &watcher::Error) -> (Option<Condition>, Remedy) {
-    use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
-    let (reason, detail, remedy) = match error {
-        WatchError(status) => return of_status(resource, status),
-        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => match error {
-            ClientError::Api(status) => return of_status(resource, status),
+/// What `trouble` means; None where it is part of ordinary life (an expired resource version).
+pub(crate) fn diagnose(resource: Resource, trouble: &Trouble) -> (Option<Condition>, Remedy) {
+    let (reason, detail, remedy) = match trouble {
+        Trouble::Status(status) => return of_status(resource, status),
+        Trouble::Access(error) => (Reason::Unauthorized, error.to_string(), Remedy::Continue),
+        Trouble::Client(error) => match &**error {
             ClientError::Auth(error) => (Reason::Unauthorized, chain(error), Remedy::Reconnect),
             ClientError::HyperError(error) => (Reason::Unreachable, chain(error), Remedy::Continue),
             ClientError::Service(error) => (Reason::Unreachable, chain(&**error), Remedy::Continue),
-            // The connection broke off between two events; the watch resumes after the last one.
-            ClientError::ReadEvents(error) => (Reason::Unreachable, chain(error), Remedy::Continue),
-            // Among what could not be read may have been an event.
-            other => (Reason::Broken, chain(other), Remedy::Relist),
+            other => (Reason::Broken, chain(other), Remedy::Continue),
         },
-        NoResourceVersion => (Reason::Broken, error.to_string(), Remedy::Relist),
+        // The connection broke off between two events; the watch resumes after the last one.
+        Trouble::Broken(error) => (Reason::Unreachable, chain(&**error), Remedy::Continue),
+        Trouble::Silent(_) => (Reason::Silent, trouble.to_string(), Remedy::Continue),
+        // Among what could not be read may have been an event.
+        Trouble::Nonsense(_) | Trouble::NoVersion | Trouble::Incomplete => {
+            (Reason::Broken, trouble.to_string(), Remedy::Relist)
+        }
     };
     (Some(Condition { resource, reason, detail }), remedy)
 }
@@ -130,9 +139,8 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
 mod tests {
     use super::*;
 
-    fn status(code: u16, message: &str) -> watcher::Error {
-        let status = Status { code, message: message.into(), ..Status::default() };
-        watcher::Error::InitialListFailed(ClientError::Api(Box::new(status)))
+    fn status(code: u16, message: &str) -> Trouble {
+        Trouble::Status(Box::new(Status { code, message: message.into(), ..Status::default() }))
     }
 
     #[test]

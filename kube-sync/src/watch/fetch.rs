@@ -5,17 +5,17 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use kube::{Api, Client, Error};
+use kube::{Api, Error};
 use netpolc_policy::{ObjectKey, Pod};
 use tokio::{
     sync::{Semaphore, mpsc},
     time::timeout,
 };
 
-use super::{access::Access, condition::chain, convert::Converter, raw::Raw, resource::Resource};
+use super::{condition::chain, convert::Converter, current::Ask, link::Link, raw::Raw, resource::Resource};
 use crate::Object;
 
 /// Gets under way at once; the others wait.
@@ -56,6 +56,7 @@ pub struct Fetcher {
     pub(crate) asks: mpsc::Sender<Question>,
     pub(crate) answer: mpsc::Sender<Fetched>,
     pub(crate) answers: mpsc::Receiver<Fetched>,
+    pub(crate) current: mpsc::Sender<Ask>,
 }
 
 #[derive(Debug)]
@@ -69,9 +70,18 @@ pub(crate) fn channel() -> (mpsc::Sender<Question>, mpsc::Receiver<Question>) {
 }
 
 impl Fetcher {
-    pub(crate) fn new(asks: mpsc::Sender<Question>) -> Self {
+    pub(crate) fn new(asks: mpsc::Sender<Question>, current: mpsc::Sender<Ask>) -> Self {
         let (answer, answers) = mpsc::channel(WAITING);
-        Self { asks, answer, answers }
+        Self { asks, answer, answers, current }
+    }
+
+    /// Asks for a view that is at least as new as the server's state at the moment, tried until `deadline`; the watch tells
+    /// when it is there ([`super::Watch::current`]).
+    ///
+    /// # Errors
+    /// Too much is asked for.
+    pub fn freshen(&self, deadline: Instant) -> Result<(), Busy> {
+        self.current.try_send(Ask { at: Instant::now(), deadline }).map_err(|_| Busy)
     }
 
     /// Asks for a pod; [`Fetcher::next`] gives the answer, within some seconds.
@@ -92,21 +102,14 @@ impl Fetcher {
 }
 
 /// Answers questions until nobody asks any more.
-pub(crate) async fn answer(mut asked: mpsc::Receiver<Question>, access: Access, converter: Arc<Mutex<Converter>>) {
-    let (access, clients) = (Arc::new(access), Arc::new(tokio::sync::Mutex::new(None)));
+pub(crate) async fn answer(mut asked: mpsc::Receiver<Question>, link: Arc<Link>, converter: Arc<Mutex<Converter>>) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(Question { key, answer }) = asked.recv().await {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (access, clients, converter) = (access.clone(), clients.clone(), converter.clone());
+        let (link, converter) = (link.clone(), converter.clone());
         tokio::spawn(async move {
-            let found = timeout(PATIENCE, get(&key, &access, &clients, &converter)).await.unwrap_or_else(|_| {
-                Found::Failed(format!("the API server has not answered within {} s", PATIENCE.as_secs()))
-            });
-            if matches!(found, Found::Failed(_)) {
-                // Perhaps with new credentials.
-                *clients.lock().await = None;
-            }
+            let found = get(&key, &link, &converter).await;
             drop(place);
             // Nobody may listen any more.
             let _ = answer.send(Fetched { key, found }).await;
@@ -114,29 +117,35 @@ pub(crate) async fn answer(mut asked: mpsc::Receiver<Question>, access: Access, 
     }
 }
 
-async fn get(
-    key: &ObjectKey,
-    access: &Access,
-    clients: &tokio::sync::Mutex<Option<Client>>,
-    converter: &Mutex<Converter>,
-) -> Found {
-    let client = {
-        let mut held = clients.lock().await;
-        match &*held {
-            Some(client) => client.clone(),
-            None => match access.client().await {
-                Ok(client) => held.insert(client).clone(),
-                Err(error) => return Found::Failed(error.to_string()),
-            },
-        }
+async fn get(key: &ObjectKey, link: &Link, converter: &Mutex<Converter>) -> Found {
+    let joined = match link.join().await {
+        Ok(joined) => joined,
+        Err(error) => return Found::Failed(error.to_string()),
     };
     let kind = Resource::Pod.api("v1");
-    let raw = match Api::<Raw>::namespaced_with(client, &key.namespace, &kind).get(&key.name).await {
-        Ok(raw) => raw,
-        Err(Error::Api(status)) if status.code == 404 => return Found::Nothing,
-        Err(Error::Api(status)) => return Found::Failed(status.message.clone()),
-        Err(error) => return Found::Failed(chain(&error)),
+    let pods = Api::<Raw>::namespaced_with(joined.client.clone(), &key.namespace, &kind);
+    let Ok(answer) = timeout(PATIENCE, pods.get(&key.name)).await else {
+        link.suspect(&joined);
+        return Found::Failed(format!("the API server has not answered within {} s", PATIENCE.as_secs()));
     };
+    let raw = match answer {
+        Ok(raw) => raw,
+        Err(Error::Api(status)) if status.code == 404 => {
+            link.answered();
+            return Found::Nothing;
+        }
+        Err(Error::Api(status)) => {
+            if status.code == 401 {
+                link.give_up(&joined);
+            }
+            return Found::Failed(status.message.clone());
+        }
+        Err(error) => {
+            link.failed();
+            return Found::Failed(chain(&error));
+        }
+    };
+    link.answered();
     let item = converter.lock().unwrap_or_else(PoisonError::into_inner).convert(Resource::Pod, &kind.api_version, &raw);
     match item.object {
         Some(Object::Pod(pod)) => Found::Pod(pod),

@@ -2,7 +2,7 @@
 //! changes, for ever, whatever becomes of the server.
 //!
 //! ```text
-//! feed (one for each kind)     list and watch by kube, pauses, credentials   on a thread of its own
+//! feed (one for each kind)     list and watch, pauses                        on a thread of its own
 //!   -> convert                 one object at a time, by the conversion that files go through
 //!   -> collect                 first lists, differences of later ones, merging  on the caller's
 //! ```
@@ -15,22 +15,28 @@ mod change;
 mod collect;
 mod condition;
 mod convert;
+mod current;
 mod feed;
 mod fetch;
+mod link;
+mod pauses;
 mod publish;
 mod raw;
 mod report;
 mod resource;
+mod sight;
 mod status;
+mod stream;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use k8s_openapi::api::events::v1::Event;
 use netpolc_policy::{Cluster, ObjectKey};
 use tokio::sync::{mpsc, watch};
 
@@ -41,14 +47,18 @@ pub use self::{
     condition::{Condition, Reason},
     fetch::{Busy, Fetched, Fetcher, Found},
     resource::Resource,
+    sight::{Contact, Contacts},
     status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus, PolicyState},
 };
 use self::{
     collect::{Collector, Message},
     convert::Converter,
+    current::Ask,
     feed::Feed,
     fetch::Question,
+    link::Link,
     report::Reports,
+    sight::Sights,
 };
 use crate::Problem;
 
@@ -99,7 +109,10 @@ const AFTER_FAULT: Duration = Duration::from_secs(5);
 pub struct Watch {
     messages: mpsc::Receiver<Message>,
     questions: mpsc::Sender<Question>,
+    asks: mpsc::Sender<Ask>,
     status: watch::Sender<Option<NodeStatus>>,
+    sights: Arc<Sights>,
+    reports: Reports,
     collector: Collector,
 }
 
@@ -114,6 +127,11 @@ impl Watch {
         let (ready, outcome) = std::sync::mpsc::channel();
         let (sender, messages) = mpsc::channel(WAITING);
         let (questions, asked) = fetch::channel();
+        let (asks, gate) = mpsc::channel(WAITING);
+        let sights = Arc::new(Sights::new());
+        let seen = sights.clone();
+        let (reports, reported) = Reports::channel();
+        let reporting = reports.clone();
         let (status, newest) = watch::channel(None);
         let work = move || {
             runtime.block_on(async {
@@ -123,14 +141,15 @@ impl Watch {
                     return;
                 }
                 let _ = ready.send(Ok(()));
-                watch_all(options, sender, asked, newest).await;
+                let channels = Channels { messages: sender, asked, gate, newest, reported };
+                watch_all(options, channels, reporting, seen).await;
             });
             // Connections may hang; nobody waits for them.
             runtime.shutdown_background();
         };
         thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
         outcome.recv().map_err(|_| StartError::Thread(io::Error::other("it ended at once")))??;
-        Ok(Self { messages, questions, status, collector: Collector::new() })
+        Ok(Self { messages, questions, asks, status, sights, reports, collector: Collector::new() })
     }
 
     /// What happened next: all that has arrived, merged. `known` is the cluster that earlier updates make. Cancel safe.
@@ -153,7 +172,27 @@ impl Watch {
 
     /// Asks for single pods, on the same thread and with the same credentials.
     pub fn fetcher(&self) -> Fetcher {
-        Fetcher::new(self.questions.clone())
+        Fetcher::new(self.questions.clone(), self.asks.clone())
+    }
+
+    /// All that the server had at this moment is in the updates so far, as was asked for by [`Fetcher::freshen`].
+    pub fn current(&self) -> Option<Instant> {
+        self.collector.current()
+    }
+
+    /// Why the last such question was not answered, since the last call.
+    pub fn take_not_current(&mut self) -> Option<String> {
+        self.collector.take_not_current()
+    }
+
+    /// Tells the cluster, by an Event, that a pod is not isolated although a policy selects it; the same is told once.
+    pub fn not_isolated(&self, pod: &ObjectKey, uid: Option<&str>, why: String) {
+        self.reports.not_isolated(pod, uid, why);
+    }
+
+    /// How each kind is watched, for monitoring.
+    pub fn contacts(&self) -> Contacts {
+        Contacts(self.sights.clone())
     }
 
     /// Gives this node's state to the cluster, which sees the newest one every ten seconds or so; nothing waits for it. Without a
@@ -193,35 +232,43 @@ impl Watch {
     }
 }
 
-async fn watch_all(
-    options: Options,
+/// The watching thread's ends.
+struct Channels {
     messages: mpsc::Sender<Message>,
     asked: mpsc::Receiver<Question>,
+    gate: mpsc::Receiver<Ask>,
     newest: watch::Receiver<Option<NodeStatus>>,
-) {
+    reported: mpsc::Receiver<Event>,
+}
+
+async fn watch_all(options: Options, channels: Channels, reports: Reports, sights: Arc<Sights>) {
+    let Channels { messages, asked, gate, newest, reported } = channels;
     let converter = Arc::new(Mutex::new(Converter::default()));
-    let reports = Reports::start(options.access.clone(), options.node.clone());
+    let link = Arc::new(Link::new(options.access.clone()));
+    let events = tokio::spawn(report::send(reported, link.clone(), options.node.clone()));
     if let Some(node) = &options.node {
         // Ends with the sender.
-        tokio::spawn(publish::publish(newest, options.access.clone(), node.clone()));
+        tokio::spawn(publish::publish(newest, link.clone(), node.clone()));
     }
-    let fetches = tokio::spawn(fetch::answer(asked, options.access.clone(), converter.clone()));
+    let fetches = tokio::spawn(fetch::answer(asked, link.clone(), converter.clone()));
+    let gate = tokio::spawn(current::answer(gate, link.clone(), sights.clone(), messages.clone()));
     let feeds = Resource::ALL.map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
             resource,
             fields: own.map(|name| format!("metadata.name={name}")),
-            access: options.access.clone(),
+            link: link.clone(),
             lists: options.lists,
             converter: converter.clone(),
             messages: messages.clone(),
             reports: reports.clone(),
+            sights: sights.clone(),
         }
     });
     let tasks = feeds.map(|feed| tokio::spawn(supervise(feed)));
     // A feed only ends when nobody listens; one that waits for its server must not keep the thread.
     messages.closed().await;
-    tasks.into_iter().chain([fetches]).for_each(|task| task.abort());
+    tasks.into_iter().chain([events, fetches, gate]).for_each(|task| task.abort());
 }
 
 /// Runs a feed, and again should it panic: what is known stays, and the next list tells the difference.

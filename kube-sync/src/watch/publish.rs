@@ -3,11 +3,7 @@
 //! The cost for the API server is one small write for each node and [`INTERVAL`] at most, however much happens. Where the resource is
 //! not installed, or RBAC refuses, that is said once and tried again after a long while.
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -21,8 +17,9 @@ use tokio::{
 };
 
 use super::{
-    access::Access,
     condition::chain,
+    link::{Joined, Link},
+    pauses::jitter,
     raw::Raw,
     resource::Resource,
     status::{NodeStatus, resource},
@@ -44,8 +41,8 @@ const RARELY: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes what comes, until nothing can come any more.
-pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, access: Access, node: Arc<str>) {
-    let mut writer = Writer { access, node, client: None, since: None, told: None, failures: 0 };
+pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, link: Arc<Link>, node: Arc<str>) {
+    let mut writer = Writer { link, node, since: BTreeMap::new(), told: None, failures: 0 };
     let (mut written, mut heartbeat) = (None, Instant::now());
     let mut due = false;
     loop {
@@ -78,11 +75,10 @@ pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, acc
 }
 
 struct Writer {
-    access: Access,
+    link: Arc<Link>,
     node: Arc<str>,
-    client: Option<Client>,
-    /// Whether it was in step at the last write, and since when.
-    since: Option<(bool, Timestamp)>,
+    /// Whether each condition was fulfilled at the last write, and since when.
+    since: BTreeMap<&'static str, (bool, Timestamp)>,
     /// What was said last of a failure.
     told: Option<String>,
     /// Since the last write.
@@ -93,18 +89,21 @@ impl Writer {
     /// Writes; a failure gives the pause after it.
     async fn write(&mut self, status: &NodeStatus) -> Result<(), Duration> {
         let now = Timestamp::now();
-        let in_step = status.behind.is_none();
-        let since = self.since.filter(|(was, _)| *was == in_step).map_or(now, |(_, since)| since);
-        let value = status.value(since, now);
+        let since = status.states().map(|state| {
+            let fine = state.wrong.is_none();
+            let before = self.since.get(state.kind).filter(|(was, _)| *was == fine);
+            (state.kind, (fine, before.map_or(now, |(_, since)| *since)))
+        });
+        let since = BTreeMap::from(since);
+        let value = status.value(|state| since.get(state.kind).map_or(now, |(_, since)| *since), now);
         let (longest, why) = match timeout(PATIENCE, self.send(&value)).await {
             Ok(Ok(())) => {
-                (self.since, self.told, self.failures) = (Some((in_step, since)), None, 0);
+                (self.since, self.told, self.failures) = (since, None, 0);
                 return Ok(());
             }
             Ok(Err(failure)) => failure,
             Err(_) => (MAX_RETRY, format!("no answer within {} s", PATIENCE.as_secs())),
         };
-        self.client = None;
         let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures += 1;
         if self.told.as_ref() != Some(&why) {
@@ -116,13 +115,7 @@ impl Writer {
 
     /// The error has the longest pause that makes sense after it.
     async fn send(&mut self, status: &Value) -> Result<(), (Duration, String)> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => {
-                let client = self.access.client().await.map_err(|e| (MAX_RETRY, e.to_string()))?;
-                self.client.insert(client).clone()
-            }
-        };
+        let Joined { client, .. } = self.link.join().await.map_err(|e| (MAX_RETRY, e.to_string()))?;
         let all = Api::<DynamicObject>::all_with(client.clone(), &resource());
         let patch = Patch::Merge(json!({"status": status}));
         let patched = async || all.patch_status(&self.node, &PatchParams::default(), &patch).await;
@@ -166,10 +159,4 @@ async fn owner(
         uid: found.meta.uid?,
         ..Default::default()
     }])
-}
-
-/// A random part of `most`.
-fn jitter(most: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    most.mul_f64((random >> 11) as f64 / (1_u64 << 53) as f64)
 }

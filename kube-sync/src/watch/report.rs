@@ -1,4 +1,4 @@
-//! Kubernetes Events about objects that cannot be understood, so that whoever applied one sees it beside the object.
+//! Kubernetes Events about objects that cannot be understood, and pods that cannot be isolated, so that whoever applied one sees it beside the object.
 //!
 //! The Event's name comes from object and message: all agents of a cluster mean the same Event, and only the first
 //! one makes it.
@@ -16,12 +16,13 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Client, Error,
+    Api, Error,
     api::{ObjectMeta, PostParams},
 };
+use netpolc_policy::ObjectKey;
 use tokio::sync::mpsc;
 
-use super::{access::Access, condition::chain, raw::Raw, resource::Resource};
+use super::{condition::chain, link::Link, raw::Raw, resource::Resource};
 use crate::{Problem, Severity};
 
 /// Between two Events: a folder full of broken policies must not become a load of its own.
@@ -33,15 +34,24 @@ const REMEMBERED: usize = 10_000;
 /// The API server takes notes of fewer bytes than 1,024.
 const LONGEST_NOTE: usize = 1_000;
 
-#[derive(Clone)]
+/// Where Events go on their way out.
+#[derive(Clone, Debug)]
 pub(crate) struct Reports(mpsc::Sender<Event>);
 
+/// What an Event is about.
+struct Subject<'a> {
+    kind: &'a str,
+    api_version: &'a str,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    uid: Option<&'a str>,
+}
+
 impl Reports {
-    /// Starts the task that sends them, on the current runtime. It ends with the last of the clones.
-    pub fn start(access: Access, node: Option<Arc<str>>) -> Self {
+    /// The other end is [`send`]'s.
+    pub fn channel() -> (Self, mpsc::Receiver<Event>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(send(receiver, access, node));
-        Self(sender)
+        (Self(sender), receiver)
     }
 
     /// Reports what is wrong with an object, where something is.
@@ -56,27 +66,44 @@ impl Reports {
         let mut note = format!("{place}{}", first.message);
         note.truncate(note.floor_char_boundary(LONGEST_NOTE - more.len()));
         note.push_str(&more);
+        let subject = Subject {
+            kind: resource.kind(),
+            api_version,
+            namespace: raw.meta.namespace.as_deref(),
+            name,
+            uid: raw.meta.uid.as_deref(),
+        };
+        self.report(&subject, "NotUnderstood", note);
+    }
+
+    /// Reports that a pod is not isolated although a policy selects it.
+    pub fn not_isolated(&self, key: &ObjectKey, uid: Option<&str>, note: String) {
+        let (namespace, name) = (Some(&*key.namespace), &*key.name);
+        self.report(&Subject { kind: "Pod", api_version: "v1", namespace, name, uid }, "NotIsolated", note);
+    }
+
+    fn report(&self, about: &Subject, reason: &str, note: String) {
         let mut hasher = DefaultHasher::new();
-        (&raw.meta.uid, &note).hash(&mut hasher);
-        let mut event_name = name.clone();
+        (&about.uid, &note).hash(&mut hasher);
+        let mut event_name = about.name.to_owned();
         event_name.truncate(200);
         let event = Event {
             metadata: ObjectMeta {
                 name: Some(format!("{event_name}.{:016x}", hasher.finish())),
-                namespace: Some(raw.meta.namespace.clone().unwrap_or_else(|| "default".into())),
+                namespace: Some(about.namespace.unwrap_or("default").into()),
                 ..ObjectMeta::default()
             },
             regarding: Some(ObjectReference {
-                api_version: Some(api_version.into()),
-                kind: Some(resource.kind().into()),
-                name: Some(name.clone()),
-                namespace: raw.meta.namespace.clone(),
-                uid: raw.meta.uid.clone(),
+                api_version: Some(about.api_version.into()),
+                kind: Some(about.kind.into()),
+                name: Some(about.name.into()),
+                namespace: about.namespace.map(Into::into),
+                uid: about.uid.map(Into::into),
                 ..ObjectReference::default()
             }),
             note: Some(note),
             type_: Some("Warning".into()),
-            reason: Some("NotUnderstood".into()),
+            reason: Some(reason.into()),
             action: Some("Enforce".into()),
             reporting_controller: Some("netpolc/agent".into()),
             ..Event::default()
@@ -87,9 +114,9 @@ impl Reports {
     }
 }
 
-async fn send(mut waiting: mpsc::Receiver<Event>, access: Access, node: Option<Arc<str>>) {
+/// Sends them until nobody reports any more.
+pub(crate) async fn send(mut waiting: mpsc::Receiver<Event>, link: Arc<Link>, node: Option<Arc<str>>) {
     let mut made = HashSet::new();
-    let mut client: Option<Client> = None;
     while let Some(mut event) = waiting.recv().await {
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let name = event.metadata.name.clone().unwrap_or_default();
@@ -99,13 +126,10 @@ async fn send(mut waiting: mpsc::Receiver<Event>, access: Access, node: Option<A
         if !made.insert((namespace.clone(), name)) {
             continue;
         }
-        if client.is_none() {
-            client = access.client().await.ok();
-        }
-        let Some(client) = client.clone() else { continue };
+        let Ok(joined) = link.join().await else { continue };
         event.event_time = Some(MicroTime(Timestamp::now()));
         event.reporting_instance = Some(node.as_deref().unwrap_or("netpolc").into());
-        match Api::<Event>::namespaced(client, &namespace).create(&PostParams::default(), &event).await {
+        match Api::<Event>::namespaced(joined.client, &namespace).create(&PostParams::default(), &event).await {
             Ok(_) => {}
             Err(Error::Api(status)) if status.is_already_exists() => {}
             Err(Error::Api(status)) if status.code == 403 => {

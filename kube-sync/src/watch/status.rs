@@ -38,6 +38,10 @@ pub struct NodeStatus {
     pub version: String,
     /// Why the kernel does not hold what the cluster says, where it does not.
     pub behind: Option<String>,
+    /// Why the cluster's changes are not seen at the moment, where they are not.
+    pub blind: Option<String>,
+    /// Pods, as `namespace/name`, that some policy selects and that have no interface here: they are not enforced.
+    pub unfound: Vec<String>,
     /// Pods of this node that policies may select.
     pub pods: usize,
     /// Those that some policy selects.
@@ -48,27 +52,54 @@ pub struct NodeStatus {
     pub problems: Vec<String>,
 }
 
+/// One condition of the resource: its type, and where it is False a reason in one word and a message.
+pub(crate) struct State {
+    pub kind: &'static str,
+    pub wrong: Option<(&'static str, String)>,
+    fine: (&'static str, &'static str),
+}
+
 impl NodeStatus {
-    /// `status` of the resource. `since` is when it came to be in step, or fell behind.
-    pub(crate) fn value(&self, since: Timestamp, now: Timestamp) -> Value {
+    /// The conditions, the one that sums them up first.
+    pub(crate) fn states(&self) -> [State; 3] {
+        let behind = self.behind.clone().map(|why| ("Behind", why));
+        let blind = self.blind.clone().map(|why| ("Blind", why));
+        let unfound = (!self.unfound.is_empty()).then(|| {
+            let pods = self.unfound.join(", ");
+            ("InterfaceMissing", format!("selected by a policy, and without an interface on this node: {pods}"))
+        });
+        let all = behind.or(blind.clone()).or(unfound.clone());
+        [
+            State { kind: "InStep", wrong: all, fine: ("Enforced", "the kernel holds what the cluster says") },
+            State { kind: "Watching", wrong: blind, fine: ("Watching", "the cluster's changes are seen") },
+            State {
+                kind: "InterfacesFound",
+                wrong: unfound,
+                fine: ("Found", "every isolated pod's interface is known"),
+            },
+        ]
+    }
+
+    /// `status` of the resource. `since` is when each condition came to be as it is.
+    pub(crate) fn value(&self, since: impl Fn(&State) -> Timestamp, now: Timestamp) -> Value {
         // What is wrong must not be among what is left out.
         let mut policies: Vec<&PolicyState> = self.policies.iter().collect();
         policies.sort_by_key(|p| (p.errors == 0, &p.policy));
         policies.truncate(MAX_POLICIES);
         policies.sort_by_key(|p| &p.policy);
         let problems: Vec<&str> = self.problems.iter().take(MAX_PROBLEMS).map(|p| bounded(p)).collect();
-        let (status, reason) = match self.behind {
-            None => ("True", "Enforced"),
-            Some(_) => ("False", "Behind"),
-        };
-        let message = self.behind.as_deref().unwrap_or("the kernel holds what the cluster says");
+        let conditions = self.states().map(|state| {
+            let (status, (reason, message)) = match &state.wrong {
+                None => ("True", state.fine),
+                Some((reason, message)) => ("False", (*reason, message.as_str())),
+            };
+            json!({"type": state.kind, "status": status, "reason": reason, "message": bounded(message),
+                "lastTransitionTime": seconds(since(&state))})
+        });
         json!({
             "agentVersion": self.version,
             "lastUpdated": seconds(now),
-            "conditions": [{
-                "type": "InStep", "status": status, "reason": reason, "message": bounded(message),
-                "lastTransitionTime": seconds(since),
-            }],
+            "conditions": conditions,
             "pods": self.pods,
             "isolatedPods": self.isolated,
             "policyCount": self.policies.len(),
@@ -118,7 +149,7 @@ mod tests {
             behind: Some("x".repeat(100_000)),
             ..NodeStatus::default()
         };
-        let value = status.value(Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        let value = status.value(|_| Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         assert!(value.to_string().len() < 64 << 10, "{}", value.to_string().len());
         assert_eq!((&value["policyCount"], &value["policiesOmitted"]), (&5_000.into(), &4_800.into()));
         assert_eq!((&value["problemCount"], &value["problemsOmitted"]), (&300.into(), &280.into()));

@@ -3,6 +3,7 @@
 //! Not here: what there is to act upon ([`super::serve`], [`super::kubernetes`]).
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
@@ -11,10 +12,11 @@ use std::{
 };
 
 use netpolc_kube_sync::watch::PolicyState;
+use netpolc_policy::ObjectKey;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Agent, Error, Report,
+    Agent, Error, Report, Standing,
     applied::applied,
     host::{Enforcer, Network},
     record::{Alive, Record},
@@ -36,6 +38,15 @@ const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// The loop turns at least so often, which is how monitoring sees that it lives.
 pub const BEAT: Duration = Duration::from_secs(5);
 
+/// A pod's interface may take so long to appear after its address before that is told of.
+const UNFOUND: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    NotYet,
+    All,
+}
+
 /// An agent, and how it is doing.
 pub struct Keeper<H, N> {
     /// The agent.
@@ -44,6 +55,10 @@ pub struct Keeper<H, N> {
     pub problems: Vec<String>,
     /// Why the kernel does not hold the newest policies, where it does not.
     pub behind: Option<String>,
+    /// Why the cluster's changes are not seen, where they are not. What is enforced is what was seen last.
+    pub blind: Option<String>,
+    /// Pods that a policy selects and whose interface was looked for in vain for a while, each with when that began.
+    unfound: BTreeMap<ObjectKey, (Instant, Told)>,
     /// The target held tables before this agent's first update, and the cluster was not seen as a whole yet: nothing is
     /// changed until then.
     pub holds: bool,
@@ -73,6 +88,8 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             agent: Agent::new(node.clone(), host, network)?,
             problems: vec![],
             behind: None,
+            blind: None,
+            unfound: BTreeMap::new(),
             node,
             pin_dir,
             recorded: None,
@@ -130,6 +147,56 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         }
     }
 
+    /// Notes whether the cluster's changes are seen.
+    pub fn set_blind(&mut self, why: Option<String>) {
+        if self.blind == why {
+            return;
+        }
+        match &why {
+            Some(why) => tracing::error!("{why}"),
+            None => tracing::info!("the cluster's changes are seen again"),
+        }
+        self.metrics.blind(why.as_deref());
+        self.blind = why;
+        self.stale = true;
+    }
+
+    /// Notes the pods that a policy selects and that have no interface here; gives those that came to be so for good.
+    pub fn note_unfound(&mut self) -> Vec<ObjectKey> {
+        let missing = self.agent.missing().into_iter();
+        let now: BTreeSet<ObjectKey> =
+            missing.filter(|key| self.agent.standing(key) == Standing::Unfound).cloned().collect();
+        let before = self.unfound_pods().count();
+        self.unfound.retain(|key, _| now.contains(key));
+        let began = Instant::now();
+        let mut new = Vec::new();
+        for key in now {
+            let since = self.unfound.entry(key.clone()).or_insert((began, Told::NotYet));
+            if since.1 == Told::NotYet && since.0.elapsed() >= UNFOUND {
+                since.1 = Told::All;
+                let why =
+                    "a policy selects it, and no interface of this node leads to its addresses: it is not isolated";
+                tracing::error!(pod = %key, "{why}");
+                new.push(key);
+            }
+        }
+        if !new.is_empty() || self.unfound_pods().count() != before {
+            self.stale = true;
+            self.metrics.unfound(self.unfound_pods().count());
+        }
+        new
+    }
+
+    /// When the next pod without an interface is to be told of.
+    pub fn unfound_due(&self) -> Option<Instant> {
+        let untold = self.unfound.values().filter(|(_, told)| *told == Told::NotYet);
+        untold.map(|(since, _)| *since + UNFOUND).min()
+    }
+
+    fn unfound_pods(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.unfound.iter().filter(|(_, (_, told))| *told == Told::All).map(|(key, _)| key)
+    }
+
     /// Is there something to look for, or to try again?
     pub fn waits(&self) -> bool {
         !self.holds && (self.behind.is_some() || !self.agent.missing().is_empty())
@@ -180,6 +247,8 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             policies,
             problems: self.problems.iter().cloned().chain(diagnostics.iter().map(ToString::to_string)).collect(),
             behind: self.behind.clone(),
+            blind: self.blind.clone(),
+            unfound: self.unfound_pods().map(ToString::to_string).collect(),
             offload: self.agent.host().offload(),
         };
         if let Err(error) = record.write(&self.pin_dir) {

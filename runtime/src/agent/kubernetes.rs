@@ -52,6 +52,7 @@ pub async fn serve(
     let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     // Also where the target holds nothing yet: a part of the cluster is not what policies speak of.
     keeper.holds = true;
+    keeper.metrics.watching(watch.contacts());
     let mut plugins = Plugins::open(options, &watch)?;
     keeper.set_behind(waiting(watch.incomplete()));
     tokio::pin!(stop);
@@ -60,7 +61,7 @@ pub async fn serve(
     let mut again = Instant::now() + patience;
     loop {
         let record_due = keeper.record_due().map(Instant::from_std);
-        let plugins_due = plugins.sandboxes.due().map(Instant::from_std);
+        let plugins_due = plugins.sandboxes.due().into_iter().chain(keeper.unfound_due()).min().map(Instant::from_std);
         keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
@@ -92,7 +93,14 @@ pub async fn serve(
                         }
                     }
                 }
+                if let Some(current) = watch.current() {
+                    plugins.sandboxes.current(current);
+                }
+                if let Some(why) = watch.take_not_current() {
+                    plugins.sandboxes.not_current(why);
+                }
                 if watch.take_news() {
+                    keeper.set_blind(blind(&watch));
                     // Perhaps of a policy's generation only.
                     keeper.touch();
                     let conditions = watch.conditions().map(ToString::to_string);
@@ -129,6 +137,11 @@ pub async fn serve(
             keeper.metrics.resynced(resource.plural(), lists);
         }
         plugins.serve(&mut keeper);
+        for key in keeper.note_unfound() {
+            let uid = keeper.agent.cluster().pods.get(&key).and_then(|pod| pod.uid.as_deref());
+            let why = format!("a policy selects it, and no interface of node {} leads to its addresses", options.node);
+            watch.not_isolated(&key, uid, why);
+        }
     }
     record(&mut keeper, &watch);
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
@@ -187,6 +200,11 @@ impl Plugins {
                 // Also where no address is new: a new sandbox has a new interface.
                 keeper.follow(|agent| agent.refresh());
             }
+            if let Some(deadline) = plan.freshen
+                && self.fetcher.freshen(deadline).is_err()
+            {
+                self.sandboxes.not_freshened();
+            }
             for key in plan.fetch {
                 if let Err(error) = self.fetcher.fetch(key.clone()) {
                     tracing::warn!(pod = %key, %error, "CNI");
@@ -221,9 +239,21 @@ fn record<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, watch: &Watch) {
         pods: record.pods.len(),
         isolated: keeper.agent.local_pods().iter().filter(isolates).count(),
         behind: record.behind,
+        blind: record.blind,
+        unfound: record.unfound,
         policies: record.policies,
         problems: record.problems,
     });
+}
+
+/// Which kinds are not watched any more, where the cluster was known.
+fn blind(watch: &Watch) -> Option<String> {
+    if !watch.incomplete().is_empty() {
+        return None;
+    }
+    let kinds: Vec<String> = watch.conditions().map(|condition| condition.resource.to_string()).collect();
+    let what = "changes of them are not seen, and what is enforced stays as it is until then";
+    (!kinds.is_empty()).then(|| format!("cannot watch {}: {what}", kinds.join(", ")))
 }
 
 /// What is said until the cluster is known.

@@ -35,6 +35,12 @@ pub struct Record {
     /// Why the kernel does not hold the newest policies, where it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
+    /// Why the cluster's changes are not seen at the moment, where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blind: Option<String>,
+    /// Pods that a policy selects and that have no interface here: they are not enforced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unfound: Vec<String>,
     /// What NICs, or the kernel's own filters, do; empty where eBPF does everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offload: Vec<OffloadRecord>,
@@ -111,6 +117,11 @@ impl Alive {
 }
 
 impl Record {
+    /// Is everything enforced that the cluster says, as far as it is known?
+    pub fn is_in_step(&self) -> bool {
+        self.behind.is_none() && self.blind.is_none() && self.unfound.is_empty()
+    }
+
     /// Writes it, at once or not at all.
     ///
     /// # Errors

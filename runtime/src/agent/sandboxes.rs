@@ -4,6 +4,8 @@
 //! A request names a pod by its UID, since a pod that was made anew under the same name may have other labels. Where the
 //! watch has not shown that pod yet it is fetched; from then on, until the watch has caught up, what the watch says of older pods
 //! under that name does not count.
+//! And a request is confirmed only by a view that is at least as new as the request: an agent that was cut off from the API server
+//! may not know of a policy that was made before the pod.
 //! No clock, no socket, no kernel: the loop ([`super::kubernetes`]) brings them.
 
 use std::{
@@ -28,6 +30,8 @@ use super::{
 
 /// Pause before a pod is asked for again that could not be.
 const RETRY: Duration = Duration::from_millis(300);
+/// What is said until it is known how new the view is.
+const NOT_CURRENT: &str = "the API server has not said yet whether this node knows its newest policies";
 /// Requests that wait at once; a node starts some tens of pods at a time.
 const MAX_PENDING: usize = 1_024;
 
@@ -48,6 +52,12 @@ pub struct Sandboxes {
     stale: bool,
     /// Not taken yet.
     answered: Vec<(Answer, Duration)>,
+    /// What is known of the cluster is all that the API server had at this moment.
+    current: Option<Instant>,
+    /// When that was asked for last.
+    asked: Option<Instant>,
+    /// Why it is not known.
+    not_current: Option<String>,
 }
 
 #[derive(Debug)]
@@ -95,6 +105,8 @@ pub struct Plan {
     pub look: bool,
     /// Pods to ask the API server for.
     pub fetch: Vec<ObjectKey>,
+    /// A view as new as the API server's state is to be asked for, until this moment.
+    pub freshen: Option<Instant>,
 }
 
 impl Sandboxes {
@@ -111,6 +123,9 @@ impl Sandboxes {
             gone: vec![],
             stale: false,
             answered: vec![],
+            current: None,
+            asked: None,
+            not_current: None,
         }
     }
 
@@ -189,6 +204,17 @@ impl Sandboxes {
             Some(change)
         };
         changes.into_iter().filter_map(keep).collect()
+    }
+
+    /// Everything that the API server had at `moment` is known.
+    pub fn current(&mut self, moment: Instant) {
+        self.current = self.current.max(Some(moment));
+        self.not_current = None;
+    }
+
+    /// That could not be found out.
+    pub fn not_current(&mut self, why: String) {
+        self.not_current = Some(why);
     }
 
     /// What the API server said of a pod that was asked for. `known` is the cluster.
@@ -270,6 +296,7 @@ impl Sandboxes {
                 self.hold(&pending.sandbox, pod, known, local, &mut changed);
             }
         }
+        plan.freshen = self.freshen(&all, now);
         self.pending = all;
         let changes = changed.into_iter();
         let changes = changes.map(|(key, pod)| Change { resource: Resource::Pod, key, object: pod.map(Object::Pod) });
@@ -279,6 +306,22 @@ impl Sandboxes {
             plan.fetch.push(key.clone());
         }
         plan
+    }
+
+    /// Until when a newer view is to be asked for, where some request needs one that is not under way yet.
+    fn freshen(&mut self, pending: &[Pending], now: Instant) -> Option<Instant> {
+        let waits = pending.iter().filter(|p| !self.is_current(p));
+        let (newest, deadline) = waits.map(|p| (p.since, p.deadline)).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
+        if self.asked.is_some_and(|asked| asked >= newest) {
+            return None;
+        }
+        self.asked = Some(now);
+        Some(deadline)
+    }
+
+    /// Is what is known at least as new as the request? A pod that runs already is judged by what there is.
+    fn is_current(&self, pending: &Pending) -> bool {
+        pending.kind == Kind::Check || self.current.is_some_and(|current| current >= pending.since)
     }
 
     /// Forgets sandboxes that are gone, and the addresses that only they gave.
@@ -333,6 +376,11 @@ impl Sandboxes {
         self.held.insert(pod.key.clone(), held);
         self.stale = true;
         changed.insert(pod.key.clone(), Some(Pod { addresses: addresses.clone(), ..pod }));
+    }
+
+    /// A newer view could not even be asked for; the next turn does.
+    pub fn not_freshened(&mut self) {
+        self.asked = None;
     }
 
     /// Could not even be asked for; tried again.
@@ -419,6 +467,9 @@ impl Sandboxes {
             (PodNetwork::Host, _) => return Verdict::Enforced,
             (_, Phase::Finished) => return Verdict::Never("the API server says that it has ended".into()),
             (PodNetwork::Own, Phase::Active) => {}
+        }
+        if !self.is_current(pending) {
+            return wait(self.not_current.as_deref().unwrap_or(NOT_CURRENT));
         }
         let addresses = &pending.sandbox.addresses;
         if !addresses.is_empty() && !addresses.iter().any(|a| pod.addresses.contains(a)) {

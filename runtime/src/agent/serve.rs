@@ -65,6 +65,7 @@ pub async fn serve(
                 keeper.follow(|agent| agent.refresh());
             }
         }
+        keeper.note_unfound();
         keeper.record(|_| {});
     }
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");

@@ -26,19 +26,26 @@ pub fn run(pin_dir: &Path, report: Report) -> anyhow::Result<Outcome> {
             out.flush()?;
         }
     }
-    let behind = status.agent.as_ref().is_some_and(|a| a.record.behind.is_some());
-    Ok(if behind { Outcome::Problems } else { Outcome::Fine })
+    let in_step = status.agent.as_ref().is_none_or(|a| a.record.is_in_step());
+    Ok(if in_step { Outcome::Fine } else { Outcome::Problems })
 }
 
 fn text(status: &Status, colour: Colour) -> String {
     let mut text = String::new();
     match &status.agent {
         Some(agent) => {
-            let Record { node, policies, problems, behind, .. } = &agent.record;
+            let Record { node, policies, problems, behind, blind, unfound, .. } = &agent.record;
             let state = if agent.running { colour.good("running") } else { colour.bad("not running") };
             text += &format!("node {node}: agent {state}, {} policies apply here\n", policies.len());
             if let Some(behind) = behind {
                 text += &format!("{} {behind}\n", colour.bad("not in step:"));
+            }
+            if let Some(blind) = blind {
+                text += &format!("{} {blind}\n", colour.bad("blind:"));
+            }
+            for pod in unfound {
+                let why = "a policy selects it, and no interface of this node leads to its addresses";
+                text += &format!("{} pod {pod}: {why}\n", colour.bad("not enforced:"));
             }
             for problem in problems {
                 text += &format!("{} {problem}\n", colour.bad("problem:"));

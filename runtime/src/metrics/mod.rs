@@ -1,11 +1,12 @@
 //! What the agent tells monitoring: counters that its loop keeps, and what the tables say at the moment of asking.
 //!
-//! [`Metrics`] is shared between the loop and [`server`]; [`collect`] reads the tables. Names follow Prometheus' conventions:
+//! [`Metrics`] is shared between the loop and [`server`]; [`collect`] reads the tables, [`watched`] how the cluster is watched. Names follow Prometheus' conventions:
 //! base units, `_total` on counters, `netpolc_` in front.
 //! Not here: the loop itself ([`crate::agent`]).
 
 pub mod collect;
 pub mod server;
+pub mod watched;
 
 use std::{
     path::PathBuf,
@@ -23,6 +24,8 @@ use prometheus_client::{
 };
 
 use collect::Tables;
+use netpolc_kube_sync::watch::Contacts;
+use watched::Watched;
 
 use crate::agent::sandboxes::Answer;
 
@@ -56,6 +59,8 @@ pub struct Metrics {
     errors: Family<ByResource, Counter>,
     problems: Gauge,
     in_step: Gauge<i64, AtomicI64>,
+    unfound: Gauge,
+    watched: Watched,
     health: Mutex<Health>,
 }
 
@@ -65,6 +70,12 @@ struct Health {
     turned: Instant,
     /// Why the agent is not ready; None where it is.
     waits_for: Option<String>,
+    /// The last update succeeded.
+    enforced: bool,
+    /// Why the cluster's changes are not seen, where they are not.
+    blind: Option<String>,
+    /// Isolated pods whose interface is not known.
+    unfound: usize,
 }
 
 impl Metrics {
@@ -97,10 +108,23 @@ impl Metrics {
         registry.register("resyncs", "Full lists after the first one, by resource", resyncs.clone());
         registry.register("errors", "Failures, by what failed", errors.clone());
         registry.register("problems", "Problems in the objects as they are now", problems.clone());
-        registry.register("in_step", "1 while the kernel holds what the cluster says, else 0", in_step.clone());
+        registry.register(
+            "in_step",
+            "1 while the kernel holds what the cluster says, its changes are seen, and every isolated pod is enforced; else 0",
+            in_step.clone(),
+        );
+        let unfound = Gauge::default();
+        registry.register(
+            "unenforced_pods",
+            "Pods that a policy selects and whose interface is not found on this node",
+            unfound.clone(),
+        );
         registry.register_collector(Box::new(Tables::new(pin_dir)));
+        let watched = Watched::default();
+        registry.register_collector(Box::new(watched.clone()));
         let waits_for = Some("the first complete view of the cluster".to_owned());
-        let health = Mutex::new(Health { turned: Instant::now(), waits_for });
+        let (enforced, blind, unfound_pods) = (false, None, 0);
+        let health = Mutex::new(Health { turned: Instant::now(), waits_for, enforced, blind, unfound: unfound_pods });
         Arc::new(Metrics {
             registry,
             updates,
@@ -113,6 +137,8 @@ impl Metrics {
             errors,
             problems,
             in_step,
+            unfound,
+            watched,
             health,
         })
     }
@@ -140,19 +166,42 @@ impl Metrics {
         if let Some(waited) = waited {
             self.latency.observe(waited.as_secs_f64());
         }
-        self.in_step.set(1);
-        self.health().waits_for = None;
+        self.note(|health| (health.enforced, health.waits_for) = (true, None));
     }
 
     /// An update failed; what was enforced stays.
     pub fn failed(&self, why: &str) {
         self.updates.get_or_create(&ByResult { result: "failed" }).inc();
-        self.in_step.set(0);
         self.error("update");
+        self.note(|health| {
+            health.enforced = false;
+            if health.waits_for.is_some() {
+                health.waits_for = Some(why.to_owned());
+            }
+        });
+    }
+
+    /// How the cluster's kinds are watched is told from now on.
+    pub fn watching(&self, contacts: Contacts) {
+        self.watched.set(contacts);
+    }
+
+    /// Why the cluster's changes are not seen at the moment, where they are not.
+    pub fn blind(&self, why: Option<&str>) {
+        self.note(|health| health.blind = why.map(ToOwned::to_owned));
+    }
+
+    /// So many isolated pods have no interface that is known.
+    pub fn unfound(&self, count: usize) {
+        self.unfound.set(count as i64);
+        self.note(|health| health.unfound = count);
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Health)) {
         let mut health = self.health();
-        if health.waits_for.is_some() {
-            health.waits_for = Some(why.to_owned());
-        }
+        change(&mut health);
+        let in_step = health.enforced && health.blind.is_none() && health.unfound == 0;
+        self.in_step.set(in_step.into());
     }
 
     /// A request of the CNI plugin was answered after so long.
@@ -175,7 +224,7 @@ impl Metrics {
         self.problems.set(count as i64);
     }
 
-    /// Says what the agent still waits for; it is ready once the first update is enforced, and stays it.
+    /// Says what the agent still waits for until its first update is enforced.
     pub fn waits_for(&self, what: &str) {
         let mut health = self.health();
         if health.waits_for.is_some() {
@@ -189,10 +238,11 @@ impl Metrics {
         (silent > SILENCE).then(|| format!("the agent's loop has not turned for {} s", silent.as_secs()))
     }
 
-    /// What it waits for before it is ready, where it is not. Ready once means ready until it ends: enforcement stays
-    /// whatever happens to the connection to the cluster.
+    /// Why it is not ready, where it is not: it waits for its first update, or does not see the cluster's changes. Failed updates
+    /// count as in step or not, and not here.
     pub fn unready(&self) -> Option<String> {
-        self.health().waits_for.as_ref().map(|what| format!("waiting for {what}"))
+        let health = self.health();
+        health.waits_for.as_ref().map(|what| format!("waiting for {what}")).or_else(|| health.blind.clone())
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -218,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ready_after_the_first_update_and_stays_so() {
+    fn it_is_ready_after_the_first_update_while_it_sees_the_cluster() {
         let metrics = Metrics::new("/nowhere".into());
         metrics.failed("pods cannot be listed");
         assert_eq!(metrics.unready().unwrap(), "waiting for pods cannot be listed");
@@ -226,6 +276,16 @@ mod tests {
         metrics.failed("the table is full");
         assert_eq!((metrics.unready(), metrics.unhealthy()), (None, None));
         assert!(!metrics.is_in_step());
+        metrics.enforced(0, None);
+        assert!(metrics.is_in_step());
+        metrics.blind(Some("cannot watch pods"));
+        assert_eq!((metrics.unready().as_deref(), metrics.is_in_step()), (Some("cannot watch pods"), false));
+        metrics.enforced(1, None);
+        assert!(!metrics.is_in_step(), "an update from what was known does not end it");
+        metrics.blind(None);
+        assert!(metrics.unready().is_none() && metrics.is_in_step());
+        metrics.unfound(1);
+        assert!(metrics.unready().is_none() && !metrics.is_in_step());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! A real Kubernetes API server on loopback: etcd and kube-apiserver as `testbed/kube/kubernetes.sh` builds them, with
 //! certificates, users and RBAC of their own; gone, with its folder, when dropped.
 //!
-//! Here: processes. [`objects`] makes and deletes things through the server, [`storage`] behind its back.
+//! Here: processes. [`objects`] makes and deletes things through the server, [`storage`] behind its back. [`fake`] is a server
+//! within the process, for what a real one does not do on command: stall, forget, stay silent.
 //! Not here: nodes, which run containers (`testbed/kube/node.sh`).
 
+pub mod fake;
 pub mod objects;
 pub mod storage;
 

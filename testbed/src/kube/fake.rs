@@ -1,0 +1,262 @@
+//! An API server within the process, as far as the agent asks: lists, watches that resume, single pods, with versions that all
+//! kinds share. It does on command what a real one does on bad days: it is away, connections stall without a reset, a watch
+//! loses an event, the past is forgotten.
+//!
+//! Not here: rights, validation, pages, writes by clients. A real server: [`super::Server`].
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use hyper::body::{Body as HttpBody, Bytes, Frame};
+use kube::{Client, client::Body};
+use netpolc_kube_sync::watch::Access;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Fake(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The newest version.
+    version: u64,
+    /// By collection, then by namespace and name.
+    objects: BTreeMap<String, BTreeMap<(String, String), Value>>,
+    /// What happened, for watches that resume.
+    log: Vec<(u64, String, String)>,
+    /// Nothing is known of what happened until then.
+    forgotten: u64,
+    watchers: Vec<Watcher>,
+    /// `path?query` of each request that arrived.
+    asked: Vec<String>,
+    clients: u64,
+    /// What clients up to this one send does not arrive, and they hear nothing.
+    stalled: u64,
+    /// Nobody can connect.
+    away: bool,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    client: u64,
+    collection: String,
+    lines: mpsc::UnboundedSender<Bytes>,
+}
+
+/// The collection of a kind.
+fn collection(kind: &str) -> &'static str {
+    match kind {
+        "Namespace" => "/api/v1/namespaces",
+        "Node" => "/api/v1/nodes",
+        "Pod" => "/api/v1/pods",
+        "Service" => "/api/v1/services",
+        "NetworkPolicy" => "/apis/networking.k8s.io/v1/networkpolicies",
+        "EndpointSlice" => "/apis/discovery.k8s.io/v1/endpointslices",
+        other => panic!("no collection is known for {other}"),
+    }
+}
+
+enum Answer {
+    Text(u16, String),
+    Watch(mpsc::UnboundedReceiver<Bytes>),
+    /// Never any.
+    Stalled,
+}
+
+impl Fake {
+    /// With nothing in it.
+    pub fn new() -> Arc<Self> {
+        let fake = Self::default();
+        fake.state().version = 10;
+        Arc::new(fake)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way to it. Each client is a connection of its own.
+    pub fn access(self: &Arc<Self>) -> Access {
+        let fake = self.clone();
+        Access::With(Arc::new(move || {
+            let client = {
+                let mut state = fake.state();
+                state.clients += 1;
+                state.clients
+            };
+            let fake = fake.clone();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let answer = fake.answer(client, request.uri().path(), request.uri().query().unwrap_or_default());
+                async move {
+                    match answer? {
+                        Answer::Text(status, text) => {
+                            Ok(Response::builder().status(status).body(Said::Text(Some(text.into())))?)
+                        }
+                        Answer::Watch(lines) => Ok(Response::new(Said::Lines(lines))),
+                        Answer::Stalled => std::future::pending::<Result<Response<Said>, tower::BoxError>>().await,
+                    }
+                }
+            });
+            Client::new(service, "default")
+        }))
+    }
+
+    fn answer(&self, client: u64, path: &str, query: &str) -> Result<Answer, tower::BoxError> {
+        let mut state = self.state();
+        if client <= state.stalled {
+            return Ok(Answer::Stalled);
+        }
+        if state.away {
+            return Err("connection refused".into());
+        }
+        state.asked.push(format!("{path}?{query}"));
+        if path == "/version" {
+            return Ok(Answer::Text(200, json!({"major": "1", "minor": "20"}).to_string()));
+        }
+        let failure = |code: u16, reason: &str| {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
+                "message": reason, "metadata": {}});
+            Answer::Text(code, status.to_string())
+        };
+        if let Some(rest) = path.strip_prefix("/api/v1/namespaces/")
+            && let Some((namespace, name)) = rest.split_once("/pods/")
+        {
+            let key = (namespace.to_owned(), name.to_owned());
+            let pod = state.objects.get(collection("Pod")).and_then(|pods| pods.get(&key));
+            return Ok(pod.map_or_else(|| failure(404, "NotFound"), |pod| Answer::Text(200, pod.to_string())));
+        }
+        let parameter = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+        };
+        if parameter("watch").is_none() {
+            let all: Vec<&Value> = state.objects.get(path).into_iter().flat_map(BTreeMap::values).collect();
+            let shown = parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(all.len()).min(all.len());
+            let mut metadata = json!({"resourceVersion": state.version.to_string()});
+            if shown < all.len() {
+                // Enough for whoever asks for one object.
+                metadata["continue"] = "more".into();
+                metadata["remainingItemCount"] = (all.len() - shown).into();
+            }
+            let list = json!({"kind": "List", "apiVersion": "v1", "items": &all[..shown], "metadata": metadata});
+            return Ok(Answer::Text(200, list.to_string()));
+        }
+        let from: u64 = parameter("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+        if from < state.forgotten {
+            return Ok(failure(410, "Expired"));
+        }
+        let (lines, receiver) = mpsc::unbounded_channel();
+        for (_, _, line) in state.log.iter().filter(|(version, of, _)| *version > from && of == path) {
+            // The receiver is held here.
+            let _ = lines.send(Bytes::from(line.clone()));
+        }
+        state.watchers.push(Watcher { client, collection: path.to_owned(), lines });
+        Ok(Answer::Watch(receiver))
+    }
+
+    /// Creates or changes an object, and tells watchers.
+    pub fn put(&self, object: &Value) {
+        self.change(object, true, true);
+    }
+
+    /// As [`Fake::put`], without telling those who watch now: the event is lost on its way.
+    pub fn put_unheard(&self, object: &Value) {
+        self.change(object, true, false);
+    }
+
+    /// Removes an object, and tells watchers.
+    pub fn delete(&self, object: &Value) {
+        self.change(object, false, true);
+    }
+
+    fn change(&self, object: &Value, stays: bool, heard: bool) {
+        let mut state = self.state();
+        state.version += 1;
+        let version = state.version;
+        let path = collection(object["kind"].as_str().expect("a kind"));
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let key = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let objects = state.objects.entry(path.into()).or_default();
+        let kind = match (stays, objects.remove(&key)) {
+            (false, _) => "DELETED",
+            (true, None) => "ADDED",
+            (true, Some(_)) => "MODIFIED",
+        };
+        if stays {
+            objects.insert(key, object.clone());
+        }
+        // serde_json sorts names; servers send the type first.
+        let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
+        state.log.push((version, path.into(), line.clone()));
+        if heard {
+            let stalled = state.stalled;
+            state.watchers.retain(|w| !w.lines.is_closed());
+            let watchers = state.watchers.iter().filter(|w| w.collection == path && w.client > stalled);
+            watchers.for_each(|w| drop(w.lines.send(Bytes::from(line.clone()))));
+        }
+    }
+
+    /// All connections break, and nobody can connect until [`Fake::come_back`].
+    pub fn go_away(&self) {
+        let mut state = self.state();
+        (state.away, state.watchers) = (true, vec![]);
+    }
+
+    /// See [`Fake::go_away`].
+    pub fn come_back(&self) {
+        self.state().away = false;
+    }
+
+    /// Connections that there are carry nothing from now on, and are not reset; new ones work.
+    pub fn stall(&self) {
+        let mut state = self.state();
+        state.stalled = state.clients;
+    }
+
+    /// Whoever resumes a watch must list instead.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        (state.forgotten, state.log) = (state.version, vec![]);
+    }
+
+    /// Requests that arrived so far, as `path?query`, which contain `part`.
+    pub fn asked(&self, part: &str) -> Vec<String> {
+        self.state().asked.iter().filter(|asked| asked.contains(part)).cloned().collect()
+    }
+
+    /// How many clients were made.
+    pub fn clients(&self) -> u64 {
+        self.state().clients
+    }
+}
+
+/// A body: a text, or lines as they come.
+enum Said {
+    Text(Option<Bytes>),
+    Lines(mpsc::UnboundedReceiver<Bytes>),
+}
+
+impl HttpBody for Said {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match &mut *self {
+            Said::Text(text) => Poll::Ready(text.take()),
+            Said::Lines(lines) => lines.poll_recv(context),
+        };
+        next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
