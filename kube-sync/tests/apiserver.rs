@@ -3,7 +3,15 @@
 //!
 //! Not here: servers that are newer, or that lie (`watch.rs`).
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use netpolc_kube_sync::watch::{Access, Change, Lists, Options, Reason, Resource, Update, Watch};
 use netpolc_policy::{Cluster, Isolation, ObjectKey};
@@ -97,8 +105,22 @@ async fn a_real_api_server() {
     .await
     .unwrap();
     create(&admin, &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}})).await.unwrap();
-    tokio::join!(lists_and_changes(&server), refusals(&server), illegal_objects(&server));
+    lists_and_changes(&server).await;
+    tokio::join!(refusals(&server), illegal_objects(&server), stalls(&server));
     expired_versions(&mut server).await;
+}
+
+/// Connections of this process to the server that stand.
+fn connections(server: &Server) -> usize {
+    let url = server.url();
+    let port: u16 = url.rsplit(':').next().unwrap().parse().unwrap();
+    let (end, own) = (format!(":{port:04X}"), format!("/proc/{}/fd", std::process::id()));
+    let links = std::fs::read_dir(own).unwrap().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let sockets: Vec<String> = links.filter_map(|l| Some(l.to_str()?.strip_prefix("socket:[")?.to_owned())).collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let established = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let ours = established.filter(|f| f[2].ends_with(&end) && f[3] == "01");
+    ours.filter(|f| sockets.iter().any(|s| s.strip_suffix(']') == Some(f[9]))).count()
 }
 
 /// First lists are complete before anything is handed on; then each change comes as itself.
@@ -109,8 +131,10 @@ async fn lists_and_changes(server: &Server) {
     Storage::of(server).unwrap().put_all(names).await.unwrap();
     create(&admin, &policy("shop", "deny", json!({"podSelector": {}}))).await.unwrap();
 
+    let before = connections(server);
     let mut follower = Follower::of(server);
     follower.until("first lists", |f| f.complete).await;
+    assert_eq!(connections(server), before + 1, "one connection carries all watches");
     assert_eq!(follower.changes, [], "nothing comes before the first lists");
     assert_eq!(follower.pods("shop"), 1200, "three pages");
     assert_eq!(follower.cluster.nodes.len(), 1, "of the nodes only the own one");
@@ -203,6 +227,79 @@ async fn illegal_objects(server: &Server) {
     // Mended, it is no problem any more.
     delete(&admin, "NetworkPolicy", Some("odd"), "port").await.unwrap();
     follower.until("no problem", |f| f.watch.problems().all(|p| !p.to_string().contains("odd/port"))).await;
+}
+
+/// What lies between loses a connection's state: nothing comes through any more, and nobody resets it.
+struct Proxy {
+    port: u16,
+    /// Connections up to this one are lost.
+    lost: Arc<AtomicU64>,
+    accepted: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    fn start(to: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (lost, accepted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let proxy =
+            Self { port: listener.local_addr().unwrap().port(), lost: lost.clone(), accepted: accepted.clone() };
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let number = accepted.fetch_add(1, Ordering::SeqCst) + 1;
+                let Ok(server) = TcpStream::connect(&to) else { continue };
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let lost = lost.clone();
+                    std::thread::spawn(move || {
+                        let mut part = [0; 16 << 10];
+                        while let Ok(read @ 1..) = from.read(&mut part) {
+                            if lost.load(Ordering::SeqCst) < number && to.write_all(&part[..read]).is_err() {
+                                return;
+                            }
+                        }
+                        if lost.load(Ordering::SeqCst) < number {
+                            let _ = to.shutdown(Shutdown::Both);
+                        }
+                    });
+                }
+            }
+        });
+        proxy
+    }
+
+    fn lose_all(&self) {
+        self.lost.store(self.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+/// S58: a stall is noticed within half a minute by itself, and at once where somebody asks for a view that is current.
+async fn stalls(server: &Server) {
+    let admin = server.client(User::Admin).await.unwrap();
+    create(&admin, &namespace("stall")).await.unwrap();
+    let url = server.url();
+    let proxy = Proxy::start(url.strip_prefix("https://").unwrap().to_owned());
+    let kubeconfig = std::fs::read_to_string(server.kubeconfig(User::Admin).unwrap()).unwrap();
+    let path = server.folder().join("proxy.kubeconfig");
+    std::fs::write(&path, kubeconfig.replace(&url, &format!("https://127.0.0.1:{}", proxy.port))).unwrap();
+    let mut follower = Follower::new(Access::Kubeconfig(path));
+    follower.until("first lists", |f| f.complete).await;
+    let asked = Instant::now();
+    follower.watch.fetcher().freshen(asked + Duration::from_secs(5)).unwrap();
+    follower.until("a current view", |f| f.watch.current().is_some_and(|c| c >= asked)).await;
+
+    proxy.lose_all();
+    create(&admin, &policy("stall", "unasked", json!({"podSelector": {}}))).await.unwrap();
+    // By signs of life on the connection: 30 s at most.
+    follower.until("the stall is noticed", |f| f.cluster.policies.contains_key(&key("stall", "unasked"))).await;
+
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    proxy.lose_all();
+    create(&admin, &policy("stall", "asked", json!({"podSelector": {}}))).await.unwrap();
+    let asked = Instant::now();
+    follower.watch.fetcher().freshen(asked + Duration::from_millis(4_750)).unwrap();
+    follower.until("a current view", |f| f.watch.current().is_some_and(|c| c >= asked)).await;
+    assert!(follower.cluster.policies.contains_key(&key("stall", "asked")));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
 /// A server that was away, and whose past is gone: the difference comes, deletions too, and nothing else.

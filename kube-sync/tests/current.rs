@@ -1,5 +1,6 @@
-//! Is the view as new as the server's state? Outages, stalls, lost events and quiet kinds, with a server in the process that does
-//! them on command (`netpolc_testbed::kube::fake`). What the CNI gate makes of it: runtime's `kube_cni.rs`.
+//! Is the view as new as the server's state? Outages, stalls, lost events and quiet kinds, with a
+//! server in the process that does them on command (`netpolc_testbed::kube::fake`). What the CNI
+//! gate makes of it: runtime's `kube_cni.rs`.
 
 use std::{
     io::{Read as _, Write as _},
@@ -80,7 +81,8 @@ impl Follower {
     }
 }
 
-/// S56, S58: feeds that wait for their next attempt after an outage do not answer for a policy that they have not seen.
+/// S56, S58: feeds that wait for their next attempt after an outage do not answer for a policy that
+/// they have not seen.
 #[tokio::test]
 async fn s56_a_policy_made_right_after_an_outage_is_known_before_the_view_counts_as_current() {
     let fake = Fake::new();
@@ -122,7 +124,8 @@ async fn s56_connections_that_stall_are_left_before_the_view_counts_as_current()
     assert_eq!(follower.condition(Resource::Pod), None);
 }
 
-/// Kinds on which nothing happens stay behind the version that all share; nothing is listed again for that.
+/// Kinds on which nothing happens stay behind the version that all share; nothing is listed again
+/// for that.
 #[tokio::test]
 async fn quiet_kinds_are_current_too() {
     let fake = Fake::new();
@@ -138,7 +141,8 @@ async fn quiet_kinds_are_current_too() {
     assert_eq!(fake.asked("/version").len(), 1);
 }
 
-/// An event that was lost on its way: the server has another number of policies than the watch has told of.
+/// An event that was lost on its way: the server has another number of policies than the watch has
+/// told of.
 #[tokio::test]
 async fn s56_a_lost_policy_is_found_by_its_number() {
     let fake = Fake::new();
@@ -148,8 +152,8 @@ async fn s56_a_lost_policy_is_found_by_its_number() {
     assert!(follower.knows("unheard"));
 }
 
-/// A quiet cluster whose server sends no bookmarks is no alarm: the watch is opened anew beside the old one, and what comes
-/// meanwhile comes once.
+/// A quiet cluster whose server sends no bookmarks is no alarm: the watch is opened anew beside the
+/// old one, and what comes meanwhile comes once.
 #[tokio::test]
 async fn silence_is_no_alarm_where_another_watch_is_answered() {
     let fake = Fake::new();
@@ -163,7 +167,8 @@ async fn silence_is_no_alarm_where_another_watch_is_answered() {
     assert_eq!(fake.asked("limit=2500").len(), Resource::ALL.len(), "nothing is listed again");
 }
 
-/// After the server forgot the past the list is asked for as it is now, never from a cache that may be older than what was seen.
+/// After the server forgot the past the list is asked for as it is now, never from a cache that may
+/// be older than what was seen.
 #[tokio::test]
 async fn lists_never_go_back_in_time() {
     let fake = Fake::new();
@@ -176,6 +181,28 @@ async fn lists_never_go_back_in_time() {
     assert!(follower.within(Duration::from_secs(30), |f| !f.knows("old")).await);
     let lists = fake.asked("/networkpolicies?&limit=2500");
     assert!(lists.len() >= 2 && lists.iter().all(|list| !list.contains("resourceVersion")), "{lists:?}");
+}
+
+/// The own node loses the taint that kept pods away, and no other; also where others write the Node
+/// meanwhile.
+#[tokio::test]
+async fn the_startup_taint_is_removed_and_no_other() {
+    let fake = Fake::new();
+    let taint = |key: &str| json!({"key": key, "effect": "NoSchedule"});
+    let node = |name: &str, taints: Value| json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name, "uid": name}, "spec": {"taints": taints}});
+    let both = json!([taint("netpolc.io/agent-not-ready"), taint("other")]);
+    fake.put(&node("n1", both.clone()));
+    fake.put(&node("n2", both.clone()));
+    let mut follower = Follower::of(&fake).await;
+    let taints = |name: &str| fake.get("Node", "", name).unwrap()["spec"]["taints"].clone();
+    assert_eq!(taints("n1"), both, "not before the agent says so");
+    follower.watch.remove_taint("netpolc.io/agent-not-ready");
+    let began = Instant::now();
+    while taints("n1") != json!([taint("other")]) {
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", taints("n1"));
+        follower.within(Duration::from_millis(20), |_| false).await;
+    }
+    assert_eq!(taints("n2"), both);
 }
 
 /// The server's audit log says who asked.

@@ -48,8 +48,8 @@ pub enum Error {
 /// Where a node keeps plugins and their configuration.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Plugins, `/opt/cni/bin` on most nodes.
-    pub bin_dir: PathBuf,
+    /// Plugins, `/opt/cni/bin` on most nodes; None: the plugin's program is somebody else's to install and remove.
+    pub bin_dir: Option<PathBuf>,
     /// Configuration, `/etc/cni/net.d` on most nodes.
     pub conf_dir: PathBuf,
     /// The file of `conf_dir` to chain into; None: the first by name, as runtimes choose.
@@ -78,12 +78,14 @@ impl Node {
     /// # Errors
     /// What cannot be read, understood or written.
     pub fn install(&self, program: &Path, options: &Map<String, Value>) -> Result<Installed, Error> {
-        let bytes = fs::read(program).map_err(failed("read", program))?;
-        let target = self.bin_dir.join(PLUGIN);
         // The plugin is there before a configuration names it.
-        if fs::read(&target).ok().as_ref() != Some(&bytes) {
-            fs::create_dir_all(&self.bin_dir).map_err(failed("create", &self.bin_dir))?;
-            replace(&target, &bytes, 0o755)?;
+        if let Some(bin_dir) = &self.bin_dir {
+            let bytes = fs::read(program).map_err(failed("read", program))?;
+            let target = bin_dir.join(PLUGIN);
+            if fs::read(&target).ok().as_ref() != Some(&bytes) {
+                fs::create_dir_all(bin_dir).map_err(failed("create", bin_dir))?;
+                replace(&target, &bytes, 0o755)?;
+            }
         }
         let Some(path) = self.chosen()? else { return Ok(Installed::NoNetwork) };
         let bytes = fs::read(&path).map_err(failed("read", &path))?;
@@ -143,7 +145,9 @@ impl Node {
         for path in entries(&self.conf_dir)?.into_iter().filter(|p| ends(p, &[ORIGINAL])) {
             remove_file(&path)?;
         }
-        remove_file(&self.bin_dir.join(PLUGIN))?;
+        if let Some(bin_dir) = &self.bin_dir {
+            remove_file(&bin_dir.join(PLUGIN))?;
+        }
         Ok(changed)
     }
 
@@ -232,6 +236,11 @@ fn chained(path: &Path, config: Value, plugin: Value) -> Result<Value, Error> {
         return Err(Error::Config { path: path.to_owned(), why });
     }
     if let Some(plugins) = list["plugins"].as_array_mut() {
+        if plugins.iter().all(is_ours) {
+            let why = "its list has no plugin that makes a pod's interface; netpolc is chained behind one, so write the \
+                       network's own plugin into \"plugins\" first";
+            return Err(Error::Config { path: path.to_owned(), why: why.into() });
+        }
         let place = plugins.iter().position(is_ours).unwrap_or(plugins.len());
         plugins.retain(|plugin| !is_ours(plugin));
         plugins.insert(place, plugin);
@@ -282,7 +291,7 @@ mod tests {
     impl Machine {
         fn new(name: &str, files: &[(&str, &str)]) -> Self {
             let folder = std::env::temp_dir().join(format!("netpolc-chain-{name}-{}", std::process::id()));
-            let node = Node { bin_dir: folder.join("bin"), conf_dir: folder.join("conf"), file: None };
+            let node = Node { bin_dir: Some(folder.join("bin")), conf_dir: folder.join("conf"), file: None };
             fs::create_dir_all(&node.conf_dir).unwrap();
             fs::write(folder.join("program"), "1").unwrap();
             for (name, text) in files {
@@ -325,7 +334,7 @@ mod tests {
         assert_eq!(machine.types("10-ptp.conflist"), ["ptp", "portmap", PLUGIN]);
         assert_eq!(machine.text("20-other.conflist"), LIST);
         assert_eq!(machine.text("10-ptp.conflist.netpolc-original"), LIST);
-        let program = machine.node.bin_dir.join(PLUGIN);
+        let program = machine.folder.join("bin").join(PLUGIN);
         assert_eq!(fs::metadata(&program).unwrap().permissions().mode() & 0o777, 0o755);
 
         assert_eq!(machine.install(json!({"fail": "open"})).unwrap(), Installed::Already);
@@ -389,7 +398,7 @@ mod tests {
         machine.install(json!({})).unwrap();
         fs::write(machine.folder.join("program"), "2").unwrap();
         assert_eq!(machine.install(json!({})).unwrap(), Installed::Already);
-        assert_eq!(fs::read_to_string(machine.node.bin_dir.join(PLUGIN)).unwrap(), "2");
+        assert_eq!(fs::read_to_string(machine.folder.join("bin").join(PLUGIN)).unwrap(), "2");
     }
 
     #[test]
@@ -399,6 +408,8 @@ mod tests {
             ("{}", "\"plugins\""),
             (r#"{"name":"x","plugins":[{"type":"ptp"}]}"#, "cniVersion 0.1.0"),
             (r#"{"cniVersion":"0.2.0","name":"x","plugins":[{"type":"ptp"}]}"#, "cniVersion 0.2.0"),
+            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[]}"#, "no plugin that makes a pod's interface"),
+            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"netpolc-cni"}]}"#, "no plugin that makes"),
         ] {
             let machine = Machine::new("bad", &[("10-ptp.conflist", text)]);
             let error = machine.install(json!({})).unwrap_err().to_string();
@@ -410,6 +421,17 @@ mod tests {
         }
         let machine = Machine::new("none", &[]);
         assert_eq!(machine.install(json!({})).unwrap(), Installed::NoNetwork);
+    }
+
+    #[test]
+    fn the_program_stays_out_of_hand_where_it_is_not_ours_to_install() {
+        let mut machine = Machine::new("chain-only", &[("10-ptp.conflist", LIST)]);
+        machine.node.bin_dir = None;
+        machine.install(json!({})).unwrap();
+        assert_eq!(machine.types("10-ptp.conflist"), ["ptp", "portmap", PLUGIN]);
+        assert!(!machine.folder.join("bin").exists());
+        machine.node.remove().unwrap();
+        assert_eq!(machine.text("10-ptp.conflist"), LIST);
     }
 
     #[test]

@@ -73,6 +73,85 @@ fn chart_and_base_give_the_same_objects() {
     assert_eq!(chart(&[]), kustomize("base"));
     let remove: Vec<Value> = chart(&["-set", "remove=true"]).into_iter().filter(|o| o["kind"] == "DaemonSet").collect();
     assert_eq!(remove, kustomize("remove"));
+    let newer = chart(&["-k", "v1.30.0"]).into_iter();
+    let admission: Vec<Value> =
+        newer.filter(|o| o["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy")).collect();
+    assert_eq!(admission, kustomize("admission"));
+    assert_eq!(admission.len(), 2);
+}
+
+/// Only what asks the API server has a token, and only what writes plugins may.
+#[test]
+fn tokens_and_folders_are_where_they_are_needed() {
+    for objects in [chart(&[]), chart(&["-set", "remove=true"])] {
+        let pod = pod(&objects);
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        let mounts = |volume: &str| {
+            let all = ["initContainers", "containers"].iter().flat_map(|list| pod[list].as_array().unwrap());
+            let has = |c: &&Value| names(&c["volumeMounts"]).contains(&volume);
+            all.filter(has).map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert!(matches!(&*mounts("token").concat(), "agent" | ""), "{:?}", mounts("token"));
+        assert!(matches!(&*mounts("cni-bin").concat(), "install-cni" | "remove-cni"), "{:?}", mounts("cni-bin"));
+    }
+}
+
+/// From 1.30 on the API server binds each agent to its node; the right to patch Nodes is there for the startup taint alone.
+#[test]
+fn agents_are_bound_to_their_nodes() {
+    assert!(chart(&["-k", "v1.29.5"]).iter().all(|o| o["kind"] != "ValidatingAdmissionPolicy"));
+    let newer = chart(&["-k", "v1.30.0"]);
+    let policy = find(&newer, "ValidatingAdmissionPolicy");
+    let condition = policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
+    assert_eq!(condition, r#"request.userInfo.username == "system:serviceaccount:kube-system:netpolc""#);
+    assert!(policy["spec"]["variables"].to_string().contains("authentication.kubernetes.io/node-name"));
+    assert_eq!(find(&newer, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"], policy["metadata"]["name"]);
+
+    let patches = |objects: &[Value]| {
+        let rules = find(objects, "ClusterRole")["rules"].as_array().unwrap().clone();
+        rules.iter().any(|r| r["resources"][0] == "nodes" && r["verbs"].to_string().contains("patch"))
+    };
+    let tainted = chart(&["-k", "v1.30.0", "-set", "startupTaint.enabled=true"]);
+    assert!(patches(&tainted) && !patches(&newer));
+    let arguments = pod(&tainted)["containers"][0]["args"].as_array().unwrap();
+    assert!(arguments.contains(&"--startup-taint=netpolc.io/agent-not-ready".into()), "{arguments:?}");
+    let bindings = tainted.iter().filter(|o| o["kind"] == "ValidatingAdmissionPolicyBinding").count();
+    assert_eq!(bindings, 2, "one for statuses, one for nodes");
+}
+
+/// The schema knows every value that the chart has, and no other; what it says of a type is true of the default.
+#[test]
+fn the_schema_knows_the_values() {
+    let folder = root().join("runtime/deploy/helm/netpolc");
+    let schema: Value = serde_json::from_slice(&fs::read(folder.join("values.schema.json")).unwrap()).unwrap();
+    let values = run(tool("render.sh").arg("-json"), &fs::read(folder.join("values.yaml")).unwrap());
+    let values: Value = serde_json::from_slice(&values).unwrap();
+    fn compare(path: &str, schema: &Value, value: &Value) {
+        let kind = match value {
+            Value::Object(_) => "object",
+            Value::Array(_) => "array",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "integer",
+            _ => "string",
+        };
+        let said = |schema: &Value| schema.get("type").is_none_or(|t| t == kind);
+        let any = schema["anyOf"].as_array().is_none_or(|any| any.iter().any(said));
+        assert!(said(schema) && any, "{path}: {value} against {schema}");
+        if let Some(allowed) = schema["enum"].as_array() {
+            assert!(allowed.contains(value), "{path}: {value}");
+        }
+        let Some(properties) = schema["properties"].as_object() else { return };
+        assert_eq!(schema["additionalProperties"], false, "{path}: a misspelt value must be an error");
+        for (key, value) in value.as_object().unwrap() {
+            let inner = properties.get(key).unwrap_or_else(|| panic!("the schema has no {path}.{key}"));
+            compare(&format!("{path}.{key}"), inner, value);
+        }
+    }
+    compare("values", &schema, &values[0]);
+    // What the schema has beside: what Helm itself and Kubernetes know.
+    for key in schema["properties"].as_object().unwrap().keys() {
+        assert!(values[0].get(key).is_some() || key == "global", "the chart has no value {key}");
+    }
 }
 
 #[test]
@@ -104,7 +183,7 @@ fn options_of_the_chart_do_what_they_say() {
     let objects = chart(&["-set", "cni.enabled=false", "-set", "mountBpffs=false"]);
     assert_eq!(names(&pod(&objects)["initContainers"]), Vec::<&str>::new());
     assert_eq!(names(&pod(&objects)["containers"]), ["agent"]);
-    assert_eq!(names(&pod(&objects)["volumes"]), ["netns", "bpffs", "run"]);
+    assert_eq!(names(&pod(&objects)["volumes"]), ["token", "netns", "bpffs", "run"]);
     assert!(!pod(&objects)["containers"][0]["args"].to_string().contains("--cni-socket"));
     assert!(pod(&chart(&[]))["containers"][0]["args"].to_string().contains("--cni-socket"));
     // A reboot finds every namespace closed but those that are named.
@@ -116,6 +195,13 @@ fn options_of_the_chart_do_what_they_say() {
     assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], "0.0.0.0:1234");
     let probe = &pod(&objects)["containers"][0]["readinessProbe"]["httpGet"];
     assert_eq!((&probe["host"], &probe["port"]), (&"127.0.0.1".into(), &1234.into()));
+    for (address, listens, probed) in
+        [("'[::1]'", "[::1]:9643", "::1"), ("'::1'", "[::1]:9643", "::1"), ("'[::]'", "[::]:9643", "127.0.0.1")]
+    {
+        let objects = chart(&["-set", &format!("metrics.address={address}")]);
+        assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], listens);
+        assert_eq!(pod(&objects)["containers"][0]["livenessProbe"]["httpGet"]["host"], probed);
+    }
 
     let objects =
         chart(&["-set", "image.tag=9", "-set", "cni.exemptNamespaces=[a, b]", "-set", "apiServer.host=api.example"]);
@@ -136,7 +222,8 @@ fn the_dashboard_asks_for_metrics_that_exist() {
     let folder = root().join("runtime");
     let text = fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap();
-    let sources = ["src/metrics/mod.rs", "src/metrics/collect.rs"].map(|f| fs::read_to_string(folder.join(f)).unwrap());
+    let sources = ["src/metrics/mod.rs", "src/metrics/collect.rs", "src/metrics/watched.rs"]
+        .map(|f| fs::read_to_string(folder.join(f)).unwrap());
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let metrics: BTreeSet<&str> = words.filter_map(|w| w.strip_prefix("netpolc_")).collect();
     assert!(metrics.len() > 10, "{metrics:?}");

@@ -472,7 +472,7 @@ async fn in_step(scene: &Scene, admin: &Client, what: &str) {
         ("Namespace", "v1"),
         ("Node", "v1"),
         ("Service", "v1"),
-        ("EndpointSlice", "discovery.k8s.io/v1beta1"),
+        ("EndpointSlice", "discovery.k8s.io/v1"),
         ("Pod", "v1"),
         ("NetworkPolicy", "networking.k8s.io/v1"),
     ] {

@@ -359,6 +359,7 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
         succeeds(&mut cluster.command("kubectl", &dry), &chart(arguments));
     }
     let kubectl = Path::new(succeeds(&mut script("kubernetes.sh"), "").trim()).join("kubectl");
+    // admission is for newer servers.
     for folder in ["base", "remove"] {
         let folder = root().join("runtime/deploy/kustomize").join(folder);
         let objects = succeeds(Command::new(&kubectl).arg("kustomize").arg(folder), "");
@@ -475,4 +476,21 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     let left = cluster.exec(&["ls", "/sys/fs/bpf", "/opt/cni/bin", "/etc/cni/net.d", "/run/netpolc"]);
     assert!(!left.replace("/run/netpolc", "").contains("netpolc") && !left.contains("cni.sock"), "{left}");
     stage("removed");
+
+    // Uninstalled without that, as `helm uninstall`, a prune or `kubectl delete` do: pods wait for a while, and then start.
+    let objects = chart(&["-set", "image.tag=0.1.1"]);
+    cluster.apply(&objects);
+    cluster.rollout();
+    succeeds(&mut cluster.command("kubectl", &["delete", "--wait=false", "-f", "-"]), &objects);
+    until("the agent is gone", Duration::from_secs(60), || {
+        cluster.bury();
+        cluster.agents().is_empty()
+    });
+    cluster.start("default", "orphan", "server");
+    until("an event says why it waits", Duration::from_secs(60), || {
+        let events = cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=orphan"]);
+        events.contains("pod default/orphan is not isolated yet")
+    });
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/orphan", "--timeout=420s"]);
+    stage("uninstalled, and pods start again");
 }

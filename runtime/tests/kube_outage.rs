@@ -1,6 +1,7 @@
-//! Pods that start while the agent cannot see the API server, or has just seen it again: none is confirmed that a policy would
-//! isolate and that is open. A node of network namespaces with real packets and programs, and an API server in the process that
-//! goes away and stalls on command (`netpolc_testbed::kube::fake`). Needs root. The watch by itself: kube-sync's `current.rs`.
+//! Pods that start while the agent cannot see the API server, or has just seen it again: none is
+//! confirmed that a policy would isolate and that is open. A node of network namespaces with real
+//! packets and programs, and an API server in the process that goes away and stalls on command
+//! (`netpolc_testbed::kube::fake`). Needs root. The watch by itself: kube-sync's `current.rs`.
 
 mod common;
 
@@ -154,7 +155,8 @@ impl Drop for Node {
     }
 }
 
-/// S56, S58: an outage is said everywhere; the first pod after it is held until the policy that was made meanwhile is seen.
+/// S56, S58: an outage is said everywhere; the first pod after it is held until the policy that was
+/// made meanwhile is seen.
 #[test]
 fn s56_no_pod_is_confirmed_open_during_and_after_an_outage() {
     let mut node = Node::up("away");
@@ -164,7 +166,7 @@ fn s56_no_pod_is_confirmed_open_during_and_after_an_outage() {
     let blind = |node: &Node| node.metrics.unready().is_some_and(|why| why.contains("cannot watch"));
     node.until("blind", Duration::from_secs(20), blind);
     node.until("the record", Duration::from_secs(5), |n| {
-        Record::read(&n.pins).is_ok_and(|record| !record.is_in_step() && record.behind.is_none())
+        Record::read(&n.pins).is_some_and(|record| !record.is_in_step() && record.behind.is_none())
     });
     assert!(!node.metrics.is_in_step() && node.metric("netpolc_watch_up{resource=\"networkpolicies\"} 0"));
     // A pod that nobody knows yet, and pauses that grow meanwhile.
@@ -203,14 +205,15 @@ fn s56_pods_start_in_a_quiet_cluster() {
     node.starts_isolated("db", "10.8.0.9", 1);
 }
 
-/// A pod that a policy selects and that has no interface here is told of: record, metric, Event; and it is not in step.
+/// A pod that a policy selects and that has no interface here is told of: record, metric, Event;
+/// and it is not in step.
 #[test]
 fn a_selected_pod_without_an_interface_is_told_of() {
     let node = Node::up("unfound");
     node.fake.put(&deny("sriov"));
     node.fake.put(&pod("sriov", "10.8.7.7"));
     node.until("told of", Duration::from_secs(20), |node| {
-        Record::read(&node.pins).is_ok_and(|record| record.unfound == ["shop/sriov"] && !record.is_in_step())
+        Record::read(&node.pins).is_some_and(|record| record.unfound == ["shop/sriov"] && !record.is_in_step())
     });
     assert!(!node.metrics.is_in_step() && node.metric("netpolc_unenforced_pods 1"));
     assert_eq!(node.metrics.unready(), None, "it is no reason to take the agent away");

@@ -1,8 +1,10 @@
-//! Where the API server is and how to be let in: the client that everything on the watching thread shares.
+//! Where the API server is and how to be let in: the client that everything on the watching thread
+//! shares.
 //!
-//! One connection of HTTP/2 carries all watches and questions where the server speaks it, as every kube-apiserver does behind TLS;
-//! without TLS, or behind a proxy that does not, each watch has a connection of HTTP/1.1. kube's own client only speaks the latter,
-//! and repeats what failed without telling, so the layers above the connection are kube's and the connection is made here.
+//! One connection of HTTP/2 carries all watches and questions where the server speaks it, as every
+//! kube-apiserver does behind TLS; without TLS, or behind a proxy that does not, each watch has a
+//! connection of HTTP/1.1. kube's own client only speaks the latter, and repeats what failed
+//! without telling, so the layers above the connection are kube's and the connection is made here.
 //! Not here: when to connect anew ([`super::link`]).
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -29,7 +31,8 @@ const AGENT: &str = concat!("netpolc/", env!("CARGO_PKG_VERSION"));
 const CONNECT: Duration = Duration::from_secs(5);
 /// Of HTTP/2: a connection without traffic is asked for a sign of life so often,
 const PING: Duration = Duration::from_secs(10);
-/// and given up where none comes within so long: a connection that stalls without a reset is noticed after 20 s.
+/// and given up where none comes within so long: a connection that stalls without a reset is
+/// noticed after 20 s.
 const PONG: Duration = Duration::from_secs(10);
 /// Of TCP, below both versions of HTTP: first probe, pause between probes, and how many.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);

@@ -1,12 +1,15 @@
-//! Is what the feeds have told at least as new as the API server's state at some moment? The CNI gate asks before it says that a
-//! new pod's policies hold: a policy that was made before the pod must count, also right after an outage.
+//! Is what the feeds have told at least as new as the API server's state at some moment? The CNI
+//! gate asks before it says that a new pod's policies hold: a policy that was made before the pod
+//! must count, also right after an outage.
 //!
-//! A list of one policy without a resource version is answered from the newest state, and names its version, which counts for all
-//! kinds. Namespaces, policies and pods must each be that far; or, since versions move on with every kind's writes and a kind on
-//! which nothing happens stays behind: its watch must have shown a sign of life after the question, and a moment must have passed
-//! in which it would have told. Signs of life are anything that it says, an answer on the same connection, and the beginning of
-//! a watch that is opened anew beside the old one. Of policies the server counts how many there are, too; where the feed has
-//! another number it lists again.
+//! A list of one policy without a resource version is answered from the newest state, and names its
+//! version, which counts for all kinds. Namespaces, policies and pods must each be that far; or,
+//! since versions move on with every kind's writes and a kind on which nothing happens stays
+//! behind: its watch must have shown a sign of life after the question, and a moment must have
+//! passed in which it would have told. Signs of life are anything that it says, an answer on the
+//! same connection, and the beginning of a watch that is opened anew beside the old one. Of
+//! policies the server counts how many there are, too; where the feed has another number it lists
+//! again.
 //!
 //! The answer goes the way of the changes, behind those that it speaks of.
 

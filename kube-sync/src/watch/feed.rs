@@ -1,9 +1,11 @@
-//! One kind's list and watch, for ever: objects converted as they come, errors turned into conditions, pauses between attempts.
+//! One kind's list and watch, for ever: objects converted as they come, errors turned into
+//! conditions, pauses between attempts.
 //!
-//! The protocol (resource versions, bookmarks, resuming) is spoken here and not by kube's watcher, which hides what the CNI gate
-//! must know: how far the watch is, whether it lives, and when it was opened. A list is always asked for as it is now and never
-//! from what a server's cache may still hold, so no view goes back in time. A watch on which nothing comes is opened anew *beside*
-//! the old one; a first break is mended without a word.
+//! The protocol (resource versions, bookmarks, resuming) is spoken here and not by kube's watcher,
+//! which hides what the CNI gate must know: how far the watch is, whether it lives, and when it was
+//! opened. A list is always asked for as it is now and never from what a server's cache may still
+//! hold, so no view goes back in time. A watch on which nothing comes is opened anew *beside* the
+//! old one; a first break is mended without a word.
 //! Not here: single requests ([`super::stream`]), clients ([`super::link`]).
 
 use std::{
@@ -39,23 +41,27 @@ use super::{
     stream::{self, Events, Trouble},
 };
 
-/// Objects in a page of a list: some megabytes. For each page etcd counts all that remain, so a fifth of the pages costs it a third of the work.
+/// Objects in a page of a list: some megabytes. For each page etcd counts all that remain, so a
+/// fifth of the pages costs it a third of the work.
 const PAGE: u32 = 2_500;
 /// Servers from this minor version of Kubernetes 1 on have streaming lists unless told otherwise.
 const STREAMING_SINCE: u32 = 34;
 /// A watch lasts at least so long, in seconds,
 const WATCH: u32 = 200;
-/// and up to so much longer, so that a node's watches, and those of all nodes, do not end together. kube refuses longer ones.
+/// and up to so much longer, so that a node's watches, and those of all nodes, do not end together.
+/// kube refuses longer ones.
 const WATCH_JITTER: u32 = 90;
 /// The answer to a watch begins within so long, or it is none.
 const OPENS: Duration = Duration::from_secs(8);
 /// Each part of a list comes within so long.
 const LISTS: Duration = Duration::from_secs(40);
-/// Nothing on a watch for so long, and it is opened anew. Servers send a bookmark each minute, but not where nothing at all happens.
+/// Nothing on a watch for so long, and it is opened anew. Servers send a bookmark each minute, but
+/// not where nothing at all happens.
 const SILENCE: Duration = Duration::from_secs(100);
 /// The same where the watch has a connection of its own, on which HTTP asks for no sign of life.
 const SILENCE_ALONE: Duration = Duration::from_secs(20);
-/// What an old watch had to say is under way for so long at most when a new one has begun beside it.
+/// What an old watch had to say is under way for so long at most when a new one has begun beside
+/// it.
 const DRAINS: Duration = Duration::from_millis(50);
 /// A watch that lasted so long was one.
 const LASTED: Duration = Duration::from_secs(1);
@@ -104,7 +110,8 @@ struct Work {
     silent: Option<Duration>,
     /// Of policies, whose number the gate compares with the server's.
     keys: HashSet<ObjectKey>,
-    /// A watch that was opened beside another one repeats what that one has told, up to this version.
+    /// A watch that was opened beside another one repeats what that one has told, up to this
+    /// version.
     repeats: Option<u64>,
 }
 
@@ -232,14 +239,16 @@ impl Work {
             Remedy::Other => (self.api, self.lists, self.at) = (0, self.feed.lists, None),
         }
         if first_silence || lasted && (away || condition.is_none()) {
-            // Servers end connections now and then. One that is there takes the next one at once, and nothing needs to be said.
+            // Servers end connections now and then. One that is there takes the next one at once,
+            // and nothing needs to be said.
             sleep(jitter(Duration::from_millis(50))).await;
             return Ok(());
         }
         self.pause(condition).await
     }
 
-    /// Adds up silence over attempts, and says whether this is the first: another connection may do.
+    /// Adds up silence over attempts, and says whether this is the first: another connection may
+    /// do.
     fn note_silence(&mut self, joined: &Option<Joined>, trouble: &mut Trouble) -> bool {
         let Trouble::Silent(silent) = trouble else { return false };
         if let Some(joined) = joined {
@@ -449,7 +458,8 @@ impl Work {
         Ok(())
     }
 
-    /// Says why the kind is not watched, and waits: until the next attempt is due, or there is reason to hope.
+    /// Says why the kind is not watched, and waits: until the next attempt is due, or there is
+    /// reason to hope.
     async fn pause(&mut self, condition: Option<Condition>) -> Result<(), Stop> {
         let hopes = condition.as_ref().is_none_or(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
         let feed = self.feed.clone();

@@ -1,7 +1,9 @@
-//! The one client that everything on the watching thread shares, and the news that the API server answers again.
+//! The one client that everything on the watching thread shares, and the news that the API server
+//! answers again.
 //!
-//! Clients are numbered. Whoever finds that one does not serve any more (its credentials are refused, or its connection takes
-//! requests and answers none) gives it up by its number; the others hear of it and move to the next one.
+//! Clients are numbered. Whoever finds that one does not serve any more (its credentials are
+//! refused, or its connection takes requests and answers none) gives it up by its number; the
+//! others hear of it and move to the next one.
 //! Not here: how a client is made ([`super::access`]).
 
 use std::{

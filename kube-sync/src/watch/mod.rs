@@ -27,6 +27,7 @@ mod resource;
 mod sight;
 mod status;
 mod stream;
+mod taint;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -111,6 +112,7 @@ pub struct Watch {
     questions: mpsc::Sender<Question>,
     asks: mpsc::Sender<Ask>,
     status: watch::Sender<Option<NodeStatus>>,
+    taint: watch::Sender<Option<String>>,
     sights: Arc<Sights>,
     reports: Reports,
     collector: Collector,
@@ -133,6 +135,7 @@ impl Watch {
         let (reports, reported) = Reports::channel();
         let reporting = reports.clone();
         let (status, newest) = watch::channel(None);
+        let (taint, removed) = watch::channel(None);
         let work = move || {
             runtime.block_on(async {
                 if let Err(error) = access.client().await {
@@ -141,7 +144,7 @@ impl Watch {
                     return;
                 }
                 let _ = ready.send(Ok(()));
-                let channels = Channels { messages: sender, asked, gate, newest, reported };
+                let channels = Channels { messages: sender, asked, gate, newest, removed, reported };
                 watch_all(options, channels, reporting, seen).await;
             });
             // Connections may hang; nobody waits for them.
@@ -149,7 +152,7 @@ impl Watch {
         };
         thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
         outcome.recv().map_err(|_| StartError::Thread(io::Error::other("it ended at once")))??;
-        Ok(Self { messages, questions, asks, status, sights, reports, collector: Collector::new() })
+        Ok(Self { messages, questions, asks, status, taint, sights, reports, collector: Collector::new() })
     }
 
     /// What happened next: all that has arrived, merged. `known` is the cluster that earlier updates make. Cancel safe.
@@ -173,6 +176,11 @@ impl Watch {
     /// Asks for single pods, on the same thread and with the same credentials.
     pub fn fetcher(&self) -> Fetcher {
         Fetcher::new(self.questions.clone(), self.asks.clone())
+    }
+
+    /// Removes the taint with this key from the own node, tried until that is done.
+    pub fn remove_taint(&self, key: &str) {
+        self.taint.send_replace(Some(key.into()));
     }
 
     /// All that the server had at this moment is in the updates so far, as was asked for by [`Fetcher::freshen`].
@@ -238,17 +246,19 @@ struct Channels {
     asked: mpsc::Receiver<Question>,
     gate: mpsc::Receiver<Ask>,
     newest: watch::Receiver<Option<NodeStatus>>,
+    removed: watch::Receiver<Option<String>>,
     reported: mpsc::Receiver<Event>,
 }
 
 async fn watch_all(options: Options, channels: Channels, reports: Reports, sights: Arc<Sights>) {
-    let Channels { messages, asked, gate, newest, reported } = channels;
+    let Channels { messages, asked, gate, newest, removed, reported } = channels;
     let converter = Arc::new(Mutex::new(Converter::default()));
     let link = Arc::new(Link::new(options.access.clone()));
     let events = tokio::spawn(report::send(reported, link.clone(), options.node.clone()));
     if let Some(node) = &options.node {
         // Ends with the sender.
         tokio::spawn(publish::publish(newest, link.clone(), node.clone()));
+        tokio::spawn(taint::remove(removed, link.clone(), node.clone()));
     }
     let fetches = tokio::spawn(fetch::answer(asked, link.clone(), converter.clone()));
     let gate = tokio::spawn(current::answer(gate, link.clone(), sights.clone(), messages.clone()));

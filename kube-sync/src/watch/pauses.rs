@@ -9,8 +9,8 @@ use std::{
 const FIRST: Duration = Duration::from_millis(500);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The first pause that good news may end, and the longest: news of a server that answers others must not make a feed that it
-/// refuses ask for ever.
+/// The first pause that good news may end, and the longest: news of a server that answers others
+/// must not make a feed that it refuses ask for ever.
 const NEWS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Pauses that grow.

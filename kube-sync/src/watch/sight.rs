@@ -1,7 +1,8 @@
-//! How far each kind's feed sees, for whoever asks beside the feeds: the CNI gate ([`super::current`]) and monitoring.
+//! How far each kind's feed sees, for whoever asks beside the feeds: the CNI gate
+//! ([`super::current`]) and monitoring.
 //!
-//! A feed notes a resource version here only after everything up to it went into the channel to the agent, so what is said into
-//! that channel later is heard after it.
+//! A feed notes a resource version here only after everything up to it went into the channel to the
+//! agent, so what is said into that channel later is heard after it.
 //! Not here: the feeds themselves ([`super::feed`]).
 
 use std::{

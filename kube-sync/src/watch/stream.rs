@@ -1,7 +1,8 @@
 //! Single requests: whole answers, and watches as a stream of events.
 //!
-//! kube's client has both, but does not tell when the answer to a watch has begun, by which version of HTTP, nor how long
-//! nothing has come. Not here: what to ask for, and what follows ([`super::feed`]).
+//! kube's client has both, but does not tell when the answer to a watch has begun, by which version
+//! of HTTP, nor how long nothing has come. Not here: what to ask for, and what follows
+//! ([`super::feed`]).
 
 use std::time::Duration;
 
@@ -66,7 +67,8 @@ impl From<http::Error> for Trouble {
     }
 }
 
-/// Sends a request and waits for the beginning of its answer, at most `patience`; a refusal is an error.
+/// Sends a request and waits for the beginning of its answer, at most `patience`; a refusal is an
+/// error.
 async fn send(client: &Client, request: Request<Vec<u8>>, patience: Duration) -> Result<Response<Body>, Trouble> {
     let response = client.send(request.map(Body::from));
     let response = timeout(patience, response).await.map_err(|_| Trouble::Silent(patience))??;
@@ -143,7 +145,8 @@ impl Events {
             self.rest.drain(..std::mem::take(&mut self.given));
             self.searched = self.rest.len();
             let Some(frame) = self.body.frame().await else {
-                // A line that broke off says nothing, and the watch resumes before it. Some servers leave out the last newline.
+                // A line that broke off says nothing, and the watch resumes before it. Some servers
+                // leave out the last newline.
                 let line = std::mem::take(&mut self.rest);
                 self.searched = 0;
                 return match event(&line) {

@@ -7,7 +7,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::protocol::{SOCKET, Sandbox};
+use crate::{
+    orphan::Agent,
+    protocol::{SOCKET, Sandbox},
+};
 
 /// The longest that ADD may take unless the configuration says otherwise.
 const TIMEOUT_MS: u64 = 5_000;
@@ -79,6 +82,9 @@ pub struct Config {
     /// Namespaces whose pods always start: those the agent itself needs to start after a reboot.
     #[serde(default)]
     pub exempt_namespaces: BTreeSet<String>,
+    /// The agent's pods, by which an orphaned plugin knows that it is one; None: it never does.
+    #[serde(default)]
+    pub agent: Option<Agent>,
 }
 
 fn socket() -> PathBuf {

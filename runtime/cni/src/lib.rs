@@ -3,6 +3,7 @@
 //!
 //! - [`protocol`]: what plugin and agent say to each other, one JSON line each way over a unix socket
 //! - [`config`]: the network configuration as the plugin reads it
+//! - [`orphan`]: was the agent uninstalled?
 //! - [`run`]: the CNI commands
 //!
 //! Not here: the agent's side of the socket (runtime), and any decision about packets.
@@ -10,5 +11,6 @@
 
 pub mod ask;
 pub mod config;
+pub mod orphan;
 pub mod protocol;
 pub mod run;

@@ -2,12 +2,15 @@
 //!
 //! Not here: reading the configuration ([`crate::config`]), the conversation with the agent ([`crate::ask`]).
 
+use std::{path::Path, time::Duration};
+
 use serde_json::{Value, json};
 
 use crate::{
-    ask::ask,
+    ask::{self, ask},
     config::{Config, Error, Fail},
-    protocol::{Reply, Request},
+    orphan::{GRACE, Witness},
+    protocol::{Reply, Request, Sandbox},
 };
 
 /// Versions of the specification whose results can be passed on.
@@ -16,6 +19,9 @@ pub const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.3.0"];
 const TRY_AGAIN: u32 = 11;
 /// CNI error code for STATUS: the plugin is not available, running containers may have limited connectivity.
 const UNAVAILABLE: u32 = 50;
+
+/// How long an agent is waited for that was uninstalled, in case it is there again.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// What the process prints and how it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,34 +78,69 @@ pub fn run(input: &[u8], variable: impl Fn(&str) -> Option<String>) -> Outcome {
 
 fn add(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Result<Outcome, Error> {
     let sandbox = config.sandbox(variable)?;
-    let (pod, namespace) = (format!("{}/{}", sandbox.namespace, sandbox.name), sandbox.namespace.clone());
+    let pod = format!("{}/{}", sandbox.namespace, sandbox.name);
     let passed_on = Outcome::fine(config.prev_result.clone());
-    let failure = match ask(&config.socket, &Request::Add(sandbox), config.timeout()?) {
-        Ok(Reply::Enforced) => return Ok(passed_on),
-        Ok(Reply::Refused { why }) => why,
-        Err(error) => error.to_string(),
-    };
-    let why = if config.exempt_namespaces.contains(&namespace) {
-        "its namespace is exempt"
-    } else if config.fail == Fail::Open {
-        "the configuration says to fail open"
-    } else {
-        let message = format!("pod {pod} is not isolated yet: {failure}");
-        return Ok(Outcome::error(&config.cni_version, TRY_AGAIN, message));
-    };
-    let note = format!("netpolc: pod {pod} starts although its policies may not hold yet ({why}): {failure}");
-    Ok(Outcome { note: Some(note), ..passed_on })
+    Ok(match confirm(config, sandbox, Request::Add)? {
+        Confirmed::Yes => passed_on,
+        Confirmed::Spared { why, failure } => {
+            let note = format!("netpolc: pod {pod} starts although its policies may not hold yet ({why}): {failure}");
+            Outcome { note: Some(note), ..passed_on }
+        }
+        Confirmed::No(failure) => {
+            Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod} is not isolated yet: {failure}"))
+        }
+    })
 }
 
 fn check(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Result<Outcome, Error> {
     let sandbox = config.sandbox(variable)?;
     let pod = format!("{}/{}", sandbox.namespace, sandbox.name);
-    let why = match ask(&config.socket, &Request::Check(sandbox), config.timeout()?) {
-        Ok(Reply::Enforced) => return Ok(Outcome::fine(None)),
-        Ok(Reply::Refused { why }) => why,
-        Err(error) => error.to_string(),
+    Ok(match confirm(config, sandbox, Request::Check)? {
+        Confirmed::Yes => Outcome::fine(None),
+        Confirmed::Spared { why, failure } => {
+            Outcome { note: Some(format!("netpolc: pod {pod} ({why}): {failure}")), ..Outcome::fine(None) }
+        }
+        Confirmed::No(failure) => Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod}: {failure}")),
+    })
+}
+
+/// What became of asking the agent about a pod.
+enum Confirmed {
+    Yes,
+    No(String),
+    /// The agent does not confirm it, and it runs all the same.
+    Spared {
+        why: String,
+        failure: String,
+    },
+}
+
+/// Asks the agent, and says what follows where it does not confirm.
+fn confirm(config: &Config, sandbox: Sandbox, request: fn(Sandbox) -> Request) -> Result<Confirmed, Error> {
+    let missing = config.agent.as_ref().and_then(|agent| {
+        let witness = Witness { namespace: &sandbox.namespace, name: &sandbox.name };
+        agent.missing_for(witness, config.socket.parent().unwrap_or(Path::new("/run/netpolc")))
+    });
+    let orphaned = missing.filter(|missing| *missing >= GRACE);
+    // Each pod of a node that netpolc has left would wait in vain.
+    let timeout = orphaned.map_or(config.timeout()?, |_| AT_ONCE);
+    let namespace = sandbox.namespace.clone();
+    let (failure, silent) = match ask(&config.socket, &request(sandbox), timeout) {
+        Ok(Reply::Enforced) => return Ok(Confirmed::Yes),
+        Ok(Reply::Refused { why }) => (why, false),
+        Err(error) => (error.to_string(), matches!(error, ask::Error::Socket { .. })),
     };
-    Ok(Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod}: {why}")))
+    let why = match orphaned {
+        _ if config.exempt_namespaces.contains(&namespace) => "its namespace is exempt".to_owned(),
+        _ if config.fail == Fail::Open => "the configuration says to fail open".to_owned(),
+        Some(missing) if silent => format!(
+            "netpolc was uninstalled: this node has had no pod of its agent for {} s; take the plugin out of the network \
+             configuration, as netpolc cni remove does",
+            missing.as_secs()
+        ),
+        _ => return Ok(Confirmed::No(failure)),
+    };
+    Ok(Confirmed::Spared { why, failure })
 }
 
 /// Never fails: a sandbox must be able to go without an agent, which finds out by itself.
@@ -114,9 +155,12 @@ fn del(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Outcome {
     }
 }
 
+/// A runtime that hears an error here starts no pod at all: none of the exempt namespaces either, on which the agent itself may
+/// depend. So it is one only where no pod could start anyway.
 fn status(config: &Config) -> Outcome {
+    let none_starts = config.fail == Fail::Closed && config.exempt_namespaces.is_empty() && config.agent.is_none();
     match std::os::unix::net::UnixStream::connect(&config.socket) {
-        Err(error) if config.fail == Fail::Closed => {
+        Err(error) if none_starts => {
             let message = format!("the netpolc agent does not listen on {}: {error}", config.socket.display());
             Outcome::error(&config.cni_version, UNAVAILABLE, message)
         }

@@ -171,6 +171,109 @@ fn del_always_succeeds_and_check_asks() {
     assert!(matches!(agent.join().unwrap(), Request::Check(_)));
 }
 
+/// An exempt pod's check is answered as its start was; STATUS takes no node down on which some pods may start.
+#[test]
+fn exempt_pods_are_checked_and_counted_as_such() {
+    let folder = Folder::new("exempt");
+    for more in [json!({"exemptNamespaces": ["shop"]}), json!({"fail": "open"})] {
+        let done = plugin("CHECK", &config(&folder.socket(), more.clone()));
+        assert!(done.status.success() && done.stdout.is_empty(), "{done:?}");
+        assert!(plugin("STATUS", &config(&folder.socket(), more)).status.success());
+    }
+    assert!(!plugin("CHECK", &config(&folder.socket(), json!({}))).status.success());
+    let done = plugin("STATUS", &config(&folder.socket(), json!({})));
+    assert_eq!(output(&done)["code"], 50, "{done:?}");
+    assert!(plugin("STATUS", &config(&folder.socket(), json!({"exemptNamespaces": ["kube-system"]}))).status.success());
+}
+
+/// Folders of kubelet's logs, and what the plugin makes of them.
+struct Kubelet<'a> {
+    folder: &'a Folder,
+    options: Value,
+}
+
+impl<'a> Kubelet<'a> {
+    fn new(folder: &'a Folder) -> Self {
+        let logs = folder.0.join("pods");
+        let agent = json!({"namespace": "kube-system", "namePrefix": "netpolc-", "podLogs": &logs});
+        let kubelet = Self { folder, options: json!({"agent": agent}) };
+        kubelet.pod("shop_ui_u-1");
+        kubelet.pod("kube-system_netpolc-x2x4z_a-1");
+        kubelet
+    }
+
+    fn pod(&self, name: &str) {
+        std::fs::create_dir_all(self.folder.0.join("pods").join(name)).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        std::fs::remove_dir(self.folder.0.join("pods").join(name)).unwrap();
+    }
+
+    fn note(&self) -> PathBuf {
+        self.folder.0.join("agent-missing-since")
+    }
+
+    /// The agent's pod has been missing for longer than the plugin waits.
+    fn long_ago(&self) {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let now: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        std::fs::write(self.note(), ((now as u64).saturating_sub(130)).to_string()).unwrap();
+    }
+
+    fn add(&self) -> Output {
+        plugin("ADD", &config(&self.folder.socket(), self.options.clone()))
+    }
+}
+
+/// S56: an agent that crashes, restarts or waits for its image has a pod on the node, and nothing opens.
+#[test]
+fn s56_no_pod_starts_while_the_agents_pod_is_there() {
+    let folder = Folder::new("crash");
+    let kubelet = Kubelet::new(&folder);
+    kubelet.long_ago();
+    let done = kubelet.add();
+    assert_eq!(output(&done)["code"], 11, "{done:?}");
+    assert!(!kubelet.note().exists(), "what was noted before counts no more");
+    // Between two pods of a rollout.
+    kubelet.remove("kube-system_netpolc-x2x4z_a-1");
+    assert_eq!(output(&kubelet.add())["code"], 11);
+    assert!(kubelet.note().exists());
+    kubelet.pod("kube-system_netpolc-y3y5w_a-2");
+    assert_eq!(output(&kubelet.add())["code"], 11);
+    assert!(!kubelet.note().exists());
+    // Folders without the one of the pod that starts are not kubelet's.
+    kubelet.remove("kube-system_netpolc-y3y5w_a-2");
+    kubelet.remove("shop_ui_u-1");
+    kubelet.pod("shop_other_u-2");
+    kubelet.long_ago();
+    assert_eq!(output(&kubelet.add())["code"], 11);
+    std::fs::remove_dir_all(folder.0.join("pods")).unwrap();
+    assert_eq!(output(&kubelet.add())["code"], 11, "no folder is no evidence");
+}
+
+/// Uninstalled without being taken off the node: pods start again, at once, and the note says what to do.
+#[test]
+fn an_orphaned_plugin_lets_pods_start() {
+    let folder = Folder::new("orphan");
+    let kubelet = Kubelet::new(&folder);
+    kubelet.remove("kube-system_netpolc-x2x4z_a-1");
+    assert_eq!(output(&kubelet.add())["code"], 11, "not before the time is over");
+    kubelet.long_ago();
+    let began = Instant::now();
+    let done = kubelet.add();
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(output(&done), previous());
+    assert!(String::from_utf8_lossy(&done.stderr).contains("netpolc was uninstalled"), "{done:?}");
+    assert!(began.elapsed() < Duration::from_secs(2), "waited {:?}", began.elapsed());
+    let check = plugin("CHECK", &config(&folder.socket(), kubelet.options.clone()));
+    assert!(check.status.success(), "{check:?}");
+    // An agent that answers is one, whatever its pod is called.
+    let agent = agent(&folder.socket(), Reply::Refused { why: "the tables are full".into() });
+    assert_eq!(output(&kubelet.add())["code"], 11);
+    agent.join().unwrap();
+}
+
 #[test]
 fn bad_input_is_named() {
     let folder = Folder::new("bad");

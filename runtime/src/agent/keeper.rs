@@ -141,10 +141,22 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     pub fn set_behind(&mut self, why: String) {
         if self.behind.as_ref() != Some(&why) {
             tracing::error!("{why}");
-            self.metrics.waits_for(&why);
-            self.behind = Some(why);
-            self.stale = true;
+            self.wait_for(why);
         }
+    }
+
+    /// Notes what is waited for, as every start does for a while.
+    pub fn set_waiting(&mut self, why: String) {
+        if self.behind.as_ref() != Some(&why) {
+            tracing::info!("{why}");
+            self.wait_for(why);
+        }
+    }
+
+    fn wait_for(&mut self, why: String) {
+        self.metrics.waits_for(&why);
+        self.behind = Some(why);
+        self.stale = true;
     }
 
     /// Notes whether the cluster's changes are seen.

@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use netpolc_kube_sync::{
     Severity,
-    watch::{self, Fetcher, NodeStatus, PolicyState, Resource, Update, Watch},
+    watch::{self, Change, Fetcher, NodeStatus, PolicyState, Resource, Update, Watch},
 };
 use netpolc_policy::ObjectKey;
 use tokio::{sync::mpsc, time::Instant};
@@ -54,7 +54,8 @@ pub async fn serve(
     keeper.holds = true;
     keeper.metrics.watching(watch.contacts());
     let mut plugins = Plugins::open(options, &watch)?;
-    keeper.set_behind(waiting(watch.incomplete()));
+    keeper.set_waiting(waiting(watch.incomplete()));
+    let mut taint = options.startup_taint.as_deref();
     tokio::pin!(stop);
     let mut patience = PATIENCE;
     // Kept from turn to turn: what happens meanwhile may bring it closer, and never puts it off.
@@ -68,6 +69,8 @@ pub async fn serve(
             () = tokio::time::sleep(BEAT) => {}
             update = watch.next(keeper.agent.cluster()) => {
                 (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
+                let about_nodes = |changes: &[Change]| changes.iter().any(|change| change.resource == Resource::Node);
+                let nodes = matches!(&update, Update::Changes(changes) if about_nodes(changes));
                 match update {
                     Update::First(mut cluster) => {
                         keeper.holds = false;
@@ -89,7 +92,7 @@ pub async fn serve(
                             keeper.follow(|agent| agent.advance(changes));
                         }
                         if keeper.holds {
-                            keeper.set_behind(waiting(watch.incomplete()));
+                            keeper.set_waiting(waiting(watch.incomplete()));
                         }
                     }
                 }
@@ -99,11 +102,12 @@ pub async fn serve(
                 if let Some(why) = watch.take_not_current() {
                     plugins.sandboxes.not_current(why);
                 }
-                if watch.take_news() {
+                if watch.take_news() || nodes {
                     keeper.set_blind(blind(&watch));
                     // Perhaps of a policy's generation only.
                     keeper.touch();
-                    let conditions = watch.conditions().map(ToString::to_string);
+                    let own = nodeless(options, &watch, &keeper);
+                    let conditions = watch.conditions().map(ToString::to_string).chain(own);
                     keeper.set_problems(conditions.chain(watch.problems().map(ToString::to_string)).collect());
                 }
             }
@@ -137,6 +141,12 @@ pub async fn serve(
             keeper.metrics.resynced(resource.plural(), lists);
         }
         plugins.serve(&mut keeper);
+        if !keeper.holds
+            && keeper.behind.is_none()
+            && let Some(key) = taint.take()
+        {
+            watch.remove_taint(key);
+        }
         for key in keeper.note_unfound() {
             let uid = keeper.agent.cluster().pods.get(&key).and_then(|pod| pod.uid.as_deref());
             let why = format!("a policy selects it, and no interface of node {} leads to its addresses", options.node);
@@ -244,6 +254,16 @@ fn record<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, watch: &Watch) {
         policies: record.policies,
         problems: record.problems,
     });
+}
+
+/// A node name that no Node has is most likely a wrong one: then no pod is this agent's.
+fn nodeless<H: Enforcer, N: Network>(options: &Options, watch: &Watch, keeper: &Keeper<H, N>) -> Option<String> {
+    let missing =
+        watch.incomplete().is_empty() && !keeper.holds && !keeper.agent.cluster().nodes.contains_key(&options.node);
+    missing.then(|| {
+        let node = &options.node;
+        format!("the cluster has no Node {node}: --node must be what spec.nodeName of this node's pods says, or none is enforced")
+    })
 }
 
 /// Which kinds are not watched any more, where the cluster was known.

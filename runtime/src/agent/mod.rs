@@ -22,6 +22,7 @@ pub mod record;
 pub mod sandboxes;
 pub mod serve;
 pub mod software;
+pub mod sole;
 pub mod topology;
 pub mod watch;
 

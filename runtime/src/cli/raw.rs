@@ -228,6 +228,9 @@ pub struct Agent {
     /// Serve /metrics, /healthz and /readyz here [default: not at all]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_address: Option<SocketAddr>,
+    /// Remove this taint from the node as soon as the agent enforces: new nodes that have it from the start take no pods before
+    #[arg(long, value_name = "KEY", requires = "kubernetes")]
+    pub startup_taint: Option<String>,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,
@@ -304,6 +307,10 @@ pub struct CniInstall {
     #[arg(long = "exempt-namespace", value_name = "NAMESPACE", value_delimiter = ',')]
     #[arg(default_values_t = ["kube-system".to_owned()])]
     pub exempt_namespaces: Vec<String>,
+    /// A pod of the agent's DaemonSet, usually the one that this runs in: where a node has had none for two minutes, netpolc was
+    /// uninstalled, and the plugin lets pods start [default: it never does]
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<String>,
     /// A configuration that cannot be chained is reported, and no failure
     #[arg(long)]
     pub optional: bool,
@@ -330,6 +337,9 @@ pub struct CniNode {
     /// The configuration in it to change [default: the first by name, as container runtimes choose]
     #[arg(long, value_name = "NAME")]
     pub file: Option<String>,
+    /// Leave the plugin's program alone, and look after the configuration only
+    #[arg(long, conflicts_with = "bin_dir")]
+    pub chain_only: bool,
     /// Do it again whenever the configuration changes, until stopped
     #[arg(long)]
     pub watch: bool,

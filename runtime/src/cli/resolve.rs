@@ -111,6 +111,8 @@ pub struct Agent {
     pub metrics: Option<SocketAddr>,
     /// Where the CNI plugin is answered; None with files.
     pub cni_socket: Option<PathBuf>,
+    /// The taint that the node loses when the agent enforces.
+    pub startup_taint: Option<String>,
     /// One pass, or until stopped.
     pub passes: Passes,
     /// Where the tables are pinned.
@@ -128,6 +130,7 @@ impl Agent {
             max_connections: raw::MAX_CONNECTIONS,
             metrics: None,
             cni_socket: None,
+            startup_taint: None,
             passes: Passes::UntilStopped,
             pin_dir,
         }
@@ -220,6 +223,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 max_connections,
                 metrics,
                 cni_socket,
+                startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
                 passes,
                 pin_dir,
             })
@@ -293,6 +297,7 @@ fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
                 },
                 // An empty name stands for none at all.
                 exempt_namespaces: install.exempt_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+                pod: install.pod.as_deref().map(pod).transpose().context("--pod")?,
             };
             (install.node, Wanted::In { program: install.program, options, strictness })
         }
@@ -302,7 +307,8 @@ fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
         bail!("--file: give the name of a file in --conf-dir, such as 10-calico.conflist");
     }
     let passes = if node.watch { Passes::UntilStopped } else { Passes::Once };
-    Ok(Cni { node: Node { bin_dir: node.bin_dir, conf_dir: node.conf_dir, file: node.file }, wanted, passes })
+    let bin_dir = (!node.chain_only).then_some(node.bin_dir);
+    Ok(Cni { node: Node { bin_dir, conf_dir: node.conf_dir, file: node.file }, wanted, passes })
 }
 
 /// bpffs takes no names with dots, and the folder must be told from others' state files by its path.

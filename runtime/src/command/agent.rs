@@ -15,6 +15,7 @@ use crate::{
         offload::Offload,
         serve::serve,
         software::Software,
+        sole::Sole,
     },
     cli::{
         raw::AgentTarget,
@@ -30,6 +31,7 @@ use crate::{
 /// No root, no bpffs, another agent, and with `--once` whatever kept the kernel from being in step.
 pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     super::needs_root("the agent")?;
+    let _sole = Sole::claim()?;
     let metrics = Metrics::new(options.pin_dir.clone());
     let ebpf = || open(options);
     match options.target {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use netpolc_cni::config::Fail;
+use netpolc_policy::ObjectKey;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,6 +64,8 @@ pub struct Plugin {
     pub fail: Fail,
     /// Namespaces whose pods start without it.
     pub exempt_namespaces: Vec<String>,
+    /// A pod of the agent's DaemonSet, by whose likes the plugin sees whether netpolc was uninstalled.
+    pub pod: Option<ObjectKey>,
 }
 
 impl Plugin {
@@ -79,6 +82,11 @@ impl Plugin {
         }
         if !self.exempt_namespaces.is_empty() {
             options.insert("exemptNamespaces".into(), json!(self.exempt_namespaces));
+        }
+        if let Some(pod) = &self.pod {
+            // All but the part that tells a DaemonSet's pods from each other.
+            let prefix = pod.name.rsplit_once('-').map_or(&*pod.name, |(name, _)| name);
+            options.insert("agent".into(), json!({"namespace": &*pod.namespace, "namePrefix": format!("{prefix}-")}));
         }
         options
     }
@@ -152,6 +160,7 @@ mod tests {
             timeout_ms: Some(700),
             fail: Fail::Open,
             exempt_namespaces: vec!["kube-system".into()],
+            pod: Some(ObjectKey::new("kube-system", "net-policy-x7x8z")),
         };
         let mut options = plugin.options();
         options.insert("cniVersion".into(), json!("1.0.0"));
@@ -159,6 +168,9 @@ mod tests {
         assert_eq!(config.socket, PathBuf::from("/run/x.sock"));
         assert_eq!((config.timeout().unwrap().as_millis(), config.fail), (700, Fail::Open));
         assert!(config.exempt_namespaces.contains("kube-system"));
+        let agent = config.agent.unwrap();
+        assert_eq!((&*agent.namespace, &*agent.name_prefix), ("kube-system", "net-policy-"));
+        assert_eq!(agent.pod_logs, PathBuf::from("/var/log/pods"));
         assert!(Plugin::default().options().is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! How the cluster's kinds are watched, as it is when somebody asks. Empty where the cluster comes from files.
+//! How the cluster's kinds are watched, as it is when somebody asks. Empty where the cluster comes
+//! from files.
 
 use std::sync::{Arc, OnceLock};
 

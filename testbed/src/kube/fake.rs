@@ -1,8 +1,9 @@
-//! An API server within the process, as far as the agent asks: lists, watches that resume, single pods, with versions that all
-//! kinds share. It does on command what a real one does on bad days: it is away, connections stall without a reset, a watch
-//! loses an event, the past is forgotten.
+//! An API server within the process, as far as the agent asks: lists, watches that resume, single
+//! pods, with versions that all kinds share. It does on command what a real one does on bad days:
+//! it is away, connections stall without a reset, a watch loses an event, the past is forgotten.
 //!
-//! Not here: rights, validation, pages, writes by clients. A real server: [`super::Server`].
+//! Not here: rights, validation, pages, writes by clients other than a Node's taints. A real
+//! server: [`super::Server`].
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame};
 use kube::{Client, client::Body};
 use netpolc_kube_sync::watch::Access;
@@ -93,8 +94,14 @@ impl Fake {
             };
             let fake = fake.clone();
             let service = tower::service_fn(move |request: Request<Body>| {
-                let answer = fake.answer(client, request.uri().path(), request.uri().query().unwrap_or_default());
+                let fake = fake.clone();
                 async move {
+                    let (parts, body) = request.into_parts();
+                    let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
+                    let answer = match parts.method {
+                        Method::PATCH => fake.patch(client, path, &body.collect_bytes().await?),
+                        _ => fake.answer(client, path, query),
+                    };
                     match answer? {
                         Answer::Text(status, text) => {
                             Ok(Response::builder().status(status).body(Said::Text(Some(text.into())))?)
@@ -132,6 +139,11 @@ impl Fake {
             let pod = state.objects.get(collection("Pod")).and_then(|pods| pods.get(&key));
             return Ok(pod.map_or_else(|| failure(404, "NotFound"), |pod| Answer::Text(200, pod.to_string())));
         }
+        if let Some(name) = path.strip_prefix("/api/v1/nodes/") {
+            let key = (String::new(), name.to_owned());
+            let node = state.objects.get(collection("Node")).and_then(|nodes| nodes.get(&key));
+            return Ok(node.map_or_else(|| failure(404, "NotFound"), |node| Answer::Text(200, node.to_string())));
+        }
         let parameter = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
@@ -159,6 +171,29 @@ impl Fake {
         }
         state.watchers.push(Watcher { client, collection: path.to_owned(), lines });
         Ok(Answer::Watch(receiver))
+    }
+
+    /// A Node's `spec`, replaced where the version is the present one; nothing else can be patched.
+    fn patch(&self, client: u64, path: &str, body: &[u8]) -> Result<Answer, tower::BoxError> {
+        let answer = self.answer(client, path, "")?;
+        let (Some(_), Answer::Text(200, text)) = (path.strip_prefix("/api/v1/nodes/"), &answer) else {
+            return Ok(answer);
+        };
+        let (mut node, patch): (Value, Value) = (serde_json::from_str(text)?, serde_json::from_slice(body)?);
+        if patch["metadata"]["resourceVersion"] != node["metadata"]["resourceVersion"] {
+            let status =
+                json!({"kind": "Status", "status": "Failure", "code": 409, "message": "the object has been modified"});
+            return Ok(Answer::Text(409, status.to_string()));
+        }
+        node["spec"] = patch["spec"].clone();
+        self.put(&node);
+        Ok(Answer::Text(200, node.to_string()))
+    }
+
+    /// An object as it is.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.state().objects.get(collection(kind)).and_then(|objects| objects.get(&key)).cloned()
     }
 
     /// Creates or changes an object, and tells watchers.

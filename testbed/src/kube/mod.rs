@@ -255,8 +255,12 @@ impl Drop for Server {
     }
 }
 
-/// The folder with the programs, built where the cache lacks them.
+/// The folder with the programs: NETPOLC_KUBERNETES, to run tests against another version of Kubernetes than the one that is
+/// built where the cache lacks it.
 fn programs() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("NETPOLC_KUBERNETES") {
+        return Ok(folder.into());
+    }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube/kubernetes.sh");
     let out = Command::new(&script).stderr(Stdio::inherit()).output().with_context(|| script.display().to_string())?;
     anyhow::ensure!(out.status.success(), "{} failed: a real API server cannot be built here", script.display());

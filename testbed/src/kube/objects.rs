@@ -19,7 +19,7 @@ fn collection(kind: &str, namespace: Option<&str>) -> Result<String> {
         "Node" => ("api/v1", "nodes"),
         "Pod" => ("api/v1", "pods"),
         "Service" => ("api/v1", "services"),
-        "EndpointSlice" => ("apis/discovery.k8s.io/v1beta1", "endpointslices"),
+        "EndpointSlice" => ("apis/discovery.k8s.io/v1", "endpointslices"),
         "NetworkPolicy" => ("apis/networking.k8s.io/v1", "networkpolicies"),
         "Event" => ("apis/events.k8s.io/v1", "events"),
         "NodePolicyStatus" => ("apis/netpolc.dev/v1alpha1", "nodepolicystatuses"),
@@ -102,8 +102,18 @@ pub async fn delete(client: &Client, kind: &str, namespace: Option<&str>, name: 
 /// # Errors
 /// The server's refusal.
 pub async fn list(client: &Client, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>> {
-    let request = Request::get(collection(kind, namespace)?).body(vec![])?;
-    let mut list: Value = client.request(request).await.with_context(|| format!("list {kind}"))?;
+    let url = collection(kind, namespace)?;
+    let get = async |url: &str| {
+        client.request::<Value>(Request::get(url).body(vec![]).map_err(kube::Error::HttpError)?).await
+    };
+    let list = match get(&url).await {
+        // Kubernetes 1.20 has slices as a beta only, and 1.25 no longer has that.
+        Err(kube::Error::Api(status)) if status.code == 404 && kind == "EndpointSlice" => {
+            get(&url.replace("/v1/", "/v1beta1/")).await
+        }
+        list => list,
+    };
+    let mut list = list.with_context(|| format!("list {kind}"))?;
     match list["items"].take() {
         Value::Array(items) => Ok(items),
         _ => Ok(vec![]),

@@ -9,14 +9,13 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 
 {{- define "netpolc.config" -}}
 RUST_LOG: {{ .Values.log | quote }}
-METRICS_ADDRESS: "{{ .Values.metrics.address }}:{{ .Values.metrics.port }}"
+METRICS_ADDRESS: {{ printf "%s:%v" (include "netpolc.address" .) .Values.metrics.port | quote }}
 CNI_FAIL: {{ .Values.cni.fail | quote }}
 CNI_TIMEOUT_MS: {{ .Values.cni.timeoutMilliseconds | int | quote }}
 CNI_EXEMPT_NAMESPACES: {{ join "," .Values.cni.exemptNamespaces | quote }}
 {{- end }}
 
 {{- define "netpolc.cniArgs" -}}
-- --bin-dir=/host/opt/cni/bin
 - --conf-dir=/host/etc/cni/net.d
 {{- with .Values.cni.file }}
 - --file={{ . }}
@@ -25,7 +24,20 @@ CNI_EXEMPT_NAMESPACES: {{ join "," .Values.cni.exemptNamespaces | quote }}
 - --fail=$(CNI_FAIL)
 - --timeout-ms=$(CNI_TIMEOUT_MS)
 - --exempt-namespace=$(CNI_EXEMPT_NAMESPACES)
+- --pod=$(POD_NAMESPACE)/$(POD_NAME)
 {{- end }}
+{{- end }}
+
+{{- /* By which the plugin sees whether a pod of the agent is on the node still. */}}
+{{- define "netpolc.podEnv" -}}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
 {{- end }}
 
 {{- define "netpolc.cniSecurity" -}}
@@ -37,13 +49,6 @@ capabilities:
   add: [DAC_OVERRIDE]
 {{- end }}
 
-{{- define "netpolc.cniMounts" -}}
-- name: cni-bin
-  mountPath: /host/opt/cni/bin
-- name: cni-conf
-  mountPath: /host/etc/cni/net.d
-{{- end }}
-
 {{- define "netpolc.agentSecurity" -}}
 runAsUser: 0
 readOnlyRootFilesystem: true
@@ -53,7 +58,14 @@ capabilities:
     {{- toYaml .Values.capabilities | nindent 4 }}
 {{- end }}
 
-{{- /* Where kubelet asks for health: every address includes the node's loopback. */}}
+{{- /* An IPv6 address stands in brackets before a port. */}}
+{{- define "netpolc.address" -}}
+{{- $bare := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" }}
+{{- if contains ":" $bare }}[{{ $bare }}]{{ else }}{{ $bare }}{{ end }}
+{{- end }}
+
+{{- /* Where kubelet asks for health, without brackets: every address includes the node's loopback. */}}
 {{- define "netpolc.probed" -}}
-{{- if has .Values.metrics.address (list "0.0.0.0" "[::]") }}127.0.0.1{{ else }}{{ .Values.metrics.address }}{{ end }}
+{{- $bare := .Values.metrics.address | trimPrefix "[" | trimSuffix "]" }}
+{{- if has $bare (list "0.0.0.0" "::") }}127.0.0.1{{ else }}{{ $bare }}{{ end }}
 {{- end }}
