@@ -9,6 +9,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 [ "$(id -u)" = 0 ] || { echo "network namespaces need root: sudo $0 $*" >&2; exit 1; }
 case $NAME in *[!a-z0-9]*) echo "the name is of a-z and 0-9, not '$NAME'" >&2; exit 2;; esac
 [ ! -e "/run/netns/$PREFIX-fabric" ] || { echo "cluster $NAME is up already: $HERE/cluster-down.sh $NAME" >&2; exit 1; }
+"$HERE/install.sh" ping
 trap '[ $? = 0 ] || "$HERE/cluster-down.sh" "$NAME"' EXIT
 
 # sysctls NAMESPACE KEY=VALUE...: `ip netns exec` would hide /sys/fs/bpf, nsenter does not.

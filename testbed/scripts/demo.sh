@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-testbed/scripts/install.sh
+testbed/scripts/install.sh rust
 cargo build --release --locked --bin netpolc
 target=$(cargo metadata --format-version 1 --no-deps --locked | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 sudo=$([ "$(id -u)" = 0 ] || echo sudo)

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-testbed/scripts/install.sh nft lab
+testbed/scripts/install.sh rust nft lab
 run() {
     local package=$1 test=$2 binary
     shift 2
