@@ -21,6 +21,7 @@ use crate::{
     ports::Ports,
     services::Services,
     sets::{PolicySlot, Sets},
+    wire::Wire,
 };
 
 /// Whose pods are endpoints.
@@ -77,6 +78,8 @@ pub enum Event {
         /// The interface's index.
         ifindex: Option<u32>,
     },
+    /// The node's own devices.
+    Wire(Wire),
 }
 
 /// No id is left. What is enforced stays as it is; this compiler answers nothing but this from now
@@ -140,6 +143,7 @@ pub struct Compiler {
     pub(crate) nodes: HashMap<Arc<str>, Vec<IpAddr>>,
     pub(crate) node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
     pub(crate) services: Services,
+    pub(crate) wire: Wire,
     pub(crate) endpoint_ids: Ids,
     pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
     pub(crate) interfaces: HashMap<ObjectKey, u32>,
@@ -179,6 +183,7 @@ impl Compiler {
             nodes: HashMap::new(),
             node_addresses: HashMap::new(),
             services: Services::default(),
+            wire: Wire::default(),
             endpoint_ids: Ids::new("endpoints"),
             endpoints: BTreeMap::new(),
             interfaces: HashMap::new(),
@@ -285,6 +290,7 @@ impl Compiler {
             Event::Node { name, node } => self.set_node(&name, node.as_ref()),
             Event::Service { key, service } => self.set_service(&key, service),
             Event::Interface { pod, ifindex } => self.set_interface(pod, ifindex),
+            Event::Wire(wire) => self.set_wire(wire),
         }
         Ok(())
     }

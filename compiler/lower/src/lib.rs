@@ -6,6 +6,7 @@
 //!       -> classes             what each address is a member of, interned
 //!       -> rows, ports         what a set grants a class; elementary port intervals
 //!       -> services            addresses and ports that lead to backends
+//!       -> wire                the node's own devices: tunnels, the pods' link
 //!       -> Changes             the entries that differ
 //! ```
 //!
@@ -31,9 +32,11 @@ mod seed;
 mod services;
 mod sets;
 mod verify;
+mod wire;
 
 pub use compiler::{Compiler, Diagnostic, Event, Overflow, Scope, compile};
 pub use verify::{Counterexample, verify};
+pub use wire::{Tunnel, Wire};
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 

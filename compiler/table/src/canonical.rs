@@ -99,7 +99,7 @@ impl Renaming {
                 k if k == IdKind::ClassV6 as u64 => field(1, &self.classes[1]),
                 _ => (),
             },
-            TableId::ServiceV4 | TableId::ServiceV6 => (),
+            TableId::ServiceV4 | TableId::ServiceV6 | TableId::Tunnel | TableId::OnLinkV6 => (),
         }
         if entry.action == ActionId::SetRow {
             entry.params[0] = new(&self.rows, entry.params[0]);

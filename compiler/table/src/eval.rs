@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     ActionId, Entry, Key, Match, Origin, Origins, Program, Table, TableId, Value,
-    schema::{Family, MatchKind, Word, base_key, endpoint_key, row_key, service_key, verdict_key, word_of},
+    schema::{Family, MatchKind, Word, base_key, endpoint_key, row_key, service_key, tunnel_key, verdict_key, word_of},
 };
 
 /// The hook a packet is seen at, from the tables' point of view.
@@ -253,6 +253,27 @@ pub fn verdict(
 pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
     let table = TableId::service(Family::of(address));
     port.is_some_and(|p| program.get(table, &service_key(address, protocol, p)).is_some())
+}
+
+/// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel has to (S45).
+pub fn names_port(program: &Program, endpoint: u16, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+    let Some(set) = Pipeline::FromPod.set(word(program, endpoint)) else { return false };
+    let (class, _) = remote(program, address);
+    let row = answer(program, set, Family::of(address), class).filter(|e| e.action == ActionId::SetRow);
+    row.is_some_and(|e| {
+        let key = verdict_key(e.params[0] as u16, port_class(program, protocol, port));
+        program.get(TableId::Verdict, &key).is_some()
+    })
+}
+
+/// Does a packet of this protocol to this port lead into a tunnel?
+pub fn is_tunnel(program: &Program, protocol: u8, port: Option<u16>) -> bool {
+    program.get(TableId::Tunnel, &tunnel_key(protocol, port.unwrap_or(0))).is_some()
+}
+
+/// Is the address on the link of this node's pods?
+pub fn is_on_link(program: &Program, address: std::net::Ipv6Addr) -> bool {
+    lookup(program.table(TableId::OnLinkV6), &[IpAddr::from(address).into()]).is_some()
 }
 
 /// What a class is answered by in a set: its row entry, else the set's base; None: the default, deny.

@@ -8,6 +8,8 @@
 //! endpoint = interface[ifindex]                    none: not ours, next
 //! word     = endpoint[endpoint]                    {ingress set, egress set, flags}
 //! from_pod, guard flag: own_v4/own_v6[endpoint, source] must hit (S55)
+//!                        on_link_v6[destination]: neighbour discovery goes no further (S36)
+//!                        tunnel[protocol, destination port]: only where row and verdict permit it (S45)
 //! direction not isolated: permit
 //! class    = remote_v4/remote_v6[remote]           default class 0
 //! pc       = port[protocol, destination port]      default 0: protocols without ports
@@ -133,6 +135,10 @@ ids! {
         ServiceV4,
         /// address, protocol, port -> a Service's: judged after translation
         ServiceV6,
+        /// protocol, destination port -> leads into a tunnel that ends on a node
+        Tunnel,
+        /// address -> on the link of this node's pods
+        OnLinkV6,
         /// kind, id -> fingerprint of its meaning; no packet reads it
         Directory,
     }
@@ -161,6 +167,10 @@ ids! {
         Deny,
         /// What was denied goes on, marked, and is judged after Service translation.
         Defer,
+        /// The packet leads into a tunnel.
+        Tunnel,
+        /// The address is on the pods' own link.
+        OnLink,
         /// Names what an id means.
         Fingerprint,
     }
@@ -213,7 +223,7 @@ impl ActionId {
 }
 
 /// In the order of [`TableId`].
-static TABLES: [TableSpec; 13] = [
+static TABLES: [TableSpec; 15] = [
     TableSpec {
         id: TableId::Interface,
         name: "interface",
@@ -311,6 +321,20 @@ static TABLES: [TableSpec; 13] = [
         default: (A::Miss, [0; 3]),
     },
     TableSpec {
+        id: TableId::Tunnel,
+        name: "tunnel",
+        fields: &[field("protocol", 8, Exact, Protocol), field("port", 16, Exact, Decimal)],
+        actions: &[A::Tunnel],
+        default: (A::Miss, [0; 3]),
+    },
+    TableSpec {
+        id: TableId::OnLinkV6,
+        name: "on_link_v6",
+        fields: &[field("address", 128, Lpm, Ipv6)],
+        actions: &[A::OnLink],
+        default: (A::Miss, [0; 3]),
+    },
+    TableSpec {
         id: TableId::Directory,
         name: "directory",
         fields: &[field("kind", 8, Exact, Decimal), field("id", 32, Exact, Decimal)],
@@ -320,7 +344,7 @@ static TABLES: [TableSpec; 13] = [
 ];
 
 /// In the order of [`ActionId`].
-static ACTIONS: [ActionSpec; 11] = [
+static ACTIONS: [ActionSpec; 13] = [
     ActionSpec { id: A::Miss, name: "miss", params: &[] },
     ActionSpec { id: A::SetEndpoint, name: "set_endpoint", params: &[("endpoint", 16, Decimal)] },
     ActionSpec {
@@ -335,6 +359,8 @@ static ACTIONS: [ActionSpec; 11] = [
     ActionSpec { id: A::Permit, name: "permit", params: &[] },
     ActionSpec { id: A::Deny, name: "deny", params: &[] },
     ActionSpec { id: A::Defer, name: "defer", params: &[] },
+    ActionSpec { id: A::Tunnel, name: "tunnel", params: &[] },
+    ActionSpec { id: A::OnLink, name: "on_link", params: &[] },
     ActionSpec { id: A::Fingerprint, name: "fingerprint", params: &[("value", 64, Hex)] },
 ];
 
@@ -444,6 +470,14 @@ pub fn verdict_key(row: u16, port_class: u16) -> Key {
 /// Key of `service_v4` or `service_v6`.
 pub fn service_key(address: IpAddr, protocol: u8, port: u16) -> Key {
     Key::new([Match::exact(address), Match::exact(protocol), Match::exact(port)])
+}
+/// Key of `tunnel`; port 0 where the protocol has no ports.
+pub fn tunnel_key(protocol: u8, port: u16) -> Key {
+    Key::new([Match::exact(protocol), Match::exact(port)])
+}
+/// Key of `on_link_v6`; host bits must be zero.
+pub fn on_link_key(prefix: std::net::Ipv6Addr, length: u8) -> Key {
+    Key::new([Match::Lpm { value: IpAddr::from(prefix).into(), length }])
 }
 /// Key of `directory`.
 pub fn directory_key(kind: IdKind, id: u32) -> Key {

@@ -100,6 +100,8 @@ pub fn only(program: &Program, endpoint: u16) -> Program {
         classes[family].insert(key.value(2).low());
     }
     let [v4, v6] = &classes;
+    keep(TableId::Tunnel, &|_, _| true);
+    keep(TableId::OnLinkV6, &|_, _| true);
     if word.flags & Word::EGRESS != 0 {
         keep(TableId::ServiceV4, &|_, _| true);
         keep(TableId::ServiceV6, &|_, _| true);

@@ -9,6 +9,7 @@ pub mod netlink;
 pub mod netns;
 pub mod sockets;
 pub mod switch;
+pub mod wire;
 
 use std::net::IpAddr;
 

@@ -8,7 +8,10 @@ use netpolc_table::{
     schema::{IdKind, MatchKind},
 };
 
-use crate::{Capabilities, Error, semantics::HAS_PORTS};
+use crate::{
+    Capabilities, Error,
+    semantics::{HAS_PORTS, ip},
+};
 
 /// An id's kind, for limits and messages.
 #[derive(Clone, Copy)]
@@ -93,7 +96,7 @@ fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<(Id, u64)> {
         }
         TableId::Verdict => vec![(Id::Row, field(0)), (Id::PortClass, field(1))],
         // The directory names ids; those that exceed a limit were refused in their own tables.
-        TableId::Directory | TableId::ServiceV4 | TableId::ServiceV6 => vec![],
+        TableId::Directory | TableId::ServiceV4 | TableId::ServiceV6 | TableId::Tunnel | TableId::OnLinkV6 => vec![],
     }
 }
 
@@ -130,6 +133,9 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
         _ if family != 4 && family != 6 => invalid(format!("family {family} is neither 4 nor 6")),
         TableId::ServiceV4 | TableId::ServiceV6 if !HAS_PORTS.contains(&(key.value(1).low() as u8)) => {
             invalid(format!("protocol {} has no ports", key.value(1).low()))
+        }
+        TableId::Tunnel if key.value(1).low() != 0 && key.value(0).low() != u64::from(ip::UDP) => {
+            invalid(format!("a port of protocol {}: tunnels have ports in UDP only", key.value(0).low()))
         }
         TableId::Directory if !kinds.contains(&key.value(0).low()) => invalid(format!("kind {:?}", key.value(0))),
         _ => Ok(()),

@@ -71,10 +71,19 @@
 //! (loose and strict source route) are Refuse early(SourceRoute), anything else has its length in its
 //! second byte; a length below 2, or one that is not in the header or leads beyond it, is Refuse(Malformed).
 //!
-//! **Discovery** (S36). From a guarded pod, types 134 and 137 (router advertisement, redirect) are
+//! **Discovery** (S36). From a guarded pod a message of types 133 to 137 behind a fragment header of any kind, whatever
+//! its hop limit, is Drop(Discovery): the kernel may take the header off (RFC 6980). From a guarded pod, types 134 and 137 (router advertisement, redirect) are
 //! Drop(Discovery), and so is type 136 whose target (16 bytes at 8 of the message, before `end`) is neither
 //! in `own_v6[endpoint]` nor in fe80::/10. From any pod whose egress is isolated or guarded a message
-//! of more than [`DISCOVERY_BYTES`] is judged as any other ICMPv6. Else Next.
+//! of more than [`DISCOVERY_BYTES`] is judged as any other ICMPv6, and so is one whose destination is neither
+//! multicast (ff00::/8) nor in fe80::/10 nor in `on_link_v6`. Else Next.
+//!
+//! **DHCP** (S36). From a guarded pod UDP 67 -> 68 and 547 -> 546, an answer of a server, is Drop(SpoofedSource).
+//!
+//! **Tunnels** (S45). From a guarded pod, before steps 7 and 8: where `tunnel` has (protocol, destination port; 0 where the protocol
+//! has no ports), the packet is Drop(Tunnel), unless `iso`, and the egress set's answer to the destination is a
+//! row whose verdict permits the port class: a rule that names ports permits it. What comes out of a tunnel on
+//! a node is forwarded under any source, and as traffic of the node.
 //!
 //! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60, 135: a ninth one,
 //! or a second 44, is Refuse(Malformed). 2 bytes of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for
@@ -105,7 +114,8 @@
 //! 0; lengths are not checked (it is cut by nature). Inner IPv6: 40 bytes, version 6, extension headers as in step 4, offset 0.
 //! 8 bytes after the inner header(s) before `end`. What fails any of these: Drop(IcmpError).
 //! The inner packet went the other way: at `to_pod` its source is local, its destination remote; at `from_pod` the other way round. Its local
-//! address must be the outer packet's local address, else Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
+//! address must be the outer packet's local address, and at `from_pod` its remote address the outer packet's destination, else
+//! Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
 //! request or reply: any other is Drop(IcmpError).
 //! A live entry under the tuple: Next where the opener's direction, judged now, permits; else Drop(IcmpError). No live
 //! entry, or an inner packet that has no tuple: Drop(IcmpError). Whatever a judged pod sends or is sent has an entry,
@@ -323,6 +333,9 @@ pub const fn needed(protocol: u8, family: u8) -> usize {
         _ => 0,
     }
 }
+
+/// IP protocols that a node may unwrap: IPv4, IPv6, GRE, IPIP (94), EtherIP, L2TP, MPLS in IP (S45).
+pub const TUNNEL_PROTOCOLS: [u8; 7] = [4, 41, 47, 94, 97, 115, 137];
 
 /// Bytes of an ICMPv6 message of neighbour discovery at most: what Linux sends, with room for options.
 pub const DISCOVERY_BYTES: usize = 128;

@@ -200,6 +200,10 @@ maps! {
     Mask = "mask",
     /// Hash, key [`service_key`] -> u32 1: addresses and ports of Services. Asked where the tables deny a packet of a pod.
     Service = "service",
+    /// u64 `[1028]`: bits of UDP ports as in the packet (a little-endian number), then of IP protocols: what leads into a tunnel.
+    Tunnel = "tunnel",
+    /// [`on_link`] places: IPv6 prefixes of the pods' own link.
+    OnLink = "on_link",
     /// u64 `[endpoints][state_buckets][8]`, see [`state`].
     StateV4Meta = "state_v4_meta",
     /// 16 bytes `[endpoints][state_buckets][8]`, see [`state`].
@@ -244,6 +248,8 @@ impl MapId {
             MapId::InterfaceBlock => u64::from(c.interface_blocks) * 256 * 2,
             MapId::Endpoint => u64::from(c.endpoints) * endpoint::SIZE as u64,
             MapId::OwnMore | MapId::Service => 4,
+            MapId::Tunnel => TUNNEL_WORDS as u64 * 8,
+            MapId::OnLink => (on_link::PLACES * on_link::SIZE) as u64,
             MapId::RemoteV4 => u64::from(c.remote_v4_blocks) * 256 * 4,
             MapId::RemoteV6Exact => u64::from(c.remote_v6_buckets) * exact::SIZE as u64,
             MapId::RemoteV6Leaf => u64::from(c.remote_v6_leaves) * 256 * 4,
@@ -273,6 +279,31 @@ impl MapId {
             _ => 1,
         }
     }
+}
+
+/// Words of the tunnel map.
+pub const TUNNEL_WORDS: usize = (65536 + 256) / 64;
+/// The bit of the tunnel map for a UDP port.
+pub fn tunnel_port(port: u16) -> usize {
+    u16::from_le_bytes(port.to_be_bytes()).into()
+}
+/// The bit of the tunnel map for an IP protocol.
+pub fn tunnel_protocol(protocol: u8) -> usize {
+    65536 + usize::from(protocol)
+}
+
+/// A place of the on-link map. A place is written while it does not count.
+pub mod on_link {
+    /// How many.
+    pub const PLACES: usize = 16;
+    /// Bytes of a place.
+    pub const SIZE: usize = 64;
+    /// Two u64: the prefix as in the packet, its host bits zero.
+    pub const PREFIX: usize = 0;
+    /// Two u64: the mask as in the packet.
+    pub const MASK: usize = 16;
+    /// u64: the prefix's length + 1; 0: the place does not count.
+    pub const LENGTH: usize = 32;
 }
 
 /// Row that permits nothing.

@@ -52,6 +52,19 @@ const WIDER: &[(&str, &str)] = &[
     ("S52 cut frames", "policy permits everybody everything, so nothing is read"),
     ("S52 layer 4 that is too short", "policy permits everybody everything, so nothing is read"),
     ("S35", "an error about a connection that was permitted once, as long as connection tracking keeps it"),
+    ("S47 the pod's own address from elsewhere", "policy permits everybody everything, so nothing is read"),
+    (
+        "S44 forwarded packets whose interface is forgotten",
+        "connection tracking has seen the denied opening, so the pod's answer to what it never got passes",
+    ),
+    ("S36 neighbour discovery passes", "flower has no key for the target, the size or the link"),
+    ("S36 S50 neighbour discovery is never fragmented", "flower has no key for an atomic fragment's header"),
+    (
+        "S45 S51 IPv6 routing headers",
+        "flower has no key for segments; the host drops what it would have to route by them",
+    ),
+    ("S45 tunnels that end on a node", "software flower does not know the node's tunnels"),
+    ("S55 0.0.0.0 for DHCP only: a pod is no", "software flower does not look for servers"),
 ];
 
 /// The node's addresses: in the cases about it, the stranger is one of them.

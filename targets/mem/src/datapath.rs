@@ -8,7 +8,7 @@ use netpolc_table::{
 };
 use netpolc_target::{
     Arrival,
-    DropReason::{self, Discovery, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated},
+    DropReason::{self, Discovery, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated, Tunnel},
     Frame, Hook, Mark, Verdict,
     semantics::{DHCP, DHCPV6, DISCOVERY_BYTES, HAS_PORTS, icmp, ip, may_be_unproven},
 };
@@ -130,6 +130,14 @@ impl Mem {
         if speaks { NEXT } else { Err(SpoofedSource) }
     }
 
+    /// Does a guarded pod send into a tunnel that no rule with this port permits (S45)?
+    fn is_denied_tunnel(&self, context: &Context, to: IpAddr, protocol: u8, transport: &Transport) -> bool {
+        let port = HAS_PORTS.contains(&protocol).then_some(transport.destination_port);
+        context.guarded()
+            && eval::is_tunnel(&self.program, protocol, port)
+            && !eval::names_port(&self.program, context.endpoint, to, protocol, port)
+    }
+
     /// Is the address one of the endpoint's own?
     pub(crate) fn is_own(&self, endpoint: u16, address: IpAddr) -> bool {
         self.program.get(TableId::own(Family::of(address)), &own_key(endpoint, address)).is_some()
@@ -183,6 +191,10 @@ impl Mem {
             Ok(transport) if source == Source::Unproven && !is_exception(family, &network, &transport) => {
                 return Err(SpoofedSource);
             }
+            Ok(transport) if context.guarded() && is_dhcp_answer(network.protocol, &transport) => {
+                return Err(SpoofedSource);
+            }
+            Ok(transport) if self.is_denied_tunnel(context, to, network.protocol, &transport) => Err(Tunnel),
             Ok(transport) => match transport.icmp {
                 Some(kind) if parse::is_error(family, kind) && context.hook != Hook::Translated => {
                     self.icmp_error(context, frame, family, &network, from, to)
@@ -242,11 +254,12 @@ impl Mem {
         network: &Network,
     ) -> Result<bool, DropReason> {
         let (first, last) = icmp::DISCOVERY;
-        let is = family == Family::V6
-            && network.protocol == ip::ICMPV6
-            && (first..=last).contains(&frame[network.l4])
-            && network.hop_limit == 255
-            && !network.fragmented;
+        let of_its_types =
+            family == Family::V6 && network.protocol == ip::ICMPV6 && (first..=last).contains(&frame[network.l4]);
+        if of_its_types && network.fragmented && context.guarded() {
+            return Err(Discovery);
+        }
+        let is = of_its_types && network.hop_limit == 255 && !network.fragmented;
         if !is || !context.guarded() {
             return Ok(is);
         }
@@ -261,8 +274,19 @@ impl Mem {
                 return Err(Discovery);
             }
         }
-        Ok(message.len() <= DISCOVERY_BYTES)
+        let destination: [u8; 16] = frame[network.l3 + 24..][..16].try_into().expect("16 bytes");
+        let destination = Ipv6Addr::from(destination);
+        let near = destination.is_multicast()
+            || destination.is_unicast_link_local()
+            || eval::is_on_link(&self.program, destination);
+        Ok(near && message.len() <= DISCOVERY_BYTES)
     }
+}
+
+/// A pod is no DHCP server (S36).
+fn is_dhcp_answer(protocol: u8, transport: &Transport) -> bool {
+    let ports = (transport.destination_port, transport.source_port);
+    protocol == ip::UDP && [DHCP, DHCPV6].contains(&ports)
 }
 
 /// What may come from an address that is not the pod's own (S55), neighbour discovery aside.

@@ -45,7 +45,8 @@ impl Mem {
             Hook::ToPod => (Hook::FromPod, destination, inner.source),
             Hook::FromPod | Hook::Translated => (Hook::ToPod, source, inner.destination),
         };
-        if local != inner_local {
+        let elsewhere = context.hook == Hook::FromPod && destination != inner.source;
+        if local != inner_local || elsewhere {
             return Err(IcmpError);
         }
         let tuple = tuple(context.endpoint, hook, inner.source, inner.destination, inner.protocol, &inner.transport);

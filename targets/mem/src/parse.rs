@@ -46,6 +46,8 @@ pub(crate) struct Piece {
 pub(crate) struct Network {
     /// Of layer 4; in a later fragment the piece's.
     pub protocol: u8,
+    /// Where the IP header begins.
+    pub l3: usize,
     /// Where layer 4 begins.
     pub l4: usize,
     /// Where the packet ends.
@@ -135,6 +137,7 @@ pub(crate) fn network(frame: &[u8], family: Family, l3: usize) -> Result<Network
             let walk = extensions(frame, frame[l3 + 6], l3 + 40, end, Routes::Refused)?;
             Ok(Network {
                 protocol: walk.protocol,
+                l3,
                 l4: walk.at,
                 end,
                 hop_limit: frame[l3 + 7],
@@ -165,7 +168,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Network, DropReason> {
         (0, _) => Part::First(piece),
         _ => Part::Later(piece),
     };
-    Ok(Network { protocol, l4: l3 + header, end, hop_limit: frame[l3 + 8], part, fragmented: part != Part::Whole })
+    Ok(Network { protocol, l3, l4: l3 + header, end, hop_limit: frame[l3 + 8], part, fragmented: part != Part::Whole })
 }
 
 /// Is a source route among the options?

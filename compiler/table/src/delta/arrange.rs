@@ -37,6 +37,7 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     steps.switch.extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     let guarded = own(view, &mut steps);
     services(view, &mut steps);
+    wire(view, &mut steps);
     steps.switch.extend(early.into_iter().map(|(_, write)| write));
     steps.switch.append(&mut steps.replaced);
     words.write(&remotes.copies, &mut steps);
@@ -185,6 +186,15 @@ fn services(view: &View<'_>, steps: &mut Steps) {
         for (key, _, after) in view.changed(table) {
             let to = if after.is_some() { &mut steps.switch } else { &mut steps.remove };
             to.push(write(table, key, after));
+        }
+    }
+}
+
+/// What the node's own devices are: each entry is one answer of its own, and no other table depends on it.
+fn wire(view: &View<'_>, steps: &mut Steps) {
+    for table in [TableId::Tunnel, TableId::OnLinkV6] {
+        for (key, _, after) in view.changed(table) {
+            steps.switch.push(write(table, key, after));
         }
     }
 }

@@ -14,7 +14,7 @@ use netpolc_table::{
 
 use super::{
     Subject,
-    world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, set_word, switch, word, world},
+    world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_word, switch, word, world},
 };
 use crate::{
     Arrival, Error, Frame, Hook, Mark, Verdict,
@@ -82,7 +82,7 @@ impl Events {
 const EPOCH: usize = 48;
 const POLICIES: [Policy; 6] =
     [Policy::Open, Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
-const PORTS: [u16; 7] = [80, 53, 36412, 81, 4000, 546, 68];
+const PORTS: [u16; 8] = [80, 53, 36412, 81, 4000, 546, 68, 4789];
 /// In units of 13 seconds: around every timeout.
 const PAUSES: [u64; 10] = [1, 2, 3, 9, 10, 16, 17, 46, 47, 33_231];
 
@@ -221,7 +221,9 @@ impl Events {
                     let kind = random.pick(&[130, 133, 134, 135, 136, 136, 136, 137, 138, 143]);
                     let link = "fe80::7".parse().expect("an address");
                     let about = random.pick(&[a, a, b, link]);
-                    packet = discovery(kind, source, b, about).hop_limit(random.pick(&[255, 255, 64]));
+                    let link = "fe80::7".parse().expect("an address");
+                    let to = random.pick(&[b, b, link, "ff02::1".parse().expect("an address")]);
+                    packet = discovery(kind, source, to, about).hop_limit(random.pick(&[255, 255, 64]));
                     if random.once_in(4) {
                         packet = packet.payload(&vec![0; random.pick(&[0, 15, 16, 120, 121])]);
                     }
@@ -229,6 +231,10 @@ impl Events {
                     packet = Packet::new(std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv4Addr::BROADCAST)
                         .udp(68, random.pick(&[67, 53]));
                 }
+            }
+            4 if random.once_in(6) => {
+                let ports = random.pick(&[(67, 68), (547, 546), (68, 67), (67, 67)]);
+                packet = Packet::new(talk.local.0, talk.remote.0).udp(ports.0, ports.1);
             }
             4 | 5 => {
                 let id = random.pick(&[1, 2]);
@@ -250,7 +256,7 @@ impl Events {
             4 | 5 => Unit::Udp,
             6 => Unit::Sctp(random.pick(&[0, 1, 1, 2, 4, 6, 7, 8, 10, 14, 255])),
             7 => Unit::Icmp(random.pick(&[0, 8, 13, 14, 128, 129, 3, 1, 17, 255])),
-            _ => Unit::Other(random.pick(&[47, 1, 58, 50, 59, 255])),
+            _ => Unit::Other(random.pick(&[47, 1, 58, 50, 59, 255, 4, 41])),
         }
     }
 }
@@ -334,7 +340,8 @@ pub fn compare(
     seed: u64,
     count: usize,
 ) -> Result<Result<Agreed, Box<Mismatch>>, Error> {
-    let program = world(Policy::Some, Policy::Some);
+    let mut program = world(Policy::Some, Policy::Some);
+    program.apply(&permit_tunnels());
     super::fill(left, &program)?;
     super::fill(right, &program)?;
     let mut agreed = Agreed::default();

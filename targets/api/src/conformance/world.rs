@@ -100,6 +100,15 @@ impl Hosts {
 /// The ports of `service`, which also are those that [`Policy::Some`] names.
 pub const SERVICE_PORTS: [(u8, u16); 3] = [(ip::TCP, 80), (ip::UDP, 53), (ip::SCTP, 36412)];
 
+/// What leads into a tunnel: VXLAN, IPv4 and IPv6 in IP.
+pub const TUNNELS: [(u8, u16); 3] = [(ip::UDP, 4789), (4, 0), (41, 0)];
+
+/// The write that has A's egress policy [`Policy::Some`] permit the VXLAN port, and its neighbours, to friends.
+pub fn permit_tunnels() -> Write {
+    let row = 2 * (base(A, 10) + Policy::Some as u16);
+    Write::put(TableId::Verdict, schema::verdict_key(row, 6), schema::plain(ActionId::Permit))
+}
+
 /// The incarnation of `friend`.
 pub const INCARNATION: u16 = 0x1111;
 
@@ -158,6 +167,11 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
             let key = schema::service_key(hosts.service, protocol, port);
             put(TableId::service(hosts.family), key, schema::plain(ActionId::Defer));
         }
+    }
+    let link = schema::on_link_key("fd00::".parse().expect("an address"), 64);
+    put(TableId::OnLinkV6, link, schema::plain(ActionId::OnLink));
+    for (protocol, port) in TUNNELS {
+        put(TableId::Tunnel, schema::tunnel_key(protocol, port), schema::plain(ActionId::Tunnel));
     }
     // Three intervals a protocol; classes 1-3 TCP, 4-6 UDP, 7-9 SCTP.
     for (i, (protocol, port)) in SERVICE_PORTS.into_iter().enumerate() {

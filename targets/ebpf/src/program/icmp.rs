@@ -75,8 +75,14 @@ impl Generator<'_> {
         a.alu(Alu::Add, R7, R1);
         a.alu(Alu::Add, R7, 8);
         a.load(Size::W, R1, Fp, stack::BUFFER + local);
+        a.alu32(Alu::Mov, R2, R9);
         a.alu(Alu::Rsh, R9, 32);
         a.jump_if(Cond::Ne, R1, R9, bad);
+        if self.hook == Hook::FromPod {
+            // To whom it answers, and to nobody else.
+            a.load(Size::W, R3, Fp, stack::BUFFER + remote);
+            a.jump_if(Cond::Ne, R2, R3, bad);
+        }
         a.load(Size::W, R9, Fp, stack::BUFFER + remote);
         a.alu(Alu::Lsh, R1, 32);
         a.alu(Alu::Or, R9, R1);
@@ -105,6 +111,10 @@ impl Generator<'_> {
             a.load(Size::Dw, R2, Fp, stack::LOCAL + half);
             a.jump_if(Cond::Ne, R1, R2, bad);
             a.load(Size::Dw, R1, Fp, stack::BUFFER + remote + half);
+            if self.hook == Hook::FromPod {
+                a.load(Size::Dw, R2, Fp, stack::REMOTE + half);
+                a.jump_if(Cond::Ne, R1, R2, bad);
+            }
             a.store(Size::Dw, Fp, stack::REMOTE + half, R1);
         }
         a.load(Size::B, R8, Fp, stack::BUFFER + 6);

@@ -1,9 +1,9 @@
 //! Steps 3, 5 (where to branch off) and 6 of IPv4: header, guard, layer 4.
 
-use netpolc_table::schema::{Family, Word};
+use netpolc_table::schema::Family;
 use netpolc_target::{
     Hook,
-    semantics::{DHCP, DropReason::*, SOURCE_ROUTES, ip, needed},
+    semantics::{DHCP, DHCPV6, DropReason::*, SOURCE_ROUTES, ip, needed},
 };
 
 use super::{Generator, Stage, ctx, mark, parse::be16, stack};
@@ -25,6 +25,7 @@ impl Generator<'_> {
     pub(super) fn ipv4(&mut self, header: Label) {
         let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (fragment, error, options, routed) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        self.tunnel = self.a.label();
         let (bad, short) = (self.refuse(Malformed), self.refuse(Truncated));
         let early = self.refuse_early(Malformed);
         self.a.note("parse: ipv4 header");
@@ -41,7 +42,7 @@ impl Generator<'_> {
             a.alu(Alu::Rsh, R1, 32);
             a.alu(Alu::Lsh, R9, 32);
             a.alu(Alu::Or, R9, R1);
-            if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+            if self.guards() {
                 self.guard_v4();
             }
         }
@@ -92,7 +93,10 @@ impl Generator<'_> {
             }
             return;
         }
+        let again = self.a.label();
+        self.a.bind(again);
         self.judge(Family::V4, error);
+        self.tunnel(Family::V4, again);
         self.fragment_v4(fragment, layer4);
     }
 
@@ -155,10 +159,8 @@ impl Generator<'_> {
         let (done, more) = (self.a.label(), self.a.label());
         let spoofed = self.deny(SpoofedSource);
         self.a.note("guard: table own_v4");
-        self.word_flags();
+        self.if_unguarded(done);
         let a = &mut self.a;
-        a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
-        a.jump_if(Cond::Eq, R1, 0, done);
         a.mov(R1, R9);
         a.alu(Alu::Rsh, R1, 32);
         a.load(Size::Dw, R2, Fp, stack::RECORD);
@@ -192,7 +194,7 @@ impl Generator<'_> {
         let labels: [Label; 4] = std::array::from_fn(|_| self.a.label());
         let [tcp, udp, sctp, icmp] = labels;
         self.a.note("parse: layer 4");
-        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+        if self.guards() {
             self.unproven_v4(udp);
         }
         let a = &mut self.a;
@@ -296,7 +298,62 @@ impl Generator<'_> {
         }
         self.tail(protocol as usize);
         self.protocol(protocol);
+        if protocol == Protocol::Udp && self.guards() {
+            self.dhcp_answer();
+            let a = &mut self.a;
+            a.note("table tunnel: UDP port");
+            a.alu32(Alu::Mov, R1, R8);
+            a.alu(Alu::Rsh, R1, 16);
+            self.if_tunnel(0);
+        }
         self.a.jump(judge);
+    }
+
+    /// A guarded pod is no DHCP server (S36). R8: the ports. Changes R1.
+    fn dhcp_answer(&mut self) {
+        let (unguarded, spoofed) = (self.a.label(), self.deny(SpoofedSource));
+        self.a.note("guard: an answer of a DHCP server");
+        for (client, server) in [DHCP, DHCPV6] {
+            let other = self.a.label();
+            let ports = u32::from(server.to_be()) | u32::from(client.to_be()) << 16;
+            self.a.alu32(Alu::Mov, R1, R8);
+            self.a.jump_if(Cond::Ne, R1, ports as i32, other);
+            self.if_unguarded(unguarded);
+            self.a.jump(spoofed);
+            self.a.bind(other);
+        }
+        self.a.bind(unguarded);
+    }
+
+    /// R1: a bit of the tunnel map, from word `from` on. Goes to the code for tunnels where it is set. Changes R1-R3.
+    fn if_tunnel(&mut self, from: usize) {
+        let tunnel = self.tunnel;
+        let a = &mut self.a;
+        a.mov(R2, R1);
+        a.alu(Alu::And, R2, 63);
+        a.alu(Alu::Rsh, R1, 6);
+        a.alu(Alu::Lsh, R1, 3);
+        a.map_value(R3, MapId::Tunnel, 8 * from);
+        a.alu(Alu::Add, R3, R1);
+        a.load(Size::Dw, R1, R3, 0);
+        a.alu(Alu::Rsh, R1, R2);
+        a.jump_if(Cond::Set, R1, 1, tunnel);
+    }
+
+    /// What leads into a tunnel (S45): goes to `judge` where a rule that names ports permits it, or where nothing
+    /// guards the pod.
+    pub(super) fn tunnel(&mut self, family: Family, judge: Label) {
+        if !self.guards() {
+            return;
+        }
+        let (tunnel, denied) = (self.tunnel, self.deny(Tunnel));
+        self.a.note("guard: into a tunnel");
+        self.a.bind(tunnel);
+        self.if_unguarded(judge);
+        self.if_open(denied);
+        self.class(family);
+        self.named(Hook::FromPod, family, judge, denied);
+        self.a.jump(denied);
     }
 
     /// Puts a protocol number into R8. Changes R1.
@@ -326,6 +383,14 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R5, i32::from(ip::ICMP), icmp);
         a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
         self.protocol(Protocol::Other);
+        if self.guards() {
+            let a = &mut self.a;
+            a.note("table tunnel: protocol");
+            a.mov(R1, R8);
+            a.alu(Alu::Rsh, R1, 32);
+            a.alu(Alu::And, R1, 255);
+            self.if_tunnel(65536 / 64);
+        }
         self.a.jump(judge);
         self.a.bind(icmp);
         self.protocol(Protocol::Icmp);

@@ -1,6 +1,6 @@
 //! Steps 3, 4, 5 (where to branch off) and 6 of IPv6: header, guard, extension headers, layer 4.
 
-use netpolc_table::schema::{Family, Word};
+use netpolc_table::schema::Family;
 use netpolc_target::{
     Hook,
     semantics::{DHCPV6, DISCOVERY_BYTES, DropReason::*, icmp, ip, needed},
@@ -16,6 +16,7 @@ use crate::{
     layout::{
         MapId,
         config::{self, code, extension},
+        on_link,
     },
 };
 
@@ -54,6 +55,7 @@ impl Generator<'_> {
         let [tcp, udp, sctp, icmp, other] = std::array::from_fn(|_| self.a.label());
         let to = Layer4 { tcp, udp, sctp, icmp, other };
         let (walk, error) = (self.a.label(), self.a.label());
+        self.tunnel = self.a.label();
         let short = self.refuse(Truncated);
         let early = self.refuse_early(Malformed);
         let a = &mut self.a;
@@ -71,7 +73,7 @@ impl Generator<'_> {
             a.load(Size::Dw, R1, R2, offset);
             a.store(Size::Dw, Fp, to, R1);
         }
-        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+        if self.guards() {
             self.guard_v6();
         }
         let a = &mut self.a;
@@ -116,7 +118,10 @@ impl Generator<'_> {
             self.a.jump(next);
             return;
         }
+        let again = self.a.label();
+        self.a.bind(again);
         self.judge(Family::V6, error);
+        self.tunnel(Family::V6, again);
         self.walk(walk, &to);
     }
 
@@ -124,7 +129,7 @@ impl Generator<'_> {
     /// follows the header. After a walk there is no other: then it runs on where no parser knows the protocol.
     fn dispatch(&mut self, to: &Layer4, walk: Option<Label>) {
         self.a.note("parse: layer 4");
-        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+        if self.guards() {
             let proven = self.a.label();
             let a = &mut self.a;
             a.load(Size::Dw, R1, Fp, stack::MARKS);
@@ -167,7 +172,7 @@ impl Generator<'_> {
         self.a.bind(icmp);
         self.need(needed(ip::ICMPV6, 6) as i32, short);
         let (no_tuple, tuple, police) = (self.a.label(), self.a.label(), self.a.label());
-        let (allow, spoofed) = (self.allow, self.deny(SpoofedSource));
+        let (allow, spoofed, guards) = (self.allow, self.deny(SpoofedSource), self.guards());
         let a = &mut self.a;
         a.load(Size::B, R4, R2, 0);
         a.load(Size::H, R8, R2, 4);
@@ -175,16 +180,15 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.jump_if(Cond::Ne, R4, i32::from(code::DISCOVERY), police);
         a.load(Size::Dw, R1, Fp, stack::IPV6);
-        a.alu(Alu::And, R1, 255 | seen::FRAGMENT);
-        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
-            a.jump_if(Cond::Ne, R1, 255, police);
+        if guards {
             self.discovery(police);
         } else {
+            a.alu(Alu::And, R1, 255 | seen::FRAGMENT);
             a.jump_if(Cond::Eq, R1, 255, allow);
         }
         let a = &mut self.a;
         a.bind(police);
-        if self.hook == Hook::FromPod && self.options.stage == Stage::Full {
+        if guards {
             let proven = a.label();
             a.load(Size::Dw, R1, Fp, stack::MARKS);
             a.alu(Alu::And, R1, mark::UNPROVEN);
@@ -206,15 +210,23 @@ impl Generator<'_> {
         self.a.jump(judge);
     }
 
-    /// R2: a message of neighbour discovery that the pod sends at offset R7 (S36). Passes, is dropped, or goes to
-    /// `police` with its event code in R4.
+    /// R2: a message with a type of neighbour discovery that the pod sends at offset R7 (S36); R1: what was seen of the
+    /// headers. Passes, is dropped, or goes to `police` with its event code in R4.
     fn discovery(&mut self, police: Label) {
         let (allow, refuse, size) = (self.allow, self.deny(Discovery), self.a.label());
+        let (whole, fragment) = (self.a.label(), self.a.label());
         self.a.note("discovery: what a guarded pod may say");
-        self.word_flags();
         let a = &mut self.a;
-        a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
-        a.jump_if(Cond::Eq, R1, 0, allow);
+        a.jump_if(Cond::Set, R1, seen::FRAGMENT, fragment);
+        a.alu(Alu::And, R1, 255);
+        a.jump_if(Cond::Eq, R1, 255, whole);
+        a.jump(police);
+        a.bind(fragment);
+        self.if_unguarded(police);
+        self.a.jump(refuse);
+        self.a.bind(whole);
+        self.if_unguarded(allow);
+        let a = &mut self.a;
         a.load(Size::B, R1, R2, 0);
         for kind in icmp::OF_ROUTERS {
             a.jump_if(Cond::Eq, R1, i32::from(kind), refuse);
@@ -236,7 +248,33 @@ impl Generator<'_> {
         a.bind(size);
         a.load(Size::W, R3, Fp, stack::END);
         a.alu(Alu::Sub, R3, R7);
-        a.jump_if(Cond::SLe, R3, DISCOVERY_BYTES as i32, allow);
+        let far = a.label();
+        a.jump_if(Cond::SGt, R3, DISCOVERY_BYTES as i32, far);
+        a.note("discovery: to this link?");
+        a.load(Size::Dw, R1, Fp, stack::REMOTE);
+        a.load(Size::Dw, R2, Fp, stack::REMOTE + 8);
+        a.mov(R3, R1);
+        a.alu(Alu::And, R3, 255);
+        a.jump_if(Cond::Eq, R3, 0xff, allow);
+        a.mov(R3, R1);
+        a.alu(Alu::And, R3, be16(0xffc0));
+        a.jump_if(Cond::Eq, R3, be16(0xfe80), allow);
+        a.note("table on_link_v6");
+        a.map_value(R5, MapId::OnLink, 0);
+        for place in (0..on_link::PLACES).map(|i| (i * on_link::SIZE) as i16) {
+            let not = a.label();
+            a.load(Size::Dw, R3, R5, place + on_link::LENGTH as i16);
+            a.jump_if(Cond::Eq, R3, 0, not);
+            for (half, address) in [(0, R1), (8, R2)] {
+                a.load(Size::Dw, R3, R5, place + on_link::MASK as i16 + half);
+                a.alu(Alu::And, R3, address);
+                a.load(Size::Dw, R4, R5, place + on_link::PREFIX as i16 + half);
+                a.jump_if(Cond::Ne, R3, R4, not);
+            }
+            a.jump(allow);
+            a.bind(not);
+        }
+        a.bind(far);
         a.load(Size::Dw, R4, Fp, stack::EVENT);
         a.jump(police);
     }
@@ -268,9 +306,7 @@ impl Generator<'_> {
     fn guard_v6(&mut self) {
         let (done, miss, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
         self.a.note("guard: table own_v6");
-        self.word_flags();
-        self.a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
-        self.a.jump_if(Cond::Eq, R1, 0, done);
+        self.if_unguarded(done);
         self.own_v6(stack::LOCAL, done, miss);
         let a = &mut self.a;
         a.bind(miss);

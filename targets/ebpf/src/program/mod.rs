@@ -264,6 +264,8 @@ struct Generator<'a> {
     refuse: Vec<Label>,
     /// Drop where the direction is isolated or guarded, else Next. By reason.
     refuse_early: Vec<Label>,
+    /// What leads into a tunnel, of the family that is being parsed.
+    tunnel: Label,
 }
 
 /// Generates the program of a hook.
@@ -307,10 +309,10 @@ pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Resul
 
 impl<'a> Generator<'a> {
     fn new(mut a: Asm, hook: Hook, p: &'a Parameters, options: &'a Options) -> Self {
-        let (next, allow) = (a.label(), a.label());
+        let (next, allow, tunnel) = (a.label(), a.label(), a.label());
         let mut labels = || DropReason::ALL.iter().map(|_| a.label()).collect::<Vec<_>>();
         let (deny, refuse, refuse_early) = (labels(), labels(), labels());
-        Self { a, p, options, hook, next, allow, deny, refuse, refuse_early }
+        Self { a, p, options, hook, next, allow, deny, refuse, refuse_early, tunnel }
     }
 }
 
@@ -360,6 +362,18 @@ impl Generator<'_> {
         self.a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
         self.a.jump_if(Cond::Eq, R1, R7, yes);
         self.a.jump(no);
+    }
+
+    /// Goes to `label` where the hook is the pod's and nothing guards its packets. Changes R1.
+    fn if_unguarded(&mut self, label: Label) {
+        self.word_flags();
+        self.a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
+        self.a.jump_if(Cond::Eq, R1, 0, label);
+    }
+
+    /// Are there steps that only a pod's own hook has?
+    fn guards(&self) -> bool {
+        self.hook == Hook::FromPod && self.options.stage == Stage::Full
     }
 
     /// Goes to `label` where the hook's direction is not isolated. Changes R1.

@@ -3,13 +3,9 @@
 //! The common frame (no tag in it, headers linear) is read directly. Anything else goes to the slow path here, which
 //! reads by helper and then continues at the same place.
 
-use netpolc_table::schema::Word;
-use netpolc_target::{
-    Hook,
-    semantics::{DropReason::*, ether},
-};
+use netpolc_target::semantics::{DropReason::*, ether};
 
-use super::{Generator, Stage, ctx, helper, stack};
+use super::{Generator, ctx, helper, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -110,9 +106,7 @@ impl Generator<'_> {
         let (malformed, spoofed) = (self.deny(Malformed), self.deny(SpoofedSource));
         self.a.note("guard: arp");
         self.a.bind(arp);
-        self.word_flags();
-        self.a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
-        self.a.jump_if(Cond::Eq, R1, 0, next);
+        self.if_unguarded(next);
         self.load_bytes(14, stack::BUFFER, 28, short);
         let a = &mut self.a;
         for (at, half) in [(0, 0x0001), (2, ether::IPV4), (4, 0x0604)] {
@@ -135,7 +129,7 @@ impl Generator<'_> {
         let short = self.refuse_early(Truncated);
         let (next, not_ip) = (self.next, self.refuse_early(NotIp));
         let (v4, v6) = (self.a.label(), self.a.label());
-        let arp = if self.hook == Hook::FromPod && self.options.stage == Stage::Full { self.a.label() } else { next };
+        let arp = if self.guards() { self.a.label() } else { next };
         self.a.bind(slow);
         self.a.note("parse: ethernet, by helper");
         self.a.mov(R7, 0);

@@ -305,10 +305,15 @@ impl Generator<'_> {
     /// Goes to `permit` where the tables of `direction` permit class R4, row R5 of the port map and the direction's
     /// destination port in R8; else runs on. Changes R1-R3.
     pub(super) fn tables(&mut self, direction: Hook, family: Family, permit: Label) {
+        self.named(direction, family, permit, permit);
+    }
+
+    /// The same; `whole` is where a row that permits everything leads.
+    pub(super) fn named(&mut self, direction: Hook, family: Family, permit: Label, whole: Label) {
         let words = self.p.capacities.port_words as i32;
         self.row(direction, family);
         let a = &mut self.a;
-        a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), permit);
+        a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), whole);
         a.note("table port: protocol, destination port -> port class");
         a.mov(R2, R8);
         if direction == Hook::FromPod {

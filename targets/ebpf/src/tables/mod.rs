@@ -10,6 +10,7 @@ mod ports;
 mod rows;
 mod services;
 mod trie;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -309,6 +310,14 @@ impl Tables {
                 let list = checked!(|k, e| services::check(write.table, k, e));
                 services::write(maps, write.table, &list)?;
             }
+            TableId::Tunnel => {
+                let list = checked!(|k, e| wire::check_tunnel(k, e));
+                list.into_iter().for_each(|(bit, put)| wire::write_tunnel(maps, bit, put));
+            }
+            TableId::OnLinkV6 => {
+                let list = checked!(|k, e| wire::check_on_link(k, e));
+                wire::write_on_link(maps, &list, grace)?;
+            }
             TableId::Directory => {
                 let list = checked!(|k, e| endpoints::check_directory(k, e));
                 list.into_iter().for_each(|(place, value)| endpoints::write_directory(maps, place, value));
@@ -409,6 +418,7 @@ fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints:
     ports.read(maps, &mut program);
     rows::read(maps, &mut program)?;
     services::read(maps, &mut program)?;
+    wire::read(maps, &mut program);
     endpoints.read(maps, &mut program)?;
     Ok(program)
 }

@@ -160,6 +160,15 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let (protocol, port) = (*rng.pick(&[6, 17, 132]), rng.below(4) as u16);
             (schema::service_key(address(rng, family), protocol, port), schema::plain(ActionId::Defer))
         }
+        TableId::Tunnel => {
+            let (protocol, port) = *rng.pick(&[(17, 4789), (17, 8472), (17, 0), (4, 0), (47, 0), (255, 0)]);
+            (schema::tunnel_key(protocol, port), schema::plain(ActionId::Tunnel))
+        }
+        TableId::OnLinkV6 => {
+            let prefix = *rng.pick(&["::", "fd00::", "fd00:0:0:1::", "2001:db8::"]);
+            let length = if prefix == "::" { 0 } else { *rng.pick(&[64, 112]) };
+            (schema::on_link_key(prefix.parse().unwrap(), length), schema::plain(ActionId::OnLink))
+        }
         TableId::Directory => {
             let kind = *rng.pick(&[IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6]);
             let key = schema::directory_key(kind, *rng.pick(&[0, 1, 65535]));

@@ -148,6 +148,7 @@ fn sent(h: &Hosts) -> Case {
         icmp_error(h.a, h.friend, kinds(h)[2], 0, &inner.datagram())
     };
     let about = |length: usize| quoting(length).build();
+    let carried = icmp_error(h.a, h.stranger, kinds(h)[2], 0, &quote(&served.back_packet(Unit::Udp), 8));
     let most = quotation(h.family.number());
     let pieces = quoting(400).fragments(3, 200);
     Case::new(name("S35 errors that the pod sends", h), world(Policy::Some, Policy::Nothing))
@@ -159,6 +160,7 @@ fn sent(h: &Hosts) -> Case {
         .out_drops("more", about(most + 1))
         .out_drops("in fragments: the first", pieces[0].clone())
         .out_drops("in fragments: the second", pieces[1].clone())
+        .out_drops("about a connection, to somebody else", carried.build())
         .out_drops("about its own packet", unreachable(&served.out_packet(Unit::Udp), h.a))
         .out_drops("from another's address", unreachable(&served.back_packet(Unit::Udp), h.b))
         .out_drops("it opens nothing", Talk::new(h.a, 54, h.friend, 4000).out(Unit::Udp))

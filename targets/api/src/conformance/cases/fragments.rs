@@ -1,13 +1,13 @@
 //! Fragments (S50): in order, out of order, without a first one, too small.
 
-use netpolc_table::schema::Family;
+use netpolc_table::schema::{Family, Word};
 
 use crate::{
     Hook,
     Verdict::Next,
     conformance::{
         Case,
-        world::{A, B, Hosts, Policy, Talk, Unit, name, switch, world},
+        world::{A, B, Hosts, Policy, Talk, Unit, name, set_word, switch, world},
     },
     frame::{Extension, Fragment, More, Packet, shorten},
     semantics::{FRAGMENT_SECONDS, ip},
@@ -201,9 +201,19 @@ fn discovery_in_fragments() -> Case {
     let packet = crate::frame::discovery(135, r, a, a);
     let fragment = |more| packet.clone().fragment(Fragment { id: 1, offset: 0, more }).build();
     let options = packet.clone().extension(Extension::padded(ip::HOP_BY_HOP, 0)).build();
+    let sent = |more, limit| {
+        let fragment = Fragment { id: 1, offset: 0, more };
+        crate::frame::discovery(136, a, r, a).hop_limit(limit).fragment(fragment).build()
+    };
     Case::new("S36 S50 neighbour discovery is never fragmented", world(Policy::Nothing, Policy::Open))
         .in_passes("whole", packet.build())
         .in_passes("behind an extension header", options)
         .in_drops("a first fragment", fragment(More::Follow))
         .in_drops("an atomic fragment", fragment(More::Last))
+        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .out_drops("from the pod, a first fragment", sent(More::Follow, 255))
+        .out_drops("from the pod, an atomic fragment", sent(More::Last, 255))
+        .out_drops("whatever its hop limit", sent(More::Last, 64))
+        .write(switch(A, Policy::Nothing, Policy::Open))
+        .out_passes("where nothing is guarded", sent(More::Last, 255))
 }

@@ -12,7 +12,9 @@ use crate::{
     Verdict::{Drop, Next},
     conformance::{
         Case,
-        world::{A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, set_word, switch, world},
+        world::{
+            A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, permit_tunnels, set_word, switch, world,
+        },
     },
     frame::{Packet, arp, discovery, truncate},
     semantics::{DISCOVERY_BYTES, ip, sctp},
@@ -32,6 +34,7 @@ pub(super) fn cases() -> Vec<Case> {
             own_node_and_self(&hosts),
             own_source_is_forged(&hosts),
             forgotten(&hosts),
+            tunnels(&hosts),
         ]);
     }
     cases.extend([discovery_passes(), discovery_limits()]);
@@ -261,7 +264,7 @@ fn arp_passes() -> Case {
 fn discovery_passes() -> Case {
     let h = Hosts::of(Family::V6);
     let [IpAddr::V6(a), IpAddr::V6(b), IpAddr::V6(r)] = [h.a, h.b, h.stranger] else { unreachable!("of family V6") };
-    let link: Ipv6Addr = "fe80::1".parse().expect("an address");
+    let [link, all]: [Ipv6Addr; 2] = ["fe80::1", "ff02::1"].map(|text| text.parse().expect("an address"));
     let mut case = Case::new(
         "S36 neighbour discovery passes, and a pod speaks for itself",
         world(Policy::Nothing, Policy::Nothing),
@@ -270,25 +273,59 @@ fn discovery_passes() -> Case {
         case = case.in_passes(&format!("type {kind} in"), discovery(kind, r, a, a).build());
     }
     for kind in [133, 135, 136] {
-        case = case.out_passes(&format!("type {kind} out"), discovery(kind, a, r, a).build());
+        for (where_to, to) in [("the link", b), ("a link-local address", link), ("all nodes", all)] {
+            case = case.out_passes(&format!("type {kind} to {where_to}"), discovery(kind, a, to, a).build());
+        }
+        case = case.out_drops(&format!("type {kind} to a far address"), discovery(kind, a, r, a).build());
     }
     let large = |more| {
         let body = [r.octets().as_slice(), &vec![7; more]].concat();
-        discovery(135, a, r, r).payload(&body).build()
+        discovery(135, a, link, r).payload(&body).build()
     };
     let guarded = set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD });
-    case.out_drops("a router advertisement", discovery(134, a, r, r).build())
-        .out_drops("a redirect", discovery(137, a, r, r).build())
-        .out_drops("an advertisement for another pod", discovery(136, a, r, b).build())
-        .out_passes("an advertisement of its link-local address", discovery(136, a, r, link).build())
+    case.out_drops("a router advertisement", discovery(134, a, link, r).build())
+        .out_drops("a redirect", discovery(137, a, link, r).build())
+        .out_drops("an advertisement for another pod", discovery(136, a, link, b).build())
+        .out_passes("an advertisement of its link-local address", discovery(136, a, b, link).build())
         .out_passes("as large as may be", large(DISCOVERY_BYTES - 24))
         .out_drops("larger", large(DISCOVERY_BYTES - 23))
         .write(guarded)
         .out_drops("a router advertisement, not isolated", discovery(134, link, r, r).build())
-        .out_drops("an advertisement for another pod, not isolated", discovery(136, a, r, b).build())
+        .out_drops("an advertisement for another pod, not isolated", discovery(136, a, link, b).build())
+        .out_passes("a far one is judged as any packet", discovery(135, a, r, r).build())
         .out_passes("a larger one is judged as any packet", large(DISCOVERY_BYTES))
         .write(switch(A, Policy::Nothing, Policy::Open))
         .out_passes("where nothing is guarded", discovery(134, a, r, r).build())
+}
+
+/// Into a tunnel that ends on a node (S45): only by a rule that names the port.
+fn tunnels(h: &Hosts) -> Case {
+    let vxlan = |to| Talk::new(h.a, 50000, to, 4789).out_packet(Unit::Udp);
+    let protocol = |number, to| Talk::new(h.a, 0, to, 0).out(Unit::Other(number));
+    let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+    let parts = vxlan(h.friend).payload(&[4; 64]).fragments(5, 24);
+    Case::new(name("S45 tunnels that end on a node", h), world(Policy::Open, Policy::Everyone))
+        .out_drops("VXLAN, though everything is permitted", vxlan(h.stranger).build())
+        .out_drops("IPv4 in IP", protocol(4, h.stranger))
+        .out_drops("IPv6 in IP", protocol(41, h.stranger))
+        .out_drops("in fragments, the first", parts[0].clone())
+        .out_drops("in fragments, the second", parts[1].clone())
+        .out_passes("its neighbour port", Talk::new(h.a, 50000, h.stranger, 4790).out(Unit::Udp))
+        .out_passes("from that port", Talk::new(h.a, 4789, h.stranger, 50000).out(Unit::Udp))
+        .out_passes("that number in TCP", Talk::new(h.a, 50000, h.stranger, 4789).out(SYN))
+        .in_passes("to the pod", Talk::new(h.a, 4789, h.stranger, 50000).back(Unit::Udp))
+        .write(switch(A, Policy::Open, Policy::Some))
+        .out_drops("VXLAN where another port is permitted", vxlan(h.friend).build())
+        .out_drops("VXLAN where every port is permitted", vxlan(h.network).build())
+        .write(permit_tunnels())
+        .out_passes("a rule names the port", vxlan(h.friend).build())
+        .out_drops("but not to a stranger", vxlan(h.stranger).build())
+        .out_drops("IPv4 in IP, where every protocol is permitted", protocol(4, h.network))
+        .write(set_word(A, guard))
+        .out_drops("VXLAN, not isolated", vxlan(h.stranger).build())
+        .out_drops("IPv4 in IP, not isolated", protocol(4, h.stranger))
+        .write(switch(A, Policy::Open, Policy::Open))
+        .out_passes("where nothing is guarded", vxlan(h.stranger).build())
 }
 
 fn discovery_limits() -> Case {

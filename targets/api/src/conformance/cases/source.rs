@@ -62,6 +62,8 @@ fn dhcp() -> Case {
     let any: std::net::IpAddr = "0.0.0.0".parse().expect("an address");
     let all: std::net::IpAddr = "255.255.255.255".parse().expect("an address");
     let frame = |from, to| Packet::new(any, all).udp(from, to).payload(&[1; 240]);
+    let (v4, v6) = (Hosts::of(Family::V4), Hosts::of(Family::V6));
+    let served = Packet::new(v4.a, v4.b);
     let first = Fragment { id: 1, offset: 0, more: More::Follow };
     let later = Fragment { id: 1, offset: 30, more: More::Last };
     let guard_and_policy = set_word(A, Word { ingress_set: 0, egress_set: 11, flags: Word::GUARD | Word::EGRESS });
@@ -71,6 +73,11 @@ fn dhcp() -> Case {
         .out_passes("with options and tags", frame(68, 67).options(&[1; 4]).tag(Tag::vlan(3)).build())
         .out_drops("the other way round", frame(67, 68).build())
         .out_drops("to another port", frame(68, 53).build())
+        .out_drops("a pod is no server", served.clone().udp(67, 68).build())
+        .out_drops("a pod is no server, tagged", served.clone().udp(67, 68).tag(Tag::vlan(3)).build())
+        .out_passes("a relay", served.udp(67, 67).build())
+        .out_drops("a pod is no DHCPv6 server", Packet::new(v6.a, v6.b).udp(547, 546).build())
+        .out_passes("a DHCPv6 client", Packet::new(v6.a, v6.b).udp(546, 547).build())
         .out_drops("by TCP", Packet::new(any, all).tcp(68, 67, 2).build())
         .out_drops("ICMP", Packet::new(any, all).icmp(8, 1).build())
         .out_drops("a first fragment", frame(68, 67).fragment(first).build())
@@ -88,6 +95,7 @@ fn link_local() -> Case {
     let last: std::net::Ipv6Addr = "febf::1".parse().expect("an address");
     let site: std::net::Ipv6Addr = "fec0::1".parse().expect("an address");
     let none = std::net::Ipv6Addr::UNSPECIFIED;
+    let all: std::net::Ipv6Addr = "ff02::1".parse().expect("an address");
     let routers: std::net::Ipv6Addr = "ff02::16".parse().expect("an address");
     let alert = Extension::padded(ip::HOP_BY_HOP, 0);
     let listener = |source, kind| {
@@ -99,15 +107,15 @@ fn link_local() -> Case {
             .write(set_word(A, GUARD));
     for source in [link, last, none] {
         case = case
-            .out_passes(&format!("{source}: a solicitation"), discovery(135, source, friend, friend).build())
-            .out_passes(&format!("{source}: a router solicitation"), discovery(133, source, friend, friend).build())
+            .out_passes(&format!("{source}: a solicitation"), discovery(135, source, all, friend).build())
+            .out_passes(&format!("{source}: a router solicitation"), discovery(133, source, all, friend).build())
             .out_drops(
                 &format!("{source}: with another hop limit"),
-                discovery(135, source, friend, friend).hop_limit(64).build(),
+                discovery(135, source, all, friend).hop_limit(64).build(),
             )
             .out_drops(
                 &format!("{source}: an atomic fragment"),
-                discovery(135, source, friend, friend).fragment(atomic).build(),
+                discovery(135, source, all, friend).fragment(atomic).build(),
             )
             .out_passes(&format!("{source}: a listener report"), listener(source, 143).build())
             .out_passes(&format!("{source}: an old listener report"), listener(source, 131).build())
@@ -124,7 +132,7 @@ fn link_local() -> Case {
             discovery(135, "fd00::2".parse().expect("an address"), friend, friend).build(),
         )
         .write(set_word(A, Word { ingress_set: 0, egress_set: 11, flags: Word::EGRESS }))
-        .out_passes("isolated: discovery passes", discovery(135, link, friend, friend).build())
+        .out_passes("isolated: discovery passes", discovery(135, link, all, friend).build())
         .out_drops("isolated: listeners are policed", listener(link, 143).build())
         .write(set_word(A, Word { ingress_set: 0, egress_set: 15, flags: Word::EGRESS }))
         .out_passes("isolated: listeners may be permitted", listener(link, 143).build())

@@ -1,0 +1,83 @@
+//! What the node's own devices mean for its pods: tunnels that end on nodes, and the pods' own link.
+//!
+//! Not here: how an agent finds out, and what a hook does with it (`netpolc_target::semantics`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::Ipv6Network;
+use netpolc_table::{
+    ActionId, Entry, Key, TableId,
+    schema::{on_link_key, plain, tunnel_key},
+};
+
+use crate::compiler::Compiler;
+
+/// What leads into a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tunnel {
+    /// A UDP port that a node's device unwraps: VXLAN, Geneve, FOU.
+    Udp(u16),
+    /// An IP protocol that carries packets.
+    Protocol(u8),
+}
+
+/// The devices of a node, as far as they concern its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wire {
+    /// Where tunnels end (S45).
+    pub tunnels: BTreeSet<Tunnel>,
+    /// IPv6 prefixes of the bridges that pods hang on (S36).
+    pub on_link: BTreeSet<Ipv6Network>,
+}
+
+impl Wire {
+    fn entries(&self) -> BTreeMap<(TableId, Key), Entry> {
+        let tunnels = self.tunnels.iter().map(|tunnel| {
+            let (protocol, port) = match *tunnel {
+                Tunnel::Udp(port) => (17, port),
+                Tunnel::Protocol(protocol) => (protocol, 0),
+            };
+            ((TableId::Tunnel, tunnel_key(protocol, port)), plain(ActionId::Tunnel))
+        });
+        let on_link = self.on_link.iter().map(|prefix| {
+            let key = on_link_key(prefix.network(), prefix.prefix());
+            ((TableId::OnLinkV6, key), plain(ActionId::OnLink))
+        });
+        tunnels.chain(on_link).collect()
+    }
+}
+
+impl Compiler {
+    /// The node's devices are these.
+    pub(crate) fn set_wire(&mut self, wire: Wire) {
+        let (before, after) = (self.wire.entries(), wire.entries());
+        for (table, key) in before.keys().filter(|k| !after.contains_key(*k)) {
+            self.take(*table, key.clone());
+        }
+        for ((table, key), entry) in after.into_iter().filter(|(k, _)| !before.contains_key(k)) {
+            self.put(table, key, entry);
+        }
+        self.wire = wire;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Scope};
+
+    #[test]
+    fn s45_devices_come_and_go_as_entries() {
+        let mut compiler = Compiler::new(Scope::Everywhere);
+        let mut apply = |tunnels: &[Tunnel], on_link: &[&str]| {
+            let on_link = on_link.iter().map(|p| p.parse().expect("a prefix")).collect();
+            let wire = Wire { tunnels: tunnels.iter().copied().collect(), on_link };
+            let changes = compiler.apply(Event::Wire(wire)).expect("ids");
+            let entries = |table| compiler.program().table(table).entries.len();
+            (changes.entries.len(), entries(TableId::Tunnel), entries(TableId::OnLinkV6))
+        };
+        assert_eq!(apply(&[Tunnel::Udp(8472), Tunnel::Protocol(4)], &["fd00::1/64"]), (3, 2, 1));
+        assert_eq!(apply(&[Tunnel::Udp(8472), Tunnel::Protocol(4)], &["fd00::2/64"]), (0, 2, 1));
+        assert_eq!(apply(&[Tunnel::Udp(4789)], &[]), (4, 1, 0));
+    }
+}
