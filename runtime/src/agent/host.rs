@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
 };
 
+use netpolc_lower::Wire;
 use netpolc_table::Program;
 use netpolc_target::{Error, Target};
 
@@ -19,7 +20,7 @@ use crate::net::{
     conntrack::{self, Tracked},
     links,
     netns::Namespace,
-    sockets,
+    sockets, wire,
 };
 
 /// A target that sees the packets of interfaces.
@@ -99,6 +100,14 @@ pub trait Network {
     /// The kernel's.
     fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>>;
 
+    /// The node's own devices, as far as they concern its pods.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn wire(&mut self) -> io::Result<Wire> {
+        Ok(Wire::default())
+    }
+
     /// Connections that the host tracks.
     ///
     /// # Errors
@@ -146,6 +155,10 @@ impl Default for Kernel {
 impl Network for Kernel {
     fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
         self.ways.find(addresses)
+    }
+
+    fn wire(&mut self) -> io::Result<Wire> {
+        wire::look()
     }
 
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {

@@ -34,7 +34,7 @@ use std::{
 };
 
 use netpolc_kube_sync::watch::Change;
-use netpolc_lower::{Compiler, Event, Overflow, Scope};
+use netpolc_lower::{Compiler, Event, Overflow, Scope, Wire};
 use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{
     Origins, Program, TableId,
@@ -117,6 +117,8 @@ pub struct Agent<H, N> {
     local: BTreeSet<ObjectKey>,
     /// Host-side interfaces of local pods, as the compiler knows them.
     interfaces: BTreeMap<ObjectKey, u32>,
+    /// The node's own devices, as the compiler knows them.
+    wire: Wire,
     adopted: BTreeMap<ObjectKey, usize>,
     step: Step,
     /// The compiler has taken in a cluster.
@@ -141,6 +143,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             cluster: Cluster::default(),
             local: BTreeSet::new(),
             interfaces: BTreeMap::new(),
+            wire: Wire::default(),
             adopted: BTreeMap::new(),
             step: Step::Out,
             loaded: false,
@@ -209,7 +212,8 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// As [`Agent::update`].
     pub fn refresh(&mut self) -> Result<Report, Error> {
         let began = Instant::now();
-        let events = self.moved()?;
+        let mut events = self.moved()?;
+        events.extend(self.rewired());
         if events.is_empty() && self.step == Step::In {
             return Ok(Report::default());
         }
@@ -293,10 +297,28 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
 
     /// As [`Agent::moved`]; without interfaces the rest still applies, and they are looked for again.
     fn look(&mut self) -> Vec<Event> {
-        self.moved().unwrap_or_else(|error| {
+        let mut events = self.moved().unwrap_or_else(|error| {
             tracing::warn!(%error, "pods' interfaces");
             vec![]
-        })
+        });
+        events.extend(self.rewired());
+        events
+    }
+
+    /// What the node's own devices are, where that is something else than before. While they cannot be
+    /// looked at, what was known of them holds.
+    fn rewired(&mut self) -> Option<Event> {
+        match self.network.wire() {
+            Ok(wire) if wire != self.wire => {
+                self.wire = wire.clone();
+                Some(Event::Wire(wire))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the node's tunnels and bridges");
+                None
+            }
+        }
     }
 
     /// Interface events for what differs from what the compiler knows; of two pods with one interface the
@@ -384,7 +406,8 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         compiler.seed(&self.host.read()?);
         compiler.load(&self.cluster)?;
         let interfaces = self.interfaces.iter();
-        compiler.apply_all(interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(*i) }))?;
+        let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(*i) });
+        compiler.apply_all(interfaces.chain([Event::Wire(self.wire.clone())]))?;
         self.compiler = compiler;
         self.loaded = true;
         Ok(None)
