@@ -45,6 +45,7 @@ impl Follower {
 
     async fn step(&mut self) {
         match self.watch.next(&self.cluster).await {
+            Update::Ended => panic!("the watching thread is gone"),
             Update::First(cluster) => (self.cluster, self.complete) = (cluster, true),
             Update::Changes(changes) => {
                 for change in changes {

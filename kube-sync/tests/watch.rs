@@ -126,6 +126,7 @@ impl Follower {
         let wait = async {
             while !holds(self) {
                 match self.watch.next(&self.cluster).await {
+                    Update::Ended => panic!("the watching thread is gone"),
                     Update::First(cluster) => (self.cluster, self.first) = (cluster, true),
                     Update::Changes(changes) => changes.into_iter().for_each(|change: Change| {
                         self.changes.push((change.key.to_string(), change.object.as_ref().map(|_| ())));

@@ -11,6 +11,7 @@ pub mod command;
 pub mod input;
 pub mod interrupt;
 pub mod judge;
+pub mod log;
 pub mod metrics;
 pub mod net;
 pub mod output;

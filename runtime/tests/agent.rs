@@ -19,6 +19,7 @@ use netpolc::{
     net::{
         Connection, Opener,
         conntrack::{Tracked, Tuple},
+        ways::{Answer, By, Wanted, Way},
     },
 };
 use netpolc_kube_sync::{Input, load};
@@ -116,20 +117,27 @@ impl Enforcer for Host {
 struct Net {
     ways: Rc<RefCell<BTreeMap<IpAddr, u32>>>,
     tracked: Rc<RefCell<Vec<Tracked>>>,
+    sockets: Rc<RefCell<BTreeMap<u32, Vec<Connection>>>>,
+    /// Pods are where they were before.
+    before: Rc<RefCell<bool>>,
     log: Log,
 }
 
 impl Network for Net {
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
         let ways = self.ways.borrow();
-        Ok(addresses.iter().filter_map(|a| Some((*a, *ways.get(a)?))).collect())
+        let mut answers = Answer::by_address(pods, |address| ways.get(&address).copied());
+        for (answer, pod) in answers.iter_mut().zip(pods).filter(|_| *self.before.borrow()) {
+            answer.way = pod.before.map(|ifindex| Way { ifindex, by: By::Before });
+        }
+        Ok(answers)
     }
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
         self.log.borrow_mut().push("dump".into());
         Ok(self.tracked.borrow().clone())
     }
-    fn sockets(&mut self, _: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
-        Ok(vec![])
+    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+        Ok(self.sockets.borrow().clone())
     }
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         Ok(BTreeSet::from([[192, 168, 0, 1].into()]))
@@ -244,7 +252,7 @@ fn s60_the_last_policy_lifts_isolation_and_a_gone_pod_leaves_nothing() {
     let (mut agent, host, net) = agent();
     agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
     agent.update(cluster(PODS)).unwrap();
-    assert!(host.words().iter().all(|w| w.flags == 0), "{:?}", host.words());
+    assert!(host.words().iter().all(|w| w.flags & !GUARD == 0), "{:?}", host.words());
     took(&host.log);
     net.ways.borrow_mut().clear();
     agent.update(Cluster::default()).unwrap();
@@ -252,6 +260,23 @@ fn s60_the_last_policy_lifts_isolation_and_a_gone_pod_leaves_nothing() {
     let left = host.program();
     let left: Vec<_> = left.tables().filter(|t| t.id != TableId::Port && !t.entries.is_empty()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// An agent that starts, and finds no way to a pod that it knows from the tables, leaves it where it is.
+#[test]
+fn s58_doubt_takes_no_interface_away() {
+    let (mut agent, host, net) = agent();
+    let cluster = cluster(&format!("{PODS}{POLICY}"));
+    agent.update(cluster.clone()).unwrap();
+    let (held, attached) = (host.program(), agent.host().clone());
+    *net.before.borrow_mut() = true;
+    net.ways.borrow_mut().clear();
+    agent.refresh().unwrap();
+    let mut second = Agent::new("n1".into(), attached, net.clone()).unwrap();
+    took(&host.log);
+    second.update(cluster).unwrap();
+    assert_eq!((host.program() == held, took(&host.log)), (true, vec![]));
+    assert!(second.missing().is_empty());
 }
 
 /// S58: the second agent finds what the first left, and has nothing to write.
@@ -291,7 +316,7 @@ fn s59_a_failure_at_any_write_is_reported_and_completed_later() {
         assert!(host.words().iter().any(|w| w.flags & Word::INGRESS != 0));
         assert_eq!(agent.retry().unwrap().writes, 0);
         agent.update(cluster(PODS)).unwrap();
-        assert!(host.words().iter().all(|w| w.flags == 0));
+        assert!(host.words().iter().all(|w| w.flags & !GUARD == 0));
     }
 }
 
@@ -334,4 +359,57 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
     let log = took(&host.log);
     assert!(log.contains(&format!("adopt {:?} 1000 Elsewhere", Opener::Remote)), "{log:?}");
     assert!(log.contains(&format!("adopt {:?} 6379 Elsewhere", Opener::Pod)), "{log:?}");
+}
+
+/// S40: what anybody can make the host track is not believed: unanswered entries, UDP that a pod is said to have opened, and a source
+/// address that is the node's.
+#[test]
+fn s40_adoption_believes_what_cannot_be_forged() {
+    let (mut agent, host, net) = agent();
+    let tracked = |protocol, from: [u8; 4], from_port, to: [u8; 4], to_port, answered| {
+        let side = |source: [u8; 4], source_port, destination: [u8; 4], destination_port| Tuple {
+            source: source.into(),
+            destination: destination.into(),
+            protocol,
+            source_port,
+            destination_port,
+        };
+        let (original, reply) = (side(from, from_port, to, to_port), side(to, to_port, from, from_port));
+        Tracked { original, reply, answered, closing: false }
+    };
+    let (db, ui, node, other) = ([10, 0, 0, 1], [10, 0, 0, 2], [192, 168, 0, 1], [203, 0, 113, 9]);
+    *net.tracked.borrow_mut() = vec![
+        tracked(6, ui, 1000, db, 6379, true),
+        tracked(6, ui, 1001, db, 6379, false),
+        tracked(6, db, 98, other, 1002, false),
+        tracked(17, db, 98, other, 1003, true),
+        tracked(17, db, 98, other, 1004, false),
+        tracked(17, other, 1005, db, 53, true),
+        tracked(17, other, 1006, db, 53, false),
+        tracked(17, node, 1007, db, 53, true),
+        tracked(1, db, 7, other, 7, true),
+    ];
+    let socket = |local: [u8; 4], remote_port| Connection {
+        opener: Opener::Pod,
+        protocol: 17,
+        local: local.into(),
+        local_port: 4000,
+        remote: other.into(),
+        remote_port,
+        answered: true,
+        origin: local.into(),
+    };
+    // In its own namespace, in that with an address that is not its own, and in another's.
+    let sockets = BTreeMap::from([(11, vec![socket(db, 2000), socket(ui, 2001)]), (12, vec![socket(db, 2002)])]);
+    *net.sockets.borrow_mut() = sockets;
+    agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+    let mut adopted: Vec<String> = took(&host.log).into_iter().filter(|l| l.starts_with("adopt")).collect();
+    adopted.sort();
+    let expected = [
+        "adopt Pod 2000 Elsewhere",
+        "adopt Remote 1000 Elsewhere",
+        "adopt Remote 1005 Elsewhere",
+        "adopt Remote 1007 Elsewhere",
+    ];
+    assert_eq!(adopted, expected);
 }

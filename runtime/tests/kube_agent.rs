@@ -21,7 +21,11 @@ use netpolc::{
     },
     cli::resolve::Agent as Options,
     metrics::Metrics,
-    net::{Connection, conntrack::Tracked},
+    net::{
+        Connection,
+        conntrack::Tracked,
+        ways::{Answer, Wanted},
+    },
 };
 use netpolc_kube_sync::{
     Input, load,
@@ -116,14 +120,14 @@ fn interface(address: IpAddr) -> u32 {
 }
 
 impl Network for Net {
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-        Ok(addresses.iter().map(|a| (*a, interface(*a))).collect())
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
+        Ok(Answer::by_address(pods, |address| Some(interface(address))))
     }
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
         Ok(vec![])
     }
-    fn sockets(&mut self, _: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
-        Ok(vec![])
+    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+        Ok(BTreeMap::new())
     }
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         Ok(BTreeSet::new())

@@ -12,7 +12,7 @@ use netpolc_lower::{Compiler, Event, Scope, compile};
 use netpolc_policy::{Cluster, ObjectKey};
 use netpolc_table::{Program, delta};
 use netpolc_target::{Hook, Target, execute};
-use netpolc_target_ebpf::{Config, Ebpf, sys};
+use netpolc_target_ebpf::{Config, Ebpf, Hold, sys};
 use netpolc_testbed::{
     lab,
     netns::{Net, Site, Spec},
@@ -433,6 +433,23 @@ fn s48_connections_follow_their_own_backend_and_today_s_policy() {
         poke(PATIENCE, Answer::Echo, "the backend terminates");
         assert_eq!([Ask::Tcp(81), Ask::Udp(81)].map(new), [Answer::Silent; 2]);
         assert_eq!([Ask::Tcp(83), Ask::Udp(83)].map(new), [Answer::Silent; 2]);
+    });
+}
+
+/// While some interface is not covered, nothing begins that would be judged there; what is permitted as it is passes.
+#[test]
+fn s48_nothing_new_goes_to_services_while_an_interface_is_not_covered() {
+    on_the_node(|net, cluster, mut node| {
+        let rules =
+            Rules { cluster, shape: Shape::Nft, masquerade: Masquerade::Hairpin, backends: vec![(81, "good", 8080)] };
+        rules.install(net.node("n1").unwrap());
+        let answer = |to, asked| ask(&[Question::new(site(net, "client"), to, asked)], PATIENCE).unwrap()[0];
+        let good = cluster.pods[&key("good")].addresses[0];
+        for (hold, expected) in [(Hold::Free, Answer::Echo), (Hold::Held, Answer::Silent), (Hold::Free, Answer::Echo)] {
+            node.ebpf.hold(hold).unwrap();
+            assert_eq!([Ask::Tcp(81), Ask::Udp(81)].map(|asked| answer(SERVICES[0], asked)), [expected; 2], "{hold:?}");
+            assert_eq!(answer(good, Ask::Tcp(8080)), Answer::Echo, "{hold:?}");
+        }
     });
 }
 

@@ -43,6 +43,8 @@ pub enum Update {
     /// What differs from the cluster known before, in a fixed order; together one update. Empty where only
     /// conditions or problems changed.
     Changes(Vec<Change>),
+    /// The watching thread is gone, by a fault of netpolc's: nothing comes any more, and what is known grows old.
+    Ended,
 }
 
 /// A list under way.

@@ -159,8 +159,7 @@ impl Watch {
     pub async fn next(&mut self, known: &Cluster) -> Update {
         loop {
             let Some(message) = self.messages.recv().await else {
-                // The watching thread panicked; what is known stays.
-                return std::future::pending().await;
+                return Update::Ended;
             };
             self.collector.take(message, known);
             for _ in 1..BATCH {

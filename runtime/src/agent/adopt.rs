@@ -2,7 +2,8 @@
 //!
 //! The order is record, dump, isolate: first the endpoint records what opens, then what runs already is
 //! taken from the kernel's connection tracking, or where that knows nothing from the pods' sockets, and
-//! only then policy judges. Unknown connections are judged as new.
+//! only then policy judges. Unknown connections are judged as new. What was recorded is amended by what is known, before policy
+//! judges and once more after: a reply may be the first packet that is recorded.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use netpolc_policy::Pod;
 use netpolc_table::{
     Program, TableId,
     delta::Changes,
-    eval,
+    eval::{self, Pipeline},
     schema::{Word, endpoint_key, set_policy, word_of},
 };
 
@@ -21,7 +22,10 @@ use super::{
     Error,
     host::{Enforcer, Network},
 };
-use crate::net::Connection;
+use crate::net::{Connection, Opener};
+
+/// Of the connections that a pod may have in each family, one in so many may be taken over.
+const SHARE: usize = 2;
 
 /// What was taken over for one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +72,11 @@ pub fn while_recording(changes: &Changes, recording: &Program) -> Changes {
     first
 }
 
-/// What the kernel knows about the running connections of some pods.
+/// What the kernel knows about the running connections of some pods, as far as nobody else could have made it up.
+///
+/// Connection tracking sees packets, and whoever sends them chooses their addresses. So of TCP and SCTP only what has a complete
+/// handshake counts, and of UDP only that *others* opened it, which opens nothing that their next packet would not. That
+/// the pod opened UDP is what a connected socket in its own namespace says.
 pub struct Survey {
     /// By address; those of each end seen from it.
     running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>>,
@@ -78,10 +86,19 @@ pub struct Survey {
 /// Protocol, local address and port, remote address and port.
 type Tuple = (u8, IpAddr, u16, IpAddr, u16);
 
+const TCP: u8 = libc::IPPROTO_TCP as u8;
+const UDP: u8 = libc::IPPROTO_UDP as u8;
+const SCTP: u8 = libc::IPPROTO_SCTP as u8;
+
+fn tuple(c: &Connection) -> Tuple {
+    (c.protocol, c.local, c.local_port, c.remote, c.remote_port)
+}
+
 impl Survey {
-    /// Asks. Where the host tracks nothing, the pods' sockets alone have to do.
-    pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
-        let addresses: BTreeSet<IpAddr> = pods.into_iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
+    /// Asks about pods with their interfaces. Where the host tracks nothing, the pods' sockets alone have to do.
+    pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, u32)>) -> Self {
+        let pods: Vec<(&Pod, u32)> = pods.into_iter().collect();
+        let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
         let tracked = network.tracked().unwrap_or_else(|error| {
             tracing::info!(%error, "the host tracks no connections; asking the pods' sockets");
             vec![]
@@ -90,28 +107,72 @@ impl Survey {
             tracing::warn!(%error, "the node's addresses");
             BTreeSet::new()
         });
-        // A host that tracks anything tracks what it forwards; looking into each pod's namespace takes longer.
-        let sockets = if tracked.is_empty() { network.sockets(&addresses) } else { Ok(vec![]) };
-        let sockets = sockets.unwrap_or_else(|error| {
+        let sockets = network.sockets(&pods.iter().map(|(_, ifindex)| *ifindex).collect());
+        let mut sockets = sockets.unwrap_or_else(|error| {
             tracing::warn!(%error, "the pods' sockets");
-            vec![]
+            BTreeMap::new()
+        });
+        let sockets = pods.iter().flat_map(|(pod, ifindex)| {
+            let own = sockets.remove(ifindex).unwrap_or_default();
+            own.into_iter().filter(|c| pod.addresses.contains(&c.local)).collect::<Vec<_>>()
         });
         let ends = tracked.iter().flat_map(|t| [(t, t.original.source), (t, t.reply.source)]);
         let ends = ends.filter(|(_, address)| addresses.contains(address)).filter_map(|(t, a)| t.seen_by(a));
+        let ends = ends.filter(|c| match (c.protocol, c.opener) {
+            (TCP | SCTP, _) | (UDP, Opener::Remote) => c.answered,
+            _ => false,
+        });
         let mut running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>> = BTreeMap::new();
         for c in ends.chain(sockets) {
-            let tuple = (c.protocol, c.local, c.local_port, c.remote, c.remote_port);
-            running.entry(c.local).or_default().entry(tuple).or_insert(c);
+            running.entry(c.local).or_default().entry(tuple(&c)).or_insert(c);
         }
         Self { running, node }
     }
 
     /// The running connections of one of the pods, each with whether the node opened it.
     pub fn running(&self, pod: &Pod) -> Vec<(Connection, Origin)> {
-        let origin = |c: &Connection| if self.node.contains(&c.origin) { Origin::Node } else { Origin::Elsewhere };
+        // A source address alone proves nothing; a handshake does.
+        let origin = |c: &Connection| match self.node.contains(&c.origin) && c.protocol != UDP {
+            true => Origin::Node,
+            false => Origin::Elsewhere,
+        };
         let all = pod.addresses.iter().filter_map(|a| self.running.get(a)).flat_map(BTreeMap::values);
         all.map(|c| (*c, origin(c))).collect()
     }
+
+    /// What is to become of an entry that was made while its endpoint recorded. Its first packet then may have been a
+    /// reply, so for UDP it does not tell who opened the flow.
+    pub fn amend(&self, program: &Program, endpoint: u16, recorded: &Connection) -> Amendment {
+        if recorded.protocol != UDP {
+            return Amendment::Keep;
+        }
+        let known = self.running.get(&recorded.local).and_then(|of_it| of_it.get(&tuple(recorded)));
+        match known.map(|c| c.opener) {
+            Some(opener) if opener == recorded.opener => Amendment::Keep,
+            Some(opener) => Amendment::Opener(opener),
+            // Who is not said to have opened it did not, as far as that would let others in. The other one may have; where it may
+            // open it anyway, nothing is lost by saying so, else the next packet tells.
+            None if recorded.opener == Opener::Pod => {
+                let (remote, port) = (recorded.remote, Some(recorded.local_port));
+                match eval::verdict(program, Pipeline::ToPod, endpoint, remote, UDP, port) {
+                    eval::Verdict::Permit => Amendment::Opener(Opener::Remote),
+                    eval::Verdict::Deny | eval::Verdict::Defer => Amendment::Forget,
+                }
+            }
+            None => Amendment::Keep,
+        }
+    }
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amendment {
+    /// It stays.
+    Keep,
+    /// This one opened it.
+    Opener(Opener),
+    /// It was never there; the next packet is judged as new.
+    Forget,
 }
 
 /// Where a connection was opened, for S44.
@@ -143,7 +204,16 @@ pub fn insert(
     running: Vec<(Connection, Origin)>,
 ) -> Result<Adoption, Error> {
     let mut adoption = Adoption::default();
+    // Whoever can make connections must not be able to take all the places that later ones need.
+    let most = host.capabilities().connections as usize / SHARE;
+    let mut counts = [0, 0];
     for (connection, origin) in running {
+        let count = &mut counts[usize::from(connection.local.is_ipv6())];
+        *count += 1;
+        if *count > most {
+            adoption.no_room += 1;
+            continue;
+        }
         let (_, incarnation) = eval::remote(program, connection.remote);
         match host.adopt(endpoint, incarnation, &connection, origin)? {
             Taken::Known => adoption.connections += 1,

@@ -6,12 +6,15 @@
 use std::{io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use netpolc_cni::protocol::{Asked, LONGEST, Reply, Request, line};
+use netpolc_target_ebpf::private;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     time::timeout,
 };
+
+use super::record;
 
 /// A plugin sends its one line at once.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,8 +38,9 @@ pub struct Waiting {
 /// # Errors
 /// The folder or socket cannot be made.
 pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+    // A folder that was there, and is not netpolc's, is its administrator's to open or close.
+    if let Some(folder) = path.parent().filter(|f| *f == Path::new(record::FOLDER) || !f.exists()) {
+        private::folder(folder)?;
     }
     // Bound beside and renamed, so that there is no moment without a socket while one agent follows another.
     let new = path.with_extension("new");

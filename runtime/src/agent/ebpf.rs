@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use netpolc_target::{Error, Hook, semantics::Phase};
-use netpolc_target_ebpf::{self as ebpf, Ebpf, Inserted};
+use netpolc_target_ebpf::{self as ebpf, Ebpf, Hold, Inserted};
 
 use super::{
-    adopt::{Origin, Taken},
+    adopt::{Amendment, Origin, Taken},
     host::Enforcer,
 };
 use crate::net::{Connection, Opener, links};
@@ -25,28 +25,66 @@ impl Enforcer for Ebpf {
     }
 
     fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.sweep()?;
         Ebpf::detach(self, ifindex)
     }
 
+    fn hold(&mut self) -> Result<(), Error> {
+        Ebpf::hold(self, Hold::Held)
+    }
+
     fn cover(&mut self) -> Result<(), Error> {
+        self.sweep()?;
         let covered: BTreeSet<u32> = self.attachments().into_iter().map(|a| a.ifindex).collect();
-        for ifindex in
-            links::others(&covered).map_err(|source| Error::System { call: "list interfaces".into(), source })?
-        {
+        let missing =
+            links::others(&covered).map_err(|source| Error::System { call: "list interfaces".into(), source })?;
+        if !missing.is_empty() {
+            Ebpf::hold(self, Hold::Held)?;
+        }
+        for ifindex in missing {
             // What is a pod's becomes that when its address is known; until then it is one more way out.
             match self.attach_uplink(ifindex) {
                 Ok(way) => tracing::debug!(ifindex, ?way, "covers what goes to Services"),
                 Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                // Still held.
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ebpf::hold(self, Hold::Free)
+    }
+
+    fn check(&mut self) -> Result<Vec<String>, Error> {
+        Ebpf::check(self)
     }
 
     fn prepare(&mut self) -> Result<(), Error> {
         // Loads the program that reads the clock of connections.
         self.connections(0).map(drop)
+    }
+
+    fn amend(&mut self, endpoint: u16, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+        let amended = Ebpf::amend(self, endpoint, |c| {
+            let opener = if c.opener == Hook::FromPod { Opener::Pod } else { Opener::Remote };
+            let recorded = Connection {
+                opener,
+                protocol: c.protocol,
+                local: c.local,
+                local_port: c.local_port,
+                remote: c.remote,
+                remote_port: c.remote_port,
+                answered: c.phase != Phase::Opening,
+                origin: if opener == Opener::Pod { c.local } else { c.remote },
+            };
+            match amend(&recorded) {
+                Amendment::Keep => ebpf::Amendment::Keep,
+                Amendment::Opener(Opener::Pod) => ebpf::Amendment::Opener(Hook::FromPod),
+                Amendment::Opener(Opener::Remote) => ebpf::Amendment::Opener(Hook::ToPod),
+                Amendment::Forget => ebpf::Amendment::Forget,
+            }
+        })?;
+        if amended > 0 {
+            tracing::debug!(endpoint, amended, "entries that recording made");
+        }
+        Ok(())
     }
 
     fn adopt(
@@ -79,7 +117,7 @@ impl Enforcer for Ebpf {
             incarnation,
         };
         Ok(match self.insert(&entry)? {
-            Inserted::New | Inserted::Kept => Taken::Known,
+            Inserted::New | Inserted::Kept | Inserted::Corrected => Taken::Known,
             Inserted::NoRoom => Taken::NoRoom,
         })
     }

@@ -12,15 +12,18 @@ use netpolc_table::Program;
 use netpolc_target::{Error, Target};
 
 use super::{
-    adopt::{Origin, Taken},
+    adopt::{Amendment, Origin, Taken},
     record::OffloadRecord,
 };
 use crate::net::{
     Connection,
     conntrack::{self, Tracked},
     links,
+    netlink::{Protocol, Socket},
     netns::Namespace,
-    sockets, wire,
+    sockets,
+    ways::{self, Answer, Wanted},
+    wire,
 };
 
 /// A target that sees the packets of interfaces.
@@ -48,6 +51,14 @@ pub trait Enforcer: Target {
         Ok(())
     }
 
+    /// Lets no new packet go on to a Service until [`Enforcer::cover`] is done.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn hold(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Sees packets to Services where they leave the node, too, by whatever interface there is now (S48). Called whenever interfaces
     /// may have come.
     ///
@@ -55,6 +66,14 @@ pub trait Enforcer: Target {
     /// The kernel refuses.
     fn cover(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// Sees whether what it put into the kernel is still there, and brings back what is not; says what that was, a line each.
+    ///
+    /// # Errors
+    /// Something is missing and stays so.
+    fn check(&mut self) -> Result<Vec<String>, Error> {
+        Ok(vec![])
     }
 
     /// Called when the tables are in step, with what they hold: brings along what is kept besides them, such as a
@@ -79,7 +98,16 @@ pub trait Enforcer: Target {
         vec![]
     }
 
-    /// Takes over a running connection. `incarnation` is that of the remote.
+    /// Asks of each of an endpoint's entries what is to become of it, and does that.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn amend(&mut self, _endpoint: u16, _amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Takes over a running connection; an entry that it has already gets the opener that is known now. `incarnation` is that of the
+    /// remote.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -94,11 +122,11 @@ pub trait Enforcer: Target {
 
 /// Answers about the calling thread's network namespace and those of its pods.
 pub trait Network {
-    /// The interfaces that lead to these addresses.
+    /// The interfaces of these pods, in their order.
     ///
     /// # Errors
     /// The kernel's.
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>>;
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>>;
 
     /// The node's own devices, as far as they concern its pods.
     ///
@@ -114,11 +142,11 @@ pub trait Network {
     /// The host tracks none, or not for this user.
     fn tracked(&mut self) -> io::Result<Vec<Tracked>>;
 
-    /// Connections of the sockets in the namespaces that have one of `addresses`.
+    /// Connections of the sockets in the namespaces that the other ends of these interfaces are in, by interface.
     ///
     /// # Errors
     /// The kernel's; a namespace that vanishes meanwhile is no error.
-    fn sockets(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>>;
+    fn sockets(&mut self, interfaces: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>>;
 
     /// The node's own addresses.
     ///
@@ -129,9 +157,7 @@ pub trait Network {
 
 /// The network that this process is in.
 #[derive(Debug)]
-pub struct Kernel {
-    ways: links::Ways,
-}
+pub struct Kernel(());
 
 impl Kernel {
     /// Asks everything once, so that the kernel loads modules now and not while packets wait for a verdict.
@@ -142,7 +168,7 @@ impl Kernel {
         if let Err(error) = conntrack::dump() {
             tracing::info!(%error, "the kernel lists no tracked connections");
         }
-        Kernel { ways: links::Ways::default() }
+        Kernel(())
     }
 }
 
@@ -153,8 +179,8 @@ impl Default for Kernel {
 }
 
 impl Network for Kernel {
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-        self.ways.find(addresses)
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
+        ways::find(pods)
     }
 
     fn wire(&mut self) -> io::Result<Wire> {
@@ -165,16 +191,17 @@ impl Network for Kernel {
         conntrack::dump()
     }
 
-    fn sockets(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
-        let own = Namespace::current()?;
-        let mut found = Vec::new();
-        for namespace in Namespace::all().into_iter().filter(|n| *n != own) {
-            let look = || -> io::Result<Vec<Connection>> {
-                let mut here = links::addresses()?.into_iter();
-                if here.any(|(address, _)| addresses.contains(&address)) { sockets::dump() } else { Ok(vec![]) }
-            };
-            match namespace.run(look).flatten() {
-                Ok(connections) => found.extend(connections.into_iter().filter(|c| addresses.contains(&c.local))),
+    fn sockets(&mut self, interfaces: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+        // Whose namespace it is tells the host's end of the interface: addresses inside are what the pod says.
+        let ends = links::all()?.into_iter().filter(|link| interfaces.contains(&link.index));
+        let ends: BTreeMap<i32, u32> = ends.filter_map(|link| Some((link.peer?.namespace, link.index))).collect();
+        let mut socket = Socket::open(Protocol::Route)?;
+        let mut found = BTreeMap::new();
+        for namespace in Namespace::all() {
+            let number = links::number_of(&mut socket, &namespace).ok().flatten();
+            let Some(ifindex) = number.and_then(|number| ends.get(&number)) else { continue };
+            match namespace.run(sockets::dump).flatten() {
+                Ok(connections) => drop(found.insert(*ifindex, connections)),
                 Err(error) => tracing::warn!(namespace = %namespace.path().display(), %error, "its sockets"),
             }
         }

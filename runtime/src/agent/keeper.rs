@@ -37,6 +37,8 @@ pub const LINKS_SETTLE: Duration = Duration::from_millis(2);
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// The loop turns at least so often, which is how monitoring sees that it lives.
 pub const BEAT: Duration = Duration::from_secs(5);
+/// What was taken away and brought back is in the record for so long.
+const SHOWN: Duration = Duration::from_secs(600);
 
 /// A pod's interface may take so long to appear after its address before that is told of.
 const UNFOUND: Duration = Duration::from_secs(2);
@@ -69,6 +71,12 @@ pub struct Keeper<H, N> {
     /// The record's last time; None: it was never written.
     recorded: Option<Instant>,
     stale: bool,
+    /// When the kernel was last looked at.
+    checked: Option<Instant>,
+    /// What is missing there and could not be brought back.
+    broken: Option<String>,
+    /// What was brought back.
+    back: Vec<(Instant, String)>,
     _alive: Option<Alive>,
 }
 
@@ -82,7 +90,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         if let Err(error) = &alive {
             tracing::warn!(%error, "`netpolc status` will not see that this agent runs");
         }
-        Ok(Self {
+        let mut keeper = Self {
             metrics,
             holds: host.holds()?,
             agent: Agent::new(node.clone(), host, network)?,
@@ -94,8 +102,16 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             pin_dir,
             recorded: None,
             stale: false,
+            checked: None,
+            broken: None,
+            back: vec![],
             _alive: alive.ok(),
-        })
+        };
+        if keeper.holds {
+            // Interfaces may have come while no agent ran.
+            keeper.cover();
+        }
+        Ok(keeper)
     }
 
     /// Does something with the agent; what fails is noted, and what was enforced stays.
@@ -107,7 +123,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             Ok(report) => {
                 let was_behind = self.behind.take().is_some();
                 self.metrics.enforced(report.writes, (report.writes > 0).then_some(report.took));
-                if report.writes == 0 && !was_behind {
+                if report.writes == 0 && !was_behind && self.recorded.is_some() {
                     return;
                 }
                 let (writes, took) = (report.writes, report.took);
@@ -125,6 +141,47 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             }
         }
         self.stale = true;
+    }
+
+    /// Covers interfaces that have come, also while nothing else may be changed.
+    pub fn cover(&mut self) {
+        if let Err(error) = self.agent.cover() {
+            tracing::error!(%error, "an interface is not covered; no new packet goes on to a Service until it is");
+            self.set_behind(error.to_string());
+        }
+    }
+
+    /// Once a beat: is everything that was put into the kernel still there? What was not is said, and stays in the record for a while.
+    pub fn beat(&mut self) {
+        if self.checked.is_none_or(|last| last.elapsed() >= BEAT) {
+            self.check();
+        }
+    }
+
+    /// The same at once.
+    pub fn check(&mut self) {
+        self.checked = Some(Instant::now());
+        let before = self.broken.take();
+        match self.agent.host_mut().check() {
+            Ok(back) => {
+                for what in back {
+                    tracing::error!("{what}");
+                    self.metrics.error("tampering");
+                    self.back.push((Instant::now(), what));
+                }
+            }
+            Err(error) => {
+                let what = format!("what enforces is not all there any more, and cannot be brought back: {error}");
+                if before.as_ref() != Some(&what) {
+                    tracing::error!("{what}");
+                }
+                self.metrics.failed(&what);
+                self.broken = Some(what);
+            }
+        }
+        let shown = self.back.len();
+        self.back.retain(|(when, _)| when.elapsed() < SHOWN);
+        self.stale |= before != self.broken || shown > 0;
     }
 
     /// Replaces the problems; new ones are logged.
@@ -257,8 +314,12 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             written: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             pods: self.agent.pods(),
             policies,
-            problems: self.problems.iter().cloned().chain(diagnostics.iter().map(ToString::to_string)).collect(),
-            behind: self.behind.clone(),
+            problems: {
+                let problems = self.problems.iter().cloned().chain(self.agent.doubts());
+                let problems = problems.chain(self.back.iter().map(|(_, what)| what.clone()));
+                problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
+            },
+            behind: self.behind.clone().or_else(|| self.broken.clone()),
             blind: self.blind.clone(),
             unfound: self.unfound_pods().map(ToString::to_string).collect(),
             offload: self.agent.host().offload(),
@@ -270,7 +331,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     }
 }
 
-/// Link and route changes; never ready where the kernel tells of none.
+/// Link and route changes, and filters that somebody removes; never ready where the kernel tells of none.
 pub struct Links(Option<AsyncFd<Monitor>>);
 
 struct Monitor(netlink::Socket);
@@ -301,7 +362,7 @@ impl Links {
         let Some(links) = &mut self.0 else { return std::future::pending().await };
         loop {
             let Ok(mut guard) = links.readable_mut().await else { return std::future::pending().await };
-            let any = guard.get_inner_mut().0.drain();
+            let any = guard.get_inner_mut().0.drain(links::concerns);
             guard.clear_ready();
             if any {
                 return;
@@ -312,7 +373,7 @@ impl Links {
     /// Forgets the changes so far.
     pub fn drain(&mut self) {
         if let Some(links) = &mut self.0 {
-            links.get_mut().0.drain();
+            links.get_mut().0.drain(links::concerns);
         }
     }
 }

@@ -14,6 +14,7 @@ use netpolc_policy::{ObjectKey, Pod};
 use serde::{Deserialize, Serialize};
 
 use super::record;
+use crate::net::ways::Place;
 
 /// A pod's newest sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct Held {
     pub uid: Option<Arc<str>>,
     /// The sandbox.
     pub container: String,
+    /// Where it is.
+    #[serde(default)]
+    pub place: Place,
     /// The addresses that CNI gave, or those the API server reported since.
     pub addresses: Vec<IpAddr>,
     /// What the API server reported when CNI gave them: of an older sandbox, most likely nothing.
@@ -82,10 +86,5 @@ pub fn write<'a>(path: &Path, held: impl Iterator<Item = (&'a ObjectKey, &'a Hel
         held: held.clone(),
     };
     let lines: Vec<Line> = held.map(line).collect();
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let new = path.with_extension("new-sandboxes");
-    std::fs::write(&new, serde_json::to_vec(&lines)?)?;
-    std::fs::rename(new, path)
+    record::write(path, &serde_json::to_vec(&lines)?)
 }

@@ -72,10 +72,13 @@ pub async fn serve(
                 let about_nodes = |changes: &[Change]| changes.iter().any(|change| change.resource == Resource::Node);
                 let nodes = matches!(&update, Update::Changes(changes) if about_nodes(changes));
                 match update {
+                    // An agent that hears nothing any more would go on as if all were well; the next one hears again.
+                    Update::Ended => anyhow::bail!("the thread that watches the API server ended by a fault of netpolc's; what is enforced stays"),
                     Update::First(mut cluster) => {
                         keeper.holds = false;
                         tracing::info!(pods = cluster.pods.len(), policies = cluster.policies.len(), "the cluster is known");
                         plugins.sandboxes.first(&mut cluster);
+                        keeper.agent.set_places(plugins.sandboxes.places());
                         keeper.follow(|agent| agent.update(cluster));
                         if options.passes == Passes::Once {
                             keeper.set_problems(watch.problems().map(ToString::to_string).collect());
@@ -124,10 +127,12 @@ pub async fn serve(
                 plugins.sandboxes.fetched(fetched, keeper.agent.cluster(), std::time::Instant::now());
             }
             () = links.changed() => {
+                keeper.cover();
                 tokio::time::sleep(LINKS_SETTLE).await;
                 links.drain();
                 (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
                 keeper.follow(|agent| agent.refresh());
+                keeper.check();
             }
             () = tokio::time::sleep_until(again), if keeper.waits() => {
                 keeper.follow(|agent| agent.refresh());
@@ -152,6 +157,7 @@ pub async fn serve(
             let why = format!("a policy selects it, and no interface of node {} leads to its addresses", options.node);
             watch.not_isolated(&key, uid, why);
         }
+        keeper.beat();
     }
     record(&mut keeper, &watch);
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
@@ -203,6 +209,7 @@ impl Plugins {
         let now = std::time::Instant::now();
         if !keeper.holds {
             let plan = self.sandboxes.plan(keeper.agent.cluster(), keeper.agent.local_pods(), now);
+            keeper.agent.set_places(self.sandboxes.places());
             if !plan.changes.is_empty() {
                 keeper.follow(|agent| agent.advance(plan.changes));
             }

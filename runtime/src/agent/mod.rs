@@ -3,7 +3,8 @@
 //! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
 //! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
 //! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
-//! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods.
+//! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods,
+//! [`whereabouts`] which interface is which pod's.
 //! Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is what both
 //! loops share.
 //! Not here: the meaning of policies, the order of writes.
@@ -25,10 +26,10 @@ pub mod software;
 pub mod sole;
 pub mod topology;
 pub mod watch;
+pub mod whereabouts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,7 +48,9 @@ use netpolc_target::{execute, fill};
 use self::{
     adopt::Adoption,
     host::{Enforcer, Network},
+    whereabouts::Whereabouts,
 };
+use crate::net::ways::Place;
 
 /// Why the kernel is not in step. What was enforced before still is.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +118,8 @@ pub struct Agent<H, N> {
     cluster: Cluster,
     /// The policed pods of this node.
     local: BTreeSet<ObjectKey>,
-    /// Host-side interfaces of local pods, as the compiler knows them.
-    interfaces: BTreeMap<ObjectKey, u32>,
+    /// Host-side interfaces of local pods, as the compiler knows them, and what they are known by.
+    whereabouts: Whereabouts,
     /// The node's own devices, as the compiler knows them.
     wire: Wire,
     adopted: BTreeMap<ObjectKey, usize>,
@@ -135,14 +138,14 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// # Errors
     /// What is installed cannot be read.
     pub fn new(node: Arc<str>, mut host: H, network: N) -> Result<Self, Error> {
-        host.read()?;
+        let whereabouts = Whereabouts::of(&host.read()?, &host.attached());
         host.prepare()?;
         Ok(Self {
             compiler: Compiler::new(Scope::Node(node.clone())),
             node,
             cluster: Cluster::default(),
             local: BTreeSet::new(),
-            interfaces: BTreeMap::new(),
+            whereabouts,
             wire: Wire::default(),
             adopted: BTreeMap::new(),
             step: Step::Out,
@@ -212,12 +215,32 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// As [`Agent::update`].
     pub fn refresh(&mut self) -> Result<Report, Error> {
         let began = Instant::now();
+        // Before anything is looked at: packets to Services may leave by an interface as soon as it is there.
+        self.host.cover()?;
         let mut events = self.moved()?;
         events.extend(self.rewired());
         if events.is_empty() && self.step == Step::In {
             return Ok(Report::default());
         }
         self.apply(events, began)
+    }
+
+    /// Covers the interfaces that have come, whether or not anything else may be changed yet (S48).
+    ///
+    /// # Errors
+    /// The target refuses.
+    pub fn cover(&mut self) -> Result<(), Error> {
+        Ok(self.host.cover()?)
+    }
+
+    /// What CNI says of where pods are. Counts from the next look at interfaces on.
+    pub fn set_places(&mut self, places: BTreeMap<ObjectKey, Place>) {
+        self.whereabouts.set_places(places);
+    }
+
+    /// Why interfaces of pods are not certain, a line for each pod.
+    pub fn doubts(&self) -> impl Iterator<Item = String> {
+        self.whereabouts.doubts()
     }
 
     /// Tries again what failed.
@@ -234,7 +257,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// Local pods with an address whose interface was not found yet.
     pub fn missing(&self) -> Vec<&ObjectKey> {
         let addressed = self.local().filter(|pod| !pod.addresses.is_empty()).map(|pod| &pod.key);
-        addressed.filter(|key| !self.interfaces.contains_key(*key)).collect()
+        addressed.filter(|key| self.whereabouts.interface(key).is_none()).collect()
     }
 
     /// The compiler.
@@ -265,7 +288,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// How a pod stands. Only means something while updates succeed.
     pub fn standing(&self, key: &ObjectKey) -> Standing {
         let Some(endpoint) = self.compiler.endpoint(key) else { return Standing::Unknown };
-        match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.interfaces.get(key)) {
+        match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.whereabouts.interface(key)) {
             (false, _) => Standing::Open,
             (true, None) => Standing::Unfound,
             (true, Some(_)) => Standing::Enforced,
@@ -278,7 +301,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let pods = endpoints.map(|(key, endpoint)| record::PodRecord {
             pod: key.to_string(),
             endpoint,
-            ifindex: self.interfaces.get(key).copied(),
+            ifindex: self.whereabouts.interface(key),
             adopted: self.adopted.get(key).copied().unwrap_or(0),
         });
         pods.collect()
@@ -321,27 +344,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         }
     }
 
-    /// Interface events for what differs from what the compiler knows; of two pods with one interface the
-    /// first by name has it.
+    /// Interface events for what differs from what the compiler knows.
     fn moved(&mut self) -> Result<Vec<Event>, Error> {
-        let addresses: Vec<IpAddr> = self.local().flat_map(|pod| pod.addresses.iter().copied()).collect();
-        let ways = self.network.ways(&addresses).map_err(|source| Error::Network { what: "interfaces", source })?;
-        let (mut found, mut taken) = (BTreeMap::new(), BTreeSet::new());
-        for pod in self.local() {
-            let Some(&ifindex) = pod.addresses.iter().find_map(|a| ways.get(a)) else { continue };
-            if !taken.insert(ifindex) {
-                tracing::warn!(pod = %pod.key, ifindex, "another pod has this interface already");
-                continue;
-            }
-            found.insert(pod.key.clone(), ifindex);
-        }
-        let gone = self.interfaces.keys().filter(|key| !found.contains_key(*key));
-        let gone = gone.map(|pod| Event::Interface { pod: pod.clone(), ifindex: None });
-        let new = found.iter().filter(|(pod, ifindex)| self.interfaces.get(*pod) != Some(ifindex));
-        let new = new.map(|(pod, ifindex)| Event::Interface { pod: pod.clone(), ifindex: Some(*ifindex) });
-        let events = gone.chain(new).collect();
-        self.interfaces = found;
-        Ok(events)
+        let local = self.local.iter().filter_map(|key| self.cluster.pods.get(key));
+        let moved = self.whereabouts.look(local, &mut self.network);
+        moved.map_err(|source| Error::Network { what: "interfaces", source })
     }
 
     fn apply(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
@@ -359,22 +366,24 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             return Ok(report);
         }
         if self.first {
-            self.host.cover()?;
+            // Isolating pods does not wait for a thousand interfaces; packets to Services do.
+            self.host.hold()?;
         }
         // Programs come first: they let everything pass until their interface has an endpoint.
         let attached = self.host.attached();
-        let wanted: BTreeSet<u32> = self.interfaces.values().copied().collect();
+        let wanted: BTreeSet<u32> = self.whereabouts.all().map(|(_, ifindex)| ifindex).collect();
         for ifindex in wanted.difference(&attached) {
             self.host.attach(*ifindex)?;
         }
         let candidates = self.newly_isolated(&before, &attached);
+        let mut survey = None;
         if !candidates.is_empty() {
             let recording = adopt::recording(self.compiler.program(), candidates.values());
             let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
             tracing::debug!(after = ?began.elapsed(), "compiled; recording first");
             let ids = lead(&mut self.host, &recording, first.as_ref(), &mut report)?;
             tracing::debug!(after = ?began.elapsed(), "recording");
-            self.adopt(candidates, &mut report)?;
+            survey = Some(self.adopt(&candidates, &mut report)?);
             tracing::debug!(after = ?began.elapsed(), "adopted");
             known = (ids == Ids::Kept).then(|| delta::diff(&recording, self.compiler.program()));
         }
@@ -382,6 +391,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         if ids == Ids::Kept {
             self.step = Step::In;
             self.compiler.forget_installed();
+        }
+        if let Some(survey) = &survey {
+            // What was recorded between the first look and the switch.
+            self.host.settle()?;
+            self.amend(survey, &candidates)?;
         }
         self.first = false;
         self.host.follow(self.compiler.program())?;
@@ -405,8 +419,8 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let mut compiler = Compiler::new(Scope::Node(self.node.clone()));
         compiler.seed(&self.host.read()?);
         compiler.load(&self.cluster)?;
-        let interfaces = self.interfaces.iter();
-        let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(*i) });
+        let interfaces = self.whereabouts.all();
+        let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(i) });
         compiler.apply_all(interfaces.chain([Event::Wire(self.wire.clone())]))?;
         self.compiler = compiler;
         self.loaded = true;
@@ -420,20 +434,30 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let now = adopt::words(self.compiler.program());
         let isolated =
             |words: &BTreeMap<u16, Word>, endpoint| words.get(&endpoint).is_some_and(|w| adopt::isolates(*w));
-        let runs = |pod| self.interfaces.get(pod).is_some_and(|ifindex| self.first || attached.contains(ifindex));
+        let runs = |pod| self.whereabouts.interface(pod).is_some_and(|i| self.first || attached.contains(&i));
         let endpoints = self.compiler.endpoints();
         let found = endpoints.filter(|(pod, id)| runs(*pod) && isolated(&now, *id) && !isolated(before, *id));
         found.map(|(pod, id)| (pod.clone(), id)).collect()
     }
 
-    fn adopt(&mut self, pods: BTreeMap<ObjectKey, u16>, report: &mut Report) -> Result<(), Error> {
-        let survey = adopt::Survey::of(&mut self.network, pods.keys().filter_map(|key| self.cluster.pods.get(key)));
+    fn adopt(&mut self, pods: &BTreeMap<ObjectKey, u16>, report: &mut Report) -> Result<adopt::Survey, Error> {
+        let known = pods.keys().filter_map(|key| Some((self.cluster.pods.get(key)?, self.whereabouts.interface(key)?)));
+        let survey = adopt::Survey::of(&mut self.network, known);
         for (key, endpoint) in pods {
-            let running = self.cluster.pods.get(&key).map(|pod| survey.running(pod)).unwrap_or_default();
-            let adoption = adopt::insert(&mut self.host, self.compiler.program(), endpoint, running)?;
+            let running = self.cluster.pods.get(key).map(|pod| survey.running(pod)).unwrap_or_default();
+            let adoption = adopt::insert(&mut self.host, self.compiler.program(), *endpoint, running)?;
             tracing::info!(pod = %key, ?adoption, "isolated; took over what was running");
             self.adopted.insert(key.clone(), adoption.connections);
-            report.adopted.insert(key, adoption);
+            report.adopted.insert(key.clone(), adoption);
+        }
+        self.amend(&survey, pods)?;
+        Ok(survey)
+    }
+
+    fn amend(&mut self, survey: &adopt::Survey, pods: &BTreeMap<ObjectKey, u16>) -> Result<(), Error> {
+        let program = self.compiler.program();
+        for endpoint in pods.values() {
+            self.host.amend(*endpoint, &|recorded| survey.amend(program, *endpoint, recorded))?;
         }
         Ok(())
     }

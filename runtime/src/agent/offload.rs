@@ -18,7 +18,7 @@ use netpolc_target_flower::{
 };
 
 use super::{
-    adopt::{Origin, Taken},
+    adopt::{Amendment, Origin, Taken},
     host::Enforcer,
     record::OffloadRecord,
     topology::Ground,
@@ -165,8 +165,16 @@ impl Enforcer for Offload {
         self.ebpf.prepare()
     }
 
+    fn hold(&mut self) -> Result<(), Error> {
+        Enforcer::hold(&mut self.ebpf)
+    }
+
     fn cover(&mut self) -> Result<(), Error> {
         self.ebpf.cover()
+    }
+
+    fn check(&mut self) -> Result<Vec<String>, Error> {
+        Enforcer::check(&mut self.ebpf)
     }
 
     fn follow(&mut self, program: &Program) -> Result<(), Error> {
@@ -184,6 +192,10 @@ impl Enforcer for Offload {
 
     fn offload(&self) -> Vec<OffloadRecord> {
         self.records.clone()
+    }
+
+    fn amend(&mut self, endpoint: u16, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+        Enforcer::amend(&mut self.ebpf, endpoint, amend)
     }
 
     fn adopt(

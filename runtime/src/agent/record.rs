@@ -6,15 +6,22 @@
 use std::{
     collections::BTreeMap,
     fs::{File, TryLockError},
-    io,
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use netpolc_kube_sync::watch::PolicyState;
+use netpolc_target_ebpf::private::{self, Lock};
 use serde::{Deserialize, Serialize};
 
 /// Where records are kept.
 pub const FOLDER: &str = "/run/netpolc";
+/// Of files there.
+const MODE: u32 = 0o600;
+/// A lock that somebody else has is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What an agent knows that the kernel does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,18 +109,47 @@ impl Alive {
     /// # Errors
     /// /run cannot be written.
     pub fn show(pin_dir: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(FOLDER)?;
-        let file = File::create(path(pin_dir).with_extension("lock"))?;
+        private::folder(Path::new(FOLDER))?;
+        let path = path(pin_dir).with_extension("lock");
+        if std::fs::symlink_metadata(&path).is_ok_and(|facts| !is_mine(&facts)) {
+            // Others could open it, and so may have it locked.
+            std::fs::remove_file(&path)?;
+        }
+        let file = File::options().create(true).write(true).truncate(false).mode(MODE).open(path)?;
         // Shared, and so never in the way of another agent; whoever looks holds it for a moment only.
-        file.lock_shared()?;
+        private::lock(&file, Lock::Shared, PATIENCE)?;
         Ok(Self(file))
     }
 
-    /// Does an agent show it?
+    /// Does an agent show it? A lock on a file that others could open proves nothing.
     pub fn is_shown(pin_dir: &Path) -> bool {
         let Ok(file) = File::open(path(pin_dir).with_extension("lock")) else { return false };
-        matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+        file.metadata().is_ok_and(|facts| is_mine(&facts)) && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
     }
+}
+
+/// Can nobody but its owner, which is this process' user, open it?
+fn is_mine(facts: &std::fs::Metadata) -> bool {
+    // SAFETY: asks for a number; cannot fail.
+    facts.is_file() && facts.mode() & 0o077 == 0 && facts.uid() == unsafe { libc::geteuid() }
+}
+
+/// Writes a file that its owner alone may read, at once or not at all. What it says of pods and policies is nobody else's business.
+///
+/// # Errors
+/// The folder or file cannot be written.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        private::folder(folder)?;
+    }
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    File::options().create_new(true).write(true).mode(MODE).open(&new)?.write_all(bytes)?;
+    std::fs::rename(new, path)
 }
 
 impl Record {
@@ -127,11 +163,7 @@ impl Record {
     /// # Errors
     /// /run cannot be written.
     pub fn write(&self, pin_dir: &Path) -> io::Result<()> {
-        std::fs::create_dir_all(FOLDER)?;
-        let path = path(pin_dir);
-        let new = path.with_extension("new");
-        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
-        std::fs::rename(new, path)
+        write(&path(pin_dir), &serde_json::to_vec_pretty(self)?)
     }
 
     /// The one for `pin_dir`; None where there is none, or none that can be read.
@@ -178,6 +210,33 @@ mod tests {
         assert!(Alive::is_shown(&pin_dir));
         drop(second);
         assert!(!Alive::is_shown(&pin_dir));
+        Record::remove(&pin_dir).unwrap();
+    }
+
+    /// A lock file that others may open is replaced by one that they may not, whoever has the old one locked.
+    #[test]
+    fn a_lock_of_somebody_else_neither_blocks_nor_fools() {
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-unit-else-{}", std::process::id()));
+        let path = path(&pin_dir).with_extension("lock");
+        private::folder(Path::new(FOLDER)).unwrap();
+        std::fs::write(&path, "").unwrap();
+        let theirs = File::open(&path).unwrap();
+        theirs.lock().unwrap();
+        assert!(!Alive::is_shown(&pin_dir), "the file is open to others");
+        let alive = Alive::show(&pin_dir).unwrap();
+        let facts = std::fs::metadata(&path).unwrap();
+        assert_eq!((facts.mode() & 0o777, Alive::is_shown(&pin_dir)), (0o600, true));
+        drop(alive);
+        assert!(!Alive::is_shown(&pin_dir));
+        // One that root itself holds is waited for, but not for ever.
+        File::open(&path).unwrap().lock().unwrap();
+        let held = File::open(&path).unwrap();
+        held.lock().unwrap();
+        let error = Alive::show(&pin_dir).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {} ", std::process::id())), "{error}");
+        Record { node: "n".into(), ..Record::default() }.write(&pin_dir).unwrap();
+        let facts = std::fs::metadata(super::path(&pin_dir)).unwrap();
+        assert_eq!(facts.mode() & 0o777, 0o600);
         Record::remove(&pin_dir).unwrap();
     }
 

@@ -27,6 +27,7 @@ use super::{
     cni::Waiting,
     kept::{Held, Loser},
 };
+use crate::net::ways::Place;
 
 /// Pause before a pod is asked for again that could not be.
 const RETRY: Duration = Duration::from_millis(300);
@@ -137,6 +138,11 @@ impl Sandboxes {
     /// What is to be kept for a later agent, before anything that depends on it is confirmed; None where nothing has changed.
     pub fn take_held(&mut self) -> Option<impl Iterator<Item = (&ObjectKey, &Held)>> {
         std::mem::take(&mut self.stale).then(|| self.held.iter())
+    }
+
+    /// Where CNI says that pods are.
+    pub fn places(&self) -> BTreeMap<ObjectKey, Place> {
+        self.held.iter().map(|(key, held)| (key.clone(), held.place.clone())).collect()
     }
 
     /// Takes a request.
@@ -368,6 +374,7 @@ impl Sandboxes {
         let held = Held {
             uid: pod.uid.clone(),
             container: sandbox.container.clone(),
+            place: Place { netns: sandbox.netns.clone(), host_interfaces: sandbox.host_interfaces.clone() },
             addresses: addresses.clone(),
             before: reported.clone(),
             reported,

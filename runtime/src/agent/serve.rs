@@ -55,10 +55,12 @@ pub async fn serve(
                 reload(&mut keeper, files);
             }
             () = links.changed() => {
+                keeper.cover();
                 tokio::time::sleep(LINKS_SETTLE).await;
                 links.drain();
                 patience = PATIENCE;
                 keeper.follow(|agent| agent.refresh());
+                keeper.check();
             }
             () = tokio::time::sleep_until(again), if keeper.waits() => {
                 patience = (patience * 2).min(MAX_PATIENCE);
@@ -66,6 +68,7 @@ pub async fn serve(
             }
         }
         keeper.note_unfound();
+        keeper.beat();
         keeper.record(|_| {});
     }
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");

@@ -32,12 +32,28 @@ use crate::{
 pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     super::needs_root("the agent")?;
     let _sole = Sole::claim()?;
+    raise_descriptors();
     let metrics = Metrics::new(options.pin_dir.clone());
     let ebpf = || open(options);
     match options.target {
         AgentTarget::Auto => with(options, metrics, Offload::new(ebpf()?)),
         AgentTarget::Ebpf => with(options, metrics, ebpf()?),
         AgentTarget::Flower => with(options, metrics, Software::open()?),
+    }
+}
+
+/// Lets this process have as many descriptors as it may: the usual 1,024 are less than some nodes have interfaces.
+fn raise_descriptors() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is written.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 || limit.rlim_cur >= limit.rlim_max {
+        return;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::warn!(%error, most = limit.rlim_max, "the limit of descriptors stays as low as it is");
     }
 }
 

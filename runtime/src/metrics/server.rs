@@ -13,7 +13,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 use super::Metrics;
 
@@ -21,6 +21,8 @@ use super::Metrics;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// One connection answers at most for so long.
 const LONGEST: Duration = Duration::from_secs(60);
+/// Connections at once: anybody on the node may make them, and each takes a descriptor from enforcement.
+const CONNECTIONS: usize = 64;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Starts the server; it ends with the process. Gives the address it listens on.
@@ -41,7 +43,10 @@ pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> io::Result<SocketAdd
 }
 
 async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        // Who comes when all places are taken waits in the kernel's queue, without a descriptor.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -53,6 +58,7 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
         };
         let metrics = metrics.clone();
         tokio::spawn(async move {
+            let _place = place;
             let answer = service_fn(move |request| {
                 let response = answer(&request, &metrics);
                 async move { Ok::<_, Infallible>(response) }
@@ -111,6 +117,19 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// Silent connections take no more descriptors than there are places, and after a while no scrape waits for them.
+    #[test]
+    fn many_silent_connections_take_few_descriptors() {
+        let address = start(([127, 0, 0, 1], 0).into(), Metrics::new("/nowhere".into())).unwrap();
+        let silent: Vec<TcpStream> = (0..3 * CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        // Other tests of this process have some, too.
+        assert!(open < silent.len() + CONNECTIONS + 128, "{open}");
+        drop(silent);
+        assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
     }
 
     #[test]

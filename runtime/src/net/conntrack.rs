@@ -42,7 +42,7 @@ pub struct Tracked {
     pub original: Tuple,
     /// As the answers leave, before they are translated back.
     pub reply: Tuple,
-    /// Packets went both ways.
+    /// Packets went both ways; of TCP and SCTP, the handshake is complete.
     pub answered: bool,
     /// It is ending, or was refused.
     pub closing: bool,
@@ -91,6 +91,14 @@ fn tracked(attributes: &[u8]) -> Option<Tracked> {
         let info = attribute(attribute(attributes, CTA_PROTOINFO)?, protocol)?;
         attribute(info, CTA_PROTOINFO_STATE)?.first().copied()
     };
+    // A handshake that is not complete may be one that somebody else began in the opener's name.
+    let complete = match original.protocol {
+        // ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK
+        6 => state(CTA_PROTOINFO_TCP).is_some_and(|s| (3..=6).contains(&s)),
+        // ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECD, SHUTDOWN_ACK_SENT
+        132 => state(CTA_PROTOINFO_SCTP).is_some_and(|s| (4..=7).contains(&s)),
+        _ => true,
+    };
     let closing = match original.protocol {
         // FIN_WAIT, CLOSE_WAIT and LAST_ACK still carry data or acknowledgements; TIME_WAIT (7) and CLOSE (8) do not.
         6 => state(CTA_PROTOINFO_TCP).is_some_and(|s| s == 7 || s == 8),
@@ -101,7 +109,7 @@ fn tracked(attributes: &[u8]) -> Option<Tracked> {
     Some(Tracked {
         original,
         reply: tuple(attribute(attributes, CTA_TUPLE_REPLY)?)?,
-        answered: status & IPS_SEEN_REPLY != 0,
+        answered: status & IPS_SEEN_REPLY != 0 && complete,
         closing,
     })
 }
@@ -167,9 +175,19 @@ mod tests {
         netlink::put(&mut body, CTA_TUPLE_ORIG, &side(a, b, [1000, 80]));
         netlink::put(&mut body, CTA_TUPLE_REPLY, &side(b, a, [80, 1000]));
         netlink::put(&mut body, CTA_STATUS, &IPS_SEEN_REPLY.to_be_bytes());
-        let read = tracked(&body).unwrap();
+        let with = |state: u8| {
+            let (mut of_tcp, mut info, mut body) = (vec![], vec![], body.clone());
+            netlink::put(&mut of_tcp, CTA_PROTOINFO_STATE, &[state]);
+            netlink::put(&mut info, CTA_PROTOINFO_TCP, &of_tcp);
+            netlink::put(&mut body, CTA_PROTOINFO, &info);
+            tracked(&body).unwrap()
+        };
+        let read = with(3);
         assert_eq!(read.original, tuple(a, 1000, b, 80));
         assert_eq!(read.reply, tuple(b, 80, a, 1000));
         assert!(read.answered && !read.closing);
+        // SYN_RECV: anybody may have sent the SYN.
+        assert!(!with(2).answered);
+        assert!(with(7).closing);
     }
 }

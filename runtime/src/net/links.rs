@@ -1,12 +1,10 @@
-//! Which host-side interface leads to a pod, by the pod's address.
+//! The links and addresses of a network namespace, and where their other ends are.
 //!
-//! Three ways, the cheapest first: a host route (/32, /128) to the address names the interface; where
-//! pods hang on a bridge, the pod's own namespace has the address on an interface whose peer is ours; and where that interface has
-//! no peer, since it is a NIC's virtual function, the bridge knows behind which representor its hardware address is.
+//! Not here: which link is a pod's ([`super::ways`]), routes ([`super::routes`]), bridges ([`super::switch`]).
 //! Sources: rtnetlink(7), include/uapi/linux/{if_link,net_namespace}.h.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
@@ -15,27 +13,31 @@ use std::{
 use super::{
     netlink::{self, Protocol, Socket, attribute, u32_at},
     netns::Namespace,
-    switch::{self, Mac},
+    switch::Mac,
 };
 
 const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_TABLE: u16 = 15;
-const RT_TABLE_LOCAL: u32 = 255;
-const RTN_UNICAST: u8 = 1;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 const RTM_GETNSID: u16 = 90;
 
-/// Link and route changes: RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE.
-const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+/// Link, route and filter changes: RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE | RTMGRP_TC.
+const GROUPS: u32 = 0x1 | 0x40 | 0x400 | 0x8;
 
-/// A socket that becomes readable when a link or a route of the calling thread's namespace changes.
+/// Is this kind of message of [`monitor`] one to act upon? New qdiscs, classes and filters are not: netpolc's own are among them.
+pub fn concerns(kind: u16) -> bool {
+    ![libc::RTM_NEWQDISC, libc::RTM_NEWTCLASS, libc::RTM_NEWTFILTER].contains(&kind)
+}
+
+/// A socket that becomes readable when a link, a route or a filter of the calling thread's namespace changes.
 ///
 /// # Errors
 /// The kernel's.
@@ -69,82 +71,88 @@ pub fn others(known: &BTreeSet<u32>) -> io::Result<BTreeSet<u32>> {
     Ok(&found - known)
 }
 
-/// Finds the host-side interfaces that lead to addresses; remembers what it saw in pods' namespaces, so that one more pod
-/// does not cost a look into all of them.
-#[derive(Debug, Default)]
-pub struct Ways {
-    /// By namespace: addresses in it that were asked for.
-    seen: HashMap<(u64, u64), Inside>,
+/// What is another thing's master even while it has no ports, by the kernel's name of its kind.
+const MASTERS: [&str; 6] = ["bridge", "bond", "team", "vrf", "openvswitch", "hsr"];
+
+/// A link of the calling thread's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address, where it has one of six bytes.
+    pub mac: Option<Mac>,
+    /// `veth`, `bridge` and the like; None for what has no such name, as a NIC.
+    pub kind: Option<String>,
+    /// The bridge, bond or such that it is a port of.
+    pub master: Option<u32>,
+    /// Its other end, where that is in another namespace.
+    pub peer: Option<Peer>,
+    /// It leads back here.
+    pub loopback: bool,
 }
 
-/// What a pod's namespace has.
-#[derive(Debug, Default)]
-struct Inside {
-    /// Addresses with the index of their interface's peer here.
-    peers: Vec<(IpAddr, u32)>,
-    /// Addresses on interfaces without a peer, with the interface's hardware address.
-    alone: Vec<(IpAddr, Mac)>,
+/// The other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its namespace, as the link's own namespace numbers it ([`number_of`]).
+    pub namespace: i32,
 }
 
-impl Ways {
-    /// The interfaces that lead to `addresses` from the calling thread's namespace. An address without one is left out.
-    ///
-    /// # Errors
-    /// A netlink call fails here; a namespace that vanishes while it is read is left out.
-    pub fn find(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-        let wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-        let routes = host_routes()?.into_iter().filter(|(address, _)| wanted.contains(address));
-        let mut found: BTreeMap<IpAddr, u32> = routes.collect();
-        if wanted.iter().all(|a| found.contains_key(a)) {
-            return Ok(found);
-        }
-        let own = Namespace::current()?;
-        let all: Vec<Namespace> = Namespace::all().into_iter().filter(|n| *n != own).collect();
-        // A namespace's number may be another's by now; an interface's is not given again for a long time.
-        let here = indices()?;
-        let ids: BTreeSet<(u64, u64)> = all.iter().map(Namespace::id).collect();
-        self.seen.retain(|id, inside| ids.contains(id) && inside.peers.iter().all(|(_, index)| here.contains(index)));
-        self.take(&wanted, &mut found);
-        if wanted.iter().all(|a| found.contains_key(a)) {
-            return Ok(found);
-        }
-        for namespace in &all {
-            if self.seen.contains_key(&namespace.id()) {
-                continue;
-            }
-            let mut inside = inside(namespace, &own).unwrap_or_default();
-            inside.peers.retain(|(address, _)| wanted.contains(address));
-            inside.alone.retain(|(address, _)| wanted.contains(address));
-            // One without an address yet is looked into again.
-            if !inside.peers.is_empty() || !inside.alone.is_empty() {
-                self.seen.insert(namespace.id(), inside);
-            }
-        }
-        self.take(&wanted, &mut found);
-        let alone = self.seen.values().flat_map(|inside| &inside.alone);
-        let mut alone =
-            alone.filter(|(address, _)| wanted.contains(address) && !found.contains_key(address)).peekable();
-        if alone.peek().is_some() {
-            let ports = switch::ports()?;
-            let behind: Vec<_> = alone.filter_map(|(address, mac)| Some((*address, *ports.get(mac)?))).collect();
-            found.extend(behind);
-        }
-        Ok(found)
-    }
-
-    fn take(&self, wanted: &BTreeSet<IpAddr>, found: &mut BTreeMap<IpAddr, u32>) {
-        let peers = self.seen.values().flat_map(|inside| &inside.peers);
-        for (address, index) in peers.filter(|(address, _)| wanted.contains(address)) {
-            found.entry(*address).or_insert(*index);
-        }
-    }
+/// All links here, in order of their numbers. Afterwards the kernel has numbers for the namespaces of their peers.
+///
+/// # Errors
+/// The kernel's.
+pub fn all() -> io::Result<Vec<Link>> {
+    let mut links =
+        Socket::open(Protocol::Route)?
+            .dump(libc::RTM_GETLINK, &[0; 16], |to: &mut Vec<Link>, _, body| to.extend(link(body)))?;
+    links.sort_by_key(|link| link.index);
+    Ok(links)
 }
 
-/// The numbers of all interfaces here.
-fn indices() -> io::Result<BTreeSet<u32>> {
-    let found = Socket::open(Protocol::Route)?
-        .dump(libc::RTM_GETLINK, &[0; 16], |to: &mut Vec<u32>, _, body| to.extend(u32_at(body, 4)))?;
-    Ok(found.into_iter().collect())
+fn link(body: &[u8]) -> Option<Link> {
+    // struct ifinfomsg: family, pad, type u16, index i32, flags u32, change u32; 16 bytes.
+    let attributes = body.get(16..)?;
+    let number = |kind| attribute(attributes, kind).and_then(|v| u32_at(v, 0));
+    let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned();
+    let peer = number(IFLA_LINK).zip(number(IFLA_LINK_NETNSID));
+    Some(Link {
+        index: u32_at(body, 4)?,
+        name: attribute(attributes, IFLA_IFNAME).map(text)?,
+        mac: attribute(attributes, IFLA_ADDRESS).and_then(|a| Mac::try_from(a).ok()),
+        kind: attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND)).map(text),
+        master: number(IFLA_MASTER),
+        peer: peer.map(|(index, namespace)| Peer { index, namespace: namespace as i32 }),
+        loopback: u32_at(body, 8)? & libc::IFF_LOOPBACK as u32 != 0,
+    })
+}
+
+/// Those of `links`, which are all of a namespace, that may be a pod's: not loopback, and nothing that is another thing's
+/// master.
+pub fn fit_for_pods(links: &[Link]) -> impl Iterator<Item = &Link> {
+    let masters: BTreeSet<u32> = links.iter().filter_map(|link| link.master).collect();
+    links.iter().filter(move |link| {
+        let master = link.kind.as_deref().is_some_and(|kind| MASTERS.contains(&kind)) || masters.contains(&link.index);
+        !master && !link.loopback
+    })
+}
+
+/// The number that the calling thread's namespace has for another one; None where no link leads there.
+///
+/// # Errors
+/// The kernel's.
+pub fn number_of(socket: &mut Socket, namespace: &Namespace) -> io::Result<Option<i32>> {
+    // struct rtgenmsg: family, padded
+    let mut request = vec![0; 4];
+    netlink::put(&mut request, NETNSA_FD, &namespace.as_fd().as_raw_fd().to_ne_bytes());
+    let number = socket.ask(RTM_GETNSID, &request, |_, body| {
+        attribute(body.get(4..)?, NETNSA_NSID).and_then(|id| u32_at(id, 0)).map(|id| id as i32)
+    })?;
+    Ok(number.filter(|number| *number >= 0))
 }
 
 /// The addresses of all interfaces here, with the interface's index.
@@ -160,72 +168,44 @@ pub fn addresses() -> io::Result<Vec<(IpAddr, u32)>> {
     })
 }
 
-/// Host routes: (address, interface).
-fn host_routes() -> io::Result<Vec<(IpAddr, u32)>> {
-    // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags u32
-    Socket::open(Protocol::Route)?.dump(libc::RTM_GETROUTE, &[0; 12], |to, _, body| {
-        let [family, length, _, _, table, _, _, kind, ..] = *body else { return };
-        let whole = match i32::from(family) {
-            libc::AF_INET => 32,
-            libc::AF_INET6 => 128,
-            _ => return,
-        };
-        let attributes = body.get(12..).unwrap_or_default();
-        let table = attribute(attributes, RTA_TABLE).and_then(|t| u32_at(t, 0)).unwrap_or(table.into());
-        if length != whole || kind != RTN_UNICAST || table == RT_TABLE_LOCAL {
-            return;
-        }
-        let destination = attribute(attributes, RTA_DST).and_then(netlink::address);
-        let interface = attribute(attributes, RTA_OIF).and_then(|i| u32_at(i, 0));
-        to.extend(destination.zip(interface));
-    })
-}
-
-/// Addresses in `namespace` on interfaces whose peer is in `own`, or that have none.
-fn inside(namespace: &Namespace, own: &Namespace) -> io::Result<Inside> {
-    let mut found = Inside::default();
-    let (links, own_id, addresses) = namespace.run(|| -> io::Result<_> {
-        let mut socket = Socket::open(Protocol::Route)?;
-        // struct ifinfomsg: family, pad, type u16, index i32, ...; 16 bytes.
-        let links = socket.dump(libc::RTM_GETLINK, &[0; 16], |to, _, body| {
-            let attributes = body.get(16..).unwrap_or_default();
-            let number = |kind| attribute(attributes, kind).and_then(|v| u32_at(v, 0));
-            let mac = attribute(attributes, IFLA_ADDRESS).and_then(|a| Mac::try_from(a).ok());
-            if let (Some(index), Some(mac)) = (u32_at(body, 4), mac) {
-                to.push((index, mac, number(IFLA_LINK).zip(number(IFLA_LINK_NETNSID))));
-            }
-        })?;
-        // The dump above made the kernel number the peers' namespaces, so this id is known now.
-        let mut request = vec![0; 4];
-        netlink::put(&mut request, NETNSA_FD, &own.as_fd().as_raw_fd().to_ne_bytes());
-        let own_id = socket.ask(RTM_GETNSID, &request, |_, body| {
-            attribute(body.get(4..)?, NETNSA_NSID).and_then(|id| u32_at(id, 0))
-        })?;
-        Ok((links, own_id, self::addresses()?))
-    })??;
-    for (address, index) in addresses {
-        for (_, mac, peer) in links.iter().filter(|(link, ..)| *link == index) {
-            match peer {
-                Some((peer, id)) if Some(*id) == own_id => found.peers.push((address, *peer)),
-                Some(_) => {}
-                None => found.alone.push((address, *mac)),
-            }
-        }
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_address_is_listed_and_has_no_way() {
+    fn the_loopback_address_is_listed_and_its_interface_is_no_pods() {
         let loopback: IpAddr = [127, 0, 0, 1].into();
         // A fresh namespace may have the interface down and without addresses.
         for (address, ifindex) in addresses().unwrap() {
             assert!(address != loopback || ifindex == 1);
         }
-        assert_eq!(Ways::default().find(&[loopback]).unwrap(), BTreeMap::new());
+        let links = all().unwrap();
+        assert!(links.iter().any(|link| link.index == 1 && link.loopback), "{links:?}");
+        assert!(fit_for_pods(&links).all(|link| link.index != 1));
+    }
+
+    #[test]
+    fn masters_are_no_pods_and_their_ports_may_be() {
+        let link = |index, kind: &str, master| Link { index, kind: Some(kind.into()), master, ..Link::default() };
+        let links = [link(2, "bridge", None), link(3, "veth", Some(2)), link(4, "gre", None), link(5, "veth", Some(4))];
+        assert_eq!(fit_for_pods(&links).map(|link| link.index).collect::<Vec<_>>(), [3, 5]);
+    }
+
+    #[test]
+    fn a_link_is_read_attribute_by_attribute() {
+        let mut body = vec![0; 4];
+        body.extend(9u32.to_ne_bytes());
+        body.extend(0u32.to_ne_bytes());
+        body.extend(0u32.to_ne_bytes());
+        netlink::put(&mut body, IFLA_IFNAME, b"veth9\0");
+        netlink::put(&mut body, IFLA_LINK, &2u32.to_ne_bytes());
+        netlink::put(&mut body, IFLA_LINK_NETNSID, &0u32.to_ne_bytes());
+        netlink::put(&mut body, IFLA_MASTER, &4u32.to_ne_bytes());
+        let mut info = Vec::new();
+        netlink::put(&mut info, IFLA_INFO_KIND, b"veth\0");
+        netlink::put(&mut body, IFLA_LINKINFO, &info);
+        let read = link(&body).unwrap();
+        assert_eq!((read.index, read.name.as_str(), read.kind.as_deref()), (9, "veth9", Some("veth")));
+        assert_eq!((read.master, read.peer, read.loopback), (Some(4), Some(Peer { index: 2, namespace: 0 }), false));
     }
 }

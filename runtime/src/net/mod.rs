@@ -7,8 +7,10 @@ pub mod conntrack;
 pub mod links;
 pub mod netlink;
 pub mod netns;
+pub mod routes;
 pub mod sockets;
 pub mod switch;
+pub mod ways;
 pub mod wire;
 
 use std::net::IpAddr;

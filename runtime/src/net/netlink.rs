@@ -81,6 +81,24 @@ impl Socket {
         Ok(Self { fd, sequence: 0, buffer: vec![0; 256 << 10] })
     }
 
+    /// Asks the kernel to take a dump's request literally: then a dump of routes is one of routes, without the
+    /// exceptions that it keeps beside them. Kernels before 4.20 do not know that; the answers tell them apart, too.
+    pub fn strict(self) -> Self {
+        const NETLINK_GET_STRICT_CHK: i32 = 12;
+        let on: libc::c_int = 1;
+        // SAFETY: pointer and length are those of `on`. A refusal changes nothing.
+        let _ = unsafe {
+            libc::setsockopt(
+                self.raw(),
+                libc::SOL_NETLINK,
+                NETLINK_GET_STRICT_CHK,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        self
+    }
+
     /// Dumps objects of one kind: `each` gets the type and the body of every answer. Repeated from the
     /// start where the kernel says that a change interrupted it, after `restart`.
     ///
@@ -123,8 +141,8 @@ impl Socket {
     }
 
     /// Takes everything away that has been notified so far, without waiting. True where there was
-    /// something, an overrun (ENOBUFS: some got lost) included.
-    pub fn drain(&mut self) -> bool {
+    /// something of a kind that `concerns`, an overrun (ENOBUFS: some got lost) included.
+    pub fn drain(&mut self, concerns: impl Fn(u16) -> bool) -> bool {
         let mut any = false;
         loop {
             // SAFETY: the buffer is ours and its length is given.
@@ -132,7 +150,7 @@ impl Socket {
                 libc::recv(self.raw(), self.buffer.as_mut_ptr().cast(), self.buffer.len(), libc::MSG_DONTWAIT)
             };
             if got >= 0 {
-                any = true;
+                any |= messages(&self.buffer[..got as usize]).any(|(kind, ..)| concerns(kind));
                 continue;
             }
             match io::Error::last_os_error().raw_os_error() {

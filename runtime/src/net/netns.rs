@@ -73,7 +73,8 @@ impl Namespace {
         &self.path
     }
 
-    fn is_network(&self) -> bool {
+    /// Is it a network namespace, and not a plain file or one of another kind?
+    pub fn is_network(&self) -> bool {
         // SAFETY: NS_GET_NSTYPE takes no argument and reads nothing of ours.
         unsafe { libc::ioctl(self.file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET }
     }

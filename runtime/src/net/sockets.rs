@@ -1,6 +1,7 @@
 //! The connections of the sockets in a pod's namespace, for hosts that track nothing.
 //!
-//! A local port with a listener was opened from outside. Sources: sock_diag(7),
+//! A local port with a TCP listener was opened from outside. A connected UDP socket was connected by its pod; one beside a socket
+//! that takes datagrams from everybody on the same port may serve whoever sent one, so that says nothing. Sources: sock_diag(7),
 //! include/uapi/linux/inet_diag.h.
 
 use std::{
@@ -82,8 +83,13 @@ fn seen(body: &[u8]) -> Option<Seen> {
 }
 
 fn connections(protocol: u8, sockets: &[Seen]) -> Vec<Connection> {
+    let everybodys: BTreeSet<u16> = match i32::from(protocol) {
+        libc::IPPROTO_UDP => sockets.iter().filter(|s| s.remote.is_unspecified()).map(|s| s.local_port).collect(),
+        _ => BTreeSet::new(),
+    };
     let listening: BTreeSet<u16> = sockets.iter().filter(|s| s.state == LISTEN).map(|s| s.local_port).collect();
     let alive = sockets.iter().filter(|s| ALIVE.contains(&s.state) && !s.remote.is_unspecified());
+    let alive = alive.filter(|s| !everybodys.contains(&s.local_port));
     alive
         .map(|s| (s, if listening.contains(&s.local_port) { Opener::Remote } else { Opener::Pod }))
         .map(|(s, opener)| Connection {
@@ -132,5 +138,20 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         assert!(!dump().unwrap().iter().any(|c| c.protocol == 17 && c.local_port == port));
+    }
+
+    /// S40: a connected socket was opened by its pod, unless another one on its port serves everybody.
+    #[test]
+    fn s40_a_connected_datagram_socket_was_opened_by_its_pod() {
+        let seen = |remote: [u8; 4], local_port, state| Seen {
+            state,
+            local: [10, 0, 0, 1].into(),
+            local_port,
+            remote: remote.into(),
+            remote_port: 53,
+        };
+        let sockets = [seen([10, 0, 0, 9], 4000, 1), seen([10, 0, 0, 9], 98, 1), seen([0; 4], 98, 7)];
+        let found = connections(17, &sockets);
+        assert_eq!(found.iter().map(|c| (c.local_port, c.opener)).collect::<Vec<_>>(), [(4000, Opener::Pod)]);
     }
 }

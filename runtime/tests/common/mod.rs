@@ -1,6 +1,8 @@
 //! What tests of the agent share: a node of network namespaces, the agent's process, and what CNI says of a pod.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod bridge;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -6,9 +6,11 @@
 //! process; without, it ends with it. Not here: which interfaces are pods' (the runtime knows).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    time::Duration,
 };
 
 use netpolc_target::{Error, Hook};
@@ -75,17 +77,49 @@ pub struct Attachment {
     pub role: Role,
 }
 
+/// A TCX link.
+#[derive(Debug)]
+enum Link {
+    /// It lives as long as this, or its pin.
+    Open(OwnedFd),
+    /// It lives as long as its pin, and is opened when it is needed: descriptors are few where interfaces are many.
+    Pinned,
+}
+
+impl Link {
+    /// Keeps the descriptor where there is a use for it: without pins, and for pods, whose links then outlive
+    /// their pins, as long as that takes no more than a share of what the process may open.
+    fn new(link: OwnedFd, role: Role, open: usize, pins: Option<&Pins>) -> Self {
+        let few = || open < sys::most_descriptors() / SHARE;
+        if pins.is_none() || (role == Role::Pod && few()) { Link::Open(link) } else { Link::Pinned }
+    }
+
+    /// Does something with its descriptor.
+    fn with<T>(&self, path: Option<PathBuf>, work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        match (self, path) {
+            (Link::Open(link), _) => work(link.as_fd()),
+            (Link::Pinned, Some(path)) => work(sys::pinned(&path)?.as_fd()),
+            (Link::Pinned, None) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// Links of pods take one of so many descriptors at most.
+const SHARE: usize = 4;
+
 /// One interface's links.
 #[derive(Debug)]
 enum Held {
-    Tcx(BTreeMap<Hook, OwnedFd>),
+    Tcx(BTreeMap<Hook, Link>),
     Clsact(Qdisc, Role),
 }
 
 impl Held {
     fn role(&self) -> Role {
         match self {
-            Held::Tcx(links) => links.keys().next().map_or(Role::Pod, |hook| Role::of(*hook)),
+            // Both for a moment, while one follows the other.
+            Held::Tcx(links) if links.contains_key(&Hook::ToPod) || links.contains_key(&Hook::FromPod) => Role::Pod,
+            Held::Tcx(_) => Role::Uplink,
             Held::Clsact(_, role) => *role,
         }
     }
@@ -145,15 +179,17 @@ fn gone(e: &io::Error) -> bool {
 impl Attachments {
     /// Finds the pinned ones; a writer drops those whose interface has vanished.
     pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
-        let mut this = Self::find(pins)?;
+        let (mut this, gone) = Self::find(pins)?;
         if access == Access::Write {
+            gone.iter().try_for_each(|ifindex| this.forget(*ifindex, Some(pins)))?;
             this.sweep(Some(pins))?;
         }
         Ok(this)
     }
 
-    fn find(pins: &Pins) -> Result<Self, Error> {
-        let mut this = Attachments::default();
+    /// The second value: those whose interface has vanished.
+    fn find(pins: &Pins) -> Result<(Self, BTreeSet<u32>), Error> {
+        let (mut this, mut gone) = (Attachments::default(), BTreeSet::new());
         for name in pins.links()? {
             let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {
                 continue;
@@ -163,23 +199,29 @@ impl Attachments {
                 this.0.insert(ifindex, Held::Clsact(*qdisc, *role));
             } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind) {
                 let link = sys::pinned(&path).map_err(|e| refused(format!("open {}", path.display()), e))?;
+                if sys::link_facts(link.as_fd()).is_ok_and(|facts| facts.ifindex != Some(ifindex)) {
+                    gone.insert(ifindex);
+                }
+                let link = Link::new(link, Role::of(hook), this.open_links(), Some(pins));
                 let entry = this.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
                 if let Held::Tcx(links) = entry {
                     links.insert(hook, link);
                 }
             }
         }
-        Ok(this)
+        Ok((this, gone))
+    }
+
+    fn open_links(&self) -> usize {
+        let links = self.0.values().filter_map(|held| match held {
+            Held::Tcx(links) => Some(links),
+            Held::Clsact(..) => None,
+        });
+        links.flat_map(BTreeMap::values).filter(|link| matches!(link, Link::Open(_))).count()
     }
 
     /// Drops attachments whose interface has vanished; answers which.
     pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<u32>, Error> {
-        let vanished = |ifindex: u32, held: &Held| match held {
-            Held::Tcx(links) => {
-                links.values().any(|link| sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)))
-            }
-            Held::Clsact(..) => sys::ifname(ifindex).is_err(),
-        };
         let list: Vec<u32> = self.0.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
             self.forget(ifindex, pins)?;
@@ -210,9 +252,9 @@ impl Attachments {
         mode: Mode,
         pins: Option<&Pins>,
     ) -> Result<Way, Error> {
-        self.sweep(pins)?;
-        if self.0.get(&ifindex).is_some_and(|held| held.role() != role) {
-            self.detach(ifindex, pins)?;
+        // Only this one: looking at all of them for each makes many interfaces slow.
+        if self.0.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
+            self.forget(ifindex, pins)?;
         }
         if mode == Mode::Best && !matches!(self.0.get(&ifindex), Some(Held::Clsact(..))) {
             match self.attach_tcx(ifindex, role, programs, pins) {
@@ -230,22 +272,50 @@ impl Attachments {
     }
 
     fn attach_tcx(&mut self, ifindex: u32, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+        let name = |hook: Hook| format!("{ifindex}_{}", hook_name(hook));
+        let path = |hook: Hook| pins.map(|pins| pins.link(&name(hook)));
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
             if let Some(Held::Tcx(links)) = self.0.get(&ifindex)
                 && let Some(link) = links.get(hook)
             {
-                if sys::link_facts(link.as_fd())?.program != program.id {
-                    sys::link_update(link.as_fd(), program.fd())?;
+                let update = |link: BorrowedFd<'_>| {
+                    let facts = sys::link_facts(link)?;
+                    if facts.ifindex != Some(ifindex) {
+                        // It was of an interface that is gone, and whose number another one has.
+                        return Err(io::ErrorKind::NotFound.into());
+                    }
+                    if facts.program != program.id {
+                        sys::link_update(link, program.fd())?;
+                    }
+                    Ok(())
+                };
+                match link.with(path(*hook), update) {
+                    // Somebody removed the pin, and with it the link.
+                    Err(e) if matches!(link, Link::Pinned) && e.kind() == io::ErrorKind::NotFound => {
+                        absent_is_fine(path(*hook).map_or(Ok(()), fs::remove_file))?;
+                    }
+                    done => {
+                        done?;
+                        continue;
+                    }
                 }
-                continue;
             }
-            let link = sys::tcx_attach(program.fd(), ifindex, side(*hook))?;
-            if let Some(pins) = pins {
-                sys::pin(link.as_fd(), &pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
+            let link = attach_patiently(program, ifindex, *hook)?;
+            if let Some(path) = path(*hook) {
+                sys::pin(link.as_fd(), &path)?;
             }
+            let link = Link::new(link, role, self.open_links(), pins);
             let entry = self.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
             if let Held::Tcx(links) = entry {
                 links.insert(*hook, link);
+            }
+        }
+        // What it carried in another role goes when the new one stands.
+        if let Some(Held::Tcx(links)) = self.0.get_mut(&ifindex) {
+            for (hook, _) in links.extract_if(.., |hook, _| !role.hooks().contains(hook)) {
+                if let Some(path) = path(hook) {
+                    absent_is_fine(fs::remove_file(path))?;
+                }
             }
         }
         Ok(())
@@ -267,14 +337,90 @@ impl Attachments {
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
             clsact::attach(program.fd(), ifindex, side(*hook))?;
         }
-        if let Some(Held::Tcx(links)) = self.0.insert(ifindex, Held::Clsact(qdisc, role))
-            && let Some(pins) = pins
-        {
-            for hook in links.keys() {
-                fs::remove_file(pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
+        match (self.0.insert(ifindex, Held::Clsact(qdisc, role)), pins) {
+            (Some(Held::Tcx(links)), Some(pins)) => {
+                for hook in links.keys() {
+                    fs::remove_file(pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
+                }
             }
+            // The new program took the place of the old one where both are at the same side.
+            (Some(Held::Clsact(_, before)), pins) if before != role => {
+                let sides = |role: Role| role.hooks().iter().map(|hook| side(*hook));
+                for old in sides(before).filter(|old| !sides(role).any(|new| new == *old)) {
+                    clsact::detach(ifindex, old)?;
+                }
+                for (marker, ..) in MARKERS.iter().filter(|m| m.2 == before) {
+                    if let Some(pins) = pins {
+                        absent_is_fine(fs::remove_dir(pins.link(&format!("{ifindex}_{marker}"))))?;
+                    }
+                }
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Sees whether every interface still carries its programs and has its pins, and brings back what is missing; says what that was.
+    /// `before` are the pins that were there before they had to be made anew.
+    pub fn check(
+        &mut self,
+        programs: &Programs,
+        pins: Option<&Pins>,
+        before: Option<&Pins>,
+    ) -> Result<Vec<String>, Error> {
+        self.sweep(pins)?;
+        let mut missing = Vec::new();
+        for (&ifindex, held) in &self.0 {
+            let what = match held {
+                Held::Tcx(links) => {
+                    let pin =
+                        |hook: &Hook| pins.is_none_or(|p| p.link(&format!("{ifindex}_{}", hook_name(*hook))).exists());
+                    links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link")
+                }
+                Held::Clsact(_, role) => {
+                    let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
+                    let there = |(hook, program): &(Hook, Loaded)| {
+                        clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
+                    };
+                    (!mine.fold(true, |all, one| all && there(one))).then_some("its filter in clsact")
+                }
+            };
+            missing.extend(what.map(|what| (ifindex, what)));
+        }
+        let mut found = Vec::new();
+        for (ifindex, what) in missing {
+            let role = self.0.get(&ifindex).map_or(Role::Uplink, Held::role);
+            let done = match self.0.get(&ifindex) {
+                Some(Held::Clsact(..)) => self.attach_clsact(ifindex, role, programs, pins),
+                _ => self.repin(ifindex, role, programs, pins, before),
+            };
+            match done {
+                Err(e) if gone(&e) => self.forget(ifindex, pins)?,
+                Err(e) => return Err(refused(call(&format!("bring back {what} of"), ifindex), e)),
+                Ok(()) => found.push(call(&format!("{what} had been taken away and is back:"), ifindex)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Pins the links of an interface again, where they live, or attaches anew.
+    fn repin(
+        &mut self,
+        ifindex: u32,
+        role: Role,
+        programs: &Programs,
+        pins: Option<&Pins>,
+        before: Option<&Pins>,
+    ) -> io::Result<()> {
+        if let (Some(Held::Tcx(links)), Some(pins)) = (self.0.get_mut(&ifindex), pins) {
+            links.retain(|hook, link| {
+                let name = format!("{ifindex}_{}", hook_name(*hook));
+                let path = pins.link(&name);
+                let old = before.and_then(|before| before.locked_link(&name));
+                path.exists() || link.with(old, |link| sys::pin(link, &path)).is_ok()
+            });
+        }
+        self.attach_tcx(ifindex, role, programs, pins)
     }
 
     /// Makes every interface carry these programs, by replacing what it carries.
@@ -322,6 +468,38 @@ impl Attachments {
             .iter()
             .map(|(&ifindex, h)| Attachment { ifindex, name: sys::ifname(ifindex).ok(), way: way(h), role: h.role() })
             .collect()
+    }
+}
+
+/// The kernel lets go of a link some time after its last pin or descriptor went, and a program cannot be attached twice.
+fn attach_patiently(program: &Loaded, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+    const ATTEMPTS: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 0..ATTEMPTS {
+        match sys::tcx_attach(program.fd(), ifindex, side(hook)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => std::thread::sleep(PAUSE),
+            done => return done,
+        }
+    }
+    sys::tcx_attach(program.fd(), ifindex, side(hook))
+}
+
+/// Is the interface gone? Another one may have got its number.
+fn vanished(ifindex: u32, held: &Held) -> bool {
+    let other = |link: &Link| match link {
+        Link::Open(link) => sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)),
+        Link::Pinned => false,
+    };
+    match held {
+        Held::Tcx(links) if links.values().any(other) => true,
+        _ => sys::ifname(ifindex).is_err(),
+    }
+}
+
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 

@@ -26,6 +26,7 @@ const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
 fn parent(hook: TcxHook) -> u32 {
@@ -148,6 +149,42 @@ fn put(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook, priority: u32) -> i
     options.attribute(TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
     message.attribute(TCA_OPTIONS, &options.0);
     request(message).map(drop)
+}
+
+/// The kernel's id of the program that [`attach`] put there; None where it is not there any more.
+pub fn program(ifindex: u32, hook: TcxHook) -> io::Result<Option<u32>> {
+    for priority in [FIRST, LAST] {
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+        let info = filter_info(priority);
+        let mut message = Message::new(libc::RTM_GETTFILTER, flags, ifindex, HANDLE, parent(hook), info);
+        message.attribute(TCA_KIND, b"bpf\0");
+        match request(message) {
+            Ok(replies) => {
+                let ids = replies.iter().filter_map(|(_, filter)| {
+                    let options = attribute(filter.get(20..)?, TCA_OPTIONS)?;
+                    Some(u32::from_ne_bytes(attribute(options, TCA_BPF_ID)?.try_into().ok()?))
+                });
+                if let Some(id) = ids.max() {
+                    return Ok(Some(id));
+                }
+            }
+            Err(e) => absent_is_fine(Err(e))?,
+        }
+    }
+    Ok(None)
+}
+
+/// The value of the first attribute of this kind.
+fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let found = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = bytes.get(4..length)?;
+        if found == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
 }
 
 /// Removes what [`attach`] put there; nothing there is fine.

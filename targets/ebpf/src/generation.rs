@@ -104,15 +104,18 @@ impl Generation {
 
     /// Pins everything under its number.
     pub fn pin(&self, pins: &Pins) -> Result<(), Error> {
-        pins.complete(&pins.generation(self.number), |dir| {
-            self.tables.maps.pin(dir)?;
-            for (hook, program) in &self.programs {
-                let path = dir.join(hook_name(*hook));
-                let done = crate::sys::pin(program.fd(), &path);
-                done.map_err(|e| crate::sys::refused(format!("pin {}", path.display()), e))?;
-            }
-            Ok(())
-        })
+        pins.complete(&pins.generation(self.number), |dir| self.pin_into(dir))
+    }
+
+    /// Pins what is not pinned there.
+    pub fn pin_into(&self, dir: &std::path::Path) -> Result<(), Error> {
+        self.tables.maps.pin(dir)?;
+        self.programs.iter().try_for_each(|(hook, program)| crate::maps::pin(program.fd(), &dir.join(hook_name(*hook))))
+    }
+
+    /// The names of its pins.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.tables.maps.names().chain(self.programs.iter().map(|(hook, _)| hook_name(*hook)))
     }
 
     /// Opens what is pinned. Programs that an older or newer netpolc generated are replaced: the second value tells.

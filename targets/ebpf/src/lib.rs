@@ -7,7 +7,7 @@
 //! state       connections and counters: read, inserted, purged
 //! maps        the maps, by the layout; memory: one of them as atomics; ledger: what decoding needs beside them
 //! program     the instructions of both hooks; asm, disasm, elf, loader: on their way into the kernel
-//! attach      TCX links or clsact filters; pins: what outlives a process
+//! attach      TCX links or clsact filters; pins: what outlives a process; private: that it is root's alone
 //! ```
 //!
 //! [`layout`] says what the maps hold; both the programs and user space go by it.
@@ -24,6 +24,7 @@ pub mod loader;
 pub mod maps;
 pub mod memory;
 mod pins;
+pub mod private;
 pub mod program;
 pub mod settle;
 pub mod state;
@@ -34,5 +35,5 @@ mod target;
 pub use attach::{Attachment, Mode, Role, Way};
 pub use layout::Capacities;
 pub use maps::MapFacts;
-pub use state::{Connection, Inserted, Live};
-pub use target::{Config, Ebpf};
+pub use state::{Amendment, Connection, Inserted, Live};
+pub use target::{Config, Ebpf, Hold};

@@ -103,10 +103,13 @@ impl Group {
         let maps = self.maps.iter().map(|(id, store)| (id.name(), store.fd()));
         let ledger = self.ledger.iter().map(|(id, region)| (id.name(), region.fd()));
         for (name, fd) in maps.chain(ledger) {
-            let path = dir.join(name);
-            sys::pin(fd, &path).map_err(|e| refused(format!("pin {}", path.display()), e))?;
+            pin(fd, &dir.join(name))?;
         }
         Ok(())
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.maps.keys().map(|id| id.name()).chain(self.ledger.keys().map(|id| id.name()))
     }
 
     fn open(dir: &Path, c: &Capacities, shared: bool) -> Result<Self, Error> {
@@ -146,6 +149,14 @@ impl Store {
     }
 }
 
+/// Pins it where it is not pinned.
+pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+    match sys::pin(fd, path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(refused(format!("pin {}", path.display()), e)),
+        _ => Ok(()),
+    }
+}
+
 fn open_pin(path: &Path) -> Result<MapData, Error> {
     MapData::from_pin(path).map_err(|e| refused(format!("open {}", path.display()), map_error(e)))
 }
@@ -165,9 +176,13 @@ impl Shared {
         }
         Ok(shared)
     }
-    /// Pins all of them.
+    /// Pins those that are not pinned.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
         self.0.pin(dir)
+    }
+    /// The names of the pins.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.names()
     }
     /// From the pins.
     pub fn open(dir: &Path, c: &Capacities) -> Result<Self, Error> {
@@ -217,9 +232,14 @@ impl Maps {
         Ok(maps)
     }
 
-    /// Pins the generation's maps (not the shared ones).
+    /// Pins those of the generation's maps (not the shared ones) that are not pinned.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
         self.group.pin(dir)
+    }
+
+    /// The names of the generation's pins.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.group.names()
     }
 
     /// Opens a generation's maps.

@@ -11,18 +11,22 @@
 //!
 //! A directory gets its final name only when it is complete, and loses it before anything in it goes; so whatever
 //! has its final name can be relied on, wherever a process was killed. The lock is an flock on `<pins>` itself,
-//! which the kernel releases with the process. Not here: what the objects are (`maps`, `attach`, `target`).
+//! which the kernel releases with the process. All of it is root's alone (`private`). Not here: what the objects are (`maps`, `attach`, `target`).
 
 use std::{
     fs::{self, File},
     io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use netpolc_target::Error;
 
-use crate::sys::{self, refused};
+use crate::{
+    private,
+    sys::{self, refused},
+};
 
 /// Where a BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -68,15 +72,13 @@ impl Pins {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         ensure_bpffs(dir)?;
         let pins = loop {
-            fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+            private::folder(dir).map_err(io_error("create", dir))?;
             if let Some(pins) = Self::lock(dir)? {
                 break pins;
             }
         };
         let links = dir.join("links");
-        if !links.exists() {
-            fs::create_dir(&links).map_err(io_error("create", &links))?;
-        }
+        private::folder(&links).map_err(io_error("create", &links))?;
         pins.clear_leftovers()?;
         Ok(pins)
     }
@@ -107,13 +109,12 @@ impl Pins {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error("open", dir)(e)),
         };
-        // SAFETY: no pointers.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            let e = io::Error::last_os_error();
-            if e.kind() == io::ErrorKind::WouldBlock {
-                return Err(Error::Installed(format!("{} is in use by another netpolc process", dir.display())));
+        match private::lock(&lock, private::Lock::Alone, Duration::ZERO) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                let what = format!("{} is in use by another netpolc process: {e}", dir.display());
+                return Err(Error::Installed(what));
             }
-            return Err(io_error("lock", dir)(e));
+            done => done.map_err(io_error("lock", dir))?,
         }
         let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         match (lock.metadata(), fs::metadata(dir)) {
@@ -171,7 +172,7 @@ impl Pins {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("dir");
         let new = self.dir.join(format!("new_{name}"));
         remove_tree(&new)?;
-        fs::create_dir(&new).map_err(io_error("create", &new))?;
+        private::folder(&new).map_err(io_error("create", &new))?;
         fill(&new)?;
         fs::rename(&new, path).map_err(io_error("name", path))
     }
@@ -186,6 +187,26 @@ impl Pins {
         remove_tree(&old)?;
         fs::rename(path, &old).map_err(io_error("rename", path))?;
         remove_tree(&old)
+    }
+
+    /// Is the directory still where it was when it was locked?
+    pub fn stand(&self) -> bool {
+        let Some(lock) = &self._lock else { return true };
+        match (lock.metadata(), fs::metadata(&self.dir)) {
+            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        }
+    }
+
+    /// `<pins>/links/<name>` in the directory that was locked, wherever that is by now.
+    pub fn locked_link(&self, name: &str) -> Option<PathBuf> {
+        let lock = self._lock.as_ref()?.as_raw_fd();
+        Some(Path::new("/proc/self/fd").join(lock.to_string()).join("links").join(name))
+    }
+
+    /// `<pins>`
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Removes the whole directory; links have to be gone already.

@@ -20,7 +20,9 @@ use crate::{
     asm::{Alu, Asm, MapRef, Reg::*, Size},
     layout::{
         MapId, config,
-        state::{BORN, BUSY, DEADLINE, FROM_POD, KEY_V4, KEY_V6, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS},
+        state::{
+            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, KEY_V6, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS,
+        },
     },
     loader::Loaded,
     maps::Maps,
@@ -69,6 +71,8 @@ pub enum Inserted {
     New,
     /// A live entry was there, which stays.
     Kept,
+    /// A live entry was there, and has another opener now.
+    Corrected,
     /// Both buckets are full of live entries; counts as unknown (S40).
     NoRoom,
 }
@@ -142,7 +146,16 @@ impl Slab {
         self.key_words(slot).iter().flat_map(|w| w.load(Acquire).to_le_bytes()).collect()
     }
 
-    fn insert(&self, hash: StateHash, key: &[u8], meta: u64, now: u32) -> Inserted {
+    /// Gives a live entry this opener (`FROM_POD` or 0), and with that takes away what only the other opener's entry may say.
+    /// False where it had it already. Packets change other parts of the word at the same time.
+    fn set_opener(&self, slot: usize, opener: u64) -> bool {
+        let change = |meta: u64| {
+            (meta & BUSY == 0 && meta & FROM_POD != opener).then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
+        };
+        self.metas()[slot].fetch_update(AcqRel, Acquire, change).is_ok()
+    }
+
+    fn insert(&self, hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
         let mut buckets = [hash.first(self.buckets), hash.second(self.buckets)].to_vec();
         buckets.dedup();
         let slots = || buckets.iter().flat_map(|&b| (0..WAYS).map(move |w| b as usize * WAYS + w));
@@ -153,7 +166,10 @@ impl Slab {
             let meta = self.metas()[slot].load(Acquire);
             if meta & BUSY == 0 && (meta >> TAG_SHIFT) as u16 == hash.tag() && self.key(slot)[..tuple] == key[..tuple] {
                 if !dead(meta) && self.key(slot)[..] == *key {
-                    return Inserted::Kept;
+                    return match self.set_opener(slot, wanted & FROM_POD) {
+                        true => Inserted::Corrected,
+                        false => Inserted::Kept,
+                    };
                 }
                 place = Some(slot);
                 break;
@@ -171,14 +187,47 @@ impl Slab {
             for (word, bytes) in self.key_words(slot).iter().zip(key.chunks_exact(8)) {
                 word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
             }
-            self.metas()[slot].store(meta, Release);
+            self.metas()[slot].store(wanted, Release);
             return Inserted::New;
         }
         Inserted::NoRoom
     }
 }
 
-/// Puts a connection in as if its packets had been seen; a live entry under the same tuple stays as it is.
+/// What is to become of a live entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amendment {
+    /// It stays.
+    Keep,
+    /// It was opened by the other one: the hook that saw the opening packet.
+    Opener(Hook),
+    /// It goes; the next packet is judged as new.
+    Forget,
+}
+
+/// Asks of each live connection of an endpoint what is to become of it; says how many were changed.
+pub fn amend(maps: &Maps, now: u32, endpoint: u16, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
+    let mut amended = 0;
+    for v4 in [true, false] {
+        let slab = Slab::of(maps, endpoint, v4)?;
+        for slot in 0..slab.metas().len() {
+            let Some((live, word)) = live(maps, &slab, slot, now, endpoint, v4) else { continue };
+            let done = match amend(&live.connection) {
+                Amendment::Keep => false,
+                Amendment::Opener(hook) => slab.set_opener(slot, if hook == Hook::FromPod { FROM_POD } else { 0 }),
+                // Unless a packet just made another entry there.
+                Amendment::Forget => {
+                    let same = |now: u64| (now >> PHASE_SHIFT == word >> PHASE_SHIFT).then_some(0);
+                    slab.metas()[slot].fetch_update(AcqRel, Acquire, same).is_ok()
+                }
+            };
+            amended += usize::from(done);
+        }
+    }
+    Ok(amended)
+}
+
+/// Puts a connection in as if its packets had been seen; a live entry under the same tuple stays, with the opener that is known now.
 pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted, Error> {
     let c = connection;
     if c.endpoint == 0 || u32::from(c.endpoint) >= maps.capacities.endpoints {
@@ -213,42 +262,45 @@ pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Result<Vec<Live>, Er
     let mut list = vec![];
     for v4 in [true, false] {
         let slab = Slab::of(maps, endpoint, v4)?;
-        for (slot, meta) in slab.metas().iter().enumerate() {
-            let word = meta.load(Acquire);
-            let deadline = (word & DEADLINE) as u32;
-            if deadline <= now || word & BUSY != 0 {
-                continue;
-            }
-            let key = slab.key(slot);
-            if meta.load(Acquire) >> PHASE_SHIFT != word >> PHASE_SHIFT && meta.load(Acquire) & BUSY != 0 {
-                continue; // taken over meanwhile
-            }
-            let v4_at = |at: usize| -> IpAddr { Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]).into() };
-            let v6_at = |at: usize| -> IpAddr {
-                Ipv6Addr::from(<[u8; 16]>::try_from(&key[at..at + 16]).expect("16 bytes")).into()
-            };
-            let (remote, local, tail) =
-                if v4 { (v4_at(0), v4_at(4), &key[8..16]) } else { (v6_at(0), v6_at(16), &key[32..40]) };
-            let phase = word >> PHASE_SHIFT & 7;
-            let Some(phase) = Phase::ALL.into_iter().find(|p| *p as u64 == phase) else { continue };
-            let connection = Connection {
-                endpoint,
-                remote,
-                local,
-                local_port: u16::from_be_bytes([tail[0], tail[1]]),
-                remote_port: u16::from_be_bytes([tail[2], tail[3]]),
-                protocol: tail[4],
-                opener: if word & FROM_POD != 0 { Hook::FromPod } else { Hook::ToPod },
-                born: word & BORN != 0,
-                phase,
-                incarnation: u16::from_le_bytes([tail[6], tail[7]]),
-            };
-            let seconds = (u64::from(deadline - now) << maps.clock.shift()) / u64::from(maps.clock.hz.max(1));
-            list.push(Live { connection, seconds: seconds as u32 });
-        }
+        list.extend((0..slab.metas().len()).filter_map(|slot| live(maps, &slab, slot, now, endpoint, v4)).map(|l| l.0));
     }
     list.sort_by_key(|l| l.connection);
     Ok(list)
+}
+
+/// The live connection in a slot, with its meta word.
+fn live(maps: &Maps, slab: &Slab, slot: usize, now: u32, endpoint: u16, v4: bool) -> Option<(Live, u64)> {
+    let meta = &slab.metas()[slot];
+    let word = meta.load(Acquire);
+    let deadline = (word & DEADLINE) as u32;
+    if deadline <= now || word & BUSY != 0 {
+        return None;
+    }
+    let key = slab.key(slot);
+    if meta.load(Acquire) >> PHASE_SHIFT != word >> PHASE_SHIFT && meta.load(Acquire) & BUSY != 0 {
+        return None; // taken over meanwhile
+    }
+    let v4_at = |at: usize| -> IpAddr { Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]).into() };
+    let v6_at =
+        |at: usize| -> IpAddr { Ipv6Addr::from(<[u8; 16]>::try_from(&key[at..at + 16]).expect("16 bytes")).into() };
+    let (remote, local, tail) =
+        if v4 { (v4_at(0), v4_at(4), &key[8..16]) } else { (v6_at(0), v6_at(16), &key[32..40]) };
+    let phase = word >> PHASE_SHIFT & 7;
+    let phase = Phase::ALL.into_iter().find(|p| *p as u64 == phase)?;
+    let connection = Connection {
+        endpoint,
+        remote,
+        local,
+        local_port: u16::from_be_bytes([tail[0], tail[1]]),
+        remote_port: u16::from_be_bytes([tail[2], tail[3]]),
+        protocol: tail[4],
+        opener: if word & FROM_POD != 0 { Hook::FromPod } else { Hook::ToPod },
+        born: word & BORN != 0,
+        phase,
+        incarnation: u16::from_le_bytes([tail[6], tail[7]]),
+    };
+    let seconds = (u64::from(deadline - now) << maps.clock.shift()) / u64::from(maps.clock.hz.max(1));
+    Some((Live { connection, seconds: seconds as u32 }, word))
 }
 
 /// Forgets an endpoint's connections, fragment records and counters. Nothing may judge its packets meanwhile.

@@ -152,6 +152,14 @@ pub fn jiffies_a_second() -> u32 {
     if done == 0 && time.tv_nsec > 0 { (1_000_000_000 / time.tv_nsec) as u32 } else { 100 }
 }
 
+/// How many descriptors this process may have open.
+pub fn most_descriptors() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is written.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    if done == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 0 }
+}
+
 /// Is `path` on a BPF file system?
 pub fn is_bpffs(path: &Path) -> io::Result<bool> {
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -175,7 +183,8 @@ pub fn mount_bpffs(path: &Path) -> io::Result<()> {
             name.as_ptr(),
             c"bpf".as_ptr(),
             libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC,
-            std::ptr::null(),
+            // Without it the kernel lets everybody make folders there.
+            c"mode=0700".as_ptr().cast(),
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

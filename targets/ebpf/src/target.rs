@@ -22,7 +22,7 @@ use crate::{
     pins::Pins,
     program::{Options, Sockets},
     settle::Grace,
-    state::{self, Connection, Inserted, Live, Ticker},
+    state::{self, Amendment, Connection, Inserted, Live, Ticker},
     sys::{self, refused},
     tables::{Access, Room, Stop},
 };
@@ -67,6 +67,15 @@ impl Config {
     pub fn fixed(self) -> Self {
         Self { limits: self.capacities, ..self }
     }
+}
+
+/// May packets go on to Services?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// No.
+    Held,
+    /// Yes.
+    Free,
 }
 
 /// How often an observer looks before it says that what it sees makes no sense, and how long it waits between.
@@ -116,6 +125,25 @@ fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
         port_classes: limits.port_words.max(c.port_words) * 64,
         connections: c.connections(),
     }
+}
+
+/// Pins what is missing of a folder; says what that was.
+fn restore<'a>(
+    pins: &Pins,
+    dir: &Path,
+    names: impl Iterator<Item = &'a str>,
+    fill: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<Option<String>, Error> {
+    let missing: Vec<&str> = names.filter(|name| !dir.join(name).exists()).collect();
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    if dir.exists() {
+        fill(dir)?
+    } else {
+        pins.complete(dir, fill)?
+    }
+    Ok(Some(format!("pins in {} had been taken away and are back: {}", dir.display(), missing.join(", "))))
 }
 
 fn random() -> u64 {
@@ -258,6 +286,15 @@ impl Ebpf {
         Ok((ifindex, self.attach(ifindex)?))
     }
 
+    /// Lets no new packet go on to a Service (S48), or lets them again: to be held while some interface by which packets may leave does
+    /// not carry its program. Stays as it is when this process ends.
+    pub fn hold(&mut self, hold: Hold) -> Result<(), Error> {
+        self.may_change()?;
+        let words = self.generation.tables.maps.words::<AtomicU64>(MapId::Config);
+        words[config::HOLD / 8].store(u64::from(hold == Hold::Held), Relaxed);
+        Ok(())
+    }
+
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
         self.may_change()?;
@@ -273,6 +310,42 @@ impl Ebpf {
     pub fn sweep(&mut self) -> Result<Vec<u32>, Error> {
         self.may_change()?;
         self.attachments.sweep(self.pins.as_ref())
+    }
+
+    /// Sees whether all that this target has put into the kernel is still where it belongs, and brings back what is not: pins, and
+    /// filters on interfaces. Says what was missing.
+    ///
+    /// # Errors
+    /// Something is missing and stays so.
+    pub fn check(&mut self) -> Result<Vec<String>, Error> {
+        self.may_change()?;
+        let mut found = Vec::new();
+        // Held until everything stands again: links without a descriptor live as long as it does.
+        let mut before = None;
+        if let Some(pins) = self.pins.take_if(|pins| !pins.stand()) {
+            let dir = pins.dir().to_owned();
+            let again = Pins::open(&dir);
+            found.push(format!("{} had been taken away; everything is pinned there again", dir.display()));
+            match again {
+                Ok(again) => (self.pins, before) = (Some(again), Some(pins)),
+                Err(error) => {
+                    self.pins = Some(pins);
+                    return Err(error);
+                }
+            }
+        }
+        if let Some(pins) = &self.pins {
+            let (generation, shared) = (&self.generation, self.generation.tables.maps.shared());
+            let missing = [
+                restore(pins, &pins.shared(), shared.names(), |dir| shared.pin(dir))?,
+                restore(pins, &pins.generation(generation.number), generation.names(), |dir| generation.pin_into(dir))?,
+            ];
+            found.extend(missing.into_iter().flatten().filter(|_| before.is_none()));
+        }
+        let attached = self.attachments.check(&self.generation.programs, self.pins.as_ref(), before.as_ref())?;
+        found.extend(attached.into_iter().filter(|_| before.is_none()));
+        drop(before);
+        Ok(found)
     }
 
     /// Sizes of the present generation.
@@ -313,7 +386,14 @@ impl Ebpf {
         Ok((v4 as u32, (list.len() - v4) as u32))
     }
 
-    /// Puts a running connection in (adoption, S40); a live entry stays as it is. A pod's RECORD or isolation
+    /// Asks of each live connection of an endpoint what is to become of it (adoption, S40); says how many were changed.
+    pub fn amend(&mut self, endpoint: u16, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
+        self.may_change()?;
+        let now = self.now()?;
+        state::amend(&self.generation.tables.maps, now, self.known(endpoint)?, amend)
+    }
+
+    /// Puts a running connection in (adoption, S40); a live entry stays, with this opener. A pod's RECORD or isolation
     /// flag should be set before, so that its packets keep the entry alive.
     pub fn insert(&mut self, connection: &Connection) -> Result<Inserted, Error> {
         self.may_change()?;

@@ -206,7 +206,8 @@ fn vanish(mode: Mode) {
     sh("ip link del pod0; ip link add pod0 type veth peer name eth0");
     let (second, _) = ebpf.attach_name("pod0").unwrap();
     assert_ne!(first, second);
-    assert_eq!(ebpf.attachments().iter().map(|a| a.ifindex).collect::<Vec<_>>(), [second], "swept when attaching");
+    assert_eq!(ebpf.sweep().unwrap(), [first]);
+    assert_eq!(ebpf.attachments().iter().map(|a| a.ifindex).collect::<Vec<_>>(), [second]);
     sh("ip link del pod0");
     drop(ebpf);
     let mut ebpf = Ebpf::open(&dir.0, config).unwrap();
@@ -262,4 +263,109 @@ fn s48_uplinks_carry_their_program_and_are_found_again() {
     for (mode, way) in [(Mode::Best, Way::Tcx), (Mode::Clsact, Way::Clsact)] {
         std::thread::spawn(move || uplink(mode, way)).join().unwrap();
     }
+}
+
+/// S59: what somebody takes away is missed, comes back, and is said.
+fn take_away(mode: Mode) {
+    let pod = pod();
+    let dir = PinDir::new(if mode == Mode::Best { "away_tcx" } else { "away_clsact" });
+    let mut ebpf = Ebpf::open(&dir.0, Config { mode, ..Config::small() }).unwrap();
+    let (ifindex, _) = ebpf.attach_name("pod0").unwrap();
+    isolate(&mut ebpf, ifindex);
+    assert!(arrives(&pod, 53) && blocked(&pod, 80));
+    assert_eq!(ebpf.check().unwrap(), Vec::<String>::new());
+    let back = |ebpf: &mut Ebpf, what: &str| {
+        let said = ebpf.check().unwrap();
+        assert!(said.len() == 1 && said[0].contains(what), "{said:?}");
+        assert!(blocked(&pod, 80) && arrives(&pod, 53), "{what}");
+        assert_eq!(ebpf.check().unwrap(), Vec::<String>::new());
+    };
+    match mode {
+        Mode::Best => {
+            std::fs::remove_file(dir.0.join(format!("links/{ifindex}_from_pod"))).unwrap();
+            assert!(blocked(&pod, 80), "a pod's link needs no pin while the process lives");
+            back(&mut ebpf, "pod0");
+            ebpf.attach_uplink(sys::ifindex("lo").unwrap()).unwrap();
+            std::fs::remove_file(dir.0.join("links/1_translated")).unwrap();
+            back(&mut ebpf, "interface lo");
+        }
+        Mode::Clsact => {
+            for away in ["tc filter del dev pod0 ingress", "tc qdisc del dev pod0 clsact"] {
+                sh(away);
+                assert!(arrives(&pod, 80));
+                back(&mut ebpf, "pod0");
+            }
+        }
+    }
+    std::fs::remove_dir_all(dir.0.join("gen_1")).unwrap();
+    back(&mut ebpf, "gen_1");
+    std::fs::remove_file(dir.0.join("shared/config")).unwrap();
+    back(&mut ebpf, "config");
+    std::fs::remove_dir_all(&dir.0).unwrap();
+    back(&mut ebpf, "everything is pinned there again");
+    drop(ebpf);
+    assert!(arrives(&pod, 53) && blocked(&pod, 80), "and outlives the process");
+}
+
+#[test]
+fn s59_what_is_taken_away_comes_back() {
+    for mode in [Mode::Best, Mode::Clsact] {
+        std::thread::spawn(move || take_away(mode)).join().unwrap();
+    }
+}
+
+/// S58: the BPF file system is unmounted while somebody still has something open there.
+#[test]
+fn s58_pins_come_back_where_their_file_system_went() {
+    let away = || {
+        let pod = pod();
+        // SAFETY: no pointers; from here on this thread has mounts of its own.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+        // One that is mounted here alone, so that nothing of it is left where it is unmounted.
+        sh("mount --make-rprivate /; umount -l /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf");
+        let dir = PinDir::new("unmounted");
+        let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap();
+        let (ifindex, _) = ebpf.attach_name("pod0").unwrap();
+        isolate(&mut ebpf, ifindex);
+        ebpf.attach_uplink(1).unwrap();
+        sh("umount -l /sys/fs/bpf");
+        assert!(!dir.0.exists());
+        let said = ebpf.check().unwrap();
+        assert!(said.len() == 1 && said[0].contains("pinned there again"), "{said:?}");
+        assert!(dir.0.join("links/1_translated").exists());
+        drop(ebpf);
+        assert!(arrives(&pod, 53) && blocked(&pod, 80), "outlives the process");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata("/sys/fs/bpf").unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o700, "a file system of ours is root's alone");
+        Ebpf::remove(&dir.0).unwrap();
+        assert!(arrives(&pod, 80));
+    };
+    std::thread::spawn(away).join().unwrap();
+}
+
+/// Many interfaces need few descriptors, and time in proportion to their number.
+#[test]
+fn many_interfaces_take_few_descriptors() {
+    let many = || {
+        own_network();
+        const MANY: usize = 300;
+        let lines: String = (0..MANY).map(|i| format!("link add x{i} type veth peer name y{i}\n")).collect();
+        sh(&format!("ip -batch - <<'END'\n{lines}END"));
+        let dir = PinDir::new("many");
+        let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap();
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = descriptors();
+        for i in 0..MANY {
+            ebpf.attach_uplink(sys::ifindex(&format!("x{i}")).unwrap()).unwrap();
+        }
+        // Other tests of this process may open some meanwhile.
+        assert!(descriptors() < before + MANY / 2, "{} before, {} now", before, descriptors());
+        assert_eq!(ebpf.attachments().len(), MANY);
+        drop(ebpf);
+        let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap();
+        assert_eq!(ebpf.attachments().len(), MANY, "found again");
+        sh("ip link del x0");
+        assert_eq!(ebpf.sweep().unwrap().len(), 1);
+    };
+    std::thread::spawn(many).join().unwrap();
 }

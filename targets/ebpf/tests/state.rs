@@ -13,7 +13,7 @@ use netpolc_target::{
     },
     semantics::{Phase, ip},
 };
-use netpolc_target_ebpf::{Config, Connection, Ebpf, Inserted};
+use netpolc_target_ebpf::{Amendment, Config, Connection, Ebpf, Inserted};
 
 fn judge(ebpf: &mut Ebpf, hook: Hook, bytes: Vec<u8>) -> Verdict {
     let arrival = Arrival::At(if hook == Hook::ToPod { UPLINK } else { A.interface });
@@ -50,7 +50,11 @@ fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
         assert_eq!(ebpf.explain_last(), Some(DropReason::Policy));
         let opened = connection(&out, Hook::FromPod, INCARNATION);
         assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::New);
-        assert_eq!(ebpf.insert(&Connection { opener: Hook::ToPod, ..opened }).unwrap(), Inserted::Kept);
+        // What is known now corrects what is there, both ways.
+        assert_eq!(ebpf.insert(&Connection { opener: Hook::ToPod, ..opened }).unwrap(), Inserted::Corrected);
+        assert_eq!(judge(&mut ebpf, Hook::ToPod, out.back(ACK)), Verdict::Drop, "ingress denies its opener");
+        assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::Corrected);
+        assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::Kept);
         assert_eq!(judge(&mut ebpf, Hook::ToPod, out.back(ACK)), Verdict::Next, "a reply to what egress permits");
         let reached = connection(&inwards, Hook::ToPod, INCARNATION);
         assert_eq!(ebpf.insert(&reached).unwrap(), Inserted::New);
@@ -67,6 +71,29 @@ fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
         ..connection(&Talk::new(hosts.a, 1, hosts.friend, 2), Hook::ToPod, 0)
     };
     assert!(ebpf.insert(&wrong).is_err() && ebpf.insert(&Connection { endpoint: 0, ..wrong }).is_err());
+}
+
+/// S40: an entry gets the opener that it is told, or goes; others stay.
+#[test]
+fn s40_entries_are_amended_one_by_one() {
+    let mut ebpf = start(Policy::Nothing, Policy::Some);
+    let hosts = Hosts::both()[0];
+    let talk = |port| Talk::new(hosts.a, port, hosts.friend, 80);
+    for port in [4000, 4001, 4002] {
+        let opened = connection(&talk(port), Hook::FromPod, INCARNATION);
+        assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::New);
+    }
+    let amended = ebpf.amend(A.endpoint, |c| match c.local_port {
+        4000 => Amendment::Keep,
+        4001 => Amendment::Opener(Hook::ToPod),
+        _ => Amendment::Forget,
+    });
+    assert_eq!(amended.unwrap(), 2);
+    let left = ebpf.connections(A.endpoint).unwrap();
+    let left: Vec<_> = left.iter().map(|l| (l.connection.local_port, l.connection.opener)).collect();
+    assert_eq!(left, [(4000, Hook::FromPod), (4001, Hook::ToPod)]);
+    let passes = |port| judge(&mut ebpf, Hook::ToPod, talk(port).back(ACK));
+    assert_eq!([4000, 4001, 4002].map(passes), [Verdict::Next, Verdict::Drop, Verdict::Drop]);
 }
 
 #[test]

@@ -17,7 +17,11 @@ use crate::{
         adopt::{Origin, Taken},
         host::{Enforcer, Network},
     },
-    net::{Connection, conntrack::Tracked},
+    net::{
+        Connection,
+        conntrack::Tracked,
+        ways::{Answer, Wanted},
+    },
 };
 
 /// What a write switched.
@@ -103,20 +107,19 @@ impl Enforcer for Probe {
 pub struct Interfaces;
 
 impl Network for Interfaces {
-    fn ways(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-        let v4 = addresses.iter().filter_map(|a| match a {
-            IpAddr::V4(v4) => Some((*a, 1_000 + (v4.to_bits() & 0xff))),
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
+        Ok(Answer::by_address(pods, |address| match address {
+            IpAddr::V4(v4) => Some(1_000 + (v4.to_bits() & 0xff)),
             IpAddr::V6(_) => None,
-        });
-        Ok(v4.collect())
+        }))
     }
 
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
         Ok(vec![])
     }
 
-    fn sockets(&mut self, _: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
-        Ok(vec![])
+    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+        Ok(BTreeMap::new())
     }
 
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {

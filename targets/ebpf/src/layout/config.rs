@@ -5,8 +5,11 @@ use netpolc_target::semantics::{DropReason, Event, FRAGMENT_SECONDS, Phase, Side
 
 /// Bytes.
 pub const SIZE: usize = 4096;
-/// u64: jiffies added to the kernel's clock (`Datapath::advance`). The only word that changes after creation.
+/// u64: jiffies added to the kernel's clock (`Datapath::advance`). This and [`HOLD`] are the only words that change after
+/// creation.
 pub const TIME_OFFSET: usize = 0;
+/// u64: 0, or not 0 while some interface does not carry the program that judges packets to Services: then none is let go on.
+pub const HOLD: usize = 16;
 /// u32: lifetime of a fragment's verdict in ticks.
 pub const FRAGMENT_TICKS: usize = 8;
 /// u32 `[8][8]`: lifetime in ticks by [`Protocol`] and phase.

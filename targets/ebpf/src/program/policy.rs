@@ -8,7 +8,7 @@ use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
         MapId, OWN_MORE_KEY, ROW_PERMIT, SERVICE_KEY,
-        config::code,
+        config::{self, code},
         endpoint, exact,
         state::{K1, K2},
         trie,
@@ -88,6 +88,11 @@ impl Generator<'_> {
         if self.hook == Hook::ToPod {
             self.own_traffic(found, policy);
         } else {
+            let a = &mut self.a;
+            a.note("is every interface covered?");
+            a.map_value(R1, MapId::Config, config::HOLD);
+            a.load(Size::Dw, R1, R1, 0);
+            a.jump_if(Cond::Ne, R1, 0, policy);
             self.service(family, found, policy);
         }
         let a = &mut self.a;

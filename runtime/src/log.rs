@@ -1,0 +1,66 @@
+//! The log: one line for each event, on standard error.
+//!
+//! Names of pods, policies and files come from others, and a line break or an escape sequence in one would forge lines or
+//! change what a terminal shows. So whatever is no printable character is written as an escape, in every line.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
+
+use tracing_subscriber::EnvFilter;
+
+/// Begins; RUST_LOG chooses what is logged, else `default`.
+pub fn start(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    // Without colours: they are escape sequences, too.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lines(io::stderr())).with_ansi(false).init();
+}
+
+/// Gets each event in one piece, with a line break at its end.
+struct Lines<W>(W);
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        self.0.write_all(line(&text).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Characters that change how others are shown: marks and overrides of a text's direction.
+fn redirects(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn line(event: &str) -> String {
+    let (text, end) = event.strip_suffix('\n').map_or((event, ""), |text| (text, "\n"));
+    let mut safe = String::with_capacity(event.len());
+    for c in text.chars() {
+        if c.is_control() || redirects(c) {
+            write!(safe, "{}", c.escape_default()).expect("a string takes all");
+        } else {
+            safe.push(c);
+        }
+    }
+    safe + end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_forges_no_line_and_no_escape_sequence() {
+        let event = "WARN refused pod=shop/ui\nINFO all is well \u{1b}[2J\u{9b}2J\r\u{202e}x\n";
+        let safe = "WARN refused pod=shop/ui\\nINFO all is well \\u{1b}[2J\\u{9b}2J\\r\\u{202e}x\n";
+        let mut written = Vec::new();
+        Lines(&mut written).write_all(event.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), safe);
+        assert_eq!(line("größe ✓ 名\n"), "größe ✓ 名\n");
+    }
+}
