@@ -112,6 +112,8 @@ exec unshare --mount --pid --fork --kill-child --propagation private bash -euo p
         mount --bind "$path" ".$path"
         [ "$options" = rw ] || mount -o "remount,bind,$options" ".$path"
     done <<< "$BARE_SHARED"
+    # Cargo looks there before PATH, and would find the programs of a rustup that is not here.
+    [ ! -d ".$CARGO_HOME/bin" ] || mount -t tmpfs bin ".$CARGO_HOME/bin"
     # What this machine has been told of its network. The package ca-certificates takes up those of
     # the certificates that are not its own.
     cp -L /etc/resolv.conf /etc/hosts etc/
