@@ -47,7 +47,7 @@ make_archive() {
         say "making a minimal $PRETTY_NAME (once)"
         if ! command -v mmdebstrap >/dev/null; then
             apt-get update -qq >&2 &&
-                DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >&2 ||
+                DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mmdebstrap >/dev/null ||
                 fail "mmdebstrap is missing and apt-get cannot install it"
         fi
         work=$(mktemp -d)
