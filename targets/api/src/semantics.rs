@@ -109,7 +109,7 @@
 //! IPv4 are such) needs none.
 //!
 //! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next. Born: Next.
-//! A first fragment: Drop(IcmpError). At `from_pod` more than [`quotation`] bytes behind the message's first 8: Drop(IcmpError).
+//! *Forged* (see the judgement): Drop(SpoofedSource). A first fragment: Drop(IcmpError). At `from_pod` more than [`quotation`] bytes behind the message's first 8: Drop(IcmpError).
 //! The inner packet begins 8 bytes into the message and must be of the same family. Inner IPv4: 20 bytes before `end`, version 4, header length field >= 5, offset
 //! 0; lengths are not checked (it is cut by nature). Inner IPv6: 40 bytes, version 6, extension headers as in step 4, offset 0.
 //! 8 bytes after the inner header(s) before `end`. What fails any of these: Drop(IcmpError).

@@ -3,7 +3,11 @@
 use std::net::IpAddr;
 
 use netpolc_table::schema::Family;
-use netpolc_target::{DropReason::IcmpError, Hook, semantics::quotation};
+use netpolc_target::{
+    DropReason::{IcmpError, SpoofedSource},
+    Hook,
+    semantics::quotation,
+};
 
 use crate::{
     Mem,
@@ -34,6 +38,9 @@ impl Mem {
     ) -> Answer {
         if !context.isolated() || context.birth == Birth::OnNode {
             return NEXT;
+        }
+        if self.is_forged(context, source) {
+            return Err(SpoofedSource);
         }
         let quoted_bytes = outer.end.saturating_sub(outer.l4 + 8);
         let too_much = context.hook == Hook::FromPod && quoted_bytes > quotation(family.number());

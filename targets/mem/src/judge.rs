@@ -57,6 +57,15 @@ impl Mem {
         !isolated(word, hook) || tables() == eval::Verdict::Permit || own()
     }
 
+    /// Does a packet to the pod claim to come from it, and is not its own traffic (S47)?
+    pub(crate) fn is_forged(&self, context: &Context, remote: IpAddr) -> bool {
+        context.hook == Hook::ToPod
+            && context.isolated()
+            && context.birth == Birth::Elsewhere
+            && !context.own_traffic()
+            && self.is_own(context.endpoint, remote)
+    }
+
     /// Would the packet that opened this connection be let through today, or on to its backend?
     pub(crate) fn opener_permits(&self, context: &Context, entry: &Connection, tuple: &Tuple) -> bool {
         let deferred = || {
@@ -86,12 +95,7 @@ impl Mem {
         transport: &Transport,
     ) -> Answer {
         let tuple = tuple(context.endpoint, context.hook, source, destination, protocol, transport);
-        let forged = context.hook == Hook::ToPod
-            && context.isolated()
-            && context.birth == Birth::Elsewhere
-            && !context.own_traffic()
-            && self.is_own(context.endpoint, tuple.remote);
-        if forged {
+        if self.is_forged(context, tuple.remote) {
             return Err(SpoofedSource);
         }
         let allowed = context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);

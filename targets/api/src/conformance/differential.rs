@@ -5,7 +5,7 @@
 //! Times are multiples of 13 seconds, none of which is within two seconds of a timeout, since a datapath may
 //! refresh only once a second and a kernel's clock does not stand still.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use netpolc_table::{
     TableId, Write,
@@ -145,7 +145,7 @@ impl Events {
         ]);
         // Few ports, so that packets belong to each other's connections.
         let talk = Talk::new(local, random.pick(&PORTS[..5]), remote, random.pick(&PORTS));
-        let mut bytes = self.bytes(&hosts, hook, &talk);
+        let mut bytes = self.bytes(&hosts, own, hook, &talk);
         let damages = if self.random.once_in(3) { 1 + self.random.below(3) } else { 0 };
         for _ in 0..damages {
             bytes = damage(&mut self.random, bytes);
@@ -175,7 +175,7 @@ impl Events {
         Event::Packet(hook, Frame { interface, arrival, mark, bytes })
     }
 
-    fn bytes(&mut self, hosts: &Hosts, hook: Hook, talk: &Talk) -> Vec<u8> {
+    fn bytes(&mut self, hosts: &Hosts, own: IpAddr, hook: Hook, talk: &Talk) -> Vec<u8> {
         let unit = self.unit();
         let inner = self.unit();
         let random = &mut self.random;
@@ -201,7 +201,7 @@ impl Events {
                 };
                 let mut quoted = quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 8, 4, 20, 600, 1300]));
                 let (from, to) = match hook {
-                    Hook::ToPod => (hosts.stranger, talk.local.0),
+                    Hook::ToPod => (random.pick(&[hosts.stranger, hosts.stranger, own]), talk.local.0),
                     Hook::FromPod | Hook::Translated => (talk.local.0, talk.remote.0),
                 };
                 if random.once_in(8) {
@@ -215,7 +215,7 @@ impl Events {
                 }
             }
             3 => {
-                if let (std::net::IpAddr::V6(a), std::net::IpAddr::V6(b)) = (talk.local.0, talk.remote.0) {
+                if let (IpAddr::V6(a), IpAddr::V6(b)) = (talk.local.0, talk.remote.0) {
                     let source =
                         random.pick(&[a, std::net::Ipv6Addr::UNSPECIFIED, "fe80::9".parse().expect("an address")]);
                     let kind = random.pick(&[130, 133, 134, 135, 136, 136, 136, 137, 138, 143]);

@@ -23,6 +23,13 @@ impl Generator<'_> {
         self.a.bind(error);
         self.if_open(allow);
         self.if_born(allow);
+        if self.hook == Hook::ToPod {
+            // Asking who sent it takes the place of the offset.
+            self.a.store(Size::Dw, Fp, stack::SPARE2, R7);
+            self.refuse_forged(family);
+            self.a.load(Size::Dw, R7, Fp, stack::SPARE2);
+            self.forget(R7, 0x1ffff);
+        }
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::MARKS);
         a.jump_if(Cond::Set, R1, mark::FIRST, bad);

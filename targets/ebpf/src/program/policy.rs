@@ -30,6 +30,7 @@ impl Generator<'_> {
         self.if_born(late);
         if self.hook == Hook::ToPod {
             self.refuse_forged(family);
+            self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
         }
         self.class(family);
         self.a.store(Size::Dw, Fp, stack::CLASS, R4);
@@ -104,15 +105,14 @@ impl Generator<'_> {
     }
 
     /// Drops a packet to the pod that claims to come from the pod and is not its own traffic (S47). Keeps
-    /// R5, R8, R9.
-    fn refuse_forged(&mut self, family: Family) {
+    /// R8, R9.
+    pub(super) fn refuse_forged(&mut self, family: Family) {
         let (claims, honest, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
         self.a.note("from its own address?");
         self.own(family, claims, honest);
         self.a.bind(claims);
         self.own_traffic(honest, spoofed);
         self.a.bind(honest);
-        self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
     }
 
     /// Goes to `yes` where the remote with its port is a Service's, else to `no`. Changes R0-R5.

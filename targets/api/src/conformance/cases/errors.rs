@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use netpolc_table::schema::Family;
 
 use crate::{
+    Hook,
+    Verdict::Next,
     conformance::{
         Case,
         world::{A, Hosts, Policy, SYN, SYN_ACK, Talk, Unit, name, switch, world},
@@ -69,6 +71,9 @@ fn with_state(h: &Hosts) -> Case {
     for kind in kinds(h) {
         case = case.in_passes(&format!("{kind:?}"), error(h, *kind, &quote(&udp.out_packet(Unit::Udp), 8)));
     }
+    let own = icmp_error(h.a, h.a, kinds(h)[0], 1280, &quote(&tcp.out_packet(Unit::Tcp(0x10)), 8)).build();
+    case = case.in_drops("from its own address, by somebody else", own.clone());
+    case = case.entered("by itself, through a Service", Hook::ToPod, A.interface, own, Next);
     case.in_drops("another port", too_big(h, &Talk::new(h.a, 81, h.friend, 5000).out_packet(Unit::Udp)))
         .write(switch(A, Policy::Nothing, Policy::Some))
         .in_drops("about what is no longer permitted", too_big(h, &served.out_packet(Unit::Tcp(0x10))))
