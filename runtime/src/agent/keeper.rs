@@ -221,9 +221,11 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         if self.blind == why {
             return;
         }
-        match &why {
-            Some(why) => tracing::error!("{why}"),
-            None => tracing::info!("the cluster's changes are seen again"),
+        match (&self.blind, &why) {
+            (None, Some(why)) => tracing::error!("{why}"),
+            // Kind by kind, on the way there or back.
+            (Some(_), Some(why)) => tracing::debug!("{why}"),
+            (_, None) => tracing::info!("the cluster's changes are seen again"),
         }
         self.metrics.blind(why.as_deref());
         self.blind = why;

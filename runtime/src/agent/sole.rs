@@ -12,9 +12,14 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
     },
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 const NAME: &str = "netpolc/agent";
+/// Connecting to a socket of the same machine takes no time.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The claim; it ends when this is dropped.
 #[derive(Debug)]
@@ -52,9 +57,13 @@ impl Sole {
     }
 }
 
-/// Process and user of whoever has the name; None where nobody listens.
+/// Process and user of whoever has the name; None where nobody listens, or nobody can connect.
 fn holder() -> Option<(i32, u32)> {
-    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(NAME).ok()?).ok()?;
+    let name = SocketAddr::from_abstract_name(NAME).ok()?;
+    let (sender, connected) = mpsc::channel();
+    // Whoever has it may have filled its backlog, so that connecting waits for ever.
+    thread::spawn(move || sender.send(UnixStream::connect_addr(&name)));
+    let stream = connected.recv_timeout(PATIENCE).ok()?.ok()?;
     let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the socket is open, and the kernel writes at most `size` bytes into a ucred.
