@@ -11,10 +11,13 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::{self, Str, offset_in},
+    kind::{Kind, classify, is_custom_version},
+    metadata,
     object::{self, ItemType, Sink, item_type_of},
-    problem::Path,
+    problem::{Path, excerpt},
     source::Reader,
-    tree::Node,
+    split::{self, Piece, Separator},
+    tree::{Field, Node, Value},
     typed::{self, Item, Outcome},
     yaml,
 };
@@ -25,17 +28,35 @@ pub const MAX_YAML_DOCUMENT_BYTES: usize = 64 << 20;
 
 /// Hands every object in `text`, the whole text of the reader's source, to `sink`.
 pub(crate) fn decode(reader: &mut Reader, text: &str, sink: &mut Sink) {
-    for (index, range) in yaml::split(text).into_iter().enumerate() {
+    for (index, piece) in split::split(text).into_iter().enumerate() {
         reader.document = Some(u32::try_from(index + 1).unwrap_or(u32::MAX));
         reader.leave();
-        reader.source.advance(range.start);
-        let chunk = &text[range];
-        let marker = chunk.strip_prefix("---").filter(|rest| rest.starts_with(char::is_whitespace));
-        let body = marker.unwrap_or(chunk).trim_start_matches('\u{feff}').trim_start();
-        if body.starts_with('{') {
-            json_documents(reader, text, body, sink);
+        reader.source.advance(piece.range.start);
+        separated(reader, &piece);
+        let body = &text[piece.range];
+        if body.trim_start().starts_with('{') && !body.trim_start().starts_with("{{") {
+            json_documents(reader, text, body.trim_start(), sink);
         } else {
-            yaml_document(reader, text, chunk, None, sink);
+            yaml_document(reader, text, body, None, sink);
+        }
+    }
+    reader.document = None;
+}
+
+/// Says where kubectl would refuse what separates the documents, or read no further.
+fn separated(reader: &mut Reader, piece: &Piece) {
+    let at = u32::try_from(piece.range.start).unwrap_or(u32::MAX);
+    match piece.separator {
+        Separator::Clean => {}
+        Separator::WithText => {
+            reader.warning(at, &Path::Root, "kubectl refuses text behind `---`; put it on the next line");
+        }
+        Separator::End => {
+            reader.warning(at, &Path::Root, "kubectl reads no further than `...`; put `---` before this document");
+        }
+        Separator::Glued => {
+            reader.lost = true;
+            reader.error(at, &Path::Root, "`---` is glued to what follows; put it on a line of its own");
         }
     }
 }
@@ -44,12 +65,17 @@ pub(crate) fn decode(reader: &mut Reader, text: &str, sink: &mut Sink) {
 fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink) {
     let mut rest = body;
     while !rest.is_empty() {
+        if !rest.starts_with('{') {
+            let Some(next) = behind_json(reader, whole, rest, sink) else { return };
+            rest = next;
+        }
         let mut deserializer = serde_json::Deserializer::from_str(rest);
         let mut top = Top { reader, whole, sink, found: 0 };
         let result = deserializer.deserialize_map(&mut top);
         let found = top.found;
         let error = match result {
             Ok(head) => {
+                reader.any = true;
                 let end = if deserializer.end().is_ok() { Some(rest.len()) } else { first_document(rest) };
                 let end = end.unwrap_or(rest.len());
                 finish(reader, whole, &rest[..end], head, sink);
@@ -58,6 +84,7 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
             }
             Err(error) => error,
         };
+        reader.any = true;
         let at = offset_in(whole, rest);
         let position = at + position(rest, &error);
         let message = error.to_string();
@@ -75,6 +102,24 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
     }
 }
 
+/// Says that `text`, which follows JSON without a separator, is no JSON. Gives the next line that may begin some; where
+/// there is none the text is read as YAML, for the policies that may be in it.
+fn behind_json<'t>(reader: &mut Reader, whole: &str, text: &'t str, sink: &mut Sink) -> Option<&'t str> {
+    reader.leave();
+    reader.lost = true;
+    let at = offset_in(whole, text);
+    let start = excerpt(text.lines().next().unwrap_or_default());
+    let message = format!("text after JSON: `{start}`; put `---` between documents, and nothing else into the file");
+    reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
+    if let Some(next) = text.find("\n{") {
+        return Some(&text[next + 1..]);
+    }
+    if let Some(Node { value: Value::Map(_), .. }) = yaml::parse(text, at).root {
+        yaml_document(reader, whole, text, None, sink);
+    }
+    None
+}
+
 /// The length of the first of several documents.
 fn first_document(text: &str) -> Option<usize> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
@@ -88,34 +133,72 @@ fn position(text: &str, error: &serde_json::Error) -> usize {
     (lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)).min(text.len())
 }
 
-/// A document in YAML. `json_error` is what to say where it is not YAML either.
+/// A document in YAML, and where it breaks off what stands behind it like another one. `json_error` is what to say where
+/// it is not YAML either.
 fn yaml_document(reader: &mut Reader, whole: &str, chunk: &str, json_error: Option<(usize, String)>, sink: &mut Sink) {
+    let mut rest = yaml_part(reader, whole, chunk, json_error, sink);
+    while let Some(chunk) = rest {
+        rest = yaml_part(reader, whole, chunk, None, sink);
+    }
+}
+
+fn yaml_part<'t>(
+    reader: &mut Reader,
+    whole: &str,
+    chunk: &'t str,
+    json_error: Option<(usize, String)>,
+    sink: &mut Sink,
+) -> Option<&'t str> {
     let offset = offset_in(whole, chunk);
     if chunk.len() > MAX_YAML_DOCUMENT_BYTES {
-        reader.lost = true;
+        (reader.lost, reader.any) = (true, true);
         let (at, message) = json_error.unwrap_or_else(|| {
             let limit = MAX_YAML_DOCUMENT_BYTES >> 20;
             (offset, format!("a YAML document of more than {limit} MiB; split it with `---`, or use JSON"))
         });
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
-        return;
+        return None;
     }
     let document = yaml::parse(chunk, offset);
+    reader.any |= document.error.is_some() || document.root.as_ref().is_some_and(|root| root.value != Value::Null);
+    let mut rest = None;
     if let Some((at, message)) = document.error {
         reader.lost = true;
         if let Some(root) = &document.root
             && let Some(kind) = root.get("kind").and_then(Node::as_str)
         {
-            reader.enter(kind, &object::display_name(root));
+            reader.enter(kind, &metadata::display_name(root));
         }
-        let (at, message) = json_error.unwrap_or((at, format!("broken YAML: {message}")));
-        let message = format!("{message}; what follows is not read, up to the next `---`");
+        rest = next_header(chunk, at - offset);
+        let (at, message) = match (what_it_is_at(chunk, at - offset), json_error) {
+            (Some(known), _) => (at, known.to_owned()),
+            (None, Some(error)) => error,
+            (None, None) => (at, format!("broken YAML: {message}")),
+        };
+        let message = format!("{message}; what follows is not read, up to the next `---` or `apiVersion:`");
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
         reader.leave();
     }
     if let Some(root) = document.root {
         object::object(reader, &root, None, 0, sink);
     }
+    rest
+}
+
+/// What `chunk`, in which the parser found a fault at `at`, may be instead of YAML.
+fn what_it_is_at(chunk: &str, at: usize) -> Option<&'static str> {
+    let first = chunk.lines().find(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    let (before, after) = chunk.split_at_checked(at).unwrap_or((chunk, ""));
+    let line = before.rsplit('\n').next().into_iter().chain(after.lines().next());
+    let known = first.and_then(object::what_it_is);
+    known.or_else(|| line.filter(|part| part.contains("{{")).find_map(|_| object::what_it_is("{{")))
+}
+
+/// The text from the next line after `at` that begins as an object does: a separator may have been lost.
+fn next_header(chunk: &str, at: usize) -> Option<&str> {
+    let (_, after) = chunk.split_at_checked(at)?;
+    let found = ["\napiVersion:", "\nkind:"].into_iter().filter_map(|header| after.find(header)).min()?;
+    Some(&after[found + 1..])
 }
 
 /// What is known after the end of a JSON document.
@@ -123,16 +206,34 @@ fn yaml_document(reader: &mut Reader, whole: &str, chunk: &str, json_error: Opti
 struct Head<'a> {
     kind: Option<Str<'a>>,
     api_version: Option<Str<'a>>,
-    shape: Shape,
-    /// Items that do not say what they are and came before the list did.
+    /// It has `items`, and so is a list unless its kind says otherwise.
+    items: bool,
+    /// Items that cannot be told apart from other things before the end: those that do not say what they are and came
+    /// before the list did, and all of what may be no list.
     waiting: Vec<&'a RawValue>,
+    /// Fields of a list that are not its, or that it has twice.
+    odd: Vec<Odd<'a>>,
+    seen: Vec<&'static str>,
 }
 
-#[derive(Default, PartialEq)]
-enum Shape {
-    #[default]
-    Single,
-    List,
+struct Odd<'a> {
+    name: Str<'a>,
+    twice: bool,
+}
+
+/// The fields of a list.
+const LIST: [&str; 4] = ["apiVersion", "kind", "metadata", "items"];
+
+impl Head<'_> {
+    fn version(&self) -> Option<&str> {
+        self.api_version.as_ref().map(|v| &*v.0)
+    }
+
+    /// Is it a list? None: that cannot be told yet.
+    fn is_list(&self) -> Option<bool> {
+        let kind = self.kind.as_ref()?;
+        Some(matches!(classify(&kind.0, self.version()).0, Kind::List | Kind::Unknown))
+    }
 }
 
 /// Reads a document in one pass, converting the items of a list as they come.
@@ -153,8 +254,13 @@ impl<'de> Visitor<'de> for &mut Top<'_, '_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head<'de>, A::Error> {
         let mut head = Head::default();
-        while let Some(Str(name)) = map.next_key()? {
-            match &*name {
+        while let Some(name) = map.next_key::<Str>()? {
+            match LIST.iter().find(|known| **known == name.0) {
+                Some(known) if head.seen.contains(known) => head.odd.push(Odd { name: name.clone(), twice: true }),
+                Some(known) => head.seen.push(known),
+                None => head.odd.push(Odd { name: name.clone(), twice: false }),
+            }
+            match &*name.0 {
                 "kind" => head.kind = serde_json::from_str(map.next_value::<&RawValue>()?.get()).ok(),
                 "apiVersion" => head.api_version = serde_json::from_str(map.next_value::<&RawValue>()?.get()).ok(),
                 "items" => map.next_value_seed(Items { top: self, head: &mut head })?,
@@ -187,25 +293,28 @@ impl<'de> Visitor<'de> for Items<'_, 'de, '_, '_, '_> {
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        self.head.shape = Shape::List;
+        self.head.items = true;
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        self.head.shape = Shape::List;
-        let list_kind = self.head.kind.clone();
-        let version = self.head.api_version.clone();
+        self.head.items = true;
+        let (list_kind, version) = (self.head.kind.clone(), self.head.api_version.clone());
         let version = version.as_ref().map(|v| &*v.0);
+        let is_list = self.head.is_list();
+        let item_type = list_kind.as_ref().and_then(|kind| item_type_of(&kind.0, version));
         while let Some(raw) = items.next_element::<&RawValue>()? {
             self.top.found += 1;
-            let fields = serde_json::from_str::<Item>(raw.get()).ok();
-            match (&list_kind, &fields) {
-                (None, None | Some(Item { kind: None, .. })) => self.head.waiting.push(raw),
-                (kind, _) => {
-                    let item_type = kind.as_ref().and_then(|kind| item_type_of(&kind.0, version));
-                    item(self.top.reader, self.top.whole, raw.get(), fields, item_type, self.top.sink);
-                }
+            if is_list == Some(false) || is_list.is_none() && version.is_some_and(is_custom_version) {
+                self.head.waiting.push(raw);
+                continue;
             }
+            let fields = serde_json::from_str::<Item>(raw.get()).ok();
+            if is_list.is_none() && fields.as_ref().is_none_or(|fields| fields.kind.is_none()) {
+                self.head.waiting.push(raw);
+                continue;
+            }
+            item(self.top.reader, self.top.whole, raw.get(), fields, item_type, self.top.sink);
         }
         Ok(())
     }
@@ -213,15 +322,33 @@ impl<'de> Visitor<'de> for Items<'_, 'de, '_, '_, '_> {
 
 /// What the end of a document tells about its beginning.
 fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &mut Sink) {
-    if head.shape == Shape::Single {
+    if !head.items || head.is_list() == Some(false) {
         return item(reader, whole, document, serde_json::from_str(document).ok(), None, sink);
     }
     let kind = head.kind.as_ref().map_or("List", |k| &k.0);
-    let version = head.api_version.as_ref().map(|v| &*v.0);
-    for waiting in head.waiting {
+    for waiting in &head.waiting {
         let text = waiting.get();
-        item(reader, whole, text, serde_json::from_str(text).ok(), item_type_of(kind, version), sink);
+        item(reader, whole, text, serde_json::from_str(text).ok(), item_type_of(kind, head.version()), sink);
     }
+    let complaint = head.kind.as_ref().and_then(|kind| classify(&kind.0, head.version()).1);
+    if head.kind.is_some() && complaint.is_none() && head.odd.is_empty() {
+        return;
+    }
+    // The thorough way knows what to say about a list: here it is without its items.
+    let at = u32::try_from(offset_in(whole, document)).unwrap_or(u32::MAX);
+    let field = |name, value| Field { at, name, node: Node { at, value } };
+    let mut fields = vec![field("items".into(), Value::List(vec![]))];
+    fields.extend(head.kind.map(|Str(text)| field("kind".into(), Value::String(text))));
+    fields.extend(head.api_version.map(|Str(text)| field("apiVersion".into(), Value::String(text))));
+    for odd in head.odd {
+        if odd.twice {
+            reader.lost = true;
+            reader.error(at, &Path::Root.field(&odd.name.0), "given twice; keep one");
+        } else {
+            fields.push(field(odd.name.0, Value::Null));
+        }
+    }
+    object::object(reader, &Node { at, value: Value::Map(fields) }, None, 0, sink);
 }
 
 /// One object: the fast way, and where that is unsure the thorough one.
@@ -236,7 +363,10 @@ pub(crate) fn item(
     let at = offset_in(whole, text);
     reader.source.advance(at);
     match fields.map_or(Outcome::Unsure, |fields| typed::convert(&fields, item_type, reader.interner)) {
-        Outcome::Found(found) => sink(reader, found, u32::try_from(at).unwrap_or(u32::MAX)),
+        Outcome::Found(found) => {
+            reader.damaged = false;
+            sink(reader, found, u32::try_from(at).unwrap_or(u32::MAX));
+        }
         Outcome::Ignored => {}
         Outcome::Unsure => thorough(reader, whole, text, item_type, sink),
     }
@@ -249,7 +379,7 @@ fn thorough(reader: &mut Reader, whole: &str, text: &str, item_type: Option<Item
     let tree = json::tree(whole, raw, &mut |at, message| broken.push((at, message)));
     if !broken.is_empty() {
         let kind = tree.get("kind").and_then(Node::as_str).or(item_type.map(|t| t.kind));
-        reader.enter(kind.unwrap_or("object"), &object::display_name(&tree));
+        reader.enter(kind.unwrap_or("object"), &metadata::display_name(&tree));
         for (at, message) in broken {
             reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, format!("broken JSON: {message}"));
         }

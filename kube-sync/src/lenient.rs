@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
     let metadata = object.get("metadata");
     let labels = labels(reader, metadata, None);
-    let uid = metadata.and_then(|m| m.get("uid")).and_then(Node::as_str).map(Arc::from);
+    let uid = metadata.and_then(|m| m.text("uid")).map(Arc::from);
     let root = Path::Root;
     let spec_path = root.field("spec");
     let spec = map(reader, object.get("spec"), &spec_path);
@@ -43,6 +43,7 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
         let path = spec_path.field(field);
         let containers = strict::list(reader, spec.and_then(|s| s.get(field)), &path).unwrap_or_default();
         for (index, container) in containers.iter().enumerate() {
+            let Some(container) = map(reader, Some(container), &path.index(index)) else { continue };
             // S30: other init containers are gone before the pod serves.
             let keeps_running = container.get("restartPolicy").and_then(Node::as_str) == Some("Always");
             if field == "containers" || keeps_running {
@@ -64,7 +65,9 @@ fn pod_addresses(reader: &mut Reader, status: Option<&Node>, path: &Path) -> Vec
     let list_path = path.field("podIPs");
     let list = strict::list(reader, status.and_then(|s| s.get("podIPs")), &list_path).unwrap_or_default();
     for (index, item) in list.iter().enumerate() {
-        address(reader, item.get("ip"), &list_path.index(index).field("ip"), &mut addresses);
+        let item_path = list_path.index(index);
+        let ip = required(reader, item, &item_path, "ip");
+        address(reader, ip, &item_path.field("ip"), &mut addresses);
     }
     address(reader, status.and_then(|s| s.get("podIP")), &path.field("podIP"), &mut addresses);
     addresses
@@ -75,15 +78,32 @@ pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
     let root = Path::Root;
     let status = root.field("status");
     let path = status.field("addresses");
-    let list = object.get("status").and_then(|s| s.get("addresses"));
+    let list = map(reader, object.get("status"), &status).and_then(|s| s.get("addresses"));
     let list = strict::list(reader, list, &path).unwrap_or_default();
     let mut addresses = Vec::new();
     for (index, item) in list.iter().enumerate() {
-        if matches!(item.get("type").and_then(Node::as_str), Some("InternalIP" | "ExternalIP")) {
-            address(reader, item.get("address"), &path.index(index).field("address"), &mut addresses);
+        let item_path = path.index(index);
+        let kind = required(reader, item, &item_path, "type").and_then(Node::as_str);
+        if matches!(kind, Some("InternalIP" | "ExternalIP")) {
+            let given = required(reader, item, &item_path, "address");
+            address(reader, given, &item_path.field("address"), &mut addresses);
         }
     }
     ClusterNode { addresses }
+}
+
+/// The field that every item of a list must have; None, with a report, where it is not there.
+pub(crate) fn required<'n, 't>(
+    reader: &mut Reader,
+    item: &'n Node<'t>,
+    path: &Path,
+    field: &str,
+) -> Option<&'n Node<'t>> {
+    let found = map(reader, Some(item), path)?.get(field);
+    if found.is_none() && item.get("").is_none() {
+        reader.error(item.at, &path.field(field), "required, but missing");
+    }
+    found
 }
 
 /// Adds the address, once. Empty is what a pod without one has.
@@ -94,7 +114,11 @@ pub(crate) fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, int
         Ok(address) if !into.contains(&address) => into.push(address),
         Ok(_) => {}
         Err(_) if text.is_empty() => {}
-        Err(_) => reader.warning(node.at, path, format!("`{}` is no IP address; it is left out", excerpt(text))),
+        Err(_) => {
+            // Tools that gather files for support hide addresses: no error, and yet one that is not there.
+            reader.damaged = true;
+            reader.warning(node.at, path, format!("`{}` is no IP address; it is left out", excerpt(text)));
+        }
     }
 }
 
@@ -104,10 +128,7 @@ fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mu
     for (index, port) in ports.iter().enumerate() {
         let path = path.index(index);
         let number_path = path.field("containerPort");
-        let Some(number) = port.get("containerPort") else {
-            reader.warning(port.at, &number_path, "missing; the port is left out");
-            continue;
-        };
+        let Some(number) = required(reader, port, &path, "containerPort") else { continue };
         let Some(number) = strict::integer(reader, number, &number_path, 1, u16::MAX) else { continue };
         let Some(protocol) = protocol(reader, port, &path) else { continue };
         let name = text(reader, Some(port), &path, "name").filter(|name| !name.is_empty());

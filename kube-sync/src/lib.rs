@@ -6,21 +6,28 @@
 //! part. Pods, Namespaces and Nodes are read for what policy needs and may carry anything else; other
 //! kinds are ignored. Not here: anything about tables.
 //!
-//! The way of an input: `load` (files, limits, duplicates) -> `decode` (documents and objects) ->
-//! `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient`.
+//! The way of an input: `load` (files and limits) -> `decode` (documents and objects) -> `typed` (fast, JSON only) or
+//! `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient` -> `place` (two of one name) -> `keep` (what
+//! an input does not show any more).
 
 mod decode;
 mod fuzz;
 mod intern;
 mod json;
+mod keep;
+mod kind;
 mod lenient;
 mod load;
+mod metadata;
 mod object;
+mod place;
 mod policy;
 mod problem;
+mod repeated;
 mod selector;
 mod service;
 mod source;
+mod split;
 mod strict;
 mod tree;
 mod typed;
@@ -30,6 +37,8 @@ mod yaml;
 
 pub use decode::MAX_YAML_DOCUMENT_BYTES;
 pub use fuzz::fuzz_decode;
-pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, load};
+pub use keep::{Held, Kept, keep};
+pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, load};
 pub use object::Object;
+pub use place::{ObjectId, ObjectKind, Place, Places};
 pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};

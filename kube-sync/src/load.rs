@@ -1,23 +1,25 @@
-//! Files, directories and bytes to a cluster: reading within limits, duplicates, and what the API
-//! server would have added.
+//! Files, directories and bytes to a cluster: reading within limits, and what the API server would have added.
+//! Not here: two objects of one name (`place`), what becomes of objects that an input does not show any more (`keep`).
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::BTreeMap,
     fs::File,
     io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, ObjectKey};
+use netpolc_policy::Cluster;
 
 use crate::{
     Object, Problem, Severity,
     decode::decode,
     intern::Interner,
     object::NAMESPACE_NAME_LABEL,
-    problem::{ObjectRef, Path as FieldPath, Problems},
-    source::{Reader, Source},
+    place::{self, Places},
+    problem::{Path as FieldPath, Problems},
+    source::{Foreign, Reader, Source},
 };
 
 /// An input longer than this, in bytes, is refused.
@@ -58,14 +60,16 @@ impl Input {
 pub struct Loaded {
     /// Everything that could be understood.
     pub cluster: Cluster,
-    /// In the order in which they were found; at most [`crate::MAX_PROBLEMS`] and one.
+    /// In the order in which they were found; at most [`crate::MAX_PROBLEMS`] and one for each kind of other engines'
+    /// policies.
     pub problems: Vec<Problem>,
-    /// Inputs of which some text could not be read at all (unreadable, oversized, broken syntax, a
-    /// policy without a namespace that can be told), so that objects may be missing from `cluster`.
-    /// Whoever already enforces objects keeps those that are not here while this is not empty. An
-    /// object that was found but is broken in part does not count: it isolates by itself. Nor does
-    /// what is no Kubernetes object.
+    /// Inputs, or files of directories, of which something did not yield the objects that it holds (unreadable, empty,
+    /// broken syntax, no or an unknown kind, documents that ran together, no namespace that can be told), so that
+    /// objects may be missing from `cluster`. Whoever already enforces objects keeps those that came from these
+    /// ([`crate::keep`]). A policy that is broken in part does not count: it isolates by itself.
     pub incomplete: Vec<Arc<str>>,
+    /// Where the objects of `cluster` were found. Namespaces that exist only because pods are in them have no place.
+    pub places: Places,
 }
 
 impl Loaded {
@@ -77,8 +81,8 @@ impl Loaded {
 
 /// Reads all `inputs`. Never fails: what is wrong is in the result, and the rest applies.
 ///
-/// Of two objects with the same kind and name the first is kept; the second is reported, with both
-/// places, as an error where they differ.
+/// Of two objects with the same kind and name the first is kept; the second is reported, with both places, as an error
+/// where they differ. A second policy isolates all the same.
 pub fn load(inputs: impl IntoIterator<Item = Input>) -> Loaded {
     let mut loader = Loader::default();
     for input in inputs {
@@ -90,7 +94,7 @@ pub fn load(inputs: impl IntoIterator<Item = Input>) -> Loaded {
 /// What one text says; for watches, which have objects and no files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
-    /// The objects, lists resolved. Unlike in a cluster, duplicates are all here.
+    /// The objects, lists resolved. Unlike in a cluster, duplicates are all here as they are.
     pub objects: Vec<Object>,
     /// What is wrong.
     pub problems: Vec<Problem>,
@@ -102,18 +106,26 @@ pub struct Converted {
 pub fn convert(name: &str, bytes: &[u8]) -> Converted {
     let (mut problems, mut interner) = (Problems::default(), Interner::default());
     let mut objects = Vec::new();
-    let lost = read(name, bytes, &mut problems, &mut interner, &mut |_, object, _| objects.push(object));
-    Converted { objects, problems: problems.into_list(), lost }
+    let reading = read(name, bytes, &mut problems, &mut interner, &mut |_, object, _| objects.push(object));
+    Converted { objects, problems: problems.into_list(), lost: reading.lost || !reading.any }
 }
 
-/// Decodes `bytes` as far as they are UTF-8. True where something was lost.
+/// What a reading says besides objects and problems.
+struct Reading {
+    lost: bool,
+    /// There was a document.
+    any: bool,
+    foreign: Foreign,
+}
+
+/// Decodes `bytes` as far as they are UTF-8.
 fn read(
     name: &str,
     bytes: &[u8],
     problems: &mut Problems,
     interner: &mut Interner,
     sink: &mut crate::object::Sink,
-) -> bool {
+) -> Reading {
     let source = Source::new(name.into(), bytes);
     let mut reader = Reader::new(&source, problems, interner);
     let (text, broken) = match std::str::from_utf8(bytes) {
@@ -124,12 +136,20 @@ fn read(
         }
     };
     if let Some(at) = broken {
-        reader.lost = true;
+        (reader.lost, reader.any) = (true, true);
         let message = "not UTF-8 from here on; what follows is not read; save the file as UTF-8";
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &FieldPath::Root, message);
     }
     decode(&mut reader, text, sink);
-    reader.lost
+    Reading { lost: reader.lost, any: reader.any, foreign: reader.foreign }
+}
+
+/// How an input came to be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Given {
+    ByName,
+    /// As one of a directory's, where files may be anything.
+    InDirectory,
 }
 
 #[derive(Default)]
@@ -138,16 +158,17 @@ struct Loader {
     problems: Problems,
     incomplete: Vec<Arc<str>>,
     interner: Interner,
-    /// Where each object was found.
-    places: HashMap<(&'static str, ObjectKey), (Arc<str>, u32)>,
+    places: Places,
+    /// Policies of other engines by kind and version: how many, and where the first is.
+    foreign: BTreeMap<(String, String), (usize, Arc<str>, u32)>,
 }
 
 impl Loader {
     fn input(&mut self, input: Input) {
         match input {
             Input::Path(path) => self.path(&path),
-            Input::Stdin => self.reader("-", io::stdin().lock()),
-            Input::Bytes { name, bytes } => self.bytes(&name, &bytes),
+            Input::Stdin => self.reader("-", io::stdin().lock(), Given::ByName),
+            Input::Bytes { name, bytes } => self.bytes(&name, &bytes, Given::ByName),
         }
     }
 
@@ -155,7 +176,7 @@ impl Loader {
         let name = path.display().to_string();
         if !path.is_dir() {
             return match File::open(path) {
-                Ok(file) => self.reader(&name, file),
+                Ok(file) => self.reader(&name, file, Given::ByName),
                 Err(error) => self.unreadable(&name, &error.to_string()),
             };
         }
@@ -164,29 +185,62 @@ impl Loader {
                 let message = "no *.yaml, *.yml or *.json in this directory";
                 self.whole(&name, message.into(), Severity::Warning);
             }
-            Ok(files) => files.iter().for_each(|file| self.path(file)),
+            Ok(files) => files.iter().for_each(|file| self.entry(file)),
             Err(error) => self.unreadable(&name, &error.to_string()),
         }
     }
 
-    fn reader(&mut self, name: &str, from: impl Read) {
+    /// A file of a directory. Whatever else has such a name (a FIFO, a device) could keep us waiting for ever.
+    fn entry(&mut self, path: &Path) {
+        let name = path.display().to_string();
+        let open = || -> io::Result<Option<File>> {
+            if !path.metadata()?.is_file() {
+                return Ok(None);
+            }
+            // It may have been exchanged since.
+            let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+            Ok(file.metadata()?.is_file().then_some(file))
+        };
+        match open() {
+            Ok(Some(file)) => self.reader(&name, file, Given::InDirectory),
+            Ok(None) => {
+                self.incomplete.push(name.as_str().into());
+                let message = "no regular file (a FIFO, a socket or a device); it is left out";
+                self.whole(&name, message.into(), Severity::Warning);
+            }
+            Err(error) => self.unreadable(&name, &error.to_string()),
+        }
+    }
+
+    fn reader(&mut self, name: &str, from: impl Read, given: Given) {
         let mut bytes = Vec::new();
         match from.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes) {
-            Ok(_) => self.bytes(name, &bytes),
+            Ok(_) => self.bytes(name, &bytes, given),
             Err(error) => self.unreadable(name, &error.to_string()),
         }
     }
 
-    fn bytes(&mut self, name: &str, bytes: &[u8]) {
+    fn bytes(&mut self, name: &str, bytes: &[u8], given: Given) {
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return self.unreadable(name, &format!("more than {} MiB; split it into files", MAX_FILE_BYTES >> 20));
         }
-        let Self { cluster, problems, incomplete, interner, places } = self;
-        let lost = read(name, bytes, problems, interner, &mut |reader, object, at| {
-            keep(cluster, places, reader, object, at);
+        let Self { cluster, problems, incomplete, interner, places, .. } = self;
+        let reading = read(name, bytes, problems, interner, &mut |reader, object, at| {
+            place::put(cluster, places, reader, object, at);
         });
-        if lost {
+        if reading.lost || !reading.any {
             incomplete.push(name.into());
+        }
+        for (kind, (count, line)) in reading.foreign {
+            self.foreign.entry(kind).or_insert_with(|| (0, name.into(), line)).0 += count;
+        }
+        if !reading.any {
+            // An emptied file is one that is being written (`kubectl get ... > FILE`). A chart may print comments alone.
+            let blank = bytes.iter().all(u8::is_ascii_whitespace);
+            let severity = if blank || given == Given::ByName { Severity::Error } else { Severity::Warning };
+            let message = "there is no object in it, and what came from it before stays; to end that, remove the file \
+                           or write an empty list into it (kind: List, apiVersion: v1, items: [])";
+            self.whole(name, message.into(), severity);
         }
     }
 
@@ -200,7 +254,7 @@ impl Loader {
         self.problems.push(Problem { file, line: None, document: None, object: None, field: None, message, severity });
     }
 
-    /// Adds the namespaces that exist because pods are in them.
+    /// Adds the namespaces that exist because pods are in them, and says what others would enforce.
     fn finish(mut self) -> Loaded {
         for key in self.cluster.pods.keys() {
             if !self.cluster.namespaces.contains_key(&key.namespace) {
@@ -208,7 +262,18 @@ impl Loader {
                 self.cluster.namespaces.insert(key.namespace.clone(), labels);
             }
         }
-        Loaded { cluster: self.cluster, problems: self.problems.into_list(), incomplete: self.incomplete }
+        let Self { cluster, problems, incomplete, places, foreign, .. } = self;
+        let mut problems = problems.into_list();
+        problems.extend(foreign.into_iter().map(|((kind, version), (count, file, line))| Problem {
+            file,
+            line: Some(line),
+            document: None,
+            object: None,
+            field: None,
+            message: format!("{count} {kind} ({version}) in all: not enforced here, and no verdict counts them"),
+            severity: Severity::Warning,
+        }));
+        Loaded { cluster, problems, incomplete, places }
     }
 }
 
@@ -217,9 +282,7 @@ fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in directory.read_dir()? {
         let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let extension = path.extension().and_then(|e| e.to_str());
-        if !hidden && matches!(extension, Some("yaml" | "yml" | "json")) && !path.is_dir() {
+        if is_manifest(&path) && !path.is_dir() {
             files.push(path);
         }
     }
@@ -227,50 +290,8 @@ fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Puts `object` into the cluster, unless there is one of the same kind and name.
-fn keep(
-    cluster: &mut Cluster,
-    places: &mut HashMap<(&'static str, ObjectKey), (Arc<str>, u32)>,
-    reader: &mut Reader,
-    object: Object,
-    at: u32,
-) {
-    let (kind, key) = match &object {
-        Object::Namespace(name, _) => ("Namespace", ObjectKey::new("", name.clone())),
-        Object::Pod(pod) => ("Pod", pod.key.clone()),
-        Object::Policy(policy) => ("NetworkPolicy", policy.key.clone()),
-        Object::Node(name, _) => ("Node", ObjectKey::new("", name.clone())),
-        Object::Service(key, _) => ("Service", key.clone()),
-    };
-    match places.entry((kind, key.clone())) {
-        Entry::Vacant(place) => {
-            place.insert((reader.source.name.clone(), reader.source.line(at as usize)));
-            match object {
-                Object::Namespace(name, labels) => drop(cluster.namespaces.insert(name, labels)),
-                Object::Pod(pod) => drop(cluster.pods.insert(key, pod)),
-                Object::Policy(policy) => drop(cluster.policies.insert(key, policy)),
-                Object::Node(name, node) => drop(cluster.nodes.insert(name, node)),
-                Object::Service(_, service) => drop(cluster.services.insert(key, service)),
-            }
-        }
-        Entry::Occupied(place) => {
-            let (file, line) = place.get();
-            let same = match &object {
-                Object::Namespace(name, labels) => cluster.namespaces.get(name) == Some(labels),
-                Object::Pod(pod) => cluster.pods.get(&key) == Some(pod),
-                Object::Policy(policy) => cluster.policies.get(&key) == Some(policy),
-                Object::Node(name, node) => cluster.nodes.get(name) == Some(node),
-                Object::Service(key, service) => cluster.services.get(key) == Some(service),
-            };
-            let name = if key.namespace.is_empty() { key.name.to_string() } else { key.to_string() };
-            reader.object = Some(ObjectRef { kind: kind.into(), name: name.into() });
-            if same {
-                let message = format!("given before at {file}:{line}; remove one");
-                reader.warning(at, &FieldPath::Root, message);
-            } else {
-                let message = format!("contradicts the one at {file}:{line}, which is kept; remove one");
-                reader.error(at, &FieldPath::Root, message);
-            }
-        }
-    }
+/// Has it the name of a file that is read where it stands in a directory?
+pub fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"))
 }

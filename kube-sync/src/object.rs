@@ -1,18 +1,20 @@
-//! One Kubernetes object, or a list of them, out of a tree: which kind it is, its name, and on to the
-//! converter. Other kinds are ignored.
+//! One Kubernetes object, or a list of them, out of a tree: which kind it is, and on to the converter. Whatever does
+//! not yield the objects that it holds is lost, and said; other kinds are ignored.
+//!
+//! Not here: kinds and versions (`kind`), names (`metadata`).
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use netpolc_policy::{Labels, Node as ClusterNode, ObjectKey, Pod, Policy, Service};
 
 use crate::{
-    lenient, policy,
-    problem::{Path, excerpt},
-    selector::is_dns_subdomain,
-    service,
-    source::Reader,
+    kind::{Kind, classify, guess},
+    lenient, metadata, policy,
+    problem::{Path, Severity, excerpt},
+    repeated, service,
+    source::{Origin, Reader},
     strict,
-    tree::{Node, Value},
+    tree::{Field, Node, Value},
 };
 
 /// A converted object.
@@ -44,45 +46,6 @@ pub(crate) struct ItemType<'t> {
     pub api_version: Option<&'t str>,
 }
 
-/// What is done with an object of some kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Namespace,
-    Pod,
-    Policy,
-    Node,
-    Service,
-    List,
-    Ignored,
-}
-
-/// The kind that `kind` and `apiVersion` name, and what is wrong with them.
-pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<String>) {
-    let core = |known| if matches!(api_version, None | Some("v1")) { (known, None) } else { (Kind::Ignored, None) };
-    match kind {
-        "NetworkPolicy" => match api_version {
-            Some("networking.k8s.io/v1") => (Kind::Policy, None),
-            None => (Kind::Policy, Some("no apiVersion; write networking.k8s.io/v1".into())),
-            Some(version @ ("extensions/v1beta1" | "networking.k8s.io/v1beta1")) => {
-                (Kind::Policy, Some(format!("{version} is read as networking.k8s.io/v1; write that")))
-            }
-            Some(version) => {
-                let message = format!("ignored: {} is another kind than networking.k8s.io/v1", excerpt(version));
-                (Kind::Ignored, Some(message))
-            }
-        },
-        "Pod" => core(Kind::Pod),
-        "Namespace" => core(Kind::Namespace),
-        "Node" => core(Kind::Node),
-        "Service" => core(Kind::Service),
-        _ if kind.ends_with("List") => (Kind::List, None),
-        _ if strict::distance(kind, "NetworkPolicy") <= 2 => {
-            (Kind::Ignored, Some(format!("ignored: unknown kind {}; did you mean NetworkPolicy?", excerpt(kind))))
-        }
-        _ => (Kind::Ignored, None),
-    }
-}
-
 /// Lists may stand in lists, within reason.
 const MAX_LIST_DEPTH: usize = 4;
 
@@ -90,61 +53,207 @@ const MAX_LIST_DEPTH: usize = 4;
 pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
     reader.leave();
     reader.source.advance(node.at as usize);
-    let cut_short = node.get("").is_some();
-    reader.lost |= cut_short;
-    let path = Path::Root;
-    if !matches!(node.value, Value::Map(_)) {
-        strict::wrong_type(reader, node, &path, "a Kubernetes object");
-        return;
+    reader.lost |= node.get("").is_some();
+    match &node.value {
+        Value::Map(fields) => {
+            let parts = parts(reader, node, fields);
+            let whole = if parts.len() == 1 { Whole::Yes } else { Whole::Perhaps };
+            for part in parts {
+                one(reader, &part, whole, item_type, depth, sink);
+                reader.leave();
+            }
+        }
+        // As kubectl does.
+        Value::Null => {}
+        Value::List(items) if depth == 0 => {
+            reader.lost = true;
+            reader.error(
+                node.at,
+                &Path::Root,
+                "a list and no object; put `---` between objects, or make a `kind: List`",
+            );
+            items.iter().for_each(|item| object(reader, item, None, depth + 1, sink));
+        }
+        Value::String(text) if depth == 0 => {
+            reader.lost = true;
+            let start = excerpt(text.lines().next().unwrap_or_default());
+            let message = what_it_is(text).map_or_else(|| format!("text and no object: `{start}`"), str::to_owned);
+            reader.error(node.at, &Path::Root, message);
+        }
+        _ => {
+            reader.lost = true;
+            strict::wrong_type(reader, node, &Path::Root, "a Kubernetes object");
+        }
     }
-    let text = |name| node.get(name).and_then(Node::as_str);
-    let Some(kind) = text("kind").or(item_type.map(|t| t.kind)) else {
-        if !cut_short {
-            reader.error(node.at, &path.field("kind"), "missing: this is no Kubernetes object, and it is ignored");
+}
+
+/// So much of a text, in bytes, is looked at to tell what it is.
+const EXCERPT: usize = 200;
+
+/// Text that is often found where an object should be.
+pub(crate) fn what_it_is(text: &str) -> Option<&'static str> {
+    let text = text.trim_start();
+    if text.starts_with("version https://git-lfs") {
+        Some("a Git LFS pointer and no object; fetch the file itself with `git lfs pull`")
+    } else if text.starts_with('<') {
+        Some("HTML or XML and no object; a server's error page?")
+    } else if text.starts_with("Error from server") || text.starts_with("error: ") {
+        Some("kubectl's error message and no object")
+    } else if text.starts_with("{{") {
+        Some("a template and no object; render it first (helm template)")
+    } else {
+        None
+    }
+}
+
+/// What every object begins with, in some order.
+const HEADER: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
+/// The objects that a document holds: more than one where the separator between them was lost, so that a field of
+/// the header comes a second time. All the fields of the same value are one object, written twice or in a hurry.
+fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) -> Vec<Cow<'n, Node<'t>>> {
+    let repeated = repeated::of(fields);
+    let header = |index: usize| HEADER.contains(&&*fields[index].name);
+    let differs = |&(index, before): &(usize, usize)| !fields[before].node.same(&fields[index].node);
+    if !repeated.iter().any(|&(index, _)| header(index)) || !repeated.iter().any(differs) {
+        return vec![Cow::Borrowed(node)];
+    }
+    let mut starts = vec![0];
+    for (index, before) in repeated {
+        if header(index) && starts.last().is_some_and(|start| before >= *start) {
+            starts.push(index);
+            reader.lost = true;
+            let message = "given twice: are these two documents without `---` between them? Each is read as one";
+            reader.error(fields[index].at, &Path::Root.field(&fields[index].name), message);
         }
-        return;
+    }
+    let ends = starts.iter().skip(1).copied().chain([fields.len()]);
+    let part = |(start, end): (&usize, usize)| {
+        let fields = fields[*start..end].to_vec();
+        Cow::Owned(Node { at: fields.first().map_or(node.at, |f| f.at), value: Value::Map(fields) })
     };
-    let api_version = text("apiVersion").or(item_type.and_then(|t| t.api_version));
-    let (known, complaint) = classify(kind, api_version);
-    if let Some(complaint) = complaint {
-        reader.enter(kind, &display_name(node));
-        if known == Kind::Policy && api_version.is_none() && !cut_short {
-            reader.error(node.at, &path.field("apiVersion"), complaint);
-        } else if known == Kind::Ignored && kind != "NetworkPolicy" {
-            reader.error(node.at, &path.field("kind"), complaint);
-        } else {
-            reader.warning(node.at, &path.field("apiVersion"), complaint);
+    starts.iter().zip(ends).map(part).collect()
+}
+
+/// Is it known where an object begins and ends?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    /// A part of it may have been taken for another one's.
+    Perhaps,
+}
+
+/// Hands on one object, or a list's.
+fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
+    let cut_short = node.get("").is_some();
+    let mut text = |name| {
+        let node = node.get(name)?;
+        if node.as_str().is_none() && node.value != Value::Broken {
+            reader.lost = true;
+            strict::wrong_type(reader, node, &Path::Root.field(name), "a string");
         }
+        node.as_str()
+    };
+    let kind = text("kind").or(item_type.map(|t| t.kind));
+    let api_version = text("apiVersion").or(item_type.and_then(|t| t.api_version));
+    let (mut known, complaint) = kind.map_or((Kind::Unknown, None), |kind| classify(kind, api_version));
+    reader.enter(kind.unwrap_or_default(), &metadata::display_name(node));
+    if kind.is_none() {
+        reader.leave();
+        reader.lost = true;
+        if !cut_short && node.get("kind").is_none() {
+            // The whole line: a map begins at its first `:` to the parser.
+            let (before, after) = reader.source.text.split_at(reader.source.text.len().min(node.at as usize));
+            let before = before.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+            let start = [before, &after[..after.len().min(EXCERPT)]].concat();
+            let known = what_it_is(&String::from_utf8_lossy(&start)).filter(|_| depth == 0);
+            let message = known.unwrap_or("missing: this is no Kubernetes object, and it is ignored");
+            reader.error(node.at, &Path::Root.field("kind"), message);
+        }
+    }
+    if let Some(complaint) = complaint {
+        reader.lost |= complaint.field == "kind";
+        let path = Path::Root.field(complaint.field);
+        match complaint.severity {
+            Severity::Error if cut_short => {}
+            Severity::Error => reader.error(node.at, &path, complaint.message),
+            Severity::Warning => reader.warning(node.at, &path, complaint.message),
+        }
+    }
+    if known == Kind::Unknown {
+        let items = matches!(node.get("items"), Some(Node { value: Value::List(_), .. }));
+        known = if items { Kind::List } else { guess(node).unwrap_or(Kind::Unknown) };
     }
     match known {
         Kind::Ignored => {}
+        Kind::Unknown => reader.lost = true,
+        Kind::Foreign => foreign(reader, node, kind.unwrap_or_default(), api_version),
         Kind::List => {
-            let items_path = path.field("items");
-            let Some(items) = strict::list(reader, node.get("items"), &items_path) else {
-                reader.lost = true;
-                return;
-            };
-            if depth >= MAX_LIST_DEPTH {
-                reader.lost = true;
-                reader.error(node.at, &items_path, "too many lists within lists; put the objects into one");
-                return;
-            }
-            let item_type = item_type_of(kind, api_version);
-            for item in items.iter().filter(|item| item.value != Value::Broken) {
-                object(reader, item, item_type, depth + 1, sink);
-            }
+            let item_type = kind.and_then(|kind| item_type_of(kind, api_version));
+            list(reader, node, item_type, depth, sink);
         }
         // What is missing of these could be what matters; only a policy isolates by what is left.
         Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service if cut_short => {}
         Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service | Kind::Policy => {
-            let found = single(reader, node, known, kind);
-            match found {
+            reader.damaged = whole == Whole::Perhaps;
+            match single(reader, node, known) {
                 Some(found) => sink(reader, found, node.at),
-                None => reader.lost |= known == Kind::Policy,
+                None => reader.lost = true,
             }
         }
     }
+}
+
+/// Counts what somebody else enforces.
+fn foreign(reader: &mut Reader, node: &Node, kind: &str, api_version: Option<&str>) {
+    let (kind, count) = match (kind.strip_suffix("List"), node.get("items").map(|items| &items.value)) {
+        (Some(item), Some(Value::List(items))) => (item, items.len()),
+        _ => (kind, 1),
+    };
+    reader.foreign(node.at, kind, api_version.unwrap_or("no apiVersion"), count);
+}
+
+fn list(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
     reader.leave();
+    let Value::Map(fields) = &node.value else { return };
+    let path = Path::Root.field("items");
+    if depth >= MAX_LIST_DEPTH {
+        reader.lost = true;
+        reader.error(node.at, &path, "too many lists within lists; put the objects into one");
+        return;
+    }
+    let known = ["apiVersion", "kind", "metadata", "items"];
+    for field in fields.iter().filter(|f| !f.name.is_empty() && !known.contains(&&*f.name)) {
+        unknown_field(reader, field, &Path::Root, &known);
+    }
+    if !fields.iter().any(|f| f.name == "items" || f.name.is_empty()) {
+        reader.lost = true;
+        reader.error(node.at, &path, "missing; an empty list is `items: []`");
+    }
+    // Where they are given twice both count: a policy that is read isolates.
+    for field in fields.iter().filter(|f| f.name == "items" && f.node.value != Value::Null) {
+        let Some(items) = strict::list(reader, Some(&field.node), &path) else {
+            reader.lost = true;
+            continue;
+        };
+        for item in items.iter().filter(|item| item.value != Value::Broken) {
+            object(reader, item, item_type, depth + 1, sink);
+        }
+    }
+    for (index, _) in repeated::of(fields) {
+        reader.lost = true;
+        let field = &fields[index];
+        reader.error(field.at, &Path::Root.field(&field.name), "given twice; keep one");
+    }
+}
+
+/// A field where no API server knows one. What a newer server sends is no slip.
+pub(crate) fn unknown_field(reader: &mut Reader, field: &Field, path: &Path, known: &[&str]) {
+    if reader.origin == Origin::File {
+        reader.lost = true;
+        let message = format!("unknown field; {}", strict::hint(&field.name, known));
+        reader.error(field.at, &path.field(&field.name), message);
+    }
 }
 
 /// The items of a `PodList` are Pods; those of a `List` say what they are.
@@ -153,90 +262,38 @@ pub(crate) fn item_type_of<'t>(list_kind: &'t str, api_version: Option<&'t str>)
     Some(ItemType { kind, api_version })
 }
 
-/// What to call the object in messages.
-pub(crate) fn display_name(node: &Node) -> String {
-    let metadata = node.get("metadata");
-    let text = |name| metadata.and_then(|m| m.get(name)).and_then(Node::as_str);
-    match (text("namespace"), text("name")) {
-        (Some(namespace), Some(name)) => format!("{}/{}", excerpt(namespace), excerpt(name)),
-        (None, Some(name)) => excerpt(name),
-        _ => String::new(),
+fn single(reader: &mut Reader, node: &Node, known: Kind) -> Option<Object> {
+    let Value::Map(fields) = &node.value else { return None };
+    let kind = match known {
+        Kind::Namespace => "Namespace",
+        Kind::Node => "Node",
+        Kind::Pod => "Pod",
+        Kind::Service => "Service",
+        _ => "NetworkPolicy",
+    };
+    reader.enter(kind, &metadata::display_name(node));
+    repeated::report(reader, node, &Path::Root);
+    // The fields of a policy are read strictly anyway.
+    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
+    for field in fields.iter().filter(|f| known != Kind::Policy && !f.name.is_empty() && !top.contains(&&*f.name)) {
+        unknown_field(reader, field, &Path::Root, &top);
     }
-}
-
-fn single(reader: &mut Reader, node: &Node, known: Kind, kind: &str) -> Option<Object> {
-    reader.enter(kind, &display_name(node));
-    let path = Path::Root.field("metadata");
-    let metadata = node.get("metadata");
-    let name = match metadata.and_then(|m| m.get("name")) {
-        Some(name) => strict::string(reader, name, &path.field("name")).map(|text| (name.at, text)),
-        None => None,
-    };
-    let name = match (name, known) {
-        (Some((at, name)), _) => checked_name(reader, at, &path.field("name"), name),
-        (None, Kind::Policy) => {
-            // It isolates all the same, provided that its namespace can be told.
-            let line = reader.source.line(node.at as usize);
-            let name = format!("unnamed.line-{line}");
-            let message = format!("missing or unreadable; give the policy a name (it is kept as {name})");
-            reader.error(metadata.unwrap_or(node).at, &path.field("name"), message);
-            name.into()
-        }
-        (None, _) => {
-            reader.error(
-                metadata.unwrap_or(node).at,
-                &path.field("name"),
-                "missing or unreadable; the object is ignored",
-            );
-            return None;
-        }
-    };
-    if matches!(known, Kind::Namespace | Kind::Node) {
-        return Some(match known {
-            Kind::Node => Object::Node(name.clone(), lenient::node(reader, node)),
-            _ => {
-                let labels = lenient::labels(reader, metadata, Some((NAMESPACE_NAME_LABEL, &name)));
-                Object::Namespace(name, labels)
-            }
-        });
-    }
-    let namespace = match metadata.and_then(|m| m.get("namespace")) {
-        Some(node) => {
-            let namespace_path = path.field("namespace");
-            let text = strict::string(reader, node, &namespace_path)?;
-            checked_name(reader, node.at, &namespace_path, text)
-        }
-        // A document that broke off may have had one further on.
-        None if metadata.is_none_or(|m| !matches!(m.value, Value::Map(_)) || m.get("").is_some()) => {
-            if node.get("").is_none() {
-                reader.error(
-                    node.at,
-                    &path,
-                    "missing or unreadable, so that the namespace is unknown; the object is ignored",
-                );
-            }
-            return None;
-        }
-        None => reader.interner.string("default"),
-    };
-    let key = ObjectKey { namespace, name };
-    reader.enter(kind, &key.to_string());
+    let about = metadata::Metadata::of(reader, node);
+    let name = about.name(reader, known)?;
     Some(match known {
-        Kind::Policy => Object::Policy(policy::policy(reader, key, node)),
-        Kind::Service => Object::Service(key, service::service(reader, node)),
-        _ => Object::Pod(lenient::pod(reader, key, node)),
+        Kind::Node => Object::Node(name, lenient::node(reader, node)),
+        Kind::Namespace => {
+            let labels = lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
+            Object::Namespace(name, labels)
+        }
+        _ => {
+            let key = ObjectKey { namespace: about.namespace(reader)?, name };
+            reader.name(kind, &key);
+            match known {
+                Kind::Service => Object::Service(key, service::service(reader, node)),
+                Kind::Pod => Object::Pod(lenient::pod(reader, key, node)),
+                _ => Object::Policy(policy::policy(reader, key, node)),
+            }
+        }
     })
-}
-
-/// Names go into every later output; what the API server would not have let through is made legible.
-fn checked_name(reader: &mut Reader, at: u32, path: &Path, name: &str) -> Arc<str> {
-    if is_dns_subdomain(name) {
-        return reader.interner.string(name);
-    }
-    let legible = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
-    let kept: String = name.chars().take(253).map(legible).collect();
-    let kept = if kept.is_empty() { "empty".to_owned() } else { kept };
-    let message = format!("`{}` is no DNS name; the object is kept as {kept}", excerpt(name));
-    reader.error(at, path, message);
-    kept.into()
 }

@@ -192,12 +192,10 @@ fn ip_block(reader: &mut Reader, node: &Node, path: &Path) -> Option<Block> {
 /// An address block in prefix notation, host bits masked away (S17).
 fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
     let text = strict::string(reader, node, path)?;
-    let parsed = text.split_once('/').and_then(|(address, length)| {
-        let plain = length.bytes().all(|b| b.is_ascii_digit()) && (length.len() == 1 || !length.starts_with('0'));
-        let address: IpAddr = address.parse().ok()?;
-        IpNetwork::new(address, Some(length).filter(|_| plain)?.parse().ok()?).ok()
-    });
-    let Some(written) = parsed else {
+    let strictly = parse_network(text, |number| number.len() == 1 || !number.starts_with('0'));
+    // API servers hold such blocks from times when they were valid, and read them as decimal
+    // (IsValidCIDRForLegacyField, ParseCIDRSloppy).
+    let Some(written) = strictly.or_else(|| parse_network(text, |_| true)) else {
         let advice = match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(address)) => format!("; write {address}/32 for the one address"),
             Ok(IpAddr::V6(address)) => format!("; write {address}/128 for the one address"),
@@ -206,11 +204,36 @@ fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
         reader.error(node.at, path, format!("`{}` is no address block{advice}", excerpt(text)));
         return None;
     };
+    if strictly.is_none() {
+        let message = format!("`{}` has leading zeros; it is read in decimal, as {written}; write that", excerpt(text));
+        reader.warning(node.at, path, message);
+    }
     let masked = IpNetwork::new(written.network(), written.prefix()).ok()?;
     if masked != written {
         reader.warning(node.at, path, format!("{text} has bits beyond its prefix; it is taken for {masked}"));
     }
     Some(masked)
+}
+
+/// `address/length`, all decimal numbers in it `plain`.
+fn parse_network(text: &str, plain: fn(&str) -> bool) -> Option<IpNetwork> {
+    let number = |text: &str| -> Option<u8> {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|_| digits && plain(text))
+    };
+    // The last four numbers of an IPv6 address may be those of an IPv4 address.
+    let address = |text: &str| -> Option<IpAddr> {
+        let (head, dotted) = text.rsplit_once(':').map_or(("", text), |(head, dotted)| (head, dotted));
+        if !dotted.contains('.') {
+            return text.parse().ok();
+        }
+        let numbers: Option<Vec<u8>> = dotted.split('.').map(number).collect();
+        let v4: [u8; 4] = numbers?.try_into().ok()?;
+        let v4 = std::net::Ipv4Addr::from(v4);
+        if text.contains(':') { format!("{head}:{v4}").parse().ok() } else { Some(v4.into()) }
+    };
+    let (base, length) = text.split_once('/')?;
+    IpNetwork::new(address(base)?, number(length)?).ok()
 }
 
 fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {

@@ -54,11 +54,12 @@ fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Re
             health = Health::Broken;
             continue;
         };
-        if into[first..].iter().any(|r| r.key == key) {
-            reader.error(field.at, &path, "given twice; keep one");
-            health = Health::Broken;
-        } else {
-            into.push(Requirement { key, operator: Operator::In(vec![value]) });
+        let requirement = Requirement { key, operator: Operator::In(vec![value]) };
+        match into[first..].iter().find(|r| r.key == requirement.key) {
+            // `repeated` has said so.
+            Some(before) if *before == requirement => {}
+            Some(_) => health = Health::Broken,
+            None => into.push(requirement),
         }
     }
     health
@@ -135,6 +136,14 @@ fn label_key(reader: &mut Reader, at: u32, path: &Path, key: &str) -> Option<Arc
 }
 
 fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>> {
+    if node.value == Value::Null {
+        reader.warning(
+            node.at,
+            path,
+            "null is the empty value to API servers, as in labels; write \"\" if it is meant",
+        );
+        return Some(reader.interner.string(""));
+    }
     let value = strict::string(reader, node, path)?;
     if value.is_empty() || is_name_part(value) {
         return Some(reader.interner.string(value));

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netpolc_policy::{Protocol, Service, ServicePort};
 
 use crate::{
-    lenient::{address, map, protocol, text},
+    lenient::{address, map, protocol, required, text},
     problem::Path,
     source::Reader,
     strict,
@@ -38,10 +38,14 @@ pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
     let status = root.field("status");
     let balancer = status.field("loadBalancer");
     let ingress = balancer.field("ingress");
-    let list = object.get("status").and_then(|s| s.get("loadBalancer")).and_then(|b| b.get("ingress"));
+    let list = map(reader, object.get("status"), &status).and_then(|s| s.get("loadBalancer"));
+    let list = map(reader, list, &balancer).and_then(|b| b.get("ingress"));
     for (index, item) in strict::list(reader, list, &ingress).unwrap_or_default().iter().enumerate() {
+        let path = ingress.index(index);
+        // Some are known by a name alone.
+        let Some(ip) = map(reader, Some(item), &path).and_then(|item| item.get("ip")) else { continue };
         if item.get("ipMode").and_then(Node::as_str) != Some("Proxy") {
-            address(reader, item.get("ip"), &ingress.index(index).field("ip"), &mut addresses);
+            address(reader, Some(ip), &path.field("ip"), &mut addresses);
         }
     }
     let mut ports = Vec::new();
@@ -55,10 +59,7 @@ pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
 }
 
 fn service_port(reader: &mut Reader, port: &Node, path: &Path) -> Option<ServicePort> {
-    let Some(given) = port.get("port") else {
-        reader.warning(port.at, &path.field("port"), "missing; the port is left out");
-        return None;
-    };
+    let given = required(reader, port, path, "port")?;
     let number_path = path.field("port");
     let number_given = strict::integer(reader, given, &number_path, 1, u16::MAX)?;
     let protocol: Protocol = protocol(reader, port, path)?;

@@ -1,10 +1,12 @@
 //! Where a converter stands: the text it reads from and the object it reads, for messages with lines.
 
-use std::{cell::Cell, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
+
+use netpolc_policy::ObjectKey;
 
 use crate::{
     intern::Interner,
-    problem::{ObjectRef, Path, Problem, Problems, Severity},
+    problem::{ObjectRef, Path, Problem, Problems, Severity, excerpt},
 };
 
 /// The text of one input.
@@ -44,6 +46,19 @@ fn newlines(text: &[u8]) -> u32 {
 /// An object may have this many problems before it stops talking.
 const MAX_PROBLEMS_PER_OBJECT: u32 = 100;
 
+/// Who wrote what is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// People and tools, who may misspell a field.
+    File,
+    /// An API server, which has refused or dropped what it does not know. It may know more than we do.
+    #[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "only watches read from one"))]
+    Server,
+}
+
+/// Policies that other engines enforce, and templates: how many of each kind and version, and the line of the first.
+pub(crate) type Foreign = BTreeMap<(String, String), (usize, u32)>;
+
 /// Reads one object after another out of a source.
 pub(crate) struct Reader<'a> {
     pub source: &'a Source<'a>,
@@ -54,17 +69,46 @@ pub(crate) struct Reader<'a> {
     reported: u32,
     /// Something was there that is not in the result at all.
     pub lost: bool,
+    /// A part of the object that is read now was left out.
+    pub damaged: bool,
+    pub origin: Origin,
+    pub foreign: Foreign,
+    /// There was a document that is neither empty nor null.
+    pub any: bool,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(source: &'a Source<'a>, problems: &'a mut Problems, interner: &'a mut Interner) -> Self {
-        Self { source, problems, interner, document: None, object: None, reported: 0, lost: false }
+        Self {
+            source,
+            problems,
+            interner,
+            document: None,
+            object: None,
+            reported: 0,
+            lost: false,
+            damaged: false,
+            origin: Origin::File,
+            foreign: Foreign::new(),
+            any: false,
+        }
+    }
+
+    /// Notes policies that somebody else enforces.
+    pub fn foreign(&mut self, at: u32, kind: &str, api_version: &str, count: usize) {
+        let line = self.source.line(at as usize);
+        self.foreign.entry((excerpt(kind), excerpt(api_version))).or_insert((0, line)).0 += count;
     }
 
     /// From here on messages are about this object.
     pub fn enter(&mut self, kind: &str, name: &str) {
         self.reported = 0;
         self.object = Some(ObjectRef { kind: kind.into(), name: name.into() });
+    }
+
+    /// The object that was entered turns out to have this key.
+    pub fn name(&mut self, kind: &str, key: &ObjectKey) {
+        self.object = Some(ObjectRef { kind: kind.into(), name: key.to_string().into() });
     }
 
     /// From here on messages are about no object.
@@ -74,6 +118,7 @@ impl<'a> Reader<'a> {
     }
 
     pub fn error(&mut self, at: u32, path: &Path, message: impl Into<String>) {
+        self.damaged = true;
         self.report(Severity::Error, at, path, message.into());
     }
 

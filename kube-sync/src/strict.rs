@@ -23,7 +23,8 @@ impl Health {
 /// Stands for a field that was given twice: neither value counts.
 static UNCLEAR: Node<'static> = Node { at: 0, value: Value::Broken };
 
-/// The values of the fields `names` of `node`, null counting as absent; anything else in it is broken.
+/// The values of the fields `names` of `node`, null counting as absent; anything else in it is broken. Keys that are
+/// given twice were reported by `repeated`.
 pub(crate) fn fields<'n, 't, const N: usize>(
     reader: &mut Reader,
     node: &'n Node<'t>,
@@ -36,7 +37,7 @@ pub(crate) fn fields<'n, 't, const N: usize>(
         wrong_type(reader, node, path, "an object");
         return (found, Health::Broken);
     };
-    let mut seen = [false; N];
+    let mut seen: [Option<&Node>; N] = [None; N];
     for field in fields {
         let Some(index) = names.iter().position(|name| *name == field.name) else {
             health = Health::Broken;
@@ -47,13 +48,15 @@ pub(crate) fn fields<'n, 't, const N: usize>(
             }
             continue;
         };
-        if seen[index] {
-            health = Health::Broken;
-            reader.error(field.at, &path.field(&field.name), "given twice; keep one");
-            found[index] = Some(&UNCLEAR);
+        if let Some(before) = seen[index] {
+            // `repeated` has said so.
+            if !field.node.same(before) {
+                health = Health::Broken;
+                found[index] = Some(&UNCLEAR);
+            }
             continue;
         }
-        seen[index] = true;
+        seen[index] = Some(&field.node);
         found[index] = Some(&field.node).filter(|node| node.value != Value::Null);
     }
     (found, health)
@@ -98,7 +101,10 @@ pub(crate) fn integer(reader: &mut Reader, node: &Node, path: &Path, least: u16,
 /// Reports that `node` is not what it must be.
 pub(crate) fn wrong_type(reader: &mut Reader, node: &Node, path: &Path, wanted: &str) {
     let advice = match (&node.value, wanted) {
-        (Value::Broken, _) => return,
+        (Value::Broken, _) => {
+            reader.damaged = true;
+            return;
+        }
         (Value::Number(text), "a string") => format!("; write it in quotes: \"{}\"", excerpt(text)),
         (Value::Bool(_), "a string") => "; write it in quotes".to_owned(),
         (Value::Null, "a string") => "; write \"\" for an empty one".to_owned(),
@@ -110,7 +116,7 @@ pub(crate) fn wrong_type(reader: &mut Reader, node: &Node, path: &Path, wanted: 
 }
 
 /// What may have been meant by the unknown field `name` where `known` are allowed.
-fn hint(name: &str, known: &[&str]) -> String {
+pub(crate) fn hint(name: &str, known: &[&str]) -> String {
     let opposite = match name {
         "from" => "to",
         "to" => "from",
@@ -133,8 +139,10 @@ fn hint(name: &str, known: &[&str]) -> String {
         "ingress" | "egress" | "policyTypes" => "it belongs into `spec`",
         _ => "",
     };
-    let allowed: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
-    let allowed = format!("only {} can stand here", allowed.join(", "));
+    // Of metadata's those that people write.
+    let allowed: Vec<String> = known.iter().take(5).map(|k| format!("`{k}`")).collect();
+    let more = if known.len() > allowed.len() { " and the like" } else { "" };
+    let allowed = format!("only {}{more} can stand here", allowed.join(", "));
     if home.is_empty() { allowed } else { format!("{home}; {allowed}") }
 }
 

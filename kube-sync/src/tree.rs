@@ -44,10 +44,28 @@ impl<'a> Node<'a> {
         Self::new(at, Value::Broken)
     }
 
-    /// The field `name` of a map, null counting as absent. Of several the first.
+    /// The field `name` of a map, null counting as absent. Of several the last, as for kubectl; `repeated` reports them.
     pub fn get(&self, name: &str) -> Option<&Node<'a>> {
         let Value::Map(fields) = &self.value else { return None };
-        fields.iter().find(|f| f.name == name).map(|f| &f.node).filter(|n| n.value != Value::Null)
+        fields.iter().rfind(|f| f.name == name).map(|f| &f.node).filter(|n| n.value != Value::Null)
+    }
+
+    /// The text of the field `name`, an empty one counting as absent: the API has no difference for the strings of
+    /// metadata.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name).and_then(Node::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// Is it the same value, wherever it stands?
+    pub fn same(&self, other: &Node) -> bool {
+        match (&self.value, &other.value) {
+            (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b)),
+            (Value::Map(a), Value::Map(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.node.same(&b.node))
+            }
+            (Value::Broken, _) | (_, Value::Broken) => false,
+            (a, b) => a == b,
+        }
     }
 
     pub fn as_str(&self) -> Option<&str> {

@@ -7,34 +7,85 @@ use std::{net::IpAddr, sync::Arc};
 use netpolc_policy::{ContainerPort, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
 use crate::{
     intern::Interner,
     json::Str,
-    object::{ItemType, Kind, NAMESPACE_NAME_LABEL, Object, classify},
+    kind::{Kind, classify},
+    object::{ItemType, NAMESPACE_NAME_LABEL, Object},
     selector::is_dns_subdomain,
 };
 
-/// Any object, its larger parts left as text.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// Any object, its larger parts left as text. A key that is there twice is odd.
+#[derive(Default)]
 pub(crate) struct Item<'a> {
-    #[serde(borrow)]
     pub kind: Option<Str<'a>>,
-    #[serde(borrow)]
     pub api_version: Option<Str<'a>>,
-    #[serde(borrow)]
     metadata: Option<Metadata<'a>>,
-    #[serde(borrow)]
     spec: Option<&'a RawValue>,
-    #[serde(borrow)]
     status: Option<&'a RawValue>,
+    /// There are other fields, which is odd in the kinds that are read here.
+    more: bool,
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ItemVisitor;
+        impl<'de> Visitor<'de> for ItemVisitor {
+            type Value = Item<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Item<'de>, A::Error> {
+                let (mut item, mut seen) = (Item::default(), [false; 5]);
+                while let Some(Str(name)) = map.next_key()? {
+                    let index = match &*name {
+                        "kind" => {
+                            item.kind = map.next_value()?;
+                            0
+                        }
+                        "apiVersion" => {
+                            item.api_version = map.next_value()?;
+                            1
+                        }
+                        "metadata" => {
+                            item.metadata = map.next_value()?;
+                            2
+                        }
+                        "spec" => {
+                            item.spec = map.next_value()?;
+                            3
+                        }
+                        "status" => {
+                            item.status = map.next_value()?;
+                            4
+                        }
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            item.more = true;
+                            continue;
+                        }
+                    };
+                    if std::mem::replace(&mut seen[index], true) {
+                        return Err(A::Error::custom("given twice"));
+                    }
+                }
+                Ok(item)
+            }
+        }
+        from.deserialize_map(ItemVisitor)
+    }
+}
+
+/// Every field that it may have; others are odd.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "what is only known is not read")]
 struct Metadata<'a> {
     #[serde(borrow)]
     name: Option<Str<'a>>,
@@ -44,6 +95,26 @@ struct Metadata<'a> {
     uid: Option<Str<'a>>,
     #[serde(borrow)]
     labels: Option<Pairs<'a>>,
+    annotations: Option<IgnoredAny>,
+    generate_name: Option<IgnoredAny>,
+    resource_version: Option<IgnoredAny>,
+    generation: Option<IgnoredAny>,
+    creation_timestamp: Option<IgnoredAny>,
+    deletion_timestamp: Option<IgnoredAny>,
+    deletion_grace_period_seconds: Option<IgnoredAny>,
+    owner_references: Option<IgnoredAny>,
+    finalizers: Option<IgnoredAny>,
+    managed_fields: Option<IgnoredAny>,
+    self_link: Option<IgnoredAny>,
+    cluster_name: Option<IgnoredAny>,
+    initializers: Option<IgnoredAny>,
+}
+
+impl<'a> Metadata<'a> {
+    /// An empty string is an absent one.
+    fn text<'m>(field: &'m Option<Str<'a>>) -> Option<&'m str> {
+        field.as_ref().map(|text| &*text.0).filter(|text| !text.is_empty())
+    }
 }
 
 #[derive(Deserialize)]
@@ -124,6 +195,7 @@ pub(crate) fn convert(item: &Item, item_type: Option<ItemType>, interner: &mut I
     let version = item.api_version.as_ref().map(|v| &*v.0).or(item_type.and_then(|t| t.api_version));
     let found = match classify(kind, version) {
         (Kind::Ignored, None) => return Outcome::Ignored,
+        _ if item.more => None,
         (Kind::Pod, None) => pod(item, interner).map(Object::Pod),
         (Kind::Namespace, None) => namespace(item, interner),
         (Kind::Node, None) => node(item),
@@ -134,8 +206,7 @@ pub(crate) fn convert(item: &Item, item_type: Option<ItemType>, interner: &mut I
 
 /// Names are mostly unique; interning them would only cost memory.
 fn name(metadata: &Metadata) -> Option<Arc<str>> {
-    let name = metadata.name.as_ref().filter(|name| is_dns_subdomain(&name.0))?;
-    Some(Arc::from(&*name.0))
+    Metadata::text(&metadata.name).filter(|name| is_dns_subdomain(name)).map(Arc::from)
 }
 
 fn namespace(item: &Item, interner: &mut Interner) -> Option<Object> {
@@ -151,8 +222,8 @@ fn node(item: &Item) -> Option<Object> {
     let mut addresses = Vec::new();
     if let Some(status) = part::<NodeStatus>(item.status)? {
         for address in status.addresses.iter().flatten() {
-            if address.kind.as_ref().is_some_and(|k| matches!(&*k.0, "InternalIP" | "ExternalIP")) {
-                add(&address.address, &mut addresses)?;
+            if matches!(&*address.kind.as_ref()?.0, "InternalIP" | "ExternalIP") {
+                add(address.address.as_ref()?, &mut addresses)?;
             }
         }
     }
@@ -162,11 +233,8 @@ fn node(item: &Item) -> Option<Object> {
 fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
     let metadata = item.metadata.as_ref()?;
     let name = name(metadata)?;
-    let namespace = match &metadata.namespace {
-        Some(namespace) if is_dns_subdomain(&namespace.0) => interner.string(&namespace.0),
-        Some(_) => return None,
-        None => interner.string("default"),
-    };
+    let namespace = Metadata::text(&metadata.namespace).unwrap_or("default");
+    let namespace = is_dns_subdomain(namespace).then(|| interner.string(namespace))?;
     let spec = part::<PodSpec>(item.spec)?;
     let status = part::<PodStatus>(item.status)?;
     let labels = interner.labels(metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0)));
@@ -184,16 +252,18 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
     ports.shrink_to_fit();
     if let Some(status) = &status {
         for ip in status.pod_ips.iter().flatten() {
-            add(&ip.ip, &mut addresses)?;
+            add(ip.ip.as_ref()?, &mut addresses)?;
         }
-        add(&status.pod_ip, &mut addresses)?;
+        if let Some(ip) = &status.pod_ip {
+            add(ip, &mut addresses)?;
+        }
     }
     addresses.shrink_to_fit();
     let phase = status.as_ref().and_then(|s| s.phase.as_ref()).map(|p| &*p.0);
     let node = spec.as_ref().and_then(|s| s.node_name.as_ref()).filter(|name| !name.0.is_empty());
     Some(Pod {
         key: ObjectKey { namespace, name },
-        uid: metadata.uid.as_ref().map(|uid| Arc::from(&*uid.0)),
+        uid: Metadata::text(&metadata.uid).map(Arc::from),
         node: node.map(|name| interner.string(&name.0)),
         labels,
         addresses,
@@ -208,11 +278,18 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
 
 /// The decoded part; Some(None) where it is absent, None where it is odd.
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<Option<T>> {
-    raw.map(|raw| serde_json::from_str(raw.get())).transpose().ok()
+    // serde takes a list for an object, too.
+    let object = |raw: &'a RawValue| serde_json::from_str(Some(raw.get()).filter(|text| text.starts_with('{'))?).ok();
+    match raw {
+        None => Some(None),
+        Some(raw) => object(raw).map(Some),
+    }
 }
 
-fn add(text: &Option<Str>, into: &mut Vec<IpAddr>) -> Option<()> {
-    let Some(text) = text.as_ref().filter(|text| !text.0.is_empty()) else { return Some(()) };
+fn add(text: &Str, into: &mut Vec<IpAddr>) -> Option<()> {
+    if text.0.is_empty() {
+        return Some(());
+    }
     let address = text.0.parse().ok()?;
     if !into.contains(&address) {
         into.push(address);
@@ -236,7 +313,7 @@ fn container_port(port: &PortFields, interner: &mut Interner) -> Option<Containe
     })
 }
 
-/// Labels in the order of the input. A value that is no string is odd.
+/// Labels in the order of the input. A value that is no string is odd, and so is a key that is there twice.
 struct Pairs<'a>(Vec<(Str<'a>, Str<'a>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
@@ -250,9 +327,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
-                let mut pairs = Vec::new();
+                let mut pairs: Vec<(Str, Str)> = Vec::new();
                 while let Some(pair) = map.next_entry()? {
                     pairs.push(pair);
+                }
+                let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| &*key.0).collect();
+                keys.sort_unstable();
+                if keys.windows(2).any(|two| two[0] == two[1]) {
+                    return Err(A::Error::custom("given twice"));
                 }
                 Ok(Pairs(pairs))
             }

@@ -1,4 +1,4 @@
-//! YAML text to trees: splitting into documents, scalars, anchors, merge keys, and what can be saved
+//! One YAML document to a tree: scalars, anchors, merge keys, and what can be saved
 //! of a document that breaks off. The syntax itself is granit-parser's.
 //!
 //! Scalars are read as the Kubernetes tools read them (YAML 1.1 as in go-yaml), except that nothing is
@@ -20,34 +20,6 @@ pub(crate) struct Document<'a> {
     pub root: Option<Node<'a>>,
     /// Offset and message of the place where reading had to stop.
     pub error: Option<(usize, String)>,
-}
-
-/// The byte ranges of the documents in `text`: it is cut at every line that starts with `---`, so that
-/// a broken document does not take the others with it. A document marker cannot occur inside a scalar
-/// (YAML 1.2.2, 9.1.2), and JSON has no such line.
-pub(crate) fn split(text: &str) -> Vec<std::ops::Range<usize>> {
-    let mut documents = Vec::new();
-    let mut start = 0;
-    for (at, _) in text.match_indices("---") {
-        let at_line_start = at == 0 || text.as_bytes()[at - 1] == b'\n';
-        let ends = matches!(text.as_bytes().get(at + 3), None | Some(b' ' | b'\t' | b'\r' | b'\n'));
-        if at_line_start && ends && has_content(&text[start..at]) {
-            documents.push(start..at);
-            start = at;
-        }
-    }
-    if has_content(&text[start..]) {
-        documents.push(start..text.len());
-    }
-    documents
-}
-
-/// Is there more than comments, directives and a document marker?
-fn has_content(text: &str) -> bool {
-    text.lines().map(|line| line.trim_start_matches('\u{feff}').trim()).any(|line| {
-        let rest = line.strip_prefix("---").unwrap_or(line).trim_start();
-        !(rest.is_empty() || rest.starts_with('#') || rest.starts_with('%') || line == "...")
-    })
 }
 
 enum Frame<'a> {
@@ -244,6 +216,8 @@ fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Resu
             "tag:yaml.org,2002:int" | "tag:yaml.org,2002:bool" | "tag:yaml.org,2002:null" | "tag:yaml.org,2002:float",
         ) => {}
         Some("!" | "tag:yaml.org,2002:str") => return Ok(Value::String(text)),
+        // yaml.v3 writes the tag before `<<`.
+        Some("tag:yaml.org,2002:merge") if text == "<<" => return Ok(Value::String(text)),
         Some(other) => return Err(format!("the tag {other} has no meaning in a Kubernetes object; remove it")),
     }
     if style != ScalarStyle::Plain {
@@ -251,18 +225,26 @@ fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Resu
     }
     Ok(match &*text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
+        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
+        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
         _ if is_number(&text) => Value::Number(text),
         _ => Value::String(text),
     })
 }
 
+/// Is it one to goyaml.v2 (`resolve`), which kubectl reads with? Underscores between digits do not count there.
 fn is_number(text: &str) -> bool {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.')) {
+        return false;
+    }
+    let text = &*text.replace('_', "");
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
     let all = |digits: &str, allowed: fn(&char) -> bool| !digits.is_empty() && digits.chars().all(|c| allowed(&c));
     if let Some(hex) = unsigned.strip_prefix("0x") {
         return all(hex, char::is_ascii_hexdigit);
+    }
+    if let Some(binary) = unsigned.strip_prefix("0b") {
+        return all(binary, |c| matches!(c, '0' | '1'));
     }
     if let Some(octal) = unsigned.strip_prefix("0o") {
         return all(octal, char::is_ascii_digit);
@@ -303,7 +285,13 @@ mod tests {
             ("'80'", Value::String("80".into())),
             ("\"\"", Value::String("".into())),
             ("!!str 80", Value::String("80".into())),
-            ("y", Value::String("y".into())),
+            ("y", Value::Bool(true)),
+            ("N", Value::Bool(false)),
+            ("'y'", Value::String("y".into())),
+            ("1_000", Value::Number("1_000".into())),
+            ("0b101", Value::Number("0b101".into())),
+            ("0b102", Value::String("0b102".into())),
+            ("a_1", Value::String("a_1".into())),
             ("1.2.3", Value::String("1.2.3".into())),
             ("10.0.0.0/8", Value::String("10.0.0.0/8".into())),
             ("infinity", Value::String("infinity".into())),
@@ -313,23 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_cut_at_markers_only() {
-        let text = "# only a comment\n---\na: 1\n---\nb: |\n  ---\n  text\n--- \nc: 3\n---\n# empty\n---x: 4\n";
-        let parts: Vec<&str> = split(text).into_iter().map(|r| &text[r]).collect();
-        assert_eq!(parts.len(), 4, "{parts:?}");
-        assert!(parts[0].ends_with("a: 1\n") && parts[1].contains("  ---\n  text") && parts[2].contains("c: 3"));
-        assert!(parts[3].contains("---x: 4"));
-        assert!(split("").is_empty() && split("---\n# x\n---\n").is_empty());
-        assert_eq!(split("%YAML 1.2\n---\na: 1\n").len(), 1);
-    }
-
-    #[test]
     fn merge_keys_and_aliases_are_resolved() {
         let node = root("base: &b {x: 1, y: 2}\nuse: {<<: *b, y: 3}\nagain: *b\n");
         let used = node.get("use").unwrap();
         assert_eq!(used.get("x").unwrap().value, Value::Number("1".into()));
         assert_eq!(used.get("y").unwrap().value, Value::Number("3".into()));
         assert_eq!(node.get("again").unwrap().value, node.get("base").unwrap().value);
+        let tagged = root("base: &b {x: 1}\nuse: {!!merge <<: *b}\n");
+        assert_eq!(tagged.get("use").unwrap().get("x"), tagged.get("base").unwrap().get("x"));
     }
 
     #[test]

@@ -186,7 +186,7 @@ fn s10_an_illegal_expression_is_true_for_the_subject_and_nothing_for_a_peer() {
 fn s10_broken_labels_of_the_subject_count_as_true() {
     for (selector, field) in [
         ("{matchLabels: {app: db, bad: 5}}", "spec.podSelector.matchLabels.bad"),
-        ("{matchLabels: {app: db, bad: }}", "spec.podSelector.matchLabels.bad"),
+        ("{matchLabels: {app: db, bad: n}}", "spec.podSelector.matchLabels.bad"),
         ("{matchLabels: {app: db, -bad: x}}", "spec.podSelector.matchLabels.-bad"),
         ("{matchLabels: {app: db}, matchlabels: {}}", "spec.podSelector.matchlabels"),
         ("{matchLabels: {app: db}, matchExpressions: {}}", "spec.podSelector.matchExpressions"),
@@ -281,7 +281,7 @@ fn s61_a_broken_peer_allows_nothing_and_leaves_the_others() {
         ),
         ("{podselector: {}}", ".podselector", "unknown field; did you mean `podSelector`?"),
         ("{podSelector: {}, ports: []}", ".ports", "unknown field; it belongs into an item of `ingress` or `egress`"),
-        ("{podSelector: {}, podSelector: {}}", ".podSelector", "given twice; keep one"),
+        ("{podSelector: {}, podSelector: {matchLabels: {a: b}}}", ".podSelector", "given twice; keep one"),
         ("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}", "", "ipBlock excludes podSelector"),
         ("{ipBlock: {}}", ".ipBlock.cidr", "required, but missing"),
         (
@@ -291,7 +291,8 @@ fn s61_a_broken_peer_allows_nothing_and_leaves_the_others() {
         ),
         ("{ipBlock: {cidr: 10.0.0.0/33}}", ".ipBlock.cidr", "`10.0.0.0/33` is no address block such as"),
         ("{ipBlock: {cidr: 10.0.0.0/255.0.0.0}}", ".ipBlock.cidr", "`10.0.0.0/255.0.0.0` is no address block"),
-        ("{ipBlock: {cidr: 10.0.0.0/08}}", ".ipBlock.cidr", "`10.0.0.0/08` is no address block"),
+        ("{ipBlock: {cidr: 10.0.0.0/0x8}}", ".ipBlock.cidr", "`10.0.0.0/0x8` is no address block"),
+        ("{ipBlock: {cidr: 10.0.0.0256/8}}", ".ipBlock.cidr", "`10.0.0.0256/8` is no address block"),
         (
             "{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}",
             ".ipBlock.except[0]",
@@ -332,7 +333,7 @@ fn s61_a_broken_rule_allows_nothing_and_leaves_the_others() {
         ("{from: [], port: 80}", ".port", "unknown field; did you mean `ports`?"),
         ("{from: {podSelector: {}}}", ".from", "must be a list, but is an object; put `- ` before its first line"),
         ("{ports: 80}", ".ports", "must be a list, but is a number"),
-        ("{from: [], from: []}", ".from", "given twice; keep one"),
+        ("{from: [], from: [{podSelector: {}}]}", ".from", "given twice; keep one"),
         ("null", "", "must be an object, but is null"),
         ("all", "", "must be an object, but is a string"),
     ] {
@@ -373,7 +374,7 @@ fn s61_a_broken_spec_isolates_what_it_may_have_spoken_of() {
 fn s61_a_misplaced_field_beside_spec_and_a_spec_of_the_wrong_type_isolate_both() {
     for tail in ["spec: all", "spec: []", "egress: [{}]\nspec: {podSelector: {}}", "Spec: {podSelector: {}}"] {
         let text = format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: n}}\n{tail}\n"
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: shop}}\n{tail}\n"
         );
         let loaded = load([Input::bytes("f", text)]);
         assert!(loaded.has_errors());
@@ -384,12 +385,38 @@ fn s61_a_misplaced_field_beside_spec_and_a_spec_of_the_wrong_type_isolate_both()
 }
 
 #[test]
-fn status_and_metadata_may_carry_anything() {
-    let text = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","x":[{}],
+fn status_and_what_servers_write_may_carry_anything() {
+    let text = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","annotations":{"x":"[{}]"},
         "managedFields":[{"a":1}]},"spec":{"podSelector":{}},"status":{"conditions":[{"from":1}]}}"#;
     let loaded = load([Input::bytes("f.json", text)]);
     assert_eq!(loaded.problems, []);
     assert_eq!(only(&loaded).key.to_string(), "default/p");
+}
+
+/// S10: what the API server stores for a label whose value is null.
+#[test]
+fn s10_a_null_value_is_the_empty_one_and_is_said() {
+    let loaded = load_spec("podSelector: {matchLabels: {app: }}\npolicyTypes: [Ingress]");
+    assert_eq!(only(&loaded).selector.requirements, [equals("app", "")]);
+    assert!(!loaded.has_errors() && loaded.problems.len() == 1, "{:?}", loaded.problems);
+}
+
+/// S17: blocks that API servers have stored when they were valid.
+#[test]
+fn s17_leading_zeros_are_decimal_and_are_said() {
+    for (written, read) in [
+        ("010.9.2.012/32", "10.9.2.12/32"),
+        ("10.0.0.0/08", "10.0.0.0/8"),
+        ("10.0.0.0/032", "10.0.0.0/32"),
+        ("::ffff:010.0.0.0/104", "::ffff:10.0.0.0/104"),
+    ] {
+        let loaded =
+            load_spec(&format!("podSelector: {{}}\ningress: [{{from: [{{ipBlock: {{cidr: '{written}'}}}}]}}]"));
+        let rules = isolated(&only(&loaded).ingress);
+        let block = Block { cidr: read.parse().unwrap(), except: vec![] };
+        assert_eq!(rules[0].peers, Peers::Listed(vec![Peer::Block(block)]), "{written}");
+        assert!(!loaded.has_errors() && loaded.problems[0].message.contains("leading zeros"), "{:?}", loaded.problems);
+    }
 }
 
 #[test]

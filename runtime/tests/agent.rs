@@ -14,7 +14,6 @@ use netpolc::{
         Agent,
         adopt::{Origin, Taken},
         host::{Enforcer, Network},
-        serve::keeping,
     },
     net::{
         Connection, Opener,
@@ -318,17 +317,6 @@ fn s59_a_failure_at_any_write_is_reported_and_completed_later() {
         agent.update(cluster(PODS)).unwrap();
         assert!(host.words().iter().all(|w| w.flags & !GUARD == 0));
     }
-}
-
-/// S61: what was enforced stays while a part of the input cannot be read.
-#[test]
-fn s61_objects_are_kept_while_the_input_is_incomplete() {
-    let before = cluster(&format!("{PODS}{POLICY}"));
-    let broken = load([Input::bytes("pods", PODS), Input::bytes("policies", "kind: [NetworkPolicy")]);
-    assert_eq!(broken.incomplete.len(), 1);
-    assert_eq!(keeping(broken, &before), before);
-    let complete = load([Input::bytes("pods", PODS)]);
-    assert_eq!(keeping(complete, &before).policies.len(), 0);
 }
 
 #[test]

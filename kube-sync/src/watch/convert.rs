@@ -9,7 +9,7 @@ use crate::{
     intern::Interner,
     object::ItemType,
     problem::Problems,
-    source::{Reader, Source},
+    source::{Origin, Reader, Source},
 };
 
 use super::{raw::Raw, resource::Resource};
@@ -48,6 +48,7 @@ impl Converter {
         let source = Source::new(SOURCE.into(), text.as_bytes());
         let (mut problems, mut found) = (Problems::default(), None);
         let mut reader = Reader::new(&source, &mut problems, &mut self.interner);
+        reader.origin = Origin::Server;
         let fields = serde_json::from_str(text).ok();
         let item_type = ItemType { kind: resource.kind(), api_version: Some(api_version) };
         item(&mut reader, text, text, fields, Some(item_type), &mut |_, object, _| found = Some(object));

@@ -55,6 +55,8 @@ pub struct Keeper<H, N> {
     pub agent: Agent<H, N>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
+    /// Objects that stay enforced although the input does not show them, one line each.
+    pub kept: Vec<String>,
     /// Why the kernel does not hold the newest policies, where it does not.
     pub behind: Option<String>,
     /// Why the cluster's changes are not seen, where they are not. What is enforced is what was seen last.
@@ -95,6 +97,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             holds: host.holds()?,
             agent: Agent::new(node.clone(), host, network)?,
             problems: vec![],
+            kept: vec![],
             behind: None,
             blind: None,
             unfound: BTreeMap::new(),
@@ -192,6 +195,15 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         self.stale |= self.problems != problems;
         self.metrics.problems(problems.len());
         self.problems = problems;
+    }
+
+    /// Replaces what is kept; new ones are logged.
+    pub fn set_kept(&mut self, kept: Vec<String>) {
+        for object in kept.iter().filter(|k| !self.kept.contains(k)) {
+            tracing::warn!("{object}");
+        }
+        self.stale |= self.kept != kept;
+        self.kept = kept;
     }
 
     /// Notes that nothing can be done at the moment, and why.
@@ -321,6 +333,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
                 let problems = problems.chain(self.back.iter().map(|(_, what)| what.clone()));
                 problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
             },
+            kept: self.kept.clone(),
             behind: self.behind.clone().or_else(|| self.broken.clone()),
             blind: self.blind.clone(),
             unfound: self.unfound_pods().map(ToString::to_string).collect(),

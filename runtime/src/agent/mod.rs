@@ -5,7 +5,7 @@
 //! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
 //! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods,
 //! [`whereabouts`] which interface is which pod's.
-//! Around it: [`serve`] follows files that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is what both
+//! Around it: [`serve`] follows [`files`] that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is what both
 //! loops share.
 //! Not here: the meaning of policies, the order of writes.
 
@@ -14,6 +14,7 @@ pub mod applied;
 pub mod cni;
 pub mod ebpf;
 pub mod events;
+pub mod files;
 pub mod host;
 pub mod keeper;
 pub mod kept;
@@ -123,6 +124,8 @@ pub struct Agent<H, N> {
     /// The node's own devices, as the compiler knows them.
     wire: Wire,
     adopted: BTreeMap<ObjectKey, usize>,
+    /// The isolated pods with their words, after the last update.
+    isolated: BTreeMap<ObjectKey, Word>,
     step: Step,
     /// The compiler has taken in a cluster.
     loaded: bool,
@@ -148,6 +151,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             whereabouts,
             wire: Wire::default(),
             adopted: BTreeMap::new(),
+            isolated: BTreeMap::new(),
             step: Step::Out,
             loaded: false,
             first: true,
@@ -403,8 +407,28 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             self.host.detach(*ifindex)?;
         }
         self.host.cover()?;
+        self.tell_withdrawn();
         report.took = began.elapsed();
         Ok(report)
+    }
+
+    /// Logs each pod that is still there and is open now in a direction in which it was isolated: right where policies
+    /// say so, and what somebody has to see where a slip of the hand does.
+    fn tell_withdrawn(&mut self) {
+        let words = adopt::words(self.compiler.program());
+        let endpoints = self.compiler.endpoints();
+        let now =
+            endpoints.filter_map(|(key, id)| Some((key.clone(), *words.get(&id).filter(|w| adopt::isolates(**w))?)));
+        let now: BTreeMap<ObjectKey, Word> = now.collect();
+        for (key, before) in self.isolated.iter().filter(|(key, _)| self.local.contains(*key)) {
+            let flags = now.get(key).map_or(0, |word| word.flags);
+            for (flag, direction) in [(Word::INGRESS, "ingress"), (Word::EGRESS, "egress")] {
+                if before.flags & flag != 0 && flags & flag == 0 {
+                    tracing::warn!(pod = %key, direction, "no policy isolates it any more; it is open");
+                }
+            }
+        }
+        self.isolated = now;
     }
 
     /// None where the program is not the old one with changes. A compiler that has run out of ids is

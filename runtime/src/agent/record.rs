@@ -39,6 +39,9 @@ pub struct Record {
     pub policies: Vec<PolicyState>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
+    /// Objects that stay enforced although the input does not show them any more, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
     /// Why the kernel does not hold the newest policies, where it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,

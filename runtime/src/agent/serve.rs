@@ -1,21 +1,19 @@
 //! The loop around the agent: files in, kernel in step, until a signal. Enforcement stays when it ends.
 //!
-//! One thread does everything, because interfaces are those of the calling thread's network namespace.
+//! One thread does everything but read files, because interfaces are those of the calling thread's network namespace.
 
 use std::{future::Future, path::PathBuf, sync::Arc};
 
-use netpolc_kube_sync::{Loaded, Severity};
-use netpolc_policy::Cluster;
 use tokio::time::Instant;
 
 use super::{
+    files::{Files, News},
     host::{Enforcer, Network},
     keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
     watch::Watch,
 };
 use crate::{
     cli::resolve::{Agent as Options, Passes},
-    input,
     metrics::Metrics,
     output::Outcome,
 };
@@ -26,22 +24,19 @@ use crate::{
 /// One pass: what failed. The loop itself reports failures, keeps what is enforced, and tries again.
 pub async fn serve(
     options: &Options,
-    files: &[PathBuf],
+    paths: &[PathBuf],
     metrics: Arc<Metrics>,
     host: impl Enforcer,
     network: impl Network,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     // Before the first look, so that no change is missed.
-    let mut watch = Watch::new(files);
+    let mut watch = Watch::new(paths);
+    let mut files = Files::new(options.node.clone(), paths);
     let mut links = Links::open();
     let mut keeper = Keeper::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
-    let outcome = reload(&mut keeper, files);
-    keeper.record(|_| {});
-    if options.passes == Passes::Once {
-        return Ok(outcome.and(keeper.outcome()?));
-    }
     tokio::pin!(stop);
+    files.read();
     let mut patience = PATIENCE;
     loop {
         let again = Instant::now() + patience;
@@ -51,8 +46,17 @@ pub async fn serve(
             () = tokio::time::sleep(BEAT) => {}
             () = watch.changed() => {
                 watch.settle().await;
+                watch.renew();
                 patience = PATIENCE;
-                reload(&mut keeper, files);
+                files.read();
+            }
+            news = files.news(keeper.agent.cluster()) => {
+                patience = PATIENCE;
+                let outcome = follow(&mut keeper, news);
+                if options.passes == Passes::Once {
+                    keeper.record(|_| {});
+                    return Ok(outcome.and(keeper.outcome()?));
+                }
             }
             () = links.changed() => {
                 keeper.cover();
@@ -75,41 +79,25 @@ pub async fn serve(
     Ok(Outcome::Fine)
 }
 
-/// Loads the files and acts on them.
-fn reload<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, files: &[PathBuf]) -> Outcome {
-    let loaded = input::load(files);
-    keeper.set_problems(loaded.problems.iter().map(input::line).collect());
-    let errors = loaded.problems.iter().filter(|p| p.severity == Severity::Error).count();
-    let outcome = Outcome::of_problems(errors);
-    if keeper.holds && !loaded.incomplete.is_empty() {
+/// Acts on what the files say.
+fn follow<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, news: News) -> Outcome {
+    let News { held, problems, refused, incomplete, outcome } = news;
+    keeper.set_problems(problems);
+    keeper.set_kept(held.kept.iter().map(ToString::to_string).collect());
+    if let Some(why) = refused {
+        // Until something names the node nothing is changed, not by a retry either.
+        keeper.holds = true;
+        keeper.set_behind(why);
+        return outcome;
+    }
+    if keeper.holds
+        && let Some(input) = incomplete
+    {
         // What is enforced came from objects that may be in the part that cannot be read.
-        let what = format!("{} cannot be read; what is enforced stays as it is until then", loaded.incomplete[0]);
-        keeper.set_behind(what);
+        keeper.set_behind(format!("{input} cannot be read; what is enforced stays as it is until then"));
         return outcome;
     }
     keeper.holds = false;
-    let cluster = keeping(loaded, keeper.agent.cluster());
-    keeper.follow(|agent| agent.update(cluster));
+    keeper.follow(|agent| agent.update(held.cluster));
     outcome
-}
-
-/// The loaded objects; where a part of the input could not be read, also those objects that were there
-/// before and are not now: they may be in that part (S61).
-pub fn keeping(loaded: Loaded, before: &Cluster) -> Cluster {
-    let mut cluster = loaded.cluster;
-    if !loaded.incomplete.is_empty() {
-        fn keep<K: Ord + Clone, V: Clone>(
-            now: &mut std::collections::BTreeMap<K, V>,
-            before: &std::collections::BTreeMap<K, V>,
-        ) {
-            for (key, value) in before {
-                now.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
-        keep(&mut cluster.namespaces, &before.namespaces);
-        keep(&mut cluster.pods, &before.pods);
-        keep(&mut cluster.policies, &before.policies);
-        keep(&mut cluster.nodes, &before.nodes);
-    }
-    cluster
 }

@@ -1,14 +1,21 @@
 //! Tells when files change, soon and not too often.
 //!
-//! Directories are watched with everything below; for a single file its folder, because editors and
-//! ConfigMap volumes replace files instead of writing them. Where the kernel refuses a watch (too many,
-//! or a file system that says nothing) times and sizes are compared each second instead.
+//! Watches of the kernel stand on directories as they are at the moment, so they are set anew before every reading:
+//! on a directory itself, on the folder of a single file (editors and ConfigMap volumes replace files instead of
+//! writing them), on the folders of all symbolic links on the way, and on the nearest folder of what is missing. Behind
+//! them times and sizes are compared each second: for file systems that say nothing, for folders that are moved as a
+//! whole, and for watches that the kernel refuses.
 
 use std::{
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    collections::{BTreeSet, VecDeque},
+    ffi::OsString,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
+use netpolc_kube_sync::is_manifest;
 use notify::{RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -16,61 +23,81 @@ use tokio::{sync::mpsc, time::Instant};
 const QUIET: Duration = Duration::from_millis(3);
 /// A burst is acted upon after this, quiet or not.
 const BURST: Duration = Duration::from_millis(15);
-/// How often what cannot be watched is looked at.
+/// How often everything is looked at.
 const POLL: Duration = Duration::from_secs(1);
+/// A way with more links than this leads nowhere (the kernel's own limit).
+const MAX_LINKS: usize = 40;
 
 /// Watches the paths it was made with.
 pub struct Watch {
+    paths: Vec<PathBuf>,
+    sender: mpsc::Sender<()>,
     changes: mpsc::Receiver<()>,
     /// Ends the watches when dropped.
-    _watcher: Option<notify::RecommendedWatcher>,
-    /// Looked at each second.
-    polled: Vec<PathBuf>,
+    watcher: Option<notify::RecommendedWatcher>,
     seen: Vec<Seen>,
+    /// When everything is looked at next. Kept from turn to turn, so that what else happens never puts it off.
+    look: Instant,
+    /// The kernel refused a watch, and that was said.
+    refused: bool,
 }
 
-type Seen = (PathBuf, Option<SystemTime>, u64);
+/// A file as it was: what it is, when it changed, how long it is. None: it is not there.
+type Seen = (PathBuf, Option<(u64, u64, i64, i64, u64)>);
 
 impl Watch {
     /// Starts watching `paths`, those that do not exist yet included.
     pub fn new(paths: &[PathBuf]) -> Self {
         let (sender, changes) = mpsc::channel(1);
+        let (paths, look) = (paths.to_vec(), Instant::now() + POLL);
+        let mut watch = Self { paths, sender, changes, watcher: None, seen: vec![], look, refused: false };
+        watch.renew();
+        watch
+    }
+
+    /// Watches what the paths lead to now. To be called before they are read, so that no change is missed.
+    pub fn renew(&mut self) {
+        let mut ways = Ways::default();
+        for path in &self.paths {
+            ways.add(path);
+        }
+        let Ways { folders, names, listed } = ways;
+        let sender = self.sender.clone();
         let changed = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|e| e.kind.is_access()) {
+            let relevant = |path: &PathBuf| {
+                names.contains(path) || path.parent().is_some_and(|folder| listed.contains(folder)) && is_manifest(path)
+            };
+            if event.is_ok_and(|e| e.kind.is_access() || !e.need_rescan() && !e.paths.iter().any(relevant)) {
                 return;
             }
             // A full channel holds a change already.
             let _ = sender.try_send(());
         };
-        let mut polled = Vec::new();
         let mut watcher = notify::recommended_watcher(changed).ok();
-        for path in paths {
-            let done = watcher.as_mut().is_some_and(|w| watch(w, path));
-            if !done {
-                tracing::warn!(path = %path.display(), "cannot be watched; looking at it each second");
-                polled.push(path.clone());
-            }
+        let mut watch = |folder: &PathBuf| {
+            watcher.as_mut().is_some_and(|watcher| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok())
+        };
+        // What is gone meanwhile is no refusal: the look below notices.
+        let refused: Vec<&PathBuf> = folders.iter().filter(|folder| !watch(folder) && folder.exists()).collect();
+        if let Some(folder) = refused.first()
+            && !std::mem::replace(&mut self.refused, true)
+        {
+            tracing::warn!(path = %folder.display(), "cannot be watched; looking at it each second");
         }
-        let seen = look(&polled);
-        Self { changes, _watcher: watcher, polled, seen }
+        // The old watches end only now.
+        self.watcher = watcher;
+        self.seen = look(&self.paths);
     }
 
     /// Returns when something changed and the burst is over. Cancel safe: a change is not lost.
     pub async fn changed(&mut self) {
         loop {
-            if self.polled.is_empty() {
-                if self.changes.recv().await.is_none() {
-                    std::future::pending::<()>().await;
-                }
-                break;
-            }
             tokio::select! {
-                Some(()) = self.changes.recv() => break,
-                () = tokio::time::sleep(POLL) => {
-                    let seen = look(&self.polled);
-                    if seen != self.seen {
-                        self.seen = seen;
-                        break;
+                Some(()) = self.changes.recv() => return,
+                () = tokio::time::sleep_until(self.look) => {
+                    self.look = Instant::now() + POLL;
+                    if look(&self.paths) != self.seen {
+                        return;
                     }
                 }
             }
@@ -84,27 +111,111 @@ impl Watch {
     }
 }
 
-fn watch(watcher: &mut notify::RecommendedWatcher, path: &Path) -> bool {
-    if path.is_dir() && watcher.watch(path, RecursiveMode::Recursive).is_err() {
-        return false;
-    }
-    // Its folder also tells when a path is made, removed or replaced.
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(folder, RecursiveMode::NonRecursive).is_ok()
+/// Where to watch, and for what.
+#[derive(Default)]
+struct Ways {
+    /// Folders to watch.
+    folders: BTreeSet<PathBuf>,
+    /// What in them matters, and they themselves.
+    names: BTreeSet<PathBuf>,
+    /// Folders of which every manifest matters.
+    listed: BTreeSet<PathBuf>,
 }
 
-/// Files below `paths` with time and size.
+impl Ways {
+    /// An input, and where it is a directory the files in it.
+    fn add(&mut self, path: &Path) {
+        let Some(real) = self.follow(path) else { return };
+        if !real.is_dir() {
+            return;
+        }
+        self.names.insert(real.clone());
+        self.folders.insert(real.clone());
+        for entry in real.read_dir().into_iter().flatten().flatten() {
+            let link = entry.file_type().is_ok_and(|t| t.is_symlink());
+            if link && is_manifest(&entry.path()) {
+                self.follow(&entry.path());
+            }
+        }
+        self.listed.insert(real);
+    }
+
+    /// Goes along the path as the kernel does. Gives where it ends, where it does.
+    fn follow(&mut self, path: &Path) -> Option<PathBuf> {
+        let path = std::path::absolute(path).ok()?;
+        let mut left: VecDeque<OsString> = parts(&path);
+        let (mut at, mut links) = (PathBuf::from("/"), 0);
+        while let Some(part) = left.pop_front() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            let about = match next.symlink_metadata() {
+                Ok(about) => about,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::NotFound {
+                        tracing::debug!(path = %next.display(), %error, "watching");
+                    }
+                    self.watch(at, next);
+                    return None;
+                }
+            };
+            if about.is_symlink() {
+                links += 1;
+                let target = next.read_link().ok().filter(|_| links <= MAX_LINKS)?;
+                self.watch(at.clone(), next);
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                for part in parts(&target).into_iter().rev() {
+                    left.push_front(part);
+                }
+            } else if left.is_empty() && !about.is_dir() {
+                self.watch(at, next.clone());
+                return Some(next);
+            } else {
+                at = next;
+            }
+        }
+        Some(at)
+    }
+
+    fn watch(&mut self, folder: PathBuf, name: PathBuf) {
+        self.names.insert(name);
+        // It may be removed or moved itself.
+        self.names.insert(folder.clone());
+        self.folders.insert(folder);
+    }
+}
+
+fn parts(path: &Path) -> VecDeque<OsString> {
+    let part = |component| match component {
+        Component::Normal(part) => Some(part.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    };
+    path.components().filter_map(part).collect()
+}
+
+/// The paths, and the manifests of those that are directories, with what tells that they changed.
 fn look(paths: &[PathBuf]) -> Vec<Seen> {
     let mut seen = Vec::new();
-    let mut open: Vec<PathBuf> = paths.to_vec();
-    while let Some(path) = open.pop() {
-        let Ok(about) = std::fs::metadata(&path) else { continue };
-        if about.is_dir()
-            && let Ok(files) = std::fs::read_dir(&path)
-        {
-            open.extend(files.filter_map(|f| Some(f.ok()?.path())));
-        }
-        seen.push((path, about.modified().ok(), about.len()));
+    let about = |path: &Path| {
+        let about = path.metadata().ok()?;
+        // The time of a directory tells of files that do not matter.
+        let (time, length) = if about.is_dir() {
+            ((0, 0), 0)
+        } else {
+            // Also of a mode, which may have kept us from reading.
+            ((about.ctime(), about.ctime_nsec()), about.len())
+        };
+        Some((about.dev(), about.ino(), time.0, time.1, length))
+    };
+    for path in paths {
+        seen.push((path.clone(), about(path)));
+        let files = path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        seen.extend(files.filter(|file| is_manifest(file)).map(|file| (file.clone(), about(&file))));
     }
     seen.sort();
     seen
@@ -112,44 +223,149 @@ fn look(paths: &[PathBuf]) -> Vec<Seen> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
     use super::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("netpolc-watch-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
+    /// A folder that is gone with its value.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("netpolc-watch-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            Self(folder)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Fails where the change is heard of only by looking each second.
+    async fn heard(watch: &mut Watch) {
+        watch.look = Instant::now() + Duration::from_secs(60);
+        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is heard of");
+        watch.settle().await;
+        watch.renew();
+    }
+
+    async fn quiet(watch: &mut Watch) {
+        watch.look = Instant::now() + Duration::from_secs(60);
+        let change = tokio::time::timeout(Duration::from_millis(200), watch.changed()).await;
+        assert!(change.is_err(), "nothing of ours has changed");
     }
 
     /// S12: a change is heard of well within 50 ms, however it is made.
     #[tokio::test]
     async fn s12_writing_replacing_and_removing_are_changes() {
-        let folder = folder("changes");
-        let file = folder.join("policy.yaml");
-        std::fs::write(&file, "a").unwrap();
+        let folder = Folder::new("changes");
+        let file = folder.0.join("policy.yaml");
+        fs::write(&file, "a").unwrap();
         let mut watch = Watch::new(std::slice::from_ref(&file));
-        let heard = async |watch: &mut Watch| {
-            tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.expect("a change is heard of");
-            watch.settle().await;
-        };
-        std::fs::write(&file, "b").unwrap();
+        fs::write(&file, "b").unwrap();
         heard(&mut watch).await;
-        std::fs::write(folder.join("new"), "c").unwrap();
-        std::fs::rename(folder.join("new"), &file).unwrap();
+        fs::write(folder.0.join("new"), "c").unwrap();
+        fs::rename(folder.0.join("new"), &file).unwrap();
         heard(&mut watch).await;
-        std::fs::remove_file(&file).unwrap();
+        fs::remove_file(&file).unwrap();
         heard(&mut watch).await;
-        std::fs::remove_dir_all(folder).unwrap();
+        fs::write(folder.0.join("log"), "beside it").unwrap();
+        quiet(&mut watch).await;
+        fs::write(&file, "again").unwrap();
+        heard(&mut watch).await;
     }
 
-    #[test]
-    fn polling_sees_sizes_and_files_below() {
-        let folder = folder("poll");
-        let before = look(std::slice::from_ref(&folder));
-        std::fs::create_dir(folder.join("below")).unwrap();
-        std::fs::write(folder.join("below/x"), "1").unwrap();
-        let after = look(std::slice::from_ref(&folder));
-        assert_ne!(before, after);
-        assert_eq!(after.len(), 3);
-        std::fs::remove_dir_all(folder).unwrap();
+    /// S12: watches stand on what is there now, whatever was moved, removed or made anew before.
+    #[tokio::test]
+    async fn s12_folders_that_are_made_anew_are_watched_again() {
+        let folder = Folder::new("anew");
+        let inner = folder.0.join("above/inner");
+        let file = inner.join("policy.yaml");
+        let mut watch = Watch::new(std::slice::from_ref(&inner));
+        for _ in 0..3 {
+            fs::create_dir_all(&inner).unwrap();
+            heard(&mut watch).await;
+            for text in ["a", "b"] {
+                fs::write(&file, text).unwrap();
+                heard(&mut watch).await;
+            }
+            fs::remove_dir_all(folder.0.join("above")).unwrap();
+            heard(&mut watch).await;
+        }
+        let mut watch = Watch::new(std::slice::from_ref(&file));
+        fs::create_dir_all(&inner).unwrap();
+        heard(&mut watch).await;
+        fs::write(&file, "a").unwrap();
+        heard(&mut watch).await;
+        fs::rename(&inner, folder.0.join("moved")).unwrap();
+        heard(&mut watch).await;
+        fs::create_dir(&inner).unwrap();
+        heard(&mut watch).await;
+        fs::write(&file, "b").unwrap();
+        heard(&mut watch).await;
+    }
+
+    /// S12: links on the way, at its end, and among the files; those of a ConfigMap volume, too.
+    #[tokio::test]
+    async fn s12_links_are_watched_where_they_stand_and_where_they_lead() {
+        let folder = Folder::new("links");
+        let at = |name: &str| folder.0.join(name);
+        for name in ["one", "two", "far", "volume/..1", "volume/..2"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        symlink("one", at("link")).unwrap();
+        let swap = |target: &str, link: &str| {
+            symlink(target, at("swap")).unwrap();
+            fs::rename(at("swap"), at(link)).unwrap();
+        };
+        let mut watch = Watch::new(&[at("link")]);
+        fs::write(at("one/a.yaml"), "a").unwrap();
+        heard(&mut watch).await;
+        swap("two", "link");
+        heard(&mut watch).await;
+        fs::write(at("two/a.yaml"), "a").unwrap();
+        heard(&mut watch).await;
+        fs::write(at("far/b.yaml"), "b").unwrap();
+        symlink(at("far/b.yaml"), at("two/b.yaml")).unwrap();
+        heard(&mut watch).await;
+        fs::write(at("far/b.yaml"), "c").unwrap();
+        heard(&mut watch).await;
+        fs::write(at("far/other.yaml"), "d").unwrap();
+        quiet(&mut watch).await;
+
+        fs::write(at("volume/..1/p.yaml"), "1").unwrap();
+        fs::write(at("volume/..2/p.yaml"), "2").unwrap();
+        symlink("..1", at("volume/..data")).unwrap();
+        symlink("..data/p.yaml", at("volume/p.yaml")).unwrap();
+        let mut watch = Watch::new(&[at("volume")]);
+        swap("..2", "volume/..data");
+        heard(&mut watch).await;
+        swap("..1", "volume/..data");
+        heard(&mut watch).await;
+        symlink("loop.yaml", at("volume/loop.yaml")).unwrap();
+        heard(&mut watch).await;
+    }
+
+    /// S12: what no watch tells of is seen by looking.
+    #[tokio::test]
+    async fn s12_everything_is_looked_at_each_second() {
+        let folder = Folder::new("poll");
+        let file = folder.0.join("a.yaml");
+        fs::write(&file, "1").unwrap();
+        let mut watch = Watch::new(std::slice::from_ref(&folder.0));
+        watch.watcher = None;
+        while watch.changes.try_recv().is_ok() {}
+        for text in ["2", "3"] {
+            fs::write(&file, text).unwrap();
+            tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is seen");
+            watch.renew();
+            watch.watcher = None;
+        }
+        let before = look(std::slice::from_ref(&folder.0));
+        fs::write(folder.0.join(".hidden"), "x").unwrap();
+        assert_eq!(look(std::slice::from_ref(&folder.0)), before);
     }
 }

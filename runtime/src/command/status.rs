@@ -34,9 +34,13 @@ fn text(status: &Status, colour: Colour) -> String {
     let mut text = String::new();
     match &status.agent {
         Some(agent) => {
-            let Record { node, policies, problems, behind, blind, unfound, .. } = &agent.record;
+            let Record { node, policies, problems, kept, behind, blind, unfound, .. } = &agent.record;
             let state = if agent.running { colour.good("running") } else { colour.bad("not running") };
-            text += &format!("node {node}: agent {state}, {} policies apply here\n", policies.len());
+            let policies = match policies.len() {
+                1 => "1 policy applies".to_owned(),
+                count => format!("{count} policies apply"),
+            };
+            text += &format!("node {node}: agent {state}, {policies} here\n");
             if let Some(behind) = behind {
                 text += &format!("{} {behind}\n", colour.bad("not in step:"));
             }
@@ -49,6 +53,9 @@ fn text(status: &Status, colour: Colour) -> String {
             }
             for problem in problems {
                 text += &format!("{} {problem}\n", colour.bad("problem:"));
+            }
+            for object in kept {
+                text += &format!("{} {object}\n", colour.bad("kept:"));
             }
         }
         None => text += "no agent has left a record; endpoints have no names\n",

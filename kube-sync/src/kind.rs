@@ -1,0 +1,302 @@
+//! Which kind of object `kind` and `apiVersion` name, and what is wrong with them. An API server takes a kind in its
+//! own version only and refuses everything else; here a slip is an error too, and what can be told to be meant is
+//! read all the same, since a policy that is not read isolates nothing (S61).
+//!
+//! Not here: what is done with the object (`object`).
+
+use crate::{
+    problem::{Severity, excerpt},
+    strict,
+    tree::Node,
+};
+
+/// What is done with an object of some kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Namespace,
+    Pod,
+    Policy,
+    Node,
+    Service,
+    List,
+    /// Of no meaning for policy.
+    Ignored,
+    /// A policy that another engine enforces, or a template with who knows what in it: named, and not read.
+    Foreign,
+    /// A kind that no API server knows: the object may be any.
+    Unknown,
+}
+
+/// What is wrong with kind or apiVersion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    /// The field.
+    pub field: &'static str,
+    pub severity: Severity,
+    pub message: String,
+}
+
+impl Complaint {
+    fn error(field: &'static str, message: String) -> Self {
+        Self { field, severity: Severity::Error, message }
+    }
+}
+
+const POLICY_VERSION: &str = "networking.k8s.io/v1";
+
+/// What of networking.k8s.io is no policy.
+const NETWORKING: [&str; 5] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR"];
+
+/// What of the core group has no meaning for policy; and the kubeconfig, which is no API object and calls itself v1.
+const CORE: [&str; 17] = [
+    "Binding",
+    "ComponentStatus",
+    "Config",
+    "ConfigMap",
+    "Endpoints",
+    "Event",
+    "Eviction",
+    "LimitRange",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodTemplate",
+    "RangeAllocation",
+    "ReplicationController",
+    "ResourceQuota",
+    "Secret",
+    "SerializedReference",
+    "ServiceAccount",
+];
+
+/// Groups with a NetworkPolicy of their own.
+const ENGINES: [&str; 9] = [
+    "projectcalico.org",
+    "antrea.io",
+    "antrea.tanzu.vmware.com",
+    "cilium.io",
+    "kubeovn.io",
+    "nsx.vmware.com",
+    "crossplane.io",
+    "k8s.cni.cncf.io",
+    "policy.networking.k8s.io",
+];
+
+/// Kinds of other engines that do not have NetworkPolicy in their name, and templates.
+const FOREIGN: [(&str, &str); 3] =
+    [("EgressFirewall", "k8s.ovn.org"), ("Template", "template.openshift.io"), ("Template", "")];
+
+/// What may have been meant by an unknown kind, with the short names that kubectl takes.
+const READ: [(&str, Kind, &[&str]); 6] = [
+    ("NetworkPolicy", Kind::Policy, &["netpol", "netpols"]),
+    ("Namespace", Kind::Namespace, &["ns"]),
+    ("Service", Kind::Service, &["svc"]),
+    ("Node", Kind::Node, &["no"]),
+    ("List", Kind::List, &[]),
+    ("Pod", Kind::Pod, &["po"]),
+];
+
+/// The kind that `kind` and `apiVersion` name, and what is wrong with them.
+pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
+    let group = api_version.map(group);
+    match kind {
+        "NetworkPolicy" => policy(api_version),
+        "Pod" => core(kind, Kind::Pod, api_version),
+        "Namespace" => core(kind, Kind::Namespace, api_version),
+        "Node" => core(kind, Kind::Node, api_version),
+        "Service" => core(kind, Kind::Service, api_version),
+        "List" => core(kind, Kind::List, api_version),
+        _ if is_foreign(kind, group) => (Kind::Foreign, None),
+        _ => match kind.strip_suffix("List").filter(|item| !item.is_empty()) {
+            Some(item) => list(item, kind, api_version),
+            None => other(kind, api_version),
+        },
+    }
+}
+
+/// A NetworkPolicy: of no group but a known engine's is it anything else than the one that is meant.
+fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
+    let field = "apiVersion";
+    match api_version {
+        Some(POLICY_VERSION) => (Kind::Policy, None),
+        None => (Kind::Policy, Some(Complaint::error(field, format!("no apiVersion; write {POLICY_VERSION}")))),
+        Some(version @ ("extensions/v1beta1" | "networking.k8s.io/v1beta1")) => {
+            let message = format!("{version} is read as {POLICY_VERSION}; write that");
+            (Kind::Policy, Some(Complaint { field, severity: Severity::Warning, message }))
+        }
+        Some(version) if is_engine(group(version)) => (Kind::Foreign, None),
+        Some(version) => {
+            let message = format!(
+                "no API server has a NetworkPolicy in `{}`; it is read as {POLICY_VERSION}; write that",
+                excerpt(version)
+            );
+            (Kind::Policy, Some(Complaint::error(field, message)))
+        }
+    }
+}
+
+/// A kind of the core group. Custom groups may have one of the same name (Knative's Service), built-in ones do not.
+fn core(kind: &str, known: Kind, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
+    match api_version {
+        None | Some("v1") => (known, None),
+        Some(version) if is_custom(group(version)) => (Kind::Ignored, None),
+        Some(version) => {
+            let message = format!("no API server has a {kind} in `{}`; it is read as v1; write that", excerpt(version));
+            (known, Some(Complaint::error("apiVersion", message)))
+        }
+    }
+}
+
+/// A list of `item`s.
+fn list(item: &str, kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
+    match classify(item, api_version) {
+        (known @ (Kind::Ignored | Kind::Foreign), None) => (known, None),
+        (Kind::Unknown, _) => (Kind::Unknown, Some(unknown(kind, api_version))),
+        (Kind::List, _) => other(kind, api_version),
+        (_, complaint) => (Kind::List, complaint),
+    }
+}
+
+/// Any other kind. Misspelt ones are told where the group has no such kind, or the name is near enough.
+fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
+    let unknown_to_the_server = match api_version {
+        // kubectl refuses every object without a version, but there is nothing to lose in a ConfigMap.
+        None | Some("v1") => !CORE.contains(&kind),
+        Some(version) => match group(version) {
+            "networking.k8s.io" => !NETWORKING.contains(&kind),
+            "" => true,
+            group => !is_custom(group) && meant(kind).is_some_and(|(_, known)| known == Kind::Policy),
+        },
+    };
+    let near = || meant(kind).filter(|(name, known)| *known == Kind::Policy && strict::distance(kind, name) <= 2);
+    if unknown_to_the_server || near().is_some() {
+        let known = meant(kind).map_or(Kind::Unknown, |(_, known)| known);
+        return (known, Some(unknown(kind, api_version)));
+    }
+    (Kind::Ignored, None)
+}
+
+fn unknown(kind: &str, api_version: Option<&str>) -> Complaint {
+    if (kind, api_version) == ("Status", Some("v1")) {
+        return Complaint::error("kind", "this is an API server's answer (an error?) and not an object".into());
+    }
+    let place = api_version.map_or_else(|| "without apiVersion".to_owned(), |v| format!("in `{}`", excerpt(v)));
+    let hint = meant(kind).map(|(name, _)| format!("; did you mean {name}?")).unwrap_or_default();
+    Complaint::error("kind", format!("unknown kind `{}` {place}{hint}", excerpt(kind)))
+}
+
+/// The kind of which `kind` is a plural, a short name or a misspelling.
+fn meant(kind: &str) -> Option<(&'static str, Kind)> {
+    let near = |name: &str| match name.len() {
+        ..=4 => 1,
+        5..=9 => 2,
+        _ => 3,
+    };
+    let found = READ
+        .iter()
+        .find(|(name, _, short)| short.contains(&&*kind.to_lowercase()) || strict::distance(kind, name) <= near(name));
+    found.map(|(name, known, _)| (*name, *known))
+}
+
+/// The kind of an object that says none, or an unknown one, by what only that kind has in its spec.
+pub(crate) fn guess(node: &Node) -> Option<Kind> {
+    let spec = node.get("spec")?;
+    if spec.get("podSelector").is_some() { Some(Kind::Policy) } else { spec.get("containers").map(|_| Kind::Pod) }
+}
+
+/// Is it the version of a custom kind, of which nobody knows what `items` are?
+pub(crate) fn is_custom_version(api_version: &str) -> bool {
+    is_custom(group(api_version))
+}
+
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+/// Custom groups are DNS names, and those that end in `.k8s.io` are Kubernetes' own.
+fn is_custom(group: &str) -> bool {
+    group.contains('.') && !group.ends_with(".k8s.io")
+}
+
+fn is_engine(group: &str) -> bool {
+    ENGINES.iter().any(|engine| group == *engine || group.strip_suffix(engine).is_some_and(|rest| rest.ends_with('.')))
+}
+
+/// Is it a policy that somebody else enforces, or a template?
+fn is_foreign(kind: &str, group: Option<&str>) -> bool {
+    let group = group.unwrap_or_default();
+    FOREIGN.contains(&(kind, group))
+        || kind.ends_with("NetworkPolicy")
+            && kind != "NetworkPolicy"
+            && (group.contains('.') && group != "networking.k8s.io")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s61_a_policy_in_a_wrong_version_is_still_one() {
+        for version in ["v1", "networking.k8s.io", "networking.k8s.io/V1", "networking/v1", "k8s.io/v1", "apps/v1"] {
+            let (kind, complaint) = classify("NetworkPolicy", Some(version));
+            assert_eq!((kind, complaint.unwrap().severity), (Kind::Policy, Severity::Error), "{version}");
+        }
+        for version in ["networking.k8s.io/v2", "networking.k8s.io/v1 ", "networking.k8s.oi/v1", "example.com/v1", ""] {
+            assert!(matches!(classify("NetworkPolicy", Some(version)), (Kind::Policy, Some(_))), "{version}");
+        }
+        for version in ["projectcalico.org/v3", "crd.projectcalico.org/v1", "crd.antrea.io/v1beta1"] {
+            assert_eq!(classify("NetworkPolicy", Some(version)), (Kind::Foreign, None), "{version}");
+        }
+    }
+
+    #[test]
+    fn s61_misspelt_kinds_are_told_and_read() {
+        for kind in ["NetworkPolicies", "networkpolicies", "netpol", "NetPol", "NetworkPolcy", "networkPolicy"] {
+            for version in [Some("networking.k8s.io/v1"), Some("v1"), None] {
+                assert!(matches!(classify(kind, version), (Kind::Policy, Some(_))), "{kind} {version:?}");
+            }
+        }
+        for (kind, known) in [("Pods", Kind::Pod), ("pod", Kind::Pod), ("Serivce", Kind::Service), ("Lst", Kind::List)]
+        {
+            let (found, complaint) = classify(kind, Some("v1"));
+            assert_eq!((found, complaint.is_some()), (known, true), "{kind}");
+        }
+        for (kind, version) in [("Policy", Some("networking.k8s.io/v1")), ("Status", Some("v1")), ("Foo", None)] {
+            assert!(matches!(classify(kind, version), (Kind::Unknown, Some(_))), "{kind}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_none_of_our_business() {
+        for (kind, version) in [
+            ("Ingress", "networking.k8s.io/v1"),
+            ("IngressClassList", "networking.k8s.io/v1"),
+            ("ServiceCIDR", "networking.k8s.io/v1beta1"),
+            ("IPAddressList", "networking.k8s.io/v1"),
+            ("Deployment", "apps/v1"),
+            ("DeploymentList", "apps/v1"),
+            ("ConfigMap", "v1"),
+            ("SecretList", "v1"),
+            ("Service", "serving.knative.dev/v1"),
+            ("Node", "longhorn.io/v1beta2"),
+            ("AllowList", "example.com/v1"),
+            ("PodMetricsList", "metrics.k8s.io/v1beta1"),
+            ("PodDisruptionBudget", "policy/v1"),
+            ("NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1"),
+        ] {
+            assert_eq!(classify(kind, Some(version)), (Kind::Ignored, None), "{kind} {version}");
+        }
+    }
+
+    #[test]
+    fn policies_of_other_engines_are_known() {
+        for (kind, version) in [
+            ("CiliumNetworkPolicy", "cilium.io/v2"),
+            ("AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1"),
+            ("GlobalNetworkPolicy", "crd.projectcalico.org/v1"),
+            ("Template", "template.openshift.io/v1"),
+            ("MultiNetworkPolicy", "k8s.cni.cncf.io/v1beta1"),
+        ] {
+            assert_eq!(classify(kind, Some(version)), (Kind::Foreign, None), "{kind} {version}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! metadata out of trees: names and namespaces, strictly. An object under another name than the one that was meant is
+//! another object, and the one that was meant is missing.
+
+use std::sync::Arc;
+
+use crate::{
+    kind::Kind,
+    object::unknown_field,
+    problem::{Path, excerpt},
+    repeated,
+    selector::is_dns_subdomain,
+    source::Reader,
+    strict,
+    tree::{Field, Node, Value},
+};
+
+/// The fields of ObjectMeta, those of old servers included (k8s.io/apimachinery meta/v1 types.go).
+pub(crate) const FIELDS: [&str; 17] = [
+    "name",
+    "namespace",
+    "labels",
+    "annotations",
+    "uid",
+    "generateName",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+    "selfLink",
+    "clusterName",
+    "initializers",
+];
+
+/// What an object says about itself.
+pub(crate) struct Metadata<'n, 't> {
+    object: &'n Node<'t>,
+    node: Option<&'n Node<'t>>,
+    /// A field that was probably meant to be `namespace`.
+    misspelt: Option<&'n Field<'t>>,
+}
+
+/// What to call the object in messages.
+pub(crate) fn display_name(node: &Node) -> String {
+    let metadata = node.get("metadata");
+    let text = |name| metadata.and_then(|m| m.text(name));
+    match (text("namespace"), text("name")) {
+        (Some(namespace), Some(name)) => format!("{}/{}", excerpt(namespace), excerpt(name)),
+        (None, Some(name)) => excerpt(name),
+        _ => String::new(),
+    }
+}
+
+impl<'n, 't> Metadata<'n, 't> {
+    /// Reports every field of it that no API server knows.
+    pub fn of(reader: &mut Reader, object: &'n Node<'t>) -> Self {
+        let node = object.get("metadata");
+        let mut misspelt = None;
+        let path = Path::Root.field("metadata");
+        if let Some(Node { value: Value::Map(fields), .. }) = node {
+            for field in fields.iter().filter(|f| !f.name.is_empty() && !FIELDS.contains(&&*f.name)) {
+                unknown_field(reader, field, &path, &FIELDS);
+                let near = strict::distance(&field.name, "namespace") <= 3 || field.name.eq_ignore_ascii_case("ns");
+                misspelt = misspelt.or(Some(field).filter(|_| near));
+            }
+            // Of two names or namespaces one is somebody else's object.
+            let other = |&(index, before): &(usize, usize)| {
+                matches!(&*fields[index].name, "name" | "namespace") && !fields[before].node.same(&fields[index].node)
+            };
+            reader.lost |= repeated::of(fields).iter().any(other);
+        }
+        Self { object, node, misspelt }
+    }
+
+    /// None, with a report, where it cannot be told.
+    pub fn name(&self, reader: &mut Reader, kind: Kind) -> Option<Arc<str>> {
+        let metadata = Path::Root.field("metadata");
+        let path = metadata.field("name");
+        let given = self.node.and_then(|m| m.get("name")).filter(|name| name.as_str() != Some(""));
+        if let Some(given) = given
+            && let Some(text) = text(reader, given, &path)
+        {
+            // A policy or a pod counts by what else it says; of the others the name is what others know it by.
+            let matters = matches!(kind, Kind::Namespace | Kind::Node);
+            return Some(checked(reader, given.at, &path, &text, matters));
+        }
+        let at = self.node.unwrap_or(self.object).at;
+        if kind != Kind::Policy {
+            reader.error(at, &path, "missing or unreadable; the object is ignored");
+            return None;
+        }
+        // It isolates all the same, provided that its namespace can be told.
+        let line = reader.source.line(self.object.at as usize);
+        let name = format!("unnamed.line-{line}");
+        reader.error(at, &path, format!("missing or unreadable; give the policy a name (it is kept as {name})"));
+        Some(name.into())
+    }
+
+    /// None, with a report, where it cannot be told.
+    pub fn namespace(&self, reader: &mut Reader) -> Option<Arc<str>> {
+        let metadata = Path::Root.field("metadata");
+        let path = metadata.field("namespace");
+        let given = self.node.and_then(|m| m.get("namespace"));
+        if let Some(given) = given {
+            let text = text(reader, given, &path)?;
+            // An empty one is an absent one.
+            let text = if text.is_empty() { "default" } else { &text };
+            return Some(checked(reader, given.at, &path, text, true));
+        }
+        if let Some(text) = self.misspelt.and_then(|field| field.node.as_str()).filter(|text| is_dns_subdomain(text)) {
+            return Some(reader.interner.string(text));
+        }
+        // A document that broke off may have had one further on.
+        if self.node.is_none_or(|m| !matches!(m.value, Value::Map(_)) || m.get("").is_some()) {
+            if self.object.get("").is_none() {
+                let message = "missing or unreadable, so that the namespace is unknown; the object is ignored";
+                reader.error(self.object.at, &metadata, message);
+            }
+            return None;
+        }
+        Some(reader.interner.string("default"))
+    }
+}
+
+/// A string; and of a number or a boolean, with a report, what was written: an object without its namespace is lost.
+fn text(reader: &mut Reader, node: &Node, path: &Path) -> Option<String> {
+    if let Some(text) = strict::string(reader, node, path) {
+        return Some(text.to_owned());
+    }
+    if !matches!(node.value, Value::Number(_) | Value::Bool(_)) {
+        return None;
+    }
+    let written = reader.source.text.get(node.at as usize..)?;
+    let plain = |b: &&u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'+');
+    let written = written.iter().take(253).take_while(plain).map(|b| char::from(*b)).collect();
+    Some(written)
+}
+
+/// Names go into every later output; what the API server would not have let through is made legible. Something is
+/// `lost` where others know the object by the name.
+fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, lost: bool) -> Arc<str> {
+    if is_dns_subdomain(name) {
+        return reader.interner.string(name);
+    }
+    reader.lost |= lost;
+    let legible = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
+    let kept: String = name.chars().take(253).map(legible).collect();
+    let message = format!("`{}` is no DNS name; the object is kept as {kept}", excerpt(name));
+    reader.error(at, path, message);
+    kept.into()
+}

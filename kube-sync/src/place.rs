@@ -1,0 +1,165 @@
+//! Where objects were found; and what is done with two of one name.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    sync::Arc,
+};
+
+use netpolc_policy::{Cluster, Isolation, ObjectKey, Policy};
+
+use crate::{
+    Object,
+    problem::{ObjectRef, Path},
+    source::Reader,
+};
+
+/// The kinds that policy depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectKind {
+    /// Namespaces.
+    Namespace,
+    /// Nodes.
+    Node,
+    /// Services.
+    Service,
+    /// NetworkPolicies.
+    Policy,
+    /// Pods.
+    Pod,
+}
+
+/// An object of a cluster. Prints as `NetworkPolicy shop/ui`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its key; the namespace of a cluster-scoped object is empty.
+    pub key: ObjectKey,
+}
+
+/// Where an object was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The input, or the file of a directory.
+    pub file: Arc<str>,
+    /// From 1.
+    pub line: u32,
+    /// A part of it could not be understood and was left out.
+    pub damaged: bool,
+    /// Policies of the same name after it.
+    copies: u32,
+}
+
+/// The places of a cluster's objects.
+pub type Places = HashMap<ObjectId, Place>;
+
+impl ObjectId {
+    /// The one that `object` has.
+    pub fn of(object: &Object) -> Self {
+        let (kind, key) = match object {
+            Object::Namespace(name, _) => (ObjectKind::Namespace, ObjectKey::new("", name.clone())),
+            Object::Pod(pod) => (ObjectKind::Pod, pod.key.clone()),
+            Object::Policy(policy) => (ObjectKind::Policy, policy.key.clone()),
+            Object::Node(name, _) => (ObjectKind::Node, ObjectKey::new("", name.clone())),
+            Object::Service(key, _) => (ObjectKind::Service, key.clone()),
+        };
+        Self { kind, key }
+    }
+
+    /// `namespace/name`, or the name of a cluster-scoped object.
+    fn name(&self) -> String {
+        if self.key.namespace.is_empty() { self.key.name.to_string() } else { self.key.to_string() }
+    }
+}
+
+impl ObjectKind {
+    /// `kind` as objects carry it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ObjectKind::Namespace => "Namespace",
+            ObjectKind::Node => "Node",
+            ObjectKind::Service => "Service",
+            ObjectKind::Policy => "NetworkPolicy",
+            ObjectKind::Pod => "Pod",
+        }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.name(), self.name())
+    }
+}
+
+/// Puts `object` into the cluster. Of two of one name the first counts; a second policy that differs isolates what it
+/// selects beside it and allows nothing, since nobody knows which of them is meant.
+pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reader, object: Object, at: u32) {
+    let id = ObjectId::of(&object);
+    let place = || Place {
+        file: reader.source.name.clone(),
+        line: reader.source.line(at as usize),
+        damaged: reader.damaged,
+        copies: 0,
+    };
+    let mut before = match places.entry(id) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(place());
+            return insert(cluster, object);
+        }
+        Entry::Occupied(before) => before,
+    };
+    let same = match &object {
+        Object::Namespace(name, labels) => cluster.namespaces.get(name) == Some(labels),
+        Object::Pod(pod) => cluster.pods.get(&pod.key) == Some(pod),
+        Object::Policy(policy) => cluster.policies.get(&policy.key) == Some(policy),
+        Object::Node(name, node) => cluster.nodes.get(name) == Some(node),
+        Object::Service(key, service) => cluster.services.get(key) == Some(service),
+    };
+    let id = before.key().clone();
+    reader.object = Some(ObjectRef { kind: id.kind.name().into(), name: id.name().into() });
+    let first = format!("{}:{}", before.get().file, before.get().line);
+    if same {
+        return reader.warning(at, &Path::Root, format!("given before at {first}; remove one"));
+    }
+    let Object::Policy(policy) = object else {
+        let message = format!("contradicts the one at {first}, which is kept; remove one");
+        return reader.error(at, &Path::Root, message);
+    };
+    let message = format!(
+        "contradicts the one at {first}, which is kept; what this one selects is isolated too, and it allows nothing; \
+         remove or rename one"
+    );
+    reader.error(at, &Path::Root, message);
+    before.get_mut().copies += 1;
+    let name = format!("{}.given-{}", id.key.name, before.get().copies + 1);
+    let twin = Object::Policy(isolating(policy, ObjectKey::new(id.key.namespace, name)));
+    if let Entry::Vacant(vacant) = places.entry(ObjectId::of(&twin)) {
+        vacant.insert(Place {
+            file: reader.source.name.clone(),
+            line: reader.source.line(at as usize),
+            damaged: true,
+            copies: 0,
+        });
+        insert(cluster, twin);
+    }
+}
+
+/// What isolates the same pods in the same directions and allows nothing.
+fn isolating(policy: Policy, key: ObjectKey) -> Policy {
+    let nothing = |isolation| match isolation {
+        Isolation::Isolated(_) => Isolation::Isolated(vec![]),
+        Isolation::Open => Isolation::Open,
+    };
+    Policy { key, ingress: nothing(policy.ingress), egress: nothing(policy.egress), ..policy }
+}
+
+fn insert(cluster: &mut Cluster, object: Object) {
+    match object {
+        Object::Namespace(name, labels) => drop(cluster.namespaces.insert(name, labels)),
+        Object::Pod(pod) => drop(cluster.pods.insert(pod.key.clone(), pod)),
+        Object::Policy(policy) => drop(cluster.policies.insert(policy.key.clone(), policy)),
+        Object::Node(name, node) => drop(cluster.nodes.insert(name, node)),
+        Object::Service(key, service) => drop(cluster.services.insert(key, service)),
+    }
+}
