@@ -96,6 +96,6 @@ impl Keeper<'_> {
 }
 
 /// Is `file` the input, or in the directory that it is?
-fn holds(input: &str, file: &str) -> bool {
+pub fn holds(input: &str, file: &str) -> bool {
     input == file || Path::new(file).starts_with(input)
 }

@@ -37,7 +37,7 @@ mod yaml;
 
 pub use decode::MAX_YAML_DOCUMENT_BYTES;
 pub use fuzz::fuzz_decode;
-pub use keep::{Held, Kept, keep};
+pub use keep::{Held, Kept, holds, keep};
 pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, load};
 pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};

@@ -239,6 +239,30 @@ fn s61_a_broken_file_holds_its_own_objects_only() {
     agent.stop(libc::SIGTERM);
 }
 
+/// S58, S61: a start beside a file that is no object. One that gave nothing to what is enforced keeps nothing from going on;
+/// where objects of it are enforced everything stays.
+#[test]
+fn s58_a_start_beside_a_broken_file_goes_on_where_nothing_came_from_it() {
+    let world = World::up("start");
+    world.write("10.yaml", &deny("db"));
+    world.write("values.yaml", "replicas: 2\n");
+    let agent = world.agent(&world.quiet);
+    world.until(&["db"]);
+    agent.stop(libc::SIGKILL);
+    world.write("20.yaml", &deny("ui"));
+    let agent = world.agent(&world.quiet);
+    world.until(&["db", "ui"]);
+    agent.stop(libc::SIGKILL);
+    world.write("10.yaml", "foo: [");
+    fs::remove_file(world.at("20.yaml")).unwrap();
+    let agent = world.agent(&world.quiet);
+    world.logs("10.yaml cannot be read; what is enforced stays as it is");
+    world.stays_closed("started beside a broken file");
+    world.write("10.yaml", &deny("db"));
+    world.until(&["db"]);
+    agent.stop(libc::SIGTERM);
+}
+
 /// A FIFO keeps the agent from nothing, and a signal always ends it.
 #[test]
 fn s61_a_fifo_is_waited_for_by_nobody() {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use netpolc_kube_sync::{Held, Loaded, Places, Severity, keep};
+use netpolc_kube_sync::{Held, Loaded, Places, Severity, holds, keep};
 use netpolc_policy::Cluster;
 use tokio::sync::oneshot;
 
@@ -34,8 +34,8 @@ pub struct News {
     pub problems: Vec<String>,
     /// Why nothing is to be enforced yet.
     pub refused: Option<String>,
-    /// Something is missing in the cluster: the first input that could not be read as a whole.
-    pub incomplete: Option<Arc<str>>,
+    /// Inputs that could not be read as a whole: objects of these may be missing.
+    pub incomplete: Vec<Arc<str>>,
     /// How a single pass went.
     pub outcome: Outcome,
 }
@@ -74,7 +74,7 @@ impl Files {
             Err(_) => {
                 let refused = Some("the files could not be read (a fault of netpolc)".to_owned());
                 let held = Held { cluster: before.clone(), places: self.places.clone(), kept: vec![] };
-                News { held, problems: vec![], refused, incomplete: None, outcome: Outcome::Problems }
+                News { held, problems: vec![], refused, incomplete: vec![], outcome: Outcome::Problems }
             }
         }
     }
@@ -82,7 +82,7 @@ impl Files {
     fn take(&mut self, loaded: Loaded, before: &Cluster) -> News {
         let mut problems: Vec<String> = loaded.problems.iter().map(input::line).collect();
         let mut errors = loaded.problems.iter().filter(|p| p.severity == Severity::Error).count();
-        let incomplete = loaded.incomplete.first().cloned();
+        let incomplete = loaded.incomplete.clone();
         let held = keep(loaded, before, &self.places);
         self.places = held.places.clone();
         let nameless = nameless(&held.cluster, &self.node);
@@ -93,6 +93,20 @@ impl Files {
             !self.named
         });
         News { held, problems, refused, incomplete, outcome: Outcome::of_problems(errors) }
+    }
+}
+
+impl News {
+    /// The files that the objects came from.
+    pub fn files(&self) -> BTreeSet<String> {
+        self.held.places.values().map(|place| place.file.to_string()).collect()
+    }
+
+    /// The first input of which objects are missing that may be among those of `files`, from which comes what is
+    /// enforced; None for `files`: any may be.
+    pub fn missing(&self, files: Option<&BTreeSet<String>>) -> Option<&Arc<str>> {
+        let gave = |input: &&Arc<str>| files.is_none_or(|files| files.iter().any(|file| holds(input, file)));
+        self.incomplete.iter().find(gave)
     }
 }
 

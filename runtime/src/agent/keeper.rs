@@ -57,6 +57,8 @@ pub struct Keeper<H, N> {
     pub problems: Vec<String>,
     /// Objects that stay enforced although the input does not show them, one line each.
     pub kept: Vec<String>,
+    /// The files that what is enforced came from, where it came from files.
+    pub files: Option<BTreeSet<String>>,
     /// Why the kernel does not hold the newest policies, where it does not.
     pub behind: Option<String>,
     /// Why the cluster's changes are not seen, where they are not. What is enforced is what was seen last.
@@ -98,6 +100,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             agent: Agent::new(node.clone(), host, network)?,
             problems: vec![],
             kept: vec![],
+            files: Record::read(&pin_dir).and_then(|record| record.files),
             behind: None,
             blind: None,
             unfound: BTreeMap::new(),
@@ -334,6 +337,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
                 problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
             },
             kept: self.kept.clone(),
+            files: self.files.clone(),
             behind: self.behind.clone().or_else(|| self.broken.clone()),
             blind: self.blind.clone(),
             unfound: self.unfound_pods().map(ToString::to_string).collect(),

@@ -4,7 +4,7 @@
 //! Enforcement never depends on it: without a record, endpoints just have no names.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, TryLockError},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -42,6 +42,9 @@ pub struct Record {
     /// Objects that stay enforced although the input does not show them any more, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
+    /// The files that the enforced objects came from. None: an API server, or an agent that did not note them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<BTreeSet<String>>,
     /// Why the kernel does not hold the newest policies, where it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,

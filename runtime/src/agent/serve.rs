@@ -80,24 +80,25 @@ pub async fn serve(
 }
 
 /// Acts on what the files say.
-fn follow<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, news: News) -> Outcome {
-    let News { held, problems, refused, incomplete, outcome } = news;
-    keeper.set_problems(problems);
-    keeper.set_kept(held.kept.iter().map(ToString::to_string).collect());
-    if let Some(why) = refused {
+fn follow<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, mut news: News) -> Outcome {
+    let outcome = news.outcome;
+    keeper.set_problems(std::mem::take(&mut news.problems));
+    keeper.set_kept(news.held.kept.iter().map(ToString::to_string).collect());
+    if let Some(why) = news.refused {
         // Until something names the node nothing is changed, not by a retry either.
         keeper.holds = true;
         keeper.set_behind(why);
         return outcome;
     }
     if keeper.holds
-        && let Some(input) = incomplete
+        && let Some(input) = news.missing(keeper.files.as_ref())
     {
         // What is enforced came from objects that may be in the part that cannot be read.
         keeper.set_behind(format!("{input} cannot be read; what is enforced stays as it is until then"));
         return outcome;
     }
     keeper.holds = false;
-    keeper.follow(|agent| agent.update(held.cluster));
+    keeper.files = Some(news.files());
+    keeper.follow(|agent| agent.update(news.held.cluster));
     outcome
 }
