@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 /// All objects of a cluster as one List.
 pub fn cluster(cluster: &Cluster) -> Value {
-    let mut items: Vec<Value> = cluster.namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
-    items.extend(cluster.nodes.iter().map(|(name, n)| node(name, n)));
-    items.extend(cluster.services.iter().map(|(key, s)| service(key, s)));
-    items.extend(cluster.pods.values().map(pod));
-    items.extend(cluster.policies.values().map(policy));
+    let Cluster { namespaces, pods, policies, nodes, services } = cluster;
+    let mut items: Vec<Value> = namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
+    items.extend(nodes.iter().map(|(name, n)| node(name, n)));
+    items.extend(services.iter().map(|(key, s)| service(key, s)));
+    items.extend(pods.values().map(pod));
+    items.extend(policies.values().map(policy));
     json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
 }
 

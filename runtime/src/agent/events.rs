@@ -12,20 +12,22 @@ use netpolc_policy::Cluster;
 /// What happened between `old` and `new`, in a fixed order. The events belong to one update: apply them
 /// together.
 pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
+    // Without `..`, so that a new kind of object cannot be forgotten.
+    let Cluster { namespaces, pods, policies, nodes, services } = old;
     let mut events = Vec::new();
-    differing(&old.nodes, &new.nodes, |name, node| {
+    differing(nodes, &new.nodes, |name, node| {
         events.push(Event::Node { name: name.clone(), node: node.cloned() });
     });
-    differing(&old.namespaces, &new.namespaces, |name, labels| {
+    differing(namespaces, &new.namespaces, |name, labels| {
         events.push(Event::Namespace { name: name.clone(), labels: labels.cloned() });
     });
-    differing(&old.services, &new.services, |key, service| {
+    differing(services, &new.services, |key, service| {
         events.push(Event::Service { key: key.clone(), service: service.cloned() });
     });
-    differing(&old.pods, &new.pods, |key, pod| {
+    differing(pods, &new.pods, |key, pod| {
         events.push(Event::Pod { key: key.clone(), pod: pod.cloned() });
     });
-    differing(&old.policies, &new.policies, |key, policy| {
+    differing(policies, &new.policies, |key, policy| {
         events.push(Event::Policy { key: key.clone(), policy: policy.cloned() });
     });
     events

@@ -56,7 +56,7 @@ impl Files {
         let (sender, receiver) = oneshot::channel();
         let paths = self.paths.clone();
         // Not one of the runtime's: it would be waited for at the end, and a FIFO without a writer ends never.
-        std::thread::spawn(move || sender.send(input::load(&paths)));
+        std::thread::spawn(move || drop(sender.send(input::load(&paths))));
         self.reading = Some(receiver);
     }
 

@@ -160,7 +160,10 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
             .ok_or_else(|| error(line, format!("there is no cases/{path}")))?;
         case.inputs.push((format!("cases/{path}"), (*text).to_owned()));
     }
-    case.inputs.push((format!("cases/{file}"), objects));
+    // Some ask about the shared cluster alone; a text without objects is an error.
+    if objects.lines().any(|line| !(line.is_empty() || line.starts_with('#') || line == "---")) {
+        case.inputs.push((format!("cases/{file}"), objects));
+    }
     (case.cluster, case.problems) = decode(&case.inputs);
     for document in probes {
         for (line, fields) in notation::rows(document, "probes").map_err(|(line, message)| error(line, message))? {
