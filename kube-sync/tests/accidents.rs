@@ -374,7 +374,7 @@ fn s61_a_fifo_in_a_directory_is_left_out() {
     std::os::unix::fs::symlink("/dev/zero", directory.0.join("d.yaml")).unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
     let folder = directory.0.clone();
-    std::thread::spawn(move || sender.send(load([Input::Path(folder)])));
+    std::thread::spawn(move || drop(sender.send(load([Input::Path(folder)]))));
     let loaded = receiver.recv_timeout(std::time::Duration::from_secs(30)).expect("it never waits");
     assert_eq!((loaded.cluster.pods.len(), loaded.incomplete.len(), loaded.has_errors()), (2, 3, false));
 }
