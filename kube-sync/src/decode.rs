@@ -189,9 +189,10 @@ fn yaml_part<'t>(
 fn what_it_is_at(chunk: &str, at: usize) -> Option<&'static str> {
     let first = chunk.lines().find(|line| !line.trim().is_empty() && !line.starts_with('#'));
     let (before, after) = chunk.split_at_checked(at).unwrap_or((chunk, ""));
-    let line = before.rsplit('\n').next().into_iter().chain(after.lines().next());
+    let begun = before.rsplit('\n').next().unwrap_or_default();
+    let line = [begun, after.lines().next().unwrap_or_default()].concat();
     let known = first.and_then(object::what_it_is);
-    known.or_else(|| line.filter(|part| part.contains("{{")).find_map(|_| object::what_it_is("{{")))
+    known.or_else(|| object::what_it_is("{{").filter(|_| line.contains("{{")))
 }
 
 /// The text from the next line after `at` that begins as an object does: a separator may have been lost.

@@ -15,7 +15,7 @@ use netpolc_target_flower::{
 const CLUSTER: &str = "
 apiVersion: v1
 kind: Namespace
-metadata: {name: n}
+metadata: {name: m}
 ---
 apiVersion: v1
 kind: Node
@@ -24,25 +24,25 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, 
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: a, namespace: n, labels: {app: a}}
+metadata: {name: a, namespace: m, labels: {app: a}}
 spec: {nodeName: node, containers: [{name: m, image: i}]}
 status: {phase: Running, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: b, namespace: n, labels: {app: b}}
+metadata: {name: b, namespace: m, labels: {app: b}}
 spec: {nodeName: node, containers: [{name: m, image: i}]}
 status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: c, namespace: n, labels: {app: c}}
+metadata: {name: c, namespace: m, labels: {app: c}}
 spec: {nodeName: node, containers: [{name: m, image: i}]}
 status: {phase: Running, podIPs: [{ip: 10.0.0.3}, {ip: 'fd00::3'}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: a, namespace: n}
+metadata: {name: a, namespace: m}
 spec:
   podSelector: {matchLabels: {app: a}}
   policyTypes: [Egress]
@@ -52,7 +52,7 @@ spec:
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: b, namespace: n}
+metadata: {name: b, namespace: m}
 spec:
   podSelector: {matchLabels: {app: b}}
   policyTypes: [Ingress, Egress]
@@ -75,7 +75,7 @@ impl World {
         topology.node_addresses = vec![ip("192.0.2.1"), ip("fd01::1")];
         let lowered = software::lower(compiler.program(), &topology).unwrap();
         let of = |pod| filters(&lowered, endpoint(&compiler, pod));
-        World { filters: [of("n/a"), of("n/b"), of("n/c")] }
+        World { filters: [of("m/a"), of("m/b"), of("m/c")] }
     }
 
     /// From pod 0, 1 or 2.
