@@ -214,7 +214,7 @@ fn group(api_version: &str) -> &str {
 
 /// Custom groups are DNS names, and those that end in `.k8s.io` are Kubernetes' own.
 fn is_custom(group: &str) -> bool {
-    group.contains('.') && !group.ends_with(".k8s.io")
+    group.contains('.') && group != "k8s.io" && !group.ends_with(".k8s.io")
 }
 
 fn is_engine(group: &str) -> bool {

@@ -529,7 +529,7 @@ fn s61_accidents_open_nothing() {
         shapes.iter().map(|shape| keep(text(shape.as_str()), &Cluster::default(), &Places::new())).collect();
     let mut dice = Dice(61);
     let mut opened = 0;
-    for run in 0..20_000 {
+    for run in 0..8_000 {
         let which = dice.below(shapes.len());
         let before = &sound[which];
         assert_eq!(isolated(&before.cluster), ["a/db", "c/tool"]);
@@ -548,5 +548,5 @@ fn s61_accidents_open_nothing() {
         let after = keep(loaded, &before.cluster, &before.places);
         assert_eq!(isolated(&after.cluster), ["a/db", "c/tool"], "run {run}: {problems:?}\n{damaged}");
     }
-    assert!(opened > 1000, "only {opened} of the accidents did anything");
+    assert!(opened > 400, "only {opened} of the accidents did anything");
 }

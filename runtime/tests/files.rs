@@ -58,8 +58,8 @@ impl World {
     }
 
     fn command(&self, from: &Path) -> Command {
-        let mut command = self.node.command(&["agent", "--from"]);
-        command.arg(&self.node.folder).arg("--from").arg(from);
+        let mut command = self.node.command(&["agent"]);
+        command.arg("--from").arg(&self.node.folder).arg("--from").arg(from);
         command.env("RUST_LOG", "info").env("NO_COLOR", "1").stderr(File::create(&self.log).unwrap());
         command
     }
