@@ -167,7 +167,11 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
             let before = before.rsplit(|b| *b == b'\n').next().unwrap_or_default();
             let start = [before, &after[..after.len().min(EXCERPT)]].concat();
             let known = what_it_is(&String::from_utf8_lossy(&start)).filter(|_| depth == 0);
-            let message = known.unwrap_or("missing: this is no Kubernetes object, and it is ignored");
+            let message = known.unwrap_or(match guess(node) {
+                Some(Kind::Policy) => "missing: it is read as a NetworkPolicy; write what it is",
+                Some(_) => "missing: it is read as a Pod; write what it is",
+                None => "missing: this is no Kubernetes object, and it is ignored",
+            });
             reader.error(node.at, &Path::Root.field("kind"), message);
         }
     }

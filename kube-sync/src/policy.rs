@@ -212,6 +212,12 @@ fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
     if masked != written {
         reader.warning(node.at, path, format!("{text} has bits beyond its prefix; it is taken for {masked}"));
     }
+    if let IpAddr::V6(address) = masked.network()
+        && let (Some(v4), Some(length)) = (address.to_ipv4_mapped(), masked.prefix().checked_sub(96))
+    {
+        let message = format!("{masked} matches no IPv4 packet (S23); for IPv4 write {v4}/{length}");
+        reader.warning(node.at, path, message);
+    }
     Some(masked)
 }
 

@@ -214,9 +214,11 @@ fn s17_host_bits_are_masked_with_a_warning() {
 
 #[test]
 fn s23_mapped_addresses_are_ipv6() {
-    let rules = ingress("- from: [{ipBlock: {cidr: '::ffff:10.0.0.0/104'}}]");
+    let loaded = load_spec("podSelector: {}\ningress: [{from: [{ipBlock: {cidr: '::ffff:10.0.0.0/104'}}]}]");
+    let rules = isolated(&only(&loaded).ingress);
     let Peers::Listed(peers) = &rules[0].peers else { panic!() };
     assert!(matches!(&peers[0], Peer::Block(block) if block.cidr.is_ipv6()));
+    assert!(!loaded.has_errors() && loaded.problems[0].message.contains("write 10.0.0.0/8"), "{:?}", loaded.problems);
 }
 
 #[test]

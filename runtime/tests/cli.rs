@@ -109,7 +109,7 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         (&["eval", "-f", "-", "--probes", "/nonexistent"], "/nonexistent"),
         (&["status", "--pin-dir", "relative"], "absolute"),
     ] {
-        let output = run(arguments, "");
+        let output = run(arguments, "kind: List\napiVersion: v1\nitems: []\n");
         let errors = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
         assert!(errors.starts_with("netpolc: ") && errors.contains(part), "{arguments:?}: {errors}");
