@@ -315,13 +315,14 @@ fn s61_a_node_that_nothing_names_is_an_error() {
 #[test]
 fn a_pod_without_an_interface_is_logged() {
     let world = World::up("ghost");
+    world.write("20.yaml", &deny("ghost"));
     world.write(
         "10.yaml",
-        "kind: Pod\nmetadata: {name: ghost, namespace: default}\nspec: {nodeName: n1, containers: [{name: c}]}\n\
+        "kind: Pod\nmetadata: {name: ghost, namespace: default, labels: {role: ghost}}\nspec: {nodeName: n1, containers: [{name: c}]}\n\
          status: {phase: Running, podIP: 10.7.0.99}\n",
     );
     let agent = world.agent(&world.quiet);
-    world.logs("no interface leads to its address");
+    world.logs("no interface of this node leads to its addresses");
     assert!(world.log().contains("default/ghost"));
     agent.stop(libc::SIGTERM);
     let db = "10.7.0.1".parse().unwrap();

@@ -72,6 +72,7 @@ pub async fn serve(
             }
         }
         keeper.note_unfound();
+        keeper.note_unfound();
         keeper.beat();
         keeper.record(|_| {});
     }
