@@ -200,10 +200,16 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         self.problems = problems;
     }
 
-    /// Replaces what is kept; new ones are logged.
+    /// Replaces what is kept; new ones are logged, of a large file the first.
     pub fn set_kept(&mut self, kept: Vec<String>) {
-        for object in kept.iter().filter(|k| !self.kept.contains(k)) {
+        const LOGGED: usize = 50;
+        let before: BTreeSet<&String> = self.kept.iter().collect();
+        let new: Vec<&String> = kept.iter().filter(|k| !before.contains(k)).collect();
+        for object in new.iter().take(LOGGED) {
             tracing::warn!("{object}");
+        }
+        if new.len() > LOGGED {
+            tracing::warn!(objects = new.len(), "that many stay as they were; `netpolc status` lists all");
         }
         self.stale |= self.kept != kept;
         self.kept = kept;
