@@ -1,5 +1,5 @@
-//! The text of one input to objects: cut into documents, each JSON or YAML, each object on its own, so
-//! that a broken one does not take others with it.
+//! The text of one input to objects: cut into documents, each JSON or YAML, each object on its own,
+//! so that a broken one does not take others with it.
 
 use std::fmt;
 
@@ -102,8 +102,9 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
     }
 }
 
-/// Says that `text`, which follows JSON without a separator, is no JSON. Gives the next line that may begin some; where
-/// there is none the text is read as YAML, for the policies that may be in it.
+/// Says that `text`, which follows JSON without a separator, is no JSON. Gives the next line that
+/// may begin some; where there is none the text is read as YAML, for the policies that may be in
+/// it.
 fn behind_json<'t>(reader: &mut Reader, whole: &str, text: &'t str, sink: &mut Sink) -> Option<&'t str> {
     reader.leave();
     reader.lost = true;
@@ -133,8 +134,8 @@ fn position(text: &str, error: &serde_json::Error) -> usize {
     (lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)).min(text.len())
 }
 
-/// A document in YAML, and where it breaks off what stands behind it like another one. `json_error` is what to say where
-/// it is not YAML either.
+/// A document in YAML, and where it breaks off what stands behind it like another one. `json_error`
+/// is what to say where it is not YAML either.
 fn yaml_document(reader: &mut Reader, whole: &str, chunk: &str, json_error: Option<(usize, String)>, sink: &mut Sink) {
     let mut rest = yaml_part(reader, whole, chunk, json_error, sink);
     while let Some(chunk) = rest {
@@ -195,7 +196,8 @@ fn what_it_is_at(chunk: &str, at: usize) -> Option<&'static str> {
     known.or_else(|| object::what_it_is("{{").filter(|_| line.contains("{{")))
 }
 
-/// The text from the next line after `at` that begins as an object does: a separator may have been lost.
+/// The text from the next line after `at` that begins as an object does: a separator may have been
+/// lost.
 fn next_header(chunk: &str, at: usize) -> Option<&str> {
     let (_, after) = chunk.split_at_checked(at)?;
     let found = ["\napiVersion:", "\nkind:"].into_iter().filter_map(|header| after.find(header)).min()?;
@@ -209,8 +211,8 @@ struct Head<'a> {
     api_version: Option<Str<'a>>,
     /// It has `items`, and so is a list unless its kind says otherwise.
     items: bool,
-    /// Items that cannot be told apart from other things before the end: those that do not say what they are and came
-    /// before the list did, and all of what may be no list.
+    /// Items that cannot be told apart from other things before the end: those that do not say what
+    /// they are and came before the list did, and all of what may be no list.
     waiting: Vec<&'a RawValue>,
     /// Fields of a list that are not its, or that it has twice.
     odd: Vec<Odd<'a>>,

@@ -1,5 +1,6 @@
-//! What stays enforced although an input does not show it any more (S61): objects of files that do not yield all that
-//! they hold, and of objects that are damaged the sound ones from before. What is gone from a sound file is gone.
+//! What stays enforced although an input does not show it any more (S61): objects of files that do
+//! not yield all that they hold, and of objects that are damaged the sound ones from before. What
+//! is gone from a sound file is gone.
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
@@ -79,7 +80,8 @@ impl Keeper<'_> {
             let Some(place) = self.places.get(&object) else { continue };
             let stays = match now.get(key) {
                 None => self.incomplete.iter().any(|input| holds(input, &place.file)),
-                // A broken policy isolates by itself; of anything else a part that is left out may open something.
+                // A broken policy isolates by itself; of anything else a part that is left out may
+                // open something.
                 Some(new) => {
                     kind != ObjectKind::Policy
                         && new != value

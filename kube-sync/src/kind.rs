@@ -1,6 +1,7 @@
-//! Which kind of object `kind` and `apiVersion` name, and what is wrong with them. An API server takes a kind in its
-//! own version only and refuses everything else; here a slip is an error too, and what can be told to be meant is
-//! read all the same, since a policy that is not read isolates nothing (S61).
+//! Which kind of object `kind` and `apiVersion` name, and what is wrong with them. An API server
+//! takes a kind in its own version only and refuses everything else; here a slip is an error too,
+//! and what can be told to be meant is read all the same, since a policy that is not read isolates
+//! nothing (S61).
 //!
 //! Not here: what is done with the object (`object`).
 
@@ -21,7 +22,8 @@ pub(crate) enum Kind {
     List,
     /// Of no meaning for policy.
     Ignored,
-    /// A policy that another engine enforces, or a template with who knows what in it: named, and not read.
+    /// A policy that another engine enforces, or a template with who knows what in it: named, and
+    /// not read.
     Foreign,
     /// A kind that no API server knows: the object may be any.
     Unknown,
@@ -47,7 +49,8 @@ const POLICY_VERSION: &str = "networking.k8s.io/v1";
 /// What of networking.k8s.io is no policy.
 const NETWORKING: [&str; 5] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR"];
 
-/// What of the core group has no meaning for policy; and the kubeconfig, which is no API object and calls itself v1.
+/// What of the core group has no meaning for policy; and the kubeconfig, which is no API object and
+/// calls itself v1.
 const CORE: [&str; 17] = [
     "Binding",
     "ComponentStatus",
@@ -113,7 +116,8 @@ pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<C
     }
 }
 
-/// A NetworkPolicy: of no group but a known engine's is it anything else than the one that is meant.
+/// A NetworkPolicy: of no group but a known engine's is it anything else than the one that is
+/// meant.
 fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let field = "apiVersion";
     match api_version {
@@ -134,7 +138,8 @@ fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     }
 }
 
-/// A kind of the core group. Custom groups may have one of the same name (Knative's Service), built-in ones do not.
+/// A kind of the core group. Custom groups may have one of the same name (Knative's Service),
+/// built-in ones do not.
 fn core(kind: &str, known: Kind, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     match api_version {
         None | Some("v1") => (known, None),
@@ -156,10 +161,12 @@ fn list(item: &str, kind: &str, api_version: Option<&str>) -> (Kind, Option<Comp
     }
 }
 
-/// Any other kind. Misspelt ones are told where the group has no such kind, or the name is near enough.
+/// Any other kind. Misspelt ones are told where the group has no such kind, or the name is near
+/// enough.
 fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let unknown_to_the_server = match api_version {
-        // kubectl refuses every object without a version, but there is nothing to lose in a ConfigMap.
+        // kubectl refuses every object without a version, but there is nothing to lose in a
+        // ConfigMap.
         None | Some("v1") => !CORE.contains(&kind),
         Some(version) => match group(version) {
             "networking.k8s.io" => !NETWORKING.contains(&kind),

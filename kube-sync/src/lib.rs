@@ -1,14 +1,14 @@
-//! Kubernetes objects to the policy model: from files, and from an API server (`watch`, a feature) by the same
-//! conversion.
+//! Kubernetes objects to the policy model: from files, and from an API server (`watch`, a feature)
+//! by the same conversion.
 //!
-//! NetworkPolicies are read strictly ([`load()`] names file, object and field of every mistake) and a
-//! broken one never widens: it isolates what it can be seen to select and allows nothing by its broken
-//! part. Pods, Namespaces and Nodes are read for what policy needs and may carry anything else; other
-//! kinds are ignored. Not here: anything about tables.
+//! NetworkPolicies are read strictly ([`load()`] names file, object and field of every mistake) and
+//! a broken one never widens: it isolates what it can be seen to select and allows nothing by its
+//! broken part. Pods, Namespaces and Nodes are read for what policy needs and may carry anything
+//! else; other kinds are ignored. Not here: anything about tables.
 //!
-//! The way of an input: `load` (files and limits) -> `decode` (documents and objects) -> `typed` (fast, JSON only) or
-//! `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient` -> `place` (two of one name) -> `keep` (what
-//! an input does not show any more).
+//! The way of an input: `load` (files and limits) -> `decode` (documents and objects) -> `typed`
+//! (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient` ->
+//! `place` (two of one name) -> `keep` (what an input does not show any more).
 
 mod decode;
 mod fuzz;

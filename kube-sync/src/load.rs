@@ -1,5 +1,6 @@
-//! Files, directories and bytes to a cluster: reading within limits, and what the API server would have added.
-//! Not here: two objects of one name (`place`), what becomes of objects that an input does not show any more (`keep`).
+//! Files, directories and bytes to a cluster: reading within limits, and what the API server would
+//! have added. Not here: two objects of one name (`place`), what becomes of objects that an input
+//! does not show any more (`keep`).
 
 use std::{
     collections::BTreeMap,
@@ -60,15 +61,17 @@ impl Input {
 pub struct Loaded {
     /// Everything that could be understood.
     pub cluster: Cluster,
-    /// In the order in which they were found; at most [`crate::MAX_PROBLEMS`] and one for each kind of other engines'
-    /// policies.
+    /// In the order in which they were found; at most [`crate::MAX_PROBLEMS`] and one for each kind
+    /// of other engines' policies.
     pub problems: Vec<Problem>,
-    /// Inputs, or files of directories, of which something did not yield the objects that it holds (unreadable, empty,
-    /// broken syntax, no or an unknown kind, documents that ran together, no namespace that can be told), so that
-    /// objects may be missing from `cluster`. Whoever already enforces objects keeps those that came from these
-    /// ([`crate::keep`]). A policy that is broken in part does not count: it isolates by itself.
+    /// Inputs, or files of directories, of which something did not yield the objects that it holds
+    /// (unreadable, empty, broken syntax, no or an unknown kind, documents that ran together, no
+    /// namespace that can be told), so that objects may be missing from `cluster`. Whoever already
+    /// enforces objects keeps those that came from these ([`crate::keep`]). A policy that is broken
+    /// in part does not count: it isolates by itself.
     pub incomplete: Vec<Arc<str>>,
-    /// Where the objects of `cluster` were found. Namespaces that exist only because pods are in them have no place.
+    /// Where the objects of `cluster` were found. Namespaces that exist only because pods are in
+    /// them have no place.
     pub places: Places,
 }
 
@@ -81,8 +84,8 @@ impl Loaded {
 
 /// Reads all `inputs`. Never fails: what is wrong is in the result, and the rest applies.
 ///
-/// Of two objects with the same kind and name the first is kept; the second is reported, with both places, as an error
-/// where they differ. A second policy isolates all the same.
+/// Of two objects with the same kind and name the first is kept; the second is reported, with both
+/// places, as an error where they differ. A second policy isolates all the same.
 pub fn load(inputs: impl IntoIterator<Item = Input>) -> Loaded {
     let mut loader = Loader::default();
     for input in inputs {
@@ -190,7 +193,8 @@ impl Loader {
         }
     }
 
-    /// A file of a directory. Whatever else has such a name (a FIFO, a device) could keep us waiting for ever.
+    /// A file of a directory. Whatever else has such a name (a FIFO, a device) could keep us
+    /// waiting for ever.
     fn entry(&mut self, path: &Path) {
         let name = path.display().to_string();
         let open = || -> io::Result<Option<File>> {
@@ -235,7 +239,8 @@ impl Loader {
             self.foreign.entry(kind).or_insert_with(|| (0, name.into(), line)).0 += count;
         }
         if !reading.any {
-            // An emptied file is one that is being written (`kubectl get ... > FILE`). A chart may print comments alone.
+            // An emptied file is one that is being written (`kubectl get ... > FILE`). A chart may
+            // print comments alone.
             let blank = bytes.iter().all(u8::is_ascii_whitespace);
             let severity = if blank || given == Given::ByName { Severity::Error } else { Severity::Warning };
             let message = "there is no object in it, and what came from it before stays; to end that, remove the file \

@@ -1,5 +1,5 @@
-//! metadata out of trees: names and namespaces, strictly. An object under another name than the one that was meant is
-//! another object, and the one that was meant is missing.
+//! metadata out of trees: names and namespaces, strictly. An object under another name than the one
+//! that was meant is another object, and the one that was meant is missing.
 
 use std::sync::Arc;
 
@@ -83,7 +83,8 @@ impl<'n, 't> Metadata<'n, 't> {
         if let Some(given) = given
             && let Some(text) = text(reader, given, &path)
         {
-            // A policy or a pod counts by what else it says; of the others the name is what others know it by.
+            // A policy or a pod counts by what else it says; of the others the name is what others
+            // know it by.
             let matters = matches!(kind, Kind::Namespace | Kind::Node);
             return Some(checked(reader, given.at, &path, &text, matters));
         }
@@ -125,7 +126,8 @@ impl<'n, 't> Metadata<'n, 't> {
     }
 }
 
-/// A string; and of a number or a boolean, with a report, what was written: an object without its namespace is lost.
+/// A string; and of a number or a boolean, with a report, what was written: an object without its
+/// namespace is lost.
 fn text(reader: &mut Reader, node: &Node, path: &Path) -> Option<String> {
     if let Some(text) = strict::string(reader, node, path) {
         return Some(text.to_owned());
@@ -139,8 +141,8 @@ fn text(reader: &mut Reader, node: &Node, path: &Path) -> Option<String> {
     Some(written)
 }
 
-/// Names go into every later output; what the API server would not have let through is made legible. Something is
-/// `lost` where others know the object by the name.
+/// Names go into every later output; what the API server would not have let through is made
+/// legible. Something is `lost` where others know the object by the name.
 fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, lost: bool) -> Arc<str> {
     if is_dns_subdomain(name) {
         return reader.interner.string(name);

@@ -1,5 +1,6 @@
-//! One Kubernetes object, or a list of them, out of a tree: which kind it is, and on to the converter. Whatever does
-//! not yield the objects that it holds is lost, and said; other kinds are ignored.
+//! One Kubernetes object, or a list of them, out of a tree: which kind it is, and on to the
+//! converter. Whatever does not yield the objects that it holds is lost, and said; other kinds are
+//! ignored.
 //!
 //! Not here: kinds and versions (`kind`), names (`metadata`).
 
@@ -109,8 +110,9 @@ pub(crate) fn what_it_is(text: &str) -> Option<&'static str> {
 /// What every object begins with, in some order.
 const HEADER: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// The objects that a document holds: more than one where the separator between them was lost, so that a field of
-/// the header comes a second time. All the fields of the same value are one object, written twice or in a hurry.
+/// The objects that a document holds: more than one where the separator between them was lost, so
+/// that a field of the header comes a second time. All the fields of the same value are one object,
+/// written twice or in a hurry.
 fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) -> Vec<Cow<'n, Node<'t>>> {
     let repeated = repeated::of(fields);
     let header = |index: usize| HEADER.contains(&&*fields[index].name);

@@ -92,8 +92,9 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// Puts `object` into the cluster. Of two of one name the first counts; a second policy that differs isolates what it
-/// selects beside it and allows nothing, since nobody knows which of them is meant.
+/// Puts `object` into the cluster. Of two of one name the first counts; a second policy that
+/// differs isolates what it selects beside it and allows nothing, since nobody knows which of them
+/// is meant.
 pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reader, object: Object, at: u32) {
     let id = ObjectId::of(&object);
     let place = || Place {

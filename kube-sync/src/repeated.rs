@@ -1,7 +1,8 @@
-//! Keys that one map has twice. YAML and JSON forbid it, kubectl takes the last, and nobody means it: it is always a
-//! problem with line and field, an error where the values differ.
+//! Keys that one map has twice. YAML and JSON forbid it, kubectl takes the last, and nobody means
+//! it: it is always a problem with line and field, an error where the values differ.
 //!
-//! Not here: what follows from it (`object` for documents that ran together, `strict` for policies).
+//! Not here: what follows from it (`object` for documents that ran together, `strict` for
+//! policies).
 
 use std::collections::HashMap;
 
@@ -40,8 +41,8 @@ pub(crate) fn report(reader: &mut Reader, node: &Node, path: &Path) {
 /// Maps with more fields than this are searched by hash.
 const FEW: usize = 16;
 
-/// The fields of a map whose name stood before, each with the last one that had it. The unnamed ones are what was
-/// cut short, and no fields.
+/// The fields of a map whose name stood before, each with the last one that had it. The unnamed
+/// ones are what was cut short, and no fields.
 pub(crate) fn of(fields: &[Field]) -> Vec<(usize, usize)> {
     let named = fields.iter().enumerate().filter(|(_, field)| !field.name.is_empty());
     if fields.len() <= FEW {

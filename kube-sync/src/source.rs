@@ -1,4 +1,5 @@
-//! Where a converter stands: the text it reads from and the object it reads, for messages with lines.
+//! Where a converter stands: the text it reads from and the object it reads, for messages with
+//! lines.
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
@@ -13,7 +14,8 @@ use crate::{
 pub(crate) struct Source<'a> {
     pub name: Arc<str>,
     pub text: &'a [u8],
-    /// A position whose line is known: that of the current document or object. Counting starts there.
+    /// A position whose line is known: that of the current document or object. Counting starts
+    /// there.
     known: Cell<(usize, u32)>,
 }
 
@@ -51,12 +53,14 @@ const MAX_PROBLEMS_PER_OBJECT: u32 = 100;
 pub(crate) enum Origin {
     /// People and tools, who may misspell a field.
     File,
-    /// An API server, which has refused or dropped what it does not know. It may know more than we do.
+    /// An API server, which has refused or dropped what it does not know. It may know more than we
+    /// do.
     #[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "only watches read from one"))]
     Server,
 }
 
-/// Policies that other engines enforce, and templates: how many of each kind and version, and the line of the first.
+/// Policies that other engines enforce, and templates: how many of each kind and version, and the
+/// line of the first.
 pub(crate) type Foreign = BTreeMap<(String, String), (usize, u32)>;
 
 /// Reads one object after another out of a source.

@@ -1,9 +1,11 @@
-//! A stream of documents to pieces, as kubectl's reader cuts it: a line that begins with `---` separates, and only
-//! blanks or a comment may follow on it (k8s.io/apimachinery util/yaml, `YAMLReader`). It is cut before anything is
-//! parsed, so that a broken document does not take the others with it.
+//! A stream of documents to pieces, as kubectl's reader cuts it: a line that begins with `---`
+//! separates, and only blanks or a comment may follow on it (k8s.io/apimachinery util/yaml,
+//! `YAMLReader`). It is cut before anything is parsed, so that a broken document does not take the
+//! others with it.
 //!
-//! Beyond kubectl, which refuses the file or reads less of it, text behind a separator is read as the beginning of
-//! its document and `...` ends one: whatever is a policy isolates. Not here: what is in a document.
+//! Beyond kubectl, which refuses the file or reads less of it, text behind a separator is read as
+//! the beginning of its document and `...` ends one: whatever is a policy isolates. Not here: what
+//! is in a document.
 
 use std::ops::Range;
 
@@ -28,7 +30,8 @@ pub(crate) struct Piece {
     pub separator: Separator,
 }
 
-/// The documents in `text`. A separator cannot occur inside a scalar (YAML 1.2.2, 9.1.2), and JSON has no such line.
+/// The documents in `text`. A separator cannot occur inside a scalar (YAML 1.2.2, 9.1.2), and JSON
+/// has no such line.
 pub(crate) fn split(text: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut begun = Piece { range: 0..0, separator: Separator::Clean };

@@ -1,5 +1,5 @@
-//! A document as a tree with positions: what YAML and JSON have in common. Built by `yaml` and `json`,
-//! read by the converters. Numbers stay text, so that nothing is rounded or guessed.
+//! A document as a tree with positions: what YAML and JSON have in common. Built by `yaml` and
+//! `json`, read by the converters. Numbers stay text, so that nothing is rounded or guessed.
 
 use std::borrow::Cow;
 
@@ -44,14 +44,15 @@ impl<'a> Node<'a> {
         Self::new(at, Value::Broken)
     }
 
-    /// The field `name` of a map, null counting as absent. Of several the last, as for kubectl; `repeated` reports them.
+    /// The field `name` of a map, null counting as absent. Of several the last, as for kubectl;
+    /// `repeated` reports them.
     pub fn get(&self, name: &str) -> Option<&Node<'a>> {
         let Value::Map(fields) = &self.value else { return None };
         fields.iter().rfind(|f| f.name == name).map(|f| &f.node).filter(|n| n.value != Value::Null)
     }
 
-    /// The text of the field `name`, an empty one counting as absent: the API has no difference for the strings of
-    /// metadata.
+    /// The text of the field `name`, an empty one counting as absent: the API has no difference for
+    /// the strings of metadata.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(Node::as_str).filter(|text| !text.is_empty())
     }

@@ -1,6 +1,6 @@
-//! The fast way for JSON: Pods, Namespaces and Nodes by derived decoders that borrow from the input.
-//! It answers only where nothing at all is odd; everything else goes through `object`, which knows
-//! what to say. Both ways give the same objects (a test holds them against each other).
+//! The fast way for JSON: Pods, Namespaces and Nodes by derived decoders that borrow from the
+//! input. It answers only where nothing at all is odd; everything else goes through `object`, which
+//! knows what to say. Both ways give the same objects (a test holds them against each other).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -313,7 +313,8 @@ fn container_port(port: &PortFields, interner: &mut Interner) -> Option<Containe
     })
 }
 
-/// Labels in the order of the input. A value that is no string is odd, and so is a key that is there twice.
+/// Labels in the order of the input. A value that is no string is odd, and so is a key that is
+/// there twice.
 struct Pairs<'a>(Vec<(Str<'a>, Str<'a>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {

@@ -1,5 +1,5 @@
-//! Files as they become by everyday accidents: S61, nothing is opened by one. Either what is there still isolates, or the
-//! file counts as incomplete and what came from it stays.
+//! Files as they become by everyday accidents: S61, nothing is opened by one. Either what is there
+//! still isolates, or the file counts as incomplete and what came from it stays.
 
 use std::{fs, path::PathBuf, process};
 
@@ -343,7 +343,8 @@ fn s61_objects_stay_by_the_file_that_they_came_from() {
     assert_eq!(gone.cluster, held.cluster);
 }
 
-/// S61: of a pod that is damaged the sound one from before counts; a policy that is broken isolates by itself.
+/// S61: of a pod that is damaged the sound one from before counts; a policy that is broken isolates
+/// by itself.
 #[test]
 fn s61_a_damaged_pod_does_not_replace_a_sound_one() {
     let sound = |text: &str| format!("{text}---\n{}", policy("p", "a"));
@@ -393,7 +394,8 @@ impl Dice {
     }
 }
 
-/// One accident that happens to files. Those that leave a sound file with less in it are none: nobody can tell.
+/// One accident that happens to files. Those that leave a sound file with less in it are none:
+/// nobody can tell.
 fn accident(dice: &mut Dice, text: &str) -> String {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     if lines.is_empty() {
@@ -505,8 +507,8 @@ fn accident(dice: &mut Dice, text: &str) -> String {
     }
 }
 
-/// S61: whatever happens to a file, no pod that was isolated is open afterwards; and where the text alone would open one,
-/// there is an error.
+/// S61: whatever happens to a file, no pod that was isolated is open afterwards; and where the text
+/// alone would open one, there is an error.
 #[test]
 fn s61_accidents_open_nothing() {
     let list = |objects: &[&str]| {

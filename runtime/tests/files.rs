@@ -1,5 +1,6 @@
-//! What happens to files, and what a running agent makes of it: nothing is opened by accident, deletions count, and
-//! nothing is waited for. The agent's process on a node of network namespaces, with real packets. Needs root.
+//! What happens to files, and what a running agent makes of it: nothing is opened by accident,
+//! deletions count, and nothing is waited for. The agent's process on a node of network namespaces,
+//! with real packets. Needs root.
 
 mod common;
 
@@ -170,7 +171,8 @@ fn s12_folders_and_links_that_are_made_anew_are_followed() {
     agent.stop(libc::SIGTERM);
 }
 
-/// S61: whatever a file becomes that is no object, what came from it stays and is listed; with its repair all is as before.
+/// S61: whatever a file becomes that is no object, what came from it stays and is listed; with its
+/// repair all is as before.
 #[test]
 fn s61_a_file_that_is_no_object_any_more_opens_nothing() {
     let world = World::up("object");
@@ -238,8 +240,8 @@ fn s61_a_broken_file_holds_its_own_objects_only() {
     agent.stop(libc::SIGTERM);
 }
 
-/// S58, S61: a start beside a file that is no object. One that gave nothing to what is enforced keeps nothing from going on;
-/// where objects of it are enforced everything stays.
+/// S58, S61: a start beside a file that is no object. One that gave nothing to what is enforced
+/// keeps nothing from going on; where objects of it are enforced everything stays.
 #[test]
 fn s58_a_start_beside_a_broken_file_goes_on_where_nothing_came_from_it() {
     let world = World::up("start");

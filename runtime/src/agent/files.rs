@@ -1,5 +1,6 @@
-//! The agent's input from files: reading on a thread of its own, so that neither a FIFO nor a large dump keeps the loop
-//! from anything; what stays enforced of it; and whether the node's name occurs in it at all.
+//! The agent's input from files: reading on a thread of its own, so that neither a FIFO nor a large
+//! dump keeps the loop from anything; what stays enforced of it; and whether the node's name occurs
+//! in it at all.
 //!
 //! Not here: when files are read ([`super::watch`]), what follows ([`super::serve`]).
 
@@ -55,7 +56,8 @@ impl Files {
         }
         let (sender, receiver) = oneshot::channel();
         let paths = self.paths.clone();
-        // Not one of the runtime's: it would be waited for at the end, and a FIFO without a writer ends never.
+        // Not one of the runtime's: it would be waited for at the end, and a FIFO without a writer
+        // ends never.
         std::thread::spawn(move || drop(sender.send(input::load(&paths))));
         self.reading = Some(receiver);
     }
@@ -102,8 +104,8 @@ impl News {
         self.held.places.values().map(|place| place.file.to_string()).collect()
     }
 
-    /// The first input of which objects are missing that may be among those of `files`, from which comes what is
-    /// enforced; None for `files`: any may be.
+    /// The first input of which objects are missing that may be among those of `files`, from which
+    /// comes what is enforced; None for `files`: any may be.
     pub fn missing(&self, files: Option<&BTreeSet<String>>) -> Option<&Arc<str>> {
         let gave = |input: &&Arc<str>| files.is_none_or(|files| files.iter().any(|file| holds(input, file)));
         self.incomplete.iter().find(gave)

@@ -1,6 +1,8 @@
-//! The loop around the agent: files in, kernel in step, until a signal. Enforcement stays when it ends.
+//! The loop around the agent: files in, kernel in step, until a signal. Enforcement stays when it
+//! ends.
 //!
-//! One thread does everything but read files, because interfaces are those of the calling thread's network namespace.
+//! One thread does everything but read files, because interfaces are those of the calling thread's
+//! network namespace.
 
 use std::{future::Future, path::PathBuf, sync::Arc};
 

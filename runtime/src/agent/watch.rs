@@ -1,10 +1,11 @@
 //! Tells when files change, soon and not too often.
 //!
-//! Watches of the kernel stand on directories as they are at the moment, so they are set anew before every reading:
-//! on a directory itself, on the folder of a single file (editors and ConfigMap volumes replace files instead of
-//! writing them), on the folders of all symbolic links on the way, and on the nearest folder of what is missing. Behind
-//! them times and sizes are compared each second: for file systems that say nothing, for folders that are moved as a
-//! whole, and for watches that the kernel refuses.
+//! Watches of the kernel stand on directories as they are at the moment, so they are set anew
+//! before every reading: on a directory itself, on the folder of a single file (editors and
+//! ConfigMap volumes replace files instead of writing them), on the folders of all symbolic links
+//! on the way, and on the nearest folder of what is missing. Behind them times and sizes are
+//! compared each second: for file systems that say nothing, for folders that are moved as a whole,
+//! and for watches that the kernel refuses.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -36,7 +37,8 @@ pub struct Watch {
     /// Ends the watches when dropped.
     watcher: Option<notify::RecommendedWatcher>,
     seen: Vec<Seen>,
-    /// When everything is looked at next. Kept from turn to turn, so that what else happens never puts it off.
+    /// When everything is looked at next. Kept from turn to turn, so that what else happens never
+    /// puts it off.
     look: Instant,
     /// The kernel refused a watch, and that was said.
     refused: bool,
@@ -55,7 +57,8 @@ impl Watch {
         watch
     }
 
-    /// Watches what the paths lead to now. To be called before they are read, so that no change is missed.
+    /// Watches what the paths lead to now. To be called before they are read, so that no change is
+    /// missed.
     pub fn renew(&mut self) {
         let mut ways = Ways::default();
         for path in &self.paths {
