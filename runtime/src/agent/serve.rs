@@ -74,7 +74,6 @@ pub async fn serve(
             }
         }
         keeper.note_unfound();
-        keeper.note_unfound();
         keeper.beat();
         keeper.record(|_| {});
     }
