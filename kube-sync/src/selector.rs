@@ -1,7 +1,7 @@
 //! LabelSelector, strictly, and the syntax of labels.
 //! Source: k8s.io/apimachinery meta/v1 types.go and validation/validation.go.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use netpolc_policy::{Operator, Requirement, Selector};
 
@@ -11,6 +11,12 @@ use crate::{
     strict::{self, Health},
     tree::{Node, Value},
 };
+
+/// Requirements of one selector beyond this are not read. The API server sets no limit, and nodes have to
+/// ask every selector about every pod.
+pub(crate) const REQUIREMENTS: usize = 1_000;
+/// Values of one requirement beyond this make it a broken one.
+pub(crate) const VALUES: usize = 10_000;
 
 /// What could be understood of a selector. A broken requirement is left out: its owner decides
 /// whether that means "true" (the subject of a policy) or "nothing" (a peer), S10.
@@ -25,6 +31,11 @@ pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Select
         None => health = Health::Broken,
         Some(items) => {
             for (index, item) in items.iter().enumerate() {
+                if requirements.len() >= REQUIREMENTS {
+                    too_many(reader, item.at, &path, items.len());
+                    health = Health::Broken;
+                    break;
+                }
                 match requirement(reader, item, &path.index(index)) {
                     Some(requirement) => requirements.push(requirement),
                     None => health = Health::Broken,
@@ -35,14 +46,26 @@ pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Select
     (Selector { requirements }, health)
 }
 
+fn too_many(reader: &mut Reader, at: u32, path: &Path, given: usize) {
+    let message = format!(
+        "{given} requirements: a selector may have {REQUIREMENTS} at most, and those beyond are not read; write \
+         several policies or peers, or give the pods one label that stands for all of these"
+    );
+    reader.error(at, path, message);
+}
+
 fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Requirement>) -> Health {
     let Value::Map(fields) = &node.value else {
         strict::wrong_type(reader, node, path, "an object");
         return Health::Broken;
     };
     let mut health = Health::Sound;
-    let first = into.len();
+    let mut keys = HashMap::new();
     for field in fields {
+        if into.len() >= REQUIREMENTS {
+            too_many(reader, field.at, path, fields.len());
+            return Health::Broken;
+        }
         let path = path.field(&field.name);
         if field.node.value == Value::Broken {
             health = Health::Broken;
@@ -54,12 +77,15 @@ fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Re
             health = Health::Broken;
             continue;
         };
-        let requirement = Requirement { key, operator: Operator::In(vec![value]) };
-        match into[first..].iter().find(|r| r.key == requirement.key) {
+        let requirement = Requirement { key: key.clone(), operator: Operator::In(vec![value]) };
+        match keys.get(&key).map(|at: &usize| &into[*at]) {
             // `repeated` has said so.
             Some(before) if *before == requirement => {}
             Some(_) => health = Health::Broken,
-            None => into.push(requirement),
+            None => {
+                keys.insert(key, into.len());
+                into.push(requirement);
+            }
         }
     }
     health
@@ -80,6 +106,11 @@ fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirem
     let values_path = path.field("values");
     let list = strict::list(reader, values, &values_path)?;
     let count = list.len();
+    if count > VALUES {
+        let message = format!("{count} values: a requirement may have {VALUES} at most; write several");
+        reader.error(values.unwrap_or(node).at, &values_path, message);
+        return None;
+    }
     let parsed: Vec<Arc<str>> = list
         .iter()
         .enumerate()

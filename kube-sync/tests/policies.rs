@@ -183,6 +183,48 @@ fn s10_an_illegal_expression_is_true_for_the_subject_and_nothing_for_a_peer() {
 }
 
 #[test]
+fn s10_s61_of_too_many_requirements_those_beyond_are_not_read() {
+    let labels: Vec<String> = (0..1_500).map(|i| format!("k{i}: v")).collect();
+    let labels = format!("{{matchLabels: {{{}}}}}", labels.join(", "));
+    let expressions: Vec<String> = (0..1_500).map(|i| format!("{{key: k{i}, operator: Exists}}")).collect();
+    let expressions = format!("{{matchExpressions: [{}]}}", expressions.join(", "));
+    for (selector, field) in [(&labels, "matchLabels"), (&expressions, "matchExpressions")] {
+        let (policy, messages) = broken(&format!("podSelector: {selector}"));
+        assert_eq!(policy.selector.requirements.len(), 1_000, "the subject selects more");
+        let expected = format!("spec.podSelector.{field}: 1500 requirements: a selector may have 1000 at most");
+        assert!(messages.len() == 1 && messages[0].starts_with(&expected), "{messages:?}");
+        let (policy, _) = broken(&format!("podSelector: {{}}\ningress: [{{from: [{{podSelector: {selector}}}]}}]"));
+        assert_eq!(isolated(&policy.ingress)[0].peers, Peers::Listed(NOTHING.to_vec()), "a peer selects nothing");
+    }
+    let values: Vec<String> = (0..10_001).map(|i| format!("v{i}")).collect();
+    let selector = format!("{{matchExpressions: [{{key: k, operator: NotIn, values: [{}]}}]}}", values.join(", "));
+    let (policy, messages) = broken(&format!("podSelector: {selector}"));
+    assert_eq!(policy.selector, Selector::default());
+    assert!(messages[0].contains("10001 values: a requirement may have 10000 at most"), "{messages:?}");
+}
+
+#[test]
+fn s61_a_selector_costs_in_proportion_to_its_size() {
+    let time = |labels: usize| {
+        let labels: Vec<String> = (0..labels).map(|i| format!("\"k{i}\": \"\"")).collect();
+        let text = format!(
+            r#"{{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {{"name": "p", "namespace": "n"}},
+               "spec": {{"podSelector": {{"matchLabels": {{{}}}}}}}}}"#,
+            labels.join(", ")
+        );
+        let once = || {
+            let began = std::time::Instant::now();
+            let loaded = load([Input::bytes("p.json", text.clone())]);
+            assert_eq!(loaded.cluster.policies.len(), 1);
+            began.elapsed()
+        };
+        (0..3).map(|_| once()).min().unwrap()
+    };
+    let (few, many) = (time(8_000), time(128_000));
+    assert!(many < few * 64, "16 times the labels take {many:?} instead of {few:?}");
+}
+
+#[test]
 fn s10_broken_labels_of_the_subject_count_as_true() {
     for (selector, field) in [
         ("{matchLabels: {app: db, bad: 5}}", "spec.podSelector.matchLabels.bad"),

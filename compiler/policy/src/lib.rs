@@ -12,4 +12,4 @@ pub mod selector;
 
 pub use labels::Labels;
 pub use model::*;
-pub use selector::{Operator, Requirement, Selector};
+pub use selector::{Index, Operator, Requirement, Selector};

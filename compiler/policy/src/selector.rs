@@ -1,6 +1,6 @@
 //! Label selectors with the four operators of the API (LabelSelectorRequirement).
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 
@@ -59,6 +59,77 @@ impl Requirement {
     }
 }
 
+/// The requirements of one selector, ordered for asking it about many objects: an answer costs a few
+/// comparisons for each label of the object, however many requirements and values the selector has.
+#[derive(Clone, Debug)]
+pub struct Index {
+    /// Indices of the requirements, by key.
+    by_key: Vec<u32>,
+    /// For each requirement with many values, these in order.
+    values: HashMap<u32, Vec<Arc<str>>>,
+    /// How many requirements hold only where their key is present.
+    demands: usize,
+}
+
+/// Lists of values up to this long are simply walked.
+const FEW: usize = 8;
+
+impl Index {
+    /// The index of `selector`, to be asked with that selector only.
+    pub fn new(selector: &Selector) -> Self {
+        let requirements = &selector.requirements;
+        let mut by_key: Vec<u32> = (0..requirements.len() as u32).collect();
+        by_key.sort_by(|a, b| requirements[*a as usize].key.cmp(&requirements[*b as usize].key));
+        let mut values = HashMap::new();
+        for (index, requirement) in requirements.iter().enumerate() {
+            if let Operator::In(list) | Operator::NotIn(list) = &requirement.operator
+                && list.len() > FEW
+            {
+                let mut list = list.clone();
+                list.sort_unstable();
+                values.insert(index as u32, list);
+            }
+        }
+        let demands = requirements.iter().filter(|r| r.operator.demands_presence()).count();
+        Self { by_key, values, demands }
+    }
+
+    /// As [`Selector::matches`] of the selector that this is the index of.
+    pub fn matches(&self, selector: &Selector, labels: &Labels) -> bool {
+        let requirement = |index: u32| &selector.requirements[index as usize];
+        let mut satisfied = 0;
+        for (key, value) in labels.iter() {
+            let from = self.by_key.partition_point(|index| requirement(*index).key < *key);
+            let here = self.by_key[from..].iter().take_while(|index| requirement(**index).key == *key);
+            for index in here {
+                let operator = &requirement(*index).operator;
+                let listed = |list: &[Arc<str>]| match self.values.get(index) {
+                    Some(sorted) => sorted.binary_search(value).is_ok(),
+                    None => list.contains(value),
+                };
+                let holds = match operator {
+                    Operator::In(list) => listed(list),
+                    Operator::NotIn(list) => !listed(list),
+                    Operator::Exists => true,
+                    Operator::DoesNotExist => false,
+                };
+                if !holds {
+                    return false;
+                }
+                satisfied += usize::from(operator.demands_presence());
+            }
+        }
+        satisfied == self.demands
+    }
+}
+
+impl Operator {
+    /// Does it hold only for objects that have the key?
+    fn demands_presence(&self) -> bool {
+        matches!(self, Operator::In(_) | Operator::Exists)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +149,41 @@ mod tests {
         ] {
             let r = requirement(operator);
             assert_eq!((r.matches(&none), r.matches(&db)), (absent, present), "{r:?}");
+        }
+    }
+
+    #[test]
+    fn s10_an_index_answers_as_the_selector_does() {
+        let many = |from: u32| (from..from + 20).rev().map(|i| format!("v{i}").into()).collect::<Vec<Arc<str>>>();
+        let operators = [
+            Operator::In(vec!["v3".into()]),
+            Operator::In(many(0)),
+            Operator::NotIn(vec!["v3".into()]),
+            Operator::NotIn(many(10)),
+            Operator::Exists,
+            Operator::DoesNotExist,
+        ];
+        let objects: Vec<Labels> = [vec![], vec![("a", "v3")], vec![("a", "v15")], vec![("b", "v3")]]
+            .into_iter()
+            .chain([vec![("a", "v15"), ("b", "v3")], vec![("a", "v3"), ("b", "x"), ("c", "v3")]])
+            .map(|pairs| pairs.into_iter().collect())
+            .collect();
+        let requirement = |key: &str, operator: &Operator| Requirement { key: key.into(), operator: operator.clone() };
+        for first in &operators {
+            for second in &operators {
+                for keys in [["a", "b"], ["b", "a"], ["a", "a"]] {
+                    let selector =
+                        Selector { requirements: vec![requirement(keys[0], first), requirement(keys[1], second)] };
+                    let index = Index::new(&selector);
+                    for labels in &objects {
+                        assert_eq!(
+                            index.matches(&selector, labels),
+                            selector.matches(labels),
+                            "{selector:?} {labels:?}"
+                        );
+                    }
+                }
+            }
         }
     }
 }
