@@ -184,8 +184,8 @@ maps! {
     RemoteV6Exact = "remote_v6_exact",
     /// u32 `[remote_v6_leaves][256]`: values of neighbouring /128s, see [`exact`].
     RemoteV6Leaf = "remote_v6_leaf",
-    /// u32 `[remote_v6_blocks][256]`, a [`trie`] over 16 and then 14 times 8 bits: shorter prefixes. Asked after
-    /// `remote_v6_exact` found nothing.
+    /// u32 `[remote_v6_blocks][256]`, a [`trie`] over 16 and then 14 times 8 bits: shorter prefixes, and addresses whose
+    /// buckets in `remote_v6_exact` are full. Asked after that found nothing.
     RemoteV6 = "remote_v6",
     /// u16 `[8][65536]`: [`config::Protocol`], port -> port class. Only the first three have other classes than 0.
     Port = "port",
@@ -420,12 +420,20 @@ pub mod frag {
     pub const VALUE: usize = 8;
 }
 
-/// The two buckets of an address's group in `remote_v6_exact`; they may be the same one.
-pub fn exact_buckets(address: Ipv6Addr, buckets: u32) -> [u32; 2] {
+/// The two buckets of an address's group in `remote_v6_exact`; they may be the same one. The seed is the
+/// installation's ([`Header`](MapId::Header)): whoever chooses addresses must not know which of them meet.
+pub fn exact_buckets(address: Ipv6Addr, buckets: u32, seed: u64) -> [u32; 2] {
     let o = address.octets();
     let high = u64::from_le_bytes(o[..8].try_into().expect("8 bytes"));
     let low = u64::from_le_bytes(o[8..].try_into().expect("8 bytes"));
-    let h = high.wrapping_mul(K1) ^ low << 8;
-    let h = mix(h ^ h >> 32, K2);
+    let h = high ^ seed;
+    let h = (h ^ h >> 32).wrapping_mul(K1) ^ low << 8;
+    let h = mix(h ^ h >> 32, exact_multiplier(seed));
     [h as u32 & (buckets - 1), (h >> 32) as u32 & (buckets - 1)]
+}
+
+/// The odd multiplier of [`exact_buckets`]: a secret one, since differences that a known one maps to nothing
+/// could be computed beforehand.
+pub fn exact_multiplier(seed: u64) -> u64 {
+    mix(mix(seed ^ K2, K1), K2) | 1
 }

@@ -15,7 +15,7 @@ pub enum LedgerId {
     HostV4,
     /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v4` shorter than /32.
     PrefixV4,
-    /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v6` shorter than /128.
+    /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v6`, /128s that found no place elsewhere included.
     PrefixV6,
     /// u32 `[sets][2]` (IPv4, IPv6): [`PRESENT`] | row of `base`.
     Base,
@@ -30,8 +30,10 @@ pub enum LedgerId {
 }
 
 /// Words of a prefix record: address high, low (left-aligned), then 0 (free) or
-/// [`PRESENT`] | class | length << 32.
+/// [`PRESENT`] | class | length << 32 | incarnation << [`INCARNATION_SHIFT`].
 pub const PREFIX_WORDS: usize = 3;
+/// Where the incarnation of a whole address stands in a prefix record.
+pub const INCARNATION_SHIFT: u32 = 40;
 /// There is an entry.
 pub const PRESENT: u32 = 1 << 16;
 /// A port that some interval covers.

@@ -1,7 +1,7 @@
 //! The eBPF target: tables in memory-mapped maps, generated TC programs: two for each pod, one for the node's other interfaces.
 //!
 //! ```text
-//! target      Ebpf: Target and Datapath; private or pinned; growth
+//! target      Ebpf: Target and Datapath; private or pinned; growth; needs: to what
 //! generation  tables with their programs
 //! tables      a Write as stores, and everything decoded back
 //! state       connections and counters: read, inserted, purged
@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod loader;
 pub mod maps;
 pub mod memory;
+mod needs;
 mod pins;
 pub mod private;
 pub mod program;

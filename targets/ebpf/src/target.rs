@@ -19,6 +19,7 @@ use crate::{
     generation::{self, Generation},
     layout::{Capacities, Clock, MapId, config, exact},
     maps::{MapFacts, Maps, Shared},
+    needs,
     pins::Pins,
     program::{Options, Sockets},
     settle::Grace,
@@ -82,13 +83,13 @@ pub enum Hold {
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What the layout allows, as far as the cells of rows by classes allow it together: 2^14 sets by 2^14 classes.
+/// What the layout allows, as far as the cells of rows by classes allow it together: 2^13 sets by 2^15 classes.
 fn largest(c: Capacities) -> Capacities {
     Capacities {
         interface_blocks: 1 << 16,
-        sets: c.sets.max(1 << 14),
-        classes_v4: c.classes_v4.max(1 << 14),
-        classes_v6: c.classes_v6.max(1 << 14),
+        sets: c.sets.max(1 << 13),
+        classes_v4: c.classes_v4.max(1 << 15),
+        classes_v6: c.classes_v6.max(1 << 15),
         rows: c.rows.max(1 << 16),
         port_words: c.port_words.max(1 << 10),
         remote_v4_blocks: c.remote_v4_blocks.max(1 << 19),
@@ -460,6 +461,46 @@ impl Ebpf {
         if *size == before || u64::from(*size) * units < need || wanted.check().is_err() {
             return Ok(false);
         }
+        let grown = self.regenerate(wanted)?;
+        if grown {
+            tracing::info!(generation = self.generation.number, ?room, "tables grew");
+        }
+        Ok(grown)
+    }
+
+    /// Grows all tables at once to what `program` needs, where they are too small and the limits allow it: each growth
+    /// loads and checks all programs anew, so that growing one table after another, doubling by doubling, would take
+    /// seconds in which nothing else is enforced.
+    ///
+    /// # Errors
+    /// The kernel refuses. What does not fit even then is refused when it is written.
+    pub fn make_room(&mut self, program: &Program) -> Result<(), Error> {
+        self.may_change()?;
+        let (present, needs, limits) = (*self.capacities(), needs::of(program), self.config.limits);
+        let mut wanted = present;
+        for (room, need) in needs {
+            let (mut now, mut limit) = (present, limits);
+            let (Some((size, units)), Some((limit, _))) = (room.field(&mut now), room.field(&mut limit)) else {
+                continue;
+            };
+            let enough = u32::try_from(need.div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
+            *size = (*size).max(enough.min(*limit));
+            let size = *size;
+            if let Some((field, _)) = room.field(&mut wanted) {
+                *field = size;
+            }
+        }
+        if wanted == present || wanted.check().is_err() {
+            return Ok(());
+        }
+        if self.regenerate(wanted)? {
+            tracing::info!(generation = self.generation.number, "tables grew to what is needed");
+        }
+        Ok(())
+    }
+
+    /// Replaces the generation by one of another size. False: what is there does not fit.
+    fn regenerate(&mut self, wanted: Capacities) -> Result<bool, Error> {
         self.settle()?;
         let program = self.read()?;
         let maps = &self.generation.tables.maps;
@@ -481,7 +522,6 @@ impl Ebpf {
         if let Some(pins) = &self.pins {
             pins.discard(&pins.generation(old.number))?;
         }
-        tracing::info!(generation = number, ?room, "tables grew");
         Ok(true)
     }
 }

@@ -53,7 +53,7 @@ fn remote(maps: &Maps, address: IpAddr) -> (u16, u16) {
                 octets.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect()
             };
             let (key, group) = (words_of(a.octets()), words_of(group));
-            for bucket in exact_buckets(a, maps.capacities.remote_v6_buckets) {
+            for bucket in exact_buckets(a, maps.capacities.remote_v6_buckets, maps.seed) {
                 let bucket = &words[bucket as usize * exact::SIZE / 4..][..exact::SIZE / 4];
                 for way in 0..exact::WAYS {
                     let mut value = bucket[exact::VALUES / 4 + way].load(Relaxed);
@@ -161,6 +161,46 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
     assert!(full > 0 && model.len() >= 150, "{full} refused, {} of 192 places used", model.len());
     let tables = Tables::open(tables.maps, Access::Write).unwrap();
     assert_eq!(tables.read().unwrap(), model);
+}
+
+#[test]
+fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
+    let (mut tables, grace) = (empty(Capacities { remote_v6_buckets: 64, ..Capacities::small() }), Grace::default());
+    let seed = tables.maps.seed;
+    // Whoever knows the seed finds addresses that share both buckets; six places are for twelve of them.
+    let wanted = exact_buckets(Ipv6Addr::from(1_u128 << 100), 64, seed);
+    let meet = (1..u128::from(u64::MAX)).map(|i| Ipv6Addr::from(i << 100 | i << 8));
+    let meeting: Vec<Ipv6Addr> = meet.filter(|a| exact_buckets(*a, 64, seed) == wanted).take(12).collect();
+    let other_seed = meeting.iter().map(|a| exact_buckets(*a, 64, seed + 1)).collect::<std::collections::BTreeSet<_>>();
+    assert!(other_seed.len() > 8, "with another seed they do not meet: {other_seed:?}");
+    let key = |a: Ipv6Addr| schema::remote_key(a.into(), 128);
+    let mut model = Program::default();
+    let mut write = |tables: &mut Tables, write: Write| {
+        tables.write(&write, &grace).unwrap();
+        model.apply(&write);
+        assert_eq!(tables.read().unwrap(), model);
+        for &address in &meeting {
+            assert_eq!(remote(&tables.maps, address.into()), expected(&model, address.into()), "{address}");
+        }
+    };
+    for (i, &address) in (1..).zip(&meeting) {
+        write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i, 100 + i)));
+    }
+    assert!(tables.used("remote_v6_exact").unwrap() <= 6);
+    // They change, go and come back like all others, also after a second start.
+    for round in 0..3 {
+        for (i, &address) in (1..).zip(&meeting) {
+            write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i + round, 200 + i)));
+        }
+        tables = Tables::open(tables.maps, Access::Write).unwrap();
+        for &address in meeting.iter().step_by(2) {
+            write(&mut tables, Write::remove(TableId::RemoteV6, key(address)));
+        }
+        tables = Tables::open(tables.maps, Access::Write).unwrap();
+        for (i, &address) in (1..).zip(&meeting).rev() {
+            write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i, 300 + round)));
+        }
+    }
 }
 
 #[test]

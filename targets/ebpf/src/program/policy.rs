@@ -9,8 +9,8 @@ use crate::{
     layout::{
         MapId, OWN_MORE_KEY, ROW_PERMIT, SERVICE_KEY,
         config::{self, code},
-        endpoint, exact,
-        state::{K1, K2},
+        endpoint, exact, exact_multiplier,
+        state::K1,
         trie,
     },
 };
@@ -190,20 +190,25 @@ impl Generator<'_> {
 
     fn class_v6(&mut self) {
         let (hit, done, block, shorter) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let c = &self.p.capacities;
+        let (c, seed) = (&self.p.capacities, self.p.seed);
         let a = &mut self.a;
         a.note("table remote_v6: hash of the group");
         a.load(Size::Dw, R1, Fp, stack::REMOTE);
         a.load(Size::Dw, R2, Fp, stack::REMOTE + 8);
-        a.imm64(R3, K1);
-        a.alu(Alu::Mul, R3, R1);
+        a.imm64(R3, seed);
+        a.alu(Alu::Xor, R3, R1);
+        a.mov(R4, R3);
+        a.alu(Alu::Rsh, R4, 32);
+        a.alu(Alu::Xor, R3, R4);
+        a.imm64(R4, K1);
+        a.alu(Alu::Mul, R3, R4);
         a.mov(R4, R2);
         a.alu(Alu::Lsh, R4, 8);
         a.alu(Alu::Xor, R3, R4);
         a.mov(R4, R3);
         a.alu(Alu::Rsh, R4, 32);
         a.alu(Alu::Xor, R3, R4);
-        a.imm64(R4, K2);
+        a.imm64(R4, exact_multiplier(seed));
         a.alu(Alu::Mul, R3, R4);
         a.mov(R4, R3);
         a.alu(Alu::Rsh, R4, 32);

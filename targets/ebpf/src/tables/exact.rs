@@ -68,6 +68,17 @@ pub struct Exact {
     free: Vec<u32>,
     quarantine: Vec<u32>,
     buckets: u32,
+    seed: u64,
+}
+
+/// Where new addresses go.
+#[derive(Debug, Default)]
+pub struct Placed {
+    /// Groups that get a block, with the place of its entry.
+    blocks: Vec<(Group, Place)>,
+    singles: HashMap<Ipv6Addr, Place>,
+    /// They find no place here.
+    pub left: HashSet<Ipv6Addr>,
 }
 
 /// What new addresses need.
@@ -118,7 +129,8 @@ fn corrupt(what: String) -> Error {
 impl Exact {
     /// Finds all addresses; a writer finishes what a killed process began.
     pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
-        let mut this = Exact { buckets: maps.capacities.remote_v6_buckets, ..Exact::default() };
+        let (buckets, seed) = (maps.capacities.remote_v6_buckets, maps.seed);
+        let mut this = Exact { buckets, seed, ..Exact::default() };
         let mut twice = vec![];
         let mut used = HashMap::new();
         for place in (0..this.buckets).flat_map(places) {
@@ -127,7 +139,7 @@ impl Exact {
                 continue;
             }
             let address = load_key(maps, place);
-            if !exact_buckets(address, this.buckets).contains(&place.0) {
+            if !exact_buckets(address, this.buckets, this.seed).contains(&place.0) {
                 return Err(corrupt(format!("{address} stands in bucket {}, where none looks", place.0)));
             }
             let second = if found & exact::BLOCK == 0 {
@@ -223,7 +235,7 @@ impl Exact {
     }
 
     /// Refuses what would load the cuckoo table beyond 15/16, or has no blocks.
-    pub fn reserve(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
+    fn reserve(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
         let needs = self.needs(maps, puts);
         let room = self.buckets as usize * exact::WAYS * 15 / 16;
         // Echoes do not count: a grace period away, their places are empty.
@@ -239,14 +251,17 @@ impl Exact {
         Ok(())
     }
 
-    /// Removes, then puts. On an error no answer was changed.
-    pub fn write(
-        &mut self,
-        maps: &Maps,
-        removes: &[Ipv6Addr],
-        puts: &[(Ipv6Addr, u32)],
-        grace: &Grace,
-    ) -> Result<(), Stop> {
+    /// Is this address here?
+    pub fn has(&self, maps: &Maps, address: Ipv6Addr) -> bool {
+        self.word(maps, address).is_some()
+    }
+
+    /// Finds places for all of `puts` that are not there, and changes no answer. Those whose buckets are full of
+    /// others, and cannot be emptied, are left over.
+    ///
+    /// # Errors
+    /// As [`Exact::reserve`].
+    pub fn place(&mut self, maps: &Maps, puts: &[(Ipv6Addr, u32)], grace: &Grace) -> Result<Placed, Stop> {
         self.reserve(maps, puts)?;
         let needs = self.needs(maps, puts);
         if needs.blocks.len() > self.free.len() {
@@ -255,36 +270,48 @@ impl Exact {
         }
         // places first, for all; nobody finds anything in them until their values are stored
         self.promised.clear();
-        let (mut new_blocks, mut new_singles) = (vec![], HashMap::new());
+        let mut placed = Placed::default();
         for &group in &needs.blocks {
-            new_blocks.push((group, self.promise(maps, first(group), grace)?));
+            match self.promise(maps, first(group), grace)? {
+                Some(place) => placed.blocks.push((group, place)),
+                None => placed.left.extend(puts.iter().map(|(a, _)| *a).filter(|a| self::group(*a) == group)),
+            }
         }
         for &address in &needs.singles {
-            new_singles.insert(address, self.promise(maps, address, grace)?);
+            match self.promise(maps, address, grace)? {
+                Some(place) => drop(placed.singles.insert(address, place)),
+                None => drop(placed.left.insert(address)),
+            }
         }
-        self.make_blocks(maps, &new_blocks);
+        // of a group without a block, those that are there already stay where they are
+        placed.left.retain(|a| !self.has(maps, *a));
+        Ok(placed)
+    }
+
+    /// Removes, then puts what [`Exact::place`] was asked about and has not left over.
+    pub fn write(&mut self, maps: &Maps, removes: &[Ipv6Addr], puts: &[(Ipv6Addr, u32)], placed: &Placed) {
+        self.make_blocks(maps, &placed.blocks);
         let put: HashSet<Ipv6Addr> = puts.iter().map(|(address, _)| *address).collect();
         for &address in removes.iter().filter(|a| !put.contains(a)) {
             self.remove(maps, address);
         }
-        for &(address, new) in puts {
-            if let Some(leaf) = self.leaves.get_mut(&group(address)) {
+        for &(address, new) in puts.iter().filter(|(a, _)| !placed.left.contains(a)) {
+            if let Some(&place) = self.singles.get(&address) {
+                value(maps, place).store(new, Release);
+            } else if let Some(leaf) = self.leaves.get_mut(&group(address)) {
                 let before = slots(maps, leaf.block)[last_byte(address)].swap(new, Release);
                 leaf.count += u32::from(before == 0);
                 if let Some(&echo) = self.echoes.get(&address) {
                     value(maps, echo).store(new, Release);
                 }
-            } else if let Some(&place) = self.singles.get(&address) {
-                value(maps, place).store(new, Release);
             } else {
-                let place = new_singles[&address];
+                let place = placed.singles[&address];
                 fill(maps, place, address, new);
                 self.singles.insert(address, place);
                 *self.alone.entry(group(address)).or_default() += 1;
             }
         }
         self.promised.clear();
-        Ok(())
     }
 
     fn remove(&mut self, maps: &Maps, address: Ipv6Addr) {
@@ -335,9 +362,9 @@ impl Exact {
         }
     }
 
-    fn promise(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
+    fn promise(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Option<Place>, Error> {
         let place = self.place_for(maps, address, grace)?;
-        self.promised.insert(place);
+        self.promised.extend(place);
         Ok(place)
     }
 
@@ -345,11 +372,11 @@ impl Exact {
         value(maps, place).load(Relaxed) == 0 && !self.dead.contains(&place) && !self.promised.contains(&place)
     }
 
-    /// An empty place for a new entry; moves others where its buckets are full.
-    fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Place, Stop> {
-        let home = exact_buckets(address, self.buckets);
+    /// An empty place for a new entry; moves others where its buckets are full. None where that does not help.
+    fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Option<Place>, Error> {
+        let home = exact_buckets(address, self.buckets, self.seed);
         if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p)) {
-            return Ok(place);
+            return Ok(Some(place));
         }
         // Two rounds at most: echoes die in the first one, and what is dead is empty after the next.
         if !self.dead.is_empty() || !self.echoes.is_empty() {
@@ -367,7 +394,7 @@ impl Exact {
             if self.promised.contains(&place) || from.len() > 4096 {
                 continue;
             }
-            let [a, b] = exact_buckets(load_key(maps, place), self.buckets);
+            let [a, b] = exact_buckets(load_key(maps, place), self.buckets, self.seed);
             let other = if a == place.0 { b } else { a };
             for next in places(other) {
                 if from.contains_key(&next) {
@@ -375,12 +402,12 @@ impl Exact {
                 }
                 from.insert(next, Some(place));
                 if self.empty(maps, next) {
-                    return Ok(self.shift(maps, &from, next, grace)?);
+                    return self.shift(maps, &from, next, grace).map(Some);
                 }
                 queue.push_back(next);
             }
         }
-        Err(self.full())
+        Ok(None)
     }
 
     /// Moves along the chain from its empty end; returns the place that becomes empty at its head.

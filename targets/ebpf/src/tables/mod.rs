@@ -31,6 +31,7 @@ use endpoints::Endpoints;
 pub use endpoints::interfaces;
 use exact::Exact;
 use ports::Ports;
+use services::Services;
 use trie::{Prefix, Trie};
 
 use crate::{
@@ -58,6 +59,7 @@ pub struct Tables {
     exact: Exact,
     ports: Ports,
     endpoints: Endpoints,
+    services: Services,
 }
 
 /// A capacity that may be too small for a write: a field of [`Capacities`], or one that no generation enlarges.
@@ -216,6 +218,7 @@ impl Tables {
             exact: Exact::open(&maps, access)?,
             ports: Ports::open(&maps, access),
             endpoints: Endpoints::open(&maps, access)?,
+            services: Services::open(&maps, access)?,
             maps,
         })
     }
@@ -308,7 +311,7 @@ impl Tables {
             }
             TableId::ServiceV4 | TableId::ServiceV6 => {
                 let list = checked!(|k, e| services::check(write.table, k, e));
-                services::write(maps, write.table, &list)?;
+                self.services.write(maps, write.table, &list)?;
             }
             TableId::Tunnel => {
                 let list = checked!(|k, e| wire::check_tunnel(k, e));
@@ -326,28 +329,33 @@ impl Tables {
         Ok(())
     }
 
-    /// /128 prefixes go to the exact tables, which are asked first, others to the trie. Order: new addresses, prefixes,
-    /// addresses that go; so each address has its old answer or its new one. A packet that missed a new address must
-    /// not see the prefixes change, hence the grace period.
+    /// /128 prefixes go to the exact tables, which are asked first, others to the trie, and so do addresses whose
+    /// buckets are full. Order: new addresses, prefixes, addresses that go; so each address has its old answer or its
+    /// new one. A packet that missed a new address must not see the prefixes change, hence the grace period.
     fn write_v6(&mut self, list: Vec<RemoteChange>, grace: &Grace) -> Result<(), Stop> {
         let (hosts, prefixes): (Vec<_>, Vec<_>) = list.into_iter().partition(|c| c.length == 128);
-        let (removes, puts) = split(prefixes.iter());
+        let (mut removes, mut puts) = split(prefixes.iter());
         let mut host_puts: Vec<(Ipv6Addr, u32)> = vec![];
         let mut host_removes: Vec<Ipv6Addr> = vec![];
         for host in &hosts {
+            let in_trie = self.remote_v6.get((host.address, 128)).is_some();
             match host.value {
+                Some(value) if in_trie => puts.push(((host.address, 128), value)),
                 Some(value) => host_puts.push((host.address.into(), value + 1)),
+                None if in_trie => removes.push((host.address, 128)),
                 None => host_removes.push(host.address.into()),
             }
         }
+        let placed = self.exact.place(&self.maps, &host_puts, grace)?;
+        let left = host_puts.iter().filter(|(address, _)| placed.left.contains(address));
+        puts.extend(left.map(|(address, value)| ((address.to_bits(), 128), value - 1)));
         self.remote_v6.reserve(&self.maps, &puts, grace)?;
-        self.exact.reserve(&self.maps, &host_puts)?;
-        self.exact.write(&self.maps, &[], &host_puts, grace)?;
-        if !host_puts.is_empty() && !prefixes.is_empty() {
+        self.exact.write(&self.maps, &[], &host_puts, &placed);
+        if !host_puts.is_empty() && !puts.is_empty() | !removes.is_empty() {
             grace.wait()?;
         }
         self.remote_v6.write(&self.maps, &removes, &puts)?;
-        self.exact.write(&self.maps, &host_removes, &[], grace)?;
+        self.exact.write(&self.maps, &host_removes, &[], &exact::Placed::default());
         Ok(())
     }
 
@@ -392,6 +400,7 @@ impl Tables {
             "remote_v6_exact" => Some(self.exact.used()),
             "remote_v6_leaf" => Some(self.exact.blocks_used()),
             "port" => Some(self.ports.used()),
+            "service" => Some(self.services.used()),
             _ => None,
         }
     }

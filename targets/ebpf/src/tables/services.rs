@@ -1,6 +1,7 @@
-//! `service_v4`, `service_v6`: keys of one kernel hash, which is its own record.
+//! `service_v4`, `service_v6`: keys of one kernel hash, which is its own record: [`read`] asks the kernel, and the
+//! copy of the keys in [`Services`] only saves questions.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use netpolc_table::{
     ActionId, Entry, Key, Program, TableId,
@@ -8,7 +9,7 @@ use netpolc_table::{
 };
 use netpolc_target::{Error, semantics::HAS_PORTS};
 
-use super::{Room, Stop, invalid};
+use super::{Access, Room, Stop, invalid};
 use crate::{
     layout::{SERVICE_KEY, service_key},
     maps::Maps,
@@ -36,27 +37,54 @@ pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change,
     }
 }
 
-/// Makes all changes: removals first, and none where there is no room.
-pub fn write(maps: &Maps, table: TableId, changes: &[Change]) -> Result<(), Stop> {
-    let mut map = maps.service()?;
-    let (puts, removes): (Vec<_>, Vec<_>) = changes.iter().partition(|(_, put)| *put);
-    let there = |key: &[u8; SERVICE_KEY]| map.get(key, 0).is_ok();
-    let new: Vec<_> = puts.iter().map(|(key, _)| *key).filter(|key| !there(key)).collect();
-    let gone: Vec<_> = removes.iter().map(|(key, _)| *key).filter(there).collect();
-    if !new.is_empty() {
+/// What the hash holds, so that nothing has to be asked of the kernel before a write: a look at every key of
+/// the hash for each write would make many Services quadratic.
+#[derive(Debug, Default)]
+pub struct Services {
+    held: HashSet<[u8; SERVICE_KEY]>,
+}
+
+impl Services {
+    /// Reads what is there. An observer keeps nothing.
+    pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
+        let mut held = HashSet::new();
+        if access == Access::Write {
+            for key in maps.service()?.keys() {
+                held.insert(key.map_err(|e| refused("map service: read", map_error(e)))?);
+            }
+        }
+        Ok(Self { held })
+    }
+
+    /// Makes all changes: removals first, and none where there is no room.
+    pub fn write(&mut self, maps: &Maps, table: TableId, changes: &[Change]) -> Result<(), Stop> {
+        let (puts, removes): (Vec<_>, Vec<_>) = changes.iter().partition(|(_, put)| *put);
+        let new: Vec<_> = puts.iter().map(|(key, _)| *key).filter(|key| !self.held.contains(key)).collect();
+        let gone: Vec<_> = removes.iter().map(|(key, _)| *key).filter(|key| self.held.contains(key)).collect();
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
         let capacity = u64::from(maps.capacities.services);
-        let need = map.keys().count() as u64 + new.len() as u64;
+        let need = (self.held.len() + new.len()) as u64;
         if need - gone.len() as u64 > capacity {
             return Err(Stop::Room { table, room: Room::Services, capacity, need });
         }
+        let mut map = maps.service()?;
+        for key in gone {
+            map.remove(&key).map_err(|e| refused("map service: remove", map_error(e)))?;
+            self.held.remove(&key);
+        }
+        for key in new {
+            map.insert(key, 1, 0).map_err(|e| refused("map service: insert", map_error(e)))?;
+            self.held.insert(key);
+        }
+        Ok(())
     }
-    for key in gone {
-        map.remove(&key).map_err(|e| refused("map service: remove", map_error(e)))?;
+
+    /// Entries.
+    pub fn used(&self) -> u64 {
+        self.held.len() as u64
     }
-    for key in new {
-        map.insert(key, 1, 0).map_err(|e| refused("map service: insert", map_error(e)))?;
-    }
-    Ok(())
 }
 
 /// Decodes both tables.

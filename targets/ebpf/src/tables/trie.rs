@@ -9,7 +9,7 @@
 //! the recorded prefixes describe a valid table wherever a process is killed; [`Trie::open`] makes the slots agree
 //! with them again. A /32 is the bit beside its slot; there the slot itself is the record of its value.
 //!
-//! Not here: /128 prefixes ([`super::exact`]).
+//! A /128 is here only where [`super::exact`] found no place for it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -25,7 +25,7 @@ use netpolc_target::Error;
 use super::{Access, Grace, Room, Stop, set_bit};
 use crate::{
     layout::{MapId, trie},
-    ledger::{LedgerId, PREFIX_WORDS, PRESENT},
+    ledger::{INCARNATION_SHIFT, LedgerId, PREFIX_WORDS, PRESENT},
     maps::Maps,
 };
 
@@ -120,11 +120,12 @@ impl Trie {
                 continue;
             }
             let (address, length) = (u128::from(high) << 64 | u128::from(low), (word >> 32) as u8);
-            if length >= family.bits() || address & !mask(length) != 0 {
+            if this.is_host(length) || length > family.bits() || address & !mask(length) != 0 {
                 return Err(this.corrupt(format!("ledger record {i}: not a prefix")));
             }
             this.records.insert((address, length), i as u32);
-            this.learn((address, length), Some(word as u32 & 0xffff));
+            let incarnation = (word >> INCARNATION_SHIFT) as u32 & 0xffff;
+            this.learn((address, length), Some(word as u32 & 0xffff | incarnation << 16));
         }
         let mut seen = vec![false; blocks];
         this.discover(maps, 0, 0, 0, &mut seen)?;
@@ -397,7 +398,8 @@ impl Trie {
         let record = &self.ledger(maps)[place as usize * PREFIX_WORDS..][..PREFIX_WORDS];
         record[0].store((prefix.0 >> 64) as u64, Relaxed);
         record[1].store(prefix.0 as u64, Relaxed);
-        record[2].store(u64::from(PRESENT | value & 0xffff) | u64::from(prefix.1) << 32, Release);
+        let incarnation = u64::from(value >> 16) << INCARNATION_SHIFT;
+        record[2].store(u64::from(PRESENT | value & 0xffff) | u64::from(prefix.1) << 32 | incarnation, Release);
     }
 
     /// Strikes it out.

@@ -1,0 +1,79 @@
+//! How large the tables must be for a program, counted without writing anything.
+//!
+//! Not here: growing (`target`).
+
+use std::collections::{HashMap, HashSet};
+
+use netpolc_table::{ActionId, Key, Match, Program, TableId, schema::Family};
+
+use crate::{layout::exact, tables::Room};
+
+/// The blocks that are the root of a trie.
+const ROOT: u64 = 256;
+
+/// What each capacity must be at least, in its units.
+pub fn of(program: &Program) -> Vec<(Room, u64)> {
+    let mut needs = vec![
+        (Room::Sets, beyond(keys(program, TableId::Base).map(|key| key.value(0).low()))),
+        (Room::Rows, beyond(rows(program))),
+        (Room::PortClasses, beyond(params(program, TableId::Port))),
+        (Room::Services, count(program, TableId::ServiceV4) + count(program, TableId::ServiceV6)),
+    ];
+    let interfaces: HashSet<u64> = keys(program, TableId::Interface).map(|key| key.value(0).low() >> 8).collect();
+    needs.push((Room::InterfaceBlocks, interfaces.len() as u64 + 1));
+    for family in Family::BOTH {
+        let classes = beyond(params(program, TableId::remote(family)));
+        let (mut blocks, mut records) = (HashSet::new(), 0);
+        let mut groups: HashMap<u128, usize> = HashMap::new();
+        for key in keys(program, TableId::remote(family)) {
+            let Some(&Match::Lpm { value, length }) = key.fields().first() else { continue };
+            let (bits, host) = (value.get(), family.bits());
+            records += u64::from(length < host);
+            if family == Family::V6 && length == host {
+                *groups.entry(bits >> 8).or_default() += 1;
+                continue;
+            }
+            // A block for each eight bits beyond the first sixteen.
+            for level in (0..length.saturating_sub(16).div_ceil(8)).rev() {
+                let below = u32::from(host - 16 - 8 * level);
+                if !blocks.insert((level, bits >> below)) {
+                    break;
+                }
+            }
+        }
+        let blocks = (blocks.len() as u64).max(records) + ROOT;
+        if family == Family::V4 {
+            needs.extend([(Room::ClassesV4, classes), (Room::RemoteV4Blocks, blocks)]);
+            continue;
+        }
+        needs.extend([(Room::ClassesV6, classes), (Room::RemoteV6Blocks, blocks)]);
+        let leaves = groups.values().filter(|addresses| **addresses > exact::SINGLES).count();
+        let singles: usize = groups.values().filter(|addresses| **addresses <= exact::SINGLES).sum();
+        // Three quarters of the places: more is possible, but not without moves.
+        let buckets = ((leaves + singles) * 4).div_ceil(exact::WAYS * 3);
+        needs.extend([(Room::RemoteV6Leaves, leaves as u64), (Room::RemoteV6Buckets, buckets as u64)]);
+    }
+    needs
+}
+
+fn keys(program: &Program, table: TableId) -> impl Iterator<Item = &Key> {
+    program.table(table).entries.keys()
+}
+
+fn params(program: &Program, table: TableId) -> impl Iterator<Item = u64> {
+    program.table(table).entries.values().map(|entry| entry.params[0])
+}
+
+fn rows(program: &Program) -> impl Iterator<Item = u64> {
+    let entries = [TableId::Base, TableId::Row].into_iter().flat_map(|table| program.table(table).entries.values());
+    entries.filter(|entry| entry.action == ActionId::SetRow).map(|entry| entry.params[0])
+}
+
+fn count(program: &Program, table: TableId) -> u64 {
+    program.table(table).entries.len() as u64
+}
+
+/// One more than the largest id.
+fn beyond(ids: impl Iterator<Item = u64>) -> u64 {
+    ids.max().map_or(1, |id| id + 1)
+}
