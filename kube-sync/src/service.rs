@@ -55,7 +55,7 @@ pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
         ports.extend(service_port(reader, port, &ports_path.index(index)));
     }
     let health_check = number(reader, spec, &path, "healthCheckNodePort");
-    Service { addresses, ports, health_check }
+    Service { addresses, ports, health_check, ..Service::default() }
 }
 
 fn service_port(reader: &mut Reader, port: &Node, path: &Path) -> Option<ServicePort> {

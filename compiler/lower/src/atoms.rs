@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Block, Labels, Protocol, Selector};
+use netpolc_policy::{Block, Index, Labels, Protocol, Selector};
 use netpolc_table::schema::Family;
 
 use crate::{fingerprint, pods::GroupId};
@@ -25,9 +25,9 @@ pub(crate) enum Atom {
     Port { protocol: Protocol, name: Arc<str>, number: u16 },
     /// The addresses of a node (S45).
     Node(Arc<str>),
-    /// Addresses with these ports of Services (S48), for everybody or for the pods of one node. No rule names it; what
+    /// Addresses with these ranges of ports of Services (S48), for everybody or for the pods of one node. No rule names it; what
     /// rules for egress grant leaves its ports out.
-    Service { node: Option<Arc<str>>, ports: Box<[(Protocol, u16)]> },
+    Service { node: Option<Arc<str>>, ports: Box<[(Protocol, u16, u16)]> },
 }
 
 impl Atom {
@@ -53,15 +53,6 @@ pub(crate) enum NamespaceScope {
     Matching(Selector),
 }
 
-impl NamespaceScope {
-    pub(crate) fn contains(&self, name: &str, labels: &Labels) -> bool {
-        match self {
-            NamespaceScope::Named(n) => **n == *name,
-            NamespaceScope::Matching(selector) => selector.matches(labels),
-        }
-    }
-}
-
 /// A live atom.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -76,6 +67,35 @@ pub(crate) struct Slot {
     pub(crate) classes: BTreeSet<(Family, u16)>,
     /// Groups of pods that are members (`Pods` and `Port`).
     pub(crate) groups: BTreeSet<GroupId>,
+    /// For the selectors of `Pods`: of namespaces, where it has one, and of pods.
+    indices: Option<(Option<Index>, Index)>,
+}
+
+impl Slot {
+    /// Do the pods that it selects live in this namespace? Never, where it is no `Pods` atom.
+    pub(crate) fn selects_namespace(&self, name: &str, labels: &Labels) -> bool {
+        let (Atom::Pods { namespaces, .. }, Some((index, _))) = (&self.atom, &self.indices) else { return false };
+        match (namespaces, index) {
+            (NamespaceScope::Named(n), _) => **n == *name,
+            (NamespaceScope::Matching(selector), Some(index)) => index.matches(selector, labels),
+            (NamespaceScope::Matching(selector), None) => selector.matches(labels),
+        }
+    }
+
+    /// Does it select pods with these labels, in its namespaces? Never, where it is no `Pods` atom.
+    pub(crate) fn selects_pod(&self, labels: &Labels) -> bool {
+        let (Atom::Pods { pods, .. }, Some((_, index))) = (&self.atom, &self.indices) else { return false };
+        index.matches(pods, labels)
+    }
+}
+
+fn indices(atom: &Atom) -> Option<(Option<Index>, Index)> {
+    let Atom::Pods { namespaces, pods } = atom else { return None };
+    let index = match namespaces {
+        NamespaceScope::Named(_) => None,
+        NamespaceScope::Matching(selector) => Some(Index::new(selector)),
+    };
+    Some((index, Index::new(pods)))
 }
 
 /// A port name that some live egress set asks for.
@@ -137,6 +157,7 @@ impl Atoms {
         self.slots[id as usize] = Some(Slot {
             fingerprint: fingerprint(&atom),
             label: atom.label(),
+            indices: indices(&atom),
             atom,
             refs: 1,
             sets: BTreeSet::new(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use netpolc_table::schema::Family;
 
-use crate::{Overflow, atoms::AtomId, ids::Ids};
+use crate::{Overflow, atoms::AtomId, compiler::Numbered, ids::Ids};
 
 /// Sorted atoms.
 pub(crate) type Members = Box<[AtomId]>;
@@ -28,14 +28,19 @@ pub(crate) struct Classes {
 impl Classes {
     pub(crate) fn new(family: Family) -> Self {
         let what = match family {
-            Family::V4 => "IPv4 classes",
-            Family::V6 => "IPv6 classes",
+            Family::V4 => Numbered::ClassesV4,
+            Family::V6 => Numbered::ClassesV6,
         };
         Self { ids: Ids::new(what), by_members: HashMap::new(), classes: HashMap::new() }
     }
 
     pub(crate) fn get(&self, id: u16) -> &Class {
         &self.classes[&id]
+    }
+
+    /// The members of all classes.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Members> {
+        self.classes.values().map(|class| &class.members)
     }
 
     pub(crate) fn get_mut(&mut self, id: u16) -> &mut Class {

@@ -7,12 +7,12 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol, Service,
+    Cluster, Index, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol, Service,
 };
 use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family};
 
 use crate::{
-    atoms::{Atom, Atoms, NamespaceScope},
+    atoms::Atoms,
     blocks::{Blocks, Prefix},
     classes::Classes,
     endpoints::Endpoint,
@@ -21,6 +21,7 @@ use crate::{
     ports::Ports,
     services::Services,
     sets::{PolicySlot, Sets},
+    shares::{Limits, Room, Shares},
     wire::Wire,
 };
 
@@ -87,8 +88,40 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {capacity} {what} on one node: fewer distinct policies or peers are needed")]
 pub struct Overflow {
-    pub(crate) what: &'static str,
-    pub(crate) capacity: u32,
+    /// What there are too many of.
+    pub what: Numbered,
+    /// How many there may be.
+    pub capacity: u32,
+}
+
+/// What gets ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbered {
+    /// Pods of the node.
+    Endpoints,
+    /// Policy sets.
+    Sets,
+    /// Classes of IPv4 addresses.
+    ClassesV4,
+    /// Classes of IPv6 addresses.
+    ClassesV6,
+    /// Rows.
+    Rows,
+    /// Port classes.
+    PortClasses,
+}
+
+impl std::fmt::Display for Numbered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Numbered::Endpoints => "endpoints",
+            Numbered::Sets => "policy sets",
+            Numbered::ClassesV4 => "IPv4 classes",
+            Numbered::ClassesV6 => "IPv6 classes",
+            Numbered::Rows => "rows",
+            Numbered::PortClasses => "port classes",
+        })
+    }
 }
 
 /// Something that users should know; enforcement is exact all the same.
@@ -101,6 +134,13 @@ pub enum Diagnostic {
         /// The pods, as `namespace/name`.
         pods: Vec<Arc<str>>,
     },
+    /// The node has no endpoint for a pod: it is not enforced.
+    NoEndpoint {
+        /// The pod, as `namespace/name`.
+        pod: Arc<str>,
+        /// How many pods the target can hold.
+        capacity: u32,
+    },
 }
 
 impl std::fmt::Display for Diagnostic {
@@ -111,6 +151,12 @@ impl std::fmt::Display for Diagnostic {
                     f,
                     "pods {} share the address {address}: only peers that select all of them match it",
                     pods.join(", ")
+                )
+            }
+            Diagnostic::NoEndpoint { pod, capacity } => {
+                write!(
+                    f,
+                    "pod {pod} is not enforced: the tables hold {capacity} pods of this node; make them with room for more"
                 )
             }
         }
@@ -147,6 +193,9 @@ pub struct Compiler {
     pub(crate) endpoint_ids: Ids,
     pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
     pub(crate) interfaces: HashMap<ObjectKey, u32>,
+    /// Local pods for which there was no endpoint id, and how many there are.
+    pub(crate) unplaced: BTreeSet<ObjectKey>,
+    pub(crate) endpoint_capacity: u32,
     // The work of the update under way.
     pub(crate) stale: BTreeSet<ObjectKey>,
     pub(crate) reworded: BTreeSet<ObjectKey>,
@@ -184,9 +233,11 @@ impl Compiler {
             node_addresses: HashMap::new(),
             services: Services::default(),
             wire: Wire::default(),
-            endpoint_ids: Ids::new("endpoints"),
+            endpoint_ids: Ids::new(Numbered::Endpoints),
             endpoints: BTreeMap::new(),
             interfaces: HashMap::new(),
+            unplaced: BTreeSet::new(),
+            endpoint_capacity: u32::from(u16::MAX) - 1,
             stale: BTreeSet::new(),
             reworded: BTreeSet::new(),
             released: Vec::new(),
@@ -194,11 +245,31 @@ impl Compiler {
         }
     }
 
+    /// The same for a target that has room for so many ids.
+    pub fn within(scope: Scope, room: &Room) -> Self {
+        let mut this = Self::new(scope);
+        this.endpoint_ids.limit(room.endpoints);
+        this.endpoint_capacity = room.endpoints.saturating_sub(1);
+        this.sets.ids.limit(room.sets);
+        this.sets.row_ids.limit(room.rows);
+        this.ports.ids.limit(room.port_classes);
+        this.classes.iter_mut().zip(room.classes).for_each(|(classes, limit)| classes.ids.limit(limit));
+        this
+    }
+
     /// Takes in a whole cluster; once, before any event.
     ///
     /// # Errors
     /// Where ids run out.
     pub fn load(&mut self, cluster: &Cluster) -> Result<(), Overflow> {
+        self.load_admitted(cluster, &Shares::new(self.scope.clone(), Limits::default()))
+    }
+
+    /// The same as far as `shares` admits it, which has looked at this cluster.
+    ///
+    /// # Errors
+    /// As [`Compiler::load`].
+    pub fn load_admitted(&mut self, cluster: &Cluster, shares: &Shares) -> Result<(), Overflow> {
         self.changes = None;
         self.cover_ports()?;
         for (name, labels) in &cluster.namespaces {
@@ -208,13 +279,13 @@ impl Compiler {
             self.set_node(name, Some(node));
         }
         for (key, pod) in &cluster.pods {
-            self.set_pod(key, Some(pod.clone()))?;
+            self.set_pod(key, Some(pod.clone()));
         }
         for (key, policy) in &cluster.policies {
-            self.set_policy(key, Some(policy.clone()));
+            self.set_policy(key, Some(shares.policy(policy.clone())));
         }
         for (key, service) in &cluster.services {
-            self.set_service(key, Some(service.clone()));
+            self.set_service(key, Some(shares.service(key, service.clone())));
         }
         let done = self.finish();
         self.changes = Some(Changes::default());
@@ -242,11 +313,8 @@ impl Compiler {
             self.cover_ports()?;
         }
         self.changes = Some(Changes::default());
-        let mut done = events.into_iter().try_for_each(|event| self.take_in(event));
-        if done.is_ok() {
-            done = self.finish();
-        }
-        if let Err(overflow) = done {
+        events.into_iter().for_each(|event| self.take_in(event));
+        if let Err(overflow) = self.finish() {
             self.overflow = Some(overflow.clone());
             return Err(overflow);
         }
@@ -261,7 +329,10 @@ impl Compiler {
     /// What users should know, in order.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let conflicts = self.pods.conflicts().into_iter();
-        conflicts.map(|(address, pods)| Diagnostic::AddressConflict { address, pods }).collect()
+        let conflicts = conflicts.map(|(address, pods)| Diagnostic::AddressConflict { address, pods });
+        let capacity = self.endpoint_capacity;
+        let unplaced = self.unplaced.iter().map(|pod| Diagnostic::NoEndpoint { pod: pod.to_string().into(), capacity });
+        conflicts.chain(unplaced).collect()
     }
 
     /// The endpoint id of a local pod.
@@ -282,22 +353,27 @@ impl Compiler {
         self.atoms.wake();
     }
 
-    fn take_in(&mut self, event: Event) -> Result<(), Overflow> {
+    fn take_in(&mut self, event: Event) {
         match event {
             Event::Namespace { name, labels } => self.set_namespace(&name, labels.unwrap_or_default()),
-            Event::Pod { key, pod } => return self.set_pod(&key, pod),
+            Event::Pod { key, pod } => self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
             Event::Node { name, node } => self.set_node(&name, node.as_ref()),
             Event::Service { key, service } => self.set_service(&key, service),
             Event::Interface { pod, ifindex } => self.set_interface(pod, ifindex),
             Event::Wire(wire) => self.set_wire(wire),
         }
-        Ok(())
     }
 
     /// New sets first, then what is not needed any more, then leaves and words.
     fn finish(&mut self) -> Result<(), Overflow> {
         self.refresh_services();
+        for key in std::mem::take(&mut self.unplaced) {
+            // Ids that were given back in this update rest until the next one.
+            if let Some(pod) = self.pods.find(&key).map(|id| self.pods.slot(id).pod.clone()) {
+                self.put_endpoint(&pod);
+            }
+        }
         for key in std::mem::take(&mut self.stale) {
             self.choose_sets(&key)?;
         }
@@ -350,32 +426,26 @@ impl Compiler {
         }
         let (labels, groups) = (state.labels.clone(), state.groups.clone());
         for atom in self.atoms.matching.clone() {
-            let Atom::Pods { namespaces, pods } = self.atoms.slot(atom).atom.clone() else { continue };
-            match (namespaces.contains(name, &before), namespaces.contains(name, &labels)) {
+            let slot = self.atoms.slot(atom);
+            match (slot.selects_namespace(name, &before), slot.selects_namespace(name, &labels)) {
                 (false, true) => {
-                    for &group in
-                        groups.iter().filter(|g| pods.matches(&self.pods.group(**g).key.labels)).collect::<Vec<_>>()
-                    {
-                        self.join(group, atom);
-                    }
+                    let here = groups.iter().filter(|g| slot.selects_pod(&self.pods.group(**g).key.labels));
+                    here.copied().collect::<Vec<_>>().into_iter().for_each(|group| self.join(group, atom));
                 }
                 (true, false) => {
-                    for &group in
-                        groups.iter().filter(|g| self.pods.group(**g).atoms.contains(&atom)).collect::<Vec<_>>()
-                    {
-                        self.leave(group, atom);
-                    }
+                    let here = groups.iter().filter(|g| self.pods.group(**g).atoms.contains(&atom));
+                    here.copied().collect::<Vec<_>>().into_iter().for_each(|group| self.leave(group, atom));
                 }
                 _ => {}
             }
         }
     }
 
-    fn set_pod(&mut self, key: &ObjectKey, pod: Option<Pod>) -> Result<(), Overflow> {
+    fn set_pod(&mut self, key: &ObjectKey, pod: Option<Pod>) {
         let pod = pod.filter(Pod::is_policed);
         let before = self.pods.find(key);
         if before.is_some_and(|id| pod.as_ref() == Some(&self.pods.slot(id).pod)) {
-            return Ok(());
+            return;
         }
         if let Some(id) = before {
             let old = self.pods.slot(id).pod.clone();
@@ -398,12 +468,10 @@ impl Compiler {
                 self.displace_group(slot.group, group);
             }
         }
-        match local {
+        // A node knows pods by their addresses: without one there is nothing to enforce yet.
+        match local.filter(|pod| !pod.addresses.is_empty() || self.scope == Scope::Everywhere) {
             Some(pod) => self.put_endpoint(&pod),
-            None => {
-                self.drop_endpoint(key);
-                Ok(())
-            }
+            None => self.drop_endpoint(key),
         }
     }
 
@@ -415,12 +483,9 @@ impl Compiler {
         let own = self.atoms.by_namespace.get(&key.namespace).into_iter().flatten();
         let candidates: Vec<_> = own.chain(&self.atoms.matching).copied().collect();
         for atom in candidates {
-            let Atom::Pods { namespaces, pods } = &self.atoms.slot(atom).atom else { continue };
-            let here = match namespaces {
-                NamespaceScope::Named(_) => true,
-                NamespaceScope::Matching(s) => s.matches(&self.namespaces[&key.namespace].labels),
-            };
-            if here && pods.matches(&key.labels) {
+            let slot = self.atoms.slot(atom);
+            let labels = &self.namespaces[&key.namespace].labels;
+            if slot.selects_namespace(&key.namespace, labels) && slot.selects_pod(&key.labels) {
                 self.join(id, atom);
             }
         }
@@ -444,7 +509,7 @@ impl Compiler {
         let ports = pod.ports.iter().filter_map(|p| Some((p.protocol, p.host_port?)));
         let ports: Vec<_> = ports.collect::<BTreeSet<_>>().into_iter().collect();
         let Some(node) = pod.node.as_ref().filter(|_| !ports.is_empty()) else { return };
-        let user: Arc<str> = pod.key.to_string().into();
+        let user: Arc<str> = format!("Service {}", pod.key).into();
         match way {
             HostPorts::Come => self.set_host_ports(node, &user, &ports, &[]),
             HostPorts::Go => self.set_host_ports(node, &user, &[], &ports),
@@ -462,6 +527,7 @@ impl Compiler {
                 let slot = PolicySlot {
                     label: key.to_string().into(),
                     ingress_names: ingress_names(&policy),
+                    index: Arc::new(Index::new(&policy.selector)),
                     policy: Arc::new(policy),
                     version: self.versions,
                 };
@@ -475,7 +541,7 @@ impl Compiler {
         let selected = here.filter(|(k, _)| {
             let Some(id) = self.pods.find(k) else { return false };
             let labels = &self.pods.slot(id).pod.labels;
-            before.iter().chain(after).any(|slot| slot.policy.selector.matches(labels))
+            before.iter().chain(after).any(|slot| slot.selects(labels))
         });
         self.stale.extend(selected.map(|(k, _)| k.clone()));
     }

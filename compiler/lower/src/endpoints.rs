@@ -30,15 +30,19 @@ fn pod_origin(label: &Arc<str>) -> [Origin; 1] {
 }
 
 impl Compiler {
-    /// A local pod is there, or changed. Its sets follow in [`Compiler::choose_sets`].
-    pub(crate) fn put_endpoint(&mut self, pod: &Pod) -> Result<(), Overflow> {
+    /// A local pod is there, or changed. Its sets follow in [`Compiler::choose_sets`]. Where no id is left the others
+    /// go on, and this pod has to wait.
+    pub(crate) fn put_endpoint(&mut self, pod: &Pod) {
         let key = &pod.key;
         if self.endpoints.get(key).is_some_and(|e| e.uid != pod.uid || e.node != pod.node) {
             self.drop_endpoint(key);
         }
         if !self.endpoints.contains_key(key) {
             let meaning = crate::fingerprint(&(key, &pod.uid));
-            let id = self.endpoint_ids.take(Some(meaning))?;
+            let Ok(id) = self.endpoint_ids.take(Some(meaning)) else {
+                self.unplaced.insert(key.clone());
+                return;
+            };
             let endpoint = Endpoint {
                 id,
                 uid: pod.uid.clone(),
@@ -66,10 +70,10 @@ impl Compiler {
             self.put(TableId::own(Family::of(*address)), own_key(id, *address), own);
         }
         self.stale.insert(key.clone());
-        Ok(())
     }
 
     pub(crate) fn drop_endpoint(&mut self, key: &ObjectKey) {
+        self.unplaced.remove(key);
         let Some(endpoint) = self.endpoints.remove(key) else { return };
         self.stale.remove(key);
         if let Some(ifindex) = self.interfaces.get(key).copied() {
@@ -126,11 +130,15 @@ impl Compiler {
         Ok(())
     }
 
+    /// Does some policy isolate this pod? Also for pods that are no endpoints, having no address yet.
+    pub fn isolates(&self, pod: &Pod) -> bool {
+        Direction::BOTH.into_iter().any(|direction| !self.isolating(pod, direction).is_empty())
+    }
+
     fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<PolicySlot> {
         let Some(namespace) = self.namespaces.get(&pod.key.namespace) else { return Vec::new() };
         let selecting = namespace.policies.values().filter(|slot| {
-            matches!(slot.policy.isolation(direction), Isolation::Isolated(_))
-                && slot.policy.selector.matches(&pod.labels)
+            matches!(slot.policy.isolation(direction), Isolation::Isolated(_)) && slot.selects(&pod.labels)
         });
         selecting.cloned().collect()
     }

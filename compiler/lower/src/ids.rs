@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::Overflow;
+use crate::{Overflow, compiler::Numbered};
 
-/// Ids 1..=65534 of one kind (65535 is left to targets).
+/// Ids of one kind from 1, below 65535 (which is left to targets) or what a target can hold.
 #[derive(Debug)]
 pub(crate) struct Ids {
-    what: &'static str,
+    what: Numbered,
+    limit: u16,
     next: u16,
     free: BTreeSet<u16>,
     resting: Vec<u16>,
@@ -21,9 +22,10 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    pub(crate) fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: Numbered) -> Self {
         Self {
             what,
+            limit: u16::MAX,
             next: 1,
             free: BTreeSet::new(),
             resting: Vec::new(),
@@ -31,6 +33,11 @@ impl Ids {
             reserved: BTreeSet::new(),
             ahead: BTreeSet::new(),
         }
+    }
+
+    /// Gives out none from `limit` on.
+    pub(crate) fn limit(&mut self, limit: u32) {
+        self.limit = u16::try_from(limit).unwrap_or(u16::MAX);
     }
 
     /// Keeps `id` for the content with this fingerprint.
@@ -74,8 +81,8 @@ impl Ids {
         }
         loop {
             let id = self.next;
-            if id == u16::MAX {
-                return Err(Overflow { what: self.what, capacity: u32::from(u16::MAX) - 1 });
+            if id >= self.limit {
+                return Err(Overflow { what: self.what, capacity: u32::from(self.limit) - 1 });
             }
             self.next += 1;
             if !self.ahead.remove(&id) && !self.reserved.contains(&id) {
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_freed_id_rests_for_one_update() {
-        let mut ids = Ids::new("test");
+        let mut ids = Ids::new(Numbered::Rows);
         let a = ids.take(None).unwrap();
         ids.give_back(a);
         assert_ne!(ids.take(None).unwrap(), a);
@@ -116,8 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn s59_no_id_is_given_out_beyond_what_a_target_can_hold() {
+        let mut ids = Ids::new(Numbered::Rows);
+        ids.limit(3);
+        assert_eq!((ids.take(None), ids.take(None)), (Ok(1), Ok(2)));
+        assert_eq!(ids.take(None), Err(Overflow { what: Numbered::Rows, capacity: 2 }));
+        ids.give_back(1);
+        ids.wake();
+        assert_eq!(ids.take(None), Ok(1));
+    }
+
+    #[test]
     fn seeded_ids_keep_their_content_and_nobody_else_gets_them() {
-        let mut ids = Ids::new("test");
+        let mut ids = Ids::new(Numbered::Rows);
         ids.seed(77, 2);
         ids.reserve(3);
         ids.reserve(0);
@@ -130,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_seeded_id_above_the_counter_is_met_once() {
-        let mut ids = Ids::new("test");
+        let mut ids = Ids::new(Numbered::Rows);
         ids.seed(5, 3);
         let high = ids.take(Some(5)).unwrap();
         assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4], "3 is in use");

@@ -10,9 +10,9 @@ use netpolc_table::{
 
 use crate::{
     Overflow,
-    atoms::{Atom, AtomId},
+    atoms::{Atom, AtomId, NamespaceScope},
     blocks::Prefix,
-    compiler::Compiler,
+    compiler::{Compiler, NamespaceState},
     pods::GroupId,
 };
 
@@ -47,24 +47,34 @@ impl Compiler {
     }
 
     fn find_members(&mut self, id: AtomId) {
-        match self.atoms.slot(id).atom.clone() {
-            Atom::Pods { namespaces, pods } => {
+        let slot = self.atoms.slot(id);
+        match &slot.atom {
+            Atom::Pods { namespaces, .. } => {
                 let mut groups: Vec<GroupId> = Vec::new();
-                for (name, namespace) in &self.namespaces {
-                    if namespaces.contains(name, &namespace.labels) {
+                let mut look = |name: &str, namespace: &NamespaceState| {
+                    if slot.selects_namespace(name, &namespace.labels) {
                         let candidates = namespace.groups.iter();
-                        groups.extend(candidates.filter(|g| pods.matches(&self.pods.group(**g).key.labels)));
+                        groups.extend(candidates.filter(|g| slot.selects_pod(&self.pods.group(**g).key.labels)));
                     }
+                };
+                match namespaces {
+                    NamespaceScope::Named(name) => {
+                        self.namespaces.get(name).into_iter().for_each(|namespace| look(name, namespace));
+                    }
+                    NamespaceScope::Matching(_) => self.namespaces.iter().for_each(|(name, n)| look(name, n)),
                 }
                 for group in groups {
                     self.join(group, id);
                 }
             }
             Atom::Block(block) => {
-                let prefixes = self.blocks.insert(id, &block);
+                let prefixes = self.blocks.insert(id, block);
                 self.dirty_block(&prefixes);
             }
-            Atom::Node(node) => self.dirty_node(&node),
+            Atom::Node(node) => {
+                let node = node.clone();
+                self.dirty_node(&node);
+            }
             Atom::Port { .. } => {}    // its groups join one by one
             Atom::Service { .. } => {} // who makes it knows its address
         }

@@ -10,6 +10,8 @@
 //!       -> Changes             the entries that differ
 //! ```
 //!
+//! What comes in is first held against the namespaces' shares ([`Shares`]): what takes too much is set aside alone.
+//!
 //! An *atom* is one distinct peer of a live set: a pair of selectors, a CIDR with its excepts, a named
 //! port's number, a node, or the ports that are Services' on an address. A *class* is a set of atoms; every address belongs to one. Only policies
 //! that select local pods have live sets, so only their peers are atoms. Work is proportional to
@@ -31,10 +33,13 @@ mod rows;
 mod seed;
 mod services;
 mod sets;
+mod shares;
+mod usage;
 mod verify;
 mod wire;
 
-pub use compiler::{Compiler, Diagnostic, Event, Overflow, Scope, compile};
+pub use compiler::{Compiler, Diagnostic, Event, Numbered, Overflow, Scope, compile};
+pub use shares::{Aside, Kind, Limits, Resource, Room, Shares};
 pub use verify::{Counterexample, verify};
 pub use wire::{Tunnel, Wire};
 

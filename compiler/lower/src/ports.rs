@@ -9,7 +9,11 @@ use netpolc_table::{
     schema::{self, port_key, verdict_key},
 };
 
-use crate::{Overflow, compiler::Compiler, ids::Ids};
+use crate::{
+    Overflow,
+    compiler::{Compiler, Numbered},
+    ids::Ids,
+};
 
 #[derive(Debug)]
 pub(crate) struct Ports {
@@ -29,7 +33,12 @@ pub(crate) fn interval_fingerprint(protocol: u8, first: u16) -> u64 {
 
 impl Ports {
     pub(crate) fn new() -> Self {
-        Self { ids: Ids::new("port classes"), intervals: BTreeMap::new(), edges: BTreeMap::new(), rows: HashMap::new() }
+        Self {
+            ids: Ids::new(Numbered::PortClasses),
+            intervals: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            rows: HashMap::new(),
+        }
     }
 
     /// The classes of the intervals that a grant consists of; its edges must have been added.

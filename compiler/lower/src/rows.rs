@@ -28,6 +28,15 @@ pub(crate) struct Grant {
     port: Option<u32>,
 }
 
+impl Grant {
+    /// The ports at which it begins and has just ended, where that is within a protocol's ports.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = (Protocol, u32)> {
+        let edges = [u32::from(self.first), u32::from(self.last) + 1].into_iter();
+        let within = edges.filter(|edge| (1..=u32::from(u16::MAX)).contains(edge));
+        self.protocol.into_iter().flat_map(move |protocol| within.clone().map(move |edge| (protocol, edge)))
+    }
+}
+
 /// Sorted grants, each once. Rows with the same ports by other rules differ: an entry's origins are exact.
 pub(crate) type RowKey = Vec<Grant>;
 
@@ -55,10 +64,10 @@ pub(crate) enum Granted {
     Ports(RowKey),
 }
 
-/// A grant without these ports.
-fn remaining(grant: Grant, ports: &BTreeSet<(Protocol, u16)>) -> Vec<Grant> {
+/// A grant without these ranges.
+fn remaining(grant: Grant, ports: &BTreeSet<(Protocol, u16, u16)>) -> Vec<Grant> {
     let Some(protocol) = grant.protocol else { return vec![grant] };
-    let cut = ports.iter().filter(|(p, _)| *p == protocol).map(|(_, port)| *port);
+    let cut = ports.iter().filter(|(p, ..)| *p == protocol).map(|(_, first, last)| (*first, *last));
     without((grant.first, grant.last), cut).map(|(first, last)| Grant { first, last, ..grant }).collect()
 }
 
@@ -69,6 +78,8 @@ impl Compiler {
         let service_ports = self.service_ports(set, members);
         let mut grants = RowKey::new();
         let mut origins = Vec::new();
+        // Of those, the rules that allow every port of every protocol.
+        let mut unlimited = Vec::new();
         let base = set.base.iter().filter(|r| match set.rules[**r].who {
             Who::Any => true,
             Who::Family(f) => f == family,
@@ -80,6 +91,7 @@ impl Compiler {
             origins.push(set.origin(rule));
             let Ports::Listed(ports) = &*rule.ports else {
                 everything = true;
+                unlimited.push(set.origin(rule));
                 if !service_ports.is_empty() {
                     let mut grant = |protocol, first, last| {
                         grants.push(Grant { protocol, first, last, source: rule.source, port: None });
@@ -115,16 +127,16 @@ impl Compiler {
         }
         grants.sort();
         grants.dedup();
-        let grant = match (everything, grants.is_empty()) {
-            (true, _) => Granted::Everything,
-            (false, true) => Granted::Nothing,
-            (false, false) => Granted::Ports(grants),
-        };
-        Outcome { grant, origins }
+        match (everything, grants.is_empty()) {
+            // One entry answers for all ports, so it names only rules that allow every one of them.
+            (true, _) => Outcome { grant: Granted::Everything, origins: unlimited },
+            (false, true) => Outcome { grant: Granted::Nothing, origins },
+            (false, false) => Outcome { grant: Granted::Ports(grants), origins },
+        }
     }
 
     /// The ports of Services among the members of a class, as far as they are that for the pods of this set (S48).
-    fn service_ports(&self, set: &Set, members: &[AtomId]) -> BTreeSet<(Protocol, u16)> {
+    fn service_ports(&self, set: &Set, members: &[AtomId]) -> BTreeSet<(Protocol, u16, u16)> {
         if set.key.direction == Direction::Ingress {
             return BTreeSet::new();
         }

@@ -4,6 +4,9 @@
 //! ports these are: what a rule grants its class leaves them out ([`crate::rows`]), so that the tables deny them and a
 //! packet comes to the entry. A node's addresses have nodePorts and hostPorts, for the pods of that node only.
 //!
+//! A Service that is set aside ([`crate::Shares`]) has no entries: its ports are left out of what the address is granted, a range
+//! instead of each, and nothing is deferred.
+//!
 //! Under [`Scope::Everywhere`] the addresses of nodes have no entries: whether a port of one is translated depends on the node that asks.
 
 use std::{
@@ -14,7 +17,7 @@ use std::{
 
 use netpolc_policy::{ObjectKey, Protocol, Service};
 use netpolc_table::{
-    ActionId, Origin, TableId,
+    ActionId, Entry, Origin, TableId,
     schema::{self, Family, service_key},
 };
 
@@ -27,24 +30,26 @@ use crate::{
 
 /// A port of an address.
 pub(crate) type ServicePort = (Protocol, u16);
-/// Who has it, as `namespace/name`: Services, or pods with a hostPort.
-type Users = BTreeSet<Arc<str>>;
+/// Who has it, as `Service namespace/name`: Services, or pods with a hostPort. Sorted.
+type Users = Vec<Arc<str>>;
 type PortUsers = BTreeMap<ServicePort, Users>;
-
-/// Where a set of ports counts: for everybody (None), or for the pods of one node.
-type Place = (IpAddr, Option<Arc<str>>);
+/// Ranges of ports, first and last.
+type Ranges = BTreeSet<(Protocol, u16, u16)>;
+/// Ranges that Services which are set aside close on an address, and how many do.
+type ClosedPorts = BTreeMap<(Protocol, u16, u16), usize>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     objects: BTreeMap<ObjectKey, Service>,
     addresses: HashMap<IpAddr, PortUsers>,
+    closed: HashMap<IpAddr, ClosedPorts>,
     node_ports: PortUsers,
     /// By node.
     host_ports: HashMap<Arc<str>, PortUsers>,
     /// How many Services have each healthCheckNodePort.
     health_checks: BTreeMap<u16, usize>,
-    /// The atom of each place that has ports.
-    atoms: HashMap<Place, AtomId>,
+    /// The atom of each place that has ports, by address: for everybody (None), or for the pods of one node.
+    atoms: HashMap<IpAddr, BTreeMap<Option<Arc<str>>, AtomId>>,
     /// What the tables have for an address.
     entries: HashMap<IpAddr, PortUsers>,
     stale: BTreeSet<IpAddr>,
@@ -59,14 +64,20 @@ enum Count {
 /// Adds or removes a user; true where the port comes or goes, or is another's.
 fn count(ports: &mut PortUsers, port: ServicePort, user: &Arc<str>, count: Count) {
     match count {
-        Count::Up => drop(ports.entry(port).or_default().insert(user.clone())),
+        Count::Up => join(ports.entry(port).or_default(), user),
         Count::Down => {
             let users = ports.get_mut(&port).expect("counted up before");
-            users.remove(user);
+            users.retain(|other| other != user);
             if users.is_empty() {
                 ports.remove(&port);
             }
         }
+    }
+}
+
+fn join(users: &mut Users, user: &Arc<str>) {
+    if let Err(place) = users.binary_search(user) {
+        users.insert(place, user.clone());
     }
 }
 
@@ -82,18 +93,33 @@ impl Services {
         address: IpAddr,
         nodes: impl Iterator<Item = &'a Arc<str>>,
     ) -> impl Iterator<Item = AtomId> {
-        let places = std::iter::once((address, None)).chain(nodes.map(move |n| (address, Some(n.clone()))));
-        places.filter_map(|place| self.atoms.get(&place).copied())
+        let places = std::iter::once(None).chain(nodes.map(|n| Some(n.clone())));
+        let here = self.atoms.get(&address);
+        places.filter_map(move |place| here?.get(&place).copied())
     }
 
     fn count(&mut self, key: &ObjectKey, service: &Service, way: Count) {
-        let user: Arc<str> = key.to_string().into();
+        let user: Arc<str> = format!("Service {key}").into();
         let numbers: BTreeSet<ServicePort> = service.ports.iter().map(|p| (p.protocol, p.number)).collect();
         for address in service.addresses.iter().collect::<BTreeSet<_>>() {
             let ports = self.addresses.entry(*address).or_default();
             numbers.iter().for_each(|port| count(ports, *port, &user, way));
             if ports.is_empty() {
                 self.addresses.remove(address);
+            }
+            self.stale.insert(*address);
+        }
+        for address in service.closed.addresses.iter().collect::<BTreeSet<_>>() {
+            let closed = self.closed.entry(*address).or_default();
+            for range in service.closed.ports.iter().collect::<BTreeSet<_>>() {
+                let users = closed.entry(*range).or_default();
+                *users = if way == Count::Up { *users + 1 } else { *users - 1 };
+                if *users == 0 {
+                    closed.remove(range);
+                }
+            }
+            if closed.is_empty() {
+                self.closed.remove(address);
             }
             self.stale.insert(*address);
         }
@@ -194,21 +220,22 @@ impl Compiler {
     /// Brings entries and atoms of the addresses that changed up to date.
     pub(crate) fn refresh_services(&mut self) {
         for address in std::mem::take(&mut self.services.stale) {
-            let by_service = self.services.addresses.get(&address).cloned().unwrap_or_default();
-            let mut entries = by_service.clone();
-            let mut places = vec![(None, by_service)];
+            let mut entries = self.services.addresses.get(&address).cloned().unwrap_or_default();
+            let mut here: Ranges = entries.keys().map(single).collect();
+            here.extend(self.services.closed.get(&address).into_iter().flat_map(BTreeMap::keys));
+            let mut places = BTreeMap::from([(None, here)]);
             let nodes = self.node_addresses.get(&address).cloned().unwrap_or_default();
             for node in nodes.into_iter().filter(|n| self.in_scope(n)) {
                 let mut ports = self.services.node_ports.clone();
                 for (port, users) in self.services.host_ports.get(&node).into_iter().flatten() {
-                    ports.entry(*port).or_default().extend(users.iter().cloned());
+                    users.iter().for_each(|user| join(ports.entry(*port).or_default(), user));
                 }
+                places.insert(Some(node), ports.keys().map(single).collect());
                 if self.scope != Scope::Everywhere {
-                    for (port, users) in &ports {
-                        entries.entry(*port).or_default().extend(users.iter().cloned());
+                    for (port, users) in ports {
+                        users.iter().for_each(|user| join(entries.entry(port).or_default(), user));
                     }
                 }
-                places.push((Some(node), ports));
             }
             self.put_service_entries(address, entries);
             self.put_service_atoms(address, places);
@@ -221,9 +248,17 @@ impl Compiler {
         for port in before.keys().filter(|port| !ports.contains_key(port)) {
             self.take(table, service_key(address, port.0.number(), port.1));
         }
+        // Neighbours have the same users, and then share the list of origins.
+        let mut last: Option<(&Users, Entry)> = None;
         for (port, users) in ports.iter().filter(|(port, users)| before.get(port) != Some(users)) {
-            let origins = users.iter().map(|user| Origin::Implied { reason: format!("Service {user}").into() });
-            let entry = schema::plain(ActionId::Defer).from(origins);
+            let entry = match &last {
+                Some((same, entry)) if *same == users => entry.clone(),
+                _ => {
+                    let origins = users.iter().map(|user| Origin::Implied { reason: user.clone() });
+                    schema::plain(ActionId::Defer).from(origins)
+                }
+            };
+            last = Some((users, entry.clone()));
             self.put(table, service_key(address, port.0.number(), port.1), entry);
         }
         if !ports.is_empty() {
@@ -232,20 +267,21 @@ impl Compiler {
     }
 
     /// The places of an address that have atoms, and those that have no longer.
-    fn put_service_atoms(&mut self, address: IpAddr, places: Vec<(Option<Arc<str>>, PortUsers)>) {
-        let mut gone = Vec::new();
-        let known: Vec<Place> = self.services.atoms.keys().filter(|(a, _)| *a == address).cloned().collect();
-        for place in known {
-            if !places.iter().any(|(node, ports)| *node == place.1 && !ports.is_empty()) {
-                gone.extend(self.services.atoms.remove(&place));
-            }
-        }
+    fn put_service_atoms(&mut self, address: IpAddr, places: BTreeMap<Option<Arc<str>>, Ranges>) {
+        let before = self.services.atoms.remove(&address).unwrap_or_default();
+        let mut now = BTreeMap::new();
         for (node, ports) in places.into_iter().filter(|(_, ports)| !ports.is_empty()) {
-            let atom = Atom::Service { node: node.clone(), ports: ports.into_keys().collect() };
-            let id = self.acquire_atom(atom);
-            gone.extend(self.services.atoms.insert((address, node), id));
+            let atom = Atom::Service { node: node.clone(), ports: ports.into_iter().collect() };
+            now.insert(node, self.acquire_atom(atom));
+        }
+        if !now.is_empty() {
+            self.services.atoms.insert(address, now);
         }
         self.dirty.insert(Prefix::address(address));
-        gone.into_iter().for_each(|atom| self.release_atom(atom));
+        before.into_values().for_each(|atom| self.release_atom(atom));
     }
+}
+
+fn single(port: &ServicePort) -> (Protocol, u16, u16) {
+    (port.0, port.1, port.1)
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Direction, Isolation, Namespaces, Peer, Peers, Policy, Port, Protocol, Selector};
+use netpolc_policy::{Direction, Index, Isolation, Labels, Namespaces, Peer, Peers, Policy, Port, Protocol, Selector};
 use netpolc_table::{
     ActionId, Origin, TableId,
     schema::{self, Family, IdKind, base_key, directory_key},
@@ -15,7 +15,7 @@ use netpolc_table::{
 use crate::{
     Overflow,
     atoms::{Atom, AtomId, NamespaceScope},
-    compiler::Compiler,
+    compiler::{Compiler, Numbered},
     ids::Ids,
     rows::{Granted, Row, RowKey},
     seed::InstalledRows,
@@ -30,6 +30,15 @@ pub(crate) struct PolicySlot {
     pub(crate) label: Arc<str>,
     /// Port names in its ingress rules.
     pub(crate) ingress_names: Vec<(Protocol, Arc<str>)>,
+    /// Of its selector.
+    pub(crate) index: Arc<Index>,
+}
+
+impl PolicySlot {
+    /// Does it select pods of its namespace with these labels?
+    pub(crate) fn selects(&self, labels: &Labels) -> bool {
+        self.index.matches(&self.policy.selector, labels)
+    }
 }
 
 /// Everything that a set's meaning depends on.
@@ -147,8 +156,8 @@ pub(crate) struct Sets {
 impl Sets {
     pub(crate) fn new() -> Self {
         Self {
-            ids: Ids::new("policy sets"),
-            row_ids: Ids::new("rows"),
+            ids: Ids::new(Numbered::Sets),
+            row_ids: Ids::new(Numbered::Rows),
             by_key: HashMap::new(),
             sets: HashMap::new(),
             rows: HashMap::new(),
@@ -368,24 +377,42 @@ fn node_ports(health_checks: &[u16]) -> Ports {
     }
     let mut list = vec![(None, What::Portless)];
     for protocol in Protocol::ALL {
-        let closed = health_checks.iter().copied().filter(|_| protocol == Protocol::Tcp);
+        let closed = health_checks.iter().filter(|_| protocol == Protocol::Tcp).map(|port| (*port, *port));
         list.extend(without((0, u16::MAX), closed).map(|(first, last)| (None, What::Range(protocol, first, last))));
     }
     Ports::Listed(list)
 }
 
-/// What is left of an interval without some ports, in ascending order both.
-pub(crate) fn without((first, last): (u16, u16), ports: impl Iterator<Item = u16>) -> impl Iterator<Item = (u16, u16)> {
-    let mut left = Vec::new();
-    let mut from = u32::from(first);
-    for port in ports.filter(|p| (first..=last).contains(p)) {
-        if from < u32::from(port) {
-            left.push((from as u16, port - 1));
+/// What is left of an interval without some ranges, which are in ascending order of where they begin.
+pub(crate) fn without(
+    (first, last): (u16, u16),
+    ranges: impl Iterator<Item = (u16, u16)>,
+) -> impl Iterator<Item = (u16, u16)> {
+    let (mut left, mut from) = (Vec::new(), u32::from(first));
+    let end = u32::from(last) + 1;
+    for (low, high) in ranges {
+        if from < u32::from(low).min(end) {
+            left.push((from as u16, (u32::from(low).min(end) - 1) as u16));
         }
-        from = u32::from(port) + 1;
+        from = from.max(u32::from(high) + 1);
     }
-    if from <= u32::from(last) {
+    if from < end {
         left.push((from as u16, last));
     }
     left.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_without_ranges_is_what_they_leave() {
+        let left = |interval, ranges: &[(u16, u16)]| without(interval, ranges.iter().copied()).collect::<Vec<_>>();
+        assert_eq!(left((0, 65535), &[]), [(0, 65535)]);
+        assert_eq!(left((0, 65535), &[(0, 0), (65535, 65535)]), [(1, 65534)]);
+        assert_eq!(left((10, 20), &[(0, 5), (3, 12), (12, 11), (15, 15), (21, 30)]), [(13, 14), (16, 20)]);
+        assert_eq!(left((10, 20), &[(8, 25)]), []);
+        assert_eq!(left((10, 20), &[(30, 40)]), [(10, 20)]);
+    }
 }

@@ -63,6 +63,17 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// healthCheckNodePort: answered by every node itself, and yet not part of its services to pods (S45). TCP.
     pub health_check: Option<u16>,
+    /// What is denied to pods whose egress is isolated, because there is too much of it to be judged by backend (S33).
+    pub closed: Closed,
+}
+
+/// Addresses and ports of a Service that is set aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Ranges that cover its ports on each of them, first and last.
+    pub ports: Vec<(Protocol, u16, u16)>,
 }
 
 /// A port of a Service.

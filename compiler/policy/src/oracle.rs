@@ -218,7 +218,8 @@ struct Case<'a> {
 fn decide(case: &Case) -> Reason {
     let selecting = case.cluster.policies.values().filter(|policy| selects(policy, case.pod));
     let mut isolating = Vec::new();
-    let service = is_service(case);
+    let closed = is_closed(case);
+    let service = closed || is_service(case);
     for policy in selecting {
         let Isolation::Isolated(rules) = policy.isolation(case.direction) else { continue };
         for (index, rule) in rules.iter().enumerate() {
@@ -233,6 +234,8 @@ fn decide(case: &Case) -> Reason {
         Reason::NotIsolated
     } else if case.pod.addresses.contains(&case.remote) {
         Reason::Own
+    } else if closed && !is_service(case) {
+        Reason::Denied(isolating)
     } else if service {
         Reason::Service
     } else if with_own_node(case) {
@@ -282,6 +285,17 @@ fn is_service(case: &Case) -> bool {
         here.flat_map(|pod| &pod.ports).any(|p| (p.protocol, p.host_port) == (protocol, Some(number)))
     };
     by_address || (own && (by_node_port() || by_host_port()))
+}
+
+/// S33: for egress, do the remote and its port belong to a Service that is set aside?
+fn is_closed(case: &Case) -> bool {
+    let (Direction::Egress, Some(protocol), Some(number)) = (case.direction, case.protocol.protocol(), case.port)
+    else {
+        return false;
+    };
+    let within = |(p, first, last): &(Protocol, u16, u16)| *p == protocol && (*first..=*last).contains(&number);
+    let closed = case.cluster.services.values().map(|service| &service.closed);
+    closed.into_iter().any(|c| c.addresses.contains(&case.remote) && c.ports.iter().any(within))
 }
 
 /// A rule for every address of the family, on every port of every protocol, allows whatever the backend is.

@@ -286,7 +286,7 @@ fn shop() -> World {
     let mut world = pair();
     let port = ServicePort { protocol: Protocol::Tcp, number: 80, node_port: Some(30080) };
     let addresses = vec![VIP.parse().unwrap(), "fd96::1".parse().unwrap()];
-    let service = Service { addresses, ports: vec![port], health_check: Some(31000) };
+    let service = Service { addresses, ports: vec![port], health_check: Some(31000), ..Service::default() };
     world.0.services.insert(key("n/web"), service);
     world
 }

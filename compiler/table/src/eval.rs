@@ -209,11 +209,25 @@ pub fn decide(
     let origins = match verdict {
         Verdict::Deny | Verdict::Defer => preferring(&[isolating], true),
         Verdict::Permit => {
-            reasons.extend(found.map(|e| e.origins.clone()));
+            // Of the rules for the peer only those that permit the port.
+            let permits = |peer: &&Origin| {
+                reasons.first().is_none_or(|ports| ports.as_slice().iter().any(|p| same_rule(p, peer)))
+            };
+            let peers: Option<Origins> = found.map(|e| e.origins.as_slice().iter().filter(permits).cloned().collect());
+            reasons.extend(peers);
             preferring(&reasons, false)
         }
     };
     Decision { verdict, table, steps, origins }
+}
+
+/// Do both speak of one rule, or of one implied reason?
+fn same_rule(a: &Origin, b: &Origin) -> bool {
+    match (a, b) {
+        (Origin::Rule { policy: p, rule: r, .. }, Origin::Rule { policy: q, rule: s, .. }) => p == q && r == s,
+        (Origin::Rule { .. }, _) | (_, Origin::Rule { .. }) => false,
+        _ => a == b,
+    }
 }
 
 /// Those origins that explain a denial (what isolates) or a permission (all else); all where there are none.

@@ -102,7 +102,7 @@ pub fn service(rng: &mut Rng, cluster: &Cluster) -> Service {
         number: *rng.pick(&NUMBERS),
         node_port: rng.chance(30).then(|| *rng.pick(&NUMBERS)),
     });
-    Service { addresses, ports, health_check: rng.chance(10).then(|| *rng.pick(&NUMBERS)) }
+    Service { addresses, ports, health_check: rng.chance(10).then(|| *rng.pick(&NUMBERS)), ..Service::default() }
 }
 
 /// None to three labels.

@@ -1,0 +1,397 @@
+//! Sizes: what a policy takes of each resource, from its text; and what those of one namespace take together.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use netpolc_policy::{
+    Closed, Direction, Index, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule, Selector,
+    Service,
+};
+use netpolc_table::schema::Family;
+
+use super::limits::{RESOURCES, Resource, Usage};
+use crate::{blocks::Prefix, fingerprint};
+
+/// Steps of the IPv6 trie below its root that a whole address takes.
+const STEPS_V6: u64 = 14;
+/// Ranges of ports that a closed Service is closed by, at most.
+const CLOSED: usize = 32;
+/// Addresses of a Service that are closed, at most.
+const CLOSED_ADDRESSES: usize = 4_000;
+
+/// Addresses x ports of a Service.
+pub(super) fn pairs(service: &Service) -> u64 {
+    let addresses: BTreeSet<&IpAddr> = service.addresses.iter().collect();
+    let ports: BTreeSet<(Protocol, u16)> = service.ports.iter().map(|p| (p.protocol, p.number)).collect();
+    addresses.len() as u64 * ports.len() as u64
+}
+
+/// What can be added up without looking at the policies together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bound {
+    edges: u64,
+    prefixes: [u64; 2],
+    blocks: u64,
+    selectors: u64,
+    rules: u64,
+    /// Single ports of all rules.
+    singles: u64,
+    /// Rules with a range of several ports.
+    wide: u64,
+}
+
+impl Bound {
+    pub(super) fn of(policy: &Policy) -> Self {
+        let mut bound = Self::default();
+        for rule in Direction::BOTH.into_iter().flat_map(|direction| rules(policy, direction)) {
+            bound.rules += 1;
+            if let Ports::Listed(ports) = &rule.ports {
+                bound.edges += 2 * ports.len() as u64;
+                bound.singles += ports.len() as u64;
+                bound.wide += u64::from(ports.iter().any(|port| match port {
+                    Port::Every(_) => true,
+                    Port::Range { first, last, .. } => first < last,
+                    Port::Named { .. } | Port::Nothing => false,
+                }));
+            }
+            for peer in peers(rule) {
+                match peer {
+                    Peer::Block(block) => {
+                        bound.prefixes[Family::of(block.cidr.ip()) as usize] += 1 + block.except.len() as u64;
+                        bound.blocks += 1;
+                    }
+                    Peer::Pods { .. } => bound.selectors += 1,
+                    Peer::Nothing => {}
+                }
+            }
+        }
+        bound
+    }
+
+    fn fields(&mut self) -> [&mut u64; 8] {
+        let [v4, v6] = &mut self.prefixes;
+        [
+            &mut self.edges,
+            v4,
+            v6,
+            &mut self.blocks,
+            &mut self.selectors,
+            &mut self.rules,
+            &mut self.singles,
+            &mut self.wide,
+        ]
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        let mut other = other.clone();
+        self.fields().into_iter().zip(other.fields()).for_each(|(a, b)| *a += *b);
+    }
+
+    pub(super) fn subtract(&mut self, other: &Self) {
+        let mut other = other.clone();
+        self.fields().into_iter().zip(other.fields()).for_each(|(a, b)| *a -= *b);
+    }
+
+    /// At least what policies of these sizes take on a node with so many pods of theirs.
+    pub(super) fn usage(&self, pods: u64) -> Usage {
+        let [v4, v6] = self.prefixes;
+        let mut usage = [0; RESOURCES.len()];
+        usage[Resource::Ports as usize] = self.edges;
+        usage[Resource::BlocksV4 as usize] = v4;
+        usage[Resource::BlocksV6 as usize] = v6;
+        usage[Resource::TrieV6 as usize] = v6 * STEPS_V6;
+        usage[Resource::Members as usize] = (v4 + v6).saturating_mul(self.blocks);
+        usage[Resource::Selectors as usize] = self.selectors;
+        usage[Resource::Rows as usize] = self.rules.saturating_mul(pods);
+        let cells = self.singles.saturating_add(self.wide.saturating_mul(self.edges + 3));
+        usage[Resource::Verdicts as usize] = cells.saturating_mul(pods);
+        usage
+    }
+}
+
+fn rules(policy: &Policy, direction: Direction) -> &[Rule] {
+    match policy.isolation(direction) {
+        Isolation::Open => &[],
+        Isolation::Isolated(rules) => rules,
+    }
+}
+
+fn peers(rule: &Rule) -> &[Peer] {
+    match &rule.peers {
+        Peers::Any => &[],
+        Peers::Listed(peers) => peers,
+    }
+}
+
+/// Protocol and port before which something begins, 65536 being the end.
+type Edge = (Protocol, u32);
+
+/// What counts of one policy.
+#[derive(Debug)]
+struct Item {
+    name: Arc<str>,
+    edges: Vec<Edge>,
+    prefixes: Vec<Prefix>,
+    /// Where its blocks begin, and which block it is.
+    blocks: Vec<(Prefix, u64)>,
+    selectors: Vec<u64>,
+    /// By direction: the ranges of each rule.
+    rules: [Vec<Vec<(Protocol, u16, u16)>>; 2],
+}
+
+/// What the policies of one namespace take together, and what is left when the largest are set aside.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    items: Vec<Item>,
+    /// Of each item by direction: in how many of the distinct sets that isolate pods of this node it is.
+    counts: Vec<[u64; 2]>,
+    all: Usage,
+    /// What the last decision did, in its order: asked for again, it is not computed again.
+    steps: Vec<Step>,
+    done: usize,
+}
+
+#[derive(Debug)]
+struct Step {
+    resource: Resource,
+    limit: u64,
+    aside: Vec<usize>,
+    takes: Vec<u64>,
+    left: Usage,
+}
+
+impl Ledger {
+    pub(super) fn new<'a>(policies: impl Iterator<Item = &'a Policy>, pods: &[&Pod]) -> Self {
+        let policies: Vec<(&Policy, Index)> = policies.map(|p| (p, Index::new(&p.selector))).collect();
+        let mut sets = BTreeSet::new();
+        let mut live: Vec<Vec<&Pod>> = vec![vec![]; policies.len()];
+        for pod in pods {
+            let selecting =
+                policies.iter().enumerate().filter(|(_, (p, index))| index.matches(&p.selector, &pod.labels));
+            let selecting: Vec<usize> = selecting.map(|(i, _)| i).collect();
+            selecting.iter().for_each(|i| live[*i].push(pod));
+            for direction in Direction::BOTH {
+                let isolates = |i: &&usize| matches!(policies[**i].0.isolation(direction), Isolation::Isolated(_));
+                let set: Vec<usize> = selecting.iter().filter(isolates).copied().collect();
+                // Port names make sets of their own; that they are rare is good enough for a size.
+                sets.insert((direction, set));
+            }
+        }
+        let items = policies.iter().zip(&live).map(|((policy, _), pods)| Item::of(policy, pods)).collect();
+        let mut counts = vec![[0; 2]; policies.len()];
+        for (direction, set) in sets {
+            set.into_iter().for_each(|i| counts[i][direction as usize] += 1);
+        }
+        let mut ledger = Self { items, counts, all: [0; RESOURCES.len()], steps: vec![], done: 0 };
+        let live: Vec<usize> = (0..ledger.items.len()).filter(|i| ledger.counts[*i] != [0, 0]).collect();
+        ledger.all = ledger.usage(&live);
+        ledger
+    }
+
+    /// A new decision begins.
+    pub(super) fn rewind(&mut self) {
+        self.done = 0;
+    }
+
+    pub(super) fn used(&self, resource: Resource) -> u64 {
+        let usage = self.done.checked_sub(1).map_or(&self.all, |last| &self.steps[last].left);
+        usage[resource as usize]
+    }
+
+    /// Sets the largest policies aside until the others take at most `limit` of `resource`; their names, and what each of
+    /// them takes alone.
+    pub(super) fn reduce(&mut self, resource: Resource, limit: u64) -> Vec<(Arc<str>, u64)> {
+        let known = self.steps.get(self.done).is_some_and(|step| (step.resource, step.limit) == (resource, limit));
+        if !known {
+            self.steps.truncate(self.done);
+            let step = self.step(resource, limit);
+            self.steps.push(step);
+        }
+        let step = &self.steps[self.done];
+        self.done += 1;
+        step.aside.iter().zip(&step.takes).map(|(i, takes)| (self.items[*i].name.clone(), *takes)).collect()
+    }
+
+    fn step(&self, resource: Resource, limit: u64) -> Step {
+        let gone: HashSet<usize> = self.steps.iter().flat_map(|step| &step.aside).copied().collect();
+        let live = (0..self.items.len()).filter(|i| !gone.contains(i) && self.counts[*i] != [0, 0]);
+        let mut order: Vec<(u64, usize)> = live.map(|i| (self.usage(&[i])[resource as usize], i)).collect();
+        // Items are in the order of their names, which decides between equals.
+        order.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        let without = |count: usize| {
+            let left: Vec<usize> = order[count..].iter().map(|(_, i)| *i).collect();
+            self.usage(&left)
+        };
+        // What is left never grows with what goes.
+        let (mut few, mut many) = (0, order.len());
+        while few < many {
+            let middle = few.midpoint(many);
+            if without(middle)[resource as usize] <= limit { many = middle } else { few = middle + 1 }
+        }
+        let (takes, aside) = order[..many].iter().copied().unzip();
+        Step { resource, limit, aside, takes, left: without(many) }
+    }
+
+    /// What these items take together.
+    fn usage(&self, kept: &[usize]) -> Usage {
+        let items = || kept.iter().map(|i| &self.items[*i]);
+        let edges = distinct(items().flat_map(|item| item.edges.iter().copied()));
+        let prefixes = distinct(items().flat_map(|item| item.prefixes.iter().copied()));
+        let of = |family: Family| prefixes.iter().filter(|p| p.family == family).count() as u64;
+        let mut usage = [0; RESOURCES.len()];
+        usage[Resource::Ports as usize] = edges.len() as u64;
+        usage[Resource::BlocksV4 as usize] = of(Family::V4);
+        usage[Resource::BlocksV6 as usize] = of(Family::V6);
+        usage[Resource::TrieV6 as usize] = steps(&prefixes);
+        usage[Resource::Members as usize] =
+            members(&prefixes, distinct(items().flat_map(|item| item.blocks.iter().copied())));
+        usage[Resource::Selectors as usize] =
+            distinct(items().flat_map(|item| item.selectors.iter().copied())).len() as u64;
+        for &i in kept {
+            for direction in Direction::BOTH {
+                let (rules, sets) = (&self.items[i].rules[direction as usize], self.counts[i][direction as usize]);
+                let cells: u64 = rules.iter().flatten().map(|range| classes(&edges, *range)).sum();
+                usage[Resource::Rows as usize] += rules.len() as u64 * sets;
+                usage[Resource::Verdicts as usize] += cells * sets;
+            }
+        }
+        usage
+    }
+}
+
+impl Item {
+    /// Nothing that is named on other nodes' pods is counted: a port's name in a rule for egress.
+    fn of(policy: &Policy, pods: &[&Pod]) -> Self {
+        let mut item = Self {
+            name: policy.key.name.clone(),
+            edges: vec![],
+            prefixes: vec![],
+            blocks: vec![],
+            selectors: vec![],
+            rules: [vec![], vec![]],
+        };
+        for direction in Direction::BOTH {
+            for rule in rules(policy, direction) {
+                let mut ranges = vec![];
+                if let Ports::Listed(ports) = &rule.ports {
+                    for port in ports {
+                        match port {
+                            Port::Every(protocol) => ranges.push((*protocol, 0, u16::MAX)),
+                            Port::Range { protocol, first, last } => ranges.push((*protocol, *first, *last)),
+                            Port::Named { protocol, name } if direction == Direction::Ingress => {
+                                let numbers = pods.iter().flat_map(|pod| pod.resolve_port(*protocol, name));
+                                ranges.extend(numbers.collect::<BTreeSet<_>>().into_iter().map(|n| (*protocol, n, n)));
+                            }
+                            Port::Named { .. } | Port::Nothing => {}
+                        }
+                    }
+                }
+                for &(protocol, first, last) in &ranges {
+                    let (first, end) = (u32::from(first), u32::from(last) + 1);
+                    item.edges
+                        .extend([first, end].into_iter().filter(|e| (1..=0xffff).contains(e)).map(|e| (protocol, e)));
+                }
+                for peer in peers(rule) {
+                    item.peer(&policy.key.namespace, peer);
+                }
+                item.rules[direction as usize].push(ranges);
+            }
+        }
+        item.edges = distinct(item.edges.iter().copied());
+        item.prefixes = distinct(item.prefixes.iter().copied());
+        item
+    }
+
+    fn peer(&mut self, own: &Arc<str>, peer: &Peer) {
+        match peer {
+            Peer::Block(block) => {
+                let cidr = Prefix::of(block.cidr);
+                // A block of a whole family is no class (`sets::whole_family`).
+                if cidr.length > 0 || !block.except.is_empty() {
+                    self.prefixes.push(cidr);
+                    self.prefixes.extend(block.except.iter().map(|e| Prefix::of(*e)));
+                    self.blocks.push((cidr, fingerprint(block)));
+                }
+            }
+            Peer::Pods { namespaces, pods } => {
+                let scope: (Option<&Arc<str>>, Option<&Selector>) = match namespaces {
+                    Namespaces::Own => (Some(own), None),
+                    Namespaces::Matching(selector) => (None, Some(selector)),
+                };
+                self.selectors.push(fingerprint(&(scope, pods)));
+            }
+            Peer::Nothing => {}
+        }
+    }
+}
+
+fn distinct<T: Ord>(list: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = list.collect();
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+/// Port classes that a range consists of, between these edges.
+fn classes(edges: &[Edge], (protocol, first, last): (Protocol, u16, u16)) -> u64 {
+    let before = |port: u32| edges.partition_point(|edge| *edge <= (protocol, port));
+    1 + (before(last.into()) - before(first.into())) as u64
+}
+
+/// Blocks of the IPv6 trie on the way to these prefixes.
+fn steps(prefixes: &[Prefix]) -> u64 {
+    let mut steps = HashSet::new();
+    for prefix in prefixes.iter().filter(|p| p.family == Family::V6) {
+        let below = u64::from(prefix.length.saturating_sub(16)).div_ceil(8);
+        for step in (0..below).rev() {
+            if !steps.insert(prefix.shortened(16 + 8 * step as u8)) {
+                break;
+            }
+        }
+    }
+    steps.len() as u64
+}
+
+/// For each prefix the blocks that begin at or above it, added up.
+fn members(prefixes: &[Prefix], blocks: Vec<(Prefix, u64)>) -> u64 {
+    let mut begins: HashMap<Prefix, u64> = HashMap::new();
+    let mut lengths: [BTreeSet<u8>; 2] = Default::default();
+    for (prefix, _) in blocks {
+        *begins.entry(prefix).or_default() += 1;
+        lengths[prefix.family as usize].insert(prefix.length);
+    }
+    let covers = |prefix: &Prefix| {
+        let lengths = lengths[prefix.family as usize].range(..=prefix.length);
+        lengths.filter_map(|length| begins.get(&prefix.shortened(*length))).sum::<u64>()
+    };
+    prefixes.iter().map(covers).sum()
+}
+
+/// What stands for a Service that is set aside: its addresses are closed instead of being judged by backend. Its nodePorts
+/// are few, since the API server gives them out, and stay as they are.
+pub(super) fn closed(service: Service) -> Service {
+    let mut addresses: Vec<IpAddr> = distinct(service.addresses.iter().copied());
+    addresses.truncate(CLOSED_ADDRESSES);
+    let mut ports: Vec<(Protocol, u16, u16)> = vec![];
+    for (protocol, number) in distinct(service.ports.iter().map(|p| (p.protocol, p.number))) {
+        match ports.last_mut() {
+            Some((p, _, last)) if *p == protocol && *last + 1 == number => *last = number,
+            _ => ports.push((protocol, number, number)),
+        }
+    }
+    if ports.len() > CLOSED {
+        // Too many holes: from the first port to the last one.
+        ports.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                kept.2 = next.2;
+            }
+            same
+        });
+    }
+    let kept = service.ports.into_iter().filter(|p| p.node_port.is_some()).collect();
+    Service { addresses: vec![], ports: kept, closed: Closed { addresses, ports }, ..service }
+}

@@ -1,0 +1,377 @@
+//! Shares: what each namespace may take of one node's tables, so that no object of one tenant stops the others (S33).
+//!
+//! ```text
+//! limits    how much of each resource there is, for the node and for one namespace
+//! measure   what policies would take, from their text alone
+//! Shares    which policies and Services are set aside; turns events into those that are compiled
+//! ```
+//!
+//! What is set aside isolates as before and allows nothing (S10); a Service is closed. The
+//! decision is a function of the cluster alone: the largest users give up their largest objects, in a fixed order,
+//! until everything fits, so that a restart decides the same and a namespace that takes less than its equal share is
+//! never touched. It is made from sizes, before anything is compiled and before a target is touched.
+//!
+//! Not here: how it is reported (the runtime), and ids that run out all the same (`Compiler::usage`).
+
+mod account;
+mod limits;
+mod measure;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use netpolc_policy::{Cluster, Isolation, ObjectKey, Pod, Policy, Service};
+
+pub use self::limits::{Limits, RESOURCES, Resource, Room, Usage};
+use self::{account::Account, measure::pairs};
+use crate::{Event, Scope};
+
+/// A policy or a Service that is set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    /// Which.
+    pub object: ObjectKey,
+    /// Whether it is a policy or a Service.
+    pub kind: Kind,
+    /// What there is too much of.
+    pub resource: Resource,
+    /// How much of it the object takes by itself.
+    pub takes: u64,
+    /// How much of it its namespace takes with everything that it has.
+    pub namespace: u64,
+    /// How much the namespace may take while the others take what they do.
+    pub limit: u64,
+}
+
+/// What is set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// It isolates, and allows nothing.
+    Policy,
+    /// Its addresses are closed to pods whose egress is isolated.
+    Service,
+}
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, kind, resource, takes, namespace, limit } = self;
+        let (what, advice) = (resource.what(), resource.advice());
+        let (kind, meanwhile) = match kind {
+            Kind::Policy => ("NetworkPolicy", "the pods that it selects stay isolated and it allows nothing"),
+            Kind::Service => ("Service", "pods whose egress is isolated do not reach its addresses"),
+        };
+        write!(
+            f,
+            "{kind} {object} is set aside, {meanwhile}: it takes {takes} {what}, namespace {} takes {namespace} and may take \
+             {limit} on this node; {advice}",
+            object.namespace
+        )
+    }
+}
+
+/// Why a namespace is set aside as a whole: the ids of its classes or rows, which only the compiler can count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Blame {
+    resource: Resource,
+    takes: u64,
+    limit: u64,
+}
+
+/// Who may have what of the node's tables. Knows the cluster's pods of this node, and sizes.
+#[derive(Debug)]
+pub struct Shares {
+    scope: Scope,
+    limits: Limits,
+    /// Namespaces with pods of this node: only their policies take anything.
+    accounts: BTreeMap<Arc<str>, Account>,
+    /// Addresses x ports.
+    services: BTreeMap<ObjectKey, u64>,
+    policies_aside: BTreeMap<ObjectKey, Aside>,
+    services_aside: BTreeMap<ObjectKey, Aside>,
+    blamed: BTreeMap<Arc<str>, Blame>,
+    /// The policies and Services that were set aside when the last events were handed on.
+    handed_on: [BTreeSet<ObjectKey>; 2],
+}
+
+impl Shares {
+    /// Knows nothing yet, and sets nothing aside.
+    pub fn new(scope: Scope, limits: Limits) -> Self {
+        Self {
+            scope,
+            limits,
+            accounts: BTreeMap::new(),
+            services: BTreeMap::new(),
+            policies_aside: BTreeMap::new(),
+            services_aside: BTreeMap::new(),
+            blamed: BTreeMap::new(),
+            handed_on: Default::default(),
+        }
+    }
+
+    /// Decides about a whole cluster, which the compiler is to take in by [`Compiler::load_admitted`](crate::Compiler).
+    pub fn load(&mut self, cluster: &Cluster) {
+        self.accounts.clear();
+        self.services.clear();
+        for pod in cluster.pods.values() {
+            if self.is_local(pod) {
+                self.account(&pod.key.namespace).set_pod(&pod.key, Some(pod));
+            }
+        }
+        for (key, policy) in &cluster.policies {
+            if let Some(account) = self.accounts.get_mut(&key.namespace) {
+                account.set_policy(&key.name, Some(policy));
+            }
+        }
+        self.services = cluster.services.iter().map(|(key, service)| (key.clone(), pairs(service))).collect();
+        self.decide(cluster);
+        self.handed_on = self.keys();
+    }
+
+    fn keys(&self) -> [BTreeSet<ObjectKey>; 2] {
+        [&self.policies_aside, &self.services_aside].map(|aside| aside.keys().cloned().collect())
+    }
+
+    /// The events that lead a compiler to what `cluster` says, as far as it is admitted, after it had been led to what
+    /// was admitted before. `cluster` is the one after the events.
+    pub fn admit(&mut self, cluster: &Cluster, events: Vec<Event>) -> Vec<Event> {
+        let mut looks = false;
+        for event in &events {
+            looks |= self.note(cluster, event);
+        }
+        if looks {
+            self.decide(cluster);
+        }
+        let now = self.keys();
+        let before = std::mem::replace(&mut self.handed_on, now.clone());
+        let (mut policies, mut services) = (BTreeSet::new(), BTreeSet::new());
+        let mut admitted: Vec<Event> = events
+            .into_iter()
+            .map(|event| match event {
+                Event::Policy { key, policy } => {
+                    policies.insert(key.clone());
+                    Event::Policy { policy: policy.map(|policy| self.policy(policy)), key }
+                }
+                Event::Service { key, service } => {
+                    services.insert(key.clone());
+                    Event::Service { service: service.map(|service| self.service(&key, service)), key }
+                }
+                other => other,
+            })
+            .collect();
+        // Those whose standing changed without an event of their own.
+        for key in before[0].symmetric_difference(&now[0]).filter(|key| !policies.contains(*key)) {
+            let policy = cluster.policies.get(key).map(|policy| self.policy(policy.clone()));
+            admitted.push(Event::Policy { key: key.clone(), policy });
+        }
+        for key in before[1].symmetric_difference(&now[1]).filter(|key| !services.contains(*key)) {
+            let service = cluster.services.get(key).map(|service| self.service(key, service.clone()));
+            admitted.push(Event::Service { key: key.clone(), service });
+        }
+        admitted
+    }
+
+    /// The policy as it is compiled.
+    pub fn policy(&self, policy: Policy) -> Policy {
+        if !self.policies_aside.contains_key(&policy.key) {
+            return policy;
+        }
+        let allow_nothing = |isolation: Isolation| match isolation {
+            Isolation::Open => Isolation::Open,
+            Isolation::Isolated(_) => Isolation::Isolated(vec![]),
+        };
+        Policy { ingress: allow_nothing(policy.ingress), egress: allow_nothing(policy.egress), ..policy }
+    }
+
+    /// The Service as it is compiled.
+    pub fn service(&self, key: &ObjectKey, service: Service) -> Service {
+        if self.services_aside.contains_key(key) { measure::closed(service) } else { service }
+    }
+
+    /// The cluster as it is compiled.
+    pub fn cluster(&self, cluster: &Cluster) -> Cluster {
+        let mut admitted = cluster.clone();
+        for key in self.policies_aside.keys() {
+            if let Some(policy) = admitted.policies.get_mut(key) {
+                *policy = self.policy(policy.clone());
+            }
+        }
+        for key in self.services_aside.keys() {
+            if let Some(service) = admitted.services.get_mut(key) {
+                *service = self.service(key, service.clone());
+            }
+        }
+        admitted
+    }
+
+    /// What is set aside, in order.
+    pub fn aside(&self) -> impl Iterator<Item = &Aside> {
+        self.policies_aside.values().chain(self.services_aside.values())
+    }
+
+    /// Ids ran out although the sizes are within their limits: the namespace that takes most of them is set aside as a
+    /// whole until something about it changes. False: nobody is left who could give any up.
+    pub fn blame(
+        &mut self,
+        cluster: &Cluster,
+        resource: Resource,
+        usage: &BTreeMap<Arc<str>, u64>,
+        limit: u64,
+    ) -> bool {
+        let candidates = usage.iter().filter(|(namespace, _)| !self.blamed.contains_key(*namespace));
+        let heaviest = candidates.max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
+        let Some((namespace, &takes)) = heaviest.filter(|(_, takes)| **takes > 0) else { return false };
+        self.blamed.insert(namespace.clone(), Blame { resource, takes, limit });
+        self.decide(cluster);
+        true
+    }
+
+    fn account(&mut self, namespace: &Arc<str>) -> &mut Account {
+        self.accounts.entry(namespace.clone()).or_default()
+    }
+
+    fn is_local(&self, pod: &Pod) -> bool {
+        let here = match &self.scope {
+            Scope::Everywhere => true,
+            Scope::Node(name) => pod.node.as_ref() == Some(name),
+        };
+        here && pod.is_policed()
+    }
+
+    /// True where sizes may have changed.
+    fn note(&mut self, cluster: &Cluster, event: &Event) -> bool {
+        match event {
+            Event::Policy { key, policy } => {
+                self.blamed.remove(&key.namespace);
+                let Some(account) = self.accounts.get_mut(&key.namespace) else { return false };
+                account.set_policy(&key.name, policy.as_ref());
+                true
+            }
+            Event::Service { key, service } => {
+                match service {
+                    Some(service) => self.services.insert(key.clone(), pairs(service)),
+                    None => self.services.remove(key),
+                };
+                true
+            }
+            Event::Pod { key, pod } => {
+                let pod = pod.as_ref().filter(|pod| self.is_local(pod));
+                let known = self.accounts.contains_key(&key.namespace);
+                if !known && pod.is_none() {
+                    return false;
+                }
+                let account = self.account(&key.namespace);
+                let changed = account.set_pod(key, pod);
+                if !known {
+                    let first = ObjectKey::new(key.namespace.clone(), "");
+                    let here = cluster.policies.range(first..).take_while(|(k, _)| k.namespace == key.namespace);
+                    here.for_each(|(k, policy)| account.set_policy(&k.name, Some(policy)));
+                }
+                if account.is_empty() {
+                    self.accounts.remove(&key.namespace);
+                }
+                if changed {
+                    self.blamed.remove(&key.namespace);
+                }
+                changed
+            }
+            Event::Namespace { .. } | Event::Node { .. } | Event::Interface { .. } => false,
+        }
+    }
+
+    fn decide(&mut self, cluster: &Cluster) {
+        self.decide_services();
+        self.policies_aside.clear();
+        let bounds: Vec<Usage> = self.accounts.values().map(Account::bound).collect();
+        let fits = RESOURCES.into_iter().all(|r| {
+            let each = bounds.iter().all(|bound| bound[r as usize] <= self.limits.namespace[r as usize]);
+            each && bounds.iter().map(|b| b[r as usize]).sum::<u64>() <= self.limits.node[r as usize]
+        });
+        if !fits {
+            self.decide_exactly(cluster);
+        }
+        for (namespace, blame) in &self.blamed {
+            let Some(account) = self.accounts.get(namespace) else { continue };
+            for name in account.policies() {
+                let object = ObjectKey { namespace: namespace.clone(), name: name.clone() };
+                let Blame { resource, takes, limit } = *blame;
+                let aside =
+                    Aside { kind: Kind::Policy, resource, takes, namespace: takes, limit, object: object.clone() };
+                self.policies_aside.entry(object).or_insert(aside);
+            }
+        }
+    }
+
+    fn decide_exactly(&mut self, cluster: &Cluster) {
+        for (namespace, account) in &mut self.accounts {
+            account.look(namespace, cluster);
+        }
+        for resource in RESOURCES {
+            let level = level(self.accounts.values().map(|a| a.used(resource)), self.limits.node[resource as usize]);
+            let limit = level.min(self.limits.namespace[resource as usize]);
+            for (namespace, account) in &mut self.accounts {
+                let used = account.used(resource);
+                if used <= limit {
+                    continue;
+                }
+                for (name, takes) in account.reduce(resource, limit) {
+                    let object = ObjectKey { namespace: namespace.clone(), name };
+                    let aside =
+                        Aside { kind: Kind::Policy, resource, takes, namespace: used, limit, object: object.clone() };
+                    self.policies_aside.insert(object, aside);
+                }
+            }
+        }
+    }
+
+    fn decide_services(&mut self) {
+        self.services_aside.clear();
+        let resource = Resource::Services;
+        let mut by_namespace: BTreeMap<Arc<str>, Vec<(u64, ObjectKey)>> = BTreeMap::new();
+        let mut used: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for (key, &takes) in &self.services {
+            if takes > self.limits.service {
+                let (limit, object) = (self.limits.service, key.clone());
+                let aside = Aside { kind: Kind::Service, resource, takes, namespace: takes, limit, object };
+                self.services_aside.insert(key.clone(), aside);
+                continue;
+            }
+            *used.entry(key.namespace.clone()).or_default() += takes;
+            by_namespace.entry(key.namespace.clone()).or_default().push((takes, key.clone()));
+        }
+        let level = level(used.values().copied(), self.limits.node[resource as usize]);
+        let limit = level.min(self.limits.namespace[resource as usize]);
+        for (namespace, total) in used.into_iter().filter(|(_, used)| *used > limit) {
+            let mut list = by_namespace.remove(&namespace).unwrap_or_default();
+            list.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+            let mut left = total;
+            for (takes, object) in list {
+                if left <= limit {
+                    break;
+                }
+                left -= takes;
+                let aside =
+                    Aside { kind: Kind::Service, resource, takes, namespace: total, limit, object: object.clone() };
+                self.services_aside.insert(object, aside);
+            }
+        }
+    }
+}
+
+/// The most that each may take so that all together fit: whoever takes less keeps what he takes (max-min fairness).
+fn level(used: impl Iterator<Item = u64>, mut room: u64) -> u64 {
+    let mut used: Vec<u64> = used.collect();
+    used.sort_unstable();
+    let mut left = used.len() as u64;
+    for takes in used {
+        let equal = room / left;
+        if takes > equal {
+            return equal;
+        }
+        room -= takes;
+        left -= 1;
+    }
+    u64::MAX
+}

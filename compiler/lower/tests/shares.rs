@@ -1,0 +1,480 @@
+//! One tenant does its worst, and nobody else notices (S33): a fixed bystander next to offenders of every kind that is
+//! known, at random sizes. What is over its share is set aside alone, isolates and allows nothing, and is named.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use netpolc_lower::{Compiler, Event, Kind, Limits, Resource, Room, Scope, Shares, verify};
+use netpolc_policy::{
+    Block, Cluster, Direction, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
+    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort,
+};
+use netpolc_table::{
+    Program,
+    eval::{self, Pipeline, Verdict},
+};
+use netpolc_testbed::random::Rng;
+
+const NODE: &str = "n1";
+
+fn node() -> Scope {
+    Scope::Node(NODE.into())
+}
+
+fn pod(namespace: &str, name: &str, address: &str) -> Pod {
+    Pod {
+        key: ObjectKey::new(namespace, name),
+        uid: None,
+        node: Some(NODE.into()),
+        labels: [("app", name)].into_iter().collect(),
+        addresses: vec![address.parse().unwrap()],
+        network: PodNetwork::Own,
+        phase: Phase::Active,
+        ports: vec![],
+    }
+}
+
+fn selector(key: &str, value: &str) -> Selector {
+    Selector { requirements: vec![Requirement { key: key.into(), operator: Operator::In(vec![value.into()]) }] }
+}
+
+fn port(protocol: Protocol, first: u16, last: u16) -> Port {
+    Port::Range { protocol, first, last }
+}
+
+fn policy(namespace: &str, name: &str, pods: Selector, rules: Vec<Rule>) -> Policy {
+    Policy {
+        key: ObjectKey::new(namespace, name),
+        selector: pods,
+        ingress: Isolation::Isolated(rules.clone()),
+        egress: Isolation::Isolated(rules),
+    }
+}
+
+fn block(cidr: &str) -> Peer {
+    Peer::Block(Block { cidr: cidr.parse().unwrap(), except: vec![] })
+}
+
+/// Two tenants, `shop` and `bank`, with a pod of `evil` on their node.
+fn bystanders() -> Cluster {
+    let mut cluster = Cluster::default();
+    for namespace in ["shop", "bank", "evil"] {
+        cluster.namespaces.insert(namespace.into(), [("name", namespace)].into_iter().collect());
+    }
+    cluster.nodes.insert(NODE.into(), Node { addresses: vec!["192.168.0.1".parse().unwrap()] });
+    for pod in [
+        pod("shop", "web", "10.1.0.1"),
+        pod("shop", "db", "10.1.0.2"),
+        pod("bank", "vault", "10.1.0.3"),
+        pod("evil", "a", "10.1.0.66"),
+    ] {
+        cluster.pods.insert(pod.key.clone(), pod);
+    }
+    let wide = Rule {
+        peers: Peers::Listed(vec![block("10.0.0.0/8"), block("2001:db8::/32")]),
+        ports: Ports::Listed(vec![Port::Every(Protocol::Tcp), port(Protocol::Udp, 53, 53)]),
+    };
+    let web = Rule {
+        peers: Peers::Listed(vec![
+            Peer::Pods { namespaces: Namespaces::Own, pods: selector("app", "web") },
+            Peer::Pods { namespaces: Namespaces::Matching(selector("name", "bank")), pods: Selector::default() },
+        ]),
+        ports: Ports::Listed(vec![port(Protocol::Tcp, 8000, 8080)]),
+    };
+    for policy in [
+        policy("shop", "db", selector("app", "db"), vec![web.clone()]),
+        policy("shop", "all", Selector::default(), vec![wide]),
+        policy("bank", "vault", Selector::default(), vec![web]),
+    ] {
+        cluster.policies.insert(policy.key.clone(), policy);
+    }
+    let service = Service {
+        addresses: vec!["10.96.0.10".parse().unwrap()],
+        ports: vec![ServicePort { protocol: Protocol::Udp, number: 53, node_port: None }],
+        ..Service::default()
+    };
+    cluster.services.insert(ObjectKey::new("shop", "dns"), service);
+    cluster
+}
+
+fn v4(i: u32) -> String {
+    format!("{}.{}.{}.1", 11 + (i >> 16), i >> 8 & 255, i & 255)
+}
+
+/// The ways to take much of something that are known; `n` is how much.
+fn offend(kind: usize, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'static str {
+    let any = || Peers::Any;
+    let single = |i: u32| port(Protocol::Tcp, (1 + 2 * i % 65535) as u16, (1 + 2 * i % 65535) as u16);
+    let listed = |peers: Vec<Peer>| Rule { peers: Peers::Listed(peers), ports: Ports::Any };
+    let mut random_v6 = |length: u8| {
+        let bits = (u128::from(rng.draw()) << 64 | u128::from(rng.draw())) >> (128 - length) << (128 - length);
+        block(&format!("{}/{length}", std::net::Ipv6Addr::from(bits)))
+    };
+    let hosts = |n: u32| (0..n).map(|i| block(&format!("{}/32", v4(i)))).collect::<Vec<_>>();
+    let (what, rules): (_, Vec<Rule>) = match kind {
+        0 => ("single ports", vec![Rule { peers: any(), ports: Ports::Listed((0..n).map(single).collect()) }]),
+        1 => {
+            let all = |i| Protocol::ALL.map(|p| port(p, (1 + 2 * i % 65535) as u16, (1 + 2 * i % 65535) as u16));
+            (
+                "ports of three protocols",
+                vec![Rule { peers: any(), ports: Ports::Listed((0..n).flat_map(all).collect()) }],
+            )
+        }
+        2 => ("addresses", vec![listed(hosts(n))]),
+        3 => ("scattered IPv6 prefixes", vec![listed((0..n).map(|_| random_v6(127)).collect())]),
+        4 => {
+            let rule = |i: u32| Rule {
+                peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]),
+                ports: Ports::Listed(vec![port(Protocol::Tcp, (1 + i % 65535) as u16, (1 + i % 65535) as u16)]),
+            };
+            ("rules, each with a port", (0..n).map(rule).collect())
+        }
+        5 => {
+            let within = |i: u32| (8..=24).map(move |l| (i, l));
+            let nested = (0..n / 17).flat_map(within).map(|(i, l)| {
+                let address = 0x0b00_0000 + (i.wrapping_mul(0x9e37_79b9) & 0x00ff_ffff) >> (32 - l) << (32 - l);
+                listed(vec![block(&format!("{}/{l}", std::net::Ipv4Addr::from(address)))])
+            });
+            ("nested prefixes", nested.collect())
+        }
+        6 => {
+            let except = (0..n).map(|i| format!("10.{}.{}.{}/32", i >> 8 & 255, i & 255, i >> 16).parse().unwrap());
+            let block = Block { cidr: "10.0.0.0/8".parse().unwrap(), except: except.collect() };
+            ("one block with many excepts", vec![listed(vec![Peer::Block(block)])])
+        }
+        7 => {
+            let one = |i: u32| {
+                Peer::Block(Block {
+                    cidr: "10.0.0.0/8".parse().unwrap(),
+                    except: vec![format!("10.{}.{}.{}/32", i >> 8 & 255, i & 255, i >> 16).parse().unwrap()],
+                })
+            };
+            ("many blocks with one except each", vec![listed((0..n).map(one).collect())])
+        }
+        8 => {
+            let rule = |i: u32| Rule {
+                peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]),
+                ports: Ports::Listed(vec![Port::Every(Protocol::Tcp), single(i)]),
+            };
+            ("rules with all ports next to single ones", (0..n).map(rule).collect())
+        }
+        9 => {
+            let peer = |i: u32| Peer::Pods {
+                namespaces: Namespaces::Matching(Selector::default()),
+                pods: Selector {
+                    requirements: vec![Requirement { key: format!("k{i}").into(), operator: Operator::DoesNotExist }],
+                },
+            };
+            ("selectors that match everything", vec![listed((0..n).map(peer).collect())])
+        }
+        _ => {
+            let service = Service {
+                addresses: (0..n).map(|i| v4(i).parse().unwrap()).collect(),
+                ports: (0..n)
+                    .map(|i| ServicePort {
+                        protocol: Protocol::Tcp,
+                        number: (1 + 2 * i % 65535) as u16,
+                        node_port: None,
+                    })
+                    .collect(),
+                ..Service::default()
+            };
+            cluster.services.insert(ObjectKey::new("evil", "s"), service);
+            ("a Service with addresses x ports", vec![listed(vec![block("11.0.0.0/8"), block("10.96.0.0/12")])])
+        }
+    };
+    let policy = policy("evil", "p", Selector::default(), rules);
+    cluster.policies.insert(policy.key.clone(), policy);
+    what
+}
+
+const KINDS: usize = 11;
+
+fn compile(cluster: &Cluster, limits: Limits, room: &Room) -> (Shares, Compiler) {
+    let mut shares = Shares::new(node(), limits);
+    shares.load(cluster);
+    let mut compiler = Compiler::within(node(), room);
+    compiler.load_admitted(cluster, &shares).unwrap();
+    (shares, compiler)
+}
+
+type Question = (String, Pipeline, IpAddr, u8, Option<u16>);
+
+/// Questions about the bystanders' pods.
+fn questions(rng: &mut Rng) -> Vec<Question> {
+    let addresses =
+        ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.66", "10.96.0.10", "10.9.9.9", "11.0.1.1", "192.168.0.1"];
+    let ports = [1, 2, 53, 79, 80, 81, 7999, 8000, 8080, 8081, 65535];
+    rng.list(300, |rng| {
+        let pod = *rng.pick(&["shop/web", "shop/db", "bank/vault"]);
+        let pipeline = *rng.pick(&Pipeline::BOTH);
+        let remote = match rng.chance(20) {
+            true => v4(rng.draw() as u32 % 30_000).parse().unwrap(),
+            false => rng.pick(&addresses).parse().unwrap(),
+        };
+        let protocol = *rng.pick(&[6, 17, 1]);
+        (pod.to_owned(), pipeline, remote, protocol, (protocol != 1).then(|| *rng.pick(&ports)))
+    })
+}
+
+fn endpoint(compiler: &Compiler, pod: &str) -> u16 {
+    let (namespace, name) = pod.split_once('/').unwrap();
+    compiler.endpoint(&ObjectKey::new(namespace, name)).unwrap()
+}
+
+fn verdict(compiler: &Compiler, (pod, pipeline, remote, protocol, port): &Question) -> Verdict {
+    eval::verdict(compiler.program(), *pipeline, endpoint(compiler, pod), *remote, *protocol, *port)
+}
+
+/// The pod of `evil` is isolated and gets nothing, whatever its policy grants, where that is set aside.
+fn assert_isolated(compiler: &Compiler, what: &str) {
+    let evil = endpoint(compiler, "evil/a");
+    for remote in ["10.1.0.1", "11.0.1.1", "203.0.113.9", "2001:db8::1"] {
+        for (protocol, port) in [(6, Some(1)), (6, Some(80)), (17, Some(53)), (1, None)] {
+            for pipeline in Pipeline::BOTH {
+                let got = eval::verdict(compiler.program(), pipeline, evil, remote.parse().unwrap(), protocol, port);
+                assert!(got != Verdict::Permit, "{what}: {pipeline:?} {remote} {protocol} {port:?} is {got:?}");
+            }
+        }
+    }
+}
+
+fn entries(program: &Program) -> usize {
+    program.tables().map(|table| table.entries.len()).sum()
+}
+
+#[test]
+fn s33_a_bystander_has_the_verdicts_that_it_has_without_the_offender() {
+    let alone = bystanders();
+    let room = Room { classes: [4_096; 2], rows: 4_096, port_classes: 4_096, ..Room::default() };
+    let (_, without) = compile(&alone, Limits::of(&room), &room);
+    let mut kinds = BTreeSet::new();
+    for seed in 0..44 {
+        let mut rng = Rng::new(seed);
+        let mut cluster = alone.clone();
+        let n = [30, 300, 3_000, 20_000][rng.within(0, 3)] as u32;
+        let kind = seed as usize % KINDS;
+        let what = offend(kind, if kind == 10 { n.min(2_000) } else { n }, &mut rng, &mut cluster);
+        let (shares, with) = compile(&cluster, Limits::of(&room), &room);
+        let aside: Vec<_> = shares.aside().cloned().collect();
+        assert!(aside.iter().all(|a| &*a.object.namespace == "evil"), "{what} {n}: {aside:?}");
+        for question in questions(&mut rng) {
+            let (pod, pipeline, remote, ..) = &question;
+            // An address that evil makes a Service's is judged as one (S48), by all.
+            let service =
+                kind == 10 && *pipeline == Pipeline::FromPod && matches!(remote, IpAddr::V4(a) if a.octets()[0] == 11);
+            if !service {
+                assert_eq!(
+                    verdict(&with, &question),
+                    verdict(&without, &question),
+                    "{what} {n}: {question:?} of {pod}"
+                );
+            }
+        }
+        if !aside.is_empty() {
+            kinds.insert(kind);
+            if aside[0].kind == Kind::Policy {
+                assert_isolated(&with, what);
+            }
+        }
+        assert!(entries(with.program()) < 150_000, "{what} {n}: {} entries", entries(with.program()));
+    }
+    assert_eq!(kinds.len(), KINDS, "every kind is over its share at some size: {kinds:?}");
+}
+
+#[test]
+fn s33_what_is_not_set_aside_is_what_the_policies_say() {
+    // Small enough that the oracle can be asked about every boundary.
+    let mut limits = Limits::default();
+    limits.node[Resource::Ports as usize] = 12;
+    limits.namespace[Resource::Ports as usize] = 8;
+    for kind in 0..KINDS {
+        for n in [3, 20] {
+            let mut cluster = bystanders();
+            let what = offend(kind, n, &mut Rng::new(kind as u64), &mut cluster);
+            limits.service = 50;
+            let (shares, compiler) = compile(&cluster, limits.clone(), &Room::default());
+            let found: Vec<String> =
+                verify(&shares.cluster(&cluster), &compiler, 3).iter().map(|c| c.to_string()).collect();
+            assert!(found.is_empty(), "{what} {n}: {found:?}; aside: {:?}", shares.aside().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn s33_the_largest_policies_go_first_and_the_message_says_what_to_do() {
+    let mut cluster = bystanders();
+    let ports = |n: u16| Rule {
+        peers: Peers::Any,
+        ports: Ports::Listed((0..n).map(|i| port(Protocol::Sctp, 1 + 2 * i, 1 + 2 * i)).collect()),
+    };
+    for (name, n) in [("small", 100), ("large", 3_000)] {
+        let policy = policy("evil", name, Selector::default(), vec![ports(n)]);
+        cluster.policies.insert(policy.key.clone(), policy);
+    }
+    let (shares, _) = compile(&cluster, Limits::default(), &Room::default());
+    let said: Vec<String> = shares.aside().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and it allows nothing: it takes 6000 \
+          edges of port ranges, namespace evil takes 6000 and may take 3000 on this node; write ranges (`endPort`) for \
+          neighbouring ports"
+        ]
+    );
+}
+
+#[test]
+fn s33_a_namespace_within_its_equal_share_is_never_touched() {
+    let cidrs = |namespace: &str, name: &str, from: u32, n: u32| {
+        let peers = (from..from + n).map(|i| block(&format!("{}/32", v4(i)))).collect();
+        policy(namespace, name, Selector::default(), vec![Rule { peers: Peers::Listed(peers), ports: Ports::Any }])
+    };
+    let mut cluster = bystanders();
+    for policy in [
+        cidrs("shop", "many", 0, 3_900),
+        cidrs("bank", "some", 10_000, 1_000),
+        cidrs("evil", "p1", 20_000, 4_000),
+        cidrs("evil", "p2", 30_000, 4_000),
+        cidrs("evil", "p3", 40_000, 100),
+    ] {
+        cluster.policies.insert(policy.key.clone(), policy);
+    }
+    let (shares, _) = compile(&cluster, Limits::default(), &Room::default());
+    let aside: Vec<String> = shares.aside().map(|a| a.object.to_string()).collect();
+    assert_eq!(aside, ["evil/p1"], "12,000 are there; of two equal policies the first by name goes");
+}
+
+#[test]
+fn s33_events_set_aside_and_take_back_as_a_compile_from_scratch_would() {
+    let limits = || {
+        let mut limits = Limits::default();
+        limits.node[Resource::BlocksV4 as usize] = 60;
+        limits.namespace[Resource::BlocksV4 as usize] = 45;
+        limits.service = 30;
+        limits
+    };
+    for seed in 0..30 {
+        let mut rng = Rng::new(seed);
+        let mut cluster = bystanders();
+        let mut shares = Shares::new(node(), limits());
+        shares.load(&cluster);
+        let mut compiler = Compiler::new(node());
+        compiler.load_admitted(&cluster, &shares).unwrap();
+        let mut asides = 0;
+        for step in 0..40 {
+            let namespace = *rng.pick(&["shop", "bank", "evil"]);
+            let event = match rng.within(0, 4) {
+                0 => {
+                    let key = ObjectKey::new(namespace, "x");
+                    let n = rng.within(0, 8) as u32;
+                    let ports =
+                        (0..n).map(|i| ServicePort { protocol: Protocol::Tcp, number: i as u16 + 1, node_port: None });
+                    let addresses = (0..n).map(|i| v4(i).parse().unwrap()).collect();
+                    let service = Service { addresses, ports: ports.collect(), ..Service::default() };
+                    Event::Service { key, service: (n > 0).then_some(service) }
+                }
+                1 => {
+                    let mut pod = pod(namespace, "late", "10.1.0.99");
+                    pod.labels = [("app", *rng.pick(&["late", "x"]))].into_iter().collect::<Labels>();
+                    Event::Pod { key: pod.key.clone(), pod: rng.chance(60).then_some(pod) }
+                }
+                _ => {
+                    let (name, n) = (*rng.pick(&["p", "q", "r"]), rng.within(0, 40) as u32);
+                    let from = rng.within(0, 30) as u32;
+                    let peers = (from..from + n).map(|i| block(&format!("{}/32", v4(i)))).collect();
+                    let rule = Rule { peers: Peers::Listed(peers), ports: Ports::Any };
+                    let pods = if rng.chance(50) { Selector::default() } else { selector("app", "late") };
+                    let policy = policy(namespace, name, pods, vec![rule]);
+                    Event::Policy { key: policy.key.clone(), policy: (n > 3).then_some(policy) }
+                }
+            };
+            match event.clone() {
+                Event::Service { key, service: Some(service) } => drop(cluster.services.insert(key, service)),
+                Event::Service { key, service: None } => drop(cluster.services.remove(&key)),
+                Event::Pod { key, pod: Some(pod) } => drop(cluster.pods.insert(key, pod)),
+                Event::Pod { key, pod: None } => drop(cluster.pods.remove(&key)),
+                Event::Policy { key, policy: Some(policy) } => drop(cluster.policies.insert(key, policy)),
+                Event::Policy { key, policy: None } => drop(cluster.policies.remove(&key)),
+                other => panic!("{other:?}"),
+            }
+            let admitted = shares.admit(&cluster, vec![event.clone()]);
+            compiler.apply_all(admitted).unwrap();
+            let (fresh, scratch) = compile(&cluster, limits(), &Room::default());
+            let (got, want) = (shares.aside().collect::<Vec<_>>(), fresh.aside().collect::<Vec<_>>());
+            assert_eq!(got, want, "seed {seed} step {step}: {event:?}");
+            asides += got.len();
+            assert_eq!(
+                compiler.program().canonical(),
+                scratch.program().canonical(),
+                "seed {seed} step {step}: {event:?}"
+            );
+        }
+        assert!(asides > 0, "seed {seed}: something was set aside at some time");
+    }
+}
+
+#[test]
+fn s33_where_ids_run_out_all_the_same_the_heaviest_namespace_is_set_aside() {
+    // 11 selectors tell 1,024 pods apart, which no policy's size tells.
+    let mut cluster = bystanders();
+    for i in 0..1_024u32 {
+        let mut pod = pod("far", &format!("p{i}"), &format!("10.2.{}.{}", i >> 8, i & 255));
+        pod.node = Some("n2".into());
+        pod.labels = (0..10).filter(|bit| i >> bit & 1 == 1).map(|bit| (format!("k{bit}"), "")).collect();
+        cluster.pods.insert(pod.key.clone(), pod);
+    }
+    let peer = |bit: u32| Peer::Pods {
+        namespaces: Namespaces::Matching(Selector::default()),
+        pods: Selector {
+            requirements: vec![Requirement { key: format!("k{bit}").into(), operator: Operator::Exists }],
+        },
+    };
+    let rule = Rule { peers: Peers::Listed((0..10).map(peer).collect()), ports: Ports::Any };
+    let evil = policy("evil", "p", Selector::default(), vec![rule]);
+    cluster.policies.insert(evil.key.clone(), evil);
+    let room = Room { classes: [512; 2], ..Room::default() };
+    let mut shares = Shares::new(node(), Limits::of(&room));
+    shares.load(&cluster);
+    assert_eq!(shares.aside().count(), 0);
+    let mut compiler = Compiler::within(node(), &room);
+    let overflow = compiler.load_admitted(&cluster, &shares).unwrap_err();
+    let usage = compiler.usage(overflow.what);
+    assert!(usage["evil"] > 400 && usage["shop"] < 10, "{usage:?}");
+    assert!(shares.blame(&cluster, overflow.what.resource().unwrap(), &usage, overflow.capacity.into()));
+    let mut compiler = Compiler::within(node(), &room);
+    compiler.load_admitted(&cluster, &shares).unwrap();
+    assert_isolated(&compiler, "classes of pods");
+    let admitted = shares.cluster(&cluster);
+    assert!(
+        admitted.policies[&ObjectKey::new("evil", "p")].isolation(Direction::Ingress) == &Isolation::Isolated(vec![])
+    );
+    // It is tried again when it changes.
+    cluster.policies.remove(&ObjectKey::new("evil", "p"));
+    shares.admit(&cluster, vec![Event::Policy { key: ObjectKey::new("evil", "p"), policy: None }]);
+    assert_eq!(shares.aside().count(), 0);
+}
+
+#[test]
+fn s59_pods_beyond_what_the_tables_hold_are_named_and_the_others_are_enforced() {
+    let mut cluster = bystanders();
+    for i in 0..300u32 {
+        let mut pending = pod("evil", &format!("pending{i}"), "10.3.0.1");
+        pending.addresses.clear();
+        cluster.pods.insert(pending.key.clone(), pending);
+    }
+    let room = Room { endpoints: 6, ..Room::default() };
+    let (_, mut compiler) = compile(&cluster, Limits::default(), &room);
+    assert_eq!(compiler.endpoints().count(), 4, "a pod without an address needs no endpoint");
+    let running = |i: u32| {
+        let pod = pod("evil", &format!("pending{i}"), &format!("10.3.0.{i}"));
+        Event::Pod { key: pod.key.clone(), pod: Some(pod) }
+    };
+    compiler.apply_all((1..4).map(running)).unwrap();
+    let said: Vec<String> = compiler.diagnostics().iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("pod evil/pending2 is not enforced: the tables hold 5 pods"), "{said:?}");
+    let gone = ObjectKey::new("evil", "pending1");
+    compiler.apply(Event::Pod { key: gone, pod: None }).unwrap();
+    compiler.apply_all([]).unwrap();
+    assert!(compiler.endpoint(&ObjectKey::new("evil", "pending2")).is_some(), "its id came back");
+}
