@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use netpolc_table::Program;
 use netpolc_target::{Error, Hook, semantics::Phase};
 use netpolc_target_ebpf::{self as ebpf, Ebpf, Hold, Inserted};
 
@@ -54,6 +55,10 @@ impl Enforcer for Ebpf {
 
     fn check(&mut self) -> Result<Vec<String>, Error> {
         Ebpf::check(self)
+    }
+
+    fn make_room(&mut self, program: &Program) -> Result<(), Error> {
+        Ebpf::make_room(self, program)
     }
 
     fn prepare(&mut self) -> Result<(), Error> {

@@ -76,6 +76,15 @@ pub trait Enforcer: Target {
         Ok(vec![])
     }
 
+    /// Grows, where that is needed and possible, to what `program` needs in one go, before it is written: entry by entry
+    /// each table would grow by itself, again and again, while packets' owners wait.
+    ///
+    /// # Errors
+    /// The kernel refuses. What does not fit is no error here.
+    fn make_room(&mut self, _program: &Program) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Called when the tables are in step, with what they hold: brings along what is kept besides them, such as a
     /// NIC's filters.
     ///

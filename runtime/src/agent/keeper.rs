@@ -12,6 +12,7 @@ use std::{
 };
 
 use netpolc_kube_sync::watch::PolicyState;
+use netpolc_lower::{Aside, Kind};
 use netpolc_policy::ObjectKey;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -70,6 +71,8 @@ pub struct Keeper<H, N> {
     pub holds: bool,
     /// What monitoring is told.
     pub metrics: Arc<Metrics>,
+    /// What is set aside, as it was told last.
+    aside: BTreeMap<(Kind, ObjectKey), Aside>,
     node: Arc<str>,
     pin_dir: PathBuf,
     /// The record's last time; None: it was never written.
@@ -94,16 +97,21 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         if let Err(error) = &alive {
             tracing::warn!(%error, "`netpolc status` will not see that this agent runs");
         }
+        let holds = host.holds()?;
+        let mut agent = Agent::new(node.clone(), host, network)?;
+        let pulse = metrics.clone();
+        agent.set_pulse(move || pulse.turned());
         let mut keeper = Self {
             metrics,
-            holds: host.holds()?,
-            agent: Agent::new(node.clone(), host, network)?,
+            holds,
+            agent,
             problems: vec![],
             kept: vec![],
             files: Record::read(&pin_dir).and_then(|record| record.files),
             behind: None,
             blind: None,
             unfound: BTreeMap::new(),
+            aside: BTreeMap::new(),
             node,
             pin_dir,
             recorded: None,
@@ -125,7 +133,10 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         if self.holds {
             return;
         }
-        match act(&mut self.agent) {
+        self.metrics.begins();
+        let done = act(&mut self.agent);
+        self.tell_aside();
+        match done {
             Ok(report) => {
                 let was_behind = self.behind.take().is_some();
                 self.metrics.enforced(report.writes, (report.writes > 0).then_some(report.took));
@@ -188,6 +199,21 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         let shown = self.back.len();
         self.back.retain(|(when, _)| when.elapsed() < SHOWN);
         self.stale |= before != self.broken || shown > 0;
+    }
+
+    /// Logs what is newly set aside, and notes how much is.
+    fn tell_aside(&mut self) {
+        let now: BTreeMap<(Kind, ObjectKey), Aside> =
+            self.agent.aside().map(|aside| ((aside.kind, aside.object.clone()), aside.clone())).collect();
+        for (_, aside) in now.iter().filter(|(key, _)| !self.aside.contains_key(key)) {
+            tracing::warn!("{aside}");
+        }
+        for ((kind, object), _) in self.aside.iter().filter(|(key, _)| !now.contains_key(key)) {
+            tracing::info!(?kind, %object, "set aside no longer");
+        }
+        self.stale |= now != self.aside;
+        self.metrics.aside(now.len());
+        self.aside = now;
     }
 
     /// Replaces the problems; new ones are logged.
@@ -331,14 +357,20 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         let mut policies = applied(self.agent.compiler());
         policies.iter_mut().for_each(about);
         let diagnostics = self.agent.compiler().diagnostics();
+        let aside: Vec<String> = self.agent.aside().map(ToString::to_string).collect();
+        for aside in self.agent.aside().filter(|aside| aside.kind == Kind::Policy) {
+            let name = aside.object.to_string();
+            policies.iter_mut().filter(|state| state.policy == name).for_each(|state| state.errors += 1);
+        }
         let record = Record {
             node: self.node.to_string(),
             pid: std::process::id(),
             written: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             pods: self.agent.pods(),
             policies,
+            // What is set aside comes first: of many problems only some are told to the cluster.
             problems: {
-                let problems = self.problems.iter().cloned().chain(self.agent.doubts());
+                let problems = aside.into_iter().chain(self.problems.iter().cloned()).chain(self.agent.doubts());
                 let problems = problems.chain(self.back.iter().map(|(_, what)| what.clone()));
                 problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
             },

@@ -36,7 +36,7 @@ use std::{
 };
 
 use netpolc_kube_sync::watch::Change;
-use netpolc_lower::{Compiler, Event, Overflow, Scope, Wire};
+use netpolc_lower::{Aside, Compiler, Event, Limits, Numbered, Overflow, Room, Scope, Shares, Wire};
 use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{
     Origins, Program, TableId,
@@ -44,7 +44,7 @@ use netpolc_table::{
     eval,
     schema::Word,
 };
-use netpolc_target::{execute, fill};
+use netpolc_target::{Capabilities, Execution, fill};
 
 use self::{
     adopt::Adoption,
@@ -115,7 +115,11 @@ enum Step {
 pub struct Agent<H, N> {
     node: Arc<str>,
     compiler: Compiler,
-    /// What the compiler knows.
+    /// How many ids the target has.
+    room: Room,
+    /// What of the cluster the compiler gets.
+    shares: Shares,
+    /// What there is, whether it is admitted or set aside.
     cluster: Cluster,
     /// The policed pods of this node.
     local: BTreeSet<ObjectKey>,
@@ -133,6 +137,8 @@ pub struct Agent<H, N> {
     first: bool,
     host: H,
     network: N,
+    /// Called between the steps of an update: a long one is no silence.
+    pulse: Box<dyn Fn() + Send>,
 }
 
 impl<H: Enforcer, N: Network> Agent<H, N> {
@@ -143,8 +149,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     pub fn new(node: Arc<str>, mut host: H, network: N) -> Result<Self, Error> {
         let whereabouts = Whereabouts::of(&host.read()?, &host.attached());
         host.prepare()?;
+        let (scope, room) = (Scope::Node(node.clone()), room(host.capabilities()));
         Ok(Self {
-            compiler: Compiler::new(Scope::Node(node.clone())),
+            compiler: Compiler::within(scope.clone(), &room),
+            shares: Shares::new(scope, Limits::of(&room)),
+            room,
             node,
             cluster: Cluster::default(),
             local: BTreeSet::new(),
@@ -157,7 +166,13 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             first: true,
             host,
             network,
+            pulse: Box::new(|| {}),
         })
+    }
+
+    /// Calls `pulse` between the steps of every update from now on.
+    pub fn set_pulse(&mut self, pulse: impl Fn() + Send + 'static) {
+        self.pulse = Box::new(pulse);
     }
 
     /// Makes the kernel enforce what `cluster` says. Where it fails, what was enforced stays (S59), and
@@ -274,6 +289,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         &self.cluster
     }
 
+    /// Objects that are set aside because they take more than their namespace's share, in order.
+    pub fn aside(&self) -> impl Iterator<Item = &Aside> {
+        self.shares.aside()
+    }
+
     /// The target.
     pub fn host(&self) -> &H {
         &self.host
@@ -291,7 +311,15 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
 
     /// How a pod stands. Only means something while updates succeed.
     pub fn standing(&self, key: &ObjectKey) -> Standing {
-        let Some(endpoint) = self.compiler.endpoint(key) else { return Standing::Unknown };
+        let Some(endpoint) = self.compiler.endpoint(key) else {
+            // Without an address it has no endpoint, and nothing that could be enforced.
+            let pod = self.cluster.pods.get(key).filter(|pod| pod.addresses.is_empty() && self.local.contains(key));
+            return match pod {
+                Some(pod) if self.compiler.isolates(pod) => Standing::Unfound,
+                Some(_) => Standing::Open,
+                None => Standing::Unknown,
+            };
+        };
         match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.whereabouts.interface(key)) {
             (false, _) => Standing::Open,
             (true, None) => Standing::Unfound,
@@ -355,7 +383,26 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         moved.map_err(|source| Error::Network { what: "interfaces", source })
     }
 
+    /// As [`Agent::enforce`]; where the target has no place for what the compiler made, the namespace that takes most
+    /// of it is set aside, and the others go on.
     fn apply(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
+        let mut done = self.enforce(events, began);
+        while let Err(Error::Failed(failed)) = &done
+            && let netpolc_target::Error::Full { table, capacity, .. } = &failed.source
+            && let Some(what) = numbered(*table)
+        {
+            let usage = self.compiler.usage(what);
+            let resource = what.resource().filter(|r| self.shares.blame(&self.cluster, *r, &usage, *capacity));
+            if resource.is_none() {
+                break;
+            }
+            tracing::warn!(error = %failed, "full; the namespace that takes most is set aside");
+            done = self.enforce(vec![], began);
+        }
+        done
+    }
+
+    fn enforce(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
         let was = std::mem::replace(&mut self.step, Step::Out);
         let before = match was {
             Step::In => adopt::words(self.compiler.program()),
@@ -385,13 +432,13 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             let recording = adopt::recording(self.compiler.program(), candidates.values());
             let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
             tracing::debug!(after = ?began.elapsed(), "compiled; recording first");
-            let ids = lead(&mut self.host, &recording, first.as_ref(), &mut report)?;
+            let ids = lead((&mut self.host, &*self.pulse), &recording, first.as_ref(), &mut report)?;
             tracing::debug!(after = ?began.elapsed(), "recording");
             survey = Some(self.adopt(&candidates, &mut report)?);
             tracing::debug!(after = ?began.elapsed(), "adopted");
             known = (ids == Ids::Kept).then(|| delta::diff(&recording, self.compiler.program()));
         }
-        let ids = lead(&mut self.host, self.compiler.program(), known.as_ref(), &mut report)?;
+        let ids = lead((&mut self.host, &*self.pulse), self.compiler.program(), known.as_ref(), &mut report)?;
         if ids == Ids::Kept {
             self.step = Step::In;
             self.compiler.forget_installed();
@@ -432,23 +479,40 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     }
 
     /// None where the program is not the old one with changes. A compiler that has run out of ids is
-    /// replaced: enough may have gone since.
+    /// replaced: enough may have gone since. Where that does not help, the namespace that takes most is set aside.
     fn compile(&mut self, events: Vec<Event>) -> Result<Option<Changes>, Error> {
         if self.loaded {
+            let events = self.shares.admit(&self.cluster, events);
             match self.compiler.apply_all(events) {
                 Ok(changes) => return Ok(Some(changes)),
                 Err(overflow) => tracing::warn!(%overflow, "compiling anew"),
             }
+        } else {
+            self.shares.load(&self.cluster);
         }
-        let mut compiler = Compiler::new(Scope::Node(self.node.clone()));
-        compiler.seed(&self.host.read()?);
-        compiler.load(&self.cluster)?;
-        let interfaces = self.whereabouts.all();
-        let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(i) });
-        compiler.apply_all(interfaces.chain([Event::Wire(self.wire.clone())]))?;
-        self.compiler = compiler;
+        let installed = self.host.read()?;
+        loop {
+            let mut compiler = Compiler::within(Scope::Node(self.node.clone()), &self.room);
+            compiler.seed(&installed);
+            let interfaces = self.whereabouts.all();
+            let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(i) });
+            let rest = interfaces.chain([Event::Wire(self.wire.clone())]);
+            let done = compiler.load_admitted(&self.cluster, &self.shares);
+            let Err(overflow) = done.and_then(|()| compiler.apply_all(rest).map(drop)) else {
+                self.compiler = compiler;
+                break;
+            };
+            self.blame(overflow.what, overflow.capacity.into(), &compiler).ok_or(overflow)?;
+            (self.pulse)();
+        }
         self.loaded = true;
         Ok(None)
+    }
+
+    /// Sets the namespace aside that takes most of what has run out. None: there is none.
+    fn blame(&mut self, what: Numbered, capacity: u64, compiler: &Compiler) -> Option<()> {
+        let usage = compiler.usage(what);
+        self.shares.blame(&self.cluster, what.resource()?, &usage, capacity).then_some(())
     }
 
     /// Endpoints that are about to be isolated in some direction and were in none, where connections may be
@@ -487,6 +551,23 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     }
 }
 
+/// What a table is full of, where policies are to blame.
+fn numbered(table: TableId) -> Option<Numbered> {
+    match table {
+        TableId::RemoteV4 => Some(Numbered::ClassesV4),
+        TableId::RemoteV6 => Some(Numbered::ClassesV6),
+        TableId::Row | TableId::Base | TableId::Verdict => Some(Numbered::Rows),
+        TableId::Port => Some(Numbered::PortClasses),
+        _ => None,
+    }
+}
+
+/// How many ids a target has.
+fn room(capabilities: &Capabilities) -> Room {
+    let Capabilities { endpoints, sets, classes_v4, classes_v6, rows, port_classes, connections: _ } = *capabilities;
+    Room { endpoints, sets, classes: [classes_v4, classes_v6], rows, port_classes }
+}
+
 /// Is it a pod that this node polices?
 fn is_local(node: &Arc<str>, pod: &Pod) -> bool {
     pod.node.as_ref() == Some(node) && pod.is_policed()
@@ -500,9 +581,13 @@ enum Ids {
     Renamed,
 }
 
-/// Leads `host` to `program`: by `changes` where it holds the program without them, else from what it holds.
+/// A plan of more steps than this looks for room beforehand.
+const BULK: usize = 500;
+
+/// Leads `host` to `program`: by `changes` where it holds the program without them, else from what it holds. Calls `pulse`
+/// after each step.
 fn lead(
-    host: &mut impl Enforcer,
+    (host, pulse): (&mut impl Enforcer, &dyn Fn()),
     program: &Program,
     changes: Option<&Changes>,
     report: &mut Report,
@@ -512,6 +597,7 @@ fn lead(
         None => {
             let held = host.read()?;
             if held.is_empty() {
+                host.make_room(program)?;
                 report.writes += fill(host, program)?;
                 return Ok(Ids::Kept);
             }
@@ -520,7 +606,13 @@ fn lead(
             (if renamed == program { Ids::Kept } else { Ids::Renamed }, plan)
         }
     };
-    execute(host, &plan)?;
+    if plan.steps.len() > BULK {
+        host.make_room(program)?;
+    }
+    let mut execution = Execution::new(&plan);
+    while execution.step(host)?.is_some() {
+        pulse();
+    }
     report.writes += plan.steps.len();
     Ok(ids)
 }

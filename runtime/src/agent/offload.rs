@@ -161,6 +161,10 @@ impl Enforcer for Offload {
         Enforcer::detach(&mut self.ebpf, ifindex)
     }
 
+    fn make_room(&mut self, program: &Program) -> Result<(), Error> {
+        self.ebpf.make_room(program)
+    }
+
     fn prepare(&mut self) -> Result<(), Error> {
         self.ebpf.prepare()
     }

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,10 @@ use crate::agent::sandboxes::Answer;
 
 /// An agent whose loop has not turned for so long is not healthy.
 const SILENCE: Duration = Duration::from_secs(30);
+/// An event that is not enforced after so long is one that the kernel is out of step with: shorter than that is life.
+const BEHIND: Duration = Duration::from_secs(5);
+/// After so long the agent is not ready any more.
+const STUCK: Duration = Duration::from_secs(60);
 /// Upper bounds in seconds: from a single store to an adoption with grace periods.
 const BUCKETS: [f64; 14] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -58,9 +62,11 @@ pub struct Metrics {
     resyncs: Family<ByResource, Counter>,
     errors: Family<ByResource, Counter>,
     problems: Gauge,
+    aside: Gauge,
     in_step: Gauge<i64, AtomicI64>,
     unfound: Gauge,
     watched: Watched,
+    oldest: Gauge<f64, AtomicU64>,
     health: Mutex<Health>,
 }
 
@@ -76,6 +82,15 @@ struct Health {
     blind: Option<String>,
     /// Isolated pods whose interface is not known.
     unfound: usize,
+    /// When the oldest event arrived that is not enforced yet.
+    oldest: Option<Instant>,
+}
+
+impl Health {
+    fn in_step(&self) -> bool {
+        let late = self.oldest.is_some_and(|since| since.elapsed() > BEHIND);
+        self.enforced && self.blind.is_none() && self.unfound == 0 && !late
+    }
 }
 
 impl Metrics {
@@ -108,10 +123,22 @@ impl Metrics {
         registry.register("resyncs", "Full lists after the first one, by resource", resyncs.clone());
         registry.register("errors", "Failures, by what failed", errors.clone());
         registry.register("problems", "Problems in the objects as they are now", problems.clone());
+        let aside = Gauge::default();
+        registry.register(
+            "objects_set_aside",
+            "Policies and Services that take more than their namespace's share and are denied",
+            aside.clone(),
+        );
         registry.register(
             "in_step",
-            "1 while the kernel holds what the cluster says, its changes are seen, and every isolated pod is enforced; else 0",
+            "1 while the kernel holds what the cluster says, no event waits for long, changes are seen, and every isolated pod is enforced; else 0",
             in_step.clone(),
+        );
+        let oldest = Gauge::default();
+        registry.register(
+            "oldest_event_seconds",
+            "Since the oldest event arrived that is not enforced yet; 0 where all are",
+            oldest.clone(),
         );
         let unfound = Gauge::default();
         registry.register(
@@ -123,8 +150,15 @@ impl Metrics {
         let watched = Watched::default();
         registry.register_collector(Box::new(watched.clone()));
         let waits_for = Some("the first complete view of the cluster".to_owned());
-        let (enforced, blind, unfound_pods) = (false, None, 0);
-        let health = Mutex::new(Health { turned: Instant::now(), waits_for, enforced, blind, unfound: unfound_pods });
+        let health = Health {
+            turned: Instant::now(),
+            waits_for,
+            enforced: false,
+            blind: None,
+            unfound: 0,
+            oldest: None,
+        };
+        let health = Mutex::new(health);
         Arc::new(Metrics {
             registry,
             updates,
@@ -136,9 +170,11 @@ impl Metrics {
             resyncs,
             errors,
             problems,
+            aside,
             in_step,
             unfound,
             watched,
+            oldest,
             health,
         })
     }
@@ -146,6 +182,16 @@ impl Metrics {
     /// The loop turned.
     pub fn turned(&self) {
         self.health().turned = Instant::now();
+    }
+
+    /// Something is about to be enforced that was heard of now. It counts as waiting until an update succeeds.
+    pub fn begins(&self) {
+        self.health().oldest.get_or_insert_with(Instant::now);
+    }
+
+    /// How long the oldest event waits that is not enforced yet.
+    pub fn waiting(&self) -> Option<Duration> {
+        self.health().oldest.map(|since| since.elapsed())
     }
 
     /// Changes of a resource arrived.
@@ -166,7 +212,7 @@ impl Metrics {
         if let Some(waited) = waited {
             self.latency.observe(waited.as_secs_f64());
         }
-        self.note(|health| (health.enforced, health.waits_for) = (true, None));
+        self.note(|health| (health.enforced, health.waits_for, health.oldest) = (true, None, None));
     }
 
     /// An update failed; what was enforced stays.
@@ -200,8 +246,7 @@ impl Metrics {
     fn note(&self, change: impl FnOnce(&mut Health)) {
         let mut health = self.health();
         change(&mut health);
-        let in_step = health.enforced && health.blind.is_none() && health.unfound == 0;
-        self.in_step.set(in_step.into());
+        self.in_step.set(health.in_step().into());
     }
 
     /// A request of the CNI plugin was answered after so long.
@@ -224,6 +269,11 @@ impl Metrics {
         self.problems.set(count as i64);
     }
 
+    /// So many objects are set aside now.
+    pub fn aside(&self, count: usize) {
+        self.aside.set(count as i64);
+    }
+
     /// Says what the agent still waits for until its first update is enforced.
     pub fn waits_for(&self, what: &str) {
         let mut health = self.health();
@@ -238,15 +288,19 @@ impl Metrics {
         (silent > SILENCE).then(|| format!("the agent's loop has not turned for {} s", silent.as_secs()))
     }
 
-    /// Why it is not ready, where it is not: it waits for its first update, or does not see the cluster's changes. Failed updates
-    /// count as in step or not, and not here.
+    /// Why it is not ready, where it is not: it waits for its first update, does not see the cluster's changes, or what it
+    /// heard of long ago is not enforced. Failed updates count as in step or not, and not here.
     pub fn unready(&self) -> Option<String> {
         let health = self.health();
-        health.waits_for.as_ref().map(|what| format!("waiting for {what}")).or_else(|| health.blind.clone())
+        let stuck = health.oldest.map(|since| since.elapsed()).filter(|waits| *waits > STUCK);
+        let stuck = stuck.map(|waits| format!("what arrived {} s ago is not enforced yet", waits.as_secs()));
+        health.waits_for.as_ref().map(|what| format!("waiting for {what}")).or_else(|| health.blind.clone()).or(stuck)
     }
 
     /// All metrics in the OpenMetrics text format.
     pub fn text(&self) -> String {
+        self.oldest.set(self.waiting().unwrap_or_default().as_secs_f64());
+        self.in_step.set(self.is_in_step().into());
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
@@ -259,7 +313,7 @@ impl Metrics {
 
     /// True while the kernel holds what the cluster says.
     pub fn is_in_step(&self) -> bool {
-        self.in_step.inner().load(Ordering::Relaxed) == 1
+        self.health().in_step()
     }
 }
 
@@ -286,6 +340,27 @@ mod tests {
         assert!(metrics.unready().is_none() && metrics.is_in_step());
         metrics.unfound(1);
         assert!(metrics.unready().is_none() && !metrics.is_in_step());
+    }
+
+    #[test]
+    fn an_event_that_waits_long_is_out_of_step_and_then_not_ready() {
+        let metrics = Metrics::new("/nowhere".into());
+        metrics.enforced(1, None);
+        metrics.begins();
+        let waits = |metrics: &Metrics, seconds: u64| {
+            metrics.health().oldest = Instant::now().checked_sub(Duration::from_secs(seconds));
+            metrics.turned();
+        };
+        assert!(metrics.is_in_step() && metrics.unready().is_none(), "an update may take a moment");
+        waits(&metrics, 10);
+        assert!(!metrics.is_in_step() && metrics.unready().is_none() && metrics.unhealthy().is_none());
+        assert!(metrics.text().contains("netpolc_in_step 0"), "{}", metrics.text());
+        assert!(metrics.text().contains("netpolc_oldest_event_seconds 10."), "{}", metrics.text());
+        waits(&metrics, 100);
+        assert_eq!(metrics.unready().unwrap(), "what arrived 100 s ago is not enforced yet");
+        metrics.enforced(1, None);
+        assert!(metrics.is_in_step() && metrics.unready().is_none());
+        assert!(metrics.text().contains("netpolc_oldest_event_seconds 0.0"), "{}", metrics.text());
     }
 
     #[test]
