@@ -3,6 +3,7 @@
 mod common;
 
 use common::{cluster, compiled, endpoint, filters, ip};
+use netpolc_table::eval::{self, Pipeline, Verdict};
 use netpolc_target_flower::{
     eval::{Born, Fragment, Outcome, Packet, Semantics, run},
     filter::{Filter, Side, ct},
@@ -298,4 +299,169 @@ fn the_same_input_gives_the_same_filters_and_an_event_changes_one_replacement_in
         let old = of(&a.filters[1]);
         assert!(old.is_empty() || old == of(&tight.filters[1]));
     }
+}
+
+/// Every way in which answers meet each other: a longer prefix that allows more, less, or something else than the one around
+/// it; ranges that overlap in part; one answer in many places; all ports, and all but some.
+const ANSWERS: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: n}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: node}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: n, labels: {app: b}}
+spec: {nodeName: node, containers: [{name: m, image: i}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: n}
+spec: {clusterIP: 20.5.0.5, clusterIPs: [20.5.0.5], ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: t, namespace: n}
+spec: {clusterIP: 20.6.0.5, clusterIPs: [20.6.0.5], ports: [{port: 80}, {name: d, port: 53, protocol: UDP}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: b, namespace: n}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress: &rules
+  # Wider in part: the inner prefix has 80-95, of which the outer one has 80-90.
+  - {from: [{ipBlock: {cidr: 20.1.0.0/16}}], ports: [{port: 80, endPort: 90}]}
+  - {from: [{ipBlock: {cidr: 20.1.1.0/24}}], ports: [{port: 85, endPort: 95}, {port: 443}]}
+  # Narrower: the inner prefix is excepted and has something else.
+  - {from: [{ipBlock: {cidr: 20.2.0.0/16, except: [20.2.1.0/24]}}], ports: [{port: 80, endPort: 90}, {port: 53, protocol: UDP}]}
+  - {from: [{ipBlock: {cidr: 20.2.1.0/24}}], ports: [{port: 85, endPort: 100}, {port: 7, protocol: SCTP}]}
+  # Everything in the middle of something.
+  - {from: [{ipBlock: {cidr: 20.3.0.0/16}}], ports: [{port: 1, endPort: 79}, {port: 81, endPort: 65535}]}
+  - {from: [{ipBlock: {cidr: 20.3.3.3/32}}]}
+  # One answer of many pieces in many places.
+  - from: [{ipBlock: {cidr: 20.4.1.0/24}}, {ipBlock: {cidr: 20.4.3.0/24}}, {ipBlock: {cidr: 20.4.5.0/24}}, {ipBlock: {cidr: 20.4.7.0/24}}]
+    ports: [{port: 10}, {port: 20}, {port: 30, endPort: 39}, {port: 50}, {port: 60, protocol: UDP}, {protocol: SCTP}]
+  # A whole protocol, and all of them; for egress without the Services' ports.
+  - {from: [{ipBlock: {cidr: 20.5.0.0/16}}], ports: [{protocol: TCP}]}
+  - {from: [{ipBlock: {cidr: 20.6.0.0/16}}]}
+  - {from: [{ipBlock: {cidr: 'fd05::/16', except: ['fd05:1::/32']}}], ports: [{port: 80, endPort: 90}]}
+  - {from: [{ipBlock: {cidr: 'fd05:1:1::/48'}}], ports: [{port: 90, endPort: 99}]}
+";
+
+#[test]
+fn answers_that_meet_each_other_are_those_of_the_tables() {
+    let ingress = ANSWERS.split_once("ingress: &rules\n").expect("the rules").1;
+    let yaml = format!("{}  egress:\n{}", ANSWERS.replace(" &rules", ""), ingress.replace("from:", "to:"));
+    let (compiler, topology) = compiled(&cluster(&yaml));
+    let lowered = software::lower(compiler.program(), &topology).unwrap();
+    let b = endpoint(&compiler, "n/b");
+    let all = filters(&lowered, b);
+    let permits = |pipeline, remote, protocol, port| {
+        eval::verdict(compiler.program(), pipeline, b, remote, protocol, port) == Verdict::Permit
+    };
+    let alike = |pipeline, remote, protocol| {
+        eval::alike(compiler.program(), pipeline, b, remote, protocol) == Some(Verdict::Permit)
+    };
+    let passes = |side, packet: &Packet| match run(&all, side, packet, Semantics::SOFTWARE)[..] {
+        [Outcome::Next | Outcome::Pass] => true,
+        [Outcome::Drop] => false,
+        ref other => panic!("{other:?} for {packet:?}"),
+    };
+    let remotes = [
+        "20.0.0.1",
+        "20.1.0.1",
+        "20.1.1.1",
+        "20.2.0.1",
+        "20.2.1.1",
+        "20.3.0.1",
+        "20.3.3.3",
+        "20.4.1.1",
+        "20.4.2.1",
+        "20.4.7.9",
+        "20.5.0.1",
+        "20.5.0.5",
+        "20.6.0.1",
+        "20.6.0.5",
+        "20.7.0.1",
+        "fd05::1",
+        "fd05:1::1",
+        "fd05:1:1::1",
+    ];
+    let ports = [
+        1, 7, 9, 10, 11, 20, 29, 30, 39, 40, 50, 53, 60, 79, 80, 81, 84, 85, 90, 91, 95, 96, 99, 100, 101, 442, 443,
+        444, 65535,
+    ];
+    let mut permitted = 0;
+    for remote in remotes {
+        let own = if remote.contains(':') { "fd00::2" } else { "10.0.0.2" };
+        let remote_ip = ip(remote);
+        for protocol in [6, 17, 132] {
+            for port in ports {
+                let (gets, sends) = (
+                    permits(Pipeline::ToPod, remote_ip, protocol, Some(port)),
+                    permits(Pipeline::FromPod, remote_ip, protocol, Some(port)),
+                );
+                let to = Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, protocol, (50_000, port), NEW) };
+                let from = packet(own, remote, protocol, (50_000, port), NEW);
+                assert_eq!(passes(Side::Egress, &to), gets, "{remote} -> b, {protocol} {port}");
+                assert_eq!(passes(Side::Ingress, &from), sends, "b -> {remote}, {protocol} {port}");
+                // Replies, by the other direction's set with the ports exchanged; or as an opening.
+                let opened = |pipeline| permits(pipeline, remote_ip, protocol, Some(50_000));
+                let answer = packet(own, remote, protocol, (port, 50_000), REPLY);
+                assert_eq!(
+                    passes(Side::Ingress, &answer),
+                    gets || opened(Pipeline::FromPod),
+                    "b's reply {remote} {port}"
+                );
+                let answer = Packet { ct: REPLY | ct::TRACKED, ..packet(remote, own, protocol, (port, 50_000), REPLY) };
+                assert_eq!(passes(Side::Egress, &answer), sends || opened(Pipeline::ToPod), "{remote}'s reply {port}");
+                permitted += usize::from(gets) + usize::from(sends);
+            }
+            for fragment in [Fragment::First, Fragment::Later] {
+                let to = Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, protocol, (5, 80), NEW) };
+                let got = passes(Side::Egress, &Packet { fragment, ..to });
+                assert_eq!(got, alike(Pipeline::ToPod, remote_ip, protocol), "S50: {fragment:?} {remote} {protocol}");
+            }
+        }
+        let icmp = if remote.contains(':') { 58 } else { 1 };
+        let echo =
+            Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, icmp, (if icmp == 1 { 8 } else { 128 }, 0), NEW) };
+        assert_eq!(passes(Side::Egress, &echo), permits(Pipeline::ToPod, remote_ip, icmp, None), "S34: {remote}");
+    }
+    assert!(permitted > 300, "{permitted} of them pass");
+}
+
+#[test]
+fn s33_filters_cost_in_proportion_to_their_number() {
+    let policy = |blocks: usize, ports: usize| {
+        let block = |i: usize| format!("{{ipBlock: {{cidr: 100.64.{i}.0/24, except: [100.64.{i}.7/32]}}}}");
+        let blocks: Vec<String> = (0..blocks).map(block).collect();
+        let ports: Vec<String> = (0..ports).map(|i| format!("{{port: {}}}", 2_000 + 7 * i)).collect();
+        let rules = format!("[{{from: [{}], ports: [{}]}}]", blocks.join(", "), ports.join(", "));
+        let (cluster, _) = ANSWERS.rsplit_once("---").expect("the policy is last");
+        format!(
+            "{cluster}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: n}}\n\
+             spec: {{podSelector: {{}}, policyTypes: [Ingress], ingress: {rules}}}\n"
+        )
+    };
+    let measure = |blocks: usize, ports: usize| {
+        let (compiler, topology) = compiled(&cluster(&policy(blocks, ports)));
+        let once = || {
+            let began = std::time::Instant::now();
+            let lowered = software::lower(compiler.program(), &topology).unwrap();
+            (began.elapsed(), filters(&lowered, endpoint(&compiler, "n/b")).len())
+        };
+        (0..3).map(|_| once()).min().unwrap()
+    };
+    let ((few_took, few), (many_took, many)) = (measure(25, 50), measure(200, 400));
+    assert!(many < 4_000, "{many} filters");
+    // 8 times the blocks and ports: 64 times the pairs of both, and more would be of a higher degree.
+    let ratio = many_took.as_secs_f64() / few_took.as_secs_f64();
+    assert!(ratio < 200.0, "{few} filters take {few_took:?}, {many} take {many_took:?}");
 }

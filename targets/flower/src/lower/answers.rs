@@ -109,7 +109,7 @@ enum Form {
 fn pieces(answer: &Answer) -> Vec<Piece> {
     let mut list = Vec::new();
     for protocol in PORTED {
-        let mut ports = answer.ports(protocol);
+        let mut ports = answer.ports(protocol).into_owned();
         // Fragments and cut headers read as port 0: permitted with all ports only.
         let zero = PortSet::of([(0, 0)]);
         if answer.is_inverse() {
@@ -132,14 +132,19 @@ fn outcomes(answer: &Answer, denial: &Action) -> (Action, Action) {
 }
 
 impl<'a> Plan<'a> {
-    /// The cheapest way to write `region`. Where `denied` goes on, filters may only pass; None where that cannot be.
-    pub fn new(region: &'a Region, view: View, denied: &Denied) -> Option<Self> {
-        let nested = Nested::new(region, denied).map(Body::Nested);
-        let unions = [Cut::Longest, Cut::Elementary].into_iter().filter_map(|cut| union(region, cut));
-        let unions = unions.filter_map(|grants| Some(Body::Union(Nested::inverse(region, denied)?, grants)));
-        // The first of equal ones.
-        let body = nested.into_iter().chain(unions).min_by_key(Body::cost)?;
-        Some(Plan { family: region.family, view, body })
+    /// The cheapest way to write `region`, in `most` filters at most. Where `denied` goes on, filters may only pass; None where
+    /// that cannot be.
+    pub fn new(region: &'a Region, view: View, denied: &Denied, most: usize) -> Option<Self> {
+        let mut best = Nested::new(region, denied).map(Body::Nested).filter(|body| body.cost() <= most);
+        for cut in [Cut::Longest, Cut::Elementary] {
+            let Some(inverse) = Nested::inverse(region, denied) else { break };
+            // The first of equal ones counts. A search that finds more than the best way so far is broken off, since
+            // there may be many more grants than filters of another kind.
+            let less = best.as_ref().map_or(Some(most), |body| body.cost().checked_sub(1));
+            let Some(limit) = less.and_then(|less| less.checked_sub(inverse.cost())) else { break };
+            best = union(region, cut, limit).map(|grants| Body::Union(inverse, grants)).or(best);
+        }
+        Some(Plan { family: region.family, view, body: best? })
     }
 
     /// How many filters it takes, shared chains included.
@@ -354,7 +359,7 @@ fn grants(answer: &Answer, (protocol, ports): Piece) -> bool {
     match ports {
         None => permitted.is_all(),
         Some(Ports::Masked(m)) => permitted.holds(m.value),
-        Some(Ports::Range { low, high }) => permitted.intervals().iter().any(|(l, h)| *l <= low && high <= *h),
+        Some(Ports::Range { low, high }) => permitted.holds_all((low, high)),
     }
 }
 

@@ -154,7 +154,7 @@ fn pieces(answer: &Answer, forwarding: Forwarding, can: &Capabilities) -> Option
     };
     let mut list = Vec::new();
     for &protocol in protocols {
-        let mut ports = answer.ports(protocol);
+        let mut ports = answer.ports(protocol).into_owned();
         if !ports.is_all() {
             // What has no port reads as port 0.
             ports = ports.without(&PortSet::of([(0, 0)]));

@@ -38,7 +38,7 @@ impl Openings {
     pub fn of(region: &Region) -> Self {
         let part = |p: &super::region::Part| Opening {
             prefix: p.prefix,
-            allowed: p.answer.ports(6),
+            allowed: p.answer.ports(6).into_owned(),
             origins: p.origins.clone(),
         };
         let mut all = Self { family: region.family, parts: region.parts.iter().map(part).collect() };

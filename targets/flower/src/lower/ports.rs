@@ -50,7 +50,14 @@ impl PortSet {
 
     /// Is `port` one of them?
     pub fn holds(&self, port: u16) -> bool {
-        self.0.iter().any(|(low, high)| (*low..=*high).contains(&port))
+        self.holds_all((port, port))
+    }
+
+    /// Are all ports of this closed interval among them?
+    pub fn holds_all(&self, (low, high): (u16, u16)) -> bool {
+        // The last interval that begins at or before it.
+        let at = self.0.partition_point(|(first, _)| *first <= low);
+        at.checked_sub(1).is_some_and(|at| high <= self.0[at].1)
     }
 
     /// Every other port.
@@ -71,8 +78,19 @@ impl PortSet {
 
     /// Ports in both.
     pub fn intersection(&self, other: &Self) -> Self {
-        let both = |(low, high): (u16, u16)| other.0.iter().map(move |&(l, h)| (low.max(l), high.min(h)));
-        Self::of(self.0.iter().copied().flat_map(both))
+        let (mut ours, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
+        let mut both = Vec::new();
+        while let (Some(&&(low, high)), Some(&&(l, h))) = (ours.peek(), theirs.peek()) {
+            if low.max(l) <= high.min(h) {
+                both.push((low.max(l), high.min(h)));
+            }
+            if high < h {
+                ours.next()
+            } else {
+                theirs.next()
+            };
+        }
+        Self(both)
     }
 
     /// Ports in one or the other.
@@ -146,11 +164,18 @@ mod tests {
             PortSet::of([(1, 2), (3, 9), (65535, 65535)]),
         ] {
             let (blocks, ranges, other) = (set.as_blocks(), set.as_ranges(), set.complement());
+            let some = PortSet::of([(0, 1), (5, 85), (90, 90), (40_000, 65535)]);
+            let both = set.intersection(&some);
+            assert_eq!(both, some.intersection(&set));
+            assert!(set.holds_all((2, 3)) == (2..=3).all(|port| set.holds(port)));
+            assert!(set.holds_all((80, 81)) == (80..=81).all(|port| set.holds(port)));
             for port in 0..=u16::MAX {
                 let held = set.holds(port);
                 assert_eq!(blocks.iter().filter(|(v, m)| port & m == *v).count(), usize::from(held));
                 assert_eq!(ranges.iter().filter(|p| p.holds(port)).count(), usize::from(held));
                 assert_eq!(other.holds(port), !held);
+                assert_eq!(both.holds(port), held && some.holds(port));
+                assert_eq!(held, set.intervals().iter().any(|(low, high)| (*low..=*high).contains(&port)));
             }
             assert!(set.intersection(&other).is_empty());
         }

@@ -3,7 +3,7 @@
 //! A set answers per class; here each class is led back to the prefixes that belong to it, and prefixes that say
 //! nothing new under the one that covers them are left out. Not here: filters.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use netpolc_table::{
@@ -33,11 +33,11 @@ pub enum Answer {
 
 impl Answer {
     /// The ports of a protocol that has them ([`PORTED`]).
-    pub fn ports(&self, protocol: u8) -> PortSet {
+    pub fn ports(&self, protocol: u8) -> Cow<'_, PortSet> {
         match self {
-            Answer::Permit => PortSet::all(),
-            Answer::Deny => PortSet::none(),
-            Answer::Ports(ports) => ports.get(&protocol).cloned().unwrap_or_default(),
+            Answer::Permit => Cow::Owned(PortSet::all()),
+            Answer::Deny => Cow::Owned(PortSet::none()),
+            Answer::Ports(ports) => ports.get(&protocol).map_or_else(|| Cow::Owned(PortSet::none()), Cow::Borrowed),
         }
     }
 
@@ -137,8 +137,10 @@ pub fn region(program: &Program, set: Option<u16>, family: Family) -> Region {
         return Region { family, parts: vec![part] };
     };
     let mut answers = BTreeMap::<u16, (Answer, Origins)>::new();
+    // Many classes have one row, and what a row permits takes a look at every port.
+    let mut rows = BTreeMap::<u64, (Answer, Vec<Origin>)>::new();
     let mut of = |class: u16| {
-        let make = || answer(program, eval::answer(program, set, family, class));
+        let make = || answer(program, eval::answer(program, set, family, class), &mut rows);
         answers.entry(class).or_insert_with(make).clone()
     };
     let mut parts: Vec<Part> = Vec::new();
@@ -188,36 +190,46 @@ pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
 /// Of each protocol.
 type Intervals = BTreeMap<u8, Vec<(u16, u16)>>;
 
-fn answer(program: &Program, entry: Option<&Entry>) -> (Answer, Origins) {
+fn answer(
+    program: &Program,
+    entry: Option<&Entry>,
+    rows: &mut BTreeMap<u64, (Answer, Vec<Origin>)>,
+) -> (Answer, Origins) {
     let Some(entry) = entry else { return (Answer::Deny, Origins::default()) };
-    let mut origins: Vec<Origin> = entry.origins.as_slice().to_vec();
-    let answer = match entry.action {
-        ActionId::Permit => Answer::Permit,
+    match entry.action {
+        ActionId::Permit => (Answer::Permit, entry.origins.clone()),
         ActionId::SetRow => {
-            let row = entry.params[0] as u16;
-            let permit = |class: u16| program.get(TableId::Verdict, &verdict_key(row, class));
-            let (mut listed, mut granted) = (Intervals::new(), Intervals::new());
-            for (key, port) in &program.table(TableId::Port).entries {
-                let Match::Range { low, high } = key.fields()[1] else { continue };
-                let (protocol, interval) = (key.value(0).low() as u8, (low as u16, high as u16));
-                listed.entry(protocol).or_default().push(interval);
-                if let Some(verdict) = permit(port.params[0] as u16) {
-                    granted.entry(protocol).or_default().push(interval);
-                    origins.extend(verdict.origins.as_slice().iter().cloned());
-                }
-            }
-            // Class 0: ports that no entry names, and protocols without.
-            if let Some(verdict) = permit(0) {
-                for protocol in PORTED {
-                    let named = PortSet::of(listed.remove(&protocol).unwrap_or_default());
-                    granted.entry(protocol).or_default().extend(named.complement().intervals());
-                }
-                granted.insert(OTHERS, vec![(0, u16::MAX)]);
-                origins.extend(verdict.origins.as_slice().iter().cloned());
-            }
-            Answer::of(granted.into_iter().map(|(protocol, list)| (protocol, PortSet::of(list))))
+            let (answer, origins) = rows.entry(entry.params[0]).or_insert_with(|| row(program, entry.params[0] as u16));
+            (answer.clone(), entry.origins.as_slice().iter().chain(&*origins).cloned().collect())
         }
-        _ => Answer::Deny,
-    };
-    (answer, origins.into_iter().collect())
+        _ => (Answer::Deny, entry.origins.clone()),
+    }
+}
+
+/// What a row permits, and why.
+fn row(program: &Program, row: u16) -> (Answer, Vec<Origin>) {
+    let permit = |class: u16| program.get(TableId::Verdict, &verdict_key(row, class));
+    let (mut listed, mut granted) = (Intervals::new(), Intervals::new());
+    let mut origins = Vec::new();
+    for (key, port) in &program.table(TableId::Port).entries {
+        let Match::Range { low, high } = key.fields()[1] else { continue };
+        let (protocol, interval) = (key.value(0).low() as u8, (low as u16, high as u16));
+        listed.entry(protocol).or_default().push(interval);
+        if let Some(verdict) = permit(port.params[0] as u16) {
+            granted.entry(protocol).or_default().push(interval);
+            origins.extend(verdict.origins.as_slice().iter().cloned());
+        }
+    }
+    // Class 0: ports that no entry names, and protocols without.
+    if let Some(verdict) = permit(0) {
+        for protocol in PORTED {
+            let named = PortSet::of(listed.remove(&protocol).unwrap_or_default());
+            granted.entry(protocol).or_default().extend(named.complement().intervals());
+        }
+        granted.insert(OTHERS, vec![(0, u16::MAX)]);
+        origins.extend(verdict.origins.as_slice().iter().cloned());
+    }
+    origins.sort();
+    origins.dedup();
+    (Answer::of(granted.into_iter().map(|(protocol, list)| (protocol, PortSet::of(list)))), origins)
 }

@@ -254,16 +254,16 @@ impl Hook {
     ) -> Result<(Vec<Rule>, Option<u32>), Full> {
         let view = View { port: End::Source, ..self.view };
         let state = Masked::new(ct::TRACKED | ct::REPLY, ct::TRACKED | ct::REPLY);
-        let plans = |denied: &Denied| {
-            let plans: Vec<_> = replies.iter().filter_map(|r| Plan::new(r, view, denied)).collect();
+        let plans = |denied: &Denied, most: usize| {
+            let plans: Vec<_> = replies.iter().filter_map(|r| Plan::new(r, view, denied, most)).collect();
             (plans.len() == replies.len()).then_some(plans)
         };
         let cost = |plans: &[Plan<'_>]| plans.iter().map(Plan::cost).sum::<usize>();
         // A chain of their own takes three filters more: to it, out of it, and past it.
-        let inline = plans(&Denied::GoesOn);
+        let measure = plans(&Denied::Meets(Action::Continue), usize::MAX).map_or(usize::MAX, |p| cost(&p) + 3);
+        let inline = plans(&Denied::GoesOn, measure);
         // What the other direction's set does not permit may still be permitted as an opening.
         let after = self.set(chains, set)?;
-        let measure = plans(&Denied::Meets(Action::Continue)).map_or(usize::MAX, |p| cost(&p) + 3);
         if let Some(plans) = inline.filter(|p| cost(p) <= measure) {
             for plan in plans {
                 rules.extend(plan.rules(chains, self.side, REPLIES, Some(state), &Denied::GoesOn)?);
@@ -273,7 +273,7 @@ impl Hook {
         let after = chains.number(self.side, after)?;
         let denied = Denied::Meets(Action::Goto(after));
         let mut own = vec![rest(REST, Action::Goto(after), self.isolates.clone())];
-        for plan in plans(&denied).unwrap_or_default() {
+        for plan in plans(&denied, usize::MAX).unwrap_or_default() {
             own.extend(plan.rules(chains, self.side, REPLIES, None, &denied)?);
         }
         rules.push(self.replies(Action::Goto(chains.number(self.side, own)?)));
@@ -288,7 +288,7 @@ impl Hook {
             if region.parts.iter().any(|p| p.answer.permits(fixed::icmp_of(region.family), None)) {
                 rules.extend(fixed::errors(ERRORS, region.family, &self.denied, &self.isolates));
             }
-            if let Some(plan) = Plan::new(region, self.view, &denied) {
+            if let Some(plan) = Plan::new(region, self.view, &denied, usize::MAX) {
                 rules.extend(plan.rules(chains, self.side, SET, None, &denied)?);
             }
         }

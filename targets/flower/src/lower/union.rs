@@ -44,8 +44,8 @@ pub enum Cut {
 }
 
 /// A region as grants, but for those of its parts that say "everything but": they have to be decided before. None where
-/// other parts are inside of those, or the region is too big.
-pub fn union(region: &Region, cut: Cut) -> Option<Vec<Grant>> {
+/// other parts are inside of those, or the region is too big, or where there are more than `most` grants.
+pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
     let children = children(region);
     let nested = |at: usize| region.parts[at].answer.is_inverse() && !children[at].is_empty();
     if region.parts.len() > PARTS || (0..region.parts.len()).any(nested) {
@@ -57,6 +57,10 @@ pub fn union(region: &Region, cut: Cut) -> Option<Vec<Grant>> {
     };
     let own: Vec<BTreeSet<Option<What>>> = region.parts.iter().map(|p| pieces(&p.answer, &edges)).collect();
     let all: BTreeSet<Option<What>> = own.iter().flatten().copied().collect();
+    // Each is granted to somebody.
+    if all.len() > most {
+        return None;
+    }
     let mut grants = Vec::new();
     for what in all {
         let must: Vec<bool> = own.iter().map(|o| o.contains(&what)).collect();
@@ -69,8 +73,12 @@ pub fn union(region: &Region, cut: Cut) -> Option<Vec<Grant>> {
                 all_may[at] &= all_may[*child];
             }
         }
-        let mut search = Search { region, children: &children, must, may, some_must, all_may, found: vec![] };
+        let left = most - grants.len();
+        let mut search = Search { region, children: &children, must, may, some_must, all_may, found: vec![], left };
         search.cover(region.parts[0].prefix, 0, &children[0]);
+        if search.found.len() > left {
+            return None;
+        }
         grants.extend(search.found.into_iter().map(|(prefix, origins)| Grant { prefix, what, origins }));
     }
     Some(grants)
@@ -108,8 +116,8 @@ fn pieces(answer: &Answer, edges: &BTreeMap<u8, BTreeSet<u16>>) -> BTreeSet<Opti
         }
         for &(low, high) in ports.intersection(&PortSet::of([(1, u16::MAX)])).intervals() {
             let mut from = low;
-            let inside = edges.get(&protocol).into_iter().flatten().filter(|e| **e > low && **e <= high);
-            for &edge in inside {
+            let inside = edges.get(&protocol).filter(|_| low < high).map(|edges| edges.range(low + 1..=high));
+            for &edge in inside.into_iter().flatten() {
                 list.insert(Some((protocol, Some((from, edge - 1)))));
                 from = edge;
             }
@@ -123,9 +131,7 @@ fn has(answer: &Answer, what: Option<What>) -> bool {
     match what {
         None => *answer == Answer::Permit,
         Some((protocol, None)) => answer.ports(protocol).is_all(),
-        Some((protocol, Some((low, high)))) => {
-            answer.ports(protocol).intervals().iter().any(|(l, h)| *l <= low && high <= *h)
-        }
+        Some((protocol, Some((low, high)))) => answer.ports(protocol).holds_all((low, high)),
     }
 }
 
@@ -154,11 +160,16 @@ struct Search<'a> {
     some_must: Vec<bool>,
     all_may: Vec<bool>,
     found: Vec<(IpNetwork, Origins)>,
+    /// More are of no use.
+    left: usize,
 }
 
 impl Search<'_> {
     /// Covers what must have the grant within `prefix`, which belongs to the part `label` but for the parts `inside`.
     fn cover(&mut self, prefix: IpNetwork, label: usize, inside: &[usize]) {
+        if self.found.len() > self.left {
+            return;
+        }
         let wanted: Vec<usize> = inside.iter().copied().filter(|c| self.some_must[*c]).collect();
         if !self.must[label] && wanted.is_empty() {
             return;
@@ -274,7 +285,7 @@ mod tests {
         ]);
         let (web, dns) = (Some((6, Some((80, 80)))), Some((17, Some((53, 53)))));
         let expected = vec![("0.0.0.0/0".into(), web), ("10.0.1.0/29".into(), dns)];
-        assert_eq!(listed(union(&region, Cut::Longest).unwrap()), expected);
+        assert_eq!(listed(union(&region, Cut::Longest, 2).unwrap()), expected);
     }
 
     #[test]
@@ -288,7 +299,9 @@ mod tests {
             ("10.128.0.0/9", ports(&[(6, (85, 100))])),
         ]);
         for cut in [Cut::Longest, Cut::Elementary] {
-            let grants = union(&region, cut).unwrap();
+            let grants = union(&region, cut, 100).unwrap();
+            assert_eq!(union(&region, cut, grants.len()).as_ref(), Some(&grants));
+            assert_eq!(union(&region, cut, grants.len() - 1), None, "more than wanted");
             for address in ["9.9.9.9", "10.0.0.1", "10.1.0.1", "10.1.2.1", "10.1.2.3", "10.127.0.1", "10.200.0.1"] {
                 let address: IpAddr = address.parse().unwrap();
                 let answer = &region.part(address).answer;
