@@ -2,6 +2,7 @@
 //!
 //! - [`cases`]: the shared corpus, a file each: objects, questions, verdicts
 //! - [`netns`]: clusters of network namespaces, cleaned up whatever happens
+//! - [`offenders`]: one tenant's worst
 //! - [`probe`]: real packets between them
 //! - [`adversary`]: frames of every hostile kind, and what of them may arrive
 //! - [`random`]: seeded clusters, changes and questions for property tests
@@ -19,6 +20,7 @@ pub mod kube;
 pub mod lab;
 pub mod manifest;
 pub mod netns;
+pub mod offenders;
 pub mod probe;
 pub mod random;
 pub mod shop;

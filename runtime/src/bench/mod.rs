@@ -5,7 +5,7 @@
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on single
 //! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]),
-//! [`kube`] follows a real API server, [`flower`] installs filters.
+//! [`kube`] follows a real API server, [`flower`] installs filters, [`tenants`] lets one tenant do its worst.
 
 pub mod compile;
 pub mod enforce;
@@ -14,6 +14,7 @@ pub mod kube;
 pub mod packet;
 pub mod path;
 pub mod rival;
+pub mod tenants;
 mod world;
 
 use std::io::Write;
@@ -75,7 +76,8 @@ impl Section {
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Compiling comes first: it measures this process's memory.
-    for part in [BenchPart::Compile, BenchPart::Packet, BenchPart::Path, BenchPart::Kube, BenchPart::Flower] {
+    use BenchPart::{Compile, Flower, Kube, Packet, Path, Tenants};
+    for part in [Compile, Packet, Path, Kube, Flower, Tenants] {
         if !options.parts.contains(&part) {
             continue;
         }
@@ -84,6 +86,7 @@ pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
             BenchPart::Packet => packet::run(options.rounds)?,
             BenchPart::Kube => kube::run(progress)?,
             BenchPart::Flower => flower::run(options.rounds)?,
+            BenchPart::Tenants => tenants::run(options.rounds, progress)?,
             BenchPart::Path => paths(&path::run(options.rounds as usize, progress)?),
         };
         if options.report == Report::Table {

@@ -391,4 +391,6 @@ pub enum BenchPart {
     Kube,
     /// Filters into the kernel, against a bare netlink loop and tc (needs root, tc, a kernel with flower)
     Flower,
+    /// Others' updates while one tenant does its worst (needs root)
+    Tenants,
 }
