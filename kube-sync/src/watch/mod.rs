@@ -208,6 +208,11 @@ impl Watch {
         self.status.send_replace(Some(status));
     }
 
+    /// Makes an Event about an object that is set aside, where there is none yet.
+    pub fn report_aside(&self, resource: Resource, object: &ObjectKey, why: &str) {
+        self.reports.aside(resource, object, why);
+    }
+
     /// metadata.generation of a policy, as of the last update.
     pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
         self.collector.generation(policy)

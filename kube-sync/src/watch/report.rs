@@ -82,6 +82,15 @@ impl Reports {
         self.report(&Subject { kind: "Pod", api_version: "v1", namespace, name, uid }, "NotIsolated", note);
     }
 
+    /// Reports that an object is set aside, and why.
+    pub fn aside(&self, resource: Resource, key: &ObjectKey, why: &str) {
+        let api_version = if resource == Resource::Policy { "networking.k8s.io/v1" } else { "v1" };
+        let (namespace, name) = (Some(&*key.namespace), &*key.name);
+        let note = why[..why.floor_char_boundary(LONGEST_NOTE)].to_owned();
+        let subject = Subject { kind: resource.kind(), api_version, namespace, name, uid: None };
+        self.report(&subject, "SetAside", note);
+    }
+
     fn report(&self, about: &Subject, reason: &str, note: String) {
         let mut hasher = DefaultHasher::new();
         (&about.uid, &note).hash(&mut hasher);

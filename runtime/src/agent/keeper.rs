@@ -73,6 +73,7 @@ pub struct Keeper<H, N> {
     pub metrics: Arc<Metrics>,
     /// What is set aside, as it was told last.
     aside: BTreeMap<(Kind, ObjectKey), Aside>,
+    untold: Vec<Aside>,
     node: Arc<str>,
     pin_dir: PathBuf,
     /// The record's last time; None: it was never written.
@@ -112,6 +113,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             blind: None,
             unfound: BTreeMap::new(),
             aside: BTreeMap::new(),
+            untold: vec![],
             node,
             pin_dir,
             recorded: None,
@@ -207,6 +209,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
             self.agent.aside().map(|aside| ((aside.kind, aside.object.clone()), aside.clone())).collect();
         for (_, aside) in now.iter().filter(|(key, _)| !self.aside.contains_key(key)) {
             tracing::warn!("{aside}");
+            self.untold.push(aside.clone());
         }
         for ((kind, object), _) in self.aside.iter().filter(|(key, _)| !now.contains_key(key)) {
             tracing::info!(?kind, %object, "set aside no longer");
@@ -214,6 +217,11 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         self.stale |= now != self.aside;
         self.metrics.aside(now.len());
         self.aside = now;
+    }
+
+    /// What was set aside since the last call.
+    pub fn take_aside(&mut self) -> Vec<Aside> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Replaces the problems; new ones are logged.

@@ -16,6 +16,7 @@ use netpolc_kube_sync::{
     Severity,
     watch::{self, Change, Fetcher, NodeStatus, PolicyState, Resource, Update, Watch},
 };
+use netpolc_lower::Kind;
 use netpolc_policy::ObjectKey;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -146,6 +147,13 @@ pub async fn serve(
             keeper.metrics.resynced(resource.plural(), lists);
         }
         plugins.serve(&mut keeper);
+        for aside in keeper.take_aside() {
+            let resource = match aside.kind {
+                Kind::Policy => Resource::Policy,
+                Kind::Service => Resource::Service,
+            };
+            watch.report_aside(resource, &aside.object, &aside.to_string());
+        }
         if !keeper.holds
             && keeper.behind.is_none()
             && let Some(key) = taint.take()

@@ -76,6 +76,8 @@ pub async fn serve(
         keeper.note_unfound();
         keeper.beat();
         keeper.record(|_| {});
+        // Files have no Events.
+        keeper.take_aside();
     }
     tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
     Ok(Outcome::Fine)

@@ -197,7 +197,7 @@ fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
             write(&mut tables, Write::remove(TableId::RemoteV6, key(address)));
         }
         tables = Tables::open(tables.maps, Access::Write).unwrap();
-        for (i, &address) in (1..).zip(&meeting).rev() {
+        for (i, &address) in (1..=12).zip(&meeting).rev() {
             write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i, 300 + round)));
         }
     }
