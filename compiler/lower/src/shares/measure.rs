@@ -341,18 +341,22 @@ fn classes(edges: &[Edge], (protocol, first, last): (Protocol, u16, u16)) -> u64
     1 + (before(last.into()) - before(first.into())) as u64
 }
 
-/// Blocks of the IPv6 trie on the way to these prefixes.
+/// Blocks of the IPv6 trie on the way to these prefixes, which are in order.
 fn steps(prefixes: &[Prefix]) -> u64 {
-    let mut steps = HashSet::new();
+    let (mut steps, mut last, mut made) = (0, 0, 0);
     for prefix in prefixes.iter().filter(|p| p.family == Family::V6) {
-        let below = u64::from(prefix.length.saturating_sub(16)).div_ceil(8);
-        for step in (0..below).rev() {
-            if !steps.insert(prefix.shortened(16 + 8 * step as u8)) {
-                break;
-            }
-        }
+        // What two prefixes share of the way all between them share too: so of what was made before, that is there for
+        // this one which is on the way to the last one.
+        let shared = match (last ^ prefix.bits).leading_zeros() {
+            bits @ 16.. => u64::from(bits - 16) / 8 + 1,
+            _ => 0,
+        };
+        let way = u64::from(prefix.length.saturating_sub(16)).div_ceil(8);
+        made = shared.min(made);
+        steps += way.saturating_sub(made);
+        (last, made) = (prefix.bits, made.max(way));
     }
-    steps.len() as u64
+    steps
 }
 
 /// For each prefix the blocks that begin at or above it, added up.
@@ -394,4 +398,31 @@ pub(super) fn closed(service: Service) -> Service {
     }
     let kept = service.ports.into_iter().filter(|p| p.node_port.is_some()).collect();
     Service { addresses: vec![], ports: kept, closed: Closed { addresses, ports }, ..service }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_the_distinct_beginnings_of_prefixes() {
+        let mut bits = 1_u128;
+        for round in 0..200 {
+            let mut prefixes = vec![];
+            for i in 0..round {
+                bits = bits.wrapping_mul(0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645).wrapping_add(1);
+                // Few different bits, so that they share much.
+                let few = bits & 0x0300_0101_0001_0100_0001_0000_0100_0001;
+                let length = [0, 8, 16, 17, 24, 32, 47, 64, 120, 121, 127, 128][i % 12];
+                prefixes.push(Prefix { family: Family::V6, bits: few, length: 128 }.shortened(length));
+            }
+            let prefixes = distinct(prefixes.into_iter());
+            let mut all = HashSet::new();
+            for prefix in &prefixes {
+                let below = prefix.length.saturating_sub(16).div_ceil(8);
+                all.extend((0..below).map(|step| prefix.shortened(16 + 8 * step)));
+            }
+            assert_eq!(steps(&prefixes), all.len() as u64, "{prefixes:?}");
+        }
+    }
 }
