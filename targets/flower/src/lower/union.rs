@@ -5,12 +5,12 @@
 //! filters.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnetwork::IpNetwork;
-use netpolc_table::Origins;
+use netpolc_table::{Origin, Origins};
 
 use super::{
     ports::PortSet,
@@ -61,7 +61,7 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
     if all.len() > most {
         return None;
     }
-    let mut grants = Vec::new();
+    let mut grants: Vec<(IpNetwork, Option<What>, Vec<usize>)> = Vec::new();
     for what in all {
         let must: Vec<bool> = own.iter().map(|o| o.contains(&what)).collect();
         let may: Vec<bool> = region.parts.iter().map(|p| p.answer.is_inverse() || has(&p.answer, what)).collect();
@@ -79,9 +79,19 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
         if search.found.len() > left {
             return None;
         }
-        grants.extend(search.found.into_iter().map(|(prefix, origins)| Grant { prefix, what, origins }));
+        let found = std::mem::take(&mut search.found);
+        grants.extend(found.into_iter().map(|(prefix, parts)| (prefix, what, parts)));
     }
-    Some(grants)
+    // Only now, since most searches are broken off: why, which is as long as the parts have ports.
+    let origins = |parts: &[usize]| joined(parts.iter().map(|at| &region.parts[*at].origins));
+    Some(grants.into_iter().map(|(prefix, what, parts)| Grant { prefix, what, origins: origins(&parts) }).collect())
+}
+
+/// The origins of all, each once.
+pub fn joined<'a>(lists: impl Iterator<Item = &'a Origins>) -> Origins {
+    // Parts of one answer have most of their origins in common: they are not sorted before that is known.
+    let distinct: HashSet<&Origin> = lists.flat_map(|origins| origins.as_slice()).collect();
+    distinct.into_iter().cloned().collect()
 }
 
 /// Where ranges begin, or end before; of each protocol.
@@ -159,7 +169,8 @@ struct Search<'a> {
     may: Vec<bool>,
     some_must: Vec<bool>,
     all_may: Vec<bool>,
-    found: Vec<(IpNetwork, Origins)>,
+    /// With the parts that need it.
+    found: Vec<(IpNetwork, Vec<usize>)>,
     /// More are of no use.
     left: usize,
 }
@@ -175,12 +186,12 @@ impl Search<'_> {
             return;
         }
         if self.may[label] && inside.iter().all(|c| self.all_may[*c]) {
-            let mut origins = Vec::new();
+            let mut parts = Vec::new();
             if self.must[label] {
-                origins.extend(self.region.parts[label].origins.as_slice().iter().cloned());
+                parts.push(label);
             }
-            wanted.iter().for_each(|c| self.origins(*c, &mut origins));
-            self.found.push((prefix, origins.into_iter().collect()));
+            wanted.iter().for_each(|c| self.reasons(*c, &mut parts));
+            self.found.push((prefix, parts));
             return;
         }
         let narrow = match wanted.as_slice() {
@@ -211,11 +222,12 @@ impl Search<'_> {
         }
     }
 
-    fn origins(&self, at: usize, list: &mut Vec<netpolc_table::Origin>) {
+    /// The parts inside `at`, itself included, that need the grant.
+    fn reasons(&self, at: usize, list: &mut Vec<usize>) {
         if self.must[at] {
-            list.extend(self.region.parts[at].origins.as_slice().iter().cloned());
+            list.push(at);
         }
-        self.children[at].iter().filter(|c| self.some_must[**c]).for_each(|c| self.origins(*c, list));
+        self.children[at].iter().filter(|c| self.some_must[**c]).for_each(|c| self.reasons(*c, list));
     }
 }
 
