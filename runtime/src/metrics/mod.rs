@@ -150,14 +150,8 @@ impl Metrics {
         let watched = Watched::default();
         registry.register_collector(Box::new(watched.clone()));
         let waits_for = Some("the first complete view of the cluster".to_owned());
-        let health = Health {
-            turned: Instant::now(),
-            waits_for,
-            enforced: false,
-            blind: None,
-            unfound: 0,
-            oldest: None,
-        };
+        let health =
+            Health { turned: Instant::now(), waits_for, enforced: false, blind: None, unfound: 0, oldest: None };
         let health = Mutex::new(health);
         Arc::new(Metrics {
             registry,
