@@ -277,7 +277,7 @@ impl Shares {
                 }
                 changed
             }
-            Event::Namespace { .. } | Event::Node { .. } | Event::Interface { .. } => false,
+            Event::Namespace { .. } | Event::Node { .. } | Event::Interface { .. } | Event::Wire(_) => false,
         }
     }
 
