@@ -13,7 +13,7 @@ use std::{
 use netpolc_policy::{Cluster, Isolation, ObjectKey, Operator, Policy, Requirement, Selector};
 
 use super::{
-    Lab, Place,
+    Lab, Place, Tracking,
     generate::{Generator, Planned, marks},
     judge::{Judge, Kind, Violation},
     lab, parse,
@@ -33,15 +33,6 @@ const BURST: usize = 256;
 const QUIET: Duration = Duration::from_micros(800);
 /// The same at the end of a round, before policies change.
 const DRAIN: Duration = Duration::from_millis(40);
-
-/// Does the node track connections, and so put fragments together?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tracking {
-    /// Everywhere, on bridges too.
-    On,
-    /// No.
-    Off,
-}
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -92,6 +83,9 @@ struct Field<'a> {
     sent: Vec<Planned>,
     first: u64,
     seen: Vec<bool>,
+    /// What seems a violation: where it arrived, which frame it was, what arrived. Judged again when the round is over, since what
+    /// it replies to may have arrived before it at another place, and been read later.
+    suspects: Vec<(Place, usize, Vec<u8>)>,
     judge: Judge,
     seed: u64,
     number: u64,
@@ -117,6 +111,7 @@ impl Campaign {
             sent: vec![],
             first: 0,
             seen: vec![],
+            suspects: vec![],
             judge: Judge::new(lab.world.clone(), Cluster::default()),
             seed: self.seed,
             number: self.from,
@@ -156,11 +151,12 @@ impl Campaign {
                 let wave: Vec<usize> = range.filter(|i| field.sent[*i].wave == wave).collect();
                 for burst in wave.chunks(BURST) {
                     report.refused += field.send(burst)?;
-                    field.collect(QUIET, self, report)?;
+                    field.collect(QUIET, report)?;
                 }
             }
         }
-        field.collect(DRAIN, self, report)?;
+        field.collect(DRAIN, report)?;
+        field.convict(self, report);
         report.sent += field.sent.len();
         for (planned, seen) in field.sent.iter().zip(&field.seen) {
             let Some(wanted) = planned.wanted else { continue };
@@ -178,20 +174,17 @@ impl Campaign {
 }
 
 impl Field<'_> {
-    /// Switches connection tracking; what was tracked is forgotten, so that nothing is adopted from it later.
+    /// Switches connection tracking. What was tracked is forgotten, so that nothing is adopted from it: who opened a connection before
+    /// its pod was isolated is another question than the judge's.
     fn track(&mut self, tracking: Tracking) -> Result<(), Error> {
+        if self.tracking == Tracking::On {
+            self.lab.forget_connections()?;
+        }
         if tracking == self.tracking {
             return Ok(());
         }
         self.tracking = tracking;
-        self.lab.on_node(match tracking {
-            Tracking::On => {
-                "nft add table inet tracked
-nft add chain inet tracked everything '{ type filter hook prerouting priority 0; }'
-nft add rule inet tracked everything ct state new counter"
-            }
-            Tracking::Off => "nft delete table inet tracked",
-        })
+        self.lab.track(tracking)
     }
 
     /// Sends in order; a run of frames of one sender in few system calls.
@@ -227,7 +220,7 @@ nft add rule inet tracked everything ct state new counter"
     }
 
     /// Reads and judges what arrives until nothing does.
-    fn collect(&mut self, quiet: Duration, campaign: &Campaign, report: &mut Report) -> Result<(), Error> {
+    fn collect(&mut self, quiet: Duration, report: &mut Report) -> Result<(), Error> {
         let mut last = Instant::now();
         while last.elapsed() < quiet {
             for (index, place) in self.lab.world.places().enumerate() {
@@ -237,7 +230,7 @@ nft add rule inet tracked everything ct state new counter"
                     last = Instant::now();
                 }
                 for frame in arrived {
-                    self.take(place, &frame, campaign, report);
+                    self.take(place, &frame, report);
                 }
             }
             std::thread::yield_now();
@@ -245,7 +238,7 @@ nft add rule inet tracked everything ct state new counter"
         Ok(())
     }
 
-    fn take(&mut self, at: Place, bytes: &[u8], campaign: &Campaign, report: &mut Report) {
+    fn take(&mut self, at: Place, bytes: &[u8], report: &mut Report) {
         let found: Vec<usize> = marks(bytes).filter_map(|m| usize::try_from(m.checked_sub(self.first)?).ok()).collect();
         let Some(frame) = parse::frame(bytes) else { return };
         for index in found {
@@ -255,12 +248,23 @@ nft add rule inet tracked everything ct state new counter"
             if planned.wanted == Some(at) {
                 self.seen[index] = true;
             }
+            if self.judge.arrives(at, &frame, &planned.sent).is_err() {
+                self.suspects.push((at, index, bytes.to_vec()));
+            }
+        }
+    }
+
+    /// Judges what seemed a violation, now that everything has arrived.
+    fn convict(&mut self, campaign: &Campaign, report: &mut Report) {
+        for (at, index, bytes) in std::mem::take(&mut self.suspects) {
+            let planned = &self.sent[index];
+            let frame = parse::frame(&bytes).expect("it was read before");
             let Err(Violation { kind, why }) = self.judge.arrives(at, &frame, &planned.sent) else { continue };
             let which = if campaign.kinds.contains(&kind) { &mut report.violations } else { &mut report.tolerated };
             let entry = which.entry((kind, planned.sent.label)).or_default();
             entry.0 += 1;
             if entry.0 == 1 {
-                entry.1 = self.describe(planned, at, &format!("{kind:?}: {why}"), bytes);
+                entry.1 = self.describe(planned, at, &format!("{kind:?}: {why}"), &bytes);
             }
         }
     }

@@ -165,11 +165,18 @@ impl Judge {
             self.firsts.entry(key).or_default().push(packet.clone());
             self.case_firsts.entry(sent.case).or_default().push(packet.clone());
         }
-        if let (Place::Pod(n), Some((flow, event))) = (sent.place, packet.flow())
-            && matches!(event, Event::Opens | Event::Either)
+        let Some((flow, Event::Opens | Event::Either)) = packet.flow() else { return };
+        if let Place::Pod(n) = sent.place
             && self.world.owns(sent.place, packet.source)
         {
             self.opened.insert((n, flow));
+        }
+        // A first fragment that is too short for a mark arrives unseen.
+        let unseen = packet.fragment.is_some() && packet.body.len() < 16;
+        if let Some(n) =
+            self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination)).filter(|_| unseen)
+        {
+            self.accepted.insert((n, flow));
         }
     }
 
@@ -200,13 +207,12 @@ impl Judge {
             Content::Other(_) | Content::Short if from.is_none() => return self.unread(sent.place, at),
             Content::Other(kind) => return wrong(Kind::NotIp, format_args!("type {kind:#06x} from a pod")),
             Content::Short => return wrong(Kind::NotIp, "headers that end too early, from a pod"),
-            Content::Arp { hardware, sender } => {
+            Content::Arp { sender } => {
                 let Some(pod) = from else { return Ok(()) };
-                let own = pod.addresses.contains(&(*sender).into()) || sender.is_unspecified();
-                if own && *hardware == pod.mac {
-                    return if own_mac { Ok(()) } else { wrong(Kind::ForgedMac, "ARP under a forged address") };
+                if !pod.addresses.contains(&(*sender).into()) && !sender.is_unspecified() {
+                    return wrong(Kind::Arp, format_args!("{sender} is not the sender's"));
                 }
-                return wrong(Kind::Arp, format_args!("{sender} is not the sender's, or {hardware:x?}"));
+                return if own_mac { Ok(()) } else { wrong(Kind::ForgedMac, "ARP under a forged address") };
             }
         };
         // What the node has put into its overlay; behind it stands the packet that was sent.
@@ -267,12 +273,12 @@ impl Judge {
         to_node && self.is_named(sent.place, &packet)
     }
 
-    /// Does a rule allow it, S45 aside?
+    /// Does a rule that names ports allow it, S45 aside?
     fn is_named(&self, from: Place, packet: &Packet) -> bool {
         let port = packet.ports().map(|p| p.1);
         let reason =
             self.ask(&self.bare, from, Direction::Egress, packet.source, packet.destination, packet.protocol, port);
-        matches!(reason, Reason::Allowed(_))
+        matches!(reason, Reason::Allowed(place) if place.port.is_some())
     }
 
     /// S55, and S45 where other nodes are concerned.
@@ -319,17 +325,18 @@ impl Judge {
         match kind {
             134 => wrong(Kind::Discovery, "a router advertisement of a pod"),
             137 => wrong(Kind::Discovery, "a redirect of a pod"),
-            136 if !target.is_some_and(|t| self.is_pods(from, t)) => {
+            // Nobody knows all link-local addresses of pods, but the node's are known.
+            136 if !target.is_some_and(|t| self.may_speak_for(from, t)) => {
                 wrong(Kind::Discovery, format_args!("an advertisement for {target:?}"))
             }
             _ => Ok(()),
         }
     }
 
-    /// One of its addresses, the link-local one included.
-    fn is_pods(&self, place: Place, address: IpAddr) -> bool {
-        let pod = self.world.pod(place);
-        pod.is_some_and(|p| p.addresses.contains(&address) || super::world::link_local(p.mac) == address)
+    /// One of its addresses, or a link-local one that is not the node's.
+    fn may_speak_for(&self, place: Place, address: IpAddr) -> bool {
+        let local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+        self.world.owns(place, address) || (local && !self.world.nodes_own.contains(&address))
     }
 
     /// S52: what cannot be read.

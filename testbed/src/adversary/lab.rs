@@ -9,6 +9,8 @@ use std::{
     process::Stdio,
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
+
 use super::{
     Place, Shape, World,
     wire::Wire,
@@ -22,12 +24,17 @@ nft add table inet quiet
 nft add chain inet quiet everything '{ type filter hook prerouting priority raw; policy drop; }'
 ";
 
-/// The node forwards, takes source routes (off by default, and the worst there may be), and answers errors at any rate.
+/// The node forwards, takes source routes (off by default, and the worst there may be), answers errors at any rate, and has room for
+/// the fragments of packets that are never completed, beside those of honest ones.
 const ROUTER: &str = "ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
 echo 0 > /proc/sys/net/ipv6/icmp/ratelimit
+for f in ipv4/ipfrag_ ipv6/ip6frag_ netfilter/nf_conntrack_frag6_; do
+  [ ! -e /proc/sys/net/${f}high_thresh ] || echo 268435456 > /proc/sys/net/${f}high_thresh
+  for t in time timeout; do [ ! -e /proc/sys/net/$f$t ] || echo 2 > /proc/sys/net/$f$t; done
+done
 for i in all default; do
   echo 1 > /proc/sys/net/ipv4/conf/$i/accept_source_route
   echo 1 > /proc/sys/net/ipv6/conf/$i/accept_source_route
@@ -35,6 +42,15 @@ for i in all default; do
   [ ! -e /proc/sys/net/ipv6/conf/$i/rpl_seg_enabled ] || echo 1 > /proc/sys/net/ipv6/conf/$i/rpl_seg_enabled
 done
 ";
+
+/// Does the node track connections, and so put fragments together?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// Everywhere, on bridges too.
+    On,
+    /// No.
+    Off,
+}
 
 /// A running node with its pods and the outside. Dropping it removes everything.
 #[derive(Debug)]
@@ -114,11 +130,36 @@ impl Lab {
         Ok([open(v4)?, open(v6)?])
     }
 
-    /// Runs a script on the node.
+    /// Makes the node forget every tracked connection: IPCTNL_MSG_CT_DELETE without a tuple
+    /// (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
     ///
     /// # Errors
-    /// It fails.
-    pub fn on_node(&self, script: &str) -> Result<(), Error> {
+    /// The kernel's.
+    pub fn forget_connections(&self) -> Result<(), Error> {
+        // struct nlmsghdr: length, type, flags (request), sequence, port; struct nfgenmsg: family, version, resource.
+        const NETFILTER: i32 = 12;
+        const DELETE: u16 = 1 << 8 | 2;
+        let header = [&20u32.to_ne_bytes()[..], &DELETE.to_ne_bytes(), &1u16.to_ne_bytes(), &[0; 12]].concat();
+        let forget = || {
+            let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(NETFILTER)))?;
+            socket.send(&header).map(drop)
+        };
+        self.node.run(forget)?.map_err(|e| Error::system("forget tracked connections".into(), e))
+    }
+
+    /// Switches connection tracking on the node, which is off at first.
+    ///
+    /// # Errors
+    /// `nft` refuses.
+    pub fn track(&self, tracking: Tracking) -> Result<(), Error> {
+        let script = match tracking {
+            Tracking::On => {
+                "nft add table inet tracked
+nft add chain inet tracked everything '{ type filter hook prerouting priority 0; }'
+nft add rule inet tracked everything ct state new counter"
+            }
+            Tracking::Off => "nft delete table inet tracked",
+        };
         shell(&self.node, script)
     }
 

@@ -24,6 +24,6 @@ pub mod parse;
 pub mod wire;
 mod world;
 
-pub use campaign::{Campaign, Report, Tracking};
-pub use lab::Lab;
+pub use campaign::{Campaign, Report};
+pub use lab::{Lab, Tracking};
 pub use world::{Actor, Mac, Place, Shape, World};

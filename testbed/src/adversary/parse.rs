@@ -22,8 +22,6 @@ pub struct Frame {
 pub enum Content {
     /// ARP for Ethernet and IPv4.
     Arp {
-        /// Sender's hardware address.
-        hardware: Mac,
         /// Sender's protocol address.
         sender: Ipv4Addr,
     },
@@ -123,10 +121,7 @@ pub fn frame(bytes: &[u8]) -> Option<Frame> {
 
 fn content(kind: u16, body: &[u8]) -> Content {
     match kind {
-        number::ARP => {
-            let sender = || Some(Content::Arp { hardware: field(body, 8)?, sender: field::<4>(body, 14)?.into() });
-            sender().unwrap_or(Content::Short)
-        }
+        number::ARP => field::<4>(body, 14).map_or(Content::Short, |sender| Content::Arp { sender: sender.into() }),
         number::IPV4 => ipv4(body).map_or(Content::Short, Content::Ip),
         number::IPV6 => ipv6(body).map_or(Content::Short, Content::Ip),
         other => Content::Other(other),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::{
     super::bytes::{self, Header, number},
-    Draft, Generator,
+    Draft, Generator, MARK,
 };
 
 impl Generator {
@@ -198,7 +198,8 @@ impl Generator {
             }
             3 => packet[1] = self.rng.below(256) as u8,
             4 => {
-                let at = self.rng.below(packet.len().min(60));
+                // Not in the mark, or it would be another frame's.
+                let at = self.rng.below((packet.len() - MARK).min(60));
                 packet[at] = self.rng.below(256) as u8;
             }
             _ => packet.extend([0; 46]),
