@@ -17,17 +17,12 @@ use netpolc_target_ebpf::{Capacities, Config};
 use netpolc_testbed::adversary::{Campaign, Lab, Report, judge::Kind};
 
 /// What is known to happen still, and is seen but not held against the agent; to be emptied.
-const AWAITED: [Kind; 8] = [
-    // Into tunnels of nodes.
-    Kind::Tunnel,
-    // Out of the own node's tunnel; and discovery that is not for the link.
-    Kind::Egress,
-    // Out of the own node's tunnel.
-    Kind::ForgedSource,
-    Kind::IcmpError,
+const AWAITED: [Kind; 3] = [
+    // Advertisements for link-local addresses of the node.
     Kind::Discovery,
-    Kind::Dhcp,
+    // Hardware addresses on bridges are not guarded.
     Kind::ForgedMac,
+    // A bridge floods what is for nobody it knows.
     Kind::ForeignDestination,
 ];
 

@@ -5,78 +5,14 @@ mod common;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use common::stage::{Stage, on_stage};
+use common::{
+    frames::{BOTH, BRIDGED, EGRESS, MARK, SHAPES, Way, expect, policies, policy},
+    stage::on_stage,
+};
 use netpolc_testbed::adversary::{
     Place, Tracking, World,
     bytes::{self, Header, number},
 };
-
-const ROUTED: [usize; 3] = [0, 1, 2];
-const BRIDGED: [usize; 3] = [3, 4, 5];
-const SHAPES: [[usize; 3]; 2] = [ROUTED, BRIDGED];
-const MARK: &[u8] = b"\xa7the-mark\xa7";
-
-/// Isolates the pod in these directions, with these rules; its namespace is told by its number.
-fn policy(pod: usize, spec: &str) -> String {
-    format!(
-        "---
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {{name: p{pod}, namespace: n{}}}
-spec: {{podSelector: {{matchLabels: {{id: p{pod}}}}}, {spec}}}
-",
-        pod % 2
-    )
-}
-
-const BOTH: &str = "policyTypes: [Ingress, Egress]";
-const EGRESS: &str = "policyTypes: [Egress]";
-
-fn policies(pods: impl IntoIterator<Item = usize>, spec: &str) -> String {
-    pods.into_iter().map(|pod| policy(pod, spec)).collect()
-}
-
-/// Who sends to whom, for frames.
-#[derive(Clone, Copy)]
-struct Way {
-    from: Place,
-    to: Place,
-    source: IpAddr,
-    destination: IpAddr,
-}
-
-impl Way {
-    /// Under their own addresses. The outside is a stranger.
-    fn new(world: &World, from: Place, to: Place, v6: bool) -> Self {
-        let own = |place| world.pod(place).map_or(world.stranger, |pod| pod.addresses)[usize::from(v6)];
-        Way { from, to, source: own(from), destination: own(to) }
-    }
-
-    fn under(self, source: IpAddr) -> Self {
-        Way { source, ..self }
-    }
-
-    /// The frame of a packet, with tags.
-    fn frame(&self, world: &World, tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
-        let to = if world.same_link(self.from, self.to) { world.mac(self.to) } else { world.gateway(self.from) };
-        bytes::ethernet(to, world.mac(self.from), tags, bytes::ether_type(self.destination), packet)
-    }
-
-    /// A whole packet.
-    fn packet(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
-        bytes::ip(self.source, self.destination, protocol, &Header { hops: 64, ..Header::default() }, body)
-    }
-
-    fn udp(&self, world: &World, port: u16) -> Vec<u8> {
-        self.frame(world, &[], &self.packet(number::UDP, &bytes::udp(4000, port, MARK)))
-    }
-}
-
-/// Sends frames with the mark, and says where it went wrong unless so many of them arrive.
-fn expect(stage: &mut Stage<'_>, way: Way, frames: &[Vec<u8>], wanted: usize, what: &str) {
-    let arrived = stage.arrive(way.from, way.to, frames, MARK, wanted);
-    assert_eq!(arrived, wanted, "{what}: {:?} as {} to {:?} {}", way.from, way.source, way.to, way.destination);
-}
 
 /// IPv6 in two pieces, the first with a routing header of `unfragmentable` bytes before its fragment header.
 fn cut(world: &World, way: Way, protocol: u8, head: &[u8], unfragmentable: usize, id: u32) -> Vec<Vec<u8>> {

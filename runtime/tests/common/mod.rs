@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod bridge;
+pub mod frames;
 pub mod stage;
 
 use std::{

@@ -21,6 +21,7 @@ use netpolc_policy::{
 use super::{
     Place, World,
     bytes::number,
+    generate::marks,
     parse::{self, Content, Event, Flow, Frame, Packet},
 };
 use crate::random;
@@ -171,11 +172,10 @@ impl Judge {
         {
             self.opened.insert((n, flow));
         }
-        // A first fragment that is too short for a mark arrives unseen.
-        let unseen = packet.fragment.is_some() && packet.body.len() < 16;
-        if let Some(n) =
-            self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination)).filter(|_| unseen)
-        {
+        // What has no mark within its length arrives unseen: a short first fragment, or what routers trim.
+        let unseen = marks(&packet.body).next().is_none();
+        let receiver = self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination));
+        if let Some(n) = receiver.filter(|_| unseen) {
             self.accepted.insert((n, flow));
         }
     }
