@@ -58,6 +58,7 @@ impl Follower {
                 match self.watch.next(&self.cluster).await {
                     Update::First(cluster) => (self.cluster, self.first) = (cluster, true),
                     Update::Changes(changes) => changes.into_iter().for_each(|change| change.apply(&mut self.cluster)),
+                    Update::Ended => panic!("the watching thread is gone"),
                 }
             }
         };

@@ -32,7 +32,11 @@ use crate::{
         adopt::{Origin, Taken},
         host::{Enforcer, Network},
     },
-    net::{Connection, conntrack::Tracked},
+    net::{
+        Connection,
+        conntrack::Tracked,
+        ways::{Answer, Wanted},
+    },
 };
 
 /// An update of another tenant should be enforced within so many milliseconds.
@@ -81,14 +85,14 @@ impl Enforcer for Tables {
 pub struct Nowhere;
 
 impl Network for Nowhere {
-    fn ways(&mut self, _: &[IpAddr]) -> io::Result<BTreeMap<IpAddr, u32>> {
-        Ok(BTreeMap::new())
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
+        Ok(Answer::by_address(pods, |_| None))
     }
     fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
         Ok(vec![])
     }
-    fn sockets(&mut self, _: &BTreeSet<IpAddr>) -> io::Result<Vec<Connection>> {
-        Ok(vec![])
+    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+        Ok(BTreeMap::new())
     }
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         Ok(BTreeSet::new())

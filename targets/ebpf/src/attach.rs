@@ -378,11 +378,11 @@ impl Attachments {
                     links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link")
                 }
                 Held::Clsact(_, role) => {
-                    let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
+                    let mut mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
                     let there = |(hook, program): &(Hook, Loaded)| {
                         clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
                     };
-                    (!mine.fold(true, |all, one| all && there(one))).then_some("its filter in clsact")
+                    (!mine.all(there)).then_some("its filter in clsact")
                 }
             };
             missing.extend(what.map(|what| (ifindex, what)));

@@ -1,0 +1,122 @@
+//! Where every way through a program ends: Next, Drop with its counter, the mark, and the record of a first fragment.
+//!
+//! Not here: the exits of what was translated ([`super::translated`]).
+
+use netpolc_table::schema::Word;
+use netpolc_target::{Hook, semantics::DropReason};
+
+use super::{Generator, NEXT, SHOT, ctx, isolation, mark, stack};
+use crate::{
+    asm::{Alu, Cond, Reg::*, Size},
+    layout::{MapId, config},
+};
+
+impl Generator<'_> {
+    pub(super) fn exits(&mut self) {
+        let (next, allow, hook) = (self.next, self.allow, self.hook);
+        let isolated = isolation(hook);
+        let guarded = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
+        for reason in DropReason::ALL {
+            let (deny, refuse, early) = (self.deny(reason), self.refuse(reason), self.refuse_early(reason));
+            if self.a.used(early) {
+                self.a.note(format!("refuse where isolated or guarded: {}", reason.name()));
+                self.a.bind(early);
+                self.word_flags();
+                self.a.jump_if(Cond::Set, R1, isolated | guarded, deny);
+                self.a.jump(next);
+            }
+            if self.a.used(refuse) {
+                self.a.note(format!("refuse where isolated: {}", reason.name()));
+                self.a.bind(refuse);
+                if hook == Hook::FromPod {
+                    self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+                    self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[DropReason::SpoofedSource as usize]);
+                }
+                self.word_flags();
+                self.a.jump_if(Cond::Set, R1, isolated, deny);
+                self.a.jump(next);
+            }
+        }
+        let (drop, record) = (self.a.label(), self.a.label());
+        for reason in DropReason::ALL {
+            let deny = self.deny(reason);
+            if self.a.used(deny) {
+                self.a.note(format!("drop: {}", reason.name()));
+                self.a.bind(deny);
+                self.a.mov(R1, reason as i32);
+                self.a.jump(drop);
+            }
+        }
+        if self.a.used(drop) {
+            let a = &mut self.a;
+            a.note("counter: endpoint, direction, reason");
+            a.bind(drop);
+            a.load(Size::Dw, R2, Fp, stack::ENDPOINT);
+            a.alu(Alu::And, R2, self.p.capacities.endpoints as i32 - 1);
+            a.alu(Alu::Lsh, R2, 1);
+            a.alu(Alu::Add, R2, i32::from(hook != Hook::ToPod));
+            a.alu(Alu::Lsh, R2, config::REASONS.ilog2() as i32);
+            a.alu(Alu::Add, R2, R1);
+            a.alu(Alu::Lsh, R2, 3);
+            a.map_value(R3, MapId::Counter, 0);
+            a.alu(Alu::Add, R3, R2);
+            a.mov(R1, 1);
+            a.atomic_add(R3, 0, R1);
+            a.mov(R7, SHOT);
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.jump_if(Cond::Set, R1, mark::FIRST, record);
+            a.note("drop");
+            a.mov(R0, SHOT);
+            a.exit();
+        }
+        if hook == Hook::Translated {
+            return self.unmark(record);
+        }
+        let rare = self.a.label();
+        if self.a.used(allow) {
+            let a = &mut self.a;
+            a.note("permit");
+            a.bind(allow);
+            a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER, rare);
+        }
+        self.a.note("next");
+        self.a.bind(next);
+        self.a.mov(R0, NEXT);
+        self.a.exit();
+        if self.a.used(rare) {
+            let deferred = self.a.label();
+            self.a.bind(rare);
+            self.a.mov(R7, NEXT);
+            if hook == Hook::FromPod {
+                self.a.note("goes on to a Service");
+                self.a.jump_if(Cond::Set, R1, mark::DEFER, deferred);
+                self.a.jump(record);
+                self.a.bind(deferred);
+                self.set_mark();
+                self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+                self.a.jump_if(Cond::Set, R1, mark::FIRST, record);
+                self.a.mov(R0, NEXT);
+                self.a.exit();
+            } else {
+                self.a.jump(record);
+            }
+        }
+        if self.a.used(record) {
+            let done = self.a.label();
+            self.record(record, done);
+            self.a.bind(done);
+            self.a.mov(R0, R7);
+            self.a.exit();
+        }
+    }
+
+    /// Sets the bit of the packet's mark. Changes R1.
+    pub(super) fn set_mark(&mut self) {
+        let bit = self.options.mark as i32;
+        let a = &mut self.a;
+        a.load(Size::W, R1, R6, ctx::MARK);
+        a.alu32(Alu::Or, R1, bit);
+        a.store(Size::W, R6, ctx::MARK, R1);
+    }
+}
