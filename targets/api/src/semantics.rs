@@ -176,6 +176,9 @@
 //! judges it by the sender's egress set and takes the mark off. What is delivered to the node itself meets no such hook: egress to the own node is
 //! allowed (S45). The sender is known by `ingress_ifindex`, which stays through routing, translation and masquerade.
 //!
+//! A target that knows of an interface whose egress it does not see yet *holds*: at `from_pod` what no live entry lets go on
+//! is then Drop(Policy) instead of going on to a Service, until every interface is covered.
+//!
 //! Every packet of a connection takes this way, so tightening cuts it; it follows its own backend, whatever the list of endpoints
 //! is by then. A Service or one of its ports that goes does not cut it either: its entry is *deferred*, and conntrack goes on translating.
 //! What nothing translates is judged as the address that it has. After a tightening the other side's packets still reach the pod until the entry is idle, since
