@@ -81,7 +81,7 @@ fn every_form_of_output_is_there() {
     let file = file.to_str().unwrap();
     let json = run(&["compile", "-f", file, "-o", "json"], "");
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert!(json["tables"].as_array().is_some_and(|t| t.len() == 13));
+    assert!(json["tables"].as_array().is_some_and(|t| t.len() == 15));
     let table = run(&["compile", "-f", file, "-o", "table"], "");
     assert!(text(&table.stdout).contains("isolates default/test-network-policy"));
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf"], "");

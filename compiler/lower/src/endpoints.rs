@@ -90,6 +90,7 @@ impl Compiler {
 
     /// Where a pod's host-side interface is; the newest word on an interface counts.
     pub(crate) fn set_interface(&mut self, pod: ObjectKey, ifindex: Option<u32>) {
+        self.reworded.insert(pod.clone());
         if let Some(before) = self.interfaces.remove(&pod) {
             self.take(TableId::Interface, interface_key(before));
         }
@@ -169,12 +170,16 @@ impl Compiler {
     pub(crate) fn put_word(&mut self, key: &ObjectKey) {
         let Some(endpoint) = self.endpoints.get(key) else { return };
         let [ingress, egress] = endpoint.sets;
+        let bridged = self.interfaces.get(key).is_some_and(|ifindex| self.wire.bridged.contains(ifindex));
         let flag = |set, bit| if set { bit } else { 0 };
         let word = Word {
             ingress_set: ingress.unwrap_or(0),
             egress_set: egress.unwrap_or(0),
             // Policies of other nodes trust a pod's source, whether it is isolated itself or not (S55).
-            flags: flag(ingress.is_some(), Word::INGRESS) | flag(egress.is_some(), Word::EGRESS) | Word::GUARD,
+            flags: flag(ingress.is_some(), Word::INGRESS)
+                | flag(egress.is_some(), Word::EGRESS)
+                | flag(bridged, Word::BRIDGED)
+                | Word::GUARD,
         };
         let entry = set_policy(word).from(pod_origin(&endpoint.label));
         self.put(TableId::Endpoint, endpoint_key(endpoint.id), entry);

@@ -28,6 +28,8 @@ pub struct Wire {
     pub tunnels: BTreeSet<Tunnel>,
     /// IPv6 prefixes of the bridges that pods hang on (S36).
     pub on_link: BTreeSet<Ipv6Network>,
+    /// The interfaces that hang on those bridges.
+    pub bridged: BTreeSet<u32>,
 }
 
 impl Wire {
@@ -57,6 +59,10 @@ impl Compiler {
         for ((table, key), entry) in after.into_iter().filter(|(k, _)| !before.contains_key(k)) {
             self.put(table, key, entry);
         }
+        let moved = self.wire.bridged.symmetric_difference(&wire.bridged);
+        let moved: BTreeSet<u32> = moved.copied().collect();
+        let pods = self.interfaces.iter().filter(|(_, ifindex)| moved.contains(ifindex));
+        self.reworded.extend(pods.map(|(pod, _)| pod.clone()));
         self.wire = wire;
     }
 }
@@ -71,7 +77,7 @@ mod tests {
         let mut compiler = Compiler::new(Scope::Everywhere);
         let mut apply = |tunnels: &[Tunnel], on_link: &[&str]| {
             let on_link = on_link.iter().map(|p| p.parse().expect("a prefix")).collect();
-            let wire = Wire { tunnels: tunnels.iter().copied().collect(), on_link };
+            let wire = Wire { tunnels: tunnels.iter().copied().collect(), on_link, ..Wire::default() };
             let changes = compiler.apply(Event::Wire(wire)).expect("ids");
             let entries = |table| compiler.program().table(table).entries.len();
             (changes.entries.len(), entries(TableId::Tunnel), entries(TableId::OnLinkV6))

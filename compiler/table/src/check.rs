@@ -258,7 +258,7 @@ fn action(table: TableId, entry: &Entry) -> Vec<String> {
             _ => (),
         }
     }
-    let known = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD;
+    let known = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD | Word::BRIDGED;
     if entry.action == ActionId::SetPolicy && word_of(entry).flags & !known != 0 {
         problems.push("flags that mean nothing".into());
     }

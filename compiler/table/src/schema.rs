@@ -8,7 +8,7 @@
 //! endpoint = interface[ifindex]                    none: not ours, next
 //! word     = endpoint[endpoint]                    {ingress set, egress set, flags}
 //! from_pod, guard flag: own_v4/own_v6[endpoint, source] must hit (S55)
-//!                        on_link_v6[destination]: neighbour discovery goes no further (S36)
+//!                        on_link_v6[destination], bridged flag: neighbour discovery goes no further (S36)
 //!                        tunnel[protocol, destination port]: only where row and verdict permit it (S45)
 //! direction not isolated: permit
 //! class    = remote_v4/remote_v6[remote]           default class 0
@@ -419,6 +419,8 @@ impl Word {
     pub const RECORD: u8 = 4;
     /// The source of packets from the pod must be its own (S55).
     pub const GUARD: u8 = 8;
+    /// The pod hangs on a bridge of the node: `on_link_v6` holds for it (S36).
+    pub const BRIDGED: u8 = 16;
 }
 
 /// What the ids in the directory are ids of.

@@ -75,6 +75,10 @@ impl Flower<'_> {
             let born = if self.tables.is_own_node(pod, remote) { Born::Here } else { Born::Elsewhere };
             let packet = Packet { ct: ct::NEW | ct::TRACKED, born, ..packet.clone() };
             let expected = self.tables.side(Direction::Ingress, (pod, endpoint), remote, question);
+            if pod.addresses.contains(&remote) {
+                // What a pod sends to itself never leaves it, so no filter sees it (S47).
+                return expected;
+            }
             self.side(endpoint, Hook::Egress, &packet, expected)
         };
         Ok(Side::strictest(subjects.map(side).collect()))

@@ -10,6 +10,7 @@ use netpolc_target::semantics::TUNNEL_PROTOCOLS;
 
 use super::netlink::{self, Protocol, Socket, attribute, u32_at};
 
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
@@ -36,17 +37,14 @@ const PORTS: [(&str, u16); 9] = [
 pub fn look() -> io::Result<Wire> {
     let mut wire = Wire { tunnels: TUNNEL_PROTOCOLS.map(Tunnel::Protocol).into(), ..Wire::default() };
     let mut socket = Socket::open(Protocol::Route)?;
-    let mut bridges: BTreeSet<u32> = BTreeSet::new();
     // struct ifinfomsg: family, pad, type u16, index i32, ...; 16 bytes.
     let links = socket.dump(libc::RTM_GETLINK, &[0; 16], |to: &mut Vec<Link>, _, body| {
-        to.extend(u32_at(body, 4).zip(kind_and_port(body.get(16..).unwrap_or_default())));
+        to.extend(u32_at(body, 4).map(|index| Link::of(index, body.get(16..).unwrap_or_default())));
     })?;
-    for (index, (is_bridge, port)) in links {
-        if is_bridge {
-            bridges.insert(index);
-        }
-        wire.tunnels.extend(port.map(Tunnel::Udp));
-    }
+    let bridges: BTreeSet<u32> = links.iter().filter(|link| link.kind == Kind::Bridge).map(|link| link.index).collect();
+    wire.tunnels.extend(links.iter().filter_map(|link| link.unwraps).map(Tunnel::Udp));
+    let ports = links.iter().filter(|link| link.master.is_some_and(|master| bridges.contains(&master)));
+    wire.bridged = ports.map(|link| link.index).collect();
     // struct ifaddrmsg: family, prefixlen, flags, scope, index
     let addresses = socket.dump(libc::RTM_GETADDR, &[0; 8], |to: &mut Vec<(u32, Ipv6Network)>, _, body| {
         let address = attribute(body.get(8..).unwrap_or_default(), IFA_ADDRESS).and_then(netlink::address);
@@ -66,15 +64,30 @@ pub fn look() -> io::Result<Wire> {
 /// More links than targets have places for are judged as far.
 const MOST_LINKS: usize = 16;
 
-/// Index, whether it is a bridge, and the UDP port that it unwraps.
-type Link = (u32, (bool, Option<u16>));
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Bridge,
+    Other,
+}
 
-fn kind_and_port(attributes: &[u8]) -> Option<(bool, Option<u16>)> {
-    let info = attribute(attributes, IFLA_LINKINFO)?;
-    let kind = attribute(info, IFLA_INFO_KIND)?;
-    let kind = std::str::from_utf8(kind).ok()?.trim_end_matches('\0');
-    let data = attribute(info, IFLA_INFO_DATA).unwrap_or_default();
-    let port = PORTS.iter().find(|(k, _)| *k == kind).and_then(|(_, number)| attribute(data, *number));
-    let port = port.and_then(|p| Some(u16::from_be_bytes(p.get(..2)?.try_into().ok()?)));
-    Some((kind == "bridge", port.filter(|p| *p != 0)))
+struct Link {
+    index: u32,
+    kind: Kind,
+    master: Option<u32>,
+    /// The UDP port of the tunnel that ends there.
+    unwraps: Option<u16>,
+}
+
+impl Link {
+    fn of(index: u32, attributes: &[u8]) -> Self {
+        let master = attribute(attributes, IFLA_MASTER).and_then(|m| u32_at(m, 0));
+        let info = attribute(attributes, IFLA_LINKINFO).unwrap_or_default();
+        let name = attribute(info, IFLA_INFO_KIND).and_then(|k| std::str::from_utf8(k).ok()).unwrap_or_default();
+        let name = name.trim_end_matches('\0');
+        let data = attribute(info, IFLA_INFO_DATA).unwrap_or_default();
+        let port = PORTS.iter().find(|(kind, _)| *kind == name).and_then(|(_, number)| attribute(data, *number));
+        let port = port.and_then(|p| Some(u16::from_be_bytes(p.get(..2)?.try_into().ok()?)));
+        let kind = if name == "bridge" { Kind::Bridge } else { Kind::Other };
+        Link { index, kind, master, unwraps: port.filter(|p| *p != 0) }
+    }
 }

@@ -76,7 +76,7 @@
 //! Drop(Discovery), and so is type 136 whose target (16 bytes at 8 of the message, before `end`) is neither
 //! in `own_v6[endpoint]` nor in fe80::/10. From any pod whose egress is isolated or guarded a message
 //! of more than [`DISCOVERY_BYTES`] is judged as any other ICMPv6, and so is one whose destination is neither
-//! multicast (ff00::/8) nor in fe80::/10 nor in `on_link_v6`. Else Next.
+//! multicast (ff00::/8) nor in fe80::/10 nor, where the word has BRIDGED, in `on_link_v6`. Else Next.
 //!
 //! **DHCP** (S36). From a guarded pod UDP 67 -> 68 and 547 -> 546, an answer of a server, is Drop(SpoofedSource).
 //!

@@ -15,6 +15,7 @@
 pub mod asm;
 pub mod attach;
 mod clsact;
+mod config;
 pub mod disasm;
 pub mod elf;
 mod generation;
@@ -34,7 +35,8 @@ pub mod tables;
 mod target;
 
 pub use attach::{Attachment, Mode, Role, Way};
+pub use config::{Config, Hold};
 pub use layout::Capacities;
 pub use maps::MapFacts;
 pub use state::{Amendment, Connection, Inserted, Live};
-pub use target::{Config, Ebpf, Hold};
+pub use target::Ebpf;

@@ -15,92 +15,23 @@ use netpolc_table::{Program, Write};
 use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
 
 use crate::{
-    attach::{Attachment, Attachments, Mode, Role, Way},
+    attach::{Attachment, Attachments, Role, Way},
+    config::{Config, Hold},
     generation::{self, Generation},
-    layout::{Capacities, Clock, MapId, config, exact},
+    layout::{self, Capacities, Clock, MapId, exact},
     maps::{MapFacts, Maps, Shared},
     needs,
     pins::Pins,
-    program::{Options, Sockets},
+    program::Sockets,
     settle::Grace,
     state::{self, Amendment, Connection, Inserted, Live, Ticker},
     sys::{self, refused},
     tables::{Access, Room, Stop},
 };
 
-/// What an instance is made with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Sizes of the first generation. What is pinned keeps its own.
-    pub capacities: Capacities,
-    /// How far generations grow; `endpoints`, `state_buckets` and `fragments` never do. Equal to `capacities`: not at all.
-    pub limits: Capacities,
-    /// How programs get to interfaces.
-    pub mode: Mode,
-    /// Mixed into the hashes of connection state; None: from the kernel's random numbers.
-    pub seed: Option<u64>,
-    /// What is generated; less than everything only for measurements, and varied packets only for private instances.
-    pub program: Options,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let capacities = Capacities::default();
-        Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: None, program: Options::default() }
-    }
-}
-
-impl Config {
-    /// Small at first, for tests and single questions.
-    pub fn small() -> Self {
-        let capacities = Capacities::small();
-        Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: Some(1), program: Options::default() }
-    }
-
-    /// Small, for questions about single packets ([`Datapath::packet`]) of every [`Arrival`]: it is told what
-    /// a test run cannot show. Not for interfaces, where a packet's own socket counts.
-    pub fn asked() -> Self {
-        let program = Options { sockets: Sockets::Told, ..Options::default() };
-        Self { program, ..Self::small() }
-    }
-
-    /// The same without growth.
-    pub fn fixed(self) -> Self {
-        Self { limits: self.capacities, ..self }
-    }
-}
-
-/// May packets go on to Services?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// No.
-    Held,
-    /// Yes.
-    Free,
-}
-
 /// How often an observer looks before it says that what it sees makes no sense, and how long it waits between.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// What the layout allows, as far as the cells of rows by classes allow it together: 2^13 sets by 2^15 classes.
-fn largest(c: Capacities) -> Capacities {
-    Capacities {
-        interface_blocks: 1 << 16,
-        sets: c.sets.max(1 << 13),
-        classes_v4: c.classes_v4.max(1 << 15),
-        classes_v6: c.classes_v6.max(1 << 15),
-        rows: c.rows.max(1 << 16),
-        port_words: c.port_words.max(1 << 10),
-        remote_v4_blocks: c.remote_v4_blocks.max(1 << 19),
-        remote_v6_blocks: c.remote_v6_blocks.max(1 << 19),
-        remote_v6_buckets: c.remote_v6_buckets.max(1 << 22),
-        remote_v6_leaves: c.remote_v6_leaves.max(1 << 16),
-        more_addresses: c.more_addresses.max(1 << 20),
-        services: c.services.max(1 << 20),
-        ..c
-    }
-}
 
 /// The eBPF target.
 #[derive(Debug)]
@@ -292,7 +223,7 @@ impl Ebpf {
     pub fn hold(&mut self, hold: Hold) -> Result<(), Error> {
         self.may_change()?;
         let words = self.generation.tables.maps.words::<AtomicU64>(MapId::Config);
-        words[config::HOLD / 8].store(u64::from(hold == Hold::Held), Relaxed);
+        words[layout::config::HOLD / 8].store(u64::from(hold == Hold::Held), Relaxed);
         Ok(())
     }
 
@@ -598,7 +529,7 @@ impl Datapath for Ebpf {
         self.may_change()?;
         let maps = &self.generation.tables.maps;
         let jiffies = by.as_nanos() * u128::from(maps.clock.hz) / 1_000_000_000;
-        maps.words::<AtomicU64>(MapId::Config)[config::TIME_OFFSET / 8].fetch_add(jiffies as u64, Relaxed);
+        maps.words::<AtomicU64>(MapId::Config)[layout::config::TIME_OFFSET / 8].fetch_add(jiffies as u64, Relaxed);
         Ok(())
     }
 }

@@ -278,7 +278,7 @@ impl Mem {
         let destination = Ipv6Addr::from(destination);
         let near = destination.is_multicast()
             || destination.is_unicast_link_local()
-            || eval::is_on_link(&self.program, destination);
+            || context.word.flags & Word::BRIDGED != 0 && eval::is_on_link(&self.program, destination);
         Ok(near && message.len() <= DISCOVERY_BYTES)
     }
 }

@@ -112,7 +112,8 @@ impl Events {
         match random.below(4) {
             0 => {
                 let word = word(pod, ingress, egress);
-                let flags = word.flags | random.pick(&[Word::GUARD, Word::RECORD, Word::GUARD | Word::RECORD]);
+                let more = random.pick(&[Word::GUARD, Word::RECORD, Word::GUARD | Word::RECORD]);
+                let flags = (word.flags | more) ^ random.pick(&[0, Word::BRIDGED]);
                 set_word(pod, Word { flags, ..word })
             }
             _ => switch(pod, ingress, egress),

@@ -116,7 +116,7 @@ pub const INCARNATION: u16 = 0x1111;
 pub fn word(pod: Pod, ingress: Policy, egress: Policy) -> Word {
     let set = |policy: Policy, offset: u16| if policy == Policy::Open { 0 } else { base(pod, offset) + policy as u16 };
     let flag = |policy, flag| if policy == Policy::Open { 0 } else { flag };
-    let flags = flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS);
+    let flags = flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS) | Word::BRIDGED;
     Word { ingress_set: set(ingress, 0), egress_set: set(egress, 10), flags }
 }
 

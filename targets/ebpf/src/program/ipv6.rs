@@ -1,6 +1,6 @@
 //! Steps 3, 4, 5 (where to branch off) and 6 of IPv6: header, guard, extension headers, layer 4.
 
-use netpolc_table::schema::Family;
+use netpolc_table::schema::{Family, Word};
 use netpolc_target::{
     Hook,
     semantics::{DHCPV6, DISCOVERY_BYTES, DropReason::*, icmp, ip, needed},
@@ -259,6 +259,9 @@ impl Generator<'_> {
         a.mov(R3, R1);
         a.alu(Alu::And, R3, be16(0xffc0));
         a.jump_if(Cond::Eq, R3, be16(0xfe80), allow);
+        a.load(Size::B, R3, Fp, stack::WORD_FLAGS);
+        a.alu(Alu::And, R3, i32::from(Word::BRIDGED));
+        a.jump_if(Cond::Eq, R3, 0, far);
         a.note("table on_link_v6");
         a.map_value(R5, MapId::OnLink, 0);
         for place in (0..on_link::PLACES).map(|i| (i * on_link::SIZE) as i16) {

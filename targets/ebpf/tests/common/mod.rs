@@ -132,7 +132,7 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
         }
         TableId::Endpoint => {
             let word =
-                Word { ingress_set: rng.below(6) as u16, egress_set: rng.below(6) as u16, flags: rng.below(16) as u8 };
+                Word { ingress_set: rng.below(6) as u16, egress_set: rng.below(6) as u16, flags: rng.below(32) as u8 };
             (schema::endpoint_key(endpoint), schema::set_policy(word))
         }
         TableId::OwnV4 => (schema::own_key(endpoint, address(rng, Family::V4)), schema::plain(ActionId::Own)),

@@ -13,7 +13,8 @@ use crate::{
     conformance::{
         Case,
         world::{
-            A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, permit_tunnels, set_word, switch, world,
+            A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, permit_tunnels, set_word, switch, word,
+            world,
         },
     },
     frame::{Packet, arp, discovery, truncate},
@@ -283,6 +284,8 @@ fn discovery_passes() -> Case {
         discovery(135, a, link, r).payload(&body).build()
     };
     let guarded = set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD });
+    let closed = word(A, Policy::Nothing, Policy::Nothing);
+    let routed = Word { flags: closed.flags & !Word::BRIDGED, ..closed };
     case.out_drops("a router advertisement", discovery(134, a, link, r).build())
         .out_drops("a redirect", discovery(137, a, link, r).build())
         .out_drops("an advertisement for another pod", discovery(136, a, link, b).build())
@@ -293,6 +296,9 @@ fn discovery_passes() -> Case {
         .out_drops("a router advertisement, not isolated", discovery(134, link, r, r).build())
         .out_drops("an advertisement for another pod, not isolated", discovery(136, a, link, b).build())
         .out_passes("a far one is judged as any packet", discovery(135, a, r, r).build())
+        .write(set_word(A, routed))
+        .out_drops("the link of a bridge that it is not on", discovery(135, a, b, a).build())
+        .out_passes("all nodes", discovery(135, a, all, a).build())
         .out_passes("a larger one is judged as any packet", large(DISCOVERY_BYTES))
         .write(switch(A, Policy::Nothing, Policy::Open))
         .out_passes("where nothing is guarded", discovery(134, a, r, r).build())
