@@ -57,6 +57,10 @@ pub(crate) fn split(text: &str) -> Vec<Piece> {
     pieces.push(begun);
     pieces.retain(|piece| has_content(&text[piece.range.clone()]));
     for piece in &mut pieces {
+        // The other half of the line end that the separator stood before.
+        if text[..piece.range.start].ends_with('\r') && text[piece.range.start..].starts_with('\n') {
+            piece.range.start += 1;
+        }
         let held = &text[piece.range.clone()];
         piece.range.start += held.len() - held.trim_start_matches(BOM).len();
     }

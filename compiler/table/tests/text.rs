@@ -95,7 +95,7 @@ fn errors_name_line_column_and_what_was_expected() {
         ("tabel x", "line 1, column 1: expected `table`, found `tabel x`"),
         (
             "table x",
-            "line 1, column 7: expected a table's name (interface, endpoint, own_v4, own_v6, remote_v4, remote_v6, port, base, row, verdict, service_v4, service_v6, directory), found `x`",
+            "line 1, column 7: expected a table's name (interface, endpoint, own_v4, own_v6, remote_v4, remote_v6, port, base, row, verdict, service_v4, service_v6, tunnel, on_link_v6, directory), found `x`",
         ),
         ("table port\nsize many", "line 2, column 6: expected a size in entries, found `many`"),
         (

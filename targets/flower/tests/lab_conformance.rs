@@ -58,7 +58,6 @@ const WIDER: &[(&str, &str)] = &[
         "connection tracking has seen the denied opening, so the pod's answer to what it never got passes",
     ),
     ("S36 neighbour discovery passes", "flower has no key for the target, the size or the link"),
-    ("S36 S50 neighbour discovery is never fragmented", "flower has no key for an atomic fragment's header"),
     (
         "S45 S51 IPv6 routing headers",
         "flower has no key for segments; the host drops what it would have to route by them",
