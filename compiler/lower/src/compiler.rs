@@ -79,7 +79,7 @@ pub enum Event {
         /// The interface's index.
         ifindex: Option<u32>,
     },
-    /// The node's own devices.
+    /// The node's own devices; their tunnels as they were ([`Compiler::wired`]).
     Wire(Wire),
 }
 

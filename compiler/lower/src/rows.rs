@@ -125,6 +125,12 @@ impl Compiler {
             everything = false;
             grants = grants.iter().flat_map(|g| remaining(*g, &service_ports)).collect();
         }
+        if set.key.direction == Direction::Egress {
+            // A row's bit for a tunnel's port says that a rule names it (S45).
+            let tunnels = self.wire.ports();
+            let cut = |g: &Grant| if g.port.is_none() { remaining(*g, &tunnels) } else { vec![*g] };
+            grants = grants.iter().flat_map(cut).collect();
+        }
         grants.sort();
         grants.dedup();
         match (everything, grants.is_empty()) {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::Ipv6Network;
+use netpolc_policy::Protocol;
 use netpolc_table::{
     ActionId, Entry, Key, TableId,
     schema::{on_link_key, plain, tunnel_key},
@@ -33,6 +34,15 @@ pub struct Wire {
 }
 
 impl Wire {
+    /// The UDP ports of tunnels, as ranges.
+    pub(crate) fn ports(&self) -> BTreeSet<(Protocol, u16, u16)> {
+        let port = |tunnel: &Tunnel| match tunnel {
+            Tunnel::Udp(port) => Some((Protocol::Udp, *port, *port)),
+            Tunnel::Protocol(_) => None,
+        };
+        self.tunnels.iter().filter_map(port).collect()
+    }
+
     fn entries(&self) -> BTreeMap<(TableId, Key), Entry> {
         let tunnels = self.tunnels.iter().map(|tunnel| {
             let (protocol, port) = match *tunnel {
@@ -50,6 +60,13 @@ impl Wire {
 }
 
 impl Compiler {
+    /// With these devices, before any object: what egress sets grant depends on the tunnels. An [`crate::Event::Wire`]
+    /// may change all but these.
+    pub fn wired(mut self, wire: Wire) -> Self {
+        self.set_wire(wire);
+        self
+    }
+
     /// The node's devices are these.
     pub(crate) fn set_wire(&mut self, wire: Wire) {
         let (before, after) = (self.wire.entries(), wire.entries());

@@ -91,8 +91,8 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
         (
             TableId::Endpoint,
             endpoint_key(1),
-            set_policy(Word { flags: 16, ..Word::default() }),
-            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x10)`: flags that mean nothing",
+            set_policy(Word { flags: 32, ..Word::default() }),
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: flags that mean nothing",
         ),
     ];
     for (table, key, entry, message) in cases {

@@ -113,7 +113,7 @@ fn errors_name_line_column_and_what_was_expected() {
         ),
         (
             "HEAD {\n  tcp, 0-1 -> drop\n}",
-            "line 2, column 15: expected an action (miss, set_endpoint, set_policy, own, set_remote, set_port_class, set_row, permit, deny, defer, fingerprint), found `drop`",
+            "line 2, column 15: expected an action (miss, set_endpoint, set_policy, own, set_remote, set_port_class, set_row, permit, deny, defer, tunnel, on_link, fingerprint), found `drop`",
         ),
         ("HEAD {\n  tcp, 0-1 -> set_port_class(1)\n}", "line 2, column 30: expected `port_class`, found `1)`"),
         ("HEAD {\n  tcp, 0-1 -> permit # a/b\n}", "line 3, column 1: expected `rule[`, found `}`"),

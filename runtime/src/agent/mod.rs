@@ -365,6 +365,8 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     fn rewired(&mut self) -> Option<Event> {
         match self.network.wire() {
             Ok(wire) if wire != self.wire => {
+                // What egress sets grant depends on the tunnels.
+                self.loaded &= wire.tunnels == self.wire.tunnels;
                 self.wire = wire.clone();
                 Some(Event::Wire(wire))
             }
@@ -492,13 +494,12 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         }
         let installed = self.host.read()?;
         loop {
-            let mut compiler = Compiler::within(Scope::Node(self.node.clone()), &self.room);
+            let mut compiler = Compiler::within(Scope::Node(self.node.clone()), &self.room).wired(self.wire.clone());
             compiler.seed(&installed);
             let interfaces = self.whereabouts.all();
             let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(i) });
-            let rest = interfaces.chain([Event::Wire(self.wire.clone())]);
             let done = compiler.load_admitted(&self.cluster, &self.shares);
-            let Err(overflow) = done.and_then(|()| compiler.apply_all(rest).map(drop)) else {
+            let Err(overflow) = done.and_then(|()| compiler.apply_all(interfaces).map(drop)) else {
                 self.compiler = compiler;
                 break;
             };

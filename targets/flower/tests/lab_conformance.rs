@@ -41,6 +41,17 @@ const STRICTER: &[(&str, &str)] = &[
     ("S52 length fields that lie: total", "the frame's IP checksum is wrong"),
     ("S54", "tagged frames are dropped"),
     ("with options and tags", "tagged frames are dropped"),
+    ("S36 ARP passes, and a pod speaks for itself: tagged", "tagged frames are dropped"),
+    (
+        "S36 ARP passes, and a pod speaks for itself: where nothing is guarded",
+        "the host answers no ARP in another pod's name",
+    ),
+    ("to a link-local address", "nobody in the lab has that address"),
+    ("S45 S49 IPv4 source routes: where nothing is judged", "the host does not route by the sender's list"),
+    (
+        "S47 a pod reaches itself",
+        "flower does not know by which interface a packet came, so its own address is forged; what it sends to itself never leaves it",
+    ),
 ];
 
 /// What passes although other targets drop it, and why nothing is gained by it.
