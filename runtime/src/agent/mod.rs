@@ -12,6 +12,7 @@
 pub mod adopt;
 pub mod applied;
 pub mod cni;
+mod compile;
 pub mod ebpf;
 pub mod events;
 pub mod files;
@@ -350,41 +351,6 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         self.local.iter().filter_map(|key| self.cluster.pods.get(key))
     }
 
-    /// As [`Agent::moved`]; without interfaces the rest still applies, and they are looked for again.
-    fn look(&mut self) -> Vec<Event> {
-        let mut events = self.moved().unwrap_or_else(|error| {
-            tracing::warn!(%error, "pods' interfaces");
-            vec![]
-        });
-        events.extend(self.rewired());
-        events
-    }
-
-    /// What the node's own devices are, where that is something else than before. While they cannot be
-    /// looked at, what was known of them holds.
-    fn rewired(&mut self) -> Option<Event> {
-        match self.network.wire() {
-            Ok(wire) if wire != self.wire => {
-                // What egress sets grant depends on the tunnels.
-                self.loaded &= wire.tunnels == self.wire.tunnels;
-                self.wire = wire.clone();
-                Some(Event::Wire(wire))
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(%error, "the node's tunnels and bridges");
-                None
-            }
-        }
-    }
-
-    /// Interface events for what differs from what the compiler knows.
-    fn moved(&mut self) -> Result<Vec<Event>, Error> {
-        let local = self.local.iter().filter_map(|key| self.cluster.pods.get(key));
-        let moved = self.whereabouts.look(local, &mut self.network);
-        moved.map_err(|source| Error::Network { what: "interfaces", source })
-    }
-
     /// As [`Agent::enforce`]; where the target has no place for what the compiler made, the namespace that takes most
     /// of it is set aside, and the others go on.
     fn apply(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
@@ -478,55 +444,6 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             }
         }
         self.isolated = now;
-    }
-
-    /// None where the program is not the old one with changes. A compiler that has run out of ids is
-    /// replaced: enough may have gone since. Where that does not help, the namespace that takes most is set aside.
-    fn compile(&mut self, events: Vec<Event>) -> Result<Option<Changes>, Error> {
-        if self.loaded {
-            let events = self.shares.admit(&self.cluster, events);
-            match self.compiler.apply_all(events) {
-                Ok(changes) => return Ok(Some(changes)),
-                Err(overflow) => tracing::warn!(%overflow, "compiling anew"),
-            }
-        } else {
-            self.shares.load(&self.cluster);
-        }
-        let installed = self.host.read()?;
-        loop {
-            let mut compiler = Compiler::within(Scope::Node(self.node.clone()), &self.room).wired(self.wire.clone());
-            compiler.seed(&installed);
-            let interfaces = self.whereabouts.all();
-            let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(i) });
-            let done = compiler.load_admitted(&self.cluster, &self.shares);
-            let Err(overflow) = done.and_then(|()| compiler.apply_all(interfaces).map(drop)) else {
-                self.compiler = compiler;
-                break;
-            };
-            self.blame(overflow.what, overflow.capacity.into(), &compiler).ok_or(overflow)?;
-            (self.pulse)();
-        }
-        self.loaded = true;
-        Ok(None)
-    }
-
-    /// Sets the namespace aside that takes most of what has run out. None: there is none.
-    fn blame(&mut self, what: Numbered, capacity: u64, compiler: &Compiler) -> Option<()> {
-        let usage = compiler.usage(what);
-        self.shares.blame(&self.cluster, what.resource()?, &usage, capacity).then_some(())
-    }
-
-    /// Endpoints that are about to be isolated in some direction and were in none, where connections may be
-    /// running: their pods were attached already, or this agent has just started. A pod that appears
-    /// later has none, and is isolated before its first packet (S56).
-    fn newly_isolated(&self, before: &BTreeMap<u16, Word>, attached: &BTreeSet<u32>) -> BTreeMap<ObjectKey, u16> {
-        let now = adopt::words(self.compiler.program());
-        let isolated =
-            |words: &BTreeMap<u16, Word>, endpoint| words.get(&endpoint).is_some_and(|w| adopt::isolates(*w));
-        let runs = |pod| self.whereabouts.interface(pod).is_some_and(|i| self.first || attached.contains(&i));
-        let endpoints = self.compiler.endpoints();
-        let found = endpoints.filter(|(pod, id)| runs(*pod) && isolated(&now, *id) && !isolated(before, *id));
-        found.map(|(pod, id)| (pod.clone(), id)).collect()
     }
 
     fn adopt(&mut self, pods: &BTreeMap<ObjectKey, u16>, report: &mut Report) -> Result<adopt::Survey, Error> {
