@@ -37,7 +37,7 @@ impl Config {
         Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: Some(1), program: Options::default() }
     }
 
-    /// Small, for questions about single packets ([`Datapath::packet`]) of every [`Arrival`]: it is told what
+    /// Small, for questions about single packets ([`netpolc_target::Datapath::packet`]) of every [`netpolc_target::Arrival`]: it is told what
     /// a test run cannot show. Not for interfaces, where a packet's own socket counts.
     pub fn asked() -> Self {
         let program = Options { sockets: Sockets::Told, ..Options::default() };
