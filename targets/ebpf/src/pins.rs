@@ -64,6 +64,10 @@ fn ensure_bpffs(dir: &Path) -> Result<(), Error> {
     Err(refused(what, io::ErrorKind::Unsupported.into()))
 }
 
+/// How long a lock is waited for: a child that another thread has just forked holds a copy of it until it runs its
+/// own program.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 impl Pins {
     /// Locks the directory, makes it where it is missing, and clears away what a killed process left half-done.
     ///
@@ -109,7 +113,7 @@ impl Pins {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error("open", dir)(e)),
         };
-        match private::lock(&lock, private::Lock::Alone, Duration::ZERO) {
+        match private::lock(&lock, private::Lock::Alone, PATIENCE) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 let what = format!("{} is in use by another netpolc process: {e}", dir.display());
                 return Err(Error::Installed(what));
