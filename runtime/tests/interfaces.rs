@@ -181,6 +181,34 @@ fn s58_what_pods_do_to_their_addresses_moves_no_pod() {
     check(&mut agent, "without any address in c");
 }
 
+/// S55: a pod that takes another's hardware address neither draws the other's frames nor sends any.
+#[test]
+fn s55_a_stolen_hardware_address_draws_nothing() {
+    let node = Bridge::up("stolen", &["a", "b", "c", "d"], POLICIES);
+    let mut agent = Watched::start(&node);
+    let (a, b, d) = (node.pod("a"), node.pod("b"), node.pod("d"));
+    let outside = node.outside().addresses[0];
+    let mac = |pod: &str| {
+        let link = node.inside(pod, "ip -o link show dev eth0");
+        link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().to_owned()
+    };
+    let (own, stolen) = (mac("d"), mac("b"));
+    assert!(passes(d, outside, WEB, PATIENCE));
+    let take = |address: &str| {
+        node.inside("d", &format!("ip link set eth0 address {address}; ip neigh flush all; ip route replace default via {}", Bridge::GATEWAY));
+    };
+    for what in ["at once", "after a start"] {
+        take(&stolen);
+        assert!(!passes(d, outside, WEB, SHORT), "{what}: d sends as b");
+        let learned = node.sh("bridge fdb show br cni0");
+        assert!(!learned.contains(&format!("{stolen} dev vd")), "{what}: {learned}");
+        assert!(passes(a, b.addresses[0], WEB, PATIENCE), "{what}: b's frames reach b");
+        agent.again(&node);
+    }
+    take(&own);
+    assert!(passes(d, outside, WEB, PATIENCE), "d is itself again");
+}
+
 /// S48: an interface that comes is covered before a packet to a Service leaves by it, also one that came while no agent ran.
 #[test]
 fn s48_packets_to_services_are_judged_at_interfaces_that_come_later() {

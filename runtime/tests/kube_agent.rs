@@ -198,7 +198,7 @@ async fn the_agent_follows_a_real_api_server() {
     let left = load([Input::bytes("left", LEFT)]).cluster;
     let mut compiler = compile(&left, Scope::Node("n1".into())).unwrap();
     let pod_key = netpolc_policy::ObjectKey::new("old", "pod");
-    compiler.apply(netpolc_lower::Event::Interface { pod: pod_key, ifindex: Some(5) }).unwrap();
+    compiler.apply(netpolc_lower::Event::Interface { pod: pod_key, interface: Some(5.into()) }).unwrap();
     let plan = netpolc_table::delta::plan(&Program::default(), compiler.program()).unwrap().1;
     netpolc_target::execute(&mut host.clone(), &plan).unwrap();
     let before = host.program();
@@ -492,7 +492,7 @@ async fn in_step(scene: &Scene, admin: &Client, what: &str) {
     let mut taken = BTreeSet::new();
     for pod in cluster.pods.values().filter(|p| p.is_policed() && p.node.as_deref() == Some("n1")) {
         let Some(ifindex) = pod.addresses.first().map(|a| interface(*a)).filter(|i| taken.insert(*i)) else { continue };
-        let event = netpolc_lower::Event::Interface { pod: pod.key.clone(), ifindex: Some(ifindex) };
+        let event = netpolc_lower::Event::Interface { pod: pod.key.clone(), interface: Some(ifindex.into()) };
         expected.apply(event).unwrap();
     }
     let expected = bare(expected.program()).canonical();

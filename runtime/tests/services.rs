@@ -263,7 +263,7 @@ impl Node {
         let mut compiler = compile(cluster, Scope::Node("n1".into())).unwrap();
         let local: Vec<ObjectKey> = compiler.endpoints().map(|(key, _)| key.clone()).collect();
         let index = |key: &ObjectKey| net.pod(key).unwrap().host_end.as_ref().unwrap().index;
-        let events = local.iter().map(|k| Event::Interface { pod: k.clone(), ifindex: Some(index(k)) });
+        let events = local.iter().map(|k| Event::Interface { pod: k.clone(), interface: Some(index(k).into()) });
         compiler.apply_all(events.collect::<Vec<_>>()).unwrap();
         let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
         let (_, plan) = delta::plan(&Program::default(), compiler.program()).unwrap();

@@ -9,7 +9,11 @@ use std::{
 use netpolc_policy::{
     Cluster, Index, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol, Service,
 };
-use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family};
+use netpolc_table::{
+    Entry, Key, Program, TableId,
+    delta::Changes,
+    schema::{Family, Mac},
+};
 
 use crate::{
     atoms::Atoms,
@@ -76,11 +80,27 @@ pub enum Event {
     Interface {
         /// The pod; need not be known yet.
         pod: ObjectKey,
-        /// The interface's index.
-        ifindex: Option<u32>,
+        /// The interface, where it has one.
+        interface: Option<Interface>,
     },
     /// The node's own devices; their tunnels as they were ([`Compiler::wired`]).
     Wire(Wire),
+}
+
+/// The host-side interface of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its number.
+    pub ifindex: u32,
+    /// The pod's hardware address, where the interface hangs on a bridge and the address is known: no frame may
+    /// come from there under another one (S55).
+    pub mac: Option<Mac>,
+}
+
+impl From<u32> for Interface {
+    fn from(ifindex: u32) -> Self {
+        Self { ifindex, mac: None }
+    }
 }
 
 /// No id is left. What is enforced stays as it is; this compiler answers nothing but this from now
@@ -192,7 +212,7 @@ pub struct Compiler {
     pub(crate) wire: Wire,
     pub(crate) endpoint_ids: Ids,
     pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
-    pub(crate) interfaces: HashMap<ObjectKey, u32>,
+    pub(crate) interfaces: HashMap<ObjectKey, Interface>,
     /// Local pods for which there was no endpoint id, and how many there are.
     pub(crate) unplaced: BTreeSet<ObjectKey>,
     pub(crate) endpoint_capacity: u32,
@@ -360,7 +380,7 @@ impl Compiler {
             Event::Policy { key, policy } => self.set_policy(&key, policy),
             Event::Node { name, node } => self.set_node(&name, node.as_ref()),
             Event::Service { key, service } => self.set_service(&key, service),
-            Event::Interface { pod, ifindex } => self.set_interface(pod, ifindex),
+            Event::Interface { pod, interface } => self.set_interface(pod, interface),
             Event::Wire(wire) => self.set_wire(wire),
         }
     }

@@ -5,12 +5,15 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use netpolc_policy::{Direction, Isolation, ObjectKey, Pod, Protocol};
 use netpolc_table::{
     ActionId, Origin, TableId,
-    schema::{self, Family, IdKind, Word, directory_key, endpoint_key, interface_key, own_key, set_policy},
+    schema::{
+        self, Family, IdKind, Word, directory_key, endpoint_key, interface_key, own_key, own_mac_key, set_mac,
+        set_policy,
+    },
 };
 
 use crate::{
     Overflow,
-    compiler::Compiler,
+    compiler::{Compiler, Interface},
     sets::{PolicySlot, SetKey},
 };
 
@@ -54,8 +57,8 @@ impl Compiler {
             let fingerprint = schema::entry(ActionId::Fingerprint, meaning).from(pod_origin(&endpoint.label));
             self.put(TableId::Directory, directory_key(IdKind::Endpoint, id.into()), fingerprint);
             self.endpoints.insert(key.clone(), endpoint);
-            if let Some(ifindex) = self.interfaces.get(key).copied() {
-                self.put_interface(key, ifindex);
+            if let Some(interface) = self.interfaces.get(key).copied() {
+                self.put_interface(key, interface);
             }
         }
         let endpoint = self.endpoints.get_mut(key).expect("just made");
@@ -76,8 +79,11 @@ impl Compiler {
         self.unplaced.remove(key);
         let Some(endpoint) = self.endpoints.remove(key) else { return };
         self.stale.remove(key);
-        if let Some(ifindex) = self.interfaces.get(key).copied() {
-            self.take(TableId::Interface, interface_key(ifindex));
+        if let Some(interface) = self.interfaces.get(key).copied() {
+            self.take(TableId::Interface, interface_key(interface.ifindex));
+            if interface.mac.is_some() {
+                self.take(TableId::OwnMac, own_mac_key(endpoint.id));
+            }
         }
         for address in &endpoint.addresses {
             self.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
@@ -89,27 +95,38 @@ impl Compiler {
     }
 
     /// Where a pod's host-side interface is; the newest word on an interface counts.
-    pub(crate) fn set_interface(&mut self, pod: ObjectKey, ifindex: Option<u32>) {
+    pub(crate) fn set_interface(&mut self, pod: ObjectKey, interface: Option<Interface>) {
         self.reworded.insert(pod.clone());
-        if let Some(before) = self.interfaces.remove(&pod) {
-            self.take(TableId::Interface, interface_key(before));
-        }
-        let Some(ifindex) = ifindex else { return };
-        let holder = self.interfaces.iter().find(|(_, i)| **i == ifindex).map(|(k, _)| k.clone());
+        self.leave_interface(&pod);
+        let Some(interface) = interface else { return };
+        let mut others = self.interfaces.iter();
+        let holder = others.find(|(_, i)| i.ifindex == interface.ifindex).map(|(k, _)| k.clone());
         if let Some(holder) = holder {
-            self.interfaces.remove(&holder);
+            self.leave_interface(&holder);
         }
-        self.put_interface(&pod, ifindex);
-        self.interfaces.insert(pod, ifindex);
+        self.put_interface(&pod, interface);
+        self.interfaces.insert(pod, interface);
     }
 
-    fn put_interface(&mut self, pod: &ObjectKey, ifindex: u32) {
+    fn leave_interface(&mut self, pod: &ObjectKey) {
+        let Some(before) = self.interfaces.remove(pod) else { return };
+        self.take(TableId::Interface, interface_key(before.ifindex));
+        if let Some(id) = self.endpoints.get(pod).map(|e| e.id).filter(|_| before.mac.is_some()) {
+            self.take(TableId::OwnMac, own_mac_key(id));
+        }
+    }
+
+    fn put_interface(&mut self, pod: &ObjectKey, interface: Interface) {
+        let key = interface_key(interface.ifindex);
         let Some(endpoint) = self.endpoints.get(pod) else {
-            self.take(TableId::Interface, interface_key(ifindex));
+            self.take(TableId::Interface, key);
             return;
         };
-        let entry = schema::entry(ActionId::SetEndpoint, endpoint.id).from(pod_origin(&endpoint.label));
-        self.put(TableId::Interface, interface_key(ifindex), entry);
+        let (id, label) = (endpoint.id, endpoint.label.clone());
+        self.put(TableId::Interface, key, schema::entry(ActionId::SetEndpoint, id).from(pod_origin(&label)));
+        if let Some(mac) = interface.mac {
+            self.put(TableId::OwnMac, own_mac_key(id), set_mac(mac).from(pod_origin(&label)));
+        }
     }
 
     /// Finds the policies that isolate an endpoint and gives it their sets. Those it had are
@@ -170,7 +187,7 @@ impl Compiler {
     pub(crate) fn put_word(&mut self, key: &ObjectKey) {
         let Some(endpoint) = self.endpoints.get(key) else { return };
         let [ingress, egress] = endpoint.sets;
-        let bridged = self.interfaces.get(key).is_some_and(|ifindex| self.wire.bridged.contains(ifindex));
+        let bridged = self.interfaces.get(key).is_some_and(|i| self.wire.bridged.contains(&i.ifindex));
         let flag = |set, bit| if set { bit } else { 0 };
         let word = Word {
             ingress_set: ingress.unwrap_or(0),

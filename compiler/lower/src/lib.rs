@@ -38,7 +38,7 @@ mod usage;
 mod verify;
 mod wire;
 
-pub use compiler::{Compiler, Diagnostic, Event, Numbered, Overflow, Scope, compile};
+pub use compiler::{Compiler, Diagnostic, Event, Interface, Numbered, Overflow, Scope, compile};
 pub use shares::{Aside, Kind, Limits, Resource, Room, Shares};
 pub use verify::{Counterexample, verify};
 pub use wire::{Tunnel, Wire};

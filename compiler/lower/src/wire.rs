@@ -27,7 +27,7 @@ pub enum Tunnel {
 pub struct Wire {
     /// Where tunnels end (S45).
     pub tunnels: BTreeSet<Tunnel>,
-    /// IPv6 prefixes of the bridges that pods hang on (S36).
+    /// IPv6 prefixes of the bridges that pods hang on, and the node's own link-local addresses on them (S36).
     pub on_link: BTreeSet<Ipv6Network>,
     /// The interfaces that hang on those bridges.
     pub bridged: BTreeSet<u32>,
@@ -78,7 +78,7 @@ impl Compiler {
         }
         let moved = self.wire.bridged.symmetric_difference(&wire.bridged);
         let moved: BTreeSet<u32> = moved.copied().collect();
-        let pods = self.interfaces.iter().filter(|(_, ifindex)| moved.contains(ifindex));
+        let pods = self.interfaces.iter().filter(|(_, i)| moved.contains(&i.ifindex));
         self.reworded.extend(pods.map(|(pod, _)| pod.clone()));
         self.wire = wire;
     }

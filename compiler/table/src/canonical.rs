@@ -79,7 +79,7 @@ impl Renaming {
                 field(0, &self.endpoints);
                 entry.params[..2].iter_mut().for_each(|set| *set = new(&self.sets, *set));
             }
-            TableId::OwnV4 | TableId::OwnV6 => field(0, &self.endpoints),
+            TableId::OwnV4 | TableId::OwnV6 | TableId::OwnMac => field(0, &self.endpoints),
             TableId::RemoteV4 => entry.params[0] = new(&self.classes[0], entry.params[0]),
             TableId::RemoteV6 => entry.params[0] = new(&self.classes[1], entry.params[0]),
             TableId::Port => entry.params[0] = new(&self.port_classes, entry.params[0]),
@@ -112,7 +112,8 @@ fn endpoints(program: &Program) -> Names {
     let listed = program.directory(IdKind::Endpoint);
     let words = program.table(TableId::Endpoint).entries.keys().map(|k| k.value(0).low());
     let interfaces = program.table(TableId::Interface).entries.values().map(|e| e.params[0]);
-    let own = [TableId::OwnV4, TableId::OwnV6].into_iter().flat_map(|t| program.table(t).entries.keys());
+    let own =
+        [TableId::OwnV4, TableId::OwnV6, TableId::OwnMac].into_iter().flat_map(|t| program.table(t).entries.keys());
     let own = own.map(|k| k.value(0).low());
     let ids: BTreeSet<u64> = words.chain(interfaces).chain(own).chain(listed.keys().copied()).collect();
     if listed.is_empty() {

@@ -161,7 +161,7 @@ impl Checker<'_> {
                 self.find(Warning, TableId::Interface, Some((key, entry)), message);
             }
         }
-        for table in [TableId::OwnV4, TableId::OwnV6] {
+        for table in [TableId::OwnV4, TableId::OwnV6, TableId::OwnMac] {
             for (key, entry) in entries(table) {
                 if program.get(TableId::Endpoint, &endpoint_key(id(key, 0))).is_none() {
                     self.find(Warning, table, Some((key, entry)), "of no endpoint");

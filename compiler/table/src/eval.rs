@@ -10,7 +10,10 @@ use std::{
 
 use crate::{
     ActionId, Entry, Key, Match, Origin, Origins, Program, Table, TableId, Value,
-    schema::{Family, MatchKind, Word, base_key, endpoint_key, row_key, service_key, tunnel_key, verdict_key, word_of},
+    schema::{
+        Family, Mac, MatchKind, Word, base_key, endpoint_key, mac_of, own_mac_key, row_key, service_key, tunnel_key,
+        verdict_key, word_of,
+    },
 };
 
 /// The hook a packet is seen at, from the tables' point of view.
@@ -288,6 +291,11 @@ pub fn is_tunnel(program: &Program, protocol: u8, port: Option<u16>) -> bool {
 /// Is the address on the link of this node's pods?
 pub fn is_on_link(program: &Program, address: std::net::Ipv6Addr) -> bool {
     lookup(program.table(TableId::OnLinkV6), &[IpAddr::from(address).into()]).is_some()
+}
+
+/// The hardware address that an endpoint's frames must have, where that is known.
+pub fn own_mac(program: &Program, endpoint: u16) -> Option<Mac> {
+    program.get(TableId::OwnMac, &own_mac_key(endpoint)).map(mac_of)
 }
 
 /// What a class is answered by in a set: its row entry, else the set's base; None: the default, deny.

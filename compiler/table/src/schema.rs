@@ -7,6 +7,8 @@
 //! ```text
 //! endpoint = interface[ifindex]                    none: not ours, next
 //! word     = endpoint[endpoint]                    {ingress set, egress set, flags}
+//! own_mac[endpoint]                                on a bridge: the frame's source, or its unicast
+//!                                                  destination, must be this address (S55)
 //! from_pod, guard flag: own_v4/own_v6[endpoint, source] must hit (S55)
 //!                        on_link_v6[destination], bridged flag: neighbour discovery goes no further (S36)
 //!                        tunnel[protocol, destination port]: only where row and verdict permit it (S45)
@@ -139,6 +141,8 @@ ids! {
         Tunnel,
         /// address -> on the link of this node's pods
         OnLinkV6,
+        /// endpoint -> its hardware address, where it hangs on a bridge
+        OwnMac,
         /// kind, id -> fingerprint of its meaning; no packet reads it
         Directory,
     }
@@ -171,6 +175,8 @@ ids! {
         Tunnel,
         /// The address is on the pods' own link.
         OnLink,
+        /// Sets the hardware address.
+        SetMac,
         /// Names what an id means.
         Fingerprint,
     }
@@ -223,7 +229,7 @@ impl ActionId {
 }
 
 /// In the order of [`TableId`].
-static TABLES: [TableSpec; 15] = [
+static TABLES: [TableSpec; 16] = [
     TableSpec {
         id: TableId::Interface,
         name: "interface",
@@ -335,6 +341,13 @@ static TABLES: [TableSpec; 15] = [
         default: (A::Miss, [0; 3]),
     },
     TableSpec {
+        id: TableId::OwnMac,
+        name: "own_mac",
+        fields: &[field("endpoint", 16, Exact, Decimal)],
+        actions: &[A::SetMac],
+        default: (A::Miss, [0; 3]),
+    },
+    TableSpec {
         id: TableId::Directory,
         name: "directory",
         fields: &[field("kind", 8, Exact, Decimal), field("id", 32, Exact, Decimal)],
@@ -344,7 +357,7 @@ static TABLES: [TableSpec; 15] = [
 ];
 
 /// In the order of [`ActionId`].
-static ACTIONS: [ActionSpec; 13] = [
+static ACTIONS: [ActionSpec; 14] = [
     ActionSpec { id: A::Miss, name: "miss", params: &[] },
     ActionSpec { id: A::SetEndpoint, name: "set_endpoint", params: &[("endpoint", 16, Decimal)] },
     ActionSpec {
@@ -361,8 +374,12 @@ static ACTIONS: [ActionSpec; 13] = [
     ActionSpec { id: A::Defer, name: "defer", params: &[] },
     ActionSpec { id: A::Tunnel, name: "tunnel", params: &[] },
     ActionSpec { id: A::OnLink, name: "on_link", params: &[] },
+    ActionSpec { id: A::SetMac, name: "set_mac", params: &[("address", 48, Hex)] },
     ActionSpec { id: A::Fingerprint, name: "fingerprint", params: &[("value", 64, Hex)] },
 ];
+
+/// A hardware address of Ethernet.
+pub type Mac = [u8; 6];
 
 /// The address family of a packet or class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -481,6 +498,10 @@ pub fn tunnel_key(protocol: u8, port: u16) -> Key {
 pub fn on_link_key(prefix: std::net::Ipv6Addr, length: u8) -> Key {
     Key::new([Match::Lpm { value: IpAddr::from(prefix).into(), length }])
 }
+/// Key of `own_mac`.
+pub fn own_mac_key(endpoint: u16) -> Key {
+    Key::new([Match::exact(endpoint)])
+}
 /// Key of `directory`.
 pub fn directory_key(kind: IdKind, id: u32) -> Key {
     Key::new([Match::exact(kind as u8), Match::exact(id)])
@@ -501,6 +522,16 @@ pub fn set_policy(word: Word) -> Entry {
 /// Entry of a remote table. Incarnation 0: not one pod's address.
 pub fn set_remote(class: u16, incarnation: u16) -> Entry {
     Entry::new(A::SetRemote, [class.into(), incarnation.into(), 0])
+}
+/// Entry of `own_mac`.
+pub fn set_mac(mac: Mac) -> Entry {
+    let [a, b, c, d, e, f] = mac;
+    entry(A::SetMac, u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+}
+/// The address in an entry of `own_mac`.
+pub fn mac_of(entry: &Entry) -> Mac {
+    let [_, _, a, b, c, d, e, f] = entry.params[0].to_be_bytes();
+    [a, b, c, d, e, f]
 }
 /// The word in an entry of `endpoint`.
 pub fn word_of(entry: &Entry) -> Word {

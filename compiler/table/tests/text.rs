@@ -95,7 +95,7 @@ fn errors_name_line_column_and_what_was_expected() {
         ("tabel x", "line 1, column 1: expected `table`, found `tabel x`"),
         (
             "table x",
-            "line 1, column 7: expected a table's name (interface, endpoint, own_v4, own_v6, remote_v4, remote_v6, port, base, row, verdict, service_v4, service_v6, tunnel, on_link_v6, directory), found `x`",
+            "line 1, column 7: expected a table's name (interface, endpoint, own_v4, own_v6, remote_v4, remote_v6, port, base, row, verdict, service_v4, service_v6, tunnel, on_link_v6, own_mac, directory), found `x`",
         ),
         ("table port\nsize many", "line 2, column 6: expected a size in entries, found `many`"),
         (
@@ -113,7 +113,7 @@ fn errors_name_line_column_and_what_was_expected() {
         ),
         (
             "HEAD {\n  tcp, 0-1 -> drop\n}",
-            "line 2, column 15: expected an action (miss, set_endpoint, set_policy, own, set_remote, set_port_class, set_row, permit, deny, defer, tunnel, on_link, fingerprint), found `drop`",
+            "line 2, column 15: expected an action (miss, set_endpoint, set_policy, own, set_remote, set_port_class, set_row, permit, deny, defer, tunnel, on_link, set_mac, fingerprint), found `drop`",
         ),
         ("HEAD {\n  tcp, 0-1 -> set_port_class(1)\n}", "line 2, column 30: expected `port_class`, found `1)`"),
         ("HEAD {\n  tcp, 0-1 -> permit # a/b\n}", "line 3, column 1: expected `rule[`, found `}`"),

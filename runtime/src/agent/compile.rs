@@ -67,7 +67,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
             let mut compiler = Compiler::within(Scope::Node(self.node.clone()), &self.room).wired(self.wire.clone());
             compiler.seed(&installed);
             let interfaces = self.whereabouts.all();
-            let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), ifindex: Some(i) });
+            let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), interface: Some(i) });
             let done = compiler.load_admitted(&self.cluster, &self.shares);
             let Err(overflow) = done.and_then(|()| compiler.apply_all(interfaces).map(drop)) else {
                 self.compiler = compiler;

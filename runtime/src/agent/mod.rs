@@ -390,7 +390,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         }
         // Programs come first: they let everything pass until their interface has an endpoint.
         let attached = self.host.attached();
-        let wanted: BTreeSet<u32> = self.whereabouts.all().map(|(_, ifindex)| ifindex).collect();
+        let wanted: BTreeSet<u32> = self.whereabouts.all().map(|(_, interface)| interface.ifindex).collect();
         for ifindex in wanted.difference(&attached) {
             self.host.attach(*ifindex)?;
         }

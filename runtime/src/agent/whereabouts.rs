@@ -11,9 +11,12 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_lower::Event;
+use netpolc_lower::{Event, Interface};
 use netpolc_policy::{ObjectKey, Pod};
-use netpolc_table::{Program, TableId, schema::Family};
+use netpolc_table::{
+    Program, TableId, eval,
+    schema::{Family, Mac},
+};
 
 use super::host::Network;
 use crate::net::ways::{Place, Wanted, Way};
@@ -25,7 +28,7 @@ pub struct Whereabouts {
     /// What CNI said.
     places: BTreeMap<ObjectKey, Place>,
     /// What an earlier agent's tables say, until this one has found its pods.
-    installed: BTreeMap<IpAddr, u32>,
+    installed: BTreeMap<IpAddr, Interface>,
     doubts: BTreeMap<ObjectKey, String>,
 }
 
@@ -33,11 +36,16 @@ pub struct Whereabouts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     way: Way,
+    mac: Option<Mac>,
     uid: Option<Arc<str>>,
     addresses: Vec<IpAddr>,
 }
 
 impl Found {
+    fn interface(&self) -> Interface {
+        Interface { ifindex: self.way.ifindex, mac: self.mac }
+    }
+
     /// Is it still the same pod? One that was made anew under the same name has another interface.
     fn is(&self, pod: &Pod) -> bool {
         self.uid == pod.uid && self.addresses.iter().any(|a| pod.addresses.contains(a))
@@ -53,13 +61,14 @@ impl Whereabouts {
         let mut installed = BTreeMap::new();
         for family in Family::BOTH {
             for key in program.table(TableId::own(family)).entries.keys() {
-                let Some(ifindex) = interfaces.get(&(key.value(0).low() as u16)) else { continue };
+                let endpoint = key.value(0).low() as u16;
+                let Some(&ifindex) = interfaces.get(&endpoint) else { continue };
                 let value = key.value(1).get();
                 let address: IpAddr = match family {
                     Family::V4 => Ipv4Addr::from_bits(value as u32).into(),
                     Family::V6 => Ipv6Addr::from_bits(value).into(),
                 };
-                installed.insert(address, *ifindex);
+                installed.insert(address, Interface { ifindex, mac: eval::own_mac(program, endpoint) });
             }
         }
         Self { installed, ..Self::default() }
@@ -76,8 +85,8 @@ impl Whereabouts {
     }
 
     /// All that were found.
-    pub fn all(&self) -> impl Iterator<Item = (&ObjectKey, u32)> {
-        self.found.iter().map(|(pod, found)| (pod, found.way.ifindex))
+    pub fn all(&self) -> impl Iterator<Item = (&ObjectKey, Interface)> {
+        self.found.iter().map(|(pod, found)| (pod, found.interface()))
     }
 
     /// What is not certain, a line for each pod.
@@ -100,14 +109,16 @@ impl Whereabouts {
         let pods: Vec<&Pod> = pods.collect();
         let wanted = pods.iter().map(|pod| {
             let place = self.places.get(&pod.key).cloned();
-            Wanted { addresses: pod.addresses.clone(), place, before: self.before(pod) }
+            let before = self.before(pod);
+            let mac = before.and_then(|interface| interface.mac);
+            Wanted { addresses: pod.addresses.clone(), place, before: before.map(|i| i.ifindex), mac }
         });
         let answers = network.ways(&wanted.collect::<Vec<_>>())?;
         let (mut found, mut doubts) = (BTreeMap::new(), BTreeMap::new());
         for (pod, answer) in pods.iter().zip(answers) {
             if let Some(way) = answer.way {
                 let (uid, addresses) = (pod.uid.clone(), pod.addresses.clone());
-                found.insert(pod.key.clone(), Found { way, uid, addresses });
+                found.insert(pod.key.clone(), Found { way, mac: answer.mac, uid, addresses });
             }
             if let Some(doubt) = answer.doubt {
                 doubts.insert(pod.key.clone(), doubt);
@@ -125,8 +136,8 @@ impl Whereabouts {
         Ok(events)
     }
 
-    fn before(&self, pod: &Pod) -> Option<u32> {
-        let known = self.found.get(&pod.key).filter(|found| found.is(pod)).map(|found| found.way.ifindex);
+    fn before(&self, pod: &Pod) -> Option<Interface> {
+        let known = self.found.get(&pod.key).filter(|found| found.is(pod)).map(Found::interface);
         known.or_else(|| pod.addresses.iter().find_map(|a| self.installed.get(a)).copied())
     }
 
@@ -135,18 +146,18 @@ impl Whereabouts {
         let mut events = Vec::new();
         for (pod, before) in self.found.iter().filter(|(pod, _)| !found.contains_key(*pod)) {
             tracing::debug!(%pod, interface = before.way.ifindex, "its interface is gone");
-            events.push(Event::Interface { pod: pod.clone(), ifindex: None });
+            events.push(Event::Interface { pod: pod.clone(), interface: None });
         }
-        for (pod, Found { way, .. }) in found {
-            let before = self.found.get(pod).map(|found| found.way.ifindex);
-            if before == Some(way.ifindex) {
+        for (pod, now) in found {
+            let before = self.found.get(pod).map(Found::interface);
+            if before == Some(now.interface()) {
                 continue;
             }
-            if let Some(old) = before {
-                let (new, why) = (way.ifindex, way.by);
+            if let Some(old) = before.map(|i| i.ifindex).filter(|old| *old != now.way.ifindex) {
+                let (new, why) = (now.way.ifindex, now.way.by);
                 tracing::warn!(%pod, old, new, %why, "its interface is another one now");
             }
-            events.push(Event::Interface { pod: pod.clone(), ifindex: Some(way.ifindex) });
+            events.push(Event::Interface { pod: pod.clone(), interface: Some(now.interface()) });
         }
         events
     }

@@ -105,7 +105,7 @@ impl Rig {
         let cluster = world::cluster(policies);
         let mut compiler = Compiler::new(Scope::Node(world::NODE.into()));
         compiler.load(&cluster)?;
-        compiler.apply_all([Event::Interface { pod: world::subject(), ifindex: Some(DEVICE) }])?;
+        compiler.apply_all([Event::Interface { pod: world::subject(), interface: Some(DEVICE.into()) }])?;
         let endpoint = compiler.endpoint(&world::subject()).context("the pod is an endpoint")?;
         let capacities = Capacities { endpoints: 1 << 4, state_buckets: 1 << 10, ..Capacities::default() };
         let clock = Clock { hz: sys::jiffies_a_second() };

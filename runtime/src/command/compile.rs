@@ -86,6 +86,7 @@ pub fn only(program: &Program, endpoint: u16) -> Program {
     keep(TableId::Endpoint, &own);
     keep(TableId::OwnV4, &own);
     keep(TableId::OwnV6, &own);
+    keep(TableId::OwnMac, &own);
     let of_sets = |key: &Key, _: &Entry| sets.contains(&first(key));
     let base = keep(TableId::Base, &of_sets);
     let rows = keep(TableId::Row, &of_sets);

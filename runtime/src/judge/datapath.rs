@@ -41,7 +41,7 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         let endpoints: Vec<_> = tables.compiler().endpoints().map(|(key, id)| (key.clone(), id)).collect();
         let interfaces = endpoints
             .into_iter()
-            .map(|(pod, id)| Event::Interface { pod, ifindex: Some(FIRST_INTERFACE + u32::from(id)) });
+            .map(|(pod, id)| Event::Interface { pod, interface: Some((FIRST_INTERFACE + u32::from(id)).into()) });
         tables.compiler().apply_all(interfaces)?;
         let (_, plan) = delta::plan(&target.read()?, tables.program())?;
         execute(&mut target, &plan)?;

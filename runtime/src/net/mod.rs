@@ -5,6 +5,7 @@
 
 pub mod conntrack;
 pub mod links;
+pub mod macs;
 pub mod netlink;
 pub mod netns;
 pub mod routes;

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     links::{self, Link, Peer},
+    macs,
     netlink::{Protocol, Socket},
     netns::{FOLDERS, Namespace},
     routes,
@@ -48,6 +49,8 @@ pub struct Wanted {
     pub place: Option<Place>,
     /// Its interface so far.
     pub before: Option<u32>,
+    /// Its hardware address so far.
+    pub mac: Option<Mac>,
 }
 
 /// How an interface was found.
@@ -91,6 +94,8 @@ pub struct Way {
 pub struct Answer {
     /// The interface, where there is one.
     pub way: Option<Way>,
+    /// The pod's hardware address, where its interface hangs on a bridge ([`super::macs`]).
+    pub mac: Option<Mac>,
     /// What speaks against it, or keeps it from being found.
     pub doubt: Option<String>,
 }
@@ -102,7 +107,7 @@ impl Answer {
             let ifindex = pod.addresses.iter().find_map(|a| interface(*a))?;
             Some(Way { ifindex, by: By::Route })
         };
-        pods.iter().map(|pod| Answer { way: way(pod), doubt: None }).collect()
+        pods.iter().map(|pod| Answer { way: way(pod), ..Answer::default() }).collect()
     }
 }
 
@@ -120,7 +125,13 @@ pub fn find(pods: &[Wanted]) -> io::Result<Vec<Answer>> {
             ground.places.insert(place.netns.clone(), number);
         }
     }
-    let mut search = Search::new(&ground, pods);
+    let mut answers = search(&ground, pods, &mut socket)?;
+    macs::find(&ground.links, pods, &mut answers)?;
+    Ok(answers)
+}
+
+fn search(ground: &Ground, pods: &[Wanted], socket: &mut Socket) -> io::Result<Vec<Answer>> {
+    let mut search = Search::new(ground, pods);
     search.firm();
     if search.is_over() {
         return Ok(search.answers);
@@ -129,7 +140,7 @@ pub fn find(pods: &[Wanted]) -> io::Result<Vec<Answer>> {
     let others = search.others();
     let mut insides = Vec::new();
     for namespace in Namespace::all().into_iter().filter(|n| *n != own) {
-        let number = links::number_of(&mut socket, &namespace).ok().flatten();
+        let number = links::number_of(socket, &namespace).ok().flatten();
         if number.is_some_and(|number| others.contains(&number)) {
             continue;
         }
@@ -349,12 +360,15 @@ impl<'a> Search<'a> {
     }
 
     fn by_bridge(&mut self, insides: &[Inside], ports: &BTreeMap<Mac, u32>) {
-        let alone = self.alone(insides).into_iter();
-        let found = alone.filter_map(|(pod, mac)| Some((pod, *ports.get(&mac)?)));
+        let alone = self.alone(insides);
+        let found = alone.iter().filter_map(|(pod, mac)| Some((*pod, *ports.get(mac)?)));
         // What has its other end in a namespace is that one's.
         let nic = |(_, i): &(usize, u32)| self.fit.get(i).is_some_and(|link| link.peer.is_none());
         let found = found.filter(nic).collect();
         self.give(found, By::Bridge);
+        for (pod, mac) in alone {
+            self.answers[pod].mac = self.answers[pod].way.map(|_| mac);
+        }
     }
 }
 

@@ -48,16 +48,19 @@ pub fn look() -> io::Result<Wire> {
     // struct ifaddrmsg: family, prefixlen, flags, scope, index
     let addresses = socket.dump(libc::RTM_GETADDR, &[0; 8], |to: &mut Vec<(u32, Ipv6Network)>, _, body| {
         let address = attribute(body.get(8..).unwrap_or_default(), IFA_ADDRESS).and_then(netlink::address);
-        if let (Some(IpAddr::V6(address)), Some(index), Some(length)) = (address, u32_at(body, 4), body.get(1))
-            && !address.is_unicast_link_local()
-        {
-            to.extend(Ipv6Network::new(address, *length).ok().map(|prefix| (index, prefix)));
+        if let (Some(IpAddr::V6(address)), Some(index), Some(length)) = (address, u32_at(body, 4), body.get(1)) {
+            // Nobody else on the link may speak for the node's own link-local address; the prefix is no answer.
+            let length = if address.is_unicast_link_local() { 128 } else { *length };
+            to.extend(Ipv6Network::new(address, length).ok().map(|prefix| (index, prefix)));
         }
     })?;
     // A prefix of one address is no link.
-    let linked = addresses.into_iter().filter(|(index, prefix)| bridges.contains(index) && prefix.prefix() < 128);
-    wire.on_link =
-        linked.filter_map(|(_, p)| Ipv6Network::new(p.network(), p.prefix()).ok()).take(MOST_LINKS).collect();
+    let linked = addresses.into_iter().filter(|(index, prefix)| {
+        bridges.contains(index) && (prefix.prefix() < 128 || prefix.ip().is_unicast_link_local())
+    });
+    let (own, links): (Vec<_>, Vec<_>) = linked.map(|(_, prefix)| prefix).partition(|p| p.prefix() == 128);
+    let networks = own.into_iter().chain(links).filter_map(|p| Ipv6Network::new(p.network(), p.prefix()).ok());
+    wire.on_link = networks.take(MOST_LINKS).collect();
     Ok(wire)
 }
 

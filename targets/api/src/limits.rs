@@ -85,7 +85,7 @@ fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<(Id, u64)> {
     match table {
         TableId::Interface => vec![(Id::Endpoint, param(0))],
         TableId::Endpoint => vec![(Id::Endpoint, field(0)), (Id::Set, param(0)), (Id::Set, param(1))],
-        TableId::OwnV4 | TableId::OwnV6 => vec![(Id::Endpoint, field(0))],
+        TableId::OwnV4 | TableId::OwnV6 | TableId::OwnMac => vec![(Id::Endpoint, field(0))],
         TableId::RemoteV4 => vec![(Id::ClassV4, param(0))],
         TableId::RemoteV6 => vec![(Id::ClassV6, param(0))],
         TableId::Port => vec![(Id::PortClass, param(0))],

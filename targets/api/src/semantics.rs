@@ -25,6 +25,8 @@
 //! |---|---|---|
 //! | 0 | `to_pod` and marked: the steps of `translated` first, see below; where they drop, that is the answer | go on |
 //! | 1 | `interface[ifindex]` misses | Next |
+//! | | `guard`, `L` >= 14, `own_mac[endpoint]` is an address and the frame's source (at 6) is another | Drop(SpoofedSource) |
+//! | | `to_pod`, `L` >= 14, `own_mac[endpoint]` is an address, and the frame's destination (at 0) is unicast (the lowest bit of its first byte is 0) and another | Drop(ForeignMac) |
 //! | | not `keep` and not `guard` | Next |
 //! | 2 Ethernet | `L` < 14 | Refuse early(Truncated) |
 //! | | type at 12; at most 2 times: type is 0x8100 or 0x88a8, the next is 4 bytes on; `L` < 18, < 22 | Refuse early(Truncated) |
@@ -64,7 +66,8 @@
 //!
 //! **ARP** from a guarded pod (S36). 28 bytes behind the type must lie in the frame, else Drop(Truncated).
 //! The first 6 of them are those of ARP for IPv4 over Ethernet (00 01 08 00 06 04), else
-//! Drop(Malformed). The sender's address (at 14) is in `own_v4[endpoint]`, or 0.0.0.0 (a probe), else
+//! Drop(Malformed). Where `own_mac[endpoint]` is an address the sender's hardware address (at 8) is it, else
+//! Drop(SpoofedSource). The sender's address (at 14) is in `own_v4[endpoint]`, or 0.0.0.0 (a probe), else
 //! Drop(SpoofedSource). Then Next.
 //!
 //! **Options** (S49). From `l3` + 20 to the header's end: 0 ends the list, 1 is one byte, 131 and 137
@@ -74,7 +77,7 @@
 //! **Discovery** (S36). From a guarded pod a message of types 133 to 137 behind a fragment header of any kind, whatever
 //! its hop limit, is Drop(Discovery): the kernel may take the header off (RFC 6980). From a guarded pod, types 134 and 137 (router advertisement, redirect) are
 //! Drop(Discovery), and so is type 136 whose target (16 bytes at 8 of the message, before `end`) is neither
-//! in `own_v6[endpoint]` nor in fe80::/10. From any pod whose egress is isolated or guarded a message
+//! in `own_v6[endpoint]` nor in fe80::/10, or is in fe80::/10 and in `on_link_v6`, which has the node's own. From any pod whose egress is isolated or guarded a message
 //! of more than [`DISCOVERY_BYTES`] is judged as any other ICMPv6, and so is one whose destination is neither
 //! multicast (ff00::/8) nor in fe80::/10 nor, where the word has BRIDGED, in `on_link_v6`. Else Next.
 //!
@@ -382,11 +385,13 @@ pub enum DropReason {
     Discovery = 9,
     /// From the pod, into a tunnel that ends on a node (S45).
     Tunnel = 10,
+    /// To the pod, by a unicast hardware address that is not its own: a bridge floods what it has not learned (S55).
+    ForeignMac = 11,
 }
 
 impl DropReason {
     /// All, in the order of their numbers.
-    pub const ALL: [DropReason; 11] = [
+    pub const ALL: [DropReason; 12] = [
         DropReason::Policy,
         DropReason::Fragment,
         DropReason::Truncated,
@@ -398,6 +403,7 @@ impl DropReason {
         DropReason::SourceRoute,
         DropReason::Discovery,
         DropReason::Tunnel,
+        DropReason::ForeignMac,
     ];
 
     /// As printed.
@@ -414,6 +420,7 @@ impl DropReason {
             DropReason::SourceRoute => "source_route",
             DropReason::Discovery => "discovery",
             DropReason::Tunnel => "tunnel",
+            DropReason::ForeignMac => "foreign_mac",
         }
     }
 }

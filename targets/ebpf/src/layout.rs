@@ -328,6 +328,8 @@ pub mod endpoint {
     pub const HAS_V6: u32 = 1;
     /// Bit of [`OWN_FLAGS`]: `own_more` has more for this endpoint.
     pub const HAS_MORE: u32 = 2;
+    /// u64: the hardware address as in a frame, in the low six bytes; 0: unknown.
+    pub const OWN_MAC: usize = 32;
     /// Where the flags stand in the word.
     pub const FLAGS_SHIFT: u32 = 32;
 }

@@ -73,6 +73,7 @@ const WIDER: &[(&str, &str)] = &[
         "S45 S51 IPv6 routing headers",
         "flower has no key for segments; the host drops what it would have to route by them",
     ),
+    ("hardware addresses", "software flower does not look at hardware addresses"),
     ("S45 tunnels that end on a node", "software flower does not know the node's tunnels"),
     ("S55 0.0.0.0 for DHCP only: a pod is no", "software flower does not look for servers"),
 ];

@@ -8,7 +8,9 @@ use netpolc_table::{
 };
 use netpolc_target::{
     Arrival,
-    DropReason::{self, Discovery, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated, Tunnel},
+    DropReason::{
+        self, Discovery, ForeignMac, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated, Tunnel,
+    },
     Frame, Hook, Mark, Verdict,
     semantics::{DHCP, DHCPV6, DISCOVERY_BYTES, HAS_PORTS, icmp, ip, may_be_unproven},
 };
@@ -102,10 +104,25 @@ impl Mem {
         };
         let sender = self.endpoint_of(frame.arrival.ifindex());
         let context = Context { hook, endpoint, word: self.word(endpoint), birth, sender };
+        if let Err(reason) = self.hardware(&context, &frame.bytes) {
+            return (endpoint, Err(reason));
+        }
         if !context.keeps() && !context.guarded() {
             return (endpoint, NEXT);
         }
         (endpoint, self.steps(&context, &frame.bytes))
+    }
+
+    /// Is the frame by the endpoint's hardware address, where that is known (S55)?
+    fn hardware(&self, context: &Context, frame: &[u8]) -> Result<(), DropReason> {
+        let Some(own) = eval::own_mac(&self.program, context.endpoint).filter(|_| frame.len() >= 14) else {
+            return Ok(());
+        };
+        match context.hook {
+            Hook::FromPod if context.guarded() && frame[6..12] != own => Err(SpoofedSource),
+            Hook::ToPod if frame[0] & 1 == 0 && frame[..6] != own => Err(ForeignMac),
+            _ => Ok(()),
+        }
     }
 
     /// Step 2 and what follows.
@@ -124,6 +141,9 @@ impl Mem {
         let body = frame.get(at..at + 28).ok_or(Truncated)?;
         if body[..6] != [0, 1, 8, 0, 6, 4] {
             return Err(Malformed);
+        }
+        if eval::own_mac(&self.program, context.endpoint).is_some_and(|own| body[8..14] != own) {
+            return Err(SpoofedSource);
         }
         let sender: [u8; 4] = body[14..18].try_into().expect("4 bytes");
         let speaks = sender == [0; 4] || self.is_own(context.endpoint, IpAddr::from(sender));
@@ -270,7 +290,11 @@ impl Mem {
         if message[0] == icmp::ADVERTISEMENT {
             let target: [u8; 16] = message.get(8..24).ok_or(Discovery)?.try_into().expect("16 bytes");
             let target = Ipv6Addr::from(target);
-            if !target.is_unicast_link_local() && !self.is_own(context.endpoint, target.into()) {
+            let speaks = match target.is_unicast_link_local() {
+                true => !eval::is_on_link(&self.program, target),
+                false => self.is_own(context.endpoint, target.into()),
+            };
+            if !speaks {
                 return Err(Discovery);
             }
         }

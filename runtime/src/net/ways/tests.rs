@@ -41,7 +41,7 @@ fn answers(ground: &Ground, pods: &[Wanted], insides: &[Inside]) -> Vec<Answer> 
 }
 
 fn way(ifindex: u32, by: By) -> Answer {
-    Answer { way: Some(Way { ifindex, by }), doubt: None }
+    Answer { way: Some(Way { ifindex, by }), ..Answer::default() }
 }
 
 #[test]

@@ -14,12 +14,13 @@ use netpolc_table::{
 
 use super::{
     Subject,
-    world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_word, switch, word, world},
+    world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_mac, set_word, switch, word, world},
 };
 use crate::{
     Arrival, Error, Frame, Hook, Mark, Verdict,
     frame::{
-        Extension, Fragment, More, Packet, Tag, arp, discovery, ethernet, icmp_error, quote, test_run_takes, truncate,
+        Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, icmp_error, quote, test_run_takes,
+        truncate,
     },
     random::Random,
     semantics::ip,
@@ -97,6 +98,7 @@ impl Iterator for Events {
             0 => Event::Write(Write::remove(TableId::Endpoint, schema::endpoint_key(pod.endpoint))),
             1 => Event::Write(self.policy(pod)),
             _ => match self.random.below(16) {
+                0 if self.random.once_in(3) => Event::Write(self.hardware(pod)),
                 0 => Event::Write(self.policy(pod)),
                 1 => Event::Advance(Duration::from_secs(13 * self.random.pick(&PAUSES))),
                 _ => self.packet(pod),
@@ -118,6 +120,13 @@ impl Events {
             }
             _ => switch(pod, ingress, egress),
         }
+    }
+
+    /// Mostly an address that frames of the other direction do not have either.
+    fn hardware(&mut self, pod: Pod) -> Write {
+        let [to, from] = MACS;
+        let macs = [None, None, Some(to), Some(from), Some([0x02, 0, 0, 0, 0x80, 2])];
+        set_mac(pod, self.random.pick(&macs))
     }
 
     fn packet(&mut self, pod: Pod) -> Event {
@@ -155,6 +164,12 @@ impl Events {
             bytes.resize(60, 0);
         }
         let random = &mut self.random;
+        if random.once_in(3) {
+            // The pod's as those of the other direction, or to many.
+            let at = if hook == Hook::ToPod { 0 } else { 6 };
+            let mac = random.pick(&[MACS[0], MACS[1], MACS[1], [0xff; 6], [0x02, 0, 0, 0, 0x80, 2]]);
+            bytes[at..at + 6].copy_from_slice(&mac);
+        }
         let pods = [A.interface, B.interface];
         let (interface, arrival) = match hook {
             Hook::ToPod if random.once_in(6) => (pod.interface, random.pick(&[Arrival::Born, Arrival::Forgotten])),

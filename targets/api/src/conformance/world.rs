@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use netpolc_table::{
     ActionId, Entry, Key, Program, TableId, Write,
-    schema::{self, Family, Word},
+    schema::{self, Family, Mac, Word},
 };
 
 use crate::{
@@ -132,6 +132,15 @@ pub fn switch(pod: Pod, ingress: Policy, egress: Policy) -> Write {
 /// The write that gives a pod this word.
 pub fn set_word(pod: Pod, word: Word) -> Write {
     Write::put(TableId::Endpoint, schema::endpoint_key(pod.endpoint), schema::set_policy(word))
+}
+
+/// The write that makes this a pod's hardware address; None: it has none that is known.
+pub fn set_mac(pod: Pod, mac: Option<Mac>) -> Write {
+    let key = schema::own_mac_key(pod.endpoint);
+    match mac {
+        Some(mac) => Write::put(TableId::OwnMac, key, schema::set_mac(mac)),
+        None => Write::remove(TableId::OwnMac, key),
+    }
 }
 
 /// The world with A's policies; B has none.

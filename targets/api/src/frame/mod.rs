@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use l4::{Layer4, icmp_error, quote};
 
+use netpolc_table::schema::Mac;
+
 use crate::semantics::{ether, ip};
 
 /// An 802.1Q or 802.1ad tag.
@@ -284,9 +286,12 @@ impl Packet {
     }
 }
 
-/// An Ethernet header with tags, between two made-up addresses.
+/// The hardware addresses of the frames that are made here: destination and source.
+pub const MACS: [Mac; 2] = [[0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 2]];
+
+/// An Ethernet header with tags, between two made-up addresses ([`MACS`]).
 pub fn ethernet(tags: &[Tag], kind: u16) -> Vec<u8> {
-    let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
+    let mut frame = MACS.concat();
     for tag in tags {
         frame.extend(tag.kind.to_be_bytes());
         frame.extend((tag.id & 0xfff).to_be_bytes());
@@ -299,7 +304,7 @@ pub fn ethernet(tags: &[Tag], kind: u16) -> Vec<u8> {
 pub fn arp(sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut frame = ethernet(&[], ether::ARP);
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend([0x02, 0, 0, 0, 0, 2]);
+    frame.extend(MACS[1]);
     frame.extend(sender.octets());
     frame.extend([0; 6]);
     frame.extend(target.octets());

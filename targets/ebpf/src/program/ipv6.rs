@@ -241,8 +241,14 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::BUFFER);
         a.alu(Alu::And, R1, be16(0xffc0));
-        a.jump_if(Cond::Eq, R1, be16(0xfe80), size);
+        let local = a.label();
+        a.jump_if(Cond::Eq, R1, be16(0xfe80), local);
         self.own_v6(stack::BUFFER, size, refuse);
+        self.a.note("discovery: of a node's link-local address?");
+        self.a.bind(local);
+        self.a.load(Size::Dw, R1, Fp, stack::BUFFER);
+        self.a.load(Size::Dw, R2, Fp, stack::BUFFER + 8);
+        self.on_link(refuse);
         let a = &mut self.a;
         a.note("discovery: its size");
         a.bind(size);
@@ -262,6 +268,16 @@ impl Generator<'_> {
         a.load(Size::B, R3, Fp, stack::WORD_FLAGS);
         a.alu(Alu::And, R3, i32::from(Word::BRIDGED));
         a.jump_if(Cond::Eq, R3, 0, far);
+        self.on_link(allow);
+        let a = &mut self.a;
+        a.bind(far);
+        a.load(Size::Dw, R4, Fp, stack::EVENT);
+        a.jump(police);
+    }
+
+    /// Goes to `yes` where `on_link_v6` has the address in R1 and R2, as in the packet. Changes R3-R5.
+    fn on_link(&mut self, yes: Label) {
+        let a = &mut self.a;
         a.note("table on_link_v6");
         a.map_value(R5, MapId::OnLink, 0);
         for place in (0..on_link::PLACES).map(|i| (i * on_link::SIZE) as i16) {
@@ -274,12 +290,9 @@ impl Generator<'_> {
                 a.load(Size::Dw, R4, R5, place + on_link::PREFIX as i16 + half);
                 a.jump_if(Cond::Ne, R3, R4, not);
             }
-            a.jump(allow);
+            a.jump(yes);
             a.bind(not);
         }
-        a.bind(far);
-        a.load(Size::Dw, R4, Fp, stack::EVENT);
-        a.jump(police);
     }
 
     /// :: and fe80::/10 may do neighbour and listener discovery (checked with ICMPv6) and DHCPv6. Keeps R3, R5.

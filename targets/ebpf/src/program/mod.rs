@@ -466,6 +466,7 @@ impl Generator<'_> {
         a.load(Size::W, R7, R6, ctx::IFINDEX);
         self.endpoint(next);
         self.word();
+        self.hardware();
         let a = &mut self.a;
         a.alu(Alu::Rsh, R3, endpoint::FLAGS_SHIFT as i32);
         let guard = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };

@@ -1,4 +1,4 @@
-//! `interface`, `endpoint`, `own_v4`, `own_v6`, `directory`.
+//! `interface`, `endpoint`, `own_v4`, `own_v6`, `own_mac`, `directory`.
 //!
 //! An endpoint's word is one aligned store. The first own address of each family stands in the endpoint's record, further
 //! ones in a kernel hash; both are their own record. The ledger's byte says whether `endpoint` has an entry, or whether
@@ -15,7 +15,7 @@ use std::{
 
 use netpolc_table::{
     ActionId, Entry, Key, Program, TableId,
-    schema::{self, IdKind, Word, endpoint_key, interface_key, own_key, set_policy, word_of},
+    schema::{self, IdKind, Mac, Word, endpoint_key, interface_key, own_key, set_policy, word_of},
 };
 use netpolc_target::Error;
 
@@ -112,6 +112,32 @@ pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) 
         None | Some(ActionId::Own) => Ok((id, address, entry.is_some())),
         Some(other) => Err(invalid(table, format!("no action {}", other.spec().name))),
     }
+}
+
+/// Checks a change of `own_mac`: the endpoint, and its address as its record has it.
+pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u16, u64), Stop> {
+    let table = TableId::OwnMac;
+    let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
+    match entry {
+        None => Ok((id, 0)),
+        Some(e) if e.action != ActionId::SetMac => Err(invalid(table, format!("no action {}", e.action.spec().name))),
+        Some(e) if e.params[0] == 0 => Err(invalid(table, "address 0 stands for none".into())),
+        Some(e) => Ok((id, recorded(schema::mac_of(e)))),
+    }
+}
+
+/// A hardware address as an endpoint's record has it, and back.
+fn recorded([a, b, c, d, e, f]: Mac) -> u64 {
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+}
+fn mac(recorded: u64) -> Mac {
+    let [a, b, c, d, e, f, ..] = recorded.to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+/// Changes an endpoint's hardware address: one aligned store.
+pub fn write_mac(maps: &Maps, id: u16, recorded: u64) {
+    record(maps, id)[endpoint::OWN_MAC / 8].store(recorded, Release);
 }
 
 /// Checks a change of `directory`: its place and value.
@@ -357,7 +383,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Decodes the five tables.
+    /// Decodes the six tables.
     pub fn read(&self, maps: &Maps, into: &mut Program) -> Result<(), Error> {
         for (ifindex, endpoint) in interfaces(maps) {
             let entry = schema::entry(ActionId::SetEndpoint, endpoint);
@@ -386,6 +412,11 @@ impl Endpoints {
                 if let Some(address) = self.first(maps, id, v4) {
                     own(into, id, address);
                 }
+            }
+            let recorded = record(maps, id)[endpoint::OWN_MAC / 8].load(Acquire);
+            if recorded != 0 {
+                let entry = schema::set_mac(mac(recorded));
+                into.table_mut(TableId::OwnMac).entries.insert(schema::own_mac_key(id), entry);
             }
         }
         for key in maps.own_more()?.keys() {

@@ -321,6 +321,10 @@ impl Tables {
                 let list = checked!(|k, e| wire::check_on_link(k, e));
                 wire::write_on_link(maps, &list, grace)?;
             }
+            TableId::OwnMac => {
+                let list = checked!(|k, e| endpoints::check_mac(maps, k, e));
+                list.into_iter().for_each(|(id, recorded)| endpoints::write_mac(maps, id, recorded));
+            }
             TableId::Directory => {
                 let list = checked!(|k, e| endpoints::check_directory(k, e));
                 list.into_iter().for_each(|(place, value)| endpoints::write_directory(maps, place, value));

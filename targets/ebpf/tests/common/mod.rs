@@ -169,6 +169,10 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let length = if prefix == "::" { 0 } else { *rng.pick(&[64, 112]) };
             (schema::on_link_key(prefix.parse().unwrap(), length), schema::plain(ActionId::OnLink))
         }
+        TableId::OwnMac => {
+            let mac = *rng.pick(&[[2, 0, 0, 0, 0, 1], [0xff; 6], [0, 0, 0, 0, 0, 1], [0x80, 1, 2, 3, 4, 5]]);
+            (schema::own_mac_key(1 + rng.below(6) as u16), schema::set_mac(mac))
+        }
         TableId::Directory => {
             let kind = *rng.pick(&[IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6]);
             let key = schema::directory_key(kind, *rng.pick(&[0, 1, 65535]));

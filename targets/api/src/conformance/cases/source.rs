@@ -1,20 +1,23 @@
 //! S55: a source that is not the pod's own never leaves, with the few exceptions by which a pod gets its addresses.
 
-use netpolc_table::schema::{Family, Word};
+use netpolc_table::{
+    ActionId, TableId, Write,
+    schema::{self, Family, Mac, Word},
+};
 
 use crate::{
     conformance::{
         Case,
-        world::{A, ACK, Hosts, Policy, SYN, Talk, Unit, set_word, world},
+        world::{A, ACK, Hosts, Policy, SYN, Talk, Unit, set_mac, set_word, switch, world},
     },
-    frame::{Extension, Fragment, More, Packet, Tag, discovery, shorten, truncate},
+    frame::{Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, shorten, truncate},
     semantics::ip,
 };
 
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases = vec![dhcp(), link_local()];
+    let mut cases = vec![dhcp(), link_local(), hardware_arp()];
     for hosts in Hosts::both() {
-        cases.extend([isolated(&hosts), guarded(&hosts)]);
+        cases.extend([isolated(&hosts), guarded(&hosts), hardware(&hosts)]);
     }
     cases
 }
@@ -56,6 +59,75 @@ fn guarded(h: &Hosts) -> Case {
         .out_drops("no version that has a source", version(own.out(SYN)))
         .out_drops("cut before the source", truncate(own.out_packet(SYN).tag(Tag::vlan(1)).build(), 18 + 11))
         .in_passes("towards the pod nothing is guarded", Talk::new(h.stranger, 1, h.b, 80).back(SYN))
+}
+
+/// The frame with another hardware address: at 0 its destination's, at 6 its source's.
+fn with_mac(mut frame: Vec<u8>, at: usize, mac: Mac) -> Vec<u8> {
+    frame[at..at + 6].copy_from_slice(&mac);
+    frame
+}
+
+const FOREIGN: Mac = [0x02, 0, 0, 0, 0, 9];
+
+/// On a bridge, where hardware addresses lead (S55).
+fn hardware(h: &Hosts) -> Case {
+    let [to, from] = MACS;
+    let (web, served) = (Talk::new(h.a, 1, h.friend, 80), Talk::new(h.a, 80, h.stranger, 1));
+    let near = |at: usize, mut mac: Mac| {
+        mac[at] ^= 0x80;
+        mac
+    };
+    let group = [0x33, 0x33, 0, 0, 0, 1];
+    let tagged = |talk: &Talk| talk.out_packet(SYN).tag(Tag::vlan(1)).build();
+    let mut case = Case::new(format!("S55 hardware addresses, {:?}", h.family), world(Policy::Open, Policy::Open))
+        .write(set_mac(A, Some(from)))
+        .out_passes("another's, where nothing is guarded", with_mac(web.out(SYN), 6, FOREIGN))
+        .in_drops("flooded to the pod", served.back(SYN))
+        .forgotten_drops("cut anew, flooded to the pod", served.back(SYN))
+        .in_passes("to the pod", with_mac(served.back(SYN), 0, from))
+        .in_passes("to many", with_mac(served.back(SYN), 0, group))
+        .write(set_word(A, GUARD))
+        .out_passes("its own", web.out(SYN))
+        .out_passes("its own, tagged", tagged(&web));
+    for at in 0..6 {
+        case = case
+            .out_drops("another's", with_mac(web.out(SYN), 6, near(at, from)))
+            .in_drops("flooded to the pod", with_mac(served.back(SYN), 0, near(at, from)));
+    }
+    case.out_drops("another's, tagged", with_mac(tagged(&web), 6, FOREIGN))
+        .out_drops("another's, of no protocol that is read", with_mac(ethernet(&[], 0x88cc), 6, FOREIGN))
+        .write(switch(A, Policy::Everyone, Policy::Everyone))
+        .out_drops("another's, isolated", with_mac(web.out(SYN), 6, FOREIGN))
+        .in_drops("flooded to the pod, isolated", served.back(SYN))
+        .write(set_mac(A, Some(to)))
+        .out_drops("its former address", web.out(SYN))
+        .in_passes("by its new one", served.back(SYN))
+        .write(set_mac(A, None))
+        .out_passes("where its address is not known", with_mac(web.out(SYN), 6, FOREIGN))
+}
+
+/// A pod names no hardware address but its own for its IPv4 address (S36).
+fn hardware_arp() -> Case {
+    let [_, from] = MACS;
+    let own = arp([10, 0, 0, 1].into(), [10, 0, 9, 9].into());
+    let probe = arp([0, 0, 0, 0].into(), [10, 0, 0, 1].into());
+    let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+    let node = schema::on_link_key("fe80::1".parse().expect("an address"), 128);
+    let claim = |target: &str| {
+        let [from, all, target] = ["fd00::1", "ff02::1", target].map(|text| text.parse().expect("an address"));
+        discovery(136, from, all, target).build()
+    };
+    Case::new("S36 hardware addresses in ARP and discovery", world(Policy::Open, Policy::Open))
+        .write(set_word(A, guard))
+        .out_passes("another's, where its own is not known", with_mac(own.clone(), 14 + 8, FOREIGN))
+        .write(set_mac(A, Some(from)))
+        .out_passes("its own", own.clone())
+        .out_drops("another's", with_mac(own, 14 + 8, FOREIGN))
+        .out_drops("another's in a probe", with_mac(probe, 14 + 8, FOREIGN))
+        .out_passes("its link-local address", claim("fe80::1"))
+        .write(Write::put(TableId::OnLinkV6, node, schema::plain(ActionId::OnLink)))
+        .out_drops("the node's link-local address", claim("fe80::1"))
+        .out_passes("its own, next to the node's", claim("fe80::2"))
 }
 
 fn dhcp() -> Case {
