@@ -195,7 +195,13 @@ fn s55_a_stolen_hardware_address_draws_nothing() {
     let (own, stolen) = (mac("d"), mac("b"));
     assert!(passes(d, outside, WEB, PATIENCE));
     let take = |address: &str| {
-        node.inside("d", &format!("ip link set eth0 address {address}; ip neigh flush all; ip route replace default via {}", Bridge::GATEWAY));
+        node.inside(
+            "d",
+            &format!(
+                "ip link set eth0 address {address}; ip neigh flush all; ip route replace default via {}",
+                Bridge::GATEWAY
+            ),
+        );
     };
     for what in ["at once", "after a start"] {
         take(&stolen);

@@ -26,8 +26,8 @@
 //! | 0 | `to_pod` and marked: the steps of `translated` first, see below; where they drop, that is the answer | go on |
 //! | 1 | `interface[ifindex]` misses | Next |
 //! | | `guard`, `L` >= 14, `own_mac[endpoint]` is an address and the frame's source (at 6) is another | Drop(SpoofedSource) |
-//! | | `to_pod`, `L` >= 14, `own_mac[endpoint]` is an address, and the frame's destination (at 0) is unicast (the lowest bit of its first byte is 0) and another | Drop(ForeignMac) |
-//! | | not `keep` and not `guard` | Next |
+//! | | `to_pod`, `L` >= 14, `own_mac[endpoint]` is an address, and the frame's destination (at 0) is unicast (the lowest bit of its first byte is 0) and another | Drop(ForeignDestination) |
+//! | | not `keep` and not `guard`; and not `to_pod` or `own_mac[endpoint]` is no address | Next |
 //! | 2 Ethernet | `L` < 14 | Refuse early(Truncated) |
 //! | | type at 12; at most 2 times: type is 0x8100 or 0x88a8, the next is 4 bytes on; `L` < 18, < 22 | Refuse early(Truncated) |
 //! | | type is ARP (0x0806), `guard` | as below, *ARP* |
@@ -37,6 +37,7 @@
 //! | | version is not 4, or header length field < 5 | Refuse early(Malformed) |
 //! | | `guard`, the source (at 12) is not in `own_v4[endpoint]` and is not 0.0.0.0 | Drop(SpoofedSource) |
 //! | | `guard`, the source is not own but 0.0.0.0 | go on as *unproven* |
+//! | | `to_pod`, `own_mac[endpoint]` is an address, the destination (at 16) is not in `own_v4[endpoint]`, not in 224.0.0.0/4 and not 255.255.255.255 | Drop(ForeignDestination) |
 //! | | `L` < `l3` + 4 * header length | Refuse(Truncated) |
 //! | | total length (at 2) is 0 and `L` > `l3` + 65535 (a segmentation super-packet) | `end` = `L` |
 //! | | else total length < 4 * header length | Refuse(Malformed) |
@@ -47,6 +48,7 @@
 //! | | version is not 6 | Refuse early(Malformed) |
 //! | | `guard`, the source (at 8) is not in `own_v6[endpoint]`, not ::, not in fe80::/10 | Drop(SpoofedSource) |
 //! | | `guard`, the source is not own but :: or in fe80::/10 | go on as *unproven* |
+//! | | `to_pod`, `own_mac[endpoint]` is an address, the destination (at 24) is not in `own_v6[endpoint]`, not in ff00::/8 and not in fe80::/10 | Drop(ForeignDestination) |
 //! | | payload length (at 4) is 0 and `L` > `l3` + 40 + 65535 | `end` = `L` |
 //! | | else `l3` + 40 + payload length > `L` | Refuse(Truncated) |
 //! | | else | `end` = `l3` + 40 + payload length |
@@ -385,8 +387,8 @@ pub enum DropReason {
     Discovery = 9,
     /// From the pod, into a tunnel that ends on a node (S45).
     Tunnel = 10,
-    /// To the pod, by a unicast hardware address that is not its own: a bridge floods what it has not learned (S55).
-    ForeignMac = 11,
+    /// To a pod on a bridge, by a unicast hardware address or an IP address that is not its own (S55).
+    ForeignDestination = 11,
 }
 
 impl DropReason {
@@ -403,7 +405,7 @@ impl DropReason {
         DropReason::SourceRoute,
         DropReason::Discovery,
         DropReason::Tunnel,
-        DropReason::ForeignMac,
+        DropReason::ForeignDestination,
     ];
 
     /// As printed.
@@ -420,7 +422,7 @@ impl DropReason {
             DropReason::SourceRoute => "source_route",
             DropReason::Discovery => "discovery",
             DropReason::Tunnel => "tunnel",
-            DropReason::ForeignMac => "foreign_mac",
+            DropReason::ForeignDestination => "foreign_destination",
         }
     }
 }

@@ -9,7 +9,7 @@ use netpolc_table::{
 use netpolc_target::{
     Arrival,
     DropReason::{
-        self, Discovery, ForeignMac, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated, Tunnel,
+        self, Discovery, ForeignDestination, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated, Tunnel,
     },
     Frame, Hook, Mark, Verdict,
     semantics::{DHCP, DHCPV6, DISCOVERY_BYTES, HAS_PORTS, icmp, ip, may_be_unproven},
@@ -107,7 +107,7 @@ impl Mem {
         if let Err(reason) = self.hardware(&context, &frame.bytes) {
             return (endpoint, Err(reason));
         }
-        if !context.keeps() && !context.guarded() {
+        if !context.keeps() && !context.guarded() && !self.is_for_many(&context) {
             return (endpoint, NEXT);
         }
         (endpoint, self.steps(&context, &frame.bytes))
@@ -120,9 +120,23 @@ impl Mem {
         };
         match context.hook {
             Hook::FromPod if context.guarded() && frame[6..12] != own => Err(SpoofedSource),
-            Hook::ToPod if frame[0] & 1 == 0 && frame[..6] != own => Err(ForeignMac),
+            Hook::ToPod if frame[0] & 1 == 0 && frame[..6] != own => Err(ForeignDestination),
             _ => Ok(()),
         }
+    }
+
+    /// Does the hook see frames that are for others, as those of a bridge (S55)?
+    fn is_for_many(&self, context: &Context) -> bool {
+        context.hook == Hook::ToPod && eval::own_mac(&self.program, context.endpoint).is_some()
+    }
+
+    /// Is the address one that a pod on a bridge may be sent packets to?
+    fn is_meant(&self, endpoint: u16, to: IpAddr) -> bool {
+        let many = match to {
+            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
+            IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
+        };
+        many || self.is_own(endpoint, to)
     }
 
     /// Step 2 and what follows.
@@ -169,6 +183,9 @@ impl Mem {
             Ok(addresses) => addresses,
             Err(reason) => return context.refuse_early(reason),
         };
+        if self.is_for_many(context) && !self.is_meant(context.endpoint, to) {
+            return Err(ForeignDestination);
+        }
         let source = if !context.guarded() || self.is_own(context.endpoint, from) {
             Source::Proven
         } else {

@@ -471,7 +471,17 @@ impl Generator<'_> {
         a.alu(Alu::Rsh, R3, endpoint::FLAGS_SHIFT as i32);
         let guard = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
         a.alu(Alu::And, R3, KEEP | guard);
-        a.jump_if(Cond::Eq, R3, 0, next);
+        if hook == Hook::ToPod {
+            // A pod on a bridge sees frames that are for others (S55).
+            let kept = a.label();
+            a.jump_if(Cond::Ne, R3, 0, kept);
+            a.load(Size::Dw, R2, Fp, stack::RECORD);
+            a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
+            a.jump_if(Cond::Eq, R3, 0, next);
+            a.bind(kept);
+        } else {
+            a.jump_if(Cond::Eq, R3, 0, next);
+        }
     }
 
     /// After the last step of the parser, in a program for measurements. `family` says where the remote is.

@@ -105,7 +105,7 @@ impl Generator<'_> {
     /// where its own is known (S55). Leaves the word in R3. Changes R0-R7.
     pub(super) fn hardware(&mut self) {
         let (at, reason) = match self.hook {
-            Hook::ToPod => (0, ForeignMac),
+            Hook::ToPod => (0, ForeignDestination),
             Hook::FromPod | Hook::Translated => (6, SpoofedSource),
         };
         let (slow, read, done, denied) = (self.a.label(), self.a.label(), self.a.label(), self.deny(reason));

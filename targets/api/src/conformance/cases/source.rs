@@ -73,6 +73,10 @@ const FOREIGN: Mac = [0x02, 0, 0, 0, 0, 9];
 fn hardware(h: &Hosts) -> Case {
     let [to, from] = MACS;
     let (web, served) = (Talk::new(h.a, 1, h.friend, 80), Talk::new(h.a, 80, h.stranger, 1));
+    let elsewhere = Talk::new(h.b, 80, h.stranger, 1);
+    let later = Fragment { id: 7, offset: 9, more: More::Last };
+    let piece = elsewhere.back_packet(Unit::Udp).fragment(later).build();
+    let many = if h.family == Family::V4 { "224.0.0.251" } else { "ff02::fb" }.parse().expect("an address");
     let near = |at: usize, mut mac: Mac| {
         mac[at] ^= 0x80;
         mac
@@ -85,7 +89,11 @@ fn hardware(h: &Hosts) -> Case {
         .in_drops("flooded to the pod", served.back(SYN))
         .forgotten_drops("cut anew, flooded to the pod", served.back(SYN))
         .in_passes("to the pod", with_mac(served.back(SYN), 0, from))
+        .in_drops("another's packet", with_mac(elsewhere.back(SYN), 0, from))
+        .in_drops("another's packet, to all", with_mac(elsewhere.back(SYN), 0, [0xff; 6]))
+        .in_drops("another's fragment", with_mac(piece, 0, from))
         .in_passes("to many", with_mac(served.back(SYN), 0, group))
+        .in_passes("to many, by their address", with_mac(Talk::new(many, 80, h.stranger, 1).back(Unit::Udp), 0, group))
         .write(set_word(A, GUARD))
         .out_passes("its own", web.out(SYN))
         .out_passes("its own, tagged", tagged(&web));
