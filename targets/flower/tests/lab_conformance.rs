@@ -47,6 +47,7 @@ const STRICTER: &[(&str, &str)] = &[
         "the host answers no ARP in another pod's name",
     ),
     ("to a link-local address", "nobody in the lab has that address"),
+    ("S55 hardware addresses", "the host carries nothing that is for another's; tagged frames are dropped"),
     ("S45 S49 IPv4 source routes: where nothing is judged", "the host does not route by the sender's list"),
     (
         "S47 a pod reaches itself",
