@@ -101,9 +101,12 @@
 //! bits, M in the lowest. *First*: offset 0, more to come. *Later*: offset not 0. Neither: not a fragment.
 //! The record's key is endpoint, hook, source, destination, protocol (IPv4: of the header; IPv6: byte 0 of header 44) and
 //! identification (IPv4 16 bits at 4, IPv6 32 bits).
-//! A later fragment, in this order: not `iso`: Next. Born: Next. Offset 1 (8 bytes) and protocol TCP or SCTP, which could
+//! A later fragment, in this order: not `iso`, `guard`, and `tunnel` has (protocol, 0): Drop(Tunnel),
+//! as its first one. Not `iso`: Next. Born: Next. Offset 1 (8 bytes) and protocol TCP or SCTP, which could
 //! overwrite flags (RFC 3128): Drop(Fragment). A live record: its verdict (Drop(Fragment)). The protocol is an
-//! extension header: Drop(Fragment). The tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; others: without a
+//! extension header: Drop(Fragment). `guard`, and `tunnel` has (protocol, 0), so that the
+//! first one is asked for a rule that names ports: Drop(Fragment).
+//! The tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; others: without a
 //! port): Next, unless the hook is `to_pod` and the remote is the endpoint's own address. Own traffic, or
 //! at the other hooks a remote that is the endpoint's own address: Next. Else Drop(Fragment).
 //! A first fragment goes on as a whole packet; where `iso`, and it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is

@@ -172,6 +172,11 @@ impl Mem {
             && !eval::names_port(&self.program, context.endpoint, to, protocol, port)
     }
 
+    /// Does a guarded pod send a later fragment of what leads into a tunnel, whatever its ports (S45)?
+    fn is_part_of_tunnel(&self, context: &Context, protocol: u8) -> bool {
+        context.guarded() && !HAS_PORTS.contains(&protocol) && eval::is_tunnel(&self.program, protocol, None)
+    }
+
     /// Is the address one of the endpoint's own?
     pub(crate) fn is_own(&self, endpoint: u16, address: IpAddr) -> bool {
         self.program.get(TableId::own(Family::of(address)), &own_key(endpoint, address)).is_some()
@@ -220,7 +225,11 @@ impl Mem {
         };
         let judged = context.isolated() && context.birth == Birth::Elsewhere;
         if let Part::Later(piece) = network.part {
-            return if judged { self.later(context, piece, record(piece)) } else { NEXT };
+            return match judged {
+                true => self.later(context, piece, record(piece)),
+                false if self.is_part_of_tunnel(context, piece.protocol) => Err(Tunnel),
+                false => NEXT,
+            };
         }
         let answer = match parse::transport(frame, family, &network) {
             Err(reason) => refuse(reason),
@@ -269,6 +278,9 @@ impl Mem {
             Hook::FromPod | Hook::Translated => key.destination,
         };
         if remote.is_ipv6() && ip::EXTENSIONS.contains(&piece.protocol) {
+            return Err(Fragment);
+        }
+        if self.is_part_of_tunnel(context, piece.protocol) {
             return Err(Fragment);
         }
         let pipeline = crate::judge::pipeline(context.hook);

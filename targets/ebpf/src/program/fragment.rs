@@ -6,7 +6,7 @@ use netpolc_target::{
     semantics::{DropReason::*, HAS_PORTS, ip},
 };
 
-use super::{Generator, NEXT, helper, ipv6::seen, mark, parse::be16, stack};
+use super::{Generator, NEXT, helper, ipv4::TUNNEL_PROTOCOLS, ipv6::seen, mark, parse::be16, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
@@ -116,7 +116,10 @@ impl Generator<'_> {
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (next, drop) = (self.next, self.deny(Fragment));
         self.a.note("fragment: a later one");
-        self.if_open(next);
+        match self.guards() {
+            true => self.later_open(),
+            false => self.if_open(next),
+        }
         self.if_born(next);
         let a = &mut self.a;
         a.jump_if(Cond::Ne, R4, 1, checked);
@@ -152,6 +155,10 @@ impl Generator<'_> {
             for extension in ip::EXTENSIONS {
                 a.jump_if(Cond::Eq, R5, i32::from(extension), drop);
             }
+        }
+        if self.guards() {
+            self.a.load(Size::Dw, R5, Fp, stack::SPARE);
+            self.if_tunnel_protocol(drop);
         }
         if self.hook == Hook::ToPod {
             let (forwarded, tables) = (self.a.label(), self.a.label());
@@ -197,6 +204,28 @@ impl Generator<'_> {
             Hook::ToPod => a.jump(drop),
             Hook::FromPod | Hook::Translated => self.own_of_fragment(family, next, drop),
         }
+    }
+
+    /// R5: protocol. A later fragment of a pod whose egress is not isolated passes, unless the pod is
+    /// guarded and it is part of what leads into a tunnel (S45). Runs on where egress is isolated.
+    /// Changes R1-R3.
+    fn later_open(&mut self) {
+        let (isolated, open, next, denied) = (self.a.label(), self.a.label(), self.next, self.deny(Tunnel));
+        self.if_open(open);
+        self.a.jump(isolated);
+        self.a.bind(open);
+        self.if_unguarded(next);
+        self.if_tunnel_protocol(denied);
+        self.a.jump(next);
+        self.a.bind(isolated);
+    }
+
+    /// R5: protocol. Goes to `tunnel` where all packets of the protocol lead into one. Changes R1-R3.
+    fn if_tunnel_protocol(&mut self, tunnel: Label) {
+        self.a.note("table tunnel: protocol");
+        self.a.mov(R1, R5);
+        self.a.alu(Alu::And, R1, 255); // changes nothing; the verifier knows it then
+        self.if_tunnel(TUNNEL_PROTOCOLS, tunnel);
     }
 
     /// The class lookup of IPv6 has used R9; the addresses are in the key still.

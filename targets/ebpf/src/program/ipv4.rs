@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The word of the tunnel map at which the bits of IP protocols begin.
+pub(super) const TUNNEL_PROTOCOLS: usize = 65536 / 64;
+
 impl Generator<'_> {
     /// From `header` on: R5 protocol, R7 offset of the header, R8 its first 8 bytes, R9 source | destination << 32.
     pub(super) fn ipv4(&mut self, header: Label) {
@@ -342,7 +345,7 @@ impl Generator<'_> {
             a.note("table tunnel: UDP port");
             a.alu32(Alu::Mov, R1, R8);
             a.alu(Alu::Rsh, R1, 16);
-            self.if_tunnel(0);
+            self.if_tunnel(0, self.tunnel);
         }
         self.a.jump(judge);
     }
@@ -363,9 +366,9 @@ impl Generator<'_> {
         self.a.bind(unguarded);
     }
 
-    /// R1: a bit of the tunnel map, from word `from` on. Goes to the code for tunnels where it is set. Changes R1-R3.
-    fn if_tunnel(&mut self, from: usize) {
-        let tunnel = self.tunnel;
+    /// R1: a bit of the tunnel map, from word `from` on. Goes to `tunnel` where it is set.
+    /// Changes R1-R3.
+    pub(super) fn if_tunnel(&mut self, from: usize, tunnel: Label) {
         let a = &mut self.a;
         a.mov(R2, R1);
         a.alu(Alu::And, R2, 63);
@@ -427,7 +430,7 @@ impl Generator<'_> {
             a.mov(R1, R8);
             a.alu(Alu::Rsh, R1, 32);
             a.alu(Alu::And, R1, 255);
-            self.if_tunnel(65536 / 64);
+            self.if_tunnel(TUNNEL_PROTOCOLS, self.tunnel);
         }
         self.a.jump(judge);
         self.a.bind(icmp);

@@ -310,12 +310,22 @@ fn tunnels(h: &Hosts) -> Case {
     let protocol = |number, to| Talk::new(h.a, 0, to, 0).out(Unit::Other(number));
     let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
     let parts = vxlan(h.friend).payload(&[4; 64]).fragments(5, 24);
+    let later = |number, to, id| {
+        let packet = Talk::new(h.a, 0, to, 0).out_packet(Unit::Other(number));
+        packet.payload(&[4; 64]).fragments(id, 24).swap_remove(1)
+    };
     Case::new(name("S45 tunnels that end on a node", h), world(Policy::Open, Policy::Everyone))
         .out_drops("VXLAN, though everything is permitted", vxlan(h.stranger).build())
         .out_drops("IPv4 in IP", protocol(4, h.stranger))
         .out_drops("IPv6 in IP", protocol(41, h.stranger))
         .out_drops("in fragments, the first", parts[0].clone())
         .out_drops("in fragments, the second", parts[1].clone())
+        .out_drops("IPv4 in IP in fragments, the second alone", later(4, h.stranger, 6))
+        .out_passes("another protocol in fragments, the second alone", later(5, h.stranger, 7))
+        .in_passes("IPv4 in IP in fragments to the pod", {
+            let packet = Talk::new(h.a, 0, h.stranger, 0).back_packet(Unit::Other(4));
+            packet.payload(&[4; 64]).fragments(8, 24).swap_remove(1)
+        })
         .out_passes("its neighbour port", Talk::new(h.a, 50000, h.stranger, 4790).out(Unit::Udp))
         .out_passes("from that port", Talk::new(h.a, 4789, h.stranger, 50000).out(Unit::Udp))
         .out_passes("that number in TCP", Talk::new(h.a, 50000, h.stranger, 4789).out(SYN))
@@ -330,8 +340,11 @@ fn tunnels(h: &Hosts) -> Case {
         .write(set_word(A, guard))
         .out_drops("VXLAN, not isolated", vxlan(h.stranger).build())
         .out_drops("IPv4 in IP, not isolated", protocol(4, h.stranger))
+        .out_drops("in fragments, the second alone", later(41, h.stranger, 9))
+        .out_passes("UDP in fragments, whose second has no port", parts[1].clone())
         .write(switch(A, Policy::Open, Policy::Open))
         .out_passes("where nothing is guarded", vxlan(h.stranger).build())
+        .out_passes("nor in fragments", later(41, h.stranger, 10))
 }
 
 fn discovery_limits() -> Case {
