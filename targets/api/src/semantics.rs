@@ -91,7 +91,8 @@
 //! a node is forwarded under any source, and as traffic of the node.
 //!
 //! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60, 135: a ninth one,
-//! or a second 44, is Refuse(Malformed). 2 bytes of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for
+//! or a second 44, is Refuse early(Malformed): a kernel reads on, and what stands behind it may not leave a guarded pod
+//! (an answer of DHCP, an advertisement, a tunnel). 2 bytes of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for
 //! 51, 8 * (byte 1 + 1) for the others, and all of it must lie before `end`: else Refuse(Truncated). A 43 (routing) whose
 //! byte 3 (segments left) is not 0 is then Refuse early(SourceRoute). Position and repetition of the others
 //! do not matter. A 44 with an offset other than 0 ends the walk (a later fragment). The protocol is the next header

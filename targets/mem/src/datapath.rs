@@ -210,6 +210,10 @@ impl Mem {
         let network = match parse::network(frame, family, l3) {
             Ok(network) => network,
             Err(SourceRoute) if source == Source::Proven => return context.refuse_early(SourceRoute),
+            // Too many extension headers, behind which a kernel reads on.
+            Err(Malformed) if source == Source::Proven && family == Family::V6 => {
+                return context.refuse_early(Malformed);
+            }
             Err(reason) => return refuse(reason),
         };
         if source == Source::Unproven && network.fragmented {

@@ -364,7 +364,7 @@ impl Generator<'_> {
     /// Step 4 of a whole packet, then layer 4.
     fn walk(&mut self, walk: Label, to: &Layer4) {
         let (fragment, after, first) = (self.a.label(), self.a.label(), self.a.label());
-        let (malformed, truncated) = (self.refuse(Malformed), self.refuse(Truncated));
+        let (malformed, truncated) = (self.refuse_early(Malformed), self.refuse(Truncated));
         self.a.note("parse: extension headers");
         self.a.bind(walk);
         self.a.mov(R8, R5);

@@ -17,7 +17,7 @@ use crate::{
             world,
         },
     },
-    frame::{Packet, arp, discovery, truncate},
+    frame::{Extension, Packet, arp, discovery, truncate},
     semantics::{DISCOVERY_BYTES, ip, sctp},
 };
 
@@ -314,7 +314,7 @@ fn tunnels(h: &Hosts) -> Case {
         let packet = Talk::new(h.a, 0, to, 0).out_packet(Unit::Other(number));
         packet.payload(&[4; 64]).fragments(id, 24).swap_remove(1)
     };
-    Case::new(name("S45 tunnels that end on a node", h), world(Policy::Open, Policy::Everyone))
+    let case = Case::new(name("S45 tunnels that end on a node", h), world(Policy::Open, Policy::Everyone))
         .out_drops("VXLAN, though everything is permitted", vxlan(h.stranger).build())
         .out_drops("IPv4 in IP", protocol(4, h.stranger))
         .out_drops("IPv6 in IP", protocol(41, h.stranger))
@@ -344,7 +344,18 @@ fn tunnels(h: &Hosts) -> Case {
         .out_passes("UDP in fragments, whose second has no port", parts[1].clone())
         .write(switch(A, Policy::Open, Policy::Open))
         .out_passes("where nothing is guarded", vxlan(h.stranger).build())
-        .out_passes("nor in fragments", later(41, h.stranger, 10))
+        .out_passes("nor in fragments", later(41, h.stranger, 10));
+    if h.family == Family::V4 {
+        return case;
+    }
+    let behind = |count| {
+        let option = |packet: Packet, _| packet.extension(Extension::padded(ip::DESTINATION, 0));
+        (0..count).fold(vxlan(h.stranger), option).build()
+    };
+    case.out_passes("behind nine extension headers, where nothing is guarded", behind(9))
+        .write(set_word(A, guard))
+        .out_drops("behind eight, not isolated", behind(8))
+        .out_drops("behind nine, which are not all read", behind(9))
 }
 
 fn discovery_limits() -> Case {
