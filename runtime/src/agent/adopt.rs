@@ -14,7 +14,7 @@ use netpolc_policy::Pod;
 use netpolc_table::{
     Program, TableId,
     delta::Changes,
-    eval::{self, Pipeline},
+    eval,
     schema::{Word, endpoint_key, set_policy, word_of},
 };
 
@@ -90,6 +90,9 @@ const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 const SCTP: u8 = libc::IPPROTO_SCTP as u8;
 
+/// Protocols whose entries only what asks for an answer makes: SYN, INIT, ICMP requests.
+const HANDSHAKES: [u8; 4] = [TCP, SCTP, libc::IPPROTO_ICMP as u8, libc::IPPROTO_ICMPV6 as u8];
+
 fn tuple(c: &Connection) -> Tuple {
     (c.protocol, c.local, c.local_port, c.remote, c.remote_port)
 }
@@ -140,25 +143,20 @@ impl Survey {
         all.map(|c| (*c, origin(c))).collect()
     }
 
-    /// What is to become of an entry that was made while its endpoint recorded. Its first packet then may have been a
-    /// reply, so for UDP it does not tell who opened the flow.
-    pub fn amend(&self, program: &Program, endpoint: u16, recorded: &Connection) -> Amendment {
-        if recorded.protocol != UDP {
+    /// What is to become of an entry that was made while its endpoint recorded. Its first packet then
+    /// may have been a reply, so where no handshake tells, it does not say who opened the flow.
+    pub fn amend(&self, recorded: &Connection) -> Amendment {
+        if HANDSHAKES.contains(&recorded.protocol) {
             return Amendment::Keep;
         }
         let known = self.running.get(&recorded.local).and_then(|of_it| of_it.get(&tuple(recorded)));
         match known.map(|c| c.opener) {
             Some(opener) if opener == recorded.opener => Amendment::Keep,
             Some(opener) => Amendment::Opener(opener),
-            // Who is not said to have opened it did not, as far as that would let others in. The other one may have; where it may
-            // open it anyway, nothing is lost by saying so, else the next packet tells.
-            None if recorded.opener == Opener::Pod => {
-                let (remote, port) = (recorded.remote, Some(recorded.local_port));
-                match eval::verdict(program, Pipeline::ToPod, endpoint, remote, UDP, port) {
-                    eval::Verdict::Permit => Amendment::Opener(Opener::Remote),
-                    eval::Verdict::Deny | eval::Verdict::Defer => Amendment::Forget,
-                }
-            }
+            // Said to be the pod's, it would let the other side in; said to be the other side's, it
+            // would let the pod go on after its egress was closed. So the next packet tells (S40).
+            None if recorded.opener == Opener::Pod => Amendment::Forget,
+            // The other side's packet was let in, and would be again.
             None => Amendment::Keep,
         }
     }
@@ -221,4 +219,38 @@ pub fn insert(
         }
     }
     Ok(adoption)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S40, S41: a running flow that nobody vouches for is nobody's, so a pod whose egress is closed does
+    /// not go on with it, whoever may reach the pod.
+    #[test]
+    fn s40_what_a_pod_seems_to_have_opened_is_judged_as_new() {
+        let (local, remote): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let recorded = |protocol, opener| Connection {
+            opener,
+            protocol,
+            local,
+            local_port: 40_002,
+            remote,
+            remote_port: 4789,
+            answered: false,
+            origin: local,
+        };
+        let mut survey = Survey { running: BTreeMap::new(), node: BTreeSet::new() };
+        for protocol in [UDP, 47] {
+            assert_eq!(survey.amend(&recorded(protocol, Opener::Pod)), Amendment::Forget);
+            assert_eq!(survey.amend(&recorded(protocol, Opener::Remote)), Amendment::Keep);
+        }
+        for protocol in HANDSHAKES {
+            assert_eq!(survey.amend(&recorded(protocol, Opener::Pod)), Amendment::Keep);
+        }
+        let known = recorded(UDP, Opener::Remote);
+        survey.running.entry(local).or_default().insert(tuple(&known), known);
+        let opener = Amendment::Opener(Opener::Remote);
+        assert_eq!(survey.amend(&recorded(UDP, Opener::Pod)), opener);
+    }
 }

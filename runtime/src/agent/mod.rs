@@ -461,9 +461,8 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     }
 
     fn amend(&mut self, survey: &adopt::Survey, pods: &BTreeMap<ObjectKey, u16>) -> Result<(), Error> {
-        let program = self.compiler.program();
         for endpoint in pods.values() {
-            self.host.amend(*endpoint, &|recorded| survey.amend(program, *endpoint, recorded))?;
+            self.host.amend(*endpoint, &|recorded| survey.amend(recorded))?;
         }
         Ok(())
     }
