@@ -17,7 +17,7 @@ use netpolc_testbed::{
 #[test]
 fn where_nothing_is_enforced_every_kind_of_violation_is_found() {
     let lab = Lab::up().expect("network namespaces (this needs root)");
-    let campaign = Campaign { seed: 1, from: 0, frames: 16_000, round: 4_000, kinds: Kind::ALL.to_vec() };
+    let campaign = Campaign { seed: 1, from: 0, frames: 32_000, round: 4_000, kinds: Kind::ALL.to_vec() };
     let report = campaign.run(&lab, |_| Ok::<_, Infallible>(())).expect("the lab works");
     println!("{} frames, {} arrivals in {:?}", report.sent, report.arrived, report.took);
     for kind in Kind::ALL {
@@ -33,7 +33,7 @@ fn where_nothing_is_enforced_every_kind_of_violation_is_found() {
 fn a_seed_gives_the_same_frames_twice() {
     let judge = || Judge::new(World::default(), World::default().cluster(&mut Rng::new(3)));
     let frames = |seed| {
-        let mut generator = Generator::new(Rng::new(seed), World::default(), 0, 0);
+        let mut generator = Generator::new(Rng::new(seed), World::default(), 0);
         let judge = judge();
         generator.turn(&judge);
         generator.cases(300, &judge).into_iter().map(|p| p.sent.bytes).collect::<Vec<_>>()

@@ -14,7 +14,7 @@ use netpolc_policy::{Cluster, Isolation, ObjectKey, Operator, Policy, Requiremen
 
 use super::{
     Lab, Place, Tracking,
-    generate::{Generator, Planned, marks},
+    generate::{Generator, Planned, first_mark, marks, planted},
     judge::{Judge, Kind, Violation},
     lab, parse,
     wire::Wire,
@@ -135,26 +135,19 @@ impl Campaign {
     }
 
     fn round(&self, field: &mut Field<'_>, rng: Rng, report: &mut Report) -> Result<(), Error> {
-        // Marks of a round are the same in a replay.
-        field.first = field.number * (1 << 20);
+        field.first = first_mark(field.number);
         field.sent.clear();
         field.seen.clear();
-        let mut generator = Generator::new(rng, field.lab.world.clone(), field.first, field.number as u32 * 1000);
+        let mut generator = Generator::new(rng, field.lab.world.clone(), field.number);
         generator.turn(&field.judge);
+        let plan = |round| planted(self.seed, round, &field.lab.world);
+        let (sown, to_sow) = (field.number.checked_sub(1).map(plan).unwrap_or_default(), plan(field.number));
+        field.play(generator.harvest(&sown), report)?;
         while field.sent.len() < self.round {
             let planned = generator.cases(CASES, &field.judge);
-            let begin = field.sent.len();
-            field.sent.extend(planned);
-            field.seen.resize(field.sent.len(), false);
-            for wave in 0..3 {
-                let range = begin..field.sent.len();
-                let wave: Vec<usize> = range.filter(|i| field.sent[*i].wave == wave).collect();
-                for burst in wave.chunks(BURST) {
-                    report.refused += field.send(burst)?;
-                    field.collect(QUIET, report)?;
-                }
-            }
+            field.play(planned, report)?;
         }
+        field.play(generator.plant(&to_sow), report)?;
         field.collect(DRAIN, report)?;
         field.convict(self, report);
         report.sent += field.sent.len();
@@ -174,17 +167,30 @@ impl Campaign {
 }
 
 impl Field<'_> {
-    /// Switches connection tracking. What was tracked is forgotten, so that nothing is adopted from it: who opened a connection before
-    /// its pod was isolated is another question than the judge's.
+    /// Switches connection tracking. What was tracked stays: it is what a pod's isolation adopts (S40),
+    /// also where it was made up.
     fn track(&mut self, tracking: Tracking) -> Result<(), Error> {
-        if self.tracking == Tracking::On {
-            self.lab.forget_connections()?;
-        }
         if tracking == self.tracking {
             return Ok(());
         }
         self.tracking = tracking;
         self.lab.track(tracking)
+    }
+
+    /// Sends frames wave by wave, and judges what arrives of them.
+    fn play(&mut self, planned: Vec<Planned>, report: &mut Report) -> Result<(), Error> {
+        let begin = self.sent.len();
+        self.sent.extend(planned);
+        self.seen.resize(self.sent.len(), false);
+        for wave in 0..3 {
+            let range = begin..self.sent.len();
+            let wave: Vec<usize> = range.filter(|i| self.sent[*i].wave == wave).collect();
+            for burst in wave.chunks(BURST) {
+                report.refused += self.send(burst)?;
+                self.collect(QUIET, report)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends in order; a run of frames of one sender in few system calls.

@@ -9,8 +9,6 @@ use std::{
     process::Stdio,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
-
 use super::{
     Place, Shape, World,
     wire::Wire,
@@ -130,31 +128,17 @@ impl Lab {
         Ok([open(v4)?, open(v6)?])
     }
 
-    /// Makes the node forget every tracked connection: IPCTNL_MSG_CT_DELETE without a tuple
-    /// (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn forget_connections(&self) -> Result<(), Error> {
-        // struct nlmsghdr: length, type, flags (request), sequence, port; struct nfgenmsg: family, version, resource.
-        const NETFILTER: i32 = 12;
-        const DELETE: u16 = 1 << 8 | 2;
-        let header = [&20u32.to_ne_bytes()[..], &DELETE.to_ne_bytes(), &1u16.to_ne_bytes(), &[0; 12]].concat();
-        let forget = || {
-            let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(Protocol::from(NETFILTER)))?;
-            socket.send(&header).map(drop)
-        };
-        self.node.run(forget)?.map_err(|e| Error::system("forget tracked connections".into(), e))
-    }
-
-    /// Switches connection tracking on the node, which is off at first.
+    /// Switches connection tracking on the node, which is off at first. What was tracked is forgotten
+    /// after ten seconds without a packet: long enough for the next policies, too short for a million
+    /// frames to fill the kernel's table.
     ///
     /// # Errors
     /// `nft` refuses.
     pub fn track(&self, tracking: Tracking) -> Result<(), Error> {
         let script = match tracking {
             Tracking::On => {
-                "nft add table inet tracked
+                "for t in /proc/sys/net/netfilter/nf_conntrack_*timeout*; do [ $(cat $t) -le 10 ] || echo 10 > $t; done
+nft add table inet tracked
 nft add chain inet tracked everything '{ type filter hook prerouting priority 0; }'
 nft add rule inet tracked everything ct state new counter"
             }

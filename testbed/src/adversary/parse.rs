@@ -137,7 +137,8 @@ pub fn ipv4(bytes: &[u8]) -> Option<Packet> {
     let field = word(bytes, 6)?;
     let (offset, more) = ((field & 0x1fff) << 3, field & 0x2000 != 0);
     let fragment = Fragment { protocol: bytes[9], offset, more, id: word(bytes, 4)?.into() };
-    let sound = bytes[0] >> 4 == 4 && length >= 20 && total >= length && total <= bytes.len();
+    let options = bytes.get(20..length.max(20)).is_some_and(options_are_sound);
+    let sound = bytes[0] >> 4 == 4 && length >= 20 && total >= length && total <= bytes.len() && options;
     let end = total.clamp(20, bytes.len());
     Some(Packet {
         source: Ipv4Addr::from(source).into(),
@@ -148,6 +149,18 @@ pub fn ipv4(bytes: &[u8]) -> Option<Packet> {
         body: bytes.get(length.max(20)..end).unwrap_or_default().to_vec(),
         sound,
     })
+}
+
+/// Does each option have a length that is one, up to the end of the list (RFC 791)?
+fn options_are_sound(mut rest: &[u8]) -> bool {
+    loop {
+        rest = match *rest {
+            [] | [0, ..] => return true,
+            [1, ref rest @ ..] => rest,
+            [_, length, ..] if length >= 2 && usize::from(length) <= rest.len() => &rest[length.into()..],
+            _ => return false,
+        };
+    }
 }
 
 /// Reads an IPv6 packet with any number of extension headers. None: shorter than its addresses.
@@ -260,8 +273,8 @@ impl Packet {
         let mut flow =
             Flow { protocol: self.protocol, source: (self.source, from), destination: (self.destination, to) };
         let event = match (self.protocol, self.body.first()) {
-            // SYN without ACK and RST.
-            (number::TCP, _) if self.body.get(13).is_some_and(|f| f & 0x16 == 2) => Event::Opens,
+            // SYN without ACK, whatever else is set (S38).
+            (number::TCP, _) if self.body.get(13).is_some_and(|f| f & 0x12 == 2) => Event::Opens,
             (number::SCTP, _) if self.body.get(12) == Some(&1) => Event::Opens,
             (number::TCP | number::SCTP, _) => Event::Continues,
             (_, kind) if self.is_icmp() => {

@@ -37,9 +37,13 @@ impl Generator {
             let protocol = *self.rng.pick(&[number::UDP, number::UDP, number::TCP, number::TCP, number::SCTP, icmp]);
             let port = self.destination_port();
             let asked = if protocol == icmp { None } else { Some(port) };
-            // Few, so that pods' shares of connections suffice for a whole campaign; away from DHCP and overlays.
-            let local = if protocol == icmp { port } else { 700 + self.rng.below(4) as u16 };
-            let flow = Flow { protocol, source: (source, local), destination: (destination, port) };
+            // Few, so that pods' shares of connections suffice for a whole campaign; away from DHCP and
+            // overlays. Others than in the rounds before: whoever opened a connection by the policies of
+            // then stays its opener while it lives (S40), and policy may not permit that one any more.
+            let local = 200 + 4 * (self.round % 64) as u16 + self.rng.below(4) as u16;
+            // Both ends of an echo have one number.
+            let remote = if protocol == icmp { local } else { port };
+            let flow = Flow { protocol, source: (source, local), destination: (destination, remote) };
             if !judge.allows(from, to, flow, asked) || port == 8472 {
                 continue;
             }

@@ -4,6 +4,7 @@
 //! - `layers`: packets of every kind and in every disguise, from anybody in anybody's name
 //! - `pieces`: fragments
 //! - `link`: ARP and neighbour discovery
+//! - `planted`: connections that are made up in one round and used in the next one
 //! - `tunnel`: packets inside packets
 //!
 //! Not here: whether anything may arrive ([`super::judge`]).
@@ -12,9 +13,12 @@ mod honest;
 mod layers;
 mod link;
 mod pieces;
+mod planted;
 mod tunnel;
 
 use std::net::IpAddr;
+
+pub use planted::{Planted, planted};
 
 use super::{
     Mac, Place, World, bytes,
@@ -27,6 +31,15 @@ use crate::random::{self, Rng};
 pub const MARK: usize = 8;
 /// What marks begin with; it stands nowhere else.
 const MAGIC: [u8; 3] = [0xa7, 0x5e, 0xd1];
+
+/// Fragmented packets of a round at most. An identification that comes again while a verdict on its
+/// packet stands (S50: 30 seconds) would make the one look like the other; IPv4 has 65,536 of them.
+const IDS: u32 = 512;
+
+/// The mark of a round's first frame.
+pub fn first_mark(round: u64) -> u64 {
+    round << 20
+}
 
 /// A frame to be sent.
 #[derive(Clone, Debug)]
@@ -77,6 +90,7 @@ struct Draft {
 pub struct Generator {
     rng: Rng,
     world: World,
+    round: u64,
     /// Destination ports at which policy changes its mind.
     ports: Vec<u16>,
     next_mark: u64,
@@ -88,16 +102,16 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Marks and cases are numbered from `first`, packets in fragments from `first_id`: a number that comes again while a verdict on
-    /// its packet stands (S50: 30 seconds) would make the one look like the other.
-    pub fn new(rng: Rng, world: World, first: u64, first_id: u32) -> Self {
+    /// Makes the cases of a round, which are the same in a replay.
+    pub fn new(rng: Rng, world: World, round: u64) -> Self {
         Generator {
             rng,
             world,
+            round,
             ports: vec![],
-            next_mark: first,
-            next_case: first,
-            next_id: first_id,
+            next_mark: first_mark(round),
+            next_case: first_mark(round),
+            next_id: round as u32 * IDS,
             known: vec![],
             out: vec![],
         }

@@ -5,7 +5,14 @@
 //! fragments (S50), truncation (S52), forged sources (S55). Where a rule leaves room (how long a connection lives, in which order
 //! two packets came) the judge says yes: what it calls a violation is one.
 //!
+//! - `errors`, `fragments`: of packets that are judged by another one
+//! - `names`: in whose name somebody sends, and to whom
+//!
 //! Not here: reading frames ([`super::parse`]), telling who sent them ([`super::Campaign`]).
+
+mod errors;
+mod fragments;
+mod names;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -123,6 +130,8 @@ pub struct Judge {
     opened: HashSet<(usize, Flow)>,
     /// By pod: packets that may open a connection, and did arrive.
     accepted: HashSet<(usize, Flow)>,
+    /// The same of what the node has seen, whether it did arrive or not.
+    tracked: HashSet<(usize, Flow)>,
     firsts: HashMap<FragmentKey, Vec<Packet>>,
     case_firsts: HashMap<u64, Vec<Packet>>,
 }
@@ -137,6 +146,7 @@ impl Judge {
             edges: vec![],
             opened: HashSet::new(),
             accepted: HashSet::new(),
+            tracked: HashSet::new(),
             firsts: HashMap::new(),
             case_firsts: HashMap::new(),
         };
@@ -146,11 +156,25 @@ impl Judge {
 
     /// From now on other policies stand. Connections stay, and are judged anew (S40-S42); no packet is under way in pieces.
     pub fn turn(&mut self, cluster: Cluster) {
+        let open = self.open_pods();
         self.edges = random::ports(&cluster);
         self.bare = Cluster { nodes: Default::default(), ..cluster.clone() };
         self.cluster = cluster;
+        // Whoever is isolated now and was not takes over what runs.
+        let adopting: Vec<usize> = open.difference(&self.open_pods()).copied().collect();
+        let taken = self.tracked.iter().filter(|(n, _)| adopting.contains(n));
+        self.accepted.extend(taken.copied());
         self.firsts.clear();
         self.case_firsts.clear();
+    }
+
+    /// Pods that nothing isolates.
+    fn open_pods(&self) -> HashSet<usize> {
+        let isolated = |n: &usize| {
+            let directions = [Direction::Ingress, Direction::Egress];
+            directions.into_iter().any(|d| self.is_isolated(Place::Pod(*n), d))
+        };
+        (0..self.world.pods.len()).filter(|n| !isolated(n)).collect()
     }
 
     /// The cluster whose policies stand.
@@ -172,12 +196,24 @@ impl Judge {
         {
             self.opened.insert((n, flow));
         }
+        let receiver = self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination));
+        let Some(n) = receiver else { return };
         // What has no mark within its length arrives unseen: a short first fragment, or what routers trim.
         let unseen = marks(&packet.body).next().is_none();
-        let receiver = self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination));
-        if let Some(n) = receiver.filter(|_| unseen) {
+        if unseen {
             self.accepted.insert((n, flow));
         }
+        if self.is_tracked(sent.place, &packet) {
+            self.tracked.insert((n, flow));
+        }
+    }
+
+    /// Does the node's connection tracking see it, and believe in it when the other end is isolated later
+    /// (S40)? Of UDP that others opened it takes one packet each way, let in or not: ingress must permit
+    /// it then, so the other side's next packet would open the same.
+    fn is_tracked(&self, from: Place, packet: &Packet) -> bool {
+        let own = self.world.owns(from, packet.source) && !self.is_isolated(from, Direction::Egress);
+        packet.protocol == number::UDP && (from == Place::Outside || own)
     }
 
     /// Judges an arrival. What the receiver lets in may have opened a connection, also where the sender should have kept it.
@@ -237,6 +273,10 @@ impl Judge {
         if let Place::Pod(_) = at {
             self.receiver_is_meant(at, packet, sent)?;
         }
+        // Nobody's kernel takes what says that it is longer than it is, or has options that are none.
+        if !packet.sound {
+            return self.unread(sent.place, at);
+        }
         if let Some(kind) = packet.discovery()
             && linked
         {
@@ -266,187 +306,12 @@ impl Judge {
         self.world.nodes_own.contains(&packet.source) && !outer.iter().chain(&inner).any(forged)
     }
 
-    /// S45: a rule lets the pod send into the tunnel at this node, and whoever wrote it trusts the pod with it.
-    fn is_named_tunnel(&self, sent: &Sent) -> bool {
-        let Some(Frame { content: Content::Ip(packet), .. }) = parse::frame(&sent.bytes) else { return false };
-        let to_node = self.world.nodes_own.contains(&packet.destination) && is_tunnel(&packet);
-        to_node && self.is_named(sent.place, &packet)
-    }
-
-    /// Does a rule that names ports allow it, S45 aside?
-    fn is_named(&self, from: Place, packet: &Packet) -> bool {
-        let port = packet.ports().map(|p| p.1);
-        let reason =
-            self.ask(&self.bare, from, Direction::Egress, packet.source, packet.destination, packet.protocol, port);
-        matches!(reason, Reason::Allowed(place) if place.port.is_some())
-    }
-
-    /// S55, and S45 where other nodes are concerned.
-    fn sender_is_honest(&self, from: Place, packet: &Packet, linked: bool) -> Judged {
-        let unproven = match packet.source {
-            IpAddr::V4(a) => a.is_unspecified() && packet.protocol == number::UDP && packet.ports() == Some((68, 67)),
-            IpAddr::V6(a) => {
-                let listener =
-                    || packet.is_icmp() && packet.body.first().is_some_and(|k| [130, 131, 132, 143].contains(k));
-                let dhcp = || packet.protocol == number::UDP && packet.ports() == Some((546, 547));
-                let free = packet.fragment.is_none() && (packet.discovery().is_some() || listener() || dhcp());
-                (a.is_unspecified() || a.is_unicast_link_local()) && free
-            }
-        };
-        let proven = self.world.owns(from, packet.source) || (unproven && linked);
-        if !proven {
-            return wrong(Kind::ForgedSource, format_args!("{} is not an address of {from:?}", packet.source));
-        }
-        if self.world.far_node.contains(&packet.destination) && is_tunnel(packet) && !self.is_named(from, packet) {
-            return wrong(Kind::Tunnel, format_args!("into the tunnel of {}", packet.destination));
-        }
-        Ok(())
-    }
-
-    /// Is it for this pod, and from somebody else?
-    fn receiver_is_meant(&self, at: Place, packet: &Packet, sent: &Sent) -> Judged {
-        let many = match packet.destination {
-            IpAddr::V4(a) => a.is_multicast() || a.is_broadcast() || a.octets() == [10, 0, 1, 255],
-            IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
-        };
-        if !many && !self.world.owns(at, packet.destination) {
-            return wrong(Kind::ForeignDestination, format_args!("{} is not an address of {at:?}", packet.destination));
-        }
-        let isolated = self.is_isolated(at, Direction::Ingress);
-        if isolated && self.world.owns(at, packet.source) {
-            return wrong(Kind::OwnSource, format_args!("the pod's own address as source, sent by {:?}", sent.place));
-        }
-        Ok(())
-    }
-
-    /// S36, between two pods on a link.
-    fn discovery(&self, from: Place, packet: &Packet, kind: u8) -> Judged {
-        let target = packet.body.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from);
-        match kind {
-            134 => wrong(Kind::Discovery, "a router advertisement of a pod"),
-            137 => wrong(Kind::Discovery, "a redirect of a pod"),
-            // Nobody knows all link-local addresses of pods, but the node's are known.
-            136 if !target.is_some_and(|t| self.may_speak_for(from, t)) => {
-                wrong(Kind::Discovery, format_args!("an advertisement for {target:?}"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// One of its addresses, or a link-local one that is not the node's.
-    fn may_speak_for(&self, place: Place, address: IpAddr) -> bool {
-        let local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
-        self.world.owns(place, address) || (local && !self.world.nodes_own.contains(&address))
-    }
-
     /// S52: what cannot be read.
     fn unread(&self, from: Place, at: Place) -> Judged {
         if self.is_isolated(from, Direction::Egress) || self.is_isolated(at, Direction::Ingress) {
             return wrong(Kind::Truncated, "headers that cannot be read, where policy has to");
         }
         Ok(())
-    }
-
-    /// S35: an error tells of a connection of the pod, to or from the other end of that connection, and no more than errors do.
-    fn error(&self, at: Place, packet: &Packet, from: Place) -> Judged {
-        let checks = [(from, Direction::Egress), (at, Direction::Ingress)];
-        for (place, direction) in checks.into_iter().filter(|(p, d)| self.is_isolated(*p, *d)) {
-            let Place::Pod(pod) = place else { continue };
-            let Some(inner) = packet.quoted().filter(|p| p.body.len() >= 8 && !p.is_error() && !p.is_later()) else {
-                return wrong(Kind::IcmpError, "an error about nothing that can be read");
-            };
-            let (flow, event) = inner.flow().expect("it is no later fragment");
-            // As the pod sent it.
-            let (sent, remote) = match direction {
-                Direction::Egress => (flow.reverse(), inner.source),
-                Direction::Ingress => (flow, inner.destination),
-            };
-            if !self.world.owns(place, sent.source.0) {
-                return wrong(Kind::IcmpError, format_args!("about {}, which is not the pod's", sent.source.0));
-            }
-            if direction == Direction::Egress && packet.destination != remote {
-                return wrong(
-                    Kind::IcmpError,
-                    format_args!("about a connection with {remote}, to {}", packet.destination),
-                );
-            }
-            let most = if packet.is_v4() { 576 } else { 1280 };
-            if direction == Direction::Egress && packet.body.len() - 8 > most {
-                return wrong(Kind::IcmpError, format_args!("{} bytes of quotation", packet.body.len() - 8));
-            }
-            let ports = |flow: Flow| {
-                [number::TCP, number::UDP, number::SCTP].contains(&flow.protocol).then_some(flow.destination.1)
-            };
-            let permits = |direction, flow: Flow| {
-                let reason = match direction {
-                    Direction::Egress => {
-                        self.ask(&self.cluster, place, direction, flow.source.0, remote, flow.protocol, ports(flow))
-                    }
-                    Direction::Ingress => {
-                        self.ask(&self.bare, place, direction, flow.destination.0, remote, flow.protocol, ports(flow))
-                    }
-                };
-                reason.allows()
-            };
-            let opened = self.opened.contains(&(pod, sent)) && permits(Direction::Egress, sent);
-            let accepted =
-                self.accepted.contains(&(pod, sent.reverse())) && permits(Direction::Ingress, sent.reverse());
-            // A packet of no connection: policy decides about it.
-            let alone = event == Event::Alone
-                && match direction {
-                    Direction::Egress => permits(Direction::Ingress, sent.reverse()),
-                    Direction::Ingress => permits(Direction::Egress, sent),
-                };
-            if !(opened || accepted || alone) {
-                return wrong(
-                    Kind::IcmpError,
-                    format_args!("about a connection that {place:?} does not have: {sent:?}"),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// S50: it follows a first one that may pass, or every port may.
-    fn later(&self, at: Place, packet: &Packet, sent: &Sent) -> Judged {
-        let policed = self.is_isolated(sent.place, Direction::Egress) || self.is_isolated(at, Direction::Ingress);
-        if !policed {
-            return Ok(());
-        }
-        let fragment = packet.fragment.expect("it is one");
-        let has_flags = [number::TCP, number::SCTP].contains(&packet.protocol);
-        if has_flags && fragment.offset == 8 {
-            return wrong(Kind::Fragment, "it overwrites the first one's flags (RFC 3128)");
-        }
-        let key = (packet.source, packet.destination, fragment.protocol, fragment.id);
-        let firsts = self.firsts.get(&key).into_iter().chain(self.case_firsts.get(&sent.case)).flatten();
-        let same = |p: &&Packet| (p.source, p.destination) == (packet.source, packet.destination);
-        let passes = |first: &Packet| {
-            let error = first.is_error() && self.error(at, first, sent.place).is_ok();
-            let (flow, event) = first.flow().expect("it is a first one");
-            error || self.passes(sent.place, at, flow, first.ports().map(|p| p.1), event).is_ok()
-        };
-        if firsts.filter(same).any(passes) {
-            return Ok(());
-        }
-        let transport = Transport::from_number(packet.protocol);
-        let flow = |port| Flow {
-            protocol: packet.protocol,
-            source: (packet.source, 0),
-            destination: (packet.destination, port),
-        };
-        let all = match transport {
-            Transport::Other(p) if number::EXTENSIONS.contains(&p) => false,
-            Transport::Other(_) => self.passes(sent.place, at, flow(0), None, Event::Alone).is_ok(),
-            _ => self
-                .edges
-                .iter()
-                .filter(|(t, _)| *t == transport)
-                .filter_map(|(_, port)| *port)
-                .chain([0])
-                .all(|port| self.passes(sent.place, at, flow(port), Some(port), Event::Alone).is_ok()),
-        };
-        if all { Ok(()) } else { wrong(Kind::Fragment, "a later fragment, and no first one may pass") }
     }
 
     /// Both sides' policies, and replies (S7, S37, S38, S41). `port` is the destination's where the protocol has ports.
@@ -522,9 +387,4 @@ impl Judge {
     pub fn allows(&self, from: Place, at: Place, flow: Flow, port: Option<u16>) -> bool {
         self.passes(from, at, flow, port, Event::Alone).is_ok()
     }
-}
-
-/// Is it a packet that a node may take out of a tunnel?
-fn is_tunnel(packet: &Packet) -> bool {
-    packet.overlaid().is_some() || number::TUNNELS.contains(&packet.protocol)
 }
