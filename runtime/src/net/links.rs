@@ -1,7 +1,7 @@
 //! The links and addresses of a network namespace, and where their other ends are.
 //!
 //! Not here: which link is a pod's ([`super::ways`]), routes ([`super::routes`]), bridges ([`super::switch`]).
-//! Sources: rtnetlink(7), include/uapi/linux/{if_link,net_namespace}.h.
+//! Sources: rtnetlink(7), include/uapi/linux/{if_link,if_tunnel,net_namespace}.h.
 
 use std::{
     collections::BTreeSet,
@@ -22,6 +22,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -71,6 +72,19 @@ pub fn others(known: &BTreeSet<u32>) -> io::Result<BTreeSet<u32>> {
     Ok(&found - known)
 }
 
+/// The attribute of a device's own data that holds the UDP port which it, or its peer, unwraps, in network order.
+const PORTS: [(&str, u16); 9] = [
+    ("vxlan", 15),     // IFLA_VXLAN_PORT
+    ("geneve", 5),     // IFLA_GENEVE_PORT
+    ("bareudp", 1),    // IFLA_BAREUDP_PORT
+    ("ipip", 18),      // IFLA_IPTUN_ENCAP_DPORT: FOU and GUE; nodes are alike, so the port is this node's too
+    ("sit", 18),       // IFLA_IPTUN_ENCAP_DPORT
+    ("ip6tnl", 18),    // IFLA_IPTUN_ENCAP_DPORT
+    ("gre", 17),       // IFLA_GRE_ENCAP_DPORT
+    ("gretap", 17),    // IFLA_GRE_ENCAP_DPORT
+    ("ip6gretap", 17), // IFLA_GRE_ENCAP_DPORT
+];
+
 /// What is another thing's master even while it has no ports, by the kernel's name of its kind.
 const MASTERS: [&str; 6] = ["bridge", "bond", "team", "vrf", "openvswitch", "hsr"];
 
@@ -91,6 +105,15 @@ pub struct Link {
     pub peer: Option<Peer>,
     /// It leads back here.
     pub loopback: bool,
+    /// The UDP port whose packets it, or its peer on another node, unwraps.
+    pub unwraps: Option<u16>,
+}
+
+impl Link {
+    /// Does it switch between its ports?
+    pub fn is_bridge(&self) -> bool {
+        self.kind.as_deref() == Some("bridge")
+    }
 }
 
 /// The other end of a link.
@@ -120,14 +143,20 @@ fn link(body: &[u8]) -> Option<Link> {
     let number = |kind| attribute(attributes, kind).and_then(|v| u32_at(v, 0));
     let text = |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(b"\0").unwrap_or(value)).into_owned();
     let peer = number(IFLA_LINK).zip(number(IFLA_LINK_NETNSID));
+    let info = attribute(attributes, IFLA_LINKINFO).unwrap_or_default();
+    let kind = attribute(info, IFLA_INFO_KIND).map(text);
+    let own = PORTS.iter().find(|(name, _)| kind.as_deref() == Some(*name));
+    let port = own.and_then(|(_, number)| attribute(attribute(info, IFLA_INFO_DATA)?, *number));
+    let port = port.and_then(|p| Some(u16::from_be_bytes(p.get(..2)?.try_into().ok()?)));
     Some(Link {
         index: u32_at(body, 4)?,
         name: attribute(attributes, IFLA_IFNAME).map(text)?,
         mac: attribute(attributes, IFLA_ADDRESS).and_then(|a| Mac::try_from(a).ok()),
-        kind: attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND)).map(text),
+        kind,
         master: number(IFLA_MASTER),
         peer: peer.map(|(index, namespace)| Peer { index, namespace: namespace as i32 }),
         loopback: u32_at(body, 8)? & libc::IFF_LOOPBACK as u32 != 0,
+        unwraps: port.filter(|port| *port != 0),
     })
 }
 
@@ -201,11 +230,19 @@ mod tests {
         netlink::put(&mut body, IFLA_LINK, &2u32.to_ne_bytes());
         netlink::put(&mut body, IFLA_LINK_NETNSID, &0u32.to_ne_bytes());
         netlink::put(&mut body, IFLA_MASTER, &4u32.to_ne_bytes());
+        let plain = body.clone();
         let mut info = Vec::new();
         netlink::put(&mut info, IFLA_INFO_KIND, b"veth\0");
         netlink::put(&mut body, IFLA_LINKINFO, &info);
         let read = link(&body).unwrap();
         assert_eq!((read.index, read.name.as_str(), read.kind.as_deref()), (9, "veth9", Some("veth")));
         assert_eq!((read.master, read.peer, read.loopback), (Some(4), Some(Peer { index: 2, namespace: 0 }), false));
+        assert_eq!(read.unwraps, None);
+        let (mut body, mut info, mut data) = (plain, Vec::new(), Vec::new());
+        netlink::put(&mut data, 15, &4789u16.to_be_bytes());
+        netlink::put(&mut info, IFLA_INFO_KIND, b"vxlan\0");
+        netlink::put(&mut info, IFLA_INFO_DATA, &data);
+        netlink::put(&mut body, IFLA_LINKINFO, &info);
+        assert_eq!(link(&body).unwrap().unwraps, Some(4789));
     }
 }

@@ -38,7 +38,7 @@ pub fn find(links: &[Link], pods: &[Wanted], answers: &mut [Answer]) -> io::Resu
 fn bridged<'a>(links: &'a [Link], answer: &Answer) -> Option<(&'a Link, &'a Link)> {
     let at = |index: u32| links.iter().find(|link| link.index == index);
     let port = at(answer.way?.ifindex)?;
-    let bridge = at(port.master?).filter(|master| master.kind.as_deref() == Some("bridge"))?;
+    let bridge = at(port.master?).filter(|master| master.is_bridge())?;
     Some((port, bridge))
 }
 
@@ -75,7 +75,7 @@ fn ask(peers: &BTreeSet<Peer>) -> io::Result<BTreeMap<Peer, Mac>> {
 
 /// Gives each bridged pod its address, those that are known before those that are new.
 fn decide(links: &[Link], pods: &[Wanted], answers: &mut [Answer], said: &BTreeMap<Peer, Mac>) {
-    let bridges = links.iter().filter(|link| link.kind.as_deref() == Some("bridge"));
+    let bridges = links.iter().filter(|link| link.is_bridge());
     let mut taken: BTreeSet<(u32, Mac)> = bridges.filter_map(|bridge| Some((bridge.index, bridge.mac?))).collect();
     let mut new = Vec::new();
     for (i, (pod, answer)) in pods.iter().zip(answers.iter_mut()).enumerate() {
