@@ -62,7 +62,7 @@
 //!
 //! Where a packet is *unproven*, everything that refuses in steps 3 to 6, and every fragment (IPv4: offset or MF set;
 //! IPv6: a fragment header of any kind), is Drop(SpoofedSource). The exceptions: IPv4 0.0.0.0 with UDP 68 -> 67; IPv6
-//! :: or fe80::/10 with neighbour discovery as above, ICMPv6 130, 131, 132, 143 (MLD), or UDP 546 -> 547 (DHCPv6).
+//! :: or fe80::/10 with neighbour discovery as above, to ff00::/8 ICMPv6 130, 131, 132, 143 (MLD), or UDP 546 -> 547 (DHCPv6).
 //! They exempt from the guard only: except for neighbour discovery the packet is then judged as any other.
 //! Checksums, the UDP length and the TCP data offset are never looked at.
 //!

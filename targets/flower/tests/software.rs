@@ -38,7 +38,7 @@ impl Pod<'_> {
         let has_ports = [6, 17, 132].contains(&packet.protocol);
         // Port 0 is how software flower sees a port that it cannot read.
         let unread = has_ports && (packet.fragment != Fragment::No || port == Some(0));
-        self.own.contains(&remote)
+        (pipeline == Pipeline::FromPod && self.own.contains(&remote))
             || match unread {
                 true => {
                     eval::alike(self.program, pipeline, self.endpoint, remote, packet.protocol) == Some(Verdict::Permit)
@@ -55,7 +55,7 @@ impl Pod<'_> {
     fn any(&self, pipeline: Pipeline, family: Family) -> bool {
         let set = pipeline.set(eval::word(self.program, self.endpoint));
         let of_family = |a: &&IpAddr| Family::of(**a) == family;
-        self.own.iter().any(|a| of_family(&a))
+        (pipeline == Pipeline::FromPod && self.own.iter().any(|a| of_family(&a)))
             || region(self.program, set, family).parts.iter().any(|p| p.answer != Answer::Deny)
     }
 
@@ -90,6 +90,10 @@ impl Pod<'_> {
             return false;
         }
         let mut state = packet.ct;
+        // A pod is no router (S36).
+        if guard && discovery && kind.is_some_and(|k| icmp::OF_ROUTERS.contains(&k)) {
+            return false;
+        }
         if guard {
             let own = self.own.contains(&packet.source);
             let ports = whole.then_some((packet.source_port, packet.destination_port));
@@ -98,10 +102,10 @@ impl Pod<'_> {
                     source.is_unspecified() && packet.protocol == 17 && ports == Some((Some(DHCP.0), Some(DHCP.1)))
                 }
                 IpAddr::V6(source) => {
-                    may_be_unproven(source)
-                        && (discovery
-                            || packet.protocol == 58 && kind.is_some_and(|k| icmp::LISTENER.contains(&k))
-                            || packet.protocol == 17 && ports == Some((Some(DHCPV6.0), Some(DHCPV6.1))))
+                    let listener = packet.protocol == 58 && kind.is_some_and(|k| icmp::LISTENER.contains(&k));
+                    let dhcp = packet.protocol == 17 && ports == Some((Some(DHCPV6.0), Some(DHCPV6.1)));
+                    let many = packet.destination.is_multicast();
+                    may_be_unproven(source) && (discovery || many && (listener || dhcp))
                 }
             };
             if !own && !exception {
@@ -118,6 +122,10 @@ impl Pod<'_> {
         let born = packet.born == Born::Here && self.topology.node_addresses.contains(&packet.source);
         if side == Side::Egress && born {
             return true;
+        }
+        // Forged (S47).
+        if side == Side::Egress && self.own.contains(&packet.source) {
+            return false;
         }
         let reply = state & ct::REPLY != 0;
         let family = Family::of(remote);

@@ -311,7 +311,7 @@ fn the_same_input_gives_the_same_filters_and_an_event_changes_one_replacement_in
 const ANSWERS: &str = "
 apiVersion: v1
 kind: Namespace
-metadata: {name: n}
+metadata: {name: house}
 ---
 apiVersion: v1
 kind: Node
@@ -319,23 +319,23 @@ metadata: {name: node}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: b, namespace: n, labels: {app: b}}
+metadata: {name: b, namespace: house, labels: {app: b}}
 spec: {nodeName: node, containers: [{name: m, image: i}]}
 status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: s, namespace: n}
+metadata: {name: s, namespace: house}
 spec: {clusterIP: 20.5.0.5, clusterIPs: [20.5.0.5], ports: [{port: 80}]}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: t, namespace: n}
+metadata: {name: t, namespace: house}
 spec: {clusterIP: 20.6.0.5, clusterIPs: [20.6.0.5], ports: [{port: 80}, {name: d, port: 53, protocol: UDP}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
-metadata: {name: b, namespace: n}
+metadata: {name: b, namespace: house}
 spec:
   podSelector: {}
   policyTypes: [Ingress, Egress]
@@ -365,7 +365,7 @@ fn answers_that_meet_each_other_are_those_of_the_tables() {
     let yaml = format!("{}  egress:\n{}", ANSWERS.replace(" &rules", ""), ingress.replace("from:", "to:"));
     let (compiler, topology) = compiled(&cluster(&yaml));
     let lowered = software::lower(compiler.program(), &topology).unwrap();
-    let b = endpoint(&compiler, "n/b");
+    let b = endpoint(&compiler, "house/b");
     let all = filters(&lowered, b);
     let permits = |pipeline, remote, protocol, port| {
         eval::verdict(compiler.program(), pipeline, b, remote, protocol, port) == Verdict::Permit
@@ -451,7 +451,7 @@ fn s33_filters_cost_in_proportion_to_their_number() {
         let rules = format!("[{{from: [{}], ports: [{}]}}]", blocks.join(", "), ports.join(", "));
         let (cluster, _) = ANSWERS.rsplit_once("---").expect("the policy is last");
         format!(
-            "{cluster}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: n}}\n\
+            "{cluster}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: house}}\n\
              spec: {{podSelector: {{}}, policyTypes: [Ingress], ingress: {rules}}}\n"
         )
     };
@@ -460,7 +460,7 @@ fn s33_filters_cost_in_proportion_to_their_number() {
         let once = || {
             let began = std::time::Instant::now();
             let lowered = software::lower(compiler.program(), &topology).unwrap();
-            (began.elapsed(), filters(&lowered, endpoint(&compiler, "n/b")).len())
+            (began.elapsed(), filters(&lowered, endpoint(&compiler, "house/b")).len())
         };
         (0..5).map(|_| once()).min().unwrap()
     };

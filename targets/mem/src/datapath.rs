@@ -238,7 +238,7 @@ impl Mem {
         let answer = match parse::transport(frame, family, &network) {
             Err(reason) => refuse(reason),
             Ok(_) if self.is_discovery(context, frame, family, &network)? => return NEXT,
-            Ok(transport) if source == Source::Unproven && !is_exception(family, &network, &transport) => {
+            Ok(transport) if source == Source::Unproven && !is_exception(to, &network, &transport) => {
                 return Err(SpoofedSource);
             }
             Ok(transport) if context.guarded() && is_dhcp_answer(network.protocol, &transport) => {
@@ -347,13 +347,15 @@ fn is_dhcp_answer(protocol: u8, transport: &Transport) -> bool {
 }
 
 /// What may come from an address that is not the pod's own (S55), neighbour discovery aside.
-fn is_exception(family: Family, network: &Network, transport: &Transport) -> bool {
+fn is_exception(to: IpAddr, network: &Network, transport: &Transport) -> bool {
     debug_assert!(HAS_PORTS.contains(&ip::UDP));
     let ports = (transport.source_port, transport.destination_port);
-    match (family, network.protocol) {
-        (Family::V4, ip::UDP) => ports == DHCP,
-        (Family::V6, ip::UDP) => ports == DHCPV6,
-        (Family::V6, ip::ICMPV6) => transport.icmp.is_some_and(|kind| icmp::LISTENER.contains(&kind)),
+    match (to, network.protocol) {
+        (IpAddr::V4(_), ip::UDP) => ports == DHCP,
+        (IpAddr::V6(a), ip::UDP) => a.is_multicast() && ports == DHCPV6,
+        (IpAddr::V6(a), ip::ICMPV6) => {
+            a.is_multicast() && transport.icmp.is_some_and(|kind| icmp::LISTENER.contains(&kind))
+        }
         _ => false,
     }
 }

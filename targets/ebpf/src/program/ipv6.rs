@@ -196,6 +196,8 @@ impl Generator<'_> {
             a.alu(Alu::And, R1, mark::UNPROVEN);
             a.jump_if(Cond::Eq, R1, 0, proven);
             a.jump_if(Cond::Ne, R4, i32::from(code::LISTENER), spoofed);
+            a.load(Size::B, R1, Fp, stack::REMOTE);
+            a.jump_if(Cond::Ne, R1, 0xff, spoofed);
             a.store(Size::Dw, Fp, stack::MARKS, 0);
             a.bind(proven);
         }
@@ -315,6 +317,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R1, be16(DHCPV6.0), spoofed);
         a.load(Size::H, R1, R2, 2);
         a.jump_if(Cond::Ne, R1, be16(DHCPV6.1), spoofed);
+        a.load(Size::B, R1, Fp, stack::REMOTE);
+        a.jump_if(Cond::Ne, R1, 0xff, spoofed);
         a.store(Size::Dw, Fp, stack::MARKS, 0);
         a.load(Size::W, R3, Fp, stack::END);
         a.jump(to.udp);

@@ -92,10 +92,9 @@ pub fn sources(
 ) -> Vec<Rule> {
     let mut rules = vec![arp()];
     for (address, origins) in own {
-        // With a policy, neighbour discovery has to be told from the rest first.
+        // Neighbour discovery has to be told from the rest first.
         let (prio, action) = match address {
             IpAddr::V4(_) => (OWN_V4, proven.clone()),
-            IpAddr::V6(_) if set.is_none() => (OWN_V6, proven.clone()),
             IpAddr::V6(_) => (OWN_V6, Action::Goto(link_local)),
         };
         let pattern = Pattern::of(Family::of(*address)).from(host(*address));
@@ -116,24 +115,22 @@ pub fn sources(
     rules
 }
 
-/// What the pod may send from fe80::/10, ::, and with a policy from its own addresses.
+/// What the pod may send from fe80::/10, :: and its own IPv6 addresses.
 pub fn link_local(own: &[(IpAddr, Origins)], proven: &Action, unproven: &Action, set: Option<&Region>) -> Vec<Rule> {
     // A pod is no router.
     let mut rules: Vec<Rule> = discovery(Action::Drop).collect();
-    if set.is_some() {
-        for (address, origins) in own.iter().filter(|(a, _)| a.is_ipv6()) {
-            let pattern = Pattern::of(Family::V6).from(host(*address));
-            rules.push(rule(OWN_V6, Role::Guard, TableId::OwnV6, pattern, proven, origins));
-        }
+    for (address, origins) in own.iter().filter(|(a, _)| a.is_ipv6()) {
+        let pattern = Pattern::of(Family::V6).from(host(*address));
+        rules.push(rule(OWN_V6, Role::Guard, TableId::OwnV6, pattern, proven, origins));
     }
     if set.is_none_or(|set| some(set, ip::ICMPV6, None)) {
         let origins = implied("multicast listener discovery (S55)");
-        let listener = icmp::LISTENER.map(icmp_v6);
+        let listener = icmp::LISTENER.map(|kind| icmp_v6(kind).to(multicast()));
         rules.extend(listener.map(|p| rule(LISTENER, Role::Guard, TableId::OwnV6, p, unproven, &origins)));
     }
     let (client, server) = DHCPV6;
     if set.is_none_or(|set| some(set, ip::UDP, Some(server))) {
-        let pattern = udp(Pattern::of(Family::V6), client, server);
+        let pattern = udp(Pattern::of(Family::V6).to(multicast()), client, server);
         rules.push(rule(DHCP_V6, Role::Guard, TableId::OwnV6, pattern, unproven, &implied("DHCPv6 (S55)")));
     }
     rules.push(rest(REST, Action::Drop, implied("spoofed sources (S55)")));
@@ -161,6 +158,11 @@ fn unspecified() -> IpNetwork {
 fn local_prefix() -> IpNetwork {
     let link_local = Ipv6Network::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
     IpNetwork::V6(link_local.expect("10 is no more than 128"))
+}
+
+fn multicast() -> IpNetwork {
+    let all = Ipv6Network::new(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+    IpNetwork::V6(all.expect("8 is no more than 128"))
 }
 
 /// ICMP errors about connections that may exist: those that this hook's direction opened, where its set permits anything,

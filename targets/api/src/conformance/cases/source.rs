@@ -200,6 +200,8 @@ fn link_local() -> Case {
             .out_passes(&format!("{source}: a listener report"), listener(source, 143).build())
             .out_passes(&format!("{source}: an old listener report"), listener(source, 131).build())
             .out_passes(&format!("{source}: DHCPv6"), Packet::new(source, routers).udp(546, 547).build())
+            .out_drops(&format!("{source}: DHCPv6 to one"), Packet::new(source, friend).udp(546, 547).build())
+            .out_drops(&format!("{source}: a report to one"), Packet::new(source, friend).icmp(131, 0).build())
             .out_drops(&format!("{source}: another port"), Packet::new(source, routers).udp(546, 53).build())
             .out_drops(&format!("{source}: DHCP's ports"), Packet::new(source, routers).udp(68, 67).build())
             .out_drops(&format!("{source}: echo"), Packet::new(source, friend).icmp(128, 1).build())
