@@ -262,13 +262,18 @@ impl Generator<'_> {
         a.imm64(R4, flags | (Phase::Opening as u64) << state::PHASE_SHIFT);
         a.alu(Alu::Or, R1, R4);
         if hook == Hook::ToPod {
-            let forwarded = a.label();
+            let (born, forwarded) = (a.label(), a.label());
             a.load(Size::W, R4, R6, ctx::INGRESS_IFINDEX);
             a.jump_if(Cond::Ne, R4, 0, forwarded);
+            self.if_socket(born, R4);
+            let a = &mut self.a;
+            a.jump(forwarded);
+            a.bind(born);
             a.imm64(R4, state::BORN);
             a.alu(Alu::Or, R1, R4);
             a.bind(forwarded);
         }
+        let a = &mut self.a;
         let (bit, flag) = match hook {
             Hook::ToPod => (mark::OWN, state::BORN),
             Hook::FromPod | Hook::Translated => (mark::DEFER, state::DEFERRED),

@@ -341,18 +341,18 @@ impl Generator<'_> {
             let forwarded = self.a.label();
             self.a.load(Size::W, R1, R6, ctx::INGRESS_IFINDEX);
             self.a.jump_if(Cond::Ne, R1, 0, forwarded);
-            self.if_socket(label);
+            self.if_socket(label, R1);
             self.a.bind(forwarded);
         }
     }
 
-    /// Goes to `label` where a socket of the node is on the packet. Changes R1.
-    fn if_socket(&mut self, label: Label) {
+    /// Goes to `label` where a socket of the node is on the packet. Changes `scratch`.
+    fn if_socket(&mut self, label: Label, scratch: Reg) {
         match self.options.sockets {
-            Sockets::Packet => self.a.load(Size::Dw, R1, R6, ctx::SK),
-            Sockets::Told => self.a.load(Size::W, R1, R6, ctx::CB),
+            Sockets::Packet => self.a.load(Size::Dw, scratch, R6, ctx::SK),
+            Sockets::Told => self.a.load(Size::W, scratch, R6, ctx::CB),
         }
-        self.a.jump_if(Cond::Ne, R1, 0, label);
+        self.a.jump_if(Cond::Ne, scratch, 0, label);
     }
 
     /// Goes to `yes` where the packet came in by the endpoint's own interface, else to `no`. Changes R1, R2, R7.

@@ -43,7 +43,7 @@ impl Generator<'_> {
         a.note("translated: the sender");
         a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
         a.jump_if(Cond::Ne, R7, 0, forwarded);
-        self.if_socket(then);
+        self.if_socket(then, R1);
         self.a.jump(nobody);
         self.a.bind(forwarded);
         self.endpoint(nobody);

@@ -232,6 +232,7 @@ fn forgotten(h: &Hosts) -> Case {
         .out_passes("and the answer is an answer", served.out(SYN_ACK))
         .write(switch(A, Policy::Nothing, Policy::Nothing))
         .in_drops("tightening cuts it", served.back(ACK))
+        .out_drops("in both directions: its entry was not born on the node", served.out(ACK))
         .born_passes("the node's own, in fragments", parts[0].clone())
         .born_passes("the node's own, in fragments", parts[1].clone())
 }
