@@ -83,10 +83,11 @@ impl<'n, 't> Metadata<'n, 't> {
         if let Some(given) = given
             && let Some(text) = text(reader, given, &path)
         {
-            // A policy or a pod counts by what else it says; of the others the name is what others
-            // know it by.
-            let matters = matches!(kind, Kind::Namespace | Kind::Node);
-            return Some(checked(reader, given.at, &path, &text, matters));
+            let role = match kind {
+                Kind::Namespace | Kind::Node => NameRole::Reference,
+                _ => NameRole::Label,
+            };
+            return Some(checked(reader, given.at, &path, &text, role));
         }
         let at = self.node.unwrap_or(self.object).at;
         if kind != Kind::Policy {
@@ -109,7 +110,7 @@ impl<'n, 't> Metadata<'n, 't> {
             let text = text(reader, given, &path)?;
             // An empty one is an absent one.
             let text = if text.is_empty() { "default" } else { &text };
-            return Some(checked(reader, given.at, &path, text, true));
+            return Some(checked(reader, given.at, &path, text, NameRole::Reference));
         }
         if let Some(text) = self.misspelt.and_then(|field| field.node.as_str()).filter(|text| is_dns_subdomain(text)) {
             return Some(reader.interner.string(text));
@@ -141,13 +142,22 @@ fn text(reader: &mut Reader, node: &Node, path: &Path) -> Option<String> {
     Some(written)
 }
 
+/// What a name does for the objects around its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NameRole {
+    /// Other objects refer to it: under another name the object that they mean is lost.
+    Reference,
+    /// It only tells objects apart: a policy or a pod counts by what else it says.
+    Label,
+}
+
 /// Names go into every later output; what the API server would not have let through is made
-/// legible. Something is `lost` where others know the object by the name.
-fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, lost: bool) -> Arc<str> {
+/// legible.
+fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, role: NameRole) -> Arc<str> {
     if is_dns_subdomain(name) {
         return reader.interner.string(name);
     }
-    reader.lost |= lost;
+    reader.lost |= role == NameRole::Reference;
     let legible = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
     let kept: String = name.chars().take(253).map(legible).collect();
     let message = format!("`{}` is no DNS name; the object is kept as {kept}", excerpt(name));

@@ -1,7 +1,7 @@
 //! The eBPF target with made-up interfaces, noting when each address and each endpoint got a new verdict.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr},
     sync::mpsc::Sender,
@@ -19,7 +19,6 @@ use crate::{
     },
     net::{
         Connection,
-        conntrack::Tracked,
         ways::{Answer, Wanted},
     },
 };
@@ -112,17 +111,5 @@ impl Network for Interfaces {
             IpAddr::V4(v4) => Some(1_000 + (v4.to_bits() & 0xff)),
             IpAddr::V6(_) => None,
         }))
-    }
-
-    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
-        Ok(vec![])
-    }
-
-    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
-        Ok(BTreeMap::new())
-    }
-
-    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
-        Ok(BTreeSet::new())
     }
 }
