@@ -101,6 +101,41 @@ fn a_refused_object_is_named_and_makes_the_exit_code_1() {
 }
 
 #[test]
+fn s33_what_a_share_sets_aside_is_named_and_makes_the_exit_code_1() {
+    let pod = |name: &str, node: &str, address: &str| {
+        format!(
+            "---\nkind: Pod\nmetadata: {{name: {name}, namespace: evil, labels: {{app: a}}}}\n\
+             spec: {{nodeName: {node}, containers: [{{name: c}}]}}\n\
+             status: {{phase: Running, podIPs: [{{ip: {address}}}]}}\n"
+        )
+    };
+    let policy = |peers: usize| {
+        let peers: Vec<String> =
+            (0..peers).map(|i| format!("{{podSelector: {{matchLabels: {{app: a{i}}}}}}}")).collect();
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: large, namespace: evil}}\n\
+             spec: {{podSelector: {{}}, policyTypes: [Ingress], ingress: [{{from: [{}]}}]}}\n",
+            peers.join(", ")
+        )
+    };
+    let pods = pod("p1", "n1", "10.0.0.1") + &pod("p2", "n2", "10.0.0.2");
+    let said = "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and it allows nothing: it takes 1001 \
+                selectors of peers, namespace evil takes 1001 and may take 1000 on this node";
+    let large = pods.clone() + &policy(1_001);
+    for (scope, before) in [(&["--node", "n1"][..], ""), (&[], "node n1, n2: ")] {
+        let output = run(&[&["compile", "-f", "-"], scope].concat(), &large);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.starts_with(&format!("netpolc: {before}{said}")), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(!output.stdout.is_empty());
+    }
+    assert_eq!(run(&["compile", "-f", "-", "--node", "n3"], &large).status.code(), Some(0), "no pod of it is there");
+    let fits = run(&["compile", "-f", "-"], &(pods + &policy(1_000)));
+    assert_eq!((fits.status.code(), text(&fits.stderr)), (Some(0), ""));
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2_and_one_line() {
     for (arguments, part) in [
         (&["compile", "-f", "-", "--pod", "ui"][..], "namespace/name"),

@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::IpAddr,
     path::PathBuf,
@@ -23,7 +23,6 @@ use netpolc::{
     metrics::Metrics,
     net::{
         Connection,
-        conntrack::Tracked,
         ways::{Answer, Wanted},
     },
 };
@@ -123,15 +122,6 @@ impl Network for Net {
     fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
         Ok(Answer::by_address(pods, |address| Some(interface(address))))
     }
-    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
-        Ok(vec![])
-    }
-    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
-        Ok(BTreeMap::new())
-    }
-    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
-        Ok(BTreeSet::new())
-    }
 }
 
 fn namespace(name: &str) -> Value {
@@ -228,21 +218,24 @@ async fn the_agent_follows_a_real_api_server() {
         namespaces_and_addresses(&scene, &admin).await;
         random_events(&scene, &admin).await;
         outage(&scene, &mut server).await;
+        over_its_share(&scene, &server).await;
         // The agent's own status has found its way.
         let admin = server.client(User::Admin).await.unwrap();
-        let began = Instant::now();
-        loop {
-            let read = list(&admin, "NodePolicyStatus", None).await.unwrap();
-            let own = read.iter().find(|o| o["metadata"]["name"] == "n1");
-            let status = own.map_or(&Value::Null, |o| &o["status"]);
-            if status["agentVersion"] == env!("CARGO_PKG_VERSION") && status["conditions"][0]["status"] == "True" {
-                let policies = status["policies"].as_array().unwrap();
-                assert!(policies.iter().any(|p| p["policy"] == "shop/web" && p["generation"] == 1), "{status}");
-                break;
-            }
-            assert!(began.elapsed() < Duration::from_secs(90), "{status}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
+        let status = node_policy_status(&admin, |s| s["conditions"][3]["reason"] == "SetAside").await;
+        assert_eq!(status["agentVersion"], env!("CARGO_PKG_VERSION"));
+        let policies = status["policies"].as_array().unwrap();
+        assert!(policies.iter().any(|p| p["policy"] == "shop/web" && p["generation"] == 1), "{status}");
+        let conditions = ["InStep", "Watching", "InterfacesFound", "WithinShares"].into_iter().enumerate();
+        for (index, kind) in conditions {
+            let condition = &status["conditions"][index];
+            let expected = if kind == "WithinShares" { "False" } else { "True" };
+            assert_eq!((&condition["type"], &condition["status"]), (&kind.into(), &expected.into()), "{status}");
         }
+        let message = status["conditions"][3]["message"].as_str().unwrap();
+        assert!(message.ends_with(": NetworkPolicy evil/large"), "{message}");
+        delete(&admin, "NetworkPolicy", Some("evil"), "large").await.unwrap();
+        let status = node_policy_status(&admin, |s| s["conditions"][3]["status"] == "True").await;
+        assert_eq!(status["conditions"][3]["reason"], "Admitted", "{status}");
         stop.send(()).unwrap();
     };
     let (outcome, ()) = tokio::join!(agent, story);
@@ -377,6 +370,50 @@ async fn outage(scene: &Scene, server: &mut Server) {
     assert!(scene.policy("shop/late").is_some());
 }
 
+/// The status of the agent's node, as soon as `holds` is true of it.
+async fn node_policy_status(admin: &Client, holds: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let read = list(admin, "NodePolicyStatus", None).await.unwrap();
+        let own = read.iter().find(|o| o["metadata"]["name"] == "n1");
+        let status = own.map_or(&Value::Null, |o| &o["status"]);
+        if holds(status) {
+            return status.clone();
+        }
+        assert!(began.elapsed() < Duration::from_secs(90), "{status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// S33: a policy that takes more than its namespace's share is set aside alone, and an Event in that namespace says why.
+async fn over_its_share(scene: &Scene, server: &Server) {
+    let admin = &server.client(User::Admin).await.unwrap();
+    create(admin, &namespace("evil")).await.unwrap();
+    let mut tenant = pod("a", "n1", "a", "10.9.3.1");
+    tenant["metadata"]["namespace"] = "evil".into();
+    create(admin, &tenant).await.unwrap();
+    let peers = (0..1_001).map(|i| json!({"podSelector": {"matchLabels": {"app": format!("a{i}")}}}));
+    let mut large = policy("large", "a", "a");
+    large["metadata"]["namespace"] = "evil".into();
+    large["spec"]["ingress"][0]["from"] = peers.collect::<Vec<_>>().into();
+    create(admin, &large).await.unwrap();
+    let said = "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated";
+    scene.until("it is named", |s| s.record().problems.iter().any(|p| p.starts_with(said))).await;
+    assert_eq!(scene.policy("evil/large").map(|p| (p.pods, p.errors)), Some((1, 1)));
+    let began = Instant::now();
+    loop {
+        let events = list(admin, "Event", Some("evil")).await.unwrap();
+        if let Some(event) = events.iter().find(|event| event["reason"] == "SetAside") {
+            let regarding = &event["regarding"];
+            assert_eq!((&regarding["kind"], &regarding["name"]), (&"NetworkPolicy".into(), &"large".into()), "{event}");
+            assert!(event["note"].as_str().unwrap().starts_with(said), "{event}");
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{events:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Gives the viewer what the manifests give the agent, and no more.
 async fn grant(server: &Server, admin: &Client) {
     kubectl(server, &["apply", "-f", &manifest("rbac.yaml")]);
@@ -423,6 +460,7 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
         behind: None,
         blind: None,
         unfound: vec![],
+        aside: vec!["NetworkPolicy evil/p".into()],
         pods: 1,
         isolated: 1,
         policies: vec![policy],

@@ -42,6 +42,8 @@ pub struct NodeStatus {
     pub blind: Option<String>,
     /// Pods, as `namespace/name`, that some policy selects and that have no interface here: they are not enforced.
     pub unfound: Vec<String>,
+    /// Policies and Services, as `Kind namespace/name`, that take more than their namespace's share.
+    pub aside: Vec<String>,
     /// Pods of this node that policies may select.
     pub pods: usize,
     /// Those that some policy selects.
@@ -61,13 +63,18 @@ pub(crate) struct State {
 
 impl NodeStatus {
     /// The conditions, the one that sums them up first.
-    pub(crate) fn states(&self) -> [State; 3] {
+    pub(crate) fn states(&self) -> [State; 4] {
         let behind = self.behind.clone().map(|why| ("Behind", why));
         let blind = self.blind.clone().map(|why| ("Blind", why));
         let unfound = (!self.unfound.is_empty()).then(|| {
             let pods = self.unfound.join(", ");
             ("InterfaceMissing", format!("selected by a policy, and without an interface on this node: {pods}"))
         });
+        let aside = (!self.aside.is_empty()).then(|| {
+            let objects = self.aside.join(", ");
+            ("SetAside", format!("larger than their namespaces' shares of this node, and allow nothing: {objects}"))
+        });
+        // What is set aside is no part of the sum, or one tenant's object would decide how a node looks.
         let all = behind.or(blind.clone()).or(unfound.clone());
         [
             State { kind: "InStep", wrong: all, fine: ("Enforced", "the kernel holds what the cluster says") },
@@ -76,6 +83,11 @@ impl NodeStatus {
                 kind: "InterfacesFound",
                 wrong: unfound,
                 fine: ("Found", "every isolated pod's interface is known"),
+            },
+            State {
+                kind: "WithinShares",
+                wrong: aside,
+                fine: ("Admitted", "no namespace takes more than its share of this node"),
             },
         ]
     }
@@ -161,5 +173,18 @@ mod tests {
             (&condition["status"], &condition["lastTransitionTime"]),
             (&"False".into(), &"1970-01-01T00:00:00Z".into())
         );
+    }
+
+    #[test]
+    fn what_is_set_aside_is_a_condition_of_its_own() {
+        let aside = vec!["NetworkPolicy evil/p".into(), "Service evil/s".into()];
+        let status = NodeStatus { aside, ..NodeStatus::default() };
+        let value = status.value(|_| Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        let conditions = value["conditions"].as_array().unwrap();
+        let wrong: Vec<&Value> = conditions.iter().filter(|c| c["status"] == "False").collect();
+        assert_eq!(wrong.len(), 1, "the node is in step all the same: {conditions:?}");
+        assert_eq!((&wrong[0]["type"], &wrong[0]["reason"]), (&"WithinShares".into(), &"SetAside".into()));
+        let message = wrong[0]["message"].as_str().unwrap();
+        assert!(message.ends_with(": NetworkPolicy evil/p, Service evil/s"), "{message}");
     }
 }

@@ -266,6 +266,7 @@ fn record<H: Enforcer, N: Network>(keeper: &mut Keeper<H, N>, watch: &Watch) {
         behind: record.behind,
         blind: record.blind,
         unfound: record.unfound,
+        aside: keeper.agent.aside().map(|aside| format!("{} {}", aside.kind, aside.object)).collect(),
         policies: record.policies,
         problems: record.problems,
     });

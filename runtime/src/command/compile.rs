@@ -3,10 +3,14 @@
 //! Here: restricting a program to what concerns one pod, and tables for people. Not here: the text and
 //! JSON forms (`netpolc_table`).
 
-use std::{collections::BTreeSet, io::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
-use netpolc_lower::Compiler;
+use netpolc_lower::{Compiler, Kind, Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey};
 use netpolc_table::{
     ActionId, Entry, Key, Match, Program, TableId,
@@ -27,18 +31,19 @@ use crate::{
 pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
     let loaded = input::load(&compile.files);
     let refused = input::report(&loaded.problems);
-    let compiler = netpolc_lower::compile(&loaded.cluster, compile.scope.clone())?;
+    let (cluster, aside) = admit(loaded.cluster, &compile.scope);
+    let compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;
     for diagnostic in compiler.diagnostics() {
         output::complain(format_args!("warning: {diagnostic}"));
     }
     let mut program = compiler.program().clone();
     if let Some(pod) = &compile.pod {
-        program = only(&program, endpoint(&loaded.cluster, &compiler, pod)?);
+        program = only(&program, endpoint(&cluster, &compiler, pod)?);
     }
     let mut out = output::stdout();
     match &compile.show {
         Show::Flower(flower) => {
-            let input = (&loaded.cluster, &compiler);
+            let input = (&cluster, &compiler);
             super::flower::show(input, &compile.scope, compile.pod.as_ref(), flower, &mut out)?;
         }
         Show::Text => out.write_all(text::print(&program).as_bytes())?,
@@ -51,7 +56,48 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
         Show::Ebpf(report) => super::ebpf::show(&program, *report, &mut out)?,
     }
     out.flush()?;
-    Ok(refused)
+    Ok(refused.and(aside))
+}
+
+/// How many nodes a message names.
+const NAMED: usize = 3;
+
+/// What of the cluster a node's agent would compile; what it would set aside is said. The tables of all
+/// nodes together are those of no node, and leave nothing out.
+fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
+    let shares = |scope: Scope| {
+        let mut shares = Shares::new(scope, Limits::default());
+        shares.load(&cluster);
+        shares
+    };
+    let whole = shares(scope.clone());
+    // What takes too much of one node takes no less of all nodes.
+    if whole.aside().next().is_none() {
+        return (cluster, Outcome::Fine);
+    }
+    if let Scope::Node(_) = scope {
+        whole.aside().for_each(output::complain);
+        return (whole.cluster(&cluster), Outcome::Problems);
+    }
+    let mut lines: BTreeMap<String, Vec<Arc<str>>> = BTreeMap::new();
+    for aside in whole.aside().filter(|aside| aside.kind == Kind::Service) {
+        // The same on every node, with or without pods.
+        lines.entry(aside.to_string()).or_default();
+    }
+    let nodes: BTreeSet<&Arc<str>> = cluster.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
+    for node in nodes {
+        for aside in shares(Scope::Node(node.clone())).aside().filter(|aside| aside.kind == Kind::Policy) {
+            lines.entry(aside.to_string()).or_default().push(node.clone());
+        }
+    }
+    for (line, nodes) in &lines {
+        let more = if nodes.len() > NAMED { format!(" and {} more", nodes.len() - NAMED) } else { String::new() };
+        match &nodes[..nodes.len().min(NAMED)] {
+            [] => output::complain(format_args!("each node: {line}")),
+            named => output::complain(format_args!("node {}{more}: {line}", named.join(", "))),
+        }
+    }
+    (cluster, Outcome::of_problems(lines.len()))
 }
 
 fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::Result<u16> {

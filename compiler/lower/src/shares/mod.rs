@@ -55,13 +55,22 @@ pub enum Kind {
     Service,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Policy => "NetworkPolicy",
+            Kind::Service => "Service",
+        })
+    }
+}
+
 impl fmt::Display for Aside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { object, kind, resource, takes, namespace, limit } = self;
         let (what, advice) = (resource.what(), resource.advice());
-        let (kind, meanwhile) = match kind {
-            Kind::Policy => ("NetworkPolicy", "the pods that it selects stay isolated and it allows nothing"),
-            Kind::Service => ("Service", "pods whose egress is isolated do not reach its addresses"),
+        let meanwhile = match kind {
+            Kind::Policy => "the pods that it selects stay isolated and it allows nothing",
+            Kind::Service => "pods whose egress is isolated do not reach its addresses",
         };
         write!(
             f,
