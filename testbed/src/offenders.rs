@@ -34,10 +34,12 @@ pub enum Offence {
     Selectors,
     /// The product of addresses and ports.
     Service,
+    /// Every address is in the one block that all rules name, or is a peer of rules that name none.
+    Repeated,
 }
 
 /// All of them.
-pub const KINDS: [Offence; 11] = [
+pub const KINDS: [Offence; 12] = [
     Offence::SinglePorts,
     Offence::ThreeProtocols,
     Offence::Addresses,
@@ -49,6 +51,7 @@ pub const KINDS: [Offence; 11] = [
     Offence::WidePorts,
     Offence::Selectors,
     Offence::Service,
+    Offence::Repeated,
 ];
 
 impl Offence {
@@ -64,6 +67,7 @@ impl Offence {
             Offence::WidePorts => 10_000,
             Offence::Selectors => 12_000,
             Offence::Service => 1_000,
+            Offence::Repeated => 6_500,
         }
     }
 }
@@ -246,6 +250,13 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
             };
             cluster.services.insert(ObjectKey::new("evil", "s"), service);
             ("a Service with addresses x ports", vec![listed(vec![block("11.0.0.0/8"), block("10.96.0.0/12")])])
+        }
+        Offence::Repeated => {
+            let same = (0..n).map(|i| match i % 2 {
+                0 => listed(vec![block("11.0.0.0/8")]),
+                _ => Rule { peers: any(), ports: Ports::Listed(vec![port(Protocol::Tcp, 80, 80)]) },
+            });
+            ("addresses in a block that many rules name", same.chain([listed(hosts(n))]).collect())
         }
     };
     let policy = policy("evil", "p", Selector::default(), rules);

@@ -2,8 +2,8 @@
 //!
 //! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
 //! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
-//! pod is isolated first, [`host`] stands between the agent and kernel, [`record`] is what it leaves for
-//! `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods,
+//! pod is isolated first, [`order`] what of that may wait, [`host`] stands between the agent and kernel,
+//! [`record`] is what it leaves for `netpolc status`, [`applied`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods,
 //! [`whereabouts`] which interface is which pod's.
 //! Around it: [`serve`] follows [`files`] that [`watch`] watches, [`kubernetes`] an API server; [`keeper`] is what both
 //! loops share.
@@ -21,6 +21,7 @@ pub mod keeper;
 pub mod kept;
 pub mod kubernetes;
 pub mod offload;
+pub mod order;
 pub mod record;
 pub mod sandboxes;
 pub mod serve;
@@ -88,6 +89,14 @@ pub struct Report {
     pub adopted: BTreeMap<ObjectKey, Adoption>,
     /// From the call to the last write.
     pub took: Duration,
+}
+
+impl Report {
+    /// This update and the one after it.
+    fn and(mut self, next: Report) -> Self {
+        self.adopted.extend(next.adopted);
+        Self { writes: self.writes + next.writes, took: self.took.max(next.took), ..self }
+    }
 }
 
 /// How a local pod stands, while the kernel is in step.
@@ -194,13 +203,30 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         self.apply(events, began)
     }
 
-    /// Makes the kernel enforce `changes` of the cluster of the last update: as [`Agent::update`], in time proportional to
-    /// them.
+    /// Makes the kernel enforce `changes` of the cluster of the last update: as [`Agent::update`], in time
+    /// proportional to them, and those of large policies last.
     ///
     /// # Errors
     /// As [`Agent::update`].
     pub fn advance(&mut self, changes: Vec<Change>) -> Result<Report, Error> {
         let began = Instant::now();
+        if !self.loaded || self.first {
+            return self.take(changes, began);
+        }
+        let mut done = Ok(Report::default());
+        for step in order::steps(changes, &self.cluster) {
+            // A step that fails keeps none back: each leads to all that was to be enforced before it.
+            done = match (done, self.take(step, began)) {
+                (Ok(before), Ok(after)) => Ok(before.and(after)),
+                (_, last) => last,
+            };
+            (self.pulse)();
+        }
+        done
+    }
+
+    /// Takes in changes as one update.
+    fn take(&mut self, changes: Vec<Change>, began: Instant) -> Result<Report, Error> {
         let mut events = Vec::with_capacity(changes.len());
         let mut look = false;
         for change in changes {

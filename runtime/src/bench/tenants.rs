@@ -1,13 +1,14 @@
 //! `netpolc bench tenants`: how long others wait while one tenant does its worst (S33).
 //!
-//! A whole agent on tables of its own in the kernel, without interfaces. For each way to take much of something: the update
-//! that brings it, an update of another tenant while it is there, one that has to wait for a write of the offender's, and
-//! a pod of another tenant that starts isolated. Not here: packets, and how objects arrive.
+//! A whole agent on tables of its own in the kernel, without interfaces. For each way to take much of
+//! something, as much of it as one object can hold and as much as the namespace's share admits: the
+//! update that brings it, an update of another tenant while it is there, one that comes together with a
+//! write of the offender's, one that comes right behind such a write and has to wait for it, and a pod
+//! of another tenant that starts isolated. Not here: packets, and how objects arrive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,9 @@ use netpolc_kube_sync::{
     Object,
     watch::{Change, Resource},
 };
+use netpolc_lower::{Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey, Pod, Policy, Service};
-use netpolc_table::{Program, Write, eval, schema::Word};
+use netpolc_table::{Program, TableId, Write, eval, schema::Word};
 use netpolc_target::{Capabilities, Error, Target};
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
@@ -34,7 +36,6 @@ use crate::{
     },
     net::{
         Connection,
-        conntrack::Tracked,
         ways::{Answer, Wanted},
     },
 };
@@ -42,24 +43,32 @@ use crate::{
 /// An update of another tenant should be enforced within so many milliseconds.
 const BOUND: f64 = 100.0;
 
-/// The kernel's tables alone.
-pub struct Tables(Ebpf);
+/// The kernel's tables alone, and when each endpoint got its last word.
+pub struct Tables {
+    ebpf: Ebpf,
+    switched: BTreeMap<u16, Instant>,
+}
 
 impl Target for Tables {
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.ebpf.name()
     }
     fn capabilities(&self) -> &Capabilities {
-        self.0.capabilities()
+        self.ebpf.capabilities()
     }
     fn read(&self) -> Result<Program, Error> {
-        self.0.read()
+        self.ebpf.read()
     }
     fn write(&mut self, write: &Write) -> Result<(), Error> {
-        self.0.write(write)
+        self.ebpf.write(write)?;
+        if write.table == TableId::Endpoint {
+            let now = Instant::now();
+            self.switched.extend(write.put.iter().map(|(key, _)| (key.value(0).low() as u16, now)));
+        }
+        Ok(())
     }
     fn settle(&mut self) -> Result<(), Error> {
-        self.0.settle()
+        self.ebpf.settle()
     }
 }
 
@@ -74,7 +83,7 @@ impl Enforcer for Tables {
         Ok(())
     }
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {
-        self.0.make_room(program)
+        self.ebpf.make_room(program)
     }
     fn adopt(&mut self, _: u16, _: u16, _: &Connection, _: Origin) -> Result<Taken, Error> {
         Ok(Taken::Known)
@@ -87,15 +96,6 @@ pub struct Nowhere;
 impl Network for Nowhere {
     fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
         Ok(Answer::by_address(pods, |_| None))
-    }
-    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
-        Ok(vec![])
-    }
-    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
-        Ok(BTreeMap::new())
-    }
-    fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
-        Ok(BTreeSet::new())
     }
 }
 
@@ -114,6 +114,8 @@ pub struct Waits {
     pub offence: Duration,
     /// Another tenant's updates while the offender's objects are there.
     pub beside: Vec<Duration>,
+    /// Another tenant's update in one batch with one of the offender's.
+    pub together: Vec<Duration>,
     /// Another tenant's update that came right behind one of the offender's, which was taken first.
     pub behind: Vec<Duration>,
     /// A pod of another tenant that appears isolated.
@@ -137,7 +139,7 @@ impl World {
     /// The kernel refuses them.
     pub fn new() -> Result<Self> {
         let target = Ebpf::private(Config::default()).context("tables (needs root)")?;
-        let mut agent = Agent::new(NODE.into(), Tables(target), Nowhere)?;
+        let mut agent = Agent::new(NODE.into(), Tables { ebpf: target, switched: BTreeMap::new() }, Nowhere)?;
         let cluster = bystanders();
         agent.update(cluster.clone())?;
         Ok(Self { agent, cluster })
@@ -158,13 +160,18 @@ impl World {
         Ok(eval::word(&self.agent.host().read()?, endpoint))
     }
 
-    /// Another tenant's policy changes, and is then what the kernel holds.
-    fn bystander(&mut self, round: usize) -> Result<Duration> {
+    /// Another tenant's policy changes, and `with` in the same batch; the time until the kernel judges that
+    /// tenant's pod by it.
+    fn bystander(&mut self, round: usize, with: &[Change]) -> Result<Duration> {
         let rules = if round.is_multiple_of(2) { vec![] } else { self.rules() };
         let key = ObjectKey::new("shop", "db");
-        let took = self.advance(vec![policy_change(&policy("shop", "db", selector("app", "db"), rules))])?;
-        ensure!(self.agent.cluster().policies.contains_key(&key), "{key} is gone");
-        Ok(took)
+        let mut changes = with.to_vec();
+        changes.push(policy_change(&policy("shop", "db", selector("app", "db"), rules)));
+        let began = Instant::now();
+        self.agent.advance(changes)?;
+        let endpoint = self.agent.compiler().endpoint(&key).with_context(|| format!("{key} has no endpoint"))?;
+        let switched = self.agent.host().switched.get(&endpoint).filter(|when| **when >= began);
+        Ok(*switched.with_context(|| format!("{key} is judged as before"))? - began)
     }
 
     fn rules(&self) -> Vec<netpolc_policy::Rule> {
@@ -174,13 +181,13 @@ impl World {
         }
     }
 
-    /// Lets the offender do it, measures what others notice, and takes it back.
+    /// Lets the offender take `n`, measures what others notice, and takes it back.
     ///
     /// # Errors
     /// An update that fails: one tenant's object stopped the others.
-    pub fn offend(&mut self, kind: Offence, rounds: usize) -> Result<Waits> {
+    pub fn offend(&mut self, kind: Offence, n: u32, rounds: usize) -> Result<Waits> {
         let mut with = self.cluster.clone();
-        offend(kind, kind.most(), &mut Rng::new(5), &mut with);
+        offend(kind, n, &mut Rng::new(5), &mut with);
         let key = ObjectKey::new("evil", "p");
         let evil = with.policies[&key].clone();
         let service_key = ObjectKey::new("evil", "s");
@@ -194,15 +201,17 @@ impl World {
         }
         // What it does again and again is as much as is left of it when it stays within its share.
         let offence = self.advance(there.clone())?;
-        let beside = (0..rounds).map(|round| self.bystander(round)).collect::<Result<Vec<_>>>()?;
-        let mut behind = vec![];
-        for round in 0..rounds {
-            let again = if round.is_multiple_of(2) { gone.clone() } else { there.clone() };
-            let first = self.advance(again)?;
-            behind.push(first + self.bystander(round)?);
+        let beside = (0..rounds).map(|round| self.bystander(round, &[])).collect::<Result<Vec<_>>>()?;
+        let (mut together, mut behind) = (vec![], vec![]);
+        // Each goes and comes: one of the two costs more.
+        for round in 0..2 * rounds.div_ceil(2) {
+            let again = if round.is_multiple_of(2) { &gone } else { &there };
+            together.push(self.bystander(round, again)?);
         }
-        if !rounds.is_multiple_of(2) {
-            self.advance(there)?;
+        for round in 0..2 * rounds.div_ceil(2) {
+            let again = if round.is_multiple_of(2) { &gone } else { &there };
+            let first = self.advance(again.clone())?;
+            behind.push(first + self.bystander(round, &[])?);
         }
         let late: Pod = pod("shop", "late", "10.1.0.200");
         let isolating = policy("shop", "late", selector("app", "late"), vec![]);
@@ -221,8 +230,25 @@ impl World {
         gone.push(change(Resource::Policy, isolating.key, None));
         self.advance(gone)?;
         ensure!(self.agent.aside().count() == 0, "{kind:?} is still set aside");
-        Ok(Waits { offence, beside, behind, pod: took, aside: aside.len() })
+        Ok(Waits { offence, beside, together, behind, pod: took, aside: aside.len() })
     }
+}
+
+/// How much of it a namespace may take at most that has nothing else.
+pub fn admitted(kind: Offence) -> u32 {
+    let fits = |n: u32| {
+        let mut cluster = bystanders();
+        offend(kind, n, &mut Rng::new(5), &mut cluster);
+        let mut shares = Shares::new(Scope::Node(NODE.into()), Limits::default());
+        shares.load(&cluster);
+        shares.aside().next().is_none()
+    };
+    let (mut most, mut over) = (1, kind.most());
+    while most + 1 < over {
+        let middle = most.midpoint(over);
+        if fits(middle) { most = middle } else { over = middle }
+    }
+    most
 }
 
 fn median(times: &[Duration]) -> f64 {
@@ -240,36 +266,52 @@ fn longest(times: &[Duration]) -> f64 {
 /// # Errors
 /// The kernel refuses the tables, or one tenant stops another.
 pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<Section> {
-    let head =
-        ["one tenant has", "set aside", "its update", "others: median", "longest", "behind it: median", "a pod", ""];
+    let head = [
+        "one tenant has",
+        "set aside",
+        "its update",
+        "others: median",
+        "longest",
+        "together: median",
+        "behind: least",
+        "median",
+        "a pod",
+        "",
+    ];
     let mut section = Section::new("Others' updates while one tenant does its worst, ms", &head);
     let rounds = rounds.max(4) as usize;
     let mut alone = World::new()?;
-    let quiet = (0..rounds).map(|round| alone.bystander(round)).collect::<Result<Vec<_>>>()?;
+    let quiet = (0..rounds).map(|round| alone.bystander(round, &[])).collect::<Result<Vec<_>>>()?;
     let cell = |ms: f64| format!("{ms:.1}");
     let (usual, worst) = (median(&quiet), longest(&quiet));
-    let none = String::new;
-    section.rows.push(vec!["nothing".into(), none(), none(), cell(usual), cell(worst), none(), none(), none()]);
+    let mut row = vec![String::new(); head.len()];
+    (row[0], row[3], row[4]) = ("nothing".into(), cell(usual), cell(worst));
+    section.rows.push(row);
     drop(alone);
-    for kind in KINDS {
-        progress(format!("{kind:?}"));
-        let waits = World::new()?.offend(kind, rounds)?;
-        let (beside, behind) = (median(&waits.beside), median(&waits.behind));
-        let bound = section.at_most(&format!("{kind:?}: an update beside it, ms"), beside, BOUND);
-        section.at_most(&format!("{kind:?}: an update behind it, ms"), behind, BOUND);
+    for (kind, n) in KINDS.into_iter().flat_map(|kind| [(kind, kind.most()), (kind, admitted(kind))]) {
+        progress(format!("{kind:?} {n}"));
+        let waits = World::new()?.offend(kind, n, rounds)?;
+        let (beside, together, behind) = (median(&waits.beside), median(&waits.together), median(&waits.behind));
+        section.at_most(&format!("{kind:?} {n}: an update beside it, ms"), beside, BOUND);
+        section.at_most(&format!("{kind:?} {n}: an update together with it, ms"), together, BOUND);
+        let bound = section.at_most(&format!("{kind:?} {n}: an update behind it, ms"), behind, BOUND);
         let ms = |time: Duration| cell(time.as_secs_f64() * 1e3);
         section.rows.push(vec![
-            format!("{kind:?} {}", kind.most()),
+            format!("{kind:?} {n}"),
             waits.aside.to_string(),
             ms(waits.offence),
             cell(beside),
             cell(longest(&waits.beside)),
+            cell(together),
+            ms(waits.behind.iter().min().copied().unwrap_or_default()),
             cell(behind),
             ms(waits.pod),
             bound,
         ]);
     }
-    section.notes.push("behind it: the offender's objects come or go, and the update has to wait for that".into());
+    section.notes.push("of each kind: what one object can hold, which is set aside, and what the share admits".into());
+    section.notes.push("together: the offender's objects come or go in one batch with the update".into());
+    section.notes.push("behind: the offender's objects come or go, and the update has to wait for that".into());
     section.notes.push(format!("an update without any offender takes {usual:.1} ms, grace periods included"));
     Ok(section)
 }

@@ -11,7 +11,7 @@ pub enum Resource {
     BlocksV6,
     /// Steps of the trie over IPv6 prefixes.
     TrieV6,
-    /// Pairs of a prefix and a block that covers it.
+    /// Pairs of a prefix and a rule's block that covers it.
     Members,
     /// Distinct selectors of peers.
     Selectors,
@@ -128,6 +128,9 @@ impl Limits {
         // A quarter is always left to others, so that what comes next finds room without anybody giving any up.
         let mut namespace = node.map(|all| all / 4 * 3);
         namespace[Resource::Selectors as usize] = 1_000;
+        // What takes longest to compile: others' updates wait for it.
+        namespace[Resource::Members as usize] = 150_000;
+        namespace[Resource::Verdicts as usize] = 20_000;
         namespace[Resource::Services as usize] = 32_000;
         Self { node, namespace, service: 4_000 }
     }

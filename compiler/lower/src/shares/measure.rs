@@ -57,6 +57,7 @@ impl Bound {
                     Port::Named { .. } | Port::Nothing => false,
                 }));
             }
+            bound.blocks += u64::from(rule.peers == Peers::Any);
             for peer in peers(rule) {
                 match peer {
                     Peer::Block(block) => {
@@ -135,8 +136,8 @@ struct Item {
     name: Arc<str>,
     edges: Vec<Edge>,
     prefixes: Vec<Prefix>,
-    /// Where its blocks begin, and which block it is.
-    blocks: Vec<(Prefix, u64)>,
+    /// Where the blocks of its rules begin, each as often as rules name it.
+    blocks: Vec<Prefix>,
     selectors: Vec<u64>,
     /// By direction: the ranges of each rule.
     rules: [Vec<Vec<(Protocol, u16, u16)>>; 2],
@@ -246,8 +247,7 @@ impl Ledger {
         usage[Resource::BlocksV4 as usize] = of(Family::V4);
         usage[Resource::BlocksV6 as usize] = of(Family::V6);
         usage[Resource::TrieV6 as usize] = steps(&prefixes);
-        usage[Resource::Members as usize] =
-            members(&prefixes, distinct(items().flat_map(|item| item.blocks.iter().copied())));
+        usage[Resource::Members as usize] = members(&prefixes, items().flat_map(|item| item.blocks.iter().copied()));
         usage[Resource::Selectors as usize] =
             distinct(items().flat_map(|item| item.selectors.iter().copied())).len() as u64;
         for &i in kept {
@@ -294,6 +294,9 @@ impl Item {
                     item.edges
                         .extend([first, end].into_iter().filter(|e| (1..=0xffff).contains(e)).map(|e| (protocol, e)));
                 }
+                if rule.peers == Peers::Any {
+                    item.blocks.extend(Family::BOTH.map(everywhere));
+                }
                 for peer in peers(rule) {
                     item.peer(&policy.key.namespace, peer);
                 }
@@ -313,8 +316,8 @@ impl Item {
                 if cidr.length > 0 || !block.except.is_empty() {
                     self.prefixes.push(cidr);
                     self.prefixes.extend(block.except.iter().map(|e| Prefix::of(*e)));
-                    self.blocks.push((cidr, fingerprint(block)));
                 }
+                self.blocks.push(cidr);
             }
             Peer::Pods { namespaces, pods } => {
                 let scope: (Option<&Arc<str>>, Option<&Selector>) = match namespaces {
@@ -326,6 +329,11 @@ impl Item {
             Peer::Nothing => {}
         }
     }
+}
+
+/// What a rule without peers is about, of a family.
+fn everywhere(family: Family) -> Prefix {
+    Prefix { family, bits: 0, length: 0 }
 }
 
 fn distinct<T: Ord>(list: impl Iterator<Item = T>) -> Vec<T> {
@@ -360,10 +368,10 @@ fn steps(prefixes: &[Prefix]) -> u64 {
 }
 
 /// For each prefix the blocks that begin at or above it, added up.
-fn members(prefixes: &[Prefix], blocks: Vec<(Prefix, u64)>) -> u64 {
+fn members(prefixes: &[Prefix], blocks: impl Iterator<Item = Prefix>) -> u64 {
     let mut begins: HashMap<Prefix, u64> = HashMap::new();
     let mut lengths: [BTreeSet<u8>; 2] = Default::default();
-    for (prefix, _) in blocks {
+    for prefix in blocks {
         *begins.entry(prefix).or_default() += 1;
         lengths[prefix.family as usize].insert(prefix.length);
     }
