@@ -46,6 +46,6 @@ fn s55_nothing_arrives_against_the_oracle() {
     assert!(report.violations.is_empty(), "frames arrived that must not, see above");
     let missing: usize = report.missing.values().map(|(count, _)| count).sum();
     assert!(report.wanted > report.sent / 10, "only {} honest frames", report.wanted);
-    // One in a hundred while forged hardware addresses lead bridges astray.
-    assert!(missing * 100 <= report.wanted, "{missing} of {} honest frames did not arrive", report.wanted);
+    // A busy machine may lose a datagram in pieces.
+    assert!(missing * 1000 <= report.wanted, "{missing} of {} honest frames did not arrive", report.wanted);
 }
