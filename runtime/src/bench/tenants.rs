@@ -186,6 +186,8 @@ impl World {
     /// # Errors
     /// An update that fails: one tenant's object stopped the others.
     pub fn offend(&mut self, kind: Offence, n: u32, rounds: usize) -> Result<Waits> {
+        // What goes comes again, and every update of the bystander's is another one than the last.
+        let rounds = rounds.next_multiple_of(2);
         let mut with = self.cluster.clone();
         offend(kind, n, &mut Rng::new(5), &mut with);
         let key = ObjectKey::new("evil", "p");
@@ -203,12 +205,11 @@ impl World {
         let offence = self.advance(there.clone())?;
         let beside = (0..rounds).map(|round| self.bystander(round, &[])).collect::<Result<Vec<_>>>()?;
         let (mut together, mut behind) = (vec![], vec![]);
-        // Each goes and comes: one of the two costs more.
-        for round in 0..2 * rounds.div_ceil(2) {
+        for round in 0..rounds {
             let again = if round.is_multiple_of(2) { &gone } else { &there };
             together.push(self.bystander(round, again)?);
         }
-        for round in 0..2 * rounds.div_ceil(2) {
+        for round in 0..rounds {
             let again = if round.is_multiple_of(2) { &gone } else { &there };
             let first = self.advance(again.clone())?;
             behind.push(first + self.bystander(round, &[])?);
