@@ -16,7 +16,6 @@ use crate::{
     layout::{
         MapId,
         config::{self, Protocol, code},
-        endpoint,
     },
 };
 
@@ -157,76 +156,6 @@ impl Generator<'_> {
         self.forget(R7, 255);
         self.a.load(Size::W, R3, Fp, stack::END);
         self.a.jump(back);
-    }
-
-    /// S55. Keeps R4, R5, R7-R9.
-    fn guard_v4(&mut self) {
-        let (done, more) = (self.a.label(), self.a.label());
-        let spoofed = self.deny(SpoofedSource);
-        self.a.note("guard: table own_v4");
-        self.if_unguarded(done);
-        let a = &mut self.a;
-        a.mov(R1, R9);
-        a.alu(Alu::Rsh, R1, 32);
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
-        a.jump_if(Cond::Ne, R1, R3, more);
-        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
-        a.bind(more);
-        let proven = a.label();
-        a.store(Size::Dw, Fp, stack::SPARE, R4);
-        a.store(Size::Dw, Fp, stack::SPARE2, R5);
-        let miss = a.label();
-        self.own_more_v4(proven, miss);
-        let a = &mut self.a;
-        a.bind(miss);
-        a.mov(R1, R9);
-        a.alu(Alu::Rsh, R1, 32);
-        a.jump_if(Cond::Ne, R1, 0, spoofed);
-        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
-        let a = &mut self.a;
-        a.bind(proven);
-        a.load(Size::Dw, R4, Fp, stack::SPARE);
-        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
-        a.alu(Alu::And, R4, 15);
-        a.load(Size::Dw, R5, Fp, stack::SPARE2);
-        a.bind(done);
-    }
-
-    /// Drops what comes to a pod on a bridge and is for another address (S55). Keeps R4, R5.
-    fn meant_v4(&mut self) {
-        let (done, more, known) = (self.a.label(), self.a.label(), self.a.label());
-        let (miss, foreign) = (self.a.label(), self.deny(ForeignDestination));
-        let a = &mut self.a;
-        a.note("is it for the pod? table own_v4");
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
-        a.jump_if(Cond::Eq, R3, 0, done);
-        a.mov(R1, R9);
-        a.alu(Alu::Rsh, R1, 32);
-        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
-        a.jump_if(Cond::Ne, R1, R3, more);
-        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
-        a.bind(more);
-        a.store(Size::Dw, Fp, stack::SPARE, R4);
-        a.store(Size::Dw, Fp, stack::SPARE2, R5);
-        self.own_more_v4(known, miss);
-        let a = &mut self.a;
-        a.bind(miss);
-        a.mov(R1, R9);
-        a.alu(Alu::Rsh, R1, 32);
-        a.mov(R2, R1);
-        a.alu(Alu::And, R2, 0xf0);
-        a.jump_if(Cond::Eq, R2, 0xe0, known);
-        a.alu(Alu::Add, R1, 1);
-        a.alu(Alu::Rsh, R1, 32);
-        a.jump_if(Cond::Eq, R1, 0, foreign); // 255.255.255.255 alone carries
-        a.bind(known);
-        a.load(Size::Dw, R4, Fp, stack::SPARE);
-        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
-        a.alu(Alu::And, R4, 15);
-        a.load(Size::Dw, R5, Fp, stack::SPARE2);
-        a.bind(done);
     }
 
     /// R3: end, R5: protocol, R7: offset of layer 4. Goes to `judge` with R5 the row of the port map, R8 as described, event and protocol stored.

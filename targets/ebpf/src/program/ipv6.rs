@@ -16,7 +16,7 @@ use crate::{
     layout::{
         MapId,
         config::{self, code, extension},
-        endpoint, on_link,
+        on_link,
     },
 };
 
@@ -322,47 +322,6 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::MARKS, 0);
         a.load(Size::W, R3, Fp, stack::END);
         a.jump(to.udp);
-    }
-
-    /// S55. Keeps R7, R8.
-    fn guard_v6(&mut self) {
-        let (done, miss, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
-        self.a.note("guard: table own_v6");
-        self.if_unguarded(done);
-        self.own_v6(stack::LOCAL, done, miss);
-        let a = &mut self.a;
-        a.bind(miss);
-        let unproven = a.label();
-        a.load(Size::Dw, R1, Fp, stack::LOCAL);
-        a.mov(R2, R1);
-        a.alu(Alu::And, R2, be16(0xffc0));
-        a.jump_if(Cond::Eq, R2, be16(0xfe80), unproven);
-        a.load(Size::Dw, R2, Fp, stack::LOCAL + 8);
-        a.alu(Alu::Or, R1, R2);
-        a.jump_if(Cond::Ne, R1, 0, spoofed);
-        a.bind(unproven);
-        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
-        self.a.bind(done);
-    }
-
-    /// Drops what comes to a pod on a bridge and is for another address (S55).
-    fn meant_v6(&mut self) {
-        let (done, miss, foreign) = (self.a.label(), self.a.label(), self.deny(ForeignDestination));
-        let a = &mut self.a;
-        a.note("is it for the pod?");
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
-        a.jump_if(Cond::Eq, R3, 0, done);
-        self.own_v6(stack::LOCAL, done, miss);
-        let a = &mut self.a;
-        a.bind(miss);
-        a.load(Size::Dw, R1, Fp, stack::LOCAL);
-        a.mov(R2, R1);
-        a.alu(Alu::And, R2, 0xff);
-        a.jump_if(Cond::Eq, R2, 0xff, done);
-        a.alu(Alu::And, R1, be16(0xffc0));
-        a.jump_if(Cond::Ne, R1, be16(0xfe80), foreign);
-        a.bind(done);
     }
 
     /// Step 4 of a whole packet, then layer 4.

@@ -4,6 +4,7 @@
 //! ```text
 //! entry     ifindex -> endpoint -> word                     (here)
 //! parse     Ethernet, VLAN, IPv4, IPv6, layer 4             (parse, ipv4, ipv6)
+//! guard     is it the pod's own, is it for the pod          (guard)
 //! policy    remote -> class -> row -> verdict               (policy)
 //! state     connection state: replies, openings             (lookup, entry)
 //! fragment, icmp: the rare packets                          (fragment, icmp)
@@ -30,6 +31,7 @@
 mod entry;
 mod exits;
 mod fragment;
+mod guard;
 mod icmp;
 mod ipv4;
 mod ipv6;

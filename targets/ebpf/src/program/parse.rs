@@ -1,21 +1,15 @@
-//! Steps 1 and 2: hardware addresses, Ethernet and VLAN tags; and how bytes of the packet are read.
+//! Step 2: Ethernet and VLAN tags; and how bytes of the packet are read.
 //!
 //! The common frame (no tag in it, headers linear) is read directly. Anything else goes to the slow path here, which
 //! reads by helper and then continues at the same place.
 
-use netpolc_target::{
-    Hook,
-    semantics::{DropReason::*, ether},
-};
+use netpolc_target::semantics::{DropReason::*, ether};
 
 use super::{Generator, ctx, helper, stack};
-use crate::{
-    asm::{
-        Alu, Cond, Label,
-        Reg::{self, *},
-        Size,
-    },
-    layout::endpoint,
+use crate::asm::{
+    Alu, Cond, Label,
+    Reg::{self, *},
+    Size,
 };
 
 /// As the two bytes of a 16-bit number in the packet load.
@@ -99,90 +93,6 @@ impl Generator<'_> {
         self.ipv6(v6_header);
 
         self.slow(slow, v4_header, v6_header);
-    }
-
-    /// R2: the endpoint's record. Drops what the pod sends by another's hardware address, and what comes to it by another's,
-    /// where its own is known (S55). Leaves the word in R3. Changes R0-R7.
-    pub(super) fn hardware(&mut self) {
-        let (at, reason) = match self.hook {
-            Hook::ToPod => (0, ForeignDestination),
-            Hook::FromPod | Hook::Translated => (6, SpoofedSource),
-        };
-        let (slow, read, done, denied) = (self.a.label(), self.a.label(), self.a.label(), self.deny(reason));
-        self.a.note("table own_mac");
-        self.a.load(Size::Dw, R4, R2, endpoint::OWN_MAC as i16);
-        self.a.jump_if(Cond::Eq, R4, 0, done);
-        if self.hook == Hook::FromPod {
-            self.if_unguarded(done);
-        }
-        let a = &mut self.a;
-        a.load(Size::W, R2, R6, ctx::DATA);
-        a.load(Size::W, R5, R6, ctx::DATA_END);
-        a.mov(R1, R2);
-        a.alu(Alu::Add, R1, 14);
-        a.jump_if(Cond::Gt, R1, R5, slow);
-        a.load(Size::W, R5, R2, at);
-        a.load(Size::H, R1, R2, at + 4);
-        a.bind(read);
-        if self.hook == Hook::ToPod {
-            a.mov(R2, R5);
-            a.alu(Alu::And, R2, 1);
-            a.jump_if(Cond::Ne, R2, 0, done);
-        }
-        a.alu(Alu::Lsh, R1, 32);
-        a.alu(Alu::Or, R5, R1);
-        a.jump_if(Cond::Ne, R5, R4, denied);
-        a.jump(done);
-        a.bind(slow);
-        a.mov(R7, 0);
-        self.load_bytes(0, stack::BUFFER, 14, done);
-        let a = &mut self.a;
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::Dw, R4, R2, endpoint::OWN_MAC as i16);
-        // The stack is read in aligned halves.
-        a.load(Size::H, R5, Fp, stack::BUFFER + at);
-        a.load(Size::H, R1, Fp, stack::BUFFER + at + 2);
-        a.alu(Alu::Lsh, R1, 16);
-        a.alu(Alu::Or, R5, R1);
-        a.load(Size::H, R1, Fp, stack::BUFFER + at + 4);
-        a.jump(read);
-        a.bind(done);
-        a.load(Size::Dw, R3, Fp, stack::WORD);
-    }
-
-    /// From `arp` on: ARP of the pod, whose body begins 14 bytes behind offset R7. A guarded pod speaks for its own
-    /// address (S36).
-    fn arp(&mut self, arp: Label) {
-        const SENDER: i16 = 14;
-        let (next, short) = (self.next, self.deny(Truncated));
-        let (malformed, spoofed) = (self.deny(Malformed), self.deny(SpoofedSource));
-        self.a.note("guard: arp");
-        self.a.bind(arp);
-        self.if_unguarded(next);
-        self.load_bytes(14, stack::BUFFER, 28, short);
-        let a = &mut self.a;
-        for (at, half) in [(0, 0x0001), (2, ether::IPV4), (4, 0x0604)] {
-            a.load(Size::H, R1, Fp, stack::BUFFER + at);
-            a.jump_if(Cond::Ne, R1, be16(half), malformed);
-        }
-        let hardware = a.label();
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
-        a.jump_if(Cond::Eq, R3, 0, hardware);
-        a.load(Size::Dw, R1, Fp, stack::BUFFER + 8);
-        a.alu(Alu::Lsh, R1, 16);
-        a.alu(Alu::Rsh, R1, 16);
-        a.jump_if(Cond::Ne, R1, R3, spoofed);
-        a.bind(hardware);
-        a.load(Size::H, R1, Fp, stack::BUFFER + SENDER);
-        a.load(Size::H, R2, Fp, stack::BUFFER + SENDER + 2);
-        a.alu(Alu::Lsh, R2, 16);
-        a.alu(Alu::Or, R1, R2);
-        a.jump_if(Cond::Eq, R1, 0, next);
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
-        a.jump_if(Cond::Eq, R1, R3, next);
-        self.own_more_v4(next, spoofed);
     }
 
     /// The same by helper, with up to two tags.
