@@ -6,6 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use netpolc_table::TableId;
 use serde_json::Value;
 
 fn netpolc(arguments: &[&str]) -> Command {
@@ -81,7 +82,7 @@ fn every_form_of_output_is_there() {
     let file = file.to_str().unwrap();
     let json = run(&["compile", "-f", file, "-o", "json"], "");
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert!(json["tables"].as_array().is_some_and(|t| t.len() == 15));
+    assert!(json["tables"].as_array().is_some_and(|t| t.len() == TableId::ALL.len()));
     let table = run(&["compile", "-f", file, "-o", "table"], "");
     assert!(text(&table.stdout).contains("isolates default/test-network-policy"));
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf"], "");

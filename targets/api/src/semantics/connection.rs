@@ -101,12 +101,13 @@ pub enum Side {
 }
 
 /// Seconds until an entry dies after the last packet that touched it: those of Linux's connection tracking
-/// (nf_conntrack_proto_*.c), with our fewer phases. `protocol` is the tuple's.
+/// (nf_conntrack_proto_*.c), with our fewer phases. What was reset lives longer than there, since nobody here can tell a
+/// reset that was made up: its place goes to others first, and its own sides go on. `protocol` is the tuple's.
 pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
     match (protocol, phase) {
         (ip::TCP, Phase::Opening | Phase::Closing) => 120,
+        (ip::TCP | ip::SCTP, Phase::Reset) => 120,
         (ip::TCP, Phase::Replied | Phase::Established) => 432_000,
-        (ip::TCP | ip::SCTP, Phase::Reset) => 10,
         (ip::SCTP, Phase::Established) => 210,
         (ip::SCTP, Phase::Closing) => 10,
         (ip::SCTP, _) => 30,

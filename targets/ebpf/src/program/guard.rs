@@ -1,0 +1,212 @@
+//! What a pod may say of itself, and what comes to it that is for others (S36, S47, S55): hardware addresses, ARP,
+//! sources, destinations.
+//!
+//! Not here: neighbour discovery ([`super::ipv6`]), what policies say ([`super::policy`]).
+
+use netpolc_target::{
+    Hook,
+    semantics::{DropReason::*, ether},
+};
+
+use super::{Generator, ctx, mark, parse::be16, stack};
+use crate::{
+    asm::{Alu, Cond, Label, Reg::*, Size},
+    layout::endpoint,
+};
+
+impl Generator<'_> {
+    /// R2: the endpoint's record. Drops what the pod sends by another's hardware address, and what comes to it by another's,
+    /// where its own is known (S55). Leaves the word in R3. Changes R0-R7.
+    pub(super) fn hardware(&mut self) {
+        let (at, reason) = match self.hook {
+            Hook::ToPod => (0, ForeignDestination),
+            Hook::FromPod | Hook::Translated => (6, SpoofedSource),
+        };
+        let (slow, read, done, denied) = (self.a.label(), self.a.label(), self.a.label(), self.deny(reason));
+        self.a.note("table own_mac");
+        self.a.load(Size::Dw, R4, R2, endpoint::OWN_MAC as i16);
+        self.a.jump_if(Cond::Eq, R4, 0, done);
+        if self.hook == Hook::FromPod {
+            self.if_unguarded(done);
+        }
+        let a = &mut self.a;
+        a.load(Size::W, R2, R6, ctx::DATA);
+        a.load(Size::W, R5, R6, ctx::DATA_END);
+        a.mov(R1, R2);
+        a.alu(Alu::Add, R1, 14);
+        a.jump_if(Cond::Gt, R1, R5, slow);
+        a.load(Size::W, R5, R2, at);
+        a.load(Size::H, R1, R2, at + 4);
+        a.bind(read);
+        if self.hook == Hook::ToPod {
+            a.mov(R2, R5);
+            a.alu(Alu::And, R2, 1);
+            a.jump_if(Cond::Ne, R2, 0, done);
+        }
+        a.alu(Alu::Lsh, R1, 32);
+        a.alu(Alu::Or, R5, R1);
+        a.jump_if(Cond::Ne, R5, R4, denied);
+        a.jump(done);
+        a.bind(slow);
+        a.mov(R7, 0);
+        self.load_bytes(0, stack::BUFFER, 14, done);
+        let a = &mut self.a;
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::Dw, R4, R2, endpoint::OWN_MAC as i16);
+        // The stack is read in aligned halves.
+        a.load(Size::H, R5, Fp, stack::BUFFER + at);
+        a.load(Size::H, R1, Fp, stack::BUFFER + at + 2);
+        a.alu(Alu::Lsh, R1, 16);
+        a.alu(Alu::Or, R5, R1);
+        a.load(Size::H, R1, Fp, stack::BUFFER + at + 4);
+        a.jump(read);
+        a.bind(done);
+        a.load(Size::Dw, R3, Fp, stack::WORD);
+    }
+
+    /// From `arp` on: ARP of the pod, whose body begins 14 bytes behind offset R7. A guarded pod speaks for its own
+    /// address (S36).
+    pub(super) fn arp(&mut self, arp: Label) {
+        const SENDER: i16 = 14;
+        let (next, short) = (self.next, self.deny(Truncated));
+        let (malformed, spoofed) = (self.deny(Malformed), self.deny(SpoofedSource));
+        self.a.note("guard: arp");
+        self.a.bind(arp);
+        self.if_unguarded(next);
+        self.load_bytes(14, stack::BUFFER, 28, short);
+        let a = &mut self.a;
+        for (at, half) in [(0, 0x0001), (2, ether::IPV4), (4, 0x0604)] {
+            a.load(Size::H, R1, Fp, stack::BUFFER + at);
+            a.jump_if(Cond::Ne, R1, be16(half), malformed);
+        }
+        let hardware = a.label();
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
+        a.jump_if(Cond::Eq, R3, 0, hardware);
+        a.load(Size::Dw, R1, Fp, stack::BUFFER + 8);
+        a.alu(Alu::Lsh, R1, 16);
+        a.alu(Alu::Rsh, R1, 16);
+        a.jump_if(Cond::Ne, R1, R3, spoofed);
+        a.bind(hardware);
+        a.load(Size::H, R1, Fp, stack::BUFFER + SENDER);
+        a.load(Size::H, R2, Fp, stack::BUFFER + SENDER + 2);
+        a.alu(Alu::Lsh, R2, 16);
+        a.alu(Alu::Or, R1, R2);
+        a.jump_if(Cond::Eq, R1, 0, next);
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+        a.jump_if(Cond::Eq, R1, R3, next);
+        self.own_more_v4(next, spoofed);
+    }
+
+    /// S55. Keeps R4, R5, R7-R9.
+    pub(super) fn guard_v4(&mut self) {
+        let (done, more) = (self.a.label(), self.a.label());
+        let spoofed = self.deny(SpoofedSource);
+        self.a.note("guard: table own_v4");
+        self.if_unguarded(done);
+        let a = &mut self.a;
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+        a.jump_if(Cond::Ne, R1, R3, more);
+        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
+        a.bind(more);
+        let proven = a.label();
+        a.store(Size::Dw, Fp, stack::SPARE, R4);
+        a.store(Size::Dw, Fp, stack::SPARE2, R5);
+        let miss = a.label();
+        self.own_more_v4(proven, miss);
+        let a = &mut self.a;
+        a.bind(miss);
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.jump_if(Cond::Ne, R1, 0, spoofed);
+        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        let a = &mut self.a;
+        a.bind(proven);
+        a.load(Size::Dw, R4, Fp, stack::SPARE);
+        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
+        a.alu(Alu::And, R4, 15);
+        a.load(Size::Dw, R5, Fp, stack::SPARE2);
+        a.bind(done);
+    }
+
+    /// S55. Keeps R7, R8.
+    pub(super) fn guard_v6(&mut self) {
+        let (done, miss, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
+        self.a.note("guard: table own_v6");
+        self.if_unguarded(done);
+        self.own_v6(stack::LOCAL, done, miss);
+        let a = &mut self.a;
+        a.bind(miss);
+        let unproven = a.label();
+        a.load(Size::Dw, R1, Fp, stack::LOCAL);
+        a.mov(R2, R1);
+        a.alu(Alu::And, R2, be16(0xffc0));
+        a.jump_if(Cond::Eq, R2, be16(0xfe80), unproven);
+        a.load(Size::Dw, R2, Fp, stack::LOCAL + 8);
+        a.alu(Alu::Or, R1, R2);
+        a.jump_if(Cond::Ne, R1, 0, spoofed);
+        a.bind(unproven);
+        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        self.a.bind(done);
+    }
+
+    /// Drops what comes to a pod on a bridge and is for another address (S55). Keeps R4, R5.
+    pub(super) fn meant_v4(&mut self) {
+        let (done, more, known) = (self.a.label(), self.a.label(), self.a.label());
+        let (miss, foreign) = (self.a.label(), self.deny(ForeignDestination));
+        let a = &mut self.a;
+        a.note("is it for the pod? table own_v4");
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
+        a.jump_if(Cond::Eq, R3, 0, done);
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+        a.jump_if(Cond::Ne, R1, R3, more);
+        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
+        a.bind(more);
+        a.store(Size::Dw, Fp, stack::SPARE, R4);
+        a.store(Size::Dw, Fp, stack::SPARE2, R5);
+        self.own_more_v4(known, miss);
+        let a = &mut self.a;
+        a.bind(miss);
+        a.mov(R1, R9);
+        a.alu(Alu::Rsh, R1, 32);
+        a.mov(R2, R1);
+        a.alu(Alu::And, R2, 0xf0);
+        a.jump_if(Cond::Eq, R2, 0xe0, known);
+        a.alu(Alu::Add, R1, 1);
+        a.alu(Alu::Rsh, R1, 32);
+        a.jump_if(Cond::Eq, R1, 0, foreign); // 255.255.255.255 alone carries
+        a.bind(known);
+        a.load(Size::Dw, R4, Fp, stack::SPARE);
+        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
+        a.alu(Alu::And, R4, 15);
+        a.load(Size::Dw, R5, Fp, stack::SPARE2);
+        a.bind(done);
+    }
+
+    /// Drops what comes to a pod on a bridge and is for another address (S55).
+    pub(super) fn meant_v6(&mut self) {
+        let (done, miss, foreign) = (self.a.label(), self.a.label(), self.deny(ForeignDestination));
+        let a = &mut self.a;
+        a.note("is it for the pod?");
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
+        a.jump_if(Cond::Eq, R3, 0, done);
+        self.own_v6(stack::LOCAL, done, miss);
+        let a = &mut self.a;
+        a.bind(miss);
+        a.load(Size::Dw, R1, Fp, stack::LOCAL);
+        a.mov(R2, R1);
+        a.alu(Alu::And, R2, 0xff);
+        a.jump_if(Cond::Eq, R2, 0xff, done);
+        a.alu(Alu::And, R1, be16(0xffc0));
+        a.jump_if(Cond::Ne, R1, be16(0xfe80), foreign);
+        a.bind(done);
+    }
+}
