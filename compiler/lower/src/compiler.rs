@@ -7,19 +7,16 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, Index, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol, Service,
+    Cluster, Index, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol,
 };
-use netpolc_table::{
-    Entry, Key, Program, TableId,
-    delta::Changes,
-    schema::{Family, Mac},
-};
+use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family};
 
 use crate::{
     atoms::Atoms,
     blocks::{Blocks, Prefix},
     classes::Classes,
     endpoints::Endpoint,
+    event::{Event, Interface},
     ids::Ids,
     pods::{Group, GroupId, Pods},
     ports::Ports,
@@ -36,71 +33,6 @@ pub enum Scope {
     Node(Arc<str>),
     /// All: for looking at a whole cluster offline.
     Everywhere,
-}
-
-/// Something changed. None: it is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A namespace's labels.
-    Namespace {
-        /// Its name.
-        name: Arc<str>,
-        /// Its labels.
-        labels: Option<Labels>,
-    },
-    /// A pod.
-    Pod {
-        /// Its key.
-        key: ObjectKey,
-        /// The pod.
-        pod: Option<Pod>,
-    },
-    /// A policy.
-    Policy {
-        /// Its key.
-        key: ObjectKey,
-        /// The policy.
-        policy: Option<Policy>,
-    },
-    /// A node.
-    Node {
-        /// Its name.
-        name: Arc<str>,
-        /// The node.
-        node: Option<Node>,
-    },
-    /// A Service.
-    Service {
-        /// Its key.
-        key: ObjectKey,
-        /// The Service.
-        service: Option<Service>,
-    },
-    /// The host-side interface of a local pod.
-    Interface {
-        /// The pod; need not be known yet.
-        pod: ObjectKey,
-        /// The interface, where it has one.
-        interface: Option<Interface>,
-    },
-    /// The node's own devices; their tunnels as they were ([`Compiler::wired`]).
-    Wire(Wire),
-}
-
-/// The host-side interface of a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Its number.
-    pub ifindex: u32,
-    /// The pod's hardware address, where the interface hangs on a bridge and the address is known: no frame may
-    /// come from there under another one (S55).
-    pub mac: Option<Mac>,
-}
-
-impl From<u32> for Interface {
-    fn from(ifindex: u32) -> Self {
-        Self { ifindex, mac: None }
-    }
 }
 
 /// No id is left. What is enforced stays as it is; this compiler answers nothing but this from now

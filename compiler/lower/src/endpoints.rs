@@ -13,7 +13,8 @@ use netpolc_table::{
 
 use crate::{
     Overflow,
-    compiler::{Compiler, Interface},
+    compiler::Compiler,
+    event::Interface,
     sets::{PolicySlot, SetKey},
 };
 

@@ -25,6 +25,7 @@ mod blocks;
 mod classes;
 mod compiler;
 mod endpoints;
+mod event;
 mod ids;
 mod leaves;
 mod pods;
@@ -38,7 +39,8 @@ mod usage;
 mod verify;
 mod wire;
 
-pub use compiler::{Compiler, Diagnostic, Event, Interface, Numbered, Overflow, Scope, compile};
+pub use compiler::{Compiler, Diagnostic, Numbered, Overflow, Scope, compile};
+pub use event::{Event, Interface};
 pub use shares::{Aside, Kind, Limits, Resource, Room, Shares};
 pub use verify::{Counterexample, verify};
 pub use wire::{Tunnel, Wire};
