@@ -54,7 +54,7 @@ pub enum Event {
         /// The interface, where it has one.
         interface: Option<Interface>,
     },
-    /// The node's own devices; their tunnels as they were ([`Compiler::wired`]).
+    /// The node's own devices; their tunnels as they were ([`crate::Compiler::wired`]).
     Wire(Wire),
 }
 
