@@ -107,7 +107,7 @@ impl Mem {
         if let Err(reason) = self.hardware(&context, &frame.bytes) {
             return (endpoint, Err(reason));
         }
-        if !context.keeps() && !context.guarded() && !self.is_for_many(&context) {
+        if !context.keeps() && !context.guarded() && !self.hears_others(&context) {
             return (endpoint, NEXT);
         }
         (endpoint, self.steps(&context, &frame.bytes))
@@ -125,8 +125,8 @@ impl Mem {
         }
     }
 
-    /// Does the hook see frames that are for others, as those of a bridge (S55)?
-    fn is_for_many(&self, context: &Context) -> bool {
+    /// Does the hook see frames that are for others, since the pod hangs on a bridge (S55)?
+    fn hears_others(&self, context: &Context) -> bool {
         context.hook == Hook::ToPod && eval::own_mac(&self.program, context.endpoint).is_some()
     }
 
@@ -188,7 +188,7 @@ impl Mem {
             Ok(addresses) => addresses,
             Err(reason) => return context.refuse_early(reason),
         };
-        if self.is_for_many(context) && !self.is_meant(context.endpoint, to) {
+        if self.hears_others(context) && !self.is_meant(context.endpoint, to) {
             return Err(ForeignDestination);
         }
         let source = if !context.guarded() || self.is_own(context.endpoint, from) {

@@ -101,31 +101,34 @@ impl Generator<'_> {
 
     /// S55. Keeps R4, R5, R7-R9.
     pub(super) fn guard_v4(&mut self) {
-        let (done, more) = (self.a.label(), self.a.label());
-        let spoofed = self.deny(SpoofedSource);
+        let (done, spoofed) = (self.a.label(), self.deny(SpoofedSource));
         self.a.note("guard: table own_v4");
         self.if_unguarded(done);
+        self.local_v4(done, |g, _| {
+            g.a.jump_if(Cond::Ne, R1, 0, spoofed);
+            g.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        });
+    }
+
+    /// Is the pod's side of the packet one of its own addresses? Where not, `foreign` follows with the address in R1, and a
+    /// label for what may go on all the same, as does what falls through. Binds `done`. Keeps R4, R5, R7-R9.
+    fn local_v4(&mut self, done: Label, foreign: impl FnOnce(&mut Self, Label)) {
+        let (miss, on) = (self.a.label(), self.a.label());
         let a = &mut self.a;
         a.mov(R1, R9);
         a.alu(Alu::Rsh, R1, 32);
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
-        a.jump_if(Cond::Ne, R1, R3, more);
-        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
-        a.bind(more);
-        let proven = a.label();
+        self.own_first_v4(done);
+        let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::SPARE, R4);
         a.store(Size::Dw, Fp, stack::SPARE2, R5);
-        let miss = a.label();
-        self.own_more_v4(proven, miss);
+        self.own_more_v4(on, miss);
         let a = &mut self.a;
         a.bind(miss);
         a.mov(R1, R9);
         a.alu(Alu::Rsh, R1, 32);
-        a.jump_if(Cond::Ne, R1, 0, spoofed);
-        self.a.store(Size::Dw, Fp, stack::MARKS, mark::UNPROVEN);
+        foreign(self, on);
         let a = &mut self.a;
-        a.bind(proven);
+        a.bind(on);
         a.load(Size::Dw, R4, Fp, stack::SPARE);
         // The verifier forgets the bounds of what it reloads where it cannot follow the value.
         a.alu(Alu::And, R4, 15);
@@ -154,50 +157,35 @@ impl Generator<'_> {
         self.a.bind(done);
     }
 
-    /// Drops what comes to a pod on a bridge and is for another address (S55). Keeps R4, R5.
-    pub(super) fn meant_v4(&mut self) {
-        let (done, more, known) = (self.a.label(), self.a.label(), self.a.label());
-        let (miss, foreign) = (self.a.label(), self.deny(ForeignDestination));
+    /// Goes to `label` where the pod's hardware address is not known, as that of one that hangs on no bridge. Changes R2, R3.
+    pub(super) fn if_unbridged(&mut self, label: Label) {
         let a = &mut self.a;
-        a.note("is it for the pod? table own_v4");
         a.load(Size::Dw, R2, Fp, stack::RECORD);
         a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
-        a.jump_if(Cond::Eq, R3, 0, done);
-        a.mov(R1, R9);
-        a.alu(Alu::Rsh, R1, 32);
-        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
-        a.jump_if(Cond::Ne, R1, R3, more);
-        a.jump_if(Cond::Ne, R1, 0, done); // 0: the record has none
-        a.bind(more);
-        a.store(Size::Dw, Fp, stack::SPARE, R4);
-        a.store(Size::Dw, Fp, stack::SPARE2, R5);
-        self.own_more_v4(known, miss);
-        let a = &mut self.a;
-        a.bind(miss);
-        a.mov(R1, R9);
-        a.alu(Alu::Rsh, R1, 32);
-        a.mov(R2, R1);
-        a.alu(Alu::And, R2, 0xf0);
-        a.jump_if(Cond::Eq, R2, 0xe0, known);
-        a.alu(Alu::Add, R1, 1);
-        a.alu(Alu::Rsh, R1, 32);
-        a.jump_if(Cond::Eq, R1, 0, foreign); // 255.255.255.255 alone carries
-        a.bind(known);
-        a.load(Size::Dw, R4, Fp, stack::SPARE);
-        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
-        a.alu(Alu::And, R4, 15);
-        a.load(Size::Dw, R5, Fp, stack::SPARE2);
-        a.bind(done);
+        a.jump_if(Cond::Eq, R3, 0, label);
+    }
+
+    /// Drops what comes to a pod on a bridge and is for another address (S55). Keeps R4, R5.
+    pub(super) fn meant_v4(&mut self) {
+        let (done, foreign) = (self.a.label(), self.deny(ForeignDestination));
+        self.a.note("is it for the pod? table own_v4");
+        self.if_unbridged(done);
+        self.local_v4(done, |g, many| {
+            let a = &mut g.a;
+            a.mov(R2, R1);
+            a.alu(Alu::And, R2, 0xf0);
+            a.jump_if(Cond::Eq, R2, 0xe0, many);
+            a.alu(Alu::Add, R1, 1);
+            a.alu(Alu::Rsh, R1, 32);
+            a.jump_if(Cond::Eq, R1, 0, foreign); // 255.255.255.255 alone carries
+        });
     }
 
     /// Drops what comes to a pod on a bridge and is for another address (S55).
     pub(super) fn meant_v6(&mut self) {
         let (done, miss, foreign) = (self.a.label(), self.a.label(), self.deny(ForeignDestination));
-        let a = &mut self.a;
-        a.note("is it for the pod?");
-        a.load(Size::Dw, R2, Fp, stack::RECORD);
-        a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
-        a.jump_if(Cond::Eq, R3, 0, done);
+        self.a.note("is it for the pod?");
+        self.if_unbridged(done);
         self.own_v6(stack::LOCAL, done, miss);
         let a = &mut self.a;
         a.bind(miss);

@@ -477,10 +477,8 @@ impl Generator<'_> {
             // A pod on a bridge sees frames that are for others (S55).
             let kept = a.label();
             a.jump_if(Cond::Ne, R3, 0, kept);
-            a.load(Size::Dw, R2, Fp, stack::RECORD);
-            a.load(Size::Dw, R3, R2, endpoint::OWN_MAC as i16);
-            a.jump_if(Cond::Eq, R3, 0, next);
-            a.bind(kept);
+            self.if_unbridged(next);
+            self.a.bind(kept);
         } else {
             a.jump_if(Cond::Eq, R3, 0, next);
         }

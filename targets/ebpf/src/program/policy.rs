@@ -373,19 +373,24 @@ impl Generator<'_> {
     pub(super) fn own(&mut self, family: Family, yes: Label, no: Label) {
         match family {
             Family::V4 => {
-                let more = self.a.label();
-                let a = &mut self.a;
-                a.note("table own_v4: remote");
-                a.load(Size::Dw, R2, Fp, stack::RECORD);
-                a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
-                a.alu32(Alu::Mov, R1, R9);
-                a.jump_if(Cond::Ne, R1, R3, more);
-                a.jump_if(Cond::Ne, R1, 0, yes); // 0: the record has none
-                a.bind(more);
+                self.a.note("table own_v4: remote");
+                self.a.alu32(Alu::Mov, R1, R9);
+                self.own_first_v4(yes);
                 self.own_more_v4(yes, no);
             }
             Family::V6 => self.own_v6(stack::REMOTE, yes, no),
         }
+    }
+
+    /// R1: an address. Goes to `yes` where it is the one in the endpoint's record, which is then in R2. Changes R3.
+    pub(super) fn own_first_v4(&mut self, yes: Label) {
+        let other = self.a.label();
+        let a = &mut self.a;
+        a.load(Size::Dw, R2, Fp, stack::RECORD);
+        a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
+        a.jump_if(Cond::Ne, R1, R3, other);
+        a.jump_if(Cond::Ne, R1, 0, yes); // 0: the record has none
+        a.bind(other);
     }
 
     /// R1: an address; R2: the record. The further IPv4 addresses.
