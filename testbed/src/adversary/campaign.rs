@@ -246,10 +246,6 @@ impl Field<'_> {
 
     fn take(&mut self, at: Place, bytes: &[u8], report: &mut Report) {
         let Some(frame) = parse::frame(bytes) else { return };
-        // What a neighbour's resolution held back comes rounds later, and opens connections all the same.
-        if marks(bytes).any(|mark| mark < self.first) {
-            self.judge.comes_late(at, &frame);
-        }
         let found: Vec<usize> = marks(bytes).filter_map(|m| usize::try_from(m.checked_sub(self.first)?).ok()).collect();
         for index in found {
             // A mark of an earlier round, or bytes that look like one.

@@ -234,15 +234,6 @@ impl Judge {
         result
     }
 
-    /// Hears of an arrival that was sent before these policies stood, so that nobody can judge it any more.
-    pub fn comes_late(&mut self, at: Place, frame: &Frame) {
-        if let (Place::Pod(n), Content::Ip(packet)) = (at, &frame.content)
-            && let Some((flow, Event::Opens | Event::Either)) = packet.flow()
-        {
-            self.accepted.insert((n, flow));
-        }
-    }
-
     fn judge(&self, at: Place, frame: &Frame, sent: &Sent) -> Judged {
         let from = self.world.pod(sent.place);
         let own_mac = from.is_none_or(|pod| sent.bytes[6..12] == pod.mac);

@@ -39,7 +39,9 @@ impl Judge {
                 let listener =
                     || packet.is_icmp() && packet.body.first().is_some_and(|k| [130, 131, 132, 143].contains(k));
                 let dhcp = || packet.protocol == number::UDP && packet.ports() == Some((546, 547));
-                let free = packet.fragment.is_none() && (packet.discovery().is_some() || listener() || dhcp());
+                let to_many = packet.destination.is_multicast();
+                let asks = packet.discovery().is_some() || (to_many && (listener() || dhcp()));
+                let free = packet.fragment.is_none() && asks;
                 (a.is_unspecified() || a.is_unicast_link_local()) && free
             }
         };
