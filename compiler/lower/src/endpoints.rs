@@ -81,10 +81,7 @@ impl Compiler {
         let Some(endpoint) = self.endpoints.remove(key) else { return };
         self.stale.remove(key);
         if let Some(interface) = self.interfaces.get(key).copied() {
-            self.take(TableId::Interface, interface_key(interface.ifindex));
-            if interface.mac.is_some() {
-                self.take(TableId::OwnMac, own_mac_key(endpoint.id));
-            }
+            self.take_interface(Some(endpoint.id), interface);
         }
         for address in &endpoint.addresses {
             self.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
@@ -111,8 +108,12 @@ impl Compiler {
 
     fn leave_interface(&mut self, pod: &ObjectKey) {
         let Some(before) = self.interfaces.remove(pod) else { return };
-        self.take(TableId::Interface, interface_key(before.ifindex));
-        if let Some(id) = self.endpoints.get(pod).map(|e| e.id).filter(|_| before.mac.is_some()) {
+        self.take_interface(self.endpoints.get(pod).map(|e| e.id), before);
+    }
+
+    fn take_interface(&mut self, endpoint: Option<u16>, interface: Interface) {
+        self.take(TableId::Interface, interface_key(interface.ifindex));
+        if let (Some(id), Some(_)) = (endpoint, interface.mac) {
             self.take(TableId::OwnMac, own_mac_key(id));
         }
     }

@@ -7,6 +7,8 @@ use std::{
     io,
 };
 
+pub use netpolc_table::schema::Mac;
+
 use super::netlink::{Protocol, Socket, attribute, u16_at, u32_at};
 
 const IFLA_IFNAME: u16 = 3;
@@ -41,9 +43,6 @@ pub fn links() -> io::Result<BTreeMap<u32, Link>> {
     })?;
     Ok(list.into_iter().collect())
 }
-
-/// A hardware address (MAC).
-pub type Mac = [u8; 6];
 
 /// The hardware address that a bridge learned behind each of its ports; ports behind which there are several, such as an
 /// uplink, are left out.

@@ -190,7 +190,8 @@ fn services(view: &View<'_>, steps: &mut Steps) {
     }
 }
 
-/// What the node's own devices, and the hardware addresses of its pods, are: each entry is one answer of its own, and no other table depends on it.
+/// What the node's own devices, and the hardware addresses of its pods, are: each entry is one answer of its own, and no
+/// other table depends on it.
 fn wire(view: &View<'_>, steps: &mut Steps) {
     for table in [TableId::Tunnel, TableId::OnLinkV6, TableId::OwnMac] {
         for (key, _, after) in view.changed(table) {
