@@ -48,8 +48,9 @@ pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Select
 
 fn too_many(reader: &mut Reader, at: u32, path: &Path, given: usize) {
     let message = format!(
-        "{given} requirements: a selector may have {REQUIREMENTS} at most, and those beyond are not read; write \
-         several policies or peers, or give the pods one label that stands for all of these"
+        "{given} requirements: a selector may have {REQUIREMENTS} at most; as the subject of a policy it selects by the \
+         first ones alone, and as a peer it matches nothing; write several policies or peers, or give the pods one \
+         label that stands for all of these"
     );
     reader.error(at, path, message);
 }

@@ -36,10 +36,16 @@ pub enum Offence {
     Service,
     /// Every address is in the one block that all rules name, or is a peer of rules that name none.
     Repeated,
+    /// A row for each rule, all of one port.
+    OnePort,
+    /// Many objects, each of which is small.
+    ManyPolicies,
+    /// Something of everything, in a policy and a Service.
+    Mixed,
 }
 
 /// All of them.
-pub const KINDS: [Offence; 12] = [
+pub const KINDS: [Offence; 15] = [
     Offence::SinglePorts,
     Offence::ThreeProtocols,
     Offence::Addresses,
@@ -52,6 +58,9 @@ pub const KINDS: [Offence; 12] = [
     Offence::Selectors,
     Offence::Service,
     Offence::Repeated,
+    Offence::OnePort,
+    Offence::ManyPolicies,
+    Offence::Mixed,
 ];
 
 impl Offence {
@@ -68,6 +77,9 @@ impl Offence {
             Offence::Selectors => 12_000,
             Offence::Service => 1_000,
             Offence::Repeated => 6_500,
+            Offence::OnePort => 14_000,
+            Offence::ManyPolicies => 5_000,
+            Offence::Mixed => 4_000,
         }
     }
 }
@@ -164,6 +176,15 @@ pub fn v4(i: u32) -> String {
     format!("{}.{}.{}.1", 11 + (i >> 16), i >> 8 & 255, i & 255)
 }
 
+fn service(n: u32) -> Service {
+    let port = |i: u32| ServicePort { protocol: Protocol::Tcp, number: (1 + 2 * i % 65535) as u16, node_port: None };
+    Service {
+        addresses: (0..n).map(|i| v4(i).parse().expect("an address")).collect(),
+        ports: (0..n).map(port).collect(),
+        ..Service::default()
+    }
+}
+
 /// Makes the tenant `evil` take `n` of something; says of what.
 pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'static str {
     let any = || Peers::Any;
@@ -237,18 +258,7 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
             ("selectors that match everything", vec![listed((0..n).map(peer).collect())])
         }
         Offence::Service => {
-            let service = Service {
-                addresses: (0..n).map(|i| v4(i).parse().expect("an address")).collect(),
-                ports: (0..n)
-                    .map(|i| ServicePort {
-                        protocol: Protocol::Tcp,
-                        number: (1 + 2 * i % 65535) as u16,
-                        node_port: None,
-                    })
-                    .collect(),
-                ..Service::default()
-            };
-            cluster.services.insert(ObjectKey::new("evil", "s"), service);
+            cluster.services.insert(ObjectKey::new("evil", "s"), service(n));
             ("a Service with addresses x ports", vec![listed(vec![block("11.0.0.0/8"), block("10.96.0.0/12")])])
         }
         Offence::Repeated => {
@@ -257,6 +267,27 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
                 _ => Rule { peers: any(), ports: Ports::Listed(vec![port(Protocol::Tcp, 80, 80)]) },
             });
             ("addresses in a block that many rules name", same.chain([listed(hosts(n))]).collect())
+        }
+        Offence::OnePort => {
+            let http = || Ports::Listed(vec![port(Protocol::Tcp, 80, 80)]);
+            let rule = |peer| Rule { peers: Peers::Listed(vec![peer]), ports: http() };
+            ("rules of one port", hosts(n).into_iter().map(rule).collect())
+        }
+        Offence::ManyPolicies => {
+            for i in 0..n {
+                let rule = Rule { peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]), ports: Ports::Any };
+                let small = policy("evil", &format!("p{i}"), Selector::default(), vec![rule]);
+                cluster.policies.insert(small.key.clone(), small);
+            }
+            ("policies", vec![])
+        }
+        Offence::Mixed => {
+            cluster.services.insert(ObjectKey::new("evil", "s"), service(n.min(44)));
+            let rule = |(i, peer)| Rule { peers: Peers::Listed(vec![peer]), ports: Ports::Listed(vec![single(i)]) };
+            let rows = (0..).zip(hosts(n)).map(rule);
+            let wide = Rule { peers: any(), ports: Ports::Listed(vec![Port::Every(Protocol::Tcp)]) };
+            let prefixes = listed((0..n).map(|_| random_v6(64)).collect());
+            ("something of everything", rows.chain([wide, prefixes]).collect())
         }
     };
     let policy = policy("evil", "p", Selector::default(), rules);

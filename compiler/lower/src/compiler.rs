@@ -14,6 +14,7 @@ use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family
 use crate::{
     atoms::Atoms,
     blocks::{Blocks, Prefix},
+    cells::Cells,
     classes::Classes,
     endpoints::Endpoint,
     event::{Event, Interface},
@@ -138,6 +139,7 @@ pub struct Compiler {
     pub(crate) classes: [Classes; 2],
     pub(crate) sets: Sets,
     pub(crate) ports: Ports,
+    pub(crate) cells: Cells,
     pub(crate) nodes: HashMap<Arc<str>, Vec<IpAddr>>,
     pub(crate) node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
     pub(crate) services: Services,
@@ -181,6 +183,7 @@ impl Compiler {
             classes: Family::BOTH.map(Classes::new),
             sets: Sets::new(),
             ports: Ports::new(),
+            cells: Cells::default(),
             nodes: HashMap::new(),
             node_addresses: HashMap::new(),
             services: Services::default(),
@@ -257,10 +260,19 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::apply`].
     pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Changes, Overflow> {
+        self.wake();
+        self.apply_further(events)
+    }
+
+    /// Takes in more events as part of the last update: ids that it gave back stay unused, so the changes of both,
+    /// added up, are those of one update.
+    ///
+    /// # Errors
+    /// As [`Compiler::apply`].
+    pub fn apply_further(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Changes, Overflow> {
         if let Some(overflow) = &self.overflow {
             return Err(overflow.clone());
         }
-        self.wake();
         if self.changes.is_none() {
             self.cover_ports()?;
         }

@@ -22,6 +22,7 @@
 
 mod atoms;
 mod blocks;
+mod cells;
 mod classes;
 mod compiler;
 mod endpoints;

@@ -11,6 +11,7 @@ use netpolc_table::{
 use crate::{
     Overflow,
     atoms::{Atom, AtomId},
+    cells,
     compiler::Compiler,
     seed::merged,
     sets::{Ports, Set, What, Who, without},
@@ -35,6 +36,13 @@ impl Grant {
         let within = edges.filter(|edge| (1..=u32::from(u16::MAX)).contains(edge));
         self.protocol.into_iter().flat_map(move |protocol| within.clone().map(move |edge| (protocol, edge)))
     }
+
+    /// How many of these edges, which are in order, lie in it: so often it is cut.
+    pub(crate) fn within(&self, edges: &[(Protocol, u32)]) -> u64 {
+        let Some(protocol) = self.protocol else { return 0 };
+        let before = |port: u16| edges.partition_point(|edge| *edge <= (protocol, u32::from(port)));
+        (before(self.last) - before(self.first)) as u64
+    }
 }
 
 /// Sorted grants, each once. Rows with the same ports by other rules differ: an entry's origins are exact.
@@ -45,6 +53,8 @@ pub(crate) struct Row {
     set: u16,
     key: RowKey,
     users: usize,
+    /// What it counts for ([`cells`]).
+    cells: u64,
 }
 
 /// Where a set uses a row: for a class, or as its base.
@@ -201,7 +211,11 @@ impl Compiler {
                 let known = self.sets.get_mut(set).rows.get(key).copied();
                 let row = match known {
                     Some(row) => row,
-                    None => self.make_row(set, place, key)?,
+                    None => match self.make_row(set, place, key)? {
+                        Some(row) => row,
+                        // Its policies are about to be set aside, and allow nothing then.
+                        None => return Ok(schema::plain(ActionId::Deny).from(outcome.origins.iter().cloned())),
+                    },
                 };
                 self.sets.rows.get_mut(&row).expect("a live row").users += 1;
                 schema::entry(ActionId::SetRow, row)
@@ -210,7 +224,13 @@ impl Compiler {
         Ok(entry.from(outcome.origins.iter().cloned()))
     }
 
-    fn make_row(&mut self, set: u16, place: Place, key: &RowKey) -> Result<u16, Overflow> {
+    /// None: the namespace has too many verdicts already.
+    fn make_row(&mut self, set: u16, place: Place, key: &RowKey) -> Result<Option<u16>, Overflow> {
+        let this = &self.sets.sets[&set];
+        let cells = cells::of(key, &this.edges);
+        if !self.cells.take(&this.namespace, cells) {
+            return Ok(None);
+        }
         let grant = |g: &Grant| (g.protocol.map_or(0, Protocol::number), g.first, g.last);
         let content = merged(key.iter().map(grant).collect());
         let candidates = self.sets.installed_rows.candidates(set, place, &content);
@@ -240,8 +260,8 @@ impl Compiler {
             self.permit(row, pc, origins);
         }
         self.sets.get_mut(set).rows.insert(key.clone(), row);
-        self.sets.rows.insert(row, Row { set, key: key.clone(), users: 0 });
-        Ok(row)
+        self.sets.rows.insert(row, Row { set, key: key.clone(), users: 0, cells });
+        Ok(Some(row))
     }
 
     /// Counts one use less of the row in `entry`; the last use removes it.
@@ -256,6 +276,7 @@ impl Compiler {
         let row = self.sets.rows.remove(&id).expect("a live row");
         if let Some(set) = self.sets.sets.get_mut(&row.set) {
             set.rows.remove(&row.key);
+            self.cells.give_back(&set.namespace, row.cells);
         }
         let mut classes: Vec<u16> = Vec::new();
         for grant in &row.key {

@@ -15,6 +15,7 @@ use netpolc_table::{
 use crate::{
     Overflow,
     atoms::{Atom, AtomId, NamespaceScope},
+    cells,
     compiler::{Compiler, Numbered},
     ids::Ids,
     rows::{Granted, Row, RowKey},
@@ -100,6 +101,10 @@ enum Source {
 pub(crate) struct Set {
     pub(crate) key: SetKey,
     refs: usize,
+    /// That all its policies are of.
+    pub(crate) namespace: Arc<str>,
+    /// Of its own rules, see [`cells::edges`].
+    pub(crate) edges: Vec<(Protocol, u32)>,
     pub(crate) rules: Vec<Rule>,
     sources: Vec<Source>,
     /// Labels of the isolating policies.
@@ -258,6 +263,8 @@ impl Compiler {
         let mut set = Set {
             key: key.clone(),
             refs: 1,
+            namespace: policies.first().map_or_else(|| "".into(), |p| p.policy.key.namespace.clone()),
+            edges: Vec::new(),
             rules: Vec::new(),
             sources: Vec::new(),
             isolating: policies.iter().map(|p| p.label.clone()).collect(),
@@ -313,6 +320,7 @@ impl Compiler {
                 set.names.extend(named);
             }
         }
+        set.edges = cells::edges(&set.rules);
         set
     }
 

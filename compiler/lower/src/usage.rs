@@ -57,9 +57,7 @@ impl Compiler {
 
     /// The namespace of each live set: all its policies are of one.
     fn namespaces_of_sets(&self) -> BTreeMap<u16, Arc<str>> {
-        let namespace = |label: &Arc<str>| label.split_once('/').map(|(namespace, _)| Arc::from(namespace));
-        let sets = self.sets.sets.iter();
-        sets.filter_map(|(id, set)| Some((*id, set.isolating.first().and_then(namespace)?))).collect()
+        self.sets.sets.iter().map(|(id, set)| (*id, set.namespace.clone())).collect()
     }
 
     /// The distinct sets of a namespace's own atoms among all classes.

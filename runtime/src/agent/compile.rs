@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpolc_lower::{Compiler, Event, Numbered, Scope};
+use netpolc_lower::{Compiler, Event, Numbered, Overflow, Scope};
 use netpolc_policy::ObjectKey;
 use netpolc_table::{delta::Changes, schema::Word};
 
@@ -54,8 +54,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// replaced: enough may have gone since. Where that does not help, the namespace that takes most is set aside.
     pub(super) fn compile(&mut self, events: Vec<Event>) -> Result<Option<Changes>, Error> {
         if self.loaded {
-            let events = self.shares.admit(&self.cluster, events);
-            match self.compiler.apply_all(events) {
+            match self.apply_admitted(events) {
                 Ok(changes) => return Ok(Some(changes)),
                 Err(overflow) => tracing::warn!(%overflow, "compiling anew"),
             }
@@ -64,12 +63,18 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         }
         let installed = self.host.read()?;
         loop {
-            let mut compiler = Compiler::within(Scope::Node(self.node.clone()), &self.room).wired(self.wire.clone());
+            let scope = Scope::Node(self.node.clone());
+            let mut compiler =
+                Compiler::within(scope, &self.room).wired(self.wire.clone()).bounded(self.shares.limits().cells);
             compiler.seed(&installed);
             let interfaces = self.whereabouts.all();
             let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), interface: Some(i) });
             let done = compiler.load_admitted(&self.cluster, &self.shares);
             let Err(overflow) = done.and_then(|()| compiler.apply_all(interfaces).map(drop)) else {
+                if self.shares.blame_excess(&self.cluster, compiler.take_excess()) {
+                    (self.pulse)();
+                    continue;
+                }
                 self.compiler = compiler;
                 break;
             };
@@ -78,6 +83,19 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         }
         self.loaded = true;
         Ok(None)
+    }
+
+    /// Changes the program by what is admitted of events; a namespace whose rows turn out to take too much is set aside
+    /// at once.
+    fn apply_admitted(&mut self, events: Vec<Event>) -> Result<Changes, Overflow> {
+        let mut changes = self.compiler.apply_all(self.shares.admit(&self.cluster, events))?;
+        while self.shares.blame_excess(&self.cluster, self.compiler.take_excess()) {
+            let more = self.compiler.apply_further(self.shares.admit(&self.cluster, vec![]))?;
+            for ((table, key), (before, after)) in more.entries {
+                changes.note(table, key, before, after);
+            }
+        }
+        Ok(changes)
     }
 
     /// Sets the namespace aside that takes most of what has run out. None: there is none.

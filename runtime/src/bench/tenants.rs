@@ -17,8 +17,8 @@ use netpolc_kube_sync::{
     Object,
     watch::{Change, Resource},
 };
-use netpolc_lower::{Limits, Scope, Shares};
-use netpolc_policy::{Cluster, ObjectKey, Pod, Policy, Service};
+use netpolc_lower::{Compiler, Limits, Scope, Shares};
+use netpolc_policy::{Cluster, ObjectKey, Pod, Policy};
 use netpolc_table::{Program, TableId, Write, eval, schema::Word};
 use netpolc_target::{Capabilities, Error, Target};
 use netpolc_target_ebpf::{Config, Ebpf};
@@ -190,16 +190,15 @@ impl World {
         let rounds = rounds.next_multiple_of(2);
         let mut with = self.cluster.clone();
         offend(kind, n, &mut Rng::new(5), &mut with);
-        let key = ObjectKey::new("evil", "p");
-        let evil = with.policies[&key].clone();
-        let service_key = ObjectKey::new("evil", "s");
-        let service: Option<Service> = with.services.get(&service_key).cloned();
-        let mut there = vec![policy_change(&evil)];
-        let mut gone = vec![change(Resource::Policy, key.clone(), None)];
-        if let Some(service) = service {
-            let object = Object::Service(service_key.clone(), service);
-            there.push(change(Resource::Service, service_key.clone(), Some(object)));
-            gone.push(change(Resource::Service, service_key, None));
+        let (mut there, mut gone) = (vec![], vec![]);
+        for (key, policy) in with.policies.iter().filter(|(key, _)| !self.cluster.policies.contains_key(*key)) {
+            there.push(policy_change(policy));
+            gone.push(change(Resource::Policy, key.clone(), None));
+        }
+        let services = with.services.iter().filter(|(key, _)| !self.cluster.services.contains_key(*key));
+        for (key, service) in services {
+            there.push(change(Resource::Service, key.clone(), Some(Object::Service(key.clone(), service.clone()))));
+            gone.push(change(Resource::Service, key.clone(), None));
         }
         // What it does again and again is as much as is left of it when it stays within its share.
         let offence = self.advance(there.clone())?;
@@ -242,7 +241,9 @@ pub fn admitted(kind: Offence) -> u32 {
         offend(kind, n, &mut Rng::new(5), &mut cluster);
         let mut shares = Shares::new(Scope::Node(NODE.into()), Limits::default());
         shares.load(&cluster);
-        shares.aside().next().is_none()
+        let mut compiler = Compiler::new(Scope::Node(NODE.into())).bounded(shares.limits().cells);
+        let mut loads = || compiler.load_admitted(&cluster, &shares).is_ok() && compiler.take_excess().is_empty();
+        shares.aside().next().is_none() && loads()
     };
     let (mut most, mut over) = (1, kind.most());
     while most + 1 < over {

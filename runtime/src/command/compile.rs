@@ -66,8 +66,16 @@ const NAMED: usize = 3;
 /// nodes together are those of no node, and leave nothing out.
 fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     let shares = |scope: Scope| {
-        let mut shares = Shares::new(scope, Limits::default());
+        let mut shares = Shares::new(scope.clone(), Limits::default());
         shares.load(&cluster);
+        while let Scope::Node(_) = scope {
+            let mut compiler = Compiler::new(scope.clone()).bounded(shares.limits().cells);
+            // Where ids run out, the compile that follows says so.
+            let done = compiler.load_admitted(&cluster, &shares);
+            if done.is_err() || !shares.blame_excess(&cluster, compiler.take_excess()) {
+                break;
+            }
+        }
         shares
     };
     let whole = shares(scope.clone());

@@ -2,9 +2,12 @@
 //! too much, what they take exactly.
 //!
 //! The bound is a sum, kept up to date by one policy at a time; the ledger is made when it is needed and kept until
-//! something of the namespace changes.
+//! something of the namespace changes. What is too large to be measured is decided by the bound alone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use netpolc_policy::{Cluster, Labels, ObjectKey, Pod, Policy};
 
@@ -19,7 +22,8 @@ pub(super) struct Account {
     sum: Bound,
     /// Pods of this node: what selectors and port names see of them.
     pods: BTreeMap<Arc<str>, (Labels, u64)>,
-    ledger: Option<Ledger>,
+    /// Of all policies but these.
+    ledger: Option<(BTreeSet<Arc<str>>, Ledger)>,
 }
 
 impl Account {
@@ -70,25 +74,47 @@ impl Account {
         self.sum.usage(self.pods.len() as u64)
     }
 
-    /// Before [`Account::used`] and [`Account::reduce`]: looks at all policies, with nothing set aside.
-    pub(super) fn look(&mut self, namespace: &Arc<str>, cluster: &Cluster) {
-        let pods = &self.pods;
-        let ledger = self.ledger.get_or_insert_with(|| {
+    /// The largest policies, without which the others have at most `limit` parts, and the parts of each.
+    pub(super) fn largest(&self, limit: u64) -> Vec<(Arc<str>, u64)> {
+        let mut left = self.sum.parts;
+        if left <= limit {
+            return vec![];
+        }
+        let mut order: Vec<(&Arc<str>, u64)> = self.policies.iter().map(|(name, bound)| (name, bound.parts)).collect();
+        // Stable: between equals their names decide.
+        order.sort_by_key(|(_, parts)| std::cmp::Reverse(*parts));
+        let mut largest = vec![];
+        for (name, parts) in order {
+            if left <= limit {
+                break;
+            }
+            left -= parts;
+            largest.push((name.clone(), parts));
+        }
+        largest
+    }
+
+    /// Before [`Account::used`] and [`Account::reduce`]: looks at all policies but `largest`, with nothing set aside.
+    pub(super) fn look(&mut self, namespace: &Arc<str>, cluster: &Cluster, largest: BTreeSet<Arc<str>>) {
+        let mut known = self.ledger.take().filter(|(without, _)| *without == largest);
+        let (_, ledger) = known.get_or_insert_with(|| {
             let key = |name: &Arc<str>| ObjectKey { namespace: namespace.clone(), name: name.clone() };
-            let pods: Vec<&Pod> = pods.keys().filter_map(|name| cluster.pods.get(&key(name))).collect();
-            let policies = self.policies.keys().filter_map(|name| cluster.policies.get(&key(name)));
-            Ledger::new(policies, &pods)
+            let pods: Vec<&Pod> = self.pods.keys().filter_map(|name| cluster.pods.get(&key(name))).collect();
+            let names = self.policies.keys().filter(|name| !largest.contains(*name));
+            let ledger = Ledger::new(names.filter_map(|name| cluster.policies.get(&key(name))), &pods);
+            (largest, ledger)
         });
         ledger.rewind();
+        self.ledger = known;
     }
 
     /// What the policies take after what was set aside since [`Account::look`].
     pub(super) fn used(&self, resource: Resource) -> u64 {
-        self.ledger.as_ref().map_or(0, |ledger| ledger.used(resource))
+        self.ledger.as_ref().map_or(0, |(_, ledger)| ledger.used(resource))
     }
 
     /// See [`Ledger::reduce`].
     pub(super) fn reduce(&mut self, resource: Resource, limit: u64) -> Vec<(Arc<str>, u64)> {
-        self.ledger.as_mut().map_or(vec![], |ledger| ledger.reduce(resource, limit))
+        self.ledger.as_mut().map_or(vec![], |(_, ledger)| ledger.reduce(resource, limit))
     }
 }

@@ -21,6 +21,10 @@ pub enum Resource {
     Verdicts,
     /// Addresses x ports of Services.
     Services,
+    /// Rules, peers, excepts and ports as they are written: what measuring itself takes.
+    Parts,
+    /// About a microsecond each of compiling and writing everything: see [`work`].
+    Work,
     /// Sets of pods and address blocks that addresses are in; only counted where they have run out.
     Classes,
     /// Distinct sets of policies that isolate pods; only counted where they have run out.
@@ -28,7 +32,7 @@ pub enum Resource {
 }
 
 /// Those that are measured beforehand.
-pub const RESOURCES: [Resource; 9] = [
+pub const RESOURCES: [Resource; 11] = [
     Resource::Ports,
     Resource::BlocksV4,
     Resource::BlocksV6,
@@ -38,6 +42,8 @@ pub const RESOURCES: [Resource; 9] = [
     Resource::Rows,
     Resource::Verdicts,
     Resource::Services,
+    Resource::Parts,
+    Resource::Work,
 ];
 
 /// How much of each, by the order of [`RESOURCES`].
@@ -56,6 +62,8 @@ impl Resource {
             Resource::Rows => "rules",
             Resource::Verdicts => "pairs of rule and port range",
             Resource::Services => "pairs of address and port",
+            Resource::Parts => "rules, peers, excepts and ports",
+            Resource::Work => "units of work",
             Resource::Classes => "classes of addresses",
             Resource::Sets => "sets of policies",
         }
@@ -71,8 +79,32 @@ impl Resource {
             Resource::Selectors | Resource::Classes | Resource::Sets => "give the peers a label that they share",
             Resource::Rows => "join rules that have the same ports",
             Resource::Services => "use fewer external addresses, or split the Service",
+            Resource::Parts => "write fewer, larger address blocks and ranges of ports (`endPort`)",
+            Resource::Work => {
+                "write fewer, larger address blocks, ranges of ports (`endPort`) and fewer rules, or spread the pods over \
+                 more namespaces"
+            }
         }
     }
+}
+
+/// How many microseconds it takes at most to compile such policies from nothing and to write their
+/// entries, on a machine on which `netpolc bench tenants` was measured. Ports weigh most, because they
+/// split the rows of all others as well.
+pub fn work(usage: &Usage) -> u64 {
+    let of = |resource: Resource| usage[resource as usize];
+    let prefixes = of(Resource::BlocksV4).saturating_add(of(Resource::BlocksV6));
+    [
+        of(Resource::Ports).saturating_mul(60),
+        prefixes.saturating_mul(18),
+        of(Resource::TrieV6),
+        of(Resource::Members) / 2,
+        of(Resource::Selectors).saturating_mul(25),
+        of(Resource::Rows).saturating_mul(20),
+        of(Resource::Verdicts).saturating_mul(5),
+    ]
+    .into_iter()
+    .fold(0, u64::saturating_add)
 }
 
 /// How much there is.
@@ -84,6 +116,8 @@ pub struct Limits {
     pub namespace: Usage,
     /// Addresses x ports of one Service.
     pub service: u64,
+    /// [`Resource::Verdicts`] of one namespace as they turn out: see [`Compiler::bounded`](crate::Compiler::bounded).
+    pub cells: u64,
 }
 
 /// How many ids a target has of each kind; ids are below.
@@ -125,14 +159,27 @@ impl Limits {
         node[Resource::Rows as usize] = half(room.rows, 32_000);
         node[Resource::Verdicts as usize] = 250_000;
         node[Resource::Services as usize] = 128_000;
+        node[Resource::Parts as usize] = 1_000_000;
+        node[Resource::Work as usize] = 2_000_000;
         // A quarter is always left to others, so that what comes next finds room without anybody giving any up.
         let mut namespace = node.map(|all| all / 4 * 3);
-        namespace[Resource::Selectors as usize] = 1_000;
-        // What takes longest to compile: others' updates wait for it.
-        namespace[Resource::Members as usize] = 150_000;
-        namespace[Resource::Verdicts as usize] = 20_000;
-        namespace[Resource::Services as usize] = 32_000;
-        Self { node, namespace, service: 4_000 }
+        let mut most = |resource: Resource, most: u64| {
+            let limit = &mut namespace[resource as usize];
+            *limit = most.min(*limit);
+        };
+        // Others' updates wait for what is compiled and written for one namespace at once, and that is all
+        // of it in the worst case. The others are what takes all of that work, or a good part of it, alone.
+        most(Resource::Work, 80_000);
+        most(Resource::Ports, 1_300);
+        most(Resource::BlocksV4, 4_400);
+        most(Resource::BlocksV6, 4_400);
+        most(Resource::Members, 150_000);
+        most(Resource::Selectors, 1_000);
+        most(Resource::Rows, 4_000);
+        most(Resource::Verdicts, 16_000);
+        most(Resource::Services, 2_000);
+        most(Resource::Parts, 40_000);
+        Self { node, namespace, service: 2_000, cells: 10_000 }
     }
 }
 

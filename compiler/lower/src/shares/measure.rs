@@ -12,7 +12,7 @@ use netpolc_policy::{
 };
 use netpolc_table::schema::Family;
 
-use super::limits::{RESOURCES, Resource, Usage};
+use super::limits::{RESOURCES, Resource, Usage, work};
 use crate::{blocks::Prefix, fingerprint};
 
 /// Steps of the IPv6 trie below its root that a whole address takes.
@@ -32,6 +32,8 @@ pub(super) fn pairs(service: &Service) -> u64 {
 /// What can be added up without looking at the policies together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Bound {
+    /// Exactly: it is a sum.
+    pub(super) parts: u64,
     edges: u64,
     prefixes: [u64; 2],
     blocks: u64,
@@ -45,10 +47,12 @@ pub(super) struct Bound {
 
 impl Bound {
     pub(super) fn of(policy: &Policy) -> Self {
-        let mut bound = Self::default();
+        let mut bound = Self { parts: 1, ..Self::default() };
         for rule in Direction::BOTH.into_iter().flat_map(|direction| rules(policy, direction)) {
             bound.rules += 1;
+            bound.parts += 1 + peers(rule).len() as u64;
             if let Ports::Listed(ports) = &rule.ports {
+                bound.parts += ports.len() as u64;
                 bound.edges += 2 * ports.len() as u64;
                 bound.singles += ports.len() as u64;
                 bound.wide += u64::from(ports.iter().any(|port| match port {
@@ -61,6 +65,7 @@ impl Bound {
             for peer in peers(rule) {
                 match peer {
                     Peer::Block(block) => {
+                        bound.parts += block.except.len() as u64;
                         bound.prefixes[Family::of(block.cidr.ip()) as usize] += 1 + block.except.len() as u64;
                         bound.blocks += 1;
                     }
@@ -72,9 +77,10 @@ impl Bound {
         bound
     }
 
-    fn fields(&mut self) -> [&mut u64; 8] {
+    fn fields(&mut self) -> [&mut u64; 9] {
         let [v4, v6] = &mut self.prefixes;
         [
+            &mut self.parts,
             &mut self.edges,
             v4,
             v6,
@@ -109,6 +115,8 @@ impl Bound {
         usage[Resource::Rows as usize] = self.rules.saturating_mul(pods);
         let cells = self.singles.saturating_add(self.wide.saturating_mul(self.edges + 3));
         usage[Resource::Verdicts as usize] = cells.saturating_mul(pods);
+        usage[Resource::Parts as usize] = self.parts;
+        usage[Resource::Work as usize] = work(&usage);
         usage
     }
 }
@@ -236,7 +244,7 @@ impl Ledger {
         Step { resource, limit, aside, takes, left: without(many) }
     }
 
-    /// What these items take together.
+    /// What these items take together; their parts were counted before ([`Bound`]).
     fn usage(&self, kept: &[usize]) -> Usage {
         let items = || kept.iter().map(|i| &self.items[*i]);
         let edges = distinct(items().flat_map(|item| item.edges.iter().copied()));
@@ -258,6 +266,7 @@ impl Ledger {
                 usage[Resource::Verdicts as usize] += cells * sets;
             }
         }
+        usage[Resource::Work as usize] = work(&usage);
         usage
     }
 }

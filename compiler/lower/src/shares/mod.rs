@@ -120,6 +120,21 @@ impl Shares {
         }
     }
 
+    /// How much there is.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Sets namespaces aside whose rows turned out to take more verdicts than they may; they are
+    /// [`Compiler::take_excess`](crate::Compiler::take_excess)'s. False: there are none.
+    pub fn blame_excess(&mut self, cluster: &Cluster, excess: BTreeMap<Arc<str>, u64>) -> bool {
+        let limit = self.limits.cells;
+        let blamed = excess.into_iter().map(|(namespace, takes)| {
+            self.blame(cluster, Resource::Verdicts, &BTreeMap::from([(namespace, takes)]), limit)
+        });
+        blamed.fold(false, |any, blamed| any | blamed)
+    }
+
     /// Decides about a whole cluster, which the compiler is to take in by [`Compiler::load_admitted`](crate::Compiler).
     pub fn load(&mut self, cluster: &Cluster) {
         self.accounts.clear();
@@ -314,25 +329,28 @@ impl Shares {
     }
 
     fn decide_exactly(&mut self, cluster: &Cluster) {
+        let parts = Resource::Parts;
+        let limit = self.limit(parts, self.accounts.values().map(|a| a.bound()[parts as usize]));
         for (namespace, account) in &mut self.accounts {
-            account.look(namespace, cluster);
+            let (used, largest) = (account.bound()[parts as usize], account.largest(limit));
+            account.look(namespace, cluster, largest.iter().map(|(name, _)| name.clone()).collect());
+            set_aside(&mut self.policies_aside, namespace, largest, (parts, used, limit));
         }
         for resource in RESOURCES {
-            let level = level(self.accounts.values().map(|a| a.used(resource)), self.limits.node[resource as usize]);
-            let limit = level.min(self.limits.namespace[resource as usize]);
+            let limit = self.limit(resource, self.accounts.values().map(|a| a.used(resource)));
             for (namespace, account) in &mut self.accounts {
                 let used = account.used(resource);
-                if used <= limit {
-                    continue;
-                }
-                for (name, takes) in account.reduce(resource, limit) {
-                    let object = ObjectKey { namespace: namespace.clone(), name };
-                    let aside =
-                        Aside { kind: Kind::Policy, resource, takes, namespace: used, limit, object: object.clone() };
-                    self.policies_aside.insert(object, aside);
+                if used > limit {
+                    let largest = account.reduce(resource, limit);
+                    set_aside(&mut self.policies_aside, namespace, largest, (resource, used, limit));
                 }
             }
         }
+    }
+
+    /// How much of a resource a namespace may take where the namespaces take so much.
+    fn limit(&self, resource: Resource, used: impl Iterator<Item = u64>) -> u64 {
+        level(used, self.limits.node[resource as usize]).min(self.limits.namespace[resource as usize])
     }
 
     fn decide_services(&mut self) {
@@ -350,8 +368,7 @@ impl Shares {
             *used.entry(key.namespace.clone()).or_default() += takes;
             by_namespace.entry(key.namespace.clone()).or_default().push((takes, key.clone()));
         }
-        let level = level(used.values().copied(), self.limits.node[resource as usize]);
-        let limit = level.min(self.limits.namespace[resource as usize]);
+        let limit = self.limit(resource, used.values().copied());
         for (namespace, total) in used.into_iter().filter(|(_, used)| *used > limit) {
             let mut list = by_namespace.remove(&namespace).unwrap_or_default();
             list.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -367,6 +384,19 @@ impl Shares {
             }
         }
     }
+}
+
+/// Notes policies of a namespace, with what each takes by itself; then what all take together, and may take.
+fn set_aside(
+    aside: &mut BTreeMap<ObjectKey, Aside>,
+    namespace: &Arc<str>,
+    policies: Vec<(Arc<str>, u64)>,
+    (resource, used, limit): (Resource, u64, u64),
+) {
+    aside.extend(policies.into_iter().map(|(name, takes)| {
+        let object = ObjectKey { namespace: namespace.clone(), name };
+        (object.clone(), Aside { kind: Kind::Policy, resource, takes, namespace: used, limit, object })
+    }));
 }
 
 /// The most that each may take so that all together fit: whoever takes less keeps what he takes (max-min fairness).

@@ -40,7 +40,7 @@ pub type Prefix = (u128, u8);
 pub struct Trie {
     family: Family,
     /// By length: left-aligned address -> value of a slot.
-    prefixes: Vec<HashMap<u128, u32>>,
+    prefixes: Vec<BTreeMap<u128, u32>>,
     /// Lengths in use, ascending.
     lengths: Vec<u8>,
     /// For each block: the prefixes that need it.
@@ -103,7 +103,7 @@ impl Trie {
     pub fn open(family: Family, maps: &Maps, access: Access) -> Result<Self, Error> {
         let mut this = Self {
             family,
-            prefixes: vec![HashMap::new(); 129],
+            prefixes: vec![BTreeMap::new(); 129],
             lengths: vec![],
             uses: vec![],
             free: vec![],
@@ -215,14 +215,9 @@ impl Trie {
 
     /// The value of the longest prefix of at most `limit` bits.
     fn lookup(&self, address: u128, limit: u8) -> u32 {
-        self.between(address, None, limit).unwrap_or(0)
-    }
-
-    /// The value of the longest prefix longer than `above` and of at most `limit` bits.
-    fn between(&self, address: u128, above: Option<u8>, limit: u8) -> Option<u32> {
         let end = self.lengths.partition_point(|&l| l <= limit);
-        let lengths = self.lengths[..end].iter().rev().take_while(|&&l| above.is_none_or(|a| l > a));
-        lengths.copied().find_map(|l| self.prefixes[usize::from(l)].get(&(address & mask(l))).copied())
+        let mut lengths = self.lengths[..end].iter().rev();
+        lengths.find_map(|&l| self.prefixes[usize::from(l)].get(&(address & mask(l))).copied()).unwrap_or(0)
     }
 
     /// The value under exactly this prefix.
@@ -289,12 +284,11 @@ impl Trie {
     #[allow(clippy::too_many_arguments)]
     fn paint(&self, maps: &Maps, level: usize, block: u32, address: u128, from: usize, count: usize, inherited: u32) {
         let slots = self.slots(maps);
-        let above = level.checked_sub(1).map(bits);
         let (shift, base) = (128 - u32::from(bits(level)), address & level.checked_sub(1).map_or(0, |l| mask(bits(l))));
-        for i in from..from + count {
+        let wanted = self.values(level, base | (from as u128) << shift, count, inherited);
+        for (i, value) in (from..).zip(wanted) {
             let address = base | (i as u128) << shift;
             let index = at(block, level, address);
-            let value = self.between(address, above, bits(level)).unwrap_or(inherited);
             let slot = slots[index].load(Relaxed);
             if level < self.steps() && slot & trie::CHILD != 0 {
                 self.paint(maps, level + 1, slot & !trie::CHILD, address, 0, 256, value);
@@ -302,6 +296,30 @@ impl Trie {
                 slots[index].store(value, Release);
             }
         }
+    }
+
+    /// What `count` slots of a level from `address` on stand for: of each the longest prefix of at most
+    /// this level's bits, else `inherited`. The slots are all of one prefix, or of one block.
+    fn values(&self, level: usize, address: u128, count: usize, inherited: u32) -> Vec<u32> {
+        let (above, shift) = (level.checked_sub(1).map(bits), 128 - u32::from(bits(level)));
+        let mut values = vec![inherited; count];
+        // Inclusive: behind the last slot the addresses may end.
+        let last = address | ((count as u128) << shift).wrapping_sub(1);
+        for &length in self.lengths.iter().filter(|&&l| above.is_none_or(|a| l > a) && l <= bits(level)) {
+            let width = 1_usize << (bits(level) - length);
+            let list = &self.prefixes[usize::from(length)];
+            // One that begins before them may cover them all; those that begin among them lie in them.
+            if let (true, Some(&value)) = (width > count, list.get(&(address & mask(length)))) {
+                values.fill(value);
+            }
+            if width <= count {
+                for (&begin, &value) in list.range(address..=last) {
+                    let first = ((begin - address) >> shift) as usize;
+                    values[first..first + width].fill(value);
+                }
+            }
+        }
+        values
     }
 
     /// Paints the slots of one prefix.
@@ -423,11 +441,10 @@ impl Trie {
 
     fn verify(&self, maps: &Maps, level: usize, block: u32, base: u128, inherited: u32) -> Result<(), Error> {
         let slots = self.slots(maps);
-        let above = level.checked_sub(1).map(bits);
-        for i in 0..if level == 0 { 65536 } else { 256 } {
+        let wanted = self.values(level, base, if level == 0 { 65536 } else { 256 }, inherited);
+        for (i, want) in wanted.into_iter().enumerate() {
             let address = base | (i as u128) << (128 - u32::from(bits(level)));
             let index = at(block, level, address);
-            let want = self.between(address, above, bits(level)).unwrap_or(inherited);
             let slot = slots[index].load(Acquire);
             if level < self.steps() && slot & trie::CHILD != 0 {
                 let child = slot & !trie::CHILD;
