@@ -127,7 +127,8 @@
 //! Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
 //! request or reply: any other is Drop(IcmpError).
 //! A live entry under the tuple: Next where the opener's direction, judged now, permits; else Drop(IcmpError). No live
-//! entry, or an inner packet that has no tuple: Drop(IcmpError). Whatever a judged pod sends or is sent has an entry,
+//! entry: Next where both directions, judged now, permit the tuple, which needs no entry then; else Drop(IcmpError), and
+//! so is an inner packet that has no tuple. Whatever else a judged pod sends or is sent has an entry,
 //! so an error about anything else is about nothing, and would carry data past the policies.
 //! An error changes no state.
 //!
@@ -153,6 +154,10 @@
 //! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be left out where the
 //! phase stays and the deadline would move by less than one second.
 //!
+//! *Needed* is an entry where the word has RECORD, where it would be deferred, or where the other direction is isolated
+//! and the event is Open or the tables do not permit the answer: Permits(the other direction, remote, its destination
+//! port) fails. Who sends datagrams that policy permits both ways has opened nothing that the tables do not say.
+//!
 //! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
 //!
 //! | allowed? | packet | entry | does |
@@ -160,7 +165,8 @@
 //! | yes | not `keep`, or no tuple | | Next |
 //! | yes | Open | live, Closing or Reset | create anew, Next |
 //! | yes | Open, Datagram | live otherwise | touch, Next; the opener stays (S40) |
-//! | yes | Open, Datagram | not live, none | create, Next; no room: Drop(StateFull) where the word has INGRESS or EGRESS, else Next |
+//! | yes | Open, Datagram | not live, none; not needed | Next |
+//! | yes | Open, Datagram | not live, none; needed | create, Next; no room: Next where the word has only RECORD or the packet is born, else Drop(StateFull) |
 //! | yes | Accept, Finish, Reset; of SCTP also Data | live | touch, Next |
 //! | yes | any other | | Next |
 //! | no | Open of TCP | live, phase Opening, opener is the other hook, opener permits | touch, Next (crossing SYNs) |
@@ -172,7 +178,7 @@
 //!
 //! *Create*: phase Opening, opener this hook, `born` where the packet is, the remote's incarnation. Over the
 //! entry under the same tuple, where there is one (whatever its age); else in a free place of the endpoint's quota for this family; else over an entry that
-//! expired; else over one in phase Closing or Reset; else Replied; else there is no room. No other packet, and no denied
+//! expired; else over one in phase Closing or Reset; else Replied; else Opening; else there is no room: what is established stays. No other packet, and no denied
 //! packet, changes an entry: one whose opener is no longer permitted stays where it is until its deadline, so that the other
 //! side cannot open the same tuple as its own (S41).
 //!

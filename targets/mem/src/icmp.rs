@@ -58,7 +58,11 @@ impl Mem {
         }
         let tuple = tuple(context.endpoint, hook, inner.source, inner.destination, inner.protocol, &inner.transport);
         let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now);
-        let permitted = entry.is_some_and(|entry| self.opener_permits(context, &entry, &tuple));
+        let permitted = match entry {
+            Some(entry) => self.opener_permits(context, &entry, &tuple),
+            // It needs none.
+            None => [Hook::ToPod, Hook::FromPod].iter().all(|hook| self.permits(context.word, *hook, &tuple)),
+        };
         if permitted { NEXT } else { Err(IcmpError) }
     }
 }

@@ -134,6 +134,17 @@ impl Mem {
         }
     }
 
+    /// Will some judgement need to know who opened this?
+    fn is_needed(&self, context: &Context, tuple: &Tuple, event: Event, mark: Mark) -> bool {
+        let other = match context.hook {
+            Hook::ToPod => Hook::FromPod,
+            Hook::FromPod | Hook::Translated => Hook::ToPod,
+        };
+        let answered_by_entry =
+            || isolated(context.word, other) && (event == Event::Open || !self.permits(context.word, other, tuple));
+        context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()
+    }
+
     /// A packet that policy lets through, or on: what it means for state.
     fn allowed(
         &mut self,
@@ -155,10 +166,11 @@ impl Mem {
                 }
                 Ok(opening.mark)
             }
-            _ if opens => {
+            _ if opens && (entry.is_some() || self.is_needed(context, &tuple, event, opening.mark)) => {
                 let created = self.state.create(tuple, opening, self.now);
                 let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
-                if created.is_err() && isolated { Err(StateFull) } else { Ok(opening.mark) }
+                let refused = isolated && opening.birth == Birth::Elsewhere;
+                if created.is_err() && refused { Err(StateFull) } else { Ok(opening.mark) }
             }
             _ => Ok(opening.mark),
         }

@@ -113,13 +113,14 @@ impl State {
     }
 
     /// The entry that gives way when a quota is used up: an expired one, else a closing one, else one whose opener
-    /// was answered and never confirmed; of several the one that would die first.
+    /// was answered and never confirmed, else one that was not answered; of several the one that would die first.
     fn yielding(&self, (endpoint, v6): (u16, bool), now: Duration) -> Option<Tuple> {
         let rank = |c: &Connection| match c.phase {
             _ if c.deadline <= now => Some(0),
             Phase::Closing | Phase::Reset => Some(1),
             Phase::Replied => Some(2),
-            Phase::Opening | Phase::Established => None,
+            Phase::Opening => Some(3),
+            Phase::Established => None,
         };
         let own = self.entries.iter().filter(|(t, _)| t.endpoint == endpoint && t.local.is_ipv6() == v6);
         own.filter_map(|(t, c)| Some((rank(c)?, c.deadline, *t))).min().map(|(_, _, tuple)| tuple)

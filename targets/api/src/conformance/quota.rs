@@ -4,7 +4,7 @@ use super::{
     Report, Subject, fill,
     world::{A, ACK, B, FIN, Hosts, Policy, SYN, SYN_ACK, Talk, UPLINK, Unit, switch, world},
 };
-use crate::{Error, Frame, Hook, Mark, Verdict};
+use crate::{Arrival, Error, Frame, Hook, Mark, Verdict};
 
 use netpolc_table::schema::Family;
 
@@ -17,19 +17,22 @@ struct Player<'a> {
 impl Player<'_> {
     fn judge(&mut self, interface: u32, hook: Hook, bytes: Vec<u8>) -> Result<Verdict, Error> {
         self.packets += 1;
-        let arrival = crate::Arrival::At(if hook == Hook::ToPod { UPLINK } else { interface });
+        let arrival = Arrival::At(if hook == Hook::ToPod { UPLINK } else { interface });
         self.subject.packet(hook, &Frame { interface, arrival, mark: Mark::Clear, bytes })
     }
 
-    /// Opens UDP conversations from A until one is refused; returns those that were let through.
+    /// Opens TCP connections from A and answers them until one is refused; returns those that are established.
     fn fill(&mut self, hosts: &Hosts) -> Result<Vec<Talk>, Error> {
         let most = 4 * self.subject.capabilities().connections as usize + 4096;
         let mut open = vec![];
         for i in 0..most {
-            let talk = Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 53 + (i / 50_000) as u16);
-            if self.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))? == Verdict::Drop {
+            let talk = Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 80 + (i / 50_000) as u16);
+            if self.judge(A.interface, Hook::FromPod, talk.out(SYN))? == Verdict::Drop {
                 break;
             }
+            self.judge(A.interface, Hook::ToPod, talk.back(SYN_ACK))?;
+            self.judge(A.interface, Hook::FromPod, talk.out(ACK))?;
+            self.judge(A.interface, Hook::ToPod, talk.back(ACK))?;
             open.push(talk);
         }
         Ok(open)
@@ -76,18 +79,24 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     expect("a good part of the quota is let through", Verdict::Next, least);
 
     for talk in [open.first(), open.last()].into_iter().flatten() {
-        expect(
-            "replies of old connections",
-            Verdict::Next,
-            player.judge(A.interface, Hook::ToPod, talk.back(Unit::Udp))?,
-        );
+        let got = player.judge(A.interface, Hook::ToPod, talk.back(ACK))?;
+        expect("replies of old connections", Verdict::Next, got);
     }
-    let refused =
-        Talk::new(hosts.a, 1024 + (open.len() % 50_000) as u16, hosts.friend, 53 + (open.len() / 50_000) as u16);
-    let got = player.judge(A.interface, Hook::FromPod, refused.out(Unit::Udp))?;
+    let next = open.len();
+    let refused = Talk::new(hosts.a, 1024 + (next % 50_000) as u16, hosts.friend, 80 + (next / 50_000) as u16);
+    let got = player.judge(A.interface, Hook::FromPod, refused.out(SYN))?;
     expect("the refused one is refused again", Verdict::Drop, got);
-    let got = player.judge(A.interface, Hook::ToPod, refused.back(Unit::Udp))?;
+    let got = player.judge(A.interface, Hook::ToPod, refused.back(SYN_ACK))?;
     expect("an answer to the refused one", Verdict::Drop, got);
+    let mut probes = 0;
+    for port in 0..64 {
+        let probe = Talk::new(hosts.a, 8080, hosts.stranger, 30_000 + port).back(SYN);
+        let frame = Frame { interface: A.interface, arrival: Arrival::Born, mark: Mark::Clear, bytes: probe };
+        player.packets += 1;
+        probes += usize::from(player.subject.packet(Hook::ToPod, &frame)? == Verdict::Next);
+    }
+    let got = if probes == 64 { Verdict::Next } else { Verdict::Drop };
+    expect("what the node opens finds room or needs none (S44)", Verdict::Next, got);
 
     let other = Talk::new(hosts.b, 2000, hosts.friend, 53);
     expect("another pod opens", Verdict::Next, player.judge(B.interface, Hook::FromPod, other.out(Unit::Udp))?);
@@ -97,10 +106,26 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     let talk = Talk::new(else_a, 2000, else_friend, 53);
     expect("the other family opens", Verdict::Next, player.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))?);
 
-    // Everything but the two answered ones has expired: places are used again without anyone's help.
-    player.subject.advance(std::time::Duration::from_secs(40))?;
-    expect("room after expiry", Verdict::Next, player.judge(A.interface, Hook::FromPod, refused.out(Unit::Udp))?);
-    expect("and an answer", Verdict::Next, player.judge(A.interface, Hook::ToPod, refused.back(Unit::Udp))?);
+    // Everything has expired: places are used again without anyone's help.
+    player.subject.advance(std::time::Duration::from_secs(500_000))?;
+    expect("room after expiry", Verdict::Next, player.judge(A.interface, Hook::FromPod, refused.out(SYN))?);
+    expect("and an answer", Verdict::Next, player.judge(A.interface, Hook::ToPod, refused.back(SYN_ACK))?);
+    player.judge(A.interface, Hook::FromPod, refused.out(ACK))?;
+    player.judge(A.interface, Hook::ToPod, refused.back(ACK))?;
+
+    // Questions, answered or not, give way to new ones, and never what is established.
+    let mut lost = 0;
+    for i in 0..4 * quota as u32 {
+        let talk = Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 53 + (i / 50_000) as u16);
+        lost += usize::from(player.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))? == Verdict::Drop);
+        if i % 2 == 0 {
+            lost += usize::from(player.judge(A.interface, Hook::ToPod, talk.back(Unit::Udp))? == Verdict::Drop);
+        }
+    }
+    let got = if lost == 0 { Verdict::Next } else { Verdict::Drop };
+    expect("questions give way to new ones", Verdict::Next, got);
+    let got = player.judge(A.interface, Hook::ToPod, refused.back(ACK))?;
+    expect("and what is established stays", Verdict::Next, got);
 
     // Closed connections give way: many more of them than the quota, each opened, answered and closed.
     player.subject.advance(std::time::Duration::from_secs(600))?;

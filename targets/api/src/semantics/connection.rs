@@ -62,8 +62,9 @@ impl Event {
 pub enum Phase {
     /// Opened, no answer seen.
     Opening = 1,
-    /// SYN+ACK or INIT ACK seen. Lives as long as an established one, since further packets need not be
-    /// looked up, but yields its place where there is no other room (a SYN flood must not fill a quota for days).
+    /// SYN+ACK or INIT ACK seen, or the first answer to a datagram. Of TCP it lives as long as an established one, since
+    /// further packets need not be looked up. It yields its place where there is no other room: a SYN flood must not fill a
+    /// quota for days, and questions that were answered not for minutes.
     Replied = 2,
     /// Answered.
     Established = 3,
@@ -82,9 +83,9 @@ impl Phase {
         let reached = match (event, side) {
             (Event::Reset, _) => Phase::Reset,
             (Event::Finish, _) => Phase::Closing,
-            (Event::Data | Event::Datagram, Side::Other) => Phase::Established,
-            (Event::Data, Side::Opener) if self == Phase::Replied => Phase::Established,
-            (Event::Accept, Side::Other) => Phase::Replied,
+            (Event::Data, Side::Other) => Phase::Established,
+            (Event::Data | Event::Datagram, Side::Opener) if self == Phase::Replied => Phase::Established,
+            (Event::Accept | Event::Datagram, Side::Other) => Phase::Replied,
             _ => Phase::Opening,
         };
         self.max(reached)
@@ -111,7 +112,8 @@ pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
         (ip::SCTP, Phase::Established) => 210,
         (ip::SCTP, Phase::Closing) => 10,
         (ip::SCTP, _) => 30,
-        (ip::UDP, Phase::Opening) => 30,
+        // One question and one answer live no longer than a question; a stream does.
+        (ip::UDP, Phase::Opening | Phase::Replied) => 30,
         (ip::UDP, _) => 120,
         (ip::ICMP | ip::ICMPV6, _) => 30,
         _ => 600,
@@ -141,6 +143,9 @@ mod tests {
         }
         assert_eq!(Phase::Opening.after(Event::Data, Side::Opener), Phase::Opening);
         assert_eq!(Phase::Replied.after(Event::Data, Side::Opener), Phase::Established);
+        assert_eq!(Phase::Opening.after(Event::Datagram, Side::Other), Phase::Replied);
+        assert_eq!(Phase::Replied.after(Event::Datagram, Side::Other), Phase::Replied);
+        assert_eq!(Phase::Replied.after(Event::Datagram, Side::Opener), Phase::Established);
         assert_eq!(Phase::Closing.after(Event::Data, Side::Other), Phase::Closing);
     }
 }

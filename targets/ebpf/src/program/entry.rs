@@ -1,9 +1,9 @@
 //! The state tables: entries made and refreshed. All writes to a live slot are compare-and-swaps of its meta word.
 
-use netpolc_table::schema::Family;
+use netpolc_table::schema::{Family, Word};
 use netpolc_target::{Hook, semantics::Phase};
 
-use super::{Asks, Generator, ctx, lookup::maps, mark, stack};
+use super::{Asks, Generator, ctx, isolation, lookup::maps, mark, other, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -11,7 +11,8 @@ use crate::{
         Size,
     },
     layout::{
-        MapId, config,
+        MapId,
+        config::{self, code},
         state::{self, WAYS},
     },
 };
@@ -28,6 +29,19 @@ enum Wanted {
     Closing,
     /// Answered, but not established.
     Replied,
+    /// Not answered.
+    Opening,
+}
+
+impl Wanted {
+    /// Which phase, where it is one alone.
+    fn phase(self) -> Phase {
+        match self {
+            Wanted::Replied => Phase::Replied,
+            Wanted::Opening => Phase::Opening,
+            Wanted::Dead | Wanted::Closing => Phase::Closing,
+        }
+    }
 }
 
 impl Generator<'_> {
@@ -113,11 +127,11 @@ impl Generator<'_> {
                     a.mov(R4, Phase::Closing as i32 - 1);
                     a.alu(Alu::Sub, R4, R5);
                 }
-                // (phase ^ Replied) - 1 < 0
-                Wanted::Replied => {
+                // (phase ^ wanted) - 1 < 0
+                Wanted::Replied | Wanted::Opening => {
                     a.load(Size::W, R4, R2, way * 8 + 4);
                     a.alu(Alu::And, R4, 7);
-                    a.alu(Alu::Xor, R4, Phase::Replied as i32);
+                    a.alu(Alu::Xor, R4, wanted.phase() as i32);
                     a.alu(Alu::Sub, R4, 1);
                 }
             }
@@ -133,6 +147,45 @@ impl Generator<'_> {
         a.alu(Alu::And, R1, 255);
         a.alu(Alu::Add, R4, R1);
         a.load(Size::B, R1, R4, 0);
+    }
+
+    /// The same, and any of them alike, by bits of the hash that no place depends on: the first one would be the newest
+    /// again and again. R0: the hash. Changes R4, R5.
+    fn pick_any(&mut self) {
+        let a = &mut self.a;
+        a.mov(R5, R0);
+        a.alu(Alu::Rsh, R5, 45);
+        a.alu(Alu::And, R5, 7);
+        // The set's first `R5` ways go behind the others.
+        a.alu(Alu::Lsh, R1, R5);
+        a.mov(R4, R1);
+        a.alu(Alu::Rsh, R4, 8);
+        a.alu(Alu::Or, R1, R4);
+        self.pick();
+        self.a.alu(Alu::Add, R1, R5);
+    }
+
+    /// Runs on where some judgement will need to know who opens here, or where the endpoint records; else permits.
+    /// Keeps R7 to R9.
+    pub(super) fn if_needed(&mut self, family: Family) {
+        let (allow, needed, ask) = (self.allow, self.a.label(), self.a.label());
+        let hook = other(self.hook);
+        self.a.note("state: is an entry needed?");
+        self.word_flags();
+        let a = &mut self.a;
+        a.jump_if(Cond::Set, R1, i32::from(Word::RECORD), needed);
+        if self.hook == Hook::FromPod {
+            a.load(Size::Dw, R2, Fp, stack::MARKS);
+            a.jump_if(Cond::Set, R2, mark::DEFER, needed);
+        }
+        a.alu(Alu::And, R1, isolation(hook));
+        a.jump_if(Cond::Eq, R1, 0, allow);
+        a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.jump_if(Cond::Eq, R1, i32::from(code::DATAGRAM), ask);
+        a.jump(needed);
+        a.bind(ask);
+        self.permits(hook, family, allow, needed);
+        self.a.bind(needed);
     }
 
     /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`, or to `lost` where the slot is not
@@ -151,15 +204,12 @@ impl Generator<'_> {
                 a.alu32(Alu::Mov, R1, R4);
                 a.jump_if(Cond::Gt, R1, R7, lost);
             }
-            Wanted::Closing | Wanted::Replied => {
+            Wanted::Closing | Wanted::Replied | Wanted::Opening => {
                 a.mov(R1, R4);
                 a.alu(Alu::Rsh, R1, state::PHASE_SHIFT as i32);
                 a.alu(Alu::And, R1, 7);
-                let (cond, phase) = match wanted {
-                    Wanted::Replied => (Cond::Ne, Phase::Replied),
-                    _ => (Cond::Lt, Phase::Closing),
-                };
-                a.jump_if(cond, R1, phase as i32, lost);
+                let cond = if matches!(wanted, Wanted::Closing) { Cond::Lt } else { Cond::Ne };
+                a.jump_if(cond, R1, wanted.phase() as i32, lost);
             }
         }
         a.jump(claim);
@@ -169,6 +219,7 @@ impl Generator<'_> {
     pub(super) fn create(&mut self, family: Family, create: Label, claim: Label, [again, rescan]: [Label; 2]) {
         let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         self.a.bind(create);
+        self.if_needed(family);
         self.a.load(Size::Dw, R0, Fp, stack::HASH);
         self.bucket(family, 0, R2, R3);
         self.a.note("state: a free way of the first bucket");
@@ -195,14 +246,14 @@ impl Generator<'_> {
         self.slot(family, Wanted::Dead, claim, lost);
 
         self.a.bind(evict);
-        for wanted in [Wanted::Closing, Wanted::Replied] {
+        for wanted in [Wanted::Closing, Wanted::Replied, Wanted::Opening] {
             for bucket in 0..2 {
                 let none = self.a.label();
                 self.bucket(family, bucket, R2, R3);
                 self.a.note("state: an entry that yields its place");
                 self.ways(wanted);
                 self.a.jump_if(Cond::Eq, R1, 0, none);
-                self.pick();
+                self.pick_any();
                 self.slot(family, wanted, claim, lost);
                 self.a.bind(none);
             }

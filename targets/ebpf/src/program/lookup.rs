@@ -53,7 +53,7 @@ impl Generator<'_> {
             }
         }
 
-        let (allow, orphan) = (self.allow, self.deny(IcmpError));
+        let (allow, orphan, unknown, half) = (self.allow, self.a.label(), self.deny(IcmpError), self.a.label());
         let a = &mut self.a;
         a.note("state: no live entry");
         a.bind(absent);
@@ -64,6 +64,11 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::EVENT);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
         a.jump(allow);
+        a.note("icmp error: about what needs no entry?");
+        a.bind(orphan);
+        self.permits(Hook::ToPod, family, half, unknown);
+        self.a.bind(half);
+        self.permits(Hook::FromPod, family, allow, unknown);
 
         self.found(family, [found, twin], [absent, last], touch, claim);
         self.touch(touch);
@@ -250,8 +255,17 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), claim);
-        a.jump(allow);
+        a.jump_if(Cond::Gt, R1, i32::from(code::DATAGRAM), allow);
+        // The entry's place is the new one's, where there is to be one.
+        a.store(Size::Dw, Fp, stack::SPARE, R2);
+        a.store(Size::Dw, Fp, stack::SPARE2, R4);
+        a.store(Size::Dw, Fp, stack::BUFFER, R3);
+        self.if_needed(family);
+        let a = &mut self.a;
+        a.load(Size::Dw, R2, Fp, stack::SPARE);
+        a.load(Size::Dw, R4, Fp, stack::SPARE2);
+        a.load(Size::Dw, R3, Fp, stack::BUFFER);
+        a.jump(claim);
 
         a.note("state: denied, live entry: opened by the other side?");
         a.bind(denied);
@@ -322,10 +336,11 @@ impl Generator<'_> {
         }
     }
 
-    /// No room: refuses the pod's own new connection where it is isolated.
+    /// No room: refuses a new connection where the pod is isolated, but for those that the node opens.
     pub(super) fn full(&mut self) {
         let (full, allow) = (self.deny(StateFull), self.allow);
         self.a.note("state: no room");
+        self.if_born(allow);
         self.word_flags();
         self.a.jump_if(Cond::Set, R1, i32::from(Word::INGRESS | Word::EGRESS), full);
         self.a.jump(allow);

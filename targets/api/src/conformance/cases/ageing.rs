@@ -116,11 +116,19 @@ fn udp(h: &Hosts) -> Case {
 
 fn udp_replied(h: &Hosts) -> Case {
     let talk = Talk::new(h.a, 4000, h.friend, 53);
-    let limit = of(ip::UDP, Phase::Established);
+    let (answered, limit) = (of(ip::UDP, Phase::Replied), of(ip::UDP, Phase::Established));
+    let once = Talk::new(h.a, 4001, h.friend, 53);
     Case::new(name("S39 UDP with answers", h), world(Policy::Nothing, Policy::Some))
         .out_passes("a question", talk.out(Unit::Udp))
         .in_passes("its answer", talk.back(Unit::Udp))
-        .after(limit - 5)
+        .out_passes("another one", once.out(Unit::Udp))
+        .in_passes("its answer", once.back(Unit::Udp))
+        .after(answered - 5)
+        .in_passes("more of the answer", talk.back(Unit::Udp))
+        .out_passes("a stream", talk.out(Unit::Udp))
+        .after(10)
+        .in_drops("no stream, and too late", once.back(Unit::Udp))
+        .after(limit - 15)
         .in_passes("more", talk.back(Unit::Udp))
         .after(limit - 5)
         .out_passes("a question", talk.out(Unit::Udp))
@@ -158,13 +166,13 @@ fn reused(h: &Hosts) -> Case {
 }
 
 fn opener_of_an_expired_tuple(h: &Hosts) -> Case {
-    let talk = Talk::new(h.a, 53, h.friend, 53);
-    Case::new(name("S40 S43 an expired tuple is opened by the other side", h), world(Policy::Some, Policy::Some))
+    let talk = Talk::new(h.a, 53, h.friend, 4000);
+    Case::new(name("S40 S43 an expired tuple is opened by the other side", h), world(Policy::Nothing, Policy::Friends))
         .out_passes("the pod asks", talk.out(Unit::Udp))
         .after(200)
-        .in_passes("the friend asks", talk.back(Unit::Udp))
         .write(switch(A, Policy::Some, Policy::Nothing))
+        .in_passes("the friend asks", talk.back(Unit::Udp))
         .out_passes("the pod answers", talk.out(Unit::Udp))
-        .write(switch(A, Policy::Nothing, Policy::Some))
+        .write(switch(A, Policy::Nothing, Policy::Friends))
         .in_drops("the friend opened, and may no longer", talk.back(Unit::Udp))
 }

@@ -18,6 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
     for hosts in Hosts::both() {
         cases.extend([
             opener_decides(&hosts),
+            not_needed(&hosts),
             recorded(&hosts),
             same_opener(&hosts),
             time_wait(&hosts),
@@ -36,7 +37,9 @@ fn opener_decides(h: &Hosts) -> Case {
     // The friend opens to a port that only its own policy permits; A's egress permits nothing of it.
     let into = served(h);
     let udp = Talk::new(h.a, 53, h.friend, 4000);
+    // Where egress is open nothing needs to be known, until an endpoint records before it is isolated there too.
     Case::new(name("S40 a connection is judged by who opened it", h), world(Policy::Some, Policy::Open))
+        .write(records(word(A, Policy::Some, Policy::Open)))
         .in_passes("SYN in", into.back(SYN))
         .out_passes("SYN+ACK out", into.out(SYN_ACK))
         .in_passes("ACK in", into.back(ACK))
@@ -49,6 +52,33 @@ fn opener_decides(h: &Hosts) -> Case {
         .out_drops("nor on that tuple", into.out(SYN))
         .in_passes("data in", into.back(ACK))
         .out_passes("data out", into.out(ACK))
+}
+
+/// A keeps everything that opens.
+fn records(word: Word) -> Write {
+    set_word(A, Word { flags: word.flags | Word::RECORD, ..word })
+}
+
+fn not_needed(h: &Hosts) -> Case {
+    let (into, udp) = (served(h), Talk::new(h.a, 53, h.friend, 4000));
+    let both = Talk::new(h.a, 53, h.friend, 53);
+    Case::new(name("S38 what needs no entry has none", h), world(Policy::Some, Policy::Open))
+        .in_passes("SYN in", into.back(SYN))
+        .out_passes("SYN+ACK out", into.out(SYN_ACK))
+        .in_passes("a question", udp.back(Unit::Udp))
+        .out_passes("its answer, egress is open", udp.out(Unit::Udp))
+        .write(switch(A, Policy::Some, Policy::Nothing))
+        .out_drops("isolated without recording: data out", into.out(ACK))
+        .out_drops("an answer out", udp.out(Unit::Udp))
+        .in_passes("the question again", udp.back(Unit::Udp))
+        .out_passes("its answer", udp.out(Unit::Udp))
+        .write(switch(A, Policy::Some, Policy::Some))
+        .in_passes("a datagram that both directions permit", both.back(Unit::Udp))
+        .out_passes("and back", both.out(Unit::Udp))
+        .write(switch(A, Policy::Nothing, Policy::Some))
+        .in_drops("ingress is cut, and the pod opened nothing", both.back(Unit::Udp))
+        .out_passes("it does now", both.out(Unit::Udp))
+        .in_passes("and is answered", both.back(Unit::Udp))
 }
 
 fn recorded(h: &Hosts) -> Case {
@@ -124,9 +154,10 @@ fn tightening(h: &Hosts) -> Case {
 
 fn tightening_udp(h: &Hosts) -> Case {
     let talk = dns(h);
-    Case::new(name("S41 UDP that was cut is not reopened by the other side", h), world(Policy::Everyone, Policy::Some))
+    Case::new(name("S41 UDP that was cut is not reopened by the other side", h), world(Policy::Nothing, Policy::Some))
         .out_passes("a question", talk.out(Unit::Udp))
         .in_passes("its answer", talk.back(Unit::Udp))
+        .out_passes("a stream", talk.out(Unit::Udp))
         .write(switch(A, Policy::Everyone, Policy::Nothing))
         .out_drops("the pod asks again", talk.out(Unit::Udp))
         .in_passes("the server sends, as ingress permits", talk.back(Unit::Udp))
@@ -203,6 +234,7 @@ fn born(h: &Hosts) -> Case {
     let both = word(A, Policy::Nothing, Policy::Nothing);
     let guard = set_word(A, Word { flags: both.flags | Word::GUARD, ..both });
     Case::new(name("S44 S40 what the node opened stays the node's", h), world(Policy::Nothing, Policy::Open))
+        .write(records(word(A, Policy::Nothing, Policy::Open)))
         .born_passes("SYN", talk.back(SYN))
         .out_passes("SYN+ACK, egress is open", talk.out(SYN_ACK))
         .write(guard)
