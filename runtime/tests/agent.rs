@@ -228,6 +228,27 @@ fn s40_a_running_pod_records_before_the_dump_and_is_isolated_after_it() {
     assert_eq!(agent.pods().iter().map(|p| p.adopted).collect::<Vec<_>>(), [2, 0]);
 }
 
+/// S40: what opened while the other direction was open needed no entry, and does once that is isolated too. In the direction
+/// that was isolated policy judges all the time.
+#[test]
+fn s40_a_pod_that_is_isolated_in_a_second_direction_records_and_stays_isolated_in_the_first() {
+    let (mut agent, host, _) = agent();
+    agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+    took(&host.log);
+    let egress = POLICY
+        .replace("name: db", "name: out")
+        .replace("[Ingress]", "[Egress]")
+        .replace("ingress: [{from:", "egress: [{to:");
+    agent.update(cluster(&format!("{PODS}{POLICY}{egress}"))).unwrap();
+    let (record, both) = (Word::RECORD | Word::INGRESS | GUARD, Word::INGRESS | Word::EGRESS | GUARD);
+    let log = took(&host.log);
+    let expected = [format!("word {record:#x}"), "dump".into(), format!("word {both:#x}")];
+    assert_eq!(log, expected);
+    // And not again, where nothing opens that was closed.
+    agent.update(cluster(&format!("{PODS}{egress}"))).unwrap();
+    assert_eq!(took(&host.log), [format!("word {:#x}", Word::EGRESS | GUARD)]);
+}
+
 /// S56: a pod that appears later was never running unseen.
 #[test]
 fn s56_a_new_pod_is_isolated_without_a_recording_phase() {

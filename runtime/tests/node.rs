@@ -112,6 +112,20 @@ fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
     assert!(db["adopted"].as_u64() >= Some(4), "{db}");
     assert_eq!(status["agent"]["running"], true);
 
+    // Isolated in the other direction too: what others opened needed no entry until now, and goes on.
+    let nowhere = policy("nobody").replace("Ingress", "Egress").replace("ingress:", "egress:").replace("from:", "to:");
+    node.apply(Some(&format!("{}---\n{}", policy("ui"), nowhere.replace("name: db", "name: nowhere"))));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while node.passes("db", "10.7.0.3", PATIENCE) {
+        assert!(Instant::now() < deadline, "the pod's egress is never isolated");
+    }
+    for connection in &mut wanted {
+        assert_eq!(connection.poke(PATIENCE), Answer::Echo, "{connection:?}");
+    }
+    assert!(node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE));
+    node.apply(Some(&policy("ui")));
+    node.until("db", "10.7.0.3", true);
+
     // Stopped, killed, started again: the same answers all the time.
     agent.stop(libc::SIGTERM);
     assert!(node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE));

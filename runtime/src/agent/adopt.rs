@@ -38,7 +38,12 @@ pub struct Adoption {
 
 /// Does policy judge some direction?
 pub fn isolates(word: Word) -> bool {
-    word.flags & (Word::INGRESS | Word::EGRESS) != 0
+    isolation(word) != 0
+}
+
+/// The flags of the directions that policy judges.
+pub fn isolation(word: Word) -> u8 {
+    word.flags & (Word::INGRESS | Word::EGRESS)
 }
 
 /// The words of all endpoints.
@@ -47,13 +52,23 @@ pub fn words(program: &Program) -> BTreeMap<u16, Word> {
     entries.iter().map(|(key, entry)| (key.value(0).low() as u16, word_of(entry))).collect()
 }
 
-/// `program` with these endpoints recording instead of isolated.
-pub fn recording<'a>(program: &Program, endpoints: impl IntoIterator<Item = &'a u16>) -> Program {
+/// `program` with these endpoints recording, and isolated only in directions in which they were `before`.
+pub fn recording<'a>(
+    program: &Program,
+    before: &BTreeMap<u16, Word>,
+    endpoints: impl IntoIterator<Item = &'a u16>,
+) -> Program {
     let mut recording = program.clone();
     let entries = &mut recording.table_mut(TableId::Endpoint).entries;
     for endpoint in endpoints {
-        let guard = entries.get(&endpoint_key(*endpoint)).map_or(0, |e| word_of(e).flags & Word::GUARD);
-        let word = Word { ingress_set: 0, egress_set: 0, flags: Word::RECORD | guard };
+        let word = entries.get(&endpoint_key(*endpoint)).map(word_of).unwrap_or_default();
+        let stays = before.get(endpoint).map_or(0, |word| isolation(*word));
+        let set = |flag, set| if stays & word.flags & flag != 0 { set } else { 0 };
+        let word = Word {
+            ingress_set: set(Word::INGRESS, word.ingress_set),
+            egress_set: set(Word::EGRESS, word.egress_set),
+            flags: Word::RECORD | word.flags & !(isolation(word) & !stays),
+        };
         entries.insert(endpoint_key(*endpoint), set_policy(word));
     }
     recording

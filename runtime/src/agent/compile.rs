@@ -104,8 +104,9 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         self.shares.blame(&self.cluster, what.resource()?, &usage, capacity).then_some(())
     }
 
-    /// Endpoints that are about to be isolated in some direction and were in none, where connections may be
-    /// running: their pods were attached already, or this agent has just started. A pod that appears
+    /// Endpoints that are about to be isolated in a direction in which they were not, where connections may be
+    /// running: their pods were attached already, or this agent has just started. Also where the other direction is
+    /// isolated already, since what opened there needed no entry until now. A pod that appears
     /// later has none, and is isolated before its first packet (S56).
     pub(super) fn newly_isolated(
         &self,
@@ -113,11 +114,11 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         attached: &BTreeSet<u32>,
     ) -> BTreeMap<ObjectKey, u16> {
         let now = adopt::words(self.compiler.program());
-        let isolated =
-            |words: &BTreeMap<u16, Word>, endpoint| words.get(&endpoint).is_some_and(|w| adopt::isolates(*w));
+        let isolation =
+            |words: &BTreeMap<u16, Word>, endpoint| words.get(&endpoint).map_or(0, |w| adopt::isolation(*w));
         let runs = |pod| self.whereabouts.interface(pod).is_some_and(|i| self.first || attached.contains(&i));
         let endpoints = self.compiler.endpoints();
-        let found = endpoints.filter(|(pod, id)| runs(*pod) && isolated(&now, *id) && !isolated(before, *id));
+        let found = endpoints.filter(|(pod, id)| runs(*pod) && isolation(&now, *id) & !isolation(before, *id) != 0);
         found.map(|(pod, id)| (pod.clone(), id)).collect()
     }
 }

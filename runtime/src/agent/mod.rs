@@ -423,7 +423,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         let candidates = self.newly_isolated(&before, &attached);
         let mut survey = None;
         if !candidates.is_empty() {
-            let recording = adopt::recording(self.compiler.program(), candidates.values());
+            let recording = adopt::recording(self.compiler.program(), &before, candidates.values());
             let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
             tracing::debug!(after = ?began.elapsed(), "compiled; recording first");
             let ids = lead((&mut self.host, &*self.pulse), &recording, first.as_ref(), &mut report)?;

@@ -53,16 +53,19 @@ fn error(h: &Hosts, kind: (u8, u8), quoted: &[u8]) -> Vec<u8> {
 fn not_needed(h: &Hosts) -> Case {
     let served = Talk::new(h.a, 80, h.friend, 5000);
     let both = Talk::new(h.a, 53, h.friend, 53);
-    Case::new(name("S35 errors about what both directions permit, which has no entry", h), world(Policy::Some, Policy::Open))
-        .in_passes("SYN in", served.back(SYN))
-        .in_passes("too big, what the pod answers", too_big(h, &served.out_packet(Unit::Tcp(0x10))))
-        .in_drops("another port", too_big(h, &Talk::new(h.a, 81, h.friend, 5000).out_packet(Unit::Udp)))
-        .in_drops("another remote", too_big(h, &Talk::new(h.a, 80, h.stranger, 5000).out_packet(Unit::Tcp(0x10))))
-        .write(switch(A, Policy::Some, Policy::Some))
-        .in_drops("egress is isolated: nobody has opened it", too_big(h, &served.out_packet(Unit::Tcp(0x10))))
-        .in_passes("too big, UDP that both permit", too_big(h, &both.out_packet(Unit::Udp)))
-        .write(switch(A, Policy::Nothing, Policy::Some))
-        .in_drops("which one of them does not any more", too_big(h, &both.out_packet(Unit::Udp)))
+    Case::new(
+        name("S35 errors about what both directions permit, which has no entry", h),
+        world(Policy::Some, Policy::Open),
+    )
+    .in_passes("SYN in", served.back(SYN))
+    .in_passes("too big, what the pod answers", too_big(h, &served.out_packet(Unit::Tcp(0x10))))
+    .in_drops("another port", too_big(h, &Talk::new(h.a, 81, h.friend, 5000).out_packet(Unit::Udp)))
+    .in_drops("another remote", too_big(h, &Talk::new(h.a, 80, h.stranger, 5000).out_packet(Unit::Tcp(0x10))))
+    .write(switch(A, Policy::Some, Policy::Some))
+    .in_drops("egress is isolated: nobody has opened it", too_big(h, &served.out_packet(Unit::Tcp(0x10))))
+    .in_passes("too big, UDP that both permit", too_big(h, &both.out_packet(Unit::Udp)))
+    .write(switch(A, Policy::Nothing, Policy::Some))
+    .in_drops("which one of them does not any more", too_big(h, &both.out_packet(Unit::Udp)))
 }
 
 fn with_state(h: &Hosts) -> Case {
