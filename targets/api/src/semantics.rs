@@ -177,7 +177,8 @@
 //! | no | any other | | Drop(Policy) |
 //!
 //! *Create*: phase Opening, opener this hook, `born` where the packet is, the remote's incarnation. Over the
-//! entry under the same tuple, where there is one (whatever its age); else in a free place of the endpoint's quota for this family; else over an entry that
+//! entry under the same tuple, where there is one (whatever its age); else in a free place of the endpoint's quota for this family, unless the
+//! remote has three quarters of the places already (a target that finds places by a hash looks at those that the tuple may have); else over an entry that
 //! expired; else over one in phase Closing or Reset; else Replied; else Opening; else there is no room: what is established stays. No other packet, and no denied
 //! packet, changes an entry: one whose opener is no longer permitted stays where it is until its deadline, so that the other
 //! side cannot open the same tuple as its own (S41).

@@ -98,7 +98,7 @@ impl State {
         let quarter = (tuple.endpoint, tuple.local.is_ipv6());
         if !self.entries.contains_key(&tuple) {
             let count = self.counts.get(&quarter).copied().unwrap_or_default();
-            if count >= self.quota {
+            if count >= self.quota || self.is_greedy(&tuple, count, now) {
                 let place = self.yielding(quarter, now).ok_or(Full)?;
                 self.entries.remove(&place);
             } else {
@@ -110,6 +110,13 @@ impl State {
         let Opening { opener, birth, mark, incarnation } = opening;
         self.entries.insert(tuple, Connection { opener, birth, mark, phase, incarnation, deadline });
         Ok(())
+    }
+
+    /// Has the remote its share of the places already, where few are left?
+    fn is_greedy(&self, tuple: &Tuple, count: usize, now: Duration) -> bool {
+        let share = self.quota * 3 / 4;
+        let own = || self.entries.iter().filter(|(t, _)| t.endpoint == tuple.endpoint && t.remote == tuple.remote);
+        count >= share && own().filter(|(_, c)| c.deadline > now).count() >= share
     }
 
     /// The entry that gives way when a quota is used up: an expired one, else a closing one, else one whose opener

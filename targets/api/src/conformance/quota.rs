@@ -98,6 +98,15 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     let got = if probes == 64 { Verdict::Next } else { Verdict::Drop };
     expect("what the node opens finds room or needs none (S44)", Verdict::Next, got);
 
+    let mut others = 0;
+    for port in 0..64 {
+        let talk = Talk::new(hosts.a, 8080, hosts.network, 30_000 + port);
+        others += usize::from(player.judge(A.interface, Hook::FromPod, talk.out(SYN))? == Verdict::Next);
+        others += usize::from(player.judge(A.interface, Hook::ToPod, talk.back(SYN_ACK))? == Verdict::Next);
+    }
+    let got = if others == 2 * 64 { Verdict::Next } else { Verdict::Drop };
+    expect("another remote finds room", Verdict::Next, got);
+
     let other = Talk::new(hosts.b, 2000, hosts.friend, 53);
     expect("another pod opens", Verdict::Next, player.judge(B.interface, Hook::FromPod, other.out(Unit::Udp))?);
     expect("and is answered", Verdict::Next, player.judge(B.interface, Hook::ToPod, other.back(Unit::Udp))?);

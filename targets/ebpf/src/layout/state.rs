@@ -16,6 +16,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Entries of a bucket.
 pub const WAYS: usize = 8;
+/// Of the places in an entry's two buckets, so many go to entries of one remote at most.
+pub const SHARE: usize = 2 * WAYS * 3 / 4;
 /// Bytes of a key of IPv4: remote, local address (as in the packet), local port, remote port (as in the packet),
 /// protocol u8, zero u8, remote incarnation u16.
 pub const KEY_V4: usize = 16;

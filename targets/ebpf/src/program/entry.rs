@@ -165,6 +165,50 @@ impl Generator<'_> {
         self.a.alu(Alu::Add, R1, R5);
     }
 
+    /// R5 = how many live entries of the tuple's two buckets are the remote's; without jumps, as in [`Self::ways`].
+    /// R0: the hash. Changes R1 to R4.
+    fn places_of_remote(&mut self, family: Family) {
+        let size = maps(family).2 as i16;
+        self.a.mov(R5, 0);
+        for bucket in 0..2 {
+            self.bucket(family, bucket, R2, R3);
+            self.a.note("state: places of the remote");
+            for way in 0..WAYS as i16 {
+                let a = &mut self.a;
+                // (difference of the addresses) - 1 < 0
+                match family {
+                    Family::V4 => {
+                        a.load(Size::W, R1, R3, way * size);
+                        a.alu32(Alu::Xor, R1, R9);
+                    }
+                    Family::V6 => {
+                        a.load(Size::Dw, R1, R3, way * size);
+                        a.load(Size::Dw, R4, Fp, stack::REMOTE);
+                        a.alu(Alu::Xor, R1, R4);
+                        a.load(Size::Dw, R4, Fp, stack::REMOTE + 8);
+                        a.store(Size::Dw, Fp, stack::BUFFER, R1);
+                        a.load(Size::Dw, R1, R3, way * size + 8);
+                        a.alu(Alu::Xor, R1, R4);
+                        a.load(Size::Dw, R4, Fp, stack::BUFFER);
+                        a.alu(Alu::Or, R1, R4);
+                        a.mov(R4, R1);
+                        a.alu(Alu::Rsh, R4, 32);
+                        a.alu32(Alu::Or, R1, R4);
+                    }
+                }
+                a.alu(Alu::Sub, R1, 1);
+                // and not deadline - now - 1 < 0
+                a.load(Size::W, R4, R2, way * 8);
+                a.alu(Alu::Sub, R4, R7);
+                a.alu(Alu::Sub, R4, 1);
+                a.alu(Alu::Xor, R4, -1);
+                a.alu(Alu::And, R1, R4);
+                a.alu(Alu::Rsh, R1, 63);
+                a.alu(Alu::Add, R5, R1);
+            }
+        }
+    }
+
     /// Runs on where some judgement will need to know who opens here, or where the endpoint records; else permits.
     /// Keeps R7 to R9.
     pub(super) fn if_needed(&mut self, family: Family) {
@@ -234,10 +278,14 @@ impl Generator<'_> {
         self.pick();
         let a = &mut self.a;
         a.load(Size::Dw, R5, Fp, stack::SPARE);
+        let (scarce, fair) = (a.label(), a.label());
+        // Free ways of both; those that were picked add up to less than 16.
         a.mov(R4, R1);
-        a.alu(Alu::Or, R4, R5);
-        a.alu(Alu::And, R4, 0xf0);
+        a.alu(Alu::Add, R4, R5);
+        a.alu(Alu::Rsh, R4, 4);
         a.jump_if(Cond::Eq, R4, 0, evict);
+        a.jump_if(Cond::Le, R4, (2 * WAYS - state::SHARE) as i32, scarce);
+        a.bind(fair);
         a.jump_if(Cond::Gt, R1, R5, second);
         self.bucket(family, 0, R2, R3);
         self.a.load(Size::Dw, R1, Fp, stack::SPARE);
@@ -245,6 +293,14 @@ impl Generator<'_> {
         self.a.bind(second);
         self.slot(family, Wanted::Dead, claim, lost);
 
+        self.a.bind(scarce);
+        self.a.store(Size::Dw, Fp, stack::SPARE2, R1);
+        self.places_of_remote(family); // leaves R2, R3 at the second bucket
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::SPARE2);
+        a.mov(R4, R5);
+        a.load(Size::Dw, R5, Fp, stack::SPARE);
+        a.jump_if(Cond::Lt, R4, state::SHARE as i32, fair);
         self.a.bind(evict);
         for wanted in [Wanted::Closing, Wanted::Replied, Wanted::Opening] {
             for bucket in 0..2 {
