@@ -63,6 +63,10 @@ const WIDER: &[(&str, &str)] = &[
     ("S52 length fields that lie", "policy permits everybody everything, so nothing is read"),
     ("S52 cut frames", "policy permits everybody everything, so nothing is read"),
     ("S52 layer 4 that is too short", "policy permits everybody everything, so nothing is read"),
+    (
+        "S38 what needs no entry has none",
+        "connection tracking knows who opened a connection, whether or not anything was isolated then",
+    ),
     ("S35", "an error about a connection that was permitted once, as long as connection tracking keeps it"),
     ("S47 the pod's own address from elsewhere", "policy permits everybody everything, so nothing is read"),
     (
