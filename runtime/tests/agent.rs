@@ -131,7 +131,7 @@ impl Network for Net {
         }
         Ok(answers)
     }
-    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
+    fn tracked(&mut self, _: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
         self.log.borrow_mut().push("dump".into());
         Ok(self.tracked.borrow().clone())
     }

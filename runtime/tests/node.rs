@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{Node, Running};
+use netpolc::net::conntrack;
 use netpolc_testbed::{
     netns::Site,
     probe::{Answer, Ask, Connection, PATIENCE, Question, ask},
@@ -156,6 +157,26 @@ fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
     assert!(!node.pins.exists());
     let status = node.status();
     assert_eq!((&status["enforcing"], &status["agent"]), (&Value::Bool(false), &Value::Null));
+}
+
+/// S40: what is asked of the kernel by address is what everything that it tracks says of that address.
+#[test]
+fn s40_tracked_connections_are_found_by_the_address_of_either_end() {
+    let node = Node::up("tracked", &[REDIS]);
+    let host = node.net.node("n1").unwrap();
+    let rules = "add table inet t; add chain inet t c { type filter hook forward priority 0; }; \
+                 add rule inet t c ct state new counter";
+    assert!(host.command("nft").arg(rules).status().unwrap().success());
+    let pairs = [("ui", "10.7.0.1"), ("other", "10.7.0.1"), ("ui", "fd07::1"), ("db", "10.7.0.3")];
+    let _open = pairs.map(|(from, to)| open(node.pod(from), to));
+    for (address, expected) in [("10.7.0.1", 3), ("10.7.0.2", 1), ("10.7.0.3", 2), ("fd07::2", 1), ("10.7.0.9", 0)] {
+        let address: IpAddr = address.parse().unwrap();
+        let (asked, all) =
+            host.run(|| (conntrack::of(&[address].into()).unwrap(), conntrack::dump().unwrap())).unwrap();
+        let mut said: Vec<_> = all.into_iter().filter(|t| t.seen_by(address).is_some()).collect();
+        said.sort_by_key(|t| t.original);
+        assert_eq!((asked.len(), &asked), (expected, &said), "{address}");
+    }
 }
 
 /// S61: a broken file changes nothing that is enforced; `--once` says so in its exit code.

@@ -117,7 +117,7 @@ impl Survey {
     pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, u32)>) -> Self {
         let pods: Vec<(&Pod, u32)> = pods.into_iter().collect();
         let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
-        let tracked = network.tracked().unwrap_or_else(|error| {
+        let tracked = network.tracked(&addresses).unwrap_or_else(|error| {
             tracing::info!(%error, "the host tracks no connections; asking the pods' sockets");
             vec![]
         });

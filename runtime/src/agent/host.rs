@@ -145,11 +145,12 @@ pub trait Network {
         Ok(Wire::default())
     }
 
-    /// Connections that the host tracks; none where nobody opens any.
+    /// Connections that the host tracks with an end that has one of these addresses, and perhaps others; none where
+    /// nobody opens any.
     ///
     /// # Errors
     /// The host tracks none, or not for this user.
-    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
+    fn tracked(&mut self, _addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
         Ok(vec![])
     }
 
@@ -202,8 +203,8 @@ impl Network for Kernel {
         wire::look()
     }
 
-    fn tracked(&mut self) -> io::Result<Vec<Tracked>> {
-        conntrack::dump()
+    fn tracked(&mut self, addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
+        conntrack::of(addresses)
     }
 
     fn sockets(&mut self, interfaces: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {

@@ -2,7 +2,11 @@
 //!
 //! Sources: include/uapi/linux/netfilter/{nfnetlink,nfnetlink_conntrack,nf_conntrack_tcp}.h.
 
-use std::{io, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
 
 use super::{
     Connection, Opener,
@@ -17,11 +21,20 @@ const CTA_PROTOINFO: u16 = 4;
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_SCTP: u16 = 3;
 const CTA_PROTOINFO_STATE: u16 = 1;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// Of a filter's flags (net/netfilter/nf_internals.h): the source address of the tuple counts.
+const CTA_FILTER_IP_SRC: u32 = 1;
+const NLA_F_NESTED: u16 = 0x8000;
+/// For more addresses than this everything is read at once: each address makes the kernel walk its table twice.
+const ASKED_ALONE: usize = 8;
 /// A packet was seen in each direction.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
 
 /// One end-to-end tuple.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tuple {
     /// Who sends.
     pub source: IpAddr,
@@ -78,10 +91,49 @@ impl Tracked {
 /// EPROTONOSUPPORT or EINVAL where the kernel tracks nothing (no nf_conntrack); EPERM without root.
 pub fn dump() -> io::Result<Vec<Tracked>> {
     // struct nfgenmsg: family (0: all), version, resource id
-    let all = Socket::open(Protocol::Netfilter)?.dump(CT_GET, &[0; 4], |to, _, body| {
-        to.extend(body.get(4..).and_then(tracked));
-    })?;
+    ask(&mut Socket::open(Protocol::Netfilter)?, &[0; 4])
+}
+
+/// Those with an end that has one of these addresses, and perhaps others: few are looked for by the kernel, which takes
+/// a twentieth of the time where it tracks many. One before 5.8 ignores what it is asked for.
+///
+/// # Errors
+/// As [`dump`].
+pub fn of(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
+    if addresses.len() > ASKED_ALONE {
+        return dump();
+    }
+    let mut socket = Socket::open(Protocol::Netfilter)?;
+    // Found from both ends, some are found twice.
+    let mut found = BTreeMap::new();
+    for address in addresses {
+        for (tuple, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
+            found.extend(ask(&mut socket, &question(*address, tuple, flags))?.into_iter().map(|t| (t.original, t)));
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+fn ask(socket: &mut Socket, question: &[u8]) -> io::Result<Vec<Tracked>> {
+    let all = socket.dump(CT_GET, question, |to, _, body| to.extend(body.get(4..).and_then(tracked)))?;
     Ok(all.into_iter().filter(|t| !t.closing).collect())
+}
+
+/// Those whose tuple of this direction comes from an address.
+fn question(address: IpAddr, direction: u16, flags: u16) -> Vec<u8> {
+    // CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    let (family, source, bytes) = match address {
+        IpAddr::V4(a) => (libc::AF_INET, 1, a.octets().to_vec()),
+        IpAddr::V6(a) => (libc::AF_INET6, 3, a.octets().to_vec()),
+    };
+    let (mut ip, mut tuple, mut filter) = (vec![], vec![], vec![]);
+    netlink::put(&mut ip, source, &bytes);
+    netlink::put(&mut tuple, CTA_TUPLE_IP | NLA_F_NESTED, &ip);
+    netlink::put(&mut filter, flags, &CTA_FILTER_IP_SRC.to_ne_bytes());
+    let mut question = vec![family as u8, 0, 0, 0];
+    netlink::put(&mut question, direction | NLA_F_NESTED, &tuple);
+    netlink::put(&mut question, CTA_FILTER | NLA_F_NESTED, &filter);
+    question
 }
 
 fn tracked(attributes: &[u8]) -> Option<Tracked> {

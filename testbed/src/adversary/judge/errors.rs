@@ -1,4 +1,5 @@
-//! Errors (S35): one that arrives tells of a connection that there is, and carries no more than errors do.
+//! Errors (S35): one that arrives tells of a connection that there is, or that policy permits both ways, and carries no
+//! more than errors do.
 
 use netpolc_policy::Direction;
 
@@ -62,7 +63,9 @@ impl Judge {
                     Direction::Egress => permits(Direction::Ingress, sent.reverse()),
                     Direction::Ingress => permits(Direction::Egress, sent),
                 };
-            if !(opened || accepted || alone) {
+            // What policy permits both ways needs nobody to have opened it (S39a).
+            let free = permits(Direction::Egress, sent) && permits(Direction::Ingress, sent.reverse());
+            if !(opened || accepted || alone || free) {
                 return wrong(
                     Kind::IcmpError,
                     format_args!("about a connection that {place:?} does not have: {sent:?}"),
