@@ -169,7 +169,7 @@ impl Mem {
             _ if opens && (entry.is_some() || self.is_needed(context, &tuple, event, opening.mark)) => {
                 let created = self.state.create(tuple, opening, self.now);
                 let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
-                let refused = isolated && opening.birth == Birth::Elsewhere;
+                let refused = isolated && context.birth == Birth::Elsewhere;
                 if created.is_err() && refused { Err(StateFull) } else { Ok(opening.mark) }
             }
             _ => Ok(opening.mark),

@@ -246,6 +246,12 @@ impl Packet {
         (is && (133..=137).contains(&kind)).then_some(kind)
     }
 
+    /// Was it neighbour discovery, of a size that passes, before a router took it on?
+    pub fn was_discovery(&self) -> bool {
+        let before = Self { hops: self.hops.saturating_add(1), ..self.clone() };
+        self.hops == 254 && self.body.len() <= 128 && before.discovery().is_some()
+    }
+
     /// Source and destination port, where the protocol has them and they are there.
     pub fn ports(&self) -> Option<(u16, u16)> {
         let has = [number::TCP, number::UDP, number::SCTP].contains(&self.protocol) && !self.is_later();
