@@ -127,7 +127,7 @@
 //! Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
 //! request or reply: any other is Drop(IcmpError).
 //! A live entry under the tuple: Next where the opener's direction, judged now, permits; else Drop(IcmpError). No live
-//! entry: Next where both directions, judged now, permit the tuple, which needs no entry then; else Drop(IcmpError), and
+//! entry: Next where each direction is not isolated or its tables permit the tuple, which needs no entry then; else Drop(IcmpError), and
 //! so is an inner packet that has no tuple. Whatever else a judged pod sends or is sent has an entry,
 //! so an error about anything else is about nothing, and would carry data past the policies.
 //! An error changes no state.
@@ -155,18 +155,18 @@
 //! phase stays and the deadline would move by less than one second.
 //!
 //! *Needed* is an entry where the word has RECORD, where it would be deferred, or where the other direction is isolated
-//! and the event is Open or the tables do not permit the answer: Permits(the other direction, remote, its destination
-//! port) fails. Who sends datagrams that policy permits both ways has opened nothing that the tables do not say.
+//! and the event is Open or its tables do not permit (remote, its destination port). Who sends datagrams that the
+//! tables permit both ways has opened nothing that they do not say.
 //!
 //! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
 //!
 //! | allowed? | packet | entry | does |
 //! |---|---|---|---|
 //! | yes | not `keep`, or no tuple | | Next |
+//! | yes | Open, Datagram | not *needed*, whether or not there is one | Next |
 //! | yes | Open | live, Closing or Reset | create anew, Next |
 //! | yes | Open, Datagram | live otherwise | touch, Next; the opener stays (S40) |
-//! | yes | Open, Datagram | not live, none; not needed | Next |
-//! | yes | Open, Datagram | not live, none; needed | create, Next; no room: Next where the word has only RECORD or the packet is born, else Drop(StateFull) |
+//! | yes | Open, Datagram | not live, none | create, Next; no room: Next where the word has only RECORD or the packet is born, else Drop(StateFull) |
 //! | yes | Accept, Finish, Reset; of SCTP also Data | live | touch, Next |
 //! | yes | any other | | Next |
 //! | no | Open of TCP | live, phase Opening, opener is the other hook, opener permits | touch, Next (crossing SYNs) |

@@ -56,6 +56,21 @@ fn small() -> Capacities {
     }
 }
 
+/// A kernel follows a million instructions at most, and each takes time in which nothing else is enforced.
+#[test]
+fn the_verifier_stays_well_below_its_limit() {
+    let pins = format!("/sys/fs/bpf/netpolc-programs-{}", std::process::id());
+    let target = Ebpf::open(&pins, Config::default()).unwrap();
+    let followed = ["to_pod", "from_pod", "translated"].map(|name| {
+        let info = aya::programs::ProgramInfo::from_pin(format!("{pins}/gen_1/{name}")).unwrap();
+        (name, info.verified_instruction_count().unwrap())
+    });
+    drop(target);
+    std::fs::remove_dir_all(&pins).unwrap();
+    println!("instructions followed: {followed:?}");
+    assert!(followed.iter().all(|(_, count)| (1..500_000).contains(count)), "{followed:?}");
+}
+
 #[test]
 fn the_verifier_takes_every_variant_at_every_size() {
     every_variant_at_every_size();

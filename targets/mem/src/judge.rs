@@ -48,13 +48,18 @@ pub(crate) fn tuple(
 impl Mem {
     /// Does this direction, as it is now, permit the tuple's packets?
     pub(crate) fn permits(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
+        let own = || hook != Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote);
+        self.is_open(word, hook, tuple) || own()
+    }
+
+    /// Is the direction not isolated, or do the tables permit the tuple's packets in it?
+    pub(crate) fn is_open(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
         let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
         let tables = || {
             let endpoint = tuple.endpoint;
             eval::decide(&self.program, pipeline(hook), endpoint, tuple.remote, tuple.protocol, port).verdict
         };
-        let own = || hook != Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote);
-        !isolated(word, hook) || tables() == eval::Verdict::Permit || own()
+        !isolated(word, hook) || tables() == eval::Verdict::Permit
     }
 
     /// Does a packet to the pod claim to come from it, and is not its own traffic (S47)?
@@ -141,7 +146,7 @@ impl Mem {
             Hook::FromPod | Hook::Translated => Hook::ToPod,
         };
         let answered_by_entry =
-            || isolated(context.word, other) && (event == Event::Open || !self.permits(context.word, other, tuple));
+            || isolated(context.word, other) && (event == Event::Open || !self.is_open(context.word, other, tuple));
         context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()
     }
 
@@ -155,6 +160,9 @@ impl Mem {
         opening: Opening,
     ) -> Answer {
         let opens = matches!(event, Event::Open | Event::Datagram);
+        if opens && !self.is_needed(context, &tuple, event, opening.mark) {
+            return Ok(opening.mark);
+        }
         let over = |e: &Connection| event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset);
         match entry {
             Some(entry) if !over(&entry) => {
@@ -166,7 +174,7 @@ impl Mem {
                 }
                 Ok(opening.mark)
             }
-            _ if opens && (entry.is_some() || self.is_needed(context, &tuple, event, opening.mark)) => {
+            _ if opens => {
                 let created = self.state.create(tuple, opening, self.now);
                 let isolated = context.word.flags & (Word::INGRESS | Word::EGRESS) != 0;
                 let refused = isolated && context.birth == Birth::Elsewhere;

@@ -1,9 +1,9 @@
 //! The state tables: entries made and refreshed. All writes to a live slot are compare-and-swaps of its meta word.
 
-use netpolc_table::schema::{Family, Word};
+use netpolc_table::schema::Family;
 use netpolc_target::{Hook, semantics::Phase};
 
-use super::{Asks, Generator, ctx, isolation, lookup::maps, mark, other, stack};
+use super::{Asks, Generator, ctx, lookup::maps, mark, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -11,8 +11,7 @@ use crate::{
         Size,
     },
     layout::{
-        MapId,
-        config::{self, code},
+        MapId, config,
         state::{self, WAYS},
     },
 };
@@ -209,29 +208,6 @@ impl Generator<'_> {
         }
     }
 
-    /// Runs on where some judgement will need to know who opens here, or where the endpoint records; else permits.
-    /// Keeps R7 to R9.
-    pub(super) fn if_needed(&mut self, family: Family) {
-        let (allow, needed, ask) = (self.allow, self.a.label(), self.a.label());
-        let hook = other(self.hook);
-        self.a.note("state: is an entry needed?");
-        self.word_flags();
-        let a = &mut self.a;
-        a.jump_if(Cond::Set, R1, i32::from(Word::RECORD), needed);
-        if self.hook == Hook::FromPod {
-            a.load(Size::Dw, R2, Fp, stack::MARKS);
-            a.jump_if(Cond::Set, R2, mark::DEFER, needed);
-        }
-        a.alu(Alu::And, R1, isolation(hook));
-        a.jump_if(Cond::Eq, R1, 0, allow);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.jump_if(Cond::Eq, R1, i32::from(code::DATAGRAM), ask);
-        a.jump(needed);
-        a.bind(ask);
-        self.permits(hook, family, allow, needed);
-        self.a.bind(needed);
-    }
-
     /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`, or to `lost` where the slot is not
     /// what it was a moment ago.
     fn slot(&mut self, family: Family, wanted: Wanted, claim: Label, lost: Label) {
@@ -263,7 +239,6 @@ impl Generator<'_> {
     pub(super) fn create(&mut self, family: Family, create: Label, claim: Label, [again, rescan]: [Label; 2]) {
         let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         self.a.bind(create);
-        self.if_needed(family);
         self.a.load(Size::Dw, R0, Fp, stack::HASH);
         self.bucket(family, 0, R2, R3);
         self.a.note("state: a free way of the first bucket");

@@ -64,11 +64,13 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::EVENT);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
         a.jump(allow);
-        a.note("icmp error: about what needs no entry?");
-        a.bind(orphan);
-        self.permits(Hook::ToPod, family, half, unknown);
+        self.a.note("icmp error: about what needs no entry?");
+        self.a.bind(orphan);
+        self.if_open_by_tables(self.hook, family, half);
+        self.a.jump(unknown);
         self.a.bind(half);
-        self.permits(Hook::FromPod, family, allow, unknown);
+        self.if_open_by_tables(other(self.hook), family, allow);
+        self.a.jump(unknown);
 
         self.found(family, [found, twin], [absent, last], touch, claim);
         self.touch(touch);
@@ -255,17 +257,8 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.jump_if(Cond::Gt, R1, i32::from(code::DATAGRAM), allow);
-        // The entry's place is the new one's, where there is to be one.
-        a.store(Size::Dw, Fp, stack::SPARE, R2);
-        a.store(Size::Dw, Fp, stack::SPARE2, R4);
-        a.store(Size::Dw, Fp, stack::BUFFER, R3);
-        self.if_needed(family);
-        let a = &mut self.a;
-        a.load(Size::Dw, R2, Fp, stack::SPARE);
-        a.load(Size::Dw, R4, Fp, stack::SPARE2);
-        a.load(Size::Dw, R3, Fp, stack::BUFFER);
-        a.jump(claim);
+        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), claim);
+        a.jump(allow);
 
         a.note("state: denied, live entry: opened by the other side?");
         a.bind(denied);

@@ -1,9 +1,12 @@
 //! The stateless verdict: remote -> class -> row, port -> port class, row's bit. And who may pass without it.
 
-use netpolc_table::{TableId, schema::Family};
+use netpolc_table::{
+    TableId,
+    schema::{Family, Word},
+};
 use netpolc_target::{Hook, semantics::DropReason::*};
 
-use super::{Asks, Generator, KEEP, helper, isolation, mark, stack};
+use super::{Asks, Generator, KEEP, helper, isolation, mark, other, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
@@ -73,12 +76,51 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::CLASS, R4);
         a.bind(kept);
+        self.if_needed(family);
+        let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::ASKS, Asks::Allowed as i32);
         a.jump(state);
 
         self.error(family, error, state);
         self.state(family, state, last);
         self.last(family, last, allowed, policy);
+    }
+
+    /// A permitted packet: permits it at once where it would open something, and no judgement will need to know who did.
+    /// Before the state tables are looked at, where the verifier has few ways to follow.
+    fn if_needed(&mut self, family: Family) {
+        let (allow, yes) = (self.allow, self.a.label());
+        let hook = other(self.hook);
+        self.a.note("is an entry needed?");
+        self.word_flags();
+        let a = &mut self.a;
+        a.jump_if(Cond::Set, R1, i32::from(Word::RECORD), yes);
+        // An exclusive or of nothing, so that the verifier takes it for another value than the one on the stack: what it
+        // learns here it would know from here on, and follow what comes after for each case.
+        a.load(Size::Dw, R2, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R2, 0);
+        a.jump_if(Cond::Gt, R2, i32::from(code::DATAGRAM), yes);
+        if self.hook == Hook::FromPod {
+            a.load(Size::Dw, R3, Fp, stack::MARKS);
+            a.alu(Alu::Xor, R3, 0);
+            a.jump_if(Cond::Set, R3, mark::DEFER, yes);
+        }
+        a.alu(Alu::And, R1, isolation(hook));
+        a.jump_if(Cond::Eq, R1, 0, allow);
+        a.jump_if(Cond::Ne, R2, i32::from(code::DATAGRAM), yes);
+        self.if_open_by_tables(hook, family, allow);
+        self.a.bind(yes);
+    }
+
+    /// Goes to `open` where `direction` is not isolated or its tables permit the tuple; else runs on. Changes R1-R5.
+    pub(super) fn if_open_by_tables(&mut self, direction: Hook, family: Family, open: Label) {
+        self.word_flags();
+        let a = &mut self.a;
+        a.alu(Alu::And, R1, isolation(direction));
+        a.jump_if(Cond::Eq, R1, 0, open);
+        a.load(Size::H, R4, Fp, stack::CLASS);
+        a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
+        self.tables(direction, family, open);
     }
 
     /// From `last` on: the tables deny and state knows no better. Is it the pod's own packet, back from a Service (S47)? Does it go to
