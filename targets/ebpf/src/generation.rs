@@ -71,7 +71,14 @@ fn load(maps: &Maps, code: &[(Hook, Code); 3], counter: Option<&Region>) -> Resu
     let load = |(hook, code): &(Hook, Code)| {
         Loaded::load(&format!("np_{}", hook_name(*hook)), code, descriptor).map(|p| (*hook, p))
     };
-    Ok([load(&code[0])?, load(&code[1])?, load(&code[2])?])
+    // Checking them is most of the time that a generation takes, and the kernel checks several at once.
+    std::thread::scope(|scope| {
+        let [first, second, third] = code.each_ref().map(|one| scope.spawn(move || load(one)));
+        let done = |one: std::thread::ScopedJoinHandle<'_, _>| {
+            one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        Ok([done(first)?, done(second)?, done(third)?])
+    })
 }
 
 impl Generation {

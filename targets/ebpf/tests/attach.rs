@@ -88,7 +88,7 @@ fn arrives_within(pod: &std::fs::File, port: u16, time: Duration) -> bool {
     }
 }
 
-/// Isolates the pod's egress; UDP 53 to the node stays open.
+/// Isolates the pod; UDP 53 to the node stays open, and only those who answer reach it.
 fn isolate(ebpf: &mut Ebpf, ifindex: u32) {
     let node = schema::remote_key(NODE.into(), 32);
     for write in [
@@ -100,7 +100,7 @@ fn isolate(ebpf: &mut Ebpf, ifindex: u32) {
         Write::put(
             TableId::Endpoint,
             schema::endpoint_key(1),
-            schema::set_policy(Word { ingress_set: 0, egress_set: 1, flags: Word::EGRESS }),
+            schema::set_policy(Word { ingress_set: 0, egress_set: 1, flags: Word::INGRESS | Word::EGRESS }),
         ),
         Write::put(TableId::Interface, schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, 1u16)),
     ] {

@@ -166,11 +166,16 @@ fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
         let quota = ebpf.capabilities().connections;
         for family in Family::BOTH {
             let mut open = 0;
+            // Of many remotes, since one alone gets three quarters; established, since what is not gives way.
             loop {
-                let (remote, port) = (address(family, 0x1_0000 + (open >> 12)), (open & 0xfff) as u16);
-                let syn = Packet::new(address(family, 1), remote).tcp(1024 + port, 443, tcp::SYN);
+                let (remote, port) = (address(family, 0x1_0000 + (open & 0xff)), 1024 + (open >> 8) as u16);
+                let syn = Packet::new(address(family, 1), remote).tcp(port, 443, tcp::SYN);
                 if ebpf.packet(Hook::FromPod, &frame(syn)).unwrap() == Verdict::Drop {
                     break;
+                }
+                for flags in [tcp::SYN | tcp::ACK, tcp::ACK] {
+                    let answer = Packet::new(remote, address(family, 1)).tcp(443, port, flags);
+                    assert_eq!(ebpf.packet(Hook::ToPod, &frame(answer)).unwrap(), Verdict::Next);
                 }
                 open += 1;
             }
