@@ -23,7 +23,7 @@ pub enum Resource {
     Services,
     /// Rules, peers, excepts and ports as they are written: what measuring itself takes.
     Parts,
-    /// About a microsecond each of compiling and writing everything: see [`work`].
+    /// About a microsecond each of compiling and writing everything: the sum of the others, each by its weight.
     Work,
     /// Sets of pods and address blocks that addresses are in; only counted where they have run out.
     Classes,
