@@ -33,6 +33,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("S35", "errors are let in by connection tracking only, which wants the quoted connection whole"),
     ("S37 S38 SCTP", "the frames' verification tags are made up, and connection tracking compares them"),
     ("S37 S39 other protocols", "connection tracking knows no GRE in this kernel"),
+    ("S38 what needs no entry has none", "connection tracking keeps the opener that it saw first"),
     ("S38 a bare SYN", "a SYN with odd flags is not tracked, so nothing answers it"),
     ("S38 simultaneous open", "connection tracking calls the crossing SYN a reply, as it does a SYN on a live tuple"),
     ("S40 a new SYN in TIME_WAIT", "connection tracking keeps the old connection's opener until its time is over"),
