@@ -314,7 +314,7 @@ fn s33_rows_that_overlap_are_counted_as_they_turn_out_and_set_their_namespace_as
         let (shares, from_scratch) = compile(&cluster, Limits::default(), &room);
         let aside: Vec<String> = shares.aside().map(ToString::to_string).collect();
         assert_eq!(aside.len(), usize::from(hosts > 20), "{hosts}: {aside:?}");
-        assert!(aside.iter().all(|a| a.contains("evil/p") && a.contains("may take 10000")), "{aside:?}");
+        assert!(aside.iter().all(|a| a.contains("evil/p") && a.contains("may take 8000")), "{aside:?}");
         assert!(verify(&shares.cluster(&cluster), &from_scratch, 3).is_empty());
 
         // By an event, as part of one update: ids that the first part gave back mean nothing else in it.

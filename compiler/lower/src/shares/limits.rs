@@ -179,7 +179,7 @@ impl Limits {
         most(Resource::Verdicts, 16_000);
         most(Resource::Services, 2_000);
         most(Resource::Parts, 40_000);
-        Self { node, namespace, service: 2_000, cells: 10_000 }
+        Self { node, namespace, service: 2_000, cells: 8_000 }
     }
 }
 
