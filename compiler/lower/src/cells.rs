@@ -7,10 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use netpolc_policy::Protocol;
-
 use crate::{
     compiler::Compiler,
+    distinct,
+    ports::{self, Edge},
     rows::RowKey,
     sets::{Ports, Rule, What},
 };
@@ -57,24 +57,21 @@ impl Cells {
 }
 
 /// Ports at which some range of these rules begins or has just ended, in order.
-pub(crate) fn edges(rules: &[Rule]) -> Vec<(Protocol, u32)> {
+pub(crate) fn edges(rules: &[Rule]) -> Vec<Edge> {
     let ranges = rules.iter().filter_map(|rule| match &*rule.ports {
         Ports::Any => None,
         Ports::Listed(ports) => Some(ports),
     });
     let ranges = ranges.flatten().filter_map(|(_, what)| match what {
-        What::Range(protocol, first, last) => Some([(*protocol, u32::from(*first)), (*protocol, u32::from(*last) + 1)]),
+        What::Range(protocol, first, last) => Some((*protocol, *first, *last)),
         What::Named(..) | What::Portless => None,
     });
-    let mut edges: Vec<_> = ranges.flatten().collect();
-    edges.sort_unstable();
-    edges.dedup();
-    edges
+    distinct(ranges.flat_map(ports::edges))
 }
 
 /// The verdicts of a row, where there are no edges but these.
-pub(crate) fn of(row: &RowKey, edges: &[(Protocol, u32)]) -> u64 {
-    row.iter().map(|grant| 1 + grant.within(edges)).sum()
+pub(crate) fn of(row: &RowKey, edges: &[Edge]) -> u64 {
+    row.iter().map(|grant| grant.range().map_or(1, |range| ports::pieces(edges, range))).sum()
 }
 
 impl Compiler {

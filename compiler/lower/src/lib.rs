@@ -55,3 +55,11 @@ fn fingerprint(content: &impl Hash) -> u64 {
     content.hash(&mut hasher);
     hasher.finish()
 }
+
+/// Each once, in order.
+fn distinct<T: Ord>(list: impl Iterator<Item = T>) -> Vec<T> {
+    let mut list: Vec<T> = list.collect();
+    list.sort_unstable();
+    list.dedup();
+    list
+}

@@ -26,6 +26,21 @@ pub(crate) struct Ports {
     pub(crate) rows: HashMap<u16, BTreeSet<u16>>,
 }
 
+/// A port, below 65536, before which something begins.
+pub(crate) type Edge = (Protocol, u32);
+
+/// Where a range begins and has just ended, as far as that is within the protocol's ports and not before all of them.
+pub(crate) fn edges((protocol, first, last): (Protocol, u16, u16)) -> impl Iterator<Item = Edge> + Clone {
+    let edges = [u32::from(first), u32::from(last) + 1].into_iter();
+    edges.filter(|edge| (1..=u32::from(u16::MAX)).contains(edge)).map(move |edge| (protocol, edge))
+}
+
+/// Into how many pieces a range is cut by these edges, which are in order.
+pub(crate) fn pieces(edges: &[Edge], (protocol, first, last): (Protocol, u16, u16)) -> u64 {
+    let before = |port: u16| edges.partition_point(|edge| *edge <= (protocol, port.into()));
+    1 + (before(last) - before(first)) as u64
+}
+
 /// Seeds an interval's id by where it begins.
 pub(crate) fn interval_fingerprint(protocol: u8, first: u16) -> u64 {
     u64::from(protocol) << 16 | u64::from(first)

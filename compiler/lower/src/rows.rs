@@ -13,6 +13,7 @@ use crate::{
     atoms::{Atom, AtomId},
     cells,
     compiler::Compiler,
+    ports::{self, Edge},
     seed::merged,
     sets::{Ports, Set, What, Who, without},
 };
@@ -31,17 +32,13 @@ pub(crate) struct Grant {
 
 impl Grant {
     /// The ports at which it begins and has just ended, where that is within a protocol's ports.
-    pub(crate) fn edges(&self) -> impl Iterator<Item = (Protocol, u32)> {
-        let edges = [u32::from(self.first), u32::from(self.last) + 1].into_iter();
-        let within = edges.filter(|edge| (1..=u32::from(u16::MAX)).contains(edge));
-        self.protocol.into_iter().flat_map(move |protocol| within.clone().map(move |edge| (protocol, edge)))
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge> {
+        self.range().into_iter().flat_map(ports::edges)
     }
 
-    /// How many of these edges, which are in order, lie in it: so often it is cut.
-    pub(crate) fn within(&self, edges: &[(Protocol, u32)]) -> u64 {
-        let Some(protocol) = self.protocol else { return 0 };
-        let before = |port: u16| edges.partition_point(|edge| *edge <= (protocol, u32::from(port)));
-        (before(self.last) - before(self.first)) as u64
+    /// None: it is about what has no ports.
+    pub(crate) fn range(&self) -> Option<(Protocol, u16, u16)> {
+        Some((self.protocol?, self.first, self.last))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     cells,
     compiler::{Compiler, Numbered},
     ids::Ids,
+    ports::Edge,
     rows::{Granted, Row, RowKey},
     seed::InstalledRows,
 };
@@ -104,7 +105,7 @@ pub(crate) struct Set {
     /// That all its policies are of.
     pub(crate) namespace: Arc<str>,
     /// Of its own rules, see [`cells::edges`].
-    pub(crate) edges: Vec<(Protocol, u32)>,
+    pub(crate) edges: Vec<Edge>,
     pub(crate) rules: Vec<Rule>,
     sources: Vec<Source>,
     /// Labels of the isolating policies.

@@ -24,13 +24,8 @@ fn node() -> Scope {
 fn compile(cluster: &Cluster, limits: Limits, room: &Room) -> (Shares, Compiler) {
     let mut shares = Shares::new(node(), limits);
     shares.load(cluster);
-    loop {
-        let mut compiler = Compiler::within(node(), room).bounded(shares.limits().cells);
-        compiler.load_admitted(cluster, &shares).unwrap();
-        if !shares.blame_excess(cluster, compiler.take_excess()) {
-            return (shares, compiler);
-        }
-    }
+    let compiler = shares.compile(cluster, || Compiler::within(node(), room)).unwrap();
+    (shares, compiler)
 }
 
 type Question = (String, Pipeline, IpAddr, u8, Option<u16>);
@@ -325,10 +320,7 @@ fn s33_rows_that_overlap_are_counted_as_they_turn_out_and_set_their_namespace_as
         let event = Event::Policy { key: key.clone(), policy: Some(overlapping(hosts)) };
         let mut changes = compiler.apply_all(shares.admit(&cluster, vec![event])).unwrap();
         while shares.blame_excess(&cluster, compiler.take_excess()) {
-            let more = compiler.apply_further(shares.admit(&cluster, vec![])).unwrap();
-            more.entries
-                .into_iter()
-                .for_each(|((table, key), (before, after))| changes.note(table, key, before, after));
+            changes.add(compiler.apply_further(shares.admit(&cluster, vec![])).unwrap());
         }
         assert_eq!(shares.aside().count(), aside.len());
         assert!(verify(&shares.cluster(&cluster), &compiler, 3).is_empty());

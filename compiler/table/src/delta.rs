@@ -43,6 +43,13 @@ impl Changes {
         }
     }
 
+    /// Adds what changed after these.
+    pub fn add(&mut self, later: Changes) {
+        for ((table, key), (before, after)) in later.entries {
+            self.note(table, key, before, after);
+        }
+    }
+
     /// True where nothing changed.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

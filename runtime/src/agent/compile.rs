@@ -90,10 +90,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     fn apply_admitted(&mut self, events: Vec<Event>) -> Result<Changes, Overflow> {
         let mut changes = self.compiler.apply_all(self.shares.admit(&self.cluster, events))?;
         while self.shares.blame_excess(&self.cluster, self.compiler.take_excess()) {
-            let more = self.compiler.apply_further(self.shares.admit(&self.cluster, vec![]))?;
-            for ((table, key), (before, after)) in more.entries {
-                changes.note(table, key, before, after);
-            }
+            changes.add(self.compiler.apply_further(self.shares.admit(&self.cluster, vec![]))?);
         }
         Ok(changes)
     }

@@ -68,13 +68,9 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     let shares = |scope: Scope| {
         let mut shares = Shares::new(scope.clone(), Limits::default());
         shares.load(&cluster);
-        while let Scope::Node(_) = scope {
-            let mut compiler = Compiler::new(scope.clone()).bounded(shares.limits().cells);
+        if let Scope::Node(_) = scope {
             // Where ids run out, the compile that follows says so.
-            let done = compiler.load_admitted(&cluster, &shares);
-            if done.is_err() || !shares.blame_excess(&cluster, compiler.take_excess()) {
-                break;
-            }
+            let _ = shares.compile(&cluster, || Compiler::new(scope.clone()));
         }
         shares
     };

@@ -218,8 +218,8 @@ mod tests {
             netlink::put(&mut protocol, 1, &[6]);
             netlink::put(&mut protocol, 2, &ports[0].to_be_bytes());
             netlink::put(&mut protocol, 3, &ports[1].to_be_bytes());
-            netlink::put(&mut tuple, 1 | 0x8000, &ip);
-            netlink::put(&mut tuple, 2 | 0x8000, &protocol);
+            netlink::put(&mut tuple, CTA_TUPLE_IP | NLA_F_NESTED, &ip);
+            netlink::put(&mut tuple, 2 | NLA_F_NESTED, &protocol);
             tuple
         };
         let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);

@@ -119,6 +119,16 @@ pub enum Hook {
     Translated,
 }
 
+impl Hook {
+    /// Where what answers its packets is judged.
+    pub fn other(self) -> Self {
+        match self {
+            Hook::ToPod => Hook::FromPod,
+            Hook::FromPod | Hook::Translated => Hook::ToPod,
+        }
+    }
+}
+
 /// A packet as a hook sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {

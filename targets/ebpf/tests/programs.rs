@@ -1,6 +1,8 @@
 //! The generated programs: the verifier takes every variant, notes name every table, the state tables hold what
 //! they promise, also where two processors open the same connections at once.
 
+mod common;
+
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -10,6 +12,7 @@ use std::{
     },
 };
 
+use common::PinDir;
 use netpolc_table::{
     ActionId, TableId, Write,
     schema::{self, Family, Word},
@@ -59,14 +62,12 @@ fn small() -> Capacities {
 /// A kernel follows a million instructions at most, and each takes time in which nothing else is enforced.
 #[test]
 fn the_verifier_stays_well_below_its_limit() {
-    let pins = format!("/sys/fs/bpf/netpolc-programs-{}", std::process::id());
-    let target = Ebpf::open(&pins, Config::default()).unwrap();
+    let pins = PinDir::new("followed");
+    drop(Ebpf::open(&pins.0, Config::default()).unwrap());
     let followed = ["to_pod", "from_pod", "translated"].map(|name| {
-        let info = aya::programs::ProgramInfo::from_pin(format!("{pins}/gen_1/{name}")).unwrap();
+        let info = aya::programs::ProgramInfo::from_pin(pins.0.join("gen_1").join(name)).unwrap();
         (name, info.verified_instruction_count().unwrap())
     });
-    drop(target);
-    std::fs::remove_dir_all(&pins).unwrap();
     println!("instructions followed: {followed:?}");
     assert!(followed.iter().all(|(_, count)| (1..500_000).contains(count)), "{followed:?}");
 }

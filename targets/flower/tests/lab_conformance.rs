@@ -33,7 +33,7 @@ const STRICTER: &[(&str, &str)] = &[
     ("S35", "errors are let in by connection tracking only, which wants the quoted connection whole"),
     ("S37 S38 SCTP", "the frames' verification tags are made up, and connection tracking compares them"),
     ("S37 S39 other protocols", "connection tracking knows no GRE in this kernel"),
-    ("S38 what needs no entry has none", "connection tracking keeps the opener that it saw first"),
+    ("S39a what needs no entry has none", "connection tracking keeps the opener that it saw first"),
     ("S38 a bare SYN", "a SYN with odd flags is not tracked, so nothing answers it"),
     ("S38 simultaneous open", "connection tracking calls the crossing SYN a reply, as it does a SYN on a live tuple"),
     ("S40 a new SYN in TIME_WAIT", "connection tracking keeps the old connection's opener until its time is over"),
@@ -65,7 +65,7 @@ const WIDER: &[(&str, &str)] = &[
     ("S52 cut frames", "policy permits everybody everything, so nothing is read"),
     ("S52 layer 4 that is too short", "policy permits everybody everything, so nothing is read"),
     (
-        "S38 what needs no entry has none",
+        "S39a what needs no entry has none",
         "connection tracking knows who opened a connection, whether or not anything was isolated then",
     ),
     ("S35", "an error about a connection that was permitted once, as long as connection tracking keeps it"),

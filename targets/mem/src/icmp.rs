@@ -61,7 +61,7 @@ impl Mem {
         let permitted = match entry {
             Some(entry) => self.opener_permits(context, &entry, &tuple),
             // It needs none.
-            None => [Hook::ToPod, Hook::FromPod].iter().all(|hook| self.is_open(context.word, *hook, &tuple)),
+            None => [hook, hook.other()].iter().all(|hook| self.is_open(context.word, *hook, &tuple)),
         };
         if permitted { NEXT } else { Err(IcmpError) }
     }

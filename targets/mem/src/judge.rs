@@ -141,10 +141,7 @@ impl Mem {
 
     /// Will some judgement need to know who opened this?
     fn is_needed(&self, context: &Context, tuple: &Tuple, event: Event, mark: Mark) -> bool {
-        let other = match context.hook {
-            Hook::ToPod => Hook::FromPod,
-            Hook::FromPod | Hook::Translated => Hook::ToPod,
-        };
+        let other = context.hook.other();
         let answered_by_entry =
             || isolated(context.word, other) && (event == Event::Open || !self.is_open(context.word, other, tuple));
         context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()

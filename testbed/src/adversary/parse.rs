@@ -241,15 +241,19 @@ impl Packet {
 
     /// Neighbour discovery (RFC 4861): its type.
     pub fn discovery(&self) -> Option<u8> {
+        self.discovery_after(0)
+    }
+
+    /// The same, where it has met so many routers since.
+    fn discovery_after(&self, routers: u8) -> Option<u8> {
         let kind = *self.body.first()?;
-        let is = !self.is_v4() && self.is_icmp() && self.hops == 255 && self.fragment.is_none();
+        let is = !self.is_v4() && self.is_icmp() && self.hops == 255 - routers && self.fragment.is_none();
         (is && (133..=137).contains(&kind)).then_some(kind)
     }
 
     /// Was it neighbour discovery, of a size that passes, before a router took it on?
     pub fn was_discovery(&self) -> bool {
-        let before = Self { hops: self.hops.saturating_add(1), ..self.clone() };
-        self.hops == 254 && self.body.len() <= 128 && before.discovery().is_some()
+        self.body.len() <= 128 && self.discovery_after(1).is_some()
     }
 
     /// Source and destination port, where the protocol has them and they are there.

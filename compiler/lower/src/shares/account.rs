@@ -74,24 +74,9 @@ impl Account {
         self.sum.usage(self.pods.len() as u64)
     }
 
-    /// The largest policies, without which the others have at most `limit` parts, and the parts of each.
-    pub(super) fn largest(&self, limit: u64) -> Vec<(Arc<str>, u64)> {
-        let mut left = self.sum.parts;
-        if left <= limit {
-            return vec![];
-        }
-        let mut order: Vec<(&Arc<str>, u64)> = self.policies.iter().map(|(name, bound)| (name, bound.parts)).collect();
-        // Stable: between equals their names decide.
-        order.sort_by_key(|(_, parts)| std::cmp::Reverse(*parts));
-        let mut largest = vec![];
-        for (name, parts) in order {
-            if left <= limit {
-                break;
-            }
-            left -= parts;
-            largest.push((name.clone(), parts));
-        }
-        largest
+    /// The parts of each policy.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (Arc<str>, u64)> {
+        self.policies.iter().map(|(name, bound)| (name.clone(), bound.parts))
     }
 
     /// Before [`Account::used`] and [`Account::reduce`]: looks at all policies but `largest`, with nothing set aside.

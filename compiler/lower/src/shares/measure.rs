@@ -13,7 +13,11 @@ use netpolc_policy::{
 use netpolc_table::schema::Family;
 
 use super::limits::{RESOURCES, Resource, Usage, work};
-use crate::{blocks::Prefix, fingerprint};
+use crate::{
+    blocks::Prefix,
+    distinct, fingerprint,
+    ports::{Edge, edges, pieces},
+};
 
 /// Steps of the IPv6 trie below its root that a whole address takes.
 const STEPS_V6: u64 = 14;
@@ -134,9 +138,6 @@ fn peers(rule: &Rule) -> &[Peer] {
         Peers::Listed(peers) => peers,
     }
 }
-
-/// Protocol and port before which something begins, 65536 being the end.
-type Edge = (Protocol, u32);
 
 /// What counts of one policy.
 #[derive(Debug)]
@@ -261,7 +262,7 @@ impl Ledger {
         for &i in kept {
             for direction in Direction::BOTH {
                 let (rules, sets) = (&self.items[i].rules[direction as usize], self.counts[i][direction as usize]);
-                let cells: u64 = rules.iter().flatten().map(|range| classes(&edges, *range)).sum();
+                let cells: u64 = rules.iter().flatten().map(|range| pieces(&edges, *range)).sum();
                 usage[Resource::Rows as usize] += rules.len() as u64 * sets;
                 usage[Resource::Verdicts as usize] += cells * sets;
             }
@@ -298,11 +299,7 @@ impl Item {
                         }
                     }
                 }
-                for &(protocol, first, last) in &ranges {
-                    let (first, end) = (u32::from(first), u32::from(last) + 1);
-                    item.edges
-                        .extend([first, end].into_iter().filter(|e| (1..=0xffff).contains(e)).map(|e| (protocol, e)));
-                }
+                item.edges.extend(ranges.iter().copied().flat_map(edges));
                 if rule.peers == Peers::Any {
                     item.blocks.extend(Family::BOTH.map(everywhere));
                 }
@@ -343,19 +340,6 @@ impl Item {
 /// What a rule without peers is about, of a family.
 fn everywhere(family: Family) -> Prefix {
     Prefix { family, bits: 0, length: 0 }
-}
-
-fn distinct<T: Ord>(list: impl Iterator<Item = T>) -> Vec<T> {
-    let mut list: Vec<T> = list.collect();
-    list.sort_unstable();
-    list.dedup();
-    list
-}
-
-/// Port classes that a range consists of, between these edges.
-fn classes(edges: &[Edge], (protocol, first, last): (Protocol, u16, u16)) -> u64 {
-    let before = |port: u32| edges.partition_point(|edge| *edge <= (protocol, port));
-    1 + (before(last.into()) - before(first.into())) as u64
 }
 
 /// Blocks of the IPv6 trie on the way to these prefixes, which are in order.

@@ -27,7 +27,7 @@ use netpolc_policy::{Cluster, Isolation, ObjectKey, Pod, Policy, Service};
 
 pub use self::limits::{Limits, RESOURCES, Resource, Room, Usage};
 use self::{account::Account, measure::pairs};
-use crate::{Event, Scope};
+use crate::{Compiler, Event, Overflow, Scope};
 
 /// A policy or a Service that is set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +117,21 @@ impl Shares {
             services_aside: BTreeMap::new(),
             blamed: BTreeMap::new(),
             handed_on: Default::default(),
+        }
+    }
+
+    /// A compiler, at first as `new` makes it, that has taken in what is admitted of the cluster that was decided about. Sets
+    /// aside what turns out to take too much.
+    ///
+    /// # Errors
+    /// Where ids run out.
+    pub fn compile(&mut self, cluster: &Cluster, new: impl Fn() -> Compiler) -> Result<Compiler, Overflow> {
+        loop {
+            let mut compiler = new().bounded(self.limits.cells);
+            compiler.load_admitted(cluster, self)?;
+            if !self.blame_excess(cluster, compiler.take_excess()) {
+                return Ok(compiler);
+            }
         }
     }
 
@@ -332,17 +347,17 @@ impl Shares {
         let parts = Resource::Parts;
         let limit = self.limit(parts, self.accounts.values().map(|a| a.bound()[parts as usize]));
         for (namespace, account) in &mut self.accounts {
-            let (used, largest) = (account.bound()[parts as usize], account.largest(limit));
-            account.look(namespace, cluster, largest.iter().map(|(name, _)| name.clone()).collect());
-            set_aside(&mut self.policies_aside, namespace, largest, (parts, used, limit));
+            let (used, gone) = (account.bound()[parts as usize], largest(account.parts().collect(), limit));
+            account.look(namespace, cluster, gone.iter().map(|(name, _)| name.clone()).collect());
+            set_aside(&mut self.policies_aside, Kind::Policy, keys(namespace, gone), (parts, used, limit));
         }
         for resource in RESOURCES {
             let limit = self.limit(resource, self.accounts.values().map(|a| a.used(resource)));
             for (namespace, account) in &mut self.accounts {
                 let used = account.used(resource);
                 if used > limit {
-                    let largest = account.reduce(resource, limit);
-                    set_aside(&mut self.policies_aside, namespace, largest, (resource, used, limit));
+                    let gone = keys(namespace, account.reduce(resource, limit));
+                    set_aside(&mut self.policies_aside, Kind::Policy, gone, (resource, used, limit));
                 }
             }
         }
@@ -356,7 +371,7 @@ impl Shares {
     fn decide_services(&mut self) {
         self.services_aside.clear();
         let resource = Resource::Services;
-        let mut by_namespace: BTreeMap<Arc<str>, Vec<(u64, ObjectKey)>> = BTreeMap::new();
+        let mut by_namespace: BTreeMap<Arc<str>, Vec<(ObjectKey, u64)>> = BTreeMap::new();
         let mut used: BTreeMap<Arc<str>, u64> = BTreeMap::new();
         for (key, &takes) in &self.services {
             if takes > self.limits.service {
@@ -366,37 +381,47 @@ impl Shares {
                 continue;
             }
             *used.entry(key.namespace.clone()).or_default() += takes;
-            by_namespace.entry(key.namespace.clone()).or_default().push((takes, key.clone()));
+            by_namespace.entry(key.namespace.clone()).or_default().push((key.clone(), takes));
         }
         let limit = self.limit(resource, used.values().copied());
         for (namespace, total) in used.into_iter().filter(|(_, used)| *used > limit) {
-            let mut list = by_namespace.remove(&namespace).unwrap_or_default();
-            list.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-            let mut left = total;
-            for (takes, object) in list {
-                if left <= limit {
-                    break;
-                }
-                left -= takes;
-                let aside =
-                    Aside { kind: Kind::Service, resource, takes, namespace: total, limit, object: object.clone() };
-                self.services_aside.insert(object, aside);
-            }
+            let gone = largest(by_namespace.remove(&namespace).unwrap_or_default(), limit);
+            set_aside(&mut self.services_aside, Kind::Service, gone, (resource, total, limit));
         }
     }
 }
 
-/// Notes policies of a namespace, with what each takes by itself; then what all take together, and may take.
+/// The largest of a list, without which the others take at most `limit`; between equals their names decide.
+fn largest<K: Ord>(mut list: Vec<(K, u64)>, limit: u64) -> Vec<(K, u64)> {
+    list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    let mut left: u64 = list.iter().map(|(_, takes)| takes).sum();
+    let mut gone = 0;
+    while left > limit && gone < list.len() {
+        left -= list[gone].1;
+        gone += 1;
+    }
+    list.truncate(gone);
+    list
+}
+
+/// Names of objects of a namespace as keys.
+fn keys(namespace: &Arc<str>, names: Vec<(Arc<str>, u64)>) -> Vec<(ObjectKey, u64)> {
+    let key = |name| ObjectKey { namespace: namespace.clone(), name };
+    names.into_iter().map(|(name, takes)| (key(name), takes)).collect()
+}
+
+/// Notes objects of a namespace, with what each takes by itself; then what all of it take together, and may take.
 fn set_aside(
     aside: &mut BTreeMap<ObjectKey, Aside>,
-    namespace: &Arc<str>,
-    policies: Vec<(Arc<str>, u64)>,
-    (resource, used, limit): (Resource, u64, u64),
+    kind: Kind,
+    objects: Vec<(ObjectKey, u64)>,
+    (resource, namespace, limit): (Resource, u64, u64),
 ) {
-    aside.extend(policies.into_iter().map(|(name, takes)| {
-        let object = ObjectKey { namespace: namespace.clone(), name };
-        (object.clone(), Aside { kind: Kind::Policy, resource, takes, namespace: used, limit, object })
-    }));
+    aside.extend(
+        objects
+            .into_iter()
+            .map(|(object, takes)| (object.clone(), Aside { kind, resource, takes, namespace, limit, object })),
+    );
 }
 
 /// The most that each may take so that all together fit: whoever takes less keeps what he takes (max-min fairness).

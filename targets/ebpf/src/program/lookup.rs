@@ -6,7 +6,7 @@ use netpolc_target::{
     semantics::{DropReason::*, Phase},
 };
 
-use super::{Asks, Generator, mark, other, stack};
+use super::{Asks, Generator, mark, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -69,7 +69,7 @@ impl Generator<'_> {
         self.if_open_by_tables(self.hook, family, half);
         self.a.jump(unknown);
         self.a.bind(half);
-        self.if_open_by_tables(other(self.hook), family, allow);
+        self.if_open_by_tables(self.hook.other(), family, allow);
         self.a.jump(unknown);
 
         self.found(family, [found, twin], [absent, last], touch, claim);
@@ -279,7 +279,7 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::SPARE, R2);
         a.store(Size::Dw, Fp, stack::SPARE2, R4);
         let service = self.a.label();
-        self.permits(other(self.hook), family, reopen, service);
+        self.permits(self.hook.other(), family, reopen, service);
         self.a.bind(service);
         match self.hook {
             Hook::ToPod => self.service(family, reopen, last),

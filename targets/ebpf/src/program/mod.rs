@@ -235,14 +235,6 @@ enum Asks {
 /// Word flags that make openings keep state.
 const KEEP: i32 = (Word::INGRESS | Word::EGRESS | Word::RECORD) as i32;
 
-/// The other direction.
-fn other(hook: Hook) -> Hook {
-    match hook {
-        Hook::ToPod => Hook::FromPod,
-        Hook::FromPod | Hook::Translated => Hook::ToPod,
-    }
-}
-
 /// The direction's isolation flag.
 fn isolation(hook: Hook) -> i32 {
     i32::from(match hook {

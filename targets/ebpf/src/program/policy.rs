@@ -6,7 +6,7 @@ use netpolc_table::{
 };
 use netpolc_target::{Hook, semantics::DropReason::*};
 
-use super::{Asks, Generator, KEEP, helper, isolation, mark, other, stack};
+use super::{Asks, Generator, KEEP, helper, isolation, mark, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
@@ -90,7 +90,7 @@ impl Generator<'_> {
     /// Before the state tables are looked at, where the verifier has few ways to follow.
     fn if_needed(&mut self, family: Family) {
         let (allow, yes) = (self.allow, self.a.label());
-        let hook = other(self.hook);
+        let hook = self.hook.other();
         self.a.note("is an entry needed?");
         self.word_flags();
         let a = &mut self.a;
@@ -398,13 +398,7 @@ impl Generator<'_> {
     /// sends to itself; else to `no`. Reads class and protocol from the stack. Changes R0-R5.
     pub(super) fn permits(&mut self, direction: Hook, family: Family, yes: Label, no: Label) {
         self.a.note("judge again");
-        self.word_flags();
-        let a = &mut self.a;
-        a.alu(Alu::And, R1, isolation(direction));
-        a.jump_if(Cond::Eq, R1, 0, yes);
-        a.load(Size::H, R4, Fp, stack::CLASS);
-        a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
-        self.tables(direction, family, yes);
+        self.if_open_by_tables(direction, family, yes);
         match direction {
             Hook::ToPod => self.a.jump(no),
             Hook::FromPod | Hook::Translated => self.own(family, yes, no),

@@ -309,14 +309,15 @@ impl Trie {
             let width = 1_usize << (bits(level) - length);
             let list = &self.prefixes[usize::from(length)];
             // One that begins before them may cover them all; those that begin among them lie in them.
-            if let (true, Some(&value)) = (width > count, list.get(&(address & mask(length)))) {
-                values.fill(value);
-            }
-            if width <= count {
-                for (&begin, &value) in list.range(address..=last) {
-                    let first = ((begin - address) >> shift) as usize;
-                    values[first..first + width].fill(value);
+            if width > count {
+                if let Some(&value) = list.get(&(address & mask(length))) {
+                    values.fill(value);
                 }
+                continue;
+            }
+            for (&begin, &value) in list.range(address..=last) {
+                let first = ((begin - address) >> shift) as usize;
+                values[first..first + width].fill(value);
             }
         }
         values

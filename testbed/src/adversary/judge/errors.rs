@@ -54,18 +54,17 @@ impl Judge {
                 };
                 reason.allows()
             };
-            let opened = self.opened.contains(&(pod, sent)) && permits(Direction::Egress, sent);
-            let accepted =
-                self.accepted.contains(&(pod, sent.reverse())) && permits(Direction::Ingress, sent.reverse());
+            let (out, into) = (permits(Direction::Egress, sent), permits(Direction::Ingress, sent.reverse()));
+            let opened = self.opened.contains(&(pod, sent)) && out;
+            let accepted = self.accepted.contains(&(pod, sent.reverse())) && into;
             // A packet of no connection: policy decides about it.
             let alone = event == Event::Alone
                 && match direction {
-                    Direction::Egress => permits(Direction::Ingress, sent.reverse()),
-                    Direction::Ingress => permits(Direction::Egress, sent),
+                    Direction::Egress => into,
+                    Direction::Ingress => out,
                 };
             // What policy permits both ways needs nobody to have opened it (S39a).
-            let free = permits(Direction::Egress, sent) && permits(Direction::Ingress, sent.reverse());
-            if !(opened || accepted || alone || free) {
+            if !(opened || accepted || alone || (out && into)) {
                 return wrong(
                     Kind::IcmpError,
                     format_args!("about a connection that {place:?} does not have: {sent:?}"),

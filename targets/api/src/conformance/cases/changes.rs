@@ -62,7 +62,7 @@ fn records(word: Word) -> Write {
 fn not_needed(h: &Hosts) -> Case {
     let (into, udp) = (served(h), Talk::new(h.a, 53, h.friend, 4000));
     let both = Talk::new(h.a, 53, h.friend, 53);
-    Case::new(name("S38 what needs no entry has none", h), world(Policy::Some, Policy::Open))
+    Case::new(name("S39a what needs no entry has none", h), world(Policy::Some, Policy::Open))
         .in_passes("SYN in", into.back(SYN))
         .out_passes("SYN+ACK out", into.out(SYN_ACK))
         .in_passes("a question", udp.back(Unit::Udp))
