@@ -367,7 +367,8 @@ async fn outage(scene: &Scene, server: &mut Server) {
     grant(server, &admin).await;
     in_step(scene, &admin, "with rights again").await;
     scene.until("the server works again", works).await;
-    assert!(scene.policy("shop/late").is_some());
+    // What is enforced is in the record a moment later.
+    scene.until("the late policy", |s| s.policy("shop/late").is_some()).await;
 }
 
 /// The status of the agent's node, as soon as `holds` is true of it.
