@@ -143,12 +143,12 @@ fn endpoints(
             entries.filter(|(_, e)| e.params[0] == u64::from(endpoint)).map(|(k, _)| k.value(0).low() as u32);
         mine.next().map(|i| attached.get(&i).cloned().flatten().unwrap_or_else(|| format!("interface {i}")))
     };
-    let capacity = ebpf.capabilities().connections;
     let mut list = Vec::new();
     for key in program.table(TableId::Endpoint).entries.keys() {
         let endpoint = key.value(0).low() as u16;
         let word = eval::word(program, endpoint);
         let (v4, v6) = ebpf.occupancy(endpoint)?;
+        let room = ebpf.room(endpoint)?;
         let drops = ebpf.drops(endpoint)?;
         list.push(Endpoint {
             endpoint,
@@ -158,7 +158,7 @@ fn endpoints(
             egress_set: (word.flags & Word::EGRESS != 0).then_some(word.egress_set),
             guarded: word.flags & (Word::GUARD | Word::EGRESS) != 0,
             connections: v4 + v6,
-            connections_capacity: capacity,
+            connections_capacity: room.0 + room.1,
             adopted: names.get(&endpoint).map_or(0, |p| p.adopted),
             drops: drops
                 .into_iter()

@@ -13,7 +13,7 @@
 mod common;
 
 use common::stage::Enforced;
-use netpolc_target_ebpf::{Capacities, Config};
+use netpolc_target_ebpf::{Capacities, Config, Connections};
 use netpolc_testbed::adversary::{Campaign, Lab, Report, judge::Kind};
 
 fn number(name: &str, usual: u64) -> u64 {
@@ -24,7 +24,7 @@ fn run(campaign: &Campaign) -> Report {
     let lab = Lab::up().expect("network namespaces (this needs root)");
     let work = || {
         // Room for all that the adversary opens: no honest frame is to fail by a full table.
-        let config = Config { capacities: Capacities::for_pods(15, 65_536), ..Config::default() };
+        let config = Config { capacities: Capacities::for_pods(15), connections: Connections::fixed(14), ..Config::default() };
         let mut enforced = Enforced::open("node1", config);
         campaign.run(&lab, |cluster| enforced.agent.update(cluster.clone()).map(drop)).expect("the lab works")
     };

@@ -25,7 +25,7 @@ use super::{
 use crate::net::{Connection, Opener};
 
 /// Of the connections that a pod may have in each family, one in so many may be taken over.
-const SHARE: usize = 2;
+const SHARE: u32 = 2;
 
 /// What was taken over for one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -218,10 +218,13 @@ pub fn insert(
 ) -> Result<Adoption, Error> {
     let mut adoption = Adoption::default();
     // Whoever can make connections must not be able to take all the places that later ones need.
-    let most = host.capabilities().connections as usize / SHARE;
-    let mut counts = [0, 0];
+    let family = |c: &Connection| usize::from(c.local.is_ipv6());
+    let mut wanted = [0u32; 2];
+    running.iter().for_each(|(c, _)| wanted[family(c)] += SHARE);
+    let room = host.reserve(endpoint, wanted)?;
+    let mut counts = [0; 2];
     for (connection, origin) in running {
-        let count = &mut counts[usize::from(connection.local.is_ipv6())];
+        let (count, most) = (&mut counts[family(&connection)], room[family(&connection)] / SHARE);
         *count += 1;
         if *count > most {
             adoption.no_room += 1;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use netpolc_table::Program;
+use netpolc_table::{Program, schema::Family};
 use netpolc_target::{Error, Hook, semantics::Phase};
 use netpolc_target_ebpf::{self as ebpf, Ebpf, Hold, Inserted};
 
@@ -90,6 +90,14 @@ impl Enforcer for Ebpf {
             tracing::debug!(endpoint, amended, "entries that recording made");
         }
         Ok(())
+    }
+
+    fn reserve(&mut self, endpoint: u16, connections: [u32; 2]) -> Result<[u32; 2], Error> {
+        for (family, wanted) in Family::BOTH.into_iter().zip(connections) {
+            Ebpf::reserve(self, endpoint, family, wanted)?;
+        }
+        let (v4, v6) = self.room(endpoint)?;
+        Ok([v4, v6])
     }
 
     fn adopt(

@@ -115,6 +115,14 @@ pub trait Enforcer: Target {
         Ok(())
     }
 
+    /// Makes room for so many connections of an endpoint, IPv4 and IPv6, where that is possible; says how many there is room for now.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn reserve(&mut self, _endpoint: u16, _connections: [u32; 2]) -> Result<[u32; 2], Error> {
+        Ok([self.capabilities().connections; 2])
+    }
+
     /// Takes over a running connection; an entry that it has already gets the opener that is known now. `incarnation` is that of the
     /// remote.
     ///

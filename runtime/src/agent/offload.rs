@@ -202,6 +202,10 @@ impl Enforcer for Offload {
         Enforcer::amend(&mut self.ebpf, endpoint, amend)
     }
 
+    fn reserve(&mut self, endpoint: u16, connections: [u32; 2]) -> Result<[u32; 2], Error> {
+        Enforcer::reserve(&mut self.ebpf, endpoint, connections)
+    }
+
     fn adopt(
         &mut self,
         endpoint: u16,

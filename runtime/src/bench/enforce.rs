@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use netpolc_policy::Cluster;
-use netpolc_target_ebpf::{Capacities, Config, Ebpf};
+use netpolc_target_ebpf::{Capacities, Config, Connections, Ebpf};
 use netpolc_testbed::netns::Net;
 
 use crate::agent::{Agent, host::Kernel};
@@ -12,11 +12,10 @@ pub fn roomy() -> Config {
     let capacities = Capacities {
         endpoints: 1 << 11,
         sets: 1 << 11,
-        state_buckets: 1 << 7,
         port_words: 1 << 8,
         ..Capacities::default()
     };
-    Config { capacities, ..Config::default() }.fixed()
+    Config { capacities, connections: Connections::fixed(7), ..Config::default() }.fixed()
 }
 
 /// A node that is policed as long as this lives.

@@ -13,6 +13,7 @@ use aya::maps::MapData;
 use netpolc_lower::{Compiler, Event, Scope};
 use netpolc_target::{Hook, Verdict, frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
+    Amendment, Connection, Connections,
     asm::MapRef,
     layout::{Capacities, Clock},
     loader::Loaded,
@@ -107,9 +108,11 @@ impl Rig {
         compiler.load(&cluster)?;
         compiler.apply_all([Event::Interface { pod: world::subject(), interface: Some(DEVICE.into()) }])?;
         let endpoint = compiler.endpoint(&world::subject()).context("the pod is an endpoint")?;
-        let capacities = Capacities { endpoints: 1 << 4, state_buckets: 1 << 10, ..Capacities::default() };
+        let capacities = Capacities { endpoints: 1 << 4, ..Capacities::default() };
         let clock = Clock { hz: sys::jiffies_a_second() };
-        let maps = Maps::create(capacities, 1, clock, Shared::create(&capacities, clock)?)?;
+        let shared = Shared::create(&capacities, clock)?;
+        shared.set_sizes(Connections::fixed(10));
+        let maps = Maps::create(capacities, 1, clock, shared)?;
         let mut tables = Tables::open(maps, Access::Write)?;
         let (_, plan) = netpolc_table::delta::plan(&netpolc_table::Program::default(), compiler.program())?;
         let grace = Grace::default();
@@ -167,7 +170,10 @@ impl Rig {
     }
 
     fn forget(&self) -> anyhow::Result<()> {
-        Ok(state::purge(&self.tables.maps, self.endpoint)?)
+        let always = |_: &Connection| Amendment::Forget;
+        let now = state::Ticker::load(&self.tables.maps)?.now()?;
+        state::amend(&self.tables.maps, now, self.endpoint, always)?;
+        Ok(())
     }
 
     /// Makes the flows' state, and makes sure that every packet gets the answer that its case is about.

@@ -195,7 +195,7 @@ pub enum JudgeName {
 /// Pods that can be isolated, unless told otherwise.
 pub const MAX_PODS: u32 = 255;
 /// Connections of each of them and each IP family, unless told otherwise.
-pub const MAX_CONNECTIONS: u32 = 3072;
+pub const MAX_CONNECTIONS: u32 = 1 << 21;
 
 /// `agent`.
 #[derive(Debug, Args)]
@@ -222,8 +222,8 @@ pub struct Agent {
     /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up to it
     #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub max_pods: u32,
-    /// Connections of each of these pods that are remembered, for each IP family; rounded up to 6 times a power of two
-    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(1..=393_216))]
+    /// Connections of all pods of this node that are remembered, beyond the first 384 of each
+    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(0..=1 << 26))]
     pub max_connections: u32,
     /// Serve /metrics, /healthz and /readyz here [default: not at all]
     #[arg(long, value_name = "ADDRESS:PORT")]

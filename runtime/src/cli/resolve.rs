@@ -105,7 +105,7 @@ pub struct Agent {
     pub target: AgentTarget,
     /// Pods that can be isolated.
     pub max_pods: u32,
-    /// Connections that are remembered for each of them and each IP family.
+    /// Connections of all of them that are remembered, beyond the first ones of each.
     pub max_connections: u32,
     /// Where monitoring is served.
     pub metrics: Option<SocketAddr>,

@@ -1,11 +1,11 @@
 //! `netpolc agent`: opens the target, and serves until a signal.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
 use netpolc_kube_sync::watch::{self, Access, Lists};
 use netpolc_target::Target as _;
-use netpolc_target_ebpf::{Capacities, Config, Ebpf};
+use netpolc_target_ebpf::{Capacities, Config, Connections, Ebpf, Moved, Tender};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -59,19 +59,43 @@ fn raise_descriptors() {
 
 /// The tables: those that are pinned, or new ones of the size that was asked for.
 fn open(options: &Agent) -> anyhow::Result<Ebpf> {
-    let capacities = Capacities::for_pods(options.max_pods, options.max_connections);
-    capacities.check().map_err(|why| anyhow!("--max-pods, --max-connections: {why}"))?;
-    let ebpf = Ebpf::open(&options.pin_dir, Config { capacities, ..Config::default() })?;
-    let found = (ebpf.capabilities().endpoints, ebpf.capabilities().connections);
-    if found != (capacities.endpoints, capacities.connections()) {
-        let (pods, connections) = (found.0 - 1, found.1);
+    let capacities = Capacities::for_pods(options.max_pods);
+    capacities.check().map_err(|why| anyhow!("--max-pods: {why}"))?;
+    let connections = Connections { budget: options.max_connections, ..Connections::default() };
+    let ebpf = Ebpf::open(&options.pin_dir, Config { capacities, connections, ..Config::default() })?;
+    let found = ebpf.capabilities().endpoints;
+    if found != capacities.endpoints {
+        let pods = found - 1;
         tracing::warn!(
             pods,
-            connections,
-            "--max-pods and --max-connections count when tables are made; those that are pinned stay (netpolc detach removes them)"
+            "--max-pods counts when tables are made; those that are pinned stay (netpolc detach removes them)"
         );
     }
+    let tender = ebpf.tender()?;
+    std::thread::Builder::new().name("connections".into()).spawn(move || tend(tender)).context("start a thread")?;
     Ok(ebpf)
+}
+
+/// Gives tables of connections the size that they need, as long as this process lives. In a thread of its own: it waits for
+/// grace periods, and policies wait for nothing.
+fn tend(mut tender: Tender) {
+    const LOOK: Duration = Duration::from_secs(30);
+    const AGAIN: Duration = Duration::from_secs(1);
+    loop {
+        let done = tender.tend().and_then(|moved| {
+            for Moved { endpoint, family, before, now, lost } in moved {
+                tracing::debug!(endpoint, ?family, before, now, "the pod's table of connections has another size");
+                if lost > 0 {
+                    tracing::warn!(endpoint, ?family, lost, "connections found no place in the pod's new table");
+                }
+            }
+            tender.wait(LOOK)
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, "tables of connections stay as they are");
+            std::thread::sleep(AGAIN);
+        }
+    }
 }
 
 fn with(options: &Agent, metrics: Arc<Metrics>, host: impl Enforcer) -> anyhow::Result<Outcome> {
@@ -106,6 +130,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_asked_for_tables_have_their_usual_size() {
-        assert_eq!(Capacities::for_pods(MAX_PODS, MAX_CONNECTIONS), Capacities::default());
+        assert_eq!(Capacities::for_pods(MAX_PODS), Capacities::default());
+        assert_eq!(MAX_CONNECTIONS, Connections::default().budget);
     }
 }

@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 
-use netpolc_target::Target;
 use netpolc_target_ebpf::Ebpf;
 use prometheus_client::{
     collector::Collector,
@@ -42,11 +41,13 @@ impl Tables {
             let (namespace, pod) = name.split_once('/').unwrap_or(("", name));
             vec![("namespace", namespace.to_owned()), ("pod", pod.to_owned())]
         };
-        let (mut drops, mut connections) = (vec![], vec![]);
+        let (mut drops, mut connections, mut room) = (vec![], vec![], vec![]);
         for known in &record.pods {
             let (v4, v6) = ebpf.occupancy(known.endpoint)?;
-            for (family, count) in [("ipv4", v4), ("ipv6", v6)] {
+            let places = ebpf.room(known.endpoint)?;
+            for (family, count, places) in [("ipv4", v4, places.0), ("ipv6", v6, places.1)] {
                 connections.push((with(pod(&known.pod), "family", family), u64::from(count)));
+                room.push((with(pod(&known.pod), "family", family), u64::from(places)));
             }
             for (hook, why, count) in ebpf.drops(known.endpoint)? {
                 drops.push((with(with(pod(&known.pod), "hook", name(hook)), "reason", why.name()), count));
@@ -70,8 +71,8 @@ impl Tables {
             gauge("connections", "Entries in a pod's connection table", connections),
             gauge(
                 "connections_capacity",
-                "Places in each pod's connection table, for each family",
-                vec![(vec![], u64::from(ebpf.capabilities().connections))],
+                "Places in a pod's connection table now; it grows with what is used",
+                room,
             ),
             gauge("offloaded_filters", "Flower filters that are installed", filters.collect()),
             Metric {

@@ -2,9 +2,14 @@
 //!
 //! Not here: what the sizes mean (`layout`).
 
+use std::time::Duration;
+
 use crate::{
     attach::Mode,
-    layout::Capacities,
+    layout::{
+        Capacities,
+        state::{MOST_BUCKETS, PER_BUCKET},
+    },
     program::{Options, Sockets},
 };
 
@@ -13,8 +18,10 @@ use crate::{
 pub struct Config {
     /// Sizes of the first generation. What is pinned keeps its own.
     pub capacities: Capacities,
-    /// How far generations grow; `endpoints`, `state_buckets` and `fragments` never do. Equal to `capacities`: not at all.
+    /// How far generations grow; `endpoints` and `fragments` never do. Equal to `capacities`: not at all.
     pub limits: Capacities,
+    /// How large tables of connections are.
+    pub connections: Connections,
     /// How programs get to interfaces.
     pub mode: Mode,
     /// Mixed into the hashes of connection state; None: from the kernel's random numbers.
@@ -26,7 +33,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let capacities = Capacities::default();
-        Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: None, program: Options::default() }
+        let connections = Connections::default();
+        let limits = largest(capacities);
+        Self { capacities, limits, connections, mode: Mode::Best, seed: None, program: Options::default() }
     }
 }
 
@@ -34,7 +43,9 @@ impl Config {
     /// Small at first, for tests and single questions.
     pub fn small() -> Self {
         let capacities = Capacities::small();
-        Self { capacities, limits: largest(capacities), mode: Mode::Best, seed: Some(1), program: Options::default() }
+        let connections = Connections::fixed(6);
+        let limits = largest(capacities);
+        Self { capacities, limits, connections, mode: Mode::Best, seed: Some(1), program: Options::default() }
     }
 
     /// Small, for questions about single packets ([`netpolc_target::Datapath::packet`]) of every [`netpolc_target::Arrival`]: it is told what
@@ -47,6 +58,61 @@ impl Config {
     /// The same without growth.
     pub fn fixed(self) -> Self {
         Self { limits: self.capacities, ..self }
+    }
+}
+
+/// How large tables of connections are. Each endpoint has one for each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// log2 of the buckets of an endpoint's first table. What is pinned keeps its own.
+    pub first_log: u8,
+    /// log2 of the buckets of the largest table.
+    pub most_log: u8,
+    /// How many connections there is room for in all tables that have grown. First tables do not count.
+    pub budget: u32,
+    /// How long a table is much larger than what it holds before it shrinks.
+    pub patience: Duration,
+}
+
+impl Default for Connections {
+    /// 384 connections at first, 393,216 at most, two millions on the node.
+    fn default() -> Self {
+        Self { first_log: 6, most_log: 16, budget: 1 << 21, patience: Duration::from_secs(600) }
+    }
+}
+
+impl Connections {
+    /// Tables that do not grow.
+    pub fn fixed(log: u8) -> Self {
+        Self { first_log: log, most_log: log, ..Self::default() }
+    }
+
+    /// Connections that find room in a table of so many buckets whatever their hashes are, in practice.
+    pub fn holds(&self, log: u8) -> u32 {
+        PER_BUCKET << log
+    }
+
+    /// Buckets of a first table.
+    pub fn first_buckets(&self) -> u32 {
+        1 << self.first_log
+    }
+
+    /// The budget in buckets.
+    pub fn budget_buckets(&self) -> u64 {
+        u64::from(self.budget / PER_BUCKET)
+    }
+
+    /// Names the field that is out of its bounds.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn check(&self) -> Result<(), String> {
+        let most = MOST_BUCKETS.ilog2() as u8;
+        if self.first_log < 1 || self.first_log > self.most_log || self.most_log > most {
+            let Self { first_log, most_log, .. } = self;
+            return Err(format!("tables of connections: 2^{first_log} to 2^{most_log} buckets; 2^1 to 2^{most} are possible"));
+        }
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ pub use config::Clock;
 use state::{K1, K2, mix};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 /// First word of the header map: "netpolc" and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
 
@@ -49,8 +49,6 @@ pub struct Capacities {
     pub remote_v6_buckets: u32,
     /// Blocks of 256 slots in `remote_v6_leaf`.
     pub remote_v6_leaves: u32,
-    /// Buckets of [`state::WAYS`] entries for each endpoint and family.
-    pub state_buckets: u32,
     /// Entries of the fragment table.
     pub fragments: u32,
     /// Entries of `own_more`.
@@ -59,11 +57,8 @@ pub struct Capacities {
     pub services: u32,
 }
 
-/// Connections that find room in a bucket on average, whatever their hashes are: 3/4 of its slots.
-const PER_BUCKET: u32 = state::WAYS as u32 / 4 * 3;
-
 impl Default for Capacities {
-    /// A node with up to 255 pods; about 170 MiB, most of it connection state.
+    /// A node with up to 255 pods; about 70 MiB.
     fn default() -> Self {
         Self {
             interface_blocks: 1 << 10,
@@ -77,7 +72,6 @@ impl Default for Capacities {
             remote_v6_blocks: 1 << 13,
             remote_v6_buckets: 1 << 15,
             remote_v6_leaves: 1 << 12,
-            state_buckets: 1 << 9,
             fragments: 1 << 13,
             more_addresses: 1 << 12,
             services: 1 << 14,
@@ -100,25 +94,22 @@ impl Capacities {
             remote_v6_blocks: 1 << 11,
             remote_v6_buckets: 1 << 12,
             remote_v6_leaves: 1 << 10,
-            state_buckets: 1 << 6,
             fragments: 1 << 10,
             more_addresses: 1 << 8,
             services: 1 << 8,
         }
     }
 
-    /// The default, with another number of pods and of connections for each pod and family; both are rounded up. About
-    /// 96 bytes for each connection that a pod may have.
-    pub fn for_pods(pods: u32, connections: u32) -> Self {
-        let state_buckets = connections.div_ceil(PER_BUCKET).next_power_of_two();
-        Self { endpoints: (pods + 1).next_power_of_two(), state_buckets, ..Self::default() }
+    /// The default, with another number of pods, which is rounded up.
+    pub fn for_pods(pods: u32) -> Self {
+        Self { endpoints: (pods + 1).next_power_of_two(), ..Self::default() }
     }
 
     /// Names the first field that is no power of two or out of its bounds.
     pub fn check(&self) -> Result<(), String> {
         for (name, value, low, high) in [
             ("interface_blocks", self.interface_blocks, 1 << 1, 1 << 16),
-            ("endpoints", self.endpoints, 1 << 1, 1 << 16),
+            ("endpoints", self.endpoints, 1 << 1, state::ENDPOINTS),
             ("sets", self.sets, 1 << 1, 1 << 16),
             ("classes_v4", self.classes_v4, 1 << 1, 1 << 16),
             ("classes_v6", self.classes_v6, 1 << 1, 1 << 15),
@@ -128,7 +119,6 @@ impl Capacities {
             ("remote_v6_blocks", self.remote_v6_blocks, 1 << 9, 1 << 19),
             ("remote_v6_buckets", self.remote_v6_buckets, 1 << 4, 1 << 22),
             ("remote_v6_leaves", self.remote_v6_leaves, 1 << 4, 1 << 16),
-            ("state_buckets", self.state_buckets, 1 << 1, 1 << 16),
             ("fragments", self.fragments, 1 << 4, 1 << 20),
             ("more_addresses", self.more_addresses, 1 << 4, 1 << 20),
             ("services", self.services, 1 << 4, 1 << 20),
@@ -137,15 +127,10 @@ impl Capacities {
                 return Err(format!("{name}: {value} must be a power of two from {low} to {high}"));
             }
         }
-        match MapId::ALL.iter().find(|m| m.is_array() && m.value_size(self) > MAX_VALUE) {
+        match MapId::ALL.iter().find(|m| m.kind() == MapKind::Array && m.value_size(self) > MAX_VALUE) {
             Some(m) => Err(format!("map {}: a value of {} bytes, at most {MAX_VALUE}", m.name(), m.value_size(self))),
             None => Ok(()),
         }
-    }
-
-    /// Connections of one endpoint and family that find room whatever their hashes are, in practice.
-    pub fn connections(&self) -> u32 {
-        self.state_buckets * PER_BUCKET
     }
 }
 
@@ -204,14 +189,14 @@ maps! {
     Tunnel = "tunnel",
     /// [`on_link`] places: IPv6 prefixes of the pods' own link.
     OnLink = "on_link",
-    /// u64 `[endpoints][state_buckets][8]`, see [`state`].
-    StateV4Meta = "state_v4_meta",
-    /// 16 bytes `[endpoints][state_buckets][8]`, see [`state`].
-    StateV4Key = "state_v4_key",
-    /// u64 `[endpoints][state_buckets][8]`, see [`state`].
-    StateV6Meta = "state_v6_meta",
-    /// 64 bytes `[endpoints][state_buckets][8]`, see [`state`].
-    StateV6Key = "state_v6_key",
+    /// u64 `[ENDPOINTS][4]`: where each endpoint's connections stand, see [`state`].
+    State = "state",
+    /// Map of maps `[SLOTS]`: chunks of [`state`] buckets for IPv4.
+    StateV4 = "state_v4",
+    /// Map of maps `[SLOTS]`: chunks of [`state`] buckets for IPv6.
+    StateV6 = "state_v6",
+    /// Ring buffer: wakes whoever enlarges tables of connections. What is in it means nothing.
+    Wanted = "wanted",
     /// LRU hash of the kernel, see [`frag`]; only programs write it.
     Frag = "frag",
     /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
@@ -224,10 +209,31 @@ maps! {
     Header = "header",
 }
 
+/// What the kernel makes of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapKind {
+    /// A one-element mmapable array.
+    Array,
+    /// A hash table.
+    Hash,
+    /// A hash table that forgets what was not used for long.
+    LruHash,
+    /// An array of other maps.
+    ArrayOfMaps,
+    /// A ring buffer.
+    RingBuffer,
+}
+
 impl MapId {
-    /// A one-element mmapable array (max_entries 1)? Otherwise a kernel hash.
-    pub fn is_array(self) -> bool {
-        !matches!(self, MapId::OwnMore | MapId::Service | MapId::Frag)
+    /// What the kernel makes of it.
+    pub fn kind(self) -> MapKind {
+        match self {
+            MapId::OwnMore | MapId::Service => MapKind::Hash,
+            MapId::Frag => MapKind::LruHash,
+            MapId::StateV4 | MapId::StateV6 => MapKind::ArrayOfMaps,
+            MapId::Wanted => MapKind::RingBuffer,
+            _ => MapKind::Array,
+        }
     }
 
     /// Bytes of a key.
@@ -236,13 +242,13 @@ impl MapId {
             MapId::OwnMore => OWN_MORE_KEY as u32,
             MapId::Service => SERVICE_KEY as u32,
             MapId::Frag => frag::KEY as u32,
+            MapId::Wanted => 0,
             _ => 4,
         }
     }
 
     /// Bytes of a value; a page at least would be used anyway.
     pub fn value_size(self, c: &Capacities) -> u64 {
-        let state = u64::from(c.endpoints) * u64::from(c.state_buckets) * state::WAYS as u64;
         match self {
             MapId::InterfaceDir => 65536 * 2,
             MapId::InterfaceBlock => u64::from(c.interface_blocks) * 256 * 2,
@@ -259,9 +265,9 @@ impl MapId {
             MapId::RowsV4 => u64::from(c.sets) * u64::from(c.classes_v4) * 2,
             MapId::RowsV6 => u64::from(c.sets) * u64::from(c.classes_v6) * 2,
             MapId::Mask => u64::from(c.rows) * u64::from(c.port_words) * 8,
-            MapId::StateV4Meta | MapId::StateV6Meta => state * 8,
-            MapId::StateV4Key => state * state::KEY_V4 as u64,
-            MapId::StateV6Key => state * state::KEY_V6 as u64,
+            MapId::State => u64::from(state::ENDPOINTS) * state::RECORD as u64,
+            MapId::StateV4 | MapId::StateV6 => 4,
+            MapId::Wanted => 0,
             MapId::Frag => frag::VALUE as u64,
             MapId::Counter => u64::from(c.endpoints) * 2 * config::REASONS as u64 * 8,
             MapId::Directory => 8 * 65536 * 8,
@@ -270,12 +276,14 @@ impl MapId {
         }
     }
 
-    /// 1 for arrays.
+    /// 1 for arrays, bytes for the ring buffer.
     pub fn max_entries(self, c: &Capacities) -> u32 {
         match self {
             MapId::OwnMore => c.more_addresses,
             MapId::Service => c.services,
             MapId::Frag => c.fragments,
+            MapId::StateV4 | MapId::StateV6 => state::SLOTS,
+            MapId::Wanted => 4096,
             _ => 1,
         }
     }

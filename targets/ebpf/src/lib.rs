@@ -5,6 +5,7 @@
 //! generation  tables with their programs
 //! tables      a Write as stores, and everything decoded back
 //! state       connections and counters: read, inserted, purged
+//! pool        where tables of connections stand; growth: how they get another size
 //! maps        the maps, by the layout; memory: one of them as atomics; ledger: what decoding needs beside them
 //! program     the instructions of both hooks; asm, disasm, elf, loader: on their way into the kernel
 //! attach      TCX links or clsact filters; pins: what outlives a process; private: that it is root's alone
@@ -20,12 +21,14 @@ pub mod disasm;
 pub mod elf;
 mod generation;
 pub mod layout;
+mod growth;
 pub mod ledger;
 pub mod loader;
 pub mod maps;
 pub mod memory;
 mod needs;
 mod pins;
+mod pool;
 pub mod private;
 pub mod program;
 pub mod settle;
@@ -35,7 +38,8 @@ pub mod tables;
 mod target;
 
 pub use attach::{Attachment, Mode, Role, Way};
-pub use config::{Config, Hold};
+pub use config::{Config, Connections, Hold};
+pub use growth::{Moved, Tender};
 pub use layout::Capacities;
 pub use maps::MapFacts;
 pub use state::{Amendment, Connection, Inserted, Live};

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{
@@ -17,20 +17,26 @@ use std::{
 };
 
 use aya::maps::{HashMap as BpfHash, MapData};
+use netpolc_table::schema::Family;
 use netpolc_target::Error;
 
 use crate::{
+    config::Connections,
     layout::{
-        Capacities, LAYOUT_VERSION, MAGIC, MapId, OWN_MORE_KEY, SERVICE_KEY,
+        Capacities, LAYOUT_VERSION, MAGIC, MapId, MapKind, OWN_MORE_KEY, SERVICE_KEY,
         config::{self, Clock},
+        state::{self, bucket_size},
     },
     ledger::LedgerId,
-    memory::{Region, Window, Word, check_size, create_map, map_error},
+    memory::{Region, Word, map_error},
+    pool::{Pool, Table, key_size, map_of},
     sys::{self, refused},
+    tables::Access,
 };
 
 const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
+const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 
 /// Words of the header map that are this crate's user space's: after magic, version, seed, hz and the capacities.
 const CODE: usize = 40;
@@ -41,30 +47,30 @@ const CAPACITIES: usize = 4;
 pub fn is_shared(map: MapId) -> bool {
     matches!(
         map,
-        MapId::StateV4Meta
-            | MapId::StateV4Key
-            | MapId::StateV6Meta
-            | MapId::StateV6Key
+        MapId::State
+            | MapId::StateV4
+            | MapId::StateV6
+            | MapId::Wanted
             | MapId::Frag
             | MapId::Counter
             | MapId::Config
     )
 }
 
-/// Which arrays are looked at in parts: they are the largest ones, and user space reads one endpoint's slab at a time.
-fn is_state(map: MapId) -> bool {
-    matches!(map, MapId::StateV4Meta | MapId::StateV4Key | MapId::StateV6Meta | MapId::StateV6Key)
+/// Which maps are behind a [`Pool`].
+fn is_pool(map: MapId) -> bool {
+    matches!(map, MapId::State | MapId::StateV4 | MapId::StateV6)
 }
+
+const NO_ARRAY: &str = "no array";
 
 /// How a map is used.
 #[derive(Debug)]
 enum Store {
     /// Mapped as a whole.
     Array(Region),
-    /// An array of which parts are mapped when they are looked at.
-    Parts(MapData),
-    /// One of the kernel's hashes, used through its descriptor.
-    Hash(MapData),
+    /// Used through its descriptor.
+    Other(MapData),
 }
 
 /// Some of the maps.
@@ -77,17 +83,19 @@ struct Group {
 impl Group {
     fn create(c: &Capacities, shared: bool) -> Result<Self, Error> {
         let mut group = Group::default();
-        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared) {
-            let store = if is_state(id) {
-                Store::Parts(create_map(id.name(), id.value_size(c))?)
-            } else if id.is_array() {
-                Store::Array(Region::create(id.name(), id.value_size(c))?)
-            } else {
-                let kind = if id == MapId::Frag { BPF_MAP_TYPE_LRU_HASH } else { BPF_MAP_TYPE_HASH };
-                let params =
-                    aya_obj::Map::new_from_params(kind, id.key_size(), id.value_size(c) as u32, id.max_entries(c), 0);
+        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared && !is_pool(id)) {
+            let make = |kind| {
+                let (key, value) = (id.key_size(), id.value_size(c) as u32);
+                let params = aya_obj::Map::new_from_params(kind, key, value, id.max_entries(c), 0);
                 let made = MapData::create(params, id.name(), None);
-                Store::Hash(made.map_err(|e| refused(format!("map {}: create", id.name()), map_error(e)))?)
+                made.map_err(|e| refused(format!("map {}: create", id.name()), map_error(e))).map(Store::Other)
+            };
+            let store = match id.kind() {
+                MapKind::Array => Store::Array(Region::create(id.name(), id.value_size(c))?),
+                MapKind::LruHash => make(BPF_MAP_TYPE_LRU_HASH)?,
+                MapKind::RingBuffer => make(BPF_MAP_TYPE_RINGBUF)?,
+                MapKind::Hash => make(BPF_MAP_TYPE_HASH)?,
+                MapKind::ArrayOfMaps => unreachable!("maps of maps are the pool's"),
             };
             group.maps.insert(id, store);
         }
@@ -114,19 +122,16 @@ impl Group {
 
     fn open(dir: &Path, c: &Capacities, shared: bool) -> Result<Self, Error> {
         let mut group = Group::default();
-        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared) {
+        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared && !is_pool(id)) {
             let map = open_pin(&dir.join(id.name()))?;
-            let store = if is_state(id) {
-                check_size(id.name(), &map, id.value_size(c))?;
-                Store::Parts(map)
-            } else if id.is_array() {
+            let store = if id.kind() == MapKind::Array {
                 Store::Array(Region::map(id.name(), map, id.value_size(c))?)
             } else {
                 let info = map.info().map_err(|e| refused(format!("map {}: facts", id.name()), map_error(e)))?;
                 if (info.key_size(), u64::from(info.value_size())) != (id.key_size(), id.value_size(c)) {
                     return Err(Error::Installed(format!("map {}: other key or value sizes", id.name())));
                 }
-                Store::Hash(map)
+                Store::Other(map)
             };
             group.maps.insert(id, store);
         }
@@ -144,7 +149,7 @@ impl Store {
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Store::Array(region) => region.fd(),
-            Store::Parts(map) | Store::Hash(map) => map.fd().as_fd(),
+            Store::Other(map) => map.fd().as_fd(),
         }
     }
 }
@@ -163,13 +168,26 @@ fn open_pin(path: &Path) -> Result<MapData, Error> {
 
 /// The maps that every generation uses.
 #[derive(Clone, Debug)]
-pub struct Shared(Arc<Group>);
+pub struct Shared {
+    group: Arc<Group>,
+    pool: Arc<Pool>,
+    /// Where they are pinned, for whoever looks at what another process makes.
+    dir: Option<PathBuf>,
+}
 
 impl Shared {
     /// New ones, with default timeouts.
     pub fn create(c: &Capacities, clock: Clock) -> Result<Self, Error> {
-        let shared = Shared(Arc::new(Group::create(c, true)?));
-        let Some(Store::Array(region)) = shared.0.maps.get(&MapId::Config) else { unreachable!("config is an array") };
+        let records = Region::create(MapId::State.name(), MapId::State.value_size(c))?;
+        let outer = |family| {
+            let (name, size) = (map_of(family).name(), bucket_size(key_size(family)) as u32);
+            let made = sys::map_of_arrays(name, state::SLOTS, size, state::CHUNK);
+            let refuse = |e| refused(format!("map {name}: create"), e);
+            MapData::from_fd(made.map_err(refuse)?).map_err(|e| refuse(map_error(e)))
+        };
+        let pool = Pool::new(records, [outer(Family::V4)?, outer(Family::V6)?]);
+        let shared = Shared { group: Arc::new(Group::create(c, true)?), pool: Arc::new(pool), dir: None };
+        let Some(Store::Array(region)) = shared.group.maps.get(&MapId::Config) else { unreachable!("it is an array") };
         let image = config::image(clock);
         for (word, bytes) in region.words::<AtomicU64>().iter().zip(image.chunks_exact(8)) {
             word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
@@ -178,15 +196,51 @@ impl Shared {
     }
     /// Pins those that are not pinned.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
-        self.0.pin(dir)
+        self.group.pin(dir)?;
+        pin(self.pool.records().fd(), &dir.join(MapId::State.name()))?;
+        for family in Family::BOTH {
+            pin(self.pool.outer(family), &dir.join(map_of(family).name()))?;
+        }
+        self.pool.pin(dir)
     }
     /// The names of the pins.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.0.names()
+    pub fn names(&self) -> Vec<String> {
+        let pool = [MapId::State, MapId::StateV4, MapId::StateV6].map(MapId::name);
+        let fixed = self.group.names().chain(pool).map(str::to_owned);
+        fixed.chain(self.pool.names()).collect()
     }
     /// From the pins.
-    pub fn open(dir: &Path, c: &Capacities) -> Result<Self, Error> {
-        Ok(Shared(Arc::new(Group::open(dir, c, true)?)))
+    pub fn open(dir: &Path, c: &Capacities, access: Access) -> Result<Self, Error> {
+        let open = |id: MapId| open_pin(&dir.join(id.name()));
+        let records = Region::map(MapId::State.name(), open(MapId::State)?, MapId::State.value_size(c))?;
+        let pool = Pool::new(records, [open(MapId::StateV4)?, open(MapId::StateV6)?]);
+        if access == Access::Write {
+            pool.open(dir)?;
+        }
+        let group = Arc::new(Group::open(dir, c, true)?);
+        Ok(Shared { group, pool: Arc::new(pool), dir: Some(dir.to_owned()) })
+    }
+    /// How large tables of connections are from now on.
+    pub fn set_sizes(&self, sizes: Connections) {
+        self.pool.set_sizes(sizes);
+    }
+    /// The tables of connections.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+    /// An endpoint's tables of a family: the present one first, then the one from which it is being moved.
+    pub(crate) fn tables(&self, endpoint: u16, family: Family) -> Result<Vec<Table>, Error> {
+        let places = self.pool.places(endpoint, family).into_iter().flatten();
+        places.map(|place| self.pool.table(family, place, self.dir.as_deref())).collect()
+    }
+    /// A map's descriptor.
+    pub(crate) fn fd(&self, id: MapId) -> BorrowedFd<'_> {
+        match id {
+            MapId::State => self.pool.records().fd(),
+            MapId::StateV4 => self.pool.outer(Family::V4),
+            MapId::StateV6 => self.pool.outer(Family::V6),
+            _ => self.group.maps[&id].fd(),
+        }
     }
 }
 
@@ -274,7 +328,7 @@ impl Maps {
     }
 
     fn store(&self, id: MapId) -> &Store {
-        let group = if is_shared(id) { &self.shared.0 } else { &self.group };
+        let group = if is_shared(id) { &self.shared.group } else { &self.group };
         &group.maps[&id]
     }
 
@@ -282,15 +336,7 @@ impl Maps {
     pub fn words<T: Word>(&self, id: MapId) -> &[T] {
         match self.store(id) {
             Store::Array(region) => region.words(),
-            Store::Parts(_) | Store::Hash(_) => unreachable!("{} is not mapped as a whole", id.name()),
-        }
-    }
-
-    /// `bytes` bytes of a map of connection state, from `from` on.
-    pub fn window(&self, id: MapId, from: u64, bytes: usize) -> Result<Window, Error> {
-        match self.store(id) {
-            Store::Parts(map) => Window::map(id.name(), map, from, bytes),
-            Store::Array(_) | Store::Hash(_) => unreachable!("{} is not looked at in parts", id.name()),
+            Store::Other(_) => unreachable!("{}: {NO_ARRAY}", id.name()),
         }
     }
 
@@ -301,13 +347,13 @@ impl Maps {
 
     /// A map's descriptor, for instructions.
     pub fn fd(&self, id: MapId) -> RawFd {
-        self.store(id).fd().as_raw_fd()
+        if is_pool(id) { self.shared.fd(id).as_raw_fd() } else { self.store(id).fd().as_raw_fd() }
     }
 
     fn hash(&self, id: MapId) -> &MapData {
         match self.store(id) {
-            Store::Hash(map) => map,
-            Store::Array(_) | Store::Parts(_) => unreachable!("{} is no hash", id.name()),
+            Store::Other(map) => map,
+            Store::Array(_) => unreachable!("{} is no hash", id.name()),
         }
     }
 
@@ -340,10 +386,12 @@ impl Maps {
         let c = &self.capacities;
         let maps = MapId::ALL.iter().map(|&id| MapFacts {
             name: id.name(),
-            kind: match id {
-                MapId::OwnMore | MapId::Service => "hash",
-                MapId::Frag => "lru_hash",
-                _ => "array",
+            kind: match id.kind() {
+                MapKind::Array => "array",
+                MapKind::Hash => "hash",
+                MapKind::LruHash => "lru_hash",
+                MapKind::ArrayOfMaps => "array_of_maps",
+                MapKind::RingBuffer => "ringbuf",
             },
             key_size: id.key_size(),
             value_size: id.value_size(c),
@@ -358,7 +406,13 @@ impl Maps {
             max_entries: 1,
             used: None,
         });
-        let mut list: Vec<MapFacts> = maps.chain(ledger).collect();
+        let arrays = Family::BOTH.into_iter().flat_map(|family| {
+            let (count, bytes) = self.shared.pool.usage(family);
+            let name = ["connections_v4", "connections_v6"][usize::from(family == Family::V6)];
+            let facts = MapFacts { name, kind: "array", key_size: 4, value_size: bytes, max_entries: 1, used: None };
+            (count > 0).then_some(facts)
+        });
+        let mut list: Vec<MapFacts> = maps.chain(arrays).chain(ledger).collect();
         for facts in &mut list {
             if facts.name == MapId::OwnMore.name() {
                 facts.used = self.own_more().ok().map(|m| m.keys().count() as u64);
@@ -407,7 +461,7 @@ impl MapFacts {
     }
 }
 
-fn fields(c: &Capacities) -> [u32; 15] {
+fn fields(c: &Capacities) -> [u32; 14] {
     [
         c.interface_blocks,
         c.endpoints,
@@ -420,7 +474,6 @@ fn fields(c: &Capacities) -> [u32; 15] {
         c.remote_v6_blocks,
         c.remote_v6_buckets,
         c.remote_v6_leaves,
-        c.state_buckets,
         c.fragments,
         c.more_addresses,
         c.services,
@@ -440,9 +493,8 @@ fn from_fields(field: impl Fn(usize) -> u32) -> Capacities {
         remote_v6_blocks: field(8),
         remote_v6_buckets: field(9),
         remote_v6_leaves: field(10),
-        state_buckets: field(11),
-        fragments: field(12),
-        more_addresses: field(13),
-        services: field(14),
+        fragments: field(11),
+        more_addresses: field(12),
+        services: field(13),
     }
 }

@@ -14,11 +14,9 @@ use std::{
 use aya::maps::MapData;
 use netpolc_target::Error;
 
-use crate::sys::refused;
+use crate::sys::{BPF_F_MMAPABLE, refused};
 
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
-/// BPF_F_RDONLY_PROG is left out: the kernel refuses a writable mapping of such a map (EACCES).
-const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 mod sealed {
     pub trait Word {}
@@ -121,16 +119,24 @@ impl Drop for Window {
     }
 }
 
-/// Makes a zeroed map of `bytes` bytes that is not mapped as a whole.
-pub fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
+/// Makes a zeroed array of so many values that a map of maps may hold.
+pub fn create_inner_map(name: &str, value: u32, entries: u32) -> Result<MapData, Error> {
+    let params =
+        aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
+    let made = MapData::create(params, name, None);
+    made.map_err(|e| refused(format!("map {name}: create {entries} buckets of {value} bytes"), map_error(e)))
+}
+
+fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
     let size = u32::try_from(bytes)
         .map_err(|_| refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into()))?;
+    // BPF_F_RDONLY_PROG is left out: the kernel refuses a writable mapping of such a map (EACCES).
     let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
     MapData::create(params, name, None).map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))
 }
 
 /// Refuses a map of another size.
-pub fn check_size(name: &str, map: &MapData, bytes: u64) -> Result<(), Error> {
+fn check_size(name: &str, map: &MapData, bytes: u64) -> Result<(), Error> {
     let info = map.info().map_err(|e| refused(format!("map {name}: facts"), map_error(e)))?;
     if u64::from(info.value_size()) != bytes || info.max_entries() != 1 {
         let found = format!("map {name}: {} bytes, not {bytes}", info.value_size());

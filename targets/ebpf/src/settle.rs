@@ -39,7 +39,7 @@ impl Grace {
                 self.slots.get_or_init(|| slots)
             }
         };
-        sys::set_inner_map(outer.as_fd(), inner.as_raw_fd() as u32).map_err(refuse)
+        sys::set_inner_map(outer.as_fd(), 0, inner.as_raw_fd()).map_err(refuse)
     }
 }
 

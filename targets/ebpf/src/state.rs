@@ -4,13 +4,16 @@
 //! like is in [`crate::layout::state`], what the phases mean in `netpolc_target::semantics`.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
     sync::atomic::{
         AtomicU64,
         Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
 };
 
+use netpolc_table::schema::Family;
 use netpolc_target::{
     Error, Hook,
     semantics::{DropReason, Phase, seconds},
@@ -19,14 +22,15 @@ use netpolc_target::{
 use crate::{
     asm::{Alu, Asm, MapRef, Reg::*, Size},
     layout::{
-        MapId, config,
+        Clock, MapId, config,
         state::{
-            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, KEY_V6, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS,
+            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS,
         },
     },
     loader::Loaded,
-    maps::Maps,
-    memory::{Window, map_error},
+    maps::{Maps, Shared},
+    memory::map_error,
+    pool::Table,
     sys::refused,
 };
 
@@ -84,6 +88,11 @@ pub struct Ticker(Loaded);
 impl Ticker {
     /// Loads a program that returns the time.
     pub fn load(maps: &Maps) -> Result<Self, Error> {
+        Self::of(maps.shared(), maps.clock)
+    }
+
+    /// The same where there are no other maps.
+    pub(crate) fn of(shared: &Shared, clock: Clock) -> Result<Self, Error> {
         const BPF_FUNC_JIFFIES64: i32 = 118;
         let mut a = Asm::new();
         a.note("clock");
@@ -91,11 +100,11 @@ impl Ticker {
         a.map_value(R1, MapId::Config, config::TIME_OFFSET);
         a.load(Size::Dw, R1, R1, 0);
         a.alu(Alu::Add, R0, R1);
-        a.alu(Alu::Rsh, R0, maps.clock.shift() as i32);
+        a.alu(Alu::Rsh, R0, clock.shift() as i32);
         a.exit();
         let code = a.finish().map_err(|e| Error::Installed(e.to_string()))?;
         let descriptor = |map| match map {
-            MapRef::Table(id) => maps.fd(id),
+            MapRef::Table(id) => shared.fd(id).as_raw_fd(),
             MapRef::Extra(_) => -1,
         };
         Ok(Self(Loaded::load("netpolc_clock", &code, descriptor)?))
@@ -109,88 +118,103 @@ impl Ticker {
     }
 }
 
-/// One family's slab of one endpoint.
-struct Slab {
-    metas: Window,
-    keys: Window,
-    key_words: usize,
-    buckets: u32,
+/// A meta word's entry is not live.
+pub(crate) fn is_dead(meta: u64, now: u32) -> bool {
+    (meta & DEADLINE) as u32 <= now
 }
 
-impl Slab {
-    fn of(maps: &Maps, endpoint: u16, v4: bool) -> Result<Self, Error> {
-        let slots = maps.capacities.state_buckets as usize * WAYS;
-        let (meta, key, size) = if v4 {
-            (MapId::StateV4Meta, MapId::StateV4Key, KEY_V4)
-        } else {
-            (MapId::StateV6Meta, MapId::StateV6Key, KEY_V6)
-        };
-        let part = |map, size: usize| maps.window(map, u64::from(endpoint) * (slots * size) as u64, slots * size);
-        Ok(Self {
-            metas: part(meta, size_of::<u64>())?,
-            keys: part(key, size)?,
-            key_words: size / 8,
-            buckets: maps.capacities.state_buckets,
-        })
-    }
+/// A slot's key as bytes.
+pub(crate) fn key_at(table: &Table, slot: usize) -> Vec<u8> {
+    table.key(slot).iter().flat_map(|w| w.load(Acquire).to_le_bytes()).collect()
+}
 
-    fn metas(&self) -> &[AtomicU64] {
-        self.metas.words()
+/// The hash of the tuple in a key.
+pub(crate) fn hash_of(key: &[u8], seed: u64) -> StateHash {
+    let (v4_at, v6_at) = (address_v4(key), address_v6(key));
+    let tail = &key[key.len() - 8..];
+    let [local_port, remote_port] = [0, 2].map(|at| u16::from_be_bytes([tail[at], tail[at + 1]]));
+    let protocol = tail[4];
+    if key.len() == KEY_V4 {
+        Tuple { remote: v4_at(0), local: v4_at(4), remote_port, local_port, protocol }.hash(seed)
+    } else {
+        Tuple { remote: v6_at(0), local: v6_at(16), remote_port, local_port, protocol }.hash(seed)
     }
+}
 
-    fn key_words(&self, slot: usize) -> &[AtomicU64] {
-        &self.keys.words()[slot * self.key_words..][..self.key_words]
+fn address_v4(key: &[u8]) -> impl Fn(usize) -> Ipv4Addr + '_ {
+    |at| Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3])
+}
+
+fn address_v6(key: &[u8]) -> impl Fn(usize) -> Ipv6Addr + '_ {
+    |at| Ipv6Addr::from(<[u8; 16]>::try_from(&key[at..at + 16]).expect("16 bytes"))
+}
+
+/// The slots where an entry of this hash may stand.
+fn slots_of(table: &Table, hash: StateHash) -> impl Iterator<Item = usize> + use<> {
+    let buckets = table.place.buckets();
+    let (first, second) = (hash.first(buckets), hash.second(buckets));
+    let second = (second != first).then_some(second);
+    [Some(first), second].into_iter().flatten().flat_map(|bucket| (0..WAYS).map(move |w| bucket as usize * WAYS + w))
+}
+
+/// Where the entry of this key's tuple stands, whatever its remote's incarnation was, dead or alive.
+pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> {
+    let tuple = key.len() - 2; // the last two bytes are the incarnation
+    slots_of(table, hash).find(|&slot| {
+        let meta = table.meta(slot).load(Acquire);
+        meta & BUSY == 0 && (meta >> TAG_SHIFT) as u16 == hash.tag() && key_at(table, slot)[..tuple] == key[..tuple]
+    })
+}
+
+/// Gives a live entry this opener (`FROM_POD` or 0), and with that takes away what only the other opener's entry may say.
+/// False where it had it already. Packets change other parts of the word at the same time.
+fn set_opener(table: &Table, slot: usize, opener: u64) -> bool {
+    let change = |meta: u64| {
+        (meta & BUSY == 0 && meta & FROM_POD != opener).then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
+    };
+    table.meta(slot).fetch_update(AcqRel, Acquire, change).is_ok()
+}
+
+/// Makes an entry with this meta word; one of its tuple that is live stays, with this opener.
+pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
+    let place = find(table, hash, key);
+    if let Some(slot) = place
+        && !is_dead(table.meta(slot).load(Acquire), now)
+        && key_at(table, slot)[..] == *key
+    {
+        let changed = set_opener(table, slot, wanted & FROM_POD);
+        return if changed { Inserted::Corrected } else { Inserted::Kept };
     }
-
-    fn key(&self, slot: usize) -> Vec<u8> {
-        self.key_words(slot).iter().flat_map(|w| w.load(Acquire).to_le_bytes()).collect()
-    }
-
-    /// Gives a live entry this opener (`FROM_POD` or 0), and with that takes away what only the other opener's entry may say.
-    /// False where it had it already. Packets change other parts of the word at the same time.
-    fn set_opener(&self, slot: usize, opener: u64) -> bool {
-        let change = |meta: u64| {
-            (meta & BUSY == 0 && meta & FROM_POD != opener).then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
-        };
-        self.metas()[slot].fetch_update(AcqRel, Acquire, change).is_ok()
-    }
-
-    fn insert(&self, hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
-        let mut buckets = [hash.first(self.buckets), hash.second(self.buckets)].to_vec();
-        buckets.dedup();
-        let slots = || buckets.iter().flat_map(|&b| (0..WAYS).map(move |w| b as usize * WAYS + w));
-        let dead = |meta: u64| (meta & DEADLINE) as u32 <= now;
-        let tuple = key.len().min(40) - 2; // the last two bytes of the used part are the incarnation
-        let mut place = None;
-        for slot in slots() {
-            let meta = self.metas()[slot].load(Acquire);
-            if meta & BUSY == 0 && (meta >> TAG_SHIFT) as u16 == hash.tag() && self.key(slot)[..tuple] == key[..tuple] {
-                if !dead(meta) && self.key(slot)[..] == *key {
-                    return match self.set_opener(slot, wanted & FROM_POD) {
-                        true => Inserted::Corrected,
-                        false => Inserted::Kept,
-                    };
-                }
-                place = Some(slot);
-                break;
-            }
+    let free = slots_of(table, hash).filter(|&s| is_dead(table.meta(s).load(Relaxed), now));
+    for slot in place.into_iter().chain(free) {
+        let before = table.meta(slot).load(Acquire);
+        let busy = BUSY | u64::from(now.saturating_add(16));
+        if (Some(slot) != place && !is_dead(before, now))
+            || table.meta(slot).compare_exchange(before, busy, AcqRel, Relaxed).is_err()
+        {
+            continue;
         }
-        let candidates = place.into_iter().chain(slots().filter(|&s| dead(self.metas()[s].load(Relaxed))));
-        for slot in candidates {
-            let before = self.metas()[slot].load(Acquire);
-            let busy = BUSY | u64::from(now.saturating_add(16));
-            if (Some(slot) != place && !dead(before))
-                || self.metas()[slot].compare_exchange(before, busy, AcqRel, Relaxed).is_err()
-            {
-                continue;
-            }
-            for (word, bytes) in self.key_words(slot).iter().zip(key.chunks_exact(8)) {
-                word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
-            }
-            self.metas()[slot].store(wanted, Release);
-            return Inserted::New;
+        for (word, bytes) in table.key(slot).iter().zip(key.chunks_exact(8)) {
+            word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
         }
-        Inserted::NoRoom
+        table.meta(slot).store(wanted, Release);
+        return Inserted::New;
+    }
+    Inserted::NoRoom
+}
+
+/// The same for an endpoint, whose table may be on its way to another size.
+fn insert_into(tables: &[Table], hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
+    let Some((present, previous)) = tables.split_first() else { return Inserted::NoRoom };
+    let is_in = |table: &Table| {
+        let live = |slot: &usize| !is_dead(table.meta(*slot).load(Acquire), now) && key_at(table, *slot)[..] == *key;
+        find(table, hash, key).filter(live)
+    };
+    let elsewhere = previous.iter().find_map(|table| Some((table, is_in(table)?)));
+    match elsewhere.filter(|_| is_in(present).is_none()) {
+        Some((table, slot)) if set_opener(table, slot, wanted & FROM_POD) => Inserted::Corrected,
+        Some(_) => Inserted::Kept,
+        None => put(present, hash, key, wanted, now),
     }
 }
 
@@ -208,20 +232,23 @@ pub enum Amendment {
 /// Asks of each live connection of an endpoint what is to become of it; says how many were changed.
 pub fn amend(maps: &Maps, now: u32, endpoint: u16, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
     let mut amended = 0;
-    for v4 in [true, false] {
-        let slab = Slab::of(maps, endpoint, v4)?;
-        for slot in 0..slab.metas().len() {
-            let Some((live, word)) = live(maps, &slab, slot, now, endpoint, v4) else { continue };
-            let done = match amend(&live.connection) {
-                Amendment::Keep => false,
-                Amendment::Opener(hook) => slab.set_opener(slot, if hook == Hook::FromPod { FROM_POD } else { 0 }),
-                // Unless a packet just made another entry there.
-                Amendment::Forget => {
-                    let same = |now: u64| (now >> PHASE_SHIFT == word >> PHASE_SHIFT).then_some(0);
-                    slab.metas()[slot].fetch_update(AcqRel, Acquire, same).is_ok()
-                }
-            };
-            amended += usize::from(done);
+    for family in Family::BOTH {
+        for table in maps.shared().tables(endpoint, family)? {
+            for slot in 0..table.slots() {
+                let Some((live, word)) = live(maps.clock, &table, slot, now, endpoint) else { continue };
+                let done = match amend(&live.connection) {
+                    Amendment::Keep => false,
+                    Amendment::Opener(hook) => {
+                        set_opener(&table, slot, if hook == Hook::FromPod { FROM_POD } else { 0 })
+                    }
+                    // Unless a packet just made another entry there.
+                    Amendment::Forget => {
+                        let same = |now: u64| (now >> PHASE_SHIFT == word >> PHASE_SHIFT).then_some(0);
+                        table.meta(slot).fetch_update(AcqRel, Acquire, same).is_ok()
+                    }
+                };
+                amended += usize::from(done);
+            }
         }
     }
     Ok(amended)
@@ -242,16 +269,17 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
             | u64::from(hash.tag()) << TAG_SHIFT
     };
     let (remote_port, local_port, protocol) = (c.remote_port, c.local_port, c.protocol);
+    let tables = |family| maps.shared().tables(c.endpoint, family);
     match (c.remote, c.local) {
         (IpAddr::V4(remote), IpAddr::V4(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
-            Ok(Slab::of(maps, c.endpoint, true)?.insert(hash, &tuple.key(c.incarnation), meta(hash), now))
+            Ok(insert_into(&tables(Family::V4)?, hash, &tuple.key(c.incarnation), meta(hash), now))
         }
         (IpAddr::V6(remote), IpAddr::V6(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
-            Ok(Slab::of(maps, c.endpoint, false)?.insert(hash, &tuple.key(c.incarnation), meta(hash), now))
+            Ok(insert_into(&tables(Family::V6)?, hash, &tuple.key(c.incarnation), meta(hash), now))
         }
         _ => Err(Error::Installed(format!("{} and {} are of two families", c.remote, c.local))),
     }
@@ -259,32 +287,62 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
 
 /// The live connections of one endpoint, sorted.
 pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Result<Vec<Live>, Error> {
-    let mut list = vec![];
-    for v4 in [true, false] {
-        let slab = Slab::of(maps, endpoint, v4)?;
-        list.extend((0..slab.metas().len()).filter_map(|slot| live(maps, &slab, slot, now, endpoint, v4)).map(|l| l.0));
+    let mut list: Vec<Live> = vec![];
+    for family in Family::BOTH {
+        for (table, moved) in maps.shared().tables(endpoint, family)?.iter().zip([false, true]) {
+            let seen: HashSet<Key> = list.iter().filter(|_| moved).map(|l| Key::of(&l.connection)).collect();
+            let all = (0..table.slots()).filter_map(|slot| live(maps.clock, table, slot, now, endpoint));
+            list.extend(all.map(|l| l.0).filter(|l| !seen.contains(&Key::of(&l.connection))));
+        }
     }
     list.sort_by_key(|l| l.connection);
     Ok(list)
 }
 
+/// How many live connections of a family an endpoint has.
+pub fn count(maps: &Maps, now: u32, endpoint: u16, family: Family) -> Result<u32, Error> {
+    let tables = maps.shared().tables(endpoint, family)?;
+    let live = |table: &Table, slot: usize| !is_dead(table.meta(slot).load(Relaxed), now);
+    let Some((present, previous)) = tables.split_first() else { return Ok(0) };
+    let mut count = (0..present.slots()).filter(|slot| live(present, *slot)).count();
+    for table in previous {
+        let copied = |slot: &usize| {
+            let key = key_at(table, *slot);
+            find(present, hash_of(&key, maps.seed), &key).is_some_and(|there| live(present, there))
+        };
+        count += (0..table.slots()).filter(|slot| live(table, *slot) && !copied(slot)).count();
+    }
+    Ok(count as u32)
+}
+
+/// What makes a connection of an endpoint one and the same.
+#[derive(PartialEq, Eq, Hash)]
+struct Key(IpAddr, IpAddr, u16, u16, u8);
+
+impl Key {
+    fn of(c: &Connection) -> Self {
+        Self(c.remote, c.local, c.remote_port, c.local_port, c.protocol)
+    }
+}
+
 /// The live connection in a slot, with its meta word.
-fn live(maps: &Maps, slab: &Slab, slot: usize, now: u32, endpoint: u16, v4: bool) -> Option<(Live, u64)> {
-    let meta = &slab.metas()[slot];
+fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: u16) -> Option<(Live, u64)> {
+    let meta = table.meta(slot);
     let word = meta.load(Acquire);
     let deadline = (word & DEADLINE) as u32;
     if deadline <= now || word & BUSY != 0 {
         return None;
     }
-    let key = slab.key(slot);
+    let key = key_at(table, slot);
     if meta.load(Acquire) >> PHASE_SHIFT != word >> PHASE_SHIFT && meta.load(Acquire) & BUSY != 0 {
         return None; // taken over meanwhile
     }
-    let v4_at = |at: usize| -> IpAddr { Ipv4Addr::new(key[at], key[at + 1], key[at + 2], key[at + 3]).into() };
-    let v6_at =
-        |at: usize| -> IpAddr { Ipv6Addr::from(<[u8; 16]>::try_from(&key[at..at + 16]).expect("16 bytes")).into() };
-    let (remote, local, tail) =
-        if v4 { (v4_at(0), v4_at(4), &key[8..16]) } else { (v6_at(0), v6_at(16), &key[32..40]) };
+    let (v4_at, v6_at) = (address_v4(&key), address_v6(&key));
+    let (remote, local): (IpAddr, IpAddr) = match key.len() {
+        KEY_V4 => (v4_at(0).into(), v4_at(4).into()),
+        _ => (v6_at(0).into(), v6_at(16).into()),
+    };
+    let tail = &key[key.len() - 8..];
     let phase = word >> PHASE_SHIFT & 7;
     let phase = Phase::ALL.into_iter().find(|p| *p as u64 == phase)?;
     let connection = Connection {
@@ -299,19 +357,13 @@ fn live(maps: &Maps, slab: &Slab, slot: usize, now: u32, endpoint: u16, v4: bool
         phase,
         incarnation: u16::from_le_bytes([tail[6], tail[7]]),
     };
-    let seconds = (u64::from(deadline - now) << maps.clock.shift()) / u64::from(maps.clock.hz.max(1));
+    let seconds = (u64::from(deadline - now) << clock.shift()) / u64::from(clock.hz.max(1));
     Some((Live { connection, seconds: seconds as u32 }, word))
 }
 
 /// Forgets an endpoint's connections, fragment records and counters. Nothing may judge its packets meanwhile.
 pub fn purge(maps: &Maps, endpoint: u16) -> Result<(), Error> {
-    for v4 in [true, false] {
-        for meta in Slab::of(maps, endpoint, v4)?.metas() {
-            if meta.load(Relaxed) != 0 {
-                meta.store(0, Release);
-            }
-        }
-    }
+    maps.shared().pool().release(endpoint)?;
     for word in counters_of(maps, endpoint) {
         word.store(0, Relaxed);
     }

@@ -6,7 +6,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -213,8 +213,11 @@ pub fn ifname(ifindex: u32) -> io::Result<String> {
 
 const BPF_MAP_CREATE: u32 = 0;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_MAP_DELETE_ELEM: u32 = 3;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+/// User space may map its memory.
+pub(crate) const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// A map of maps with one slot, and a map to put into it.
 pub fn map_of_maps() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -225,13 +228,40 @@ pub fn map_of_maps() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((outer.open(BPF_MAP_CREATE, 72)?, inner))
 }
 
-/// Puts a map into slot 0 of a map of maps; the kernel waits for running programs.
-pub fn set_inner_map(outer: BorrowedFd<'_>, inner: u32) -> io::Result<()> {
-    let (key, value) = (0u32, inner);
+/// A map of maps whose slots hold mmapable arrays of so many values of this size.
+pub fn map_of_arrays(name: &str, slots: u32, value_size: u32, values: u32) -> io::Result<OwnedFd> {
+    // map_create, as above; map_name 28 (15 letters)
+    let inner = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY).u32(4, 4).u32(8, value_size).u32(12, values);
+    let inner = inner.u32(16, BPF_F_MMAPABLE).open(BPF_MAP_CREATE, 72)?;
+    let mut outer = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY_OF_MAPS).u32(4, 4).u32(8, 4).u32(12, slots);
+    outer = outer.u32(20, inner.as_raw_fd() as u32);
+    for (at, byte) in name.bytes().take(15).enumerate() {
+        outer.0[28 + at] = byte;
+    }
+    outer.open(BPF_MAP_CREATE, 72)
+}
+
+/// Puts a map into a slot of a map of maps; the kernel waits for running programs.
+pub fn set_inner_map(outer: BorrowedFd<'_>, slot: u32, inner: RawFd) -> io::Result<()> {
+    let (key, value) = (slot, inner);
     // map_fd 0, key 8, value 16, flags 24
     let mut attr =
         Attr::new().u32(0, outer.as_raw_fd() as u32).u64(8, (&raw const key) as u64).u64(16, (&raw const value) as u64);
     attr.call(BPF_MAP_UPDATE_ELEM, 32).map(drop)
+}
+
+/// Empties a slot of a map of maps; the kernel waits for running programs.
+pub fn clear_slot(outer: BorrowedFd<'_>, slot: u32) -> io::Result<()> {
+    let mut attr = Attr::new().u32(0, outer.as_raw_fd() as u32).u64(8, (&raw const slot) as u64);
+    attr.call(BPF_MAP_DELETE_ELEM, 32).map(drop)
+}
+
+/// Waits until a ring buffer has something to read, or as long; says which.
+pub fn wait_readable(fd: BorrowedFd<'_>, most: std::time::Duration) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let most = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one record, which is written.
+    unsafe { libc::poll(&raw mut poll, 1, most) > 0 }
 }
 
 const BPF_PROG_TEST_RUN: u32 = 10;

@@ -5,20 +5,20 @@
 //! stores (`tables`), attaching (`attach`), names on the BPF file system (`pins`).
 
 use std::{
-    net::IpAddr,
     path::Path,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use netpolc_table::{Program, Write};
+use netpolc_table::{Program, Write, schema::Family};
 use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
 
 use crate::{
     attach::{Attachment, Attachments, Role, Way},
     config::{Config, Hold},
     generation::{self, Generation},
-    layout::{self, Capacities, Clock, MapId, exact},
+    growth::Tender,
+    layout::{self, Capacities, Clock, MapId, exact, state::PER_BUCKET},
     maps::{MapFacts, Maps, Shared},
     needs,
     pins::Pins,
@@ -47,7 +47,8 @@ pub struct Ebpf {
     last_drop: Option<DropReason>,
 }
 
-fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
+fn capabilities(c: &Capacities, config: &Config) -> Capabilities {
+    let limits = &config.limits;
     Capabilities {
         endpoints: c.endpoints,
         sets: limits.sets.max(c.sets),
@@ -55,18 +56,18 @@ fn capabilities(c: &Capacities, limits: &Capacities) -> Capabilities {
         classes_v6: limits.classes_v6.max(c.classes_v6).min(exact::CLASSES),
         rows: limits.rows.max(c.rows).min(0xffff),
         port_classes: limits.port_words.max(c.port_words) * 64,
-        connections: c.connections(),
+        connections: config.connections.holds(config.connections.most_log),
     }
 }
 
 /// Pins what is missing of a folder; says what that was.
-fn restore<'a>(
+fn restore(
     pins: &Pins,
     dir: &Path,
-    names: impl Iterator<Item = &'a str>,
+    names: impl Iterator<Item = String>,
     fill: impl FnOnce(&Path) -> Result<(), Error>,
 ) -> Result<Option<String>, Error> {
-    let missing: Vec<&str> = names.filter(|name| !dir.join(name).exists()).collect();
+    let missing: Vec<String> = names.filter(|name| !dir.join(name).exists()).collect();
     if missing.is_empty() {
         return Ok(None);
     }
@@ -76,6 +77,11 @@ fn restore<'a>(
         pins.complete(dir, fill)?
     }
     Ok(Some(format!("pins in {} had been taken away and are back: {}", dir.display(), missing.join(", "))))
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let checked = config.capacities.check().and_then(|()| config.connections.check());
+    checked.map_err(|e| Error::Installed(format!("capacities: {e}")))
 }
 
 fn random() -> u64 {
@@ -89,7 +95,7 @@ impl Ebpf {
     /// are attached as long as this lives.
     pub fn private(config: Config) -> Result<Self, Error> {
         let clock = Clock { hz: sys::jiffies_a_second() };
-        config.capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+        check(&config)?;
         let shared = Shared::create(&config.capacities, clock)?;
         let seed = config.seed.unwrap_or_else(random);
         let mut generation = Generation::create(1, config.capacities, (seed, clock), shared, &config.program)?;
@@ -98,7 +104,8 @@ impl Ebpf {
     }
 
     fn with(config: Config, generation: Generation, attachments: Attachments, pins: Option<Pins>) -> Self {
-        let capabilities = capabilities(&generation.tables.maps.capacities, &config.limits);
+        let capabilities = capabilities(&generation.tables.maps.capacities, &config);
+        generation.tables.maps.shared().set_sizes(config.connections);
         Self {
             config,
             capabilities,
@@ -124,16 +131,17 @@ impl Ebpf {
             // without tables nothing is judged: what else lies there is the rest of an interrupted removal or start
             Attachments::open(&pins, Access::Write)?.detach_all(Some(&pins))?;
             pins.discard(&pins.shared())?;
-            config.capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+            check(&config)?;
             let shared = Shared::create(&config.capacities, clock)?;
             pins.complete(&pins.shared(), |dir| shared.pin(dir))?;
+            shared.pool().set_pins(&pins.shared());
             let seed = config.seed.unwrap_or_else(random);
             let generation = Generation::create(1, config.capacities, (seed, clock), shared, &config.program)?;
             generation.pin(&pins)?;
             return Ok(Self::with(config, generation, Attachments::default(), Some(pins)));
         };
         let header = crate::maps::Maps::header(&pins.generation(number))?;
-        let shared = Shared::open(&pins.shared(), &header.capacities)?;
+        let shared = Shared::open(&pins.shared(), &header.capacities, Access::Write)?;
         let (mut generation, header) = Generation::open(&pins, number, shared, Access::Write)?;
         let mut attachments = Attachments::open(&pins, Access::Write)?;
         match generation.renew(&header, &config.program)? {
@@ -171,7 +179,7 @@ impl Ebpf {
     fn look(pins: Pins) -> Result<Self, Error> {
         let number = *pins.generations()?.last().ok_or_else(|| Error::Installed("removed meanwhile".into()))?;
         let header = crate::maps::Maps::header(&pins.generation(number))?;
-        let shared = Shared::open(&pins.shared(), &header.capacities)?;
+        let shared = Shared::open(&pins.shared(), &header.capacities, Access::Look)?;
         let (generation, _) = Generation::open(&pins, number, shared, Access::Look)?;
         let attachments = Attachments::open(&pins, Access::Look)?;
         let config = Config { capacities: header.capacities, ..Config::default() };
@@ -269,8 +277,8 @@ impl Ebpf {
         if let Some(pins) = &self.pins {
             let (generation, shared) = (&self.generation, self.generation.tables.maps.shared());
             let missing = [
-                restore(pins, &pins.shared(), shared.names(), |dir| shared.pin(dir))?,
-                restore(pins, &pins.generation(generation.number), generation.names(), |dir| generation.pin_into(dir))?,
+                restore(pins, &pins.shared(), shared.names().into_iter(), |dir| shared.pin(dir))?,
+                restore(pins, &pins.generation(generation.number), generation.names().map(str::to_owned), |dir| generation.pin_into(dir))?,
             ];
             found.extend(missing.into_iter().flatten().filter(|_| before.is_none()));
         }
@@ -311,11 +319,11 @@ impl Ebpf {
         state::connections(&self.generation.tables.maps, now, self.known(endpoint)?)
     }
 
-    /// Live connections of an endpoint: IPv4, IPv6. Each may be [`Capabilities::connections`].
+    /// Live connections of an endpoint: IPv4, IPv6.
     pub fn occupancy(&mut self, endpoint: u16) -> Result<(u32, u32), Error> {
-        let list = self.connections(endpoint)?;
-        let v4 = list.iter().filter(|l| matches!(l.connection.remote, IpAddr::V4(_))).count();
-        Ok((v4 as u32, (list.len() - v4) as u32))
+        let (now, endpoint) = (self.now()?, self.known(endpoint)?);
+        let count = |family| state::count(&self.generation.tables.maps, now, endpoint, family);
+        Ok((count(Family::V4)?, count(Family::V6)?))
     }
 
     /// Asks of each live connection of an endpoint what is to become of it (adoption, S40); says how many were changed.
@@ -356,6 +364,33 @@ impl Ebpf {
             self.ticker = Some(Ticker::load(&self.generation.tables.maps)?);
         }
         self.ticker.as_ref().expect("just made").now()
+    }
+
+    /// The maps, for tests of what is behind them.
+    #[cfg(test)]
+    pub(crate) fn generation_for_tests(&self, test: impl FnOnce(&Maps)) {
+        test(&self.generation.tables.maps);
+    }
+
+    /// What looks after the sizes of tables of connections, in a thread of its own where nothing may wait for it.
+    pub fn tender(&self) -> Result<Tender, Error> {
+        self.may_change()?;
+        let maps = &self.generation.tables.maps;
+        Ok(Tender::new(maps.shared().clone(), maps.seed, maps.clock))
+    }
+
+    /// Gives an endpoint's table room for so many connections, as far as the budget goes; what it holds stays. Waits for grace
+    /// periods where the table is too small.
+    pub fn reserve(&mut self, endpoint: u16, family: Family, connections: u32) -> Result<(), Error> {
+        let endpoint = self.known(endpoint)?;
+        self.tender()?.reserve(endpoint, family, connections)
+    }
+
+    /// How many connections of an endpoint find room now, whatever their hashes are: IPv4, IPv6.
+    pub fn room(&self, endpoint: u16) -> Result<(u32, u32), Error> {
+        let (pool, endpoint) = (self.generation.tables.maps.shared().pool(), self.known(endpoint)?);
+        let holds = |family| pool.places(endpoint, family)[0].map_or(0, |place| PER_BUCKET * place.buckets());
+        Ok((holds(Family::V4), holds(Family::V6)))
     }
 
     /// Runs a hook's program `repeat` times on one packet; the time is that of one run.

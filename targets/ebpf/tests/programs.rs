@@ -21,7 +21,7 @@ use netpolc_target::{
     Arrival, Datapath as _, Error, Frame, Hook, Mark, Target as _, Verdict, frame::Packet, semantics::tcp,
 };
 use netpolc_target_ebpf::{
-    Capacities, Config, Ebpf,
+    Capacities, Config, Connections, Ebpf,
     asm::MapRef,
     disasm::listing,
     layout::Clock,
@@ -52,7 +52,6 @@ fn small() -> Capacities {
         remote_v6_blocks: 512,
         remote_v6_buckets: 16,
         remote_v6_leaves: 16,
-        state_buckets: 2,
         fragments: 16,
         more_addresses: 16,
         services: 16,
@@ -162,8 +161,9 @@ fn frame(packet: Packet) -> Frame {
 #[test]
 fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
     for (seed, buckets) in [(1, 1 << 6), (2, 1 << 9), (3, 1 << 9), (4, 1 << 11)] {
-        let capacities = Capacities { state_buckets: buckets, endpoints: 2, ..Capacities::small() };
-        let mut ebpf = closed(Config { capacities, seed: Some(seed), ..Config::small() });
+        let capacities = Capacities { endpoints: 2, ..Capacities::small() };
+        let connections = Connections::fixed(u32::ilog2(buckets) as u8);
+        let mut ebpf = closed(Config { capacities, connections, seed: Some(seed), ..Config::small() });
         let quota = ebpf.capabilities().connections;
         for family in Family::BOTH {
             let mut open = 0;
@@ -191,9 +191,11 @@ fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
 #[test]
 fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
     const FLOWS: u32 = 1 << 12;
-    let capacities = Capacities { state_buckets: 1 << 10, endpoints: 2, ..Capacities::small() };
+    let capacities = Capacities { endpoints: 2, ..Capacities::small() };
     let clock = Clock { hz: sys::jiffies_a_second() };
-    let maps = Maps::create(capacities, 5, clock, Shared::create(&capacities, clock).unwrap()).unwrap();
+    let shared = Shared::create(&capacities, clock).unwrap();
+    shared.set_sizes(Connections::fixed(10));
+    let maps = Maps::create(capacities, 5, clock, shared).unwrap();
     let mut tables = Tables::open(maps, Access::Write).unwrap();
     for write in writes(1) {
         tables.write(&write, &Grace::default()).map_err(Error::from).unwrap();
@@ -215,10 +217,11 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
         })
         .collect();
     let udp = Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
-    let now = || Ticker::load(&tables.maps).unwrap().now().unwrap();
+    let now = |tables: &Tables| Ticker::load(&tables.maps).unwrap().now().unwrap();
     let mut second = 0;
     for round in 0..40 {
         state::purge(&tables.maps, 1).unwrap();
+        tables.write(&writes(1)[0], &Grace::default()).map_err(Error::from).unwrap();
         counters.iter().for_each(|c| c.words::<AtomicU32>()[0].store(0, Relaxed));
         let start = Barrier::new(2);
         std::thread::scope(|scope| {
@@ -229,7 +232,7 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
                 });
             }
         });
-        let live = state::connections(&tables.maps, now(), 1).unwrap();
+        let live = state::connections(&tables.maps, now(&tables), 1).unwrap();
         let tuples: BTreeSet<_> = live.iter().map(|l| l.connection).collect();
         let flows: BTreeSet<_> = (0..FLOWS)
             .map(|n| {

@@ -1,9 +1,15 @@
-//! Connection state: meta words, keys, hashes. The phases and their lifetimes are those of
-//! `netpolc_target::semantics`.
-
+//! Connection state: where an endpoint's table stands, buckets, meta words, keys, hashes. The phases and their lifetimes
+//! are those of `netpolc_target::semantics`.
 //!
-//! A bucket is 8 meta words (one cache line) in `state_*_meta` and 8 keys in `state_*_key`. An entry stands in one of its
-//! two buckets ([`StateHash`]), in any way.
+//! Each endpoint has a *table* of connections for each family: a power of two of buckets. All buckets of a family are numbered, and
+//! stand in *chunks* of [`CHUNK`] buckets: arrays that are slots of the map of maps `state_v4` or `state_v6`. A table smaller than a
+//! chunk shares it with others of its size, a larger one has chunks that follow each other. Where an endpoint's tables are is
+//! in its record of the map `state` ([`Place`]): for each family the present table, and while it is being moved to another
+//! size the previous one, in one word, so that a packet sees both or neither. A packet looks in the present table first, then in
+//! the previous one; new entries are made in the present one only.
+//!
+//! A bucket is [`WAYS`] meta words (one cache line), then [`WAYS`] keys. An entry stands in one of its two buckets
+//! ([`StateHash`]), in any way.
 //!
 //! Life of a slot: dead (deadline <= now; never used: all zero) -> compare-and-swap of the meta word to [`BUSY`] with a
 //! deadline a little ahead -> key written -> meta stored with tag, phase and deadline -> refreshed by compare-and-swap of
@@ -21,8 +27,71 @@ pub const SHARE: usize = 2 * WAYS * 3 / 4;
 /// Bytes of a key of IPv4: remote, local address (as in the packet), local port, remote port (as in the packet),
 /// protocol u8, zero u8, remote incarnation u16.
 pub const KEY_V4: usize = 16;
-/// Bytes of a key of IPv6: remote (16), local (16), then ports, protocol, zero, incarnation as for IPv4 at 32; zeros to 64.
-pub const KEY_V6: usize = 64;
+/// Bytes of a key of IPv6: remote (16), local (16), then ports, protocol, zero, incarnation as for IPv4.
+pub const KEY_V6: usize = 40;
+
+/// Endpoints that may have connections, 0 included.
+pub const ENDPOINTS: u32 = 1 << 14;
+/// Bytes of a record of the map `state`: u64 for each family (IPv4, IPv6): present [`Place`] | previous one << 32; then u64 for each
+/// family: not 0 where a packet found little room, and whoever enlarges tables has not looked yet.
+pub const RECORD: usize = 32;
+/// Where the second half of a record begins.
+pub const WANTED: usize = 16;
+/// log2 of the buckets of a chunk.
+pub const CHUNK_LOG: u8 = 11;
+/// Buckets of a chunk.
+pub const CHUNK: u32 = 1 << CHUNK_LOG;
+/// Slots of a map of maps; slot 0 stays empty.
+pub const SLOTS: u32 = 1 << 13;
+/// Where the keys of a bucket begin.
+pub const KEYS: usize = WAYS * 8;
+/// Connections that find room in a bucket on average, whatever their hashes are: 3/4 of its slots.
+pub const PER_BUCKET: u32 = WAYS as u32 / 4 * 3;
+/// Buckets of the largest table: more hashes do not tell apart.
+pub const MOST_BUCKETS: u32 = 1 << 16;
+/// Free slots of an entry's two buckets below which a packet says that its table is too small.
+pub const SCARCE: usize = 2 * WAYS - SHARE;
+
+/// Bytes of a bucket.
+pub fn bucket_size(key: usize) -> usize {
+    KEYS + WAYS * key
+}
+
+/// Where a table stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Number of its first bucket, a multiple of their count.
+    pub first: u32,
+    /// log2 of their count.
+    pub log: u8,
+}
+
+impl Place {
+    /// Where the bits of `first` begin, above those of `log`.
+    pub const FIRST: u32 = 5;
+
+    /// As in a record; 0 is none.
+    pub fn word(self) -> u32 {
+        self.first << Self::FIRST | u32::from(self.log)
+    }
+
+    /// From half a word of a record.
+    pub fn of(word: u32) -> Option<Self> {
+        let place = Self { first: word >> Self::FIRST, log: (word & 31) as u8 };
+        (place.first != 0).then_some(place)
+    }
+
+    /// How many buckets.
+    pub fn buckets(self) -> u32 {
+        1 << self.log
+    }
+
+    /// The slots of its chunks.
+    pub fn slots(self) -> std::ops::Range<u16> {
+        let first = (self.first / CHUNK) as u16;
+        first..first + self.buckets().div_ceil(CHUNK) as u16
+    }
+}
 
 /// Meta: bits 0..32 deadline in ticks; the entry is live while deadline > now.
 pub const DEADLINE: u64 = 0xffff_ffff;

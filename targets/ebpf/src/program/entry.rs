@@ -3,7 +3,7 @@
 use netpolc_table::schema::Family;
 use netpolc_target::{Hook, semantics::Phase};
 
-use super::{Asks, Generator, ctx, lookup::maps, mark, stack};
+use super::{Generator, ctx, mark, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -14,10 +14,13 @@ use crate::{
         MapId, config,
         state::{self, WAYS},
     },
+    pool::key_size,
 };
 
 /// Races for a slot that a packet may lose before it goes on without an entry.
 const MAX_LOST: i32 = 1;
+/// In place of that number: the packet makes its entry where one of the same tuple stands, so that there is no second one.
+pub(super) const RENEWS: i32 = 2;
 
 /// Which ways of a bucket a scan looks for.
 #[derive(Clone, Copy)]
@@ -167,10 +170,10 @@ impl Generator<'_> {
     /// R5 = how many live entries of the tuple's two buckets are the remote's; without jumps, as in [`Self::ways`].
     /// R0: the hash. Changes R1 to R4.
     fn places_of_remote(&mut self, family: Family) {
-        let size = maps(family).2 as i16;
+        let size = key_size(family) as i16;
         self.a.mov(R5, 0);
         for bucket in 0..2 {
-            self.bucket(family, bucket, R2, R3);
+            self.bucket_again(bucket);
             self.a.note("state: places of the remote");
             for way in 0..WAYS as i16 {
                 let a = &mut self.a;
@@ -211,12 +214,12 @@ impl Generator<'_> {
     /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`, or to `lost` where the slot is not
     /// what it was a moment ago.
     fn slot(&mut self, family: Family, wanted: Wanted, claim: Label, lost: Label) {
-        let size = maps(family).2;
+        let size = key_size(family);
         let a = &mut self.a;
         a.alu(Alu::And, R1, 7);
         a.alu(Alu::Lsh, R1, 3);
         a.alu(Alu::Add, R2, R1);
-        a.alu(Alu::Lsh, R1, (size / 8).ilog2() as i32);
+        a.alu(Alu::Mul, R1, (size / 8) as i32);
         a.alu(Alu::Add, R3, R1);
         a.load(Size::Dw, R4, R2, 0);
         match wanted {
@@ -236,18 +239,26 @@ impl Generator<'_> {
     }
 
     /// From `create` on: a slot for a new entry; from `claim` on: R2, R3 slot, R4 its meta word, makes the entry there.
-    pub(super) fn create(&mut self, family: Family, create: Label, claim: Label, [again, rescan]: [Label; 2]) {
+    /// At `full` there is no table.
+    pub(super) fn create(
+        &mut self,
+        family: Family,
+        [create, full]: [Label; 2],
+        claim: Label,
+        twins: Label,
+    ) {
         let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let again = self.a.label();
         self.a.bind(create);
-        self.a.load(Size::Dw, R0, Fp, stack::HASH);
-        self.bucket(family, 0, R2, R3);
+        self.a.bind(again);
+        self.bucket_again(0);
         self.a.note("state: a free way of the first bucket");
         self.ways(Wanted::Dead);
         self.pick();
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::SPARE, R1);
         a.jump_if(Cond::Ge, R1, 6 << 4, first); // nearly empty: good enough
-        self.bucket(family, 1, R2, R3);
+        self.bucket_again(1);
         self.a.note("state: a free way of the emptier bucket");
         self.ways(Wanted::Dead);
         self.pick();
@@ -258,11 +269,10 @@ impl Generator<'_> {
         a.mov(R4, R1);
         a.alu(Alu::Add, R4, R5);
         a.alu(Alu::Rsh, R4, 4);
-        a.jump_if(Cond::Eq, R4, 0, evict);
-        a.jump_if(Cond::Le, R4, (2 * WAYS - state::SHARE) as i32, scarce);
+        a.jump_if(Cond::Le, R4, state::SCARCE as i32, scarce);
         a.bind(fair);
         a.jump_if(Cond::Gt, R1, R5, second);
-        self.bucket(family, 0, R2, R3);
+        self.bucket_again(0);
         self.a.load(Size::Dw, R1, Fp, stack::SPARE);
         self.a.bind(first);
         self.a.bind(second);
@@ -270,6 +280,13 @@ impl Generator<'_> {
 
         self.a.bind(scarce);
         self.a.store(Size::Dw, Fp, stack::SPARE2, R1);
+        self.want_room(family);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::SPARE2);
+        a.load(Size::Dw, R5, Fp, stack::SPARE);
+        a.alu(Alu::Add, R1, R5);
+        a.alu(Alu::Rsh, R1, 4);
+        a.jump_if(Cond::Eq, R1, 0, evict);
         self.places_of_remote(family); // leaves R2, R3 at the second bucket
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::SPARE2);
@@ -280,7 +297,7 @@ impl Generator<'_> {
         for wanted in [Wanted::Closing, Wanted::Replied, Wanted::Opening] {
             for bucket in 0..2 {
                 let none = self.a.label();
-                self.bucket(family, bucket, R2, R3);
+                self.bucket_again(bucket);
                 self.a.note("state: an entry that yields its place");
                 self.ways(wanted);
                 self.a.jump_if(Cond::Eq, R1, 0, none);
@@ -289,12 +306,13 @@ impl Generator<'_> {
                 self.a.bind(none);
             }
         }
+        self.a.bind(full);
         self.full();
-        self.claim(family, claim, [lost, again, rescan]);
+        self.claim(family, claim, [lost, again, twins]);
     }
 
-    /// `lost`: is here; `again`: where the lookup begins anew; `rescan`: the same with the hash in R0, to see whether another was as fast.
-    fn claim(&mut self, family: Family, claim: Label, [lost, again, rescan]: [Label; 3]) {
+    /// `lost`: is here; `again`: where another slot is looked for; `twins`: sees whether another was as fast.
+    fn claim(&mut self, family: Family, claim: Label, [lost, again, twins]: [Label; 3]) {
         let allow = self.allow;
         let (hook, busy) = (self.hook, self.p.clock.ticks(2));
         let a = &mut self.a;
@@ -370,20 +388,21 @@ impl Generator<'_> {
         a.alu(Alu::Or, R1, R4);
         a.store(Size::Dw, Fp, stack::SPARE, R1);
         a.exchange(R2, 0, R1); // in order with the stores before and the loads after it, on every machine
-        // Another processor may have made the same entry meanwhile. Of two that publish one sees the other.
+        a.load(Size::Dw, R4, Fp, stack::LOST);
+        a.jump_if(Cond::Eq, R4, RENEWS, allow);
         a.store(Size::Dw, Fp, stack::MINE, R2);
-        a.store(Size::Dw, Fp, stack::ASKS, Asks::Twin as i32);
-        a.load(Size::Dw, R0, Fp, stack::HASH);
-        a.jump(rescan);
+        a.jump(twins);
     }
 
-    /// From `twin` on: R2: another entry of the tuple whose entry this packet just made, R4 its meta word. Of two the one
+    /// From `twin` on: R1: incarnation, R2: another entry of the tuple whose entry this packet just made, R4 its meta word. Of two the one
     /// with the lower address stays, for whoever sees both.
     pub(super) fn twin(&mut self, twin: Label) {
         let (allow, mine) = (self.allow, self.a.label());
         let a = &mut self.a;
         a.note("state: two entries of one tuple");
         a.bind(twin);
+        a.load(Size::H, R5, Fp, stack::CLASS + 2);
+        a.jump_if(Cond::Ne, R1, R5, allow);
         a.mov(R1, 0);
         a.load(Size::Dw, R3, Fp, stack::MINE);
         a.jump_if(Cond::Lt, R2, R3, mine);

@@ -6,26 +6,30 @@ use netpolc_target::{
     semantics::{DropReason::*, Phase},
 };
 
-use super::{Asks, Generator, mark, stack};
+use super::{Asks, Generator, entry::RENEWS, helper, mark, stack};
 use crate::{
-    asm::{
-        Alu, Cond, Label,
-        Reg::{self, *},
-        Size,
-    },
+    asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
         MapId,
         config::code,
         state::{self, K1, K2},
     },
+    pool::{key_size, map_of},
 };
 
-/// The state maps of a family and the size of a key.
-pub(super) fn maps(family: Family) -> (MapId, MapId, usize) {
-    match family {
-        Family::V4 => (MapId::StateV4Meta, MapId::StateV4Key, state::KEY_V4),
-        Family::V6 => (MapId::StateV6Meta, MapId::StateV6Key, state::KEY_V6),
-    }
+/// An endpoint's table of connections, or the one from which it is being moved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Present,
+    Previous,
+}
+
+/// Which entry a scan passes over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Skip {
+    None,
+    /// The one that this packet has just made.
+    Mine,
 }
 
 impl Generator<'_> {
@@ -34,33 +38,46 @@ impl Generator<'_> {
     pub(super) fn state(&mut self, family: Family, entry: Label, last: Label) {
         let (found, absent, create, touch, claim) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let (again, rescan, twin) = (self.a.label(), self.a.label(), self.a.label());
+        let twins = self.a.label();
         self.a.note("state");
         self.a.bind(entry);
         self.a.store(Size::Dw, Fp, stack::LOST, 0);
-        self.a.bind(again);
         self.now();
         self.a.mov(R7, R0);
         self.hash(family);
         self.a.store(Size::Dw, Fp, stack::HASH, R0);
-        self.a.store(Size::Dw, Fp, stack::MINE, 0);
-        self.a.bind(rescan);
-        for bucket in 0..2 {
-            self.bucket(family, bucket, R2, R3);
-            self.scan(family, found);
-            if bucket == 0 {
+        self.places(family);
+        let none = self.a.label();
+        for which in [Which::Present, Which::Previous] {
+            if which == Which::Previous {
+                self.a.load(Size::W, R1, Fp, stack::PLACES + 4);
+                self.a.jump_if(Cond::Eq, R1, 0, absent);
+            }
+            self.table(which);
+            if which == Which::Previous {
                 self.a.load(Size::Dw, R0, Fp, stack::HASH);
             }
+            for bucket in 0..2 {
+                self.bucket(family, bucket, which, none);
+                self.scan(family, found, Skip::None);
+            }
         }
+        self.a.jump(absent);
 
         let (allow, orphan, unknown, half) = (self.allow, self.a.label(), self.deny(IcmpError), self.a.label());
+        let full = self.a.label();
         let a = &mut self.a;
+        a.note("state: no table");
+        a.bind(none);
+        a.load(Size::Dw, R1, Fp, stack::ASKS);
+        a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
+        a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), full);
         a.note("state: no live entry");
         a.bind(absent);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, last);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, orphan);
-        a.jump_if(Cond::Eq, R1, Asks::Twin as i32, allow);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
         a.jump(allow);
@@ -72,9 +89,21 @@ impl Generator<'_> {
         self.if_open_by_tables(self.hook.other(), family, allow);
         self.a.jump(unknown);
 
-        self.found(family, [found, twin], [absent, last], touch, claim);
+        self.found(family, found, [absent, last], touch, claim);
         self.touch(touch);
-        self.create(family, create, claim, [again, rescan]);
+        self.create(family, [create, full], claim, twins);
+        self.twins(family, twins);
+    }
+
+    /// From `twins` on: another processor may have made the same entry meanwhile. Of two that publish one sees the other.
+    fn twins(&mut self, family: Family, twins: Label) {
+        let (allow, twin) = (self.allow, self.a.label());
+        self.a.bind(twins);
+        for bucket in 0..2 {
+            self.bucket_again(bucket);
+            self.scan(family, twin, Skip::Mine);
+        }
+        self.a.jump(allow);
         self.twin(twin);
     }
 
@@ -114,32 +143,113 @@ impl Generator<'_> {
         }
     }
 
-    /// R0: hash -> `meta`, `key`: the bucket's parts. Changes R1.
-    pub(super) fn bucket(&mut self, family: Family, bucket: usize, meta: Reg, key: Reg) {
-        let (metas, keys, size) = maps(family);
-        let c = &self.p.capacities;
+    /// Puts the endpoint's places of tables onto the stack. Both lookups of a bucket become a few instructions: all chunks
+    /// are alike. Changes R1, R2.
+    fn places(&mut self, family: Family) {
+        self.a.note("table of connections: where it stands");
+        self.places_of(family, 0);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, R2, 0);
+        a.store(Size::Dw, Fp, stack::PLACES, R1);
+    }
+
+    /// R2 = address of the family's word of the endpoint's record. Changes R1.
+    pub(super) fn places_of(&mut self, family: Family, half: usize) {
+        let at = half + if family == Family::V6 { 8 } else { 0 };
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, Fp, stack::ENDPOINT);
+        a.alu(Alu::And, R1, state::ENDPOINTS as i32 - 1);
+        a.alu(Alu::Lsh, R1, state::RECORD.ilog2() as i32);
+        a.map_value(R2, MapId::State, at);
+        a.alu(Alu::Add, R2, R1);
+    }
+
+    /// Puts the table's first bucket and the mask of its buckets' numbers onto the stack. Changes R1 to R3.
+    fn table(&mut self, which: Which) {
+        let at = stack::PLACES + if which == Which::Previous { 4 } else { 0 };
+        let a = &mut self.a;
+        a.note("table of connections");
+        a.load(Size::W, R1, Fp, at);
+        a.mov(R3, R1);
+        a.alu(Alu::And, R3, 31);
+        a.mov(R2, 1);
+        a.alu(Alu::Lsh, R2, R3);
+        a.alu(Alu::Sub, R2, 1);
+        a.store(Size::Dw, Fp, stack::MASK, R2);
+        a.alu(Alu::Rsh, R1, state::Place::FIRST as i32);
+        a.store(Size::Dw, Fp, stack::FIRST, R1);
+    }
+
+    /// R2: the bucket's meta words, R3: its keys, R0: the hash; the present table's stays on the stack. Goes to `none` where there is
+    /// no such table. Changes R1, R4, R5.
+    fn bucket(&mut self, family: Family, bucket: usize, which: Which, none: Label) {
         let a = &mut self.a;
         a.note(["state: first bucket", "state: second bucket"][bucket]);
-        a.mov(R1, R0);
         if bucket == 1 {
-            a.alu(Alu::Rsh, R1, 24);
+            a.load(Size::Dw, R0, Fp, stack::HASH);
+            a.alu(Alu::Rsh, R0, 24);
         }
-        a.alu(Alu::And, R1, c.state_buckets as i32 - 1);
-        a.load(Size::Dw, meta, Fp, stack::ENDPOINT);
-        a.alu(Alu::And, meta, c.endpoints as i32 - 1);
-        a.alu(Alu::Lsh, meta, c.state_buckets.ilog2() as i32);
-        a.alu(Alu::Add, R1, meta);
-        a.alu(Alu::Lsh, R1, (state::WAYS * 8).ilog2() as i32);
-        a.map_value(meta, metas, 0);
-        a.alu(Alu::Add, meta, R1);
-        a.alu(Alu::Lsh, R1, (size / 8).ilog2() as i32);
-        a.map_value(key, keys, 0);
-        a.alu(Alu::Add, key, R1);
+        a.load(Size::Dw, R2, Fp, stack::MASK);
+        a.alu(Alu::And, R0, R2);
+        a.load(Size::Dw, R2, Fp, stack::FIRST);
+        a.alu(Alu::Add, R0, R2);
+        a.mov(R2, R0);
+        a.alu(Alu::Rsh, R2, i32::from(state::CHUNK_LOG));
+        a.store(Size::W, Fp, stack::INDEX, R2);
+        a.alu(Alu::And, R0, state::CHUNK as i32 - 1);
+        a.store(Size::W, Fp, stack::INDEX + 4, R0);
+        a.map(R1, map_of(family));
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::INDEX));
+        a.call(helper::MAP_LOOKUP);
+        a.jump_if(Cond::Eq, R0, 0, none);
+        a.mov(R1, R0);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::INDEX + 4));
+        a.call(helper::MAP_LOOKUP);
+        a.jump_if(Cond::Eq, R0, 0, none);
+        if which == Which::Present {
+            a.store(Size::Dw, Fp, stack::BUCKETS[bucket], R0);
+        }
+        a.mov(R2, R0);
+        a.mov(R3, R0);
+        a.alu(Alu::Add, R3, state::KEYS as i32);
+        a.load(Size::Dw, R0, Fp, stack::HASH);
+    }
+
+    /// R2, R3: a bucket of the present table that was found before, R0: the hash.
+    pub(super) fn bucket_again(&mut self, bucket: usize) {
+        let a = &mut self.a;
+        a.load(Size::Dw, R2, Fp, stack::BUCKETS[bucket]);
+        a.mov(R3, R2);
+        a.alu(Alu::Add, R3, state::KEYS as i32);
+        a.load(Size::Dw, R0, Fp, stack::HASH);
+    }
+
+    /// Says that there is little room, unless that was said and not yet answered. Changes R0 to R5.
+    pub(super) fn want_room(&mut self, family: Family) {
+        let said = self.a.label();
+        self.a.note("state: little room");
+        self.places_of(family, state::WANTED);
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, R2, 0);
+        a.jump_if(Cond::Ne, R1, 0, said);
+        a.mov(R1, 1);
+        a.exchange(R2, 0, R1);
+        a.jump_if(Cond::Ne, R1, 0, said);
+        a.store(Size::Dw, Fp, stack::BUFFER, 0);
+        a.map(R1, MapId::Wanted);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(stack::BUFFER));
+        a.mov(R3, 8);
+        a.mov(R4, 0);
+        a.call(helper::RINGBUF_OUTPUT);
+        a.bind(said);
     }
 
     /// R2, R3: a bucket. Goes to `found` with R2, R3 moved to the entry, R4 its meta word, R1 its incarnation. Changes R0, R1, R4, R5.
-    fn scan(&mut self, family: Family, found: Label) {
-        let size = maps(family).2 as i16;
+    fn scan(&mut self, family: Family, found: Label, skip: Skip) {
+        let size = key_size(family) as i16;
         let ways = state::WAYS as i16;
         let matches: Vec<(Label, Label)> = (0..ways).map(|_| (self.a.label(), self.a.label())).collect();
         let absent = self.a.label();
@@ -189,18 +299,19 @@ impl Generator<'_> {
             a.mov(R1, R4);
             a.alu(Alu::Rsh, R1, 32);
             a.jump_if(Cond::Set, R1, (state::BUSY >> 32) as i32, *resume);
-            // The entry that this packet has just made is none that was found.
-            a.mov(R1, R2);
-            a.alu(Alu::Add, R1, i32::from(way * 8));
-            a.load(Size::Dw, R5, Fp, stack::MINE);
-            let other = a.label();
-            a.jump_if(Cond::Ne, R1, R5, other);
-            a.mov(R5, R4); // the tag again
-            a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
-            a.jump(*resume);
-            a.bind(other);
-            a.mov(R5, R4);
-            a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
+            if skip == Skip::Mine {
+                a.mov(R1, R2);
+                a.alu(Alu::Add, R1, i32::from(way * 8));
+                a.load(Size::Dw, R5, Fp, stack::MINE);
+                let other = a.label();
+                a.jump_if(Cond::Ne, R1, R5, other);
+                a.mov(R5, R4); // the tag again
+                a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
+                a.jump(*resume);
+                a.bind(other);
+                a.mov(R5, R4);
+                a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
+            }
             a.mov(R1, R0);
             a.alu(Alu::Rsh, R1, 48);
             // The way's number plus the difference of two equal tags, so that the verifier does not know which way it is
@@ -212,7 +323,7 @@ impl Generator<'_> {
             a.alu(Alu::And, R0, 7);
             a.alu(Alu::Lsh, R0, 3);
             a.alu(Alu::Add, R2, R0);
-            a.alu(Alu::Lsh, R0, i32::from(size / 8).ilog2() as i32);
+            a.alu(Alu::Mul, R0, i32::from(size / 8));
             a.alu(Alu::Add, R3, R0);
             a.jump(found);
         }
@@ -223,14 +334,14 @@ impl Generator<'_> {
     fn found(
         &mut self,
         family: Family,
-        [found, twin]: [Label; 2],
+        found: Label,
         [absent, last]: [Label; 2],
         touch: Label,
         claim: Label,
     ) {
         let (dead, denied, error, crossing, judge, reopen) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let (allow, icmp, mine) = (self.allow, self.deny(IcmpError), self.a.label());
+        let (allow, icmp, mine, renew) = (self.allow, self.deny(IcmpError), self.a.label(), self.a.label());
         let from_pod = (state::FROM_POD >> 32) as i32;
         let born = (state::BORN >> 32) as i32;
         let deferred = (state::DEFERRED >> 32) as i32;
@@ -240,7 +351,6 @@ impl Generator<'_> {
         a.load(Size::H, R5, Fp, stack::CLASS + 2);
         a.jump_if(Cond::Ne, R1, R5, dead);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
-        a.jump_if(Cond::Eq, R1, Asks::Twin as i32, twin);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, denied);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, error);
         a.note("state: permitted, live entry");
@@ -249,15 +359,17 @@ impl Generator<'_> {
         a.mov(R1, R4);
         a.alu(Alu::Rsh, R1, state::PHASE_SHIFT as i32);
         a.alu(Alu::And, R1, 7);
-        a.jump_if(Cond::Ge, R1, Phase::Closing as i32, claim);
-        a.jump(touch);
+        a.jump_if(Cond::Lt, R1, Phase::Closing as i32, touch);
+        a.bind(renew);
+        a.store(Size::Dw, Fp, stack::LOST, RENEWS); // whoever is faster makes the same entry
+        a.jump(claim);
 
         a.note("state: another incarnation");
         a.bind(dead);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), claim);
+        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), renew);
         a.jump(allow);
 
         a.note("state: denied, live entry: opened by the other side?");

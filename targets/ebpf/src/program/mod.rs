@@ -156,6 +156,7 @@ mod helper {
     pub const MAP_UPDATE: i32 = 2;
     pub const SKB_LOAD_BYTES: i32 = 26;
     pub const JIFFIES64: i32 = 118;
+    pub const RINGBUF_OUTPUT: i32 = 130;
 }
 
 /// The stack, by offset from the frame pointer.
@@ -204,6 +205,16 @@ mod stack {
     pub const LOST: i16 = -256;
     /// u64: address of the slot of the state tables that this packet has filled; 0: none.
     pub const MINE: i16 = -264;
+    /// u64: the endpoint's word of `state`: places of the present and the previous table.
+    pub const PLACES: i16 = -272;
+    /// u64: number of the first bucket of the table that is being looked at.
+    pub const FIRST: i16 = -280;
+    /// u64: how many buckets it has, less 1.
+    pub const MASK: i16 = -288;
+    /// u32 each: slot of a chunk, bucket in it.
+    pub const INDEX: i16 = -296;
+    /// u64 each: address of the tuple's two buckets in the present table.
+    pub const BUCKETS: [i16; 2] = [-304, -312];
 }
 
 /// Marks of a packet on its way.
@@ -228,8 +239,6 @@ enum Asks {
     Denied = 1,
     /// An ICMP error, about its inner packet.
     Error = 2,
-    /// One that has just made an entry: is there another for its tuple?
-    Twin = 3,
 }
 
 /// Word flags that make openings keep state.

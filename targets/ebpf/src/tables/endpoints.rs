@@ -269,14 +269,27 @@ impl Endpoints {
         }
     }
 
+    /// Takes from endpoints that come back what is left of them, and gives tables of connections to those that keep state and
+    /// have none.
+    pub fn prepare(&self, maps: &Maps, list: &[(u16, Option<Word>)], grace: &Grace) -> Result<(), Error> {
+        let back = list.iter().filter(|(id, word)| word.is_some() && presence(maps, *id).load(Acquire) == USED);
+        let back: Vec<u16> = back.map(|(id, _)| *id).collect();
+        if !back.is_empty() {
+            grace.wait()?;
+        }
+        for id in back {
+            state::purge(maps, id)?;
+            presence(maps, id).store(ABSENT, Release);
+        }
+        let keeps = |word: &Word| word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0;
+        let keeping = list.iter().filter(|(_, word)| word.as_ref().is_some_and(keeps)).map(|(id, _)| *id);
+        maps.shared().pool().provide(&keeping.collect())
+    }
+
     /// Changes an endpoint's word.
-    pub fn write_endpoint(&mut self, maps: &Maps, id: u16, word: Option<Word>, grace: &Grace) -> Result<(), Error> {
+    pub fn write_endpoint(&mut self, maps: &Maps, id: u16, word: Option<Word>) {
         let (record, presence) = (record(maps, id), presence(maps, id));
         if let Some(word) = word {
-            if presence.load(Acquire) == USED {
-                grace.wait()?;
-                state::purge(maps, id)?;
-            }
             presence.store(PRESENT, Release);
             let value = u64::from(word.ingress_set)
                 | u64::from(word.egress_set) << 16
@@ -286,7 +299,6 @@ impl Endpoints {
             record[endpoint::WORD / 8].store(0, Release);
             presence.store(USED, Release);
         }
-        Ok(())
     }
 
     /// Would these own addresses find room?

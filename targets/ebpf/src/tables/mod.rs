@@ -266,9 +266,9 @@ impl Tables {
                 list.into_iter().for_each(|(ifindex, id)| self.endpoints.write_interface(maps, ifindex, id));
             }
             TableId::Endpoint => {
-                for (id, word) in checked!(|k, e| endpoints::check_endpoint(maps, k, e)) {
-                    self.endpoints.write_endpoint(maps, id, word, grace)?;
-                }
+                let list = checked!(|k, e| endpoints::check_endpoint(maps, k, e));
+                self.endpoints.prepare(maps, &list, grace)?;
+                list.into_iter().for_each(|(id, word)| self.endpoints.write_endpoint(maps, id, word));
             }
             TableId::OwnV4 | TableId::OwnV6 => {
                 let mut list = checked!(|k, e| endpoints::check_own(maps, write.table, k, e));

@@ -1,0 +1,569 @@
+//! Where tables of connections stand: chunks in the slots of the maps of maps, places in them, records.
+//!
+//! An endpoint gets its first tables before its packets are judged ([`Pool::provide`]) and loses them when it goes
+//! ([`Pool::release`]). The records in the map `state` are the truth: what no record names is nobody's, and a chunk of which
+//! none names a part is removed at the next start. Not here: moving a table to another size (`growth`), entries (`state`),
+//! what the bytes mean (`layout::state`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use aya::maps::MapData;
+use netpolc_table::schema::Family;
+use netpolc_target::Error;
+
+use crate::{
+    config::Connections,
+    layout::{
+        MapId,
+        state::{CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, SLOTS, WANTED, WAYS, bucket_size},
+    },
+    memory::{Region, Window, create_inner_map, map_error},
+    sys::{self, refused},
+};
+
+/// Places for first tables that stay ready when a chunk goes.
+const SPARE: usize = 16;
+
+/// Bytes of a key of the family.
+pub(crate) fn key_size(family: Family) -> usize {
+    match family {
+        Family::V4 => KEY_V4,
+        Family::V6 => KEY_V6,
+    }
+}
+
+/// The map of maps of a family.
+pub(crate) fn map_of(family: Family) -> MapId {
+    match family {
+        Family::V4 => MapId::StateV4,
+        Family::V6 => MapId::StateV6,
+    }
+}
+
+fn index(family: Family) -> usize {
+    usize::from(family == Family::V6)
+}
+
+/// One endpoint's table of a family, as long as it is looked at.
+#[derive(Debug)]
+pub(crate) struct Table {
+    /// The buckets of one chunk each, in order.
+    parts: Vec<Window>,
+    /// Where it stands.
+    pub place: Place,
+    /// Words of a key.
+    pub key_words: usize,
+}
+
+impl Table {
+    /// How many slots for entries.
+    pub fn slots(&self) -> usize {
+        self.place.buckets() as usize * WAYS
+    }
+
+    fn bucket(&self, slot: usize) -> &[AtomicU64] {
+        let (words, bucket) = (WAYS + WAYS * self.key_words, slot / WAYS);
+        let part = &self.parts[bucket / CHUNK as usize];
+        &part.words()[bucket % CHUNK as usize * words..][..words]
+    }
+
+    /// A slot's meta word.
+    pub fn meta(&self, slot: usize) -> &AtomicU64 {
+        &self.bucket(slot)[slot % WAYS]
+    }
+
+    /// A slot's key.
+    pub fn key(&self, slot: usize) -> &[AtomicU64] {
+        &self.bucket(slot)[WAYS + slot % WAYS * self.key_words..][..self.key_words]
+    }
+
+    fn clear(&self) {
+        for slot in 0..self.slots() {
+            if self.meta(slot).load(Relaxed) != 0 {
+                self.meta(slot).store(0, Release);
+            }
+        }
+    }
+}
+
+/// An array of [`CHUNK`] buckets.
+#[derive(Debug)]
+struct Chunk {
+    map: Arc<MapData>,
+    /// log2 of the buckets of the tables that it holds, or holds a part of.
+    log: u8,
+    /// Which places are taken; one alone where it belongs to one table.
+    taken: Vec<bool>,
+    /// Programs find it.
+    installed: bool,
+}
+
+impl Chunk {
+    fn new(map: MapData, log: u8) -> Self {
+        let places = (CHUNK >> log.min(CHUNK_LOG)) as usize;
+        Self { map: Arc::new(map), log, taken: vec![false; places], installed: false }
+    }
+
+    fn free(&self) -> usize {
+        self.taken.iter().filter(|taken| !**taken).count()
+    }
+}
+
+/// A table on its way to another size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+/// What is behind the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    chunks: [BTreeMap<u16, Chunk>; 2],
+    /// Chunks that no record names any more, to be removed when no packet is under way in them.
+    garbage: Vec<(Family, u16)>,
+    moving: BTreeMap<(u16, usize), Ticket>,
+    tickets: u64,
+    /// Where chunks are pinned.
+    pins: Option<PathBuf>,
+    sizes: Connections,
+}
+
+/// The tables of connections of all endpoints.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    records: Region,
+    outers: [MapData; 2],
+    inner: Mutex<Inner>,
+}
+
+/// The name of a chunk's pin.
+fn pin_name(family: Family, slot: u16) -> String {
+    format!("{}_{slot}", map_of(family).name())
+}
+
+impl Pool {
+    /// Nobody's tables.
+    pub fn new(records: Region, outers: [MapData; 2]) -> Self {
+        Self { records, outers, inner: Mutex::default() }
+    }
+
+    /// How large tables may be from now on.
+    pub fn set_sizes(&self, sizes: Connections) {
+        self.lock().sizes = sizes;
+    }
+
+    /// The map `state`.
+    pub fn records(&self) -> &Region {
+        &self.records
+    }
+
+    /// A map of maps.
+    pub fn outer(&self, family: Family) -> BorrowedFd<'_> {
+        self.outers[index(family)].fd().as_fd()
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What is behind it is put right by whoever finds it: no step leaves it half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, endpoint: u16) -> &[AtomicU64] {
+        let at = usize::from(endpoint).min(ENDPOINTS as usize - 1) * (RECORD / 8);
+        &self.records.words()[at..][..RECORD / 8]
+    }
+
+    /// The present and the previous table of an endpoint.
+    pub fn places(&self, endpoint: u16, family: Family) -> [Option<Place>; 2] {
+        let word = self.record(endpoint)[index(family)].load(Acquire);
+        [Place::of(word as u32), Place::of((word >> 32) as u32)]
+    }
+
+    /// Makes these its tables, at once for each packet.
+    pub fn publish(&self, endpoint: u16, family: Family, present: Option<Place>, previous: Option<Place>) {
+        let half = |place: Option<Place>| u64::from(place.map_or(0, Place::word));
+        self.record(endpoint)[index(family)].store(half(present) | half(previous) << 32, Release);
+    }
+
+    /// Endpoints whose packets found little room since they were answered last.
+    pub fn wanting(&self) -> Vec<(u16, Family)> {
+        let records = self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip(0u16..);
+        let asks = |record: &[AtomicU64], family| record[WANTED / 8 + index(family)].load(Relaxed) != 0;
+        let all = records.flat_map(|(record, id)| Family::BOTH.into_iter().map(move |family| (record, id, family)));
+        all.filter(|(record, _, family)| asks(record, *family)).map(|(_, id, family)| (id, family)).collect()
+    }
+
+    /// Lets its packets say again that they find little room.
+    pub fn answer(&self, endpoint: u16, family: Family) {
+        self.record(endpoint)[WANTED / 8 + index(family)].store(0, Relaxed);
+    }
+
+    /// All tables: endpoint, family, present and previous place.
+    pub fn all(&self) -> Vec<(u16, Family, Place, Option<Place>)> {
+        let each = |id: u16| Family::BOTH.map(|family| (id, family, self.places(id, family)));
+        let all = (1..ENDPOINTS as u16).flat_map(each);
+        all.filter_map(|(id, family, [present, previous])| Some((id, family, present?, previous))).collect()
+    }
+
+    /// Finds the chunks that are pinned there; those of which no record names a part go.
+    pub fn open(&self, dir: &Path) -> Result<(), Error> {
+        let mut inner = self.lock();
+        inner.pins = Some(dir.to_owned());
+        let mut named: BTreeMap<(usize, u16), BTreeSet<Place>> = BTreeMap::new();
+        for (_, family, present, previous) in self.all() {
+            for place in [Some(present), previous].into_iter().flatten() {
+                for slot in place.slots() {
+                    named.entry((index(family), slot)).or_default().insert(place);
+                }
+            }
+        }
+        for family in Family::BOTH {
+            for slot in pinned_slots(dir, family)? {
+                let Some(places) = named.get(&(index(family), slot)) else {
+                    inner.garbage.push((family, slot));
+                    continue;
+                };
+                let mut chunk = Chunk::new(open_chunk(dir, family, slot)?, places.first().map_or(0, |place| place.log));
+                for place in places.iter().filter(|place| place.log == chunk.log) {
+                    chunk.taken[number(*place)] = true;
+                }
+                chunk.installed = true;
+                inner.chunks[index(family)].insert(slot, chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins all chunks there, also those that will be made.
+    pub fn pin(&self, dir: &Path) -> Result<(), Error> {
+        let mut inner = self.lock();
+        for family in Family::BOTH {
+            for (slot, chunk) in &inner.chunks[index(family)] {
+                crate::maps::pin(chunk.map.fd().as_fd(), &dir.join(pin_name(family, *slot)))?;
+            }
+        }
+        inner.pins = Some(dir.to_owned());
+        Ok(())
+    }
+
+    /// Where chunks made from now on are pinned.
+    pub fn set_pins(&self, dir: &Path) {
+        self.lock().pins = Some(dir.to_owned());
+    }
+
+    /// The names of its pins.
+    pub fn names(&self) -> Vec<String> {
+        let inner = self.lock();
+        let of = |family: Family| inner.chunks[index(family)].keys().map(move |slot| pin_name(family, *slot));
+        Family::BOTH.into_iter().flat_map(of).collect()
+    }
+
+    /// Chunks of a family: how many, and their bytes.
+    pub fn usage(&self, family: Family) -> (u64, u64) {
+        let chunks = self.lock().chunks[index(family)].len() as u64;
+        (chunks, chunks * u64::from(CHUNK) * bucket_size(key_size(family)) as u64)
+    }
+
+    /// The table at a place, from the chunks that are known or from their pins under `pins`.
+    pub fn table(&self, family: Family, place: Place, pins: Option<&Path>) -> Result<Table, Error> {
+        let known: Vec<Option<Arc<MapData>>> = {
+            let inner = self.lock();
+            let chunks = &inner.chunks[index(family)];
+            place.slots().map(|slot| Some(chunks.get(&slot)?.map.clone())).collect()
+        };
+        let chunks = place.slots().zip(known).map(|(slot, known)| match (known, pins) {
+            (Some(map), _) => Ok(map),
+            (None, Some(dir)) => open_chunk(dir, family, slot).map(Arc::new),
+            (None, None) => Err(Error::Installed(format!("slot {slot} of {}: empty", map_of(family).name()))),
+        });
+        table_of(family, place, chunks.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// Gives first tables to endpoints that have none.
+    pub fn provide(&self, endpoints: &BTreeSet<u16>) -> Result<(), Error> {
+        for family in Family::BOTH {
+            let needing: Vec<u16> =
+                endpoints.iter().filter(|id| self.places(**id, family)[0].is_none()).copied().collect();
+            let first = self.lock().sizes.first_log;
+            let places = self.obtain(family, &vec![first; needing.len()])?;
+            for (id, place) in needing.into_iter().zip(places) {
+                self.publish(id, family, Some(place), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes chunks until there are free places for so many first tables.
+    pub fn keep_ready(&self, family: Family, places: usize) -> Result<(), Error> {
+        let mut made = Vec::new();
+        {
+            let mut inner = self.lock();
+            let log = inner.sizes.first_log;
+            let mut free = inner.free_places(family, log);
+            while log < CHUNK_LOG && free < places {
+                let slot = inner.free_slots(family, 1)?;
+                self.make(&mut inner, family, slot, log)?;
+                made.push(slot);
+                free += (CHUNK >> log) as usize;
+            }
+        }
+        self.install(family, made)
+    }
+
+    /// Places for tables of these sizes, empty.
+    pub fn obtain(&self, family: Family, logs: &[u8]) -> Result<Vec<Place>, Error> {
+        let (mut places, mut made) = (Vec::new(), Vec::new());
+        {
+            let mut inner = self.lock();
+            for &log in logs {
+                let place = match inner.take_place(family, log, &made) {
+                    Some(place) => place,
+                    None => {
+                        let count = (1u32 << log).div_ceil(CHUNK) as u16;
+                        let first = inner.free_slots(family, count)?;
+                        for slot in first..first + count {
+                            self.make(&mut inner, family, slot, log)?;
+                            made.push(slot);
+                            if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
+                                chunk.taken[0] = true;
+                            }
+                        }
+                        Place { first: u32::from(first) * CHUNK, log }
+                    }
+                };
+                places.push(place);
+            }
+        }
+        self.install(family, made)?;
+        Ok(places)
+    }
+
+    /// Makes a chunk for a slot, where programs do not find it yet.
+    fn make(&self, inner: &mut Inner, family: Family, slot: u16, log: u8) -> Result<(), Error> {
+        let map = create_inner_map(map_of(family).name(), bucket_size(key_size(family)) as u32, CHUNK)?;
+        if let Some(dir) = &inner.pins {
+            crate::maps::pin(map.fd().as_fd(), &dir.join(pin_name(family, slot)))?;
+        }
+        inner.chunks[index(family)].insert(slot, Chunk::new(map, log));
+        Ok(())
+    }
+
+    /// Puts chunks into their slots; the kernel waits for a grace period after each, so all at the same time.
+    fn install(&self, family: Family, slots: Vec<u16>) -> Result<(), Error> {
+        let maps: Vec<(u16, Arc<MapData>)> = {
+            let inner = self.lock();
+            let chunks = &inner.chunks[index(family)];
+            slots.iter().filter_map(|slot| Some((*slot, chunks.get(slot)?.map.clone()))).collect()
+        };
+        let install = |(slot, map): &(u16, Arc<MapData>)| {
+            let done = sys::set_inner_map(self.outer(family), u32::from(*slot), map.fd().as_fd().as_raw_fd());
+            done.map_err(|e| refused(format!("map {}: slot {slot}", map_of(family).name()), e))
+        };
+        let done = at_once(&maps, install);
+        let mut inner = self.lock();
+        for slot in slots {
+            if done.is_err() {
+                inner.chunks[index(family)].remove(&slot);
+                inner.garbage.push((family, slot));
+            } else if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
+                chunk.installed = true;
+            }
+        }
+        done
+    }
+
+    /// Gives a place back that no packet can find any more.
+    pub fn give_back(&self, inner: &mut Inner, family: Family, place: Place) -> Result<(), Error> {
+        let spare = inner.free_places(family, place.log);
+        let first_log = inner.sizes.first_log;
+        for slot in place.slots() {
+            let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) else { continue };
+            chunk.taken[number(place)] = false;
+            let map = chunk.map.clone();
+            let (places, free) = (chunk.taken.len(), chunk.free());
+            // A chunk for first tables stays where there would be few left.
+            let keep = place.log == first_log && place.log < CHUNK_LOG && spare + 1 < places + SPARE;
+            if free == places && !keep {
+                inner.chunks[index(family)].remove(&slot);
+                inner.garbage.push((family, slot));
+            } else {
+                table_of(family, place, vec![map])?.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an endpoint's tables away. No packet of it may be under way.
+    pub fn release(&self, endpoint: u16) -> Result<(), Error> {
+        let mut inner = self.lock();
+        for family in Family::BOTH {
+            let places = self.places(endpoint, family);
+            self.publish(endpoint, family, None, None);
+            self.answer(endpoint, family);
+            inner.moving.remove(&(endpoint, index(family)));
+            for place in places.into_iter().flatten() {
+                self.give_back(&mut inner, family, place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the chunks that are nobody's; the kernel waits for a grace period.
+    pub fn sweep(&self) -> Result<usize, Error> {
+        let (garbage, pins) = {
+            let inner = self.lock();
+            (inner.garbage.clone(), inner.pins.clone())
+        };
+        let clear = |(family, slot): &(Family, u16)| match sys::clear_slot(self.outer(*family), u32::from(*slot)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(refused(format!("map {}: empty slot {slot}", map_of(*family).name()), e))
+            }
+            _ => Ok(()),
+        };
+        at_once(&garbage, clear)?;
+        for (family, slot) in &garbage {
+            if let Some(dir) = &pins {
+                drop(std::fs::remove_file(dir.join(pin_name(*family, *slot))));
+            }
+        }
+        self.lock().garbage.retain(|chunk| !garbage.contains(chunk));
+        Ok(garbage.len())
+    }
+}
+
+impl Inner {
+    fn free_places(&self, family: Family, log: u8) -> usize {
+        let chunks = self.chunks[index(family)].values().filter(|chunk| chunk.log == log && log < CHUNK_LOG);
+        chunks.map(Chunk::free).sum()
+    }
+
+    /// The first of so many free slots that follow each other.
+    fn free_slots(&self, family: Family, count: u16) -> Result<u16, Error> {
+        let chunks = &self.chunks[index(family)];
+        let is_taken = |slot: u16| chunks.contains_key(&slot) || self.garbage.contains(&(family, slot));
+        let mut first = 1;
+        for slot in 1..SLOTS as u16 {
+            if is_taken(slot) {
+                first = slot + 1;
+            } else if slot + 1 - first == count {
+                return Ok(first);
+            }
+        }
+        let name = map_of(family).name();
+        Err(Error::Installed(format!("map {name}: no {count} of its {SLOTS} slots are free side by side")))
+    }
+
+    /// A place in a chunk that several tables share: in one that programs find, or in one of `made`, which they will find.
+    fn take_place(&mut self, family: Family, log: u8, made: &[u16]) -> Option<Place> {
+        let shared = self.chunks[index(family)].iter_mut().filter(|(_, chunk)| chunk.log == log && log < CHUNK_LOG);
+        let mut usable = shared.filter(|(slot, chunk)| chunk.installed || made.contains(slot));
+        let (slot, taken, free) = usable.find_map(|(slot, chunk)| {
+            let free = chunk.taken.iter().position(|taken| !taken)?;
+            Some((*slot, &mut chunk.taken, free))
+        })?;
+        taken[free] = true;
+        Some(Place { first: u32::from(slot) * CHUNK + ((free as u32) << log), log })
+    }
+
+    /// Buckets of all tables that are larger than the first ones.
+    fn grown(&self) -> u64 {
+        let larger = self.chunks.iter().flat_map(BTreeMap::values).filter(|chunk| chunk.log > self.sizes.first_log);
+        let buckets = |chunk: &Chunk| (chunk.taken.len() - chunk.free()) as u64 * u64::from(CHUNK.min(1 << chunk.log));
+        larger.map(buckets).sum()
+    }
+
+    /// Sizes and budget.
+    pub fn sizes(&self) -> &Connections {
+        &self.sizes
+    }
+
+    /// The size that a table of `log` may grow to, for `connections` at least; None where the budget or its own limit ends it.
+    /// A table may take half of what is left, so that no one takes all.
+    pub fn larger(&self, log: u8, connections: u32) -> Option<u8> {
+        let fits = |log: u8| self.sizes.holds(log) >= connections;
+        let step = if log < 10 { 2 } else { 1 };
+        let most = self.sizes.most_log;
+        let wanted = (log + step..=most).find(|log| fits(*log)).unwrap_or(most);
+        let left = self.sizes.budget_buckets().saturating_sub(self.grown());
+        (log + 1..=wanted).rev().find(|log| 2 << *log <= left)
+    }
+
+    /// Marks a table as being moved; None where it is.
+    pub fn begin(&mut self, endpoint: u16, family: Family) -> Option<Ticket> {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        match self.moving.entry((endpoint, index(family))) {
+            std::collections::btree_map::Entry::Occupied(_) => None,
+            std::collections::btree_map::Entry::Vacant(free) => Some(*free.insert(ticket)),
+        }
+    }
+
+    /// Is it still being moved by the holder of this ticket? Not where the endpoint has gone meanwhile.
+    pub fn holds(&self, endpoint: u16, family: Family, ticket: Ticket) -> bool {
+        self.moving.get(&(endpoint, index(family))) == Some(&ticket)
+    }
+
+    /// It is not being moved any more.
+    pub fn end(&mut self, endpoint: u16, family: Family, ticket: Ticket) {
+        if self.holds(endpoint, family, ticket) {
+            self.moving.remove(&(endpoint, index(family)));
+        }
+    }
+}
+
+/// Which place of its chunk.
+fn number(place: Place) -> usize {
+    (place.first % CHUNK >> place.log.min(CHUNK_LOG)) as usize
+}
+
+fn table_of(family: Family, place: Place, chunks: Vec<Arc<MapData>>) -> Result<Table, Error> {
+    let (key, name) = (key_size(family), map_of(family).name());
+    let (first, buckets) = (u64::from(place.first % CHUNK), place.buckets().min(CHUNK) as usize);
+    let window = |map: Arc<MapData>| Window::map(name, &map, first * bucket_size(key) as u64, buckets * bucket_size(key));
+    let parts = chunks.into_iter().map(window).collect::<Result<_, _>>()?;
+    Ok(Table { parts, place, key_words: key / 8 })
+}
+
+/// Does something with each, in a thread each where there are several: what waits, waits once.
+fn at_once<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Result<(), Error> {
+    const THREADS: usize = 32;
+    for some in list.chunks(THREADS) {
+        std::thread::scope(|scope| {
+            let [rest @ .., last] = some else { return Ok(()) };
+            let threads: Vec<_> = rest.iter().map(|one| scope.spawn(|| work(one))).collect();
+            let mut done = work(last);
+            for thread in threads {
+                done = done.and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            done
+        })?;
+    }
+    Ok(())
+}
+
+fn pinned_slots(dir: &Path, family: Family) -> Result<Vec<u16>, Error> {
+    let prefix = format!("{}_", map_of(family).name());
+    let read = std::fs::read_dir(dir).map_err(|e| refused(format!("list {}", dir.display()), e))?;
+    let names = read.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect())
+}
+
+fn open_chunk(dir: &Path, family: Family, slot: u16) -> Result<MapData, Error> {
+    let path = dir.join(pin_name(family, slot));
+    let refuse = |e| refused(format!("open {}", path.display()), map_error(e));
+    let map = MapData::from_pin(&path).map_err(refuse)?;
+    let info = map.info().map_err(refuse)?;
+    if info.value_size() as usize != bucket_size(key_size(family)) || info.max_entries() != CHUNK {
+        return Err(Error::Installed(format!("{}: a chunk of another size", path.display())));
+    }
+    Ok(map)
+}
