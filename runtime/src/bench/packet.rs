@@ -97,6 +97,7 @@ impl Case {
 struct Rig {
     tables: Tables,
     endpoint: u16,
+    ticker: Ticker,
     _counter: MapData,
     programs: BTreeMap<(bool, u32, &'static str), Loaded>,
 }
@@ -121,7 +122,8 @@ impl Rig {
         }
         let counter = aya_obj::Map::new_from_params(ARRAY, 4, 4, 1, 0);
         let counter = MapData::create(counter, "netpolc_bench", None).context("map for the benchmark's counter")?;
-        let mut rig = Self { tables, endpoint, _counter: counter, programs: BTreeMap::new() };
+        let ticker = Ticker::load(&tables.maps)?;
+        let mut rig = Self { tables, endpoint, ticker, _counter: counter, programs: BTreeMap::new() };
         for (case, _) in CASES {
             rig.load(case)?;
         }
@@ -171,8 +173,7 @@ impl Rig {
 
     fn forget(&self) -> anyhow::Result<()> {
         let always = |_: &Connection| Amendment::Forget;
-        let now = state::Ticker::load(&self.tables.maps)?.now()?;
-        state::amend(&self.tables.maps, now, self.endpoint, always)?;
+        state::amend(&self.tables.maps, self.ticker.now()?, self.endpoint, always)?;
         Ok(())
     }
 
@@ -188,7 +189,7 @@ impl Rig {
                 let expected = if case == Case::Denied { u64::from(pairs * CALLS) } else { 0 };
                 ensure!(dropped == expected, "{case:?} over {pairs} pairs: {dropped} drops, not {expected}");
                 if case == Case::Open {
-                    let (now, flows) = (Ticker::load(&self.tables.maps)?.now()?, FLOWS as usize);
+                    let (now, flows) = (self.ticker.now()?, FLOWS as usize);
                     let live = state::connections(&self.tables.maps, now, self.endpoint)?.len();
                     ensure!(live == if v4 { flows } else { 2 * flows }, "{live} connections, not {flows} a family");
                 }
