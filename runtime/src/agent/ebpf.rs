@@ -61,6 +61,15 @@ impl Enforcer for Ebpf {
         Ebpf::make_room(self, program)
     }
 
+    fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
+        Ebpf::look_ahead(self, program)?;
+        let moved = self.upgrade()?;
+        if moved > 0 {
+            tracing::debug!(moved, "interfaces have TCX links in place of filters");
+        }
+        Ok(())
+    }
+
     fn prepare(&mut self) -> Result<(), Error> {
         // Loads the program that reads the clock of connections.
         self.connections(0).map(drop)

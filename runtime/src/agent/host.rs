@@ -85,6 +85,15 @@ pub trait Enforcer: Target {
         Ok(())
     }
 
+    /// Called now and then while nothing else is to do, with what the tables hold: makes ready what later updates would have to
+    /// wait for.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn look_ahead(&mut self, _program: &Program) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Called when the tables are in step, with what they hold: brings along what is kept besides them, such as a
     /// NIC's filters.
     ///

@@ -174,6 +174,9 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
     pub fn beat(&mut self) {
         if self.checked.is_none_or(|last| last.elapsed() >= BEAT) {
             self.check();
+            if let Err(error) = self.agent.look_ahead() {
+                tracing::warn!(%error, "tables keep their size");
+            }
         }
     }
 

@@ -279,6 +279,17 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
         Ok(self.host.cover()?)
     }
 
+    /// Makes ready what later updates would have to wait for, where the kernel is in step.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn look_ahead(&mut self) -> Result<(), Error> {
+        if self.step == Step::In {
+            self.host.look_ahead(self.compiler.program())?;
+        }
+        Ok(())
+    }
+
     /// What CNI says of where pods are. Counts from the next look at interfaces on.
     pub fn set_places(&mut self, places: BTreeMap<ObjectKey, Place>) {
         self.whereabouts.set_places(places);

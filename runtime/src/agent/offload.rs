@@ -194,6 +194,10 @@ impl Enforcer for Offload {
         Ok(())
     }
 
+    fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
+        Enforcer::look_ahead(&mut self.ebpf, program)
+    }
+
     fn offload(&self) -> Vec<OffloadRecord> {
         self.records.clone()
     }

@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use netpolc_kube_sync::watch::{self, Access, Lists};
-use netpolc_target::Target as _;
-use netpolc_target_ebpf::{Capacities, Config, Connections, Ebpf, Moved, Tender};
+use netpolc_target_ebpf::{Config, Connections, Ebpf, Mode, Moved, Tender};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -59,18 +58,10 @@ fn raise_descriptors() {
 
 /// The tables: those that are pinned, or new ones of the size that was asked for.
 fn open(options: &Agent) -> anyhow::Result<Ebpf> {
-    let capacities = Capacities::for_pods(options.max_pods);
-    capacities.check().map_err(|why| anyhow!("--max-pods: {why}"))?;
     let connections = Connections { budget: options.max_connections, ..Connections::default() };
-    let ebpf = Ebpf::open(&options.pin_dir, Config { capacities, connections, ..Config::default() })?;
-    let found = ebpf.capabilities().endpoints;
-    if found != capacities.endpoints {
-        let pods = found - 1;
-        tracing::warn!(
-            pods,
-            "--max-pods counts when tables are made; those that are pinned stay (netpolc detach removes them)"
-        );
-    }
+    let mut config = Config { connections, mode: Mode::Quick, ..Config::default() };
+    config.limits.endpoints = (options.max_pods + 1).next_power_of_two();
+    let ebpf = Ebpf::open(&options.pin_dir, config)?;
     let tender = ebpf.tender()?;
     std::thread::Builder::new().name("connections".into()).spawn(move || tend(tender)).context("start a thread")?;
     Ok(ebpf)
@@ -125,12 +116,14 @@ fn with(options: &Agent, metrics: Arc<Metrics>, host: impl Enforcer) -> anyhow::
 
 #[cfg(test)]
 mod tests {
+    use netpolc_target_ebpf::Capacities;
+
     use super::*;
     use crate::cli::raw::{MAX_CONNECTIONS, MAX_PODS};
 
     #[test]
     fn where_nothing_is_asked_for_tables_have_their_usual_size() {
-        assert_eq!(Capacities::for_pods(MAX_PODS), Capacities::default());
+        assert_eq!(MAX_PODS + 1, Capacities::default().endpoints);
         assert_eq!(MAX_CONNECTIONS, Connections::default().budget);
     }
 }

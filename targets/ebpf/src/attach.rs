@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -29,6 +30,9 @@ pub enum Mode {
     /// TCX links where the kernel has them, clsact otherwise.
     #[default]
     Best,
+    /// The same in the end, but by clsact at first: the kernel makes whoever attaches a TCX link wait for a grace period, a
+    /// filter takes microseconds. [`crate::Ebpf::upgrade`] goes on from there.
+    Quick,
     /// clsact, always.
     Clsact,
 }
@@ -146,7 +150,35 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
 
 /// All attachments.
 #[derive(Debug, Default)]
-pub(crate) struct Attachments(BTreeMap<u32, Held>);
+pub(crate) struct Attachments(BTreeMap<u32, Held>, Option<Upgrade>);
+
+/// TCX links that are being made for interfaces that have filters.
+#[derive(Debug)]
+struct Upgrade(JoinHandle<Vec<(u32, Role, io::Result<Vec<(Hook, OwnedFd)>>)>>);
+
+impl Upgrade {
+    /// Begins, in the calling thread's network namespace.
+    fn begin(list: Vec<(u32, Role)>, programs: &Programs) -> io::Result<Self> {
+        let dup = |(hook, program): &(Hook, Loaded)| Ok((*hook, program.fd().try_clone_to_owned()?));
+        let programs: Vec<(Hook, OwnedFd)> = programs.iter().map(dup).collect::<io::Result<_>>()?;
+        let links = move |role: Role, ifindex: u32| {
+            let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
+            let made = mine.map(|(hook, program)| {
+                // Others want the lock that the kernel holds meanwhile.
+                std::thread::sleep(BREATH);
+                attach_patiently(program.as_fd(), ifindex, *hook).map(|link| (*hook, link))
+            });
+            made.collect()
+        };
+        let work = move || list.into_iter().map(|(ifindex, role)| (ifindex, role, links(role, ifindex))).collect();
+        std::thread::Builder::new().name("links".into()).spawn(work).map(Self)
+    }
+}
+
+/// Between two links that are made while nobody waits for them.
+const BREATH: Duration = Duration::from_millis(20);
+/// Links that are made before they are looked at again.
+const AT_ONCE: usize = 32;
 
 /// Which side of the interface a hook is.
 fn side(hook: Hook) -> TcxHook {
@@ -190,14 +222,19 @@ impl Attachments {
     /// The second value: those whose interface has vanished.
     fn find(pins: &Pins) -> Result<(Self, BTreeSet<u32>), Error> {
         let (mut this, mut gone) = (Attachments::default(), BTreeSet::new());
-        for name in pins.links()? {
+        let names = pins.links()?;
+        // Where there are both, a process was killed before the filter followed the link: the filter counts.
+        let filtered = |ifindex: u32| MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")));
+        for name in &names {
             let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {
                 continue;
             };
-            let path = pins.link(&name);
+            let path = pins.link(name);
             if let Some((_, qdisc, role)) = MARKERS.iter().find(|m| m.0 == kind) {
                 this.0.insert(ifindex, Held::Clsact(*qdisc, *role));
-            } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind) {
+            } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind)
+                && !filtered(ifindex)
+            {
                 let link = sys::pinned(&path).map_err(|e| refused(format!("open {}", path.display()), e))?;
                 if sys::link_facts(link.as_fd()).is_ok_and(|facts| facts.ifindex != Some(ifindex)) {
                     gone.insert(ifindex);
@@ -256,7 +293,8 @@ impl Attachments {
         if self.0.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
             self.forget(ifindex, pins)?;
         }
-        if mode == Mode::Best && !matches!(self.0.get(&ifindex), Some(Held::Clsact(..))) {
+        let quick = mode == Mode::Quick && !matches!(self.0.get(&ifindex), Some(Held::Tcx(_)));
+        if mode != Mode::Clsact && !quick && !matches!(self.0.get(&ifindex), Some(Held::Clsact(..))) {
             match self.attach_tcx(ifindex, role, programs, pins) {
                 Ok(()) => return Ok(Way::Tcx),
                 // kernels without TCX know neither the attach type nor the link
@@ -300,7 +338,7 @@ impl Attachments {
                     }
                 }
             }
-            let link = attach_patiently(program, ifindex, *hook)?;
+            let link = attach_patiently(program.fd(), ifindex, *hook)?;
             if let Some(path) = path(*hook) {
                 sys::pin(link.as_fd(), &path)?;
             }
@@ -357,6 +395,79 @@ impl Attachments {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own; says how many have moved. To be called
+    /// again and again.
+    pub fn upgrade(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<usize, Error> {
+        let Some(upgrade) = self.1.take_if(|upgrade| upgrade.0.is_finished()) else {
+            if self.1.is_none() && has_tcx(programs) {
+                let filtered = self.0.iter().filter_map(|(ifindex, held)| match held {
+                    Held::Clsact(_, role) => Some((*ifindex, *role)),
+                    Held::Tcx(_) => None,
+                });
+                let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
+                if !list.is_empty() {
+                    self.1 = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
+                }
+            }
+            return Ok(0);
+        };
+        let done = upgrade.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let mut moved = 0;
+        for (ifindex, role, links) in done {
+            let Some(Held::Clsact(qdisc, now)) = self.0.get(&ifindex) else { continue };
+            let (qdisc, now) = (*qdisc, *now);
+            let links = match links {
+                // It has become something else meanwhile, or another interface has its number.
+                _ if now != role || sys::ifname(ifindex).is_err() => continue,
+                Err(e) if gone(&e) => continue,
+                Err(e) => return Err(refused(call("attach to", ifindex), e)),
+                Ok(links) => links,
+            };
+            let done = self.follow(ifindex, role, links, programs, pins);
+            let done = done.and_then(|()| role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook))));
+            let done = done.and_then(|()| if qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
+            match done {
+                Err(e) if gone(&e) => self.forget(ifindex, pins)?,
+                Err(e) => return Err(refused(call("move to TCX links:", ifindex), e)),
+                Ok(()) => moved += 1,
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Makes links that stand beside an interface's filters what it carries.
+    fn follow(
+        &mut self,
+        ifindex: u32,
+        role: Role,
+        links: Vec<(Hook, OwnedFd)>,
+        programs: &Programs,
+        pins: Option<&Pins>,
+    ) -> io::Result<()> {
+        let mut held = BTreeMap::new();
+        for (hook, link) in links {
+            // The index may be another interface's by now, and the programs those of an earlier generation.
+            if sys::link_facts(link.as_fd())?.ifindex != Some(ifindex) {
+                return Err(io::Error::from_raw_os_error(libc::ENODEV));
+            }
+            let program = programs.iter().find(|(of, _)| *of == hook).ok_or(io::ErrorKind::NotFound)?;
+            sys::link_update(link.as_fd(), program.1.fd())?;
+            if let Some(pins) = pins {
+                let path = pins.link(&format!("{ifindex}_{}", hook_name(hook)));
+                absent_is_fine(fs::remove_file(&path))?;
+                sys::pin(link.as_fd(), &path)?;
+            }
+            held.insert(hook, Link::new(link, role, self.open_links(), pins));
+        }
+        for (marker, ..) in MARKERS {
+            if let Some(pins) = pins {
+                absent_is_fine(fs::remove_dir(pins.link(&format!("{ifindex}_{marker}"))))?;
+            }
+        }
+        self.0.insert(ifindex, Held::Tcx(held));
         Ok(())
     }
 
@@ -472,16 +583,23 @@ impl Attachments {
 }
 
 /// The kernel lets go of a link some time after its last pin or descriptor went, and a program cannot be attached twice.
-fn attach_patiently(program: &Loaded, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+fn attach_patiently(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
     const ATTEMPTS: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);
     for _ in 0..ATTEMPTS {
-        match sys::tcx_attach(program.fd(), ifindex, side(hook)) {
+        match sys::tcx_attach(program, ifindex, side(hook)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => std::thread::sleep(PAUSE),
             done => return done,
         }
     }
-    sys::tcx_attach(program.fd(), ifindex, side(hook))
+    sys::tcx_attach(program, ifindex, side(hook))
+}
+
+/// Does the kernel have TCX links? Asked by an interface that there never is.
+fn has_tcx(programs: &Programs) -> bool {
+    const NONE: u32 = i32::MAX as u32;
+    let asked = programs.iter().take(1).map(|(hook, program)| sys::tcx_attach(program.fd(), NONE, side(*hook)));
+    asked.into_iter().any(|done| done.is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV)))
 }
 
 /// Is the interface gone? Another one may have got its number.

@@ -18,7 +18,7 @@ use crate::{
 pub struct Config {
     /// Sizes of the first generation. What is pinned keeps its own.
     pub capacities: Capacities,
-    /// How far generations grow; `endpoints` and `fragments` never do. Equal to `capacities`: not at all.
+    /// How far generations grow; `fragments` never does. Equal to `capacities`: not at all.
     pub limits: Capacities,
     /// How large tables of connections are.
     pub connections: Connections,

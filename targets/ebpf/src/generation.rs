@@ -81,6 +81,45 @@ fn load(maps: &Maps, code: &[(Hook, Code); 3], counter: Option<&Region>) -> Resu
     })
 }
 
+/// What a generation is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Recipe {
+    pub number: u64,
+    pub capacities: Capacities,
+    pub seed: u64,
+    pub clock: Clock,
+    pub shared: Shared,
+    pub options: Options,
+}
+
+impl Recipe {
+    /// Makes it, with empty tables.
+    pub fn make(self) -> Result<Generation, Error> {
+        Generation::create(self.number, self.capacities, (self.seed, self.clock), self.shared, &self.options)
+    }
+}
+
+/// A generation that is being made while the present one works.
+#[derive(Debug)]
+pub(crate) struct Ahead(std::thread::JoinHandle<Result<Generation, Error>>);
+
+impl Ahead {
+    /// Begins.
+    pub fn begin(recipe: Recipe) -> Self {
+        Self(std::thread::spawn(move || recipe.make()))
+    }
+
+    /// Would [`Ahead::wait`] return at once?
+    pub fn is_done(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    /// The generation.
+    pub fn wait(self) -> Result<Generation, Error> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
 impl Generation {
     /// Empty tables of this size, with programs.
     pub fn create(

@@ -65,6 +65,10 @@ pub struct Moved {
     pub lost: usize,
 }
 
+/// A move that has begun.
+#[derive(Debug)]
+pub struct Begun(Move);
+
 #[derive(Debug)]
 struct Move {
     endpoint: u16,
@@ -259,13 +263,40 @@ impl Tender {
         self.ticker.as_ref().expect("just made").now()
     }
 
-    /// From `publish` to `finish`. What fails leaves tables with a previous one.
-    fn carry_out(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
-        if moves.is_empty() {
-            return Ok(vec![]);
-        }
+    /// Begins to move a table to another size, and leaves it in both places until [`Tender::finish`]: what a killed process
+    /// leaves. None where the endpoint has no table, or one that is being moved.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn begin(&mut self, endpoint: u16, family: Family, log: u8) -> Result<Option<Begun>, Error> {
         let pool = self.pool().clone();
-        for m in &moves {
+        let [Some(from), None] = pool.places(endpoint, family) else { return Ok(None) };
+        let Some(ticket) = pool.lock().begin(endpoint, family) else { return Ok(None) };
+        let to = pool.obtain(family, &[log])?[0];
+        let begun = Move::new(endpoint, family, from, to, ticket);
+        self.publish(std::slice::from_ref(&begun))?;
+        Ok(Some(Begun(begun)))
+    }
+
+    /// Ends what was begun.
+    ///
+    /// # Errors
+    /// The kernel refuses; packets go on in both tables.
+    pub fn finish(&mut self, begun: Begun) -> Result<Option<Moved>, Error> {
+        let moved = self.complete(vec![begun.0])?;
+        self.pool().sweep()?;
+        Ok(moved.first().copied())
+    }
+
+    /// From `publish` to `finish`. What fails leaves tables with a previous one.
+    fn carry_out(&mut self, moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
+        self.publish(&moves)?;
+        self.complete(moves)
+    }
+
+    fn publish(&self, moves: &[Move]) -> Result<(), Error> {
+        let pool = self.pool();
+        for m in moves {
             let mut inner = pool.lock();
             let here = pool.places(m.endpoint, m.family);
             if !inner.holds(m.endpoint, m.family, m.ticket) || (here[0] != Some(m.from) && here[0] != Some(m.to)) {
@@ -276,6 +307,15 @@ impl Tender {
             }
             pool.publish(m.endpoint, m.family, Some(m.to), Some(m.from));
         }
+        Ok(())
+    }
+
+    /// What comes after `publish`.
+    fn complete(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
+        if moves.is_empty() {
+            return Ok(vec![]);
+        }
+        let pool = self.pool().clone();
         self.grace.wait()?;
         let now = self.now()?;
         for m in &mut moves {

@@ -58,23 +58,23 @@ pub struct Capacities {
 }
 
 impl Default for Capacities {
-    /// A node with up to 255 pods; about 70 MiB.
+    /// What most nodes need; about 15 MiB. Tables grow where that is not enough.
     fn default() -> Self {
         Self {
-            interface_blocks: 1 << 10,
+            interface_blocks: 1 << 6,
             endpoints: 1 << 8,
-            sets: 1 << 10,
-            classes_v4: 1 << 13,
-            classes_v6: 1 << 13,
-            rows: 1 << 13,
-            port_words: 1 << 6,
-            remote_v4_blocks: 1 << 14,
-            remote_v6_blocks: 1 << 13,
-            remote_v6_buckets: 1 << 15,
-            remote_v6_leaves: 1 << 12,
+            sets: 1 << 9,
+            classes_v4: 1 << 10,
+            classes_v6: 1 << 10,
+            rows: 1 << 12,
+            port_words: 1 << 4,
+            remote_v4_blocks: 1 << 11,
+            remote_v6_blocks: 1 << 11,
+            remote_v6_buckets: 1 << 12,
+            remote_v6_leaves: 1 << 10,
             fragments: 1 << 13,
-            more_addresses: 1 << 12,
-            services: 1 << 14,
+            more_addresses: 1 << 9,
+            services: 1 << 12,
         }
     }
 }
@@ -100,9 +100,16 @@ impl Capacities {
         }
     }
 
-    /// The default, with another number of pods, which is rounded up.
-    pub fn for_pods(pods: u32) -> Self {
-        Self { endpoints: (pods + 1).next_power_of_two(), ..Self::default() }
+    /// Is nothing smaller than in `other`?
+    pub fn holds(&self, other: &Capacities) -> bool {
+        crate::maps::fields(self).into_iter().zip(crate::maps::fields(other)).all(|(here, there)| here >= there)
+    }
+
+    /// Bytes of all maps of a generation with these sizes.
+    pub fn bytes(&self) -> u64 {
+        let maps = MapId::ALL.iter().filter(|id| !crate::maps::is_shared(**id));
+        let maps = maps.map(|id| u64::from(id.max_entries(self)) * (id.value_size(self) + u64::from(id.key_size())));
+        maps.chain(crate::ledger::LedgerId::ALL.into_iter().map(|id| id.size(self))).sum()
     }
 
     /// Names the first field that is no power of two or out of its bounds.
@@ -201,7 +208,7 @@ maps! {
     Frag = "frag",
     /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
     Counter = "counter",
-    /// u64 `[8][65536]`: kind (`IdKind`), id -> fingerprint, 0: none. No packet reads it.
+    /// u64 `[4][65536]`: kind (`IdKind`, which begin at 1), id -> fingerprint, 0: none. No packet reads it.
     Directory = "directory",
     /// [`config::image`].
     Config = "config",
@@ -270,7 +277,7 @@ impl MapId {
             MapId::Wanted => 0,
             MapId::Frag => frag::VALUE as u64,
             MapId::Counter => u64::from(c.endpoints) * 2 * config::REASONS as u64 * 8,
-            MapId::Directory => 8 * 65536 * 8,
+            MapId::Directory => 4 * 65536 * 8,
             MapId::Config => config::SIZE as u64,
             MapId::Header => 64 * 8,
         }

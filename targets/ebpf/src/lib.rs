@@ -39,7 +39,7 @@ mod target;
 
 pub use attach::{Attachment, Mode, Role, Way};
 pub use config::{Config, Connections, Hold};
-pub use growth::{Moved, Tender};
+pub use growth::{Begun, Moved, Tender};
 pub use layout::Capacities;
 pub use maps::MapFacts;
 pub use state::{Amendment, Connection, Inserted, Live};

@@ -52,7 +52,6 @@ pub fn is_shared(map: MapId) -> bool {
             | MapId::StateV6
             | MapId::Wanted
             | MapId::Frag
-            | MapId::Counter
             | MapId::Config
     )
 }
@@ -456,12 +455,15 @@ pub struct MapFacts {
 impl MapFacts {
     /// Bytes of all values.
     pub fn bytes(&self) -> u64 {
+        if self.kind == "ringbuf" {
+            return self.max_entries.into();
+        }
         u64::from(self.max_entries)
             * (self.value_size + if self.max_entries > 1 { u64::from(self.key_size) } else { 0 })
     }
 }
 
-fn fields(c: &Capacities) -> [u32; 14] {
+pub(crate) fn fields(c: &Capacities) -> [u32; 14] {
     [
         c.interface_blocks,
         c.endpoints,

@@ -1,4 +1,4 @@
-//! How large the tables must be for a program, counted without writing anything.
+//! How large the tables must be for a program, counted without writing anything, and the sizes that the next generation gets.
 //!
 //! Not here: growing (`target`).
 
@@ -6,7 +6,10 @@ use std::collections::{HashMap, HashSet};
 
 use netpolc_table::{ActionId, Key, Match, Program, TableId, schema::Family};
 
-use crate::{layout::exact, tables::Room};
+use crate::{
+    layout::{Capacities, exact},
+    tables::Room,
+};
 
 /// The blocks that are the root of a trie.
 const ROOT: u64 = 256;
@@ -14,6 +17,7 @@ const ROOT: u64 = 256;
 /// What each capacity must be at least, in its units.
 pub fn of(program: &Program) -> Vec<(Room, u64)> {
     let mut needs = vec![
+        (Room::Endpoints, beyond(keys(program, TableId::Endpoint).map(|key| key.value(0).low()))),
         (Room::Sets, beyond(keys(program, TableId::Base).map(|key| key.value(0).low()))),
         (Room::Rows, beyond(rows(program))),
         (Room::PortClasses, beyond(params(program, TableId::Port))),
@@ -54,6 +58,49 @@ pub fn of(program: &Program) -> Vec<(Room, u64)> {
         needs.extend([(Room::RemoteV6Leaves, leaves as u64), (Room::RemoteV6Buckets, buckets as u64)]);
     }
     needs
+}
+
+/// When the next generation is made, and how large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Margin {
+    /// Because something does not fit: what is filled by three quarters grows, too.
+    Now,
+    /// Before something does not fit: what is filled by more than a half grows to four times what is needed.
+    Ahead,
+}
+
+/// The sizes for what is needed; `present` where they are enough.
+pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, margin: Margin) -> Capacities {
+    let mut wanted = *present;
+    for (room, need) in needs {
+        let (mut now, mut most) = (*present, *limits);
+        let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most)) else { continue };
+        let filled = |parts: u64, of: u64| need * of > u64::from(*size) * units * parts;
+        let enough = match margin {
+            Margin::Now if filled(1, 1) || filled(3, 4) => need * 3 / 2,
+            Margin::Ahead if filled(1, 2) => need * 4,
+            Margin::Now | Margin::Ahead => continue,
+        };
+        let enough = u32::try_from(enough.div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
+        let size = (*size).max(enough.min(*most));
+        if let Some((field, _)) = room.field(&mut wanted) {
+            *field = size;
+        }
+    }
+    wanted
+}
+
+/// The sizes that would do, with some room left, where the present ones are much too large; never below `first`.
+pub fn smaller(needs: &[(Room, u64)], present: &Capacities, first: &Capacities) -> Option<Capacities> {
+    const MUCH: u64 = 4;
+    let mut wanted = Capacities { fragments: present.fragments, ..*first };
+    for (room, need) in needs {
+        if let Some((size, units)) = room.field(&mut wanted) {
+            let enough = u32::try_from((need * 2).div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
+            *size = (*size).max(enough);
+        }
+    }
+    (wanted.check().is_ok() && wanted.bytes() * MUCH < present.bytes()).then_some(wanted)
 }
 
 fn keys(program: &Program, table: TableId) -> impl Iterator<Item = &Key> {

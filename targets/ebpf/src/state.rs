@@ -387,6 +387,14 @@ fn counters_of(maps: &Maps, endpoint: u16) -> &[AtomicU64] {
     &maps.words(MapId::Counter)[usize::from(endpoint) * 2 * config::REASONS..][..2 * config::REASONS]
 }
 
+/// Adds what the tables of an earlier generation counted. Nobody counts there any more.
+pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
+    let counts = earlier.words::<AtomicU64>(MapId::Counter).iter().zip(maps.words::<AtomicU64>(MapId::Counter));
+    for (before, now) in counts.filter(|(before, _)| before.load(Relaxed) != 0) {
+        now.fetch_add(before.load(Relaxed), Relaxed);
+    }
+}
+
 /// One hook's counters of an endpoint, by the reasons' numbers.
 pub fn counts(maps: &Maps, endpoint: u16, hook: Hook) -> [u64; config::REASONS] {
     let words = counters_of(maps, endpoint);

@@ -7,20 +7,20 @@
 use std::{
     path::Path,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use netpolc_table::{Program, Write, schema::Family};
 use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
 
 use crate::{
-    attach::{Attachment, Attachments, Role, Way},
+    attach::{Attachment, Attachments, Mode, Role, Way},
     config::{Config, Hold},
-    generation::{self, Generation},
+    generation::{self, Ahead, Generation, Recipe},
     growth::Tender,
     layout::{self, Capacities, Clock, MapId, exact, state::PER_BUCKET},
     maps::{MapFacts, Maps, Shared},
-    needs,
+    needs::{self, Margin},
     pins::Pins,
     program::Sockets,
     settle::Grace,
@@ -45,12 +45,16 @@ pub struct Ebpf {
     ticker: Option<Ticker>,
     access: Access,
     last_drop: Option<DropReason>,
+    /// The next generation, while it is being made.
+    ahead: Option<Ahead>,
+    /// Since when tables have been much too large.
+    roomy: Option<Instant>,
 }
 
 fn capabilities(c: &Capacities, config: &Config) -> Capabilities {
     let limits = &config.limits;
     Capabilities {
-        endpoints: c.endpoints,
+        endpoints: limits.endpoints.max(c.endpoints),
         sets: limits.sets.max(c.sets),
         classes_v4: limits.classes_v4.max(c.classes_v4),
         classes_v6: limits.classes_v6.max(c.classes_v6).min(exact::CLASSES),
@@ -116,6 +120,8 @@ impl Ebpf {
             ticker: None,
             access: Access::Write,
             last_drop: None,
+            ahead: None,
+            roomy: None,
         }
     }
 
@@ -233,6 +239,16 @@ impl Ebpf {
         let words = self.generation.tables.maps.words::<AtomicU64>(MapId::Config);
         words[layout::config::HOLD / 8].store(u64::from(hold == Hold::Held), Relaxed);
         Ok(())
+    }
+
+    /// Moves interfaces that were attached quickly to TCX links, in a thread of its own and a few at a time; says how many have moved.
+    /// To be called now and then.
+    pub fn upgrade(&mut self) -> Result<usize, Error> {
+        self.may_change()?;
+        if self.config.mode != Mode::Quick {
+            return Ok(0);
+        }
+        self.attachments.upgrade(&self.generation.programs, self.pins.as_ref())
     }
 
     /// Takes the programs off an interface; none there is fine.
@@ -416,22 +432,20 @@ impl Ebpf {
 
     /// Replaces the generation by one with more of `room`. False: the limits do not allow it.
     fn grow(&mut self, room: Room, need: u64) -> Result<bool, Error> {
-        let (mut wanted, mut limits) = (*self.capacities(), self.config.limits);
-        let (Some((size, units)), Some((limit, _))) = (room.field(&mut wanted), room.field(&mut limits)) else {
+        let limits = self.config.limits;
+        let mut needs = needs::of(&self.read()?);
+        needs.retain(|(other, _)| *other != room);
+        // Where entries meet by chance, what is needed is no more than there is.
+        let (mut now, mut most) = (*self.capacities(), limits);
+        let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most)) else {
             return Ok(false);
         };
-        let before = *size;
-        while (u64::from(*size) * units < need || *size == before) && *size < *limit {
-            *size *= 2;
-        }
-        if *size == before || u64::from(*size) * units < need || wanted.check().is_err() {
+        let least = u64::from(*size) * units + 1;
+        if need.max(least) > u64::from(*most) * units {
             return Ok(false);
         }
-        let grown = self.regenerate(wanted)?;
-        if grown {
-            tracing::info!(generation = self.generation.number, ?room, "tables grew");
-        }
-        Ok(grown)
+        needs.push((room, need.max(least)));
+        self.grow_to(needs::sizes(&needs, self.capacities(), &limits, Margin::Now))
     }
 
     /// Grows all tables at once to what `program` needs, where they are too small and the limits allow it: each growth
@@ -442,36 +456,94 @@ impl Ebpf {
     /// The kernel refuses. What does not fit even then is refused when it is written.
     pub fn make_room(&mut self, program: &Program) -> Result<(), Error> {
         self.may_change()?;
-        let (present, needs, limits) = (*self.capacities(), needs::of(program), self.config.limits);
-        let mut wanted = present;
-        for (room, need) in needs {
-            let (mut now, mut limit) = (present, limits);
-            let (Some((size, units)), Some((limit, _))) = (room.field(&mut now), room.field(&mut limit)) else {
-                continue;
-            };
-            let enough = u32::try_from(need.div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
-            *size = (*size).max(enough.min(*limit));
-            let size = *size;
-            if let Some((field, _)) = room.field(&mut wanted) {
-                *field = size;
-            }
-        }
-        if wanted == present || wanted.check().is_err() {
+        let needs = needs::of(program);
+        let present = *self.capacities();
+        let fits = |(room, need): &(Room, u64)| {
+            let mut now = present;
+            room.field(&mut now).is_none_or(|(size, units)| *need <= u64::from(*size) * units)
+        };
+        if needs.iter().all(fits) {
             return Ok(());
         }
-        if self.regenerate(wanted)? {
+        let wanted = needs::sizes(&needs, &present, &self.config.limits, Margin::Now);
+        self.grow_to(wanted).map(drop)
+    }
+
+    /// False: the layout does not allow it, or what is there does not fit.
+    fn grow_to(&mut self, wanted: Capacities) -> Result<bool, Error> {
+        if wanted == *self.capacities() || wanted.check().is_err() {
+            return Ok(false);
+        }
+        let next = match self.ahead.take().map(Ahead::wait).transpose()? {
+            Some(next) if self.follows(&next, &wanted) => next,
+            _ => self.recipe(wanted).make()?,
+        };
+        let grown = self.change_over(next)?;
+        if grown {
             tracing::info!(generation = self.generation.number, "tables grew to what is needed");
+        }
+        Ok(grown)
+    }
+
+    /// Is this the next generation, and as large as wanted?
+    fn follows(&self, next: &Generation, wanted: &Capacities) -> bool {
+        next.number == self.generation.number + 1 && next.tables.maps.capacities.holds(wanted)
+    }
+
+    fn recipe(&self, capacities: Capacities) -> Recipe {
+        let maps = &self.generation.tables.maps;
+        Recipe {
+            number: self.generation.number + 1,
+            capacities,
+            seed: maps.seed,
+            clock: maps.clock,
+            shared: maps.shared().clone(),
+            options: self.config.program,
+        }
+    }
+
+    /// Looks whether tables will soon be too small for what changes, or have long been much too large, and makes the next
+    /// generation in a thread of its own: checking its programs takes the kernel longer than anybody should wait. Changes over when
+    /// that is done. `program` is what is installed.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
+        self.may_change()?;
+        if let Some(ahead) = self.ahead.take_if(|ahead| ahead.is_done()) {
+            let next = ahead.wait()?;
+            let needs = needs::of(program);
+            let needed = needs::sizes(&needs, &next.tables.maps.capacities, &self.config.limits, Margin::Now);
+            if next.number == self.generation.number + 1
+                && needed == next.tables.maps.capacities
+                && self.change_over(next)?
+            {
+                tracing::info!(generation = self.generation.number, "tables have the size that is needed");
+            }
+        }
+        if self.ahead.is_some() {
+            return Ok(());
+        }
+        let (needs, present) = (needs::of(program), *self.capacities());
+        let wanted = needs::sizes(&needs, &present, &self.config.limits, Margin::Ahead);
+        let smaller = needs::smaller(&needs, &present, &self.config.capacities).filter(|_| wanted == present);
+        let since = smaller.map(|_| *self.roomy.get_or_insert_with(Instant::now));
+        if since.is_none() {
+            self.roomy = None;
+        }
+        let patient = since.is_some_and(|since| since.elapsed() >= self.config.connections.patience);
+        let wanted = if patient { smaller.unwrap_or(wanted) } else { wanted };
+        if wanted != present && wanted.check().is_ok() {
+            self.roomy = None;
+            self.ahead = Some(Ahead::begin(self.recipe(wanted)));
         }
         Ok(())
     }
 
-    /// Replaces the generation by one of another size. False: what is there does not fit.
-    fn regenerate(&mut self, wanted: Capacities) -> Result<bool, Error> {
+    /// Makes `next` the generation that judges. False: what is there does not fit.
+    fn change_over(&mut self, mut next: Generation) -> Result<bool, Error> {
         self.settle()?;
         let program = self.read()?;
-        let maps = &self.generation.tables.maps;
-        let (number, seed, clock, shared) = (self.generation.number + 1, maps.seed, maps.clock, maps.shared().clone());
-        let mut next = Generation::create(number, wanted, (seed, clock), shared, &self.config.program)?;
         match next.fill(&program, &self.grace) {
             Ok(()) => {}
             Err(Stop::Other(e)) => return Err(e),
@@ -485,9 +557,12 @@ impl Ebpf {
         }
         let old = std::mem::replace(&mut self.generation, next);
         self.attachments.replace(&self.generation.programs, self.pins.as_ref())?;
+        self.grace.wait()?;
+        state::add_counts(&old.tables.maps, &self.generation.tables.maps);
         if let Some(pins) = &self.pins {
             pins.discard(&pins.generation(old.number))?;
         }
+        self.capabilities = capabilities(self.capacities(), &self.config);
         Ok(true)
     }
 }

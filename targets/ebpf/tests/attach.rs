@@ -281,7 +281,7 @@ fn take_away(mode: Mode) {
         assert_eq!(ebpf.check().unwrap(), Vec::<String>::new());
     };
     match mode {
-        Mode::Best => {
+        Mode::Best | Mode::Quick => {
             std::fs::remove_file(dir.0.join(format!("links/{ifindex}_from_pod"))).unwrap();
             assert!(blocked(&pod, 80), "a pod's link needs no pin while the process lives");
             back(&mut ebpf, "pod0");

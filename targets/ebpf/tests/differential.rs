@@ -15,7 +15,7 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::{
-    Arrival, Datapath as _, Frame, Hook, Mark, Target, Verdict,
+    Arrival, Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict,
     conformance::{
         differential::{Event, Events, compare, fuzz_frame},
         fill,
@@ -23,7 +23,7 @@ use netpolc_target::{
     },
     frame::{Packet, test_run_takes},
 };
-use netpolc_target_ebpf::{Config, Ebpf};
+use netpolc_target_ebpf::{Begun, Config, Ebpf, Tender};
 use netpolc_target_mem::Mem;
 
 fn seconds() -> Duration {
@@ -57,6 +57,80 @@ fn packets_policies_and_pauses_as_the_reference() {
         seed += 1;
     }
     assert!(passed > 300 && dropped > 300, "{passed} passed, {dropped} dropped");
+}
+
+/// A target whose tables of connections change their size all the time, and stand in two places for some packets.
+struct Moving {
+    ebpf: Ebpf,
+    tender: Tender,
+    begun: Vec<Begun>,
+    rng: Rng,
+    moves: usize,
+}
+
+impl Moving {
+    fn step(&mut self) -> Result<(), Error> {
+        if self.rng.below(12) != 0 {
+            return Ok(());
+        }
+        if self.rng.below(2) == 0 {
+            let (endpoint, log) = (1 + self.rng.below(5) as u16, 5 + self.rng.below(8) as u8);
+            let begun = self.tender.begin(endpoint, *self.rng.pick(&Family::BOTH), log)?;
+            self.begun.extend(begun);
+        } else if let Some(begun) = self.begun.pop() {
+            self.moves += usize::from(self.tender.finish(begun)?.is_some_and(|moved| moved.lost == 0));
+        }
+        Ok(())
+    }
+}
+
+impl Target for Moving {
+    fn name(&self) -> &'static str {
+        "moving"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.ebpf.capabilities()
+    }
+    fn read(&self) -> Result<Program, Error> {
+        self.ebpf.read()
+    }
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        self.ebpf.write(write)
+    }
+    fn settle(&mut self) -> Result<(), Error> {
+        self.ebpf.settle()
+    }
+}
+
+impl Datapath for Moving {
+    fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
+        self.step()?;
+        self.ebpf.packet(hook, frame)
+    }
+    fn explain_last(&self) -> Option<DropReason> {
+        self.ebpf.explain_last()
+    }
+    fn advance(&mut self, by: Duration) -> Result<(), Error> {
+        self.ebpf.advance(by)
+    }
+}
+
+/// S59: the size of a table is seen in no verdict.
+#[test]
+fn s59_tables_that_change_their_size_answer_as_the_reference() {
+    let ebpf = Ebpf::private(Config::asked()).expect("needs root and BPF");
+    let (tender, seed) = (ebpf.tender().unwrap(), common::seed());
+    let mut moving = Moving { ebpf, tender, begun: vec![], rng: Rng(seed), moves: 0 };
+    let begin = Instant::now();
+    let mut rounds = 0;
+    while begin.elapsed() < seconds() {
+        empty(&mut moving);
+        if let Err(mismatch) = compare(&mut Mem::default(), &mut moving, seed + rounds, 300).unwrap() {
+            panic!("{mismatch:#?}");
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 0 && moving.moves > 10, "{rounds} rounds, {} moves", moving.moves);
 }
 
 /// A word for an endpoint that the random tables know.

@@ -158,7 +158,7 @@ fn maps_and_code_can_be_shown() {
     let maps = ebpf.maps();
     let used = |name: &str| maps.iter().find(|m| m.name == name).unwrap().used;
     assert!(used("remote_v4") > Some(256) && used("port") > Some(0), "{maps:?}");
-    assert!(maps.iter().all(|m| m.bytes() > 0));
+    assert!(maps.iter().all(|m| m.bytes() > 0), "{maps:?}");
     for (hook, text) in ebpf.disassembly().unwrap() {
         assert!(text.contains("remote_v4") && text.contains("rows_v6"), "{hook:?}");
     }

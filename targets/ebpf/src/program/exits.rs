@@ -30,6 +30,7 @@ impl Generator<'_> {
                 self.a.bind(refuse);
                 if hook == Hook::FromPod {
                     self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+                    self.a.alu(Alu::Xor, R1, 0);
                     self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[DropReason::SpoofedSource as usize]);
                 }
                 self.word_flags();
@@ -64,6 +65,7 @@ impl Generator<'_> {
             a.atomic_add(R3, 0, R1);
             a.mov(R7, SHOT);
             a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.alu(Alu::Xor, R1, 0);
             a.jump_if(Cond::Set, R1, mark::FIRST, record);
             a.note("drop");
             a.mov(R0, SHOT);
@@ -78,6 +80,7 @@ impl Generator<'_> {
             a.note("permit");
             a.bind(allow);
             a.load(Size::Dw, R1, Fp, stack::MARKS);
+            a.alu(Alu::Xor, R1, 0);
             a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER, rare);
         }
         self.a.note("next");
@@ -95,6 +98,7 @@ impl Generator<'_> {
                 self.a.bind(deferred);
                 self.set_mark();
                 self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+                self.a.alu(Alu::Xor, R1, 0);
                 self.a.jump_if(Cond::Set, R1, mark::FIRST, record);
                 self.a.mov(R0, NEXT);
                 self.a.exit();

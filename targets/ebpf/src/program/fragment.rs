@@ -81,6 +81,7 @@ impl Generator<'_> {
     fn unproven_fragment(&mut self) {
         if self.hook == Hook::FromPod {
             self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+            self.a.alu(Alu::Xor, R1, 0);
             self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[SpoofedSource as usize]);
         }
     }
@@ -252,6 +253,7 @@ impl Generator<'_> {
         a.mov(R1, 1);
         if self.hook == Hook::FromPod {
             a.load(Size::Dw, R2, Fp, stack::MARKS);
+            a.alu(Alu::Xor, R2, 0);
             a.jump_if(Cond::Set, R2, mark::DEFER, defer);
             a.jump(drop);
             a.bind(defer);

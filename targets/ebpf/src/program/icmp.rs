@@ -32,6 +32,7 @@ impl Generator<'_> {
         }
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::MARKS);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Set, R1, mark::FIRST, bad);
         if self.hook == Hook::FromPod {
             a.note("icmp error: how much does it quote?");
@@ -181,7 +182,8 @@ impl Generator<'_> {
         self.class(family);
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::CLASS, R4);
-        a.store(Size::Dw, Fp, stack::ASKS, Asks::Error as i32);
+        a.mov(R1, Asks::Error as i32); // by a register, so that old verifiers know the value
+        a.store(Size::Dw, Fp, stack::ASKS, R1);
         a.jump(state);
     }
 }

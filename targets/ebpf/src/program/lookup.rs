@@ -72,13 +72,16 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), full);
+        a.jump(allow);
         a.note("state: no live entry");
         a.bind(absent);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, last);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, orphan);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
         a.jump(allow);
         self.a.note("icmp error: about what needs no entry?");
@@ -355,13 +358,15 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, error);
         a.note("state: permitted, live entry");
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), touch);
         a.mov(R1, R4);
         a.alu(Alu::Rsh, R1, state::PHASE_SHIFT as i32);
         a.alu(Alu::And, R1, 7);
         a.jump_if(Cond::Lt, R1, Phase::Closing as i32, touch);
         a.bind(renew);
-        a.store(Size::Dw, Fp, stack::LOST, RENEWS); // whoever is faster makes the same entry
+        a.mov(R1, RENEWS); // whoever is faster makes the same entry; by a register, so that old verifiers know the value
+        a.store(Size::Dw, Fp, stack::LOST, R1);
         a.jump(claim);
 
         a.note("state: another incarnation");
@@ -369,6 +374,7 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), renew);
         a.jump(allow);
 
@@ -385,6 +391,7 @@ impl Generator<'_> {
             Hook::FromPod | Hook::Translated => a.jump_if(Cond::Set, R1, from_pod, mine),
         }
         a.load(Size::Dw, R5, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R5, 0);
         a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), crossing);
         a.bind(judge);
         a.jump_if(Cond::Set, R1, born | deferred, touch);
@@ -412,6 +419,7 @@ impl Generator<'_> {
             a.note("state: denied, the pod's own connection: to a Service?");
             a.bind(mine);
             a.load(Size::Dw, R5, Fp, stack::EVENT);
+            a.alu(Alu::Xor, R5, 0);
             a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), last);
             a.alu(Alu::And, R1, deferred);
             a.jump_if(Cond::Eq, R1, 0, last);

@@ -48,18 +48,22 @@ impl Generator<'_> {
         a.note("denied by the tables: a reply?");
         a.bind(denied);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), policy);
         let ask = a.label();
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), ask);
         a.load(Size::Dw, R1, Fp, stack::PROTOCOL); // only TCP's openings may cross
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Ne, R1, 0, last);
         a.bind(ask);
-        a.store(Size::Dw, Fp, stack::ASKS, Asks::Denied as i32);
+        a.mov(R1, Asks::Denied as i32); // by a register, so that old verifiers know the value
+        a.store(Size::Dw, Fp, stack::ASKS, R1);
         a.jump(state);
 
         a.note("permitted: anything to keep?");
         a.bind(allowed);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
         a.jump_if(Cond::Lt, R1, i32::from(code::NO_TUPLE), kept);
         a.jump(allow);
@@ -67,6 +71,7 @@ impl Generator<'_> {
         a.note("permitted without tables: anything to keep?");
         a.bind(late);
         a.load(Size::Dw, R1, Fp, stack::EVENT);
+        a.alu(Alu::Xor, R1, 0);
         a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
         a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), allow);
         self.word_flags();

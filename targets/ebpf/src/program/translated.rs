@@ -77,6 +77,7 @@ impl Generator<'_> {
         self.a.note("translated: permitted");
         self.a.bind(allow);
         self.a.load(Size::Dw, R1, Fp, stack::MARKS);
+        self.a.alu(Alu::Xor, R1, 0);
         self.a.jump_if(Cond::Set, R1, mark::FIRST, first);
         self.a.note("translated: unmark");
         self.a.bind(next);

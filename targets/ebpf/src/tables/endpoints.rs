@@ -143,7 +143,8 @@ pub fn write_mac(maps: &Maps, id: u16, recorded: u64) {
 /// Checks a change of `directory`: its place and value.
 pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64), Stop> {
     let table = TableId::Directory;
-    let kind = number(table, Room::Never("kinds"), key.value(0), 8)?;
+    let kind = number(table, Room::Never("kinds"), key.value(0), IdKind::ClassV4 as u32 + 2)?;
+    let kind = kind.checked_sub(1).ok_or_else(|| invalid(table, "there is no kind 0".into()))?;
     let id = number(table, Room::Never("ids"), key.value(1), 65536)?;
     match entry {
         None => Ok(((kind as usize) << 16 | id as usize, 0)),
@@ -438,7 +439,7 @@ impl Endpoints {
             own(into, u16::from_le_bytes([key[0], key[1]]), if key[2] == 4 { v4 } else { bytes.into() });
         }
         for (i, word) in maps.words::<AtomicU64>(MapId::Directory).iter().enumerate() {
-            let (value, kind) = (word.load(Acquire), (i >> 16) as u8);
+            let (value, kind) = (word.load(Acquire), (i >> 16) as u8 + 1);
             if value == 0 {
                 continue;
             }

@@ -67,7 +67,7 @@ pub struct Tables {
 pub enum Room {
     /// `interface_blocks`
     InterfaceBlocks,
-    /// `endpoints`, which the shared state fixes.
+    /// `endpoints`
     Endpoints,
     /// `sets`
     Sets,
@@ -100,6 +100,7 @@ impl Room {
     pub fn field(self, c: &mut Capacities) -> Option<(&mut u32, u64)> {
         match self {
             Room::InterfaceBlocks => Some((&mut c.interface_blocks, 1)),
+            Room::Endpoints => Some((&mut c.endpoints, 1)),
             Room::Sets => Some((&mut c.sets, 1)),
             Room::ClassesV4 => Some((&mut c.classes_v4, 1)),
             Room::ClassesV6 => Some((&mut c.classes_v6, 1)),
@@ -111,14 +112,14 @@ impl Room {
             Room::RemoteV6Leaves => Some((&mut c.remote_v6_leaves, 1)),
             Room::MoreAddresses => Some((&mut c.more_addresses, 1)),
             Room::Services => Some((&mut c.services, 1)),
-            Room::Endpoints | Room::Never(_) => None,
+            Room::Never(_) => None,
         }
     }
 
     fn what(self) -> &'static str {
         match self {
             Room::InterfaceBlocks => "blocks of 256 interface indices",
-            Room::Endpoints => "endpoints; raise `endpoints` and install anew",
+            Room::Endpoints => "endpoints",
             Room::Sets => "policy sets",
             Room::ClassesV4 => "IPv4 classes",
             Room::ClassesV6 => "IPv6 classes",
