@@ -408,6 +408,12 @@ impl Attachments {
                     Held::Tcx(_) => None,
                 });
                 let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
+                for (ifindex, role) in &list {
+                    // A link that a killed process pinned while the filter stayed.
+                    for hook in role.hooks() {
+                        pins.map_or(Ok(()), |pins| unpin(pins, &format!("{ifindex}_{}", hook_name(*hook))))?;
+                    }
+                }
                 if !list.is_empty() {
                     self.1 = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
                 }

@@ -83,8 +83,13 @@ pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, m
         };
         let enough = u32::try_from(enough.div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
         let size = (*size).max(enough.min(*most));
-        if let Some((field, _)) = room.field(&mut wanted) {
+        let mut larger = wanted;
+        if let Some((field, _)) = room.field(&mut larger) {
             *field = size;
+        }
+        // Together they may be more than the layout allows; what is not needed yet need not be.
+        if margin == Margin::Now || larger.check().is_ok() {
+            wanted = larger;
         }
     }
     wanted

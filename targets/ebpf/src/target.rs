@@ -83,6 +83,14 @@ fn restore(
     Ok(Some(format!("pins in {} had been taken away and are back: {}", dir.display(), missing.join(", "))))
 }
 
+/// What became of filling a generation.
+enum Filled {
+    /// It judges now.
+    Everything,
+    /// It lacks room of this kind, and is gone.
+    Lacks(Room),
+}
+
 fn check(config: &Config) -> Result<(), Error> {
     let checked = config.capacities.check().and_then(|()| config.connections.check());
     checked.map_err(|e| Error::Installed(format!("capacities: {e}")))
@@ -474,15 +482,30 @@ impl Ebpf {
         if wanted == *self.capacities() || wanted.check().is_err() {
             return Ok(false);
         }
-        let next = match self.ahead.take().map(Ahead::wait).transpose()? {
+        let mut next = match self.ahead.take().map(Ahead::wait).transpose()? {
             Some(next) if self.follows(&next, &wanted) => next,
             _ => self.recipe(wanted).make()?,
         };
-        let grown = self.change_over(next)?;
-        if grown {
-            tracing::info!(generation = self.generation.number, "tables grew to what is needed");
+        loop {
+            let wanted = next.tables.maps.capacities;
+            match self.change_over(next)? {
+                Filled::Everything => break,
+                Filled::Lacks(room) => match self.doubled(wanted, room) {
+                    Some(larger) => next = self.recipe(larger).make()?,
+                    None => return Ok(false),
+                },
+            }
         }
-        Ok(grown)
+        tracing::info!(generation = self.generation.number, "tables grew to what is needed");
+        Ok(true)
+    }
+
+    /// With twice as much of `room`, where the limits and the layout allow that.
+    fn doubled(&self, mut capacities: Capacities, room: Room) -> Option<Capacities> {
+        let mut limits = self.config.limits;
+        let (field, _) = room.field(&mut capacities)?;
+        *field = field.checked_mul(2).filter(|size| room.field(&mut limits).is_some_and(|(most, _)| *size <= *most))?;
+        capacities.check().is_ok().then_some(capacities)
     }
 
     /// Is this the next generation, and as large as wanted?
@@ -513,12 +536,17 @@ impl Ebpf {
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.is_done()) {
             let next = ahead.wait()?;
             let needs = needs::of(program);
-            let needed = needs::sizes(&needs, &next.tables.maps.capacities, &self.config.limits, Margin::Now);
-            if next.number == self.generation.number + 1
-                && needed == next.tables.maps.capacities
-                && self.change_over(next)?
-            {
-                tracing::info!(generation = self.generation.number, "tables have the size that is needed");
+            let made = next.tables.maps.capacities;
+            let enough = needs::sizes(&needs, &made, &self.config.limits, Margin::Now) == made;
+            if next.number == self.generation.number + 1 && enough {
+                match self.change_over(next)? {
+                    Filled::Everything => {
+                        tracing::info!(generation = self.generation.number, "tables have the size that is needed");
+                    }
+                    Filled::Lacks(room) => {
+                        self.ahead = self.doubled(made, room).map(|larger| Ahead::begin(self.recipe(larger)));
+                    }
+                }
             }
         }
         if self.ahead.is_some() {
@@ -540,15 +568,15 @@ impl Ebpf {
         Ok(())
     }
 
-    /// Makes `next` the generation that judges. False: what is there does not fit.
-    fn change_over(&mut self, mut next: Generation) -> Result<bool, Error> {
+    /// Makes `next` the generation that judges, where what is there fits.
+    fn change_over(&mut self, mut next: Generation) -> Result<Filled, Error> {
         self.settle()?;
         let program = self.read()?;
         match next.fill(&program, &self.grace) {
             Ok(()) => {}
             Err(Stop::Other(e)) => return Err(e),
-            // denser than before only by chance of hashes: there is room for less, so leave everything as it is
-            Err(Stop::Room { .. }) => return Ok(false),
+            // By chance of hashes there may be room for less than before.
+            Err(Stop::Room { room, .. }) => return Ok(Filled::Lacks(room)),
         }
         if self.pins.is_none() {
             next.tables.lend_low_interfaces();
@@ -563,7 +591,7 @@ impl Ebpf {
             pins.discard(&pins.generation(old.number))?;
         }
         self.capabilities = capabilities(self.capacities(), &self.config);
-        Ok(true)
+        Ok(Filled::Everything)
     }
 }
 

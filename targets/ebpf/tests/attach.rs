@@ -196,6 +196,54 @@ fn clsact_filters_enforce_without_a_process() {
     std::thread::spawn(|| enforce(Mode::Clsact, Way::Clsact)).join().unwrap();
 }
 
+/// Interfaces that are attached quickly carry filters until links take their place, and enforce at every moment, whoever is killed.
+#[test]
+fn s58_quick_filters_become_links() {
+    let quick = || {
+        let pod = pod();
+        let dir = PinDir::new("quick");
+        let config = Config { mode: Mode::Quick, ..Config::small() };
+        let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
+        let (ifindex, way) = ebpf.attach_name("pod0").unwrap();
+        assert_eq!(way, Way::Clsact);
+        isolate(&mut ebpf, ifindex);
+        ebpf.attach_uplink(1).unwrap();
+        assert!(arrives(&pod, 53) && blocked(&pod, 80));
+        // Links in the making go with the process, and the next one makes them.
+        assert_eq!(ebpf.upgrade().unwrap(), 0);
+        drop(ebpf);
+        assert!(arrives(&pod, 53) && blocked(&pod, 80));
+        let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
+        assert!(ebpf.attachments().iter().all(|a| a.way == Way::Clsact));
+        let began = std::time::Instant::now();
+        let mut moved = 0;
+        while moved < 2 {
+            moved += ebpf.upgrade().unwrap();
+            assert!(arrives(&pod, 53) && blocked(&pod, 80));
+            assert!(began.elapsed() < Duration::from_secs(30), "{:?}", ebpf.attachments());
+        }
+        assert!(ebpf.attachments().iter().all(|a| a.way == Way::Tcx), "{:?}", ebpf.attachments());
+        assert!(!filters().contains("bpf") && !filters().contains("clsact"), "{}", filters());
+        assert_eq!(ebpf.check().unwrap(), Vec::<String>::new());
+        drop(ebpf);
+        assert!(arrives(&pod, 53) && blocked(&pod, 80), "outlives the process");
+        // Killed after a link was pinned and before the filter went: the filter counts, and a link comes again.
+        std::fs::create_dir(dir.0.join(format!("links/{ifindex}_clsact_q"))).unwrap();
+        let mut ebpf = Ebpf::open(&dir.0, config).unwrap();
+        assert!(arrives(&pod, 53));
+        ebpf.attach(ifindex).unwrap();
+        while ebpf.attachments().iter().any(|a| a.way == Way::Clsact) {
+            ebpf.upgrade().unwrap();
+            assert!(blocked(&pod, 80));
+        }
+        drop(ebpf);
+        assert!(arrives(&pod, 53) && blocked(&pod, 80));
+        Ebpf::remove(&dir.0).unwrap();
+        assert!(arrives(&pod, 80), "removed");
+    };
+    std::thread::spawn(quick).join().unwrap();
+}
+
 fn vanish(mode: Mode) {
     own_network();
     sh("ip link add pod0 type veth peer name eth0");

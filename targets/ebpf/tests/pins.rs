@@ -253,6 +253,58 @@ fn s33_tables_grow_and_interfaces_follow() {
     .unwrap();
 }
 
+/// The next generation is made before it is needed, and one that is much too large is given back; nothing changes but the sizes.
+#[test]
+fn s33_sizes_are_looked_ahead_for() {
+    let mut config = tiny();
+    config.connections.patience = std::time::Duration::ZERO;
+    let mut ebpf = Ebpf::private(config).expect("needs root and BPF");
+    let (mut rng, mut model) = (Rng(seed()), Program::default());
+    let until = |ebpf: &mut Ebpf, model: &Program, generation: u64| {
+        let began = std::time::Instant::now();
+        while ebpf.generation() < generation {
+            ebpf.look_ahead(model).unwrap();
+            assert!(began.elapsed().as_secs() < 30, "generation {} {:?}", ebpf.generation(), ebpf.capacities());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(same(&ebpf.read().unwrap(), model));
+    };
+    for _ in 0..60 {
+        let write = common::write(&mut rng, &model);
+        ebpf.write(&write).unwrap();
+        model.apply(&write);
+    }
+    // The last id that fits.
+    let last = ebpf.capacities().sets - 1;
+    let write = Write::put(TableId::Base, schema::base_key(last as u16, Family::V4), schema::plain(ActionId::Permit));
+    ebpf.write(&write).unwrap();
+    model.apply(&write);
+    let (before, generation) = (*ebpf.capacities(), ebpf.generation());
+    assert!(last < before.sets);
+    until(&mut ebpf, &model, generation + 1);
+    assert!(ebpf.capacities().bytes() > before.bytes() && ebpf.capacities().holds(&before));
+    let (set, class) = (8_000, 1_000);
+    for write in [
+        Write::put(TableId::Base, schema::base_key(set, Family::V4), schema::plain(ActionId::Permit)),
+        Write::put(TableId::RemoteV4, schema::remote_key([10, 9, 8, 7].into(), 32), schema::set_remote(class, 1)),
+    ] {
+        ebpf.write(&write).unwrap();
+        model.apply(&write);
+    }
+    let (large, generation) = (ebpf.capacities().bytes(), ebpf.generation());
+    let remove: Vec<Write> = model
+        .tables()
+        .map(|table| Write { table: table.id, remove: table.entries.keys().cloned().collect(), put: vec![] })
+        .collect();
+    for write in remove {
+        ebpf.write(&write).unwrap();
+        model.apply(&write);
+    }
+    ebpf.settle().unwrap();
+    until(&mut ebpf, &model, generation + 1);
+    assert!(ebpf.capacities().bytes() * 4 < large, "{:?}", ebpf.capacities());
+}
+
 #[test]
 fn s59_a_full_table_changes_nothing() {
     let mut ebpf = Ebpf::private(tiny().fixed()).expect("needs root and BPF");
