@@ -94,18 +94,28 @@ impl Offload {
     /// Interfaces whose NIC takes filters, with what was found.
     fn able(&mut self, ground: &Ground) -> BTreeMap<u32, Findings> {
         self.found.retain(|(index, name), _| ground.links.get(index).is_some_and(|l| l.name == *name));
-        for (index, link) in &ground.links {
-            let looked = || match detect::interface(&link.name) {
-                Ok(findings) => {
-                    tracing::debug!(interface = link.name, mode = ?findings.mode, reasons = ?findings.reasons, "offload");
-                    Some(findings)
-                }
-                Err(error) => {
-                    tracing::warn!(interface = link.name, %error, "offload cannot be found out");
-                    None
-                }
-            };
-            self.found.entry((*index, link.name.clone())).or_insert_with(looked);
+        let new = ground.links.iter().filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
+        let new: BTreeMap<&str, u32> = new.map(|(index, link)| (link.name.as_str(), *index)).collect();
+        if !new.is_empty() {
+            // All at once: each question lists all interfaces.
+            let looked = detect::some(|name| new.contains_key(name)).unwrap_or_else(|error| {
+                tracing::warn!(%error, "offload cannot be found out");
+                vec![]
+            });
+            let mut looked: BTreeMap<u32, _> = looked.into_iter().collect();
+            for (interface, index) in new {
+                let findings = looked.remove(&index).and_then(|found| match found {
+                    Ok(findings) => {
+                        tracing::debug!(interface, mode = ?findings.mode, reasons = ?findings.reasons, "offload");
+                        Some(findings)
+                    }
+                    Err(error) => {
+                        tracing::warn!(interface, %error, "offload cannot be found out");
+                        None
+                    }
+                });
+                self.found.insert((index, interface.to_owned()), findings);
+            }
         }
         let found = self.found.iter().filter_map(|((index, _), f)| Some((*index, f.clone()?)));
         found.filter(|(_, f)| f.mode.is_some()).collect()

@@ -30,6 +30,7 @@ use crate::{
 /// No root, no bpffs, another agent, and with `--once` whatever kept the kernel from being in step.
 pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     super::needs_root("the agent")?;
+    share_memory();
     let _sole = Sole::claim()?;
     raise_descriptors();
     let metrics = Metrics::new(options.pin_dir.clone());
@@ -53,6 +54,16 @@ fn raise_descriptors() {
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
         let error = std::io::Error::last_os_error();
         tracing::warn!(%error, most = limit.rlim_max, "the limit of descriptors stays as low as it is");
+    }
+}
+
+/// Lets threads share what they allocate from: each would keep what it needed once, as for checking programs, for ever.
+fn share_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no other thread runs yet that could allocate.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
     }
 }
 

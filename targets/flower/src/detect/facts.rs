@@ -106,17 +106,11 @@ fn is_representor_name(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::NoInterface`], or the kernel's.
-pub fn gather(only: Option<&str>) -> Result<Vec<Facts>, Error> {
+pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
     let links = link::links().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
-    if let Some(name) = only
-        && links.iter().all(|l| l.name != name)
-    {
-        let interfaces: Vec<&str> = links.iter().map(|l| l.name.as_str()).collect();
-        return Err(Error::NoInterface { name: name.to_owned(), interfaces: interfaces.join(", ") });
-    }
     let ethtool = Ethtool::open().map_err(|source| Error::Socket { what: "opening a socket for ethtool", source })?;
     let mut found = Vec::new();
-    for link in links.iter().filter(|l| only.is_none_or(|name| l.name == name)) {
+    for link in links.iter().filter(|l| wanted(&l.name)) {
         let sibling =
             links.iter().find(|l| l.switch_id.is_some() && l.switch_id == link.switch_id && l.index != link.index);
         let eswitch = match &link.device {

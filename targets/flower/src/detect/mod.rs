@@ -84,11 +84,24 @@ pub enum Error {
 /// # Errors
 /// No such interface, or the kernel's; that a filter is refused is a finding and no error.
 pub fn interface(name: &str) -> Result<Findings, Error> {
-    let facts = facts::gather(Some(name))?;
-    let facts = facts.into_iter().next();
-    // It was in the list a moment ago.
-    let facts = facts.ok_or_else(|| Error::NoInterface { name: name.to_owned(), interfaces: String::new() })?;
+    let facts = facts::gather(|other| other == name)?.into_iter().next();
+    let facts = match facts {
+        Some(facts) => facts,
+        None => {
+            let all: Vec<String> = facts::gather(|_| true)?.into_iter().map(|facts| facts.interface).collect();
+            return Err(Error::NoInterface { name: name.to_owned(), interfaces: all.join(", ") });
+        }
+    };
     find(facts, nic::probe)
+}
+
+/// As [`interface`] for those that are `wanted`, which are asked about together; each with its index.
+///
+/// # Errors
+/// The kernel's, where it does not list interfaces.
+pub fn some(wanted: impl Fn(&str) -> bool) -> Result<Vec<(u32, Result<Findings, Error>)>, Error> {
+    let found = facts::gather(wanted)?.into_iter();
+    Ok(found.map(|facts| (facts.ifindex, find(facts, nic::probe))).collect())
 }
 
 /// As [`interface`] for all of the calling thread's network namespace, in order of index.
@@ -96,7 +109,7 @@ pub fn interface(name: &str) -> Result<Findings, Error> {
 /// # Errors
 /// The kernel's.
 pub fn interfaces() -> Result<Vec<Findings>, Error> {
-    facts::gather(None)?.into_iter().map(|facts| find(facts, nic::probe)).collect()
+    facts::gather(|_| true)?.into_iter().map(|facts| find(facts, nic::probe)).collect()
 }
 
 /// What follows from facts. `probe` tries filters on the interface, knowing what its driver is known for; it is called
