@@ -222,7 +222,7 @@ pub struct Agent {
     /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up to it
     #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=16_383))]
     pub max_pods: u32,
-    /// Connections of all pods of this node that are remembered, beyond the first 384 of each
+    /// Connections of all pods of this node that are remembered, beyond the first 1,536 of each
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(0..=1 << 26))]
     pub max_connections: u32,
     /// Serve /metrics, /healthz and /readyz here [default: not at all]

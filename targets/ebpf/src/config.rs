@@ -75,9 +75,9 @@ pub struct Connections {
 }
 
 impl Default for Connections {
-    /// 384 connections at first, 393,216 at most, two millions on the node.
+    /// 1,536 connections at first, 393,216 at most, two millions on the node.
     fn default() -> Self {
-        Self { first_log: 6, most_log: 16, budget: 1 << 21, patience: Duration::from_secs(600) }
+        Self { first_log: 8, most_log: 16, budget: 1 << 21, patience: Duration::from_secs(600) }
     }
 }
 

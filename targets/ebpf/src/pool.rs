@@ -36,6 +36,12 @@ use crate::{
 /// Places for first tables that stay ready when a chunk goes.
 const SPARE: usize = 16;
 
+/// Tables below this size grow to four times as much, so that they keep ahead of whoever opens connections quickly.
+const QUICK: u8 = 13;
+
+/// The size of tables of a chunk in which none stands.
+const UNUSED: u8 = u8::MAX;
+
 /// Bytes of a key of the family.
 pub(crate) fn key_size(family: Family) -> usize {
     match family {
@@ -112,8 +118,12 @@ struct Chunk {
 
 impl Chunk {
     fn new(map: MapData, log: u8) -> Self {
+        Self::new_of(Arc::new(map), log)
+    }
+
+    fn new_of(map: Arc<MapData>, log: u8) -> Self {
         let places = (CHUNK >> log.min(CHUNK_LOG)) as usize;
-        Self { map: Arc::new(map), log, taken: vec![false; places], installed: false }
+        Self { map, log, taken: vec![false; places], installed: false }
     }
 
     fn free(&self) -> usize {
@@ -129,6 +139,8 @@ pub(crate) struct Ticket(u64);
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
     chunks: [BTreeMap<u16, Chunk>; 2],
+    /// A chunk that programs find and no table stands in: what is wanted at once need not wait for the kernel.
+    spare: [Option<u16>; 2],
     /// Chunks that no record names any more, to be removed when no packet is under way in them.
     garbage: Vec<(Family, u16)>,
     moving: BTreeMap<(u16, usize), Ticket>,
@@ -309,6 +321,12 @@ impl Pool {
             let mut inner = self.lock();
             let log = inner.sizes.first_log;
             let mut free = inner.free_places(family, log);
+            if inner.spare[index(family)].is_none() {
+                let slot = inner.free_slots(family, 1)?;
+                self.make(&mut inner, family, slot, UNUSED)?;
+                inner.spare[index(family)] = Some(slot);
+                made.push(slot);
+            }
             while log < CHUNK_LOG && free < places {
                 let slot = inner.free_slots(family, 1)?;
                 self.make(&mut inner, family, slot, log)?;
@@ -325,7 +343,7 @@ impl Pool {
         {
             let mut inner = self.lock();
             for &log in logs {
-                let place = match inner.take_place(family, log, &made) {
+                let place = match inner.take_place(family, log, &made).or_else(|| inner.take_spare(family, log)) {
                     Some(place) => place,
                     None => {
                         let count = (1u32 << log).div_ceil(CHUNK) as u16;
@@ -474,9 +492,20 @@ impl Inner {
         Some(Place { first: u32::from(slot) * CHUNK + ((free as u32) << log), log })
     }
 
+    /// A place in the spare chunk, whose others are for tables of the same size from now on.
+    fn take_spare(&mut self, family: Family, log: u8) -> Option<Place> {
+        let slot = self.spare[index(family)].filter(|_| log <= CHUNK_LOG)?;
+        let chunk = self.chunks[index(family)].get_mut(&slot).filter(|chunk| chunk.installed)?;
+        *chunk = Chunk { installed: true, ..Chunk::new_of(chunk.map.clone(), log) };
+        chunk.taken[0] = true;
+        self.spare[index(family)] = None;
+        Some(Place { first: u32::from(slot) * CHUNK, log })
+    }
+
     /// Buckets of all tables that are larger than the first ones.
     fn grown(&self) -> u64 {
-        let larger = self.chunks.iter().flat_map(BTreeMap::values).filter(|chunk| chunk.log > self.sizes.first_log);
+        let is_larger = |chunk: &&Chunk| chunk.log > self.sizes.first_log && chunk.log != UNUSED;
+        let larger = self.chunks.iter().flat_map(BTreeMap::values).filter(is_larger);
         let buckets = |chunk: &Chunk| (chunk.taken.len() - chunk.free()) as u64 * u64::from(CHUNK.min(1 << chunk.log));
         larger.map(buckets).sum()
     }
@@ -490,7 +519,7 @@ impl Inner {
     /// A table may take half of what is left, so that no one takes all.
     pub fn larger(&self, log: u8, connections: u32) -> Option<u8> {
         let fits = |log: u8| self.sizes.holds(log) >= connections;
-        let step = if log < 10 { 2 } else { 1 };
+        let step = if log < QUICK { 2 } else { 1 };
         let most = self.sizes.most_log;
         let wanted = (log + step..=most).find(|log| fits(*log)).unwrap_or(most);
         let left = self.sizes.budget_buckets().saturating_sub(self.grown());

@@ -185,7 +185,14 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
         let changed = set_opener(table, slot, wanted & FROM_POD);
         return if changed { Inserted::Corrected } else { Inserted::Kept };
     }
+    // Of the emptier bucket first, as packets do: else pairs of buckets fill up long before the table does.
     let free = slots_of(table, hash).filter(|&s| is_dead(table.meta(s).load(Relaxed), now));
+    let mut free: Vec<usize> = free.collect();
+    let first = hash.first(table.place.buckets()) as usize;
+    let in_first = free.iter().filter(|slot| **slot / WAYS == first).count();
+    if in_first * 2 < free.len() {
+        free.reverse();
+    }
     for slot in place.into_iter().chain(free) {
         let before = table.meta(slot).load(Acquire);
         let busy = BUSY | u64::from(now.saturating_add(16));

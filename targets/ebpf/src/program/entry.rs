@@ -108,35 +108,17 @@ impl Generator<'_> {
         a.alu(Alu::Add, to, R7);
     }
 
-    /// R2: a bucket's meta words -> R1: set of the wanted ways, bit 7 - way. Without jumps: which ways are dead cannot be
-    /// predicted, and the verifier would follow every combination. Changes R4, R5.
-    fn ways(&mut self, wanted: Wanted) {
+    /// R2: a bucket's meta words -> R1: set of the ways that are free, bit 7 - way. Without jumps: which ways are dead cannot be
+    /// predicted, and the verifier would follow every combination. Changes R4.
+    fn ways(&mut self) {
         let a = &mut self.a;
         a.mov(R1, 0);
         for way in 0..WAYS as i16 {
             a.alu(Alu::Lsh, R1, 1);
-            match wanted {
-                // deadline - now - 1 < 0
-                Wanted::Dead => {
-                    a.load(Size::W, R4, R2, way * 8);
-                    a.alu(Alu::Sub, R4, R7);
-                    a.alu(Alu::Sub, R4, 1);
-                }
-                // Closing - 1 - phase < 0
-                Wanted::Closing => {
-                    a.load(Size::W, R5, R2, way * 8 + 4);
-                    a.alu(Alu::And, R5, 7);
-                    a.mov(R4, Phase::Closing as i32 - 1);
-                    a.alu(Alu::Sub, R4, R5);
-                }
-                // (phase ^ wanted) - 1 < 0
-                Wanted::Replied | Wanted::Opening => {
-                    a.load(Size::W, R4, R2, way * 8 + 4);
-                    a.alu(Alu::And, R4, 7);
-                    a.alu(Alu::Xor, R4, wanted.phase() as i32);
-                    a.alu(Alu::Sub, R4, 1);
-                }
-            }
+            // deadline - now - 1 < 0
+            a.load(Size::W, R4, R2, way * 8);
+            a.alu(Alu::Sub, R4, R7);
+            a.alu(Alu::Sub, R4, 1);
             a.alu(Alu::Rsh, R4, 63);
             a.alu(Alu::Or, R1, R4);
         }
@@ -151,20 +133,49 @@ impl Generator<'_> {
         a.load(Size::B, R1, R4, 0);
     }
 
-    /// The same, and any of them alike, by bits of the hash that no place depends on: the first one would be the newest
-    /// again and again. R0: the hash. Changes R4, R5.
-    fn pick_any(&mut self) {
+    /// R2: a bucket's meta words, R0: the hash -> R1: of the wanted ways the one that would expire first, of several any of them
+    /// alike: a certain one would be the newest again and again. Goes to `none` where there is none. Without jumps, as in
+    /// [`Self::ways`]. Changes R0, R4, R5.
+    fn oldest(&mut self, wanted: Wanted, none: Label) {
+        const NONE: u32 = 40;
         let a = &mut self.a;
-        a.mov(R5, R0);
-        a.alu(Alu::Rsh, R5, 45);
-        a.alu(Alu::And, R5, 7);
-        // The set's first `R5` ways go behind the others.
-        a.alu(Alu::Lsh, R1, R5);
+        // Bits of the hash that no place depends on.
+        a.alu(Alu::Rsh, R0, 45);
+        a.alu(Alu::And, R0, 7);
+        a.imm64(R1, 1 << NONE);
+        for way in 0..WAYS as i16 {
+            // Deadline, then the way in an order of this packet's own, then whether it is not wanted.
+            a.load(Size::W, R4, R2, way * 8);
+            a.alu(Alu::Lsh, R4, 3);
+            a.mov(R5, R0);
+            a.alu(Alu::Xor, R5, i32::from(way));
+            a.alu(Alu::Or, R4, R5);
+            a.load(Size::W, R5, R2, way * 8 + 4);
+            a.alu(Alu::And, R5, 7);
+            if matches!(wanted, Wanted::Closing) {
+                a.alu(Alu::Sub, R5, wanted.phase() as i32);
+                a.alu(Alu::Rsh, R5, 63);
+            } else {
+                a.alu(Alu::Xor, R5, wanted.phase() as i32);
+                a.alu(Alu::Sub, R5, 1);
+                a.alu(Alu::Rsh, R5, 63);
+                a.alu(Alu::Xor, R5, 1);
+            }
+            a.alu(Alu::Lsh, R5, NONE as i32);
+            a.alu(Alu::Or, R4, R5);
+            // The lesser of R1 and R4.
+            a.mov(R5, R4);
+            a.alu(Alu::Sub, R5, R1);
+            a.alu(Alu::Rsh, R5, 63);
+            a.alu(Alu::Xor, R4, R1);
+            a.alu(Alu::Mul, R4, R5);
+            a.alu(Alu::Xor, R1, R4);
+        }
         a.mov(R4, R1);
-        a.alu(Alu::Rsh, R4, 8);
-        a.alu(Alu::Or, R1, R4);
-        self.pick();
-        self.a.alu(Alu::Add, R1, R5);
+        a.alu(Alu::Rsh, R4, NONE as i32);
+        a.jump_if(Cond::Ne, R4, 0, none);
+        a.alu(Alu::Xor, R1, R0);
+        a.alu(Alu::And, R1, 7);
     }
 
     /// R5 = how many live entries of the tuple's two buckets are the remote's; without jumps, as in [`Self::ways`].
@@ -253,14 +264,14 @@ impl Generator<'_> {
         self.a.bind(again);
         self.bucket_again(0);
         self.a.note("state: a free way of the first bucket");
-        self.ways(Wanted::Dead);
+        self.ways();
         self.pick();
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::SPARE, R1);
         a.jump_if(Cond::Ge, R1, 6 << 4, first); // nearly empty: good enough
         self.bucket_again(1);
         self.a.note("state: a free way of the emptier bucket");
-        self.ways(Wanted::Dead);
+        self.ways();
         self.pick();
         let a = &mut self.a;
         a.load(Size::Dw, R5, Fp, stack::SPARE);
@@ -299,9 +310,7 @@ impl Generator<'_> {
                 let none = self.a.label();
                 self.bucket_again(bucket);
                 self.a.note("state: an entry that yields its place");
-                self.ways(wanted);
-                self.a.jump_if(Cond::Eq, R1, 0, none);
-                self.pick_any();
+                self.oldest(wanted, none);
                 self.slot(family, wanted, claim, lost);
                 self.a.bind(none);
             }
