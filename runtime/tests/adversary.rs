@@ -24,7 +24,11 @@ fn run(campaign: &Campaign) -> Report {
     let lab = Lab::up().expect("network namespaces (this needs root)");
     let work = || {
         // Room for all that the adversary opens: no honest frame is to fail by a full table.
-        let config = Config { capacities: Capacities { endpoints: 16, ..Capacities::default() }, connections: Connections::fixed(14), ..Config::default() };
+        let config = Config {
+            capacities: Capacities { endpoints: 16, ..Capacities::default() },
+            connections: Connections::fixed(14),
+            ..Config::default()
+        };
         let mut enforced = Enforced::open("node1", config);
         campaign.run(&lab, |cluster| enforced.agent.update(cluster.clone()).map(drop)).expect("the lab works")
     };

@@ -69,11 +69,7 @@ impl Tables {
             gauge("map_entries", "Entries of a kernel map in use", used.collect()),
             gauge("map_bytes", "Memory of a kernel map", bytes.collect()),
             gauge("connections", "Entries in a pod's connection table", connections),
-            gauge(
-                "connections_capacity",
-                "Places in a pod's connection table now; it grows with what is used",
-                room,
-            ),
+            gauge("connections_capacity", "Places in a pod's connection table now; it grows with what is used", room),
             gauge("offloaded_filters", "Flower filters that are installed", filters.collect()),
             Metric {
                 name: "dropped_packets",

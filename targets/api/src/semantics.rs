@@ -220,7 +220,7 @@ mod connection;
 
 use std::net::Ipv6Addr;
 
-pub use connection::{Event, Phase, Side, seconds};
+pub use connection::{Event, Phase, Side, YIELDING_SECONDS, seconds};
 
 /// EtherTypes that are looked at.
 pub mod ether {

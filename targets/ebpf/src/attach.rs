@@ -433,7 +433,8 @@ impl Attachments {
                 Ok(links) => links,
             };
             let done = self.follow(ifindex, role, links, programs, pins);
-            let done = done.and_then(|()| role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook))));
+            let done =
+                done.and_then(|()| role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook))));
             let done = done.and_then(|()| if qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
             match done {
                 Err(e) if gone(&e) => self.forget(ifindex, pins)?,

@@ -110,7 +110,9 @@ impl Connections {
         let most = MOST_BUCKETS.ilog2() as u8;
         if self.first_log < 1 || self.first_log > self.most_log || self.most_log > most {
             let Self { first_log, most_log, .. } = self;
-            return Err(format!("tables of connections: 2^{first_log} to 2^{most_log} buckets; 2^1 to 2^{most} are possible"));
+            return Err(format!(
+                "tables of connections: 2^{first_log} to 2^{most_log} buckets; 2^1 to 2^{most} are possible"
+            ));
         }
         Ok(())
     }

@@ -45,15 +45,7 @@ const CAPACITIES: usize = 4;
 
 /// Which maps live as long as the installation, not as long as a generation.
 pub fn is_shared(map: MapId) -> bool {
-    matches!(
-        map,
-        MapId::State
-            | MapId::StateV4
-            | MapId::StateV6
-            | MapId::Wanted
-            | MapId::Frag
-            | MapId::Config
-    )
+    matches!(map, MapId::State | MapId::StateV4 | MapId::StateV6 | MapId::Wanted | MapId::Frag | MapId::Config)
 }
 
 /// Which maps are behind a [`Pool`].

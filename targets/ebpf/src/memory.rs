@@ -121,8 +121,7 @@ impl Drop for Window {
 
 /// Makes a zeroed array of so many values that a map of maps may hold.
 pub fn create_inner_map(name: &str, value: u32, entries: u32) -> Result<MapData, Error> {
-    let params =
-        aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
+    let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
     let made = MapData::create(params, name, None);
     made.map_err(|e| refused(format!("map {name}: create {entries} buckets of {value} bytes"), map_error(e)))
 }

@@ -23,9 +23,7 @@ use crate::{
     asm::{Alu, Asm, MapRef, Reg::*, Size},
     layout::{
         Clock, MapId, config,
-        state::{
-            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS,
-        },
+        state::{BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS},
     },
     loader::Loaded,
     maps::{Maps, Shared},

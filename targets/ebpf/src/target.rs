@@ -302,7 +302,9 @@ impl Ebpf {
             let (generation, shared) = (&self.generation, self.generation.tables.maps.shared());
             let missing = [
                 restore(pins, &pins.shared(), shared.names().into_iter(), |dir| shared.pin(dir))?,
-                restore(pins, &pins.generation(generation.number), generation.names().map(str::to_owned), |dir| generation.pin_into(dir))?,
+                restore(pins, &pins.generation(generation.number), generation.names().map(str::to_owned), |dir| {
+                    generation.pin_into(dir)
+                })?,
             ];
             found.extend(missing.into_iter().flatten().filter(|_| before.is_none()));
         }

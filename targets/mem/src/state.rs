@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netpolc_target::{
     Hook, Mark,
-    semantics::{Event, Phase, Side, seconds},
+    semantics::{Event, Phase, Side, YIELDING_SECONDS, seconds},
 };
 
 /// What a connection is known by; the same for both directions. Ordered by endpoint, then family.
@@ -120,11 +120,12 @@ impl State {
     }
 
     /// The entry that gives way when a quota is used up: an expired one, else a closing one, else one whose opener
-    /// was answered and never confirmed, else one that was not answered; of several the one that would die first.
+    /// was answered and never confirmed, no fresh handshake of TCP though, else one that was not answered; of several the one that would die first.
     fn yielding(&self, (endpoint, v6): (u16, bool), now: Duration) -> Option<Tuple> {
         let rank = |c: &Connection| match c.phase {
             _ if c.deadline <= now => Some(0),
             Phase::Closing | Phase::Reset => Some(1),
+            Phase::Replied if c.deadline > now + Duration::from_secs(YIELDING_SECONDS.into()) => None,
             Phase::Replied => Some(2),
             Phase::Opening => Some(3),
             Phase::Established => None,

@@ -1,7 +1,10 @@
 //! The state tables: entries made and refreshed. All writes to a live slot are compare-and-swaps of its meta word.
 
 use netpolc_table::schema::Family;
-use netpolc_target::{Hook, semantics::Phase};
+use netpolc_target::{
+    Hook,
+    semantics::{Phase, YIELDING_SECONDS},
+};
 
 use super::{Generator, ctx, mark, stack};
 use crate::{
@@ -138,6 +141,7 @@ impl Generator<'_> {
     /// [`Self::ways`]. Changes R0, R4, R5.
     fn oldest(&mut self, wanted: Wanted, none: Label) {
         const NONE: u32 = 40;
+        let handshake = self.p.clock.ticks(YIELDING_SECONDS);
         let a = &mut self.a;
         // Bits of the hash that no place depends on.
         a.alu(Alu::Rsh, R0, 45);
@@ -163,6 +167,18 @@ impl Generator<'_> {
             }
             a.alu(Alu::Lsh, R5, NONE as i32);
             a.alu(Alu::Or, R4, R5);
+            if matches!(wanted, Wanted::Replied) {
+                // (most - (deadline - now)) < 0: a handshake of TCP that may just have been.
+                a.mov(R5, R7);
+                a.alu(Alu::Add, R5, handshake as i32);
+                a.store(Size::Dw, Fp, stack::SPARE, R4);
+                a.load(Size::W, R4, R2, way * 8);
+                a.alu(Alu::Sub, R5, R4);
+                a.alu(Alu::Rsh, R5, 63);
+                a.alu(Alu::Lsh, R5, NONE as i32);
+                a.load(Size::Dw, R4, Fp, stack::SPARE);
+                a.alu(Alu::Or, R4, R5);
+            }
             // The lesser of R1 and R4.
             a.mov(R5, R4);
             a.alu(Alu::Sub, R5, R1);
@@ -251,13 +267,7 @@ impl Generator<'_> {
 
     /// From `create` on: a slot for a new entry; from `claim` on: R2, R3 slot, R4 its meta word, makes the entry there.
     /// At `full` there is no table.
-    pub(super) fn create(
-        &mut self,
-        family: Family,
-        [create, full]: [Label; 2],
-        claim: Label,
-        twins: Label,
-    ) {
+    pub(super) fn create(&mut self, family: Family, [create, full]: [Label; 2], claim: Label, twins: Label) {
         let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let again = self.a.label();
         self.a.bind(create);

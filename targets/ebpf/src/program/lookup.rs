@@ -334,14 +334,7 @@ impl Generator<'_> {
     }
 
     /// R1: incarnation, R2: meta's address, R3: key's address, R4: meta.
-    fn found(
-        &mut self,
-        family: Family,
-        found: Label,
-        [absent, last]: [Label; 2],
-        touch: Label,
-        claim: Label,
-    ) {
+    fn found(&mut self, family: Family, found: Label, [absent, last]: [Label; 2], touch: Label, claim: Label) {
         let (dead, denied, error, crossing, judge, reopen) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (allow, icmp, mine, renew) = (self.allow, self.deny(IcmpError), self.a.label(), self.a.label());
