@@ -154,7 +154,15 @@ pub(crate) struct Attachments(BTreeMap<u32, Held>, Option<Upgrade>);
 
 /// TCX links that are being made for interfaces that have filters.
 #[derive(Debug)]
-struct Upgrade(JoinHandle<Vec<(u32, Role, io::Result<Vec<(Hook, OwnedFd)>>)>>);
+struct Upgrade(JoinHandle<Vec<Made>>);
+
+/// What came of an interface: its links, or why there are none.
+#[derive(Debug)]
+struct Made {
+    ifindex: u32,
+    role: Role,
+    links: io::Result<Vec<(Hook, OwnedFd)>>,
+}
 
 impl Upgrade {
     /// Begins, in the calling thread's network namespace.
@@ -170,7 +178,8 @@ impl Upgrade {
             });
             made.collect()
         };
-        let work = move || list.into_iter().map(|(ifindex, role)| (ifindex, role, links(role, ifindex))).collect();
+        let make = move |(ifindex, role)| Made { ifindex, role, links: links(role, ifindex) };
+        let work = move || list.into_iter().map(make).collect();
         std::thread::Builder::new().name("links".into()).spawn(work).map(Self)
     }
 }
@@ -422,7 +431,7 @@ impl Attachments {
         };
         let done = upgrade.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let mut moved = 0;
-        for (ifindex, role, links) in done {
+        for Made { ifindex, role, links } in done {
             let Some(Held::Clsact(qdisc, now)) = self.0.get(&ifindex) else { continue };
             let (qdisc, now) = (*qdisc, *now);
             let links = match links {

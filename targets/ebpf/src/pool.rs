@@ -551,7 +551,7 @@ impl Inner {
 
 /// Which place of its chunk.
 fn number(place: Place) -> usize {
-    (place.first % CHUNK >> place.log.min(CHUNK_LOG)) as usize
+    ((place.first % CHUNK) >> place.log.min(CHUNK_LOG)) as usize
 }
 
 fn table_of(family: Family, place: Place, chunks: Vec<Arc<MapData>>) -> Result<Table, Error> {

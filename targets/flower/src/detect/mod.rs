@@ -95,11 +95,14 @@ pub fn interface(name: &str) -> Result<Findings, Error> {
     find(facts, nic::probe)
 }
 
+/// What was found about an interface, with its index.
+pub type Found = (u32, Result<Findings, Error>);
+
 /// As [`interface`] for those that are `wanted`, which are asked about together; each with its index.
 ///
 /// # Errors
 /// The kernel's, where it does not list interfaces.
-pub fn some(wanted: impl Fn(&str) -> bool) -> Result<Vec<(u32, Result<Findings, Error>)>, Error> {
+pub fn some(wanted: impl Fn(&str) -> bool) -> Result<Vec<Found>, Error> {
     let found = facts::gather(wanted)?.into_iter();
     Ok(found.map(|facts| (facts.ifindex, find(facts, nic::probe))).collect())
 }
