@@ -175,7 +175,7 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
         if self.checked.is_none_or(|last| last.elapsed() >= BEAT) {
             self.check();
             if let Err(error) = self.agent.look_ahead() {
-                tracing::warn!(%error, "tables keep their size");
+                tracing::warn!(%error, "what later updates would need cannot be made ready; tried again");
             }
         }
     }

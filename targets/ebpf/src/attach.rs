@@ -5,12 +5,13 @@
 //! the calling thread's network namespace. With pins each attachment is on the BPF file system and outlives the
 //! process; without, it ends with it. Not here: which interfaces are pods' (the runtime knows).
 
+mod upgrade;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -23,6 +24,7 @@ use crate::{
     sys::{self, TcxHook, refused},
     tables::Access,
 };
+use upgrade::Upgrade;
 
 /// How programs get to an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,43 +153,6 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
 /// All attachments.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments(BTreeMap<u32, Held>, Option<Upgrade>);
-
-/// TCX links that are being made for interfaces that have filters.
-#[derive(Debug)]
-struct Upgrade(JoinHandle<Vec<Made>>);
-
-/// What came of an interface: its links, or why there are none.
-#[derive(Debug)]
-struct Made {
-    ifindex: u32,
-    role: Role,
-    links: io::Result<Vec<(Hook, OwnedFd)>>,
-}
-
-impl Upgrade {
-    /// Begins, in the calling thread's network namespace.
-    fn begin(list: Vec<(u32, Role)>, programs: &Programs) -> io::Result<Self> {
-        let dup = |(hook, program): &(Hook, Loaded)| Ok((*hook, program.fd().try_clone_to_owned()?));
-        let programs: Vec<(Hook, OwnedFd)> = programs.iter().map(dup).collect::<io::Result<_>>()?;
-        let links = move |role: Role, ifindex: u32| {
-            let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
-            let made = mine.map(|(hook, program)| {
-                // Others want the lock that the kernel holds meanwhile.
-                std::thread::sleep(BREATH);
-                attach_patiently(program.as_fd(), ifindex, *hook).map(|link| (*hook, link))
-            });
-            made.collect()
-        };
-        let make = move |(ifindex, role)| Made { ifindex, role, links: links(role, ifindex) };
-        let work = move || list.into_iter().map(make).collect();
-        std::thread::Builder::new().name("links".into()).spawn(work).map(Self)
-    }
-}
-
-/// Between two links that are made while nobody waits for them.
-const BREATH: Duration = Duration::from_millis(20);
-/// Links that are made before they are looked at again.
-const AT_ONCE: usize = 32;
 
 /// Which side of the interface a hook is.
 fn side(hook: Hook) -> TcxHook {
@@ -407,86 +372,6 @@ impl Attachments {
         Ok(())
     }
 
-    /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own; says how many have moved. To be called
-    /// again and again.
-    pub fn upgrade(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<usize, Error> {
-        let Some(upgrade) = self.1.take_if(|upgrade| upgrade.0.is_finished()) else {
-            if self.1.is_none() && has_tcx(programs) {
-                let filtered = self.0.iter().filter_map(|(ifindex, held)| match held {
-                    Held::Clsact(_, role) => Some((*ifindex, *role)),
-                    Held::Tcx(_) => None,
-                });
-                let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
-                for (ifindex, role) in &list {
-                    // A link that a killed process pinned while the filter stayed.
-                    for hook in role.hooks() {
-                        pins.map_or(Ok(()), |pins| unpin(pins, &format!("{ifindex}_{}", hook_name(*hook))))?;
-                    }
-                }
-                if !list.is_empty() {
-                    self.1 = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
-                }
-            }
-            return Ok(0);
-        };
-        let done = upgrade.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let mut moved = 0;
-        for Made { ifindex, role, links } in done {
-            let Some(Held::Clsact(qdisc, now)) = self.0.get(&ifindex) else { continue };
-            let (qdisc, now) = (*qdisc, *now);
-            let links = match links {
-                // It has become something else meanwhile, or another interface has its number.
-                _ if now != role || sys::ifname(ifindex).is_err() => continue,
-                Err(e) if gone(&e) => continue,
-                Err(e) => return Err(refused(call("attach to", ifindex), e)),
-                Ok(links) => links,
-            };
-            let done = self.follow(ifindex, role, links, programs, pins);
-            let done =
-                done.and_then(|()| role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook))));
-            let done = done.and_then(|()| if qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
-            match done {
-                Err(e) if gone(&e) => self.forget(ifindex, pins)?,
-                Err(e) => return Err(refused(call("move to TCX links:", ifindex), e)),
-                Ok(()) => moved += 1,
-            }
-        }
-        Ok(moved)
-    }
-
-    /// Makes links that stand beside an interface's filters what it carries.
-    fn follow(
-        &mut self,
-        ifindex: u32,
-        role: Role,
-        links: Vec<(Hook, OwnedFd)>,
-        programs: &Programs,
-        pins: Option<&Pins>,
-    ) -> io::Result<()> {
-        let mut held = BTreeMap::new();
-        for (hook, link) in links {
-            // The index may be another interface's by now, and the programs those of an earlier generation.
-            if sys::link_facts(link.as_fd())?.ifindex != Some(ifindex) {
-                return Err(io::Error::from_raw_os_error(libc::ENODEV));
-            }
-            let program = programs.iter().find(|(of, _)| *of == hook).ok_or(io::ErrorKind::NotFound)?;
-            sys::link_update(link.as_fd(), program.1.fd())?;
-            if let Some(pins) = pins {
-                let path = pins.link(&format!("{ifindex}_{}", hook_name(hook)));
-                absent_is_fine(fs::remove_file(&path))?;
-                sys::pin(link.as_fd(), &path)?;
-            }
-            held.insert(hook, Link::new(link, role, self.open_links(), pins));
-        }
-        for (marker, ..) in MARKERS {
-            if let Some(pins) = pins {
-                absent_is_fine(fs::remove_dir(pins.link(&format!("{ifindex}_{marker}"))))?;
-            }
-        }
-        self.0.insert(ifindex, Held::Tcx(held));
-        Ok(())
-    }
-
     /// Sees whether every interface still carries its programs and has its pins, and brings back what is missing; says what that was.
     /// `before` are the pins that were there before they had to be made anew.
     pub fn check(
@@ -609,13 +494,6 @@ fn attach_patiently(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Re
         }
     }
     sys::tcx_attach(program, ifindex, side(hook))
-}
-
-/// Does the kernel have TCX links? Asked by an interface that there never is.
-fn has_tcx(programs: &Programs) -> bool {
-    const NONE: u32 = i32::MAX as u32;
-    let asked = programs.iter().take(1).map(|(hook, program)| sys::tcx_attach(program.fd(), NONE, side(*hook)));
-    asked.into_iter().any(|done| done.is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV)))
 }
 
 /// Is the interface gone? Another one may have got its number.

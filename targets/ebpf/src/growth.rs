@@ -290,8 +290,16 @@ impl Tender {
 
     /// From `publish` to `finish`. What fails leaves tables with a previous one.
     fn carry_out(&mut self, moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
-        self.publish(&moves)?;
-        self.complete(moves)
+        let tickets: Vec<_> = moves.iter().map(|m| (m.endpoint, m.family, m.ticket)).collect();
+        let done = self.publish(&moves).and_then(|()| self.complete(moves));
+        if done.is_err() {
+            // Begun again as after a kill.
+            let mut inner = self.pool().lock();
+            tickets.into_iter().for_each(|(endpoint, family, ticket)| inner.end(endpoint, family, ticket));
+            drop(inner);
+            self.looked = None;
+        }
+        done
     }
 
     fn publish(&self, moves: &[Move]) -> Result<(), Error> {

@@ -5,6 +5,8 @@
 //! none names a part is removed at the next start. Not here: moving a table to another size (`growth`), entries (`state`),
 //! what the bytes mean (`layout::state`).
 
+mod chunk;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -27,11 +29,13 @@ use crate::{
     config::Connections,
     layout::{
         MapId,
-        state::{CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, SLOTS, WANTED, WAYS, bucket_size},
+        state::{CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, SLOTS, WANTED, bucket_size},
     },
-    memory::{Region, Window, create_inner_map, map_error},
+    memory::{Region, create_inner_map},
     sys::{self, refused},
 };
+pub(crate) use chunk::Table;
+use chunk::{Chunk, number, open_chunk, table_of};
 
 /// Places for first tables that stay ready when a chunk goes.
 const SPARE: usize = 16;
@@ -60,75 +64,6 @@ pub(crate) fn map_of(family: Family) -> MapId {
 
 fn index(family: Family) -> usize {
     usize::from(family == Family::V6)
-}
-
-/// One endpoint's table of a family, as long as it is looked at.
-#[derive(Debug)]
-pub(crate) struct Table {
-    /// The buckets of one chunk each, in order.
-    parts: Vec<Window>,
-    /// Where it stands.
-    pub place: Place,
-    /// Words of a key.
-    pub key_words: usize,
-}
-
-impl Table {
-    /// How many slots for entries.
-    pub fn slots(&self) -> usize {
-        self.place.buckets() as usize * WAYS
-    }
-
-    fn bucket(&self, slot: usize) -> &[AtomicU64] {
-        let (words, bucket) = (WAYS + WAYS * self.key_words, slot / WAYS);
-        let part = &self.parts[bucket / CHUNK as usize];
-        &part.words()[bucket % CHUNK as usize * words..][..words]
-    }
-
-    /// A slot's meta word.
-    pub fn meta(&self, slot: usize) -> &AtomicU64 {
-        &self.bucket(slot)[slot % WAYS]
-    }
-
-    /// A slot's key.
-    pub fn key(&self, slot: usize) -> &[AtomicU64] {
-        &self.bucket(slot)[WAYS + slot % WAYS * self.key_words..][..self.key_words]
-    }
-
-    fn clear(&self) {
-        for slot in 0..self.slots() {
-            if self.meta(slot).load(Relaxed) != 0 {
-                self.meta(slot).store(0, Release);
-            }
-        }
-    }
-}
-
-/// An array of [`CHUNK`] buckets.
-#[derive(Debug)]
-struct Chunk {
-    map: Arc<MapData>,
-    /// log2 of the buckets of the tables that it holds, or holds a part of.
-    log: u8,
-    /// Which places are taken; one alone where it belongs to one table.
-    taken: Vec<bool>,
-    /// Programs find it.
-    installed: bool,
-}
-
-impl Chunk {
-    fn new(map: MapData, log: u8) -> Self {
-        Self::new_of(Arc::new(map), log)
-    }
-
-    fn new_of(map: Arc<MapData>, log: u8) -> Self {
-        let places = (CHUNK >> log.min(CHUNK_LOG)) as usize;
-        Self { map, log, taken: vec![false; places], installed: false }
-    }
-
-    fn free(&self) -> usize {
-        self.taken.iter().filter(|taken| !**taken).count()
-    }
 }
 
 /// A table on its way to another size.
@@ -549,20 +484,6 @@ impl Inner {
     }
 }
 
-/// Which place of its chunk.
-fn number(place: Place) -> usize {
-    ((place.first % CHUNK) >> place.log.min(CHUNK_LOG)) as usize
-}
-
-fn table_of(family: Family, place: Place, chunks: Vec<Arc<MapData>>) -> Result<Table, Error> {
-    let (key, name) = (key_size(family), map_of(family).name());
-    let (first, buckets) = (u64::from(place.first % CHUNK), place.buckets().min(CHUNK) as usize);
-    let window =
-        |map: Arc<MapData>| Window::map(name, &map, first * bucket_size(key) as u64, buckets * bucket_size(key));
-    let parts = chunks.into_iter().map(window).collect::<Result<_, _>>()?;
-    Ok(Table { parts, place, key_words: key / 8 })
-}
-
 /// Does something with each, in a thread each where there are several: what waits, waits once.
 fn at_once<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Result<(), Error> {
     const THREADS: usize = 32;
@@ -585,15 +506,4 @@ fn pinned_slots(dir: &Path, family: Family) -> Result<Vec<u16>, Error> {
     let read = std::fs::read_dir(dir).map_err(|e| refused(format!("list {}", dir.display()), e))?;
     let names = read.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
     Ok(names.filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect())
-}
-
-fn open_chunk(dir: &Path, family: Family, slot: u16) -> Result<MapData, Error> {
-    let path = dir.join(pin_name(family, slot));
-    let refuse = |e| refused(format!("open {}", path.display()), map_error(e));
-    let map = MapData::from_pin(&path).map_err(refuse)?;
-    let info = map.info().map_err(refuse)?;
-    if info.value_size() as usize != bucket_size(key_size(family)) || info.max_entries() != CHUNK {
-        return Err(Error::Installed(format!("{}: a chunk of another size", path.display())));
-    }
-    Ok(map)
 }
