@@ -5,9 +5,11 @@
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on single
 //! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]),
-//! [`kube`] follows a real API server, [`flower`] installs filters, [`tenants`] lets one tenant do its worst.
+//! [`kube`] follows a real API server, [`flower`] installs filters, [`tenants`] lets one tenant do its worst, [`connections`]
+//! gives one pod very many connections.
 
 pub mod compile;
+pub mod connections;
 pub mod enforce;
 pub mod flower;
 pub mod kube;
@@ -76,8 +78,8 @@ impl Section {
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Compiling comes first: it measures this process's memory.
-    use BenchPart::{Compile, Flower, Kube, Packet, Path, Tenants};
-    for part in [Compile, Packet, Path, Kube, Flower, Tenants] {
+    use BenchPart::{Compile, Connections, Flower, Kube, Packet, Path, Tenants};
+    for part in [Compile, Packet, Path, Connections, Kube, Flower, Tenants] {
         if !options.parts.contains(&part) {
             continue;
         }
@@ -85,6 +87,7 @@ pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
             BenchPart::Compile => compiling(&compile::run(options.rounds, progress)?),
             BenchPart::Packet => packet::run(options.rounds)?,
             BenchPart::Kube => kube::run(progress)?,
+            BenchPart::Connections => connections::run(progress)?,
             BenchPart::Flower => flower::run(options.rounds)?,
             BenchPart::Tenants => tenants::run(options.rounds, progress)?,
             BenchPart::Path => paths(&path::run(options.rounds as usize, progress)?),

@@ -393,4 +393,6 @@ pub enum BenchPart {
     Flower,
     /// Others' updates while one tenant does its worst (needs root)
     Tenants,
+    /// Very many connections of one pod, between namespaces (needs root)
+    Connections,
 }
