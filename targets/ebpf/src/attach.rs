@@ -10,7 +10,10 @@ mod upgrade;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::PathBuf,
     time::Duration,
 };
@@ -341,7 +344,7 @@ impl Attachments {
             _ => found,
         };
         if let Some(pins) = pins {
-            match fs::create_dir(pins.link(&format!("{ifindex}_{}", marker(qdisc, role)))) {
+            match fs::DirBuilder::new().mode(0o700).create(pins.link(&format!("{ifindex}_{}", marker(qdisc, role)))) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
