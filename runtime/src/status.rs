@@ -147,7 +147,9 @@ fn endpoints(
     for key in program.table(TableId::Endpoint).entries.keys() {
         let endpoint = key.value(0).low() as u16;
         let word = eval::word(program, endpoint);
-        let (v4, v6) = ebpf.occupancy(endpoint)?;
+        // Its table may be moving just now.
+        let counted = ebpf.occupancy(endpoint).or_else(|_| ebpf.occupancy(endpoint));
+        let (v4, v6) = counted.unwrap_or_default();
         let room = ebpf.room(endpoint)?;
         let drops = ebpf.drops(endpoint)?;
         list.push(Endpoint {

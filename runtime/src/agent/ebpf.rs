@@ -54,7 +54,13 @@ impl Enforcer for Ebpf {
     }
 
     fn check(&mut self) -> Result<Vec<String>, Error> {
-        Ebpf::check(self)
+        let found = Ebpf::check(self)?;
+        match self.upgrade() {
+            Ok(0) => {}
+            Ok(moved) => tracing::debug!(moved, "interfaces have TCX links in place of filters"),
+            Err(error) => tracing::warn!(%error, "the interface keeps its filters, which judge as its links would"),
+        }
+        Ok(found)
     }
 
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {
@@ -62,12 +68,7 @@ impl Enforcer for Ebpf {
     }
 
     fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
-        Ebpf::look_ahead(self, program)?;
-        let moved = self.upgrade()?;
-        if moved > 0 {
-            tracing::debug!(moved, "interfaces have TCX links in place of filters");
-        }
-        Ok(())
+        Ebpf::look_ahead(self, program)
     }
 
     fn prepare(&mut self) -> Result<(), Error> {

@@ -43,7 +43,8 @@ impl Tables {
         };
         let (mut drops, mut connections, mut room) = (vec![], vec![], vec![]);
         for known in &record.pods {
-            let (v4, v6) = ebpf.occupancy(known.endpoint)?;
+            // One whose table is moving or going just now is counted the next time.
+            let Ok((v4, v6)) = ebpf.occupancy(known.endpoint) else { continue };
             let places = ebpf.room(known.endpoint)?;
             for (family, count, places) in [("ipv4", v4, places.0), ("ipv6", v6, places.1)] {
                 connections.push((with(pod(&known.pod), "family", family), u64::from(count)));

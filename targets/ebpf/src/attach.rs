@@ -155,7 +155,9 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
 
 /// All attachments.
 #[derive(Debug, Default)]
-pub(crate) struct Attachments(BTreeMap<u32, Held>, Option<Upgrade>);
+///
+/// Second: links that are being made; third: interfaces that keep their filters, since links were refused.
+pub(crate) struct Attachments(BTreeMap<u32, Held>, Option<Upgrade>, BTreeSet<u32>);
 
 /// Which side of the interface a hook is.
 fn side(hook: Hook) -> TcxHook {
@@ -270,7 +272,13 @@ impl Attachments {
         if self.0.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
             self.forget(ifindex, pins)?;
         }
-        let quick = mode == Mode::Quick && !matches!(self.0.get(&ifindex), Some(Held::Tcx(_)));
+        // Another's programs that are linked run before filters.
+        let quick = mode == Mode::Quick
+            && !matches!(self.0.get(&ifindex), Some(Held::Tcx(_)))
+            && [TcxHook::Ingress, TcxHook::Egress].iter().all(|hook| sys::tcx_programs(ifindex, *hook) == 0);
+        if matches!(self.0.get(&ifindex), Some(held) if held.role() != role) {
+            self.stop_upgrade();
+        }
         if mode != Mode::Clsact && !quick && !matches!(self.0.get(&ifindex), Some(Held::Clsact(..))) {
             match self.attach_tcx(ifindex, role, programs, pins) {
                 Ok(()) => return Ok(Way::Tcx),
@@ -390,7 +398,15 @@ impl Attachments {
                 Held::Tcx(links) => {
                     let pin =
                         |hook: &Hook| pins.is_none_or(|p| p.link(&format!("{ifindex}_{}", hook_name(*hook))).exists());
-                    links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link")
+                    let other = |(hook, link): (&Hook, &Link)| match link {
+                        Link::Open(link) => {
+                            let mine = programs.iter().find(|(of, _)| of == hook).map(|(_, program)| program.id);
+                            sys::link_facts(link.as_fd()).is_ok_and(|facts| Some(facts.program) != mine)
+                        }
+                        Link::Pinned => false,
+                    };
+                    let gone = links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link");
+                    gone.or_else(|| links.iter().any(other).then_some("the program of its TCX link"))
                 }
                 Held::Clsact(_, role) => {
                     let mut mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
@@ -440,6 +456,7 @@ impl Attachments {
 
     /// Makes every interface carry these programs, by replacing what it carries.
     pub fn replace(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<(), Error> {
+        self.stop_upgrade();
         self.sweep(pins)?;
         let facts = |(i, h): (&u32, &Held)| (*i, matches!(h, Held::Tcx(_)), h.role());
         let mut list: Vec<(u32, bool, Role)> = self.0.iter().map(facts).collect();
@@ -457,11 +474,12 @@ impl Attachments {
                 Ok(()) => {}
             }
         }
-        Ok(())
+        pins.map_or(Ok(()), |pins| self.drop_stray_links(pins))
     }
 
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
+        self.stop_upgrade();
         if let Some(Held::Clsact(qdisc, role)) = self.0.get(&ifindex) {
             let done = role.hooks().iter().try_for_each(|h| clsact::detach(ifindex, side(*h)));
             let done = done.and_then(|()| if *qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });

@@ -35,7 +35,7 @@ use crate::{
     memory::map_error,
     pool::{Pool, Table, Ticket},
     settle::Grace,
-    state::{self, Inserted, Ticker, hash_of, is_dead, key_at},
+    state::{self, Ticker, hash_of, is_dead, key_at},
     sys::{self, refused},
 };
 
@@ -79,6 +79,8 @@ struct Move {
     /// Meta words of the old table, as they were copied.
     copied: Vec<u64>,
     lost: usize,
+    /// The record names both places.
+    published: bool,
 }
 
 /// Looks after the sizes of tables of connections. A writer's thread of its own may hold it: nothing that it does keeps
@@ -145,10 +147,17 @@ impl Tender {
             pool.keep_ready(family, READY)?;
         }
         self.refused.retain(|_, since| since.elapsed() < REFUSED);
-        let mut moves = Vec::new();
-        if self.looked.is_none() {
-            moves.extend(self.resumed());
-        }
+        let mut moves = self.resumed();
+        let begun = self.begin_moves(&mut moves, now);
+        // What could be begun goes on whatever else was refused.
+        let moved = self.carry_out(moves)?;
+        pool.sweep()?;
+        begun.map(|()| moved)
+    }
+
+    /// Begins the moves that are due.
+    fn begin_moves(&mut self, moves: &mut Vec<Move>, now: Instant) -> Result<(), Error> {
+        let pool = self.pool().clone();
         let wanting: Vec<_> = pool.wanting().into_iter().filter(|table| !self.refused.contains_key(table)).collect();
         for family in Family::BOTH {
             let of_it = wanting.iter().filter(|(_, f)| *f == family).map(|(endpoint, _)| (*endpoint, 0));
@@ -165,9 +174,7 @@ impl Tender {
             self.looked = Some(now);
             moves.extend(self.shrinking()?);
         }
-        let moved = self.carry_out(moves)?;
-        pool.sweep()?;
-        Ok(moved)
+        Ok(())
     }
 
     /// Gives a table room for so many connections at once, as far as it may.
@@ -187,10 +194,12 @@ impl Tender {
         let mut begun = Vec::new();
         {
             let mut inner = pool.lock();
+            let mut promised = 0;
             for (endpoint, connections) in tables {
                 let [Some(from), None] = pool.places(endpoint, family) else { continue };
-                let Some(log) = inner.larger(from.log, connections) else { continue };
+                let Some(log) = inner.larger(from.log, connections, promised) else { continue };
                 let Some(ticket) = inner.begin(endpoint, family) else { continue };
+                promised += 1 << log;
                 begun.push((endpoint, from, log, ticket));
             }
         }
@@ -215,7 +224,7 @@ impl Tender {
         all.filter_map(|(endpoint, family, to, from)| {
             let ticket = inner.begin(endpoint, family)?;
             match from {
-                Some(from) => Some(Move::new(endpoint, family, from, to, ticket)),
+                Some(from) => Some(Move { published: true, ..Move::new(endpoint, family, from, to, ticket) }),
                 None => {
                     inner.end(endpoint, family, ticket);
                     None
@@ -235,7 +244,8 @@ impl Tender {
             if previous.is_some() || from.log <= first_log {
                 continue;
             }
-            let table = pool.table(family, from, None)?;
+            // Whoever went meanwhile has none.
+            let Ok(table) = pool.table(family, from, None) else { continue };
             let live = (0..table.slots()).filter(|slot| !is_dead(table.meta(*slot).load(Acquire), now)).count() as u32;
             let fits = |log: &u8| live <= (WAYS as u32 / ROOMY) << *log;
             let Some(log) = (first_log..from.log - 1).find(fits) else { continue };
@@ -272,9 +282,15 @@ impl Tender {
         let pool = self.pool().clone();
         let [Some(from), None] = pool.places(endpoint, family) else { return Ok(None) };
         let Some(ticket) = pool.lock().begin(endpoint, family) else { return Ok(None) };
-        let to = pool.obtain(family, &[log])?[0];
-        let begun = Move::new(endpoint, family, from, to, ticket);
-        self.publish(std::slice::from_ref(&begun))?;
+        let to = match pool.obtain(family, &[log]) {
+            Ok(places) => places[0],
+            Err(error) => {
+                pool.lock().end(endpoint, family, ticket);
+                return Err(error);
+            }
+        };
+        let mut begun = Move::new(endpoint, family, from, to, ticket);
+        self.publish(std::slice::from_mut(&mut begun))?;
         Ok(Some(Begun(begun)))
     }
 
@@ -289,53 +305,57 @@ impl Tender {
     }
 
     /// From `publish` to `finish`. What fails leaves tables with a previous one.
-    fn carry_out(&mut self, moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
-        let tickets: Vec<_> = moves.iter().map(|m| (m.endpoint, m.family, m.ticket)).collect();
-        let done = self.publish(&moves).and_then(|()| self.complete(moves));
-        if done.is_err() {
-            // Begun again as after a kill.
-            let mut inner = self.pool().lock();
-            tickets.into_iter().for_each(|(endpoint, family, ticket)| inner.end(endpoint, family, ticket));
-            drop(inner);
-            self.looked = None;
-        }
-        done
+    fn carry_out(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
+        self.publish(&mut moves)?;
+        self.complete(moves)
     }
 
-    fn publish(&self, moves: &[Move]) -> Result<(), Error> {
+    /// What was not published stays so, and its place is free again.
+    fn publish(&self, moves: &mut [Move]) -> Result<(), Error> {
         let pool = self.pool();
         for m in moves {
             let mut inner = pool.lock();
             let here = pool.places(m.endpoint, m.family);
-            if !inner.holds(m.endpoint, m.family, m.ticket) || (here[0] != Some(m.from) && here[0] != Some(m.to)) {
+            if m.published {
+                continue;
+            }
+            if !inner.holds(m.endpoint, m.family, m.ticket) || here[0] != Some(m.from) {
                 // The endpoint went; its tables with it, but not what it was to get.
                 inner.end(m.endpoint, m.family, m.ticket);
                 pool.give_back(&mut inner, m.family, m.to)?;
                 continue;
             }
             pool.publish(m.endpoint, m.family, Some(m.to), Some(m.from));
+            m.published = true;
         }
         Ok(())
     }
 
-    /// What comes after `publish`.
+    /// What comes after `publish`. Where it fails, what was published is begun again as after a kill.
     fn complete(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
+        let done = self.try_complete(&mut moves);
+        let mut inner = self.pool().lock();
+        moves.iter().for_each(|m| inner.end(m.endpoint, m.family, m.ticket));
+        done
+    }
+
+    fn try_complete(&mut self, moves: &mut [Move]) -> Result<Vec<Moved>, Error> {
         if moves.is_empty() {
             return Ok(vec![]);
         }
         let pool = self.pool().clone();
         self.grace.wait()?;
         let now = self.now()?;
-        for m in &mut moves {
+        for m in moves.iter_mut() {
             m.copy(&pool, self.seed, now)?;
         }
         self.grace.wait()?;
-        for m in &mut moves {
+        for m in moves.iter_mut() {
             m.merge(&pool, self.seed, now)?;
         }
         let mut moved = Vec::new();
         let mut left = Vec::new();
-        for m in &moves {
+        for m in moves.iter() {
             let mut inner = pool.lock();
             if !inner.holds(m.endpoint, m.family, m.ticket) {
                 continue;
@@ -358,7 +378,7 @@ impl Tender {
 
 impl Move {
     fn new(endpoint: u16, family: Family, from: Place, to: Place, ticket: Ticket) -> Self {
-        Self { endpoint, family, from, to, ticket, copied: vec![], lost: 0 }
+        Self { endpoint, family, from, to, ticket, copied: vec![], lost: 0, published: false }
     }
 
     /// Both tables; None where the endpoint has gone.
@@ -366,7 +386,18 @@ impl Move {
         if !pool.lock().holds(self.endpoint, self.family, self.ticket) {
             return Ok(None);
         }
-        Ok(Some((pool.table(self.family, self.from, None)?, pool.table(self.family, self.to, None)?)))
+        let tables = [self.from, self.to].map(|place| pool.table(self.family, place, None));
+        // It may have gone in between.
+        match tables {
+            [Ok(old), Ok(new)] => Ok(Some((old, new))),
+            [Err(error), _] | [_, Err(error)] => {
+                if pool.lock().holds(self.endpoint, self.family, self.ticket) {
+                    Err(error)
+                } else {
+                    Ok(None)
+                }
+            }
+        }
     }
 
     /// Does `work` for all slots of the old table, as long as the endpoint is there.
@@ -395,7 +426,7 @@ impl Move {
             copied[slot] = meta;
             let there = state::find(&new, hash, &key).filter(|s| !is_dead(new.meta(*s).load(Acquire), now));
             // A packet made a newer one, or this was begun once before.
-            if there.is_none() && state::put(&new, hash, &key, meta, now) == Inserted::NoRoom {
+            if there.is_none() && !state::move_in(&new, hash, &key, meta, now) {
                 lost += 1;
             }
         });
@@ -408,10 +439,18 @@ impl Move {
         let Some((old, new)) = self.tables(pool)? else { return Ok(()) };
         self.each(pool, old.slots().min(self.copied.len()), |slot| {
             let (before, meta) = (self.copied[slot], old.meta(slot).load(Acquire));
-            if before == 0 || meta == before {
+            if meta == before || meta & BUSY != 0 {
                 return;
             }
             let key = key_at(&old, slot);
+            if before == 0 {
+                // It was being written when it should have been copied.
+                let there = state::find(&new, hash_of(&key, seed), &key);
+                if !is_dead(meta, now) && there.is_none_or(|s| is_dead(new.meta(s).load(Acquire), now)) {
+                    state::move_in(&new, hash_of(&key, seed), &key, meta, now);
+                }
+                return;
+            }
             let Some(there) = state::find(&new, hash_of(&key, seed), &key) else { return };
             let same = key_at(&new, there) == key;
             // Where it fails, the copy is ahead.

@@ -224,6 +224,31 @@ impl Shared {
         let places = self.pool.places(endpoint, family).into_iter().flatten();
         places.map(|place| self.pool.table(family, place, self.dir.as_deref())).collect()
     }
+    /// Does something with an endpoint's tables while nobody moves or takes them.
+    pub(crate) fn change<T>(
+        &self,
+        endpoint: u16,
+        family: Family,
+        work: impl FnOnce(&[Table]) -> T,
+    ) -> Result<T, Error> {
+        loop {
+            let tables = self.tables(endpoint, family)?;
+            let held = self.pool.lock();
+            let here = self.pool.places(endpoint, family).into_iter().flatten();
+            if tables.iter().map(|table| table.place).eq(here) {
+                let done = work(&tables);
+                drop(held);
+                return Ok(done);
+            }
+        }
+    }
+    /// Bytes of all chunks of a family.
+    fn chunk_bytes(&self, family: Family) -> u64 {
+        match (self.pool.usage(family), &self.dir) {
+            (0, Some(dir)) => Pool::pinned(dir, family),
+            (bytes, _) => bytes,
+        }
+    }
     /// A map's descriptor.
     pub(crate) fn fd(&self, id: MapId) -> BorrowedFd<'_> {
         match id {
@@ -398,10 +423,10 @@ impl Maps {
             used: None,
         });
         let arrays = Family::BOTH.into_iter().flat_map(|family| {
-            let (count, bytes) = self.shared.pool.usage(family);
+            let bytes = self.shared.chunk_bytes(family);
             let name = ["connections_v4", "connections_v6"][usize::from(family == Family::V6)];
             let facts = MapFacts { name, kind: "array", key_size: 4, value_size: bytes, max_entries: 1, used: None };
-            (count > 0).then_some(facts)
+            (bytes > 0).then_some(facts)
         });
         let mut list: Vec<MapFacts> = maps.chain(arrays).chain(ledger).collect();
         for facts in &mut list {

@@ -184,21 +184,27 @@ impl Pool {
                     chunk.taken[number(*place)] = true;
                 }
                 chunk.installed = true;
+                // Of whoever was just about to leave when the process before this one ended.
+                let free =
+                    chunk.taken.iter().enumerate().filter(|(_, taken)| !**taken).map(|(number, _)| number as u32);
+                for number in free {
+                    let place = Place { first: u32::from(slot) * CHUNK + (number << chunk.log), log: chunk.log };
+                    table_of(family, place, vec![chunk.map.clone()])?.clear();
+                }
                 inner.chunks[index(family)].insert(slot, chunk);
             }
         }
         Ok(())
     }
 
-    /// Pins all chunks there, also those that will be made.
+    /// Pins all chunks there.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
-        let mut inner = self.lock();
+        let inner = self.lock();
         for family in Family::BOTH {
             for (slot, chunk) in &inner.chunks[index(family)] {
                 crate::maps::pin(chunk.map.fd().as_fd(), &dir.join(pin_name(family, *slot)))?;
             }
         }
-        inner.pins = Some(dir.to_owned());
         Ok(())
     }
 
@@ -214,10 +220,14 @@ impl Pool {
         Family::BOTH.into_iter().flat_map(of).collect()
     }
 
-    /// Chunks of a family: how many, and their bytes.
-    pub fn usage(&self, family: Family) -> (u64, u64) {
-        let chunks = self.lock().chunks[index(family)].len() as u64;
-        (chunks, chunks * u64::from(CHUNK) * bucket_size(key_size(family)) as u64)
+    /// Bytes of a family's chunks.
+    pub fn usage(&self, family: Family) -> u64 {
+        bytes_of(family, self.lock().chunks[index(family)].len())
+    }
+
+    /// The same of those that are pinned there.
+    pub fn pinned(dir: &Path, family: Family) -> u64 {
+        bytes_of(family, pinned_slots(dir, family).map_or(0, |slots| slots.len()))
     }
 
     /// The table at a place, from the chunks that are known or from their pins under `pins`.
@@ -251,34 +261,65 @@ impl Pool {
 
     /// Makes chunks until there are free places for so many first tables.
     pub fn keep_ready(&self, family: Family, places: usize) -> Result<(), Error> {
-        let mut made = Vec::new();
-        {
+        let (mut made, mut spare) = (Vec::new(), None);
+        let done = {
             let mut inner = self.lock();
             let log = inner.sizes.first_log;
             let mut free = inner.free_places(family, log);
+            let mut make = |inner: &mut Inner, log| {
+                let slot = inner.free_slots(family, 1)?;
+                self.make(inner, family, slot, log)?;
+                made.push(slot);
+                Ok::<u16, Error>(slot)
+            };
+            let mut done = Ok(());
             if inner.spare[index(family)].is_none() {
-                let slot = inner.free_slots(family, 1)?;
-                self.make(&mut inner, family, slot, UNUSED)?;
-                inner.spare[index(family)] = Some(slot);
-                made.push(slot);
+                match make(&mut inner, UNUSED) {
+                    Ok(slot) => spare = Some(slot),
+                    Err(error) => done = Err(error),
+                }
             }
-            while log < CHUNK_LOG && free < places {
-                let slot = inner.free_slots(family, 1)?;
-                self.make(&mut inner, family, slot, log)?;
-                made.push(slot);
+            while done.is_ok() && log < CHUNK_LOG && free < places {
+                done = make(&mut inner, log).map(drop);
                 free += (CHUNK >> log) as usize;
             }
+            done
+        };
+        // What was made is of use whatever was refused.
+        self.install(family, made)?;
+        if spare.is_some() {
+            self.lock().spare[index(family)] = spare;
         }
-        self.install(family, made)
+        done
     }
 
     /// Places for tables of these sizes, empty.
     pub fn obtain(&self, family: Family, logs: &[u8]) -> Result<Vec<Place>, Error> {
         let (mut places, mut made) = (Vec::new(), Vec::new());
+        let done = self.take(family, logs, &mut places, &mut made).and_then(|()| self.install(family, made.clone()));
+        if let Err(error) = done {
+            let mut inner = self.lock();
+            for slot in
+                made.iter().filter(|slot| inner.chunks[index(family)].contains_key(slot)).copied().collect::<Vec<_>>()
+            {
+                inner.chunks[index(family)].remove(&slot);
+                inner.garbage.push((family, slot));
+            }
+            // Those in chunks that were there before.
+            for place in places {
+                self.give_back(&mut inner, family, place)?;
+            }
+            return Err(error);
+        }
+        Ok(places)
+    }
+
+    /// Takes places, in new chunks where there are none.
+    fn take(&self, family: Family, logs: &[u8], places: &mut Vec<Place>, made: &mut Vec<u16>) -> Result<(), Error> {
         {
             let mut inner = self.lock();
             for &log in logs {
-                let place = match inner.take_place(family, log, &made).or_else(|| inner.take_spare(family, log)) {
+                let place = match inner.take_place(family, log, made).or_else(|| inner.take_spare(family, log)) {
                     Some(place) => place,
                     None => {
                         let count = (1u32 << log).div_ceil(CHUNK) as u16;
@@ -296,8 +337,7 @@ impl Pool {
                 places.push(place);
             }
         }
-        self.install(family, made)?;
-        Ok(places)
+        Ok(())
     }
 
     /// Makes a chunk for a slot, where programs do not find it yet.
@@ -452,12 +492,13 @@ impl Inner {
 
     /// The size that a table of `log` may grow to, for `connections` at least; None where the budget or its own limit ends it.
     /// A table may take half of what is left, so that no one takes all.
-    pub fn larger(&self, log: u8, connections: u32) -> Option<u8> {
+    /// `promised` buckets are about to be taken already.
+    pub fn larger(&self, log: u8, connections: u32, promised: u64) -> Option<u8> {
         let fits = |log: u8| self.sizes.holds(log) >= connections;
         let step = if log < QUICK { 2 } else { 1 };
         let most = self.sizes.most_log;
         let wanted = (log + step..=most).find(|log| fits(*log)).unwrap_or(most);
-        let left = self.sizes.budget_buckets().saturating_sub(self.grown());
+        let left = self.sizes.budget_buckets().saturating_sub(self.grown() + promised);
         (log + 1..=wanted).rev().find(|log| 2 << *log <= left)
     }
 
@@ -499,6 +540,10 @@ fn at_once<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -
         })?;
     }
     Ok(())
+}
+
+fn bytes_of(family: Family, chunks: usize) -> u64 {
+    chunks as u64 * u64::from(CHUNK) * bucket_size(key_size(family)) as u64
 }
 
 fn pinned_slots(dir: &Path, family: Family) -> Result<Vec<u16>, Error> {

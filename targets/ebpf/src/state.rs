@@ -199,13 +199,52 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
         {
             continue;
         }
-        for (word, bytes) in table.key(slot).iter().zip(key.chunks_exact(8)) {
-            word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
-        }
-        table.meta(slot).store(wanted, Release);
+        write(table, slot, key, wanted);
         return Inserted::New;
     }
     Inserted::NoRoom
+}
+
+/// Moves an entry in from another table: where there is no room, what would give way to a new connection does.
+pub(crate) fn move_in(table: &Table, hash: StateHash, key: &[u8], meta: u64, now: u32) -> bool {
+    if put(table, hash, key, meta, now) != Inserted::NoRoom {
+        return true;
+    }
+    let phase = |meta: u64| meta >> PHASE_SHIFT & 7;
+    let rank = |meta: u64| match phase(meta) {
+        _ if meta & BUSY != 0 => None,
+        p if p >= Phase::Closing as u64 => Some(0),
+        p if p == Phase::Replied as u64 => Some(1),
+        p if p == Phase::Opening as u64 => Some(2),
+        _ => None,
+    };
+    // Nothing makes room for what would give way itself.
+    if rank(meta).is_some_and(|rank| rank != 1) {
+        return false;
+    }
+    let mut yielding: Vec<_> = slots_of(table, hash)
+        .filter_map(|slot| {
+            let there = table.meta(slot).load(Acquire);
+            Some((rank(there).filter(|rank| *rank != 1 || phase(meta) == Phase::Established as u64)?, there, slot))
+        })
+        .collect();
+    yielding.sort_by_key(|(rank, there, _)| (*rank, there & DEADLINE));
+    let busy = BUSY | u64::from(now.saturating_add(16));
+    for (_, there, slot) in yielding {
+        if table.meta(slot).compare_exchange(there, busy, AcqRel, Relaxed).is_ok() {
+            write(table, slot, key, meta);
+            return true;
+        }
+    }
+    false
+}
+
+/// Fills a slot that is marked as busy.
+fn write(table: &Table, slot: usize, key: &[u8], meta: u64) {
+    for (word, bytes) in table.key(slot).iter().zip(key.chunks_exact(8)) {
+        word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
+    }
+    table.meta(slot).store(meta, Release);
 }
 
 /// The same for an endpoint, whose table may be on its way to another size.
@@ -237,24 +276,23 @@ pub enum Amendment {
 /// Asks of each live connection of an endpoint what is to become of it; says how many were changed.
 pub fn amend(maps: &Maps, now: u32, endpoint: u16, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
     let mut amended = 0;
-    for family in Family::BOTH {
-        for table in maps.shared().tables(endpoint, family)? {
-            for slot in 0..table.slots() {
-                let Some((live, word)) = live(maps.clock, &table, slot, now, endpoint) else { continue };
-                let done = match amend(&live.connection) {
-                    Amendment::Keep => false,
-                    Amendment::Opener(hook) => {
-                        set_opener(&table, slot, if hook == Hook::FromPod { FROM_POD } else { 0 })
-                    }
-                    // Unless a packet just made another entry there.
-                    Amendment::Forget => {
-                        let same = |now: u64| (now >> PHASE_SHIFT == word >> PHASE_SHIFT).then_some(0);
-                        table.meta(slot).fetch_update(AcqRel, Acquire, same).is_ok()
-                    }
-                };
-                amended += usize::from(done);
+    let one = |table: &Table, slot: usize| {
+        let Some((live, word)) = live(maps.clock, table, slot, now, endpoint) else { return false };
+        match amend(&live.connection) {
+            Amendment::Keep => false,
+            Amendment::Opener(hook) => set_opener(table, slot, if hook == Hook::FromPod { FROM_POD } else { 0 }),
+            // Unless a packet just made another entry there.
+            Amendment::Forget => {
+                let same = |now: u64| (now >> PHASE_SHIFT == word >> PHASE_SHIFT).then_some(0);
+                table.meta(slot).fetch_update(AcqRel, Acquire, same).is_ok()
             }
         }
+    };
+    for family in Family::BOTH {
+        amended += maps.shared().change(endpoint, family, |tables| {
+            let slots = tables.iter().flat_map(|table| (0..table.slots()).map(move |slot| (table, slot)));
+            slots.filter(|(table, slot)| one(table, *slot)).count()
+        })?;
     }
     Ok(amended)
 }
@@ -274,17 +312,18 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
             | u64::from(hash.tag()) << TAG_SHIFT
     };
     let (remote_port, local_port, protocol) = (c.remote_port, c.local_port, c.protocol);
-    let tables = |family| maps.shared().tables(c.endpoint, family);
     match (c.remote, c.local) {
         (IpAddr::V4(remote), IpAddr::V4(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
-            Ok(insert_into(&tables(Family::V4)?, hash, &tuple.key(c.incarnation), meta(hash), now))
+            let key = tuple.key(c.incarnation);
+            maps.shared().change(c.endpoint, Family::V4, |tables| insert_into(tables, hash, &key, meta(hash), now))
         }
         (IpAddr::V6(remote), IpAddr::V6(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
-            Ok(insert_into(&tables(Family::V6)?, hash, &tuple.key(c.incarnation), meta(hash), now))
+            let key = tuple.key(c.incarnation);
+            maps.shared().change(c.endpoint, Family::V6, |tables| insert_into(tables, hash, &key, meta(hash), now))
         }
         _ => Err(Error::Installed(format!("{} and {} are of two families", c.remote, c.local))),
     }

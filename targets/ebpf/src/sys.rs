@@ -17,6 +17,7 @@ use netpolc_target::Error;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_PROG_QUERY: u32 = 16;
 const BPF_LINK_CREATE: u32 = 28;
 const BPF_LINK_UPDATE: u32 = 29;
 /// `enum bpf_attach_type`
@@ -86,6 +87,16 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::R
 
 fn attr_open(mut attr: Attr, command: u32, size: usize) -> io::Result<OwnedFd> {
     attr.open(command, size)
+}
+
+/// How many programs are attached there by TCX; 0 where the kernel has no TCX.
+pub fn tcx_programs(ifindex: u32, hook: TcxHook) -> u32 {
+    let kind = if hook == TcxHook::Ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
+    // query: target_ifindex 0, attach_type 4, query_flags 8, attach_flags 12, prog_ids 16, count 24
+    let mut attr = Attr::new().u32(0, ifindex).u32(4, kind);
+    // Where there is no room for their numbers, their count is written all the same.
+    drop(attr.call(BPF_PROG_QUERY, 64));
+    u32::from_ne_bytes([attr.0[24], attr.0[25], attr.0[26], attr.0[27]])
 }
 
 /// Exchanges a link's program; packets see the old one or the new one.

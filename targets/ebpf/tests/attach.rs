@@ -209,6 +209,19 @@ fn s58_quick_filters_become_links() {
         isolate(&mut ebpf, ifindex);
         ebpf.attach_uplink(1).unwrap();
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
+        // Tables grow while links are in the making: nothing is left that judges by the earlier ones.
+        assert_eq!(ebpf.upgrade().unwrap(), 0);
+        std::thread::sleep(Duration::from_millis(60));
+        let (generation, last) = (ebpf.generation(), ebpf.capacities().sets as u16);
+        let permit = Write::put(TableId::Base, schema::base_key(last, Family::V4), schema::plain(ActionId::Permit));
+        ebpf.write(&permit).unwrap();
+        assert!(ebpf.generation() > generation);
+        let word = Word { ingress_set: 0, egress_set: last, flags: Word::INGRESS | Word::EGRESS };
+        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(1), schema::set_policy(word))).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(arrives(&pod, 80), "the new tables permit it, and nobody else is asked");
+        isolate(&mut ebpf, ifindex);
+        assert!(arrives(&pod, 53) && blocked(&pod, 80));
         // Links in the making go with the process, and the next one makes them.
         assert_eq!(ebpf.upgrade().unwrap(), 0);
         drop(ebpf);

@@ -8,6 +8,10 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -15,8 +19,8 @@ use std::{
 use netpolc_target::{Error, Hook};
 
 use super::{
-    Attachments, Held, Link, MARKERS, Programs, Role, absent_is_fine, attach_patiently, call, gone, hook_name, side,
-    unpin,
+    Attachments, HOOKS, Held, Link, MARKERS, Programs, Role, absent_is_fine, attach_patiently, call, gone, hook_name,
+    side, unpin,
 };
 use crate::{
     clsact::{self, Qdisc},
@@ -27,7 +31,10 @@ use crate::{
 
 /// TCX links that are being made for interfaces that have filters.
 #[derive(Debug)]
-pub(super) struct Upgrade(JoinHandle<Vec<Made>>);
+pub(super) struct Upgrade {
+    thread: JoinHandle<Vec<Made>>,
+    stop: Arc<AtomicBool>,
+}
 
 /// What came of an interface: its links, or why there are none.
 #[derive(Debug)]
@@ -51,9 +58,12 @@ impl Upgrade {
             });
             made.collect()
         };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
         let make = move |(ifindex, role)| Made { ifindex, role, links: links(role, ifindex) };
-        let work = move || list.into_iter().map(make).collect();
-        std::thread::Builder::new().name("links".into()).spawn(work).map(Self)
+        let work = move || list.into_iter().take_while(|_| !stopped.load(Relaxed)).map(make).collect();
+        let thread = std::thread::Builder::new().name("links".into()).spawn(work)?;
+        Ok(Self { thread, stop })
     }
 }
 
@@ -66,27 +76,32 @@ impl Attachments {
     /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own; says how many have moved. To be called
     /// again and again.
     pub fn upgrade(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<usize, Error> {
-        let Some(upgrade) = self.1.take_if(|upgrade| upgrade.0.is_finished()) else {
+        let Some(upgrade) = self.1.take_if(|upgrade| upgrade.thread.is_finished()) else {
             if self.1.is_none() && has_tcx(programs) {
-                let filtered = self.0.iter().filter_map(|(ifindex, held)| match held {
-                    Held::Clsact(_, role) => Some((*ifindex, *role)),
-                    Held::Tcx(_) => None,
-                });
+                // Where somebody took a filter away it comes back first: a link may be all that is left.
+                let judges = |ifindex: u32, (hook, program): &(Hook, Loaded)| {
+                    clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
+                };
+                let filtered =
+                    self.0.iter().filter(|(ifindex, _)| !self.2.contains(ifindex)).filter_map(|(ifindex, held)| {
+                        match held {
+                            Held::Clsact(_, role) => {
+                                let mut mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
+                                mine.all(|one| judges(*ifindex, one)).then_some((*ifindex, *role))
+                            }
+                            Held::Tcx(_) => None,
+                        }
+                    });
                 let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
-                for (ifindex, role) in &list {
-                    // A link that a killed process pinned while the filter stayed.
-                    for hook in role.hooks() {
-                        pins.map_or(Ok(()), |pins| unpin(pins, &format!("{ifindex}_{}", hook_name(*hook))))?;
-                    }
-                }
+                pins.map_or(Ok(()), |pins| self.drop_stray_links(pins))?;
                 if !list.is_empty() {
                     self.1 = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
                 }
             }
             return Ok(0);
         };
-        let done = upgrade.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let mut moved = 0;
+        let done = upgrade.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (mut moved, mut failed) = (0, None);
         for Made { ifindex, role, links } in done {
             let Some(Held::Clsact(qdisc, now)) = self.0.get(&ifindex) else { continue };
             let (qdisc, now) = (*qdisc, *now);
@@ -94,23 +109,45 @@ impl Attachments {
                 // It has become something else meanwhile, or another interface has its number.
                 _ if now != role || sys::ifname(ifindex).is_err() => continue,
                 Err(e) if gone(&e) => continue,
-                Err(e) => return Err(refused(call("attach to", ifindex), e)),
+                Err(e) => {
+                    self.2.insert(ifindex);
+                    failed.get_or_insert(refused(call("attach to", ifindex), e));
+                    continue;
+                }
                 Ok(links) => links,
             };
-            let done = self.follow(ifindex, role, links, programs, pins);
-            let done =
-                done.and_then(|()| role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook))));
+            let held = self.follow(ifindex, role, links, programs, pins);
+            let detach = || role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook)));
+            let done = held.and_then(|held| detach().map(|()| self.0.insert(ifindex, Held::Tcx(held))).map(drop));
             let done = done.and_then(|()| if qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
+            // Last, so that whoever is killed before leaves a filter that is known.
+            let done = done.and_then(|()| {
+                let markers = MARKERS.iter().map(|(marker, ..)| format!("{ifindex}_{marker}"));
+                let mut paths = pins.into_iter().flat_map(|pins| markers.clone().map(|name| pins.link(&name)));
+                paths.try_for_each(|path| absent_is_fine(fs::remove_dir(path)))
+            });
             match done {
                 Err(e) if gone(&e) => self.forget(ifindex, pins)?,
-                Err(e) => return Err(refused(call("move to TCX links:", ifindex), e)),
+                Err(e) => {
+                    self.2.insert(ifindex);
+                    failed.get_or_insert(refused(call("move to TCX links:", ifindex), e));
+                }
                 Ok(()) => moved += 1,
             }
         }
-        Ok(moved)
+        // One that stays as it is keeps none of the others back.
+        failed.map_or(Ok(moved), Err)
     }
 
-    /// Makes links that stand beside an interface's filters what it carries.
+    /// Ends what is under way: links in the making judge by the programs of when they were begun.
+    pub fn stop_upgrade(&mut self) {
+        if let Some(upgrade) = self.1.take() {
+            upgrade.stop.store(true, Relaxed);
+            drop(upgrade.thread.join());
+        }
+    }
+
+    /// Makes links that stand beside an interface's filters carry the present programs, and pins them.
     fn follow(
         &mut self,
         ifindex: u32,
@@ -118,7 +155,7 @@ impl Attachments {
         links: Vec<(Hook, OwnedFd)>,
         programs: &Programs,
         pins: Option<&Pins>,
-    ) -> io::Result<()> {
+    ) -> io::Result<BTreeMap<Hook, Link>> {
         let mut held = BTreeMap::new();
         for (hook, link) in links {
             // The index may be another interface's by now, and the programs those of an earlier generation.
@@ -134,13 +171,14 @@ impl Attachments {
             }
             held.insert(hook, Link::new(link, role, self.open_links(), pins));
         }
-        for (marker, ..) in MARKERS {
-            if let Some(pins) = pins {
-                absent_is_fine(fs::remove_dir(pins.link(&format!("{ifindex}_{marker}"))))?;
-            }
-        }
-        self.0.insert(ifindex, Held::Tcx(held));
-        Ok(())
+        Ok(held)
+    }
+
+    /// Takes away links that a killed process pinned beside filters, which are what counts and stand by now.
+    pub fn drop_stray_links(&self, pins: &Pins) -> Result<(), Error> {
+        let filtered = self.0.iter().filter(|(_, held)| matches!(held, Held::Clsact(..)));
+        let mut names = filtered.flat_map(|(i, _)| HOOKS.map(|hook| format!("{i}_{}", hook_name(hook))));
+        names.try_for_each(|name| unpin(pins, &name))
     }
 }
 
