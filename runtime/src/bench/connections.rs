@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use netpolc_kube_sync::{Input, load};
 use netpolc_policy::Cluster;
 use netpolc_target_ebpf::{Config, Ebpf, MapFacts, Tender};
@@ -108,7 +108,12 @@ fn measure(
     progress: &impl Fn(String),
 ) -> Result<()> {
     let everybody = |n: u32| SocketAddr::from((client(n), 0));
-    let mut before = 0;
+    // The server may not listen yet, and its pod asks for routers when it starts.
+    let began = Instant::now();
+    while clients.run(|| ask(1, Duration::from_secs(1), everybody))??.answered == 0 {
+        ensure!(began.elapsed() < Duration::from_secs(20), "the server does not answer");
+    }
+    let mut before = agent.host().drops(1)?.iter().map(|(_, _, count)| count).sum();
     let mut row = |agent: &mut Agent<Ebpf, Kernel>, what: &str, asked: Asked| -> Result<()> {
         let host = agent.host_mut();
         let bytes: u64 = host.maps().iter().map(MapFacts::bytes).sum();

@@ -23,7 +23,7 @@ use crate::{
 /// Races for a slot that a packet may lose before it goes on without an entry.
 const MAX_LOST: i32 = 1;
 /// In place of that number: the packet makes its entry where one of the same tuple stands, so that there is no second one.
-pub(super) const RENEWS: i32 = 2;
+pub(super) const RENEWS: i32 = MAX_LOST + 1;
 
 /// Which ways of a bucket a scan looks for.
 #[derive(Clone, Copy)]
