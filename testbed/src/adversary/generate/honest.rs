@@ -40,7 +40,8 @@ impl Generator {
             // Few, so that pods' shares of connections suffice for a whole campaign; away from DHCP and
             // overlays. Others than in the rounds before: whoever opened a connection by the policies of
             // then stays its opener while it lives (S40), and policy may not permit that one any more.
-            let local = 200 + 4 * (self.round % 64) as u16 + self.rng.below(4) as u16;
+            // And of longer ago than the 30 seconds that an echo is remembered.
+            let local = 1_200 + 4 * (self.round % 512) as u16 + self.rng.below(4) as u16;
             // Both ends of an echo have one number.
             let remote = if protocol == icmp { local } else { port };
             let flow = Flow { protocol, source: (source, local), destination: (destination, remote) };
