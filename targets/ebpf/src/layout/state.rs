@@ -49,8 +49,10 @@ pub const KEYS: usize = WAYS * 8;
 pub const PER_BUCKET: u32 = WAYS as u32 / 4 * 3;
 /// Buckets of the largest table: more hashes do not tell apart.
 pub const MOST_BUCKETS: u32 = 1 << 16;
-/// Free slots of an entry's two buckets below which a packet says that its table is too small.
+/// Free slots of an entry's two buckets up to which one remote may have no more than its share.
 pub const SCARCE: usize = 2 * WAYS - SHARE;
+/// The same up to which a packet says that its table should grow: early enough that a single remote, too, finds room until then.
+pub const WANTING: usize = WAYS;
 
 /// Bytes of a bucket.
 pub fn bucket_size(key: usize) -> usize {

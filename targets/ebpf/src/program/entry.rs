@@ -285,12 +285,12 @@ impl Generator<'_> {
         self.pick();
         let a = &mut self.a;
         a.load(Size::Dw, R5, Fp, stack::SPARE);
-        let (scarce, fair) = (a.label(), a.label());
+        let (wanting, fair) = (a.label(), a.label());
         // Free ways of both; those that were picked add up to less than 16.
         a.mov(R4, R1);
         a.alu(Alu::Add, R4, R5);
         a.alu(Alu::Rsh, R4, 4);
-        a.jump_if(Cond::Le, R4, state::SCARCE as i32, scarce);
+        a.jump_if(Cond::Le, R4, state::WANTING as i32, wanting);
         a.bind(fair);
         a.jump_if(Cond::Gt, R1, R5, second);
         self.bucket_again(0);
@@ -299,15 +299,18 @@ impl Generator<'_> {
         self.a.bind(second);
         self.slot(family, Wanted::Dead, claim, lost);
 
-        self.a.bind(scarce);
+        self.a.bind(wanting);
         self.a.store(Size::Dw, Fp, stack::SPARE2, R1);
         self.want_room(family);
+        self.bucket_again(1);
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::SPARE2);
         a.load(Size::Dw, R5, Fp, stack::SPARE);
-        a.alu(Alu::Add, R1, R5);
-        a.alu(Alu::Rsh, R1, 4);
-        a.jump_if(Cond::Eq, R1, 0, evict);
+        a.mov(R4, R1);
+        a.alu(Alu::Add, R4, R5);
+        a.alu(Alu::Rsh, R4, 4);
+        a.jump_if(Cond::Gt, R4, state::SCARCE as i32, fair);
+        a.jump_if(Cond::Eq, R4, 0, evict);
         self.places_of_remote(family); // leaves R2, R3 at the second bucket
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::SPARE2);
