@@ -104,9 +104,9 @@ impl Recipe {
 pub(crate) struct Ahead(std::thread::JoinHandle<Result<Generation, Error>>);
 
 impl Ahead {
-    /// Begins.
-    pub fn begin(recipe: Recipe) -> Self {
-        Self(std::thread::spawn(move || recipe.make()))
+    /// Begins; None where no thread can be started now.
+    pub fn begin(recipe: Recipe) -> Option<Self> {
+        std::thread::Builder::new().name("generation".into()).spawn(move || recipe.make()).ok().map(Self)
     }
 
     /// Would [`Ahead::wait`] return at once?

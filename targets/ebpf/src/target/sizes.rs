@@ -132,7 +132,7 @@ impl Ebpf {
                         tracing::info!(generation = self.generation.number, "tables have the size that is needed");
                     }
                     Filled::Lacks(room) => {
-                        self.ahead = self.doubled(made, room).map(|larger| Ahead::begin(self.recipe(larger)));
+                        self.ahead = self.doubled(made, room).and_then(|larger| Ahead::begin(self.recipe(larger)));
                     }
                 }
             }
@@ -151,7 +151,7 @@ impl Ebpf {
         let wanted = if patient { smaller.unwrap_or(wanted) } else { wanted };
         if wanted != present && wanted.check().is_ok() {
             self.roomy = None;
-            self.ahead = Some(Ahead::begin(self.recipe(wanted)));
+            self.ahead = Ahead::begin(self.recipe(wanted));
         }
         Ok(())
     }
