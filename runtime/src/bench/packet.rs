@@ -109,7 +109,7 @@ impl Rig {
         compiler.load(&cluster)?;
         compiler.apply_all([Event::Interface { pod: world::subject(), interface: Some(DEVICE.into()) }])?;
         let endpoint = compiler.endpoint(&world::subject()).context("the pod is an endpoint")?;
-        let capacities = Capacities { endpoints: 1 << 4, ..Capacities::default() };
+        let capacities = Capacities { endpoints: 1 << 4, ..Capacities::roomy() };
         let clock = Clock { hz: sys::jiffies_a_second() };
         let shared = Shared::create(&capacities, clock)?;
         shared.set_sizes(Connections::fixed(10));

@@ -220,7 +220,7 @@ pub struct Agent {
     #[arg(long, value_enum, default_value_t = AgentTarget::Auto)]
     pub target: AgentTarget,
     /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up to it
-    #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=16_383))]
+    #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub max_pods: u32,
     /// Connections of all pods of this node that are remembered, beyond the first 1,536 of each
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(0..=1 << 26))]

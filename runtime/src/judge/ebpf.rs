@@ -11,7 +11,7 @@ use super::{Error, datapath::OnDatapath};
 /// A kernel or user that may not load programs.
 pub fn target(pods: usize) -> Result<Ebpf, Error> {
     let mut config = Config::small();
-    // Every pod is an endpoint here, and endpoints are the one table that never grows.
+    // Every pod is an endpoint here.
     let endpoints = (pods as u32).saturating_add(2).min(1 << 16).next_power_of_two();
     config.capacities.endpoints = config.capacities.endpoints.max(endpoints);
     config.limits.endpoints = config.capacities.endpoints;

@@ -105,6 +105,32 @@ impl Capacities {
         crate::maps::fields(self).into_iter().zip(crate::maps::fields(other)).all(|(here, there)| here >= there)
     }
 
+    /// What a node begins with, and as much more as this program needs.
+    pub fn of(program: &netpolc_table::Program) -> Self {
+        let limits = crate::Config::default().limits;
+        crate::needs::sizes(&crate::needs::of(program), &Self::default(), &limits, crate::needs::Margin::Now)
+    }
+
+    /// Large ones, for measurements in which nothing is to grow: about 70 MiB.
+    pub fn roomy() -> Self {
+        Self {
+            interface_blocks: 1 << 10,
+            endpoints: 1 << 8,
+            sets: 1 << 10,
+            classes_v4: 1 << 13,
+            classes_v6: 1 << 13,
+            rows: 1 << 13,
+            port_words: 1 << 6,
+            remote_v4_blocks: 1 << 14,
+            remote_v6_blocks: 1 << 13,
+            remote_v6_buckets: 1 << 15,
+            remote_v6_leaves: 1 << 12,
+            fragments: 1 << 13,
+            more_addresses: 1 << 12,
+            services: 1 << 14,
+        }
+    }
+
     /// Bytes of all maps of a generation with these sizes.
     pub fn bytes(&self) -> u64 {
         let maps = MapId::ALL.iter().filter(|id| !crate::maps::is_shared(**id));

@@ -157,7 +157,7 @@ impl Pool {
     /// All tables: endpoint, family, present and previous place.
     pub fn all(&self) -> Vec<(u16, Family, Place, Option<Place>)> {
         let each = |id: u16| Family::BOTH.map(|family| (id, family, self.places(id, family)));
-        let all = (1..ENDPOINTS as u16).flat_map(each);
+        let all = (1..=u16::MAX).flat_map(each);
         all.filter_map(|(id, family, [present, previous])| Some((id, family, present?, previous))).collect()
     }
 

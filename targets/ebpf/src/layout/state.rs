@@ -31,7 +31,7 @@ pub const KEY_V4: usize = 16;
 pub const KEY_V6: usize = 40;
 
 /// Endpoints that may have connections, 0 included.
-pub const ENDPOINTS: u32 = 1 << 14;
+pub const ENDPOINTS: u32 = 1 << 16;
 /// Bytes of a record of the map `state`: u64 for each family (IPv4, IPv6): present [`Place`] | previous one << 32; then u64 for each
 /// family: not 0 where a packet found little room, and whoever enlarges tables has not looked yet.
 pub const RECORD: usize = 32;
