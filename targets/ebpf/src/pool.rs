@@ -143,7 +143,7 @@ impl Pool {
 
     /// Endpoints whose packets found little room since they were answered last.
     pub fn wanting(&self) -> Vec<(u16, Family)> {
-        let records = self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip(0u16..);
+        let records = self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip(0..=u16::MAX);
         let asks = |record: &[AtomicU64], family| record[WANTED / 8 + index(family)].load(Relaxed) != 0;
         let all = records.flat_map(|(record, id)| Family::BOTH.into_iter().map(move |family| (record, id, family)));
         all.filter(|(record, _, family)| asks(record, *family)).map(|(_, id, family)| (id, family)).collect()
