@@ -1,5 +1,5 @@
-//! A pod's table of connections follows what it opens while an agent runs, and stays what it is when the agent is killed.
-//! Needs root.
+//! A pod's table of connections follows what it opens while an agent runs, and stays what it is
+//! when the agent is killed. Needs root.
 
 mod common;
 
@@ -38,8 +38,9 @@ impl Node {
         self.db().and_then(|db| db[what].as_u64()).unwrap_or(0)
     }
 
-    /// How many of so many questions, each from a port of its own, are answered, as resolvers ask: again where no answer comes. All
-    /// come from one address, which has no more than its share of a table that is growing just now.
+    /// How many of so many questions, each from a port of its own, are answered, as resolvers ask:
+    /// again where no answer comes. All come from one address, which has no more than its share of
+    /// a table that is growing just now.
     fn answered(&self, ports: std::ops::Range<u16>) -> usize {
         let ask = |port: u16| {
             let socket = UdpSocket::bind(SocketAddr::from(([10, 7, 0, 2], port))).unwrap();
@@ -80,7 +81,8 @@ fn s59_room_follows_use_and_outlives_the_agent() {
     assert!(room >= FIRST + 6_000, "{room}");
     assert_eq!(node.number("connections"), 6_000, "none gave way");
 
-    // Without an agent nothing grows, nothing is lost of what there is, and what is new finds room as long as there is some.
+    // Without an agent nothing grows, nothing is lost of what there is, and what is new finds room
+    // as long as there is some.
     agent.stop(libc::SIGKILL);
     assert_eq!(node.answered(16_000..16_500), 500);
     assert_eq!(node.number("connectionsCapacity"), room);

@@ -29,7 +29,8 @@ pub(crate) struct Ports {
 /// A port, below 65536, before which something begins.
 pub(crate) type Edge = (Protocol, u32);
 
-/// Where a range begins and has just ended, as far as that is within the protocol's ports and not before all of them.
+/// Where a range begins and has just ended, as far as that is within the protocol's ports and not
+/// before all of them.
 pub(crate) fn edges((protocol, first, last): (Protocol, u16, u16)) -> impl Iterator<Item = Edge> + Clone {
     let edges = [u32::from(first), u32::from(last) + 1].into_iter();
     edges.filter(|edge| (1..=u32::from(u16::MAX)).contains(edge)).map(move |edge| (protocol, edge))

@@ -210,7 +210,7 @@ pub fn decide(
         return Decision { verdict: Verdict::Defer, table: TableId::service(family), steps, origins };
     }
     let origins = match verdict {
-        Verdict::Deny | Verdict::Defer => preferring(&[isolating], true),
+        Verdict::Deny | Verdict::Defer => preferring(&[isolating], isolates),
         Verdict::Permit => {
             // Of the rules for the peer only those that permit the port.
             let permits = |peer: &&Origin| {
@@ -218,7 +218,7 @@ pub fn decide(
             };
             let peers: Option<Origins> = found.map(|e| e.origins.as_slice().iter().filter(permits).cloned().collect());
             reasons.extend(peers);
-            preferring(&reasons, false)
+            preferring(&reasons, |origin| !isolates(origin))
         }
     };
     Decision { verdict, table, steps, origins }
@@ -233,10 +233,15 @@ fn same_rule(a: &Origin, b: &Origin) -> bool {
     }
 }
 
-/// Those origins that explain a denial (what isolates) or a permission (all else); all where there are none.
-fn preferring(lists: &[Origins], isolating: bool) -> Origins {
+fn isolates(origin: &Origin) -> bool {
+    matches!(origin, Origin::Isolates { .. })
+}
+
+/// Those origins that `explain` the verdict: what isolates for a denial, all else for a permission.
+/// All where there are none.
+fn preferring(lists: &[Origins], explain: impl Fn(&Origin) -> bool) -> Origins {
     let all = || lists.iter().flat_map(|o| o.as_slice()).cloned();
-    let chosen: Origins = all().filter(|o| matches!(o, Origin::Isolates { .. }) == isolating).collect();
+    let chosen: Origins = all().filter(|origin| explain(origin)).collect();
     if chosen.as_slice().is_empty() { all().collect() } else { chosen }
 }
 

@@ -85,11 +85,11 @@ pub trait Enforcer: Target {
         Ok(())
     }
 
-    /// Called now and then while nothing else is to do, with what the tables hold: makes ready what later updates would have to
-    /// wait for.
+    /// Called now and then while nothing else is to do, with what the tables hold: makes ready what
+    /// later updates would have to wait for.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// What comes next cannot be made; what judges now goes on judging.
     fn look_ahead(&mut self, _program: &Program) -> Result<(), Error> {
         Ok(())
     }
@@ -124,10 +124,11 @@ pub trait Enforcer: Target {
         Ok(())
     }
 
-    /// Makes room for so many connections of an endpoint, IPv4 and IPv6, where that is possible; says how many there is room for now.
+    /// Makes room for so many connections of an endpoint, IPv4 and IPv6, where that is possible;
+    /// says how many there is room for now.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// A larger table cannot be made; the endpoint keeps the one that it has.
     fn reserve(&mut self, _endpoint: u16, _connections: [u32; 2]) -> Result<[u32; 2], Error> {
         Ok([self.capabilities().connections; 2])
     }

@@ -282,7 +282,7 @@ impl<H: Enforcer, N: Network> Agent<H, N> {
     /// Makes ready what later updates would have to wait for, where the kernel is in step.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// What comes next cannot be made; what judges now goes on judging.
     pub fn look_ahead(&mut self) -> Result<(), Error> {
         if self.step == Step::In {
             self.host.look_ahead(self.compiler.program())?;

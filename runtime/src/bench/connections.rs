@@ -1,8 +1,9 @@
-//! `netpolc bench connections`: whether anything is lost where a pod has very many connections (S59, S59a).
+//! `netpolc bench connections`: whether anything is lost where a pod has very many connections
+//! (S59, S59a).
 //!
-//! Real datagrams between namespaces: a DNS server, isolated both ways so that each answer needs an entry, a hundred
-//! addresses outside that ask it, and the node. Tables begin with their usual size and grow as they do in the agent. Not here:
-//! what a packet costs (`super::packet`).
+//! Real datagrams between namespaces: a DNS server, isolated both ways so that each answer needs an
+//! entry, a hundred addresses outside that ask it, and the node. Tables begin with their usual size
+//! and grow as they do in the agent. Not here: what a packet costs (`super::packet`).
 
 use std::{
     collections::VecDeque,
@@ -58,7 +59,7 @@ fn client(number: u32) -> Ipv4Addr {
 /// Runs everything: about a minute.
 ///
 /// # Errors
-/// The kernel refuses.
+/// Namespaces, maps or sockets cannot be made.
 pub fn run(progress: impl Fn(String)) -> Result<Section> {
     let cluster = load([Input::bytes("bench", OBJECTS)]).cluster;
     let addresses = (0..u32::from(CLIENTS)).map(|n| IpAddr::from(client(n)));

@@ -3,10 +3,10 @@
 //! Machines differ: ratios and differences within one run are what counts. Everything is measured in
 //! interleaved rounds, and the smallest value of each is kept.
 //!
-//! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on single
-//! packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets (through [`enforce`]),
-//! [`kube`] follows a real API server, [`flower`] installs filters, [`tenants`] lets one tenant do its worst, [`connections`]
-//! gives one pod very many connections.
+//! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on
+//! single packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets
+//! (through [`enforce`]), [`kube`] follows a real API server, [`flower`] installs filters,
+//! [`tenants`] lets one tenant do its worst, [`connections`] gives one pod very many connections.
 
 pub mod compile;
 pub mod connections;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use aya::maps::MapData;
 use netpolc_lower::{Compiler, Event, Scope};
+use netpolc_table::schema::Family;
 use netpolc_target::{Hook, Verdict, frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
     Amendment, Connection, Connections,
@@ -81,9 +82,9 @@ impl Case {
         }
     }
 
-    fn frame(self, v4: bool) -> Vec<u8> {
+    fn frame(self, family: Family) -> Vec<u8> {
         let first = if self == Case::Denied { REMOTES } else { 0 };
-        let (local, remote) = (world::local(v4), world::remote(v4, first));
+        let (local, remote) = (world::local(family), world::remote(family, first));
         let packet = match self {
             Case::Stateless | Case::Denied => Packet::new(remote, local).tcp(LOCAL_PORT, FIRST_PORT, tcp::ACK),
             Case::Reply => Packet::new(remote, local).tcp(FIRST_PORT, LOCAL_PORT, tcp::ACK),
@@ -99,7 +100,7 @@ struct Rig {
     endpoint: u16,
     ticker: Ticker,
     _counter: MapData,
-    programs: BTreeMap<(bool, u32, &'static str), Loaded>,
+    programs: BTreeMap<(Hook, u32, Stage), Loaded>,
 }
 
 impl Rig {
@@ -135,8 +136,8 @@ impl Rig {
         let maps = &self.tables.maps;
         let parameters = Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
         let vary = Vary { counter: MapRef::Extra(0), mask, remotes: REMOTES - 1, ports: 0x3ff, port };
-        for (stage, name) in [(Stage::ParseOnly, "parse"), (Stage::Full, "full")] {
-            let key = (case.hook() == Hook::ToPod, mask, name);
+        for (stage, name) in [(Stage::ParseOnly, "bench_parse"), (Stage::Full, "bench_full")] {
+            let key = (case.hook(), mask, stage);
             if self.programs.contains_key(&key) {
                 continue;
             }
@@ -149,7 +150,7 @@ impl Rig {
                 MapRef::Table(id) => maps.fd(id),
                 MapRef::Extra(_) => self._counter.fd().as_fd().as_raw_fd(),
             };
-            self.programs.insert(key, Loaded::load(&format!("bench_{name}"), &code, descriptor)?);
+            self.programs.insert(key, Loaded::load(name, &code, descriptor)?);
         }
         Ok(())
     }
@@ -159,14 +160,14 @@ impl Rig {
     }
 
     /// Nanoseconds of one run.
-    fn run(&self, case: Case, v4: bool, name: &'static str, repeat: u32) -> anyhow::Result<f64> {
-        let key = (case.hook() == Hook::ToPod, case.walk().0, name);
+    fn run(&self, case: Case, family: Family, stage: Stage, repeat: u32) -> anyhow::Result<f64> {
+        let key = (case.hook(), case.walk().0, stage);
         let program = self.programs.get(&key).context("no such program")?;
         // The kernel answers in whole nanoseconds; the mean of several calls is finer. New flows are new once.
-        let calls = if case == Case::Open && name == "full" { 1 } else { CALLS };
+        let calls = if case == Case::Open && stage == Stage::Full { 1 } else { CALLS };
         let mut total = 0;
         for _ in 0..calls {
-            total += program.run(&case.frame(v4), DEVICE, UPLINK, repeat)?.1.as_nanos();
+            total += program.run(&case.frame(family), DEVICE, UPLINK, repeat)?.1.as_nanos();
         }
         Ok(total as f64 / f64::from(calls))
     }
@@ -180,18 +181,22 @@ impl Rig {
     /// Makes the flows' state, and makes sure that every packet gets the answer that its case is about.
     fn prepare(&self) -> anyhow::Result<()> {
         self.forget()?;
-        for v4 in [true, false] {
+        for family in Family::BOTH {
             for case in [Case::Open, Case::Refresh, Case::Reply, Case::Stateless, Case::Denied] {
                 let before = self.drops();
                 let pairs = case.walk().0 + 1;
-                self.run(case, v4, "full", pairs)?;
+                self.run(case, family, Stage::Full, pairs)?;
                 let dropped = self.drops() - before;
                 let expected = if case == Case::Denied { u64::from(pairs * CALLS) } else { 0 };
                 ensure!(dropped == expected, "{case:?} over {pairs} pairs: {dropped} drops, not {expected}");
                 if case == Case::Open {
                     let (now, flows) = (self.ticker.now()?, FLOWS as usize);
                     let live = state::connections(&self.tables.maps, now, self.endpoint)?.len();
-                    ensure!(live == if v4 { flows } else { 2 * flows }, "{live} connections, not {flows} a family");
+                    let expected = match family {
+                        Family::V4 => flows,
+                        Family::V6 => 2 * flows,
+                    };
+                    ensure!(live == expected, "{live} connections, not {flows} a family");
                 }
             }
         }
@@ -212,16 +217,15 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
     for (_, rig) in &rigs {
         rig.prepare()?;
     }
-    let rivals = [(true, Rival::new(1000, true)?), (false, Rival::new(1000, false)?)];
-    let mut best: BTreeMap<(Case, bool, usize, bool), f64> = BTreeMap::new();
-    let mut rival: BTreeMap<(bool, bool), f64> = BTreeMap::new();
-    let mut keep = |slot: (Case, bool, usize, bool), value: f64| {
+    let rivals = [(Family::V4, Rival::new(1000, Family::V4)?), (Family::V6, Rival::new(1000, Family::V6)?)];
+    let (mut best, mut rival) = (Ours::new(), Theirs::new());
+    let mut keep = |slot: (Case, Family, usize, Stage), value: f64| {
         let found = best.entry(slot).or_insert(f64::INFINITY);
         *found = found.min(value);
     };
     for _ in 0..rounds {
         for (policies, rig) in &rigs {
-            for v4 in [true, false] {
+            for [family, next] in [[Family::V4, Family::V6], [Family::V6, Family::V4]] {
                 for (case, _) in CASES {
                     let repeat = case.walk().0 + 1;
                     // One walk makes all the state there is to make.
@@ -230,18 +234,19 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
                         if case == Case::Open {
                             rig.forget()?;
                         }
-                        keep((case, v4, *policies, true), rig.run(case, v4, "full", runs)?);
-                        keep((case, v4, *policies, false), rig.run(case, v4, "parse", runs)?);
+                        for stage in [Stage::Full, Stage::ParseOnly] {
+                            keep((case, family, *policies, stage), rig.run(case, family, stage, runs)?);
+                        }
                     }
                 }
                 // The next family's flows are there; this one's are, since `Open` came last.
-                rig.run(Case::Open, !v4, "full", FLOWS)?;
+                rig.run(Case::Open, next, Stage::Full, FLOWS)?;
             }
         }
-        for (v4, program) in &rivals {
-            for full in [true, false] {
-                let time = program.run(full, REMOTES)?;
-                let found = rival.entry((*v4, full)).or_insert(f64::INFINITY);
+        for (family, program) in &rivals {
+            for stage in [Stage::Full, Stage::ParseOnly] {
+                let time = program.run(stage, REMOTES)?;
+                let found = rival.entry((*family, stage)).or_insert(f64::INFINITY);
                 *found = found.min(time);
             }
         }
@@ -249,42 +254,57 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
     Ok(costs(&best, &rival))
 }
 
-fn costs(best: &BTreeMap<(Case, bool, usize, bool), f64>, rival: &BTreeMap<(bool, bool), f64>) -> Section {
+/// Nanoseconds of a run: by case, family, how many policies, and stage.
+type Ours = BTreeMap<(Case, Family, usize, Stage), f64>;
+/// Nanoseconds of a run of [`Rival`].
+type Theirs = BTreeMap<(Family, Stage), f64>;
+
+fn costs(best: &Ours, rival: &Theirs) -> Section {
     let head = ["packet", "family", "10 policies", "1,000 policies", "ratio", "bound", "parse only"];
     let mut section =
         Section::new("Cost of a packet, in ns above a program with the same parser and nothing else", &head);
-    let above = |case, v4, policies| best[&(case, v4, policies, true)] - best[&(case, v4, policies, false)];
+    let above = |case, family, policies| {
+        best[&(case, family, policies, Stage::Full)] - best[&(case, family, policies, Stage::ParseOnly)]
+    };
     for (case, name) in CASES {
-        for v4 in [true, false] {
-            let (few, many) = (above(case, v4, 10), above(case, v4, 1000));
-            let family = if v4 { "IPv4" } else { "IPv6" };
-            let what = format!("{name}, {family}");
-            let bound = match (case, v4) {
-                (Case::Stateless, true) => section.at_most(&what, many, 20.0),
-                (Case::Stateless, false) => section.at_most(&what, many, 35.0),
+        for family in Family::BOTH {
+            let (few, many) = (above(case, family, 10), above(case, family, 1000));
+            let ip = ip(family);
+            let what = format!("{name}, {ip}");
+            let bound = match (case, family) {
+                (Case::Stateless, Family::V4) => section.at_most(&what, many, 20.0),
+                (Case::Stateless, Family::V6) => section.at_most(&what, many, 35.0),
                 (Case::Reply, _) => section.at_most(&what, many, 90.0),
                 _ => String::new(),
             };
             let ratio = many / few;
             section.at_most(&format!("{what}, 1,000 policies to 10"), ratio, 1.3);
-            let parse = best[&(case, v4, 1000, false)];
-            let cells = [name.into(), family.into(), ns(few), ns(many), format!("{ratio:.2}"), bound, ns(parse)];
+            let parse = best[&(case, family, 1000, Stage::ParseOnly)];
+            let cells = [name.into(), ip.into(), ns(few), ns(many), format!("{ratio:.2}"), bound, ns(parse)];
             section.rows.push(cells.to_vec());
         }
     }
-    for v4 in [true, false] {
-        let (ours, theirs) = (above(Case::Stateless, v4, 1000), rival[&(v4, true)] - rival[&(v4, false)]);
-        let (family, times) = (if v4 { "IPv4" } else { "IPv6" }, theirs / ours);
-        let bound = section.at_least(&format!("HASH and LPM maps to these tables, {family}"), times, 2.0);
+    for family in Family::BOTH {
+        let parse = rival[&(family, Stage::ParseOnly)];
+        let (ours, theirs) = (above(Case::Stateless, family, 1000), rival[&(family, Stage::Full)] - parse);
+        let (ip, times) = (ip(family), theirs / ours);
+        let bound = section.at_least(&format!("HASH and LPM maps to these tables, {ip}"), times, 2.0);
         let name = "the same verdict by HASH and LPM maps".to_owned();
-        let parse = ns(rival[&(v4, false)]);
-        section.rows.push(vec![name, family.into(), String::new(), ns(theirs), format!("{times:.1}x"), bound, parse]);
+        let times = format!("{times:.1}x");
+        section.rows.push(vec![name, ip.into(), String::new(), ns(theirs), times, bound, ns(parse)]);
     }
     section.notes.push(format!(
         "BPF_PROG_TEST_RUN; {REMOTES} remote addresses ({FLOWS} flows where state counts), 73 port ranges in each policy, \
          1,024 ports; each run another pseudo-random pair; the least of interleaved rounds"
     ));
     section
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
 }
 
 fn ns(value: f64) -> String {

@@ -12,11 +12,12 @@ use aya::{
     maps::{HashMap, LpmTrie, Map, MapData, lpm_trie::Key},
 };
 use netpolc_policy::Port;
+use netpolc_table::schema::Family;
 use netpolc_target::{frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
     asm::{Alu, Asm, Code, Cond, MapRef, Reg::*, Size},
     loader::Loaded,
-    program::{NEXT, SHOT},
+    program::{NEXT, SHOT, Stage},
 };
 
 use super::{
@@ -52,9 +53,9 @@ impl Rival {
     ///
     /// # Errors
     /// No root, or a kernel that refuses maps or programs.
-    pub fn new(policies: usize, v4: bool) -> anyhow::Result<Self> {
+    pub fn new(policies: usize, family: Family) -> anyhow::Result<Self> {
         let starts = boundaries(policies);
-        let address = if v4 { 4 } else { 16 };
+        let address = u32::from(family.bits()) / 8;
         let maps = vec![
             create(ARRAY, 4, 1, 0)?,
             create(LPM_TRIE, 4 + address, REMOTES, NO_PREALLOC)?,
@@ -62,7 +63,7 @@ impl Rival {
             create(HASH, 4, 1 << 16, 0)?,
             create(HASH, 4, 1 << 20, NO_PREALLOC)?,
         ];
-        fill_remotes(&maps[usize::from(REMOTE)], policies, v4)?;
+        fill_remotes(&maps[usize::from(REMOTE)], policies, family)?;
         let class_of = |port: u16| starts.iter().position(|s| *s > port).unwrap_or(starts.len()) as u32;
         let mut ports = hash::<u32>(&maps[usize::from(PORT)])?;
         for port in starts.iter().copied().chain(FIRST_PORT..=world::LAST_PORT) {
@@ -80,15 +81,15 @@ impl Rival {
             }
         }
         let load = |name: &str, stage| -> anyhow::Result<Loaded> {
-            let code = code(v4, stage)?;
+            let code = code(family, stage)?;
             let descriptor = |map| match map {
                 MapRef::Extra(n) => maps[usize::from(n)].fd().as_fd().as_raw_fd(),
                 MapRef::Table(_) => -1,
             };
             Ok(Loaded::load(name, &code, descriptor)?)
         };
-        let (full, parse) = (load("bench_rival", Stage::Lookups)?, load("bench_rival0", Stage::Parse)?);
-        let packet = Packet::new(world::remote(v4, 0), world::local(v4)).tcp(40_000, FIRST_PORT, tcp::ACK);
+        let (full, parse) = (load("bench_rival", Stage::Full)?, load("bench_rival0", Stage::ParseOnly)?);
+        let packet = Packet::new(world::remote(family, 0), world::local(family)).tcp(40_000, FIRST_PORT, tcp::ACK);
         let frame = packet.payload(&[0; 64]).build();
         let rival = Self { _maps: maps, full, parse, frame };
         for _ in 0..64 {
@@ -101,8 +102,8 @@ impl Rival {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn run(&self, full: bool, repeat: u32) -> anyhow::Result<f64> {
-        let program = if full { &self.full } else { &self.parse };
+    pub fn run(&self, stage: Stage, repeat: u32) -> anyhow::Result<f64> {
+        let program = if stage == Stage::Full { &self.full } else { &self.parse };
         Ok(program.run(&self.frame, 1, 2, repeat)?.1.as_nanos() as f64)
     }
 }
@@ -130,20 +131,20 @@ fn hash<K: Pod>(map: &MapData) -> anyhow::Result<HashMap<MapData, K, u32>> {
     Ok(HashMap::try_from(Map::HashMap(again(map)?))?)
 }
 
-fn fill_remotes(map: &MapData, policies: usize, v4: bool) -> anyhow::Result<()> {
+fn fill_remotes(map: &MapData, policies: usize, family: Family) -> anyhow::Result<()> {
     let class = |n: u32| world::group(n, policies) as u32 + 1;
-    match v4 {
-        true => {
+    match family {
+        Family::V4 => {
             let mut trie: LpmTrie<MapData, [u8; 4], u32> = LpmTrie::try_from(Map::LpmTrie(again(map)?))?;
             for n in 0..REMOTES {
-                let std::net::IpAddr::V4(address) = world::remote(true, n) else { continue };
+                let std::net::IpAddr::V4(address) = world::remote(family, n) else { continue };
                 trie.insert(&Key::new(32, address.octets()), class(n), 0)?;
             }
         }
-        false => {
+        Family::V6 => {
             let mut trie: LpmTrie<MapData, [u8; 16], u32> = LpmTrie::try_from(Map::LpmTrie(again(map)?))?;
             for n in 0..REMOTES {
-                let std::net::IpAddr::V6(address) = world::remote(false, n) else { continue };
+                let std::net::IpAddr::V6(address) = world::remote(family, n) else { continue };
                 trie.insert(&Key::new(128, address.octets()), class(n), 0)?;
             }
         }
@@ -151,16 +152,13 @@ fn fill_remotes(map: &MapData, policies: usize, v4: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Parse,
-    Lookups,
-}
-
 /// Reads source address and destination port, varies both as the generated programs do, and looks them up.
-fn code(v4: bool, stage: Stage) -> anyhow::Result<Code> {
+fn code(family: Family, stage: Stage) -> anyhow::Result<Code> {
     // Offsets in the frame: source address (its last 32 bits), destination port, end of what is read.
-    let (source, port, end, words) = if v4 { (26, 36, 54, 1) } else { (22, 56, 74, 4) };
+    let (source, port, end, words) = match family {
+        Family::V4 => (26, 36, 54, 1),
+        Family::V6 => (22, 56, 74, 4),
+    };
     let mut a = Asm::new();
     let (deny, permit) = (a.label(), a.label());
     a.note("parse");
@@ -172,7 +170,7 @@ fn code(v4: bool, stage: Stage) -> anyhow::Result<Code> {
     a.load(Size::H, R7, R2, port);
     a.swap(R7, 16);
     // The trie's key: prefix length, then the address as in the packet.
-    a.store(Size::W, Fp, -24, if v4 { 32 } else { 128 });
+    a.store(Size::W, Fp, -24, i32::from(family.bits()));
     for word in 0..words {
         a.load(Size::W, R4, R2, source + 4 * word);
         a.store(Size::W, Fp, -20 + 4 * word, R4);
@@ -195,7 +193,7 @@ fn code(v4: bool, stage: Stage) -> anyhow::Result<Code> {
     a.load(Size::W, R3, Fp, low);
     a.alu32(Alu::Xor, R3, R2);
     a.store(Size::W, Fp, low, R3);
-    if stage == Stage::Lookups {
+    if stage == Stage::Full {
         let lookup = |a: &mut Asm, map: u8, key: i16| {
             a.map(R1, MapRef::Extra(map));
             a.mov(R2, Fp);

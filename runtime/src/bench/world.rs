@@ -6,6 +6,7 @@ use netpolc_policy::{
     Cluster, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
     Ports, Protocol, Requirement, Rule, Selector,
 };
+use netpolc_table::schema::Family;
 
 /// Remote pods, by the last 16 bits of their addresses.
 pub const REMOTES: u32 = 1 << 16;
@@ -24,16 +25,18 @@ pub fn subject() -> ObjectKey {
 }
 
 /// Its address.
-pub fn local(v4: bool) -> IpAddr {
-    if v4 { Ipv4Addr::new(10, 0, 0, 1).into() } else { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into() }
+pub fn local(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 0, 0, 1).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
 }
 
 /// Remote `n`'s address. Numbers of [`REMOTES`] and more are nobody's.
-pub fn remote(v4: bool, n: u32) -> IpAddr {
-    if v4 {
-        Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + n).into()
-    } else {
-        Ipv6Addr::from_bits(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0).to_bits() + u128::from(n)).into()
+pub fn remote(family: Family, n: u32) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + n).into(),
+        Family::V6 => Ipv6Addr::from_bits(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0).to_bits() + u128::from(n)).into(),
     }
 }
 
@@ -62,10 +65,15 @@ pub fn cluster(policies: usize) -> Cluster {
         ports: vec![],
     };
     let mut add = |pod: Pod| drop(cluster.pods.insert(pod.key.clone(), pod));
-    add(pod(subject(), NODE, Labels::default(), [local(true), local(false)]));
+    add(pod(subject(), NODE, Labels::default(), Family::BOTH.map(local)));
     for n in 0..REMOTES {
         let labels = groups[group(n, policies)].clone();
-        add(pod(ObjectKey::new("peers", format!("p{n}")), "elsewhere", labels, [remote(true, n), remote(false, n)]));
+        add(pod(
+            ObjectKey::new("peers", format!("p{n}")),
+            "elsewhere",
+            labels,
+            Family::BOTH.map(|family| remote(family, n)),
+        ));
     }
     for n in 0..policies {
         let key = ObjectKey::new("bench", format!("policy-{n}"));

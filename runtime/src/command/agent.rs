@@ -57,7 +57,8 @@ fn raise_descriptors() {
     }
 }
 
-/// Lets threads share what they allocate from: each would keep what it needed once, as for checking programs, for ever.
+/// Lets threads share what they allocate from: each would keep what it needed once, as for checking
+/// programs, for ever.
 fn share_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no other thread runs yet that could allocate.
@@ -78,8 +79,8 @@ fn open(options: &Agent) -> anyhow::Result<Ebpf> {
     Ok(ebpf)
 }
 
-/// Gives tables of connections the size that they need, as long as this process lives. In a thread of its own: it waits for
-/// grace periods, and policies wait for nothing.
+/// Gives tables of connections the size that they need, as long as this process lives. In a thread
+/// of its own: it waits for grace periods, and policies wait for nothing.
 fn tend(mut tender: Tender) {
     const LOOK: Duration = Duration::from_secs(30);
     const AGAIN: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use netpolc_table::{Program, TableId};
 use netpolc_target::Hook;
 use netpolc_target_ebpf::{
     disasm,
-    layout::{Capacities, Clock, MapId},
+    layout::{Clock, MapId},
     program::{self, Options, Parameters},
 };
 use serde_json::json;
@@ -21,7 +21,7 @@ use crate::{cli::raw::Report, output};
 /// # Errors
 /// A program that cannot be generated for these capacities; output that cannot be written.
 pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::Result<()> {
-    let capacities = Capacities::of(program);
+    let capacities = netpolc_target_ebpf::capacities(program);
     // Seed and clock are the machine's; they change constants, not instructions.
     let parameters = Parameters { capacities, seed: 0, clock: Clock { hz: 250 } };
     let generate = |hook: Hook| -> anyhow::Result<String> {

@@ -107,8 +107,8 @@ pub fn of(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
         return dump();
     }
     let mut socket = Socket::open(Protocol::Netfilter)?;
-    // Found from both ends, some are found twice. One after the other: two walks through the table at the same time keep each
-    // other waiting (by 70 % on two processors).
+    // Found from both ends, some are found twice. One after the other: two walks through the table
+    // at the same time keep each other waiting (by 70 % on two processors).
     let mut found = BTreeMap::new();
     for address in addresses {
         for (tuple, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
@@ -118,7 +118,8 @@ pub fn of(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
     Ok(found.into_values().collect())
 }
 
-/// Is the table of the calling thread's namespace empty? Walking through it takes ten milliseconds even so.
+/// Is the table of the calling thread's namespace empty? Walking through it takes ten milliseconds
+/// even so.
 fn tracks_nothing() -> bool {
     std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").is_ok_and(|count| count.trim() == "0")
 }

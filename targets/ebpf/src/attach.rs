@@ -35,8 +35,9 @@ pub enum Mode {
     /// TCX links where the kernel has them, clsact otherwise.
     #[default]
     Best,
-    /// The same in the end, but by clsact at first: the kernel makes whoever attaches a TCX link wait for a grace period, a
-    /// filter takes microseconds. [`crate::Ebpf::upgrade`] goes on from there.
+    /// The same in the end, but by clsact at first: the kernel makes whoever attaches a TCX link
+    /// wait for a grace period, a filter takes microseconds. [`crate::Ebpf::upgrade`] goes on from
+    /// there.
     Quick,
     /// clsact, always.
     Clsact,
@@ -155,9 +156,13 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
 
 /// All attachments.
 #[derive(Debug, Default)]
-///
-/// Second: links that are being made; third: interfaces that keep their filters, since links were refused.
-pub(crate) struct Attachments(BTreeMap<u32, Held>, Option<Upgrade>, BTreeSet<u32>);
+pub(crate) struct Attachments {
+    held: BTreeMap<u32, Held>,
+    /// Links that are being made.
+    upgrade: Option<Upgrade>,
+    /// Interfaces that keep their filters, since links were refused.
+    stay: BTreeSet<u32>,
+}
 
 /// Which side of the interface a hook is.
 fn side(hook: Hook) -> TcxHook {
@@ -202,7 +207,8 @@ impl Attachments {
     fn find(pins: &Pins) -> Result<(Self, BTreeSet<u32>), Error> {
         let (mut this, mut gone) = (Attachments::default(), BTreeSet::new());
         let names = pins.links()?;
-        // Where there are both, a process was killed before the filter followed the link: the filter counts.
+        // Where there are both, a process was killed before the filter followed the link: the
+        // filter counts.
         let filtered = |ifindex: u32| MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")));
         for name in &names {
             let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {
@@ -210,7 +216,7 @@ impl Attachments {
             };
             let path = pins.link(name);
             if let Some((_, qdisc, role)) = MARKERS.iter().find(|m| m.0 == kind) {
-                this.0.insert(ifindex, Held::Clsact(*qdisc, *role));
+                this.held.insert(ifindex, Held::Clsact(*qdisc, *role));
             } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind)
                 && !filtered(ifindex)
             {
@@ -219,7 +225,7 @@ impl Attachments {
                     gone.insert(ifindex);
                 }
                 let link = Link::new(link, Role::of(hook), this.open_links(), Some(pins));
-                let entry = this.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
+                let entry = this.held.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
                 if let Held::Tcx(links) = entry {
                     links.insert(hook, link);
                 }
@@ -229,7 +235,7 @@ impl Attachments {
     }
 
     fn open_links(&self) -> usize {
-        let links = self.0.values().filter_map(|held| match held {
+        let links = self.held.values().filter_map(|held| match held {
             Held::Tcx(links) => Some(links),
             Held::Clsact(..) => None,
         });
@@ -238,7 +244,7 @@ impl Attachments {
 
     /// Drops attachments whose interface has vanished; answers which.
     pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<u32>, Error> {
-        let list: Vec<u32> = self.0.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
+        let list: Vec<u32> = self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
             self.forget(ifindex, pins)?;
         }
@@ -255,7 +261,7 @@ impl Attachments {
                 unpin(pins, &format!("{ifindex}_{marker}"))?;
             }
         }
-        self.0.remove(&ifindex);
+        self.held.remove(&ifindex);
         Ok(())
     }
 
@@ -269,17 +275,17 @@ impl Attachments {
         pins: Option<&Pins>,
     ) -> Result<Way, Error> {
         // Only this one: looking at all of them for each makes many interfaces slow.
-        if self.0.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
+        if self.held.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
             self.forget(ifindex, pins)?;
         }
         // Another's programs that are linked run before filters.
         let quick = mode == Mode::Quick
-            && !matches!(self.0.get(&ifindex), Some(Held::Tcx(_)))
+            && !matches!(self.held.get(&ifindex), Some(Held::Tcx(_)))
             && [TcxHook::Ingress, TcxHook::Egress].iter().all(|hook| sys::tcx_programs(ifindex, *hook) == 0);
-        if matches!(self.0.get(&ifindex), Some(held) if held.role() != role) {
+        if matches!(self.held.get(&ifindex), Some(held) if held.role() != role) {
             self.stop_upgrade();
         }
-        if mode != Mode::Clsact && !quick && !matches!(self.0.get(&ifindex), Some(Held::Clsact(..))) {
+        if mode != Mode::Clsact && !quick && !matches!(self.held.get(&ifindex), Some(Held::Clsact(..))) {
             match self.attach_tcx(ifindex, role, programs, pins) {
                 Ok(()) => return Ok(Way::Tcx),
                 // kernels without TCX know neither the attach type nor the link
@@ -298,7 +304,7 @@ impl Attachments {
         let name = |hook: Hook| format!("{ifindex}_{}", hook_name(hook));
         let path = |hook: Hook| pins.map(|pins| pins.link(&name(hook)));
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
-            if let Some(Held::Tcx(links)) = self.0.get(&ifindex)
+            if let Some(Held::Tcx(links)) = self.held.get(&ifindex)
                 && let Some(link) = links.get(hook)
             {
                 let update = |link: BorrowedFd<'_>| {
@@ -328,13 +334,13 @@ impl Attachments {
                 sys::pin(link.as_fd(), &path)?;
             }
             let link = Link::new(link, role, self.open_links(), pins);
-            let entry = self.0.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
+            let entry = self.held.entry(ifindex).or_insert_with(|| Held::Tcx(BTreeMap::new()));
             if let Held::Tcx(links) = entry {
                 links.insert(*hook, link);
             }
         }
         // What it carried in another role goes when the new one stands.
-        if let Some(Held::Tcx(links)) = self.0.get_mut(&ifindex) {
+        if let Some(Held::Tcx(links)) = self.held.get_mut(&ifindex) {
             for (hook, _) in links.extract_if(.., |hook, _| !role.hooks().contains(hook)) {
                 if let Some(path) = path(hook) {
                     absent_is_fine(fs::remove_file(path))?;
@@ -347,7 +353,7 @@ impl Attachments {
     fn attach_clsact(&mut self, ifindex: u32, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
         // always looked for: an interface may have come back under the same index
         let found = clsact::ensure_qdisc(ifindex)?;
-        let qdisc = match self.0.get(&ifindex) {
+        let qdisc = match self.held.get(&ifindex) {
             Some(Held::Clsact(Qdisc::Made, _)) => Qdisc::Made,
             _ => found,
         };
@@ -360,7 +366,7 @@ impl Attachments {
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
             clsact::attach(program.fd(), ifindex, side(*hook))?;
         }
-        match (self.0.insert(ifindex, Held::Clsact(qdisc, role)), pins) {
+        match (self.held.insert(ifindex, Held::Clsact(qdisc, role)), pins) {
             (Some(Held::Tcx(links)), Some(pins)) => {
                 for hook in links.keys() {
                     fs::remove_file(pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
@@ -393,7 +399,7 @@ impl Attachments {
     ) -> Result<Vec<String>, Error> {
         self.sweep(pins)?;
         let mut missing = Vec::new();
-        for (&ifindex, held) in &self.0 {
+        for (&ifindex, held) in &self.held {
             let what = match held {
                 Held::Tcx(links) => {
                     let pin =
@@ -408,20 +414,14 @@ impl Attachments {
                     let gone = links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link");
                     gone.or_else(|| links.iter().any(other).then_some("the program of its TCX link"))
                 }
-                Held::Clsact(_, role) => {
-                    let mut mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
-                    let there = |(hook, program): &(Hook, Loaded)| {
-                        clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
-                    };
-                    (!mine.all(there)).then_some("its filter in clsact")
-                }
+                Held::Clsact(_, role) => (!filters_stand(ifindex, *role, programs)).then_some("its filter in clsact"),
             };
             missing.extend(what.map(|what| (ifindex, what)));
         }
         let mut found = Vec::new();
         for (ifindex, what) in missing {
-            let role = self.0.get(&ifindex).map_or(Role::Uplink, Held::role);
-            let done = match self.0.get(&ifindex) {
+            let role = self.held.get(&ifindex).map_or(Role::Uplink, Held::role);
+            let done = match self.held.get(&ifindex) {
                 Some(Held::Clsact(..)) => self.attach_clsact(ifindex, role, programs, pins),
                 _ => self.repin(ifindex, role, programs, pins, before),
             };
@@ -443,7 +443,7 @@ impl Attachments {
         pins: Option<&Pins>,
         before: Option<&Pins>,
     ) -> io::Result<()> {
-        if let (Some(Held::Tcx(links)), Some(pins)) = (self.0.get_mut(&ifindex), pins) {
+        if let (Some(Held::Tcx(links)), Some(pins)) = (self.held.get_mut(&ifindex), pins) {
             links.retain(|hook, link| {
                 let name = format!("{ifindex}_{}", hook_name(*hook));
                 let path = pins.link(&name);
@@ -459,7 +459,7 @@ impl Attachments {
         self.stop_upgrade();
         self.sweep(pins)?;
         let facts = |(i, h): (&u32, &Held)| (*i, matches!(h, Held::Tcx(_)), h.role());
-        let mut list: Vec<(u32, bool, Role)> = self.0.iter().map(facts).collect();
+        let mut list: Vec<(u32, bool, Role)> = self.held.iter().map(facts).collect();
         // What judges first, then what leaves packets to it.
         list.sort_by_key(|(ifindex, _, role)| (*role == Role::Pod, *ifindex));
         for (ifindex, tcx, role) in list {
@@ -480,7 +480,7 @@ impl Attachments {
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
-        if let Some(Held::Clsact(qdisc, role)) = self.0.get(&ifindex) {
+        if let Some(Held::Clsact(qdisc, role)) = self.held.get(&ifindex) {
             let done = role.hooks().iter().try_for_each(|h| clsact::detach(ifindex, side(*h)));
             let done = done.and_then(|()| if *qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
             done.map_err(|e| refused(call("detach from", ifindex), e))?;
@@ -490,14 +490,14 @@ impl Attachments {
 
     /// Takes them off all.
     pub fn detach_all(&mut self, pins: Option<&Pins>) -> Result<(), Error> {
-        let list: Vec<u32> = self.0.keys().copied().collect();
+        let list: Vec<u32> = self.held.keys().copied().collect();
         list.into_iter().try_for_each(|ifindex| self.detach(ifindex, pins))
     }
 
     /// All, by index.
     pub fn list(&self) -> Vec<Attachment> {
         let way = |h: &Held| if matches!(h, Held::Tcx(_)) { Way::Tcx } else { Way::Clsact };
-        self.0
+        self.held
             .iter()
             .map(|(&ifindex, h)| Attachment { ifindex, name: sys::ifname(ifindex).ok(), way: way(h), role: h.role() })
             .collect()
@@ -515,6 +515,13 @@ fn attach_patiently(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Re
         }
     }
     sys::tcx_attach(program, ifindex, side(hook))
+}
+
+/// Does the interface carry these programs by filters?
+fn filters_stand(ifindex: u32, role: Role, programs: &Programs) -> bool {
+    let stands =
+        |(hook, program): &(Hook, Loaded)| clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id));
+    programs.iter().filter(|(hook, _)| role.hooks().contains(hook)).all(stands)
 }
 
 /// Is the interface gone? Another one may have got its number.

@@ -68,7 +68,8 @@ pub struct Connections {
     pub first_log: u8,
     /// log2 of the buckets of the largest table.
     pub most_log: u8,
-    /// How many connections there is room for in all tables that have grown. First tables do not count.
+    /// How many connections there is room for in all tables that have grown. First tables do not
+    /// count.
     pub budget: u32,
     /// How long a table is much larger than what it holds before it shrinks.
     pub patience: Duration,
@@ -87,7 +88,8 @@ impl Connections {
         Self { first_log: log, most_log: log, ..Self::default() }
     }
 
-    /// Connections that find room in a table of so many buckets whatever their hashes are, in practice.
+    /// Connections that find room in a table of so many buckets whatever their hashes are, in
+    /// practice.
     pub fn holds(&self, log: u8) -> u32 {
         PER_BUCKET << log
     }

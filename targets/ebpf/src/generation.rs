@@ -92,13 +92,6 @@ pub(crate) struct Recipe {
     pub options: Options,
 }
 
-impl Recipe {
-    /// Makes it, with empty tables.
-    pub fn make(self) -> Result<Generation, Error> {
-        Generation::create(self.number, self.capacities, (self.seed, self.clock), self.shared, &self.options)
-    }
-}
-
 /// A generation that is being made while the present one works.
 #[derive(Debug)]
 pub(crate) struct Ahead(std::thread::JoinHandle<Result<Generation, Error>>);
@@ -106,7 +99,7 @@ pub(crate) struct Ahead(std::thread::JoinHandle<Result<Generation, Error>>);
 impl Ahead {
     /// Begins; None where no thread can be started now.
     pub fn begin(recipe: Recipe) -> Option<Self> {
-        std::thread::Builder::new().name("generation".into()).spawn(move || recipe.make()).ok().map(Self)
+        std::thread::Builder::new().name("generation".into()).spawn(move || Generation::create(recipe)).ok().map(Self)
     }
 
     /// Would [`Ahead::wait`] return at once?
@@ -122,16 +115,11 @@ impl Ahead {
 
 impl Generation {
     /// Empty tables of this size, with programs.
-    pub fn create(
-        number: u64,
-        c: Capacities,
-        (seed, clock): (u64, Clock),
-        shared: Shared,
-        options: &Options,
-    ) -> Result<Self, Error> {
-        c.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
-        let maps = Maps::create(c, seed, clock, shared)?;
-        let code = code(&maps, options)?;
+    pub fn create(recipe: Recipe) -> Result<Self, Error> {
+        let Recipe { number, capacities, seed, clock, shared, options } = recipe;
+        capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+        let maps = Maps::create(capacities, seed, clock, shared)?;
+        let code = code(&maps, &options)?;
         maps.set_code(fingerprint(&code));
         let counter = options.vary.map(|_| Region::create("np_counter", 4)).transpose()?;
         let programs = load(&maps, &code, counter.as_ref())?;

@@ -1,19 +1,22 @@
-//! Tables of connections get another size while packets use them: larger when packets find little room, smaller when they
-//! have been much too large for a while.
+//! Tables of connections get another size while packets use them: larger when packets find little
+//! room, smaller when they have been much too large for a while.
 //!
 //! ```text
 //! make      a place for the new table, perhaps in new chunks
-//! publish   new table present, old one previous: a packet looks in both, and makes entries in the new one   } grace period
-//! copy      every live entry                                                                               } grace period
+//! publish   new table present, old one previous: a packet looks in both, and makes entries in the
+//!           new one; then a grace period
+//! copy      every live entry; then a grace period
 //! merge     what packets that found an entry in the old table changed after it was copied
-//! finish    the old table is nobody's; then it goes                                                        } grace period
+//! finish    the old table is nobody's; then a grace period, and it goes
 //! ```
 //!
-//! Whoever is killed between leaves a table with a previous one, in which packets go on; the next [`Tender`] starts again at
-//! `copy`. All tables that move at one time share the grace periods. Not here: where tables stand (`pool`).
+//! Whoever is killed between leaves a table with a previous one, in which packets go on; the next
+//! [`Tender`] starts again at `copy`. All tables that move at one time share the grace periods. Not
+//! here: where tables stand (`pool`).
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{
         Arc,
         atomic::Ordering::{AcqRel, Acquire},
@@ -29,9 +32,9 @@ use crate::{
     config::Connections,
     layout::{
         Clock, MapId,
-        state::{BUSY, PER_BUCKET, Place, WAYS},
+        state::{BUSY, Place, WAYS},
     },
-    maps::Shared,
+    maps::{Maps, Shared},
     memory::map_error,
     pool::{Pool, Table, Ticket},
     settle::Grace,
@@ -83,8 +86,8 @@ struct Move {
     published: bool,
 }
 
-/// Looks after the sizes of tables of connections. A writer's thread of its own may hold it: nothing that it does keeps
-/// the target waiting.
+/// Looks after the sizes of tables of connections. A writer's thread of its own may hold it:
+/// nothing that it does keeps the target waiting.
 pub struct Tender {
     shared: Shared,
     seed: u64,
@@ -98,12 +101,18 @@ pub struct Tender {
     refused: HashMap<(u16, Family), Instant>,
 }
 
+impl fmt::Debug for Tender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tender").finish_non_exhaustive()
+    }
+}
+
 impl Tender {
-    pub(crate) fn new(shared: Shared, seed: u64, clock: Clock) -> Self {
+    pub(crate) fn new(maps: &Maps) -> Self {
         Self {
-            shared,
-            seed,
-            clock,
+            shared: maps.shared().clone(),
+            seed: maps.seed,
+            clock: maps.clock,
             ticker: None,
             grace: Grace::default(),
             ring: None,
@@ -120,27 +129,29 @@ impl Tender {
     /// Waits until some packet finds little room, or as long.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The ring buffer of what is wanted cannot be opened.
     pub fn wait(&mut self, most: Duration) -> Result<(), Error> {
         let fd = self.shared.fd(MapId::Wanted);
         sys::wait_readable(fd, most);
-        if self.ring.is_none() {
-            let refuse = |e| refused("map wanted", e);
-            let map = MapData::from_fd(fd.try_clone_to_owned().map_err(refuse)?).map_err(|e| refuse(map_error(e)))?;
-            let ring = RingBuf::try_from(aya::maps::Map::RingBuf(map)).map_err(|e| refuse(map_error(e)))?;
-            self.ring = Some(ring);
-        }
+        let ring = match &mut self.ring {
+            Some(ring) => ring,
+            None => {
+                let refuse = |e| refused("map wanted", e);
+                let fd = fd.try_clone_to_owned().map_err(refuse)?;
+                let map = MapData::from_fd(fd).map_err(|e| refuse(map_error(e)))?;
+                let ring = RingBuf::try_from(aya::maps::Map::RingBuf(map)).map_err(|e| refuse(map_error(e)))?;
+                self.ring.insert(ring)
+            }
+        };
         // What is wanted is in the records; the ring only wakes.
-        while let Some(ring) = &mut self.ring
-            && ring.next().is_some()
-        {}
+        while ring.next().is_some() {}
         Ok(())
     }
 
     /// Gives tables the size that they need now, and keeps first tables ready for pods that come.
     ///
     /// # Errors
-    /// The kernel refuses; packets go on in the tables that there are.
+    /// A table cannot be made or published; packets go on in the tables that there are.
     pub fn tend(&mut self) -> Result<Vec<Moved>, Error> {
         let (pool, now) = (self.pool().clone(), Instant::now());
         for family in Family::BOTH {
@@ -180,7 +191,7 @@ impl Tender {
     /// Gives a table room for so many connections at once, as far as it may.
     pub(crate) fn reserve(&mut self, endpoint: u16, family: Family, connections: u32) -> Result<(), Error> {
         let [present, _] = self.pool().places(endpoint, family);
-        if present.is_none_or(|place| PER_BUCKET * place.buckets() >= connections) {
+        if present.is_none_or(|place| place.connections() >= connections) {
             return Ok(());
         }
         let moves = self.enlarge(family, [(endpoint, connections)].into_iter())?;
@@ -220,18 +231,12 @@ impl Tender {
     fn resumed(&self) -> Vec<Move> {
         let pool = self.pool();
         let mut inner = pool.lock();
-        let all = pool.all().into_iter();
-        all.filter_map(|(endpoint, family, to, from)| {
+        let moves = pool.all().into_iter().filter_map(|(endpoint, family, to, from)| {
+            let from = from?;
             let ticket = inner.begin(endpoint, family)?;
-            match from {
-                Some(from) => Some(Move { published: true, ..Move::new(endpoint, family, from, to, ticket) }),
-                None => {
-                    inner.end(endpoint, family, ticket);
-                    None
-                }
-            }
-        })
-        .collect()
+            Some(Move { published: true, ..Move::new(endpoint, family, from, to, ticket) })
+        });
+        moves.collect()
     }
 
     /// Begins to move tables that have been much too large for long.
@@ -266,18 +271,20 @@ impl Tender {
         Ok(moves)
     }
 
-    fn now(&mut self) -> Result<u32, Error> {
+    /// The time of entries, in ticks.
+    pub(crate) fn now(&mut self) -> Result<u32, Error> {
         if self.ticker.is_none() {
             self.ticker = Some(Ticker::of(&self.shared, self.clock)?);
         }
         self.ticker.as_ref().expect("just made").now()
     }
 
-    /// Begins to move a table to another size, and leaves it in both places until [`Tender::finish`]: what a killed process
-    /// leaves. None where the endpoint has no table, or one that is being moved.
+    /// Begins to move a table to another size, and leaves it in both places until
+    /// [`Tender::finish`]: what a killed process leaves. None where the endpoint has no table, or
+    /// one that is being moved.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The new table cannot be made or published; the present one stays.
     pub fn begin(&mut self, endpoint: u16, family: Family, log: u8) -> Result<Option<Begun>, Error> {
         let pool = self.pool().clone();
         let [Some(from), None] = pool.places(endpoint, family) else { return Ok(None) };
@@ -297,7 +304,7 @@ impl Tender {
     /// Ends what was begun.
     ///
     /// # Errors
-    /// The kernel refuses; packets go on in both tables.
+    /// Entries cannot be copied, or the old table not taken away; packets go on in both.
     pub fn finish(&mut self, begun: Begun) -> Result<Option<Moved>, Error> {
         let moved = self.complete(vec![begun.0])?;
         self.pool().sweep()?;
@@ -313,12 +320,9 @@ impl Tender {
     /// What was not published stays so, and its place is free again.
     fn publish(&self, moves: &mut [Move]) -> Result<(), Error> {
         let pool = self.pool();
-        for m in moves {
+        for m in moves.iter_mut().filter(|m| !m.published) {
             let mut inner = pool.lock();
             let here = pool.places(m.endpoint, m.family);
-            if m.published {
-                continue;
-            }
             if !inner.holds(m.endpoint, m.family, m.ticket) || here[0] != Some(m.from) {
                 // The endpoint went; its tables with it, but not what it was to get.
                 inner.end(m.endpoint, m.family, m.ticket);
@@ -331,7 +335,8 @@ impl Tender {
         Ok(())
     }
 
-    /// What comes after `publish`. Where it fails, what was published is begun again as after a kill.
+    /// What comes after `publish`. Where it fails, what was published is begun again as after a
+    /// kill.
     fn complete(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
         let done = self.try_complete(&mut moves);
         let mut inner = self.pool().lock();
@@ -364,8 +369,7 @@ impl Tender {
             pool.answer(m.endpoint, m.family);
             inner.end(m.endpoint, m.family, m.ticket);
             left.push((m.family, m.from));
-            let holds = |place: Place| PER_BUCKET * place.buckets();
-            let (before, now) = (holds(m.from), holds(m.to));
+            let (before, now) = (m.from.connections(), m.to.connections());
             moved.push(Moved { endpoint: m.endpoint, family: m.family, before, now, lost: m.lost });
         }
         self.grace.wait()?;
@@ -434,7 +438,8 @@ impl Move {
         Ok(())
     }
 
-    /// Takes over what packets changed in the old table after it was copied, unless others changed the copy.
+    /// Takes over what packets changed in the old table after it was copied, unless others changed
+    /// the copy.
     fn merge(&mut self, pool: &Pool, seed: u64, now: u32) -> Result<(), Error> {
         let Some((old, new)) = self.tables(pool)? else { return Ok(()) };
         self.each(pool, old.slots().min(self.copied.len()), |slot| {

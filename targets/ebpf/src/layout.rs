@@ -100,15 +100,49 @@ impl Capacities {
         }
     }
 
-    /// Is nothing smaller than in `other`?
-    pub fn holds(&self, other: &Capacities) -> bool {
-        crate::maps::fields(self).into_iter().zip(crate::maps::fields(other)).all(|(here, there)| here >= there)
+    /// All, in the order of the header map.
+    pub(crate) fn fields(&self) -> [u32; 14] {
+        [
+            self.interface_blocks,
+            self.endpoints,
+            self.sets,
+            self.classes_v4,
+            self.classes_v6,
+            self.rows,
+            self.port_words,
+            self.remote_v4_blocks,
+            self.remote_v6_blocks,
+            self.remote_v6_buckets,
+            self.remote_v6_leaves,
+            self.fragments,
+            self.more_addresses,
+            self.services,
+        ]
     }
 
-    /// What a node begins with, and as much more as this program needs.
-    pub fn of(program: &netpolc_table::Program) -> Self {
-        let limits = crate::Config::default().limits;
-        crate::needs::sizes(&crate::needs::of(program), &Self::default(), &limits, crate::needs::Margin::Now)
+    /// The opposite.
+    pub(crate) fn from_fields(field: impl Fn(usize) -> u32) -> Self {
+        Self {
+            interface_blocks: field(0),
+            endpoints: field(1),
+            sets: field(2),
+            classes_v4: field(3),
+            classes_v6: field(4),
+            rows: field(5),
+            port_words: field(6),
+            remote_v4_blocks: field(7),
+            remote_v6_blocks: field(8),
+            remote_v6_buckets: field(9),
+            remote_v6_leaves: field(10),
+            fragments: field(11),
+            more_addresses: field(12),
+            services: field(13),
+        }
+    }
+
+    /// Is nothing smaller than in `other`?
+    pub fn holds(&self, other: &Capacities) -> bool {
+        self.fields().into_iter().zip(other.fields()).all(|(here, there)| here >= there)
     }
 
     /// Large ones, for measurements in which nothing is to grow: about 70 MiB.
@@ -234,7 +268,8 @@ maps! {
     Frag = "frag",
     /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
     Counter = "counter",
-    /// u64 `[4][65536]`: kind (`IdKind`, which begin at 1), id -> fingerprint, 0: none. No packet reads it.
+    /// u64 `[4][65536]`: kind (`IdKind`, which begin at 1), id -> fingerprint, 0: none. No packet
+    /// reads it.
     Directory = "directory",
     /// [`config::image`].
     Config = "config",

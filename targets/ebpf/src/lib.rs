@@ -42,5 +42,6 @@ pub use config::{Config, Connections, Hold};
 pub use growth::{Begun, Moved, Tender};
 pub use layout::Capacities;
 pub use maps::MapFacts;
+pub use needs::capacities;
 pub use state::{Amendment, Connection, Inserted, Live};
 pub use target::Ebpf;

@@ -53,8 +53,6 @@ fn is_pool(map: MapId) -> bool {
     matches!(map, MapId::State | MapId::StateV4 | MapId::StateV6)
 }
 
-const NO_ARRAY: &str = "no array";
-
 /// How a map is used.
 #[derive(Debug)]
 enum Store {
@@ -219,7 +217,8 @@ impl Shared {
     pub(crate) fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
-    /// An endpoint's tables of a family: the present one first, then the one from which it is being moved.
+    /// An endpoint's tables of a family: the present one first, then the one from which it is being
+    /// moved.
     pub(crate) fn tables(&self, endpoint: u16, family: Family) -> Result<Vec<Table>, Error> {
         let places = self.pool.places(endpoint, family).into_iter().flatten();
         places.map(|place| self.pool.table(family, place, self.dir.as_deref())).collect()
@@ -292,7 +291,7 @@ impl Maps {
         let group = Group::create(&capacities, false)?;
         let maps = Self { capacities, seed, clock, group, shared };
         let words = maps.words::<AtomicU64>(MapId::Header);
-        for (word, value) in words[CAPACITIES..].iter().zip(fields(&capacities)) {
+        for (word, value) in words[CAPACITIES..].iter().zip(capacities.fields()) {
             word.store(value.into(), Relaxed);
         }
         words[1].store(LAYOUT_VERSION.into(), Relaxed);
@@ -333,7 +332,7 @@ impl Maps {
                 word(1)
             )));
         }
-        let capacities = from_fields(|i| word(CAPACITIES + i) as u32);
+        let capacities = Capacities::from_fields(|i| word(CAPACITIES + i) as u32);
         capacities.check().map_err(|e| Error::Installed(format!("{}: {e}", path.display())))?;
         Ok(Header { capacities, seed: word(2), clock: Clock { hz: word(3) as u32 }, code: word(CODE) })
     }
@@ -352,7 +351,7 @@ impl Maps {
     pub fn words<T: Word>(&self, id: MapId) -> &[T] {
         match self.store(id) {
             Store::Array(region) => region.words(),
-            Store::Other(_) => unreachable!("{}: {NO_ARRAY}", id.name()),
+            Store::Other(_) => unreachable!("{} is no array", id.name()),
         }
     }
 
@@ -477,43 +476,5 @@ impl MapFacts {
         }
         u64::from(self.max_entries)
             * (self.value_size + if self.max_entries > 1 { u64::from(self.key_size) } else { 0 })
-    }
-}
-
-pub(crate) fn fields(c: &Capacities) -> [u32; 14] {
-    [
-        c.interface_blocks,
-        c.endpoints,
-        c.sets,
-        c.classes_v4,
-        c.classes_v6,
-        c.rows,
-        c.port_words,
-        c.remote_v4_blocks,
-        c.remote_v6_blocks,
-        c.remote_v6_buckets,
-        c.remote_v6_leaves,
-        c.fragments,
-        c.more_addresses,
-        c.services,
-    ]
-}
-
-fn from_fields(field: impl Fn(usize) -> u32) -> Capacities {
-    Capacities {
-        interface_blocks: field(0),
-        endpoints: field(1),
-        sets: field(2),
-        classes_v4: field(3),
-        classes_v6: field(4),
-        rows: field(5),
-        port_words: field(6),
-        remote_v4_blocks: field(7),
-        remote_v6_blocks: field(8),
-        remote_v6_buckets: field(9),
-        remote_v6_leaves: field(10),
-        fragments: field(11),
-        more_addresses: field(12),
-        services: field(13),
     }
 }

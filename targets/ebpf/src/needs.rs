@@ -1,4 +1,5 @@
-//! How large the tables must be for a program, counted without writing anything, and the sizes that the next generation gets.
+//! How large the tables must be for a program, counted without writing anything, and the sizes that
+//! the next generation gets.
 //!
 //! Not here: growing (`target`).
 
@@ -7,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use netpolc_table::{ActionId, Key, Match, Program, TableId, schema::Family};
 
 use crate::{
+    config::Config,
     layout::{Capacities, exact},
     tables::Room,
 };
@@ -60,12 +62,27 @@ pub fn of(program: &Program) -> Vec<(Room, u64)> {
     needs
 }
 
+/// What a node begins with, and as much more as this program needs.
+pub fn capacities(program: &Program) -> Capacities {
+    let Config { capacities, limits, .. } = Config::default();
+    sizes(&of(program), &capacities, &limits, Margin::Now)
+}
+
+/// Is there enough of everything?
+pub fn fit(needs: &[(Room, u64)], mut present: Capacities) -> bool {
+    let mut fits = |(room, need): &(Room, u64)| {
+        room.field(&mut present).is_none_or(|(size, units)| *need <= u64::from(*size) * units)
+    };
+    needs.iter().all(&mut fits)
+}
+
 /// When the next generation is made, and how large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Margin {
     /// Because something does not fit: what is filled by three quarters grows, too.
     Now,
-    /// Before something does not fit: what is filled by more than a half grows to four times what is needed.
+    /// Before something does not fit: what is filled by more than a half grows to four times what
+    /// is needed.
     Ahead,
 }
 
@@ -95,7 +112,8 @@ pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, m
     wanted
 }
 
-/// The sizes that would do, with some room left, where the present ones are much too large; never below `first`.
+/// The sizes that would do, with some room left, where the present ones are much too large; never
+/// below `first`.
 pub fn smaller(needs: &[(Room, u64)], present: &Capacities, first: &Capacities) -> Option<Capacities> {
     const MUCH: u64 = 4;
     let mut wanted = Capacities { fragments: present.fragments, ..*first };

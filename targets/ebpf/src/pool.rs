@@ -1,9 +1,11 @@
-//! Where tables of connections stand: chunks in the slots of the maps of maps, places in them, records.
+//! Where tables of connections stand: chunks in the slots of the maps of maps, places in them,
+//! records.
 //!
-//! An endpoint gets its first tables before its packets are judged ([`Pool::provide`]) and loses them when it goes
-//! ([`Pool::release`]). The records in the map `state` are the truth: what no record names is nobody's, and a chunk of which
-//! none names a part is removed at the next start. Not here: moving a table to another size (`growth`), entries (`state`),
-//! what the bytes mean (`layout::state`).
+//! An endpoint gets its first tables before its packets are judged ([`Pool::provide`]) and loses
+//! them when it goes ([`Pool::release`]). The records in the map `state` are the truth: what no
+//! record names is nobody's, and a chunk of which none names a part is removed at the next start.
+//! Not here: moving a table to another size (`growth`), entries (`state`), what the bytes mean
+//! (`layout::state`).
 
 mod chunk;
 
@@ -40,7 +42,8 @@ use chunk::{Chunk, number, open_chunk, table_of};
 /// Places for first tables that stay ready when a chunk goes.
 const SPARE: usize = 16;
 
-/// Tables below this size grow to four times as much, so that they keep ahead of whoever opens connections quickly.
+/// Tables below this size grow to four times as much, so that they keep ahead of whoever opens
+/// connections quickly.
 const QUICK: u8 = 13;
 
 /// The size of tables of a chunk in which none stands.
@@ -74,7 +77,8 @@ pub(crate) struct Ticket(u64);
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
     chunks: [BTreeMap<u16, Chunk>; 2],
-    /// A chunk that programs find and no table stands in: what is wanted at once need not wait for the kernel.
+    /// A chunk that programs find and no table stands in: what is wanted at once need not wait for
+    /// the kernel.
     spare: [Option<u16>; 2],
     /// Chunks that no record names any more, to be removed when no packet is under way in them.
     garbage: Vec<(Family, u16)>,
@@ -286,56 +290,51 @@ impl Pool {
             done
         };
         // What was made is of use whatever was refused.
-        self.install(family, made)?;
-        if spare.is_some() {
-            self.lock().spare[index(family)] = spare;
+        let installed = self.install(family, &made);
+        let mut inner = self.lock();
+        match installed {
+            Err(_) => inner.discard(family, &made),
+            Ok(()) if spare.is_some() => inner.spare[index(family)] = spare,
+            Ok(()) => {}
         }
-        done
+        installed.and(done)
     }
 
     /// Places for tables of these sizes, empty.
     pub fn obtain(&self, family: Family, logs: &[u8]) -> Result<Vec<Place>, Error> {
         let (mut places, mut made) = (Vec::new(), Vec::new());
-        let done = self.take(family, logs, &mut places, &mut made).and_then(|()| self.install(family, made.clone()));
-        if let Err(error) = done {
-            let mut inner = self.lock();
-            for slot in
-                made.iter().filter(|slot| inner.chunks[index(family)].contains_key(slot)).copied().collect::<Vec<_>>()
-            {
-                inner.chunks[index(family)].remove(&slot);
-                inner.garbage.push((family, slot));
-            }
-            // Those in chunks that were there before.
-            for place in places {
-                self.give_back(&mut inner, family, place)?;
-            }
-            return Err(error);
+        let done = self.take(family, logs, &mut places, &mut made).and_then(|()| self.install(family, &made));
+        let Err(error) = done else { return Ok(places) };
+        let mut inner = self.lock();
+        inner.discard(family, &made);
+        // Those in chunks that were there before.
+        for place in places {
+            self.give_back(&mut inner, family, place)?;
         }
-        Ok(places)
+        Err(error)
     }
 
-    /// Takes places, in new chunks where there are none.
+    /// Takes places, in new chunks where there are none; what it could take and make is noted where
+    /// it fails, too.
     fn take(&self, family: Family, logs: &[u8], places: &mut Vec<Place>, made: &mut Vec<u16>) -> Result<(), Error> {
-        {
-            let mut inner = self.lock();
-            for &log in logs {
-                let place = match inner.take_place(family, log, made).or_else(|| inner.take_spare(family, log)) {
-                    Some(place) => place,
-                    None => {
-                        let count = (1u32 << log).div_ceil(CHUNK) as u16;
-                        let first = inner.free_slots(family, count)?;
-                        for slot in first..first + count {
-                            self.make(&mut inner, family, slot, log)?;
-                            made.push(slot);
-                            if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
-                                chunk.taken[0] = true;
-                            }
+        let mut inner = self.lock();
+        for &log in logs {
+            let place = match inner.take_place(family, log, made).or_else(|| inner.take_spare(family, log)) {
+                Some(place) => place,
+                None => {
+                    let count = (1u32 << log).div_ceil(CHUNK) as u16;
+                    let first = inner.free_slots(family, count)?;
+                    for slot in first..first + count {
+                        self.make(&mut inner, family, slot, log)?;
+                        made.push(slot);
+                        if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
+                            chunk.taken[0] = true;
                         }
-                        Place { first: u32::from(first) * CHUNK, log }
                     }
-                };
-                places.push(place);
-            }
+                    Place { first: u32::from(first) * CHUNK, log }
+                }
+            };
+            places.push(place);
         }
         Ok(())
     }
@@ -350,8 +349,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Puts chunks into their slots; the kernel waits for a grace period after each, so all at the same time.
-    fn install(&self, family: Family, slots: Vec<u16>) -> Result<(), Error> {
+    /// Puts chunks into their slots; the kernel waits for a grace period after each, so all at the
+    /// same time.
+    fn install(&self, family: Family, slots: &[u16]) -> Result<(), Error> {
         let maps: Vec<(u16, Arc<MapData>)> = {
             let inner = self.lock();
             let chunks = &inner.chunks[index(family)];
@@ -361,17 +361,14 @@ impl Pool {
             let done = sys::set_inner_map(self.outer(family), u32::from(*slot), map.fd().as_fd().as_raw_fd());
             done.map_err(|e| refused(format!("map {}: slot {slot}", map_of(family).name()), e))
         };
-        let done = at_once(&maps, install);
+        at_once(&maps, install)?;
         let mut inner = self.lock();
         for slot in slots {
-            if done.is_err() {
-                inner.chunks[index(family)].remove(&slot);
-                inner.garbage.push((family, slot));
-            } else if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
+            if let Some(chunk) = inner.chunks[index(family)].get_mut(slot) {
                 chunk.installed = true;
             }
         }
-        done
+        Ok(())
     }
 
     /// Gives a place back that no packet can find any more.
@@ -434,6 +431,15 @@ impl Pool {
 }
 
 impl Inner {
+    /// Gives up chunks that programs may not find.
+    fn discard(&mut self, family: Family, slots: &[u16]) {
+        for slot in slots {
+            if self.chunks[index(family)].remove(slot).is_some() {
+                self.garbage.push((family, *slot));
+            }
+        }
+    }
+
     fn free_places(&self, family: Family, log: u8) -> usize {
         let chunks = self.chunks[index(family)].values().filter(|chunk| chunk.log == log && log < CHUNK_LOG);
         chunks.map(Chunk::free).sum()
@@ -455,7 +461,8 @@ impl Inner {
         Err(Error::Installed(format!("map {name}: no {count} of its {SLOTS} slots are free side by side")))
     }
 
-    /// A place in a chunk that several tables share: in one that programs find, or in one of `made`, which they will find.
+    /// A place in a chunk that several tables share: in one that programs find, or in one of
+    /// `made`, which they will find.
     fn take_place(&mut self, family: Family, log: u8, made: &[u16]) -> Option<Place> {
         let shared = self.chunks[index(family)].iter_mut().filter(|(_, chunk)| chunk.log == log && log < CHUNK_LOG);
         let mut usable = shared.filter(|(slot, chunk)| chunk.installed || made.contains(slot));
@@ -490,9 +497,9 @@ impl Inner {
         &self.sizes
     }
 
-    /// The size that a table of `log` may grow to, for `connections` at least; None where the budget or its own limit ends it.
-    /// A table may take half of what is left, so that no one takes all.
-    /// `promised` buckets are about to be taken already.
+    /// The size that a table of `log` may grow to, for `connections` at least; None where the
+    /// budget or its own limit ends it. A table may take half of what is left, so that no one takes
+    /// all; `promised` buckets are about to be taken already.
     pub fn larger(&self, log: u8, connections: u32, promised: u64) -> Option<u8> {
         let fits = |log: u8| self.sizes.holds(log) >= connections;
         let step = if log < QUICK { 2 } else { 1 };
@@ -512,7 +519,8 @@ impl Inner {
         }
     }
 
-    /// Is it still being moved by the holder of this ticket? Not where the endpoint has gone meanwhile.
+    /// Is it still being moved by the holder of this ticket? Not where the endpoint has gone
+    /// meanwhile.
     pub fn holds(&self, endpoint: u16, family: Family, ticket: Ticket) -> bool {
         self.moving.get(&(endpoint, index(family))) == Some(&ticket)
     }

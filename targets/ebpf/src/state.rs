@@ -155,7 +155,8 @@ fn slots_of(table: &Table, hash: StateHash) -> impl Iterator<Item = usize> + use
     [Some(first), second].into_iter().flatten().flat_map(|bucket| (0..WAYS).map(move |w| bucket as usize * WAYS + w))
 }
 
-/// Where the entry of this key's tuple stands, whatever its remote's incarnation was, dead or alive.
+/// Where the entry of this key's tuple stands, whatever its remote's incarnation was, dead or
+/// alive.
 pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> {
     let tuple = key.len() - 2; // the last two bytes are the incarnation
     slots_of(table, hash).find(|&slot| {
@@ -164,8 +165,9 @@ pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> 
     })
 }
 
-/// Gives a live entry this opener (`FROM_POD` or 0), and with that takes away what only the other opener's entry may say.
-/// False where it had it already. Packets change other parts of the word at the same time.
+/// Gives a live entry this opener (`FROM_POD` or 0), and with that takes away what only the other
+/// opener's entry may say. False where it had it already. Packets change other parts of the word at
+/// the same time.
 fn set_opener(table: &Table, slot: usize, opener: u64) -> bool {
     let change = |meta: u64| {
         (meta & BUSY == 0 && meta & FROM_POD != opener).then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
@@ -183,7 +185,8 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
         let changed = set_opener(table, slot, wanted & FROM_POD);
         return if changed { Inserted::Corrected } else { Inserted::Kept };
     }
-    // Of the emptier bucket first, as packets do: else pairs of buckets fill up long before the table does.
+    // Of the emptier bucket first, as packets do: else pairs of buckets fill up long before the
+    // table does.
     let free = slots_of(table, hash).filter(|&s| is_dead(table.meta(s).load(Relaxed), now));
     let mut free: Vec<usize> = free.collect();
     let first = hash.first(table.place.buckets()) as usize;
@@ -205,38 +208,39 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
     Inserted::NoRoom
 }
 
-/// Moves an entry in from another table: where there is no room, what would give way to a new connection does.
+/// Moves an entry in from another table: where there is no room, what would give way to a new
+/// connection does.
 pub(crate) fn move_in(table: &Table, hash: StateHash, key: &[u8], meta: u64, now: u32) -> bool {
     if put(table, hash, key, meta, now) != Inserted::NoRoom {
         return true;
     }
-    let phase = |meta: u64| meta >> PHASE_SHIFT & 7;
-    let rank = |meta: u64| match phase(meta) {
+    // What gives way first; None: what is established, or being written.
+    let rank = |meta: u64| match meta >> PHASE_SHIFT & 7 {
         _ if meta & BUSY != 0 => None,
-        p if p >= Phase::Closing as u64 => Some(0),
-        p if p == Phase::Replied as u64 => Some(1),
-        p if p == Phase::Opening as u64 => Some(2),
+        phase if phase >= Phase::Closing as u64 => Some(0),
+        phase if phase == Phase::Replied as u64 => Some(1),
+        phase if phase == Phase::Opening as u64 => Some(2),
         _ => None,
     };
-    // Nothing makes room for what would give way itself.
-    if rank(meta).is_some_and(|rank| rank != 1) {
-        return false;
-    }
-    let mut yielding: Vec<_> = slots_of(table, hash)
+    // What was answered makes room as what is established does, but not among its like; the others
+    // yield themselves.
+    let yields_to = |there: u8| match rank(meta) {
+        None => true,
+        Some(own) => own == 1 && there != 1,
+    };
+    let mut yielding: Vec<(u8, u64, usize)> = slots_of(table, hash)
         .filter_map(|slot| {
             let there = table.meta(slot).load(Acquire);
-            Some((rank(there).filter(|rank| *rank != 1 || phase(meta) == Phase::Established as u64)?, there, slot))
+            Some((rank(there).filter(|rank| yields_to(*rank))?, there, slot))
         })
         .collect();
     yielding.sort_by_key(|(rank, there, _)| (*rank, there & DEADLINE));
     let busy = BUSY | u64::from(now.saturating_add(16));
-    for (_, there, slot) in yielding {
-        if table.meta(slot).compare_exchange(there, busy, AcqRel, Relaxed).is_ok() {
-            write(table, slot, key, meta);
-            return true;
-        }
-    }
-    false
+    let taken =
+        |(_, there, slot): &(u8, u64, usize)| table.meta(*slot).compare_exchange(*there, busy, AcqRel, Relaxed).is_ok();
+    let Some((_, _, slot)) = yielding.into_iter().find(taken) else { return false };
+    write(table, slot, key, meta);
+    true
 }
 
 /// Fills a slot that is marked as busy.

@@ -1,8 +1,9 @@
 //! [`Ebpf`]: the target itself. Private instances for questions, tests and benchmarks; pinned ones for a node.
 //!
-//! A write that exceeds a capacity makes a larger generation ([`sizes`]): new maps and programs, filled from the old ones, then each
-//! interface's programs are exchanged; connection state is common to all generations. Not here: how entries become
-//! stores (`tables`), attaching (`attach`), names on the BPF file system (`pins`).
+//! A write that exceeds a capacity makes a larger generation ([`sizes`]): new maps and programs,
+//! filled from the old ones, then each interface's programs are exchanged; connection state is
+//! common to all generations. Not here: how entries become stores (`tables`), attaching (`attach`),
+//! names on the BPF file system (`pins`).
 
 mod sizes;
 
@@ -18,14 +19,14 @@ use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
     config::{Config, Hold},
-    generation::{self, Ahead, Generation},
+    generation::{self, Ahead, Generation, Recipe},
     growth::Tender,
-    layout::{self, Capacities, Clock, MapId, exact, state::PER_BUCKET},
+    layout::{self, Capacities, Clock, MapId, exact, state::Place},
     maps::{MapFacts, Maps, Shared},
     pins::Pins,
     program::Sockets,
     settle::Grace,
-    state::{self, Amendment, Connection, Inserted, Live, Ticker},
+    state::{self, Amendment, Connection, Inserted, Live},
     sys::{self, refused},
     tables::{Access, Stop},
 };
@@ -43,7 +44,7 @@ pub struct Ebpf {
     attachments: Attachments,
     pins: Option<Pins>,
     grace: Grace,
-    ticker: Option<Ticker>,
+    tender: Tender,
     access: Access,
     last_drop: Option<DropReason>,
     /// The next generation, while it is being made.
@@ -84,9 +85,17 @@ fn restore(
     Ok(Some(format!("pins in {} had been taken away and are back: {}", dir.display(), missing.join(", "))))
 }
 
-fn check(config: &Config) -> Result<(), Error> {
+/// The first generation, with shared maps of its own, which `keep` is shown before anything uses
+/// them.
+fn first(config: &Config, keep: impl FnOnce(&Shared) -> Result<(), Error>) -> Result<Generation, Error> {
     let checked = config.capacities.check().and_then(|()| config.connections.check());
-    checked.map_err(|e| Error::Installed(format!("capacities: {e}")))
+    checked.map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+    let clock = Clock { hz: sys::jiffies_a_second() };
+    let shared = Shared::create(&config.capacities, clock)?;
+    keep(&shared)?;
+    let (capacities, options) = (config.capacities, config.program);
+    let seed = config.seed.unwrap_or_else(random);
+    Generation::create(Recipe { number: 1, capacities, seed, clock, shared, options })
 }
 
 fn random() -> u64 {
@@ -99,11 +108,7 @@ impl Ebpf {
     /// Maps and programs of this process alone. Packets are judged by [`Datapath::packet`], or on interfaces that
     /// are attached as long as this lives.
     pub fn private(config: Config) -> Result<Self, Error> {
-        let clock = Clock { hz: sys::jiffies_a_second() };
-        check(&config)?;
-        let shared = Shared::create(&config.capacities, clock)?;
-        let seed = config.seed.unwrap_or_else(random);
-        let mut generation = Generation::create(1, config.capacities, (seed, clock), shared, &config.program)?;
+        let mut generation = first(&config, |_| Ok(()))?;
         generation.tables.lend_low_interfaces();
         Ok(Self::with(config, generation, Attachments::default(), None))
     }
@@ -111,6 +116,7 @@ impl Ebpf {
     fn with(config: Config, generation: Generation, attachments: Attachments, pins: Option<Pins>) -> Self {
         let capabilities = capabilities(&generation.tables.maps.capacities, &config);
         generation.tables.maps.shared().set_sizes(config.connections);
+        let tender = Tender::new(&generation.tables.maps);
         Self {
             config,
             capabilities,
@@ -118,7 +124,7 @@ impl Ebpf {
             attachments,
             pins,
             grace: Grace::default(),
-            ticker: None,
+            tender,
             access: Access::Write,
             last_drop: None,
             ahead: None,
@@ -132,18 +138,16 @@ impl Ebpf {
     /// [`Error::Installed`] where another process has it, or what is pinned is another version's.
     pub fn open(pins: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
         let pins = Pins::open(pins.as_ref())?;
-        let clock = Clock { hz: sys::jiffies_a_second() };
         let numbers = pins.generations()?;
         let Some((&number, older)) = numbers.split_last() else {
             // without tables nothing is judged: what else lies there is the rest of an interrupted removal or start
             Attachments::open(&pins, Access::Write)?.detach_all(Some(&pins))?;
             pins.discard(&pins.shared())?;
-            check(&config)?;
-            let shared = Shared::create(&config.capacities, clock)?;
-            pins.complete(&pins.shared(), |dir| shared.pin(dir))?;
-            shared.pool().set_pins(&pins.shared());
-            let seed = config.seed.unwrap_or_else(random);
-            let generation = Generation::create(1, config.capacities, (seed, clock), shared, &config.program)?;
+            let generation = first(&config, |shared| {
+                pins.complete(&pins.shared(), |dir| shared.pin(dir))?;
+                shared.pool().set_pins(&pins.shared());
+                Ok(())
+            })?;
             generation.pin(&pins)?;
             return Ok(Self::with(config, generation, Attachments::default(), Some(pins)));
         };
@@ -242,8 +246,8 @@ impl Ebpf {
         Ok(())
     }
 
-    /// Moves interfaces that were attached quickly to TCX links, in a thread of its own and a few at a time; says how many have moved.
-    /// To be called now and then.
+    /// Moves interfaces that were attached quickly to TCX links, in a thread of its own and a few
+    /// at a time; says how many have moved. To be called now and then.
     pub fn upgrade(&mut self) -> Result<usize, Error> {
         self.may_change()?;
         if self.config.mode != Mode::Quick {
@@ -379,10 +383,7 @@ impl Ebpf {
     }
 
     fn now(&mut self) -> Result<u32, Error> {
-        if self.ticker.is_none() {
-            self.ticker = Some(Ticker::load(&self.generation.tables.maps)?);
-        }
-        self.ticker.as_ref().expect("just made").now()
+        self.tender.now()
     }
 
     /// The maps, for tests of what is behind them.
@@ -391,24 +392,25 @@ impl Ebpf {
         test(&self.generation.tables.maps);
     }
 
-    /// What looks after the sizes of tables of connections, in a thread of its own where nothing may wait for it.
+    /// What looks after the sizes of tables of connections, in a thread of its own where nothing
+    /// may wait for it.
     pub fn tender(&self) -> Result<Tender, Error> {
         self.may_change()?;
-        let maps = &self.generation.tables.maps;
-        Ok(Tender::new(maps.shared().clone(), maps.seed, maps.clock))
+        Ok(Tender::new(&self.generation.tables.maps))
     }
 
-    /// Gives an endpoint's table room for so many connections, as far as the budget goes; what it holds stays. Waits for grace
-    /// periods where the table is too small.
+    /// Gives an endpoint's table room for so many connections, as far as the budget goes; what it
+    /// holds stays. Waits for grace periods where the table is too small.
     pub fn reserve(&mut self, endpoint: u16, family: Family, connections: u32) -> Result<(), Error> {
+        self.may_change()?;
         let endpoint = self.known(endpoint)?;
-        self.tender()?.reserve(endpoint, family, connections)
+        self.tender.reserve(endpoint, family, connections)
     }
 
     /// How many connections of an endpoint find room now, whatever their hashes are: IPv4, IPv6.
     pub fn room(&self, endpoint: u16) -> Result<(u32, u32), Error> {
         let (pool, endpoint) = (self.generation.tables.maps.shared().pool(), self.known(endpoint)?);
-        let holds = |family| pool.places(endpoint, family)[0].map_or(0, |place| PER_BUCKET * place.buckets());
+        let holds = |family| pool.places(endpoint, family)[0].map_or(0, Place::connections);
         Ok((holds(Family::V4), holds(Family::V6)))
     }
 

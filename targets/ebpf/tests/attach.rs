@@ -196,7 +196,8 @@ fn clsact_filters_enforce_without_a_process() {
     std::thread::spawn(|| enforce(Mode::Clsact, Way::Clsact)).join().unwrap();
 }
 
-/// Interfaces that are attached quickly carry filters until links take their place, and enforce at every moment, whoever is killed.
+/// Interfaces that are attached quickly carry filters until links take their place, and enforce at
+/// every moment, whoever is killed.
 #[test]
 fn s58_quick_filters_become_links() {
     let quick = || {
@@ -209,7 +210,8 @@ fn s58_quick_filters_become_links() {
         isolate(&mut ebpf, ifindex);
         ebpf.attach_uplink(1).unwrap();
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
-        // Tables grow while links are in the making: nothing is left that judges by the earlier ones.
+        // Tables grow while links are in the making: nothing is left that judges by the earlier
+        // ones.
         assert_eq!(ebpf.upgrade().unwrap(), 0);
         std::thread::sleep(Duration::from_millis(60));
         let (generation, last) = (ebpf.generation(), ebpf.capacities().sets as u16);
@@ -240,7 +242,8 @@ fn s58_quick_filters_become_links() {
         assert_eq!(ebpf.check().unwrap(), Vec::<String>::new());
         drop(ebpf);
         assert!(arrives(&pod, 53) && blocked(&pod, 80), "outlives the process");
-        // Killed after a link was pinned and before the filter went: the filter counts, and a link comes again.
+        // Killed after a link was pinned and before the filter went: the filter counts, and a link
+        // comes again.
         std::fs::create_dir(dir.0.join(format!("links/{ifindex}_clsact_q"))).unwrap();
         let mut ebpf = Ebpf::open(&dir.0, config).unwrap();
         assert!(arrives(&pod, 53));

@@ -59,7 +59,8 @@ fn packets_policies_and_pauses_as_the_reference() {
     assert!(passed > 300 && dropped > 300, "{passed} passed, {dropped} dropped");
 }
 
-/// A target whose tables of connections change their size all the time, and stand in two places for some packets.
+/// A target whose tables of connections change their size all the time, and stand in two places for
+/// some packets.
 struct Moving {
     ebpf: Ebpf,
     tender: Tender,

@@ -253,7 +253,8 @@ fn s33_tables_grow_and_interfaces_follow() {
     .unwrap();
 }
 
-/// The next generation is made before it is needed, and one that is much too large is given back; nothing changes but the sizes.
+/// The next generation is made before it is needed, and one that is much too large is given back;
+/// nothing changes but the sizes.
 #[test]
 fn s33_sizes_are_looked_ahead_for() {
     let mut config = tiny();

@@ -119,8 +119,9 @@ impl State {
         count >= share && own().filter(|(_, c)| c.deadline > now).count() >= share
     }
 
-    /// The entry that gives way when a quota is used up: an expired one, else a closing one, else one whose opener
-    /// was answered and never confirmed, no fresh handshake of TCP though, else one that was not answered; of several the one that would die first.
+    /// The entry that gives way when a quota is used up: an expired one, else a closing one, else
+    /// one whose opener was answered and never confirmed (no fresh handshake of TCP), else one that
+    /// was not answered; of several the one that would die first.
     fn yielding(&self, (endpoint, v6): (u16, bool), now: Duration) -> Option<Tuple> {
         let rank = |c: &Connection| match c.phase {
             _ if c.deadline <= now => Some(0),

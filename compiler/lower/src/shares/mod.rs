@@ -120,8 +120,8 @@ impl Shares {
         }
     }
 
-    /// A compiler, at first as `new` makes it, that has taken in what is admitted of the cluster that was decided about. Sets
-    /// aside what turns out to take too much.
+    /// A compiler, at first as `new` makes it, that has taken in what is admitted of the cluster
+    /// that was decided about. Sets aside what turns out to take too much.
     ///
     /// # Errors
     /// Where ids run out.
@@ -391,7 +391,8 @@ impl Shares {
     }
 }
 
-/// The largest of a list, without which the others take at most `limit`; between equals their names decide.
+/// The largest of a list, without which the others take at most `limit`; between equals their names
+/// decide.
 fn largest<K: Ord>(mut list: Vec<(K, u64)>, limit: u64) -> Vec<(K, u64)> {
     list.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let mut left: u64 = list.iter().map(|(_, takes)| takes).sum();
@@ -410,7 +411,8 @@ fn keys(namespace: &Arc<str>, names: Vec<(Arc<str>, u64)>) -> Vec<(ObjectKey, u6
     names.into_iter().map(|(name, takes)| (key(name), takes)).collect()
 }
 
-/// Notes objects of a namespace, with what each takes by itself; then what all of it take together, and may take.
+/// Notes objects of a namespace, with what each takes by itself; then what all of it take together,
+/// and may take.
 fn set_aside(
     aside: &mut BTreeMap<ObjectKey, Aside>,
     kind: Kind,

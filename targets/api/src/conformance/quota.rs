@@ -123,7 +123,8 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     player.judge(A.interface, Hook::FromPod, refused.out(ACK))?;
     player.judge(A.interface, Hook::ToPod, refused.back(ACK))?;
 
-    // One that is open and silent: the opener's packets need no entry, so the handshake is all that was seen.
+    // One that is open and silent: the opener's packets need no entry, so the handshake is all that
+    // was seen.
     let silent = Talk::new(hosts.a, 900, hosts.network, 31_000);
     for (hook, bytes) in
         [(Hook::FromPod, silent.out(SYN)), (Hook::ToPod, silent.back(SYN_ACK)), (Hook::FromPod, silent.out(ACK))]

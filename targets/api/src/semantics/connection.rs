@@ -120,9 +120,10 @@ pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
     }
 }
 
-/// What was answered once gives way to new connections where room is short and it has no more than so many seconds to live: so a TCP
-/// connection of which only the handshake was seen, since the opener's packets need no entry, has two minutes to show
-/// that it is one, and a question that was answered yields at once.
+/// What was answered once gives way to new connections where room is short and it has no more than
+/// so many seconds to live: so a TCP connection of which only the handshake was seen, since the
+/// opener's packets need no entry, has two minutes to show that it is one, and a question that was
+/// answered yields at once.
 pub const YIELDING_SECONDS: u32 = seconds(ip::TCP, Phase::Replied) - 120;
 
 #[cfg(test)]

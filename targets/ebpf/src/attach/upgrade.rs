@@ -1,8 +1,8 @@
-//! Interfaces that carry filters get TCX links in their place: in a thread, since the kernel makes whoever attaches a link
-//! wait for a grace period under the lock of all links.
+//! Interfaces that carry filters get TCX links in their place: in a thread, since the kernel makes
+//! whoever attaches a link wait for a grace period under the lock of all links.
 //!
-//! A link stands before its filter goes, so both judge the same packets for a moment, alike. Not here: what is attached first
-//! (`attach`).
+//! A link stands before its filter goes, so both judge the same packets for a moment, alike. Not
+//! here: what is attached first (`attach`).
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +19,8 @@ use std::{
 use netpolc_target::{Error, Hook};
 
 use super::{
-    Attachments, HOOKS, Held, Link, MARKERS, Programs, Role, absent_is_fine, attach_patiently, call, gone, hook_name,
-    side, unpin,
+    Attachments, HOOKS, Held, Link, MARKERS, Programs, Role, absent_is_fine, attach_patiently, call, filters_stand,
+    gone, hook_name, side, unpin,
 };
 use crate::{
     clsact::{self, Qdisc},
@@ -73,44 +73,23 @@ const BREATH: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 32;
 
 impl Attachments {
-    /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own; says how many have moved. To be called
-    /// again and again.
+    /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own;
+    /// says how many have moved. To be called again and again.
     pub fn upgrade(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<usize, Error> {
-        let Some(upgrade) = self.1.take_if(|upgrade| upgrade.thread.is_finished()) else {
-            if self.1.is_none() && has_tcx(programs) {
-                // Where somebody took a filter away it comes back first: a link may be all that is left.
-                let judges = |ifindex: u32, (hook, program): &(Hook, Loaded)| {
-                    clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
-                };
-                let filtered =
-                    self.0.iter().filter(|(ifindex, _)| !self.2.contains(ifindex)).filter_map(|(ifindex, held)| {
-                        match held {
-                            Held::Clsact(_, role) => {
-                                let mut mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
-                                mine.all(|one| judges(*ifindex, one)).then_some((*ifindex, *role))
-                            }
-                            Held::Tcx(_) => None,
-                        }
-                    });
-                let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
-                pins.map_or(Ok(()), |pins| self.drop_stray_links(pins))?;
-                if !list.is_empty() {
-                    self.1 = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
-                }
-            }
-            return Ok(0);
+        let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.thread.is_finished()) else {
+            return self.begin_upgrade(programs).map(|()| 0);
         };
         let done = upgrade.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let (mut moved, mut failed) = (0, None);
         for Made { ifindex, role, links } in done {
-            let Some(Held::Clsact(qdisc, now)) = self.0.get(&ifindex) else { continue };
+            let Some(Held::Clsact(qdisc, now)) = self.held.get(&ifindex) else { continue };
             let (qdisc, now) = (*qdisc, *now);
             let links = match links {
                 // It has become something else meanwhile, or another interface has its number.
                 _ if now != role || sys::ifname(ifindex).is_err() => continue,
                 Err(e) if gone(&e) => continue,
                 Err(e) => {
-                    self.2.insert(ifindex);
+                    self.stay.insert(ifindex);
                     failed.get_or_insert(refused(call("attach to", ifindex), e));
                     continue;
                 }
@@ -118,7 +97,7 @@ impl Attachments {
             };
             let held = self.follow(ifindex, role, links, programs, pins);
             let detach = || role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook)));
-            let done = held.and_then(|held| detach().map(|()| self.0.insert(ifindex, Held::Tcx(held))).map(drop));
+            let done = held.and_then(|held| detach().map(|()| self.held.insert(ifindex, Held::Tcx(held))).map(drop));
             let done = done.and_then(|()| if qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
             // Last, so that whoever is killed before leaves a filter that is known.
             let done = done.and_then(|()| {
@@ -129,7 +108,7 @@ impl Attachments {
             match done {
                 Err(e) if gone(&e) => self.forget(ifindex, pins)?,
                 Err(e) => {
-                    self.2.insert(ifindex);
+                    self.stay.insert(ifindex);
                     failed.get_or_insert(refused(call("move to TCX links:", ifindex), e));
                 }
                 Ok(()) => moved += 1,
@@ -139,15 +118,34 @@ impl Attachments {
         failed.map_or(Ok(moved), Err)
     }
 
+    /// Begins to make links, where there are interfaces that want some and none are being made.
+    fn begin_upgrade(&mut self, programs: &Programs) -> Result<(), Error> {
+        if self.upgrade.is_some() || !has_tcx(programs) {
+            return Ok(());
+        }
+        // Where somebody took a filter away it comes back first.
+        let may = |ifindex: &u32, role| !self.stay.contains(ifindex) && filters_stand(*ifindex, role, programs);
+        let filtered = self.held.iter().filter_map(|(ifindex, held)| match held {
+            Held::Clsact(_, role) if may(ifindex, *role) => Some((*ifindex, *role)),
+            Held::Clsact(..) | Held::Tcx(_) => None,
+        });
+        let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
+        if !list.is_empty() {
+            self.upgrade = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
+        }
+        Ok(())
+    }
+
     /// Ends what is under way: links in the making judge by the programs of when they were begun.
     pub fn stop_upgrade(&mut self) {
-        if let Some(upgrade) = self.1.take() {
+        if let Some(upgrade) = self.upgrade.take() {
             upgrade.stop.store(true, Relaxed);
             drop(upgrade.thread.join());
         }
     }
 
-    /// Makes links that stand beside an interface's filters carry the present programs, and pins them.
+    /// Makes links that stand beside an interface's filters carry the present programs, and pins
+    /// them.
     fn follow(
         &mut self,
         ifindex: u32,
@@ -158,7 +156,8 @@ impl Attachments {
     ) -> io::Result<BTreeMap<Hook, Link>> {
         let mut held = BTreeMap::new();
         for (hook, link) in links {
-            // The index may be another interface's by now, and the programs those of an earlier generation.
+            // The index may be another interface's by now, and the programs those of an earlier
+            // generation.
             if sys::link_facts(link.as_fd())?.ifindex != Some(ifindex) {
                 return Err(io::Error::from_raw_os_error(libc::ENODEV));
             }
@@ -174,9 +173,10 @@ impl Attachments {
         Ok(held)
     }
 
-    /// Takes away links that a killed process pinned beside filters, which are what counts and stand by now.
+    /// Takes away links that a killed process pinned beside filters, which are what counts and
+    /// stand by now.
     pub fn drop_stray_links(&self, pins: &Pins) -> Result<(), Error> {
-        let filtered = self.0.iter().filter(|(_, held)| matches!(held, Held::Clsact(..)));
+        let filtered = self.held.iter().filter(|(_, held)| matches!(held, Held::Clsact(..)));
         let mut names = filtered.flat_map(|(i, _)| HOOKS.map(|hook| format!("{i}_{}", hook_name(hook))));
         names.try_for_each(|name| unpin(pins, &name))
     }

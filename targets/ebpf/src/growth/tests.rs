@@ -1,5 +1,5 @@
-//! Tables of connections that change their size: nothing is lost, whenever it happens and whoever is killed.
-//! Needs root and BPF.
+//! Tables of connections that change their size: nothing is lost, whenever it happens and whoever
+//! is killed. Needs root and BPF.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -12,7 +12,11 @@ use netpolc_table::{
     ActionId, TableId, Write,
     schema::{self, Word},
 };
-use netpolc_target::{Arrival, Datapath as _, Frame, Hook, Mark, Target as _, Verdict, frame::Packet, semantics::tcp};
+use netpolc_target::{
+    Arrival, Datapath as _, Frame, Hook, Mark, Target as _, Verdict,
+    frame::Packet,
+    semantics::{Phase, tcp},
+};
 
 use super::*;
 use crate::{
@@ -71,6 +75,24 @@ fn open(ebpf: &mut Ebpf, family: Family, n: u32) -> Verdict {
         judge(ebpf, Hook::ToPod, Packet::new(remote, address(family, 1)).tcp(443, port, flags));
     }
     opened
+}
+
+/// The same from user space, established: pinned instances take no test packets.
+fn insert(ebpf: &mut Ebpf, family: Family, n: u32) -> Inserted {
+    let (remote, local_port) = remote(family, n);
+    let running = crate::Connection {
+        endpoint: ID,
+        remote,
+        local: address(family, 1),
+        remote_port: 443,
+        local_port,
+        protocol: 6,
+        opener: Hook::FromPod,
+        born: false,
+        phase: Phase::Established,
+        incarnation: 0,
+    };
+    ebpf.insert(&running).unwrap()
 }
 
 fn answered(ebpf: &mut Ebpf, family: Family, n: u32) -> bool {
@@ -179,7 +201,8 @@ fn s59_nothing_is_lost_while_packets_come() {
     ebpf.generation_for_tests(|maps| {
         let (seed, clock) = (maps.seed, maps.clock);
         let counter = Region::create("counter", 4).unwrap();
-        // As often as it takes until all have their place; the second packet of a flow refreshes its entry.
+        // As often as it takes until all have their place; the second packet of a flow refreshes
+        // its entry.
         let vary = Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
         let parameters = Parameters { capacities: maps.capacities, seed, clock };
         let options = Options { stage: Stage::Full, vary: Some(vary), ..Options::default() };
@@ -190,7 +213,7 @@ fn s59_nothing_is_lost_while_packets_come() {
         };
         let program = Loaded::load("np_growth", &code, descriptor).unwrap();
         let udp = Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
-        let mut tender = Tender::new(maps.shared().clone(), seed, clock);
+        let mut tender = Tender::new(maps);
         let done = AtomicBool::new(false);
         let moves = std::thread::scope(|scope| {
             let tending = scope.spawn(|| {
@@ -241,27 +264,8 @@ fn s59_a_killed_agent_leaves_a_table_in_which_packets_go_on() {
             {
                 let mut ebpf = Ebpf::open(&dir, config.clone()).expect("needs root and BPF");
                 police(&mut ebpf, 1);
-                let insert = |ebpf: &mut Ebpf, n: u32| {
-                    let (remote, local_port) = remote(family, n);
-                    let local = address(family, 1);
-                    let (opener, phase) = (Hook::FromPod, netpolc_target::semantics::Phase::Established);
-                    let (endpoint, remote_port, protocol) = (ID, 443, 6);
-                    ebpf.insert(&crate::Connection {
-                        endpoint,
-                        remote,
-                        local,
-                        remote_port,
-                        local_port,
-                        protocol,
-                        opener,
-                        born: false,
-                        phase,
-                        incarnation: 0,
-                    })
-                    .unwrap()
-                };
                 while count < 48 {
-                    assert_eq!(insert(&mut ebpf, count), Inserted::New);
+                    assert_eq!(insert(&mut ebpf, family, count), Inserted::New);
                     count += 1;
                 }
                 let mut tender = ebpf.tender().unwrap();
@@ -274,9 +278,9 @@ fn s59_a_killed_agent_leaves_a_table_in_which_packets_go_on() {
                         moves[0].copy(&pool, tender.seed, now).unwrap();
                     }
                     // Known in the previous table, and new in the present one.
-                    assert_eq!(insert(&mut ebpf, 0), Inserted::Kept);
+                    assert_eq!(insert(&mut ebpf, family, 0), Inserted::Kept);
                     while count < 90 {
-                        assert_eq!(insert(&mut ebpf, count), Inserted::New);
+                        assert_eq!(insert(&mut ebpf, family, count), Inserted::New);
                         count += 1;
                     }
                 }
@@ -300,7 +304,8 @@ fn s59_a_killed_agent_leaves_a_table_in_which_packets_go_on() {
     }
 }
 
-/// S43: the agent is killed after a table has moved and before its old place was cleared; who gets that place finds nothing in it.
+/// S43: the agent is killed after a table has moved and before its old place was cleared; who gets
+/// that place finds nothing in it.
 #[test]
 fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
     let dir = pins("left");
@@ -309,23 +314,7 @@ fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
         let mut ebpf = Ebpf::open(&dir, config(3, 12)).expect("needs root and BPF");
         police(&mut ebpf, 1);
         for n in 0..40 {
-            let (remote, local_port) = remote(family, n);
-            let phase = netpolc_target::semantics::Phase::Established;
-            let (opener, local) = (Hook::FromPod, address(family, 1));
-            let (endpoint, remote_port, protocol, born, incarnation) = (ID, 443, 6, false, 0);
-            let running = crate::Connection {
-                endpoint,
-                remote,
-                local,
-                remote_port,
-                local_port,
-                protocol,
-                opener,
-                born,
-                phase,
-                incarnation,
-            };
-            assert_eq!(ebpf.insert(&running).unwrap(), Inserted::New);
+            assert_eq!(insert(&mut ebpf, family, n), Inserted::New);
         }
         let mut tender = ebpf.tender().unwrap();
         let mut moves = tender.enlarge(family, [(ID, 0)].into_iter()).unwrap();
@@ -360,7 +349,8 @@ fn s59_tables_that_grow_together_share_the_budget() {
     assert_eq!(tender.carry_out(moves).unwrap().len(), 3);
 }
 
-/// S43: what goes while its table moves takes everything along, and who gets its number has nothing of it.
+/// S43: what goes while its table moves takes everything along, and who gets its number has nothing
+/// of it.
 #[test]
 fn s43_an_endpoint_goes_while_its_table_moves() {
     let mut ebpf = private(config(3, 12));

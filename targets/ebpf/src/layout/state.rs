@@ -1,15 +1,17 @@
-//! Connection state: where an endpoint's table stands, buckets, meta words, keys, hashes. The phases and their lifetimes
-//! are those of `netpolc_target::semantics`.
+//! Connection state: where an endpoint's table stands, buckets, meta words, keys, hashes. The
+//! phases and their lifetimes are those of `netpolc_target::semantics`.
 //!
-//! Each endpoint has a *table* of connections for each family: a power of two of buckets. All buckets of a family are numbered, and
-//! stand in *chunks* of [`CHUNK`] buckets: arrays that are slots of the map of maps `state_v4` or `state_v6`. A table smaller than a
-//! chunk shares it with others of its size, a larger one has chunks that follow each other. Where an endpoint's tables are is
-//! in its record of the map `state` ([`Place`]): for each family the present table, and while it is being moved to another
-//! size the previous one, in one word, so that a packet sees both or neither. A packet looks in the present table first, then in
-//! the previous one; new entries are made in the present one only.
+//! Each endpoint has a *table* of connections for each family: a power of two of buckets. All
+//! buckets of a family are numbered, and stand in *chunks* of [`CHUNK`] buckets: arrays that are
+//! slots of the map of maps `state_v4` or `state_v6`. A table smaller than a chunk shares it with
+//! others of its size, a larger one has chunks that follow each other. Where an endpoint's tables
+//! are is in its record of the map `state` ([`Place`]): for each family the present table, and
+//! while it is being moved to another size the previous one, in one word, so that a packet sees
+//! both or neither. A packet looks in the present table first, then in the previous one; new
+//! entries are made in the present one only.
 //!
-//! A bucket is [`WAYS`] meta words (one cache line), then [`WAYS`] keys. An entry stands in one of its two buckets
-//! ([`StateHash`]), in any way.
+//! A bucket is [`WAYS`] meta words (one cache line), then [`WAYS`] keys. An entry stands in one of
+//! its two buckets ([`StateHash`]), in any way.
 //!
 //! Life of a slot: dead (deadline <= now; never used: all zero) -> compare-and-swap of the meta word to [`BUSY`] with a
 //! deadline a little ahead -> key written -> meta stored with tag, phase and deadline -> refreshed by compare-and-swap of
@@ -27,13 +29,15 @@ pub const SHARE: usize = 2 * WAYS * 3 / 4;
 /// Bytes of a key of IPv4: remote, local address (as in the packet), local port, remote port (as in the packet),
 /// protocol u8, zero u8, remote incarnation u16.
 pub const KEY_V4: usize = 16;
-/// Bytes of a key of IPv6: remote (16), local (16), then ports, protocol, zero, incarnation as for IPv4.
+/// Bytes of a key of IPv6: remote (16), local (16), then ports, protocol, zero, incarnation as for
+/// IPv4.
 pub const KEY_V6: usize = 40;
 
 /// Endpoints that may have connections, 0 included.
 pub const ENDPOINTS: u32 = 1 << 16;
-/// Bytes of a record of the map `state`: u64 for each family (IPv4, IPv6): present [`Place`] | previous one << 32; then u64 for each
-/// family: not 0 where a packet found little room, and whoever enlarges tables has not looked yet.
+/// Bytes of a record of the map `state`: u64 for each family (IPv4, IPv6): present [`Place`] |
+/// previous one << 32; then u64 for each family: not 0 where a packet found little room, and
+/// whoever enlarges tables has not looked yet.
 pub const RECORD: usize = 32;
 /// Where the second half of a record begins.
 pub const WANTED: usize = 16;
@@ -51,7 +55,8 @@ pub const PER_BUCKET: u32 = WAYS as u32 / 4 * 3;
 pub const MOST_BUCKETS: u32 = 1 << 16;
 /// Free slots of an entry's two buckets up to which one remote may have no more than its share.
 pub const SCARCE: usize = 2 * WAYS - SHARE;
-/// The same up to which a packet says that its table should grow: early enough that a single remote, too, finds room until then.
+/// The same up to which a packet says that its table should grow: early enough that a single
+/// remote, too, finds room until then.
 pub const WANTING: usize = WAYS;
 
 /// Bytes of a bucket.
@@ -86,6 +91,11 @@ impl Place {
     /// How many buckets.
     pub fn buckets(self) -> u32 {
         1 << self.log
+    }
+
+    /// Connections that find room in it whatever their hashes are, in practice.
+    pub fn connections(self) -> u32 {
+        PER_BUCKET << self.log
     }
 
     /// The slots of its chunks.

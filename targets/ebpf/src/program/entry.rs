@@ -22,7 +22,8 @@ use crate::{
 
 /// Races for a slot that a packet may lose before it goes on without an entry.
 const MAX_LOST: i32 = 1;
-/// In place of that number: the packet makes its entry where one of the same tuple stands, so that there is no second one.
+/// In place of that number: the packet makes its entry where one of the same tuple stands, so that
+/// there is no second one.
 pub(super) const RENEWS: i32 = MAX_LOST + 1;
 
 /// Which ways of a bucket a scan looks for.
@@ -111,8 +112,9 @@ impl Generator<'_> {
         a.alu(Alu::Add, to, R7);
     }
 
-    /// R2: a bucket's meta words -> R1: set of the ways that are free, bit 7 - way. Without jumps: which ways are dead cannot be
-    /// predicted, and the verifier would follow every combination. Changes R4.
+    /// R2: a bucket's meta words -> R1: set of the ways that are free, bit 7 - way. Without jumps:
+    /// which ways are dead cannot be predicted, and the verifier would follow every combination.
+    /// Changes R4.
     fn ways(&mut self) {
         let a = &mut self.a;
         a.mov(R1, 0);
@@ -136,9 +138,9 @@ impl Generator<'_> {
         a.load(Size::B, R1, R4, 0);
     }
 
-    /// R2: a bucket's meta words, R0: the hash -> R1: of the wanted ways the one that would expire first, of several any of them
-    /// alike: a certain one would be the newest again and again. Goes to `none` where there is none. Without jumps, as in
-    /// [`Self::ways`]. Changes R0, R4, R5.
+    /// R2: a bucket's meta words, R0: the hash -> R1: of the wanted ways the one that would expire
+    /// first, of several any of them alike: a certain one would be the newest again and again. Goes
+    /// to `none` where there is none. Without jumps, as in [`Self::ways`]. Changes R0, R4, R5.
     fn oldest(&mut self, wanted: Wanted, none: Label) {
         const NONE: u32 = 40;
         let handshake = self.p.clock.ticks(YIELDING_SECONDS);
@@ -148,7 +150,8 @@ impl Generator<'_> {
         a.alu(Alu::And, R0, 7);
         a.imm64(R1, 1 << NONE);
         for way in 0..WAYS as i16 {
-            // Deadline, then the way in an order of this packet's own, then whether it is not wanted.
+            // Deadline, then the way in an order of this packet's own, then whether it is not
+            // wanted.
             a.load(Size::W, R4, R2, way * 8);
             a.alu(Alu::Lsh, R4, 3);
             a.mov(R5, R0);
@@ -333,7 +336,8 @@ impl Generator<'_> {
         self.claim(family, claim, [lost, again, twins]);
     }
 
-    /// `lost`: is here; `again`: where another slot is looked for; `twins`: sees whether another was as fast.
+    /// `lost`: is here; `again`: where another slot is looked for; `twins`: sees whether another was
+    /// as fast.
     fn claim(&mut self, family: Family, claim: Label, [lost, again, twins]: [Label; 3]) {
         let allow = self.allow;
         let (hook, busy) = (self.hook, self.p.clock.ticks(2));
@@ -416,8 +420,8 @@ impl Generator<'_> {
         a.jump(twins);
     }
 
-    /// From `twin` on: R1: incarnation, R2: another entry of the tuple whose entry this packet just made, R4 its meta word. Of two the one
-    /// with the lower address stays, for whoever sees both.
+    /// From `twin` on: R1: incarnation, R2: another entry of the tuple whose entry this packet just
+    /// made, R4 its meta word. Of two the one with the lower address stays, for whoever sees both.
     pub(super) fn twin(&mut self, twin: Label) {
         let (allow, mine) = (self.allow, self.a.label());
         let a = &mut self.a;

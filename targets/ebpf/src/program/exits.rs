@@ -29,8 +29,7 @@ impl Generator<'_> {
                 self.a.note(format!("refuse where isolated: {}", reason.name()));
                 self.a.bind(refuse);
                 if hook == Hook::FromPod {
-                    self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-                    self.a.alu(Alu::Xor, R1, 0);
+                    self.a.peek(R1, stack::MARKS);
                     self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[DropReason::SpoofedSource as usize]);
                 }
                 self.word_flags();
@@ -64,8 +63,7 @@ impl Generator<'_> {
             a.mov(R1, 1);
             a.atomic_add(R3, 0, R1);
             a.mov(R7, SHOT);
-            a.load(Size::Dw, R1, Fp, stack::MARKS);
-            a.alu(Alu::Xor, R1, 0);
+            a.peek(R1, stack::MARKS);
             a.jump_if(Cond::Set, R1, mark::FIRST, record);
             a.note("drop");
             a.mov(R0, SHOT);
@@ -79,8 +77,7 @@ impl Generator<'_> {
             let a = &mut self.a;
             a.note("permit");
             a.bind(allow);
-            a.load(Size::Dw, R1, Fp, stack::MARKS);
-            a.alu(Alu::Xor, R1, 0);
+            a.peek(R1, stack::MARKS);
             a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER, rare);
         }
         self.a.note("next");
@@ -97,8 +94,7 @@ impl Generator<'_> {
                 self.a.jump(record);
                 self.a.bind(deferred);
                 self.set_mark();
-                self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-                self.a.alu(Alu::Xor, R1, 0);
+                self.a.peek(R1, stack::MARKS);
                 self.a.jump_if(Cond::Set, R1, mark::FIRST, record);
                 self.a.mov(R0, NEXT);
                 self.a.exit();

@@ -80,8 +80,7 @@ impl Generator<'_> {
 
     fn unproven_fragment(&mut self) {
         if self.hook == Hook::FromPod {
-            self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-            self.a.alu(Alu::Xor, R1, 0);
+            self.a.peek(R1, stack::MARKS);
             self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[SpoofedSource as usize]);
         }
     }
@@ -252,8 +251,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R7, NEXT, drop);
         a.mov(R1, 1);
         if self.hook == Hook::FromPod {
-            a.load(Size::Dw, R2, Fp, stack::MARKS);
-            a.alu(Alu::Xor, R2, 0);
+            a.peek(R2, stack::MARKS);
             a.jump_if(Cond::Set, R2, mark::DEFER, defer);
             a.jump(drop);
             a.bind(defer);

@@ -31,8 +31,7 @@ impl Generator<'_> {
             self.forget(R7, 0x1ffff);
         }
         let a = &mut self.a;
-        a.load(Size::Dw, R1, Fp, stack::MARKS);
-        a.alu(Alu::Xor, R1, 0);
+        a.peek(R1, stack::MARKS);
         a.jump_if(Cond::Set, R1, mark::FIRST, bad);
         if self.hook == Hook::FromPod {
             a.note("icmp error: how much does it quote?");

@@ -71,19 +71,14 @@ impl Generator<'_> {
         a.bind(none);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
-        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), full);
-        a.jump(allow);
+        self.if_opening(full);
+        let a = &mut self.a;
         a.note("state: no live entry");
         a.bind(absent);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, last);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, orphan);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
-        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), create);
-        a.jump(allow);
+        self.if_opening(create);
         self.a.note("icmp error: about what needs no entry?");
         self.a.bind(orphan);
         self.if_open_by_tables(self.hook, family, half);
@@ -98,7 +93,17 @@ impl Generator<'_> {
         self.twins(family, twins);
     }
 
-    /// From `twins` on: another processor may have made the same entry meanwhile. Of two that publish one sees the other.
+    /// A permitted packet that no entry is about: goes to `opening` where it would make one, else
+    /// lets it pass. Changes R1.
+    fn if_opening(&mut self, opening: Label) {
+        let allow = self.allow;
+        self.a.peek(R1, stack::EVENT);
+        self.a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), opening);
+        self.a.jump(allow);
+    }
+
+    /// From `twins` on: another processor may have made the same entry meanwhile. Of two that
+    /// publish one sees the other.
     fn twins(&mut self, family: Family, twins: Label) {
         let (allow, twin) = (self.allow, self.a.label());
         self.a.bind(twins);
@@ -146,8 +151,8 @@ impl Generator<'_> {
         }
     }
 
-    /// Puts the endpoint's places of tables onto the stack. Both lookups of a bucket become a few instructions: all chunks
-    /// are alike. Changes R1, R2.
+    /// Puts the endpoint's places of tables onto the stack. Both lookups of a bucket become a few
+    /// instructions: all chunks are alike. Changes R1, R2.
     fn places(&mut self, family: Family) {
         self.a.note("table of connections: where it stands");
         self.places_of(family, 0);
@@ -167,7 +172,8 @@ impl Generator<'_> {
         a.alu(Alu::Add, R2, R1);
     }
 
-    /// Puts the table's first bucket and the mask of its buckets' numbers onto the stack. Changes R1 to R3.
+    /// Puts the table's first bucket and the mask of its buckets' numbers onto the stack. Changes
+    /// R1 to R3.
     fn table(&mut self, which: Which) {
         let at = stack::PLACES + if which == Which::Previous { 4 } else { 0 };
         let a = &mut self.a;
@@ -183,8 +189,8 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::FIRST, R1);
     }
 
-    /// R2: the bucket's meta words, R3: its keys, R0: the hash; the present table's stays on the stack. Goes to `none` where there is
-    /// no such table. Changes R1, R4, R5.
+    /// R2: the bucket's meta words, R3: its keys, R0: the hash; the present table's stays on the
+    /// stack. Goes to `none` where there is no such table. Changes R1, R4, R5.
     fn bucket(&mut self, family: Family, bucket: usize, which: Which, none: Label) {
         let a = &mut self.a;
         a.note(["state: first bucket", "state: second bucket"][bucket]);
@@ -350,8 +356,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, denied);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, error);
         a.note("state: permitted, live entry");
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
+        a.peek(R1, stack::EVENT);
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), touch);
         a.mov(R1, R4);
         a.alu(Alu::Rsh, R1, state::PHASE_SHIFT as i32);
@@ -366,10 +371,8 @@ impl Generator<'_> {
         a.bind(dead);
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Ne, R1, Asks::Allowed as i32, absent);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
-        a.jump_if(Cond::Le, R1, i32::from(code::DATAGRAM), renew);
-        a.jump(allow);
+        self.if_opening(renew);
+        let a = &mut self.a;
 
         a.note("state: denied, live entry: opened by the other side?");
         a.bind(denied);
@@ -383,8 +386,7 @@ impl Generator<'_> {
             }
             Hook::FromPod | Hook::Translated => a.jump_if(Cond::Set, R1, from_pod, mine),
         }
-        a.load(Size::Dw, R5, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R5, 0);
+        a.peek(R5, stack::EVENT);
         a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), crossing);
         a.bind(judge);
         a.jump_if(Cond::Set, R1, born | deferred, touch);
@@ -411,8 +413,7 @@ impl Generator<'_> {
         if self.hook == Hook::FromPod {
             a.note("state: denied, the pod's own connection: to a Service?");
             a.bind(mine);
-            a.load(Size::Dw, R5, Fp, stack::EVENT);
-            a.alu(Alu::Xor, R5, 0);
+            a.peek(R5, stack::EVENT);
             a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), last);
             a.alu(Alu::And, R1, deferred);
             a.jump_if(Cond::Eq, R1, 0, last);

@@ -67,7 +67,7 @@ pub struct Parameters {
 }
 
 /// How much of a program is generated; less than all only for measurements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// Answers Next at once.
     Empty,

@@ -47,13 +47,11 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.note("denied by the tables: a reply?");
         a.bind(denied);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
+        a.peek(R1, stack::EVENT);
         a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), policy);
         let ask = a.label();
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), ask);
-        a.load(Size::Dw, R1, Fp, stack::PROTOCOL); // only TCP's openings may cross
-        a.alu(Alu::Xor, R1, 0);
+        a.peek(R1, stack::PROTOCOL); // only TCP's openings may cross
         a.jump_if(Cond::Ne, R1, 0, last);
         a.bind(ask);
         a.mov(R1, Asks::Denied as i32); // by a register, so that old verifiers know the value
@@ -62,16 +60,14 @@ impl Generator<'_> {
 
         a.note("permitted: anything to keep?");
         a.bind(allowed);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
+        a.peek(R1, stack::EVENT);
         a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
         a.jump_if(Cond::Lt, R1, i32::from(code::NO_TUPLE), kept);
         a.jump(allow);
 
         a.note("permitted without tables: anything to keep?");
         a.bind(late);
-        a.load(Size::Dw, R1, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R1, 0);
+        a.peek(R1, stack::EVENT);
         a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
         a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), allow);
         self.word_flags();
@@ -100,14 +96,10 @@ impl Generator<'_> {
         self.word_flags();
         let a = &mut self.a;
         a.jump_if(Cond::Set, R1, i32::from(Word::RECORD), yes);
-        // An exclusive or of nothing, so that the verifier takes it for another value than the one on the stack: what it
-        // learns here it would know from here on, and follow what comes after for each case.
-        a.load(Size::Dw, R2, Fp, stack::EVENT);
-        a.alu(Alu::Xor, R2, 0);
+        a.peek(R2, stack::EVENT);
         a.jump_if(Cond::Gt, R2, i32::from(code::DATAGRAM), yes);
         if self.hook == Hook::FromPod {
-            a.load(Size::Dw, R3, Fp, stack::MARKS);
-            a.alu(Alu::Xor, R3, 0);
+            a.peek(R3, stack::MARKS);
             a.jump_if(Cond::Set, R3, mark::DEFER, yes);
         }
         a.alu(Alu::And, R1, isolation(hook));

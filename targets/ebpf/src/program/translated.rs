@@ -76,8 +76,7 @@ impl Generator<'_> {
         debug_assert!(isolation(self.hook) != 0);
         self.a.note("translated: permitted");
         self.a.bind(allow);
-        self.a.load(Size::Dw, R1, Fp, stack::MARKS);
-        self.a.alu(Alu::Xor, R1, 0);
+        self.a.peek(R1, stack::MARKS);
         self.a.jump_if(Cond::Set, R1, mark::FIRST, first);
         self.a.note("translated: unmark");
         self.a.bind(next);

@@ -270,8 +270,8 @@ impl Endpoints {
         }
     }
 
-    /// Takes from endpoints that come back what is left of them, and gives tables of connections to those that keep state and
-    /// have none.
+    /// Takes from endpoints that come back what is left of them, and gives tables of connections to
+    /// those that keep state and have none.
     pub fn prepare(&self, maps: &Maps, list: &[(u16, Option<Word>)], grace: &Grace) -> Result<(), Error> {
         let back = list.iter().filter(|(id, word)| word.is_some() && presence(maps, *id).load(Acquire) == USED);
         let back: Vec<u16> = back.map(|(id, _)| *id).collect();

@@ -1,7 +1,8 @@
-//! The sizes of tables follow what is needed: a generation is replaced by one of another size, at once where something does not
-//! fit, or ahead of that, made in a thread.
+//! The sizes of tables follow what is needed: a generation is replaced by one of another size, at
+//! once where something does not fit, or ahead of that, made in a thread.
 //!
-//! Not here: how large tables must be (`needs`), what a generation is (`generation`), tables of connections (`growth`).
+//! Not here: how large tables must be (`needs`), what a generation is (`generation`), tables of
+//! connections (`growth`).
 
 use std::time::Instant;
 
@@ -44,24 +45,20 @@ impl Ebpf {
         self.grow_to(needs::sizes(&needs, self.capacities(), &limits, Margin::Now))
     }
 
-    /// Grows all tables at once to what `program` needs, where they are too small and the limits allow it: each growth
-    /// loads and checks all programs anew, so that growing one table after another, doubling by doubling, would take
-    /// seconds in which nothing else is enforced.
+    /// Grows all tables at once to what `program` needs, where they are too small and the limits
+    /// allow it: each growth loads and checks all programs anew, so that growing one table after
+    /// another, doubling by doubling, would take seconds in which nothing else is enforced.
     ///
     /// # Errors
-    /// The kernel refuses. What does not fit even then is refused when it is written.
+    /// The larger maps or their programs cannot be made. What does not fit even then is refused when
+    /// it is written.
     pub fn make_room(&mut self, program: &Program) -> Result<(), Error> {
         self.may_change()?;
         let needs = needs::of(program);
-        let present = *self.capacities();
-        let fits = |(room, need): &(Room, u64)| {
-            let mut now = present;
-            room.field(&mut now).is_none_or(|(size, units)| *need <= u64::from(*size) * units)
-        };
-        if needs.iter().all(fits) {
+        if needs::fit(&needs, *self.capacities()) {
             return Ok(());
         }
-        let wanted = needs::sizes(&needs, &present, &self.config.limits, Margin::Now);
+        let wanted = needs::sizes(&needs, self.capacities(), &self.config.limits, Margin::Now);
         self.grow_to(wanted).map(drop)
     }
 
@@ -72,14 +69,14 @@ impl Ebpf {
         }
         let mut next = match self.ahead.take().map(Ahead::wait).transpose()? {
             Some(next) if self.follows(&next, &wanted) => next,
-            _ => self.recipe(wanted).make()?,
+            _ => Generation::create(self.recipe(wanted))?,
         };
         loop {
             let wanted = next.tables.maps.capacities;
             match self.change_over(next)? {
                 Filled::Everything => break,
                 Filled::Lacks(room) => match self.doubled(wanted, room) {
-                    Some(larger) => next = self.recipe(larger).make()?,
+                    Some(larger) => next = Generation::create(self.recipe(larger))?,
                     None => return Ok(false),
                 },
             }
@@ -113,12 +110,13 @@ impl Ebpf {
         }
     }
 
-    /// Looks whether tables will soon be too small for what changes, or have long been much too large, and makes the next
-    /// generation in a thread of its own: checking its programs takes the kernel longer than anybody should wait. Changes over when
-    /// that is done. `program` is what is installed.
+    /// Looks whether tables will soon be too small for what changes, or have long been much too
+    /// large, and makes the next generation in a thread of its own: checking its programs takes the
+    /// kernel longer than anybody should wait. Changes over when that is done. `program` is what is
+    /// installed.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The next generation cannot be made or filled; the present one goes on judging.
     pub fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
         self.may_change()?;
         if let Some(ahead) = self.ahead.take_if(|ahead| ahead.is_done()) {
@@ -142,15 +140,18 @@ impl Ebpf {
         }
         let (needs, present) = (needs::of(program), *self.capacities());
         let wanted = needs::sizes(&needs, &present, &self.config.limits, Margin::Ahead);
-        let smaller = needs::smaller(&needs, &present, &self.config.capacities).filter(|_| wanted == present);
-        let since = smaller.map(|_| *self.roomy.get_or_insert_with(Instant::now));
-        if since.is_none() {
-            self.roomy = None;
-        }
-        let patient = since.is_some_and(|since| since.elapsed() >= self.config.connections.patience);
-        let wanted = if patient { smaller.unwrap_or(wanted) } else { wanted };
-        if wanted != present && wanted.check().is_ok() {
-            self.roomy = None;
+        let wanted = match needs::smaller(&needs, &present, &self.config.capacities) {
+            Some(smaller) if wanted == present => {
+                let since = *self.roomy.get_or_insert_with(Instant::now);
+                if since.elapsed() < self.config.connections.patience {
+                    return Ok(());
+                }
+                smaller
+            }
+            _ => wanted,
+        };
+        self.roomy = None;
+        if wanted != present {
             self.ahead = Ahead::begin(self.recipe(wanted));
         }
         Ok(())

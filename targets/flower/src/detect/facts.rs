@@ -102,7 +102,8 @@ fn is_representor_name(name: &str) -> bool {
     rest == Some("")
 }
 
-/// Facts of all interfaces of the calling thread's network namespace, or of the one of this name, in order of index.
+/// Facts of those interfaces of the calling thread's network namespace whose name is `wanted`, in
+/// order of index.
 ///
 /// # Errors
 /// The kernel's.

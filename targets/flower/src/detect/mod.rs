@@ -98,7 +98,8 @@ pub fn interface(name: &str) -> Result<Findings, Error> {
 /// What was found about an interface, with its index.
 pub type Found = (u32, Result<Findings, Error>);
 
-/// As [`interface`] for those that are `wanted`, which are asked about together; each with its index.
+/// As [`interface`] for those that are `wanted`, which are asked about together; each with its
+/// index.
 ///
 /// # Errors
 /// The kernel's, where it does not list interfaces.
