@@ -63,6 +63,10 @@ impl Enforcer for Ebpf {
         Ok(found)
     }
 
+    fn under_way(&self) -> bool {
+        self.upgrading()
+    }
+
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {
         Ebpf::make_room(self, program)
     }

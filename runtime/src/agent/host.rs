@@ -76,6 +76,12 @@ pub trait Enforcer: Target {
         Ok(vec![])
     }
 
+    /// Whether something is being made that the next [`Enforcer::check`] may finish, so that it
+    /// should come soon.
+    fn under_way(&self) -> bool {
+        false
+    }
+
     /// Grows, where that is needed and possible, to what `program` needs in one go, before it is written: entry by entry
     /// each table would grow by itself, again and again, while packets' owners wait.
     ///

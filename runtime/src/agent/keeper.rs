@@ -37,7 +37,9 @@ pub const LINKS_SETTLE: Duration = Duration::from_millis(2);
 /// Records are written at most so often: one costs more than an event.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// The loop turns at least so often, which is how monitoring sees that it lives.
-pub const BEAT: Duration = Duration::from_secs(5);
+const BEAT: Duration = Duration::from_secs(5);
+/// The same while the target makes something that a check finishes.
+const SHORT_BEAT: Duration = Duration::from_millis(500);
 /// What was taken away and brought back is in the record for so long.
 const SHOWN: Duration = Duration::from_secs(600);
 
@@ -172,12 +174,17 @@ impl<H: Enforcer, N: Network> Keeper<H, N> {
 
     /// Once a beat: is everything that was put into the kernel still there? What was not is said, and stays in the record for a while.
     pub fn beat(&mut self) {
-        if self.checked.is_none_or(|last| last.elapsed() >= BEAT) {
+        if self.checked.is_none_or(|last| last.elapsed() >= self.pause()) {
             self.check();
             if let Err(error) = self.agent.look_ahead() {
                 tracing::warn!(%error, "what later updates would need cannot be made ready; tried again");
             }
         }
+    }
+
+    /// How long the loop may wait for its next turn.
+    pub fn pause(&self) -> Duration {
+        if self.agent.host().under_way() { SHORT_BEAT } else { BEAT }
     }
 
     /// The same at once.

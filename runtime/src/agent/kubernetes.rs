@@ -24,7 +24,7 @@ use super::{
     Standing,
     cni::{self, Waiting},
     host::{Enforcer, Network},
-    keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
+    keeper::{Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
     kept,
     sandboxes::Sandboxes,
 };
@@ -67,7 +67,7 @@ pub async fn serve(
         keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
-            () = tokio::time::sleep(BEAT) => {}
+            () = tokio::time::sleep(keeper.pause()) => {}
             update = watch.next(keeper.agent.cluster()) => {
                 (patience, again) = (PATIENCE, again.min(Instant::now() + PATIENCE));
                 let about_nodes = |changes: &[Change]| changes.iter().any(|change| change.resource == Resource::Node);

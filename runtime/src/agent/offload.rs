@@ -191,6 +191,10 @@ impl Enforcer for Offload {
         Enforcer::check(&mut self.ebpf)
     }
 
+    fn under_way(&self) -> bool {
+        self.ebpf.under_way()
+    }
+
     fn follow(&mut self, program: &Program) -> Result<(), Error> {
         match self.accelerate(program) {
             Ok(()) => self.said = None,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     files::{Files, News},
     host::{Enforcer, Network},
-    keeper::{BEAT, Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
+    keeper::{Keeper, LINKS_SETTLE, Links, MAX_PATIENCE, PATIENCE},
     watch::Watch,
 };
 use crate::{
@@ -45,7 +45,7 @@ pub async fn serve(
         keeper.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
-            () = tokio::time::sleep(BEAT) => {}
+            () = tokio::time::sleep(keeper.pause()) => {}
             () = watch.changed() => {
                 watch.settle().await;
                 watch.renew();

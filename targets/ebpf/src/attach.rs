@@ -35,9 +35,9 @@ pub enum Mode {
     /// TCX links where the kernel has them, clsact otherwise.
     #[default]
     Best,
-    /// The same in the end, but by clsact at first: the kernel makes whoever attaches a TCX link
-    /// wait for a grace period, a filter takes microseconds. [`crate::Ebpf::upgrade`] goes on from
-    /// there.
+    /// The same in the end, but pods get filters of clsact at first: the kernel makes whoever
+    /// attaches a TCX link wait for a grace period, a filter takes microseconds.
+    /// [`crate::Ebpf::upgrade`] goes on from there.
     Quick,
     /// clsact, always.
     Clsact,
@@ -150,6 +150,9 @@ const MARKERS: [(&str, Qdisc, Role); 4] = [
     ("uplink_q", Qdisc::Made, Role::Uplink),
 ];
 
+/// The pin that says that the clsact qdisc beside an interface's links is ours to remove.
+const QDISC: &str = "qdisc";
+
 fn marker(qdisc: Qdisc, role: Role) -> &'static str {
     MARKERS.iter().find(|m| (m.1, m.2) == (qdisc, role)).expect("all are listed").0
 }
@@ -158,6 +161,9 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
     held: BTreeMap<u32, Held>,
+    /// Interfaces whose links took the place of filters, in a qdisc that we made. It stays while the
+    /// links do: the kernel loses packets where one comes or goes (sch_api.c, qdisc_graft).
+    qdiscs: BTreeSet<u32>,
     /// Links that are being made.
     upgrade: Option<Upgrade>,
     /// Interfaces that keep their filters, since links were refused.
@@ -217,6 +223,8 @@ impl Attachments {
             let path = pins.link(name);
             if let Some((_, qdisc, role)) = MARKERS.iter().find(|m| m.0 == kind) {
                 this.held.insert(ifindex, Held::Clsact(*qdisc, *role));
+            } else if kind == QDISC {
+                this.qdiscs.insert(ifindex);
             } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind)
                 && !filtered(ifindex)
             {
@@ -257,11 +265,12 @@ impl Attachments {
             for hook in HOOKS {
                 unpin(pins, &format!("{ifindex}_{}", hook_name(hook)))?;
             }
-            for (marker, ..) in MARKERS {
+            for marker in MARKERS.iter().map(|m| m.0).chain([QDISC]) {
                 unpin(pins, &format!("{ifindex}_{marker}"))?;
             }
         }
         self.held.remove(&ifindex);
+        self.qdiscs.remove(&ifindex);
         Ok(())
     }
 
@@ -278,8 +287,9 @@ impl Attachments {
         if self.held.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
             self.forget(ifindex, pins)?;
         }
-        // Another's programs that are linked run before filters.
-        let quick = mode == Mode::Quick
+        // Another's programs that are linked run before filters; and where a qdisc is made, packets
+        // are lost, which of an uplink are the node's.
+        let quick = (mode, role) == (Mode::Quick, Role::Pod)
             && !matches!(self.held.get(&ifindex), Some(Held::Tcx(_)))
             && [TcxHook::Ingress, TcxHook::Egress].iter().all(|hook| sys::tcx_programs(ifindex, *hook) == 0);
         if matches!(self.held.get(&ifindex), Some(held) if held.role() != role) {
@@ -355,13 +365,11 @@ impl Attachments {
         let found = clsact::ensure_qdisc(ifindex)?;
         let qdisc = match self.held.get(&ifindex) {
             Some(Held::Clsact(Qdisc::Made, _)) => Qdisc::Made,
+            _ if self.qdiscs.contains(&ifindex) => Qdisc::Made,
             _ => found,
         };
         if let Some(pins) = pins {
-            match fs::DirBuilder::new().mode(0o700).create(pins.link(&format!("{ifindex}_{}", marker(qdisc, role)))) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                _ => {}
-            }
+            mark(pins, &format!("{ifindex}_{}", marker(qdisc, role)))?;
         }
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
             clsact::attach(program.fd(), ifindex, side(*hook))?;
@@ -444,6 +452,9 @@ impl Attachments {
         before: Option<&Pins>,
     ) -> io::Result<()> {
         if let (Some(Held::Tcx(links)), Some(pins)) = (self.held.get_mut(&ifindex), pins) {
+            if self.qdiscs.contains(&ifindex) {
+                mark(pins, &format!("{ifindex}_{QDISC}"))?;
+            }
             links.retain(|hook, link| {
                 let name = format!("{ifindex}_{}", hook_name(*hook));
                 let path = pins.link(&name);
@@ -480,17 +491,21 @@ impl Attachments {
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
+        let mut made = self.qdiscs.contains(&ifindex);
         if let Some(Held::Clsact(qdisc, role)) = self.held.get(&ifindex) {
             let done = role.hooks().iter().try_for_each(|h| clsact::detach(ifindex, side(*h)));
-            let done = done.and_then(|()| if *qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
             done.map_err(|e| refused(call("detach from", ifindex), e))?;
+            made |= *qdisc == Qdisc::Made;
+        }
+        if made {
+            clsact::remove_qdisc(ifindex).map_err(|e| refused(call("remove the qdisc of", ifindex), e))?;
         }
         self.forget(ifindex, pins)
     }
 
     /// Takes them off all.
     pub fn detach_all(&mut self, pins: Option<&Pins>) -> Result<(), Error> {
-        let list: Vec<u32> = self.held.keys().copied().collect();
+        let list: BTreeSet<u32> = self.held.keys().chain(&self.qdiscs).copied().collect();
         list.into_iter().try_for_each(|ifindex| self.detach(ifindex, pins))
     }
 
@@ -540,6 +555,14 @@ fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
+    }
+}
+
+/// Makes a pin that only says that it is there.
+fn mark(pins: &Pins, name: &str) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(pins.link(name)) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
     }
 }
 

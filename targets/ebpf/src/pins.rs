@@ -6,6 +6,7 @@
 //! <pins>/links/<ifindex>_<hook>      a TCX link
 //! <pins>/links/<ifindex>_clsact      a directory: attached by a filter in clsact; `_clsact_q`: whose qdisc is ours too;
 //!                          `_uplink`, `_uplink_q`: the same of an interface that is no pod's
+//! <pins>/links/<ifindex>_qdisc       a directory: the clsact qdisc beside its TCX links is ours
 //! <pins>/new_...           being made or being removed: nobody's
 //! ```
 //!

@@ -256,6 +256,11 @@ impl Ebpf {
         self.attachments.upgrade(&self.generation.programs, self.pins.as_ref())
     }
 
+    /// Whether links are being made that [`Ebpf::upgrade`] has to take over.
+    pub fn upgrading(&self) -> bool {
+        self.attachments.upgrading()
+    }
+
     /// Takes the programs off an interface; none there is fine.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
         self.may_change()?;

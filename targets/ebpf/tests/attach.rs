@@ -108,11 +108,13 @@ fn isolate(ebpf: &mut Ebpf, ifindex: u32) {
     }
 }
 
-fn filters() -> String {
-    let out = std::process::Command::new("sh")
-        .args(["-c", "tc filter show dev pod0 ingress; tc qdisc show dev pod0"])
-        .output();
+fn printed(command: &str) -> String {
+    let out = std::process::Command::new("sh").args(["-c", command]).output();
     String::from_utf8(out.unwrap().stdout).unwrap()
+}
+
+fn filters() -> String {
+    printed("tc filter show dev pod0 ingress; tc qdisc show dev pod0")
 }
 
 fn enforce(mode: Mode, way: Way) {
@@ -196,8 +198,9 @@ fn clsact_filters_enforce_without_a_process() {
     std::thread::spawn(|| enforce(Mode::Clsact, Way::Clsact)).join().unwrap();
 }
 
-/// Interfaces that are attached quickly carry filters until links take their place, and enforce at
-/// every moment, whoever is killed.
+/// Pods that are attached quickly carry filters until links take their place, and are enforced at
+/// every moment, whoever is killed. Their qdisc stays as long as the links: the kernel loses packets
+/// where one comes or goes. An uplink never gets one.
 #[test]
 fn s58_quick_filters_become_links() {
     let quick = || {
@@ -208,8 +211,10 @@ fn s58_quick_filters_become_links() {
         let (ifindex, way) = ebpf.attach_name("pod0").unwrap();
         assert_eq!(way, Way::Clsact);
         isolate(&mut ebpf, ifindex);
-        ebpf.attach_uplink(1).unwrap();
+        assert_eq!(ebpf.attach_uplink(1).unwrap(), Way::Tcx);
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
+        let qdiscs = || printed("tc qdisc show").matches("clsact").count();
+        assert_eq!(qdiscs(), 1);
         // Tables grow while links are in the making: nothing is left that judges by the earlier
         // ones.
         assert_eq!(ebpf.upgrade().unwrap(), 0);
@@ -229,16 +234,19 @@ fn s58_quick_filters_become_links() {
         drop(ebpf);
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
         let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
-        assert!(ebpf.attachments().iter().all(|a| a.way == Way::Clsact));
+        let ways = |ebpf: &Ebpf| ebpf.attachments().iter().map(|a| (a.role, a.way)).collect::<Vec<_>>();
+        assert_eq!(ways(&ebpf), [(Role::Uplink, Way::Tcx), (Role::Pod, Way::Clsact)]);
         let began = std::time::Instant::now();
         let mut moved = 0;
-        while moved < 2 {
+        while moved < 1 {
             moved += ebpf.upgrade().unwrap();
             assert!(arrives(&pod, 53) && blocked(&pod, 80));
             assert!(began.elapsed() < Duration::from_secs(30), "{:?}", ebpf.attachments());
         }
         assert!(ebpf.attachments().iter().all(|a| a.way == Way::Tcx), "{:?}", ebpf.attachments());
-        assert!(!filters().contains("bpf") && !filters().contains("clsact"), "{}", filters());
+        let left = printed("tc filter show dev pod0 ingress; tc filter show dev pod0 egress");
+        assert!(!left.contains("bpf"), "{left}");
+        assert_eq!(qdiscs(), 1);
         assert_eq!(ebpf.check().unwrap(), Vec::<String>::new());
         drop(ebpf);
         assert!(arrives(&pod, 53) && blocked(&pod, 80), "outlives the process");
@@ -254,8 +262,10 @@ fn s58_quick_filters_become_links() {
         }
         drop(ebpf);
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
+        assert!(dir.0.join(format!("links/{ifindex}_qdisc")).exists() && qdiscs() == 1);
         Ebpf::remove(&dir.0).unwrap();
         assert!(arrives(&pod, 80), "removed");
+        assert_eq!(qdiscs(), 0);
     };
     std::thread::spawn(quick).join().unwrap();
 }

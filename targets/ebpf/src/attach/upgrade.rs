@@ -19,8 +19,8 @@ use std::{
 use netpolc_target::{Error, Hook};
 
 use super::{
-    Attachments, HOOKS, Held, Link, MARKERS, Programs, Role, absent_is_fine, attach_patiently, call, filters_stand,
-    gone, hook_name, side, unpin,
+    Attachments, HOOKS, Held, Link, MARKERS, Programs, QDISC, Role, absent_is_fine, attach_patiently, call,
+    filters_stand, gone, hook_name, mark, side, unpin,
 };
 use crate::{
     clsact::{self, Qdisc},
@@ -70,7 +70,7 @@ impl Upgrade {
 /// Between two links that are made while nobody waits for them.
 const BREATH: Duration = Duration::from_millis(20);
 /// Links that are made before they are looked at again.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 8;
 
 impl Attachments {
     /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own;
@@ -96,9 +96,14 @@ impl Attachments {
                 Ok(links) => links,
             };
             let held = self.follow(ifindex, role, links, programs, pins);
+            let held = held.and_then(|held| {
+                if qdisc == Qdisc::Made {
+                    self.keep_qdisc(ifindex, pins)?;
+                }
+                Ok(held)
+            });
             let detach = || role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook)));
             let done = held.and_then(|held| detach().map(|()| self.held.insert(ifindex, Held::Tcx(held))).map(drop));
-            let done = done.and_then(|()| if qdisc == Qdisc::Made { clsact::remove_qdisc(ifindex) } else { Ok(()) });
             // Last, so that whoever is killed before leaves a filter that is known.
             let done = done.and_then(|()| {
                 let markers = MARKERS.iter().map(|(marker, ..)| format!("{ifindex}_{marker}"));
@@ -115,7 +120,13 @@ impl Attachments {
             }
         }
         // One that stays as it is keeps none of the others back.
+        self.begin_upgrade(programs)?;
         failed.map_or(Ok(moved), Err)
+    }
+
+    /// Whether links are being made.
+    pub fn upgrading(&self) -> bool {
+        self.upgrade.is_some()
     }
 
     /// Begins to make links, where there are interfaces that want some and none are being made.
@@ -133,6 +144,13 @@ impl Attachments {
         if !list.is_empty() {
             self.upgrade = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
         }
+        Ok(())
+    }
+
+    /// Notes that the qdisc is ours, for when the links go.
+    fn keep_qdisc(&mut self, ifindex: u32, pins: Option<&Pins>) -> io::Result<()> {
+        pins.map_or(Ok(()), |pins| mark(pins, &format!("{ifindex}_{QDISC}")))?;
+        self.qdiscs.insert(ifindex);
         Ok(())
     }
 
