@@ -10,6 +10,7 @@
 //! (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient` ->
 //! `place` (two of one name) -> `keep` (what an input does not show any more).
 
+mod change;
 mod decode;
 mod fuzz;
 mod intern;
@@ -24,10 +25,12 @@ mod place;
 mod policy;
 mod problem;
 mod repeated;
+mod resource;
 mod selector;
 mod service;
 mod source;
 mod split;
+mod state;
 mod strict;
 mod tree;
 mod typed;
@@ -35,6 +38,7 @@ mod typed;
 pub mod watch;
 mod yaml;
 
+pub use change::Change;
 pub use decode::MAX_YAML_DOCUMENT_BYTES;
 pub use fuzz::fuzz_decode;
 pub use keep::{Held, Kept, holds, keep};
@@ -42,3 +46,5 @@ pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, l
 pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};
 pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};
+pub use resource::Resource;
+pub use state::PolicyState;

@@ -41,6 +41,16 @@ pub struct Problem {
     pub severity: Severity,
 }
 
+impl Problem {
+    /// As people see it: a warning says that it is one.
+    pub fn line(&self) -> String {
+        match self.severity {
+            Severity::Error => self.to_string(),
+            Severity::Warning => format!("warning: {self}"),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;

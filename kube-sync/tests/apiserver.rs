@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpolc_kube_sync::watch::{Access, Change, Lists, Options, Reason, Resource, Update, Watch};
+use netpolc_kube_sync::{
+    Change, Resource,
+    watch::{Access, Lists, Options, Reason, Update, Watch},
+};
 use netpolc_policy::{Cluster, Isolation, ObjectKey};
 use netpolc_testbed::kube::{
     Server, User,

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpolc_kube_sync::watch::{Access, Lists, Options, Reason, Resource, Update, Watch};
+use netpolc_kube_sync::{
+    Resource,
+    watch::{Access, Lists, Options, Reason, Update, Watch},
+};
 use netpolc_policy::{Cluster, ObjectKey};
 use netpolc_testbed::kube::fake::Fake;
 use serde_json::{Value, json};

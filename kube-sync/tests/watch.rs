@@ -14,8 +14,9 @@ use std::{
 use http::{Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame};
 use kube::{Client, client::Body};
-use netpolc_kube_sync::watch::{
-    Access, Change, Condition, Found, Lists, NodeStatus, Options, Reason, Resource, Update, Watch,
+use netpolc_kube_sync::{
+    Change, Resource,
+    watch::{Access, Condition, Found, Lists, NodeStatus, Options, Reason, Update, Watch},
 };
 use netpolc_policy::{Cluster, Isolation, ObjectKey, Port, Ports, Protocol};
 use serde_json::{Value, json};

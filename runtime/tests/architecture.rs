@@ -2,13 +2,13 @@
 //! module headers, file sizes, and nothing in the tree that is not about the software.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace")
 }
 
 /// Crate folder -> the workspace crates it may depend on outside of tests.
@@ -16,17 +16,37 @@ const EDGES: &[(&str, &[&str])] = &[
     ("compiler/policy", &[]),
     ("compiler/table", &[]),
     ("compiler/lower", &["netpolc-policy", "netpolc-table"]),
-    ("targets/api", &["netpolc-table"]),
+    ("targets/host", &[]),
+    ("targets/api", &["netpolc-host", "netpolc-table"]),
     ("targets/mem", &["netpolc-table", "netpolc-target"]),
-    ("targets/ebpf", &["netpolc-table", "netpolc-target"]),
-    ("targets/flower", &["netpolc-table", "netpolc-target"]),
-    ("kube-sync", &["netpolc-policy"]),
-    ("testbed", &["netpolc-kube-sync", "netpolc-policy"]),
-    ("runtime/cni", &[]),
+    ("targets/ebpf", &["netpolc-host", "netpolc-table", "netpolc-target"]),
+    ("targets/flower", &["netpolc-host", "netpolc-table", "netpolc-target"]),
     (
-        "runtime",
+        "targets/offload",
+        &["netpolc-host", "netpolc-table", "netpolc-target", "netpolc-target-ebpf", "netpolc-target-flower"],
+    ),
+    ("kube-sync", &["netpolc-policy"]),
+    ("runtime/cni", &["netpolc-host"]),
+    (
+        "runtime/agent",
         &[
             "netpolc-cni",
+            "netpolc-host",
+            "netpolc-kube-sync",
+            "netpolc-lower",
+            "netpolc-policy",
+            "netpolc-table",
+            "netpolc-target",
+            // For the counters that monitoring shows.
+            "netpolc-target-ebpf",
+        ],
+    ),
+    (
+        "runtime/cli",
+        &[
+            "netpolc-agent",
+            "netpolc-cni",
+            "netpolc-host",
             "netpolc-kube-sync",
             "netpolc-lower",
             "netpolc-policy",
@@ -35,10 +55,33 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-target-ebpf",
             "netpolc-target-flower",
             "netpolc-target-mem",
-            "netpolc-testbed",
+            "netpolc-target-offload",
         ],
     ),
+    ("testbed", &["netpolc-kube-sync", "netpolc-policy"]),
+    ("testbed/bench", ANY),
+    ("testbed/demo", ANY),
 ];
+
+/// The testbed's programs may use all there is; nothing may use them.
+const ANY: &[&str] = &[
+    "netpolc",
+    "netpolc-agent",
+    "netpolc-host",
+    "netpolc-kube-sync",
+    "netpolc-lower",
+    "netpolc-policy",
+    "netpolc-table",
+    "netpolc-target",
+    "netpolc-target-ebpf",
+    "netpolc-target-flower",
+    "netpolc-target-mem",
+    "netpolc-testbed",
+];
+
+/// Packages whose programs go to nodes: nothing of the testbed may be in them, not even behind a
+/// feature or another crate.
+const SHIPPED: &[&str] = &["runtime/cli", "runtime/cni"];
 
 /// What the compiler must not see: IO, clocks, runtimes, the kernel.
 const IMPURE: &[&str] = &["tokio", "kube", "aya", "libc", "tracing"];
@@ -47,6 +90,10 @@ fn manifest(folder: &str) -> toml::Table {
     let path = root().join(folder).join("Cargo.toml");
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn package(folder: &str) -> String {
+    manifest(folder)["package"]["name"].as_str().unwrap().to_owned()
 }
 
 fn dependencies(folder: &str) -> Vec<String> {
@@ -67,6 +114,22 @@ fn dependencies_point_one_way() {
         }
     }
     assert_eq!(members.len(), known.len(), "EDGES names a crate that is gone");
+}
+
+#[test]
+fn no_shipped_program_reaches_the_testbed() {
+    let folder_of: BTreeMap<String, &str> = EDGES.iter().map(|(folder, _)| (package(folder), *folder)).collect();
+    for shipped in SHIPPED {
+        let (mut seen, mut todo) = (BTreeSet::new(), vec![*shipped]);
+        while let Some(folder) = todo.pop() {
+            assert!(!folder.starts_with("testbed"), "{shipped} reaches {folder}");
+            if seen.insert(folder) {
+                let all = dependencies(folder);
+                todo.extend(all.iter().filter_map(|name| folder_of.get(name.as_str())));
+            }
+        }
+        assert!(seen.len() > 1, "{shipped}: the walk found nothing");
+    }
 }
 
 #[test]

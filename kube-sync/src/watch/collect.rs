@@ -8,13 +8,8 @@ use std::{
 
 use netpolc_policy::{Cluster, ObjectKey};
 
-use super::{
-    change::{self, Change},
-    condition::Condition,
-    convert::Item,
-    resource::Resource,
-};
-use crate::{Object, Problem};
+use super::{condition::Condition, convert::Item};
+use crate::{Change, Object, Problem, Resource, change};
 
 /// What a feed says.
 #[derive(Debug)]

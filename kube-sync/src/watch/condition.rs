@@ -4,7 +4,8 @@ use std::{error::Error as StdError, fmt};
 
 use kube::{Error as ClientError, core::Status};
 
-use super::{resource::Resource, stream::Trouble};
+use super::stream::Trouble;
+use crate::Resource;
 
 /// Why a kind cannot be listed or watched at the moment. What is enforced stays as it is; the agent tries again.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,8 @@ use crate::{
     source::{Origin, Reader, Source},
 };
 
-use super::{raw::Raw, resource::Resource};
+use super::raw::Raw;
+use crate::Resource;
 
 /// What one object says.
 #[derive(Debug)]

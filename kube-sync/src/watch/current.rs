@@ -27,10 +27,10 @@ use super::{
     condition::{Reason, diagnose},
     link::{Joined, Link},
     raw::Raw,
-    resource::Resource,
     sight::Sights,
     stream::{self, Trouble},
 };
+use crate::Resource;
 
 /// What a pod's policies depend on.
 const KINDS: [Resource; 3] = [Resource::Namespace, Resource::Policy, Resource::Pod];

@@ -36,10 +36,10 @@ use super::{
     pauses::{Pauses, jitter},
     raw::Raw,
     report::Reports,
-    resource::Resource,
     sight::{Seen, Sights},
     stream::{self, Events, Trouble},
 };
+use crate::Resource;
 
 /// Objects in a page of a list: some megabytes. For each page etcd counts all that remain, so a
 /// fifth of the pages costs it a third of the work.

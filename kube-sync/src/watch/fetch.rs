@@ -15,8 +15,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{condition::chain, convert::Converter, current::Ask, link::Link, raw::Raw, resource::Resource};
-use crate::Object;
+use super::{condition::chain, convert::Converter, current::Ask, link::Link, raw::Raw};
+use crate::{Object, Resource};
 
 /// Gets under way at once; the others wait.
 const AT_ONCE: usize = 16;

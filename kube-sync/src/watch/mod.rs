@@ -11,7 +11,6 @@
 //! caller's [`Cluster`]. Not here: what changes mean.
 
 mod access;
-mod change;
 mod collect;
 mod condition;
 mod convert;
@@ -23,7 +22,6 @@ mod pauses;
 mod publish;
 mod raw;
 mod report;
-mod resource;
 mod sight;
 mod status;
 mod stream;
@@ -43,13 +41,11 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::{
     access::{Access, AccessError},
-    change::Change,
     collect::Update,
     condition::{Condition, Reason},
     fetch::{Busy, Fetched, Fetcher, Found},
-    resource::Resource,
     sight::{Contact, Contacts},
-    status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus, PolicyState},
+    status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus},
 };
 use self::{
     collect::{Collector, Message},
@@ -61,7 +57,7 @@ use self::{
     report::Reports,
     sight::Sights,
 };
-use crate::Problem;
+use crate::{Problem, Resource};
 
 /// How lists are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

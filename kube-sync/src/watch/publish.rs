@@ -21,9 +21,9 @@ use super::{
     link::{Joined, Link},
     pauses::jitter,
     raw::Raw,
-    resource::Resource,
     status::{NodeStatus, resource},
 };
+use crate::Resource;
 
 /// Between two writes, at least.
 pub const INTERVAL: Duration = Duration::from_secs(10);

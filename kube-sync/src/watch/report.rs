@@ -22,8 +22,8 @@ use kube::{
 use netpolc_policy::ObjectKey;
 use tokio::sync::mpsc;
 
-use super::{condition::chain, link::Link, raw::Raw, resource::Resource};
-use crate::{Problem, Severity};
+use super::{condition::chain, link::Link, raw::Raw};
+use crate::{Problem, Resource, Severity};
 
 /// Between two Events: a folder full of broken policies must not become a load of its own.
 const INTERVAL: Duration = Duration::from_millis(200);

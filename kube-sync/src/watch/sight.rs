@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::resource::Resource;
+use crate::Resource;
 
 /// All kinds' sights.
 #[derive(Debug)]

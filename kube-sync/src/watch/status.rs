@@ -4,8 +4,9 @@
 
 use k8s_openapi::jiff::Timestamp;
 use kube::core::ApiResource;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::PolicyState;
 
 /// Policies that are listed; the others are counted.
 pub const MAX_POLICIES: usize = 200;
@@ -13,23 +14,6 @@ pub const MAX_POLICIES: usize = 200;
 pub const MAX_PROBLEMS: usize = 20;
 /// Bytes of a message, at most.
 const MAX_MESSAGE: usize = 512;
-
-/// One policy's state on a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PolicyState {
-    /// `namespace/name`
-    pub policy: String,
-    /// metadata.generation of what is enforced, where the objects come from an API server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub generation: Option<i64>,
-    /// Pods of this node that it selects.
-    pub pods: usize,
-    /// Entries of the tables that it has a part in.
-    pub entries: usize,
-    /// What is wrong with it: its broken parts allow nothing.
-    pub errors: usize,
-}
 
 /// One node's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

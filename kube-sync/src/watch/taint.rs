@@ -15,7 +15,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{condition::chain, link::Link, pauses::jitter, resource::Resource};
+use super::{condition::chain, link::Link, pauses::jitter};
+use crate::Resource;
 
 /// Pause between attempts, and up to as much more.
 const RETRY: Duration = Duration::from_secs(2);

@@ -5,12 +5,20 @@
 //! - [`config`]: the network configuration as the plugin reads it
 //! - [`orphan`]: was the agent uninstalled?
 //! - [`run`]: the CNI commands
+//! - `server`, a feature: the agent's side of the socket
+//! - `conflist`, a feature: puts the plugin into a node's CNI configuration
 //!
-//! Not here: the agent's side of the socket (runtime), and any decision about packets.
+//! Not here: any decision about packets.
 //! Source: the CNI specification 1.1, sections 2 to 5.
 
 pub mod ask;
 pub mod config;
+#[cfg(feature = "install")]
+pub mod conflist;
 pub mod orphan;
+#[cfg(feature = "install")]
+pub mod plugin_options;
 pub mod protocol;
 pub mod run;
+#[cfg(feature = "server")]
+pub mod server;

@@ -16,11 +16,13 @@ pub mod decorate;
 pub mod execute;
 pub mod frame;
 mod limits;
+mod node;
 pub mod random;
 pub mod semantics;
 
 pub use decorate::{Counted, Counts, Faults, Faulty, Traced};
 pub use execute::{Execution, Failed, execute, fill};
+pub use node::{Amendment, NodeTarget, OffloadRecord, Origin, Taken};
 pub use semantics::DropReason;
 
 use netpolc_table::{Program, TableId, Write};
@@ -120,6 +122,15 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// As programs, pins and counters are called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::ToPod => "to_pod",
+            Hook::FromPod => "from_pod",
+            Hook::Translated => "translated",
+        }
+    }
+
     /// Where what answers its packets is judged.
     pub fn other(self) -> Self {
         match self {

@@ -22,12 +22,10 @@ use std::{
     time::Duration,
 };
 
+use netpolc_host::private;
 use netpolc_target::Error;
 
-use crate::{
-    private,
-    sys::{self, refused},
-};
+use crate::sys::{self, refused};
 
 /// Where a BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";

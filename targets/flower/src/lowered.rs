@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use netpolc_table::Origins;
+use netpolc_target::OffloadRecord;
 use serde::Serialize;
 
 use crate::{filter::Filter, topology::Port};
@@ -132,4 +133,21 @@ pub enum Refused {
         /// How many there are.
         limit: u32,
     },
+}
+
+impl Lowered {
+    /// What stands in an agent's record about it, port by port.
+    pub fn record(&self, driver: &str) -> Vec<OffloadRecord> {
+        let mode = format!("{:?}", self.mode).to_lowercase();
+        let ports = self.ports.iter().map(|(port, filters)| {
+            let mut spilled = BTreeMap::new();
+            for spill in self.spilled.iter().filter(|s| s.port == *port) {
+                *spilled.entry(spill.reason.describe().to_owned()).or_insert(0) += spill.filters.max(1);
+            }
+            let (interface, refused) = (port.name.clone(), BTreeMap::new());
+            let (mode, driver) = (mode.clone(), driver.into());
+            OffloadRecord { interface, mode, driver, filters: filters.len(), spilled, refused }
+        });
+        ports.collect()
+    }
 }

@@ -1,0 +1,52 @@
+//! Which policies stand behind the tables of a node, and with how much: from the tables' own origins.
+//!
+//! Not here: what the policies say, what is wrong with them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use netpolc_kube_sync::PolicyState;
+use netpolc_lower::Compiler;
+use netpolc_table::{Origin, TableId, eval, schema::Word};
+
+/// What a policy set is made of.
+const TABLES: [TableId; 3] = [TableId::Base, TableId::Row, TableId::Verdict];
+
+/// Policies that select a local pod, in order of their names, with pods and entries.
+pub fn policy_status(compiler: &Compiler) -> Vec<PolicyState> {
+    let program = compiler.program();
+    let mut isolating: BTreeMap<u16, BTreeSet<&Arc<str>>> = BTreeMap::new();
+    let mut states: BTreeMap<&Arc<str>, PolicyState> = BTreeMap::new();
+    for table in TABLES {
+        for (key, entry) in &program.table(table).entries {
+            let mut named = BTreeSet::new();
+            for origin in entry.origins.as_slice() {
+                match origin {
+                    Origin::Isolates { policy } => {
+                        named.insert(policy);
+                        isolating.entry(key.value(0).low() as u16).or_default().insert(policy);
+                    }
+                    Origin::Rule { policy, .. } => drop(named.insert(policy)),
+                    _ => {}
+                }
+            }
+            for policy in named {
+                states.entry(policy).or_default().entries += 1;
+            }
+        }
+    }
+    for (_, endpoint) in compiler.endpoints() {
+        let word = eval::word(program, endpoint);
+        let sets = [(Word::INGRESS, word.ingress_set), (Word::EGRESS, word.egress_set)];
+        let sets = sets.into_iter().filter(|(flag, _)| word.flags & flag != 0);
+        let policies: BTreeSet<&Arc<str>> =
+            sets.filter_map(|(_, set)| isolating.get(&set)).flatten().copied().collect();
+        for policy in policies {
+            states.entry(policy).or_default().pods += 1;
+        }
+    }
+    let named = states.into_iter().filter(|(_, state)| state.pods > 0);
+    named.map(|(policy, state)| PolicyState { policy: policy.to_string(), ..state }).collect()
+}

@@ -1,0 +1,353 @@
+//! The command line as clap reads it. What it means is worked out in [`super::resolve`].
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::judge::JudgeName;
+
+/// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "netpolc", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 fine; 1 the input had problems, or a verdict was not the expected one; \
+2 wrong usage, or something is missing on this machine.\n\
+Set RUST_LOG=debug to see what it does, NO_COLOR=1 for plain text.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the tables that policies become
+    #[command(after_help = "Examples:
+  netpolc compile -f policies/                         the tables, as text
+  kubectl get ns,pods,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
+  netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it comes from
+  netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled
+  netpolc compile -f shop.yaml --target flower --mode representor --driver mlx5_core --node worker-1
+                                                       filters for a NIC, and what is left to eBPF")]
+    Compile(Compile),
+    /// Answer probes: may this source talk to that destination?
+    #[command(after_help = "A probe is one JSON object a line:
+  {\"src\":\"shop/ui\",\"dst\":\"shop/catalog\",\"proto\":\"tcp\",\"port\":80}
+  {\"src\":\"192.0.2.7\",\"dst\":\"default/db\",\"dstIP\":\"10.0.0.9\",\"proto\":\"icmp\"}
+Keys: src, dst (\"namespace/pod\" or an address), proto (tcp, udp, sctp, icmp or a number; tcp where absent),
+port, and for dual-stack pods family (4 or 6), srcIP, dstIP. Other keys are kept.
+
+Examples:
+  netpolc eval -f shop.yaml --probes probes.jsonl
+  echo '{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80}' | netpolc eval -f shop.yaml --probes - --judge ebpf")]
+    Eval(Eval),
+    /// Enforce the policies for the pods of one node, and keep them enforced as the files change
+    #[command(after_help = "Enforcement stays when the agent stops; `netpolc detach` removes it.
+
+Examples:
+  netpolc agent --from /etc/netpolc --node worker-1
+  netpolc agent --from cluster.yaml --node worker-1 --once
+  netpolc agent --kubernetes --node worker-1           as a pod of the cluster
+  netpolc agent --kubernetes --kubeconfig admin.conf --node worker-1")]
+    Agent(Agent),
+    /// Show what is enforced on this node
+    #[command(after_help = "Examples:\n  netpolc status\n  netpolc status -o json")]
+    Status(Status),
+    /// Show what this machine's NICs can do with filters, how that was found, and what will be used
+    #[command(
+        after_help = "Needs root: on NICs with hw-tc-offload it tries filters that no packet matches, and removes
+them at once.
+
+Examples:
+  netpolc offload
+  netpolc offload --interface eth0 -o json"
+    )]
+    Offload(Offload),
+    /// Stop enforcing on this node and remove every trace
+    #[command(after_help = "Example:\n  netpolc detach")]
+    Detach(Installed),
+    /// Keep the chained CNI plugin in this node's network configuration
+    #[command(subcommand)]
+    Cni(Cni),
+    /// Mount a BPF file system at /sys/fs/bpf where there is none
+    #[command(after_help = "Example, in a container that sees the node's /proc as /host/proc:
+  netpolc mount-bpffs --mount-namespace /host/proc/1/ns/mnt")]
+    MountBpffs(MountBpffs),
+    /// Watch policies work: a small web shop in network namespaces, with real packets
+    #[command(disable_help_flag = true)]
+    Demo(Passed),
+    /// Measure: cost per packet, compile time, the real path against nftables and ipset
+    #[command(disable_help_flag = true)]
+    Bench(Passed),
+}
+
+/// `compile`.
+#[derive(Debug, Args)]
+pub struct Compile {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: Input,
+    /// Only this node's pods get tables of their own [default: every pod]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Show only what concerns this pod
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<String>,
+    /// What to show
+    #[arg(long, value_enum, default_value_t = CompileTarget::Tables)]
+    pub target: CompileTarget,
+    /// With --target flower: how flower is used [default: software]
+    #[arg(long, value_enum)]
+    pub mode: Option<FlowerMode>,
+    /// With --target flower: for which NIC driver, as `ethtool -i` names it [default: mlx5_core with
+    /// representor, ice with prefilter]
+    #[arg(long, value_name = "NAME")]
+    pub driver: Option<String>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+/// Where objects come from.
+#[derive(Debug, Args)]
+pub struct Input {
+    /// Files or directories with Kubernetes objects, YAML or JSON; - is standard input
+    #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+/// What `compile` shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompileTarget {
+    /// The tables, neutral between targets
+    Tables,
+    /// The eBPF maps and programs
+    Ebpf,
+    /// TC-flower filters
+    Flower,
+}
+
+/// How flower is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FlowerMode {
+    /// On representors and the uplink of a NIC in switchdev mode; eBPF decides what is left
+    Representor,
+    /// On a NIC's physical port, to drop; eBPF decides what is left
+    Prefilter,
+    /// By the kernel, without eBPF: the whole policy
+    Software,
+}
+
+/// How `compile` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The text form, which can be parsed again
+    Text,
+    /// JSON with the field names of P4Runtime's p4info
+    Json,
+    /// Tables for people, with the policies that entries come from
+    Table,
+}
+
+/// How reports are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Report {
+    /// Tables for people
+    Table,
+    /// JSON
+    Json,
+}
+
+/// `eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub input: Input,
+    /// The probes, one JSON object a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub probes: PathBuf,
+    /// Who answers
+    #[arg(long, value_enum, default_value_t = JudgeName::Oracle)]
+    pub judge: JudgeName,
+}
+
+/// Pods that can be isolated, unless told otherwise.
+pub const MAX_PODS: u32 = 255;
+/// Connections of each of them and each IP family, unless told otherwise.
+pub const MAX_CONNECTIONS: u32 = 1 << 21;
+
+/// `agent`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["from", "kubernetes"]))]
+pub struct Agent {
+    /// Files or directories with Kubernetes objects, watched for changes
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub from: Vec<PathBuf>,
+    /// Watch the cluster's API server
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// How to reach the API server [default: by the pod's service account]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Answer the chained CNI plugin on this socket, usually /run/netpolc/cni.sock [default: not at all]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub cni_socket: Option<PathBuf>,
+    /// The node whose pods are enforced, as in spec.nodeName
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node: String,
+    /// What enforces
+    #[arg(long, value_enum, default_value_t = AgentTarget::Auto)]
+    pub target: AgentTarget,
+    /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up to it
+    #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub max_pods: u32,
+    /// Connections of all pods of this node that are remembered, beyond the first 1,536 of each
+    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, value_parser = clap::value_parser!(u32).range(0..=1 << 26))]
+    pub max_connections: u32,
+    /// Serve /metrics, /healthz and /readyz here [default: not at all]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_address: Option<SocketAddr>,
+    /// Remove this taint from the node as soon as the agent enforces: new nodes that have it from the start take no pods before
+    #[arg(long, value_name = "KEY", requires = "kubernetes")]
+    pub startup_taint: Option<String>,
+    /// Bring the kernel in step once, and exit
+    #[arg(long)]
+    pub once: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub installed: Installed,
+}
+
+/// What the agent enforces with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AgentTarget {
+    /// eBPF, helped by NICs where `netpolc offload` finds that they can
+    Auto,
+    /// eBPF alone
+    Ebpf,
+    /// The kernel's flower filters alone, for hosts without eBPF
+    Flower,
+}
+
+/// Where enforcement is kept.
+#[derive(Debug, Args)]
+pub struct Installed {
+    /// The folder in a bpffs that holds the tables
+    #[arg(long, value_name = "DIR", default_value = super::PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub installed: Installed,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Report::Table)]
+    pub output: Report,
+}
+
+/// `cni`.
+#[derive(Debug, Subcommand)]
+pub enum Cni {
+    /// Copy netpolc-cni to the plugins and chain it into the network configuration
+    #[command(after_help = "Pods then start only when the agent has confirmed that their policies hold.
+What the configuration was like is kept beside it. Doing it twice changes nothing.
+
+Examples:
+  netpolc cni install
+  netpolc cni install --watch --exempt-namespace kube-system --exempt-namespace storage")]
+    Install(CniInstall),
+    /// Give back the network configuration as it was, and remove the plugin
+    #[command(after_help = "Example:\n  netpolc cni remove")]
+    Remove(CniNode),
+}
+
+/// `cni install`.
+#[derive(Debug, Args)]
+pub struct CniInstall {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub node: CniNode,
+    /// The plugin's program [default: netpolc-cni beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// The agent's socket, where it is not the usual one
+    #[arg(long, value_name = "FILE")]
+    pub socket: Option<PathBuf>,
+    /// How long a pod's start may wait for the agent [default: 5000]
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..=120_000))]
+    pub timeout_ms: Option<u64>,
+    /// What happens to a pod that the agent does not confirm in time
+    #[arg(long, value_enum, default_value_t = Failure::Closed)]
+    pub fail: Failure,
+    /// Namespaces whose pods start without the agent: those it needs itself to start after a reboot
+    #[arg(long = "exempt-namespace", value_name = "NAMESPACE", value_delimiter = ',')]
+    #[arg(default_values_t = ["kube-system".to_owned()])]
+    pub exempt_namespaces: Vec<String>,
+    /// A pod of the agent's DaemonSet, usually the one that this runs in: where a node has had none for two minutes, netpolc was
+    /// uninstalled, and the plugin lets pods start [default: it never does]
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<String>,
+    /// A configuration that cannot be chained is reported, and no failure
+    #[arg(long)]
+    pub optional: bool,
+}
+
+/// What an unconfirmed pod does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Failure {
+    /// It does not start yet
+    Closed,
+    /// It starts without its policies
+    Open,
+}
+
+/// Where a node keeps plugins.
+#[derive(Debug, Args)]
+pub struct CniNode {
+    /// The folder with plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    pub bin_dir: PathBuf,
+    /// The folder with network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    pub conf_dir: PathBuf,
+    /// The configuration in it to change [default: the first by name, as container runtimes choose]
+    #[arg(long, value_name = "NAME")]
+    pub file: Option<String>,
+    /// Leave the plugin's program alone, and look after the configuration only
+    #[arg(long, conflicts_with = "bin_dir")]
+    pub chain_only: bool,
+    /// Do it again whenever the configuration changes, until stopped
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `mount-bpffs`.
+#[derive(Debug, Args)]
+pub struct MountBpffs {
+    /// In which mount namespace [default: this process's]
+    #[arg(long, value_name = "FILE")]
+    pub mount_namespace: Option<PathBuf>,
+}
+
+/// `offload`.
+#[derive(Debug, Args)]
+pub struct Offload {
+    /// Only this one [default: all]
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t = Report::Table)]
+    pub output: Report,
+}
+
+/// Arguments that are another program's.
+#[derive(Debug, Args)]
+pub struct Passed {
+    /// What the program is given
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    pub arguments: Vec<OsString>,
+}

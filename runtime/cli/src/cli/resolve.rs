@@ -1,0 +1,217 @@
+//! What a command line means: defaults applied, names parsed, contradictions refused.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use netpolc_agent::{Options, Passes};
+use netpolc_cni::{
+    config::Fail,
+    conflist::Node,
+    plugin_options::{AgentPod, PluginOptions},
+};
+use netpolc_lower::Scope;
+use netpolc_policy::ObjectKey;
+use netpolc_target_flower::{lowered::Mode, quirks};
+
+use super::{
+    raw::{self, CompileTarget, FlowerMode, Format, Report},
+    request::{Agent, Cni, Command, Compile, Eval, Flower, Show, Source, Strictness, Wanted},
+};
+
+/// Works out what `cli` means.
+///
+/// # Errors
+/// Arguments that contradict each other, or name nothing.
+pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
+    Ok(match cli.command {
+        raw::Command::Compile(c) => Command::Compile(Compile {
+            files: files(c.input.files)?,
+            scope: c.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
+            pod: c.pod.as_deref().map(pod).transpose()?,
+            show: match (c.target, c.output) {
+                (CompileTarget::Flower, format) => Show::Flower(flower(c.mode, c.driver, format)?),
+                (CompileTarget::Tables | CompileTarget::Ebpf, _) if c.mode.is_some() || c.driver.is_some() => {
+                    bail!("--mode and --driver say how flower is used; add --target flower")
+                }
+                (CompileTarget::Tables, Format::Text) => Show::Text,
+                (CompileTarget::Tables, Format::Json) => Show::Json,
+                (CompileTarget::Tables, Format::Table) => Show::Table,
+                (CompileTarget::Ebpf, Format::Json) => Show::Ebpf(Report::Json),
+                (CompileTarget::Ebpf, Format::Text | Format::Table) => Show::Ebpf(Report::Table),
+            },
+        }),
+        raw::Command::Eval(e) => {
+            let files = files(e.input.files)?;
+            if is_stdin(&e.probes) && files.iter().any(|f| is_stdin(f)) {
+                bail!("-f - and --probes - both want standard input; give one of them a file");
+            }
+            Command::Eval(Eval { files, probes: e.probes, judge: e.judge })
+        }
+        raw::Command::Agent(a) => {
+            if a.from.iter().any(|f| is_stdin(f)) {
+                bail!("--from -: the agent watches files; standard input cannot be watched");
+            }
+            if a.node.is_empty() {
+                bail!("--node is empty; give the node's name as in spec.nodeName of its pods");
+            }
+            let passes = if a.once { Passes::Once } else { Passes::UntilStopped };
+            let source = match (a.kubernetes, a.kubeconfig) {
+                (false, _) if a.cni_socket.is_some() => bail!("--cni-socket needs --kubernetes"),
+                (false, None) => Source::Files(a.from),
+                (false, Some(_)) => bail!("--kubeconfig needs --kubernetes"),
+                (true, None) => Source::InCluster,
+                (true, Some(path)) => Source::Kubeconfig(path),
+            };
+            let (target, metrics, pin_dir) = (a.target, a.metrics_address, pin_dir(a.installed)?);
+            let options = Options {
+                node: a.node.into(),
+                pin_dir,
+                cni_socket: a.cni_socket,
+                startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
+                passes,
+            };
+            let (max_pods, max_connections) = (a.max_pods, a.max_connections);
+            Command::Agent(Agent { source, target, max_pods, max_connections, metrics, options })
+        }
+        raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
+        raw::Command::Offload(o) => Command::Offload(o.interface, o.output),
+        raw::Command::Detach(d) => Command::Detach(pin_dir(d)?),
+        raw::Command::Cni(c) => Command::Cni(cni(c)?),
+        raw::Command::MountBpffs(m) => Command::MountBpffs(m.mount_namespace),
+        raw::Command::Demo(passed) => Command::Program("demo", passed.arguments),
+        raw::Command::Bench(passed) => Command::Program("bench", passed.arguments),
+    })
+}
+
+/// The mode's default driver is the best known that works so.
+fn flower(mode: Option<FlowerMode>, driver: Option<String>, format: Format) -> anyhow::Result<Flower> {
+    const SOFTWARE: &str = "software";
+    let (mode, default) = match mode.unwrap_or(FlowerMode::Software) {
+        FlowerMode::Representor => (Mode::Representor, "mlx5_core"),
+        FlowerMode::Prefilter => (Mode::Prefilter, "ice"),
+        FlowerMode::Software => (Mode::Software, SOFTWARE),
+    };
+    let driver = driver.as_deref().unwrap_or(default);
+    if mode == Mode::Software && driver != SOFTWARE {
+        bail!("--driver {driver}: software flower uses no NIC; add --mode representor or --mode prefilter");
+    }
+    if driver != SOFTWARE && quirks::quirks(driver).is_none() {
+        let known: Vec<&str> = quirks::DRIVERS.iter().map(|q| q.driver).collect();
+        bail!("--driver {driver}: what it can do is not known; known are {}", known.join(", "));
+    }
+    if mode != Mode::Software && driver == SOFTWARE {
+        bail!("--driver software: that is no NIC; leave --mode out, or name a NIC's driver");
+    }
+    Ok(Flower { mode, capabilities: quirks::capabilities(driver), format })
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn files(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+    if files.iter().filter(|f| is_stdin(f)).count() > 1 {
+        bail!("-f - is given twice; standard input can be read only once");
+    }
+    Ok(files)
+}
+
+/// `namespace/name`.
+///
+/// # Errors
+/// Where the text has another form.
+pub fn pod(text: &str) -> anyhow::Result<ObjectKey> {
+    let parts = text.split_once('/').filter(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'));
+    let (namespace, name) = parts.with_context(|| format!("{text:?} names no pod; write namespace/name"))?;
+    Ok(ObjectKey::new(namespace, name))
+}
+
+fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
+    let (node, wanted) = match command {
+        raw::Cni::Install(install) => {
+            let strictness = if install.optional { Strictness::Optional } else { Strictness::Required };
+            let options = PluginOptions {
+                socket: install.socket,
+                timeout_ms: install.timeout_ms,
+                fail: match install.fail {
+                    raw::Failure::Closed => Fail::Closed,
+                    raw::Failure::Open => Fail::Open,
+                },
+                // An empty name stands for none at all.
+                exempt_namespaces: install.exempt_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+                pod: install
+                    .pod
+                    .as_deref()
+                    .map(pod)
+                    .transpose()
+                    .context("--pod")?
+                    .map(|key| AgentPod { namespace: key.namespace.to_string(), name: key.name.to_string() }),
+            };
+            (install.node, Wanted::In { program: install.program, options, strictness })
+        }
+        raw::Cni::Remove(node) => (node, Wanted::Out),
+    };
+    if node.file.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
+        bail!("--file: give the name of a file in --conf-dir, such as 10-calico.conflist");
+    }
+    let passes = if node.watch { Passes::UntilStopped } else { Passes::Once };
+    let bin_dir = (!node.chain_only).then_some(node.bin_dir);
+    Ok(Cni { node: Node { bin_dir, conf_dir: node.conf_dir, file: node.file }, wanted, passes })
+}
+
+/// bpffs takes no names with dots, and the folder must be told from others' state files by its path.
+fn pin_dir(installed: raw::Installed) -> anyhow::Result<PathBuf> {
+    let dir = installed.pin_dir;
+    let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if !dir.is_absolute() || name.is_empty() || name.contains('.') {
+        bail!("--pin-dir {}: give an absolute path in a bpffs without dots, such as {}", dir.display(), super::PIN_DIR);
+    }
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn parse(line: &str) -> anyhow::Result<Command> {
+        resolve(raw::Cli::try_parse_from(line.split(' '))?)
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        raw::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_every_pod_and_text() {
+        let Command::Compile(c) = parse("netpolc compile -f a b -f c").unwrap() else { panic!("not compile") };
+        assert_eq!((c.files.len(), c.scope, c.show), (3, Scope::Everywhere, Show::Text));
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_what_to_do() {
+        for (line, part) in [
+            ("netpolc compile -f - -f -", "twice"),
+            ("netpolc eval -f - --probes -", "standard input"),
+            ("netpolc agent --from - --node n", "watches files"),
+            ("netpolc agent --node n", "--kubernetes"),
+            ("netpolc agent --from x --kubernetes --node n", "cannot be used with"),
+            ("netpolc agent --from x --kubeconfig y --node n", "--kubernetes"),
+            ("netpolc agent --from x --cni-socket y --node n", "--kubernetes"),
+            ("netpolc compile -f x --pod ui", "namespace/name"),
+            ("netpolc compile -f x --pod a/b/c", "namespace/name"),
+            ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
+            ("netpolc compile -f x --mode software", "--target flower"),
+            ("netpolc compile -f x --target flower --driver ice", "--mode prefilter"),
+            ("netpolc compile -f x --target flower --mode prefilter --driver e1000", "known are"),
+            ("netpolc compile -f x --target flower --mode prefilter --driver software", "no NIC"),
+            ("netpolc status --pin-dir netpolc", "absolute"),
+            ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains(part), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The `netpolc` command: reads the command line, and leaves the rest to the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use netpolc::{
+    cli::{raw::Cli, request, resolve},
+    command, log, output,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = resolve::resolve(cli).and_then(|resolved| {
+        let quiet = !matches!(resolved, request::Command::Agent(_));
+        log::start(if quiet { "warn" } else { "netpolc=info,warn" });
+        command::run(&resolved)
+    });
+    output::finish(done)
+}

@@ -1,0 +1,147 @@
+//! The eBPF target as what an agent enforces with.
+
+use std::collections::BTreeSet;
+
+use netpolc_host::{Connection, Opener, links};
+use netpolc_table::{Program, schema::Family};
+use netpolc_target::{Amendment, Error, Hook, NodeTarget, Origin, Taken, semantics::Phase};
+
+use crate::{self as ebpf, Ebpf, Hold, Inserted};
+
+impl NodeTarget for Ebpf {
+    fn attached(&self) -> BTreeSet<u32> {
+        // What has no name is gone; another device may get its number.
+        let pods = self.attachments().into_iter().filter(|a| a.role == ebpf::Role::Pod && a.name.is_some());
+        pods.map(|a| a.ifindex).collect()
+    }
+
+    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+        let way = Ebpf::attach(self, ifindex)?;
+        tracing::debug!(ifindex, ?way, "attached");
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        Ebpf::detach(self, ifindex)
+    }
+
+    fn hold(&mut self) -> Result<(), Error> {
+        Ebpf::hold(self, Hold::Held)
+    }
+
+    fn cover(&mut self) -> Result<(), Error> {
+        self.sweep()?;
+        let covered: BTreeSet<u32> = self.attachments().into_iter().map(|a| a.ifindex).collect();
+        let missing =
+            links::others(&covered).map_err(|source| Error::System { call: "list interfaces".into(), source })?;
+        if !missing.is_empty() {
+            Ebpf::hold(self, Hold::Held)?;
+        }
+        for ifindex in missing {
+            // What is a pod's becomes that when its address is known; until then it is one more way out.
+            match self.attach_uplink(ifindex) {
+                Ok(way) => tracing::debug!(ifindex, ?way, "covers what goes to Services"),
+                Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                // Still held.
+                Err(error) => return Err(error),
+            }
+        }
+        Ebpf::hold(self, Hold::Free)
+    }
+
+    fn check(&mut self) -> Result<Vec<String>, Error> {
+        let found = Ebpf::check(self)?;
+        match self.upgrade() {
+            Ok(0) => {}
+            Ok(moved) => tracing::debug!(moved, "interfaces have TCX links in place of filters"),
+            Err(error) => tracing::warn!(%error, "the interface keeps its filters, which judge as its links would"),
+        }
+        Ok(found)
+    }
+
+    fn under_way(&self) -> bool {
+        self.upgrading()
+    }
+
+    fn make_room(&mut self, program: &Program) -> Result<(), Error> {
+        Ebpf::make_room(self, program)
+    }
+
+    fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
+        Ebpf::look_ahead(self, program)
+    }
+
+    fn prepare(&mut self) -> Result<(), Error> {
+        // Loads the program that reads the clock of connections.
+        self.connections(0).map(drop)
+    }
+
+    fn amend(&mut self, endpoint: u16, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+        let amended = Ebpf::amend(self, endpoint, |c| {
+            let opener = if c.opener == Hook::FromPod { Opener::Pod } else { Opener::Remote };
+            let recorded = Connection {
+                opener,
+                protocol: c.protocol,
+                local: c.local,
+                local_port: c.local_port,
+                remote: c.remote,
+                remote_port: c.remote_port,
+                answered: c.phase != Phase::Opening,
+                origin: if opener == Opener::Pod { c.local } else { c.remote },
+            };
+            match amend(&recorded) {
+                Amendment::Keep => ebpf::Amendment::Keep,
+                Amendment::Opener(Opener::Pod) => ebpf::Amendment::Opener(Hook::FromPod),
+                Amendment::Opener(Opener::Remote) => ebpf::Amendment::Opener(Hook::ToPod),
+                Amendment::Forget => ebpf::Amendment::Forget,
+            }
+        })?;
+        if amended > 0 {
+            tracing::debug!(endpoint, amended, "entries that recording made");
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, endpoint: u16, connections: [u32; 2]) -> Result<[u32; 2], Error> {
+        for (family, wanted) in Family::BOTH.into_iter().zip(connections) {
+            Ebpf::reserve(self, endpoint, family, wanted)?;
+        }
+        let (v4, v6) = self.room(endpoint)?;
+        Ok([v4, v6])
+    }
+
+    fn adopt(
+        &mut self,
+        endpoint: u16,
+        incarnation: u16,
+        connection: &Connection,
+        origin: Origin,
+    ) -> Result<Taken, Error> {
+        let Connection { local, remote, local_port, remote_port, protocol, .. } = *connection;
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Ok(Taken::NoRoom);
+        }
+        let opener = match connection.opener {
+            Opener::Pod => Hook::FromPod,
+            Opener::Remote => Hook::ToPod,
+        };
+        let phase = if connection.answered { Phase::Established } else { Phase::Opening };
+        let born = origin == Origin::Node && opener == Hook::ToPod;
+        let entry = ebpf::Connection {
+            endpoint,
+            remote,
+            local,
+            remote_port,
+            local_port,
+            protocol,
+            opener,
+            born,
+            phase,
+            incarnation,
+        };
+        Ok(match self.insert(&entry)? {
+            Inserted::New | Inserted::Kept | Inserted::Corrected => Taken::Known,
+            Inserted::NoRoom => Taken::NoRoom,
+        })
+    }
+}

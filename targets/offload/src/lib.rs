@@ -1,0 +1,216 @@
+//! The eBPF target with NICs that do a part of its work: after each update the tables are lowered to flower filters
+//! for the interfaces whose NIC can, and the difference is installed.
+//!
+//! eBPF decides alone whatever becomes of the filters: hardware only drops what the tables deny and forwards what they
+//! permit. So nothing here fails an update; what a NIC refuses is said and stays with eBPF.
+//! Not here: what NICs can do (`netpolc_target_flower::detect`), lowering.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpolc_host::Connection;
+use netpolc_table::{Program, Write};
+use netpolc_target::{Amendment, Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target};
+use netpolc_target_ebpf::Ebpf;
+use netpolc_target_flower::{
+    Flower,
+    detect::{self, Findings},
+    ground::Ground,
+    lower::lower,
+    lowered::{Lowered, Mode},
+};
+
+/// eBPF, and filters where NICs take them.
+pub struct Offload {
+    ebpf: Ebpf,
+    /// None before the first update, and where the kernel has no flower.
+    flower: Option<Flower>,
+    /// What was found of interfaces, by index and name: an index may come back as another interface.
+    found: BTreeMap<(u32, String), Option<Findings>>,
+    records: Vec<OffloadRecord>,
+    /// The last thing that went wrong, to say it once.
+    said: Option<String>,
+}
+
+impl Offload {
+    /// Around a target that is open. Nothing is installed before the first update.
+    pub fn new(ebpf: Ebpf) -> Self {
+        Offload { ebpf, flower: None, found: BTreeMap::new(), records: vec![], said: None }
+    }
+
+    /// Lowers and installs.
+    fn accelerate(&mut self, program: &Program) -> Result<(), String> {
+        let ground = Ground::look().map_err(|e| format!("look at the links: {e}"))?;
+        let able = self.able(&ground);
+        if able.is_empty() && self.flower.is_none() {
+            return Ok(());
+        }
+        let flower = match &mut self.flower {
+            Some(flower) => flower,
+            None => self.flower.insert(Flower::new().map_err(|e| e.to_string())?),
+        };
+        let mut records = Vec::new();
+        let mut whole: Vec<Lowered> = Vec::new();
+        for mode in [Mode::Representor, Mode::Prefilter] {
+            let ports = able.iter().filter(|(_, f)| f.mode == Some(mode));
+            let mut by_driver = BTreeMap::<String, (BTreeSet<u32>, &Findings)>::new();
+            for (index, findings) in ports {
+                let group =
+                    by_driver.entry(findings.capabilities.driver.clone()).or_insert((BTreeSet::new(), findings));
+                group.0.insert(*index);
+            }
+            for (driver, (ports, findings)) in by_driver {
+                let can = &findings.capabilities;
+                let mut topology = ground.topology(program, &ports);
+                if mode == Mode::Prefilter {
+                    // Pods are behind ports that take no filters; the uplink takes them.
+                    let all = ground.links.keys().copied().collect();
+                    topology.pods = ground.topology(program, &all).pods;
+                }
+                let lowered = lower(program, &topology, mode, can).map_err(|e| e.to_string())?;
+                records.extend(lowered.record(&driver));
+                whole.push(lowered);
+            }
+        }
+        let report = flower.sync_all(&whole).map_err(|e| e.to_string())?;
+        for (interface, message, count) in report.refusals() {
+            if self.records.iter().all(|r| r.interface != interface || !r.refused.contains_key(&message)) {
+                tracing::warn!(interface, filters = count, "the NIC refuses filters, eBPF does their work: {message}");
+            }
+            if let Some(record) = records.iter_mut().find(|r| r.interface == interface) {
+                record.filters -= count as usize;
+                record.refused.insert(message, count);
+            }
+        }
+        self.records = records;
+        Ok(())
+    }
+
+    /// Interfaces whose NIC takes filters, with what was found.
+    fn able(&mut self, ground: &Ground) -> BTreeMap<u32, Findings> {
+        self.found.retain(|(index, name), _| ground.links.get(index).is_some_and(|l| l.name == *name));
+        let new = ground.links.iter().filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
+        let new: BTreeMap<&str, u32> = new.map(|(index, link)| (link.name.as_str(), *index)).collect();
+        if !new.is_empty() {
+            // All at once: each question lists all interfaces.
+            let looked = detect::some(|name| new.contains_key(name)).unwrap_or_else(|error| {
+                tracing::warn!(%error, "offload cannot be found out");
+                vec![]
+            });
+            let mut looked: BTreeMap<u32, _> = looked.into_iter().collect();
+            for (interface, index) in new {
+                let findings = looked.remove(&index).and_then(|found| match found {
+                    Ok(findings) => {
+                        tracing::debug!(interface, mode = ?findings.mode, reasons = ?findings.reasons, "offload");
+                        Some(findings)
+                    }
+                    Err(error) => {
+                        tracing::warn!(interface, %error, "offload cannot be found out");
+                        None
+                    }
+                });
+                self.found.insert((index, interface.to_owned()), findings);
+            }
+        }
+        let found = self.found.iter().filter_map(|((index, _), f)| Some((*index, f.clone()?)));
+        found.filter(|(_, f)| f.mode.is_some()).collect()
+    }
+}
+
+impl Target for Offload {
+    fn name(&self) -> &'static str {
+        self.ebpf.name()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.ebpf.capabilities()
+    }
+
+    fn read(&self) -> Result<Program, Error> {
+        self.ebpf.read()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        self.ebpf.write(write)
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.ebpf.settle()
+    }
+}
+
+impl NodeTarget for Offload {
+    fn attached(&self) -> BTreeSet<u32> {
+        NodeTarget::attached(&self.ebpf)
+    }
+
+    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+        NodeTarget::attach(&mut self.ebpf, ifindex)
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        NodeTarget::detach(&mut self.ebpf, ifindex)
+    }
+
+    fn make_room(&mut self, program: &Program) -> Result<(), Error> {
+        self.ebpf.make_room(program)
+    }
+
+    fn prepare(&mut self) -> Result<(), Error> {
+        self.ebpf.prepare()
+    }
+
+    fn hold(&mut self) -> Result<(), Error> {
+        NodeTarget::hold(&mut self.ebpf)
+    }
+
+    fn cover(&mut self) -> Result<(), Error> {
+        self.ebpf.cover()
+    }
+
+    fn check(&mut self) -> Result<Vec<String>, Error> {
+        NodeTarget::check(&mut self.ebpf)
+    }
+
+    fn under_way(&self) -> bool {
+        self.ebpf.under_way()
+    }
+
+    fn follow(&mut self, program: &Program) -> Result<(), Error> {
+        match self.accelerate(program) {
+            Ok(()) => self.said = None,
+            Err(error) => {
+                if self.said.as_ref() != Some(&error) {
+                    tracing::warn!("no offload, eBPF does everything: {error}");
+                }
+                self.said = Some(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_ahead(&mut self, program: &Program) -> Result<(), Error> {
+        NodeTarget::look_ahead(&mut self.ebpf, program)
+    }
+
+    fn offload(&self) -> Vec<OffloadRecord> {
+        self.records.clone()
+    }
+
+    fn amend(&mut self, endpoint: u16, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+        NodeTarget::amend(&mut self.ebpf, endpoint, amend)
+    }
+
+    fn reserve(&mut self, endpoint: u16, connections: [u32; 2]) -> Result<[u32; 2], Error> {
+        NodeTarget::reserve(&mut self.ebpf, endpoint, connections)
+    }
+
+    fn adopt(
+        &mut self,
+        endpoint: u16,
+        incarnation: u16,
+        connection: &Connection,
+        origin: Origin,
+    ) -> Result<Taken, Error> {
+        self.ebpf.adopt(endpoint, incarnation, connection, origin)
+    }
+}

@@ -1,0 +1,109 @@
+//! The eBPF target with made-up interfaces, noting when each address and each endpoint got a new verdict.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::mpsc::Sender,
+    time::Instant,
+};
+
+use netpolc_agent::{
+    network::Network,
+    ways::{Answer, Wanted},
+};
+use netpolc_host::Connection;
+use netpolc_table::{Program, TableId, Write, key::Match};
+use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
+use netpolc_target_ebpf::Ebpf;
+
+/// What a write switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Switched {
+    /// An IPv4 address's leaf came.
+    Address(Ipv4Addr),
+    /// An endpoint's word changed.
+    Endpoint(u16),
+}
+
+/// The target.
+pub struct Probe {
+    ebpf: Ebpf,
+    attached: BTreeSet<u32>,
+    switched: Sender<(Switched, Instant)>,
+}
+
+impl Probe {
+    /// Notes go to `switched`.
+    pub fn new(ebpf: Ebpf, switched: Sender<(Switched, Instant)>) -> Self {
+        Self { ebpf, attached: BTreeSet::new(), switched }
+    }
+}
+
+impl Target for Probe {
+    fn name(&self) -> &'static str {
+        self.ebpf.name()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.ebpf.capabilities()
+    }
+
+    fn read(&self) -> Result<Program, Error> {
+        self.ebpf.read()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        self.ebpf.write(write)?;
+        let now = Instant::now();
+        for (key, _) in &write.put {
+            let what = match write.table {
+                TableId::RemoteV4 => match key.fields()[0] {
+                    Match::Lpm { value, length: 32 } => Switched::Address(Ipv4Addr::from_bits(value.low() as u32)),
+                    _ => continue,
+                },
+                TableId::Endpoint => Switched::Endpoint(key.value(0).low() as u16),
+                _ => continue,
+            };
+            // Whoever measures may have ended.
+            let _ = self.switched.send((what, now));
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.ebpf.settle()
+    }
+}
+
+impl NodeTarget for Probe {
+    fn attached(&self) -> BTreeSet<u32> {
+        self.attached.clone()
+    }
+
+    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+
+    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+
+    fn adopt(&mut self, _: u16, _: u16, _: &Connection, _: Origin) -> Result<Taken, Error> {
+        Ok(Taken::Known)
+    }
+}
+
+/// Each IPv4 address has an interface, and no connections.
+pub struct Interfaces;
+
+impl Network for Interfaces {
+    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
+        Ok(Answer::by_address(pods, |address| match address {
+            IpAddr::V4(v4) => Some(1_000 + (v4.to_bits() & 0xff)),
+            IpAddr::V6(_) => None,
+        }))
+    }
+}
