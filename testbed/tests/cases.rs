@@ -63,9 +63,7 @@ fn the_corpus_covers_every_item_that_can_be_asked_offline() {
         .filter(|s| !proved.contains(&**s))
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
-    for item in proved {
-        assert!(item.strip_prefix('S').is_some_and(|n| n.parse::<u8>().is_ok_and(|n| (1..=61).contains(&n))), "{item}");
-    }
+    // That every item exists, and that tests prove the others: `runtime/tests/architecture.rs`.
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The README's policy through the compiler: what comes out, and that it is what the policy says.
+//! The policy of docs/how-it-works.md through the compiler: what comes out, and that it is what the policy says.
 
 use std::net::IpAddr;
 

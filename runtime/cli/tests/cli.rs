@@ -57,9 +57,10 @@ fn compile_prints_text_that_parses_back() {
 
 /// Empty tables and the directory are left out there.
 #[test]
-fn the_readme_shows_what_compile_prints() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
-    let (_, shown) = readme.split_once("\n$ netpolc compile -f testbed/examples/").expect("the transcript");
+fn the_docs_show_what_compile_prints() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/how-it-works.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, shown) = page.split_once("\n$ netpolc compile -f testbed/examples/").expect("the transcript");
     let shown: Vec<&str> = shown.lines().skip(1).take_while(|line| *line != "```").collect();
     let file = example();
     let output = run(&["compile", "-f", file.to_str().unwrap(), "--pod", "default/db-0"], "");

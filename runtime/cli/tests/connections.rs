@@ -70,6 +70,7 @@ impl Node {
     }
 }
 
+/// S59a, and S59 while no agent runs.
 #[test]
 fn s59_room_follows_use_and_outlives_the_agent() {
     let node = Node::up("connections", &[DNS]);

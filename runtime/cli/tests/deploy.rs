@@ -206,6 +206,8 @@ fn options_of_the_chart_do_what_they_say() {
     let objects =
         chart(&["-set", "image.tag=9", "-set", "cni.exemptNamespaces=[a, b]", "-set", "apiServer.host=api.example"]);
     assert_eq!(pod(&objects)["containers"][0]["image"], "ghcr.io/netpolc/netpolc:9");
+    let pinned = chart(&["-set", "image.tag=9", "-set", "image.digest=sha256:1f"]);
+    assert_eq!(pod(&pinned)["containers"][0]["image"], "ghcr.io/netpolc/netpolc@sha256:1f");
     assert_eq!(find(&objects, "ConfigMap")["data"]["CNI_EXEMPT_NAMESPACES"], "a,b");
     let env = pod(&objects)["containers"][0]["env"].as_array().unwrap();
     assert!(env.iter().any(|e| e["name"] == "KUBERNETES_SERVICE_HOST" && e["value"] == "api.example"), "{env:?}");

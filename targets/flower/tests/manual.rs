@@ -55,9 +55,9 @@ fn the_manual_has_the_table_of_drivers() {
         writeln!(wanted, "| {} | {} | {} | {} |", quirks.driver, summary(&can), numbers(&can), use_of(&can)).unwrap();
     }
     for quirks in drivers() {
-        writeln!(wanted, "\n{}:\n", quirks.driver).unwrap();
+        writeln!(wanted, "\n{}:\n\n| what it does | source |\n|---|---|", quirks.driver).unwrap();
         for fact in quirks.facts {
-            writeln!(wanted, "- {} ({})", fact.says, fact.source).unwrap();
+            writeln!(wanted, "| {} | {} |", fact.says, fact.source).unwrap();
         }
     }
     let manual = fs::read_to_string(MANUAL).unwrap_or_else(|e| panic!("{MANUAL}: {e}"));
