@@ -80,8 +80,11 @@ fn strangers_can_neither_open_nor_lock_nor_stand_in_the_place_of_what_is_netpolc
 
     let record = record::path(&node.pins);
     let (lock, pins) = (record.with_extension("lock"), node.pins.to_str().unwrap());
-    let ours =
-        [vec![node.pins.clone(), record.clone(), lock.clone(), netpolc_host::private::FOLDER.into()], below(&node.pins)].concat();
+    let ours = [
+        vec![node.pins.clone(), record.clone(), lock.clone(), netpolc_host::private::FOLDER.into()],
+        below(&node.pins),
+    ]
+    .concat();
     for path in ours {
         let facts = fs::metadata(&path).unwrap();
         assert_eq!((facts.uid(), facts.mode() & 0o077), (0, 0), "{}", path.display());

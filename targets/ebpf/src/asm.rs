@@ -84,8 +84,6 @@ pub enum Cond {
     Lt = 0xa0,
     /// `<=`
     Le = 0xb0,
-    /// `<`, signed
-    SLt = 0xc0,
     /// `<=`, signed
     SLe = 0xd0,
 }
@@ -389,16 +387,6 @@ impl Asm {
     /// Returns R0.
     pub fn exit(&mut self) {
         self.push(0x95, Reg::R0, 0, 0, 0);
-    }
-
-    /// Slots so far.
-    pub fn len(&self) -> usize {
-        self.insns.len()
-    }
-
-    /// Nothing yet?
-    pub fn is_empty(&self) -> bool {
-        self.insns.is_empty()
     }
 
     /// Resolves the labels.

@@ -121,7 +121,10 @@ impl Generation {
         let maps = Maps::create(capacities, seed, clock, shared)?;
         let code = code(&maps, &options)?;
         maps.set_code(fingerprint(&code));
-        let counter = options.vary.map(|_| Region::create("np_counter", 4)).transpose()?;
+        #[cfg(feature = "measure")]
+        let counter = options.measure.vary.map(|_| Region::create("np_counter", 4)).transpose()?;
+        #[cfg(not(feature = "measure"))]
+        let counter = None;
         let programs = load(&maps, &code, counter.as_ref())?;
         Ok(Self { number, tables: Tables::open(maps, Access::Write)?, programs, _counter: counter })
     }

@@ -13,29 +13,32 @@
 //!
 //! [`layout`] says what the maps hold; both the programs and user space go by it.
 
-pub mod asm;
-pub mod attach;
+mod attach;
 mod clsact;
 mod config;
 pub mod disasm;
-pub mod elf;
 mod generation;
 mod growth;
 pub mod layout;
-pub mod ledger;
-pub mod loader;
-pub mod maps;
-pub mod memory;
 mod needs;
 mod node;
 mod pins;
 mod pool;
 pub mod program;
-pub mod settle;
-pub mod state;
 pub mod sys;
-pub mod tables;
 mod target;
+
+/// Modules that only benches and this crate's own tests look into.
+macro_rules! inner {
+    ($($module:ident)*) => { $(
+        #[cfg(feature = "measure")]
+        pub mod $module;
+        #[cfg(not(feature = "measure"))]
+        mod $module;
+    )* };
+}
+
+inner!(asm elf ledger loader maps memory settle state tables);
 
 pub use attach::{Attachment, Mode, Role, Way};
 pub use config::{Config, Connections, Hold};

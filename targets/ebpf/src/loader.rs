@@ -77,6 +77,7 @@ impl Loaded {
     }
 
     /// Runs it on one packet, `repeat` times. The time is that of one run, as the kernel measures it.
+    #[cfg(feature = "measure")]
     pub fn run(
         &self,
         packet: &[u8],

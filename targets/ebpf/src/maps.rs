@@ -365,13 +365,6 @@ impl Maps {
         if is_pool(id) { self.shared.fd(id).as_raw_fd() } else { self.store(id).fd().as_raw_fd() }
     }
 
-    fn hash(&self, id: MapId) -> &MapData {
-        match self.store(id) {
-            Store::Other(map) => map,
-            Store::Array(_) => unreachable!("{} is no hash", id.name()),
-        }
-    }
-
     fn data(&self, id: MapId) -> Result<MapData, Error> {
         let call = || format!("map {}", id.name());
         let fd = self.store(id).fd().try_clone_to_owned().map_err(|e| refused(call(), e))?;
@@ -443,11 +436,6 @@ impl Maps {
     /// The group of maps that generations share.
     pub fn shared(&self) -> &Shared {
         &self.shared
-    }
-
-    /// The kernel's id of a hash map, for tests and status.
-    pub fn hash_id(&self, id: MapId) -> Option<u32> {
-        self.hash(id).info().ok().map(|i| i.id())
     }
 }
 

@@ -85,6 +85,7 @@ pub struct Ticker(Loaded);
 
 impl Ticker {
     /// Loads a program that returns the time.
+    #[cfg(feature = "measure")]
     pub fn load(maps: &Maps) -> Result<Self, Error> {
         Self::of(maps.shared(), maps.clock)
     }

@@ -28,7 +28,7 @@ use netpolc_target_ebpf::{
     loader::Loaded,
     maps::{Maps, Shared},
     memory::Region,
-    program::{self, Options, Parameters, Port, Stage, Vary},
+    program::{self, Measure, Options, Parameters, Port, Stage, Vary},
     settle::Grace,
     state::{self, Ticker},
     sys,
@@ -96,8 +96,11 @@ fn every_variant_at_every_size() {
                 if stage != Stage::Full && vary.is_some_and(|v| v.port == Port::Remote) {
                     continue;
                 }
-                let config =
-                    Config { capacities, program: Options { stage, vary, ..Options::default() }, ..Config::small() };
+                let config = Config {
+                    capacities,
+                    program: Options { measure: Measure { stage, vary }, ..Options::default() },
+                    ..Config::small()
+                };
                 Ebpf::private(config).unwrap_or_else(|e| panic!("{stage:?} {vary:?} {capacities:?}: {e}"));
             }
         }
@@ -207,7 +210,7 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
             let vary =
                 Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
             let parameters = Parameters { capacities, seed: 5, clock };
-            let options = Options { stage: Stage::Full, vary: Some(vary), ..Options::default() };
+            let options = Options { measure: Measure { stage: Stage::Full, vary: Some(vary) }, ..Options::default() };
             let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();
             let descriptor = |map| match map {
                 MapRef::Table(id) => tables.maps.fd(id),

@@ -19,7 +19,7 @@ use netpolc_target_ebpf::{
     layout::{Capacities, Clock},
     loader::Loaded,
     maps::{Maps, Shared},
-    program::{self, Options, Parameters, Port, Stage, Vary},
+    program::{self, Measure, Options, Parameters, Port, Stage, Vary},
     settle::Grace,
     state::{self, Ticker},
     sys,
@@ -144,7 +144,7 @@ impl Rig {
             let code = program::generate(
                 case.hook(),
                 &parameters,
-                &Options { stage, vary: Some(vary), ..Options::default() },
+                &Options { measure: Measure { stage, vary: Some(vary) }, ..Options::default() },
             )?;
             let descriptor = |map| match map {
                 MapRef::Table(id) => maps.fd(id),

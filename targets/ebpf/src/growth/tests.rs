@@ -24,7 +24,7 @@ use crate::{
     asm::MapRef,
     loader::Loaded,
     memory::Region,
-    program::{self, Options, Parameters, Port, Stage, Vary},
+    program::{self, Measure, Options, Parameters, Port, Stage, Vary},
 };
 
 const POD: u32 = 7;
@@ -205,7 +205,7 @@ fn s59_nothing_is_lost_while_packets_come() {
         // its entry.
         let vary = Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
         let parameters = Parameters { capacities: maps.capacities, seed, clock };
-        let options = Options { stage: Stage::Full, vary: Some(vary), ..Options::default() };
+        let options = Options { measure: Measure { stage: Stage::Full, vary: Some(vary) }, ..Options::default() };
         let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();
         let descriptor = |map| match map {
             MapRef::Table(id) => maps.fd(id),

@@ -6,7 +6,7 @@ use netpolc_target::{
     semantics::{DHCP, DHCPV6, DropReason::*, SOURCE_ROUTES, ip, needed},
 };
 
-use super::{Generator, Stage, ctx, mark, parse::be16, stack};
+use super::{Generator, ctx, mark, parse::be16, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -47,7 +47,7 @@ impl Generator<'_> {
             if self.guards() {
                 self.guard_v4();
             }
-        } else if self.options.stage == Stage::Full {
+        } else if self.options.is_whole() {
             self.meant_v4();
         }
         let a = &mut self.a;
@@ -71,7 +71,7 @@ impl Generator<'_> {
         a.mov(R1, R8);
         a.alu(Alu::Rsh, R1, 48);
         a.alu(Alu::And, R1, be16(ip::MORE_FRAGMENTS | ip::FRAGMENT_OFFSET));
-        let to = if self.options.stage == Stage::Full { fragment } else { self.next };
+        let to = if self.options.is_whole() { fragment } else { self.next };
         a.jump_if(Cond::Ne, R1, 0, to);
         a.bind(layer4);
         self.layer4_v4(judge, error);
@@ -88,8 +88,9 @@ impl Generator<'_> {
 
         self.options_v4(options, routed);
         self.a.bind(judge);
+        #[cfg(feature = "measure")]
         self.vary(Family::V4);
-        if self.options.stage == Stage::ParseOnly {
+        if !self.options.is_whole() {
             self.a.jump(self.next);
             if self.a.used(error) {
                 self.a.bind(error);

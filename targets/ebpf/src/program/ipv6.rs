@@ -6,7 +6,7 @@ use netpolc_target::{
     semantics::{DHCPV6, DISCOVERY_BYTES, DropReason::*, icmp, ip, needed},
 };
 
-use super::{Generator, Stage, ctx, mark, parse::be16, stack};
+use super::{Generator, ctx, mark, parse::be16, stack};
 use crate::{
     asm::{
         Alu, Cond, Label,
@@ -75,7 +75,7 @@ impl Generator<'_> {
         }
         if self.guards() {
             self.guard_v6();
-        } else if self.hook == Hook::ToPod && self.options.stage == Stage::Full {
+        } else if self.hook == Hook::ToPod && self.options.is_whole() {
             self.meant_v6();
         }
         let a = &mut self.a;
@@ -111,8 +111,9 @@ impl Generator<'_> {
         a.jump(ended);
 
         self.a.bind(judge);
+        #[cfg(feature = "measure")]
         self.vary(Family::V6);
-        if self.options.stage == Stage::ParseOnly {
+        if !self.options.is_whole() {
             let next = self.next;
             for label in [walk, error] {
                 self.a.bind(label);

@@ -36,11 +36,15 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod lookup;
+#[cfg(feature = "measure")]
+mod measure;
 mod parse;
 mod policy;
 mod translated;
 
-use netpolc_table::schema::{Family, Word};
+#[cfg(feature = "measure")]
+pub use measure::{Measure, Port, Stage, Vary};
+use netpolc_table::schema::Word;
 use netpolc_target::{
     Hook,
     semantics::{DEFERRED_MARK, DropReason},
@@ -66,50 +70,12 @@ pub struct Parameters {
     pub clock: Clock,
 }
 
-/// How much of a program is generated; less than all only for measurements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Answers Next at once.
-    Empty,
-    /// Parses, then answers Next.
-    ParseOnly,
-    /// Everything.
-    #[default]
-    Full,
-}
-
-/// For measurements: every run of the program sees another packet. A word in the map walks through all values under
-/// `mask` in a mixed order; the packet's remote address and one port are xored with functions of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vary {
-    /// A one-element array that holds the counter (u32).
-    pub counter: crate::asm::MapRef,
-    /// Number of (remote, port) pairs, less one; one less than a power of two.
-    pub mask: u32,
-    /// Bits of the remote address (its last 32) that vary.
-    pub remotes: u32,
-    /// Bits of the port that vary.
-    pub ports: u16,
-    /// Which port.
-    pub port: Port,
-}
-
-/// One of a packet's ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    /// The pod's.
-    Local,
-    /// The other side's.
-    Remote,
-}
-
 /// What to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How much.
-    pub stage: Stage,
-    /// See [`Vary`].
-    pub vary: Option<Vary>,
+    /// What a measurement leaves out or varies.
+    #[cfg(feature = "measure")]
+    pub measure: Measure,
     /// The bit of a packet's mark that says that its egress is still to be judged. All programs on a node must have the same.
     pub mark: u32,
     /// How a program knows that a socket of the node is on a packet.
@@ -129,7 +95,23 @@ pub enum Sockets {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { stage: Stage::Full, vary: None, mark: DEFERRED_MARK, sockets: Sockets::Packet }
+        Self {
+            #[cfg(feature = "measure")]
+            measure: Measure::default(),
+            mark: DEFERRED_MARK,
+            sockets: Sockets::Packet,
+        }
+    }
+}
+
+impl Options {
+    /// Is everything generated? Less is only for measurements.
+    fn is_whole(&self) -> bool {
+        #[cfg(feature = "measure")]
+        let whole = self.measure.stage == Stage::Full;
+        #[cfg(not(feature = "measure"))]
+        let whole = true;
+        whole
     }
 }
 
@@ -276,13 +258,11 @@ struct Generator<'a> {
 pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Result<Code, AsmError> {
     let mut g = Generator::new(Asm::new(), hook, parameters, options);
     let (judged, marked) = (g.a.label(), g.a.label());
-    match (hook, options.stage) {
-        (_, Stage::Empty) => {
-            g.a.note("nothing");
-            g.a.mov(R0, NEXT);
-            g.a.exit();
-            return g.a.finish();
-        }
+    #[cfg(feature = "measure")]
+    if options.measure.stage == Stage::Empty {
+        return g.nothing();
+    }
+    match (hook, options.is_whole()) {
         (Hook::Translated, _) => {
             g.translated_first(marked);
             g.a.bind(judged);
@@ -291,7 +271,7 @@ pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Resul
             g.translated(marked, judged);
             return g.a.finish();
         }
-        (Hook::ToPod, Stage::Full) => {
+        (Hook::ToPod, true) => {
             g.translated_first(marked);
             g.a.bind(judged);
             g.entry();
@@ -377,7 +357,7 @@ impl Generator<'_> {
 
     /// Are there steps that only a pod's own hook has?
     fn guards(&self) -> bool {
-        self.hook == Hook::FromPod && self.options.stage == Stage::Full
+        self.hook == Hook::FromPod && self.options.is_whole()
     }
 
     /// Goes to `label` where the hook's direction is not isolated. Changes R1.
@@ -452,7 +432,7 @@ impl Generator<'_> {
 
     /// From the interface to the endpoint's word. A packet of a pod that no policy selects goes no further.
     fn entry(&mut self) {
-        let (full, hook) = (self.options.stage == Stage::Full, self.hook);
+        let (full, hook) = (self.options.is_whole(), self.hook);
         let next = self.next;
         let a = &mut self.a;
         a.note("entry");
@@ -482,39 +462,6 @@ impl Generator<'_> {
             self.a.bind(kept);
         } else {
             a.jump_if(Cond::Eq, R3, 0, next);
-        }
-    }
-
-    /// After the last step of the parser, in a program for measurements. `family` says where the remote is.
-    fn vary(&mut self, family: Family) {
-        let Some(v) = self.options.vary else { return };
-        let a = &mut self.a;
-        a.note("measurement: another remote and port");
-        a.map_value(R1, v.counter, 0);
-        a.load(Size::W, R2, R1, 0);
-        a.mov(R3, R2);
-        a.alu32(Alu::Add, R3, 1);
-        a.store(Size::W, R1, 0, R3);
-        a.alu32(Alu::Mul, R2, 0x9e37_79b1_u32 as i32); // odd: a permutation of the low bits
-        a.alu32(Alu::And, R2, v.mask as i32);
-        a.mov(R3, R2);
-        a.alu32(Alu::Mul, R3, 0x85eb_ca6b_u32 as i32);
-        a.alu32(Alu::Rsh, R3, 8);
-        a.alu32(Alu::And, R3, i32::from(v.ports));
-        a.swap(R3, 16);
-        if v.port == Port::Remote {
-            a.alu(Alu::Lsh, R3, 16);
-        }
-        a.alu(Alu::Xor, R8, R3);
-        a.alu32(Alu::And, R2, v.remotes as i32);
-        a.swap(R2, 32);
-        match family {
-            Family::V4 => a.alu(Alu::Xor, R9, R2),
-            Family::V6 => {
-                a.load(Size::W, R3, Fp, stack::REMOTE + 12);
-                a.alu32(Alu::Xor, R3, R2);
-                a.store(Size::W, Fp, stack::REMOTE + 12, R3);
-            }
         }
     }
 }

@@ -462,7 +462,7 @@ pub fn endpoint_of(maps: &Maps, ifindex: u32) -> u16 {
 }
 
 /// Every interface with its endpoint.
-pub fn interfaces(maps: &Maps) -> BTreeMap<u32, u16> {
+fn interfaces(maps: &Maps) -> BTreeMap<u32, u16> {
     let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
     let mut list = BTreeMap::new();
     for (high, dir) in maps.words::<AtomicU16>(MapId::InterfaceDir).iter().enumerate() {

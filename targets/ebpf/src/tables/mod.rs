@@ -28,7 +28,6 @@ use netpolc_table::{
 use netpolc_target::Error;
 
 use endpoints::Endpoints;
-pub use endpoints::interfaces;
 use exact::Exact;
 use ports::Ports;
 use services::Services;
