@@ -60,6 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("testbed", &["netpolc-kube-sync", "netpolc-policy"]),
+    ("testbed/filetests", ANY),
     ("testbed/bench", ANY),
     ("testbed/demo", ANY),
 ];

@@ -83,10 +83,3 @@ fn a_malformed_case_names_file_line_and_fault() {
     );
     assert_eq!(fault(header), "cases/broken.yaml:1: the case asks nothing: add a document `kind: Probes`");
 }
-
-#[test]
-fn expected_tables_keep_their_text() {
-    let text = "kind: Case\nitems: [S1]\ndescription: x\n---\nkind: Tables\nnode: n1\ntext: |\n  table base\n    set 1\n\n  table row\n";
-    let tables = cases::parse("tables", text).expect("a case").tables.expect("tables");
-    assert_eq!((tables.node.as_str(), tables.text.as_str()), ("n1", "table base\n  set 1\n\ntable row\n"));
-}

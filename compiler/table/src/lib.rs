@@ -3,7 +3,7 @@
 //! Here: keys and entries ([`key`], [`entry`]), the tables a netpolc program consists of ([`schema`]),
 //! the program ([`program`]) and the atomic writes that change it ([`mod@write`]); what can be done with a program
 //! alone: look packets up ([`eval`]), go from one to another ([`delta`]), print, parse and check it ([`text`],
-//! [`json`], [`check`]).
+//! [`json`], [`check`]), and cut out what concerns one pod ([`slice`](mod@slice)).
 //! Not here: where entries come from (compiler/lower) and how a target stores them (targets/).
 //! No clock, no IO.
 
@@ -17,6 +17,7 @@ pub mod key;
 mod parse;
 pub mod program;
 pub mod schema;
+pub mod slice;
 pub mod text;
 pub mod write;
 

@@ -1,4 +1,4 @@
-//! The checker names every broken rule with table and entry; canonical ids; the JSON form.
+//! The checker names every broken rule with table and entry; canonical ids.
 
 mod common;
 
@@ -8,7 +8,6 @@ use common::{Random, mutate};
 use netpolc_table::{
     ActionId, Entry, Key, Match, Program, TableId,
     check::{self, Severity},
-    json,
     schema::*,
     text,
 };
@@ -264,23 +263,4 @@ fn programs_equal_up_to_ids_are_equal_in_canonical_form() {
         assert_eq!(a, a.canonical());
         assert!(common::answers(&a) == common::answers(&program), "{i}");
     }
-}
-
-#[test]
-fn the_json_form_has_the_names_of_p4info() {
-    let mut program = Program::default();
-    let mut put = |table, key, entry: Entry| program.table_mut(table).entries.insert(key, entry);
-    put(
-        TableId::RemoteV4,
-        remote_key("10.0.0.0".parse().unwrap(), 8),
-        set_remote(3, 7).from([netpolc_table::Origin::Pod { pod: "a/b".into() }]),
-    );
-    put(TableId::Port, port_key(6, 80, 443), entry(ActionId::SetPortClass, 2u16));
-    put(TableId::OwnV6, own_key(1, "fd00::1".parse().unwrap()), plain(ActionId::Own));
-    let printed = serde_json::to_string_pretty(&json::p4info(&program)).unwrap() + "\n";
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/example.p4info.json");
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(file, &printed).unwrap();
-    }
-    assert_eq!(printed, std::fs::read_to_string(file).unwrap(), "run with BLESS=1 and read the difference");
 }

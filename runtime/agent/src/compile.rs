@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netpolc_lower::{Compiler, Event, Numbered, Overflow, Scope};
+use netpolc_lower::{Compiler, Event, Numbered, Scope};
 use netpolc_policy::ObjectKey;
 use netpolc_table::{delta::Changes, schema::Word};
 use netpolc_target::NodeTarget;
@@ -52,7 +52,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// replaced: enough may have gone since. Where that does not help, the namespace that takes most is set aside.
     pub(super) fn compile(&mut self, events: Vec<Event>) -> Result<Option<Changes>, Error> {
         if self.loaded {
-            match self.apply_admitted(events) {
+            match self.shares.apply(&mut self.compiler, &self.cluster, events) {
                 Ok(changes) => return Ok(Some(changes)),
                 Err(overflow) => tracing::warn!(%overflow, "compiling anew"),
             }
@@ -81,16 +81,6 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         }
         self.loaded = true;
         Ok(None)
-    }
-
-    /// Changes the program by what is admitted of events; a namespace whose rows turn out to take too much is set aside
-    /// at once.
-    fn apply_admitted(&mut self, events: Vec<Event>) -> Result<Changes, Overflow> {
-        let mut changes = self.compiler.apply_all(self.shares.admit(&self.cluster, events))?;
-        while self.shares.blame_excess(&self.cluster, self.compiler.take_excess()) {
-            changes.add(self.compiler.apply_further(self.shares.admit(&self.cluster, vec![]))?);
-        }
-        Ok(changes)
     }
 
     /// Sets the namespace aside that takes most of what has run out. None: there is none.

@@ -1,4 +1,5 @@
-//! Which endpoint is behind which port, and what else of the node lowering must know.
+//! Which endpoint is behind which port, and what else of the node lowering must know; a made-up one for
+//! looking at filters without a node.
 //!
 //! Not here: finding it out (runtime).
 
@@ -20,6 +21,23 @@ pub struct Topology {
     pub translated: Vec<IpNetwork>,
     /// How packets get from one pod's port to another's.
     pub forwarding: Forwarding,
+}
+
+/// Made-up interfaces of pods are numbered from here.
+const FIRST_MADE_UP: u32 = 1000;
+
+impl Topology {
+    /// A node that does not exist: each endpoint's port has the endpoint's name and a locally administered address,
+    /// and there is one uplink, without addresses of the node. Packets are forwarded as on a node with an agent.
+    pub fn made_up(pods: impl IntoIterator<Item = (u16, String)>, uplink: Port) -> Self {
+        let pods = pods.into_iter().map(|(endpoint, name)| {
+            let port = Port { ifindex: FIRST_MADE_UP + u32::from(endpoint), name };
+            let [high, low] = endpoint.to_be_bytes();
+            (endpoint, PodPort { port, mac: Some([2, 0, 0, 0, high, low]) })
+        });
+        let (pods, uplinks) = (pods.collect(), vec![uplink]);
+        Self { pods, uplinks, forwarding: Forwarding::Translating, ..Self::default() }
+    }
 }
 
 /// A network interface.

@@ -2,7 +2,8 @@
 //! the semantics. The verdicts were worked out from the API text by hand; every judge (the oracle,
 //! the table evaluator, the targets) must give them.
 //!
-//! Here: the cases ([`all`]) and the file format ([`parse`]). Not here: any judge.
+//! Here: the cases ([`all`]) and the file format ([`parse`]). Not here: any judge, and what tables look like
+//! (`testbed/filetests`).
 //!
 //! A file under `testbed/cases/` is a stream of YAML documents:
 //!
@@ -19,11 +20,6 @@
 //! kind: Probes
 //! probes:                      # lists multiply out
 //! - {src: [ns/pod, 10.0.0.1], dst: ns/pod, proto: [TCP, ICMP], port: [80, 443], allowed: false, item: S19}
-//! ---
-//! kind: Tables                 # optional
-//! node: n1
-//! text: |
-//!   the tables that compiling for this node must print
 //! ```
 //!
 //! Probes take `family: 4` or `6`, `srcIP` and `dstIP` for pods with several addresses. Without
@@ -62,8 +58,6 @@ pub struct Case {
     pub expect: Vec<Expect>,
     /// The questions, lists multiplied out.
     pub probes: Vec<Probe>,
-    /// Expected tables, where the case has some.
-    pub tables: Option<Tables>,
 }
 
 /// A problem that decoding must report.
@@ -75,15 +69,6 @@ pub struct Expect {
     pub object: String,
     /// Path of the field; None: any.
     pub field: Option<String>,
-}
-
-/// Tables that compiling for one node must print.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tables {
-    /// The node.
-    pub node: String,
-    /// The text.
-    pub text: String,
 }
 
 /// What is wrong with a case file.
@@ -132,7 +117,6 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
         problems: Vec::new(),
         expect: Vec::new(),
         probes: Vec::new(),
-        tables: None,
     };
     let (mut objects, mut probes, mut header) = (String::new(), Vec::new(), None);
     for document in &documents {
@@ -140,7 +124,6 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
         match kind {
             "kind: Case" => header = Some(document),
             "kind: Probes" => probes.push(document),
-            "kind: Tables" => case.tables = Some(tables(document).map_err(|(line, message)| error(line, message))?),
             _ => {
                 document.lines.iter().for_each(|l| objects.extend([l, "\n"]));
                 objects.push_str("---\n");
@@ -171,7 +154,7 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
             case.probes.extend(found.map_err(|message| error(line, message))?);
         }
     }
-    if case.probes.is_empty() && case.tables.is_none() {
+    if case.probes.is_empty() {
         return Err(error(1, "the case asks nothing: add a document `kind: Probes`".into()));
     }
     Ok(case)
@@ -219,20 +202,4 @@ fn expect(fields: &notation::Fields) -> Result<Expect, String> {
     };
     let object = one("object")?.ok_or("an expected problem needs its object, as namespace/name")?;
     Ok(Expect { severity, object, field: one("field")? })
-}
-
-fn tables(document: &notation::Document<'_>) -> Result<Tables, (usize, String)> {
-    let (mut node, mut text) = (None, None);
-    for (line, key, value) in notation::fields(document)? {
-        match (key.as_str(), value) {
-            ("kind", _) => {}
-            ("node", notation::Value::One(name)) => node = Some(name),
-            ("text", notation::Value::Block(block)) => text = Some(block),
-            (key, _) => return Err((line, format!("field {key} of expected tables: unknown or of another type"))),
-        }
-    }
-    match (node, text) {
-        (Some(node), Some(text)) => Ok(Tables { node, text }),
-        _ => Err((document.line, "expected tables need `node` and `text: |`".into())),
-    }
 }

@@ -1,4 +1,4 @@
-//! The little of YAML that headers and probes use: `key: value` lines, folded and literal blocks,
+//! The little of YAML that headers and probes use: `key: value` lines, folded blocks,
 //! and rows of flow mappings. The objects themselves are decoded by kube-sync.
 
 /// One document of a file.
@@ -16,8 +16,6 @@ pub(super) enum Value {
     One(String),
     /// `[a, b]`
     List(Vec<String>),
-    /// `|`: lines without their indentation.
-    Block(String),
     /// Rows follow: see [`rows`].
     Rows,
 }
@@ -51,7 +49,7 @@ pub(super) fn fields(document: &Document<'_>) -> Result<Vec<(usize, String, Valu
         }
         let (key, rest) = line.split_once(':').ok_or((number, format!("`{line}` is not `key: value`")))?;
         let mut block = Vec::new();
-        if matches!(rest.trim(), ">-" | "|") {
+        if rest.trim() == ">-" {
             while let Some((_, text)) = lines.next_if(|(_, l)| l.starts_with("  ") || l.is_empty()) {
                 block.push(text.get(2..).unwrap_or(""));
             }
@@ -59,7 +57,6 @@ pub(super) fn fields(document: &Document<'_>) -> Result<Vec<(usize, String, Valu
         let value = match rest.trim() {
             "" => Value::Rows,
             ">-" => Value::One(block.join(" ").trim().to_owned()),
-            "|" => Value::Block(format!("{}\n", block.join("\n").trim_end())),
             flow if flow.starts_with(['[', '{', '"']) => {
                 let mut reader = Reader { rest: flow };
                 let value = reader.value().map_err(|m| (number, m))?;

@@ -67,7 +67,7 @@ fn read(fields: &Fields) -> Result<Row, String> {
         let list = match value {
             Value::One(one) => vec![one.clone()],
             Value::List(list) => list.clone(),
-            Value::Block(_) | Value::Rows => return Err(format!("{key} is a scalar or a list")),
+            Value::Rows => return Err(format!("{key} is a scalar or a list")),
         };
         let one = || match list.as_slice() {
             [one] => Ok(Some(one.clone())),

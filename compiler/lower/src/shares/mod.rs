@@ -24,6 +24,7 @@ use std::{
 };
 
 use netpolc_policy::{Cluster, Isolation, ObjectKey, Pod, Policy, Service};
+use netpolc_table::delta::Changes;
 
 pub use self::limits::{Limits, RESOURCES, Resource, Room, Usage};
 use self::{account::Account, measure::pairs};
@@ -210,6 +211,24 @@ impl Shares {
             admitted.push(Event::Service { key: key.clone(), service });
         }
         admitted
+    }
+
+    /// Leads a compiler that knows what was admitted before to what is admitted of `cluster`, which is the one after
+    /// these events. A namespace whose rows turn out to take too much is set aside within the same update.
+    ///
+    /// # Errors
+    /// Where ids run out.
+    pub fn apply(
+        &mut self,
+        compiler: &mut Compiler,
+        cluster: &Cluster,
+        events: Vec<Event>,
+    ) -> Result<Changes, Overflow> {
+        let mut changes = compiler.apply_all(self.admit(cluster, events))?;
+        while self.blame_excess(cluster, compiler.take_excess()) {
+            changes.add(compiler.apply_further(self.admit(cluster, vec![]))?);
+        }
+        Ok(changes)
     }
 
     /// The policy as it is compiled.

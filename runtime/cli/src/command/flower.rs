@@ -17,7 +17,7 @@ use netpolc_target_flower::{
     lower::lower,
     lowered::{Lowered, Mode},
     text,
-    topology::{Forwarding, PodPort, Port, Topology},
+    topology::{Port, Topology},
     totals::{Budget, Totals, Use},
 };
 use serde_json::Value;
@@ -27,9 +27,7 @@ use crate::{
     output,
 };
 
-/// Invented interfaces of pods are numbered from here.
-const FIRST_INTERFACE: u32 = 1000;
-/// And those of uplinks.
+/// Made-up uplinks are numbered from here.
 const FIRST_UPLINK: u32 = 100_000;
 
 /// Prints the filters of `scope`'s pods, or of `pod`'s port only.
@@ -75,29 +73,22 @@ pub fn show(
 
 /// Each node of the scope with its pods.
 fn topologies(cluster: &Cluster, compiler: &Compiler, scope: &Scope) -> BTreeMap<Option<Arc<str>>, Topology> {
-    let mut nodes = BTreeMap::<Option<Arc<str>>, Topology>::new();
+    let mut pods = BTreeMap::<Option<Arc<str>>, Vec<(u16, String)>>::new();
     for (key, endpoint) in compiler.endpoints() {
         let node = match scope {
             Scope::Node(name) => Some(name.clone()),
             Scope::Everywhere => cluster.pods.get(key).and_then(|p| p.node.clone()),
         };
-        let number = nodes.len() as u32;
-        let topology = nodes.entry(node.clone()).or_insert_with(|| {
-            let known = node.as_ref().and_then(|n| cluster.nodes.get(n));
-            let name = node.as_ref().map_or("uplink".into(), |n| format!("{n}/uplink"));
-            Topology {
-                uplinks: vec![Port { ifindex: FIRST_UPLINK + number, name }],
-                node_addresses: known.map(|n| n.addresses.clone()).unwrap_or_default(),
-                forwarding: Forwarding::Translating,
-                ..Topology::default()
-            }
-        });
-        let port = Port { ifindex: FIRST_INTERFACE + u32::from(endpoint), name: key.to_string() };
-        // A locally administered address.
-        let [high, low] = endpoint.to_be_bytes();
-        topology.pods.insert(endpoint, PodPort { port, mac: Some([2, 0, 0, 0, high, low]) });
+        pods.entry(node).or_default().push((endpoint, key.to_string()));
     }
-    nodes
+    let nodes = pods.into_iter().zip(FIRST_UPLINK..).map(|((node, pods), ifindex)| {
+        let name = node.as_ref().map_or("uplink".into(), |n| format!("{n}/uplink"));
+        let mut topology = Topology::made_up(pods, Port { ifindex, name });
+        let known = node.as_ref().and_then(|n| cluster.nodes.get(n));
+        topology.node_addresses = known.map(|n| n.addresses.clone()).unwrap_or_default();
+        (node, topology)
+    });
+    nodes.collect()
 }
 
 fn head(flower: &Flower, budget: &Budget) -> String {
