@@ -8,27 +8,28 @@ const CONTEXT: usize = 3;
 /// A line of both texts, of the old one (`-`), or of the new one (`+`).
 type Line<'a> = (char, &'a str);
 
-/// The lines that differ, each with some around it; empty where nothing does.
-pub fn unified(old: &str, new: &str) -> String {
+/// The lines that differ, each with some around it, under headers with the texts' names; empty where nothing does.
+pub fn unified((old_name, old): (&str, &str), (new_name, new): (&str, &str)) -> String {
     let lines = lines(&old.lines().collect::<Vec<_>>(), &new.lines().collect::<Vec<_>>());
-    let shown = |at: usize| {
+    let shown = |at: &usize| {
         let near = at.saturating_sub(CONTEXT)..(at + CONTEXT + 1).min(lines.len());
         lines[near].iter().any(|(mark, _)| *mark != ' ')
     };
+    let places: Vec<usize> = (0..lines.len()).filter(shown).collect();
     let mut out = String::new();
-    // Numbers of the next line of each text, and whether the line before this one was shown.
-    let (mut of_old, mut of_new, mut going) = (1, 1, false);
-    for (at, (mark, text)) in lines.iter().enumerate() {
-        let show = shown(at);
-        if show && !going {
-            out += &format!("@@ line {of_old} of what is blessed, line {of_new} of what is printed @@\n");
+    for hunk in places.chunk_by(|a, b| a + 1 == *b) {
+        // How many lines of a text these are: those that the other mark does not stand at.
+        let count = |lines: &[Line], other: char| lines.iter().filter(|(mark, _)| *mark != other).count();
+        let (before, part) = (&lines[..hunk[0]], &lines[hunk[0]..hunk[0] + hunk.len()]);
+        let range = |other: char| match (count(before, other), count(part, other)) {
+            (at, 0) => format!("{at},0"),
+            (at, lines) => format!("{},{lines}", at + 1),
+        };
+        if out.is_empty() {
+            out += &format!("--- {old_name}\n+++ {new_name}\n");
         }
-        if show {
-            out += &format!("{mark}{text}\n");
-        }
-        going = show;
-        of_old += usize::from(*mark != '+');
-        of_new += usize::from(*mark != '-');
+        out += &format!("@@ -{} +{} @@\n", range('+'), range('-'));
+        part.iter().for_each(|(mark, text)| out += &format!("{mark}{text}\n"));
     }
     out
 }
@@ -67,12 +68,13 @@ mod tests {
 
     #[test]
     fn what_differs_stands_in_its_surroundings() {
-        assert_eq!(unified("a\nb\n", "a\nb\n"), "");
-        let old = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
-        let new = "1\n2\n3\n4\nfive\n6\n7\n8\n9\n10\n";
-        let expected =
-            "@@ line 2 of what is blessed, line 2 of what is printed @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n 9\n+10\n";
-        assert_eq!(unified(old, new), expected);
-        assert_eq!(unified("", "x\n"), "@@ line 1 of what is blessed, line 1 of what is printed @@\n+x\n");
+        let diff = |old, new| unified(("old", old), ("new", new));
+        assert_eq!(diff("a\nb\n", "a\nb\n"), "");
+        let (old, new) = ("1\n2\n3\n4\n5\n6\n7\n8\n9\n", "1\n2\n3\n4\nfive\n6\n7\n8\n9\n10\n");
+        let expected = "--- old\n+++ new\n@@ -2,8 +2,9 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n 9\n+10\n";
+        assert_eq!(diff(old, new), expected);
+        assert_eq!(diff("", "x\n"), "--- old\n+++ new\n@@ -0,0 +1,1 @@\n+x\n");
+        let far = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n";
+        assert_eq!(diff(far, &far.replacen("1\n", "", 1)).lines().nth(2), Some("@@ -1,4 +1,3 @@"));
     }
 }

@@ -3,13 +3,25 @@
 //!
 //! Not here: the proof of filters, which belongs to what is printed ([`crate::filters`]).
 
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
 use netpolc_lower::verify;
-use netpolc_table::{Program, check, text};
+use netpolc_table::{
+    Key, Match, Program, TableId, check,
+    eval::{self, Pipeline, Verdict},
+    schema::Family,
+    text,
+};
 
 use crate::state::State;
 
 /// Counterexamples that a message names.
 const SHOWN: usize = 3;
+/// A protocol without ports.
+const ICMP: u8 = 1;
 
 /// Does everything hold?
 pub(crate) fn hold(state: &State) -> Result<(), String> {
@@ -32,9 +44,97 @@ pub(crate) fn hold(state: &State) -> Result<(), String> {
         return Err("what the events led to is not what compiling the same objects anew gives".into());
     }
     let Some((before, plan)) = &state.update else { return Ok(()) };
-    let mut led = before.clone();
-    plan.steps.iter().for_each(|(_, write)| led.apply(write));
-    if same(&led, program) { Ok(()) } else { Err("the plan does not lead to the program".into()) }
+    let (mut led, mut states) = (before.clone(), vec![before.clone()]);
+    for (_, write) in &plan.steps {
+        led.apply(write);
+        states.push(led.clone());
+    }
+    if !same(&led, program) {
+        return Err("the plan does not lead to the program".into());
+    }
+    no_mix(&states)
+}
+
+/// Where packets come from: an interface, or an endpoint that stays, for pods without an interface.
+#[derive(Clone, Copy)]
+enum Door<'a> {
+    Interface(&'a Key),
+    Endpoint(&'a Key),
+}
+
+impl Door<'_> {
+    /// The verdict on a packet. None: the interface is not ours, so its packets pass.
+    fn answer(self, program: &Program, packet: &Packet) -> Option<Verdict> {
+        let endpoint = match self {
+            Door::Interface(key) => program.get(TableId::Interface, key)?.params[0] as u16,
+            Door::Endpoint(key) => key.value(0).low() as u16,
+        };
+        let (pipeline, remote, (protocol, port)) = *packet;
+        Some(eval::decide(program, pipeline, endpoint, remote, protocol, port).verdict)
+    }
+
+    fn name(self) -> String {
+        match self {
+            Door::Interface(key) => format!("interface {}", text::key(TableId::Interface, key)),
+            Door::Endpoint(key) => format!("endpoint {}", text::key(TableId::Endpoint, key)),
+        }
+    }
+}
+
+/// Hook, remote, protocol with destination port.
+type Packet = (Pipeline, IpAddr, (u8, Option<u16>));
+
+/// Every packet is answered as before the update or as after it, and never as before again (S57). The states are
+/// the programs between its writes, both ends included.
+fn no_mix(states: &[Program]) -> Result<(), String> {
+    let [first, .., last] = states else { return Ok(()) };
+    let both = || [first, last].into_iter();
+    let interfaces: BTreeSet<&Key> = both().flat_map(|p| p.table(TableId::Interface).entries.keys()).collect();
+    let endpoints = first.table(TableId::Endpoint).entries.keys();
+    let stay = endpoints.filter(|key| last.get(TableId::Endpoint, key).is_some());
+    let doors: Vec<Door> = interfaces.into_iter().map(Door::Interface).chain(stay.map(Door::Endpoint)).collect();
+    let remotes: BTreeSet<IpAddr> = both().flat_map(remotes).collect();
+    let ports: BTreeSet<(u8, Option<u16>)> = both().flat_map(ports).chain([(ICMP, None)]).collect();
+    for pipeline in Pipeline::BOTH {
+        for packet in remotes.iter().flat_map(|remote| ports.iter().map(move |port| (pipeline, *remote, *port))) {
+            for door in &doors {
+                let (old, new) = (door.answer(first, &packet), door.answer(last, &packet));
+                let mut switched = false;
+                for (at, state) in states.iter().enumerate() {
+                    let now = door.answer(state, &packet);
+                    if now != new && (switched || now != old) {
+                        let door = door.name();
+                        return Err(format!(
+                            "after write {at} of the plan {door} answers {now:?}, before it {old:?} and in the \
+                             end {new:?}: {packet:?}"
+                        ));
+                    }
+                    switched |= now != old;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first address of each prefix. What lies in a prefix and in none below it has one class.
+fn remotes(program: &Program) -> impl Iterator<Item = IpAddr> {
+    let of = |family: Family| {
+        program.table(TableId::remote(family)).entries.keys().filter_map(move |key| match (key.fields()[0], family) {
+            (Match::Lpm { value, .. }, Family::V4) => Some(Ipv4Addr::from_bits(value.get() as u32).into()),
+            (Match::Lpm { value, .. }, Family::V6) => Some(Ipv6Addr::from_bits(value.get()).into()),
+            _ => None,
+        })
+    };
+    of(Family::V4).chain(of(Family::V6))
+}
+
+/// The first port of each interval.
+fn ports(program: &Program) -> impl Iterator<Item = (u8, Option<u16>)> {
+    program.table(TableId::Port).entries.keys().filter_map(|key| match key.fields()[1] {
+        Match::Range { low, .. } => Some((key.value(0).low() as u8, Some(low as u16))),
+        _ => None,
+    })
 }
 
 /// Up to origins, which a target need not keep.

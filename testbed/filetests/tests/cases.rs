@@ -59,7 +59,7 @@ fn every_case_prints_what_is_blessed() {
         }
         match fs::read_to_string(&out) {
             Ok(blessed) if blessed == printed => {}
-            Ok(blessed) => faults.push(format!("{}\n{}", name(&out), unified(&blessed, &printed))),
+            Ok(blessed) => faults.push(unified((&name(&out), &blessed), ("what is printed", &printed))),
             Err(_) => faults.push(format!("{}: there is no .out for it yet; it prints\n{printed}", name(path))),
         }
     }
