@@ -9,8 +9,8 @@ use crate::{
     schema::{Family, IdKind, Word},
 };
 
-/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the remotes
-/// and ports that these tell apart from others.
+/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the
+/// remotes and ports that these tell apart from others.
 pub fn of_endpoint(program: &Program, endpoint: u16) -> Program {
     let word = eval::word(program, endpoint);
     let sets: BTreeSet<u64> =
@@ -50,7 +50,8 @@ pub fn of_endpoint(program: &Program, endpoint: u16) -> Program {
         keep(TableId::ServiceV4, &|_, _| true);
         keep(TableId::ServiceV6, &|_, _| true);
     }
-    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another class).
+    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another
+    // class).
     for (family, classes) in [(Family::V4, v4), (Family::V6, v6)] {
         let table = program.table(TableId::remote(family));
         let covers: Vec<(u128, u8)> = table

@@ -1,5 +1,5 @@
-//! Which endpoint is behind which port, and what else of the node lowering must know; a made-up one for
-//! looking at filters without a node.
+//! Which endpoint is behind which port, and what else of the node lowering must know; a made-up one
+//! for looking at filters without a node.
 //!
 //! Not here: finding it out (runtime).
 
@@ -27,8 +27,9 @@ pub struct Topology {
 const FIRST_MADE_UP: u32 = 1000;
 
 impl Topology {
-    /// A node that does not exist: each endpoint's port has the endpoint's name and a locally administered address,
-    /// and there is one uplink, without addresses of the node. Packets are forwarded as on a node with an agent.
+    /// A node that does not exist: each endpoint's port has the endpoint's name and a locally
+    /// administered address, and there is one uplink, without addresses of the node. Packets are
+    /// forwarded as on a node with an agent.
     pub fn made_up(pods: impl IntoIterator<Item = (u16, String)>, uplink: Port) -> Self {
         let pods = pods.into_iter().map(|(endpoint, name)| {
             let port = Port { ifindex: FIRST_MADE_UP + u32::from(endpoint), name };

@@ -1,4 +1,5 @@
-//! The file of a case: which comment lines are directives, where events begin, which documents name what goes.
+//! The file of a case: which comment lines are directives, where events begin, which documents name
+//! what goes.
 //!
 //! Not here: what directives mean ([`crate::print`], [`crate::state`]).
 
@@ -28,7 +29,8 @@ pub struct Step {
     pub prints: Vec<Print>,
     /// Interfaces that pods get in this event.
     pub interfaces: Vec<Directive>,
-    /// Objects that come or change. What is not theirs is blank, so that lines are those of the file.
+    /// Objects that come or change. What is not theirs is blank, so that lines are those of the
+    /// file.
     pub put: String,
     /// Objects that go, in the same way.
     pub deleted: String,

@@ -1,4 +1,5 @@
-//! What differs between two texts, as `diff -u` shows it. Texts are short: a table of all pairs of lines is.
+//! What differs between two texts, as `diff -u` shows it. Texts are short: a table of all pairs of
+//! lines is.
 //!
 //! Not here: which texts are compared (`tests/cases.rs`).
 
@@ -8,7 +9,8 @@ const CONTEXT: usize = 3;
 /// A line of both texts, of the old one (`-`), or of the new one (`+`).
 type Line<'a> = (char, &'a str);
 
-/// The lines that differ, each with some around it, under headers with the texts' names; empty where nothing does.
+/// The lines that differ, each with some around it, under headers with the texts' names; empty
+/// where nothing does.
 pub fn unified((old_name, old): (&str, &str), (new_name, new): (&str, &str)) -> String {
     let lines = lines(&old.lines().collect::<Vec<_>>(), &new.lines().collect::<Vec<_>>());
     let shown = |at: &usize| {

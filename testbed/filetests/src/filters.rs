@@ -1,5 +1,5 @@
-//! Filters of one port as text: chains in the order in which packets come to them, and under names that do not
-//! change with what is in them.
+//! Filters of one port as text: chains in the order in which packets come to them, and under names
+//! that do not change with what is in them.
 //!
 //! ```text
 //! ingress chain 0
@@ -82,7 +82,7 @@ pub(crate) fn left(state: &State, mode: &str, words: &[&str]) -> Result<String, 
     Ok(if left.is_empty() { "nothing\n".into() } else { left })
 }
 
-/// The same as [`text`] as JSON.
+/// The same as [`text()`] as JSON.
 pub(crate) fn json(state: &State, mode: &str, words: &[&str]) -> Result<String, String> {
     let wanted = Wanted::parse(words)?;
     let (_, lowered) = lowered(state, mode, &wanted.can)?;

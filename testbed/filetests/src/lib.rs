@@ -1,5 +1,5 @@
-//! Golden files: a case is Kubernetes objects and events in, text out, and a change of the compiler or of a
-//! target shows as a difference that a reviewer understands.
+//! Golden files: a case is Kubernetes objects and events in, text out, and a change of the compiler
+//! or of a target shows as a difference that a reviewer understands.
 //!
 //! ```text
 //! case      a file: its sentence, directives, objects and events
@@ -9,8 +9,8 @@
 //! diff      what differs, for people
 //! ```
 //!
-//! The format and how to bless: README.md beside this crate's manifest. Not here: verdicts (the corpus in
-//! `testbed/cases`), and anything that needs a kernel.
+//! The format and how to bless: README.md beside this crate's manifest. Not here: verdicts (the
+//! corpus in `testbed/cases`), and anything that needs a kernel.
 
 mod case;
 mod diff;
@@ -28,8 +28,8 @@ pub use diff::unified;
 /// What the case prints: each part under a heading.
 ///
 /// # Errors
-/// What is wrong with the case, or with what it shows: a directive that makes no sense, an object that is not
-/// there, tables that the oracle contradicts.
+/// What is wrong with the case, or with what it shows: a directive that makes no sense, an object
+/// that is not there, tables that the oracle contradicts.
 pub fn run(case: &Case) -> Result<String, Fault> {
     let mut out = String::new();
     let mut state = state::State::load(case)?;

@@ -1,5 +1,5 @@
-//! A section of a generated program as text that changes with the section alone: instructions are counted from
-//! its beginning, and jumps out of it name the note at which they arrive.
+//! A section of a generated program as text that changes with the section alone: instructions are
+//! counted from its beginning, and jumps out of it name the note at which they arrive.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! What `# print: ...` asks for: tables, the whole text form, JSON; the other forms have modules of their own.
+//! What `# print: ...` asks for: tables, the whole text form, JSON; the other forms have modules of
+//! their own.
 
 use std::fmt::Write as _;
 

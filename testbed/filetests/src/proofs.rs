@@ -1,5 +1,5 @@
-//! What must hold of every case at every step, whatever was blessed: golden files show what changes, these say
-//! that it is still right.
+//! What must hold of every case at every step, whatever was blessed: golden files show what
+//! changes, these say that it is still right.
 //!
 //! Not here: the proof of filters, which belongs to what is printed ([`crate::filters`]).
 
@@ -26,7 +26,8 @@ const ICMP: u8 = 1;
 /// Does everything hold?
 pub(crate) fn hold(state: &State) -> Result<(), String> {
     let program = state.compiler.program();
-    // A pod may reach a tunnel's port only where its policy says so, which the oracle knows nothing of.
+    // A pod may reach a tunnel's port only where its policy says so, which the oracle knows nothing
+    // of.
     if state.wire.tunnels.is_empty() {
         let found = verify(&state.shares.cluster(&state.cluster), &state.compiler, SHOWN);
         fail("the oracle contradicts the tables", found.iter().map(ToString::to_string))?;
@@ -84,8 +85,8 @@ impl Door<'_> {
 /// Hook, remote, protocol with destination port.
 type Packet = (Pipeline, IpAddr, (u8, Option<u16>));
 
-/// Every packet is answered as before the update or as after it, and never as before again (S57). The states are
-/// the programs between its writes, both ends included.
+/// Every packet is answered as before the update or as after it, and never as before again (S57).
+/// The states are the programs between its writes, both ends included.
 fn no_mix(states: &[Program]) -> Result<(), String> {
     let [first, .., last] = states else { return Ok(()) };
     let both = || [first, last].into_iter();

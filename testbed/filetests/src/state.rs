@@ -1,5 +1,6 @@
-//! The cluster of a case and its compiler, led from one event to the next as an agent leads them: shares are
-//! held against what comes, an event is one update, and the plan is the compiler's own changes in order.
+//! The cluster of a case and its compiler, led from one event to the next as an agent leads them:
+//! shares are held against what comes, an event is one update, and the plan is the compiler's own
+//! changes in order.
 //!
 //! Not here: how it prints ([`crate::print`]), what must hold of it ([`crate::proofs`]).
 
@@ -134,7 +135,8 @@ impl State {
         self.compiler.endpoint(&key).ok_or_else(|| format!("{pod} is no endpoint here"))
     }
 
-    /// The node as filters are made for it: every pod's port has the pod's name, the uplink is `uplink`.
+    /// The node as filters are made for it: every pod's port has the pod's name, the uplink is
+    /// `uplink`.
     pub fn topology(&self) -> Topology {
         let pods = self.compiler.endpoints().map(|(pod, endpoint)| (endpoint, pod.to_string()));
         let mut topology = Topology::made_up(pods, Port { ifindex: UPLINK, name: "uplink".into() });

@@ -2,8 +2,8 @@
 //! the semantics. The verdicts were worked out from the API text by hand; every judge (the oracle,
 //! the table evaluator, the targets) must give them.
 //!
-//! Here: the cases ([`all`]) and the file format ([`parse`]). Not here: any judge, and what tables look like
-//! (`testbed/filetests`).
+//! Here: the cases ([`all`]) and the file format ([`parse`]). Not here: any judge, and what tables
+//! look like (`testbed/filetests`).
 //!
 //! A file under `testbed/cases/` is a stream of YAML documents:
 //!

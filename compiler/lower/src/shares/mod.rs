@@ -213,8 +213,9 @@ impl Shares {
         admitted
     }
 
-    /// Leads a compiler that knows what was admitted before to what is admitted of `cluster`, which is the one after
-    /// these events. A namespace whose rows turn out to take too much is set aside within the same update.
+    /// Leads a compiler that knows what was admitted before to what is admitted of `cluster`, which
+    /// is the one after these events. A namespace whose rows turn out to take too much is set aside
+    /// within the same update.
     ///
     /// # Errors
     /// Where ids run out.

@@ -27,7 +27,9 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     steps.refine.extend(ports.early);
 
     let (early, late) = remotes.steps.into_iter().partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
-    // Endpoints that go: first their packets, then their words.
+    // Endpoints that go: first their packets, then their words. Where an interface becomes another
+    // endpoint's, its packets go over when it is put, below, and the word stays until then: without
+    // one they would pass.
     let interfaces: Vec<_> = view.changed(TableId::Interface).collect();
     for (key, _, after) in &interfaces {
         if after.is_none() {
@@ -52,6 +54,9 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
             steps.switch.push(Write::put(TableId::Interface, key.clone(), entry.clone()));
         }
     }
+    // At once behind the switch and a grace period: until then packets are under way that were led
+    // to it.
+    steps.coarsen.splice(0..0, words.replaced.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     steps.merge.extend(ports.late);
     Ok(steps.plan())
 }
@@ -96,17 +101,39 @@ struct Words<'a> {
     changed: Vec<(&'a Key, Option<&'a Entry>, Option<&'a Entry>)>,
     /// Endpoints without word and interface from now on: no packet is theirs.
     gone: BTreeSet<u16>,
+    /// Endpoints without word from now on, whose interface is another endpoint's: a pod that was
+    /// made anew.
+    replaced: BTreeSet<u16>,
     moves: Moves,
 }
 
 impl<'a> Words<'a> {
     fn of(view: &View<'a>) -> Self {
-        let mut words = Words { changed: Vec::new(), gone: BTreeSet::new(), moves: Moves::new() };
-        let left = || view.changed(TableId::Interface).filter_map(|(_, before, _)| Some(before?.params[0] as u16));
+        let mut words =
+            Words { changed: Vec::new(), gone: BTreeSet::new(), replaced: BTreeSet::new(), moves: Moves::new() };
+        let endpoint_of = |entry: &Entry| entry.params[0] as u16;
+        // Of endpoints whose interfaces change: where these lead to from now on.
+        let mut successors: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
+        for (_, before, after) in view.changed(TableId::Interface) {
+            if let Some(before) = before {
+                successors.entry(endpoint_of(before)).or_default().extend(after.map(endpoint_of));
+            }
+        }
         for (key, before, after) in view.changed(TableId::Endpoint) {
             let endpoint = key.value(0).low() as u16;
-            if after.is_none() && left().any(|e| e == endpoint) {
-                words.gone.insert(endpoint);
+            if let (None, Some(successors)) = (after, successors.get(&endpoint)) {
+                let goes = if successors.is_empty() { &mut words.gone } else { &mut words.replaced };
+                goes.insert(endpoint);
+                // Its packets go from its sets to its successor's when the interface is put.
+                for successor in successors {
+                    let successor = view.get(When::New, TableId::Endpoint, &endpoint_key(*successor));
+                    for pipeline in Pipeline::BOTH {
+                        let [from, to] = [before, successor].map(|e| e.and_then(|e| pipeline.set(word_of(e))));
+                        if from != to {
+                            words.moves.insert((from, to));
+                        }
+                    }
+                }
                 continue;
             }
             words.changed.push((key, before, after));
@@ -128,7 +155,7 @@ impl<'a> Words<'a> {
     }
 
     fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.gone.is_empty()
+        self.changed.is_empty() && self.gone.is_empty() && self.replaced.is_empty()
     }
 
     /// One write for each word; one more later for those that first use the copy of a set.

@@ -164,21 +164,79 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     }
 }
 
-/// All answers a program gives, in a fixed order; then those that depend on the source, too (S55).
+/// Something that is asked of a program.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// An endpoint's packet from this source (S55).
+    Source(u16, IpAddr, (IpAddr, u16)),
+    /// A packet of an endpoint.
+    Endpoint(u16, Pipeline, IpAddr, (u8, Option<u16>)),
+    /// The same of whatever endpoint an interface leads to.
+    Interface(Key, Pipeline, IpAddr, (u8, Option<u16>)),
+}
+
+impl Asked {
+    fn answer(&self, program: &Program) -> Verdict {
+        match self {
+            Asked::Source(endpoint, source, (remote, port)) => {
+                let own = program.get(TableId::OwnV4, &own_key(*endpoint, *source)).is_some();
+                let guarded = eval::word(program, *endpoint).flags & Word::GUARD != 0;
+                match eval::verdict(program, Pipeline::FromPod, *endpoint, *remote, 6, Some(*port)) {
+                    Verdict::Permit if own || !guarded => Verdict::Permit,
+                    _ => Verdict::Deny,
+                }
+            }
+            Asked::Endpoint(endpoint, pipeline, address, (protocol, port)) => {
+                eval::verdict(program, *pipeline, *endpoint, *address, *protocol, *port)
+            }
+            Asked::Interface(key, pipeline, address, (protocol, port)) => match program.get(TableId::Interface, key) {
+                Some(e) => eval::verdict(program, *pipeline, e.params[0] as u16, *address, *protocol, *port),
+                None => Verdict::Permit,
+            },
+        }
+    }
+}
+
+fn all() -> impl Iterator<Item = Asked> {
+    let sources = sources().map(|(e, source, to)| Asked::Source(e, source, to));
+    sources.chain(questions().map(|(e, pipeline, address, port)| Asked::Endpoint(e, pipeline, address, port)))
+}
+
+/// All answers a program gives, in a fixed order; first those that depend on the source, too (S55).
 pub fn answers(program: &Program) -> Vec<Verdict> {
-    let mut out = Vec::new();
-    for (endpoint, source, (remote, port)) in sources() {
-        let own = program.get(TableId::OwnV4, &own_key(endpoint, source)).is_some();
-        let guarded = eval::word(program, endpoint).flags & Word::GUARD != 0;
-        out.push(match eval::verdict(program, Pipeline::FromPod, endpoint, remote, 6, Some(port)) {
-            Verdict::Permit if own || !guarded => Verdict::Permit,
-            _ => Verdict::Deny,
-        });
+    all().map(|asked| asked.answer(program)).collect()
+}
+
+/// What an update must answer as before or as after it. An endpoint that goes while its interface
+/// becomes another's has no packets of its own after it: they are asked about by their interface.
+fn asked(old: &Program, new: &Program) -> Vec<Asked> {
+    let gone = |e: u16| {
+        let has = |p: &Program| p.get(TableId::Endpoint, &endpoint_key(e)).is_some();
+        has(old) && !has(new)
+    };
+    let interfaces = old.table(TableId::Interface).entries.iter();
+    let handed: Vec<(Key, u16)> = interfaces
+        .map(|(key, entry)| (key.clone(), entry.params[0] as u16))
+        .filter(|(key, e)| gone(*e) && new.get(TableId::Interface, key).is_some_and(|n| n.params[0] as u16 != *e))
+        .collect();
+    let by_interface = |e: u16| handed.iter().any(|(_, of)| *of == e);
+    let mut asked: Vec<Asked> = all()
+        .filter(|asked| match asked {
+            Asked::Source(e, ..) | Asked::Endpoint(e, ..) => !by_interface(*e),
+            Asked::Interface(..) => true,
+        })
+        .collect();
+    // Of one that was there before, what it answers meanwhile is its own.
+    let fresh = |key: &Key| {
+        let successor = new.get(TableId::Interface, key).map(|e| e.params[0] as u16);
+        successor.is_some_and(|e| old.get(TableId::Endpoint, &endpoint_key(e)).is_none())
+    };
+    for (key, endpoint) in handed.iter().filter(|(key, _)| fresh(key)) {
+        let packets = questions().filter(|(e, ..)| e == endpoint);
+        asked
+            .extend(packets.map(|(_, pipeline, address, port)| Asked::Interface(key.clone(), pipeline, address, port)));
     }
-    for (endpoint, pipeline, address, (protocol, port)) in questions() {
-        out.push(eval::verdict(program, pipeline, endpoint, address, protocol, port));
-    }
-    out
+    asked
 }
 
 /// Endpoint, source, remote and TCP port.
@@ -202,7 +260,9 @@ pub fn questions() -> impl Iterator<Item = (u16, Pipeline, IpAddr, (u8, Option<u
 /// Runs a plan on `old`, judging every question after every write: the old answer or the new one, and never
 /// back. Returns what it ends with, and the states in between.
 pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, Vec<Program>) {
-    let (before, after) = (answers(old), answers(new));
+    let asked = asked(old, new);
+    let judge = |program: &Program| asked.iter().map(|question| question.answer(program)).collect::<Vec<_>>();
+    let (before, after) = (judge(old), judge(new));
     let mut switched = vec![false; before.len()];
     let (mut state, mut states) = (old.clone(), vec![]);
     let mut last = Phase::Refine;
@@ -222,8 +282,8 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
                 assert!(joined, "{what}: step {i}: {a} then {b}");
             }
         }
-        let now = answers(&state);
-        for (q, question) in questions().enumerate() {
+        let now = judge(&state);
+        for (q, question) in asked.iter().enumerate() {
             let (b, a, n) = (before[q], after[q], now[q]);
             let context =
                 || format!("{what}: after step {i} {phase:?} {write:?}\n{question:?}: old {b:?} new {a:?} now {n:?}");

@@ -1,7 +1,7 @@
 //! `netpolc compile`: the tables that policies become, printed.
 //!
-//! Here: tables for people. Not here: the text and JSON forms, and restricting a program to what concerns
-//! one pod (`netpolc_table`).
+//! Here: tables for people. Not here: the text and JSON forms, and restricting a program to what
+//! concerns one pod (`netpolc_table`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
