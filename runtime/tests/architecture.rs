@@ -1,6 +1,7 @@
 //! Keeps what ARCHITECTURE.md promises: the direction of dependencies, the purity of the compiler,
-//! module headers, file sizes, and nothing in the tree that is not about the software. Also keeps
-//! the repository's other files true: the lock file, deny.toml, versions, workflows and documents.
+//! one place for netlink and for entering namespaces, module headers, file sizes, and nothing in the
+//! tree that is not about the software. Also keeps the repository's other files true: the lock file,
+//! deny.toml, versions, workflows and documents.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,7 +60,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "netpolc-target-offload",
         ],
     ),
-    ("testbed", &["netpolc-kube-sync", "netpolc-policy"]),
+    ("testbed", &["netpolc-host", "netpolc-kube-sync", "netpolc-policy"]),
     ("testbed/filetests", ANY),
     ("testbed/bench", ANY),
     ("testbed/demo", ANY),
@@ -157,6 +158,27 @@ fn the_compiler_is_pure() {
                 assert!(!text.contains(word), "{}: {word} in the compiler", file.display());
             }
         }
+    }
+}
+
+/// Netlink sockets and entering namespaces: each is done in one place of netpolc-host, in tests and
+/// benches too. Mount namespaces are `netpolc mount-bpffs` alone, which runs on the node by itself.
+#[test]
+fn only_the_host_crate_opens_netlink_and_enters_namespaces() {
+    for (word, homes) in [
+        ("libc::AF_NETLINK", &["targets/host/src/netlink/socket.rs"][..]),
+        ("libc::setns", &["targets/host/src/netns.rs", "runtime/cli/src/command/bpffs.rs"]),
+    ] {
+        let mut found: Vec<String> = Vec::new();
+        for file in sources().iter().filter(|file| !file.ends_with("runtime/tests/architecture.rs")) {
+            if fs::read_to_string(file).unwrap().contains(word) {
+                found.push(file.strip_prefix(root()).unwrap().to_string_lossy().into_owned());
+            }
+        }
+        let mut homes = homes.to_vec();
+        homes.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, homes, "{word} stands elsewhere, or is gone");
     }
 }
 

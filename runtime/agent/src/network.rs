@@ -118,6 +118,6 @@ impl Network for Kernel {
     }
 
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
-        Ok(links::addresses()?.into_iter().map(|(address, _)| address).collect())
+        Ok(links::addresses()?.into_iter().map(|found| found.address).collect())
     }
 }

@@ -6,13 +6,16 @@
 use std::{
     collections::BTreeSet,
     fs::{File, TryLockError},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use netpolc_host::private::{self, FOLDER, Lock};
+use netpolc_host::{
+    files::{self, Lasting},
+    private::{self, FOLDER, Lock},
+};
 use netpolc_kube_sync::PolicyState;
 use netpolc_target::OffloadRecord;
 use serde::{Deserialize, Serialize};
@@ -96,7 +99,7 @@ impl Alive {
     pub fn show(pin_dir: &Path) -> io::Result<Self> {
         private::folder(Path::new(FOLDER))?;
         let path = path(pin_dir).with_extension("lock");
-        if std::fs::symlink_metadata(&path).is_ok_and(|facts| !is_mine(&facts)) {
+        if std::fs::symlink_metadata(&path).is_ok_and(|facts| !private::is_mine(&facts)) {
             // Others could open it, and so may have it locked.
             std::fs::remove_file(&path)?;
         }
@@ -109,17 +112,13 @@ impl Alive {
     /// Does an agent show it? A lock on a file that others could open proves nothing.
     pub fn is_shown(pin_dir: &Path) -> bool {
         let Ok(file) = File::open(path(pin_dir).with_extension("lock")) else { return false };
-        file.metadata().is_ok_and(|facts| is_mine(&facts)) && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+        file.metadata().is_ok_and(|facts| private::is_mine(&facts))
+            && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
     }
 }
 
-/// Can nobody but its owner, which is this process' user, open it?
-fn is_mine(facts: &std::fs::Metadata) -> bool {
-    // SAFETY: asks for a number; cannot fail.
-    facts.is_file() && facts.mode() & 0o077 == 0 && facts.uid() == unsafe { libc::geteuid() }
-}
-
-/// Writes a file that its owner alone may read, at once or not at all. What it says of pods and policies is nobody else's business.
+/// Writes a file that its owner alone may read, at once or not at all. What it says of pods and
+/// policies is nobody else's business.
 ///
 /// # Errors
 /// The folder or file cannot be written.
@@ -127,14 +126,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         private::folder(folder)?;
     }
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    match std::fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    File::options().create_new(true).write(true).mode(MODE).open(&new)?.write_all(bytes)?;
-    std::fs::rename(new, path)
+    files::write(path, bytes, MODE, Lasting::UntilReboot)
 }
 
 impl Record {
@@ -177,6 +169,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]

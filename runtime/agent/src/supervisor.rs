@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsRawFd, RawFd},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -395,22 +394,14 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
 }
 
 /// Link and route changes, and filters that somebody removes; never ready where the kernel tells of none.
-pub struct Links(Option<AsyncFd<Monitor>>);
-
-struct Monitor(netlink::Socket);
-
-impl AsRawFd for Monitor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.raw()
-    }
-}
+pub struct Links(Option<AsyncFd<netlink::Socket>>);
 
 impl Links {
     /// From now on.
     pub fn open() -> Self {
         let open = || -> io::Result<_> {
-            let monitor = Monitor(links::monitor()?);
-            // SAFETY: the monitor owns its descriptor and never exchanges it.
+            let monitor = links::monitor()?;
+            // SAFETY: the socket owns its descriptor and never exchanges it.
             unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }.map_err(Into::into)
         };
         let links = open();
@@ -425,7 +416,7 @@ impl Links {
         let Some(links) = &mut self.0 else { return std::future::pending().await };
         loop {
             let Ok(mut guard) = links.readable_mut().await else { return std::future::pending().await };
-            let any = guard.get_inner_mut().0.drain(links::concerns);
+            let any = guard.get_inner_mut().drain(links::concerns);
             guard.clear_ready();
             if any {
                 return;
@@ -436,7 +427,7 @@ impl Links {
     /// Forgets the changes so far.
     pub fn drain(&mut self) {
         if let Some(links) = &mut self.0 {
-            links.get_mut().0.drain(links::concerns);
+            links.get_mut().drain(links::concerns);
         }
     }
 }

@@ -192,10 +192,10 @@ enum End {
 fn inside(number: Option<i32>) -> io::Result<Inside> {
     let links = links::all()?;
     let of = |index: u32| links.iter().find(|link| link.index == index);
-    let addresses = links::addresses()?.into_iter().filter_map(|(address, index)| {
-        let link = of(index)?;
+    let addresses = links::addresses()?.into_iter().filter_map(|found| {
+        let link = of(found.index)?;
         let end = if link.peer.is_some() { End::Elsewhere } else { End::None };
-        Some((address, index, link.mac, end))
+        Some((found.address, found.index, link.mac, end))
     });
     Ok(Inside { number, addresses: addresses.collect() })
 }

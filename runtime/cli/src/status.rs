@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use netpolc_agent::record::{Alive, PodRecord, Record};
-use netpolc_host::switch;
+use netpolc_host::links;
 use netpolc_table::{Program, TableId, eval, schema::Word};
 use netpolc_target::Target;
 use netpolc_target_ebpf::Ebpf;
@@ -170,7 +170,7 @@ fn endpoints(
 /// What the kernel has of ours; nothing where it has no flower.
 fn filters() -> Vec<FilterStatus> {
     let installed = Flower::new().and_then(|mut flower| flower.installed());
-    let names = switch::links().unwrap_or_default();
+    let names = links::by_index().unwrap_or_default();
     let status = |(index, list): (u32, Vec<Decoded>)| FilterStatus {
         interface: names.get(&index).map_or_else(|| format!("interface {index}"), |link| link.name.clone()),
         filters: list.len(),

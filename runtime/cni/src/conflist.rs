@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use netpolc_host::files::{self, Lasting};
 use serde_json::{Map, Value, json};
 
 use crate::run::VERSIONS;
@@ -255,18 +256,8 @@ fn pretty(config: &Value) -> Vec<u8> {
     text
 }
 
-/// Writes a whole file, at once or not at all.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The ending keeps runtimes from reading it.
-    let new = path.with_file_name(format!(".{name}.netpolc-new"));
-    let write = || -> io::Result<()> {
-        fs::write(&new, bytes)?;
-        fs::set_permissions(&new, fs::Permissions::from_mode(mode))?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(failed("write", path))
+    files::write(path, bytes, mode, Lasting::OnDisk).map_err(failed("write", path))
 }
 
 fn remove_file(path: &Path) -> Result<(), Error> {

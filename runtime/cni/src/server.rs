@@ -5,7 +5,7 @@
 
 use std::{io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use netpolc_host::private;
+use netpolc_host::{files, private};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -42,14 +42,11 @@ pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
         private::folder(folder)?;
     }
     // Bound beside and renamed, so that there is no moment without a socket while one agent follows another.
-    let new = path.with_extension("new");
-    match std::fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&new)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&new, path)?;
+    let listener = files::replace(path, |new| {
+        let listener = UnixListener::bind(new)?;
+        std::fs::set_permissions(new, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    })?;
     let (sender, receiver) = mpsc::channel(DEPTH);
     tokio::spawn(async move {
         loop {

@@ -5,10 +5,12 @@ mod common;
 use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::fd::{AsFd as _, AsRawFd as _},
     time::{Duration, Instant},
 };
 
 use common::{PinDir, own_network, sh};
+use netpolc_host::netns::Namespace;
 use netpolc_table::{
     ActionId, TableId, Write,
     schema::{self, Family, Word},
@@ -21,44 +23,40 @@ const NODE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const POD: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
 /// A pod behind a veth pair: this thread becomes the node, the returned thread's namespace the pod.
-fn pod() -> std::fs::File {
+fn pod() -> Namespace {
     own_network();
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         own_network();
-        send.send(std::fs::File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+        send.send(Namespace::current().unwrap()).unwrap();
     });
     let pod = receive.recv().unwrap();
     sh(&format!("ip link add pod0 type veth peer name eth0; ip addr add {NODE}/24 dev pod0; ip link set pod0 up"));
-    use std::os::fd::AsRawFd as _;
-    // SAFETY: no pointers; the fork below inherits nothing else.
     sh(&format!(
         "ip link set eth0 netns /proc/self/fd/{0} 2>/dev/null || ip link set eth0 netns /proc/{1}/fd/{0}",
-        pod.as_raw_fd(),
+        pod.as_fd().as_raw_fd(),
         std::process::id()
     ));
     inside(&pod, || sh(&format!("ip addr add {POD}/24 dev eth0; ip link set eth0 up; ip link set lo up")));
     pod
 }
 
-fn inside<T>(namespace: &std::fs::File, act: impl FnOnce() -> T) -> T {
-    use std::os::fd::AsRawFd as _;
-    let home = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
-    // SAFETY: no pointers.
-    let enter = |f: &std::fs::File| assert_eq!(unsafe { libc::setns(f.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-    enter(namespace);
+/// On this thread, whose namespaces of other kinds are its own as well.
+fn inside<T>(namespace: &Namespace, act: impl FnOnce() -> T) -> T {
+    let home = Namespace::current().unwrap();
+    namespace.enter().unwrap();
     let result = act();
-    enter(&home);
+    home.enter().unwrap();
     result
 }
 
 /// Does a datagram from the pod to this port of the node arrive, on however busy a machine?
-fn arrives(pod: &std::fs::File, port: u16) -> bool {
+fn arrives(pod: &Namespace, port: u16) -> bool {
     arrives_within(pod, port, Duration::from_secs(5))
 }
 
 /// Is it dropped?
-fn blocked(pod: &std::fs::File, port: u16) -> bool {
+fn blocked(pod: &Namespace, port: u16) -> bool {
     !arrives_within(pod, port, Duration::from_millis(300))
 }
 
@@ -76,7 +74,7 @@ fn bind(to: SocketAddr) -> UdpSocket {
     }
 }
 
-fn arrives_within(pod: &std::fs::File, port: u16, time: Duration) -> bool {
+fn arrives_within(pod: &Namespace, port: u16, time: Duration) -> bool {
     let to = SocketAddr::from((NODE, port));
     let server = bind(to);
     server.set_read_timeout(Some(time)).unwrap();

@@ -10,8 +10,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_host::{
-    links,
-    switch::{self, Link},
+    links::{self, Link},
+    switch,
 };
 use netpolc_table::{Program, TableId, schema::Family};
 
@@ -37,10 +37,10 @@ impl Ground {
     /// Its answer.
     pub fn look() -> io::Result<Self> {
         Ok(Ground {
-            links: switch::links()?,
+            links: links::by_index()?,
             learned: switch::learned()?,
             uplinks: switch::uplinks()?,
-            addresses: links::addresses()?.into_iter().map(|(address, _)| address).collect(),
+            addresses: links::addresses()?.into_iter().map(|found| found.address).collect(),
         })
     }
 
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn ground(masters: [Option<u32>; 3]) -> Ground {
-        let link = |(index, master)| (index, Link { name: format!("p{index}"), master });
+        let link = |(index, master)| (index, Link { index, name: format!("p{index}"), master, ..Link::default() });
         Ground {
             links: [10, 11, 12].into_iter().zip(masters).map(link).collect(),
             learned: BTreeMap::from([(10, [2, 0, 0, 0, 0, 1])]),

@@ -8,9 +8,18 @@ use std::{
     os::fd::{FromRawFd, OwnedFd},
 };
 
+use netpolc_host::{
+    netlink::{
+        BatchSocket, Done, Refusal, attribute,
+        flags::{CREATE, EXCLUSIVE},
+        put_text, u32_at,
+    },
+    tc,
+};
+
 use crate::{
     filter::{Copies, Filter, Side},
-    netlink::{Decoded, Done, Refusal, Socket, Way, check, decode, encode, numbers, parent},
+    netlink::{Decoded, Way, check, decode, encode, parent},
 };
 
 /// A failed call; what was done before it stays done.
@@ -59,7 +68,7 @@ pub struct Applied {
 /// Filters in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Kernel {
-    socket: Socket,
+    socket: BatchSocket,
 }
 
 impl Kernel {
@@ -68,7 +77,7 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn open() -> Result<Self, Error> {
-        let socket = Socket::open().map_err(|source| Error::Netlink { what: "open rtnetlink".into(), source })?;
+        let socket = BatchSocket::open().map_err(|source| Error::Netlink { what: "open rtnetlink".into(), source })?;
         Ok(Kernel { socket })
     }
 
@@ -77,13 +86,11 @@ impl Kernel {
     /// # Errors
     /// The kernel's.
     pub fn with_clsact(&mut self) -> Result<BTreeSet<u32>, Error> {
-        let mut body = Vec::new();
-        encode::tcmsg(&mut body, 0, 0, 0, 0);
-        let list = self.socket.dump(libc::RTM_GETQDISC, &body, |body| {
+        let list = self.socket.dump(libc::RTM_GETQDISC, &tc::header(0, 0, 0, 0), |body| {
             // Qdisc ingress has the same place, but one hook only.
-            let clsact = decode::get(body.get(20..)?, numbers::TCA_KIND)? == b"clsact\0";
-            let (ifindex, parent) = (word(body, 4)?, word(body, 12)?);
-            (clsact && parent == numbers::CLSACT).then_some(ifindex)
+            let clsact = attribute(body.get(tc::HEADER..)?, tc::TCA_KIND)? == b"clsact\0";
+            let (ifindex, parent) = (u32_at(body, 4)?, u32_at(body, 12)?);
+            (clsact && parent == tc::CLSACT).then_some(ifindex)
         });
         Ok(list.map_err(|source| Error::Netlink { what: "list qdiscs".into(), source })?.into_iter().collect())
     }
@@ -93,8 +100,7 @@ impl Kernel {
     /// # Errors
     /// The interface takes none: it is gone, or has an `ingress` qdisc of somebody else.
     pub fn ensure_qdisc(&mut self, ifindex: u32) -> Result<(), Error> {
-        const CREATE: u16 = 0x400 | 0x200;
-        match self.qdisc(libc::RTM_NEWQDISC, CREATE, ifindex)? {
+        match self.qdisc(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE, ifindex)? {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.errno == libc::EEXIST => {
                 if self.with_clsact()?.contains(&ifindex) {
@@ -119,9 +125,8 @@ impl Kernel {
     }
 
     fn qdisc(&mut self, kind: u16, flags: u16, ifindex: u32) -> Result<Result<(), Refusal>, Error> {
-        let mut body = Vec::new();
-        encode::tcmsg(&mut body, ifindex, numbers::CLSACT_HANDLE, numbers::CLSACT, 0);
-        encode::put(&mut body, numbers::TCA_KIND, b"clsact\0");
+        let mut body = tc::header(ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
+        put_text(&mut body, tc::TCA_KIND, "clsact");
         let what = || format!("qdisc of interface {ifindex}");
         self.socket.one(kind, flags, &body).map_err(|source| Error::Netlink { what: what(), source })
     }
@@ -133,9 +138,7 @@ impl Kernel {
     pub fn dump(&mut self, ifindex: u32) -> Result<Vec<Decoded>, Error> {
         let mut all = Vec::new();
         for side in [Side::Ingress, Side::Egress] {
-            let mut body = Vec::new();
-            encode::tcmsg(&mut body, ifindex, 0, parent(side), 0);
-            match self.socket.dump(libc::RTM_GETTFILTER, &body, decode) {
+            match self.socket.dump(libc::RTM_GETTFILTER, &tc::header(ifindex, 0, parent(side), 0), decode) {
                 Ok(list) => all.extend(list),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {}
                 Err(source) => {
@@ -208,8 +211,4 @@ fn applied(change: &Change<'_>, done: Done) -> Applied {
         (_, Copies::Both) => echo.unwrap_or(0),
     };
     Applied { in_hardware, text: done.text }
-}
-
-fn word(body: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?))
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Connection, Opener,
-    netlink::{self, Protocol, Socket, attribute, be16_at},
+    netlink::{self, Protocol, Socket, attribute, be16_at, nest, put},
 };
 
 const CT_GET: u16 = 1 << 8 | 1;
@@ -27,8 +27,8 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 /// Of a filter's flags (net/netfilter/nf_internals.h): the source address of the tuple counts.
 const CTA_FILTER_IP_SRC: u32 = 1;
-const NLA_F_NESTED: u16 = 0x8000;
-/// For more addresses than this everything is read at once: each address makes the kernel walk its table twice.
+/// For more addresses than this everything is read at once: each address makes the kernel walk its
+/// table twice.
 const ASKED_ALONE: usize = 8;
 /// A packet was seen in each direction.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
@@ -62,8 +62,9 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    /// The connection as the interface of the pod with `address` sees it: the original tuple where the
-    /// pod opened it, the inverted reply tuple where it was reached. None where the pod is no end of it.
+    /// The connection as the interface of the pod with `address` sees it: the original tuple where
+    /// the pod opened it, the inverted reply tuple where it was reached. None where the pod is no
+    /// end of it.
     pub fn seen_by(&self, address: IpAddr) -> Option<Connection> {
         let (tuple, opener) = if self.original.source == address {
             (self.original, Opener::Pod)
@@ -88,14 +89,16 @@ impl Tracked {
 /// All tracked connections of the calling thread's namespace that still live.
 ///
 /// # Errors
-/// EPROTONOSUPPORT or EINVAL where the kernel tracks nothing (no nf_conntrack); EPERM without root.
+/// EPROTONOSUPPORT or EINVAL where the kernel tracks nothing (no nf_conntrack); EPERM without root;
+/// else as [`Socket::dump`].
 pub fn dump() -> io::Result<Vec<Tracked>> {
     // struct nfgenmsg: family (0: all), version, resource id
     ask(&mut Socket::open(Protocol::Netfilter)?, &[0; 4])
 }
 
-/// Those with an end that has one of these addresses, and perhaps others: few are looked for by the kernel, which takes
-/// a quarter of the time where it tracks 126,000. One before 5.8 ignores what it is asked for.
+/// Those with an end that has one of these addresses, and perhaps others: few are looked for by the
+/// kernel, which takes a quarter of the time where it tracks 126,000. One before 5.8 ignores what
+/// it is asked for.
 ///
 /// # Errors
 /// As [`dump`].
@@ -125,7 +128,7 @@ fn tracks_nothing() -> bool {
 }
 
 fn ask(socket: &mut Socket, question: &[u8]) -> io::Result<Vec<Tracked>> {
-    let all = socket.dump(CT_GET, question, |to, _, body| to.extend(body.get(4..).and_then(tracked)))?;
+    let all = socket.dump(CT_GET, question, tracked)?;
     Ok(all.into_iter().filter(|t| !t.closing).collect())
 }
 
@@ -136,17 +139,15 @@ fn question(address: IpAddr, direction: u16, flags: u16) -> Vec<u8> {
         IpAddr::V4(a) => (libc::AF_INET, 1, a.octets().to_vec()),
         IpAddr::V6(a) => (libc::AF_INET6, 3, a.octets().to_vec()),
     };
-    let (mut ip, mut tuple, mut filter) = (vec![], vec![], vec![]);
-    netlink::put(&mut ip, source, &bytes);
-    netlink::put(&mut tuple, CTA_TUPLE_IP | NLA_F_NESTED, &ip);
-    netlink::put(&mut filter, flags, &CTA_FILTER_IP_SRC.to_ne_bytes());
     let mut question = vec![family as u8, 0, 0, 0];
-    netlink::put(&mut question, direction | NLA_F_NESTED, &tuple);
-    netlink::put(&mut question, CTA_FILTER | NLA_F_NESTED, &filter);
+    nest(&mut question, direction, |to| nest(to, CTA_TUPLE_IP, |to| put(to, source, &bytes)));
+    nest(&mut question, CTA_FILTER, |to| put(to, flags, &CTA_FILTER_IP_SRC.to_ne_bytes()));
     question
 }
 
-fn tracked(attributes: &[u8]) -> Option<Tracked> {
+/// The connection in a message's body: struct nfgenmsg, then attributes.
+pub(crate) fn tracked(body: &[u8]) -> Option<Tracked> {
+    let attributes = body.get(4..)?;
     let status = attribute(attributes, CTA_STATUS).and_then(|s| netlink::u32_at(s, 0)).map_or(0, u32::from_be);
     let original = tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?;
     let state = |protocol| -> Option<u8> {
@@ -162,7 +163,8 @@ fn tracked(attributes: &[u8]) -> Option<Tracked> {
         _ => true,
     };
     let closing = match original.protocol {
-        // FIN_WAIT, CLOSE_WAIT and LAST_ACK still carry data or acknowledgements; TIME_WAIT (7) and CLOSE (8) do not.
+        // FIN_WAIT, CLOSE_WAIT and LAST_ACK still carry data or acknowledgements; TIME_WAIT (7) and
+        // CLOSE (8) do not.
         6 => state(CTA_PROTOINFO_TCP).is_some_and(|s| s == 7 || s == 8),
         // CLOSED (1)
         132 => state(CTA_PROTOINFO_SCTP).is_some_and(|s| s == 1),
@@ -199,7 +201,8 @@ mod tests {
         Tuple { source: source.into(), destination: destination.into(), protocol: 6, source_port, destination_port }
     }
 
-    /// S40: through a Service, the client's interface sees the Service and the backend's sees the backend.
+    /// S40: through a Service, the client's interface sees the Service and the backend's sees the
+    /// backend.
     #[test]
     fn s40_each_end_sees_the_tuple_of_its_own_interface() {
         let (client, service, backend) = ([10, 0, 0, 2], [10, 96, 0, 1], [10, 0, 1, 3]);
@@ -221,27 +224,27 @@ mod tests {
 
     #[test]
     fn a_message_is_read_attribute_by_attribute() {
-        let side = |source: [u8; 4], destination: [u8; 4], ports: [u16; 2]| {
-            let (mut ip, mut protocol, mut tuple) = (vec![], vec![], vec![]);
-            netlink::put(&mut ip, 1, &source);
-            netlink::put(&mut ip, 2, &destination);
-            netlink::put(&mut protocol, 1, &[6]);
-            netlink::put(&mut protocol, 2, &ports[0].to_be_bytes());
-            netlink::put(&mut protocol, 3, &ports[1].to_be_bytes());
-            netlink::put(&mut tuple, CTA_TUPLE_IP | NLA_F_NESTED, &ip);
-            netlink::put(&mut tuple, 2 | NLA_F_NESTED, &protocol);
-            tuple
+        let side = |to: &mut Vec<u8>, source: [u8; 4], destination: [u8; 4], ports: [u16; 2]| {
+            nest(to, CTA_TUPLE_IP, |to| {
+                put(to, 1, &source);
+                put(to, 2, &destination);
+            });
+            nest(to, 2, |to| {
+                put(to, 1, &[6]);
+                put(to, 2, &ports[0].to_be_bytes());
+                put(to, 3, &ports[1].to_be_bytes());
+            });
         };
         let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
-        let mut body = vec![];
-        netlink::put(&mut body, CTA_TUPLE_ORIG, &side(a, b, [1000, 80]));
-        netlink::put(&mut body, CTA_TUPLE_REPLY, &side(b, a, [80, 1000]));
-        netlink::put(&mut body, CTA_STATUS, &IPS_SEEN_REPLY.to_be_bytes());
+        let mut body = vec![0; 4];
+        nest(&mut body, CTA_TUPLE_ORIG, |to| side(to, a, b, [1000, 80]));
+        nest(&mut body, CTA_TUPLE_REPLY, |to| side(to, b, a, [80, 1000]));
+        put(&mut body, CTA_STATUS, &IPS_SEEN_REPLY.to_be_bytes());
         let with = |state: u8| {
-            let (mut of_tcp, mut info, mut body) = (vec![], vec![], body.clone());
-            netlink::put(&mut of_tcp, CTA_PROTOINFO_STATE, &[state]);
-            netlink::put(&mut info, CTA_PROTOINFO_TCP, &of_tcp);
-            netlink::put(&mut body, CTA_PROTOINFO, &info);
+            let mut body = body.clone();
+            nest(&mut body, CTA_PROTOINFO, |to| {
+                nest(to, CTA_PROTOINFO_TCP, |to| put(to, CTA_PROTOINFO_STATE, &[state]));
+            });
             tracked(&body).unwrap()
         };
         let read = with(3);

@@ -1,6 +1,9 @@
 //! Network namespaces: which there are, and running something in one.
 //!
-//! Not here: making or deleting them (the testbed).
+//! Threads enter with setns(2) on the network namespace alone. `ip netns exec` also makes a mount
+//! namespace with a new /sys, which hides /sys/fs/bpf and every map pinned there.
+//!
+//! Not here: making or deleting them (the testbed), mount namespaces (`netpolc mount-bpffs`).
 
 use std::{
     fs::File,
@@ -27,15 +30,15 @@ impl Namespace {
     /// The one of the calling thread.
     ///
     /// # Errors
-    /// Where /proc is not mounted.
+    /// /proc is not mounted, or there are no descriptors left.
     pub fn current() -> io::Result<Self> {
         Self::open(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// The one behind a path.
+    /// The one behind a path. What is there may be something else: see [`Namespace::is_network`].
     ///
     /// # Errors
-    /// The path cannot be opened.
+    /// There is nothing at the path, or this user may not open it.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let about = file.metadata()?;
@@ -75,38 +78,54 @@ impl Namespace {
 
     /// Is it a network namespace, and not a plain file or one of another kind?
     pub fn is_network(&self) -> bool {
-        // SAFETY: NS_GET_NSTYPE takes no argument and reads nothing of ours.
+        // SAFETY: NS_GET_NSTYPE takes no argument, so the kernel touches no memory of ours; files
+        // that are no namespaces refuse it.
         unsafe { libc::ioctl(self.file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET }
     }
 
-    /// Runs `work` on a thread of its own inside this namespace; the caller's thread stays where it is.
+    /// Runs `work` on a thread of its own inside this namespace and waits for it; the calling
+    /// thread stays where it is. Sockets that `work` makes stay in the namespace wherever they are
+    /// used later.
     ///
     /// # Errors
-    /// The kernel refuses to enter (not root), or no thread can be made.
+    /// As [`Namespace::enter`], or no thread can be started.
     ///
     /// # Panics
-    /// Where `work` does.
+    /// Where `work` does, with the same message.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("in-netns".into()).spawn_scoped(scope, || {
-                self.enter()?;
-                Ok(work())
-            })?;
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        on_own_thread(|| {
+            self.enter()?;
+            Ok(work())
         })
     }
 
-    /// Moves the calling thread here, for good.
+    /// Moves the calling thread here, for good. Only makes a system call, so that it may be used
+    /// between fork and exec.
     ///
     /// # Errors
-    /// The kernel refuses (not root).
+    /// EPERM without CAP_SYS_ADMIN both here and there; EINVAL where this is no network namespace.
     pub fn enter(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is open; the call changes the calling thread only.
+        // SAFETY: the descriptor is open as long as `self` is. The call touches no memory and moves
+        // the calling thread only; no state of ours depends on where a thread is.
         if unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(())
     }
+}
+
+/// Runs `work`, which moves its thread into another namespace, on a thread that ends afterwards.
+///
+/// # Errors
+/// The error of `work`, or no thread can be started.
+///
+/// # Panics
+/// Where `work` does, with the same message.
+pub fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("in-netns".into()).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// _IO(0xb7, 3), include/uapi/linux/nsfs.h
@@ -134,5 +153,21 @@ mod tests {
         assert!(own.is_network());
         assert_eq!(own, Namespace::open(Path::new("/proc/self/ns/net")).unwrap());
         assert!(!Namespace::open(Path::new("/proc/self/ns/mnt")).unwrap().is_network());
+    }
+
+    /// Needs root.
+    #[test]
+    fn work_runs_inside_and_the_caller_stays() {
+        let other = on_own_thread(|| {
+            // SAFETY: unshare(2) takes no memory; this thread ends after this.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0);
+            Namespace::current()
+        });
+        let (own, other) = (Namespace::current().unwrap(), other.unwrap());
+        assert_ne!(own, other);
+        assert_eq!(other.run(Namespace::current).unwrap().unwrap(), other);
+        assert_eq!(Namespace::current().unwrap(), own);
+        let error = Namespace::open(Path::new("/proc/self/ns/uts")).unwrap().enter().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
     }
 }

@@ -1,8 +1,12 @@
-//! Folders, files and locks that are root's alone: pins here, records in the runtime.
+//! Folders, files and locks that are root's alone: those with pins, and those with the agent's
+//! records.
 //!
-//! Whoever can write a folder can take away what is in it, and whoever can open a file can lock it, with no other
-//! privilege. So folders are made for their owner only, ones that others may use are closed to them, and a folder that is
-//! somebody else's is moved out of the way, or refused where he could put it back.
+//! Whoever can write a folder can take away what is in it, and whoever can open a file can lock it,
+//! with no other privilege. So folders are made for their owner only, ones that others may use are
+//! closed to them, and a folder that is somebody else's is moved out of the way, or refused where
+//! he could put it back.
+//!
+//! Not here: writing files ([`super::files`]).
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -30,8 +34,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 const ATTEMPTS: u32 = 10;
 
 fn me() -> u32 {
-    // SAFETY: asks for a number; cannot fail.
+    // SAFETY: geteuid(2) takes no memory and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// Is it a file that nobody but this process' user can open?
+pub fn is_mine(facts: &fs::Metadata) -> bool {
+    facts.is_file() && facts.mode() & OTHERS == 0 && facts.uid() == me()
 }
 
 fn refused(what: String) -> io::Error {
@@ -41,7 +50,8 @@ fn refused(what: String) -> io::Error {
 /// Makes a folder that this process' user alone may look into, or makes that of one that is there.
 ///
 /// # Errors
-/// It is no folder, or somebody else's who could take it back.
+/// `PermissionDenied` where something stands there that is no folder, or a folder of somebody else
+/// who could take it back, with what to do about it; else that of the file system.
 pub fn folder(path: &Path) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
         match DirBuilder::new().mode(0o700).create(path) {
@@ -95,24 +105,26 @@ fn move_away(path: &Path, owner: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Which lock.
+/// How a file is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
-    /// Others may have it, too.
+    /// Others may have it locked so, too.
     Shared,
-    /// Nobody else.
+    /// Nobody else has it locked.
     Alone,
 }
 
 /// Locks a file or folder until it is closed; waits no longer than `patience`.
 ///
 /// # Errors
-/// Another process has it: `WouldBlock`, with its number where that is known.
+/// `WouldBlock` where another process has it, with its number where that is known; else that of
+/// flock(2), such as ENOLCK.
 pub fn lock(file: &File, how: Lock, patience: Duration) -> io::Result<()> {
     let end = Instant::now() + patience;
     let operation = if how == Lock::Shared { libc::LOCK_SH } else { libc::LOCK_EX };
     loop {
-        // SAFETY: no pointers.
+        // SAFETY: flock(2) takes no memory, and the descriptor is open as long as `file` is
+        // borrowed.
         if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
             return Ok(());
         }
@@ -139,7 +151,8 @@ fn holder(file: &File) -> Option<String> {
     Some(format!("process {pid} ({}, of user {owner})", name.trim().escape_debug()))
 }
 
-/// The process in a line of /proc/locks that is about this file: `1: FLOCK ADVISORY WRITE 708 00:1a:1234 0 EOF`.
+/// The process in a line of /proc/locks that is about this file:
+/// `1: FLOCK ADVISORY WRITE 708 00:1a:1234 0 EOF`.
 fn held(line: &str, device: u64, inode: u64) -> Option<u32> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let at = fields.iter().position(|field| *field == "FLOCK")?;

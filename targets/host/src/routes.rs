@@ -1,8 +1,10 @@
 //! Host routes: what the node's administrator or a CNI plugin says about the way to one address.
 //!
-//! Only what was put into a routing table counts. What the kernel keeps beside them was told by whoever sends packets: exceptions
-//! of path MTU discovery and redirects (cloned routes), and routes from router advertisements. A route by a gateway
-//! leads to another machine. Not here: what is made of them ([`super::ways`]). Source: rtnetlink(7).
+//! Only what was put into a routing table counts. What the kernel keeps beside them was told by
+//! whoever sends packets: exceptions of path MTU discovery and redirects (cloned routes), and
+//! routes from router advertisements. A route by a gateway leads to another machine.
+//!
+//! Not here: what is made of them (the agent). Source: rtnetlink(7).
 
 use std::{io, net::IpAddr};
 
@@ -31,7 +33,7 @@ const RTM_F_CLONED: u32 = 0x200;
 /// Host routes of the calling thread's namespace: (address, interface).
 ///
 /// # Errors
-/// The kernel's.
+/// As [`Socket::open`] and [`Socket::dump`].
 pub fn hosts() -> io::Result<Vec<(IpAddr, u32)>> {
     let mut socket = Socket::open(Protocol::Route)?.strict();
     let mut found = Vec::new();
@@ -39,16 +41,15 @@ pub fn hosts() -> io::Result<Vec<(IpAddr, u32)>> {
         // struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags u32
         let mut request = [0; 12];
         request[0] = family as u8;
-        let of_family = |to: &mut Vec<_>, _, body: &[u8]| {
-            to.extend(host(body).filter(|_| body.first() == Some(&(family as u8))));
-        };
+        let of_family = |body: &[u8]| host(body).filter(|_| body.first() == Some(&(family as u8)));
         found.extend(socket.dump(libc::RTM_GETROUTE, &request, of_family)?);
     }
     Ok(found)
 }
 
-/// The address and interface of a host route; None for any other message.
-fn host(body: &[u8]) -> Option<(IpAddr, u32)> {
+/// The address and interface in the body of an RTM_NEWROUTE message about a host route; None for
+/// any other route.
+pub(crate) fn host(body: &[u8]) -> Option<(IpAddr, u32)> {
     let [family, length, _, _, table, protocol, _, kind, ..] = *body else { return None };
     let told: &[u8] = match i32::from(family) {
         libc::AF_INET if length == 32 => &[RTPROT_REDIRECT],

@@ -1,7 +1,10 @@
 //! The connections of the sockets in a pod's namespace, for hosts that track nothing.
 //!
-//! A local port with a TCP listener was opened from outside. A connected UDP socket was connected by its pod; one beside a socket
-//! that takes datagrams from everybody on the same port may serve whoever sent one, so that says nothing. Sources: sock_diag(7),
+//! A local port with a TCP listener was opened from outside. A connected UDP socket was connected
+//! by its pod; one beside a socket that takes datagrams from everybody on the same port may serve
+//! whoever sent one, so that says nothing.
+//!
+//! Not here: which namespace is a pod's (the agent). Sources: sock_diag(7),
 //! include/uapi/linux/inet_diag.h.
 
 use std::{
@@ -18,17 +21,18 @@ use super::{
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const ESTABLISHED: u8 = 1;
-/// SYN_SENT, SYN_RECV and the closing states in which data still flows: FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK.
+/// SYN_SENT, SYN_RECV and the closing states in which data still flows: FIN_WAIT1, FIN_WAIT2,
+/// CLOSE_WAIT, LAST_ACK.
 const ALIVE: [u8; 7] = [ESTABLISHED, 2, 3, 4, 5, 8, 9];
 const LISTEN: u8 = 10;
 
-/// The kernel cannot list the sockets of TCP, UDP (each is a module of its own). Asking makes it look for the
-/// module with a process of its own each time, which takes milliseconds.
+/// The kernel cannot list the sockets of TCP, UDP (each is a module of its own). Asking makes it
+/// look for the module with a process of its own each time, which takes milliseconds.
 static MISSING: [AtomicBool; 2] = [AtomicBool::new(false), AtomicBool::new(false)];
 
-/// One socket.
+/// A socket, and what it is connected with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
+pub(crate) struct Seen {
     state: u8,
     local: IpAddr,
     local_port: u16,
@@ -36,10 +40,12 @@ struct Seen {
     remote_port: u16,
 }
 
-/// Connections of the calling thread's namespace. Unconnected UDP sockets have no remote and are none.
+/// Connections of the calling thread's namespace. Unconnected UDP sockets have no remote and are
+/// none.
 ///
 /// # Errors
-/// The kernel's: ENOENT where it has no inet_diag.
+/// As [`Socket::open`] and [`Socket::dump`]. A kernel that cannot list sockets (no inet_diag) gives
+/// an empty list.
 pub fn dump() -> io::Result<Vec<Connection>> {
     let mut socket = Socket::open(Protocol::SockDiag)?;
     let mut found = Vec::new();
@@ -52,7 +58,7 @@ pub fn dump() -> io::Result<Vec<Connection>> {
             let mut request = vec![family, protocol, 0, 0];
             request.extend(u32::MAX.to_ne_bytes());
             request.extend([0; 48]);
-            match socket.dump(SOCK_DIAG_BY_FAMILY, &request, |to, _, body| to.extend(seen(body))) {
+            match socket.dump(SOCK_DIAG_BY_FAMILY, &request, seen) {
                 Ok(sockets) => found.extend(connections(protocol, &sockets)),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => missing.store(true, Ordering::Relaxed),
                 Err(error) => return Err(error),
@@ -62,8 +68,10 @@ pub fn dump() -> io::Result<Vec<Connection>> {
     Ok(found)
 }
 
-fn seen(body: &[u8]) -> Option<Seen> {
-    // struct inet_diag_msg: family, state, timer, retrans, id {sport, dport, src[16], dst[16], if, cookie[8]}, ...
+/// The socket in the body of a message of sock_diag.
+pub(crate) fn seen(body: &[u8]) -> Option<Seen> {
+    // struct inet_diag_msg: family, state, timer, retrans, id {sport, dport, src[16], dst[16], if,
+    // cookie[8]}, ...
     let [family, state, ..] = *body else { return None };
     let address = |offset: usize| -> Option<IpAddr> {
         let bytes: [u8; 16] = body.get(offset..offset + 16)?.try_into().ok()?;
@@ -140,7 +148,8 @@ mod tests {
         assert!(!dump().unwrap().iter().any(|c| c.protocol == 17 && c.local_port == port));
     }
 
-    /// S40: a connected socket was opened by its pod, unless another one on its port serves everybody.
+    /// S40: a connected socket was opened by its pod, unless another one on its port serves
+    /// everybody.
     #[test]
     fn s40_a_connected_datagram_socket_was_opened_by_its_pod() {
         let seen = |remote: [u8; 4], local_port, state| Seen {

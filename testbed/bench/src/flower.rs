@@ -4,17 +4,18 @@
 use std::{
     io::Write as _,
     net::{IpAddr, Ipv4Addr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::AsRawFd,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail, ensure};
+use netpolc_host::netlink::{BATCH, Protocol, Socket};
 use netpolc_target_flower::{
     Flower,
     filter::{Action, Cookie, Copies, EtherType, Filter, Match, Pattern, Ports, Side, host},
     lowered::{Lowered, Mode, Placed},
-    netlink::{Way, encode, socket::BATCH},
+    netlink::{Way, encode},
     topology::Port,
 };
 
@@ -176,7 +177,8 @@ fn refusal(buffer: &[u8], at: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Messages made beforehand, [`BATCH`] in a send; `receive` takes one or more answers.
+/// Messages made beforehand, [`BATCH`] in a send; `receive` takes one or more answers. The socket is
+/// netpolc's as it is opened; what is measured are bare system calls on its descriptor.
 fn bare_loop(
     device: &Device,
     filters: &[Filter],
@@ -190,20 +192,17 @@ fn bare_loop(
         }
         batches.push((bytes, chunk.len()));
     }
-    // SAFETY: no memory is passed; the descriptor is owned below.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
-    ensure!(fd >= 0, std::io::Error::last_os_error());
-    // SAFETY: a descriptor that nobody else has.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = Socket::open(Protocol::Route)?;
+    let fd = socket.as_raw_fd();
     let mut buffer = vec![0u8; BATCH * ANSWER];
     let began = Instant::now();
     for (bytes, count) in &batches {
         // SAFETY: pointer and length are those of `bytes`.
-        let sent = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), 0) };
         ensure!(sent == bytes.len() as isize, std::io::Error::last_os_error());
         let mut answers = 0;
         while answers < *count {
-            answers += receive(fd.as_raw_fd(), &mut buffer)?;
+            answers += receive(fd, &mut buffer)?;
         }
     }
     Ok(began.elapsed())

@@ -1,5 +1,5 @@
-//! Real frames on interfaces, and what the kernel counted of them: raw packet sockets, packets born on this host, the
-//! counters of a clsact qdisc, and a conntrack table that can be emptied.
+//! Real frames on interfaces, and what the kernel counted of them: raw packet sockets, packets born
+//! on this host, the counters of a clsact qdisc, and a conntrack table that can be emptied.
 //!
 //! Not here: what is in a frame, and what should become of it (the tests).
 
@@ -8,6 +8,11 @@ use std::{
     net::IpAddr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::{Duration, Instant},
+};
+
+use netpolc_host::{
+    netlink::{Protocol, Socket, attribute, flags::ECHO, u32_at},
+    tc,
 };
 
 use crate::netns::Namespace;
@@ -139,7 +144,7 @@ pub struct Counted {
 /// Reads the counters of clsact qdiscs of the calling thread's namespace.
 #[derive(Debug)]
 pub struct Qdiscs {
-    socket: OwnedFd,
+    socket: Socket,
 }
 
 const TCA_STATS2: u16 = 7;
@@ -152,93 +157,40 @@ impl Qdiscs {
     /// # Errors
     /// Where the kernel has no rtnetlink.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)? })
-    }
-
-    fn ask(&self, ifindex: u32) -> io::Result<Option<Vec<u8>>> {
-        // struct tcmsg: family, padding, ifindex, handle ffff:0000, parent TC_H_INGRESS, info.
-        let mut body = vec![0; 4];
-        body.extend(ifindex.to_ne_bytes());
-        body.extend(0xffff_0000u32.to_ne_bytes());
-        body.extend(0xffff_fff1u32.to_ne_bytes());
-        body.extend([0; 4]);
-        // Without ECHO only those who listen to changes get the answer (net/sched/sch_api.c, qdisc_notify).
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ECHO) as u16;
-        request(&self.socket, libc::RTM_GETQDISC, flags, &body)
+        Ok(Self { socket: Socket::open(Protocol::Route)? })
     }
 
     /// The counters of an interface's clsact qdisc; all zero where it has none.
     ///
     /// # Errors
     /// Where the kernel refuses to answer.
-    pub fn counted(&self, ifindex: u32) -> io::Result<Counted> {
-        let Some(answer) = self.ask(ifindex)? else { return Ok(Counted::default()) };
-        let mut counted = Counted::default();
-        for (kind, stats) in attributes(answer.get(20..).unwrap_or_default()) {
-            if kind != TCA_STATS2 {
-                continue;
-            }
-            for (kind, value) in attributes(stats) {
-                let word =
-                    |at: usize| value.get(at..at + 4).map_or(0, |b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-                match kind {
-                    // struct gnet_stats_basic: u64 bytes, u32 packets; gnet_stats_queue: qlen, backlog, drops.
-                    TCA_STATS_BASIC => counted.packets = word(8),
-                    TCA_STATS_QUEUE => counted.drops = word(8),
-                    _ => {}
-                }
-            }
-        }
-        Ok(counted)
+    pub fn counted(&mut self, ifindex: u32) -> io::Result<Counted> {
+        let question = tc::header(ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0);
+        // Without ECHO only those who listen to changes get the answer (net/sched/sch_api.c,
+        // qdisc_notify).
+        let answers = absent_is_fine(self.socket.request(libc::RTM_GETQDISC, ECHO, &question))?;
+        let stats = answers.first().and_then(|body| attribute(body.get(tc::HEADER..)?, TCA_STATS2));
+        // struct gnet_stats_basic: u64 bytes, u32 packets; gnet_stats_queue: qlen, backlog, drops.
+        let third = |kind| stats.and_then(|stats| u32_at(attribute(stats, kind)?, 8)).unwrap_or(0);
+        Ok(Counted { packets: third(TCA_STATS_BASIC), drops: third(TCA_STATS_QUEUE) })
     }
 }
 
-/// Makes the calling thread's namespace forget all connections.
+/// Makes the calling thread's namespace forget all connections. A kernel that tracks none has none.
 ///
 /// # Errors
-/// Where the kernel tracks none.
+/// The kernel has no nfnetlink, or refuses (not root).
 pub fn forget_connections() -> io::Result<()> {
     const DELETE: u16 = 1 << 8 | 2;
-    let socket = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER)?;
-    request(&socket, DELETE, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16, &[0; 4])?;
-    Ok(())
+    absent_is_fine(Socket::open(Protocol::Netfilter)?.request(DELETE, 0, &[0; 4])).map(drop)
 }
 
-/// One message and the first answer's body; None is an acknowledgement, or that there is no such object.
-fn request(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let mut message = Vec::with_capacity(16 + body.len());
-    message.extend((16 + body.len() as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-    // SAFETY: the buffer outlives the call.
-    check(unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) })?;
-    let mut answer = vec![0u8; 16384];
-    // SAFETY: the buffer has the length given.
-    let n = check(unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) })?;
-    answer.truncate(n);
-    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
-    if kind != libc::NLMSG_ERROR as u16 {
-        return Ok(Some(answer.split_off(16)));
+/// No answers where there is no such object.
+fn absent_is_fine(answers: io::Result<Vec<Vec<u8>>>) -> io::Result<Vec<Vec<u8>>> {
+    match answers {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(vec![]),
+        answers => answers,
     }
-    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
-        0 => Ok(None),
-        error if [libc::ENOENT, libc::EINVAL].contains(&-error) => Ok(None),
-        error => Err(io::Error::from_raw_os_error(-error)),
-    }
-}
-
-/// Netlink attributes: type and value.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let header = bytes.get(..4)?;
-        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
 }
 
 fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {

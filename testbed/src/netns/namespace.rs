@@ -1,30 +1,31 @@
 //! One named network namespace: create, find, work inside, remove.
 //!
-//! Not here: what is in it (`super::cluster`) and who cleans up after a killed run (`super::guard`).
-//!
-//! Threads enter with setns(2) on the network namespace alone. `ip netns exec` also makes a mount
-//! namespace with a new /sys, which hides /sys/fs/bpf and every map pinned there.
+//! Not here: entering it ([`netpolc_host::netns`]), what is in it (`super::cluster`), and who
+//! cleans up after a killed run (`super::guard`).
 
 use std::{
     ffi::{CString, OsStr},
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
+
+use netpolc_host::netns::{self, on_own_thread};
 
 use super::Error;
 
 /// Where iproute2 keeps named network namespaces, and the agent looks for them.
 pub const RUN_DIR: &str = "/run/netns";
 
-/// A named network namespace. Clones share one descriptor. Dropping it removes nothing: see [`Namespace::remove`].
+/// A named network namespace. Clones share one descriptor. Dropping it removes nothing: see
+/// [`Namespace::remove`].
 #[derive(Clone, Debug)]
 pub struct Namespace {
     name: Arc<str>,
-    file: Arc<File>,
+    inner: Arc<netns::Namespace>,
 }
 
 impl Namespace {
@@ -32,26 +33,28 @@ impl Namespace {
     /// suit tests: IPv6 addresses are usable at once, unprivileged echo requests are allowed.
     pub fn create(name: &str) -> Result<Self, Error> {
         let path = path_of(name);
-        let make = || -> io::Result<File> {
+        let make = || -> io::Result<netns::Namespace> {
             fs::create_dir_all(RUN_DIR)?;
             File::options().write(true).create_new(true).open(&path)?;
             let made = on_own_thread(|| {
-                // SAFETY: no memory is involved; the calling thread is ours alone and ends after this.
+                // SAFETY: no memory is involved; the calling thread is ours alone and ends after
+                // this.
                 check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
                 mount_over("/proc/thread-self/ns/net", &path)?;
                 prepare();
                 Ok(())
             });
-            made.and_then(|()| File::open(&path)).inspect_err(|_| drop(fs::remove_file(&path)))
+            made.and_then(|()| netns::Namespace::open(&path)).inspect_err(|_| drop(fs::remove_file(&path)))
         };
-        let file = make().map_err(|e| Error::system(format!("create network namespace {name}"), e))?;
-        Ok(Self { name: name.into(), file: Arc::new(file) })
+        let inner = make().map_err(|e| Error::system(format!("create network namespace {name}"), e))?;
+        Ok(Self { name: name.into(), inner: Arc::new(inner) })
     }
 
     /// Finds one that exists.
     pub fn open(name: &str) -> Result<Self, Error> {
-        let file = File::open(path_of(name)).map_err(|e| Error::system(format!("open network namespace {name}"), e))?;
-        Ok(Self { name: name.into(), file: Arc::new(file) })
+        let inner = netns::Namespace::open(&path_of(name));
+        let inner = inner.map_err(|e| Error::system(format!("open network namespace {name}"), e))?;
+        Ok(Self { name: name.into(), inner: Arc::new(inner) })
     }
 
     /// Its file name under [`RUN_DIR`].
@@ -68,19 +71,16 @@ impl Namespace {
     /// where it is; sockets that `work` makes stay in the namespace wherever they are used later.
     /// A panic inside goes on in the caller.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-        on_own_thread(|| {
-            enter(&self.file)?;
-            Ok(work())
-        })
-        .map_err(|e| Error::system(format!("enter network namespace {}", self.name), e))
+        self.inner.run(work).map_err(|e| Error::system(format!("enter network namespace {}", self.name), e))
     }
 
     /// A command that will run inside the namespace; everything else about it is the caller's.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        let file = Arc::clone(&self.file);
-        // SAFETY: between fork and exec only setns is called, which is a bare system call.
-        unsafe { command.pre_exec(move || enter(&file)) };
+        let inner = Arc::clone(&self.inner);
+        // SAFETY: between fork and exec only `enter` runs, which makes a system call and nothing
+        // else: it neither allocates nor takes a lock.
+        unsafe { command.pre_exec(move || inner.enter()) };
         command
     }
 
@@ -128,11 +128,6 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn enter(namespace: &File) -> io::Result<()> {
-    // SAFETY: a live descriptor; the call moves the calling thread only.
-    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
-}
-
 fn mount_over(source: &str, target: &Path) -> io::Result<()> {
     let source = CString::new(source)?;
     let target = CString::new(target.as_os_str().as_encoded_bytes())?;
@@ -158,11 +153,4 @@ fn prepare() {
     ] {
         let _ = fs::write(Path::new("/proc/sys/net").join(sysctl), value);
     }
-}
-
-fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, work)?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }

@@ -5,10 +5,12 @@
 
 use std::io;
 
-use super::{
-    facts::{Device, Eswitch},
-    talk::{self, attribute, put_text, u16_at},
+use netpolc_host::{
+    links::Device,
+    netlink::{Protocol, Socket, attribute, put_text, u16_at},
 };
+
+use super::facts::Eswitch;
 
 /// struct genlmsghdr: cmd, version, reserved u16.
 const GENLMSGHDR: usize = 4;
@@ -43,16 +45,18 @@ pub fn eswitch(device: &Device) -> Eswitch {
 fn mode(device: &Device) -> io::Result<Option<u16>> {
     let mut request = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
     put_text(&mut request, CTRL_ATTR_FAMILY_NAME, "devlink");
-    let answers = talk::ask(GENL_ID_CTRL, &request)?;
-    let id = answers.iter().find_map(|body| u16_at(attribute(body, GENLMSGHDR, CTRL_ATTR_FAMILY_ID)?, 0));
-    let Some(family) = id else {
+    let mut socket = Socket::open(Protocol::Generic)?;
+    let mut ask = |family, request: &[u8], kind| -> io::Result<Option<u16>> {
+        let answers = socket.request(family, 0, request)?;
+        Ok(answers.iter().find_map(|body| u16_at(attribute(body.get(GENLMSGHDR..)?, kind)?, 0)))
+    };
+    let Some(family) = ask(GENL_ID_CTRL, &request, CTRL_ATTR_FAMILY_ID)? else {
         return Err(io::Error::from_raw_os_error(libc::ENOENT));
     };
     let mut request = vec![DEVLINK_CMD_ESWITCH_GET, 1, 0, 0];
     put_text(&mut request, DEVLINK_ATTR_BUS_NAME, &device.bus);
     put_text(&mut request, DEVLINK_ATTR_DEV_NAME, &device.name);
-    let answers = talk::ask(family, &request)?;
-    Ok(answers.iter().find_map(|body| u16_at(attribute(body, GENLMSGHDR, DEVLINK_ATTR_ESWITCH_MODE)?, 0)))
+    ask(family, &request, DEVLINK_ATTR_ESWITCH_MODE)
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What an interface says of itself, before anything is tried on it.
 //!
-//! Not here: the requests ([`super::ethtool`], [`super::link`], [`super::devlink`]), what follows ([`super::verdict`]).
+//! Not here: the requests ([`links`], [`super::ethtool`], [`super::devlink`]), what follows
+//! ([`super::verdict`]).
 
-use std::fmt;
-
+use netpolc_host::links::{self, Device};
 use serde::{Serialize, Serializer};
 
-use super::{Error, devlink, ethtool::Ethtool, link};
+use super::{Error, devlink, ethtool::Ethtool};
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,6 +25,7 @@ pub struct Facts {
     /// phys_port_name: `p0`, `pf0vf3`.
     pub port_name: Option<String>,
     /// The device it belongs to.
+    #[serde(serialize_with = "shown")]
     pub device: Option<Device>,
     /// The mode of that device's embedded switch.
     pub eswitch: Eswitch,
@@ -47,24 +48,11 @@ pub enum HwTc {
     Unknown(String),
 }
 
-/// A bus and a name on it, written as devlink does: `pci/0000:03:00.0`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// `pci`, `auxiliary`, `platform`.
-    pub bus: String,
-    /// The name on the bus.
-    pub name: String,
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.bus, self.name)
-    }
-}
-
-impl Serialize for Device {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+/// As devlink writes it: `pci/0000:03:00.0`.
+fn shown<S: Serializer>(device: &Option<Device>, serializer: S) -> Result<S::Ok, S::Error> {
+    match device {
+        Some(device) => serializer.collect_str(device),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -108,7 +96,7 @@ fn is_representor_name(name: &str) -> bool {
 /// # Errors
 /// The kernel's.
 pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
-    let links = link::links().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
+    let links = links::all().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
     let ethtool = Ethtool::open().map_err(|source| Error::Socket { what: "opening a socket for ethtool", source })?;
     let mut found = Vec::new();
     for link in links.iter().filter(|l| wanted(&l.name)) {

@@ -6,22 +6,20 @@
 
 use std::io;
 
+use netpolc_host::netlink::Refusal;
 use serde::Serialize;
 
 use crate::{
     capability::Capabilities,
     lowered::Mode,
-    netlink::Refusal,
     quirks::{self, Fact},
 };
 
 pub mod devlink;
 pub mod ethtool;
 pub mod facts;
-pub mod link;
 pub mod nic;
 pub mod probe;
-pub mod talk;
 pub mod verdict;
 
 use facts::{Facts, HwTc};

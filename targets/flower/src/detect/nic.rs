@@ -4,28 +4,27 @@
 //! meanwhile. Not here: which filters ([`super::probe`]), their encoding ([`crate::netlink`]).
 //! Sources: net/sched/{sch_api,cls_api,sch_ingress}.c, include/uapi/linux/{rtnetlink,pkt_sched}.h.
 
-use std::{collections::BTreeSet, io};
+use std::collections::BTreeSet;
+
+use netpolc_host::{
+    netlink::{
+        BatchSocket, Refusal, attribute,
+        flags::{CREATE, EXCLUSIVE},
+        put_text, u32_at,
+    },
+    tc,
+};
 
 use super::{
     Error,
     facts::Facts,
     probe::{self, Answers, Place, Probe},
-    talk::{attribute, put_text, u32_at},
 };
 use crate::{
     capability::Capabilities,
     filter::{Filter, Side},
-    netlink::{
-        Refusal, Socket, Way, encode,
-        numbers::{CLSACT, CLSACT_HANDLE, TCA_CHAIN, TCA_KIND},
-        parent,
-    },
+    netlink::{Way, encode, numbers::TCA_CHAIN, parent},
 };
-
-/// NLM_F_CREATE and NLM_F_EXCL.
-const CREATE_NEW: u16 = 0x600;
-/// Length of struct tcmsg: family, pad 3, ifindex i32, handle, parent, info.
-const TCMSG: usize = 20;
 
 /// Tries every ability on an interface. `known` says up to where it is worth asking.
 ///
@@ -34,9 +33,9 @@ const TCMSG: usize = 20;
 /// installed is an answer.
 pub fn probe(facts: &Facts, known: &Capabilities) -> Result<Answers, Error> {
     let here = |doing: &str| format!("{doing} of {}", facts.interface);
-    let socket = Socket::open().map_err(|source| Error::Socket { what: "opening a netlink socket", source })?;
+    let socket = BatchSocket::open().map_err(|source| Error::Socket { what: "opening a netlink socket", source })?;
     let mut port = Port { socket, ifindex: facts.ifindex, without_qdisc: None, left: None };
-    let created = match port.qdisc(libc::RTM_NEWQDISC, CREATE_NEW) {
+    let created = match port.qdisc(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE) {
         Ok(()) => true,
         Err(refusal) if refusal.errno == libc::EEXIST => false,
         // Every filter is answered with this then.
@@ -72,9 +71,9 @@ fn free(occupied: &BTreeSet<(u32, u16)>) -> Place {
     Place { prio: prio.unwrap_or(u16::MAX), chain: chain.unwrap_or(1) }
 }
 
-/// An interface with a clsact or ingress qdisc.
+/// An interface with a clsact or ingress qdisc. A failing socket is a refusal like others.
 struct Port {
-    socket: Socket,
+    socket: BatchSocket,
     ifindex: u32,
     /// Why it has none.
     without_qdisc: Option<Refusal>,
@@ -83,42 +82,28 @@ struct Port {
 }
 
 impl Port {
-    fn tcmsg(&self, handle: u32, parent: u32) -> Vec<u8> {
-        [0, self.ifindex, handle, parent, 0].iter().flat_map(|word| word.to_ne_bytes()).collect()
-    }
-
     fn qdisc(&mut self, kind: u16, flags: u16) -> Result<(), Refusal> {
-        let mut body = self.tcmsg(CLSACT_HANDLE, CLSACT);
-        put_text(&mut body, TCA_KIND, "clsact");
-        flat(self.socket.one(kind, flags, &body))
+        let mut body = tc::header(self.ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
+        put_text(&mut body, tc::TCA_KIND, "clsact");
+        self.socket.one(kind, flags, &body)?
     }
 
     /// (chain, prio) of all filters on one hook, whoever they belong to.
     fn occupied(&mut self, hook: u32) -> Result<BTreeSet<(u32, u16)>, Refusal> {
-        let request = self.tcmsg(0, hook);
+        let request = tc::header(self.ifindex, 0, hook, 0);
         let place = |body: &[u8]| {
-            let chain = attribute(body, TCMSG, TCA_CHAIN).and_then(|value| u32_at(value, 0));
+            let chain = attribute(body.get(tc::HEADER..)?, TCA_CHAIN).and_then(|value| u32_at(value, 0));
             // The prio is the upper half of tcm_info.
             Some((chain.unwrap_or(0), (u32_at(body, 16)? >> 16) as u16))
         };
-        let list = self.socket.dump(libc::RTM_GETTFILTER, &request, place).map_err(refusal)?;
-        Ok(list.into_iter().collect())
+        Ok(self.socket.dump(libc::RTM_GETTFILTER, &request, place)?.into_iter().collect())
     }
 
     fn message(&mut self, way: Way, filter: &Filter, handle: u32) -> Result<(), Refusal> {
         let ifindex = self.ifindex;
-        let answers = self.socket.batch(1, |_, sequence, to| encode(to, way, ifindex, filter, handle, sequence));
-        flat(answers.map(|mut answers| answers.pop().map_or(Ok(()), |answer| answer.map(drop))))
+        let mut answers = self.socket.batch(1, |_, sequence, to| encode(to, way, ifindex, filter, handle, sequence))?;
+        answers.pop().map_or(Ok(()), |answer| answer.map(drop))
     }
-}
-
-/// A failing socket is a refusal like others.
-fn refusal(error: io::Error) -> Refusal {
-    Refusal { errno: error.raw_os_error().unwrap_or(libc::EIO), text: None }
-}
-
-fn flat(outcome: io::Result<Result<(), Refusal>>) -> Result<(), Refusal> {
-    outcome.map_err(refusal)?
 }
 
 impl Probe for Port {

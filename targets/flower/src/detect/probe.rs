@@ -8,12 +8,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use netpolc_host::netlink::Refusal;
 use serde::{Serialize, Serializer};
 
-use crate::{
-    filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct, host},
-    netlink::Refusal,
-};
+use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct, host};
 
 /// The role in the cookies of filters that are there for probing only; no lowering gives it.
 pub const ROLE: u8 = 0xfe;

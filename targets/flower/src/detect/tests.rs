@@ -1,7 +1,9 @@
 //! Findings of NICs that are values: each answers filters as one kind of driver does.
 
+use netpolc_host::links::Device;
+
 use super::{
-    facts::{Device, Eswitch},
+    facts::Eswitch,
     probe::{Ability, Answer, Place, Probe},
     *,
 };

@@ -2,9 +2,11 @@
 //!
 //! Only what [`super::encode()`] makes is a [`Filter`]; everything else is somebody else's and told by its place alone.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ipnetwork::IpNetwork;
+use netpolc_host::{
+    netlink::{self, attribute, attributes, be16_at, u16_at, u32_at},
+    tc::{EGRESS, HEADER, INGRESS, TCA_KIND, TCA_OPTIONS},
+};
 
 use super::{encode, numbers::*};
 use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side};
@@ -47,8 +49,7 @@ pub enum Found {
 /// The filter in a message body (behind the netlink header). None: not of clsact, or the entry of a prio that dumps
 /// put in front of its filters.
 pub fn decode(body: &[u8]) -> Option<Decoded> {
-    let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
-    let (ifindex, handle, parent, info) = (word(4)?, word(8)?, word(12)?, word(16)?);
+    let (ifindex, handle, parent, info) = (u32_at(body, 4)?, u32_at(body, 8)?, u32_at(body, 12)?, u32_at(body, 16)?);
     let side = match parent {
         INGRESS => Side::Ingress,
         EGRESS => Side::Egress,
@@ -57,18 +58,18 @@ pub fn decode(body: &[u8]) -> Option<Decoded> {
     if handle == 0 {
         return None;
     }
-    let attributes = body.get(20..)?;
+    let attributes = body.get(HEADER..)?;
     let (prio, ethertype) = ((info >> 16) as u16, u16::from_be(info as u16));
-    let chain = get(attributes, TCA_CHAIN).and_then(u32_of).unwrap_or(0);
-    let options = get(attributes, TCA_OPTIONS).unwrap_or_default();
-    let kind = get(attributes, TCA_KIND)?;
-    let flags = get(options, FLAGS).and_then(u32_of).unwrap_or(0);
-    let in_hardware = match get(options, IN_HW_COUNT).and_then(u32_of) {
+    let chain = attribute(attributes, TCA_CHAIN).and_then(u32_of).unwrap_or(0);
+    let options = attribute(attributes, TCA_OPTIONS).unwrap_or_default();
+    let kind = attribute(attributes, TCA_KIND)?;
+    let flags = attribute(options, FLAGS).and_then(u32_of).unwrap_or(0);
+    let in_hardware = match attribute(options, IN_HW_COUNT).and_then(u32_of) {
         Some(count) if kind == b"flower\0" => count,
         _ => u32::from(kind == b"flower\0" && flags & IN_HW != 0),
     };
     let act = if kind == b"basic\0" { BASIC_ACT } else { FLOWER_ACT };
-    let actions = get(options, act).unwrap_or_default();
+    let actions = attribute(options, act).unwrap_or_default();
     let cookie = cookie(actions);
     let found = match cookie.filter(Cookie::is_ours) {
         None => Found::Foreign,
@@ -102,27 +103,12 @@ pub fn decode(body: &[u8]) -> Option<Decoded> {
     Some(Decoded { ifindex, side, chain, prio, handle, in_hardware, found })
 }
 
-/// (type, value) of each attribute, the type without its flags; a truncated one ends the list.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let number = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
-        let (length, kind) = (usize::from(number(0)?), number(2)?);
-        let value = bytes.get(4..length)?;
-        bytes = &bytes[length.next_multiple_of(4).min(bytes.len())..];
-        Some((kind & 0x3fff, value))
-    })
-}
-
-pub(crate) fn get(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(k, _)| *k == kind).map(|(_, value)| value)
-}
-
-pub(crate) fn u32_of(value: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
+fn u32_of(value: &[u8]) -> Option<u32> {
+    u32_at(value, 0)
 }
 
 fn be16(value: &[u8]) -> Option<u16> {
-    Some(u16::from_be_bytes(value.get(..2)?.try_into().ok()?))
+    be16_at(value, 0)
 }
 
 fn known(ethertype: u16) -> Option<EtherType> {
@@ -139,7 +125,7 @@ fn known(ethertype: u16) -> Option<EtherType> {
 fn pattern(options: &[u8], ethertype: u16) -> Option<Pattern> {
     let ethertype = known(ethertype)?;
     let mut pattern = Pattern { ethertype, ..Pattern::default() };
-    let protocol = get(options, IP_PROTO).and_then(|v| v.first().copied());
+    let protocol = attribute(options, IP_PROTO).and_then(|v| v.first().copied());
     pattern.protocol = protocol;
     pattern.source = address(options, IPV4_SRC, IPV6_SRC)?;
     pattern.destination = address(options, IPV4_DST, IPV6_DST)?;
@@ -150,8 +136,8 @@ fn pattern(options: &[u8], ethertype: u16) -> Option<Pattern> {
     let icmp = if ethertype == EtherType::Ipv6 { ICMPV6_TYPE } else { ICMPV4_TYPE };
     pattern.icmp_type = byte(options, icmp)?;
     pattern.hop_limit = byte(options, IP_TTL)?;
-    pattern.ct_state = masked(options, CT_STATE, |v| Some(u16::from_ne_bytes(v.get(..2)?.try_into().ok()?)));
-    pattern.destination_mac = match (get(options, ETH_DST), get(options, ETH_DST_MASK)) {
+    pattern.ct_state = masked(options, CT_STATE, |v| u16_at(v, 0));
+    pattern.destination_mac = match (attribute(options, ETH_DST), attribute(options, ETH_DST_MASK)) {
         (Some(mac), Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff])) => mac.try_into().ok(),
         (None, _) => None,
         (Some(_), mask) if mask.is_none_or(|m| m.iter().all(|b| *b == 0)) => None,
@@ -162,7 +148,7 @@ fn pattern(options: &[u8], ethertype: u16) -> Option<Pattern> {
 
 /// A key of one byte whose mask is all or nothing; None: another mask.
 fn byte(options: &[u8], kind: u16) -> Option<Option<u8>> {
-    match (get(options, kind), get(options, kind + 1)) {
+    match (attribute(options, kind), attribute(options, kind + 1)) {
         (Some(&[value]), Some([0xff])) => Some(Some(value)),
         (_, None | Some([0])) => Some(None),
         _ => None,
@@ -170,13 +156,15 @@ fn byte(options: &[u8], kind: u16) -> Option<Option<u8>> {
 }
 
 fn masked(options: &[u8], kind: u16, number: impl Fn(&[u8]) -> Option<u16>) -> Option<Masked> {
-    let (value, mask) = (number(get(options, kind)?)?, number(get(options, kind + 1)?)?);
+    let (value, mask) = (number(attribute(options, kind)?)?, number(attribute(options, kind + 1)?)?);
     (mask != 0).then(|| Masked::new(value, mask))
 }
 
 /// None: a mask that is no prefix.
 fn address(options: &[u8], v4: u16, v6: u16) -> Option<Option<IpNetwork>> {
-    let of = |kind: u16| Some((ip(get(options, kind)?)?, ip(get(options, kind + 1)?)?));
+    let of = |kind: u16| {
+        Some((netlink::address(attribute(options, kind)?)?, netlink::address(attribute(options, kind + 1)?)?))
+    };
     match of(v4).or_else(|| of(v6)) {
         Some((_, mask)) if mask.is_unspecified() => Some(None),
         Some((address, mask)) => IpNetwork::with_netmask(address, mask).ok().map(Some),
@@ -184,17 +172,9 @@ fn address(options: &[u8], v4: u16, v6: u16) -> Option<Option<IpNetwork>> {
     }
 }
 
-fn ip(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => <[u8; 4]>::try_from(value).ok().map(|b| Ipv4Addr::from(b).into()),
-        16 => <[u8; 16]>::try_from(value).ok().map(|b| Ipv6Addr::from(b).into()),
-        _ => None,
-    }
-}
-
 /// None: half a range.
 fn ports(options: &[u8], keys: Option<(u16, u16)>, range: u16) -> Option<Option<Ports>> {
-    let of = |kind: u16| get(options, kind).and_then(be16);
+    let of = |kind: u16| attribute(options, kind).and_then(be16);
     match (of(range), of(range + 1)) {
         (Some(low), Some(high)) => return Some(Some(Ports::Range { low, high })),
         (None, None) => {}
@@ -211,12 +191,12 @@ fn ports(options: &[u8], keys: Option<(u16, u16)>, range: u16) -> Option<Option<
 fn local(options: &[u8]) -> bool {
     let mut expected = Vec::new();
     encode::ematch(&mut expected);
-    let list = |tree: &[u8]| get(tree, 2).and_then(|l| get(l, 1)).map(<[u8]>::to_vec);
-    let found = get(options, BASIC_EMATCHES).and_then(list);
+    let list = |tree: &[u8]| attribute(tree, 2).and_then(|l| attribute(l, 1)).map(<[u8]>::to_vec);
+    let found = attribute(options, BASIC_EMATCHES).and_then(list);
     // The kernel adds a left value; header and right value are what counts.
     let parts = |m: &[u8]| {
         let own = m.get(8..).unwrap_or_default();
-        (m.get(2..4).map(<[u8]>::to_vec), get(own, 1).map(<[u8]>::to_vec), get(own, 3).map(<[u8]>::to_vec))
+        (m.get(2..4).map(<[u8]>::to_vec), attribute(own, 1).map(<[u8]>::to_vec), attribute(own, 3).map(<[u8]>::to_vec))
     };
     found.as_deref().map(parts) == list(&expected).as_deref().map(parts)
 }
@@ -224,13 +204,13 @@ fn local(options: &[u8]) -> bool {
 /// The cookie of the last action.
 fn cookie(actions: &[u8]) -> Option<Cookie> {
     let (_, last) = attributes(actions).last()?;
-    get(last, ACT_COOKIE)?.try_into().ok().map(Cookie)
+    attribute(last, ACT_COOKIE)?.try_into().ok().map(Cookie)
 }
 
 fn action(actions: &[u8]) -> Option<Action> {
     let list: Vec<(&[u8], &[u8])> =
-        attributes(actions).filter_map(|(_, a)| Some((get(a, ACT_KIND)?, get(a, ACT_OPTIONS)?))).collect();
-    let control = |options: &[u8], kind: u16| Some(u32_of(get(options, kind)?.get(8..)?)? as i32);
+        attributes(actions).filter_map(|(_, a)| Some((attribute(a, ACT_KIND)?, attribute(a, ACT_OPTIONS)?))).collect();
+    let control = |options: &[u8], kind: u16| Some(u32_of(attribute(options, kind)?.get(8..)?)? as i32);
     let chain = |control: i32| (control & !CHAIN_MASK == ACT_GOTO).then_some((control & CHAIN_MASK) as u32);
     match list[..] {
         [(b"gact\0", options)] => match control(options, PARMS)? {
@@ -240,12 +220,12 @@ fn action(actions: &[u8]) -> Option<Action> {
             other => chain(other).map(Action::Goto),
         },
         [(b"ct\0", track), (b"gact\0", options)] => {
-            let plain = |kind| get(track, kind).is_none_or(|v| v.iter().all(|b| *b == 0));
+            let plain = |kind| attribute(track, kind).is_none_or(|v| v.iter().all(|b| *b == 0));
             let plain = control(track, CT_PARMS)? == ACT_PIPE && plain(CT_ACTION) && plain(CT_ZONE);
             plain.then(|| chain(control(options, PARMS)?).map(Action::Track))?
         }
         [(b"mirred\0", options)] => {
-            let value = get(options, PARMS)?;
+            let value = attribute(options, PARMS)?;
             let redirects = u32_of(value.get(20..)?)? == EGRESS_REDIR as u32;
             redirects.then(|| u32_of(value.get(24..)?).map(Action::Redirect))?
         }

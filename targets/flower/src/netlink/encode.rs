@@ -5,17 +5,17 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use netpolc_host::{
+    netlink::{
+        flags::{ACK, CREATE, ECHO, EXCLUSIVE},
+        message, nest, put,
+    },
+    tc::{self, TCA_KIND, TCA_OPTIONS},
+};
 
 use super::numbers::*;
 use super::parent;
 use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports};
-
-const NLM_REQUEST: u16 = 1;
-const NLM_ACK: u16 = 4;
-const NLM_ECHO: u16 = 8;
-const NLM_EXCL: u16 = 0x200;
-const NLM_CREATE: u16 = 0x400;
-const NESTED: u16 = 0x8000;
 
 /// What is done with a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +36,18 @@ pub enum Way {
 /// (TCA_CLS_FLAGS_VERBOSE, tc_cls_common_offload_init in include/net/pkt_cls.h).
 pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: u32, filter: &Filter, handle: u32, sequence: u32) {
     let (kind, flags) = match way {
-        Way::Add => (libc::RTM_NEWTFILTER, NLM_CREATE | NLM_EXCL),
-        Way::Replace => (libc::RTM_NEWTFILTER, NLM_CREATE),
+        Way::Add => (libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE),
+        Way::Replace => (libc::RTM_NEWTFILTER, CREATE),
         Way::Remove => (libc::RTM_DELTFILTER, 0),
     };
-    let echo = if way != Way::Remove && filter.copies == Copies::Both { NLM_ECHO } else { 0 };
+    let echo = if way != Way::Remove && filter.copies == Copies::Both { ECHO } else { 0 };
     let ethertype = match &filter.matches {
         Match::Local => ETH_ALL,
         Match::Flower(pattern) => ethertype(pattern.ethertype),
     };
     let info = u32::from(filter.prio) << 16 | u32::from(ethertype.to_be());
-    message(to, kind, flags | echo, sequence, |to| {
-        tcmsg(to, ifindex, handle, parent(filter.side), info);
+    message(to, kind, ACK | flags | echo, sequence, |to| {
+        to.extend(tc::header(ifindex, handle, parent(filter.side), info));
         let classifier: &[u8] = if filter.matches == Match::Local { b"basic\0" } else { b"flower\0" };
         put(to, TCA_KIND, classifier);
         put(to, TCA_CHAIN, &filter.chain.to_ne_bytes());
@@ -58,42 +58,6 @@ pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: u32, filter: &Filter, handle:
             });
         }
     });
-}
-
-/// A message with header and length around a body.
-pub(super) fn message(to: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: impl FnOnce(&mut Vec<u8>)) {
-    let start = to.len();
-    to.extend([0; 4]);
-    to.extend(kind.to_ne_bytes());
-    to.extend((NLM_REQUEST | NLM_ACK | flags).to_ne_bytes());
-    to.extend(sequence.to_ne_bytes());
-    to.extend([0; 4]);
-    body(to);
-    let length = (to.len() - start) as u32;
-    to[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-}
-
-/// struct tcmsg
-pub(crate) fn tcmsg(to: &mut Vec<u8>, ifindex: u32, handle: u32, parent: u32, info: u32) {
-    to.extend([0; 4]);
-    for word in [ifindex, handle, parent, info] {
-        to.extend(word.to_ne_bytes());
-    }
-}
-
-pub(crate) fn put(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    to.extend(((4 + value.len()) as u16).to_ne_bytes());
-    to.extend(kind.to_ne_bytes());
-    to.extend(value);
-    to.resize(to.len().next_multiple_of(4), 0);
-}
-
-fn nest(to: &mut Vec<u8>, kind: u16, inside: impl FnOnce(&mut Vec<u8>)) {
-    let start = to.len();
-    put(to, kind | NESTED, &[]);
-    inside(to);
-    let length = (to.len() - start) as u16;
-    to[start..start + 2].copy_from_slice(&length.to_ne_bytes());
 }
 
 fn ethertype(of: EtherType) -> u16 {

@@ -1,22 +1,20 @@
-//! Filters over rtnetlink, without a tc process: [`encode()`] and [`decode()`] turn a [`Filter`] into a message and back,
-//! [`check()`] tells which filters have one, [`socket`] sends batches of them.
+//! Filters as messages of rtnetlink, without a tc process: [`encode()`] and [`decode()`] turn a
+//! [`Filter`] into a message and back, [`check()`] tells which filters have one.
 //!
-//! Written by hand: of the crates that know flower, netlink-packet-route (0.34) has its keys but neither gact nor ct
-//! nor cookies, and nlink (0.33) brings a runtime of its own and no batches with an answer for each message. What is
-//! needed here is two classifiers, three actions and some thirty numbers. The first one reads what is written here in a
-//! test.
-//! Sources: include/uapi/linux/{rtnetlink,pkt_cls,pkt_sched}.h, linux/tc_act/{tc_gact,tc_ct,tc_mirred}.h,
+//! Not here: sending them, reading attributes, and why both are written by hand
+//! ([`netpolc_host::netlink`]).
+//! Sources: include/uapi/linux/{rtnetlink,pkt_cls}.h, linux/tc_act/{tc_gact,tc_ct,tc_mirred}.h,
 //! linux/tc_ematch/tc_em_meta.h.
 
 pub mod check;
 pub mod decode;
 pub mod encode;
-pub mod socket;
 
 pub use check::{Unfit, check};
 pub use decode::{Decoded, Found, decode};
 pub use encode::{Way, encode};
-pub use socket::{Done, Refusal, Socket};
+
+use netpolc_host::tc;
 
 #[cfg(doc)]
 use crate::filter::Filter;
@@ -24,13 +22,6 @@ use crate::filter::Side;
 
 /// The numbers of the kernel's headers.
 pub(crate) mod numbers {
-    pub const CLSACT: u32 = 0xffff_fff1;
-    pub const CLSACT_HANDLE: u32 = 0xffff_0000;
-    pub const INGRESS: u32 = 0xffff_fff2;
-    pub const EGRESS: u32 = 0xffff_fff3;
-
-    pub const TCA_KIND: u16 = 1;
-    pub const TCA_OPTIONS: u16 = 2;
     pub const TCA_CHAIN: u16 = 11;
 
     pub const FLOWER_ACT: u16 = 3;
@@ -97,7 +88,7 @@ pub(crate) mod numbers {
 /// The parent that stands for a hook of clsact.
 pub(crate) fn parent(side: Side) -> u32 {
     match side {
-        Side::Ingress => numbers::INGRESS,
-        Side::Egress => numbers::EGRESS,
+        Side::Ingress => tc::INGRESS,
+        Side::Egress => tc::EGRESS,
     }
 }

@@ -6,6 +6,8 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, mem};
 
+use netpolc_host::netlink::Refusal;
+
 use super::{
     Blocked, Books, Plan, Slot, Step, exposes, leads_to,
     number::reached,
@@ -15,7 +17,7 @@ use super::{
 use crate::{
     filter::{Copies, Filter, Match, Side},
     kernel::Applied,
-    netlink::{Decoded, Found, Refusal, Way},
+    netlink::{Decoded, Found, Way},
 };
 
 /// Filters of chain 0 that are sent before their answers are looked at.

@@ -2,7 +2,7 @@
 //! uplink, and raw sockets at the other ends. No pod has a stack of its own, so every packet is one that a test sent.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
 
 use netpolc_target_flower::{Flower, lowered::Lowered};
 use netpolc_testbed::{
@@ -43,7 +43,7 @@ pub struct Node {
     pub routes: BTreeMap<IpAddr, u32>,
     /// The filters.
     pub flower: Flower,
-    qdiscs: Qdiscs,
+    qdiscs: RefCell<Qdiscs>,
 }
 
 /// What became of a packet at a hook.
@@ -122,7 +122,7 @@ impl Node {
             uplink: far(uplink.1),
             routes,
             flower: Flower::new().expect("rtnetlink"),
-            qdiscs: Qdiscs::open().expect("rtnetlink"),
+            qdiscs: Qdiscs::open().expect("rtnetlink").into(),
         }
     }
 
@@ -208,7 +208,7 @@ impl Node {
     }
 
     fn counted(&self, ifindex: u32) -> Counted {
-        self.qdiscs.counted(ifindex).expect("rtnetlink")
+        self.qdiscs.borrow_mut().counted(ifindex).expect("rtnetlink")
     }
 }
 
