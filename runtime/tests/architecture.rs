@@ -461,6 +461,78 @@ fn documents() -> Vec<PathBuf> {
     all
 }
 
+/// What is an id, and so has a type of its own, whatever code calls it.
+const IDS: &[&str] = &[
+    "endpoint",
+    "set",
+    "ingress_set",
+    "egress_set",
+    "class",
+    "row",
+    "port_class",
+    "pc",
+    "incarnation",
+    "atom",
+    "group",
+    "ifindex",
+    "ingress_ifindex",
+    "interface",
+];
+
+/// Where an id is a bare number all the same: path, name, why.
+const BARE_IDS: &[(&str, &str, &str)] = &[(
+    "testbed/src/lab/wire.rs",
+    "ifindex",
+    "goes into a netlink message as it is, and testbed does not know the tables, where the type is",
+)];
+
+/// Around a type: what may stand before the number that it holds.
+const AROUND: &[&str] = &["&", "mut ", "Option<", "Vec<", "BTreeSet<", "HashSet<", "["];
+
+/// The names that a line declares with a bare number as their type: `class: u16`, `sets: &[u16]`.
+fn bare_numbers(line: &str) -> Vec<&str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let code = line.split("//").next().unwrap_or_default();
+    let places = code.match_indices(": ").filter_map(|(at, colon)| {
+        let name = code[..at].rsplit(|c| !is_word(c)).next()?;
+        let mut of = code[at + colon.len()..].trim_start();
+        while let Some(rest) = AROUND.iter().find_map(|around| of.strip_prefix(around)) {
+            of = rest;
+        }
+        let rest = ["u16", "u32"].iter().find_map(|number| of.strip_prefix(number))?;
+        (!rest.starts_with(is_word)).then_some(name)
+    });
+    places.collect()
+}
+
+#[test]
+fn ids_have_types_of_their_own() {
+    assert_eq!(bare_numbers("fn put(set: u16, class: Option<u16>, row: RowId) // port: u16"), ["set", "class"]);
+    let mut excused = Vec::new();
+    for file in sources() {
+        let path = file.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            for name in bare_numbers(line).into_iter().filter(|name| IDS.contains(name)) {
+                let known = BARE_IDS.iter().position(|(at, what, _)| *at == path && *what == name);
+                assert!(
+                    known.is_some() || file.ends_with("runtime/tests/architecture.rs"),
+                    "{path}:{}: {name} is an id: give it its type (netpolc_table::id), or say in BARE_IDS why not",
+                    number + 1
+                );
+                excused.extend(known);
+            }
+            // The schema's views know at which place of a key or entry something stands; nothing else does.
+            let by_place = [".params()[", ".fields()["].iter().any(|place| line.contains(place));
+            let may = path.starts_with("compiler/table/") || file.ends_with("runtime/tests/architecture.rs");
+            assert!(may || !by_place, "{path}:{}: read it through a view of netpolc_table::schema", number + 1);
+        }
+    }
+    for (i, (path, name, _)) in BARE_IDS.iter().enumerate() {
+        assert!(excused.contains(&i), "BARE_IDS: {path} has no bare {name} any more");
+    }
+}
+
 fn sources() -> Vec<PathBuf> {
     let folders = ["compiler", "targets", "kube-sync", "runtime", "testbed"];
     folders.iter().flat_map(|f| files(&root().join(f), &["rs"])).collect()

@@ -7,12 +7,20 @@ use std::{
 };
 
 use netpolc_policy::{Block, Index, Labels, Protocol, Selector};
-use netpolc_table::schema::Family;
+use netpolc_table::{Class, SetId, ids};
 
 use crate::{fingerprint, pods::GroupId};
 
-/// Index of an atom; dense, reused after a rest.
-pub(crate) type AtomId = u32;
+ids! {
+    /// Index of an atom; dense, reused after a rest.
+    pub(crate) struct AtomId(u32);
+}
+
+impl AtomId {
+    fn index(self) -> usize {
+        self.get() as usize
+    }
+}
 
 /// One distinct peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,9 +70,9 @@ pub(crate) struct Slot {
     pub(crate) label: Arc<str>,
     refs: usize,
     /// Sets with a rule for it. For `Port`, see [`Atoms::sets_of`].
-    pub(crate) sets: BTreeSet<u16>,
+    pub(crate) sets: BTreeSet<SetId>,
     /// Classes it is in.
-    pub(crate) classes: BTreeSet<(Family, u16)>,
+    pub(crate) classes: BTreeSet<Class>,
     /// Groups of pods that are members (`Pods` and `Port`).
     pub(crate) groups: BTreeSet<GroupId>,
     /// For the selectors of `Pods`: of namespaces, where it has one, and of pods.
@@ -101,7 +109,7 @@ fn indices(atom: &Atom) -> Option<(Option<Index>, Index)> {
 /// A port name that some live egress set asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Name {
-    pub(crate) sets: BTreeSet<u16>,
+    pub(crate) sets: BTreeSet<SetId>,
     pub(crate) atoms: BTreeSet<AtomId>,
 }
 
@@ -118,16 +126,16 @@ pub(crate) struct Atoms {
     pub(crate) matching: BTreeSet<AtomId>,
     /// Live `Service` atoms, and the live sets of egress, which all have to look at them.
     pub(crate) services: BTreeSet<AtomId>,
-    pub(crate) egress: BTreeSet<u16>,
+    pub(crate) egress: BTreeSet<SetId>,
 }
 
 impl Atoms {
     pub(crate) fn slot(&self, id: AtomId) -> &Slot {
-        self.slots[id as usize].as_ref().expect("a live atom")
+        self.slots[id.index()].as_ref().expect("a live atom")
     }
 
     pub(crate) fn slot_mut(&mut self, id: AtomId) -> &mut Slot {
-        self.slots[id as usize].as_mut().expect("a live atom")
+        self.slots[id.index()].as_mut().expect("a live atom")
     }
 
     pub(crate) fn find(&self, atom: &Atom) -> Option<AtomId> {
@@ -142,7 +150,7 @@ impl Atoms {
         }
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            self.slots.len() as AtomId - 1
+            AtomId::new(self.slots.len() as u32 - 1)
         });
         if let Atom::Pods { namespaces, .. } = &atom {
             match namespaces {
@@ -154,7 +162,7 @@ impl Atoms {
             self.services.insert(id);
         }
         self.ids.insert(atom.clone(), id);
-        self.slots[id as usize] = Some(Slot {
+        self.slots[id.index()] = Some(Slot {
             fingerprint: fingerprint(&atom),
             label: atom.label(),
             indices: indices(&atom),
@@ -198,7 +206,7 @@ impl Atoms {
     }
 
     /// The sets that have to look at a class because this atom is in it.
-    pub(crate) fn sets_of(&self, id: AtomId) -> &BTreeSet<u16> {
+    pub(crate) fn sets_of(&self, id: AtomId) -> &BTreeSet<SetId> {
         let slot = self.slot(id);
         match &slot.atom {
             Atom::Port { protocol, name, .. } => match self.names.get(&(*protocol, name.clone())) {
@@ -213,7 +221,7 @@ impl Atoms {
     /// A new update begins: nothing names the retired atoms any more.
     pub(crate) fn wake(&mut self) {
         for id in self.resting.drain(..) {
-            let slot = self.slots[id as usize].take();
+            let slot = self.slots[id.index()].take();
             debug_assert!(
                 slot.as_ref().is_some_and(|s| s.classes.is_empty()),
                 "a class names a retired atom: {slot:?}"

@@ -148,14 +148,14 @@ mod tests {
     #[test]
     fn s18_s21_s22_covers_and_excepts_nest() {
         let mut blocks = Blocks::default();
-        blocks.insert(1, &block("10.0.0.0/8", &["10.1.0.0/16"]));
-        blocks.insert(2, &block("10.1.2.0/24", &[]));
-        blocks.insert(3, &block("10.1.0.0/16", &["10.1.2.0/25"]));
+        blocks.insert(AtomId::new(1), &block("10.0.0.0/8", &["10.1.0.0/16"]));
+        blocks.insert(AtomId::new(2), &block("10.1.2.0/24", &[]));
+        blocks.insert(AtomId::new(3), &block("10.1.0.0/16", &["10.1.2.0/25"]));
         let cover = |address: &str| {
             let mut atoms = vec![];
             blocks.cover(Prefix::address(address.parse().unwrap()), &mut atoms);
             atoms.sort_unstable();
-            atoms
+            atoms.into_iter().map(AtomId::get).collect::<Vec<_>>()
         };
         assert_eq!(cover("10.9.9.9"), [1]);
         assert_eq!(cover("10.1.9.9"), [3]);
@@ -169,8 +169,8 @@ mod tests {
     fn removing_a_block_leaves_no_boundary() {
         let mut blocks = Blocks::default();
         let b = block("2001:db8::/32", &["2001:db8:1::/48"]);
-        blocks.insert(7, &b);
-        blocks.remove(7, &b);
+        blocks.insert(AtomId::new(7), &b);
+        blocks.remove(AtomId::new(7), &b);
         assert!(blocks.boundaries.is_empty() && blocks.lengths.iter().all(|l| l.is_empty()));
     }
 }

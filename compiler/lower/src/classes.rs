@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use netpolc_table::schema::Family;
+use netpolc_table::{
+    Class, ClassId, SetId,
+    id::{Ip, V4, V6},
+    schema::Family,
+};
 
 use crate::{Overflow, atoms::AtomId, compiler::Numbered, ids::Ids};
 
@@ -10,51 +14,98 @@ use crate::{Overflow, atoms::AtomId, compiler::Numbered, ids::Ids};
 pub(crate) type Members = Box<[AtomId]>;
 
 #[derive(Debug)]
-pub(crate) struct Class {
+pub(crate) struct ClassSlot {
     pub(crate) members: Members,
     refs: usize,
     /// Sets with a row entry for it.
-    pub(crate) sets: BTreeSet<u16>,
+    pub(crate) sets: BTreeSet<SetId>,
+}
+
+/// The classes of both families.
+#[derive(Debug)]
+pub(crate) struct Classes {
+    pub(crate) v4: Interned<V4>,
+    pub(crate) v6: Interned<V6>,
 }
 
 /// The classes of one family.
 #[derive(Debug)]
-pub(crate) struct Classes {
-    pub(crate) ids: Ids,
-    by_members: HashMap<Members, u16>,
-    classes: HashMap<u16, Class>,
+pub(crate) struct Interned<F> {
+    pub(crate) ids: Ids<ClassId<F>>,
+    by_members: HashMap<Members, ClassId<F>>,
+    classes: HashMap<ClassId<F>, ClassSlot>,
 }
 
 impl Classes {
-    pub(crate) fn new(family: Family) -> Self {
-        let what = match family {
-            Family::V4 => Numbered::ClassesV4,
-            Family::V6 => Numbered::ClassesV6,
+    pub(crate) fn new() -> Self {
+        Self { v4: Interned::new(Numbered::ClassesV4), v6: Interned::new(Numbered::ClassesV6) }
+    }
+
+    pub(crate) fn get(&self, class: Class) -> &ClassSlot {
+        match class {
+            Class::V4(id) => &self.v4.classes[&id],
+            Class::V6(id) => &self.v6.classes[&id],
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, class: Class) -> &mut ClassSlot {
+        match class {
+            Class::V4(id) => self.v4.get_mut(id),
+            Class::V6(id) => self.v6.get_mut(id),
+        }
+    }
+
+    /// The members of all classes of a family.
+    pub(crate) fn members(&self, family: Family) -> impl Iterator<Item = &Members> {
+        let (v4, v6) = match family {
+            Family::V4 => (Some(self.v4.members()), None),
+            Family::V6 => (None, Some(self.v6.members())),
         };
-        Self { ids: Ids::new(what), by_members: HashMap::new(), classes: HashMap::new() }
-    }
-
-    pub(crate) fn get(&self, id: u16) -> &Class {
-        &self.classes[&id]
-    }
-
-    /// The members of all classes.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Members> {
-        self.classes.values().map(|class| &class.members)
-    }
-
-    pub(crate) fn get_mut(&mut self, id: u16) -> &mut Class {
-        self.classes.get_mut(&id).expect("a live class")
+        v4.into_iter().flatten().chain(v6.into_iter().flatten())
     }
 
     /// Counts one more leaf. True: the class is new. Class 0 is not counted.
     pub(crate) fn acquire(
         &mut self,
+        family: Family,
         members: &[AtomId],
         fingerprint: impl FnOnce() -> u64,
-    ) -> Result<(u16, bool), Overflow> {
+    ) -> Result<(Class, bool), Overflow> {
+        match family {
+            Family::V4 => self.v4.acquire(members, fingerprint).map(|(id, fresh)| (id.into(), fresh)),
+            Family::V6 => self.v6.acquire(members, fingerprint).map(|(id, fresh)| (id.into(), fresh)),
+        }
+    }
+
+    /// Counts one leaf less. Some: it was the last one, and the class is gone.
+    pub(crate) fn release(&mut self, class: Class) -> Option<ClassSlot> {
+        match class {
+            Class::V4(id) => self.v4.release(id),
+            Class::V6(id) => self.v6.release(id),
+        }
+    }
+}
+
+impl<F: Ip> Interned<F> {
+    fn new(what: Numbered) -> Self {
+        Self { ids: Ids::new(what), by_members: HashMap::new(), classes: HashMap::new() }
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Members> {
+        self.classes.values().map(|class| &class.members)
+    }
+
+    fn get_mut(&mut self, id: ClassId<F>) -> &mut ClassSlot {
+        self.classes.get_mut(&id).expect("a live class")
+    }
+
+    fn acquire(
+        &mut self,
+        members: &[AtomId],
+        fingerprint: impl FnOnce() -> u64,
+    ) -> Result<(ClassId<F>, bool), Overflow> {
         if members.is_empty() {
-            return Ok((0, false));
+            return Ok((ClassId::default(), false));
         }
         if let Some(&id) = self.by_members.get(members) {
             self.get_mut(id).refs += 1;
@@ -62,13 +113,12 @@ impl Classes {
         }
         let id = self.ids.take(Some(fingerprint()))?;
         self.by_members.insert(members.into(), id);
-        self.classes.insert(id, Class { members: members.into(), refs: 1, sets: BTreeSet::new() });
+        self.classes.insert(id, ClassSlot { members: members.into(), refs: 1, sets: BTreeSet::new() });
         Ok((id, true))
     }
 
-    /// Counts one leaf less. Some: it was the last one, and the class is gone.
-    pub(crate) fn release(&mut self, id: u16) -> Option<Class> {
-        if id == 0 {
+    fn release(&mut self, id: ClassId<F>) -> Option<ClassSlot> {
+        if id == ClassId::default() {
             return None;
         }
         let class = self.get_mut(id);

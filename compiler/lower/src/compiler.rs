@@ -9,7 +9,7 @@ use std::{
 use netpolc_policy::{
     Cluster, Index, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol,
 };
-use netpolc_table::{Entry, Key, Program, TableId, delta::Changes, schema::Family};
+use netpolc_table::{EndpointId, Entry, Key, Program, SetId, TableId, delta::Changes};
 
 use crate::{
     atoms::Atoms,
@@ -136,7 +136,7 @@ pub struct Compiler {
     pub(crate) pods: Pods,
     pub(crate) atoms: Atoms,
     pub(crate) blocks: Blocks,
-    pub(crate) classes: [Classes; 2],
+    pub(crate) classes: Classes,
     pub(crate) sets: Sets,
     pub(crate) ports: Ports,
     pub(crate) cells: Cells,
@@ -144,7 +144,7 @@ pub struct Compiler {
     pub(crate) node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
     pub(crate) services: Services,
     pub(crate) wire: Wire,
-    pub(crate) endpoint_ids: Ids,
+    pub(crate) endpoint_ids: Ids<EndpointId>,
     pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
     pub(crate) interfaces: HashMap<ObjectKey, Interface>,
     /// Local pods for which there was no endpoint id, and how many there are.
@@ -153,7 +153,7 @@ pub struct Compiler {
     // The work of the update under way.
     pub(crate) stale: BTreeSet<ObjectKey>,
     pub(crate) reworded: BTreeSet<ObjectKey>,
-    pub(crate) released: Vec<u16>,
+    pub(crate) released: Vec<SetId>,
     pub(crate) dirty: BTreeSet<Prefix>,
 }
 
@@ -180,7 +180,7 @@ impl Compiler {
             pods: Pods::default(),
             atoms: Atoms::default(),
             blocks: Blocks::default(),
-            classes: Family::BOTH.map(Classes::new),
+            classes: Classes::new(),
             sets: Sets::new(),
             ports: Ports::new(),
             cells: Cells::default(),
@@ -208,7 +208,9 @@ impl Compiler {
         this.sets.ids.limit(room.sets);
         this.sets.row_ids.limit(room.rows);
         this.ports.ids.limit(room.port_classes);
-        this.classes.iter_mut().zip(room.classes).for_each(|(classes, limit)| classes.ids.limit(limit));
+        let [v4, v6] = room.classes;
+        this.classes.v4.ids.limit(v4);
+        this.classes.v6.ids.limit(v6);
         this
     }
 
@@ -300,19 +302,21 @@ impl Compiler {
     }
 
     /// The endpoint id of a local pod.
-    pub fn endpoint(&self, pod: &ObjectKey) -> Option<u16> {
+    pub fn endpoint(&self, pod: &ObjectKey) -> Option<EndpointId> {
         self.endpoints.get(pod).map(|e| e.id)
     }
 
     /// The local pods that are endpoints, in order.
-    pub fn endpoints(&self) -> impl Iterator<Item = (&ObjectKey, u16)> {
+    pub fn endpoints(&self) -> impl Iterator<Item = (&ObjectKey, EndpointId)> {
         self.endpoints.iter().map(|(key, e)| (key, e.id))
     }
 
     fn wake(&mut self) {
-        let [v4, v6] = &mut self.classes;
-        let all = [&mut v4.ids, &mut v6.ids, &mut self.sets.ids, &mut self.sets.row_ids, &mut self.ports.ids];
-        all.into_iter().for_each(Ids::wake);
+        self.classes.v4.ids.wake();
+        self.classes.v6.ids.wake();
+        self.sets.ids.wake();
+        self.sets.row_ids.wake();
+        self.ports.ids.wake();
         self.endpoint_ids.wake();
         self.atoms.wake();
     }

@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use netpolc_policy::{Direction, Isolation, ObjectKey, Pod, Protocol};
 use netpolc_table::{
-    ActionId, Origin, TableId,
+    ActionId, EndpointId, Origin, SetId, TableId,
     schema::{
-        self, Family, IdKind, Word, directory_key, endpoint_key, interface_key, own_key, own_mac_key, set_mac,
-        set_policy,
+        self, Family, Named, Word, directory_key, endpoint_key, fingerprint, interface_key, own_key, own_mac_key,
+        set_endpoint, set_mac, set_policy,
     },
 };
 
@@ -20,13 +20,13 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    pub(crate) id: u16,
+    pub(crate) id: EndpointId,
     uid: Option<Arc<str>>,
     label: Arc<str>,
     node: Option<Arc<str>>,
     addresses: BTreeSet<IpAddr>,
     /// By direction; None: not isolated.
-    sets: [Option<u16>; 2],
+    sets: [Option<SetId>; 2],
 }
 
 fn pod_origin(label: &Arc<str>) -> [Origin; 1] {
@@ -55,8 +55,8 @@ impl Compiler {
                 addresses: BTreeSet::new(),
                 sets: [None, None],
             };
-            let fingerprint = schema::entry(ActionId::Fingerprint, meaning).from(pod_origin(&endpoint.label));
-            self.put(TableId::Directory, directory_key(IdKind::Endpoint, id.into()), fingerprint);
+            let line = fingerprint(meaning).from(pod_origin(&endpoint.label));
+            self.put(TableId::Directory, directory_key(Named::Endpoint(id)), line);
             self.endpoints.insert(key.clone(), endpoint);
             if let Some(interface) = self.interfaces.get(key).copied() {
                 self.put_interface(key, interface);
@@ -87,7 +87,7 @@ impl Compiler {
             self.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
         }
         self.take(TableId::Endpoint, endpoint_key(endpoint.id));
-        self.take(TableId::Directory, directory_key(IdKind::Endpoint, endpoint.id.into()));
+        self.take(TableId::Directory, directory_key(Named::Endpoint(endpoint.id)));
         self.released.extend(endpoint.sets.into_iter().flatten());
         self.endpoint_ids.give_back(endpoint.id);
     }
@@ -111,7 +111,7 @@ impl Compiler {
         self.take_interface(self.endpoints.get(pod).map(|e| e.id), before);
     }
 
-    fn take_interface(&mut self, endpoint: Option<u16>, interface: Interface) {
+    fn take_interface(&mut self, endpoint: Option<EndpointId>, interface: Interface) {
         self.take(TableId::Interface, interface_key(interface.ifindex));
         if let (Some(id), Some(_)) = (endpoint, interface.mac) {
             self.take(TableId::OwnMac, own_mac_key(id));
@@ -125,7 +125,7 @@ impl Compiler {
             return;
         };
         let (id, label) = (endpoint.id, endpoint.label.clone());
-        self.put(TableId::Interface, key, schema::entry(ActionId::SetEndpoint, id).from(pod_origin(&label)));
+        self.put(TableId::Interface, key, set_endpoint(id).from(pod_origin(&label)));
         if let Some(mac) = interface.mac {
             self.put(TableId::OwnMac, own_mac_key(id), set_mac(mac).from(pod_origin(&label)));
         }
@@ -192,8 +192,8 @@ impl Compiler {
         let bridged = self.interfaces.get(key).is_some_and(|i| self.wire.bridged.contains(&i.ifindex));
         let flag = |set, bit| if set { bit } else { 0 };
         let word = Word {
-            ingress_set: ingress.unwrap_or(0),
-            egress_set: egress.unwrap_or(0),
+            ingress_set: ingress.unwrap_or_default(),
+            egress_set: egress.unwrap_or_default(),
             // Policies of other nodes trust a pod's source, whether it is isolated itself or not (S55).
             flags: flag(ingress.is_some(), Word::INGRESS)
                 | flag(egress.is_some(), Word::EGRESS)

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use netpolc_policy::{Labels, Node, ObjectKey, Pod, Policy, Service};
-use netpolc_table::schema::Mac;
+use netpolc_table::{IfIndex, schema::Mac};
 
 use crate::wire::Wire;
 
@@ -62,14 +62,14 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its number.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The pod's hardware address, where the interface hangs on a bridge and the address is known: no frame may
     /// come from there under another one (S55).
     pub mac: Option<Mac>,
 }
 
-impl From<u32> for Interface {
-    fn from(ifindex: u32) -> Self {
+impl From<IfIndex> for Interface {
+    fn from(ifindex: IfIndex) -> Self {
         Self { ifindex, mac: None }
     }
 }

@@ -3,25 +3,27 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use netpolc_table::Id;
+
 use crate::{Overflow, compiler::Numbered};
 
 /// Ids of one kind from 1, below 65535 (which is left to targets) or what a target can hold.
 #[derive(Debug)]
-pub(crate) struct Ids {
+pub(crate) struct Ids<I> {
     what: Numbered,
     limit: u16,
     next: u16,
-    free: BTreeSet<u16>,
-    resting: Vec<u16>,
+    free: BTreeSet<I>,
+    resting: Vec<I>,
     /// Ids that an installed program uses, by fingerprint.
-    seeded: HashMap<u64, u16>,
+    seeded: HashMap<u64, I>,
     /// Seeded ids that are not in use here (yet).
-    reserved: BTreeSet<u16>,
+    reserved: BTreeSet<I>,
     /// Ids in use that the counter has not reached: they came from a seed.
-    ahead: BTreeSet<u16>,
+    ahead: BTreeSet<I>,
 }
 
-impl Ids {
+impl<I: Id> Ids<I> {
     pub(crate) fn new(what: Numbered) -> Self {
         Self {
             what,
@@ -41,15 +43,15 @@ impl Ids {
     }
 
     /// Keeps `id` for the content with this fingerprint.
-    pub(crate) fn seed(&mut self, fingerprint: u64, id: u16) {
+    pub(crate) fn seed(&mut self, fingerprint: u64, id: I) {
         self.seeded.insert(fingerprint, id);
         self.reserve(id);
     }
 
     /// Keeps `id` out of use until [`Ids::forget_seed`].
-    pub(crate) fn reserve(&mut self, id: u16) {
+    pub(crate) fn reserve(&mut self, id: I) {
         // 0 is nobody's: no class, no set, no row.
-        if id != 0 {
+        if id != I::default() {
             self.reserved.insert(id);
         }
     }
@@ -58,20 +60,20 @@ impl Ids {
     pub(crate) fn forget_seed(&mut self) {
         self.seeded.clear();
         let used_up_to = self.next;
-        self.free.extend(std::mem::take(&mut self.reserved).into_iter().filter(|id| *id < used_up_to));
+        self.free.extend(std::mem::take(&mut self.reserved).into_iter().filter(|id| id.number() < used_up_to));
     }
 
     /// Takes an id that a seed keeps, where nobody took it yet.
-    pub(crate) fn take_reserved(&mut self, id: u16) -> bool {
+    pub(crate) fn take_reserved(&mut self, id: I) -> bool {
         let kept = self.reserved.remove(&id);
-        if kept && id >= self.next {
+        if kept && id.number() >= self.next {
             self.ahead.insert(id);
         }
         kept
     }
 
     /// An id for the content with this fingerprint: the seeded one, else the lowest free one.
-    pub(crate) fn take(&mut self, fingerprint: Option<u64>) -> Result<u16, Overflow> {
+    pub(crate) fn take(&mut self, fingerprint: Option<u64>) -> Result<I, Overflow> {
         let seeded = fingerprint.and_then(|f| self.seeded.get(&f).copied());
         if let Some(id) = seeded.filter(|id| self.take_reserved(*id)) {
             return Ok(id);
@@ -80,10 +82,10 @@ impl Ids {
             return Ok(id);
         }
         loop {
-            let id = self.next;
-            if id >= self.limit {
+            if self.next >= self.limit {
                 return Err(Overflow { what: self.what, capacity: u32::from(self.limit) - 1 });
             }
+            let id = I::numbered(self.next);
             self.next += 1;
             if !self.ahead.remove(&id) && !self.reserved.contains(&id) {
                 return Ok(id);
@@ -92,14 +94,14 @@ impl Ids {
     }
 
     /// Gives an id back; it rests until [`Ids::wake`].
-    pub(crate) fn give_back(&mut self, id: u16) {
+    pub(crate) fn give_back(&mut self, id: I) {
         self.resting.push(id);
     }
 
     /// A new update begins: the target has finished the last one.
     pub(crate) fn wake(&mut self) {
         for id in self.resting.drain(..) {
-            if id < self.next {
+            if id.number() < self.next {
                 self.free.insert(id);
             } else {
                 self.ahead.remove(&id);
@@ -110,11 +112,17 @@ impl Ids {
 
 #[cfg(test)]
 mod tests {
+    use netpolc_table::RowId;
+
     use super::*;
+
+    const fn row(number: u16) -> RowId {
+        RowId::new(number)
+    }
 
     #[test]
     fn a_freed_id_rests_for_one_update() {
-        let mut ids = Ids::new(Numbered::Rows);
+        let mut ids = Ids::<RowId>::new(Numbered::Rows);
         let a = ids.take(None).unwrap();
         ids.give_back(a);
         assert_ne!(ids.take(None).unwrap(), a);
@@ -126,37 +134,37 @@ mod tests {
     fn s59_no_id_is_given_out_beyond_what_a_target_can_hold() {
         let mut ids = Ids::new(Numbered::Rows);
         ids.limit(3);
-        assert_eq!((ids.take(None), ids.take(None)), (Ok(1), Ok(2)));
+        assert_eq!((ids.take(None), ids.take(None)), (Ok(row(1)), Ok(row(2))));
         assert_eq!(ids.take(None), Err(Overflow { what: Numbered::Rows, capacity: 2 }));
-        ids.give_back(1);
+        ids.give_back(row(1));
         ids.wake();
-        assert_eq!(ids.take(None), Ok(1));
+        assert_eq!(ids.take(None), Ok(row(1)));
     }
 
     #[test]
     fn seeded_ids_keep_their_content_and_nobody_else_gets_them() {
         let mut ids = Ids::new(Numbered::Rows);
-        ids.seed(77, 2);
-        ids.reserve(3);
-        ids.reserve(0);
-        assert_eq!(ids.take(None).unwrap(), 1);
-        assert_eq!(ids.take(None).unwrap(), 4);
-        assert_eq!(ids.take(Some(77)).unwrap(), 2);
+        ids.seed(77, row(2));
+        ids.reserve(row(3));
+        ids.reserve(row(0));
+        assert_eq!(ids.take(None).unwrap(), row(1));
+        assert_eq!(ids.take(None).unwrap(), row(4));
+        assert_eq!(ids.take(Some(77)).unwrap(), row(2));
         ids.forget_seed();
-        assert_eq!(ids.take(Some(77)).unwrap(), 3, "and never 0");
+        assert_eq!(ids.take(Some(77)).unwrap(), row(3), "and never 0");
     }
 
     #[test]
     fn a_seeded_id_above_the_counter_is_met_once() {
         let mut ids = Ids::new(Numbered::Rows);
-        ids.seed(5, 3);
+        ids.seed(5, row(3));
         let high = ids.take(Some(5)).unwrap();
-        assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4], "3 is in use");
-        for id in [1, 2, 4, high] {
+        assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4].map(row), "3 is in use");
+        for id in [row(1), row(2), row(4), high] {
             ids.give_back(id);
         }
         ids.wake();
-        let taken: Vec<u16> = (0..4).map(|_| ids.take(None).unwrap()).collect();
-        assert_eq!(taken, [1, 2, 3, 4]);
+        let taken: Vec<RowId> = (0..4).map(|_| ids.take(None).unwrap()).collect();
+        assert_eq!(taken, [1, 2, 3, 4].map(row));
     }
 }

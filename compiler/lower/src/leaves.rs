@@ -4,8 +4,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::Protocol;
 use netpolc_table::{
-    ActionId, Entry, Key, Origin, Program, TableId,
-    schema::{self, Family, IdKind, directory_key, remote_key},
+    Class, Entry, Incarnation, Key, Origin, Program, SetId, TableId,
+    schema::{Family, Leaf, Named, directory_key, fingerprint, remote_key, set_remote},
 };
 
 use crate::{
@@ -20,20 +20,13 @@ fn leaf_key(prefix: Prefix) -> Key {
     remote_key(prefix.to_ip(), prefix.length)
 }
 
-fn directory_kind(family: Family) -> IdKind {
-    match family {
-        Family::V4 => IdKind::ClassV4,
-        Family::V6 => IdKind::ClassV6,
-    }
-}
-
 /// Prefixes that have an entry and lie in `within`.
 fn leaves_in(program: &Program, within: Prefix) -> impl Iterator<Item = Prefix> {
     let last = Prefix { bits: within.last(), length: within.family.bits(), ..within };
     let entries = &program.table(TableId::remote(within.family)).entries;
-    entries.range(leaf_key(within)..=leaf_key(last)).map(move |(key, _)| match key.fields()[0] {
-        netpolc_table::Match::Lpm { value, length } => Prefix { family: within.family, bits: value.get(), length },
-        other => unreachable!("a remote key is a prefix, not {other:?}"),
+    entries.range(leaf_key(within)..=leaf_key(last)).map(move |(key, _)| {
+        let (value, length) = key.prefix();
+        Prefix { family: within.family, bits: value.get(), length }
     })
 }
 
@@ -114,7 +107,7 @@ impl Compiler {
     }
 
     /// A set asks for a port name: the groups that have it become members by number.
-    pub(crate) fn subscribe(&mut self, set: u16, name: (Protocol, Arc<str>)) {
+    pub(crate) fn subscribe(&mut self, set: SetId, name: (Protocol, Arc<str>)) {
         let fresh = !self.atoms.names.contains_key(&name);
         self.atoms.names.entry(name.clone()).or_default().sets.insert(set);
         if fresh {
@@ -147,7 +140,7 @@ impl Compiler {
         }
     }
 
-    pub(crate) fn unsubscribe(&mut self, set: u16, name: &(Protocol, Arc<str>)) {
+    pub(crate) fn unsubscribe(&mut self, set: SetId, name: &(Protocol, Arc<str>)) {
         let live = self.atoms.names.get_mut(name).expect("a live name");
         live.sets.remove(&set);
         if !live.sets.is_empty() {
@@ -182,10 +175,10 @@ impl Compiler {
 
     /// The atoms that every address under `prefix`, and under no longer prefix, is a member of;
     /// None where the prefix needs no entry of its own.
-    fn members(&self, prefix: Prefix) -> Option<(Vec<AtomId>, u16, Vec<Origin>)> {
+    fn members(&self, prefix: Prefix) -> Option<(Vec<AtomId>, Incarnation, Vec<Origin>)> {
         let mut members = Vec::new();
         let mut origins = Vec::new();
-        let mut incarnation = 0;
+        let mut incarnation = Incarnation::default();
         let mut needed = self.blocks.is_boundary(prefix);
         self.blocks.cover(prefix, &mut members);
         origins.extend(members.iter().map(|a| Origin::Implied { reason: self.atoms.slot(*a).label.clone() }));
@@ -209,11 +202,12 @@ impl Compiler {
                 let group = |pod| &self.pods.group(self.pods.slot(pod).group).atoms;
                 let all = group(first).iter().filter(|a| others.iter().all(|p| group(*p).contains(*a)));
                 members.extend(all);
+                let mut mixed = 0;
                 for pod in self.pods.owners(address).iter().map(|p| self.pods.slot(*p)) {
-                    incarnation ^= pod.incarnation;
+                    mixed ^= pod.incarnation.get();
                     origins.push(Origin::Pod { pod: pod.label.clone() });
                 }
-                incarnation = incarnation.max(1);
+                incarnation = Incarnation::new(mixed.max(1));
             }
         }
         members.sort_unstable();
@@ -223,11 +217,11 @@ impl Compiler {
     /// Brings the leaf of one prefix up to date.
     pub(crate) fn refresh(&mut self, prefix: Prefix) -> Result<(), Overflow> {
         let (table, key) = (TableId::remote(prefix.family), leaf_key(prefix));
-        let before = self.program.get(table, &key).map(|e| e.params[0] as u16);
+        let before = self.program.get(table, &key).map(|e| Leaf::of(prefix.family, e).class);
         match self.members(prefix) {
             Some((members, incarnation, origins)) => {
                 let class = self.acquire_class(prefix.family, &members)?;
-                let entry: Entry = schema::set_remote(class, incarnation);
+                let entry: Entry = set_remote(class, incarnation);
                 self.put(table, key, entry.from(origins));
             }
             None => {
@@ -235,47 +229,43 @@ impl Compiler {
             }
         }
         if let Some(class) = before {
-            self.release_class(prefix.family, class);
+            self.release_class(class);
         }
         Ok(())
     }
 
-    fn acquire_class(&mut self, family: Family, members: &[AtomId]) -> Result<u16, Overflow> {
+    fn acquire_class(&mut self, family: Family, members: &[AtomId]) -> Result<Class, Overflow> {
         let atoms = &self.atoms;
         let mut meaning = 0;
-        let (id, fresh) = self.classes[family as usize].acquire(members, || {
+        let (class, fresh) = self.classes.acquire(family, members, || {
             let mut parts: Vec<u64> = members.iter().map(|a| atoms.slot(*a).fingerprint).collect();
             parts.sort_unstable();
             meaning = crate::fingerprint(&parts);
             meaning
         })?;
         if fresh {
-            self.put(
-                TableId::Directory,
-                directory_key(directory_kind(family), id.into()),
-                schema::entry(ActionId::Fingerprint, meaning),
-            );
+            self.put(TableId::Directory, directory_key(Named::Class(class)), fingerprint(meaning));
             let mut sets = std::collections::BTreeSet::new();
             for atom in members {
-                self.atoms.slot_mut(*atom).classes.insert((family, id));
+                self.atoms.slot_mut(*atom).classes.insert(class);
                 sets.extend(self.atoms.sets_of(*atom));
             }
             for set in sets {
-                self.put_row(set, family, id)?;
+                self.put_row(set, class)?;
             }
         }
-        Ok(id)
+        Ok(class)
     }
 
-    fn release_class(&mut self, family: Family, id: u16) {
-        if let Some(class) = self.classes[family as usize].release(id) {
-            for atom in &class.members {
-                self.atoms.slot_mut(*atom).classes.remove(&(family, id));
+    fn release_class(&mut self, class: Class) {
+        if let Some(slot) = self.classes.release(class) {
+            for atom in &slot.members {
+                self.atoms.slot_mut(*atom).classes.remove(&class);
             }
-            for set in class.sets {
-                self.take_row(set, family, id);
+            for set in slot.sets {
+                self.take_row(set, class);
             }
-            self.take(TableId::Directory, directory_key(directory_kind(family), id.into()));
+            self.take(TableId::Directory, directory_key(Named::Class(class)));
         }
     }
 }

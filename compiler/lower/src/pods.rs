@@ -8,11 +8,17 @@ use std::{
 };
 
 use netpolc_policy::{Labels, ObjectKey, Pod, Protocol};
+use netpolc_table::{Incarnation, ids};
 
 use crate::{atoms::AtomId, fingerprint};
 
-pub(crate) type GroupId = u32;
-pub(crate) type PodId = u32;
+ids! {
+    /// Index of a group; dense, reused.
+    pub(crate) struct GroupId(u32);
+
+    /// Index of a pod; dense, reused.
+    pub(crate) struct PodId(u32);
+}
 
 /// What selectors and port names can see of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,7 +44,7 @@ pub(crate) struct PodSlot {
     /// `namespace/name`, shared by every origin that names the pod.
     pub(crate) label: Arc<str>,
     /// Tells this pod from another one that had its address (S43); never 0.
-    pub(crate) incarnation: u16,
+    pub(crate) incarnation: Incarnation,
 }
 
 /// The policed pods (S13, S15); others own no address here.
@@ -61,15 +67,15 @@ impl Pods {
     }
 
     pub(crate) fn slot(&self, id: PodId) -> &PodSlot {
-        self.slots[id as usize].as_ref().expect("a live pod")
+        self.slots[id.get() as usize].as_ref().expect("a live pod")
     }
 
     pub(crate) fn group(&self, id: GroupId) -> &Group {
-        self.groups[id as usize].as_ref().expect("a live group")
+        self.groups[id.get() as usize].as_ref().expect("a live group")
     }
 
     pub(crate) fn group_mut(&mut self, id: GroupId) -> &mut Group {
-        self.groups[id as usize].as_mut().expect("a live group")
+        self.groups[id.get() as usize].as_mut().expect("a live group")
     }
 
     /// The pods that have an address; more than one is a conflict.
@@ -100,7 +106,7 @@ impl Pods {
         let key = GroupKey { namespace: pod.key.namespace.clone(), labels: pod.labels.clone(), ports };
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            self.slots.len() as PodId - 1
+            PodId::new(self.slots.len() as u32 - 1)
         });
         let (group, fresh) = match self.groups_by_key.get(&key) {
             Some(&group) => (group, false),
@@ -114,29 +120,30 @@ impl Pods {
             }
         }
         let identity = fingerprint(&(&pod.key, &pod.uid));
-        let incarnation = ((identity ^ identity >> 16 ^ identity >> 32 ^ identity >> 48) as u16).max(1);
+        let folded = identity ^ identity >> 16 ^ identity >> 32 ^ identity >> 48;
+        let incarnation = Incarnation::new((folded as u16).max(1));
         self.ids.insert(pod.key.clone(), id);
         let label = pod.key.to_string().into();
-        self.slots[id as usize] = Some(PodSlot { pod, group, label, incarnation });
+        self.slots[id.get() as usize] = Some(PodSlot { pod, group, label, incarnation });
         (id, group, fresh)
     }
 
     fn make_group(&mut self, key: GroupKey) -> GroupId {
         let id = self.free_groups.pop().unwrap_or_else(|| {
             self.groups.push(None);
-            self.groups.len() as GroupId - 1
+            GroupId::new(self.groups.len() as u32 - 1)
         });
         for (protocol, name, _) in &key.ports {
             self.groups_by_port.entry((*protocol, name.clone())).or_default().insert(id);
         }
         self.groups_by_key.insert(key.clone(), id);
-        self.groups[id as usize] = Some(Group { key, atoms: BTreeSet::new(), members: BTreeSet::new() });
+        self.groups[id.get() as usize] = Some(Group { key, atoms: BTreeSet::new(), members: BTreeSet::new() });
         id
     }
 
     /// Removes a pod (its successor under the same key may be there already). Some: its group has no other pod; the caller takes it out of its atoms.
     pub(crate) fn remove(&mut self, id: PodId) -> (PodSlot, Option<Group>) {
-        let slot = self.slots[id as usize].take().expect("a live pod");
+        let slot = self.slots[id.get() as usize].take().expect("a live pod");
         if self.ids.get(&slot.pod.key) == Some(&id) {
             self.ids.remove(&slot.pod.key);
         }
@@ -154,7 +161,7 @@ impl Pods {
         if !group.members.is_empty() {
             return (slot, None);
         }
-        let group = self.groups[slot.group as usize].take().expect("a live group");
+        let group = self.groups[slot.group.get() as usize].take().expect("a live group");
         self.free_groups.push(slot.group);
         self.groups_by_key.remove(&group.key);
         for (protocol, name, _) in &group.key.ports {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use netpolc_policy::Protocol;
 use netpolc_table::{
-    ActionId, Entry, Origin, TableId,
-    schema::{self, port_key, verdict_key},
+    ActionId, Origin, PortClassId, RowId, TableId,
+    schema::{self, port_key, set_port_class, verdict_key},
 };
 
 use crate::{
@@ -17,13 +17,13 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct Ports {
-    pub(crate) ids: Ids,
+    pub(crate) ids: Ids<PortClassId>,
     /// First port of each interval -> its class.
-    intervals: BTreeMap<Protocol, BTreeMap<u16, u16>>,
+    intervals: BTreeMap<Protocol, BTreeMap<u16, PortClassId>>,
     /// How many grants begin or have just ended at a port.
     edges: BTreeMap<Protocol, BTreeMap<u16, usize>>,
     /// Rows with a permit for a class.
-    pub(crate) rows: HashMap<u16, BTreeSet<u16>>,
+    pub(crate) rows: HashMap<PortClassId, BTreeSet<RowId>>,
 }
 
 /// A port, below 65536, before which something begins.
@@ -58,13 +58,9 @@ impl Ports {
     }
 
     /// The classes of the intervals that a grant consists of; its edges must have been added.
-    pub(crate) fn classes(&self, protocol: Protocol, first: u16, last: u16) -> impl Iterator<Item = u16> {
+    pub(crate) fn classes(&self, protocol: Protocol, first: u16, last: u16) -> impl Iterator<Item = PortClassId> {
         self.intervals[&protocol].range(first..=last).map(|(_, pc)| *pc)
     }
-}
-
-fn port_entry(pc: u16) -> Entry {
-    schema::entry(ActionId::SetPortClass, pc)
 }
 
 impl Compiler {
@@ -73,7 +69,7 @@ impl Compiler {
         for protocol in Protocol::ALL {
             let pc = self.ports.ids.take(Some(interval_fingerprint(protocol.number(), 0)))?;
             self.ports.intervals.entry(protocol).or_default().insert(0, pc);
-            self.put(TableId::Port, port_key(protocol.number(), 0, u16::MAX), port_entry(pc));
+            self.put(TableId::Port, port_key(protocol.number(), 0, u16::MAX), set_port_class(pc));
         }
         Ok(())
     }
@@ -102,7 +98,7 @@ impl Compiler {
     }
 
     /// First port, last port and class of the interval that `port` is in.
-    fn interval(&self, protocol: Protocol, port: u16) -> (u16, u16, u16) {
+    fn interval(&self, protocol: Protocol, port: u16) -> (u16, u16, PortClassId) {
         let intervals = &self.ports.intervals[&protocol];
         let (&first, &pc) = intervals.range(..=port).next_back().expect("the table covers every port");
         let next = intervals.range((std::ops::Bound::Excluded(port), std::ops::Bound::Unbounded)).next();
@@ -123,8 +119,8 @@ impl Compiler {
             self.ports.rows.insert(right, rows);
         }
         self.take(TableId::Port, port_key(number, first, last));
-        self.put(TableId::Port, port_key(number, first, at - 1), port_entry(left));
-        self.put(TableId::Port, port_key(number, at, last), port_entry(right));
+        self.put(TableId::Port, port_key(number, first, at - 1), set_port_class(left));
+        self.put(TableId::Port, port_key(number, at, last), set_port_class(right));
         Ok(())
     }
 
@@ -139,12 +135,12 @@ impl Compiler {
         }
         self.take(TableId::Port, port_key(number, first, at - 1));
         self.take(TableId::Port, port_key(number, at, last));
-        self.put(TableId::Port, port_key(number, first, last), port_entry(left));
+        self.put(TableId::Port, port_key(number, first, last), set_port_class(left));
         self.ports.ids.give_back(right);
     }
 
     /// Permits a port class in a row.
-    pub(crate) fn permit(&mut self, row: u16, pc: u16, origins: Vec<Origin>) {
+    pub(crate) fn permit(&mut self, row: RowId, pc: PortClassId, origins: Vec<Origin>) {
         self.ports.rows.entry(pc).or_default().insert(row);
         self.put(TableId::Verdict, verdict_key(row, pc), schema::plain(ActionId::Permit).from(origins));
     }

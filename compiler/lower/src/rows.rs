@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpolc_policy::{Direction, Protocol};
 use netpolc_table::{
-    ActionId, Entry, Origin, TableId,
-    schema::{self, Family, base_key, row_key, verdict_key},
+    ActionId, Class, Entry, Origin, PortClassId, RowId, SetId, TableId,
+    schema::{self, Answer, Family, base_key, row_key, set_row, verdict_key},
 };
 
 use crate::{
@@ -47,15 +47,19 @@ pub(crate) type RowKey = Vec<Grant>;
 
 #[derive(Debug)]
 pub(crate) struct Row {
-    set: u16,
+    set: SetId,
     key: RowKey,
     users: usize,
     /// What it counts for ([`cells`]).
     cells: u64,
 }
 
-/// Where a set uses a row: for a class, or as its base.
-type Place = (Family, Option<u16>);
+/// Where a set uses a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Base(Family),
+    Class(Class),
+}
 
 /// What a set says about a class.
 #[derive(Debug)]
@@ -161,46 +165,46 @@ impl Compiler {
     }
 
     /// Writes what `set` says of addresses that no peer of it names.
-    pub(crate) fn put_base(&mut self, set: u16, family: Family) -> Result<(), Overflow> {
+    pub(crate) fn put_base(&mut self, set: SetId, family: Family) -> Result<(), Overflow> {
         let this = &self.sets.sets[&set];
         let mut outcome = self.outcome(this, family, &[]);
         outcome.origins.extend(this.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() }));
-        let entry = self.entry_of(set, (family, None), &outcome)?;
+        let entry = self.entry_of(set, Place::Base(family), &outcome)?;
         self.sets.get_mut(set).base_grants[family as usize] = outcome.grant;
         self.put(TableId::Base, base_key(set, family), entry);
         Ok(())
     }
 
     /// Writes, changes or removes the row entry of a set for a class.
-    pub(crate) fn put_row(&mut self, set: u16, family: Family, class: u16) -> Result<(), Overflow> {
+    pub(crate) fn put_row(&mut self, set: SetId, class: Class) -> Result<(), Overflow> {
         let this = &self.sets.sets[&set];
-        let outcome = self.outcome(this, family, &self.classes[family as usize].get(class).members);
-        let base = &this.base_grants[family as usize];
+        let outcome = self.outcome(this, class.family(), &self.classes.get(class).members);
+        let base = &this.base_grants[class.family() as usize];
         if outcome.grant == *base || *base == Granted::Everything {
-            self.take_row(set, family, class);
+            self.take_row(set, class);
             return Ok(());
         }
-        let entry = self.entry_of(set, (family, Some(class)), &outcome)?;
-        let key = row_key(set, family, class);
+        let entry = self.entry_of(set, Place::Class(class), &outcome)?;
+        let key = row_key(set, class);
         let before = self.program.get(TableId::Row, &key).cloned();
         self.put(TableId::Row, key, entry);
         self.release_row(before.as_ref());
-        self.sets.get_mut(set).entries.insert((family, class));
-        self.classes[family as usize].get_mut(class).sets.insert(set);
+        self.sets.get_mut(set).entries.insert(class);
+        self.classes.get_mut(class).sets.insert(set);
         Ok(())
     }
 
     /// Removes the row entry of a set for a class, where there is one. The class may be gone already.
-    pub(crate) fn take_row(&mut self, set: u16, family: Family, class: u16) {
-        if !self.sets.get_mut(set).entries.remove(&(family, class)) {
+    pub(crate) fn take_row(&mut self, set: SetId, class: Class) {
+        if !self.sets.get_mut(set).entries.remove(&class) {
             return;
         }
-        let before = self.take(TableId::Row, row_key(set, family, class));
+        let before = self.take(TableId::Row, row_key(set, class));
         self.release_row(before.as_ref());
     }
 
     /// The entry for an outcome; makes the row where there is none yet, and counts its use.
-    fn entry_of(&mut self, set: u16, place: Place, outcome: &Outcome) -> Result<Entry, Overflow> {
+    fn entry_of(&mut self, set: SetId, place: Place, outcome: &Outcome) -> Result<Entry, Overflow> {
         let entry = match &outcome.grant {
             Granted::Nothing => schema::plain(ActionId::Deny),
             Granted::Everything => schema::plain(ActionId::Permit),
@@ -215,14 +219,14 @@ impl Compiler {
                     },
                 };
                 self.sets.rows.get_mut(&row).expect("a live row").users += 1;
-                schema::entry(ActionId::SetRow, row)
+                set_row(row)
             }
         };
         Ok(entry.from(outcome.origins.iter().cloned()))
     }
 
     /// None: the namespace has too many verdicts already.
-    fn make_row(&mut self, set: u16, place: Place, key: &RowKey) -> Result<Option<u16>, Overflow> {
+    fn make_row(&mut self, set: SetId, place: Place, key: &RowKey) -> Result<Option<RowId>, Overflow> {
         let this = &self.sets.sets[&set];
         let cells = cells::of(key, &this.edges);
         if !self.cells.take(&this.namespace, cells) {
@@ -240,12 +244,12 @@ impl Compiler {
                 self.add_edges(protocol, grant.first, grant.last)?;
             }
         }
-        let mut permits: BTreeMap<u16, Vec<Origin>> = BTreeMap::new();
+        let mut permits: BTreeMap<PortClassId, Vec<Origin>> = BTreeMap::new();
         let this = &self.sets.sets[&set];
         for grant in key {
             let origin = this.source_origin(grant.source, grant.port);
             match grant.protocol {
-                None => permits.entry(0).or_default().push(origin),
+                None => permits.entry(PortClassId::default()).or_default().push(origin),
                 Some(protocol) => {
                     for pc in self.ports.classes(protocol, grant.first, grant.last) {
                         permits.entry(pc).or_default().push(origin.clone());
@@ -263,8 +267,7 @@ impl Compiler {
 
     /// Counts one use less of the row in `entry`; the last use removes it.
     pub(crate) fn release_row(&mut self, entry: Option<&Entry>) {
-        let Some(entry) = entry.filter(|e| e.action == ActionId::SetRow) else { return };
-        let id = entry.params[0] as u16;
+        let Answer::Row(id) = Answer::of(entry) else { return };
         let row = self.sets.rows.get_mut(&id).expect("a live row");
         row.users -= 1;
         if row.users > 0 {
@@ -275,10 +278,10 @@ impl Compiler {
             set.rows.remove(&row.key);
             self.cells.give_back(&set.namespace, row.cells);
         }
-        let mut classes: Vec<u16> = Vec::new();
+        let mut classes: Vec<PortClassId> = Vec::new();
         for grant in &row.key {
             match grant.protocol {
-                None => classes.push(0),
+                None => classes.push(PortClassId::default()),
                 Some(protocol) => classes.extend(self.ports.classes(protocol, grant.first, grant.last)),
             }
         }

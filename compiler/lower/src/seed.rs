@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use netpolc_table::{
-    ActionId, Match, Program, TableId,
-    schema::{Family, IdKind},
+    Class, Id, PortClassId, Program, RowId, SetId, TableId,
+    schema::{
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Fingerprint, Leaf, Named, PortKey, RowKey, SetPortClass,
+        VerdictKey,
+    },
 };
 
-use crate::{compiler::Compiler, ids::Ids, ports::interval_fingerprint};
+use crate::{compiler::Compiler, ids::Ids, ports::interval_fingerprint, rows::Place};
 
 /// What a row permits, whatever the ids: intervals by protocol (0: protocols without ports), merged and in order.
 pub(crate) type Permitted = Vec<(u8, u16, u16)>;
@@ -29,46 +32,48 @@ pub(crate) fn merged(mut intervals: Permitted) -> Permitted {
 /// The rows of an installed program.
 #[derive(Debug, Default)]
 pub(crate) struct InstalledRows {
-    /// By set, family and class (None: base).
-    places: HashMap<(u16, Family, Option<u16>), u16>,
+    places: HashMap<(SetId, Place), RowId>,
     /// By set.
-    contents: HashMap<u16, BTreeMap<u16, Permitted>>,
+    contents: HashMap<SetId, BTreeMap<RowId, Permitted>>,
 }
 
 impl InstalledRows {
     fn of(installed: &Program) -> Self {
-        let mut intervals: HashMap<u16, Permitted> = HashMap::from([(0, vec![(0, 0, 0)])]);
+        let mut intervals: HashMap<PortClassId, Permitted> = HashMap::from([(PortClassId::default(), vec![(0, 0, 0)])]);
         for (key, entry) in &installed.table(TableId::Port).entries {
-            if let Match::Range { low, high } = key.fields()[1] {
-                let interval = (key.value(0).low() as u8, low as u16, high as u16);
-                intervals.entry(entry.params[0] as u16).or_default().push(interval);
-            }
+            let PortKey { protocol, port } = PortKey::of(key);
+            let interval = (protocol, port.low as u16, port.high as u16);
+            intervals.entry(SetPortClass::of(entry).port_class).or_default().push(interval);
         }
-        let mut permitted: HashMap<u16, Permitted> = HashMap::new();
-        for key in installed.table(TableId::Verdict).entries.keys() {
-            let class = intervals.get(&(key.value(1).low() as u16)).into_iter().flatten();
-            permitted.entry(key.value(0).low() as u16).or_default().extend(class);
+        let mut permitted: HashMap<RowId, Permitted> = HashMap::new();
+        for VerdictKey { row, port_class } in installed.table(TableId::Verdict).entries.keys().map(VerdictKey::of) {
+            let class = intervals.get(&port_class).into_iter().flatten();
+            permitted.entry(row).or_default().extend(class);
         }
+        let bases = installed.table(TableId::Base).entries.iter().map(|(key, entry)| {
+            let BaseKey { set, family } = BaseKey::of(key);
+            (set, Place::Base(family), entry)
+        });
+        let classes = installed.table(TableId::Row).entries.iter().map(|(key, entry)| {
+            let RowKey { set, class } = RowKey::of(key);
+            (set, Place::Class(class), entry)
+        });
         let mut rows = Self::default();
-        for (table, has_class) in [(TableId::Base, false), (TableId::Row, true)] {
-            for (key, entry) in &installed.table(table).entries {
-                if entry.action == ActionId::SetRow {
-                    let (set, row) = (key.value(0).low() as u16, entry.params[0] as u16);
-                    let family = if key.value(1).low() == 4 { Family::V4 } else { Family::V6 };
-                    rows.places.insert((set, family, has_class.then(|| key.value(2).low() as u16)), row);
-                    let content = permitted.get(&row).cloned().unwrap_or_default();
-                    rows.contents.entry(set).or_default().entry(row).or_insert_with(|| merged(content));
-                }
+        for (set, place, entry) in bases.chain(classes) {
+            if let Answer::Row(row) = Answer::of(Some(entry)) {
+                rows.places.insert((set, place), row);
+                let content = permitted.get(&row).cloned().unwrap_or_default();
+                rows.contents.entry(set).or_default().entry(row).or_insert_with(|| merged(content));
             }
         }
         rows
     }
 
     /// Rows of a set that may have this content, the likeliest first.
-    pub(crate) fn candidates(&self, set: u16, place: (Family, Option<u16>), content: &Permitted) -> Vec<u16> {
+    pub(crate) fn candidates(&self, set: SetId, place: Place, content: &Permitted) -> Vec<RowId> {
         let Some(rows) = self.contents.get(&set) else { return Vec::new() };
-        let mut found: Vec<u16> = rows.iter().filter(|(_, c)| *c == content).map(|(row, _)| *row).collect();
-        let here = self.places.get(&(set, place.0, place.1));
+        let mut found: Vec<RowId> = rows.iter().filter(|(_, c)| *c == content).map(|(row, _)| *row).collect();
+        let here = self.places.get(&(set, place));
         found.sort_by_key(|row| Some(row) != here);
         found
     }
@@ -80,21 +85,19 @@ impl Compiler {
     pub fn seed(&mut self, installed: &Program) {
         self.avoid(installed);
         for (key, entry) in &installed.table(TableId::Directory).entries {
-            let (kind, id) = (key.value(0).low(), key.value(1).low() as u16);
-            let ids = match kind {
-                k if k == IdKind::Endpoint as u64 => &mut self.endpoint_ids,
-                k if k == IdKind::Set as u64 => &mut self.sets.ids,
-                k if k == IdKind::ClassV4 as u64 => &mut self.classes[0].ids,
-                k if k == IdKind::ClassV6 as u64 => &mut self.classes[1].ids,
-                _ => continue,
-            };
-            ids.seed(entry.params[0], id);
+            let Fingerprint { value } = Fingerprint::of(entry);
+            match DirectoryKey::of(key).named {
+                Named::Endpoint(id) => self.endpoint_ids.seed(value, id),
+                Named::Set(id) => self.sets.ids.seed(value, id),
+                Named::Class(Class::V4(id)) => self.classes.v4.ids.seed(value, id),
+                Named::Class(Class::V6(id)) => self.classes.v6.ids.seed(value, id),
+                Named::Unknown { .. } => {}
+            }
         }
         for (key, entry) in &installed.table(TableId::Port).entries {
-            if let Match::Range { low, .. } = key.fields()[1] {
-                let meaning = interval_fingerprint(key.value(0).low() as u8, low as u16);
-                self.ports.ids.seed(meaning, entry.params[0] as u16);
-            }
+            let PortKey { protocol, port } = PortKey::of(key);
+            let meaning = interval_fingerprint(protocol, port.low as u16);
+            self.ports.ids.seed(meaning, SetPortClass::of(entry).port_class);
         }
         self.sets.installed_rows = InstalledRows::of(installed);
     }
@@ -102,46 +105,53 @@ impl Compiler {
     /// Before anything else: uses none of the ids of an installed program until
     /// [`Compiler::forget_installed`]. Everything will be written anew; nothing can clash.
     pub fn avoid(&mut self, installed: &Program) {
-        let keep = |ids: &mut Ids, table: TableId, field: usize, family: Option<Family>| {
-            for key in installed.table(table).entries.keys() {
-                if family.is_none_or(|f| key.value(1).low() == u64::from(f.number())) {
-                    ids.reserve(key.value(field).low() as u16);
-                }
-            }
-        };
-        keep(&mut self.endpoint_ids, TableId::Endpoint, 0, None);
-        keep(&mut self.sets.ids, TableId::Base, 0, None);
-        keep(&mut self.sets.ids, TableId::Row, 0, None);
-        keep(&mut self.sets.row_ids, TableId::Verdict, 0, None);
-        keep(&mut self.ports.ids, TableId::Verdict, 1, None);
-        for entry in installed.table(TableId::Port).entries.values() {
-            self.ports.ids.reserve(entry.params[0] as u16);
+        let keys = |table| installed.table(table).entries.keys();
+        reserve(&mut self.endpoint_ids, keys(TableId::Endpoint).map(|key| EndpointKey::of(key).endpoint));
+        reserve(&mut self.sets.ids, keys(TableId::Base).map(|key| BaseKey::of(key).set));
+        for RowKey { set, class } in keys(TableId::Row).map(RowKey::of) {
+            self.sets.ids.reserve(set);
+            self.reserve_class(class);
         }
+        for VerdictKey { row, port_class } in keys(TableId::Verdict).map(VerdictKey::of) {
+            self.sets.row_ids.reserve(row);
+            self.ports.ids.reserve(port_class);
+        }
+        let intervals = installed.table(TableId::Port).entries.values();
+        reserve(&mut self.ports.ids, intervals.map(|entry| SetPortClass::of(entry).port_class));
         for family in Family::BOTH {
-            let ids = &mut self.classes[family as usize].ids;
-            keep(ids, TableId::Row, 2, Some(family));
             for entry in installed.table(TableId::remote(family)).entries.values() {
-                ids.reserve(entry.params[0] as u16);
+                self.reserve_class(Leaf::of(family, entry).class);
             }
         }
-        for key in installed.table(TableId::Directory).entries.keys() {
-            let (kind, id) = (key.value(0).low(), key.value(1).low() as u16);
-            match kind {
-                k if k == IdKind::Endpoint as u64 => self.endpoint_ids.reserve(id),
-                k if k == IdKind::Set as u64 => self.sets.ids.reserve(id),
-                k if k == IdKind::ClassV4 as u64 => self.classes[0].ids.reserve(id),
-                k if k == IdKind::ClassV6 as u64 => self.classes[1].ids.reserve(id),
-                _ => {}
+        for key in keys(TableId::Directory) {
+            match DirectoryKey::of(key).named {
+                Named::Endpoint(id) => self.endpoint_ids.reserve(id),
+                Named::Set(id) => self.sets.ids.reserve(id),
+                Named::Class(class) => self.reserve_class(class),
+                Named::Unknown { .. } => {}
             }
+        }
+    }
+
+    fn reserve_class(&mut self, class: Class) {
+        match class {
+            Class::V4(id) => self.classes.v4.ids.reserve(id),
+            Class::V6(id) => self.classes.v6.ids.reserve(id),
         }
     }
 
     /// The program that [`Compiler::seed`] spoke of is replaced by this one: all its other ids are free.
     pub fn forget_installed(&mut self) {
-        let [v4, v6] = &mut self.classes;
-        let all = [&mut v4.ids, &mut v6.ids, &mut self.sets.ids, &mut self.sets.row_ids, &mut self.ports.ids];
-        all.into_iter().for_each(Ids::forget_seed);
+        self.classes.v4.ids.forget_seed();
+        self.classes.v6.ids.forget_seed();
+        self.sets.ids.forget_seed();
+        self.sets.row_ids.forget_seed();
+        self.ports.ids.forget_seed();
         self.endpoint_ids.forget_seed();
         self.sets.installed_rows = InstalledRows::default();
     }
+}
+
+fn reserve<I: Id>(ids: &mut Ids<I>, list: impl Iterator<Item = I>) {
+    list.for_each(|id| ids.reserve(id));
 }

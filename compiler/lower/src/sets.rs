@@ -8,8 +8,8 @@ use std::{
 
 use netpolc_policy::{Direction, Index, Isolation, Labels, Namespaces, Peer, Peers, Policy, Port, Protocol, Selector};
 use netpolc_table::{
-    ActionId, Origin, TableId,
-    schema::{self, Family, IdKind, base_key, directory_key},
+    Class, Origin, RowId, SetId, TableId,
+    schema::{Family, Named, base_key, directory_key, fingerprint},
 };
 
 use crate::{
@@ -115,9 +115,9 @@ pub(crate) struct Set {
     pub(crate) by_atom: HashMap<AtomId, Vec<usize>>,
     names: BTreeSet<(Protocol, Arc<str>)>,
     pub(crate) base_grants: [Granted; 2],
-    pub(crate) rows: HashMap<RowKey, u16>,
+    pub(crate) rows: HashMap<RowKey, RowId>,
     /// Classes with a row entry.
-    pub(crate) entries: BTreeSet<(Family, u16)>,
+    pub(crate) entries: BTreeSet<Class>,
 }
 
 impl Set {
@@ -151,11 +151,11 @@ impl Set {
 
 #[derive(Debug)]
 pub(crate) struct Sets {
-    pub(crate) ids: Ids,
-    pub(crate) row_ids: Ids,
-    by_key: HashMap<SetKey, u16>,
-    pub(crate) sets: HashMap<u16, Set>,
-    pub(crate) rows: HashMap<u16, Row>,
+    pub(crate) ids: Ids<SetId>,
+    pub(crate) row_ids: Ids<RowId>,
+    by_key: HashMap<SetKey, SetId>,
+    pub(crate) sets: HashMap<SetId, Set>,
+    pub(crate) rows: HashMap<RowId, Row>,
     pub(crate) installed_rows: InstalledRows,
 }
 
@@ -171,7 +171,7 @@ impl Sets {
         }
     }
 
-    pub(crate) fn get_mut(&mut self, id: u16) -> &mut Set {
+    pub(crate) fn get_mut(&mut self, id: SetId) -> &mut Set {
         self.sets.get_mut(&id).expect("a live set")
     }
 }
@@ -186,7 +186,7 @@ fn whole_family(peer: &Peer) -> Option<Family> {
 
 impl Compiler {
     /// The set for these policies (those that isolate in the key's direction), made where it is new.
-    pub(crate) fn acquire_set(&mut self, key: SetKey, policies: &[PolicySlot]) -> Result<u16, Overflow> {
+    pub(crate) fn acquire_set(&mut self, key: SetKey, policies: &[PolicySlot]) -> Result<SetId, Overflow> {
         if let Some(&id) = self.sets.by_key.get(&key) {
             self.sets.get_mut(id).refs += 1;
             return Ok(id);
@@ -199,7 +199,7 @@ impl Compiler {
             self.atoms.slot_mut(*atom).sets.insert(id);
         }
         let names = set.names.clone();
-        let mut classes: BTreeSet<(Family, u16)> = BTreeSet::new();
+        let mut classes: BTreeSet<Class> = BTreeSet::new();
         if key.direction == Direction::Egress {
             self.atoms.egress.insert(id);
             classes.extend(self.atoms.services.iter().flat_map(|atom| &self.atoms.slot(*atom).classes));
@@ -215,36 +215,32 @@ impl Compiler {
                 classes.extend(&self.atoms.slot(*atom).classes);
             }
         }
-        self.put(
-            TableId::Directory,
-            directory_key(IdKind::Set, id.into()),
-            schema::entry(ActionId::Fingerprint, meaning),
-        );
+        self.put(TableId::Directory, directory_key(Named::Set(id)), fingerprint(meaning));
         for family in Family::BOTH {
             self.put_base(id, family)?;
         }
-        for (family, class) in classes {
-            self.put_row(id, family, class)?;
+        for class in classes {
+            self.put_row(id, class)?;
         }
         Ok(id)
     }
 
     /// Counts one endpoint less; the last one removes the set with all its rows and peers.
-    pub(crate) fn release_set(&mut self, id: u16) {
+    pub(crate) fn release_set(&mut self, id: SetId) {
         let set = self.sets.get_mut(id);
         set.refs -= 1;
         if set.refs > 0 {
             return;
         }
-        for (family, class) in set.entries.clone() {
-            self.take_row(id, family, class);
-            self.classes[family as usize].get_mut(class).sets.remove(&id);
+        for class in set.entries.clone() {
+            self.take_row(id, class);
+            self.classes.get_mut(class).sets.remove(&id);
         }
         for family in Family::BOTH {
             let before = self.take(TableId::Base, base_key(id, family));
             self.release_row(before.as_ref());
         }
-        self.take(TableId::Directory, directory_key(IdKind::Set, id.into()));
+        self.take(TableId::Directory, directory_key(Named::Set(id)));
         let set = self.sets.sets.remove(&id).expect("a live set");
         self.atoms.egress.remove(&id);
         self.sets.by_key.remove(&set.key);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use netpolc_policy::Protocol;
-use netpolc_table::schema::Family;
+use netpolc_table::{SetId, schema::Family};
 
 use crate::{
     atoms::AtomId,
@@ -56,7 +56,7 @@ impl Compiler {
     }
 
     /// The namespace of each live set: all its policies are of one.
-    fn namespaces_of_sets(&self) -> BTreeMap<u16, Arc<str>> {
+    fn namespaces_of_sets(&self) -> BTreeMap<SetId, Arc<str>> {
         self.sets.sets.iter().map(|(id, set)| (*id, set.namespace.clone())).collect()
     }
 
@@ -69,7 +69,7 @@ impl Compiler {
             }
         }
         let mut distinct: BTreeMap<Arc<str>, HashSet<Vec<AtomId>>> = BTreeMap::new();
-        for members in self.classes[family as usize].members() {
+        for members in self.classes.members(family) {
             let mut parts: BTreeMap<&Arc<str>, Vec<AtomId>> = BTreeMap::new();
             for atom in members {
                 for namespace in owners.get(atom).into_iter().flatten() {

@@ -11,9 +11,9 @@ use netpolc_policy::{
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
-    Match, Program, TableId,
+    Program, TableId,
     eval::{self, Pipeline, Verdict},
-    schema::Family,
+    schema::{Family, PortKey, ServiceKey},
 };
 
 use crate::{Compiler, Scope};
@@ -119,7 +119,7 @@ fn remotes(program: &Program) -> BTreeSet<IpAddr> {
         };
         let all = u128::MAX >> (128 - bits);
         for key in program.table(TableId::remote(family)).entries.keys() {
-            let Match::Lpm { value, length } = key.fields()[0] else { continue };
+            let (value, length) = key.prefix();
             let first = value.get();
             let last = first | all.checked_shr(length.into()).unwrap_or(0);
             list.extend([first, last, first.wrapping_sub(1) & all, last.wrapping_add(1) & all].map(to_ip));
@@ -132,15 +132,13 @@ fn remotes(program: &Program) -> BTreeSet<IpAddr> {
 fn ports(program: &Program) -> BTreeSet<(u8, Option<u16>)> {
     let mut list = BTreeSet::from([(PORTLESS, None)]);
     for key in program.table(TableId::Port).entries.keys() {
-        if let Match::Range { low, high } = key.fields()[1] {
-            let protocol = key.value(0).low() as u8;
-            debug_assert!(Protocol::from_number(protocol).is_some());
-            list.extend([low, high].map(|p| (protocol, Some(p as u16))));
-        }
+        let PortKey { protocol, port } = PortKey::of(key);
+        debug_assert!(Protocol::from_number(protocol).is_some());
+        list.extend([port.low, port.high].map(|p| (protocol, Some(p as u16))));
     }
-    for table in Family::BOTH.map(TableId::service) {
-        let keys = program.table(table).entries.keys();
-        list.extend(keys.map(|key| (key.value(1).low() as u8, Some(key.value(2).low() as u16))));
+    for family in Family::BOTH {
+        let keys = program.table(TableId::service(family)).entries.keys().map(|key| ServiceKey::of(family, key));
+        list.extend(keys.map(|key| (key.protocol, Some(key.port))));
     }
     list
 }

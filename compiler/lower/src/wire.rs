@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnetwork::Ipv6Network;
 use netpolc_policy::Protocol;
 use netpolc_table::{
-    ActionId, Entry, Key, TableId,
+    ActionId, Entry, IfIndex, Key, TableId,
     schema::{on_link_key, plain, tunnel_key},
 };
 
@@ -30,7 +30,7 @@ pub struct Wire {
     /// IPv6 prefixes of the bridges that pods hang on, and the node's own link-local addresses on them (S36).
     pub on_link: BTreeSet<Ipv6Network>,
     /// The interfaces that hang on those bridges.
-    pub bridged: BTreeSet<u32>,
+    pub bridged: BTreeSet<IfIndex>,
 }
 
 impl Wire {
@@ -77,7 +77,7 @@ impl Compiler {
             self.put(table, key, entry);
         }
         let moved = self.wire.bridged.symmetric_difference(&wire.bridged);
-        let moved: BTreeSet<u32> = moved.copied().collect();
+        let moved: BTreeSet<IfIndex> = moved.copied().collect();
         let pods = self.interfaces.iter().filter(|(_, i)| moved.contains(&i.ifindex));
         self.reworded.extend(pods.map(|(pod, _)| pod.clone()));
         self.wire = wire;

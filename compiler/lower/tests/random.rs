@@ -7,8 +7,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 use netpolc_lower::{Compiler, Event, Scope, compile, verify};
 use netpolc_policy::Cluster;
 use netpolc_table::{
-    Program, TableId, delta,
+    EndpointId, Program, TableId, delta,
     eval::{Pipeline, Verdict, decide, is_service},
+    schema::EndpointKey,
 };
 use netpolc_testbed::random::{self, Change, Claims, Rng, Shape};
 
@@ -71,15 +72,15 @@ fn incremental_equals_from_scratch() {
     }
 }
 
-type Asked = (u16, Pipeline, IpAddr, u8, Option<u16>);
+type Asked = (EndpointId, Pipeline, IpAddr, u8, Option<u16>);
 
 /// A sample of packets that old and new program are asked about.
 fn packets(rng: &mut Rng, cluster: &Cluster, programs: [&Program; 2]) -> Vec<Asked> {
-    let endpoints: BTreeSet<u16> = programs
+    let endpoints: BTreeSet<EndpointId> = programs
         .iter()
-        .flat_map(|p| p.table(TableId::Endpoint).entries.keys().map(|k| k.value(0).low() as u16))
+        .flat_map(|p| p.table(TableId::Endpoint).entries.keys().map(|k| EndpointKey::of(k).endpoint))
         .collect();
-    let endpoints: Vec<u16> = endpoints.into_iter().collect();
+    let endpoints: Vec<EndpointId> = endpoints.into_iter().collect();
     if endpoints.is_empty() {
         return Vec::new();
     }

@@ -9,7 +9,7 @@ use netpolc_policy::{
     Rule, Selector, Service, ServicePort,
 };
 use netpolc_table::{
-    Program,
+    EndpointId, Program,
     eval::{self, Pipeline, Verdict},
 };
 use netpolc_testbed::{
@@ -47,7 +47,7 @@ fn questions(rng: &mut Rng) -> Vec<Question> {
     })
 }
 
-fn endpoint(compiler: &Compiler, pod: &str) -> u16 {
+fn endpoint(compiler: &Compiler, pod: &str) -> EndpointId {
     let (namespace, name) = pod.split_once('/').unwrap();
     compiler.endpoint(&ObjectKey::new(namespace, name)).unwrap()
 }

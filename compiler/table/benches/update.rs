@@ -3,10 +3,13 @@
 use std::{hint::black_box, time::Instant};
 
 use netpolc_table::{
-    ActionId, Program, TableId,
+    ActionId, Class, ClassId, EndpointId, Incarnation, PortClassId, Program, RowId, SetId, TableId,
     delta::{self, Changes},
+    id::V4,
     schema::*,
 };
+
+type ClassV4 = ClassId<V4>;
 
 const REMOTES: u32 = 200_000;
 const CLASSES: u16 = 3_000;
@@ -18,7 +21,8 @@ fn big(first: u16) -> Program {
     let mut program = Program::default();
     for i in 0..REMOTES {
         let key = remote_key(std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).into(), 32);
-        let leaf = set_remote((i % u32::from(CLASSES)) as u16 + 1, (i % 65_535) as u16 + 1);
+        let leaf =
+            set_remote(ClassV4::new((i % u32::from(CLASSES)) as u16 + 1), Incarnation::new((i % 65_535) as u16 + 1));
         program.table_mut(TableId::RemoteV4).entries.insert(key, leaf);
     }
     for protocol in [6, 17, 132] {
@@ -26,27 +30,31 @@ fn big(first: u16) -> Program {
             let last = if i + 1 == PORT_CLASSES { 65_535 } else { i * 100 + 99 };
             let key = port_key(protocol, i * 100, last);
             let class = u16::from(protocol) * PORT_CLASSES + i + 1;
-            program.table_mut(TableId::Port).entries.insert(key, entry(ActionId::SetPortClass, class));
+            program.table_mut(TableId::Port).entries.insert(key, set_port_class(PortClassId::new(class)));
         }
     }
     for class in 1..=CLASSES {
-        let print = entry(ActionId::Fingerprint, u64::from(class) << 20);
-        program.table_mut(TableId::Directory).entries.insert(directory_key(IdKind::ClassV4, class.into()), print);
+        let print = fingerprint(u64::from(class) << 20);
+        program
+            .table_mut(TableId::Directory)
+            .entries
+            .insert(directory_key(Named::Class(Class::new(Family::V4, class))), print);
     }
     for n in 0..SETS {
-        let set = first + n;
-        let word = Word { ingress_set: set, egress_set: 0, flags: Word::INGRESS | Word::GUARD };
-        program.table_mut(TableId::Endpoint).entries.insert(endpoint_key(n + 1), set_policy(word));
+        let set = SetId::new(first + n);
+        let word = Word { ingress_set: set, egress_set: SetId::default(), flags: Word::INGRESS | Word::GUARD };
+        program.table_mut(TableId::Endpoint).entries.insert(endpoint_key(EndpointId::new(n + 1)), set_policy(word));
         for family in Family::BOTH {
             program.table_mut(TableId::Base).entries.insert(base_key(set, family), plain(ActionId::Deny));
         }
         for class in (1..=CLASSES).filter(|c| (c + n) % 3 == 0) {
-            let row = entry(ActionId::SetRow, first + n * 4 + class % 4);
-            program.table_mut(TableId::Row).entries.insert(row_key(set, Family::V4, class), row);
+            let row = set_row(RowId::new(first + n * 4 + class % 4));
+            program.table_mut(TableId::Row).entries.insert(row_key(set, ClassV4::new(class)), row);
         }
         for row in 0..4 {
             for pc in 0..8 {
-                let key = verdict_key(first + n * 4 + row, 6 * PORT_CLASSES + (pc * 7 + n + row) % PORT_CLASSES + 1);
+                let pc = PortClassId::new(6 * PORT_CLASSES + (pc * 7 + n + row) % PORT_CLASSES + 1);
+                let key = verdict_key(RowId::new(first + n * 4 + row), pc);
                 program.table_mut(TableId::Verdict).entries.insert(key, plain(ActionId::Permit));
             }
         }
@@ -84,7 +92,8 @@ fn main() {
 
     let mut moved = other.clone();
     for leaf in moved.table_mut(TableId::RemoteV4).entries.values_mut() {
-        leaf.params[0] = leaf.params[0] % u64::from(CLASSES) + 1;
+        let SetRemote { class, incarnation } = SetRemote::<V4>::of(leaf);
+        *leaf = set_remote(ClassV4::new(class.get() % CLASSES + 1), incarnation);
     }
     let changes = delta::diff(&old, &moved);
     show("order, and every address in another class", changes.entries.len(), 9, || delta::order(&moved, &changes));
@@ -92,21 +101,21 @@ fn main() {
 
     // A pod comes: an address with a class of its own, which one set permits.
     let (mut new, mut changes) = (old.clone(), Changes::default());
-    let class = CLASSES + 1;
+    let class = ClassV4::new(CLASSES + 1);
+    new.set(&mut changes, TableId::Directory, directory_key(Named::Class(class.into())), Some(fingerprint(1u64)));
+    new.set(&mut changes, TableId::Row, row_key(SetId::new(1), class), Some(set_row(RowId::new(2))));
     new.set(
         &mut changes,
-        TableId::Directory,
-        directory_key(IdKind::ClassV4, class.into()),
-        Some(entry(ActionId::Fingerprint, 1u64)),
+        TableId::RemoteV4,
+        remote_key([11, 0, 0, 1].into(), 32),
+        Some(set_remote(class, Incarnation::new(9))),
     );
-    new.set(&mut changes, TableId::Row, row_key(1, Family::V4, class), Some(entry(ActionId::SetRow, 2u16)));
-    new.set(&mut changes, TableId::RemoteV4, remote_key([11, 0, 0, 1].into(), 32), Some(set_remote(class, 9)));
     show("order, a pod comes", changes.entries.len(), 1001, || delta::order(&new, &changes));
 
     // A local pod moves to a new set while its address changes class.
-    let word = Word { ingress_set: 900, egress_set: 0, flags: Word::INGRESS | Word::GUARD };
-    new.set(&mut changes, TableId::Endpoint, endpoint_key(1), Some(set_policy(word)));
-    new.set(&mut changes, TableId::Base, base_key(900, Family::V4), Some(plain(ActionId::Deny)));
-    new.set(&mut changes, TableId::Row, row_key(900, Family::V4, class), Some(plain(ActionId::Permit)));
+    let word = Word { ingress_set: SetId::new(900), egress_set: SetId::default(), flags: Word::INGRESS | Word::GUARD };
+    new.set(&mut changes, TableId::Endpoint, endpoint_key(EndpointId::new(1)), Some(set_policy(word)));
+    new.set(&mut changes, TableId::Base, base_key(SetId::new(900), Family::V4), Some(plain(ActionId::Deny)));
+    new.set(&mut changes, TableId::Row, row_key(SetId::new(900), class), Some(plain(ActionId::Permit)));
     show("order, a local pod gets another set, too", changes.entries.len(), 1001, || delta::order(&new, &changes));
 }

@@ -3,21 +3,42 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    ActionId, Entry, Key, Match, Program, TableId,
-    schema::{Family, IdKind},
+    Class, ClassId, EndpointId, Entry, Id, Key, PortClassId, Program, RowId, SetId, TableId,
+    id::{Ip, V4, V6},
+    schema::{
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Fingerprint, Leaf, Named, OwnKey, OwnMacKey, RowKey,
+        SetEndpoint, SetPortClass, VerdictKey, Word, base_key, directory_key, endpoint_key, own_key, own_mac_key,
+        row_key, set_endpoint, set_port_class, set_remote, verdict_key,
+    },
 };
 
 /// New ids by old ids.
-type Names = BTreeMap<u64, u64>;
+type Names<I> = BTreeMap<I, I>;
+
+/// What an id stands for, where the directory says it.
+type Listed<I> = BTreeMap<I, u64>;
+
+/// Where a set uses a row. Orders classes before the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Class(Class),
+    Base,
+}
 
 /// What a row is, whatever its id: permitted port classes (by new id), then who uses it as what.
-type RowContent = (BTreeSet<u64>, BTreeSet<(u64, u64, u64)>);
+type RowContent = (BTreeSet<PortClassId>, BTreeSet<(SetId, Family, Place)>);
 
 /// Gives ids from 1 to all of `ids` (0 stays), in the order of what `content` says of them, then of the ids.
-fn number<C: Ord>(ids: BTreeSet<u64>, content: impl Fn(u64) -> C) -> Names {
-    let mut order: Vec<(C, u64)> = ids.into_iter().filter(|id| *id != 0).map(|id| (content(id), id)).collect();
+fn number<I: Id, C: Ord>(ids: BTreeSet<I>, content: impl Fn(I) -> C) -> Names<I> {
+    let zero = I::default();
+    let mut order: Vec<(C, I)> = ids.into_iter().filter(|id| *id != zero).map(|id| (content(id), id)).collect();
     order.sort();
-    [(0, 0)].into_iter().chain(order.into_iter().zip(1..).map(|((_, old), new)| (old, new))).collect()
+    let named = order.into_iter().zip(1..=u16::MAX).map(|((_, old), new)| (old, I::numbered(new)));
+    [(zero, zero)].into_iter().chain(named).collect()
+}
+
+fn new<I: Copy + Ord>(names: &Names<I>, id: I) -> I {
+    names.get(&id).copied().unwrap_or(id)
 }
 
 impl Program {
@@ -37,28 +58,40 @@ impl Program {
         out
     }
 
-    /// Ids and fingerprints in the directory.
-    fn directory(&self, kind: IdKind) -> BTreeMap<u64, u64> {
+    /// Ids and fingerprints of one kind in the directory.
+    fn directory<I: Ord>(&self, kind: impl Fn(Named) -> Option<I>) -> Listed<I> {
         let entries = self.table(TableId::Directory).entries.iter();
-        let of_kind = entries.filter(|(k, _)| k.value(0).low() == kind as u64);
-        of_kind.map(|(k, e)| (k.value(1).low(), e.params[0])).collect()
+        entries.filter_map(|(k, e)| Some((kind(DirectoryKey::of(k).named)?, Fingerprint::of(e).value))).collect()
+    }
+
+    /// The answers of all sets, in the order of tables and keys.
+    fn answers(&self) -> impl Iterator<Item = (SetId, Family, Place, &Entry)> {
+        let bases = self.table(TableId::Base).entries.iter().map(|(key, entry)| {
+            let BaseKey { set, family } = BaseKey::of(key);
+            (set, family, Place::Base, entry)
+        });
+        let rows = self.table(TableId::Row).entries.iter().map(|(key, entry)| {
+            let RowKey { set, class } = RowKey::of(key);
+            (set, class.family(), Place::Class(class), entry)
+        });
+        bases.chain(rows)
     }
 }
 
 #[derive(Default)]
 struct Renaming {
-    endpoints: Names,
-    sets: Names,
-    classes: [Names; 2],
-    rows: Names,
-    port_classes: Names,
+    endpoints: Names<EndpointId>,
+    sets: Names<SetId>,
+    classes: Names<Class>,
+    rows: Names<RowId>,
+    port_classes: Names<PortClassId>,
 }
 
 impl Renaming {
     fn of(program: &Program) -> Self {
         let mut names = Renaming {
             endpoints: endpoints(program),
-            classes: Family::BOTH.map(|f| classes(program, f)),
+            classes: classes::<V4>(program).chain(classes::<V6>(program)).collect(),
             port_classes: port_classes(program),
             ..Renaming::default()
         };
@@ -68,116 +101,145 @@ impl Renaming {
         names
     }
 
-    fn entry(&self, table: TableId, key: Key, mut entry: Entry) -> (Key, Entry) {
-        let new = |names: &Names, id: u64| names.get(&id).copied().unwrap_or(id);
-        let mut fields = key.fields().to_vec();
-        let mut field = |i: usize, names: &Names| fields[i] = Match::exact(new(names, key.value(i).low()));
-        let family = |i: usize| &self.classes[usize::from(key.value(i).low() != 4)];
+    fn entry(&self, table: TableId, key: Key, entry: Entry) -> (Key, Entry) {
+        let (mut key, mut after) = (key, None);
+        let mut family = None;
         match table {
-            TableId::Interface => entry.params[0] = new(&self.endpoints, entry.params[0]),
+            TableId::Interface => after = Some(set_endpoint(new(&self.endpoints, SetEndpoint::of(&entry).endpoint))),
             TableId::Endpoint => {
-                field(0, &self.endpoints);
-                entry.params[..2].iter_mut().for_each(|set| *set = new(&self.sets, *set));
+                key = endpoint_key(new(&self.endpoints, EndpointKey::of(&key).endpoint));
+                let word = Word::of(&entry);
+                let [ingress_set, egress_set] = [word.ingress_set, word.egress_set].map(|set| new(&self.sets, set));
+                after = Some(Word { ingress_set, egress_set, ..word }.entry());
             }
-            TableId::OwnV4 | TableId::OwnV6 | TableId::OwnMac => field(0, &self.endpoints),
-            TableId::RemoteV4 => entry.params[0] = new(&self.classes[0], entry.params[0]),
-            TableId::RemoteV6 => entry.params[0] = new(&self.classes[1], entry.params[0]),
-            TableId::Port => entry.params[0] = new(&self.port_classes, entry.params[0]),
-            TableId::Base => field(0, &self.sets),
+            TableId::OwnV4 | TableId::OwnV6 => {
+                let family = if table == TableId::OwnV4 { Family::V4 } else { Family::V6 };
+                let own = OwnKey::of(family, &key);
+                key = own_key(new(&self.endpoints, own.endpoint), own.address);
+            }
+            TableId::OwnMac => key = own_mac_key(new(&self.endpoints, OwnMacKey::of(&key).endpoint)),
+            TableId::RemoteV4 => family = Some(Family::V4),
+            TableId::RemoteV6 => family = Some(Family::V6),
+            TableId::Port => {
+                after = Some(set_port_class(new(&self.port_classes, SetPortClass::of(&entry).port_class)));
+            }
+            TableId::Base => {
+                let base = BaseKey::of(&key);
+                key = base_key(new(&self.sets, base.set), base.family);
+            }
             TableId::Row => {
-                field(0, &self.sets);
-                field(2, family(1));
+                let row = RowKey::of(&key);
+                key = row_key(new(&self.sets, row.set), new(&self.classes, row.class));
             }
             TableId::Verdict => {
-                field(0, &self.rows);
-                field(1, &self.port_classes);
+                let verdict = VerdictKey::of(&key);
+                key = verdict_key(new(&self.rows, verdict.row), new(&self.port_classes, verdict.port_class));
             }
-            TableId::Directory => match key.value(0).low() {
-                k if k == IdKind::Endpoint as u64 => field(1, &self.endpoints),
-                k if k == IdKind::Set as u64 => field(1, &self.sets),
-                k if k == IdKind::ClassV4 as u64 => field(1, &self.classes[0]),
-                k if k == IdKind::ClassV6 as u64 => field(1, &self.classes[1]),
-                _ => (),
-            },
+            TableId::Directory => {
+                key = directory_key(match DirectoryKey::of(&key).named {
+                    Named::Endpoint(id) => Named::Endpoint(new(&self.endpoints, id)),
+                    Named::Set(id) => Named::Set(new(&self.sets, id)),
+                    Named::Class(id) => Named::Class(new(&self.classes, id)),
+                    unknown @ Named::Unknown { .. } => unknown,
+                });
+            }
             TableId::ServiceV4 | TableId::ServiceV6 | TableId::Tunnel | TableId::OnLinkV6 => (),
         }
-        if entry.action == ActionId::SetRow {
-            entry.params[0] = new(&self.rows, entry.params[0]);
+        if let Some(family) = family {
+            let leaf = Leaf::of(family, &entry);
+            after = Some(set_remote(new(&self.classes, leaf.class), leaf.incarnation));
+        } else if let Some(row) = Answer::of(Some(&entry)).row() {
+            after = Some(Answer::Row(new(&self.rows, row)).entry());
         }
-        (Key::new(fields), entry)
+        match after {
+            Some(after) => (key, after.with(entry.origins)),
+            None => (key, entry),
+        }
     }
 }
 
-fn endpoints(program: &Program) -> Names {
-    let listed = program.directory(IdKind::Endpoint);
-    let words = program.table(TableId::Endpoint).entries.keys().map(|k| k.value(0).low());
-    let interfaces = program.table(TableId::Interface).entries.values().map(|e| e.params[0]);
-    let own =
-        [TableId::OwnV4, TableId::OwnV6, TableId::OwnMac].into_iter().flat_map(|t| program.table(t).entries.keys());
-    let own = own.map(|k| k.value(0).low());
-    let ids: BTreeSet<u64> = words.chain(interfaces).chain(own).chain(listed.keys().copied()).collect();
+fn endpoints(program: &Program) -> Names<EndpointId> {
+    let listed = program.directory(|named| match named {
+        Named::Endpoint(id) => Some(id),
+        _ => None,
+    });
+    let keys = |table| program.table(table).entries.keys();
+    let words = keys(TableId::Endpoint).map(|k| EndpointKey::of(k).endpoint);
+    let interfaces = program.table(TableId::Interface).entries.values().map(|e| SetEndpoint::of(e).endpoint);
+    let own = Family::BOTH.into_iter().flat_map(|f| keys(TableId::own(f)).map(move |k| OwnKey::of(f, k).endpoint));
+    let macs = keys(TableId::OwnMac).map(|k| OwnMacKey::of(k).endpoint);
+    let ids: BTreeSet<EndpointId> =
+        words.chain(interfaces).chain(own).chain(macs).chain(listed.keys().copied()).collect();
     if listed.is_empty() {
         return ids.into_iter().map(|id| (id, id)).collect();
     }
     number(ids, |id| (!listed.contains_key(&id), listed.get(&id).copied()))
 }
 
-fn classes(program: &Program, family: Family) -> Names {
-    let kind = if family == Family::V4 { IdKind::ClassV4 } else { IdKind::ClassV6 };
-    let listed = program.directory(kind);
-    let rows = program.table(TableId::Row).entries.keys().filter(|k| k.value(1).low() == u64::from(family.number()));
-    let mut ids: BTreeSet<u64> = rows.map(|k| k.value(2).low()).chain(listed.keys().copied()).collect();
-    let mut prefixes: BTreeMap<u64, Vec<&Key>> = BTreeMap::new();
-    for (key, entry) in &program.table(TableId::remote(family)).entries {
-        ids.insert(entry.params[0]);
-        if !listed.contains_key(&entry.params[0]) {
-            prefixes.entry(entry.params[0]).or_default().push(key);
+fn classes<F: Ip>(program: &Program) -> impl Iterator<Item = (Class, Class)> + use<F> {
+    let listed: Listed<ClassId<F>> = program.directory(|named| match named {
+        Named::Class(class) => F::own(class),
+        _ => None,
+    });
+    let rows = program.table(TableId::Row).entries.keys().filter_map(|k| F::own(RowKey::of(k).class));
+    let mut ids: BTreeSet<ClassId<F>> = rows.chain(listed.keys().copied()).collect();
+    let mut prefixes: BTreeMap<ClassId<F>, Vec<&Key>> = BTreeMap::new();
+    for (key, entry) in &program.table(TableId::remote(F::FAMILY)).entries {
+        let class = crate::schema::SetRemote::<F>::of(entry).class;
+        ids.insert(class);
+        if !listed.contains_key(&class) {
+            prefixes.entry(class).or_default().push(key);
         }
     }
-    number(ids, |id| (!listed.contains_key(&id), listed.get(&id).copied(), prefixes.get(&id).cloned()))
+    let names = number(ids, |id| (!listed.contains_key(&id), listed.get(&id).copied(), prefixes.get(&id).cloned()));
+    names.into_iter().map(|(old, new)| (F::class(old), F::class(new)))
 }
 
-fn port_classes(program: &Program) -> Names {
-    let mut intervals: BTreeMap<u64, Vec<&Key>> = BTreeMap::new();
+fn port_classes(program: &Program) -> Names<PortClassId> {
+    let mut intervals: BTreeMap<PortClassId, Vec<&Key>> = BTreeMap::new();
     for (key, entry) in &program.table(TableId::Port).entries {
-        intervals.entry(entry.params[0]).or_default().push(key);
+        intervals.entry(SetPortClass::of(entry).port_class).or_default().push(key);
     }
-    let verdicts = program.table(TableId::Verdict).entries.keys().map(|k| k.value(1).low());
+    let verdicts = program.table(TableId::Verdict).entries.keys().map(|k| VerdictKey::of(k).port_class);
     let ids = verdicts.chain(intervals.keys().copied()).collect();
     number(ids, |id| (!intervals.contains_key(&id), intervals.get(&id).cloned()))
 }
 
 /// Port classes, by new id, that each row permits.
-fn permitted(program: &Program, port_classes: &Names) -> BTreeMap<u64, BTreeSet<u64>> {
-    let mut rows: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+fn permitted(program: &Program, port_classes: &Names<PortClassId>) -> BTreeMap<RowId, BTreeSet<PortClassId>> {
+    let mut rows: BTreeMap<RowId, BTreeSet<PortClassId>> = BTreeMap::new();
     for key in program.table(TableId::Verdict).entries.keys() {
-        rows.entry(key.value(0).low()).or_default().insert(port_classes[&key.value(1).low()]);
+        let VerdictKey { row, port_class } = VerdictKey::of(key);
+        rows.entry(row).or_default().insert(port_classes[&port_class]);
     }
     rows
 }
 
-fn sets(program: &Program, names: &Renaming, permitted: &BTreeMap<u64, BTreeSet<u64>>) -> Names {
-    let listed = program.directory(IdKind::Set);
-    let mut users: BTreeMap<u64, BTreeSet<(u64, usize)>> = BTreeMap::new();
+fn sets(program: &Program, names: &Renaming, permitted: &BTreeMap<RowId, BTreeSet<PortClassId>>) -> Names<SetId> {
+    let listed = program.directory(|named| match named {
+        Named::Set(id) => Some(id),
+        _ => None,
+    });
+    let mut users: BTreeMap<SetId, BTreeSet<(EndpointId, usize)>> = BTreeMap::new();
     for (key, entry) in &program.table(TableId::Endpoint).entries {
-        for (direction, set) in entry.params[..2].iter().enumerate() {
-            users.entry(*set).or_default().insert((names.endpoints[&key.value(0).low()], direction));
+        let (endpoint, word) = (EndpointKey::of(key).endpoint, Word::of(entry));
+        for (direction, set) in [word.ingress_set, word.egress_set].into_iter().enumerate() {
+            users.entry(set).or_default().insert((names.endpoints[&endpoint], direction));
         }
     }
-    let mut ids: BTreeSet<u64> = users.keys().chain(listed.keys()).copied().collect();
-    let mut answers: BTreeMap<u64, Vec<_>> = BTreeMap::new();
-    for table in [TableId::Base, TableId::Row] {
-        for (key, entry) in &program.table(table).entries {
-            let set = key.value(0).low();
-            ids.insert(set);
-            if listed.contains_key(&set) {
-                continue;
-            }
-            let family = key.value(1).low();
-            let class = (table == TableId::Row).then(|| names.classes[usize::from(family != 4)][&key.value(2).low()]);
-            let ports = (entry.action == ActionId::SetRow).then(|| permitted.get(&entry.params[0]));
-            answers.entry(set).or_default().push((family, class, entry.action, ports));
+    let mut ids: BTreeSet<SetId> = users.keys().chain(listed.keys()).copied().collect();
+    let mut answers: BTreeMap<SetId, Vec<_>> = BTreeMap::new();
+    for (set, family, place, entry) in program.answers() {
+        ids.insert(set);
+        if listed.contains_key(&set) {
+            continue;
         }
+        let class = match place {
+            Place::Base => None,
+            Place::Class(class) => Some(names.classes[&class]),
+        };
+        let ports = Answer::of(Some(entry)).row().map(|row| permitted.get(&row));
+        answers.entry(set).or_default().push((family, class, entry.action, ports));
     }
     answers.values_mut().for_each(|list| list.sort());
     number(ids, |id| {
@@ -186,23 +248,22 @@ fn sets(program: &Program, names: &Renaming, permitted: &BTreeMap<u64, BTreeSet<
     })
 }
 
-fn rows(program: &Program, names: &Renaming, permitted: BTreeMap<u64, BTreeSet<u64>>) -> Names {
-    let mut rows: BTreeMap<u64, RowContent> =
+fn rows(program: &Program, names: &Renaming, permitted: BTreeMap<RowId, BTreeSet<PortClassId>>) -> Names<RowId> {
+    let mut rows: BTreeMap<RowId, RowContent> =
         permitted.into_iter().map(|(row, ports)| (row, (ports, BTreeSet::new()))).collect();
-    for table in [TableId::Base, TableId::Row] {
-        for (key, entry) in &program.table(table).entries {
-            if entry.action == ActionId::SetRow {
-                let (set, family) = (names.sets[&key.value(0).low()], key.value(1).low());
-                let class = match table {
-                    TableId::Base => u64::MAX,
-                    _ => names.classes[usize::from(family != 4)][&key.value(2).low()],
-                };
-                rows.entry(entry.params[0]).or_default().1.insert((set, family, class));
-            }
+    for (set, family, place, entry) in program.answers() {
+        if let Some(row) = Answer::of(Some(entry)).row() {
+            let place = match place {
+                Place::Class(class) => Place::Class(names.classes[&class]),
+                Place::Base => Place::Base,
+            };
+            rows.entry(row).or_default().1.insert((names.sets[&set], family, place));
         }
     }
     number(rows.keys().copied().collect(), |row| {
         let (ports, users) = &rows[&row];
-        (users.first().map_or(u64::MAX, |u| u.0), ports, users)
+        // What no set uses comes last.
+        let user = users.first().map(|u| u.0);
+        (user.is_none(), user, ports, users)
     })
 }

@@ -3,15 +3,17 @@
 //! Errors are what a target may refuse or misunderstand; warnings are entries that do nothing. What the
 //! entries mean against the policies is for the oracle.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeSet, fmt};
 
 use crate::{
-    ActionId, Entry, Key, Match, Program, Table, TableId,
+    ActionId, Class, ClassId, EndpointId, Entry, Key, Match, PortClassId, Program, RowId, SetId, Table, TableId,
     eval::{Pipeline, masked},
-    schema::{Family, FieldSpec, IdKind, MatchKind, Word, base_key, directory_key, endpoint_key, word_of},
+    id::{Ip, V4, V6},
+    schema::{
+        Answer, BaseKey, DirectoryKey, Family, FieldSpec, MatchKind, Named, OwnKey, OwnMacKey, PortKey, RowKey,
+        ServiceKey, SetEndpoint, SetPortClass, SetRemote, VerdictKey, Word, base_key, directory_key, endpoint_key,
+        family_number,
+    },
     text,
 };
 
@@ -66,7 +68,7 @@ struct Checker<'a> {
     findings: Vec<Finding>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
     fn find(&mut self, severity: Severity, table: TableId, at: Option<(&Key, &Entry)>, message: impl Into<String>) {
         let entry = at.map(|(key, entry)| text::entry(table, key, &Entry::new(entry.action, entry.params)));
         self.findings.push(Finding { severity, table, entry, message: message.into() });
@@ -113,13 +115,12 @@ impl Checker<'_> {
         for (number, name) in WITH_PORTS {
             let mut next = 0u32;
             let mut gaps = Vec::new();
-            for key in ports.keys().filter(|k| k.fields().len() == 2 && k.value(0).get() == number.into()) {
-                if let Match::Range { low, high } = key.fields()[1] {
-                    if low > next {
-                        gaps.push(format!("{next}-{}", low - 1));
-                    }
-                    next = next.max(high.saturating_add(1));
+            let keys = ports.keys().filter(|k| matches!(k.fields(), [_, Match::Range { .. }])).map(PortKey::of);
+            for PortKey { port, .. } in keys.filter(|k| k.protocol == number) {
+                if port.low > next {
+                    gaps.push(format!("{next}-{}", port.low - 1));
                 }
+                next = next.max(port.high.saturating_add(1));
             }
             if next <= 0xffff {
                 gaps.push(format!("{next}-65535"));
@@ -133,89 +134,135 @@ impl Checker<'_> {
 
     /// Ids that lead nowhere, and entries that nothing leads to.
     fn ids(&mut self) {
-        use Severity::{Error, Warning};
-        let program = self.program;
-        let id = |key: &Key, i: usize| key.fields().get(i).map_or(0, |f| f.value().low() as u16);
-        let entries = |table: TableId| program.table(table).entries.iter();
+        let sets = self.words();
+        self.endpoints();
+        self.services();
+        let classes: BTreeSet<Class> = self.leaves::<V4>().chain(self.leaves::<V6>()).collect();
+        let rows = self.answers(&sets, &classes);
+        self.verdicts(&rows);
+    }
 
+    fn entries(&self, table: TableId) -> impl Iterator<Item = (&'a Key, &'a Entry)> + use<'a> {
+        self.program.table(table).entries.iter()
+    }
+
+    /// Returns the sets that words of isolated directions name.
+    fn words(&mut self) -> BTreeSet<SetId> {
         let mut sets = BTreeSet::new();
-        for (key, entry) in entries(TableId::Endpoint) {
-            for set in Pipeline::BOTH.into_iter().filter_map(|p| p.set(word_of(entry))) {
+        for (key, entry) in self.entries(TableId::Endpoint) {
+            for set in Pipeline::BOTH.into_iter().filter_map(|p| p.set(Word::of(entry))) {
                 sets.insert(set);
                 for family in Family::BOTH {
-                    if program.get(TableId::Base, &base_key(set, family)).is_none() {
+                    if self.program.get(TableId::Base, &base_key(set, family)).is_none() {
                         let message =
                             format!("set {set} has no base for family {}: it denies everything", family.number());
-                        self.find(Error, TableId::Endpoint, Some((key, entry)), message);
+                        self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), message);
                     }
                 }
             }
-            if key.fields().first().is_some_and(|f| f.value().get() == 0) {
-                self.find(Error, TableId::Endpoint, Some((key, entry)), "endpoint 0 means none");
+            if *key == endpoint_key(EndpointId::default()) {
+                self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), "endpoint 0 means none");
             }
         }
-        for (key, entry) in entries(TableId::Interface) {
-            let endpoint = entry.params[0] as u16;
-            if program.get(TableId::Endpoint, &endpoint_key(endpoint)).is_none() {
+        sets
+    }
+
+    fn endpoints(&mut self) {
+        let program = self.program;
+        let known = |endpoint| program.get(TableId::Endpoint, &endpoint_key(endpoint)).is_some();
+        for (key, entry) in self.entries(TableId::Interface) {
+            let SetEndpoint { endpoint } = SetEndpoint::of(entry);
+            if !known(endpoint) {
                 let message = format!("endpoint {endpoint} has no word: nothing is isolated");
-                self.find(Warning, TableId::Interface, Some((key, entry)), message);
+                self.find(Severity::Warning, TableId::Interface, Some((key, entry)), message);
             }
         }
         for table in [TableId::OwnV4, TableId::OwnV6, TableId::OwnMac] {
-            for (key, entry) in entries(table) {
-                if program.get(TableId::Endpoint, &endpoint_key(id(key, 0))).is_none() {
-                    self.find(Warning, table, Some((key, entry)), "of no endpoint");
+            for (key, entry) in self.entries(table) {
+                let endpoint = match table {
+                    TableId::OwnV4 => OwnKey::of(Family::V4, key).endpoint,
+                    TableId::OwnV6 => OwnKey::of(Family::V6, key).endpoint,
+                    _ => OwnMacKey::of(key).endpoint,
+                };
+                if !known(endpoint) {
+                    self.find(Severity::Warning, table, Some((key, entry)), "of no endpoint");
                 }
             }
         }
-        for table in [TableId::ServiceV4, TableId::ServiceV6] {
-            for (key, entry) in entries(table) {
-                if !WITH_PORTS.iter().any(|(number, _)| u16::from(*number) == id(key, 1)) {
-                    self.find(Error, table, Some((key, entry)), "a protocol without ports");
-                }
-            }
-        }
-        let mut classes: BTreeMap<Family, BTreeSet<u16>> = BTreeMap::new();
+    }
+
+    fn services(&mut self) {
         for family in Family::BOTH {
-            let kind = if family == Family::V4 { IdKind::ClassV4 } else { IdKind::ClassV6 };
-            let listed = entries(TableId::Directory).any(|(key, _)| id(key, 0) == kind as u16);
-            for (key, entry) in entries(TableId::remote(family)) {
-                let class = entry.params[0] as u16;
-                classes.entry(family).or_default().insert(class);
-                let known = || program.get(TableId::Directory, &directory_key(kind, class.into())).is_some();
-                if listed && class != 0 && !known() {
-                    let message = format!("the directory does not know class {class}");
-                    self.find(Error, TableId::remote(family), Some((key, entry)), message);
+            let table = TableId::service(family);
+            for (key, entry) in self.entries(table) {
+                let protocol = ServiceKey::of(family, key).protocol;
+                if !WITH_PORTS.iter().any(|(number, _)| *number == protocol) {
+                    self.find(Severity::Error, table, Some((key, entry)), "a protocol without ports");
                 }
             }
-            classes.entry(family).or_default().insert(0);
         }
-        let (mut rows, verdicts) = (BTreeSet::new(), entries(TableId::Verdict).map(|(k, _)| id(k, 0)));
-        let verdicts: BTreeSet<u16> = verdicts.collect();
+    }
+
+    /// Returns the classes that addresses of a family have.
+    fn leaves<F: Ip>(&mut self) -> impl Iterator<Item = Class> + use<F> {
+        let table = TableId::remote(F::FAMILY);
+        let of_family = |named: Named| matches!(named, Named::Class(class) if class.family() == F::FAMILY);
+        let listed = self.entries(TableId::Directory).any(|(key, _)| of_family(DirectoryKey::of(key).named));
+        let mut classes = BTreeSet::from([ClassId::default()]);
+        for (key, entry) in self.entries(table) {
+            let SetRemote::<F> { class, .. } = SetRemote::of(entry);
+            let line = directory_key(Named::Class(class.into()));
+            let known = self.program.get(TableId::Directory, &line).is_some();
+            if listed && class != ClassId::default() && !known {
+                let message = format!("the directory does not know class {class}");
+                self.find(Severity::Error, table, Some((key, entry)), message);
+            }
+            classes.insert(class);
+        }
+        classes.into_iter().map(F::class)
+    }
+
+    /// Returns the rows that sets lead to.
+    fn answers(&mut self, sets: &BTreeSet<SetId>, classes: &BTreeSet<Class>) -> BTreeSet<RowId> {
+        let verdicts: BTreeSet<RowId> = self.entries(TableId::Verdict).map(|(k, _)| VerdictKey::of(k).row).collect();
+        let mut rows = BTreeSet::new();
         for table in [TableId::Base, TableId::Row] {
-            for (key, entry) in entries(table) {
-                if !sets.contains(&id(key, 0)) {
-                    self.find(Warning, table, Some((key, entry)), "no endpoint uses this set");
+            for (key, entry) in self.entries(table) {
+                let (set, class) = match table {
+                    TableId::Base => (BaseKey::of(key).set, None),
+                    _ => (RowKey::of(key).set, Some(RowKey::of(key).class)),
+                };
+                if !sets.contains(&set) {
+                    self.find(Severity::Warning, table, Some((key, entry)), "no endpoint uses this set");
                 }
-                let family = if id(key, 1) == 4 { Family::V4 } else { Family::V6 };
-                if ![4, 6].contains(&id(key, 1)) {
-                    self.find(Error, table, Some((key, entry)), "a family is 4 or 6");
-                } else if table == TableId::Row && !classes[&family].contains(&id(key, 2)) {
-                    self.find(Warning, table, Some((key, entry)), "no address has this class");
+                if !matches!(family_number(table, key), Some(4 | 6)) {
+                    self.find(Severity::Error, table, Some((key, entry)), "a family is 4 or 6");
+                } else if class.is_some_and(|class| !classes.contains(&class)) {
+                    self.find(Severity::Warning, table, Some((key, entry)), "no address has this class");
                 }
-                let row = entry.params[0] as u16;
-                if entry.action == ActionId::SetRow && rows.insert(row) && row != 0 && !verdicts.contains(&row) {
-                    self.find(Error, table, Some((key, entry)), format!("no verdict belongs to row {row}"));
+                if let Answer::Row(row) = Answer::of(Some(entry))
+                    && rows.insert(row)
+                    && row != RowId::default()
+                    && !verdicts.contains(&row)
+                {
+                    let message = format!("no verdict belongs to row {row}");
+                    self.find(Severity::Error, table, Some((key, entry)), message);
                 }
             }
         }
-        let classes = entries(TableId::Port).map(|(_, e)| e.params[0] as u16).chain([0]).collect::<BTreeSet<_>>();
-        for (key, entry) in entries(TableId::Verdict) {
-            if !rows.contains(&id(key, 0)) {
-                self.find(Warning, TableId::Verdict, Some((key, entry)), "no set uses this row");
+        rows
+    }
+
+    fn verdicts(&mut self, rows: &BTreeSet<RowId>) {
+        let classes = self.entries(TableId::Port).map(|(_, e)| SetPortClass::of(e).port_class);
+        let classes: BTreeSet<PortClassId> = classes.chain([PortClassId::default()]).collect();
+        for (key, entry) in self.entries(TableId::Verdict) {
+            let VerdictKey { row, port_class } = VerdictKey::of(key);
+            if !rows.contains(&row) {
+                self.find(Severity::Warning, TableId::Verdict, Some((key, entry)), "no set uses this row");
             }
-            if !classes.contains(&id(key, 1)) {
-                self.find(Warning, TableId::Verdict, Some((key, entry)), "no port has this port class");
+            if !classes.contains(&port_class) {
+                self.find(Severity::Warning, TableId::Verdict, Some((key, entry)), "no port has this port class");
             }
         }
     }
@@ -259,7 +306,7 @@ fn action(table: TableId, entry: &Entry) -> Vec<String> {
         }
     }
     let known = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD | Word::BRIDGED;
-    if entry.action == ActionId::SetPolicy && word_of(entry).flags & !known != 0 {
+    if entry.action == ActionId::SetPolicy && Word::of(entry).flags & !known != 0 {
         problems.push("flags that mean nothing".into());
     }
     problems

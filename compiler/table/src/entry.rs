@@ -11,8 +11,8 @@ use crate::schema::ActionId;
 pub struct Entry {
     /// One of the table's actions.
     pub action: ActionId,
-    /// The action's parameters in its order; unused places are 0.
-    pub params: [u64; 3],
+    /// The action's parameters in its order; unused places are 0. Read by the views of [`crate::schema`].
+    pub(crate) params: [u64; 3],
     /// Where it comes from; sorted, each once. Targets need not keep it: what is read back from a
     /// kernel has none.
     pub origins: Origins,
@@ -24,10 +24,26 @@ impl Entry {
         Self { action, params, origins: Origins::default() }
     }
 
+    /// The parameters as they stand in the table, for what is checked or shown whatever it means: what they mean is
+    /// for the views of [`crate::schema`].
+    pub fn params(&self) -> &[u64; 3] {
+        &self.params
+    }
+
+    /// The same without origins, as a target gives it back.
+    pub fn bare(&self) -> Self {
+        Self::new(self.action, self.params)
+    }
+
     /// The same with origins, which are sorted here.
     pub fn from(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
         self.origins = origins.into_iter().collect();
         self
+    }
+
+    /// The same with the origins of another entry.
+    pub fn with(self, origins: Origins) -> Self {
+        Self { origins, ..self }
     }
 
     /// Do both do the same, wherever they come from?

@@ -5,14 +5,14 @@
 
 use std::{
     net::IpAddr,
-    ops::Bound::{Excluded, Included, Unbounded},
+    ops::Bound::{Included, Unbounded},
 };
 
 use crate::{
-    ActionId, Entry, Key, Match, Origin, Origins, Program, Table, TableId, Value,
+    Class, EndpointId, Entry, Key, Match, Origin, Origins, PortClassId, Program, RowId, SetId, Table, TableId, Value,
     schema::{
-        Family, Mac, MatchKind, Word, base_key, endpoint_key, mac_of, own_mac_key, row_key, service_key, tunnel_key,
-        verdict_key, word_of,
+        Answer, Family, Leaf, Mac, MatchKind, PortKey, Scalar, SetMac, SetPortClass, Word, base_key, endpoint_key,
+        own_mac_key, row_key, service_key, tunnel_key, verdict_key,
     },
 };
 
@@ -30,7 +30,7 @@ impl Pipeline {
     pub const BOTH: [Pipeline; 2] = [Pipeline::ToPod, Pipeline::FromPod];
 
     /// The set that judges packets of this pipeline under `word`; None where the direction is not isolated.
-    pub fn set(self, word: Word) -> Option<u16> {
+    pub fn set(self, word: Word) -> Option<SetId> {
         let (flag, set) = match self {
             Pipeline::ToPod => (Word::INGRESS, word.ingress_set),
             Pipeline::FromPod => (Word::EGRESS, word.egress_set),
@@ -138,21 +138,31 @@ pub(crate) fn longest_in<T>(
     }
 }
 
+/// The leaf that covers a remote address.
+fn leaf(program: &Program, address: IpAddr) -> Option<(&Key, &Entry)> {
+    lookup(program.table(TableId::remote(Family::of(address))), &[address.into()])
+}
+
+/// The interval that a destination port is in.
+fn interval(program: &Program, protocol: u8, port: u16) -> Option<(&Key, &Entry)> {
+    lookup(program.table(TableId::Port), &[protocol.into(), port.into()])
+}
+
 /// The class and incarnation of a remote address.
-pub fn remote(program: &Program, address: IpAddr) -> (u16, u16) {
-    let table = program.table(TableId::remote(Family::of(address)));
-    lookup(table, &[address.into()]).map_or((0, 0), |(_, e)| (e.params[0] as u16, e.params[1] as u16))
+pub fn remote(program: &Program, address: IpAddr) -> Leaf {
+    let family = Family::of(address);
+    leaf(program, address).map_or(Leaf::unnamed(family), |(_, e)| Leaf::of(family, e))
 }
 
 /// The port class of a destination port; 0 where the protocol has no ports.
-pub fn port_class(program: &Program, protocol: u8, port: Option<u16>) -> u16 {
-    let hit = port.and_then(|p| lookup(program.table(TableId::Port), &[protocol.into(), p.into()]));
-    hit.map_or(0, |(_, e)| e.params[0] as u16)
+pub fn port_class(program: &Program, protocol: u8, port: Option<u16>) -> PortClassId {
+    let hit = port.and_then(|p| interval(program, protocol, p));
+    hit.map_or(PortClassId::default(), |(_, e)| SetPortClass::of(e).port_class)
 }
 
 /// The word of an endpoint; the default (nothing isolated) where it has none.
-pub fn word(program: &Program, endpoint: u16) -> Word {
-    program.get(TableId::Endpoint, &endpoint_key(endpoint)).map(word_of).unwrap_or_default()
+pub fn word(program: &Program, endpoint: EndpointId) -> Word {
+    program.get(TableId::Endpoint, &endpoint_key(endpoint)).map(Word::of).unwrap_or_default()
 }
 
 /// Judges one packet: see [`crate::schema`]. `port` is the destination port; None for protocols without.
@@ -160,54 +170,69 @@ pub fn word(program: &Program, endpoint: u16) -> Word {
 pub fn decide(
     program: &Program,
     pipeline: Pipeline,
-    endpoint: u16,
+    endpoint: EndpointId,
     remote: IpAddr,
     protocol: u8,
     port: Option<u16>,
 ) -> Decision {
     let mut steps = Vec::with_capacity(6);
-    let mut look = |table: TableId, values: &[Value]| {
-        let hit = lookup(program.table(table), values);
+    let mut note = |table: TableId, hit: Option<(&Key, &Entry)>| {
         steps.push(Step { table, hit: hit.map(|(k, e)| (k.clone(), e.clone())) });
-        hit.map(|(_, e)| e)
     };
-    let word = look(TableId::Endpoint, &[endpoint.into()]).map(word_of).unwrap_or_default();
+    let exactly = |table: TableId, key: Key| program.table(table).entries.get_key_value(&key);
+
+    let hit = exactly(TableId::Endpoint, endpoint_key(endpoint));
+    note(TableId::Endpoint, hit);
+    let word = hit.map(|(_, e)| Word::of(e)).unwrap_or_default();
     let Some(set) = pipeline.set(word) else {
         return Decision { verdict: Verdict::Permit, table: TableId::Endpoint, steps, origins: Origins::default() };
     };
+
     let family = Family::of(remote);
-    let class = look(TableId::remote(family), &[remote.into()]).map_or(0, |e| e.params[0] as u16);
-    let pc = match port {
-        Some(port) => look(TableId::Port, &[protocol.into(), port.into()]).map_or(0, |e| e.params[0] as u16),
-        None => 0,
-    };
-    let base = look(TableId::Base, &[set.into(), family.number().into()]);
-    let isolating = base.map(|e| e.origins.clone()).unwrap_or_default();
-    let (found, mut table) = match look(TableId::Row, &[set.into(), family.number().into(), class.into()]) {
-        Some(entry) => (Some(entry), TableId::Row),
-        None => (base, TableId::Base),
-    };
+    let hit = leaf(program, remote);
+    note(TableId::remote(family), hit);
+    let class = hit.map_or(Leaf::unnamed(family), |(_, e)| Leaf::of(family, e)).class;
+
+    let mut pc = PortClassId::default();
+    if let Some(port) = port {
+        let hit = interval(program, protocol, port);
+        note(TableId::Port, hit);
+        pc = hit.map_or(pc, |(_, e)| SetPortClass::of(e).port_class);
+    }
+
+    let base = exactly(TableId::Base, base_key(set, family));
+    note(TableId::Base, base);
+    let isolating = base.map(|(_, e)| e.origins.clone()).unwrap_or_default();
+    let row = exactly(TableId::Row, row_key(set, class));
+    note(TableId::Row, row);
+    let mut table = if row.is_some() { TableId::Row } else { TableId::Base };
+    let found = row.or(base).map(|(_, e)| e);
     let mut reasons = Vec::new();
-    let verdict = match found.map(|e| e.action) {
-        Some(ActionId::Permit) => Verdict::Permit,
-        Some(ActionId::SetRow) => {
+    let verdict = match Answer::of(found) {
+        Answer::Permit => Verdict::Permit,
+        Answer::Row(row) => {
             table = TableId::Verdict;
-            let row = found.map_or(0, |e| e.params[0]);
-            match look(TableId::Verdict, &[row.into(), pc.into()]) {
-                Some(entry) => {
+            let hit = exactly(TableId::Verdict, verdict_key(row, pc));
+            note(TableId::Verdict, hit);
+            match hit {
+                Some((_, entry)) => {
                     reasons.push(entry.origins.clone());
                     Verdict::Permit
                 }
                 None => Verdict::Deny,
             }
         }
-        _ => Verdict::Deny,
+        Answer::Deny => Verdict::Deny,
     };
-    let service = port.filter(|_| verdict == Verdict::Deny && pipeline == Pipeline::FromPod);
-    let deferring = service.and_then(|p| look(TableId::service(family), &[remote.into(), protocol.into(), p.into()]));
-    if let Some(entry) = deferring {
-        let origins = entry.origins.clone();
-        return Decision { verdict: Verdict::Defer, table: TableId::service(family), steps, origins };
+
+    if let Some(port) = port.filter(|_| verdict == Verdict::Deny && pipeline == Pipeline::FromPod) {
+        let table = TableId::service(family);
+        let hit = exactly(table, service_key(remote, protocol, port));
+        note(table, hit);
+        if let Some((_, entry)) = hit {
+            let origins = entry.origins.clone();
+            return Decision { verdict: Verdict::Defer, table, steps, origins };
+        }
     }
     let origins = match verdict {
         Verdict::Deny | Verdict::Defer => preferring(&[isolating], isolates),
@@ -249,26 +274,27 @@ fn preferring(lists: &[Origins], explain: impl Fn(&Origin) -> bool) -> Origins {
 pub fn verdict(
     program: &Program,
     pipeline: Pipeline,
-    endpoint: u16,
+    endpoint: EndpointId,
     address: IpAddr,
     protocol: u8,
     port: Option<u16>,
 ) -> Verdict {
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Verdict::Permit };
-    let (class, _) = remote(program, address);
-    let permitted = match answer(program, set, Family::of(address), class) {
-        Some(e) if e.action == ActionId::Permit => true,
-        Some(e) if e.action == ActionId::SetRow => {
-            let key = verdict_key(e.params[0] as u16, port_class(program, protocol, port));
-            program.get(TableId::Verdict, &key).is_some()
-        }
-        _ => false,
+    let permitted = match Answer::of(answer(program, set, remote(program, address).class)) {
+        Answer::Permit => true,
+        Answer::Row(row) => permits(program, row, port_class(program, protocol, port)),
+        Answer::Deny => false,
     };
     match permitted {
         true => Verdict::Permit,
         false if pipeline == Pipeline::FromPod && is_service(program, address, protocol, port) => Verdict::Defer,
         false => Verdict::Deny,
     }
+}
+
+/// Does a row list this port class?
+fn permits(program: &Program, row: RowId, class: PortClassId) -> bool {
+    program.get(TableId::Verdict, &verdict_key(row, class)).is_some()
 }
 
 /// Is this an address and port of a Service?
@@ -278,14 +304,10 @@ pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option
 }
 
 /// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel has to (S45).
-pub fn names_port(program: &Program, endpoint: u16, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+pub fn names_port(program: &Program, endpoint: EndpointId, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
     let Some(set) = Pipeline::FromPod.set(word(program, endpoint)) else { return false };
-    let (class, _) = remote(program, address);
-    let row = answer(program, set, Family::of(address), class).filter(|e| e.action == ActionId::SetRow);
-    row.is_some_and(|e| {
-        let key = verdict_key(e.params[0] as u16, port_class(program, protocol, port));
-        program.get(TableId::Verdict, &key).is_some()
-    })
+    let row = Answer::of(answer(program, set, remote(program, address).class)).row();
+    row.is_some_and(|row| permits(program, row, port_class(program, protocol, port)))
 }
 
 /// Does a packet of this protocol to this port lead into a tunnel?
@@ -299,36 +321,29 @@ pub fn is_on_link(program: &Program, address: std::net::Ipv6Addr) -> bool {
 }
 
 /// The hardware address that an endpoint's frames must have, where that is known.
-pub fn own_mac(program: &Program, endpoint: u16) -> Option<Mac> {
-    program.get(TableId::OwnMac, &own_mac_key(endpoint)).map(mac_of)
+pub fn own_mac(program: &Program, endpoint: EndpointId) -> Option<Mac> {
+    program.get(TableId::OwnMac, &own_mac_key(endpoint)).map(|e| SetMac::of(e).address)
 }
 
 /// What a class is answered by in a set: its row entry, else the set's base; None: the default, deny.
-pub fn answer(program: &Program, set: u16, family: Family, class: u16) -> Option<&Entry> {
-    program
-        .get(TableId::Row, &row_key(set, family, class))
-        .or_else(|| program.get(TableId::Base, &base_key(set, family)))
+pub fn answer(program: &Program, set: SetId, class: Class) -> Option<&Entry> {
+    let row = program.get(TableId::Row, &row_key(set, class));
+    row.or_else(|| program.get(TableId::Base, &base_key(set, class.family())))
 }
 
 /// The verdict that holds for every port of `protocol` under a row; None where it depends on the port.
 /// For protocols without ports there is one verdict, so it always is one.
-pub fn row_alike(program: &Program, row: u16, protocol: u8) -> Option<Verdict> {
-    let verdict = |pc: u16| match program.get(TableId::Verdict, &verdict_key(row, pc)) {
-        Some(_) => Verdict::Permit,
-        None => Verdict::Deny,
-    };
-    let ports = &program.table(TableId::Port).entries;
-    let (from, to) = (Key::new([Match::exact(protocol)]), Key::new([Match::exact(u16::from(protocol) + 1)]));
-    let mut classes: Vec<u16> = vec![];
+pub fn row_alike(program: &Program, row: RowId, protocol: u8) -> Option<Verdict> {
+    let verdict = |pc| if permits(program, row, pc) { Verdict::Permit } else { Verdict::Deny };
+    let mut classes: Vec<PortClassId> = vec![];
     let mut covered = 0;
-    for (key, entry) in ports.range((Included(from), Excluded(to))) {
-        classes.push(entry.params[0] as u16);
-        if let Some(&Match::Range { low, high }) = key.fields().last() {
-            covered += high - low + 1;
-        }
+    for (key, entry) in under(program.table(TableId::Port), protocol) {
+        classes.push(SetPortClass::of(entry).port_class);
+        let range = PortKey::of(key).port;
+        covered += range.high - range.low + 1;
     }
     if covered < 1 << 16 {
-        classes.push(0);
+        classes.push(PortClassId::default());
     }
     let first = verdict(classes[0]);
     classes.iter().all(|&pc| verdict(pc) == first).then_some(first)
@@ -336,21 +351,24 @@ pub fn row_alike(program: &Program, row: u16, protocol: u8) -> Option<Verdict> {
 
 /// The verdict that holds for every port of `protocol`, for fragments that come before their first one
 /// (S50); None where it depends on the port.
-pub fn alike(program: &Program, pipeline: Pipeline, endpoint: u16, address: IpAddr, protocol: u8) -> Option<Verdict> {
+pub fn alike(
+    program: &Program,
+    pipeline: Pipeline,
+    endpoint: EndpointId,
+    address: IpAddr,
+    protocol: u8,
+) -> Option<Verdict> {
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Some(Verdict::Permit) };
-    let (class, _) = remote(program, address);
-    match answer(program, set, Family::of(address), class) {
-        Some(e) if e.action == ActionId::Permit => Some(Verdict::Permit),
-        Some(e) if e.action == ActionId::SetRow => row_alike(program, e.params[0] as u16, protocol),
-        _ => Some(Verdict::Deny),
+    match Answer::of(answer(program, set, remote(program, address).class)) {
+        Answer::Permit => Some(Verdict::Permit),
+        Answer::Row(row) => row_alike(program, row, protocol),
+        Answer::Deny => Some(Verdict::Deny),
     }
 }
 
 /// The entries whose keys start with this exact field, in order.
-pub(crate) fn under(table: &Table, first: Value) -> impl Iterator<Item = (&Key, &Entry)> {
-    let start = Key::new([Match::Exact(first)]);
-    table
-        .entries
-        .range((Included(start), Unbounded))
-        .take_while(move |(key, _)| key.fields().first() == Some(&Match::Exact(first)))
+pub(crate) fn under(table: &Table, first: impl Scalar) -> impl Iterator<Item = (&Key, &Entry)> {
+    let first = Match::Exact(first.value());
+    let start = Key::new([first]);
+    table.entries.range((Included(start), Unbounded)).take_while(move |(key, _)| key.fields().first() == Some(&first))
 }

@@ -114,7 +114,7 @@ impl Match {
 
 /// A whole key, one [`Match`] for each field of the table, in the table's order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub SmallVec<[Match; 3]>);
+pub struct Key(pub(crate) SmallVec<[Match; 3]>);
 
 impl Key {
     /// A key of these fields.
@@ -127,8 +127,11 @@ impl Key {
         &self.0
     }
 
-    /// Field `i`'s value; panics where the table has no such field.
-    pub fn value(&self, i: usize) -> Value {
-        self.0[i].value()
+    /// The prefix of a key that is one: its bits and its length. Of a field that is matched otherwise, no bits.
+    pub fn prefix(&self) -> (Value, u8) {
+        match self.0.first() {
+            Some(&Match::Lpm { value, length }) => (value, length),
+            other => (other.map_or(Value::default(), Match::value), 0),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The table IR: P4-style match-action tables, neutral between the lowering above and the targets below.
 //!
-//! Here: keys and entries ([`key`], [`entry`]), the tables a netpolc program consists of
+//! Here: ids ([`id`]), keys and entries ([`key`], [`entry`]), the tables a netpolc program consists of
 //! ([`schema`]), the program ([`program`]) and the atomic writes that change it ([`mod@write`]);
 //! what can be done with a program alone: look packets up ([`eval`]), go from one to another
 //! ([`delta`]), print, parse and check it ([`text`], [`json`], [`check`]), and cut out what
@@ -12,6 +12,7 @@ pub mod check;
 pub mod delta;
 pub mod entry;
 pub mod eval;
+pub mod id;
 pub mod json;
 pub mod key;
 mod parse;
@@ -22,6 +23,7 @@ pub mod text;
 pub mod write;
 
 pub use entry::{Entry, Origin, Origins};
+pub use id::{Class, ClassId, EndpointId, Id, IfIndex, Incarnation, PortClassId, RowId, SetId};
 pub use key::{Key, Match, Value};
 pub use program::{Program, Table};
 pub use schema::{ActionId, TableId};

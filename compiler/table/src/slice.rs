@@ -5,17 +5,19 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    ActionId, Entry, Key, Match, Program, TableId, eval,
-    schema::{Family, IdKind, Word},
+    Class, EndpointId, Entry, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, eval,
+    schema::{
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, Named, OwnKey, OwnMacKey, RowKey, SetEndpoint,
+        SetPortClass, VerdictKey, Word,
+    },
 };
 
-/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the
-/// remotes and ports that these tell apart from others.
-pub fn of_endpoint(program: &Program, endpoint: u16) -> Program {
+/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the remotes
+/// and ports that these tell apart from others.
+pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
     let word = eval::word(program, endpoint);
-    let sets: BTreeSet<u64> =
-        [word.ingress_set, word.egress_set].into_iter().filter(|s| *s != 0).map(u64::from).collect();
-    let first = |key: &Key| key.value(0).low();
+    let sets: BTreeSet<SetId> =
+        [word.ingress_set, word.egress_set].into_iter().filter(|s| *s != SetId::default()).collect();
     let mut shown = Program::default();
     let mut keep = |table: TableId, wanted: &dyn Fn(&Key, &Entry) -> bool| {
         let entries = program.table(table).entries.iter().filter(|(k, e)| wanted(k, e));
@@ -24,69 +26,56 @@ pub fn of_endpoint(program: &Program, endpoint: u16) -> Program {
         shown.table_mut(table).entries.extend(entries.iter().cloned());
         entries
     };
-    let own = |key: &Key, _: &Entry| first(key) == u64::from(endpoint);
-    keep(TableId::Interface, &|_, e| e.params[0] == u64::from(endpoint));
-    keep(TableId::Endpoint, &own);
-    keep(TableId::OwnV4, &own);
-    keep(TableId::OwnV6, &own);
-    keep(TableId::OwnMac, &own);
-    let of_sets = |key: &Key, _: &Entry| sets.contains(&first(key));
-    let base = keep(TableId::Base, &of_sets);
-    let rows = keep(TableId::Row, &of_sets);
-    let row_ids: BTreeSet<u64> =
-        base.iter().chain(&rows).filter(|(_, e)| e.action == ActionId::SetRow).map(|(_, e)| e.params[0]).collect();
-    let verdicts = keep(TableId::Verdict, &|k, _| row_ids.contains(&first(k)));
-    let port_classes: BTreeSet<u64> = verdicts.iter().map(|(k, _)| k.value(1).low()).collect();
-    keep(TableId::Port, &|_, e| port_classes.contains(&e.params[0]));
-    let mut classes = [BTreeSet::new(), BTreeSet::new()];
-    for (key, _) in &rows {
-        let family = usize::from(key.value(1).low() == u64::from(Family::V6.number()));
-        classes[family].insert(key.value(2).low());
-    }
-    let [v4, v6] = &classes;
+    keep(TableId::Interface, &|_, e| SetEndpoint::of(e).endpoint == endpoint);
+    keep(TableId::Endpoint, &|k, _| EndpointKey::of(k).endpoint == endpoint);
+    keep(TableId::OwnV4, &|k, _| OwnKey::of(Family::V4, k).endpoint == endpoint);
+    keep(TableId::OwnV6, &|k, _| OwnKey::of(Family::V6, k).endpoint == endpoint);
+    keep(TableId::OwnMac, &|k, _| OwnMacKey::of(k).endpoint == endpoint);
+    let base = keep(TableId::Base, &|k, _| sets.contains(&BaseKey::of(k).set));
+    let rows = keep(TableId::Row, &|k, _| sets.contains(&RowKey::of(k).set));
+    let row_ids: BTreeSet<RowId> = base.iter().chain(&rows).filter_map(|(_, e)| Answer::of(Some(e)).row()).collect();
+    let verdicts = keep(TableId::Verdict, &|k, _| row_ids.contains(&VerdictKey::of(k).row));
+    let port_classes: BTreeSet<PortClassId> = verdicts.iter().map(|(k, _)| VerdictKey::of(k).port_class).collect();
+    keep(TableId::Port, &|_, e| port_classes.contains(&SetPortClass::of(e).port_class));
+    let classes: BTreeSet<Class> = rows.iter().map(|(key, _)| RowKey::of(key).class).collect();
     keep(TableId::Tunnel, &|_, _| true);
     keep(TableId::OnLinkV6, &|_, _| true);
     if word.flags & Word::EGRESS != 0 {
         keep(TableId::ServiceV4, &|_, _| true);
         keep(TableId::ServiceV6, &|_, _| true);
     }
-    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another
-    // class).
-    for (family, classes) in [(Family::V4, v4), (Family::V6, v6)] {
+    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another class).
+    for family in Family::BOTH {
         let table = program.table(TableId::remote(family));
         let covers: Vec<(u128, u8)> = table
             .entries
             .iter()
-            .filter(|(_, e)| classes.contains(&e.params[0]))
-            .filter_map(|(k, _)| prefix(k))
+            .filter(|(_, e)| classes.contains(&Leaf::of(family, e).class))
+            .map(|(k, _)| prefix(k))
             .collect();
         let inside = |key: &Key| {
-            prefix(key).is_some_and(|(bits, length)| {
-                covers.iter().any(|(cover, cut)| {
-                    let host = u32::from(family.bits() - cut);
-                    *cut <= length && bits.checked_shr(host) == cover.checked_shr(host)
-                })
+            let (bits, length) = prefix(key);
+            covers.iter().any(|(cover, cut)| {
+                let host = u32::from(family.bits() - cut);
+                *cut <= length && bits.checked_shr(host) == cover.checked_shr(host)
             })
         };
-        let pods = |e: &Entry| e.params[1] != 0;
-        keep(table.id, &|key, e| classes.contains(&e.params[0]) || (!pods(e) && inside(key)));
+        keep(table.id, &|key, e| {
+            let leaf = Leaf::of(family, e);
+            let is_pod = leaf.incarnation != Incarnation::default();
+            classes.contains(&leaf.class) || (!is_pod && inside(key))
+        });
     }
-    keep(TableId::Directory, &|key, _| {
-        let (kind, id) = (first(key), key.value(1).low());
-        match kind {
-            k if k == IdKind::Endpoint as u64 => id == u64::from(endpoint),
-            k if k == IdKind::Set as u64 => sets.contains(&id),
-            k if k == IdKind::ClassV4 as u64 => v4.contains(&id),
-            k if k == IdKind::ClassV6 as u64 => v6.contains(&id),
-            _ => false,
-        }
+    keep(TableId::Directory, &|key, _| match DirectoryKey::of(key).named {
+        Named::Endpoint(id) => id == endpoint,
+        Named::Set(id) => sets.contains(&id),
+        Named::Class(id) => classes.contains(&id),
+        Named::Unknown { .. } => false,
     });
     shown
 }
 
-fn prefix(key: &Key) -> Option<(u128, u8)> {
-    match key.fields()[0] {
-        Match::Lpm { value, length } => Some((value.get(), length)),
-        _ => None,
-    }
+fn prefix(key: &Key) -> (u128, u8) {
+    let (value, length) = key.prefix();
+    (value.get(), length)
 }

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 
 use common::{Random, mutate};
 use netpolc_table::{
-    ActionId, Entry, Key, Match, Program, TableId,
+    ActionId, Class, ClassId, EndpointId, Entry, IfIndex, Incarnation, Key, Match, PortClassId, Program, RowId, SetId,
+    TableId,
     check::{self, Severity},
+    id::V4,
     schema::*,
     text,
 };
@@ -24,19 +26,19 @@ fn findings(entries: impl IntoIterator<Item = (TableId, Key, Entry)>) -> Vec<Str
 #[test]
 fn an_empty_program_and_an_isolated_pod_are_fine() {
     assert_eq!(findings([]), [""; 0]);
-    let word = Word { ingress_set: 1, egress_set: 0, flags: Word::INGRESS };
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(0), flags: Word::INGRESS };
     let entries = [
-        (TableId::Interface, interface_key(5), entry(ActionId::SetEndpoint, 1u16)),
-        (TableId::Endpoint, endpoint_key(1), set_policy(word)),
-        (TableId::Base, base_key(1, Family::V4), plain(ActionId::Deny)),
-        (TableId::Base, base_key(1, Family::V6), plain(ActionId::Permit)),
+        (TableId::Interface, interface_key(IfIndex::new(5)), set_endpoint(EndpointId::new(1))),
+        (TableId::Endpoint, endpoint_key(EndpointId::new(1)), set_policy(word)),
+        (TableId::Base, base_key(SetId::new(1), Family::V4), plain(ActionId::Deny)),
+        (TableId::Base, base_key(SetId::new(1), Family::V6), plain(ActionId::Permit)),
     ];
     assert_eq!(findings(entries), [""; 0]);
 }
 
 #[test]
 fn fields_and_actions_that_break_the_schema_are_errors() {
-    let leaf = || set_remote(0, 0);
+    let leaf = || set_remote(ClassId::<V4>::new(0), Incarnation::new(0));
     let prefix = |value: u32, length| Key::new([Match::Lpm { value: value.into(), length }]);
     let cases: Vec<(TableId, Key, Entry, &str)> = vec![
         (
@@ -71,7 +73,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
         ),
         (
             TableId::Directory,
-            directory_key(IdKind::Set, 1),
+            directory_key(Named::Set(SetId::new(1))),
             plain(ActionId::Permit),
             "error: table directory: `2, 1 -> permit`: permit is no action of this table's entries",
         ),
@@ -83,14 +85,14 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
         ),
         (
             TableId::Directory,
-            directory_key(IdKind::Set, 1),
+            directory_key(Named::Set(SetId::new(1))),
             Entry::new(ActionId::Fingerprint, [0, 1, 0]),
             "error: table directory: `2, 1 -> fingerprint(value 0x0, param1 1)`: fingerprint has no parameter 1",
         ),
         (
             TableId::Endpoint,
-            endpoint_key(1),
-            set_policy(Word { flags: 32, ..Word::default() }),
+            endpoint_key(EndpointId::new(1)),
+            set_policy(Word::flagged(32)),
             "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: flags that mean nothing",
         ),
     ];
@@ -100,8 +102,11 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
     let mut small = Program::default();
     small.table_mut(TableId::OwnV4).size = 1;
     for endpoint in 0..2 {
-        small.table_mut(TableId::Endpoint).entries.insert(endpoint_key(endpoint + 1), set_policy(Word::default()));
-        let key = own_key(endpoint + 1, "10.0.0.1".parse().unwrap());
+        small
+            .table_mut(TableId::Endpoint)
+            .entries
+            .insert(endpoint_key(EndpointId::new(endpoint + 1)), set_policy(Word::default()));
+        let key = own_key(EndpointId::new(endpoint + 1), "10.0.0.1".parse().unwrap());
         small.table_mut(TableId::OwnV4).entries.insert(key, plain(ActionId::Own));
     }
     let found = check::check(&small);
@@ -110,7 +115,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
 
 #[test]
 fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
-    let class = |pc: u16| entry(ActionId::SetPortClass, pc);
+    let class = |pc: u16| set_port_class(PortClassId::new(pc));
     let full = |p| (TableId::Port, port_key(p, 0, 65535), class(1));
     let overlap = [
         (TableId::Port, port_key(6, 0, 80), class(2)),
@@ -142,24 +147,28 @@ fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
 
 #[test]
 fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
-    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
     let permit = || plain(ActionId::Permit);
     let found = findings([
-        (TableId::Interface, interface_key(1), entry(ActionId::SetEndpoint, 9u16)),
-        (TableId::Endpoint, endpoint_key(1), set_policy(word)),
-        (TableId::OwnV4, own_key(3, "10.0.0.1".parse().unwrap()), plain(ActionId::Own)),
-        (TableId::RemoteV4, remote_key("10.0.0.1".parse().unwrap(), 32), set_remote(2, 0)),
-        (TableId::Port, port_key(6, 0, 65535), entry(ActionId::SetPortClass, 1u16)),
-        (TableId::Port, port_key(17, 0, 65535), entry(ActionId::SetPortClass, 1u16)),
-        (TableId::Port, port_key(132, 0, 65535), entry(ActionId::SetPortClass, 1u16)),
-        (TableId::Base, base_key(1, Family::V4), permit()),
-        (TableId::Base, base_key(1, Family::V6), permit()),
-        (TableId::Base, base_key(2, Family::V4), entry(ActionId::SetRow, 5u16)),
-        (TableId::Row, row_key(1, Family::V4, 3), permit()),
-        (TableId::Row, row_key(8, Family::V4, 2), permit()),
-        (TableId::Verdict, verdict_key(6, 1), permit()),
-        (TableId::Verdict, verdict_key(6, 7), permit()),
-        (TableId::Directory, directory_key(IdKind::ClassV4, 3), entry(ActionId::Fingerprint, 1u64)),
+        (TableId::Interface, interface_key(IfIndex::new(1)), set_endpoint(EndpointId::new(9))),
+        (TableId::Endpoint, endpoint_key(EndpointId::new(1)), set_policy(word)),
+        (TableId::OwnV4, own_key(EndpointId::new(3), "10.0.0.1".parse().unwrap()), plain(ActionId::Own)),
+        (
+            TableId::RemoteV4,
+            remote_key("10.0.0.1".parse().unwrap(), 32),
+            set_remote(ClassId::<V4>::new(2), Incarnation::new(0)),
+        ),
+        (TableId::Port, port_key(6, 0, 65535), set_port_class(PortClassId::new(1))),
+        (TableId::Port, port_key(17, 0, 65535), set_port_class(PortClassId::new(1))),
+        (TableId::Port, port_key(132, 0, 65535), set_port_class(PortClassId::new(1))),
+        (TableId::Base, base_key(SetId::new(1), Family::V4), permit()),
+        (TableId::Base, base_key(SetId::new(1), Family::V6), permit()),
+        (TableId::Base, base_key(SetId::new(2), Family::V4), set_row(RowId::new(5))),
+        (TableId::Row, row_key(SetId::new(1), ClassId::<V4>::new(3)), permit()),
+        (TableId::Row, row_key(SetId::new(8), ClassId::<V4>::new(2)), permit()),
+        (TableId::Verdict, verdict_key(RowId::new(6), PortClassId::new(1)), permit()),
+        (TableId::Verdict, verdict_key(RowId::new(6), PortClassId::new(7)), permit()),
+        (TableId::Directory, directory_key(Named::Class(Class::new(Family::V4, 3))), fingerprint(1u64)),
     ]);
     let expected = [
         "warning: table interface: `1 -> set_endpoint(endpoint 9)`: endpoint 9 has no word: nothing is isolated",
@@ -179,65 +188,77 @@ fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
 
 /// The same program under other ids.
 fn shuffled(random: &mut Random, program: &Program) -> Program {
-    let mut name = |n: u64| -> BTreeMap<u64, u64> {
-        let mut ids: Vec<u64> = (1..=n).map(|i| i * 3 + 1).collect();
+    let mut name = |n: u16| -> BTreeMap<u16, u16> {
+        let mut ids: Vec<u16> = (1..=n).map(|i| i * 3 + 1).collect();
         for i in (1..ids.len()).rev() {
             ids.swap(i, random.below(i + 1));
         }
         [(0, 0)].into_iter().chain((1..).zip(ids)).collect()
     };
     let (sets, classes, rows, pcs) = (name(8), name(8), name(8), name(8));
+    let set = |id: SetId| SetId::new(sets[&id.get()]);
+    let class = |id: Class| Class::new(id.family(), classes[&id.get()]);
+    let row = |id: RowId| RowId::new(rows[&id.get()]);
+    let pc = |id: PortClassId| PortClassId::new(pcs[&id.get()]);
+    let rename = |table: TableId, k: &Key, e: &Entry| {
+        let answer = |e: &Entry| Answer::of(Some(e)).row().map_or(e.clone(), |id| set_row(row(id)));
+        let leaf = |family| {
+            let leaf = Leaf::of(family, e);
+            set_remote(class(leaf.class), leaf.incarnation)
+        };
+        match table {
+            TableId::Endpoint => {
+                let word = Word::of(e);
+                let (ingress_set, egress_set) = (set(word.ingress_set), set(word.egress_set));
+                (k.clone(), set_policy(Word { ingress_set, egress_set, ..word }))
+            }
+            TableId::RemoteV4 => (k.clone(), leaf(Family::V4)),
+            TableId::RemoteV6 => (k.clone(), leaf(Family::V6)),
+            TableId::Port => (k.clone(), set_port_class(pc(SetPortClass::of(e).port_class))),
+            TableId::Base => (base_key(set(BaseKey::of(k).set), BaseKey::of(k).family), answer(e)),
+            TableId::Row => (row_key(set(RowKey::of(k).set), class(RowKey::of(k).class)), answer(e)),
+            TableId::Verdict => {
+                let verdict = VerdictKey::of(k);
+                (verdict_key(row(verdict.row), pc(verdict.port_class)), e.clone())
+            }
+            TableId::Directory => {
+                let named = match DirectoryKey::of(k).named {
+                    Named::Set(id) => Named::Set(set(id)),
+                    Named::Class(id) => Named::Class(class(id)),
+                    other => other,
+                };
+                (directory_key(named), e.clone())
+            }
+            _ => (k.clone(), e.clone()),
+        }
+    };
     let mut out = program.clone();
     for &table in TableId::ALL {
         let entries = &mut out.table_mut(table).entries;
-        *entries = std::mem::take(entries)
-            .into_iter()
-            .map(|(key, mut entry)| {
-                let mut fields = key.fields().to_vec();
-                let mut field =
-                    |i: usize, names: &BTreeMap<u64, u64>| fields[i] = Match::exact(names[&key.value(i).low()]);
-                match table {
-                    TableId::Endpoint => entry.params[..2].iter_mut().for_each(|s| *s = sets[s]),
-                    TableId::RemoteV4 | TableId::RemoteV6 => entry.params[0] = classes[&entry.params[0]],
-                    TableId::Port => entry.params[0] = pcs[&entry.params[0]],
-                    TableId::Base => field(0, &sets),
-                    TableId::Row => {
-                        field(0, &sets);
-                        field(2, &classes);
-                    }
-                    TableId::Verdict => {
-                        field(0, &rows);
-                        field(1, &pcs);
-                    }
-                    TableId::Directory if key.value(0).low() == IdKind::Set as u64 => field(1, &sets),
-                    TableId::Directory => field(1, &classes),
-                    _ => (),
-                }
-                if entry.action == ActionId::SetRow {
-                    entry.params[0] = rows[&entry.params[0]];
-                }
-                (Key::new(fields), entry)
-            })
-            .collect();
+        let renamed = std::mem::take(entries).into_iter().map(|(key, entry)| {
+            let (key, after) = rename(table, &key, &entry);
+            (key, after.with(entry.origins))
+        });
+        *entries = renamed.collect();
     }
     out
 }
 
 /// Removes what no packet reaches: nothing tells such ids apart.
 fn prune(program: &mut Program) {
-    let first = |program: &Program, table| -> Vec<u64> {
+    let rows = |program: &Program, table| -> Vec<RowId> {
         let entries = program.table(table).entries.values();
-        entries.filter(|e| e.action != ActionId::Permit && e.action != ActionId::Deny).map(|e| e.params[0]).collect()
+        entries.filter_map(|e| Answer::of(Some(e)).row()).collect()
     };
-    let words = program.table(TableId::Endpoint).entries.values();
-    let sets: Vec<u64> = words.flat_map(|e| [e.params[0], e.params[1]]).collect();
-    for table in [TableId::Base, TableId::Row] {
-        program.table_mut(table).entries.retain(|k, _| sets.contains(&k.value(0).low()));
-    }
-    let rows = [first(program, TableId::Base), first(program, TableId::Row)].concat();
-    let pcs = first(program, TableId::Port);
-    let used = |k: &Key| rows.contains(&k.value(0).low()) && [&pcs[..], &[0]].concat().contains(&k.value(1).low());
-    program.table_mut(TableId::Verdict).entries.retain(|k, _| used(k));
+    let words = program.table(TableId::Endpoint).entries.values().map(Word::of);
+    let sets: Vec<SetId> = words.flat_map(|word| [word.ingress_set, word.egress_set]).collect();
+    program.table_mut(TableId::Base).entries.retain(|k, _| sets.contains(&BaseKey::of(k).set));
+    program.table_mut(TableId::Row).entries.retain(|k, _| sets.contains(&RowKey::of(k).set));
+    let rows = [rows(program, TableId::Base), rows(program, TableId::Row)].concat();
+    let pcs = program.table(TableId::Port).entries.values().map(|e| SetPortClass::of(e).port_class);
+    let pcs: Vec<PortClassId> = pcs.chain([PortClassId::default()]).collect();
+    let used = |k: VerdictKey| rows.contains(&k.row) && pcs.contains(&k.port_class);
+    program.table_mut(TableId::Verdict).entries.retain(|k, _| used(VerdictKey::of(k)));
 }
 
 #[test]
@@ -247,12 +268,13 @@ fn programs_equal_up_to_ids_are_equal_in_canonical_form() {
         let mut program = Program::default();
         mutate(&mut random, &mut program, 50);
         for set in 1u16..4 {
-            let kinds = [(IdKind::Set, 1), (IdKind::ClassV4, 2), (IdKind::ClassV6, 3)];
-            for (kind, salt) in kinds {
+            let class = |family| Named::Class(Class::new(family, set));
+            let kinds = [(Named::Set(SetId::new(set)), 1), (class(Family::V4), 2), (class(Family::V6), 3)];
+            for (named, salt) in kinds {
                 // Classes that no address has can be told apart by nothing but their fingerprints.
-                if i % 2 == 0 || kind != IdKind::Set {
-                    let print = entry(ActionId::Fingerprint, u64::from(set) * 7919 % 5 + salt);
-                    program.table_mut(TableId::Directory).entries.insert(directory_key(kind, set.into()), print);
+                if i % 2 == 0 || matches!(named, Named::Class(_)) {
+                    let print = fingerprint(u64::from(set) * 7919 % 5 + salt);
+                    program.table_mut(TableId::Directory).entries.insert(directory_key(named), print);
                 }
             }
         }

@@ -6,10 +6,13 @@ use std::net::IpAddr;
 
 use common::{Random, mutate, questions};
 use netpolc_table::{
-    ActionId, Match, Origin, Program, TableId,
+    Class, EndpointId, Incarnation, Match, Origin, PortClassId, Program, TableId,
     eval::{self, Pipeline, Verdict},
     schema::*,
 };
+
+/// The only endpoint of the example.
+const POD: EndpointId = EndpointId::new(1);
 
 /// An address around few bits, so that prefixes nest.
 fn address(random: &mut Random) -> IpAddr {
@@ -35,7 +38,10 @@ fn s21_the_longest_prefix_wins_as_a_scan_of_all_entries_says() {
             let mask = u128::MAX.checked_shl(width - u32::from(length)).unwrap_or(0);
             let value = netpolc_table::Value::from(netpolc_table::Value::from(address).get() & mask);
             let key = netpolc_table::Key::new([Match::Lpm { value, length }]);
-            program.table_mut(TableId::remote(family)).entries.insert(key, set_remote(class as u16 + 1, 0));
+            program
+                .table_mut(TableId::remote(family))
+                .entries
+                .insert(key, set_remote(Class::new(family, class as u16 + 1), Incarnation::default()));
         }
         for _ in 0..500 {
             let address = address(&mut random);
@@ -105,7 +111,7 @@ table verdict size 9 key row/16:exact, port_class/16:exact default deny {
 }
 
 fn ask(remote: &str, protocol: u8, port: Option<u16>) -> (Verdict, TableId, Vec<Origin>) {
-    let decision = eval::decide(&shop(), Pipeline::ToPod, 1, remote.parse().unwrap(), protocol, port);
+    let decision = eval::decide(&shop(), Pipeline::ToPod, POD, remote.parse().unwrap(), protocol, port);
     (decision.verdict, decision.table, decision.origins.as_slice().to_vec())
 }
 
@@ -119,7 +125,7 @@ fn a_permission_names_its_rule_and_a_denial_the_policies_that_isolate() {
     assert_eq!(ask("::1", 6, Some(80)), (Verdict::Deny, TableId::Base, vec![isolates("ns/allow")]));
     let all = Origin::Rule { policy: "ns/allow".into(), rule: 2, peer: Some(0), port: None };
     assert_eq!(ask("10.0.0.9", 1, None), (Verdict::Permit, TableId::Row, vec![all]));
-    let open = eval::decide(&shop(), Pipeline::FromPod, 1, "10.9.9.9".parse().unwrap(), 6, Some(1));
+    let open = eval::decide(&shop(), Pipeline::FromPod, POD, "10.9.9.9".parse().unwrap(), 6, Some(1));
     assert_eq!((open.verdict, open.table, open.origins.as_slice().len()), (Verdict::Permit, TableId::Endpoint, 0));
 }
 
@@ -131,13 +137,13 @@ fn s34_a_protocol_without_ports_is_not_allowed_by_a_rule_with_ports() {
 
 #[test]
 fn s50_policy_answers_alike_for_all_ports_or_it_depends() {
-    let alike = |remote: &str, protocol| eval::alike(&shop(), Pipeline::ToPod, 1, remote.parse().unwrap(), protocol);
+    let alike = |remote: &str, protocol| eval::alike(&shop(), Pipeline::ToPod, POD, remote.parse().unwrap(), protocol);
     assert_eq!(alike("10.0.0.1", 6), None);
     assert_eq!(alike("10.0.0.1", 17), Some(Verdict::Deny));
     assert_eq!(alike("10.0.0.1", 1), Some(Verdict::Deny));
     assert_eq!(alike("10.0.0.9", 6), Some(Verdict::Permit));
     assert_eq!(alike("10.1.0.0", 6), Some(Verdict::Deny));
-    assert_eq!(eval::alike(&shop(), Pipeline::FromPod, 1, "10.0.0.1".parse().unwrap(), 6), Some(Verdict::Permit));
+    assert_eq!(eval::alike(&shop(), Pipeline::FromPod, POD, "10.0.0.1".parse().unwrap(), 6), Some(Verdict::Permit));
 }
 
 #[test]
@@ -146,7 +152,7 @@ fn s53_a_value_that_no_entry_has_is_a_miss() {
     assert_eq!(eval::lookup(program.table(TableId::Port), &[1u8.into(), 80u16.into()]), None);
     assert_eq!(eval::lookup(program.table(TableId::RemoteV4), &[0u32.into()]), None);
     assert_eq!(eval::lookup(program.table(TableId::Interface), &[1u32.into()]), None);
-    let entry = entry(ActionId::SetPortClass, 1u16);
+    let entry = set_port_class(PortClassId::new(1));
     let mut gap = Program::default();
     gap.table_mut(TableId::Port).entries.insert(port_key(6, 10, 20), entry);
     let hit = |port: u16| eval::lookup(gap.table(TableId::Port), &[6u8.into(), port.into()]).is_some();

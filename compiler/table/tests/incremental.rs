@@ -9,7 +9,7 @@ use std::{
 };
 
 use common::{ADDRESSES, ENDPOINTS, PREFIXES, Random};
-use netpolc_table::{ActionId, Entry, Key, Phase, Program, TableId, delta, schema::*};
+use netpolc_table::{ActionId, Entry, Key, Phase, Program, TableId, delta, id::*, schema::*};
 
 /// Rules: a peer, and TCP ports or all.
 type Rules = BTreeSet<(u8, Option<(u16, u16)>)>;
@@ -18,7 +18,7 @@ type Rules = BTreeSet<(u8, Option<(u16, u16)>)>;
 #[derive(Clone, Default)]
 struct Model {
     /// Ingress and egress rules by endpoint; None: not isolated.
-    endpoints: BTreeMap<u16, [Option<Rules>; 2]>,
+    endpoints: BTreeMap<EndpointId, [Option<Rules>; 2]>,
     /// The peers that the addresses of a prefix are.
     peers: BTreeMap<usize, BTreeSet<u8>>,
 }
@@ -80,9 +80,9 @@ impl Compiler {
             let firsts: Vec<u16> = firsts.iter().copied().filter(|f| protocol == 6 || *f == 0).collect();
             for (i, &first) in firsts.iter().enumerate() {
                 let last = firsts.get(i + 1).map_or(65535, |next| next - 1);
-                let pc = self.ports.get((protocol, first));
+                let pc = PortClassId::new(self.ports.get((protocol, first)));
                 intervals.push((protocol, first, pc));
-                put(TableId::Port, port_key(protocol, first, last), entry(ActionId::SetPortClass, pc));
+                put(TableId::Port, port_key(protocol, first, last), set_port_class(pc));
             }
         }
         let mut classes: [BTreeMap<u16, BTreeSet<u8>>; 2] = Default::default();
@@ -93,26 +93,25 @@ impl Compiler {
             let class: BTreeSet<u8> = all.filter(|p| atoms.contains(p)).copied().collect();
             let id = if class.is_empty() { 0 } else { self.classes[family as usize].get(class.clone()) };
             classes[family as usize].insert(id, class);
-            let remote = set_remote(id, own.len() as u16);
+            let remote = set_remote(Class::new(family, id), Incarnation::new(own.len() as u16));
             put(TableId::remote(family), remote_key(address, length), remote);
         }
         for (family, classes) in Family::BOTH.into_iter().zip(&classes) {
-            let kind = if family == Family::V4 { IdKind::ClassV4 } else { IdKind::ClassV6 };
             for (&id, class) in classes.iter().filter(|(id, _)| **id != 0) {
                 let print = class.iter().fold(1u64, |n, p| n * 31 + u64::from(*p));
-                put(TableId::Directory, directory_key(kind, id.into()), entry(ActionId::Fingerprint, print));
+                put(TableId::Directory, directory_key(Named::Class(Class::new(family, id))), fingerprint(print));
             }
             for rules in &live {
-                let set = self.sets.get(rules.clone());
+                let set = SetId::new(self.sets.get(rules.clone()));
                 put(TableId::Base, base_key(set, family), plain(ActionId::Deny));
                 for (&id, class) in classes {
                     let hits: Vec<_> = rules.iter().filter(|(peer, _)| class.contains(peer)).collect();
                     if hits.iter().any(|(_, ports)| ports.is_none()) {
-                        put(TableId::Row, row_key(set, family, id), plain(ActionId::Permit));
+                        put(TableId::Row, row_key(set, Class::new(family, id)), plain(ActionId::Permit));
                     } else if !hits.is_empty() {
                         let ranges: BTreeSet<(u16, u16)> = hits.iter().filter_map(|(_, ports)| *ports).collect();
-                        let row = self.rows.get((rules.clone(), ranges.clone()));
-                        put(TableId::Row, row_key(set, family, id), entry(ActionId::SetRow, row));
+                        let row = RowId::new(self.rows.get((rules.clone(), ranges.clone())));
+                        put(TableId::Row, row_key(set, Class::new(family, id)), set_row(row));
                         let inside = |first: u16| ranges.iter().any(|(low, high)| (*low..=*high).contains(&first));
                         for (_, first, pc) in intervals.iter().filter(|(p, ..)| *p == 6) {
                             if inside(*first) {
@@ -124,16 +123,17 @@ impl Compiler {
             }
         }
         for (&endpoint, directions) in &model.endpoints {
-            let [ingress, egress] = directions.each_ref().map(|d| d.as_ref().map(|r| self.sets.get(r.clone())));
-            let flag = |set: Option<u16>, flag: u8| set.map_or(0, |_| flag);
+            let [ingress, egress] =
+                directions.each_ref().map(|d| d.as_ref().map(|r| SetId::new(self.sets.get(r.clone()))));
+            let flag = |set: Option<SetId>, flag: u8| set.map_or(0, |_| flag);
             let word = Word {
-                ingress_set: ingress.unwrap_or(0),
-                egress_set: egress.unwrap_or(0),
+                ingress_set: ingress.unwrap_or_default(),
+                egress_set: egress.unwrap_or_default(),
                 flags: flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS) | Word::GUARD,
             };
             put(TableId::Endpoint, endpoint_key(endpoint), set_policy(word));
-            put(TableId::Interface, interface_key(endpoint.into()), entry(ActionId::SetEndpoint, endpoint));
-            let own: IpAddr = ADDRESSES[usize::from(endpoint) - 1].parse().unwrap();
+            put(TableId::Interface, interface_key(IfIndex::new(endpoint.get().into())), set_endpoint(endpoint));
+            let own: IpAddr = ADDRESSES[usize::from(endpoint.get()) - 1].parse().unwrap();
             put(TableId::OwnV4, own_key(endpoint, own), plain(ActionId::Own));
         }
         self.sets.sweep();
@@ -228,7 +228,7 @@ fn s57_no_packet_sees_a_mix_in_an_incremental_update() {
 fn a_small_event_makes_few_writes() {
     let (mut compiler, mut model) = (Compiler::default(), Model::default());
     let allow = Some(Rules::from([(1, Some((80, 80)))]));
-    model.endpoints.insert(1, [allow, None]);
+    model.endpoints.insert(EndpointId::new(1), [allow, None]);
     model.peers.insert(5, BTreeSet::from([1]));
     let old = compiler.compile(&model);
     model.peers.insert(7, BTreeSet::from([1]));

@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Random, mutate};
-use netpolc_table::{ActionId, Entry, Key, Match, Origin, Program, TableId, schema::*, text};
+use netpolc_table::{ActionId, Entry, Key, Match, Origin, Program, TableId, id::*, schema::*, text};
 
 fn example() -> Program {
     let mut program = Program::default();
@@ -14,31 +14,39 @@ fn example() -> Program {
     let mut put = |table, key, entry: Entry| {
         program.table_mut(table).entries.insert(key, entry);
     };
-    put(TableId::Interface, interface_key(7), entry(ActionId::SetEndpoint, 1u16));
-    let word = Word { ingress_set: 1, egress_set: 0, flags: Word::INGRESS | Word::GUARD };
-    put(TableId::Endpoint, endpoint_key(1), set_policy(word));
+    put(TableId::Interface, interface_key(IfIndex::new(7)), set_endpoint(EndpointId::new(1)));
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(0), flags: Word::INGRESS | Word::GUARD };
+    put(TableId::Endpoint, endpoint_key(EndpointId::new(1)), set_policy(word));
     put(
         TableId::OwnV6,
-        own_key(1, "fd00::7".parse().unwrap()),
+        own_key(EndpointId::new(1), "fd00::7".parse().unwrap()),
         plain(ActionId::Own).from([Origin::Pod { pod: "shop/ui-1".into() }]),
     );
     let prefix = remote_key("10.0.0.0".parse().unwrap(), 24);
-    put(TableId::RemoteV4, prefix, set_remote(3, 0).from([rule(Some(1), None), rule(Some(0), None)]));
-    put(TableId::Port, port_key(6, 0, 79), entry(ActionId::SetPortClass, 1u16));
-    put(TableId::Port, port_key(132, 80, 65535), entry(ActionId::SetPortClass, 2u16));
+    put(
+        TableId::RemoteV4,
+        prefix,
+        set_remote(ClassId::<V4>::new(3), Incarnation::new(0)).from([rule(Some(1), None), rule(Some(0), None)]),
+    );
+    put(TableId::Port, port_key(6, 0, 79), set_port_class(PortClassId::new(1)));
+    put(TableId::Port, port_key(132, 80, 65535), set_port_class(PortClassId::new(2)));
     put(
         TableId::Base,
-        base_key(1, Family::V4),
+        base_key(SetId::new(1), Family::V4),
         plain(ActionId::Deny).from([Origin::Isolates { policy: "shop/ui".into() }]),
     );
     let node = Origin::Implied { reason: "own node (S45)".into() };
     put(
         TableId::Row,
-        row_key(1, Family::V4, 3),
-        entry(ActionId::SetRow, 1u16).from([node, Origin::Node { node: "a".into() }]),
+        row_key(SetId::new(1), ClassId::<V4>::new(3)),
+        set_row(RowId::new(1)).from([node, Origin::Node { node: "a".into() }]),
     );
-    put(TableId::Verdict, verdict_key(1, 2), plain(ActionId::Permit).from([rule(Some(1), Some(0))]));
-    put(TableId::Directory, directory_key(IdKind::Set, 1), entry(ActionId::Fingerprint, 0xdead_beef_u64));
+    put(
+        TableId::Verdict,
+        verdict_key(RowId::new(1), PortClassId::new(2)),
+        plain(ActionId::Permit).from([rule(Some(1), Some(0))]),
+    );
+    put(TableId::Directory, directory_key(Named::Set(SetId::new(1))), fingerprint(0xdead_beef_u64));
     program
 }
 

@@ -13,10 +13,10 @@ use std::{
 use netpolc_host::{Connection, Opener};
 use netpolc_policy::Pod;
 use netpolc_table::{
-    Program, TableId,
+    EndpointId, IfIndex, Program, SetId, TableId,
     delta::Changes,
     eval,
-    schema::{Word, endpoint_key, set_policy, word_of},
+    schema::{EndpointKey, Word, endpoint_key, set_policy, word_of},
 };
 use netpolc_target::{Amendment, NodeTarget, Origin, Taken};
 
@@ -45,23 +45,23 @@ pub fn isolation(word: Word) -> u8 {
 }
 
 /// The words of all endpoints.
-pub fn words(program: &Program) -> BTreeMap<u16, Word> {
+pub fn words(program: &Program) -> BTreeMap<EndpointId, Word> {
     let entries = &program.table(TableId::Endpoint).entries;
-    entries.iter().map(|(key, entry)| (key.value(0).low() as u16, word_of(entry))).collect()
+    entries.iter().map(|(key, entry)| (EndpointKey::of(key).endpoint, word_of(entry))).collect()
 }
 
 /// `program` with these endpoints recording, and isolated only in directions in which they were `before`.
 pub fn recording<'a>(
     program: &Program,
-    before: &BTreeMap<u16, Word>,
-    endpoints: impl IntoIterator<Item = &'a u16>,
+    before: &BTreeMap<EndpointId, Word>,
+    endpoints: impl IntoIterator<Item = &'a EndpointId>,
 ) -> Program {
     let mut recording = program.clone();
     let entries = &mut recording.table_mut(TableId::Endpoint).entries;
     for endpoint in endpoints {
         let word = entries.get(&endpoint_key(*endpoint)).map(word_of).unwrap_or_default();
         let stays = before.get(endpoint).map_or(0, |word| isolation(*word));
-        let set = |flag, set| if stays & word.flags & flag != 0 { set } else { 0 };
+        let set = |flag, set| if stays & word.flags & flag != 0 { set } else { SetId::default() };
         let word = Word {
             ingress_set: set(Word::INGRESS, word.ingress_set),
             egress_set: set(Word::EGRESS, word.egress_set),
@@ -112,8 +112,8 @@ fn tuple(c: &Connection) -> Tuple {
 
 impl Survey {
     /// Asks about pods with their interfaces. Where the host tracks nothing, the pods' sockets alone have to do.
-    pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, u32)>) -> Self {
-        let pods: Vec<(&Pod, u32)> = pods.into_iter().collect();
+    pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, IfIndex)>) -> Self {
+        let pods: Vec<(&Pod, IfIndex)> = pods.into_iter().collect();
         let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
         let tracked = network.tracked(&addresses).unwrap_or_else(|error| {
             tracing::info!(%error, "the host tracks no connections; asking the pods' sockets");
@@ -182,7 +182,7 @@ impl Survey {
 pub fn insert(
     host: &mut impl NodeTarget,
     program: &Program,
-    endpoint: u16,
+    endpoint: EndpointId,
     running: Vec<(Connection, Origin)>,
 ) -> Result<Adoption, Error> {
     let mut adoption = Adoption::default();
@@ -199,7 +199,7 @@ pub fn insert(
             adoption.no_room += 1;
             continue;
         }
-        let (_, incarnation) = eval::remote(program, connection.remote);
+        let incarnation = eval::remote(program, connection.remote).incarnation;
         match host.adopt(endpoint, incarnation, &connection, origin)? {
             Taken::Known => adoption.connections += 1,
             Taken::NoRoom => adoption.no_room += 1,

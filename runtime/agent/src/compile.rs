@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpolc_lower::{Compiler, Event, Numbered, Scope};
 use netpolc_policy::ObjectKey;
-use netpolc_table::{delta::Changes, schema::Word};
+use netpolc_table::{EndpointId, IfIndex, delta::Changes, schema::Word};
 use netpolc_target::NodeTarget;
 
 use super::{Agent, Error, adopt, network::Network};
@@ -95,12 +95,12 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// later has none, and is isolated before its first packet (S56).
     pub(super) fn newly_isolated(
         &self,
-        before: &BTreeMap<u16, Word>,
-        attached: &BTreeSet<u32>,
-    ) -> BTreeMap<ObjectKey, u16> {
+        before: &BTreeMap<EndpointId, Word>,
+        attached: &BTreeSet<IfIndex>,
+    ) -> BTreeMap<ObjectKey, EndpointId> {
         let now = adopt::words(self.compiler.program());
         let isolation =
-            |words: &BTreeMap<u16, Word>, endpoint| words.get(&endpoint).map_or(0, |w| adopt::isolation(*w));
+            |words: &BTreeMap<EndpointId, Word>, endpoint| words.get(&endpoint).map_or(0, |w| adopt::isolation(*w));
         let runs = |pod| self.whereabouts.interface(pod).is_some_and(|i| self.first || attached.contains(&i));
         let endpoints = self.compiler.endpoints();
         let found = endpoints.filter(|(pod, id)| runs(*pod) && isolation(&now, *id) & !isolation(before, *id) != 0);

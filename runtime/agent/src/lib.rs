@@ -56,7 +56,7 @@ use netpolc_kube_sync::Change;
 use netpolc_lower::{Aside, Compiler, Event, Limits, Numbered, Overflow, Room, Scope, Shares, Wire};
 use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{
-    Origins, Program, TableId,
+    EndpointId, IfIndex, Origins, Program, TableId,
     delta::{self, Changes},
     eval,
     schema::Word,
@@ -439,7 +439,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         }
         // Programs come first: they let everything pass until their interface has an endpoint.
         let attached = self.host.attached();
-        let wanted: BTreeSet<u32> = self.whereabouts.all().map(|(_, interface)| interface.ifindex).collect();
+        let wanted: BTreeSet<IfIndex> = self.whereabouts.all().map(|(_, interface)| interface.ifindex).collect();
         for ifindex in wanted.difference(&attached) {
             self.host.attach(*ifindex)?;
         }
@@ -495,7 +495,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.isolated = now;
     }
 
-    fn adopt(&mut self, pods: &BTreeMap<ObjectKey, u16>, report: &mut Report) -> Result<adopt::Survey, Error> {
+    fn adopt(&mut self, pods: &BTreeMap<ObjectKey, EndpointId>, report: &mut Report) -> Result<adopt::Survey, Error> {
         let known = pods.keys().filter_map(|key| Some((self.cluster.pods.get(key)?, self.whereabouts.interface(key)?)));
         let survey = adopt::Survey::of(&mut self.network, known);
         for (key, endpoint) in pods {
@@ -509,7 +509,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         Ok(survey)
     }
 
-    fn amend(&mut self, survey: &adopt::Survey, pods: &BTreeMap<ObjectKey, u16>) -> Result<(), Error> {
+    fn amend(&mut self, survey: &adopt::Survey, pods: &BTreeMap<ObjectKey, EndpointId>) -> Result<(), Error> {
         for endpoint in pods.values() {
             self.host.amend(*endpoint, &|recorded| survey.amend(recorded))?;
         }

@@ -18,6 +18,7 @@ use netpolc_host::{
     netns::Namespace,
     switch::Mac,
 };
+use netpolc_table::IfIndex;
 
 use crate::ways::{Answer, Wanted};
 
@@ -38,14 +39,14 @@ pub fn find(links: &[Link], pods: &[Wanted], answers: &mut [Answer]) -> io::Resu
 /// A pod's interface where it is a port of a bridge, with that bridge.
 fn bridged<'a>(links: &'a [Link], answer: &Answer) -> Option<(&'a Link, &'a Link)> {
     let at = |index: u32| links.iter().find(|link| link.index == index);
-    let port = at(answer.way?.ifindex)?;
+    let port = at(answer.way?.ifindex.get())?;
     let bridge = at(port.master?).filter(|master| master.is_bridge())?;
     Some((port, bridge))
 }
 
 /// What was believed of the pod before, where it is still there.
 fn known(pod: &Wanted, port: &Link) -> Option<Mac> {
-    pod.mac.filter(|mac| pod.before == Some(port.index) && *mac != NOBODYS)
+    pod.mac.filter(|mac| pod.before == Some(IfIndex::new(port.index)) && *mac != NOBODYS)
 }
 
 /// The other ends of bridged pods whose addresses are not known yet.
@@ -126,7 +127,7 @@ mod tests {
 
     fn found(pods: &[Wanted], said: &[(i32, Mac)]) -> Vec<Answer> {
         let at = |ifindex| Answer { way: Some(Way { ifindex, by: By::Before }), ..Answer::default() };
-        let mut answers: Vec<Answer> = [12, 13, 14].map(at).into();
+        let mut answers: Vec<Answer> = [12, 13, 14].map(IfIndex::new).map(at).into();
         let said = said.iter().map(|(namespace, mac)| (Peer { index: 2, namespace: *namespace }, *mac)).collect();
         decide(&ground(), pods, &mut answers, &said);
         answers
@@ -146,27 +147,27 @@ mod tests {
 
     #[test]
     fn s55_what_a_pod_says_later_is_not_believed() {
-        let before = Wanted { before: Some(12), mac: Some(A), ..Wanted::default() };
+        let before = Wanted { before: Some(IfIndex::new(12)), mac: Some(A), ..Wanted::default() };
         let pods = vec![before, Wanted::default(), Wanted::default()];
         assert_eq!(macs(&found(&pods, &[(0, B), (1, B)])), [Some(A), Some(B), None]);
         let links = ground();
-        let at = Answer { way: Some(Way { ifindex: 12, by: By::Before }), ..Answer::default() };
+        let at = Answer { way: Some(Way { ifindex: IfIndex::new(12), by: By::Before }), ..Answer::default() };
         assert!(unknown(&links, &pods[..1], std::slice::from_ref(&at)).is_empty());
         // At another interface it is another thing.
-        let moved = Wanted { before: Some(99), ..pods[0].clone() };
+        let moved = Wanted { before: Some(IfIndex::new(99)), ..pods[0].clone() };
         assert_eq!(unknown(&links, &[moved], &[at]).len(), 1);
     }
 
     #[test]
     fn s55_an_address_that_another_has_is_nobodys() {
-        let before = Wanted { before: Some(13), mac: Some(A), ..Wanted::default() };
+        let before = Wanted { before: Some(IfIndex::new(13)), mac: Some(A), ..Wanted::default() };
         let pods = vec![Wanted::default(), before, Wanted::default()];
         let answers = found(&pods, &[(0, A)]);
         assert_eq!(macs(&answers), [Some(NOBODYS), Some(A), None]);
         assert!(answers[0].doubt.as_ref().unwrap().contains("02:00:00:00:00:0a is another's on cni0"));
         assert_eq!(macs(&found(&pods, &[(0, BRIDGE)])), [Some(NOBODYS), Some(A), None]);
         // Once it has another one, it is believed.
-        let again = Wanted { before: Some(12), mac: Some(NOBODYS), ..Wanted::default() };
+        let again = Wanted { before: Some(IfIndex::new(12)), mac: Some(NOBODYS), ..Wanted::default() };
         assert_eq!(macs(&found(&[again], &[(0, B)]))[0], Some(B));
     }
 }

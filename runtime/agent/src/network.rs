@@ -16,6 +16,7 @@ use netpolc_host::{
     sockets,
 };
 use netpolc_lower::Wire;
+use netpolc_table::IfIndex;
 
 use crate::{
     ways::{self, Answer, Wanted},
@@ -51,7 +52,7 @@ pub trait Network {
     ///
     /// # Errors
     /// The kernel's; a namespace that vanishes meanwhile is no error.
-    fn sockets(&mut self, _interfaces: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+    fn sockets(&mut self, _interfaces: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
         Ok(BTreeMap::new())
     }
 
@@ -100,10 +101,11 @@ impl Network for Kernel {
         conntrack::of(addresses)
     }
 
-    fn sockets(&mut self, interfaces: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+    fn sockets(&mut self, interfaces: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
         // Whose namespace it is tells the host's end of the interface: addresses inside are what the pod says.
-        let ends = links::all()?.into_iter().filter(|link| interfaces.contains(&link.index));
-        let ends: BTreeMap<i32, u32> = ends.filter_map(|link| Some((link.peer?.namespace, link.index))).collect();
+        let ends = links::all()?.into_iter().filter(|link| interfaces.contains(&IfIndex::new(link.index)));
+        let ends: BTreeMap<i32, IfIndex> =
+            ends.filter_map(|link| Some((link.peer?.namespace, IfIndex::new(link.index)))).collect();
         let mut socket = Socket::open(Protocol::Route)?;
         let mut found = BTreeMap::new();
         for namespace in Namespace::all() {

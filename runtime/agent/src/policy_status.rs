@@ -9,7 +9,10 @@ use std::{
 
 use netpolc_kube_sync::PolicyState;
 use netpolc_lower::Compiler;
-use netpolc_table::{Origin, TableId, eval, schema::Word};
+use netpolc_table::{
+    Origin, SetId, TableId, eval,
+    schema::{BaseKey, Word},
+};
 
 /// What a policy set is made of.
 const TABLES: [TableId; 3] = [TableId::Base, TableId::Row, TableId::Verdict];
@@ -17,7 +20,7 @@ const TABLES: [TableId; 3] = [TableId::Base, TableId::Row, TableId::Verdict];
 /// Policies that select a local pod, in order of their names, with pods and entries.
 pub fn policy_status(compiler: &Compiler) -> Vec<PolicyState> {
     let program = compiler.program();
-    let mut isolating: BTreeMap<u16, BTreeSet<&Arc<str>>> = BTreeMap::new();
+    let mut isolating: BTreeMap<SetId, BTreeSet<&Arc<str>>> = BTreeMap::new();
     let mut states: BTreeMap<&Arc<str>, PolicyState> = BTreeMap::new();
     for table in TABLES {
         for (key, entry) in &program.table(table).entries {
@@ -26,7 +29,7 @@ pub fn policy_status(compiler: &Compiler) -> Vec<PolicyState> {
                 match origin {
                     Origin::Isolates { policy } => {
                         named.insert(policy);
-                        isolating.entry(key.value(0).low() as u16).or_default().insert(policy);
+                        isolating.entry(BaseKey::of(key).set).or_default().insert(policy);
                     }
                     Origin::Rule { policy, .. } => drop(named.insert(policy)),
                     _ => {}

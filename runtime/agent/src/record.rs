@@ -3,6 +3,7 @@
 //!
 //! Enforcement never depends on it: without a record, endpoints just have no names.
 
+use netpolc_table::{EndpointId, IfIndex};
 use std::{
     collections::BTreeSet,
     fs::{File, TryLockError},
@@ -68,9 +69,9 @@ pub struct PodRecord {
     /// `namespace/name`
     pub pod: String,
     /// Its endpoint id.
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     /// Its host-side interface, where it was found.
-    pub ifindex: Option<u32>,
+    pub ifindex: Option<IfIndex>,
     /// Connections adopted when it was isolated first.
     #[serde(default)]
     pub adopted: usize,
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        let pods = vec![PodRecord { pod: "a/b".into(), endpoint: 3, ifindex: None, adopted: 2 }];
+        let pods = vec![PodRecord { pod: "a/b".into(), endpoint: EndpointId::new(3), ifindex: None, adopted: 2 }];
         let policies = vec![PolicyState { policy: "a/p".into(), generation: Some(3), pods: 1, entries: 9, errors: 0 }];
         let record = Record { node: "n".into(), pods, policies, behind: Some("full".into()), ..Record::default() };
         assert_eq!(serde_json::from_slice::<Record>(&serde_json::to_vec(&record).unwrap()).unwrap(), record);

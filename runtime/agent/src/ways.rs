@@ -26,6 +26,7 @@ use netpolc_host::{
     routes,
     switch::{self, Mac},
 };
+use netpolc_table::IfIndex;
 use serde::{Deserialize, Serialize};
 
 use crate::macs;
@@ -48,7 +49,7 @@ pub struct Wanted {
     /// What CNI said.
     pub place: Option<Place>,
     /// Its interface so far.
-    pub before: Option<u32>,
+    pub before: Option<IfIndex>,
     /// Its hardware address so far.
     pub mac: Option<Mac>,
 }
@@ -84,7 +85,7 @@ impl fmt::Display for By {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     /// Its number here.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Why it is believed.
     pub by: By,
 }
@@ -102,7 +103,7 @@ pub struct Answer {
 
 impl Answer {
     /// Answers for networks in which each address has its own interface.
-    pub fn by_address(pods: &[Wanted], interface: impl Fn(IpAddr) -> Option<u32>) -> Vec<Answer> {
+    pub fn by_address(pods: &[Wanted], interface: impl Fn(IpAddr) -> Option<IfIndex>) -> Vec<Answer> {
         let way = |pod: &Wanted| {
             let ifindex = pod.addresses.iter().find_map(|a| interface(*a))?;
             Some(Way { ifindex, by: By::Route })
@@ -205,15 +206,15 @@ struct Search<'a> {
     ground: &'a Ground,
     pods: &'a [Wanted],
     /// Interfaces that may be a pod's.
-    fit: BTreeMap<u32, &'a Link>,
+    fit: BTreeMap<IfIndex, &'a Link>,
     /// Interfaces that are some pod's, as far as is known.
-    taken: BTreeSet<u32>,
+    taken: BTreeSet<IfIndex>,
     answers: Vec<Answer>,
 }
 
 impl<'a> Search<'a> {
     fn new(ground: &'a Ground, pods: &'a [Wanted]) -> Self {
-        let fit = links::fit_for_pods(&ground.links).map(|link| (link.index, link)).collect();
+        let fit = links::fit_for_pods(&ground.links).map(|link| (IfIndex::new(link.index), link)).collect();
         Self { ground, pods, fit, taken: BTreeSet::new(), answers: vec![Answer::default(); pods.len()] }
     }
 
@@ -227,7 +228,7 @@ impl<'a> Search<'a> {
         self.open().all(|i| self.pods[i].addresses.is_empty())
     }
 
-    fn name(&self, ifindex: u32) -> &str {
+    fn name(&self, ifindex: IfIndex) -> &str {
         self.fit.get(&ifindex).map_or("?", |link| link.name.as_str())
     }
 
@@ -236,7 +237,7 @@ impl<'a> Search<'a> {
     }
 
     /// Gives each of the interfaces to its pod; one that several want, or have already, to the one that had it before.
-    fn give(&mut self, found: Vec<(usize, u32)>, by: By) {
+    fn give(&mut self, found: Vec<(usize, IfIndex)>, by: By) {
         let (kept, new): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|(pod, ifindex)| self.pods[*pod].before == Some(*ifindex));
         for (pod, ifindex) in kept.into_iter().chain(new) {
@@ -258,7 +259,8 @@ impl<'a> Search<'a> {
         for pod in self.open() {
             let wanted = &self.pods[pod];
             let ways = self.ground.routes.iter().filter(|(address, _)| wanted.addresses.contains(address));
-            let ways: BTreeSet<u32> = ways.map(|(_, i)| *i).filter(|i| self.fit.contains_key(i)).collect();
+            let ways: BTreeSet<IfIndex> =
+                ways.map(|(_, i)| IfIndex::new(*i)).filter(|i| self.fit.contains_key(i)).collect();
             match ways.len() {
                 0 => {}
                 1 => found.extend(ways.first().map(|ifindex| (pod, *ifindex))),
@@ -275,10 +277,10 @@ impl<'a> Search<'a> {
         self.give(before, By::Before);
     }
 
-    fn by_cni(&self, place: &Place) -> Option<u32> {
+    fn by_cni(&self, place: &Place) -> Option<IfIndex> {
         let named = |link: &&&Link| place.host_interfaces.contains(&link.name);
         let one = |links: Vec<&&Link>| match links[..] {
-            [link] => Some(link.index),
+            [link] => Some(IfIndex::new(link.index)),
             _ => None,
         };
         if let Some(number) = self.ground.places.get(&place.netns) {
@@ -310,18 +312,18 @@ impl<'a> Search<'a> {
     }
 
     /// The host's end of the interface that has the first of the pod's addresses there.
-    fn end(&self, pod: usize, inside: &Inside) -> Option<u32> {
+    fn end(&self, pod: usize, inside: &Inside) -> Option<IfIndex> {
         self.pods[pod].addresses.iter().find_map(|address| {
             let (_, index, ..) = inside.addresses.iter().find(|(a, ..)| a == address)?;
             let peer = Peer { index: *index, namespace: inside.number? };
-            self.fit.values().find(|link| link.peer == Some(peer)).map(|link| link.index)
+            self.fit.values().find(|link| link.peer == Some(peer)).map(|link| IfIndex::new(link.index))
         })
     }
 
     /// Namespaces that only one pod can be in, again and again: each leaves fewer for the others.
     fn by_namespace(&mut self, insides: &[Inside]) {
         loop {
-            let found: Vec<(usize, u32)> = self
+            let found: Vec<(usize, IfIndex)> = self
                 .open()
                 .filter_map(|pod| match self.candidates(pod, insides)[..] {
                     [only] => Some((pod, self.end(pod, &insides[only])?)),
@@ -361,9 +363,9 @@ impl<'a> Search<'a> {
 
     fn by_bridge(&mut self, insides: &[Inside], ports: &BTreeMap<Mac, u32>) {
         let alone = self.alone(insides);
-        let found = alone.iter().filter_map(|(pod, mac)| Some((*pod, *ports.get(mac)?)));
+        let found = alone.iter().filter_map(|(pod, mac)| Some((*pod, IfIndex::new(*ports.get(mac)?))));
         // What has its other end in a namespace is that one's.
-        let nic = |(_, i): &(usize, u32)| self.fit.get(i).is_some_and(|link| link.peer.is_none());
+        let nic = |(_, i): &(usize, IfIndex)| self.fit.get(i).is_some_and(|link| link.peer.is_none());
         let found = found.filter(nic).collect();
         self.give(found, By::Bridge);
         for (pod, mac) in alone {

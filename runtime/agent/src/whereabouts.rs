@@ -7,15 +7,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
 };
 
 use netpolc_lower::{Event, Interface};
 use netpolc_policy::{ObjectKey, Pod};
 use netpolc_table::{
-    Program, TableId, eval,
-    schema::{Family, Mac},
+    EndpointId, IfIndex, Program, TableId, eval,
+    schema::{Family, InterfaceKey, Mac, OwnKey, SetEndpoint},
 };
 
 use super::network::Network;
@@ -54,20 +54,17 @@ impl Found {
 
 impl Whereabouts {
     /// What `program` says, of interfaces that are `attached`.
-    pub fn of(program: &Program, attached: &BTreeSet<u32>) -> Self {
+    pub fn of(program: &Program, attached: &BTreeSet<IfIndex>) -> Self {
         let interfaces = program.table(TableId::Interface).entries.iter();
-        let interfaces = interfaces.map(|(key, entry)| (entry.params[0] as u16, key.value(0).low() as u32));
-        let interfaces: BTreeMap<u16, u32> = interfaces.filter(|(_, ifindex)| attached.contains(ifindex)).collect();
+        let interfaces =
+            interfaces.map(|(key, entry)| (SetEndpoint::of(entry).endpoint, InterfaceKey::of(key).ifindex));
+        let interfaces: BTreeMap<EndpointId, IfIndex> =
+            interfaces.filter(|(_, ifindex)| attached.contains(ifindex)).collect();
         let mut installed = BTreeMap::new();
         for family in Family::BOTH {
             for key in program.table(TableId::own(family)).entries.keys() {
-                let endpoint = key.value(0).low() as u16;
+                let OwnKey { endpoint, address } = OwnKey::of(family, key);
                 let Some(&ifindex) = interfaces.get(&endpoint) else { continue };
-                let value = key.value(1).get();
-                let address: IpAddr = match family {
-                    Family::V4 => Ipv4Addr::from_bits(value as u32).into(),
-                    Family::V6 => Ipv6Addr::from_bits(value).into(),
-                };
                 installed.insert(address, Interface { ifindex, mac: eval::own_mac(program, endpoint) });
             }
         }
@@ -80,7 +77,7 @@ impl Whereabouts {
     }
 
     /// A pod's interface, where it was found.
-    pub fn interface(&self, pod: &ObjectKey) -> Option<u32> {
+    pub fn interface(&self, pod: &ObjectKey) -> Option<IfIndex> {
         self.found.get(pod).map(|found| found.way.ifindex)
     }
 
@@ -128,7 +125,7 @@ impl Whereabouts {
         self.found = found;
         let said = std::mem::replace(&mut self.doubts, doubts);
         for (pod, doubt) in self.doubts.iter().filter(|(pod, doubt)| said.get(*pod) != Some(doubt)) {
-            tracing::warn!(%pod, interface = self.interface(pod), "which interface is its own is not certain: {doubt}");
+            tracing::warn!(%pod, interface = self.interface(pod).map(IfIndex::get), "which interface is its own is not certain: {doubt}");
         }
         if !pods.is_empty() {
             self.installed.clear();
@@ -145,7 +142,7 @@ impl Whereabouts {
     fn changes(&self, found: &BTreeMap<ObjectKey, Found>) -> Vec<Event> {
         let mut events = Vec::new();
         for (pod, before) in self.found.iter().filter(|(pod, _)| !found.contains_key(*pod)) {
-            tracing::debug!(%pod, interface = before.way.ifindex, "its interface is gone");
+            tracing::debug!(%pod, interface = before.way.ifindex.get(), "its interface is gone");
             events.push(Event::Interface { pod: pod.clone(), interface: None });
         }
         for (pod, now) in found {
@@ -154,7 +151,7 @@ impl Whereabouts {
                 continue;
             }
             if let Some(old) = before.map(|i| i.ifindex).filter(|old| *old != now.way.ifindex) {
-                let (new, why) = (now.way.ifindex, now.way.by);
+                let (old, new, why) = (old.get(), now.way.ifindex.get(), now.way.by);
                 tracing::warn!(%pod, old, new, %why, "its interface is another one now");
             }
             events.push(Event::Interface { pod: pod.clone(), interface: Some(now.interface()) });

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, io, net::IpAddr};
 use ipnetwork::Ipv6Network;
 use netpolc_host::links;
 use netpolc_lower::{Tunnel, Wire};
+use netpolc_table::IfIndex;
 use netpolc_target::semantics::TUNNEL_PROTOCOLS;
 
 /// What the devices of the calling thread's namespace are. The IP protocols that a node may unwrap count whatever
@@ -20,7 +21,7 @@ pub fn look() -> io::Result<Wire> {
     let bridges: BTreeSet<u32> = links.iter().filter(|link| link.is_bridge()).map(|link| link.index).collect();
     wire.tunnels.extend(links.iter().filter_map(|link| link.unwraps).map(Tunnel::Udp));
     let ports = links.iter().filter(|link| link.master.is_some_and(|master| bridges.contains(&master)));
-    wire.bridged = ports.map(|link| link.index).collect();
+    wire.bridged = ports.map(|link| IfIndex::new(link.index)).collect();
     let addresses = links::addresses()?.into_iter().filter_map(|found| {
         let IpAddr::V6(address) = found.on_link else { return None };
         // Nobody else on the link may speak for the node's own link-local address; the prefix is no answer.

@@ -21,7 +21,7 @@ use netpolc_host::{
 use netpolc_kube_sync::{Input, load};
 use netpolc_policy::Cluster;
 use netpolc_table::{
-    Program, TableId, Write,
+    EndpointId, IfIndex, Incarnation, Program, TableId, Write,
     schema::{Word, word_of},
 };
 use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
@@ -34,7 +34,7 @@ type Log = Rc<RefCell<Vec<String>>>;
 struct Host {
     mem: Rc<RefCell<Mem>>,
     capabilities: Capabilities,
-    attached: BTreeSet<u32>,
+    attached: BTreeSet<IfIndex>,
     /// Writes until one fails.
     budget: Rc<RefCell<Option<usize>>>,
     log: Log,
@@ -89,20 +89,26 @@ impl Target for Host {
 }
 
 impl NodeTarget for Host {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         self.attached.clone()
     }
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.log.borrow_mut().push(format!("attach {ifindex}"));
         self.attached.insert(ifindex);
         Ok(())
     }
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.log.borrow_mut().push(format!("detach {ifindex}"));
         self.attached.remove(&ifindex);
         Ok(())
     }
-    fn adopt(&mut self, _: u16, _: u16, connection: &Connection, origin: Origin) -> Result<Taken, Error> {
+    fn adopt(
+        &mut self,
+        _: EndpointId,
+        _: Incarnation,
+        connection: &Connection,
+        origin: Origin,
+    ) -> Result<Taken, Error> {
         let Connection { opener, remote_port, .. } = connection;
         self.log.borrow_mut().push(format!("adopt {opener:?} {remote_port} {origin:?}"));
         Ok(Taken::Known)
@@ -111,9 +117,9 @@ impl NodeTarget for Host {
 
 #[derive(Clone, Default)]
 struct Net {
-    ways: Rc<RefCell<BTreeMap<IpAddr, u32>>>,
+    ways: Rc<RefCell<BTreeMap<IpAddr, IfIndex>>>,
     tracked: Rc<RefCell<Vec<Tracked>>>,
-    sockets: Rc<RefCell<BTreeMap<u32, Vec<Connection>>>>,
+    sockets: Rc<RefCell<BTreeMap<IfIndex, Vec<Connection>>>>,
     /// Pods are where they were before.
     before: Rc<RefCell<bool>>,
     log: Log,
@@ -132,7 +138,7 @@ impl Network for Net {
         self.log.borrow_mut().push("dump".into());
         Ok(self.tracked.borrow().clone())
     }
-    fn sockets(&mut self, _: &BTreeSet<u32>) -> io::Result<BTreeMap<u32, Vec<Connection>>> {
+    fn sockets(&mut self, _: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
         Ok(self.sockets.borrow().clone())
     }
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
@@ -172,7 +178,8 @@ fn cluster(text: &str) -> Cluster {
 fn agent() -> (Agent<Host, Net>, Host, Net) {
     let (host, net) = (Host::new(), Net::default());
     let net = Net { log: host.log.clone(), ..net };
-    net.ways.borrow_mut().extend([([10, 0, 0, 1].into(), 11), ([10, 0, 0, 2].into(), 12)]);
+    let ways = [([10, 0, 0, 1], 11), ([10, 0, 0, 2], 12)];
+    net.ways.borrow_mut().extend(ways.map(|(address, ifindex)| (address.into(), IfIndex::new(ifindex))));
     (Agent::new("n1".into(), host.clone(), net.clone()).unwrap(), host, net)
 }
 
@@ -258,7 +265,7 @@ fn s56_a_new_pod_is_isolated_without_a_recording_phase() {
     took(&host.log);
     assert_eq!(agent.missing().len(), 1);
     // The interface comes last.
-    net.ways.borrow_mut().insert([10, 0, 0, 1].into(), 11);
+    net.ways.borrow_mut().insert([10, 0, 0, 1].into(), IfIndex::new(11));
     agent.refresh().unwrap();
     assert_eq!(took(&host.log), ["attach 11", "interface"]);
     assert!(host.words().iter().any(|w| w.flags & Word::INGRESS != 0));
@@ -406,8 +413,8 @@ fn s40_adoption_believes_what_cannot_be_forged() {
         origin: local.into(),
     };
     // In its own namespace, in that with an address that is not its own, and in another's.
-    let sockets = BTreeMap::from([(11, vec![socket(db, 2000), socket(ui, 2001)]), (12, vec![socket(db, 2002)])]);
-    *net.sockets.borrow_mut() = sockets;
+    let sockets = [(11, vec![socket(db, 2000), socket(ui, 2001)]), (12, vec![socket(db, 2002)])];
+    *net.sockets.borrow_mut() = sockets.map(|(ifindex, list)| (IfIndex::new(ifindex), list)).into();
     agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
     let mut adopted: Vec<String> = took(&host.log).into_iter().filter(|l| l.starts_with("adopt")).collect();
     adopted.sort();

@@ -26,7 +26,7 @@ use netpolc_kube_sync::{
 };
 use netpolc_lower::{Scope, compile};
 use netpolc_table::{
-    Program, TableId, Write,
+    EndpointId, IfIndex, Incarnation, Program, TableId, Write,
     schema::{Word, word_of},
 };
 use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
@@ -46,7 +46,7 @@ use serde_json::{Value, json};
 struct Host {
     mem: Rc<RefCell<Mem>>,
     capabilities: Capabilities,
-    attached: BTreeSet<u32>,
+    attached: BTreeSet<IfIndex>,
 }
 
 impl Host {
@@ -86,18 +86,18 @@ impl Target for Host {
 }
 
 impl NodeTarget for Host {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         self.attached.clone()
     }
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.insert(ifindex);
         Ok(())
     }
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.remove(&ifindex);
         Ok(())
     }
-    fn adopt(&mut self, _: u16, _: u16, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }
@@ -105,10 +105,10 @@ impl NodeTarget for Host {
 /// Every address has an interface of its own.
 struct Net;
 
-fn interface(address: IpAddr) -> u32 {
+fn interface(address: IpAddr) -> IfIndex {
     match address {
-        IpAddr::V4(address) => 1_000 + (address.to_bits() & 0xffff),
-        IpAddr::V6(_) => 999,
+        IpAddr::V4(address) => IfIndex::new(1_000 + (address.to_bits() & 0xffff)),
+        IpAddr::V6(_) => IfIndex::new(999),
     }
 }
 
@@ -182,7 +182,7 @@ async fn the_agent_follows_a_real_api_server() {
     let left = load([Input::bytes("left", LEFT)]).cluster;
     let mut compiler = compile(&left, Scope::Node("n1".into())).unwrap();
     let pod_key = netpolc_policy::ObjectKey::new("old", "pod");
-    compiler.apply(netpolc_lower::Event::Interface { pod: pod_key, interface: Some(5.into()) }).unwrap();
+    compiler.apply(netpolc_lower::Event::Interface { pod: pod_key, interface: Some(IfIndex::new(5).into()) }).unwrap();
     let plan = netpolc_table::delta::plan(&Program::default(), compiler.program()).unwrap().1;
     netpolc_target::execute(&mut host.clone(), &plan).unwrap();
     let before = host.program();

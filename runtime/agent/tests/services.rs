@@ -10,7 +10,7 @@ use std::{
 
 use netpolc_lower::{Compiler, Event, Scope, compile};
 use netpolc_policy::{Cluster, ObjectKey};
-use netpolc_table::{Program, delta};
+use netpolc_table::{IfIndex, Program, delta};
 use netpolc_target::{Hook, Target, execute};
 use netpolc_target_ebpf::{Config, Ebpf, Hold, sys};
 use netpolc_testbed::{
@@ -263,14 +263,15 @@ impl Node {
         let mut compiler = compile(cluster, Scope::Node("n1".into())).unwrap();
         let local: Vec<ObjectKey> = compiler.endpoints().map(|(key, _)| key.clone()).collect();
         let index = |key: &ObjectKey| net.pod(key).unwrap().host_end.as_ref().unwrap().index;
-        let events = local.iter().map(|k| Event::Interface { pod: k.clone(), interface: Some(index(k).into()) });
+        let events =
+            local.iter().map(|k| Event::Interface { pod: k.clone(), interface: Some(IfIndex::new(index(k)).into()) });
         compiler.apply_all(events.collect::<Vec<_>>()).unwrap();
         let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
         let (_, plan) = delta::plan(&Program::default(), compiler.program()).unwrap();
         execute(&mut ebpf, &plan).unwrap();
         ebpf.attach_uplink(sys::ifindex("eth0").unwrap()).unwrap();
         for key in &local {
-            ebpf.attach(index(key)).unwrap();
+            ebpf.attach(IfIndex::new(index(key))).unwrap();
         }
         Self { compiler, ebpf }
     }

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, path::Path};
 
 use netpolc_agent::record::{Alive, PodRecord, Record};
 use netpolc_host::links;
-use netpolc_table::{Program, TableId, eval, schema::Word};
+use netpolc_table::{
+    EndpointId, IfIndex, Program, SetId, TableId, eval,
+    schema::{BaseKey, EndpointKey, InterfaceKey, SetEndpoint, Word},
+};
 use netpolc_target::Target;
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{Flower, netlink::Decoded};
@@ -62,15 +65,15 @@ pub struct AgentStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// Its id.
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     /// `namespace/name`; None where the record does not know it.
     pub pod: Option<String>,
     /// Its host-side interface.
     pub interface: Option<String>,
     /// The set that judges packets to it; None where it is not isolated.
-    pub ingress_set: Option<u16>,
+    pub ingress_set: Option<SetId>,
     /// The set that judges packets from it; None where it is not isolated.
-    pub egress_set: Option<u16>,
+    pub egress_set: Option<SetId>,
     /// Its source addresses are checked (S55).
     pub guarded: bool,
     /// Entries in its state tables, both families, ended ones included until they are reused.
@@ -113,8 +116,8 @@ pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
     let names = agent.iter().flat_map(|a| &a.record.pods).map(|p| (p.endpoint, p)).collect();
     let endpoints = endpoints(&mut ebpf, &program, &names)?;
     let tables = program.tables().filter(|t| t.id != TableId::Directory);
-    let sets: std::collections::BTreeSet<u64> =
-        program.table(TableId::Base).entries.keys().map(|key| key.value(0).low()).collect();
+    let sets: std::collections::BTreeSet<SetId> =
+        program.table(TableId::Base).entries.keys().map(|key| BaseKey::of(key).set).collect();
     let maps = ebpf.maps();
     Ok(Status {
         enforcing: true,
@@ -130,18 +133,19 @@ pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
 fn endpoints(
     ebpf: &mut Ebpf,
     program: &Program,
-    names: &BTreeMap<u16, &PodRecord>,
+    names: &BTreeMap<EndpointId, &PodRecord>,
 ) -> Result<Vec<Endpoint>, netpolc_target::Error> {
-    let attached: BTreeMap<u32, Option<String>> = ebpf.attachments().into_iter().map(|a| (a.ifindex, a.name)).collect();
-    let interface = |endpoint: u16| {
+    let attached: BTreeMap<IfIndex, Option<String>> =
+        ebpf.attachments().into_iter().map(|a| (a.ifindex, a.name)).collect();
+    let interface = |endpoint: EndpointId| {
         let entries = program.table(TableId::Interface).entries.iter();
         let mut mine =
-            entries.filter(|(_, e)| e.params[0] == u64::from(endpoint)).map(|(k, _)| k.value(0).low() as u32);
+            entries.filter(|(_, e)| SetEndpoint::of(e).endpoint == endpoint).map(|(k, _)| InterfaceKey::of(k).ifindex);
         mine.next().map(|i| attached.get(&i).cloned().flatten().unwrap_or_else(|| format!("interface {i}")))
     };
     let mut list = Vec::new();
     for key in program.table(TableId::Endpoint).entries.keys() {
-        let endpoint = key.value(0).low() as u16;
+        let EndpointKey { endpoint } = EndpointKey::of(key);
         let word = eval::word(program, endpoint);
         // Its table may be moving just now.
         let counted = ebpf.occupancy(endpoint).or_else(|_| ebpf.occupancy(endpoint));
@@ -171,8 +175,8 @@ fn endpoints(
 fn filters() -> Vec<FilterStatus> {
     let installed = Flower::new().and_then(|mut flower| flower.installed());
     let names = links::by_index().unwrap_or_default();
-    let status = |(index, list): (u32, Vec<Decoded>)| FilterStatus {
-        interface: names.get(&index).map_or_else(|| format!("interface {index}"), |link| link.name.clone()),
+    let status = |(index, list): (IfIndex, Vec<Decoded>)| FilterStatus {
+        interface: names.get(&index.get()).map_or_else(|| format!("interface {index}"), |link| link.name.clone()),
         filters: list.len(),
         in_hardware: list.iter().filter(|d| d.in_hardware > 0).count(),
     };

@@ -65,7 +65,7 @@ pub fn fill(target: &mut dyn Target, program: &Program) -> Result<usize, Failed>
         let mut entries = table.entries.iter().peekable();
         while entries.peek().is_some() {
             // Targets keep no origins.
-            let bare = |(key, entry): (&Key, &Entry)| (key.clone(), Entry::new(entry.action, entry.params));
+            let bare = |(key, entry): (&Key, &Entry)| (key.clone(), entry.bare());
             let put = entries.by_ref().take(FILL).map(bare).collect();
             let write = Write { table: table.id, remove: vec![], put };
             let phase = if table.id == TableId::Interface { Phase::Switch } else { Phase::Refine };

@@ -25,7 +25,7 @@ pub use execute::{Execution, Failed, execute, fill};
 pub use node::{Amendment, NodeTarget, OffloadRecord, Origin, Taken};
 pub use semantics::DropReason;
 
-use netpolc_table::{Program, TableId, Write};
+use netpolc_table::{IfIndex, Program, TableId, Write};
 
 /// Something that holds a program and applies it to packets.
 pub trait Target {
@@ -144,7 +144,7 @@ impl Hook {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The host-side interface of the pod.
-    pub interface: u32,
+    pub interface: IfIndex,
     /// How it came to the node.
     pub arrival: Arrival,
     /// Its mark, as far as it matters here.
@@ -157,7 +157,7 @@ pub struct Frame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// It came in by the interface of this index (never 0).
-    At(u32),
+    At(IfIndex),
     /// A socket of the node sent it: the kernel knows no interface, and the socket is still on the packet.
     Born,
     /// The kernel knows neither an interface nor a socket: it has cut a forwarded packet anew
@@ -165,19 +165,19 @@ pub enum Arrival {
     Forgotten,
 }
 
-impl From<u32> for Arrival {
+impl From<IfIndex> for Arrival {
     /// By this interface.
-    fn from(ifindex: u32) -> Self {
+    fn from(ifindex: IfIndex) -> Self {
         Arrival::At(ifindex)
     }
 }
 
 impl Arrival {
     /// As `ingress_ifindex` in `struct __sk_buff`: 0 where there was no interface.
-    pub fn ifindex(self) -> u32 {
+    pub fn ifindex(self) -> IfIndex {
         match self {
             Arrival::At(ifindex) => ifindex,
-            Arrival::Born | Arrival::Forgotten => 0,
+            Arrival::Born | Arrival::Forgotten => IfIndex::default(),
         }
     }
 }

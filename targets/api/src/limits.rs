@@ -4,8 +4,11 @@
 //! Not here: what depends on the entries that are there already (room, overlapping intervals).
 
 use netpolc_table::{
-    ActionId, Entry, Key, Match, TableId, Write,
-    schema::{IdKind, MatchKind},
+    Class, EndpointId, Entry, Key, Match, PortClassId, RowId, SetId, TableId, Write,
+    schema::{
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, MatchKind, Named, OwnKey, OwnMacKey, RowKey,
+        ServiceKey, SetEndpoint, SetPortClass, TunnelKey, VerdictKey, Word, family_number,
+    },
 };
 
 use crate::{
@@ -13,37 +16,46 @@ use crate::{
     semantics::{HAS_PORTS, ip},
 };
 
-/// An id's kind, for limits and messages.
+/// An id of any kind, for limits and messages.
 #[derive(Clone, Copy)]
 enum Id {
-    Endpoint,
-    Set,
-    ClassV4,
-    ClassV6,
-    Row,
-    PortClass,
+    Endpoint(EndpointId),
+    Set(SetId),
+    Class(Class),
+    Row(RowId),
+    PortClass(PortClassId),
 }
 
 impl Id {
     fn limit(self, capabilities: &Capabilities) -> u32 {
         match self {
-            Id::Endpoint => capabilities.endpoints,
-            Id::Set => capabilities.sets,
-            Id::ClassV4 => capabilities.classes_v4,
-            Id::ClassV6 => capabilities.classes_v6,
-            Id::Row => capabilities.rows,
-            Id::PortClass => capabilities.port_classes,
+            Id::Endpoint(_) => capabilities.endpoints,
+            Id::Set(_) => capabilities.sets,
+            Id::Class(Class::V4(_)) => capabilities.classes_v4,
+            Id::Class(Class::V6(_)) => capabilities.classes_v6,
+            Id::Row(_) => capabilities.rows,
+            Id::PortClass(_) => capabilities.port_classes,
+        }
+    }
+
+    fn number(self) -> u16 {
+        match self {
+            Id::Endpoint(id) => id.get(),
+            Id::Set(id) => id.get(),
+            Id::Class(id) => id.get(),
+            Id::Row(id) => id.get(),
+            Id::PortClass(id) => id.get(),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Id::Endpoint => "endpoint",
-            Id::Set => "policy set",
-            Id::ClassV4 => "IPv4 class",
-            Id::ClassV6 => "IPv6 class",
-            Id::Row => "row",
-            Id::PortClass => "port class",
+            Id::Endpoint(_) => "endpoint",
+            Id::Set(_) => "policy set",
+            Id::Class(Class::V4(_)) => "IPv4 class",
+            Id::Class(Class::V6(_)) => "IPv6 class",
+            Id::Row(_) => "row",
+            Id::PortClass(_) => "port class",
         }
     }
 }
@@ -60,10 +72,10 @@ impl Capabilities {
         for (key, entry) in &write.put {
             check_key(write.table, key)?;
             check_entry(write.table, entry)?;
-            for (id, value) in ids(write.table, key, entry) {
-                let limit = id.limit(self);
-                if value >= u64::from(limit) {
-                    let what = format!("{} {value}; use fewer on this node, or a target with more", id.name());
+            for id in ids(write.table, key, entry) {
+                let (limit, number) = (id.limit(self), id.number());
+                if u32::from(number) >= limit {
+                    let what = format!("{} {number}; use fewer on this node, or a target with more", id.name());
                     return Err(Error::Full { table: write.table, capacity: limit.into(), what });
                 }
             }
@@ -72,29 +84,30 @@ impl Capabilities {
     }
 }
 
-/// The ids in key and entry. In `row` and `base` a family other than 6 counts as IPv4.
-fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<(Id, u64)> {
-    let field = |i: usize| key.value(i).low();
-    let param = |i: usize| entry.params[i];
-    let row = |mut ids: Vec<(Id, u64)>| {
-        if entry.action == ActionId::SetRow {
-            ids.push((Id::Row, param(0)));
-        }
-        ids
-    };
+/// The ids in key and entry, which fit their fields.
+fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<Id> {
+    let row = || Answer::of(Some(entry)).row().map(Id::Row);
     match table {
-        TableId::Interface => vec![(Id::Endpoint, param(0))],
-        TableId::Endpoint => vec![(Id::Endpoint, field(0)), (Id::Set, param(0)), (Id::Set, param(1))],
-        TableId::OwnV4 | TableId::OwnV6 | TableId::OwnMac => vec![(Id::Endpoint, field(0))],
-        TableId::RemoteV4 => vec![(Id::ClassV4, param(0))],
-        TableId::RemoteV6 => vec![(Id::ClassV6, param(0))],
-        TableId::Port => vec![(Id::PortClass, param(0))],
-        TableId::Base => row(vec![(Id::Set, field(0))]),
-        TableId::Row => {
-            let class = if field(1) == 6 { Id::ClassV6 } else { Id::ClassV4 };
-            row(vec![(Id::Set, field(0)), (class, field(2))])
+        TableId::Interface => vec![Id::Endpoint(SetEndpoint::of(entry).endpoint)],
+        TableId::Endpoint => {
+            let word = Word::of(entry);
+            vec![Id::Endpoint(EndpointKey::of(key).endpoint), Id::Set(word.ingress_set), Id::Set(word.egress_set)]
         }
-        TableId::Verdict => vec![(Id::Row, field(0)), (Id::PortClass, field(1))],
+        TableId::OwnV4 => vec![Id::Endpoint(OwnKey::of(Family::V4, key).endpoint)],
+        TableId::OwnV6 => vec![Id::Endpoint(OwnKey::of(Family::V6, key).endpoint)],
+        TableId::OwnMac => vec![Id::Endpoint(OwnMacKey::of(key).endpoint)],
+        TableId::RemoteV4 => vec![Id::Class(Leaf::of(Family::V4, entry).class)],
+        TableId::RemoteV6 => vec![Id::Class(Leaf::of(Family::V6, entry).class)],
+        TableId::Port => vec![Id::PortClass(SetPortClass::of(entry).port_class)],
+        TableId::Base => [Id::Set(BaseKey::of(key).set)].into_iter().chain(row()).collect(),
+        TableId::Row => {
+            let RowKey { set, class } = RowKey::of(key);
+            [Id::Set(set), Id::Class(class)].into_iter().chain(row()).collect()
+        }
+        TableId::Verdict => {
+            let VerdictKey { row, port_class } = VerdictKey::of(key);
+            vec![Id::Row(row), Id::PortClass(port_class)]
+        }
         // The directory names ids; those that exceed a limit were refused in their own tables.
         TableId::Directory | TableId::ServiceV4 | TableId::ServiceV6 | TableId::Tunnel | TableId::OnLinkV6 => vec![],
     }
@@ -124,20 +137,32 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
             ));
         }
     }
-    let family = match table {
-        TableId::Base | TableId::Row => key.value(1).low(),
-        _ => 4,
+    let ports = |family| {
+        let protocol = ServiceKey::of(family, key).protocol;
+        match HAS_PORTS.contains(&protocol) {
+            true => Ok(()),
+            false => invalid(format!("protocol {protocol} has no ports")),
+        }
     };
-    let kinds = IdKind::Endpoint as u64..=IdKind::ClassV6 as u64;
     match table {
-        _ if family != 4 && family != 6 => invalid(format!("family {family} is neither 4 nor 6")),
-        TableId::ServiceV4 | TableId::ServiceV6 if !HAS_PORTS.contains(&(key.value(1).low() as u8)) => {
-            invalid(format!("protocol {} has no ports", key.value(1).low()))
-        }
-        TableId::Tunnel if key.value(1).low() != 0 && key.value(0).low() != u64::from(ip::UDP) => {
-            invalid(format!("a port of protocol {}: tunnels have ports in UDP only", key.value(0).low()))
-        }
-        TableId::Directory if !kinds.contains(&key.value(0).low()) => invalid(format!("kind {:?}", key.value(0))),
+        TableId::Base | TableId::Row => match family_number(table, key) {
+            Some(family) if family != 4 && family != 6 => invalid(format!("family {family} is neither 4 nor 6")),
+            _ => Ok(()),
+        },
+        TableId::ServiceV4 => ports(Family::V4),
+        TableId::ServiceV6 => ports(Family::V6),
+        TableId::Tunnel => match TunnelKey::of(key) {
+            TunnelKey { protocol, port } if port != 0 && protocol != ip::UDP => {
+                invalid(format!("a port of protocol {protocol}: tunnels have ports in UDP only"))
+            }
+            _ => Ok(()),
+        },
+        TableId::Directory => match DirectoryKey::of(key).named {
+            Named::Unknown { kind, .. } if !(1..=Named::LAST_KIND).contains(&kind) => {
+                invalid(format!("kind {kind:#x}"))
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
@@ -148,7 +173,7 @@ fn check_entry(table: TableId, entry: &Entry) -> Result<(), Error> {
     if !table.spec().actions.contains(&entry.action) {
         return invalid(format!("no action {}", action.name));
     }
-    for (i, value) in entry.params.iter().enumerate() {
+    for (i, value) in entry.params().iter().enumerate() {
         let (name, bits) = action.params.get(i).map_or(("unused", 0), |p| (p.0, p.1));
         if value.checked_shr(bits.into()).unwrap_or(0) != 0 {
             return invalid(format!("{value:#x} does not fit parameter {name} ({bits} bits) of {}", action.name));
@@ -159,7 +184,7 @@ fn check_entry(table: TableId, entry: &Entry) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use netpolc_table::schema;
+    use netpolc_table::{ActionId, ClassId, Incarnation, id::V6, schema};
 
     use super::*;
 
@@ -174,23 +199,49 @@ mod tests {
     #[test]
     fn s33_ids_past_a_limit_are_full() {
         let row = |class| {
-            Write::put(TableId::Row, schema::row_key(1, schema::Family::V6, class), schema::plain(ActionId::Permit))
+            Write::put(
+                TableId::Row,
+                schema::row_key(SetId::new(1), ClassId::<V6>::new(class)),
+                schema::plain(ActionId::Permit),
+            )
         };
         assert!(small().check(&row(7)).is_ok());
         assert!(matches!(small().check(&row(8)), Err(Error::Full { table: TableId::Row, capacity: 8, .. })));
-        let set = schema::set_policy(schema::Word { ingress_set: 0, egress_set: 4, flags: 2 });
-        assert!(refused(Write::put(TableId::Endpoint, schema::endpoint_key(1), set)).contains("policy set 4"));
+        let set = schema::set_policy(schema::Word { ingress_set: SetId::new(0), egress_set: SetId::new(4), flags: 2 });
+        assert!(
+            refused(Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), set))
+                .contains("policy set 4")
+        );
     }
 
     #[test]
     fn s27_keys_that_make_no_sense_are_refused() {
-        let any = schema::entry(ActionId::SetPortClass, 1u16);
+        let any = schema::set_port_class(PortClassId::new(1));
         assert!(refused(Write::put(TableId::Port, schema::port_key(6, 9, 8), any)).contains("Range"));
         let host_bits = schema::remote_key("10.0.0.1".parse().unwrap(), 24);
-        assert!(refused(Write::put(TableId::RemoteV4, host_bits, schema::set_remote(1, 0))).contains("Lpm"));
+        assert!(
+            refused(Write::put(
+                TableId::RemoteV4,
+                host_bits,
+                schema::set_remote(Class::new(Family::V4, 1), Incarnation::default())
+            ))
+            .contains("Lpm")
+        );
         let whole = schema::remote_key("::".parse().unwrap(), 0);
-        assert!(small().check(&Write::put(TableId::RemoteV6, whole, schema::set_remote(1, 0))).is_ok());
-        let wrong = Write::put(TableId::Verdict, schema::verdict_key(1, 1), schema::plain(ActionId::Own));
+        assert!(
+            small()
+                .check(&Write::put(
+                    TableId::RemoteV6,
+                    whole,
+                    schema::set_remote(Class::new(Family::V6, 1), Incarnation::default())
+                ))
+                .is_ok()
+        );
+        let wrong = Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(1), PortClassId::new(1)),
+            schema::plain(ActionId::Own),
+        );
         assert!(refused(wrong).contains("no action own"));
     }
 }

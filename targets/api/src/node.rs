@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netpolc_host::{Connection, Opener};
-use netpolc_table::Program;
+use netpolc_table::{EndpointId, IfIndex, Incarnation, Program};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Target};
@@ -14,19 +14,19 @@ use crate::{Error, Target};
 /// A target that sees the packets of interfaces.
 pub trait NodeTarget: Target {
     /// Interfaces whose packets it sees.
-    fn attached(&self) -> BTreeSet<u32>;
+    fn attached(&self) -> BTreeSet<IfIndex>;
 
     /// Sees the packets of this interface of the calling thread's namespace from now on.
     ///
     /// # Errors
     /// The kernel refuses, or the interface is gone.
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error>;
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error>;
 
     /// The opposite; an interface that is gone is no error.
     ///
     /// # Errors
     /// The kernel refuses.
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error>;
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error>;
 
     /// Makes what [`NodeTarget::adopt`] needs, so that it takes no time while packets wait for a verdict.
     ///
@@ -111,7 +111,7 @@ pub trait NodeTarget: Target {
     ///
     /// # Errors
     /// The kernel refuses.
-    fn amend(&mut self, _endpoint: u16, _amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+    fn amend(&mut self, _endpoint: EndpointId, _amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
         Ok(())
     }
 
@@ -120,7 +120,7 @@ pub trait NodeTarget: Target {
     ///
     /// # Errors
     /// A larger table cannot be made; the endpoint keeps the one that it has.
-    fn reserve(&mut self, _endpoint: u16, _connections: [u32; 2]) -> Result<[u32; 2], Error> {
+    fn reserve(&mut self, _endpoint: EndpointId, _connections: [u32; 2]) -> Result<[u32; 2], Error> {
         Ok([self.capabilities().connections; 2])
     }
 
@@ -131,8 +131,8 @@ pub trait NodeTarget: Target {
     /// The kernel refuses.
     fn adopt(
         &mut self,
-        endpoint: u16,
-        incarnation: u16,
+        endpoint: EndpointId,
+        incarnation: Incarnation,
         connection: &Connection,
         origin: Origin,
     ) -> Result<Taken, Error>;

@@ -7,6 +7,7 @@
 
 mod upgrade;
 
+use netpolc_table::IfIndex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -78,7 +79,7 @@ impl Role {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Its index.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Its name; None where it has vanished, or is not in this network namespace.
     pub name: Option<String>,
     /// How.
@@ -160,14 +161,14 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
 /// All attachments.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
-    held: BTreeMap<u32, Held>,
+    held: BTreeMap<IfIndex, Held>,
     /// Interfaces whose links took the place of filters, in a qdisc that we made. It stays while the
     /// links do: the kernel loses packets where one comes or goes (sch_api.c, qdisc_graft).
-    qdiscs: BTreeSet<u32>,
+    qdiscs: BTreeSet<IfIndex>,
     /// Links that are being made.
     upgrade: Option<Upgrade>,
     /// Interfaces that keep their filters, since links were refused.
-    stay: BTreeSet<u32>,
+    stay: BTreeSet<IfIndex>,
 }
 
 /// Which side of the interface a hook is.
@@ -187,7 +188,7 @@ pub(crate) fn hook_name(hook: Hook) -> &'static str {
     }
 }
 
-fn call(what: &str, ifindex: u32) -> String {
+fn call(what: &str, ifindex: IfIndex) -> String {
     match sys::ifname(ifindex) {
         Ok(name) => format!("{what} interface {name} ({ifindex})"),
         Err(_) => format!("{what} interface {ifindex}"),
@@ -210,14 +211,16 @@ impl Attachments {
     }
 
     /// The second value: those whose interface has vanished.
-    fn find(pins: &Pins) -> Result<(Self, BTreeSet<u32>), Error> {
+    fn find(pins: &Pins) -> Result<(Self, BTreeSet<IfIndex>), Error> {
         let (mut this, mut gone) = (Attachments::default(), BTreeSet::new());
         let names = pins.links()?;
         // Where there are both, a process was killed before the filter followed the link: the
         // filter counts.
-        let filtered = |ifindex: u32| MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")));
+        let filtered = |ifindex: IfIndex| MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")));
         for name in &names {
-            let Some((ifindex, kind)) = name.split_once('_').and_then(|(i, k)| Some((i.parse().ok()?, k))) else {
+            let Some((ifindex, kind)) =
+                name.split_once('_').and_then(|(i, k)| Some((IfIndex::new(i.parse().ok()?), k)))
+            else {
                 continue;
             };
             let path = pins.link(name);
@@ -251,8 +254,8 @@ impl Attachments {
     }
 
     /// Drops attachments whose interface has vanished; answers which.
-    pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<u32>, Error> {
-        let list: Vec<u32> = self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
+    pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<IfIndex>, Error> {
+        let list: Vec<IfIndex> = self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
             self.forget(ifindex, pins)?;
         }
@@ -260,7 +263,7 @@ impl Attachments {
     }
 
     /// Removes pins and descriptors; a TCX link detaches by that.
-    fn forget(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
+    fn forget(&mut self, ifindex: IfIndex, pins: Option<&Pins>) -> Result<(), Error> {
         if let Some(pins) = pins {
             for hook in HOOKS {
                 unpin(pins, &format!("{ifindex}_{}", hook_name(hook)))?;
@@ -277,7 +280,7 @@ impl Attachments {
     /// Makes the interface carry these programs, whatever it carried before.
     pub fn attach(
         &mut self,
-        ifindex: u32,
+        ifindex: IfIndex,
         role: Role,
         programs: &Programs,
         mode: Mode,
@@ -310,7 +313,7 @@ impl Attachments {
         Ok(Way::Clsact)
     }
 
-    fn attach_tcx(&mut self, ifindex: u32, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+    fn attach_tcx(&mut self, ifindex: IfIndex, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
         let name = |hook: Hook| format!("{ifindex}_{}", hook_name(hook));
         let path = |hook: Hook| pins.map(|pins| pins.link(&name(hook)));
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
@@ -360,7 +363,13 @@ impl Attachments {
         Ok(())
     }
 
-    fn attach_clsact(&mut self, ifindex: u32, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+    fn attach_clsact(
+        &mut self,
+        ifindex: IfIndex,
+        role: Role,
+        programs: &Programs,
+        pins: Option<&Pins>,
+    ) -> io::Result<()> {
         // always looked for: an interface may have come back under the same index
         let found = clsact::ensure_qdisc(ifindex)?;
         let qdisc = match self.held.get(&ifindex) {
@@ -445,7 +454,7 @@ impl Attachments {
     /// Pins the links of an interface again, where they live, or attaches anew.
     fn repin(
         &mut self,
-        ifindex: u32,
+        ifindex: IfIndex,
         role: Role,
         programs: &Programs,
         pins: Option<&Pins>,
@@ -469,8 +478,8 @@ impl Attachments {
     pub fn replace(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
         self.sweep(pins)?;
-        let facts = |(i, h): (&u32, &Held)| (*i, matches!(h, Held::Tcx(_)), h.role());
-        let mut list: Vec<(u32, bool, Role)> = self.held.iter().map(facts).collect();
+        let facts = |(i, h): (&IfIndex, &Held)| (*i, matches!(h, Held::Tcx(_)), h.role());
+        let mut list: Vec<(IfIndex, bool, Role)> = self.held.iter().map(facts).collect();
         // What judges first, then what leaves packets to it.
         list.sort_by_key(|(ifindex, _, role)| (*role == Role::Pod, *ifindex));
         for (ifindex, tcx, role) in list {
@@ -489,7 +498,7 @@ impl Attachments {
     }
 
     /// Takes the programs off an interface; none there is fine.
-    pub fn detach(&mut self, ifindex: u32, pins: Option<&Pins>) -> Result<(), Error> {
+    pub fn detach(&mut self, ifindex: IfIndex, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
         let mut made = self.qdiscs.contains(&ifindex);
         if let Some(Held::Clsact(qdisc, role)) = self.held.get(&ifindex) {
@@ -505,7 +514,7 @@ impl Attachments {
 
     /// Takes them off all.
     pub fn detach_all(&mut self, pins: Option<&Pins>) -> Result<(), Error> {
-        let list: BTreeSet<u32> = self.held.keys().chain(&self.qdiscs).copied().collect();
+        let list: BTreeSet<IfIndex> = self.held.keys().chain(&self.qdiscs).copied().collect();
         list.into_iter().try_for_each(|ifindex| self.detach(ifindex, pins))
     }
 
@@ -520,7 +529,7 @@ impl Attachments {
 }
 
 /// The kernel lets go of a link some time after its last pin or descriptor went, and a program cannot be attached twice.
-fn attach_patiently(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+fn attach_patiently(program: BorrowedFd<'_>, ifindex: IfIndex, hook: Hook) -> io::Result<OwnedFd> {
     const ATTEMPTS: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);
     for _ in 0..ATTEMPTS {
@@ -533,14 +542,14 @@ fn attach_patiently(program: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Re
 }
 
 /// Does the interface carry these programs by filters?
-fn filters_stand(ifindex: u32, role: Role, programs: &Programs) -> bool {
+fn filters_stand(ifindex: IfIndex, role: Role, programs: &Programs) -> bool {
     let stands =
         |(hook, program): &(Hook, Loaded)| clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id));
     programs.iter().filter(|(hook, _)| role.hooks().contains(hook)).all(stands)
 }
 
 /// Is the interface gone? Another one may have got its number.
-fn vanished(ifindex: u32, held: &Held) -> bool {
+fn vanished(ifindex: IfIndex, held: &Held) -> bool {
     let other = |link: &Link| match link {
         Link::Open(link) => sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)),
         Link::Pinned => false,

@@ -8,6 +8,7 @@
 //!
 //! Not here: which interfaces, and what is remembered of them.
 
+use netpolc_table::IfIndex;
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
@@ -40,16 +41,16 @@ fn parent(hook: TcxHook) -> u32 {
 }
 
 /// The body of a request about the qdisc.
-fn qdisc(ifindex: u32) -> Vec<u8> {
-    let mut body = tc::header(ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
+fn qdisc(ifindex: IfIndex) -> Vec<u8> {
+    let mut body = tc::header(ifindex.get(), tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
     put_text(&mut body, TCA_KIND, "clsact");
     body
 }
 
 /// The body of a request about our filter with this priority.
-fn filter(ifindex: u32, hook: TcxHook, priority: u32) -> Vec<u8> {
+fn filter(ifindex: IfIndex, hook: TcxHook, priority: u32) -> Vec<u8> {
     let info = priority << 16 | u32::from(ETH_P_ALL.to_be());
-    let mut body = tc::header(ifindex, HANDLE, parent(hook), info).to_vec();
+    let mut body = tc::header(ifindex.get(), HANDLE, parent(hook), info).to_vec();
     put_text(&mut body, TCA_KIND, "bpf");
     body
 }
@@ -68,7 +69,7 @@ pub enum Qdisc {
 }
 
 /// Makes the clsact qdisc where there is none.
-pub fn ensure_qdisc(ifindex: u32) -> io::Result<Qdisc> {
+pub fn ensure_qdisc(ifindex: IfIndex) -> io::Result<Qdisc> {
     match request(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE, &qdisc(ifindex)) {
         Ok(_) => Ok(Qdisc::Made),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Qdisc::Found),
@@ -77,7 +78,7 @@ pub fn ensure_qdisc(ifindex: u32) -> io::Result<Qdisc> {
 }
 
 /// Puts the program into the hook, in place of the one that an earlier call put there.
-pub fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<()> {
+pub fn attach(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook) -> io::Result<()> {
     match add(program, ifindex, hook, FIRST) {
         // A priority has one kind of filters (cls_api.c, tc_new_tfilter).
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => add(program, ifindex, hook, LAST),
@@ -85,7 +86,7 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Resul
     }
 }
 
-fn add(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook, priority: u32) -> io::Result<()> {
+fn add(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook, priority: u32) -> io::Result<()> {
     let mut body = filter(ifindex, hook, priority);
     nest(&mut body, TCA_OPTIONS, |to| {
         put(to, TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes());
@@ -96,7 +97,7 @@ fn add(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook, priority: u32) -> i
 }
 
 /// The kernel's id of the program that [`attach`] put there; None where it is not there any more.
-pub fn program(ifindex: u32, hook: TcxHook) -> io::Result<Option<u32>> {
+pub fn program(ifindex: IfIndex, hook: TcxHook) -> io::Result<Option<u32>> {
     for priority in [FIRST, LAST] {
         match request(libc::RTM_GETTFILTER, 0, &filter(ifindex, hook, priority)) {
             Ok(replies) => {
@@ -115,20 +116,20 @@ pub fn program(ifindex: u32, hook: TcxHook) -> io::Result<Option<u32>> {
 }
 
 /// Removes what [`attach`] put there; nothing there is fine.
-pub fn detach(ifindex: u32, hook: TcxHook) -> io::Result<()> {
+pub fn detach(ifindex: IfIndex, hook: TcxHook) -> io::Result<()> {
     remove(ifindex, hook, FIRST)?;
     remove(ifindex, hook, LAST)
 }
 
-fn remove(ifindex: u32, hook: TcxHook, priority: u32) -> io::Result<()> {
+fn remove(ifindex: IfIndex, hook: TcxHook, priority: u32) -> io::Result<()> {
     absent_is_fine(request(libc::RTM_DELTFILTER, 0, &filter(ifindex, hook, priority)).map(drop))
 }
 
 /// Removes the qdisc, unless somebody has filters in it.
-pub fn remove_qdisc(ifindex: u32) -> io::Result<()> {
+pub fn remove_qdisc(ifindex: IfIndex) -> io::Result<()> {
     let mut socket = Socket::open(Protocol::Route)?;
     for hook in [TcxHook::Ingress, TcxHook::Egress] {
-        let all = tc::header(ifindex, 0, parent(hook), 0);
+        let all = tc::header(ifindex.get(), 0, parent(hook), 0);
         match socket.dump(libc::RTM_GETTFILTER, &all, |_| Some(())) {
             Ok(filters) if !filters.is_empty() => return Ok(()),
             Ok(_) => {}

@@ -25,7 +25,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use netpolc_table::schema::Family;
+use netpolc_table::{EndpointId, schema::Family};
 use netpolc_target::Error;
 
 use crate::{
@@ -57,7 +57,7 @@ const ROOMY: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// Whose.
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     /// Which of its two.
     pub family: Family,
     /// Connections that had room before, whatever their hashes are.
@@ -74,7 +74,7 @@ pub struct Begun(Move);
 
 #[derive(Debug)]
 struct Move {
-    endpoint: u16,
+    endpoint: EndpointId,
     family: Family,
     from: Place,
     to: Place,
@@ -97,8 +97,8 @@ pub struct Tender {
     ring: Option<RingBuf<MapData>>,
     looked: Option<Instant>,
     /// Since when a table has been much too large.
-    roomy: HashMap<(u16, Family), Instant>,
-    refused: HashMap<(u16, Family), Instant>,
+    roomy: HashMap<(EndpointId, Family), Instant>,
+    refused: HashMap<(EndpointId, Family), Instant>,
 }
 
 impl fmt::Debug for Tender {
@@ -189,7 +189,7 @@ impl Tender {
     }
 
     /// Gives a table room for so many connections at once, as far as it may.
-    pub(crate) fn reserve(&mut self, endpoint: u16, family: Family, connections: u32) -> Result<(), Error> {
+    pub(crate) fn reserve(&mut self, endpoint: EndpointId, family: Family, connections: u32) -> Result<(), Error> {
         let [present, _] = self.pool().places(endpoint, family);
         if present.is_none_or(|place| place.connections() >= connections) {
             return Ok(());
@@ -200,7 +200,7 @@ impl Tender {
     }
 
     /// Begins to move tables to a larger size, for so many connections at least.
-    fn enlarge(&mut self, family: Family, tables: impl Iterator<Item = (u16, u32)>) -> Result<Vec<Move>, Error> {
+    fn enlarge(&mut self, family: Family, tables: impl Iterator<Item = (EndpointId, u32)>) -> Result<Vec<Move>, Error> {
         let pool = self.pool().clone();
         let mut begun = Vec::new();
         {
@@ -285,7 +285,7 @@ impl Tender {
     ///
     /// # Errors
     /// The new table cannot be made or published; the present one stays.
-    pub fn begin(&mut self, endpoint: u16, family: Family, log: u8) -> Result<Option<Begun>, Error> {
+    pub fn begin(&mut self, endpoint: EndpointId, family: Family, log: u8) -> Result<Option<Begun>, Error> {
         let pool = self.pool().clone();
         let [Some(from), None] = pool.places(endpoint, family) else { return Ok(None) };
         let Some(ticket) = pool.lock().begin(endpoint, family) else { return Ok(None) };
@@ -381,7 +381,7 @@ impl Tender {
 }
 
 impl Move {
-    fn new(endpoint: u16, family: Family, from: Place, to: Place, ticket: Ticket) -> Self {
+    fn new(endpoint: EndpointId, family: Family, from: Place, to: Place, ticket: Ticket) -> Self {
         Self { endpoint, family, from, to, ticket, copied: vec![], lost: 0, published: false }
     }
 

@@ -11,6 +11,7 @@
 //! Connection state is in [`state`], constants that programs read in [`config`]. Not here: code, memory, and when to
 //! write what.
 
+use netpolc_table::EndpointId;
 use std::net::{IpAddr, Ipv6Addr};
 
 pub mod config;
@@ -413,9 +414,9 @@ pub mod endpoint {
 /// Bytes of a key of `own_more`.
 pub const OWN_MORE_KEY: usize = 20;
 /// Key of `own_more`: endpoint u16, family u8 (4, 6), zero, address as in the packet (IPv4 in the first 4 bytes, rest zero).
-pub fn own_more_key(endpoint: u16, address: IpAddr) -> [u8; OWN_MORE_KEY] {
+pub fn own_more_key(endpoint: EndpointId, address: IpAddr) -> [u8; OWN_MORE_KEY] {
     let mut key = [0; OWN_MORE_KEY];
-    key[..2].copy_from_slice(&endpoint.to_le_bytes());
+    key[..2].copy_from_slice(&endpoint.get().to_le_bytes());
     match address {
         IpAddr::V4(a) => {
             key[2] = 4;

@@ -4,6 +4,7 @@
 //! verifier log that names no table helps nobody. aya raises RLIMIT_MEMLOCK by itself where an old kernel
 //! wants it; where it cannot, the kernel's own answer counts.
 
+use netpolc_table::IfIndex;
 use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -81,8 +82,8 @@ impl Loaded {
     pub fn run(
         &self,
         packet: &[u8],
-        ifindex: u32,
-        ingress_ifindex: u32,
+        ifindex: IfIndex,
+        ingress_ifindex: IfIndex,
         repeat: u32,
     ) -> io::Result<(Verdict, Duration)> {
         self.run_marked(packet, sys::Context { ifindex, ingress_ifindex, mark: 0, cb: 0 }, 0, repeat)
@@ -90,7 +91,7 @@ impl Loaded {
 
     /// Runs it on one packet, `repeat` times, as seen on `ifindex`. `bit` is the one of the mark that counts; what is left of it in the end
     /// tells Defer from Next. The time is that of one run, as the kernel measures it.
-    pub fn run_frame(&self, frame: &Frame, ifindex: u32, bit: u32, repeat: u32) -> io::Result<(Verdict, Duration)> {
+    pub fn run_frame(&self, frame: &Frame, ifindex: IfIndex, bit: u32, repeat: u32) -> io::Result<(Verdict, Duration)> {
         let mark = if frame.mark == Mark::Deferred { bit } else { 0 };
         let cb = u32::from(frame.arrival == Arrival::Born);
         let context = sys::Context { ifindex, ingress_ifindex: frame.arrival.ifindex(), mark, cb };
@@ -156,12 +157,16 @@ mod tests {
         a.mov(R0, NEXT);
         a.exit();
         let program = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect("needs root and BPF");
-        let frame =
-            |ifindex: u32| Frame { interface: 1, arrival: ifindex.into(), mark: Mark::Clear, bytes: vec![0; 64] };
-        assert_eq!(program.run_frame(&frame(7), 1, 1, 1).unwrap().0, Verdict::Next);
-        assert_eq!(program.run_frame(&frame(8), 1, 1, 1).unwrap().0, Verdict::Drop);
+        let frame = |ifindex| Frame {
+            interface: sys::LO,
+            arrival: IfIndex::new(ifindex).into(),
+            mark: Mark::Clear,
+            bytes: vec![0; 64],
+        };
+        assert_eq!(program.run_frame(&frame(7), sys::LO, 1, 1).unwrap().0, Verdict::Next);
+        assert_eq!(program.run_frame(&frame(8), sys::LO, 1, 1).unwrap().0, Verdict::Drop);
         let marked = Frame { mark: Mark::Deferred, ..frame(7) };
-        assert_eq!(program.run_frame(&marked, 1, 1 << 31, 1).unwrap().0, Verdict::Defer);
+        assert_eq!(program.run_frame(&marked, sys::LO, 1 << 31, 1).unwrap().0, Verdict::Defer);
     }
 
     #[test]

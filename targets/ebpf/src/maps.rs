@@ -17,7 +17,7 @@ use std::{
 };
 
 use aya::maps::{HashMap as BpfHash, MapData};
-use netpolc_table::schema::Family;
+use netpolc_table::{EndpointId, schema::Family};
 use netpolc_target::Error;
 
 use crate::{
@@ -219,14 +219,14 @@ impl Shared {
     }
     /// An endpoint's tables of a family: the present one first, then the one from which it is being
     /// moved.
-    pub(crate) fn tables(&self, endpoint: u16, family: Family) -> Result<Vec<Table>, Error> {
+    pub(crate) fn tables(&self, endpoint: EndpointId, family: Family) -> Result<Vec<Table>, Error> {
         let places = self.pool.places(endpoint, family).into_iter().flatten();
         places.map(|place| self.pool.table(family, place, self.dir.as_deref())).collect()
     }
     /// Does something with an endpoint's tables while nobody moves or takes them.
     pub(crate) fn change<T>(
         &self,
-        endpoint: u16,
+        endpoint: EndpointId,
         family: Family,
         work: impl FnOnce(&[Table]) -> T,
     ) -> Result<T, Error> {

@@ -5,7 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use netpolc_table::{ActionId, Key, Match, Program, TableId, schema::Family};
+use netpolc_table::{
+    Entry, Key, Program, RowId, TableId,
+    schema::{Answer, BaseKey, EndpointKey, Family, InterfaceKey, Leaf, SetPortClass},
+};
 
 use crate::{
     config::Config,
@@ -19,20 +22,25 @@ const ROOT: u64 = 256;
 /// What each capacity must be at least, in its units.
 pub fn of(program: &Program) -> Vec<(Room, u64)> {
     let mut needs = vec![
-        (Room::Endpoints, beyond(keys(program, TableId::Endpoint).map(|key| key.value(0).low()))),
-        (Room::Sets, beyond(keys(program, TableId::Base).map(|key| key.value(0).low()))),
-        (Room::Rows, beyond(rows(program))),
-        (Room::PortClasses, beyond(params(program, TableId::Port))),
+        (Room::Endpoints, beyond(keys(program, TableId::Endpoint).map(|key| EndpointKey::of(key).endpoint.get()))),
+        (Room::Sets, beyond(keys(program, TableId::Base).map(|key| BaseKey::of(key).set.get()))),
+        (Room::Rows, beyond(rows(program).map(RowId::get))),
+        (
+            Room::PortClasses,
+            beyond(entries(program, TableId::Port).map(|entry| SetPortClass::of(entry).port_class.get())),
+        ),
         (Room::Services, count(program, TableId::ServiceV4) + count(program, TableId::ServiceV6)),
     ];
-    let interfaces: HashSet<u64> = keys(program, TableId::Interface).map(|key| key.value(0).low() >> 8).collect();
+    let interfaces = keys(program, TableId::Interface).map(|key| InterfaceKey::of(key).ifindex.get() >> 8);
+    let interfaces: HashSet<u32> = interfaces.collect();
     needs.push((Room::InterfaceBlocks, interfaces.len() as u64 + 1));
     for family in Family::BOTH {
-        let classes = beyond(params(program, TableId::remote(family)));
+        let leaves = entries(program, TableId::remote(family));
+        let classes = beyond(leaves.map(|entry| Leaf::of(family, entry).class.get()));
         let (mut blocks, mut records) = (HashSet::new(), 0);
         let mut groups: HashMap<u128, usize> = HashMap::new();
         for key in keys(program, TableId::remote(family)) {
-            let Some(&Match::Lpm { value, length }) = key.fields().first() else { continue };
+            let (value, length) = key.prefix();
             let (bits, host) = (value.get(), family.bits());
             records += u64::from(length < host);
             if family == Family::V6 && length == host {
@@ -130,13 +138,13 @@ fn keys(program: &Program, table: TableId) -> impl Iterator<Item = &Key> {
     program.table(table).entries.keys()
 }
 
-fn params(program: &Program, table: TableId) -> impl Iterator<Item = u64> {
-    program.table(table).entries.values().map(|entry| entry.params[0])
+fn entries(program: &Program, table: TableId) -> impl Iterator<Item = &Entry> {
+    program.table(table).entries.values()
 }
 
-fn rows(program: &Program) -> impl Iterator<Item = u64> {
-    let entries = [TableId::Base, TableId::Row].into_iter().flat_map(|table| program.table(table).entries.values());
-    entries.filter(|entry| entry.action == ActionId::SetRow).map(|entry| entry.params[0])
+fn rows(program: &Program) -> impl Iterator<Item = RowId> {
+    let answers = [TableId::Base, TableId::Row].into_iter().flat_map(|table| entries(program, table));
+    answers.filter_map(|entry| Answer::of(Some(entry)).row())
 }
 
 fn count(program: &Program, table: TableId) -> u64 {
@@ -144,6 +152,6 @@ fn count(program: &Program, table: TableId) -> u64 {
 }
 
 /// One more than the largest id.
-fn beyond(ids: impl Iterator<Item = u64>) -> u64 {
-    ids.max().map_or(1, |id| id + 1)
+fn beyond(ids: impl Iterator<Item = u16>) -> u64 {
+    ids.max().map_or(1, |id| u64::from(id) + 1)
 }

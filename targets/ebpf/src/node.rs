@@ -3,25 +3,25 @@
 use std::collections::BTreeSet;
 
 use netpolc_host::{Connection, Opener, links};
-use netpolc_table::{Program, schema::Family};
+use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, schema::Family};
 use netpolc_target::{Amendment, Error, Hook, NodeTarget, Origin, Taken, semantics::Phase};
 
 use crate::{self as ebpf, Ebpf, Hold, Inserted};
 
 impl NodeTarget for Ebpf {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         // What has no name is gone; another device may get its number.
         let pods = self.attachments().into_iter().filter(|a| a.role == ebpf::Role::Pod && a.name.is_some());
         pods.map(|a| a.ifindex).collect()
     }
 
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         let way = Ebpf::attach(self, ifindex)?;
-        tracing::debug!(ifindex, ?way, "attached");
+        tracing::debug!(ifindex = ifindex.get(), ?way, "attached");
         Ok(())
     }
 
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         Ebpf::detach(self, ifindex)
     }
 
@@ -31,16 +31,16 @@ impl NodeTarget for Ebpf {
 
     fn cover(&mut self) -> Result<(), Error> {
         self.sweep()?;
-        let covered: BTreeSet<u32> = self.attachments().into_iter().map(|a| a.ifindex).collect();
+        let covered: BTreeSet<u32> = self.attachments().into_iter().map(|a| a.ifindex.get()).collect();
         let missing =
             links::others(&covered).map_err(|source| Error::System { call: "list interfaces".into(), source })?;
         if !missing.is_empty() {
             Ebpf::hold(self, Hold::Held)?;
         }
-        for ifindex in missing {
+        for ifindex in missing.into_iter().map(IfIndex::new) {
             // What is a pod's becomes that when its address is known; until then it is one more way out.
             match self.attach_uplink(ifindex) {
-                Ok(way) => tracing::debug!(ifindex, ?way, "covers what goes to Services"),
+                Ok(way) => tracing::debug!(ifindex = ifindex.get(), ?way, "covers what goes to Services"),
                 Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
                 // Still held.
                 Err(error) => return Err(error),
@@ -73,10 +73,10 @@ impl NodeTarget for Ebpf {
 
     fn prepare(&mut self) -> Result<(), Error> {
         // Loads the program that reads the clock of connections.
-        self.connections(0).map(drop)
+        self.connections(EndpointId::default()).map(drop)
     }
 
-    fn amend(&mut self, endpoint: u16, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+    fn amend(&mut self, endpoint: EndpointId, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
         let amended = Ebpf::amend(self, endpoint, |c| {
             let opener = if c.opener == Hook::FromPod { Opener::Pod } else { Opener::Remote };
             let recorded = Connection {
@@ -97,12 +97,12 @@ impl NodeTarget for Ebpf {
             }
         })?;
         if amended > 0 {
-            tracing::debug!(endpoint, amended, "entries that recording made");
+            tracing::debug!(endpoint = endpoint.get(), amended, "entries that recording made");
         }
         Ok(())
     }
 
-    fn reserve(&mut self, endpoint: u16, connections: [u32; 2]) -> Result<[u32; 2], Error> {
+    fn reserve(&mut self, endpoint: EndpointId, connections: [u32; 2]) -> Result<[u32; 2], Error> {
         for (family, wanted) in Family::BOTH.into_iter().zip(connections) {
             Ebpf::reserve(self, endpoint, family, wanted)?;
         }
@@ -112,8 +112,8 @@ impl NodeTarget for Ebpf {
 
     fn adopt(
         &mut self,
-        endpoint: u16,
-        incarnation: u16,
+        endpoint: EndpointId,
+        incarnation: Incarnation,
         connection: &Connection,
         origin: Origin,
     ) -> Result<Taken, Error> {

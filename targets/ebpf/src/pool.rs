@@ -24,7 +24,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use netpolc_table::schema::Family;
+use netpolc_table::{EndpointId, schema::Family};
 use netpolc_target::Error;
 
 use crate::{
@@ -82,7 +82,7 @@ pub(crate) struct Inner {
     spare: [Option<u16>; 2],
     /// Chunks that no record names any more, to be removed when no packet is under way in them.
     garbage: Vec<(Family, u16)>,
-    moving: BTreeMap<(u16, usize), Ticket>,
+    moving: BTreeMap<(EndpointId, usize), Ticket>,
     tickets: u64,
     /// Where chunks are pinned.
     pins: Option<PathBuf>,
@@ -128,40 +128,41 @@ impl Pool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, endpoint: u16) -> &[AtomicU64] {
-        let at = usize::from(endpoint).min(ENDPOINTS as usize - 1) * (RECORD / 8);
+    fn record(&self, endpoint: EndpointId) -> &[AtomicU64] {
+        let at = usize::from(endpoint.get()).min(ENDPOINTS as usize - 1) * (RECORD / 8);
         &self.records.words()[at..][..RECORD / 8]
     }
 
     /// The present and the previous table of an endpoint.
-    pub fn places(&self, endpoint: u16, family: Family) -> [Option<Place>; 2] {
+    pub fn places(&self, endpoint: EndpointId, family: Family) -> [Option<Place>; 2] {
         let word = self.record(endpoint)[index(family)].load(Acquire);
         [Place::of(word as u32), Place::of((word >> 32) as u32)]
     }
 
     /// Makes these its tables, at once for each packet.
-    pub fn publish(&self, endpoint: u16, family: Family, present: Option<Place>, previous: Option<Place>) {
+    pub fn publish(&self, endpoint: EndpointId, family: Family, present: Option<Place>, previous: Option<Place>) {
         let half = |place: Option<Place>| u64::from(place.map_or(0, Place::word));
         self.record(endpoint)[index(family)].store(half(present) | half(previous) << 32, Release);
     }
 
     /// Endpoints whose packets found little room since they were answered last.
-    pub fn wanting(&self) -> Vec<(u16, Family)> {
-        let records = self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip(0..=u16::MAX);
+    pub fn wanting(&self) -> Vec<(EndpointId, Family)> {
+        let records =
+            self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip((0..=u16::MAX).map(EndpointId::new));
         let asks = |record: &[AtomicU64], family| record[WANTED / 8 + index(family)].load(Relaxed) != 0;
         let all = records.flat_map(|(record, id)| Family::BOTH.into_iter().map(move |family| (record, id, family)));
         all.filter(|(record, _, family)| asks(record, *family)).map(|(_, id, family)| (id, family)).collect()
     }
 
     /// Lets its packets say again that they find little room.
-    pub fn answer(&self, endpoint: u16, family: Family) {
+    pub fn answer(&self, endpoint: EndpointId, family: Family) {
         self.record(endpoint)[WANTED / 8 + index(family)].store(0, Relaxed);
     }
 
     /// All tables: endpoint, family, present and previous place.
-    pub fn all(&self) -> Vec<(u16, Family, Place, Option<Place>)> {
-        let each = |id: u16| Family::BOTH.map(|family| (id, family, self.places(id, family)));
-        let all = (1..=u16::MAX).flat_map(each);
+    pub fn all(&self) -> Vec<(EndpointId, Family, Place, Option<Place>)> {
+        let each = |id: EndpointId| Family::BOTH.map(|family| (id, family, self.places(id, family)));
+        let all = (1..=u16::MAX).map(EndpointId::new).flat_map(each);
         all.filter_map(|(id, family, [present, previous])| Some((id, family, present?, previous))).collect()
     }
 
@@ -250,9 +251,9 @@ impl Pool {
     }
 
     /// Gives first tables to endpoints that have none.
-    pub fn provide(&self, endpoints: &BTreeSet<u16>) -> Result<(), Error> {
+    pub fn provide(&self, endpoints: &BTreeSet<EndpointId>) -> Result<(), Error> {
         for family in Family::BOTH {
-            let needing: Vec<u16> =
+            let needing: Vec<EndpointId> =
                 endpoints.iter().filter(|id| self.places(**id, family)[0].is_none()).copied().collect();
             let first = self.lock().sizes.first_log;
             let places = self.obtain(family, &vec![first; needing.len()])?;
@@ -393,7 +394,7 @@ impl Pool {
     }
 
     /// Takes an endpoint's tables away. No packet of it may be under way.
-    pub fn release(&self, endpoint: u16) -> Result<(), Error> {
+    pub fn release(&self, endpoint: EndpointId) -> Result<(), Error> {
         let mut inner = self.lock();
         for family in Family::BOTH {
             let places = self.places(endpoint, family);
@@ -510,7 +511,7 @@ impl Inner {
     }
 
     /// Marks a table as being moved; None where it is.
-    pub fn begin(&mut self, endpoint: u16, family: Family) -> Option<Ticket> {
+    pub fn begin(&mut self, endpoint: EndpointId, family: Family) -> Option<Ticket> {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         match self.moving.entry((endpoint, index(family))) {
@@ -521,12 +522,12 @@ impl Inner {
 
     /// Is it still being moved by the holder of this ticket? Not where the endpoint has gone
     /// meanwhile.
-    pub fn holds(&self, endpoint: u16, family: Family, ticket: Ticket) -> bool {
+    pub fn holds(&self, endpoint: EndpointId, family: Family, ticket: Ticket) -> bool {
         self.moving.get(&(endpoint, index(family))) == Some(&ticket)
     }
 
     /// It is not being moved any more.
-    pub fn end(&mut self, endpoint: u16, family: Family, ticket: Ticket) {
+    pub fn end(&mut self, endpoint: EndpointId, family: Family, ticket: Ticket) {
         if self.holds(endpoint, family, ticket) {
             self.moving.remove(&(endpoint, index(family)));
         }

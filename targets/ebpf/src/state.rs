@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use netpolc_table::schema::Family;
+use netpolc_table::{EndpointId, Incarnation, schema::Family};
 use netpolc_target::{
     Error, Hook,
     semantics::{DropReason, Phase, seconds},
@@ -36,7 +36,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection {
     /// Whose.
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     /// The other side.
     pub remote: IpAddr,
     /// The pod's address.
@@ -54,7 +54,7 @@ pub struct Connection {
     /// How far it has come.
     pub phase: Phase,
     /// The remote's incarnation when it was opened; 0: not one pod's address.
-    pub incarnation: u16,
+    pub incarnation: Incarnation,
 }
 
 /// A connection with its remaining life.
@@ -111,7 +111,7 @@ impl Ticker {
 
     /// Ticks now.
     pub fn now(&self) -> Result<u32, Error> {
-        let context = crate::sys::Context { ifindex: 1, ..Default::default() };
+        let context = crate::sys::Context { ifindex: crate::sys::LO, ..Default::default() };
         let done = crate::sys::test_run(self.0.fd(), &[0; 64], context, 1);
         done.map(|run| run.answer).map_err(|e| refused("read the clock", e))
     }
@@ -279,7 +279,12 @@ pub enum Amendment {
 }
 
 /// Asks of each live connection of an endpoint what is to become of it; says how many were changed.
-pub fn amend(maps: &Maps, now: u32, endpoint: u16, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
+pub fn amend(
+    maps: &Maps,
+    now: u32,
+    endpoint: EndpointId,
+    amend: impl Fn(&Connection) -> Amendment,
+) -> Result<usize, Error> {
     let mut amended = 0;
     let one = |table: &Table, slot: usize| {
         let Some((live, word)) = live(maps.clock, table, slot, now, endpoint) else { return false };
@@ -305,7 +310,7 @@ pub fn amend(maps: &Maps, now: u32, endpoint: u16, amend: impl Fn(&Connection) -
 /// Puts a connection in as if its packets had been seen; a live entry under the same tuple stays, with the opener that is known now.
 pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted, Error> {
     let c = connection;
-    if c.endpoint == 0 || u32::from(c.endpoint) >= maps.capacities.endpoints {
+    if c.endpoint == EndpointId::default() || u32::from(c.endpoint.get()) >= maps.capacities.endpoints {
         return Err(Error::Installed(format!("endpoint {}: no such state", c.endpoint)));
     }
     let life = maps.clock.ticks(seconds(c.protocol, c.phase));
@@ -335,7 +340,7 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
 }
 
 /// The live connections of one endpoint, sorted.
-pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Result<Vec<Live>, Error> {
+pub fn connections(maps: &Maps, now: u32, endpoint: EndpointId) -> Result<Vec<Live>, Error> {
     let mut list: Vec<Live> = vec![];
     for family in Family::BOTH {
         for (table, moved) in maps.shared().tables(endpoint, family)?.iter().zip([false, true]) {
@@ -349,7 +354,7 @@ pub fn connections(maps: &Maps, now: u32, endpoint: u16) -> Result<Vec<Live>, Er
 }
 
 /// How many live connections of a family an endpoint has.
-pub fn count(maps: &Maps, now: u32, endpoint: u16, family: Family) -> Result<u32, Error> {
+pub fn count(maps: &Maps, now: u32, endpoint: EndpointId, family: Family) -> Result<u32, Error> {
     let tables = maps.shared().tables(endpoint, family)?;
     let live = |table: &Table, slot: usize| !is_dead(table.meta(slot).load(Relaxed), now);
     let Some((present, previous)) = tables.split_first() else { return Ok(0) };
@@ -375,7 +380,7 @@ impl Key {
 }
 
 /// The live connection in a slot, with its meta word.
-fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: u16) -> Option<(Live, u64)> {
+fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: EndpointId) -> Option<(Live, u64)> {
     let meta = table.meta(slot);
     let word = meta.load(Acquire);
     let deadline = (word & DEADLINE) as u32;
@@ -404,20 +409,21 @@ fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: u16) -> Op
         opener: if word & FROM_POD != 0 { Hook::FromPod } else { Hook::ToPod },
         born: word & BORN != 0,
         phase,
-        incarnation: u16::from_le_bytes([tail[6], tail[7]]),
+        incarnation: Incarnation::new(u16::from_le_bytes([tail[6], tail[7]])),
     };
     let seconds = (u64::from(deadline - now) << clock.shift()) / u64::from(clock.hz.max(1));
     Some((Live { connection, seconds: seconds as u32 }, word))
 }
 
 /// Forgets an endpoint's connections, fragment records and counters. Nothing may judge its packets meanwhile.
-pub fn purge(maps: &Maps, endpoint: u16) -> Result<(), Error> {
+pub fn purge(maps: &Maps, endpoint: EndpointId) -> Result<(), Error> {
     maps.shared().pool().release(endpoint)?;
     for word in counters_of(maps, endpoint) {
         word.store(0, Relaxed);
     }
     let mut fragments = maps.frag()?;
-    let keys: Vec<_> = fragments.keys().filter_map(Result::ok).filter(|k| k[..2] == endpoint.to_le_bytes()).collect();
+    let keys: Vec<_> =
+        fragments.keys().filter_map(Result::ok).filter(|k| k[..2] == endpoint.get().to_le_bytes()).collect();
     for key in keys {
         match fragments.remove(&key) {
             Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
@@ -432,8 +438,8 @@ pub fn purge(maps: &Maps, endpoint: u16) -> Result<(), Error> {
     Ok(())
 }
 
-fn counters_of(maps: &Maps, endpoint: u16) -> &[AtomicU64] {
-    &maps.words(MapId::Counter)[usize::from(endpoint) * 2 * config::REASONS..][..2 * config::REASONS]
+fn counters_of(maps: &Maps, endpoint: EndpointId) -> &[AtomicU64] {
+    &maps.words(MapId::Counter)[usize::from(endpoint.get()) * 2 * config::REASONS..][..2 * config::REASONS]
 }
 
 /// Adds what the tables of an earlier generation counted. Nobody counts there any more.
@@ -445,14 +451,14 @@ pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
 }
 
 /// One hook's counters of an endpoint, by the reasons' numbers.
-pub fn counts(maps: &Maps, endpoint: u16, hook: Hook) -> [u64; config::REASONS] {
+pub fn counts(maps: &Maps, endpoint: EndpointId, hook: Hook) -> [u64; config::REASONS] {
     let words = counters_of(maps, endpoint);
     let from = if hook == Hook::ToPod { 0 } else { config::REASONS };
     std::array::from_fn(|i| words[from + i].load(Relaxed))
 }
 
 /// Drops of one endpoint: hook, reason, packets; without the zeros.
-pub fn drops(maps: &Maps, endpoint: u16) -> Vec<(Hook, DropReason, u64)> {
+pub fn drops(maps: &Maps, endpoint: EndpointId) -> Vec<(Hook, DropReason, u64)> {
     let words = counters_of(maps, endpoint);
     let all = [Hook::ToPod, Hook::FromPod].into_iter().enumerate();
     let all = all

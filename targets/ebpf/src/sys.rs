@@ -2,6 +2,7 @@
 //!
 //! Not here: policy about when to call them. Numbers and struct layouts are those of `include/uapi/linux/bpf.h`.
 
+use netpolc_table::IfIndex;
 use std::{
     ffi::CString,
     io,
@@ -78,10 +79,10 @@ pub enum TcxHook {
 }
 
 /// Attaches in front of whatever is there, in the calling thread's network namespace.
-pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, hook: TcxHook) -> io::Result<OwnedFd> {
+pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook) -> io::Result<OwnedFd> {
     let kind = if hook == TcxHook::Ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
     // link_create: prog_fd 0, target_ifindex 4, attach_type 8, flags 12, tcx.relative_fd 16, expected_revision 24
-    let attr = Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, ifindex).u32(8, kind).u32(12, BPF_F_BEFORE);
+    let attr = Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, ifindex.get()).u32(8, kind).u32(12, BPF_F_BEFORE);
     attr_open(attr, BPF_LINK_CREATE, 48)
 }
 
@@ -90,10 +91,10 @@ fn attr_open(mut attr: Attr, command: u32, size: usize) -> io::Result<OwnedFd> {
 }
 
 /// How many programs are attached there by TCX; 0 where the kernel has no TCX.
-pub fn tcx_programs(ifindex: u32, hook: TcxHook) -> u32 {
+pub fn tcx_programs(ifindex: IfIndex, hook: TcxHook) -> u32 {
     let kind = if hook == TcxHook::Ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
     // query: target_ifindex 0, attach_type 4, query_flags 8, attach_flags 12, prog_ids 16, count 24
-    let mut attr = Attr::new().u32(0, ifindex).u32(4, kind);
+    let mut attr = Attr::new().u32(0, ifindex.get()).u32(4, kind);
     // Where there is no room for their numbers, their count is written all the same.
     drop(attr.call(BPF_PROG_QUERY, 64));
     u32::from_ne_bytes([attr.0[24], attr.0[25], attr.0[26], attr.0[27]])
@@ -111,7 +112,7 @@ pub struct LinkFacts {
     /// The kernel's id of the program.
     pub program: u32,
     /// The interface; None where it has vanished.
-    pub ifindex: Option<u32>,
+    pub ifindex: Option<IfIndex>,
 }
 
 /// Reads a TCX link's facts.
@@ -124,7 +125,7 @@ pub fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a TCX link"));
     }
     let ifindex = info[2] as u32;
-    Ok(LinkFacts { program: info[1] as u32, ifindex: (ifindex != 0).then_some(ifindex) })
+    Ok(LinkFacts { program: info[1] as u32, ifindex: (ifindex != 0).then(|| IfIndex::new(ifindex)) })
 }
 
 /// Pins any BPF object.
@@ -201,21 +202,24 @@ pub fn mount_bpffs(path: &Path) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// lo, in every network namespace.
+pub const LO: IfIndex = IfIndex::new(1);
+
 /// The interface's index in the calling thread's network namespace.
-pub fn ifindex(name: &str) -> io::Result<u32> {
+pub fn ifindex(name: &str) -> io::Result<IfIndex> {
     let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: NUL-terminated.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
+        index => Ok(IfIndex::new(index)),
     }
 }
 
 /// The interface's name in the calling thread's network namespace.
-pub fn ifname(ifindex: u32) -> io::Result<String> {
+pub fn ifname(ifindex: IfIndex) -> io::Result<String> {
     let mut name = [0u8; libc::IF_NAMESIZE];
     // SAFETY: IF_NAMESIZE bytes may be written.
-    if unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr().cast()) }.is_null() {
+    if unsafe { libc::if_indextoname(ifindex.get(), name.as_mut_ptr().cast()) }.is_null() {
         return Err(io::Error::last_os_error());
     }
     let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
@@ -281,9 +285,9 @@ const BPF_PROG_TEST_RUN: u32 = 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// Of a device in the caller's network namespace (0 and 1: lo).
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Any.
-    pub ingress_ifindex: u32,
+    pub ingress_ifindex: IfIndex,
     /// Of the packet.
     pub mark: u32,
     /// The first word of `cb`.
@@ -307,8 +311,8 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: Context, repeat
     // and what comes back must find room, whatever the kernel knows of (192 bytes in 6.18)
     let (mut given, mut left) = ([0u8; 52], [0u8; 512]);
     given[8..12].copy_from_slice(&context.mark.to_ne_bytes());
-    given[36..40].copy_from_slice(&context.ingress_ifindex.to_ne_bytes());
-    given[40..44].copy_from_slice(&context.ifindex.to_ne_bytes());
+    given[36..40].copy_from_slice(&context.ingress_ifindex.get().to_ne_bytes());
+    given[40..44].copy_from_slice(&context.ifindex.get().to_ne_bytes());
     given[48..52].copy_from_slice(&context.cb.to_ne_bytes());
     // prog_fd 0, retval 4, data_size_in 8, data_size_out 12, data_in 16, data_out 24, repeat 32, duration 36, ctx_size_in 40,
     // ctx_size_out 44, ctx_in 48, ctx_out 56

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpolc_table::{Program, Write, schema::Family};
+use netpolc_table::{EndpointId, IfIndex, Program, Write, schema::Family};
 use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
 
 use crate::{
@@ -216,7 +216,7 @@ impl Ebpf {
     }
 
     /// Makes an interface of the calling thread's network namespace carry the programs; again is fine.
-    pub fn attach(&mut self, ifindex: u32) -> Result<Way, Error> {
+    pub fn attach(&mut self, ifindex: IfIndex) -> Result<Way, Error> {
         self.may_change()?;
         let (programs, pins) = (&self.generation.programs, self.pins.as_ref());
         self.attachments.attach(ifindex, Role::Pod, programs, self.config.mode, pins)
@@ -225,14 +225,14 @@ impl Ebpf {
     /// Makes another layer-3 interface of the node carry the program that judges packets to Services after translation (S48). It belongs on every
     /// interface by which packets of pods may leave: those to other nodes, tunnels before they encapsulate, bridges. Again is fine; an
     /// interface is a pod's or one of these, as the last call said.
-    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<Way, Error> {
+    pub fn attach_uplink(&mut self, ifindex: IfIndex) -> Result<Way, Error> {
         self.may_change()?;
         let (programs, pins) = (&self.generation.programs, self.pins.as_ref());
         self.attachments.attach(ifindex, Role::Uplink, programs, self.config.mode, pins)
     }
 
     /// The same by name; answers the index too.
-    pub fn attach_name(&mut self, name: &str) -> Result<(u32, Way), Error> {
+    pub fn attach_name(&mut self, name: &str) -> Result<(IfIndex, Way), Error> {
         let ifindex = sys::ifindex(name).map_err(|e| refused(format!("interface {name}"), e))?;
         Ok((ifindex, self.attach(ifindex)?))
     }
@@ -262,7 +262,7 @@ impl Ebpf {
     }
 
     /// Takes the programs off an interface; none there is fine.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    pub fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.may_change()?;
         self.attachments.detach(ifindex, self.pins.as_ref())
     }
@@ -273,7 +273,7 @@ impl Ebpf {
     }
 
     /// Forgets interfaces that have vanished; answers which.
-    pub fn sweep(&mut self) -> Result<Vec<u32>, Error> {
+    pub fn sweep(&mut self) -> Result<Vec<IfIndex>, Error> {
         self.may_change()?;
         self.attachments.sweep(self.pins.as_ref())
     }
@@ -342,20 +342,20 @@ impl Ebpf {
     }
 
     /// The live connections of an endpoint.
-    pub fn connections(&mut self, endpoint: u16) -> Result<Vec<Live>, Error> {
+    pub fn connections(&mut self, endpoint: EndpointId) -> Result<Vec<Live>, Error> {
         let now = self.now()?;
         state::connections(&self.generation.tables.maps, now, self.known(endpoint)?)
     }
 
     /// Live connections of an endpoint: IPv4, IPv6.
-    pub fn occupancy(&mut self, endpoint: u16) -> Result<(u32, u32), Error> {
+    pub fn occupancy(&mut self, endpoint: EndpointId) -> Result<(u32, u32), Error> {
         let (now, endpoint) = (self.now()?, self.known(endpoint)?);
         let count = |family| state::count(&self.generation.tables.maps, now, endpoint, family);
         Ok((count(Family::V4)?, count(Family::V6)?))
     }
 
     /// Asks of each live connection of an endpoint what is to become of it (adoption, S40); says how many were changed.
-    pub fn amend(&mut self, endpoint: u16, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
+    pub fn amend(&mut self, endpoint: EndpointId, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
         self.may_change()?;
         let now = self.now()?;
         state::amend(&self.generation.tables.maps, now, self.known(endpoint)?, amend)
@@ -370,18 +370,18 @@ impl Ebpf {
     }
 
     /// Forgets an endpoint's connections, fragments and counters. Removing its key from `endpoint` does this too.
-    pub fn purge(&mut self, endpoint: u16) -> Result<(), Error> {
+    pub fn purge(&mut self, endpoint: EndpointId) -> Result<(), Error> {
         self.may_change()?;
         state::purge(&self.generation.tables.maps, self.known(endpoint)?)
     }
 
     /// Drops of an endpoint by hook and reason, without the zeros.
-    pub fn drops(&self, endpoint: u16) -> Result<Vec<(Hook, DropReason, u64)>, Error> {
+    pub fn drops(&self, endpoint: EndpointId) -> Result<Vec<(Hook, DropReason, u64)>, Error> {
         Ok(state::drops(&self.generation.tables.maps, self.known(endpoint)?))
     }
 
-    fn known(&self, endpoint: u16) -> Result<u16, Error> {
-        if u32::from(endpoint) < self.capacities().endpoints {
+    fn known(&self, endpoint: EndpointId) -> Result<EndpointId, Error> {
+        if u32::from(endpoint.get()) < self.capacities().endpoints {
             return Ok(endpoint);
         }
         Err(Error::Installed(format!("endpoint {endpoint}: ids are below {}", self.capacities().endpoints)))
@@ -406,14 +406,14 @@ impl Ebpf {
 
     /// Gives an endpoint's table room for so many connections, as far as the budget goes; what it
     /// holds stays. Waits for grace periods where the table is too small.
-    pub fn reserve(&mut self, endpoint: u16, family: Family, connections: u32) -> Result<(), Error> {
+    pub fn reserve(&mut self, endpoint: EndpointId, family: Family, connections: u32) -> Result<(), Error> {
         self.may_change()?;
         let endpoint = self.known(endpoint)?;
         self.tender.reserve(endpoint, family, connections)
     }
 
     /// How many connections of an endpoint find room now, whatever their hashes are: IPv4, IPv6.
-    pub fn room(&self, endpoint: u16) -> Result<(u32, u32), Error> {
+    pub fn room(&self, endpoint: EndpointId) -> Result<(u32, u32), Error> {
         let (pool, endpoint) = (self.generation.tables.maps.shared().pool(), self.known(endpoint)?);
         let holds = |family| pool.places(endpoint, family)[0].map_or(0, Place::connections);
         Ok((holds(Family::V4), holds(Family::V6)))
@@ -428,7 +428,7 @@ impl Ebpf {
         }
         let ifindex = if self.pins.is_none() {
             self.generation.tables.lend_interface(frame.interface);
-            1
+            sys::LO
         } else {
             frame.interface
         };

@@ -12,7 +12,8 @@ use std::{
 use common::{PinDir, own_network, sh};
 use netpolc_host::netns::Namespace;
 use netpolc_table::{
-    ActionId, TableId, Write,
+    ActionId, ClassId, EndpointId, IfIndex, Incarnation, PortClassId, RowId, SetId, TableId, Write,
+    id::V4,
     schema::{self, Family, Word},
 };
 use netpolc_target::Target as _;
@@ -87,20 +88,28 @@ fn arrives_within(pod: &Namespace, port: u16, time: Duration) -> bool {
 }
 
 /// Isolates the pod; UDP 53 to the node stays open, and only those who answer reach it.
-fn isolate(ebpf: &mut Ebpf, ifindex: u32) {
+fn isolate(ebpf: &mut Ebpf, ifindex: IfIndex) {
     let node = schema::remote_key(NODE.into(), 32);
     for write in [
-        Write::put(TableId::RemoteV4, node, schema::set_remote(1, 0)),
-        Write::put(TableId::Port, schema::port_key(17, 53, 53), schema::entry(ActionId::SetPortClass, 1u16)),
-        Write::put(TableId::Verdict, schema::verdict_key(1, 1), schema::plain(ActionId::Permit)),
-        Write::put(TableId::Row, schema::row_key(1, Family::V4, 1), schema::entry(ActionId::SetRow, 1u16)),
-        Write::put(TableId::OwnV4, schema::own_key(1, POD.into()), schema::plain(ActionId::Own)),
+        Write::put(TableId::RemoteV4, node, schema::set_remote(ClassId::<V4>::new(1), Incarnation::new(0))),
+        Write::put(TableId::Port, schema::port_key(17, 53, 53), schema::set_port_class(PortClassId::new(1))),
+        Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(1), PortClassId::new(1)),
+            schema::plain(ActionId::Permit),
+        ),
+        Write::put(TableId::Row, schema::row_key(SetId::new(1), ClassId::<V4>::new(1)), schema::set_row(RowId::new(1))),
+        Write::put(TableId::OwnV4, schema::own_key(EndpointId::new(1), POD.into()), schema::plain(ActionId::Own)),
         Write::put(
             TableId::Endpoint,
-            schema::endpoint_key(1),
-            schema::set_policy(Word { ingress_set: 0, egress_set: 1, flags: Word::INGRESS | Word::EGRESS }),
+            schema::endpoint_key(EndpointId::new(1)),
+            schema::set_policy(Word {
+                ingress_set: SetId::new(0),
+                egress_set: SetId::new(1),
+                flags: Word::INGRESS | Word::EGRESS,
+            }),
         ),
-        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, 1u16)),
+        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(EndpointId::new(1))),
     ] {
         ebpf.write(&write).unwrap();
     }
@@ -128,8 +137,8 @@ fn enforce(mode: Mode, way: Way) {
     assert!(arrives(&pod, 53) && blocked(&pod, 80));
     assert_eq!(ebpf.attach(ifindex).unwrap(), way, "again is fine");
     assert_eq!(ebpf.attachments().len(), 1);
-    assert!(!ebpf.drops(1).unwrap().is_empty());
-    assert_eq!(ebpf.occupancy(1).unwrap(), (1, 0), "its conversation is remembered");
+    assert!(!ebpf.drops(EndpointId::new(1)).unwrap().is_empty());
+    assert_eq!(ebpf.occupancy(EndpointId::new(1)).unwrap(), (1, 0), "its conversation is remembered");
     drop(ebpf);
     assert!(arrives(&pod, 53) && blocked(&pod, 80), "enforced without a process");
 
@@ -209,7 +218,7 @@ fn s58_quick_filters_become_links() {
         let (ifindex, way) = ebpf.attach_name("pod0").unwrap();
         assert_eq!(way, Way::Clsact);
         isolate(&mut ebpf, ifindex);
-        assert_eq!(ebpf.attach_uplink(1).unwrap(), Way::Tcx);
+        assert_eq!(ebpf.attach_uplink(IfIndex::new(1)).unwrap(), Way::Tcx);
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
         let qdiscs = || printed("tc qdisc show").matches("clsact").count();
         assert_eq!(qdiscs(), 1);
@@ -218,11 +227,14 @@ fn s58_quick_filters_become_links() {
         assert_eq!(ebpf.upgrade().unwrap(), 0);
         std::thread::sleep(Duration::from_millis(60));
         let (generation, last) = (ebpf.generation(), ebpf.capacities().sets as u16);
-        let permit = Write::put(TableId::Base, schema::base_key(last, Family::V4), schema::plain(ActionId::Permit));
+        let permit =
+            Write::put(TableId::Base, schema::base_key(SetId::new(last), Family::V4), schema::plain(ActionId::Permit));
         ebpf.write(&permit).unwrap();
         assert!(ebpf.generation() > generation);
-        let word = Word { ingress_set: 0, egress_set: last, flags: Word::INGRESS | Word::EGRESS };
-        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(1), schema::set_policy(word))).unwrap();
+        let word =
+            Word { ingress_set: SetId::new(0), egress_set: SetId::new(last), flags: Word::INGRESS | Word::EGRESS };
+        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)))
+            .unwrap();
         std::thread::sleep(Duration::from_millis(100));
         assert!(arrives(&pod, 80), "the new tables permit it, and nobody else is asked");
         isolate(&mut ebpf, ifindex);
@@ -399,7 +411,7 @@ fn s58_pins_come_back_where_their_file_system_went() {
         let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap();
         let (ifindex, _) = ebpf.attach_name("pod0").unwrap();
         isolate(&mut ebpf, ifindex);
-        ebpf.attach_uplink(1).unwrap();
+        ebpf.attach_uplink(IfIndex::new(1)).unwrap();
         sh("umount -l /sys/fs/bpf");
         assert!(!dir.0.exists());
         let said = ebpf.check().unwrap();

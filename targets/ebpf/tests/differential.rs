@@ -11,7 +11,7 @@ use std::{
 
 use common::Rng;
 use netpolc_table::{
-    Program, Write,
+    EndpointId, IfIndex, Program, SetId, Write,
     schema::{self, Family, Word},
 };
 use netpolc_target::{
@@ -76,7 +76,7 @@ impl Moving {
         }
         if self.rng.below(2) == 0 {
             let (endpoint, log) = (1 + self.rng.below(5) as u16, 5 + self.rng.below(8) as u8);
-            let begun = self.tender.begin(endpoint, *self.rng.pick(&Family::BOTH), log)?;
+            let begun = self.tender.begin(EndpointId::new(endpoint), *self.rng.pick(&Family::BOTH), log)?;
             self.begun.extend(begun);
         } else if let Some(begun) = self.begun.pop() {
             self.moves += usize::from(self.tender.finish(begun)?.is_some_and(|moved| moved.lost == 0));
@@ -137,8 +137,8 @@ fn s59_tables_that_change_their_size_answer_as_the_reference() {
 /// A word for an endpoint that the random tables know.
 fn word(rng: &mut Rng) -> Word {
     Word {
-        ingress_set: 1 + rng.below(5) as u16,
-        egress_set: 1 + rng.below(5) as u16,
+        ingress_set: SetId::new(1 + rng.below(5) as u16),
+        egress_set: SetId::new(1 + rng.below(5) as u16),
         flags: *rng.pick(&[3, 3, 1, 2, 11, 4, 8]),
     }
 }
@@ -174,7 +174,7 @@ fn random_tables_as_the_reference() {
             let mut write = common::write(&mut rng, &model);
             if rng.one_in(4) {
                 let endpoint = 1 + rng.below(5) as u16;
-                let put = (schema::endpoint_key(endpoint), schema::set_policy(word(&mut rng)));
+                let put = (schema::endpoint_key(EndpointId::new(endpoint)), schema::set_policy(word(&mut rng)));
                 write = Write { table: netpolc_table::TableId::Endpoint, remove: vec![], put: vec![put] };
             }
             ebpf.write(&write).unwrap();
@@ -183,8 +183,14 @@ fn random_tables_as_the_reference() {
             for _ in 0..20 {
                 let hook = *rng.pick(&[Hook::ToPod, Hook::FromPod]);
                 let interface = *rng.pick(&[2, 3, 255, 256, 257, 70_000, 16_777_215]);
-                let arrival = *rng.pick(&[Arrival::Born, Arrival::At(7), Arrival::At(7), Arrival::Forgotten]);
-                let frame = Frame { interface, arrival, mark: Mark::Clear, bytes: packet(&mut rng) };
+                let arrival = *rng.pick(&[
+                    Arrival::Born,
+                    Arrival::At(IfIndex::new(7)),
+                    Arrival::At(IfIndex::new(7)),
+                    Arrival::Forgotten,
+                ]);
+                let frame =
+                    Frame { interface: IfIndex::new(interface), arrival, mark: Mark::Clear, bytes: packet(&mut rng) };
                 if !test_run_takes(&frame.bytes) {
                     continue;
                 }

@@ -13,7 +13,7 @@ use std::{
 
 use common::{PinDir, own_network, sh};
 use netpolc_table::{
-    ActionId, TableId, Write,
+    ActionId, EndpointId, IfIndex, PortClassId, RowId, SetId, TableId, Write,
     schema::{self, Family, Word},
 };
 use netpolc_target::{
@@ -51,24 +51,29 @@ fn address(family: Family, n: u16) -> IpAddr {
 }
 
 /// Packets from the pod are permitted to TCP port 443 only.
-fn program(ebpf: &mut Ebpf, ifindex: u32) {
-    let word = Word { ingress_set: 0, egress_set: 1, flags: Word::EGRESS };
+fn program(ebpf: &mut Ebpf, ifindex: IfIndex) {
+    let word = Word { ingress_set: SetId::new(0), egress_set: SetId::new(1), flags: Word::EGRESS };
     let mut writes = vec![
-        Write::put(TableId::Port, schema::port_key(6, 443, 443), schema::entry(ActionId::SetPortClass, 1u16)),
-        Write::put(TableId::Verdict, schema::verdict_key(1, 1), schema::plain(ActionId::Permit)),
-        Write::put(TableId::Endpoint, schema::endpoint_key(1), schema::set_policy(word)),
-        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, 1u16)),
+        Write::put(TableId::Port, schema::port_key(6, 443, 443), schema::set_port_class(PortClassId::new(1))),
+        Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(1), PortClassId::new(1)),
+            schema::plain(ActionId::Permit),
+        ),
+        Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)),
+        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(EndpointId::new(1))),
     ];
     for family in Family::BOTH {
-        let own = schema::own_key(1, address(family, 1));
+        let own = schema::own_key(EndpointId::new(1), address(family, 1));
         writes.push(Write::put(TableId::own(family), own, schema::plain(ActionId::Own)));
-        writes.push(Write::put(TableId::Base, schema::base_key(1, family), schema::entry(ActionId::SetRow, 1u16)));
+        writes.push(Write::put(TableId::Base, schema::base_key(SetId::new(1), family), schema::set_row(RowId::new(1))));
     }
     writes.iter().for_each(|w| ebpf.write(w).unwrap());
 }
 
 fn drops(ebpf: &Ebpf) -> Vec<(DropReason, u64)> {
-    let list = ebpf.drops(1).unwrap().into_iter().filter(|(hook, _, n)| *hook == Hook::FromPod && *n > 0);
+    let list =
+        ebpf.drops(EndpointId::new(1)).unwrap().into_iter().filter(|(hook, _, n)| *hook == Hook::FromPod && *n > 0);
     list.map(|(_, reason, n)| (reason, n)).collect()
 }
 

@@ -13,7 +13,8 @@ use std::{
 
 use common::{PinDir, Rng, own_network, seed, sh};
 use netpolc_table::{
-    ActionId, Phase, Plan, Program, TableId, Write, delta,
+    ActionId, Class, EndpointId, IfIndex, Incarnation, Phase, Plan, PortClassId, Program, RowId, SetId, TableId, Write,
+    delta,
     schema::{self, Family},
 };
 use netpolc_target::{Error, Target as _, conformance, execute};
@@ -70,17 +71,21 @@ fn first() -> Program {
 fn second() -> Program {
     let mut program = conformance::world::world(conformance::world::Policy::Nothing, conformance::world::Policy::Open);
     let mut put = |table, key, entry| program.apply(&Write::put(table, key, entry));
-    put(TableId::Verdict, schema::verdict_key(20, 9), schema::plain(ActionId::Permit));
+    put(TableId::Verdict, schema::verdict_key(RowId::new(20), PortClassId::new(9)), schema::plain(ActionId::Permit));
     for family in Family::BOTH {
         let networks = if family == Family::V4 { ["172.16.0.0", "172.16.9.0"] } else { ["fd99::", "fd99::9:0"] };
         let lengths = if family == Family::V4 { [12, 24] } else { [32, 112] };
         for (i, (network, length)) in networks.into_iter().zip(lengths).enumerate() {
             let key = schema::remote_key(network.parse().unwrap(), length);
-            put(TableId::remote(family), key, schema::set_remote(30 + i as u16, 0));
+            put(
+                TableId::remote(family),
+                key,
+                schema::set_remote(Class::new(family, 30 + i as u16), Incarnation::new(0)),
+            );
         }
-        put(TableId::Row, schema::row_key(1, family, 30), schema::plain(ActionId::Permit));
-        put(TableId::Row, schema::row_key(2, family, 31), schema::entry(ActionId::SetRow, 20u16));
-        put(TableId::Base, schema::base_key(2, family), schema::entry(ActionId::SetRow, 20u16));
+        put(TableId::Row, schema::row_key(SetId::new(1), Class::new(family, 30)), schema::plain(ActionId::Permit));
+        put(TableId::Row, schema::row_key(SetId::new(2), Class::new(family, 31)), schema::set_row(RowId::new(20)));
+        put(TableId::Base, schema::base_key(SetId::new(2), family), schema::set_row(RowId::new(20)));
     }
     program
 }
@@ -121,9 +126,13 @@ fn s58_a_second_start_finds_everything() {
     assert!(!spawn("open", &dir.0, 0).wait().unwrap().success(), "another process finds it locked");
     let mut other = Ebpf::observe(&dir.0).unwrap().expect("something is pinned");
     assert!(same(&other.read().unwrap(), &program), "but may look");
-    let change = Write::remove(TableId::Interface, schema::interface_key(2));
+    let change = Write::remove(TableId::Interface, schema::interface_key(IfIndex::new(2)));
     assert!(matches!(other.write(&change), Err(Error::Installed(_))));
-    assert!(other.settle().is_err() && other.purge(1).is_err() && other.occupancy(1).is_ok());
+    assert!(
+        other.settle().is_err()
+            && other.purge(EndpointId::new(1)).is_err()
+            && other.occupancy(EndpointId::new(1)).is_ok()
+    );
     drop(ebpf);
     assert!(spawn("open", &dir.0, 0).wait().unwrap().success());
     let mut ebpf = Ebpf::open(&dir.0, Config::default()).unwrap();
@@ -277,7 +286,11 @@ fn s33_sizes_are_looked_ahead_for() {
     }
     // The last id that fits.
     let last = ebpf.capacities().sets - 1;
-    let write = Write::put(TableId::Base, schema::base_key(last as u16, Family::V4), schema::plain(ActionId::Permit));
+    let write = Write::put(
+        TableId::Base,
+        schema::base_key(SetId::new(last as u16), Family::V4),
+        schema::plain(ActionId::Permit),
+    );
     ebpf.write(&write).unwrap();
     model.apply(&write);
     let (before, generation) = (*ebpf.capacities(), ebpf.generation());
@@ -286,8 +299,12 @@ fn s33_sizes_are_looked_ahead_for() {
     assert!(ebpf.capacities().bytes() > before.bytes() && ebpf.capacities().holds(&before));
     let (set, class) = (8_000, 1_000);
     for write in [
-        Write::put(TableId::Base, schema::base_key(set, Family::V4), schema::plain(ActionId::Permit)),
-        Write::put(TableId::RemoteV4, schema::remote_key([10, 9, 8, 7].into(), 32), schema::set_remote(class, 1)),
+        Write::put(TableId::Base, schema::base_key(SetId::new(set), Family::V4), schema::plain(ActionId::Permit)),
+        Write::put(
+            TableId::RemoteV4,
+            schema::remote_key([10, 9, 8, 7].into(), 32),
+            schema::set_remote(Class::new(Family::V4, class), Incarnation::new(1)),
+        ),
     ] {
         ebpf.write(&write).unwrap();
         model.apply(&write);
@@ -310,30 +327,47 @@ fn s33_sizes_are_looked_ahead_for() {
 fn s59_a_full_table_changes_nothing() {
     let mut ebpf = Ebpf::private(tiny().fixed()).expect("needs root and BPF");
     let steps = [
-        Write::put(TableId::Base, schema::base_key(1, Family::V4), schema::entry(ActionId::SetRow, 1u16)),
-        Write::put(TableId::Verdict, schema::verdict_key(1, 63), schema::plain(ActionId::Permit)),
+        Write::put(TableId::Base, schema::base_key(SetId::new(1), Family::V4), schema::set_row(RowId::new(1))),
+        Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(1), PortClassId::new(63)),
+            schema::plain(ActionId::Permit),
+        ),
     ];
     let plan = Plan { steps: steps.into_iter().map(|w| (Phase::Refine, w)).collect() };
     execute(&mut ebpf, &plan).unwrap();
     let before = ebpf.read().unwrap();
     for write in [
-        Write::put(TableId::Base, schema::base_key(2, Family::V4), schema::plain(ActionId::Permit)),
-        Write::put(TableId::Verdict, schema::verdict_key(2, 1), schema::plain(ActionId::Permit)),
-        Write::put(TableId::Verdict, schema::verdict_key(1, 64), schema::plain(ActionId::Permit)),
+        Write::put(TableId::Base, schema::base_key(SetId::new(2), Family::V4), schema::plain(ActionId::Permit)),
+        Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(2), PortClassId::new(1)),
+            schema::plain(ActionId::Permit),
+        ),
+        Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(1), PortClassId::new(64)),
+            schema::plain(ActionId::Permit),
+        ),
         Write {
             table: TableId::RemoteV6,
             remove: vec![],
             put: (0..60u32)
                 .map(|i| {
                     let address = std::net::Ipv6Addr::from(u128::from(i) << 64 | 1);
-                    (schema::remote_key(address.into(), 128), schema::set_remote(1, 1))
+                    (
+                        schema::remote_key(address.into(), 128),
+                        schema::set_remote(Class::new(Family::V6, 1), Incarnation::new(1)),
+                    )
                 })
                 .collect(),
         },
         Write {
             table: TableId::Interface,
             remove: vec![],
-            put: [300, 600].map(|i| (schema::interface_key(i), schema::entry(ActionId::SetEndpoint, 1u16))).to_vec(),
+            put: [300, 600]
+                .map(|i| (schema::interface_key(IfIndex::new(i)), schema::set_endpoint(EndpointId::new(1))))
+                .to_vec(),
         },
     ] {
         let refused = ebpf.write(&write);

@@ -14,7 +14,7 @@ use std::{
 
 use common::PinDir;
 use netpolc_table::{
-    ActionId, TableId, Write,
+    ActionId, EndpointId, IfIndex, SetId, TableId, Write,
     schema::{self, Family, Word},
 };
 use netpolc_target::{
@@ -137,28 +137,37 @@ fn address(family: Family, n: u32) -> IpAddr {
 }
 
 /// A pod, number 1, isolated both ways, that may open what it wants and that nobody may open anything to.
-fn writes(ifindex: u32) -> Vec<Write> {
-    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
+fn writes(ifindex: IfIndex) -> Vec<Write> {
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
     let mut writes = vec![
-        Write::put(TableId::Endpoint, schema::endpoint_key(1), schema::set_policy(word)),
-        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, 1u16)),
+        Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)),
+        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(EndpointId::new(1))),
     ];
     for family in Family::BOTH {
-        let own = schema::own_key(1, address(family, 1));
+        let own = schema::own_key(EndpointId::new(1), address(family, 1));
         writes.push(Write::put(TableId::own(family), own, schema::plain(ActionId::Own)));
-        writes.push(Write::put(TableId::Base, schema::base_key(2, family), schema::plain(ActionId::Permit)));
+        writes.push(Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(2), family),
+            schema::plain(ActionId::Permit),
+        ));
     }
     writes
 }
 
 fn closed(config: Config) -> Ebpf {
     let mut ebpf = Ebpf::private(config).expect("needs root and BPF");
-    writes(POD).iter().for_each(|w| ebpf.write(w).unwrap());
+    writes(IfIndex::new(POD)).iter().for_each(|w| ebpf.write(w).unwrap());
     ebpf
 }
 
 fn frame(packet: Packet) -> Frame {
-    Frame { interface: POD, arrival: Arrival::At(UPLINK), mark: Mark::Clear, bytes: packet.build() }
+    Frame {
+        interface: IfIndex::new(POD),
+        arrival: Arrival::At(IfIndex::new(UPLINK)),
+        mark: Mark::Clear,
+        bytes: packet.build(),
+    }
 }
 
 #[test]
@@ -200,7 +209,7 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
     shared.set_sizes(Connections::fixed(10));
     let maps = Maps::create(capacities, 5, clock, shared).unwrap();
     let mut tables = Tables::open(maps, Access::Write).unwrap();
-    for write in writes(1) {
+    for write in writes(IfIndex::new(1)) {
         tables.write(&write, &Grace::default()).map_err(Error::from).unwrap();
     }
     let counters: [_; 2] = std::array::from_fn(|_| Region::create("counter", 4).unwrap());
@@ -223,19 +232,22 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
     let now = |tables: &Tables| Ticker::load(&tables.maps).unwrap().now().unwrap();
     let mut second = 0;
     for round in 0..40 {
-        state::purge(&tables.maps, 1).unwrap();
-        tables.write(&writes(1)[0], &Grace::default()).map_err(Error::from).unwrap();
+        state::purge(&tables.maps, EndpointId::new(1)).unwrap();
+        tables.write(&writes(IfIndex::new(1))[0], &Grace::default()).map_err(Error::from).unwrap();
         counters.iter().for_each(|c| c.words::<AtomicU32>()[0].store(0, Relaxed));
         let start = Barrier::new(2);
         std::thread::scope(|scope| {
             for program in &programs {
                 scope.spawn(|| {
                     start.wait();
-                    assert_eq!(program.run(&udp, 1, UPLINK, FLOWS).unwrap().0, Verdict::Next);
+                    assert_eq!(
+                        program.run(&udp, IfIndex::new(1), IfIndex::new(UPLINK), FLOWS).unwrap().0,
+                        Verdict::Next
+                    );
                 });
             }
         });
-        let live = state::connections(&tables.maps, now(&tables), 1).unwrap();
+        let live = state::connections(&tables.maps, now(&tables), EndpointId::new(1)).unwrap();
         let tuples: BTreeSet<_> = live.iter().map(|l| l.connection).collect();
         let flows: BTreeSet<_> = (0..FLOWS)
             .map(|n| {

@@ -4,7 +4,7 @@ mod common;
 
 use std::{net::IpAddr, time::Duration};
 
-use netpolc_table::{TableId, Write, schema};
+use netpolc_table::{EndpointId, Incarnation, TableId, Write, schema};
 use netpolc_target::{
     Arrival, Datapath as _, DropReason, Frame, Hook, Mark, Target as _, Verdict,
     conformance::{
@@ -20,7 +20,7 @@ fn judge(ebpf: &mut Ebpf, hook: Hook, bytes: Vec<u8>) -> Verdict {
     ebpf.packet(hook, &Frame { interface: A.interface, arrival, mark: Mark::Clear, bytes }).unwrap()
 }
 
-fn connection(talk: &Talk, opener: Hook, incarnation: u16) -> Connection {
+fn connection(talk: &Talk, opener: Hook, incarnation: Incarnation) -> Connection {
     Connection {
         endpoint: A.endpoint,
         remote: talk.remote.0,
@@ -59,7 +59,11 @@ fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
         let reached = connection(&inwards, Hook::ToPod, INCARNATION);
         assert_eq!(ebpf.insert(&reached).unwrap(), Inserted::New);
         assert_eq!(judge(&mut ebpf, Hook::ToPod, inwards.back(ACK)), Verdict::Drop, "ingress denies its opener");
-        let other = connection(&Talk::new(hosts.a, 4001, hosts.friend, 80), Hook::FromPod, INCARNATION + 1);
+        let other = connection(
+            &Talk::new(hosts.a, 4001, hosts.friend, 80),
+            Hook::FromPod,
+            Incarnation::new(INCARNATION.get() + 1),
+        );
         assert_eq!(ebpf.insert(&other).unwrap(), Inserted::New);
         let reply = Talk::new(hosts.a, 4001, hosts.friend, 80).back(ACK);
         assert_eq!(judge(&mut ebpf, Hook::ToPod, reply), Verdict::Drop, "S43: it was another pod's");
@@ -68,9 +72,11 @@ fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
     let hosts = Hosts::both()[0];
     let wrong = Connection {
         remote: "::1".parse::<IpAddr>().unwrap(),
-        ..connection(&Talk::new(hosts.a, 1, hosts.friend, 2), Hook::ToPod, 0)
+        ..connection(&Talk::new(hosts.a, 1, hosts.friend, 2), Hook::ToPod, Incarnation::new(0))
     };
-    assert!(ebpf.insert(&wrong).is_err() && ebpf.insert(&Connection { endpoint: 0, ..wrong }).is_err());
+    assert!(
+        ebpf.insert(&wrong).is_err() && ebpf.insert(&Connection { endpoint: EndpointId::new(0), ..wrong }).is_err()
+    );
 }
 
 /// S40: an entry gets the opener that it is told, or goes; others stay.

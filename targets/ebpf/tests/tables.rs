@@ -9,7 +9,8 @@ use std::{
 
 use common::Rng;
 use netpolc_table::{
-    Program, TableId, Value, Write, eval,
+    ClassId, Incarnation, Program, TableId, Write, eval,
+    id::{V4, V6},
     schema::{self, Family},
 };
 use netpolc_target::Error;
@@ -76,8 +77,8 @@ fn remote(maps: &Maps, address: IpAddr) -> (u16, u16) {
 }
 
 fn expected(program: &Program, address: IpAddr) -> (u16, u16) {
-    let table = program.table(TableId::remote(Family::of(address)));
-    eval::lookup(table, &[Value::from(address)]).map_or((0, 0), |(_, e)| (e.params[0] as u16, e.params[1] as u16))
+    let leaf = eval::remote(program, address);
+    (leaf.class.get(), leaf.incarnation.get())
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn s59_a_full_trie_changes_nothing_and_blocks_come_back() {
     let (mut tables, grace) = (empty(capacities), Grace::default());
     let put = |n: u32| {
         let key = schema::remote_key(IpAddr::V4((n << 16 | 1).into()), 32);
-        Write::put(TableId::RemoteV4, key, schema::set_remote(1, 7))
+        Write::put(TableId::RemoteV4, key, schema::set_remote(ClassId::<V4>::new(1), Incarnation::new(7)))
     };
     let mut n = 0;
     let full = loop {
@@ -146,8 +147,11 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
     let mut full = 0;
     for i in 0..400 {
         let address = Ipv6Addr::from(u128::from(rng.next()) << 64 | u128::from(rng.next()));
-        let mut write =
-            Write::put(TableId::RemoteV6, schema::remote_key(address.into(), 128), schema::set_remote(i % 9, 3));
+        let mut write = Write::put(
+            TableId::RemoteV6,
+            schema::remote_key(address.into(), 128),
+            schema::set_remote(ClassId::<V6>::new(i % 9), Incarnation::new(3)),
+        );
         if i % 3 == 0 {
             write.remove.extend(model.table(TableId::RemoteV6).entries.keys().next().cloned());
         }
@@ -184,13 +188,27 @@ fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
         }
     };
     for (i, &address) in (1..).zip(&meeting) {
-        write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i, 100 + i)));
+        write(
+            &mut tables,
+            Write::put(
+                TableId::RemoteV6,
+                key(address),
+                schema::set_remote(ClassId::<V6>::new(i), Incarnation::new(100 + i)),
+            ),
+        );
     }
     assert!(tables.used("remote_v6_exact").unwrap() <= 6);
     // They change, go and come back like all others, also after a second start.
     for round in 0..3 {
         for (i, &address) in (1..).zip(&meeting) {
-            write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i + round, 200 + i)));
+            write(
+                &mut tables,
+                Write::put(
+                    TableId::RemoteV6,
+                    key(address),
+                    schema::set_remote(ClassId::<V6>::new(i + round), Incarnation::new(200 + i)),
+                ),
+            );
         }
         tables = Tables::open(tables.maps, Access::Write).unwrap();
         for &address in meeting.iter().step_by(2) {
@@ -198,7 +216,14 @@ fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
         }
         tables = Tables::open(tables.maps, Access::Write).unwrap();
         for (i, &address) in (1..=12).zip(&meeting).rev() {
-            write(&mut tables, Write::put(TableId::RemoteV6, key(address), schema::set_remote(i, 300 + round)));
+            write(
+                &mut tables,
+                Write::put(
+                    TableId::RemoteV6,
+                    key(address),
+                    schema::set_remote(ClassId::<V6>::new(i), Incarnation::new(300 + round)),
+                ),
+            );
         }
     }
 }
@@ -221,7 +246,10 @@ fn neighbours_move_into_a_block_together_and_are_found_all_the_time() {
             if (rng.next() % 5 == 0) == (i / 100 % 2 == 0) {
                 write.remove.push(key(address(group, byte)));
             } else {
-                write.put.push((key(address(group, byte)), schema::set_remote(i % 9, 3 + i)));
+                write.put.push((
+                    key(address(group, byte)),
+                    schema::set_remote(ClassId::<V6>::new(i % 9), Incarnation::new(3 + i)),
+                ));
             }
         }
         write.remove.retain(|k| write.put.iter().all(|(p, _)| p != k));
@@ -250,7 +278,10 @@ fn neighbours_move_into_a_block_together_and_are_found_all_the_time() {
 fn what_moved_into_a_block_is_found_in_both_places_until_a_grace_period() {
     let (mut tables, grace) = (empty(Capacities::small()), Grace::default());
     let address = |n: u16| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n);
-    let entry = |n: u16, class: u16| (schema::remote_key(address(n).into(), 128), schema::set_remote(class, n));
+    let entry = |n: u16, number: u16| {
+        let class = ClassId::<V6>::new(number);
+        (schema::remote_key(address(n).into(), 128), schema::set_remote(class, Incarnation::new(n)))
+    };
     let write = |remove: &[u16], put: &[(u16, u16)]| Write {
         table: TableId::RemoteV6,
         remove: remove.iter().map(|n| entry(*n, 0).0).collect(),
@@ -295,7 +326,12 @@ fn what_moved_into_a_block_is_found_in_both_places_until_a_grace_period() {
 fn a_flipped_slot_is_reported() {
     let (mut tables, grace) = (empty(Capacities::small()), Grace::default());
     let key = schema::remote_key("10.1.0.0".parse().unwrap(), 16);
-    tables.write(&Write::put(TableId::RemoteV4, key, schema::set_remote(3, 0)), &grace).unwrap();
+    tables
+        .write(
+            &Write::put(TableId::RemoteV4, key, schema::set_remote(ClassId::<V4>::new(3), Incarnation::new(0))),
+            &grace,
+        )
+        .unwrap();
     tables.maps.words::<AtomicU32>(MapId::RemoteV4)[0x0a01].store(4, Relaxed);
     assert!(matches!(tables.read(), Err(Error::Installed(e)) if e.contains("remote_v4")));
 }

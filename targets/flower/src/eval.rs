@@ -5,6 +5,7 @@
 //! may be decided in more ways than one, all of them are given. Not here: what the tables say
 //! (`netpolc_table::eval`), real packets (the lab).
 
+use netpolc_table::IfIndex;
 use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
@@ -76,7 +77,7 @@ pub enum Outcome {
     /// Gone.
     Drop,
     /// Left by the port with this index.
-    Redirect(u32),
+    Redirect(IfIndex),
 }
 
 /// Whose filters these are and how faithfully they are read.
@@ -322,14 +323,14 @@ mod tests {
         let established = Masked::new(ct::ESTABLISHED, ct::ESTABLISHED);
         let filters = [
             filter(0, 1, v4(), Action::Track(3)),
-            filter(3, 1, Pattern { ct_state: Some(established), ..v4() }, Action::Redirect(9)),
+            filter(3, 1, Pattern { ct_state: Some(established), ..v4() }, Action::Redirect(IfIndex::new(9))),
             filter(3, 2, Pattern::default(), Action::Drop),
         ];
         let hardware = Semantics { place: Place::Hardware, ..Semantics::SOFTWARE };
         let old = Packet { ct: ct::ESTABLISHED, ..packet() };
         assert_eq!(run(&filters, Side::Ingress, &packet(), Semantics::SOFTWARE), [Outcome::Drop]);
         assert_eq!(run(&filters, Side::Ingress, &packet(), hardware), [Outcome::Next]);
-        assert_eq!(run(&filters, Side::Ingress, &old, hardware), [Outcome::Redirect(9)]);
+        assert_eq!(run(&filters, Side::Ingress, &old, hardware), [Outcome::Redirect(IfIndex::new(9))]);
         assert_eq!(run(&filters[1..2], Side::Ingress, &old, hardware), [Outcome::Next]);
     }
 

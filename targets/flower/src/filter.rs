@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use netpolc_table::schema::Family;
+use netpolc_table::{IfIndex, schema::Family};
 
 /// Which hook of an interface's clsact qdisc. On a pod's host-side interface or representor, ingress sees what the
 /// pod sends and egress what it gets.
@@ -160,7 +160,7 @@ pub enum Action {
     /// `ct` in zone 0 without commit, then `goto chain N`. Committing here would break the host's NAT.
     Track(u32),
     /// `mirred egress redirect dev PORT`
-    Redirect(u32),
+    Redirect(IfIndex),
     /// `continue`: the next filter of the same chain (used for probing, and for exceptions in software).
     Continue,
 }

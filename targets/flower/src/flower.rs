@@ -3,6 +3,7 @@
 //!
 //! Not here: what changes and in which order ([`crate::sync`]), messages ([`crate::kernel`]).
 
+use netpolc_table::IfIndex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -22,9 +23,9 @@ use crate::{
 pub struct Flower {
     kernel: Kernel,
     /// What is installed, as far as it is known; an interface that is not in it is dumped first.
-    known: BTreeMap<u32, Known>,
+    known: BTreeMap<IfIndex, Known>,
     /// Interfaces that may carry filters of ours; None before the first look.
-    carrying: Option<BTreeSet<u32>>,
+    carrying: Option<BTreeSet<IfIndex>>,
 }
 
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Flower {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn installed(&mut self) -> Result<BTreeMap<u32, Vec<Decoded>>, Error> {
+    pub fn installed(&mut self) -> Result<BTreeMap<IfIndex, Vec<Decoded>>, Error> {
         let mut all = BTreeMap::new();
         for ifindex in self.kernel.with_clsact()? {
             let mut list = self.kernel.dump(ifindex)?;
@@ -150,7 +151,7 @@ impl Flower {
             Some(carrying) => carrying,
             None => self.installed()?.into_keys().collect(),
         };
-        let now: BTreeSet<u32> = wanted.keys().map(|port| port.ifindex).collect();
+        let now: BTreeSet<IfIndex> = wanted.keys().map(|port| port.ifindex).collect();
         let mut jobs = Vec::new();
         let mut names = BTreeMap::new();
         for (port, mut filters) in wanted {
@@ -177,7 +178,7 @@ impl Flower {
             };
             jobs.push(Job::new(port.ifindex, known, filters));
         }
-        let gone: Vec<u32> = carrying.difference(&now).copied().collect();
+        let gone: Vec<IfIndex> = carrying.difference(&now).copied().collect();
         for &ifindex in &gone {
             let known = match self.known.remove(&ifindex) {
                 Some(known) => known.books,

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
 };
 
 use ipnetwork::IpNetwork;
@@ -13,7 +13,10 @@ use netpolc_host::{
     links::{self, Link},
     switch,
 };
-use netpolc_table::{Program, TableId, schema::Family};
+use netpolc_table::{
+    EndpointId, IfIndex, Program, TableId,
+    schema::{Family, InterfaceKey, ServiceKey, SetEndpoint},
+};
 
 use crate::topology::{Forwarding, PodPort, Port, Topology};
 
@@ -21,11 +24,11 @@ use crate::topology::{Forwarding, PodPort, Port, Topology};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ground {
     /// All links.
-    pub links: BTreeMap<u32, Link>,
+    pub links: BTreeMap<IfIndex, Link>,
     /// The hardware address behind a bridge's port.
-    pub learned: BTreeMap<u32, [u8; 6]>,
+    pub learned: BTreeMap<IfIndex, [u8; 6]>,
     /// Interfaces of default routes.
-    pub uplinks: BTreeSet<u32>,
+    pub uplinks: BTreeSet<IfIndex>,
     /// The node's own addresses.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -37,31 +40,31 @@ impl Ground {
     /// Its answer.
     pub fn look() -> io::Result<Self> {
         Ok(Ground {
-            links: links::by_index()?,
-            learned: switch::learned()?,
-            uplinks: switch::uplinks()?,
+            links: links::by_index()?.into_iter().map(|(index, link)| (IfIndex::new(index), link)).collect(),
+            learned: switch::learned()?.into_iter().map(|(index, mac)| (IfIndex::new(index), mac)).collect(),
+            uplinks: switch::uplinks()?.into_iter().map(IfIndex::new).collect(),
             addresses: links::addresses()?.into_iter().map(|found| found.address).collect(),
         })
     }
 
     /// The topology of the endpoints whose interface is in `ports`, and of the uplinks in it.
-    pub fn topology(&self, program: &Program, ports: &BTreeSet<u32>) -> Topology {
-        let port = |index: u32| {
-            let link = self.links.get(&index).filter(|_| ports.contains(&index))?;
-            Some(Port { ifindex: index, name: link.name.clone() })
+    pub fn topology(&self, program: &Program, ports: &BTreeSet<IfIndex>) -> Topology {
+        let port = |ifindex: IfIndex| {
+            let link = self.links.get(&ifindex).filter(|_| ports.contains(&ifindex))?;
+            Some(Port { ifindex, name: link.name.clone() })
         };
         let entries = &program.table(TableId::Interface).entries;
         let pods = entries.iter().filter_map(|(key, entry)| {
-            let index = key.value(0).low() as u32;
-            let pod = PodPort { port: port(index)?, mac: self.learned.get(&index).copied() };
-            Some((entry.params[0] as u16, pod))
+            let InterfaceKey { ifindex } = InterfaceKey::of(key);
+            let pod = PodPort { port: port(ifindex)?, mac: self.learned.get(&ifindex).copied() };
+            Some((SetEndpoint::of(entry).endpoint, pod))
         });
-        let pods: BTreeMap<u16, PodPort> = pods.collect();
-        let endpoints: BTreeSet<u32> = pods.values().map(|p| p.port.ifindex).collect();
-        let uplinks = self.uplinks.iter().filter(|index| !endpoints.contains(index)).filter_map(|index| port(*index));
+        let pods: BTreeMap<EndpointId, PodPort> = pods.collect();
+        let endpoints: BTreeSet<IfIndex> = pods.values().map(|p| p.port.ifindex).collect();
+        let uplinks = self.uplinks.iter().copied().filter(|ifindex| !endpoints.contains(ifindex)).filter_map(port);
         // One switch only where all pods hang on the same bridge.
         let masters: BTreeSet<Option<u32>> =
-            endpoints.iter().map(|index| self.links.get(index).and_then(|l| l.master)).collect();
+            endpoints.iter().map(|ifindex| self.links.get(ifindex).and_then(|l| l.master)).collect();
         let switched = masters.len() == 1 && masters.iter().all(Option::is_some);
         Topology {
             uplinks: uplinks.collect(),
@@ -79,32 +82,27 @@ fn translated(program: &Program) -> Vec<IpNetwork> {
     let mut list = Vec::new();
     for family in Family::BOTH {
         let keys = program.table(TableId::service(family)).entries.keys();
-        list.extend(keys.map(|key| address(key.value(0).get(), family)));
+        list.extend(keys.map(|key| IpNetwork::from(ServiceKey::of(family, key).address)));
     }
     list.sort();
     list.dedup();
     list
 }
 
-fn address(value: u128, family: Family) -> IpNetwork {
-    match family {
-        Family::V4 => IpAddr::from(Ipv4Addr::from_bits(value as u32)).into(),
-        Family::V6 => IpAddr::from(Ipv6Addr::from_bits(value)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use netpolc_table::schema::{entry, interface_key};
+    use netpolc_table::schema::{interface_key, set_endpoint};
 
     use super::*;
 
     fn ground(masters: [Option<u32>; 3]) -> Ground {
-        let link = |(index, master)| (index, Link { index, name: format!("p{index}"), master, ..Link::default() });
+        let link = |(index, master)| {
+            (IfIndex::new(index), Link { index, name: format!("p{index}"), master, ..Link::default() })
+        };
         Ground {
             links: [10, 11, 12].into_iter().zip(masters).map(link).collect(),
-            learned: BTreeMap::from([(10, [2, 0, 0, 0, 0, 1])]),
-            uplinks: BTreeSet::from([12]),
+            learned: BTreeMap::from([(IfIndex::new(10), [2, 0, 0, 0, 0, 1])]),
+            uplinks: BTreeSet::from([IfIndex::new(12)]),
             addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
         }
     }
@@ -113,33 +111,36 @@ mod tests {
         let mut program = Program::default();
         for (index, endpoint) in [(10, 1u16), (11, 2)] {
             let entries = &mut program.table_mut(TableId::Interface).entries;
-            entries.insert(interface_key(index), entry(netpolc_table::ActionId::SetEndpoint, endpoint));
+            entries.insert(interface_key(IfIndex::new(index)), set_endpoint(EndpointId::new(endpoint)));
         }
         program
     }
 
     #[test]
     fn pods_of_one_bridge_are_switched() {
-        let topology = ground([Some(5), Some(5), None]).topology(&program(), &BTreeSet::from([10, 11, 12]));
+        let topology =
+            ground([Some(5), Some(5), None]).topology(&program(), &BTreeSet::from([10, 11, 12].map(IfIndex::new)));
         // Forwarding replies past the host's translation would break Services.
         assert_eq!(topology.forwarding, Forwarding::Translating);
-        assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&1, &2]);
-        assert_eq!(topology.pods[&1].mac, Some([2, 0, 0, 0, 0, 1]));
+        assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&EndpointId::new(1), &EndpointId::new(2)]);
+        assert_eq!(topology.pods[&EndpointId::new(1)].mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(topology.uplinks.len(), 1);
         assert_eq!(
-            ground([None, None, None]).topology(&program(), &BTreeSet::from([10, 11])).forwarding,
+            ground([None, None, None]).topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new))).forwarding,
             Forwarding::Routed
         );
         assert_eq!(
-            ground([Some(5), Some(6), None]).topology(&program(), &BTreeSet::from([10, 11])).forwarding,
+            ground([Some(5), Some(6), None])
+                .topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new)))
+                .forwarding,
             Forwarding::Routed
         );
     }
 
     #[test]
     fn ports_that_do_not_take_part_are_left_out() {
-        let topology = ground([None; 3]).topology(&program(), &BTreeSet::from([11]));
-        assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&2]);
+        let topology = ground([None; 3]).topology(&program(), &BTreeSet::from([IfIndex::new(11)]));
+        assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&EndpointId::new(2)]);
         assert!(topology.uplinks.is_empty());
     }
 }

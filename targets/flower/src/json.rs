@@ -15,7 +15,7 @@ use crate::{
 pub fn lowered(lowered: &Lowered) -> Value {
     let ports = lowered.ports.iter().map(|(port, placed)| {
         let filters: Vec<Value> = placed.iter().map(filter).collect();
-        json!({ "port": port.name, "ifindex": port.ifindex, "filters": filters })
+        json!({ "port": port.name, "ifindex": port.ifindex.get(), "filters": filters })
     });
     json!({
         "mode": lowered.mode,
@@ -54,7 +54,7 @@ fn action(action: &Action) -> Value {
         Action::Continue => json!({ "kind": "continue" }),
         Action::Goto(chain) => json!({ "kind": "goto", "chain": chain }),
         Action::Track(chain) => json!({ "kind": "ct", "zone": 0, "chain": chain }),
-        Action::Redirect(port) => json!({ "kind": "redirect", "ifindex": port }),
+        Action::Redirect(port) => json!({ "kind": "redirect", "ifindex": port.get() }),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Not here: which filters there should be ([`crate::sync`]).
 
+use netpolc_table::IfIndex;
 use std::{
     collections::BTreeSet,
     io,
@@ -37,7 +38,7 @@ pub enum Error {
     #[error("interface {ifindex} takes no clsact qdisc: {refusal}")]
     Qdisc {
         /// The interface.
-        ifindex: u32,
+        ifindex: IfIndex,
         /// The kernel's answer.
         refusal: Refusal,
     },
@@ -49,7 +50,7 @@ pub struct Change<'a> {
     /// What.
     pub way: Way,
     /// The interface.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The filter; of a removal only its place counts.
     pub filter: &'a Filter,
     /// Its handle in its place.
@@ -85,12 +86,12 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn with_clsact(&mut self) -> Result<BTreeSet<u32>, Error> {
+    pub fn with_clsact(&mut self) -> Result<BTreeSet<IfIndex>, Error> {
         let list = self.socket.dump(libc::RTM_GETQDISC, &tc::header(0, 0, 0, 0), |body| {
             // Qdisc ingress has the same place, but one hook only.
             let clsact = attribute(body.get(tc::HEADER..)?, tc::TCA_KIND)? == b"clsact\0";
             let (ifindex, parent) = (u32_at(body, 4)?, u32_at(body, 12)?);
-            (clsact && parent == tc::CLSACT).then_some(ifindex)
+            (clsact && parent == tc::CLSACT).then_some(IfIndex::new(ifindex))
         });
         Ok(list.map_err(|source| Error::Netlink { what: "list qdiscs".into(), source })?.into_iter().collect())
     }
@@ -99,7 +100,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The interface takes none: it is gone, or has an `ingress` qdisc of somebody else.
-    pub fn ensure_qdisc(&mut self, ifindex: u32) -> Result<(), Error> {
+    pub fn ensure_qdisc(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         match self.qdisc(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE, ifindex)? {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.errno == libc::EEXIST => {
@@ -116,7 +117,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn drop_empty_qdisc(&mut self, ifindex: u32) -> Result<(), Error> {
+    pub fn drop_empty_qdisc(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         if self.with_clsact()?.contains(&ifindex) && self.dump(ifindex)?.is_empty() {
             // Somebody else may have been faster; either way there is nothing of ours.
             let _ = self.qdisc(libc::RTM_DELQDISC, 0, ifindex)?;
@@ -124,8 +125,8 @@ impl Kernel {
         Ok(())
     }
 
-    fn qdisc(&mut self, kind: u16, flags: u16, ifindex: u32) -> Result<Result<(), Refusal>, Error> {
-        let mut body = tc::header(ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
+    fn qdisc(&mut self, kind: u16, flags: u16, ifindex: IfIndex) -> Result<Result<(), Refusal>, Error> {
+        let mut body = tc::header(ifindex.get(), tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
         put_text(&mut body, tc::TCA_KIND, "clsact");
         let what = || format!("qdisc of interface {ifindex}");
         self.socket.one(kind, flags, &body).map_err(|source| Error::Netlink { what: what(), source })
@@ -135,10 +136,10 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn dump(&mut self, ifindex: u32) -> Result<Vec<Decoded>, Error> {
+    pub fn dump(&mut self, ifindex: IfIndex) -> Result<Vec<Decoded>, Error> {
         let mut all = Vec::new();
         for side in [Side::Ingress, Side::Egress] {
-            match self.socket.dump(libc::RTM_GETTFILTER, &tc::header(ifindex, 0, parent(side), 0), decode) {
+            match self.socket.dump(libc::RTM_GETTFILTER, &tc::header(ifindex.get(), 0, parent(side), 0), decode) {
                 Ok(list) => all.extend(list),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {}
                 Err(source) => {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use netpolc_host::{Connection, conntrack};
-use netpolc_table::{Program, Write};
+use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
 use netpolc_target::{Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target};
 
 use crate::{Flower, capability, ground::Ground, lower::lower, lowered::Mode};
@@ -21,7 +21,7 @@ use crate::{Flower, capability, ground::Ground, lower::lower, lowered::Mode};
 pub struct Software {
     program: Program,
     flower: Flower,
-    attached: BTreeSet<u32>,
+    attached: BTreeSet<IfIndex>,
     found_filters: Found,
     records: Vec<OffloadRecord>,
     capabilities: Capabilities,
@@ -111,16 +111,16 @@ impl Target for Software {
 }
 
 impl NodeTarget for Software {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         self.attached.clone()
     }
 
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.insert(ifindex);
         Ok(())
     }
 
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.remove(&ifindex);
         Ok(())
     }
@@ -152,7 +152,7 @@ impl NodeTarget for Software {
     }
 
     /// The host's connection tracking knows it already.
-    fn adopt(&mut self, _: u16, _: u16, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }

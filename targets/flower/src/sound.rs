@@ -16,9 +16,9 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_table::{
-    ActionId, Match as Key, Program, TableId,
+    ActionId, EndpointId, IfIndex, Program, TableId,
     eval::{self, Pipeline, Verdict},
-    schema::{Family, Word, own_key},
+    schema::{Family, OwnKey, PortKey, Word, own_key},
 };
 
 use crate::{
@@ -111,7 +111,7 @@ pub fn check(
 }
 
 /// Where a packet that misses in a chain above 0 is led to, to see that it does.
-const MISSED: u32 = u32::MAX;
+const MISSED: IfIndex = IfIndex::new(u32::MAX);
 
 /// A last filter for every chain above 0: what it gets has missed, and a packet that left hardware there goes on in
 /// software in the middle of that chain. A NIC that ignores priority would ask it first, so it has none.
@@ -166,7 +166,7 @@ fn guilty(filters: &[Filter], packet: &Packet, outcome: Outcome, can: &Capabilit
 /// Whose packets come in by a port.
 enum Place {
     /// One pod's.
-    Pod(u16),
+    Pod(EndpointId),
     /// Anybody's.
     Outside,
 }
@@ -176,27 +176,26 @@ struct Tables<'a> {
     program: &'a Program,
     topology: &'a Topology,
     /// Who has an address.
-    owners: BTreeMap<IpAddr, BTreeSet<u16>>,
+    owners: BTreeMap<IpAddr, BTreeSet<EndpointId>>,
     addresses: BTreeMap<Family, BTreeSet<IpAddr>>,
     ports: BTreeSet<u16>,
 }
 
 impl<'a> Tables<'a> {
     fn new(program: &'a Program, topology: &'a Topology) -> Self {
-        let mut owners = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
+        let mut owners = BTreeMap::<IpAddr, BTreeSet<EndpointId>>::new();
         let mut addresses = BTreeMap::<Family, BTreeSet<IpAddr>>::new();
         for family in Family::BOTH {
             let all = addresses.entry(family).or_default();
             for (key, entry) in &program.table(TableId::own(family)).entries {
                 if entry.action == ActionId::Own {
-                    let endpoint = key.value(0).low() as u16;
-                    owners.entry(address(key.value(1).get(), family)).or_default().insert(endpoint);
+                    let OwnKey { endpoint, address } = OwnKey::of(family, key);
+                    owners.entry(address).or_default().insert(endpoint);
                 }
             }
             for key in program.table(TableId::remote(family)).entries.keys() {
-                if let &Key::Lpm { value, length } = &key.fields()[0] {
-                    edges(value.get(), length, family, all);
-                }
+                let (value, length) = key.prefix();
+                edges(value.get(), length, family, all);
             }
             let near = owners.keys().chain(&topology.node_addresses).filter(|a| Family::of(**a) == family);
             for a in near {
@@ -209,9 +208,8 @@ impl<'a> Tables<'a> {
         }
         let mut ports = BTreeSet::from([0, 1, 65535]);
         for key in program.table(TableId::Port).entries.keys() {
-            if let Key::Range { low, high } = key.fields()[1] {
-                around(low as u16, high as u16, &mut ports);
-            }
+            let range = PortKey::of(key).port;
+            around(range.low as u16, range.high as u16, &mut ports);
         }
         Self { program, topology, owners, addresses, ports }
     }
@@ -222,11 +220,18 @@ impl<'a> Tables<'a> {
     }
 
     /// Does the direction's set permit it? What is judged later, after translation, is not denied.
-    fn permits(&self, pipeline: Pipeline, endpoint: u16, remote: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+    fn permits(
+        &self,
+        pipeline: Pipeline,
+        endpoint: EndpointId,
+        remote: IpAddr,
+        protocol: u8,
+        port: Option<u16>,
+    ) -> bool {
         eval::verdict(self.program, pipeline, endpoint, remote, protocol, port) != Verdict::Deny
     }
 
-    fn is_own(&self, endpoint: u16, address: IpAddr) -> bool {
+    fn is_own(&self, endpoint: EndpointId, address: IpAddr) -> bool {
         let table = TableId::own(Family::of(address));
         self.program.get(table, &own_key(endpoint, address)).is_some_and(|e| e.action == ActionId::Own)
     }
@@ -264,7 +269,7 @@ impl<'a> Tables<'a> {
             }
         }
         let owners = self.owners.get(&p.destination);
-        let denied = |owner: &u16| {
+        let denied = |owner: &EndpointId| {
             self.topology.pods.contains_key(owner)
                 && !self.permits(Pipeline::ToPod, *owner, p.source, 6, p.destination_port)
         };
@@ -274,7 +279,7 @@ impl<'a> Tables<'a> {
         }
     }
 
-    fn wrongly_forwarded(&self, place: &Place, p: &Packet, to: u32) -> Option<&'static str> {
+    fn wrongly_forwarded(&self, place: &Place, p: &Packet, to: IfIndex) -> Option<&'static str> {
         if to == MISSED {
             return Some("it misses in a chain above 0; the filter is the one that is not there");
         }
@@ -309,7 +314,15 @@ impl<'a> Tables<'a> {
     }
 
     /// May one pod open this to another? Without a port: whatever the port.
-    fn opened(&self, from: u16, source: IpAddr, to: u16, destination: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+    fn opened(
+        &self,
+        from: EndpointId,
+        source: IpAddr,
+        to: EndpointId,
+        destination: IpAddr,
+        protocol: u8,
+        port: Option<u16>,
+    ) -> bool {
         let both = |port: Option<u16>| {
             self.permits(Pipeline::FromPod, from, destination, protocol, port)
                 && self.permits(Pipeline::ToPod, to, source, protocol, port)

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use netpolc_table::Origins;
+use netpolc_table::{IfIndex, Origins};
 
 use crate::{
     filter::{Action, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct},
@@ -17,7 +17,7 @@ use crate::{
 pub fn print(lowered: &Lowered) -> String {
     let mut text = String::new();
     let totals = Totals::of(lowered);
-    let name = |index: u32| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
+    let name = |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
     for (port, placed) in &lowered.ports {
         let counts = totals.ports.get(&port.name).map(|t| t.counts).unwrap_or_default();
         _ = writeln!(text, "# {} (ifindex {}): {}", port.name, port.ifindex, count(counts));
@@ -54,7 +54,7 @@ fn comment(origins: &Origins) -> String {
 }
 
 /// One filter. `name` gives a port's name by its index, where it is known.
-pub fn line(device: &str, filter: &Filter, name: impl Fn(u32) -> Option<String>) -> String {
+pub fn line(device: &str, filter: &Filter, name: impl Fn(IfIndex) -> Option<String>) -> String {
     let (protocol, prio, chain) = (protocol(filter), filter.prio, filter.chain);
     let mut line = format!("filter dev {device} {} protocol {protocol} pref {prio} chain {chain}", side(filter.side));
     match &filter.matches {
@@ -158,7 +158,7 @@ fn state(key: Masked) -> String {
 }
 
 /// An action as tc prints it.
-pub fn action(action: &Action, name: impl Fn(u32) -> Option<String>) -> String {
+pub fn action(action: &Action, name: impl Fn(IfIndex) -> Option<String>) -> String {
     match action {
         Action::Pass => "action pass".into(),
         Action::Drop => "action drop".into(),
@@ -190,7 +190,7 @@ mod tests {
             chain: 7,
             prio: 10,
             matches: Match::Flower(pattern),
-            action: Action::Redirect(5),
+            action: Action::Redirect(IfIndex::new(5)),
             copies: Copies::Hardware,
             cookie: Cookie::new(1, 2, 3),
         };

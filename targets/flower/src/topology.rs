@@ -3,6 +3,7 @@
 //!
 //! Not here: finding it out (runtime).
 
+use netpolc_table::{EndpointId, IfIndex};
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
@@ -11,7 +12,7 @@ use ipnetwork::IpNetwork;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// Endpoint id -> its port. Endpoints of the program that are missing here are not enforced by flower.
-    pub pods: BTreeMap<u16, PodPort>,
+    pub pods: BTreeMap<EndpointId, PodPort>,
     /// Ports through which other nodes and the outside reach pods: the physical function or the uplink representor.
     pub uplinks: Vec<Port>,
     /// The node's own addresses: what they send from the host itself is always allowed in (S44).
@@ -30,10 +31,10 @@ impl Topology {
     /// A node that does not exist: each endpoint's port has the endpoint's name and a locally
     /// administered address, and there is one uplink, without addresses of the node. Packets are
     /// forwarded as on a node with an agent.
-    pub fn made_up(pods: impl IntoIterator<Item = (u16, String)>, uplink: Port) -> Self {
+    pub fn made_up(pods: impl IntoIterator<Item = (EndpointId, String)>, uplink: Port) -> Self {
         let pods = pods.into_iter().map(|(endpoint, name)| {
-            let port = Port { ifindex: FIRST_MADE_UP + u32::from(endpoint), name };
-            let [high, low] = endpoint.to_be_bytes();
+            let port = Port { ifindex: IfIndex::new(FIRST_MADE_UP + u32::from(endpoint.get())), name };
+            let [high, low] = endpoint.get().to_be_bytes();
             (endpoint, PodPort { port, mac: Some([2, 0, 0, 0, high, low]) })
         });
         let (pods, uplinks) = (pods.collect(), vec![uplink]);
@@ -45,7 +46,7 @@ impl Topology {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
     /// Its index.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Its name.
     pub name: String,
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use netpolc_table::{EndpointId, IfIndex};
 use std::{collections::BTreeMap, fmt::Write};
 
 use netpolc_lower::{Scope, compile};
@@ -23,14 +24,14 @@ use netpolc_testbed::{
 /// One node of a cluster.
 fn node(cluster: &Cluster, name: &str) -> (netpolc_lower::Compiler, Topology) {
     let compiler = compile(cluster, Scope::Node(name.into())).expect("it fits");
-    let pod = |(key, id): (&netpolc_policy::ObjectKey, u16)| {
-        let port = Port { ifindex: 1000 + u32::from(id), name: key.to_string() };
-        (id, PodPort { port, mac: Some([2, 0, 0, 0, (id >> 8) as u8, id as u8]) })
+    let pod = |(key, id): (&netpolc_policy::ObjectKey, EndpointId)| {
+        let port = Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.to_string() };
+        (id, PodPort { port, mac: Some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]) })
     };
-    let pods: BTreeMap<u16, PodPort> = compiler.endpoints().map(pod).collect();
+    let pods: BTreeMap<EndpointId, PodPort> = compiler.endpoints().map(pod).collect();
     let topology = Topology {
         pods,
-        uplinks: vec![Port { ifindex: 2, name: "eth0".into() }],
+        uplinks: vec![Port { ifindex: IfIndex::new(2), name: "eth0".into() }],
         node_addresses: cluster.nodes[name].addresses.clone(),
         translated: vec!["10.96.0.0/12".parse().expect("a prefix")],
         forwarding: Forwarding::Switched,

@@ -2,6 +2,7 @@
 
 mod common;
 
+use netpolc_table::IfIndex;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{cluster, compiled};
@@ -50,12 +51,12 @@ fn decoded((at, f): (usize, &Filter)) -> Decoded {
     let Filter { side, chain, prio, .. } = *f;
     let found = Found::Ours(f.clone());
     let in_hardware = u32::from(f.copies != Copies::Software);
-    Decoded { ifindex: 1, side, chain, prio, handle: at as u32 + 1, in_hardware, found }
+    Decoded { ifindex: IfIndex::new(1), side, chain, prio, handle: at as u32 + 1, in_hardware, found }
 }
 
 /// All steps from one list of filters to another.
 fn steps(old: &[Filter], new: &[Filter]) -> Vec<Step> {
-    let mut job = Job::new(1, books(old.iter().enumerate().map(decoded)), new.to_vec());
+    let mut job = Job::new(IfIndex::new(1), books(old.iter().enumerate().map(decoded)), new.to_vec());
     let (mut all, mut next) = (Vec::new(), job.advance());
     loop {
         next = match next {
@@ -112,7 +113,7 @@ fn a_pod_of_the_node_is_one_filter_more_for_each_other() {
         let text = ["apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(), pods.collect()].concat();
         let (compiler, mut topology) = compiled(&cluster(&text));
         for (endpoint, pod) in &mut topology.pods {
-            pod.mac = Some([2, 0, 0, 0, 0, *endpoint as u8]);
+            pod.mac = Some([2, 0, 0, 0, 0, endpoint.get() as u8]);
         }
         let topology = Topology { forwarding: Forwarding::Translating, ..topology };
         let lowered = representor::lower(compiler.program(), &topology, &capabilities("mlx5_core"));

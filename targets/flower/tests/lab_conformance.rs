@@ -6,7 +6,7 @@ mod node;
 
 use std::{net::IpAddr, time::Duration};
 
-use netpolc_table::{Program, TableId};
+use netpolc_table::{IfIndex, Program, TableId};
 use netpolc_target::{
     Arrival, Frame, Hook, Verdict,
     conformance::{
@@ -100,8 +100,8 @@ fn places() -> Vec<Place> {
         place("pod-a", A.interface, &[v4.a, v6.a]),
         place("pod-b", B.interface, &[v4.b, v6.b]),
         // Interfaces of nobody, one of which has A's index in its low bits.
-        place("nobody", 777, &[]),
-        place("alias", A.interface + (1 << 16), &[]),
+        place("nobody", IfIndex::new(777), &[]),
+        place("alias", IfIndex::new(A.interface.get() + (1 << 16)), &[]),
     ]
 }
 

@@ -8,6 +8,7 @@
 
 mod node;
 
+use netpolc_table::IfIndex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -43,9 +44,9 @@ struct Staged {
     compiler: Compiler,
     topology: Topology,
     /// Pod -> its interface.
-    pods: BTreeMap<ObjectKey, u32>,
+    pods: BTreeMap<ObjectKey, IfIndex>,
     /// Address -> where the host sends it.
-    routes: BTreeMap<IpAddr, u32>,
+    routes: BTreeMap<IpAddr, IfIndex>,
     /// Questions that can be asked.
     probes: Vec<Probe>,
     left_out: usize,
@@ -57,7 +58,7 @@ fn owner(case: &Case, compiler: &Compiler, address: IpAddr) -> Option<ObjectKey>
     pods.find(|(key, _)| compiler.endpoint(key).is_some()).map(|(key, _)| key.clone())
 }
 
-fn stage(case: &Case, interfaces: &[(u32, String)], uplink: &Port, before: &BTreeSet<IpAddr>) -> Staged {
+fn stage(case: &Case, interfaces: &[(IfIndex, String)], uplink: &Port, before: &BTreeSet<IpAddr>) -> Staged {
     let compiler = compile(&case.cluster, Scope::Everywhere).expect("it fits");
     let asked = case.probes.iter().flat_map(|p| [&p.question.source, &p.question.destination]);
     let keys: BTreeSet<ObjectKey> = asked
@@ -67,7 +68,7 @@ fn stage(case: &Case, interfaces: &[(u32, String)], uplink: &Port, before: &BTre
         })
         .collect();
     assert!(keys.len() <= interfaces.len(), "{}: {} pods", case.name, keys.len());
-    let pods: BTreeMap<ObjectKey, u32> = keys.into_iter().zip(interfaces.iter().map(|(i, _)| *i)).collect();
+    let pods: BTreeMap<ObjectKey, IfIndex> = keys.into_iter().zip(interfaces.iter().map(|(i, _)| *i)).collect();
     let (mut routes, mut twice) = (BTreeMap::new(), BTreeSet::new());
     for (key, ifindex) in &pods {
         for address in &case.cluster.pods[key].addresses {
@@ -89,7 +90,7 @@ fn stage(case: &Case, interfaces: &[(u32, String)], uplink: &Port, before: &BTre
             && [from, to].iter().all(|address| !nodes.contains(address) && !twice.contains(address))
     };
     let probes: Vec<Probe> = case.probes.iter().filter(askable).cloned().collect();
-    let name = |ifindex: u32| interfaces.iter().find(|(i, _)| *i == ifindex).expect("one of them").1.clone();
+    let name = |ifindex: IfIndex| interfaces.iter().find(|(i, _)| *i == ifindex).expect("one of them").1.clone();
     let ports = pods.iter().map(|(key, &ifindex)| {
         let port = PodPort { port: Port { ifindex, name: name(ifindex) }, mac: Some(node::FAR_MAC) };
         (compiler.endpoint(key).expect("an endpoint"), port)
@@ -133,7 +134,7 @@ fn ask(node: &Node, staged: &Staged) -> BTreeSet<usize> {
     }
     std::thread::sleep(Duration::from_millis(30));
     let mut arrived = BTreeSet::new();
-    let mut look = |wire: &lab::wire::Wire, ifindex: Option<u32>| {
+    let mut look = |wire: &lab::wire::Wire, ifindex: Option<IfIndex>| {
         while let Some(frame) = wire.receive() {
             let Some(number) = frame.last_chunk::<4>().map(|b| u32::from_be_bytes(*b) as usize) else { continue };
             let wanted = staged.probes.get(number).map(|p| party(&p.question.destination));
@@ -147,7 +148,7 @@ fn ask(node: &Node, staged: &Staged) -> BTreeSet<usize> {
     arrived
 }
 
-fn interfaces(ports: impl IntoIterator<Item = u32>, prefix: &str) -> Vec<(u32, String)> {
+fn interfaces(ports: impl IntoIterator<Item = IfIndex>, prefix: &str) -> Vec<(IfIndex, String)> {
     ports.into_iter().enumerate().map(|(i, ifindex)| (ifindex, format!("{prefix}{i}"))).collect()
 }
 
@@ -156,12 +157,14 @@ fn the_corpus_through_software_flower() {
     if lab::outside(the_corpus_through_software_flower) {
         return;
     }
-    let place = |i: usize| Place { name: format!("pod{i}"), ifindex: 200 + i as u32, addresses: vec![] };
+    let place = |i: usize| Place { name: format!("pod{i}"), ifindex: IfIndex::new(200 + i as u32), addresses: vec![] };
     let places: Vec<Place> = (0..PODS).map(place).collect();
     let mut node = Node::up(&places);
     let interfaces = interfaces(places.iter().map(|p| p.ifindex), "pod");
-    let uplink =
-        Port { ifindex: netpolc_testbed::netns::interface_index("uplink").expect("it"), name: "uplink".into() };
+    let uplink = Port {
+        ifindex: IfIndex::new(netpolc_testbed::netns::interface_index("uplink").expect("it")),
+        name: "uplink".into(),
+    };
     let (mut wrong, mut asked, mut left_out, begin) = (vec![], 0, 0, Instant::now());
     let mut before = BTreeSet::new();
     for case in cases::all() {
@@ -192,7 +195,10 @@ fn personality(driver: &str) {
     let cases = cases::all();
     let (mut node, nic, ports) = Node::on_nic(driver, PODS);
     let interfaces = interfaces(ports, "simr");
-    let uplink = Port { ifindex: netpolc_testbed::netns::interface_index("simp0").expect("it"), name: "simp0".into() };
+    let uplink = Port {
+        ifindex: IfIndex::new(netpolc_testbed::netns::interface_index("simp0").expect("it")),
+        name: "simp0".into(),
+    };
     let (mut wrong, mut routed, mut rows) = (vec![], BTreeSet::new(), [0; 5]);
     let drops = || nic.counters().iter().filter(|(k, _)| k.ends_with(".hw_drop")).map(|(_, v)| *v).sum::<u64>();
     for case in &cases {

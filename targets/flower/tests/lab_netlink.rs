@@ -1,6 +1,7 @@
 //! Filters in a kernel that has flower: what is sent is what is found, changes are atomic, others are left alone.
 //! Runs in the lab.
 
+use netpolc_table::IfIndex;
 use std::process::Command;
 
 use netpolc_target_flower::{
@@ -32,7 +33,7 @@ fn filter(side: Side, chain: u32, prio: u16, matches: Match, action: Action) -> 
 }
 
 /// One filter for every key, match and action that there is.
-fn everything(redirect: u32) -> Vec<Filter> {
+fn everything(redirect: IfIndex) -> Vec<Filter> {
     let v4 = || Pattern { ethertype: EtherType::Ipv4, ..Pattern::default() };
     let v6 = || Pattern { ethertype: EtherType::Ipv6, ..Pattern::default() };
     let established = Masked::new(ct::TRACKED | ct::ESTABLISHED, ct::TRACKED | ct::ESTABLISHED | ct::REPLY);

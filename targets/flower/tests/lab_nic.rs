@@ -5,6 +5,7 @@
 //! address, so that frames carry from the start the address that hardware forwards by. No eBPF: what hardware does not
 //! drop passes.
 
+use netpolc_table::IfIndex;
 use std::{
     fs,
     io::{Read, Write},
@@ -119,7 +120,10 @@ impl Node {
         let loaded = load([Input::bytes("lab.yaml", yaml)]);
         assert!(!loaded.has_errors(), "{:?}", loaded.problems);
         let compiler: Compiler = compile(&loaded.cluster, Scope::Everywhere).expect("it fits");
-        let port = |name: &str| Port { ifindex: interface_index(name).expect("an interface"), name: name.into() };
+        let port = |name: &str| Port {
+            ifindex: IfIndex::new(interface_index(name).expect("an interface")),
+            name: name.into(),
+        };
         let pods = compiler.endpoints().map(|(key, id)| {
             let (name, mac) = if *key.name == *"a" { ("simr0", 0x0a) } else { ("simr1", 0x0b) };
             (id, PodPort { port: port(name), mac: Some([2, 0, 0, 0, 0, mac]) })

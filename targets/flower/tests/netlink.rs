@@ -1,6 +1,7 @@
 //! Messages of random filters: what is decoded is what was encoded, and another implementation (netlink-packet-route) reads the
 //! same keys in them. That the kernel does too is shown in the lab (`lab_netlink.rs`).
 
+use netpolc_table::IfIndex;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -80,7 +81,7 @@ fn filter(rng: &mut Rng) -> Filter {
         1 => Action::Drop,
         2 => Action::Goto(chain(rng)),
         3 => Action::Track(chain(rng)),
-        4 => Action::Redirect(rng.within(1, 1 << 20) as u32),
+        4 => Action::Redirect(IfIndex::new(rng.within(1, 1 << 20) as u32)),
         _ => Action::Continue,
     };
     Filter {
@@ -94,7 +95,7 @@ fn filter(rng: &mut Rng) -> Filter {
     }
 }
 
-fn message(way: Way, ifindex: u32, filter: &Filter, handle: u32) -> Vec<u8> {
+fn message(way: Way, ifindex: IfIndex, filter: &Filter, handle: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode(&mut bytes, way, ifindex, filter, handle, 77);
     assert_eq!(bytes[..4], (bytes.len() as u32).to_ne_bytes(), "the header has another length");
@@ -107,7 +108,7 @@ fn what_is_decoded_is_what_was_encoded() {
     for _ in 0..20_000 {
         let filter = filter(&mut rng);
         assert_eq!(check(&filter), Ok(()), "{filter:?}");
-        let (ifindex, handle) = (rng.within(1, 1 << 30) as u32, rng.within(1, 1 << 30) as u32);
+        let (ifindex, handle) = (IfIndex::new(rng.within(1, 1 << 30) as u32), rng.within(1, 1 << 30) as u32);
         for way in [Way::Add, Way::Replace] {
             let bytes = message(way, ifindex, &filter, handle);
             let found = decode(&bytes[HEADER..]).expect("a filter of clsact");
@@ -124,7 +125,7 @@ fn what_is_decoded_is_what_was_encoded() {
 fn broken_messages_are_read_to_their_end() {
     let mut rng = Rng::new(2);
     for _ in 0..20_000 {
-        let mut bytes = message(Way::Add, 3, &filter(&mut rng), 1);
+        let mut bytes = message(Way::Add, IfIndex::new(3), &filter(&mut rng), 1);
         for _ in 0..rng.below(4) {
             let at = rng.below(bytes.len());
             bytes[at] ^= 1 << rng.below(8);
@@ -199,7 +200,7 @@ fn another_implementation_reads_the_same_keys() {
     for _ in 0..5_000 {
         let filter = filter(&mut rng);
         let Match::Flower(pattern) = &filter.matches else { continue };
-        let bytes = message(Way::Add, 9, &filter, 5);
+        let bytes = message(Way::Add, IfIndex::new(9), &filter, 5);
         let read = TcMessage::parse(&bytes[HEADER..]).expect("a message");
         assert_eq!((read.header.index, u32::from(read.header.handle)), (9, 5));
         assert_eq!(read.header.info >> 16, u32::from(filter.prio));

@@ -3,6 +3,7 @@
 
 mod common;
 
+use netpolc_table::{EndpointId, IfIndex};
 use std::{collections::BTreeSet, net::IpAddr};
 
 use common::{
@@ -86,7 +87,8 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
         let here = |key: &ObjectKey| cluster.pods.get(key).is_some_and(|p| p.node == node);
         let node_addresses = node.as_ref().and_then(|n| cluster.nodes.get(n)).map(|n| n.addresses.clone());
         let topology = |compiler: &netpolc_lower::Compiler, of: &Topology| {
-            let ids: BTreeSet<u16> = compiler.endpoints().filter(|(key, _)| here(key)).map(|(_, id)| id).collect();
+            let ids: BTreeSet<EndpointId> =
+                compiler.endpoints().filter(|(key, _)| here(key)).map(|(_, id)| id).collect();
             let mut topology = of.clone();
             topology.pods.retain(|id, _| ids.contains(id));
             topology.node_addresses = node_addresses.clone().unwrap_or_default();
@@ -99,8 +101,8 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
         let software = of_mode(Mode::Software, "software");
         let base = topology(&shut, &of_shut);
         let base = lower(shut.program(), &base, Mode::Software, &capabilities("software")).expect("it fits");
-        let at = |lowered: &Lowered, id: u16| {
-            let port = lowered.ports.iter().find(|(port, _)| port.ifindex == 1000 + u32::from(id));
+        let at = |lowered: &Lowered, id: EndpointId| {
+            let port = lowered.ports.iter().find(|(port, _)| port.ifindex == IfIndex::new(1000 + u32::from(id.get())));
             port.map(|(_, placed)| placed.clone()).unwrap_or_default()
         };
         for (key, id) in compiler.endpoints().filter(|(key, _)| here(key)) {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use common::{compiled, filters, ip};
 use netpolc_table::{
-    Program,
+    EndpointId, Program,
     eval::{self, Pipeline, Verdict},
     schema::{Family, Word},
 };
@@ -28,7 +28,7 @@ use netpolc_testbed::random::{self, Rng, Shape};
 struct Pod<'a> {
     program: &'a Program,
     topology: &'a Topology,
-    endpoint: u16,
+    endpoint: EndpointId,
     own: &'a [IpAddr],
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use netpolc_lower::{Compiler, Scope, compile};
 use netpolc_policy::Cluster;
-use netpolc_table::Program;
+use netpolc_table::{EndpointId, IfIndex, Program};
 use netpolc_target_flower::{
     capability::Capabilities,
     eval::Semantics,
@@ -48,13 +48,13 @@ fn nodes(cluster: &Cluster, turn: usize) -> Vec<(Compiler, Topology)> {
     };
     let node = |scope: Scope| {
         let compiler = compile(cluster, scope.clone()).expect("it fits");
-        let pod = |(key, id): (&netpolc_policy::ObjectKey, u16)| {
-            let port = Port { ifindex: 1000 + u32::from(id), name: key.to_string() };
+        let pod = |(key, id): (&netpolc_policy::ObjectKey, EndpointId)| {
+            let port = Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.to_string() };
             // Now and then one whose hardware address is not known.
-            let mac = !(turn + usize::from(id)).is_multiple_of(7);
-            (id, PodPort { port, mac: mac.then_some([2, 0, 0, 0, (id >> 8) as u8, id as u8]) })
+            let mac = !(turn + usize::from(id.get())).is_multiple_of(7);
+            (id, PodPort { port, mac: mac.then_some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]) })
         };
-        let pods: BTreeMap<u16, PodPort> = compiler.endpoints().map(pod).collect();
+        let pods: BTreeMap<EndpointId, PodPort> = compiler.endpoints().map(pod).collect();
         let addresses = match &scope {
             Scope::Node(name) => cluster.nodes[name].addresses.clone(),
             Scope::Everywhere => vec![],
@@ -62,7 +62,7 @@ fn nodes(cluster: &Cluster, turn: usize) -> Vec<(Compiler, Topology)> {
         let services = ["10.96.0.0/12", "10.244.1.0/31", "fd00:96::/112"].map(|p| p.parse().expect("a prefix"));
         let topology = Topology {
             pods,
-            uplinks: vec![Port { ifindex: 2, name: "eth0".into() }],
+            uplinks: vec![Port { ifindex: IfIndex::new(2), name: "eth0".into() }],
             node_addresses: addresses,
             translated: if turn.is_multiple_of(3) { services.to_vec() } else { vec![] },
             forwarding: [Forwarding::Routed, Forwarding::Switched, Forwarding::Translating, Forwarding::Switched]
@@ -415,7 +415,7 @@ fn a_forward_that_asks_for_less_is_found_s41() {
         let filter = &mut lowered.ports.get_mut(port).expect("a port")[at].filter;
         let redirect = forward(&filter.action);
         if redirect {
-            filter.action = Action::Redirect(2);
+            filter.action = Action::Redirect(IfIndex::new(2));
         }
         redirect
     });

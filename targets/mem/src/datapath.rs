@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use netpolc_table::{
-    TableId, eval,
-    schema::{Family, Word, interface_key, own_key},
+    EndpointId, IfIndex, TableId, eval,
+    schema::{Family, SetEndpoint, Word, interface_key, own_key},
 };
 use netpolc_target::{
     Arrival,
@@ -32,12 +32,12 @@ pub(crate) const NEXT: Answer = Ok(Mark::Clear);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub hook: Hook,
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     pub word: Word,
     /// `OnNode` only at `to_pod`.
     pub birth: Birth,
     /// The endpoint whose interface the packet came in at; 0: none.
-    pub sender: u16,
+    pub sender: EndpointId,
 }
 
 impl Context {
@@ -88,15 +88,16 @@ enum Source {
 
 impl Mem {
     /// The endpoint of an interface; 0: none.
-    pub(crate) fn endpoint_of(&self, interface: u32) -> u16 {
-        self.program.get(TableId::Interface, &interface_key(interface)).map_or(0, |e| e.params[0] as u16)
+    pub(crate) fn endpoint_of(&self, interface: IfIndex) -> EndpointId {
+        let entry = self.program.get(TableId::Interface, &interface_key(interface));
+        entry.map(SetEndpoint::of).unwrap_or_default().endpoint
     }
 
     /// Judges a frame; the endpoint is 0 where the interface is nobody's.
-    pub(crate) fn judge_frame(&mut self, hook: Hook, frame: &Frame) -> (u16, Answer) {
+    pub(crate) fn judge_frame(&mut self, hook: Hook, frame: &Frame) -> (EndpointId, Answer) {
         let endpoint = self.endpoint_of(frame.interface);
-        if endpoint == 0 {
-            return (0, NEXT);
+        if endpoint == EndpointId::default() {
+            return (endpoint, NEXT);
         }
         let birth = match hook {
             Hook::ToPod if frame.arrival == Arrival::Born => Birth::OnNode,
@@ -131,7 +132,7 @@ impl Mem {
     }
 
     /// Is the address one that a pod on a bridge may be sent packets to?
-    fn is_meant(&self, endpoint: u16, to: IpAddr) -> bool {
+    fn is_meant(&self, endpoint: EndpointId, to: IpAddr) -> bool {
         let many = match to {
             IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
             IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
@@ -178,7 +179,7 @@ impl Mem {
     }
 
     /// Is the address one of the endpoint's own?
-    pub(crate) fn is_own(&self, endpoint: u16, address: IpAddr) -> bool {
+    pub(crate) fn is_own(&self, endpoint: EndpointId, address: IpAddr) -> bool {
         self.program.get(TableId::own(Family::of(address)), &own_key(endpoint, address)).is_some()
     }
 

@@ -1,5 +1,6 @@
 //! What first fragments were told (S50): the later ones get the same.
 
+use netpolc_table::EndpointId;
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netpolc_target::{Hook, Verdict, semantics::FRAGMENT_SECONDS};
@@ -10,7 +11,7 @@ const CAPACITY: usize = 4096;
 /// What a fragmented packet is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RecordKey {
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     pub hook: Hook,
     pub source: IpAddr,
     pub destination: IpAddr,
@@ -40,7 +41,7 @@ impl Fragments {
     }
 
     /// Forgets an endpoint.
-    pub fn purge(&mut self, endpoint: u16) {
+    pub fn purge(&mut self, endpoint: EndpointId) {
         self.records.retain(|key, _| key.endpoint != endpoint);
     }
 }

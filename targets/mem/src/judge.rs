@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
+    EndpointId, Incarnation,
     eval::{self, Pipeline},
     schema::Word,
 };
@@ -29,7 +30,7 @@ pub(crate) fn pipeline(hook: Hook) -> Pipeline {
 
 /// The tuple of a packet that goes through `hook`.
 pub(crate) fn tuple(
-    endpoint: u16,
+    endpoint: EndpointId,
     hook: Hook,
     source: IpAddr,
     destination: IpAddr,
@@ -87,8 +88,8 @@ impl Mem {
     }
 
     /// The remote's incarnation now.
-    pub(crate) fn incarnation(&self, remote: IpAddr) -> u16 {
-        eval::remote(&self.program, remote).1
+    pub(crate) fn incarnation(&self, remote: IpAddr) -> Incarnation {
+        eval::remote(&self.program, remote).incarnation
     }
 
     pub(crate) fn judge(

@@ -16,9 +16,8 @@ mod translated;
 use std::{collections::BTreeMap, time::Duration};
 
 use netpolc_table::{
-    Entry, Program, TableId, Write,
-    key::Match,
-    schema::{Word, endpoint_key},
+    EndpointId, Program, TableId, Write,
+    schema::{EndpointKey, PortKey, Word, endpoint_key},
 };
 use netpolc_target::{Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict};
 
@@ -33,7 +32,7 @@ pub struct Mem {
     fragments: Fragments,
     /// What ageing sees; moved by `advance` only.
     now: Duration,
-    drops: BTreeMap<(u16, Hook, DropReason), u64>,
+    drops: BTreeMap<(EndpointId, Hook, DropReason), u64>,
     last: Option<DropReason>,
 }
 
@@ -73,16 +72,16 @@ impl Mem {
     }
 
     /// Drops since the start, by endpoint, hook and reason.
-    pub fn drops(&self) -> &BTreeMap<(u16, Hook, DropReason), u64> {
+    pub fn drops(&self) -> &BTreeMap<(EndpointId, Hook, DropReason), u64> {
         &self.drops
     }
 
     /// Entries in the state table, dead ones included, of one endpoint.
-    pub fn connections(&self, endpoint: u16) -> usize {
+    pub fn connections(&self, endpoint: EndpointId) -> usize {
         self.state.count(endpoint)
     }
 
-    fn word(&self, endpoint: u16) -> Word {
+    fn word(&self, endpoint: EndpointId) -> Word {
         netpolc_table::eval::word(&self.program, endpoint)
     }
 
@@ -94,10 +93,9 @@ impl Mem {
             after.remove(key);
         }
         after.extend(write.put.iter().cloned());
-        let mut before: Option<(u64, u32)> = None;
-        for key in after.keys() {
-            let [protocol, Match::Range { low, high }] = *key.fields() else { continue };
-            let protocol = protocol.value().low();
+        let mut before: Option<(u8, u32)> = None;
+        for PortKey { protocol, port } in after.keys().map(PortKey::of) {
+            let (low, high) = (port.low, port.high);
             if before.is_some_and(|(p, last)| p == protocol && last >= low) {
                 return invalid(format!("protocol {protocol}: {low}-{high} overlaps the interval before it"));
             }
@@ -119,7 +117,7 @@ impl Target for Mem {
     fn read(&self) -> Result<Program, Error> {
         let mut bare = Program::default();
         for table in self.program.tables() {
-            let entries = table.entries.iter().map(|(k, e)| (k.clone(), Entry::new(e.action, e.params)));
+            let entries = table.entries.iter().map(|(k, e)| (k.clone(), e.bare()));
             bare.table_mut(table.id).entries = entries.collect();
         }
         Ok(bare)
@@ -140,7 +138,7 @@ impl Target for Mem {
         self.program.apply(write);
         if write.table == TableId::Endpoint {
             for key in &write.remove {
-                let endpoint = key.value(0).low() as u16;
+                let EndpointKey { endpoint } = EndpointKey::of(key);
                 if self.program.get(TableId::Endpoint, &endpoint_key(endpoint)).is_none() {
                     self.state.purge(endpoint);
                     self.fragments.purge(endpoint);
@@ -157,7 +155,7 @@ impl Target for Mem {
 
 impl Datapath for Mem {
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
-        let (mut at, mut answer) = ((0, hook), Ok(Mark::Clear));
+        let (mut at, mut answer) = ((EndpointId::default(), hook), Ok(Mark::Clear));
         let mut mark = frame.mark;
         if hook != Hook::FromPod && mark == Mark::Deferred {
             (at, answer) = self.judge_translated(frame);

@@ -1,5 +1,6 @@
 //! Connections: who opened them, how far they have come, how long they live, and the quota of each endpoint and family.
 
+use netpolc_table::{EndpointId, Incarnation};
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netpolc_target::{
@@ -10,7 +11,7 @@ use netpolc_target::{
 /// What a connection is known by; the same for both directions. Ordered by endpoint, then family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tuple {
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     pub local: IpAddr,
     pub remote: IpAddr,
     pub protocol: u8,
@@ -45,7 +46,7 @@ pub(crate) struct Opening {
     /// Its packets go to a Service and are judged after translation.
     pub mark: Mark,
     /// Of the remote (S43).
-    pub incarnation: u16,
+    pub incarnation: Incarnation,
 }
 
 /// An entry.
@@ -56,7 +57,7 @@ pub(crate) struct Connection {
     pub mark: Mark,
     pub phase: Phase,
     /// Of the remote when it was created (S43).
-    pub incarnation: u16,
+    pub incarnation: Incarnation,
     /// Dead from here on.
     pub deadline: Duration,
 }
@@ -69,7 +70,7 @@ pub(crate) struct Full;
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     entries: BTreeMap<Tuple, Connection>,
-    counts: BTreeMap<(u16, bool), usize>,
+    counts: BTreeMap<(EndpointId, bool), usize>,
     quota: usize,
 }
 
@@ -80,7 +81,7 @@ impl State {
     }
 
     /// The entry, where its time has not come and the remote is still the same.
-    pub fn live(&self, tuple: &Tuple, incarnation: u16, now: Duration) -> Option<Connection> {
+    pub fn live(&self, tuple: &Tuple, incarnation: Incarnation, now: Duration) -> Option<Connection> {
         self.entries.get(tuple).copied().filter(|c| c.deadline > now && c.incarnation == incarnation)
     }
 
@@ -122,7 +123,7 @@ impl State {
     /// The entry that gives way when a quota is used up: an expired one, else a closing one, else
     /// one whose opener was answered and never confirmed (no fresh handshake of TCP), else one that
     /// was not answered; of several the one that would die first.
-    fn yielding(&self, (endpoint, v6): (u16, bool), now: Duration) -> Option<Tuple> {
+    fn yielding(&self, (endpoint, v6): (EndpointId, bool), now: Duration) -> Option<Tuple> {
         let rank = |c: &Connection| match c.phase {
             _ if c.deadline <= now => Some(0),
             Phase::Closing | Phase::Reset => Some(1),
@@ -136,13 +137,13 @@ impl State {
     }
 
     /// Forgets an endpoint.
-    pub fn purge(&mut self, endpoint: u16) {
+    pub fn purge(&mut self, endpoint: EndpointId) {
         self.entries.retain(|tuple, _| tuple.endpoint != endpoint);
         self.counts.retain(|(e, _), _| *e != endpoint);
     }
 
     /// Entries of an endpoint.
-    pub fn count(&self, endpoint: u16) -> usize {
+    pub fn count(&self, endpoint: EndpointId) -> usize {
         [false, true].iter().filter_map(|v6| self.counts.get(&(endpoint, *v6))).sum()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use netpolc_table::{Program, Write};
+use netpolc_table::{EndpointId, IfIndex, Program, Write};
 use netpolc_target::{
     Arrival, Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict, conformance,
     conformance::differential::{Event, Events, compare},
@@ -92,7 +92,10 @@ fn mem_agrees_with_itself_and_all_drop_reasons_occur() {
         let agreed = compare(&mut left, &mut right, seed, 4000).expect("no errors").expect("the same");
         assert!(agreed.passed > 800 && agreed.dropped > 800, "seed {seed}: {agreed:?}");
         reasons.extend(left.drops().keys().map(|(_, _, reason)| *reason));
-        assert!((1..=2).all(|endpoint| left.connections(endpoint) <= 48), "an epoch must not use up a quota");
+        assert!(
+            (1..=2).all(|endpoint| left.connections(EndpointId::new(endpoint)) <= 48),
+            "an epoch must not use up a quota"
+        );
     }
     let expected: BTreeSet<DropReason> = DropReason::ALL.into_iter().filter(|r| *r != DropReason::StateFull).collect();
     assert_eq!(reasons, expected);
@@ -120,7 +123,12 @@ fn s52_any_bytes_get_an_answer() {
             bytes[14] = if kind == [8, 0] { 0x40 | bytes[14] & 15 } else { 0x60 };
         }
         for hook in [Hook::ToPod, Hook::FromPod] {
-            let frame = Frame { interface: 101, arrival: Arrival::At(7), mark: Mark::Clear, bytes: bytes.clone() };
+            let frame = Frame {
+                interface: IfIndex::new(101),
+                arrival: Arrival::At(IfIndex::new(7)),
+                mark: Mark::Clear,
+                bytes: bytes.clone(),
+            };
             mem.packet(hook, &frame).expect("an answer");
         }
     }

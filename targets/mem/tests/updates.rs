@@ -1,6 +1,9 @@
 //! Plans done on `mem`, with faults at every step: the executor and the decorators.
 
-use netpolc_table::{Phase, Plan, Program, TableId, Write, delta, schema};
+use netpolc_table::{
+    Class, Incarnation, Phase, Plan, PortClassId, Program, RowId, SetId, TableId, Write, delta,
+    schema::{self, Named},
+};
 use netpolc_target::{
     Arrival, Counted, Datapath, Error, Execution, Faults, Faulty, Frame, Hook, Mark, Target, Traced, Verdict,
     conformance::{
@@ -16,27 +19,38 @@ fn plan() -> Plan {
     let h = Hosts::of(schema::Family::V4);
     let permit = schema::plain(netpolc_table::ActionId::Permit);
     let old = word(A, Policy::Some, Policy::Open);
-    let new = schema::set_policy(schema::Word { ingress_set: 19, ..old });
+    let new = schema::set_policy(schema::Word { ingress_set: SetId::new(19), ..old });
     let stranger = schema::remote_key(h.stranger, 32);
     let steps = vec![
         (
             Phase::Refine,
-            Write::put(TableId::Base, schema::base_key(19, h.family), schema::plain(netpolc_table::ActionId::Deny)),
+            Write::put(
+                TableId::Base,
+                schema::base_key(SetId::new(19), h.family),
+                schema::plain(netpolc_table::ActionId::Deny),
+            ),
         ),
-        (Phase::Refine, Write::put(TableId::Row, schema::row_key(19, h.family, 9), permit)),
-        (Phase::Refine, Write::put(TableId::RemoteV4, stranger, schema::set_remote(9, 0))),
+        (Phase::Refine, Write::put(TableId::Row, schema::row_key(SetId::new(19), Class::new(h.family, 9)), permit)),
+        (
+            Phase::Refine,
+            Write::put(
+                TableId::RemoteV4,
+                stranger,
+                schema::set_remote(Class::new(schema::Family::V4, 9), Incarnation::default()),
+            ),
+        ),
         (Phase::Switch, Write::put(TableId::Endpoint, schema::endpoint_key(A.endpoint), new)),
         (Phase::Coarsen, Write::remove(TableId::RemoteV4, schema::remote_key(h.friend, 32))),
         (
             Phase::Merge,
             Write::put(
                 TableId::Directory,
-                schema::directory_key(schema::IdKind::Set, 19),
-                schema::entry(netpolc_table::ActionId::Fingerprint, 5u64),
+                schema::directory_key(Named::Set(SetId::new(19))),
+                schema::fingerprint(5u64),
             ),
         ),
-        (Phase::Remove, Write::remove(TableId::Row, schema::row_key(2, h.family, 1))),
-        (Phase::Remove, Write::remove(TableId::Verdict, schema::verdict_key(4, 2))),
+        (Phase::Remove, Write::remove(TableId::Row, schema::row_key(SetId::new(2), Class::new(h.family, 1)))),
+        (Phase::Remove, Write::remove(TableId::Verdict, schema::verdict_key(RowId::new(4), PortClassId::new(2)))),
     ];
     Plan { steps }
 }

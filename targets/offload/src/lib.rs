@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netpolc_host::Connection;
-use netpolc_table::{Program, Write};
+use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
 use netpolc_target::{Amendment, Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target};
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
@@ -25,7 +25,7 @@ pub struct Offload {
     /// None before the first update, and where the kernel has no flower.
     flower: Option<Flower>,
     /// What was found of interfaces, by index and name: an index may come back as another interface.
-    found: BTreeMap<(u32, String), Option<Findings>>,
+    found: BTreeMap<(IfIndex, String), Option<Findings>>,
     records: Vec<OffloadRecord>,
     /// The last thing that went wrong, to say it once.
     said: Option<String>,
@@ -52,7 +52,7 @@ impl Offload {
         let mut whole: Vec<Lowered> = Vec::new();
         for mode in [Mode::Representor, Mode::Prefilter] {
             let ports = able.iter().filter(|(_, f)| f.mode == Some(mode));
-            let mut by_driver = BTreeMap::<String, (BTreeSet<u32>, &Findings)>::new();
+            let mut by_driver = BTreeMap::<String, (BTreeSet<IfIndex>, &Findings)>::new();
             for (index, findings) in ports {
                 let group =
                     by_driver.entry(findings.capabilities.driver.clone()).or_insert((BTreeSet::new(), findings));
@@ -86,17 +86,17 @@ impl Offload {
     }
 
     /// Interfaces whose NIC takes filters, with what was found.
-    fn able(&mut self, ground: &Ground) -> BTreeMap<u32, Findings> {
+    fn able(&mut self, ground: &Ground) -> BTreeMap<IfIndex, Findings> {
         self.found.retain(|(index, name), _| ground.links.get(index).is_some_and(|l| l.name == *name));
         let new = ground.links.iter().filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
-        let new: BTreeMap<&str, u32> = new.map(|(index, link)| (link.name.as_str(), *index)).collect();
+        let new: BTreeMap<&str, IfIndex> = new.map(|(index, link)| (link.name.as_str(), *index)).collect();
         if !new.is_empty() {
             // All at once: each question lists all interfaces.
             let looked = detect::some(|name| new.contains_key(name)).unwrap_or_else(|error| {
                 tracing::warn!(%error, "offload cannot be found out");
                 vec![]
             });
-            let mut looked: BTreeMap<u32, _> = looked.into_iter().collect();
+            let mut looked: BTreeMap<IfIndex, _> = looked.into_iter().collect();
             for (interface, index) in new {
                 let findings = looked.remove(&index).and_then(|found| match found {
                     Ok(findings) => {
@@ -139,15 +139,15 @@ impl Target for Offload {
 }
 
 impl NodeTarget for Offload {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         NodeTarget::attached(&self.ebpf)
     }
 
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         NodeTarget::attach(&mut self.ebpf, ifindex)
     }
 
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         NodeTarget::detach(&mut self.ebpf, ifindex)
     }
 
@@ -196,18 +196,18 @@ impl NodeTarget for Offload {
         self.records.clone()
     }
 
-    fn amend(&mut self, endpoint: u16, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+    fn amend(&mut self, endpoint: EndpointId, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
         NodeTarget::amend(&mut self.ebpf, endpoint, amend)
     }
 
-    fn reserve(&mut self, endpoint: u16, connections: [u32; 2]) -> Result<[u32; 2], Error> {
+    fn reserve(&mut self, endpoint: EndpointId, connections: [u32; 2]) -> Result<[u32; 2], Error> {
         NodeTarget::reserve(&mut self.ebpf, endpoint, connections)
     }
 
     fn adopt(
         &mut self,
-        endpoint: u16,
-        incarnation: u16,
+        endpoint: EndpointId,
+        incarnation: Incarnation,
         connection: &Connection,
         origin: Origin,
     ) -> Result<Taken, Error> {

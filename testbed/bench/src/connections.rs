@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, ensure};
 use netpolc_agent::{Agent, network::Kernel};
 use netpolc_kube_sync::{Input, load};
 use netpolc_policy::Cluster;
+use netpolc_table::EndpointId;
 use netpolc_target_ebpf::{Config, Ebpf, MapFacts, Tender};
 use netpolc_testbed::netns::{Net, Site, Spec};
 
@@ -114,15 +115,15 @@ fn measure(
     while clients.run(|| ask(1, Duration::from_secs(1), everybody))??.answered == 0 {
         ensure!(began.elapsed() < Duration::from_secs(20), "the server does not answer");
     }
-    let mut before = agent.host().drops(1)?.iter().map(|(_, _, count)| count).sum();
+    let mut before = agent.host().drops(EndpointId::new(1))?.iter().map(|(_, _, count)| count).sum();
     let mut row = |agent: &mut Agent<Ebpf, Kernel>, what: &str, asked: Asked| -> Result<()> {
         let host = agent.host_mut();
         let bytes: u64 = host.maps().iter().map(MapFacts::bytes).sum();
-        let (entries, room) = (host.occupancy(1)?.0, host.room(1)?.0);
+        let (entries, room) = (host.occupancy(EndpointId::new(1))?.0, host.room(EndpointId::new(1))?.0);
         let Asked { sent, answered } = asked;
         section.at_most(what, f64::from(sent - answered), 0.0);
         let memory = format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
-        let all: u64 = host.drops(1)?.iter().map(|(_, _, count)| count).sum();
+        let all: u64 = host.drops(EndpointId::new(1))?.iter().map(|(_, _, count)| count).sum();
         let dropped = (all - std::mem::replace(&mut before, all)) as u32;
         let numbers = [sent, answered, sent - answered, dropped, entries, room].map(|n| n.to_string());
         section.rows.push(std::iter::once(what.to_owned()).chain(numbers).chain([memory]).collect());

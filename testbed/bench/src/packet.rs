@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use aya::maps::MapData;
 use netpolc_lower::{Compiler, Event, Scope};
-use netpolc_table::schema::Family;
+use netpolc_table::{EndpointId, IfIndex, schema::Family};
 use netpolc_target::{Hook, Verdict, frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
     Amendment, Connection, Connections,
@@ -35,7 +35,7 @@ use super::{
 /// Flows whose replies are admitted by state.
 const FLOWS: u32 = 4096;
 /// The loopback device, which every namespace has: what the kernel needs for a test run.
-const DEVICE: u32 = 1;
+const DEVICE: IfIndex = IfIndex::new(1);
 /// A packet with this ingress interface was not born on the node.
 const UPLINK: u32 = 2;
 /// Calls for one figure.
@@ -97,7 +97,7 @@ impl Case {
 /// Tables for some policies, with programs that walk through packets.
 struct Rig {
     tables: Tables,
-    endpoint: u16,
+    endpoint: EndpointId,
     ticker: Ticker,
     _counter: MapData,
     programs: BTreeMap<(Hook, u32, Stage), Loaded>,
@@ -167,7 +167,7 @@ impl Rig {
         let calls = if case == Case::Open && stage == Stage::Full { 1 } else { CALLS };
         let mut total = 0;
         for _ in 0..calls {
-            total += program.run(&case.frame(family), DEVICE, UPLINK, repeat)?.1.as_nanos();
+            total += program.run(&case.frame(family), DEVICE, IfIndex::new(UPLINK), repeat)?.1.as_nanos();
         }
         Ok(total as f64 / f64::from(calls))
     }

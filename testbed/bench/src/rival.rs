@@ -12,7 +12,7 @@ use aya::{
     maps::{HashMap, LpmTrie, Map, MapData, lpm_trie::Key},
 };
 use netpolc_policy::Port;
-use netpolc_table::schema::Family;
+use netpolc_table::{IfIndex, schema::Family};
 use netpolc_target::{frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
     asm::{Alu, Asm, Code, Cond, MapRef, Reg::*, Size},
@@ -93,7 +93,7 @@ impl Rival {
         let frame = packet.payload(&[0; 64]).build();
         let rival = Self { _maps: maps, full, parse, frame };
         for _ in 0..64 {
-            passed(rival.full.run(&rival.frame, 1, 2, 1000)?.0)?;
+            passed(rival.full.run(&rival.frame, IfIndex::new(1), IfIndex::new(2), 1000)?.0)?;
         }
         Ok(rival)
     }
@@ -104,7 +104,7 @@ impl Rival {
     /// The kernel refuses.
     pub fn run(&self, stage: Stage, repeat: u32) -> anyhow::Result<f64> {
         let program = if stage == Stage::Full { &self.full } else { &self.parse };
-        Ok(program.run(&self.frame, 1, 2, repeat)?.1.as_nanos() as f64)
+        Ok(program.run(&self.frame, IfIndex::new(1), IfIndex::new(2), repeat)?.1.as_nanos() as f64)
     }
 }
 

@@ -22,7 +22,10 @@ use netpolc_host::Connection;
 use netpolc_kube_sync::{Change, Object, Resource};
 use netpolc_lower::{Compiler, Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey, Pod, Policy};
-use netpolc_table::{Program, TableId, Write, eval, schema::Word};
+use netpolc_table::{
+    EndpointId, IfIndex, Incarnation, Program, TableId, Write, eval,
+    schema::{EndpointKey, Word},
+};
 use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
@@ -38,7 +41,7 @@ const BOUND: f64 = 100.0;
 /// The kernel's tables alone, and when each endpoint got its last word.
 pub struct Tables {
     ebpf: Ebpf,
-    switched: BTreeMap<u16, Instant>,
+    switched: BTreeMap<EndpointId, Instant>,
 }
 
 impl Target for Tables {
@@ -55,7 +58,7 @@ impl Target for Tables {
         self.ebpf.write(write)?;
         if write.table == TableId::Endpoint {
             let now = Instant::now();
-            self.switched.extend(write.put.iter().map(|(key, _)| (key.value(0).low() as u16, now)));
+            self.switched.extend(write.put.iter().map(|(key, _)| (EndpointKey::of(key).endpoint, now)));
         }
         Ok(())
     }
@@ -65,19 +68,19 @@ impl Target for Tables {
 }
 
 impl NodeTarget for Tables {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         BTreeSet::new()
     }
-    fn attach(&mut self, _: u32) -> Result<(), Error> {
+    fn attach(&mut self, _: IfIndex) -> Result<(), Error> {
         Ok(())
     }
-    fn detach(&mut self, _: u32) -> Result<(), Error> {
+    fn detach(&mut self, _: IfIndex) -> Result<(), Error> {
         Ok(())
     }
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {
         self.ebpf.make_room(program)
     }
-    fn adopt(&mut self, _: u16, _: u16, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }

@@ -12,6 +12,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use netpolc_table::IfIndex;
 use netpolc_target_flower::{
     capability::Capabilities,
     filter::{Copies, Match, Side},
@@ -119,7 +120,7 @@ fn chains(placed: &[Placed], topology: &Topology) -> String {
         of_chain.entry((placed.filter.side, placed.filter.chain)).or_default().push(placed);
     }
     let ports: Vec<&Port> = topology.pods.values().map(|pod| &pod.port).chain(&topology.uplinks).collect();
-    let port = |index: u32| ports.iter().find(|p| p.ifindex == index).map(|p| p.name.clone());
+    let port = |index: IfIndex| ports.iter().find(|p| p.ifindex == index).map(|p| p.name.clone());
     let action = |placed: &Placed| text::action(&placed.filter.action, port);
     let mut out = String::new();
     for side in [Side::Ingress, Side::Egress] {

@@ -15,7 +15,7 @@
 
 use std::fmt::Write as _;
 
-use netpolc_table::{Entry, Key, Phase, Program, TableId, Write, text};
+use netpolc_table::{Key, Phase, Program, TableId, Write, text};
 
 use crate::state::State;
 
@@ -71,7 +71,7 @@ fn put(out: &mut String, program: &Program, write: &Write) {
     for key in gone {
         let line = match program.get(write.table, key) {
             // Where an entry came from says nothing about why it goes.
-            Some(old) => text::entry(write.table, key, &Entry::new(old.action, old.params)),
+            Some(old) => text::entry(write.table, key, &old.bare()),
             None => format!("{}, which is not there", text::key(write.table, key)),
         };
         let _ = writeln!(out, "{indent}remove {table} {line}");

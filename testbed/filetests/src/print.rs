@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use netpolc_policy::ObjectKey;
-use netpolc_table::{Program, TableId, json, slice, text};
+use netpolc_table::{EndpointId, Program, SetId, TableId, json, slice, text};
 use serde_json::Value;
 
 use crate::{filters, layout, listing, plan, state::State};
@@ -83,9 +83,9 @@ fn short(program: &Program, tables: &[TableId]) -> String {
 /// Each endpoint with its word: who shares a set with whom.
 fn sets(state: &State) -> String {
     let program = state.compiler.program();
-    let line = |(pod, endpoint): (&ObjectKey, u16)| {
+    let line = |(pod, endpoint): (&ObjectKey, EndpointId)| {
         let word = netpolc_table::eval::word(program, endpoint);
-        let set = |id: u16| if id == 0 { "open".into() } else { format!("set {id}") };
+        let set = |id: SetId| if id == SetId::default() { "open".into() } else { format!("set {id}") };
         format!("{pod}: ingress {}, egress {}\n", set(word.ingress_set), set(word.egress_set))
     };
     let lines: String = state.compiler.endpoints().map(line).collect();

@@ -12,7 +12,7 @@ use netpolc_lower::verify;
 use netpolc_table::{
     Key, Match, Program, TableId, check,
     eval::{self, Pipeline, Verdict},
-    schema::Family,
+    schema::{EndpointKey, Family, PortKey, SetEndpoint},
     text,
 };
 
@@ -67,8 +67,8 @@ impl Door<'_> {
     /// The verdict on a packet. None: the interface is not ours, so its packets pass.
     fn answer(self, program: &Program, packet: &Packet) -> Option<Verdict> {
         let endpoint = match self {
-            Door::Interface(key) => program.get(TableId::Interface, key)?.params[0] as u16,
-            Door::Endpoint(key) => key.value(0).low() as u16,
+            Door::Interface(key) => SetEndpoint::of(program.get(TableId::Interface, key)?).endpoint,
+            Door::Endpoint(key) => EndpointKey::of(key).endpoint,
         };
         let (pipeline, remote, (protocol, port)) = *packet;
         Some(eval::decide(program, pipeline, endpoint, remote, protocol, port).verdict)
@@ -132,9 +132,9 @@ fn remotes(program: &Program) -> impl Iterator<Item = IpAddr> {
 
 /// The first port of each interval.
 fn ports(program: &Program) -> impl Iterator<Item = (u8, Option<u16>)> {
-    program.table(TableId::Port).entries.keys().filter_map(|key| match key.fields()[1] {
-        Match::Range { low, .. } => Some((key.value(0).low() as u8, Some(low as u16))),
-        _ => None,
+    program.table(TableId::Port).entries.keys().map(|key| {
+        let PortKey { protocol, port } = PortKey::of(key);
+        (protocol, Some(port.low as u16))
     })
 }
 

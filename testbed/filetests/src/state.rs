@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt::Write, fs, path::Path};
 use netpolc_kube_sync::{Input, Object, Problem, Severity, convert, load};
 use netpolc_lower::{Compiler, Event, Interface, Limits, Resource, Scope, Shares, Tunnel, Wire};
 use netpolc_policy::{Cluster, ObjectKey};
-use netpolc_table::{Plan, Program, delta};
+use netpolc_table::{EndpointId, IfIndex, Plan, Program, delta};
 use netpolc_target_flower::topology::{Forwarding, Port, Topology};
 
 use crate::case::{Case, Directive, Fault, Step};
@@ -130,7 +130,7 @@ impl State {
     }
 
     /// The endpoint of the pod `namespace/name`.
-    pub fn endpoint(&self, pod: &str) -> Result<u16, String> {
+    pub fn endpoint(&self, pod: &str) -> Result<EndpointId, String> {
         let key = key(pod)?;
         self.compiler.endpoint(&key).ok_or_else(|| format!("{pod} is no endpoint here"))
     }
@@ -139,7 +139,7 @@ impl State {
     /// `uplink`.
     pub fn topology(&self) -> Topology {
         let pods = self.compiler.endpoints().map(|(pod, endpoint)| (endpoint, pod.to_string()));
-        let mut topology = Topology::made_up(pods, Port { ifindex: UPLINK, name: "uplink".into() });
+        let mut topology = Topology::made_up(pods, Port { ifindex: IfIndex::new(UPLINK), name: "uplink".into() });
         topology.forwarding = self.forwarding;
         if let Scope::Node(name) = &self.scope {
             topology.node_addresses = self.cluster.nodes.get(name).map(|n| n.addresses.clone()).unwrap_or_default();

@@ -9,9 +9,9 @@ use super::{
     view::{View, When},
 };
 use crate::{
-    Entry, Key, Phase, Plan, TableId, Write,
+    EndpointId, Entry, Key, Phase, Plan, SetId, TableId, Write,
     eval::Pipeline,
-    schema::{Word, endpoint_key, set_policy, word_of},
+    schema::{BaseKey, EndpointKey, Family, OwnKey, RowKey, SetEndpoint, VerdictKey, Word, endpoint_key, word_of},
 };
 
 /// Orders all changes of a view.
@@ -100,10 +100,10 @@ fn write(table: TableId, key: &Key, entry: Option<&Entry>) -> Write {
 struct Words<'a> {
     changed: Vec<(&'a Key, Option<&'a Entry>, Option<&'a Entry>)>,
     /// Endpoints without word and interface from now on: no packet is theirs.
-    gone: BTreeSet<u16>,
+    gone: BTreeSet<EndpointId>,
     /// Endpoints without word from now on, whose interface is another endpoint's: a pod that was
     /// made anew.
-    replaced: BTreeSet<u16>,
+    replaced: BTreeSet<EndpointId>,
     moves: Moves,
 }
 
@@ -111,16 +111,16 @@ impl<'a> Words<'a> {
     fn of(view: &View<'a>) -> Self {
         let mut words =
             Words { changed: Vec::new(), gone: BTreeSet::new(), replaced: BTreeSet::new(), moves: Moves::new() };
-        let endpoint_of = |entry: &Entry| entry.params[0] as u16;
+        let endpoint_of = |entry: &Entry| SetEndpoint::of(entry).endpoint;
         // Of endpoints whose interfaces change: where these lead to from now on.
-        let mut successors: BTreeMap<u16, BTreeSet<u16>> = BTreeMap::new();
+        let mut successors: BTreeMap<EndpointId, BTreeSet<EndpointId>> = BTreeMap::new();
         for (_, before, after) in view.changed(TableId::Interface) {
             if let Some(before) = before {
                 successors.entry(endpoint_of(before)).or_default().extend(after.map(endpoint_of));
             }
         }
         for (key, before, after) in view.changed(TableId::Endpoint) {
-            let endpoint = key.value(0).low() as u16;
+            let EndpointKey { endpoint } = EndpointKey::of(key);
             if let (None, Some(successors)) = (after, successors.get(&endpoint)) {
                 let goes = if successors.is_empty() { &mut words.gone } else { &mut words.replaced };
                 goes.insert(endpoint);
@@ -137,7 +137,7 @@ impl<'a> Words<'a> {
                 continue;
             }
             words.changed.push((key, before, after));
-            let sets = |p: Pipeline| [before, after].map(|e| e.and_then(|e| p.set(word_of(e))));
+            let sets = |p: Pipeline| [before, after].map(|e| e.and_then(|e| p.set(Word::of(e))));
             for [from, to] in Pipeline::BOTH.map(sets) {
                 if from != to {
                     words.moves.insert((from, to));
@@ -145,9 +145,9 @@ impl<'a> Words<'a> {
             }
             // Sources that are not the pod's own: a guard denies them, as the empty set 0 does.
             let [from, to] = sets(Pipeline::FromPod);
-            match [before, after].map(|e| e.is_some_and(|e| word_of(e).flags & Word::GUARD != 0)) {
-                [false, true] => words.moves.insert((from, Some(0))),
-                [true, false] => words.moves.insert((Some(0), to)),
+            match [before, after].map(|e| e.is_some_and(|e| Word::of(e).flags & Word::GUARD != 0)) {
+                [false, true] => words.moves.insert((from, Some(SetId::default()))),
+                [true, false] => words.moves.insert((Some(SetId::default()), to)),
                 _ => false,
             };
         }
@@ -159,11 +159,11 @@ impl<'a> Words<'a> {
     }
 
     /// One write for each word; one more later for those that first use the copy of a set.
-    fn write(&self, copies: &BTreeMap<u16, u16>, steps: &mut Steps) {
+    fn write(&self, copies: &BTreeMap<SetId, SetId>, steps: &mut Steps) {
         for &(key, before, after) in &self.changed {
             let mut first = after.cloned();
             if let Some(entry) = after {
-                let (old, new) = (before.map(word_of).unwrap_or_default(), word_of(entry));
+                let (old, new) = (before.map(Word::of).unwrap_or_default(), Word::of(entry));
                 let copy = |pipeline: Pipeline| {
                     let set = pipeline.set(new)?;
                     copies.get(&set).filter(|_| pipeline.set(old) != Some(set)).copied()
@@ -174,7 +174,7 @@ impl<'a> Words<'a> {
                     flags: new.flags,
                 };
                 if word != new {
-                    first = Some(set_policy(word));
+                    first = Some(word.entry());
                     steps.coarsen.push(write(TableId::Endpoint, key, after));
                 }
             }
@@ -187,11 +187,12 @@ impl<'a> Words<'a> {
 /// endpoint's word where it changes nothing but its own answer. Returns what comes after the words.
 fn own(view: &View<'_>, steps: &mut Steps) -> Vec<Write> {
     let mut later = Vec::new();
-    for table in [TableId::OwnV4, TableId::OwnV6] {
+    for family in Family::BOTH {
+        let table = TableId::own(family);
         for (key, _, after) in view.changed(table) {
-            let endpoint = endpoint_key(key.value(0).low() as u16);
+            let endpoint = endpoint_key(OwnKey::of(family, key).endpoint);
             let guards = |when| {
-                let word = view.get(when, TableId::Endpoint, &endpoint).map(word_of);
+                let word = view.get(when, TableId::Endpoint, &endpoint).map(Word::of);
                 word.is_some_and(|w| w.flags & Word::GUARD != 0)
             };
             let write = write(table, key, after);
@@ -275,7 +276,7 @@ fn phase(
             (true, true) => Phase::Remove,
         };
     }
-    let set = || key.value(0).low() as u16;
+    let set = || if table == TableId::Base { BaseKey::of(key).set } else { RowKey::of(key).set };
     let by_set = matches!(table, TableId::Base | TableId::Row) && !words.is_empty();
     match (before, after) {
         (None, _) => Phase::Refine,
@@ -290,11 +291,16 @@ fn phase(
 impl Reach {
     /// Does some packet's lookup depend on this entry's presence?
     fn meets(&self, table: TableId, key: &Key) -> bool {
-        let id = |i: usize| key.value(i).low() as u16;
         match table {
-            TableId::Base => self.sets.contains(&id(0)),
-            TableId::Row => self.sets.contains(&id(0)) && self.classes[usize::from(id(1) != 4)].contains(&id(2)),
-            TableId::Verdict => self.rows.contains(&id(0)) && self.port_classes.contains(&id(1)),
+            TableId::Base => self.sets.contains(&BaseKey::of(key).set),
+            TableId::Row => {
+                let RowKey { set, class } = RowKey::of(key);
+                self.sets.contains(&set) && self.classes.contains(&class)
+            }
+            TableId::Verdict => {
+                let VerdictKey { row, port_class } = VerdictKey::of(key);
+                self.rows.contains(&row) && self.port_classes.contains(&port_class)
+            }
             _ => true,
         }
     }

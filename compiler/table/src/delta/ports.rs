@@ -9,20 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Exhausted,
-    reach::{Free, Kind},
+    reach::Free,
     view::{View, When},
 };
 use crate::{
-    ActionId, Entry, Key, Match, TableId, Write,
-    schema::{entry, plain, port_key, verdict_key},
+    ActionId, Entry, Key, PortClassId, RowId, TableId, Write,
+    schema::{PortKey, SetPortClass, VerdictKey, plain, port_key, set_port_class, verdict_key},
 };
 
 /// A stretch of ports that lies in one interval before and one after.
 pub(super) struct Region<'a> {
     low: u32,
     high: u32,
-    pub(super) before: u16,
-    pub(super) after: u16,
+    pub(super) before: PortClassId,
+    pub(super) after: PortClassId,
     old: Option<(&'a Key, &'a Entry)>,
     new: Option<(&'a Key, &'a Entry)>,
 }
@@ -41,7 +41,7 @@ pub(super) fn regions<'a>(view: &View<'a>, protocol: u8) -> Vec<Region<'a>> {
         let i = list.partition_point(|(k, _)| bounds(k).0 <= port);
         list[..i].last().copied().filter(|(k, _)| bounds(k).1 >= port)
     };
-    let class = |hit: Option<(&Key, &Entry)>| hit.map_or(0, |(_, e)| e.params[0] as u16);
+    let class = |hit: Option<(&Key, &Entry)>| hit.map_or(PortClassId::default(), |(_, e)| class_of(e));
     (0..starts.len())
         .map(|i| {
             let (old, new) = (at(&old, starts[i]), at(&new, starts[i]));
@@ -52,10 +52,12 @@ pub(super) fn regions<'a>(view: &View<'a>, protocol: u8) -> Vec<Region<'a>> {
 }
 
 fn bounds(key: &Key) -> (u32, u32) {
-    match key.fields()[1] {
-        Match::Range { low, high } => (low, high),
-        other => (other.value().low() as u32, other.value().low() as u32),
-    }
+    let range = PortKey::of(key).port;
+    (range.low, range.high)
+}
+
+fn class_of(entry: &Entry) -> PortClassId {
+    SetPortClass::of(entry).port_class
 }
 
 /// What the port table needs.
@@ -70,20 +72,20 @@ pub(super) struct Ports {
 }
 
 /// Rows permitted at each port class.
-type Columns = BTreeMap<u16, BTreeSet<u16>>;
+type Columns = BTreeMap<PortClassId, BTreeSet<RowId>>;
 
 struct Planner<'v, 'a> {
     view: &'v View<'a>,
     /// Rows that may die, by what they permit before; rows that may be born, by what they permit after.
-    dying: (BTreeSet<u16>, Columns),
-    born: (BTreeSet<u16>, Columns),
+    dying: (BTreeSet<RowId>, Columns),
+    born: (BTreeSet<RowId>, Columns),
     /// Port classes in use before and after.
-    used: [BTreeSet<u16>; 2],
+    used: [BTreeSet<PortClassId>; 2],
     /// New port classes that repeat an old one for dying rows; old ones that repeat a new one for born rows.
-    early: BTreeMap<u16, u16>,
-    late: BTreeMap<u16, u16>,
-    targets: BTreeMap<(u16, u16), u16>,
-    free: Option<Free>,
+    early: BTreeMap<PortClassId, PortClassId>,
+    late: BTreeMap<PortClassId, PortClassId>,
+    targets: BTreeMap<(PortClassId, PortClassId), PortClassId>,
+    free: Option<Free<PortClassId>>,
     out: Ports,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn plan(view: &View<'_>) -> Result<Ports, Exhausted> {
         return Ok(Ports::default());
     }
     let (dying, born) = rows(view);
-    let columns = |rows: BTreeSet<u16>, when| {
+    let columns = |rows: BTreeSet<RowId>, when| {
         let mut columns = Columns::new();
         for &row in &rows {
             for pc in view.permitted(when, row) {
@@ -123,13 +125,13 @@ pub(super) fn plan(view: &View<'_>) -> Result<Ports, Exhausted> {
 
 /// Rows that may die, and rows that may be born. Rows that stay do no harm in either: their verdicts do
 /// not differ between the class before and the class after.
-fn rows(view: &View<'_>) -> (BTreeSet<u16>, BTreeSet<u16>) {
+fn rows(view: &View<'_>) -> (BTreeSet<RowId>, BTreeSet<RowId>) {
     if let Some((old, new)) = view.reach {
         return (&old.rows - &new.rows, &new.rows - &old.rows);
     }
     let (mut dying, mut born) = (BTreeSet::new(), BTreeSet::new());
     for (key, before, after) in view.changed(TableId::Verdict) {
-        let row = key.value(0).low() as u16;
+        let VerdictKey { row, .. } = VerdictKey::of(key);
         match (before, after) {
             (Some(_), None) => dying.insert(row),
             (None, Some(_)) => born.insert(row),
@@ -139,18 +141,18 @@ fn rows(view: &View<'_>) -> (BTreeSet<u16>, BTreeSet<u16>) {
     (dying, born)
 }
 
-fn used(view: &View<'_>) -> [BTreeSet<u16>; 2] {
+fn used(view: &View<'_>) -> [BTreeSet<PortClassId>; 2] {
     let changed: BTreeMap<_, _> = view.changed(TableId::Port).map(|(k, b, _)| (k, b)).collect();
-    let class = |e: &Entry| e.params[0] as u16;
+    let none = [PortClassId::default()];
     let entries = &view.new.table(TableId::Port).entries;
-    let kept = entries.iter().filter(|(k, _)| !changed.contains_key(k)).map(|(_, e)| class(e));
-    let old = kept.chain(changed.values().filter_map(|b| b.map(class))).chain([0]).collect();
-    [old, entries.values().map(class).chain([0]).collect()]
+    let kept = entries.iter().filter(|(k, _)| !changed.contains_key(k)).map(|(_, e)| class_of(e));
+    let old = kept.chain(changed.values().filter_map(|b| b.map(class_of))).chain(none).collect();
+    [old, entries.values().map(class_of).chain(none).collect()]
 }
 
 impl Planner<'_, '_> {
     /// The class of a region between refine and merge.
-    fn target(&mut self, before: u16, after: u16) -> Result<u16, Exhausted> {
+    fn target(&mut self, before: PortClassId, after: PortClassId) -> Result<PortClassId, Exhausted> {
         if before == after {
             return Ok(after);
         }
@@ -158,7 +160,7 @@ impl Planner<'_, '_> {
             return Ok(known);
         }
         let empty = BTreeSet::new();
-        let at = |columns: &Columns, pc: u16| columns.get(&pc).unwrap_or(&empty).clone();
+        let at = |columns: &Columns, pc: PortClassId| columns.get(&pc).unwrap_or(&empty).clone();
         let (dying, born) = (&self.dying.1, &self.born.1);
         // The old class whose verdicts dying rows would find at `after`, and so on.
         let stand_in = if self.used[0].contains(&after) { Some(after) } else { self.early.get(&after).copied() };
@@ -183,12 +185,12 @@ impl Planner<'_, '_> {
     }
 
     /// A class of its own: what dies sees `before`, all else `after`.
-    fn through(&mut self, before: u16, after: u16) -> Result<u16, Exhausted> {
+    fn through(&mut self, before: PortClassId, after: PortClassId) -> Result<PortClassId, Exhausted> {
         let view = self.view;
-        let free = self.free.get_or_insert_with(|| Free::new(Kind::PortClass, view.new, view.changes));
+        let free = self.free.get_or_insert_with(|| Free::new(view.new, view.changes));
         let class = free.get()?;
-        let verdicts = view.new.table(TableId::Verdict).entries.keys();
-        let lasting = verdicts.filter(|k| k.value(1).low() == u64::from(after)).map(|k| k.value(0).low() as u16);
+        let verdicts = view.new.table(TableId::Verdict).entries.keys().map(VerdictKey::of);
+        let lasting = verdicts.filter(|k| k.port_class == after).map(|k| k.row);
         let rows = lasting.filter(|r| !self.dying.0.contains(r));
         for row in rows.chain(self.dying.1.get(&before).into_iter().flatten().copied()) {
             self.out.extras.insert(verdict_key(row, class), Some(plain(ActionId::Permit)));
@@ -198,7 +200,7 @@ impl Planner<'_, '_> {
 
     fn protocol(&mut self, protocol: u8) -> Result<(), Exhausted> {
         let regions = regions(self.view, protocol);
-        let targets: Vec<u16> =
+        let targets: Vec<PortClassId> =
             regions.iter().map(|r| self.target(r.before, r.after)).collect::<Result<_, Exhausted>>()?;
         let old: BTreeMap<Key, Entry> = owned(self.view.intervals(When::Old, protocol));
         let new: BTreeMap<Key, Entry> = owned(self.view.intervals(When::New, protocol));
@@ -233,10 +235,10 @@ fn owned(list: Vec<(&Key, &Entry)>) -> BTreeMap<Key, Entry> {
 }
 
 /// The intervals between refine and merge: those of after or of before where whole ones fit.
-fn middle(protocol: u8, regions: &[Region<'_>], targets: &[u16]) -> BTreeMap<Key, Entry> {
+fn middle(protocol: u8, regions: &[Region<'_>], targets: &[PortClassId]) -> BTreeMap<Key, Entry> {
     let mut out = BTreeMap::new();
     let none = regions.iter().all(|r| r.old.is_none()) || regions.iter().all(|r| r.new.is_none());
-    if none && targets.iter().all(|t| *t == 0) {
+    if none && targets.iter().all(|t| *t == PortClassId::default()) {
         return out;
     }
     let mut i = 0;
@@ -246,7 +248,7 @@ fn middle(protocol: u8, regions: &[Region<'_>], targets: &[u16]) -> BTreeMap<Key
             let (key, entry) = hit?;
             let (low, high) = bounds(key);
             let count = regions[i..].iter().take_while(|r| r.high <= high).count();
-            let fits = low == region.low && targets[i..i + count].iter().all(|t| u64::from(*t) == entry.params[0]);
+            let fits = low == region.low && targets[i..i + count].iter().all(|t| *t == class_of(entry));
             fits.then(|| (count, key.clone(), entry.clone()))
         };
         if let Some((count, key, entry)) = whole(region.new).or_else(|| whole(region.old)) {
@@ -255,7 +257,7 @@ fn middle(protocol: u8, regions: &[Region<'_>], targets: &[u16]) -> BTreeMap<Key
             continue;
         }
         let key = port_key(protocol, region.low as u16, region.high as u16);
-        out.insert(key, entry(ActionId::SetPortClass, targets[i]));
+        out.insert(key, set_port_class(targets[i]));
         i += 1;
     }
     out

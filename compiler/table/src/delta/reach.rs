@@ -1,140 +1,150 @@
 //! What packets can reach in a program, and ids that nothing uses.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, marker::PhantomData};
 
 use super::{Changes, Exhausted};
 use crate::{
-    ActionId, Entry, Key, Program, TableId,
+    Class, ClassId, Entry, Id, Key, PortClassId, Program, RowId, SetId, TableId,
     eval::{Pipeline, under},
-    schema::{Family, IdKind, word_of},
+    id::Ip,
+    schema::{Answer, BaseKey, DirectoryKey, Family, Leaf, Named, RowKey, SetPortClass, SetRemote, VerdictKey, Word},
 };
 
 /// Ids that some packet can meet.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
     /// Named by the word of an isolated direction.
-    pub(super) sets: BTreeSet<u16>,
-    /// Given to addresses, by family; 0 always.
-    pub(super) classes: [BTreeSet<u16>; 2],
+    pub(super) sets: BTreeSet<SetId>,
+    /// Given to addresses; 0 of each family always.
+    pub(super) classes: BTreeSet<Class>,
     /// Named by what a reachable set answers a reachable class with.
-    pub(super) rows: BTreeSet<u16>,
+    pub(super) rows: BTreeSet<RowId>,
     /// Given to ports; 0 always.
-    pub(super) port_classes: BTreeSet<u16>,
+    pub(super) port_classes: BTreeSet<PortClassId>,
 }
 
 impl Reach {
     pub(super) fn of(program: &Program) -> Self {
-        let first = |table| program.table(table).entries.values().map(|e: &Entry| e.params[0] as u16);
-        let with_zero = |table| first(table).chain([0]).collect::<BTreeSet<_>>();
+        let entries = |table| program.table(table).entries.values();
         let mut reach = Reach {
-            classes: Family::BOTH.map(|f| with_zero(TableId::remote(f))),
-            port_classes: with_zero(TableId::Port),
+            classes: Family::BOTH.map(Class::unnamed).into(),
+            port_classes: entries(TableId::Port).map(|e| SetPortClass::of(e).port_class).collect(),
             ..Reach::default()
         };
-        for entry in program.table(TableId::Endpoint).entries.values() {
-            reach.sets.extend(Pipeline::BOTH.into_iter().filter_map(|p| p.set(word_of(entry))));
+        reach.port_classes.insert(PortClassId::default());
+        for family in Family::BOTH {
+            reach.classes.extend(entries(TableId::remote(family)).map(|e| Leaf::of(family, e).class));
+        }
+        for word in entries(TableId::Endpoint).map(Word::of) {
+            reach.sets.extend(Pipeline::BOTH.into_iter().filter_map(|p| p.set(word)));
         }
         for &set in &reach.sets {
-            let bases = under(program.table(TableId::Base), set.into());
-            let rows = under(program.table(TableId::Row), set.into()).filter(|(key, _)| {
-                let family = usize::from(key.value(1).low() != 4);
-                reach.classes[family].contains(&(key.value(2).low() as u16))
-            });
-            for (_, entry) in bases.chain(rows) {
-                if entry.action == ActionId::SetRow {
-                    reach.rows.insert(entry.params[0] as u16);
-                }
-            }
+            let bases = under(program.table(TableId::Base), set);
+            let rows = under(program.table(TableId::Row), set);
+            let rows = rows.filter(|(key, _)| reach.classes.contains(&RowKey::of(key).class));
+            reach.rows.extend(bases.chain(rows).filter_map(|(_, entry)| Answer::of(Some(entry)).row()));
         }
         reach
     }
 }
 
-/// A kind of id that an update may need new ones of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Set,
-    Row,
-    Class(Family),
-    PortClass,
+/// An id that an update may need new ones of.
+pub(super) trait Kind: Id {
+    /// The ids of this kind in one entry, wherever they stand.
+    fn each(table: TableId, key: &Key, entry: Option<&Entry>, found: impl FnMut(Self));
 }
 
-impl Kind {
-    /// The ids of this kind in one entry, wherever they stand.
-    fn ids(self, table: TableId, key: &Key, entry: Option<&Entry>, mut found: impl FnMut(u64)) {
-        let mut listed = |kind: IdKind| {
-            if key.value(0).low() == kind as u64 {
-                found(key.value(1).low());
+impl Kind for SetId {
+    fn each(table: TableId, key: &Key, entry: Option<&Entry>, mut found: impl FnMut(Self)) {
+        match table {
+            TableId::Directory => {
+                if let Named::Set(set) = DirectoryKey::of(key).named {
+                    found(set);
+                }
             }
-        };
-        let row = entry.filter(|e| e.action == ActionId::SetRow).map(|e| e.params[0]);
-        match (self, table) {
-            (Kind::Set, TableId::Directory) => listed(IdKind::Set),
-            (Kind::Class(Family::V4), TableId::Directory) => listed(IdKind::ClassV4),
-            (Kind::Class(Family::V6), TableId::Directory) => listed(IdKind::ClassV6),
-            (Kind::Set, TableId::Endpoint) => {
-                entry.into_iter().for_each(|e| e.params[..2].iter().for_each(|s| found(*s)))
-            }
-            (Kind::Set, TableId::Base | TableId::Row) | (Kind::Row, TableId::Verdict) => found(key.value(0).low()),
-            (Kind::Row, TableId::Base) => row.into_iter().for_each(found),
-            (Kind::Row, TableId::Row) => row.into_iter().for_each(found),
-            (Kind::Class(f), TableId::Row) if key.value(1).low() == u64::from(f.number()) => found(key.value(2).low()),
-            (Kind::Class(f), t) if t == TableId::remote(f) => entry.into_iter().for_each(|e| found(e.params[0])),
-            (Kind::PortClass, TableId::Port) => entry.into_iter().for_each(|e| found(e.params[0])),
-            (Kind::PortClass, TableId::Verdict) => found(key.value(1).low()),
+            TableId::Endpoint => entry.map(Word::of).into_iter().for_each(|word| {
+                found(word.ingress_set);
+                found(word.egress_set);
+            }),
+            TableId::Base => found(BaseKey::of(key).set),
+            TableId::Row => found(RowKey::of(key).set),
             _ => (),
         }
     }
+}
 
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Set => "set",
-            Kind::Row => "row",
-            Kind::Class(_) => "class",
-            Kind::PortClass => "port class",
+impl Kind for RowId {
+    fn each(table: TableId, key: &Key, entry: Option<&Entry>, mut found: impl FnMut(Self)) {
+        match table {
+            TableId::Base | TableId::Row => Answer::of(entry).row().into_iter().for_each(found),
+            TableId::Verdict => found(VerdictKey::of(key).row),
+            _ => (),
+        }
+    }
+}
+
+impl<F: Ip> Kind for ClassId<F> {
+    fn each(table: TableId, key: &Key, entry: Option<&Entry>, mut found: impl FnMut(Self)) {
+        let named = match table {
+            TableId::Directory => match DirectoryKey::of(key).named {
+                Named::Class(class) => F::own(class),
+                _ => None,
+            },
+            TableId::Row => F::own(RowKey::of(key).class),
+            table if table == TableId::remote(F::FAMILY) => entry.map(|e| SetRemote::of(e).class),
+            _ => None,
+        };
+        named.into_iter().for_each(&mut found);
+    }
+}
+
+impl Kind for PortClassId {
+    fn each(table: TableId, key: &Key, entry: Option<&Entry>, mut found: impl FnMut(Self)) {
+        match table {
+            TableId::Port => entry.into_iter().for_each(|e| found(SetPortClass::of(e).port_class)),
+            TableId::Verdict => found(VerdictKey::of(key).port_class),
+            _ => (),
         }
     }
 }
 
 /// Hands out ids of one kind that neither program uses, the smallest first.
-pub(super) struct Free {
-    kind: Kind,
+pub(super) struct Free<I> {
     used: Vec<bool>,
-    next: usize,
+    next: u16,
+    kind: PhantomData<I>,
 }
 
-impl Free {
+impl<I: Kind> Free<I> {
     /// What is in `new`, and in what `changes` list of before.
-    pub(super) fn new(kind: Kind, new: &Program, changes: &Changes) -> Self {
-        let mut free = Free::among(kind, &[new]);
+    pub(super) fn new(new: &Program, changes: &Changes) -> Self {
+        let mut free = Free::among(&[new]);
         for ((table, key), (before, _)) in &changes.entries {
-            kind.ids(*table, key, before.as_ref(), |id| free.take(id));
+            I::each(*table, key, before.as_ref(), |id| free.take(id));
         }
         free
     }
 
     /// What is in any of these programs.
-    pub(super) fn among(kind: Kind, programs: &[&Program]) -> Self {
-        let mut free = Free { kind, used: vec![false; 1 << 16], next: 1 };
+    pub(super) fn among(programs: &[&Program]) -> Self {
+        let mut free = Free { used: vec![false; 1 << 16], next: 1, kind: PhantomData };
         for table in programs.iter().flat_map(|p| p.tables()) {
             for (key, entry) in &table.entries {
-                kind.ids(table.id, key, Some(entry), |id| free.take(id));
+                I::each(table.id, key, Some(entry), |id| free.take(id));
             }
         }
         free
     }
 
-    fn take(&mut self, id: u64) {
-        if let Some(used) = self.used.get_mut(id as usize) {
-            *used = true;
-        }
+    fn take(&mut self, id: I) {
+        self.used[usize::from(id.number())] = true;
     }
 
-    pub(super) fn get(&mut self) -> Result<u16, Exhausted> {
+    pub(super) fn get(&mut self) -> Result<I, Exhausted> {
         // The last row id is left alone: targets may give it a meaning of their own.
-        let last = usize::from(u16::MAX) - 1;
-        let found = (self.next..=last).find(|&id| !self.used[id]).ok_or(Exhausted { what: self.kind.name() })?;
+        let last = u16::MAX - 1;
+        let found = (self.next..=last).find(|&id| !self.used[usize::from(id)]).ok_or(Exhausted { what: I::WHAT })?;
         self.next = found + 1;
-        Ok(found as u16)
+        Ok(I::numbered(found))
     }
 }

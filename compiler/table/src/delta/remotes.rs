@@ -16,17 +16,18 @@ use std::{
 
 use super::{
     Exhausted,
-    reach::{Free, Kind},
-    view::{Act, View, When},
+    reach::Free,
+    view::{View, When},
 };
 use crate::{
-    Entry, Key, Match, Phase, TableId, Write,
+    Class, ClassId, Entry, Key, Phase, SetId, TableId, Write,
     eval::longest_in,
-    schema::{Family, base_key, row_key, set_remote},
+    id::{Ip, V4, V6},
+    schema::{Answer, Family, RowKey, SetRemote, base_key, row_key},
 };
 
 /// Sets (None: not isolated) that some pipeline of some endpoint leaves and joins with its word.
-pub(super) type Moves = BTreeSet<(Option<u16>, Option<u16>)>;
+pub(super) type Moves = BTreeSet<(Option<SetId>, Option<SetId>)>;
 
 /// What the remote tables need.
 #[derive(Default)]
@@ -36,65 +37,74 @@ pub(super) struct Remotes {
     /// Base and row entries that hold from refine to remove, by table.
     pub(super) extras: BTreeMap<(TableId, Key), Option<Entry>>,
     /// Sets whose joiners use a copy until coarsen.
-    pub(super) copies: BTreeMap<u16, u16>,
+    pub(super) copies: BTreeMap<SetId, SetId>,
     /// What a copy of a set, should it get one, answers classes made for the update.
-    shown: Vec<(u16, Family, u16, Act)>,
+    shown: Vec<(SetId, Class, Answer)>,
 }
 
 /// One changed prefix.
-struct Flip<'a> {
+struct Flip<'a, F: Ip> {
     key: &'a Key,
     before: Option<&'a Entry>,
     after: Option<&'a Entry>,
-    /// Class and incarnation of its addresses.
-    old: (u16, u16),
-    new: (u16, u16),
+    /// What holds for its addresses.
+    old: SetRemote<F>,
+    new: SetRemote<F>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum Mode<F> {
     Early,
     Late,
-    Through(u16),
+    Through(ClassId<F>),
 }
 
 fn length(key: &Key) -> u8 {
-    match key.fields()[0] {
-        Match::Lpm { length, .. } => length,
-        _ => 0,
-    }
+    key.prefix().1
 }
 
-fn leaf(entry: Option<&Entry>) -> (u16, u16) {
-    entry.map_or((0, 0), |e| (e.params[0] as u16, e.params[1] as u16))
+fn leaf<F: Ip>(entry: Option<&Entry>) -> SetRemote<F> {
+    entry.map(SetRemote::of).unwrap_or_default()
+}
+
+fn only_flips<F: Ip>(view: &View<'_>, out: &mut Remotes) {
+    let table = TableId::remote(F::FAMILY);
+    out.steps.extend(walk(table, Phase::Switch, view.changed(table)));
 }
 
 /// Plans the remote tables.
 pub(super) fn plan(view: &View<'_>, moves: &Moves) -> Result<Remotes, Exhausted> {
     let mut out = Remotes::default();
     let matter = moves.iter().any(|(from, _)| from.is_some());
-    for family in Family::BOTH {
-        let table = TableId::remote(family);
-        if !matter {
-            out.steps.extend(walk(table, Phase::Switch, view.changed(table)));
-            continue;
-        }
-        let flips = flips(view, family);
-        let pairs: BTreeSet<(u16, u16)> = flips.iter().map(|f| (f.old.0, f.new.0)).filter(|(a, b)| a != b).collect();
-        let modes = Planner::new(view, moves, family, &mut out).modes(&pairs)?;
-        if modes.values().all(|m| *m == Mode::Early) {
-            out.steps.extend(walk(table, Phase::Switch, view.changed(table)));
-            continue;
-        }
-        let mode = |f: &Flip<'_>| modes.get(&(f.old.0, f.new.0)).copied().unwrap_or(Mode::Early);
-        let middle = middle(&flips, &mode, family.bits());
-        let both = || flips.iter().zip(&middle);
-        out.steps.extend(walk(table, Phase::Switch, both().map(|(f, m)| (f.key, f.before, m.as_ref()))));
-        out.steps.extend(walk(table, Phase::Coarsen, both().map(|(f, m)| (f.key, m.as_ref(), f.after))));
+    if matter {
+        of_family::<V4>(view, moves, &mut out)?;
+        of_family::<V6>(view, moves, &mut out)?;
+    } else {
+        only_flips::<V4>(view, &mut out);
+        only_flips::<V6>(view, &mut out);
     }
     out.steps.sort_by_key(|(phase, _)| *phase);
     copy_sets(view, &mut out)?;
     Ok(out)
+}
+
+/// Plans the remote table of a family, where endpoints leave sets.
+fn of_family<F: Ip>(view: &View<'_>, moves: &Moves, out: &mut Remotes) -> Result<(), Exhausted> {
+    let table = TableId::remote(F::FAMILY);
+    let flips = flips::<F>(view);
+    let pair = |f: &Flip<'_, F>| (f.old.class, f.new.class);
+    let pairs: BTreeSet<_> = flips.iter().map(pair).filter(|(a, b)| a != b).collect();
+    let modes = Planner::new(view, moves, out).modes(&pairs)?;
+    if modes.values().all(|m| *m == Mode::Early) {
+        only_flips::<F>(view, out);
+        return Ok(());
+    }
+    let mode = |f: &Flip<'_, F>| modes.get(&pair(f)).copied().unwrap_or(Mode::Early);
+    let middle = middle(&flips, &mode);
+    let both = || flips.iter().zip(&middle);
+    out.steps.extend(walk(table, Phase::Switch, both().map(|(f, m)| (f.key, f.before, m.as_ref()))));
+    out.steps.extend(walk(table, Phase::Coarsen, both().map(|(f, m)| (f.key, m.as_ref(), f.after))));
+    Ok(())
 }
 
 /// Writes from one state of some prefixes to another so that each address changes once: puts from the
@@ -120,8 +130,8 @@ fn walk<'a>(
 
 /// The changed prefixes with their addresses' classes: where a prefix comes or goes, those of the next
 /// shorter one that covers it.
-fn flips<'a>(view: &View<'a>, family: Family) -> Vec<Flip<'a>> {
-    let (table, width) = (TableId::remote(family), family.bits());
+fn flips<'a, F: Ip>(view: &View<'a>) -> Vec<Flip<'a, F>> {
+    let (table, width) = (TableId::remote(F::FAMILY), F::FAMILY.bits());
     // Needed only where a prefix comes or goes.
     let all: LazyCell<BTreeMap<&Key, Option<&Entry>>, _> =
         LazyCell::new(|| view.changed(table).map(|(k, b, _)| (k, b)).collect());
@@ -129,13 +139,13 @@ fn flips<'a>(view: &View<'a>, family: Family) -> Vec<Flip<'a>> {
         LazyCell::new(|| all.iter().filter_map(|(k, b)| Some(((*k).clone(), (*b)?))).collect());
     let now = &view.new.table(table).entries;
     let shorter = |key: &Key| length(key).checked_sub(1);
-    let cover_after = |key: &Key| longest_in(now, key.value(0), shorter(key)?, width).map(|(_, e)| e);
+    let cover_after = |key: &Key| longest_in(now, key.prefix().0, shorter(key)?, width).map(|(_, e)| e);
     let cover_before = |key: &Key| -> Option<&Entry> {
-        let changed = longest_in(&before, key.value(0), shorter(key)?, width);
+        let changed = longest_in(&before, key.prefix().0, shorter(key)?, width);
         let mut at = shorter(key)?;
         // The longest one now that was there before, too.
         let kept = loop {
-            match longest_in(now, key.value(0), at, width) {
+            match longest_in(now, key.prefix().0, at, width) {
                 Some((k, _)) if all.contains_key(k) => match shorter(k) {
                     Some(next) => at = next,
                     None => break None,
@@ -161,55 +171,58 @@ fn flips<'a>(view: &View<'a>, family: Family) -> Vec<Flip<'a>> {
 }
 
 /// What each changed prefix holds between switch and coarsen.
-fn middle(flips: &[Flip<'_>], mode: &dyn Fn(&Flip<'_>) -> Mode, width: u8) -> Vec<Option<Entry>> {
-    let only = |which: &dyn Fn(Mode) -> bool| -> BTreeMap<Key, ()> {
+fn middle<F: Ip>(flips: &[Flip<'_, F>], mode: &dyn Fn(&Flip<'_, F>) -> Mode<F>) -> Vec<Option<Entry>> {
+    let width = F::FAMILY.bits();
+    let only = |which: &dyn Fn(Mode<F>) -> bool| -> BTreeMap<Key, ()> {
         flips.iter().filter(|f| which(mode(f))).map(|f| (f.key.clone(), ())).collect()
     };
     let (waiting, prompt) = (only(&|m| m != Mode::Early), only(&|m| m != Mode::Late));
     let covered = |by: &BTreeMap<Key, ()>, key: &Key| {
-        length(key).checked_sub(1).is_some_and(|l| longest_in(by, key.value(0), l, width).is_some())
+        length(key).checked_sub(1).is_some_and(|l| longest_in(by, key.prefix().0, l, width).is_some())
     };
-    let state = |f: &Flip<'_>| {
+    let state = |f: &Flip<'_, F>| {
         match (mode(f), f.before, f.after) {
             (Mode::Early, _, Some(after)) => Some(after.clone()),
             // Falls to its cover, where that is what it will be.
             (Mode::Early, _, None) if !covered(&waiting, f.key) => None,
-            (Mode::Early, ..) => Some(set_remote(f.new.0, f.new.1)),
+            (Mode::Early, ..) => Some(f.new.entry()),
             (Mode::Late, Some(before), _) => Some(before.clone()),
             (Mode::Late, None, _) if !covered(&prompt, f.key) => None,
-            (Mode::Late, ..) => Some(set_remote(f.old.0, f.old.1)),
-            (Mode::Through(class), ..) => Some(set_remote(class, f.new.1)),
+            (Mode::Late, ..) => Some(f.old.entry()),
+            (Mode::Through(class), ..) => Some(SetRemote { class, ..f.new }.entry()),
         }
     };
     flips.iter().map(state).collect()
 }
 
-struct Planner<'v, 'a> {
+struct Planner<'v, 'a, F> {
     view: &'v View<'a>,
     moves: &'v Moves,
-    family: Family,
     out: &'v mut Remotes,
     /// Sets that endpoints leave, and of those the ones nobody keeps; sets they join that nobody had.
-    left: BTreeSet<u16>,
-    dying: BTreeSet<u16>,
-    born: BTreeSet<u16>,
+    left: BTreeSet<SetId>,
+    dying: BTreeSet<SetId>,
+    born: BTreeSet<SetId>,
     /// New classes under which dying sets repeat an old one, old classes under which born sets repeat a new one.
-    early: BTreeMap<u16, u16>,
-    late: BTreeMap<u16, u16>,
-    free: Option<Free>,
+    early: BTreeMap<ClassId<F>, ClassId<F>>,
+    late: BTreeMap<ClassId<F>, ClassId<F>>,
+    free: Option<Free<ClassId<F>>>,
 }
 
-impl<'v, 'a> Planner<'v, 'a> {
-    fn new(view: &'v View<'a>, moves: &'v Moves, family: Family, out: &'v mut Remotes) -> Self {
-        let left: BTreeSet<u16> = moves.iter().filter_map(|m| m.0).collect();
-        let joined: BTreeSet<u16> = moves.iter().filter_map(|m| m.1).collect();
+/// Pairs of classes before and after, and how each goes from one to the other.
+type Modes<F> = BTreeMap<(ClassId<F>, ClassId<F>), Mode<F>>;
+
+impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
+    fn new(view: &'v View<'a>, moves: &'v Moves, out: &'v mut Remotes) -> Self {
+        let left: BTreeSet<SetId> = moves.iter().filter_map(|m| m.0).collect();
+        let joined: BTreeSet<SetId> = moves.iter().filter_map(|m| m.1).collect();
         let (dying, born) = (&left - &view.sets().new, &joined - &view.sets().old);
         let (early, late) = (BTreeMap::new(), BTreeMap::new());
-        Self { view, moves, family, out, left, dying, born, early, late, free: None }
+        Self { view, moves, out, left, dying, born, early, late, free: None }
     }
 
-    fn modes(mut self, pairs: &BTreeSet<(u16, u16)>) -> Result<BTreeMap<(u16, u16), Mode>, Exhausted> {
-        let mut modes = BTreeMap::new();
+    fn modes(mut self, pairs: &BTreeSet<(ClassId<F>, ClassId<F>)>) -> Result<Modes<F>, Exhausted> {
+        let mut modes = Modes::new();
         if pairs.len() > 16 {
             self.view.list_sets();
         }
@@ -225,27 +238,27 @@ impl<'v, 'a> Planner<'v, 'a> {
         }
         for (&class, &like) in &std::mem::take(&mut self.early) {
             for &set in &self.dying.clone() {
-                self.define(set, class, self.view.act(When::Old, set, self.family, like), When::Old);
+                self.define(set, class, self.view.act(When::Old, set, like.into()), When::Old);
             }
         }
         for (&class, &like) in &std::mem::take(&mut self.late) {
             for &set in &self.born.clone() {
-                self.define(set, class, self.view.act(When::New, set, self.family, like), When::New);
+                self.define(set, class, self.view.act(When::New, set, like.into()), When::New);
             }
         }
         Ok(modes)
     }
 
-    fn old(&self, set: Option<u16>, class: u16) -> (When, Act) {
-        (When::Old, set.map_or(Act::Permit, |s| self.view.act(When::Old, s, self.family, class)))
+    fn old(&self, set: Option<SetId>, class: ClassId<F>) -> (When, Answer) {
+        (When::Old, set.map_or(Answer::Permit, |s| self.view.act(When::Old, s, class.into())))
     }
 
-    fn new_(&self, set: Option<u16>, class: u16) -> (When, Act) {
-        (When::New, set.map_or(Act::Permit, |s| self.view.act(When::New, s, self.family, class)))
+    fn new_(&self, set: Option<SetId>, class: ClassId<F>) -> (When, Answer) {
+        (When::New, set.map_or(Answer::Permit, |s| self.view.act(When::New, s, class.into())))
     }
 
-    fn try_early(&mut self, before: u16, after: u16) -> bool {
-        let fresh = !self.dying.is_empty() && !self.view.class_in(When::Old, self.family, after);
+    fn try_early(&mut self, before: ClassId<F>, after: ClassId<F>) -> bool {
+        let fresh = !self.dying.is_empty() && !self.view.class_in(When::Old, after.into());
         let like = self.early.get(&after).copied().unwrap_or(before);
         let fits = self.moves.iter().filter(|(from, _)| from.is_some()).all(|&(from, to)| {
             let set = from.unwrap_or_default();
@@ -262,8 +275,8 @@ impl<'v, 'a> Planner<'v, 'a> {
         fits
     }
 
-    fn try_late(&mut self, before: u16, after: u16) -> bool {
-        let dies = !self.born.is_empty() && !self.view.class_in(When::New, self.family, before);
+    fn try_late(&mut self, before: ClassId<F>, after: ClassId<F>) -> bool {
+        let dies = !self.born.is_empty() && !self.view.class_in(When::New, before.into());
         let like = self.late.get(&before).copied().unwrap_or(after);
         let fits = self.moves.iter().filter(|(_, to)| to.is_some()).all(|&(from, to)| {
             let set = to.unwrap_or_default();
@@ -280,37 +293,37 @@ impl<'v, 'a> Planner<'v, 'a> {
         fits
     }
 
-    fn through(&mut self, before: u16, after: u16) -> Result<u16, Exhausted> {
-        let (view, family) = (self.view, self.family);
-        let free = self.free.get_or_insert_with(|| Free::new(Kind::Class(family), view.new, view.changes));
+    fn through(&mut self, before: ClassId<F>, after: ClassId<F>) -> Result<ClassId<F>, Exhausted> {
+        let view = self.view;
+        let free = self.free.get_or_insert_with(|| Free::new(view.new, view.changes));
         let class = free.get()?;
         for &set in &self.left.clone() {
-            self.define(set, class, view.act(When::Old, set, family, before), When::Old);
+            self.define(set, class, view.act(When::Old, set, before.into()), When::Old);
         }
         for &set in &(&view.sets().new - &self.left) {
-            self.define(set, class, view.act(When::New, set, family, after), When::New);
+            self.define(set, class, view.act(When::New, set, after.into()), When::New);
         }
         for &(from, to) in self.moves {
             if let Some(set) = to.filter(|set| self.left.contains(set)) {
                 let shown = self.old(to, before);
                 if !view.between(shown, self.old(from, before), self.new_(to, after)) {
-                    self.out.copies.entry(set).or_insert(0);
+                    self.out.copies.entry(set).or_default();
                 }
             }
         }
         // A copy shows the new answer, whether or not its set needed one when this class was made.
         for &set in &(&self.left & &view.sets().new) {
-            self.out.shown.push((set, family, class, view.act(When::New, set, family, after)));
+            self.out.shown.push((set, class.into(), view.act(When::New, set, after.into())));
         }
         Ok(class)
     }
 
     /// Makes `set` answer `class` with `act` from refine to remove.
-    fn define(&mut self, set: u16, class: u16, act: Act, when: When) {
-        let key = row_key(set, self.family, class);
+    fn define(&mut self, set: SetId, class: ClassId<F>, act: Answer, when: When) {
+        let key = row_key(set, class);
         let before = self.view.get(When::Old, TableId::Row, &key);
         let after = self.view.get(When::New, TableId::Row, &key);
-        let settled = before.is_none() && after.is_none() && self.view.base(when, set, self.family) == act;
+        let settled = before.is_none() && after.is_none() && self.view.base(when, set, F::FAMILY) == act;
         if !settled {
             self.out.extras.insert((TableId::Row, key), Some(act.entry()));
         }
@@ -322,13 +335,12 @@ fn copy_sets(view: &View<'_>, out: &mut Remotes) -> Result<(), Exhausted> {
     if out.copies.is_empty() {
         return Ok(());
     }
-    let mut free = Free::new(Kind::Set, view.new, view.changes);
+    let mut free = Free::new(view.new, view.changes);
     for (&set, copy) in &mut out.copies {
         *copy = free.get()?;
         for when in [When::Old, When::New] {
-            for (key, entry) in view.under(when, TableId::Row, set.into()) {
-                let rest = key.fields()[1..].iter().copied();
-                let key = Key::new([Match::exact(*copy)].into_iter().chain(rest));
+            for (key, entry) in view.under(when, TableId::Row, set) {
+                let key = row_key(*copy, RowKey::of(key).class);
                 out.extras.insert((TableId::Row, key), Some(entry.clone()));
             }
         }
@@ -336,8 +348,8 @@ fn copy_sets(view: &View<'_>, out: &mut Remotes) -> Result<(), Exhausted> {
             let act = view.base(When::New, set, family);
             out.extras.insert((TableId::Base, base_key(*copy, family)), Some(act.entry()));
         }
-        for &(_, family, class, act) in out.shown.iter().filter(|s| s.0 == set) {
-            out.extras.insert((TableId::Row, row_key(*copy, family, class)), Some(act.entry()));
+        for &(_, class, act) in out.shown.iter().filter(|s| s.0 == set) {
+            out.extras.insert((TableId::Row, row_key(*copy, class)), Some(act.entry()));
         }
     }
     Ok(())

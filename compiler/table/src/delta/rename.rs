@@ -9,72 +9,77 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Exhausted,
     reach::{Free, Kind, Reach},
-    view::Act,
 };
 use crate::{
-    ActionId, Entry, Key, Match, Program, TableId,
+    Class, Entry, Key, PortClassId, Program, RowId, SetId, TableId,
     eval::under,
-    schema::{Family, IdKind, base_key},
+    schema::{
+        Answer, BaseKey, DirectoryKey, Family, Named, PortKey, RowKey, SetPortClass, VerdictKey, Word, base_key,
+        directory_key, row_key, verdict_key,
+    },
 };
 
-type Names = BTreeMap<u16, u16>;
+/// New ids by old ids; others stay.
+type Names<I> = BTreeMap<I, I>;
 
 /// `new` under ids that mean the same as in `old`, where both can be reached.
 pub(super) fn rename(old: &Program, new: &Program, reach: (&Reach, &Reach)) -> Result<Program, Exhausted> {
-    let rows = names(Kind::Row, old, new, clashing_rows(old, new, reach))?;
-    let sets = names(Kind::Set, old, new, clashing_sets(old, new, reach, &rows))?;
+    let rows = names(old, new, clashing_rows(old, new, reach))?;
+    let sets = names(old, new, clashing_sets(old, new, reach, &rows))?;
     let mut renamed = new.clone();
     if rows.is_empty() && sets.is_empty() {
         return Ok(renamed);
     }
-    let id = |names: &Names, id: u64| names.get(&(id as u16)).map_or(id, |n| u64::from(*n));
-    let first = |names: &Names, key: &Key| {
-        let rest = key.fields()[1..].iter().copied();
-        Key::new([Match::exact(id(names, key.value(0).low()))].into_iter().chain(rest))
-    };
-    let row = |entry: &Entry| {
-        let mut entry = entry.clone();
-        if entry.action == ActionId::SetRow {
-            entry.params[0] = id(&rows, entry.params[0]);
-        }
-        entry
+    let set = |id: SetId| sets.get(&id).copied().unwrap_or(id);
+    let row = |id: RowId| rows.get(&id).copied().unwrap_or(id);
+    let answer = |entry: &Entry| match Answer::of(Some(entry)) {
+        Answer::Row(id) => Answer::Row(row(id)).entry().with(entry.origins.clone()),
+        Answer::Permit | Answer::Deny => entry.clone(),
     };
     let mut rebuild = |table: TableId, f: &dyn Fn(&Key, &Entry) -> (Key, Entry)| {
         let entries = &mut renamed.table_mut(table).entries;
         *entries = std::mem::take(entries).iter().map(|(k, e)| f(k, e)).collect();
     };
     rebuild(TableId::Endpoint, &|k, e| {
-        let mut e = e.clone();
-        e.params[..2].iter_mut().for_each(|set| *set = id(&sets, *set));
-        (k.clone(), e)
+        let word = Word::of(e);
+        let word = Word { ingress_set: set(word.ingress_set), egress_set: set(word.egress_set), ..word };
+        (k.clone(), word.entry().with(e.origins.clone()))
     });
-    rebuild(TableId::Base, &|k, e| (first(&sets, k), row(e)));
-    rebuild(TableId::Row, &|k, e| (first(&sets, k), row(e)));
-    rebuild(TableId::Verdict, &|k, e| (first(&rows, k), e.clone()));
-    rebuild(TableId::Directory, &|k, e| {
-        let set = k.value(0).low() == IdKind::Set as u64;
-        let key = Key::new([k.fields()[0], Match::exact(id(&sets, k.value(1).low()))]);
-        (if set { key } else { k.clone() }, e.clone())
+    rebuild(TableId::Base, &|k, e| {
+        let base = BaseKey::of(k);
+        (base_key(set(base.set), base.family), answer(e))
+    });
+    rebuild(TableId::Row, &|k, e| {
+        let key = RowKey::of(k);
+        (row_key(set(key.set), key.class), answer(e))
+    });
+    rebuild(TableId::Verdict, &|k, e| {
+        let verdict = VerdictKey::of(k);
+        (verdict_key(row(verdict.row), verdict.port_class), e.clone())
+    });
+    rebuild(TableId::Directory, &|k, e| match DirectoryKey::of(k).named {
+        Named::Set(id) => (directory_key(Named::Set(set(id))), e.clone()),
+        _ => (k.clone(), e.clone()),
     });
     Ok(renamed)
 }
 
-fn names(kind: Kind, old: &Program, new: &Program, clashing: BTreeSet<u16>) -> Result<Names, Exhausted> {
+fn names<I: Kind>(old: &Program, new: &Program, clashing: BTreeSet<I>) -> Result<Names<I>, Exhausted> {
     if clashing.is_empty() {
         return Ok(Names::new());
     }
-    let mut free = Free::among(kind, &[old, new]);
+    let mut free = Free::among(&[old, new]);
     clashing.into_iter().map(|id| Ok((id, free.get()?))).collect()
 }
 
 /// Rows in both that some port or some common port class tells apart.
-fn clashing_rows(old: &Program, new: &Program, (before, after): (&Reach, &Reach)) -> BTreeSet<u16> {
+fn clashing_rows(old: &Program, new: &Program, (before, after): (&Reach, &Reach)) -> BTreeSet<RowId> {
     let pairs = pairs(old, new);
-    let common: BTreeSet<u16> = &before.port_classes & &after.port_classes;
-    let permitted = |program: &Program, row: u16| -> BTreeSet<u16> {
-        under(program.table(TableId::Verdict), row.into()).map(|(k, _)| k.value(1).low() as u16).collect()
+    let common: BTreeSet<PortClassId> = &before.port_classes & &after.port_classes;
+    let permitted = |program: &Program, row: RowId| -> BTreeSet<PortClassId> {
+        under(program.table(TableId::Verdict), row).map(|(k, _)| VerdictKey::of(k).port_class).collect()
     };
-    let differs = |row: &u16| {
+    let differs = |row: &RowId| {
         let (a, b) = (permitted(old, *row), permitted(new, *row));
         let by_class = a.symmetric_difference(&b).any(|pc| common.contains(pc));
         by_class || pairs.iter().any(|(po, pn)| a.contains(po) != b.contains(pn))
@@ -82,22 +87,25 @@ fn clashing_rows(old: &Program, new: &Program, (before, after): (&Reach, &Reach)
     before.rows.intersection(&after.rows).copied().filter(differs).collect()
 }
 
+/// Protocol and first port -> last port and class.
+type Intervals = BTreeMap<(u8, u32), (u32, PortClassId)>;
+
 /// (port class before, port class after) of all ports whose class changes.
-fn pairs(old: &Program, new: &Program) -> BTreeSet<(u16, u16)> {
-    let bounds = |program: &Program| -> BTreeMap<(u8, u32), (u32, u16)> {
+fn pairs(old: &Program, new: &Program) -> BTreeSet<(PortClassId, PortClassId)> {
+    let bounds = |program: &Program| -> Intervals {
         let entries = program.table(TableId::Port).entries.iter();
-        let interval = |(key, entry): (&Key, &Entry)| match key.fields()[1] {
-            Match::Range { low, high } => Some(((key.value(0).low() as u8, low), (high, entry.params[0] as u16))),
-            _ => None,
+        let interval = |(key, entry): (&Key, &Entry)| {
+            let PortKey { protocol, port } = PortKey::of(key);
+            ((protocol, port.low), (port.high, SetPortClass::of(entry).port_class))
         };
-        entries.filter_map(interval).collect()
+        entries.map(interval).collect()
     };
     let (old, new) = (bounds(old), bounds(new));
-    let at = |map: &BTreeMap<(u8, u32), (u32, u16)>, (protocol, port): (u8, u32)| {
+    let at = |map: &Intervals, (protocol, port): (u8, u32)| {
         let found = map.range((protocol, 0)..=(protocol, port)).next_back();
-        found.filter(|(_, (high, _))| *high >= port).map_or(0, |(_, (_, pc))| *pc)
+        found.filter(|(_, (high, _))| *high >= port).map_or(PortClassId::default(), |(_, (_, pc))| *pc)
     };
-    let ends = |(&(protocol, low), &(high, _)): (&(u8, u32), &(u32, u16))| {
+    let ends = |(&(protocol, low), &(high, _)): (&(u8, u32), &(u32, PortClassId))| {
         [(protocol, 0), (protocol, low), (protocol, high.saturating_add(1))]
     };
     let starts: BTreeSet<(u8, u32)> = old.iter().chain(&new).flat_map(ends).filter(|(_, p)| *p <= 0xffff).collect();
@@ -105,24 +113,30 @@ fn pairs(old: &Program, new: &Program) -> BTreeSet<(u16, u16)> {
 }
 
 /// Sets in both whose bases differ, or whose answers to a class that both can reach.
-fn clashing_sets(old: &Program, new: &Program, (before, after): (&Reach, &Reach), rows: &Names) -> BTreeSet<u16> {
-    let common = [0, 1].map(|f| &before.classes[f] & &after.classes[f]);
-    let same = |a: Act, b: Act| a == b && !matches!(b, Act::Row(row) if rows.contains_key(&row));
-    let differs = |set: &u16| {
-        let base = |program: &Program, f: Family| Act::of(program.get(TableId::Base, &base_key(*set, f)));
-        let answers = |program: &Program| -> BTreeMap<(u64, u16), Act> {
-            let rows = under(program.table(TableId::Row), (*set).into());
-            let rows = rows.map(|(k, e)| ((k.value(1).low(), k.value(2).low() as u16), Act::of(Some(e))));
-            rows.filter(|((f, class), _)| common[usize::from(*f != 4)].contains(class)).collect()
+fn clashing_sets(
+    old: &Program,
+    new: &Program,
+    (before, after): (&Reach, &Reach),
+    rows: &Names<RowId>,
+) -> BTreeSet<SetId> {
+    let common = &before.classes & &after.classes;
+    let same = |a: Answer, b: Answer| a == b && b.row().is_none_or(|row| !rows.contains_key(&row));
+    let differs = |set: &SetId| {
+        let base = |program: &Program, f: Family| Answer::of(program.get(TableId::Base, &base_key(*set, f)));
+        let answers = |program: &Program| -> BTreeMap<Class, Answer> {
+            let rows = under(program.table(TableId::Row), *set);
+            let rows = rows.map(|(k, e)| (RowKey::of(k).class, Answer::of(Some(e))));
+            rows.filter(|(class, _)| common.contains(class)).collect()
         };
         if Family::BOTH.into_iter().any(|f| !same(base(old, f), base(new, f))) {
             return true;
         }
         let (a, b) = (answers(old), answers(new));
-        a.keys().chain(b.keys()).any(|key| {
-            let family = if key.0 == 4 { Family::V4 } else { Family::V6 };
-            let act = |map: &BTreeMap<(u64, u16), Act>, p| map.get(key).copied().unwrap_or_else(|| base(p, family));
-            !same(act(&a, old), act(&b, new))
+        a.keys().chain(b.keys()).any(|class| {
+            let of = |map: &BTreeMap<Class, Answer>, program| {
+                map.get(class).copied().unwrap_or_else(|| base(program, class.family()))
+            };
+            !same(of(&a, old), of(&b, new))
         })
     };
     before.sets.intersection(&after.sets).copied().filter(differs).collect()

@@ -10,9 +10,12 @@ use std::{
 
 use super::{Changes, reach::Reach};
 use crate::{
-    ActionId, Entry, Key, Match, Program, TableId,
+    Class, Entry, Key, Match, PortClassId, Program, RowId, SetId, TableId,
     eval::{Pipeline, under},
-    schema::{Family, IdKind, base_key, directory_key, row_key, word_of},
+    schema::{
+        Answer, Family, Leaf, Named, PortKey, RowKey, Scalar, SetPortClass, VerdictKey, Word, base_key, directory_key,
+        row_key,
+    },
 };
 
 /// Before the update, or after it.
@@ -22,36 +25,10 @@ pub(super) enum When {
     New,
 }
 
-/// What a set answers a class with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Act {
-    Permit,
-    Deny,
-    Row(u16),
-}
-
-impl Act {
-    pub(super) fn of(entry: Option<&Entry>) -> Act {
-        match entry {
-            Some(e) if e.action == ActionId::Permit => Act::Permit,
-            Some(e) if e.action == ActionId::SetRow => Act::Row(e.params[0] as u16),
-            _ => Act::Deny,
-        }
-    }
-
-    pub(super) fn entry(self) -> Entry {
-        match self {
-            Act::Permit => Entry::new(ActionId::Permit, [0; 3]),
-            Act::Deny => Entry::new(ActionId::Deny, [0; 3]),
-            Act::Row(row) => Entry::new(ActionId::SetRow, [row.into(), 0, 0]),
-        }
-    }
-}
-
 /// Sets that endpoint words name, before and after.
 pub(super) struct Sets {
-    pub(super) old: BTreeSet<u16>,
-    pub(super) new: BTreeSet<u16>,
+    pub(super) old: BTreeSet<SetId>,
+    pub(super) new: BTreeSet<SetId>,
 }
 
 pub(super) struct View<'a> {
@@ -60,21 +37,21 @@ pub(super) struct View<'a> {
     /// What packets can reach, before and after, where it was worked out.
     pub(super) reach: Option<(&'a Reach, &'a Reach)>,
     sets: OnceCell<Sets>,
-    pairs: OnceCell<Vec<(u16, u16)>>,
-    leaves: [OnceCell<(BTreeSet<u16>, BTreeSet<u16>)>; 2],
+    pairs: OnceCell<Vec<(PortClassId, PortClassId)>>,
+    leaves: [OnceCell<(BTreeSet<Class>, BTreeSet<Class>)>; 2],
     functions: RefCell<ByRow>,
     /// All rows of a set, once it is worth it.
-    listed: RefCell<HashMap<(When, u16), Rc<Listed>>>,
+    listed: RefCell<HashMap<(When, SetId), Rc<Listed>>>,
     listing: Cell<bool>,
 }
 
 /// A bit for each pair of port classes, by row.
-type ByRow = HashMap<(When, u16), Rc<[u64]>>;
+type ByRow = HashMap<(When, RowId), Rc<[u64]>>;
 
-/// A set's rows by (family, class), sorted; and its bases.
+/// A set's rows by class, sorted; and its bases.
 struct Listed {
-    rows: Vec<((u64, u16), Act)>,
-    bases: [Act; 2],
+    rows: Vec<(Class, Answer)>,
+    bases: [Answer; 2],
 }
 
 impl<'a> View<'a> {
@@ -116,8 +93,8 @@ impl<'a> View<'a> {
         self.new.get(table, key)
     }
 
-    pub(super) fn base(&self, when: When, set: u16, family: Family) -> Act {
-        Act::of(self.get(when, TableId::Base, &base_key(set, family)))
+    pub(super) fn base(&self, when: When, set: SetId, family: Family) -> Answer {
+        Answer::of(self.get(when, TableId::Base, &base_key(set, family)))
     }
 
     /// From here on reads whole sets at once: pays where many classes of each are asked for.
@@ -125,35 +102,37 @@ impl<'a> View<'a> {
         self.listing.set(true);
     }
 
-    pub(super) fn act(&self, when: When, set: u16, family: Family, class: u16) -> Act {
+    pub(super) fn act(&self, when: When, set: SetId, class: Class) -> Answer {
         if self.listing.get() {
             let listed = self.listed(when, set);
-            let found = listed.rows.binary_search_by_key(&(family.number().into(), class), |(at, _)| *at);
-            return found.map_or(listed.bases[family as usize], |i| listed.rows[i].1);
+            let found = listed.rows.binary_search_by_key(&class, |(at, _)| *at);
+            return found.map_or(listed.bases[class.family() as usize], |i| listed.rows[i].1);
         }
-        match self.get(when, TableId::Row, &row_key(set, family, class)) {
-            Some(entry) => Act::of(Some(entry)),
-            None => self.base(when, set, family),
+        match self.get(when, TableId::Row, &row_key(set, class)) {
+            Some(entry) => Answer::of(Some(entry)),
+            None => self.base(when, set, class.family()),
         }
     }
 
-    fn listed(&self, when: When, set: u16) -> Rc<Listed> {
+    fn listed(&self, when: When, set: SetId) -> Rc<Listed> {
         if let Some(known) = self.listed.borrow().get(&(when, set)) {
             return known.clone();
         }
-        let rows = self.under(when, TableId::Row, set.into()).into_iter();
-        let rows = rows.map(|(k, e)| ((k.value(1).low(), k.value(2).low() as u16), Act::of(Some(e)))).collect();
+        let rows = self.under(when, TableId::Row, set).into_iter();
+        let rows = rows.map(|(k, e)| (RowKey::of(k).class, Answer::of(Some(e)))).collect();
         let listed = Rc::new(Listed { rows, bases: Family::BOTH.map(|f| self.base(when, set, f)) });
         self.listed.borrow_mut().insert((when, set), listed.clone());
         listed
     }
 
     /// The entries of a table whose keys begin with `first`.
-    pub(super) fn under(&self, when: When, table: TableId, first: u64) -> BTreeMap<&'a Key, &'a Entry> {
-        let mut entries: BTreeMap<_, _> = under(self.new.table(table), first.into()).collect();
+    pub(super) fn under(&self, when: When, table: TableId, first: impl Scalar) -> BTreeMap<&'a Key, &'a Entry> {
+        let mut entries: BTreeMap<_, _> = under(self.new.table(table), first).collect();
         if when == When::Old {
-            let (from, to) = (Key::new([Match::exact(first)]), Key::new([Match::exact(first + 1)]));
-            for ((_, key), (before, _)) in self.changes.entries.range((table, from)..(table, to)) {
+            let first = Match::Exact(first.value());
+            let from = (table, Key::new([first]));
+            let begins = |(t, key): &(TableId, Key)| *t == table && key.fields().first() == Some(&first);
+            for ((_, key), (before, _)) in self.changes.entries.range(from..).take_while(|(k, _)| begins(k)) {
                 match before {
                     Some(entry) => entries.insert(key, entry),
                     None => entries.remove(key),
@@ -167,7 +146,7 @@ impl<'a> View<'a> {
     pub(super) fn sets(&self) -> &Sets {
         self.sets.get_or_init(|| {
             let mut sets = Sets { old: BTreeSet::new(), new: BTreeSet::new() };
-            let named = |e: &Entry| Pipeline::BOTH.into_iter().filter_map(|p| p.set(word_of(e))).collect::<Vec<_>>();
+            let named = |e: &Entry| Pipeline::BOTH.into_iter().filter_map(|p| p.set(Word::of(e))).collect::<Vec<_>>();
             let changed: BTreeMap<_, _> = self.changed(TableId::Endpoint).map(|(k, b, a)| (k, (b, a))).collect();
             for (key, entry) in &self.new.table(TableId::Endpoint).entries {
                 let named = named(entry);
@@ -184,16 +163,16 @@ impl<'a> View<'a> {
     }
 
     /// Does an address belong to this class?
-    pub(super) fn class_in(&self, when: When, family: Family, class: u16) -> bool {
-        if class == 0 {
+    pub(super) fn class_in(&self, when: When, class: Class) -> bool {
+        let family = class.family();
+        if class == Class::unnamed(family) {
             return true;
         }
         if let Some((old, new)) = self.reach {
             let reach = if when == When::Old { old } else { new };
-            return reach.classes[family as usize].contains(&class);
+            return reach.classes.contains(&class);
         }
-        let kind = if family == Family::V4 { IdKind::ClassV4 } else { IdKind::ClassV6 };
-        let key = directory_key(kind, class.into());
+        let key = directory_key(Named::Class(class));
         let listed = |when| self.get(when, TableId::Directory, &key).is_some();
         if listed(When::Old) || listed(When::New) {
             return listed(when);
@@ -202,10 +181,10 @@ impl<'a> View<'a> {
         if when == When::Old { old } else { new }.contains(&class)
     }
 
-    fn leaf_classes(&self, family: Family) -> (BTreeSet<u16>, BTreeSet<u16>) {
+    fn leaf_classes(&self, family: Family) -> (BTreeSet<Class>, BTreeSet<Class>) {
         let table = TableId::remote(family);
         let changed: BTreeMap<_, _> = self.changed(table).map(|(k, b, _)| (k, b)).collect();
-        let class = |e: &Entry| e.params[0] as u16;
+        let class = |e: &Entry| Leaf::of(family, e).class;
         let entries = &self.new.table(table).entries;
         let kept = entries.iter().filter(|(k, _)| !changed.contains_key(k)).map(|(_, e)| class(e));
         let old = kept.chain(changed.values().filter_map(|b| b.map(class))).collect();
@@ -214,22 +193,23 @@ impl<'a> View<'a> {
 
     /// Port classes by protocol, low end: (key, entry) of every interval.
     pub(super) fn intervals(&self, when: When, protocol: u8) -> Vec<(&'a Key, &'a Entry)> {
-        self.under(when, TableId::Port, protocol.into()).into_iter().collect()
+        self.under(when, TableId::Port, protocol).into_iter().collect()
     }
 
     /// Protocols whose intervals change.
     pub(super) fn protocols(&self) -> BTreeSet<u8> {
-        self.changed(TableId::Port).map(|(key, ..)| key.value(0).low() as u8).collect()
+        self.changed(TableId::Port).map(|(key, ..)| PortKey::of(key).protocol).collect()
     }
 
     /// All pairs (port class before, port class after) that some port has; (0, 0) too.
-    pub(super) fn pairs(&self) -> &[(u16, u16)] {
+    pub(super) fn pairs(&self) -> &[(PortClassId, PortClassId)] {
         self.pairs.get_or_init(|| {
             let changing = self.protocols();
-            let mut pairs = BTreeSet::from([(0, 0)]);
+            let mut pairs = BTreeSet::from([Default::default()]);
             for (key, entry) in &self.new.table(TableId::Port).entries {
-                if !changing.contains(&(key.value(0).low() as u8)) {
-                    pairs.insert((entry.params[0] as u16, entry.params[0] as u16));
+                if !changing.contains(&PortKey::of(key).protocol) {
+                    let SetPortClass { port_class } = SetPortClass::of(entry);
+                    pairs.insert((port_class, port_class));
                 }
             }
             for protocol in changing {
@@ -240,13 +220,13 @@ impl<'a> View<'a> {
     }
 
     /// Port classes that a row permits.
-    pub(super) fn permitted(&self, when: When, row: u16) -> BTreeSet<u16> {
-        self.under(when, TableId::Verdict, row.into()).into_keys().map(|k| k.value(1).low() as u16).collect()
+    pub(super) fn permitted(&self, when: When, row: RowId) -> BTreeSet<PortClassId> {
+        self.under(when, TableId::Verdict, row).into_keys().map(|k| VerdictKey::of(k).port_class).collect()
     }
 
     /// A bit for each of `pairs()`.
-    fn function(&self, when: When, act: Act) -> Option<Rc<[u64]>> {
-        let Act::Row(row) = act else { return None };
+    fn function(&self, when: When, act: Answer) -> Option<Rc<[u64]>> {
+        let Answer::Row(row) = act else { return None };
         if let Some(known) = self.functions.borrow().get(&(when, row)) {
             return Some(known.clone());
         }
@@ -263,13 +243,13 @@ impl<'a> View<'a> {
     }
 
     /// Is `middle`'s verdict on every port that of `a` or that of `b`?
-    pub(super) fn between(&self, middle: (When, Act), a: (When, Act), b: (When, Act)) -> bool {
+    pub(super) fn between(&self, middle: (When, Answer), a: (When, Answer), b: (When, Answer)) -> bool {
         if middle.1 == a.1 || middle.1 == b.1 {
             return true;
         }
         let [m, a, b] = [middle, a, b].map(|(when, act)| (act, self.function(when, act)));
-        let word = |f: &(Act, Option<Rc<[u64]>>), i: usize| match (f.0, &f.1) {
-            (Act::Permit, _) => u64::MAX,
+        let word = |f: &(Answer, Option<Rc<[u64]>>), i: usize| match (f.0, &f.1) {
+            (Answer::Permit, _) => u64::MAX,
             (_, Some(bits)) => bits[i],
             _ => 0,
         };

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Key, Origin, Phase, Plan, Program, TableId,
+    ActionId, Class, EndpointId, IfIndex, Incarnation, Key, Origin, Phase, Plan, PortClassId, Program, RowId, SetId,
+    TableId,
     eval::{self, Pipeline, Verdict},
     schema::*,
 };
@@ -38,7 +39,7 @@ impl Random {
     }
 }
 
-pub const ENDPOINTS: [u16; 3] = [1, 2, 3];
+pub const ENDPOINTS: [EndpointId; 3] = [EndpointId::new(1), EndpointId::new(2), EndpointId::new(3)];
 pub const PREFIXES: [(&str, u8); 11] = [
     ("0.0.0.0", 0),
     ("10.0.0.0", 8),
@@ -70,17 +71,17 @@ pub const PORTS: [(u8, Option<u16>); 8] = [
 fn ports(random: &mut Random, program: &mut Program, protocol: u8, classes: usize) {
     let old: Vec<Key> = program.table(TableId::Port).entries.keys().cloned().collect();
     let entries = &mut program.table_mut(TableId::Port).entries;
-    for key in old.iter().filter(|k| k.value(0).low() == u64::from(protocol)) {
+    for key in old.iter().filter(|k| PortKey::of(k).protocol == protocol) {
         entries.remove(key);
     }
     let mut first = 0;
     for boundary in BOUNDARIES.into_iter().filter(|_| random.chance(50)).collect::<Vec<_>>() {
         let class = random.below(classes) as u16 + 1;
-        entries.insert(port_key(protocol, first, boundary - 1), entry(ActionId::SetPortClass, class));
+        entries.insert(port_key(protocol, first, boundary - 1), set_port_class(PortClassId::new(class)));
         first = boundary;
     }
     let class = random.below(classes) as u16 + 1;
-    entries.insert(port_key(protocol, first, 65535), entry(ActionId::SetPortClass, class));
+    entries.insert(port_key(protocol, first, 65535), set_port_class(PortClassId::new(class)));
 }
 
 /// Changes about `strength` percent of what can be in a program.
@@ -88,7 +89,7 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     for endpoint in ENDPOINTS {
         if random.chance(strength) {
             let (i, e) = (random.below(4) as u16, random.below(4) as u16);
-            let word = Word { ingress_set: i, egress_set: e, flags: random.below(16) as u8 };
+            let word = Word { ingress_set: SetId::new(i), egress_set: SetId::new(e), flags: random.below(16) as u8 };
             if random.chance(15) {
                 program.table_mut(TableId::Endpoint).entries.remove(&endpoint_key(endpoint));
             } else {
@@ -97,12 +98,12 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
         }
         for table in [TableId::OwnV4, TableId::Interface] {
             let key = match table {
-                TableId::Interface => interface_key(endpoint.into()),
+                TableId::Interface => interface_key(IfIndex::new(endpoint.get().into())),
                 _ => own_key(endpoint, ADDRESSES[random.below(3)].parse().unwrap()),
             };
             if random.chance(strength) {
                 let value = if table == TableId::Interface {
-                    entry(ActionId::SetEndpoint, random.pick(&ENDPOINTS))
+                    set_endpoint(random.pick(&ENDPOINTS))
                 } else {
                     plain(ActionId::Own)
                 };
@@ -116,11 +117,14 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
         if random.chance(strength) {
             let address: IpAddr = address.parse().unwrap();
             let table = TableId::remote(Family::of(address));
-            let (key, class) = (remote_key(address, length), random.below(4) as u16);
+            let (key, class) = (remote_key(address, length), Class::new(Family::of(address), random.below(4) as u16));
             if random.chance(30) {
                 program.table_mut(table).entries.remove(&key);
             } else {
-                program.table_mut(table).entries.insert(key, set_remote(class, random.below(2) as u16));
+                program
+                    .table_mut(table)
+                    .entries
+                    .insert(key, set_remote(class, Incarnation::new(random.below(2) as u16)));
             }
         }
     }
@@ -132,16 +136,16 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     let act = |random: &mut Random| match random.below(8) {
         0 => plain(ActionId::Permit),
         1 => plain(ActionId::Deny),
-        n => entry(ActionId::SetRow, n as u16 % 4 + 1),
+        n => set_row(RowId::new(n as u16 % 4 + 1)),
     };
-    for set in 1..4 {
+    for set in 1..4u16 {
         for family in Family::BOTH {
             if random.chance(strength / 2) {
                 let entry = act(random);
-                program.table_mut(TableId::Base).entries.insert(base_key(set, family), entry);
+                program.table_mut(TableId::Base).entries.insert(base_key(SetId::new(set), family), entry);
             }
             for class in 0..4 {
-                let key = row_key(set, family, class);
+                let key = row_key(SetId::new(set), Class::new(family, class));
                 if random.chance(strength) {
                     let entry = act(random);
                     program.table_mut(TableId::Row).entries.insert(key, entry);
@@ -151,9 +155,9 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
             }
         }
     }
-    for (row, pc) in (1..5).flat_map(|row| (0..5).map(move |pc| (row, pc))) {
+    for (row, pc) in (1..5u16).flat_map(|row| (0..5u16).map(move |pc| (row, pc))) {
         if random.chance(strength) {
-            let key = verdict_key(row, pc);
+            let key = verdict_key(RowId::new(row), PortClassId::new(pc));
             if program.table_mut(TableId::Verdict).entries.remove(&key).is_none() {
                 let origin =
                     Origin::Rule { policy: "ns/p".into(), rule: row.into(), peer: None, port: Some(pc.into()) };
@@ -168,9 +172,9 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
 #[derive(Clone, Debug)]
 pub enum Asked {
     /// An endpoint's packet from this source (S55).
-    Source(u16, IpAddr, (IpAddr, u16)),
+    Source(EndpointId, IpAddr, (IpAddr, u16)),
     /// A packet of an endpoint.
-    Endpoint(u16, Pipeline, IpAddr, (u8, Option<u16>)),
+    Endpoint(EndpointId, Pipeline, IpAddr, (u8, Option<u16>)),
     /// The same of whatever endpoint an interface leads to.
     Interface(Key, Pipeline, IpAddr, (u8, Option<u16>)),
 }
@@ -190,7 +194,7 @@ impl Asked {
                 eval::verdict(program, *pipeline, *endpoint, *address, *protocol, *port)
             }
             Asked::Interface(key, pipeline, address, (protocol, port)) => match program.get(TableId::Interface, key) {
-                Some(e) => eval::verdict(program, *pipeline, e.params[0] as u16, *address, *protocol, *port),
+                Some(e) => eval::verdict(program, *pipeline, SetEndpoint::of(e).endpoint, *address, *protocol, *port),
                 None => Verdict::Permit,
             },
         }
@@ -210,16 +214,16 @@ pub fn answers(program: &Program) -> Vec<Verdict> {
 /// What an update must answer as before or as after it. An endpoint that goes while its interface
 /// becomes another's has no packets of its own after it: they are asked about by their interface.
 fn asked(old: &Program, new: &Program) -> Vec<Asked> {
-    let gone = |e: u16| {
+    let gone = |e: EndpointId| {
         let has = |p: &Program| p.get(TableId::Endpoint, &endpoint_key(e)).is_some();
         has(old) && !has(new)
     };
     let interfaces = old.table(TableId::Interface).entries.iter();
-    let handed: Vec<(Key, u16)> = interfaces
-        .map(|(key, entry)| (key.clone(), entry.params[0] as u16))
-        .filter(|(key, e)| gone(*e) && new.get(TableId::Interface, key).is_some_and(|n| n.params[0] as u16 != *e))
+    let handed: Vec<(Key, EndpointId)> = interfaces
+        .map(|(key, entry)| (key.clone(), SetEndpoint::of(entry).endpoint))
+        .filter(|(key, e)| gone(*e) && new.get(TableId::Interface, key).is_some_and(|n| SetEndpoint::of(n).endpoint != *e))
         .collect();
-    let by_interface = |e: u16| handed.iter().any(|(_, of)| *of == e);
+    let by_interface = |e: EndpointId| handed.iter().any(|(_, of)| *of == e);
     let mut asked: Vec<Asked> = all()
         .filter(|asked| match asked {
             Asked::Source(e, ..) | Asked::Endpoint(e, ..) => !by_interface(*e),
@@ -228,7 +232,7 @@ fn asked(old: &Program, new: &Program) -> Vec<Asked> {
         .collect();
     // Of one that was there before, what it answers meanwhile is its own.
     let fresh = |key: &Key| {
-        let successor = new.get(TableId::Interface, key).map(|e| e.params[0] as u16);
+        let successor = new.get(TableId::Interface, key).map(|e| SetEndpoint::of(e).endpoint);
         successor.is_some_and(|e| old.get(TableId::Endpoint, &endpoint_key(e)).is_none())
     };
     for (key, endpoint) in handed.iter().filter(|(key, _)| fresh(key)) {
@@ -240,14 +244,14 @@ fn asked(old: &Program, new: &Program) -> Vec<Asked> {
 }
 
 /// Endpoint, source, remote and TCP port.
-pub fn sources() -> impl Iterator<Item = (u16, IpAddr, (IpAddr, u16))> {
+pub fn sources() -> impl Iterator<Item = (EndpointId, IpAddr, (IpAddr, u16))> {
     let address = |i: usize| ADDRESSES[i].parse::<IpAddr>().unwrap();
     let remotes = [(address(0), 80), (address(3), 443)];
     ENDPOINTS.into_iter().flat_map(move |e| (0..3).flat_map(move |s| remotes.map(|r| (e, address(s), r))))
 }
 
 /// Endpoint, pipeline, remote, and protocol with destination port.
-pub fn questions() -> impl Iterator<Item = (u16, Pipeline, IpAddr, (u8, Option<u16>))> {
+pub fn questions() -> impl Iterator<Item = (EndpointId, Pipeline, IpAddr, (u8, Option<u16>))> {
     let addresses: Vec<IpAddr> = ADDRESSES.iter().map(|a| a.parse().unwrap()).collect();
     ENDPOINTS.into_iter().flat_map(move |e| {
         let addresses = addresses.clone();
@@ -272,13 +276,12 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
         state.apply(write);
         let cover = |p: u8| {
             let keys = state.table(TableId::Port).entries.keys();
-            keys.filter(move |k| k.value(0).low() == u64::from(p)).map(|k| k.fields()[1]).collect::<Vec<_>>()
+            keys.map(PortKey::of).filter(move |k| k.protocol == p).map(|k| k.port).collect::<Vec<_>>()
         };
         for protocol in [6, 17] {
             for pair in cover(protocol).windows(2) {
                 let (a, b) = (format!("{:?}", pair[0]), format!("{:?}", pair[1]));
-                use netpolc_table::Match::Range;
-                let joined = matches!((pair[0], pair[1]), (Range { high, .. }, Range { low, .. }) if high + 1 == low);
+                let joined = pair[0].high + 1 == pair[1].low;
                 assert!(joined, "{what}: step {i}: {a} then {b}");
             }
         }
@@ -319,19 +322,17 @@ pub fn in_flight(old: &Program, new: &Program, plan: &Plan, states: &[Program], 
             let mut at: Vec<usize> = (0..6).map(|_| random.below(stretch.len())).collect();
             at.sort_unstable();
             let read: Vec<&Program> = at.iter().map(|i| stretch[*i]).collect();
-            let (class, _) = eval::remote(read[1], address);
+            let class = eval::remote(read[1], address).class;
             let pc = eval::port_class(read[2], protocol, port);
             let verdict = match pipeline.set(eval::word(read[0], endpoint)) {
                 None => Verdict::Permit,
                 Some(set) => {
                     let family = Family::of(address);
                     let base = read[3].get(TableId::Base, &base_key(set, family));
-                    let found = read[4].get(TableId::Row, &row_key(set, family, class)).or(base);
-                    match found.map(|e| (e.action, e.params[0] as u16)) {
-                        Some((ActionId::Permit, _)) => Verdict::Permit,
-                        Some((ActionId::SetRow, row))
-                            if read[5].get(TableId::Verdict, &verdict_key(row, pc)).is_some() =>
-                        {
+                    let found = read[4].get(TableId::Row, &row_key(set, class)).or(base);
+                    match Answer::of(found) {
+                        Answer::Permit => Verdict::Permit,
+                        Answer::Row(row) if read[5].get(TableId::Verdict, &verdict_key(row, pc)).is_some() => {
                             Verdict::Permit
                         }
                         _ => Verdict::Deny,

@@ -40,8 +40,8 @@ fn answers(ground: &Ground, pods: &[Wanted], insides: &[Inside]) -> Vec<Answer> 
     search.answers
 }
 
-fn way(ifindex: u32, by: By) -> Answer {
-    Answer { way: Some(Way { ifindex, by }), ..Answer::default() }
+fn way(index: u32, by: By) -> Answer {
+    Answer { way: Some(Way { ifindex: IfIndex::new(index), by }), ..Answer::default() }
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn an_address_in_two_namespaces_is_in_neither() {
     assert_eq!((found[0].way, found[1].way), (None, None));
     assert!(found[0].doubt.as_ref().unwrap().contains("2 network namespaces"), "{found:?}");
     // Where CNI said which, or it was known before, that stays.
-    let before = Wanted { before: Some(12), ..wanted(B) };
+    let before = Wanted { before: Some(IfIndex::new(12)), ..wanted(B) };
     assert_eq!(answers(&ground(), &[before], &insides), [way(12, By::Before)]);
     let place = Place { netns: "/run/netns/b".into(), host_interfaces: vec![] };
     let places = BTreeMap::from([(place.netns.clone(), 0)]);
@@ -92,12 +92,15 @@ fn namespaces_to_which_no_link_leads_do_not_count() {
 /// A pod that takes its address off, or gives it to an accomplice, stays where it is.
 #[test]
 fn what_is_said_in_namespaces_moves_no_pod() {
-    let pods = [Wanted { before: Some(12), ..wanted(B) }, Wanted { before: Some(13), ..wanted(C) }];
+    let pods = [
+        Wanted { before: Some(IfIndex::new(12)), ..wanted(B) },
+        Wanted { before: Some(IfIndex::new(13)), ..wanted(C) },
+    ];
     let stay = [way(12, By::Before), way(13, By::Before)];
     assert_eq!(answers(&ground(), &pods, &[]), stay);
     assert_eq!(answers(&ground(), &pods, &[inside(0, &[C]), inside(1, &[B])]), stay);
     // Unless its interface is gone.
-    let pods = [Wanted { before: Some(99), ..wanted(B) }];
+    let pods = [Wanted { before: Some(IfIndex::new(99)), ..wanted(B) }];
     assert_eq!(answers(&ground(), &pods, &[inside(0, &[B])]), [way(12, By::Namespace)]);
 }
 
@@ -106,13 +109,13 @@ fn routes_tell_more_than_namespaces_and_cni_more_than_routes() {
     let routes = vec![(B.into(), 13), (C.into(), 12)];
     let ground = Ground { routes, places: BTreeMap::from([("x".into(), 1)]), ..ground() };
     let insides = [inside(0, &[B]), inside(1, &[C])];
-    let pods = [Wanted { before: Some(12), ..wanted(B) }, wanted(C)];
+    let pods = [Wanted { before: Some(IfIndex::new(12)), ..wanted(B) }, wanted(C)];
     assert_eq!(answers(&ground, &pods, &insides), [way(13, By::Route), way(12, By::Route)]);
     let place = Place { netns: "x".into(), host_interfaces: vec!["cni0".into(), "veth13".into()] };
     let pods = [wanted(B), Wanted { place: Some(place), ..wanted(C) }];
     let found = answers(&ground, &pods, &insides);
     assert_eq!(found[1], way(13, By::Cni));
-    assert_eq!(found[0].way, Some(Way { ifindex: 12, by: By::Namespace }));
+    assert_eq!(found[0].way, Some(Way { ifindex: IfIndex::new(12), by: By::Namespace }));
     assert!(found[0].doubt.as_ref().unwrap().contains("veth13 (13) is another pod's"), "{found:?}");
 }
 
@@ -120,8 +123,8 @@ fn routes_tell_more_than_namespaces_and_cni_more_than_routes() {
 fn routes_that_disagree_leave_a_pod_where_it_was() {
     let routes = vec![(B.into(), 13), (B.into(), 12)];
     let ground = Ground { routes, ..ground() };
-    let found = answers(&ground, &[Wanted { before: Some(12), ..wanted(B) }], &[]);
-    assert_eq!(found[0].way, Some(Way { ifindex: 12, by: By::Before }));
+    let found = answers(&ground, &[Wanted { before: Some(IfIndex::new(12)), ..wanted(B) }], &[]);
+    assert_eq!(found[0].way, Some(Way { ifindex: IfIndex::new(12), by: By::Before }));
     assert!(found[0].doubt.is_some());
 }
 
@@ -151,7 +154,7 @@ fn a_bridge_tells_only_of_what_has_no_other_end() {
         search.by_bridge(std::slice::from_ref(&vf), &BTreeMap::from([(mac, port)]));
         search.answers[0].way
     };
-    assert_eq!(at(20), Some(Way { ifindex: 20, by: By::Bridge }));
+    assert_eq!(at(20), Some(Way { ifindex: IfIndex::new(20), by: By::Bridge }));
     // Another pod sends with that hardware address.
     assert_eq!(at(13), None);
 }

@@ -87,9 +87,20 @@ fn tend(mut tender: Tender) {
     loop {
         let done = tender.tend().and_then(|moved| {
             for Moved { endpoint, family, before, now, lost } in moved {
-                tracing::debug!(endpoint, ?family, before, now, "the pod's table of connections has another size");
+                tracing::debug!(
+                    endpoint = endpoint.get(),
+                    ?family,
+                    before,
+                    now,
+                    "the pod's table of connections has another size"
+                );
                 if lost > 0 {
-                    tracing::warn!(endpoint, ?family, lost, "connections found no place in the pod's new table");
+                    tracing::warn!(
+                        endpoint = endpoint.get(),
+                        ?family,
+                        lost,
+                        "connections found no place in the pod's new table"
+                    );
                 }
             }
             tender.wait(LOOK)

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use netpolc_lower::{Compiler, Kind, Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey};
-use netpolc_table::{Entry, Program, TableId, slice, text};
+use netpolc_table::{EndpointId, Entry, Program, TableId, slice, text};
 
 use crate::{
     cli::request::{Compile, Show},
@@ -100,7 +100,7 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     (cluster, Outcome::of_problems(lines.len()))
 }
 
-fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::Result<u16> {
+fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::Result<EndpointId> {
     if let Some(endpoint) = compiler.endpoint(pod) {
         return Ok(endpoint);
     }

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context;
 use netpolc_lower::{Compiler, Scope};
 use netpolc_policy::{Cluster, ObjectKey};
+use netpolc_table::{EndpointId, IfIndex};
 use netpolc_target_flower::{
     json,
     lower::lower,
@@ -73,7 +74,7 @@ pub fn show(
 
 /// Each node of the scope with its pods.
 fn topologies(cluster: &Cluster, compiler: &Compiler, scope: &Scope) -> BTreeMap<Option<Arc<str>>, Topology> {
-    let mut pods = BTreeMap::<Option<Arc<str>>, Vec<(u16, String)>>::new();
+    let mut pods = BTreeMap::<Option<Arc<str>>, Vec<(EndpointId, String)>>::new();
     for (key, endpoint) in compiler.endpoints() {
         let node = match scope {
             Scope::Node(name) => Some(name.clone()),
@@ -83,7 +84,7 @@ fn topologies(cluster: &Cluster, compiler: &Compiler, scope: &Scope) -> BTreeMap
     }
     let nodes = pods.into_iter().zip(FIRST_UPLINK..).map(|((node, pods), ifindex)| {
         let name = node.as_ref().map_or("uplink".into(), |n| format!("{n}/uplink"));
-        let mut topology = Topology::made_up(pods, Port { ifindex, name });
+        let mut topology = Topology::made_up(pods, Port { ifindex: IfIndex::new(ifindex), name });
         let known = node.as_ref().and_then(|n| cluster.nodes.get(n));
         topology.node_addresses = known.map(|n| n.addresses.clone()).unwrap_or_default();
         (node, topology)
@@ -113,7 +114,7 @@ fn head(flower: &Flower, budget: &Budget) -> String {
 /// Filters, totals and what stays in software, for people.
 fn tables(lowered: &Lowered) -> String {
     let mut shown = String::new();
-    let name = |index: u32| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
+    let name = |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
     for (port, placed) in &lowered.ports {
         let rows = placed.iter().map(|placed| {
             let filter = &placed.filter;

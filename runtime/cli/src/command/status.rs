@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use netpolc_agent::record::Record;
+use netpolc_table::SetId;
 use netpolc_target::OffloadRecord;
 
 use super::ebpf::size;
@@ -70,7 +71,7 @@ fn text(status: &Status, colour: Colour) -> String {
     if status.endpoints.is_empty() {
         return text;
     }
-    let set = |set: Option<u16>| set.map_or("open".to_owned(), |s| format!("set {s}"));
+    let set = |set: Option<SetId>| set.map_or("open".to_owned(), |s| format!("set {s}"));
     let rows = status.endpoints.iter().map(|e| {
         let drops: Vec<String> = e.drops.iter().map(|(why, count)| format!("{why}: {count}")).collect();
         [

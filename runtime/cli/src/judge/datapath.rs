@@ -8,7 +8,7 @@ use netpolc_policy::{
     Cluster, Direction,
     oracle::{Question, Transport},
 };
-use netpolc_table::delta;
+use netpolc_table::{EndpointId, IfIndex, delta};
 use netpolc_target::{
     Arrival, Datapath, Frame, Hook, Mark, Target, Verdict, execute,
     frame::Packet,
@@ -22,13 +22,18 @@ const FORGET: Duration = Duration::from_secs(3600);
 /// Interfaces of endpoints are numbered from here: endpoint 1 is on 10,001.
 const FIRST_INTERFACE: u32 = 10_000;
 /// Where packets come from that were not born on the node: any index that is not 0.
-const UPLINK: u32 = 2;
+const UPLINK: IfIndex = IfIndex::new(2);
 
 /// Judges by packets on `T`.
 pub struct OnDatapath<'a, T> {
     tables: Tables<'a>,
     target: T,
     source_port: u16,
+}
+
+/// The made-up interface of an endpoint.
+fn interface_of(endpoint: EndpointId) -> IfIndex {
+    IfIndex::new(FIRST_INTERFACE + u32::from(endpoint.get()))
 }
 
 impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
@@ -39,9 +44,8 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
     pub fn install(cluster: &'a Cluster, mut target: T) -> Result<Self, Error> {
         let mut tables = Tables::new(cluster)?;
         let endpoints: Vec<_> = tables.compiler().endpoints().map(|(key, id)| (key.clone(), id)).collect();
-        let interfaces = endpoints
-            .into_iter()
-            .map(|(pod, id)| Event::Interface { pod, interface: Some((FIRST_INTERFACE + u32::from(id)).into()) });
+        let interfaces =
+            endpoints.into_iter().map(|(pod, id)| Event::Interface { pod, interface: Some(interface_of(id).into()) });
         tables.compiler().apply_all(interfaces)?;
         let (_, plan) = delta::plan(&target.read()?, tables.program())?;
         execute(&mut target, &plan)?;
@@ -63,7 +67,7 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         let translated = packet(question.destination.address(), question.port)?;
         let mut sides = Vec::new();
         for (pod, endpoint) in self.tables.subjects(&question.source) {
-            let interface = FIRST_INTERFACE + u32::from(endpoint);
+            let interface = interface_of(endpoint);
             let (arrival, bytes) = (Arrival::At(interface), frame.clone());
             let frame = Frame { interface, arrival, mark: Mark::Clear, bytes };
             let mut verdict = self.target.packet(Hook::FromPod, &frame)?;
@@ -84,7 +88,7 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         let remote = question.source.address();
         let mut sides = Vec::new();
         for (pod, endpoint) in self.tables.subjects(&question.destination) {
-            let interface = FIRST_INTERFACE + u32::from(endpoint);
+            let interface = interface_of(endpoint);
             // Offline, an address of the pod's node stands for a packet born there (S44), and one of the
             // pod's own for its own traffic, which is known by its interface (S47).
             let arrival = match remote {

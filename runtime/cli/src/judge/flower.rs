@@ -2,6 +2,7 @@
 //! interpreter, so that it needs no kernel and no root. What was sent to a Service is judged as what it is: these filters
 //! have no hook behind the translation, and deny where eBPF would ask again (S48).
 
+use netpolc_table::{EndpointId, IfIndex};
 use std::{collections::BTreeMap, net::IpAddr};
 
 use netpolc_policy::{
@@ -24,7 +25,7 @@ const SOURCE_PORT: u16 = 40_000;
 /// Judges by filters.
 pub struct Flower<'a> {
     tables: Tables<'a>,
-    filters: BTreeMap<u16, Vec<Filter>>,
+    filters: BTreeMap<EndpointId, Vec<Filter>>,
 }
 
 /// Lowers the cluster's tables, each node with its own addresses.
@@ -40,13 +41,13 @@ pub fn open(cluster: &Cluster) -> Result<Flower<'_>, Error> {
             node_addresses: node.and_then(|n| cluster.nodes.get(n)).map(|n| n.addresses.clone()).unwrap_or_default(),
             ..Topology::default()
         });
-        let port = Port { ifindex: u32::from(endpoint), name: key.to_string() };
+        let port = Port { ifindex: IfIndex::new(endpoint.get().into()), name: key.to_string() };
         topology.pods.insert(endpoint, PodPort { port, mac: None });
     }
     let mut filters = BTreeMap::new();
     for topology in nodes.values() {
         for (port, placed) in software::lower(tables.program(), topology)?.ports {
-            filters.insert(port.ifindex as u16, placed.into_iter().map(|p| p.filter).collect());
+            filters.insert(EndpointId::new(port.ifindex.get() as u16), placed.into_iter().map(|p| p.filter).collect());
         }
     }
     Ok(Flower { tables, filters })
@@ -85,7 +86,7 @@ impl Flower<'_> {
     }
 
     /// What the filters say, with the reasons that the tables give where they say the same.
-    fn side(&self, endpoint: u16, hook: Hook, packet: &Packet, expected: Side) -> Side {
+    fn side(&self, endpoint: EndpointId, hook: Hook, packet: &Packet, expected: Side) -> Side {
         let filters = self.filters.get(&endpoint).map(Vec::as_slice).unwrap_or_default();
         // Filters that could decide either way are as bad as filters that drop.
         let outcomes = run(filters, hook, packet, Semantics::SOFTWARE);

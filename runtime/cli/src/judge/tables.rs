@@ -9,7 +9,7 @@ use netpolc_policy::{
     oracle::{Party, Question},
 };
 use netpolc_table::{
-    Origin, Program, TableId,
+    EndpointId, Origin, Program, TableId,
     eval::{self, Decision, Pipeline, Verdict},
 };
 
@@ -41,7 +41,7 @@ impl<'a> Tables<'a> {
     }
 
     /// The policed pods that a party stands for, with their endpoints.
-    pub(super) fn subjects(&self, party: &Party) -> Vec<(&'a Pod, u16)> {
+    pub(super) fn subjects(&self, party: &Party) -> Vec<(&'a Pod, EndpointId)> {
         let endpoint = |pod: &'a Pod| Some((pod, self.compiler.endpoint(&pod.key)?));
         match party {
             Party::Pod(key, _) => {
@@ -60,7 +60,13 @@ impl<'a> Tables<'a> {
     }
 
     /// What the tables say for one pod, whose packets go to or come from `remote`.
-    pub(super) fn side(&self, direction: Direction, subject: (&Pod, u16), remote: IpAddr, question: &Question) -> Side {
+    pub(super) fn side(
+        &self,
+        direction: Direction,
+        subject: (&Pod, EndpointId),
+        remote: IpAddr,
+        question: &Question,
+    ) -> Side {
         self.side_at(direction, subject, (remote, question.port), question)
     }
 
@@ -68,7 +74,7 @@ impl<'a> Tables<'a> {
     fn side_at(
         &self,
         direction: Direction,
-        (pod, endpoint): (&Pod, u16),
+        (pod, endpoint): (&Pod, EndpointId),
         (remote, port): (IpAddr, Option<u16>),
         question: &Question,
     ) -> Side {
@@ -100,7 +106,7 @@ impl<'a> Tables<'a> {
     }
 
     /// The source's side: what was sent to a Service is judged by its backend (S48).
-    pub(super) fn egress(&self, subject: (&Pod, u16), question: &Question) -> Side {
+    pub(super) fn egress(&self, subject: (&Pod, EndpointId), question: &Question) -> Side {
         let sent = question.via.map(|(address, port)| (address, Some(port)));
         let sent = sent.map(|remote| self.side_at(Direction::Egress, subject, remote, question));
         match sent {

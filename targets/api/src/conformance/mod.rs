@@ -16,7 +16,7 @@ pub mod world;
 
 use std::{fmt, time::Duration};
 
-use netpolc_table::{Program, Write};
+use netpolc_table::{IfIndex, Program, Write};
 
 use crate::{Arrival, Datapath, Error, Frame, Hook, Mark, Target, Verdict};
 
@@ -37,7 +37,7 @@ pub struct Case {
     /// In this order.
     pub steps: Vec<Step>,
     /// The interface of packets added by the building functions.
-    interface: u32,
+    interface: IfIndex,
 }
 
 /// One step of a case.

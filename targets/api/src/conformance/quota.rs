@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{Arrival, Error, Frame, Hook, Mark, Verdict};
 
-use netpolc_table::schema::Family;
+use netpolc_table::{IfIndex, schema::Family};
 
 /// A sequence of packets that may end early with an error.
 struct Player<'a> {
@@ -15,7 +15,7 @@ struct Player<'a> {
 }
 
 impl Player<'_> {
-    fn judge(&mut self, interface: u32, hook: Hook, bytes: Vec<u8>) -> Result<Verdict, Error> {
+    fn judge(&mut self, interface: IfIndex, hook: Hook, bytes: Vec<u8>) -> Result<Verdict, Error> {
         self.packets += 1;
         let arrival = Arrival::At(if hook == Hook::ToPod { UPLINK } else { interface });
         self.subject.packet(hook, &Frame { interface, arrival, mark: Mark::Clear, bytes })

@@ -1,8 +1,10 @@
 //! What any target does with tables: what was written is read back, what does not fit is refused without a trace.
 
 use netpolc_table::{
-    ActionId, Entry, Key, Match, Program, TableId, Write,
-    schema::{self, Family, IdKind, Word},
+    ActionId, Class, ClassId, EndpointId, Entry, IfIndex, Incarnation, Key, Match, PortClassId, Program, RowId, SetId,
+    TableId, Write,
+    id::{V4, V6},
+    schema::{self, Family, Named, Word},
 };
 
 use super::{
@@ -52,15 +54,15 @@ pub fn clear<T: Target + ?Sized>(target: &mut T) -> Result<(), Error> {
 fn full_width(target: &dyn Target) -> Program {
     let limits = target.capabilities();
     let last = |limit: u32| (limit.min(1 << 16) - 1) as u16;
-    let (endpoint, set, row, pc) =
-        (last(limits.endpoints), last(limits.sets), last(limits.rows), last(limits.port_classes));
+    let (endpoint, pc) = (EndpointId::new(last(limits.endpoints)), last(limits.port_classes));
+    let [set_before, set] = [1, 0].map(|n| SetId::new(last(limits.sets) - n));
     // The two largest row values are reserved by targets whose rows are 16 bits wide.
-    let row = row.min(0xfffd);
+    let [row_before, row] = [1, 0].map(|n| RowId::new(last(limits.rows).min(0xfffd) - n));
     let mut program = world(Policy::Some, Policy::Friends);
     let mut put = |table, key: Key, entry: Entry| program.apply(&Write::put(table, key, entry));
     let flags = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD;
-    put(TableId::Interface, schema::interface_key(0x00ff_fffe), schema::entry(ActionId::SetEndpoint, endpoint));
-    let word = Word { ingress_set: set, egress_set: set - 1, flags };
+    put(TableId::Interface, schema::interface_key(IfIndex::new(0x00ff_fffe)), schema::set_endpoint(endpoint));
+    let word = Word { ingress_set: set, egress_set: set_before, flags };
     put(TableId::Endpoint, schema::endpoint_key(endpoint), schema::set_policy(word));
     for (family, class) in [(Family::V4, last(limits.classes_v4)), (Family::V6, last(limits.classes_v6))] {
         let all = if family == Family::V4 { "0.0.0.0" } else { "::" }.parse().expect("an address");
@@ -68,8 +70,12 @@ fn full_width(target: &dyn Target) -> Program {
         let ones = ones.parse().expect("an address");
         put(TableId::own(family), schema::own_key(endpoint, ones), schema::plain(ActionId::Own));
         let remote = TableId::remote(family);
-        put(remote, schema::remote_key(all, 0), schema::set_remote(class, 0));
-        put(remote, schema::remote_key(ones, family.bits()), schema::set_remote(class - 1, 0xffff));
+        put(remote, schema::remote_key(all, 0), schema::set_remote(Class::new(family, class), Incarnation::default()));
+        put(
+            remote,
+            schema::remote_key(ones, family.bits()),
+            schema::set_remote(Class::new(family, class - 1), Incarnation::new(0xffff)),
+        );
         // Every length, nested.
         for length in 1..family.bits() {
             let prefix = if family == Family::V4 {
@@ -78,25 +84,23 @@ fn full_width(target: &dyn Target) -> Program {
                 let bits = 0x2001_0db8_5a5a_5a5a_a5a5_a5a5_1234_5679_u128 & u128::MAX << (128 - length);
                 std::net::IpAddr::from(bits.to_be_bytes())
             };
-            put(remote, schema::remote_key(prefix, length), schema::set_remote(1 + u16::from(length % 3), 0));
+            let class = Class::new(family, 1 + u16::from(length % 3));
+            put(remote, schema::remote_key(prefix, length), schema::set_remote(class, Incarnation::default()));
         }
         let service = schema::service_key(ones, ip::SCTP, 0xffff);
         put(TableId::service(family), service, schema::plain(ActionId::Defer));
-        put(TableId::Base, schema::base_key(set, family), schema::entry(ActionId::SetRow, row));
-        put(TableId::Row, schema::row_key(set, family, class), schema::plain(ActionId::Deny));
-        put(TableId::Row, schema::row_key(set, family, 0), schema::entry(ActionId::SetRow, row - 1));
-        put(TableId::Base, schema::base_key(set - 1, family), schema::plain(ActionId::Permit));
+        put(TableId::Base, schema::base_key(set, family), schema::set_row(row));
+        put(TableId::Row, schema::row_key(set, Class::new(family, class)), schema::plain(ActionId::Deny));
+        put(TableId::Row, schema::row_key(set, Class::new(family, 0)), schema::set_row(row_before));
+        put(TableId::Base, schema::base_key(set_before, family), schema::plain(ActionId::Permit));
     }
-    for pc in [0, 1, pc - 1, pc] {
+    for pc in [0, 1, pc - 1, pc].map(PortClassId::new) {
         put(TableId::Verdict, schema::verdict_key(row, pc), schema::plain(ActionId::Permit));
     }
-    put(TableId::Verdict, schema::verdict_key(row - 1, 0), schema::plain(ActionId::Permit));
-    for kind in [IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6] {
-        put(
-            TableId::Directory,
-            schema::directory_key(kind, 1),
-            schema::entry(ActionId::Fingerprint, 0xfedc_ba98_7654_3210u64),
-        );
+    put(TableId::Verdict, schema::verdict_key(row_before, PortClassId::default()), schema::plain(ActionId::Permit));
+    for kind in 1..=Named::LAST_KIND {
+        let key = schema::directory_key(Named::new(kind, 1));
+        put(TableId::Directory, key, schema::fingerprint(0xfedc_ba98_7654_3210));
     }
     program
 }
@@ -157,24 +161,28 @@ fn replace_and_remove(target: &mut dyn Subject, report: &mut Report) {
     let nested = |length| schema::remote_key("10.2.0.0".parse().expect("an address"), length);
     let network_v6 = schema::remote_key("fd00:2::".parse().expect("an address"), 32);
     let host = schema::remote_key("10.2.0.0".parse().expect("an address"), 32);
-    let moved = schema::set_policy(Word { ingress_set: 3, egress_set: 0, flags: Word::INGRESS });
+    let moved = schema::set_policy(Word { ingress_set: SetId::new(3), flags: Word::INGRESS, ..Word::default() });
     let writes = [
-        Write::put(TableId::RemoteV4, nested(16), schema::set_remote(1, 0)),
-        Write::put(TableId::RemoteV4, host.clone(), schema::set_remote(2, 9)),
+        Write::put(TableId::RemoteV4, nested(16), schema::set_remote(ClassId::<V4>::new(1), Incarnation::default())),
+        Write::put(TableId::RemoteV4, host.clone(), schema::set_remote(ClassId::<V4>::new(2), Incarnation::new(9))),
         Write::remove(TableId::RemoteV4, nested(16)),
-        Write::put(TableId::RemoteV4, nested(15), schema::set_remote(4, 0)),
+        Write::put(TableId::RemoteV4, nested(15), schema::set_remote(ClassId::<V4>::new(4), Incarnation::default())),
         Write::remove(TableId::RemoteV4, host),
         Write::remove(TableId::RemoteV6, network_v6),
-        Write::put(TableId::Endpoint, schema::endpoint_key(1), moved),
-        Write::remove(TableId::Row, schema::row_key(2, Family::V4, 1)),
-        Write::put(TableId::Row, schema::row_key(2, Family::V6, 1), schema::plain(ActionId::Permit)),
-        Write::put(TableId::Base, schema::base_key(2, Family::V6), schema::plain(ActionId::Permit)),
-        Write::remove(TableId::Verdict, schema::verdict_key(4, 5)),
-        Write::remove(TableId::Interface, schema::interface_key(101)),
-        Write::remove(TableId::OwnV6, schema::own_key(1, "fd00::1".parse().expect("an address"))),
+        Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), moved),
+        Write::remove(TableId::Row, schema::row_key(SetId::new(2), ClassId::<V4>::new(1))),
+        Write::put(
+            TableId::Row,
+            schema::row_key(SetId::new(2), ClassId::<V6>::new(1)),
+            schema::plain(ActionId::Permit),
+        ),
+        Write::put(TableId::Base, schema::base_key(SetId::new(2), Family::V6), schema::plain(ActionId::Permit)),
+        Write::remove(TableId::Verdict, schema::verdict_key(RowId::new(4), PortClassId::new(5))),
+        Write::remove(TableId::Interface, schema::interface_key(IfIndex::new(101))),
+        Write::remove(TableId::OwnV6, schema::own_key(EndpointId::new(1), "fd00::1".parse().expect("an address"))),
         Write::remove(TableId::ServiceV4, schema::service_key("10.96.0.1".parse().expect("an address"), ip::TCP, 80)),
         // Removing what is not there is no error: a retry after a half-known failure does it.
-        Write::remove(TableId::Interface, schema::interface_key(101)),
+        Write::remove(TableId::Interface, schema::interface_key(IfIndex::new(101))),
     ];
     for (i, write) in writes.iter().enumerate() {
         act(i, write, &mut expected, target);
@@ -196,40 +204,44 @@ fn refusals(target: &mut dyn Subject, report: &mut Report) {
     let limits = target.capabilities().clone();
     let mut full: Vec<Write> = vec![];
     let over = |limit: u32| u16::try_from(limit).ok();
-    if let Some(n) = over(limits.endpoints) {
-        full.push(Write::put(TableId::Interface, schema::interface_key(9), schema::entry(ActionId::SetEndpoint, n)));
+    if let Some(n) = over(limits.endpoints).map(EndpointId::new) {
+        full.push(Write::put(TableId::Interface, schema::interface_key(IfIndex::new(9)), schema::set_endpoint(n)));
         full.push(Write::put(TableId::Endpoint, schema::endpoint_key(n), schema::set_policy(Word::default())));
         let own = schema::own_key(n, "10.9.9.9".parse().expect("an address"));
         full.push(Write::put(TableId::OwnV4, own, schema::plain(ActionId::Own)));
     }
-    if let Some(n) = over(limits.sets) {
-        let word = Word { ingress_set: n, egress_set: 0, flags: Word::INGRESS };
-        full.push(Write::put(TableId::Endpoint, schema::endpoint_key(1), schema::set_policy(word)));
+    if let Some(n) = over(limits.sets).map(SetId::new) {
+        let word = Word { ingress_set: n, flags: Word::INGRESS, ..Word::default() };
+        full.push(Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)));
         full.push(Write::put(TableId::Base, schema::base_key(n, Family::V4), schema::plain(ActionId::Permit)));
-        full.push(Write::put(TableId::Row, schema::row_key(n, Family::V6, 1), schema::plain(ActionId::Permit)));
+        full.push(Write::put(TableId::Row, schema::row_key(n, ClassId::<V6>::new(1)), schema::plain(ActionId::Permit)));
     }
-    if let Some(n) = over(limits.classes_v4) {
+    if let Some(n) = over(limits.classes_v4).map(ClassId::<V4>::new) {
         let key = schema::remote_key("10.0.1.1".parse().expect("an address"), 32);
-        full.push(Write::put(TableId::RemoteV4, key, schema::set_remote(n, 0)));
+        full.push(Write::put(TableId::RemoteV4, key, schema::set_remote(n, Incarnation::default())));
     }
-    if let Some(n) = over(limits.classes_v6) {
+    if let Some(n) = over(limits.classes_v6).map(ClassId::<V6>::new) {
         let key = schema::remote_key("fd00:1::1".parse().expect("an address"), 128);
-        full.push(Write::put(TableId::RemoteV6, key, schema::set_remote(n, 0)));
-        full.push(Write::put(TableId::Row, schema::row_key(1, Family::V6, n), schema::plain(ActionId::Permit)));
+        full.push(Write::put(TableId::RemoteV6, key, schema::set_remote(n, Incarnation::default())));
+        full.push(Write::put(TableId::Row, schema::row_key(SetId::new(1), n), schema::plain(ActionId::Permit)));
     }
-    if let Some(n) = over(limits.rows) {
-        full.push(Write::put(TableId::Base, schema::base_key(1, Family::V4), schema::entry(ActionId::SetRow, n)));
-        full.push(Write::put(TableId::Verdict, schema::verdict_key(n, 1), schema::plain(ActionId::Permit)));
+    if let Some(n) = over(limits.rows).map(RowId::new) {
+        full.push(Write::put(TableId::Base, schema::base_key(SetId::new(1), Family::V4), schema::set_row(n)));
+        full.push(Write::put(
+            TableId::Verdict,
+            schema::verdict_key(n, PortClassId::new(1)),
+            schema::plain(ActionId::Permit),
+        ));
     }
-    if let Some(n) = over(limits.port_classes) {
-        full.push(Write::put(TableId::Verdict, schema::verdict_key(4, n), schema::plain(ActionId::Permit)));
+    if let Some(n) = over(limits.port_classes).map(PortClassId::new) {
+        full.push(Write::put(TableId::Verdict, schema::verdict_key(RowId::new(4), n), schema::plain(ActionId::Permit)));
         // The first half of this write would fit.
         full.push(Write {
             table: TableId::Port,
             remove: vec![schema::port_key(6, 0, 79)],
             put: vec![
-                (schema::port_key(6, 0, 9), schema::entry(ActionId::SetPortClass, 1u16)),
-                (schema::port_key(6, 10, 79), schema::entry(ActionId::SetPortClass, n)),
+                (schema::port_key(6, 0, 9), schema::set_port_class(PortClassId::new(1))),
+                (schema::port_key(6, 10, 79), schema::set_port_class(n)),
             ],
         });
     }
@@ -242,9 +254,13 @@ fn refusals(target: &mut dyn Subject, report: &mut Report) {
         compare(target, &program, case, i, report);
     }
     let senseless = [
-        Write::put(TableId::Port, schema::port_key(6, 70, 90), schema::entry(ActionId::SetPortClass, 1u16)),
-        Write::put(TableId::Port, Key::new([Match::exact(6u8)]), schema::entry(ActionId::SetPortClass, 1u16)),
-        Write::put(TableId::Verdict, schema::verdict_key(1, 1), schema::plain(ActionId::Own)),
+        Write::put(TableId::Port, schema::port_key(6, 70, 90), schema::set_port_class(PortClassId::new(1))),
+        Write::put(TableId::Port, Key::new([Match::exact(6u8)]), schema::set_port_class(PortClassId::new(1))),
+        Write::put(
+            TableId::Verdict,
+            schema::verdict_key(RowId::new(1), PortClassId::new(1)),
+            schema::plain(ActionId::Own),
+        ),
         Write::put(
             TableId::ServiceV4,
             schema::service_key("10.96.0.1".parse().expect("an address"), ip::ICMP, 80),
@@ -253,7 +269,7 @@ fn refusals(target: &mut dyn Subject, report: &mut Report) {
         Write::put(
             TableId::RemoteV4,
             schema::remote_key("10.0.0.1".parse().expect("an address"), 8),
-            schema::set_remote(1, 0),
+            schema::set_remote(ClassId::<V4>::new(1), Incarnation::default()),
         ),
     ];
     for (i, write) in senseless.iter().enumerate() {
@@ -277,15 +293,18 @@ fn split_ports(target: &mut dyn Subject, report: &mut Report) {
         table: TableId::Port,
         remove: vec![schema::port_key(6, 81, 0xffff)],
         put: vec![
-            (schema::port_key(6, 81, 442), schema::entry(ActionId::SetPortClass, 3u16)),
-            (schema::port_key(6, 443, 443), schema::entry(ActionId::SetPortClass, 2u16)),
-            (schema::port_key(6, 444, 0xffff), schema::entry(ActionId::SetPortClass, 3u16)),
+            (schema::port_key(6, 81, 442), schema::set_port_class(PortClassId::new(3))),
+            (schema::port_key(6, 443, 443), schema::set_port_class(PortClassId::new(2))),
+            (schema::port_key(6, 444, 0xffff), schema::set_port_class(PortClassId::new(3))),
         ],
     };
     let judge = |target: &mut dyn Subject, port: u16| {
         let (friend, a) = ("10.0.1.1".parse::<std::net::IpAddr>(), "10.0.0.1".parse::<std::net::IpAddr>());
         let bytes = Packet::new(friend.expect("an address"), a.expect("an address")).tcp(4000, port, 2).build();
-        target.packet(Hook::ToPod, &Frame { interface: A.interface, arrival: 7.into(), mark: Mark::Clear, bytes })
+        target.packet(
+            Hook::ToPod,
+            &Frame { interface: A.interface, arrival: super::world::UPLINK.into(), mark: Mark::Clear, bytes },
+        )
     };
     let check = |target: &mut dyn Subject, step: usize, wanted: &[(u16, Verdict)], report: &mut Report| {
         for &(port, expected) in wanted {

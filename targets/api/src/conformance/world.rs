@@ -13,7 +13,7 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Entry, Key, Program, TableId, Write,
+    ActionId, Class, EndpointId, Entry, IfIndex, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, Write,
     schema::{self, Family, Mac, Word},
 };
 
@@ -23,21 +23,21 @@ use crate::{
 };
 
 /// Where packets from elsewhere entered the node.
-pub const UPLINK: u32 = 7;
+pub const UPLINK: IfIndex = IfIndex::new(7);
 
 /// A pod of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// Its endpoint id.
-    pub endpoint: u16,
+    pub endpoint: EndpointId,
     /// Its host-side interface.
-    pub interface: u32,
+    pub interface: IfIndex,
 }
 
 /// Endpoint 1.
-pub const A: Pod = Pod { endpoint: 1, interface: 101 };
+pub const A: Pod = Pod { endpoint: EndpointId::new(1), interface: IfIndex::new(101) };
 /// Endpoint 2, whose interface index aliases A's under small masks.
-pub const B: Pod = Pod { endpoint: 2, interface: 101 + (1 << 20) };
+pub const B: Pod = Pod { endpoint: EndpointId::new(2), interface: IfIndex::new(101 + (1 << 20)) };
 
 /// The policy of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,23 +105,26 @@ pub const TUNNELS: [(u8, u16); 3] = [(ip::UDP, 4789), (4, 0), (41, 0)];
 
 /// The write that has A's egress policy [`Policy::Some`] permit the VXLAN port, and its neighbours, to friends.
 pub fn permit_tunnels() -> Write {
-    let row = 2 * (base(A, 10) + Policy::Some as u16);
-    Write::put(TableId::Verdict, schema::verdict_key(row, 6), schema::plain(ActionId::Permit))
+    let row = RowId::new(2 * (base(A, 10) + Policy::Some as u16));
+    Write::put(TableId::Verdict, schema::verdict_key(row, PortClassId::new(6)), schema::plain(ActionId::Permit))
 }
 
 /// The incarnation of `friend`.
-pub const INCARNATION: u16 = 0x1111;
+pub const INCARNATION: Incarnation = Incarnation::new(0x1111);
 
 /// The endpoint word of a pod; A's sets are odd, so that no two pods share one.
 pub fn word(pod: Pod, ingress: Policy, egress: Policy) -> Word {
-    let set = |policy: Policy, offset: u16| if policy == Policy::Open { 0 } else { base(pod, offset) + policy as u16 };
+    let set = |policy: Policy, offset: u16| match policy {
+        Policy::Open => SetId::default(),
+        _ => SetId::new(base(pod, offset) + policy as u16),
+    };
     let flag = |policy, flag| if policy == Policy::Open { 0 } else { flag };
     let flags = flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS) | Word::BRIDGED;
     Word { ingress_set: set(ingress, 0), egress_set: set(egress, 10), flags }
 }
 
 fn base(pod: Pod, offset: u16) -> u16 {
-    (pod.endpoint - 1) * 20 + offset
+    (pod.endpoint.get() - 1) * 20 + offset
 }
 
 /// The write that gives a pod these policies; all their sets are there already.
@@ -148,11 +151,7 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
     let mut program = Program::default();
     let mut put = |table, key: Key, entry: Entry| program.apply(&Write::put(table, key, entry));
     for (pod, word) in [(A, word(A, ingress, egress)), (B, word(B, Policy::Open, Policy::Open))] {
-        put(
-            TableId::Interface,
-            schema::interface_key(pod.interface),
-            schema::entry(ActionId::SetEndpoint, pod.endpoint),
-        );
+        put(TableId::Interface, schema::interface_key(pod.interface), schema::set_endpoint(pod.endpoint));
         put(TableId::Endpoint, schema::endpoint_key(pod.endpoint), schema::set_policy(word));
         for hosts in Hosts::both() {
             let own = if pod == A { hosts.a } else { hosts.b };
@@ -164,13 +163,13 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
         let start: IpAddr =
             if hosts.family == Family::V4 { "10.2.0.0" } else { "fd00:2::" }.parse().expect("an address");
         for (prefix, length, class, incarnation) in [
-            (hosts.a, host, 2, 0xaaaa),
-            (hosts.b, host, 1, 0xbbbb),
+            (hosts.a, host, 2, Incarnation::new(0xaaaa)),
+            (hosts.b, host, 1, Incarnation::new(0xbbbb)),
             (hosts.friend, host, 1, INCARNATION),
-            (start, net, 3, 0),
+            (start, net, 3, Incarnation::default()),
         ] {
             let key = schema::remote_key(prefix, length);
-            put(TableId::remote(hosts.family), key, schema::set_remote(class, incarnation));
+            put(TableId::remote(hosts.family), key, schema::set_remote(Class::new(hosts.family, class), incarnation));
         }
         for (protocol, port) in SERVICE_PORTS {
             let key = schema::service_key(hosts.service, protocol, port);
@@ -184,26 +183,22 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
     }
     // Three intervals a protocol; classes 1-3 TCP, 4-6 UDP, 7-9 SCTP.
     for (i, (protocol, port)) in SERVICE_PORTS.into_iter().enumerate() {
-        let class = 3 * i as u16 + 1;
-        put(TableId::Port, schema::port_key(protocol, 0, port - 1), schema::entry(ActionId::SetPortClass, class));
-        put(TableId::Port, schema::port_key(protocol, port, port), schema::entry(ActionId::SetPortClass, class + 1));
-        put(
-            TableId::Port,
-            schema::port_key(protocol, port + 1, 0xffff),
-            schema::entry(ActionId::SetPortClass, class + 2),
-        );
+        let class = |n: u16| schema::set_port_class(PortClassId::new(3 * i as u16 + n));
+        put(TableId::Port, schema::port_key(protocol, 0, port - 1), class(1));
+        put(TableId::Port, schema::port_key(protocol, port, port), class(2));
+        put(TableId::Port, schema::port_key(protocol, port + 1, 0xffff), class(3));
     }
     for (pod, offset) in [(A, 0), (A, 10), (B, 0), (B, 10)] {
         for policy in Policy::CLOSED {
-            let set = base(pod, offset) + policy as u16;
+            let number = base(pod, offset) + policy as u16;
             // Rows belong to one set each: two a set.
-            let row = 2 * set;
+            let (set, row) = (SetId::new(number), RowId::new(2 * number));
             for family in Family::BOTH {
                 let action = if policy == Policy::Everyone { ActionId::Permit } else { ActionId::Deny };
                 put(TableId::Base, schema::base_key(set, family), schema::plain(action));
-                let mut class = |class, entry| put(TableId::Row, schema::row_key(set, family, class), entry);
+                let mut class = |n, entry| put(TableId::Row, schema::row_key(set, Class::new(family, n)), entry);
                 match policy {
-                    Policy::Some | Policy::Tcp => class(1, schema::entry(ActionId::SetRow, row)),
+                    Policy::Some | Policy::Tcp => class(1, schema::set_row(row)),
                     Policy::Friends => class(1, schema::plain(ActionId::Permit)),
                     _ => {}
                 }
@@ -216,8 +211,12 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
                 Policy::Tcp => &[1, 2, 3],
                 _ => &[],
             };
-            for &port_class in permitted {
-                put(TableId::Verdict, schema::verdict_key(row, port_class), schema::plain(ActionId::Permit));
+            for &class in permitted {
+                put(
+                    TableId::Verdict,
+                    schema::verdict_key(row, PortClassId::new(class)),
+                    schema::plain(ActionId::Permit),
+                );
             }
         }
     }

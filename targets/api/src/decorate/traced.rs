@@ -51,7 +51,7 @@ impl<T: Target> Target for Traced<T> {
             tracing::trace!(?key, "removed");
         }
         for (key, entry) in &write.put {
-            tracing::trace!(?key, action = entry.action.spec().name, params = ?entry.params, "put");
+            tracing::trace!(?key, action = entry.action.spec().name, params = ?entry.params(), "put");
         }
         Ok(())
     }
@@ -72,7 +72,7 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
-    use netpolc_table::{TableId, schema};
+    use netpolc_table::{SetId, TableId, schema};
     use tracing::{
         Event, Metadata, Subscriber,
         field::{Field, Visit},
@@ -150,7 +150,7 @@ mod tests {
         let lines = Lines::default();
         tracing::subscriber::with_default(lines.clone(), || {
             let mut target = Traced::new(Faulty::new(Nothing(limits), Faults::Full(1)));
-            let write = Write::remove(TableId::Base, schema::base_key(1, schema::Family::V4));
+            let write = Write::remove(TableId::Base, schema::base_key(SetId::new(1), schema::Family::V4));
             target.write(&write).expect("no fault yet");
             target.write(&write).expect_err("the fault");
             target.settle().expect("no fault");

@@ -4,6 +4,7 @@
 //! A link stands before its filter goes, so both judge the same packets for a moment, alike. Not
 //! here: what is attached first (`attach`).
 
+use netpolc_table::IfIndex;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -39,17 +40,17 @@ pub(super) struct Upgrade {
 /// What came of an interface: its links, or why there are none.
 #[derive(Debug)]
 struct Made {
-    ifindex: u32,
+    ifindex: IfIndex,
     role: Role,
     links: io::Result<Vec<(Hook, OwnedFd)>>,
 }
 
 impl Upgrade {
     /// Begins, in the calling thread's network namespace.
-    fn begin(list: Vec<(u32, Role)>, programs: &Programs) -> io::Result<Self> {
+    fn begin(list: Vec<(IfIndex, Role)>, programs: &Programs) -> io::Result<Self> {
         let dup = |(hook, program): &(Hook, Loaded)| Ok((*hook, program.fd().try_clone_to_owned()?));
         let programs: Vec<(Hook, OwnedFd)> = programs.iter().map(dup).collect::<io::Result<_>>()?;
-        let links = move |role: Role, ifindex: u32| {
+        let links = move |role: Role, ifindex: IfIndex| {
             let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
             let made = mine.map(|(hook, program)| {
                 // Others want the lock that the kernel holds meanwhile.
@@ -135,12 +136,12 @@ impl Attachments {
             return Ok(());
         }
         // Where somebody took a filter away it comes back first.
-        let may = |ifindex: &u32, role| !self.stay.contains(ifindex) && filters_stand(*ifindex, role, programs);
+        let may = |ifindex: &IfIndex, role| !self.stay.contains(ifindex) && filters_stand(*ifindex, role, programs);
         let filtered = self.held.iter().filter_map(|(ifindex, held)| match held {
             Held::Clsact(_, role) if may(ifindex, *role) => Some((*ifindex, *role)),
             Held::Clsact(..) | Held::Tcx(_) => None,
         });
-        let list: Vec<(u32, Role)> = filtered.take(AT_ONCE).collect();
+        let list: Vec<(IfIndex, Role)> = filtered.take(AT_ONCE).collect();
         if !list.is_empty() {
             self.upgrade = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
         }
@@ -148,7 +149,7 @@ impl Attachments {
     }
 
     /// Notes that the qdisc is ours, for when the links go.
-    fn keep_qdisc(&mut self, ifindex: u32, pins: Option<&Pins>) -> io::Result<()> {
+    fn keep_qdisc(&mut self, ifindex: IfIndex, pins: Option<&Pins>) -> io::Result<()> {
         pins.map_or(Ok(()), |pins| mark(pins, &format!("{ifindex}_{QDISC}")))?;
         self.qdiscs.insert(ifindex);
         Ok(())
@@ -166,7 +167,7 @@ impl Attachments {
     /// them.
     fn follow(
         &mut self,
-        ifindex: u32,
+        ifindex: IfIndex,
         role: Role,
         links: Vec<(Hook, OwnedFd)>,
         programs: &Programs,
@@ -203,6 +204,7 @@ impl Attachments {
 /// Does the kernel have TCX links? Asked by an interface that there never is.
 fn has_tcx(programs: &Programs) -> bool {
     const NONE: u32 = i32::MAX as u32;
-    let asked = programs.iter().take(1).map(|(hook, program)| sys::tcx_attach(program.fd(), NONE, side(*hook)));
+    let asked =
+        programs.iter().take(1).map(|(hook, program)| sys::tcx_attach(program.fd(), IfIndex::new(NONE), side(*hook)));
     asked.into_iter().any(|done| done.is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV)))
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use netpolc_table::{
-    ActionId, TableId, Write,
+    ActionId, IfIndex, Incarnation, SetId, TableId, Write,
     schema::{self, Word},
 };
 use netpolc_target::{
@@ -29,7 +29,7 @@ use crate::{
 
 const POD: u32 = 7;
 const UPLINK: u32 = 2;
-const ID: u16 = 1;
+const ID: EndpointId = EndpointId::new(1);
 
 fn address(family: Family, n: u32) -> IpAddr {
     match family {
@@ -45,21 +45,27 @@ fn config(first_log: u8, most_log: u8) -> Config {
 }
 
 /// Pod 1 may open what it wants, and nobody may open anything to it: each answer needs an entry.
-fn police(ebpf: &mut Ebpf, interface: u32) {
-    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
+fn police(ebpf: &mut Ebpf, index: u32) {
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
     ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(ID), schema::set_policy(word))).unwrap();
-    let interface = schema::interface_key(interface);
-    ebpf.write(&Write::put(TableId::Interface, interface, schema::entry(ActionId::SetEndpoint, ID))).unwrap();
+    let interface = schema::interface_key(IfIndex::new(index));
+    ebpf.write(&Write::put(TableId::Interface, interface, schema::set_endpoint(ID))).unwrap();
     for family in Family::BOTH {
         let own = schema::own_key(ID, address(family, 1));
         ebpf.write(&Write::put(TableId::own(family), own, schema::plain(ActionId::Own))).unwrap();
-        ebpf.write(&Write::put(TableId::Base, schema::base_key(2, family), schema::plain(ActionId::Permit))).unwrap();
+        ebpf.write(&Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(2), family),
+            schema::plain(ActionId::Permit),
+        ))
+        .unwrap();
     }
 }
 
 fn judge(ebpf: &mut Ebpf, hook: Hook, packet: Packet) -> Verdict {
-    let arrival = Arrival::At(if hook == Hook::ToPod { UPLINK } else { POD });
-    ebpf.packet(hook, &Frame { interface: POD, arrival, mark: Mark::Clear, bytes: packet.build() }).unwrap()
+    let arrival = Arrival::At(if hook == Hook::ToPod { IfIndex::new(UPLINK) } else { IfIndex::new(POD) });
+    ebpf.packet(hook, &Frame { interface: IfIndex::new(POD), arrival, mark: Mark::Clear, bytes: packet.build() })
+        .unwrap()
 }
 
 /// Connection number `n`, to one of 256 remotes.
@@ -90,7 +96,7 @@ fn insert(ebpf: &mut Ebpf, family: Family, n: u32) -> Inserted {
         opener: Hook::FromPod,
         born: false,
         phase: Phase::Established,
-        incarnation: 0,
+        incarnation: Incarnation::new(0),
     };
     ebpf.insert(&running).unwrap()
 }
@@ -225,11 +231,16 @@ fn s59_nothing_is_lost_while_packets_come() {
                 moves
             });
             for _ in 0..8 {
-                scope.spawn(|| assert_eq!(program.run(&udp, 1, UPLINK, FLOWS / 32).unwrap().0, Verdict::Next));
+                scope.spawn(|| {
+                    assert_eq!(
+                        program.run(&udp, IfIndex::new(1), IfIndex::new(UPLINK), FLOWS / 32).unwrap().0,
+                        Verdict::Next
+                    )
+                });
                 std::thread::sleep(Duration::from_millis(60));
             }
             for _ in 0..30 {
-                program.run(&udp, 1, UPLINK, FLOWS / 32).unwrap();
+                program.run(&udp, IfIndex::new(1), IfIndex::new(UPLINK), FLOWS / 32).unwrap();
                 std::thread::sleep(Duration::from_millis(30));
             }
             done.store(true, Relaxed);
@@ -325,9 +336,10 @@ fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
     }
     let mut ebpf = Ebpf::open(&dir, config(3, 12)).unwrap();
     assert_eq!(ebpf.connections(ID).unwrap().len(), 40);
-    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
-    ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(2), schema::set_policy(word))).unwrap();
-    assert_eq!(ebpf.connections(2).unwrap(), []);
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
+    ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(2)), schema::set_policy(word)))
+        .unwrap();
+    assert_eq!(ebpf.connections(EndpointId::new(2)).unwrap(), []);
     assert_eq!(ebpf.connections(ID).unwrap().len(), 40);
     drop(ebpf);
     Ebpf::remove(&dir).unwrap();
@@ -338,12 +350,13 @@ fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
 fn s59_tables_that_grow_together_share_the_budget() {
     let sizes = Connections { first_log: 3, most_log: 12, budget: 6 * 100, ..Connections::default() };
     let mut ebpf = private(Config { connections: sizes, ..config(3, 12) });
-    let word = Word { ingress_set: 1, egress_set: 2, flags: Word::INGRESS | Word::EGRESS };
+    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
     for id in [2, 3] {
-        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(id), schema::set_policy(word))).unwrap();
+        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(id)), schema::set_policy(word)))
+            .unwrap();
     }
     let mut tender = ebpf.tender().unwrap();
-    let moves = tender.enlarge(Family::V4, [1, 2, 3].into_iter().map(|id| (id, 0))).unwrap();
+    let moves = tender.enlarge(Family::V4, [1, 2, 3].into_iter().map(|id| (EndpointId::new(id), 0))).unwrap();
     let buckets: Vec<u32> = moves.iter().map(|m| m.to.buckets()).collect();
     assert_eq!(buckets, [32, 32, 16], "half of what is left each time");
     assert_eq!(tender.carry_out(moves).unwrap().len(), 3);

@@ -20,6 +20,7 @@
 //! published its own, and of two the one at the lower address stays. What is left: a packet between may be judged by the
 //! entry that goes, and of three at once a second one may stay until it ages away.
 
+use netpolc_table::Incarnation;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Entries of a bucket.
@@ -168,9 +169,9 @@ pub struct Tuple<A> {
 
 impl<A> Tuple<A> {
     /// The 8 bytes after the addresses in a key.
-    pub fn tail(&self, incarnation: u16) -> [u8; 8] {
+    pub fn tail(&self, incarnation: Incarnation) -> [u8; 8] {
         let ([a, b], [c, d]) = (self.local_port.to_be_bytes(), self.remote_port.to_be_bytes());
-        let [e, f] = incarnation.to_le_bytes();
+        let [e, f] = incarnation.get().to_le_bytes();
         [a, b, c, d, self.protocol, 0, e, f]
     }
 }
@@ -181,7 +182,7 @@ pub(super) fn word(bytes: &[u8]) -> u64 {
 
 impl Tuple<Ipv4Addr> {
     /// The key as it stands in `state_v4_key`.
-    pub fn key(&self, incarnation: u16) -> [u8; KEY_V4] {
+    pub fn key(&self, incarnation: Incarnation) -> [u8; KEY_V4] {
         let mut key = [0; KEY_V4];
         key[..4].copy_from_slice(&self.remote.octets());
         key[4..8].copy_from_slice(&self.local.octets());
@@ -190,14 +191,14 @@ impl Tuple<Ipv4Addr> {
     }
     /// Its hash; the incarnation is not part of it.
     pub fn hash(&self, seed: u64) -> StateHash {
-        let key = self.key(0);
+        let key = self.key(Incarnation::new(0));
         StateHash(mix(mix(word(&key[..8]) ^ seed, K1) ^ word(&key[8..]), K2))
     }
 }
 
 impl Tuple<Ipv6Addr> {
     /// The key as it stands in `state_v6_key`.
-    pub fn key(&self, incarnation: u16) -> [u8; KEY_V6] {
+    pub fn key(&self, incarnation: Incarnation) -> [u8; KEY_V6] {
         let mut key = [0; KEY_V6];
         key[..16].copy_from_slice(&self.remote.octets());
         key[16..32].copy_from_slice(&self.local.octets());
@@ -206,7 +207,7 @@ impl Tuple<Ipv6Addr> {
     }
     /// Its hash; neither the incarnation nor the first half of the pod's own address is part of it.
     pub fn hash(&self, seed: u64) -> StateHash {
-        let key = self.key(0);
+        let key = self.key(Incarnation::new(0));
         let h = mix(word(&key[..8]) ^ seed, K1) ^ word(&key[8..16]);
         let h = mix(h, K2) ^ word(&key[24..32]);
         StateHash(mix(mix(h, K1) ^ word(&key[32..40]), K2))

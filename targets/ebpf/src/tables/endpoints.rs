@@ -14,12 +14,15 @@ use std::{
 };
 
 use netpolc_table::{
-    ActionId, Entry, Key, Program, TableId,
-    schema::{self, IdKind, Mac, Word, endpoint_key, interface_key, own_key, set_policy, word_of},
+    ActionId, EndpointId, Entry, IfIndex, Key, Program, SetId, TableId,
+    schema::{
+        self, DirectoryKey, EndpointKey, Family, Fingerprint, InterfaceKey, Mac, Named, OwnKey, OwnMacKey, SetEndpoint,
+        SetMac, Word, endpoint_key, interface_key, own_key, set_endpoint, set_policy,
+    },
 };
 use netpolc_target::Error;
 
-use super::{Access, Grace, Room, Stop, invalid, number};
+use super::{Access, Grace, Room, Stop, below, invalid, number};
 use crate::{
     layout::{MapId, endpoint, own_more_key},
     ledger::LedgerId,
@@ -45,66 +48,71 @@ pub struct Endpoints {
     free: Vec<u16>,
     quarantine: Vec<u16>,
     /// Addresses in `own_more` by endpoint.
-    more: BTreeMap<u16, BTreeSet<IpAddr>>,
+    more: BTreeMap<EndpointId, BTreeSet<IpAddr>>,
     more_count: u32,
     /// Records whose IPv6 address may still be read.
-    stale_v6: HashSet<u16>,
+    stale_v6: HashSet<EndpointId>,
     /// The slot of interface 1, and what stands in it while it is lent.
     low: Option<usize>,
-    lent: Option<u16>,
+    lent: Option<EndpointId>,
 }
 
-fn record(maps: &Maps, id: u16) -> &[AtomicU64] {
-    &maps.words(MapId::Endpoint)[usize::from(id) * (endpoint::SIZE / 8)..][..endpoint::SIZE / 8]
+fn record(maps: &Maps, id: EndpointId) -> &[AtomicU64] {
+    &maps.words(MapId::Endpoint)[usize::from(id.get()) * (endpoint::SIZE / 8)..][..endpoint::SIZE / 8]
 }
-fn record32(maps: &Maps, id: u16, at: usize) -> &AtomicU32 {
-    &maps.words(MapId::Endpoint)[usize::from(id) * (endpoint::SIZE / 4) + at / 4]
+fn record32(maps: &Maps, id: EndpointId, at: usize) -> &AtomicU32 {
+    &maps.words(MapId::Endpoint)[usize::from(id.get()) * (endpoint::SIZE / 4) + at / 4]
 }
-fn presence(maps: &Maps, id: u16) -> &AtomicU8 {
-    &maps.ledger(LedgerId::Endpoint)[usize::from(id)]
+fn presence(maps: &Maps, id: EndpointId) -> &AtomicU8 {
+    &maps.ledger(LedgerId::Endpoint)[usize::from(id.get())]
 }
 
-fn endpoint_id(maps: &Maps, table: TableId, value: u64) -> Result<u16, Stop> {
-    match number(table, Room::Endpoints, value.into(), maps.capacities.endpoints)? {
-        0 => Err(invalid(table, "endpoint 0 stands for none".into())),
-        id => Ok(id as u16),
+fn known(maps: &Maps, table: TableId, id: EndpointId) -> Result<EndpointId, Stop> {
+    match below(table, Room::Endpoints, id, maps.capacities.endpoints)? {
+        id if id == EndpointId::default() => Err(invalid(table, "endpoint 0 stands for none".into())),
+        id => Ok(id),
     }
 }
 
 /// Checks a change of `interface`.
-pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u32, Option<u16>), Stop> {
+pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(IfIndex, Option<EndpointId>), Stop> {
     let table = TableId::Interface;
-    let ifindex = number(table, Room::Never("interface indices"), key.value(0), INTERFACES)?;
+    let InterfaceKey { ifindex } = InterfaceKey::of(key);
+    number(table, Room::Never("interface indices"), ifindex.get(), INTERFACES)?;
     match entry {
         None => Ok((ifindex, None)),
-        Some(e) if e.action == ActionId::SetEndpoint => Ok((ifindex, Some(endpoint_id(maps, table, e.params[0])?))),
+        Some(e) if e.action == ActionId::SetEndpoint => {
+            Ok((ifindex, Some(known(maps, table, SetEndpoint::of(e).endpoint)?)))
+        }
         Some(e) => Err(invalid(table, format!("no action {}", e.action.spec().name))),
     }
 }
 
 /// Checks a change of `endpoint`.
-pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u16, Option<Word>), Stop> {
+pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(EndpointId, Option<Word>), Stop> {
     let table = TableId::Endpoint;
-    let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
+    let id = known(maps, table, EndpointKey::of(key).endpoint)?;
     let Some(entry) = entry else { return Ok((id, None)) };
     if entry.action != ActionId::SetPolicy {
         return Err(invalid(table, format!("no action {}", entry.action.spec().name)));
     }
-    for set in &entry.params[..2] {
-        number(table, Room::Sets, (*set).into(), maps.capacities.sets)?;
+    let word = Word::of(entry);
+    for set in [word.ingress_set, word.egress_set] {
+        below(table, Room::Sets, set, maps.capacities.sets)?;
     }
-    Ok((id, Some(word_of(entry))))
+    Ok((id, Some(word)))
 }
 
 /// Checks a change of `own_v4` or `own_v6`.
-pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) -> Result<(u16, IpAddr, bool), Stop> {
-    let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
-    let bits = key.value(1).get();
-    let address = if table == TableId::OwnV4 {
-        IpAddr::V4(u32::try_from(bits).map_err(|_| invalid(table, "no IPv4 address".into()))?.into())
-    } else {
-        IpAddr::V6(bits.into())
-    };
+pub fn check_own(
+    maps: &Maps,
+    table: TableId,
+    key: &Key,
+    entry: Option<&Entry>,
+) -> Result<(EndpointId, IpAddr, bool), Stop> {
+    let family = if table == TableId::OwnV4 { Family::V4 } else { Family::V6 };
+    let OwnKey { endpoint, address } = OwnKey::of(family, key);
+    let id = known(maps, table, endpoint)?;
     if address == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
         return Err(invalid(table, "0.0.0.0 is nobody's".into()));
     }
@@ -115,14 +123,16 @@ pub fn check_own(maps: &Maps, table: TableId, key: &Key, entry: Option<&Entry>) 
 }
 
 /// Checks a change of `own_mac`: the endpoint, and its address as its record has it.
-pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(u16, u64), Stop> {
+pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(EndpointId, u64), Stop> {
     let table = TableId::OwnMac;
-    let id = endpoint_id(maps, table, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
-    match entry {
+    let id = known(maps, table, OwnMacKey::of(key).endpoint)?;
+    match entry.map(|e| (e, SetMac::of(e).address)) {
         None => Ok((id, 0)),
-        Some(e) if e.action != ActionId::SetMac => Err(invalid(table, format!("no action {}", e.action.spec().name))),
-        Some(e) if e.params[0] == 0 => Err(invalid(table, "address 0 stands for none".into())),
-        Some(e) => Ok((id, recorded(schema::mac_of(e)))),
+        Some((e, _)) if e.action != ActionId::SetMac => {
+            Err(invalid(table, format!("no action {}", e.action.spec().name)))
+        }
+        Some((_, address)) if address == Mac::default() => Err(invalid(table, "address 0 stands for none".into())),
+        Some((_, address)) => Ok((id, recorded(address))),
     }
 }
 
@@ -136,24 +146,32 @@ fn mac(recorded: u64) -> Mac {
 }
 
 /// Changes an endpoint's hardware address: one aligned store.
-pub fn write_mac(maps: &Maps, id: u16, recorded: u64) {
+pub fn write_mac(maps: &Maps, id: EndpointId, recorded: u64) {
     record(maps, id)[endpoint::OWN_MAC / 8].store(recorded, Release);
 }
 
 /// Checks a change of `directory`: its place and value.
 pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64), Stop> {
     let table = TableId::Directory;
-    let kind = number(table, Room::Never("kinds"), key.value(0), IdKind::ClassV4 as u32 + 2)?;
+    let (kind, id) = DirectoryKey::of(key).named.numbers();
+    number(table, Room::Never("kinds"), kind.into(), u32::from(Named::LAST_KIND) + 1)?;
     let kind = kind.checked_sub(1).ok_or_else(|| invalid(table, "there is no kind 0".into()))?;
-    let id = number(table, Room::Never("ids"), key.value(1), 65536)?;
+    let place = usize::from(kind) << 16 | number(table, Room::Never("ids"), id, 65536)? as usize;
     match entry {
-        None => Ok(((kind as usize) << 16 | id as usize, 0)),
+        None => Ok((place, 0)),
         Some(e) if e.action != ActionId::Fingerprint => {
             Err(invalid(table, format!("no action {}", e.action.spec().name)))
         }
-        Some(e) if e.params[0] == 0 => Err(invalid(table, "fingerprint 0 stands for none".into())),
-        Some(e) => Ok(((kind as usize) << 16 | id as usize, e.params[0])),
+        Some(e) => match Fingerprint::of(e).value {
+            0 => Err(invalid(table, "fingerprint 0 stands for none".into())),
+            value => Ok((place, value)),
+        },
     }
+}
+
+/// Every id that an endpoint may have here.
+fn endpoints(maps: &Maps) -> impl Iterator<Item = EndpointId> + use<> {
+    (1..=(maps.capacities.endpoints - 1) as u16).map(EndpointId::new)
 }
 
 impl Endpoints {
@@ -183,7 +201,7 @@ impl Endpoints {
         this.free = (1..blocks).rev().map(|b| b as u16).filter(|b| !linked.contains(b)).collect();
         for key in maps.own_more()?.keys() {
             let key = key.map_err(|e| refused("map own_more: read", map_error(e)))?;
-            let id = u16::from_le_bytes([key[0], key[1]]);
+            let id = EndpointId::new(u16::from_le_bytes([key[0], key[1]]));
             let bytes: [u8; 16] = key[4..].try_into().expect("16 bytes");
             let address =
                 if key[2] == 4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) };
@@ -197,9 +215,10 @@ impl Endpoints {
     }
 
     /// Would these interfaces find blocks?
-    pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[u32], grace: &Grace) -> Result<(), Stop> {
+    pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[IfIndex], grace: &Grace) -> Result<(), Stop> {
         let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
-        let new: HashSet<u32> = puts.iter().map(|i| i >> 8).filter(|&d| dir[d as usize].load(Relaxed) == 0).collect();
+        let new: HashSet<u32> =
+            puts.iter().map(|i| i.get() >> 8).filter(|&d| dir[d as usize].load(Relaxed) == 0).collect();
         if new.len() > self.free.len() && !self.quarantine.is_empty() {
             grace.wait()?;
             self.free.append(&mut self.quarantine);
@@ -213,7 +232,8 @@ impl Endpoints {
     }
 
     /// Changes one interface.
-    pub fn write_interface(&mut self, maps: &Maps, ifindex: u32, id: Option<u16>) {
+    pub fn write_interface(&mut self, maps: &Maps, ifindex: IfIndex, id: Option<EndpointId>) {
+        let ifindex = ifindex.get();
         let dir = &maps.words::<AtomicU16>(MapId::InterfaceDir)[(ifindex >> 8) as usize];
         let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
         let mut block = dir.load(Relaxed);
@@ -234,7 +254,7 @@ impl Endpoints {
             (true, false) => *uses -= 1,
             _ => {}
         }
-        slot.store(id.unwrap_or(0), Release);
+        slot.store(id.unwrap_or_default().get(), Release);
         if *uses == 0 {
             dir.store(0, Release);
             self.quarantine.push(block);
@@ -254,27 +274,27 @@ impl Endpoints {
     }
 
     /// See [`super::Tables::lend_interface`].
-    pub fn lend(&mut self, maps: &Maps, ifindex: u32) {
+    pub fn lend(&mut self, maps: &Maps, ifindex: IfIndex) {
         let endpoint = endpoint_of(maps, ifindex);
         if let Some(low) = self.low {
             let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
-            self.lent = Some(slots[low].load(Relaxed));
-            slots[low].store(endpoint, Release);
+            self.lent = Some(EndpointId::new(slots[low].load(Relaxed)));
+            slots[low].store(endpoint.get(), Release);
         }
     }
 
     /// See [`super::Tables::return_interface`].
     pub fn unlend(&mut self, maps: &Maps) {
         if let (Some(low), Some(own)) = (self.low, self.lent.take()) {
-            maps.words::<AtomicU16>(MapId::InterfaceBlock)[low].store(own, Release);
+            maps.words::<AtomicU16>(MapId::InterfaceBlock)[low].store(own.get(), Release);
         }
     }
 
     /// Takes from endpoints that come back what is left of them, and gives tables of connections to
     /// those that keep state and have none.
-    pub fn prepare(&self, maps: &Maps, list: &[(u16, Option<Word>)], grace: &Grace) -> Result<(), Error> {
+    pub fn prepare(&self, maps: &Maps, list: &[(EndpointId, Option<Word>)], grace: &Grace) -> Result<(), Error> {
         let back = list.iter().filter(|(id, word)| word.is_some() && presence(maps, *id).load(Acquire) == USED);
-        let back: Vec<u16> = back.map(|(id, _)| *id).collect();
+        let back: Vec<EndpointId> = back.map(|(id, _)| *id).collect();
         if !back.is_empty() {
             grace.wait()?;
         }
@@ -288,12 +308,12 @@ impl Endpoints {
     }
 
     /// Changes an endpoint's word.
-    pub fn write_endpoint(&mut self, maps: &Maps, id: u16, word: Option<Word>) {
+    pub fn write_endpoint(&mut self, maps: &Maps, id: EndpointId, word: Option<Word>) {
         let (record, presence) = (record(maps, id), presence(maps, id));
         if let Some(word) = word {
             presence.store(PRESENT, Release);
-            let value = u64::from(word.ingress_set)
-                | u64::from(word.egress_set) << 16
+            let value = u64::from(word.ingress_set.get())
+                | u64::from(word.egress_set.get()) << 16
                 | u64::from(word.flags) << endpoint::FLAGS_SHIFT;
             record[endpoint::WORD / 8].store(value, Release);
         } else if presence.load(Acquire) == PRESENT {
@@ -303,7 +323,7 @@ impl Endpoints {
     }
 
     /// Would these own addresses find room?
-    pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(u16, IpAddr)]) -> Result<(), Stop> {
+    pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(EndpointId, IpAddr)]) -> Result<(), Stop> {
         if self.more_count as usize + puts.len() <= maps.capacities.more_addresses as usize {
             return Ok(());
         }
@@ -315,7 +335,7 @@ impl Endpoints {
         Ok(())
     }
 
-    fn first(&self, maps: &Maps, id: u16, v4: bool) -> Option<IpAddr> {
+    fn first(&self, maps: &Maps, id: EndpointId, v4: bool) -> Option<IpAddr> {
         if v4 {
             let address = Ipv4Addr::from(record32(maps, id, endpoint::OWN_V4).load(Acquire).to_le_bytes());
             (!address.is_unspecified()).then_some(address.into())
@@ -330,13 +350,13 @@ impl Endpoints {
         }
     }
 
-    fn has(&self, maps: &Maps, id: u16, address: IpAddr) -> bool {
+    fn has(&self, maps: &Maps, id: EndpointId, address: IpAddr) -> bool {
         self.first(maps, id, address.is_ipv4()) == Some(address)
             || self.more.get(&id).is_some_and(|m| m.contains(&address))
     }
 
     /// Adds or removes one own address.
-    pub fn write_own(&mut self, maps: &Maps, id: u16, address: IpAddr, put: bool) -> Result<(), Error> {
+    pub fn write_own(&mut self, maps: &Maps, id: EndpointId, address: IpAddr, put: bool) -> Result<(), Error> {
         let known = self.has(maps, id, address);
         if known == put {
             return Ok(());
@@ -387,7 +407,7 @@ impl Endpoints {
     pub fn release(&mut self, maps: &Maps) -> Result<(), Error> {
         self.free.append(&mut self.quarantine);
         self.stale_v6.clear();
-        for id in 1..=(maps.capacities.endpoints - 1) as u16 {
+        for id in endpoints(maps) {
             if presence(maps, id).load(Acquire) == USED {
                 state::purge(maps, id)?;
                 presence(maps, id).store(ABSENT, Release);
@@ -399,18 +419,18 @@ impl Endpoints {
     /// Decodes the six tables.
     pub fn read(&self, maps: &Maps, into: &mut Program) -> Result<(), Error> {
         for (ifindex, endpoint) in interfaces(maps) {
-            let entry = schema::entry(ActionId::SetEndpoint, endpoint);
+            let entry = set_endpoint(endpoint);
             into.table_mut(TableId::Interface).entries.insert(interface_key(ifindex), entry);
         }
-        let own = |into: &mut Program, id: u16, address: IpAddr| {
+        let own = |into: &mut Program, id: EndpointId, address: IpAddr| {
             let table = if address.is_ipv4() { TableId::OwnV4 } else { TableId::OwnV6 };
             into.table_mut(table).entries.insert(own_key(id, address), schema::plain(ActionId::Own));
         };
-        for id in 1..=(maps.capacities.endpoints - 1) as u16 {
+        for id in endpoints(maps) {
             let value = record(maps, id)[endpoint::WORD / 8].load(Acquire);
             let word = Word {
-                ingress_set: value as u16,
-                egress_set: (value >> 16) as u16,
+                ingress_set: SetId::new(value as u16),
+                egress_set: SetId::new((value >> 16) as u16),
                 flags: (value >> endpoint::FLAGS_SHIFT) as u8,
             };
             match presence(maps, id).load(Acquire) {
@@ -436,42 +456,45 @@ impl Endpoints {
             let key = key.map_err(|e| refused("map own_more: read", map_error(e)))?;
             let bytes: [u8; 16] = key[4..].try_into().expect("16 bytes");
             let v4 = IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            own(into, u16::from_le_bytes([key[0], key[1]]), if key[2] == 4 { v4 } else { bytes.into() });
+            let id = EndpointId::new(u16::from_le_bytes([key[0], key[1]]));
+            own(into, id, if key[2] == 4 { v4 } else { bytes.into() });
         }
         for (i, word) in maps.words::<AtomicU64>(MapId::Directory).iter().enumerate() {
             let (value, kind) = (word.load(Acquire), (i >> 16) as u8 + 1);
             if value == 0 {
                 continue;
             }
-            let kinds = [IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6];
-            let Some(kind) = kinds.into_iter().find(|&k| k as u8 == kind) else {
+            let named = Named::new(kind, i as u32 & 0xffff);
+            if let Named::Unknown { .. } = named {
                 return Err(Error::Installed(format!("table directory: kind {kind}")));
-            };
-            let key = schema::directory_key(kind, i as u32 & 0xffff);
-            into.table_mut(TableId::Directory).entries.insert(key, schema::entry(ActionId::Fingerprint, value));
+            }
+            let entries = &mut into.table_mut(TableId::Directory).entries;
+            entries.insert(schema::directory_key(named), schema::fingerprint(value));
         }
         Ok(())
     }
 }
 
 /// The endpoint of an interface; 0: none.
-pub fn endpoint_of(maps: &Maps, ifindex: u32) -> u16 {
+pub fn endpoint_of(maps: &Maps, ifindex: IfIndex) -> EndpointId {
+    let ifindex = ifindex.get();
     let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
     let block = dir.get((ifindex >> 8) as usize).map_or(0, |d| d.load(Relaxed));
-    maps.words::<AtomicU16>(MapId::InterfaceBlock)[usize::from(block) * 256 + (ifindex & 255) as usize].load(Relaxed)
+    let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
+    EndpointId::new(slots[usize::from(block) * 256 + (ifindex & 255) as usize].load(Relaxed))
 }
 
 /// Every interface with its endpoint.
-fn interfaces(maps: &Maps) -> BTreeMap<u32, u16> {
+fn interfaces(maps: &Maps) -> BTreeMap<IfIndex, EndpointId> {
     let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
     let mut list = BTreeMap::new();
     for (high, dir) in maps.words::<AtomicU16>(MapId::InterfaceDir).iter().enumerate() {
         let block = usize::from(dir.load(Acquire));
         if block != 0 && (block + 1) * 256 <= slots.len() {
             for (low, slot) in slots[block * 256..][..256].iter().enumerate() {
-                let endpoint = slot.load(Acquire);
-                if endpoint != 0 {
-                    list.insert((high << 8 | low) as u32, endpoint);
+                let endpoint = EndpointId::new(slot.load(Acquire));
+                if endpoint != EndpointId::default() {
+                    list.insert(IfIndex::new((high << 8 | low) as u32), endpoint);
                 }
             }
         }

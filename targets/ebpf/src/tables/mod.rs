@@ -22,8 +22,8 @@ use std::{
 };
 
 use netpolc_table::{
-    ActionId, Entry, Key, Match, Program, TableId, Value, Write,
-    schema::{Family, remote_key, set_remote},
+    ActionId, Class, EndpointId, Entry, Id, IfIndex, Incarnation, Key, Match, Program, TableId, Write,
+    schema::{Family, Leaf, remote_key, set_remote},
 };
 use netpolc_target::Error;
 
@@ -175,13 +175,17 @@ fn invalid(table: TableId, reason: String) -> Stop {
     Stop::Other(Error::Invalid { table, reason })
 }
 
+/// An id whose number is below `limit`.
+fn below<I: Id>(table: TableId, room: Room, id: I, limit: u32) -> Result<I, Stop> {
+    number(table, room, id.number().into(), limit).map(|_| id)
+}
+
 /// A number below `limit`.
-fn number(table: TableId, room: Room, value: Value, limit: u32) -> Result<u32, Stop> {
-    let number = value.get();
-    if number < u128::from(limit) {
-        return Ok(number as u32);
+fn number(table: TableId, room: Room, number: u32, limit: u32) -> Result<u32, Stop> {
+    match number < limit {
+        true => Ok(number),
+        false => Err(Stop::Room { table, room, capacity: limit.into(), need: u64::from(number) + 1 }),
     }
-    Err(Stop::Room { table, room, capacity: limit.into(), need: (number as u64).saturating_add(1) })
 }
 
 fn bit(words: &[AtomicU64], i: usize) -> bool {
@@ -199,11 +203,20 @@ fn set_bit(words: &[AtomicU64], i: usize, on: bool) {
 
 /// A checked change of a remote table.
 struct RemoteChange {
-    /// IPv4: true.
+    /// Its bits come first; for IPv4, 96 zeros after them.
     address: u128,
     length: u8,
-    /// class | incarnation << 16
+    /// See [`packed`].
     value: Option<u32>,
+}
+
+/// A leaf as tries and buckets hold it: class | incarnation << 16.
+fn packed(leaf: Leaf) -> u32 {
+    u32::from(leaf.class.get()) | u32::from(leaf.incarnation.get()) << 16
+}
+
+fn unpacked(family: Family, value: u32) -> Leaf {
+    Leaf { class: Class::new(family, value as u16), incarnation: Incarnation::new((value >> 16) as u16) }
 }
 
 impl Tables {
@@ -240,6 +253,9 @@ impl Tables {
         for key in write.put.iter().map(|(k, _)| k).chain(&write.remove) {
             check_shape(write.table, key)?;
         }
+        for (_, entry) in &write.put {
+            check_params(write.table, entry)?;
+        }
         // a key that is put is not removed, and the last put of a key counts
         let mut changes: BTreeMap<&Key, Option<&Entry>> = write.remove.iter().map(|k| (k, None)).collect();
         changes.extend(write.put.iter().map(|(k, e)| (k, Some(e))));
@@ -261,7 +277,7 @@ impl Tables {
         match write.table {
             TableId::Interface => {
                 let list = checked!(|k, e| endpoints::check_interface(maps, k, e));
-                let puts: Vec<u32> = list.iter().filter(|(_, id)| id.is_some()).map(|(i, _)| *i).collect();
+                let puts: Vec<IfIndex> = list.iter().filter(|(_, id)| id.is_some()).map(|(i, _)| *i).collect();
                 self.endpoints.reserve_interfaces(maps, &puts, grace)?;
                 list.into_iter().for_each(|(ifindex, id)| self.endpoints.write_interface(maps, ifindex, id));
             }
@@ -382,12 +398,12 @@ impl Tables {
     }
 
     /// Lets interface 1 act as `ifindex`, until it is returned: a test run needs a device, and lo is always there.
-    pub fn lend_interface(&mut self, ifindex: u32) {
+    pub fn lend_interface(&mut self, ifindex: IfIndex) {
         self.endpoints.lend(&self.maps, ifindex);
     }
 
     /// The endpoint of an interface; 0: none.
-    pub fn endpoint_of(&self, ifindex: u32) -> u16 {
+    pub fn endpoint_of(&self, ifindex: IfIndex) -> EndpointId {
         endpoints::endpoint_of(&self.maps, ifindex)
     }
 
@@ -420,13 +436,16 @@ fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints:
                 Family::V4 => IpAddr::V4(((address >> 96) as u32).into()),
                 Family::V6 => IpAddr::V6(address.into()),
             };
-            entries.insert(remote_key(address, length), set_remote(value as u16, (value >> 16) as u16));
+            let Leaf { class, incarnation } = unpacked(family, value);
+            entries.insert(remote_key(address, length), set_remote(class, incarnation));
         }
     }
     let entries = &mut program.table_mut(TableId::RemoteV6).entries;
     for (address, value) in exact.read(maps)? {
-        let entry = set_remote((value as u16).wrapping_sub(1), (value >> 16) as u16);
-        entries.insert(remote_key(address.into(), 128), entry);
+        // A slot holds the class plus one: 0 is no entry.
+        let class = Class::new(Family::V6, (value as u16).wrapping_sub(1));
+        let Leaf { incarnation, .. } = unpacked(Family::V6, value);
+        entries.insert(remote_key(address.into(), 128), set_remote(class, incarnation));
     }
     ports.read(maps, &mut program);
     rows::read(maps, &mut program)?;
@@ -451,11 +470,19 @@ fn check_shape(table: TableId, key: &Key) -> Result<(), Stop> {
     Ok(())
 }
 
+/// The parameters must fit their action's.
+fn check_params(table: TableId, entry: &Entry) -> Result<(), Stop> {
+    for ((name, width, _), value) in entry.action.spec().params.iter().zip(entry.params()) {
+        if value.checked_shr(u32::from(*width)).unwrap_or(0) != 0 {
+            return Err(invalid(table, format!("{name} beyond {width} bits")));
+        }
+    }
+    Ok(())
+}
+
 fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -> Result<RemoteChange, Stop> {
     let table = TableId::remote(family);
-    let Some(&Match::Lpm { value, length }) = key.fields().first() else {
-        return Err(invalid(table, "the address is no prefix".into()));
-    };
+    let (value, length) = key.prefix();
     let shift = 128 - u32::from(family.bits());
     let bits = value.get();
     if length > family.bits() || (shift > 0 && bits >> family.bits() != 0) {
@@ -475,13 +502,12 @@ fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -
                 Family::V4 => (Room::ClassesV4, maps.capacities.classes_v4),
                 Family::V6 => (Room::ClassesV6, maps.capacities.classes_v6.min(layout::exact::CLASSES)),
             };
-            let class = number(table, room, e.params[0].into(), limit)?;
-            let incarnation =
-                u16::try_from(e.params[1]).map_err(|_| invalid(table, "incarnation beyond 16 bits".into()))?;
-            if incarnation != 0 && length != family.bits() {
+            let leaf = Leaf::of(family, e);
+            number(table, room, leaf.class.get().into(), limit)?;
+            if leaf.incarnation != Incarnation::default() && length != family.bits() {
                 return Err(invalid(table, format!("{bits:#x}/{length}: an incarnation on more than one address")));
             }
-            Some(class | u32::from(incarnation) << 16)
+            Some(packed(leaf))
         }
     };
     Ok(RemoteChange { address, length, value })

@@ -12,11 +12,11 @@ use std::{
 };
 
 use netpolc_table::{
-    ActionId, Entry, Key, Match, Program, TableId,
-    schema::{self, port_key},
+    ActionId, Entry, Key, PortClassId, Program, TableId,
+    schema::{PortKey, SetPortClass, port_key, set_port_class},
 };
 
-use super::{Access, Room, Stop, invalid, number, set_bit};
+use super::{Access, Room, Stop, below, invalid, set_bit};
 use crate::{
     layout::MapId,
     ledger::{COVERED, FIRST, LedgerId},
@@ -31,7 +31,9 @@ pub type Interval = (u8, u16, u16);
 
 /// The intervals: (protocol's place, first) -> (last, class).
 #[derive(Debug, Default)]
-pub struct Ports(BTreeMap<(u8, u16), (u16, u16)>);
+pub struct Ports(Intervals);
+
+type Intervals = BTreeMap<(u8, u16), (u16, PortClassId)>;
 
 fn slots(maps: &Maps, protocol: u8) -> &[AtomicU16] {
     &maps.words(MapId::Port)[usize::from(protocol) << 16..][..65536]
@@ -41,22 +43,21 @@ fn flags(maps: &Maps, protocol: u8) -> &[AtomicU8] {
 }
 
 /// Checks a change.
-pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<u16>), Stop> {
+pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<PortClassId>), Stop> {
     let table = TableId::Port;
-    let number_of = key.value(0).get();
-    let Some(protocol) = PROTOCOLS.iter().position(|&p| u128::from(p) == number_of) else {
-        return Err(invalid(table, format!("protocol {number_of} has no ports")));
+    let PortKey { protocol: number, port } = PortKey::of(key);
+    let Some(protocol) = PROTOCOLS.iter().position(|&p| p == number) else {
+        return Err(invalid(table, format!("protocol {number} has no ports")));
     };
-    let Some(&Match::Range { low, high }) = key.fields().get(1) else {
-        return Err(invalid(table, "the port is no range".into()));
-    };
+    let (low, high) = (port.low, port.high);
     if low > high || high > 65535 {
         return Err(invalid(table, format!("no ports {low}-{high}")));
     }
     let class = match entry {
         None => None,
         Some(e) if e.action == ActionId::SetPortClass => {
-            Some(number(table, Room::PortClasses, e.params[0].into(), maps.capacities.port_words * 64)? as u16)
+            let SetPortClass { port_class } = SetPortClass::of(e);
+            Some(below(table, Room::PortClasses, port_class, maps.capacities.port_words * 64)?)
         }
         Some(e) => return Err(invalid(table, format!("no action {}", e.action.spec().name))),
     };
@@ -74,7 +75,7 @@ impl Ports {
     }
 
     /// Would these intervals be disjoint?
-    pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, u16)]) -> Result<(), Stop> {
+    pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, PortClassId)]) -> Result<(), Stop> {
         let gone: HashSet<Interval> = removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
         let clash = |a: Interval, b: Interval| {
             let what = format!("{}-{} overlaps {}-{} of protocol {}", a.1, a.2, b.1, b.2, PROTOCOLS[usize::from(a.0)]);
@@ -97,7 +98,7 @@ impl Ports {
     }
 
     /// Removes, then puts; checked.
-    pub fn write(&mut self, maps: &Maps, removes: &[Interval], puts: &[(Interval, u16)]) {
+    pub fn write(&mut self, maps: &Maps, removes: &[Interval], puts: &[(Interval, PortClassId)]) {
         for &(protocol, low, high) in removes {
             if self.0.get(&(protocol, low)).is_some_and(|&(h, _)| h == high) {
                 self.0.remove(&(protocol, low));
@@ -108,7 +109,7 @@ impl Ports {
         }
         // classes that are about to appear, before any slot names them
         for &((protocol, ..), class) in puts {
-            set_bit(classes_of(maps, protocol), usize::from(class), true);
+            set_bit(classes_of(maps, protocol), usize::from(class.get()), true);
         }
         for protocol in 0..PROTOCOLS.len() as u8 {
             set_bit(classes_of(maps, protocol), 0, true);
@@ -131,11 +132,11 @@ impl Ports {
                 Some((&(_, l), &(h, class))) => (class, COVERED, Some(l), u32::from(h)),
                 None => {
                     let next = self.0.range(key..).next().filter(|((p, _), _)| *p == protocol);
-                    (0, 0, None, next.map_or(65535, |((_, l), _)| u32::from(*l) - 1))
+                    (PortClassId::default(), 0, None, next.map_or(65535, |((_, l), _)| u32::from(*l) - 1))
                 }
             };
             for port in port..=last.min(high.into()) {
-                slots[port as usize].store(class, Release);
+                slots[port as usize].store(class.get(), Release);
                 let begins = if first.map(u32::from) == Some(port) { FIRST } else { 0 };
                 flags[port as usize].store(covered | begins, Relaxed);
             }
@@ -153,7 +154,7 @@ impl Ports {
                 if u32::from(low) > next {
                     wanted[0] |= 1;
                 }
-                wanted[usize::from(class) / 64] |= 1 << (class % 64);
+                wanted[usize::from(class.get()) / 64] |= 1 << (class.get() % 64);
                 next = u32::from(high) + 1;
             }
             if next < 65536 {
@@ -171,7 +172,7 @@ impl Ports {
     pub fn read(&self, maps: &Maps, into: &mut Program) {
         for ((protocol, low), (high, class)) in decode(maps) {
             let key = port_key(PROTOCOLS[usize::from(protocol)], low, high);
-            into.table_mut(TableId::Port).entries.insert(key, schema::entry(ActionId::SetPortClass, class));
+            into.table_mut(TableId::Port).entries.insert(key, set_port_class(class));
         }
     }
 
@@ -186,13 +187,13 @@ fn classes_of(maps: &Maps, protocol: u8) -> &[AtomicU64] {
     &maps.words(MapId::PortClasses)[usize::from(protocol) * width..][..width]
 }
 
-fn decode(maps: &Maps) -> BTreeMap<(u8, u16), (u16, u16)> {
-    let mut intervals: BTreeMap<(u8, u16), (u16, u16)> = BTreeMap::new();
+fn decode(maps: &Maps) -> Intervals {
+    let mut intervals = Intervals::new();
     for protocol in 0..PROTOCOLS.len() as u8 {
-        let mut open: Option<(u16, u16)> = None;
+        let mut open: Option<(u16, PortClassId)> = None;
         for (port, (slot, flag)) in slots(maps, protocol).iter().zip(flags(maps, protocol)).enumerate() {
-            let (port, class, flag) = (port as u16, slot.load(Acquire), flag.load(Acquire));
-            let covered = class != 0 || flag & COVERED != 0;
+            let (port, class, flag) = (port as u16, PortClassId::new(slot.load(Acquire)), flag.load(Acquire));
+            let covered = class != PortClassId::default() || flag & COVERED != 0;
             if !covered {
                 open = None;
                 continue;

@@ -12,12 +12,12 @@ use std::sync::atomic::{
 };
 
 use netpolc_table::{
-    ActionId, Entry, Key, Program, TableId,
-    schema::{self, Family, base_key, row_key, verdict_key},
+    ActionId, Class, Entry, Key, PortClassId, Program, RowId, SetId, TableId,
+    schema::{Answer, BaseKey, Family, RowKey, VerdictKey, base_key, family_number, plain, row_key, verdict_key},
 };
 use netpolc_target::Error;
 
-use super::{Room, Stop, bit, invalid, number, set_bit};
+use super::{Room, Stop, below, bit, invalid, set_bit};
 use crate::{
     layout::{MapId, ROW_DENY, ROW_PERMIT},
     ledger::{LedgerId, PRESENT},
@@ -33,17 +33,21 @@ fn cells(maps: &Maps, family: Family) -> &[AtomicU16] {
 fn own(maps: &Maps, family: Family) -> &[AtomicU64] {
     maps.ledger(if family == Family::V4 { LedgerId::CellV4 } else { LedgerId::CellV6 })
 }
-fn base(maps: &Maps, set: u32, family: Family) -> &AtomicU32 {
-    &maps.ledger::<AtomicU32>(LedgerId::Base)[set as usize * 2 + usize::from(family == Family::V6)]
+/// All places of sets; set 0 has one, too.
+fn sets(maps: &Maps) -> impl Iterator<Item = SetId> {
+    (0..maps.capacities.sets).map(|set| SetId::new(set as u16))
+}
+fn base(maps: &Maps, set: SetId, family: Family) -> &AtomicU32 {
+    &maps.ledger::<AtomicU32>(LedgerId::Base)[usize::from(set.get()) * 2 + usize::from(family == Family::V6)]
 }
 
 /// Finishes what a killed process began.
 pub fn open(maps: &Maps) {
     for family in Family::BOTH {
         let (classes, cells, own) = (classes(maps, family) as usize, cells(maps, family), own(maps, family));
-        for set in 0..maps.capacities.sets {
+        for set in sets(maps) {
             let row = base(maps, set, family).load(Acquire) as u16;
-            let from = set as usize * classes;
+            let from = usize::from(set.get()) * classes;
             for (i, cell) in cells[from..from + classes].iter().enumerate() {
                 if cell.load(Relaxed) != row && !bit(own, from + i) {
                     cell.store(row, Relaxed);
@@ -53,100 +57,108 @@ pub fn open(maps: &Maps) {
     }
 }
 
-fn family(table: TableId, key: &Key) -> Result<Family, Stop> {
-    match key.value(1).get() {
-        4 => Ok(Family::V4),
-        6 => Ok(Family::V6),
-        other => Err(invalid(table, format!("family {other} is neither 4 nor 6"))),
+fn check_family(table: TableId, key: &Key) -> Result<(), Stop> {
+    match family_number(table, key) {
+        Some(4 | 6) => Ok(()),
+        other => Err(invalid(table, format!("family {} is neither 4 nor 6", other.unwrap_or_default()))),
     }
 }
 
-fn set(maps: &Maps, table: TableId, key: &Key) -> Result<u32, Stop> {
-    match number(table, Room::Sets, key.value(0), maps.capacities.sets)? {
-        0 => Err(invalid(table, "set 0 stands for none".into())),
+fn check_set(maps: &Maps, table: TableId, set: SetId) -> Result<SetId, Stop> {
+    match below(table, Room::Sets, set, maps.capacities.sets)? {
+        set if set == SetId::default() => Err(invalid(table, "set 0 stands for none".into())),
         set => Ok(set),
     }
 }
 
-fn class(maps: &Maps, family: Family, key: &Key) -> Result<u32, Stop> {
-    let room = if family == Family::V4 { Room::ClassesV4 } else { Room::ClassesV6 };
-    number(TableId::Row, room, key.value(2), classes(maps, family))
-}
-
-fn row_id(maps: &Maps, table: TableId, row: u64) -> Result<u16, Stop> {
-    match row {
-        0 => Err(invalid(table, "row 0 stands for deny".into())),
-        _ => Ok(number(table, Room::Rows, row.into(), maps.capacities.rows.min(ROW_PERMIT.into()))? as u16),
+fn check_class(maps: &Maps, class: Class) -> Result<Class, Stop> {
+    let limit = classes(maps, class.family());
+    match class {
+        Class::V4(id) => below(TableId::Row, Room::ClassesV4, id, limit).map(Class::V4),
+        Class::V6(id) => below(TableId::Row, Room::ClassesV6, id, limit).map(Class::V6),
     }
 }
 
+fn check_row_id(maps: &Maps, table: TableId, row: RowId) -> Result<RowId, Stop> {
+    match row {
+        row if row == RowId::default() => Err(invalid(table, "row 0 stands for deny".into())),
+        row => below(table, Room::Rows, row, maps.capacities.rows.min(ROW_PERMIT.into())),
+    }
+}
+
+/// What a cell holds: a row's number, or one of the two that stand for no row.
 fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Stop> {
-    match entry.action {
-        ActionId::Permit => Ok(ROW_PERMIT),
-        ActionId::Deny => Ok(ROW_DENY),
-        ActionId::SetRow => row_id(maps, table, entry.params[0]),
-        other => Err(invalid(table, format!("no action {}", other.spec().name))),
+    match (Answer::of(Some(entry)), entry.action) {
+        (Answer::Permit, _) => Ok(ROW_PERMIT),
+        (Answer::Row(row), _) => Ok(check_row_id(maps, table, row)?.get()),
+        (Answer::Deny, ActionId::Deny) => Ok(ROW_DENY),
+        (Answer::Deny, other) => Err(invalid(table, format!("no action {}", other.spec().name))),
     }
 }
 
-fn decode(row: u16) -> Entry {
-    match row {
-        ROW_PERMIT => schema::plain(ActionId::Permit),
-        ROW_DENY => schema::plain(ActionId::Deny),
-        row => schema::entry(ActionId::SetRow, row),
-    }
+fn decode(cell: u16) -> Entry {
+    let answer = match cell {
+        ROW_PERMIT => Answer::Permit,
+        ROW_DENY => Answer::Deny,
+        row => Answer::Row(RowId::new(row)),
+    };
+    answer.entry()
 }
 
-/// A checked change of `base`: set, family, its row.
-pub type BaseChange = (u32, Family, Option<u16>);
-/// A checked change of `row`: set, family, class, its row.
-pub type RowChange = (u32, Family, u32, Option<u16>);
+/// A checked change of `base`: set, family, its cell.
+pub type BaseChange = (SetId, Family, Option<u16>);
+/// A checked change of `row`: set, class, its cell.
+pub type RowChange = (SetId, Class, Option<u16>);
 /// A checked change of `verdict`: row, port class, permit.
-pub type VerdictChange = (u32, u32, bool);
+pub type VerdictChange = (RowId, PortClassId, bool);
 
 /// Checks a change of `base`.
 pub fn check_base(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<BaseChange, Stop> {
-    let family = family(TableId::Base, key)?;
-    let row = entry.map(|e| encode(maps, TableId::Base, e)).transpose()?;
-    Ok((set(maps, TableId::Base, key)?, family, row))
+    check_family(TableId::Base, key)?;
+    let BaseKey { set, family } = BaseKey::of(key);
+    let cell = entry.map(|e| encode(maps, TableId::Base, e)).transpose()?;
+    Ok((check_set(maps, TableId::Base, set)?, family, cell))
 }
 
 /// Checks a change of `row`.
 pub fn check_row(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<RowChange, Stop> {
-    let family = family(TableId::Row, key)?;
-    let row = entry.map(|e| encode(maps, TableId::Row, e)).transpose()?;
-    Ok((set(maps, TableId::Row, key)?, family, class(maps, family, key)?, row))
+    check_family(TableId::Row, key)?;
+    let RowKey { set, class } = RowKey::of(key);
+    let cell = entry.map(|e| encode(maps, TableId::Row, e)).transpose()?;
+    Ok((check_set(maps, TableId::Row, set)?, check_class(maps, class)?, cell))
 }
 
 /// Checks a change of `verdict`.
 pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
-    let row = row_id(maps, TableId::Verdict, key.value(0).get().try_into().unwrap_or(u64::MAX))?;
-    let pc = number(TableId::Verdict, Room::PortClasses, key.value(1), maps.capacities.port_words * 64)?;
+    let VerdictKey { row, port_class } = VerdictKey::of(key);
+    let row = check_row_id(maps, TableId::Verdict, row)?;
+    let pc = below(TableId::Verdict, Room::PortClasses, port_class, maps.capacities.port_words * 64)?;
     match entry.map(|e| e.action) {
-        None | Some(ActionId::Permit) => Ok((row.into(), pc, entry.is_some())),
+        None | Some(ActionId::Permit) => Ok((row, pc, entry.is_some())),
         Some(other) => Err(invalid(TableId::Verdict, format!("no action {}", other.spec().name))),
     }
 }
 
 /// Changes a set's `base`.
-pub fn write_base(maps: &Maps, (set, family, row): BaseChange) {
-    base(maps, set, family).store(row.map_or(0, |r| PRESENT | u32::from(r)), Release);
+pub fn write_base(maps: &Maps, (set, family, new): BaseChange) {
+    base(maps, set, family).store(new.map_or(0, |cell| PRESENT | u32::from(cell)), Release);
     let (classes, own) = (classes(maps, family) as usize, own(maps, family));
-    let from = set as usize * classes;
+    let from = usize::from(set.get()) * classes;
     for (i, cell) in cells(maps, family)[from..from + classes].iter().enumerate() {
         if !bit(own, from + i) {
-            cell.store(row.unwrap_or(ROW_DENY), Relaxed);
+            cell.store(new.unwrap_or(ROW_DENY), Relaxed);
         }
     }
 }
 
 /// Changes one cell.
-pub fn write_row(maps: &Maps, (set, family, class, row): RowChange) {
-    let i = set as usize * classes(maps, family) as usize + class as usize;
+pub fn write_row(maps: &Maps, (set, class, new): RowChange) {
+    let family = class.family();
+    let i = usize::from(set.get()) * classes(maps, family) as usize + usize::from(class.get());
     let cell = &cells(maps, family)[i];
-    match row {
-        Some(row) => {
-            cell.store(row, Release);
+    match new {
+        Some(new) => {
+            cell.store(new, Release);
             set_bit(own(maps, family), i, true);
         }
         None => {
@@ -159,23 +171,24 @@ pub fn write_row(maps: &Maps, (set, family, class, row): RowChange) {
 /// Changes one bit.
 pub fn write_verdict(maps: &Maps, (row, pc, permit): VerdictChange) {
     let words = maps.words::<AtomicU64>(MapId::Mask);
-    set_bit(words, row as usize * maps.capacities.port_words as usize * 64 + pc as usize, permit);
+    let from = usize::from(row.get()) * maps.capacities.port_words as usize * 64;
+    set_bit(words, from + usize::from(pc.get()), permit);
 }
 
 /// Decodes the three tables.
 pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
     for family in Family::BOTH {
         let (classes, cells, own) = (classes(maps, family) as usize, cells(maps, family), own(maps, family));
-        for set in 0..maps.capacities.sets {
+        for set in sets(maps) {
             let word = base(maps, set, family).load(Acquire);
             if word & PRESENT != 0 {
-                into.table_mut(TableId::Base).entries.insert(base_key(set as u16, family), decode(word as u16));
+                into.table_mut(TableId::Base).entries.insert(base_key(set, family), decode(word as u16));
             }
-            let from = set as usize * classes;
+            let from = usize::from(set.get()) * classes;
             for (class, cell) in cells[from..from + classes].iter().enumerate() {
                 let row = cell.load(Acquire);
                 if bit(own, from + class) {
-                    let key = row_key(set as u16, family, class as u16);
+                    let key = row_key(set, Class::new(family, class as u16));
                     into.table_mut(TableId::Row).entries.insert(key, decode(row));
                 } else if row != word as u16 {
                     let what = format!("set {set}, class {class}: row {row}, the set's base is {}", word as u16);
@@ -188,9 +201,9 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
     for (i, word) in maps.words::<AtomicU64>(MapId::Mask).iter().enumerate() {
         let mut bits = word.load(Acquire);
         while bits != 0 {
-            let pc = (i % width) as u32 * 64 + bits.trailing_zeros();
-            let key = verdict_key((i / width) as u16, pc as u16);
-            into.table_mut(TableId::Verdict).entries.insert(key, schema::plain(ActionId::Permit));
+            let pc = PortClassId::new(((i % width) as u32 * 64 + bits.trailing_zeros()) as u16);
+            let key = verdict_key(RowId::new((i / width) as u16), pc);
+            into.table_mut(TableId::Verdict).entries.insert(key, plain(ActionId::Permit));
             bits &= bits - 1;
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 
 use netpolc_table::{
     ActionId, Entry, Key, Program, TableId,
-    schema::{self, Family},
+    schema::{self, Family, ServiceKey},
 };
 use netpolc_target::{Error, semantics::HAS_PORTS};
 
@@ -22,12 +22,8 @@ pub type Change = ([u8; SERVICE_KEY], bool);
 
 /// Checks a change.
 pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
-    let value = key.value(0).get();
-    let address: IpAddr = match table {
-        TableId::ServiceV4 => IpAddr::V4((value as u32).into()),
-        _ => IpAddr::V6(value.into()),
-    };
-    let (protocol, port) = (key.value(1).low() as u8, key.value(2).low() as u16);
+    let family = if table == TableId::ServiceV4 { Family::V4 } else { Family::V6 };
+    let ServiceKey { address, protocol, port } = ServiceKey::of(family, key);
     if !HAS_PORTS.contains(&protocol) {
         return Err(invalid(table, format!("protocol {protocol} has no ports")));
     }

@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use netpolc_table::{ActionId, Entry, Key, Match, Program, TableId, schema};
+use netpolc_table::{
+    ActionId, Entry, Key, Program, TableId,
+    schema::{self, OnLinkKey, Prefix, TunnelKey},
+};
 use netpolc_target::semantics::ip;
 
 use super::{Room, Stop, bit, invalid, set_bit, trie::mask};
@@ -22,7 +25,7 @@ use crate::{
 
 /// Checks a change of `tunnel`: the bit, and whether it is set.
 pub fn check_tunnel(key: &Key, entry: Option<&Entry>) -> Result<(usize, bool), Stop> {
-    let (protocol, port) = (key.value(0).low() as u8, key.value(1).low() as u16);
+    let TunnelKey { protocol, port } = TunnelKey::of(key);
     let place = match (protocol, port) {
         (ip::UDP, port) => tunnel_port(port),
         (_, 0) => tunnel_protocol(protocol),
@@ -45,14 +48,13 @@ pub type Change = ((u128, u8), bool);
 /// Checks a change of `on_link_v6`.
 pub fn check_on_link(key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
     let table = TableId::OnLinkV6;
-    let Some(&Match::Lpm { value, length }) = key.fields().first() else {
-        return Err(invalid(table, "the address is no prefix".into()));
-    };
-    if length > 128 || value.get() & !mask(length) != 0 {
-        return Err(invalid(table, format!("{:#x}/{length}: host bits are set", value.get())));
+    let Prefix { address, length } = OnLinkKey::of(key).address;
+    let bits = address.to_bits();
+    if length > 128 || bits & !mask(length) != 0 {
+        return Err(invalid(table, format!("{bits:#x}/{length}: host bits are set")));
     }
     match entry.map(|e| e.action) {
-        None | Some(ActionId::OnLink) => Ok(((value.get(), length), entry.is_some())),
+        None | Some(ActionId::OnLink) => Ok(((bits, length), entry.is_some())),
         Some(other) => Err(invalid(table, format!("no action {}", other.spec().name))),
     }
 }

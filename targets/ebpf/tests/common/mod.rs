@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Entry, Key, Program, TableId, Write,
-    schema::{self, Family, IdKind, Word},
+    ActionId, Class, EndpointId, Entry, IfIndex, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, Write,
+    schema::{self, Family, Named, PortKey, Word},
 };
 
 /// SplitMix64.
@@ -90,9 +90,9 @@ pub fn write(rng: &mut Rng, program: &Program) -> Write {
 
 /// Keeps only intervals that overlap nothing.
 fn disjoint(write: &mut Write, program: &Program) {
-    let span = |key: &Key| match key.fields()[1] {
-        netpolc_table::Match::Range { low, high } => (key.value(0), low, high),
-        _ => unreachable!(),
+    let span = |key: &Key| {
+        let PortKey { protocol, port } = PortKey::of(key);
+        (protocol, port.low, port.high)
     };
     let mut kept: Vec<Key> =
         program.table(TableId::Port).entries.keys().filter(|k| !write.remove.contains(k)).cloned().collect();
@@ -117,22 +117,25 @@ fn row_action(rng: &mut Rng) -> Entry {
     match rng.below(4) {
         0 => schema::plain(ActionId::Permit),
         1 => schema::plain(ActionId::Deny),
-        _ => schema::entry(ActionId::SetRow, 1 + rng.below(6)),
+        _ => schema::set_row(RowId::new(1 + rng.below(6) as u16)),
     }
 }
 
 /// An entry for a table.
 pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
-    let endpoint = 1 + rng.below(5) as u16;
-    let set = 1 + rng.below(5) as u16;
+    let endpoint = EndpointId::new(1 + rng.below(5) as u16);
+    let set = SetId::new(1 + rng.below(5) as u16);
     match table {
         TableId::Interface => {
             let ifindex = *rng.pick(&[2, 3, 255, 256, 257, 70_000, 16_777_215]);
-            (schema::interface_key(ifindex), schema::entry(ActionId::SetEndpoint, endpoint))
+            (schema::interface_key(IfIndex::new(ifindex)), schema::set_endpoint(endpoint))
         }
         TableId::Endpoint => {
-            let word =
-                Word { ingress_set: rng.below(6) as u16, egress_set: rng.below(6) as u16, flags: rng.below(32) as u8 };
+            let word = Word {
+                ingress_set: SetId::new(rng.below(6) as u16),
+                egress_set: SetId::new(rng.below(6) as u16),
+                flags: rng.below(32) as u8,
+            };
             (schema::endpoint_key(endpoint), schema::set_policy(word))
         }
         TableId::OwnV4 => (schema::own_key(endpoint, address(rng, Family::V4)), schema::plain(ActionId::Own)),
@@ -141,18 +144,21 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let family = if table == TableId::RemoteV4 { Family::V4 } else { Family::V6 };
             let (address, length) = prefix(rng, family);
             let incarnation = if length == family.bits() && rng.one_in(2) { rng.next() as u16 } else { 0 };
-            (schema::remote_key(address, length), schema::set_remote(rng.below(5) as u16, incarnation))
+            (schema::remote_key(address, length), {
+                let class = Class::new(family, rng.below(5) as u16);
+                schema::set_remote(class, Incarnation::new(incarnation))
+            })
         }
         TableId::Port => {
             let first = *rng.pick(&[0u16, 1, 22, 80, 443, 1000, 8080, 65535]);
             let last = first.saturating_add(rng.below(500) as u16);
             let key = schema::port_key(*rng.pick(&[6, 17, 132]), first, last);
-            (key, schema::entry(ActionId::SetPortClass, rng.below(130)))
+            (key, schema::set_port_class(PortClassId::new(rng.below(130) as u16)))
         }
         TableId::Base => (schema::base_key(set, family(rng)), row_action(rng)),
-        TableId::Row => (schema::row_key(set, family(rng), rng.below(5) as u16), row_action(rng)),
+        TableId::Row => (schema::row_key(set, Class::new(family(rng), rng.below(5) as u16)), row_action(rng)),
         TableId::Verdict => {
-            let key = schema::verdict_key(1 + rng.below(6) as u16, rng.below(130) as u16);
+            let key = schema::verdict_key(RowId::new(1 + rng.below(6) as u16), PortClassId::new(rng.below(130) as u16));
             (key, schema::plain(ActionId::Permit))
         }
         TableId::ServiceV4 | TableId::ServiceV6 => {
@@ -171,12 +177,12 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
         }
         TableId::OwnMac => {
             let mac = *rng.pick(&[[2, 0, 0, 0, 0, 1], [0xff; 6], [0, 0, 0, 0, 0, 1], [0x80, 1, 2, 3, 4, 5]]);
-            (schema::own_mac_key(1 + rng.below(6) as u16), schema::set_mac(mac))
+            (schema::own_mac_key(EndpointId::new(1 + rng.below(6) as u16)), schema::set_mac(mac))
         }
         TableId::Directory => {
-            let kind = *rng.pick(&[IdKind::Endpoint, IdKind::Set, IdKind::ClassV4, IdKind::ClassV6]);
-            let key = schema::directory_key(kind, *rng.pick(&[0, 1, 65535]));
-            (key, schema::entry(ActionId::Fingerprint, rng.next() | 1))
+            let kind = 1 + rng.below(u64::from(Named::LAST_KIND)) as u8;
+            let key = schema::directory_key(Named::new(kind, *rng.pick(&[0, 1, 65535])));
+            (key, schema::fingerprint(rng.next() | 1))
         }
     }
 }

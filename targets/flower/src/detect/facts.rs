@@ -4,6 +4,7 @@
 //! ([`super::verdict`]).
 
 use netpolc_host::links::{self, Device};
+use netpolc_table::IfIndex;
 use serde::{Serialize, Serializer};
 
 use super::{Error, devlink, ethtool::Ethtool};
@@ -15,7 +16,7 @@ pub struct Facts {
     /// Its name.
     pub interface: String,
     /// Its index.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Its driver, as `ethtool -i` names it; none for interfaces without one.
     pub driver: Option<String>,
     /// `ethtool -k`: may filters be in hardware?
@@ -31,7 +32,7 @@ pub struct Facts {
     pub eswitch: Eswitch,
     /// Another port of the same switch, for redirects.
     #[serde(skip)]
-    pub sibling: Option<u32>,
+    pub sibling: Option<IfIndex>,
 }
 
 /// The feature hw-tc-offload.
@@ -108,7 +109,7 @@ pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
         };
         found.push(Facts {
             interface: link.name.clone(),
-            ifindex: link.index,
+            ifindex: IfIndex::new(link.index),
             // Interfaces without one are common, and one that is gone meanwhile has none.
             driver: ethtool.driver(&link.name).unwrap_or_default(),
             hw_tc_offload: ethtool.hw_tc_offload(&link.name).unwrap_or_else(|e| HwTc::Unknown(e.to_string())),
@@ -116,7 +117,7 @@ pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
             port_name: link.port_name.clone(),
             device: link.device.clone(),
             eswitch,
-            sibling: sibling.map(|l| l.index),
+            sibling: sibling.map(|l| IfIndex::new(l.index)),
         });
     }
     Ok(found)
@@ -140,7 +141,7 @@ mod tests {
     fn this_machine_has_a_loopback_interface_of_no_device() {
         let all = gather(|_| true).unwrap();
         let lo = all.iter().find(|f| f.interface == "lo").unwrap();
-        assert_eq!((lo.ifindex, &lo.device, lo.is_switchdev_port()), (1, &None, false));
+        assert_eq!((lo.ifindex.get(), &lo.device, lo.is_switchdev_port()), (1, &None, false));
         assert_eq!(gather(|name| name == "lo").unwrap(), std::slice::from_ref(lo));
     }
 

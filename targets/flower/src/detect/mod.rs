@@ -4,6 +4,7 @@
 //! Interfaces without `hw-tc-offload` are left alone: nothing is installed on them, not even a qdisc. For the others
 //! it takes one filter for each ability, and nothing of that stays. Not here: lowering, and sync of what it gives.
 
+use netpolc_table::IfIndex;
 use std::io;
 
 use netpolc_host::netlink::Refusal;
@@ -94,7 +95,7 @@ pub fn interface(name: &str) -> Result<Findings, Error> {
 }
 
 /// What was found about an interface, with its index.
-pub type Found = (u32, Result<Findings, Error>);
+pub type Found = (IfIndex, Result<Findings, Error>);
 
 /// As [`interface`] for those that are `wanted`, which are asked about together; each with its
 /// index.

@@ -14,6 +14,7 @@ use netpolc_host::{
     },
     tc,
 };
+use netpolc_table::IfIndex;
 
 use super::{
     Error,
@@ -74,7 +75,7 @@ fn free(occupied: &BTreeSet<(u32, u16)>) -> Place {
 /// An interface with a clsact or ingress qdisc. A failing socket is a refusal like others.
 struct Port {
     socket: BatchSocket,
-    ifindex: u32,
+    ifindex: IfIndex,
     /// Why it has none.
     without_qdisc: Option<Refusal>,
     /// Why something that was installed is still there.
@@ -83,14 +84,14 @@ struct Port {
 
 impl Port {
     fn qdisc(&mut self, kind: u16, flags: u16) -> Result<(), Refusal> {
-        let mut body = tc::header(self.ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
+        let mut body = tc::header(self.ifindex.get(), tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
         put_text(&mut body, tc::TCA_KIND, "clsact");
         self.socket.one(kind, flags, &body)?
     }
 
     /// (chain, prio) of all filters on one hook, whoever they belong to.
     fn occupied(&mut self, hook: u32) -> Result<BTreeSet<(u32, u16)>, Refusal> {
-        let request = tc::header(self.ifindex, 0, hook, 0);
+        let request = tc::header(self.ifindex.get(), 0, hook, 0);
         let place = |body: &[u8]| {
             let chain = attribute(body.get(tc::HEADER..)?, TCA_CHAIN).and_then(|value| u32_at(value, 0));
             // The prio is the upper half of tcm_info.

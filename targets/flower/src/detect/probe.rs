@@ -6,6 +6,7 @@
 //! of their other keys.
 //! Not here: what acceptance is worth ([`super::verdict`]), the way to the kernel ([`super::nic`]).
 
+use netpolc_table::IfIndex;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpolc_host::netlink::Refusal;
@@ -156,7 +157,7 @@ const CHAINS: u32 = 3;
 
 /// Asks for every ability. `sibling` is another port of the same device, `highest` the chain up to which it is worth
 /// asking.
-pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<u32>, highest: u32) -> Answers {
+pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>, highest: u32) -> Answers {
     let abilities = ask(nic, place, sibling);
     let is_taken = |answer: &Answer| matches!(answer, Answer::Accepted | Answer::Full(_));
     let goes = abilities.iter().any(|(ability, answer)| *ability == Ability::Chains && is_taken(answer));
@@ -169,7 +170,7 @@ pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<u32>, highest: u3
     Answers { abilities, chains }
 }
 
-fn ask(nic: &mut impl Probe, place: Place, sibling: Option<u32>) -> Vec<(Ability, Answer)> {
+fn ask(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>) -> Vec<(Ability, Answer)> {
     let mut answers: Vec<(Ability, Answer)> = Vec::with_capacity(Ability::ALL.len());
     let taken =
         |answers: &[(Ability, Answer)], which| answers.iter().any(|(a, b)| *a == which && *b == Answer::Accepted);
@@ -202,7 +203,7 @@ fn answer(outcome: Result<(), Refusal>) -> Answer {
 
 /// The filters that need `ability` and otherwise as little as possible, in the order in which they are installed: a
 /// chain before what leads to it. `end` is how forwarding ends.
-fn filters(ability: Ability, place: Place, sibling: Option<u32>, end: Action) -> Result<Vec<Filter>, &'static str> {
+fn filters(ability: Ability, place: Place, sibling: Option<IfIndex>, end: Action) -> Result<Vec<Filter>, &'static str> {
     let filter = |chain, pattern, action| Filter {
         side: Side::Ingress,
         chain,
@@ -297,7 +298,7 @@ mod tests {
     #[test]
     fn a_port_that_refuses_the_first_filter_is_asked_no_more() {
         let mut nic = Deaf(Vec::new());
-        let answers = run(&mut nic, PLACE, Some(4), 9).abilities;
+        let answers = run(&mut nic, PLACE, Some(IfIndex::new(4)), 9).abilities;
         assert_eq!(nic.0.len(), 1);
         assert!(
             matches!(&answers[0], (Ability::Flower, Answer::Refused(r)) if words(r) == "Operation not supported: no")
@@ -308,7 +309,7 @@ mod tests {
     #[test]
     fn every_filter_is_ours_in_hardware_only_and_meets_no_packet() {
         let mut nic = Eager(Vec::new());
-        let answers = run(&mut nic, PLACE, Some(4), 9).abilities;
+        let answers = run(&mut nic, PLACE, Some(IfIndex::new(4)), 9).abilities;
         assert!(answers.iter().map(|(a, _)| *a).eq(Ability::ALL));
         for filter in &nic.0 {
             assert!(filter.cookie.is_ours() && filter.cookie.0[4] == ROLE);
@@ -318,7 +319,7 @@ mod tests {
             assert!([Some(host(REMOTE_V4)), Some(host(REMOTE_V6))].contains(&pattern.destination), "{filter:?}");
         }
         // Connections end as the lowering ends them.
-        assert!(nic.0.iter().any(|f| f.chain == 3 && f.action == Action::Redirect(4)));
+        assert!(nic.0.iter().any(|f| f.chain == 3 && f.action == Action::Redirect(IfIndex::new(4))));
     }
 
     #[test]
@@ -350,7 +351,7 @@ mod tests {
                 Err(Refusal { errno: libc::ENOSPC, text: None })
             }
         }
-        let answers = run(&mut Full, PLACE, Some(4), 9).abilities;
+        let answers = run(&mut Full, PLACE, Some(IfIndex::new(4)), 9).abilities;
         assert!(answers.iter().all(|(a, b)| *a == Ability::Priority || matches!(b, Answer::Full(_))), "{answers:?}");
     }
 }

@@ -15,14 +15,14 @@ const PLACE: Place = Place { prio: 1, chain: 1 };
 fn representor(driver: &str) -> Facts {
     Facts {
         interface: "rep0".into(),
-        ifindex: 7,
+        ifindex: IfIndex::new(7),
         driver: Some(driver.into()),
         hw_tc_offload: HwTc::On,
         switch_id: Some("0a".into()),
         port_name: Some("pf0vf0".into()),
         device: Some(Device { bus: "pci".into(), name: "0000:03:00.0".into() }),
         eswitch: Eswitch::Switchdev,
-        sibling: Some(8),
+        sibling: Some(IfIndex::new(8)),
     }
 }
 

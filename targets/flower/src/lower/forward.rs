@@ -12,7 +12,7 @@
 
 use std::net::IpAddr;
 
-use netpolc_table::{Origins, TableId, schema::Family};
+use netpolc_table::{EndpointId, Origins, TableId, schema::Family};
 
 use super::{
     budget::{Unit, Value},
@@ -40,7 +40,7 @@ const UDP: u8 = 17;
 /// What a pod sends to the others, one unit for each of its addresses; else why nothing is forwarded.
 pub fn units(
     local: &Local<'_>,
-    endpoint: u16,
+    endpoint: EndpointId,
     chains: &mut Chains,
     can: &Capabilities,
 ) -> Result<Vec<Unit>, Option<Spilled>> {

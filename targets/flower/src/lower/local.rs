@@ -11,15 +11,15 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_table::{
-    ActionId, Origin, Origins, Program, TableId,
+    ActionId, EndpointId, Origin, Origins, Program, SetId, TableId,
     eval::{self, Pipeline},
-    schema::{Family, Word},
+    schema::{Family, OwnKey, ServiceKey, Word},
 };
 
 use super::{
     fixed::implied,
     openings::{Opening, Openings},
-    region::{Region, covers, network, region},
+    region::{Region, covers, region},
 };
 use crate::{
     filter::host,
@@ -32,9 +32,9 @@ pub struct Local<'a> {
     /// The node.
     pub topology: &'a Topology,
     /// By endpoint.
-    pub pods: BTreeMap<u16, Pod>,
+    pub pods: BTreeMap<EndpointId, Pod>,
     /// Who has an address: of all endpoints of the program, also those without a port here.
-    owners: BTreeMap<IpAddr, BTreeSet<u16>>,
+    owners: BTreeMap<IpAddr, BTreeSet<EndpointId>>,
     /// Addresses of Services: what policy denies there goes on, and is judged after translation (S48).
     services: BTreeSet<IpAddr>,
 }
@@ -107,8 +107,8 @@ pub fn at(family: Family) -> usize {
 impl<'a> Local<'a> {
     /// Reads a program.
     pub fn new(program: &Program, topology: &'a Topology) -> Self {
-        let mut sides = BTreeMap::<(Option<u16>, Family), Arc<Side>>::new();
-        let mut side = |set: Option<u16>| {
+        let mut sides = BTreeMap::<(Option<SetId>, Family), Arc<Side>>::new();
+        let mut side = |set: Option<SetId>| {
             Family::BOTH.map(|family| {
                 let make = || {
                     let region = region(program, set, family);
@@ -117,13 +117,12 @@ impl<'a> Local<'a> {
                 sides.entry((set, family)).or_insert_with(make).clone()
             })
         };
-        let mut owners = BTreeMap::<IpAddr, BTreeSet<u16>>::new();
-        let mut names = BTreeMap::<u16, String>::new();
+        let mut owners = BTreeMap::<IpAddr, BTreeSet<EndpointId>>::new();
+        let mut names = BTreeMap::<EndpointId, String>::new();
         for family in Family::BOTH {
             let entries = program.table(TableId::own(family)).entries.iter();
             for (key, entry) in entries.filter(|(_, e)| e.action == ActionId::Own) {
-                let endpoint = key.value(0).low() as u16;
-                let address = network(key.value(1).get(), family.bits(), family).ip();
+                let OwnKey { endpoint, address } = OwnKey::of(family, key);
                 owners.entry(address).or_default().insert(endpoint);
                 let pod = entry.origins.as_slice().iter().find_map(|o| match o {
                     Origin::Pod { pod } => Some(pod.to_string()),
@@ -134,7 +133,7 @@ impl<'a> Local<'a> {
                 }
             }
         }
-        let pod = |(&endpoint, PodPort { port, mac }): (&u16, &PodPort)| {
+        let pod = |(&endpoint, PodPort { port, mac }): (&EndpointId, &PodPort)| {
             let word = eval::word(program, endpoint);
             let own = |family: Family| {
                 let mine = owners.iter().filter(|(a, of)| Family::of(**a) == family && of.contains(&endpoint));
@@ -155,7 +154,7 @@ impl<'a> Local<'a> {
         let pods = topology.pods.iter().map(pod).collect();
         let services = Family::BOTH.into_iter().flat_map(|family| {
             let keys = program.table(TableId::service(family)).entries.keys();
-            keys.map(move |key| network(key.value(0).get(), family.bits(), family).ip())
+            keys.map(move |key| ServiceKey::of(family, key).address)
         });
         Self { topology, pods, services: services.collect(), owners }
     }
@@ -204,7 +203,7 @@ impl<'a> Local<'a> {
     }
 
     /// What the owners of an address, all with ports here, allow from one of `sources`. None: someone allows everything.
-    fn towards(&self, owners: &BTreeSet<u16>, sources: &[IpAddr], family: Family) -> Option<Opening> {
+    fn towards(&self, owners: &BTreeSet<EndpointId>, sources: &[IpAddr], family: Family) -> Option<Opening> {
         let mut found: Option<Opening> = None;
         for owner in owners {
             let ingress = &self.pods.get(owner)?.ingress[at(family)].openings;
@@ -222,7 +221,7 @@ impl<'a> Local<'a> {
 
     /// Addresses of pods here whose ingress sets deny something, each with the openings that may come from outside.
     pub fn guarded(&self, family: Family) -> Vec<(IpAddr, &Pod, &Openings)> {
-        let decided = |(address, owners): (&IpAddr, &BTreeSet<u16>)| {
+        let decided = |(address, owners): (&IpAddr, &BTreeSet<EndpointId>)| {
             // Of an address that two pods claim it is not known who gets the packet.
             let pod = self.pods.get(owners.first().filter(|_| owners.len() == 1)?)?;
             let openings = &pod.ingress[at(family)].openings;

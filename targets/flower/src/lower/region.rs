@@ -7,8 +7,8 @@ use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use netpolc_table::{
-    ActionId, Entry, Match, Origin, Origins, Program, TableId, eval,
-    schema::{Family, verdict_key},
+    Class, Entry, Origin, Origins, PortClassId, Program, RowId, SetId, TableId, eval,
+    schema::{self, Family, Leaf, PortKey, SetPortClass, verdict_key},
 };
 
 use super::ports::PortSet;
@@ -130,17 +130,17 @@ impl Region {
 /// What a set answers in a family. None as `set` is a direction that is not isolated: everything is permitted.
 ///
 /// The cost is one pass over the remote table.
-pub fn region(program: &Program, set: Option<u16>, family: Family) -> Region {
+pub fn region(program: &Program, set: Option<SetId>, family: Family) -> Region {
     let whole = whole(family);
     let Some(set) = set else {
         let part = Part { prefix: whole, answer: Answer::Permit, origins: Origins::default() };
         return Region { family, parts: vec![part] };
     };
-    let mut answers = BTreeMap::<u16, (Answer, Origins)>::new();
+    let mut answers = BTreeMap::<Class, (Answer, Origins)>::new();
     // Many classes have one row, and what a row permits takes a look at every port.
-    let mut rows = BTreeMap::<u64, (Answer, Vec<Origin>)>::new();
-    let mut of = |class: u16| {
-        let make = || answer(program, eval::answer(program, set, family, class), &mut rows);
+    let mut rows = BTreeMap::<RowId, (Answer, Vec<Origin>)>::new();
+    let mut of = |class: Class| {
+        let make = || answer(program, eval::answer(program, set, class), &mut rows);
         answers.entry(class).or_insert_with(make).clone()
     };
     let mut parts: Vec<Part> = Vec::new();
@@ -157,13 +157,12 @@ pub fn region(program: &Program, set: Option<u16>, family: Family) -> Region {
         parts.push(Part { prefix, answer, origins });
     };
     let mut entries = program.table(TableId::remote(family)).entries.iter().peekable();
-    let is_whole = |m: &Match| matches!(m, Match::Lpm { length: 0, .. });
-    if entries.peek().is_none_or(|(key, _)| !is_whole(&key.fields()[0])) {
-        push(whole, of(0));
+    if entries.peek().is_none_or(|(key, _)| key.prefix().1 != 0) {
+        push(whole, of(Class::unnamed(family)));
     }
     for (key, entry) in entries {
-        let &Match::Lpm { value, length } = &key.fields()[0] else { continue };
-        push(network(value.get(), length, family), of(entry.params[0] as u16));
+        let (value, length) = key.prefix();
+        push(network(value.get(), length, family), of(Leaf::of(family, entry).class));
     }
     Region { family, parts }
 }
@@ -193,35 +192,35 @@ type Intervals = BTreeMap<u8, Vec<(u16, u16)>>;
 fn answer(
     program: &Program,
     entry: Option<&Entry>,
-    rows: &mut BTreeMap<u64, (Answer, Vec<Origin>)>,
+    rows: &mut BTreeMap<RowId, (Answer, Vec<Origin>)>,
 ) -> (Answer, Origins) {
     let Some(entry) = entry else { return (Answer::Deny, Origins::default()) };
-    match entry.action {
-        ActionId::Permit => (Answer::Permit, entry.origins.clone()),
-        ActionId::SetRow => {
-            let (answer, origins) = rows.entry(entry.params[0]).or_insert_with(|| row(program, entry.params[0] as u16));
+    match schema::Answer::of(Some(entry)) {
+        schema::Answer::Permit => (Answer::Permit, entry.origins.clone()),
+        schema::Answer::Row(id) => {
+            let (answer, origins) = rows.entry(id).or_insert_with(|| row(program, id));
             (answer.clone(), entry.origins.as_slice().iter().chain(&*origins).cloned().collect())
         }
-        _ => (Answer::Deny, entry.origins.clone()),
+        schema::Answer::Deny => (Answer::Deny, entry.origins.clone()),
     }
 }
 
 /// What a row permits, and why.
-fn row(program: &Program, row: u16) -> (Answer, Vec<Origin>) {
-    let permit = |class: u16| program.get(TableId::Verdict, &verdict_key(row, class));
+fn row(program: &Program, row: RowId) -> (Answer, Vec<Origin>) {
+    let permit = |class: PortClassId| program.get(TableId::Verdict, &verdict_key(row, class));
     let (mut listed, mut granted) = (Intervals::new(), Intervals::new());
     let mut origins = Vec::new();
     for (key, port) in &program.table(TableId::Port).entries {
-        let Match::Range { low, high } = key.fields()[1] else { continue };
-        let (protocol, interval) = (key.value(0).low() as u8, (low as u16, high as u16));
+        let PortKey { protocol, port: range } = PortKey::of(key);
+        let interval = (range.low as u16, range.high as u16);
         listed.entry(protocol).or_default().push(interval);
-        if let Some(verdict) = permit(port.params[0] as u16) {
+        if let Some(verdict) = permit(SetPortClass::of(port).port_class) {
             granted.entry(protocol).or_default().push(interval);
             origins.extend(verdict.origins.as_slice().iter().cloned());
         }
     }
     // Class 0: ports that no entry names, and protocols without.
-    if let Some(verdict) = permit(0) {
+    if let Some(verdict) = permit(PortClassId::default()) {
         for protocol in PORTED {
             let named = PortSet::of(listed.remove(&protocol).unwrap_or_default());
             granted.entry(protocol).or_default().extend(named.complement().intervals());

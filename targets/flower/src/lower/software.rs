@@ -21,9 +21,9 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Origin, Origins, Program, TableId,
+    ActionId, EndpointId, Origin, Origins, Program, TableId,
     eval::{self, Pipeline},
-    schema::{Family, Word, base_key},
+    schema::{Family, OwnKey, Word, base_key},
 };
 
 use super::{
@@ -99,7 +99,7 @@ struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    fn new(program: &Program, topology: &'a Topology, endpoint: u16) -> Self {
+    fn new(program: &Program, topology: &'a Topology, endpoint: EndpointId) -> Self {
         let word = eval::word(program, endpoint);
         let own = own(program, endpoint);
         let direction = |pipeline: Pipeline| {
@@ -186,15 +186,14 @@ impl<'a> Pod<'a> {
 }
 
 /// An endpoint's own addresses, sorted.
-fn own(program: &Program, endpoint: u16) -> Vec<(IpAddr, Origins)> {
+fn own(program: &Program, endpoint: EndpointId) -> Vec<(IpAddr, Origins)> {
     let tables = Family::BOTH.map(|f| (f, program.table(TableId::own(f))));
     let entries = tables.into_iter().flat_map(|(f, t)| t.entries.iter().map(move |(k, e)| (f, k, e)));
     entries
-        .filter(|(_, key, entry)| key.value(0).low() == u64::from(endpoint) && entry.action == ActionId::Own)
-        .map(|(family, key, entry)| {
-            let address = super::region::network(key.value(1).get(), family.bits(), family).ip();
-            (address, entry.origins.clone())
-        })
+        .filter(|(.., entry)| entry.action == ActionId::Own)
+        .map(|(family, key, entry)| (OwnKey::of(family, key), entry))
+        .filter(|(own, _)| own.endpoint == endpoint)
+        .map(|(own, entry)| (own.address, entry.origins.clone()))
         .collect()
 }
 

@@ -7,6 +7,7 @@ use netpolc_host::{
     netlink::{self, attribute, attributes, be16_at, u16_at, u32_at},
     tc::{EGRESS, HEADER, INGRESS, TCA_KIND, TCA_OPTIONS},
 };
+use netpolc_table::IfIndex;
 
 use super::{encode, numbers::*};
 use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side};
@@ -15,7 +16,7 @@ use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pa
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
     /// The interface.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The hook.
     pub side: Side,
     /// Its chain.
@@ -100,7 +101,7 @@ pub fn decode(body: &[u8]) -> Option<Decoded> {
             }
         }
     };
-    Some(Decoded { ifindex, side, chain, prio, handle, in_hardware, found })
+    Some(Decoded { ifindex: IfIndex::new(ifindex), side, chain, prio, handle, in_hardware, found })
 }
 
 fn u32_of(value: &[u8]) -> Option<u32> {
@@ -227,7 +228,7 @@ fn action(actions: &[u8]) -> Option<Action> {
         [(b"mirred\0", options)] => {
             let value = attribute(options, PARMS)?;
             let redirects = u32_of(value.get(20..)?)? == EGRESS_REDIR as u32;
-            redirects.then(|| u32_of(value.get(24..)?).map(Action::Redirect))?
+            redirects.then(|| u32_of(value.get(24..)?).map(IfIndex::new).map(Action::Redirect))?
         }
         _ => None,
     }

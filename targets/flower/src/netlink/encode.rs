@@ -2,6 +2,7 @@
 //!
 //! Not here: sending it.
 
+use netpolc_table::IfIndex;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -34,7 +35,7 @@ pub enum Way {
 /// A filter for software and hardware is taken by the kernel when only software takes it, so of those the kernel is asked
 /// to send back what became of it (NLM_F_ECHO, tfilter_notify in net/sched/cls_api.c) and to say why
 /// (TCA_CLS_FLAGS_VERBOSE, tc_cls_common_offload_init in include/net/pkt_cls.h).
-pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: u32, filter: &Filter, handle: u32, sequence: u32) {
+pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: IfIndex, filter: &Filter, handle: u32, sequence: u32) {
     let (kind, flags) = match way {
         Way::Add => (libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE),
         Way::Replace => (libc::RTM_NEWTFILTER, CREATE),
@@ -47,7 +48,7 @@ pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: u32, filter: &Filter, handle:
     };
     let info = u32::from(filter.prio) << 16 | u32::from(ethertype.to_be());
     message(to, kind, ACK | flags | echo, sequence, |to| {
-        to.extend(tc::header(ifindex, handle, parent(filter.side), info));
+        to.extend(tc::header(ifindex.get(), handle, parent(filter.side), info));
         let classifier: &[u8] = if filter.matches == Match::Local { b"basic\0" } else { b"flower\0" };
         put(to, TCA_KIND, classifier);
         put(to, TCA_CHAIN, &filter.chain.to_ne_bytes());
@@ -179,7 +180,7 @@ fn actions(to: &mut Vec<u8>, action: &Action, cookie: Cookie) {
         Action::Redirect(port) => one(to, 1, b"mirred\0", Some(cookie), |to| {
             let mut value = parameters(ACT_STOLEN).to_vec();
             value.extend(EGRESS_REDIR.to_ne_bytes());
-            value.extend(port.to_ne_bytes());
+            value.extend(port.get().to_ne_bytes());
             put(to, PARMS, &value);
         }),
     }

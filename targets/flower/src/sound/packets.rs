@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnetwork::IpNetwork;
-use netpolc_table::{eval, schema::Family};
+use netpolc_table::{EndpointId, eval, schema::Family};
 
 use super::{Place, Tables, address, bits};
 use crate::{
@@ -87,7 +87,7 @@ impl Tables<'_> {
             }
             let pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (*s, *d)));
             for (at, (source, destination)) in pairs.enumerate() {
-                let mac = |e: &u16| self.topology.pods.get(e).and_then(|p| p.mac);
+                let mac = |e: &EndpointId| self.topology.pods.get(e).and_then(|p| p.mac);
                 let theirs = self.owners.get(&destination).and_then(|o| o.iter().find_map(mac));
                 let shape = Shape { source, destination, mac: theirs.unwrap_or(other) };
                 // Now and then everything, also where no opening is dropped.
@@ -108,8 +108,8 @@ impl Tables<'_> {
 
     /// What tables and filters know of an address.
     fn signature(&self, address: IpAddr, prefixes: &BTreeSet<IpNetwork>) -> impl Ord + use<> {
-        let class = eval::remote(self.program, address).0;
-        let owners: Vec<u16> = self.owners.get(&address).into_iter().flatten().copied().collect();
+        let class = eval::remote(self.program, address).class;
+        let owners: Vec<EndpointId> = self.owners.get(&address).into_iter().flatten().copied().collect();
         let node = self.topology.node_addresses.contains(&address);
         let translated = self.topology.translated.iter().any(|p| p.contains(address));
         let within: Vec<bool> = prefixes.iter().map(|p| p.contains(address)).collect();

@@ -4,6 +4,7 @@
 //!
 //! Not here: sending, waiting ([`crate::flower`]).
 
+use netpolc_table::IfIndex;
 use std::{cmp::Reverse, collections::BTreeSet, mem};
 
 use netpolc_host::netlink::Refusal;
@@ -55,7 +56,7 @@ pub struct Tally {
 /// An interface on its way.
 #[derive(Clone, Debug)]
 pub struct Job {
-    ifindex: u32,
+    ifindex: IfIndex,
     wanted: Vec<Filter>,
     books: Books,
     plan: Plan,
@@ -108,7 +109,7 @@ const CLEARS: u32 = 2;
 
 impl Job {
     /// Begins. `books` is everything that the interface has.
-    pub fn new(ifindex: u32, books: Books, wanted: Vec<Filter>) -> Self {
+    pub fn new(ifindex: IfIndex, books: Books, wanted: Vec<Filter>) -> Self {
         Job {
             ifindex,
             wanted,
@@ -126,7 +127,7 @@ impl Job {
     }
 
     /// The interface.
-    pub fn ifindex(&self) -> u32 {
+    pub fn ifindex(&self) -> IfIndex {
         self.ifindex
     }
 

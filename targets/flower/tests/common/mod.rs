@@ -3,6 +3,7 @@
 
 pub mod plain;
 
+use netpolc_table::{EndpointId, IfIndex};
 use std::net::IpAddr;
 
 use netpolc_kube_sync::{Input, load};
@@ -25,23 +26,23 @@ pub fn cluster(yaml: &str) -> Cluster {
 pub fn compiled(cluster: &Cluster) -> (Compiler, Topology) {
     let compiler = compile(cluster, Scope::Everywhere).expect("it fits");
     let pods = compiler.endpoints().map(|(key, id)| {
-        let port = Port { ifindex: 1000 + u32::from(id), name: key.name.to_string() };
-        (id, PodPort { port, mac: Some([2, 0, 0, 0, (id >> 8) as u8, id as u8]) })
+        let port = Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.name.to_string() };
+        (id, PodPort { port, mac: Some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]) })
     });
     let pods = pods.collect();
-    let uplinks = vec![Port { ifindex: 2, name: "eth0".into() }];
+    let uplinks = vec![Port { ifindex: IfIndex::new(2), name: "eth0".into() }];
     (compiler, Topology { pods, uplinks, ..Topology::default() })
 }
 
 /// An endpoint's number.
-pub fn endpoint(compiler: &Compiler, pod: &str) -> u16 {
+pub fn endpoint(compiler: &Compiler, pod: &str) -> EndpointId {
     let (namespace, name) = pod.split_once('/').expect("namespace/name");
     compiler.endpoint(&ObjectKey::new(namespace, name)).expect("an endpoint")
 }
 
 /// The filters on an endpoint's port.
-pub fn filters(lowered: &Lowered, endpoint: u16) -> Vec<Filter> {
-    let port = lowered.ports.iter().find(|(port, _)| port.ifindex == 1000 + u32::from(endpoint));
+pub fn filters(lowered: &Lowered, endpoint: EndpointId) -> Vec<Filter> {
+    let port = lowered.ports.iter().find(|(port, _)| port.ifindex == IfIndex::new(1000 + u32::from(endpoint.get())));
     port.map(|(_, list)| list.iter().map(|p| p.filter.clone()).collect()).unwrap_or_default()
 }
 

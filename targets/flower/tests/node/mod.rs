@@ -5,6 +5,7 @@
 use std::{cell::RefCell, collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
 
 use netpolc_target_flower::{Flower, lowered::Lowered};
+use netpolc_table::IfIndex;
 use netpolc_testbed::{
     lab::{
         self, Simnic,
@@ -26,7 +27,7 @@ pub struct Place {
     /// Name of the host-side interface, and of its other end.
     pub name: String,
     /// Its index.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Addresses that are routed to it.
     pub addresses: Vec<IpAddr>,
 }
@@ -34,13 +35,13 @@ pub struct Place {
 /// The node.
 pub struct Node {
     /// Host-side interface -> the pod's end.
-    pub pods: BTreeMap<u32, Wire>,
+    pub pods: BTreeMap<IfIndex, Wire>,
     /// Host-side interface -> itself, for what no stack would send.
-    pub hosts: BTreeMap<u32, Wire>,
+    pub hosts: BTreeMap<IfIndex, Wire>,
     /// The uplink's other end.
     pub uplink: Wire,
     /// Address -> host-side interface.
-    pub routes: BTreeMap<IpAddr, u32>,
+    pub routes: BTreeMap<IpAddr, IfIndex>,
     /// The filters.
     pub flower: Flower,
     qdiscs: RefCell<Qdiscs>,
@@ -78,7 +79,7 @@ impl Node {
     }
 
     /// The same behind the representors of a simulated NIC: `simr0`... with its personality, the uplink is `simp0`.
-    pub fn on_nic(driver: &str, pods: usize) -> (Self, Simnic, Vec<u32>) {
+    pub fn on_nic(driver: &str, pods: usize) -> (Self, Simnic, Vec<IfIndex>) {
         let nic = lab::simnic(driver, pods, &[]);
         let mut script = setup();
         let (node, far) = (mac(NODE_MAC), mac(FAR_MAC));
@@ -92,13 +93,13 @@ impl Node {
             .expect("a string");
         }
         lab::shell(&script);
-        let index = |name: &str| interface_index(name).expect("just made");
+        let index = |name: &str| IfIndex::new(interface_index(name).expect("just made"));
         let ends: Vec<_> = pairs.into_iter().map(|(host, end)| (index(&host), host, end)).collect();
         let ports = ends.iter().map(|(ifindex, ..)| *ifindex).collect();
         (Self::wired(&[], &ends, ("simp0", "simw0")), nic, ports)
     }
 
-    fn wired(places: &[Place], ends: &[(u32, String, String)], uplink: (&str, &str)) -> Self {
+    fn wired(places: &[Place], ends: &[(IfIndex, String, String)], uplink: (&str, &str)) -> Self {
         let (far, dev) = (mac(FAR_MAC), uplink.0);
         let mut lines = format!(
             "-4 route replace default via 169.254.0.1 dev {dev} onlink\n-6 route replace default via fe80::ff dev {dev}\n\
@@ -133,7 +134,7 @@ impl Node {
     }
 
     /// A packet from a pod, at the ingress hook of its interface. Passing is to pass the hook.
-    pub fn pod_sends(&self, ifindex: u32, frame: &[u8]) -> Seen {
+    pub fn pod_sends(&self, ifindex: IfIndex, frame: &[u8]) -> Seen {
         let before = self.counted(ifindex);
         self.drain();
         let _ = self.pods[&ifindex].send(frame);
@@ -145,7 +146,7 @@ impl Node {
     }
 
     /// The same; passing is to come out of another interface.
-    pub fn pod_sends_beyond(&self, ifindex: u32, frame: &[u8]) -> Seen {
+    pub fn pod_sends_beyond(&self, ifindex: IfIndex, frame: &[u8]) -> Seen {
         match self.pod_sends(ifindex, frame) {
             Seen::Passed if !self.comes_out() => Seen::NotCarried,
             seen => seen,
@@ -154,7 +155,7 @@ impl Node {
 
     /// A packet to a pod, at the egress hook of its interface: routed where the stack would route it there, else put to
     /// the hook. Passing is to arrive.
-    pub fn to_pod(&self, ifindex: u32, frame: &[u8], destination: Option<IpAddr>) -> Seen {
+    pub fn to_pod(&self, ifindex: IfIndex, frame: &[u8], destination: Option<IpAddr>) -> Seen {
         let before = self.counted(ifindex);
         self.drain();
         let routed = destination.is_some_and(|d| self.routes.get(&d) == Some(&ifindex));
@@ -164,14 +165,14 @@ impl Node {
     }
 
     /// A packet to a pod that the node itself makes.
-    pub fn born(&self, ifindex: u32, packet: &[u8], destination: IpAddr) -> Seen {
+    pub fn born(&self, ifindex: IfIndex, packet: &[u8], destination: IpAddr) -> Seen {
         let before = self.counted(ifindex);
         self.drain();
         send_born_here(packet, destination).expect("the host sends it");
         self.arrived(ifindex, before)
     }
 
-    fn arrived(&self, ifindex: u32, before: Counted) -> Seen {
+    fn arrived(&self, ifindex: IfIndex, before: Counted) -> Seen {
         match self.judge(ifindex, before) {
             Seen::Dropped => Seen::Dropped,
             _ if self.pods[&ifindex].wait(PATIENCE, |_| true).is_some() => Seen::Passed,
@@ -193,7 +194,7 @@ impl Node {
     }
 
     /// What the counters say; without filters they say nothing.
-    fn judge(&self, ifindex: u32, before: Counted) -> Seen {
+    fn judge(&self, ifindex: IfIndex, before: Counted) -> Seen {
         for _ in 0..3 {
             let now = self.counted(ifindex);
             if now.drops > before.drops {
@@ -207,8 +208,8 @@ impl Node {
         Seen::NotCarried
     }
 
-    fn counted(&self, ifindex: u32) -> Counted {
-        self.qdiscs.borrow_mut().counted(ifindex).expect("rtnetlink")
+    fn counted(&self, ifindex: IfIndex) -> Counted {
+        self.qdiscs.borrow_mut().counted(ifindex.get()).expect("rtnetlink")
     }
 }
 

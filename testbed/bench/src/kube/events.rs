@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use netpolc_agent::{Options, cluster_loop, metrics::Metrics, record::Record};
 use netpolc_kube_sync::watch::{self, Access, Lists};
+use netpolc_table::EndpointId;
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
     big::{Big, Stack},
@@ -158,7 +159,7 @@ impl Agent {
     }
 
     /// The endpoint of a local pod, from the record.
-    async fn endpoint(&self, name: &str) -> Result<u16> {
+    async fn endpoint(&self, name: &str) -> Result<EndpointId> {
         for _ in 0..100 {
             let record = Record::read(&self.options.pin_dir).unwrap_or_default();
             if let Some(pod) = record.pods.iter().find(|p| p.pod == name) {
@@ -217,7 +218,7 @@ async fn single_pods(agent: &Agent, client: &Client, round: u8, count: usize) ->
 }
 
 /// Policies that isolate the pod `target` come, one by one; in between it is not isolated.
-async fn single_policies(agent: &Agent, client: &Client, endpoint: u16) -> Result<Latency> {
+async fn single_policies(agent: &Agent, client: &Client, endpoint: EndpointId) -> Result<Latency> {
     let mut samples = Vec::new();
     for i in 0..SAMPLES {
         let name = format!("policy-{i}");

@@ -13,7 +13,10 @@ use netpolc_agent::{
     ways::{Answer, Wanted},
 };
 use netpolc_host::Connection;
-use netpolc_table::{Program, TableId, Write, key::Match};
+use netpolc_table::{
+    EndpointId, IfIndex, Incarnation, Program, TableId, Write,
+    schema::{EndpointKey, Prefix, RemoteV4Key},
+};
 use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
 use netpolc_target_ebpf::Ebpf;
 
@@ -23,13 +26,13 @@ pub enum Switched {
     /// An IPv4 address's leaf came.
     Address(Ipv4Addr),
     /// An endpoint's word changed.
-    Endpoint(u16),
+    Endpoint(EndpointId),
 }
 
 /// The target.
 pub struct Probe {
     ebpf: Ebpf,
-    attached: BTreeSet<u32>,
+    attached: BTreeSet<IfIndex>,
     switched: Sender<(Switched, Instant)>,
 }
 
@@ -58,11 +61,11 @@ impl Target for Probe {
         let now = Instant::now();
         for (key, _) in &write.put {
             let what = match write.table {
-                TableId::RemoteV4 => match key.fields()[0] {
-                    Match::Lpm { value, length: 32 } => Switched::Address(Ipv4Addr::from_bits(value.low() as u32)),
+                TableId::RemoteV4 => match RemoteV4Key::of(key).address {
+                    Prefix { address, length: 32 } => Switched::Address(address),
                     _ => continue,
                 },
-                TableId::Endpoint => Switched::Endpoint(key.value(0).low() as u16),
+                TableId::Endpoint => Switched::Endpoint(EndpointKey::of(key).endpoint),
                 _ => continue,
             };
             // Whoever measures may have ended.
@@ -77,21 +80,21 @@ impl Target for Probe {
 }
 
 impl NodeTarget for Probe {
-    fn attached(&self) -> BTreeSet<u32> {
+    fn attached(&self) -> BTreeSet<IfIndex> {
         self.attached.clone()
     }
 
-    fn attach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.insert(ifindex);
         Ok(())
     }
 
-    fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.attached.remove(&ifindex);
         Ok(())
     }
 
-    fn adopt(&mut self, _: u16, _: u16, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }
@@ -102,7 +105,7 @@ pub struct Interfaces;
 impl Network for Interfaces {
     fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
         Ok(Answer::by_address(pods, |address| match address {
-            IpAddr::V4(v4) => Some(1_000 + (v4.to_bits() & 0xff)),
+            IpAddr::V4(v4) => Some(IfIndex::new(1_000 + (v4.to_bits() & 0xff))),
             IpAddr::V6(_) => None,
         }))
     }

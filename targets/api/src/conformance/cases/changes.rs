@@ -1,7 +1,7 @@
 //! Connections while something changes between packets: policies (S40-S42), incarnations and endpoints (S43).
 
 use netpolc_table::{
-    TableId, Write,
+    Class, Incarnation, TableId, Write,
     schema::{self, Word},
 };
 
@@ -83,7 +83,7 @@ fn not_needed(h: &Hosts) -> Case {
 
 fn recorded(h: &Hosts) -> Case {
     let (out, into) = (web(h), Talk::new(h.a, 81, h.stranger, 5000));
-    let record = set_word(A, Word { flags: Word::RECORD, ..Word::default() });
+    let record = set_word(A, Word::flagged(Word::RECORD));
     Case::new(name("S40 connections from before the pod was isolated", h), world(Policy::Open, Policy::Open))
         .write(record)
         .out_passes("SYN out", out.out(SYN))
@@ -194,14 +194,14 @@ fn incarnation(h: &Hosts) -> Case {
     let (out, udp) = (web(h), dns(h));
     let moved = |incarnation| {
         let key = schema::remote_key(h.friend, h.family.bits());
-        Write::put(TableId::remote(h.family), key, schema::set_remote(1, incarnation))
+        Write::put(TableId::remote(h.family), key, schema::set_remote(Class::new(h.family, 1), incarnation))
     };
     Case::new(name("S43 an address that became another pod's", h), world(Policy::Nothing, Policy::Some))
         .out_passes("SYN", out.out(SYN))
         .in_passes("SYN+ACK", out.back(SYN_ACK))
         .in_passes("data", out.back(ACK))
         .out_passes("a question", udp.out(Unit::Udp))
-        .write(moved(INCARNATION + 1))
+        .write(moved(Incarnation::new(INCARNATION.get() + 1)))
         .in_drops("the new pod answers", out.back(ACK))
         .in_drops("and by UDP", udp.back(Unit::Udp))
         .out_passes("a question to the new pod", udp.out(Unit::Udp))

@@ -210,7 +210,7 @@ fn discovery_in_fragments() -> Case {
         .in_passes("behind an extension header", options)
         .in_drops("a first fragment", fragment(More::Follow))
         .in_drops("an atomic fragment", fragment(More::Last))
-        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .write(set_word(A, Word::flagged(Word::GUARD)))
         .out_drops("from the pod, a first fragment", sent(More::Follow, 255))
         .out_drops("from the pod, an atomic fragment", sent(More::Last, 255))
         .out_drops("whatever its hop limit", sent(More::Last, 64))

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use netpolc_table::{
-    TableId, Write,
+    Class, ClassId, EndpointId, IfIndex, Incarnation, SetId, TableId, Write,
+    id::{V4, V6},
     schema::{self, Family, Word},
 };
 
@@ -99,7 +100,7 @@ fn classes(h: &Hosts) -> Case {
         .write(Write::put(
             TableId::remote(h.family),
             schema::remote_key(h.network, h.family.bits()),
-            schema::set_remote(0, 0),
+            schema::set_remote(Class::unnamed(h.family), Incarnation::default()),
         ))
         .in_drops("taken out of the network", from(h.network, 3))
         .write(switch(A, Policy::Everyone, Policy::Open))
@@ -112,9 +113,16 @@ fn families_are_apart() -> Case {
     let (v4, v6) = (Hosts::of(Family::V4), Hosts::of(Family::V6));
     // Class 1 means other peers in each family; a mapped address is IPv6.
     let mapped = "::ffff:10.0.1.1".parse().expect("an address");
-    let stranger = Write::put(TableId::RemoteV6, schema::remote_key(v6.stranger, 128), schema::set_remote(5, 0));
-    let deny =
-        Write::put(TableId::Row, schema::row_key(2, Family::V4, 5), schema::plain(netpolc_table::ActionId::Permit));
+    let stranger = Write::put(
+        TableId::RemoteV6,
+        schema::remote_key(v6.stranger, 128),
+        schema::set_remote(ClassId::<V6>::new(5), Incarnation::default()),
+    );
+    let deny = Write::put(
+        TableId::Row,
+        schema::row_key(SetId::new(2), ClassId::<V4>::new(5)),
+        schema::plain(netpolc_table::ActionId::Permit),
+    );
     Case::new("S23 families do not leak into each other", world(Policy::Some, Policy::Open))
         .write(stranger)
         .write(deny)
@@ -147,8 +155,11 @@ fn protocols(h: &Hosts) -> Case {
 }
 
 fn other_interface(h: &Hosts) -> Case {
-    let nobody = crate::conformance::world::Pod { endpoint: 0, interface: 777 };
-    let aliased = crate::conformance::world::Pod { endpoint: 0, interface: A.interface + (1 << 16) };
+    let nobody = crate::conformance::world::Pod { endpoint: EndpointId::new(0), interface: IfIndex::new(777) };
+    let aliased = crate::conformance::world::Pod {
+        endpoint: EndpointId::new(0),
+        interface: IfIndex::new(A.interface.get() + (1 << 16)),
+    };
     let syn = Talk::new(h.a, 80, h.stranger, 1).back(SYN);
     Case::new(name("S16 S53 an interface has its own policy or none", h), world(Policy::Nothing, Policy::Nothing))
         .in_drops("A", syn.clone())
@@ -162,7 +173,7 @@ fn other_interface(h: &Hosts) -> Case {
 }
 
 fn unused(h: &Hosts) -> Case {
-    let unset = Word { ingress_set: 17, egress_set: 18, flags: Word::INGRESS | Word::EGRESS };
+    let unset = Word { ingress_set: SetId::new(17), egress_set: SetId::new(18), flags: Word::INGRESS | Word::EGRESS };
     Case::new(name("S53 a set that nothing was written for denies", h), world(Policy::Open, Policy::Open))
         .write(set_word(A, unset))
         .in_drops("ingress", Talk::new(h.a, 80, h.friend, 1).back(SYN))
@@ -257,7 +268,7 @@ fn arp_passes() -> Case {
         .out_drops("of another link layer", with(15, 6))
         .out_drops("of another protocol", with(16, 9))
         .out_drops("of long addresses", with(18, 8))
-        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .write(set_word(A, Word::flagged(Word::GUARD)))
         .out_drops("as another pod, not isolated", arp(b, r))
         .write(switch(A, Policy::Nothing, Policy::Open))
         .out_passes("where nothing is guarded", arp(b, r))
@@ -284,7 +295,7 @@ fn discovery_passes() -> Case {
         let body = [r.octets().as_slice(), &vec![7; more]].concat();
         discovery(135, a, link, r).payload(&body).build()
     };
-    let guarded = set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD });
+    let guarded = set_word(A, Word::flagged(Word::GUARD));
     let closed = word(A, Policy::Nothing, Policy::Nothing);
     let routed = Word { flags: closed.flags & !Word::BRIDGED, ..closed };
     case.out_drops("a router advertisement", discovery(134, a, link, r).build())
@@ -309,7 +320,7 @@ fn discovery_passes() -> Case {
 fn tunnels(h: &Hosts) -> Case {
     let vxlan = |to| Talk::new(h.a, 50000, to, 4789).out_packet(Unit::Udp);
     let protocol = |number, to| Talk::new(h.a, 0, to, 0).out(Unit::Other(number));
-    let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+    let guard = Word::flagged(Word::GUARD);
     let parts = vxlan(h.friend).payload(&[4; 64]).fragments(5, 24);
     let later = |number, to, id| {
         let packet = Talk::new(h.a, 0, to, 0).out_packet(Unit::Other(number));

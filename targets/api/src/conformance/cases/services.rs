@@ -1,7 +1,7 @@
 //! Packets to Services (S48): marked where they leave the pod, judged on the backend after translation.
 
 use netpolc_table::{
-    TableId, Write,
+    EndpointId, IfIndex, TableId, Write,
     schema::{self, Family},
 };
 
@@ -110,7 +110,7 @@ fn at_a_local_backend(h: &Hosts) -> Case {
         .write(switch(B, Policy::Everyone, Policy::Open))
         .comes("permitted by both", A.interface, at(80), Next)
         .comes("denied by the sender", A.interface, at(81), Drop)
-        .at(crate::conformance::world::Pod { endpoint: 0, interface: 777 })
+        .at(crate::conformance::world::Pod { endpoint: EndpointId::new(0), interface: IfIndex::new(777) })
         .comes("on an interface that is nobody's", A.interface, at(80), Next)
         .comes("on an interface that is nobody's", A.interface, at(81), Drop)
 }

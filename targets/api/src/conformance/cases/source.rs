@@ -1,7 +1,7 @@
 //! S55: a source that is not the pod's own never leaves, with the few exceptions by which a pod gets its addresses.
 
 use netpolc_table::{
-    ActionId, TableId, Write,
+    ActionId, SetId, TableId, Write,
     schema::{self, Family, Mac, Word},
 };
 
@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-const GUARD: Word = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+const GUARD: Word = Word::flagged(Word::GUARD);
 
 fn isolated(h: &Hosts) -> Case {
     Case::new(
@@ -119,7 +119,7 @@ fn hardware_arp() -> Case {
     let [_, from] = MACS;
     let own = arp([10, 0, 0, 1].into(), [10, 0, 9, 9].into());
     let probe = arp([0, 0, 0, 0].into(), [10, 0, 0, 1].into());
-    let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+    let guard = Word::flagged(Word::GUARD);
     let node = schema::on_link_key("fe80::1".parse().expect("an address"), 128);
     let claim = |target: &str| {
         let [from, all, target] = ["fd00::1", "ff02::1", target].map(|text| text.parse().expect("an address"));
@@ -146,7 +146,8 @@ fn dhcp() -> Case {
     let served = Packet::new(v4.a, v4.b);
     let first = Fragment { id: 1, offset: 0, more: More::Follow };
     let later = Fragment { id: 1, offset: 30, more: More::Last };
-    let guard_and_policy = set_word(A, Word { ingress_set: 0, egress_set: 11, flags: Word::GUARD | Word::EGRESS });
+    let guard_and_policy =
+        set_word(A, Word { ingress_set: SetId::new(0), egress_set: SetId::new(11), flags: Word::GUARD | Word::EGRESS });
     Case::new("S55 0.0.0.0 for DHCP only", world(Policy::Open, Policy::Open))
         .write(set_word(A, GUARD))
         .out_passes("discover", frame(68, 67).build())
@@ -213,9 +214,9 @@ fn link_local() -> Case {
             "another pod's address: a solicitation",
             discovery(135, "fd00::2".parse().expect("an address"), friend, friend).build(),
         )
-        .write(set_word(A, Word { ingress_set: 0, egress_set: 11, flags: Word::EGRESS }))
+        .write(set_word(A, Word { ingress_set: SetId::new(0), egress_set: SetId::new(11), flags: Word::EGRESS }))
         .out_passes("isolated: discovery passes", discovery(135, link, all, friend).build())
         .out_drops("isolated: listeners are policed", listener(link, 143).build())
-        .write(set_word(A, Word { ingress_set: 0, egress_set: 15, flags: Word::EGRESS }))
+        .write(set_word(A, Word { ingress_set: SetId::new(0), egress_set: SetId::new(15), flags: Word::EGRESS }))
         .out_passes("isolated: listeners may be permitted", listener(link, 143).build())
 }

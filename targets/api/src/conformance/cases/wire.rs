@@ -70,7 +70,7 @@ fn source_routes_v4() -> Case {
         .out_passes("the pod's others", out(&recorded))
         .write(switch(A, Policy::Open, Policy::Open))
         .in_passes("where nothing is judged", into(&route(131)))
-        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .write(set_word(A, Word::flagged(Word::GUARD)))
         .out_drops("a guarded pod has none either", out(&route(131)))
         .out_passes("broken lists are the receiver's", out(&[7, 1, 0, 0]))
 }
@@ -96,7 +96,7 @@ fn source_routes_v6() -> Case {
         .out_drops("from the pod", out(routed(1)))
         .write(switch(A, Policy::Open, Policy::Open))
         .in_passes("where nothing is judged", into(routed(1)).build())
-        .write(set_word(A, Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD }))
+        .write(set_word(A, Word::flagged(Word::GUARD)))
         .out_drops("a guarded pod has none either", out(routed(1)))
 }
 
@@ -150,7 +150,7 @@ fn unread_frames_leave_no_guarded_pod(h: &Hosts) -> Case {
         let packet = Talk::new(source, 4000, h.network, 80).out_packet(SYN);
         (0..count).fold(packet, |packet, i| packet.tag(if i % 2 == 0 { Tag::vlan(0) } else { Tag::qinq(0) })).build()
     };
-    let guard = Word { ingress_set: 0, egress_set: 0, flags: Word::GUARD };
+    let guard = Word::flagged(Word::GUARD);
     let mut case = Case::new(format!("S54 S55 what cannot be read, {:?}", h.family), world(Policy::Open, Policy::Open));
     case = case.out_passes("not guarded", frame(0x8847)).write(set_word(A, guard));
     for kind in [0x0026, 0x8847, 0x8864, 0x88cc, 0x8035] {

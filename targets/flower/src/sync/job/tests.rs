@@ -67,7 +67,7 @@ impl Paper {
 
     fn dump(&self) -> Books {
         books(self.filters.iter().map(|(&Place { side, chain, prio, handle }, (filter, in_hardware))| Decoded {
-            ifindex: 1,
+            ifindex: IfIndex::new(1),
             side,
             chain,
             prio,
@@ -140,7 +140,7 @@ fn loose(rng: &mut Rng, chain: u32, copies: Copies) -> Vec<Filter> {
     let mut filters = Vec::new();
     for (at, (_, matches)) in universe().into_iter().enumerate().take(12) {
         if rng.chance(60) {
-            filters.push(filter(1, matches, Action::Redirect(ports[at / 2])));
+            filters.push(filter(1, matches, Action::Redirect(IfIndex::new(ports[at / 2]))));
         }
     }
     let all = Pattern { ethertype: EtherType::Ipv4, ..Pattern::default() };
@@ -165,7 +165,7 @@ fn random(rng: &mut Rng, copies: Copies) -> Vec<Filter> {
             let action = match (rng.below(5), later) {
                 (0, _) => Action::Pass,
                 (1, _) => Action::Drop,
-                (2, _) => Action::Redirect(7 + rng.below(2) as u32),
+                (2, _) => Action::Redirect(IfIndex::new(7 + rng.below(2) as u32)),
                 (_, Some(later)) => Action::Goto(later),
                 (_, None) => Action::Drop,
             };
@@ -190,7 +190,7 @@ impl Trial {
     /// Until it is done, or until `crash` messages were sent. Gives the job's books and tally where it came to its end.
     fn bring(&mut self, wanted: &[Filter], crash: usize) -> Option<(Books, Tally)> {
         let (before, after) = (answers(&self.paper.view(self.copies), self.copies), answers(wanted, self.copies));
-        let mut job = Job::new(1, self.paper.dump(), wanted.to_vec());
+        let mut job = Job::new(IfIndex::new(1), self.paper.dump(), wanted.to_vec());
         let (mut next, mut sent) = (job.advance(), 0);
         loop {
             match next {

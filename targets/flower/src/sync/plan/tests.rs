@@ -1,5 +1,6 @@
 //! What a plan keeps, adds and removes, by hand-written tables of installed and wanted filters.
 
+use netpolc_table::IfIndex;
 use std::net::IpAddr;
 
 use super::*;
@@ -20,7 +21,7 @@ fn filter(chain: u32, prio: u16, port: u16, action: Action) -> Filter {
 fn decoded((i, f): (usize, &Filter)) -> Decoded {
     let Filter { side, chain, prio, .. } = *f;
     let found = Found::Ours(f.clone());
-    Decoded { ifindex: 3, side, chain, prio, handle: i as u32 + 1, in_hardware: 1, found }
+    Decoded { ifindex: IfIndex::new(3), side, chain, prio, handle: i as u32 + 1, in_hardware: 1, found }
 }
 
 fn installed(filters: &[Filter]) -> Books {
@@ -70,22 +71,26 @@ fn a_chain_that_only_redirects_by_destination_changes_in_place() {
         Filter { copies: Copies::Both, matches: Match::Flower(pattern), ..filter(7, prio, 80, action) }
     };
     let start = filter(0, 1, 80, Action::Track(7));
-    let (one, rest) = (to(1, 1, Action::Redirect(5)), to(0, 2, Action::Pass));
+    let (one, rest) = (to(1, 1, Action::Redirect(IfIndex::new(5))), to(0, 2, Action::Pass));
     let old = [start.clone(), one.clone(), rest.clone()];
-    let two = to(2, 1, Action::Redirect(6));
+    let two = to(2, 1, Action::Redirect(IfIndex::new(6)));
     let new = plan(&installed(&old), &[start.clone(), one.clone(), two.clone(), rest.clone()]).unwrap();
     assert_eq!((new.prepare, &new.start[..]), (vec![], &[Slot::Keep(start.clone())][..]));
     assert_eq!(new.later, [step(Way::Add, &two, 3)]);
     let gone = plan(&installed(&old), &[start.clone(), rest.clone()]).unwrap();
     assert_eq!(gone.prepare, [step(Way::Remove, &one, 2)]);
     // Another port: first nowhere, then there.
-    let other = to(1, 1, Action::Redirect(6));
+    let other = to(1, 1, Action::Redirect(IfIndex::new(6)));
     let moved = plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
     assert_eq!((moved.prepare, moved.later), (vec![step(Way::Remove, &one, 2)], vec![step(Way::Add, &other, 2)]));
     // A drop, or a redirect behind what passes, needs a chain of its own.
-    for other in [to(2, 1, Action::Drop), to(2, 3, Action::Redirect(6)), to(1, 1, Action::Redirect(6))] {
+    for other in [
+        to(2, 1, Action::Drop),
+        to(2, 3, Action::Redirect(IfIndex::new(6))),
+        to(1, 1, Action::Redirect(IfIndex::new(6))),
+    ] {
         let in_place = plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
-        let same = other.action == Action::Redirect(6) && other.prio == 1;
+        let same = other.action == Action::Redirect(IfIndex::new(6)) && other.prio == 1;
         assert_eq!(in_place.start == [Slot::Keep(start.clone())], same, "{other:?}");
     }
 }
