@@ -115,7 +115,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
 
 #[test]
 fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
-    let class = |pc: u16| set_port_class(PortClassId::new(pc));
+    let class = |number| set_port_class(PortClassId::new(number));
     let full = |p| (TableId::Port, port_key(p, 0, 65535), class(1));
     let overlap = [
         (TableId::Port, port_key(6, 0, 80), class(2)),
