@@ -1,18 +1,18 @@
-//! What the rows of each namespace take as they turn out: a row for each combination of rules that some
-//! address meets, with a verdict for each port class that they permit. Sizes alone do not tell, because
-//! they do not tell which pods have which labels; so rows are counted while they are made.
+//! How many verdicts the rows of each namespace take, counted as they turn out: a row for each
+//! combination of rules that some address meets, with a verdict for each port class that they
+//! permit. Sizes alone do not tell, because they do not tell which pods have which labels; so rows
+//! are counted while they are made.
 //!
-//! A namespace is counted by its own edges of port ranges: those of others split its rows too, and are
-//! no fault of its own. Not here: what is set aside ([`crate::Shares::blame`]).
+//! A namespace is counted by its own edges of port ranges: those of others split its rows too, and
+//! are no fault of its own. Not here: what is set aside ([`crate::Shares::blame`]).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, mem::take, sync::Arc};
 
 use crate::{
-    compiler::Compiler,
-    distinct,
-    ports::{self, Edge},
-    rows::RowKey,
-    sets::{Ports, Rule, What},
+    content::distinct,
+    grants::RowKey,
+    interval::{self, Edge},
+    rules::{Rule, What},
 };
 
 /// An update makes new rows before it takes old ones back, so that both are there for a moment.
@@ -34,7 +34,13 @@ impl Default for Cells {
 }
 
 impl Cells {
-    /// Counts a row of a namespace; false where there is no room for it even while an update is under way.
+    /// Each namespace may take so many.
+    pub(crate) fn limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    /// Counts a row of a namespace; false where there is no room for it even while an update is
+    /// under way.
     pub(crate) fn take(&mut self, namespace: &Arc<str>, cells: u64) -> bool {
         let taken = self.taken.entry(namespace.clone()).or_default();
         if *taken + cells > self.limit.saturating_mul(BOTH) {
@@ -54,40 +60,28 @@ impl Cells {
             }
         }
     }
-}
 
-/// Ports at which some range of these rules begins or has just ended, in order.
-pub(crate) fn edges(rules: &[Rule]) -> Vec<Edge> {
-    let ranges = rules.iter().filter_map(|rule| match &*rule.ports {
-        Ports::Any => None,
-        Ports::Listed(ports) => Some(ports),
-    });
-    let ranges = ranges.flatten().filter_map(|(_, what)| match what {
-        What::Range(protocol, first, last) => Some((*protocol, *first, *last)),
-        What::Named(..) | What::Portless => None,
-    });
-    distinct(ranges.flat_map(ports::edges))
-}
-
-/// The verdicts of a row, where there are no edges but these.
-pub(crate) fn of(row: &RowKey, edges: &[Edge]) -> u64 {
-    row.iter().map(|grant| grant.range().map_or(1, |range| ports::pieces(edges, range))).sum()
-}
-
-impl Compiler {
-    /// The same with so many verdicts for each namespace; more than that deny, until the namespace is set aside.
-    pub fn bounded(mut self, cells: u64) -> Self {
-        self.cells.limit = cells;
-        self
-    }
-
-    /// The namespaces whose rows take more verdicts than they may, with what they take: after an update, each until
-    /// their policies are set aside.
-    pub fn take_excess(&mut self) -> BTreeMap<Arc<str>, u64> {
-        let mut excess = std::mem::take(&mut self.cells.refused);
-        for (namespace, &taken) in self.cells.taken.iter().filter(|(_, taken)| **taken > self.cells.limit) {
+    /// The namespaces that take more than they may, with what they take, or would have taken where
+    /// rows were refused; those are named once.
+    pub(crate) fn take_excess(&mut self) -> BTreeMap<Arc<str>, u64> {
+        let mut excess = take(&mut self.refused);
+        for (namespace, &taken) in self.taken.iter().filter(|(_, taken)| **taken > self.limit) {
             excess.entry(namespace.clone()).or_insert(taken);
         }
         excess
     }
+}
+
+/// Ports at which some range of these rules begins or has just ended, in order.
+pub(crate) fn edges(rules: &[Rule]) -> Vec<Edge> {
+    let ranges = rules.iter().flat_map(Rule::listed).filter_map(|(_, what)| match what {
+        What::Range(range) => Some(*range),
+        What::Named(_) | What::Portless => None,
+    });
+    distinct(ranges.flat_map(interval::edges))
+}
+
+/// The verdicts of a row, where there are no edges but these.
+pub(crate) fn of(row: &RowKey, edges: &[Edge]) -> u64 {
+    row.iter().map(|grant| grant.range().map_or(1, |range| interval::pieces(edges, range))).sum()
 }

@@ -1,219 +1,117 @@
-//! The incremental compiler: what it knows, the events it takes, and the order of one update.
+//! The incremental compiler: it hands each event to whom it is about, and knows the order of one
+//! update.
+//!
+//! Each part owns its state and its tables, and says in its signatures what else it touches.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use netpolc_policy::{
-    Cluster, Index, Isolation, Labels, Node, ObjectKey, Pod, Policy, Port, Ports as PolicyPorts, Protocol,
-};
-use netpolc_table::{EndpointId, Entry, Key, Program, SetId, TableId, delta::Changes};
+use netpolc_policy::{Cluster, Direction, ObjectKey, Pod, Policy, Service};
+use netpolc_table::{EndpointId, Program, delta::Changes};
 
 use crate::{
-    atoms::Atoms,
-    blocks::{Blocks, Prefix},
-    cells::Cells,
-    classes::Classes,
-    endpoints::Endpoint,
-    event::{Event, Interface},
-    ids::Ids,
-    pods::{Group, GroupId, Pods},
-    ports::Ports,
-    services::Services,
-    sets::{PolicySlot, Sets},
+    endpoints::Endpoints,
+    event::{Event, Scope},
+    leaves::{self, Leaf},
+    matrix::Matrix,
+    membership::Membership,
+    nodes::Nodes,
+    output::Output,
+    overflow::{Diagnostic, Numbered, Overflow},
+    policies::Policies,
+    prefix::Prefix,
+    services::{Count, Services},
+    set::SetKey,
     shares::{Limits, Room, Shares},
+    usage,
     wire::Wire,
+    worklist::Worklist,
 };
-
-/// Whose pods are endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Those of one node.
-    Node(Arc<str>),
-    /// All: for looking at a whole cluster offline.
-    Everywhere,
-}
-
-/// No id is left. What is enforced stays as it is; this compiler answers nothing but this from now
-/// on, and a new one may be tried after objects went away.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {capacity} {what} on one node: fewer distinct policies or peers are needed")]
-pub struct Overflow {
-    /// What there are too many of.
-    pub what: Numbered,
-    /// How many there may be.
-    pub capacity: u32,
-}
-
-/// What gets ids.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numbered {
-    /// Pods of the node.
-    Endpoints,
-    /// Policy sets.
-    Sets,
-    /// Classes of IPv4 addresses.
-    ClassesV4,
-    /// Classes of IPv6 addresses.
-    ClassesV6,
-    /// Rows.
-    Rows,
-    /// Port classes.
-    PortClasses,
-}
-
-impl std::fmt::Display for Numbered {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Numbered::Endpoints => "endpoints",
-            Numbered::Sets => "policy sets",
-            Numbered::ClassesV4 => "IPv4 classes",
-            Numbered::ClassesV6 => "IPv6 classes",
-            Numbered::Rows => "rows",
-            Numbered::PortClasses => "port classes",
-        })
-    }
-}
-
-/// Something that users should know; enforcement is exact all the same.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Diagnostic {
-    /// Several active pods have one address: it is a member only of peers that select all of them.
-    AddressConflict {
-        /// The address.
-        address: IpAddr,
-        /// The pods, as `namespace/name`.
-        pods: Vec<Arc<str>>,
-    },
-    /// The node has no endpoint for a pod: it is not enforced.
-    NoEndpoint {
-        /// The pod, as `namespace/name`.
-        pod: Arc<str>,
-        /// How many pods the target can hold.
-        capacity: u32,
-    },
-}
-
-impl std::fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Diagnostic::AddressConflict { address, pods } => {
-                write!(
-                    f,
-                    "pods {} share the address {address}: only peers that select all of them match it",
-                    pods.join(", ")
-                )
-            }
-            Diagnostic::NoEndpoint { pod, capacity } => {
-                write!(
-                    f,
-                    "pod {pod} is not enforced: the tables hold {capacity} pods of this node; make them with room for more"
-                )
-            }
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct NamespaceState {
-    pub(crate) labels: Labels,
-    pub(crate) groups: BTreeSet<GroupId>,
-    pub(crate) policies: BTreeMap<Arc<str>, PolicySlot>,
-}
 
 /// Keeps the program of one node in step with events.
 #[derive(Debug)]
 pub struct Compiler {
-    pub(crate) scope: Scope,
-    pub(crate) program: Program,
-    /// None while loading: the whole program is new then.
-    changes: Option<Changes>,
+    scope: Scope,
+    /// Why there are no more updates.
     overflow: Option<Overflow>,
-    versions: u32,
-    pub(crate) namespaces: BTreeMap<Arc<str>, NamespaceState>,
-    pub(crate) pods: Pods,
-    pub(crate) atoms: Atoms,
-    pub(crate) blocks: Blocks,
-    pub(crate) classes: Classes,
-    pub(crate) sets: Sets,
-    pub(crate) ports: Ports,
-    pub(crate) cells: Cells,
-    pub(crate) nodes: HashMap<Arc<str>, Vec<IpAddr>>,
-    pub(crate) node_addresses: HashMap<IpAddr, BTreeSet<Arc<str>>>,
-    pub(crate) services: Services,
-    pub(crate) wire: Wire,
-    pub(crate) endpoint_ids: Ids<EndpointId>,
-    pub(crate) endpoints: BTreeMap<ObjectKey, Endpoint>,
-    pub(crate) interfaces: HashMap<ObjectKey, Interface>,
-    /// Local pods for which there was no endpoint id, and how many there are.
-    pub(crate) unplaced: BTreeSet<ObjectKey>,
-    pub(crate) endpoint_capacity: u32,
-    // The work of the update under way.
-    pub(crate) stale: BTreeSet<ObjectKey>,
-    pub(crate) reworded: BTreeSet<ObjectKey>,
-    pub(crate) released: Vec<SetId>,
-    pub(crate) dirty: BTreeSet<Prefix>,
+    // What is known.
+    policies: Policies,
+    nodes: Nodes,
+    membership: Membership,
+    services: Services,
+    wire: Wire,
+    // What is made of it.
+    endpoints: Endpoints,
+    matrix: Matrix,
+    out: Output,
+    work: Worklist,
 }
 
-/// Compiles a cluster from scratch.
-///
-/// # Errors
-/// Where a node needs more ids than there are.
-pub fn compile(cluster: &Cluster, scope: Scope) -> Result<Compiler, Overflow> {
-    let mut compiler = Compiler::new(scope);
-    compiler.load(cluster)?;
-    Ok(compiler)
-}
-
+/// How a compiler is made, and which ids it may use.
 impl Compiler {
     /// Knows nothing yet; its program permits everything.
     pub fn new(scope: Scope) -> Self {
         Self {
             scope,
-            program: Program::default(),
-            changes: None,
             overflow: None,
-            versions: 0,
-            namespaces: BTreeMap::new(),
-            pods: Pods::default(),
-            atoms: Atoms::default(),
-            blocks: Blocks::default(),
-            classes: Classes::new(),
-            sets: Sets::new(),
-            ports: Ports::new(),
-            cells: Cells::default(),
-            nodes: HashMap::new(),
-            node_addresses: HashMap::new(),
+            policies: Policies::default(),
+            nodes: Nodes::default(),
+            membership: Membership::default(),
             services: Services::default(),
             wire: Wire::default(),
-            endpoint_ids: Ids::new(Numbered::Endpoints),
-            endpoints: BTreeMap::new(),
-            interfaces: HashMap::new(),
-            unplaced: BTreeSet::new(),
-            endpoint_capacity: u32::from(u16::MAX) - 1,
-            stale: BTreeSet::new(),
-            reworded: BTreeSet::new(),
-            released: Vec::new(),
-            dirty: BTreeSet::new(),
+            endpoints: Endpoints::new(),
+            matrix: Matrix::new(),
+            out: Output::default(),
+            work: Worklist::default(),
         }
     }
 
     /// The same for a target that has room for so many ids.
     pub fn within(scope: Scope, room: &Room) -> Self {
         let mut this = Self::new(scope);
-        this.endpoint_ids.limit(room.endpoints);
-        this.endpoint_capacity = room.endpoints.saturating_sub(1);
-        this.sets.ids.limit(room.sets);
-        this.sets.row_ids.limit(room.rows);
-        this.ports.ids.limit(room.port_classes);
-        let [v4, v6] = room.classes;
-        this.classes.v4.ids.limit(v4);
-        this.classes.v6.ids.limit(v6);
+        this.endpoints.limit(room.endpoints);
+        this.matrix.limit(room);
         this
     }
 
+    /// With these devices, before any object: what egress sets grant depends on the tunnels. An
+    /// [`Event::Wire`] may change all but these.
+    pub fn wired(mut self, wire: Wire) -> Self {
+        self.set_wire(wire);
+        self
+    }
+
+    /// The same with so many verdicts for each namespace; more than that deny, until the namespace
+    /// is set aside.
+    pub fn bounded(mut self, cells: u64) -> Self {
+        self.matrix.bound(cells);
+        self
+    }
+
+    /// Before anything else: uses none of the ids of an installed program until
+    /// [`Compiler::forget_installed`]. Everything will be written anew; nothing can clash.
+    pub fn avoid(&mut self, installed: &Program) {
+        self.endpoints.avoid(installed);
+        self.matrix.avoid(installed);
+    }
+
+    /// Before anything else: keeps the ids of an installed program for what they mean there. Ids
+    /// that mean nothing here are not used until [`Compiler::forget_installed`].
+    pub fn seed(&mut self, installed: &Program) {
+        self.avoid(installed);
+        self.endpoints.seed(installed);
+        self.matrix.seed(installed);
+    }
+
+    /// The program that [`Compiler::seed`] spoke of is replaced by this one: all its other ids are
+    /// free.
+    pub fn forget_installed(&mut self) {
+        self.endpoints.forget_installed();
+        self.matrix.forget_installed();
+    }
+}
+
+/// What it is told and asked.
+impl Compiler {
     /// Takes in a whole cluster; once, before any event.
     ///
     /// # Errors
@@ -227,13 +125,13 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::load`].
     pub fn load_admitted(&mut self, cluster: &Cluster, shares: &Shares) -> Result<(), Overflow> {
-        self.changes = None;
-        self.cover_ports()?;
+        self.out.begin_load();
+        self.matrix.cover_ports(&mut self.out)?;
         for (name, labels) in &cluster.namespaces {
-            self.namespaces.entry(name.clone()).or_default().labels = labels.clone();
+            self.membership.set_labels(name, labels.clone(), &mut self.work);
         }
         for (name, node) in &cluster.nodes {
-            self.set_node(name, Some(node));
+            self.nodes.set(name, Some(node), &mut self.work);
         }
         for (key, pod) in &cluster.pods {
             self.set_pod(key, Some(pod.clone()));
@@ -245,7 +143,8 @@ impl Compiler {
             self.set_service(key, Some(shares.service(key, service.clone())));
         }
         let done = self.finish();
-        self.changes = Some(Changes::default());
+        self.out.begin_update();
+        self.overflow = done.clone().err();
         done
     }
 
@@ -262,12 +161,12 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::apply`].
     pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Changes, Overflow> {
-        self.wake();
+        self.end_quarantine();
         self.apply_further(events)
     }
 
-    /// Takes in more events as part of the last update: ids that it gave back stay unused, so the changes of both,
-    /// added up, are those of one update.
+    /// Takes in more events as part of the last update: ids that it gave back stay unused, so the
+    /// changes of both, added up, are those of one update.
     ///
     /// # Errors
     /// As [`Compiler::apply`].
@@ -275,283 +174,233 @@ impl Compiler {
         if let Some(overflow) = &self.overflow {
             return Err(overflow.clone());
         }
-        if self.changes.is_none() {
-            self.cover_ports()?;
+        if self.out.is_loading() {
+            // Nothing was loaded before the first event.
+            self.matrix.cover_ports(&mut self.out)?;
         }
-        self.changes = Some(Changes::default());
+        self.out.begin_update();
         events.into_iter().for_each(|event| self.take_in(event));
-        if let Err(overflow) = self.finish() {
-            self.overflow = Some(overflow.clone());
-            return Err(overflow);
+        let done = self.finish();
+        self.overflow = done.clone().err();
+        done.map(|()| self.out.end_update())
+    }
+
+    /// Takes in events as one update, as far as `shares` admits them, which knows what was admitted
+    /// before; `cluster` is the one after these events. A namespace whose rows turn out to take too
+    /// much is set aside within the same update.
+    ///
+    /// # Errors
+    /// As [`Compiler::apply`].
+    pub fn apply_admitted(
+        &mut self,
+        shares: &mut Shares,
+        cluster: &Cluster,
+        events: Vec<Event>,
+    ) -> Result<Changes, Overflow> {
+        let mut changes = self.apply_all(shares.admit(cluster, events))?;
+        while shares.blame_excess(cluster, self.take_excess()) {
+            changes.add(self.apply_further(shares.admit(cluster, vec![]))?);
         }
-        Ok(self.changes.replace(Changes::default()).unwrap_or_default())
+        Ok(changes)
     }
 
     /// The program as of the last update.
     pub fn program(&self) -> &Program {
-        &self.program
+        self.out.program()
+    }
+
+    /// Whose pods are endpoints.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// What users should know, in order.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let conflicts = self.pods.conflicts().into_iter();
+        let conflicts = self.membership.conflicts().into_iter();
         let conflicts = conflicts.map(|(address, pods)| Diagnostic::AddressConflict { address, pods });
-        let capacity = self.endpoint_capacity;
-        let unplaced = self.unplaced.iter().map(|pod| Diagnostic::NoEndpoint { pod: pod.to_string().into(), capacity });
-        conflicts.chain(unplaced).collect()
+        conflicts.chain(self.endpoints.diagnostics()).collect()
     }
 
     /// The endpoint id of a local pod.
     pub fn endpoint(&self, pod: &ObjectKey) -> Option<EndpointId> {
-        self.endpoints.get(pod).map(|e| e.id)
+        self.endpoints.id(pod)
     }
 
     /// The local pods that are endpoints, in order.
     pub fn endpoints(&self) -> impl Iterator<Item = (&ObjectKey, EndpointId)> {
-        self.endpoints.iter().map(|(key, e)| (key, e.id))
+        self.endpoints.iter()
     }
 
-    fn wake(&mut self) {
-        self.classes.v4.ids.wake();
-        self.classes.v6.ids.wake();
-        self.sets.ids.wake();
-        self.sets.row_ids.wake();
-        self.ports.ids.wake();
-        self.endpoint_ids.wake();
-        self.atoms.wake();
+    /// Does some policy isolate this pod? Also for pods that are no endpoints, having no address
+    /// yet.
+    pub fn isolates(&self, pod: &Pod) -> bool {
+        Direction::BOTH.into_iter().any(|direction| self.policies.isolating(pod, direction).next().is_some())
     }
 
+    /// The namespaces whose rows take more verdicts than they may, with what they take: after an
+    /// update, each until their policies are set aside.
+    pub fn take_excess(&mut self) -> BTreeMap<Arc<str>, u64> {
+        self.matrix.take_excess()
+    }
+
+    /// How many ids of this kind the policies of each namespace need, as if there were no others.
+    /// Also after an overflow, for what has been made until then.
+    pub fn usage(&self, what: Numbered) -> BTreeMap<Arc<str>, u64> {
+        match what {
+            Numbered::Endpoints => usage::count(self.endpoints.iter().map(|(pod, _)| pod.namespace.clone())),
+            _ => self.matrix.usage(what),
+        }
+    }
+}
+
+/// Events: each is taken in by the part that knows its kind of object, and marked for the end of
+/// the update where others have to follow.
+impl Compiler {
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Namespace { name, labels } => self.set_namespace(&name, labels.unwrap_or_default()),
+            Event::Namespace { name, labels } => {
+                self.membership.set_labels(&name, labels.unwrap_or_default(), &mut self.work);
+            }
             Event::Pod { key, pod } => self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
-            Event::Node { name, node } => self.set_node(&name, node.as_ref()),
+            Event::Node { name, node } => self.nodes.set(&name, node.as_ref(), &mut self.work),
             Event::Service { key, service } => self.set_service(&key, service),
-            Event::Interface { pod, interface } => self.set_interface(pod, interface),
+            Event::Interface { pod, interface } => {
+                self.endpoints.set_interface(pod, interface, &mut self.out, &mut self.work);
+            }
             Event::Wire(wire) => self.set_wire(wire),
-        }
-    }
-
-    /// New sets first, then what is not needed any more, then leaves and words.
-    fn finish(&mut self) -> Result<(), Overflow> {
-        self.refresh_services();
-        for key in std::mem::take(&mut self.unplaced) {
-            // Ids that were given back in this update rest until the next one.
-            if let Some(pod) = self.pods.find(&key).map(|id| self.pods.slot(id).pod.clone()) {
-                self.put_endpoint(&pod);
-            }
-        }
-        for key in std::mem::take(&mut self.stale) {
-            self.choose_sets(&key)?;
-        }
-        for set in std::mem::take(&mut self.released) {
-            self.release_set(set);
-        }
-        for prefix in std::mem::take(&mut self.dirty) {
-            self.refresh(prefix)?;
-        }
-        for key in std::mem::take(&mut self.reworded) {
-            self.put_word(&key);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn put(&mut self, table: TableId, key: Key, entry: Entry) {
-        match &mut self.changes {
-            Some(changes) => self.program.set(changes, table, key, Some(entry)),
-            None => {
-                self.program.table_mut(table).entries.insert(key, entry);
-            }
-        }
-    }
-
-    pub(crate) fn take(&mut self, table: TableId, key: Key) -> Option<Entry> {
-        let before = self.program.table_mut(table).entries.remove(&key);
-        if let (Some(changes), Some(entry)) = (&mut self.changes, &before) {
-            changes.note(table, key, Some(entry.clone()), None);
-        }
-        before
-    }
-
-    /// Every leaf is made once at the end of a load, so members need not be marked one by one.
-    pub(crate) fn is_loading(&self) -> bool {
-        self.changes.is_none()
-    }
-
-    fn is_local(&self, pod: &Pod) -> bool {
-        match &self.scope {
-            Scope::Everywhere => true,
-            Scope::Node(name) => pod.node.as_ref() == Some(name),
-        }
-    }
-
-    fn set_namespace(&mut self, name: &Arc<str>, labels: Labels) {
-        let state = self.namespaces.entry(name.clone()).or_default();
-        let before = std::mem::replace(&mut state.labels, labels);
-        if before == state.labels {
-            return;
-        }
-        let (labels, groups) = (state.labels.clone(), state.groups.clone());
-        for atom in self.atoms.matching.clone() {
-            let slot = self.atoms.slot(atom);
-            match (slot.selects_namespace(name, &before), slot.selects_namespace(name, &labels)) {
-                (false, true) => {
-                    let here = groups.iter().filter(|g| slot.selects_pod(&self.pods.group(**g).key.labels));
-                    here.copied().collect::<Vec<_>>().into_iter().for_each(|group| self.join(group, atom));
-                }
-                (true, false) => {
-                    let here = groups.iter().filter(|g| self.pods.group(**g).atoms.contains(&atom));
-                    here.copied().collect::<Vec<_>>().into_iter().for_each(|group| self.leave(group, atom));
-                }
-                _ => {}
-            }
         }
     }
 
     fn set_pod(&mut self, key: &ObjectKey, pod: Option<Pod>) {
         let pod = pod.filter(Pod::is_policed);
-        let before = self.pods.find(key);
-        if before.is_some_and(|id| pod.as_ref() == Some(&self.pods.slot(id).pod)) {
+        let (before, was) = self.membership.find(key).unzip();
+        if was.is_some() && was == pod.as_ref() {
             return;
         }
-        if let Some(id) = before {
-            let old = self.pods.slot(id).pod.clone();
-            self.count_host_ports(&old, HostPorts::Go);
+        if let Some(was) = was {
+            self.services.count_host_ports(was, Count::Down, &mut self.work);
         }
-        let local = pod.as_ref().filter(|p| self.is_local(p)).cloned();
-        // The new one comes first, so that what both need stays.
-        if let Some(pod) = pod {
-            self.dirty.extend(pod.addresses.iter().copied().map(Prefix::address));
-            self.count_host_ports(&pod, HostPorts::Come);
-            let (_, group, fresh) = self.pods.insert(pod);
-            if fresh {
-                self.place_group(group);
-            }
-        }
-        if let Some(id) = before {
-            let (slot, group) = self.pods.remove(id);
-            self.dirty.extend(slot.pod.addresses.iter().copied().map(Prefix::address));
-            if let Some(group) = group {
-                self.displace_group(slot.group, group);
-            }
+        if let Some(pod) = &pod {
+            self.services.count_host_ports(pod, Count::Up, &mut self.work);
         }
         // A node knows pods by their addresses: without one there is nothing to enforce yet.
-        match local.filter(|pod| !pod.addresses.is_empty() || self.scope == Scope::Everywhere) {
-            Some(pod) => self.put_endpoint(&pod),
-            None => self.drop_endpoint(key),
+        let is_seen = |pod: &&Pod| !pod.addresses.is_empty() || self.scope == Scope::Everywhere;
+        match pod.as_ref().filter(|pod| self.scope.holds(pod)).filter(is_seen) {
+            Some(pod) => self.endpoints.put(pod, &mut self.out, &mut self.work),
+            None => self.endpoints.drop(key, &mut self.out, &mut self.work),
         }
+        self.membership.set_pod(before, pod, &mut self.work);
     }
 
-    /// Finds the atoms of a new group.
-    fn place_group(&mut self, id: GroupId) {
-        let key = self.pods.group(id).key.clone();
-        let state = self.namespaces.entry(key.namespace.clone()).or_default();
-        state.groups.insert(id);
-        let own = self.atoms.by_namespace.get(&key.namespace).into_iter().flatten();
-        let candidates: Vec<_> = own.chain(&self.atoms.matching).copied().collect();
-        for atom in candidates {
-            let slot = self.atoms.slot(atom);
-            let labels = &self.namespaces[&key.namespace].labels;
-            if slot.selects_namespace(&key.namespace, labels) && slot.selects_pod(&key.labels) {
-                self.join(id, atom);
-            }
-        }
-        let names: BTreeSet<_> = key.ports.iter().map(|(p, n, _)| (*p, n.clone())).collect();
-        for name in names.into_iter().filter(|n| self.atoms.names.contains_key(n)).collect::<Vec<_>>() {
-            self.join_port(id, &name);
-        }
-    }
-
-    /// Takes a group that has no pods any more out of its atoms.
-    fn displace_group(&mut self, id: GroupId, group: Group) {
-        if let Some(state) = self.namespaces.get_mut(&group.key.namespace) {
-            state.groups.remove(&id);
-        }
-        for atom in group.atoms {
-            self.abandon(id, atom);
-        }
-    }
-
-    fn count_host_ports(&mut self, pod: &Pod, way: HostPorts) {
-        let ports = pod.ports.iter().filter_map(|p| Some((p.protocol, p.host_port?)));
-        let ports: Vec<_> = ports.collect::<BTreeSet<_>>().into_iter().collect();
-        let Some(node) = pod.node.as_ref().filter(|_| !ports.is_empty()) else { return };
-        let user: Arc<str> = format!("Service {}", pod.key).into();
-        match way {
-            HostPorts::Come => self.set_host_ports(node, &user, &ports, &[]),
-            HostPorts::Go => self.set_host_ports(node, &user, &[], &ports),
-        }
-    }
-
+    /// Endpoints choose their sets anew which the policy selects, or selected until now.
     fn set_policy(&mut self, key: &ObjectKey, policy: Option<Policy>) {
-        let state = self.namespaces.entry(key.namespace.clone()).or_default();
-        let before = match policy {
-            Some(policy) => {
-                if state.policies.get(&key.name).is_some_and(|slot| *slot.policy == policy) {
-                    return;
-                }
-                self.versions += 1;
-                let slot = PolicySlot {
-                    label: key.to_string().into(),
-                    ingress_names: ingress_names(&policy),
-                    index: Arc::new(Index::new(&policy.selector)),
-                    policy: Arc::new(policy),
-                    version: self.versions,
-                };
-                state.policies.insert(key.name.clone(), slot)
+        let versions = self.policies.set(key, policy);
+        for pod in self.endpoints.in_namespace(&key.namespace) {
+            let Some(labels) = self.membership.pod(pod).map(|pod| &pod.labels) else { continue };
+            if versions.iter().any(|slot| slot.selects(labels)) {
+                self.work.choose_sets(pod.clone());
             }
-            None => state.policies.remove(&key.name),
-        };
-        let after = state.policies.get(&key.name);
-        let from = ObjectKey { namespace: key.namespace.clone(), name: "".into() };
-        let here = self.endpoints.range(from..).take_while(|(k, _)| k.namespace == key.namespace);
-        let selected = here.filter(|(k, _)| {
-            let Some(id) = self.pods.find(k) else { return false };
-            let labels = &self.pods.slot(id).pod.labels;
-            before.iter().chain(after).any(|slot| slot.selects(labels))
+        }
+    }
+
+    fn set_service(&mut self, key: &ObjectKey, service: Option<Service>) {
+        let health_checks_changed = self.services.set(key, service, &mut self.work);
+        // They are left out of what every egress set says of its node.
+        if health_checks_changed {
+            self.endpoints.iter().for_each(|(pod, _)| self.work.choose_sets(pod.clone()));
+        }
+    }
+
+    fn set_wire(&mut self, wire: Wire) {
+        let moved = self.wire.replace(wire, &mut self.out);
+        self.endpoints.touch_interfaces(&moved, &mut self.work);
+    }
+}
+
+/// The order of one update.
+impl Compiler {
+    /// A new update begins, so the target has finished the last one: ids that came free in it may
+    /// get another meaning.
+    fn end_quarantine(&mut self) {
+        self.matrix.end_quarantine(self.membership.atoms().retired());
+        self.membership.end_quarantine();
+        self.endpoints.end_quarantine();
+    }
+
+    /// Does what the events of an update have left to do.
+    ///
+    /// Sets come before leaves because a set's peers say what the leaves are members of: only when
+    /// all sets of this update are there, and those that nobody uses are gone, are the atoms known,
+    /// and each leaf is made once. New sets come before old ones go, so that an atom or a set that
+    /// both versions of a policy need is not taken away and made again, with other ids in every
+    /// table. Words come last because they name the sets. (In which order a target is changed is
+    /// another matter: `netpolc_table::delta` finds it from the result.)
+    fn finish(&mut self) -> Result<(), Overflow> {
+        let (out, work) = (&mut self.out, &mut self.work);
+        self.services.refresh(&self.scope, &self.nodes, &mut self.membership, out, work);
+        // Ids may have come free in the last update; those of this one are in quarantine.
+        for pod in self.endpoints.take_unplaced() {
+            if let Some(pod) = self.membership.pod(&pod) {
+                self.endpoints.put(pod, out, work);
+            }
+        }
+        for pod in self.work.take_endpoints() {
+            self.choose_sets(&pod)?;
+        }
+        for set in self.work.take_released() {
+            self.matrix.release_set(set, &mut self.membership, &mut self.out, &mut self.work);
+        }
+        let touched = self.work.take_leaves();
+        for prefix in leaves::touched(touched, &self.membership, &self.nodes, &self.out) {
+            self.refresh_leaf(prefix)?;
+        }
+        for pod in self.work.take_words() {
+            self.endpoints.write_word(&pod, &self.wire, &mut self.out);
+        }
+        Ok(())
+    }
+
+    /// Finds the policies that isolate an endpoint and gives it their sets.
+    fn choose_sets(&mut self, key: &ObjectKey) -> Result<(), Overflow> {
+        let Some(pod) = self.membership.pod(key) else { return Ok(()) };
+        let wanted = Direction::BOTH.map(|direction| {
+            let isolating: Vec<_> = self.policies.isolating(pod, direction).cloned().collect();
+            if isolating.is_empty() {
+                return None;
+            }
+            let set = match direction {
+                Direction::Ingress => SetKey::ingress(pod, &isolating),
+                Direction::Egress => SetKey::egress(pod, &isolating, self.services.health_checks(), &self.wire),
+            };
+            Some((set, isolating))
         });
-        self.stale.extend(selected.map(|(k, _)| k.clone()));
-    }
-
-    fn set_node(&mut self, name: &Arc<str>, node: Option<&Node>) {
-        let before = match node {
-            Some(node) => self.nodes.insert(name.clone(), node.addresses.clone()),
-            None => self.nodes.remove(name),
-        };
-        for address in before.into_iter().flatten() {
-            self.dirty.insert(Prefix::address(address));
-            self.stale_service_address(address);
-            if let Some(nodes) = self.node_addresses.get_mut(&address) {
-                nodes.remove(name);
-                if nodes.is_empty() {
-                    self.node_addresses.remove(&address);
-                }
+        let mut sets = [None, None];
+        for (set, wanted) in sets.iter_mut().zip(wanted) {
+            if let Some((key, isolating)) = wanted {
+                let (membership, out, work) = (&mut self.membership, &mut self.out, &mut self.work);
+                *set = Some(self.matrix.acquire_set(key, &isolating, membership, out, work)?);
             }
         }
-        for address in node.into_iter().flat_map(|n| &n.addresses) {
-            self.dirty.insert(Prefix::address(*address));
-            self.stale_service_address(*address);
-            self.node_addresses.entry(*address).or_default().insert(name.clone());
-        }
+        self.endpoints.set_sets(key, sets, &mut self.work);
+        Ok(())
     }
-}
 
-enum HostPorts {
-    Come,
-    Go,
-}
-
-/// Port names that a policy's ingress rules ask for: they resolve on the selected pod itself.
-fn ingress_names(policy: &Policy) -> Vec<(Protocol, Arc<str>)> {
-    let Isolation::Isolated(rules) = &policy.ingress else { return Vec::new() };
-    let ports = rules.iter().filter_map(|rule| match &rule.ports {
-        PolicyPorts::Any => None,
-        PolicyPorts::Listed(ports) => Some(ports),
-    });
-    let names = ports.flatten().filter_map(|port| match port {
-        Port::Named { protocol, name } => Some((*protocol, name.clone())),
-        _ => None,
-    });
-    names.collect()
+    /// Makes the leaf of a prefix anew. The new class is counted before the old one is released: it
+    /// is mostly the same one.
+    fn refresh_leaf(&mut self, prefix: Prefix) -> Result<(), Overflow> {
+        let before = leaves::class_of(prefix, self.out.program());
+        match Leaf::of(prefix, &self.membership, &self.nodes, &self.services) {
+            Some(leaf) => {
+                let atoms = self.membership.atoms();
+                let class = self.matrix.acquire_class(prefix.family, &leaf.members, atoms, &mut self.out)?;
+                leaf.put(prefix, class, &mut self.out);
+            }
+            None => leaves::take(prefix, &mut self.out),
+        }
+        if let Some(class) = before {
+            self.matrix.release_class(class, &mut self.out);
+        }
+        Ok(())
+    }
 }

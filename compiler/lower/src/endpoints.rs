@@ -1,26 +1,37 @@
 //! Endpoints: the local pods, their words, own addresses and interfaces.
+//!
+//! Not here: which sets an endpoint gets (the compiler).
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem::{replace, take},
+    net::IpAddr,
+    sync::Arc,
+};
 
-use netpolc_policy::{Direction, Isolation, ObjectKey, Pod, Protocol};
+use netpolc_policy::{ObjectKey, Pod};
 use netpolc_table::{
-    ActionId, EndpointId, Origin, SetId, TableId,
+    ActionId, EndpointId, IfIndex, Origin, Program, SetId, TableId,
     schema::{
-        self, Family, Named, Word, directory_key, endpoint_key, fingerprint, interface_key, own_key, own_mac_key,
-        set_endpoint, set_mac, set_policy,
+        self, EndpointKey, Family, Named, Word, directory_key, endpoint_key, fingerprint, interface_key, own_key,
+        own_mac_key, set_endpoint, set_mac, set_policy,
     },
 };
 
 use crate::{
-    Overflow,
-    compiler::Compiler,
+    content,
     event::Interface,
-    sets::{PolicySlot, SetKey},
+    ids::Ids,
+    installed::directory,
+    output::Output,
+    overflow::{Diagnostic, Numbered},
+    wire::Wire,
+    worklist::Worklist,
 };
 
 #[derive(Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) id: EndpointId,
+struct Endpoint {
+    id: EndpointId,
     uid: Option<Arc<str>>,
     label: Arc<str>,
     node: Option<Arc<str>>,
@@ -29,178 +40,244 @@ pub(crate) struct Endpoint {
     sets: [Option<SetId>; 2],
 }
 
+/// The owner of the tables `endpoint`, `interface`, `own_v4`, `own_v6` and `own_mac`.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    ids: Ids<EndpointId>,
+    endpoints: BTreeMap<ObjectKey, Endpoint>,
+    /// Of pods, whether they are endpoints yet or not.
+    interfaces: HashMap<ObjectKey, Interface>,
+    /// Local pods for which there was no id.
+    unplaced: BTreeSet<ObjectKey>,
+    /// How many endpoints there may be.
+    capacity: u32,
+}
+
 fn pod_origin(label: &Arc<str>) -> [Origin; 1] {
     [Origin::Pod { pod: label.clone() }]
 }
 
-impl Compiler {
-    /// A local pod is there, or changed. Its sets follow in [`Compiler::choose_sets`]. Where no id is left the others
-    /// go on, and this pod has to wait.
-    pub(crate) fn put_endpoint(&mut self, pod: &Pod) {
-        let key = &pod.key;
-        if self.endpoints.get(key).is_some_and(|e| e.uid != pod.uid || e.node != pod.node) {
-            self.drop_endpoint(key);
+impl Endpoints {
+    pub(crate) fn new() -> Self {
+        Self {
+            ids: Ids::new(Numbered::Endpoints),
+            endpoints: BTreeMap::new(),
+            interfaces: HashMap::new(),
+            unplaced: BTreeSet::new(),
+            capacity: u32::from(u16::MAX) - 1,
         }
-        if !self.endpoints.contains_key(key) {
-            let meaning = crate::fingerprint(&(key, &pod.uid));
-            let Ok(id) = self.endpoint_ids.take(Some(meaning)) else {
-                self.unplaced.insert(key.clone());
-                return;
-            };
-            let endpoint = Endpoint {
-                id,
-                uid: pod.uid.clone(),
-                label: key.to_string().into(),
-                node: pod.node.clone(),
-                addresses: BTreeSet::new(),
-                sets: [None, None],
-            };
-            let line = fingerprint(meaning).from(pod_origin(&endpoint.label));
-            self.put(TableId::Directory, directory_key(Named::Endpoint(id)), line);
-            self.endpoints.insert(key.clone(), endpoint);
-            if let Some(interface) = self.interfaces.get(key).copied() {
-                self.put_interface(key, interface);
-            }
+    }
+
+    /// Gives out no id from `limit` on.
+    pub(crate) fn limit(&mut self, limit: u32) {
+        self.ids.limit(limit);
+        self.capacity = limit.saturating_sub(1);
+    }
+
+    /// With their ids, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, EndpointId)> {
+        self.endpoints.iter().map(|(pod, endpoint)| (pod, endpoint.id))
+    }
+
+    pub(crate) fn id(&self, pod: &ObjectKey) -> Option<EndpointId> {
+        self.endpoints.get(pod).map(|endpoint| endpoint.id)
+    }
+
+    /// Those of one namespace, in order.
+    pub(crate) fn in_namespace(&self, namespace: &Arc<str>) -> impl Iterator<Item = &ObjectKey> {
+        let from = ObjectKey { namespace: namespace.clone(), name: "".into() };
+        let list = self.endpoints.range(from..).map(|(pod, _)| pod);
+        list.take_while(move |pod| pod.namespace == *namespace)
+    }
+
+    /// The local pods that had to wait for an id. They are not waiting any more, and whoever takes
+    /// them puts them again.
+    pub(crate) fn take_unplaced(&mut self) -> BTreeSet<ObjectKey> {
+        take(&mut self.unplaced)
+    }
+
+    /// The local pods that are not enforced.
+    pub(crate) fn diagnostics(&self) -> impl Iterator<Item = Diagnostic> {
+        let capacity = self.capacity;
+        let pods = self.unplaced.iter().map(|pod| pod.to_string().into());
+        pods.map(move |pod| Diagnostic::NoEndpoint { pod, capacity })
+    }
+
+    /// A local pod is there, or changed. Its sets and its word follow at the end of the update.
+    /// Where no id is left the others go on, and this pod has to wait.
+    pub(crate) fn put(&mut self, pod: &Pod, out: &mut Output, work: &mut Worklist) {
+        let key = &pod.key;
+        // Another pod of the same name gets another id: what a target remembers of connections is
+        // the pod's, and not the name's.
+        let is_other = |e: &Endpoint| e.uid != pod.uid || e.node != pod.node;
+        if self.endpoints.get(key).is_some_and(is_other) {
+            self.drop(key, out, work);
+        }
+        if !self.endpoints.contains_key(key) && !self.make(pod, out) {
+            self.unplaced.insert(key.clone());
+            return;
         }
         let endpoint = self.endpoints.get_mut(key).expect("just made");
-        let (id, label) = (endpoint.id, endpoint.label.clone());
-        let before = std::mem::replace(&mut endpoint.addresses, pod.addresses.iter().copied().collect());
-        let now = endpoint.addresses.clone();
-        for address in before.difference(&now) {
-            self.take(TableId::own(Family::of(*address)), own_key(id, *address));
+        let now: BTreeSet<IpAddr> = pod.addresses.iter().copied().collect();
+        let before = replace(&mut endpoint.addresses, now);
+        for address in before.difference(&endpoint.addresses) {
+            out.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
         }
-        for address in now.difference(&before) {
-            let own = schema::plain(ActionId::Own).from(pod_origin(&label));
-            self.put(TableId::own(Family::of(*address)), own_key(id, *address), own);
+        for address in endpoint.addresses.difference(&before) {
+            let own = schema::plain(ActionId::Own).from(pod_origin(&endpoint.label));
+            out.put(TableId::own(Family::of(*address)), own_key(endpoint.id, *address), own);
         }
-        self.stale.insert(key.clone());
+        work.choose_sets(key.clone());
     }
 
-    pub(crate) fn drop_endpoint(&mut self, key: &ObjectKey) {
+    /// An endpoint without addresses and sets. False: there is no id for it.
+    fn make(&mut self, pod: &Pod, out: &mut Output) -> bool {
+        let key = &pod.key;
+        let meaning = content::fingerprint(&(key, &pod.uid));
+        let Ok(id) = self.ids.take(Some(meaning)) else { return false };
+        let endpoint = Endpoint {
+            id,
+            uid: pod.uid.clone(),
+            label: key.to_string().into(),
+            node: pod.node.clone(),
+            addresses: BTreeSet::new(),
+            sets: [None, None],
+        };
+        let line = fingerprint(meaning).from(pod_origin(&endpoint.label));
+        out.put(TableId::Directory, directory_key(Named::Endpoint(id)), line);
+        self.endpoints.insert(key.clone(), endpoint);
+        if let Some(interface) = self.interfaces.get(key).copied() {
+            self.put_interface(key, interface, out);
+        }
+        true
+    }
+
+    /// A pod is not local any more, or gone.
+    pub(crate) fn drop(&mut self, key: &ObjectKey, out: &mut Output, work: &mut Worklist) {
         self.unplaced.remove(key);
         let Some(endpoint) = self.endpoints.remove(key) else { return };
-        self.stale.remove(key);
+        work.forget_endpoint(key);
         if let Some(interface) = self.interfaces.get(key).copied() {
-            self.take_interface(Some(endpoint.id), interface);
+            take_interface(Some(endpoint.id), interface, out);
         }
         for address in &endpoint.addresses {
-            self.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
+            out.take(TableId::own(Family::of(*address)), own_key(endpoint.id, *address));
         }
-        self.take(TableId::Endpoint, endpoint_key(endpoint.id));
-        self.take(TableId::Directory, directory_key(Named::Endpoint(endpoint.id)));
-        self.released.extend(endpoint.sets.into_iter().flatten());
-        self.endpoint_ids.give_back(endpoint.id);
+        out.take(TableId::Endpoint, endpoint_key(endpoint.id));
+        out.take(TableId::Directory, directory_key(Named::Endpoint(endpoint.id)));
+        work.release_sets(endpoint.sets.into_iter().flatten());
+        self.ids.free(endpoint.id);
     }
 
-    /// Where a pod's host-side interface is; the newest word on an interface counts.
-    pub(crate) fn set_interface(&mut self, pod: ObjectKey, interface: Option<Interface>) {
-        self.reworded.insert(pod.clone());
-        self.leave_interface(&pod);
+    /// An endpoint uses these sets, by direction. Those that it had are released at the end of the
+    /// update.
+    pub(crate) fn set_sets(&mut self, key: &ObjectKey, sets: [Option<SetId>; 2], work: &mut Worklist) {
+        let endpoint = self.endpoints.get_mut(key).expect("only endpoints choose sets");
+        let before = replace(&mut endpoint.sets, sets);
+        work.release_sets(before.into_iter().flatten());
+        work.put_word(key.clone());
+    }
+
+    /// Where a pod's host-side interface is; the newest word on an interface counts, since the
+    /// kernel gives a number again when the interface is gone.
+    pub(crate) fn set_interface(
+        &mut self,
+        pod: ObjectKey,
+        interface: Option<Interface>,
+        out: &mut Output,
+        work: &mut Worklist,
+    ) {
+        work.put_word(pod.clone());
+        self.leave_interface(&pod, out);
         let Some(interface) = interface else { return };
         let mut others = self.interfaces.iter();
         let holder = others.find(|(_, i)| i.ifindex == interface.ifindex).map(|(k, _)| k.clone());
         if let Some(holder) = holder {
-            self.leave_interface(&holder);
+            self.leave_interface(&holder, out);
         }
-        self.put_interface(&pod, interface);
+        self.put_interface(&pod, interface, out);
         self.interfaces.insert(pod, interface);
     }
 
-    fn leave_interface(&mut self, pod: &ObjectKey) {
+    /// The words of pods at these interfaces change: whether one hangs on a bridge is in them.
+    pub(crate) fn touch_interfaces(&self, interfaces: &BTreeSet<IfIndex>, work: &mut Worklist) {
+        let here = self.interfaces.iter().filter(|(_, i)| interfaces.contains(&i.ifindex));
+        here.for_each(|(pod, _)| work.put_word(pod.clone()));
+    }
+
+    fn leave_interface(&mut self, pod: &ObjectKey, out: &mut Output) {
         let Some(before) = self.interfaces.remove(pod) else { return };
-        self.take_interface(self.endpoints.get(pod).map(|e| e.id), before);
+        take_interface(self.id(pod), before, out);
     }
 
-    fn take_interface(&mut self, endpoint: Option<EndpointId>, interface: Interface) {
-        self.take(TableId::Interface, interface_key(interface.ifindex));
-        if let (Some(id), Some(_)) = (endpoint, interface.mac) {
-            self.take(TableId::OwnMac, own_mac_key(id));
-        }
-    }
-
-    fn put_interface(&mut self, pod: &ObjectKey, interface: Interface) {
+    fn put_interface(&self, pod: &ObjectKey, interface: Interface, out: &mut Output) {
         let key = interface_key(interface.ifindex);
         let Some(endpoint) = self.endpoints.get(pod) else {
-            self.take(TableId::Interface, key);
+            out.take(TableId::Interface, key);
             return;
         };
-        let (id, label) = (endpoint.id, endpoint.label.clone());
-        self.put(TableId::Interface, key, set_endpoint(id).from(pod_origin(&label)));
+        let origin = || pod_origin(&endpoint.label);
+        out.put(TableId::Interface, key, set_endpoint(endpoint.id).from(origin()));
         if let Some(mac) = interface.mac {
-            self.put(TableId::OwnMac, own_mac_key(id), set_mac(mac).from(pod_origin(&label)));
+            out.put(TableId::OwnMac, own_mac_key(endpoint.id), set_mac(mac).from(origin()));
         }
     }
 
-    /// Finds the policies that isolate an endpoint and gives it their sets. Those it had are
-    /// released at the end of the update, so that what both need is not made twice.
-    pub(crate) fn choose_sets(&mut self, key: &ObjectKey) -> Result<(), Overflow> {
-        let Some(pod) = self.pods.find(key).map(|id| self.pods.slot(id).pod.clone()) else { return Ok(()) };
-        let mut sets = [None, None];
-        for direction in Direction::BOTH {
-            let isolating: Vec<PolicySlot> = self.isolating(&pod, direction);
-            if !isolating.is_empty() {
-                let set = self.set_key(&pod, direction, &isolating);
-                sets[direction as usize] = Some(self.acquire_set(set, &isolating)?);
-            }
-        }
-        let endpoint = self.endpoints.get_mut(key).expect("a stale endpoint exists");
-        let before = std::mem::replace(&mut endpoint.sets, sets);
-        self.released.extend(before.into_iter().flatten());
-        self.reworded.insert(key.clone());
-        Ok(())
-    }
-
-    /// Does some policy isolate this pod? Also for pods that are no endpoints, having no address yet.
-    pub fn isolates(&self, pod: &Pod) -> bool {
-        Direction::BOTH.into_iter().any(|direction| !self.isolating(pod, direction).is_empty())
-    }
-
-    fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<PolicySlot> {
-        let Some(namespace) = self.namespaces.get(&pod.key.namespace) else { return Vec::new() };
-        let selecting = namespace.policies.values().filter(|slot| {
-            matches!(slot.policy.isolation(direction), Isolation::Isolated(_)) && slot.selects(&pod.labels)
-        });
-        selecting.cloned().collect()
-    }
-
-    fn set_key(&self, pod: &Pod, direction: Direction, isolating: &[PolicySlot]) -> SetKey {
-        let policies = isolating.iter().map(|p| p.version).collect();
-        match direction {
-            Direction::Ingress => {
-                let mut names: BTreeSet<(Protocol, Arc<str>)> = BTreeSet::new();
-                for slot in isolating {
-                    names.extend(slot.ingress_names.iter().cloned());
-                }
-                let resolve = |(protocol, name): (Protocol, Arc<str>)| {
-                    let numbers = pod.resolve_port(protocol, &name);
-                    (protocol, name, numbers)
-                };
-                let resolved = names.into_iter().map(resolve).collect();
-                SetKey { direction, policies, resolved, node: None, health_checks: Vec::new() }
-            }
-            Direction::Egress => {
-                let (node, health_checks) = (pod.node.clone(), self.services.health_checks());
-                SetKey { direction, policies, resolved: Vec::new(), node, health_checks }
-            }
-        }
-    }
-
-    /// Writes an endpoint's word.
-    pub(crate) fn put_word(&mut self, key: &ObjectKey) {
+    /// Writes an endpoint's word, where it still is one: what it is isolated by, in one entry, so
+    /// that both directions and all its policies change at once.
+    pub(crate) fn write_word(&self, key: &ObjectKey, wire: &Wire, out: &mut Output) {
         let Some(endpoint) = self.endpoints.get(key) else { return };
         let [ingress, egress] = endpoint.sets;
-        let bridged = self.interfaces.get(key).is_some_and(|i| self.wire.bridged.contains(&i.ifindex));
+        let interface = self.interfaces.get(key);
+        let bridged = interface.is_some_and(|i| wire.bridged.contains(&i.ifindex));
         let flag = |set, bit| if set { bit } else { 0 };
         let word = Word {
             ingress_set: ingress.unwrap_or_default(),
             egress_set: egress.unwrap_or_default(),
-            // Policies of other nodes trust a pod's source, whether it is isolated itself or not (S55).
+            // Policies of other nodes trust a pod's source, whether it is isolated itself or not
+            // (S55).
             flags: flag(ingress.is_some(), Word::INGRESS)
                 | flag(egress.is_some(), Word::EGRESS)
                 | flag(bridged, Word::BRIDGED)
                 | Word::GUARD,
         };
         let entry = set_policy(word).from(pod_origin(&endpoint.label));
-        self.put(TableId::Endpoint, endpoint_key(endpoint.id), entry);
+        out.put(TableId::Endpoint, endpoint_key(endpoint.id), entry);
+    }
+
+    pub(crate) fn end_quarantine(&mut self) {
+        self.ids.end_quarantine();
+    }
+
+    /// Uses none of the installed program's ids.
+    pub(crate) fn avoid(&mut self, installed: &Program) {
+        for key in installed.table(TableId::Endpoint).entries.keys() {
+            self.ids.reserve(EndpointKey::of(key).endpoint);
+        }
+        for (named, _) in directory(installed) {
+            if let Named::Endpoint(id) = named {
+                self.ids.reserve(id);
+            }
+        }
+    }
+
+    /// Keeps its ids for the pods that they are there.
+    pub(crate) fn seed(&mut self, installed: &Program) {
+        for (named, meaning) in directory(installed) {
+            if let Named::Endpoint(id) = named {
+                self.ids.seed(meaning, id);
+            }
+        }
+    }
+
+    pub(crate) fn forget_installed(&mut self) {
+        self.ids.forget_seed();
+    }
+}
+
+fn take_interface(endpoint: Option<EndpointId>, interface: Interface, out: &mut Output) {
+    out.take(TableId::Interface, interface_key(interface.ifindex));
+    if let (Some(id), Some(_)) = (endpoint, interface.mac) {
+        out.take(TableId::OwnMac, own_mac_key(id));
     }
 }

@@ -1,4 +1,4 @@
-//! What the compiler is told, one change at a time.
+//! What the compiler is told: for which node it works, and one change at a time.
 //!
 //! Not here: what follows from it ([`crate::Compiler::apply`]).
 
@@ -9,49 +9,79 @@ use netpolc_table::{IfIndex, schema::Mac};
 
 use crate::wire::Wire;
 
-/// Something changed. None: it is gone.
+/// Whose pods are endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of one node.
+    Node(Arc<str>),
+    /// All: for looking at a whole cluster offline.
+    Everywhere,
+}
+
+impl Scope {
+    /// Is this one of its nodes?
+    pub(crate) fn includes(&self, node: &str) -> bool {
+        match self {
+            Scope::Everywhere => true,
+            Scope::Node(name) => **name == *node,
+        }
+    }
+
+    /// Is the pod on one of its nodes? Under [`Scope::Everywhere`] a pod need not have one.
+    pub(crate) fn holds(&self, pod: &Pod) -> bool {
+        match self {
+            Scope::Everywhere => true,
+            Scope::Node(name) => pod.node.as_ref() == Some(name),
+        }
+    }
+}
+
+/// Something changed. Each variant tells the whole new state of one object; None: it is gone.
+///
+/// Order does not matter, except between two events on one object: a policy may come before its
+/// namespace, and a pod's interface before the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A namespace's labels.
+    /// A namespace's labels. One that was never told has none.
     Namespace {
-        /// Its name.
+        /// As in the keys of what is in it.
         name: Arc<str>,
-        /// Its labels.
+        /// All of them, not the difference.
         labels: Option<Labels>,
     },
-    /// A pod.
+    /// A pod of any node: peers are everywhere.
     Pod {
-        /// Its key.
+        /// Another pod may have it later, with another UID.
         key: ObjectKey,
-        /// The pod.
+        /// One that is not policed (S13, S15) is as good as gone.
         pod: Option<Pod>,
     },
-    /// A policy.
+    /// A policy, whether it selects a pod of this node or not.
     Policy {
-        /// Its key.
+        /// Its namespace is that of the pods that it selects.
         key: ObjectKey,
-        /// The policy.
+        /// As it is admitted ([`crate::Shares::admit`]).
         policy: Option<Policy>,
     },
-    /// A node.
+    /// A node of the cluster.
     Node {
-        /// Its name.
+        /// As pods say where they are.
         name: Arc<str>,
-        /// The node.
+        /// With all its addresses.
         node: Option<Node>,
     },
-    /// A Service.
+    /// A Service: its addresses and ports lead to backends.
     Service {
-        /// Its key.
+        /// Its namespace does not matter for policies.
         key: ObjectKey,
-        /// The Service.
+        /// As it is admitted ([`crate::Shares::admit`]).
         service: Option<Service>,
     },
     /// The host-side interface of a local pod.
     Interface {
-        /// The pod; need not be known yet.
+        /// Need not be known yet.
         pod: ObjectKey,
-        /// The interface, where it has one.
+        /// None while it has none, or none is known.
         interface: Option<Interface>,
     },
     /// The node's own devices; their tunnels as they were ([`crate::Compiler::wired`]).
@@ -61,10 +91,10 @@ pub enum Event {
 /// The host-side interface of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its number.
+    /// As the kernel numbers it in the namespace of the node.
     pub ifindex: IfIndex,
-    /// The pod's hardware address, where the interface hangs on a bridge and the address is known: no frame may
-    /// come from there under another one (S55).
+    /// The pod's hardware address, where the interface hangs on a bridge and the address is known:
+    /// no frame may come from there under another one (S55).
     pub mac: Option<Mac>,
 }
 

@@ -1,11 +1,26 @@
-//! Small dense ids. A freed id rests until the next update, because the target may still hold what
-//! it meant; ids of an installed program are kept for the content they had.
+//! Small dense ids, as tables hold them.
+//!
+//! A freed id is in quarantine until the next update. Until then the target may still hold entries
+//! that give it its old meaning, and packets are under way that have read it in one table and look
+//! for it in the next; so what it named and what it will name must never be in one update. The next
+//! update begins only after the target has finished the last one, packets included.
+//!
+//! Ids of an installed program are kept for the content that they have there, by fingerprint.
 
 use std::collections::{BTreeSet, HashMap};
 
 use netpolc_table::Id;
 
-use crate::{Overflow, compiler::Numbered};
+use crate::overflow::{Numbered, Overflow};
+
+/// What was counted once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acquired<I> {
+    /// It was there already.
+    Known(I),
+    /// It has been made, and whoever asked completes it.
+    New(I),
+}
 
 /// Ids of one kind from 1, below 65535 (which is left to targets) or what a target can hold.
 #[derive(Debug)]
@@ -14,7 +29,7 @@ pub(crate) struct Ids<I> {
     limit: u16,
     next: u16,
     free: BTreeSet<I>,
-    resting: Vec<I>,
+    quarantine: Vec<I>,
     /// Ids that an installed program uses, by fingerprint.
     seeded: HashMap<u64, I>,
     /// Seeded ids that are not in use here (yet).
@@ -30,7 +45,7 @@ impl<I: Id> Ids<I> {
             limit: u16::MAX,
             next: 1,
             free: BTreeSet::new(),
-            resting: Vec::new(),
+            quarantine: Vec::new(),
             seeded: HashMap::new(),
             reserved: BTreeSet::new(),
             ahead: BTreeSet::new(),
@@ -87,23 +102,25 @@ impl<I: Id> Ids<I> {
             }
             let id = I::numbered(self.next);
             self.next += 1;
+            // Ids that a seed gave out or keeps lie anywhere; the counter passes them by.
             if !self.ahead.remove(&id) && !self.reserved.contains(&id) {
                 return Ok(id);
             }
         }
     }
 
-    /// Gives an id back; it rests until [`Ids::wake`].
-    pub(crate) fn give_back(&mut self, id: I) {
-        self.resting.push(id);
+    /// Puts an id in quarantine until [`Ids::end_quarantine`].
+    pub(crate) fn free(&mut self, id: I) {
+        self.quarantine.push(id);
     }
 
     /// A new update begins: the target has finished the last one.
-    pub(crate) fn wake(&mut self) {
-        for id in self.resting.drain(..) {
+    pub(crate) fn end_quarantine(&mut self) {
+        for id in self.quarantine.drain(..) {
             if id.number() < self.next {
                 self.free.insert(id);
             } else {
+                // The counter will come to it; to have it in both would give it out twice.
                 self.ahead.remove(&id);
             }
         }
@@ -121,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_id_rests_for_one_update() {
+    fn a_freed_id_is_not_used_in_the_same_update() {
         let mut ids = Ids::<RowId>::new(Numbered::Rows);
         let a = ids.take(None).unwrap();
-        ids.give_back(a);
+        ids.free(a);
         assert_ne!(ids.take(None).unwrap(), a);
-        ids.wake();
+        ids.end_quarantine();
         assert_eq!(ids.take(None).unwrap(), a);
     }
 
@@ -136,8 +153,8 @@ mod tests {
         ids.limit(3);
         assert_eq!((ids.take(None), ids.take(None)), (Ok(row(1)), Ok(row(2))));
         assert_eq!(ids.take(None), Err(Overflow { what: Numbered::Rows, capacity: 2 }));
-        ids.give_back(row(1));
-        ids.wake();
+        ids.free(row(1));
+        ids.end_quarantine();
         assert_eq!(ids.take(None), Ok(row(1)));
     }
 
@@ -161,9 +178,9 @@ mod tests {
         let high = ids.take(Some(5)).unwrap();
         assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4].map(row), "3 is in use");
         for id in [row(1), row(2), row(4), high] {
-            ids.give_back(id);
+            ids.free(id);
         }
-        ids.wake();
+        ids.end_quarantine();
         let taken: Vec<RowId> = (0..4).map(|_| ids.take(None).unwrap()).collect();
         assert_eq!(taken, [1, 2, 3, 4].map(row));
     }

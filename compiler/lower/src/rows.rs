@@ -1,300 +1,344 @@
-//! What a set grants a class: deny, permit, or a row of port classes.
+//! Entries for what sets grant: deny, permit, or a row of port classes.
+//!
+//! The owner of the tables `base` and `row`, and of what only rows ask for: the port classes that
+//! they permit, and the count of what each namespace takes. A row belongs to one set, so that it
+//! goes with the set and its entries name exactly the rules that are behind them; within a set,
+//! classes that are granted the same by the same rules share it.
+//!
+//! An entry for a set and a class never changes, because neither of the two does: it is made when
+//! the later one comes and goes when the first one goes.
+//!
+//! Not here: what is granted ([`crate::grants`]), and which pairs of set and class there are (the
+//! compiler).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-use netpolc_policy::{Direction, Protocol};
+use netpolc_policy::Protocol;
 use netpolc_table::{
-    ActionId, Class, Entry, Origin, PortClassId, RowId, SetId, TableId,
-    schema::{self, Answer, Family, base_key, row_key, set_row, verdict_key},
+    ActionId, Class, Entry, Origin, PortClassId, Program, RowId, SetId, TableId,
+    schema::{self, Answer, Family, VerdictKey, base_key, row_key, set_row},
 };
 
 use crate::{
-    Overflow,
-    atoms::{Atom, AtomId},
-    cells,
-    compiler::Compiler,
-    ports::{self, Edge},
-    seed::merged,
-    sets::{Ports, Set, What, Who, without},
+    cells::{self, Cells},
+    grants::{self, Granted, Outcome, Place, RowKey},
+    ids::Ids,
+    index::AtomId,
+    installed::InstalledRows,
+    interval::{Edge, merged},
+    membership::Atoms,
+    output::Output,
+    overflow::{Numbered, Overflow},
+    ports::Ports,
+    set::Set,
 };
 
-/// One interval of one protocol that a rule grants; `None` is every protocol without ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Grant {
-    protocol: Option<Protocol>,
-    first: u16,
-    last: u16,
-    /// Index into the set's sources.
-    source: u32,
-    /// Index of the port in the API object.
-    port: Option<u32>,
-}
-
-impl Grant {
-    /// The ports at which it begins and has just ended, where that is within a protocol's ports.
-    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge> {
-        self.range().into_iter().flat_map(ports::edges)
-    }
-
-    /// None: it is about what has no ports.
-    pub(crate) fn range(&self) -> Option<(Protocol, u16, u16)> {
-        Some((self.protocol?, self.first, self.last))
-    }
-}
-
-/// Sorted grants, each once. Rows with the same ports by other rules differ: an entry's origins are exact.
-pub(crate) type RowKey = Vec<Grant>;
-
 #[derive(Debug)]
-pub(crate) struct Row {
+struct Row {
     set: SetId,
     key: RowKey,
+    /// Entries that lead to it.
     users: usize,
     /// What it counts for ([`cells`]).
     cells: u64,
 }
 
-/// Where a set uses a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
-    Base(Family),
-    Class(Class),
-}
-
-/// What a set says about a class.
+/// What has been made of a set.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) grant: Granted,
-    pub(crate) origins: Vec<Origin>,
+struct SetRows {
+    namespace: Arc<str>,
+    /// Of its own rules, see [`cells::edges`].
+    edges: Vec<Edge>,
+    /// By family: what it grants addresses that no peer of it names.
+    base: [Granted; 2],
+    rows: HashMap<RowKey, RowId>,
+    /// Classes with an entry.
+    classes: BTreeSet<Class>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Granted {
-    Nothing,
-    Everything,
-    Ports(RowKey),
+#[derive(Debug)]
+pub(crate) struct Rows {
+    ids: Ids<RowId>,
+    rows: HashMap<RowId, Row>,
+    sets: HashMap<SetId, SetRows>,
+    /// Sets with an entry for a class.
+    by_class: HashMap<Class, BTreeSet<SetId>>,
+    ports: Ports,
+    cells: Cells,
+    installed: InstalledRows,
 }
 
-/// A grant without these ranges.
-fn remaining(grant: Grant, ports: &BTreeSet<(Protocol, u16, u16)>) -> Vec<Grant> {
-    let Some(protocol) = grant.protocol else { return vec![grant] };
-    let cut = ports.iter().filter(|(p, ..)| *p == protocol).map(|(_, first, last)| (*first, *last));
-    without((grant.first, grant.last), cut).map(|(first, last)| Grant { first, last, ..grant }).collect()
-}
+/// A live set whose base is there.
+const OPENED: &str = "a set is opened before it has rows";
 
-impl Compiler {
-    /// Puts together what all matching rules of a set grant the members of these atoms.
-    pub(crate) fn outcome(&self, set: &Set, family: Family, members: &[AtomId]) -> Outcome {
-        let mut everything = false;
-        let service_ports = self.service_ports(set, members);
-        let mut grants = RowKey::new();
-        let mut origins = Vec::new();
-        // Of those, the rules that allow every port of every protocol.
-        let mut unlimited = Vec::new();
-        let base = set.base.iter().filter(|r| match set.rules[**r].who {
-            Who::Any => true,
-            Who::Family(f) => f == family,
-            Who::Atom(_) => false,
-        });
-        let by_atom = members.iter().filter_map(|atom| set.by_atom.get(atom)).flatten();
-        for &index in base.chain(by_atom) {
-            let rule = &set.rules[index];
-            origins.push(set.origin(rule));
-            let Ports::Listed(ports) = &*rule.ports else {
-                everything = true;
-                unlimited.push(set.origin(rule));
-                if !service_ports.is_empty() {
-                    let mut grant = |protocol, first, last| {
-                        grants.push(Grant { protocol, first, last, source: rule.source, port: None });
-                    };
-                    grant(None, 0, 0);
-                    Protocol::ALL.into_iter().for_each(|protocol| grant(Some(protocol), 0, u16::MAX));
-                }
-                continue;
-            };
-            for (port, what) in ports {
-                let mut grant = |protocol, first, last| {
-                    grants.push(Grant { protocol, first, last, source: rule.source, port: *port });
-                };
-                match what {
-                    What::Range(protocol, first, last) => grant(Some(*protocol), *first, *last),
-                    What::Portless => grant(None, 0, 0),
-                    What::Named(protocol, name) => {
-                        for atom in members {
-                            match &self.atoms.slot(*atom).atom {
-                                Atom::Port { protocol: p, name: n, number } if p == protocol && n == name => {
-                                    grant(Some(*protocol), *number, *number);
-                                }
-                                _ => {}
-                            }
-                        }
-                    }
+impl Rows {
+    pub(crate) fn new() -> Self {
+        Self {
+            ids: Ids::new(Numbered::Rows),
+            rows: HashMap::new(),
+            sets: HashMap::new(),
+            by_class: HashMap::new(),
+            ports: Ports::new(),
+            cells: Cells::default(),
+            installed: InstalledRows::default(),
+        }
+    }
+
+    /// Gives out no ids of rows and of port classes from these on.
+    pub(crate) fn limit(&mut self, rows: u32, port_classes: u32) {
+        self.ids.limit(rows);
+        self.ports.limit(port_classes);
+    }
+
+    /// Each namespace may take so many verdicts; see [`Cells`].
+    pub(crate) fn bound(&mut self, cells: u64) {
+        self.cells.limit(cells);
+    }
+
+    /// The namespaces whose rows take more verdicts than they may.
+    pub(crate) fn take_excess(&mut self) -> BTreeMap<Arc<str>, u64> {
+        self.cells.take_excess()
+    }
+
+    /// Before anything else: the tables always cover every port.
+    pub(crate) fn cover_ports(&mut self, out: &mut Output) -> Result<(), Overflow> {
+        self.ports.cover(out)
+    }
+
+    /// Writes what a new set says of addresses that no peer of it names.
+    pub(crate) fn open(&mut self, set: &Set, atoms: &Atoms, out: &mut Output) -> Result<(), Overflow> {
+        let rows = SetRows {
+            namespace: set.namespace.clone(),
+            edges: cells::edges(&set.rules),
+            base: [Granted::Nothing, Granted::Nothing],
+            rows: HashMap::new(),
+            classes: BTreeSet::new(),
+        };
+        self.sets.insert(set.id, rows);
+        for family in Family::BOTH {
+            let mut outcome = grants::outcome(set, family, &[], atoms);
+            let isolates = set.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() });
+            outcome.origins.extend(isolates);
+            let grant = outcome.grant.clone();
+            let entry = self.entry(set, Place::Base(family), outcome, out)?;
+            self.opened(set.id).base[family as usize] = grant;
+            out.put(TableId::Base, base_key(set.id, family), entry);
+        }
+        Ok(())
+    }
+
+    /// Writes what a set says of a class, once for each pair, where that is not what it says of
+    /// addresses that no peer names: those need no entry, and most classes are such to most sets.
+    pub(crate) fn put(
+        &mut self,
+        set: &Set,
+        (class, members): (Class, &[AtomId]),
+        atoms: &Atoms,
+        out: &mut Output,
+    ) -> Result<(), Overflow> {
+        let outcome = grants::outcome(set, class.family(), members, atoms);
+        let base = &self.opened(set.id).base[class.family() as usize];
+        // What a base of everything permits it permits at any backend too, so that ports of
+        // Services need not be left out of it (S48).
+        if outcome.grant == *base || *base == Granted::Everything {
+            return Ok(());
+        }
+        let entry = self.entry(set, Place::Class(class), outcome, out)?;
+        out.put(TableId::Row, row_key(set.id, class), entry);
+        let first = self.opened(set.id).classes.insert(class);
+        debug_assert!(first, "set {} and {class:?} have an entry already", set.id);
+        self.by_class.entry(class).or_default().insert(set.id);
+        Ok(())
+    }
+
+    /// A class is gone: no set says anything of it any more.
+    pub(crate) fn drop_class(&mut self, class: Class, out: &mut Output) {
+        for set in self.by_class.remove(&class).unwrap_or_default() {
+            self.opened(set).classes.remove(&class);
+            self.take(set, class, out);
+        }
+    }
+
+    /// A set is gone, with all its rows.
+    pub(crate) fn close(&mut self, set: SetId, out: &mut Output) {
+        for class in std::mem::take(&mut self.opened(set).classes) {
+            self.take(set, class, out);
+            if let Some(sets) = self.by_class.get_mut(&class) {
+                sets.remove(&set);
+                if sets.is_empty() {
+                    self.by_class.remove(&class);
                 }
             }
         }
-        if !service_ports.is_empty() {
-            everything = false;
-            grants = grants.iter().flat_map(|g| remaining(*g, &service_ports)).collect();
+        for family in Family::BOTH {
+            let before = out.take(TableId::Base, base_key(set, family));
+            self.release(before.as_ref(), out);
         }
-        if set.key.direction == Direction::Egress {
-            // A row's bit for a tunnel's port says that a rule names it (S45).
-            let tunnels = self.wire.ports();
-            let cut = |g: &Grant| if g.port.is_none() { remaining(*g, &tunnels) } else { vec![*g] };
-            grants = grants.iter().flat_map(cut).collect();
-        }
-        grants.sort();
-        grants.dedup();
-        match (everything, grants.is_empty()) {
-            // One entry answers for all ports, so it names only rules that allow every one of them.
-            (true, _) => Outcome { grant: Granted::Everything, origins: unlimited },
-            (false, true) => Outcome { grant: Granted::Nothing, origins },
-            (false, false) => Outcome { grant: Granted::Ports(grants), origins },
-        }
+        self.sets.remove(&set);
     }
 
-    /// The ports of Services among the members of a class, as far as they are that for the pods of this set (S48).
-    fn service_ports(&self, set: &Set, members: &[AtomId]) -> BTreeSet<(Protocol, u16, u16)> {
-        if set.key.direction == Direction::Ingress {
-            return BTreeSet::new();
-        }
-        let lists = members.iter().filter_map(|atom| match &self.atoms.slot(*atom).atom {
-            Atom::Service { node, ports } if node.is_none() || *node == set.key.node => Some(ports),
-            _ => None,
-        });
-        lists.flatten().copied().collect()
+    pub(crate) fn end_quarantine(&mut self) {
+        self.ids.end_quarantine();
+        self.ports.end_quarantine();
     }
 
-    /// Writes what `set` says of addresses that no peer of it names.
-    pub(crate) fn put_base(&mut self, set: SetId, family: Family) -> Result<(), Overflow> {
-        let this = &self.sets.sets[&set];
-        let mut outcome = self.outcome(this, family, &[]);
-        outcome.origins.extend(this.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() }));
-        let entry = self.entry_of(set, Place::Base(family), &outcome)?;
-        self.sets.get_mut(set).base_grants[family as usize] = outcome.grant;
-        self.put(TableId::Base, base_key(set, family), entry);
-        Ok(())
+    fn opened(&mut self, set: SetId) -> &mut SetRows {
+        self.sets.get_mut(&set).expect(OPENED)
     }
 
-    /// Writes, changes or removes the row entry of a set for a class.
-    pub(crate) fn put_row(&mut self, set: SetId, class: Class) -> Result<(), Overflow> {
-        let this = &self.sets.sets[&set];
-        let outcome = self.outcome(this, class.family(), &self.classes.get(class).members);
-        let base = &this.base_grants[class.family() as usize];
-        if outcome.grant == *base || *base == Granted::Everything {
-            self.take_row(set, class);
-            return Ok(());
-        }
-        let entry = self.entry_of(set, Place::Class(class), &outcome)?;
-        let key = row_key(set, class);
-        let before = self.program.get(TableId::Row, &key).cloned();
-        self.put(TableId::Row, key, entry);
-        self.release_row(before.as_ref());
-        self.sets.get_mut(set).entries.insert(class);
-        self.classes.get_mut(class).sets.insert(set);
-        Ok(())
-    }
-
-    /// Removes the row entry of a set for a class, where there is one. The class may be gone already.
-    pub(crate) fn take_row(&mut self, set: SetId, class: Class) {
-        if !self.sets.get_mut(set).entries.remove(&class) {
-            return;
-        }
-        let before = self.take(TableId::Row, row_key(set, class));
-        self.release_row(before.as_ref());
+    fn take(&mut self, set: SetId, class: Class, out: &mut Output) {
+        let before = out.take(TableId::Row, row_key(set, class));
+        self.release(before.as_ref(), out);
     }
 
     /// The entry for an outcome; makes the row where there is none yet, and counts its use.
-    fn entry_of(&mut self, set: SetId, place: Place, outcome: &Outcome) -> Result<Entry, Overflow> {
-        let entry = match &outcome.grant {
+    fn entry(
+        &mut self,
+        set: &Set,
+        place: Place,
+        Outcome { grant, origins }: Outcome,
+        out: &mut Output,
+    ) -> Result<Entry, Overflow> {
+        let entry = match grant {
             Granted::Nothing => schema::plain(ActionId::Deny),
             Granted::Everything => schema::plain(ActionId::Permit),
             Granted::Ports(key) => {
-                let known = self.sets.get_mut(set).rows.get(key).copied();
+                let known = self.opened(set.id).rows.get(&key).copied();
                 let row = match known {
-                    Some(row) => row,
-                    None => match self.make_row(set, place, key)? {
-                        Some(row) => row,
-                        // Its policies are about to be set aside, and allow nothing then.
-                        None => return Ok(schema::plain(ActionId::Deny).from(outcome.origins.iter().cloned())),
-                    },
+                    Some(row) => Some(row),
+                    None => self.make(set, place, key, out)?,
                 };
-                self.sets.rows.get_mut(&row).expect("a live row").users += 1;
-                set_row(row)
+                match row.and_then(|row| Some((row, self.rows.get_mut(&row)?))) {
+                    Some((id, row)) => {
+                        row.users += 1;
+                        set_row(id)
+                    }
+                    // Its policies are about to be set aside, and allow nothing then.
+                    None => schema::plain(ActionId::Deny),
+                }
             }
         };
-        Ok(entry.from(outcome.origins.iter().cloned()))
+        Ok(entry.from(origins))
     }
 
-    /// None: the namespace has too many verdicts already.
-    fn make_row(&mut self, set: SetId, place: Place, key: &RowKey) -> Result<Option<RowId>, Overflow> {
-        let this = &self.sets.sets[&set];
-        let cells = cells::of(key, &this.edges);
-        if !self.cells.take(&this.namespace, cells) {
+    /// A row without users yet. None: the namespace has too many verdicts already.
+    fn make(&mut self, set: &Set, place: Place, key: RowKey, out: &mut Output) -> Result<Option<RowId>, Overflow> {
+        let of_set = self.sets.get(&set.id).expect(OPENED);
+        let cells = cells::of(&key, &of_set.edges);
+        if !self.cells.take(&of_set.namespace, cells) {
             return Ok(None);
         }
-        let grant = |g: &Grant| (g.protocol.map_or(0, Protocol::number), g.first, g.last);
-        let content = merged(key.iter().map(grant).collect());
-        let candidates = self.sets.installed_rows.candidates(set, place, &content);
-        let row = match candidates.into_iter().find(|row| self.sets.row_ids.take_reserved(*row)) {
-            Some(row) => row,
-            None => self.sets.row_ids.take(None)?,
-        };
-        for grant in key {
-            if let Some(protocol) = grant.protocol {
-                self.add_edges(protocol, grant.first, grant.last)?;
-            }
+        let row = self.choose_id(set.id, place, &key)?;
+        // All edges come first: only then is every grant a whole number of intervals, and each
+        // interval permitted once, by all the grants that cover it.
+        for range in key.iter().filter_map(|grant| grant.range()) {
+            self.ports.add_edges(range, out)?;
         }
         let mut permits: BTreeMap<PortClassId, Vec<Origin>> = BTreeMap::new();
-        let this = &self.sets.sets[&set];
-        for grant in key {
-            let origin = this.source_origin(grant.source, grant.port);
-            match grant.protocol {
+        for grant in &key {
+            let origin = set.source_origin(grant.source, grant.port);
+            match grant.range() {
                 None => permits.entry(PortClassId::default()).or_default().push(origin),
-                Some(protocol) => {
-                    for pc in self.ports.classes(protocol, grant.first, grant.last) {
+                Some(range) => {
+                    for pc in self.ports.classes(range) {
                         permits.entry(pc).or_default().push(origin.clone());
                     }
                 }
             }
         }
         for (pc, origins) in permits {
-            self.permit(row, pc, origins);
+            self.ports.permit(row, pc, origins, out);
         }
-        self.sets.get_mut(set).rows.insert(key.clone(), row);
-        self.sets.rows.insert(row, Row { set, key: key.clone(), users: 0, cells });
+        self.opened(set.id).rows.insert(key.clone(), row);
+        self.rows.insert(row, Row { set: set.id, key, users: 0, cells });
         Ok(Some(row))
     }
 
+    /// The id that an installed program has for a row of this set with the same ports, else any.
+    fn choose_id(&mut self, set: SetId, place: Place, key: &RowKey) -> Result<RowId, Overflow> {
+        let interval = |grant: &grants::Grant| (grant.protocol.map_or(0, Protocol::number), grant.first, grant.last);
+        let content = merged(key.iter().map(interval).collect());
+        let mut candidates = self.installed.candidates(set, place, &content).into_iter();
+        match candidates.find(|row| self.ids.take_reserved(*row)) {
+            Some(row) => Ok(row),
+            None => self.ids.take(None),
+        }
+    }
+
     /// Counts one use less of the row in `entry`; the last use removes it.
-    pub(crate) fn release_row(&mut self, entry: Option<&Entry>) {
+    fn release(&mut self, entry: Option<&Entry>, out: &mut Output) {
         let Answer::Row(id) = Answer::of(entry) else { return };
-        let row = self.sets.rows.get_mut(&id).expect("a live row");
+        let Some(row) = self.rows.get_mut(&id) else { return };
         row.users -= 1;
         if row.users > 0 {
             return;
         }
-        let row = self.sets.rows.remove(&id).expect("a live row");
-        if let Some(set) = self.sets.sets.get_mut(&row.set) {
-            set.rows.remove(&row.key);
-            self.cells.give_back(&set.namespace, row.cells);
+        let Some(row) = self.rows.remove(&id) else { return };
+        if let Some(of_set) = self.sets.get_mut(&row.set) {
+            of_set.rows.remove(&row.key);
+            self.cells.give_back(&of_set.namespace, row.cells);
         }
-        let mut classes: Vec<PortClassId> = Vec::new();
+        // Verdicts go before edges do: while its edges are there, its grants are whole numbers of
+        // intervals.
         for grant in &row.key {
-            match grant.protocol {
-                None => classes.push(PortClassId::default()),
-                Some(protocol) => classes.extend(self.ports.classes(protocol, grant.first, grant.last)),
-            }
+            let classes: Vec<PortClassId> = match grant.range() {
+                None => vec![PortClassId::default()],
+                Some(range) => self.ports.classes(range).collect(),
+            };
+            classes.into_iter().for_each(|pc| self.ports.revoke(id, pc, out));
         }
-        for pc in classes {
-            if self.ports.rows.get_mut(&pc).is_some_and(|rows| rows.remove(&id)) {
-                self.take(TableId::Verdict, verdict_key(id, pc));
-            }
+        for range in row.key.iter().filter_map(|grant| grant.range()) {
+            self.ports.drop_edges(range, out);
         }
-        for grant in &row.key {
-            if let Some(protocol) = grant.protocol {
-                self.drop_edges(protocol, grant.first, grant.last);
-            }
+        self.ids.free(id);
+    }
+}
+
+/// Ids of an installed program.
+impl Rows {
+    /// Uses none of its ids of rows and port classes.
+    pub(crate) fn avoid(&mut self, installed: &Program) {
+        for key in installed.table(TableId::Verdict).entries.keys() {
+            self.ids.reserve(VerdictKey::of(key).row);
         }
-        self.sets.row_ids.give_back(id);
+        self.ports.avoid(installed);
+    }
+
+    /// Keeps them for what they mean there.
+    pub(crate) fn seed(&mut self, installed: &Program) {
+        self.ports.seed(installed);
+        self.installed = InstalledRows::of(installed);
+    }
+
+    pub(crate) fn forget_installed(&mut self) {
+        self.ids.forget_seed();
+        self.ports.forget_installed();
+        self.installed = InstalledRows::default();
+    }
+}
+
+/// Who takes how much.
+impl Rows {
+    /// Rows of each namespace.
+    pub(crate) fn usage(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut usage = BTreeMap::new();
+        for set in self.sets.values() {
+            *usage.entry(set.namespace.clone()).or_default() += set.rows.len() as u64;
+        }
+        usage
+    }
+
+    /// Distinct edges of port ranges in the rows of each namespace.
+    pub(crate) fn edge_usage(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut edges: BTreeMap<Arc<str>, HashSet<Edge>> = BTreeMap::new();
+        for set in self.sets.values() {
+            let grants = set.rows.keys().flatten();
+            let here = edges.entry(set.namespace.clone()).or_default();
+            here.extend(grants.flat_map(|grant| grant.edges()));
+        }
+        edges.into_iter().map(|(namespace, edges)| (namespace, edges.len() as u64)).collect()
     }
 }

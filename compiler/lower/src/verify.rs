@@ -11,29 +11,29 @@ use netpolc_policy::{
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
-    Program, TableId,
+    EndpointId, Program, TableId,
     eval::{self, Pipeline, Verdict},
     schema::{Family, PortKey, ServiceKey},
 };
 
-use crate::{Compiler, Scope};
+use crate::{compiler::Compiler, event::Scope};
 
 /// A packet that oracle and tables judge differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counterexample {
-    /// Whose side.
+    /// The endpoint that is asked about.
     pub pod: ObjectKey,
-    /// Which of its directions.
+    /// Whether the packet goes to it or comes from it.
     pub direction: Direction,
-    /// Whom it talks with.
+    /// The address at the other end.
     pub remote: IpAddr,
-    /// IP protocol number.
+    /// The IP protocol number.
     pub protocol: u8,
     /// Of the destination; None for protocols without ports.
     pub port: Option<u16>,
-    /// What the API text says.
+    /// Why the oracle allows or denies it.
     pub oracle: String,
-    /// What the tables say.
+    /// How the tables judge it.
     pub tables: Verdict,
 }
 
@@ -57,53 +57,82 @@ const PORTLESS: u8 = 1;
 /// behind the tables and is left out. The cost is endpoints x remotes x ports x policies.
 pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Counterexample> {
     let program = compiler.program();
-    // A forwarded packet with a node's address is judged as that address (S44).
-    let without_nodes = Cluster { nodes: Default::default(), ..cluster.clone() };
     let (remotes, ports) = (remotes(program), ports(program));
+    let judges = Judges {
+        cluster,
+        // A forwarded packet with a node's address is judged as that address (S44).
+        without_nodes: Cluster { nodes: Default::default(), ..cluster.clone() },
+        program,
+        everywhere: *compiler.scope() == Scope::Everywhere,
+    };
     let mut found = Vec::new();
     for (pod, endpoint) in compiler.endpoints() {
         let own = &cluster.pods[pod].addresses;
-        for remote in remotes.iter().filter(|r| !own.contains(r)) {
-            for &(protocol, port) in &ports {
-                for direction in Direction::BOTH {
-                    let us = Party::Pod(pod.clone(), own.first().copied().unwrap_or(*remote));
-                    let them = Party::Address(*remote);
-                    let protocol_name = Transport::from_number(protocol);
-                    let (pipeline, reason) = match direction {
-                        Direction::Ingress => {
-                            let question =
-                                Question { source: them, destination: us, protocol: protocol_name, port, via: None };
-                            (Pipeline::ToPod, oracle::judge(&without_nodes, &question).ingress.reason)
-                        }
-                        Direction::Egress => {
-                            let question =
-                                Question { source: us, destination: them, protocol: protocol_name, port, via: None };
-                            (Pipeline::FromPod, oracle::judge(cluster, &question).egress.reason)
-                        }
-                    };
-                    let tables = eval::decide(program, pipeline, endpoint, *remote, protocol, port).verdict;
-                    // Whose port of a node's address it is depends on the node, so without one the tables do not say.
-                    let expected = match reason {
-                        Reason::Service if tables == Verdict::Deny && compiler.scope == Scope::Everywhere => {
-                            let mut nodes = cluster.nodes.values();
-                            if nodes.any(|n| n.addresses.contains(remote)) { Verdict::Deny } else { Verdict::Defer }
-                        }
-                        Reason::Service => Verdict::Defer,
-                        _ if reason.allows() => Verdict::Permit,
-                        _ => Verdict::Deny,
-                    };
-                    if expected != tables {
-                        let (pod, remote, oracle) = (pod.clone(), *remote, reason.to_string());
-                        found.push(Counterexample { pod, direction, remote, protocol, port, oracle, tables });
-                        if found.len() >= limit {
-                            return found;
-                        }
-                    }
-                }
+        let address = |remote: &IpAddr| own.first().copied().unwrap_or(*remote);
+        for &remote in remotes.iter().filter(|remote| !own.contains(remote)) {
+            let us = (pod, address(&remote), endpoint);
+            let packets = ports.iter().flat_map(|port| Direction::BOTH.map(|direction| (direction, *port)));
+            found.extend(packets.filter_map(|(direction, port)| judges.differ(us, direction, remote, port)));
+            if found.len() >= limit {
+                found.truncate(limit);
+                return found;
             }
         }
     }
     found
+}
+
+/// Who is asked about each packet.
+struct Judges<'a> {
+    cluster: &'a Cluster,
+    without_nodes: Cluster,
+    program: &'a Program,
+    everywhere: bool,
+}
+
+impl Judges<'_> {
+    /// Some: oracle and tables judge this packet differently.
+    fn differ(
+        &self,
+        (pod, address, endpoint): (&ObjectKey, IpAddr, EndpointId),
+        direction: Direction,
+        remote: IpAddr,
+        (protocol, port): (u8, Option<u16>),
+    ) -> Option<Counterexample> {
+        let (us, them) = (Party::Pod(pod.clone(), address), Party::Address(remote));
+        let transport = Transport::from_number(protocol);
+        let question = |source, destination| Question { source, destination, protocol: transport, port, via: None };
+        let (pipeline, reason) = match direction {
+            Direction::Ingress => {
+                let judged = oracle::judge(&self.without_nodes, &question(them, us));
+                (Pipeline::ToPod, judged.ingress.reason)
+            }
+            Direction::Egress => {
+                let judged = oracle::judge(self.cluster, &question(us, them));
+                (Pipeline::FromPod, judged.egress.reason)
+            }
+        };
+        let tables = eval::decide(self.program, pipeline, endpoint, remote, protocol, port).verdict;
+        if self.expected(&reason, remote, tables) == tables {
+            return None;
+        }
+        let oracle = reason.to_string();
+        Some(Counterexample { pod: pod.clone(), direction, remote, protocol, port, oracle, tables })
+    }
+
+    /// What tables should say where the oracle has this reason.
+    fn expected(&self, reason: &Reason, remote: IpAddr, tables: Verdict) -> Verdict {
+        match reason {
+            Reason::Service => {
+                // Whose port of a node's address it is depends on the node, so without one the
+                // tables do not say.
+                let is_node = || self.cluster.nodes.values().any(|n| n.addresses.contains(&remote));
+                if self.everywhere && tables == Verdict::Deny && is_node() { Verdict::Deny } else { Verdict::Defer }
+            }
+            _ if reason.allows() => Verdict::Permit,
+            _ => Verdict::Deny,
+        }
+    }
 }
 
 /// First and last address of every prefix that has an entry, their outer neighbours, and an address

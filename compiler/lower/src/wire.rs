@@ -1,4 +1,5 @@
-//! What the node's own devices mean for its pods: tunnels that end on nodes, and the pods' own link.
+//! What the node's own devices mean for its pods: tunnels that end on nodes, and the pods' own
+//! link.
 //!
 //! Not here: how an agent finds out, and what a hook does with it (`netpolc_target::semantics`).
 
@@ -11,7 +12,7 @@ use netpolc_table::{
     schema::{on_link_key, plain, tunnel_key},
 };
 
-use crate::compiler::Compiler;
+use crate::{interval::PortRange, output::Output};
 
 /// What leads into a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +28,8 @@ pub enum Tunnel {
 pub struct Wire {
     /// Where tunnels end (S45).
     pub tunnels: BTreeSet<Tunnel>,
-    /// IPv6 prefixes of the bridges that pods hang on, and the node's own link-local addresses on them (S36).
+    /// IPv6 prefixes of the bridges that pods hang on, and the node's own link-local addresses on
+    /// them (S36).
     pub on_link: BTreeSet<Ipv6Network>,
     /// The interfaces that hang on those bridges.
     pub bridged: BTreeSet<IfIndex>,
@@ -35,12 +37,27 @@ pub struct Wire {
 
 impl Wire {
     /// The UDP ports of tunnels, as ranges.
-    pub(crate) fn ports(&self) -> BTreeSet<(Protocol, u16, u16)> {
+    pub(crate) fn ports(&self) -> BTreeSet<PortRange> {
         let port = |tunnel: &Tunnel| match tunnel {
             Tunnel::Udp(port) => Some((Protocol::Udp, *port, *port)),
             Tunnel::Protocol(_) => None,
         };
         self.tunnels.iter().filter_map(port).collect()
+    }
+
+    /// Makes the tables say what `wire` says and no longer what this one did. Returns the
+    /// interfaces that came to the bridges or left them.
+    pub(crate) fn replace(&mut self, wire: Wire, out: &mut Output) -> BTreeSet<IfIndex> {
+        let (before, after) = (self.entries(), wire.entries());
+        for (table, key) in before.keys().filter(|k| !after.contains_key(*k)) {
+            out.take(*table, key.clone());
+        }
+        for ((table, key), entry) in after.into_iter().filter(|(k, _)| !before.contains_key(k)) {
+            out.put(table, key, entry);
+        }
+        let moved = self.bridged.symmetric_difference(&wire.bridged).copied().collect();
+        *self = wire;
+        moved
     }
 
     fn entries(&self) -> BTreeMap<(TableId, Key), Entry> {
@@ -59,48 +76,25 @@ impl Wire {
     }
 }
 
-impl Compiler {
-    /// With these devices, before any object: what egress sets grant depends on the tunnels. An [`crate::Event::Wire`]
-    /// may change all but these.
-    pub fn wired(mut self, wire: Wire) -> Self {
-        self.set_wire(wire);
-        self
-    }
-
-    /// The node's devices are these.
-    pub(crate) fn set_wire(&mut self, wire: Wire) {
-        let (before, after) = (self.wire.entries(), wire.entries());
-        for (table, key) in before.keys().filter(|k| !after.contains_key(*k)) {
-            self.take(*table, key.clone());
-        }
-        for ((table, key), entry) in after.into_iter().filter(|(k, _)| !before.contains_key(k)) {
-            self.put(table, key, entry);
-        }
-        let moved = self.wire.bridged.symmetric_difference(&wire.bridged);
-        let moved: BTreeSet<IfIndex> = moved.copied().collect();
-        let pods = self.interfaces.iter().filter(|(_, i)| moved.contains(&i.ifindex));
-        self.reworded.extend(pods.map(|(pod, _)| pod.clone()));
-        self.wire = wire;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, Scope};
 
     #[test]
     fn s45_devices_come_and_go_as_entries() {
-        let mut compiler = Compiler::new(Scope::Everywhere);
+        let (mut known, mut out) = (Wire::default(), Output::default());
         let mut apply = |tunnels: &[Tunnel], on_link: &[&str]| {
             let on_link = on_link.iter().map(|p| p.parse().expect("a prefix")).collect();
-            let wire = Wire { tunnels: tunnels.iter().copied().collect(), on_link, ..Wire::default() };
-            let changes = compiler.apply(Event::Wire(wire)).expect("ids");
-            let entries = |table| compiler.program().table(table).entries.len();
-            (changes.entries.len(), entries(TableId::Tunnel), entries(TableId::OnLinkV6))
+            let tunnels = tunnels.iter().copied().collect();
+            out.begin_update();
+            known.replace(Wire { tunnels, on_link, ..Wire::default() }, &mut out);
+            let changed = out.end_update().entries.len();
+            let entries = |table| out.program().table(table).entries.len();
+            (changed, entries(TableId::Tunnel), entries(TableId::OnLinkV6))
         };
-        assert_eq!(apply(&[Tunnel::Udp(8472), Tunnel::Protocol(4)], &["fd00::1/64"]), (3, 2, 1));
-        assert_eq!(apply(&[Tunnel::Udp(8472), Tunnel::Protocol(4)], &["fd00::2/64"]), (0, 2, 1));
+        let tunnels = [Tunnel::Udp(8472), Tunnel::Protocol(4)];
+        assert_eq!(apply(&tunnels, &["fd00::1/64"]), (3, 2, 1));
+        assert_eq!(apply(&tunnels, &["fd00::2/64"]), (0, 2, 1), "the same prefix");
         assert_eq!(apply(&[Tunnel::Udp(4789)], &[]), (4, 1, 0));
     }
 }

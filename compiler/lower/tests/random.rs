@@ -122,8 +122,8 @@ fn s57_no_packet_sees_a_mix() {
                 installed.apply(write);
                 let now = answers(&installed, &asked);
                 for (p, asked) in asked.iter().enumerate() {
-                    // Where policy and a Service change in one update, an address may be deferred in between: its backend is
-                    // judged then, by the old set or by the new one.
+                    // Where policy and a Service change in one update, an address may be deferred
+                    // in between: its backend is judged then, by the old set or by the new one.
                     let (address, protocol, port) = (asked.2, asked.3, asked.4);
                     let service = |p: &Program| is_service(p, address, protocol, port);
                     let changing = events.len() > 1 && service(&before_all) != service(compiler.program());

@@ -1,5 +1,6 @@
-//! One tenant does its worst, and nobody else notices (S33): a fixed bystander next to offenders of every kind that is
-//! known, at random sizes. What is over its share is set aside alone, isolates and allows nothing, and is named.
+//! One tenant does its worst, and nobody else notices (S33): a fixed bystander next to offenders of
+//! every kind that is known, at random sizes. What is over its share is set aside alone, isolates
+//! and allows nothing, and is named.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -56,7 +57,8 @@ fn verdict(compiler: &Compiler, (pod, pipeline, remote, protocol, port): &Questi
     eval::verdict(compiler.program(), *pipeline, endpoint(compiler, pod), *remote, *protocol, *port)
 }
 
-/// The pod of `evil` is isolated and gets nothing, whatever its policy grants, where that is set aside.
+/// The pod of `evil` is isolated and gets nothing, whatever its policy grants, where that is set
+/// aside.
 fn assert_isolated(compiler: &Compiler, what: &str) {
     let evil = endpoint(compiler, "evil/a");
     for remote in ["10.1.0.1", "11.0.1.1", "203.0.113.9", "2001:db8::1"] {
@@ -270,6 +272,7 @@ fn s33_where_ids_run_out_all_the_same_the_heaviest_namespace_is_set_aside() {
     assert_eq!(shares.aside().count(), 0);
     let mut compiler = Compiler::within(node(), &room);
     let overflow = compiler.load_admitted(&cluster, &shares).unwrap_err();
+    assert_eq!(compiler.apply_all([]), Err(overflow.clone()), "it answers nothing else from now on");
     let usage = compiler.usage(overflow.what);
     assert!(usage["evil"] > 400 && usage["shop"] < 10, "{usage:?}");
     assert!(shares.blame(&cluster, overflow.what.resource().unwrap(), &usage, overflow.capacity.into()));
@@ -286,7 +289,8 @@ fn s33_where_ids_run_out_all_the_same_the_heaviest_namespace_is_set_aside() {
     assert_eq!(shares.aside().count(), 0);
 }
 
-/// A wide range of ports for everybody beside a port for each of many hosts: each of their rows has all port classes.
+/// A wide range of ports for everybody beside a port for each of many hosts: each of their rows has
+/// all port classes.
 fn overlapping(hosts: u32) -> netpolc_policy::Policy {
     let host = |i: u32| Rule {
         peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]),
@@ -312,7 +316,8 @@ fn s33_rows_that_overlap_are_counted_as_they_turn_out_and_set_their_namespace_as
         assert!(aside.iter().all(|a| a.contains("evil/p") && a.contains("may take 8000")), "{aside:?}");
         assert!(verify(&shares.cluster(&cluster), &from_scratch, 3).is_empty());
 
-        // By an event, as part of one update: ids that the first part gave back mean nothing else in it.
+        // By an event, as part of one update: ids that the first part gave back mean nothing else
+        // in it.
         let mut without = cluster.clone();
         without.policies.remove(&key);
         let (mut shares, mut compiler) = compile(&without, Limits::default(), &room);

@@ -52,7 +52,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// replaced: enough may have gone since. Where that does not help, the namespace that takes most is set aside.
     pub(super) fn compile(&mut self, events: Vec<Event>) -> Result<Option<Changes>, Error> {
         if self.loaded {
-            match self.shares.apply(&mut self.compiler, &self.cluster, events) {
+            match self.compiler.apply_admitted(&mut self.shares, &self.cluster, events) {
                 Ok(changes) => return Ok(Some(changes)),
                 Err(overflow) => tracing::warn!(%overflow, "compiling anew"),
             }

@@ -94,7 +94,7 @@ impl State {
             return Err(fault("nothing happens here: add objects, or `# deleted` above those that go".into()));
         }
         let before = self.compiler.program().clone();
-        let changes = self.shares.apply(&mut self.compiler, &self.cluster, events);
+        let changes = self.compiler.apply_admitted(&mut self.shares, &self.cluster, events);
         let changes = changes.map_err(|e| fault(e.to_string()))?;
         let plan = delta::order(self.compiler.program(), &changes).map_err(|e| fault(e.to_string()))?;
         self.update = Some((before, plan));

@@ -1,8 +1,9 @@
-//! One namespace's side of the decision: its pods on this node, what its policies take at most, and, where that may be
-//! too much, what they take exactly.
+//! One namespace's side of the decision: its pods on this node, what its policies take at most,
+//! and, where that may be too much, what they take exactly.
 //!
-//! The bound is a sum, kept up to date by one policy at a time; the ledger is made when it is needed and kept until
-//! something of the namespace changes. What is too large to be measured is decided by the bound alone.
+//! The bound is a sum, kept up to date by one policy at a time; the ledger is made when it is
+//! needed and kept until something of the namespace changes. What is too large to be measured is
+//! decided by the bound alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +16,7 @@ use super::{
     limits::{Resource, Usage},
     measure::{Bound, Ledger},
 };
+use crate::content::fingerprint;
 
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -27,11 +29,12 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// A pod of this node is there, changed, or is gone. True where its policies may take something else now.
+    /// A pod of this node is there, changed, or is gone. True where its policies may take something
+    /// else now.
     pub(super) fn set_pod(&mut self, key: &ObjectKey, pod: Option<&Pod>) -> bool {
         let changed = match pod {
             Some(pod) => {
-                let now = (pod.labels.clone(), crate::fingerprint(&pod.ports));
+                let now = (pod.labels.clone(), fingerprint(&pod.ports));
                 let before = self.pods.insert(key.name.clone(), now);
                 before.as_ref() != self.pods.get(&key.name)
             }
@@ -79,7 +82,8 @@ impl Account {
         self.policies.iter().map(|(name, bound)| (name.clone(), bound.parts))
     }
 
-    /// Before [`Account::used`] and [`Account::reduce`]: looks at all policies but `largest`, with nothing set aside.
+    /// Before [`Account::used`] and [`Account::reduce`]: looks at all policies but `largest`, with
+    /// nothing set aside.
     pub(super) fn look(&mut self, namespace: &Arc<str>, cluster: &Cluster, largest: BTreeSet<Arc<str>>) {
         let mut known = self.ledger.take().filter(|(without, _)| *without == largest);
         let (_, ledger) = known.get_or_insert_with(|| {

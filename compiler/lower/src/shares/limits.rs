@@ -23,7 +23,8 @@ pub enum Resource {
     Services,
     /// Rules, peers, excepts and ports as they are written: what measuring itself takes.
     Parts,
-    /// About a microsecond each of compiling and writing everything: the sum of the others, each by its weight.
+    /// About a microsecond each of compiling and writing everything: the sum of the others, each by
+    /// its weight.
     Work,
     /// Sets of pods and address blocks that addresses are in; only counted where they have run out.
     Classes,
@@ -89,8 +90,8 @@ impl Resource {
 }
 
 /// How many microseconds it takes at most to compile such policies from nothing and to write their
-/// entries, on a machine on which `netpolc bench tenants` was measured. Ports weigh most, because they
-/// split the rows of all others as well.
+/// entries, on a machine on which `netpolc bench tenants` was measured. Ports weigh most, because
+/// they split the rows of all others as well.
 pub fn work(usage: &Usage) -> u64 {
     let of = |resource: Resource| usage[resource as usize];
     let prefixes = of(Resource::BlocksV4).saturating_add(of(Resource::BlocksV6));
@@ -116,7 +117,8 @@ pub struct Limits {
     pub namespace: Usage,
     /// Addresses x ports of one Service.
     pub service: u64,
-    /// [`Resource::Verdicts`] of one namespace as they turn out: see [`Compiler::bounded`](crate::Compiler::bounded).
+    /// [`Resource::Verdicts`] of one namespace as they turn out: see
+    /// [`Compiler::bounded`](crate::Compiler::bounded).
     pub cells: u64,
 }
 
@@ -144,9 +146,9 @@ impl Default for Room {
 }
 
 impl Limits {
-    /// For a target with so many ids. A change needs old and new ids at once, so half of them are for what changes; and
-    /// however many ids there are, what all namespaces take together stays within what a node can load and
-    /// rewrite in a fraction of a second.
+    /// For a target with so many ids. A change needs old and new ids at once, so half of them are
+    /// for what changes; and however many ids there are, what all namespaces take together stays
+    /// within what a node can load and rewrite in a fraction of a second.
     pub fn of(room: &Room) -> Self {
         let half = |ids: u32, most: u64| (u64::from(ids) / 2).min(most);
         let mut node = [0; RESOURCES.len()];
@@ -161,14 +163,16 @@ impl Limits {
         node[Resource::Services as usize] = 128_000;
         node[Resource::Parts as usize] = 1_000_000;
         node[Resource::Work as usize] = 2_000_000;
-        // A quarter is always left to others, so that what comes next finds room without anybody giving any up.
+        // A quarter is always left to others, so that what comes next finds room without anybody
+        // giving any up.
         let mut namespace = node.map(|all| all / 4 * 3);
         let mut most = |resource: Resource, most: u64| {
             let limit = &mut namespace[resource as usize];
             *limit = most.min(*limit);
         };
-        // Others' updates wait for what is compiled and written for one namespace at once, and that is all
-        // of it in the worst case. The others are what takes all of that work, or a good part of it, alone.
+        // Others' updates wait for what is compiled and written for one namespace at once, and that
+        // is all of it in the worst case. The others are what takes all of that work, or a good
+        // part of it, alone.
         most(Resource::Work, 80_000);
         most(Resource::Ports, 1_300);
         most(Resource::BlocksV4, 4_400);

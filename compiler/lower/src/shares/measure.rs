@@ -1,37 +1,25 @@
-//! Sizes: what a policy takes of each resource, from its text; and what those of one namespace take together.
+//! Sizes: what a policy takes of each resource, from its text; and what those of one namespace take
+//! together.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::IpAddr,
     sync::Arc,
 };
 
 use netpolc_policy::{
-    Closed, Direction, Index, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule, Selector,
-    Service,
+    Direction, Index, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule, Selector,
 };
 use netpolc_table::schema::Family;
 
 use super::limits::{RESOURCES, Resource, Usage, work};
 use crate::{
-    blocks::Prefix,
-    distinct, fingerprint,
-    ports::{Edge, edges, pieces},
+    content::{distinct, fingerprint},
+    interval::{Edge, edges, pieces},
+    prefix::Prefix,
 };
 
 /// Steps of the IPv6 trie below its root that a whole address takes.
 const STEPS_V6: u64 = 14;
-/// Ranges of ports that a closed Service is closed by, at most.
-const CLOSED: usize = 32;
-/// Addresses of a Service that are closed, at most.
-const CLOSED_ADDRESSES: usize = 4_000;
-
-/// Addresses x ports of a Service.
-pub(super) fn pairs(service: &Service) -> u64 {
-    let addresses: BTreeSet<&IpAddr> = service.addresses.iter().collect();
-    let ports: BTreeSet<(Protocol, u16)> = service.ports.iter().map(|p| (p.protocol, p.number)).collect();
-    addresses.len() as u64 * ports.len() as u64
-}
 
 /// What can be added up without looking at the policies together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,11 +140,13 @@ struct Item {
     rules: [Vec<Vec<(Protocol, u16, u16)>>; 2],
 }
 
-/// What the policies of one namespace take together, and what is left when the largest are set aside.
+/// What the policies of one namespace take together, and what is left when the largest are set
+/// aside.
 #[derive(Debug)]
 pub(super) struct Ledger {
     items: Vec<Item>,
-    /// Of each item by direction: in how many of the distinct sets that isolate pods of this node it is.
+    /// Of each item by direction: in how many of the distinct sets that isolate pods of this node
+    /// it is.
     counts: Vec<[u64; 2]>,
     all: Usage,
     /// What the last decision did, in its order: asked for again, it is not computed again.
@@ -211,8 +201,8 @@ impl Ledger {
         usage[resource as usize]
     }
 
-    /// Sets the largest policies aside until the others take at most `limit` of `resource`; their names, and what each of
-    /// them takes alone.
+    /// Sets the largest policies aside until the others take at most `limit` of `resource`; their
+    /// names, and what each of them takes alone.
     pub(super) fn reduce(&mut self, resource: Resource, limit: u64) -> Vec<(Arc<str>, u64)> {
         let known = self.steps.get(self.done).is_some_and(|step| (step.resource, step.limit) == (resource, limit));
         if !known {
@@ -346,8 +336,8 @@ fn everywhere(family: Family) -> Prefix {
 fn steps(prefixes: &[Prefix]) -> u64 {
     let (mut steps, mut last, mut made) = (0, 0, 0);
     for prefix in prefixes.iter().filter(|p| p.family == Family::V6) {
-        // What two prefixes share of the way all between them share too: so of what was made before, that is there for
-        // this one which is on the way to the last one.
+        // What two prefixes share of the way all between them share too: so of what was made
+        // before, that is there for this one which is on the way to the last one.
         let shared = match (last ^ prefix.bits).leading_zeros() {
             bits @ 16.. => u64::from(bits - 16) / 8 + 1,
             _ => 0,
@@ -373,32 +363,6 @@ fn members(prefixes: &[Prefix], blocks: impl Iterator<Item = Prefix>) -> u64 {
         lengths.filter_map(|length| begins.get(&prefix.shortened(*length))).sum::<u64>()
     };
     prefixes.iter().map(covers).sum()
-}
-
-/// What stands for a Service that is set aside: its addresses are closed instead of being judged by backend. Its nodePorts
-/// are few, since the API server gives them out, and stay as they are.
-pub(super) fn closed(service: Service) -> Service {
-    let mut addresses: Vec<IpAddr> = distinct(service.addresses.iter().copied());
-    addresses.truncate(CLOSED_ADDRESSES);
-    let mut ports: Vec<(Protocol, u16, u16)> = vec![];
-    for (protocol, number) in distinct(service.ports.iter().map(|p| (p.protocol, p.number))) {
-        match ports.last_mut() {
-            Some((p, _, last)) if *p == protocol && *last + 1 == number => *last = number,
-            _ => ports.push((protocol, number, number)),
-        }
-    }
-    if ports.len() > CLOSED {
-        // Too many holes: from the first port to the last one.
-        ports.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                kept.2 = next.2;
-            }
-            same
-        });
-    }
-    let kept = service.ports.into_iter().filter(|p| p.node_port.is_some()).collect();
-    Service { addresses: vec![], ports: kept, closed: Closed { addresses, ports }, ..service }
 }
 
 #[cfg(test)]

@@ -1,88 +1,46 @@
-//! Shares: what each namespace may take of one node's tables, so that no object of one tenant stops the others (S33).
+//! Shares: what each namespace may take of one node's tables, so that no object of one tenant stops
+//! the others (S33).
 //!
 //! ```text
 //! limits    how much of each resource there is, for the node and for one namespace
 //! measure   what policies would take, from their text alone
+//! account   the policies and pods of one namespace, as far as sizes depend on them
+//! service   what Services take, and what stands for one that is set aside
+//! aside     what is set aside, and how users are told
 //! Shares    which policies and Services are set aside; turns events into those that are compiled
 //! ```
 //!
-//! What is set aside isolates as before and allows nothing (S10); a Service is closed. The
-//! decision is a function of the cluster alone: the largest users give up their largest objects, in a fixed order,
-//! until everything fits, so that a restart decides the same and a namespace that takes less than its equal share is
-//! never touched. It is made from sizes, before anything is compiled and before a target is touched.
+//! What is set aside isolates as before and allows nothing (S10); a Service is closed. The decision
+//! is a function of the cluster alone: the largest users give up their largest objects, in a fixed
+//! order, until everything fits, so that a restart decides the same and a namespace that takes less
+//! than its equal share is never touched. It is made from sizes, before anything is compiled and
+//! before a target is touched.
 //!
-//! Not here: how it is reported (the runtime), and ids that run out all the same (`Compiler::usage`).
+//! Not here: how it is reported (the runtime), and ids that run out all the same
+//! (`Compiler::usage`).
 
 mod account;
+mod aside;
 mod limits;
 mod measure;
+mod service;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
 };
 
 use netpolc_policy::{Cluster, Isolation, ObjectKey, Pod, Policy, Service};
-use netpolc_table::delta::Changes;
 
-pub use self::limits::{Limits, RESOURCES, Resource, Room, Usage};
-use self::{account::Account, measure::pairs};
-use crate::{Compiler, Event, Overflow, Scope};
+use self::{account::Account, service::pairs};
+pub use self::{
+    aside::{Aside, Kind},
+    limits::{Limits, RESOURCES, Resource, Room, Usage},
+};
+use crate::event::{Event, Scope};
 
-/// A policy or a Service that is set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Aside {
-    /// Which.
-    pub object: ObjectKey,
-    /// Whether it is a policy or a Service.
-    pub kind: Kind,
-    /// What there is too much of.
-    pub resource: Resource,
-    /// How much of it the object takes by itself.
-    pub takes: u64,
-    /// How much of it its namespace takes with everything that it has.
-    pub namespace: u64,
-    /// How much the namespace may take while the others take what they do.
-    pub limit: u64,
-}
-
-/// What is set aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// It isolates, and allows nothing.
-    Policy,
-    /// Its addresses are closed to pods whose egress is isolated.
-    Service,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Policy => "NetworkPolicy",
-            Kind::Service => "Service",
-        })
-    }
-}
-
-impl fmt::Display for Aside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { object, kind, resource, takes, namespace, limit } = self;
-        let (what, advice) = (resource.what(), resource.advice());
-        let meanwhile = match kind {
-            Kind::Policy => "the pods that it selects stay isolated and it allows nothing",
-            Kind::Service => "pods whose egress is isolated do not reach its addresses",
-        };
-        write!(
-            f,
-            "{kind} {object} is set aside, {meanwhile}: it takes {takes} {what}, namespace {} takes {namespace} and may take \
-             {limit} on this node; {advice}",
-            object.namespace
-        )
-    }
-}
-
-/// Why a namespace is set aside as a whole: the ids of its classes or rows, which only the compiler can count.
+/// Why a namespace is set aside as a whole: the ids of its classes or rows, which only the compiler
+/// can count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Blame {
     resource: Resource,
@@ -121,21 +79,6 @@ impl Shares {
         }
     }
 
-    /// A compiler, at first as `new` makes it, that has taken in what is admitted of the cluster
-    /// that was decided about. Sets aside what turns out to take too much.
-    ///
-    /// # Errors
-    /// Where ids run out.
-    pub fn compile(&mut self, cluster: &Cluster, new: impl Fn() -> Compiler) -> Result<Compiler, Overflow> {
-        loop {
-            let mut compiler = new().bounded(self.limits.cells);
-            compiler.load_admitted(cluster, self)?;
-            if !self.blame_excess(cluster, compiler.take_excess()) {
-                return Ok(compiler);
-            }
-        }
-    }
-
     /// How much there is.
     pub fn limits(&self) -> &Limits {
         &self.limits
@@ -151,7 +94,8 @@ impl Shares {
         blamed.fold(false, |any, blamed| any | blamed)
     }
 
-    /// Decides about a whole cluster, which the compiler is to take in by [`Compiler::load_admitted`](crate::Compiler).
+    /// Decides about a whole cluster, which the compiler is to take in by
+    /// [`Compiler::load_admitted`](crate::Compiler).
     pub fn load(&mut self, cluster: &Cluster) {
         self.accounts.clear();
         self.services.clear();
@@ -174,8 +118,8 @@ impl Shares {
         [&self.policies_aside, &self.services_aside].map(|aside| aside.keys().cloned().collect())
     }
 
-    /// The events that lead a compiler to what `cluster` says, as far as it is admitted, after it had been led to what
-    /// was admitted before. `cluster` is the one after the events.
+    /// The events that lead a compiler to what `cluster` says, as far as it is admitted, after it
+    /// had been led to what was admitted before. `cluster` is the one after the events.
     pub fn admit(&mut self, cluster: &Cluster, events: Vec<Event>) -> Vec<Event> {
         let mut looks = false;
         for event in &events {
@@ -213,25 +157,6 @@ impl Shares {
         admitted
     }
 
-    /// Leads a compiler that knows what was admitted before to what is admitted of `cluster`, which
-    /// is the one after these events. A namespace whose rows turn out to take too much is set aside
-    /// within the same update.
-    ///
-    /// # Errors
-    /// Where ids run out.
-    pub fn apply(
-        &mut self,
-        compiler: &mut Compiler,
-        cluster: &Cluster,
-        events: Vec<Event>,
-    ) -> Result<Changes, Overflow> {
-        let mut changes = compiler.apply_all(self.admit(cluster, events))?;
-        while self.blame_excess(cluster, compiler.take_excess()) {
-            changes.add(compiler.apply_further(self.admit(cluster, vec![]))?);
-        }
-        Ok(changes)
-    }
-
     /// The policy as it is compiled.
     pub fn policy(&self, policy: Policy) -> Policy {
         if !self.policies_aside.contains_key(&policy.key) {
@@ -246,7 +171,7 @@ impl Shares {
 
     /// The Service as it is compiled.
     pub fn service(&self, key: &ObjectKey, service: Service) -> Service {
-        if self.services_aside.contains_key(key) { measure::closed(service) } else { service }
+        if self.services_aside.contains_key(key) { service::closed(service) } else { service }
     }
 
     /// The cluster as it is compiled.
@@ -270,8 +195,9 @@ impl Shares {
         self.policies_aside.values().chain(self.services_aside.values())
     }
 
-    /// Ids ran out although the sizes are within their limits: the namespace that takes most of them is set aside as a
-    /// whole until something about it changes. False: nobody is left who could give any up.
+    /// Ids ran out although the sizes are within their limits: the namespace that takes most of
+    /// them is set aside as a whole until something about it changes. False: nobody is left who
+    /// could give any up.
     pub fn blame(
         &mut self,
         cluster: &Cluster,
@@ -292,11 +218,7 @@ impl Shares {
     }
 
     fn is_local(&self, pod: &Pod) -> bool {
-        let here = match &self.scope {
-            Scope::Everywhere => true,
-            Scope::Node(name) => pod.node.as_ref() == Some(name),
-        };
-        here && pod.is_policed()
+        self.scope.holds(pod) && pod.is_policed()
     }
 
     /// True where sizes may have changed.
@@ -446,7 +368,8 @@ fn set_aside(
     );
 }
 
-/// The most that each may take so that all together fit: whoever takes less keeps what he takes (max-min fairness).
+/// The most that each may take so that all together fit: whoever takes less keeps what he takes
+/// (max-min fairness).
 fn level(used: impl Iterator<Item = u64>, mut room: u64) -> u64 {
     let mut used: Vec<u64> = used.collect();
     used.sort_unstable();

@@ -3,60 +3,11 @@
 //! All boundaries of all live blocks (cidrs and excepts) are prefixes, so they nest: what lies
 //! under a boundary and under no longer one is uniform, and inherits from every cover (S21).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use ipnetwork::IpNetwork;
 use netpolc_policy::Block;
-use netpolc_table::schema::Family;
 
-use crate::atoms::AtomId;
-
-/// A prefix: family, bits (host bits zero), length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Prefix {
-    pub(crate) family: Family,
-    pub(crate) bits: u128,
-    pub(crate) length: u8,
-}
-
-impl Prefix {
-    pub(crate) fn of(net: IpNetwork) -> Self {
-        let family = Family::of(net.ip());
-        let bits = match net.ip() {
-            std::net::IpAddr::V4(a) => u128::from(a.to_bits()),
-            std::net::IpAddr::V6(a) => a.to_bits(),
-        };
-        Self { family, bits, length: family.bits() }.shortened(net.prefix())
-    }
-
-    pub(crate) fn address(address: std::net::IpAddr) -> Self {
-        Self::of(IpNetwork::from(address))
-    }
-
-    pub(crate) fn is_address(self) -> bool {
-        self.length == self.family.bits()
-    }
-
-    /// The cover of this length.
-    pub(crate) fn shortened(self, length: u8) -> Self {
-        let host = self.family.bits() - length;
-        let bits = if host == 128 { 0 } else { self.bits >> host << host };
-        Self { bits, length, ..self }
-    }
-
-    /// The last address in it.
-    pub(crate) fn last(self) -> u128 {
-        let host = self.family.bits() - self.length;
-        self.bits | if host == 128 { u128::MAX } else { (1 << host) - 1 }
-    }
-
-    pub(crate) fn to_ip(self) -> std::net::IpAddr {
-        match self.family {
-            Family::V4 => std::net::Ipv4Addr::from_bits(self.bits as u32).into(),
-            Family::V6 => std::net::Ipv6Addr::from_bits(self.bits).into(),
-        }
-    }
-}
+use crate::{index::AtomId, prefix::Prefix};
 
 /// Blocks that begin or end at one prefix.
 #[derive(Debug, Default)]
@@ -65,11 +16,12 @@ struct Boundary {
     excepted: Vec<AtomId>,
 }
 
+/// The boundaries of all live blocks.
 #[derive(Debug, Default)]
-pub(crate) struct Blocks {
+pub(super) struct Blocks {
     boundaries: HashMap<Prefix, Boundary>,
     /// How many boundaries have each length, by family.
-    lengths: [std::collections::BTreeMap<u8, usize>; 2],
+    lengths: [BTreeMap<u8, usize>; 2],
 }
 
 impl Blocks {
@@ -79,7 +31,7 @@ impl Blocks {
     }
 
     /// Adds a block's boundaries and returns them.
-    pub(crate) fn insert(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
+    pub(super) fn insert(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
         for (prefix, excepted) in Self::prefixes(block) {
             let lengths = &mut self.lengths[prefix.family as usize];
             let boundary = self.boundaries.entry(prefix).or_insert_with(|| {
@@ -92,7 +44,7 @@ impl Blocks {
     }
 
     /// Removes a block's boundaries and returns them.
-    pub(crate) fn remove(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
+    pub(super) fn remove(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
         for (prefix, _) in Self::prefixes(block) {
             let Some(boundary) = self.boundaries.get_mut(&prefix) else { continue };
             boundary.begins.retain(|a| *a != atom);
@@ -110,12 +62,13 @@ impl Blocks {
         Self::prefixes(block).map(|(p, _)| p).collect()
     }
 
-    pub(crate) fn is_boundary(&self, prefix: Prefix) -> bool {
+    pub(super) fn is_boundary(&self, prefix: Prefix) -> bool {
         self.boundaries.contains_key(&prefix)
     }
 
-    /// Adds the blocks that contain all of `prefix` to `atoms`.
-    pub(crate) fn cover(&self, prefix: Prefix, atoms: &mut Vec<AtomId>) {
+    /// Adds the blocks that contain all of `prefix` to `atoms`: those that begin at one of its
+    /// covers, without those that have an except there.
+    pub(super) fn cover(&self, prefix: Prefix, atoms: &mut Vec<AtomId>) {
         let from = atoms.len();
         let mut excepted: Vec<AtomId> = Vec::new();
         for &length in self.lengths[prefix.family as usize].keys().take_while(|l| **l <= prefix.length) {

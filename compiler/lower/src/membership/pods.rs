@@ -1,5 +1,5 @@
 //! Pods by address and by group. Pods that no selector can tell apart (same namespace, labels and
-//! named ports) form a group; selectors are evaluated once per group.
+//! named ports) form a group; selectors are evaluated once for each group.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -8,39 +8,37 @@ use std::{
 };
 
 use netpolc_policy::{Labels, ObjectKey, Pod, Protocol};
-use netpolc_table::{Incarnation, ids};
+use netpolc_table::Incarnation;
 
-use crate::{atoms::AtomId, fingerprint};
-
-ids! {
-    /// Index of a group; dense, reused.
-    pub(crate) struct GroupId(u32);
-
-    /// Index of a pod; dense, reused.
-    pub(crate) struct PodId(u32);
-}
+use super::atoms::PortName;
+use crate::{
+    content::fingerprint,
+    index::{AtomId, GroupId, PodId, Slab},
+};
 
 /// What selectors and port names can see of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct GroupKey {
-    pub(crate) namespace: Arc<str>,
-    pub(crate) labels: Labels,
+pub(super) struct GroupKey {
+    pub(super) namespace: Arc<str>,
+    pub(super) labels: Labels,
     /// Named ports, sorted, each once.
-    pub(crate) ports: Vec<(Protocol, Arc<str>, u16)>,
+    pub(super) ports: Vec<(Protocol, Arc<str>, u16)>,
 }
 
+/// Pods that no selector can tell apart.
 #[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) key: GroupKey,
+pub(super) struct Group {
+    pub(super) key: GroupKey,
     /// `Pods` and `Port` atoms that its pods are members of.
-    pub(crate) atoms: BTreeSet<AtomId>,
-    pub(crate) members: BTreeSet<PodId>,
+    pub(super) atoms: BTreeSet<AtomId>,
+    members: BTreeSet<PodId>,
 }
 
+/// A policed pod.
 #[derive(Debug)]
 pub(crate) struct PodSlot {
     pub(crate) pod: Pod,
-    pub(crate) group: GroupId,
+    pub(super) group: GroupId,
     /// `namespace/name`, shared by every origin that names the pod.
     pub(crate) label: Arc<str>,
     /// Tells this pod from another one that had its address (S43); never 0.
@@ -49,42 +47,49 @@ pub(crate) struct PodSlot {
 
 /// The policed pods (S13, S15); others own no address here.
 #[derive(Debug, Default)]
-pub(crate) struct Pods {
+pub(super) struct Pods {
     ids: HashMap<ObjectKey, PodId>,
-    slots: Vec<Option<PodSlot>>,
-    free: Vec<PodId>,
+    slots: Slab<PodId, PodSlot>,
     groups_by_key: HashMap<GroupKey, GroupId>,
-    groups: Vec<Option<Group>>,
-    free_groups: Vec<GroupId>,
+    groups: Slab<GroupId, Group>,
     owners: HashMap<IpAddr, Vec<PodId>>,
     /// Groups with a named port, whether a live set asks for it or not.
-    pub(crate) groups_by_port: HashMap<(Protocol, Arc<str>), BTreeSet<GroupId>>,
+    groups_by_port: HashMap<PortName, BTreeSet<GroupId>>,
 }
 
 impl Pods {
-    pub(crate) fn find(&self, key: &ObjectKey) -> Option<PodId> {
+    pub(super) fn find(&self, key: &ObjectKey) -> Option<PodId> {
         self.ids.get(key).copied()
     }
 
-    pub(crate) fn slot(&self, id: PodId) -> &PodSlot {
-        self.slots[id.get() as usize].as_ref().expect("a live pod")
+    pub(super) fn slot(&self, id: PodId) -> &PodSlot {
+        self.slots.get(id)
     }
 
-    pub(crate) fn group(&self, id: GroupId) -> &Group {
-        self.groups[id.get() as usize].as_ref().expect("a live group")
+    pub(super) fn group(&self, id: GroupId) -> &Group {
+        self.groups.get(id)
     }
 
-    pub(crate) fn group_mut(&mut self, id: GroupId) -> &mut Group {
-        self.groups[id.get() as usize].as_mut().expect("a live group")
+    pub(super) fn add_atom(&mut self, id: GroupId, atom: AtomId) {
+        self.groups.get_mut(id).atoms.insert(atom);
+    }
+
+    pub(super) fn remove_atom(&mut self, id: GroupId, atom: AtomId) {
+        self.groups.get_mut(id).atoms.remove(&atom);
+    }
+
+    /// The groups with this named port, in order, whether a live set asks for it or not.
+    pub(super) fn with_port(&self, name: &PortName) -> impl Iterator<Item = GroupId> {
+        self.groups_by_port.get(name).into_iter().flatten().copied()
     }
 
     /// The pods that have an address; more than one is a conflict.
-    pub(crate) fn owners(&self, address: IpAddr) -> &[PodId] {
+    pub(super) fn owners(&self, address: IpAddr) -> &[PodId] {
         self.owners.get(&address).map_or(&[], Vec::as_slice)
     }
 
     /// Addresses that several pods claim, in order.
-    pub(crate) fn conflicts(&self) -> Vec<(IpAddr, Vec<Arc<str>>)> {
+    pub(super) fn conflicts(&self) -> Vec<(IpAddr, Vec<Arc<str>>)> {
         let several = self.owners.iter().filter(|(_, pods)| pods.len() > 1);
         let mut list: Vec<_> =
             several.map(|(a, pods)| (*a, pods.iter().map(|p| self.slot(*p).label.clone()).collect())).collect();
@@ -92,62 +97,56 @@ impl Pods {
         list
     }
 
-    /// All addresses of a group's pods.
-    pub(crate) fn addresses(&self, group: GroupId) -> impl Iterator<Item = IpAddr> {
-        self.group(group).members.iter().flat_map(|p| self.slot(*p).pod.addresses.iter().copied())
+    /// All addresses of a group's pods; none where the group is gone.
+    pub(super) fn addresses(&self, group: GroupId) -> impl Iterator<Item = IpAddr> {
+        let members = self.groups.find(group).into_iter().flat_map(|group| &group.members);
+        members.flat_map(|pod| self.slot(*pod).pod.addresses.iter().copied())
     }
 
-    /// Adds a policed pod. True: its group is new and its atoms must be found.
-    pub(crate) fn insert(&mut self, pod: Pod) -> (PodId, GroupId, bool) {
+    /// Adds a policed pod. Some: its group is new, and its atoms must be found.
+    pub(super) fn insert(&mut self, pod: Pod) -> Option<GroupId> {
         let mut ports: Vec<_> =
             pod.ports.iter().filter_map(|p| Some((p.protocol, p.name.clone()?, p.number))).collect();
         ports.sort();
         ports.dedup();
         let key = GroupKey { namespace: pod.key.namespace.clone(), labels: pod.labels.clone(), ports };
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            PodId::new(self.slots.len() as u32 - 1)
-        });
         let (group, fresh) = match self.groups_by_key.get(&key) {
             Some(&group) => (group, false),
             None => (self.make_group(key), true),
         };
-        self.group_mut(group).members.insert(id);
-        for &address in &pod.addresses {
+        let identity = fingerprint(&(&pod.key, &pod.uid));
+        let folded = identity ^ identity >> 16 ^ identity >> 32 ^ identity >> 48;
+        let incarnation = Incarnation::new((folded as u16).max(1));
+        let (key, label) = (pod.key.clone(), pod.key.to_string().into());
+        let id = self.slots.insert(PodSlot { pod, group, label, incarnation });
+        self.groups.get_mut(group).members.insert(id);
+        for &address in &self.slots.get(id).pod.addresses {
             let owners = self.owners.entry(address).or_default();
             if !owners.contains(&id) {
                 owners.push(id);
             }
         }
-        let identity = fingerprint(&(&pod.key, &pod.uid));
-        let folded = identity ^ identity >> 16 ^ identity >> 32 ^ identity >> 48;
-        let incarnation = Incarnation::new((folded as u16).max(1));
-        self.ids.insert(pod.key.clone(), id);
-        let label = pod.key.to_string().into();
-        self.slots[id.get() as usize] = Some(PodSlot { pod, group, label, incarnation });
-        (id, group, fresh)
+        self.ids.insert(key, id);
+        fresh.then_some(group)
     }
 
     fn make_group(&mut self, key: GroupKey) -> GroupId {
-        let id = self.free_groups.pop().unwrap_or_else(|| {
-            self.groups.push(None);
-            GroupId::new(self.groups.len() as u32 - 1)
-        });
+        let group = Group { key: key.clone(), atoms: BTreeSet::new(), members: BTreeSet::new() };
+        let id = self.groups.insert(group);
         for (protocol, name, _) in &key.ports {
             self.groups_by_port.entry((*protocol, name.clone())).or_default().insert(id);
         }
-        self.groups_by_key.insert(key.clone(), id);
-        self.groups[id.get() as usize] = Some(Group { key, atoms: BTreeSet::new(), members: BTreeSet::new() });
+        self.groups_by_key.insert(key, id);
         id
     }
 
-    /// Removes a pod (its successor under the same key may be there already). Some: its group has no other pod; the caller takes it out of its atoms.
-    pub(crate) fn remove(&mut self, id: PodId) -> (PodSlot, Option<Group>) {
-        let slot = self.slots[id.get() as usize].take().expect("a live pod");
+    /// Removes a pod; its successor under the same key may be there already. Some: its group has no
+    /// other pod, and the caller takes it out of its atoms.
+    pub(super) fn remove(&mut self, id: PodId) -> (PodSlot, Option<Group>) {
+        let slot = self.slots.remove(id);
         if self.ids.get(&slot.pod.key) == Some(&id) {
             self.ids.remove(&slot.pod.key);
         }
-        self.free.push(id);
         for address in &slot.pod.addresses {
             if let Some(owners) = self.owners.get_mut(address) {
                 owners.retain(|p| *p != id);
@@ -156,13 +155,12 @@ impl Pods {
                 }
             }
         }
-        let group = self.group_mut(slot.group);
+        let group = self.groups.get_mut(slot.group);
         group.members.remove(&id);
         if !group.members.is_empty() {
             return (slot, None);
         }
-        let group = self.groups[slot.group.get() as usize].take().expect("a live group");
-        self.free_groups.push(slot.group);
+        let group = self.groups.remove(slot.group);
         self.groups_by_key.remove(&group.key);
         for (protocol, name, _) in &group.key.ports {
             let port = (*protocol, name.clone());

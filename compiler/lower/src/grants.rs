@@ -1,0 +1,158 @@
+//! What a set grants a class: nothing, everything, or some ports. Pure: rules and members in,
+//! grants and their origins out.
+//!
+//! Not here: entries and ids ([`crate::rows`]).
+
+use std::collections::BTreeSet;
+
+use netpolc_policy::{Direction, Protocol};
+use netpolc_table::{Class, Origin, schema::Family};
+
+use crate::{
+    index::AtomId,
+    interval::{self, Edge, PortRange, without},
+    membership::{Atom, Atoms},
+    rules::{Allowed, What},
+    set::Set,
+};
+
+/// One interval of one protocol that a rule grants; `None` is every protocol without ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Grant {
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+    /// Index into the set's sources.
+    pub(crate) source: u32,
+    /// Index of the port in the API object.
+    pub(crate) port: Option<u32>,
+}
+
+impl Grant {
+    /// None: it is about what has no ports.
+    pub(crate) fn range(&self) -> Option<PortRange> {
+        Some((self.protocol?, self.first, self.last))
+    }
+
+    /// The ports at which it begins and has just ended, where that is within a protocol's ports.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge> {
+        self.range().into_iter().flat_map(interval::edges)
+    }
+
+    fn portless(source: u32, port: Option<u32>) -> Self {
+        Self { protocol: None, first: 0, last: 0, source, port }
+    }
+
+    fn of((protocol, first, last): PortRange, source: u32, port: Option<u32>) -> Self {
+        Self { protocol: Some(protocol), first, last, source, port }
+    }
+
+    /// What is left of it without these ranges.
+    fn without(self, ports: &BTreeSet<PortRange>) -> Vec<Grant> {
+        let Some(protocol) = self.protocol else { return vec![self] };
+        let cut = ports.iter().filter(|(p, ..)| *p == protocol);
+        let left = without((self.first, self.last), cut.map(|(_, first, last)| (*first, *last)));
+        left.map(|(first, last)| Grant { first, last, ..self }).collect()
+    }
+}
+
+/// Sorted grants, each once. Rows with the same ports by other rules differ: an entry's origins are
+/// exact.
+pub(crate) type RowKey = Vec<Grant>;
+
+/// Where a set uses a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// For addresses of a family that no peer of the set names.
+    Base(Family),
+    Class(Class),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Granted {
+    Nothing,
+    Everything,
+    Ports(RowKey),
+}
+
+/// What a set says about addresses, and because of which rules.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) grant: Granted,
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// Adds up what all matching rules of a set grant addresses of a family that are members of these
+/// atoms: for no members, what it grants those that no peer of it names.
+pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
+    let closed = service_ports(set, members, atoms);
+    let (mut grants, mut origins, mut unlimited) = (RowKey::new(), Vec::new(), Vec::new());
+    for rule in set.rules_for(family, members) {
+        origins.push(set.origin(rule));
+        match &*rule.ports {
+            Allowed::Any => {
+                unlimited.push(set.origin(rule));
+                // Only where ports have to be left out is it written out which ones it allows.
+                if !closed.is_empty() {
+                    grants.push(Grant::portless(rule.source, None));
+                    let all = Protocol::ALL.into_iter().map(|protocol| (protocol, 0, u16::MAX));
+                    grants.extend(all.map(|range| Grant::of(range, rule.source, None)));
+                }
+            }
+            Allowed::Listed(ports) => {
+                for (port, what) in ports {
+                    match what {
+                        What::Range(range) => grants.push(Grant::of(*range, rule.source, *port)),
+                        What::Portless => grants.push(Grant::portless(rule.source, *port)),
+                        What::Named((protocol, name)) => {
+                            // The numbers that it has on the pods of this class (S29).
+                            let numbers = members.iter().filter_map(|atom| match atoms.get(*atom) {
+                                Atom::Port { protocol: p, name: n, number } if p == protocol && n == name => {
+                                    Some(*number)
+                                }
+                                _ => None,
+                            });
+                            let ranges = numbers.map(|number| (*protocol, number, number));
+                            grants.extend(ranges.map(|range| Grant::of(range, rule.source, *port)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if !unlimited.is_empty() && closed.is_empty() {
+        // One entry answers for all ports, so it names only rules that allow every one of them.
+        return Outcome { grant: Granted::Everything, origins: unlimited };
+    }
+    // A Service's ports are denied here, whatever covers its address, so that a packet comes to the
+    // entry that defers it to its backend (S48).
+    if !closed.is_empty() {
+        grants = grants.into_iter().flat_map(|grant| grant.without(&closed)).collect();
+    }
+    // A row's bit for a tunnel's port says that a rule names it (S45): what allows all ports does
+    // not open a way around the policies.
+    if !set.key.tunnels.is_empty() {
+        let cut = |grant: Grant| match grant.port {
+            None => grant.without(&set.key.tunnels),
+            Some(_) => vec![grant],
+        };
+        grants = grants.into_iter().flat_map(cut).collect();
+    }
+    grants.sort();
+    grants.dedup();
+    let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
+    Outcome { grant, origins }
+}
+
+/// Ports of Services on a class's addresses that are deferred for the pods of this egress set: for
+/// everybody's, or for the pods of one node whose address it is (S48).
+fn service_ports(set: &Set, members: &[AtomId], atoms: &Atoms) -> BTreeSet<PortRange> {
+    if set.key.direction == Direction::Ingress {
+        return BTreeSet::new();
+    }
+    let lists = members.iter().filter_map(|atom| match atoms.get(*atom) {
+        Atom::Service { node, ports } if node.is_none() || *node == set.key.node => Some(ports),
+        _ => None,
+    });
+    lists.flatten().copied().collect()
+}

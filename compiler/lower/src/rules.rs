@@ -1,0 +1,136 @@
+//! Rules of policies as sets keep them: one peer each, with port names resolved as far as they can
+//! be without looking at the destination.
+//!
+//! Not here: which rules a set consists of ([`crate::set`]), and what they add up to for a class
+//! ([`crate::grants`]).
+
+use std::sync::Arc;
+
+use netpolc_policy::{Direction, Namespaces, Peer, Port, Ports, Protocol, Selector};
+use netpolc_table::schema::Family;
+
+use crate::{
+    index::AtomId,
+    interval::{PortRange, without},
+    membership::{Atom, NamespaceScope, PortName},
+};
+
+/// Whom a rule is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who {
+    Any,
+    /// A block of the whole family without excepts: a property of the set, never of a class, so
+    /// that no address needs a leaf for it.
+    Family(Family),
+    Atom(AtomId),
+}
+
+/// The ports that a rule allows.
+#[derive(Debug)]
+pub(crate) enum Allowed {
+    Any,
+    /// With the port's index in the API object.
+    Listed(Vec<(Option<u32>, What)>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Range(PortRange),
+    /// Egress only: what it is on the destination pod.
+    Named(PortName),
+    /// Protocols that have no ports.
+    Portless,
+}
+
+/// One peer of one rule.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) who: Who,
+    /// Index into the set's sources.
+    pub(crate) source: u32,
+    /// Index of the peer in the API object.
+    pub(crate) peer: Option<u32>,
+    pub(crate) ports: Arc<Allowed>,
+}
+
+impl Rule {
+    /// The ports that it lists; nothing where it allows every one of every protocol.
+    pub(crate) fn listed(&self) -> &[(Option<u32>, What)] {
+        match &*self.ports {
+            Allowed::Any => &[],
+            Allowed::Listed(ports) => ports,
+        }
+    }
+}
+
+/// What a named port of an ingress rule is on the selected pod itself (S29).
+pub(crate) type Resolved = Vec<(Protocol, Arc<str>, Vec<u16>)>;
+
+/// The ports of a rule. A name of an egress rule stays one, since every destination pod has its own
+/// number for it; one of an ingress rule is about the pod that the set is for.
+pub(crate) fn allowed(ports: &Ports, direction: Direction, resolved: &Resolved) -> Allowed {
+    let Ports::Listed(list) = ports else { return Allowed::Any };
+    let mut lowered = Vec::new();
+    for (i, port) in list.iter().enumerate() {
+        let index = Some(i as u32);
+        match port {
+            Port::Nothing => {}
+            Port::Every(protocol) => lowered.push((index, What::Range((*protocol, 0, u16::MAX)))),
+            Port::Range { protocol, first, last } => {
+                lowered.push((index, What::Range((*protocol, *first, *last))));
+            }
+            Port::Named { protocol, name } if direction == Direction::Egress => {
+                lowered.push((index, What::Named((*protocol, name.clone()))));
+            }
+            Port::Named { protocol, name } => {
+                let found = resolved.iter().find(|(p, n, _)| p == protocol && n == name);
+                for &number in found.map_or(&[][..], |(_, _, numbers)| numbers) {
+                    lowered.push((index, What::Range((*protocol, number, number))));
+                }
+            }
+        }
+    }
+    Allowed::Listed(lowered)
+}
+
+/// A named port never matches an address block (S31).
+pub(crate) fn without_names(ports: &Arc<Allowed>) -> Arc<Allowed> {
+    let Allowed::Listed(list) = &**ports else { return ports.clone() };
+    let is_number = |what: &What| !matches!(what, What::Named(_));
+    if list.iter().all(|(_, what)| is_number(what)) {
+        return ports.clone();
+    }
+    Arc::new(Allowed::Listed(list.iter().filter(|(_, what)| is_number(what)).cloned().collect()))
+}
+
+/// Everything on the own node's addresses but the ports where it tells load balancers how Services
+/// are (S45).
+pub(crate) fn node_ports(health_checks: &[u16]) -> Allowed {
+    if health_checks.is_empty() {
+        return Allowed::Any;
+    }
+    let mut list = vec![(None, What::Portless)];
+    for protocol in Protocol::ALL {
+        let closed = health_checks.iter().filter(|_| protocol == Protocol::Tcp);
+        let open = without((0, u16::MAX), closed.map(|port| (*port, *port)));
+        list.extend(open.map(|(first, last)| (None, What::Range((protocol, first, last)))));
+    }
+    Allowed::Listed(list)
+}
+
+/// A block of every address of a family.
+pub(crate) fn whole_family(peer: &Peer) -> Option<Family> {
+    match peer {
+        Peer::Block(block) if block.cidr.prefix() == 0 && block.except.is_empty() => Some(Family::of(block.cidr.ip())),
+        _ => None,
+    }
+}
+
+/// The atom of a peer that is pods of a policy in this namespace.
+pub(crate) fn pods_atom(namespaces: &Namespaces, pods: &Selector, own: &Arc<str>) -> Atom {
+    let namespaces = match namespaces {
+        Namespaces::Own => NamespaceScope::Named(own.clone()),
+        Namespaces::Matching(selector) => NamespaceScope::Matching(selector.clone()),
+    };
+    Atom::Pods { namespaces, pods: pods.clone() }
+}
