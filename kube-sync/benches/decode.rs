@@ -1,6 +1,6 @@
-//! How fast lists are decoded, on one thread, and what the cluster then holds:
-//! `cargo bench -p netpolc-kube-sync`. Exits 1 where JSON is slower than 100 MB/s or 100,000 pods hold
-//! more than 200 MiB.
+//! How fast lists are decoded, on one thread, and what the cluster then holds: `cargo bench -p
+//! netpolc-kube-sync`. Exits 1 where JSON is slower than 100 MB/s or 100,000 pods hold more than
+//! 200 MiB.
 
 use std::{fmt::Write, process::ExitCode, sync::LazyLock, time::Instant};
 

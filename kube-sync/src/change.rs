@@ -1,22 +1,23 @@
-//! Changes of a cluster, one object each.
+//! A change to a cluster, of one object, and access to a cluster's objects by kind and key. Not
+//! here: where changes come from (`watch`).
 
 use netpolc_policy::{Cluster, ObjectKey};
 
 use crate::{Object, Resource};
 
-/// One object came, changed or went.
+/// One object was added, modified or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Its kind.
+    /// The kind of the object.
     pub resource: Resource,
-    /// Its key; the namespace of a cluster-scoped object is empty.
+    /// The object's key; the namespace of a cluster-scoped object is empty.
     pub key: ObjectKey,
-    /// As it is now; None where it is gone.
+    /// The object's new state; None where it was deleted.
     pub object: Option<Object>,
 }
 
 impl Change {
-    /// Does it to `cluster`.
+    /// Applies the change to `cluster`.
     pub fn apply(self, cluster: &mut Cluster) {
         match self.object {
             Some(object) => put(cluster, object),
@@ -24,7 +25,7 @@ impl Change {
         }
     }
 
-    /// Would it change nothing in `cluster`?
+    /// Whether applying the change would leave `cluster` as it is.
     pub fn is_known(&self, cluster: &Cluster) -> bool {
         match &self.object {
             Some(object) => knows(cluster, object),
@@ -64,7 +65,7 @@ pub(crate) fn remove(cluster: &mut Cluster, resource: Resource, key: &ObjectKey)
     }
 }
 
-/// Is this very object there?
+/// Whether `cluster` holds an object that equals this one.
 pub(crate) fn knows(cluster: &Cluster, object: &Object) -> bool {
     match object {
         Object::Namespace(name, labels) => cluster.namespaces.get(name) == Some(labels),
@@ -75,7 +76,7 @@ pub(crate) fn knows(cluster: &Cluster, object: &Object) -> bool {
     }
 }
 
-/// Is any object with this key there?
+/// Whether `cluster` holds an object of this kind with this key.
 pub(crate) fn has(cluster: &Cluster, resource: Resource, key: &ObjectKey) -> bool {
     match resource {
         Resource::Namespace => cluster.namespaces.contains_key(&key.name),

@@ -1,5 +1,6 @@
-//! The text of one input to objects: cut into documents, each JSON or YAML, each object on its own,
-//! so that a broken one does not take others with it.
+//! Turns the text of one input into objects: the text is cut into documents, each JSON or YAML, and
+//! each object is converted on its own, so that a broken one does not take others with it. Not
+//! here: files (`load`) and what is in an object (`object`).
 
 use std::fmt;
 
@@ -22,8 +23,8 @@ use crate::{
     yaml,
 };
 
-/// A YAML document is held as a tree and may be this long, in bytes; JSON is not held and may be as
-/// long as a file.
+/// The longest YAML document that is read, in bytes: it is held in memory as a tree. JSON is
+/// converted as it is read and may be as long as a file.
 pub const MAX_YAML_DOCUMENT_BYTES: usize = 64 << 20;
 
 /// Hands every object in `text`, the whole text of the reader's source, to `sink`.
@@ -43,25 +44,25 @@ pub(crate) fn decode(reader: &mut Reader, text: &str, sink: &mut Sink) {
     reader.document = None;
 }
 
-/// Says where kubectl would refuse what separates the documents, or read no further.
+/// Reports a separator that kubectl would reject, or at which it would stop reading.
 fn separated(reader: &mut Reader, piece: &Piece) {
     let at = u32::try_from(piece.range.start).unwrap_or(u32::MAX);
     match piece.separator {
         Separator::Clean => {}
         Separator::WithText => {
-            reader.warning(at, &Path::Root, "kubectl refuses text behind `---`; put it on the next line");
+            reader.warning(at, &Path::Root, "kubectl rejects text after `---`; put it on the next line");
         }
         Separator::End => {
-            reader.warning(at, &Path::Root, "kubectl reads no further than `...`; put `---` before this document");
+            reader.warning(at, &Path::Root, "kubectl stops reading at `...`; put `---` before this document");
         }
         Separator::Glued => {
             reader.lost = true;
-            reader.error(at, &Path::Root, "`---` is glued to what follows; put it on a line of its own");
+            reader.error(at, &Path::Root, "`---` is joined to the text after it; put it on a line of its own");
         }
     }
 }
 
-/// JSON documents one after another.
+/// Reads JSON documents that follow one another.
 fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink) {
     let mut rest = body;
     while !rest.is_empty() {
@@ -92,25 +93,32 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
         if found > 0 {
             reader.leave();
             reader.lost = true;
-            let message = format!("broken JSON: {message}; the objects before it apply, what follows is not read");
+            let message = format!(
+                "this is not valid JSON: {message}; the objects before it apply, and the rest is \
+                not read"
+            );
             reader.error(u32::try_from(position).unwrap_or(u32::MAX), &Path::Root, message);
         } else {
-            // YAML may start with `{` too; and its reader saves what stands before the error.
-            yaml_document(reader, whole, rest, Some((position, format!("broken JSON: {message}"))), sink);
+            // A YAML document may start with `{` too, and the YAML reader keeps what stands before
+            // the error.
+            yaml_document(reader, whole, rest, Some((position, format!("this is not valid JSON: {message}"))), sink);
         }
         return;
     }
 }
 
-/// Says that `text`, which follows JSON without a separator, is no JSON. Gives the next line that
-/// may begin some; where there is none the text is read as YAML, for the policies that may be in
-/// it.
+/// Reports that `text`, which follows JSON without a separator, is not JSON. Returns the text from
+/// the next line that may begin a JSON document; where there is none, the text is read as YAML, for
+/// the policies that may be in it.
 fn behind_json<'t>(reader: &mut Reader, whole: &str, text: &'t str, sink: &mut Sink) -> Option<&'t str> {
     reader.leave();
     reader.lost = true;
     let at = offset_in(whole, text);
     let start = excerpt(text.lines().next().unwrap_or_default());
-    let message = format!("text after JSON: `{start}`; put `---` between documents, and nothing else into the file");
+    let message = format!(
+        "`{start}` follows a JSON document; put `---` between documents, and nothing else into the \
+        file"
+    );
     reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
     if let Some(next) = text.find("\n{") {
         return Some(&text[next + 1..]);
@@ -121,21 +129,21 @@ fn behind_json<'t>(reader: &mut Reader, whole: &str, text: &'t str, sink: &mut S
     None
 }
 
-/// The length of the first of several documents.
+/// The length in bytes of the first of several JSON documents; None where it cannot be read.
 fn first_document(text: &str) -> Option<usize> {
     let mut documents = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     documents.next()?.ok()?;
     Some(documents.byte_offset())
 }
 
-/// The byte at which `error` was found in `text`.
+/// The offset in bytes at which `error` was found in `text`.
 fn position(text: &str, error: &serde_json::Error) -> usize {
     let lines = text.split_inclusive('\n').take(error.line().saturating_sub(1));
     (lines.map(str::len).sum::<usize>() + error.column().saturating_sub(1)).min(text.len())
 }
 
-/// A document in YAML, and where it breaks off what stands behind it like another one. `json_error`
-/// is what to say where it is not YAML either.
+/// Reads a YAML document. Where it breaks off, the text after the error is read as another one.
+/// `json_error` is the offset and the message to report where the text is not YAML either.
 fn yaml_document(reader: &mut Reader, whole: &str, chunk: &str, json_error: Option<(usize, String)>, sink: &mut Sink) {
     let mut rest = yaml_part(reader, whole, chunk, json_error, sink);
     while let Some(chunk) = rest {
@@ -143,6 +151,7 @@ fn yaml_document(reader: &mut Reader, whole: &str, chunk: &str, json_error: Opti
     }
 }
 
+/// Reads one YAML document; returns the text after an error at which a further document may begin.
 fn yaml_part<'t>(
     reader: &mut Reader,
     whole: &str,
@@ -155,7 +164,7 @@ fn yaml_part<'t>(
         (reader.lost, reader.any) = (true, true);
         let (at, message) = json_error.unwrap_or_else(|| {
             let limit = MAX_YAML_DOCUMENT_BYTES >> 20;
-            (offset, format!("a YAML document of more than {limit} MiB; split it with `---`, or use JSON"))
+            (offset, format!("the YAML document is larger than {limit} MiB; split it with `---`, or use JSON"))
         });
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
         return None;
@@ -174,9 +183,9 @@ fn yaml_part<'t>(
         let (at, message) = match (what_it_is_at(chunk, at - offset), json_error) {
             (Some(known), _) => (at, known.to_owned()),
             (None, Some(error)) => error,
-            (None, None) => (at, format!("broken YAML: {message}")),
+            (None, None) => (at, format!("this is not valid YAML: {message}")),
         };
-        let message = format!("{message}; what follows is not read, up to the next `---` or `apiVersion:`");
+        let message = format!("{message}; the text up to the next `---` or `apiVersion:` is not read");
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
         reader.leave();
     }
@@ -186,7 +195,8 @@ fn yaml_part<'t>(
     rest
 }
 
-/// What `chunk`, in which the parser found a fault at `at`, may be instead of YAML.
+/// A message that says what `chunk` may be instead of YAML. `at` is where the parser found the
+/// error.
 fn what_it_is_at(chunk: &str, at: usize) -> Option<&'static str> {
     let first = chunk.lines().find(|line| !line.trim().is_empty() && !line.starts_with('#'));
     let (before, after) = chunk.split_at_checked(at).unwrap_or((chunk, ""));
@@ -197,25 +207,26 @@ fn what_it_is_at(chunk: &str, at: usize) -> Option<&'static str> {
 }
 
 /// The text from the next line after `at` that begins as an object does: a separator may have been
-/// lost.
+/// lost before it.
 fn next_header(chunk: &str, at: usize) -> Option<&str> {
     let (_, after) = chunk.split_at_checked(at)?;
     let found = ["\napiVersion:", "\nkind:"].into_iter().filter_map(|header| after.find(header)).min()?;
     Some(&after[found + 1..])
 }
 
-/// What is known after the end of a JSON document.
+/// What is known about a JSON document once it has been read to its end.
 #[derive(Default)]
 struct Head<'a> {
     kind: Option<Str<'a>>,
     api_version: Option<Str<'a>>,
-    /// It has `items`, and so is a list unless its kind says otherwise.
+    /// The document has `items`, and so is a list unless its kind says otherwise.
     items: bool,
-    /// Items that cannot be told apart from other things before the end: those that do not say what
-    /// they are and came before the list did, and all of what may be no list.
+    /// Items whose kind is known only at the end of the document: those that carry no kind and came
+    /// before the list's own, and all items of what may not be a list.
     waiting: Vec<&'a RawValue>,
-    /// Fields of a list that are not its, or that it has twice.
+    /// Fields that a list does not have, or that this one has twice.
     odd: Vec<Odd<'a>>,
+    /// Fields of a list that have been read.
     seen: Vec<&'static str>,
 }
 
@@ -232,7 +243,7 @@ impl Head<'_> {
         self.api_version.as_ref().map(|v| &*v.0)
     }
 
-    /// Is it a list? None: that cannot be told yet.
+    /// Whether the document is a list; None while that is not known.
     fn is_list(&self) -> Option<bool> {
         let kind = self.kind.as_ref()?;
         Some(matches!(classify(&kind.0, self.version()).0, Kind::List | Kind::Unknown))
@@ -244,7 +255,7 @@ struct Top<'t, 'r, 's> {
     reader: &'t mut Reader<'r>,
     whole: &'t str,
     sink: &'t mut Sink<'s>,
-    /// Items seen so far.
+    /// How many items have been read.
     found: usize,
 }
 
@@ -323,7 +334,8 @@ impl<'de> Visitor<'de> for Items<'_, 'de, '_, '_, '_> {
     }
 }
 
-/// What the end of a document tells about its beginning.
+/// Converts what had to wait until the document's kind was known, and reports what is wrong with a
+/// list.
 fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &mut Sink) {
     if !head.items || head.is_list() == Some(false) {
         return item(reader, whole, document, serde_json::from_str(document).ok(), None, sink);
@@ -337,7 +349,8 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
     if head.kind.is_some() && complaint.is_none() && head.odd.is_empty() {
         return;
     }
-    // The thorough way knows what to say about a list: here it is without its items.
+    // `object` knows how to report what is wrong with a list. It gets the list without its items,
+    // which have been converted.
     let at = u32::try_from(offset_in(whole, document)).unwrap_or(u32::MAX);
     let field = |name, value| Field { at, name, node: Node { at, value } };
     let mut fields = vec![field("items".into(), Value::List(vec![]))];
@@ -346,7 +359,7 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
     for odd in head.odd {
         if odd.twice {
             reader.lost = true;
-            reader.error(at, &Path::Root.field(&odd.name.0), "given twice; keep one");
+            reader.error(at, &Path::Root.field(&odd.name.0), "the field is given twice; keep one");
         } else {
             fields.push(field(odd.name.0, Value::Null));
         }
@@ -354,7 +367,7 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
     object::object(reader, &Node { at, value: Value::Map(fields) }, None, 0, sink);
 }
 
-/// One object: the fast way, and where that is unsure the thorough one.
+/// Converts one object: by the fast path (`typed`), and by the tree where that is unsure.
 pub(crate) fn item(
     reader: &mut Reader,
     whole: &str,
@@ -376,7 +389,7 @@ pub(crate) fn item(
 }
 
 fn thorough(reader: &mut Reader, whole: &str, text: &str, item_type: Option<ItemType>, sink: &mut Sink) {
-    // The text was read as a value before, so this does not fail.
+    // The text has been read as a JSON value before, so this does not fail.
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else { return };
     let mut broken = Vec::new();
     let tree = json::tree(whole, raw, &mut |at, message| broken.push((at, message)));
@@ -384,7 +397,11 @@ fn thorough(reader: &mut Reader, whole: &str, text: &str, item_type: Option<Item
         let kind = tree.get("kind").and_then(Node::as_str).or(item_type.map(|t| t.kind));
         reader.enter(kind.unwrap_or("object"), &metadata::display_name(&tree));
         for (at, message) in broken {
-            reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, format!("broken JSON: {message}"));
+            reader.error(
+                u32::try_from(at).unwrap_or(u32::MAX),
+                &Path::Root,
+                format!("this is not valid JSON: {message}"),
+            );
         }
     }
     object::object(reader, &tree, item_type, 0, sink);

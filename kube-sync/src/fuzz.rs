@@ -1,11 +1,12 @@
-//! The fuzz target of the decoder, shared with its smoke test. Here is what must hold for any bytes.
+//! The fuzz target of the decoder, which its smoke test shares: what must hold for any bytes.
 
 use netpolc_policy::Isolation;
 
 use crate::{Input, Object, Severity, convert, load};
 
-/// Decodes `bytes` and checks what must hold whatever they are: no panic; and a policy about whose
-/// spec there is an error isolates at least one direction, both where the error may be about which.
+/// Decodes `bytes` and checks what must hold whatever they are: nothing panics, and a policy whose
+/// spec has an error isolates at least one direction, or both where the error may concern the
+/// choice of direction.
 pub fn fuzz_decode(bytes: &[u8]) {
     let converted = convert("fuzz", bytes);
     let loaded = load([Input::bytes("fuzz", bytes)]);
@@ -21,7 +22,7 @@ pub fn fuzz_decode(bytes: &[u8]) {
         let unsure = fields.iter().any(|f| *f == "spec.policyTypes" || f.starts_with("spec.policyTypes["));
         let open = [&policy.ingress, &policy.egress].into_iter().filter(|i| **i == Isolation::Open).count();
         assert!(open < 2, "{name} isolates nothing: {:?}", converted.problems);
-        // Two objects of one name share their messages.
+        // Messages name an object, so two objects of one name share theirs.
         let alone = converted.objects.iter().filter(|o| matches!(o, Object::Policy(p) if p.key == policy.key)).count();
         assert!(!unsure || open == 0 || alone > 1, "{name}: {:?}", converted.problems);
     }

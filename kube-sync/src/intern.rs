@@ -1,5 +1,5 @@
 //! Shared strings and label sets: in a cluster of 100,000 pods the same few names occur again and
-//! again, and each is kept once.
+//! again, and each is stored once.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -10,14 +10,14 @@ use netpolc_policy::Labels;
 pub(crate) struct Interner {
     strings: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
-    /// How many there were when those that nobody uses were last dropped.
+    /// The number of values after the last [`Interner::tidy`].
     #[cfg(any(feature = "watch", test))]
     tidied: usize,
 }
 
-/// So many are never too many.
+/// Below this number of values nothing is dropped.
 #[cfg(any(feature = "watch", test))]
-const FEW: usize = 10_000;
+const MIN_TIDY: usize = 10_000;
 
 impl Interner {
     pub fn string(&mut self, text: &str) -> Arc<str> {
@@ -29,7 +29,7 @@ impl Interner {
         new
     }
 
-    /// Pods of one workload mostly share all their labels.
+    /// The shared copy of a label set: pods of one workload mostly share all their labels.
     pub fn labels<'t>(&mut self, pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> Labels {
         let labels: Labels = pairs.into_iter().map(|(key, value)| (self.string(key), self.string(value))).collect();
         if let Some(known) = self.labels.get(&labels) {
@@ -39,12 +39,12 @@ impl Interner {
         labels
     }
 
-    /// Drops what nobody else holds, whenever twice as much as after the last time is here: each job and
-    /// each rollout has labels of its own, and a watch never ends.
+    /// Drops the values that nobody else holds, whenever there are twice as many as after the last
+    /// time: each job and each rollout has labels of its own, and a watch never ends.
     #[cfg(any(feature = "watch", test))]
     pub fn tidy(&mut self) {
         let now = self.strings.len() + self.labels.len();
-        if now < FEW.max(2 * self.tidied) {
+        if now < MIN_TIDY.max(2 * self.tidied) {
             return;
         }
         self.labels.retain(|labels| labels.holders() > 1);
@@ -61,11 +61,11 @@ mod tests {
     fn what_nobody_uses_is_dropped_and_the_rest_stays_shared() {
         let mut interner = Interner::default();
         let kept = interner.labels([("app", "web")]);
-        for i in 0..3 * FEW {
+        for i in 0..3 * MIN_TIDY {
             interner.labels([("job", i.to_string().as_str())]);
             interner.tidy();
         }
-        assert!(interner.labels.len() + interner.strings.len() < FEW + 10);
+        assert!(interner.labels.len() + interner.strings.len() < MIN_TIDY + 10);
         assert_eq!(interner.labels([("app", "web")]).holders(), kept.holders());
     }
 }

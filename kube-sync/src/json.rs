@@ -1,6 +1,6 @@
-//! JSON text to trees, with positions. What must be fast goes through `typed` first; this is for
-//! NetworkPolicies and for whatever is odd. serde_json has read the text as a value before, so the
-//! syntax is known to be right and only the places remain to be found.
+//! Turns JSON text into trees with positions. What must be fast goes through `typed` first; this is
+//! for NetworkPolicies and for whatever is unusual. serde_json has read the text as a value before,
+//! so the syntax is known to be right, and this walk only finds where each part is.
 
 use std::{borrow::Cow, fmt};
 
@@ -9,13 +9,13 @@ use serde_json::value::RawValue;
 
 use crate::tree::{Field, MAX_DEPTH, Node, Value};
 
-/// Where `part` starts in `whole`, of which it is a slice.
+/// The offset in bytes at which `part`, a slice of `whole`, starts in it.
 pub(crate) fn offset_in(whole: &str, part: &str) -> usize {
     (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize)
 }
 
-/// The tree of `raw`, a slice of `whole`. What cannot be read (a lone surrogate, too deep) becomes
-/// [`Value::Broken`] and is told to `report` with its offset.
+/// The tree of `raw`, a slice of `whole`. What cannot be read (a lone surrogate, too deep a
+/// nesting) becomes [`Value::Broken`] and is passed to `report` with its offset.
 pub(crate) fn tree<'a>(whole: &str, raw: &'a RawValue, report: &mut dyn FnMut(usize, String)) -> Node<'a> {
     let text = raw.get();
     Walk { text, at: 0, offset: offset_in(whole, text), report }.value(0)
@@ -42,7 +42,7 @@ impl<'a> Walk<'a, '_> {
         let first = self.peek();
         let start = self.offset + self.at;
         if depth > MAX_DEPTH && matches!(first, b'[' | b'{') {
-            (self.report)(start, format!("nested more than {MAX_DEPTH} levels deep"));
+            (self.report)(start, format!("it is nested more than {MAX_DEPTH} levels deep"));
             self.skip();
             return Node::broken(start);
         }
@@ -62,7 +62,7 @@ impl<'a> Walk<'a, '_> {
                 let mut fields = Vec::new();
                 while !matches!(self.peek(), b'}' | 0) {
                     let at = u32::try_from(self.offset + self.at).unwrap_or(u32::MAX);
-                    // A name that cannot be read is no known field: its object is broken.
+                    // An unreadable name becomes the empty name, which marks the object as broken.
                     let name = self.string().unwrap_or_default();
                     let node = self.value(depth + 1);
                     fields.push(Field { at, name, node });
@@ -80,7 +80,7 @@ impl<'a> Walk<'a, '_> {
         Node::new(start, value)
     }
 
-    /// The string that starts here; None, with a report, where its escapes make no text.
+    /// The string that starts here; None, with a report, where its escapes do not form text.
     fn string(&mut self) -> Option<Cow<'a, str>> {
         let start = self.at;
         let plain = self.pass_string();
@@ -97,7 +97,7 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// Steps over a string; true where it has no escapes (and so no quotes inside).
+    /// Steps over a string; returns true where it has no escapes (and so no quotes inside).
     fn pass_string(&mut self) -> bool {
         let bytes = self.text.as_bytes();
         let mut plain = true;
@@ -117,7 +117,7 @@ impl<'a> Walk<'a, '_> {
         plain
     }
 
-    /// A number or literal.
+    /// Takes a number or a literal (`true`, `false`, `null`).
     fn word(&mut self) -> &'a str {
         let rest = &self.text[self.at..];
         let end = rest.find([',', ']', '}', ' ', '\n', '\r', '\t']).unwrap_or(rest.len()).max(1).min(rest.len());

@@ -1,7 +1,7 @@
-//! Which kind of object `kind` and `apiVersion` name, and what is wrong with them. An API server
-//! takes a kind in its own version only and refuses everything else; here a slip is an error too,
-//! and what can be told to be meant is read all the same, since a policy that is not read isolates
-//! nothing (S61).
+//! Finds which kind of object `kind` and `apiVersion` name, and what is wrong with them. An API
+//! server accepts a kind in its own version only and rejects everything else. Here a mistake is an
+//! error too, but an object whose intended kind can be guessed is read all the same, since a policy
+//! that is not read isolates nothing (S61).
 //!
 //! Not here: what is done with the object (`object`).
 
@@ -11,7 +11,7 @@ use crate::{
     tree::Node,
 };
 
-/// What is done with an object of some kind.
+/// How an object is treated, by its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Namespace,
@@ -20,19 +20,19 @@ pub(crate) enum Kind {
     Node,
     Service,
     List,
-    /// Of no meaning for policy.
+    /// A kind that has no meaning for policy.
     Ignored,
-    /// A policy that another engine enforces, or a template with who knows what in it: named, and
-    /// not read.
+    /// A policy that another engine enforces, or a template with unknown contents: it is counted
+    /// and reported, and not read.
     Foreign,
-    /// A kind that no API server knows: the object may be any.
+    /// A kind that no API server knows, so that the object may be of any.
     Unknown,
 }
 
-/// What is wrong with kind or apiVersion.
+/// A mistake in `kind` or `apiVersion`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Complaint {
-    /// The field.
+    /// The field that is wrong: `kind` or `apiVersion`.
     pub field: &'static str,
     pub severity: Severity,
     pub message: String,
@@ -46,11 +46,11 @@ impl Complaint {
 
 const POLICY_VERSION: &str = "networking.k8s.io/v1";
 
-/// What of networking.k8s.io is no policy.
+/// The kinds of networking.k8s.io that are not policies.
 const NETWORKING: [&str; 5] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR"];
 
-/// What of the core group has no meaning for policy; and the kubeconfig, which is no API object and
-/// calls itself v1.
+/// The kinds of the core group that have no meaning for policy; and the kubeconfig (`Config`),
+/// which is not an API object but calls itself v1.
 const CORE: [&str; 17] = [
     "Binding",
     "ComponentStatus",
@@ -71,7 +71,7 @@ const CORE: [&str; 17] = [
     "ServiceAccount",
 ];
 
-/// Groups with a NetworkPolicy of their own.
+/// API groups of other engines that have a NetworkPolicy of their own.
 const ENGINES: [&str; 9] = [
     "projectcalico.org",
     "antrea.io",
@@ -84,11 +84,13 @@ const ENGINES: [&str; 9] = [
     "policy.networking.k8s.io",
 ];
 
-/// Kinds of other engines that do not have NetworkPolicy in their name, and templates.
+/// Kinds of other engines that do not have NetworkPolicy in their name, and templates, each with
+/// its group.
 const FOREIGN: [(&str, &str); 3] =
     [("EgressFirewall", "k8s.ovn.org"), ("Template", "template.openshift.io"), ("Template", "")];
 
-/// What may have been meant by an unknown kind, with the short names that kubectl takes.
+/// The kinds that are read, with the short names that kubectl accepts: what an unknown kind may
+/// stand for.
 const READ: [(&str, Kind, &[&str]); 6] = [
     ("NetworkPolicy", Kind::Policy, &["netpol", "netpols"]),
     ("Namespace", Kind::Namespace, &["ns"]),
@@ -98,7 +100,7 @@ const READ: [(&str, Kind, &[&str]); 6] = [
     ("Pod", Kind::Pod, &["po"]),
 ];
 
-/// The kind that `kind` and `apiVersion` name, and what is wrong with them.
+/// Returns the kind that `kind` and `apiVersion` name, and what is wrong with them.
 pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let group = api_version.map(group);
     match kind {
@@ -116,13 +118,13 @@ pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<C
     }
 }
 
-/// A NetworkPolicy: of no group but a known engine's is it anything else than the one that is
-/// meant.
+/// Classifies a NetworkPolicy. Unless its group is that of a known engine, it is taken for the one
+/// of Kubernetes.
 fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let field = "apiVersion";
     match api_version {
         Some(POLICY_VERSION) => (Kind::Policy, None),
-        None => (Kind::Policy, Some(Complaint::error(field, format!("no apiVersion; write {POLICY_VERSION}")))),
+        None => (Kind::Policy, Some(Complaint::error(field, format!("the field is missing; write {POLICY_VERSION}")))),
         Some(version @ ("extensions/v1beta1" | "networking.k8s.io/v1beta1")) => {
             let message = format!("{version} is read as {POLICY_VERSION}; write that");
             (Kind::Policy, Some(Complaint { field, severity: Severity::Warning, message }))
@@ -138,8 +140,8 @@ fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     }
 }
 
-/// A kind of the core group. Custom groups may have one of the same name (Knative's Service),
-/// built-in ones do not.
+/// Classifies a kind of the core group. Custom groups may have one of the same name (Knative's
+/// Service); other built-in groups do not.
 fn core(kind: &str, known: Kind, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     match api_version {
         None | Some("v1") => (known, None),
@@ -151,7 +153,7 @@ fn core(kind: &str, known: Kind, api_version: Option<&str>) -> (Kind, Option<Com
     }
 }
 
-/// A list of `item`s.
+/// Classifies a list of `item`s.
 fn list(item: &str, kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     match classify(item, api_version) {
         (known @ (Kind::Ignored | Kind::Foreign), None) => (known, None),
@@ -161,12 +163,12 @@ fn list(item: &str, kind: &str, api_version: Option<&str>) -> (Kind, Option<Comp
     }
 }
 
-/// Any other kind. Misspelt ones are told where the group has no such kind, or the name is near
-/// enough.
+/// Classifies any other kind. It is reported as misspelt where the group has no such kind, or where
+/// the name is close enough to one that is read.
 fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let unknown_to_the_server = match api_version {
-        // kubectl refuses every object without a version, but there is nothing to lose in a
-        // ConfigMap.
+        // kubectl rejects every object without a version. Here a ConfigMap without one is ignored
+        // like any other, since no policy is lost with it.
         None | Some("v1") => !CORE.contains(&kind),
         Some(version) => match group(version) {
             "networking.k8s.io" => !NETWORKING.contains(&kind),
@@ -184,11 +186,14 @@ fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
 
 fn unknown(kind: &str, api_version: Option<&str>) -> Complaint {
     if (kind, api_version) == ("Status", Some("v1")) {
-        return Complaint::error("kind", "this is an API server's answer (an error?) and not an object".into());
+        return Complaint::error(
+            "kind",
+            "this is an API server's response, possibly an error, and not an object".into(),
+        );
     }
     let place = api_version.map_or_else(|| "without apiVersion".to_owned(), |v| format!("in `{}`", excerpt(v)));
     let hint = meant(kind).map(|(name, _)| format!("; did you mean {name}?")).unwrap_or_default();
-    Complaint::error("kind", format!("unknown kind `{}` {place}{hint}", excerpt(kind)))
+    Complaint::error("kind", format!("`{}` {place} is not a known kind{hint}", excerpt(kind)))
 }
 
 /// The kind of which `kind` is a plural, a short name or a misspelling.
@@ -204,13 +209,14 @@ fn meant(kind: &str) -> Option<(&'static str, Kind)> {
     found.map(|(name, known, _)| (*name, *known))
 }
 
-/// The kind of an object that says none, or an unknown one, by what only that kind has in its spec.
+/// Guesses the kind of an object whose kind is missing or unknown, by the fields that only one kind
+/// has in its spec.
 pub(crate) fn guess(node: &Node) -> Option<Kind> {
     let spec = node.get("spec")?;
     if spec.get("podSelector").is_some() { Some(Kind::Policy) } else { spec.get("containers").map(|_| Kind::Pod) }
 }
 
-/// Is it the version of a custom kind, of which nobody knows what `items` are?
+/// Whether this is the version of a custom kind, whose `items` may be anything.
 pub(crate) fn is_custom_version(api_version: &str) -> bool {
     is_custom(group(api_version))
 }
@@ -219,7 +225,8 @@ fn group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
-/// Custom groups are DNS names, and those that end in `.k8s.io` are Kubernetes' own.
+/// Whether the group is a custom one. Custom groups are DNS names; those that end in `.k8s.io`
+/// belong to Kubernetes.
 fn is_custom(group: &str) -> bool {
     group.contains('.') && group != "k8s.io" && !group.ends_with(".k8s.io")
 }
@@ -228,7 +235,7 @@ fn is_engine(group: &str) -> bool {
     ENGINES.iter().any(|engine| group == *engine || group.strip_suffix(engine).is_some_and(|rest| rest.ends_with('.')))
 }
 
-/// Is it a policy that somebody else enforces, or a template?
+/// Whether this is a policy that another engine enforces, or a template.
 fn is_foreign(kind: &str, group: Option<&str>) -> bool {
     let group = group.unwrap_or_default();
     FOREIGN.contains(&(kind, group))

@@ -1,6 +1,7 @@
-//! Pods, Namespaces and Nodes out of trees: only what policy needs, and anything else may be there.
-//! A part that cannot be read is reported and left out; the object stays, because a pod that is not
-//! known is a pod that is not isolated. `typed` does the same faster for what has nothing wrong.
+//! Reads Pods, Namespaces and Nodes from trees: only what policy needs; anything else may be there.
+//! A part that cannot be read is reported and left out, and the object stays, because a pod that is
+//! not known is a pod that is not isolated. `typed` does the same faster for objects without
+//! mistakes.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -13,7 +14,7 @@ use crate::{
     tree::{Node, Value},
 };
 
-/// The pod `key`.
+/// Reads the pod `key` from its tree.
 pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
     let metadata = object.get("metadata");
     let labels = labels(reader, metadata, None);
@@ -33,7 +34,7 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
             }
         }
         Some(other) => {
-            // Taken for a pod of its own, which policies isolate.
+            // An unreadable value counts as false: then policies isolate the pod.
             strict::wrong_type(reader, other, &spec_path.field("hostNetwork"), "a boolean");
             PodNetwork::Own
         }
@@ -44,7 +45,7 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
         let containers = strict::list(reader, spec.and_then(|s| s.get(field)), &path).unwrap_or_default();
         for (index, container) in containers.iter().enumerate() {
             let Some(container) = map(reader, Some(container), &path.index(index)) else { continue };
-            // S30: other init containers are gone before the pod serves.
+            // S30: all other init containers have ended before the pod serves.
             let keeps_running = container.get("restartPolicy").and_then(Node::as_str) == Some("Always");
             if field == "containers" || keeps_running {
                 container_ports(reader, container, &path.index(index), &mut ports);
@@ -73,7 +74,7 @@ fn pod_addresses(reader: &mut Reader, status: Option<&Node>, path: &Path) -> Vec
     addresses
 }
 
-/// The node's InternalIP and ExternalIP addresses; host names are no addresses.
+/// Reads the node's InternalIP and ExternalIP addresses; host names are ignored.
 pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
     let root = Path::Root;
     let status = root.field("status");
@@ -92,7 +93,7 @@ pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
     ClusterNode { addresses }
 }
 
-/// The field that every item of a list must have; None, with a report, where it is not there.
+/// A field that every item of a list must have; None, with a report, where it is missing.
 pub(crate) fn required<'n, 't>(
     reader: &mut Reader,
     item: &'n Node<'t>,
@@ -101,12 +102,12 @@ pub(crate) fn required<'n, 't>(
 ) -> Option<&'n Node<'t>> {
     let found = map(reader, Some(item), path)?.get(field);
     if found.is_none() && item.get("").is_none() {
-        reader.error(item.at, &path.field(field), "required, but missing");
+        reader.error(item.at, &path.field(field), "the field is required but missing");
     }
     found
 }
 
-/// Adds the address, once. Empty is what a pod without one has.
+/// Adds the address to `into` unless it is there. An empty text means that there is none.
 pub(crate) fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, into: &mut Vec<IpAddr>) {
     let Some(node) = node else { return };
     let Some(text) = strict::string(reader, node, path) else { return };
@@ -115,9 +116,10 @@ pub(crate) fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, int
         Ok(_) => {}
         Err(_) if text.is_empty() => {}
         Err(_) => {
-            // Tools that gather files for support hide addresses: no error, and yet one that is not there.
+            // Tools that collect files for support redact addresses. That is not an error, but the
+            // address is missing all the same.
             reader.damaged = true;
-            reader.warning(node.at, path, format!("`{}` is no IP address; it is left out", excerpt(text)));
+            reader.warning(node.at, path, format!("`{}` is not a valid IP address; it is ignored", excerpt(text)));
         }
     }
 }
@@ -133,7 +135,7 @@ fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mu
         let Some(protocol) = protocol(reader, port, &path) else { continue };
         let name = text(reader, Some(port), &path, "name").filter(|name| !name.is_empty());
         let name = name.map(|name| reader.interner.string(name));
-        // 0 is how an unset one is sometimes written.
+        // An unset port is sometimes written as 0.
         let host_port = port.get("hostPort").and_then(|node| {
             strict::integer(reader, node, &path.field("hostPort"), 0, u16::MAX).filter(|number| *number != 0)
         });
@@ -141,7 +143,7 @@ fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mu
     }
 }
 
-/// A port's protocol; None: unreadable, and the port is left out.
+/// A port's protocol; None, with a report, where it cannot be read: then the port is ignored.
 pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<Protocol> {
     let name = match text(reader, Some(port), path, "protocol") {
         None | Some("") => return Some(Protocol::Tcp),
@@ -149,14 +151,14 @@ pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<
     };
     let found = Protocol::ALL.into_iter().find(|p| p.to_string() == name);
     if found.is_none() {
-        let message = format!("`{}` is none of TCP, UDP, SCTP; the port is left out", excerpt(name));
+        let message = format!("`{}` is not one of TCP, UDP and SCTP; the port is ignored", excerpt(name));
         reader.warning(port.at, &path.field("protocol"), message);
     }
     found
 }
 
-/// metadata.labels and `extra`. A number or boolean counts as the text that was written: leaving the
-/// label out could take the pod out of a policy's reach.
+/// Reads metadata.labels and adds `extra`. A number or a boolean counts as the text that was
+/// written: without the label, a policy might no longer select the pod.
 pub(crate) fn labels(reader: &mut Reader, metadata: Option<&Node>, extra: Option<(&str, &str)>) -> Labels {
     let root = Path::Root;
     let metadata_path = root.field("metadata");

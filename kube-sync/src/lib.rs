@@ -1,22 +1,24 @@
-//! Kubernetes objects to the policy model: from files, and from an API server (`watch`, a feature)
-//! by the same conversion.
+//! Reads Kubernetes objects into the policy model: from files, and with the feature `watch` from an
+//! API server, by the same conversion.
 //!
-//! NetworkPolicies are read strictly ([`load()`] names file, object and field of every mistake) and
-//! a broken one never widens: it isolates what it can be seen to select and allows nothing by its
-//! broken part. Pods, Namespaces and Nodes are read for what policy needs and may carry anything
-//! else; other kinds are ignored. Not here: anything about tables.
+//! NetworkPolicies are read strictly ([`load()`] names the file, object and field of every
+//! mistake), and a broken one never widens access: it isolates every pod that it can be seen to
+//! select, and its broken part allows nothing. Pods, Namespaces, Nodes and Services are read for
+//! what policy needs and may carry anything else; other kinds are ignored. Not here: anything about
+//! tables.
 //!
-//! The way of an input: `load` (files and limits) -> `decode` (documents and objects) -> `typed`
-//! (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy` (strict) or `lenient` ->
-//! `place` (two of one name) -> `keep` (what an input does not show any more).
+//! An input passes through these modules: `load` (files and limits) -> `decode` (documents and
+//! objects) -> `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy`
+//! (strict) or `lenient` -> `place` (two objects of one name) -> `last_known` (objects that an
+//! input no longer shows).
 
 mod change;
 mod decode;
 mod fuzz;
 mod intern;
 mod json;
-mod keep;
 mod kind;
+mod last_known;
 mod lenient;
 mod load;
 mod metadata;
@@ -41,7 +43,7 @@ mod yaml;
 pub use change::Change;
 pub use decode::MAX_YAML_DOCUMENT_BYTES;
 pub use fuzz::fuzz_decode;
-pub use keep::{Held, Kept, holds, keep};
+pub use last_known::{Merged, Retained, contains_file, merge_last_known};
 pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, load};
 pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};

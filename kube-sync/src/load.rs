@@ -1,6 +1,6 @@
-//! Files, directories and bytes to a cluster: reading within limits, and what the API server would
-//! have added. Not here: two objects of one name (`place`), what becomes of objects that an input
-//! does not show any more (`keep`).
+//! Loads files, directories and bytes into a cluster: reads them within limits, and adds what the
+//! API server would have added. Not here: two objects of one name (`place`), and objects that an
+//! input no longer shows (`last_known`).
 
 use std::{
     collections::BTreeMap,
@@ -23,22 +23,22 @@ use crate::{
     source::{Foreign, Reader, Source},
 };
 
-/// An input longer than this, in bytes, is refused.
+/// The longest input that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Where objects come from.
+/// A source of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A file of any name; or a directory, of which every `*.yaml`, `*.yml` and `*.json` is read in
-    /// the order of their names, hidden files and subdirectories left out.
+    /// A file of any name; or a directory, in which every `*.yaml`, `*.yml` and `*.json` is read in
+    /// the order of names. Hidden files and subdirectories are left out.
     Path(PathBuf),
     /// Standard input.
     Stdin,
-    /// Text that is already there.
+    /// Text that is already in memory.
     Bytes {
-        /// What to call it in messages.
+        /// The name under which messages refer to the text.
         name: Arc<str>,
-        /// YAML or JSON.
+        /// The text, YAML or JSON.
         bytes: Vec<u8>,
     },
 }
@@ -50,39 +50,40 @@ impl Input {
         if path.as_os_str() == "-" { Input::Stdin } else { Input::Path(path) }
     }
 
-    /// Text under a name.
+    /// An input of text in memory, which messages call `name`.
     pub fn bytes(name: impl Into<Arc<str>>, bytes: impl Into<Vec<u8>>) -> Self {
         Input::Bytes { name: name.into(), bytes: bytes.into() }
     }
 }
 
-/// What the inputs say.
+/// What was read from the inputs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// Everything that could be understood.
+    /// Every object that could be read.
     pub cluster: Cluster,
-    /// In the order in which they were found; at most [`crate::MAX_PROBLEMS`] and one for each kind
-    /// of other engines' policies.
+    /// What is wrong, in the order in which it was found: at most [`crate::MAX_PROBLEMS`], and one
+    /// for each kind of other engines' policies.
     pub problems: Vec<Problem>,
-    /// Inputs, or files of directories, of which something did not yield the objects that it holds
-    /// (unreadable, empty, broken syntax, no or an unknown kind, documents that ran together, no
-    /// namespace that can be told), so that objects may be missing from `cluster`. Whoever already
-    /// enforces objects keeps those that came from these ([`crate::keep`]). A policy that is broken
-    /// in part does not count: it isolates by itself.
+    /// Inputs, or files of directories, that did not yield all the objects that they hold (because
+    /// they are unreadable, empty or malformed, or because of a kind that is missing or unknown,
+    /// documents that ran together, or a namespace that cannot be told), so that objects may be
+    /// missing from `cluster`. Whoever already enforces objects keeps those that came from these
+    /// inputs ([`crate::merge_last_known`]). A policy that is broken in part does not make its file
+    /// incomplete: it isolates by itself.
     pub incomplete: Vec<Arc<str>>,
-    /// Where the objects of `cluster` were found. Namespaces that exist only because pods are in
-    /// them have no place.
+    /// Where the objects of `cluster` were found. A namespace that exists only because pods are in
+    /// it has no place.
     pub places: Places,
 }
 
 impl Loaded {
-    /// Was any object, document or input refused, in part or as a whole?
+    /// Whether any object, document or input was rejected, in part or as a whole.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|p| p.severity == Severity::Error)
     }
 }
 
-/// Reads all `inputs`. Never fails: what is wrong is in the result, and the rest applies.
+/// Reads all `inputs`. This never fails: what is wrong is in the result, and the rest applies.
 ///
 /// Of two objects with the same kind and name the first is kept; the second is reported, with both
 /// places, as an error where they differ. A second policy isolates all the same.
@@ -94,18 +95,19 @@ pub fn load(inputs: impl IntoIterator<Item = Input>) -> Loaded {
     loader.finish()
 }
 
-/// What one text says; for watches, which have objects and no files.
+/// What was read from one text; for watches, which have objects and no files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
-    /// The objects, lists resolved. Unlike in a cluster, duplicates are all here as they are.
+    /// The objects, with the items of lists in place of the lists. Unlike in a cluster, duplicates
+    /// are all here.
     pub objects: Vec<Object>,
-    /// What is wrong.
+    /// What is wrong, in the order in which it was found.
     pub problems: Vec<Problem>,
-    /// Something could not be read at all.
+    /// Whether some object may be missing, because a part of the text could not be read.
     pub lost: bool,
 }
 
-/// Converts the objects in `bytes` (JSON or YAML), called `name` in messages.
+/// Converts the objects in `bytes` (JSON or YAML), which messages call `name`.
 pub fn convert(name: &str, bytes: &[u8]) -> Converted {
     let (mut problems, mut interner) = (Problems::default(), Interner::default());
     let mut objects = Vec::new();
@@ -113,15 +115,15 @@ pub fn convert(name: &str, bytes: &[u8]) -> Converted {
     Converted { objects, problems: problems.into_list(), lost: reading.lost || !reading.any }
 }
 
-/// What a reading says besides objects and problems.
+/// What reading an input yields besides objects and problems.
 struct Reading {
     lost: bool,
-    /// There was a document.
+    /// Whether there was a document that is not empty.
     any: bool,
     foreign: Foreign,
 }
 
-/// Decodes `bytes` as far as they are UTF-8.
+/// Decodes `bytes` up to the first that is not UTF-8.
 fn read(
     name: &str,
     bytes: &[u8],
@@ -140,18 +142,20 @@ fn read(
     };
     if let Some(at) = broken {
         (reader.lost, reader.any) = (true, true);
-        let message = "not UTF-8 from here on; what follows is not read; save the file as UTF-8";
+        let message = "the file is not valid UTF-8 from here on, and the rest is not read; save \
+            it as UTF-8";
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &FieldPath::Root, message);
     }
     decode(&mut reader, text, sink);
     Reading { lost: reader.lost, any: reader.any, foreign: reader.foreign }
 }
 
-/// How an input came to be read.
+/// Why a file is read: what is an error in a file that was named is a warning in one that happens
+/// to lie in a directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Given {
     ByName,
-    /// As one of a directory's, where files may be anything.
+    /// The file lies in a directory that was given, where files may be anything.
     InDirectory,
 }
 
@@ -162,7 +166,8 @@ struct Loader {
     incomplete: Vec<Arc<str>>,
     interner: Interner,
     places: Places,
-    /// Policies of other engines by kind and version: how many, and where the first is.
+    /// Policies of other engines by kind and version: how many there are, and the file and line of
+    /// the first.
     foreign: BTreeMap<(String, String), (usize, Arc<str>, u32)>,
 }
 
@@ -185,7 +190,7 @@ impl Loader {
         }
         match manifests(path) {
             Ok(files) if files.is_empty() => {
-                let message = "no *.yaml, *.yml or *.json in this directory";
+                let message = "this directory contains no *.yaml, *.yml or *.json file";
                 self.whole(&name, message.into(), Severity::Warning);
             }
             Ok(files) => files.iter().for_each(|file| self.entry(file)),
@@ -193,15 +198,16 @@ impl Loader {
         }
     }
 
-    /// A file of a directory. Whatever else has such a name (a FIFO, a device) could keep us
-    /// waiting for ever.
+    /// Reads a file of a directory. Only regular files are read: opening or reading anything else
+    /// (a FIFO, a device) could block for ever.
     fn entry(&mut self, path: &Path) {
         let name = path.display().to_string();
         let open = || -> io::Result<Option<File>> {
             if !path.metadata()?.is_file() {
                 return Ok(None);
             }
-            // It may have been exchanged since.
+            // The file may have been replaced by a FIFO since the check, so it is opened without
+            // blocking and checked again.
             let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
             Ok(file.metadata()?.is_file().then_some(file))
         };
@@ -209,7 +215,7 @@ impl Loader {
             Ok(Some(file)) => self.reader(&name, file, Given::InDirectory),
             Ok(None) => {
                 self.incomplete.push(name.as_str().into());
-                let message = "no regular file (a FIFO, a socket or a device); it is left out";
+                let message = "this is not a regular file but a FIFO, a socket or a device; it is ignored";
                 self.whole(&name, message.into(), Severity::Warning);
             }
             Err(error) => self.unreadable(&name, &error.to_string()),
@@ -226,7 +232,10 @@ impl Loader {
 
     fn bytes(&mut self, name: &str, bytes: &[u8], given: Given) {
         if bytes.len() as u64 > MAX_FILE_BYTES {
-            return self.unreadable(name, &format!("more than {} MiB; split it into files", MAX_FILE_BYTES >> 20));
+            return self.unreadable(
+                name,
+                &format!("it is larger than {} MiB; split it into several files", MAX_FILE_BYTES >> 20),
+            );
         }
         let Self { cluster, problems, incomplete, interner, places, .. } = self;
         let reading = read(name, bytes, problems, interner, &mut |reader, object, at| {
@@ -239,12 +248,13 @@ impl Loader {
             self.foreign.entry(kind).or_insert_with(|| (0, name.into(), line)).0 += count;
         }
         if !reading.any {
-            // An emptied file is one that is being written (`kubectl get ... > FILE`). A chart may
-            // print comments alone.
+            // An empty file is probably being written (`kubectl get ... > FILE`). A file with
+            // comments alone may come from a chart.
             let blank = bytes.iter().all(u8::is_ascii_whitespace);
             let severity = if blank || given == Given::ByName { Severity::Error } else { Severity::Warning };
-            let message = "there is no object in it, and what came from it before stays; to end that, remove the file \
-                           or write an empty list into it (kind: List, apiVersion: v1, items: [])";
+            let message = "this input contains no object, so the objects that it held before stay enforced; \
+                to remove them, delete the file or write an empty list into it \
+                (kind: List, apiVersion: v1, items: [])";
             self.whole(name, message.into(), severity);
         }
     }
@@ -259,7 +269,8 @@ impl Loader {
         self.problems.push(Problem { file, line: None, document: None, object: None, field: None, message, severity });
     }
 
-    /// Adds the namespaces that exist because pods are in them, and says what others would enforce.
+    /// Adds the namespaces that exist because pods are in them, and reports the policies that other
+    /// engines would enforce.
     fn finish(mut self) -> Loaded {
         for key in self.cluster.pods.keys() {
             if !self.cluster.namespaces.contains_key(&key.namespace) {
@@ -275,14 +286,17 @@ impl Loader {
             document: None,
             object: None,
             field: None,
-            message: format!("{count} {kind} ({version}) in all: not enforced here, and no verdict counts them"),
+            message: format!(
+                "{count} {kind} ({version}) in total: netpolc does not enforce them, and verdicts \
+                ignore them"
+            ),
             severity: Severity::Warning,
         }));
         Loaded { cluster, problems, incomplete, places }
     }
 }
 
-/// The files of a directory that hold objects, in the order of their names.
+/// The files of a directory that may hold objects, in the order of their names.
 fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in directory.read_dir()? {
@@ -295,7 +309,7 @@ fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Has it the name of a file that is read where it stands in a directory?
+/// Whether a file of this name is read where it lies in a directory.
 pub fn is_manifest(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml" | "json"))

@@ -1,5 +1,6 @@
-//! metadata out of trees: names and namespaces, strictly. An object under another name than the one
-//! that was meant is another object, and the one that was meant is missing.
+//! Reads `metadata` from trees: names and namespaces, strictly, because an object under another
+//! name than the intended one is another object, and the intended one is missing. Not here: labels
+//! (`lenient`).
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ pub(crate) const FIELDS: [&str; 17] = [
     "initializers",
 ];
 
-/// What an object says about itself.
+/// The `metadata` of an object.
 pub(crate) struct Metadata<'n, 't> {
     object: &'n Node<'t>,
     node: Option<&'n Node<'t>>,
@@ -43,7 +44,7 @@ pub(crate) struct Metadata<'n, 't> {
     misspelt: Option<&'n Field<'t>>,
 }
 
-/// What to call the object in messages.
+/// The name by which messages refer to the object; empty where it has none.
 pub(crate) fn display_name(node: &Node) -> String {
     let metadata = node.get("metadata");
     let text = |name| metadata.and_then(|m| m.text(name));
@@ -55,7 +56,7 @@ pub(crate) fn display_name(node: &Node) -> String {
 }
 
 impl<'n, 't> Metadata<'n, 't> {
-    /// Reports every field of it that no API server knows.
+    /// The metadata of `object`. Reports every field that no API server knows.
     pub fn of(reader: &mut Reader, object: &'n Node<'t>) -> Self {
         let node = object.get("metadata");
         let mut misspelt = None;
@@ -66,7 +67,7 @@ impl<'n, 't> Metadata<'n, 't> {
                 let near = strict::distance(&field.name, "namespace") <= 3 || field.name.eq_ignore_ascii_case("ns");
                 misspelt = misspelt.or(Some(field).filter(|_| near));
             }
-            // Of two names or namespaces one is somebody else's object.
+            // Where there are two names or namespaces, the other one names an object that is lost.
             let other = |&(index, before): &(usize, usize)| {
                 matches!(&*fields[index].name, "name" | "namespace") && !fields[before].node.same(&fields[index].node)
             };
@@ -75,7 +76,7 @@ impl<'n, 't> Metadata<'n, 't> {
         Self { object, node, misspelt }
     }
 
-    /// None, with a report, where it cannot be told.
+    /// The object's name; None, with a report, where it cannot be told.
     pub fn name(&self, reader: &mut Reader, kind: Kind) -> Option<Arc<str>> {
         let metadata = Path::Root.field("metadata");
         let path = metadata.field("name");
@@ -91,34 +92,39 @@ impl<'n, 't> Metadata<'n, 't> {
         }
         let at = self.node.unwrap_or(self.object).at;
         if kind != Kind::Policy {
-            reader.error(at, &path, "missing or unreadable; the object is ignored");
+            reader.error(at, &path, "the field is missing or unreadable; the object is ignored");
             return None;
         }
-        // It isolates all the same, provided that its namespace can be told.
+        // A policy without a name isolates all the same, provided that its namespace can be told.
         let line = reader.source.line(self.object.at as usize);
         let name = format!("unnamed.line-{line}");
-        reader.error(at, &path, format!("missing or unreadable; give the policy a name (it is kept as {name})"));
+        reader.error(
+            at,
+            &path,
+            format!("the field is missing or unreadable; give the policy a name (it is kept as {name})"),
+        );
         Some(name.into())
     }
 
-    /// None, with a report, where it cannot be told.
+    /// The object's namespace; None, with a report, where it cannot be told.
     pub fn namespace(&self, reader: &mut Reader) -> Option<Arc<str>> {
         let metadata = Path::Root.field("metadata");
         let path = metadata.field("namespace");
         let given = self.node.and_then(|m| m.get("namespace"));
         if let Some(given) = given {
             let text = text(reader, given, &path)?;
-            // An empty one is an absent one.
+            // To the API server an empty namespace is an absent one.
             let text = if text.is_empty() { "default" } else { &text };
             return Some(checked(reader, given.at, &path, text, NameRole::Reference));
         }
         if let Some(text) = self.misspelt.and_then(|field| field.node.as_str()).filter(|text| is_dns_subdomain(text)) {
             return Some(reader.interner.string(text));
         }
-        // A document that broke off may have had one further on.
+        // A document that broke off may have had a namespace further on.
         if self.node.is_none_or(|m| !matches!(m.value, Value::Map(_)) || m.get("").is_some()) {
             if self.object.get("").is_none() {
-                let message = "missing or unreadable, so that the namespace is unknown; the object is ignored";
+                let message = "the field is missing or unreadable, so the namespace is unknown; \
+                    the object is ignored";
                 reader.error(self.object.at, &metadata, message);
             }
             return None;
@@ -127,8 +133,8 @@ impl<'n, 't> Metadata<'n, 't> {
     }
 }
 
-/// A string; and of a number or a boolean, with a report, what was written: an object without its
-/// namespace is lost.
+/// The text of a string. A number or a boolean is reported and read as it was written: an object
+/// without its namespace would be lost.
 fn text(reader: &mut Reader, node: &Node, path: &Path) -> Option<String> {
     if let Some(text) = strict::string(reader, node, path) {
         return Some(text.to_owned());
@@ -142,17 +148,17 @@ fn text(reader: &mut Reader, node: &Node, path: &Path) -> Option<String> {
     Some(written)
 }
 
-/// What a name does for the objects around its own.
+/// What depends on a name besides its own object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NameRole {
-    /// Other objects refer to it: under another name the object that they mean is lost.
+    /// Other objects refer to the name: under another one, the object that they mean is missing.
     Reference,
-    /// It only tells objects apart: a policy or a pod counts by what else it says.
+    /// The name only tells objects apart: what a policy or a pod does depends on its other fields.
     Label,
 }
 
-/// Names go into every later output; what the API server would not have let through is made
-/// legible.
+/// Checks a name. Names go into every later output, so one that the API server would have rejected
+/// is made legible, and reported.
 fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, role: NameRole) -> Arc<str> {
     if is_dns_subdomain(name) {
         return reader.interner.string(name);
@@ -160,7 +166,7 @@ fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, role: NameRole
     reader.lost |= role == NameRole::Reference;
     let legible = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
     let kept: String = name.chars().take(253).map(legible).collect();
-    let message = format!("`{}` is no DNS name; the object is kept as {kept}", excerpt(name));
+    let message = format!("`{}` is not a valid DNS name; the object is kept as {kept}", excerpt(name));
     reader.error(at, path, message);
     kept.into()
 }

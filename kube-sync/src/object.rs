@@ -1,6 +1,6 @@
-//! One Kubernetes object, or a list of them, out of a tree: which kind it is, and on to the
-//! converter. Whatever does not yield the objects that it holds is lost, and said; other kinds are
-//! ignored.
+//! Reads one Kubernetes object, or a list of them, from a tree: finds its kind and passes it to the
+//! converter of that kind. Whatever does not yield the objects that it holds is marked as lost and
+//! reported; other kinds are ignored.
 //!
 //! Not here: kinds and versions (`kind`), names (`metadata`).
 
@@ -23,31 +23,32 @@ use crate::{
 pub enum Object {
     /// A Namespace: its name and labels, `kubernetes.io/metadata.name` included.
     Namespace(Arc<str>, Labels),
-    /// A Pod.
+    /// A Pod, which carries its key.
     Pod(Pod),
-    /// A NetworkPolicy.
+    /// A NetworkPolicy, which carries its key.
     Policy(Policy),
     /// A Node: its name and addresses.
     Node(Arc<str>, ClusterNode),
-    /// A Service.
+    /// A Service under its key.
     Service(ObjectKey, Service),
 }
 
-/// Takes the objects in the order in which they are found, each with its position.
+/// Receives the objects in the order in which they are found, each with its offset in bytes.
 pub(crate) type Sink<'s> = dyn FnMut(&mut Reader, Object, u32) + 's;
 
-/// The label that the API server sets on every namespace (NamespaceDefaultLabelName). Offline input
-/// has seen no API server.
+/// The label that the API server sets on every namespace (NamespaceDefaultLabelName). Files may
+/// never have passed through an API server, so it is added here.
 pub(crate) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// kind and apiVersion of the items of a typed list, whose items carry none.
+/// The kind and apiVersion of the items of a typed list (such as `PodList`), whose items carry
+/// neither.
 #[derive(Clone, Copy)]
 pub(crate) struct ItemType<'t> {
     pub kind: &'t str,
     pub api_version: Option<&'t str>,
 }
 
-/// Lists may stand in lists, within reason.
+/// How deeply lists may be nested.
 const MAX_LIST_DEPTH: usize = 4;
 
 /// Hands the object at `node`, or each item of the list that it is, to `sink`.
@@ -64,21 +65,23 @@ pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemTyp
                 reader.leave();
             }
         }
-        // As kubectl does.
+        // kubectl ignores an empty document too.
         Value::Null => {}
         Value::List(items) if depth == 0 => {
             reader.lost = true;
             reader.error(
                 node.at,
                 &Path::Root,
-                "a list and no object; put `---` between objects, or make a `kind: List`",
+                "this is a list, not an object; put `---` between objects, or make it a `kind: \
+                List`",
             );
             items.iter().for_each(|item| object(reader, item, None, depth + 1, sink));
         }
         Value::String(text) if depth == 0 => {
             reader.lost = true;
             let start = excerpt(text.lines().next().unwrap_or_default());
-            let message = what_it_is(text).map_or_else(|| format!("text and no object: `{start}`"), str::to_owned);
+            let message =
+                what_it_is(text).map_or_else(|| format!("this is text, not an object: `{start}`"), str::to_owned);
             reader.error(node.at, &Path::Root, message);
         }
         _ => {
@@ -88,31 +91,31 @@ pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemTyp
     }
 }
 
-/// So much of a text, in bytes, is looked at to tell what it is.
+/// How much of a text is examined to tell what it is, in bytes.
 const EXCERPT: usize = 200;
 
-/// Text that is often found where an object should be.
+/// Recognises text that is often found where an object should be, and returns a message about it.
 pub(crate) fn what_it_is(text: &str) -> Option<&'static str> {
     let text = text.trim_start();
     if text.starts_with("version https://git-lfs") {
-        Some("a Git LFS pointer and no object; fetch the file itself with `git lfs pull`")
+        Some("this is a Git LFS pointer, not an object; fetch the file itself with `git lfs pull`")
     } else if text.starts_with('<') {
-        Some("HTML or XML and no object; a server's error page?")
+        Some("this is HTML or XML, not an object; it may be a server's error page")
     } else if text.starts_with("Error from server") || text.starts_with("error: ") {
-        Some("kubectl's error message and no object")
+        Some("this is an error message of kubectl, not an object")
     } else if text.starts_with("{{") {
-        Some("a template and no object; render it first (helm template)")
+        Some("this is a template, not an object; render it first (helm template)")
     } else {
         None
     }
 }
 
-/// What every object begins with, in some order.
+/// The fields with which every object begins, in some order.
 const HEADER: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
-/// The objects that a document holds: more than one where the separator between them was lost, so
-/// that a field of the header comes a second time. All the fields of the same value are one object,
-/// written twice or in a hurry.
+/// The objects that a document holds. There is more than one where the separator between them was
+/// lost, so that a field of the header comes a second time. Where every repeated field has the same
+/// value, the document is one object with careless repetitions.
 fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) -> Vec<Cow<'n, Node<'t>>> {
     let repeated = repeated::of(fields);
     let header = |index: usize| HEADER.contains(&&*fields[index].name);
@@ -125,7 +128,8 @@ fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) 
         if header(index) && starts.last().is_some_and(|start| before >= *start) {
             starts.push(index);
             reader.lost = true;
-            let message = "given twice: are these two documents without `---` between them? Each is read as one";
+            let message = "the field is given twice: are these two documents without `---` between them? \
+                Each is read as one";
             reader.error(fields[index].at, &Path::Root.field(&fields[index].name), message);
         }
     }
@@ -137,15 +141,15 @@ fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) 
     starts.iter().zip(ends).map(part).collect()
 }
 
-/// Is it known where an object begins and ends?
+/// Whether it is known where an object begins and ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whole {
     Yes,
-    /// A part of it may have been taken for another one's.
+    /// The document was split by a guess, so a part of the object may have gone to another one.
     Perhaps,
 }
 
-/// Hands on one object, or a list's.
+/// Passes on one object, or the items of a list.
 fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
     let cut_short = node.get("").is_some();
     let mut text = |name| {
@@ -164,15 +168,16 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
         reader.leave();
         reader.lost = true;
         if !cut_short && node.get("kind").is_none() {
-            // The whole line: a map begins at its first `:` to the parser.
+            // The parser places the beginning of a map at its first `:`, but the whole line tells
+            // what the text is.
             let (before, after) = reader.source.text.split_at(reader.source.text.len().min(node.at as usize));
             let before = before.rsplit(|b| *b == b'\n').next().unwrap_or_default();
             let start = [before, &after[..after.len().min(EXCERPT)]].concat();
             let known = what_it_is(&String::from_utf8_lossy(&start)).filter(|_| depth == 0);
             let message = known.unwrap_or(match guess(node) {
-                Some(Kind::Policy) => "missing: it is read as a NetworkPolicy; write what it is",
-                Some(_) => "missing: it is read as a Pod; write what it is",
-                None => "missing: this is no Kubernetes object, and it is ignored",
+                Some(Kind::Policy) => "the field is missing; the object is read as a NetworkPolicy; state its kind",
+                Some(_) => "the field is missing; the object is read as a Pod; state its kind",
+                None => "the field is missing; this is not a Kubernetes object, and it is ignored",
             });
             reader.error(node.at, &Path::Root.field("kind"), message);
         }
@@ -198,7 +203,8 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
             let item_type = kind.and_then(|kind| item_type_of(kind, api_version));
             list(reader, node, item_type, depth, sink);
         }
-        // What is missing of these could be what matters; only a policy isolates by what is left.
+        // The missing part of such an object could be what matters. Only a policy isolates by what
+        // is left of it.
         Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service if cut_short => {}
         Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service | Kind::Policy => {
             reader.damaged = whole == Whole::Perhaps;
@@ -210,7 +216,7 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
     }
 }
 
-/// Counts what somebody else enforces.
+/// Counts policies that another engine enforces.
 fn foreign(reader: &mut Reader, node: &Node, kind: &str, api_version: Option<&str>) {
     let (kind, count) = match (kind.strip_suffix("List"), node.get("items").map(|items| &items.value)) {
         (Some(item), Some(Value::List(items))) => (item, items.len()),
@@ -225,7 +231,7 @@ fn list(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: us
     let path = Path::Root.field("items");
     if depth >= MAX_LIST_DEPTH {
         reader.lost = true;
-        reader.error(node.at, &path, "too many lists within lists; put the objects into one");
+        reader.error(node.at, &path, "lists are nested too deeply; put the objects into one list");
         return;
     }
     let known = ["apiVersion", "kind", "metadata", "items"];
@@ -234,9 +240,9 @@ fn list(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: us
     }
     if !fields.iter().any(|f| f.name == "items" || f.name.is_empty()) {
         reader.lost = true;
-        reader.error(node.at, &path, "missing; an empty list is `items: []`");
+        reader.error(node.at, &path, "the field is missing; write an empty list as `items: []`");
     }
-    // Where they are given twice both count: a policy that is read isolates.
+    // Where `items` is given twice, both are read: a policy that is read isolates.
     for field in fields.iter().filter(|f| f.name == "items" && f.node.value != Value::Null) {
         let Some(items) = strict::list(reader, Some(&field.node), &path) else {
             reader.lost = true;
@@ -249,11 +255,12 @@ fn list(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: us
     for (index, _) in repeated::of(fields) {
         reader.lost = true;
         let field = &fields[index];
-        reader.error(field.at, &Path::Root.field(&field.name), "given twice; keep one");
+        reader.error(field.at, &Path::Root.field(&field.name), "the field is given twice; keep one");
     }
 }
 
-/// A field where no API server knows one. What a newer server sends is no slip.
+/// Reports a field that no API server knows. What an API server sends is not reported: a newer one
+/// may have new fields.
 pub(crate) fn unknown_field(reader: &mut Reader, field: &Field, path: &Path, known: &[&str]) {
     if reader.origin == Origin::File {
         reader.lost = true;
@@ -262,7 +269,8 @@ pub(crate) fn unknown_field(reader: &mut Reader, field: &Field, path: &Path, kno
     }
 }
 
-/// The items of a `PodList` are Pods; those of a `List` say what they are.
+/// The kind of a typed list's items: those of a `PodList` are Pods. None for a `List`, whose items
+/// carry their kind.
 pub(crate) fn item_type_of<'t>(list_kind: &'t str, api_version: Option<&'t str>) -> Option<ItemType<'t>> {
     let kind = list_kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
     Some(ItemType { kind, api_version })
@@ -279,7 +287,7 @@ fn single(reader: &mut Reader, node: &Node, known: Kind) -> Option<Object> {
     };
     reader.enter(kind, &metadata::display_name(node));
     repeated::report(reader, node, &Path::Root);
-    // The fields of a policy are read strictly anyway.
+    // A policy's own converter reports its unknown fields.
     let top = ["apiVersion", "kind", "metadata", "spec", "status"];
     for field in fields.iter().filter(|f| known != Kind::Policy && !f.name.is_empty() && !top.contains(&&*f.name)) {
         unknown_field(reader, field, &Path::Root, &top);

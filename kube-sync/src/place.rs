@@ -1,4 +1,5 @@
-//! Where objects were found; and what is done with two of one name.
+//! Records where objects were found, and decides what is done with two objects of one name. Not
+//! here: objects that an input no longer shows (`last_known`).
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,48 +15,48 @@ use crate::{
     source::Reader,
 };
 
-/// The kinds that policy depends on.
+/// The kinds of object on which policy depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKind {
-    /// Namespaces.
+    /// `Namespace` of the core group.
     Namespace,
-    /// Nodes.
+    /// `Node` of the core group.
     Node,
-    /// Services.
+    /// `Service` of the core group.
     Service,
-    /// NetworkPolicies.
+    /// `NetworkPolicy` of networking.k8s.io.
     Policy,
-    /// Pods.
+    /// `Pod` of the core group.
     Pod,
 }
 
-/// An object of a cluster. Prints as `NetworkPolicy shop/ui`.
+/// The kind and name of an object in a cluster. Prints as `NetworkPolicy shop/ui`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
-    /// Its kind.
+    /// The kind of the object.
     pub kind: ObjectKind,
-    /// Its key; the namespace of a cluster-scoped object is empty.
+    /// The object's key; the namespace of a cluster-scoped object is empty.
     pub key: ObjectKey,
 }
 
 /// Where an object was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The input, or the file of a directory.
+    /// The input, or the file in a directory that was given.
     pub file: Arc<str>,
-    /// From 1.
+    /// The line in the file, from 1.
     pub line: u32,
-    /// A part of it could not be understood and was left out.
+    /// Whether a part of the object could not be understood and was left out.
     pub damaged: bool,
-    /// Policies of the same name after it.
+    /// How many differing policies of the same name came after this one.
     copies: u32,
 }
 
-/// The places of a cluster's objects.
+/// Where each object of a cluster was found.
 pub type Places = HashMap<ObjectId, Place>;
 
 impl ObjectId {
-    /// The one that `object` has.
+    /// The kind and name of `object`.
     pub fn of(object: &Object) -> Self {
         let (kind, key) = match object {
             Object::Namespace(name, _) => (ObjectKind::Namespace, ObjectKey::new("", name.clone())),
@@ -74,7 +75,7 @@ impl ObjectId {
 }
 
 impl ObjectKind {
-    /// `kind` as objects carry it.
+    /// The kind's name, as objects carry it in `kind`.
     pub fn name(self) -> &'static str {
         match self {
             ObjectKind::Namespace => "Namespace",
@@ -92,9 +93,9 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// Puts `object` into the cluster. Of two of one name the first counts; a second policy that
-/// differs isolates what it selects beside it and allows nothing, since nobody knows which of them
-/// is meant.
+/// Puts `object` into the cluster. Of two objects of one name the first counts. A second policy
+/// that differs isolates the pods that it selects too and allows nothing, since nobody knows which
+/// of the two is intended.
 pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reader, object: Object, at: u32) {
     let id = ObjectId::of(&object);
     let place = || Place {
@@ -121,15 +122,15 @@ pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reade
     reader.object = Some(ObjectRef { kind: id.kind.name().into(), name: id.name().into() });
     let first = format!("{}:{}", before.get().file, before.get().line);
     if same {
-        return reader.warning(at, &Path::Root, format!("given before at {first}; remove one"));
+        return reader.warning(at, &Path::Root, format!("this object is already given at {first}; remove one"));
     }
     let Object::Policy(policy) = object else {
-        let message = format!("contradicts the one at {first}, which is kept; remove one");
+        let message = format!("this object contradicts the one at {first}, which is kept; remove one");
         return reader.error(at, &Path::Root, message);
     };
     let message = format!(
-        "contradicts the one at {first}, which is kept; what this one selects is isolated too, and it allows nothing; \
-         remove or rename one"
+        "this policy contradicts the one at {first}, which is kept; the pods that it selects are \
+        isolated too, and it allows nothing; remove or rename one"
     );
     reader.error(at, &Path::Root, message);
     before.get_mut().copies += 1;
@@ -146,7 +147,7 @@ pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reade
     }
 }
 
-/// What isolates the same pods in the same directions and allows nothing.
+/// A policy that isolates the same pods in the same directions as `policy` and allows nothing.
 fn isolating(policy: Policy, key: ObjectKey) -> Policy {
     let nothing = |isolation| match isolation {
         Isolation::Isolated(_) => Isolation::Isolated(vec![]),

@@ -1,6 +1,6 @@
-//! NetworkPolicy to the model, strictly. What cannot be understood is reported and never widens: the
-//! policy still isolates every pod that it can be seen to select, and its broken part allows nothing
-//! (S10, S61).
+//! Reads a NetworkPolicy into the model, strictly. What cannot be understood is reported and never
+//! widens access: the policy still isolates every pod that it can be seen to select, and its broken
+//! part allows nothing (S10, S61).
 //!
 //! Source of the rules: k8s.io/api networking/v1 types.go; defaults.go and validation.go of
 //! pkg/apis/networking in Kubernetes.
@@ -20,23 +20,24 @@ use crate::{
     tree::{Node, Value},
 };
 
-/// The policy `key` with everything that can be understood of `object`.
+/// Reads the policy `key`, with everything that can be understood of `object`.
 pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Policy {
     let top = ["apiVersion", "kind", "metadata", "spec", "status"];
     let ([.., spec, _], mut health) = strict::fields(reader, object, &Path::Root, top);
     let path = Path::Root.field("spec");
-    // An absent spec is the empty one, as for the API server.
+    // To the API server an absent spec is an empty one.
     let empty = Node { at: object.at, value: Value::Map(Vec::new()) };
     let names = ["podSelector", "policyTypes", "ingress", "egress"];
     let ([subject, types, ingress, egress], spec_health) = strict::fields(reader, spec.unwrap_or(&empty), &path, names);
     health = health.and(spec_health);
     let subject = match subject {
-        // S10: what is broken in it counts as true.
+        // S10: a broken part of the selector counts as true, so that it selects more pods and not
+        // fewer.
         Some(node) => selector(reader, node, &path.field("podSelector")).0,
         None => {
             if health == Health::Sound {
-                let message =
-                    "absent, which selects every pod of the namespace; write `podSelector: {}` if you mean it";
+                let message = "the field is absent, which selects every pod of the namespace; \
+                    write `podSelector: {}` if that is intended";
                 reader.warning(spec.unwrap_or(object).at, &path.field("podSelector"), message);
             }
             Selector::default()
@@ -48,14 +49,19 @@ pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Poli
     let isolates = match types {
         Types::Listed { ingress, egress } => (ingress, egress),
         Types::Broken => (true, true),
-        // S2, and everything where a field was not understood that may have spoken of a direction.
+        // S2. Where a field was not understood, it may have named a direction, so both are
+        // isolated.
         Types::Absent => (true, health == Health::Broken || !matches!(&egress_rules, Some(rules) if rules.is_empty())),
     };
     for (isolated, rules, field, node) in
         [(isolates.0, &ingress_rules, "ingress", ingress), (isolates.1, &egress_rules, "egress", egress)]
     {
         if let (false, Some(node), false) = (isolated, node, rules.as_ref().is_some_and(Vec::is_empty)) {
-            reader.warning(node.at, &path.field(field), "has no effect: policyTypes does not name the direction");
+            reader.warning(
+                node.at,
+                &path.field(field),
+                "the field has no effect, because policyTypes does not name this direction",
+            );
         }
     }
     let isolation = |isolated, rules: Option<Vec<Rule>>| match isolated {
@@ -70,9 +76,9 @@ pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Poli
     }
 }
 
-/// spec.policyTypes
+/// What `spec.policyTypes` says.
 enum Types {
-    /// Absent, null or empty: defaults apply.
+    /// The field is absent, null or empty, so that defaults apply.
     Absent,
     Listed {
         ingress: bool,
@@ -94,7 +100,7 @@ fn policy_types(reader: &mut Reader, node: Option<&Node>, path: &Path) -> Types 
             other => {
                 health = Health::Broken;
                 if let Some(text) = other {
-                    let message = format!("`{}` is neither Ingress nor Egress", excerpt(text));
+                    let message = format!("`{}` is not a valid policy type; write Ingress or Egress", excerpt(text));
                     reader.error(item.at, &path.index(index), message);
                 }
             }
@@ -103,19 +109,19 @@ fn policy_types(reader: &mut Reader, node: Option<&Node>, path: &Path) -> Types 
     if health == Health::Broken { Types::Broken } else { Types::Listed { ingress, egress } }
 }
 
-/// A rule of which nothing is left.
+/// A rule that allows nothing, in place of one that is broken.
 fn nothing() -> Rule {
     Rule { peers: Peers::Listed(vec![Peer::Nothing]), ports: Ports::Any }
 }
 
-/// None where the list itself is broken.
+/// Reads the rules of a direction; None where the list itself is broken.
 fn rules(reader: &mut Reader, node: Option<&Node>, path: &Path, peers: &str) -> Option<Vec<Rule>> {
     let items = strict::list(reader, node, path)?;
     Some(items.iter().enumerate().map(|(index, item)| rule(reader, item, &path.index(index), peers)).collect())
 }
 
 fn rule(reader: &mut Reader, node: &Node, path: &Path, peers_field: &str) -> Rule {
-    // A null rule would be `{}` to the API server: allow all. Here it is a mistake (S61).
+    // To the API server a null rule is `{}`, which allows everything. Here it is a mistake (S61).
     let ([peers, ports], health) = strict::fields(reader, node, path, [peers_field, "ports"]);
     let peers_path = path.field(peers_field);
     let ports_path = path.field("ports");
@@ -147,11 +153,16 @@ fn peer(reader: &mut Reader, node: &Node, path: &Path) -> Option<Peer> {
     let pods_read = read(pods, "podSelector");
     let namespaces_read = read(namespaces, "namespaceSelector");
     if block.is_some() {
-        reader.error(node.at, path, "ipBlock excludes podSelector and namespaceSelector; make two peers of it");
+        reader.error(
+            node.at,
+            path,
+            "ipBlock cannot be combined with podSelector or namespaceSelector; write two peers",
+        );
         return None;
     }
     if health == Health::Sound && pods_read.is_none() && namespaces_read.is_none() {
-        let message = "an empty peer; write `podSelector: {}` for all pods of the namespace, or leave the list away for everybody";
+        let message = "the peer is empty; write `podSelector: {}` to match all pods of the namespace, \
+            or omit the list to match all peers";
         reader.error(node.at, path, message);
         return None;
     }
@@ -167,7 +178,7 @@ fn ip_block(reader: &mut Reader, node: &Node, path: &Path) -> Option<Block> {
     let cidr_path = path.field("cidr");
     let Some(cidr) = cidr else {
         if health == Health::Sound {
-            reader.error(node.at, &cidr_path, "required, but missing");
+            reader.error(node.at, &cidr_path, "the field is required but missing");
         }
         return None;
     };
@@ -189,19 +200,19 @@ fn ip_block(reader: &mut Reader, node: &Node, path: &Path) -> Option<Block> {
     cidr.filter(|_| sound).map(|cidr| Block { cidr, except })
 }
 
-/// An address block in prefix notation, host bits masked away (S17).
+/// Reads a CIDR, with host bits masked off (S17).
 fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
     let text = strict::string(reader, node, path)?;
     let strictly = parse_network(text, |number| number.len() == 1 || !number.starts_with('0'));
-    // API servers hold such blocks from times when they were valid, and read them as decimal
-    // (IsValidCIDRForLegacyField, ParseCIDRSloppy).
+    // API servers still hold CIDRs with leading zeros from times when they were valid, and read
+    // them as decimal (IsValidCIDRForLegacyField, ParseCIDRSloppy).
     let Some(written) = strictly.or_else(|| parse_network(text, |_| true)) else {
         let advice = match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(address)) => format!("; write {address}/32 for the one address"),
             Ok(IpAddr::V6(address)) => format!("; write {address}/128 for the one address"),
-            Err(_) => " such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
+            Err(_) => "; write one such as 10.0.0.0/8 or 2001:db8::/32".to_owned(),
         };
-        reader.error(node.at, path, format!("`{}` is no address block{advice}", excerpt(text)));
+        reader.error(node.at, path, format!("`{}` is not a valid CIDR{advice}", excerpt(text)));
         return None;
     };
     if strictly.is_none() {
@@ -210,7 +221,7 @@ fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
     }
     let masked = IpNetwork::new(written.network(), written.prefix()).ok()?;
     if masked != written {
-        reader.warning(node.at, path, format!("{text} has bits beyond its prefix; it is taken for {masked}"));
+        reader.warning(node.at, path, format!("{text} has bits set beyond its prefix; it is read as {masked}"));
     }
     if let IpAddr::V6(address) = masked.network()
         && let (Some(v4), Some(length)) = (address.to_ipv4_mapped(), masked.prefix().checked_sub(96))
@@ -221,13 +232,13 @@ fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
     Some(masked)
 }
 
-/// `address/length`, all decimal numbers in it `plain`.
+/// Parses `address/length`; None where a decimal number in it is not `plain`.
 fn parse_network(text: &str, plain: fn(&str) -> bool) -> Option<IpNetwork> {
     let number = |text: &str| -> Option<u8> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse().ok().filter(|_| digits && plain(text))
     };
-    // The last four numbers of an IPv6 address may be those of an IPv4 address.
+    // An IPv6 address may end in an IPv4 address.
     let address = |text: &str| -> Option<IpAddr> {
         let (head, dotted) = text.rsplit_once(':').map_or(("", text), |(head, dotted)| (head, dotted));
         if !dotted.contains('.') {
@@ -254,7 +265,7 @@ fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {
     let read = match (port, end) {
         (None, None) => protocol.map(Port::Every),
         (None, Some(end)) => {
-            reader.error(end.at, &end_path, "needs `port`, the first of the range");
+            reader.error(end.at, &end_path, "endPort requires `port`, the first port of the range");
             None
         }
         (Some(Node { value: Value::String(name), at }), None) => {
@@ -263,7 +274,7 @@ fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {
             protocol.filter(|_| sound).map(|protocol| Port::Named { protocol, name })
         }
         (Some(Node { value: Value::String(_), .. }), Some(end)) => {
-            reader.error(end.at, &end_path, "needs a number in `port`, not a name");
+            reader.error(end.at, &end_path, "endPort requires a number in `port`, not a name");
             None
         }
         (Some(node), _) => {
@@ -286,21 +297,25 @@ fn protocol_name(reader: &mut Reader, node: &Node, path: &Path) -> Option<Protoc
     let text = strict::string(reader, node, path)?;
     let found = Protocol::ALL.into_iter().find(|p| p.to_string() == text);
     if found.is_none() {
-        let message = format!("`{}` is none of TCP, UDP, SCTP (in capitals)", excerpt(text));
+        let message = format!("`{}` is not a valid protocol; write TCP, UDP or SCTP (in capitals)", excerpt(text));
         reader.error(node.at, path, message);
     }
     found
 }
 
-/// IANA_SVC_NAME (RFC 6335, 5.1), in lower case as IsValidPortName demands.
+/// Checks and reports a port name: an IANA_SVC_NAME (RFC 6335, 5.1), in lower case as
+/// IsValidPortName requires.
 fn port_name(reader: &mut Reader, at: u32, path: &Path, name: &str) -> bool {
     let sound = is_port_name(name);
     if !sound {
         let advice = match name.parse::<u16>() {
             Ok(_) => "; write a number without quotes",
-            Err(_) => ": at most 15 of a-z, 0-9 and single `-`, with a letter, no `-` first or last",
+            Err(_) => {
+                "; use at most 15 of a-z, 0-9 and single `-`, with at least one letter and no `-` \
+                first or last"
+            }
         };
-        reader.error(at, path, format!("`{}` is no port name{advice}", excerpt(name)));
+        reader.error(at, path, format!("`{}` is not a valid port name{advice}", excerpt(name)));
     }
     sound
 }

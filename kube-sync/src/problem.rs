@@ -1,48 +1,50 @@
-//! What is wrong with an input, for people: where, which object, which field, what to do. Not here:
-//! any decision about what a broken object still does (see `policy`).
+//! Reports about inputs, for people: where the mistake is, in which object and field, and what to
+//! do about it. Not here: any decision about what a broken object still does (see `policy`).
 
 use std::{fmt, sync::Arc};
 
-/// How bad it is.
+/// Whether a problem affects what is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Understood, though probably not meant as written.
+    /// The input was understood, but is probably not meant as written.
     Warning,
-    /// Refused, or kept only in the part that can be understood.
+    /// The input was rejected, or only the part that can be understood was used.
     Error,
 }
 
-/// An object in a message.
+/// The kind and name of an object, as messages print it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// `kind`
+    /// The object's `kind`, as it was written.
     pub kind: Arc<str>,
     /// `namespace/name`, or the name of a cluster-scoped object; empty where it has none.
     pub name: Arc<str>,
 }
 
-/// Something wrong with an input. Prints as
+/// Something that is wrong with an input. Prints as
 /// ``shop.yaml:12: NetworkPolicy shop/ui: spec.egress[0].from: unknown field; did you mean `to`?``
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The input: a path, `-`, or the name that was given for bytes.
     pub file: Arc<str>,
-    /// Line in the input, from 1. None where the input itself could not be read.
+    /// The line in the input, from 1; None where the input itself could not be read.
     pub line: Option<u32>,
-    /// Which document of the input, from 1.
+    /// The number of the document within the input, from 1; None where the problem concerns the
+    /// input as a whole.
     pub document: Option<u32>,
-    /// The object, where it can be told.
+    /// The object; None where it cannot be told.
     pub object: Option<ObjectRef>,
-    /// Path of the field within the object, such as `spec.egress[0].from`.
+    /// The path of the field within the object, such as `spec.egress[0].from`; None where the
+    /// problem concerns the whole object.
     pub field: Option<String>,
-    /// What is wrong and what to do.
+    /// What is wrong, and what to do about it.
     pub message: String,
-    /// How bad it is.
+    /// Whether the problem affects what is enforced.
     pub severity: Severity,
 }
 
 impl Problem {
-    /// As people see it: a warning says that it is one.
+    /// The problem as one line of output: a warning begins with `warning:`.
     pub fn line(&self) -> String {
         match self.severity {
             Severity::Error => self.to_string(),
@@ -70,10 +72,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// At most this many problems are kept; one more says that there were others.
+/// How many problems are kept at most; one more says that there are others.
 pub const MAX_PROBLEMS: usize = 10_000;
 
-/// Problems in the order in which they were found, bounded.
+/// Problems in the order in which they were found, at most [`MAX_PROBLEMS`].
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     list: Vec<Problem>,
@@ -90,7 +92,7 @@ impl Problems {
                 document: None,
                 object: None,
                 field: None,
-                message: format!("more than {MAX_PROBLEMS} problems; those from here on are not shown"),
+                message: format!("there are more than {MAX_PROBLEMS} problems; the rest are not shown"),
                 severity: Severity::Error,
             });
         }
@@ -101,7 +103,7 @@ impl Problems {
     }
 }
 
-/// The path of a field: links on the stack, printed only when something is wrong.
+/// The path of a field, as a linked list on the stack: it costs nothing until it is printed.
 #[derive(Clone, Copy)]
 pub(crate) enum Path<'p> {
     Root,
@@ -133,12 +135,12 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// Long or unprintable names come from broken input; they stay on one short line.
+/// Writes a field's name on one short line: broken input may hold long or unprintable names.
 fn write_name(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
     f.write_str(&excerpt(name))
 }
 
-/// `text` on one line, at most some 60 characters of it.
+/// The first 60 characters of `text`, escaped so that they stay on one line.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() {

@@ -1,8 +1,9 @@
-//! Keys that one map has twice. YAML and JSON forbid it, kubectl takes the last, and nobody means
-//! it: it is always a problem with line and field, an error where the values differ.
+//! Finds keys that occur twice in one map. YAML and JSON forbid them, kubectl takes the last one,
+//! and nobody intends them: each is reported with line and field, as an error where the values
+//! differ.
 //!
-//! Not here: what follows from it (`object` for documents that ran together, `strict` for
-//! policies).
+//! Not here: what follows from a repeated key (`object` for documents that ran together, `strict`
+//! for policies).
 
 use std::collections::HashMap;
 
@@ -12,7 +13,7 @@ use crate::{
     tree::{Field, Node, Value},
 };
 
-/// Reports every key in or below `node` that its map had before.
+/// Reports every key in or below `node` that occurred before in the same map.
 pub(crate) fn report(reader: &mut Reader, node: &Node, path: &Path) {
     match &node.value {
         Value::List(items) => {
@@ -25,9 +26,9 @@ pub(crate) fn report(reader: &mut Reader, node: &Node, path: &Path) {
                 let field = &fields[index];
                 let path = path.field(&field.name);
                 if fields[before].node.same(&field.node) {
-                    reader.warning(field.at, &path, "given twice, with the same value; keep one");
+                    reader.warning(field.at, &path, "the field is given twice with the same value; keep one");
                 } else {
-                    reader.error(field.at, &path, "given twice; keep one");
+                    reader.error(field.at, &path, "the field is given twice; keep one");
                 }
             }
             for field in fields {
@@ -38,14 +39,14 @@ pub(crate) fn report(reader: &mut Reader, node: &Node, path: &Path) {
     }
 }
 
-/// Maps with more fields than this are searched by hash.
-const FEW: usize = 16;
+/// The largest number of fields among which repetitions are found by comparing every pair.
+const MAX_PAIRWISE: usize = 16;
 
-/// The fields of a map whose name stood before, each with the last one that had it. The unnamed
-/// ones are what was cut short, and no fields.
+/// The indices of the fields whose name occurred before, each with the index of the last field that
+/// had it. Fields without a name mark where the input broke off and are skipped.
 pub(crate) fn of(fields: &[Field]) -> Vec<(usize, usize)> {
     let named = fields.iter().enumerate().filter(|(_, field)| !field.name.is_empty());
-    if fields.len() <= FEW {
+    if fields.len() <= MAX_PAIRWISE {
         let before = |index: usize| fields[..index].iter().rposition(|f| f.name == fields[index].name);
         return named.filter_map(|(index, _)| Some((index, before(index)?))).collect();
     }

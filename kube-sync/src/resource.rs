@@ -1,26 +1,27 @@
-//! The kinds that are watched, and how the API server knows them.
+//! The kinds of object that are watched, with their names, groups and versions in the API. Not
+//! here: how they are watched (`watch`).
 
 use std::fmt;
 
-/// A kind that policy depends on.
+/// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
-    /// Namespaces.
+    /// Namespaces of the whole cluster.
     Namespace,
-    /// Nodes: the own one alone.
+    /// Nodes; only the node on which the agent runs is watched.
     Node,
-    /// Services.
+    /// Services of the whole cluster.
     Service,
-    /// EndpointSlices.
+    /// EndpointSlices, which say which Services have backends on this node.
     EndpointSlice,
-    /// NetworkPolicies.
+    /// NetworkPolicies of the whole cluster.
     Policy,
-    /// Pods.
+    /// Pods of the whole cluster.
     Pod,
 }
 
 impl Resource {
-    /// All, small ones first.
+    /// Every kind, those with few objects first.
     pub const ALL: [Resource; 6] = [
         Resource::Namespace,
         Resource::Node,
@@ -30,7 +31,7 @@ impl Resource {
         Resource::Pod,
     ];
 
-    /// `kind` as objects carry it.
+    /// The kind's name, as objects carry it in `kind`.
     pub fn kind(self) -> &'static str {
         match self {
             Resource::Namespace => "Namespace",
@@ -42,7 +43,7 @@ impl Resource {
         }
     }
 
-    /// Its name in URLs and RBAC rules.
+    /// The kind's name in URLs and RBAC rules.
     pub fn plural(self) -> &'static str {
         match self {
             Resource::Namespace => "namespaces",
@@ -54,7 +55,7 @@ impl Resource {
         }
     }
 
-    /// Its API group; empty for the core group.
+    /// The kind's API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
             Resource::Policy => "networking.k8s.io",
@@ -66,7 +67,8 @@ impl Resource {
 
 #[cfg(feature = "watch")]
 impl Resource {
-    /// Versions with the fields that are read, the best one first. discovery.k8s.io/v1 came with 1.21.
+    /// Versions of the API that have the fields that are read, the preferred one first.
+    /// discovery.k8s.io/v1 came with Kubernetes 1.21.
     pub(crate) fn versions(self) -> &'static [&'static str] {
         match self {
             Resource::EndpointSlice => &["v1", "v1beta1"],
@@ -74,7 +76,7 @@ impl Resource {
         }
     }
 
-    /// What the client needs to know to ask for `version` of it.
+    /// The description by which the client asks for `version` of this kind.
     pub(crate) fn api(self, version: &str) -> kube::core::ApiResource {
         let group = self.group();
         let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
@@ -88,7 +90,7 @@ impl Resource {
     }
 }
 
-/// As RBAC and kubectl write it: `networkpolicies.networking.k8s.io`, `pods`.
+/// Prints the name that RBAC and kubectl use: `networkpolicies.networking.k8s.io`, `pods`.
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.plural())?;

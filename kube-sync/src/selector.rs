@@ -1,4 +1,4 @@
-//! LabelSelector, strictly, and the syntax of labels.
+//! Reads LabelSelectors, strictly, and checks the syntax of labels and DNS names.
 //! Source: k8s.io/apimachinery meta/v1 types.go and validation/validation.go.
 
 use std::{collections::HashMap, sync::Arc};
@@ -12,13 +12,13 @@ use crate::{
     tree::{Node, Value},
 };
 
-/// Requirements of one selector beyond this are not read. The API server sets no limit, and nodes have to
-/// ask every selector about every pod.
+/// How many requirements of one selector are read. The API server sets no limit, and every node has
+/// to match every selector against every pod.
 pub(crate) const REQUIREMENTS: usize = 1_000;
-/// Values of one requirement beyond this make it a broken one.
+/// How many values a requirement may have; one with more is broken.
 pub(crate) const VALUES: usize = 10_000;
 
-/// What could be understood of a selector. A broken requirement is left out: its owner decides
+/// Reads what can be understood of a selector. A broken requirement is left out: the caller decides
 /// whether that means "true" (the subject of a policy) or "nothing" (a peer), S10.
 pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Selector, Health) {
     let ([labels, expressions], mut health) = strict::fields(reader, node, path, ["matchLabels", "matchExpressions"]);
@@ -48,9 +48,9 @@ pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Select
 
 fn too_many(reader: &mut Reader, at: u32, path: &Path, given: usize) {
     let message = format!(
-        "{given} requirements: a selector may have {REQUIREMENTS} at most; as the subject of a policy it selects by the \
-         first ones alone, and as a peer it matches nothing; write several policies or peers, or give the pods one \
-         label that stands for all of these"
+        "the selector has {given} requirements, but at most {REQUIREMENTS} are read; as the \
+        subject of a policy it selects by the first ones alone, and as a peer it matches nothing; \
+        write several policies or peers, or give the pods one label that stands for all of these"
     );
     reader.error(at, path, message);
 }
@@ -80,7 +80,7 @@ fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Re
         };
         let requirement = Requirement { key: key.clone(), operator: Operator::In(vec![value]) };
         match keys.get(&key).map(|at: &usize| &into[*at]) {
-            // `repeated` has said so.
+            // `repeated` has reported it.
             Some(before) if *before == requirement => {}
             Some(_) => health = Health::Broken,
             None => {
@@ -108,7 +108,10 @@ fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirem
     let list = strict::list(reader, values, &values_path)?;
     let count = list.len();
     if count > VALUES {
-        let message = format!("{count} values: a requirement may have {VALUES} at most; write several");
+        let message = format!(
+            "the requirement has {count} values, but may have at most {VALUES}; write several \
+            requirements"
+        );
         reader.error(values.unwrap_or(node).at, &values_path, message);
         return None;
     }
@@ -123,7 +126,7 @@ fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirem
     let values_at = values.unwrap_or(node).at;
     match (name, count) {
         ("In" | "NotIn", 0) => {
-            reader.error(values_at, &values_path, format!("operator {name} needs at least one value"));
+            reader.error(values_at, &values_path, format!("operator {name} requires at least one value"));
             None
         }
         ("In", _) => Some(Requirement { key, operator: Operator::In(parsed) }),
@@ -135,7 +138,8 @@ fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirem
             None
         }
         _ => {
-            let message = format!("`{}` is none of In, NotIn, Exists, DoesNotExist", excerpt(name));
+            let message =
+                format!("`{}` is not a valid operator; write In, NotIn, Exists or DoesNotExist", excerpt(name));
             reader.error(operator.at, &operator_path, message);
             None
         }
@@ -149,7 +153,7 @@ fn required<'n, 't>(
     path: &Path,
 ) -> Option<&'n Node<'t>> {
     if field.is_none() {
-        reader.error(parent.at, path, "required, but missing");
+        reader.error(parent.at, path, "the field is required but missing");
     }
     field
 }
@@ -159,8 +163,8 @@ fn label_key(reader: &mut Reader, at: u32, path: &Path, key: &str) -> Option<Arc
         return Some(reader.interner.string(key));
     }
     let message = format!(
-        "`{}` is no label key: an optional DNS name and `/`, then at most 63 letters, digits, `-`, `_`, `.`, \
-         first and last a letter or digit",
+        "`{}` is not a valid label key; write an optional DNS name and `/`, then at most 63 \
+        letters, digits, `-`, `_` and `.`, with a letter or digit first and last",
         excerpt(key)
     );
     reader.error(at, path, message);
@@ -169,11 +173,7 @@ fn label_key(reader: &mut Reader, at: u32, path: &Path, key: &str) -> Option<Arc
 
 fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>> {
     if node.value == Value::Null {
-        reader.warning(
-            node.at,
-            path,
-            "null is the empty value to API servers, as in labels; write \"\" if it is meant",
-        );
+        reader.warning(node.at, path, "the API server reads null as the empty value; write \"\" if that is intended");
         return Some(reader.interner.string(""));
     }
     let value = strict::string(reader, node, path)?;
@@ -181,14 +181,15 @@ fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>
         return Some(reader.interner.string(value));
     }
     let message = format!(
-        "`{}` is no label value: at most 63 letters, digits, `-`, `_`, `.`, first and last a letter or digit, or empty",
+        "`{}` is not a valid label value; write at most 63 letters, digits, `-`, `_` and `.`, with \
+        a letter or digit first and last, or leave it empty",
         excerpt(value)
     );
     reader.error(node.at, path, message);
     None
 }
 
-/// IsQualifiedName of k8s.io/apimachinery util/validation.
+/// Whether this is a valid label key: IsQualifiedName of k8s.io/apimachinery util/validation.
 fn is_label_key(key: &str) -> bool {
     match key.split_once('/') {
         None => is_name_part(key),
@@ -205,7 +206,7 @@ fn is_name_part(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// IsDNS1123Subdomain: what objects are named.
+/// Whether this is a valid name of an object: IsDNS1123Subdomain of k8s.io/apimachinery.
 pub(crate) fn is_dns_subdomain(text: &str) -> bool {
     let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &str| {

@@ -1,5 +1,6 @@
-//! Services out of trees: which addresses and ports lead to backends (S48). Which backends those are does not matter, so
-//! EndpointSlices are not read: a packet is judged by what it was translated to.
+//! Reads Services from trees: which addresses and ports lead to backends (S48). Not here:
+//! EndpointSlices. Which backends a Service has does not matter, since a packet is judged by the
+//! address to which it was translated.
 
 use std::net::IpAddr;
 
@@ -13,8 +14,9 @@ use crate::{
     tree::Node,
 };
 
-/// A Service. What nodes do not translate is left out: headless Services and those that are only names, load balancers of which the provider
-/// says that packets have to go through them (ipMode: Proxy).
+/// Reads a Service. Whatever nodes do not translate is left out: headless Services, external names,
+/// and load balancers of which the provider says that packets have to pass through them (ipMode:
+/// Proxy).
 pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
     let root = Path::Root;
     let path = root.field("spec");
@@ -42,7 +44,7 @@ pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
     let list = map(reader, list, &balancer).and_then(|b| b.get("ingress"));
     for (index, item) in strict::list(reader, list, &ingress).unwrap_or_default().iter().enumerate() {
         let path = ingress.index(index);
-        // Some are known by a name alone.
+        // Some load balancers have a host name and no address.
         let Some(ip) = map(reader, Some(item), &path).and_then(|item| item.get("ip")) else { continue };
         if item.get("ipMode").and_then(Node::as_str) != Some("Proxy") {
             address(reader, Some(ip), &path.field("ip"), &mut addresses);
@@ -66,7 +68,7 @@ fn service_port(reader: &mut Reader, port: &Node, path: &Path) -> Option<Service
     Some(ServicePort { protocol, number: number_given, node_port: number(reader, Some(port), path, "nodePort") })
 }
 
-/// A port that may be unset, which 0 is, too.
+/// A port that may be unset; 0 means unset, too.
 fn number(reader: &mut Reader, parent: Option<&Node>, path: &Path, field: &str) -> Option<u16> {
     let node = parent?.get(field)?;
     strict::integer(reader, node, &path.field(field), 0, u16::MAX).filter(|number| *number != 0)

@@ -1,5 +1,5 @@
-//! Where a converter stands: the text it reads from and the object it reads, for messages with
-//! lines.
+//! The position of a converter: the text and the object that it is reading, so that messages can
+//! name file, line and object. Not here: the form of messages (`problem`).
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
@@ -14,8 +14,8 @@ use crate::{
 pub(crate) struct Source<'a> {
     pub name: Arc<str>,
     pub text: &'a [u8],
-    /// A position whose line is known: that of the current document or object. Counting starts
-    /// there.
+    /// An offset whose line is known, that of the current document or object: lines are counted
+    /// from there.
     known: Cell<(usize, u32)>,
 }
 
@@ -32,7 +32,8 @@ impl<'a> Source<'a> {
         line + newlines(&self.text[from..offset])
     }
 
-    /// As `line`, and counts from here in future: objects are read in order.
+    /// Returns the line of `offset` as [`Source::line`] does, and counts from there in future:
+    /// objects are read in order.
     pub fn advance(&self, offset: usize) -> u32 {
         let line = self.line(offset);
         self.known.set((offset.min(self.text.len()), line));
@@ -45,16 +46,16 @@ fn newlines(text: &[u8]) -> u32 {
     text.chunks(255).map(|block| u32::from(block.iter().map(|b| u8::from(*b == b'\n')).sum::<u8>())).sum()
 }
 
-/// An object may have this many problems before it stops talking.
+/// How many problems of one object are reported.
 const MAX_PROBLEMS_PER_OBJECT: u32 = 100;
 
-/// Who wrote what is read.
+/// Who wrote the text that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// People and tools, who may misspell a field.
     File,
-    /// An API server, which has refused or dropped what it does not know. It may know more than we
-    /// do.
+    /// An API server, which has rejected or dropped the fields that it does not know. It may know
+    /// more fields than we do.
     #[cfg_attr(not(feature = "watch"), allow(dead_code, reason = "only watches read from one"))]
     Server,
 }
@@ -71,13 +72,13 @@ pub(crate) struct Reader<'a> {
     pub document: Option<u32>,
     pub object: Option<ObjectRef>,
     reported: u32,
-    /// Something was there that is not in the result at all.
+    /// Whether an object of the input may be missing from the result.
     pub lost: bool,
-    /// A part of the object that is read now was left out.
+    /// Whether a part of the current object was left out.
     pub damaged: bool,
     pub origin: Origin,
     pub foreign: Foreign,
-    /// There was a document that is neither empty nor null.
+    /// Whether there was a document that is neither empty nor null.
     pub any: bool,
 }
 
@@ -98,24 +99,24 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes policies that somebody else enforces.
+    /// Counts policies that another engine enforces.
     pub fn foreign(&mut self, at: u32, kind: &str, api_version: &str, count: usize) {
         let line = self.source.line(at as usize);
         self.foreign.entry((excerpt(kind), excerpt(api_version))).or_insert((0, line)).0 += count;
     }
 
-    /// From here on messages are about this object.
+    /// Attributes the problems that follow to this object.
     pub fn enter(&mut self, kind: &str, name: &str) {
         self.reported = 0;
         self.object = Some(ObjectRef { kind: kind.into(), name: name.into() });
     }
 
-    /// The object that was entered turns out to have this key.
+    /// Sets the key of the current object, once it is known.
     pub fn name(&mut self, kind: &str, key: &ObjectKey) {
         self.object = Some(ObjectRef { kind: kind.into(), name: key.to_string().into() });
     }
 
-    /// From here on messages are about no object.
+    /// Attributes the problems that follow to no object.
     pub fn leave(&mut self) {
         self.reported = 0;
         self.object = None;
@@ -133,7 +134,7 @@ impl<'a> Reader<'a> {
     fn report(&mut self, mut severity: Severity, at: u32, path: &Path, mut message: String) {
         self.reported += 1;
         if self.reported == MAX_PROBLEMS_PER_OBJECT && self.object.is_some() {
-            message.push_str(" (more problems of this object are not shown)");
+            message.push_str(" (further problems of this object are not shown)");
             severity = Severity::Error;
         } else if self.reported > MAX_PROBLEMS_PER_OBJECT && self.object.is_some() {
             return;

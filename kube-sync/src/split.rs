@@ -1,31 +1,31 @@
-//! A stream of documents to pieces, as kubectl's reader cuts it: a line that begins with `---`
+//! Cuts a stream of documents into pieces, as kubectl's reader does: a line that begins with `---`
 //! separates, and only blanks or a comment may follow on it (k8s.io/apimachinery util/yaml,
-//! `YAMLReader`). It is cut before anything is parsed, so that a broken document does not take the
-//! others with it.
+//! `YAMLReader`). The stream is cut before anything is parsed, so that a broken document does not
+//! take the others with it.
 //!
-//! Beyond kubectl, which refuses the file or reads less of it, text behind a separator is read as
-//! the beginning of its document and `...` ends one: whatever is a policy isolates. Not here: what
-//! is in a document.
+//! Where kubectl would reject the file or read less of it, more is read here, because every policy
+//! must isolate: text after a separator is the beginning of its document, and `...` ends one. Not
+//! here: what is in a document.
 
 use std::ops::Range;
 
-/// What stands before a document.
+/// What separates a document from the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Separator {
     /// The start of the input, or a line of nothing but `---`, blanks and a comment.
     Clean,
-    /// `--- text`, which YAML allows and kubectl does not.
+    /// `--- text`, which YAML allows and kubectl rejects.
     WithText,
-    /// `---text`, which is no separator to anybody.
+    /// `---text`, which is not a separator in YAML either.
     Glued,
-    /// `...`, after which kubectl does not read on.
+    /// `...`, at which kubectl stops reading.
     End,
 }
 
 /// A document: a piece with more than comments and directives in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// Its bytes, the separator left out.
+    /// The document's bytes, without the separator.
     pub range: Range<usize>,
     pub separator: Separator,
 }
@@ -57,7 +57,7 @@ pub(crate) fn split(text: &str) -> Vec<Piece> {
     pieces.push(begun);
     pieces.retain(|piece| has_content(&text[piece.range.clone()]));
     for piece in &mut pieces {
-        // The other half of the line end that the separator stood before.
+        // Lines were cut at every \r and \n, so the separator's own \r\n may have been cut in two.
         if text[..piece.range.start].ends_with('\r') && text[piece.range.start..].starts_with('\n') {
             piece.range.start += 1;
         }
@@ -69,13 +69,13 @@ pub(crate) fn split(text: &str) -> Vec<Piece> {
 
 const BOM: char = '\u{feff}';
 
-/// Nothing, or a comment.
+/// Whether the text is blank or a comment.
 fn is_blank(rest: &str) -> bool {
     let rest = rest.trim();
     rest.is_empty() || rest.starts_with('#')
 }
 
-/// Is there more than comments and directives?
+/// Whether there is more than comments and directives.
 fn has_content(text: &str) -> bool {
     let directive = |line: &str| line.starts_with("%YAML ") || line.starts_with("%TAG ");
     let lines = text.split(['\n', '\r']).map(|line| line.trim_start_matches(BOM));

@@ -1,20 +1,21 @@
-//! What a node says of one policy: in its agent's record, and in the resource NodePolicyStatus.
+//! What a node reports about one policy, in its agent's state file and in the resource
+//! NodePolicyStatus.
 
 use serde::{Deserialize, Serialize};
 
-/// One policy's state on a node.
+/// The state of one policy on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyState {
-    /// `namespace/name`
+    /// The policy, as `namespace/name`.
     pub policy: String,
-    /// metadata.generation of what is enforced, where the objects come from an API server.
+    /// The metadata.generation that is enforced; None where the objects come from files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<i64>,
-    /// Pods of this node that it selects.
+    /// How many pods of this node the policy selects.
     pub pods: usize,
-    /// Entries of the tables that it has a part in.
+    /// How many table entries exist because of the policy, at least in part.
     pub entries: usize,
-    /// What is wrong with it: its broken parts allow nothing.
+    /// How many errors the policy has: its broken parts allow nothing.
     pub errors: usize,
 }

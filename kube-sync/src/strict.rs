@@ -1,5 +1,6 @@
-//! Strict reading of objects: every field known, each once, of the right type. A lenient decoder turns
-//! `egress: [{from: ...}]` into a rule without peers, which allows everything.
+//! Reads objects strictly: every field must be known, occur once and have the right type. A lenient
+//! decoder would turn `egress: [{from: ...}]` into a rule without peers, which allows everything.
+//! Not here: the fields of each kind.
 
 use crate::{
     problem::{Path, excerpt},
@@ -7,7 +8,7 @@ use crate::{
     tree::{Node, Value},
 };
 
-/// Whether everything in an object could be understood. What is broken is reported already.
+/// Whether everything in an object could be understood. A broken part has been reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
     Sound,
@@ -20,11 +21,11 @@ impl Health {
     }
 }
 
-/// Stands for a field that was given twice: neither value counts.
+/// Stands for a field that was given twice with different values, neither of which counts.
 static UNCLEAR: Node<'static> = Node { at: 0, value: Value::Broken };
 
-/// The values of the fields `names` of `node`, null counting as absent; anything else in it is broken. Keys that are
-/// given twice were reported by `repeated`.
+/// The values of the fields `names` of `node`; null counts as absent. Any other field is reported
+/// and makes the result [`Health::Broken`]. Keys that are given twice were reported by `repeated`.
 pub(crate) fn fields<'n, 't, const N: usize>(
     reader: &mut Reader,
     node: &'n Node<'t>,
@@ -41,7 +42,7 @@ pub(crate) fn fields<'n, 't, const N: usize>(
     for field in fields {
         let Some(index) = names.iter().position(|name| *name == field.name) else {
             health = Health::Broken;
-            // The rest of a map that was cut short: reported where it broke off.
+            // An unnamed broken field marks where the map was cut short, which has been reported.
             if field.node.value != Value::Broken {
                 let hint = hint(&field.name, &names);
                 reader.error(field.at, &path.field(&field.name), format!("unknown field; {hint}"));
@@ -49,7 +50,7 @@ pub(crate) fn fields<'n, 't, const N: usize>(
             continue;
         };
         if let Some(before) = seen[index] {
-            // `repeated` has said so.
+            // `repeated` has reported it.
             if !field.node.same(before) {
                 health = Health::Broken;
                 found[index] = Some(&UNCLEAR);
@@ -62,7 +63,8 @@ pub(crate) fn fields<'n, 't, const N: usize>(
     (found, health)
 }
 
-/// The items of a list; None (and a report) where it is none. An absent list is empty.
+/// The items of a list; None, with a report, where the value is not a list. An absent list is
+/// empty.
 pub(crate) fn list<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> Option<&'n [Node<'t>]> {
     match node {
         None => Some(&[]),
@@ -74,7 +76,7 @@ pub(crate) fn list<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path
     }
 }
 
-/// A string; None (and a report) where it is none.
+/// The text of a string; None, with a report, where the value is not a string.
 pub(crate) fn string<'n>(reader: &mut Reader, node: &'n Node, path: &Path) -> Option<&'n str> {
     let text = node.as_str();
     if text.is_none() {
@@ -83,7 +85,7 @@ pub(crate) fn string<'n>(reader: &mut Reader, node: &'n Node, path: &Path) -> Op
     text
 }
 
-/// A whole number from `least` to `greatest`, written in digits; None (and a report) otherwise.
+/// An integer from `least` to `greatest`, written in digits; None, with a report, otherwise.
 pub(crate) fn integer(reader: &mut Reader, node: &Node, path: &Path, least: u16, greatest: u16) -> Option<u16> {
     let Value::Number(text) = &node.value else {
         wrong_type(reader, node, path, "a number");
@@ -93,12 +95,12 @@ pub(crate) fn integer(reader: &mut Reader, node: &Node, path: &Path, least: u16,
     let number = Some(text).filter(|_| plain).and_then(|text| text.parse().ok());
     let number = number.filter(|number| (least..=greatest).contains(number));
     if number.is_none() {
-        reader.error(node.at, path, format!("{} is no whole number from {least} to {greatest}", excerpt(text)));
+        reader.error(node.at, path, format!("{} is not an integer from {least} to {greatest}", excerpt(text)));
     }
     number
 }
 
-/// Reports that `node` is not what it must be.
+/// Reports that `node` is not of the type `wanted`, unless it was reported as unreadable before.
 pub(crate) fn wrong_type(reader: &mut Reader, node: &Node, path: &Path, wanted: &str) {
     let advice = match (&node.value, wanted) {
         (Value::Broken, _) => {
@@ -115,7 +117,7 @@ pub(crate) fn wrong_type(reader: &mut Reader, node: &Node, path: &Path, wanted: 
     reader.error(node.at, path, format!("must be {wanted}, but is {}{advice}", node.type_name()));
 }
 
-/// What may have been meant by the unknown field `name` where `known` are allowed.
+/// A hint at what may be intended by the unknown field `name` where `known` are allowed.
 pub(crate) fn hint(name: &str, known: &[&str]) -> String {
     let opposite = match name {
         "from" => "to",
@@ -130,23 +132,24 @@ pub(crate) fn hint(name: &str, known: &[&str]) -> String {
         return format!("did you mean `{close}`?");
     }
     let home = match name {
-        "podSelector" | "namespaceSelector" | "ipBlock" => "it belongs into an item of `from` or `to`",
-        "from" | "to" => "it belongs into an item of `ingress` or `egress`",
-        "ports" => "it belongs into an item of `ingress` or `egress`, beside `from` or `to`",
-        "port" | "endPort" | "protocol" => "it belongs into an item of `ports`",
-        "matchLabels" | "matchExpressions" => "it belongs into a `podSelector` or `namespaceSelector`",
-        "except" | "cidr" => "it belongs into an `ipBlock`",
-        "ingress" | "egress" | "policyTypes" => "it belongs into `spec`",
+        "podSelector" | "namespaceSelector" | "ipBlock" => "it belongs in an item of `from` or `to`",
+        "from" | "to" => "it belongs in an item of `ingress` or `egress`",
+        "ports" => "it belongs in an item of `ingress` or `egress`, beside `from` or `to`",
+        "port" | "endPort" | "protocol" => "it belongs in an item of `ports`",
+        "matchLabels" | "matchExpressions" => "it belongs in a `podSelector` or `namespaceSelector`",
+        "except" | "cidr" => "it belongs in an `ipBlock`",
+        "ingress" | "egress" | "policyTypes" => "it belongs in `spec`",
         _ => "",
     };
-    // Of metadata's those that people write.
+    // `metadata` has many fields; the first ones are those that people write.
     let allowed: Vec<String> = known.iter().take(5).map(|k| format!("`{k}`")).collect();
     let more = if known.len() > allowed.len() { " and the like" } else { "" };
-    let allowed = format!("only {}{more} can stand here", allowed.join(", "));
+    let allowed = format!("the fields allowed here are {}{more}", allowed.join(", "));
     if home.is_empty() { allowed } else { format!("{home}; {allowed}") }
 }
 
-/// Levenshtein's, letters compared without case. Names longer than any field are far from all.
+/// The Levenshtein distance, ignoring the case of letters; `usize::MAX` where `a` is longer than
+/// any field's name.
 pub(crate) fn distance(a: &str, b: &str) -> usize {
     if a.len() > 40 {
         return usize::MAX;
@@ -174,8 +177,8 @@ mod tests {
         assert_eq!(hint("from", &["to", "ports"]), "did you mean `to`?");
         assert_eq!(hint("policytypes", &["podSelector", "policyTypes"]), "did you mean `policyTypes`?");
         assert_eq!(hint("egres", &["podSelector", "ingress", "egress"]), "did you mean `egress`?");
-        assert!(hint("podSelector", &["from", "ports"]).starts_with("it belongs into an item of `from`"));
-        assert!(hint("x", &["from", "ports"]).starts_with("only `from`, `ports`"));
+        assert!(hint("podSelector", &["from", "ports"]).starts_with("it belongs in an item of `from`"));
+        assert!(hint("x", &["from", "ports"]).starts_with("the fields allowed here are `from`, `ports`"));
         assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -1,11 +1,12 @@
-//! A document as a tree with positions: what YAML and JSON have in common. Built by `yaml` and
-//! `json`, read by the converters. Numbers stay text, so that nothing is rounded or guessed.
+//! A document as a tree with positions, which YAML and JSON share. `yaml` and `json` build it, and
+//! the converters read it. Numbers stay text, so that nothing is rounded or guessed.
 
 use std::borrow::Cow;
 
-/// A value and where it starts, in bytes from the start of its input.
+/// A value, and where it starts in its input.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node<'a> {
+    /// The offset of the value in bytes.
     pub at: u32,
     pub value: Value<'a>,
 }
@@ -14,13 +15,13 @@ pub(crate) struct Node<'a> {
 pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
-    /// As written.
+    /// A number, as it is written.
     Number(Cow<'a, str>),
     String(Cow<'a, str>),
     List(Vec<Node<'a>>),
     Map(Vec<Field<'a>>),
-    /// Could not be read; a problem was reported where it was found, so that converters need not
-    /// say it again. A map that was cut short has an unnamed field with this value.
+    /// The value could not be read. That was reported where it was found, so converters need not
+    /// report it again. A map that was cut short has an unnamed field with this value.
     Broken,
 }
 
@@ -31,7 +32,8 @@ pub(crate) struct Field<'a> {
     pub node: Node<'a>,
 }
 
-/// Objects nest about a dozen levels deep; more is an attack or an accident.
+/// How deeply values may be nested. Objects nest about a dozen levels deep; more is an attack or an
+/// accident.
 pub(crate) const MAX_DEPTH: usize = 100;
 
 impl<'a> Node<'a> {
@@ -44,20 +46,20 @@ impl<'a> Node<'a> {
         Self::new(at, Value::Broken)
     }
 
-    /// The field `name` of a map, null counting as absent. Of several the last, as for kubectl;
-    /// `repeated` reports them.
+    /// The field `name` of a map; null counts as absent. Where there are several, the last one
+    /// counts, as for kubectl, and `repeated` reports them.
     pub fn get(&self, name: &str) -> Option<&Node<'a>> {
         let Value::Map(fields) = &self.value else { return None };
         fields.iter().rfind(|f| f.name == name).map(|f| &f.node).filter(|n| n.value != Value::Null)
     }
 
-    /// The text of the field `name`, an empty one counting as absent: the API has no difference for
-    /// the strings of metadata.
+    /// The text of the field `name`; an empty one counts as absent, since the API does not tell the
+    /// two apart in the strings of metadata.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(Node::as_str).filter(|text| !text.is_empty())
     }
 
-    /// Is it the same value, wherever it stands?
+    /// Whether the two values are equal, wherever they stand.
     pub fn same(&self, other: &Node) -> bool {
         match (&self.value, &other.value) {
             (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b)),
@@ -76,7 +78,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// How many nodes it is made of.
+    /// The number of nodes in the tree.
     pub fn size(&self) -> usize {
         match &self.value {
             Value::List(items) => 1 + items.iter().map(Node::size).sum::<usize>(),
@@ -85,7 +87,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What it is, for messages.
+    /// The type of the value, for messages.
     pub fn type_name(&self) -> &'static str {
         match self.value {
             Value::Null => "null",

@@ -1,6 +1,7 @@
-//! The fast way for JSON: Pods, Namespaces and Nodes by derived decoders that borrow from the
-//! input. It answers only where nothing at all is odd; everything else goes through `object`, which
-//! knows what to say. Both ways give the same objects (a test holds them against each other).
+//! The fast path for JSON: derived decoders for Pods, Namespaces and Nodes that borrow from the
+//! input. It gives a result only where nothing at all is unusual; everything else goes through
+//! `object`, which reports what is wrong. Both paths give the same objects, and a test compares
+//! them.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -19,7 +20,7 @@ use crate::{
     selector::is_dns_subdomain,
 };
 
-/// Any object, its larger parts left as text. A key that is there twice is odd.
+/// Any object, with its larger parts left as text. A key that occurs twice is an error.
 #[derive(Default)]
 pub(crate) struct Item<'a> {
     pub kind: Option<Str<'a>>,
@@ -27,7 +28,7 @@ pub(crate) struct Item<'a> {
     metadata: Option<Metadata<'a>>,
     spec: Option<&'a RawValue>,
     status: Option<&'a RawValue>,
-    /// There are other fields, which is odd in the kinds that are read here.
+    /// Whether there are other fields, which the kinds that are read here do not have.
     more: bool,
 }
 
@@ -82,10 +83,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
     }
 }
 
-/// Every field that it may have; others are odd.
+/// Every field that `metadata` may have; any other one is an error.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(dead_code, reason = "what is only known is not read")]
+#[allow(dead_code, reason = "some fields are only allowed, and not read")]
 struct Metadata<'a> {
     #[serde(borrow)]
     name: Option<Str<'a>>,
@@ -111,7 +112,7 @@ struct Metadata<'a> {
 }
 
 impl<'a> Metadata<'a> {
-    /// An empty string is an absent one.
+    /// The text of a field; an empty one counts as absent.
     fn text<'m>(field: &'m Option<Str<'a>>) -> Option<&'m str> {
         field.as_ref().map(|text| &*text.0).filter(|text| !text.is_empty())
     }
@@ -179,15 +180,15 @@ struct NodeAddress<'a> {
     address: Option<Str<'a>>,
 }
 
-/// What the fast way says about an item.
+/// The result of the fast path for an item.
 pub(crate) enum Outcome {
     Found(Object),
     Ignored,
-    /// Ask the thorough way.
+    /// Something is unusual; `object` has to read the item.
     Unsure,
 }
 
-/// Converts `item`, whose type is `item_type` where it says none itself.
+/// Converts `item`, whose type is `item_type` where it carries none itself.
 pub(crate) fn convert(item: &Item, item_type: Option<ItemType>, interner: &mut Interner) -> Outcome {
     let Some(kind) = item.kind.as_ref().map(|kind| &*kind.0).or(item_type.map(|t| t.kind)) else {
         return Outcome::Unsure;
@@ -204,7 +205,7 @@ pub(crate) fn convert(item: &Item, item_type: Option<ItemType>, interner: &mut I
     found.map_or(Outcome::Unsure, Outcome::Found)
 }
 
-/// Names are mostly unique; interning them would only cost memory.
+/// The object's name. It is not interned: names are mostly unique, so that would only cost memory.
 fn name(metadata: &Metadata) -> Option<Arc<str>> {
     Metadata::text(&metadata.name).filter(|name| is_dns_subdomain(name)).map(Arc::from)
 }
@@ -276,9 +277,9 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
     })
 }
 
-/// The decoded part; Some(None) where it is absent, None where it is odd.
+/// Decodes a part of an object; Some(None) where it is absent, None where it is unusual.
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<Option<T>> {
-    // serde takes a list for an object, too.
+    // serde would accept a list in place of an object.
     let object = |raw: &'a RawValue| serde_json::from_str(Some(raw.get()).filter(|text| text.starts_with('{'))?).ok();
     match raw {
         None => Some(None),
@@ -313,8 +314,8 @@ fn container_port(port: &PortFields, interner: &mut Interner) -> Option<Containe
     })
 }
 
-/// Labels in the order of the input. A value that is no string is odd, and so is a key that is
-/// there twice.
+/// Labels in the order of the input. A value that is not a string is an error, and so is a key that
+/// occurs twice.
 struct Pairs<'a>(Vec<(Str<'a>, Str<'a>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {

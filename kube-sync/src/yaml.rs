@@ -1,8 +1,9 @@
-//! One YAML document to a tree: scalars, anchors, merge keys, and what can be saved
-//! of a document that breaks off. The syntax itself is granit-parser's.
+//! Turns one YAML document into a tree: scalars, anchors, merge keys, and whatever can be saved of
+//! a document that breaks off. Not here: the syntax itself, which granit-parser parses.
 //!
-//! Scalars are read as the Kubernetes tools read them (YAML 1.1 as in go-yaml), except that nothing is
-//! converted: `yes` is a boolean and not a string, so a label value written so is refused, not guessed.
+//! Scalars are read as the Kubernetes tools read them (YAML 1.1 as in go-yaml), except that nothing
+//! is converted: `yes` is a boolean and not a string, so a label with that value is rejected and
+//! not guessed.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -10,15 +11,15 @@ use granit_parser::{Event, Parser, ScalarStyle, Tag};
 
 use crate::tree::{Field, MAX_DEPTH, Node, Value};
 
-/// Nodes of one document that may come from aliases (`*name`), so that a few lines cannot expand to
-/// gigabytes.
+/// How many nodes of one document may come from aliases (`*name`), so that a few lines cannot
+/// expand to gigabytes.
 pub(crate) const MAX_ALIAS_NODES: usize = 100_000;
 
 /// A document, as far as it could be read.
 pub(crate) struct Document<'a> {
-    /// None for an empty one (nothing but comments).
+    /// The root of the tree; None for an empty document (nothing but comments).
     pub root: Option<Node<'a>>,
-    /// Offset and message of the place where reading had to stop.
+    /// The offset at which reading had to stop, and why; None where the document is complete.
     pub error: Option<(usize, String)>,
 }
 
@@ -27,7 +28,8 @@ enum Frame<'a> {
     Map { at: usize, anchor: usize, fields: Vec<Field<'a>>, key: Option<(usize, Cow<'a, str>)> },
 }
 
-/// Reads one document. Positions are relative to the whole input, in which it starts at `offset`.
+/// Reads one document. Positions are relative to the whole input, in which the document starts at
+/// `offset`.
 pub(crate) fn parse(text: &str, offset: usize) -> Document<'_> {
     let mut options = granit_parser::options! {
         flow_nesting_limit: MAX_DEPTH,
@@ -72,7 +74,7 @@ impl<'a> Builder<'a> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if let (None, Some(Frame::Map { key: key @ None, .. })) = (&tag, self.stack.last_mut()) {
-                    // Every plain key is meant as text: `on:` or `1:` are names here.
+                    // A key is always text: `on:` and `1:` are names here.
                     *key = Some((at, text.clone()));
                     if anchor != 0 {
                         self.anchors.insert(anchor, Node::new(at, Value::String(text)));
@@ -92,7 +94,7 @@ impl<'a> Builder<'a> {
                 None => Ok(()),
             },
             Event::Alias(id) => {
-                let node = self.anchors.get(&id).ok_or("an alias that stands inside what it refers to")?;
+                let node = self.anchors.get(&id).ok_or("an alias refers to a value that contains it")?;
                 self.from_aliases += node.size();
                 if self.from_aliases > MAX_ALIAS_NODES {
                     return Err(format!("aliases expand to more than {MAX_ALIAS_NODES} values; write the objects out"));
@@ -100,14 +102,14 @@ impl<'a> Builder<'a> {
                 let node = Node { at: u32::try_from(at).unwrap_or(u32::MAX), value: node.value.clone() };
                 self.finished(node, 0)
             }
-            Event::DocumentStart(..) if self.root.is_some() => Err("a second document without `---`".into()),
+            Event::DocumentStart(..) if self.root.is_some() => Err("a second document begins without `---`".into()),
             _ => Ok(()),
         }
     }
 
     fn open(&mut self, frame: Frame<'a>) -> Result<(), String> {
         if self.stack.len() >= MAX_DEPTH {
-            return Err(format!("nested more than {MAX_DEPTH} levels deep"));
+            return Err(format!("it is nested more than {MAX_DEPTH} levels deep"));
         }
         if let Some(Frame::Map { key: None, .. }) = self.stack.last() {
             return Err("a key must be plain text".into());
@@ -135,8 +137,8 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Closes what is open and marks it as incomplete, so that nobody takes a rule whose ports were
-    /// not reached for a rule without ports.
+    /// Closes all open lists and maps and marks them as incomplete, so that a rule whose ports were
+    /// not reached is not taken for a rule without ports.
     fn cut_short(&mut self, at: usize) {
         while let Some(frame) = self.stack.pop() {
             let node = match frame {
@@ -166,8 +168,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Marks the last of everything as incomplete. A line that is indented wrongly closes what it was meant
-/// to continue before the parser finds fault with it.
+/// Marks the last item of every level as incomplete: a line with wrong indentation closes the value
+/// that it was intended to continue before the parser reports an error.
 fn may_go_on(node: &mut Node, at: usize) {
     match &mut node.value {
         Value::List(items) => {
@@ -187,7 +189,8 @@ fn may_go_on(node: &mut Node, at: usize) {
     }
 }
 
-/// `<<: *base` and `<<: [*a, *b]` (YAML 1.1 merge): own fields win, then the earlier base.
+/// Applies `<<: *base` and `<<: [*a, *b]` (YAML 1.1 merge): a map's own fields take precedence,
+/// then those of the earlier base.
 fn merge(fields: Vec<Field<'_>>) -> Result<Vec<Field<'_>>, String> {
     if fields.iter().all(|f| f.name != "<<") {
         return Ok(fields);
@@ -208,7 +211,7 @@ fn merge(fields: Vec<Field<'_>>) -> Result<Vec<Field<'_>>, String> {
     Ok(own)
 }
 
-/// What a scalar stands for. Only plain ones can be anything but a string.
+/// The value of a scalar. Only a plain one can be anything but a string.
 fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value<'a>, String> {
     match tag.map(Tag::to_string).as_deref() {
         None
@@ -232,7 +235,8 @@ fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Resu
     })
 }
 
-/// Is it one to goyaml.v2 (`resolve`), which kubectl reads with? Underscores between digits do not count there.
+/// Whether goyaml.v2, which kubectl uses, reads this as a number (`resolve`). It ignores
+/// underscores between digits.
 fn is_number(text: &str) -> bool {
     if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.')) {
         return false;

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf, process};
 
-use netpolc_kube_sync::{Held, Input, Loaded, Places, Severity, keep, load};
+use netpolc_kube_sync::{Input, Loaded, Merged, Places, Severity, load, merge_last_known};
 use netpolc_policy::{Cluster, Isolation, ObjectKey};
 
 const BASE: &str = "apiVersion: v1
@@ -66,9 +66,9 @@ fn s61_documents_that_ran_together_are_each_read_and_said() {
     let (first, second) = (policy("first", "a"), policy("second", "c"));
     let both = ["a/db", "c/tool"];
     refused_and_isolating(&format!("{first}{second}"), &both, "two documents without `---`");
-    refused_and_isolating(&format!("{first}---{second}"), &both, "glued");
+    refused_and_isolating(&format!("{first}---{second}"), &both, "is joined to the text after it");
     let block = first.replace("spec: {podSelector: {}, policyTypes: [Ingress]}", "spec:\n  podSelector: {}");
-    refused_and_isolating(&format!("{}---\n{second}", first.trim_end()), &both, "broken YAML");
+    refused_and_isolating(&format!("{}---\n{second}", first.trim_end()), &both, "this is not valid YAML");
     refused_and_isolating(&format!("{block}  policyTypes: [Ingress]\n{second}"), &both, "two documents without `---`");
     let glued = format!("{block}  ingress:\n  - ports:\n    - port: 53\n      protocol: UDP---\n{second}");
     refused_and_isolating(&glued, &both, "two documents without `---`");
@@ -95,8 +95,8 @@ fn s61_keys_given_twice_are_a_problem_everywhere() {
         )
     };
     for (labels, field) in [
-        ("labels: {app: web, app: db}", "metadata.labels.app: given twice"),
-        ("labels: {app: web}, labels: {app: db}", "metadata.labels: given twice"),
+        ("labels: {app: web, app: db}", "metadata.labels.app: the field is given twice"),
+        ("labels: {app: web}, labels: {app: db}", "metadata.labels: the field is given twice"),
     ] {
         // Of both the last counts, as for kubectl.
         let loaded = text(pod(labels));
@@ -129,7 +129,7 @@ fn s61_keys_given_twice_are_a_problem_everywhere() {
     );
     // Of two namespaces one is left alone: what was in force there stays.
     let namespaces = policy("p", "a").replace("namespace: a", "namespace: c, namespace: a");
-    refused_and_isolating(&namespaces, &["a/db"], "metadata.namespace: given twice");
+    refused_and_isolating(&namespaces, &["a/db"], "metadata.namespace: the field is given twice");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn s61_a_policy_of_a_wrong_version_or_kind_isolates_and_is_an_error() {
         refused_and_isolating(&good.replace("kind: NetworkPolicy", &format!("kind: {kind}")), &["a/db"], "kind");
     }
     for line in ["", "Kind: NetworkPolicy\n", "kind:\n"] {
-        refused_and_isolating(&good.replace("kind: NetworkPolicy\n", line), &["a/db"], "kind: missing");
+        refused_and_isolating(&good.replace("kind: NetworkPolicy\n", line), &["a/db"], "kind: the field is missing");
     }
     for namespace in ["nameSpace: a", "namepsace: a", "ns: a"] {
         let message = "unknown field; did you mean `namespace`?";
@@ -173,7 +173,7 @@ fn s61_a_policy_of_a_wrong_version_or_kind_isolates_and_is_an_error() {
         refused_and_isolating(&good.replace("namespace: a", namespace), &["a/db"], message);
     }
     let listed: Vec<String> = good.lines().map(|line| format!("  {line}\n")).collect();
-    refused_and_isolating(&format!("- {}", listed.concat().trim_start()), &["a/db"], "a list and no object");
+    refused_and_isolating(&format!("- {}", listed.concat().trim_start()), &["a/db"], "this is a list, not an object");
 }
 
 #[test]
@@ -183,16 +183,16 @@ fn s61_text_that_is_no_object_is_incomplete() {
         ("<html>\n<head><title>a: b</title></head>\n<style>a { b: c }</style></html>", "HTML"),
         ("Error from server (Forbidden): networkpolicies is forbidden", "kubectl"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "git lfs pull"),
-        ("{}", "kind: missing"),
-        ("{}\n", "kind: missing"),
-        ("some: values\n", "kind: missing"),
-        ("just text", "text and no object"),
+        ("{}", "kind: the field is missing"),
+        ("{}\n", "kind: the field is missing"),
+        ("some: values\n", "kind: the field is missing"),
+        ("just text", "this is text, not an object"),
         ("5", "must be a Kubernetes object"),
         ("{{- if .Values.on }}\napiVersion: v1\nkind: Pod\n{{- end }}\n", "helm template"),
         ("# licence\n{{- if .Values.on }}\napiVersion: v1\n{{- end }}\n", "helm template"),
         ("kind: NetworkPolicy\nmetadata:\n  name: {{ include \"x\" . }}\n  namespace: a\n", "helm template"),
-        ("apiVersion: v1\nkind: Status\nstatus: Failure\nmessage: forbidden\n", "API server's answer"),
-        ("apiVersion: v1\nkind: Pdo\nmetadata: {name: x}\n", "unknown kind"),
+        ("apiVersion: v1\nkind: Status\nstatus: Failure\nmessage: forbidden\n", "API server's response"),
+        ("apiVersion: v1\nkind: Pdo\nmetadata: {name: x}\n", "`Pdo` in `v1` is not a known kind"),
         ("apiVersion: v1\nkind: List\nitmes: []\n", "items"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x, lables: {app: db}}\n", "did you mean `labels`?"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nstaus: {podIP: 10.0.0.1}\n", "did you mean `status`?"),
@@ -201,7 +201,7 @@ fn s61_text_that_is_no_object_is_incomplete() {
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nspec: {podSelector: {}}\n",
             "the namespace is unknown",
         ),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {labels: {a: b}}\n", "metadata.name: missing"),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {labels: {a: b}}\n", "metadata.name: the field is missing"),
     ] {
         let loaded = self::text(text);
         assert_eq!(*loaded.incomplete, ["f".into()], "{text}\n{:?}", loaded.problems);
@@ -221,7 +221,7 @@ fn s61_text_behind_json_is_said_and_what_is_json_in_it_is_read() {
         let loaded = with_base(&text);
         assert_eq!(isolated(&loaded.cluster), ["a/db"], "{text}\n{:?}", loaded.problems);
         assert_eq!(loaded.incomplete.len(), 1, "{text}");
-        assert!(errors(&loaded)[0].contains("text after JSON"), "{text}\n{:?}", loaded.problems);
+        assert!(errors(&loaded)[0].contains("follows a JSON document"), "{text}\n{:?}", loaded.problems);
     }
 }
 
@@ -270,7 +270,7 @@ fn custom_kinds_are_not_lists_and_other_engines_are_named_once() {
     let said: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
     assert_eq!(loaded.problems.len(), 2, "{said:?}");
     assert!(
-        said[0].starts_with("f:1: 2 CiliumNetworkPolicy (cilium.io/v2) in all") && said[1].contains("1 Template"),
+        said[0].starts_with("f:1: 2 CiliumNetworkPolicy (cilium.io/v2) in total") && said[1].contains("1 Template"),
         "{said:?}"
     );
     assert!(errors(&loaded).is_empty() && loaded.incomplete.is_empty());
@@ -319,26 +319,26 @@ fn s61_objects_stay_by_the_file_that_they_came_from() {
     file("base.yaml", BASE);
     file("one.yaml", &format!("{service}---\n{}", policy("one", "a")));
     file("two.yaml", &policy("two", "c"));
-    let held = keep(directory.load(), &Cluster::default(), &Places::new());
-    assert_eq!((isolated(&held.cluster).len(), held.kept.len()), (2, 0));
+    let held = merge_last_known(directory.load(), &Cluster::default(), &Places::new());
+    assert_eq!((isolated(&held.cluster).len(), held.retained.len()), (2, 0));
     for broken in ["foo: [", "", "{}", "<html/>", "# nothing\n", "kind: NetworkPolicyRule\n"] {
         file("one.yaml", broken);
-        let Held { cluster, kept, places } = keep(directory.load(), &held.cluster, &held.places);
+        let Merged { cluster, retained, places } = merge_last_known(directory.load(), &held.cluster, &held.places);
         assert_eq!(cluster, held.cluster, "{broken}");
-        let kept: Vec<String> = kept.iter().map(|k| k.object.to_string()).collect();
+        let kept: Vec<String> = retained.iter().map(|k| k.object.to_string()).collect();
         assert_eq!(kept, ["Service a/s", "NetworkPolicy a/one"], "{broken}");
         // Deletions beside it count.
         fs::remove_file(directory.0.join("two.yaml")).unwrap();
-        let after = keep(directory.load(), &cluster, &places);
+        let after = merge_last_known(directory.load(), &cluster, &places);
         assert_eq!((isolated(&after.cluster), after.cluster.services.len()), (vec!["a/db".to_owned()], 1), "{broken}");
         file("two.yaml", &policy("two", "c"));
     }
     // Gone with its file, or with the repair.
     fs::remove_file(directory.0.join("one.yaml")).unwrap();
-    assert_eq!(isolated(&keep(directory.load(), &held.cluster, &held.places).cluster), ["c/tool"]);
+    assert_eq!(isolated(&merge_last_known(directory.load(), &held.cluster, &held.places).cluster), ["c/tool"]);
     // An input that is gone as a whole is no statement.
     fs::rename(&directory.0, directory.0.with_extension("moved")).unwrap();
-    let gone = keep(directory.load(), &held.cluster, &held.places);
+    let gone = merge_last_known(directory.load(), &held.cluster, &held.places);
     fs::rename(directory.0.with_extension("moved"), &directory.0).unwrap();
     assert_eq!(gone.cluster, held.cluster);
 }
@@ -348,7 +348,7 @@ fn s61_objects_stay_by_the_file_that_they_came_from() {
 #[test]
 fn s61_a_damaged_pod_does_not_replace_a_sound_one() {
     let sound = |text: &str| format!("{text}---\n{}", policy("p", "a"));
-    let held = keep(text(sound(BASE)), &Cluster::default(), &Places::new());
+    let held = merge_last_known(text(sound(BASE)), &Cluster::default(), &Places::new());
     for (from, to) in [
         ("podIP: 10.0.0.1", "podIPs: [10.0.0.1]"),
         ("podIP: 10.0.0.1", "podIP: xx.0.0.1"),
@@ -356,12 +356,12 @@ fn s61_a_damaged_pod_does_not_replace_a_sound_one() {
         ("labels: {app: db}", "lables: {app: db}"),
         ("nodeName: n1", "nodeName: 1"),
     ] {
-        let damaged = keep(text(sound(&BASE.replacen(from, to, 1))), &held.cluster, &held.places);
+        let damaged = merge_last_known(text(sound(&BASE.replacen(from, to, 1))), &held.cluster, &held.places);
         assert_eq!(damaged.cluster, held.cluster, "{to}");
-        assert_eq!(damaged.kept.len(), 1, "{to}");
+        assert_eq!(damaged.retained.len(), 1, "{to}");
     }
-    let changed = keep(text(sound(&BASE.replacen("app: db", "app: new", 1))), &held.cluster, &held.places);
-    assert_eq!((changed.kept.len(), changed.cluster == held.cluster), (0, false));
+    let changed = merge_last_known(text(sound(&BASE.replacen("app: db", "app: new", 1))), &held.cluster, &held.places);
+    assert_eq!((changed.retained.len(), changed.cluster == held.cluster), (0, false));
 }
 
 /// S61: what is no regular file in a directory is never waited for.
@@ -527,8 +527,10 @@ fn s61_accidents_open_nothing() {
         format!("{}---\n{}", list(&pods), list(&[&a, &c])),
         format!("# chart\n---\n# Source: a\n{a}---\n# Source: b\n{BASE}---\n{c}"),
     ];
-    let sound: Vec<Held> =
-        shapes.iter().map(|shape| keep(text(shape.as_str()), &Cluster::default(), &Places::new())).collect();
+    let sound: Vec<Merged> = shapes
+        .iter()
+        .map(|shape| merge_last_known(text(shape.as_str()), &Cluster::default(), &Places::new()))
+        .collect();
     let mut dice = Dice(61);
     let mut opened = 0;
     for run in 0..8_000 {
@@ -547,7 +549,7 @@ fn s61_accidents_open_nothing() {
             assert!(!said.is_empty(), "run {run}: opened without a word:\n{damaged}");
         }
         let problems = loaded.problems.clone();
-        let after = keep(loaded, &before.cluster, &before.places);
+        let after = merge_last_known(loaded, &before.cluster, &before.places);
         assert_eq!(isolated(&after.cluster), ["a/db", "c/tool"], "run {run}: {problems:?}\n{damaged}");
     }
     assert!(opened > 400, "only {opened} of the accidents did anything");

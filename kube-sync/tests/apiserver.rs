@@ -1,5 +1,6 @@
-//! Watching a real API server: first lists, changes, deletions, expired versions, refusals. One server for all
-//! scenarios, since it takes seconds to start; each scenario has namespaces of its own.
+//! Watching a real API server: first lists, changes, deletions, expired versions, refusals. One
+//! server for all scenarios, since it takes seconds to start; each scenario has namespaces of its
+//! own.
 //!
 //! Not here: servers that are newer, or that lie (`watch.rs`).
 
@@ -233,7 +234,8 @@ async fn illegal_objects(server: &Server) {
     follower.until("no problem", |f| f.watch.problems().all(|p| !p.to_string().contains("odd/port"))).await;
 }
 
-/// What lies between loses a connection's state: nothing comes through any more, and nobody resets it.
+/// What lies between loses a connection's state: nothing comes through any more, and nobody resets
+/// it.
 struct Proxy {
     port: u16,
     /// Connections up to this one are lost.
@@ -276,7 +278,8 @@ impl Proxy {
     }
 }
 
-/// S58: a stall is noticed within half a minute by itself, and at once where somebody asks for a view that is current.
+/// S58: a stall is noticed within half a minute by itself, and at once where somebody asks for a
+/// view that is current.
 async fn stalls(server: &Server) {
     let admin = server.client(User::Admin).await.unwrap();
     create(&admin, &namespace("stall")).await.unwrap();
@@ -306,7 +309,8 @@ async fn stalls(server: &Server) {
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
-/// A server that was away, and whose past is gone: the difference comes, deletions too, and nothing else.
+/// A server that was away, and whose past is gone: the difference comes, deletions too, and nothing
+/// else.
 async fn expired_versions(server: &mut Server) {
     let admin = server.client(User::Admin).await.unwrap();
     create(&admin, &namespace("gone")).await.unwrap();

@@ -1,5 +1,5 @@
-//! Inputs: documents, lists, duplicates, files and directories, limits. What is wrong is said with its
-//! place, and the rest applies.
+//! Inputs: documents, lists, duplicates, files and directories, limits. What is wrong is said with
+//! its place, and the rest applies.
 
 use std::{fs, path::PathBuf, process};
 
@@ -49,7 +49,7 @@ fn a_broken_document_leaves_the_others() {
     let loaded = text("f.yaml", &format!("{POD_A}---\nkind: Pod\nbad: ]\n---\n{POD_B}"));
     assert_eq!(pods(&loaded), ["m/a", "m/b"]);
     assert_eq!(loaded.problems.len(), 1);
-    assert!(messages(&loaded)[0].starts_with("f.yaml:6: Pod: broken YAML: "), "{:?}", messages(&loaded));
+    assert!(messages(&loaded)[0].starts_with("f.yaml:6: Pod: this is not valid YAML: "), "{:?}", messages(&loaded));
     assert_eq!(loaded.problems[0].document, Some(2));
     assert_eq!(*loaded.incomplete, ["f.yaml".into()]);
 }
@@ -66,7 +66,7 @@ fn s61_a_policy_that_breaks_off_isolates_by_what_stands_before() {
         assert_eq!(rule.peers, Peers::Listed(vec![Peer::Nothing]));
     }
     assert!(loaded.has_errors() && !loaded.incomplete.is_empty());
-    assert!(messages(&loaded)[0].contains("NetworkPolicy m/p: broken YAML"), "{:?}", messages(&loaded));
+    assert!(messages(&loaded)[0].contains("NetworkPolicy m/p: this is not valid YAML"), "{:?}", messages(&loaded));
     // Cut at every byte it never allows more, and isolates as soon as the spec has begun.
     for end in policy.find("spec:").unwrap() + 5..policy.find("    po\n").unwrap() {
         let loaded = text("f.yaml", &format!("{} {{]", &policy[..end]));
@@ -136,7 +136,7 @@ fn errors_in_a_list_are_per_item() {
         let first = 1 + prefix.lines().count();
         let expected = [
             format!("f:{}: must be a Kubernetes object, but is a number", first + 1),
-            format!("f:{}: kind: missing: this is no Kubernetes object, and it is ignored", first + 2),
+            format!("f:{}: kind: the field is missing; this is not a Kubernetes object, and it is ignored", first + 2),
             format!("f:{}: NetworkPolicy default/p: spec.x: unknown field;", first + 3),
         ];
         assert_eq!(problems.len(), 3, "{problems:?}");
@@ -151,12 +151,12 @@ fn broken_json_keeps_what_came_before() {
     let items = r#"{"kind":"Pod","metadata":{"name":"a","namespace":"m"}},"#;
     let loaded = text("f.json", &format!("{{\"kind\":\"List\",\"items\":[{items}\n{{\"kind\": oops"));
     assert_eq!(pods(&loaded), ["m/a"]);
-    assert!(messages(&loaded)[0].starts_with("f.json:2: broken JSON: "), "{:?}", messages(&loaded));
+    assert!(messages(&loaded)[0].starts_with("f.json:2: this is not valid JSON: "), "{:?}", messages(&loaded));
     assert_eq!(loaded.incomplete.len(), 1);
     let whole = format!("{}\n{}", r#"{"kind":"Pod","metadata":{"name":"a","namespace":"m"}}"#, r#"{"kind" "Pod"}"#);
     let loaded = text("f.json", &whole);
     assert_eq!(pods(&loaded), ["m/a"]);
-    assert!(messages(&loaded)[0].starts_with("f.json:2: broken JSON: "), "{:?}", messages(&loaded));
+    assert!(messages(&loaded)[0].starts_with("f.json:2: this is not valid JSON: "), "{:?}", messages(&loaded));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn documents_of_mixed_formats_and_flow_yaml() {
     for empty in ["", "\n", "# nothing\n---\n# at all\n", "---\n---\n", "---\nnull\n"] {
         let loaded = text("f", empty);
         assert_eq!((loaded.cluster, loaded.incomplete.len()), (Default::default(), 1), "{empty:?}");
-        assert!(loaded.problems[0].message.contains("no object in it"), "{empty:?}");
+        assert!(loaded.problems[0].message.contains("contains no object"), "{empty:?}");
     }
 }
 
@@ -216,11 +216,14 @@ fn of_two_objects_of_one_name_the_first_is_kept() {
     let first = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: m, labels: {x: one}}\n";
     let loaded = load([Input::bytes("1.yaml", first), Input::bytes("2.yaml", format!("# .\n{POD_A}"))]);
     assert_eq!(loaded.cluster.pods.values().next().unwrap().labels.get("x"), Some("one"));
-    assert_eq!(messages(&loaded), ["2.yaml:2: Pod m/a: contradicts the one at 1.yaml:1, which is kept; remove one"]);
+    assert_eq!(
+        messages(&loaded),
+        ["2.yaml:2: Pod m/a: this object contradicts the one at 1.yaml:1, which is kept; remove one"]
+    );
     assert!(loaded.has_errors() && loaded.incomplete.is_empty());
     assert_eq!(loaded.places.len(), 1);
     let same = text("f", &format!("{POD_A}---\n{POD_A}"));
-    assert_eq!(messages(&same), ["f:5: Pod m/a: given before at f:1; remove one"]);
+    assert_eq!(messages(&same), ["f:5: Pod m/a: this object is already given at f:1; remove one"]);
     assert!(!same.has_errors());
 }
 
@@ -239,7 +242,7 @@ fn directories_are_read_in_order_and_unreadable_inputs_leave_the_rest() {
     assert_eq!(pods(&loaded), ["m/a", "m/b", "m/c"]);
     assert_eq!(loaded.problems.len(), 2, "{:?}", messages(&loaded));
     assert!(messages(&loaded)[0].contains("missing.yaml: cannot be read: No such file"));
-    assert!(messages(&loaded)[1].contains("z.yaml:1: Pod m/a: contradicts the one at"));
+    assert!(messages(&loaded)[1].contains("z.yaml:1: Pod m/a: this object contradicts the one at"));
     assert_eq!(loaded.incomplete.len(), 1);
     let named = load([Input::argument(directory.file("pod.txt", POD_A))]);
     assert_eq!(pods(&named), ["m/a"]);
@@ -254,7 +257,11 @@ fn what_is_no_text_is_said_and_what_stands_before_applies() {
     bytes.extend(b"a: \xff\xfe\n");
     let loaded = load([Input::bytes("f", bytes)]);
     assert_eq!(pods(&loaded), ["m/a"]);
-    assert!(messages(&loaded)[0].starts_with("f:5: not UTF-8 from here on"), "{:?}", messages(&loaded));
+    assert!(
+        messages(&loaded)[0].starts_with("f:5: the file is not valid UTF-8 from here on"),
+        "{:?}",
+        messages(&loaded)
+    );
     assert_eq!(loaded.incomplete.len(), 1);
 }
 
@@ -263,7 +270,7 @@ fn oversized_and_nested_input_is_an_error_in_reasonable_time() {
     let long_yaml = format!("{POD_B}---\na: {}\n---\n{POD_A}", "x".repeat(netpolc_kube_sync::MAX_YAML_DOCUMENT_BYTES));
     let loaded = text("f", &long_yaml);
     assert_eq!(pods(&loaded), ["m/a", "m/b"]);
-    assert!(messages(&loaded)[0].contains("more than 64 MiB"));
+    assert!(messages(&loaded)[0].contains("larger than 64 MiB"));
     let deep = "[".repeat(1_000_000);
     let nested = format!("{{\"kind\":\"List\",\"items\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let inside = format!(

@@ -1,5 +1,5 @@
-//! Pods, Namespaces and Nodes: what is read of them, and that the fast way and the thorough way give
-//! the same. A comment before JSON makes it YAML, which only the thorough way reads.
+//! Pods, Namespaces and Nodes: what is read of them, and that the fast way and the thorough way
+//! give the same. A comment before JSON makes it YAML, which only the thorough way reads.
 
 use netpolc_kube_sync::{Input, Loaded, load};
 use netpolc_policy::{ContainerPort, ObjectKey, Phase, Pod, PodNetwork, Protocol};

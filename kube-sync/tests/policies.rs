@@ -1,5 +1,5 @@
-//! NetworkPolicies: what the API says about defaults and what is an error, where, and what is left of
-//! the policy then.
+//! NetworkPolicies: what the API says about defaults and what is an error, where, and what is left
+//! of the policy then.
 
 use netpolc_kube_sync::{Input, Loaded, Severity, load};
 use netpolc_policy::{
@@ -143,19 +143,23 @@ fn s10_operators() {
 #[test]
 fn s10_an_illegal_expression_is_true_for_the_subject_and_nothing_for_a_peer() {
     for (expression, field, message) in [
-        ("{key: k, operator: In}", ".values", "operator In needs at least one value"),
-        ("{key: k, operator: NotIn, values: []}", ".values", "operator NotIn needs at least one value"),
+        ("{key: k, operator: In}", ".values", "operator In requires at least one value"),
+        ("{key: k, operator: NotIn, values: []}", ".values", "operator NotIn requires at least one value"),
         (
             "{key: k, operator: Exists, values: [a]}",
             ".values",
             "operator Exists takes no values; remove them or use In",
         ),
         ("{key: k, operator: DoesNotExist, values: [a]}", ".values", "operator DoesNotExist takes no values"),
-        ("{key: k, operator: in, values: [a]}", ".operator", "`in` is none of In, NotIn, Exists, DoesNotExist"),
-        ("{key: k}", ".operator", "required, but missing"),
-        ("{operator: Exists}", ".key", "required, but missing"),
-        ("{key: -k, operator: Exists}", ".key", "`-k` is no label key"),
-        ("{key: k, operator: In, values: [a b]}", ".values[0]", "`a b` is no label value"),
+        (
+            "{key: k, operator: in, values: [a]}",
+            ".operator",
+            "`in` is not a valid operator; write In, NotIn, Exists or DoesNotExist",
+        ),
+        ("{key: k}", ".operator", "the field is required but missing"),
+        ("{operator: Exists}", ".key", "the field is required but missing"),
+        ("{key: -k, operator: Exists}", ".key", "`-k` is not a valid label key"),
+        ("{key: k, operator: In, values: [a b]}", ".values[0]", "`a b` is not a valid label value"),
         (
             "{key: k, operator: In, values: [1]}",
             ".values[0]",
@@ -191,7 +195,8 @@ fn s10_s61_of_too_many_requirements_those_beyond_are_not_read() {
     for (selector, field) in [(&labels, "matchLabels"), (&expressions, "matchExpressions")] {
         let (policy, messages) = broken(&format!("podSelector: {selector}"));
         assert_eq!(policy.selector.requirements.len(), 1_000, "the subject selects more");
-        let expected = format!("spec.podSelector.{field}: 1500 requirements: a selector may have 1000 at most");
+        let expected =
+            format!("spec.podSelector.{field}: the selector has 1500 requirements, but at most 1000 are read");
         assert!(messages.len() == 1 && messages[0].starts_with(&expected), "{messages:?}");
         let (policy, _) = broken(&format!("podSelector: {{}}\ningress: [{{from: [{{podSelector: {selector}}}]}}]"));
         assert_eq!(isolated(&policy.ingress)[0].peers, Peers::Listed(NOTHING.to_vec()), "a peer selects nothing");
@@ -200,7 +205,7 @@ fn s10_s61_of_too_many_requirements_those_beyond_are_not_read() {
     let selector = format!("{{matchExpressions: [{{key: k, operator: NotIn, values: [{}]}}]}}", values.join(", "));
     let (policy, messages) = broken(&format!("podSelector: {selector}"));
     assert_eq!(policy.selector, Selector::default());
-    assert!(messages[0].contains("10001 values: a requirement may have 10000 at most"), "{messages:?}");
+    assert!(messages[0].contains("the requirement has 10001 values, but may have at most 10000"), "{messages:?}");
 }
 
 #[test]
@@ -224,7 +229,8 @@ fn s61_a_selector_costs_in_proportion_to_its_size() {
         };
         (0..3).map(|_| once()).min().unwrap()
     };
-    // As many labels either way: by their square one map of all of them would take 128 times as long.
+    // As many labels either way: by their square one map of all of them would take 128 times as
+    // long.
     let (many, one) = (time(128, 1_000), time(1, 128_000));
     assert!(one < many * 16, "128,000 labels in one map take {one:?}, in 128 maps {many:?}");
 }
@@ -256,7 +262,7 @@ fn s17_host_bits_are_masked_with_a_warning() {
     assert_eq!(isolated(&only(&loaded).ingress)[0].peers, Peers::Listed(vec![Peer::Block(block)]));
     assert_eq!(loaded.problems.len(), 2);
     assert!(loaded.problems.iter().all(|p| p.severity == Severity::Warning));
-    assert!(loaded.problems[0].message.contains("10.1.2.3/8 has bits beyond its prefix; it is taken for 10.0.0.0/8"));
+    assert!(loaded.problems[0].message.contains("10.1.2.3/8 has bits set beyond its prefix; it is read as 10.0.0.0/8"));
 }
 
 #[test]
@@ -288,22 +294,26 @@ fn s26_s27_ports() {
 #[test]
 fn s27_s61_a_broken_port_allows_nothing_and_leaves_the_others() {
     for (port, field, message) in [
-        ("{port: 0}", ".port", "0 is no whole number from 1 to 65535"),
-        ("{port: 65536}", ".port", "65536 is no whole number from 1 to 65535"),
-        ("{port: -1}", ".port", "-1 is no whole number"),
-        ("{port: 80.0}", ".port", "80.0 is no whole number"),
-        ("{port: 010}", ".port", "010 is no whole number"),
-        ("{port: '80'}", ".port", "`80` is no port name; write a number without quotes"),
-        ("{port: UPPER}", ".port", "`UPPER` is no port name"),
-        ("{port: a--b}", ".port", "`a--b` is no port name"),
-        ("{port: sixteen-letters-}", ".port", "`sixteen-letters-` is no port name"),
+        ("{port: 0}", ".port", "0 is not an integer from 1 to 65535"),
+        ("{port: 65536}", ".port", "65536 is not an integer from 1 to 65535"),
+        ("{port: -1}", ".port", "-1 is not an integer"),
+        ("{port: 80.0}", ".port", "80.0 is not an integer"),
+        ("{port: 010}", ".port", "010 is not an integer"),
+        ("{port: '80'}", ".port", "`80` is not a valid port name; write a number without quotes"),
+        ("{port: UPPER}", ".port", "`UPPER` is not a valid port name"),
+        ("{port: a--b}", ".port", "`a--b` is not a valid port name"),
+        ("{port: sixteen-letters-}", ".port", "`sixteen-letters-` is not a valid port name"),
         ("{port: []}", ".port", "must be a number, but is a list"),
         ("{port: 80, endPort: 79}", ".endPort", "79 is less than port 80"),
         ("{port: 80, endPort: '90'}", ".endPort", "must be a number, but is a string; write it without quotes"),
-        ("{port: web, endPort: 90}", ".endPort", "needs a number in `port`, not a name"),
-        ("{endPort: 90}", ".endPort", "needs `port`, the first of the range"),
-        ("{port: 80, protocol: tcp}", ".protocol", "`tcp` is none of TCP, UDP, SCTP (in capitals)"),
-        ("{port: 80, protocol: ICMP}", ".protocol", "`ICMP` is none of TCP"),
+        ("{port: web, endPort: 90}", ".endPort", "endPort requires a number in `port`, not a name"),
+        ("{endPort: 90}", ".endPort", "endPort requires `port`, the first port of the range"),
+        (
+            "{port: 80, protocol: tcp}",
+            ".protocol",
+            "`tcp` is not a valid protocol; write TCP, UDP or SCTP (in capitals)",
+        ),
+        ("{port: 80, protocol: ICMP}", ".protocol", "`ICMP` is not a valid protocol"),
         ("{port: 80, endport: 90}", ".endport", "unknown field; did you mean `endPort`?"),
         ("null", "", "must be an object, but is null"),
         ("80", "", "must be an object, but is a number"),
@@ -320,28 +330,28 @@ fn s27_s61_a_broken_port_allows_nothing_and_leaves_the_others() {
 #[test]
 fn s61_a_broken_peer_allows_nothing_and_leaves_the_others() {
     for (peer, field, message) in [
-        ("{}", "", "an empty peer; write `podSelector: {}` for all pods"),
+        ("{}", "", "the peer is empty; write `podSelector: {}` to match all pods"),
         ("null", "", "must be an object, but is null"),
-        ("{podSelector: null}", "", "an empty peer"),
+        ("{podSelector: null}", "", "the peer is empty"),
         (
             "{matchLabels: {a: b}}",
             ".matchLabels",
-            "unknown field; it belongs into a `podSelector` or `namespaceSelector`",
+            "unknown field; it belongs in a `podSelector` or `namespaceSelector`",
         ),
         ("{podselector: {}}", ".podselector", "unknown field; did you mean `podSelector`?"),
-        ("{podSelector: {}, ports: []}", ".ports", "unknown field; it belongs into an item of `ingress` or `egress`"),
-        ("{podSelector: {}, podSelector: {matchLabels: {a: b}}}", ".podSelector", "given twice; keep one"),
-        ("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}", "", "ipBlock excludes podSelector"),
-        ("{ipBlock: {}}", ".ipBlock.cidr", "required, but missing"),
+        ("{podSelector: {}, ports: []}", ".ports", "unknown field; it belongs in an item of `ingress` or `egress`"),
+        ("{podSelector: {}, podSelector: {matchLabels: {a: b}}}", ".podSelector", "the field is given twice; keep one"),
+        ("{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}", "", "ipBlock cannot be combined with podSelector"),
+        ("{ipBlock: {}}", ".ipBlock.cidr", "the field is required but missing"),
         (
             "{ipBlock: {cidr: 10.0.0.1}}",
             ".ipBlock.cidr",
-            "`10.0.0.1` is no address block; write 10.0.0.1/32 for the one address",
+            "`10.0.0.1` is not a valid CIDR; write 10.0.0.1/32 for the one address",
         ),
-        ("{ipBlock: {cidr: 10.0.0.0/33}}", ".ipBlock.cidr", "`10.0.0.0/33` is no address block such as"),
-        ("{ipBlock: {cidr: 10.0.0.0/255.0.0.0}}", ".ipBlock.cidr", "`10.0.0.0/255.0.0.0` is no address block"),
-        ("{ipBlock: {cidr: 10.0.0.0/0x8}}", ".ipBlock.cidr", "`10.0.0.0/0x8` is no address block"),
-        ("{ipBlock: {cidr: 10.0.0.0256/8}}", ".ipBlock.cidr", "`10.0.0.0256/8` is no address block"),
+        ("{ipBlock: {cidr: 10.0.0.0/33}}", ".ipBlock.cidr", "`10.0.0.0/33` is not a valid CIDR; write one such as"),
+        ("{ipBlock: {cidr: 10.0.0.0/255.0.0.0}}", ".ipBlock.cidr", "`10.0.0.0/255.0.0.0` is not a valid CIDR"),
+        ("{ipBlock: {cidr: 10.0.0.0/0x8}}", ".ipBlock.cidr", "`10.0.0.0/0x8` is not a valid CIDR"),
+        ("{ipBlock: {cidr: 10.0.0.0256/8}}", ".ipBlock.cidr", "`10.0.0.0256/8` is not a valid CIDR"),
         (
             "{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}",
             ".ipBlock.except[0]",
@@ -353,7 +363,7 @@ fn s61_a_broken_peer_allows_nothing_and_leaves_the_others() {
             "11.0.0.0/16 does not lie strictly within",
         ),
         ("{ipBlock: {cidr: 10.0.0.0/8, except: ['::/1']}}", ".ipBlock.except[0]", "::/1 does not lie strictly within"),
-        ("{ipBlock: {cidr: 10.0.0.0/8, except: [x]}}", ".ipBlock.except[0]", "`x` is no address block"),
+        ("{ipBlock: {cidr: 10.0.0.0/8, except: [x]}}", ".ipBlock.except[0]", "`x` is not a valid CIDR"),
         ("{ipBlock: {cidr: 10.0.0.0/8, except: 10.1.0.0/16}}", ".ipBlock.except", "must be a list, but is a string"),
         (
             "{ipBlock: {cidr: 10.0.0.0/8, excepts: [10.1.0.0/16]}}",
@@ -378,11 +388,11 @@ fn s61_a_broken_peer_allows_nothing_and_leaves_the_others() {
 fn s61_a_broken_rule_allows_nothing_and_leaves_the_others() {
     for (rule, field, message) in [
         ("{to: [{podSelector: {}}]}", ".to", "unknown field; did you mean `from`?"),
-        ("{podSelector: {}}", ".podSelector", "unknown field; it belongs into an item of `from` or `to`"),
+        ("{podSelector: {}}", ".podSelector", "unknown field; it belongs in an item of `from` or `to`"),
         ("{from: [], port: 80}", ".port", "unknown field; did you mean `ports`?"),
         ("{from: {podSelector: {}}}", ".from", "must be a list, but is an object; put `- ` before its first line"),
         ("{ports: 80}", ".ports", "must be a list, but is a number"),
-        ("{from: [], from: [{podSelector: {}}]}", ".from", "given twice; keep one"),
+        ("{from: [], from: [{podSelector: {}}]}", ".from", "the field is given twice; keep one"),
         ("null", "", "must be an object, but is null"),
         ("all", "", "must be an object, but is a string"),
     ] {
@@ -488,6 +498,6 @@ fn problems_have_the_line_of_the_field() {
     let loaded = load([Input::bytes("p.json", json)]);
     assert_eq!(
         loaded.problems[0].to_string(),
-        "p.json:7: NetworkPolicy default/p: spec.ingress[0].ports[0].port: `80` is no port name; write a number without quotes"
+        "p.json:7: NetworkPolicy default/p: spec.ingress[0].ports[0].port: `80` is not a valid port name; write a number without quotes"
     );
 }

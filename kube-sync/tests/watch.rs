@@ -1,5 +1,6 @@
-//! Watching servers that do as they are told here: newer ones with streaming lists and `endPort`, ones that break off,
-//! forget, answer nonsense or refuse. Objects and lists in the words of the API server.
+//! Watching servers that do as they are told here: newer ones with streaming lists and `endPort`,
+//! ones that break off, forget, answer nonsense or refuse. Objects and lists in the words of the
+//! API server.
 //!
 //! Not here: a real server (`apiserver.rs`).
 
@@ -229,7 +230,8 @@ async fn pages_that_expire_are_listed_again() {
     assert!(script.asked(PODS)[3].contains("continue=other"));
 }
 
-/// Dropped streams resume; an expired version, said in the stream or by the status, becomes a difference.
+/// Dropped streams resume; an expired version, said in the stream or by the status, becomes a
+/// difference.
 #[tokio::test]
 async fn streams_resume_and_expired_versions_become_differences() {
     let bookmark = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "20"}});
@@ -252,7 +254,8 @@ async fn streams_resume_and_expired_versions_become_differences() {
     assert!(told.contains(&("d/b", false)) && told.contains(&("d/c", false)), "{told:?}");
 }
 
-/// S61: nonsense on one kind's watch is a condition of that kind; nothing is lost and nothing else waits.
+/// S61: nonsense on one kind's watch is a condition of that kind; nothing is lost and nothing else
+/// waits.
 #[tokio::test]
 async fn s61_nonsense_is_named_and_followed_by_a_list() {
     let script = Script::version("20")
@@ -282,7 +285,8 @@ async fn refused_credentials_are_renewed() {
     assert_eq!(*script.clients.lock().unwrap(), 3);
 }
 
-/// discovery.k8s.io/v1 came with 1.21; where neither version is served, the condition names the kind.
+/// discovery.k8s.io/v1 came with 1.21; where neither version is served, the condition names the
+/// kind.
 #[tokio::test]
 async fn older_versions_of_an_api_do_too() {
     let missing = || status(404, "NotFound", "the server could not find the requested resource");
@@ -342,8 +346,8 @@ async fn a_pod_can_be_fetched_beside_the_watch() {
     assert!(why.contains("within"), "{why}");
 }
 
-/// The node's state goes out at its own pace, also where the resource is not there at first, and never more often than each
-/// ten seconds.
+/// The node's state goes out at its own pace, also where the resource is not there at first, and
+/// never more often than each ten seconds.
 #[tokio::test]
 async fn a_status_waits_for_its_resource_and_is_coalesced() {
     const ALL: &str = "/apis/netpolc.dev/v1alpha1/nodepolicystatuses";

@@ -1,11 +1,10 @@
-//! Where the API server is and how to be let in: the client that everything on the watching thread
-//! shares.
+//! Makes the client for the API server, from its address and credentials.
 //!
-//! One connection of HTTP/2 carries all watches and questions where the server speaks it, as every
-//! kube-apiserver does behind TLS; without TLS, or behind a proxy that does not, each watch has a
-//! connection of HTTP/1.1. kube's own client only speaks the latter, and repeats what failed
-//! without telling, so the layers above the connection are kube's and the connection is made here.
-//! Not here: when to connect anew ([`super::link`]).
+//! One HTTP/2 connection carries all watches and requests where the server supports it, as every
+//! kube-apiserver does with TLS. Without TLS, or behind a proxy that lacks HTTP/2, each watch has
+//! an HTTP/1.1 connection of its own. kube's own client supports only HTTP/1.1, and retries failed
+//! requests silently, so the layers above the connection are kube's and the connection is made
+//! here. Not here: when to make a new client ([`super::link`]).
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,25 +27,26 @@ use super::condition::chain;
 const AGENT: &str = concat!("netpolc/", env!("CARGO_PKG_VERSION"));
 
 /// Longest time to connect.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Of HTTP/2: a connection without traffic is asked for a sign of life so often,
-const PING: Duration = Duration::from_secs(10);
-/// and given up where none comes within so long: a connection that stalls without a reset is
-/// noticed after 20 s.
-const PONG: Duration = Duration::from_secs(10);
-/// Of TCP, below both versions of HTTP: first probe, pause between probes, and how many.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The interval of HTTP/2 pings on a connection.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the answer to a ping may take. A connection that stalls without a reset is thus noticed
+/// after 20 s.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// TCP keepalive, below both versions of HTTP: the time until the first probe, the interval of
+/// probes, and how many unanswered ones end the connection.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
-/// What was sent and is not acknowledged for so long ends a connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+/// How long data may stay unacknowledged before the connection is closed (TCP_USER_TIMEOUT).
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// How to reach the API server.
 #[derive(Clone)]
 pub enum Access {
-    /// As a pod: the service account's files, and KUBERNETES_SERVICE_HOST and _PORT.
+    /// As a pod does: by the service account's files, and by KUBERNETES_SERVICE_HOST and _PORT.
     InCluster,
-    /// By a kubeconfig's current context.
+    /// By the current context of the kubeconfig at this path.
     Kubeconfig(PathBuf),
-    /// By clients made elsewhere; called on the watching thread.
+    /// By clients that this function makes; it is called on the watching thread.
     With(Arc<dyn Fn() -> Client + Send + Sync>),
 }
 
@@ -60,9 +60,9 @@ impl fmt::Debug for Access {
     }
 }
 
-/// Why no client can be made.
+/// The reason why no client can be made, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: {detail}; {remedy}")]
+#[error("{what} cannot be used: {detail}; {remedy}")]
 pub struct AccessError {
     what: String,
     pub(crate) detail: String,
@@ -70,10 +70,10 @@ pub struct AccessError {
 }
 
 impl Access {
-    /// A client, with credentials as they are now.
+    /// Makes a client, with the credentials as they are now.
     ///
     /// # Errors
-    /// The kubeconfig or the service account's files cannot be read or make no sense.
+    /// The kubeconfig or the service account's files cannot be read or are not valid.
     pub async fn client(&self) -> Result<Client, AccessError> {
         let (config, what, remedy) = match self {
             Access::With(make) => return Ok(make()),
@@ -88,7 +88,7 @@ impl Access {
                     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
                 };
                 let config = config.await.map_err(|error| chain(&error));
-                (config, format!("kubeconfig {}", path.display()), "give a kubeconfig with a current context")
+                (config, format!("the kubeconfig {}", path.display()), "give a kubeconfig with a current context")
             }
         };
         let error = |detail| AccessError { what: what.clone(), detail, remedy };
@@ -98,30 +98,30 @@ impl Access {
 
 fn connect(mut config: Config) -> Result<Client, String> {
     if config.proxy_url.is_some() {
-        return Err("a proxy on the way to the API server is not supported; unset proxy-url and HTTPS_PROXY".into());
+        return Err("a proxy for the API server is not supported; unset proxy-url and HTTPS_PROXY".into());
     }
     config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let (idle, interval, probes) = KEEPALIVE;
     tcp.set_keepalive(Some(idle));
     tcp.set_keepalive_interval(Some(interval));
     tcp.set_keepalive_retries(Some(probes));
-    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
     let tls = config.rustls_client_config().map_err(|error| chain(&error))?;
     let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
-        let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name} is no name of a server"))?;
+        let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name} is not a valid server name"))?;
         https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .http2_adaptive_window(true)
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PONG)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true)
         .build(https.enable_all_versions().wrap_connector(tcp));
     let service = ServiceBuilder::new()

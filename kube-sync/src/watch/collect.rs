@@ -1,5 +1,6 @@
-//! Messages of all feeds to batches: waits for every first list, finds what a later list left out,
-//! merges what has arrived. No clock, no network.
+//! Collects the messages of all feeds into batches: waits until every first list is complete, finds
+//! which objects a later list no longer has, and merges what has arrived. This has neither a clock
+//! nor a network. Not here: lists and watches ([`super::feed`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -11,75 +12,83 @@ use netpolc_policy::{Cluster, ObjectKey};
 use super::{condition::Condition, convert::Item};
 use crate::{Change, Object, Problem, Resource, change};
 
-/// What a feed says.
+/// A message of a feed, or of [`super::freshness`].
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// A list begins; what it does not name by its end is gone.
+    /// A list begins; objects that it has not named by its end no longer exist.
     Begin(Resource),
-    /// An object, as a list or a watch has it.
+    /// An object, as a list or a watch has reported it.
     Put(Resource, Item),
-    /// A watch saw it go.
+    /// A watch has reported that the object was deleted.
     Gone(Resource, ObjectKey),
     /// The list is complete.
     Complete(Resource),
-    /// The feed works (again), or why it does not.
+    /// The feed's condition; None where it works (again).
     State(Resource, Option<Condition>),
-    /// What was sent before is all that the server had at this moment.
+    /// The messages sent so far reflect everything that the server held at this moment.
     Current(Instant),
-    /// That could not be found out, and why.
+    /// Why it could not be found out whether the view is current.
     NotCurrent(String),
 }
 
-/// What happened.
+/// What [`super::Watch`] reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// All first lists are complete: the whole cluster.
     First(Cluster),
-    /// What differs from the cluster known before, in a fixed order; together one update. Empty where only
-    /// conditions or problems changed.
+    /// The changes to the cluster known before, in a fixed order; together they are one update.
+    /// Empty where only conditions or problems have changed.
     Changes(Vec<Change>),
-    /// The watching thread is gone, by a fault of netpolc's: nothing comes any more, and what is known grows old.
+    /// The watching thread has died, through a bug in netpolc: no further updates come, and the
+    /// view grows stale.
     Ended,
 }
 
-/// A list under way.
+/// A list that is being received.
 #[derive(Debug, Default)]
 struct Listing {
+    /// The objects that the list has named.
     seen: HashSet<ObjectKey>,
-    /// What differs from before: applied when the list is complete, so that an address which went from one pod to
-    /// another is not seen at both.
+    /// The objects that differ from the known ones. They are applied only when the list is
+    /// complete, so that an address which moved from one pod to another is not seen at both.
     differs: BTreeMap<ObjectKey, Option<Object>>,
-    /// Of policies.
+    /// The metadata.generation of each policy in the list.
     generations: BTreeMap<ObjectKey, i64>,
 }
 
+/// Merges messages into updates.
 #[derive(Debug)]
 pub(crate) struct Collector {
-    /// Until every first list is complete.
+    /// The cluster so far, until every first list is complete.
     first: Option<Cluster>,
+    /// The kinds whose first list is not complete.
     incomplete: BTreeSet<Resource>,
     listings: BTreeMap<Resource, Listing>,
+    /// The changes since the last update; None stands for an object that was deleted.
     pending: BTreeMap<(Resource, ObjectKey), Option<Object>>,
     problems: BTreeMap<(Resource, ObjectKey), Vec<Problem>>,
     conditions: BTreeMap<Resource, Condition>,
-    /// Of policies.
+    /// The metadata.generation of each policy.
     generations: BTreeMap<ObjectKey, i64>,
-    /// Lists after the first ones that nobody asked about yet.
+    /// How many lists after the first one each kind had since [`Collector::take_resyncs`].
     resyncs: BTreeMap<Resource, u64>,
+    /// The latest moment whose state the view is known to reflect.
     current: Option<Instant>,
+    /// Why the last question about that could not be answered.
     not_current: Option<String>,
-    /// Somebody waits for the answer about that.
-    answer: Told,
-    /// Problems or conditions changed since the last update.
-    told: Told,
-    /// And since they were last asked for.
-    news: Told,
+    /// Whether there is an answer to such a question that no update has announced.
+    freshness: Notice,
+    /// Whether problems, conditions or generations have changed since the last update.
+    status: Notice,
+    /// Whether they have changed since [`Collector::take_news`].
+    news: Notice,
 }
 
+/// Whether something has yet to be announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    All,
-    NotYet,
+enum Notice {
+    Sent,
+    Due,
 }
 
 impl Collector {
@@ -95,9 +104,9 @@ impl Collector {
             resyncs: BTreeMap::new(),
             current: None,
             not_current: None,
-            answer: Told::All,
-            told: Told::All,
-            news: Told::NotYet,
+            freshness: Notice::Sent,
+            status: Notice::Sent,
+            news: Notice::Due,
         }
     }
 
@@ -114,7 +123,7 @@ impl Collector {
     }
 
     pub fn take_news(&mut self) -> bool {
-        std::mem::replace(&mut self.news, Told::All) == Told::NotYet
+        std::mem::replace(&mut self.news, Notice::Sent) == Notice::Due
     }
 
     pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
@@ -133,7 +142,7 @@ impl Collector {
         self.not_current.take()
     }
 
-    /// Takes one message. `known` is the cluster as of the last update.
+    /// Takes in one message. `known` is the cluster as of the last update.
     pub fn take(&mut self, message: Message, known: &Cluster) {
         match message {
             Message::Begin(resource) => drop(self.listings.insert(resource, Listing::default())),
@@ -146,36 +155,38 @@ impl Collector {
                     None => self.conditions.remove(&resource),
                 };
                 if before != condition {
-                    self.told = Told::NotYet;
+                    self.status = Notice::Due;
                 }
             }
             Message::Current(moment) => {
                 (self.current, self.not_current) = (Some(moment), None);
-                self.answer = Told::NotYet;
+                self.freshness = Notice::Due;
             }
             Message::NotCurrent(why) => {
                 self.not_current = Some(why);
-                self.answer = Told::NotYet;
+                self.freshness = Notice::Due;
             }
         }
     }
 
-    /// What there is to tell; None where that is nothing.
+    /// The next update; None where nothing has changed.
     pub fn update(&mut self, known: &Cluster) -> Option<Update> {
-        let told = std::mem::replace(&mut self.told, Told::All);
-        if told == Told::NotYet {
-            self.news = Told::NotYet;
+        let status = std::mem::replace(&mut self.status, Notice::Sent);
+        if status == Notice::Due {
+            self.news = Notice::Due;
         }
         if self.incomplete.is_empty()
             && let Some(first) = self.first.take()
         {
             return Some(Update::First(first));
         }
+        // An object may have changed and changed back since the last update. Comparing with what is
+        // known drops such changes.
         let pending = std::mem::take(&mut self.pending).into_iter();
         let changes = pending.map(|((resource, key), object)| Change { resource, key, object });
         let changes: Vec<Change> = changes.filter(|change| !change.is_known(known)).collect();
-        let answer = std::mem::replace(&mut self.answer, Told::All);
-        (told == Told::NotYet || answer == Told::NotYet || !changes.is_empty()).then_some(Update::Changes(changes))
+        let freshness = std::mem::replace(&mut self.freshness, Notice::Sent);
+        (status == Notice::Due || freshness == Notice::Due || !changes.is_empty()).then_some(Update::Changes(changes))
     }
 
     fn put(&mut self, resource: Resource, item: Item, known: &Cluster) {
@@ -183,17 +194,20 @@ impl Collector {
         self.note_problems(resource, &key, problems);
         let listing = self.listings.get_mut(&resource);
         let Some(object) = object else {
-            // What was there before under this name stays (S61).
+            // The new version is unreadable, so the last known one stays (S61). For that the list
+            // must count as having named the object.
             if let Some(listing) = listing {
                 listing.seen.insert(key);
             }
             return;
         };
-        // A name that no API server lets through is made legible: then this is the one that counts.
+        // The converter makes a name legible that an API server should have rejected; then the
+        // legible one is the key.
         let key = change::key(&object);
         if resource == Resource::Policy
             && let Some(generation) = generation
         {
+            // Generations of a list count once the list is complete, like its objects.
             match self.listings.get_mut(&resource) {
                 Some(listing) => {
                     listing.generations.insert(key.clone(), generation);
@@ -203,12 +217,15 @@ impl Collector {
         }
         let listing = self.listings.get_mut(&resource);
         match (listing, &mut self.first) {
+            // Part of a first list: nobody has been told of the cluster yet, so it can change at
+            // once.
             (Some(listing), Some(first)) => {
                 change::put(first, object);
                 listing.seen.insert(key);
             }
             (Some(listing), None) => {
-                // A change that was not told of yet is taken back by the list or confirmed by it.
+                // Part of a later list. An object with a pending change is noted even if it equals
+                // the known one: the list then reverts that change.
                 let pending = self.pending.contains_key(&(resource, key.clone()));
                 if pending || !change::knows(known, &object) {
                     listing.differs.insert(key.clone(), Some(object));
@@ -241,18 +258,19 @@ impl Collector {
         let before = self.problems.len();
         self.problems.retain(|(kind, key), _| *kind != resource || seen.contains(key));
         if self.problems.len() != before {
-            self.told = Told::NotYet;
+            self.status = Notice::Due;
         }
         match self.incomplete.remove(&resource) {
-            true => self.told = Told::NotYet,
+            true => self.status = Notice::Due,
             false => *self.resyncs.entry(resource).or_default() += 1,
         }
         if let Some(first) = &mut self.first {
-            // An earlier attempt may have seen what is gone by now.
+            // An earlier attempt at the first list may have seen objects that no longer exist.
             let gone: Vec<ObjectKey> = change::keys(first, resource).filter(|key| !seen.contains(key)).collect();
             gone.iter().for_each(|key| change::remove(first, resource, key));
             return;
         }
+        // What the list did not name is gone, whether it was known or only pending.
         let pending: Vec<ObjectKey> =
             self.pending.keys().filter(|(kind, _)| *kind == resource).map(|(_, key)| key.clone()).collect();
         let gone = change::keys(known, resource).chain(pending).filter(|key| !seen.contains(key));
@@ -262,9 +280,10 @@ impl Collector {
     }
 
     fn note_generation(&mut self, policy: ObjectKey, generation: i64) {
-        // Also where nothing that policy says has changed.
+        // The generation is part of the status, so a change matters even where the policy means the
+        // same.
         if self.generations.insert(policy, generation) != Some(generation) {
-            self.told = Told::NotYet;
+            self.status = Notice::Due;
         }
     }
 
@@ -278,7 +297,7 @@ impl Collector {
             false => self.problems.insert(key.clone(), problems),
         };
         if before.as_ref() != self.problems.get(&key) {
-            self.told = Told::NotYet;
+            self.status = Notice::Due;
         }
     }
 }

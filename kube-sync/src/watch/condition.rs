@@ -1,4 +1,5 @@
-//! What keeps a kind from being watched, in words that say what to do about it.
+//! Describes what keeps a kind from being watched, in words that say what to do about it, and
+//! decides what the feed does next.
 
 use std::{error::Error as StdError, fmt};
 
@@ -7,31 +8,32 @@ use kube::{Error as ClientError, core::Status};
 use super::stream::Trouble;
 use crate::Resource;
 
-/// Why a kind cannot be listed or watched at the moment. What is enforced stays as it is; the agent tries again.
+/// The reason why a kind cannot be listed or watched at the moment. What is enforced stays as it
+/// is, and the agent tries again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The kind.
+    /// The kind that is not watched.
     pub resource: Resource,
-    /// Why.
+    /// The class of failure.
     pub reason: Reason,
-    /// What the server or the network said.
+    /// The error, in the words of the server or the network.
     pub detail: String,
 }
 
-/// Why.
+/// A class of failures, each with its own remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// RBAC refuses.
+    /// RBAC denies the request.
     Forbidden,
-    /// The credentials are refused, or cannot be read.
+    /// The credentials are rejected, or cannot be read.
     Unauthorized,
-    /// The server has no such kind.
+    /// The server does not serve this kind.
     Missing,
-    /// Nobody answers, or not securely.
+    /// The server does not answer, or the connection is not secure.
     Unreachable,
-    /// The connection stands, and nothing comes on it.
+    /// The connection is open, but nothing arrives on it.
     Silent,
-    /// The server fails, or answers what cannot be understood.
+    /// The server fails, or its answer cannot be understood.
     Broken,
 }
 
@@ -41,49 +43,55 @@ impl fmt::Display for Condition {
         match reason {
             Reason::Forbidden => write!(
                 f,
-                "may not list and watch {resource}: {detail}; give the agent's service account a ClusterRole with \
-                 get, list and watch on {resource}"
+                "the agent is not allowed to list and watch {resource}: {detail}; give its service \
+                account a ClusterRole with get, list and watch on {resource}"
             ),
             Reason::Unauthorized => write!(
                 f,
-                "{resource}: the API server does not accept the credentials: {detail}; renew the token or the \
-                 kubeconfig, which are read again at each attempt"
+                "{resource}: the API server does not accept the credentials: {detail}; renew the \
+                token or the kubeconfig, which are read again at each attempt"
             ),
             Reason::Missing => write!(
                 f,
-                "the API server does not serve {resource}: {detail}; it needs Kubernetes 1.19 or newer with this API enabled"
+                "the API server does not serve {resource}: {detail}; netpolc needs Kubernetes 1.19 \
+                or newer with this API enabled"
             ),
             Reason::Unreachable => write!(
                 f,
-                "{resource}: the API server cannot be reached: {detail}; check its address, its certificate and the \
-                 way there"
+                "{resource}: the API server cannot be reached: {detail}; check its address, its \
+                certificate and the network in between"
             ),
             Reason::Silent => write!(
                 f,
-                "{resource}: the API server is {detail}, and a new watch was not answered either; see its load and \
-                 what lies between"
+                "{resource}: {detail}, and a new watch was not answered either; check its load and \
+                the network in between"
             ),
             Reason::Broken => {
-                write!(f, "{resource}: the API server's answer is of no use: {detail}; see the API server's log")
+                write!(
+                    f,
+                    "{resource}: the API server's answer cannot be used: {detail}; see the API \
+                    server's log"
+                )
             }
         }
     }
 }
 
-/// What a feed does about an error, after a pause.
+/// What a feed does after an error and a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remedy {
-    /// Go on: the watcher knows how.
+    /// Resume the watch, or the list, where it broke off.
     Continue,
-    /// List again: something may have been missed.
+    /// List again, since an event may have been missed.
     Relist,
-    /// New credentials, then list again.
+    /// Read the credentials again and make a new client.
     Reconnect,
-    /// Another version of the API, or another way to list.
+    /// Try another version of the API, or another way to list.
     Other,
 }
 
-/// What `trouble` means; None where it is part of ordinary life (an expired resource version).
+/// What `trouble` means, and what to do about it. The condition is None where the error is expected
+/// in normal operation (an expired resource version).
 pub(crate) fn diagnose(resource: Resource, trouble: &Trouble) -> (Option<Condition>, Remedy) {
     let (reason, detail, remedy) = match trouble {
         Trouble::Status(status) => return of_status(resource, status),
@@ -97,7 +105,7 @@ pub(crate) fn diagnose(resource: Resource, trouble: &Trouble) -> (Option<Conditi
         // The connection broke off between two events; the watch resumes after the last one.
         Trouble::Broken(error) => (Reason::Unreachable, chain(&**error), Remedy::Continue),
         Trouble::Silent(_) => (Reason::Silent, trouble.to_string(), Remedy::Continue),
-        // Among what could not be read may have been an event.
+        // The part that could not be read may have held an event.
         Trouble::Nonsense(_) | Trouble::NoVersion | Trouble::Incomplete => {
             (Reason::Broken, trouble.to_string(), Remedy::Relist)
         }
@@ -122,7 +130,8 @@ fn of_status(resource: Resource, status: &Status) -> (Option<Condition>, Remedy)
     (Some(Condition { resource, reason, detail }), remedy)
 }
 
-/// An error with its causes, each once.
+/// The message of an error followed by those of its causes; a cause whose text the message already
+/// contains is left out.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

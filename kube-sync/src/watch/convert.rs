@@ -1,5 +1,5 @@
-//! Watched objects through the same strict conversion as files: one object at a time, strings shared
-//! among all that are alive.
+//! Converts watched objects by the same strict conversion as files: one object at a time, with
+//! strings shared among all objects that are in use.
 
 use netpolc_policy::ObjectKey;
 
@@ -15,18 +15,18 @@ use crate::{
 use super::raw::Raw;
 use crate::Resource;
 
-/// What one object says.
+/// One converted object.
 #[derive(Debug)]
 pub(crate) struct Item {
     pub key: ObjectKey,
-    /// None where so little of it can be understood that it is no object.
+    /// None where too little of the object can be understood.
     pub object: Option<Object>,
     pub problems: Vec<Problem>,
-    /// metadata.generation, where it has one.
+    /// The object's metadata.generation; None for kinds that have none.
     pub generation: Option<i64>,
 }
 
-/// Names the server in messages, where a file would stand.
+/// The name of the source in messages, in place of a file.
 const SOURCE: &str = "kubernetes";
 
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub(crate) struct Converter {
 }
 
 impl Converter {
-    /// Of an object that is gone only the key counts.
+    /// The key of a raw object, which is all that matters of a deleted one.
     pub fn key(&mut self, raw: &Raw) -> ObjectKey {
         let part = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
         let namespace = self.interner.string(&part(&raw.meta.namespace));
@@ -55,7 +55,7 @@ impl Converter {
         item(&mut reader, text, text, fields, Some(item_type), &mut |_, object, _| found = Some(object));
         let mut problems = problems.into_list();
         for problem in &mut problems {
-            // The server sends an object in one line.
+            // The server sends each object on one line, so the position says nothing.
             (problem.line, problem.document) = (None, None);
         }
         Item { key, object: found, problems, generation: raw.meta.generation }

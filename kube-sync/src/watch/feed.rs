@@ -1,11 +1,13 @@
-//! One kind's list and watch, for ever: objects converted as they come, errors turned into
-//! conditions, pauses between attempts.
+//! Lists and watches one kind, for ever: converts objects as they arrive, turns errors into
+//! conditions, and backoff between attempts.
 //!
-//! The protocol (resource versions, bookmarks, resuming) is spoken here and not by kube's watcher,
-//! which hides what the CNI gate must know: how far the watch is, whether it lives, and when it was
-//! opened. A list is always asked for as it is now and never from what a server's cache may still
-//! hold, so no view goes back in time. A watch on which nothing comes is opened anew *beside* the
-//! old one; a first break is mended without a word.
+//! The protocol (resource versions, bookmarks, resuming) is implemented here and not left to kube's
+//! watcher, which hides what the CNI gate must know: how far the watch has come, whether it is
+//! alive, and when it was opened. A list always asks for the server's newest state and never for
+//! what a server's cache may still hold, so the view never goes back in time. A watch on which
+//! nothing arrives is replaced by a new one that is opened *beside* it, and a first failure of a
+//! long-lived watch is repaired without a report.
+//!
 //! Not here: single requests ([`super::stream`]), clients ([`super::link`]).
 
 use std::{
@@ -29,62 +31,62 @@ use tokio::{
 
 use super::{
     Lists,
+    backoff::{Backoff, jitter},
     collect::Message,
     condition::{Condition, Reason, Remedy, diagnose},
     convert::Converter,
+    feed_state::{FeedStates, Progress},
     link::{Joined, Link},
-    pauses::{Pauses, jitter},
     raw::Raw,
     report::Reports,
-    sight::{Seen, Sights},
     stream::{self, Events, Trouble},
 };
 use crate::Resource;
 
-/// Objects in a page of a list: some megabytes. For each page etcd counts all that remain, so a
-/// fifth of the pages costs it a third of the work.
-const PAGE: u32 = 2_500;
-/// Servers from this minor version of Kubernetes 1 on have streaming lists unless told otherwise.
+/// The number of objects in a page of a list, which makes some megabytes. For each page etcd counts
+/// all objects that remain, so five times the usual page size saves it two thirds of the work.
+const PAGE_SIZE: u32 = 2_500;
+/// The first minor version of Kubernetes 1 that has streaming lists by default.
 const STREAMING_SINCE: u32 = 34;
-/// A watch lasts at least so long, in seconds,
-const WATCH: u32 = 200;
-/// and up to so much longer, so that a node's watches, and those of all nodes, do not end together.
-/// kube refuses longer ones.
-const WATCH_JITTER: u32 = 90;
-/// The answer to a watch begins within so long, or it is none.
-const OPENS: Duration = Duration::from_secs(8);
-/// Each part of a list comes within so long.
-const LISTS: Duration = Duration::from_secs(40);
-/// Nothing on a watch for so long, and it is opened anew. Servers send a bookmark each minute, but
+/// The shortest time for which a watch is requested, in seconds.
+const WATCH_SECONDS: u32 = 200;
+/// The random time that is added, in seconds, so that the watches of a node, and of all nodes, do
+/// not end together. kube rejects longer watches.
+const WATCH_JITTER_SECONDS: u32 = 90;
+/// How long the server may take to begin its answer to a watch.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long each part of a list may take to arrive.
+const LIST_TIMEOUT: Duration = Duration::from_secs(40);
+/// How long a watch may be silent before it is replaced. Servers send a bookmark each minute, but
 /// not where nothing at all happens.
-const SILENCE: Duration = Duration::from_secs(100);
-/// The same where the watch has a connection of its own, on which HTTP asks for no sign of life.
-const SILENCE_ALONE: Duration = Duration::from_secs(20);
-/// What an old watch had to say is under way for so long at most when a new one has begun beside
-/// it.
-const DRAINS: Duration = Duration::from_millis(50);
-/// A watch that lasted so long was one.
-const LASTED: Duration = Duration::from_secs(1);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(100);
+/// The same for a watch that has a connection of its own, on which there are no HTTP/2 pings.
+const IDLE_TIMEOUT_DEDICATED: Duration = Duration::from_secs(20);
+/// How long an old watch is read on after a new one has begun beside it, for the events that are
+/// still in flight.
+const DRAIN_TIME: Duration = Duration::from_millis(50);
+/// How long a watch must last to count as one that worked.
+const STABLE_AFTER: Duration = Duration::from_secs(1);
 
-/// What all of a kind's attempts share.
+/// What all attempts at one kind share.
 #[derive(Clone)]
 pub(crate) struct Feed {
     pub resource: Resource,
-    /// A field selector, where not all objects are wanted.
+    /// A field selector; None where all objects are wanted.
     pub fields: Option<String>,
     pub link: Arc<Link>,
     pub lists: Lists,
     pub converter: Arc<Mutex<Converter>>,
     pub messages: mpsc::Sender<Message>,
     pub reports: Reports,
-    pub sights: Arc<Sights>,
+    pub states: Arc<FeedStates>,
 }
 
-/// Why an attempt ends.
+/// The reason why an attempt ends.
 enum Stop {
-    /// Nobody listens any more.
+    /// The receiver of the messages is gone.
     Ended,
-    /// The view is to be listed anew.
+    /// The kind is to be listed again.
     Relist,
     Trouble(Trouble),
 }
@@ -95,36 +97,37 @@ impl<T: Into<Trouble>> From<T> for Stop {
     }
 }
 
-/// A feed at work.
+/// The state of a running feed.
 struct Work {
     feed: Feed,
-    /// The resource version to watch from; None: a list comes first.
+    /// The resource version to watch from; None where a list must come first.
     at: Option<String>,
-    /// Which version of the API.
+    /// The index of the API version among [`Resource::versions`].
     api: usize,
     lists: Lists,
-    pauses: Pauses,
-    /// When the watch that is under way was opened.
+    backoff: Backoff,
+    /// When the current watch was opened.
     opened: Option<Instant>,
-    /// Silence that was not told of yet.
+    /// How long the server has been silent, over all attempts since it last answered.
     silent: Option<Duration>,
-    /// Of policies, whose number the gate compares with the server's.
+    /// The policies that exist, whose number the gate compares with the server's. Empty for other
+    /// kinds.
     keys: HashSet<ObjectKey>,
-    /// A watch that was opened beside another one repeats what that one has told, up to this
-    /// version.
+    /// The version up to which a watch repeats events that were delivered before, because it was
+    /// opened beside another one.
     repeats: Option<u64>,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<(Events, Joined), (Trouble, Option<Joined>)>> + Send>>;
 
 impl Feed {
-    /// Runs until nobody listens.
+    /// Runs until the receiver of the messages is gone.
     pub async fn run(self) {
         let mut work = Work {
             at: None,
             api: 0,
             lists: self.lists,
-            pauses: Pauses::default(),
+            backoff: Backoff::default(),
             opened: None,
             silent: None,
             keys: HashSet::new(),
@@ -138,8 +141,8 @@ impl Feed {
         self.resource.api(self.resource.versions()[api])
     }
 
-    fn note(&self, change: impl FnOnce(&mut Seen)) {
-        self.sights.note(self.resource, change);
+    fn note(&self, change: impl FnOnce(&mut Progress)) {
+        self.states.note(self.resource, change);
     }
 
     async fn send(&self, message: Message) -> Result<(), Stop> {
@@ -163,20 +166,20 @@ impl Feed {
         parameters: WatchParams,
         at: &str,
     ) -> Result<HttpRequest<Vec<u8>>, Trouble> {
-        let timeout = WATCH + jitter(Duration::from_secs(WATCH_JITTER.into())).as_secs() as u32;
+        let timeout = WATCH_SECONDS + jitter(Duration::from_secs(WATCH_JITTER_SECONDS.into())).as_secs() as u32;
         let parameters = WatchParams { field_selector: self.fields.clone(), timeout: Some(timeout), ..parameters };
         let request = Request::new(Raw::url_path(kind, None)).watch(&parameters, at);
         request.map_err(|error| kube::Error::BuildRequest(error).into())
     }
 
-    /// A watch from `at` on, by the client of the moment.
+    /// Opens a watch from `at` on, with the current client.
     fn open(&self, kind: ApiResource, at: String) -> Opening {
         let feed = self.clone();
         Box::pin(async move {
             let joined = feed.link.join().await.map_err(|error| (error.into(), None))?;
             let opened = async {
                 let request = feed.watch_request(&kind, WatchParams::default(), &at)?;
-                Events::open(&joined.client, request, OPENS).await
+                Events::open(&joined.client, request, OPEN_TIMEOUT).await
             };
             match opened.await {
                 Ok(events) => Ok((events, joined)),
@@ -186,25 +189,27 @@ impl Feed {
     }
 }
 
-/// Ready when another client than this one is to be used.
+/// Resolves when a client other than number `from` is to be used.
 async fn moved_on(numbers: &mut watch::Receiver<u64>, from: u64) {
     // The sender lives as long as the link does.
     let _ = numbers.wait_for(|number| *number != from).await;
 }
 
 impl Work {
-    /// Lists where that is needed, and watches until something ends it; then pauses as befits it.
+    /// Lists where that is needed, and watches until something ends the watch; then backoff,
+    /// depending on how it ended.
     async fn attempt(&mut self) -> Result<(), Stop> {
         let mut joined = None;
         let outcome = self.follow(&mut joined).await;
-        // Whatever comes on the connection says nothing about this kind any more.
+        // There is no watch on the connection now, so an answer on it is no sign of life of this
+        // kind.
         self.feed.note(|seen| seen.shares = None);
-        let lasted = self.opened.take().is_some_and(|opened| opened.elapsed() >= LASTED);
+        let lasted = self.opened.take().is_some_and(|opened| opened.elapsed() >= STABLE_AFTER);
         if lasted {
-            self.pauses.reset();
+            self.backoff.reset();
         }
         let mut trouble = match outcome {
-            // The watch has had its time.
+            // The watch ended at its requested time.
             Ok(()) if lasted => return Ok(()),
             Ok(()) => return self.pause(None).await,
             Err(Stop::Ended) => return Err(Stop::Ended),
@@ -215,8 +220,10 @@ impl Work {
             Err(Stop::Trouble(trouble)) => trouble,
         };
         let first_silence = self.note_silence(&joined, &mut trouble);
+        // The first silence may be the fault of one connection. The next attempt has another one,
+        // so it follows at once and nothing is reported.
         let (condition, remedy) = diagnose(self.feed.resource, &trouble);
-        tracing::debug!(resource = %self.feed.resource, %trouble, ?remedy, "watch");
+        tracing::debug!(resource = %self.feed.resource, %trouble, ?remedy, "a watch or a list has failed");
         let away = condition.as_ref().is_some_and(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
         if away {
             self.feed.link.failed();
@@ -224,6 +231,8 @@ impl Work {
         if let (Some(joined), Remedy::Reconnect) = (&joined, remedy) {
             self.feed.link.give_up(joined);
         }
+        // Where the server rejects the request as such, simpler ones are tried: pages for streaming
+        // lists, then an older API version.
         match remedy {
             Remedy::Continue | Remedy::Reconnect => {}
             Remedy::Relist => self.at = None,
@@ -235,20 +244,21 @@ impl Work {
                 (self.api, self.at) = (self.api + 1, None);
                 return Ok(());
             }
-            // The server may have become another one.
+            // Everything has been tried. The server may be upgraded, so the next attempt starts
+            // over.
             Remedy::Other => (self.api, self.lists, self.at) = (0, self.feed.lists, None),
         }
         if first_silence || lasted && (away || condition.is_none()) {
-            // Servers end connections now and then. One that is there takes the next one at once,
-            // and nothing needs to be said.
+            // Servers close connections now and then. One that is up accepts the next watch at
+            // once, and nothing needs to be reported.
             sleep(jitter(Duration::from_millis(50))).await;
             return Ok(());
         }
         self.pause(condition).await
     }
 
-    /// Adds up silence over attempts, and says whether this is the first: another connection may
-    /// do.
+    /// Adds up silence over attempts, and returns whether this is the first: another connection may
+    /// work.
     fn note_silence(&mut self, joined: &Option<Joined>, trouble: &mut Trouble) -> bool {
         let Trouble::Silent(silent) = trouble else { return false };
         if let Some(joined) = joined {
@@ -259,6 +269,8 @@ impl Work {
         before.is_none()
     }
 
+    /// Lists where that is needed, and watches until the watch ends. `joined` is set to the client
+    /// that was used last.
     async fn follow(&mut self, joined: &mut Option<Joined>) -> Result<(), Stop> {
         let with = self.feed.link.join().await?;
         *joined = Some(with.clone());
@@ -285,15 +297,17 @@ impl Work {
         }
     }
 
-    /// A list as a stream of events, which then goes on as a watch.
+    /// Receives a list as a stream of events, which then goes on as a watch.
     async fn list_stream(&mut self, with: &Joined) -> Result<Events, Stop> {
         let kind = self.feed.kind(self.api);
-        // Without a version: what the server's storage has now.
+        // No version is given, so that the server answers from the newest state of its storage.
         let request = self.feed.watch_request(&kind, WatchParams::default().initial_events(), "")?;
-        let mut events = Events::open(&with.client, request, OPENS).await?;
+        let mut events = Events::open(&with.client, request, OPEN_TIMEOUT).await?;
         self.begin().await?;
         loop {
-            let next = timeout_at(Instant::now() + LISTS, events.next()).await.map_err(|_| Trouble::Silent(LISTS))?;
+            let next = timeout_at(Instant::now() + LIST_TIMEOUT, events.next())
+                .await
+                .map_err(|_| Trouble::Silent(LIST_TIMEOUT))?;
             match next?.ok_or(Trouble::Incomplete)? {
                 WatchEvent::Added(raw) | WatchEvent::Modified(raw) => {
                     let key = self.feed.put(&raw, &kind.api_version).await?;
@@ -310,17 +324,18 @@ impl Work {
         }
     }
 
-    /// A list in pages.
+    /// Receives a list in pages.
     async fn list_pages(&mut self, with: &Joined) -> Result<(), Stop> {
         let kind = self.feed.kind(self.api);
         let mut parameters =
-            ListParams { field_selector: self.feed.fields.clone(), ..ListParams::default() }.limit(PAGE);
+            ListParams { field_selector: self.feed.fields.clone(), ..ListParams::default() }.limit(PAGE_SIZE);
         self.begin().await?;
         loop {
             let request = Request::new(Raw::url_path(&kind, None)).list(&parameters);
             let request = request.map_err(|error| Trouble::from(kube::Error::BuildRequest(error)))?;
-            let (_, text) = stream::get(&with.client, request, LISTS).await?;
+            let (_, text) = stream::get(&with.client, request, LIST_TIMEOUT).await?;
             let list: ObjectList<Raw> = serde_json::from_slice(&text).map_err(Trouble::from)?;
+            // The objects own their text; a page of it need not stay in memory.
             drop(text);
             for raw in &list.items {
                 let key = self.feed.put(raw, &kind.api_version).await?;
@@ -334,9 +349,10 @@ impl Work {
         }
     }
 
+    /// Announces that a list begins.
     async fn begin(&mut self) -> Result<(), Stop> {
         self.keys.clear();
-        self.feed.note(|seen| *seen = Seen { heard: seen.heard, ..Seen::default() });
+        self.feed.note(|seen| *seen = Progress { heard: seen.heard, ..Progress::default() });
         self.feed.send(Message::Begin(self.feed.resource)).await
     }
 
@@ -346,6 +362,7 @@ impl Work {
         }
     }
 
+    /// Announces that a list is complete, as of `version`.
     async fn listed(&mut self, version: String) -> Result<(), Stop> {
         self.feed.send(Message::Complete(self.feed.resource)).await?;
         (self.at, self.repeats) = (Some(version), None);
@@ -354,13 +371,14 @@ impl Work {
         Ok(())
     }
 
-    /// Notes how far everything that was sent reaches.
+    /// Records which version the messages sent so far have reached.
     fn advanced(&self) {
         let version = self.at.as_ref().and_then(|at| at.parse().ok());
         let count = (self.feed.resource == Resource::Policy).then_some(self.keys.len());
         self.feed.note(|seen| (seen.version, seen.count, seen.heard) = (version, count, Some(StdInstant::now())));
     }
 
+    /// Announces that the feed works.
     async fn works(&mut self) -> Result<(), Stop> {
         self.feed.link.answered();
         self.silent = None;
@@ -371,7 +389,7 @@ impl Work {
     /// Follows a watch until its end.
     async fn watch(&mut self, mut events: Events, mut with: Joined) -> Result<(), Stop> {
         let feed = self.feed.clone();
-        let sight = feed.sights.of(feed.resource);
+        let state = feed.states.of(feed.resource);
         let mut numbers = feed.link.numbers();
         let share = |events: &Events, with: &Joined| {
             let shares = events.is_shared().then_some(with.number);
@@ -379,11 +397,12 @@ impl Work {
         };
         share(&events, &with);
         self.works().await?;
+        // A new watch that is being opened beside the current one, which goes on delivering.
         let mut opening: Option<Opening> = None;
         let mut heard = Instant::now();
         self.opened = Some(heard);
         loop {
-            let silence = if events.is_shared() { SILENCE } else { SILENCE_ALONE };
+            let silence = if events.is_shared() { IDLE_TIMEOUT } else { IDLE_TIMEOUT_DEDICATED };
             let at = self.at.clone().unwrap_or_default();
             let another = || Some(feed.open(feed.kind(self.api), at));
             tokio::select! {
@@ -391,12 +410,13 @@ impl Work {
                 event = events.next() => {
                     heard = Instant::now();
                     let Some(event) = event? else {
-                        // What was to replace it may be there already.
+                        // The next attempt resumes from `self.at`, so nothing is lost with a watch
+                        // that is just being opened.
                         return Ok(());
                     };
                     self.take(event).await?;
                 }
-                () = sight.relist.notified() => return Err(Stop::Relist),
+                () = state.relist.notified() => return Err(Stop::Relist),
                 opened = async { match &mut opening { Some(opening) => opening.await, None => std::future::pending().await } },
                     if opening.is_some() =>
                 {
@@ -409,24 +429,28 @@ impl Work {
                         }
                         Err((trouble, _)) => return Err(trouble.into()),
                     };
-                    let until = Instant::now() + DRAINS;
+                    // The new watch works. Events that are in flight on the old one are taken
+                    // first, since the new one would only repeat them later.
+                    let until = Instant::now() + DRAIN_TIME;
                     while let Ok(Ok(Some(event))) = timeout_at(until, events.next()).await {
                         self.take(event).await?;
                     }
                     std::mem::swap(&mut events, &mut new);
                     (with, heard) = (new_with, Instant::now());
-                    // It began where the old one stood when it was asked for.
+                    // The new watch began at the version that was current when it was requested, so
+                    // it repeats everything up to the version that has been reached since.
                     self.repeats = self.at.as_ref().and_then(|at| at.parse().ok());
                     share(&events, &with);
                     self.works().await?;
                 }
-                () = sight.nudge.notified(), if opening.is_none() => opening = another(),
+                () = state.nudge.notified(), if opening.is_none() => opening = another(),
                 () = moved_on(&mut numbers, with.number), if opening.is_none() => opening = another(),
                 () = sleep_until(heard + silence), if opening.is_none() => opening = another(),
             }
         }
     }
 
+    /// Passes on one event, unless it repeats an earlier one.
     async fn take(&mut self, event: WatchEvent<Raw>) -> Result<(), Stop> {
         let version = |raw: &Raw| raw.meta.resource_version.clone().filter(|v| !v.is_empty()).ok_or(Trouble::NoVersion);
         let at = match &event {
@@ -435,6 +459,7 @@ impl Work {
             WatchEvent::Error(status) => return Err(Trouble::Status(status.clone()).into()),
         };
         if let Some(told) = self.repeats {
+            // A repeated event is a sign of life all the same.
             if at.parse().is_ok_and(|at: u64| at <= told) {
                 self.feed.note(|seen| seen.heard = Some(StdInstant::now()));
                 return Ok(());
@@ -458,26 +483,28 @@ impl Work {
         Ok(())
     }
 
-    /// Says why the kind is not watched, and waits: until the next attempt is due, or there is
-    /// reason to hope.
+    /// Reports why the kind is not watched, and waits until the next attempt is due, or until the
+    /// server is known to answer again.
     async fn pause(&mut self, condition: Option<Condition>) -> Result<(), Stop> {
         let hopes = condition.as_ref().is_none_or(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
         let feed = self.feed.clone();
+        // Taken before the condition is sent, so that a server that answers meanwhile is not
+        // missed.
         let back = feed.link.back();
         if condition.is_some() {
             feed.note(|seen| (seen.up, seen.shares) = (false, None));
             feed.send(Message::State(feed.resource, condition)).await?;
         }
-        let (pause, least) = self.pauses.next();
+        let (pause, least) = self.backoff.next();
         let began = Instant::now();
         tokio::select! {
             () = sleep(pause) => {}
-            () = feed.sights.of(feed.resource).nudge.notified() => {
-                self.pauses.woken();
+            () = feed.states.of(feed.resource).nudge.notified() => {
+                self.backoff.woken();
                 sleep_until(began + least).await;
             }
             () = back, if hopes => {
-                self.pauses.woken();
+                self.backoff.woken();
                 sleep_until(began + least).await;
             }
         }

@@ -1,7 +1,8 @@
-//! One pod asked for by its name, beside the watch: for whoever hears of a pod before the watch does.
+//! Fetches a single pod by its name, beside the watch: for whoever hears of a pod before the watch
+//! does.
 //!
-//! A get without a resource version is answered from the newest state, so what it finds is never older than what the
-//! asker had heard of. Not here: what follows from it.
+//! A get without a resource version is answered from the newest state, so the result is never older
+//! than what the caller had heard of. Not here: what follows from the result.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,42 +16,42 @@ use tokio::{
     time::timeout,
 };
 
-use super::{condition::chain, convert::Converter, current::Ask, link::Link, raw::Raw};
+use super::{condition::chain, convert::Converter, freshness::Ask, link::Link, raw::Raw};
 use crate::{Object, Resource};
 
-/// Gets under way at once; the others wait.
-const AT_ONCE: usize = 16;
-/// Questions that may wait.
-const WAITING: usize = 1_024;
-/// One get, connecting included.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How many requests run at the same time.
+const MAX_CONCURRENT: usize = 16;
+/// How many requests may wait.
+const MAX_QUEUED: usize = 1_024;
+/// How long one request may take, connecting included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What came of asking for a pod.
+/// The result of fetching a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// Which was asked for.
+    /// The key of the pod that was requested.
     pub key: ObjectKey,
-    /// What the server has.
+    /// What the server holds under that key.
     pub found: Found,
 }
 
-/// What the server has under a pod's name.
+/// What the server holds under a pod's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// This pod.
+    /// The pod exists.
     Pod(Pod),
-    /// None.
+    /// There is no pod of that name.
     Nothing,
-    /// It cannot be said, and why.
+    /// The request failed, for this reason.
     Failed(String),
 }
 
-/// Too many questions wait already.
+/// Too many requests are waiting already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {WAITING} pods are asked for already")]
+#[error("{MAX_QUEUED} requests for pods are waiting already")]
 pub struct Busy;
 
-/// Asks for pods on the watch's thread; never waits itself.
+/// Requests pods on the watching thread, without ever waiting itself.
 #[derive(Debug)]
 pub struct Fetcher {
     pub(crate) asks: mpsc::Sender<Question>,
@@ -66,33 +67,33 @@ pub(crate) struct Question {
 }
 
 pub(crate) fn channel() -> (mpsc::Sender<Question>, mpsc::Receiver<Question>) {
-    mpsc::channel(WAITING)
+    mpsc::channel(MAX_QUEUED)
 }
 
 impl Fetcher {
     pub(crate) fn new(asks: mpsc::Sender<Question>, current: mpsc::Sender<Ask>) -> Self {
-        let (answer, answers) = mpsc::channel(WAITING);
+        let (answer, answers) = mpsc::channel(MAX_QUEUED);
         Self { asks, answer, answers, current }
     }
 
-    /// Asks for a view that is at least as new as the server's state at the moment, tried until `deadline`; the watch tells
-    /// when it is there ([`super::Watch::current`]).
+    /// Requests a view that is at least as new as the server's state is now. Attempts are made
+    /// until `deadline`; [`super::Watch::current`] says when the view is there.
     ///
     /// # Errors
-    /// Too much is asked for.
+    /// Too many requests are waiting.
     pub fn freshen(&self, deadline: Instant) -> Result<(), Busy> {
         self.current.try_send(Ask { at: Instant::now(), deadline }).map_err(|_| Busy)
     }
 
-    /// Asks for a pod; [`Fetcher::next`] gives the answer, within some seconds.
+    /// Requests a pod; [`Fetcher::next`] gives the answer within a few seconds.
     ///
     /// # Errors
-    /// Too many are asked for.
+    /// Too many requests are waiting.
     pub fn fetch(&self, key: ObjectKey) -> Result<(), Busy> {
         self.asks.try_send(Question { key, answer: self.answer.clone() }).map_err(|_| Busy)
     }
 
-    /// The next answer. Cancel safe.
+    /// Waits for the next answer. Cancel safe.
     pub async fn next(&mut self) -> Fetched {
         match self.answers.recv().await {
             Some(fetched) => fetched,
@@ -101,9 +102,9 @@ impl Fetcher {
     }
 }
 
-/// Answers questions until nobody asks any more.
+/// Answers requests until nobody can ask any more.
 pub(crate) async fn answer(mut asked: mpsc::Receiver<Question>, link: Arc<Link>, converter: Arc<Mutex<Converter>>) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let places = Arc::new(Semaphore::new(MAX_CONCURRENT));
     while let Some(Question { key, answer }) = asked.recv().await {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -111,7 +112,7 @@ pub(crate) async fn answer(mut asked: mpsc::Receiver<Question>, link: Arc<Link>,
         tokio::spawn(async move {
             let found = get(&key, &link, &converter).await;
             drop(place);
-            // Nobody may listen any more.
+            // The asker may be gone.
             let _ = answer.send(Fetched { key, found }).await;
         });
     }
@@ -124,9 +125,9 @@ async fn get(key: &ObjectKey, link: &Link, converter: &Mutex<Converter>) -> Foun
     };
     let kind = Resource::Pod.api("v1");
     let pods = Api::<Raw>::namespaced_with(joined.client.clone(), &key.namespace, &kind);
-    let Ok(answer) = timeout(PATIENCE, pods.get(&key.name)).await else {
+    let Ok(answer) = timeout(REQUEST_TIMEOUT, pods.get(&key.name)).await else {
         link.suspect(&joined);
-        return Found::Failed(format!("the API server has not answered within {} s", PATIENCE.as_secs()));
+        return Found::Failed(format!("the API server did not answer within {} s", REQUEST_TIMEOUT.as_secs()));
     };
     let raw = match answer {
         Ok(raw) => raw,
@@ -151,7 +152,7 @@ async fn get(key: &ObjectKey, link: &Link, converter: &Mutex<Converter>) -> Foun
         Some(Object::Pod(pod)) => Found::Pod(pod),
         _ => {
             let problems = item.problems.first().map(ToString::to_string);
-            Found::Failed(problems.unwrap_or_else(|| "what the API server has is no pod".into()))
+            Found::Failed(problems.unwrap_or_else(|| "the API server's answer is not a pod".into()))
         }
     }
 }

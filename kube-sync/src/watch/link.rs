@@ -1,9 +1,10 @@
-//! The one client that everything on the watching thread shares, and the news that the API server
-//! answers again.
+//! Holds the one client that everything on the watching thread shares, and announces when the API
+//! server answers again after a failure.
 //!
-//! Clients are numbered. Whoever finds that one does not serve any more (its credentials are
-//! refused, or its connection takes requests and answers none) gives it up by its number; the
-//! others hear of it and move to the next one.
+//! Clients are numbered. Whoever finds that one no longer works (its credentials are rejected, or
+//! its connection accepts requests and answers none) gives it up by its number; the others are
+//! notified and move on to the next one.
+//!
 //! Not here: how a client is made ([`super::access`]).
 
 use std::{
@@ -22,27 +23,27 @@ use super::{
     stream::{self, Trouble},
 };
 
-/// A client that is younger is not given up for being slow: then the server is.
-const YOUNG: Duration = Duration::from_secs(5);
+/// How old a client must be to be given up for being slow: with a newer one, the server is slow.
+const MIN_CLIENT_AGE: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The current client, and whether the server answers.
 #[derive(Debug)]
 pub(crate) struct Link {
     access: Access,
-    held: Mutex<Option<Joined>>,
+    current: Mutex<Option<Joined>>,
     number: watch::Sender<u64>,
-    /// Something failed since something last went well.
+    /// Whether a request has failed since one last succeeded.
     failing: AtomicBool,
     back: Notify,
 }
 
-/// A client with its number.
+/// A client, with its number.
 #[derive(Clone)]
 pub(crate) struct Joined {
     pub client: Client,
     pub number: u64,
     made: Instant,
-    /// The server's minor version, asked for once by all who use this client.
+    /// The server's minor version, requested once for each client.
     minor: Arc<OnceCell<u32>>,
 }
 
@@ -54,22 +55,22 @@ impl std::fmt::Debug for Joined {
 
 impl Link {
     pub fn new(access: Access) -> Self {
-        let (held, number) = (Mutex::new(None), watch::Sender::new(0));
-        Self { access, held, number, failing: AtomicBool::new(false), back: Notify::new() }
+        let (current, number) = (Mutex::new(None), watch::Sender::new(0));
+        Self { access, current, number, failing: AtomicBool::new(false), back: Notify::new() }
     }
 
-    /// The client of the moment, made where there is none.
+    /// Returns the current client, and makes one where there is none.
     pub async fn join(&self) -> Result<Joined, AccessError> {
-        let mut held = self.held.lock().await;
+        let mut current = self.current.lock().await;
         let number = *self.number.borrow();
-        if let Some(joined) = held.as_ref().filter(|joined| joined.number == number) {
+        if let Some(joined) = current.as_ref().filter(|joined| joined.number == number) {
             return Ok(joined.clone());
         }
         let client = self.access.client().await?;
-        Ok(held.insert(Joined { client, number, made: Instant::now(), minor: Arc::default() }).clone())
+        Ok(current.insert(Joined { client, number, made: Instant::now(), minor: Arc::default() }).clone())
     }
 
-    /// This client is of no use any more.
+    /// Replaces this client at the next [`Link::join`], unless it has been replaced already.
     pub fn give_up(&self, joined: &Joined) {
         self.number.send_if_modified(|number| {
             let current = *number == joined.number;
@@ -78,38 +79,38 @@ impl Link {
         });
     }
 
-    /// This client has not answered; another one may, unless this one is new.
+    /// Gives up a client that has not answered, unless it is new: another connection may work.
     pub fn suspect(&self, joined: &Joined) {
-        if joined.made.elapsed() > YOUNG {
+        if joined.made.elapsed() > MIN_CLIENT_AGE {
             self.give_up(joined);
         }
     }
 
-    /// Changes when a client was given up.
+    /// The number of the current client; it changes whenever one is given up.
     pub fn numbers(&self) -> watch::Receiver<u64> {
         self.number.subscribe()
     }
 
-    /// The server answered.
+    /// Records that the server has answered a request.
     pub fn answered(&self) {
         if self.failing.swap(false, Ordering::Relaxed) {
             self.back.notify_waiters();
         }
     }
 
-    /// It did not.
+    /// Records that a request has failed.
     pub fn failed(&self) {
         self.failing.store(true, Ordering::Relaxed);
     }
 
-    /// Ready when the server answers again after something failed.
+    /// Resolves when the server answers again after a failure.
     pub fn back(&self) -> Notified<'_> {
         self.back.notified()
     }
 }
 
 impl Joined {
-    /// The server's minor version; 0 where it does not tell.
+    /// The server's minor version; 0 where it is not known.
     pub async fn minor(&self) -> u32 {
         let ask = async || -> Result<u32, Trouble> {
             let request = http::Request::get("/version").body(vec![])?;

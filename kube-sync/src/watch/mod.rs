@@ -1,28 +1,28 @@
-//! Watching a Kubernetes API server: the cluster as a whole once every first list is complete, then its
-//! changes, for ever, whatever becomes of the server.
+//! Watches a Kubernetes API server: reports the cluster as a whole once every first list is
+//! complete, and then its changes, for ever, whatever happens to the server.
 //!
 //! ```text
-//! feed (one for each kind)     list and watch, pauses                        on a thread of its own
-//!   -> convert                 one object at a time, by the conversion that files go through
-//!   -> collect                 first lists, differences of later ones, merging  on the caller's
+//! feed (one for each kind)   lists, watches and backoff               on a thread of its own
+//!   -> convert               one object at a time, as for files
+//!   -> collect               first lists, differences, merging        on the caller's thread
 //! ```
 //!
-//! Nothing here holds raw objects longer than a page of them, and the only copy of the converted ones is the
-//! caller's [`Cluster`]. Not here: what changes mean.
+//! Raw objects are held only until the page or event that they came in is converted, and the only
+//! copy of the converted objects is the caller's [`Cluster`]. Not here: what changes mean.
 
 mod access;
+mod backoff;
 mod collect;
 mod condition;
 mod convert;
-mod current;
 mod feed;
+mod feed_state;
 mod fetch;
+mod freshness;
 mod link;
-mod pauses;
 mod publish;
 mod raw;
 mod report;
-mod sight;
 mod status;
 mod stream;
 mod taint;
@@ -43,65 +43,67 @@ pub use self::{
     access::{Access, AccessError},
     collect::Update,
     condition::{Condition, Reason},
+    feed_state::{WatchState, WatchStates},
     fetch::{Busy, Fetched, Fetcher, Found},
-    sight::{Contact, Contacts},
     status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus},
 };
 use self::{
     collect::{Collector, Message},
     convert::Converter,
-    current::Ask,
     feed::Feed,
+    feed_state::FeedStates,
     fetch::Question,
+    freshness::Ask,
     link::Link,
     report::Reports,
-    sight::Sights,
 };
 use crate::{Problem, Resource};
 
-/// How lists are asked for.
+/// How lists are requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lists {
-    /// As the server's version allows.
+    /// As a stream where the server's version has streaming lists by default, in pages otherwise.
     #[default]
     Automatic,
-    /// In pages (`limit` and `continue`), which every server knows.
+    /// In pages (`limit` and `continue`), which every server supports.
     Pages,
-    /// As a stream of watch events (`sendInitialEvents`), since Kubernetes 1.34; pages where the server refuses.
+    /// As a stream of watch events (`sendInitialEvents`), since Kubernetes 1.34; in pages where the
+    /// server rejects that.
     Streams,
 }
 
-/// What to watch.
+/// What to watch, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The way to the server.
+    /// The server's address and credentials.
     pub access: Access,
-    /// The own node: of Nodes only this one is watched. None: all.
+    /// The node on which the agent runs: of all Nodes only this one is watched. None watches all
+    /// Nodes.
     pub node: Option<Arc<str>>,
-    /// How lists are asked for.
+    /// How lists are requested.
     pub lists: Lists,
 }
 
-/// Why watching cannot begin.
+/// The reason why watching cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// No client can be made.
+    /// No client for the API server can be made.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// No thread or runtime can be made.
-    #[error("start the watching thread: {0}")]
+    /// The thread or its runtime cannot be started.
+    #[error("the watching thread could not be started: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// Messages between the two threads that may wait. Beyond that the server's connection waits.
-const WAITING: usize = 8_192;
-/// So many messages are merged at most before the caller hears of them.
-const BATCH: usize = 8_192;
+/// How many messages may wait between the two threads. Beyond that the server's connection waits.
+const MAX_QUEUED: usize = 8_192;
+/// How many messages are merged into one update.
+const MAX_BATCH: usize = 8_192;
 
-/// Pause before a feed that panicked begins again.
-const AFTER_FAULT: Duration = Duration::from_secs(5);
+/// The pause before a feed that panicked is restarted.
+const RESTART_DELAY: Duration = Duration::from_secs(5);
 
-/// A watch over everything policy depends on. Ends, with its thread, when dropped.
+/// A watch over everything on which policy depends. It ends, with its thread, when dropped.
 #[derive(Debug)]
 pub struct Watch {
     messages: mpsc::Receiver<Message>,
@@ -109,7 +111,7 @@ pub struct Watch {
     asks: mpsc::Sender<Ask>,
     status: watch::Sender<Option<NodeStatus>>,
     taint: watch::Sender<Option<String>>,
-    sights: Arc<Sights>,
+    states: Arc<FeedStates>,
     reports: Reports,
     collector: Collector,
 }
@@ -118,16 +120,17 @@ impl Watch {
     /// Starts watching on a thread of its own.
     ///
     /// # Errors
-    /// The way to the server makes no sense. A server that does not answer is a condition and no error.
+    /// The server's address or credentials are not valid, or the thread cannot be started. A server
+    /// that does not answer is a condition and not an error.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
         let access = options.access.clone();
         let (ready, outcome) = std::sync::mpsc::channel();
-        let (sender, messages) = mpsc::channel(WAITING);
+        let (sender, messages) = mpsc::channel(MAX_QUEUED);
         let (questions, asked) = fetch::channel();
-        let (asks, gate) = mpsc::channel(WAITING);
-        let sights = Arc::new(Sights::new());
-        let seen = sights.clone();
+        let (asks, gate) = mpsc::channel(MAX_QUEUED);
+        let states = Arc::new(FeedStates::new());
+        let seen = states.clone();
         let (reports, reported) = Reports::channel();
         let reporting = reports.clone();
         let (status, newest) = watch::channel(None);
@@ -135,7 +138,7 @@ impl Watch {
         let work = move || {
             runtime.block_on(async {
                 if let Err(error) = access.client().await {
-                    // The caller waits for it.
+                    // The caller waits for this message, so sending cannot fail.
                     let _ = ready.send(Err(error));
                     return;
                 }
@@ -143,22 +146,23 @@ impl Watch {
                 let channels = Channels { messages: sender, asked, gate, newest, removed, reported };
                 watch_all(options, channels, reporting, seen).await;
             });
-            // Connections may hang; nobody waits for them.
+            // Connections may hang, and nobody waits for them.
             runtime.shutdown_background();
         };
         thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
-        outcome.recv().map_err(|_| StartError::Thread(io::Error::other("it ended at once")))??;
-        Ok(Self { messages, questions, asks, status, taint, sights, reports, collector: Collector::new() })
+        outcome.recv().map_err(|_| StartError::Thread(io::Error::other("the thread ended at once")))??;
+        Ok(Self { messages, questions, asks, status, taint, states, reports, collector: Collector::new() })
     }
 
-    /// What happened next: all that has arrived, merged. `known` is the cluster that earlier updates make. Cancel safe.
+    /// Waits for the next update, which merges everything that has arrived. `known` is the cluster
+    /// that results from the earlier updates. Cancel safe.
     pub async fn next(&mut self, known: &Cluster) -> Update {
         loop {
             let Some(message) = self.messages.recv().await else {
                 return Update::Ended;
             };
             self.collector.take(message, known);
-            for _ in 1..BATCH {
+            for _ in 1..MAX_BATCH {
                 let Ok(message) = self.messages.try_recv() else { break };
                 self.collector.take(message, known);
             }
@@ -168,79 +172,81 @@ impl Watch {
         }
     }
 
-    /// Asks for single pods, on the same thread and with the same credentials.
+    /// A handle to fetch single pods, on the same thread and with the same credentials.
     pub fn fetcher(&self) -> Fetcher {
         Fetcher::new(self.questions.clone(), self.asks.clone())
     }
 
-    /// Removes the taint with this key from the own node, tried until that is done.
+    /// Removes the taint with this key from the agent's node; retried until that succeeds.
     pub fn remove_taint(&self, key: &str) {
         self.taint.send_replace(Some(key.into()));
     }
 
-    /// All that the server had at this moment is in the updates so far, as was asked for by [`Fetcher::freshen`].
+    /// The latest moment whose state the updates so far are known to reflect, after a request by
+    /// [`Fetcher::freshen`]; None before the first answer.
     pub fn current(&self) -> Option<Instant> {
         self.collector.current()
     }
 
-    /// Why the last such question was not answered, since the last call.
+    /// Why the last such request failed; None where none has failed since the last call.
     pub fn take_not_current(&mut self) -> Option<String> {
         self.collector.take_not_current()
     }
 
-    /// Tells the cluster, by an Event, that a pod is not isolated although a policy selects it; the same is told once.
+    /// Creates an Event which says that a pod is not isolated although a policy selects it. The
+    /// same Event is created once.
     pub fn not_isolated(&self, pod: &ObjectKey, uid: Option<&str>, why: String) {
         self.reports.not_isolated(pod, uid, why);
     }
 
-    /// How each kind is watched, for monitoring.
-    pub fn contacts(&self) -> Contacts {
-        Contacts(self.sights.clone())
+    /// A handle to the state of each kind's watch, for monitoring.
+    pub fn states(&self) -> WatchStates {
+        WatchStates(self.states.clone())
     }
 
-    /// Gives this node's state to the cluster, which sees the newest one every ten seconds or so; nothing waits for it. Without a
-    /// node of one's own it goes nowhere.
+    /// Publishes this node's state in the cluster: the newest one is written about every ten
+    /// seconds, and nothing waits for it. Without a node ([`Options::node`]) it is dropped.
     pub fn publish(&self, status: NodeStatus) {
         self.status.send_replace(Some(status));
     }
 
-    /// Makes an Event about an object that is set aside, where there is none yet.
+    /// Creates an Event about an object that is set aside, unless there is one already.
     pub fn report_aside(&self, resource: Resource, object: &ObjectKey, why: &str) {
         self.reports.aside(resource, object, why);
     }
 
-    /// metadata.generation of a policy, as of the last update.
+    /// The metadata.generation of a policy, as of the last update; None where it is not known.
     pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
         self.collector.generation(policy)
     }
 
-    /// Lists that were completed since the last call and were not their kind's first, by kind.
+    /// For each kind, how many lists after its first one were completed since the last call.
     pub fn take_resyncs(&mut self) -> BTreeMap<Resource, u64> {
         self.collector.take_resyncs()
     }
 
-    /// Kinds whose first list is not complete.
+    /// The kinds whose first list is not complete.
     pub fn incomplete(&self) -> &BTreeSet<Resource> {
         self.collector.incomplete()
     }
 
-    /// Did conditions or problems change since the last call?
+    /// Whether conditions, problems or generations have changed since the last call.
     pub fn take_news(&mut self) -> bool {
         self.collector.take_news()
     }
 
-    /// Why some kinds cannot be watched at the moment, in order of kinds.
+    /// The reasons why some kinds cannot be watched at the moment, in order of kinds.
     pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.collector.conditions().values()
     }
 
-    /// What is wrong with objects that are there, in order of kinds and keys.
+    /// What is wrong with the objects that exist, in order of kinds and keys.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.collector.problems()
     }
 }
 
-/// The watching thread's ends.
+/// The watching thread's ends of the channels.
 struct Channels {
     messages: mpsc::Sender<Message>,
     asked: mpsc::Receiver<Question>,
@@ -250,18 +256,18 @@ struct Channels {
     reported: mpsc::Receiver<Event>,
 }
 
-async fn watch_all(options: Options, channels: Channels, reports: Reports, sights: Arc<Sights>) {
+async fn watch_all(options: Options, channels: Channels, reports: Reports, states: Arc<FeedStates>) {
     let Channels { messages, asked, gate, newest, removed, reported } = channels;
     let converter = Arc::new(Mutex::new(Converter::default()));
     let link = Arc::new(Link::new(options.access.clone()));
     let events = tokio::spawn(report::send(reported, link.clone(), options.node.clone()));
     if let Some(node) = &options.node {
-        // Ends with the sender.
+        // These tasks end when the senders are dropped.
         tokio::spawn(publish::publish(newest, link.clone(), node.clone()));
         tokio::spawn(taint::remove(removed, link.clone(), node.clone()));
     }
     let fetches = tokio::spawn(fetch::answer(asked, link.clone(), converter.clone()));
-    let gate = tokio::spawn(current::answer(gate, link.clone(), sights.clone(), messages.clone()));
+    let gate = tokio::spawn(freshness::answer(gate, link.clone(), states.clone(), messages.clone()));
     let feeds = Resource::ALL.map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
@@ -272,26 +278,28 @@ async fn watch_all(options: Options, channels: Channels, reports: Reports, sight
             converter: converter.clone(),
             messages: messages.clone(),
             reports: reports.clone(),
-            sights: sights.clone(),
+            states: states.clone(),
         }
     });
     let tasks = feeds.map(|feed| tokio::spawn(supervise(feed)));
-    // A feed only ends when nobody listens; one that waits for its server must not keep the thread.
+    // A feed notices only when it sends that nobody listens any more. One that waits for its server
+    // must not keep the thread alive.
     messages.closed().await;
     tasks.into_iter().chain([events, fetches, gate]).for_each(|task| task.abort());
 }
 
-/// Runs a feed, and again should it panic: what is known stays, and the next list tells the difference.
+/// Runs a feed, and restarts it if it panics: the known objects stay, and the next list shows what
+/// has changed.
 async fn supervise(feed: Feed) {
     let mut task = Running(tokio::spawn(feed.clone().run()));
     while let Err(error) = (&mut task.0).await {
-        tracing::error!(resource = %feed.resource, %error, "watching it ended by a fault of netpolc's; it begins again");
-        tokio::time::sleep(AFTER_FAULT).await;
+        tracing::error!(resource = %feed.resource, %error, "the watch of this kind ended through a bug in netpolc and is restarted");
+        tokio::time::sleep(RESTART_DELAY).await;
         task = Running(tokio::spawn(feed.clone().run()));
     }
 }
 
-/// A task that ends with whoever waits for it.
+/// A task that is aborted when the handle is dropped.
 struct Running(tokio::task::JoinHandle<()>);
 
 impl Drop for Running {

@@ -1,7 +1,9 @@
-//! Writes a node's state into its NodePolicyStatus: the newest one, seldom, and never in anybody's way.
+//! Publishes a node's state in its NodePolicyStatus: only the latest value, rate-limited, and off
+//! the hot path.
 //!
-//! The cost for the API server is one small write for each node and [`INTERVAL`] at most, however much happens. Where the resource is
-//! not installed, or RBAC refuses, that is said once and tried again after a long while.
+//! The API server gets at most one small write for each node in every [`MIN_INTERVAL`], however
+//! much happens. Where the resource is not installed, or RBAC denies the write, that is logged once
+//! and retried after a long pause. Not here: what the state contains ([`super::status`]).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,32 +19,32 @@ use tokio::{
 };
 
 use super::{
+    backoff::jitter,
     condition::chain,
     link::{Joined, Link},
-    pauses::jitter,
     raw::Raw,
     status::{NodeStatus, resource},
 };
 use crate::Resource;
 
-/// Between two writes, at least.
-pub const INTERVAL: Duration = Duration::from_secs(10);
-/// And up to so much more, so that nodes do not write together.
+/// The shortest interval between two writes.
+pub const MIN_INTERVAL: Duration = Duration::from_secs(10);
+/// The random time that is added to every pause, so that nodes do not write together.
 const JITTER: Duration = Duration::from_secs(4);
-/// What does not change is written so often, which shows that the agent lives.
+/// How often an unchanged state is written, to show that the agent is alive.
 const HEARTBEAT: Duration = Duration::from_secs(300);
-/// The first pause after a failure; doubled each time.
-const RETRY: Duration = Duration::from_secs(5);
-/// The longest one while the API server fails.
-const MAX_RETRY: Duration = Duration::from_secs(40);
-/// The longest one where there is no such resource, or it is not ours to write.
-const RARELY: Duration = Duration::from_secs(600);
-/// One request.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause after the first failure; it is doubled each time.
+const INITIAL_BACKOFF: Duration = Duration::from_secs(5);
+/// The longest pause while the API server fails.
+const MAX_BACKOFF: Duration = Duration::from_secs(40);
+/// The longest pause where the resource does not exist, or RBAC denies the write.
+const MAX_BACKOFF_UNAVAILABLE: Duration = Duration::from_secs(600);
+/// How long one write may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Writes what comes, until nothing can come any more.
+/// Writes each new state, until the sender is dropped.
 pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, link: Arc<Link>, node: Arc<str>) {
-    let mut writer = Writer { link, node, since: BTreeMap::new(), told: None, failures: 0 };
+    let mut writer = Writer { link, node, since: BTreeMap::new(), logged: None, failures: 0 };
     let (mut written, mut heartbeat) = (None, Instant::now());
     let mut due = false;
     loop {
@@ -53,7 +55,7 @@ pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, lin
             }
         }
         if written.is_none() {
-            // A DaemonSet's agents start together.
+            // The agents of a DaemonSet start together, so their first writes are spread.
             sleep(jitter(JITTER)).await;
         }
         let Some(status) = newest.borrow_and_update().clone() else { continue };
@@ -64,7 +66,7 @@ pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, lin
             Ok(()) => {
                 (written, heartbeat) = (Some(status), Instant::now() + HEARTBEAT + jitter(JITTER));
                 due = false;
-                sleep(INTERVAL + jitter(JITTER)).await;
+                sleep(MIN_INTERVAL + jitter(JITTER)).await;
             }
             Err(pause) => {
                 due = true;
@@ -77,16 +79,16 @@ pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, lin
 struct Writer {
     link: Arc<Link>,
     node: Arc<str>,
-    /// Whether each condition was fulfilled at the last write, and since when.
+    /// Whether each condition was True at the last write, and since when.
     since: BTreeMap<&'static str, (bool, Timestamp)>,
-    /// What was said last of a failure.
-    told: Option<String>,
-    /// Since the last write.
+    /// The failure that was logged last; None after a success.
+    logged: Option<String>,
+    /// How many attempts have failed since the last success.
     failures: u32,
 }
 
 impl Writer {
-    /// Writes; a failure gives the pause after it.
+    /// Writes the state. The error is the pause after a failure.
     async fn write(&mut self, status: &NodeStatus) -> Result<(), Duration> {
         let now = Timestamp::now();
         let since = status.states().map(|state| {
@@ -96,26 +98,26 @@ impl Writer {
         });
         let since = BTreeMap::from(since);
         let value = status.value(|state| since.get(state.kind).map_or(now, |(_, since)| *since), now);
-        let (longest, why) = match timeout(PATIENCE, self.send(&value)).await {
+        let (longest, why) = match timeout(REQUEST_TIMEOUT, self.send(&value)).await {
             Ok(Ok(())) => {
-                (self.since, self.told, self.failures) = (since, None, 0);
+                (self.since, self.logged, self.failures) = (since, None, 0);
                 return Ok(());
             }
             Ok(Err(failure)) => failure,
-            Err(_) => (MAX_RETRY, format!("no answer within {} s", PATIENCE.as_secs())),
+            Err(_) => (MAX_BACKOFF, format!("the API server did not answer within {} s", REQUEST_TIMEOUT.as_secs())),
         };
-        let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(longest);
+        let pause = INITIAL_BACKOFF.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures += 1;
-        if self.told.as_ref() != Some(&why) {
-            tracing::info!("the NodePolicyStatus of this node is not written: {why}");
-            self.told = Some(why);
+        if self.logged.as_ref() != Some(&why) {
+            tracing::info!("the NodePolicyStatus of this node could not be written: {why}");
+            self.logged = Some(why);
         }
         Err(pause)
     }
 
-    /// The error has the longest pause that makes sense after it.
+    /// Sends the state. The error holds the longest sensible pause and the reason.
     async fn send(&mut self, status: &Value) -> Result<(), (Duration, String)> {
-        let Joined { client, .. } = self.link.join().await.map_err(|e| (MAX_RETRY, e.to_string()))?;
+        let Joined { client, .. } = self.link.join().await.map_err(|e| (MAX_BACKOFF, e.to_string()))?;
         let all = Api::<DynamicObject>::all_with(client.clone(), &resource());
         let patch = Patch::Merge(json!({"status": status}));
         let patched = async || all.patch_status(&self.node, &PatchParams::default(), &patch).await;
@@ -123,7 +125,7 @@ impl Writer {
             Err(Error::Api(answer)) if answer.code == 404 => {}
             other => return other.map(drop).map_err(explain),
         }
-        // Either the object or the whole resource is missing.
+        // Either the object or the whole resource is missing; creating the object tells which.
         let mut object = DynamicObject::new(&self.node, &resource());
         object.metadata.owner_references = owner(client, &self.node).await;
         match all.create(&PostParams::default(), &object).await {
@@ -137,15 +139,19 @@ impl Writer {
 
 fn explain(error: Error) -> (Duration, String) {
     match error {
-        Error::Api(answer) if answer.code == 404 => {
-            (RARELY, "the API server has no such resource; install its CustomResourceDefinition if you want it".into())
+        Error::Api(answer) if answer.code == 404 => (
+            MAX_BACKOFF_UNAVAILABLE,
+            "the API server has no such resource; to have it, install its CustomResourceDefinition".into(),
+        ),
+        Error::Api(answer) if answer.code == 403 => {
+            (MAX_BACKOFF_UNAVAILABLE, format!("RBAC denies it: {}", answer.message))
         }
-        Error::Api(answer) if answer.code == 403 => (RARELY, format!("RBAC refuses: {}", answer.message)),
-        error => (MAX_RETRY, chain(&error)),
+        error => (MAX_BACKOFF, chain(&error)),
     }
 }
 
-/// The object goes with its node.
+/// The owner reference to the node, so that the object is deleted with it; None where the node
+/// cannot be read.
 async fn owner(
     client: Client,
     node: &str,

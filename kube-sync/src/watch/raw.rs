@@ -1,6 +1,7 @@
-//! An object as it came over the wire: its JSON, and of its metadata what watching needs. One type for
-//! all kinds, so that nothing an object says can make a whole list or a watch unreadable (S61); it is
-//! converted, and dropped, before the next page is asked for.
+//! An object as it was received: its JSON, and the part of its metadata that watching needs. There
+//! is one type for all kinds, so that nothing in an object can make a whole list or watch
+//! unreadable (S61). It is converted and dropped before the next page is requested. Not here: the
+//! conversion ([`super::convert`]).
 
 use std::borrow::Cow;
 
@@ -10,9 +11,11 @@ use serde_json::value::RawValue;
 
 use crate::json::Str;
 
+/// An object that is not converted yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
-    /// name, namespace, uid, resourceVersion and generation.
+    /// The fields name, namespace, uid, resourceVersion and generation of its metadata; the others
+    /// are empty.
     pub meta: ObjectMeta,
     pub json: Box<RawValue>,
 }
@@ -42,7 +45,7 @@ impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let json = Box::<RawValue>::deserialize(from)?;
         let text = |text: Option<Str>| text.map(|t| t.0.into_owned());
-        // Whatever is odd here is the converter's to report.
+        // The converter reports whatever is wrong here.
         let head = serde_json::from_str::<Head>(json.get()).ok().and_then(|head| head.metadata);
         let meta = head.map_or_else(ObjectMeta::default, |head| ObjectMeta {
             name: text(head.name),

@@ -1,7 +1,8 @@
-//! Kubernetes Events about objects that cannot be understood, and pods that cannot be isolated, so that whoever applied one sees it beside the object.
+//! Creates Kubernetes Events about objects that cannot be understood, objects that are set aside
+//! and pods that cannot be isolated, so that whoever applied an object sees the message beside it.
 //!
-//! The Event's name comes from object and message: all agents of a cluster mean the same Event, and only the first
-//! one makes it.
+//! An Event's name derives from the object and the message, so all agents of a cluster mean the
+//! same Event, and only the first one creates it. Not here: what is wrong with an object.
 
 use std::{
     collections::HashSet,
@@ -25,20 +26,21 @@ use tokio::sync::mpsc;
 use super::{condition::chain, link::Link, raw::Raw};
 use crate::{Problem, Resource, Severity};
 
-/// Between two Events: a folder full of broken policies must not become a load of its own.
+/// The shortest interval between two Events: a folder full of broken policies must not burden the
+/// API server.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// Reports that may wait; more are dropped.
-const WAITING: usize = 200;
-/// Reports that are remembered as made.
-const REMEMBERED: usize = 10_000;
-/// The API server takes notes of fewer bytes than 1,024.
-const LONGEST_NOTE: usize = 1_000;
+/// How many Events may wait; more are dropped.
+const MAX_QUEUED: usize = 200;
+/// How many Events are remembered as created.
+const MAX_REMEMBERED: usize = 10_000;
+/// The longest note of an Event, in bytes. The API server accepts fewer than 1,024.
+const MAX_NOTE_LEN: usize = 1_000;
 
-/// Where Events go on their way out.
+/// The sending end of the queue of Events.
 #[derive(Clone, Debug)]
 pub(crate) struct Reports(mpsc::Sender<Event>);
 
-/// What an Event is about.
+/// The object that an Event is about.
 struct Subject<'a> {
     kind: &'a str,
     api_version: &'a str,
@@ -48,13 +50,13 @@ struct Subject<'a> {
 }
 
 impl Reports {
-    /// The other end is [`send`]'s.
+    /// A queue of Events; [`send`] takes the receiving end.
     pub fn channel() -> (Self, mpsc::Receiver<Event>) {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED);
         (Self(sender), receiver)
     }
 
-    /// Reports what is wrong with an object, where something is.
+    /// Queues an Event about the errors of an object, if there are any.
     pub fn about(&self, resource: Resource, api_version: &str, raw: &Raw, problems: &[Problem]) {
         let errors: Vec<&Problem> = problems.iter().filter(|p| p.severity == Severity::Error).collect();
         let (Some(first), Some(name)) = (errors.first(), &raw.meta.name) else { return };
@@ -64,7 +66,7 @@ impl Reports {
             several => format!(" (and {} more)", several - 1),
         };
         let mut note = format!("{place}{}", first.message);
-        note.truncate(note.floor_char_boundary(LONGEST_NOTE - more.len()));
+        note.truncate(note.floor_char_boundary(MAX_NOTE_LEN - more.len()));
         note.push_str(&more);
         let subject = Subject {
             kind: resource.kind(),
@@ -76,17 +78,17 @@ impl Reports {
         self.report(&subject, "NotUnderstood", note);
     }
 
-    /// Reports that a pod is not isolated although a policy selects it.
+    /// Queues an Event which says that a pod is not isolated although a policy selects it.
     pub fn not_isolated(&self, key: &ObjectKey, uid: Option<&str>, note: String) {
         let (namespace, name) = (Some(&*key.namespace), &*key.name);
         self.report(&Subject { kind: "Pod", api_version: "v1", namespace, name, uid }, "NotIsolated", note);
     }
 
-    /// Reports that an object is set aside, and why.
+    /// Queues an Event which says that an object is set aside, and why.
     pub fn aside(&self, resource: Resource, key: &ObjectKey, why: &str) {
         let api_version = if resource == Resource::Policy { "networking.k8s.io/v1" } else { "v1" };
         let (namespace, name) = (Some(&*key.namespace), &*key.name);
-        let note = why[..why.floor_char_boundary(LONGEST_NOTE)].to_owned();
+        let note = why[..why.floor_char_boundary(MAX_NOTE_LEN)].to_owned();
         let subject = Subject { kind: resource.kind(), api_version, namespace, name, uid: None };
         self.report(&subject, "SetAside", note);
     }
@@ -118,18 +120,18 @@ impl Reports {
             ..Event::default()
         };
         if self.0.try_send(event).is_err() {
-            tracing::debug!("too many Events at once; one is left out");
+            tracing::debug!("an Event was dropped, because too many are waiting");
         }
     }
 }
 
-/// Sends them until nobody reports any more.
+/// Creates the queued Events, until the sending ends are dropped.
 pub(crate) async fn send(mut waiting: mpsc::Receiver<Event>, link: Arc<Link>, node: Option<Arc<str>>) {
     let mut made = HashSet::new();
     while let Some(mut event) = waiting.recv().await {
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let name = event.metadata.name.clone().unwrap_or_default();
-        if made.len() >= REMEMBERED {
+        if made.len() >= MAX_REMEMBERED {
             made.clear();
         }
         if !made.insert((namespace.clone(), name)) {
@@ -142,10 +144,10 @@ pub(crate) async fn send(mut waiting: mpsc::Receiver<Event>, link: Arc<Link>, no
             Ok(_) => {}
             Err(Error::Api(status)) if status.is_already_exists() => {}
             Err(Error::Api(status)) if status.code == 403 => {
-                tracing::info!(detail = %status.message, "no Events about objects that cannot be understood: RBAC refuses");
+                tracing::info!(detail = %status.message, "no more Events about objects are created, because RBAC denies it");
                 return;
             }
-            Err(error) => tracing::debug!(error = chain(&error), "an Event could not be made"),
+            Err(error) => tracing::debug!(error = chain(&error), "an Event could not be created"),
         }
         tokio::time::sleep(INTERVAL).await;
     }

@@ -1,4 +1,5 @@
-//! A node's state as the cluster may read it: the resource NodePolicyStatus, one object for each node, of bounded size.
+//! A node's state as it is published in the cluster: the resource NodePolicyStatus, one object for
+//! each node, of bounded size.
 //!
 //! Not here: when it is written ([`super::publish`]), the resource's definition (the manifests).
 
@@ -8,37 +9,39 @@ use serde_json::{Value, json};
 
 use crate::PolicyState;
 
-/// Policies that are listed; the others are counted.
+/// How many policies are listed; the others are only counted.
 pub const MAX_POLICIES: usize = 200;
-/// Problems that are listed; the others are counted.
+/// How many problems are listed; the others are only counted.
 pub const MAX_PROBLEMS: usize = 20;
-/// Bytes of a message, at most.
-const MAX_MESSAGE: usize = 512;
+/// The longest message, in bytes.
+const MAX_MESSAGE_LEN: usize = 512;
 
-/// One node's state.
+/// The state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeStatus {
-    /// The agent's version.
+    /// The version of netpolc that the agent runs.
     pub version: String,
-    /// Why the kernel does not hold what the cluster says, where it does not.
+    /// Why the kernel does not enforce the current policies; None where it does.
     pub behind: Option<String>,
-    /// Why the cluster's changes are not seen at the moment, where they are not.
+    /// Why the cluster's changes are not seen at the moment; None where they are.
     pub blind: Option<String>,
-    /// Pods, as `namespace/name`, that some policy selects and that have no interface here: they are not enforced.
+    /// Pods, as `namespace/name`, that a policy selects and that have no interface here, so that
+    /// nothing is enforced for them.
     pub unfound: Vec<String>,
-    /// Policies and Services, as `Kind namespace/name`, that take more than their namespace's share.
+    /// Policies and Services, as `Kind namespace/name`, that exceed their namespace's share.
     pub aside: Vec<String>,
-    /// Pods of this node that policies may select.
+    /// How many pods of this node policies may select.
     pub pods: usize,
-    /// Those that some policy selects.
+    /// How many of them some policy selects.
     pub isolated: usize,
     /// Policies that select a pod of this node, in order of their names.
     pub policies: Vec<PolicyState>,
-    /// What is wrong, one line each.
+    /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
 }
 
-/// One condition of the resource: its type, and where it is False a reason in one word and a message.
+/// One condition of the resource: its type, and its reason (one word) and message, both where it is
+/// False (`wrong`) and where it is True (`fine`).
 pub(crate) struct State {
     pub kind: &'static str,
     pub wrong: Option<(&'static str, String)>,
@@ -52,16 +55,33 @@ impl NodeStatus {
         let blind = self.blind.clone().map(|why| ("Blind", why));
         let unfound = (!self.unfound.is_empty()).then(|| {
             let pods = self.unfound.join(", ");
-            ("InterfaceMissing", format!("selected by a policy, and without an interface on this node: {pods}"))
+            (
+                "InterfaceMissing",
+                format!(
+                    "these pods are selected by a policy, but have no interface on this node: \
+                    {pods}"
+                ),
+            )
         });
         let aside = (!self.aside.is_empty()).then(|| {
             let objects = self.aside.join(", ");
-            ("SetAside", format!("larger than their namespaces' shares of this node, and allow nothing: {objects}"))
+            (
+                "SetAside",
+                format!(
+                    "these objects exceed their namespaces' shares of this node, and allow \
+                    nothing: {objects}"
+                ),
+            )
         });
-        // What is set aside is no part of the sum, or one tenant's object would decide how a node looks.
+        // Objects that are set aside do not count in the summary, or one tenant's object would
+        // decide how the whole node looks.
         let all = behind.or(blind.clone()).or(unfound.clone());
         [
-            State { kind: "InStep", wrong: all, fine: ("Enforced", "the kernel holds what the cluster says") },
+            State {
+                kind: "InStep",
+                wrong: all,
+                fine: ("Enforced", "the kernel enforces the cluster's current policies"),
+            },
             State { kind: "Watching", wrong: blind, fine: ("Watching", "the cluster's changes are seen") },
             State {
                 kind: "InterfacesFound",
@@ -76,9 +96,10 @@ impl NodeStatus {
         ]
     }
 
-    /// `status` of the resource. `since` is when each condition came to be as it is.
+    /// The `status` of the resource. `since` gives the last transition of each condition.
     pub(crate) fn value(&self, since: impl Fn(&State) -> Timestamp, now: Timestamp) -> Value {
-        // What is wrong must not be among what is left out.
+        // Policies with errors are listed first, so that they are not among those that are left
+        // out.
         let mut policies: Vec<&PolicyState> = self.policies.iter().collect();
         policies.sort_by_key(|p| (p.errors == 0, &p.policy));
         policies.truncate(MAX_POLICIES);
@@ -114,10 +135,10 @@ fn seconds(time: Timestamp) -> String {
 }
 
 fn bounded(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_MESSAGE)]
+    &text[..text.floor_char_boundary(MAX_MESSAGE_LEN)]
 }
 
-/// The resource, as the manifests define it.
+/// The description of the resource, as the manifests define it.
 pub(crate) fn resource() -> ApiResource {
     ApiResource {
         group: "netpolc.dev".into(),

@@ -1,7 +1,7 @@
-//! Single requests: whole answers, and watches as a stream of events.
+//! Sends single requests: for whole answers, and for watches as a stream of events.
 //!
-//! kube's client has both, but does not tell when the answer to a watch has begun, by which version
-//! of HTTP, nor how long nothing has come. Not here: what to ask for, and what follows
+//! kube's client has both, but does not say when the answer to a watch has begun, which version of
+//! HTTP it uses, or for how long nothing has arrived. Not here: what to request, and what follows
 //! ([`super::feed`]).
 
 use std::time::Duration;
@@ -17,29 +17,29 @@ use tokio::time::timeout;
 
 use super::{access::AccessError, raw::Raw};
 
-/// Why a request did not lead to what was asked for.
+/// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// No client.
+    /// No client can be made.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// No connection, or it broke.
+    /// There is no connection, or it broke.
     #[error(transparent)]
     Client(Box<ClientError>),
-    /// The body broke off.
+    /// The body of the answer broke off.
     #[error(transparent)]
     Broken(tower::BoxError),
-    /// The server refuses.
+    /// The server rejected the request.
     #[error("{}", .0.message)]
     Status(Box<Status>),
-    /// Neither an answer nor a refusal.
-    #[error("an answer that cannot be understood: {0}")]
+    /// The answer is neither the expected one nor a rejection.
+    #[error("the answer cannot be understood: {0}")]
     Nonsense(#[from] serde_json::Error),
-    /// An answer without a resource version.
-    #[error("an answer without metadata.resourceVersion")]
+    /// The answer has no resource version.
+    #[error("the answer has no metadata.resourceVersion")]
     NoVersion,
-    /// Nothing came for so long.
-    #[error("silent for {} s", .0.as_secs())]
+    /// Nothing has arrived for this long.
+    #[error("the API server has been silent for {} s", .0.as_secs())]
     Silent(Duration),
     /// The answer ended before it was complete.
     #[error("the answer ended before it was complete")]
@@ -67,16 +67,15 @@ impl From<http::Error> for Trouble {
     }
 }
 
-/// Sends a request and waits for the beginning of its answer, at most `patience`; a refusal is an
-/// error.
-async fn send(client: &Client, request: Request<Vec<u8>>, patience: Duration) -> Result<Response<Body>, Trouble> {
+/// Sends a request and waits up to `limit` for its answer to begin; a rejection is an error.
+async fn send(client: &Client, request: Request<Vec<u8>>, limit: Duration) -> Result<Response<Body>, Trouble> {
     let response = client.send(request.map(Body::from));
-    let response = timeout(patience, response).await.map_err(|_| Trouble::Silent(patience))??;
+    let response = timeout(limit, response).await.map_err(|_| Trouble::Silent(limit))??;
     if response.status().is_success() {
         return Ok(response);
     }
     let code = response.status().as_u16();
-    let text = collect(response.into_body(), patience).await?;
+    let text = collect(response.into_body(), limit).await?;
     let status = serde_json::from_slice(&text).unwrap_or_else(|_| {
         let message = String::from_utf8_lossy(&text[..text.len().min(200)]).into_owned();
         Status { code, message, ..Status::default() }
@@ -84,9 +83,10 @@ async fn send(client: &Client, request: Request<Vec<u8>>, patience: Duration) ->
     Err(Trouble::Status(Box::new(Status { code, ..status })))
 }
 
-async fn collect(mut body: Body, patience: Duration) -> Result<Vec<u8>, Trouble> {
+/// Reads a body to its end; `limit` applies to each part of it.
+async fn collect(mut body: Body, limit: Duration) -> Result<Vec<u8>, Trouble> {
     let mut text = Vec::new();
-    while let Some(frame) = timeout(patience, body.frame()).await.map_err(|_| Trouble::Silent(patience))? {
+    while let Some(frame) = timeout(limit, body.frame()).await.map_err(|_| Trouble::Silent(limit))? {
         if let Ok(data) = frame.map_err(Trouble::broken)?.into_data() {
             text.extend_from_slice(&data);
         }
@@ -94,42 +94,43 @@ async fn collect(mut body: Body, patience: Duration) -> Result<Vec<u8>, Trouble>
     Ok(text)
 }
 
-/// A whole answer, and by which version of HTTP it came. `patience` is for each part of it.
+/// Returns a whole answer, and the version of HTTP by which it came. `limit` applies to each part
+/// of it.
 pub(crate) async fn get(
     client: &Client,
     request: Request<Vec<u8>>,
-    patience: Duration,
+    limit: Duration,
 ) -> Result<(Version, Vec<u8>), Trouble> {
-    let response = send(client, request, patience).await?;
-    Ok((response.version(), collect(response.into_body(), patience).await?))
+    let response = send(client, request, limit).await?;
+    Ok((response.version(), collect(response.into_body(), limit).await?))
 }
 
-/// A watch under way.
+/// A running watch.
 pub(crate) struct Events {
     body: Body,
     version: Version,
-    /// What has come;
+    /// The bytes that have arrived.
     rest: Vec<u8>,
-    /// of which so many bytes were given out,
+    /// How many of them belong to events that were returned.
     given: usize,
-    /// and up to here there is no further newline.
+    /// The offset up to which there is no further newline.
     searched: usize,
 }
 
 impl Events {
-    /// Begins a watch: the server has taken it when this returns.
-    pub async fn open(client: &Client, mut request: Request<Vec<u8>>, patience: Duration) -> Result<Self, Trouble> {
+    /// Begins a watch; when this returns, the server has accepted it.
+    pub async fn open(client: &Client, mut request: Request<Vec<u8>>, limit: Duration) -> Result<Self, Trouble> {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let response = send(client, request, patience).await?;
+        let response = send(client, request, limit).await?;
         Ok(Self { version: response.version(), body: response.into_body(), rest: vec![], given: 0, searched: 0 })
     }
 
-    /// Whether it shares a connection with all other requests of its client.
+    /// Whether the watch shares a connection with all other requests of its client.
     pub fn is_shared(&self) -> bool {
         self.version == Version::HTTP_2
     }
 
-    /// The next event; None at the watch's end. Cancel safe.
+    /// Waits for the next event; None at the end of the watch. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<WatchEvent<Raw>>, Trouble> {
         loop {
             if let Some(end) = self.rest[self.searched..].iter().position(|byte| *byte == b'\n') {
@@ -145,8 +146,8 @@ impl Events {
             self.rest.drain(..std::mem::take(&mut self.given));
             self.searched = self.rest.len();
             let Some(frame) = self.body.frame().await else {
-                // A line that broke off says nothing, and the watch resumes before it. Some servers
-                // leave out the last newline.
+                // A line that broke off is dropped, and the watch resumes before it. But some
+                // servers leave out the last newline, so a complete line counts.
                 let line = std::mem::take(&mut self.rest);
                 self.searched = 0;
                 return match event(&line) {
@@ -161,6 +162,7 @@ impl Events {
     }
 }
 
+/// Decodes one line. Some servers send a bare Status in place of an event of type ERROR.
 fn event(line: &[u8]) -> Result<WatchEvent<Raw>, Trouble> {
     serde_json::from_slice(line).map_err(|error| match serde_json::from_slice::<Status>(line) {
         Ok(status) if status.code != 0 => Trouble::Status(Box::new(status)),

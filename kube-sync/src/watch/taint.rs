@@ -1,7 +1,8 @@
-//! Takes the startup taint off the own node, once: new nodes that carry it from the start take no
-//! pods before the agent enforces.
+//! Removes the startup taint from the agent's node, once: new nodes that have it from the start get
+//! no pods before the agent enforces policies.
 //!
-//! Not here: when that is (the agent says), who puts the taint there (whoever makes nodes).
+//! Not here: when the taint is removed, which the agent decides, and who sets it, which is whoever
+//! creates nodes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,38 +16,38 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{condition::chain, link::Link, pauses::jitter};
+use super::{backoff::jitter, condition::chain, link::Link};
 use crate::Resource;
 
-/// Pause between attempts, and up to as much more.
-const RETRY: Duration = Duration::from_secs(2);
-/// One attempt.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The shortest pause between attempts; up to as much again is added at random.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long one attempt may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits until a taint's key is given, and removes it from `node`; tried until it is not there.
+/// Waits until a taint's key is given, and removes the taint from `node`; retried until it is gone.
 pub(crate) async fn remove(mut key: watch::Receiver<Option<String>>, link: Arc<Link>, node: Arc<str>) {
     let Ok(key) = key.wait_for(Option::is_some).await.map(|key| key.clone().unwrap_or_default()) else { return };
-    let mut told = None;
+    let mut logged = None;
     loop {
-        let why = match timeout(PATIENCE, attempt(&key, &link, &node)).await {
+        let why = match timeout(ATTEMPT_TIMEOUT, attempt(&key, &link, &node)).await {
             Ok(Ok(found)) => {
                 if found {
-                    tracing::info!(taint = key, "removed from the node: pods may come");
+                    tracing::info!(taint = key, "the startup taint was removed from the node; pods may be scheduled");
                 }
                 return;
             }
             Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Err(_) => format!("the API server did not answer within {} s", ATTEMPT_TIMEOUT.as_secs()),
         };
-        if told.as_ref() != Some(&why) {
-            tracing::warn!(taint = key, "could not be removed from the node, tried again: {why}");
-            told = Some(why);
+        if logged.as_ref() != Some(&why) {
+            tracing::warn!(taint = key, "the startup taint could not be removed from the node and is retried: {why}");
+            logged = Some(why);
         }
-        sleep(RETRY + jitter(RETRY)).await;
+        sleep(RETRY_INTERVAL + jitter(RETRY_INTERVAL)).await;
     }
 }
 
-/// Was it there?
+/// Makes one attempt; returns whether the taint was there.
 async fn attempt(key: &str, link: &Link, node: &str) -> Result<bool, String> {
     let joined = link.join().await.map_err(|error| error.to_string())?;
     let nodes = Api::<DynamicObject>::all_with(joined.client, &Resource::Node.api("v1"));
@@ -56,7 +57,8 @@ async fn attempt(key: &str, link: &Link, node: &str) -> Result<bool, String> {
     if rest.len() == taints.len() {
         return Ok(false);
     }
-    // With the version that was read: others write taints too, and none of theirs may be lost.
+    // The patch names the version that was read, so that it fails if somebody else has changed the
+    // taints meanwhile, and none of theirs is lost.
     let patch = json!({"metadata": {"resourceVersion": found.metadata.resource_version}, "spec": {"taints": rest}});
     nodes.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(explain)?;
     Ok(true)

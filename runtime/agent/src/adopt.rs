@@ -1,9 +1,12 @@
-//! Adoption: connections that run when a pod is isolated first keep the verdict of whoever opened them (S40).
+//! Adoption: connections that are running when a pod is first isolated keep the verdict of the side
+//! that opened them (S40).
 //!
-//! The order is record, dump, isolate: first the endpoint records what opens, then what runs already is
-//! taken from the kernel's connection tracking, or where that knows nothing from the pods' sockets, and
-//! only then policy judges. Unknown connections are judged as new. What was recorded is amended by what is known, before policy
-//! judges and once more after: a reply may be the first packet that is recorded.
+//! The order is record, dump, isolate. First the endpoint records the connections that open from
+//! now on. Then the running ones are taken from the kernel's connection tracking, or, where that
+//! knows nothing, from the pods' sockets. Only then does policy judge; unknown connections are
+//! judged as new. A reply may be the first packet that is recorded, so the recorded entries are
+//! corrected by what is known, before policy judges and once more after. Not here: the order of the
+//! whole update ([`crate::Agent`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,35 +25,37 @@ use netpolc_target::{Amendment, NodeTarget, Origin, Taken};
 
 use super::{Error, network::Network};
 
-/// Of the connections that a pod may have in each family, one in so many may be taken over.
-const SHARE: u32 = 2;
+/// A pod's connection table in each family has room for this many times the connections that may be
+/// adopted into it.
+const ROOM_FACTOR: u32 = 2;
 
-/// What was taken over for one pod.
+/// The result of adopting one pod's connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adoption {
-    /// Connections that are known now.
+    /// How many connections were adopted.
     pub connections: usize,
-    /// Connections for which there was no room: judged as new.
+    /// How many connections found no room, and are judged as new.
     pub no_room: usize,
 }
 
-/// Does policy judge some direction?
+/// Whether policy judges the endpoint in some direction.
 pub fn isolates(word: Word) -> bool {
     isolation(word) != 0
 }
 
-/// The flags of the directions that policy judges.
+/// The flags of the directions in which policy judges the endpoint.
 pub fn isolation(word: Word) -> u8 {
     word.flags & (Word::INGRESS | Word::EGRESS)
 }
 
-/// The words of all endpoints.
+/// The words of all endpoints, by endpoint id.
 pub fn words(program: &Program) -> BTreeMap<EndpointId, Word> {
     let entries = &program.table(TableId::Endpoint).entries;
     entries.iter().map(|(key, entry)| (EndpointKey::of(key).endpoint, word_of(entry))).collect()
 }
 
-/// `program` with these endpoints recording, and isolated only in directions in which they were `before`.
+/// A copy of `program` in which these endpoints record, and are isolated only in the directions in
+/// which they were `before`.
 pub fn recording<'a>(
     program: &Program,
     before: &BTreeMap<EndpointId, Word>,
@@ -72,7 +77,7 @@ pub fn recording<'a>(
     recording
 }
 
-/// `changes`, with the endpoints' words as they are in `recording`.
+/// A copy of `changes` in which the endpoints' words are those of `recording`.
 pub fn while_recording(changes: &Changes, recording: &Program) -> Changes {
     let mut first = Changes::default();
     for ((table, key), (before, after)) in &changes.entries {
@@ -85,59 +90,69 @@ pub fn while_recording(changes: &Changes, recording: &Program) -> Changes {
     first
 }
 
-/// What the kernel knows about the running connections of some pods, as far as nobody else could have made it up.
+/// The running connections of some pods, as far as nobody can have forged them.
 ///
-/// Connection tracking sees packets, and whoever sends them chooses their addresses. So of TCP and SCTP only what has a complete
-/// handshake counts, and of UDP only that *others* opened it, which opens nothing that their next packet would not. That
-/// the pod opened UDP is what a connected socket in its own namespace says.
-pub struct Survey {
-    /// By address; those of each end seen from it.
+/// Connection tracking is built from packets, and senders choose the addresses in them. So a TCP or
+/// SCTP connection counts only with a complete handshake, and a UDP flow only if the *other* side
+/// opened it, which permits nothing that the other side's next packet would not. A UDP flow that
+/// the pod opened is known from a connected socket in the pod's own namespace.
+pub struct ConnectionSnapshot {
+    /// The connections by the pod's address, each as seen from that end.
     running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>>,
     node: BTreeSet<IpAddr>,
 }
 
-/// Protocol, local address and port, remote address and port.
+/// A connection's protocol, local address and port, and remote address and port.
 type Tuple = (u8, IpAddr, u16, IpAddr, u16);
 
 const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 const SCTP: u8 = libc::IPPROTO_SCTP as u8;
 
-/// Protocols whose entries only what asks for an answer makes: SYN, INIT, ICMP requests.
+/// The protocols in which only a packet that asks for an answer creates an entry: SYN, INIT and
+/// ICMP requests. The first packet of such an entry thus shows who opened the connection.
 const HANDSHAKES: [u8; 4] = [TCP, SCTP, libc::IPPROTO_ICMP as u8, libc::IPPROTO_ICMPV6 as u8];
 
 fn tuple(c: &Connection) -> Tuple {
     (c.protocol, c.local, c.local_port, c.remote, c.remote_port)
 }
 
-impl Survey {
-    /// Asks about pods with their interfaces. Where the host tracks nothing, the pods' sockets alone have to do.
-    pub fn of<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, IfIndex)>) -> Self {
+impl ConnectionSnapshot {
+    /// Takes a snapshot for the given pods, each with its interface index. Where the host tracks
+    /// nothing, it consists of the pods' sockets alone.
+    pub fn take<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, IfIndex)>) -> Self {
         let pods: Vec<(&Pod, IfIndex)> = pods.into_iter().collect();
         let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
         let tracked = network.tracked(&addresses).unwrap_or_else(|error| {
-            tracing::info!(%error, "the host tracks no connections; asking the pods' sockets");
+            tracing::info!(%error, "the host's connection tracking could not be read; the pods' \
+                sockets are used instead");
             vec![]
         });
         let node = network.own_addresses().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the node's addresses");
+            tracing::warn!(%error, "the node's addresses could not be read; no connection is \
+                known as the node's own");
             BTreeSet::new()
         });
         let sockets = network.sockets(&pods.iter().map(|(_, ifindex)| *ifindex).collect());
         let mut sockets = sockets.unwrap_or_else(|error| {
-            tracing::warn!(%error, "the pods' sockets");
+            tracing::warn!(%error, "the pods' sockets could not be read; UDP flows that pods \
+                opened are judged as new");
             BTreeMap::new()
         });
+        // A pod may give its sockets any address; only those with one of its own addresses count.
         let sockets = pods.iter().flat_map(|(pod, ifindex)| {
             let own = sockets.remove(ifindex).unwrap_or_default();
             own.into_iter().filter(|c| pod.addresses.contains(&c.local)).collect::<Vec<_>>()
         });
+        // A tracked connection may be between two pods of this node: each end is looked at by
+        // itself.
         let ends = tracked.iter().flat_map(|t| [(t, t.original.source), (t, t.reply.source)]);
         let ends = ends.filter(|(_, address)| addresses.contains(address)).filter_map(|(t, a)| t.seen_by(a));
         let ends = ends.filter(|c| match (c.protocol, c.opener) {
             (TCP | SCTP, _) | (UDP, Opener::Remote) => c.answered,
             _ => false,
         });
+        // Where both sources know a connection, connection tracking counts, since it comes first.
         let mut running: BTreeMap<IpAddr, BTreeMap<Tuple, Connection>> = BTreeMap::new();
         for c in ends.chain(sockets) {
             running.entry(c.local).or_default().entry(tuple(&c)).or_insert(c);
@@ -145,9 +160,9 @@ impl Survey {
         Self { running, node }
     }
 
-    /// The running connections of one of the pods, each with whether the node opened it.
+    /// The running connections of one pod, each with whether the node opened it.
     pub fn running(&self, pod: &Pod) -> Vec<(Connection, Origin)> {
-        // A source address alone proves nothing; a handshake does.
+        // A UDP packet's source address proves nothing, but a completed handshake does.
         let origin = |c: &Connection| match self.node.contains(&c.origin) && c.protocol != UDP {
             true => Origin::Node,
             false => Origin::Elsewhere,
@@ -156,8 +171,8 @@ impl Survey {
         all.map(|c| (*c, origin(c))).collect()
     }
 
-    /// What is to become of an entry that was made while its endpoint recorded. Its first packet then
-    /// may have been a reply, so where no handshake tells, it does not say who opened the flow.
+    /// What is to become of an entry that was created while its endpoint recorded. Its first packet
+    /// may have been a reply, so without a handshake it does not show who opened the flow.
     pub fn amend(&self, recorded: &Connection) -> Amendment {
         if HANDSHAKES.contains(&recorded.protocol) {
             return Amendment::Keep;
@@ -166,19 +181,20 @@ impl Survey {
         match known.map(|c| c.opener) {
             Some(opener) if opener == recorded.opener => Amendment::Keep,
             Some(opener) => Amendment::Opener(opener),
-            // Said to be the pod's, it would let the other side in; said to be the other side's, it
-            // would let the pod go on after its egress was closed. So the next packet tells (S40).
+            // Nobody knows who opened the flow. Recorded as the pod's, it would let the other side
+            // in; recorded as the other side's, it would let the pod go on after its egress was
+            // closed. So the entry is dropped, and the next packet decides (S40).
             None if recorded.opener == Opener::Pod => Amendment::Forget,
-            // The other side's packet was let in, and would be again.
+            // The other side's packet was permitted, and would be again.
             None => Amendment::Keep,
         }
     }
 }
 
-/// Puts connections into the endpoint's state.
+/// Puts connections into the endpoint's state table.
 ///
 /// # Errors
-/// The target refuses.
+/// The target fails to reserve room or to store an entry.
 pub fn insert(
     host: &mut impl NodeTarget,
     program: &Program,
@@ -186,14 +202,14 @@ pub fn insert(
     running: Vec<(Connection, Origin)>,
 ) -> Result<Adoption, Error> {
     let mut adoption = Adoption::default();
-    // Whoever can make connections must not be able to take all the places that later ones need.
+    // Whoever can open connections must not be able to take up all the room that later ones need.
     let family = |c: &Connection| usize::from(c.local.is_ipv6());
     let mut wanted = [0u32; 2];
-    running.iter().for_each(|(c, _)| wanted[family(c)] += SHARE);
+    running.iter().for_each(|(c, _)| wanted[family(c)] += ROOM_FACTOR);
     let room = host.reserve(endpoint, wanted)?;
     let mut counts = [0; 2];
     for (connection, origin) in running {
-        let (count, most) = (&mut counts[family(&connection)], room[family(&connection)] / SHARE);
+        let (count, most) = (&mut counts[family(&connection)], room[family(&connection)] / ROOM_FACTOR);
         *count += 1;
         if *count > most {
             adoption.no_room += 1;
@@ -212,8 +228,8 @@ pub fn insert(
 mod tests {
     use super::*;
 
-    /// S40, S41: a running flow that nobody vouches for is nobody's, so a pod whose egress is closed does
-    /// not go on with it, whoever may reach the pod.
+    /// S40, S41: a running flow that nobody vouches for is nobody's, so a pod whose egress is
+    /// closed does not go on with it, whoever may reach the pod.
     #[test]
     fn s40_what_a_pod_seems_to_have_opened_is_judged_as_new() {
         let (local, remote): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
@@ -227,7 +243,7 @@ mod tests {
             answered: false,
             origin: local,
         };
-        let mut survey = Survey { running: BTreeMap::new(), node: BTreeSet::new() };
+        let mut survey = ConnectionSnapshot { running: BTreeMap::new(), node: BTreeSet::new() };
         for protocol in [UDP, 47] {
             assert_eq!(survey.amend(&recorded(protocol, Opener::Pod)), Amendment::Forget);
             assert_eq!(survey.amend(&recorded(protocol, Opener::Remote)), Amendment::Keep);

@@ -1,8 +1,11 @@
-//! The loop around the agent in a cluster: an API server's objects in, kernel in step, until a signal.
+//! The agent's loop in a cluster: takes objects from an API server and keeps the kernel in step
+//! with them, until a signal.
 //!
-//! The watch runs on a thread of its own; this loop's thread does everything else, because interfaces are those of the
-//! calling thread's network namespace. What is enforced never depends on the server being there: until every first list is
-//! complete nothing is changed at all, and later only by changes that the server tells of.
+//! The watch runs on a thread of its own. This loop's thread does everything else, because
+//! interfaces are those of the calling thread's network namespace. Enforcement never depends on the
+//! server being reachable: nothing is changed until every first list is complete, and afterwards
+//! only by changes that the server reports. Not here: what this loop shares with the one for files
+//! ([`super::supervisor`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,18 +30,19 @@ use super::{
     network::Network,
     sandbox_store,
     sandboxes::Sandboxes,
-    supervisor::{INITIAL_BACKOFF, LINKS_SETTLE, Links, MAX_BACKOFF, Supervisor},
+    supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
 };
 use crate::{
     metrics::Metrics,
     options::{Options, Pass, Passes},
 };
 
-/// Runs an agent until `stop` is ready, or for one pass.
+/// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// The way to the server makes no sense, the CNI socket cannot be made, or the kernel's tables cannot be read; in one pass, what
-/// failed. The loop itself reports failures, keeps what is enforced, and tries again.
+/// The server's address or credentials are not valid, the CNI socket cannot be created, the
+/// kernel's tables cannot be read, or the watching thread has died. Later failures are reported,
+/// what is enforced stays, and the loop retries; with [`Passes::Once`] they are in the result.
 pub async fn serve(
     options: &Options,
     source: watch::Options,
@@ -48,19 +52,21 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Pass> {
     let mut links = Links::open();
-    // Lists come while the tables are read.
+    // Started first, so that lists arrive while the tables are read.
     let mut watch = Watch::start(source)?;
     let mut supervisor = Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
-    // Also where the target holds nothing yet: a part of the cluster is not what policies speak of.
-    supervisor.holds = true;
-    supervisor.metrics.watching(watch.contacts());
+    // The supervisor is on hold even where the target is empty: policies must not be applied to a
+    // part of the cluster.
+    supervisor.on_hold = true;
+    supervisor.metrics.watching(watch.states());
     let mut plugins = Plugins::open(options, &watch)?;
     supervisor.set_waiting(waiting(watch.incomplete()));
     let mut taint = options.startup_taint.as_deref();
     tokio::pin!(stop);
-    let mut patience = INITIAL_BACKOFF;
-    // Kept from turn to turn: what happens meanwhile may bring it closer, and never puts it off.
-    let mut again = Instant::now() + patience;
+    let mut backoff = INITIAL_BACKOFF;
+    // The time of the next retry, kept across iterations: events may bring it forward but never
+    // postpone it.
+    let mut retry_at = Instant::now() + backoff;
     loop {
         let record_due = supervisor.record_due().map(Instant::from_std);
         let plugins_due =
@@ -70,17 +76,21 @@ pub async fn serve(
             () = &mut stop => break,
             () = tokio::time::sleep(supervisor.pause()) => {}
             update = watch.next(supervisor.agent.cluster()) => {
-                (patience, again) = (INITIAL_BACKOFF, again.min(Instant::now() + INITIAL_BACKOFF));
+                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(Instant::now() + INITIAL_BACKOFF));
                 let about_nodes = |changes: &[Change]| changes.iter().any(|change| change.resource == Resource::Node);
                 let nodes = matches!(&update, Update::Changes(changes) if about_nodes(changes));
                 match update {
-                    // An agent that hears nothing any more would go on as if all were well; the next one hears again.
-                    Update::Ended => anyhow::bail!("the thread that watches the API server ended by a fault of netpolc's; what is enforced stays"),
+                    // Without the watch this agent would go on as if all were well. It ends, so
+                    // that its successor watches again.
+                    Update::Ended => anyhow::bail!("the thread that watches the API server ended \
+                        through a bug in netpolc; what is enforced stays"),
                     Update::First(mut cluster) => {
-                        supervisor.holds = false;
-                        tracing::info!(pods = cluster.pods.len(), policies = cluster.policies.len(), "the cluster is known");
+                        supervisor.on_hold = false;
+                        let (pods, policies) = (cluster.pods.len(), cluster.policies.len());
+                        tracing::info!(pods, policies, "the cluster is known: all first lists are complete");
+                        // CNI may know addresses that the API server does not report yet.
                         plugins.sandboxes.first(&mut cluster);
-                        supervisor.agent.set_places(plugins.sandboxes.places());
+                        supervisor.agent.set_placements(plugins.sandboxes.placements());
                         supervisor.follow(|agent| agent.update(cluster));
                         if options.passes == Passes::Once {
                             supervisor.set_problems(watch.problems().map(ToString::to_string).collect());
@@ -96,7 +106,7 @@ pub async fn serve(
                         if !changes.is_empty() {
                             supervisor.follow(|agent| agent.advance(changes));
                         }
-                        if supervisor.holds {
+                        if supervisor.on_hold {
                             supervisor.set_waiting(waiting(watch.incomplete()));
                         }
                     }
@@ -109,7 +119,7 @@ pub async fn serve(
                 }
                 if watch.take_news() || nodes {
                     supervisor.set_blind(blind(&watch));
-                    // Perhaps of a policy's generation only.
+                    // Perhaps only a policy's generation has changed, which the record shows too.
                     supervisor.touch();
                     let own = nodeless(options, &watch, &supervisor);
                     let conditions = watch.conditions().map(ToString::to_string).chain(own);
@@ -117,10 +127,10 @@ pub async fn serve(
                 }
             }
             Some(request) = plugins.requests.recv() => {
-                (patience, again) = (INITIAL_BACKOFF, again.min(Instant::now() + INITIAL_BACKOFF));
+                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(Instant::now() + INITIAL_BACKOFF));
                 let now = std::time::Instant::now();
                 plugins.sandboxes.ask(request, now);
-                // Those of pods that start together are one update.
+                // Pods that start together are handled in one update.
                 while let Ok(request) = plugins.requests.try_recv() {
                     plugins.sandboxes.ask(request, now);
                 }
@@ -130,19 +140,21 @@ pub async fn serve(
             }
             () = links.changed() => {
                 supervisor.cover();
-                tokio::time::sleep(LINKS_SETTLE).await;
+                // Covering an interface must not wait; the rest waits until the burst of messages
+                // is over.
+                tokio::time::sleep(LINK_DEBOUNCE).await;
                 links.drain();
-                (patience, again) = (INITIAL_BACKOFF, again.min(Instant::now() + INITIAL_BACKOFF));
+                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(Instant::now() + INITIAL_BACKOFF));
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();
             }
-            () = tokio::time::sleep_until(again), if supervisor.waits() => {
+            () = tokio::time::sleep_until(retry_at), if supervisor.waits() => {
                 supervisor.follow(|agent| agent.refresh());
-                patience = (patience * 2).min(MAX_BACKOFF);
-                again = Instant::now() + patience;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+                retry_at = Instant::now() + backoff;
             }
-            () = tokio::time::sleep_until(plugins_due.unwrap_or(again)), if plugins_due.is_some() => {}
-            () = tokio::time::sleep_until(record_due.unwrap_or(again)), if record_due.is_some() => record(&mut supervisor, &watch),
+            () = tokio::time::sleep_until(plugins_due.unwrap_or(retry_at)), if plugins_due.is_some() => {}
+            () = tokio::time::sleep_until(record_due.unwrap_or(retry_at)), if record_due.is_some() => record(&mut supervisor, &watch),
         }
         for (resource, lists) in watch.take_resyncs() {
             supervisor.metrics.resynced(resource.plural(), lists);
@@ -155,7 +167,8 @@ pub async fn serve(
             };
             watch.report_aside(resource, &aside.object, &aside.to_string());
         }
-        if !supervisor.holds
+        // The taint is removed once, after the first update that succeeded.
+        if !supervisor.on_hold
             && supervisor.behind.is_none()
             && let Some(key) = taint.take()
         {
@@ -163,67 +176,74 @@ pub async fn serve(
         }
         for key in supervisor.note_unfound() {
             let uid = supervisor.agent.cluster().pods.get(&key).and_then(|pod| pod.uid.as_deref());
-            let why = format!("a policy selects it, and no interface of node {} leads to its addresses", options.node);
+            let why =
+                format!("a policy selects the pod, but no interface of node {} leads to its addresses", options.node);
             watch.not_isolated(&key, uid, why);
         }
-        supervisor.beat();
+        supervisor.heartbeat();
     }
     record(&mut supervisor, &watch);
-    tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
+    tracing::info!("the agent has stopped; enforcement stays in place (netpolc detach removes it)");
     Ok(Pass::default())
 }
 
-/// The CNI plugins' side of the loop.
+/// The part of the loop that serves the CNI plugins.
 struct Plugins {
     requests: mpsc::Receiver<Waiting>,
-    /// Without a socket nobody ever sends a request; this keeps the channel open.
-    _silence: Option<mpsc::Sender<Waiting>>,
+    /// Keeps the channel of requests open where there is no socket, and so no other sender.
+    _sender: Option<mpsc::Sender<Waiting>>,
     sandboxes: Sandboxes,
-    /// Where what CNI said is kept for the next agent; None: nowhere.
-    kept: Option<PathBuf>,
+    /// The file in which sandboxes are stored for the next agent; None where there is no CNI
+    /// socket.
+    store: Option<PathBuf>,
     fetcher: Fetcher,
 }
 
 impl Plugins {
-    /// Listens as soon as the agent runs: requests wait until the cluster is known.
+    /// Opens the socket. That happens as soon as the agent runs; requests wait until the cluster is
+    /// known.
     fn open(options: &Options, watch: &Watch) -> anyhow::Result<Self> {
-        let (requests, silence) = match &options.cni_socket {
+        let (requests, sender) = match &options.cni_socket {
             Some(path) => (server::listen(path).with_context(|| format!("--cni-socket {}", path.display()))?, None),
             None => {
-                let (silence, requests) = mpsc::channel(1);
-                (requests, Some(silence))
+                let (sender, requests) = mpsc::channel(1);
+                (requests, Some(sender))
             }
         };
-        let kept = options.cni_socket.is_some().then(|| sandbox_store::path(&options.pin_dir));
+        let store = options.cni_socket.is_some().then(|| sandbox_store::path(&options.pin_dir));
         let mut sandboxes = Sandboxes::new(options.node.clone());
-        sandboxes.restore(kept.iter().flat_map(|path| sandbox_store::read(path)));
-        Ok(Self { requests, _silence: silence, sandboxes, kept, fetcher: watch.fetcher() })
+        sandboxes.restore(store.iter().flat_map(|path| sandbox_store::read(path)));
+        Ok(Self { requests, _sender: sender, sandboxes, store, fetcher: watch.fetcher() })
     }
 
-    fn keep(&mut self) {
-        if let Some(path) = &self.kept
-            && let Some(held) = self.sandboxes.take_held()
-            && let Err(error) = sandbox_store::write(path, held)
+    /// Saves the sandboxes where they have changed.
+    fn save(&mut self) {
+        if let Some(path) = &self.store
+            && let Some(sandboxes) = self.sandboxes.take_unsaved()
+            && let Err(error) = sandbox_store::write(path, sandboxes)
         {
-            tracing::warn!(%error, "what CNI says is not kept over a restart of the agent");
+            tracing::warn!(%error, "the sandboxes that CNI reported could not be saved; a \
+                restarted agent will not know them");
         }
     }
 
-    /// Brings the tables to where requests can be answered, and answers those that can.
+    /// Brings the tables to a state in which requests can be answered, and answers those that can
+    /// be.
     fn serve<H: NodeTarget, N: Network>(&mut self, supervisor: &mut Supervisor<H, N>) {
-        self.keep();
+        self.save();
+        // Saved before anything that depends on it is confirmed, and again after planning.
         if self.sandboxes.is_idle() {
             return;
         }
         let now = std::time::Instant::now();
-        if !supervisor.holds {
+        if !supervisor.on_hold {
             let plan = self.sandboxes.plan(supervisor.agent.cluster(), supervisor.agent.local_pods(), now);
-            supervisor.agent.set_places(self.sandboxes.places());
+            supervisor.agent.set_placements(self.sandboxes.placements());
             if !plan.changes.is_empty() {
                 supervisor.follow(|agent| agent.advance(plan.changes));
             }
-            if plan.look {
-                // Also where no address is new: a new sandbox has a new interface.
+            if plan.rescan {
+                // A new sandbox has a new interface even where no address is new.
                 supervisor.follow(|agent| agent.refresh());
             }
             if let Some(deadline) = plan.freshen
@@ -233,12 +253,12 @@ impl Plugins {
             }
             for key in plan.fetch {
                 if let Err(error) = self.fetcher.fetch(key.clone()) {
-                    tracing::warn!(pod = %key, %error, "CNI");
+                    tracing::warn!(pod = %key, %error, "the pod of a CNI request could not be requested from the API server");
                     self.sandboxes.not_asked(&key, now);
                 }
             }
         }
-        self.keep();
+        self.save();
         let agent = &supervisor.agent;
         let behind = supervisor.behind.as_deref();
         self.sandboxes.answer(agent.cluster(), behind, |key| agent.standing(key), now);
@@ -248,7 +268,7 @@ impl Plugins {
     }
 }
 
-/// Brings record and status up to date.
+/// Brings the record and the published status up to date.
 fn record<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, watch: &Watch) {
     let broken = watch.problems().filter(|p| p.severity == Severity::Error).filter_map(|p| p.object.as_ref());
     let mut errors: BTreeMap<&str, usize> = BTreeMap::new();
@@ -273,32 +293,37 @@ fn record<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, watch: &
     });
 }
 
-/// A node name that no Node has is most likely a wrong one: then no pod is this agent's.
+/// A problem to report where no Node has the given name: it is most likely wrong, and then no pod
+/// is this agent's.
 fn nodeless<H: NodeTarget, N: Network>(
     options: &Options,
     watch: &Watch,
     supervisor: &Supervisor<H, N>,
 ) -> Option<String> {
     let missing = watch.incomplete().is_empty()
-        && !supervisor.holds
+        && !supervisor.on_hold
         && !supervisor.agent.cluster().nodes.contains_key(&options.node);
     missing.then(|| {
         let node = &options.node;
-        format!("the cluster has no Node {node}: --node must be what spec.nodeName of this node's pods says, or none is enforced")
+        format!(
+            "the cluster has no Node {node}; set --node to the spec.nodeName of this node's pods, \
+            or nothing is enforced for them"
+        )
     })
 }
 
-/// Which kinds are not watched any more, where the cluster was known.
+/// A message about the kinds that are no longer watched; None where all are, or where the cluster
+/// was never known as a whole.
 fn blind(watch: &Watch) -> Option<String> {
     if !watch.incomplete().is_empty() {
         return None;
     }
     let kinds: Vec<String> = watch.conditions().map(|condition| condition.resource.to_string()).collect();
-    let what = "changes of them are not seen, and what is enforced stays as it is until then";
-    (!kinds.is_empty()).then(|| format!("cannot watch {}: {what}", kinds.join(", ")))
+    let what = "their changes are not seen, and what is enforced stays as it is until they are";
+    (!kinds.is_empty()).then(|| format!("the agent cannot watch {}: {what}", kinds.join(", ")))
 }
 
-/// What is said until the cluster is known.
+/// The message that is shown until the cluster is known.
 fn waiting(incomplete: &BTreeSet<Resource>) -> String {
     let kinds: Vec<String> = incomplete.iter().map(ToString::to_string).collect();
     format!("waiting for the first list of {}; what is enforced stays as it is until then", kinds.join(", "))

@@ -1,4 +1,5 @@
-//! Changes of the cluster as events for the compiler: the difference between two states, or one watched change.
+//! Turns changes of the cluster into events for the compiler: the difference between two states, or
+//! one watched change. Not here: interfaces and devices ([`crate::pod_interfaces`]).
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,8 @@ use netpolc_kube_sync::{Change, Object, Resource};
 use netpolc_lower::Event;
 use netpolc_policy::Cluster;
 
-/// What happened between `old` and `new`, in a fixed order. The events belong to one update: apply them
-/// together.
+/// The events that lead from `old` to `new`, in a fixed order. They belong to one update: apply
+/// them together.
 pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     // Without `..`, so that a new kind of object cannot be forgotten.
     let Cluster { namespaces, pods, policies, nodes, services } = old;
@@ -30,7 +31,7 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     events
 }
 
-/// What a watched object's change is for the compiler; None where policy does not depend on it.
+/// The event for a watched change; None where policy does not depend on it.
 pub fn of(change: &Change) -> Option<Event> {
     let key = &change.key;
     Some(match &change.object {

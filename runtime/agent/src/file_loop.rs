@@ -1,8 +1,10 @@
-//! The loop around the agent: files in, kernel in step, until a signal. Enforcement stays when it
-//! ends.
+//! The agent's loop without a cluster: takes objects from files and keeps the kernel in step with
+//! them, until a signal. Enforcement stays when the loop ends.
 //!
-//! One thread does everything but read files, because interfaces are those of the calling thread's
-//! network namespace.
+//! One thread does everything except reading files, because interfaces are those of the calling
+//! thread's network namespace. Not here: reading files ([`super::files`]), noticing changes
+//! ([`super::file_watch`]), and what this loop shares with the one in a cluster
+//! ([`super::supervisor`]).
 
 use std::{future::Future, path::PathBuf, sync::Arc};
 
@@ -11,19 +13,20 @@ use tokio::time::Instant;
 
 use super::{
     file_watch::Watch,
-    files::{Files, News},
+    files::{FileUpdate, Files},
     network::Network,
-    supervisor::{INITIAL_BACKOFF, LINKS_SETTLE, Links, MAX_BACKOFF, Supervisor},
+    supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
 };
 use crate::{
     metrics::Metrics,
     options::{Options, Pass, Passes},
 };
 
-/// Runs an agent until `stop` is ready, or for one pass.
+/// Runs an agent until `stop` resolves, or for one pass.
 ///
 /// # Errors
-/// One pass: what failed. The loop itself reports failures, keeps what is enforced, and tries again.
+/// The kernel's tables cannot be read at the start. Later failures are reported, what is enforced
+/// stays, and the loop retries; with [`Passes::Once`] they are in the result.
 pub async fn serve(
     options: &Options,
     paths: &[PathBuf],
@@ -32,30 +35,30 @@ pub async fn serve(
     network: impl Network,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Pass> {
-    // Before the first look, so that no change is missed.
+    // The watch begins before the files are first read, so that no change is missed.
     let mut watch = Watch::new(paths);
     let mut files = Files::new(options.node.clone(), paths);
     let mut links = Links::open();
     let mut supervisor = Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     tokio::pin!(stop);
     files.read();
-    let mut patience = INITIAL_BACKOFF;
+    let mut backoff = INITIAL_BACKOFF;
     loop {
-        let again = Instant::now() + patience;
+        let retry_at = Instant::now() + backoff;
         supervisor.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
             () = tokio::time::sleep(supervisor.pause()) => {}
             () = watch.changed() => {
-                watch.settle().await;
+                watch.debounce().await;
                 watch.renew();
-                patience = INITIAL_BACKOFF;
+                backoff = INITIAL_BACKOFF;
                 files.read();
             }
-            news = files.news(supervisor.agent.cluster()) => {
-                patience = INITIAL_BACKOFF;
-                let errors = news.errors;
-                follow(&mut supervisor, news);
+            update = files.next_update(supervisor.agent.cluster()) => {
+                backoff = INITIAL_BACKOFF;
+                let errors = update.errors;
+                follow(&mut supervisor, update);
                 if options.passes == Passes::Once {
                     supervisor.record(|_| {});
                     return Ok(supervisor.pass(errors));
@@ -63,45 +66,45 @@ pub async fn serve(
             }
             () = links.changed() => {
                 supervisor.cover();
-                tokio::time::sleep(LINKS_SETTLE).await;
+                tokio::time::sleep(LINK_DEBOUNCE).await;
                 links.drain();
-                patience = INITIAL_BACKOFF;
+                backoff = INITIAL_BACKOFF;
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();
             }
-            () = tokio::time::sleep_until(again), if supervisor.waits() => {
-                patience = (patience * 2).min(MAX_BACKOFF);
+            () = tokio::time::sleep_until(retry_at), if supervisor.waits() => {
+                backoff = (backoff * 2).min(MAX_BACKOFF);
                 supervisor.follow(|agent| agent.refresh());
             }
         }
         supervisor.note_unfound();
-        supervisor.beat();
+        supervisor.heartbeat();
         supervisor.record(|_| {});
-        // Files have no Events.
+        // These would become Events, which objects from files do not have.
         supervisor.take_aside();
     }
-    tracing::info!("stopped; enforcement stays (netpolc detach removes it)");
+    tracing::info!("the agent has stopped; enforcement stays in place (netpolc detach removes it)");
     Ok(Pass::default())
 }
 
-/// Acts on what the files say.
-fn follow<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, mut news: News) {
-    supervisor.set_problems(std::mem::take(&mut news.problems));
-    supervisor.set_kept(news.held.kept.iter().map(ToString::to_string).collect());
-    if let Some(why) = news.refused {
-        // Until something names the node nothing is changed, not by a retry either.
-        supervisor.holds = true;
+/// Enforces what was read from the files, or on_hold off where that may be incomplete.
+fn follow<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, mut update: FileUpdate) {
+    supervisor.set_problems(std::mem::take(&mut update.problems));
+    supervisor.set_retained(update.merged.retained.iter().map(ToString::to_string).collect());
+    if let Some(why) = update.refused {
+        // Nothing is changed, not even by a retry, until the files name the node.
+        supervisor.on_hold = true;
         supervisor.set_behind(why);
         return;
     }
-    if supervisor.holds
-        && let Some(input) = news.missing(supervisor.files.as_ref())
+    if supervisor.on_hold
+        && let Some(input) = update.missing(supervisor.files.as_ref())
     {
-        // What is enforced came from objects that may be in the part that cannot be read.
+        // The installed tables may come from objects in the part that cannot be read.
         supervisor.set_behind(format!("{input} cannot be read; what is enforced stays as it is until then"));
         return;
     }
-    supervisor.holds = false;
-    supervisor.files = Some(news.files());
-    supervisor.follow(|agent| agent.update(news.held.cluster));
+    supervisor.on_hold = false;
+    supervisor.files = Some(update.files());
+    supervisor.follow(|agent| agent.update(update.merged.cluster));
 }

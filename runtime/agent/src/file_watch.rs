@@ -1,11 +1,12 @@
-//! Tells when files change, soon and not too often.
+//! Notices changes of files: soon, and not too often.
 //!
-//! Watches of the kernel stand on directories as they are at the moment, so they are set anew
-//! before every reading: on a directory itself, on the folder of a single file (editors and
-//! ConfigMap volumes replace files instead of writing them), on the folders of all symbolic links
-//! on the way, and on the nearest folder of what is missing. Behind them times and sizes are
-//! compared each second: for file systems that say nothing, for folders that are moved as a whole,
-//! and for watches that the kernel refuses.
+//! The kernel's watches (inotify) are bound to the directories that exist at the moment, so they
+//! are renewed before every reading. There is one on a directory itself, on the folder of a single
+//! file (editors and ConfigMap volumes replace files instead of writing to them), on the folders of
+//! all symbolic links along the path, and on the nearest existing folder of a missing path. In
+//! addition, times and sizes are compared each second: for file systems without notifications, for
+//! folders that are moved as a whole, and for watches that the kernel refuses. Not here: reading
+//! the files ([`super::files`]).
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -20,51 +21,52 @@ use netpolc_kube_sync::is_manifest;
 use notify::{RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::Instant};
 
-/// Quiet time that ends a burst of changes.
-const QUIET: Duration = Duration::from_millis(3);
-/// A burst is acted upon after this, quiet or not.
-const BURST: Duration = Duration::from_millis(15);
-/// How often everything is looked at.
-const POLL: Duration = Duration::from_secs(1);
-/// A way with more links than this leads nowhere (the kernel's own limit).
-const MAX_LINKS: usize = 40;
+/// How long no change must occur for a burst of changes to be over.
+const DEBOUNCE: Duration = Duration::from_millis(3);
+/// The longest time that a burst is waited for.
+const MAX_DEBOUNCE: Duration = Duration::from_millis(15);
+/// How often times and sizes are compared.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How many symbolic links a path may contain; more are an error to the kernel, too.
+const MAX_SYMLINKS: usize = 40;
 
-/// Watches the paths it was made with.
+/// A watch of some paths.
 pub struct Watch {
     paths: Vec<PathBuf>,
     sender: mpsc::Sender<()>,
     changes: mpsc::Receiver<()>,
-    /// Ends the watches when dropped.
+    /// The kernel's watches, which end when this is dropped; None where there can be none.
     watcher: Option<notify::RecommendedWatcher>,
-    seen: Vec<Seen>,
-    /// When everything is looked at next. Kept from turn to turn, so that what else happens never
-    /// puts it off.
-    look: Instant,
-    /// The kernel refused a watch, and that was said.
+    seen: Vec<FileState>,
+    /// When times and sizes are compared next. Kept across calls, so that other events never
+    /// postpone it.
+    next_poll: Instant,
+    /// Whether the kernel has refused a watch, which is logged once.
     refused: bool,
 }
 
-/// A file as it was: what it is, when it changed, how long it is. None: it is not there.
-type Seen = (PathBuf, Option<(u64, u64, i64, i64, u64)>);
+/// A file's state: device, inode, change time (seconds and nanoseconds) and length. None where the
+/// file does not exist.
+type FileState = (PathBuf, Option<(u64, u64, i64, i64, u64)>);
 
 impl Watch {
-    /// Starts watching `paths`, those that do not exist yet included.
+    /// Starts watching `paths`, including those that do not exist yet.
     pub fn new(paths: &[PathBuf]) -> Self {
         let (sender, changes) = mpsc::channel(1);
-        let (paths, look) = (paths.to_vec(), Instant::now() + POLL);
-        let mut watch = Self { paths, sender, changes, watcher: None, seen: vec![], look, refused: false };
+        let (paths, next_poll) = (paths.to_vec(), Instant::now() + POLL_INTERVAL);
+        let mut watch = Self { paths, sender, changes, watcher: None, seen: vec![], next_poll, refused: false };
         watch.renew();
         watch
     }
 
-    /// Watches what the paths lead to now. To be called before they are read, so that no change is
-    /// missed.
+    /// Renews the watches for what the paths lead to now. Call this before the files are read, so
+    /// that no change is missed.
     pub fn renew(&mut self) {
-        let mut ways = Ways::default();
+        let mut set = WatchSet::default();
         for path in &self.paths {
-            ways.add(path);
+            set.add(path);
         }
-        let Ways { folders, names, listed } = ways;
+        let WatchSet { folders, names, listed } = set;
         let sender = self.sender.clone();
         let changed = move |event: notify::Result<notify::Event>| {
             let relevant = |path: &PathBuf| {
@@ -73,33 +75,34 @@ impl Watch {
             if event.is_ok_and(|e| e.kind.is_access() || !e.need_rescan() && !e.paths.iter().any(relevant)) {
                 return;
             }
-            // A full channel holds a change already.
+            // The channel holds one message. If it is full, a change is announced already.
             let _ = sender.try_send(());
         };
         let mut watcher = notify::recommended_watcher(changed).ok();
         let mut watch = |folder: &PathBuf| {
             watcher.as_mut().is_some_and(|watcher| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok())
         };
-        // What is gone meanwhile is no refusal: the look below notices.
+        // A folder that was removed meanwhile does not count as refused; the comparison below
+        // notices it.
         let refused: Vec<&PathBuf> = folders.iter().filter(|folder| !watch(folder) && folder.exists()).collect();
         if let Some(folder) = refused.first()
             && !std::mem::replace(&mut self.refused, true)
         {
-            tracing::warn!(path = %folder.display(), "cannot be watched; looking at it each second");
+            tracing::warn!(path = %folder.display(), "the folder cannot be watched; it is checked each second instead");
         }
-        // The old watches end only now.
+        // The old watches end only now, so that no change falls into a gap.
         self.watcher = watcher;
-        self.seen = look(&self.paths);
+        self.seen = snapshot(&self.paths);
     }
 
-    /// Returns when something changed and the burst is over. Cancel safe: a change is not lost.
+    /// Returns when something has changed. Cancel safe: a change is not lost.
     pub async fn changed(&mut self) {
         loop {
             tokio::select! {
                 Some(()) = self.changes.recv() => return,
-                () = tokio::time::sleep_until(self.look) => {
-                    self.look = Instant::now() + POLL;
-                    if look(&self.paths) != self.seen {
+                () = tokio::time::sleep_until(self.next_poll) => {
+                    self.next_poll = Instant::now() + POLL_INTERVAL;
+                    if snapshot(&self.paths) != self.seen {
                         return;
                     }
                 }
@@ -107,26 +110,28 @@ impl Watch {
         }
     }
 
-    /// Waits until a burst that has begun is over.
-    pub async fn settle(&mut self) {
-        let end = Instant::now() + BURST;
-        while let Ok(Some(())) = tokio::time::timeout_at(end.min(Instant::now() + QUIET), self.changes.recv()).await {}
+    /// Waits until the burst of changes that has begun is over.
+    pub async fn debounce(&mut self) {
+        let end = Instant::now() + MAX_DEBOUNCE;
+        while let Ok(Some(())) = tokio::time::timeout_at(end.min(Instant::now() + DEBOUNCE), self.changes.recv()).await
+        {
+        }
     }
 }
 
-/// Where to watch, and for what.
+/// The folders to watch, and the changes in them that matter.
 #[derive(Default)]
-struct Ways {
+struct WatchSet {
     /// Folders to watch.
     folders: BTreeSet<PathBuf>,
-    /// What in them matters, and they themselves.
+    /// The paths whose changes matter, and the watched folders themselves.
     names: BTreeSet<PathBuf>,
-    /// Folders of which every manifest matters.
+    /// Folders in which every manifest matters.
     listed: BTreeSet<PathBuf>,
 }
 
-impl Ways {
-    /// An input, and where it is a directory the files in it.
+impl WatchSet {
+    /// Adds an input, and, where it is a directory, the files in it.
     fn add(&mut self, path: &Path) {
         let Some(real) = self.follow(path) else { return };
         if !real.is_dir() {
@@ -143,7 +148,8 @@ impl Ways {
         self.listed.insert(real);
     }
 
-    /// Goes along the path as the kernel does. Gives where it ends, where it does.
+    /// Resolves the path as the kernel does, and adds every step to the set. Returns where the path
+    /// ends; None where it leads nowhere.
     fn follow(&mut self, path: &Path) -> Option<PathBuf> {
         let path = std::path::absolute(path).ok()?;
         let mut left: VecDeque<OsString> = parts(&path);
@@ -158,7 +164,7 @@ impl Ways {
                 Ok(about) => about,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::NotFound {
-                        tracing::debug!(path = %next.display(), %error, "watching");
+                        tracing::debug!(path = %next.display(), %error, "a part of a watched path could not be read");
                     }
                     self.watch(at, next);
                     return None;
@@ -166,7 +172,7 @@ impl Ways {
             };
             if about.is_symlink() {
                 links += 1;
-                let target = next.read_link().ok().filter(|_| links <= MAX_LINKS)?;
+                let target = next.read_link().ok().filter(|_| links <= MAX_SYMLINKS)?;
                 self.watch(at.clone(), next);
                 if target.is_absolute() {
                     at = PathBuf::from("/");
@@ -186,7 +192,7 @@ impl Ways {
 
     fn watch(&mut self, folder: PathBuf, name: PathBuf) {
         self.names.insert(name);
-        // It may be removed or moved itself.
+        // The folder itself may be removed or moved.
         self.names.insert(folder.clone());
         self.folders.insert(folder);
     }
@@ -201,16 +207,16 @@ fn parts(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(part).collect()
 }
 
-/// The paths, and the manifests of those that are directories, with what tells that they changed.
-fn look(paths: &[PathBuf]) -> Vec<Seen> {
+/// The states of the paths, and of the manifests in those that are directories.
+fn snapshot(paths: &[PathBuf]) -> Vec<FileState> {
     let mut seen = Vec::new();
     let about = |path: &Path| {
         let about = path.metadata().ok()?;
-        // The time of a directory tells of files that do not matter.
+        // A directory's time changes with files that do not matter.
         let (time, length) = if about.is_dir() {
             ((0, 0), 0)
         } else {
-            // Also of a mode, which may have kept us from reading.
+            // The change time also covers the mode, which may have prevented reading.
             ((about.ctime(), about.ctime_nsec()), about.len())
         };
         Some((about.dev(), about.ino(), time.0, time.1, length))
@@ -249,14 +255,14 @@ mod tests {
 
     /// Fails where the change is heard of only by looking each second.
     async fn heard(watch: &mut Watch) {
-        watch.look = Instant::now() + Duration::from_secs(60);
+        watch.next_poll = Instant::now() + Duration::from_secs(60);
         tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is heard of");
-        watch.settle().await;
+        watch.debounce().await;
         watch.renew();
     }
 
     async fn quiet(watch: &mut Watch) {
-        watch.look = Instant::now() + Duration::from_secs(60);
+        watch.next_poll = Instant::now() + Duration::from_secs(60);
         let change = tokio::time::timeout(Duration::from_millis(200), watch.changed()).await;
         assert!(change.is_err(), "nothing of ours has changed");
     }
@@ -367,8 +373,8 @@ mod tests {
             watch.renew();
             watch.watcher = None;
         }
-        let before = look(std::slice::from_ref(&folder.0));
+        let before = snapshot(std::slice::from_ref(&folder.0));
         fs::write(folder.0.join(".hidden"), "x").unwrap();
-        assert_eq!(look(std::slice::from_ref(&folder.0)), before);
+        assert_eq!(snapshot(std::slice::from_ref(&folder.0)), before);
     }
 }

@@ -1,18 +1,27 @@
 //! The agent: keeps what one node enforces in step with the cluster.
 //!
-//! Here: [`Agent`], which takes clusters and does what follows from them, in the caller's network
-//! namespace and on the caller's thread. [`events`] finds what changed, [`adopt`] what is running when a
-//! pod is isolated first, [`order`] what of that may wait, [`network`] is what it asks about the node,
-//! [`record`] is what it leaves for `netpolc status`, [`policy_status`] which policies stand behind the tables, [`sandboxes`] what CNI says of pods,
-//! [`whereabouts`] which interface is which pod's.
-//! Around it: [`file_loop`] follows [`files`] that [`file_watch`] watches, [`cluster_loop`] an API server; [`supervisor`] is what both
-//! loops share.
-//! Not here: the meaning of policies, the order of writes.
+//! [`Agent`] takes clusters and changes of them, and makes a target enforce them, in the caller's
+//! network namespace and on the caller's thread. It uses:
+//!
+//! - [`events`]: what has changed between two states of the cluster
+//! - [`order`]: which of several changes may wait
+//! - [`network`]: questions about the node's network, as a trait
+//! - [`pod_interfaces`]: which interface belongs to which pod, found by [`discovery`]
+//! - [`adopt`]: connections that are running when a pod is first isolated
+//! - `record`: the state file that `netpolc status` reads
+//! - `policy_status`: which policies the tables come from
+//! - `sandboxes`: what CNI reports about pods
+//!
+//! Two loops drive an agent: `file_loop` follows `files` that `file_watch` watches, and
+//! `cluster_loop` follows an API server. `supervisor` is what both loops share.
+//!
+//! Not here: the meaning of policies, and the order of writes.
 
 pub mod adopt;
 #[cfg(feature = "serve")]
 pub mod cluster_loop;
 mod compile;
+pub mod discovery;
 pub mod events;
 #[cfg(feature = "serve")]
 pub mod file_loop;
@@ -27,6 +36,7 @@ pub mod network;
 #[cfg(feature = "serve")]
 pub mod options;
 pub mod order;
+pub mod pod_interfaces;
 #[cfg(feature = "serve")]
 pub mod policy_status;
 #[cfg(feature = "serve")]
@@ -39,8 +49,6 @@ pub mod sandboxes;
 pub mod sole;
 #[cfg(feature = "serve")]
 pub mod supervisor;
-pub mod ways;
-pub mod whereabouts;
 mod wire;
 
 #[cfg(feature = "serve")]
@@ -63,16 +71,20 @@ use netpolc_table::{
 };
 use netpolc_target::{Capabilities, Execution, NodeTarget, fill};
 
-use self::{adopt::Adoption, network::Network, whereabouts::Whereabouts};
-use crate::ways::Place;
+use self::{
+    adopt::{Adoption, ConnectionSnapshot},
+    discovery::Placement,
+    network::Network,
+    pod_interfaces::PodInterfaces,
+};
 
-/// Why the kernel is not in step. What was enforced before still is.
+/// The reason why the kernel is not in step. What was enforced before still is.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// More ids than there are.
+    /// The cluster needs more ids than there are.
     #[error(transparent)]
     Overflow(#[from] Overflow),
-    /// No ids for the way there.
+    /// There is no free id for a transitional entry of the update.
     #[error(transparent)]
     Exhausted(#[from] delta::Exhausted),
     /// A write failed.
@@ -81,94 +93,98 @@ pub enum Error {
     /// Another call on the target failed.
     #[error(transparent)]
     Target(#[from] netpolc_target::Error),
-    /// A question to the kernel failed.
-    #[error("{what}: {source}")]
+    /// Something about the node's network could not be read.
+    #[error("{what} could not be read: {source}")]
     Network {
-        /// What was asked.
+        /// What was to be read.
         what: &'static str,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }
 
-/// What an update did.
+/// The result of an update.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Writes to the tables.
+    /// How many writes to the tables were made.
     pub writes: usize,
-    /// Running connections that were taken over, by pod.
+    /// The running connections that were adopted, by pod.
     pub adopted: BTreeMap<ObjectKey, Adoption>,
-    /// From the call to the last write.
+    /// The time from the call to the last write.
     pub took: Duration,
 }
 
 impl Report {
-    /// This update and the one after it.
+    /// The result of this update and the next one together.
     fn and(mut self, next: Report) -> Self {
         self.adopted.extend(next.adopted);
         Self { writes: self.writes + next.writes, took: self.took.max(next.took), ..self }
     }
 }
 
-/// How a local pod stands, while the kernel is in step.
+/// Whether a pod's policies are enforced, provided that the kernel is in step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// No policed pod of this node.
+    /// The pod is not on this node, or policies do not apply to it.
     Unknown,
-    /// No policy selects it.
+    /// No policy selects the pod.
     Open,
-    /// Some policy selects it, and its interface was not found: it is not enforced.
+    /// A policy selects the pod, but its interface was not found, so nothing is enforced.
     Unfound,
-    /// Some policy selects it, and its packets are judged.
+    /// A policy selects the pod, and its packets are judged.
     Enforced,
 }
 
-/// How the compiler's program and the target's tables are related.
+/// How the target's tables relate to the compiler's program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// The same, ids included: changes can be written as they come.
-    In,
-    /// Unknown, or with other ids: the target is read and led from there.
-    Out,
+enum SyncState {
+    /// They are equal, ids included, so that changes can be written as they come.
+    InSync,
+    /// They may differ, or have other ids, so that the tables have to be read before they are
+    /// changed.
+    OutOfSync,
 }
 
-/// Keeps the tables of one node.
+/// Keeps the tables of one node in step with the cluster.
 pub struct Agent<H, N> {
     node: Arc<str>,
     compiler: Compiler,
-    /// How many ids the target has.
+    /// How many ids of each kind the target has.
     room: Room,
-    /// What of the cluster the compiler gets.
+    /// Decides which objects of the cluster the compiler gets.
     shares: Shares,
-    /// What there is, whether it is admitted or set aside.
+    /// The whole cluster, including objects that are set aside.
     cluster: Cluster,
     /// The policed pods of this node.
     local: BTreeSet<ObjectKey>,
-    /// Host-side interfaces of local pods, as the compiler knows them, and what they are known by.
-    whereabouts: Whereabouts,
+    /// The host-side interfaces of local pods, as the compiler knows them, and how they were found.
+    interfaces: PodInterfaces,
     /// The node's own devices, as the compiler knows them.
     wire: Wire,
+    /// How many connections of each pod were adopted.
     adopted: BTreeMap<ObjectKey, usize>,
-    /// The isolated pods with their words, after the last update.
+    /// The isolated pods with their words, as of the last update.
     isolated: BTreeMap<ObjectKey, Word>,
-    step: Step,
-    /// The compiler has taken in a cluster.
+    sync: SyncState,
+    /// Whether the compiler has taken in a cluster, so that changes suffice.
     loaded: bool,
-    /// No update was completed yet: pods may have been running without an agent.
+    /// Whether no update has been completed yet, so that pods may have been running without an
+    /// agent.
     first: bool,
     host: H,
     network: N,
-    /// Called between the steps of an update: a long one is no silence.
+    /// Called between the steps of an update, so that a long update does not look like a stuck
+    /// agent.
     pulse: Box<dyn Fn() + Send>,
 }
 
 impl<H: NodeTarget, N: Network> Agent<H, N> {
-    /// Starts from what `host` holds already. Changes nothing yet.
+    /// Starts from what `host` already holds, and changes nothing yet.
     ///
     /// # Errors
-    /// What is installed cannot be read.
+    /// The installed tables cannot be read, or the target cannot be prepared.
     pub fn new(node: Arc<str>, mut host: H, network: N) -> Result<Self, Error> {
-        let whereabouts = Whereabouts::of(&host.read()?, &host.attached());
+        let interfaces = PodInterfaces::of(&host.read()?, &host.attached());
         host.prepare()?;
         let (scope, room) = (Scope::Node(node.clone()), room(host.capabilities()));
         Ok(Self {
@@ -178,11 +194,11 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             node,
             cluster: Cluster::default(),
             local: BTreeSet::new(),
-            whereabouts,
+            interfaces,
             wire: Wire::default(),
             adopted: BTreeMap::new(),
             isolated: BTreeMap::new(),
-            step: Step::Out,
+            sync: SyncState::OutOfSync,
             loaded: false,
             first: true,
             host,
@@ -196,29 +212,31 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.pulse = Box::new(pulse);
     }
 
-    /// Makes the kernel enforce what `cluster` says. Where it fails, what was enforced stays (S59), and
-    /// [`Agent::retry`] or the next update tries again.
+    /// Makes the kernel enforce the policies of `cluster`. Where that fails, what was enforced
+    /// stays (S59), and [`Agent::retry`] or the next update tries again.
     ///
     /// # Errors
-    /// The first thing that failed.
+    /// The cluster cannot be compiled for this node, the network cannot be read, or the target
+    /// fails.
     pub fn update(&mut self, cluster: Cluster) -> Result<Report, Error> {
         let began = Instant::now();
         let mut events = if self.loaded { events::between(&self.cluster, &cluster) } else { vec![] };
-        let look = !self.loaded || events.iter().any(|event| self.moves(event, &cluster));
+        let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));
         self.cluster = cluster;
         let mine = self.cluster.pods.values().filter(|pod| is_local(&self.node, pod));
         self.local = mine.map(|pod| pod.key.clone()).collect();
-        if look {
-            events.extend(self.look());
+        if rescan {
+            events.extend(self.rescan());
         }
         self.apply(events, began)
     }
 
-    /// Makes the kernel enforce `changes` of the cluster of the last update: as [`Agent::update`], in time
-    /// proportional to them, and those of large policies last.
+    /// Makes the kernel enforce `changes` of the last cluster. This does the same as
+    /// [`Agent::update`], in time proportional to the changes, and changes of large policies come
+    /// last.
     ///
     /// # Errors
-    /// As [`Agent::update`].
+    /// As for [`Agent::update`].
     pub fn advance(&mut self, changes: Vec<Change>) -> Result<Report, Error> {
         let began = Instant::now();
         if !self.loaded || self.first {
@@ -226,7 +244,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         }
         let mut done = Ok(Report::default());
         for step in order::steps(changes, &self.cluster) {
-            // A step that fails keeps none back: each leads to all that was to be enforced before it.
+            // A step that fails does not hold back the next one, which also retries everything that
+            // was to be enforced before it. So the last result counts.
             done = match (done, self.take(step, began)) {
                 (Ok(before), Ok(after)) => Ok(before.and(after)),
                 (_, last) => last,
@@ -236,10 +255,10 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         done
     }
 
-    /// Takes in changes as one update.
+    /// Enforces changes as one update.
     fn take(&mut self, changes: Vec<Change>, began: Instant) -> Result<Report, Error> {
         let mut events = Vec::with_capacity(changes.len());
-        let mut look = false;
+        let mut rescan = false;
         for change in changes {
             let event = events::of(&change);
             let Some(Event::Pod { key, pod }) = &event else {
@@ -247,11 +266,13 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
                 events.extend(event);
                 continue;
             };
+            // A local pod's interface depends on its UID and addresses only; other changes of pods
+            // need no search for interfaces.
             let facts = |pod: &Pod| (pod.uid.clone(), pod.addresses.clone());
             let here = |pod: Option<&Pod>| pod.filter(|pod| is_local(&self.node, pod)).map(facts);
             let (before, now) = (here(self.cluster.pods.get(key)), here(pod.as_ref()));
             if before != now {
-                look = true;
+                rescan = true;
                 match now {
                     Some(_) => self.local.insert(key.clone()),
                     None => self.local.remove(key),
@@ -260,75 +281,77 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             change.apply(&mut self.cluster);
             events.extend(event);
         }
-        if look {
-            events.extend(self.look());
+        if rescan {
+            events.extend(self.rescan());
         }
         self.apply(events, began)
     }
 
-    /// Looks for the interfaces of all local pods again, and follows those that came, went or moved.
+    /// Looks for the interfaces of all local pods again, and follows those that have appeared,
+    /// disappeared or moved.
     ///
     /// # Errors
-    /// As [`Agent::update`].
+    /// As for [`Agent::update`].
     pub fn refresh(&mut self) -> Result<Report, Error> {
         let began = Instant::now();
-        // Before anything is looked at: packets to Services may leave by an interface as soon as it is there.
+        // This comes first: packets to Services may leave by an interface as soon as it exists.
         self.host.cover()?;
-        let mut events = self.moved()?;
-        events.extend(self.rewired());
-        if events.is_empty() && self.step == Step::In {
+        let mut events = self.interface_events()?;
+        events.extend(self.device_event());
+        if events.is_empty() && self.sync == SyncState::InSync {
             return Ok(Report::default());
         }
         self.apply(events, began)
     }
 
-    /// Covers the interfaces that have come, whether or not anything else may be changed yet (S48).
+    /// Covers the interfaces that have appeared, whether or not anything else may be changed yet
+    /// (S48).
     ///
     /// # Errors
-    /// The target refuses.
+    /// The target cannot attach to an interface.
     pub fn cover(&mut self) -> Result<(), Error> {
         Ok(self.host.cover()?)
     }
 
-    /// Makes ready what later updates would have to wait for, where the kernel is in step.
+    /// Prepares what later updates would otherwise have to wait for, where the kernel is in step.
     ///
     /// # Errors
-    /// What comes next cannot be made; what judges now goes on judging.
+    /// The preparation fails; what is enforced stays.
     pub fn look_ahead(&mut self) -> Result<(), Error> {
-        if self.step == Step::In {
+        if self.sync == SyncState::InSync {
             self.host.look_ahead(self.compiler.program())?;
         }
         Ok(())
     }
 
-    /// What CNI says of where pods are. Counts from the next look at interfaces on.
-    pub fn set_places(&mut self, places: BTreeMap<ObjectKey, Place>) {
-        self.whereabouts.set_places(places);
+    /// Sets where pods are according to CNI. It counts from the next search for interfaces on.
+    pub fn set_placements(&mut self, placements: BTreeMap<ObjectKey, Placement>) {
+        self.interfaces.set_placements(placements);
     }
 
-    /// Why interfaces of pods are not certain, a line for each pod.
+    /// Why the interfaces of some pods are not certain, one line for each pod.
     pub fn doubts(&self) -> impl Iterator<Item = String> {
-        self.whereabouts.doubts()
+        self.interfaces.doubts()
     }
 
-    /// Tries again what failed.
+    /// Retries the last update if it failed.
     ///
     /// # Errors
-    /// As [`Agent::update`].
+    /// As for [`Agent::update`].
     pub fn retry(&mut self) -> Result<Report, Error> {
-        if self.step == Step::In {
+        if self.sync == SyncState::InSync {
             return Ok(Report::default());
         }
         self.refresh()
     }
 
-    /// Local pods with an address whose interface was not found yet.
+    /// The local pods that have an address and whose interface was not found.
     pub fn missing(&self) -> Vec<&ObjectKey> {
         let addressed = self.local().filter(|pod| !pod.addresses.is_empty()).map(|pod| &pod.key);
-        addressed.filter(|key| self.whereabouts.interface(key).is_none()).collect()
+        addressed.filter(|key| self.interfaces.interface(key).is_none()).collect()
     }
 
-    /// The compiler.
+    /// The compiler, which holds the program of the last update.
     pub fn compiler(&self) -> &Compiler {
         &self.compiler
     }
@@ -338,17 +361,17 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         &self.cluster
     }
 
-    /// Objects that are set aside because they take more than their namespace's share, in order.
+    /// The objects that are set aside because they exceed their namespace's share, in order.
     pub fn aside(&self) -> impl Iterator<Item = &Aside> {
         self.shares.aside()
     }
 
-    /// The target.
+    /// The target that enforces the program.
     pub fn host(&self) -> &H {
         &self.host
     }
 
-    /// The target, to change what the agent does not look after.
+    /// The target, for changes that the agent does not make itself.
     pub fn host_mut(&mut self) -> &mut H {
         &mut self.host
     }
@@ -358,10 +381,11 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         &self.local
     }
 
-    /// How a pod stands. Only means something while updates succeed.
+    /// Whether a pod's policies are enforced. This is only meaningful while updates succeed.
     pub fn standing(&self, key: &ObjectKey) -> Standing {
         let Some(endpoint) = self.compiler.endpoint(key) else {
-            // Without an address it has no endpoint, and nothing that could be enforced.
+            // A pod without an address has no endpoint, so there is nothing to attach its policies
+            // to.
             let pod = self.cluster.pods.get(key).filter(|pod| pod.addresses.is_empty() && self.local.contains(key));
             return match pod {
                 Some(pod) if self.compiler.isolates(pod) => Standing::Unfound,
@@ -369,28 +393,29 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
                 None => Standing::Unknown,
             };
         };
-        match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.whereabouts.interface(key)) {
+        match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.interfaces.interface(key)) {
             (false, _) => Standing::Open,
             (true, None) => Standing::Unfound,
             (true, Some(_)) => Standing::Enforced,
         }
     }
 
-    /// The endpoints with interface and adopted connections, for the record.
+    /// The endpoints with their interfaces and adopted connections, for the record.
     #[cfg(feature = "serve")]
     pub fn pods(&self) -> Vec<record::PodRecord> {
         let endpoints = self.compiler.endpoints();
         let pods = endpoints.map(|(key, endpoint)| record::PodRecord {
             pod: key.to_string(),
             endpoint,
-            ifindex: self.whereabouts.interface(key),
+            ifindex: self.interfaces.interface(key),
             adopted: self.adopted.get(key).copied().unwrap_or(0),
         });
         pods.collect()
     }
 
-    /// May `event` give a local pod another interface? `cluster` is the one after it.
-    fn moves(&self, event: &Event, cluster: &Cluster) -> bool {
+    /// Whether `event` may give a local pod another interface. `cluster` is the cluster after the
+    /// event.
+    fn may_move(&self, event: &Event, cluster: &Cluster) -> bool {
         let Event::Pod { key, .. } = event else { return false };
         let facts = |pod: &Pod| is_local(&self.node, pod).then(|| pod.addresses.clone());
         self.cluster.pods.get(key).and_then(facts) != cluster.pods.get(key).and_then(facts)
@@ -400,8 +425,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.local.iter().filter_map(|key| self.cluster.pods.get(key))
     }
 
-    /// As [`Agent::enforce`]; where the target has no place for what the compiler made, the namespace that takes most
-    /// of it is set aside, and the others go on.
+    /// As [`Agent::enforce`]; where the target has no room for the program, the namespace that
+    /// takes most of the full table is set aside, and the others are enforced.
     fn apply(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
         let mut done = self.enforce(events, began);
         while let Err(Error::Failed(failed)) = &done
@@ -413,72 +438,88 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             if resource.is_none() {
                 break;
             }
-            tracing::warn!(error = %failed, "full; the namespace that takes most is set aside");
+            tracing::warn!(error = %failed, "a table is full; the namespace that takes most of it is set aside");
             done = self.enforce(vec![], began);
         }
         done
     }
 
+    /// Compiles the events and brings the target to the new program. Pods that may have running
+    /// connections and become isolated go through a program that only records, so that their
+    /// connections can be adopted in between.
     fn enforce(&mut self, events: Vec<Event>, began: Instant) -> Result<Report, Error> {
-        let was = std::mem::replace(&mut self.step, Step::Out);
+        // Whatever fails from here on leaves the target in an unknown state, so that the next
+        // update has to read it.
+        let was = std::mem::replace(&mut self.sync, SyncState::OutOfSync);
         let before = match was {
-            Step::In => adopt::words(self.compiler.program()),
-            Step::Out => adopt::words(&self.host.read()?),
+            SyncState::InSync => adopt::words(self.compiler.program()),
+            SyncState::OutOfSync => adopt::words(&self.host.read()?),
         };
         let changes = self.compile(events)?;
-        let mut known = if was == Step::In { changes } else { None };
+        // Changes can be written without reading the target only if it held the program before
+        // them.
+        let mut known = if was == SyncState::InSync { changes } else { None };
         let mut report = Report::default();
         if known.as_ref().is_some_and(Changes::is_empty) {
             self.host.cover()?;
-            self.step = Step::In;
+            self.sync = SyncState::InSync;
             return Ok(report);
         }
         if self.first {
-            // Isolating pods does not wait for a thousand interfaces; packets to Services do.
+            // Covering all the node's interfaces may take long, so new packets to Services are held
+            // back until that is done; isolating pods does not wait for it.
             self.host.hold()?;
         }
-        // Programs come first: they let everything pass until their interface has an endpoint.
+        // Programs are attached first: they let everything pass until their interface has an
+        // endpoint.
         let attached = self.host.attached();
-        let wanted: BTreeSet<IfIndex> = self.whereabouts.all().map(|(_, interface)| interface.ifindex).collect();
+        let wanted: BTreeSet<IfIndex> = self.interfaces.all().map(|(_, interface)| interface.ifindex).collect();
         for ifindex in wanted.difference(&attached) {
             self.host.attach(*ifindex)?;
         }
         let candidates = self.newly_isolated(&before, &attached);
-        let mut survey = None;
+        let mut snapshot = None;
         if !candidates.is_empty() {
             let recording = adopt::recording(self.compiler.program(), &before, candidates.values());
+            // The recording program comes first. From when it is in place, no connection can open
+            // unnoticed, so the snapshot that follows and the records together are complete.
             let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
-            tracing::debug!(after = ?began.elapsed(), "compiled; recording first");
-            let ids = lead((&mut self.host, &*self.pulse), &recording, first.as_ref(), &mut report)?;
-            tracing::debug!(after = ?began.elapsed(), "recording");
-            survey = Some(self.adopt(&candidates, &mut report)?);
-            tracing::debug!(after = ?began.elapsed(), "adopted");
+            tracing::debug!(after = ?began.elapsed(), "the program is compiled; endpoints record first");
+            let ids = converge((&mut self.host, &*self.pulse), &recording, first.as_ref(), &mut report)?;
+            tracing::debug!(after = ?began.elapsed(), "the endpoints record");
+            snapshot = Some(self.adopt(&candidates, &mut report)?);
+            tracing::debug!(after = ?began.elapsed(), "running connections are adopted");
+            // What is left to write is the difference to the recording program, unless the target
+            // now has other ids than the compiler.
             known = (ids == Ids::Kept).then(|| delta::diff(&recording, self.compiler.program()));
         }
-        let ids = lead((&mut self.host, &*self.pulse), self.compiler.program(), known.as_ref(), &mut report)?;
+        let ids = converge((&mut self.host, &*self.pulse), self.compiler.program(), known.as_ref(), &mut report)?;
         if ids == Ids::Kept {
-            self.step = Step::In;
+            self.sync = SyncState::InSync;
             self.compiler.forget_installed();
         }
-        if let Some(survey) = &survey {
-            // What was recorded between the first look and the switch.
+        if let Some(snapshot) = &snapshot {
+            // Entries that were recorded between the snapshot and the switch are corrected now.
+            // After the grace period no packet can record any more.
             self.host.settle()?;
-            self.amend(survey, &candidates)?;
+            self.amend(snapshot, &candidates)?;
         }
         self.first = false;
         self.host.follow(self.compiler.program())?;
+        // Interfaces that are no pod's any more are detached last, when no entry refers to them.
         for ifindex in self.host.attached().difference(&wanted) {
             self.host.detach(*ifindex)?;
         }
         self.host.cover()?;
-        self.tell_withdrawn();
+        self.log_withdrawn();
         report.took = began.elapsed();
         Ok(report)
     }
 
-    /// Logs each pod that is still there and is open now in a direction in which it was isolated: right where policies
-    /// say so, and what somebody has to see where a slip of the hand does.
-    fn tell_withdrawn(&mut self) {
+    /// Logs each existing pod that is no longer isolated in a direction in which it was. That may
+    /// be intended, or the result of a policy that was deleted by mistake, which somebody has to
+    /// notice.
+    fn log_withdrawn(&mut self) {
         let words = adopt::words(self.compiler.program());
         let endpoints = self.compiler.endpoints();
         let now =
@@ -488,36 +529,38 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             let flags = now.get(key).map_or(0, |word| word.flags);
             for (flag, direction) in [(Word::INGRESS, "ingress"), (Word::EGRESS, "egress")] {
                 if before.flags & flag != 0 && flags & flag == 0 {
-                    tracing::warn!(pod = %key, direction, "no policy isolates it any more; it is open");
+                    tracing::warn!(pod = %key, direction, "no policy isolates the pod in this direction any more; it is open");
                 }
             }
         }
         self.isolated = now;
     }
 
-    fn adopt(&mut self, pods: &BTreeMap<ObjectKey, EndpointId>, report: &mut Report) -> Result<adopt::Survey, Error> {
-        let known = pods.keys().filter_map(|key| Some((self.cluster.pods.get(key)?, self.whereabouts.interface(key)?)));
-        let survey = adopt::Survey::of(&mut self.network, known);
+    /// Adopts the running connections of pods that are about to be isolated. Returns the snapshot
+    /// they were taken from, with which recorded entries are corrected.
+    fn adopt(&mut self, pods: &BTreeMap<ObjectKey, EndpointId>, report: &mut Report) -> Result<ConnectionSnapshot, Error> {
+        let known = pods.keys().filter_map(|key| Some((self.cluster.pods.get(key)?, self.interfaces.interface(key)?)));
+        let snapshot = ConnectionSnapshot::take(&mut self.network, known);
         for (key, endpoint) in pods {
-            let running = self.cluster.pods.get(key).map(|pod| survey.running(pod)).unwrap_or_default();
+            let running = self.cluster.pods.get(key).map(|pod| snapshot.running(pod)).unwrap_or_default();
             let adoption = adopt::insert(&mut self.host, self.compiler.program(), *endpoint, running)?;
-            tracing::info!(pod = %key, ?adoption, "isolated; took over what was running");
+            tracing::info!(pod = %key, ?adoption, "the pod becomes isolated; its running connections were adopted");
             self.adopted.insert(key.clone(), adoption.connections);
             report.adopted.insert(key.clone(), adoption);
         }
-        self.amend(&survey, pods)?;
-        Ok(survey)
+        self.amend(&snapshot, pods)?;
+        Ok(snapshot)
     }
 
-    fn amend(&mut self, survey: &adopt::Survey, pods: &BTreeMap<ObjectKey, EndpointId>) -> Result<(), Error> {
+    fn amend(&mut self, snapshot: &ConnectionSnapshot, pods: &BTreeMap<ObjectKey, EndpointId>) -> Result<(), Error> {
         for endpoint in pods.values() {
-            self.host.amend(*endpoint, &|recorded| survey.amend(recorded))?;
+            self.host.amend(*endpoint, &|recorded| snapshot.amend(recorded))?;
         }
         Ok(())
     }
 }
 
-/// What a table is full of, where policies are to blame.
+/// The kind of id that fills a table; None where policies are not the cause.
 fn numbered(table: TableId) -> Option<Numbered> {
     match table {
         TableId::RemoteV4 => Some(Numbered::ClassesV4),
@@ -528,31 +571,31 @@ fn numbered(table: TableId) -> Option<Numbered> {
     }
 }
 
-/// How many ids a target has.
+/// How many ids of each kind a target with these capabilities has.
 fn room(capabilities: &Capabilities) -> Room {
     let Capabilities { endpoints, sets, classes_v4, classes_v6, rows, port_classes, connections: _ } = *capabilities;
     Room { endpoints, sets, classes: [classes_v4, classes_v6], rows, port_classes }
 }
 
-/// Is it a pod that this node polices?
+/// Whether this is a pod of this node to which policies apply.
 fn is_local(node: &Arc<str>, pod: &Pod) -> bool {
     pod.node.as_ref() == Some(node) && pod.is_policed()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ids {
-    /// The target holds the program as it is.
+    /// The target holds the program exactly, ids included.
     Kept,
-    /// Some ids stand for other things in the target.
+    /// Some ids mean other things in the target than in the program.
     Renamed,
 }
 
-/// A plan of more steps than this looks for room beforehand.
-const BULK: usize = 500;
+/// The number of steps beyond which a plan makes room in the target beforehand.
+const BULK_STEPS: usize = 500;
 
-/// Leads `host` to `program`: by `changes` where it holds the program without them, else from what it holds. Calls `pulse`
-/// after each step.
-fn lead(
+/// Brings `host` to `program`: by `changes` where it holds the program without them, else from what
+/// it holds. Calls `pulse` after each step.
+fn converge(
     (host, pulse): (&mut impl NodeTarget, &dyn Fn()),
     program: &Program,
     changes: Option<&Changes>,
@@ -567,12 +610,12 @@ fn lead(
                 report.writes += fill(host, program)?;
                 return Ok(Ids::Kept);
             }
-            let program = bare(program);
+            let program = strip_origins(program);
             let (renamed, plan) = delta::plan(&held, &program)?;
             (if renamed == program { Ids::Kept } else { Ids::Renamed }, plan)
         }
     };
-    if plan.steps.len() > BULK {
+    if plan.steps.len() > BULK_STEPS {
         host.make_room(program)?;
     }
     let mut execution = Execution::new(&plan);
@@ -583,13 +626,14 @@ fn lead(
     Ok(ids)
 }
 
-/// The program without origins, which targets do not keep: else everything would seem to differ.
-fn bare(program: &Program) -> Program {
-    let mut bare = program.clone();
+/// The program without origins. Targets do not keep them, so with them every entry would seem to
+/// differ.
+fn strip_origins(program: &Program) -> Program {
+    let mut stripped = program.clone();
     for &table in TableId::ALL {
-        for entry in bare.table_mut(table).entries.values_mut() {
+        for entry in stripped.table_mut(table).entries.values_mut() {
             entry.origins = Origins::default();
         }
     }
-    bare
+    stripped
 }

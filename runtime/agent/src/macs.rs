@@ -1,11 +1,13 @@
-//! Which hardware address is a bridged pod's: the only one that frames from its interface may have (S55).
+//! Finds the hardware address of a bridged pod: the only source address that frames from its
+//! interface may have (S55).
 //!
-//! A bridge delivers by the hardware addresses that it has seen, whoever sent them, so a pod that may send under
-//! another's address gets the other's packets. What a pod's own is says its interface in its namespace when it is
-//! looked at first, which with the CNI plugin is before the pod's containers run; later changes are the pod's own
-//! doing and are not believed. An address that a bridge itself or another of its pods has is not believed either.
+//! A bridge delivers by the hardware addresses that it has seen, whoever sent them, so a pod that
+//! may send under another pod's address gets that pod's packets. A pod's own address is the one
+//! that its interface has in its namespace when it is first read, which with the CNI plugin is
+//! before the pod's containers run. Later changes are the pod's own doing and are not trusted. An
+//! address that the bridge itself or another of its pods has is not trusted either.
 //!
-//! Not here: which interface is the pod's ([`super::ways`]), what follows ([`crate`]).
+//! Not here: which interface is the pod's ([`super::discovery`]), and how the address is enforced.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,37 +22,39 @@ use netpolc_host::{
 };
 use netpolc_table::IfIndex;
 
-use crate::ways::{Answer, Wanted};
+use crate::discovery::{Discovery, PodFacts};
 
-/// The address of a pod that claims another's: no frame comes from it, and none for one receiver goes to it.
-const NOBODYS: Mac = [0xff; 6];
+/// The address that stands for none, for a pod that claims another's: no frame has it as its
+/// source, and no unicast frame is sent to it.
+const NONE: Mac = [0xff; 6];
 
-/// Adds the hardware addresses of bridged pods to the answers about where they are.
+/// Adds the hardware addresses of bridged pods to the results of the discovery.
 ///
 /// # Errors
-/// A netlink call fails here; a namespace that vanishes while it is read is left out.
-pub fn find(links: &[Link], pods: &[Wanted], answers: &mut [Answer]) -> io::Result<()> {
+/// A netlink call in the calling thread's namespace fails. A namespace that vanishes while it is
+/// read is left out.
+pub fn find(links: &[Link], pods: &[PodFacts], answers: &mut [Discovery]) -> io::Result<()> {
     let unknown = unknown(links, pods, answers);
     let said = if unknown.is_empty() { BTreeMap::new() } else { ask(&unknown)? };
     decide(links, pods, answers, &said);
     Ok(())
 }
 
-/// A pod's interface where it is a port of a bridge, with that bridge.
-fn bridged<'a>(links: &'a [Link], answer: &Answer) -> Option<(&'a Link, &'a Link)> {
+/// A pod's interface and its bridge; None where the interface is not a port of a bridge.
+fn bridged<'a>(links: &'a [Link], answer: &Discovery) -> Option<(&'a Link, &'a Link)> {
     let at = |index: u32| links.iter().find(|link| link.index == index);
-    let port = at(answer.way?.ifindex.get())?;
+    let port = at(answer.interface?.ifindex.get())?;
     let bridge = at(port.master?).filter(|master| master.is_bridge())?;
     Some((port, bridge))
 }
 
-/// What was believed of the pod before, where it is still there.
-fn known(pod: &Wanted, port: &Link) -> Option<Mac> {
-    pod.mac.filter(|mac| pod.before == Some(IfIndex::new(port.index)) && *mac != NOBODYS)
+/// The address that was found before; None where the pod has another interface now.
+fn known(pod: &PodFacts, port: &Link) -> Option<Mac> {
+    pod.mac.filter(|mac| pod.previous == Some(IfIndex::new(port.index)) && *mac != NONE)
 }
 
-/// The other ends of bridged pods whose addresses are not known yet.
-fn unknown(links: &[Link], pods: &[Wanted], answers: &[Answer]) -> BTreeSet<Peer> {
+/// The pod ends of bridged interfaces whose addresses are not known yet.
+fn unknown(links: &[Link], pods: &[PodFacts], answers: &[Discovery]) -> BTreeSet<Peer> {
     let unknown = pods.iter().zip(answers).filter_map(|(pod, answer)| {
         let (port, _) = bridged(links, answer)?;
         port.peer.filter(|_| known(pod, port).is_none() && answer.mac.is_none())
@@ -58,7 +62,7 @@ fn unknown(links: &[Link], pods: &[Wanted], answers: &[Answer]) -> BTreeSet<Peer
     unknown.collect()
 }
 
-/// What the interfaces say of themselves.
+/// Reads the addresses that these interfaces have in their namespaces.
 fn ask(peers: &BTreeSet<Peer>) -> io::Result<BTreeMap<Peer, Mac>> {
     let mut socket = Socket::open(Protocol::Route)?;
     let mut said = BTreeMap::new();
@@ -75,8 +79,9 @@ fn ask(peers: &BTreeSet<Peer>) -> io::Result<BTreeMap<Peer, Mac>> {
     Ok(said)
 }
 
-/// Gives each bridged pod its address, those that are known before those that are new.
-fn decide(links: &[Link], pods: &[Wanted], answers: &mut [Answer], said: &BTreeMap<Peer, Mac>) {
+/// Assigns each bridged pod its address: first those that were known before, so that a new pod
+/// cannot claim one of them.
+fn decide(links: &[Link], pods: &[PodFacts], answers: &mut [Discovery], said: &BTreeMap<Peer, Mac>) {
     let bridges = links.iter().filter(|link| link.is_bridge());
     let mut taken: BTreeSet<(u32, Mac)> = bridges.filter_map(|bridge| Some((bridge.index, bridge.mac?))).collect();
     let mut new = Vec::new();
@@ -95,9 +100,13 @@ fn decide(links: &[Link], pods: &[Wanted], answers: &mut [Answer], said: &BTreeM
         let Some(mac) = answer.mac.or_else(|| said.get(&port.peer?).copied()) else { continue };
         answer.mac = Some(mac);
         if !taken.insert((bridge.index, mac)) {
-            answer.mac = Some(NOBODYS);
+            answer.mac = Some(NONE);
             let text = mac.map(|byte| format!("{byte:02x}")).join(":");
-            let doubt = format!("its hardware address {text} is another's on {}, so nothing of it passes", bridge.name);
+            let doubt = format!(
+                "its hardware address {text} belongs to another one on {}, so no packet from it \
+                passes",
+                bridge.name
+            );
             answer.doubt.get_or_insert(doubt);
         }
     }
@@ -106,7 +115,7 @@ fn decide(links: &[Link], pods: &[Wanted], answers: &mut [Answer], said: &BTreeM
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ways::{By, Way};
+    use crate::discovery::{HostInterface, Source};
 
     const BRIDGE: Mac = [2, 0, 0, 0, 0, 5];
     const A: Mac = [2, 0, 0, 0, 0, 0xa];
@@ -125,21 +134,24 @@ mod tests {
         vec![bridge, port(12, 0, Some(5)), port(13, 1, Some(5)), port(14, 2, None)]
     }
 
-    fn found(pods: &[Wanted], said: &[(i32, Mac)]) -> Vec<Answer> {
-        let at = |ifindex| Answer { way: Some(Way { ifindex, by: By::Before }), ..Answer::default() };
-        let mut answers: Vec<Answer> = [12, 13, 14].map(IfIndex::new).map(at).into();
+    fn found(pods: &[PodFacts], said: &[(i32, Mac)]) -> Vec<Discovery> {
+        let at = |ifindex| Discovery {
+            interface: Some(HostInterface { ifindex, source: Source::Before }),
+            ..Discovery::default()
+        };
+        let mut answers: Vec<Discovery> = [12, 13, 14].map(IfIndex::new).map(at).into();
         let said = said.iter().map(|(namespace, mac)| (Peer { index: 2, namespace: *namespace }, *mac)).collect();
         decide(&ground(), pods, &mut answers, &said);
         answers
     }
 
-    fn macs(answers: &[Answer]) -> Vec<Option<Mac>> {
+    fn macs(answers: &[Discovery]) -> Vec<Option<Mac>> {
         answers.iter().map(|answer| answer.mac).collect()
     }
 
     #[test]
     fn s55_a_bridged_pod_has_the_address_of_its_interface() {
-        let pods = vec![Wanted::default(); 3];
+        let pods = vec![PodFacts::default(); 3];
         let routed = found(&pods, &[(0, A), (1, B), (2, A)]);
         assert_eq!(macs(&routed), [Some(A), Some(B), None]);
         assert!(routed.iter().all(|answer| answer.doubt.is_none()));
@@ -147,27 +159,30 @@ mod tests {
 
     #[test]
     fn s55_what_a_pod_says_later_is_not_believed() {
-        let before = Wanted { before: Some(IfIndex::new(12)), mac: Some(A), ..Wanted::default() };
-        let pods = vec![before, Wanted::default(), Wanted::default()];
+        let before = PodFacts { previous: Some(IfIndex::new(12)), mac: Some(A), ..PodFacts::default() };
+        let pods = vec![before, PodFacts::default(), PodFacts::default()];
         assert_eq!(macs(&found(&pods, &[(0, B), (1, B)])), [Some(A), Some(B), None]);
         let links = ground();
-        let at = Answer { way: Some(Way { ifindex: IfIndex::new(12), by: By::Before }), ..Answer::default() };
+        let at = Discovery {
+            interface: Some(HostInterface { ifindex: IfIndex::new(12), source: Source::Before }),
+            ..Discovery::default()
+        };
         assert!(unknown(&links, &pods[..1], std::slice::from_ref(&at)).is_empty());
         // At another interface it is another thing.
-        let moved = Wanted { before: Some(IfIndex::new(99)), ..pods[0].clone() };
+        let moved = PodFacts { previous: Some(IfIndex::new(99)), ..pods[0].clone() };
         assert_eq!(unknown(&links, &[moved], &[at]).len(), 1);
     }
 
     #[test]
     fn s55_an_address_that_another_has_is_nobodys() {
-        let before = Wanted { before: Some(IfIndex::new(13)), mac: Some(A), ..Wanted::default() };
-        let pods = vec![Wanted::default(), before, Wanted::default()];
+        let before = PodFacts { previous: Some(IfIndex::new(13)), mac: Some(A), ..PodFacts::default() };
+        let pods = vec![PodFacts::default(), before, PodFacts::default()];
         let answers = found(&pods, &[(0, A)]);
-        assert_eq!(macs(&answers), [Some(NOBODYS), Some(A), None]);
-        assert!(answers[0].doubt.as_ref().unwrap().contains("02:00:00:00:00:0a is another's on cni0"));
-        assert_eq!(macs(&found(&pods, &[(0, BRIDGE)])), [Some(NOBODYS), Some(A), None]);
+        assert_eq!(macs(&answers), [Some(NONE), Some(A), None]);
+        assert!(answers[0].doubt.as_ref().unwrap().contains("02:00:00:00:00:0a belongs to another one on cni0"));
+        assert_eq!(macs(&found(&pods, &[(0, BRIDGE)])), [Some(NONE), Some(A), None]);
         // Once it has another one, it is believed.
-        let again = Wanted { before: Some(IfIndex::new(12)), mac: Some(NOBODYS), ..Wanted::default() };
+        let again = PodFacts { previous: Some(IfIndex::new(12)), mac: Some(NONE), ..PodFacts::default() };
         assert_eq!(macs(&found(&[again], &[(0, B)]))[0], Some(B));
     }
 }

@@ -1,5 +1,6 @@
-//! What the agent asks about the network it is in: a trait, so that the agent can be tested without a
-//! kernel, and the real one.
+//! The agent's questions about its network: a trait, so that the agent can be tested without a
+//! kernel, and its implementation for the real kernel. Not here: how interfaces are found
+//! ([`super::discovery`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,47 +20,48 @@ use netpolc_lower::Wire;
 use netpolc_table::IfIndex;
 
 use crate::{
-    ways::{self, Answer, Wanted},
+    discovery::{self, Discovery, PodFacts},
     wire,
 };
 
-/// Answers about the calling thread's network namespace and those of its pods.
+/// Answers questions about the calling thread's network namespace and those of its pods.
 pub trait Network {
-    /// The interfaces of these pods, in their order.
+    /// Finds the interfaces of these pods; the results are in the order of the pods.
     ///
     /// # Errors
-    /// The kernel's.
-    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>>;
+    /// The kernel's links or routes cannot be read.
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>>;
 
-    /// The node's own devices, as far as they concern its pods.
+    /// Reads the node's own devices, as far as they concern its pods.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's links or addresses cannot be read.
     fn wire(&mut self) -> io::Result<Wire> {
         Ok(Wire::default())
     }
 
-    /// Connections that the host tracks with an end that has one of these addresses, and perhaps others; none where
-    /// nobody opens any.
+    /// Lists the connections that the host's connection tracking knows and that have one of these
+    /// addresses at an end. The list may contain others; by default it is empty.
     ///
     /// # Errors
-    /// The host tracks none, or not for this user.
+    /// The host has no connection tracking, or this user may not read it.
     fn tracked(&mut self, _addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
         Ok(vec![])
     }
 
-    /// Connections of the sockets in the namespaces that the other ends of these interfaces are in, by interface.
+    /// Lists the connections of the sockets in the namespaces that hold the other ends of these
+    /// interfaces, by interface.
     ///
     /// # Errors
-    /// The kernel's; a namespace that vanishes meanwhile is no error.
+    /// The kernel's links cannot be read. A namespace that vanishes meanwhile is left out.
     fn sockets(&mut self, _interfaces: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
         Ok(BTreeMap::new())
     }
 
-    /// The node's own addresses.
+    /// Reads the node's own addresses.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's addresses cannot be read.
     fn own_addresses(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         Ok(BTreeSet::new())
     }
@@ -70,13 +72,14 @@ pub trait Network {
 pub struct Kernel(());
 
 impl Kernel {
-    /// Asks everything once, so that the kernel loads modules now and not while packets wait for a verdict.
+    /// The network of this process. Sockets and connections are listed once, so that the kernel
+    /// loads the modules for that now and not while packets wait for a verdict.
     pub fn new() -> Self {
         if let Err(error) = sockets::dump() {
-            tracing::info!(%error, "the kernel lists no sockets");
+            tracing::info!(%error, "the kernel's sockets could not be listed");
         }
         if let Err(error) = conntrack::dump() {
-            tracing::info!(%error, "the kernel lists no tracked connections");
+            tracing::info!(%error, "the kernel's tracked connections could not be listed");
         }
         Kernel(())
     }
@@ -89,8 +92,8 @@ impl Default for Kernel {
 }
 
 impl Network for Kernel {
-    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
-        ways::find(pods)
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
+        discovery::find_interfaces(pods)
     }
 
     fn wire(&mut self) -> io::Result<Wire> {
@@ -102,7 +105,8 @@ impl Network for Kernel {
     }
 
     fn sockets(&mut self, interfaces: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
-        // Whose namespace it is tells the host's end of the interface: addresses inside are what the pod says.
+        // The host's end of an interface tells which pod a namespace belongs to. The addresses in
+        // it do not, since the pod may set them.
         let ends = links::all()?.into_iter().filter(|link| interfaces.contains(&IfIndex::new(link.index)));
         let ends: BTreeMap<i32, IfIndex> =
             ends.filter_map(|link| Some((link.peer?.namespace, IfIndex::new(link.index)))).collect();
@@ -113,7 +117,9 @@ impl Network for Kernel {
             let Some(ifindex) = number.and_then(|number| ends.get(&number)) else { continue };
             match namespace.run(sockets::dump).flatten() {
                 Ok(connections) => drop(found.insert(*ifindex, connections)),
-                Err(error) => tracing::warn!(namespace = %namespace.path().display(), %error, "its sockets"),
+                Err(error) => {
+                    tracing::warn!(namespace = %namespace.path().display(), %error, "the sockets of the namespace could not be listed")
+                }
             }
         }
         Ok(found)

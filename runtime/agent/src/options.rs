@@ -1,26 +1,27 @@
-//! How an agent is run, and how one pass went.
+//! The options of an agent, and the result of one pass.
 //!
-//! Not here: where its objects come from and what enforces (whoever starts it), the command line.
+//! Not here: where its objects come from and which target enforces them, which whoever starts it
+//! decides; and the command line.
 
 use std::{path::PathBuf, sync::Arc};
 
-/// How an agent is run.
+/// The options of an agent.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The node whose pods are enforced.
+    /// The name of the node, as in spec.nodeName of the pods for which policies are enforced.
     pub node: Arc<str>,
-    /// Where the tables are pinned, which also gives the state files their names.
+    /// The folder in which the tables are pinned; the names of the state files derive from it.
     pub pin_dir: PathBuf,
-    /// Where the CNI plugin is answered; None with files.
+    /// The socket on which the CNI plugin is answered; None where it is not, and always with files.
     pub cni_socket: Option<PathBuf>,
-    /// The taint that the node loses when the agent enforces.
+    /// The key of the taint that is removed from the node once the agent enforces policies.
     pub startup_taint: Option<String>,
-    /// One pass, or until stopped.
+    /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
-    /// Without CNI plugin and taint, until stopped.
+    /// The options of an agent without a CNI plugin and a taint, which runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options { node: node.into(), pin_dir, cni_socket: None, startup_taint: None, passes }
@@ -30,19 +31,19 @@ impl Options {
 /// How long the agent runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passes {
-    /// One pass.
+    /// It brings the kernel in step once, and ends.
     Once,
-    /// Until a signal.
+    /// It runs until a signal.
     UntilStopped,
 }
 
-/// How one pass went.
+/// The result of one pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
-    /// What is wrong with the input and which pods are not enforced, a line each.
+    /// What is wrong with the input, and for which pods nothing is enforced, one line each.
     pub notices: Vec<String>,
     /// How many of the notices are errors.
     pub errors: usize,
-    /// What kept the kernel from being in step, where something did.
+    /// Why the kernel is not in step; None where it is.
     pub failure: Option<String>,
 }

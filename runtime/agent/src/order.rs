@@ -1,9 +1,9 @@
-//! The order of changes that arrived together: a namespace whose policies are large comes after the
-//! others, so that nobody waits for it.
+//! Orders changes that arrived together: a namespace with large policies comes after the others, so
+//! that nobody else waits for it.
 //!
-//! Only changes of policies are put off. The policies of a namespace judge packets of its own pods, so
-//! whatever is put off concerns those alone, and they get the old answers for a moment longer. What else
-//! a policy depends on must not change earlier than it: it might isolate a pod that starts, or no longer
+//! Only changes of policies are postponed. The policies of a namespace judge the packets of its own
+//! pods, so only these keep the old verdicts for a moment longer. Other objects on which a policy
+//! depends must not change before it: the policy might isolate a pod that starts, or no longer
 //! allow a label that some pod gets.
 //!
 //! Not here: how the changes are applied ([`super`]).
@@ -13,20 +13,21 @@ use std::{collections::BTreeMap, sync::Arc};
 use netpolc_kube_sync::{Change, Object, Resource};
 use netpolc_policy::{Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Ports};
 
-/// Rules, peers, excepts and ports of policies that take no noticeable time.
+/// The total number of rules, peers, excepts and ports up to which policies take no noticeable
+/// time.
 const SMALL: usize = 256;
 
-/// What a batch says about the policies of one namespace.
+/// What a batch changes in the policies of one namespace.
 #[derive(Default)]
 struct Tenant {
     size: usize,
-    /// Some policy names peers in namespaces that a selector chooses.
-    looks_abroad: bool,
+    /// Whether a policy has peers in other namespaces, which a selector chooses.
+    has_foreign_peers: bool,
 }
 
-/// Cuts changes into steps, to be applied one after another: behind the first, each consists of changes
-/// of one namespace's policies, smaller ones before larger ones. `cluster` is the one before them.
-/// Changes of one object keep their order.
+/// Cuts changes into steps, to be applied one after another. Each step after the first consists of
+/// changes of one namespace's policies, smaller namespaces before larger ones. `cluster` is the
+/// cluster before the changes. Changes of one object keep their order.
 pub fn steps(changes: Vec<Change>, cluster: &Cluster) -> Vec<Vec<Change>> {
     let large = large(&changes, cluster);
     let mut steps: Vec<Vec<Change>> = Vec::new();
@@ -40,7 +41,7 @@ pub fn steps(changes: Vec<Change>, cluster: &Cluster) -> Vec<Vec<Change>> {
     steps
 }
 
-/// The namespaces whose policies are put off, in the order of their sizes.
+/// The namespaces whose policies are postponed, in the order of their sizes.
 fn large(changes: &[Change], cluster: &Cluster) -> Vec<Arc<str>> {
     let mut tenants: BTreeMap<&Arc<str>, Tenant> = BTreeMap::new();
     for change in changes {
@@ -54,14 +55,14 @@ fn large(changes: &[Change], cluster: &Cluster) -> Vec<Arc<str>> {
         };
         for policy in cluster.policies.get(&change.key).into_iter().chain(after) {
             tenant.size += size(policy);
-            tenant.looks_abroad |=
+            tenant.has_foreign_peers |=
                 peers(policy).any(|peer| matches!(peer, Peer::Pods { namespaces: Namespaces::Matching(_), .. }));
         }
     }
     let may_wait = |namespace: &Arc<str>, tenant: &Tenant| {
         changes.iter().all(|Change { resource, key: ObjectKey { namespace: of, .. }, .. }| match resource {
-            Resource::Pod => of != namespace && !tenant.looks_abroad,
-            Resource::Namespace => !tenant.looks_abroad,
+            Resource::Pod => of != namespace && !tenant.has_foreign_peers,
+            Resource::Namespace => !tenant.has_foreign_peers,
             Resource::Node => false,
             Resource::Policy | Resource::Service | Resource::EndpointSlice => true,
         })

@@ -1,6 +1,7 @@
-//! Which policies stand behind the tables of a node, and with how much: from the tables' own origins.
+//! Finds which policies a node's tables come from, and how many pods and entries each has, from the
+//! origins of the entries.
 //!
-//! Not here: what the policies say, what is wrong with them.
+//! Not here: what the policies say, and what is wrong with them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,10 +15,10 @@ use netpolc_table::{
     schema::{BaseKey, Word},
 };
 
-/// What a policy set is made of.
+/// The tables that hold the entries of policy sets.
 const TABLES: [TableId; 3] = [TableId::Base, TableId::Row, TableId::Verdict];
 
-/// Policies that select a local pod, in order of their names, with pods and entries.
+/// The policies that select a local pod, in order of their names, with their pods and entries.
 pub fn policy_status(compiler: &Compiler) -> Vec<PolicyState> {
     let program = compiler.program();
     let mut isolating: BTreeMap<SetId, BTreeSet<&Arc<str>>> = BTreeMap::new();

@@ -1,7 +1,9 @@
-//! The agent's record: which pods, policies and problems stand behind what is pinned, for `netpolc status`.
-//! Ordinary JSON in /run, because a bpffs holds nothing but BPF objects.
+//! The agent's record, a state file that `netpolc status` reads: the pods, policies and problems
+//! that belong to the pinned tables. It is JSON in /run, because a bpffs holds nothing but BPF
+//! objects.
 //!
-//! Enforcement never depends on it: without a record, endpoints just have no names.
+//! Enforcement never depends on it: without a record, endpoints only have no names. Not here: what
+//! `netpolc status` shows.
 
 use netpolc_table::{EndpointId, IfIndex};
 use std::{
@@ -21,20 +23,21 @@ use netpolc_kube_sync::PolicyState;
 use netpolc_target::OffloadRecord;
 use serde::{Deserialize, Serialize};
 
-/// Of files there.
-const MODE: u32 = 0o600;
-/// A lock that somebody else has is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The mode of the state files.
+const FILE_MODE: u32 = 0o600;
+/// How long a lock that another process holds is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an agent knows that the kernel does not.
+/// What the agent knows and the kernel does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// The node whose pods are enforced.
+    /// The name of the node for whose pods policies are enforced.
     pub node: String,
-    /// The agent's process, as its own container counts them; it may have ended since ([`Alive`]).
+    /// The agent's process id, in the process namespace of its own container. The process may have
+    /// ended since ([`Alive`]).
     pub pid: u32,
-    /// When it was written, in seconds since 1970.
+    /// When the record was written, in seconds since 1970.
     pub written: u64,
     /// The local pods, in order of their names.
     pub pods: Vec<PodRecord>,
@@ -42,42 +45,44 @@ pub struct Record {
     pub policies: Vec<PolicyState>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
-    /// Objects that stay enforced although the input does not show them any more, one line each.
+    /// The objects that stay enforced although the input no longer shows them, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<String>,
-    /// The files that the enforced objects came from. None: an API server, or an agent that did not note them.
+    /// The files from which the enforced objects came; None where they came from an API server, or
+    /// where an older agent did not record them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<BTreeSet<String>>,
-    /// Why the kernel does not hold the newest policies, where it does not.
+    /// Why the kernel does not enforce the newest policies; None where it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub behind: Option<String>,
-    /// Why the cluster's changes are not seen at the moment, where they are not.
+    /// Why the cluster's changes are not seen at the moment; None where they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blind: Option<String>,
-    /// Pods that a policy selects and that have no interface here: they are not enforced.
+    /// The pods that a policy selects and that have no interface here, so that nothing is enforced
+    /// for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfound: Vec<String>,
-    /// What NICs, or the kernel's own filters, do; empty where eBPF does everything.
+    /// What NICs, or the kernel's own flower filters, enforce; empty where eBPF does everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offload: Vec<OffloadRecord>,
 }
 
-/// A local pod.
+/// What the record says about a local pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodRecord {
-    /// `namespace/name`
+    /// The pod, as `namespace/name`.
     pub pod: String,
-    /// Its endpoint id.
+    /// The pod's endpoint id.
     pub endpoint: EndpointId,
-    /// Its host-side interface, where it was found.
+    /// The index of the pod's host-side interface; None where it was not found.
     pub ifindex: Option<IfIndex>,
-    /// Connections adopted when it was isolated first.
+    /// How many connections were adopted when the pod was first isolated.
     #[serde(default)]
     pub adopted: usize,
 }
 
-/// The record's path for tables that are pinned in `pin_dir`.
+/// The path of the record for the tables that are pinned in `pin_dir`.
 pub fn path(pin_dir: &Path) -> PathBuf {
     let name: String = pin_dir
         .to_string_lossy()
@@ -88,29 +93,32 @@ pub fn path(pin_dir: &Path) -> PathBuf {
     Path::new(FOLDER).join(format!("{name}.json"))
 }
 
-/// A sign that a process lives, which means the same in every process namespace: a lock on a file beside the record.
+/// A lock on a file beside the record, which shows that the agent is alive. Unlike a process id, it
+/// means the same in every process namespace.
 #[derive(Debug)]
 pub struct Alive(#[allow(dead_code, reason = "open means locked")] File);
 
 impl Alive {
-    /// Gives the sign until dropped, or until the process ends however it does.
+    /// Takes the lock. It is held until this is dropped, or until the process ends in whatever way.
     ///
     /// # Errors
-    /// /run cannot be written.
+    /// /run cannot be written, or the lock is not free in time.
     pub fn show(pin_dir: &Path) -> io::Result<Self> {
         private::folder(Path::new(FOLDER))?;
         let path = path(pin_dir).with_extension("lock");
         if std::fs::symlink_metadata(&path).is_ok_and(|facts| !private::is_mine(&facts)) {
-            // Others could open it, and so may have it locked.
+            // Other users could open this file, and so may hold a lock on it.
             std::fs::remove_file(&path)?;
         }
-        let file = File::options().create(true).write(true).truncate(false).mode(MODE).open(path)?;
-        // Shared, and so never in the way of another agent; whoever looks holds it for a moment only.
-        private::lock(&file, Lock::Shared, PATIENCE)?;
+        let file = File::options().create(true).write(true).truncate(false).mode(FILE_MODE).open(path)?;
+        // The lock is shared, so it never blocks another agent. Whoever tests it takes it for a
+        // moment only.
+        private::lock(&file, Lock::Shared, LOCK_TIMEOUT)?;
         Ok(Self(file))
     }
 
-    /// Does an agent show it? A lock on a file that others could open proves nothing.
+    /// Whether an agent holds the lock. A lock on a file that other users could open proves
+    /// nothing.
     pub fn is_shown(pin_dir: &Path) -> bool {
         let Ok(file) = File::open(path(pin_dir).with_extension("lock")) else { return false };
         file.metadata().is_ok_and(|facts| private::is_mine(&facts))
@@ -118,8 +126,8 @@ impl Alive {
     }
 }
 
-/// Writes a file that its owner alone may read, at once or not at all. What it says of pods and
-/// policies is nobody else's business.
+/// Writes a file atomically. Only its owner may read it, since its contents about pods and policies
+/// are not public.
 ///
 /// # Errors
 /// The folder or file cannot be written.
@@ -127,16 +135,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         private::folder(folder)?;
     }
-    files::write(path, bytes, MODE, Lasting::UntilReboot)
+    files::write(path, bytes, FILE_MODE, Lasting::UntilReboot)
 }
 
 impl Record {
-    /// Is everything enforced that the cluster says, as far as it is known?
+    /// Whether all current policies of the cluster are enforced, as far as the agent knows.
     pub fn is_in_step(&self) -> bool {
         self.behind.is_none() && self.blind.is_none() && self.unfound.is_empty()
     }
 
-    /// Writes it, at once or not at all.
+    /// Writes the record for `pin_dir` atomically.
     ///
     /// # Errors
     /// /run cannot be written.
@@ -144,23 +152,23 @@ impl Record {
         write(&path(pin_dir), &serde_json::to_vec_pretty(self)?)
     }
 
-    /// The one for `pin_dir`; None where there is none, or none that can be read.
+    /// Reads the record for `pin_dir`; None where there is none that can be read.
     pub fn read(pin_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(path(pin_dir)).ok()?).ok()
     }
 
-    /// Removes it.
+    /// Removes the record for `pin_dir`, with the other state files.
     ///
     /// # Errors
-    /// It is there and stays.
+    /// The record exists and cannot be removed.
     pub fn remove(pin_dir: &Path) -> io::Result<()> {
-        // Nobody holds it: enforcement is gone.
+        // Enforcement is gone, so nobody needs these any more.
         let _ = std::fs::remove_file(path(pin_dir).with_extension("lock"));
         let _ = std::fs::remove_file(super::sandbox_store::path(pin_dir));
         match std::fs::remove_file(path(pin_dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
-                // Others' records may still be there: then the folder stays.
+                // The folder stays where it holds the records of other pin folders.
                 let _ = std::fs::remove_dir(FOLDER);
                 Ok(())
             }
@@ -193,7 +201,8 @@ mod tests {
         Record::remove(&pin_dir).unwrap();
     }
 
-    /// A lock file that others may open is replaced by one that they may not, whoever has the old one locked.
+    /// A lock file that others may open is replaced by one that they may not, whoever has the old
+    /// one locked.
     #[test]
     fn a_lock_of_somebody_else_neither_blocks_nor_fools() {
         let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-unit-else-{}", std::process::id()));

@@ -1,7 +1,8 @@
-//! What CNI said of pods' sandboxes, kept over a restart of the agent: until the API server reports a pod's addresses, nobody else
-//! knows them. JSON in /run beside the record, so a reboot, which ends all sandboxes, ends it too.
+//! Stores what CNI reported about pods' sandboxes, so that it survives a restart of the agent:
+//! until the API server reports a pod's addresses, nobody else knows them. The file is JSON in /run
+//! beside the record, so a reboot, which ends all sandboxes, removes it.
 //!
-//! Not here: what is made of it ([`super::sandboxes`]).
+//! Not here: how the sandboxes are used ([`super::sandboxes`]).
 
 use std::{
     io,
@@ -14,42 +15,44 @@ use netpolc_policy::{ObjectKey, Pod};
 use serde::{Deserialize, Serialize};
 
 use super::record;
-use crate::ways::Place;
+use crate::discovery::Placement;
 
-/// A pod's newest sandbox.
+/// The newest sandbox of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Held {
-    /// Of the pod.
+pub struct StoredSandbox {
+    /// The UID of the pod.
     pub uid: Option<Arc<str>>,
-    /// The sandbox.
+    /// The container id of the sandbox.
     pub container: String,
-    /// Where it is.
+    /// The sandbox's namespace and interfaces.
     #[serde(default)]
-    pub place: Place,
-    /// The addresses that CNI gave, or those the API server reported since.
+    pub place: Placement,
+    /// The addresses that CNI assigned, or those that the API server has reported since.
     pub addresses: Vec<IpAddr>,
-    /// What the API server reported when CNI gave them: of an older sandbox, most likely nothing.
+    /// The addresses that the API server reported at that moment: those of an older sandbox, and
+    /// most likely none.
     pub before: Vec<IpAddr>,
-    /// What it reported last.
+    /// The addresses that the API server reported last.
     pub reported: Vec<IpAddr>,
-    /// Pods that had such an address until then, and may be reported with it for a while.
-    pub losers: Vec<Loser>,
+    /// The pods that had one of the addresses until then, and may be reported with it for a while.
+    #[serde(rename = "losers")]
+    pub superseded: Vec<Superseded>,
 }
 
-/// A pod whose address CNI gave to another one.
+/// A pod whose address CNI has assigned to another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loser {
-    /// Of the pod.
+pub struct Superseded {
+    /// The namespace of the pod.
     pub namespace: String,
-    /// Of the pod.
+    /// The name of the pod.
     pub name: String,
-    /// Of the pod.
+    /// The UID of the pod.
     pub uid: Option<Arc<str>>,
 }
 
-impl Loser {
-    /// Is it this one?
+impl Superseded {
+    /// Whether this is the given pod.
     pub fn is(&self, pod: &Pod) -> bool {
         (&*pod.key.namespace, &*pod.key.name, &pod.uid) == (&*self.namespace, &*self.name, &self.uid)
     }
@@ -60,31 +63,31 @@ struct Line {
     namespace: String,
     name: String,
     #[serde(flatten)]
-    held: Held,
+    sandbox: StoredSandbox,
 }
 
-/// Beside the record of `pin_dir`.
+/// The path of the file, beside the record for `pin_dir`.
 pub fn path(pin_dir: &Path) -> PathBuf {
     record::path(pin_dir).with_extension("sandboxes")
 }
 
-/// What an earlier agent kept; nothing where there was none, or it is not to be understood.
-pub fn read(path: &Path) -> Vec<(ObjectKey, Held)> {
+/// Reads what an earlier agent has stored; empty where there is no file that can be read.
+pub fn read(path: &Path) -> Vec<(ObjectKey, StoredSandbox)> {
     let lines = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Vec<Line>>(&bytes).ok());
     let lines = lines.unwrap_or_default().into_iter();
-    lines.map(|line| (ObjectKey::new(line.namespace, line.name), line.held)).collect()
+    lines.map(|line| (ObjectKey::new(line.namespace, line.name), line.sandbox)).collect()
 }
 
-/// Keeps it, at once or not at all.
+/// Stores the sandboxes atomically.
 ///
 /// # Errors
 /// /run cannot be written.
-pub fn write<'a>(path: &Path, held: impl Iterator<Item = (&'a ObjectKey, &'a Held)>) -> io::Result<()> {
-    let line = |(key, held): (&ObjectKey, &Held)| Line {
+pub fn write<'a>(path: &Path, sandbox: impl Iterator<Item = (&'a ObjectKey, &'a StoredSandbox)>) -> io::Result<()> {
+    let line = |(key, sandbox): (&ObjectKey, &StoredSandbox)| Line {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
-        held: held.clone(),
+        sandbox: sandbox.clone(),
     };
-    let lines: Vec<Line> = held.map(line).collect();
+    let lines: Vec<Line> = sandbox.map(line).collect();
     record::write(path, &serde_json::to_vec(&lines)?)
 }

@@ -1,12 +1,15 @@
-//! What CNI says of pods' sandboxes, set against what the API server says of the pods: which pod a request means, which
-//! addresses it has until the API server reports them, and when the plugin may be told that its policies hold.
+//! Combines what CNI reports about sandboxes with what the API server reports about pods: which pod
+//! a request matches_pod, which addresses that pod has until the API server reports them, and when
+//! the plugin may be told that the pod's policies are enforced.
 //!
-//! A request names a pod by its UID, since a pod that was made anew under the same name may have other labels. Where the
-//! watch has not shown that pod yet it is fetched; from then on, until the watch has caught up, what the watch says of older pods
-//! under that name does not count.
-//! And a request is confirmed only by a view that is at least as new as the request: an agent that was cut off from the API server
-//! may not know of a policy that was made before the pod.
-//! No clock, no socket, no kernel: the loop ([`super::cluster_loop`]) brings them.
+//! A request names a pod by its UID, since a pod that was created again under the same name may
+//! have other labels. A pod that the watch has not shown yet is fetched. From then on, until the
+//! watch has caught up, its events about older pods of that name do not count.
+//!
+//! A request is confirmed only by a view that is at least as new as the request: an agent that was
+//! cut off from the API server may not know a policy that was created before the pod.
+//!
+//! Not here: a clock, a socket and a kernel, which the loop provides ([`super::cluster_loop`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,43 +30,47 @@ use tokio::sync::oneshot;
 
 use super::{
     Standing,
-    sandbox_store::{Held, Loser},
+    sandbox_store::{StoredSandbox, Superseded},
 };
-use crate::ways::Place;
+use crate::discovery::Placement;
 
-/// Pause before a pod is asked for again that could not be.
-const RETRY: Duration = Duration::from_millis(300);
-/// What is said until it is known how new the view is.
-const NOT_CURRENT: &str = "the API server has not said yet whether this node knows its newest policies";
-/// Requests that wait at once; a node starts some tens of pods at a time.
+/// The pause before a pod whose request has failed is requested again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
+/// The reason for waiting until it is known how recent the view is.
+const NOT_CURRENT: &str = "the API server has not confirmed yet that this node knows its newest \
+    policies";
+/// How many requests may wait at a time. A node starts some tens of pods at a time.
 const MAX_PENDING: usize = 1_024;
 
-/// What CNI said, and who waits for an answer.
+/// The sandboxes that CNI has reported, and the requests that wait for an answer.
 #[derive(Debug)]
 pub struct Sandboxes {
     node: Arc<str>,
-    held: BTreeMap<ObjectKey, Held>,
-    /// Pods that were fetched before the watch showed them, with their UIDs.
+    /// The newest sandbox of each pod.
+    stored: BTreeMap<ObjectKey, StoredSandbox>,
+    /// The pods that were fetched and that the watch has not shown yet, with their UIDs.
     ahead: BTreeMap<ObjectKey, Option<Arc<str>>>,
+    /// The pods that are being fetched, or that are to be.
     fetches: BTreeMap<ObjectKey, Fetch>,
     pending: Vec<Pending>,
-    /// What fetches found out.
+    /// The results of fetches that no plan has taken yet; None where there is no such pod.
     found: BTreeMap<ObjectKey, Option<Pod>>,
-    /// Sandboxes that are gone.
+    /// The container ids of sandboxes that were deleted.
     gone: Vec<String>,
-    /// What is held was changed since it was last kept.
-    stale: bool,
-    /// Not taken yet.
+    /// Whether the sandboxes have changed since they were last saved.
+    unsaved: bool,
+    /// The answers since the last [`Sandboxes::take_answered`], with the time that each took.
     answered: Vec<(Answer, Duration)>,
-    /// What is known of the cluster is all that the API server had at this moment.
+    /// The latest moment whose state of the API server is known to be in the view.
     current: Option<Instant>,
-    /// When that was asked for last.
+    /// When a current view was last requested.
     asked: Option<Instant>,
-    /// Why it is not known.
+    /// Why the last such request failed.
     not_current: Option<String>,
 }
 
 #[derive(Debug)]
+/// A request that waits for its answer.
 struct Pending {
     sandbox: Sandbox,
     key: ObjectKey,
@@ -71,18 +78,18 @@ struct Pending {
     since: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Reply>,
-    /// Its pod was found and has its addresses.
-    met: bool,
-    /// Why it waits, or must not start.
+    /// Whether the request's pod was found and has its addresses.
+    matched: bool,
+    /// Why the request waits.
     why: String,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The pod's policies hold.
+    /// The pod's policies are enforced.
     Enforced,
-    /// They do not.
+    /// They are not.
     Refused,
 }
 
@@ -94,37 +101,37 @@ enum Kind {
 
 #[derive(Clone, Copy, Debug)]
 struct Fetch {
-    /// When it was sent; None: to be sent when `due`.
+    /// When the fetch was sent; None where it is to be sent once it is due.
     sent: Option<Instant>,
     due: Instant,
 }
 
-/// What is to be done before anything can be answered.
+/// What has to be done before requests can be answered.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Changes of pods, as if the watch had told of them.
+    /// Changes of pods, to be treated as if the watch had reported them.
     pub changes: Vec<Change>,
-    /// Interfaces are to be looked for again, since sandboxes are new.
-    pub look: bool,
-    /// Pods to ask the API server for.
+    /// Whether interfaces have to be searched for again, since there are new sandboxes.
+    pub rescan: bool,
+    /// Pods to request from the API server.
     pub fetch: Vec<ObjectKey>,
-    /// A view as new as the API server's state is to be asked for, until this moment.
+    /// The deadline of a request for a current view; None where none is needed.
     pub freshen: Option<Instant>,
 }
 
 impl Sandboxes {
-    /// Of this node; none yet.
+    /// No sandboxes yet, for the given node.
     pub fn new(node: Arc<str>) -> Self {
-        let (held, ahead, fetches) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (stored, ahead, fetches) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self {
             node,
-            held,
+            stored,
             ahead,
             fetches,
             pending: vec![],
             found: BTreeMap::new(),
             gone: vec![],
-            stale: false,
+            unsaved: false,
             answered: vec![],
             current: None,
             asked: None,
@@ -132,22 +139,23 @@ impl Sandboxes {
         }
     }
 
-    /// With what an earlier agent kept.
-    pub fn restore(&mut self, held: impl IntoIterator<Item = (ObjectKey, Held)>) {
-        self.held.extend(held);
+    /// Adds the sandboxes that an earlier agent has stored.
+    pub fn restore(&mut self, stored: impl IntoIterator<Item = (ObjectKey, StoredSandbox)>) {
+        self.stored.extend(stored);
     }
 
-    /// What is to be kept for a later agent, before anything that depends on it is confirmed; None where nothing has changed.
-    pub fn take_held(&mut self) -> Option<impl Iterator<Item = (&ObjectKey, &Held)>> {
-        std::mem::take(&mut self.stale).then(|| self.held.iter())
+    /// The sandboxes to store for a later agent; None where they have not changed since the last
+    /// call. Store them before anything that depends on them is confirmed.
+    pub fn take_unsaved(&mut self) -> Option<impl Iterator<Item = (&ObjectKey, &StoredSandbox)>> {
+        std::mem::take(&mut self.unsaved).then(|| self.stored.iter())
     }
 
-    /// Where CNI says that pods are.
-    pub fn places(&self) -> BTreeMap<ObjectKey, Place> {
-        self.held.iter().map(|(key, held)| (key.clone(), held.place.clone())).collect()
+    /// Where pods are, according to CNI.
+    pub fn placements(&self) -> BTreeMap<ObjectKey, Placement> {
+        self.stored.iter().map(|(key, stored)| (key.clone(), stored.place.clone())).collect()
     }
 
-    /// Takes a request.
+    /// Takes in a request.
     pub fn ask(&mut self, waiting: Waiting, now: Instant) {
         let Waiting { request, patience, reply } = waiting;
         let (sandbox, kind) = match request {
@@ -155,9 +163,12 @@ impl Sandboxes {
             Request::Check(sandbox) => (sandbox, Kind::Check),
             Request::Del { container } => {
                 let of_it: Vec<Pending> = self.pending.extract_if(.., |p| p.sandbox.container == container).collect();
-                of_it.into_iter().for_each(|pending| self.refuse(pending, "its sandbox was deleted meanwhile", now));
+                of_it
+                    .into_iter()
+                    .for_each(|pending| self.refuse(pending, "its sandbox has been deleted meanwhile", now));
                 self.gone.push(container);
-                // Nothing depends on it: a plugin does not wait until the tables have forgotten a sandbox.
+                // The plugin need not wait until the tables have forgotten the sandbox, since
+                // nothing depends on that.
                 let _ = reply.send(Reply::Enforced);
                 return;
             }
@@ -165,31 +176,32 @@ impl Sandboxes {
         let key = ObjectKey::new(sandbox.namespace.as_str(), sandbox.name.as_str());
         let why = String::from("the agent is busy");
         let deadline = now + patience;
-        let pending = Pending { sandbox, key, kind, since: now, deadline, reply, met: false, why };
+        let pending = Pending { sandbox, key, kind, since: now, deadline, reply, matched: false, why };
         match self.pending.len() < MAX_PENDING {
             true => self.pending.push(pending),
-            false => self.refuse(pending, "too many pods start at once on this node", now),
+            false => self.refuse(pending, "too many pods are starting on this node at once", now),
         }
     }
 
-    /// The cluster's first view, with what CNI knows better.
+    /// Adds what CNI knows to the first view of the cluster.
     pub fn first(&mut self, cluster: &mut Cluster) {
-        // Of an earlier agent's pods some are gone.
-        self.held.retain(|key, held| cluster.pods.get(key).is_some_and(|pod| pod.uid == held.uid));
-        self.stale = true;
-        let losers = self.held.values().flat_map(|held| &held.losers);
-        let losers = losers.map(|loser| ObjectKey::new(loser.namespace.as_str(), loser.name.as_str()));
-        for key in self.held.keys().cloned().chain(losers).collect::<BTreeSet<_>>() {
+        // Some pods of the sandboxes that an earlier agent has stored no longer exist.
+        self.stored.retain(|key, stored| cluster.pods.get(key).is_some_and(|pod| pod.uid == stored.uid));
+        self.unsaved = true;
+        let superseded = self.stored.values().flat_map(|stored| &stored.superseded);
+        let superseded =
+            superseded.map(|pod_before| ObjectKey::new(pod_before.namespace.as_str(), pod_before.name.as_str()));
+        for key in self.stored.keys().cloned().chain(superseded).collect::<BTreeSet<_>>() {
             if let Some(pod) = cluster.pods.get_mut(&key) {
                 self.amend(pod);
             }
         }
     }
 
-    /// What the watch tells, without what is older than what was fetched, and with the addresses that CNI gave where the API
-    /// server reports none yet.
+    /// Corrects changes from the watch: drops those that are older than a fetched pod, and adds the
+    /// addresses that CNI has assigned where the API server reports none yet.
     pub fn watched(&mut self, changes: Vec<Change>, now: Instant) -> Vec<Change> {
-        let keep = |mut change: Change| {
+        let correct = |mut change: Change| {
             if change.resource != Resource::Pod {
                 return Some(change);
             }
@@ -199,7 +211,8 @@ impl Sandboxes {
             };
             if let Some(uid) = self.ahead.get(&change.key) {
                 if pod.as_ref().is_none_or(|pod| pod.uid != *uid) {
-                    // Older than what was fetched, or newer: the API server knows.
+                    // This event may be older than the fetched pod, or newer. Only the API server
+                    // can tell, so the pod is fetched again.
                     self.fetches.entry(change.key.clone()).or_insert(Fetch { sent: None, due: now });
                     return None;
                 }
@@ -207,46 +220,47 @@ impl Sandboxes {
             }
             match pod {
                 Some(pod) => self.amend(pod),
-                None => self.stale |= self.held.remove(&change.key).is_some(),
+                None => self.unsaved |= self.stored.remove(&change.key).is_some(),
             }
             Some(change)
         };
-        changes.into_iter().filter_map(keep).collect()
+        changes.into_iter().filter_map(correct).collect()
     }
 
-    /// Everything that the API server had at `moment` is known.
+    /// Records that the view reflects at least the API server's state at `moment`.
     pub fn current(&mut self, moment: Instant) {
         self.current = self.current.max(Some(moment));
         self.not_current = None;
     }
 
-    /// That could not be found out.
+    /// Records why it could not be found out whether the view is current.
     pub fn not_current(&mut self, why: String) {
         self.not_current = Some(why);
     }
 
-    /// What the API server said of a pod that was asked for. `known` is the cluster.
+    /// Takes in the answer of a fetch. `known` is the cluster as the agent knows it.
     pub fn fetched(&mut self, fetched: Fetched, known: &Cluster, now: Instant) {
         let Fetched { key, found } = fetched;
         let Some(Fetch { sent: Some(sent), .. }) = self.fetches.remove(&key) else { return };
         let (uid, pod) = match found {
             Found::Failed(why) => {
-                let why = format!("the API server was asked for it: {why}");
+                let why = format!("requesting the pod from the API server has failed: {why}");
                 self.pending.iter_mut().filter(|p| p.key == key).for_each(|p| p.why.clone_from(&why));
-                self.fetches.insert(key, Fetch { sent: None, due: now + RETRY });
+                self.fetches.insert(key, Fetch { sent: None, due: now + RETRY_INTERVAL });
                 return;
             }
             Found::Pod(pod) => (Some(pod.uid.clone()), Some(pod)),
             Found::Nothing => (None, None),
         };
-        // What was asked before the fetch is older than its answer.
-        let older = |p: &mut Pending| p.key == key && !p.met && p.since <= sent;
+        // The answer is newer than every request that came before the fetch was sent, so it decides
+        // about these.
+        let older = |p: &mut Pending| p.key == key && !p.matched && p.since <= sent;
         match &pod {
             Some(pod) => {
-                let others = |p: &mut Pending| older(p) && !means(&p.sandbox, pod);
+                let others = |p: &mut Pending| older(p) && !matches_pod(&p.sandbox, pod);
                 for pending in self.pending.extract_if(.., others).collect::<Vec<_>>() {
                     let (asked, there) = (pending.sandbox.uid.clone(), pod.uid.clone().unwrap_or_default());
-                    let why = format!("the pod of that name is another one (UID {there}, not {asked})");
+                    let why = format!("the pod of that name is another one (its UID is {there}, not {asked})");
                     self.refuse(pending, &why, now);
                 }
             }
@@ -258,20 +272,22 @@ impl Sandboxes {
         }
         let there = known.pods.get(&key).map(|pod| pod.uid.clone());
         if there == uid {
-            // The watch was as fast, and may know more by now.
+            // The watch has shown the same pod meanwhile, and may be ahead of the fetch by now.
             return;
         }
+        // The fetch is ahead of the watch, whose older events must not count until it has caught
+        // up.
         match uid {
             Some(uid) => drop(self.ahead.insert(key.clone(), uid)),
             None => {
                 self.ahead.remove(&key);
-                self.stale |= self.held.remove(&key).is_some();
+                self.unsaved |= self.stored.remove(&key).is_some();
             }
         }
         self.found.insert(key, pod);
     }
 
-    /// Matches requests with pods, of which `local` are this node's.
+    /// Matches requests with pods, and says what has to be done. `local` are the pods of this node.
     pub fn plan(&mut self, known: &Cluster, local: &BTreeSet<ObjectKey>, now: Instant) -> Plan {
         let mut changed = std::mem::take(&mut self.found);
         for pod in changed.values_mut().flatten() {
@@ -280,28 +296,31 @@ impl Sandboxes {
         self.forget(known, &mut changed);
         let mut plan = Plan::default();
         let mut all = std::mem::take(&mut self.pending);
+        // A plugin that has hung up no longer waits.
         all.retain(|p| !p.reply.is_closed());
         for pending in &mut all {
             let pod = match changed.get(&pending.key) {
                 Some(changed) => changed.as_ref(),
                 None => known.pods.get(&pending.key),
             };
-            let Some(pod) = pod.filter(|pod| means(&pending.sandbox, pod)) else {
-                pending.met = false;
-                // An answer that is under way may be older than this request; then another one follows it.
+            let Some(pod) = pod.filter(|pod| matches_pod(&pending.sandbox, pod)) else {
+                pending.matched = false;
+                // A fetch that is in flight may have been sent before this request; then another
+                // one follows it.
                 self.fetches.entry(pending.key.clone()).or_insert_with(|| {
-                    "the API server was asked for it and has not answered yet".clone_into(&mut pending.why);
+                    "the pod was requested from the API server, which has not answered yet"
+                        .clone_into(&mut pending.why);
                     Fetch { sent: None, due: now }
                 });
                 continue;
             };
-            if std::mem::replace(&mut pending.met, true) {
+            if std::mem::replace(&mut pending.matched, true) {
                 continue;
             }
-            plan.look = true;
+            plan.rescan = true;
             if pending.kind == Kind::Add && !pending.sandbox.addresses.is_empty() && pod.is_policed() {
                 let pod = pod.clone();
-                self.hold(&pending.sandbox, pod, known, local, &mut changed);
+                self.assign(&pending.sandbox, pod, known, local, &mut changed);
             }
         }
         plan.freshen = self.freshen(&all, now);
@@ -316,7 +335,8 @@ impl Sandboxes {
         plan
     }
 
-    /// Until when a newer view is to be asked for, where some request needs one that is not under way yet.
+    /// The deadline of a request for a current view; None where no pending request needs one beyond
+    /// those already made.
     fn freshen(&mut self, pending: &[Pending], now: Instant) -> Option<Instant> {
         let waits = pending.iter().filter(|p| !self.is_current(p));
         let (newest, deadline) = waits.map(|p| (p.since, p.deadline)).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
@@ -327,27 +347,29 @@ impl Sandboxes {
         Some(deadline)
     }
 
-    /// Is what is known at least as new as the request? A pod that runs already is judged by what there is.
+    /// Whether the view is at least as new as the request. For CHECK any view will do, since the
+    /// pod is running already.
     fn is_current(&self, pending: &Pending) -> bool {
         pending.kind == Kind::Check || self.current.is_some_and(|current| current >= pending.since)
     }
 
-    /// Forgets sandboxes that are gone, and the addresses that only they gave.
+    /// Forgets deleted sandboxes, and the addresses that are known from them alone.
     fn forget(&mut self, known: &Cluster, changed: &mut BTreeMap<ObjectKey, Option<Pod>>) {
         for container in std::mem::take(&mut self.gone) {
-            let held = self.held.iter().find(|(_, held)| held.container == container);
-            let Some(key) = held.map(|(key, _)| key.clone()) else { continue };
-            let Some(held) = self.held.remove(&key) else { continue };
-            self.stale = true;
-            if let Some(pod) = known.pods.get(&key).filter(|pod| pod.uid == held.uid) {
-                let pod = Pod { addresses: held.reported, ..pod.clone() };
+            let stored = self.stored.iter().find(|(_, stored)| stored.container == container);
+            let Some(key) = stored.map(|(key, _)| key.clone()) else { continue };
+            let Some(stored) = self.stored.remove(&key) else { continue };
+            self.unsaved = true;
+            if let Some(pod) = known.pods.get(&key).filter(|pod| pod.uid == stored.uid) {
+                let pod = Pod { addresses: stored.reported, ..pod.clone() };
                 changed.entry(key).or_insert(Some(pod));
             }
         }
     }
 
-    /// `pod` has its sandbox's addresses from now on, and no other pod of this node has them, whatever the API server still says.
-    fn hold(
+    /// Assigns the sandbox's addresses to `pod`, and takes them from all other pods of this node,
+    /// whatever the API server still reports.
+    fn assign(
         &mut self,
         sandbox: &Sandbox,
         pod: Pod,
@@ -356,10 +378,10 @@ impl Sandboxes {
         changed: &mut BTreeMap<ObjectKey, Option<Pod>>,
     ) {
         let addresses = &sandbox.addresses;
-        for held in self.held.iter_mut().filter(|(key, _)| **key != pod.key).map(|(_, held)| held) {
-            held.addresses.retain(|a| !addresses.contains(a));
+        for stored in self.stored.iter_mut().filter(|(key, _)| **key != pod.key).map(|(_, stored)| stored) {
+            stored.addresses.retain(|a| !addresses.contains(a));
         }
-        let mut losers = Vec::new();
+        let mut superseded = Vec::new();
         for key in local.iter().filter(|key| **key != pod.key) {
             let there = changed.get(key).map_or_else(|| known.pods.get(key), Option::as_ref);
             let Some(there) = there.filter(|there| there.addresses.iter().any(|a| addresses.contains(a))) else {
@@ -368,37 +390,37 @@ impl Sandboxes {
             let mut there = there.clone();
             there.addresses.retain(|a| !addresses.contains(a));
             let (namespace, name) = (key.namespace.to_string(), key.name.to_string());
-            losers.push(Loser { namespace, name, uid: there.uid.clone() });
+            superseded.push(Superseded { namespace, name, uid: there.uid.clone() });
             changed.insert(key.clone(), Some(there));
         }
-        let same = self.held.get(&pod.key).filter(|held| held.uid == pod.uid);
-        let reported = same.map_or_else(|| pod.addresses.clone(), |held| held.reported.clone());
-        let held = Held {
+        let same = self.stored.get(&pod.key).filter(|stored| stored.uid == pod.uid);
+        let reported = same.map_or_else(|| pod.addresses.clone(), |stored| stored.reported.clone());
+        let stored = StoredSandbox {
             uid: pod.uid.clone(),
             container: sandbox.container.clone(),
-            place: Place { netns: sandbox.netns.clone(), host_interfaces: sandbox.host_interfaces.clone() },
+            place: Placement { netns: sandbox.netns.clone(), host_interfaces: sandbox.host_interfaces.clone() },
             addresses: addresses.clone(),
             before: reported.clone(),
             reported,
-            losers,
+            superseded,
         };
-        self.held.insert(pod.key.clone(), held);
-        self.stale = true;
+        self.stored.insert(pod.key.clone(), stored);
+        self.unsaved = true;
         changed.insert(pod.key.clone(), Some(Pod { addresses: addresses.clone(), ..pod }));
     }
 
-    /// A newer view could not even be asked for; the next turn does.
+    /// Records that a current view could not be requested; the next plan requests it again.
     pub fn not_freshened(&mut self) {
         self.asked = None;
     }
 
-    /// Could not even be asked for; tried again.
+    /// Records that the pod could not be requested; it is requested again later.
     pub fn not_asked(&mut self, key: &ObjectKey, now: Instant) {
-        self.fetches.insert(key.clone(), Fetch { sent: None, due: now + RETRY });
+        self.fetches.insert(key.clone(), Fetch { sent: None, due: now + RETRY_INTERVAL });
     }
 
-    /// Answers what can be answered. `behind` says why nothing holds at the moment,
-    /// `standing` how a pod of this node stands.
+    /// Answers the requests that can be answered. `behind` is the reason why the kernel is not in
+    /// step at the moment, and `standing` whether a pod's policies are enforced.
     pub fn answer(
         &mut self,
         known: &Cluster,
@@ -409,8 +431,8 @@ impl Sandboxes {
         for mut pending in std::mem::take(&mut self.pending) {
             match self.judge(&pending, known, behind, &standing) {
                 Verdict::Enforced => {
-                    tracing::debug!(pod = %pending.key, took = ?(now - pending.since), "CNI: its policies hold");
-                    // A plugin that is gone has stopped waiting.
+                    tracing::debug!(pod = %pending.key, took = ?(now - pending.since), "CNI: the pod was confirmed, since its policies are enforced");
+                    // Sending fails where the plugin no longer waits.
                     let _ = pending.reply.send(Reply::Enforced);
                     self.answered.push((Answer::Enforced, now - pending.since));
                     continue;
@@ -429,23 +451,23 @@ impl Sandboxes {
                 self.pending.push(pending);
             }
         }
-        // Fetches serve requests, and pods that are ahead of the watch.
+        // Only pending requests and pods that are ahead of the watch need fetches.
         let wanted = |key: &ObjectKey| self.ahead.contains_key(key) || self.pending.iter().any(|p| p.key == *key);
         self.fetches.retain(|key, fetch| fetch.sent.is_some() || wanted(key));
     }
 
-    /// How requests of pods' starts ended since the last call, and after what time.
+    /// The outcomes of requests since the last call, with the time that each took.
     pub fn take_answered(&mut self) -> Vec<(Answer, Duration)> {
         std::mem::take(&mut self.answered)
     }
 
-    /// When there is something to do without anything happening.
+    /// When something has to be done next even if nothing happens; None where nothing has to.
     pub fn due(&self) -> Option<Instant> {
         let fetches = self.fetches.values().filter(|f| f.sent.is_none()).map(|f| f.due);
         self.pending.iter().map(|p| p.deadline).chain(fetches).min()
     }
 
-    /// Is there a request that was not answered, or something to do for one?
+    /// Whether no request waits and nothing has to be done.
     pub fn is_idle(&self) -> bool {
         let nothing = self.pending.is_empty() && self.found.is_empty() && self.gone.is_empty();
         nothing && self.fetches.values().all(|f| f.sent.is_some())
@@ -462,19 +484,19 @@ impl Sandboxes {
         if let Some(behind) = behind {
             return wait(behind);
         }
-        // The reason is that of the fetch under way.
-        let Some(pod) = known.pods.get(&pending.key).filter(|pod| means(&pending.sandbox, pod)) else {
+        // The reason was set when the fetch was begun.
+        let Some(pod) = known.pods.get(&pending.key).filter(|pod| matches_pod(&pending.sandbox, pod)) else {
             return Verdict::Wait(None);
         };
         if pod.node.as_ref() != Some(&self.node) {
             let there = pod.node.as_deref().unwrap_or("none");
-            let why = format!("its node is {there}, and this agent enforces for {}; is --node right?", self.node);
+            let why = format!("its node is {there}, but this agent enforces policies for {}; check --node", self.node);
             return Verdict::Never(why);
         }
         match (pod.network, pod.phase) {
-            // It shares the node's network, where policy does not apply (S15).
+            // The pod shares the node's network, where policy does not apply (S15).
             (PodNetwork::Host, _) => return Verdict::Enforced,
-            (_, Phase::Finished) => return Verdict::Never("the API server says that it has ended".into()),
+            (_, Phase::Finished) => return Verdict::Never("the API server reports that the pod has ended".into()),
             (PodNetwork::Own, Phase::Active) => {}
         }
         if !self.is_current(pending) {
@@ -482,43 +504,45 @@ impl Sandboxes {
         }
         let addresses = &pending.sandbox.addresses;
         if !addresses.is_empty() && !addresses.iter().any(|a| pod.addresses.contains(a)) {
-            return wait("the API server reports other addresses for it than CNI gave");
+            return wait("the API server reports other addresses for the pod than CNI has assigned");
         }
         match standing(&pending.key) {
             Standing::Open | Standing::Enforced => Verdict::Enforced,
             Standing::Unfound if pod.addresses.is_empty() => {
-                wait("a policy selects it, and the plugins before netpolc gave it no address")
+                wait("a policy selects the pod, but the plugins before netpolc assigned it no address")
             }
-            Standing::Unfound => wait("a policy selects it, and no interface on the host leads to its addresses"),
-            Standing::Unknown => wait("it is not in the tables yet"),
+            Standing::Unfound => wait("a policy selects the pod, but no interface on the host leads to its addresses"),
+            Standing::Unknown => wait("the pod is not in the tables yet"),
         }
     }
 
     fn refuse(&mut self, pending: Pending, why: &str, now: Instant) {
-        tracing::warn!(pod = %pending.key, container = pending.sandbox.container, "CNI: not confirmed: {why}");
-        // A plugin that is gone has stopped waiting.
+        tracing::warn!(pod = %pending.key, container = pending.sandbox.container, "CNI: the pod was not confirmed: {why}");
+        // Sending fails where the plugin no longer waits.
         let _ = pending.reply.send(Reply::Refused { why: why.to_owned() });
         self.answered.push((Answer::Refused, now - pending.since));
     }
 
-    /// Makes what the API server says of a pod what is known of it.
+    /// Corrects a pod that the API server reports by what CNI knows about it.
     fn amend(&mut self, pod: &mut Pod) {
-        if let Some(held) = self.held.get_mut(&pod.key) {
-            if held.uid != pod.uid || !pod.is_policed() {
-                self.held.remove(&pod.key);
-                self.stale = true;
+        if let Some(stored) = self.stored.get_mut(&pod.key) {
+            if stored.uid != pod.uid || !pod.is_policed() {
+                self.stored.remove(&pod.key);
+                self.unsaved = true;
             } else {
-                self.stale |= held.reported != pod.addresses;
-                held.reported.clone_from(&pod.addresses);
-                match pod.addresses.is_empty() || pod.addresses == held.before {
-                    true => pod.addresses.clone_from(&held.addresses),
-                    false => held.addresses.clone_from(&pod.addresses),
+                self.unsaved |= stored.reported != pod.addresses;
+                stored.reported.clone_from(&pod.addresses);
+                // As long as the API server reports nothing new since the sandbox was created,
+                // CNI's addresses count.
+                match pod.addresses.is_empty() || pod.addresses == stored.before {
+                    true => pod.addresses.clone_from(&stored.addresses),
+                    false => stored.addresses.clone_from(&pod.addresses),
                 }
             }
         }
-        for held in self.held.values() {
-            if held.losers.iter().any(|loser| loser.is(pod)) {
-                pod.addresses.retain(|a| !held.addresses.contains(a));
+        for stored in self.stored.values() {
+            if stored.superseded.iter().any(|pod_before| pod_before.is(pod)) {
+                pod.addresses.retain(|a| !stored.addresses.contains(a));
             }
         }
     }
@@ -527,11 +551,12 @@ impl Sandboxes {
 enum Verdict {
     Enforced,
     Never(String),
-    /// With the reason, where it is another one than before.
+    /// The request has to wait; the reason is None where it is the same as before.
     Wait(Option<String>),
 }
 
-/// Is this the pod that a sandbox is for? A runtime that does not tell the UID means whatever has the name.
-fn means(sandbox: &Sandbox, pod: &Pod) -> bool {
+/// Whether this is the pod that a sandbox is for. Where the runtime does not pass the UID, the name
+/// decides.
+fn matches_pod(sandbox: &Sandbox, pod: &Pod) -> bool {
     sandbox.uid.is_empty() || pod.uid.as_deref() == Some(&*sandbox.uid)
 }

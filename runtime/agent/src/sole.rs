@@ -1,9 +1,11 @@
-//! One agent on a node: two of them would each judge and undo what the other lets go on, whatever
-//! folders they pin in.
+//! Makes sure that only one agent runs on a node: two of them would each judge packets and remove
+//! the other's filters, whatever folders they pin their tables in.
 //!
-//! The claim is a name in the network namespace whose interfaces the agent programs (an abstract
-//! unix socket): it ends with the process, however that ends, and no file system has to be shared.
-//! Any process may take such a name, so one that is not root's is no agent and keeps none away.
+//! An agent claims a name in the network namespace whose interfaces it programs, as an abstract
+//! unix socket. The claim ends with the process, in whatever way that ends, and needs no shared
+//! file system. Any process may take such a name, so a holder that is not root is not an agent, and
+//! is ignored. Not here: the lock by which `netpolc status` sees the agent
+//! ([`super::record::Alive`]).
 
 use std::{
     io,
@@ -17,19 +19,21 @@ use std::{
     time::Duration,
 };
 
+/// The name of the abstract unix socket.
 const NAME: &str = "netpolc/agent";
-/// Connecting to a socket of the same machine takes no time.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long connecting to the holder may take. On one machine it normally takes no time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The claim; it ends when this is dropped.
+/// The claim, which ends when this is dropped. It holds None where the name could not be claimed
+/// and no other agent was found.
 #[derive(Debug)]
 pub struct Sole(#[allow(dead_code, reason = "open means claimed")] Option<UnixListener>);
 
-/// Another agent runs in this network namespace.
+/// The error that another agent, with this process id, runs in the same network namespace.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "another netpolc agent (process {0}) runs on this node already; two of them undo what the other does, also with folders of \
-     their own: stop it first"
+    "another netpolc agent (process {0}) already runs on this node, and two of them would undo \
+    each other's work even with separate folders; stop it first"
 )]
 pub struct Taken(i32);
 
@@ -37,7 +41,7 @@ impl Sole {
     /// Claims the node that the calling thread is on.
     ///
     /// # Errors
-    /// Another agent has it.
+    /// Another agent has claimed the node.
     pub fn claim() -> Result<Self, Taken> {
         let bound = SocketAddr::from_abstract_name(NAME).and_then(|name| UnixListener::bind_addr(&name));
         match bound {
@@ -45,25 +49,27 @@ impl Sole {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => match holder() {
                 Some((process, 0)) => Err(Taken(process)),
                 other => {
-                    tracing::warn!(holder = ?other, "a process that is not root's pretends to be an agent; it is ignored");
+                    tracing::warn!(holder = ?other, "a process that is not root holds the agent's socket name; it is ignored");
                     Ok(Self(None))
                 }
             },
             Err(error) => {
-                tracing::warn!(%error, "a second agent on this node would not be noticed");
+                tracing::warn!(%error, "the agent's socket name could not be claimed; a second \
+                    agent on this node would not be noticed");
                 Ok(Self(None))
             }
         }
     }
 }
 
-/// Process and user of whoever has the name; None where nobody listens, or nobody can connect.
+/// The process id and user id of whoever holds the name; None where nobody listens, or connecting
+/// fails.
 fn holder() -> Option<(i32, u32)> {
     let name = SocketAddr::from_abstract_name(NAME).ok()?;
     let (sender, connected) = mpsc::channel();
-    // Whoever has it may have filled its backlog, so that connecting waits for ever.
+    // The holder may have filled its backlog, so that connecting would block for ever.
     thread::spawn(move || sender.send(UnixStream::connect_addr(&name)));
-    let stream = connected.recv_timeout(PATIENCE).ok()?.ok()?;
+    let stream = connected.recv_timeout(CONNECT_TIMEOUT).ok()?.ok()?;
     let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the socket is open, and the kernel writes at most `size` bytes into a ucred.

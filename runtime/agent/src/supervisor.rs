@@ -1,6 +1,8 @@
-//! What every loop around the agent does with it: act, note whether that worked, write the record; and hear of links.
+//! Supervises an agent, for both loops: runs updates and records whether they worked, checks that
+//! what was installed is still there, and writes the record for `netpolc status`. Also here:
+//! notifications about links.
 //!
-//! Not here: what there is to act upon ([`super::file_loop`], [`super::cluster_loop`]).
+//! Not here: where updates come from ([`super::file_loop`], [`super::cluster_loop`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,118 +27,128 @@ use super::{
 };
 use crate::{metrics::Metrics, options::Pass};
 
-/// The first pause before something that failed, or was not found, is tried again; doubled each time.
+/// The first pause before a failed update, or a search for a missing interface, is retried; it is
+/// doubled each time.
 pub const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
-/// The longest pause.
+/// The longest pause before a retry.
 pub const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// The kernel tells of each link several times while it is set up.
-pub const LINKS_SETTLE: Duration = Duration::from_millis(2);
-/// Records are written at most so often: one costs more than an event.
+/// How long to wait after a change of links, since the kernel announces each link several times
+/// while it is set up.
+pub const LINK_DEBOUNCE: Duration = Duration::from_millis(2);
+/// The shortest interval between two records: writing one costs more than handling an event.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
-/// The loop turns at least so often, which is how monitoring sees that it lives.
-const BEAT: Duration = Duration::from_secs(5);
-/// The same while the target makes something that a check finishes.
-const SHORT_BEAT: Duration = Duration::from_millis(500);
-/// What was taken away and brought back is in the record for so long.
-const SHOWN: Duration = Duration::from_secs(600);
+/// The longest time between two iterations of the loop, by which monitoring sees that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The same while the target is preparing something that a check completes.
+const SHORT_HEARTBEAT: Duration = Duration::from_millis(500);
+/// How long the record shows a repair.
+const REPAIR_SHOWN_FOR: Duration = Duration::from_secs(600);
 
-/// A pod's interface may take so long to appear after its address before that is told of.
-const UNFOUND: Duration = Duration::from_secs(2);
+/// How long a pod's interface may take to appear after its address before it is reported as
+/// missing.
+const UNFOUND_GRACE: Duration = Duration::from_secs(2);
 
+/// Whether something has been reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    NotYet,
-    All,
+enum Notice {
+    Due,
+    Sent,
 }
 
-/// An agent, and how it is doing.
+/// An agent, and the state that the record and monitoring show.
 pub struct Supervisor<H, N> {
-    /// The agent.
+    /// The agent that is supervised.
     pub agent: Agent<H, N>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
-    /// Objects that stay enforced although the input does not show them, one line each.
-    pub kept: Vec<String>,
-    /// The files that what is enforced came from, where it came from files.
+    /// The objects that stay enforced although the input no longer shows them, one line each.
+    pub retained: Vec<String>,
+    /// The files from which the enforced objects came; None where they came from an API server.
     pub files: Option<BTreeSet<String>>,
-    /// Why the kernel does not hold the newest policies, where it does not.
+    /// Why the kernel does not enforce the newest policies; None where it does.
     pub behind: Option<String>,
-    /// Why the cluster's changes are not seen, where they are not. What is enforced is what was seen last.
+    /// Why the cluster's changes are not seen; None where they are. Until they are again, the last
+    /// state that was seen is enforced.
     pub blind: Option<String>,
-    /// Pods that a policy selects and whose interface was looked for in vain for a while, each with when that began.
-    unfound: BTreeMap<ObjectKey, (Instant, Told)>,
-    /// The target held tables before this agent's first update, and the cluster was not seen as a whole yet: nothing is
-    /// changed until then.
-    pub holds: bool,
-    /// What monitoring is told.
+    /// The pods that a policy selects and whose interface is missing, each with when that began and
+    /// whether it was reported.
+    unfound: BTreeMap<ObjectKey, (Instant, Notice)>,
+    /// Whether changes are held off: the target held tables before this agent's first update, and
+    /// the input has not been seen completely yet.
+    pub on_hold: bool,
+    /// The metrics of the agent.
     pub metrics: Arc<Metrics>,
-    /// What is set aside, as it was told last.
+    /// The objects that are set aside, as they were last logged.
     aside: BTreeMap<(Kind, ObjectKey), Aside>,
-    untold: Vec<Aside>,
+    /// Objects that were set aside since [`Supervisor::take_aside`].
+    unreported: Vec<Aside>,
     node: Arc<str>,
     pin_dir: PathBuf,
-    /// The record's last time; None: it was never written.
+    /// When the record was last written; None where it never was.
     recorded: Option<Instant>,
+    /// Whether the record is out of date.
     stale: bool,
-    /// When the kernel was last looked at.
+    /// When the installed objects were last checked.
     checked: Option<Instant>,
-    /// What is missing there and could not be brought back.
+    /// Which of them are missing and could not be restored.
     broken: Option<String>,
-    /// What was brought back.
-    back: Vec<(Instant, String)>,
+    /// Which of them were restored, and when.
+    repaired: Vec<(Instant, String)>,
     _alive: Option<Alive>,
 }
 
 impl<H: NodeTarget, N: Network> Supervisor<H, N> {
-    /// Changes nothing yet.
+    /// Starts to supervise an agent of its own, and changes no tables yet.
     ///
     /// # Errors
-    /// What is installed cannot be read.
+    /// The installed tables cannot be read, or the target cannot be prepared.
     pub fn new(node: Arc<str>, pin_dir: PathBuf, metrics: Arc<Metrics>, host: H, network: N) -> Result<Self, Error> {
         let alive = Alive::show(&pin_dir);
         if let Err(error) = &alive {
-            tracing::warn!(%error, "`netpolc status` will not see that this agent runs");
+            tracing::warn!(%error, "the liveness lock could not be taken; `netpolc status` will \
+                not see that this agent runs");
         }
-        let holds = host.holds()?;
+        let on_hold = host.holds()?;
         let mut agent = Agent::new(node.clone(), host, network)?;
         let pulse = metrics.clone();
         agent.set_pulse(move || pulse.turned());
         let mut supervisor = Self {
             metrics,
-            holds,
+            on_hold,
             agent,
             problems: vec![],
-            kept: vec![],
+            retained: vec![],
             files: Record::read(&pin_dir).and_then(|record| record.files),
             behind: None,
             blind: None,
             unfound: BTreeMap::new(),
             aside: BTreeMap::new(),
-            untold: vec![],
+            unreported: vec![],
             node,
             pin_dir,
             recorded: None,
             stale: false,
             checked: None,
             broken: None,
-            back: vec![],
+            repaired: vec![],
             _alive: alive.ok(),
         };
-        if supervisor.holds {
-            // Interfaces may have come while no agent ran.
+        if supervisor.on_hold {
+            // Interfaces may have appeared while no agent was running.
             supervisor.cover();
         }
         Ok(supervisor)
     }
 
-    /// Does something with the agent; what fails is noted, and what was enforced stays.
+    /// Runs an update and records its result. Where it fails, what was enforced stays. While
+    /// changes are held off, nothing is done.
     pub fn follow(&mut self, act: impl FnOnce(&mut Agent<H, N>) -> Result<Report, Error>) {
-        if self.holds {
+        if self.on_hold {
             return;
         }
         self.metrics.begins();
         let done = act(&mut self.agent);
-        self.tell_aside();
+        self.log_aside();
         match done {
             Ok(report) => {
                 let was_behind = self.behind.take().is_some();
@@ -147,13 +159,13 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
                 let (writes, took) = (report.writes, report.took);
                 let endpoints = self.agent.compiler().endpoints().count();
                 if was_behind || self.recorded.is_none() {
-                    tracing::info!(writes, ?took, endpoints, "in step");
+                    tracing::info!(writes, ?took, endpoints, "the kernel is in step");
                 } else {
-                    tracing::debug!(writes, ?took, endpoints, "in step");
+                    tracing::debug!(writes, ?took, endpoints, "the kernel is in step");
                 }
             }
             Err(error) => {
-                tracing::error!("not in step, what was enforced stays: {error}");
+                tracing::error!("the kernel is not in step, and what was enforced stays: {error}");
                 self.metrics.failed(&error.to_string());
                 self.behind = Some(error.to_string());
             }
@@ -161,43 +173,46 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         self.stale = true;
     }
 
-    /// Covers interfaces that have come, also while nothing else may be changed.
+    /// Covers interfaces that have appeared, even while changes are held off.
     pub fn cover(&mut self) {
         if let Err(error) = self.agent.cover() {
-            tracing::error!(%error, "an interface is not covered; no new packet goes on to a Service until it is");
+            tracing::error!(%error, "an interface could not be covered; no new packet to a \
+                Service passes until it is");
             self.set_behind(error.to_string());
         }
     }
 
-    /// Once a beat: is everything that was put into the kernel still there? What was not is said, and stays in the record for a while.
-    pub fn beat(&mut self) {
+    /// Once per heartbeat, checks whether everything that was installed in the kernel is still
+    /// there, and lets the target prepare for later updates.
+    pub fn heartbeat(&mut self) {
         if self.checked.is_none_or(|last| last.elapsed() >= self.pause()) {
             self.check();
             if let Err(error) = self.agent.look_ahead() {
-                tracing::warn!(%error, "what later updates would need cannot be made ready; tried again");
+                tracing::warn!(%error, "preparing for later updates has failed and is retried");
             }
         }
     }
 
-    /// How long the loop may wait for its next turn.
+    /// How long the loop may wait until its next iteration.
     pub fn pause(&self) -> Duration {
-        if self.agent.host().under_way() { SHORT_BEAT } else { BEAT }
+        if self.agent.host().under_way() { SHORT_HEARTBEAT } else { HEARTBEAT }
     }
 
-    /// The same at once.
+    /// Checks at once whether everything that was installed in the kernel is still there. What is
+    /// missing is restored and logged, and stays in the record for a while.
     pub fn check(&mut self) {
         self.checked = Some(Instant::now());
         let before = self.broken.take();
         match self.agent.host_mut().check() {
-            Ok(back) => {
-                for what in back {
+            Ok(repaired) => {
+                for what in repaired {
                     tracing::error!("{what}");
                     self.metrics.error("tampering");
-                    self.back.push((Instant::now(), what));
+                    self.repaired.push((Instant::now(), what));
                 }
             }
             Err(error) => {
-                let what = format!("what enforces is not all there any more, and cannot be brought back: {error}");
+                let what = format!("a part of what enforces policies is missing and could not be restored: {error}");
                 if before.as_ref() != Some(&what) {
                     tracing::error!("{what}");
                 }
@@ -205,33 +220,33 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
                 self.broken = Some(what);
             }
         }
-        let shown = self.back.len();
-        self.back.retain(|(when, _)| when.elapsed() < SHOWN);
+        let shown = self.repaired.len();
+        self.repaired.retain(|(when, _)| when.elapsed() < REPAIR_SHOWN_FOR);
         self.stale |= before != self.broken || shown > 0;
     }
 
-    /// Logs what is newly set aside, and notes how much is.
-    fn tell_aside(&mut self) {
+    /// Logs objects that are newly set aside or no longer are, and counts them.
+    fn log_aside(&mut self) {
         let now: BTreeMap<(Kind, ObjectKey), Aside> =
             self.agent.aside().map(|aside| ((aside.kind, aside.object.clone()), aside.clone())).collect();
         for (_, aside) in now.iter().filter(|(key, _)| !self.aside.contains_key(key)) {
             tracing::warn!("{aside}");
-            self.untold.push(aside.clone());
+            self.unreported.push(aside.clone());
         }
         for ((kind, object), _) in self.aside.iter().filter(|(key, _)| !now.contains_key(key)) {
-            tracing::info!(?kind, %object, "set aside no longer");
+            tracing::info!(?kind, %object, "the object is no longer set aside");
         }
         self.stale |= now != self.aside;
         self.metrics.aside(now.len());
         self.aside = now;
     }
 
-    /// What was set aside since the last call.
+    /// The objects that were set aside since the last call.
     pub fn take_aside(&mut self) -> Vec<Aside> {
-        std::mem::take(&mut self.untold)
+        std::mem::take(&mut self.unreported)
     }
 
-    /// Replaces the problems; new ones are logged.
+    /// Replaces the problems, and logs the new ones.
     pub fn set_problems(&mut self, problems: Vec<String>) {
         for problem in problems.iter().filter(|p| !self.problems.contains(p)) {
             tracing::warn!("{problem}");
@@ -241,22 +256,25 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         self.problems = problems;
     }
 
-    /// Replaces what is kept; new ones are logged, of a large file the first.
-    pub fn set_kept(&mut self, kept: Vec<String>) {
+    /// Replaces the retained objects, and logs the new ones, at most a certain number of them.
+    pub fn set_retained(&mut self, retained: Vec<String>) {
         const LOGGED: usize = 50;
-        let before: BTreeSet<&String> = self.kept.iter().collect();
-        let new: Vec<&String> = kept.iter().filter(|k| !before.contains(k)).collect();
+        let before: BTreeSet<&String> = self.retained.iter().collect();
+        let new: Vec<&String> = retained.iter().filter(|k| !before.contains(k)).collect();
         for object in new.iter().take(LOGGED) {
             tracing::warn!("{object}");
         }
         if new.len() > LOGGED {
-            tracing::warn!(objects = new.len(), "that many stay as they were; `netpolc status` lists all");
+            tracing::warn!(
+                objects = new.len(),
+                "this many objects stay enforced as they were; `netpolc status` lists all"
+            );
         }
-        self.stale |= self.kept != kept;
-        self.kept = kept;
+        self.stale |= self.retained != retained;
+        self.retained = retained;
     }
 
-    /// Notes that nothing can be done at the moment, and why.
+    /// Records and logs why the kernel cannot be brought in step at the moment.
     pub fn set_behind(&mut self, why: String) {
         if self.behind.as_ref() != Some(&why) {
             tracing::error!("{why}");
@@ -264,7 +282,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         }
     }
 
-    /// Notes what is waited for, as every start does for a while.
+    /// Records and logs what the agent waits for, as it does for a while at every start.
     pub fn set_waiting(&mut self, why: String) {
         if self.behind.as_ref() != Some(&why) {
             tracing::info!("{why}");
@@ -278,14 +296,15 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         self.stale = true;
     }
 
-    /// Notes whether the cluster's changes are seen.
+    /// Records and logs whether the cluster's changes are seen.
     pub fn set_blind(&mut self, why: Option<String>) {
         if self.blind == why {
             return;
         }
         match (&self.blind, &why) {
             (None, Some(why)) => tracing::error!("{why}"),
-            // Kind by kind, on the way there or back.
+            // The kinds that are not watched have changed, as happens one by one when a server goes
+            // away or comes back.
             (Some(_), Some(why)) => tracing::debug!("{why}"),
             (_, None) => tracing::info!("the cluster's changes are seen again"),
         }
@@ -294,7 +313,8 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         self.stale = true;
     }
 
-    /// Notes the pods that a policy selects and that have no interface here; gives those that came to be so for good.
+    /// Updates the pods that a policy selects and that have no interface here. Returns those that
+    /// are now reported as missing.
     pub fn note_unfound(&mut self) -> Vec<ObjectKey> {
         let missing = self.agent.missing().into_iter();
         let now: BTreeSet<ObjectKey> =
@@ -304,11 +324,11 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         let began = Instant::now();
         let mut new = Vec::new();
         for key in now {
-            let since = self.unfound.entry(key.clone()).or_insert((began, Told::NotYet));
-            if since.1 == Told::NotYet && since.0.elapsed() >= UNFOUND {
-                since.1 = Told::All;
-                let why =
-                    "a policy selects it, and no interface of this node leads to its addresses: it is not isolated";
+            let since = self.unfound.entry(key.clone()).or_insert((began, Notice::Due));
+            if since.1 == Notice::Due && since.0.elapsed() >= UNFOUND_GRACE {
+                since.1 = Notice::Sent;
+                let why = "a policy selects the pod, but no interface of this node leads to its \
+                    addresses: it is not isolated";
                 tracing::error!(pod = %key, "{why}");
                 new.push(key);
             }
@@ -320,40 +340,43 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         new
     }
 
-    /// When the next pod without an interface is to be told of.
+    /// When the next pod without an interface is to be reported; None where there is none.
     pub fn unfound_due(&self) -> Option<Instant> {
-        let untold = self.unfound.values().filter(|(_, told)| *told == Told::NotYet);
-        untold.map(|(since, _)| *since + UNFOUND).min()
+        let unreported = self.unfound.values().filter(|(_, notice)| *notice == Notice::Due);
+        unreported.map(|(since, _)| *since + UNFOUND_GRACE).min()
     }
 
     fn unfound_pods(&self) -> impl Iterator<Item = &ObjectKey> {
-        self.unfound.iter().filter(|(_, (_, told))| *told == Told::All).map(|(key, _)| key)
+        self.unfound.iter().filter(|(_, (_, notice))| *notice == Notice::Sent).map(|(key, _)| key)
     }
 
-    /// Is there something to look for, or to try again?
+    /// Whether a failed update has to be retried, or an interface is missing.
     pub fn waits(&self) -> bool {
-        !self.holds && (self.behind.is_some() || !self.agent.missing().is_empty())
+        !self.on_hold && (self.behind.is_some() || !self.agent.missing().is_empty())
     }
 
-    /// When the record is to be written next; None where it is up to date.
+    /// When the record has to be written next; None where it is up to date.
     pub fn record_due(&self) -> Option<Instant> {
         self.stale.then(|| self.recorded.map_or_else(Instant::now, |last| last + RECORD_INTERVAL))
     }
 
-    /// How one pass went, where the input had so many errors.
+    /// The result of one pass whose input had this number of errors.
     pub fn pass(self, errors: usize) -> Pass {
         let missing = self.agent.missing();
-        let unfound = missing.iter().map(|pod| format!("pod {pod}: no interface leads to its address; not enforced"));
+        let unfound = missing
+            .iter()
+            .map(|pod| format!("pod {pod}: no interface leads to its address, so its policies are not enforced"));
         let notices = unfound.chain(self.problems).collect();
         Pass { notices, errors: errors + missing.len(), failure: self.behind }
     }
 
-    /// The record is not up to date any more.
+    /// Marks the record as out of date.
     pub fn touch(&mut self) {
         self.stale = true;
     }
 
-    /// Writes the record where it is not up to date, and gives it. `about` adds to a policy what the tables do not know.
+    /// Writes the record where it is out of date, and returns it; None where it is up to date.
+    /// `about` adds to each policy what the tables do not show.
     pub fn record(&mut self, about: impl Fn(&mut PolicyState)) -> Option<Record> {
         if !std::mem::take(&mut self.stale) {
             return None;
@@ -373,13 +396,14 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             written: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
             pods: self.agent.pods(),
             policies,
-            // What is set aside comes first: of many problems only some are told to the cluster.
+            // Objects that are set aside come first: of many problems only some are published in
+            // the cluster.
             problems: {
                 let problems = aside.into_iter().chain(self.problems.iter().cloned()).chain(self.agent.doubts());
-                let problems = problems.chain(self.back.iter().map(|(_, what)| what.clone()));
+                let problems = problems.chain(self.repaired.iter().map(|(_, what)| what.clone()));
                 problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
             },
-            kept: self.kept.clone(),
+            kept: self.retained.clone(),
             files: self.files.clone(),
             behind: self.behind.clone().or_else(|| self.broken.clone()),
             blind: self.blind.clone(),
@@ -393,11 +417,12 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
     }
 }
 
-/// Link and route changes, and filters that somebody removes; never ready where the kernel tells of none.
+/// Notifications about changes of links and routes, and about filters that somebody removes. Never
+/// ready where the kernel sends none.
 pub struct Links(Option<AsyncFd<netlink::Socket>>);
 
 impl Links {
-    /// From now on.
+    /// Subscribes to changes from now on.
     pub fn open() -> Self {
         let open = || -> io::Result<_> {
             let monitor = links::monitor()?;
@@ -406,12 +431,13 @@ impl Links {
         };
         let links = open();
         if let Err(error) = &links {
-            tracing::warn!(%error, "no notifications about links; missing ones are looked for again and again");
+            tracing::warn!(%error, "notifications about links are not available; missing \
+                interfaces are searched for repeatedly");
         }
         Links(links.ok())
     }
 
-    /// Returns when some changed. Cancel safe.
+    /// Returns when something has changed. Cancel safe.
     pub async fn changed(&mut self) {
         let Some(links) = &mut self.0 else { return std::future::pending().await };
         loop {
@@ -424,7 +450,7 @@ impl Links {
         }
     }
 
-    /// Forgets the changes so far.
+    /// Discards the changes that have arrived so far.
     pub fn drain(&mut self) {
         if let Some(links) = &mut self.0 {
             links.get_mut().drain(links::concerns);

@@ -11,8 +11,8 @@ use std::{
 
 use netpolc_agent::{
     Agent,
+    discovery::{Discovery, HostInterface, PodFacts, Source},
     network::Network,
-    ways::{Answer, By, Wanted, Way},
 };
 use netpolc_host::{
     Connection, Opener,
@@ -126,11 +126,11 @@ struct Net {
 }
 
 impl Network for Net {
-    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
         let ways = self.ways.borrow();
-        let mut answers = Answer::by_address(pods, |address| ways.get(&address).copied());
+        let mut answers = Discovery::by_address(pods, |address| ways.get(&address).copied());
         for (answer, pod) in answers.iter_mut().zip(pods).filter(|_| *self.before.borrow()) {
-            answer.way = pod.before.map(|ifindex| Way { ifindex, by: By::Before });
+            answer.interface = pod.previous.map(|ifindex| HostInterface { ifindex, source: Source::Before });
         }
         Ok(answers)
     }

@@ -14,10 +14,10 @@ use std::{
 
 use netpolc_agent::{
     Options, cluster_loop,
+    discovery::{Discovery, PodFacts},
     metrics::Metrics,
     network::Network,
     record::Record,
-    ways::{Answer, Wanted},
 };
 use netpolc_host::Connection;
 use netpolc_kube_sync::{
@@ -113,8 +113,8 @@ fn interface(address: IpAddr) -> IfIndex {
 }
 
 impl Network for Net {
-    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
-        Ok(Answer::by_address(pods, |address| Some(interface(address))))
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
+        Ok(Discovery::by_address(pods, |address| Some(interface(address))))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Reading the objects that a command works on, and saying what is wrong with them.
+//! Reads the objects on which a command works, and reports what is wrong with them. Not here: the
+//! reading itself (`netpolc-kube-sync`).
 
 use std::path::PathBuf;
 
@@ -6,12 +7,14 @@ use netpolc_kube_sync::{Input, Loaded, Problem, Severity};
 
 use crate::output::{self, Outcome};
 
-/// Reads files, directories and `-`. What is wrong is in the result; the rest applies.
+/// Reads files, directories, and `-` for standard input. What is wrong is in the result, and the
+/// rest applies.
 pub fn load(paths: &[PathBuf]) -> Loaded {
     netpolc_kube_sync::load(paths.iter().map(Input::argument))
 }
 
-/// Prints each problem as one line on standard error. `Problems` where any is an error.
+/// Prints each problem as one line on standard error. Returns `Problems` if any of them is an
+/// error.
 pub fn report(problems: &[Problem]) -> Outcome {
     for problem in problems {
         output::complain(problem.line());

@@ -1,9 +1,11 @@
-//! What the `netpolc` command does: its arguments, its commands, the judges they ask, and what they
-//! print. This is the only place that lists the targets.
+//! The library of the `netpolc` command: its arguments and commands, the judges that they ask, and
+//! the output that they print. This is the only place that lists the targets.
 //!
-//! Without the feature `command` it is judges and output alone, for the testbed's programs.
-//! Not here: the agent (`netpolc-agent`), the CNI plugin (`netpolc-cni`), what policies mean
-//! (`netpolc-policy`), how tables come about (`netpolc-lower`) and how targets hold them.
+//! Without the feature `command` it consists of judges and output alone, for the testbed's
+//! programs.
+//!
+//! Not here: the agent (`netpolc-agent`), the CNI plugin (`netpolc-cni`), the meaning of policies
+//! (`netpolc-policy`), the compiler (`netpolc-lower`), and the targets.
 
 #[cfg(feature = "command")]
 pub mod cli;

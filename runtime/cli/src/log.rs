@@ -1,7 +1,8 @@
-//! The log: one line for each event, on standard error.
+//! Writes the log on standard error, one line for each event.
 //!
-//! Names of pods, policies and files come from others, and a line break or an escape sequence in one would forge lines or
-//! change what a terminal shows. So whatever is no printable character is written as an escape, in every line.
+//! The names of pods, policies and files come from others, and a line break or an escape sequence
+//! in a name could forge lines or change what a terminal shows. Therefore characters that are not
+//! printable are written as escapes, in every line. Not here: what is logged.
 
 use std::{
     fmt::Write as _,
@@ -10,14 +11,14 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-/// Begins; RUST_LOG chooses what is logged, else `default`.
+/// Starts logging. RUST_LOG selects what is logged, or `default` where it is not set.
 pub fn start(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    // Without colours: they are escape sequences, too.
+    // Colours are off, because they are escape sequences too.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lines(io::stderr())).with_ansi(false).init();
 }
 
-/// Gets each event in one piece, with a line break at its end.
+/// A writer that gets each event in one piece, with a line break at its end, and escapes it.
 struct Lines<W>(W);
 
 impl<W: Write> Write for Lines<W> {
@@ -32,7 +33,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// Characters that change how others are shown: marks and overrides of a text's direction.
+/// Whether the character changes how others are shown, as marks and overrides of a text's direction
+/// do.
 fn redirects(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -42,7 +44,7 @@ fn line(event: &str) -> String {
     let mut safe = String::with_capacity(event.len());
     for c in text.chars() {
         if c.is_control() || redirects(c) {
-            write!(safe, "{}", c.escape_default()).expect("a string takes all");
+            write!(safe, "{}", c.escape_default()).expect("writing to a string cannot fail");
         } else {
             safe.push(c);
         }

@@ -1,4 +1,4 @@
-//! The `netpolc` command: reads the command line, and leaves the rest to the library.
+//! The `netpolc` command: parses the command line, and leaves everything else to the library.
 
 use std::process::ExitCode;
 

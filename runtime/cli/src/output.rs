@@ -1,7 +1,7 @@
-//! What every command prints, and how the process ends: standard output that is quiet on a broken
-//! pipe, one-line errors, colours on a terminal only, exit codes.
+//! The output that all commands share, and the end of the process: standard output that ignores a
+//! broken pipe, one-line errors, colours on terminals only, and exit codes.
 //!
-//! Not here: what is printed (each command's own module).
+//! Not here: what is printed, which is in each command's module.
 
 use std::{
     fmt::Display,
@@ -9,28 +9,29 @@ use std::{
     process::ExitCode,
 };
 
-/// How a command ended, short of an error.
+/// The outcome of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Exit code 0.
+    /// Success, with exit code 0.
     Fine,
-    /// Exit code 1: the input had problems, or a verdict was not the expected one. Already reported.
+    /// The input has problems, or a verdict is not the expected one; that was reported. The exit
+    /// code is 1.
     Problems,
 }
 
 impl Outcome {
-    /// `Problems` where there were any.
+    /// `Problems` if there are any, and else `Fine`.
     pub fn of_problems(count: usize) -> Self {
         if count == 0 { Outcome::Fine } else { Outcome::Problems }
     }
 
-    /// The worse of both.
+    /// The worse of two outcomes.
     pub fn and(self, other: Outcome) -> Self {
         if self == Outcome::Fine { other } else { self }
     }
 }
 
-/// Adds what to do to errors of commands that need root.
+/// Checks that the user is root, for commands that need it. `what` is the subject of the message.
 ///
 /// # Errors
 /// The user is not root.
@@ -42,8 +43,8 @@ pub fn needs_root(what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Turns what a command returned into an exit code, and prints the error, if any, in one line.
-/// A reader that went away (`netpolc compile | head`) is no error.
+/// Turns the result of a command into an exit code, and prints the error, if there is one, on one
+/// line. A reader that has gone away (`netpolc compile | head`) is not an error.
 pub fn finish(result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
@@ -56,7 +57,8 @@ pub fn finish(result: anyhow::Result<Outcome>) -> ExitCode {
     }
 }
 
-/// The error and its causes, without those that the text before them says already.
+/// The message of an error followed by those of its causes; a cause whose text the message already
+/// contains is left out.
 fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -70,13 +72,13 @@ fn chain(error: &anyhow::Error) -> String {
     text
 }
 
-/// One line on standard error: `netpolc: ...`. Line breaks in `message` (a verifier's log) are kept,
-/// indented, so that the line stays recognisable.
+/// Prints a line on standard error, `netpolc: ...`. Further lines of `message` (such as a
+/// verifier's log) are indented, so that the first line stays recognisable.
 pub fn complain(message: impl Display) {
     let text = message.to_string();
     let mut lines = text.trim_end().lines();
     let mut out = io::stderr().lock();
-    // Nobody is left to tell where standard error is gone.
+    // Where standard error is closed, there is nobody to tell.
     let _ = writeln!(out, "netpolc: {}", lines.next().unwrap_or_default());
     for line in lines {
         let _ = writeln!(out, "    {line}");
@@ -87,7 +89,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Standard output, buffered; errors reach the caller, who passes them on to [`finish`].
+/// Standard output, buffered. Errors reach the caller, who passes them on to [`finish`].
 pub fn stdout() -> io::BufWriter<io::StdoutLock<'static>> {
     io::BufWriter::new(io::stdout().lock())
 }
@@ -95,7 +97,7 @@ pub fn stdout() -> io::BufWriter<io::StdoutLock<'static>> {
 /// Prints a value as JSON, indented, with a line break at the end.
 ///
 /// # Errors
-/// Where standard output cannot be written.
+/// Standard output cannot be written.
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = stdout();
     serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
@@ -104,12 +106,12 @@ pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether and how to colour.
+/// Whether output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Colour {
-    /// Plain text.
+    /// The output is plain text.
     Off,
-    /// ANSI sequences.
+    /// The output contains ANSI escape sequences.
     On,
 }
 
@@ -148,7 +150,7 @@ impl Colour {
     }
 }
 
-/// A table for people: a head and rows, with thin lines that survive a terminal of any width.
+/// Formats a table for people: a head and rows, with thin lines.
 pub fn table<R, C>(head: &[&str], rows: impl IntoIterator<Item = R>) -> String
 where
     R: IntoIterator<Item = C>,

@@ -1,6 +1,7 @@
-//! What is enforced on this node, as a value: from the tables themselves, with names from the agent's record.
+//! Collects what is enforced on this node: from the tables and filters themselves, with names from
+//! the agent's record.
 //!
-//! Not here: how it is shown (`netpolc status`, metrics).
+//! Not here: how it is printed ([`crate::command::status`]).
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,20 +20,20 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// Tables are pinned.
+    /// Whether tables are pinned, or filters are installed.
     pub enforcing: bool,
-    /// What the agent left; None where none ever ran.
+    /// What the agent has recorded; None where no agent has ever run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentStatus>,
-    /// In order of their ids.
+    /// The endpoints, in order of their ids.
     pub endpoints: Vec<Endpoint>,
-    /// Entries of each table.
+    /// The number of entries in each table.
     pub tables: BTreeMap<&'static str, usize>,
-    /// Distinct policy sets.
+    /// The number of distinct policy sets.
     pub policy_sets: usize,
-    /// The kernel's maps.
+    /// The maps in the kernel.
     pub maps: Vec<MapStatus>,
-    /// Interfaces that carry flower filters of ours.
+    /// The interfaces that have flower filters of netpolc.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<FilterStatus>,
 }
@@ -41,70 +42,72 @@ pub struct Status {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FilterStatus {
-    /// Its name.
+    /// The name of the interface.
     pub interface: String,
-    /// Filters of ours.
+    /// The number of netpolc's filters.
     pub filters: usize,
-    /// Those that a NIC has.
+    /// The number of those that are in the NIC's hardware.
     pub in_hardware: usize,
 }
 
-/// What the agent knows.
+/// The state of the agent.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
-    /// Its process lives, in whatever container.
+    /// Whether the agent's process is alive, in whatever container.
     pub running: bool,
-    /// Its record.
+    /// The agent's record.
     #[serde(flatten)]
     pub record: Record,
 }
 
-/// One pod.
+/// What is enforced for one pod.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Its id.
+    /// The endpoint id of the pod.
     pub endpoint: EndpointId,
-    /// `namespace/name`; None where the record does not know it.
+    /// The pod, as `namespace/name`; None where the record does not contain it.
     pub pod: Option<String>,
-    /// Its host-side interface.
+    /// The name of the pod's host-side interface; None where the tables have none.
     pub interface: Option<String>,
-    /// The set that judges packets to it; None where it is not isolated.
+    /// The set that judges packets to the pod; None where it is not isolated for ingress.
     pub ingress_set: Option<SetId>,
-    /// The set that judges packets from it; None where it is not isolated.
+    /// The set that judges packets from the pod; None where it is not isolated for egress.
     pub egress_set: Option<SetId>,
-    /// Its source addresses are checked (S55).
+    /// Whether the source addresses of the pod's packets are checked (S55).
     pub guarded: bool,
-    /// Entries in its state tables, both families, ended ones included until they are reused.
+    /// The number of entries in the pod's connection tables of both families. Ended connections
+    /// count until their entries are reused.
     pub connections: u32,
-    /// Of one family.
+    /// The current capacity of these tables, both families together.
     pub connections_capacity: u32,
-    /// Connections taken over when it was isolated first.
+    /// The number of connections that were adopted when the pod was first isolated.
     pub adopted: usize,
-    /// Packets dropped since its programs were first attached, by `hook reason`.
+    /// The number of packets dropped since the pod's programs were first attached, by `hook
+    /// reason`.
     pub drops: BTreeMap<String, u64>,
 }
 
-/// One map.
+/// A map in the kernel.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MapStatus {
-    /// As the kernel shows it.
+    /// The map's name, as the kernel shows it.
     pub name: &'static str,
-    /// The kernel's type of it.
+    /// The map's type, as the kernel names it.
     pub kind: &'static str,
-    /// Entries in use, where that can be told.
+    /// The number of entries in use; None where that is not known.
     pub used: Option<u64>,
-    /// Memory.
+    /// The memory of the map, in bytes.
     pub bytes: u64,
 }
 
-/// Looks at what is pinned in `pin_dir`; nothing there is an empty status.
+/// Collects the status of what is pinned in `pin_dir`; it is empty where nothing is.
 ///
 /// # Errors
-/// What is pinned cannot be read.
-pub fn look(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
+/// The pinned tables cannot be read.
+pub fn collect(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
     let record = Record::read(pin_dir);
     let agent = record.map(|record| AgentStatus { running: Alive::is_shown(pin_dir), record });
     let Some(mut ebpf) = Ebpf::observe(pin_dir)? else {
@@ -147,7 +150,8 @@ fn endpoints(
     for key in program.table(TableId::Endpoint).entries.keys() {
         let EndpointKey { endpoint } = EndpointKey::of(key);
         let word = eval::word(program, endpoint);
-        // Its table may be moving just now.
+        // The table may just be being replaced by one of another size; then the second attempt
+        // succeeds.
         let counted = ebpf.occupancy(endpoint).or_else(|_| ebpf.occupancy(endpoint));
         let (v4, v6) = counted.unwrap_or_default();
         let room = ebpf.room(endpoint)?;
@@ -171,7 +175,7 @@ fn endpoints(
     Ok(list)
 }
 
-/// What the kernel has of ours; nothing where it has no flower.
+/// Netpolc's filters in the kernel; empty where it has no flower.
 fn filters() -> Vec<FilterStatus> {
     let installed = Flower::new().and_then(|mut flower| flower.installed());
     let names = links::by_index().unwrap_or_default();
@@ -181,7 +185,7 @@ fn filters() -> Vec<FilterStatus> {
         in_hardware: list.iter().filter(|d| d.in_hardware > 0).count(),
     };
     installed.map(|i| i.into_iter().map(status).collect()).unwrap_or_else(|error| {
-        tracing::debug!(%error, "filters");
+        tracing::debug!(%error, "flower filters could not be listed");
         vec![]
     })
 }

@@ -141,7 +141,7 @@ fn s33_what_a_share_sets_aside_is_named_and_makes_the_exit_code_1() {
 fn wrong_usage_is_exit_code_2_and_one_line() {
     for (arguments, part) in [
         (&["compile", "-f", "-", "--pod", "ui"][..], "namespace/name"),
-        (&["compile", "-f", "-", "--pod", "a/b"], "no such pod"),
+        (&["compile", "-f", "-", "--pod", "a/b"], "is not in the input"),
         (&["eval", "-f", "-", "--probes", "-"], "standard input"),
         (&["eval", "-f", "-", "--probes", "/nonexistent"], "/nonexistent"),
         (&["status", "--pin-dir", "relative"], "absolute"),
@@ -215,5 +215,5 @@ fn compile_shows_filters_with_their_origin_and_totals() {
     assert!(text(&table.stdout).contains("chains x prios"));
     let wrong = compile(&["--mode", "prefilter", "--driver", "e1000"]);
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(text(&wrong.stderr).contains("known are ") && text(&wrong.stderr).contains("mlx5_core"));
+    assert!(text(&wrong.stderr).contains("known ones are ") && text(&wrong.stderr).contains("mlx5_core"));
 }

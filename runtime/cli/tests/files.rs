@@ -209,11 +209,11 @@ fn s61_a_file_that_is_no_object_any_more_opens_nothing() {
     world.stays_closed("emptied");
     let kept = world.status()["agent"]["kept"].to_string();
     assert!(kept.contains("NetworkPolicy default/db") && kept.contains("NetworkPolicy default/ui"), "{kept}");
-    world.logs("NetworkPolicy default/db stays as it was in");
+    world.logs("NetworkPolicy default/db stays enforced as it was");
     // Gone with the file; and whoever opens a pod hears of it.
     fs::remove_file(world.at("p.yaml")).unwrap();
     world.until(&[]);
-    world.logs("no policy isolates it any more");
+    world.logs("no policy isolates the pod in this direction any more");
     assert_eq!(world.status()["agent"]["kept"], Value::Null);
     agent.stop(libc::SIGTERM);
 }
@@ -273,7 +273,7 @@ fn s61_a_fifo_is_waited_for_by_nobody() {
     let agent = world.agent(&world.quiet);
     world.until(&["db"]);
     fifo("20.yaml");
-    world.logs("no regular file");
+    world.logs("not a regular file");
     world.write("10.yaml", &deny("ui"));
     world.until(&["ui"]);
     agent.stop(libc::SIGTERM);

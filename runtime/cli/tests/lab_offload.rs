@@ -54,7 +54,7 @@ fn a_simulated_nic_is_shown_with_what_it_can_do_and_why_not_more() {
     ] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");
     }
-    assert!(!said.contains("Nothing here offloads"));
+    assert!(!said.contains("No interface here offloads"));
     let json: Value = serde_json::from_slice(&offload(&["-o", "json"]).stdout).unwrap();
     let all = json["interfaces"].as_array().unwrap();
     let modes: Vec<_> = all.iter().map(|f| (f["interface"].as_str().unwrap(), f["mode"].as_str())).collect();

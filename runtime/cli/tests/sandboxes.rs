@@ -162,8 +162,8 @@ fn s58_another_agent_knows_what_cni_said() {
     enforced(&mut scene.add(sandbox("ui", "2", &["10.0.0.2", "fd00::2"])));
     enforced(&mut scene.add(sandbox("db", "3", &["10.0.0.3"])));
     let path = std::env::temp_dir().join(format!("netpolc-kept-{}", std::process::id())).join("x.sandboxes");
-    sandbox_store::write(&path, scene.sandboxes.take_held().unwrap()).unwrap();
-    assert!(scene.sandboxes.take_held().is_none(), "nothing has changed since");
+    sandbox_store::write(&path, scene.sandboxes.take_unsaved().unwrap()).unwrap();
+    assert!(scene.sandboxes.take_unsaved().is_none(), "nothing has changed since");
 
     let mut next = Scene::new(&[]);
     next.sandboxes.restore(sandbox_store::read(&path));
@@ -267,7 +267,7 @@ fn a_pod_that_does_not_exist_is_refused_at_once_and_a_server_that_fails_is_asked
     refused(&mut answer, "no such pod");
     let mut answer = scene.add(sandbox("ui", "1", &["10.0.0.2"]));
     scene.server(Found::Pod(pod("ui", "2", &[])));
-    refused(&mut answer, "UID 2, not 1");
+    refused(&mut answer, "UID is 2, not 1");
     let mut answer = scene.add(sandbox("ui", "1", &["10.0.0.2"]));
     scene.server(Found::Failed("connection refused".into()));
     scene.fetched.clear();
@@ -314,7 +314,7 @@ fn s56_what_is_not_programmed_is_not_confirmed() {
     let mut answer = Scene { standing: Standing::Unfound, ..Scene::new(&[pod("ui", "1", &[])]) };
     let mut none = answer.add(sandbox("ui", "1", &[]));
     answer.wait(PATIENCE);
-    refused(&mut none, "gave it no address");
+    refused(&mut none, "assigned it no address");
     // A pod that no policy selects needs no interface.
     scene.standing = Standing::Open;
     enforced(&mut scene.add(sandbox("ui", "1", &["10.0.0.1"])));

@@ -1,4 +1,4 @@
-//! The network configuration on standard input and the CNI variables of the environment, as the plugin reads them.
+//! Reads the network configuration from standard input, and the CNI variables from the environment.
 //!
 //! Not here: what is done with them ([`crate::run`]).
 
@@ -12,35 +12,37 @@ use crate::{
     protocol::{SOCKET, Sandbox},
 };
 
-/// The longest that ADD may take unless the configuration says otherwise.
+/// How long ADD may take unless the configuration says otherwise, in milliseconds.
 const TIMEOUT_MS: u64 = 5_000;
-/// The longest that the configuration may ask for; kubelet gives up on a sandbox after four minutes.
+/// The longest time that the configuration may set, in milliseconds: kubelet gives up on a sandbox
+/// after four minutes.
 const MAX_TIMEOUT_MS: u64 = 120_000;
 
-/// What is wrong with the input. The CNI error code is [`Error::code`].
+/// What is wrong with the input. [`Error::code`] is the CNI error code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not JSON, or not the shape of a network configuration.
-    #[error("network configuration: {0}")]
+    /// The input is not JSON, or not a network configuration.
+    #[error("the network configuration is not valid: {0}")]
     Config(#[from] serde_json::Error),
-    /// A variable is missing.
-    #[error("{0} is not set; a CNI runtime sets it")]
+    /// A variable of the environment is missing.
+    #[error("the variable {0} is not set; a CNI runtime must set it")]
     Variable(&'static str),
     /// A key of CNI_ARGS is missing.
     #[error("CNI_ARGS has no {0}; the runtime must pass the pod's name (kubelet's runtimes do)")]
     Argument(&'static str),
-    /// Not chained behind a plugin that makes the interface.
+    /// The plugin does not follow another one that creates the interface.
     #[error(
-        "prevResult is missing: put netpolc behind the plugin that makes the pod's interface in the \"plugins\" list"
+        "prevResult is missing; put netpolc after the plugin that creates the pod's interface in \
+        the \"plugins\" list"
     )]
     NotChained,
-    /// A number out of range.
+    /// `timeoutMilliseconds` is out of range.
     #[error("timeoutMilliseconds must be between 1 and {MAX_TIMEOUT_MS}, not {0}")]
     Timeout(u64),
 }
 
 impl Error {
-    /// The CNI error code (section 5, "Error").
+    /// The CNI error code (the specification's section 5, "Error").
     pub fn code(&self) -> u32 {
         match self {
             Error::Config(_) => 6,
@@ -54,10 +56,10 @@ impl Error {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fail {
-    /// It does not start; the runtime tries again.
+    /// The pod does not start, and the runtime tries again.
     #[default]
     Closed,
-    /// It starts without its policies, until the agent is back.
+    /// The pod starts without its policies, until the agent is back.
     Open,
 }
 
@@ -65,24 +67,26 @@ pub enum Fail {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Config {
-    /// Of the result.
+    /// The version of the specification in which the result is printed.
     pub cni_version: String,
-    /// The result of the plugins before this one.
+    /// The result of the plugins before this one; None where there are none.
     #[serde(default)]
     pub prev_result: Option<Value>,
-    /// Where the agent listens.
+    /// The path of the agent's socket.
     #[serde(default = "socket")]
     pub socket: PathBuf,
-    /// How long to wait for the agent, connecting included.
+    /// How long to wait for the agent in milliseconds, connecting included.
     #[serde(default)]
     timeout_milliseconds: Option<u64>,
-    /// What happens without its answer.
+    /// What happens to a pod that the agent does not confirm.
     #[serde(default)]
     pub fail: Fail,
-    /// Namespaces whose pods always start: those the agent itself needs to start after a reboot.
+    /// Namespaces whose pods always start, such as those that the agent itself needs after a
+    /// reboot.
     #[serde(default)]
     pub exempt_namespaces: BTreeSet<String>,
-    /// The agent's pods, by which an orphaned plugin knows that it is one; None: it never does.
+    /// How to recognise the agent's pods, by whose absence the plugin finds that it is orphaned;
+    /// None where it never checks that.
     #[serde(default)]
     pub agent: Option<Agent>,
 }
@@ -92,20 +96,20 @@ fn socket() -> PathBuf {
 }
 
 impl Config {
-    /// From standard input's bytes.
+    /// Parses the bytes from standard input.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The bytes are not a valid network configuration, or the timeout is out of range.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let config: Config = serde_json::from_slice(bytes)?;
         config.timeout()?;
         Ok(config)
     }
 
-    /// How long to wait.
+    /// How long to wait for the agent.
     ///
     /// # Errors
-    /// A number out of range.
+    /// The configured time is out of range.
     pub fn timeout(&self) -> Result<Duration, Error> {
         match self.timeout_milliseconds.unwrap_or(TIMEOUT_MS) {
             ms @ 1..=MAX_TIMEOUT_MS => Ok(Duration::from_millis(ms)),
@@ -116,7 +120,7 @@ impl Config {
     /// The sandbox that prevResult and the environment describe.
     ///
     /// # Errors
-    /// What is missing.
+    /// prevResult, a variable or a key of CNI_ARGS is missing.
     pub fn sandbox(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Sandbox, Error> {
         let must = |name: &'static str| variable(name).filter(|v| !v.is_empty()).ok_or(Error::Variable(name));
         let arguments = variable("CNI_ARGS").unwrap_or_default();
@@ -138,14 +142,14 @@ impl Config {
     }
 }
 
-/// `ips[].address` are prefixes (10.0.0.2/24).
+/// The addresses of the result. `ips[].address` holds prefixes, such as 10.0.0.2/24.
 fn addresses(result: &Value) -> Vec<IpAddr> {
     let list = result["ips"].as_array().map(Vec::as_slice).unwrap_or_default();
     let address = |ip: &Value| ip["address"].as_str()?.split('/').next()?.parse().ok();
     list.iter().filter_map(address).collect()
 }
 
-/// Interfaces without a sandbox are the host's.
+/// The names of the host's interfaces in the result: those without a sandbox.
 fn host_interfaces(result: &Value) -> Vec<String> {
     let list = result["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
     let host = |i: &&Value| i["sandbox"].as_str().is_none_or(str::is_empty);

@@ -1,9 +1,10 @@
-//! Puts the chained plugin into a node's CNI configuration, and takes it out again.
+//! Adds the chained plugin to a node's CNI configuration, and removes it again.
 //!
-//! The list that the container runtime uses, the first file of the folder by name, gets one more plugin. Every file changes by one
-//! rename, and doing it twice changes nothing. The file as it was stays beside it under a name that runtimes do not read.
+//! The plugin is appended to the list that the container runtime uses, which is the folder's first
+//! file by name. Every file is replaced by a single rename, and installing twice changes nothing.
+//! The original file stays beside the new one, under a name that runtimes do not read.
 //!
-//! Not here: what the plugin does (`netpolc-cni`), watching the folder ([`crate::command::cni`]).
+//! Not here: what the plugin does ([`crate::run`]), and watching the folder (`netpolc cni`).
 
 use std::{
     ffi::OsStr,
@@ -17,53 +18,55 @@ use serde_json::{Map, Value, json};
 
 use crate::run::VERSIONS;
 
-/// The plugin's program, and its type in a list.
+/// The name of the plugin's program, which is also its type in a list.
 pub const PLUGIN: &str = "netpolc-cni";
-/// Added to the name of the file that is kept as it was.
+/// The ending of the copy of the original file.
 const ORIGINAL: &str = "netpolc-original";
-/// What runtimes read (libcni, ConfFiles).
+/// The endings of the files that runtimes read (libcni, ConfFiles).
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// The configuration stays as it was.
+/// The reason why the configuration could not be changed; it stays as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system refuses.
-    #[error("{what} {}: {source}", path.display())]
+    /// A file cannot be read or written.
+    #[error("{} could not be {what}: {source}", path.display())]
     File {
-        /// What was tried.
+        /// What could not be done with the file, as a participle.
         what: &'static str,
-        /// With which file.
+        /// The path of the file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// Not a network configuration.
+    /// A file is not a network configuration to which the plugin can be added.
     #[error("{}: {why}", path.display())]
     Config {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// What is wrong with the file, and what to do about it.
         why: String,
     },
 }
 
-/// Where a node keeps plugins and their configuration.
+/// The folders in which a node keeps plugins and their configuration.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Plugins, `/opt/cni/bin` on most nodes; None: the plugin's program is somebody else's to install and remove.
+    /// The folder of plugins, `/opt/cni/bin` on most nodes; None where the plugin's program is
+    /// installed and removed by other means.
     pub bin_dir: Option<PathBuf>,
-    /// Configuration, `/etc/cni/net.d` on most nodes.
+    /// The folder of configurations, `/etc/cni/net.d` on most nodes.
     pub conf_dir: PathBuf,
-    /// The file of `conf_dir` to chain into; None: the first by name, as runtimes choose.
+    /// The name of the file in `conf_dir` to change; None for the first by name, which runtimes
+    /// choose.
     pub file: Option<String>,
 }
 
-/// How an installation ended.
+/// The outcome of an installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Installed {
-    /// Everything was in place.
+    /// Everything was in place already.
     Already,
-    /// This file has the plugin now.
+    /// The plugin was added to this file.
     Chained(PathBuf),
     /// The node has no CNI configuration yet.
     NoNetwork,
@@ -75,17 +78,17 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Node {
-    /// Copies `program` to the plugins, and chains it with `options` besides its type.
+    /// Copies `program` to the folder of plugins, and adds it to the configuration with `options`.
     ///
     /// # Errors
-    /// What cannot be read, understood or written.
+    /// A file cannot be read or written, or the configuration cannot take a chained plugin.
     pub fn install(&self, program: &Path, options: &Map<String, Value>) -> Result<Installed, Error> {
-        // The plugin is there before a configuration names it.
+        // The program must be there before a configuration names it.
         if let Some(bin_dir) = &self.bin_dir {
             let bytes = fs::read(program).map_err(failed("read", program))?;
             let target = bin_dir.join(PLUGIN);
             if fs::read(&target).ok().as_ref() != Some(&bytes) {
-                fs::create_dir_all(bin_dir).map_err(failed("create", bin_dir))?;
+                fs::create_dir_all(bin_dir).map_err(failed("created", bin_dir))?;
                 replace(&target, &bytes, 0o755)?;
             }
         }
@@ -98,43 +101,44 @@ impl Node {
         if wanted == now {
             return Ok(Installed::Already);
         }
-        let mode = fs::metadata(&path).map_err(failed("look at", &path))?.permissions().mode() & 0o777;
+        let mode = fs::metadata(&path).map_err(failed("examined", &path))?.permissions().mode() & 0o777;
         if !has_plugin(&now) {
             replace(&original(&path), &bytes, mode)?;
         }
         let list = path.with_extension("conflist");
         replace(&list, &pretty(&wanted), mode)?;
         if list != path && ends(&path, &["conf"]) {
-            // A lone plugin has become a list; by its name the old file would still come first.
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            // A single plugin has become a list in a new file, but the old file would still come
+            // first by name.
+            fs::remove_file(&path).map_err(failed("removed", &path))?;
         }
         Ok(Installed::Chained(list))
     }
 
-    /// Undoes [`Node::install`]: gives back the file as it was, or, where it changed since, without the plugin. Returns the
-    /// files that changed.
+    /// Undoes [`Node::install`]: restores the original file, or, where it has been changed since,
+    /// removes the plugin from it. Returns the files that have changed.
     ///
     /// # Errors
-    /// What cannot be read or written.
+    /// A file cannot be read, written or removed.
     pub fn remove(&self) -> Result<Vec<PathBuf>, Error> {
         let mut changed = Vec::new();
         for path in self.configurations()? {
             let Ok(bytes) = fs::read(&path) else { continue };
-            // Files that are none of ours may be anything.
+            // The folder may hold files of others, with any contents.
             let Ok(now) = parse(&path, &bytes) else { continue };
             if !has_plugin(&now) {
                 continue;
             }
             let without = without(now);
-            let kept = ENDINGS.map(|ending| path.with_extension(ending)).into_iter().find(|was| {
+            let original_of = ENDINGS.map(|ending| path.with_extension(ending)).into_iter().find(|was| {
                 let was = fs::read(original(was)).ok().and_then(|bytes| parse(was, &bytes).ok());
                 was.is_some_and(|was| listed(was) == without)
             });
-            match kept {
+            match original_of {
                 Some(was) => {
-                    fs::rename(original(&was), &was).map_err(failed("restore", &was))?;
+                    fs::rename(original(&was), &was).map_err(failed("restored", &was))?;
                     if was != path {
-                        fs::remove_file(&path).map_err(failed("remove", &path))?;
+                        fs::remove_file(&path).map_err(failed("removed", &path))?;
                     }
                     changed.push(was);
                 }
@@ -153,6 +157,7 @@ impl Node {
         Ok(changed)
     }
 
+    /// The file to change; None where there is no configuration yet.
     fn chosen(&self) -> Result<Option<PathBuf>, Error> {
         Ok(match &self.file {
             Some(name) => Some(self.conf_dir.join(name)).filter(|path| path.exists()),
@@ -160,17 +165,17 @@ impl Node {
         })
     }
 
-    /// What a runtime reads, in its order.
+    /// The files that a runtime reads, in its order.
     fn configurations(&self) -> Result<Vec<PathBuf>, Error> {
         Ok(entries(&self.conf_dir)?.into_iter().filter(|p| ends(p, &ENDINGS)).collect())
     }
 }
 
-/// By name; none where there is no folder.
+/// The files of a folder in order of their names; empty where there is no such folder.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let list = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        list => list.map_err(failed("list", folder))?,
+        list => list.map_err(failed("listed", folder))?,
     };
     let mut paths: Vec<PathBuf> = list.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| p.is_file()).collect();
     paths.sort();
@@ -190,20 +195,25 @@ fn original(path: &Path) -> PathBuf {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Value, Error> {
     let config = |why| Error::Config { path: path.to_owned(), why };
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| config(format!("not JSON: {error}")))?;
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|error| config(format!("the file is not valid JSON: {error}")))?;
     if value["type"].is_string() || value["plugins"].is_array() {
         return Ok(value);
     }
-    Err(config("neither a CNI plugin nor a list of them: it has no \"type\" and no \"plugins\"".into()))
+    Err(config(
+        "the file is neither a CNI plugin nor a list of plugins: it has no \"type\" and no \
+        \"plugins\""
+            .into(),
+    ))
 }
 
-/// A lone plugin as the list that means the same.
+/// Turns the configuration of a single plugin into an equivalent list.
 fn listed(config: Value) -> Value {
     if config["plugins"].is_array() {
         return config;
     }
     let (mut plugin, mut list) = (config, json!({}));
-    // What a list says for all of its plugins.
+    // In a list these keys stand once for all plugins.
     for key in ["cniVersion", "name"] {
         if let Some(value) = plugin.as_object_mut().and_then(|p| p.remove(key)) {
             list[key] = value;
@@ -229,7 +239,8 @@ fn without(config: Value) -> Value {
     list
 }
 
-/// With `plugin` where it stands already, else as the last one.
+/// Adds `plugin` to a configuration: in its current position where it is there already, and else at
+/// the end.
 fn chained(path: &Path, config: Value, plugin: Value) -> Result<Value, Error> {
     let mut list = listed(config);
     let version = list["cniVersion"].as_str().unwrap_or("0.1.0").to_owned();
@@ -239,8 +250,8 @@ fn chained(path: &Path, config: Value, plugin: Value) -> Result<Value, Error> {
     }
     if let Some(plugins) = list["plugins"].as_array_mut() {
         if plugins.iter().all(is_ours) {
-            let why = "its list has no plugin that makes a pod's interface; netpolc is chained behind one, so write the \
-                       network's own plugin into \"plugins\" first";
+            let why = "the list has no plugin that creates a pod's interface, and netpolc must \
+                follow one; write the network's own plugin into \"plugins\" first";
             return Err(Error::Config { path: path.to_owned(), why: why.into() });
         }
         let place = plugins.iter().position(is_ours).unwrap_or(plugins.len());
@@ -256,13 +267,14 @@ fn pretty(config: &Value) -> Vec<u8> {
     text
 }
 
+/// Writes a file atomically.
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
-    files::write(path, bytes, mode, Lasting::OnDisk).map_err(failed("write", path))
+    files::write(path, bytes, mode, Lasting::OnDisk).map_err(failed("written", path))
 }
 
 fn remove_file(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removed", path)(error)),
         _ => Ok(()),
     }
 }
@@ -396,12 +408,12 @@ mod tests {
     #[test]
     fn what_cannot_be_chained_stays_as_it_is_and_is_named() {
         for (text, part) in [
-            ("{", "not JSON"),
+            ("{", "is not valid JSON"),
             ("{}", "\"plugins\""),
             (r#"{"name":"x","plugins":[{"type":"ptp"}]}"#, "cniVersion 0.1.0"),
             (r#"{"cniVersion":"0.2.0","name":"x","plugins":[{"type":"ptp"}]}"#, "cniVersion 0.2.0"),
-            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[]}"#, "no plugin that makes a pod's interface"),
-            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"netpolc-cni"}]}"#, "no plugin that makes"),
+            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[]}"#, "no plugin that creates a pod's interface"),
+            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"netpolc-cni"}]}"#, "no plugin that creates"),
         ] {
             let machine = Machine::new("bad", &[("10-ptp.conflist", text)]);
             let error = machine.install(json!({})).unwrap_err().to_string();

@@ -1,12 +1,14 @@
-//! A chained CNI plugin: on ADD it asks the node's agent to isolate and program the pod before its sandbox is handed on, so
-//! that no packet of a pod passes before its policies hold (S56).
+//! A chained CNI plugin: on ADD it asks the node's agent to isolate the pod before its sandbox is
+//! passed on, so that no packet of a pod passes before its policies are enforced (S56).
 //!
-//! - [`protocol`]: what plugin and agent say to each other, one JSON line each way over a unix socket
-//! - [`config`]: the network configuration as the plugin reads it
-//! - [`orphan`]: was the agent uninstalled?
+//! - [`protocol`]: the protocol between plugin and agent, one JSON line each way over a unix socket
+//! - [`config`]: the network configuration, as the plugin reads it
+//! - [`ask`]: the plugin's side of the socket
+//! - [`orphan`]: finds out whether the agent was uninstalled
 //! - [`run`]: the CNI commands
-//! - `server`, a feature: the agent's side of the socket
-//! - `conflist`, a feature: puts the plugin into a node's CNI configuration
+//! - `server` (feature `server`): the agent's side of the socket
+//! - `conflist` and `plugin_options` (feature `install`): add the plugin to a node's CNI
+//!   configuration
 //!
 //! Not here: any decision about packets.
 //! Source: the CNI specification 1.1, sections 2 to 5.

@@ -1,16 +1,18 @@
-//! Has netpolc left this node? A plugin that stays in a network's configuration when its agent was
-//! uninstalled would keep every pod of the node from starting, for ever; one that lets pods start
-//! whenever no agent answers would be no gate.
+//! Finds out whether netpolc was uninstalled from this node. A plugin that stays in a network's
+//! configuration after its agent was uninstalled would keep every pod of the node from starting,
+//! for ever. But a plugin that lets pods start whenever no agent answers would protect nothing.
 //!
-//! The evidence is kubelet's own, and needs no API server: each pod that kubelet has on this node,
-//! running or failing, has a folder `NAMESPACE_NAME_UID` in /var/log/pods, which is made before the
-//! pod's sandbox and removed when the pod is deleted. While an agent crashes, restarts, or waits
-//! for its image, the folder of its pod is there. Only where it was missing for [`GRACE`] (between
-//! two pods of a rollout it is missing for some seconds), and the folder of the pod that starts is
-//! there, so that this is the folder which kubelet uses, is the plugin an orphan. Whatever cannot
-//! be read is no evidence. Since when it is missing stands in a file beside the agent's socket, in
-//! seconds since the machine booted.
-//! Not here: what follows ([`crate::run`]).
+//! The evidence comes from kubelet, and needs no API server. Each pod that kubelet has on this
+//! node, running or failing, has a folder `NAMESPACE_NAME_UID` in /var/log/pods, which is created
+//! before the pod's sandbox and removed when the pod is deleted. While an agent crashes, restarts,
+//! or waits for its image, the folder of its pod is there. The plugin is an orphan only under two
+//! conditions: the folder of the agent's pod has been missing for [`GRACE`] (between two pods of a
+//! rollout it is missing for some seconds), and the folder of the pod that is starting is there,
+//! which proves that kubelet uses this folder. Whatever cannot be read is no evidence. A file
+//! beside the agent's socket holds since when the folder has been missing, in seconds since the
+//! machine booted.
+//!
+//! Not here: what follows from it ([`crate::run`]).
 
 use std::{
     fs, io,
@@ -21,18 +23,18 @@ use std::{
 
 use serde::Deserialize;
 
-/// The agent's pod must be missing for so long.
+/// How long the agent's pod must be missing for the plugin to be an orphan.
 pub const GRACE: Duration = Duration::from_secs(120);
 
-/// Where to look for the agent's pod.
+/// How to find the agent's pods.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
-    /// Namespace of its pods.
+    /// The namespace of the agent's pods.
     pub namespace: String,
-    /// What their names begin with: `netpolc-` for those of the DaemonSet netpolc.
+    /// The beginning of their names: `netpolc-` for the pods of the DaemonSet netpolc.
     pub name_prefix: String,
-    /// kubelet's folder of logs.
+    /// The folder in which kubelet keeps the logs of pods.
     #[serde(default = "logs")]
     pub pod_logs: PathBuf,
 }
@@ -41,25 +43,25 @@ fn logs() -> PathBuf {
     "/var/log/pods".into()
 }
 
-/// The pod whose folder must be there for the others to mean anything.
+/// The pod that is starting, whose folder must be there for the absence of others to mean anything.
 #[derive(Clone, Copy, Debug)]
 pub struct Witness<'a> {
-    /// Its namespace.
+    /// The namespace of the pod.
     pub namespace: &'a str,
-    /// Its name.
+    /// The name of the pod.
     pub name: &'a str,
 }
 
 impl Agent {
-    /// How long the agent's pod has been missing; None while it is there, or nobody knows.
-    /// Remembers it in `folder`.
+    /// How long the agent's pod has been missing; None while it is there, or where that is not
+    /// known. The beginning is stored in a file in `folder`.
     pub fn missing_for(&self, witness: Witness, folder: &Path) -> Option<Duration> {
         let note = folder.join("agent-missing-since");
         let now = uptime()?;
         match self.is_missing(witness) {
             Ok(true) => {}
             Ok(false) => {
-                // It is not there as a rule.
+                // Usually there is no such file.
                 let _ = fs::remove_file(&note);
                 return None;
             }
@@ -68,7 +70,8 @@ impl Agent {
         let since = fs::read_to_string(&note).ok().and_then(|text| text.trim().parse().ok());
         let since = since.map(Duration::from_secs).filter(|since| *since <= now);
         if since.is_none() {
-            // Where it cannot be kept the next try finds nothing either, and the node stays closed.
+            // If the file cannot be written, the next attempt starts over, and pods still do not
+            // start.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
             let _ = made.and_then(|()| fs::write(&note, now.as_secs().to_string()));
         }
@@ -91,7 +94,7 @@ impl Agent {
     }
 }
 
-/// Since the machine booted, suspension included.
+/// The time since the machine booted, including suspension.
 fn uptime() -> Option<Duration> {
     let text = fs::read_to_string("/proc/uptime").ok()?;
     let seconds: f64 = text.split(' ').next()?.parse().ok()?;

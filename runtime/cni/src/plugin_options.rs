@@ -1,6 +1,7 @@
-//! The plugin's options as an installer writes them into a list.
+//! The plugin's options, as an installer writes them into a configuration.
 //!
-//! Not here: how the plugin reads them ([`crate::config`]), the list ([`crate::conflist`]).
+//! Not here: how the plugin reads them ([`crate::config`]), and the rest of the configuration
+//! ([`crate::conflist`]).
 
 use std::path::PathBuf;
 
@@ -8,32 +9,33 @@ use serde_json::{Map, Value, json};
 
 use crate::config::Fail;
 
-/// A pod, by its names.
+/// The name of a pod of the agent's DaemonSet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentPod {
-    /// Its namespace.
+    /// The namespace of the pod.
     pub namespace: String,
-    /// Its name, with the part at its end that tells a DaemonSet's pods from each other.
+    /// The name of the pod, with the suffix that is unique to it.
     pub name: String,
 }
 
-/// The plugin's options; what is its own default anyway is not written.
+/// The plugin's options. Those with the plugin's own default are not written.
 #[derive(Clone, Debug, Default)]
 pub struct PluginOptions {
-    /// Where the agent listens.
+    /// The path of the agent's socket; None for the default.
     pub socket: Option<PathBuf>,
-    /// How long a pod's start may wait for the agent, in milliseconds.
+    /// How long a pod's start may wait for the agent, in milliseconds; None for the default.
     pub timeout_ms: Option<u64>,
-    /// What happens without its answer.
+    /// What happens to a pod that the agent does not confirm.
     pub fail: Fail,
-    /// Namespaces whose pods start without it.
+    /// Namespaces whose pods start without the agent.
     pub exempt_namespaces: Vec<String>,
-    /// A pod of the agent's DaemonSet, by whose likes the plugin sees whether netpolc was uninstalled.
+    /// A pod of the agent's DaemonSet, by whose name the plugin recognises such pods and finds
+    /// whether netpolc was uninstalled; None where it never checks that.
     pub pod: Option<AgentPod>,
 }
 
 impl PluginOptions {
-    /// As they stand in the list.
+    /// The options as they are written into the configuration.
     pub fn json(&self) -> Map<String, Value> {
         let mut options = Map::new();
         if let Some(socket) = &self.socket {
@@ -49,7 +51,7 @@ impl PluginOptions {
             options.insert("exemptNamespaces".into(), json!(self.exempt_namespaces));
         }
         if let Some(pod) = &self.pod {
-            // All but the part that tells a DaemonSet's pods from each other.
+            // The name without its suffix is common to all pods of the DaemonSet.
             let prefix = pod.name.rsplit_once('-').map_or(pod.name.as_str(), |(name, _)| name);
             options.insert("agent".into(), json!({"namespace": &pod.namespace, "namePrefix": format!("{prefix}-")}));
         }

@@ -1,46 +1,50 @@
-//! What plugin and agent say to each other: one JSON object and a newline each way, then the connection ends.
+//! The protocol between plugin and agent: one JSON object and a newline each way, and then the
+//! connection ends.
 //!
-//! Not here: sockets.
+//! Not here: sockets ([`crate::ask`], `crate::server`).
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the agent listens unless told otherwise.
+/// The default path of the agent's socket.
 pub const SOCKET: &str = "/run/netpolc/cni.sock";
-/// No line is longer.
-pub const LONGEST: usize = 64 << 10;
+/// The longest line of the protocol, in bytes.
+pub const MAX_LINE_LEN: usize = 64 << 10;
 
-/// How long an agent takes to answer a plugin that does not say how long it waits, in milliseconds.
-const USUAL_PATIENCE_MS: u64 = 4_000;
+/// How long an agent may take to answer a plugin that does not say how long it waits, in
+/// milliseconds.
+const DEFAULT_WAIT_MS: u64 = 4_000;
 
-/// A line to the agent.
+/// A request as it is sent to the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Asked {
-    /// What is asked.
+    /// The request itself.
     #[serde(flatten)]
     pub request: Request,
-    /// How long the plugin waits for the answer from now on, in milliseconds: the agent then says in time why not.
-    #[serde(default = "usual_patience")]
+    /// How long the plugin will wait for the answer, in milliseconds, so that the agent can give a
+    /// reason in time.
+    #[serde(default = "default_wait")]
     pub patience_milliseconds: u64,
 }
 
-fn usual_patience() -> u64 {
-    USUAL_PATIENCE_MS
+fn default_wait() -> u64 {
+    DEFAULT_WAIT_MS
 }
 
-/// What the plugin asks for.
+/// A request of the plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]
 pub enum Request {
-    /// Answer when the pod's policies hold on its interface.
+    /// To answer once the pod's policies are enforced on its interface.
     Add(Sandbox),
-    /// As [`Request::Add`], of one that was added before: is it still so?
+    /// As [`Request::Add`], for a pod that was added before: whether its policies are still
+    /// enforced.
     Check(Sandbox),
-    /// The sandbox goes.
+    /// To forget a sandbox that is being deleted.
     Del {
-        /// Of the sandbox.
+        /// The container id of the sandbox.
         container: String,
     },
 }
@@ -49,40 +53,42 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sandbox {
-    /// Of the sandbox.
+    /// The container id of the sandbox.
     pub container: String,
-    /// Of the pod.
+    /// The namespace of the pod.
     pub namespace: String,
-    /// Of the pod.
+    /// The name of the pod.
     pub name: String,
-    /// Of the pod: one of the same name that was made anew has another. Empty where the runtime does not tell.
+    /// The UID of the pod, which differs for a pod that was created again under the same name.
+    /// Empty where the runtime does not pass it.
     #[serde(default)]
     pub uid: String,
-    /// Path of the network namespace.
+    /// The path of the sandbox's network namespace.
     pub netns: String,
-    /// The pod's addresses.
+    /// The addresses that the plugins before this one have assigned to the pod.
     pub addresses: Vec<IpAddr>,
-    /// Names of interfaces on the host that the plugins before this one made for the pod.
+    /// The names of interfaces on the host that the plugins before this one have created for the
+    /// pod.
     pub host_interfaces: Vec<String>,
 }
 
-/// What the agent answers.
+/// The agent's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "camelCase")]
 pub enum Reply {
-    /// The pod's policies hold, or none selects it.
+    /// The pod's policies are enforced, or no policy selects it.
     Enforced,
-    /// They do not; the sandbox must not start.
+    /// They are not enforced, so the sandbox must not start.
     Refused {
-        /// Why, and what to do.
+        /// The reason, and what to do about it.
         why: String,
     },
 }
 
-/// A line of the protocol.
+/// Encodes a value as a line of the protocol.
 ///
 /// # Errors
-/// serde_json's, which does not happen for these types.
+/// The value cannot be encoded as JSON, which does not happen with the types of this module.
 pub fn line<T: Serialize>(value: &T) -> serde_json::Result<String> {
     serde_json::to_string(value).map(|json| json + "\n")
 }

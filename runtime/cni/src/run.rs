@@ -1,6 +1,7 @@
-//! The CNI commands: what is printed, and the exit code.
+//! The CNI commands: what they print, and their exit codes.
 //!
-//! Not here: reading the configuration ([`crate::config`]), the conversation with the agent ([`crate::ask`]).
+//! Not here: reading the configuration ([`crate::config`]), and talking to the agent
+//! ([`crate::ask`]).
 
 use std::{path::Path, time::Duration};
 
@@ -13,24 +14,26 @@ use crate::{
     protocol::{Reply, Request, Sandbox},
 };
 
-/// Versions of the specification whose results can be passed on.
+/// The versions of the specification whose results can be passed on.
 pub const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.3.0"];
-/// CNI error code: try again later.
+/// The CNI error code for "try again later".
 const TRY_AGAIN: u32 = 11;
-/// CNI error code for STATUS: the plugin is not available, running containers may have limited connectivity.
+/// The CNI error code of STATUS for a plugin that is not available, so that running containers may
+/// have limited connectivity.
 const UNAVAILABLE: u32 = 50;
 
-/// How long an agent is waited for that was uninstalled, in case it is there again.
-const AT_ONCE: Duration = Duration::from_millis(200);
+/// How long to wait for an agent that seems to be uninstalled, in case it is there again, or that
+/// need not answer.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// What the process prints and how it ends.
+/// What the process prints, and its exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// For standard output: a result, an error object, or nothing.
+    /// What is printed on standard output: a result or an error object; None for nothing.
     pub output: Option<Value>,
-    /// For standard error, which runtimes log.
+    /// What is printed on standard error, which runtimes log; None for nothing.
     pub note: Option<String>,
-    /// 0, or 1 where `output` is an error.
+    /// The exit code: 1 where `output` is an error, and else 0.
     pub code: u8,
 }
 
@@ -45,7 +48,8 @@ impl Outcome {
     }
 }
 
-/// Does the command that `variable("CNI_COMMAND")` names with the configuration in `input`.
+/// Runs the command that `variable("CNI_COMMAND")` names, with the configuration in `input`.
+/// `variable` looks up variables of the environment.
 pub fn run(input: &[u8], variable: impl Fn(&str) -> Option<String>) -> Outcome {
     let command = variable("CNI_COMMAND").unwrap_or_default();
     if command == "VERSION" {
@@ -65,7 +69,7 @@ pub fn run(input: &[u8], variable: impl Fn(&str) -> Option<String>) -> Outcome {
         "CHECK" => check(&config, &variable),
         "DEL" => Ok(del(&config, &variable)),
         "STATUS" => Ok(status(&config)),
-        // The agent finds out by itself what is gone.
+        // The agent itself finds out which sandboxes no longer exist.
         "GC" => Ok(Outcome::fine(None)),
         other => Ok(Outcome::error(
             &version,
@@ -83,7 +87,10 @@ fn add(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Result<Ou
     Ok(match confirm(config, sandbox, Request::Add)? {
         Confirmed::Yes => passed_on,
         Confirmed::Spared { why, failure } => {
-            let note = format!("netpolc: pod {pod} starts although its policies may not hold yet ({why}): {failure}");
+            let note = format!(
+                "netpolc: pod {pod} starts although its policies may not be enforced yet ({why}): \
+                {failure}"
+            );
             Outcome { note: Some(note), ..passed_on }
         }
         Confirmed::No(failure) => {
@@ -97,33 +104,36 @@ fn check(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Result<
     let pod = format!("{}/{}", sandbox.namespace, sandbox.name);
     Ok(match confirm(config, sandbox, Request::Check)? {
         Confirmed::Yes => Outcome::fine(None),
-        Confirmed::Spared { why, failure } => {
-            Outcome { note: Some(format!("netpolc: pod {pod} ({why}): {failure}")), ..Outcome::fine(None) }
+        Confirmed::Spared { why, failure } => Outcome {
+            note: Some(format!("netpolc: pod {pod} was not confirmed, and passes all the same ({why}): {failure}")),
+            ..Outcome::fine(None)
+        },
+        Confirmed::No(failure) => {
+            Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod} is not isolated: {failure}"))
         }
-        Confirmed::No(failure) => Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod}: {failure}")),
     })
 }
 
-/// What became of asking the agent about a pod.
+/// The outcome of asking the agent about a pod.
 enum Confirmed {
     Yes,
     No(String),
-    /// The agent does not confirm it, and it runs all the same.
+    /// The agent does not confirm the pod, but it may run all the same.
     Spared {
         why: String,
         failure: String,
     },
 }
 
-/// Asks the agent, and says what follows where it does not confirm.
+/// Asks the agent about a pod, and decides what follows where it does not confirm the pod.
 fn confirm(config: &Config, sandbox: Sandbox, request: fn(Sandbox) -> Request) -> Result<Confirmed, Error> {
     let missing = config.agent.as_ref().and_then(|agent| {
         let witness = Witness { namespace: &sandbox.namespace, name: &sandbox.name };
         agent.missing_for(witness, config.socket.parent().unwrap_or(Path::new("/run/netpolc")))
     });
     let orphaned = missing.filter(|missing| *missing >= GRACE);
-    // Each pod of a node that netpolc has left would wait in vain.
-    let timeout = orphaned.map_or(config.timeout()?, |_| AT_ONCE);
+    // Where netpolc was uninstalled, each pod would wait in vain.
+    let timeout = orphaned.map_or(config.timeout()?, |_| SHORT_TIMEOUT);
     let namespace = sandbox.namespace.clone();
     let (failure, silent) = match ask(&config.socket, &request(sandbox), timeout) {
         Ok(Reply::Enforced) => return Ok(Confirmed::Yes),
@@ -134,8 +144,8 @@ fn confirm(config: &Config, sandbox: Sandbox, request: fn(Sandbox) -> Request) -
         _ if config.exempt_namespaces.contains(&namespace) => "its namespace is exempt".to_owned(),
         _ if config.fail == Fail::Open => "the configuration says to fail open".to_owned(),
         Some(missing) if silent => format!(
-            "netpolc was uninstalled: this node has had no pod of its agent for {} s; take the plugin out of the network \
-             configuration, as netpolc cni remove does",
+            "netpolc was uninstalled: this node has had no pod of its agent for {} s; remove the \
+            plugin from the network configuration, as netpolc cni remove does",
             missing.as_secs()
         ),
         _ => return Ok(Confirmed::No(failure)),
@@ -143,20 +153,22 @@ fn confirm(config: &Config, sandbox: Sandbox, request: fn(Sandbox) -> Request) -
     Ok(Confirmed::Spared { why, failure })
 }
 
-/// Never fails: a sandbox must be able to go without an agent, which finds out by itself.
+/// Handles DEL. This never fails: a sandbox must be deletable without an agent, which later finds
+/// out by itself.
 fn del(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Outcome {
     let Some(container) = variable("CNI_CONTAINERID").filter(|c| !c.is_empty()) else { return Outcome::fine(None) };
-    // Not worth waiting for.
+    // Deleting a sandbox does not depend on the agent, so it is not worth waiting for.
     let timeout = config.timeout().unwrap_or_default().min(std::time::Duration::from_millis(200));
     let note = ask(&config.socket, &Request::Del { container }, timeout).err();
     Outcome {
-        note: note.map(|e| format!("netpolc: the agent was not told of a sandbox that goes: {e}")),
+        note: note.map(|e| format!("netpolc: the agent could not be told that a sandbox is being deleted: {e}")),
         ..Outcome::fine(None)
     }
 }
 
-/// A runtime that hears an error here starts no pod at all: none of the exempt namespaces either, on which the agent itself may
-/// depend. So it is one only where no pod could start anyway.
+/// Handles STATUS. After an error here, a runtime starts no pods at all, not even those of exempt
+/// namespaces, on which the agent itself may depend. So an error is returned only where no pod
+/// could start anyway.
 fn status(config: &Config) -> Outcome {
     let none_starts = config.fail == Fail::Closed && config.exempt_namespaces.is_empty() && config.agent.is_none();
     match std::os::unix::net::UnixStream::connect(&config.socket) {

@@ -1,7 +1,8 @@
-//! The agent's side of the CNI plugin's socket: requests in, one answer each.
+//! The agent's side of the CNI plugin's socket.
 //!
-//! [`listen`] takes connections and hands requests to the agent's loop, which answers when the pod's policies hold.
-//! Not here: the protocol (`netpolc-cni`), what the loop does with a request.
+//! [`listen`] accepts connections and passes requests to the agent's loop, which answers once the
+//! pod's policies are enforced. Not here: the protocol ([`crate::protocol`]), and what the loop
+//! does with a request.
 
 use std::{io, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -13,41 +14,44 @@ use tokio::{
     time::timeout,
 };
 
-use crate::protocol::{Asked, LONGEST, Reply, Request, line};
+use crate::protocol::{Asked, MAX_LINE_LEN, Reply, Request, line};
 
-/// A plugin sends its one line at once.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Requests under way; a node starts some tens of pods at a time.
-const DEPTH: usize = 256;
+/// How long sending or receiving the one line may take.
+const IO_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many requests may be queued. A node starts some tens of pods at a time.
+const QUEUE_LEN: usize = 256;
 
-/// A request that waits for its answer; dropping it without one lets the plugin see the connection close, and try again.
+/// A request that waits for its answer. Where it is dropped without one, the connection closes and
+/// the plugin tries again.
 #[derive(Debug)]
 pub struct Waiting {
-    /// What is asked.
+    /// The request of the plugin.
     pub request: Request,
-    /// How long the plugin waits, so that it hears in time why not.
+    /// How long the plugin waits, less the time to send a refusal with its reason.
     pub patience: Duration,
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// Listens on `path`, which only root may use; what an earlier agent left there is replaced. Requests come by the
-/// receiver until it is dropped.
+/// Listens on `path`, which only root may use, in place of any earlier agent. Requests arrive
+/// through the receiver until it is dropped.
 ///
 /// # Errors
-/// The folder or socket cannot be made.
+/// The folder or the socket cannot be created.
 pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
-    // A folder that was there, and is not netpolc's, is its administrator's to open or close.
+    // The permissions of an existing folder that is not netpolc's own are its administrator's
+    // business.
     if let Some(folder) = path.parent().filter(|f| *f == Path::new(private::FOLDER) || !f.exists()) {
         private::folder(folder)?;
     }
-    // Bound beside and renamed, so that there is no moment without a socket while one agent follows another.
+    // The socket is bound under another name and then renamed, so that there is no moment without
+    // one while an agent replaces another.
     let listener = files::replace(path, |new| {
         let listener = UnixListener::bind(new)?;
         std::fs::set_permissions(new, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     })?;
-    let (sender, receiver) = mpsc::channel(DEPTH);
+    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -55,7 +59,7 @@ pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(tokio::spawn(converse(stream, sender.clone()))),
                     Err(error) => {
-                        tracing::warn!(%error, "CNI socket");
+                        tracing::warn!(%error, "a connection on the CNI socket could not be accepted");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -65,10 +69,10 @@ pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
     Ok(receiver)
 }
 
-/// Removes the socket where nobody listens on it.
+/// Removes the socket if nobody listens on it.
 ///
 /// # Errors
-/// It is there and stays.
+/// The socket cannot be removed.
 pub fn remove_abandoned(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
@@ -76,10 +80,11 @@ pub fn remove_abandoned(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Serves one connection.
 async fn converse(stream: UnixStream, to: mpsc::Sender<Waiting>) {
     let mut stream = BufReader::new(stream);
     let mut asked = String::new();
-    let read = timeout(PATIENCE, (&mut stream).take(LONGEST as u64).read_line(&mut asked)).await;
+    let read = timeout(IO_TIMEOUT, (&mut stream).take(MAX_LINE_LEN as u64).read_line(&mut asked)).await;
     if !matches!(read, Ok(Ok(1..))) {
         return;
     }
@@ -95,20 +100,23 @@ async fn converse(stream: UnixStream, to: mpsc::Sender<Waiting>) {
                     Ok(answer) => answer,
                     Err(_) => return,
                 },
-                // The plugin has given up; so does whoever holds the other end of `reply`.
+                // The plugin has given up. Returning drops `answer`, by which the loop notices.
                 () = hangs_up(&mut stream) => return,
             }
         }
         Err(error) => Reply::Refused {
-            why: format!("the request cannot be understood ({error}); are plugin and agent of one version?"),
+            why: format!(
+                "the request cannot be understood ({error}); check that plugin and agent have the \
+                same version"
+            ),
         },
     };
     let Ok(answer) = line(&answer) else { return };
-    // A plugin that is gone has stopped waiting; the pod is programmed all the same.
-    let _ = timeout(PATIENCE, stream.get_mut().write_all(answer.as_bytes())).await;
+    // Sending fails where the plugin no longer waits. The pod's policies are enforced all the same.
+    let _ = timeout(IO_TIMEOUT, stream.get_mut().write_all(answer.as_bytes())).await;
 }
 
-/// Of the plugin's time, what is left when the answer has to be under way.
+/// The part of the plugin's time that is left for finding the answer.
 fn spare(patience: Duration) -> Duration {
     patience.saturating_sub((patience / 10).min(Duration::from_millis(250)))
 }

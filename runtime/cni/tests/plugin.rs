@@ -143,7 +143,7 @@ fn an_agent_that_says_nothing_costs_no_more_than_the_timeout() {
     let began = Instant::now();
     let done = plugin("ADD", &config(&folder.socket(), json!({})));
     assert_eq!(done.status.code(), Some(1));
-    assert!(output(&done)["msg"].as_str().unwrap().contains("no answer"), "{done:?}");
+    assert!(output(&done)["msg"].as_str().unwrap().contains("did not answer"), "{done:?}");
     assert!(began.elapsed() < Duration::from_millis(900), "waited {:?}", began.elapsed());
     mute.join().unwrap();
 }
@@ -171,7 +171,8 @@ fn del_always_succeeds_and_check_asks() {
     assert!(matches!(agent.join().unwrap(), Request::Check(_)));
 }
 
-/// An exempt pod's check is answered as its start was; STATUS takes no node down on which some pods may start.
+/// An exempt pod's check is answered as its start was; STATUS takes no node down on which some pods
+/// may start.
 #[test]
 fn exempt_pods_are_checked_and_counted_as_such() {
     let folder = Folder::new("exempt");
@@ -226,7 +227,8 @@ impl<'a> Kubelet<'a> {
     }
 }
 
-/// S56: an agent that crashes, restarts or waits for its image has a pod on the node, and nothing opens.
+/// S56: an agent that crashes, restarts or waits for its image has a pod on the node, and nothing
+/// opens.
 #[test]
 fn s56_no_pod_starts_while_the_agents_pod_is_there() {
     let folder = Folder::new("crash");
@@ -252,7 +254,8 @@ fn s56_no_pod_starts_while_the_agents_pod_is_there() {
     assert_eq!(output(&kubelet.add())["code"], 11, "no folder is no evidence");
 }
 
-/// Uninstalled without being taken off the node: pods start again, at once, and the note says what to do.
+/// Uninstalled without being taken off the node: pods start again, at once, and the note says what
+/// to do.
 #[test]
 fn an_orphaned_plugin_lets_pods_start() {
     let folder = Folder::new("orphan");

@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use netpolc_agent::{
     Agent,
+    discovery::{Discovery, PodFacts},
     network::Network,
-    ways::{Answer, Wanted},
 };
 use netpolc_host::Connection;
 use netpolc_kube_sync::{Change, Object, Resource};
@@ -89,8 +89,8 @@ impl NodeTarget for Tables {
 pub struct Nowhere;
 
 impl Network for Nowhere {
-    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
-        Ok(Answer::by_address(pods, |_| None))
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
+        Ok(Discovery::by_address(pods, |_| None))
     }
 }
 

@@ -1,7 +1,8 @@
-//! What the pinned tables say when somebody asks: entries, connections, drops, memory.
+//! Metrics that are read from the pinned tables when they are requested: entries, connections,
+//! drops and memory.
 //!
-//! It reads the maps beside the agent, which writes them: every value is one load. Decoded tables are not read here:
-//! that could meet an update half way.
+//! The maps are read while the agent writes them, so only values that are a single load are used.
+//! Not here: decoded tables, since reading them could see half an update.
 
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ use prometheus_client::{
 
 use crate::record::Record;
 
-/// Reads the tables pinned in a folder.
+/// Collects metrics from the tables that are pinned in a folder.
 #[derive(Debug)]
 pub struct Tables {
     pin_dir: PathBuf,
@@ -29,7 +30,7 @@ struct Metric<'a> {
 }
 
 impl Tables {
-    /// Of this folder.
+    /// A collector for the tables pinned in `pin_dir`.
     pub fn new(pin_dir: PathBuf) -> Self {
         Tables { pin_dir }
     }
@@ -43,7 +44,7 @@ impl Tables {
         };
         let (mut drops, mut connections, mut room) = (vec![], vec![], vec![]);
         for known in &record.pods {
-            // One whose table is moving or going just now is counted the next time.
+            // A pod whose table is just being resized or removed is counted the next time.
             let Ok((v4, v6)) = ebpf.occupancy(known.endpoint) else { continue };
             let places = ebpf.room(known.endpoint)?;
             for (family, count, places) in [("ipv4", v4, places.0), ("ipv6", v6, places.1)] {
@@ -92,8 +93,9 @@ impl Collector for Tables {
         let metrics = match self.metrics() {
             Ok(metrics) => metrics,
             Err(error) => {
-                // Shown by its absence; the agent's own error, if it is one, is counted there.
-                tracing::warn!(%error, "metrics of the tables");
+                // These metrics are missing then, which monitoring can see. An error of the agent
+                // itself is counted by the agent.
+                tracing::warn!(%error, "the metrics of the tables could not be read");
                 return Ok(());
             }
         };

@@ -1,8 +1,9 @@
-//! What the agent tells monitoring: counters that its loop keeps, and what the tables say at the moment of asking.
+//! The agent's metrics and health: counters that its loop keeps, and values that are read when they
+//! are requested.
 //!
-//! [`Metrics`] is shared between the loop and [`server`]; [`collect`] reads the tables, [`watched`] how the cluster is watched. Names follow Prometheus' conventions:
-//! base units, `_total` on counters, `netpolc_` in front.
-//! Not here: the loop itself ([`crate`]).
+//! [`Metrics`] is shared between the loop and [`server`]. [`collect`] reads the tables, and
+//! [`watched`] the state of the watches. Names follow Prometheus' conventions: base units, `_total`
+//! on counters, and the prefix `netpolc_`. Not here: the loops themselves ([`crate`]).
 
 pub mod collect;
 pub mod server;
@@ -24,18 +25,20 @@ use prometheus_client::{
 };
 
 use collect::Tables;
-use netpolc_kube_sync::watch::Contacts;
+use netpolc_kube_sync::watch::WatchStates;
 use watched::Watched;
 
 use crate::sandboxes::Answer;
 
-/// An agent whose loop has not turned for so long is not healthy.
-const SILENCE: Duration = Duration::from_secs(30);
-/// An event that is not enforced after so long is one that the kernel is out of step with: shorter than that is life.
-const BEHIND: Duration = Duration::from_secs(5);
-/// After so long the agent is not ready any more.
-const STUCK: Duration = Duration::from_secs(60);
-/// Upper bounds in seconds: from a single store to an adoption with grace periods.
+/// The longest time between two iterations of the agent's loop in which the agent counts as
+/// healthy.
+const LIVENESS_WINDOW: Duration = Duration::from_secs(30);
+/// How long an event may wait until the kernel counts as out of step.
+const OUT_OF_STEP_AFTER: Duration = Duration::from_secs(5);
+/// How long an event may wait until the agent counts as not ready.
+const UNREADY_AFTER: Duration = Duration::from_secs(60);
+/// The upper bounds of histogram buckets in seconds: from a single store to an adoption with grace
+/// periods.
 const BUCKETS: [f64; 14] =
     [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
@@ -49,7 +52,7 @@ struct ByResource {
     resource: String,
 }
 
-/// Counters of one agent.
+/// The metrics and the health of one agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -72,29 +75,30 @@ pub struct Metrics {
 
 #[derive(Debug)]
 struct Health {
-    /// When the loop turned last.
+    /// When the loop last began an iteration.
     turned: Instant,
     /// Why the agent is not ready; None where it is.
     waits_for: Option<String>,
-    /// The last update succeeded.
+    /// Whether the last update succeeded.
     enforced: bool,
-    /// Why the cluster's changes are not seen, where they are not.
+    /// Why the cluster's changes are not seen; None where they are.
     blind: Option<String>,
-    /// Isolated pods whose interface is not known.
+    /// How many isolated pods have no known interface.
     unfound: usize,
-    /// When the oldest event arrived that is not enforced yet.
+    /// When the oldest event arrived that is not enforced yet; None where all are.
     oldest: Option<Instant>,
 }
 
 impl Health {
     fn in_step(&self) -> bool {
-        let late = self.oldest.is_some_and(|since| since.elapsed() > BEHIND);
+        let late = self.oldest.is_some_and(|since| since.elapsed() > OUT_OF_STEP_AFTER);
         self.enforced && self.blind.is_none() && self.unfound == 0 && !late
     }
 }
 
 impl Metrics {
-    /// Counters at zero; the tables are those pinned in `pin_dir`. Not ready until [`Metrics::enforced`].
+    /// Metrics with all counters at zero, for the tables pinned in `pin_dir`. The agent is not
+    /// ready until [`Metrics::enforced`].
     pub fn new(pin_dir: PathBuf) -> Arc<Self> {
         let mut registry = Registry::with_prefix("netpolc");
         let (updates, events, resyncs, errors) =
@@ -173,33 +177,34 @@ impl Metrics {
         })
     }
 
-    /// The loop turned.
+    /// Records that the loop began an iteration.
     pub fn turned(&self) {
         self.health().turned = Instant::now();
     }
 
-    /// Something is about to be enforced that was heard of now. It counts as waiting until an update succeeds.
+    /// Records that an event has arrived and is about to be enforced. It counts as waiting until an
+    /// update succeeds.
     pub fn begins(&self) {
         self.health().oldest.get_or_insert_with(Instant::now);
     }
 
-    /// How long the oldest event waits that is not enforced yet.
+    /// How long the oldest event that is not enforced has been waiting; None where all are.
     pub fn waiting(&self) -> Option<Duration> {
         self.health().oldest.map(|since| since.elapsed())
     }
 
-    /// Changes of a resource arrived.
+    /// Records that changes of a resource have arrived.
     pub fn arrived(&self, resource: &str, count: u64) {
         self.events.get_or_create(&ByResource { resource: resource.into() }).inc_by(count);
     }
 
-    /// A resource was listed anew, so many times.
+    /// Records that a resource was listed again, this number of times.
     pub fn resynced(&self, resource: &str, lists: u64) {
         self.resyncs.get_or_create(&ByResource { resource: resource.into() }).inc_by(lists);
     }
 
-    /// The kernel holds what the cluster says, after so many writes. `waited` is the time since the oldest event of
-    /// the update arrived, where it came from events.
+    /// Records an update that succeeded with this number of writes. `waited` is the time since the
+    /// oldest event of the update arrived; None where the update did not come from events.
     pub fn enforced(&self, writes: usize, waited: Option<Duration>) {
         self.updates.get_or_create(&ByResult { result: "enforced" }).inc();
         self.writes.inc_by(writes as u64);
@@ -209,7 +214,7 @@ impl Metrics {
         self.note(|health| (health.enforced, health.waits_for, health.oldest) = (true, None, None));
     }
 
-    /// An update failed; what was enforced stays.
+    /// Records an update that failed, after which what was enforced stays.
     pub fn failed(&self, why: &str) {
         self.updates.get_or_create(&ByResult { result: "failed" }).inc();
         self.error("update");
@@ -221,17 +226,17 @@ impl Metrics {
         });
     }
 
-    /// How the cluster's kinds are watched is told from now on.
-    pub fn watching(&self, contacts: Contacts) {
-        self.watched.set(contacts);
+    /// Shows the state of the watches from now on.
+    pub fn watching(&self, states: WatchStates) {
+        self.watched.set(states);
     }
 
-    /// Why the cluster's changes are not seen at the moment, where they are not.
+    /// Records why the cluster's changes are not seen at the moment; None where they are.
     pub fn blind(&self, why: Option<&str>) {
         self.note(|health| health.blind = why.map(ToOwned::to_owned));
     }
 
-    /// So many isolated pods have no interface that is known.
+    /// Records how many isolated pods have no known interface.
     pub fn unfound(&self, count: usize) {
         self.unfound.set(count as i64);
         self.note(|health| health.unfound = count);
@@ -243,7 +248,7 @@ impl Metrics {
         self.in_step.set(health.in_step().into());
     }
 
-    /// A request of the CNI plugin was answered after so long.
+    /// Records that a request of the CNI plugin was answered after this time.
     pub fn pod_start(&self, answer: Answer, took: Duration) {
         let result = match answer {
             Answer::Enforced => "enforced",
@@ -253,22 +258,22 @@ impl Metrics {
         self.pod_start_wait.observe(took.as_secs_f64());
     }
 
-    /// Something else failed: `watch pods`, `offload`.
+    /// Records another failure, by what failed (`tampering`).
     pub fn error(&self, what: &str) {
         self.errors.get_or_create(&ByResource { resource: what.into() }).inc();
     }
 
-    /// The objects have so many problems now.
+    /// Sets the number of problems in the current objects.
     pub fn problems(&self, count: usize) {
         self.problems.set(count as i64);
     }
 
-    /// So many objects are set aside now.
+    /// Sets the number of objects that are set aside.
     pub fn aside(&self, count: usize) {
         self.aside.set(count as i64);
     }
 
-    /// Says what the agent still waits for until its first update is enforced.
+    /// Sets what the agent waits for, until its first update is enforced.
     pub fn waits_for(&self, what: &str) {
         let mut health = self.health();
         if health.waits_for.is_some() {
@@ -276,18 +281,19 @@ impl Metrics {
         }
     }
 
-    /// Why it is not alive, where it is not.
+    /// Why the agent is not healthy; None where it is.
     pub fn unhealthy(&self) -> Option<String> {
         let silent = self.health().turned.elapsed();
-        (silent > SILENCE).then(|| format!("the agent's loop has not turned for {} s", silent.as_secs()))
+        (silent > LIVENESS_WINDOW).then(|| format!("the agent's loop has been stuck for {} s", silent.as_secs()))
     }
 
-    /// Why it is not ready, where it is not: it waits for its first update, does not see the cluster's changes, or what it
-    /// heard of long ago is not enforced. Failed updates count as in step or not, and not here.
+    /// Why the agent is not ready; None where it is. It is not ready while it waits for its first
+    /// update, does not see the cluster's changes, or has not enforced an event for long. A failed
+    /// update alone does not make it unready; that shows in [`Metrics::is_in_step`].
     pub fn unready(&self) -> Option<String> {
         let health = self.health();
-        let stuck = health.oldest.map(|since| since.elapsed()).filter(|waits| *waits > STUCK);
-        let stuck = stuck.map(|waits| format!("what arrived {} s ago is not enforced yet", waits.as_secs()));
+        let stuck = health.oldest.map(|since| since.elapsed()).filter(|waits| *waits > UNREADY_AFTER);
+        let stuck = stuck.map(|waits| format!("an event that arrived {} s ago is not enforced yet", waits.as_secs()));
         health.waits_for.as_ref().map(|what| format!("waiting for {what}")).or_else(|| health.blind.clone()).or(stuck)
     }
 
@@ -305,7 +311,7 @@ impl Metrics {
         self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// True while the kernel holds what the cluster says.
+    /// Whether the kernel enforces the cluster's current policies.
     pub fn is_in_step(&self) -> bool {
         self.health().in_step()
     }
@@ -351,7 +357,7 @@ mod tests {
         assert!(metrics.text().contains("netpolc_in_step 0"), "{}", metrics.text());
         assert!(metrics.text().contains("netpolc_oldest_event_seconds 10."), "{}", metrics.text());
         waits(&metrics, 100);
-        assert_eq!(metrics.unready().unwrap(), "what arrived 100 s ago is not enforced yet");
+        assert_eq!(metrics.unready().unwrap(), "an event that arrived 100 s ago is not enforced yet");
         metrics.enforced(1, None);
         assert!(metrics.is_in_step() && metrics.unready().is_none());
         assert!(metrics.text().contains("netpolc_oldest_event_seconds 0.0"), "{}", metrics.text());

@@ -1,4 +1,5 @@
-//! The HTTP server of `/metrics`, `/healthz` and `/readyz`, on a thread of its own: a scrape never delays enforcement.
+//! The HTTP server of `/metrics`, `/healthz` and `/readyz`. It runs on a thread of its own, so that
+//! a scrape never delays enforcement.
 //!
 //! Not here: what is counted ([`super::Metrics`]).
 
@@ -17,18 +18,19 @@ use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 use super::Metrics;
 
-/// A client that has not sent its request by then is let go.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// One connection answers at most for so long.
-const LONGEST: Duration = Duration::from_secs(60);
-/// Connections at once: anybody on the node may make them, and each takes a descriptor from enforcement.
-const CONNECTIONS: usize = 64;
+/// How long a client may take to send its request.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many connections may exist at a time: anybody on the node may open them, and each takes a
+/// descriptor that enforcement might need.
+const MAX_CONNECTIONS: usize = 64;
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Starts the server; it ends with the process. Gives the address it listens on.
+/// Starts the server, which ends with the process. Returns the address on which it listens.
 ///
 /// # Errors
-/// The address is taken or not ours.
+/// The address is in use or not one of this machine, or the thread cannot be started.
 pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -43,15 +45,16 @@ pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> io::Result<SocketAdd
 }
 
 async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // Who comes when all places are taken waits in the kernel's queue, without a descriptor.
+        // Further clients wait in the kernel's queue, which takes no descriptor of this process.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of descriptors, most likely: others must close first.
-                tracing::warn!(%error, "metrics: accept");
+                // Most likely there are no descriptors left, and other connections must close
+                // first.
+                tracing::warn!(%error, "a connection for metrics could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -66,10 +69,10 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
             let mut http = http1::Builder::new();
             let connection = http
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(READ_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), answer);
-            if let Ok(Err(error)) = timeout(LONGEST, connection).await {
-                tracing::debug!(%error, "metrics: connection");
+            if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {
+                tracing::debug!(%error, "a connection for metrics has failed");
             }
         });
     }
@@ -77,7 +80,7 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET".into());
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported".into());
     }
     let state = |wrong: Option<String>| match wrong {
         None => plain(StatusCode::OK, "ok".into()),
@@ -87,7 +90,7 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
         "/metrics" => with_type(StatusCode::OK, OPENMETRICS, metrics.text()),
         "/healthz" => state(metrics.unhealthy()),
         "/readyz" => state(metrics.unhealthy().or_else(|| metrics.unready())),
-        _ => plain(StatusCode::NOT_FOUND, "/metrics, /healthz and /readyz are here".into()),
+        _ => plain(StatusCode::NOT_FOUND, "there is no such page; /metrics, /healthz and /readyz exist".into()),
     }
 }
 
@@ -119,15 +122,16 @@ mod tests {
         answer
     }
 
-    /// Silent connections take no more descriptors than there are places, and after a while no scrape waits for them.
+    /// Silent connections take no more descriptors than there are places, and after a while no
+    /// scrape waits for them.
     #[test]
     fn many_silent_connections_take_few_descriptors() {
         let address = start(([127, 0, 0, 1], 0).into(), Metrics::new("/nowhere".into())).unwrap();
-        let silent: Vec<TcpStream> = (0..3 * CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let silent: Vec<TcpStream> = (0..3 * MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
         std::thread::sleep(Duration::from_millis(300));
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
         // Other tests of this process have some, too.
-        assert!(open < silent.len() + CONNECTIONS + 128, "{open}");
+        assert!(open < silent.len() + MAX_CONNECTIONS + 128, "{open}");
         drop(silent);
         assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
     }

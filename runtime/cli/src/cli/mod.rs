@@ -1,9 +1,9 @@
-//! The command line in two stages: [`raw`] is what clap reads, and [`resolve`] makes of it what is
-//! asked for, a [`request`], which is all that commands see.
+//! The command line, in two stages: [`raw`] is what clap parses, and [`resolve`] turns it into a
+//! [`request`], which is all that commands see.
 
 pub mod raw;
 pub mod request;
 pub mod resolve;
 
-/// Where the tables are pinned unless told otherwise.
+/// The default folder in which the tables are pinned.
 pub const PIN_DIR: &str = "/sys/fs/bpf/netpolc";

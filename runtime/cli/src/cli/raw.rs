@@ -1,4 +1,4 @@
-//! The command line as clap reads it. What it means is worked out in [`super::resolve`].
+//! The command line, as clap parses it. Not here: what it means ([`super::resolve`]).
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
@@ -6,19 +6,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::judge::JudgeName;
 
-/// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated eBPF.
+/// Compiles Kubernetes NetworkPolicies into match-action tables and enforces them with generated
+/// eBPF.
 #[derive(Debug, Parser)]
 #[command(name = "netpolc", version, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 fine; 1 the input had problems, or a verdict was not the expected one; \
+#[command(after_help = "Exit codes: 0 success; 1 the input has problems, or a verdict is not the expected one; \
 2 wrong usage, or something is missing on this machine.\n\
-Set RUST_LOG=debug to see what it does, NO_COLOR=1 for plain text.")]
+Set RUST_LOG=debug to see what netpolc does, and NO_COLOR=1 for plain text.")]
 pub struct Cli {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands.
+/// The commands of `netpolc`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show the tables that policies become
@@ -81,7 +82,7 @@ Examples:
     Bench(Passed),
 }
 
-/// `compile`.
+/// The arguments of `netpolc compile`.
 #[derive(Debug, Args)]
 pub struct Compile {
     #[command(flatten)]
@@ -99,8 +100,8 @@ pub struct Compile {
     /// With --target flower: how flower is used [default: software]
     #[arg(long, value_enum)]
     pub mode: Option<FlowerMode>,
-    /// With --target flower: for which NIC driver, as `ethtool -i` names it [default: mlx5_core with
-    /// representor, ice with prefilter]
+    /// With --target flower: for which NIC driver, as `ethtool -i` names it [default: mlx5_core
+    /// with representor, ice with prefilter]
     #[arg(long, value_name = "NAME")]
     pub driver: Option<String>,
     /// How to show it
@@ -108,7 +109,7 @@ pub struct Compile {
     pub output: Format,
 }
 
-/// Where objects come from.
+/// The arguments that name the input.
 #[derive(Debug, Args)]
 pub struct Input {
     /// Files or directories with Kubernetes objects, YAML or JSON; - is standard input
@@ -116,7 +117,7 @@ pub struct Input {
     pub files: Vec<PathBuf>,
 }
 
-/// What `compile` shows.
+/// The target whose form of the policies `compile` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CompileTarget {
     /// The tables, neutral between targets
@@ -127,7 +128,7 @@ pub enum CompileTarget {
     Flower,
 }
 
-/// How flower is used.
+/// The ways in which flower filters are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FlowerMode {
     /// On representors and the uplink of a NIC in switchdev mode; eBPF decides what is left
@@ -138,7 +139,7 @@ pub enum FlowerMode {
     Software,
 }
 
-/// How `compile` prints.
+/// The output formats of `compile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The text form, which can be parsed again
@@ -149,16 +150,16 @@ pub enum Format {
     Table,
 }
 
-/// How reports are printed.
+/// The output formats of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Report {
     /// Tables for people
     Table,
-    /// JSON
+    /// JSON, for programs
     Json,
 }
 
-/// `eval`.
+/// The arguments of `netpolc eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
     #[command(flatten)]
@@ -167,17 +168,17 @@ pub struct Eval {
     /// The probes, one JSON object a line; - is standard input
     #[arg(long, value_name = "FILE")]
     pub probes: PathBuf,
-    /// Who answers
+    /// Which judge answers
     #[arg(long, value_enum, default_value_t = JudgeName::Oracle)]
     pub judge: JudgeName,
 }
 
-/// Pods that can be isolated, unless told otherwise.
+/// The default number of pods that can be isolated.
 pub const MAX_PODS: u32 = 255;
-/// Connections of each of them and each IP family, unless told otherwise.
+/// The default number of connections of all pods that are remembered.
 pub const MAX_CONNECTIONS: u32 = 1 << 21;
 
-/// `agent`.
+/// The arguments of `netpolc agent`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["from", "kubernetes"]))]
 pub struct Agent {
@@ -190,16 +191,18 @@ pub struct Agent {
     /// How to reach the API server [default: by the pod's service account]
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
     pub kubeconfig: Option<PathBuf>,
-    /// Answer the chained CNI plugin on this socket, usually /run/netpolc/cni.sock [default: not at all]
+    /// Answer the chained CNI plugin on this socket, usually /run/netpolc/cni.sock [default: not at
+    /// all]
     #[arg(long, value_name = "FILE", requires = "kubernetes")]
     pub cni_socket: Option<PathBuf>,
     /// The node whose pods are enforced, as in spec.nodeName
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node: String,
-    /// What enforces
+    /// What enforces the policies
     #[arg(long, value_enum, default_value_t = AgentTarget::Auto)]
     pub target: AgentTarget,
-    /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up to it
+    /// Pods on this node that policies may isolate, at most; a power of two less one, or rounded up
+    /// to it
     #[arg(long, value_name = "N", default_value_t = MAX_PODS, value_parser = clap::value_parser!(u32).range(1..=65_535))]
     pub max_pods: u32,
     /// Connections of all pods of this node that are remembered, beyond the first 1,536 of each
@@ -208,7 +211,8 @@ pub struct Agent {
     /// Serve /metrics, /healthz and /readyz here [default: not at all]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_address: Option<SocketAddr>,
-    /// Remove this taint from the node as soon as the agent enforces: new nodes that have it from the start take no pods before
+    /// Remove this taint from the node as soon as the agent enforces: new nodes that have it from
+    /// the start take no pods before
     #[arg(long, value_name = "KEY", requires = "kubernetes")]
     pub startup_taint: Option<String>,
     /// Bring the kernel in step once, and exit
@@ -219,7 +223,7 @@ pub struct Agent {
     pub installed: Installed,
 }
 
-/// What the agent enforces with.
+/// The targets with which the agent can enforce policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AgentTarget {
     /// eBPF, helped by NICs where `netpolc offload` finds that they can
@@ -230,7 +234,7 @@ pub enum AgentTarget {
     Flower,
 }
 
-/// Where enforcement is kept.
+/// The arguments that say where the tables are pinned.
 #[derive(Debug, Args)]
 pub struct Installed {
     /// The folder in a bpffs that holds the tables
@@ -238,7 +242,7 @@ pub struct Installed {
     pub pin_dir: PathBuf,
 }
 
-/// `status`.
+/// The arguments of `netpolc status`.
 #[derive(Debug, Args)]
 pub struct Status {
     #[command(flatten)]
@@ -249,23 +253,23 @@ pub struct Status {
     pub output: Report,
 }
 
-/// `cni`.
+/// The commands of `netpolc cni`.
 #[derive(Debug, Subcommand)]
 pub enum Cni {
     /// Copy netpolc-cni to the plugins and chain it into the network configuration
     #[command(after_help = "Pods then start only when the agent has confirmed that their policies hold.
-What the configuration was like is kept beside it. Doing it twice changes nothing.
+The original configuration is kept beside the new one. Installing twice changes nothing.
 
 Examples:
   netpolc cni install
   netpolc cni install --watch --exempt-namespace kube-system --exempt-namespace storage")]
     Install(CniInstall),
-    /// Give back the network configuration as it was, and remove the plugin
+    /// Restore the original network configuration, and remove the plugin
     #[command(after_help = "Example:\n  netpolc cni remove")]
     Remove(CniNode),
 }
 
-/// `cni install`.
+/// The arguments of `netpolc cni install`.
 #[derive(Debug, Args)]
 pub struct CniInstall {
     #[command(flatten)]
@@ -287,16 +291,17 @@ pub struct CniInstall {
     #[arg(long = "exempt-namespace", value_name = "NAMESPACE", value_delimiter = ',')]
     #[arg(default_values_t = ["kube-system".to_owned()])]
     pub exempt_namespaces: Vec<String>,
-    /// A pod of the agent's DaemonSet, usually the one that this runs in: where a node has had none for two minutes, netpolc was
-    /// uninstalled, and the plugin lets pods start [default: it never does]
+    /// A pod of the agent's DaemonSet, usually the one that this runs in: where a node has had none
+    /// for two minutes, netpolc was uninstalled, and the plugin lets pods start [default: it never
+    /// does]
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: Option<String>,
-    /// A configuration that cannot be chained is reported, and no failure
+    /// Do not fail if the plugin cannot be added to the configuration, but only report it
     #[arg(long)]
     pub optional: bool,
 }
 
-/// What an unconfirmed pod does.
+/// What happens to a pod that the agent does not confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Failure {
     /// It does not start yet
@@ -305,7 +310,7 @@ pub enum Failure {
     Open,
 }
 
-/// Where a node keeps plugins.
+/// The arguments that say where a node keeps its plugins.
 #[derive(Debug, Args)]
 pub struct CniNode {
     /// The folder with plugins
@@ -317,7 +322,7 @@ pub struct CniNode {
     /// The configuration in it to change [default: the first by name, as container runtimes choose]
     #[arg(long, value_name = "NAME")]
     pub file: Option<String>,
-    /// Leave the plugin's program alone, and look after the configuration only
+    /// Change only the configuration, and leave the plugin's program alone
     #[arg(long, conflicts_with = "bin_dir")]
     pub chain_only: bool,
     /// Do it again whenever the configuration changes, until stopped
@@ -325,7 +330,7 @@ pub struct CniNode {
     pub watch: bool,
 }
 
-/// `mount-bpffs`.
+/// The arguments of `netpolc mount-bpffs`.
 #[derive(Debug, Args)]
 pub struct MountBpffs {
     /// In which mount namespace [default: this process's]
@@ -333,10 +338,10 @@ pub struct MountBpffs {
     pub mount_namespace: Option<PathBuf>,
 }
 
-/// `offload`.
+/// The arguments of `netpolc offload`.
 #[derive(Debug, Args)]
 pub struct Offload {
-    /// Only this one [default: all]
+    /// Show only this interface [default: all]
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
     /// How to show it
@@ -344,10 +349,10 @@ pub struct Offload {
     pub output: Report,
 }
 
-/// Arguments that are another program's.
+/// Arguments that are passed on to another program.
 #[derive(Debug, Args)]
 pub struct Passed {
-    /// What the program is given
+    /// The arguments of the program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
     pub arguments: Vec<OsString>,
 }

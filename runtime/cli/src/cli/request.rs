@@ -1,6 +1,6 @@
-//! What a command line asks for, once defaults are applied and contradictions refused.
+//! What a command line requests, after defaults were applied and contradictions rejected.
 //!
-//! Not here: how that is worked out ([`super::resolve`]).
+//! Not here: how a command line becomes a request ([`super::resolve`]).
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
@@ -13,139 +13,140 @@ use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 use super::raw::{AgentTarget, Format, Report};
 use crate::judge::JudgeName;
 
-/// What to do.
+/// The command to run, with its options.
 #[derive(Debug)]
 pub enum Command {
-    /// See [`Compile`].
+    /// `netpolc compile`, which prints the tables.
     Compile(Compile),
-    /// See [`Eval`].
+    /// `netpolc eval`, which answers probes.
     Eval(Eval),
-    /// See [`Agent`].
+    /// `netpolc agent`, which enforces policies.
     Agent(Agent),
-    /// Where, and how to show it.
+    /// `netpolc status`, with the pin folder and the output format.
     Status(PathBuf, Report),
-    /// Which interface (None: all), and how to show it.
+    /// `netpolc offload`, with the interface (None for all) and the output format.
     Offload(Option<String>, Report),
-    /// Where.
+    /// `netpolc detach`, with the pin folder.
     Detach(PathBuf),
-    /// See [`Cni`].
+    /// `netpolc cni`, which changes the network configuration.
     Cni(Cni),
-    /// In which mount namespace; None: this process's.
+    /// `netpolc mount-bpffs`, with the path of the mount namespace (None for this process's).
     MountBpffs(Option<PathBuf>),
-    /// Another program, `netpolc-` and this, and what it is given.
+    /// The program `netpolc-NAME`, with its name and arguments.
     Program(&'static str, Vec<OsString>),
 }
 
-/// `netpolc compile`.
+/// The options of `netpolc compile`.
 #[derive(Debug)]
 pub struct Compile {
-    /// At least one; `-` at most once.
+    /// The input files, at least one; `-` occurs at most once.
     pub files: Vec<PathBuf>,
-    /// Whose pods have tables of their own.
+    /// The node whose pods have tables of their own, or all nodes.
     pub scope: Scope,
-    /// Show only what concerns it.
+    /// The pod to which the output is restricted; None for no restriction.
     pub pod: Option<ObjectKey>,
-    /// How.
+    /// The form in which the tables are shown.
     pub show: Show,
 }
 
-/// What `compile` shows.
+/// The forms in which `compile` shows tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Show {
-    /// The IR's text form.
+    /// The text form of tables, which can be parsed again.
     Text,
-    /// p4info JSON.
+    /// JSON with the names of P4Runtime's p4info.
     Json,
-    /// For people.
+    /// Tables for people.
     Table,
     /// The eBPF target's maps and programs, for people or as JSON.
     Ebpf(Report),
-    /// Filters.
+    /// The flower target's filters.
     Flower(Flower),
 }
 
-/// `netpolc compile --target flower`.
+/// The options of `netpolc compile --target flower`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flower {
-    /// How it is used.
+    /// The way in which filters are used.
     pub mode: Mode,
-    /// What the driver can do.
+    /// The capabilities of the NIC's driver.
     pub capabilities: Capabilities,
-    /// How to show it.
+    /// The output format.
     pub format: Format,
 }
 
-/// `netpolc eval`.
+/// The options of `netpolc eval`.
 #[derive(Debug)]
 pub struct Eval {
-    /// At least one.
+    /// The input files, at least one.
     pub files: Vec<PathBuf>,
-    /// `-`: standard input.
+    /// The file with probes; `-` is standard input.
     pub probes: PathBuf,
-    /// Who answers.
+    /// The judge that answers.
     pub judge: JudgeName,
 }
 
-/// `netpolc agent`.
+/// The options of `netpolc agent`.
 #[derive(Clone, Debug)]
 pub struct Agent {
-    /// Where the cluster's objects come from.
+    /// The source of the cluster's objects.
     pub source: Source,
-    /// What enforces.
+    /// The target that enforces the policies.
     pub target: AgentTarget,
-    /// Pods that can be isolated.
+    /// The number of pods that can be isolated.
     pub max_pods: u32,
-    /// Connections of all of them that are remembered, beyond the first ones of each.
+    /// The number of connections of all pods that are remembered, beyond the first ones of each
+    /// pod.
     pub max_connections: u32,
-    /// Where monitoring is served.
+    /// The address on which metrics are served; None for not at all.
     pub metrics: Option<SocketAddr>,
-    /// How it is run.
+    /// The options of the agent itself.
     pub options: netpolc_agent::Options,
 }
 
-/// Where the agent's objects come from.
+/// The sources of an agent's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Files: at least one; never `-`.
+    /// Files, at least one, and never `-`.
     Files(Vec<PathBuf>),
-    /// The API server, as the pod's service account.
+    /// The API server, with the credentials of the pod's service account.
     InCluster,
-    /// The API server of a kubeconfig's current context.
+    /// The API server of the current context of the kubeconfig at this path.
     Kubeconfig(PathBuf),
 }
 
-/// `netpolc cni`.
+/// The options of `netpolc cni`.
 #[derive(Clone, Debug)]
 pub struct Cni {
-    /// Where.
+    /// The folders of plugins and configurations.
     pub node: Node,
-    /// In or out.
-    pub wanted: Wanted,
-    /// Once, or whenever the configuration changes.
+    /// The desired state of the configuration.
+    pub desired: Desired,
+    /// Whether this is repeated whenever the configuration changes.
     pub passes: Passes,
 }
 
-/// What the configuration is to be like.
+/// The desired state of a network configuration.
 #[derive(Clone, Debug)]
-pub enum Wanted {
-    /// With the plugin.
-    In {
-        /// The plugin's program; None: `netpolc-cni` beside this one.
+pub enum Desired {
+    /// The plugin is in the configuration.
+    Installed {
+        /// The path of the plugin's program; None for `netpolc-cni` beside this program.
         program: Option<PathBuf>,
-        /// Its options.
+        /// The plugin's options.
         options: PluginOptions,
-        /// What a configuration means that takes no plugin.
+        /// Whether a configuration that cannot take the plugin is a failure.
         strictness: Strictness,
     },
-    /// Without it.
-    Out,
+    /// The plugin is not in the configuration.
+    Removed,
 }
 
-/// Is a configuration that takes no plugin a failure?
+/// Whether a configuration that cannot take the plugin is a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
-    /// Yes.
+    /// It is a failure.
     Required,
-    /// No, it is only reported: an agent must not wait for it.
+    /// It is only reported, because an agent must not wait for it.
     Optional,
 }

@@ -1,4 +1,5 @@
-//! What a command line means: defaults applied, names parsed, contradictions refused.
+//! Works out what a command line means: applies defaults, parses names and rejects contradictions.
+//! Not here: the arguments ([`super::raw`]), and the result ([`super::request`]).
 
 use std::path::{Path, PathBuf};
 
@@ -15,13 +16,13 @@ use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
     raw::{self, CompileTarget, FlowerMode, Format, Report},
-    request::{Agent, Cni, Command, Compile, Eval, Flower, Show, Source, Strictness, Wanted},
+    request::{Agent, Cni, Command, Compile, Desired, Eval, Flower, Show, Source, Strictness},
 };
 
-/// Works out what `cli` means.
+/// Turns the parsed command line into a request.
 ///
 /// # Errors
-/// Arguments that contradict each other, or name nothing.
+/// Arguments contradict each other, or are not valid.
 pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
     Ok(match cli.command {
         raw::Command::Compile(c) => Command::Compile(Compile {
@@ -31,7 +32,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             show: match (c.target, c.output) {
                 (CompileTarget::Flower, format) => Show::Flower(flower(c.mode, c.driver, format)?),
                 (CompileTarget::Tables | CompileTarget::Ebpf, _) if c.mode.is_some() || c.driver.is_some() => {
-                    bail!("--mode and --driver say how flower is used; add --target flower")
+                    bail!("--mode and --driver apply to flower only; add --target flower")
                 }
                 (CompileTarget::Tables, Format::Text) => Show::Text,
                 (CompileTarget::Tables, Format::Json) => Show::Json,
@@ -43,13 +44,16 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
         raw::Command::Eval(e) => {
             let files = files(e.input.files)?;
             if is_stdin(&e.probes) && files.iter().any(|f| is_stdin(f)) {
-                bail!("-f - and --probes - both want standard input; give one of them a file");
+                bail!("-f - and --probes - both need standard input; give one of them a file");
             }
             Command::Eval(Eval { files, probes: e.probes, judge: e.judge })
         }
         raw::Command::Agent(a) => {
             if a.from.iter().any(|f| is_stdin(f)) {
-                bail!("--from -: the agent watches files; standard input cannot be watched");
+                bail!(
+                    "--from - is not possible: the agent watches files, and standard input cannot \
+                    be watched"
+                );
             }
             if a.node.is_empty() {
                 bail!("--node is empty; give the node's name as in spec.nodeName of its pods");
@@ -83,7 +87,8 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
     })
 }
 
-/// The mode's default driver is the best known that works so.
+/// Resolves the options of flower. The default driver of a mode is the best-known one that supports
+/// it.
 fn flower(mode: Option<FlowerMode>, driver: Option<String>, format: Format) -> anyhow::Result<Flower> {
     const SOFTWARE: &str = "software";
     let (mode, default) = match mode.unwrap_or(FlowerMode::Software) {
@@ -93,14 +98,17 @@ fn flower(mode: Option<FlowerMode>, driver: Option<String>, format: Format) -> a
     };
     let driver = driver.as_deref().unwrap_or(default);
     if mode == Mode::Software && driver != SOFTWARE {
-        bail!("--driver {driver}: software flower uses no NIC; add --mode representor or --mode prefilter");
+        bail!(
+            "--driver {driver} does not apply to software flower, which uses no NIC; add --mode \
+            representor or --mode prefilter"
+        );
     }
     if driver != SOFTWARE && quirks::quirks(driver).is_none() {
         let known: Vec<&str> = quirks::DRIVERS.iter().map(|q| q.driver).collect();
-        bail!("--driver {driver}: what it can do is not known; known are {}", known.join(", "));
+        bail!("--driver {driver} is not a known driver; the known ones are {}", known.join(", "));
     }
     if mode != Mode::Software && driver == SOFTWARE {
-        bail!("--driver software: that is no NIC; leave --mode out, or name a NIC's driver");
+        bail!("--driver software is not a NIC's driver; omit --mode, or give the driver of a NIC");
     }
     Ok(Flower { mode, capabilities: quirks::capabilities(driver), format })
 }
@@ -116,18 +124,19 @@ fn files(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// `namespace/name`.
+/// Parses a pod's name, `namespace/name`.
 ///
 /// # Errors
-/// Where the text has another form.
+/// The text has another form.
 pub fn pod(text: &str) -> anyhow::Result<ObjectKey> {
     let parts = text.split_once('/').filter(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'));
-    let (namespace, name) = parts.with_context(|| format!("{text:?} names no pod; write namespace/name"))?;
+    let (namespace, name) =
+        parts.with_context(|| format!("{text:?} is not the name of a pod; write namespace/name"))?;
     Ok(ObjectKey::new(namespace, name))
 }
 
 fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
-    let (node, wanted) = match command {
+    let (node, desired) = match command {
         raw::Cni::Install(install) => {
             let strictness = if install.optional { Strictness::Optional } else { Strictness::Required };
             let options = PluginOptions {
@@ -137,34 +146,39 @@ fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
                     raw::Failure::Closed => Fail::Closed,
                     raw::Failure::Open => Fail::Open,
                 },
-                // An empty name stands for none at all.
+                // An empty name stands for no namespaces at all.
                 exempt_namespaces: install.exempt_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
                 pod: install
                     .pod
                     .as_deref()
                     .map(pod)
                     .transpose()
-                    .context("--pod")?
+                    .context("--pod is not valid")?
                     .map(|key| AgentPod { namespace: key.namespace.to_string(), name: key.name.to_string() }),
             };
-            (install.node, Wanted::In { program: install.program, options, strictness })
+            (install.node, Desired::Installed { program: install.program, options, strictness })
         }
-        raw::Cni::Remove(node) => (node, Wanted::Out),
+        raw::Cni::Remove(node) => (node, Desired::Removed),
     };
     if node.file.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
-        bail!("--file: give the name of a file in --conf-dir, such as 10-calico.conflist");
+        bail!("--file is not valid; give the name of a file in --conf-dir, such as 10-calico.conflist");
     }
     let passes = if node.watch { Passes::UntilStopped } else { Passes::Once };
     let bin_dir = (!node.chain_only).then_some(node.bin_dir);
-    Ok(Cni { node: Node { bin_dir, conf_dir: node.conf_dir, file: node.file }, wanted, passes })
+    Ok(Cni { node: Node { bin_dir, conf_dir: node.conf_dir, file: node.file }, desired, passes })
 }
 
-/// bpffs takes no names with dots, and the folder must be told from others' state files by its path.
+/// Checks the pin folder: bpffs accepts no names with dots, and the names of state files derive
+/// from the absolute path.
 fn pin_dir(installed: raw::Installed) -> anyhow::Result<PathBuf> {
     let dir = installed.pin_dir;
     let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     if !dir.is_absolute() || name.is_empty() || name.contains('.') {
-        bail!("--pin-dir {}: give an absolute path in a bpffs without dots, such as {}", dir.display(), super::PIN_DIR);
+        bail!(
+            "--pin-dir {} is not valid; give an absolute path in a bpffs without dots, such as {}",
+            dir.display(),
+            super::PIN_DIR
+        );
     }
     Ok(dir)
 }
@@ -205,8 +219,8 @@ mod tests {
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
             ("netpolc compile -f x --mode software", "--target flower"),
             ("netpolc compile -f x --target flower --driver ice", "--mode prefilter"),
-            ("netpolc compile -f x --target flower --mode prefilter --driver e1000", "known are"),
-            ("netpolc compile -f x --target flower --mode prefilter --driver software", "no NIC"),
+            ("netpolc compile -f x --target flower --mode prefilter --driver e1000", "the known ones are"),
+            ("netpolc compile -f x --target flower --mode prefilter --driver software", "not a NIC's driver"),
             ("netpolc status --pin-dir netpolc", "absolute"),
             ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
         ] {

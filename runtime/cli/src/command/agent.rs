@@ -1,4 +1,5 @@
-//! `netpolc agent`: opens the target, and serves until a signal.
+//! `netpolc agent`: opens the target, and runs the agent until a signal. Not here: the agent itself
+//! (`netpolc-agent`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,10 +25,11 @@ use crate::{
     output::{self, Outcome},
 };
 
-/// Runs the command.
+/// Runs `netpolc agent`.
 ///
 /// # Errors
-/// No root, no bpffs, another agent, and with `--once` whatever kept the kernel from being in step.
+/// The user is not root, there is no bpffs, another agent is running, or a thread cannot be
+/// started; with `--once` also whatever prevents the kernel from being in step.
 pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     output::needs_root("the agent")?;
     share_memory();
@@ -42,7 +44,8 @@ pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Lets this process have as many descriptors as it may: the usual 1,024 are less than some nodes have interfaces.
+/// Raises the limit of file descriptors as far as possible: some nodes have more interfaces than
+/// the usual limit of 1,024.
 fn raise_descriptors() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is written.
@@ -53,12 +56,12 @@ fn raise_descriptors() {
     // SAFETY: `limit` is read.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
         let error = std::io::Error::last_os_error();
-        tracing::warn!(%error, most = limit.rlim_max, "the limit of descriptors stays as low as it is");
+        tracing::warn!(%error, most = limit.rlim_max, "the limit of file descriptors could not be raised");
     }
 }
 
-/// Lets threads share what they allocate from: each would keep what it needed once, as for checking
-/// programs, for ever.
+/// Makes all threads allocate from one arena. Otherwise each would keep for ever the memory that it
+/// once needed, as for verifying programs.
 fn share_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no other thread runs yet that could allocate.
@@ -68,57 +71,57 @@ fn share_memory() {
     }
 }
 
-/// The tables: those that are pinned, or new ones of the size that was asked for.
+/// Opens the tables that are pinned, or creates new ones of the requested size.
 fn open(options: &Agent) -> anyhow::Result<Ebpf> {
     let connections = Connections { budget: options.max_connections, ..Connections::default() };
     let mut config = Config { connections, mode: Mode::Quick, ..Config::default() };
     config.limits.endpoints = (options.max_pods + 1).next_power_of_two();
     let ebpf = Ebpf::open(&options.options.pin_dir, config)?;
     let tender = ebpf.tender()?;
-    std::thread::Builder::new().name("connections".into()).spawn(move || tend(tender)).context("start a thread")?;
+    std::thread::Builder::new()
+        .name("connections".into())
+        .spawn(move || tend(tender))
+        .context("the thread for connection tables could not be started")?;
     Ok(ebpf)
 }
 
-/// Gives tables of connections the size that they need, as long as this process lives. In a thread
-/// of its own: it waits for grace periods, and policies wait for nothing.
+/// Resizes connection tables as needed, for as long as this process lives. This runs on a thread of
+/// its own, because it waits for grace periods, for which policies must not wait.
 fn tend(mut tender: Tender) {
-    const LOOK: Duration = Duration::from_secs(30);
-    const AGAIN: Duration = Duration::from_secs(1);
+    const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+    const RETRY_INTERVAL: Duration = Duration::from_secs(1);
     loop {
         let done = tender.tend().and_then(|moved| {
             for Moved { endpoint, family, before, now, lost } in moved {
-                tracing::debug!(
-                    endpoint = endpoint.get(),
-                    ?family,
-                    before,
-                    now,
-                    "the pod's table of connections has another size"
-                );
+                tracing::debug!(endpoint = endpoint.get(), ?family, before, now, "the pod's connection table was resized");
                 if lost > 0 {
                     tracing::warn!(
                         endpoint = endpoint.get(),
                         ?family,
                         lost,
-                        "connections found no place in the pod's new table"
+                        "some connections found no room in the pod's new connection table"
                     );
                 }
             }
-            tender.wait(LOOK)
+            tender.wait(CHECK_INTERVAL)
         });
         if let Err(error) = done {
-            tracing::warn!(%error, "tables of connections stay as they are");
-            std::thread::sleep(AGAIN);
+            tracing::warn!(%error, "connection tables could not be resized, and stay as they are");
+            std::thread::sleep(RETRY_INTERVAL);
         }
     }
 }
 
 fn with(options: &Agent, metrics: Arc<Metrics>, host: impl NodeTarget) -> anyhow::Result<Outcome> {
     if let Some(address) = options.metrics {
-        let address =
-            server::start(address, metrics.clone()).with_context(|| format!("--metrics-address {address}"))?;
-        tracing::info!(%address, "metrics");
+        let address = server::start(address, metrics.clone())
+            .with_context(|| format!("--metrics-address {address} cannot be used"))?;
+        tracing::info!(%address, "metrics are served");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the async runtime could not be started")?;
     let run = &options.options;
     let pass = runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -1,7 +1,9 @@
-//! `netpolc mount-bpffs`: a BPF file system where there is none, in the mount namespace of the node.
+//! `netpolc mount-bpffs`: mounts a BPF file system where there is none, in the mount namespace of
+//! the node.
 //!
-//! A container cannot leave a mount behind on its node, and what it mounts for itself ends with it, pins included. So an init
-//! container that sees the node's /proc enters the node's mount namespace for this.
+//! A container cannot leave a mount behind on its node, and what it mounts for itself ends with it,
+//! pins included. Therefore an init container that sees the node's /proc enters the node's mount
+//! namespace. Not here: the mount system call (`netpolc_target_ebpf`).
 
 use std::{fs::File, io, os::fd::AsRawFd, path::Path};
 
@@ -10,30 +12,36 @@ use netpolc_target_ebpf::sys;
 
 use crate::output::{self, Outcome};
 
-/// Where systemd mounts it, and everything else expects it.
+/// The path at which systemd mounts a bpffs, and where everybody expects it.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Runs the command; `namespace` is a path such as /proc/1/ns/mnt, None for the own mount namespace.
+/// Runs `netpolc mount-bpffs`. `namespace` is a path such as /proc/1/ns/mnt; None for this process's mount
+/// namespace.
 ///
 /// # Errors
-/// No root, no such namespace, or the kernel refuses.
+/// The user is not root, the namespace cannot be entered, or the file system cannot be mounted.
 pub fn run(namespace: Option<&Path>) -> anyhow::Result<Outcome> {
     output::needs_root("mounting")?;
     if let Some(path) = namespace {
         enter(path).with_context(|| {
-            format!("enter {} (needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE)", path.display())
+            format!(
+                "the mount namespace {} could not be entered, which needs CAP_SYS_ADMIN, \
+                CAP_SYS_CHROOT and CAP_SYS_PTRACE",
+                path.display()
+            )
         })?;
     }
     let bpffs = Path::new(BPFFS);
-    if sys::is_bpffs(bpffs).with_context(|| format!("look at {BPFFS}"))? {
+    if sys::is_bpffs(bpffs).with_context(|| format!("{BPFFS} could not be examined"))? {
         return Ok(Outcome::Fine);
     }
-    sys::mount_bpffs(bpffs).with_context(|| format!("mount a BPF file system at {BPFFS}"))?;
-    output::complain(format_args!("mounted a BPF file system at {BPFFS}"));
+    sys::mount_bpffs(bpffs).with_context(|| format!("a BPF file system could not be mounted at {BPFFS}"))?;
+    output::complain(format_args!("a BPF file system was mounted at {BPFFS}"));
     Ok(Outcome::Fine)
 }
 
-/// Moves the calling thread; no other thread may share its working directory, so it comes before any is started.
+/// Moves the calling thread to the mount namespace at `path`. No other thread may share its working
+/// directory, so this must come before any thread is started.
 fn enter(path: &Path) -> io::Result<()> {
     let namespace = File::open(path)?;
     // SAFETY: the descriptor is open; no pointers.

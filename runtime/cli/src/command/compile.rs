@@ -1,4 +1,4 @@
-//! `netpolc compile`: the tables that policies become, printed.
+//! `netpolc compile`: prints the tables that policies become.
 //!
 //! Here: tables for people. Not here: the text and JSON forms, and restricting a program to what
 //! concerns one pod (`netpolc_table`).
@@ -20,10 +20,11 @@ use crate::{
     output::{self, Outcome},
 };
 
-/// Runs the command.
+/// Runs `netpolc compile`.
 ///
 /// # Errors
-/// A pod that is not there, more ids than there are, standard output that cannot be written.
+/// The requested pod does not exist, the cluster needs more ids than there are, or standard output
+/// cannot be written.
 pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
     let loaded = input::load(&compile.files);
     let refused = input::report(&loaded.problems);
@@ -55,23 +56,24 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
     Ok(refused.and(aside))
 }
 
-/// How many nodes a message names.
-const NAMED: usize = 3;
+/// How many nodes a message names at most.
+const MAX_NAMED: usize = 3;
 
-/// What of the cluster a node's agent would compile; what it would set aside is said. The tables of all
-/// nodes together are those of no node, and leave nothing out.
+/// Reduces the cluster to what a node's agent would compile, and reports what it would set aside.
+/// The tables of all nodes together belong to no node, so nothing is left out of them.
 fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     let shares = |scope: Scope| {
         let mut shares = Shares::new(scope.clone(), Limits::default());
         shares.load(&cluster);
         if let Scope::Node(_) = scope {
-            // Where ids run out, the compile that follows says so.
+            // Where ids run out, the compilation that follows reports it.
             let _ = shares.compile(&cluster, || Compiler::new(scope.clone()));
         }
         shares
     };
     let whole = shares(scope.clone());
-    // What takes too much of one node takes no less of all nodes.
+    // An object that takes too much of one node takes no less of all nodes together, so this check
+    // covers them all.
     if whole.aside().next().is_none() {
         return (cluster, Outcome::Fine);
     }
@@ -81,7 +83,7 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     }
     let mut lines: BTreeMap<String, Vec<Arc<str>>> = BTreeMap::new();
     for aside in whole.aside().filter(|aside| aside.kind == Kind::Service) {
-        // The same on every node, with or without pods.
+        // A Service takes the same on every node, with or without pods.
         lines.entry(aside.to_string()).or_default();
     }
     let nodes: BTreeSet<&Arc<str>> = cluster.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
@@ -91,8 +93,9 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
         }
     }
     for (line, nodes) in &lines {
-        let more = if nodes.len() > NAMED { format!(" and {} more", nodes.len() - NAMED) } else { String::new() };
-        match &nodes[..nodes.len().min(NAMED)] {
+        let more =
+            if nodes.len() > MAX_NAMED { format!(" and {} more", nodes.len() - MAX_NAMED) } else { String::new() };
+        match &nodes[..nodes.len().min(MAX_NAMED)] {
             [] => output::complain(format_args!("each node: {line}")),
             named => output::complain(format_args!("node {}{more}: {line}", named.join(", "))),
         }
@@ -104,15 +107,15 @@ fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::
     if let Some(endpoint) = compiler.endpoint(pod) {
         return Ok(endpoint);
     }
-    let found = cluster.pods.get(pod).with_context(|| format!("--pod {pod}: there is no such pod in the input"))?;
+    let found = cluster.pods.get(pod).with_context(|| format!("--pod {pod} is not in the input"))?;
     if !found.is_policed() {
-        bail!("--pod {pod}: policies do not apply to it (hostNetwork, or it has finished)");
+        bail!("policies do not apply to --pod {pod}, because it uses the host network or has finished");
     }
     let node = found.node.as_deref().unwrap_or("no node");
-    bail!("--pod {pod}: it is on {node}, not on the node given by --node")
+    bail!("--pod {pod} is on {node}, not on the node given by --node")
 }
 
-/// Every table that has entries, for people.
+/// Prints every table that has entries, for people.
 fn tables(program: &Program) -> String {
     let mut shown = String::new();
     for table in program.tables().filter(|t| !t.entries.is_empty() && t.id != TableId::Directory) {
@@ -129,7 +132,7 @@ fn tables(program: &Program) -> String {
         shown += "\n\n";
     }
     if shown.is_empty() {
-        shown += "no entries: no pod here is isolated\n";
+        shown += "there are no entries: no pod here is isolated\n";
     }
     shown
 }

@@ -1,4 +1,5 @@
-//! `netpolc detach`: removes links, pins, the record and the CNI socket.
+//! `netpolc detach`: stops enforcement, and removes links, pins, filters, the record and the CNI
+//! socket. Not here: the network configuration (`netpolc cni remove`).
 
 use std::path::Path;
 
@@ -10,19 +11,20 @@ use netpolc_target_flower::Flower;
 
 use crate::output::{self, Outcome};
 
-/// Runs the command. Nothing there is fine.
+/// Runs `netpolc detach`. It succeeds where there is nothing to remove.
 ///
 /// # Errors
-/// No root, an agent that still runs, or a kernel that refuses.
+/// The user is not root, an agent is still running, or something cannot be removed.
 pub fn run(pin_dir: &Path) -> anyhow::Result<Outcome> {
     output::needs_root("detach")?;
-    Ebpf::remove(pin_dir).with_context(|| format!("detach {} (stop the agent first)", pin_dir.display()))?;
-    // Filters carry our mark, so they are found without any record.
+    Ebpf::remove(pin_dir)
+        .with_context(|| format!("{} could not be detached; stop the agent first", pin_dir.display()))?;
+    // netpolc's filters carry a mark, so they are found without a record.
     match Flower::new() {
-        Ok(mut flower) => drop(flower.remove_all().context("remove flower filters")?),
-        Err(error) => tracing::debug!(%error, "no flower filters here"),
+        Ok(mut flower) => drop(flower.remove_all().context("flower filters could not be removed")?),
+        Err(error) => tracing::debug!(%error, "this kernel has no flower filters"),
     }
-    server::remove_abandoned(Path::new(SOCKET)).context("remove the CNI socket")?;
-    Record::remove(pin_dir).context("remove the agent's record")?;
+    server::remove_abandoned(Path::new(SOCKET)).context("the CNI socket could not be removed")?;
+    Record::remove(pin_dir).context("the agent's record could not be removed")?;
     Ok(Outcome::Fine)
 }

@@ -1,6 +1,8 @@
-//! `netpolc compile --target ebpf`: the maps that hold a program and the instructions that read them.
+//! `netpolc compile --target ebpf`: prints the maps that hold a program, and the instructions that
+//! read them.
 //!
-//! Nothing is loaded, so this needs neither root nor a kernel with eBPF.
+//! Nothing is loaded into the kernel, so this needs neither root nor a kernel with eBPF. Not here:
+//! generating the instructions (`netpolc_target_ebpf`).
 
 use std::io::Write;
 
@@ -16,17 +18,18 @@ use serde_json::json;
 
 use crate::{cli::raw::Report, output};
 
-/// Prints maps, entries and all programs.
+/// Prints the maps, the numbers of entries, and the programs of all hooks.
 ///
 /// # Errors
-/// A program that cannot be generated for these capacities; output that cannot be written.
+/// A program cannot be generated for these capacities, or the output cannot be written.
 pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::Result<()> {
     let capacities = netpolc_target_ebpf::capacities(program);
-    // Seed and clock are the machine's; they change constants, not instructions.
+    // The seed and the clock depend on the machine, but they change constants only, not
+    // instructions.
     let parameters = Parameters { capacities, seed: 0, clock: Clock { hz: 250 } };
     let generate = |hook: Hook| -> anyhow::Result<String> {
         let code = program::generate(hook, &parameters, &Options::default());
-        Ok(disasm::listing(&code.map_err(|e| anyhow!("the program of {}: {e}", hook.name()))?))
+        Ok(disasm::listing(&code.map_err(|e| anyhow!("the program of {} could not be generated: {e}", hook.name()))?))
     };
     let listings = [Hook::ToPod, Hook::FromPod, Hook::Translated].map(|hook| generate(hook).map(|text| (hook, text)));
     let listings = listings.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
@@ -71,7 +74,7 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
     Ok(())
 }
 
-/// Bytes for people.
+/// Formats a number of bytes, for people.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / f64::from(1 << 20)),

@@ -1,4 +1,4 @@
-//! `netpolc eval`: probes in, verdicts out, one JSON object a line.
+//! `netpolc eval`: reads probes and prints verdicts, one JSON object per line.
 //!
 //! Here: what a probe means. Not here: the answers ([`crate::judge`]).
 
@@ -28,13 +28,13 @@ use crate::{
     output::{self, Outcome},
 };
 
-/// A line longer than this is no probe.
-const MAX_LINE: usize = 1 << 20;
+/// The longest line that is read as a probe, in bytes.
+const MAX_LINE_LEN: usize = 1 << 20;
 
-/// Runs the command.
+/// Runs `netpolc eval`.
 ///
 /// # Errors
-/// Probes that cannot be read, a judge that cannot start, standard output that cannot be written.
+/// The probes cannot be read, the judge cannot be started, or standard output cannot be written.
 pub fn run(eval: &Eval) -> anyhow::Result<Outcome> {
     if eval.judge == JudgeName::Ebpf {
         output::needs_root("--judge ebpf (it loads programs into the kernel)")?;
@@ -52,15 +52,15 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdin().lock()));
     }
-    let file = std::fs::File::open(path).with_context(|| format!("--probes {}", path.display()))?;
+    let file = std::fs::File::open(path).with_context(|| format!("--probes {} cannot be read", path.display()))?;
     Ok(Box::new(std::io::BufReader::new(file)))
 }
 
-/// Answers each line of `probes`; a bad one gets an object with `error` in place of an answer, and makes
-/// the outcome `Problems`.
+/// Answers each line of `probes`. A line that is not valid gets an object with `error` in place of
+/// an answer, and makes the outcome `Problems`.
 ///
 /// # Errors
-/// Reading or writing fails.
+/// The probes cannot be read, or the answers cannot be written.
 pub fn answer_all(
     cluster: &Cluster,
     judge: &mut dyn Judge,
@@ -71,7 +71,7 @@ pub fn answer_all(
     let mut line = Vec::new();
     for number in 1usize.. {
         line.clear();
-        if read_line(&mut probes, &mut line).context("reading probes")? == 0 {
+        if read_line(&mut probes, &mut line).context("the probes could not be read")? == 0 {
             break;
         }
         if line.trim_ascii().is_empty() {
@@ -92,13 +92,14 @@ pub fn answer_all(
         }
         serde_json::to_writer(&mut *out, &probe).map_err(std::io::Error::from)?;
         writeln!(out)?;
-        // Somebody may be waiting for each answer before the next probe.
+        // The sender may wait for each answer before it sends the next probe.
         out.flush()?;
     }
     Ok(outcome)
 }
 
-/// Reads a line of any length, keeping no more of it than says that it is too long.
+/// Reads a line of any length, and keeps only so much of it that its excessive length can be seen.
+/// Returns the number of bytes read.
 fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usize> {
     let mut total = 0;
     loop {
@@ -108,7 +109,7 @@ fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usi
         }
         let end = chunk.iter().position(|b| *b == b'\n');
         let used = end.map_or(chunk.len(), |at| at + 1);
-        let room = (MAX_LINE + 1).saturating_sub(line.len());
+        let room = (MAX_LINE_LEN + 1).saturating_sub(line.len());
         line.extend_from_slice(&chunk[..end.unwrap_or(used).min(room)]);
         from.consume(used);
         total += used;
@@ -118,7 +119,7 @@ fn read_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<usi
     }
 }
 
-/// One line: an object whose keys keep their order.
+/// A line of input: an object whose keys keep their order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Probe(Vec<(String, Value)>);
 
@@ -127,7 +128,7 @@ impl Probe {
         self.0.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value)
     }
 
-    /// Puts it at the end; what was there under this key is gone.
+    /// Sets a key. The key moves to the end, and replaces an earlier one of the same name.
     fn set(&mut self, key: &str, value: Value) {
         self.0.retain(|(k, _)| k != key);
         self.0.push((key.into(), value));
@@ -163,27 +164,27 @@ impl<'de> Deserialize<'de> for Probe {
 }
 
 fn answer(cluster: &Cluster, judge: &mut dyn Judge, line: &[u8]) -> (Probe, Result<judge::Answer, String>) {
-    if line.len() > MAX_LINE {
-        return (Probe::default(), Err(format!("the line is longer than {MAX_LINE} bytes")));
+    if line.len() > MAX_LINE_LEN {
+        return (Probe::default(), Err(format!("the line is longer than {MAX_LINE_LEN} bytes")));
     }
     let probe: Probe = match serde_json::from_slice(line) {
         Ok(probe) => probe,
-        Err(error) => return (Probe::default(), Err(format!("not a probe: {error}"))),
+        Err(error) => return (Probe::default(), Err(format!("this is not a valid probe: {error}"))),
     };
     let answer = question(cluster, &probe).and_then(|q| judge.judge(&q).map_err(|e| e.to_string()));
     (probe, answer)
 }
 
-/// What a probe asks.
+/// Turns a probe into a question.
 ///
 /// # Errors
-/// Names the key that is missing or wrong, and what it should be.
+/// The message names the key that is missing or not valid, and says what to write.
 pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
     let family = match probe.get("family") {
         None | Some(Value::Null) => None,
         Some(value) => match value.as_u64().or_else(|| value.as_str()?.parse().ok()) {
             Some(number @ (4 | 6)) => Some(number),
-            _ => return Err(format!("family: {value} is not 4 or 6")),
+            _ => return Err(format!("family: {value} is not a valid address family; write 4 or 6")),
         },
     };
     let source = End::read(cluster, probe, "src", "srcIP")?;
@@ -204,24 +205,28 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
         }
     };
     if protocol.protocol().is_some() && port.is_none() {
-        return Err("port: missing; tcp, udp and sctp need the destination port".into());
+        return Err("port: the key is missing; tcp, udp and sctp need the destination port".into());
     }
     let port = protocol.protocol().and(port);
     Ok(Question { source: source.party(from), destination: destination.party(to), protocol, port, via: via(probe)? })
 }
 
-/// The address and port that it was sent to, where the destination is what a Service made of them.
+/// The address and port to which the packet was sent, where a Service has translated them to the
+/// destination; None without a Service.
 fn via(probe: &Probe) -> Result<Option<(IpAddr, u16)>, String> {
     let socket = match probe.get("via") {
         None | Some(Value::Null) => return Ok(None),
         Some(value) => value.as_str().and_then(|text| text.parse::<std::net::SocketAddr>().ok()).ok_or_else(|| {
-            format!("via: {value} is no address and port of a Service; write \"10.96.0.10:53\" or \"[fd00::a]:53\"")
+            format!(
+                "via: {value} is not a valid address and port of a Service; write \
+                \"10.96.0.10:53\" or \"[fd00::a]:53\""
+            )
         })?,
     };
     Ok(Some((socket.ip(), socket.port())))
 }
 
-/// One end of a probe with the addresses that it may mean.
+/// One end of a probe, with the addresses that it may stand for.
 struct End {
     pod: Option<ObjectKey>,
     addresses: Vec<IpAddr>,
@@ -231,19 +236,23 @@ impl End {
     fn read(cluster: &Cluster, probe: &Probe, key: &str, address_key: &str) -> Result<Self, String> {
         let text = match probe.get(key) {
             Some(Value::String(text)) => text.as_str(),
-            Some(other) => return Err(format!("{key}: {other} is no string; write \"namespace/pod\" or an address")),
-            None => return Err(format!("{key}: missing; write \"namespace/pod\" or an address")),
+            Some(other) => {
+                return Err(format!("{key}: {other} is not a string; write \"namespace/pod\" or an address"));
+            }
+            None => return Err(format!("{key}: the key is missing; write \"namespace/pod\" or an address")),
         };
         let chosen = match probe.get(address_key) {
             None | Some(Value::Null) => None,
             Some(value) => {
                 let address = value.as_str().and_then(|a| a.parse::<IpAddr>().ok());
-                Some(address.ok_or_else(|| format!("{address_key}: {value} is no address"))?)
+                Some(address.ok_or_else(|| format!("{address_key}: {value} is not a valid IP address"))?)
             }
         };
         if let Ok(address) = text.parse::<IpAddr>() {
             return match chosen {
-                Some(other) if other != address => Err(format!("{address_key}: {other} is not {key}, {address}")),
+                Some(other) if other != address => {
+                    Err(format!("{address_key}: {other} is not the address of {key}, {address}"))
+                }
                 _ => Ok(Self { pod: None, addresses: vec![address] }),
             };
         }
@@ -275,7 +284,8 @@ impl End {
     }
 }
 
-/// A hostNetwork pod may be listed without addresses: it has its node's.
+/// The addresses of a pod. A hostNetwork pod may be listed without addresses, and then has those of
+/// its node.
 fn addresses(cluster: &Cluster, pod: &Pod) -> Vec<IpAddr> {
     if pod.addresses.is_empty() && pod.network == PodNetwork::Host {
         let nodes: &BTreeMap<Arc<str>, _> = &cluster.nodes;
@@ -340,11 +350,11 @@ mod tests {
     #[test]
     fn wrong_probes_name_the_key_and_what_it_should_be() {
         for (probe, part) in [
-            (json!({"dst": "shop/ui"}), "src: missing"),
+            (json!({"dst": "shop/ui"}), "src: the key is missing"),
             (json!({"src": "ui", "dst": "shop/ui"}), "neither"),
             (json!({"src": "shop/x", "dst": "shop/ui"}), "no pod shop/x"),
             (json!({"src": "shop/new", "dst": "shop/ui"}), "has no address"),
-            (json!({"src": "shop/ui", "dst": "shop/carts"}), "port: missing"),
+            (json!({"src": "shop/ui", "dst": "shop/carts"}), "port: the key is missing"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "port": 65536}), "port: 65536"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "tpc", "port": 1}), "proto: \"tpc\""),
             (json!({"src": "shop/ui", "srcIP": "10.9.9.9", "dst": "shop/carts", "port": 1}), "no address 10.9.9.9"),

@@ -1,7 +1,8 @@
-//! `netpolc compile --target flower`: the filters that policies become, for a node that is made up: every pod's port is
-//! named after the pod, one uplink, no interface looked at.
+//! `netpolc compile --target flower`: prints the filters that policies become, for an invented
+//! node: each pod's port is named after the pod, there is one uplink, and no real interface is
+//! used.
 //!
-//! Not here: lowering and the text and JSON of filters (`netpolc_target_flower`).
+//! Not here: lowering, and the text and JSON forms of filters (`netpolc_target_flower`).
 
 use std::{
     collections::BTreeMap,
@@ -28,13 +29,13 @@ use crate::{
     output,
 };
 
-/// Made-up uplinks are numbered from here.
+/// The index of the first invented uplink.
 const FIRST_UPLINK: u32 = 100_000;
 
 /// Prints the filters of `scope`'s pods, or of `pod`'s port only.
 ///
 /// # Errors
-/// What flower cannot enforce; standard output that cannot be written.
+/// Flower cannot enforce the policies, or standard output cannot be written.
 pub fn show(
     (cluster, compiler): (&Cluster, &Compiler),
     scope: &Scope,
@@ -72,7 +73,8 @@ pub fn show(
     Ok(())
 }
 
-/// Each node of the scope with its pods.
+/// The invented topology of each node of the scope, with its pods; the key is None for pods without
+/// a node.
 fn topologies(cluster: &Cluster, compiler: &Compiler, scope: &Scope) -> BTreeMap<Option<Arc<str>>, Topology> {
     let mut pods = BTreeMap::<Option<Arc<str>>, Vec<(EndpointId, String)>>::new();
     for (key, endpoint) in compiler.endpoints() {
@@ -111,7 +113,7 @@ fn head(flower: &Flower, budget: &Budget) -> String {
     head
 }
 
-/// Filters, totals and what stays in software, for people.
+/// Prints filters, what is left to eBPF, and totals, for people.
 fn tables(lowered: &Lowered) -> String {
     let mut shown = String::new();
     let name = |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
@@ -119,7 +121,7 @@ fn tables(lowered: &Lowered) -> String {
         let rows = placed.iter().map(|placed| {
             let filter = &placed.filter;
             let line = text::line("", filter, name);
-            // What stands behind the classifier's name and before the action.
+            // The match stands between the chain and the action.
             let keys =
                 line.split_once("chain ").and_then(|(_, rest)| rest.split_once(' ')).map_or("", |(_, keys)| keys);
             let keys = keys.split(" action ").next().unwrap_or_default();

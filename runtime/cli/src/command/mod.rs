@@ -1,4 +1,5 @@
-//! The commands, one module each; each takes what is asked of it and says how it ended.
+//! The commands, one module each. A command takes its resolved options and returns its outcome. Not
+//! here: parsing the command line ([`crate::cli`]).
 
 pub mod agent;
 pub mod bpffs;
@@ -14,10 +15,10 @@ pub mod status;
 
 use crate::{cli::request::Command, output::Outcome};
 
-/// Does what the command line says.
+/// Runs a command.
 ///
 /// # Errors
-/// Wrong input to the command itself, or something missing on this machine: exit code 2.
+/// The options are not valid, or something is missing on this machine. The exit code is then 2.
 pub fn run(command: &Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Compile(options) => compile::run(options),

@@ -1,6 +1,7 @@
-//! `netpolc offload`: what the NICs of this machine can do with filters, how that was found, and which mode follows.
+//! `netpolc offload`: shows what the NICs of this machine can do with filters, how that was found,
+//! and which mode follows.
 //!
-//! Not here: finding it out (netpolc-target-flower, detect).
+//! Not here: finding it out (`netpolc_target_flower::detect`).
 
 use std::{collections::BTreeMap, io::Write};
 
@@ -19,16 +20,17 @@ use crate::{
     output::{self, Colour, Outcome},
 };
 
-/// The form of `-o json`.
+/// The output of `-o json`.
 #[derive(Serialize)]
 struct Offload {
     interfaces: Vec<Findings>,
 }
 
-/// Runs the command. That nothing offloads is a finding like others: exit code 0.
+/// Runs `netpolc offload`. It succeeds even where no NIC can offload anything.
 ///
 /// # Errors
-/// No root, no interface of this name, or the kernel's.
+/// The user is not root, there is no interface of this name, or the kernel's interfaces cannot be
+/// read.
 pub fn run(interface: Option<&str>, report: Report) -> anyhow::Result<Outcome> {
     output::needs_root("offload (it tries filters on NICs)")?;
     let interfaces = match interface {
@@ -50,7 +52,7 @@ fn mode(findings: &Findings) -> &'static str {
     match findings.mode {
         Some(Mode::Representor) => "representor",
         Some(Mode::Prefilter) => "prefilter",
-        // Never chosen for an interface: the whole host or nothing.
+        // This is never chosen for a single interface: it applies to the whole host.
         Some(Mode::Software) => "software",
         None => "eBPF only",
     }
@@ -84,7 +86,7 @@ fn text(interfaces: &[Findings], colour: Colour) -> String {
     let head = ["interface", "driver", "hw-tc-offload", "eswitch", "phys_switch_id", "phys_port_name", "mode"];
     let mut text = output::table(&head, rows);
     text += "\n";
-    // Pods' interfaces are many, and alike in this.
+    // There are many interfaces of pods, and none of them has this, so they are listed on one line.
     let without = interfaces.iter().filter(|f| f.facts.hw_tc_offload == HwTc::Missing);
     let without: Vec<&str> = without.map(|f| f.facts.interface.as_str()).collect();
     if !without.is_empty() {
@@ -93,7 +95,7 @@ fn text(interfaces: &[Findings], colour: Colour) -> String {
     for findings in interfaces.iter().filter(|f| f.facts.hw_tc_offload != HwTc::Missing) {
         text += &details(findings, colour);
     }
-    // Ports of one NIC share these.
+    // The ports of a NIC share a driver, so these are listed once for each driver.
     let drivers: BTreeMap<&str, _> = interfaces
         .iter()
         .map(|f| (f.capabilities.driver.as_str(), f.driver_facts))
@@ -106,12 +108,12 @@ fn text(interfaces: &[Findings], colour: Colour) -> String {
         }
     }
     if interfaces.iter().all(|f| f.mode.is_none()) {
-        text += "\nNothing here offloads filters: eBPF enforces everything, in software.\n";
+        text += "\nNo interface here offloads filters: eBPF enforces everything, in software.\n";
     }
     text
 }
 
-/// What one interface can do, how that was found, and why not more.
+/// Describes what one interface can do, how that was found, and why it cannot do more.
 fn details(findings: &Findings, colour: Colour) -> String {
     let mut text = format!("\n{}: {}\n", colour.strong(&findings.facts.interface), mode(findings));
     if !findings.evidence.is_empty() {
@@ -130,7 +132,7 @@ fn details(findings: &Findings, colour: Colour) -> String {
             ("chains x prios", can.tables, "driver table"),
             ("masks of one of them", can.masks, "driver table"),
         ] {
-            // Chain numbers have 28 bits.
+            // Chain numbers have 28 bits, so a limit of that size is none.
             let limit = if limit >= (1 << 28) - 1 { "any".to_owned() } else { limit.to_string() };
             rows.push([format!("number of {what}"), limit, found.into()]);
         }

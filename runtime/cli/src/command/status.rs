@@ -1,4 +1,5 @@
-//! `netpolc status`: what is enforced here, from tables and filters themselves; names from the agent's record.
+//! `netpolc status`: prints what is enforced on this node. Not here: collecting it
+//! ([`crate::status`]).
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -10,16 +11,16 @@ use super::ebpf::size;
 use crate::{
     cli::raw::Report,
     output::{self, Colour, Outcome},
-    status::{Status, look},
+    status::{Status, collect},
 };
 
-/// Runs the command.
+/// Runs `netpolc status`.
 ///
 /// # Errors
-/// No root, or what is pinned cannot be read.
+/// The user is not root, or the pinned tables cannot be read.
 pub fn run(pin_dir: &Path, report: Report) -> anyhow::Result<Outcome> {
     output::needs_root("status")?;
-    let status = look(pin_dir)?;
+    let status = collect(pin_dir)?;
     match report {
         Report::Json => output::print_json(&status)?,
         Report::Table => {
@@ -51,7 +52,7 @@ fn text(status: &Status, colour: Colour) -> String {
                 text += &format!("{} {blind}\n", colour.bad("blind:"));
             }
             for pod in unfound {
-                let why = "a policy selects it, and no interface of this node leads to its addresses";
+                let why = "a policy selects it, but no interface of this node leads to its addresses";
                 text += &format!("{} pod {pod}: {why}\n", colour.bad("not enforced:"));
             }
             for problem in problems {
@@ -61,7 +62,7 @@ fn text(status: &Status, colour: Colour) -> String {
                 text += &format!("{} {object}\n", colour.bad("kept:"));
             }
         }
-        None => text += "no agent has left a record; endpoints have no names\n",
+        None => text += "there is no record of an agent, so endpoints have no names\n",
     }
     if !status.enforcing {
         text += "nothing is enforced here\n";
@@ -99,7 +100,7 @@ fn text(status: &Status, colour: Colour) -> String {
     text
 }
 
-/// The policies that select a pod here, with what is enforced of each.
+/// Prints the policies that select a pod here, with what is enforced of each.
 fn policies(status: &Status) -> String {
     let policies = status.agent.iter().flat_map(|a| &a.record.policies);
     let mut rows = policies
@@ -114,7 +115,7 @@ fn policies(status: &Status) -> String {
     format!("\n\n{}", output::table(&["policy", "generation", "pods", "entries", "errors"], rows))
 }
 
-/// What NICs or the kernel's own filters do, and what they leave to eBPF and why.
+/// Prints what NICs or the kernel's own filters enforce, and what they leave to eBPF, and why.
 fn filters(status: &Status) -> String {
     if status.filters.is_empty() {
         return String::new();

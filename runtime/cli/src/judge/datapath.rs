@@ -1,5 +1,7 @@
-//! The judge that makes up packets: the opening packet of each question goes through the source's
-//! from_pod (to a Service: and what judges it after translation) and the destination's to_pod, on a target that holds the whole cluster's tables.
+//! A judge that sends packets through a target that holds the tables of the whole cluster. The
+//! opening packet of each question passes the source's from_pod, for a Service also the hook that
+//! judges it after translation, and the destination's to_pod. Not here: the targets
+//! ([`super::mem`], [`super::ebpf`]).
 
 use std::{net::IpAddr, time::Duration};
 
@@ -17,14 +19,16 @@ use netpolc_target::{
 
 use super::{Answer, Error, Judge, Place, Reason, Side, tables::Tables};
 
-/// Longer than any state lives that an opening packet makes: no question hears of those before it.
-const FORGET: Duration = Duration::from_secs(3600);
-/// Interfaces of endpoints are numbered from here: endpoint 1 is on 10,001.
+/// The time by which the clock advances between questions. It is longer than the lifetime of any
+/// state that an opening packet creates, so that questions do not affect each other.
+const STATE_LIFETIME: Duration = Duration::from_secs(3600);
+/// The index of the interface of endpoint 0: endpoint 1 is on interface 10,001.
 const FIRST_INTERFACE: u32 = 10_000;
-/// Where packets come from that were not born on the node: any index that is not 0.
+/// The index of the interface by which packets arrive from outside the node; any index but 0 will
+/// do.
 const UPLINK: IfIndex = IfIndex::new(2);
 
-/// Judges by packets on `T`.
+/// A judge that sends packets through the target `T`.
 pub struct OnDatapath<'a, T> {
     tables: Tables<'a>,
     target: T,
@@ -37,10 +41,10 @@ fn interface_of(endpoint: EndpointId) -> IfIndex {
 }
 
 impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
-    /// Leads a target from what it holds to the cluster's tables.
+    /// Brings a target from what it holds to the cluster's tables.
     ///
     /// # Errors
-    /// Tables that cannot be compiled, or that the target cannot hold.
+    /// The tables cannot be compiled, or the target cannot hold them.
     pub fn install(cluster: &'a Cluster, mut target: T) -> Result<Self, Error> {
         let mut tables = Tables::new(cluster)?;
         let endpoints: Vec<_> = tables.compiler().endpoints().map(|(key, id)| (key.clone(), id)).collect();
@@ -52,12 +56,14 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         Ok(Self { tables, target, source_port: 0 })
     }
 
-    /// The target, for the next cluster: loading programs takes longer than changing tables.
+    /// Returns the target, for the next cluster: loading programs takes longer than changing
+    /// tables.
     pub fn into_target(self) -> T {
         self.target
     }
 
-    /// The source's side: its from_pod, and after translation the hook that judges what was sent to a Service.
+    /// Judges the source's side: its from_pod, and for a packet to a Service the hook after
+    /// translation.
     fn egress(&mut self, question: &Question, port: u16) -> Result<Side, Error> {
         let packet = |to, number| opening(question, port, to, number);
         let frame = match question.via {
@@ -82,15 +88,16 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         Ok(Side::strictest(sides))
     }
 
-    /// The destination's side: its to_pod.
+    /// Judges the destination's side: its to_pod.
     fn ingress(&mut self, question: &Question, port: u16) -> Result<Side, Error> {
         let bytes = opening(question, port, question.destination.address(), question.port)?;
         let remote = question.source.address();
         let mut sides = Vec::new();
         for (pod, endpoint) in self.tables.subjects(&question.destination) {
             let interface = interface_of(endpoint);
-            // Offline, an address of the pod's node stands for a packet born there (S44), and one of the
-            // pod's own for its own traffic, which is known by its interface (S47).
+            // Offline, an address of the pod's node stands for a packet from the node itself (S44),
+            // and one of the pod's own addresses for its own traffic, which is known by its
+            // interface (S47).
             let arrival = match remote {
                 _ if self.tables.is_own_node(pod, remote) => Arrival::Born,
                 _ if pod.addresses.contains(&remote) => Arrival::At(interface),
@@ -104,12 +111,13 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
         Ok(Side::strictest(sides))
     }
 
-    /// What a hook said, with the reasons that the tables give where they say the same.
+    /// Turns the verdict of a hook into a side, with the reasons from the tables where they agree
+    /// with it.
     fn side(&self, verdict: Verdict, expected: Side) -> Side {
         match verdict {
             Verdict::Next if expected.allowed => expected,
             Verdict::Next => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
-            // Nothing has translated it: no backend has been judged.
+            // Nothing has translated the packet, so no backend was judged.
             Verdict::Defer => Side { allowed: false, reason: Reason::Service, by: vec![], ..expected },
             Verdict::Drop if !expected.allowed => expected,
             Verdict::Drop => {
@@ -120,13 +128,13 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
     }
 }
 
-/// The packet that opens, to an address and port.
+/// Builds the opening packet of a question, to the given address and port.
 fn opening(question: &Question, source: u16, to: IpAddr, port: Option<u16>) -> Result<Vec<u8>, Error> {
     let from = question.source.address();
     if from.is_ipv4() != to.is_ipv4() {
-        return Err(Error::Question(format!("{from} and {to} are of two address families")));
+        return Err(Error::Question(format!("{from} and {to} belong to different address families")));
     }
-    let port = || port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()));
+    let port = || port.ok_or_else(|| Error::Question("port is missing; a packet needs a destination port".into()));
     let packet = Packet::new(from, to);
     let packet = match (question.protocol, from.is_ipv4()) {
         (Transport::Tcp, _) => packet.tcp(source, port()?, tcp::SYN),
@@ -145,11 +153,11 @@ impl<T: Target + Datapath> Judge for OnDatapath<'_, T> {
     }
 
     fn judge(&mut self, question: &Question) -> Result<Answer, Error> {
-        // A fresh source port each time.
+        // Every question gets another source port, so that no earlier state matches.
         self.source_port = 32_768 + (self.source_port + 1) % 28_000;
         let egress = self.egress(question, self.source_port)?;
         let ingress = self.ingress(question, self.source_port)?;
-        self.target.advance(FORGET)?;
+        self.target.advance(STATE_LIFETIME)?;
         Ok(Answer::of(egress, ingress))
     }
 }

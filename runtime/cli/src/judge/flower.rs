@@ -1,6 +1,7 @@
-//! The filters of software flower as a judge: the opening packet of each question goes through them by the
-//! interpreter, so that it needs no kernel and no root. What was sent to a Service is judged as what it is: these filters
-//! have no hook behind the translation, and deny where eBPF would ask again (S48).
+//! A judge that interprets the filters of software flower for the opening packet of each question,
+//! so that it needs neither a kernel nor root. These filters have no hook after translation, so a
+//! packet to a Service is judged as it was sent, and denied where eBPF would judge again (S48). Not
+//! here: lowering and the interpreter (`netpolc_target_flower`).
 
 use netpolc_table::{EndpointId, IfIndex};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -19,10 +20,10 @@ use netpolc_target_flower::{
 
 use super::{Answer, Error, Judge, Reason, Side, tables::Tables};
 
-/// Any port that nobody names.
+/// The source port of all packets, which no policy can name.
 const SOURCE_PORT: u16 = 40_000;
 
-/// Judges by filters.
+/// A judge that interprets filters.
 pub struct Flower<'a> {
     tables: Tables<'a>,
     filters: BTreeMap<EndpointId, Vec<Filter>>,
@@ -31,7 +32,7 @@ pub struct Flower<'a> {
 /// Lowers the cluster's tables, each node with its own addresses.
 ///
 /// # Errors
-/// Tables that cannot be compiled, or that software flower refuses.
+/// The tables cannot be compiled, or software flower cannot enforce them.
 pub fn open(cluster: &Cluster) -> Result<Flower<'_>, Error> {
     let mut tables = Tables::new(cluster)?;
     let mut nodes = BTreeMap::<_, Topology>::new();
@@ -72,12 +73,12 @@ impl Flower<'_> {
         let packet = opening(question, question.destination.address(), question.port)?;
         let subjects = self.tables.subjects(&question.destination).into_iter();
         let side = |(pod, endpoint)| {
-            // Offline, an address of the pod's node stands for a packet born there (S44).
+            // Offline, an address of the pod's node stands for a packet from the node itself (S44).
             let born = if self.tables.is_own_node(pod, remote) { Born::Here } else { Born::Elsewhere };
             let packet = Packet { ct: ct::NEW | ct::TRACKED, born, ..packet.clone() };
             let expected = self.tables.side(Direction::Ingress, (pod, endpoint), remote, question);
             if pod.addresses.contains(&remote) {
-                // What a pod sends to itself never leaves it, so no filter sees it (S47).
+                // A packet from a pod to itself never leaves the pod, so no filter sees it (S47).
                 return expected;
             }
             self.side(endpoint, Hook::Egress, &packet, expected)
@@ -85,10 +86,11 @@ impl Flower<'_> {
         Ok(Side::strictest(subjects.map(side).collect()))
     }
 
-    /// What the filters say, with the reasons that the tables give where they say the same.
+    /// Turns the verdict of the filters into a side, with the reasons from the tables where they
+    /// agree with it.
     fn side(&self, endpoint: EndpointId, hook: Hook, packet: &Packet, expected: Side) -> Side {
         let filters = self.filters.get(&endpoint).map(Vec::as_slice).unwrap_or_default();
-        // Filters that could decide either way are as bad as filters that drop.
+        // Where the filters could decide either way, the packet counts as dropped.
         let outcomes = run(filters, hook, packet, Semantics::SOFTWARE);
         let passes = outcomes.iter().all(|o| matches!(o, Outcome::Next | Outcome::Pass));
         match (passes, expected.allowed) {
@@ -99,15 +101,16 @@ impl Flower<'_> {
     }
 }
 
-/// The packet that opens, to an address and port; conntrack has not seen it.
+/// Builds the opening packet of a question, to the given address and port; conntrack has not seen
+/// it.
 fn opening(question: &Question, destination: IpAddr, port: Option<u16>) -> Result<Packet, Error> {
     let source = question.source.address();
     if source.is_ipv4() != destination.is_ipv4() {
-        return Err(Error::Question(format!("{source} and {destination} are of two address families")));
+        return Err(Error::Question(format!("{source} and {destination} belong to different address families")));
     }
     let v4 = source.is_ipv4();
     let ports = question.protocol.protocol().is_some();
-    let port = || port.ok_or_else(|| Error::Question("port is missing: a packet needs a destination port".into()));
+    let port = || port.ok_or_else(|| Error::Question("port is missing; a packet needs a destination port".into()));
     let icmp_type = match (question.protocol, v4) {
         (Transport::Other(1), true) => Some(icmp::REQUESTS_V4[0]),
         (Transport::Other(58), false) => Some(icmp::REQUESTS_V6[0]),

@@ -1,9 +1,9 @@
-//! Judges: who answers "may this source talk to that destination?", each in its own way, so that they
-//! can be held against each other.
+//! Judges, which answer "may this source talk to that destination?", each in its own way, so that
+//! their answers can be compared.
 //!
-//! Here: the trait, answers, and the choice by name. [`oracle`] asks the policies, [`tables`] the compiled
-//! tables, [`datapath`] sends made-up packets through a target: [`mem`] or [`ebpf`]; [`flower`] through filters.
-//! Not here: reading questions from people (`crate::command::eval`).
+//! Here: the trait, answers, and the choice by name. [`oracle`] evaluates the policies, [`tables`]
+//! the compiled tables, [`datapath`] sends packets through a target ([`mem`] or [`ebpf`]), and
+//! [`flower`] through filters. Not here: reading questions (`crate::command::eval`).
 
 pub mod datapath;
 pub mod ebpf;
@@ -15,7 +15,7 @@ pub mod tables;
 use netpolc_policy::{Cluster, ObjectKey, oracle::Question};
 use serde::Serialize;
 
-/// Who answers questions.
+/// The judges by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "command", derive(clap::ValueEnum))]
 pub enum JudgeName {
@@ -33,23 +33,24 @@ pub enum JudgeName {
 
 /// Answers questions about one cluster.
 pub trait Judge {
-    /// As users name it.
+    /// The name by which users choose the judge.
     fn name(&self) -> &'static str;
 
-    /// Answers one question. What was asked before does not matter.
+    /// Answers one question. Earlier questions have no influence.
     ///
     /// # Errors
-    /// Where the question cannot be put (two address families, a protocol without its port), or the target fails.
+    /// The question cannot be put as a packet (it has two address families, or no port where the
+    /// protocol needs one), or the target fails.
     fn judge(&mut self, question: &Question) -> Result<Answer, Error>;
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The question makes no packet.
+    /// The question cannot be put as a packet.
     #[error("{0}")]
     Question(String),
-    /// The cluster is too big for tables.
+    /// The cluster needs more ids than there are.
     #[error(transparent)]
     Overflow(#[from] netpolc_lower::Overflow),
     /// An update could not be planned.
@@ -58,7 +59,7 @@ pub enum Error {
     /// The tables could not be installed.
     #[error(transparent)]
     Install(#[from] netpolc_target::Failed),
-    /// Software flower cannot enforce it.
+    /// Software flower cannot enforce the policies.
     #[error(transparent)]
     Refused(#[from] netpolc_target_flower::lowered::Refused),
     /// The target failed.
@@ -66,14 +67,14 @@ pub enum Error {
     Target(#[from] netpolc_target::Error),
 }
 
-/// An answer: both sides must allow (S7).
+/// An answer: a packet passes if both sides allow it (S7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// Both sides allow it.
+    /// Whether both sides allow the packet.
     pub allowed: bool,
-    /// The source's side.
+    /// The verdict of the source's egress policies.
     pub egress: Side,
-    /// The destination's side.
+    /// The verdict of the destination's ingress policies.
     pub ingress: Side,
 }
 
@@ -83,81 +84,83 @@ impl Answer {
     }
 }
 
-/// What one side says.
+/// The verdict of one side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Side {
-    /// It lets the packet through.
+    /// Whether this side allows the packet.
     pub allowed: bool,
-    /// The pod that was asked, where the party is one with policies.
+    /// The pod whose policies decide; None where the party is not a pod to which policies apply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<ObjectKey>,
-    /// Why.
+    /// The reason of the verdict.
     pub reason: Reason,
-    /// The rules that allow it, or the policies that isolate where it is denied.
+    /// The rules that allow the packet, or, where it is denied, the policies that isolate the pod.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub by: Vec<Place>,
 }
 
 impl Side {
-    /// A side without policies.
+    /// The verdict of a side without policies.
     pub fn not_policed() -> Self {
         Side { allowed: true, pod: None, reason: Reason::NotPoliced, by: vec![] }
     }
 
-    /// The denial among several sides, else the first (S16: every claimant of an address must allow).
+    /// The first denial among several sides, or else the first side (S16: every pod that claims an
+    /// address must allow the packet).
     fn strictest(sides: Vec<Side>) -> Side {
         let at = sides.iter().position(|s| !s.allowed).unwrap_or(0);
         sides.into_iter().nth(at).unwrap_or_else(Side::not_policed)
     }
 }
 
-/// Why a side allows or denies.
+/// The reason why a side allows or denies a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Reason {
-    /// Not an active pod with a network of its own (S13, S15).
+    /// The party is not an active pod with a network of its own (S13, S15).
     NotPoliced,
     /// No policy isolates the pod in this direction.
     NotIsolated,
     /// The pod talks with itself (S47).
     OwnPod,
-    /// The pod's own node (S44, S45).
+    /// The remote is the pod's own node (S44, S45).
     OwnNode,
-    /// A rule allows it.
+    /// A rule allows the packet.
     Allowed,
-    /// Isolated, and no rule allows it.
+    /// The pod is isolated, and no rule allows the packet.
     Denied,
-    /// A Service's address: its backend decides (S48), and the question names none.
+    /// The destination is a Service's address. Its backend decides (S48), but the question names
+    /// none.
     Service,
-    /// A packet was dropped for another reason than policy; which one stands in `by`.
+    /// The packet was dropped for a reason other than policy, which is in `by`.
     Dropped,
 }
 
-/// What decided.
+/// What has decided about a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(untagged)]
 pub enum Place {
-    /// A part of a rule; indices are those of the API object.
+    /// A part of a rule. The indices are those in the API object, from 0.
     Rule {
-        /// `namespace/name`
+        /// The policy, as `namespace/name`.
         policy: String,
-        /// Of `ingress` or `egress`.
+        /// The index in `ingress` or `egress`.
         rule: u32,
-        /// Of `from` or `to`; absent where the rule lists none.
+        /// The index in `from` or `to`; None where the rule lists no peers.
         #[serde(skip_serializing_if = "Option::is_none")]
         peer: Option<u32>,
-        /// Of `ports`; absent where the rule lists none.
+        /// The index in `ports`; None where the rule lists no ports.
         #[serde(skip_serializing_if = "Option::is_none")]
         port: Option<u32>,
     },
-    /// A policy that isolates.
+    /// A policy that isolates the pod.
     Policy {
-        /// `namespace/name`
+        /// The policy, as `namespace/name`.
         policy: String,
     },
     /// Something other than a policy, in words.
     Other {
-        /// What.
+        /// The description of what has decided.
         implied: String,
     },
 }
@@ -180,10 +183,11 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// The judge of this name for a cluster.
+/// Opens the judge of this name for a cluster.
 ///
 /// # Errors
-/// Tables that cannot be compiled or installed; for ebpf also a kernel or user that may not load programs.
+/// The tables cannot be compiled or installed. For ebpf also: the kernel has no eBPF, or this user
+/// may not load programs.
 pub fn open(name: JudgeName, cluster: &Cluster) -> Result<Box<dyn Judge + '_>, Error> {
     Ok(match name {
         JudgeName::Oracle => Box::new(oracle::Oracle::new(cluster)),

@@ -1,4 +1,5 @@
-//! The judge that reads the policies themselves.
+//! A judge that evaluates the policies themselves. Not here: the evaluation
+//! ([`netpolc_policy::oracle`]).
 
 use netpolc_policy::{
     Cluster,
@@ -7,13 +8,13 @@ use netpolc_policy::{
 
 use super::{Answer, Error, Judge, Place, Reason, Side};
 
-/// Asks [`netpolc_policy::oracle`].
+/// A judge that asks [`netpolc_policy::oracle`].
 pub struct Oracle<'a> {
     cluster: &'a Cluster,
 }
 
 impl<'a> Oracle<'a> {
-    /// For this cluster.
+    /// A judge for the given cluster.
     pub fn new(cluster: &'a Cluster) -> Self {
         Self { cluster }
     }

@@ -1,5 +1,6 @@
-//! The judge that asks the compiled tables, and what offline answers add to them: the pod itself (S47)
-//! and, for want of a packet that tells where it was born, the node's addresses (S44).
+//! A judge that evaluates the compiled tables. Two rules are added, because without a packet its
+//! origin is not known: a pod may talk to itself (S47), and the addresses of its node stand for the
+//! node (S44). Not here: evaluating a table (`netpolc_table::eval`).
 
 use std::net::IpAddr;
 
@@ -15,32 +16,32 @@ use netpolc_table::{
 
 use super::{Answer, Error, Judge, Place, Reason, Side};
 
-/// All pods' tables, and their evaluator.
+/// A judge that evaluates the tables of all pods.
 pub struct Tables<'a> {
     cluster: &'a Cluster,
     compiler: Compiler,
 }
 
 impl<'a> Tables<'a> {
-    /// Compiles the cluster with every pod an endpoint.
+    /// Compiles the cluster, with every pod as an endpoint.
     ///
     /// # Errors
-    /// A cluster that needs more ids than there are.
+    /// The cluster needs more ids than there are.
     pub fn new(cluster: &'a Cluster) -> Result<Self, Error> {
         Ok(Self { cluster, compiler: compile(cluster, Scope::Everywhere)? })
     }
 
-    /// The compiled program.
+    /// The program that was compiled from the cluster.
     pub fn program(&self) -> &Program {
         self.compiler.program()
     }
 
-    /// The compiler, to give it events that do not change the cluster (interfaces).
+    /// The compiler, for events that do not change the cluster (interfaces).
     pub(super) fn compiler(&mut self) -> &mut Compiler {
         &mut self.compiler
     }
 
-    /// The policed pods that a party stands for, with their endpoints.
+    /// The pods for which a party stands and to which policies apply, with their endpoints.
     pub(super) fn subjects(&self, party: &Party) -> Vec<(&'a Pod, EndpointId)> {
         let endpoint = |pod: &'a Pod| Some((pod, self.compiler.endpoint(&pod.key)?));
         match party {
@@ -54,23 +55,17 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Is `remote` an address of the pod's own node?
+    /// Whether `remote` is an address of the pod's own node.
     pub(super) fn is_own_node(&self, pod: &Pod, remote: IpAddr) -> bool {
         pod.node.as_ref().and_then(|n| self.cluster.nodes.get(n)).is_some_and(|n| n.addresses.contains(&remote))
     }
 
-    /// What the tables say for one pod, whose packets go to or come from `remote`.
-    pub(super) fn side(
-        &self,
-        direction: Direction,
-        subject: (&Pod, EndpointId),
-        remote: IpAddr,
-        question: &Question,
-    ) -> Side {
+    /// The verdict of the tables for one pod, whose packets go to or come from `remote`.
+    pub(super) fn side(&self, direction: Direction, subject: (&Pod, EndpointId), remote: IpAddr, question: &Question) -> Side {
         self.side_at(direction, subject, (remote, question.port), question)
     }
 
-    /// The same with another port of the destination than the question's.
+    /// The same, with another destination port than the question's.
     fn side_at(
         &self,
         direction: Direction,
@@ -105,7 +100,7 @@ impl<'a> Tables<'a> {
         Side { allowed, pod: Some(pod.key.clone()), reason, by }
     }
 
-    /// The source's side: what was sent to a Service is judged by its backend (S48).
+    /// The verdict of the source's side. A packet to a Service is judged by its backend (S48).
     pub(super) fn egress(&self, subject: (&Pod, EndpointId), question: &Question) -> Side {
         let sent = question.via.map(|(address, port)| (address, Some(port)));
         let sent = sent.map(|remote| self.side_at(Direction::Egress, subject, remote, question));
@@ -132,8 +127,9 @@ impl Judge for Tables<'_> {
     }
 }
 
-/// What decided, as users see it, each once. Peers stand in a row's entry and ports in a verdict's: a rule
-/// allows by what it has in both.
+/// What has decided, as users see it, without repetitions. A rule's peers are in the origins of a
+/// row's entry and its ports in those of a verdict's entry, so a rule that allows the packet is
+/// found in both.
 fn places(decision: &Decision) -> Vec<Place> {
     let hit = |table: TableId| {
         let step = decision.steps.iter().find(|s| s.table == table);
@@ -151,7 +147,7 @@ fn places(decision: &Decision) -> Vec<Place> {
     places
 }
 
-/// The rule's port with each of its peers.
+/// Combines a rule's port with each of its peers.
 fn joined(port: &Origin, peers: &[Origin]) -> Vec<Place> {
     let Origin::Rule { policy, rule, port: number, .. } = port else { return place(port).into_iter().collect() };
     let peer = |origin: &Origin| match origin {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use netpolc_agent::{
+    discovery::{Discovery, PodFacts},
     network::Network,
-    ways::{Answer, Wanted},
 };
 use netpolc_host::Connection;
 use netpolc_table::{
@@ -103,8 +103,8 @@ impl NodeTarget for Probe {
 pub struct Interfaces;
 
 impl Network for Interfaces {
-    fn ways(&mut self, pods: &[Wanted]) -> io::Result<Vec<Answer>> {
-        Ok(Answer::by_address(pods, |address| match address {
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
+        Ok(Discovery::by_address(pods, |address| match address {
             IpAddr::V4(v4) => Some(IfIndex::new(1_000 + (v4.to_bits() & 0xff))),
             IpAddr::V6(_) => None,
         }))

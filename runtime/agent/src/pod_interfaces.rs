@@ -1,8 +1,9 @@
-//! Which interface is which local pod's, as the agent goes by it, and how it keeps that.
+//! Keeps the interfaces of local pods, as the agent knows them.
 //!
-//! A pod that was found stays where it is until its interface is gone or something better says where it is: doubt takes nothing away.
-//! Over a restart the tables themselves remember: an endpoint's own addresses and its interface.
-//! Not here: where answers come from ([`crate::ways`]), attaching.
+//! A pod that was found stays at its interface until that is gone or a better source names another
+//! one; a doubt alone changes nothing. Over a restart the tables themselves keep this: they hold
+//! each endpoint's own addresses and its interface. Not here: the search ([`crate::discovery`]),
+//! and attaching programs ([`crate`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,23 +20,25 @@ use netpolc_table::{
 };
 
 use super::network::Network;
-use crate::ways::{Place, Wanted, Way};
+use crate::discovery::{HostInterface, Placement, PodFacts};
 
-/// Interfaces of local pods.
+/// The interfaces of local pods.
 #[derive(Debug, Default)]
-pub struct Whereabouts {
+pub struct PodInterfaces {
     found: BTreeMap<ObjectKey, Found>,
-    /// What CNI said.
-    places: BTreeMap<ObjectKey, Place>,
-    /// What an earlier agent's tables say, until this one has found its pods.
+    /// Where pods are, according to CNI.
+    placements: BTreeMap<ObjectKey, Placement>,
+    /// The interfaces in an earlier agent's tables by pod address, until this agent has found its
+    /// pods.
     installed: BTreeMap<IpAddr, Interface>,
+    /// Why the interfaces of some pods are not certain.
     doubts: BTreeMap<ObjectKey, String>,
 }
 
 /// A pod as it was when it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
-    way: Way,
+    interface: HostInterface,
     mac: Option<Mac>,
     uid: Option<Arc<str>>,
     addresses: Vec<IpAddr>,
@@ -43,17 +46,18 @@ struct Found {
 
 impl Found {
     fn interface(&self) -> Interface {
-        Interface { ifindex: self.way.ifindex, mac: self.mac }
+        Interface { ifindex: self.interface.ifindex, mac: self.mac }
     }
 
-    /// Is it still the same pod? One that was made anew under the same name has another interface.
+    /// Whether this is still the same pod: one that was created again under the same name has
+    /// another interface.
     fn is(&self, pod: &Pod) -> bool {
         self.uid == pod.uid && self.addresses.iter().any(|a| pod.addresses.contains(a))
     }
 }
 
-impl Whereabouts {
-    /// What `program` says, of interfaces that are `attached`.
+impl PodInterfaces {
+    /// The interfaces in `program`, as far as they are `attached`.
     pub fn of(program: &Program, attached: &BTreeSet<IfIndex>) -> Self {
         let interfaces = program.table(TableId::Interface).entries.iter();
         let interfaces =
@@ -71,51 +75,55 @@ impl Whereabouts {
         Self { installed, ..Self::default() }
     }
 
-    /// What CNI says from now on.
-    pub fn set_places(&mut self, places: BTreeMap<ObjectKey, Place>) {
-        self.places = places;
+    /// Sets where pods are according to CNI, from the next search on.
+    pub fn set_placements(&mut self, placements: BTreeMap<ObjectKey, Placement>) {
+        self.placements = placements;
     }
 
-    /// A pod's interface, where it was found.
+    /// The index of a pod's interface; None where it was not found.
     pub fn interface(&self, pod: &ObjectKey) -> Option<IfIndex> {
-        self.found.get(pod).map(|found| found.way.ifindex)
+        self.found.get(pod).map(|found| found.interface.ifindex)
     }
 
-    /// All that were found.
+    /// All pods whose interface was found.
     pub fn all(&self) -> impl Iterator<Item = (&ObjectKey, Interface)> {
         self.found.iter().map(|(pod, found)| (pod, found.interface()))
     }
 
-    /// What is not certain, a line for each pod.
+    /// Why the interfaces of some pods are not certain, one line for each pod.
     pub fn doubts(&self) -> impl Iterator<Item = String> {
         self.doubts.iter().map(|(pod, doubt)| match self.interface(pod) {
             Some(ifindex) => format!("pod {pod}: {doubt}; it stays at interface {ifindex}"),
-            None => format!("pod {pod}: {doubt}; it is at none until that is clear, and not enforced"),
+            None => format!(
+                "pod {pod}: {doubt}; until this is resolved it has no interface, and its policies \
+                are not enforced"
+            ),
         })
     }
 
-    /// Looks for the interfaces of `pods`, which are all, and says what has changed.
+    /// Searches for the interfaces of `pods`, which are all local pods, and returns what has
+    /// changed.
     ///
     /// # Errors
-    /// The network's; then nothing has changed.
-    pub fn look<'a>(
+    /// The network cannot be read. Then nothing has changed.
+    pub fn rescan<'a>(
         &mut self,
         pods: impl Iterator<Item = &'a Pod>,
         network: &mut impl Network,
     ) -> io::Result<Vec<Event>> {
         let pods: Vec<&Pod> = pods.collect();
         let wanted = pods.iter().map(|pod| {
-            let place = self.places.get(&pod.key).cloned();
-            let before = self.before(pod);
-            let mac = before.and_then(|interface| interface.mac);
-            Wanted { addresses: pod.addresses.clone(), place, before: before.map(|i| i.ifindex), mac }
+            let placement = self.placements.get(&pod.key).cloned();
+            let previous = self.previous(pod);
+            let mac = previous.and_then(|interface| interface.mac);
+            PodFacts { addresses: pod.addresses.clone(), placement, previous: previous.map(|i| i.ifindex), mac }
         });
-        let answers = network.ways(&wanted.collect::<Vec<_>>())?;
+        let answers = network.find_interfaces(&wanted.collect::<Vec<_>>())?;
         let (mut found, mut doubts) = (BTreeMap::new(), BTreeMap::new());
         for (pod, answer) in pods.iter().zip(answers) {
-            if let Some(way) = answer.way {
+            if let Some(interface) = answer.interface {
                 let (uid, addresses) = (pod.uid.clone(), pod.addresses.clone());
-                found.insert(pod.key.clone(), Found { way, mac: answer.mac, uid, addresses });
+                found.insert(pod.key.clone(), Found { interface, mac: answer.mac, uid, addresses });
             }
             if let Some(doubt) = answer.doubt {
                 doubts.insert(pod.key.clone(), doubt);
@@ -125,7 +133,7 @@ impl Whereabouts {
         self.found = found;
         let said = std::mem::replace(&mut self.doubts, doubts);
         for (pod, doubt) in self.doubts.iter().filter(|(pod, doubt)| said.get(*pod) != Some(doubt)) {
-            tracing::warn!(%pod, interface = self.interface(pod).map(IfIndex::get), "which interface is its own is not certain: {doubt}");
+            tracing::warn!(%pod, interface = self.interface(pod).map(IfIndex::get), "the pod's interface is not certain: {doubt}");
         }
         if !pods.is_empty() {
             self.installed.clear();
@@ -133,16 +141,17 @@ impl Whereabouts {
         Ok(events)
     }
 
-    fn before(&self, pod: &Pod) -> Option<Interface> {
+    fn previous(&self, pod: &Pod) -> Option<Interface> {
         let known = self.found.get(&pod.key).filter(|found| found.is(pod)).map(Found::interface);
         known.or_else(|| pod.addresses.iter().find_map(|a| self.installed.get(a)).copied())
     }
 
-    /// The events that lead from what was found to `found`; what moves is said loudly.
+    /// The events that lead from the interfaces so far to `found`. A pod that moves is logged as a
+    /// warning.
     fn changes(&self, found: &BTreeMap<ObjectKey, Found>) -> Vec<Event> {
         let mut events = Vec::new();
         for (pod, before) in self.found.iter().filter(|(pod, _)| !found.contains_key(*pod)) {
-            tracing::debug!(%pod, interface = before.way.ifindex.get(), "its interface is gone");
+            tracing::debug!(%pod, interface = before.interface.ifindex.get(), "the pod's interface is gone");
             events.push(Event::Interface { pod: pod.clone(), interface: None });
         }
         for (pod, now) in found {
@@ -150,9 +159,9 @@ impl Whereabouts {
             if before == Some(now.interface()) {
                 continue;
             }
-            if let Some(old) = before.map(|i| i.ifindex).filter(|old| *old != now.way.ifindex) {
-                let (old, new, why) = (old.get(), now.way.ifindex.get(), now.way.by);
-                tracing::warn!(%pod, old, new, %why, "its interface is another one now");
+            if let Some(old) = before.map(|i| i.ifindex).filter(|old| *old != now.interface.ifindex) {
+                let (old, new, why) = (old.get(), now.interface.ifindex.get(), now.interface.source);
+                tracing::warn!(%pod, old, new, %why, "the pod's interface has changed");
             }
             events.push(Event::Interface { pod: pod.clone(), interface: Some(now.interface()) });
         }

@@ -100,14 +100,14 @@ async fn s56_a_policy_made_right_after_an_outage_is_known_before_the_view_counts
     follower.within(Duration::from_secs(6), |_| false).await;
     assert_eq!(follower.freshen().await, None, "nobody knows how new the view is");
     assert!(follower.watch.take_not_current().is_some_and(|why| why.contains("connection refused")));
-    assert!(follower.watch.contacts().all().all(|(_, contact)| !contact.up));
+    assert!(follower.watch.states().all().all(|(_, contact)| !contact.up));
     fake.come_back();
     fake.put(&policy("new"));
     let took = follower.freshen().await.expect("the server is back");
     assert!(follower.knows("new"), "after {took:?}");
     // The others need no question: they hear that the server answers.
     assert!(follower.within(USUAL, |f| f.watch.conditions().count() == 0).await);
-    assert!(follower.watch.contacts().all().all(|(_, contact)| contact.up));
+    assert!(follower.watch.states().all().all(|(_, contact)| contact.up));
 }
 
 /// S56, S58: a connection that carries nothing any more, and is not reset.
