@@ -481,9 +481,9 @@ const IDS: &[&str] = &[
 
 /// Where an id is a bare number all the same: path, name, why.
 const BARE_IDS: &[(&str, &str, &str)] = &[(
-    "testbed/src/lab/wire.rs",
+    "targets/host/src/tc.rs",
     "ifindex",
-    "goes into a netlink message as it is, and testbed does not know the tables, where the type is",
+    "goes into a netlink message as it is, and host does not know the tables, where the type is",
 )];
 
 /// Around a type: what may stand before the number that it holds.

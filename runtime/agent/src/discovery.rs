@@ -276,7 +276,8 @@ impl<'a> Search<'a> {
         for pod in self.open() {
             let facts = &self.pods[pod];
             let routes = self.host.routes.iter().filter(|(address, _)| facts.addresses.contains(address));
-            let targets: BTreeSet<IfIndex> = routes.map(|(_, i)| IfIndex::new(*i)).filter(|i| self.eligible.contains_key(i)).collect();
+            let targets: BTreeSet<IfIndex> =
+                routes.map(|(_, i)| IfIndex::new(*i)).filter(|i| self.eligible.contains_key(i)).collect();
             match targets.len() {
                 0 => {}
                 1 => found.extend(targets.first().map(|ifindex| (pod, *ifindex))),

@@ -221,7 +221,9 @@ fn asked(old: &Program, new: &Program) -> Vec<Asked> {
     let interfaces = old.table(TableId::Interface).entries.iter();
     let handed: Vec<(Key, EndpointId)> = interfaces
         .map(|(key, entry)| (key.clone(), SetEndpoint::of(entry).endpoint))
-        .filter(|(key, e)| gone(*e) && new.get(TableId::Interface, key).is_some_and(|n| SetEndpoint::of(n).endpoint != *e))
+        .filter(|(key, e)| {
+            gone(*e) && new.get(TableId::Interface, key).is_some_and(|n| SetEndpoint::of(n).endpoint != *e)
+        })
         .collect();
     let by_interface = |e: EndpointId| handed.iter().any(|(_, of)| *of == e);
     let mut asked: Vec<Asked> = all()

@@ -93,7 +93,10 @@ fn namespaces_to_which_no_link_leads_do_not_count() {
 /// A pod that takes its address off, or gives it to an accomplice, stays where it is.
 #[test]
 fn what_is_said_in_namespaces_moves_no_pod() {
-    let pods = [PodFacts { previous: Some(IfIndex::new(12)), ..wanted(B) }, PodFacts { previous: Some(IfIndex::new(13)), ..wanted(C) }];
+    let pods = [
+        PodFacts { previous: Some(IfIndex::new(12)), ..wanted(B) },
+        PodFacts { previous: Some(IfIndex::new(13)), ..wanted(C) },
+    ];
     let stay = [at(12, Source::Before), at(13, Source::Before)];
     assert_eq!(results(&host(), &pods, &[]), stay);
     assert_eq!(results(&host(), &pods, &[inside(0, &[C]), inside(1, &[B])]), stay);

@@ -93,7 +93,13 @@ fn tend(mut tender: Tender) {
     loop {
         let done = tender.tend().and_then(|moved| {
             for Moved { endpoint, family, before, now, lost } in moved {
-                tracing::debug!(endpoint = endpoint.get(), ?family, before, now, "the pod's connection table was resized");
+                tracing::debug!(
+                    endpoint = endpoint.get(),
+                    ?family,
+                    before,
+                    now,
+                    "the pod's connection table was resized"
+                );
                 if lost > 0 {
                     tracing::warn!(
                         endpoint = endpoint.get(),

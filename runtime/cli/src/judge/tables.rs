@@ -61,7 +61,13 @@ impl<'a> Tables<'a> {
     }
 
     /// The verdict of the tables for one pod, whose packets go to or come from `remote`.
-    pub(super) fn side(&self, direction: Direction, subject: (&Pod, EndpointId), remote: IpAddr, question: &Question) -> Side {
+    pub(super) fn side(
+        &self,
+        direction: Direction,
+        subject: (&Pod, EndpointId),
+        remote: IpAddr,
+        question: &Question,
+    ) -> Side {
         self.side_at(direction, subject, (remote, question.port), question)
     }
 

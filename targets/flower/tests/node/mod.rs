@@ -4,8 +4,8 @@
 
 use std::{cell::RefCell, collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
 
-use netpolc_target_flower::{Flower, lowered::Lowered};
 use netpolc_table::IfIndex;
+use netpolc_target_flower::{Flower, lowered::Lowered};
 use netpolc_testbed::{
     lab::{
         self, Simnic,
