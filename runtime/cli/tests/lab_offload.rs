@@ -20,7 +20,7 @@ fn a_machine_without_such_a_nic_is_told_so() {
     assert!(text(&output.stdout).contains("without hw-tc-offload: lo"), "{}", text(&output.stdout));
     let output = offload(&["--interface", "lo"]);
     let said = text(&output.stdout);
-    assert!(said.ends_with("Nothing here offloads filters: eBPF enforces everything, in software.\n"), "{said}");
+    assert!(said.ends_with("No interface here offloads filters: eBPF enforces everything, in software.\n"), "{said}");
     let output = offload(&["--interface", "lo", "-o", "json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let lo = &json["interfaces"][0];
