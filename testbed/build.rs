@@ -1,4 +1,5 @@
-//! Lists the files under `cases/` and `shop/` with their text, so that no program needs them at run time.
+//! Lists the files under `cases/` and `shop/` with their text, so that no program needs them at run
+//! time.
 
 use std::{env, fmt::Write as _, fs, io, path::Path};
 

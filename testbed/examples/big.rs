@@ -1,4 +1,5 @@
-//! Writes a big cluster as JSON List files: `cargo run --release -p netpolc-testbed --example big -- FOLDER [PODS]`.
+//! Writes a big cluster as JSON List files:
+//! `cargo run --release -p netpolc-testbed --example big -- FOLDER [PODS]`.
 
 use std::{env, fs, path::Path, process::ExitCode, time::Instant};
 

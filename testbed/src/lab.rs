@@ -1,10 +1,10 @@
 //! Tests that need another kernel than this machine's: one with flower, and a simulated NIC.
 //!
-//! Such a test begins with `if lab::outside(itself) { return; }`. On the machine that call runs the same test again in
-//! the lab (`testbed/lab/run.sh`) and passes judgement on what came of it; in the lab it says no, and the test goes on.
-//! Nothing is skipped: a lab that cannot be built or started fails the test.
-//! Here too: what such tests stand on, the simulated NIC ([`simnic`]), scripts and real frames ([`wire`]).
-//! Not here: the kernel and the module (`testbed/lab`).
+//! Such a test begins with `if lab::outside(itself) { return; }`. On the machine that call runs the
+//! same test again in the lab (`testbed/lab/run.sh`) and passes judgement on what came of it; in
+//! the lab it says no, and the test goes on. Nothing is skipped: a lab that cannot be built or
+//! started fails the test. Here too: what such tests stand on, the simulated NIC ([`simnic`]),
+//! scripts and real frames ([`wire`]). Not here: the kernel and the module (`testbed/lab`).
 
 use std::{
     any::type_name,
@@ -28,12 +28,14 @@ const PATIENCE: &str = "300";
 /// One lab at a time in a process: each has a whole processor busy.
 static BUSY: Mutex<()> = Mutex::new(());
 
-/// Called as `if lab::outside(this_test) { return; }` with the test function itself, whose name it needs.
+/// Called as `if lab::outside(this_test) { return; }` with the test function itself, whose name it
+/// needs.
 ///
 /// Outside of the lab it runs that test inside, prints its output, and returns true.
 ///
 /// # Panics
-/// Where the lab cannot be built or started, where the test fails in it, or where not exactly this test ran in it.
+/// Where the lab cannot be built or started, where the test fails in it, or where not exactly this
+/// test ran in it.
 pub fn outside<T, F: Fn() -> T>(_test: F) -> bool {
     if env::var_os(INSIDE).is_some() {
         return false;
@@ -55,9 +57,10 @@ pub fn outside<T, F: Fn() -> T>(_test: F) -> bool {
     true
 }
 
-/// Loads the simulated NIC with the personality of a driver (`mlx5_core`, `ice`, ...; `simnic` is one without faults)
-/// and `pairs` pairs of a representor (`simr0`...) and the port behind it (`simv0`...), besides the uplink's
-/// representor `simp0` and the wire's end `simw0`. `knobs` are further parameters of the module.
+/// Loads the simulated NIC with the personality of a driver (`mlx5_core`, `ice`, ...; `simnic` is
+/// one without faults) and `pairs` pairs of a representor (`simr0`...) and the port behind it
+/// (`simv0`...), besides the uplink's representor `simp0` and the wire's end `simw0`. `knobs` are
+/// further parameters of the module.
 ///
 /// # Panics
 /// Outside of the lab, and where the kernel refuses the module.

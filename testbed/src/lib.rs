@@ -11,6 +11,7 @@
 //! - [`lab`]: tests inside a kernel with flower and a simulated NIC
 //! - [`manifest`]: the model back to Kubernetes objects
 //! - [`shop`]: the web shop of the demonstration
+//! - [`story`]: the steps of a long test, named where it fails
 
 pub mod adversary;
 pub mod big;
@@ -24,3 +25,4 @@ pub mod offenders;
 pub mod probe;
 pub mod random;
 pub mod shop;
+pub mod story;

@@ -21,12 +21,12 @@ pub fn cluster(cluster: &Cluster) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
 }
 
-/// A Namespace.
+/// A Namespace as the API server takes it.
 pub fn namespace(name: &str, labels: &Labels) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
-/// A Node.
+/// A Node as the API server takes it.
 pub fn node(name: &str, node: &Node) -> Value {
     let addresses: Vec<Value> =
         node.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
@@ -79,7 +79,7 @@ pub fn pod(pod: &Pod) -> Value {
     object
 }
 
-/// A NetworkPolicy.
+/// A NetworkPolicy as the API server takes it.
 pub fn policy(policy: &Policy) -> Value {
     let mut spec = json!({"podSelector": selector(&policy.selector)});
     let mut types = Vec::new();

@@ -12,7 +12,7 @@ use crate::random::Rng;
 /// The ways to take much of something that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offence {
-    /// Many port classes.
+    /// Policies with many single ports, each of which is a port class.
     SinglePorts,
     /// The same for each protocol.
     ThreeProtocols,
@@ -22,7 +22,7 @@ pub enum Offence {
     ScatteredV6,
     /// A row for each rule.
     Rules,
-    /// Prefixes inside each other.
+    /// Blocks inside each other.
     Nested,
     /// A block with many excepts.
     Excepts,
@@ -44,7 +44,7 @@ pub enum Offence {
     Mixed,
 }
 
-/// All of them.
+/// Every kind of offence.
 pub const KINDS: [Offence; 15] = [
     Offence::SinglePorts,
     Offence::ThreeProtocols,
@@ -101,12 +101,12 @@ pub fn pod(namespace: &str, name: &str, address: &str) -> Pod {
     }
 }
 
-/// One label.
+/// A selector of one label.
 pub fn selector(key: &str, value: &str) -> Selector {
     Selector { requirements: vec![Requirement { key: key.into(), operator: Operator::In(vec![value.into()]) }] }
 }
 
-/// A range of ports.
+/// A range of ports of one protocol, as a policy has it.
 pub fn port(protocol: Protocol, first: u16, last: u16) -> Port {
     Port::Range { protocol, first, last }
 }

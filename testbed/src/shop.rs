@@ -27,9 +27,9 @@ pub const CUSTOMER_ADDRESSES: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
 /// The acts of the demonstration. Each has the policies of those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// No policy.
+    /// There is no policy.
     Open,
-    /// Default deny on ui.
+    /// A policy denies ui everything by default.
     DenyUi,
     /// Policies that let ui work again.
     Repaired,
@@ -38,7 +38,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All, in order.
+    /// Every stage, in the order in which the story goes.
     pub const ALL: [Stage; 4] = [Stage::Open, Stage::DenyUi, Stage::Repaired, Stage::Wrong];
 
     /// Names and texts of the policies that this stage adds.
@@ -89,9 +89,9 @@ pub fn objects() -> &'static str {
 /// Which of the two addresses that everybody has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4
+    /// IPv4.
     V4,
-    /// IPv6
+    /// IPv6.
     V6,
 }
 
@@ -100,7 +100,7 @@ pub enum Family {
 pub enum Who {
     /// A pod: namespace and name.
     Pod(&'static str, &'static str),
-    /// The customer outside.
+    /// The customer, outside the cluster.
     Customer,
 }
 
@@ -124,7 +124,10 @@ impl Who {
         }
     }
 
-    /// Its namespace in a running cluster made from [`spec`].
+    /// Where it is in a running cluster that was made from [`spec`].
+    ///
+    /// # Errors
+    /// The cluster was not made from [`spec`].
     pub fn site(self, net: &netns::Net) -> Result<&netns::Site, netns::Error> {
         match self.key() {
             Some(key) => net.pod(&key),
@@ -148,11 +151,11 @@ impl Who {
 /// A connection that the shop needs, or that a matrix shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Talk {
-    /// Who opens it.
+    /// Who opens the connection.
     pub from: Who,
-    /// To whom.
+    /// Who it is opened to.
     pub to: Who,
-    /// What it is.
+    /// Which protocol and port are asked.
     pub ask: Ask,
 }
 
@@ -191,7 +194,7 @@ pub const NEEDED: [Talk; 17] = [
     talk(ASSETS, DNS, LOOKUP),
 ];
 
-/// Everybody, services first.
+/// All parties of the shop, those that offer something first.
 pub const EVERYBODY: [Who; 12] = [
     Who::Customer,
     UI,

@@ -1,4 +1,5 @@
-//! The adversary itself: where nothing is enforced it finds every kind of violation, so that its silence means something.
+//! The adversary itself: where nothing is enforced it finds every kind of violation, so that its
+//! silence means something.
 
 use std::convert::Infallible;
 

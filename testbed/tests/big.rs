@@ -1,4 +1,5 @@
-//! The big cluster: its numbers, that it is the same every time, and that its files say what the model says.
+//! The big cluster: its numbers, that it is the same every time, and that its files say what the
+//! model says.
 
 use std::{collections::BTreeSet, fs};
 

@@ -55,7 +55,8 @@ fn the_corpus_covers_every_item_that_can_be_asked_offline() {
     let all = cases::all();
     let proved: BTreeSet<&str> =
         all.iter().flat_map(|c| c.items.iter().chain(c.probes.iter().map(|p| &p.item))).map(|s| &**s).collect();
-    // S12 speaks of events: the change sequences of `random` prove it. S28 and S33 also have tests where limits are.
+    // S12 speaks of events: the change sequences of `random` prove it. S28 and S33 also have tests
+    // where limits are.
     let missing: Vec<String> = (1..=34)
         .chain(44..=47)
         .filter(|n| *n != 12)

@@ -1,4 +1,5 @@
-//! A second of what `cargo fuzz` does for hours, on the same functions: files of the corpus with random damage.
+//! A second of what `cargo fuzz` does for hours, on the same functions: files of the corpus with
+//! random damage.
 
 use std::time::{Duration, Instant};
 

@@ -141,7 +141,8 @@ fn victim_waits_to_be_killed() {
 #[test]
 fn without_root_it_says_so_in_one_line() {
     let made = std::thread::spawn(|| {
-        // SAFETY: the bare system call changes the calling thread alone, which ends after this; -1 keeps an id.
+        // SAFETY: the system call takes integers only. Made without libc's wrapper it changes the
+        // calling thread alone, which ends after this; -1 keeps an id.
         let dropped = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65_534, -1) };
         assert_eq!(dropped, 0, "this test needs root to give it up");
         Net::up(&spec(1)).map(drop).expect_err("refused").to_string()
@@ -170,8 +171,8 @@ fn leftovers_of_runs_whose_guard_died_too_are_swept() {
 
 #[test]
 fn clusters_of_the_corpus_run_too() {
-    // Single stack, nodes without addresses, a finished pod whose address an heir has; and dual stack with a
-    // hostNetwork pod. Without enforcement everybody answers.
+    // Single stack, nodes without addresses, a finished pod whose address an heir has; and dual
+    // stack with a hostNetwork pod. Without enforcement everybody answers.
     for name in ["finished-pod", "readme"] {
         let cluster = netpolc_testbed::cases::named(name).cluster;
         let net = Net::up(&Spec::of(&cluster)).expect("a cluster");

@@ -1,7 +1,7 @@
 //! The cluster as policy sees it. Types that cannot confuse "absent" with "empty" (S5, S6, S11).
 //!
-//! Everything here is already defaulted and checked: the conversion from Kubernetes objects lives in
-//! kube-sync, which replaces what it cannot understand by the `Nothing` variants and reports it.
+//! Everything here is already defaulted and checked: the conversion from Kubernetes objects lives
+//! in kube-sync, which replaces what it cannot understand by the `Nothing` variants and reports it.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
@@ -13,9 +13,9 @@ use crate::{Labels, Selector};
 /// Namespace and name of a namespaced object; prints as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
-    /// metadata.namespace
+    /// The object's metadata.namespace.
     pub namespace: Arc<str>,
-    /// metadata.name
+    /// The object's metadata.name.
     pub name: Arc<str>,
 }
 
@@ -38,12 +38,13 @@ impl Serialize for ObjectKey {
     }
 }
 
-/// Everything policy depends on.
+/// All objects that a verdict can depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// Labels of each namespace by name. A pod whose namespace is not listed has a namespace without labels.
+    /// Labels of each namespace by name. A pod whose namespace is not listed has a namespace
+    /// without labels.
     pub namespaces: BTreeMap<Arc<str>, Labels>,
-    /// Pods by key.
+    /// All pods that the API server knows, also those that have ended.
     pub pods: BTreeMap<ObjectKey, Pod>,
     /// Network policies by key.
     pub policies: BTreeMap<ObjectKey, Policy>,
@@ -53,24 +54,28 @@ pub struct Cluster {
     pub services: BTreeMap<ObjectKey, Service>,
 }
 
-/// A Service as far as policy depends on it: which addresses and ports are not what they seem, because they lead to backends
-/// (S48). Not which backends: a packet is judged by the one that it was translated to.
+/// A Service as far as policy depends on it: which addresses and ports are not what they seem,
+/// because they lead to backends (S48). Not which backends: a packet is judged by the one that it
+/// was translated to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// clusterIPs, externalIPs and those of load balancers that the node translates; none where it is headless.
+    /// clusterIPs, externalIPs and those of load balancers that the node translates; none where it
+    /// is headless.
     pub addresses: Vec<IpAddr>,
-    /// Its ports.
+    /// The ports that it offers.
     pub ports: Vec<ServicePort>,
-    /// healthCheckNodePort: answered by every node itself, and yet not part of its services to pods (S45). TCP.
+    /// healthCheckNodePort: answered by every node itself, and yet not part of its services to pods
+    /// (S45). TCP.
     pub health_check: Option<u16>,
-    /// What is denied to pods whose egress is isolated, because there is too much of it to be judged by backend (S33).
+    /// What is denied to pods whose egress is isolated, because there is too much of it to be
+    /// judged by backend (S33).
     pub closed: Closed,
 }
 
 /// Addresses and ports of a Service that is set aside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closed {
-    /// Its addresses.
+    /// The addresses that are denied.
     pub addresses: Vec<IpAddr>,
     /// Ranges that cover its ports on each of them, first and last.
     pub ports: Vec<(Protocol, u16, u16)>,
@@ -79,31 +84,31 @@ pub struct Closed {
 /// A port of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePort {
-    /// Defaults to TCP.
+    /// The protocol; TCP where the object has none.
     pub protocol: Protocol,
-    /// port; not the backends' targetPort.
+    /// The Service's `port`; not the `targetPort` of its backends.
     pub number: u16,
-    /// nodePort, on the addresses of every node.
+    /// `nodePort`, which is open on the addresses of every node; None where there is none.
     pub node_port: Option<u16>,
 }
 
 /// A node: its addresses, as Node.status has them, and those of the interfaces that face its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// Without Service addresses (S45).
+    /// The addresses of both families, without those of Services (S45).
     pub addresses: Vec<IpAddr>,
 }
 
-/// A pod.
+/// A pod, as far as policy depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    /// Its key.
+    /// The pod's namespace and name.
     pub key: ObjectKey,
     /// metadata.uid, where known: tells a re-created pod from the old one (S43).
     pub uid: Option<Arc<str>>,
-    /// spec.nodeName
+    /// spec.nodeName; None where the pod is not scheduled yet.
     pub node: Option<Arc<str>>,
-    /// metadata.labels
+    /// The pod's metadata.labels.
     pub labels: Labels,
     /// status.podIPs (S24)
     pub addresses: Vec<IpAddr>,
@@ -121,7 +126,8 @@ impl Pod {
         self.network == PodNetwork::Own && self.phase == Phase::Active
     }
 
-    /// The numbers that `name` stands for on this pod under `protocol` (S29, S30), ascending, each once.
+    /// The numbers that `name` stands for on this pod under `protocol` (S29, S30), ascending, each
+    /// once.
     pub fn resolve_port(&self, protocol: Protocol, name: &str) -> Vec<u16> {
         let named = self.ports.iter().filter(|p| p.protocol == protocol && p.name.as_deref() == Some(name));
         let mut numbers: Vec<u16> = named.map(|p| p.number).collect();
@@ -134,9 +140,9 @@ impl Pod {
 /// Whose network namespace a pod uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PodNetwork {
-    /// Its own.
+    /// The pod has a network namespace of its own.
     Own,
-    /// The node's (hostNetwork).
+    /// The pod uses the node's (hostNetwork).
     Host,
 }
 
@@ -154,7 +160,7 @@ pub enum Phase {
 pub struct ContainerPort {
     /// Its name, where it has one.
     pub name: Option<Arc<str>>,
-    /// Defaults to TCP.
+    /// The protocol; TCP where the object has none.
     pub protocol: Protocol,
     /// containerPort, 1-65535.
     pub number: u16,
@@ -162,7 +168,7 @@ pub struct ContainerPort {
     pub host_port: Option<u16>,
 }
 
-/// A NetworkPolicy.
+/// A NetworkPolicy with its defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// Its key; it selects pods of this namespace only (S1).
@@ -186,7 +192,7 @@ impl Policy {
     }
 }
 
-/// Seen from the pod.
+/// A direction of traffic, seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
@@ -197,10 +203,10 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// Both, ingress first.
+    /// Both directions, ingress first.
     pub const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
-    /// The other one.
+    /// The other direction.
     pub fn reverse(self) -> Self {
         match self {
             Direction::Ingress => Direction::Egress,
@@ -230,9 +236,9 @@ pub enum Isolation {
 /// Traffic that is with one of the peers AND on one of the ports.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// `from` or `to`.
+    /// The rule's `from` or `to`.
     pub peers: Peers,
-    /// `ports`: of the destination.
+    /// The rule's `ports`, which are ports of the destination in both directions.
     pub ports: Ports,
 }
 
@@ -245,12 +251,12 @@ pub enum Peers {
     Listed(Vec<Peer>),
 }
 
-/// One NetworkPolicyPeer.
+/// One entry of `from` or `to` (NetworkPolicyPeer).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// Pods with these labels in these namespaces. Never hostNetwork or finished pods.
     Pods {
-        /// Where.
+        /// The namespaces in which pods are looked for.
         namespaces: Namespaces,
         /// Which; the empty selector is every pod there.
         pods: Selector,
@@ -273,7 +279,7 @@ pub enum Namespaces {
 /// An ipBlock. Host bits are masked away already (S17); every except has the cidr's family.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Block {
-    /// cidr
+    /// The block's `cidr`, with the bits behind the prefix cleared.
     pub cidr: IpNetwork,
     /// Subtracted from this block only (S18).
     pub except: Vec<IpNetwork>,
@@ -295,23 +301,23 @@ pub enum Ports {
     Listed(Vec<Port>),
 }
 
-/// One NetworkPolicyPort.
+/// One entry of `ports` (NetworkPolicyPort).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Port {
     /// Every port of the protocol (S26).
     Every(Protocol),
     /// Inclusive; first <= last (S27).
     Range {
-        /// The protocol.
+        /// The protocol; TCP where the object has none.
         protocol: Protocol,
-        /// port
+        /// The first port: `port`.
         first: u16,
-        /// endPort, or port again.
+        /// The last port: `endPort`, or `port` again where there is none.
         last: u16,
     },
     /// Resolved on the destination pod by name and protocol (S29).
     Named {
-        /// The protocol.
+        /// The protocol; TCP where the object has none.
         protocol: Protocol,
         /// The container port's name.
         name: Arc<str>,
@@ -324,11 +330,11 @@ pub enum Port {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
-    /// 6
+    /// IP protocol 6.
     Tcp,
-    /// 17
+    /// IP protocol 17.
     Udp,
-    /// 132
+    /// IP protocol 132.
     Sctp,
 }
 

@@ -1,9 +1,9 @@
-//! The oracle: a verdict for one question, straight from the model. Short, slow and obviously right;
-//! it shares nothing with the lowering, so that the two can be held against each other.
+//! The oracle: a verdict for one question, straight from the model. Short, slow and obviously
+//! right; it shares nothing with the lowering, so that the two can be held against each other.
 //!
 //! Here: new connections between two concrete addresses (S1-S34), with the offline answers for the
-//! node, the own node and the pod itself (S44-S47). Not here: replies, fragments and everything else
-//! that is a property of a packet and not of the policies.
+//! node, the own node and the pod itself (S44-S47). Not here: replies, fragments and everything
+//! else that is a property of a packet and not of the policies.
 
 use std::{fmt, net::IpAddr};
 
@@ -16,15 +16,17 @@ use crate::{
 /// May `source` open this connection (or send this packet) to `destination`?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Who sends.
+    /// Who sends the packet.
     pub source: Party,
     /// Who receives; after Service translation (S48).
     pub destination: Party,
     /// The protocol above IP.
     pub protocol: Transport,
-    /// The destination port. None: unknown or none, then only ports that cover all of the protocol match.
+    /// The destination port. None: unknown or none, then only ports that cover all of the protocol
+    /// match.
     pub port: Option<u16>,
-    /// The address and port that the source sent it to, where they are not the destination's: those of a Service.
+    /// The address and port that the source sent it to, where they are not the destination's: those
+    /// of a Service.
     pub via: Option<(IpAddr, u16)>,
 }
 
@@ -49,11 +51,11 @@ impl Party {
 /// A protocol above IP, as policy tells them apart (S32, S34).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
-    /// 6
+    /// IP protocol 6.
     Tcp,
-    /// 17
+    /// IP protocol 17.
     Udp,
-    /// 132
+    /// IP protocol 132.
     Sctp,
     /// Any other IP protocol number (ICMP is 1, ICMPv6 is 58).
     Other(u8),
@@ -100,20 +102,20 @@ impl From<Protocol> for Transport {
 /// The answer: both sides must allow (S7).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Judgement {
-    /// Both sides allow it.
+    /// True where both sides allow it.
     pub allowed: bool,
-    /// The source's side.
+    /// What the source's egress policies say.
     pub egress: Side,
-    /// The destination's side.
+    /// What the destination's ingress policies say.
     pub ingress: Side,
 }
 
-/// What one side says.
+/// The verdict of one side, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Side {
     /// The pod whose policies were asked; None where the party is no policed pod.
     pub pod: Option<ObjectKey>,
-    /// What decided.
+    /// Why the side allows or denies it.
     pub reason: Reason,
 }
 
@@ -129,8 +131,8 @@ pub enum Reason {
     Own,
     /// Traffic with the pod's own node (S44, S45).
     Node,
-    /// An address and port of a Service: the backend decides (S48), and nobody said which. Only a rule for every address, port and
-    /// protocol allows it all the same.
+    /// An address and port of a Service: the backend decides (S48), and nobody said which. Only a
+    /// rule for every address, port and protocol allows it all the same.
     Service,
     /// This policy allows it.
     Allowed(Place),
@@ -148,7 +150,7 @@ impl Reason {
 /// A place in a policy; indices count from 0 as in the API object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
-    /// Which policy.
+    /// The policy that holds the rule.
     pub policy: ObjectKey,
     /// Index into `ingress` or `egress`.
     pub rule: usize,
@@ -158,7 +160,8 @@ pub struct Place {
     pub port: Option<usize>,
 }
 
-/// Answers `question` for `cluster`. Total: a party that does not exist is an address like any other.
+/// Answers `question` for `cluster`. Total: a party that does not exist is an address like any
+/// other.
 ///
 /// An address that several active pods claim is a member only of peers that select all of them, and
 /// the policies of all of them apply, so that a conflict never widens.
@@ -256,16 +259,17 @@ fn on_own_node(case: &Case) -> bool {
     node.is_some_and(|node| node.addresses.contains(&case.remote))
 }
 
-/// S44 (as seen offline) and S45: the remote is an address of the pod's own node, and for egress the
-/// port is not where nodes tell load balancers how a Service is.
+/// S44 (as seen offline) and S45: the remote is an address of the pod's own node, and for egress
+/// the port is not where nodes tell load balancers how a Service is.
 fn with_own_node(case: &Case) -> bool {
     let asks = |port: u16| case.protocol == Transport::Tcp && case.port == Some(port);
     let health_check = case.cluster.services.values().filter_map(|s| s.health_check).any(asks);
     on_own_node(case) && (case.direction == Direction::Ingress || !health_check)
 }
 
-/// S48: for egress, does the remote with its port stand for backends? Those of a Service; and on the own node's addresses
-/// nodePorts and the hostPorts of its pods. (Other nodes' are translated there, not here: S46.)
+/// S48: for egress, does the remote with its port stand for backends? Those of a Service; and on
+/// the own node's addresses nodePorts and the hostPorts of its pods. (Other nodes' are translated
+/// there, not here: S46.)
 fn is_service(case: &Case) -> bool {
     let (Direction::Egress, Some(protocol), Some(number)) = (case.direction, case.protocol.protocol(), case.port)
     else {
@@ -298,7 +302,8 @@ fn is_closed(case: &Case) -> bool {
     closed.into_iter().any(|c| c.addresses.contains(&case.remote) && c.ports.iter().any(within))
 }
 
-/// A rule for every address of the family, on every port of every protocol, allows whatever the backend is.
+/// A rule for every address of the family, on every port of every protocol, allows whatever the
+/// backend is.
 fn allows_everything(case: &Case, rule: &Rule) -> Option<(Option<usize>, Option<usize>)> {
     let Ports::Any = rule.ports else { return None };
     let Peers::Listed(peers) = &rule.peers else { return Some((None, None)) };
@@ -309,7 +314,8 @@ fn allows_everything(case: &Case, rule: &Rule) -> Option<(Option<usize>, Option<
     peers.iter().position(whole).map(|peer| (Some(peer), None))
 }
 
-/// The indices of a peer and a port that allow it together, None standing for a list that is absent.
+/// The indices of a peer and a port that allow it together, None standing for a list that is
+/// absent.
 fn rule_allows(case: &Case, policy: &Policy, rule: &Rule) -> Option<(Option<usize>, Option<usize>)> {
     let peers: Vec<(Option<usize>, Option<&Peer>)> = match &rule.peers {
         Peers::Any => vec![(None, None)],

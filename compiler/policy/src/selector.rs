@@ -18,7 +18,7 @@ pub struct Selector {
 /// One requirement on one label key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Requirement {
-    /// The label key.
+    /// The key of the label that the requirement is about.
     pub key: Arc<str>,
     /// What must hold for it.
     pub operator: Operator,
@@ -59,8 +59,9 @@ impl Requirement {
     }
 }
 
-/// The requirements of one selector, ordered for asking it about many objects: an answer costs a few
-/// comparisons for each label of the object, however many requirements and values the selector has.
+/// The requirements of one selector, ordered for asking it about many objects: an answer costs a
+/// few comparisons for each label of the object, however many requirements and values the selector
+/// has.
 #[derive(Clone, Debug)]
 pub struct Index {
     /// Indices of the requirements, by key.

@@ -1,4 +1,5 @@
-//! The oracle on address blocks, ports, other protocols, the node, the pod itself and Services: S17 to S34, S44 to S48.
+//! The oracle on address blocks, ports, other protocols, the node, the pod itself and Services: S17
+//! to S34, S44 to S48.
 
 mod common;
 

@@ -62,7 +62,8 @@ fn big(first: u16) -> Program {
     program
 }
 
-/// Runs a step some times: the fastest and the median, in microseconds, without the time to free its result.
+/// Runs a step some times: the fastest and the median, in microseconds, without the time to free
+/// its result.
 fn show<T>(what: &str, entries: usize, rounds: usize, mut step: impl FnMut() -> T) {
     let mut times: Vec<f64> = (0..rounds)
         .map(|_| {

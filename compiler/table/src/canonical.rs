@@ -28,7 +28,8 @@ enum Place {
 /// What a row is, whatever its id: permitted port classes (by new id), then who uses it as what.
 type RowContent = (BTreeSet<PortClassId>, BTreeSet<(SetId, Family, Place)>);
 
-/// Gives ids from 1 to all of `ids` (0 stays), in the order of what `content` says of them, then of the ids.
+/// Gives ids from 1 to all of `ids` (0 stays), in the order of what `content` says of them, then of
+/// the ids.
 fn number<I: Id, C: Ord>(ids: BTreeSet<I>, content: impl Fn(I) -> C) -> Names<I> {
     let zero = I::default();
     let mut order: Vec<(C, I)> = ids.into_iter().filter(|id| *id != zero).map(|id| (content(id), id)).collect();
@@ -44,10 +45,11 @@ fn new<I: Copy + Ord>(names: &Names<I>, id: I) -> I {
 impl Program {
     /// The same program under ids that follow from what they stand for.
     ///
-    /// Endpoints, sets and classes go by their fingerprint in the directory. Without one, an endpoint keeps
-    /// its order (its id, where no endpoint has one), a class goes by its prefixes, a set by what it answers. Rows
-    /// go by their set and ports, port classes by protocol and first port. Origins and sizes stay. Entries that no packet can reach are
-    /// kept, but may stay told apart by the order of their old ids.
+    /// Endpoints, sets and classes go by their fingerprint in the directory. Without one, an
+    /// endpoint keeps its order (its id, where no endpoint has one), a class goes by its prefixes,
+    /// a set by what it answers. Rows go by their set and ports, port classes by protocol and first
+    /// port. Origins and sizes stay. Entries that no packet can reach are kept, but may stay told
+    /// apart by the order of their old ids.
     pub fn canonical(&self) -> Program {
         let names = Renaming::of(self);
         let mut out = self.clone();

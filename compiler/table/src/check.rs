@@ -1,7 +1,7 @@
 //! Checks a program against the rules of its tables, and its ids against each other.
 //!
-//! Errors are what a target may refuse or misunderstand; warnings are entries that do nothing. What the
-//! entries mean against the policies is for the oracle.
+//! Errors are what a target may refuse or misunderstand; warnings are entries that do nothing. Not
+//! here: whether the entries say what the policies say, which is for the oracle.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -17,25 +17,25 @@ use crate::{
     text,
 };
 
-/// How bad it is.
+/// Whether a finding stands in the way of installing the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// The program must not be installed.
     Error,
-    /// Nothing goes wrong, but something is useless.
+    /// Nothing goes wrong, but the entry does nothing.
     Warning,
 }
 
-/// Something wrong, and where.
+/// Something that is wrong with one table or entry. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// How bad.
+    /// Whether the program must not be installed because of it.
     pub severity: Severity,
-    /// The table.
+    /// The table that it was found in.
     pub table: TableId,
-    /// The entry in text form; None where the whole table is meant.
+    /// The entry in text form, without origins; None where the whole table is meant.
     pub entry: Option<String>,
-    /// What is wrong.
+    /// What is wrong, in words for people.
     pub message: String,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// All findings, by table and entry.
+/// Everything that is wrong with a program, by table, errors before warnings.
 pub fn check(program: &Program) -> Vec<Finding> {
     let mut checker = Checker { program, findings: Vec::new() };
     for table in program.tables() {
@@ -60,9 +60,11 @@ pub fn check(program: &Program) -> Vec<Finding> {
     checker.findings
 }
 
-/// Protocols whose ports must be covered.
+/// The protocols that have ports in NetworkPolicy, by IP protocol number. Each of their ports must
+/// be in an interval.
 const WITH_PORTS: [(u8, &str); 3] = [(6, "tcp"), (17, "udp"), (132, "sctp")];
 
+/// The findings so far.
 struct Checker<'a> {
     program: &'a Program,
     findings: Vec<Finding>,
@@ -74,16 +76,25 @@ impl<'a> Checker<'a> {
         self.findings.push(Finding { severity, table, entry, message: message.into() });
     }
 
+    /// Checks what one table can tell by itself: its size, and each entry against the schema.
+    /// Ranges must not overlap, since a lookup looks at one entry only.
     fn table(&mut self, table: &Table) {
         let (spec, count) = (table.id.spec(), table.entries.len());
         if count as u64 > table.size {
-            self.find(Severity::Error, table.id, None, format!("{count} entries, but its size is {}", table.size));
+            self.find(Severity::Error, table.id, None, format!("has {count} entries, but its size is {}", table.size));
         }
+        // The entry whose range reaches furthest so far, with its end. Keys are sorted by their
+        // exact fields and then by where the range begins, so an overlap is with this one if with
+        // any.
         let mut last: Option<(&Key, &Entry, u32)> = None;
         for (key, entry) in &table.entries {
             let mut problems = Vec::new();
             if key.fields().len() != spec.fields.len() {
-                problems.push(format!("{} fields, but the key has {}", key.fields().len(), spec.fields.len()));
+                problems.push(format!(
+                    "the key has {} fields, but the schema says {}",
+                    key.fields().len(),
+                    spec.fields.len()
+                ));
             }
             problems.extend(key.fields().iter().zip(spec.fields).filter_map(|(m, f)| field(m, f)));
             problems.extend(action(table.id, entry));
@@ -106,7 +117,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Every port of the protocols that have ports is in one interval.
+    /// Checks that each port of the protocols that have ports is in an interval, unless no verdict
+    /// depends on a port. A port outside would have class 0, which is that of protocols without.
     fn ports(&mut self) {
         let ports = &self.program.table(TableId::Port).entries;
         if ports.is_empty() && self.program.table(TableId::Verdict).entries.is_empty() {
@@ -132,7 +144,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Ids that lead nowhere, and entries that nothing leads to.
+    /// Checks ids across tables: those that lead nowhere, and entries that nothing leads to. Goes
+    /// the way of a lookup, and hands on what each table leads to.
     fn ids(&mut self) {
         let sets = self.words();
         self.endpoints();
@@ -146,7 +159,7 @@ impl<'a> Checker<'a> {
         self.program.table(table).entries.iter()
     }
 
-    /// Returns the sets that words of isolated directions name.
+    /// Checks words, and returns the sets that words of isolated directions name.
     fn words(&mut self) -> BTreeSet<SetId> {
         let mut sets = BTreeSet::new();
         for (key, entry) in self.entries(TableId::Endpoint) {
@@ -161,12 +174,13 @@ impl<'a> Checker<'a> {
                 }
             }
             if *key == endpoint_key(EndpointId::default()) {
-                self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), "endpoint 0 means none");
+                self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), "endpoint 0 stands for no endpoint");
             }
         }
         sets
     }
 
+    /// Checks that what is keyed by or leads to an endpoint finds its word.
     fn endpoints(&mut self) {
         let program = self.program;
         let known = |endpoint| program.get(TableId::Endpoint, &endpoint_key(endpoint)).is_some();
@@ -185,25 +199,27 @@ impl<'a> Checker<'a> {
                     _ => OwnMacKey::of(key).endpoint,
                 };
                 if !known(endpoint) {
-                    self.find(Severity::Warning, table, Some((key, entry)), "of no endpoint");
+                    self.find(Severity::Warning, table, Some((key, entry)), "its endpoint has no word");
                 }
             }
         }
     }
 
+    /// Checks that Services have protocols with ports: a lookup without a port never asks for one.
     fn services(&mut self) {
         for family in Family::BOTH {
             let table = TableId::service(family);
             for (key, entry) in self.entries(table) {
                 let protocol = ServiceKey::of(family, key).protocol;
                 if !WITH_PORTS.iter().any(|(number, _)| *number == protocol) {
-                    self.find(Severity::Error, table, Some((key, entry)), "a protocol without ports");
+                    self.find(Severity::Error, table, Some((key, entry)), "the protocol has no ports");
                 }
             }
         }
     }
 
-    /// Returns the classes that addresses of a family have.
+    /// Checks that the directory knows the classes of leaves, unless it knows none at all, and
+    /// returns the classes that addresses of a family have.
     fn leaves<F: Ip>(&mut self) -> impl Iterator<Item = Class> + use<F> {
         let table = TableId::remote(F::FAMILY);
         let of_family = |named: Named| matches!(named, Named::Class(class) if class.family() == F::FAMILY);
@@ -222,7 +238,7 @@ impl<'a> Checker<'a> {
         classes.into_iter().map(F::class)
     }
 
-    /// Returns the rows that sets lead to.
+    /// Checks bases and rows, and returns the rows that sets lead to.
     fn answers(&mut self, sets: &BTreeSet<SetId>, classes: &BTreeSet<Class>) -> BTreeSet<RowId> {
         let verdicts: BTreeSet<RowId> = self.entries(TableId::Verdict).map(|(k, _)| VerdictKey::of(k).row).collect();
         let mut rows = BTreeSet::new();
@@ -236,7 +252,7 @@ impl<'a> Checker<'a> {
                     self.find(Severity::Warning, table, Some((key, entry)), "no endpoint uses this set");
                 }
                 if !matches!(family_number(table, key), Some(4 | 6)) {
-                    self.find(Severity::Error, table, Some((key, entry)), "a family is 4 or 6");
+                    self.find(Severity::Error, table, Some((key, entry)), "the family must be 4 or 6");
                 } else if class.is_some_and(|class| !classes.contains(&class)) {
                     self.find(Severity::Warning, table, Some((key, entry)), "no address has this class");
                 }
@@ -253,6 +269,7 @@ impl<'a> Checker<'a> {
         rows
     }
 
+    /// Checks that verdicts can be met: their row by a set, their port class by a port.
     fn verdicts(&mut self, rows: &BTreeSet<RowId>) {
         let classes = self.entries(TableId::Port).map(|(_, e)| SetPortClass::of(e).port_class);
         let classes: BTreeSet<PortClassId> = classes.chain([PortClassId::default()]).collect();
@@ -268,6 +285,7 @@ impl<'a> Checker<'a> {
     }
 }
 
+/// What is wrong with one field of a key.
 fn field(found: &Match, spec: &FieldSpec) -> Option<String> {
     let (name, width) = (spec.name, spec.width);
     let limit = u128::MAX.checked_shr(128 - u32::from(width)).unwrap_or(0);
@@ -280,7 +298,9 @@ fn field(found: &Match, spec: &FieldSpec) -> Option<String> {
         return Some(format!("{name} is matched by {}, not {}", text::kind(spec.kind), text::kind(kind)));
     }
     match *found {
-        Match::Lpm { length, .. } if length > width => Some(format!("{name} has {width} bits, the prefix {length}")),
+        Match::Lpm { length, .. } if length > width => {
+            Some(format!("{name} has {width} bits, but the prefix has {length}"))
+        }
         Match::Range { low, high } if low > high => Some(format!("the range of {name} ends before it starts")),
         Match::Range { high, .. } if u128::from(high) > limit => Some(format!("{name} is wider than {width} bits")),
         _ if found.value().get() > limit => Some(format!("{name} is wider than {width} bits")),
@@ -291,10 +311,11 @@ fn field(found: &Match, spec: &FieldSpec) -> Option<String> {
     }
 }
 
+/// What is wrong with an entry's action and parameters.
 fn action(table: TableId, entry: &Entry) -> Vec<String> {
     let (spec, mut problems) = (entry.action.spec(), Vec::new());
     if !table.spec().actions.contains(&entry.action) {
-        problems.push(format!("{} is no action of this table's entries", spec.name));
+        problems.push(format!("{} is not an action of this table's entries", spec.name));
     }
     for (i, &value) in entry.params.iter().enumerate() {
         match spec.params.get(i) {
@@ -307,7 +328,7 @@ fn action(table: TableId, entry: &Entry) -> Vec<String> {
     }
     let known = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD | Word::BRIDGED;
     if entry.action == ActionId::SetPolicy && Word::of(entry).flags & !known != 0 {
-        problems.push("flags that mean nothing".into());
+        problems.push("it has flags without a meaning".into());
     }
     problems
 }

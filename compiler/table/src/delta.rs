@@ -1,7 +1,48 @@
 //! What changed between two programs, and the order in which to change it.
 //!
-//! Here: [`Changes`], [`diff`], and the two ways to a [`Plan`]: [`order`] for changes whose ids keep
-//! their meaning (a compiler's own), [`plan`] for any two programs.
+//! Here: [`Changes`], [`diff`], and the two ways to a [`Plan`]: [`order`] for changes whose ids
+//! keep their meaning (a compiler's own), [`plan`] for any two programs.
+//!
+//! # The invariant
+//!
+//! A *question* is an endpoint, a direction, a remote address and a port. Both programs answer
+//! every question. Between any two writes, each question has its old answer or its new one, and
+//! never the old one again after the new one (S57). Nothing is said about two questions: they may
+//! change in any order.
+//!
+//! A packet asks its question by a *lookup*, which reads the word, the remote's class, the port's
+//! class, the row and the verdict, in this order. It is not atomic: a write may fall between two of
+//! its reads. So it is not enough that the tables are right at each moment; a lookup that read its
+//! word or its class before a write must find what belongs to it afterwards. That is why there are
+//! grace periods ([`Phase::settles`](crate::Phase::settles)): after one, every lookup that began
+//! before it is over.
+//!
+//! # Why each phase keeps it
+//!
+//! Call an entry *reachable* if some lookup may read it: its ids are named by a word, a leaf or a
+//! port interval, now or since the last grace period.
+//!
+//! 1. **Refine** writes what is unreachable, and rewrites what is reachable only so that it says
+//!    the same in other words (an origin, a port interval in two parts). No answer changes.
+//! 2. **Switch** writes what lookups begin with: an interface, a word, an own address or a leaf.
+//!    All that the new word or leaf leads to was written by refine, so each write moves the
+//!    questions of one endpoint, or of one prefix, to their new answers. A question that depends on
+//!    two such writes passes through a mixture of both; `remotes` sees to it that the mixture is
+//!    one of its two answers.
+//! 3. **Coarsen** begins after a grace period, so that no lookup carries an old word. Leaves whose
+//!    mixture would have been wrong under old words change now, and words that had to use the copy
+//!    of a set get the set itself.
+//! 4. **Merge** begins after another one, so that no lookup carries an old row. Port intervals that
+//!    only old rows told apart become one.
+//! 5. **Remove** begins after the last one: what only old words, leaves, intervals and rows named
+//!    is unreachable now.
+//!
+//! Any prefix of the plan leaves tables that answer every question by one of the two programs. So a
+//! crash needs no undo: [`plan`] leads from whatever is installed to the new program.
+//!
+//! The parts: `arrange` puts all writes in order, `remotes` plans the leaves and `ports` the
+//! port intervals, `view` shows both programs, `reach` knows what is reachable, and `rename`
+//! gives ids to programs that do not share a compiler.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -15,11 +56,11 @@ mod remotes;
 mod rename;
 mod view;
 
-/// Entries that differ: before and after. Nothing where both are equal in action and parameters
-/// is listed, except where only origins differ.
+/// The entries that differ between two programs, each as it was and as it is. Entries that differ
+/// in their origins only are listed too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// (before, after); never (None, None).
+    /// The entry before and after the change; None where there is none. Never (None, None).
     pub entries: BTreeMap<(TableId, Key), (Option<Entry>, Option<Entry>)>,
 }
 
@@ -43,24 +84,25 @@ impl Changes {
         }
     }
 
-    /// Adds what changed after these.
+    /// Adds changes that were made after these ones.
     pub fn add(&mut self, later: Changes) {
         for ((table, key), (before, after)) in later.entries {
             self.note(table, key, before, after);
         }
     }
 
-    /// True where nothing changed.
+    /// True where the two programs have the same entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }
 
-/// No id is left for what must carry packets from the old answers to the new ones. Nothing was planned.
+/// No id is free for the entries that must hold between the old answers and the new ones. Nothing
+/// was planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no {what} id is left for the update: all 65535 are in use; apply the change in smaller parts")]
 pub struct Exhausted {
-    /// `set`, `row`, `class` or `port class`.
+    /// The kind of id as messages name it: `set`, `row`, `class` or `port class`.
     pub what: &'static str,
 }
 
@@ -105,15 +147,15 @@ impl Program {
     }
 }
 
-/// Orders the changes that led to `new` so that no packet sees a mix (S57): between any two writes each
-/// endpoint gets, for each remote address and port, the old program's answer or the new one's, and never
-/// the old one again after the new one.
+/// Orders the changes that led to `new` so that no packet sees a mix (S57): between any two writes
+/// each endpoint gets, for each remote address and port, the old program's answer or the new one's,
+/// and never the old one again after the new one.
 ///
-/// Ids must keep their meaning: what an id of a set, row, class or port class stands for is the same in
-/// both programs where it is in use in both; an id that comes free must not be given another meaning by the
-/// same update. Words must name sets, leaves classes and port intervals port
-/// classes whose entries are complete in `new`. Works in time proportional to the changes; only updates
-/// that move endpoints between sets while addresses change class look further.
+/// Ids must keep their meaning: what an id of a set, row, class or port class stands for is the
+/// same in both programs where it is in use in both; an id that comes free must not be given
+/// another meaning by the same update. Words must name sets, leaves classes and port intervals port
+/// classes whose entries are complete in `new`. Works in time proportional to the changes; only
+/// updates that move endpoints between sets while addresses change class look further.
 ///
 /// # Errors
 /// [`Exhausted`] where the update needs an id for its own use and none is free.
@@ -121,12 +163,12 @@ pub fn order(new: &Program, changes: &Changes) -> Result<Plan, Exhausted> {
     arrange::arrange(&View::new(new, changes, None))
 }
 
-/// The way from any program to any other, in the order of [`order`]: also from one that an interrupted
-/// update left behind. Returns `new` with those rows and sets renamed that mean something else in `old`,
-/// and the plan that leads to it.
+/// The way from any program to any other, in the order of [`order`]: also from one that an
+/// interrupted update left behind. Returns `new` with those rows and sets renamed that mean
+/// something else in `old`, and the plan that leads to it.
 ///
 /// # Errors
-/// [`Exhausted`] where no ids are free.
+/// [`Exhausted`] where the update needs an id, for itself or for a new name, and none is free.
 pub fn plan(old: &Program, new: &Program) -> Result<(Program, Plan), Exhausted> {
     let before = Reach::of(old);
     let renamed = rename::rename(old, new, (&before, &Reach::of(new)))?;

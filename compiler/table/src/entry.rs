@@ -11,7 +11,8 @@ use crate::schema::ActionId;
 pub struct Entry {
     /// One of the table's actions.
     pub action: ActionId,
-    /// The action's parameters in its order; unused places are 0. Read by the views of [`crate::schema`].
+    /// The action's parameters in its order; unused places are 0. Read by the views of
+    /// [`crate::schema`].
     pub(crate) params: [u64; 3],
     /// Where it comes from; sorted, each once. Targets need not keep it: what is read back from a
     /// kernel has none.
@@ -24,8 +25,8 @@ impl Entry {
         Self { action, params, origins: Origins::default() }
     }
 
-    /// The parameters as they stand in the table, for what is checked or shown whatever it means: what they mean is
-    /// for the views of [`crate::schema`].
+    /// The parameters as they stand in the table, for what is checked or shown whatever it means:
+    /// what they mean is for the views of [`crate::schema`].
     pub fn params(&self) -> &[u64; 3] {
         &self.params
     }
@@ -57,7 +58,7 @@ impl Entry {
 pub struct Origins(Option<Arc<[Origin]>>);
 
 impl Origins {
-    /// The list.
+    /// The origins, sorted, each once; empty where none is known.
     pub fn as_slice(&self) -> &[Origin] {
         self.0.as_deref().unwrap_or_default()
     }
@@ -72,39 +73,41 @@ impl FromIterator<Origin> for Origins {
     }
 }
 
-/// Where an entry comes from. `policy`, `pod` and `node` are names as users write them (`namespace/name`).
+/// Where an entry comes from. `policy`, `pod` and `node` are names as users write them
+/// (`namespace/name`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A policy isolates: the reason of a default deny.
     Isolates {
-        /// The policy.
+        /// The policy's `namespace/name`.
         policy: Arc<str>,
     },
     /// A part of a policy's rule. Indices are those of the API object, from 0.
     Rule {
-        /// The policy.
+        /// The policy's `namespace/name`.
         policy: Arc<str>,
         /// `ingress[i]` or `egress[i]`, by the direction of the set it stands in.
         rule: u32,
         /// `from[i]` or `to[i]`; None where the rule has no peers (any).
         peer: Option<u32>,
-        /// `ports[i]`; None where the rule has no ports (any), or where the entry speaks of peers only.
+        /// `ports[i]`; None where the rule has no ports (any), or where the entry speaks of peers
+        /// only.
         port: Option<u32>,
     },
     /// A pod's own address or interface.
     Pod {
-        /// The pod.
+        /// The pod's `namespace/name`.
         pod: Arc<str>,
     },
     /// A node's address.
     Node {
-        /// The node.
+        /// The node's name.
         node: Arc<str>,
     },
     /// The API itself, or netpolc's semantics: names the reason, such as `own node (S45)`.
     Implied {
-        /// The reason.
+        /// The reason in words, mostly with an item of docs/semantics.md.
         reason: Arc<str>,
     },
 }

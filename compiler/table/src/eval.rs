@@ -1,7 +1,7 @@
 //! The evaluator: lookups in one table, and the pipeline over all of them for one packet's facts.
 //!
-//! Here: what the tables say. Not here: what a hook does around them (parsing, state, fragments, the
-//! node's own packets): that is each target's datapath.
+//! Here: what the tables say. Not here: what a hook does around them (parsing, state, fragments,
+//! the node's own packets): that is each target's datapath.
 
 use std::{
     net::IpAddr,
@@ -26,10 +26,11 @@ pub enum Pipeline {
 }
 
 impl Pipeline {
-    /// Both.
+    /// Both pipelines, the one to the pod first.
     pub const BOTH: [Pipeline; 2] = [Pipeline::ToPod, Pipeline::FromPod];
 
-    /// The set that judges packets of this pipeline under `word`; None where the direction is not isolated.
+    /// The set that judges packets of this pipeline under `word`; None where the direction is not
+    /// isolated.
     pub fn set(self, word: Word) -> Option<SetId> {
         let (flag, set) = match self {
             Pipeline::ToPod => (Word::INGRESS, word.ingress_set),
@@ -39,30 +40,31 @@ impl Pipeline {
     }
 }
 
-/// What the tables say.
+/// What the tables say of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
-    /// The packet may pass.
+    /// Policy permits the packet.
     Permit,
-    /// It may not, unless state says that it is a reply.
+    /// Policy denies the packet. It passes all the same where state says that it is a reply.
     Deny,
-    /// Its address is a Service's: unless state says that it is a reply, it goes on and is judged after translation.
+    /// The packet's destination is a Service's: unless state says that it is a reply, it goes on
+    /// and is judged after translation.
     Defer,
 }
 
 /// A lookup that took part in a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The table.
+    /// The table that was asked.
     pub table: TableId,
-    /// The entry that matched; None: a miss, the table's default action.
+    /// The entry that matched. None is a miss: the table's default action holds.
     pub hit: Option<(Key, Entry)>,
 }
 
 /// A verdict with its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What holds.
+    /// What the tables say of the packet.
     pub verdict: Verdict,
     /// The table whose lookup, hit or miss, settled it.
     pub table: TableId,
@@ -73,11 +75,12 @@ pub struct Decision {
     pub origins: Origins,
 }
 
-/// Looks `values` up in a table, one value for each field of its key: exact fields by equality, an LPM
-/// field by the longest prefix, a range field by the interval that holds it (intervals do not overlap).
+/// Looks `values` up in a table, one value for each field of its key: exact fields by equality, an
+/// LPM field by the longest prefix, a range field by the interval that holds it (intervals do not
+/// overlap).
 ///
-/// None is a miss: the table's default action holds. Costs a few descents of the ordered map, whatever
-/// the number of entries; LPM one more for each shorter prefix that has to be tried.
+/// None is a miss: the table's default action holds. Costs a few descents of the ordered map,
+/// whatever the number of entries; LPM one more for each shorter prefix that has to be tried.
 ///
 /// # Panics
 /// Where `values` has another length than the table's key.
@@ -94,6 +97,7 @@ pub fn lookup<'a>(table: &'a Table, values: &[Value]) -> Option<(&'a Key, &'a En
         MatchKind::Lpm => longest(table, values[last], fields[last].width, fields[last].width),
         MatchKind::Range => {
             let port = u32::try_from(values[last].get()).ok()?;
+            // The greatest key of the same exact fields whose range begins at or before the port.
             let below = with(Match::Range { low: port, high: u32::MAX });
             let (key, entry) = table.entries.range(..=&below).next_back()?;
             let same = key.fields()[..last] == below.fields()[..last];
@@ -110,10 +114,11 @@ pub(crate) fn masked(value: Value, length: u8, width: u8) -> Value {
     Value::from(value.get() & mask)
 }
 
-/// The longest prefix of at most `length` bits that covers `value`, in a table keyed by one LPM field.
+/// The longest prefix of at most `length` bits that covers `value`, in a table keyed by one LPM
+/// field.
 ///
-/// Prefixes sort by value, then length, so the greatest one at or below `value/length` is either the
-/// answer, or shares with `value` exactly the bits that the answer may still have.
+/// Prefixes sort by value, then length, so the greatest one at or below `value/length` is either
+/// the answer, or shares with `value` exactly the bits that the answer may still have.
 pub(crate) fn longest(table: &Table, value: Value, length: u8, width: u8) -> Option<(&Key, &Entry)> {
     longest_in(&table.entries, value, length, width)
 }
@@ -133,6 +138,8 @@ pub(crate) fn longest_in<T>(
         if l <= length && masked(value, l, width) == found {
             return Some((key, entry));
         }
+        // Not the answer. A prefix longer than the bits that `found` shares with `value` would sort
+        // behind `found`, so the answer is that long at most, and shorter than this try in any case.
         let common = (found.get() ^ value.get()).leading_zeros() as u8 - (128 - width);
         length = common.min(length.checked_sub(1)?);
     }
@@ -165,8 +172,9 @@ pub fn word(program: &Program, endpoint: EndpointId) -> Word {
     program.get(TableId::Endpoint, &endpoint_key(endpoint)).map(Word::of).unwrap_or_default()
 }
 
-/// Judges one packet: see [`crate::schema`]. `port` is the destination port; None for protocols without.
-/// Not here: the guard on sources (S55), self traffic (S47) and packets born on the node (S44).
+/// Judges one packet: see [`crate::schema`]. `port` is the destination port; None for protocols
+/// without. Not here: the guard on sources (S55), self traffic (S47) and packets born on the node
+/// (S44).
 pub fn decide(
     program: &Program,
     pipeline: Pipeline,
@@ -181,6 +189,7 @@ pub fn decide(
     };
     let exactly = |table: TableId, key: Key| program.table(table).entries.get_key_value(&key);
 
+    // Not isolated, or unknown: nothing else is asked.
     let hit = exactly(TableId::Endpoint, endpoint_key(endpoint));
     note(TableId::Endpoint, hit);
     let word = hit.map(|(_, e)| Word::of(e)).unwrap_or_default();
@@ -193,6 +202,7 @@ pub fn decide(
     note(TableId::remote(family), hit);
     let class = hit.map_or(Leaf::unnamed(family), |(_, e)| Leaf::of(family, e)).class;
 
+    // Protocols without ports have class 0, as do ports of protocols that no policy can name.
     let mut pc = PortClassId::default();
     if let Some(port) = port {
         let hit = interval(program, protocol, port);
@@ -200,6 +210,8 @@ pub fn decide(
         pc = hit.map_or(pc, |(_, e)| SetPortClass::of(e).port_class);
     }
 
+    // The row of the class overrides the base. The base is noted in any case: its origins name the
+    // policies that isolate.
     let base = exactly(TableId::Base, base_key(set, family));
     note(TableId::Base, base);
     let isolating = base.map(|(_, e)| e.origins.clone()).unwrap_or_default();
@@ -225,6 +237,8 @@ pub fn decide(
         Answer::Deny => Verdict::Deny,
     };
 
+    // Only what is denied is looked up among Services: what policy permits as an address needs no
+    // second judgement behind translation.
     if let Some(port) = port.filter(|_| verdict == Verdict::Deny && pipeline == Pipeline::FromPod) {
         let table = TableId::service(family);
         let hit = exactly(table, service_key(remote, protocol, port));
@@ -237,7 +251,8 @@ pub fn decide(
     let origins = match verdict {
         Verdict::Deny | Verdict::Defer => preferring(&[isolating], isolates),
         Verdict::Permit => {
-            // Of the rules for the peer only those that permit the port.
+            // The entry of the class lists every rule that names the peer; only those explain the
+            // verdict that permit the port, too.
             let permits = |peer: &&Origin| {
                 reasons.first().is_none_or(|ports| ports.as_slice().iter().any(|p| same_rule(p, peer)))
             };
@@ -249,7 +264,7 @@ pub fn decide(
     Decision { verdict, table, steps, origins }
 }
 
-/// Do both speak of one rule, or of one implied reason?
+/// Do both name the same rule of the same policy, or the same implied reason?
 fn same_rule(a: &Origin, b: &Origin) -> bool {
     match (a, b) {
         (Origin::Rule { policy: p, rule: r, .. }, Origin::Rule { policy: q, rule: s, .. }) => p == q && r == s,
@@ -258,6 +273,7 @@ fn same_rule(a: &Origin, b: &Origin) -> bool {
     }
 }
 
+/// Does this origin name a policy for isolating, not for a rule?
 fn isolates(origin: &Origin) -> bool {
     matches!(origin, Origin::Isolates { .. })
 }
@@ -303,7 +319,8 @@ pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option
     port.is_some_and(|p| program.get(table, &service_key(address, protocol, p)).is_some())
 }
 
-/// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel has to (S45).
+/// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel
+/// has to (S45).
 pub fn names_port(program: &Program, endpoint: EndpointId, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
     let Some(set) = Pipeline::FromPod.set(word(program, endpoint)) else { return false };
     let row = Answer::of(answer(program, set, remote(program, address).class)).row();
@@ -325,14 +342,15 @@ pub fn own_mac(program: &Program, endpoint: EndpointId) -> Option<Mac> {
     program.get(TableId::OwnMac, &own_mac_key(endpoint)).map(|e| SetMac::of(e).address)
 }
 
-/// What a class is answered by in a set: its row entry, else the set's base; None: the default, deny.
+/// What a class is answered by in a set: its row entry, else the set's base; None: the default,
+/// deny.
 pub fn answer(program: &Program, set: SetId, class: Class) -> Option<&Entry> {
     let row = program.get(TableId::Row, &row_key(set, class));
     row.or_else(|| program.get(TableId::Base, &base_key(set, class.family())))
 }
 
-/// The verdict that holds for every port of `protocol` under a row; None where it depends on the port.
-/// For protocols without ports there is one verdict, so it always is one.
+/// The verdict that holds for every port of `protocol` under a row; None where it depends on the
+/// port. For protocols without ports there is one verdict, so it always is one.
 pub fn row_alike(program: &Program, row: RowId, protocol: u8) -> Option<Verdict> {
     let verdict = |pc| if permits(program, row, pc) { Verdict::Permit } else { Verdict::Deny };
     let mut classes: Vec<PortClassId> = vec![];
@@ -349,8 +367,8 @@ pub fn row_alike(program: &Program, row: RowId, protocol: u8) -> Option<Verdict>
     classes.iter().all(|&pc| verdict(pc) == first).then_some(first)
 }
 
-/// The verdict that holds for every port of `protocol`, for fragments that come before their first one
-/// (S50); None where it depends on the port.
+/// The verdict that holds for every port of `protocol`, for fragments that come before their first
+/// one (S50); None where it depends on the port.
 pub fn alike(
     program: &Program,
     pipeline: Pipeline,

@@ -1,8 +1,8 @@
 //! Ids: a type for each kind of number that names something, so that no two kinds can be mixed up.
 //!
-//! Each is as wide as the field that holds it in the tables, prints as the number alone, and turns into a
-//! number or comes from one only where the code says so (`new`, `get`, `parse`). What an id stands for is its
-//! type's doc; how it is printed in a table is `schema::part`'s.
+//! Each is as wide as the field that holds it in the tables, prints as the number alone, and turns
+//! into a number or comes from one only where the code says so (`new`, `get`, `parse`). What an id
+//! stands for is its type's doc; how it is printed in a table is `schema::part`'s.
 //!
 //! ```compile_fail,E0308
 //! use netpolc_table::{PortClassId, RowId, schema::verdict_key};
@@ -98,7 +98,7 @@ macro_rules! ids {
                 Self(number)
             }
 
-            /// Its number.
+            /// The number inside, as tables store it.
             $visible const fn get(self) -> $raw {
                 self.0
             }
@@ -127,14 +127,15 @@ macro_rules! ids {
 }
 
 ids! {
-    /// An interface of the network namespace that the node's agent is in, as the kernel numbers them; the
-    /// kernel gives 0 to none.
+    /// An interface of the network namespace that the node's agent is in, as the kernel numbers
+    /// them; the kernel gives 0 to none.
     pub struct IfIndex(u32);
 
     /// A pod of this node, as the tables know it. 0: none.
     pub struct EndpointId(u16);
 
-    /// A policy set: what the policies that isolate an endpoint in one direction say together. 0: none.
+    /// A policy set: what the policies that isolate an endpoint in one direction say together. 0:
+    /// none.
     pub struct SetId(u16);
 
     /// What a set answers a class with where that depends on the port. 0: none.
@@ -174,7 +175,7 @@ pub trait Id: Copy + Ord + Hash + Default + fmt::Debug + fmt::Display {
     /// The id with this number.
     fn numbered(number: u16) -> Self;
 
-    /// Its number.
+    /// The number inside, as tables store it.
     fn number(self) -> u16;
 }
 
@@ -204,7 +205,7 @@ pub struct V4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct V6;
 
-/// [`V4`] or [`V6`].
+/// A family as a type: [`V4`] or [`V6`].
 pub trait Ip: Copy + Ord + Hash + Default + fmt::Debug {
     /// The same as a value.
     const FAMILY: Family;
@@ -248,8 +249,9 @@ impl Ip for V6 {
 
 /// Addresses of one family that no set tells apart. 0: those that no peer names.
 ///
-/// The families are numbered apart, so a number without its family says nothing. Code that is made once for
-/// each family takes `ClassId<F>`; code that learns the family from a packet or a key has a [`Class`].
+/// The families are numbered apart, so a number without its family says nothing. Code that is made
+/// once for each family takes `ClassId<F>`; code that learns the family from a packet or a key has
+/// a [`Class`].
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ClassId<F>(u16, PhantomData<F>);
@@ -260,7 +262,7 @@ impl<F> ClassId<F> {
         Self(number, PhantomData)
     }
 
-    /// Its number.
+    /// The number among the classes of its family.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -293,9 +295,9 @@ impl<F: Ip> Id for ClassId<F> {
 /// A class with its family. Orders by family, then by number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Of IPv4 addresses.
+    /// A class of IPv4 addresses.
     V4(ClassId<V4>),
-    /// Of IPv6 addresses.
+    /// A class of IPv6 addresses.
     V6(ClassId<V6>),
 }
 
@@ -313,7 +315,7 @@ impl Class {
         Class::new(family, 0)
     }
 
-    /// Its family.
+    /// The family of the addresses in the class.
     pub const fn family(self) -> Family {
         match self {
             Class::V4(_) => Family::V4,
@@ -321,7 +323,7 @@ impl Class {
         }
     }
 
-    /// Its number among the classes of its family.
+    /// The number among the classes of its family.
     pub const fn get(self) -> u16 {
         match self {
             Class::V4(id) => id.get(),

@@ -1,13 +1,14 @@
 //! A program as JSON, in the field names of P4Runtime's p4info, with its entries.
 //!
-//! - Ids follow P4Runtime: the high byte is the kind (1 action, 2 table), the rest the place in the schema
-//!   from 1; fields and parameters count from 1. They do not depend on the entries.
-//! - A table's entries have the shape of P4Runtime's TableEntry (`match`, `action`, `priority`), beside p4info's
-//!   own fields. Values are hexadecimal, as wide as their field; `text` is the entry as [`crate::text`] prints
-//!   it, `origins` where it comes from.
-//! - Priority is nonzero exactly in tables with a range field, as P4Runtime demands. It is 1 for all entries:
-//!   they never overlap.
-//! - Actions that only a default uses are marked `DEFAULT_ONLY`, those that only entries use `TABLE_ONLY`.
+//! - Ids follow P4Runtime: the high byte is the kind (1 action, 2 table), the rest the place in the
+//!   schema from 1; fields and parameters count from 1. They do not depend on the entries.
+//! - A table's entries have the shape of P4Runtime's TableEntry (`match`, `action`, `priority`),
+//!   beside p4info's own fields. Values are hexadecimal, as wide as their field; `text` is the
+//!   entry as [`crate::text`] prints it, `origins` where it comes from.
+//! - Priority is nonzero exactly in tables with a range field, as P4Runtime demands. It is 1 for
+//!   all entries: they never overlap.
+//! - Actions that only a default uses are marked `DEFAULT_ONLY`, those that only entries use
+//!   `TABLE_ONLY`.
 
 use serde_json::{Value as Json, json};
 

@@ -15,7 +15,7 @@ pub struct Value {
 }
 
 impl Value {
-    /// The number itself.
+    /// The value as one number.
     pub fn get(self) -> u128 {
         (self.high as u128) << 64 | self.low as u128
     }
@@ -79,26 +79,26 @@ impl fmt::Debug for Value {
 /// One field of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Match {
-    /// Equal.
+    /// The field must be equal to this.
     Exact(Value),
     /// Equal in the first `length` of the field's bits; the other bits of `value` are zero.
     Lpm {
         /// The prefix, in the field's full width.
         value: Value,
-        /// Its length in bits.
+        /// The length of the prefix in bits.
         length: u8,
     },
     /// `low <= field <= high`.
     Range {
-        /// First.
+        /// The first value that matches.
         low: u32,
-        /// Last.
+        /// The last value that matches.
         high: u32,
     },
 }
 
 impl Match {
-    /// An exact match.
+    /// A match of exactly this value.
     pub fn exact(v: impl Into<Value>) -> Self {
         Match::Exact(v.into())
     }
@@ -122,12 +122,13 @@ impl Key {
         Key(fields.into_iter().collect())
     }
 
-    /// The fields.
+    /// One match for each field of the table's key, in the schema's order.
     pub fn fields(&self) -> &[Match] {
         &self.0
     }
 
-    /// The prefix of a key that is one: its bits and its length. Of a field that is matched otherwise, no bits.
+    /// The prefix of a key that is one: its bits and its length. Of a field that is matched
+    /// otherwise, no bits.
     pub fn prefix(&self) -> (Value, u8) {
         match self.0.first() {
             Some(&Match::Lpm { value, length }) => (value, length),

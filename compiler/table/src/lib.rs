@@ -1,7 +1,8 @@
-//! The table IR: P4-style match-action tables, neutral between the lowering above and the targets below.
+//! The table IR: P4-style match-action tables, neutral between the lowering above and the targets
+//! below.
 //!
-//! Here: ids ([`id`]), keys and entries ([`key`], [`entry`]), the tables a netpolc program consists of
-//! ([`schema`]), the program ([`program`]) and the atomic writes that change it ([`mod@write`]);
+//! Here: ids ([`id`]), keys and entries ([`key`], [`entry`]), the tables a netpolc program consists
+//! of ([`schema`]), the program ([`program`]) and the atomic writes that change it ([`mod@write`]);
 //! what can be done with a program alone: look packets up ([`eval`]), go from one to another
 //! ([`delta`]), print, parse and check it ([`text`], [`json`], [`check`]), and cut out what
 //! concerns one pod ([`slice`](mod@slice)). Not here: where entries come from (compiler/lower) and

@@ -26,11 +26,11 @@ use crate::{
 /// Where a text stops being a program, and what would have been right there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
-    /// From 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// In characters, from 1.
+    /// The column in characters, counted from 1.
     pub column: usize,
-    /// What should stand there.
+    /// What could have stood there instead.
     pub expected: String,
     /// What stands there: the rest of the line, cut short. Empty at the end.
     pub found: String,
@@ -45,11 +45,12 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Parses a program. Tables may stand in any order and be left out (they are empty then, with their usual
-/// size); their headers must be those of the schema.
+/// Parses a program. Tables may stand in any order and be left out (they are empty then, with their
+/// usual size); their headers must be those of the schema.
 ///
 /// # Errors
-/// The first place that does not fit. What fits but breaks a table's rules is for [`crate::check`].
+/// Names the first place that does not fit the grammar. What fits but breaks a table's rules is for
+/// [`crate::check`].
 pub fn parse(text: &str) -> Result<Program, ParseError> {
     program(text).map(|(_, program)| program).map_err(|error| {
         let (rest, expected) = match error {
@@ -286,7 +287,7 @@ fn name(input: &str) -> Parsed<'_, Arc<str>> {
     let end = input[..end].find("//").unwrap_or(end);
     let text = &input[..end];
     if text.is_empty() || WORDS.contains(&text) {
-        return fail(input, "a name, quoted where it is no plain word");
+        return fail(input, "a name, in quotes unless it is a plain word");
     }
     Ok((space(&input[end..])?.0, text.into()))
 }

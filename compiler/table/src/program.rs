@@ -10,14 +10,14 @@ pub struct Program {
     tables: Vec<Arc<Table>>,
 }
 
-/// One table.
+/// One table with its entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Which.
+    /// Which of the schema's tables it is.
     pub id: TableId,
-    /// Capacity in entries.
+    /// The most entries that it may have.
     pub size: u64,
-    /// In key order.
+    /// The entries by key, in key order.
     pub entries: BTreeMap<Key, Entry>,
 }
 
@@ -33,12 +33,12 @@ impl Default for Program {
 }
 
 impl Program {
-    /// A table.
+    /// One of the tables.
     pub fn table(&self, id: TableId) -> &Table {
         &self.tables[id as usize]
     }
 
-    /// A table, to change it.
+    /// One of the tables, to change it; a copy of its own where a clone shares it.
     pub fn table_mut(&mut self, id: TableId) -> &mut Table {
         Arc::make_mut(&mut self.tables[id as usize])
     }
@@ -53,7 +53,7 @@ impl Program {
         self.table(id).entries.get(key)
     }
 
-    /// Entries of all tables.
+    /// The number of entries in all tables together.
     pub fn len(&self) -> usize {
         self.tables.iter().map(|t| t.entries.len()).sum()
     }

@@ -1,9 +1,10 @@
 //! The tables of a netpolc program: their keys and actions, declared once.
 //!
 //! From the two declarations below come the descriptions that text form, JSON and checks read
-//! ([`TableId::spec`], [`ActionId::spec`]), and typed views of keys and entries with their constructors
-//! (`RowKey::of`, [`row_key`]; `SetRow::of`, [`set_row`]). Nothing else knows at which place of a key or entry an
-//! id stands. A view's doc is that of its table or action; its fields are those of the declaration.
+//! ([`TableId::spec`], [`ActionId::spec`]), and typed views of keys and entries with their
+//! constructors (`RowKey::of`, [`row_key`]; `SetRow::of`, [`set_row`]). Nothing else knows at which
+//! place of a key or entry an id stands. A view's doc is that of its table or action; its fields
+//! are those of the declaration.
 //!
 //! ```
 //! use netpolc_table::{ClassId, SetId, id::V4, schema::{RowKey, row_key}, text, TableId};
@@ -35,8 +36,8 @@
 //!                                                  defer: on, to be judged after translation (S48)
 //! ```
 //!
-//! A packet that was deferred is judged once more where it leaves the node or comes to a local pod: by the
-//! sender's egress set, with the destination that it has by then as remote.
+//! A packet that was deferred is judged once more where it leaves the node or comes to a local pod:
+//! by the sender's egress set, with the destination that it has by then as remote.
 //!
 //! Rows belong to one set each. Set, class, row and port-class ids mean nothing by themselves and
 //! never change meaning while a live endpoint word can reach them (see [`crate::write`]).
@@ -112,7 +113,8 @@ tables! {
     ServiceV6 "service_v6" ServiceV6Key { address: Ipv6Addr, protocol: u8 as Protocol, port: u16 }
         => Defer; else Miss
 
-    /// protocol, destination port -> leads into a tunnel that ends on a node; port 0 where the protocol has no ports
+    /// protocol, destination port -> leads into a tunnel that ends on a node; port 0 where the
+    /// protocol has no ports
     Tunnel "tunnel" TunnelKey { protocol: u8 as Protocol, port: u16 } fn tunnel_key
         => Tunnel; else Miss
 

@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the remotes
-/// and ports that these tell apart from others.
+/// What of a program concerns one endpoint: its words, the sets they name, their rows, and the
+/// remotes and ports that these tell apart from others.
 pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
     let word = eval::word(program, endpoint);
     let sets: BTreeSet<SetId> =
@@ -44,7 +44,8 @@ pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
         keep(TableId::ServiceV4, &|_, _| true);
         keep(TableId::ServiceV6, &|_, _| true);
     }
-    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another class).
+    // Prefixes of these classes, and those cut out of them (an except is a longer prefix of another
+    // class).
     for family in Family::BOTH {
         let table = program.table(TableId::remote(family));
         let covers: Vec<(u128, u8)> = table

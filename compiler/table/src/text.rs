@@ -6,11 +6,12 @@
 //! }
 //! ```
 //!
-//! A table's key names each field with its width in bits and its match kind; an entry gives the values in
-//! that order: a number, address or protocol name, with `/length` for a prefix and `first-last` for a range.
-//! What follows `#` is where the entry comes from and part of the text; `//` starts a comment. Tables and
-//! entries stand in canonical order. Every program prints so that it parses back to itself, also one that
-//! breaks its tables' rules (see [`crate::check`]): what a field's format cannot show prints as a number.
+//! A table's key names each field with its width in bits and its match kind; an entry gives the
+//! values in that order: a number, address or protocol name, with `/length` for a prefix and
+//! `first-last` for a range. What follows `#` is where the entry comes from and part of the text;
+//! `//` starts a comment. Tables and entries stand in canonical order. Every program prints so that
+//! it parses back to itself, also one that breaks its tables' rules (see [`crate::check`]): what a
+//! field's format cannot show prints as a number.
 
 use std::{
     fmt::{self, Display, Write},
@@ -23,7 +24,8 @@ use crate::{
     schema::{Format, MatchKind, TableSpec},
 };
 
-/// Prints a whole program.
+/// The whole program as text, which [`parse`] reads back. Ends with a line
+/// break.
 pub fn print(program: &Program) -> String {
     let mut out = String::new();
     for table in program.tables() {
@@ -36,7 +38,7 @@ pub fn print(program: &Program) -> String {
 /// Prints one table with its header.
 ///
 /// # Errors
-/// Only those of `out`.
+/// Only `out` can fail: writing to a `String` never does.
 pub fn print_table(out: &mut impl Write, table: &Table) -> fmt::Result {
     write!(out, "{} size {} {} {{", Head(table.id.spec()), table.size, Tail(table.id.spec()))?;
     for (key, entry) in &table.entries {
@@ -60,8 +62,8 @@ pub fn action(entry: &Entry) -> String {
     Call(entry).to_string()
 }
 
-/// Parses anything and checks what must hold for it: no panic, and what parses prints back to itself. For
-/// fuzzing.
+/// Parses anything and checks what must hold for it: no panic, and what parses prints back to
+/// itself. For fuzzing.
 ///
 /// # Panics
 /// Where that does not hold.

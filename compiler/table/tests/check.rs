@@ -51,7 +51,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::RemoteV4,
             prefix(0, 33),
             leaf(),
-            "error: table remote_v4: `0.0.0.0/33 -> set_remote(class 0, incarnation 0x0)`: address has 32 bits, the prefix 33",
+            "error: table remote_v4: `0.0.0.0/33 -> set_remote(class 0, incarnation 0x0)`: address has 32 bits, but the prefix has 33",
         ),
         (
             TableId::RemoteV4,
@@ -63,7 +63,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::RemoteV6,
             Key::new([]),
             leaf(),
-            "error: table remote_v6: `() -> set_remote(class 0, incarnation 0x0)`: 0 fields, but the key has 1",
+            "error: table remote_v6: `() -> set_remote(class 0, incarnation 0x0)`: the key has 0 fields, but the schema says 1",
         ),
         (
             TableId::Endpoint,
@@ -75,7 +75,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::Directory,
             directory_key(Named::Set(SetId::new(1))),
             plain(ActionId::Permit),
-            "error: table directory: `2, 1 -> permit`: permit is no action of this table's entries",
+            "error: table directory: `2, 1 -> permit`: permit is not an action of this table's entries",
         ),
         (
             TableId::RemoteV4,
@@ -93,7 +93,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::Endpoint,
             endpoint_key(EndpointId::new(1)),
             set_policy(Word::flagged(32)),
-            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: flags that mean nothing",
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: it has flags without a meaning",
         ),
     ];
     for (table, key, entry, message) in cases {
@@ -110,7 +110,7 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
         small.table_mut(TableId::OwnV4).entries.insert(key, plain(ActionId::Own));
     }
     let found = check::check(&small);
-    assert_eq!(found[0].to_string(), "error: table own_v4: 2 entries, but its size is 1");
+    assert_eq!(found[0].to_string(), "error: table own_v4: has 2 entries, but its size is 1");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
     let expected = [
         "warning: table interface: `1 -> set_endpoint(endpoint 9)`: endpoint 9 has no word: nothing is isolated",
         "error: table endpoint: `1 -> set_policy(ingress_set 1, egress_set 2, flags 0x3)`: set 2 has no base for family 6: it denies everything",
-        "warning: table own_v4: `3, 10.0.0.1 -> own`: of no endpoint",
+        "warning: table own_v4: `3, 10.0.0.1 -> own`: its endpoint has no word",
         "error: table remote_v4: `10.0.0.1/32 -> set_remote(class 2, incarnation 0x0)`: the directory does not know class 2",
         "error: table base: `2, 4 -> set_row(row 5)`: no verdict belongs to row 5",
         "warning: table row: `1, 4, 3 -> permit`: no address has this class",

@@ -1,5 +1,5 @@
-//! `delta::order` as an incremental compiler uses it: programs whose ids keep their meaning, from a small
-//! model of policies that changes at random.
+//! `delta::order` as an incremental compiler uses it: programs whose ids keep their meaning, from a
+//! small model of policies that changes at random.
 
 mod common;
 
@@ -149,7 +149,8 @@ fn rules(random: &mut Random) -> Rules {
     (0..random.below(4)).map(|_| (random.below(4) as u8, random.pick(&ports))).collect()
 }
 
-/// One event, or several at once: policies that change for one or all, pods and addresses that come and go.
+/// One event, or several at once: policies that change for one or all, pods and addresses that come
+/// and go.
 fn change(random: &mut Random, model: &mut Model) {
     for _ in 0..=random.below(3) {
         match random.below(6) {

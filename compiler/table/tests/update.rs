@@ -34,7 +34,8 @@ fn s57_no_packet_sees_a_mix_between_any_two_programs() {
         assert!(end == renamed, "{what}: {:?}", delta::diff(&end, &renamed));
         seen.extend(plan.steps.iter().map(|(phase, write)| (*phase, write.table)));
     }
-    // The hard ways were taken: prefixes and port intervals that move late, words by way of a copied set.
+    // The hard ways were taken: prefixes and port intervals that move late, words by way of a
+    // copied set.
     for hard in
         [(Coarsen, TableId::RemoteV4), (Coarsen, TableId::Endpoint), (Refine, TableId::Port), (Merge, TableId::Port)]
     {

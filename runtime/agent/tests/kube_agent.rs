@@ -38,6 +38,7 @@ use netpolc_testbed::{
         storage::Storage,
     },
     random::Rng,
+    story::Story,
 };
 use serde_json::{Value, json};
 
@@ -163,6 +164,8 @@ impl Scene {
 /// S58, S61: one agent's life: no rights, rights, changes, no server, a server again.
 #[tokio::test]
 async fn the_agent_follows_a_real_api_server() {
+    let steps = Story::begin();
+    steps.step("start an API server with some objects");
     let mut server = Server::start().await.unwrap();
     let admin = server.client(User::Admin).await.unwrap();
     create(&admin, &namespace("shop")).await.unwrap();
@@ -177,7 +180,7 @@ async fn the_agent_follows_a_real_api_server() {
     create(&admin, &pod("far", "n2", "ui", "10.9.0.2")).await.unwrap();
     create(&admin, &policy("db", "db", "ui")).await.unwrap();
 
-    // Tables that an earlier agent left behind.
+    steps.step("fill tables as an earlier agent would have left them");
     let host = Host::new();
     let left = load([Input::bytes("left", LEFT)]).cluster;
     let mut compiler = compile(&left, Scope::Node("n1".into())).unwrap();
@@ -197,23 +200,30 @@ async fn the_agent_follows_a_real_api_server() {
     let agent =
         cluster_loop::serve(&options, source, Metrics::new(pin_dir.clone()), host, Net, async { drop(stopped.await) });
     let story = async {
-        // Without rights nothing changes, and the record says why.
+        steps.step("start the agent without rights: nothing changes, and the record says why");
         scene
             .until("refusals", |s| s.record().problems.iter().filter(|p| p.contains("ClusterRole")).count() == 6)
             .await;
         assert!(scene.record().behind.unwrap().contains("first list of"));
         assert_eq!(scene.host.program(), before);
+        steps.step("give the agent its rights");
         grant(&server, &admin).await;
         scene.until("the cluster", |s| s.record().behind.is_none() && s.policy("shop/db").is_some()).await;
         assert_eq!(scene.record().pods.iter().map(|p| &*p.pod).collect::<Vec<_>>(), ["shop/db"]);
         in_step(&scene, &admin, "the first view").await;
+        steps.step("publish a node's status");
         node_status(&scene, &server, &admin).await;
+        steps.step("follow changes of pods and policies");
         follows(&scene, &admin).await;
+        steps.step("follow changes of namespaces, and addresses that pass to other pods");
         namespaces_and_addresses(&scene, &admin).await;
+        steps.step("follow random events");
         random_events(&scene, &admin).await;
+        steps.step("lose the server, and get it back");
         outage(&scene, &mut server).await;
+        steps.step("set a policy aside that takes more than its share");
         over_its_share(&scene, &server).await;
-        // The agent's own status has found its way.
+        steps.step("read the agent's own status from the API server");
         let admin = server.client(User::Admin).await.unwrap();
         let status = node_policy_status(&admin, |s| s["conditions"][3]["reason"] == "SetAside").await;
         assert_eq!(status["agentVersion"], env!("CARGO_PKG_VERSION"));

@@ -20,6 +20,7 @@ use std::{
 use netpolc_testbed::{
     netns::{Namespace, Site},
     probe::{Answer, Ask, Connection, PATIENCE, Question, Servers, ask},
+    story::Story,
 };
 use serde_json::Value;
 
@@ -346,10 +347,10 @@ impl Traffic {
 /// S12, S56, S58, S60 on a real node, from the chart to its removal.
 #[test]
 fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
-    let began = Instant::now();
-    let stage = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
+    let story = Story::begin();
+    story.step("start a node of a real cluster");
     let cluster = Cluster::up();
-    stage("the node is ready");
+    story.step("apply every form of the manifests without effect");
 
     // The API server takes every form of the manifests, unknown fields and all.
     let dry = ["apply", "--dry-run=server", "--validate=true", "-f", "-"];
@@ -365,7 +366,7 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
         let objects = succeeds(Command::new(&kubectl).arg("kustomize").arg(folder), "");
         succeeds(&mut cluster.command("kubectl", &dry), &objects);
     }
-    stage("manifests are valid");
+    story.step("run pods without an agent");
 
     // Pods that run before there is an agent, and a connection that policy will cut.
     for name in ["client", "other", "server"] {
@@ -376,14 +377,14 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     assert!(passes(&other, &server, REDIS, PATIENCE) && passes(&client, &server, REDIS, PATIENCE));
     let mut unwanted = Connection::open(&other, address(&server), REDIS, PATIENCE).unwrap().unwrap();
     let before = cluster.exec(&["cat", "/etc/cni/net.d/10-ptp.conflist"]);
-    stage("pods run");
+    story.step("roll out the DaemonSet");
 
     cluster.apply(&chart(&[]));
     cluster.rollout();
-    stage("the DaemonSet is rolled out");
     assert!(cluster.exec(&["cat", "/etc/cni/net.d/10-ptp.conflist"]).contains("netpolc-cni"));
     assert!(passes(&other, &server, REDIS, PATIENCE), "without policies nothing is isolated");
 
+    story.step("apply policies, and have them enforced");
     cluster.apply(POLICIES);
     let began = Instant::now();
     let mut took = Duration::ZERO;
@@ -394,26 +395,26 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
         // The machine may just be busy.
         soon && denied(&other, &server, REDIS) && denied(&client, &other, REDIS)
     });
-    stage(&format!("policies were enforced {took:?} after kubectl returned"));
+    println!("policies were enforced {took:?} after kubectl returned");
     assert!(passes(&client, &server, REDIS, PATIENCE) && passes(&client, &server, DNS, PATIENCE));
     assert!(!passes(&client, &other, REDIS, PATIENCE) && !passes(&other, &server, DNS, PATIENCE));
     assert_eq!(unwanted.poke(PATIENCE), Answer::Silent);
     let status = cluster.status();
     assert_eq!((&status["enforcing"], &status["agent"]["running"]), (&true.into(), &true.into()), "{status}");
 
-    // The cluster sees it, too.
+    story.step("read the node's status from the API server");
     until("the node's status", Duration::from_secs(60), || {
         let nodes = cluster.json(&["get", "nodepolicystatuses"]);
         let status = &nodes["items"][0]["status"];
         status["policyCount"] == 2 && status["conditions"][0]["status"] == "True" && status["problemCount"] == 0
     });
     println!("{}", cluster.kubectl(&["get", "nps"]).trim());
-    stage("the node's status is there");
 
     // The agent's pod is deleted, then killed without a word, then upgraded; each time another one takes over.
     for (what, arguments) in
         [("deleted", &["--wait=false"][..]), ("killed", &["--wait=false", "--grace-period=0", "--force"])]
     {
+        story.step(format!("have the agent's pod {what} under traffic"));
         let traffic = Traffic::start(&client, &other, &server);
         let old = cluster.agent().unwrap();
         cluster.kubectl(&[&["-n", "kube-system", "delete", "pod", &old], arguments].concat());
@@ -423,27 +424,25 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
         });
         cluster.rollout();
         traffic.stop(what);
-        stage(&format!("the agent was {what}"));
     }
+    story.step("upgrade the agent under traffic");
     let traffic = Traffic::start(&client, &other, &server);
     cluster.apply(&chart(&["-set", "image.tag=0.1.1"]));
     cluster.rollout();
     traffic.stop("upgraded");
     let pod = cluster.json(&["-n", "kube-system", "get", "pod", &cluster.agent().unwrap()]);
     assert_eq!(pod["spec"]["containers"][0]["image"], format!("{IMAGE}:0.1.1"));
-    stage("the agent was upgraded");
 
-    // A new pod is isolated before its first packet.
+    story.step("isolate a new pod before its first packet");
     cluster.start("default", "late", "server");
     let late = cluster.site("late");
     let _more = Servers::start([(&late, [REDIS])]).unwrap();
     assert!(!passes(&other, &late, REDIS, PATIENCE) && passes(&client, &late, REDIS, PATIENCE));
-    stage("a new pod was isolated from its start");
 
     // Seen from the node, which counts processes otherwise than the agent's container.
     assert!(cluster.lives());
 
-    // Without an agent no pod starts that the chained plugin may not let through.
+    story.step("remove the agent: no pod starts that the chained plugin may not let through");
     cluster.apply(&chart(&["-set", "image.tag=0.1.1", "-set", "nodeSelector={nobody: here}"]));
     until("the agent is gone", Duration::from_secs(30), || cluster.agent().is_none());
     cluster.start("default", "waits", "server");
@@ -456,17 +455,17 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     assert_eq!(cluster.json(&["get", "pod", "waits"])["status"]["phase"], "Pending");
     assert!(!passes(&other, &server, REDIS, PATIENCE), "enforcement outlives the agent");
     until("the node sees it, too", Duration::from_secs(30), || !cluster.lives());
-    stage("without an agent pods wait");
+    story.step("bring the agent back: the pods that waited start");
     cluster.apply(&chart(&["-set", "image.tag=0.1.1"]));
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/waits", "--timeout=60s"]);
-    stage("with an agent they start");
 
-    // Lifting, and removal without a trace.
+    story.step("delete the policies");
     cluster.kubectl(&["delete", "networkpolicy", "server", "client"]);
     let took = until("isolation is lifted", Duration::from_secs(5), || {
         passes(&other, &server, REDIS, Duration::from_millis(200))
     });
-    stage(&format!("isolation was lifted {took:?} after kubectl returned"));
+    println!("isolation was lifted {took:?} after kubectl returned");
+    story.step("remove netpolc without a trace");
     cluster.apply(POLICIES);
     until("isolated again", Duration::from_secs(5), || denied(&other, &server, REDIS));
     cluster.apply(&chart(&["-set", "image.tag=0.1.1", "-set", "remove=true"]));
@@ -475,8 +474,8 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     assert_eq!(cluster.exec(&["cat", "/etc/cni/net.d/10-ptp.conflist"]), before);
     let left = cluster.exec(&["ls", "/sys/fs/bpf", "/opt/cni/bin", "/etc/cni/net.d", "/run/netpolc"]);
     assert!(!left.replace("/run/netpolc", "").contains("netpolc") && !left.contains("cni.sock"), "{left}");
-    stage("removed");
 
+    story.step("uninstall without that, and see pods start again after a while");
     // Uninstalled without that, as `helm uninstall`, a prune or `kubectl delete` do: pods wait for a while, and then start.
     let objects = chart(&["-set", "image.tag=0.1.1"]);
     cluster.apply(&objects);
@@ -492,5 +491,4 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
         events.contains("pod default/orphan is not isolated yet")
     });
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/orphan", "--timeout=420s"]);
-    stage("uninstalled, and pods start again");
 }

@@ -14,6 +14,7 @@ use netpolc_testbed::{
     lab::{self, Simnic},
     netns::{Namespace, Site},
     probe::{Answer, Ask, Connection, Question, Servers, ask},
+    story::Story,
 };
 use serde_json::Value;
 
@@ -151,7 +152,10 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
     if lab::outside(the_nic_does_what_it_can_and_ebpf_decides) {
         return;
     }
+    let story = Story::begin();
+    story.step("start a node with a simulated NIC");
     let node = Node::up("mlx5_core");
+    story.step("enforce policies with filters in the NIC");
     let status = node.enforce(&policy("ui"));
     let offload = status["agent"]["offload"].as_array().unwrap_or_else(|| panic!("{status:#}"));
     assert_eq!(offload.len(), 3, "{status:#}");
@@ -163,6 +167,7 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
         );
     }
 
+    story.step("drop denied openings in the NIC, and nothing else");
     // Denied openings of TCP end in the NIC; what the NIC leaves to the host is eBPF's.
     let dropped = node.count("hw_drop");
     assert_eq!(node.ask("other", "10.7.0.1", REDIS), Answer::Silent);
@@ -177,6 +182,7 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
         assert_eq!(node.ask(from, to, what), Answer::Echo, "{from} -> {to} {what}");
     }
 
+    story.step("forward the opener's packets of established connections");
     // Established connections: the opener's packets are forwarded, also while others go through a Service.
     let mut direct = node.open("ui", "10.7.0.1", REDIS);
     let mut service = node.open("ui", SERVICE, Ask::Tcp(80));
@@ -202,6 +208,7 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
         "only replies of TCP are certain, and keep eBPF's memory of a connection alive"
     );
 
+    story.step("cut running connections, and let them go on");
     // Idle, then cut, then let go on.
     sleep(Duration::from_millis(300));
     node.enforce(&policy("nobody"));
@@ -213,6 +220,7 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
     assert_eq!(direct.poke(PATIENCE * 3), Answer::Echo);
     assert_eq!(service.poke(PATIENCE * 3), Answer::Echo);
 
+    story.step("detach, and leave nothing behind");
     // Nothing is left behind.
     let detach = node.netpolc(&["detach"]);
     assert!(detach.status.success(), "{}", String::from_utf8_lossy(&detach.stderr));

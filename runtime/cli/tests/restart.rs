@@ -17,6 +17,7 @@ use netpolc_testbed::{
     netns::Site,
     probe::{Answer, Ask, Connection, PATIENCE},
     random::Rng,
+    story::Story,
 };
 
 const RESTARTS: usize = 20;
@@ -99,6 +100,8 @@ impl Flood {
 /// S58, with load: TCP and UDP, both families, both directions.
 #[test]
 fn s58_no_restart_loses_a_packet_or_lets_one_through() {
+    let story = Story::begin();
+    story.step("start a node under a flood of packets");
     let node = Node::up("restart", &[Ask::Tcp(6379), Ask::Udp(6379)]);
     let floods = [("other", "db"), ("ui", "other")]
         .map(|(from, to)| (node.pod(from), node.pod(to), Flood { sent: 0.into(), arrived: 0.into() }));
@@ -120,6 +123,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
         let quiet = || floods.each_ref().map(|(.., f)| f.arrived.load(Relaxed));
         sleep(Duration::from_millis(200));
         assert!(quiet().iter().all(|arrived| *arrived > 0), "without policies the flood arrives");
+        story.step("enforce policies, until the flood ends");
         node.replace(&policies(0));
         let mut agent = node.agent();
         let settle = |what: &str| {
@@ -134,6 +138,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
             }
         };
         let before = settle("policies");
+        story.step("open connections that the policies allow");
         let ways = [("ui", "db"), ("db", "other")];
         let flows = ways.map(|(from, to)| (node.pod(from), node.pod(to).addresses.clone()));
         let mut connections: Vec<Connection> = Vec::new();
@@ -158,6 +163,7 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
         });
         let mut rng = Rng::new(58);
         for turn in 1..=RESTARTS {
+            story.step(format!("restart the agent while it updates, time {turn} of {RESTARTS}"));
             node.replace(&policies(turn));
             sleep(Duration::from_millis(rng.below(80) as u64));
             agent.end(if turn % 2 == 0 { libc::SIGTERM } else { libc::SIGKILL });
@@ -168,11 +174,13 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
             assert_eq!(quiet(), before, "restart {turn}: denied packets got through");
             assert!(!load.is_finished(), "restart {turn}: an allowed packet was lost");
         }
+        story.step("end the agent");
         agent.end(libc::SIGTERM);
         sleep(Duration::from_millis(300));
         assert_eq!(quiet(), before);
         again
     });
+    story.step("compare what was sent with what arrived");
     let rounds = rounds.into_inner();
     let sent: u64 = floods.iter().map(|(.., f)| f.sent.load(Relaxed)).sum();
     println!("{RESTARTS} restarts: {rounds} rounds on 8 connections, {sent} denied packets");

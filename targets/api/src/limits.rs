@@ -1,5 +1,5 @@
-//! Does a write make sense for its table, and do its ids fit a target? Every target asks this first, so that all refuse
-//! the same writes with the same words.
+//! Checks whether a write makes sense for its table and whether its ids fit a target. Every target
+//! asks this first, so that all of them refuse the same writes with the same words.
 //!
 //! Not here: what depends on the entries that are there already (room, overlapping intervals).
 
@@ -64,7 +64,8 @@ impl Capabilities {
     /// Checks a write against its table's description and these limits.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where key or action do not belong to the table, [`Error::Full`] where an id is not below its limit.
+    /// [`Error::Invalid`] where key or action do not belong to the table, [`Error::Full`] where an
+    /// id is not below its limit.
     pub fn check(&self, write: &Write) -> Result<(), Error> {
         for key in &write.remove {
             check_key(write.table, key)?;
@@ -84,7 +85,8 @@ impl Capabilities {
     }
 }
 
-/// The ids in key and entry, which fit their fields.
+/// The ids in key and entry. Both must have passed their checks, since decoding relies on the
+/// shape.
 fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<Id> {
     let row = || Answer::of(Some(entry)).row().map(Id::Row);
     match table {
@@ -132,7 +134,7 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
         };
         if !good {
             return invalid(format!(
-                "{value:?} is no {:?} match of {} bits for {}",
+                "{value:?} is not a valid {:?} match of {} bits for {}",
                 field.kind, field.width, field.name
             ));
         }
@@ -159,7 +161,7 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
         },
         TableId::Directory => match DirectoryKey::of(key).named {
             Named::Unknown { kind, .. } if !(1..=Named::LAST_KIND).contains(&kind) => {
-                invalid(format!("kind {kind:#x}"))
+                invalid(format!("{kind:#x} is not a valid kind of id"))
             }
             _ => Ok(()),
         },
@@ -171,7 +173,7 @@ fn check_entry(table: TableId, entry: &Entry) -> Result<(), Error> {
     let invalid = |reason| Err(Error::Invalid { table, reason });
     let action = entry.action.spec();
     if !table.spec().actions.contains(&entry.action) {
-        return invalid(format!("no action {}", action.name));
+        return invalid(format!("the table has no action {}", action.name));
     }
     for (i, value) in entry.params().iter().enumerate() {
         let (name, bits) = action.params.get(i).map_or(("unused", 0), |p| (p.0, p.1));

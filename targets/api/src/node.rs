@@ -1,7 +1,7 @@
-//! What a target needs beyond tables to enforce on a node: the interfaces whose packets it sees, the
-//! connections that run already, and what it keeps besides the tables.
+//! What a target needs beyond tables to enforce on a node: the interfaces whose packets it sees,
+//! the connections that run already, and what it keeps besides the tables.
 //!
-//! Not here: which interface is which pod's, when a connection is taken over (the agent).
+//! Not here: which interface belongs to which pod, and when a connection is adopted (the agent).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,124 +11,136 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Target};
 
-/// A target that sees the packets of interfaces.
+/// A target that sees the packets of a node's interfaces: what an agent enforces with. Where a
+/// method has a default, a target without that ability leaves it out. [`crate::example`] implements
+/// it.
 pub trait NodeTarget: Target {
-    /// Interfaces whose packets it sees.
+    /// The pods' interfaces whose packets the target sees now. An interface that is gone is not
+    /// among them.
     fn attached(&self) -> BTreeSet<IfIndex>;
 
-    /// Sees the packets of this interface of the calling thread's namespace from now on.
+    /// Has the target see the packets of this interface, in the calling thread's network namespace,
+    /// from now on.
     ///
     /// # Errors
-    /// The kernel refuses, or the interface is gone.
+    /// [`Error::System`] where the kernel refuses the program, or the interface is gone.
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error>;
 
-    /// The opposite; an interface that is gone is no error.
+    /// Has the target see the interface's packets no more. An interface that is gone already is not
+    /// an error.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// [`Error::System`] where the kernel refuses to take the program off.
     fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error>;
 
-    /// Makes what [`NodeTarget::adopt`] needs, so that it takes no time while packets wait for a verdict.
+    /// Prepares what [`NodeTarget::adopt`] needs, so that adoption takes no time while packets wait
+    /// for a verdict.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// [`Error::System`] where the kernel refuses to create it.
     fn prepare(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Lets no new packet go on to a Service until [`NodeTarget::cover`] is done.
+    /// Lets no new connection go on to a Service until [`NodeTarget::cover`] is done.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The target was opened to look only.
     fn hold(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Sees packets to Services where they leave the node, too, by whatever interface there is now (S48). Called whenever interfaces
-    /// may have come.
+    /// Has the target see packets to Services where they leave the node, at every interface that
+    /// there is now (S48). Called whenever interfaces may have appeared.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// [`Error::System`] where an interface cannot be attached to. New connections to Services stay
+    /// held then.
     fn cover(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Sees whether what it put into the kernel is still there, and brings back what is not; says what that was, a line each.
+    /// Checks that everything the target put into the kernel is still there and restores what is
+    /// not. Returns a line for each thing that was restored.
     ///
     /// # Errors
-    /// Something is missing and stays so.
+    /// Something is missing and could not be restored.
     fn check(&mut self) -> Result<Vec<String>, Error> {
         Ok(vec![])
     }
 
-    /// Whether something is being made that the next [`NodeTarget::check`] may finish, so that it
+    /// Whether work is under way that the next [`NodeTarget::check`] may finish, so that the check
     /// should come soon.
     fn under_way(&self) -> bool {
         false
     }
 
-    /// Grows, where that is needed and possible, to what `program` needs in one go, before it is written: entry by entry
-    /// each table would grow by itself, again and again, while packets' owners wait.
+    /// Grows all tables at once to what `program` needs, where that is needed and possible, before
+    /// the program is written. Without this call each table would grow by itself, entry after
+    /// entry, while pods wait for their policies.
     ///
     /// # Errors
-    /// The kernel refuses. What does not fit is no error here.
+    /// [`Error::System`] where the kernel refuses larger tables. What does not fit is not an error
+    /// here: the write that exceeds a table is refused later.
     fn make_room(&mut self, _program: &Program) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Called now and then while nothing else is to do, with what the tables hold: makes ready what
-    /// later updates would have to wait for.
+    /// Called now and then while there is nothing else to do, with what the tables hold: prepares
+    /// what later updates would otherwise have to wait for.
     ///
     /// # Errors
-    /// What comes next cannot be made; what judges now goes on judging.
+    /// The preparation failed; what enforces now goes on enforcing.
     fn look_ahead(&mut self, _program: &Program) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Called when the tables are in step, with what they hold: brings along what is kept besides them, such as a
-    /// NIC's filters.
+    /// Called when the tables hold all that they should, with that program: updates what is kept
+    /// besides them, such as a NIC's filters.
     ///
     /// # Errors
-    /// Only where enforcement depends on it.
+    /// The update failed and enforcement depends on it. A failure that costs speed only is not an
+    /// error.
     fn follow(&mut self, _program: &Program) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Did an agent before this one leave enforcement behind?
+    /// Whether an agent before this one left enforcement behind.
     ///
     /// # Errors
-    /// What is there cannot be read.
+    /// As [`Target::read`].
     fn holds(&self) -> Result<bool, Error> {
         Ok(!self.read()?.is_empty())
     }
 
-    /// What a NIC does for this target, for the record.
+    /// What NICs do for this target, one record per interface with filters, for status and metrics.
     fn offload(&self) -> Vec<OffloadRecord> {
         vec![]
     }
 
-    /// Asks of each of an endpoint's entries what is to become of it, and does that.
+    /// Asks `amend` about each of an endpoint's live connections and changes the entry as it
+    /// answers.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// [`Error::System`] where the endpoint's table of connections cannot be opened.
     fn amend(&mut self, _endpoint: EndpointId, _amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Makes room for so many connections of an endpoint, IPv4 and IPv6, where that is possible;
-    /// says how many there is room for now.
+    /// Makes room for so many connections of an endpoint, IPv4 and IPv6 in this order, as far as
+    /// that is possible, and returns how many there is room for now.
     ///
     /// # Errors
-    /// A larger table cannot be made; the endpoint keeps the one that it has.
+    /// A larger table cannot be created; the endpoint keeps the one that it has.
     fn reserve(&mut self, _endpoint: EndpointId, _connections: [u32; 2]) -> Result<[u32; 2], Error> {
         Ok([self.capabilities().connections; 2])
     }
 
-    /// Takes over a running connection; an entry that it has already gets the opener that is known now. `incarnation` is that of the
-    /// remote.
+    /// Takes over a running connection. Where it has an entry already, the entry gets the opener
+    /// that is known now. `incarnation` is that of the remote.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// [`Error::System`] where the endpoint's table of connections cannot be opened.
     fn adopt(
         &mut self,
         endpoint: EndpointId,
@@ -138,51 +150,51 @@ pub trait NodeTarget: Target {
     ) -> Result<Taken, Error>;
 }
 
-/// What becomes of an entry.
+/// What is to become of a connection's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amendment {
-    /// It stays.
+    /// The entry stays as it is.
     Keep,
-    /// This one opened it.
+    /// The entry stays, and this side is recorded as the one that opened the connection.
     Opener(Opener),
-    /// It was never there; the next packet is judged as new.
+    /// The entry goes; the connection's next packet is judged as new.
     Forget,
 }
 
-/// Where a connection was opened, for S44.
+/// Where a connection was opened, which S44 treats differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// On the pod's own node.
+    /// By a socket of the pod's own node.
     Node,
-    /// In a pod or outside.
+    /// In a pod, or outside the node.
     Elsewhere,
 }
 
-/// What became of one connection.
+/// What became of a connection that was to be adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It is in the state table.
+    /// The state table has an entry for it.
     Known,
-    /// The endpoint has no room for it.
+    /// The endpoint has no room for it; its packets are judged as new.
     NoRoom,
 }
 
-/// One interface with flower filters.
+/// What the status says of one interface with flower filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OffloadRecord {
-    /// Its name.
+    /// The interface's name.
     pub interface: String,
     /// `representor`, `prefilter` or `software`.
     pub mode: String,
-    /// Its driver.
+    /// The name of the interface's driver, as ethtool reports it.
     pub driver: String,
-    /// Filters that are installed.
+    /// How many filters are installed.
     pub filters: usize,
-    /// Filters' worth of work that eBPF does instead, by reason.
+    /// How many filters eBPF stands in for, by the reason why they are not installed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub spilled: BTreeMap<String, u32>,
-    /// Filters that the kernel or NIC refused, by its message.
+    /// How many filters the kernel or the NIC refused, by its message.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub refused: BTreeMap<String, u32>,
 }

@@ -1,4 +1,5 @@
-//! Seeded random numbers for tests and fault injection: SplitMix64 (Steele, Lea, Flood 2014). Not for secrets.
+//! Seeded random numbers for tests and fault injection: SplitMix64 (Steele, Lea, Flood 2014). Not
+//! for secrets.
 
 /// A sequence of random numbers; equal seeds give equal sequences.
 #[derive(Clone, Debug)]

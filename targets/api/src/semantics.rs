@@ -1,23 +1,26 @@
 //! What a hook does with a packet, to the byte: the definition that every datapath follows, and the
-//! numbers in it. `netpolc-target-mem` is this text as plain Rust; generated programs give the same answers.
+//! numbers in it. `netpolc-target-mem` is this text as plain Rust; generated programs give the same
+//! answers.
 //!
-//! Not here: what the tables say (`netpolc_table::schema`, `netpolc_table::eval`), and where a target keeps its state.
+//! Not here: what the tables say (`netpolc_table::schema`, `netpolc_table::eval`), and where a
+//! target keeps its state.
 //!
 //! # Words
 //!
-//! *Frame*: the bytes from the Ethernet header on; its length `L` counts padding. Numbers are big endian.
-//! *Local* is the pod's side (the source of `from_pod` and `translated`, the destination of `to_pod`), *remote* the other.
-//! `iso`: the word has the direction's flag (`to_pod` INGRESS, `from_pod` EGRESS).
-//! `keep`: the word has INGRESS, EGRESS or RECORD. `guard`: the hook is `from_pod` and the word has GUARD or EGRESS.
-//! *Born*: the hook is `to_pod`, the packet came in by no interface (`ingress_ifindex` is 0) and a socket
-//! of the node is on it ([`crate::Arrival::Born`], S44). What has neither was forwarded: the kernel has
-//! cut it anew after reassembly, and has forgotten the interface.
-//! *Own traffic* (S47): the hook is `to_pod`, and `interface[ingress_ifindex]` is the endpoint itself.
-//! *Mark*: one bit of the packet's mark ([`DEFERRED_MARK`], configurable): its egress is still to be judged (S48).
-//! *Next* leaves it as it is, *Defer* is Next with the mark set. Nothing else on the node may use the bit.
-//! *Refuse(reason)*: Drop where `iso`, else Next at once (no state, no record).
-//! *Refuse early(reason)*: Drop where `iso` or `guard`, else Next.
-//! Every comparison of offsets is against the frame's length or `end`, never against what happens to be linear.
+//! *Frame*: the bytes from the Ethernet header on; its length `L` counts padding. Numbers are big
+//! endian. *Local* is the pod's side (the source of `from_pod` and `translated`, the destination of
+//! `to_pod`), *remote* the other. `iso`: the word has the direction's flag (`to_pod` INGRESS,
+//! `from_pod` EGRESS). `keep`: the word has INGRESS, EGRESS or RECORD. `guard`: the hook is
+//! `from_pod` and the word has GUARD or EGRESS. *Born*: the hook is `to_pod`, the packet came in by
+//! no interface (`ingress_ifindex` is 0) and a socket of the node is on it
+//! ([`crate::Arrival::Born`], S44). What has neither was forwarded: the kernel has cut it anew
+//! after reassembly, and has forgotten the interface. *Own traffic* (S47): the hook is `to_pod`,
+//! and `interface[ingress_ifindex]` is the endpoint itself. *Mark*: one bit of the packet's mark
+//! ([`DEFERRED_MARK`], configurable): its egress is still to be judged (S48). *Next* leaves it as
+//! it is, *Defer* is Next with the mark set. Nothing else on the node may use the bit.
+//! *Refuse(reason)*: Drop where `iso`, else Next at once (no state, no record). *Refuse
+//! early(reason)*: Drop where `iso` or `guard`, else Next. Every comparison of offsets is against
+//! the frame's length or `end`, never against what happens to be linear.
 //!
 //! # Steps
 //!
@@ -60,103 +63,122 @@
 //! | 7 | ICMP error: see below | |
 //! | 8 | Judgement, see below | |
 //!
-//! Where a packet is *unproven*, everything that refuses in steps 3 to 6, and every fragment (IPv4: offset or MF set;
-//! IPv6: a fragment header of any kind), is Drop(SpoofedSource). The exceptions: IPv4 0.0.0.0 with UDP 68 -> 67; IPv6
-//! :: or fe80::/10 with neighbour discovery as above, to ff00::/8 ICMPv6 130, 131, 132, 143 (MLD), or UDP 546 -> 547 (DHCPv6).
-//! They exempt from the guard only: except for neighbour discovery the packet is then judged as any other.
-//! Checksums, the UDP length and the TCP data offset are never looked at.
+//! Where a packet is *unproven*, everything that refuses in steps 3 to 6, and every fragment (IPv4:
+//! offset or MF set; IPv6: a fragment header of any kind), is Drop(SpoofedSource). The exceptions:
+//! IPv4 0.0.0.0 with UDP 68 -> 67; IPv6 :: or fe80::/10 with neighbour discovery as above, to
+//! ff00::/8 ICMPv6 130, 131, 132, 143 (MLD), or UDP 546 -> 547 (DHCPv6). They exempt from the guard
+//! only: except for neighbour discovery the packet is then judged as any other. Checksums, the UDP
+//! length and the TCP data offset are never looked at.
 //!
-//! **ARP** from a guarded pod (S36). 28 bytes behind the type must lie in the frame, else Drop(Truncated).
-//! The first 6 of them are those of ARP for IPv4 over Ethernet (00 01 08 00 06 04), else
-//! Drop(Malformed). Where `own_mac[endpoint]` is an address the sender's hardware address (at 8) is it, else
-//! Drop(SpoofedSource). The sender's address (at 14) is in `own_v4[endpoint]`, or 0.0.0.0 (a probe), else
-//! Drop(SpoofedSource). Then Next.
+//! **ARP** from a guarded pod (S36). 28 bytes behind the type must lie in the frame, else
+//! Drop(Truncated). The first 6 of them are those of ARP for IPv4 over Ethernet (00 01 08 00 06
+//! 04), else Drop(Malformed). Where `own_mac[endpoint]` is an address the sender's hardware address
+//! (at 8) is it, else Drop(SpoofedSource). The sender's address (at 14) is in `own_v4[endpoint]`,
+//! or 0.0.0.0 (a probe), else Drop(SpoofedSource). Then Next.
 //!
-//! **Options** (S49). From `l3` + 20 to the header's end: 0 ends the list, 1 is one byte, 131 and 137
-//! (loose and strict source route) are Refuse early(SourceRoute), anything else has its length in its
-//! second byte; a length below 2, or one that is not in the header or leads beyond it, is Refuse(Malformed).
+//! **Options** (S49). From `l3` + 20 to the header's end: 0 ends the list, 1 is one byte, 131 and
+//! 137 (loose and strict source route) are Refuse early(SourceRoute), anything else has its length
+//! in its second byte; a length below 2, or one that is not in the header or leads beyond it, is
+//! Refuse(Malformed).
 //!
-//! **Discovery** (S36). From a guarded pod a message of types 133 to 137 behind a fragment header of any kind, whatever
-//! its hop limit, is Drop(Discovery): the kernel may take the header off (RFC 6980). From a guarded pod, types 134 and 137 (router advertisement, redirect) are
-//! Drop(Discovery), and so is type 136 whose target (16 bytes at 8 of the message, before `end`) is neither
-//! in `own_v6[endpoint]` nor in fe80::/10, or is in fe80::/10 and in `on_link_v6`, which has the node's own. From any pod whose egress is isolated or guarded a message
-//! of more than [`DISCOVERY_BYTES`] is judged as any other ICMPv6, and so is one whose destination is neither
-//! multicast (ff00::/8) nor in fe80::/10 nor, where the word has BRIDGED, in `on_link_v6`. Else Next.
+//! **Discovery** (S36). From a guarded pod a message of types 133 to 137 behind a fragment header
+//! of any kind, whatever its hop limit, is Drop(Discovery): the kernel may take the header off (RFC
+//! 6980). From a guarded pod, types 134 and 137 (router advertisement, redirect) are
+//! Drop(Discovery), and so is type 136 whose target (16 bytes at 8 of the message, before `end`) is
+//! neither in `own_v6[endpoint]` nor in fe80::/10, or is in fe80::/10 and in `on_link_v6`, which
+//! has the node's own. From any pod whose egress is isolated or guarded a message of more than
+//! [`DISCOVERY_BYTES`] is judged as any other ICMPv6, and so is one whose destination is neither
+//! multicast (ff00::/8) nor in fe80::/10 nor, where the word has BRIDGED, in `on_link_v6`. Else
+//! Next.
 //!
-//! **DHCP** (S36). From a guarded pod UDP 67 -> 68 and 547 -> 546, an answer of a server, is Drop(SpoofedSource).
+//! **DHCP** (S36). From a guarded pod UDP 67 -> 68 and 547 -> 546, an answer of a server, is
+//! Drop(SpoofedSource).
 //!
-//! **Tunnels** (S45). From a guarded pod, before steps 7 and 8: where `tunnel` has (protocol, destination port; 0 where the protocol
-//! has no ports), the packet is Drop(Tunnel), unless `iso`, and the egress set's answer to the destination is a
-//! row whose verdict permits the port class: a rule that names ports permits it. What comes out of a tunnel on
-//! a node is forwarded under any source, and as traffic of the node.
+//! **Tunnels** (S45). From a guarded pod, before steps 7 and 8: where `tunnel` has (protocol,
+//! destination port; 0 where the protocol has no ports), the packet is Drop(Tunnel), unless `iso`,
+//! and the egress set's answer to the destination is a row whose verdict permits the port class: a
+//! rule that names ports permits it. What comes out of a tunnel on a node is forwarded under any
+//! source, and as traffic of the node.
 //!
-//! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60, 135: a ninth one,
-//! or a second 44, is Refuse early(Malformed): a kernel reads on, and what stands behind it may not leave a guarded pod
-//! (an answer of DHCP, an advertisement, a tunnel). 2 bytes of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for
-//! 51, 8 * (byte 1 + 1) for the others, and all of it must lie before `end`: else Refuse(Truncated). A 43 (routing) whose
-//! byte 3 (segments left) is not 0 is then Refuse early(SourceRoute). Position and repetition of the others
-//! do not matter. A 44 with an offset other than 0 ends the walk (a later fragment). The protocol is the next header
-//! that is none of these (59, "none", is a protocol as any other).
+//! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60,
+//! 135: a ninth one, or a second 44, is Refuse early(Malformed): a kernel reads on, and what stands
+//! behind it may not leave a guarded pod (an answer of DHCP, an advertisement, a tunnel). 2 bytes
+//! of it must lie before `end`; its size is 8 for 44, 4 * (byte 1 + 2) for 51, 8 * (byte 1 + 1) for
+//! the others, and all of it must lie before `end`: else Refuse(Truncated). A 43 (routing) whose
+//! byte 3 (segments left) is not 0 is then Refuse early(SourceRoute). Position and repetition of
+//! the others do not matter. A 44 with an offset other than 0 ends the walk (a later fragment). The
+//! protocol is the next header that is none of these (59, "none", is a protocol as any other).
 //!
-//! **Step 5, fragments.** IPv4: offset (low 13 bits at 6) and MF (0x2000). IPv6: bytes 2-3 of header 44, offset in the high 13
-//! bits, M in the lowest. *First*: offset 0, more to come. *Later*: offset not 0. Neither: not a fragment.
-//! The record's key is endpoint, hook, source, destination, protocol (IPv4: of the header; IPv6: byte 0 of header 44) and
-//! identification (IPv4 16 bits at 4, IPv6 32 bits).
-//! A later fragment, in this order: not `iso`, `guard`, and `tunnel` has (protocol, 0): Drop(Tunnel),
-//! as its first one. Not `iso`: Next. Born: Next. Offset 1 (8 bytes) and protocol TCP or SCTP, which could
-//! overwrite flags (RFC 3128): Drop(Fragment). A live record: its verdict (Drop(Fragment)). The protocol is an
-//! extension header: Drop(Fragment). `guard`, and `tunnel` has (protocol, 0), so that the
-//! first one is asked for a rule that names ports: Drop(Fragment).
-//! The tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; others: without a
-//! port): Next, unless the hook is `to_pod` and the remote is the endpoint's own address. Own traffic, or
-//! at the other hooks a remote that is the endpoint's own address: Next. Else Drop(Fragment).
-//! A first fragment goes on as a whole packet; where `iso`, and it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is
-//! recorded for [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it, Defer included. Where the table of records is full of live ones, the verdict
-//! may go unrecorded, or replace the oldest; its later fragments then come without a record.
+//! **Step 5, fragments.** IPv4: offset (low 13 bits at 6) and MF (0x2000). IPv6: bytes 2-3 of
+//! header 44, offset in the high 13 bits, M in the lowest. *First*: offset 0, more to come.
+//! *Later*: offset not 0. Neither: not a fragment. The record's key is endpoint, hook, source,
+//! destination, protocol (IPv4: of the header; IPv6: byte 0 of header 44) and identification (IPv4
+//! 16 bits at 4, IPv6 32 bits). A later fragment, in this order: not `iso`, `guard`, and `tunnel`
+//! has (protocol, 0): Drop(Tunnel), as its first one. Not `iso`: Next. Born: Next. Offset 1 (8
+//! bytes) and protocol TCP or SCTP, which could overwrite flags (RFC 3128): Drop(Fragment). A live
+//! record: its verdict (Drop(Fragment)). The protocol is an extension header: Drop(Fragment).
+//! `guard`, and `tunnel` has (protocol, 0), so that the first one is asked for a rule that names
+//! ports: Drop(Fragment). The tables permit the remote on every port of the protocol
+//! ([`HAS_PORTS`]: all 65,536; others: without a port): Next, unless the hook is `to_pod` and the
+//! remote is the endpoint's own address. Own traffic, or at the other hooks a remote that is the
+//! endpoint's own address: Next. Else Drop(Fragment). A first fragment goes on as a whole packet;
+//! where `iso`, and it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is
+//! recorded for [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it,
+//! Defer included. Where the table of records is full of live ones, the verdict may go unrecorded,
+//! or replace the oldest; its later fragments then come without a record.
 //!
-//! **Step 6, bytes needed**: TCP 14, UDP 8, SCTP 16, ICMP over IPv4 and ICMPv6 over IPv6 8. Every other protocol (ICMP over IPv6, ICMPv6 over
-//! IPv4 are such) needs none.
+//! **Step 6, bytes needed**: TCP 14, UDP 8, SCTP 16, ICMP over IPv4 and ICMPv6 over IPv6 8. Every
+//! other protocol (ICMP over IPv6, ICMPv6 over IPv4 are such) needs none.
 //!
-//! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next. Born: Next.
-//! *Forged* (see the judgement): Drop(SpoofedSource). A first fragment: Drop(IcmpError). At `from_pod` more than [`quotation`] bytes behind the message's first 8: Drop(IcmpError).
-//! The inner packet begins 8 bytes into the message and must be of the same family. Inner IPv4: 20 bytes before `end`, version 4, header length field >= 5, offset
-//! 0; lengths are not checked (it is cut by nature). Inner IPv6: 40 bytes, version 6, extension headers as in step 4, offset 0.
-//! 8 bytes after the inner header(s) before `end`. What fails any of these: Drop(IcmpError).
-//! The inner packet went the other way: at `to_pod` its source is local, its destination remote; at `from_pod` the other way round. Its local
-//! address must be the outer packet's local address, and at `from_pod` its remote address the outer packet's destination, else
-//! Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or timestamp
-//! request or reply: any other is Drop(IcmpError).
-//! A live entry under the tuple: Next where the opener's direction, judged now, permits; else Drop(IcmpError). No live
-//! entry: Next where each direction is not isolated or its tables permit the tuple, which needs no entry then; else Drop(IcmpError), and
-//! so is an inner packet that has no tuple. Whatever else a judged pod sends or is sent has an entry,
-//! so an error about anything else is about nothing, and would carry data past the policies.
-//! An error changes no state.
+//! **Step 7, ICMP errors**: ICMP types 3, 4, 5, 11, 12; ICMPv6 types 1, 2, 3, 4. Not `iso`: Next.
+//! Born: Next. *Forged* (see the judgement): Drop(SpoofedSource). A first fragment:
+//! Drop(IcmpError). At `from_pod` more than [`quotation`] bytes behind the message's first 8:
+//! Drop(IcmpError). The inner packet begins 8 bytes into the message and must be of the same
+//! family. Inner IPv4: 20 bytes before `end`, version 4, header length field >= 5, offset 0;
+//! lengths are not checked (it is cut by nature). Inner IPv6: 40 bytes, version 6, extension
+//! headers as in step 4, offset 0. 8 bytes after the inner header(s) before `end`. What fails any
+//! of these: Drop(IcmpError). The inner packet went the other way: at `to_pod` its source is local,
+//! its destination remote; at `from_pod` the other way round. Its local address must be the outer
+//! packet's local address, and at `from_pod` its remote address the outer packet's destination,
+//! else Drop(IcmpError). Its tuple is made as below; an inner ICMP packet must be an echo or
+//! timestamp request or reply: any other is Drop(IcmpError). A live entry under the tuple: Next
+//! where the opener's direction, judged now, permits; else Drop(IcmpError). No live entry: Next
+//! where each direction is not isolated or its tables permit the tuple, which needs no entry then;
+//! else Drop(IcmpError), and so is an inner packet that has no tuple. Whatever else a judged pod
+//! sends or is sent has an entry, so an error about anything else is about nothing, and would carry
+//! data past the policies. An error changes no state.
 //!
 //! # Judgement (step 8)
 //!
-//! *Tuple*: endpoint, protocol, local address, local port, remote address, remote port. Ports: TCP, UDP, SCTP: theirs. ICMP echo
-//! and timestamp, requests and replies, of both families: both are the identifier (bytes 4-5). Anything else: both 0.
+//! *Tuple*: endpoint, protocol, local address, local port, remote address, remote port. Ports: TCP,
+//! UDP, SCTP: theirs. ICMP echo and timestamp, requests and replies, of both families: both are the
+//! identifier (bytes 4-5). Anything else: both 0.
 //!
-//! *Event*, see [`Event`]: TCP by flags ([`Event::of_tcp`]), SCTP by its first chunk ([`Event::of_sctp`]), ICMP by type ([`Event::of_icmp`]): requests
-//! open, replies are data, other types have *no tuple* and are judged by the tables alone. UDP and everything else: [`Event::Datagram`].
+//! *Event*, see [`Event`]: TCP by flags ([`Event::of_tcp`]), SCTP by its first chunk
+//! ([`Event::of_sctp`]), ICMP by type ([`Event::of_icmp`]): requests open, replies are data, other
+//! types have *no tuple* and are judged by the tables alone. UDP and everything else:
+//! [`Event::Datagram`].
 //!
-//! *Permits(direction, remote, port)*: the direction is not isolated; or the tables permit; or the direction is `from_pod` and
-//! the remote is one of the endpoint's own addresses (S47).
-//! `port` is the destination port of a packet that goes in that direction: `to_pod` the tuple's local, `from_pod` its remote port.
+//! *Permits(direction, remote, port)*: the direction is not isolated; or the tables permit; or the
+//! direction is `from_pod` and the remote is one of the endpoint's own addresses (S47). `port` is
+//! the destination port of a packet that goes in that direction: `to_pod` the tuple's local,
+//! `from_pod` its remote port.
 //!
-//! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6` says of the remote now (S43).
-//! *Is a Service's*: the protocol is one of [`HAS_PORTS`], and `service_v4/v6` has (remote, protocol, remote port).
-//! *Opener permits*: the entry was born on the node (S44); or Permits(the opener's direction, remote, the opener's destination port);
-//! or the hook is `to_pod`, the opener `from_pod`, and the entry is *deferred* or the remote is a Service's.
-//! *Forged* (S47): `iso`, `to_pod`, not born, not own traffic, and the remote is one of the endpoint's own addresses: Drop(SpoofedSource),
-//! whatever the tables say.
+//! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6`
+//! says of the remote now (S43). *Is a Service's*: the protocol is one of [`HAS_PORTS`], and
+//! `service_v4/v6` has (remote, protocol, remote port). *Opener permits*: the entry was born on the
+//! node (S44); or Permits(the opener's direction, remote, the opener's destination port); or the
+//! hook is `to_pod`, the opener `from_pod`, and the entry is *deferred* or the remote is a
+//! Service's. *Forged* (S47): `iso`, `to_pod`, not born, not own traffic, and the remote is one of
+//! the endpoint's own addresses: Drop(SpoofedSource), whatever the tables say.
 //!
-//! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be left out where the
-//! phase stays and the deadline would move by less than one second.
+//! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be
+//! left out where the phase stays and the deadline would move by less than one second.
 //!
-//! *Needed* is an entry where the word has RECORD, where it would be deferred, or where the other direction is isolated
-//! and the event is Open or its tables do not permit (remote, its destination port). Who sends datagrams that the
-//! tables permit both ways has opened nothing that they do not say.
+//! *Needed* is an entry where the word has RECORD, where it would be deferred, or where the other
+//! direction is isolated and the event is Open or its tables do not permit (remote, its destination
+//! port). Who sends datagrams that the tables permit both ways has opened nothing that they do not
+//! say.
 //!
 //! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
 //!
@@ -176,29 +198,36 @@
 //! | no | any other, has a tuple | `from_pod`, the remote is a Service's | as if allowed, and Defer instead of Next; an entry that it creates is *deferred* |
 //! | no | any other | | Drop(Policy) |
 //!
-//! *Create*: phase Opening, opener this hook, `born` where the packet is, the remote's incarnation. Over the
-//! entry under the same tuple, where there is one (whatever its age); else in a free place of the endpoint's quota for this family, unless the
-//! remote has three quarters of the places already (a target that finds places by a hash looks at those that the tuple may have); else over an entry that
-//! expired; else over one in phase Closing or Reset; else Replied; else Opening; else there is no room: what is established stays. No other packet, and no denied
-//! packet, changes an entry: one whose opener is no longer permitted stays where it is until its deadline, so that the other
-//! side cannot open the same tuple as its own (S41).
+//! *Create*: phase Opening, opener this hook, `born` where the packet is, the remote's incarnation.
+//! Over the entry under the same tuple, where there is one (whatever its age); else in a free place
+//! of the endpoint's quota for this family, unless the remote has three quarters of the places
+//! already (a target that finds places by a hash looks at those that the tuple may have); else over
+//! an entry that expired; else over one in phase Closing or Reset; else Replied; else Opening; else
+//! there is no room: what is established stays. No other packet, and no denied packet, changes an
+//! entry: one whose opener is no longer permitted stays where it is until its deadline, so that the
+//! other side cannot open the same tuple as its own (S41).
 //!
 //! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
 //!
 //! # Services (S48)
 //!
-//! A packet to a Service's address and port is not judged by them but by what they are translated to: `from_pod` lets it go on, marked, and
-//! the hook `translated`, which stands at the egress of every other layer-3 interface of the node (before any encapsulation) and in front of `to_pod`,
-//! judges it by the sender's egress set and takes the mark off. What is delivered to the node itself meets no such hook: egress to the own node is
-//! allowed (S45). The sender is known by `ingress_ifindex`, which stays through routing, translation and masquerade.
+//! A packet to a Service's address and port is not judged by them but by what they are translated
+//! to: `from_pod` lets it go on, marked, and the hook `translated`, which stands at the egress of
+//! every other layer-3 interface of the node (before any encapsulation) and in front of `to_pod`,
+//! judges it by the sender's egress set and takes the mark off. What is delivered to the node
+//! itself meets no such hook: egress to the own node is allowed (S45). The sender is known by
+//! `ingress_ifindex`, which stays through routing, translation and masquerade.
 //!
-//! A target that knows of an interface whose egress it does not see yet *holds*: at `from_pod` what no live entry lets go on
-//! is then Drop(Policy) instead of going on to a Service, until every interface is covered.
+//! A target that knows of an interface whose egress it does not see yet *holds*: at `from_pod` what
+//! no live entry lets go on is then Drop(Policy) instead of going on to a Service, until every
+//! interface is covered.
 //!
-//! Every packet of a connection takes this way, so tightening cuts it; it follows its own backend, whatever the list of endpoints
-//! is by then. A Service or one of its ports that goes does not cut it either: its entry is *deferred*, and conntrack goes on translating.
-//! What nothing translates is judged as the address that it has. After a tightening the other side's packets still reach the pod until the entry is idle, since
-//! they come under the Service's address; the pod's own do not pass.
+//! Every packet of a connection takes this way, so tightening cuts it; it follows its own backend,
+//! whatever the list of endpoints is by then. A Service or one of its ports that goes does not cut
+//! it either: its entry is *deferred*, and conntrack goes on translating. What nothing translates
+//! is judged as the address that it has. After a tightening the other side's packets still reach
+//! the pod until the entry is idle, since they come under the Service's address; the pod's own do
+//! not pass.
 //!
 //! | step | condition, in this order | answer |
 //! |---|---|---|
@@ -212,9 +241,10 @@
 //! | T3 | ICMP errors (they have no port), ICMP and others alike: Permits(`from_pod`, destination, destination port) | unmark, Next |
 //! | | otherwise | Drop(Policy) |
 //!
-//! A marked packet that a socket of the node has sent carries somebody else's bit. One that has neither an interface nor
-//! a socket was forwarded, and its sender is not known any more (`ip6_copy_metadata`, net/ipv6/ip6_output.c). An ICMP error by the pod about a deferred connection is Drop(IcmpError) at `from_pod`:
-//! its opener is not permitted there.
+//! A marked packet that a socket of the node has sent carries somebody else's bit. One that has
+//! neither an interface nor a socket was forwarded, and its sender is not known any more
+//! (`ip6_copy_metadata`, net/ipv6/ip6_output.c). An ICMP error by the pod about a deferred
+//! connection is Drop(IcmpError) at `from_pod`: its opener is not permitted there.
 
 mod connection;
 
@@ -334,8 +364,9 @@ pub const DHCP: (u16, u16) = (68, 67);
 /// Source and destination port of the only UDP packets that may come from fe80::/10 or ::.
 pub const DHCPV6: (u16, u16) = (546, 547);
 
-/// The bit of a packet's mark that says that its egress is still to be judged, unless configured otherwise. Kubernetes' own two are
-/// 0x4000 and 0x8000; portmap has 0x2000, the AWS CNI 0x80, Istio 0x539, Calico and Weave the upper half; this one is used by Cilium only
+/// The bit of a packet's mark that says that its egress is still to be judged, unless configured
+/// otherwise. Kubernetes' own two are 0x4000 and 0x8000; portmap has 0x2000, the AWS CNI 0x80,
+/// Istio 0x539, Calico and Weave the upper half; this one is used by Cilium only
 /// (github.com/fwmark/registry), beside which netpolc does not run.
 pub const DEFERRED_MARK: u32 = 0x1000;
 
@@ -353,16 +384,19 @@ pub const fn needed(protocol: u8, family: u8) -> usize {
     }
 }
 
-/// IP protocols that a node may unwrap: IPv4, IPv6, GRE, IPIP (94), EtherIP, L2TP, MPLS in IP (S45).
+/// IP protocols that a node may unwrap: IPv4, IPv6, GRE, IPIP (94), EtherIP, L2TP, MPLS in IP
+/// (S45).
 pub const TUNNEL_PROTOCOLS: [u8; 7] = [4, 41, 47, 94, 97, 115, 137];
 
-/// Bytes of an ICMPv6 message of neighbour discovery at most: what Linux sends, with room for options.
+/// Bytes of an ICMPv6 message of neighbour discovery at most: what Linux sends, with room for
+/// options.
 pub const DISCOVERY_BYTES: usize = 128;
 
 /// IPv4 options that route by the sender's list: loose and strict source route (RFC 791).
 pub const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
-/// Bytes that an ICMP error of a pod may quote (family 4: RFC 1812, 4.3.2.3; family 6: RFC 4443, 2.4).
+/// Bytes that an ICMP error of a pod may quote (family 4: RFC 1812, 4.3.2.3; family 6: RFC 4443,
+/// 2.4).
 pub const fn quotation(family: u8) -> usize {
     if family == 4 { 576 } else { 1280 }
 }
@@ -398,7 +432,8 @@ pub enum DropReason {
     Discovery = 9,
     /// From the pod, into a tunnel that ends on a node (S45).
     Tunnel = 10,
-    /// To a pod on a bridge, by a unicast hardware address or an IP address that is not its own (S55).
+    /// To a pod on a bridge, by a unicast hardware address or an IP address that is not its own
+    /// (S55).
     ForeignDestination = 11,
 }
 

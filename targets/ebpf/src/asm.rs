@@ -1,7 +1,7 @@
 //! A typed eBPF assembler: registers, labels, symbolic maps, and notes that become line info.
 //!
-//! Not here: what is generated (`program`), how it is printed (`disasm`) and packed for the loader (`elf`).
-//! Encodings: Documentation/bpf/standardization/instruction-set.rst of the kernel.
+//! Not here: what is generated (`program`), how it is printed (`disasm`) and packed for the loader
+//! (`elf`). Encodings: Documentation/bpf/standardization/instruction-set.rst of the kernel.
 
 use crate::layout::MapId;
 
@@ -25,7 +25,7 @@ pub enum Reg {
 }
 
 impl Reg {
-    /// By number.
+    /// The register with this number; numbers beyond 10 mean the frame pointer.
     pub(crate) fn of(number: u8) -> Self {
         use Reg::*;
         [R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Fp][usize::from(number.min(10))]
@@ -46,7 +46,7 @@ pub enum Size {
     Dw = 0x18,
 }
 
-/// An arithmetic operation.
+/// An arithmetic operation, by its bits in the operation code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -62,7 +62,7 @@ pub enum Alu {
     Mov = 0xb0,
 }
 
-/// A jump's condition; unsigned, unless named otherwise.
+/// The condition of a jump. Comparisons are unsigned where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cond {
@@ -106,16 +106,16 @@ impl From<Reg> for Src {
     }
 }
 
-/// A place in the code, bound or not yet.
+/// A place in the code to jump to. It may be used before it is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label(usize);
 
-/// A map that an instruction speaks of. The descriptor comes in when the code becomes bytes.
+/// A map that an instruction refers to. Its descriptor is filled in when the code becomes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MapRef {
-    /// One of the layout's.
+    /// One of the maps that the layout describes.
     Table(MapId),
-    /// A benchmark's own, by number.
+    /// A map of a benchmark's own, by a number that the benchmark chooses.
     Extra(u8),
 }
 impl From<MapId> for MapRef {
@@ -129,22 +129,24 @@ impl From<MapId> for MapRef {
 pub enum MapUse {
     /// The map itself, for helpers (BPF_PSEUDO_MAP_FD).
     Map(MapRef),
-    /// The address of a one-element array's value (BPF_PSEUDO_MAP_VALUE); the offset is in the second slot.
+    /// The address of a one-element array's value (BPF_PSEUDO_MAP_VALUE); the offset is in the
+    /// second slot.
     Value(MapRef),
 }
 
-/// One 8-byte slot.
+/// One 8-byte slot of code. A two-slot load takes two of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Insn {
-    /// Operation.
+    /// The operation code.
     pub code: u8,
-    /// dst | src << 4.
+    /// The registers: dst | src << 4.
     pub regs: u8,
-    /// Jump distance, or address offset.
+    /// The distance of a jump in slots, or the offset of an address in bytes.
     pub off: i16,
-    /// Constant.
+    /// The constant operand.
     pub imm: i32,
-    /// In place of `imm`, a map's descriptor.
+    /// The map whose descriptor takes the place of `imm`; None in all instructions but loads of
+    /// maps.
     pub map: Option<MapUse>,
 }
 
@@ -155,21 +157,21 @@ pub struct Note {
     pub insn: u32,
     /// Rising with the order of notes as written, so that a log can be found in a listing.
     pub line: u32,
-    /// Names the table or step.
+    /// The name of the table or step.
     pub text: String,
 }
 
 /// A finished program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Code {
-    /// All slots.
+    /// All slots of the program.
     pub insns: Vec<Insn>,
-    /// In order, the first at slot 0.
+    /// The notes in order, of which the first is at slot 0.
     pub notes: Vec<Note>,
 }
 
 impl Code {
-    /// Instruction bytes, with the maps' descriptors filled in.
+    /// The program as the kernel takes it, with the maps' descriptors filled in.
     pub fn bytes(&self, descriptor: impl Fn(MapRef) -> i32) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.insns.len() * 8);
         for i in &self.insns {
@@ -184,37 +186,37 @@ impl Code {
         bytes
     }
 
-    /// The note that slot `insn` stands under.
+    /// The note that slot `insn` belongs to; None before the first note.
     pub fn note_of(&self, insn: u32) -> Option<&Note> {
         self.notes.iter().rev().find(|n| n.insn <= insn)
     }
 
-    /// The maps it uses, each once, in order.
+    /// The maps that the program uses, each once, in the order of [`MapRef`].
     pub fn maps(&self) -> Vec<MapRef> {
         let uses = self.insns.iter().filter_map(|i| i.map.map(|(MapUse::Map(m) | MapUse::Value(m))| m));
         uses.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
     }
 }
 
-/// What cannot be assembled; each is a mistake of the generator.
+/// Why code cannot be assembled. Each case is a mistake of the generator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AsmError {
-    /// A jump to nowhere.
+    /// A label that a jump goes to was never bound.
     #[error("the jump at instruction {at} ({note}) goes to a label that was never bound")]
     Unbound {
-        /// The jump.
+        /// The slot of the jump.
         at: usize,
-        /// Its note.
+        /// The note that the jump belongs to.
         note: String,
     },
-    /// Jumps reach 32767 slots.
+    /// A jump goes further than the 32,767 slots that its field can hold.
     #[error("the jump at instruction {at} ({note}) is too far: {distance}")]
     TooFar {
-        /// The jump.
+        /// The slot of the jump.
         at: usize,
-        /// Its note.
+        /// The note that the jump belongs to.
         note: String,
-        /// In slots.
+        /// The distance in slots.
         distance: i64,
     },
 }
@@ -230,7 +232,7 @@ pub struct Asm {
 }
 
 impl Asm {
-    /// Nothing yet.
+    /// Begins an empty program.
     pub fn new() -> Self {
         Self::default()
     }
@@ -274,7 +276,8 @@ impl Asm {
         label
     }
 
-    /// Does any jump go to this label? A block that nothing reaches is refused by the verifier.
+    /// Whether any jump goes to this label. The verifier refuses a program with a block that
+    /// nothing reaches, so that blocks are generated only where they are used.
     pub fn used(&self, label: Label) -> bool {
         self.fixups.iter().any(|(_, l)| *l == label)
     }
@@ -284,7 +287,7 @@ impl Asm {
         self.with_src(0x07 | op as u8, dst, src.into(), 0);
     }
 
-    /// The same on the low 32 bits; the upper half of `dst` becomes zero.
+    /// As [`Asm::alu`] on the low 32 bits; the upper half of `dst` becomes zero.
     pub fn alu32(&mut self, op: Alu, dst: Reg, src: impl Into<Src>) {
         self.with_src(0x04 | op as u8, dst, src.into(), 0);
     }
@@ -294,12 +297,14 @@ impl Asm {
         self.alu(Alu::Mov, dst, src);
     }
 
-    /// Big-endian value in the low `bits` (16, 32, 64) of `dst` to host order, upper bits zeroed (and back).
+    /// Converts the big-endian value in the low `bits` (16, 32, 64) of `dst` to host order, or
+    /// back, and clears the upper bits.
     pub fn swap(&mut self, dst: Reg, bits: i32) {
         self.push(0xdc, dst, 0, 0, bits);
     }
 
-    /// [`Asm::swap`] of 16 bits for an index: verifiers of Linux 6.1 and before know no bound of what was swapped, and of a mask.
+    /// As [`Asm::swap`] of 16 bits, for an index. The mask changes nothing, but verifiers of Linux
+    /// 6.1 and before know no bound of a swapped value without it.
     pub fn swap_index(&mut self, dst: Reg) {
         self.swap(dst, 16);
         self.alu(Alu::And, dst, 0xffff);
@@ -310,9 +315,9 @@ impl Asm {
         self.push(0x61 | size as u8, dst, base as u8, off, 0);
     }
 
-    /// Loads a word from the stack to branch by it. An exclusive or of nothing makes it another
-    /// value for the verifier, which would else know from here on what it learns of the one on the
-    /// stack, and follow what comes after for each case.
+    /// Loads a word from the stack to branch by it. The exclusive or with 0 makes it another value
+    /// for the verifier. Otherwise each branch would tell the verifier something about the word on
+    /// the stack, and it would follow all code behind once for each case.
     pub fn peek(&mut self, dst: Reg, off: i16) {
         self.load(Size::Dw, dst, Reg::Fp, off);
         self.alu(Alu::Xor, dst, 0);
@@ -331,37 +336,39 @@ impl Asm {
         self.push(0xdb, base, src as u8, off, 0);
     }
 
-    /// Compare-and-swap of a u64: where it equals R0, `src` is stored; R0 becomes what was there. Linux 5.12.
+    /// Compares the u64 at `base + off` with R0, and stores `src` there where they are equal,
+    /// atomically. R0 becomes what was there. Needs Linux 5.12.
     pub fn compare_swap(&mut self, base: Reg, off: i16, src: Reg) {
         self.push(0xdb, base, src as u8, off, 0xf1);
     }
 
-    /// `src` and the u64 change places, atomically and in order with all accesses around. Linux 5.12.
+    /// Exchanges `src` with the u64 at `base + off`, atomically and in order with all accesses
+    /// before and after. Needs Linux 5.12.
     pub fn exchange(&mut self, base: Reg, off: i16, src: Reg) {
         self.push(0xdb, base, src as u8, off, 0xe1);
     }
 
-    /// A 64-bit constant (two slots).
+    /// Loads a 64-bit constant (two slots).
     pub fn imm64(&mut self, dst: Reg, value: u64) {
         self.push(0x18, dst, 0, 0, value as i32);
         self.insns.push(Insn { imm: (value >> 32) as i32, ..Insn::default() });
     }
 
-    /// A map, for helper calls (two slots).
+    /// Loads a map, as the argument of a helper (two slots).
     pub fn map(&mut self, dst: Reg, map: impl Into<MapRef>) {
         self.push(0x18, dst, 1, 0, 0);
         self.insns.last_mut().expect("just pushed").map = Some(MapUse::Map(map.into()));
         self.insns.push(Insn::default());
     }
 
-    /// The address of a one-element array's value, plus `off` bytes (two slots).
+    /// Loads the address of a one-element array's value, plus `off` bytes (two slots).
     pub fn map_value(&mut self, dst: Reg, map: impl Into<MapRef>, off: usize) {
         self.push(0x18, dst, 2, 0, 0);
         self.insns.last_mut().expect("just pushed").map = Some(MapUse::Value(map.into()));
         self.insns.push(Insn { imm: off as i32, ..Insn::default() });
     }
 
-    /// Jumps.
+    /// Jumps to a label.
     pub fn jump(&mut self, to: Label) {
         self.fixups.push((self.insns.len(), to));
         self.push(0x05, Reg::R0, 0, 0, 0);
@@ -373,7 +380,7 @@ impl Asm {
         self.with_src(0x05 | cond as u8, dst, src.into(), 0);
     }
 
-    /// The same on the low 32 bits.
+    /// As [`Asm::jump_if`], comparing the low 32 bits.
     pub fn jump32_if(&mut self, cond: Cond, dst: Reg, src: impl Into<Src>, to: Label) {
         self.fixups.push((self.insns.len(), to));
         self.with_src(0x06 | cond as u8, dst, src.into(), 0);
@@ -389,7 +396,10 @@ impl Asm {
         self.push(0x95, Reg::R0, 0, 0, 0);
     }
 
-    /// Resolves the labels.
+    /// Resolves the labels and returns the program.
+    ///
+    /// # Errors
+    /// [`AsmError`] where a label was never bound or a jump is too far.
     pub fn finish(mut self) -> Result<Code, AsmError> {
         let note = |at: usize| {
             self.notes.iter().rev().find(|n| n.insn as usize <= at).map(|n| n.text.clone()).unwrap_or_default()

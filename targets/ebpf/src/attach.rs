@@ -1,9 +1,10 @@
 //! The interfaces that carry the programs: attached, listed, swept, detached.
 //!
-//! `to_pod` sits at the egress hook of a pod's host-side interface, `from_pod` at its ingress hook; `translated` at the egress hook of
-//! the node's other layer-3 interfaces (its *uplinks*). Interfaces are those of
-//! the calling thread's network namespace. With pins each attachment is on the BPF file system and outlives the
-//! process; without, it ends with it. Not here: which interfaces are pods' (the runtime knows).
+//! `to_pod` sits at the egress hook of a pod's host-side interface, `from_pod` at its ingress hook,
+//! and `translated` at the egress hook of the node's other layer-3 interfaces, which this crate
+//! calls uplinks. Interfaces are those of the calling thread's network namespace. With pins, each
+//! attachment is on the BPF file system and outlives the process; without pins it ends with the
+//! process. Not here: which interfaces belong to pods (the runtime knows).
 
 mod upgrade;
 
@@ -30,35 +31,35 @@ use crate::{
 };
 use upgrade::Upgrade;
 
-/// How programs get to an interface.
+/// How programs are to be attached to interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// TCX links where the kernel has them, clsact otherwise.
+    /// By TCX links where the kernel has them, by filters in clsact otherwise.
     #[default]
     Best,
-    /// The same in the end, but pods get filters of clsact at first: the kernel makes whoever
-    /// attaches a TCX link wait for a grace period, a filter takes microseconds.
-    /// [`crate::Ebpf::upgrade`] goes on from there.
+    /// As `Best` in the end, but pods get filters in clsact first, which takes microseconds: the
+    /// kernel makes whoever attaches a TCX link wait for a grace period. [`crate::Ebpf::upgrade`]
+    /// moves them to links later.
     Quick,
-    /// clsact, always.
+    /// By filters in clsact, on every kernel.
     Clsact,
 }
 
-/// How programs got to an interface.
+/// How an interface's programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// TCX links.
+    /// By TCX links.
     Tcx,
-    /// Filters in a clsact qdisc.
+    /// By filters in a clsact qdisc.
     Clsact,
 }
 
-/// What an interface is to the node.
+/// What an interface is to the node, which decides the programs that it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// A pod's host-side end.
+    /// The host's end of a pod's interface: carries `to_pod` and `from_pod`.
     Pod,
-    /// Another one, by which packets leave.
+    /// Another interface, by which packets leave the node: carries `translated`.
     Uplink,
 }
 
@@ -78,34 +79,36 @@ impl Role {
 /// An interface that carries the programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
-    /// Its index.
+    /// The interface's index.
     pub ifindex: IfIndex,
-    /// Its name; None where it has vanished, or is not in this network namespace.
+    /// The interface's name; None where the interface is gone, or is not in this network namespace.
     pub name: Option<String>,
-    /// How.
+    /// How the programs are attached.
     pub way: Way,
-    /// Whose programs.
+    /// Which programs the interface carries.
     pub role: Role,
 }
 
-/// A TCX link.
+/// A TCX link, as far as this process holds it.
 #[derive(Debug)]
 enum Link {
-    /// It lives as long as this, or its pin.
+    /// The descriptor is open: the link lives as long as it, or its pin.
     Open(OwnedFd),
-    /// It lives as long as its pin, and is opened when it is needed: descriptors are few where interfaces are many.
+    /// Only the pin holds the link, which is opened when it is needed: descriptors are scarce where
+    /// there are many interfaces.
     Pinned,
 }
 
 impl Link {
-    /// Keeps the descriptor where there is a use for it: without pins, and for pods, whose links then outlive
-    /// their pins, as long as that takes no more than a share of what the process may open.
+    /// Keeps the descriptor where that has a use: without pins, and for pods, whose links then
+    /// survive the loss of their pins. Those of pods take no more than a share of what the process
+    /// may open; `open` is how many it has already.
     fn new(link: OwnedFd, role: Role, open: usize, pins: Option<&Pins>) -> Self {
-        let few = || open < sys::most_descriptors() / SHARE;
+        let few = || open < sys::descriptor_limit() / DESCRIPTOR_SHARE;
         if pins.is_none() || (role == Role::Pod && few()) { Link::Open(link) } else { Link::Pinned }
     }
 
-    /// Does something with its descriptor.
+    /// Does `work` with the link's descriptor, which is opened from the pin at `path` if need be.
     fn with<T>(&self, path: Option<PathBuf>, work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
         match (self, path) {
             (Link::Open(link), _) => work(link.as_fd()),
@@ -115,20 +118,22 @@ impl Link {
     }
 }
 
-/// Links of pods take one of so many descriptors at most.
-const SHARE: usize = 4;
+/// Links of pods take at most one in so many of the descriptors that the process may open.
+const DESCRIPTOR_SHARE: usize = 4;
 
-/// One interface's links.
+/// What one interface carries.
 #[derive(Debug)]
 enum Held {
+    /// A TCX link for each hook.
     Tcx(BTreeMap<Hook, Link>),
+    /// Filters in a clsact qdisc, for all hooks of the role.
     Clsact(Qdisc, Role),
 }
 
 impl Held {
     fn role(&self) -> Role {
         match self {
-            // Both for a moment, while one follows the other.
+            // While an interface changes its role it has links of both for a moment.
             Held::Tcx(links) if links.contains_key(&Hook::ToPod) || links.contains_key(&Hook::FromPod) => Role::Pod,
             Held::Tcx(_) => Role::Uplink,
             Held::Clsact(_, role) => *role,
@@ -136,42 +141,46 @@ impl Held {
     }
 }
 
-/// All programs.
+/// The programs of a generation, in the order of [`HOOKS`].
 pub(crate) type Programs = [(Hook, Loaded); 3];
 
-/// All hooks.
+/// All hooks, in the order in which their programs are kept.
 const HOOKS: [Hook; 3] = [Hook::ToPod, Hook::FromPod, Hook::Translated];
 
-/// Pins that say that an interface has filters in a clsact qdisc: found or made, of a pod or an uplink.
+/// The pins that say that an interface has filters in a clsact qdisc, with what each says: who made
+/// the qdisc, and the interface's role.
 const MARKERS: [(&str, Qdisc, Role); 4] = [
-    // in this order; both of a role are there where somebody else's qdisc went and we made one
+    // The order matters: where somebody removed a foreign qdisc and netpolc made another, both pins
+    // of a role exist, and the later one counts.
     ("clsact", Qdisc::Found, Role::Pod),
     ("clsact_q", Qdisc::Made, Role::Pod),
     ("uplink", Qdisc::Found, Role::Uplink),
     ("uplink_q", Qdisc::Made, Role::Uplink),
 ];
 
-/// The pin that says that the clsact qdisc beside an interface's links is ours to remove.
+/// The pin that says that netpolc made the clsact qdisc beside an interface's links, and has to
+/// remove it.
 const QDISC: &str = "qdisc";
 
 fn marker(qdisc: Qdisc, role: Role) -> &'static str {
-    MARKERS.iter().find(|m| (m.1, m.2) == (qdisc, role)).expect("all are listed").0
+    MARKERS.iter().find(|m| (m.1, m.2) == (qdisc, role)).expect("MARKERS has every pair").0
 }
 
-/// All attachments.
+/// All attachments of a target.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
     held: BTreeMap<IfIndex, Held>,
-    /// Interfaces whose links took the place of filters, in a qdisc that we made. It stays while the
-    /// links do: the kernel loses packets where one comes or goes (sch_api.c, qdisc_graft).
+    /// Interfaces whose links took the place of filters in a qdisc that netpolc made. The qdisc
+    /// stays as long as the links do, since the kernel loses packets where one comes or goes
+    /// (sch_api.c, qdisc_graft).
     qdiscs: BTreeSet<IfIndex>,
-    /// Links that are being made.
+    /// The links that a thread is making.
     upgrade: Option<Upgrade>,
-    /// Interfaces that keep their filters, since links were refused.
+    /// Interfaces that keep their filters, because the kernel refused links.
     stay: BTreeSet<IfIndex>,
 }
 
-/// Which side of the interface a hook is.
+/// The side of the interface that a hook is at.
 fn side(hook: Hook) -> TcxHook {
     match hook {
         Hook::ToPod | Hook::Translated => TcxHook::Egress,
@@ -179,7 +188,7 @@ fn side(hook: Hook) -> TcxHook {
     }
 }
 
-/// As pins are named.
+/// The name of a hook in the names of pins.
 pub(crate) fn hook_name(hook: Hook) -> &'static str {
     match hook {
         Hook::ToPod => "to_pod",
@@ -200,7 +209,7 @@ fn gone(e: &io::Error) -> bool {
 }
 
 impl Attachments {
-    /// Finds the pinned ones; a writer drops those whose interface has vanished.
+    /// Opens the pinned attachments. A writer forgets those whose interface is gone.
     pub fn open(pins: &Pins, access: Access) -> Result<Self, Error> {
         let (mut this, gone) = Self::find(pins)?;
         if access == Access::Write {
@@ -210,12 +219,12 @@ impl Attachments {
         Ok(this)
     }
 
-    /// The second value: those whose interface has vanished.
+    /// Finds the pinned attachments, and the interfaces among them that are gone.
     fn find(pins: &Pins) -> Result<(Self, BTreeSet<IfIndex>), Error> {
         let (mut this, mut gone) = (Attachments::default(), BTreeSet::new());
         let names = pins.links()?;
-        // Where there are both, a process was killed before the filter followed the link: the
-        // filter counts.
+        // Where an interface has pins of both kinds, a process was killed before the filter made
+        // way for the link: the filter counts.
         let filtered = |ifindex: IfIndex| MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")));
         for name in &names {
             let Some((ifindex, kind)) =
@@ -253,7 +262,7 @@ impl Attachments {
         links.flat_map(BTreeMap::values).filter(|link| matches!(link, Link::Open(_))).count()
     }
 
-    /// Drops attachments whose interface has vanished; answers which.
+    /// Forgets attachments whose interface is gone and returns these.
     pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<IfIndex>, Error> {
         let list: Vec<IfIndex> = self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
@@ -262,7 +271,8 @@ impl Attachments {
         Ok(list)
     }
 
-    /// Removes pins and descriptors; a TCX link detaches by that.
+    /// Removes an interface's pins and descriptors. That detaches its TCX links, but not its
+    /// filters.
     fn forget(&mut self, ifindex: IfIndex, pins: Option<&Pins>) -> Result<(), Error> {
         if let Some(pins) = pins {
             for hook in HOOKS {
@@ -277,7 +287,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Makes the interface carry these programs, whatever it carried before.
+    /// Makes an interface carry the programs of a role, whatever it carried before.
     pub fn attach(
         &mut self,
         ifindex: IfIndex,
@@ -286,12 +296,14 @@ impl Attachments {
         mode: Mode,
         pins: Option<&Pins>,
     ) -> Result<Way, Error> {
-        // Only this one: looking at all of them for each makes many interfaces slow.
+        // Only this interface is checked: a sweep for each one that is attached would take
+        // quadratic time.
         if self.held.get(&ifindex).is_some_and(|held| vanished(ifindex, held)) {
             self.forget(ifindex, pins)?;
         }
-        // Another's programs that are linked run before filters; and where a qdisc is made, packets
-        // are lost, which of an uplink are the node's.
+        // Quick is right only for a pod without links. TCX programs of others would run before
+        // filters, and the making of a qdisc loses packets, which on an uplink are those of the
+        // whole node.
         let quick = (mode, role) == (Mode::Quick, Role::Pod)
             && !matches!(self.held.get(&ifindex), Some(Held::Tcx(_)))
             && [TcxHook::Ingress, TcxHook::Egress].iter().all(|hook| sys::tcx_programs(ifindex, *hook) == 0);
@@ -301,7 +313,7 @@ impl Attachments {
         if mode != Mode::Clsact && !quick && !matches!(self.held.get(&ifindex), Some(Held::Clsact(..))) {
             match self.attach_tcx(ifindex, role, programs, pins) {
                 Ok(()) => return Ok(Way::Tcx),
-                // kernels without TCX know neither the attach type nor the link
+                // A kernel without TCX knows neither the attach type nor the kind of link.
                 Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
                     self.forget(ifindex, pins)?;
                 }
@@ -323,7 +335,8 @@ impl Attachments {
                 let update = |link: BorrowedFd<'_>| {
                     let facts = sys::link_facts(link)?;
                     if facts.ifindex != Some(ifindex) {
-                        // It was of an interface that is gone, and whose number another one has.
+                        // The link belonged to an interface that is gone, whose index another one
+                        // has now.
                         return Err(io::ErrorKind::NotFound.into());
                     }
                     if facts.program != program.id {
@@ -332,7 +345,7 @@ impl Attachments {
                     Ok(())
                 };
                 match link.with(path(*hook), update) {
-                    // Somebody removed the pin, and with it the link.
+                    // Somebody removed the pin, and with it the link: it is made again below.
                     Err(e) if matches!(link, Link::Pinned) && e.kind() == io::ErrorKind::NotFound => {
                         absent_is_fine(path(*hook).map_or(Ok(()), fs::remove_file))?;
                     }
@@ -342,7 +355,7 @@ impl Attachments {
                     }
                 }
             }
-            let link = attach_patiently(program.fd(), ifindex, *hook)?;
+            let link = attach_with_retries(program.fd(), ifindex, *hook)?;
             if let Some(path) = path(*hook) {
                 sys::pin(link.as_fd(), &path)?;
             }
@@ -352,7 +365,7 @@ impl Attachments {
                 links.insert(*hook, link);
             }
         }
-        // What it carried in another role goes when the new one stands.
+        // Links of another role go only now that those of the new role are in place.
         if let Some(Held::Tcx(links)) = self.held.get_mut(&ifindex) {
             for (hook, _) in links.extract_if(.., |hook, _| !role.hooks().contains(hook)) {
                 if let Some(path) = path(hook) {
@@ -370,13 +383,16 @@ impl Attachments {
         programs: &Programs,
         pins: Option<&Pins>,
     ) -> io::Result<()> {
-        // always looked for: an interface may have come back under the same index
+        // Whatever is remembered, the qdisc may be missing: another interface may have the index
+        // now.
         let found = clsact::ensure_qdisc(ifindex)?;
         let qdisc = match self.held.get(&ifindex) {
             Some(Held::Clsact(Qdisc::Made, _)) => Qdisc::Made,
             _ if self.qdiscs.contains(&ifindex) => Qdisc::Made,
             _ => found,
         };
+        // Pinned before the filters are put, so that whoever is killed in between leaves no unknown
+        // ones.
         if let Some(pins) = pins {
             mark(pins, &format!("{ifindex}_{}", marker(qdisc, role)))?;
         }
@@ -389,7 +405,7 @@ impl Attachments {
                     fs::remove_file(pins.link(&format!("{ifindex}_{}", hook_name(*hook))))?;
                 }
             }
-            // The new program took the place of the old one where both are at the same side.
+            // Where both roles have a program at one side, the new one took the old one's place.
             (Some(Held::Clsact(_, before)), pins) if before != role => {
                 let sides = |role: Role| role.hooks().iter().map(|hook| side(*hook));
                 for old in sides(before).filter(|old| !sides(role).any(|new| new == *old)) {
@@ -406,8 +422,9 @@ impl Attachments {
         Ok(())
     }
 
-    /// Sees whether every interface still carries its programs and has its pins, and brings back what is missing; says what that was.
-    /// `before` are the pins that were there before they had to be made anew.
+    /// Checks that every interface still carries its programs and has its pins, and restores what
+    /// is missing. Returns a line for each. `before` is the directory of pins that was in use
+    /// before it had to be made anew.
     pub fn check(
         &mut self,
         programs: &Programs,
@@ -445,13 +462,14 @@ impl Attachments {
             match done {
                 Err(e) if gone(&e) => self.forget(ifindex, pins)?,
                 Err(e) => return Err(refused(call(&format!("bring back {what} of"), ifindex), e)),
-                Ok(()) => found.push(call(&format!("{what} had been taken away and is back:"), ifindex)),
+                Ok(()) => found.push(call(&format!("{what} was removed and has been restored:"), ifindex)),
             }
         }
         Ok(found)
     }
 
-    /// Pins the links of an interface again, where they live, or attaches anew.
+    /// Pins the links of an interface again where they still exist, and attaches anew where they do
+    /// not.
     fn repin(
         &mut self,
         ifindex: IfIndex,
@@ -474,13 +492,14 @@ impl Attachments {
         self.attach_tcx(ifindex, role, programs, pins)
     }
 
-    /// Makes every interface carry these programs, by replacing what it carries.
+    /// Replaces the programs of every interface by these.
     pub fn replace(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
         self.sweep(pins)?;
         let facts = |(i, h): (&IfIndex, &Held)| (*i, matches!(h, Held::Tcx(_)), h.role());
         let mut list: Vec<(IfIndex, bool, Role)> = self.held.iter().map(facts).collect();
-        // What judges first, then what leaves packets to it.
+        // Uplinks come first: a new `from_pod` may defer packets that an old `translated` would not
+        // judge.
         list.sort_by_key(|(ifindex, _, role)| (*role == Role::Pod, *ifindex));
         for (ifindex, tcx, role) in list {
             let done = if tcx {
@@ -497,7 +516,7 @@ impl Attachments {
         pins.map_or(Ok(()), |pins| self.drop_stray_links(pins))
     }
 
-    /// Takes the programs off an interface; none there is fine.
+    /// Takes the programs off an interface. Does nothing where it carries none.
     pub fn detach(&mut self, ifindex: IfIndex, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
         let mut made = self.qdiscs.contains(&ifindex);
@@ -512,13 +531,13 @@ impl Attachments {
         self.forget(ifindex, pins)
     }
 
-    /// Takes them off all.
+    /// Takes the programs off all interfaces.
     pub fn detach_all(&mut self, pins: Option<&Pins>) -> Result<(), Error> {
         let list: BTreeSet<IfIndex> = self.held.keys().chain(&self.qdiscs).copied().collect();
         list.into_iter().try_for_each(|ifindex| self.detach(ifindex, pins))
     }
 
-    /// All, by index.
+    /// All attachments, ordered by the interfaces' indices.
     pub fn list(&self) -> Vec<Attachment> {
         let way = |h: &Held| if matches!(h, Held::Tcx(_)) { Way::Tcx } else { Way::Clsact };
         self.held
@@ -528,11 +547,12 @@ impl Attachments {
     }
 }
 
-/// The kernel lets go of a link some time after its last pin or descriptor went, and a program cannot be attached twice.
-fn attach_patiently(program: BorrowedFd<'_>, ifindex: IfIndex, hook: Hook) -> io::Result<OwnedFd> {
-    const ATTEMPTS: u32 = 50;
+/// Attaches a program by TCX, and tries again while it counts as attached. The kernel frees a link
+/// some time after its last pin or descriptor is gone, and refuses to attach a program twice.
+fn attach_with_retries(program: BorrowedFd<'_>, ifindex: IfIndex, hook: Hook) -> io::Result<OwnedFd> {
+    const RETRIES: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);
-    for _ in 0..ATTEMPTS {
+    for _ in 0..RETRIES {
         match sys::tcx_attach(program, ifindex, side(hook)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => std::thread::sleep(PAUSE),
             done => return done,
@@ -541,14 +561,14 @@ fn attach_patiently(program: BorrowedFd<'_>, ifindex: IfIndex, hook: Hook) -> io
     sys::tcx_attach(program, ifindex, side(hook))
 }
 
-/// Does the interface carry these programs by filters?
+/// Whether the interface carries exactly these programs by filters.
 fn filters_stand(ifindex: IfIndex, role: Role, programs: &Programs) -> bool {
     let stands =
         |(hook, program): &(Hook, Loaded)| clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id));
     programs.iter().filter(|(hook, _)| role.hooks().contains(hook)).all(stands)
 }
 
-/// Is the interface gone? Another one may have got its number.
+/// Whether the interface is gone. Its index may be another one's by now, which its links tell.
 fn vanished(ifindex: IfIndex, held: &Held) -> bool {
     let other = |link: &Link| match link {
         Link::Open(link) => sys::link_facts(link.as_fd()).is_ok_and(|f| f.ifindex != Some(ifindex)),
@@ -567,7 +587,7 @@ fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Makes a pin that only says that it is there.
+/// Makes a directory among the pins whose name is all that it says.
 fn mark(pins: &Pins, name: &str) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(pins.link(name)) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),

@@ -1,12 +1,12 @@
 //! Attaching by filters in a clsact qdisc, where the kernel has no TCX (before 6.6).
 //!
 //! Each step is one request with its acknowledgement (net/sched/cls_api.c, cls_bpf.c,
-//! sch_ingress.c). A filter has a fixed handle, so putting it again replaces the program at once
-//! and never makes a second one. Its priority is the first, so what others' filters pass or
-//! redirect was judged before, as with TCX; only where somebody has filters of another kind there,
-//! it is the last.
+//! sch_ingress.c). A filter has a fixed handle, so that putting it again replaces the program at
+//! once and never makes a second one. It has the first priority, so that packets are judged before
+//! others' filters pass or redirect them, as with TCX. Only where somebody has filters of another
+//! kind at that priority, it gets the last one.
 //!
-//! Not here: which interfaces, and what is remembered of them.
+//! Not here: which interfaces get filters, and what is remembered of them (`attach`).
 
 use netpolc_table::IfIndex;
 use std::{
@@ -25,9 +25,10 @@ use netpolc_host::{
 
 use crate::sys::TcxHook;
 
-const FIRST: u32 = 1;
-const LAST: u32 = 0xfff0;
-/// Nobody else's: others count from 1.
+const FIRST_PRIORITY: u32 = 1;
+const LAST_PRIORITY: u32 = 0xfff0;
+/// The handle of netpolc's filters, "npc" in ASCII. The kernel hands handles out from 1 on, so that
+/// nobody else's filter has it.
 const HANDLE: u32 = 0x6e_7063;
 const ETH_P_ALL: u16 = 3;
 const TCA_BPF_FD: u16 = 6;
@@ -40,14 +41,14 @@ fn parent(hook: TcxHook) -> u32 {
     if hook == TcxHook::Ingress { tc::INGRESS } else { tc::EGRESS }
 }
 
-/// The body of a request about the qdisc.
+/// The body of a request about an interface's clsact qdisc.
 fn qdisc(ifindex: IfIndex) -> Vec<u8> {
     let mut body = tc::header(ifindex.get(), tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
     put_text(&mut body, TCA_KIND, "clsact");
     body
 }
 
-/// The body of a request about our filter with this priority.
+/// The body of a request about netpolc's filter with this priority.
 fn filter(ifindex: IfIndex, hook: TcxHook, priority: u32) -> Vec<u8> {
     let info = priority << 16 | u32::from(ETH_P_ALL.to_be());
     let mut body = tc::header(ifindex.get(), HANDLE, parent(hook), info).to_vec();
@@ -59,16 +60,16 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     Socket::open(Protocol::Route)?.request(kind, flags, body)
 }
 
-/// Whether a qdisc had to be made.
+/// Whether netpolc made a qdisc, and therefore has to remove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Qdisc {
-    /// It is ours to remove.
+    /// netpolc made it.
     Made,
-    /// It was there.
+    /// It was there before.
     Found,
 }
 
-/// Makes the clsact qdisc where there is none.
+/// Makes the clsact qdisc where the interface has none.
 pub fn ensure_qdisc(ifindex: IfIndex) -> io::Result<Qdisc> {
     match request(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE, &qdisc(ifindex)) {
         Ok(_) => Ok(Qdisc::Made),
@@ -77,12 +78,13 @@ pub fn ensure_qdisc(ifindex: IfIndex) -> io::Result<Qdisc> {
     }
 }
 
-/// Puts the program into the hook, in place of the one that an earlier call put there.
+/// Puts the program at the hook, in place of the one that an earlier call put there.
 pub fn attach(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook) -> io::Result<()> {
-    match add(program, ifindex, hook, FIRST) {
-        // A priority has one kind of filters (cls_api.c, tc_new_tfilter).
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => add(program, ifindex, hook, LAST),
-        first => first.and_then(|()| remove(ifindex, hook, LAST)),
+    match add(program, ifindex, hook, FIRST_PRIORITY) {
+        // All filters of one priority are of one kind (cls_api.c, tc_new_tfilter): somebody else
+        // has another kind at the first.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => add(program, ifindex, hook, LAST_PRIORITY),
+        first => first.and_then(|()| remove(ifindex, hook, LAST_PRIORITY)),
     }
 }
 
@@ -96,9 +98,10 @@ fn add(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook, priority: u32) 
     request(libc::RTM_NEWTFILTER, CREATE, &body).map(drop)
 }
 
-/// The kernel's id of the program that [`attach`] put there; None where it is not there any more.
+/// The kernel's id of the program that [`attach`] put there; None where the filter was removed
+/// since.
 pub fn program(ifindex: IfIndex, hook: TcxHook) -> io::Result<Option<u32>> {
-    for priority in [FIRST, LAST] {
+    for priority in [FIRST_PRIORITY, LAST_PRIORITY] {
         match request(libc::RTM_GETTFILTER, 0, &filter(ifindex, hook, priority)) {
             Ok(replies) => {
                 let ids = replies.iter().filter_map(|filter| {
@@ -115,17 +118,17 @@ pub fn program(ifindex: IfIndex, hook: TcxHook) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Removes what [`attach`] put there; nothing there is fine.
+/// Removes the filter that [`attach`] put there. Does nothing where it is gone.
 pub fn detach(ifindex: IfIndex, hook: TcxHook) -> io::Result<()> {
-    remove(ifindex, hook, FIRST)?;
-    remove(ifindex, hook, LAST)
+    remove(ifindex, hook, FIRST_PRIORITY)?;
+    remove(ifindex, hook, LAST_PRIORITY)
 }
 
 fn remove(ifindex: IfIndex, hook: TcxHook, priority: u32) -> io::Result<()> {
     absent_is_fine(request(libc::RTM_DELTFILTER, 0, &filter(ifindex, hook, priority)).map(drop))
 }
 
-/// Removes the qdisc, unless somebody has filters in it.
+/// Removes the clsact qdisc, unless somebody has filters in it.
 pub fn remove_qdisc(ifindex: IfIndex) -> io::Result<()> {
     let mut socket = Socket::open(Protocol::Route)?;
     for hook in [TcxHook::Ingress, TcxHook::Egress] {

@@ -16,17 +16,19 @@ use crate::{
 /// What an instance is made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Sizes of the first generation. What is pinned keeps its own.
+    /// Sizes of the first generation. A generation that is pinned keeps its own.
     pub capacities: Capacities,
-    /// How far generations grow; `fragments` never does. Equal to `capacities`: not at all.
+    /// How far generations may grow; `fragments` never grows. Where this equals `capacities`,
+    /// nothing does.
     pub limits: Capacities,
     /// How large tables of connections are.
     pub connections: Connections,
-    /// How programs get to interfaces.
+    /// How programs are attached to interfaces.
     pub mode: Mode,
-    /// Mixed into the hashes of connection state; None: from the kernel's random numbers.
+    /// A number mixed into the hashes of connection state. None draws one from the kernel's random
+    /// numbers.
     pub seed: Option<u64>,
-    /// What is generated; less than everything only for measurements, and varied packets only for private instances.
+    /// What is generated. Measurements alone generate less than everything.
     pub program: Options,
 }
 
@@ -40,7 +42,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Small at first, for tests and single questions.
+    /// Small tables that may grow, for tests and single queries.
     pub fn small() -> Self {
         let capacities = Capacities::small();
         let connections = Connections::fixed(6);
@@ -48,14 +50,15 @@ impl Config {
         Self { capacities, limits, connections, mode: Mode::Best, seed: Some(1), program: Options::default() }
     }
 
-    /// Small, for questions about single packets ([`netpolc_target::Datapath::packet`]) of every [`netpolc_target::Arrival`]: it is told what
-    /// a test run cannot show. Not for interfaces, where a packet's own socket counts.
+    /// Small tables, for queries about single packets ([`netpolc_target::Datapath::packet`]) of
+    /// every [`netpolc_target::Arrival`]: the programs are told what a test run cannot show them.
+    /// Not for interfaces, where a packet's own socket counts.
     pub fn asked() -> Self {
         let program = Options { sockets: Sockets::Told, ..Options::default() };
         Self { program, ..Self::small() }
     }
 
-    /// The same without growth.
+    /// The same configuration without growth.
     pub fn fixed(self) -> Self {
         Self { limits: self.capacities, ..self }
     }
@@ -64,50 +67,50 @@ impl Config {
 /// How large tables of connections are. Each endpoint has one for each family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// log2 of the buckets of an endpoint's first table. What is pinned keeps its own.
+    /// log2 of the buckets of an endpoint's first table. Tables that are pinned keep their size.
     pub first_log: u8,
     /// log2 of the buckets of the largest table.
     pub most_log: u8,
-    /// How many connections there is room for in all tables that have grown. First tables do not
-    /// count.
+    /// How many connections all tables that have grown may have room for together. First tables do
+    /// not count.
     pub budget: u32,
-    /// How long a table is much larger than what it holds before it shrinks.
-    pub patience: Duration,
+    /// How long a table must have been much larger than what it holds before it shrinks.
+    pub shrink_after: Duration,
 }
 
 impl Default for Connections {
-    /// 1,536 connections at first, 393,216 at most, two millions on the node.
+    /// Room for 1,536 connections at first and 393,216 at most, and for two million on the node.
     fn default() -> Self {
-        Self { first_log: 8, most_log: 16, budget: 1 << 21, patience: Duration::from_secs(600) }
+        Self { first_log: 8, most_log: 16, budget: 1 << 21, shrink_after: Duration::from_secs(600) }
     }
 }
 
 impl Connections {
-    /// Tables that do not grow.
+    /// Tables of 2^`log` buckets that do not grow.
     pub fn fixed(log: u8) -> Self {
         Self { first_log: log, most_log: log, ..Self::default() }
     }
 
-    /// Connections that find room in a table of so many buckets whatever their hashes are, in
+    /// How many connections find room in a table of 2^`log` buckets whatever their hashes are, in
     /// practice.
     pub fn holds(&self, log: u8) -> u32 {
         PER_BUCKET << log
     }
 
-    /// Buckets of a first table.
+    /// How many buckets a first table has.
     pub fn first_buckets(&self) -> u32 {
         1 << self.first_log
     }
 
-    /// The budget in buckets.
+    /// The budget, in buckets instead of connections.
     pub fn budget_buckets(&self) -> u64 {
         u64::from(self.budget / PER_BUCKET)
     }
 
-    /// Names the field that is out of its bounds.
+    /// Checks that the sizes are possible.
     ///
     /// # Errors
-    /// One is.
+    /// A sentence that names the sizes and their bounds, where they are out of them.
     pub fn check(&self) -> Result<(), String> {
         let most = MOST_BUCKETS.ilog2() as u8;
         if self.first_log < 1 || self.first_log > self.most_log || self.most_log > most {
@@ -120,16 +123,17 @@ impl Connections {
     }
 }
 
-/// May packets go on to Services?
+/// Whether new connections may go on to Services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// No.
+    /// They are dropped.
     Held,
-    /// Yes.
+    /// They go on, to be judged after translation.
     Free,
 }
 
-/// What the layout allows, as far as the cells of rows by classes allow it together: 2^13 sets by 2^15 classes.
+/// The largest sizes that the layout allows. Sets and classes share one limit, that of the cells of
+/// the rows: 2^13 sets by 2^15 classes.
 fn largest(c: Capacities) -> Capacities {
     Capacities {
         interface_blocks: 1 << 16,

@@ -1,4 +1,5 @@
-//! Generated code as text: one instruction a line, under the notes that say where it comes from, with the maps' names.
+//! Generated code as text: one instruction per line, under the notes that say where it comes from,
+//! with the names of maps.
 //!
 //! ```text
 //! table row: rows_v4
@@ -10,7 +11,7 @@ use std::fmt::Write as _;
 
 use crate::asm::{Code, Insn, MapRef, MapUse, Reg};
 
-/// The listing.
+/// A program as text. Instructions that a jump goes to have a `>` before their number.
 pub fn listing(code: &Code) -> String {
     let mut text = String::new();
     let mut notes = code.notes.iter().peekable();
@@ -30,7 +31,7 @@ pub fn listing(code: &Code) -> String {
     text
 }
 
-/// Where jumps go.
+/// The instructions that jumps go to.
 fn targets(code: &Code) -> std::collections::BTreeSet<usize> {
     let jumps = code.insns.iter().enumerate().filter(|(_, i)| is_jump(i));
     jumps.filter_map(|(at, i)| usize::try_from(at as i64 + 1 + i64::from(i.off)).ok()).collect()
@@ -64,7 +65,7 @@ fn reg(number: u8) -> String {
     }
 }
 
-/// The same as 32 bits.
+/// The name of the low 32 bits of a register.
 fn half(number: u8) -> String {
     format!("w{number}")
 }
@@ -75,7 +76,7 @@ fn place(size: u8, base: u8, off: i16) -> String {
     format!("*({bits} *)({} {sign} {off})", reg(base))
 }
 
-/// One instruction; `at` is its first slot. Panics where there is none.
+/// One instruction as text, of which `at` is the first slot. Panics where there is no such slot.
 pub fn instruction(code: &Code, at: usize) -> String {
     let i = &code.insns[at];
     let (dst, src) = (i.regs & 15, i.regs >> 4);

@@ -1,8 +1,10 @@
 //! Generated code as an in-memory ELF object with `.BTF` and `.BTF.ext`, which is what aya loads.
+//! The BTF says that the program is a function of a context, and for each note from which
+//! instruction on the code belongs to which table, so that the verifier's log names the table
+//! (Documentation/bpf/btf.rst of the kernel). The maps' descriptors are in the instructions
+//! already, so that no map section and no relocation is needed.
 //!
-//! The BTF says that the program is a function of a context, and for each note from which instruction on the code
-//! belongs to which table: so the verifier's log names the table (Documentation/bpf/btf.rst of the kernel).
-//! The maps' descriptors are in the instructions already: no map section, no relocation.
+//! Not here: loading the object (`loader`).
 
 use object::{
     Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
@@ -11,25 +13,25 @@ use object::{
 
 use crate::asm::Note;
 
-/// Section name; aya derives the program type (TC classifier) from it.
+/// The name of the code's section, from which aya derives the program's type, a TC classifier.
 const SECTION: &str = "classifier";
-/// What the notes' line numbers are lines of.
+/// The name of the file that the notes' line numbers refer to. There is no such file.
 pub const SOURCE: &str = "netpolc";
-/// No GPL-only helper is called.
+/// The license that the kernel is told. No program calls a GPL-only helper.
 const LICENSE: &str = "Dual MIT/GPL";
-/// Magic 0xeb9f, version 1, flags 0.
+/// How each BTF section begins: magic 0xeb9f, version 1, flags 0.
 const BTF_HEADER: [u8; 4] = [0x9f, 0xeb, 1, 0];
 
-/// Why there is no object. Each is a mistake of the generator.
+/// Why an object cannot be made. Each case is a mistake of the generator.
 #[derive(Debug, thiserror::Error)]
 pub enum ElfError {
-    /// The first note must be at instruction 0, and they must rise.
-    #[error("program {0}: notes must begin at instruction 0 and rise")]
+    /// The first note is not at instruction 0, or the notes are not in ascending order.
+    #[error("program {0}: notes must begin at instruction 0 and be in ascending order")]
     Notes(String),
-    /// More than 15 letters, or others than letters, digits and `_`.
-    #[error("program {0:?}: not a name")]
+    /// The name has more than 15 characters, or others than letters, digits and `_`.
+    #[error("{0:?} is not a valid name of a program")]
     Name(String),
-    /// From the object writer.
+    /// The library that writes objects refuses the object.
     #[error("program {0}: {1}")]
     Object(String, object::write::Error),
 }
@@ -49,7 +51,8 @@ fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
-/// Both sections. Type ids: 1 int, 2 struct `__sk_buff`, 3 pointer to it, 4 prototype, 5 function.
+/// The sections `.BTF` and `.BTF.ext`. The ids of types are 1 int, 2 struct `__sk_buff`, 3 pointer
+/// to it, 4 prototype, 5 function.
 fn btf(name: &str, notes: &[Note]) -> (Vec<u8>, Vec<u8>) {
     const INT: u32 = 1;
     const PTR: u32 = 2;
@@ -64,7 +67,7 @@ fn btf(name: &str, notes: &[Note]) -> (Vec<u8>, Vec<u8>) {
     types.extend([0, kind(FUNC_PROTO, 1), 1, strings.add("skb"), 3]);
     types.extend([strings.add(name), kind(FUNC, 1), 4]); // here the count is the linkage: 1 = global
     let (section, file) = (strings.add(SECTION), strings.add(SOURCE));
-    // in .BTF.ext offsets are bytes; aya divides them for the kernel
+    // Offsets in .BTF.ext are in bytes; aya divides them for the kernel.
     let functions = words(&[8, section, 1, 0, 5]);
     let mut lines = words(&[16, section, notes.len() as u32]);
     for note in notes {
@@ -78,7 +81,10 @@ fn btf(name: &str, notes: &[Note]) -> (Vec<u8>, Vec<u8>) {
     (btf, ext)
 }
 
-/// The object of one program: `code` as the kernel takes it, `notes` naming its parts.
+/// The object of one program. `code` is as the kernel takes it, and `notes` name its parts.
+///
+/// # Errors
+/// [`ElfError`] where name or notes are not valid.
 pub fn object(name: &str, code: &[u8], notes: &[Note]) -> Result<Vec<u8>, ElfError> {
     if name.is_empty() || name.len() > 15 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Err(ElfError::Name(name.into()));

@@ -1,6 +1,7 @@
-//! A generation: tables and the three programs that read them. Made, filled from another, pinned, opened again.
+//! A generation, which is tables and the three programs that read them: made, filled, pinned, and
+//! opened again.
 //!
-//! Not here: when (`target`).
+//! Not here: when a generation is replaced (`target/sizes`).
 
 use netpolc_table::{Program, TableId, Write};
 use netpolc_target::{Error, Hook};
@@ -18,18 +19,18 @@ use crate::{
     tables::{Access, Stop, Tables},
 };
 
-/// Tables with their programs.
+/// Tables with the programs that read them.
 #[derive(Debug)]
 pub(crate) struct Generation {
-    /// From 1; names its pins.
+    /// The generation's number, from 1, which names its pins.
     pub number: u64,
     pub tables: Tables,
     pub programs: Programs,
-    /// What measuring programs count in.
+    /// The map in which programs count that were generated for a measurement.
     _counter: Option<Region>,
 }
 
-/// The code of all hooks for these maps.
+/// Generates the code of all hooks for these maps.
 pub(crate) fn code(maps: &Maps, options: &Options) -> Result<[(Hook, Code); 3], Error> {
     let parameters = Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
     let generate = |hook: Hook| {
@@ -44,7 +45,9 @@ pub(crate) fn code(maps: &Maps, options: &Options) -> Result<[(Hook, Code); 3], 
     Ok([generate(Hook::ToPod)?, generate(Hook::FromPod)?, generate(Hook::Translated)?])
 }
 
-/// Tells generated code apart; descriptors are no part of it.
+/// A number that tells generated code apart (FNV-1a over the instructions). Maps count by their id,
+/// not by their descriptor, which differs from process to process. Never 0, which in a header means
+/// unknown.
 fn fingerprint(code: &[(Hook, Code); 3]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for (_, code) in code {
@@ -71,7 +74,7 @@ fn load(maps: &Maps, code: &[(Hook, Code); 3], counter: Option<&Region>) -> Resu
     let load = |(hook, code): &(Hook, Code)| {
         Loaded::load(&format!("np_{}", hook_name(*hook)), code, descriptor).map(|p| (*hook, p))
     };
-    // Checking them is most of the time that a generation takes, and the kernel checks several at once.
+    // Verifying the programs takes most of the time, and the kernel verifies several at once.
     std::thread::scope(|scope| {
         let [first, second, third] = code.each_ref().map(|one| scope.spawn(move || load(one)));
         let done = |one: std::thread::ScopedJoinHandle<'_, _>| {
@@ -81,7 +84,7 @@ fn load(maps: &Maps, code: &[(Hook, Code); 3], counter: Option<&Region>) -> Resu
     })
 }
 
-/// What a generation is made of.
+/// What a generation is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Recipe {
     pub number: u64,
@@ -92,32 +95,32 @@ pub(crate) struct Recipe {
     pub options: Options,
 }
 
-/// A generation that is being made while the present one works.
+/// A generation that a thread makes while the present one judges packets.
 #[derive(Debug)]
 pub(crate) struct Ahead(std::thread::JoinHandle<Result<Generation, Error>>);
 
 impl Ahead {
-    /// Begins; None where no thread can be started now.
+    /// Starts the thread; None where none can be started now.
     pub fn begin(recipe: Recipe) -> Option<Self> {
         std::thread::Builder::new().name("generation".into()).spawn(move || Generation::create(recipe)).ok().map(Self)
     }
 
-    /// Would [`Ahead::wait`] return at once?
+    /// Whether [`Ahead::wait`] would return at once.
     pub fn is_done(&self) -> bool {
         self.0.is_finished()
     }
 
-    /// The generation.
+    /// Waits for the thread and returns the generation.
     pub fn wait(self) -> Result<Generation, Error> {
         self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
 impl Generation {
-    /// Empty tables of this size, with programs.
+    /// Makes empty tables of this size, with programs.
     pub fn create(recipe: Recipe) -> Result<Self, Error> {
         let Recipe { number, capacities, seed, clock, shared, options } = recipe;
-        capacities.check().map_err(|e| Error::Installed(format!("capacities: {e}")))?;
+        capacities.check().map_err(|e| Error::Argument(format!("capacities: {e}")))?;
         let maps = Maps::create(capacities, seed, clock, shared)?;
         let code = code(&maps, &options)?;
         maps.set_code(fingerprint(&code));
@@ -129,7 +132,8 @@ impl Generation {
         Ok(Self { number, tables: Tables::open(maps, Access::Write)?, programs, _counter: counter })
     }
 
-    /// Puts a whole program into empty tables. What is referred to comes first, though no packet comes by here yet.
+    /// Puts a whole program into empty tables. The order of the tables does not matter, since no
+    /// packet reads them yet.
     pub fn fill(&mut self, program: &Program, grace: &Grace) -> Result<(), Stop> {
         for table in program.tables().filter(|t| !t.entries.is_empty()) {
             let put = table.entries.iter().map(|(k, e)| (k.clone(), e.clone())).collect();
@@ -139,23 +143,24 @@ impl Generation {
         Ok(())
     }
 
-    /// Pins everything under its number.
+    /// Pins tables and programs under the generation's number, all of them or none.
     pub fn pin(&self, pins: &Pins) -> Result<(), Error> {
         pins.complete(&pins.generation(self.number), |dir| self.pin_into(dir))
     }
 
-    /// Pins what is not pinned there.
+    /// Pins in `dir` what is not pinned there yet.
     pub fn pin_into(&self, dir: &std::path::Path) -> Result<(), Error> {
         self.tables.maps.pin(dir)?;
         self.programs.iter().try_for_each(|(hook, program)| crate::maps::pin(program.fd(), &dir.join(hook_name(*hook))))
     }
 
-    /// The names of its pins.
+    /// The names of the generation's pins.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.tables.maps.names().chain(self.programs.iter().map(|(hook, _)| hook_name(*hook)))
     }
 
-    /// Opens what is pinned. Programs that an older or newer netpolc generated are replaced: the second value tells.
+    /// Opens a pinned generation, with its header. Another version of netpolc may have generated
+    /// its programs; [`Generation::renew`] compares them.
     pub fn open(pins: &Pins, number: u64, shared: Shared, access: Access) -> Result<(Self, Header), Error> {
         let dir = pins.generation(number);
         let header = Maps::header(&dir)?;
@@ -165,14 +170,17 @@ impl Generation {
         Ok((Self { number, tables: Tables::open(maps, access)?, programs, _counter: None }, header))
     }
 
-    /// Where the pinned programs are not those that this netpolc generates, loads its own: for [`Generation::repin`].
+    /// Where the pinned programs are not those that this netpolc generates, loads its own and
+    /// returns them with their fingerprint, for [`Generation::repin`]. None where they are the
+    /// same.
     pub fn renew(&self, header: &Header, options: &Options) -> Result<Option<(Programs, u64)>, Error> {
         let code = code(&self.tables.maps, options)?;
         let wanted = fingerprint(&code);
         if wanted == header.code { Ok(None) } else { Ok(Some((load(&self.tables.maps, &code, None)?, wanted))) }
     }
 
-    /// Replaces the pinned programs; the interfaces carry the new ones already.
+    /// Replaces the pinned programs. The interfaces must carry the new ones already: the
+    /// fingerprint is stored last, so that whoever is killed before replaces them once more.
     pub fn repin(&mut self, pins: &Pins, programs: Programs, code: u64) -> Result<(), Error> {
         let dir = pins.generation(self.number);
         for (hook, program) in &programs {
@@ -189,7 +197,7 @@ impl Generation {
         Ok(())
     }
 
-    /// One hook's program.
+    /// The program of one hook.
     pub fn program(&self, hook: Hook) -> &Loaded {
         let found = self.programs.iter().find(|(h, _)| *h == hook);
         &found.expect("every hook has one").1

@@ -1,18 +1,18 @@
-//! Tables of connections get another size while packets use them: larger when packets find little
+//! Gives tables of connections another size while packets use them: larger when packets find little
 //! room, smaller when they have been much too large for a while.
 //!
 //! ```text
-//! make      a place for the new table, perhaps in new chunks
-//! publish   new table present, old one previous: a packet looks in both, and makes entries in the
-//!           new one; then a grace period
-//! copy      every live entry; then a grace period
-//! merge     what packets that found an entry in the old table changed after it was copied
-//! finish    the old table is nobody's; then a grace period, and it goes
+//! make      obtain a place for the new table, perhaps in new chunks
+//! publish   make the new table the present one and the old one the previous one: a packet looks
+//!           in both, and makes entries in the new one; then wait for a grace period
+//! copy      copy every live entry; then wait for a grace period
+//! merge     take over what packets changed in the old table after it was copied
+//! finish    drop the old table from the record; then wait for a grace period, and free it
 //! ```
 //!
-//! Whoever is killed between leaves a table with a previous one, in which packets go on; the next
-//! [`Tender`] starts again at `copy`. All tables that move at one time share the grace periods. Not
-//! here: where tables stand (`pool`).
+//! A process that is killed in between leaves a table with a previous one, and packets go on using
+//! both. The next [`Tender`] starts again at `copy`. All tables that move at one time share the
+//! grace periods. Not here: where tables stand (`pool`).
 
 use std::{
     collections::HashMap,
@@ -42,33 +42,33 @@ use crate::{
     sys::{self, refused},
 };
 
-/// Slots that are copied without letting others look at the pool.
-const AT_ONCE: usize = 1 << 13;
-/// How often tables are looked at for whether they are too large.
-const LOOK: Duration = Duration::from_secs(30);
-/// How long a table that found no budget is not asked about again.
-const REFUSED: Duration = Duration::from_secs(5);
-/// First tables that are kept ready, so that no pod waits for a chunk.
-const READY: usize = 8;
-/// A table shrinks where it would be filled by one part in so many afterwards at most.
-const ROOMY: u32 = 4;
+/// How many slots are copied before the pool's lock is released for others.
+const BATCH: usize = 1 << 13;
+/// How often all tables are checked for being too large.
+const SHRINK_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a table that could not grow is left alone before it may ask again.
+const REFUSAL_BACKOFF: Duration = Duration::from_secs(5);
+/// How many places for first tables are kept ready, so that no pod waits for a chunk.
+const READY_PLACES: usize = 8;
+/// A table shrinks only where no more than one in so many slots of the smaller one will be filled.
+const SHRINK_MARGIN: u32 = 4;
 
 /// A table that got another size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Whose.
+    /// The endpoint whose table it is.
     pub endpoint: EndpointId,
-    /// Which of its two.
+    /// Which of the endpoint's two tables it is.
     pub family: Family,
-    /// Connections that had room before, whatever their hashes are.
+    /// How many connections had room before, whatever their hashes are.
     pub before: u32,
-    /// And now.
+    /// How many connections have room now, whatever their hashes are.
     pub now: u32,
-    /// Entries that found no place in the new table; their connections are judged as new.
+    /// How many entries found no place in the new table. Their connections are judged as new.
     pub lost: usize,
 }
 
-/// A move that has begun.
+/// A table's move to another size that has begun, so that packets use both places.
 #[derive(Debug)]
 pub struct Begun(Move);
 
@@ -78,16 +78,18 @@ struct Move {
     family: Family,
     from: Place,
     to: Place,
+    /// Proof that the move is still wanted: it is void when the endpoint goes.
     ticket: Ticket,
-    /// Meta words of the old table, as they were copied.
+    /// The old table's meta words as they were when each entry was copied; 0 where none was.
     copied: Vec<u64>,
+    /// How many entries found no place in the new table.
     lost: usize,
-    /// The record names both places.
+    /// Whether the record names both places.
     published: bool,
 }
 
-/// Looks after the sizes of tables of connections. A writer's thread of its own may hold it:
-/// nothing that it does keeps the target waiting.
+/// Gives tables of connections the sizes they need. It may run in a thread of its own, beside the
+/// target that writes the tables of policy: nothing that it does keeps the target waiting.
 pub struct Tender {
     shared: Shared,
     seed: u64,
@@ -95,9 +97,11 @@ pub struct Tender {
     ticker: Option<Ticker>,
     grace: Grace,
     ring: Option<RingBuf<MapData>>,
-    looked: Option<Instant>,
-    /// Since when a table has been much too large.
+    /// When tables were last checked for being too large.
+    checked: Option<Instant>,
+    /// The tables that are much too large, with the time since when.
     roomy: HashMap<(EndpointId, Family), Instant>,
+    /// The tables that could not grow, with the time of the last attempt.
     refused: HashMap<(EndpointId, Family), Instant>,
 }
 
@@ -116,7 +120,7 @@ impl Tender {
             ticker: None,
             grace: Grace::default(),
             ring: None,
-            looked: None,
+            checked: None,
             roomy: HashMap::new(),
             refused: HashMap::new(),
         }
@@ -126,13 +130,13 @@ impl Tender {
         self.shared.pool()
     }
 
-    /// Waits until some packet finds little room, or as long.
+    /// Waits until some packet finds little room, at most for `timeout`.
     ///
     /// # Errors
-    /// The ring buffer of what is wanted cannot be opened.
-    pub fn wait(&mut self, most: Duration) -> Result<(), Error> {
+    /// [`Error::System`] where the ring buffer that packets write to cannot be opened.
+    pub fn wait(&mut self, timeout: Duration) -> Result<(), Error> {
         let fd = self.shared.fd(MapId::Wanted);
-        sys::wait_readable(fd, most);
+        sys::wait_readable(fd, timeout);
         let ring = match &mut self.ring {
             Some(ring) => ring,
             None => {
@@ -143,24 +147,26 @@ impl Tender {
                 self.ring.insert(ring)
             }
         };
-        // What is wanted is in the records; the ring only wakes.
+        // Which tables want to grow is in their records. The ring only wakes this thread.
         while ring.next().is_some() {}
         Ok(())
     }
 
-    /// Gives tables the size that they need now, and keeps first tables ready for pods that come.
+    /// Gives tables the size that they need now, keeps places ready for the first tables of new
+    /// pods, and returns the tables that have moved.
     ///
     /// # Errors
-    /// A table cannot be made or published; packets go on in the tables that there are.
+    /// [`Error::System`] where a table cannot be made or published. Packets go on in the present
+    /// tables.
     pub fn tend(&mut self) -> Result<Vec<Moved>, Error> {
         let (pool, now) = (self.pool().clone(), Instant::now());
         for family in Family::BOTH {
-            pool.keep_ready(family, READY)?;
+            pool.keep_ready(family, READY_PLACES)?;
         }
-        self.refused.retain(|_, since| since.elapsed() < REFUSED);
+        self.refused.retain(|_, since| since.elapsed() < REFUSAL_BACKOFF);
         let mut moves = self.resumed();
         let begun = self.begin_moves(&mut moves, now);
-        // What could be begun goes on whatever else was refused.
+        // Moves that could be begun are carried out even where others were refused.
         let moved = self.carry_out(moves)?;
         pool.sweep()?;
         begun.map(|()| moved)
@@ -176,19 +182,20 @@ impl Tender {
         }
         for (endpoint, family) in wanting {
             if !moves.iter().any(|m: &Move| (m.endpoint, m.family) == (endpoint, family)) {
-                // Its packets need not say it again until then.
+                // It could not grow. Its flag stays set, so that its packets need not ask again.
                 self.refused.insert((endpoint, family), now);
             }
         }
-        let due = self.looked.is_none_or(|last| last.elapsed() >= LOOK.min(pool.lock().sizes().patience));
+        let due =
+            self.checked.is_none_or(|last| last.elapsed() >= SHRINK_INTERVAL.min(pool.lock().sizes().shrink_after));
         if due {
-            self.looked = Some(now);
+            self.checked = Some(now);
             moves.extend(self.shrinking()?);
         }
         Ok(())
     }
 
-    /// Gives a table room for so many connections at once, as far as it may.
+    /// Gives a table room for so many connections before it returns, as far as its limits allow.
     pub(crate) fn reserve(&mut self, endpoint: EndpointId, family: Family, connections: u32) -> Result<(), Error> {
         let [present, _] = self.pool().places(endpoint, family);
         if present.is_none_or(|place| place.connections() >= connections) {
@@ -199,11 +206,14 @@ impl Tender {
         Ok(())
     }
 
-    /// Begins to move tables to a larger size, for so many connections at least.
+    /// Begins to move tables to a larger size. Each comes with the number of connections that it
+    /// must have room for; 0 where one step of growth will do.
     fn enlarge(&mut self, family: Family, tables: impl Iterator<Item = (EndpointId, u32)>) -> Result<Vec<Move>, Error> {
         let pool = self.pool().clone();
         let mut begun = Vec::new();
         {
+            // Sizes are chosen under one lock, so that together they keep within the budget. The
+            // chunks are made afterwards, since the kernel waits for a grace period with each.
             let mut inner = pool.lock();
             let mut promised = 0;
             for (endpoint, connections) in tables {
@@ -227,7 +237,7 @@ impl Tender {
         Ok(moves.map(|((endpoint, from, _, ticket), to)| Move::new(endpoint, family, from, to, ticket)).collect())
     }
 
-    /// Moves that a killed process began.
+    /// The moves that a killed process began: tables with a previous one that nobody moves.
     fn resumed(&self) -> Vec<Move> {
         let pool = self.pool();
         let mut inner = pool.lock();
@@ -239,27 +249,27 @@ impl Tender {
         moves.collect()
     }
 
-    /// Begins to move tables that have been much too large for long.
+    /// Begins to move tables to a smaller size that have been much too large for long enough.
     fn shrinking(&mut self) -> Result<Vec<Move>, Error> {
         let (pool, now) = (self.pool().clone(), self.now()?);
-        let Connections { first_log, patience, .. } = *pool.lock().sizes();
+        let Connections { first_log, shrink_after, .. } = *pool.lock().sizes();
         let mut moves = Vec::new();
         let mut roomy = HashMap::new();
         for (endpoint, family, from, previous) in pool.all() {
             if previous.is_some() || from.log <= first_log {
                 continue;
             }
-            // Whoever went meanwhile has none.
+            // An endpoint that went in the meantime has no table.
             let Ok(table) = pool.table(family, from, None) else { continue };
             let live = (0..table.slots()).filter(|slot| !is_dead(table.meta(*slot).load(Acquire), now)).count() as u32;
-            let fits = |log: &u8| live <= (WAYS as u32 / ROOMY) << *log;
+            let fits = |log: &u8| live <= (WAYS as u32 / SHRINK_MARGIN) << *log;
             let Some(log) = (first_log..from.log - 1).find(fits) else { continue };
             let since = *self.roomy.get(&(endpoint, family)).unwrap_or(&Instant::now());
             roomy.insert((endpoint, family), since);
-            if since.elapsed() < patience {
+            if since.elapsed() < shrink_after {
                 continue;
             }
-            // No memory for a smaller one: later.
+            // Without memory for a smaller table, a later round tries again.
             let Ok([to]) = pool.obtain(family, &[log]).as_deref().map(|places| [places[0]]) else { continue };
             let mut inner = pool.lock();
             match inner.begin(endpoint, family) {
@@ -271,7 +281,7 @@ impl Tender {
         Ok(moves)
     }
 
-    /// The time of entries, in ticks.
+    /// The time by which entries expire, in ticks.
     pub(crate) fn now(&mut self) -> Result<u32, Error> {
         if self.ticker.is_none() {
             self.ticker = Some(Ticker::of(&self.shared, self.clock)?);
@@ -279,12 +289,12 @@ impl Tender {
         self.ticker.as_ref().expect("just made").now()
     }
 
-    /// Begins to move a table to another size, and leaves it in both places until
-    /// [`Tender::finish`]: what a killed process leaves. None where the endpoint has no table, or
-    /// one that is being moved.
+    /// Begins to move a table to 2^`log` buckets, and leaves it in both places until
+    /// [`Tender::finish`], as a killed process would. None where the endpoint has no table, or
+    /// one that is being moved already.
     ///
     /// # Errors
-    /// The new table cannot be made or published; the present one stays.
+    /// [`Error::System`] where the new table cannot be made or published. The present one stays.
     pub fn begin(&mut self, endpoint: EndpointId, family: Family, log: u8) -> Result<Option<Begun>, Error> {
         let pool = self.pool().clone();
         let [Some(from), None] = pool.places(endpoint, family) else { return Ok(None) };
@@ -301,30 +311,34 @@ impl Tender {
         Ok(Some(Begun(begun)))
     }
 
-    /// Ends what was begun.
+    /// Completes a move. None where the endpoint went in the meantime.
     ///
     /// # Errors
-    /// Entries cannot be copied, or the old table not taken away; packets go on in both.
+    /// [`Error::System`] where entries cannot be copied or the old table cannot be freed. Packets
+    /// go on using both places.
     pub fn finish(&mut self, begun: Begun) -> Result<Option<Moved>, Error> {
         let moved = self.complete(vec![begun.0])?;
         self.pool().sweep()?;
         Ok(moved.first().copied())
     }
 
-    /// From `publish` to `finish`. What fails leaves tables with a previous one.
+    /// Carries moves out from `publish` to `finish`. A failure leaves tables with a previous one,
+    /// which the next round resumes.
     fn carry_out(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
         self.publish(&mut moves)?;
         self.complete(moves)
     }
 
-    /// What was not published stays so, and its place is free again.
+    /// Publishes the new places. Where an endpoint went in the meantime, its new place is freed
+    /// instead.
     fn publish(&self, moves: &mut [Move]) -> Result<(), Error> {
         let pool = self.pool();
         for m in moves.iter_mut().filter(|m| !m.published) {
             let mut inner = pool.lock();
             let here = pool.places(m.endpoint, m.family);
             if !inner.holds(m.endpoint, m.family, m.ticket) || here[0] != Some(m.from) {
-                // The endpoint went; its tables with it, but not what it was to get.
+                // The endpoint went and took its tables with it, but not the place that it was to
+                // get.
                 inner.end(m.endpoint, m.family, m.ticket);
                 pool.give_back(&mut inner, m.family, m.to)?;
                 continue;
@@ -335,8 +349,7 @@ impl Tender {
         Ok(())
     }
 
-    /// What comes after `publish`. Where it fails, what was published is begun again as after a
-    /// kill.
+    /// Does what comes after `publish`. Moves that fail are resumed later, as after a kill.
     fn complete(&mut self, mut moves: Vec<Move>) -> Result<Vec<Moved>, Error> {
         let done = self.try_complete(&mut moves);
         let mut inner = self.pool().lock();
@@ -349,11 +362,14 @@ impl Tender {
             return Ok(vec![]);
         }
         let pool = self.pool().clone();
+        // From here on every packet makes its entries in the new table, so that none is missed.
         self.grace.wait()?;
         let now = self.now()?;
         for m in moves.iter_mut() {
             m.copy(&pool, self.seed, now)?;
         }
+        // A packet that found its entry in the old table before the copy existed may still write
+        // there. When it is gone, what it wrote can be merged.
         self.grace.wait()?;
         for m in moves.iter_mut() {
             m.merge(&pool, self.seed, now)?;
@@ -372,6 +388,7 @@ impl Tender {
             let (before, now) = (m.from.connections(), m.to.connections());
             moved.push(Moved { endpoint: m.endpoint, family: m.family, before, now, lost: m.lost });
         }
+        // Packets under way may still read the old tables, which others will get.
         self.grace.wait()?;
         for (family, place) in left {
             pool.give_back(&mut pool.lock(), family, place)?;
@@ -385,13 +402,13 @@ impl Move {
         Self { endpoint, family, from, to, ticket, copied: vec![], lost: 0, published: false }
     }
 
-    /// Both tables; None where the endpoint has gone.
+    /// The old and the new table, mapped; None where the endpoint is gone.
     fn tables(&self, pool: &Pool) -> Result<Option<(Table, Table)>, Error> {
         if !pool.lock().holds(self.endpoint, self.family, self.ticket) {
             return Ok(None);
         }
         let tables = [self.from, self.to].map(|place| pool.table(self.family, place, None));
-        // It may have gone in between.
+        // The endpoint may have gone between the check and the mapping, which is not an error then.
         match tables {
             [Ok(old), Ok(new)] => Ok(Some((old, new))),
             [Err(error), _] | [_, Err(error)] => {
@@ -404,14 +421,15 @@ impl Move {
         }
     }
 
-    /// Does `work` for all slots of the old table, as long as the endpoint is there.
+    /// Does `work` for all slots of the old table, under the pool's lock, which is released now and
+    /// then. Stops when the endpoint goes: its tables may be another one's by then.
     fn each(&self, pool: &Pool, slots: usize, mut work: impl FnMut(usize)) {
-        for first in (0..slots).step_by(AT_ONCE) {
+        for first in (0..slots).step_by(BATCH) {
             let inner = pool.lock();
             if !inner.holds(self.endpoint, self.family, self.ticket) {
                 return;
             }
-            (first..(first + AT_ONCE).min(slots)).for_each(&mut work);
+            (first..(first + BATCH).min(slots)).for_each(&mut work);
             drop(inner);
         }
     }
@@ -422,6 +440,8 @@ impl Move {
         let (mut copied, mut lost) = (vec![0; old.slots()], 0);
         self.each(pool, old.slots(), |slot| {
             let meta = old.meta(slot).load(Acquire);
+            // A busy slot is being written by a packet. It stays 0 in `copied`, and is merged
+            // later.
             if is_dead(meta, now) || meta & BUSY != 0 {
                 return;
             }
@@ -429,7 +449,8 @@ impl Move {
             let hash = hash_of(&key, seed);
             copied[slot] = meta;
             let there = state::find(&new, hash, &key).filter(|s| !is_dead(new.meta(*s).load(Acquire), now));
-            // A packet made a newer one, or this was begun once before.
+            // Where the entry is there already, a packet made a newer one, or a killed process
+            // copied it.
             if there.is_none() && !state::move_in(&new, hash, &key, meta, now) {
                 lost += 1;
             }
@@ -438,8 +459,8 @@ impl Move {
         Ok(())
     }
 
-    /// Takes over what packets changed in the old table after it was copied, unless others changed
-    /// the copy.
+    /// Takes over what packets changed in the old table after it was copied, unless other packets
+    /// have changed the copy since.
     fn merge(&mut self, pool: &Pool, seed: u64, now: u32) -> Result<(), Error> {
         let Some((old, new)) = self.tables(pool)? else { return Ok(()) };
         self.each(pool, old.slots().min(self.copied.len()), |slot| {
@@ -449,7 +470,7 @@ impl Move {
             }
             let key = key_at(&old, slot);
             if before == 0 {
-                // It was being written when it should have been copied.
+                // The slot was being written when it should have been copied.
                 let there = state::find(&new, hash_of(&key, seed), &key);
                 if !is_dead(meta, now) && there.is_none_or(|s| is_dead(new.meta(s).load(Acquire), now)) {
                     state::move_in(&new, hash_of(&key, seed), &key, meta, now);
@@ -457,8 +478,11 @@ impl Move {
                 return;
             }
             let Some(there) = state::find(&new, hash_of(&key, seed), &key) else { return };
+            // The same tuple with another incarnation means that a packet replaced the entry. The
+            // copy of the replaced one goes, and the entry is put anew.
             let same = key_at(&new, there) == key;
-            // Where it fails, the copy is ahead.
+            // Where the exchange fails, a packet has changed the copy, which is then ahead of the
+            // old entry.
             let taken = new.meta(there).compare_exchange(before, if same { meta } else { 0 }, AcqRel, Acquire).is_ok();
             if taken && !same {
                 state::put(&new, hash_of(&key, seed), &key, meta, now);

@@ -1,15 +1,14 @@
-//! What the maps hold, byte by byte: names, sizes, value layouts, hash functions, constants.
+//! What the maps hold, byte by byte: names, sizes, value layouts, hash functions, constants. The
+//! generated programs (`program`) and user space (`maps`, `tables`) both go by this file and share
+//! no other knowledge. Numbers are little-endian words. Where a field is said to be *as in the
+//! packet*, its bytes stand in memory in the order in which they stand in the packet.
 //!
-//! The generated programs (`program`) and user space (`maps`, `codec`) both go by this file and share no other
-//! knowledge. Numbers are little-endian words unless "as in the packet" is said: then the bytes stand in memory in
-//! the order in which they stand in the packet.
+//! Every table that a packet walks is a one-element array (`BPF_F_MMAPABLE`), read as a direct map
+//! value. All sizes are powers of two ([`Capacities`]): the programs mask an index only where the
+//! mask changes nothing, because user space never stores an id beyond its capacity.
 //!
-//! Every table that a packet walks is a one-element array (`BPF_F_MMAPABLE`), read as a direct map value. All sizes
-//! are powers of two ([`Capacities`]): the programs mask an index only where the mask changes nothing, because user
-//! space never stores an id beyond its capacity.
-//!
-//! Connection state is in [`state`], constants that programs read in [`config`]. Not here: code, memory, and when to
-//! write what.
+//! Connection state is in [`state`], constants that programs read in [`config`]. Not here: code,
+//! memory, and when to write what.
 
 use netpolc_table::EndpointId;
 use std::net::{IpAddr, Ipv6Addr};
@@ -25,22 +24,22 @@ pub const LAYOUT_VERSION: u32 = 5;
 /// First word of the header map: "netpolc" and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
 
-/// How many of everything. Powers of two; see [`Capacities::check`].
+/// The sizes of the tables. All of them are powers of two; [`Capacities::check`] has the bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
-    /// Blocks of 256 interface indices, block 0 ("none") included.
+    /// Blocks of 256 interface indices, including block 0, which stands for none.
     pub interface_blocks: u32,
-    /// Endpoints, id 0 ("none") included.
+    /// Endpoints, including id 0, which stands for none.
     pub endpoints: u32,
-    /// Policy sets, id 0 included.
+    /// Policy sets, including id 0, which stands for none.
     pub sets: u32,
-    /// IPv4 classes.
+    /// IPv4 classes, including class 0.
     pub classes_v4: u32,
-    /// IPv6 classes.
+    /// IPv6 classes, including class 0.
     pub classes_v6: u32,
-    /// Rows, row 0 ("deny all") included.
+    /// Rows, including row 0, which denies everything.
     pub rows: u32,
-    /// 64-bit words of a row's mask: 64 port classes each.
+    /// 64-bit words of a row's mask, of which each has the bits of 64 port classes.
     pub port_words: u32,
     /// Blocks of 256 slots in `remote_v4`, the 256 of the root included.
     pub remote_v4_blocks: u32,
@@ -50,16 +49,16 @@ pub struct Capacities {
     pub remote_v6_buckets: u32,
     /// Blocks of 256 slots in `remote_v6_leaf`.
     pub remote_v6_leaves: u32,
-    /// Entries of the fragment table.
+    /// Records of fragmented packets.
     pub fragments: u32,
-    /// Entries of `own_more`.
+    /// Own addresses of endpoints beyond the first of each family: the entries of `own_more`.
     pub more_addresses: u32,
-    /// Entries of `service`.
+    /// Addresses with ports of Services: the entries of `service`.
     pub services: u32,
 }
 
 impl Default for Capacities {
-    /// What most nodes need; about 15 MiB. Tables grow where that is not enough.
+    /// What most nodes need: about 15 MiB. Tables grow where that is not enough.
     fn default() -> Self {
         Self {
             interface_blocks: 1 << 6,
@@ -81,7 +80,7 @@ impl Default for Capacities {
 }
 
 impl Capacities {
-    /// Small ones, for tests and single questions: about 14 MiB.
+    /// Small tables, for tests and single queries: about 14 MiB.
     pub fn small() -> Self {
         Self {
             interface_blocks: 1 << 4,
@@ -101,7 +100,7 @@ impl Capacities {
         }
     }
 
-    /// All, in the order of the header map.
+    /// All fields, in the order in which the header map has them.
     pub(crate) fn fields(&self) -> [u32; 14] {
         [
             self.interface_blocks,
@@ -121,7 +120,7 @@ impl Capacities {
         ]
     }
 
-    /// The opposite.
+    /// The capacities whose fields are these, in the order of [`Capacities::fields`].
     pub(crate) fn from_fields(field: impl Fn(usize) -> u32) -> Self {
         Self {
             interface_blocks: field(0),
@@ -141,12 +140,12 @@ impl Capacities {
         }
     }
 
-    /// Is nothing smaller than in `other`?
+    /// Whether no field is smaller than in `other`.
     pub fn holds(&self, other: &Capacities) -> bool {
         self.fields().into_iter().zip(other.fields()).all(|(here, there)| here >= there)
     }
 
-    /// Large ones, for measurements in which nothing is to grow: about 70 MiB.
+    /// Large tables, for measurements in which nothing is to grow: about 70 MiB.
     pub fn roomy() -> Self {
         Self {
             interface_blocks: 1 << 10,
@@ -166,14 +165,18 @@ impl Capacities {
         }
     }
 
-    /// Bytes of all maps of a generation with these sizes.
+    /// How many bytes all maps of a generation take with these sizes.
     pub fn bytes(&self) -> u64 {
         let maps = MapId::ALL.iter().filter(|id| !crate::maps::is_shared(**id));
         let maps = maps.map(|id| u64::from(id.max_entries(self)) * (id.value_size(self) + u64::from(id.key_size())));
         maps.chain(crate::ledger::LedgerId::ALL.into_iter().map(|id| id.size(self))).sum()
     }
 
-    /// Names the first field that is no power of two or out of its bounds.
+    /// Checks that these sizes are possible.
+    ///
+    /// # Errors
+    /// A sentence that names the first field that is not a power of two or is out of its bounds, or
+    /// the map that would exceed the kernel's limit.
     pub fn check(&self) -> Result<(), String> {
         for (name, value, low, high) in [
             ("interface_blocks", self.interface_blocks, 1 << 1, 1 << 16),
@@ -196,13 +199,18 @@ impl Capacities {
             }
         }
         match MapId::ALL.iter().find(|m| m.kind() == MapKind::Array && m.value_size(self) > MAX_VALUE) {
-            Some(m) => Err(format!("map {}: a value of {} bytes, at most {MAX_VALUE}", m.name(), m.value_size(self))),
+            Some(m) => Err(format!(
+                "map {} would need a value of {} bytes; at most {MAX_VALUE} are possible",
+                m.name(),
+                m.value_size(self)
+            )),
             None => Ok(()),
         }
     }
 }
 
-/// The kernel's limit to the variable part of an address (BPF_MAX_VAR_OFF).
+/// The largest value that a map may have: the kernel's limit to the variable part of an address
+/// (BPF_MAX_VAR_OFF).
 pub const MAX_VALUE: u64 = 1 << 29;
 
 macro_rules! maps {
@@ -212,9 +220,9 @@ macro_rules! maps {
         #[repr(u8)]
         pub enum MapId { $($(#[$doc])* $name),* }
         impl MapId {
-            /// All, in a fixed order.
+            /// All maps, in a fixed order.
             pub const ALL: &'static [MapId] = &[$(MapId::$name),*];
-            /// At most 15 letters, digits and `_`.
+            /// The name of the map and of its pin: at most 15 letters, digits and `_`.
             pub fn name(self) -> &'static str {
                 match self { $(MapId::$name => $text),* }
             }
@@ -237,13 +245,16 @@ maps! {
     RemoteV6Exact = "remote_v6_exact",
     /// u32 `[remote_v6_leaves][256]`: values of neighbouring /128s, see [`exact`].
     RemoteV6Leaf = "remote_v6_leaf",
-    /// u32 `[remote_v6_blocks][256]`, a [`trie`] over 16 and then 14 times 8 bits: shorter prefixes, and addresses whose
-    /// buckets in `remote_v6_exact` are full. Asked after that found nothing.
+    /// u32 `[remote_v6_blocks][256]`, a [`trie`] over 16 and then 14 times 8 bits: shorter
+    /// prefixes, and addresses whose buckets in `remote_v6_exact` are full. Asked after that found
+    /// nothing.
     RemoteV6 = "remote_v6",
-    /// u16 `[8][65536]`: [`config::Protocol`], port -> port class. Only the first three have other classes than 0.
+    /// u16 `[8][65536]`: [`config::Protocol`], port -> port class. Only the first three have other
+    /// classes than 0.
     Port = "port",
-    /// u64 `[4][port_words]`: the port classes that occur in each of the first three rows of `port` (class 0 too,
-    /// where a port has none). While a row of `port` changes, old and new ones. Read for later fragments only.
+    /// u64 `[4][port_words]`: the port classes that occur in each of the first three rows of `port`
+    /// (class 0 too, where a port has none). While a row of `port` changes, old and new ones. Read
+    /// for later fragments only.
     PortClasses = "port_classes",
     /// u16 `[sets][classes_v4]` -> row; [`ROW_DENY`], [`ROW_PERMIT`].
     RowsV4 = "rows_v4",
@@ -251,9 +262,11 @@ maps! {
     RowsV6 = "rows_v6",
     /// u64 `[rows][port_words]`: bit pc % 64 of word pc / 64 permits. Row 0 stays zero.
     Mask = "mask",
-    /// Hash, key [`service_key`] -> u32 1: addresses and ports of Services. Asked where the tables deny a packet of a pod.
+    /// Hash, key [`service_key`] -> u32 1: addresses and ports of Services. Asked where the tables
+    /// deny a packet of a pod.
     Service = "service",
-    /// u64 `[1028]`: bits of UDP ports as in the packet (a little-endian number), then of IP protocols: what leads into a tunnel.
+    /// u64 `[1028]`: bits of UDP ports as in the packet (a little-endian number), then of IP
+    /// protocols: what leads into a tunnel.
     Tunnel = "tunnel",
     /// [`on_link`] places: IPv6 prefixes of the pods' own link.
     OnLink = "on_link",
@@ -267,34 +280,36 @@ maps! {
     Wanted = "wanted",
     /// LRU hash of the kernel, see [`frag`]; only programs write it.
     Frag = "frag",
-    /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after translation too) and `DropReason`.
+    /// u64 `[endpoints][2][16]`: drops by endpoint, direction (0 to_pod, 1 from_pod, after
+    /// translation too) and `DropReason`.
     Counter = "counter",
     /// u64 `[4][65536]`: kind (`IdKind`, which begin at 1), id -> fingerprint, 0: none. No packet
     /// reads it.
     Directory = "directory",
-    /// [`config::image`].
+    /// Constants of the programs, as [`config::image`] makes them.
     Config = "config",
-    /// u64 words: [`MAGIC`], [`LAYOUT_VERSION`], seed, hz, then the fields of [`Capacities`] in order. No packet reads it.
+    /// u64 words: [`MAGIC`], [`LAYOUT_VERSION`], seed, hz, then the fields of [`Capacities`] in
+    /// order. No packet reads it.
     Header = "header",
 }
 
-/// What the kernel makes of a map.
+/// Which type a map has in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
-    /// A one-element mmapable array.
+    /// An array of one element, which user space can map.
     Array,
     /// A hash table.
     Hash,
-    /// A hash table that forgets what was not used for long.
+    /// A hash table that replaces what was used least recently when it is full.
     LruHash,
-    /// An array of other maps.
+    /// An array whose elements are maps.
     ArrayOfMaps,
     /// A ring buffer.
     RingBuffer,
 }
 
 impl MapId {
-    /// What the kernel makes of it.
+    /// The map's type in the kernel.
     pub fn kind(self) -> MapKind {
         match self {
             MapId::OwnMore | MapId::Service => MapKind::Hash,
@@ -305,7 +320,7 @@ impl MapId {
         }
     }
 
-    /// Bytes of a key.
+    /// The size of a key in bytes.
     pub fn key_size(self) -> u32 {
         match self {
             MapId::OwnMore => OWN_MORE_KEY as u32,
@@ -316,7 +331,7 @@ impl MapId {
         }
     }
 
-    /// Bytes of a value; a page at least would be used anyway.
+    /// The size of a value in bytes. The kernel rounds an array up to whole pages.
     pub fn value_size(self, c: &Capacities) -> u64 {
         match self {
             MapId::InterfaceDir => 65536 * 2,
@@ -345,7 +360,7 @@ impl MapId {
         }
     }
 
-    /// 1 for arrays, bytes for the ring buffer.
+    /// How many entries the map can hold: 1 for arrays, and for the ring buffer its size in bytes.
     pub fn max_entries(self, c: &Capacities) -> u32 {
         match self {
             MapId::OwnMore => c.more_addresses,
@@ -358,62 +373,65 @@ impl MapId {
     }
 }
 
-/// Words of the tunnel map.
+/// How many 64-bit words the tunnel map has.
 pub const TUNNEL_WORDS: usize = (65536 + 256) / 64;
-/// The bit of the tunnel map for a UDP port.
+/// The number of the bit that the tunnel map has for a UDP port.
 pub fn tunnel_port(port: u16) -> usize {
     u16::from_le_bytes(port.to_be_bytes()).into()
 }
-/// The bit of the tunnel map for an IP protocol.
+/// The number of the bit that the tunnel map has for an IP protocol.
 pub fn tunnel_protocol(protocol: u8) -> usize {
     65536 + usize::from(protocol)
 }
 
-/// A place of the on-link map. A place is written while it does not count.
+/// A place of the on-link map. It is written only while it does not count.
 pub mod on_link {
-    /// How many.
+    /// How many places there are.
     pub const PLACES: usize = 16;
-    /// Bytes of a place.
+    /// The size of a place in bytes.
     pub const SIZE: usize = 64;
-    /// Two u64: the prefix as in the packet, its host bits zero.
+    /// Two u64: the prefix as in the packet, with its host bits zero.
     pub const PREFIX: usize = 0;
     /// Two u64: the mask as in the packet.
     pub const MASK: usize = 16;
-    /// u64: the prefix's length + 1; 0: the place does not count.
+    /// u64: the prefix's length + 1; 0 where the place does not count.
     pub const LENGTH: usize = 32;
 }
 
-/// Row that permits nothing.
+/// The number of the row that permits nothing.
 pub const ROW_DENY: u16 = 0;
-/// Row that permits every protocol and port.
+/// The number that stands for a row that permits every protocol and port.
 pub const ROW_PERMIT: u16 = 0xffff;
 
 /// A record of the endpoint map.
 pub mod endpoint {
-    /// Bytes.
+    /// The size of a record in bytes.
     pub const SIZE: usize = 64;
-    /// u64: ingress set | egress set << 16 | flags << 32 (`Word`'s). The one word that an update switches.
+    /// u64: ingress set | egress set << 16 | flags << 32 (`Word`'s). The one word that an update
+    /// switches.
     pub const WORD: usize = 0;
-    /// First own IPv4 address as in the packet; 0.0.0.0: none.
+    /// The first own IPv4 address as in the packet; 0.0.0.0 where there is none.
     pub const OWN_V4: usize = 8;
-    /// u32 of the bits below.
+    /// u32: the bits below.
     pub const OWN_FLAGS: usize = 12;
-    /// First own IPv6 address as in the packet; counts only with [`HAS_V6`]. Change it only while that is unset;
-    /// keep the address in `own_more` (with [`HAS_MORE`]) meanwhile.
+    /// The first own IPv6 address as in the packet. It counts only with [`HAS_V6`], and may be
+    /// changed only while that has been unset for a grace period. Meanwhile an address belongs into
+    /// `own_more`, with [`HAS_MORE`].
     pub const OWN_V6: usize = 16;
-    /// Bit of [`OWN_FLAGS`]: [`OWN_V6`] counts.
+    /// A bit of [`OWN_FLAGS`]: [`OWN_V6`] counts.
     pub const HAS_V6: u32 = 1;
-    /// Bit of [`OWN_FLAGS`]: `own_more` has more for this endpoint.
+    /// A bit of [`OWN_FLAGS`]: `own_more` has further addresses of this endpoint.
     pub const HAS_MORE: u32 = 2;
-    /// u64: the hardware address as in a frame, in the low six bytes; 0: unknown.
+    /// u64: the hardware address as in a frame, in the low six bytes; 0 where it is unknown.
     pub const OWN_MAC: usize = 32;
-    /// Where the flags stand in the word.
+    /// The bit of the word at which the flags begin.
     pub const FLAGS_SHIFT: u32 = 32;
 }
 
-/// Bytes of a key of `own_more`.
+/// The size of a key of `own_more` in bytes.
 pub const OWN_MORE_KEY: usize = 20;
-/// Key of `own_more`: endpoint u16, family u8 (4, 6), zero, address as in the packet (IPv4 in the first 4 bytes, rest zero).
+/// Key of `own_more`: endpoint u16, family u8 (4, 6), zero, address as in the packet (IPv4 in the
+/// first 4 bytes, rest zero).
 pub fn own_more_key(endpoint: EndpointId, address: IpAddr) -> [u8; OWN_MORE_KEY] {
     let mut key = [0; OWN_MORE_KEY];
     key[..2].copy_from_slice(&endpoint.get().to_le_bytes());
@@ -430,9 +448,10 @@ pub fn own_more_key(endpoint: EndpointId, address: IpAddr) -> [u8; OWN_MORE_KEY]
     key
 }
 
-/// Bytes of a key of `service`.
+/// The size of a key of `service` in bytes.
 pub const SERVICE_KEY: usize = 20;
-/// Key of `service`: address as in the packet (IPv4 in the first 4 bytes, rest zero), port as in the packet, protocol u8, family u8 (4, 6).
+/// Key of `service`: address as in the packet (IPv4 in the first 4 bytes, rest zero), port as in
+/// the packet, protocol u8, family u8 (4, 6).
 pub fn service_key(address: IpAddr, protocol: u8, port: u16) -> [u8; SERVICE_KEY] {
     let mut key = [0; SERVICE_KEY];
     match address {
@@ -445,62 +464,69 @@ pub fn service_key(address: IpAddr, protocol: u8, port: u16) -> [u8; SERVICE_KEY
     key
 }
 
-/// The tries of `remote_v4` and `remote_v6`. The first 256 blocks are the root, indexed by the first 16 bits of the
-/// address; each further step takes 8 bits. A slot is either a pointer ([`CHILD`](trie::CHILD) | block) or a value. Prefixes are pushed down:
-/// the slot where a walk ends holds the longest prefix's class. Zero is class 0. A new block is filled before its pointer is stored;
-/// a block is reused only after a grace period.
+/// The tries of `remote_v4` and `remote_v6`. The first 256 blocks are the root, indexed by the
+/// first 16 bits of the address; each further step takes 8 bits. A slot is either a pointer
+/// ([`CHILD`](trie::CHILD) | block) or a value. Prefixes are pushed down: the slot where a walk
+/// ends holds the longest prefix's class. Zero is class 0. A new block is filled before its pointer
+/// is stored; a block is reused only after a grace period.
 ///
-/// Value: class | incarnation << 16. An incarnation is possible only at the last step (/32, /128), where a slot is
-/// never a pointer; a shorter slot has only the class, so that bit 31 is free.
+/// Value: class | incarnation << 16. An incarnation is possible only at the last step (/32, /128),
+/// where a slot is never a pointer; a shorter slot has only the class, so that bit 31 is free.
 pub mod trie {
-    /// The slot points to a block.
+    /// The bit of a slot that says that it points to a block.
     pub const CHILD: u32 = 1 << 31;
-    /// Steps of `remote_v4` after the root.
+    /// How many steps `remote_v4` has after the root.
     pub const STEPS_V4: usize = 2;
-    /// Steps of `remote_v6` after the root.
+    /// How many steps `remote_v6` has after the root.
     pub const STEPS_V6: usize = 14;
 }
 
-/// `remote_v6_exact` and `remote_v6_leaf`: the /128s. Addresses that differ in the last byte only are a *group*. Up to
-/// [`SINGLES`](exact::SINGLES) addresses of a group stand alone in the cuckoo table; of a group that once had more, all stand in one block of
-/// `remote_v6_leaf` by their last byte, and the cuckoo table has one entry for the block. So the pods of a node, whose addresses
+/// `remote_v6_exact` and `remote_v6_leaf`: the /128s. Addresses that differ in the last byte only
+/// are a *group*. Up to [`SINGLES`](exact::SINGLES) addresses of a group stand alone in the cuckoo
+/// table; of a group that once had more, all stand in one block of `remote_v6_leaf` by their last
+/// byte, and the cuckoo table has one entry for the block. So the pods of a node, whose addresses
 /// are neighbours, share cache lines.
 ///
-/// The cuckoo table: each entry stands in one of the two buckets of its group ([`exact_buckets`]), 64 bytes: key 0, 1, 2 (16
-/// bytes each, as in the packet; of a block with last byte 0) at 0, 16, 32, value 0, 1, 2 (u32) at 48, 52, 56, zero at 60.
+/// The cuckoo table: each entry stands in one of the two buckets of its group ([`exact_buckets`]),
+/// 64 bytes: key 0, 1, 2 (16 bytes each, as in the packet; of a block with last byte 0) at 0, 16,
+/// 32, value 0, 1, 2 (u32) at 48, 52, 56, zero at 60.
 ///
-/// Value of an address (here or in a block): (class + 1) | incarnation << 16, class below 32767; 0: none. Value of a block: [`BLOCK`](exact::BLOCK) |
-/// its number << 16. The key of an entry with value 0 means nothing.
-///
-/// Writer (one): put = write the key of an empty place, then store the value; change = store the value; remove = store 0. A
-/// removed place may be filled again only after a grace period, a block too. Move (to another place, or into a new block) = put at the new
-/// place, grace period, remove at the old one.
+/// Value of an address (here or in a block): (class + 1) | incarnation << 16, class below 32767; 0:
+/// none. Value of a block: [`BLOCK`](exact::BLOCK) | its number << 16. The key of an entry with
+/// value 0 means nothing. The writer (there is one) puts an entry by writing the key into an empty
+/// place and then storing the value, changes it by storing the value, and removes it by storing 0.
+/// A place or a block that was given up may be used again only after a grace period. A move, to
+/// another place or into a new block, is a put at the new place, a grace period, and a removal at
+/// the old one.
 pub mod exact {
-    /// Bytes of a bucket.
+    /// The size of a bucket in bytes.
     pub const SIZE: usize = 64;
-    /// Places of a bucket.
+    /// How many places a bucket has.
     pub const WAYS: usize = 3;
-    /// Where the values are.
+    /// Where the values begin in a bucket.
     pub const VALUES: usize = 48;
-    /// The entry is a block's.
+    /// The bit of a value that says that the entry is that of a block.
     pub const BLOCK: u32 = 1 << 15;
-    /// Addresses of one group that stand alone.
+    /// How many addresses of one group stand alone at most.
     pub const SINGLES: usize = 2;
-    /// Classes are below this.
+    /// IPv6 classes are below this, so that class + 1 leaves bit 15 free.
     pub const CLASSES: u32 = 0x7fff;
 }
 
-/// The fragment table.
+/// The records of fragmented packets.
 pub mod frag {
-    /// Bytes of a key: endpoint u16, hook u8 (0 to_pod, 1 from_pod, 2 translated), protocol u8, id u32 (as in the packet; IPv4: the first 2
-    /// bytes, rest zero), remote (16), local (16), as in the packet, IPv4 in the first 4 bytes, rest zero.
+    /// Bytes of a key: endpoint u16, hook u8 (0 to_pod, 1 from_pod, 2 translated), protocol u8, id
+    /// u32 (as in the packet; IPv4: the first 2 bytes, rest zero), remote (16), local (16), as in
+    /// the packet, IPv4 in the first 4 bytes, rest zero.
     pub const KEY: usize = 40;
-    /// Bytes of a value: deadline in ticks u32 (live while later than now), verdict u32 (0 drop, 1 permit, 2 defer).
+    /// Bytes of a value: deadline in ticks u32 (live while later than now), verdict u32 (0 drop, 1
+    /// permit, 2 defer).
     pub const VALUE: usize = 8;
 }
 
-/// The two buckets of an address's group in `remote_v6_exact`; they may be the same one. The seed is the
-/// installation's ([`Header`](MapId::Header)): whoever chooses addresses must not know which of them meet.
+/// The two buckets of an address's group in `remote_v6_exact`, which may be the same one. The seed
+/// is that of the installation ([`Header`](MapId::Header)): whoever chooses addresses must not know
+/// which of them meet in one bucket.
 pub fn exact_buckets(address: Ipv6Addr, buckets: u32, seed: u64) -> [u32; 2] {
     let o = address.octets();
     let high = u64::from_le_bytes(o[..8].try_into().expect("8 bytes"));
@@ -511,8 +537,8 @@ pub fn exact_buckets(address: Ipv6Addr, buckets: u32, seed: u64) -> [u32; 2] {
     [h as u32 & (buckets - 1), (h >> 32) as u32 & (buckets - 1)]
 }
 
-/// The odd multiplier of [`exact_buckets`]: a secret one, since differences that a known one maps to nothing
-/// could be computed beforehand.
+/// The odd multiplier of [`exact_buckets`]. It is secret: for a known one, somebody could compute
+/// addresses whose difference it maps to nothing.
 pub fn exact_multiplier(seed: u64) -> u64 {
     mix(mix(seed ^ K2, K1), K2) | 1
 }

@@ -1,29 +1,32 @@
 //! What user space remembers beside the tables so that it can decode exactly what was written.
 //!
-//! A trie flattens nested prefixes, a painted array forgets which cells only repeat a default. These small
-//! arrays keep the difference. They are memory-mapped and pinned like the tables, and no packet reads them. The
-//! tables stay the truth: [`crate::tables`] checks them against the ledger whenever it decodes.
+//! A trie flattens nested prefixes, and an array filled with a default forgets which cells were
+//! written. These small arrays keep the difference. They are memory-mapped and pinned like the
+//! tables, and no packet reads them. The tables stay the truth: [`crate::tables`] checks them
+//! against the ledger whenever it decodes.
 //!
-//! Order with the tables, so that a process may be killed between any two stores: see each table's module.
+//! Not here: in which order the ledger and a table are written, so that a process may be killed
+//! between any two stores. Each table's module says it.
 
 use crate::layout::Capacities;
 
-/// The ledger's arrays.
+/// The arrays of the ledger, each of which is a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LedgerId {
-    /// Bit for each slot of `remote_v4`: it holds a /32 of its own.
+    /// One bit for each slot of `remote_v4`: the slot holds a /32 of its own.
     HostV4,
     /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v4` shorter than /32.
     PrefixV4,
-    /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v6`, /128s that found no place elsewhere included.
+    /// [`PREFIX_WORDS`] u64 for each prefix of `remote_v6`, and for each /128 that found no place
+    /// in its buckets.
     PrefixV6,
     /// u32 `[sets][2]` (IPv4, IPv6): [`PRESENT`] | row of `base`.
     Base,
-    /// Bit for each cell of `rows_v4`: it has an entry in `row`.
+    /// One bit for each cell of `rows_v4`: the cell has an entry in `row`.
     CellV4,
-    /// Bit for each cell of `rows_v6`.
+    /// One bit for each cell of `rows_v6`: the cell has an entry in `row`.
     CellV6,
-    /// u8 `[3][65536]`: [`COVERED`], [`FIRST`].
+    /// u8 `[3][65536]`: flags ([`COVERED`], [`FIRST`]) for each port of TCP, UDP and SCTP.
     Port,
     /// u8 for each endpoint: 1 where `endpoint` has an entry.
     Endpoint,
@@ -34,15 +37,15 @@ pub enum LedgerId {
 pub const PREFIX_WORDS: usize = 3;
 /// Where the incarnation of a whole address stands in a prefix record.
 pub const INCARNATION_SHIFT: u32 = 40;
-/// There is an entry.
+/// Flag of a word: the entry exists, so that its zeros are values.
 pub const PRESENT: u32 = 1 << 16;
-/// A port that some interval covers.
+/// Flag of a port: some interval covers it.
 pub const COVERED: u8 = 1;
-/// The first port of an interval.
+/// Flag of a port: an interval begins with it.
 pub const FIRST: u8 = 2;
 
 impl LedgerId {
-    /// All.
+    /// All arrays, in the order in which they are made.
     pub const ALL: [LedgerId; 8] = [
         LedgerId::HostV4,
         LedgerId::PrefixV4,
@@ -54,7 +57,7 @@ impl LedgerId {
         LedgerId::Endpoint,
     ];
 
-    /// Of map and pin.
+    /// The name of the map and of its pin: at most 15 letters, the kernel's limit.
     pub fn name(self) -> &'static str {
         match self {
             LedgerId::HostV4 => "ledger_host_v4",
@@ -68,7 +71,7 @@ impl LedgerId {
         }
     }
 
-    /// Bytes.
+    /// The array's size in bytes for these capacities.
     pub fn size(self, c: &Capacities) -> u64 {
         let prefixes = |blocks: u32| u64::from(blocks) * (PREFIX_WORDS * 8) as u64;
         let cells = |classes: u32| (u64::from(c.sets) * u64::from(classes) / 8).max(8);

@@ -1,17 +1,37 @@
-//! The eBPF target: tables in memory-mapped maps, generated TC programs: two for each pod, one for the node's other interfaces.
+//! The eBPF target: tables in memory-mapped maps, and generated TC programs that read them. Each
+//! pod's interface carries two programs, each of the node's other interfaces one.
 //!
 //! ```text
-//! target      Ebpf: Target and Datapath; private or pinned; growth; needs: to what
-//! generation  tables with their programs
+//! target      Ebpf: Target and Datapath, private or pinned; target/sizes: growing and shrinking;
+//!             needs: how large; node: NodeTarget
+//! generation  one set of tables with its programs
 //! tables      a Write as stores, and everything decoded back
 //! state       connections and counters: read, inserted, purged
 //! pool        where tables of connections stand; growth: how they get another size
-//! maps        the maps, by the layout; memory: one of them as atomics; ledger: what decoding needs beside them
-//! program     the instructions of both hooks; asm, disasm, elf, loader: on their way into the kernel
-//! attach      TCX links or clsact filters; pins: what outlives a process; private: that it is root's alone
+//! maps        the maps, by the layout; memory: one of them as atomics;
+//!             ledger: what decoding needs beside them
+//! program     the instructions of all hooks; asm, elf, loader: their way into the kernel;
+//!             disasm: the same as text
+//! attach      TCX links or clsact filters; pins: what outlives a process
+//! settle      waiting for a grace period; sys: system calls that aya does not offer
 //! ```
 //!
-//! [`layout`] says what the maps hold; both the programs and user space go by it.
+//! [`layout`] says what the maps hold. The programs and user space share no other knowledge.
+//!
+//! # Examples
+//!
+//! A program's text shows the table that each part was generated from. No kernel is needed for it:
+//!
+//! ```
+//! use netpolc_target::Hook;
+//! use netpolc_target_ebpf::{Capacities, disasm, layout::Clock, program};
+//!
+//! let parameters =
+//!     program::Parameters { capacities: Capacities::small(), seed: 1, clock: Clock { hz: 250 } };
+//! let code = program::generate(Hook::ToPod, &parameters, &program::Options::default())?;
+//! assert!(disasm::listing(&code).contains("table endpoint"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod attach;
 mod clsact;

@@ -1,8 +1,11 @@
 //! Loading a generated program through aya, and running it on single packets.
 //!
-//! aya loads a classifier without BTF where the kernel refuses the BTF, and only warns; here that is an error, because a
-//! verifier log that names no table helps nobody. aya raises RLIMIT_MEMLOCK by itself where an old kernel
-//! wants it; where it cannot, the kernel's own answer counts.
+//! Where the kernel refuses a program's BTF, aya warns and loads the program without it. Here that
+//! is an error, because a verifier log without BTF names no table and helps nobody. aya raises
+//! RLIMIT_MEMLOCK by itself where an old kernel needs it; where it cannot, the kernel's own answer
+//! counts.
+//!
+//! Not here: generating the instructions (`program`), and attaching (`attach`).
 
 use netpolc_table::IfIndex;
 use std::{
@@ -24,26 +27,28 @@ use crate::{
     sys::{self, refused},
 };
 
-/// Lines of the verifier's log that an error carries.
+/// How many lines of the verifier's log an error carries, counted from its end.
 const LOG_LINES: usize = 12;
-/// `TCX_NEXT`, `TC_ACT_UNSPEC`
+/// The return value of a program that lets a packet go on: `TCX_NEXT`, which equals
+/// `TC_ACT_UNSPEC`.
 const NEXT: i32 = -1;
-/// `TC_ACT_SHOT`
+/// The return value of a program that drops a packet: `TC_ACT_SHOT`.
 const SHOT: i32 = 2;
 
-/// A program in the kernel. It lives as long as this, its pin or its links do.
+/// A program in the kernel. It lives as long as this descriptor, its pin or one of its links.
 #[derive(Debug)]
 pub struct Loaded {
     fd: OwnedFd,
-    /// The kernel's id.
+    /// The kernel's id of the program.
     pub id: u32,
 }
 
 impl Loaded {
-    /// Loads generated code.
+    /// Loads generated code. `descriptor` says which map each reference means.
     ///
     /// # Errors
-    /// [`Error::Verifier`] with the log's last lines and the table they belong to.
+    /// [`Error::Verifier`] where the verifier refuses the program, with the log's last lines and
+    /// the table that they belong to; [`Error::System`] where the kernel refuses to load anything.
     pub fn load(name: &str, code: &Code, descriptor: impl Fn(MapRef) -> i32) -> Result<Self, Error> {
         let generator = |e: String| Error::Verifier { program: name.into(), at: "the generator".into(), log: e };
         let object = elf::object(name, &code.bytes(descriptor), &code.notes).map_err(|e| generator(e.to_string()))?;
@@ -57,14 +62,17 @@ impl Loaded {
         program.load().map_err(|e| verifier(name, e))?;
         let info = program.info().map_err(|e| program_error(name, e))?;
         if info.btf_id().is_none() {
-            return Err(generator("the kernel refuses its BTF".into()));
+            return Err(generator("the kernel refuses the program's BTF".into()));
         }
         let fd = program.fd().map_err(|e| program_error(name, e))?;
         let fd = fd.as_fd().try_clone_to_owned().map_err(|e| refused(format!("program {name}"), e))?;
         Ok(Self { fd, id: info.id() })
     }
 
-    /// Opens a pin.
+    /// Opens a pinned program.
+    ///
+    /// # Errors
+    /// [`Error::System`] where there is no such pin, or it is not a program.
     pub fn pinned(path: &Path) -> Result<Self, Error> {
         let call = || format!("open {}", path.display());
         let fd = sys::pinned(path).map_err(|e| refused(call(), e))?;
@@ -72,12 +80,16 @@ impl Loaded {
         Ok(Self { fd, id })
     }
 
-    /// For links and pins.
+    /// The program's descriptor, for links and pins.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// Runs it on one packet, `repeat` times. The time is that of one run, as the kernel measures it.
+    /// Runs the program on one unmarked packet, `repeat` times. The time is that of one run, as the
+    /// kernel measures it.
+    ///
+    /// # Errors
+    /// The kernel refuses to run it (`BPF_PROG_TEST_RUN`), or the program returns an unknown value.
     #[cfg(feature = "measure")]
     pub fn run(
         &self,
@@ -89,8 +101,12 @@ impl Loaded {
         self.run_marked(packet, sys::Context { ifindex, ingress_ifindex, mark: 0, cb: 0 }, 0, repeat)
     }
 
-    /// Runs it on one packet, `repeat` times, as seen on `ifindex`. `bit` is the one of the mark that counts; what is left of it in the end
-    /// tells Defer from Next. The time is that of one run, as the kernel measures it.
+    /// Runs the program on one packet, `repeat` times, as seen on `ifindex`. `bit` is the bit of
+    /// the mark that says that a judgement is deferred. Whether it is set in the end tells Defer
+    /// from Next. The time is that of one run, as the kernel measures it.
+    ///
+    /// # Errors
+    /// The kernel refuses to run it (`BPF_PROG_TEST_RUN`), or the program returns an unknown value.
     pub fn run_frame(&self, frame: &Frame, ifindex: IfIndex, bit: u32, repeat: u32) -> io::Result<(Verdict, Duration)> {
         let mark = if frame.mark == Mark::Deferred { bit } else { 0 };
         let cb = u32::from(frame.arrival == Arrival::Born);
@@ -111,7 +127,7 @@ impl Loaded {
             NEXT if run.mark & bit != 0 => Ok((Verdict::Defer, time)),
             NEXT => Ok((Verdict::Next, time)),
             SHOT => Ok((Verdict::Drop, time)),
-            other => Err(io::Error::other(format!("the program answers {other}"))),
+            other => Err(io::Error::other(format!("the program returns {other}, which is not a valid verdict"))),
         }
     }
 }
@@ -124,7 +140,8 @@ fn program_error(name: &str, error: ProgramError) -> Error {
     }
 }
 
-/// The refusal with the log's end and the note that stood last before it.
+/// The verifier's refusal, with the end of its log and the last note before it: notes are the
+/// program's BTF source lines and name the table that instructions come from.
 fn verifier(name: &str, error: ProgramError) -> Error {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return program_error(name, error) };
     let log = verifier_log.to_string();

@@ -1,7 +1,8 @@
-//! All maps of an instance: made, pinned, opened again.
+//! All maps of an instance: created, pinned, and opened again.
 //!
-//! Two groups: those of a *generation* (the tables, replaced as a whole when one of them grows) and the *shared* ones
-//! (connection state, fragments, counters, config), which every generation uses. Not here: what is stored in them.
+//! There are two groups: the maps of a *generation* (the tables, replaced as a whole when one of
+//! them grows) and the *shared* ones (connection state, fragments, config), which every generation
+//! uses. Not here: what is stored in them.
 
 use std::{
     collections::BTreeMap,
@@ -38,31 +39,32 @@ const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 
-/// Words of the header map that are this crate's user space's: after magic, version, seed, hz and the capacities.
+/// The word of the header map that holds the fingerprint of the pinned programs, behind all other
+/// fields.
 const CODE: usize = 40;
-/// Where the capacities begin.
+/// The word of the header map at which the capacities begin, behind magic, version, seed and hz.
 const CAPACITIES: usize = 4;
 
-/// Which maps live as long as the installation, not as long as a generation.
+/// Whether a map lives as long as the installation, not as long as a generation.
 pub fn is_shared(map: MapId) -> bool {
     matches!(map, MapId::State | MapId::StateV4 | MapId::StateV6 | MapId::Wanted | MapId::Frag | MapId::Config)
 }
 
-/// Which maps are behind a [`Pool`].
+/// Whether a map is managed by the [`Pool`].
 fn is_pool(map: MapId) -> bool {
     matches!(map, MapId::State | MapId::StateV4 | MapId::StateV6)
 }
 
-/// How a map is used.
+/// How user space reaches a map.
 #[derive(Debug)]
 enum Store {
-    /// Mapped as a whole.
+    /// Through memory: the whole value is mapped.
     Array(Region),
-    /// Used through its descriptor.
+    /// Through system calls on its descriptor.
     Other(MapData),
 }
 
-/// Some of the maps.
+/// The maps of a generation with their ledger, or the shared ones.
 #[derive(Debug, Default)]
 struct Group {
     maps: BTreeMap<MapId, Store>,
@@ -84,7 +86,7 @@ impl Group {
                 MapKind::LruHash => make(BPF_MAP_TYPE_LRU_HASH)?,
                 MapKind::RingBuffer => make(BPF_MAP_TYPE_RINGBUF)?,
                 MapKind::Hash => make(BPF_MAP_TYPE_HASH)?,
-                MapKind::ArrayOfMaps => unreachable!("maps of maps are the pool's"),
+                MapKind::ArrayOfMaps => unreachable!("the pool has all maps of maps"),
             };
             group.maps.insert(id, store);
         }
@@ -118,7 +120,7 @@ impl Group {
             } else {
                 let info = map.info().map_err(|e| refused(format!("map {}: facts", id.name()), map_error(e)))?;
                 if (info.key_size(), u64::from(info.value_size())) != (id.key_size(), id.value_size(c)) {
-                    return Err(Error::Installed(format!("map {}: other key or value sizes", id.name())));
+                    return Err(Error::Installed(format!("map {} has other key or value sizes", id.name())));
                 }
                 Store::Other(map)
             };
@@ -143,7 +145,7 @@ impl Store {
     }
 }
 
-/// Pins it where it is not pinned.
+/// Pins an object; one that is pinned at the path already stays.
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     match sys::pin(fd, path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(refused(format!("pin {}", path.display()), e)),
@@ -155,17 +157,21 @@ fn open_pin(path: &Path) -> Result<MapData, Error> {
     MapData::from_pin(path).map_err(|e| refused(format!("open {}", path.display()), map_error(e)))
 }
 
-/// The maps that every generation uses.
+/// The maps that every generation uses. Clones refer to the same maps.
 #[derive(Clone, Debug)]
 pub struct Shared {
     group: Arc<Group>,
     pool: Arc<Pool>,
-    /// Where they are pinned, for whoever looks at what another process makes.
+    /// Where the maps are pinned. None where this process created them: only who looks at another
+    /// process's maps has to open chunks that appear later.
     dir: Option<PathBuf>,
 }
 
 impl Shared {
-    /// New ones, with default timeouts.
+    /// Creates the shared maps, empty, with the clock written into the config.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses a map, usually for lack of root or memory.
     pub fn create(c: &Capacities, clock: Clock) -> Result<Self, Error> {
         let records = Region::create(MapId::State.name(), MapId::State.value_size(c))?;
         let outer = |family| {
@@ -176,14 +182,17 @@ impl Shared {
         };
         let pool = Pool::new(records, [outer(Family::V4)?, outer(Family::V6)?]);
         let shared = Shared { group: Arc::new(Group::create(c, true)?), pool: Arc::new(pool), dir: None };
-        let Some(Store::Array(region)) = shared.group.maps.get(&MapId::Config) else { unreachable!("it is an array") };
+        let Some(Store::Array(region)) = shared.group.maps.get(&MapId::Config) else { unreachable!("the config is an array") };
         let image = config::image(clock);
         for (word, bytes) in region.words::<AtomicU64>().iter().zip(image.chunks_exact(8)) {
             word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
         }
         Ok(shared)
     }
-    /// Pins those that are not pinned.
+    /// Pins those maps that are not pinned yet.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses a pin.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
         self.group.pin(dir)?;
         pin(self.pool.records().fd(), &dir.join(MapId::State.name()))?;
@@ -192,13 +201,16 @@ impl Shared {
         }
         self.pool.pin(dir)
     }
-    /// The names of the pins.
+    /// The names of all pins, those of the chunks included.
     pub fn names(&self) -> Vec<String> {
         let pool = [MapId::State, MapId::StateV4, MapId::StateV6].map(MapId::name);
         let fixed = self.group.names().chain(pool).map(str::to_owned);
         fixed.chain(self.pool.names()).collect()
     }
-    /// From the pins.
+    /// Opens the shared maps from their pins.
+    ///
+    /// # Errors
+    /// [`Error::System`] where a pin is missing, [`Error::Installed`] where a map has another size.
     pub fn open(dir: &Path, c: &Capacities, access: Access) -> Result<Self, Error> {
         let open = |id: MapId| open_pin(&dir.join(id.name()));
         let records = Region::map(MapId::State.name(), open(MapId::State)?, MapId::State.value_size(c))?;
@@ -209,21 +221,23 @@ impl Shared {
         let group = Arc::new(Group::open(dir, c, true)?);
         Ok(Shared { group, pool: Arc::new(pool), dir: Some(dir.to_owned()) })
     }
-    /// How large tables of connections are from now on.
+    /// Sets how large tables of connections may be from now on.
     pub fn set_sizes(&self, sizes: Connections) {
         self.pool.set_sizes(sizes);
     }
-    /// The tables of connections.
+    /// The pool, which knows where the tables of connections stand.
     pub(crate) fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
-    /// An endpoint's tables of a family: the present one first, then the one from which it is being
-    /// moved.
+    /// An endpoint's tables of a family, mapped: the present one first, then the one from which
+    /// entries are being moved, if any.
     pub(crate) fn tables(&self, endpoint: EndpointId, family: Family) -> Result<Vec<Table>, Error> {
         let places = self.pool.places(endpoint, family).into_iter().flatten();
         places.map(|place| self.pool.table(family, place, self.dir.as_deref())).collect()
     }
-    /// Does something with an endpoint's tables while nobody moves or takes them.
+    /// Does `work` with an endpoint's tables while the pool's lock keeps anybody from moving or
+    /// freeing them. Mapping them takes system calls, which happen before the lock is taken; where
+    /// the tables have moved by then, they are mapped again.
     pub(crate) fn change<T>(
         &self,
         endpoint: EndpointId,
@@ -241,14 +255,14 @@ impl Shared {
             }
         }
     }
-    /// Bytes of all chunks of a family.
+    /// How many bytes all chunks of a family take.
     fn chunk_bytes(&self, family: Family) -> u64 {
         match (self.pool.usage(family), &self.dir) {
             (0, Some(dir)) => Pool::pinned(dir, family),
             (bytes, _) => bytes,
         }
     }
-    /// A map's descriptor.
+    /// The descriptor of a shared map.
     pub(crate) fn fd(&self, id: MapId) -> BorrowedFd<'_> {
         match id {
             MapId::State => self.pool.records().fd(),
@@ -262,31 +276,34 @@ impl Shared {
 /// The maps that one generation of programs uses.
 #[derive(Debug)]
 pub struct Maps {
-    /// Their sizes.
+    /// The sizes of the tables.
     pub capacities: Capacities,
-    /// Mixed into the state hashes.
+    /// The number that is mixed into the hashes of connections and addresses.
     pub seed: u64,
-    /// The state's clock.
+    /// The clock by which connections and fragments expire.
     pub clock: Clock,
     group: Group,
     shared: Shared,
 }
 
-/// What the header map says.
+/// The decoded header map of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Sizes.
+    /// The sizes of the tables.
     pub capacities: Capacities,
-    /// For the state hashes.
+    /// The number that is mixed into the hashes of connections and addresses.
     pub seed: u64,
-    /// Jiffies a second.
+    /// The clock by which connections and fragments expire.
     pub clock: Clock,
-    /// Fingerprint of the programs that are pinned with it.
+    /// The fingerprint of the programs that are pinned with the maps; 0 where none is known.
     pub code: u64,
 }
 
 impl Maps {
-    /// New, empty tables.
+    /// Creates empty tables, with a header that describes them.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses a map, usually for lack of root or memory.
     pub fn create(capacities: Capacities, seed: u64, clock: Clock, shared: Shared) -> Result<Self, Error> {
         let group = Group::create(&capacities, false)?;
         let maps = Self { capacities, seed, clock, group, shared };
@@ -297,11 +314,15 @@ impl Maps {
         words[1].store(LAYOUT_VERSION.into(), Relaxed);
         words[2].store(seed, Relaxed);
         words[3].store(clock.hz.into(), Relaxed);
+        // Last: a header with the magic number is complete.
         words[0].store(MAGIC, Release);
         Ok(maps)
     }
 
-    /// Pins those of the generation's maps (not the shared ones) that are not pinned.
+    /// Pins those of the generation's maps (not the shared ones) that are not pinned yet.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses a pin.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
         self.group.pin(dir)
     }
@@ -311,23 +332,31 @@ impl Maps {
         self.group.names()
     }
 
-    /// Opens a generation's maps.
+    /// Opens a generation's maps from their pins.
+    ///
+    /// # Errors
+    /// [`Error::System`] where a pin is missing, [`Error::Installed`] where a map has not the size
+    /// that the header says.
     pub fn open(dir: &Path, header: &Header, shared: Shared) -> Result<Self, Error> {
         let group = Group::open(dir, &header.capacities, false)?;
         Ok(Self { capacities: header.capacities, seed: header.seed, clock: header.clock, group, shared })
     }
 
-    /// Reads a generation's header alone.
+    /// Reads a generation's header, without opening its other maps.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the pin is missing, [`Error::Installed`] where it is not a header of
+    /// this layout's version.
     pub fn header(dir: &Path) -> Result<Header, Error> {
         let path = dir.join(MapId::Header.name());
         let region = Region::map("header", open_pin(&path)?, 64 * 8)?;
         let word = |i: usize| region.words::<AtomicU64>()[i].load(Acquire);
         if word(0) != MAGIC {
-            return Err(Error::Installed(format!("{}: not netpolc's", path.display())));
+            return Err(Error::Installed(format!("{} was not made by netpolc", path.display())));
         }
         if word(1) != u64::from(LAYOUT_VERSION) {
             return Err(Error::Installed(format!(
-                "{}: layout version {}, this netpolc knows {LAYOUT_VERSION}; run `netpolc detach` with the version that made it, or with this one",
+                "{} has layout version {}, and this netpolc knows {LAYOUT_VERSION}; run `netpolc detach` with the version that made it, or with this one",
                 path.display(),
                 word(1)
             )));
@@ -337,7 +366,7 @@ impl Maps {
         Ok(Header { capacities, seed: word(2), clock: Clock { hz: word(3) as u32 }, code: word(CODE) })
     }
 
-    /// Notes which programs are pinned beside the maps.
+    /// Notes the fingerprint of the programs that are pinned beside the maps.
     pub fn set_code(&self, code: u64) {
         self.words::<AtomicU64>(MapId::Header)[CODE].store(code, Release);
     }
@@ -347,20 +376,20 @@ impl Maps {
         &group.maps[&id]
     }
 
-    /// The memory of an array map.
+    /// The memory of a map that is an array; panics for other maps.
     pub fn words<T: Word>(&self, id: MapId) -> &[T] {
         match self.store(id) {
             Store::Array(region) => region.words(),
-            Store::Other(_) => unreachable!("{} is no array", id.name()),
+            Store::Other(_) => unreachable!("map {} is not an array", id.name()),
         }
     }
 
-    /// The memory of a part of the ledger.
+    /// The memory of one array of the ledger.
     pub fn ledger<T: Word>(&self, id: LedgerId) -> &[T] {
         self.group.ledger[&id].words()
     }
 
-    /// A map's descriptor, for instructions.
+    /// A map's descriptor, for the instructions that refer to it.
     pub fn fd(&self, id: MapId) -> RawFd {
         if is_pool(id) { self.shared.fd(id).as_raw_fd() } else { self.store(id).fd().as_raw_fd() }
     }
@@ -371,25 +400,35 @@ impl Maps {
         MapData::from_fd(fd).map_err(|e| refused(call(), map_error(e)))
     }
 
-    /// `own_more`, to change it.
+    /// A handle of the map `own_more`, to read and change it.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the descriptor cannot be duplicated.
     pub fn own_more(&self) -> Result<BpfHash<MapData, [u8; OWN_MORE_KEY], u32>, Error> {
         BpfHash::try_from(aya::maps::Map::HashMap(self.data(MapId::OwnMore)?))
             .map_err(|e| refused("map own_more", map_error(e)))
     }
 
-    /// `service`, to change it.
+    /// A handle of the map `service`, to read and change it.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the descriptor cannot be duplicated.
     pub fn service(&self) -> Result<BpfHash<MapData, [u8; SERVICE_KEY], u32>, Error> {
         BpfHash::try_from(aya::maps::Map::HashMap(self.data(MapId::Service)?))
             .map_err(|e| refused("map service", map_error(e)))
     }
 
-    /// `frag`, to purge it.
+    /// A handle of the map `frag`, to remove records from it.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the descriptor cannot be duplicated.
     pub fn frag(&self) -> Result<BpfHash<MapData, [u8; crate::layout::frag::KEY], u64>, Error> {
         BpfHash::try_from(aya::maps::Map::LruHashMap(self.data(MapId::Frag)?))
             .map_err(|e| refused("map frag", map_error(e)))
     }
 
-    /// Name, kernel type, entries and bytes of every map, shared ones and the ledger included.
+    /// Facts of every map, the shared ones and the ledger included. How much of an array is in use
+    /// only the tables know ([`MapFacts::used`] is None here).
     pub fn list(&self) -> Vec<MapFacts> {
         let c = &self.capacities;
         let maps = MapId::ALL.iter().map(|&id| MapFacts {
@@ -433,7 +472,7 @@ impl Maps {
         list
     }
 
-    /// The group of maps that generations share.
+    /// The maps that this generation shares with the others.
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -442,22 +481,23 @@ impl Maps {
 /// A map as `compile --target ebpf` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapFacts {
-    /// Of map and pin.
+    /// The name of the map and of its pin.
     pub name: &'static str,
-    /// The kernel's map type.
+    /// The kernel's map type, as `bpftool map` prints it.
     pub kind: &'static str,
-    /// Bytes.
+    /// The size of a key in bytes.
     pub key_size: u32,
-    /// Bytes.
+    /// The size of a value in bytes.
     pub value_size: u64,
-    /// The kernel's entries; 1 where the value is the whole table.
+    /// How many entries the map can hold; 1 where the value is the whole table, and for a ring
+    /// buffer its bytes.
     pub max_entries: u32,
-    /// Entries of the table in use, in the unit of its index; None where that has no meaning.
+    /// How much is in use, in the unit of the table's index; None where that has no meaning.
     pub used: Option<u64>,
 }
 
 impl MapFacts {
-    /// Bytes of all values.
+    /// The size of all keys and values in bytes.
     pub fn bytes(&self) -> u64 {
         if self.kind == "ringbuf" {
             return self.max_entries.into();

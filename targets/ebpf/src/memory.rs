@@ -1,8 +1,10 @@
-//! One-element mmapable array maps as shared memory: slices of atomics, unmapped on Drop; whole maps ([`Region`]) or parts ([`Window`]).
+//! Array maps as shared memory: slices of atomics over whole maps ([`Region`]) or parts of them
+//! ([`Window`]), unmapped on drop.
 //!
-//! Programs read (and, for state, write) the same words while user space does. A store of `Release` order becomes
-//! visible after the stores before it, so what a pointer leads to is written before the pointer. A word is never torn.
-//! Not here: what the words mean (`layout`), and the kernel's hash maps (`maps`).
+//! Programs read (and, for state, write) the same words while user space does. A store of `Release`
+//! order becomes visible after the stores before it, so that what a pointer leads to is written
+//! before the pointer. A word is never torn. Not here: what the words mean (`layout`), and the
+//! kernel's hash maps (`maps`).
 
 use std::{
     io,
@@ -19,16 +21,17 @@ use crate::sys::{BPF_F_MMAPABLE, refused};
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
 mod sealed {
+    /// Keeps [`super::Word`] to types of which every bit pattern is a value.
     pub trait Word {}
 }
-/// The atomic integers that a region may be seen as.
+/// The atomic integers that mapped memory may be seen as.
 pub trait Word: sealed::Word + Sync {}
 macro_rules! words {
     ($($t:ty),*) => { $(impl sealed::Word for $t {} impl Word for $t {})* };
 }
 words!(AtomicU8, AtomicU16, AtomicU32, AtomicU64);
 
-/// A map and its memory.
+/// A map and its whole memory.
 #[derive(Debug)]
 pub struct Region {
     map: MapData,
@@ -37,57 +40,78 @@ pub struct Region {
 
 impl Region {
     /// Makes a zeroed map of `bytes` bytes. The kernel cuts the name at 15 letters.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses the map, usually for lack of root or memory.
     pub fn create(name: &str, bytes: u64) -> Result<Self, Error> {
         let map = create_map(name, bytes)?;
         Self::map(name, map, bytes)
     }
 
-    /// Maps what exists; it must have exactly this size.
+    /// Maps the memory of an existing map, which must have exactly this size.
+    ///
+    /// # Errors
+    /// [`Error::Installed`] where the map has another size, [`Error::System`] where it cannot be
+    /// mapped.
     pub fn map(name: &str, map: MapData, bytes: u64) -> Result<Self, Error> {
         check_size(name, &map, bytes)?;
         let memory = Window::map(name, &map, 0, bytes as usize)?;
         Ok(Self { map, memory })
     }
 
-    /// The whole memory as atomics.
+    /// The whole memory as atomics of one size.
     pub fn words<T: Word>(&self) -> &[T] {
         self.memory.words()
     }
 
-    /// For instructions.
+    /// The map's descriptor as a number, for instructions.
     pub fn raw_fd(&self) -> RawFd {
         self.map.fd().as_fd().as_raw_fd()
     }
 
-    /// For pins.
+    /// The map's descriptor, for pins.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.map.fd().as_fd()
     }
 }
 
-/// A part of a map's memory, for as long as it is looked at: the kernel counts the whole of a mapping as this process's, touched or not.
+/// A part of a map's memory, mapped only while it is needed: the kernel counts a whole mapping
+/// towards the process, touched or not.
 #[derive(Debug)]
 pub struct Window {
+    /// The first byte of the mapping, at the beginning of a page.
     start: NonNull<u8>,
-    /// Of the mapping, which begins with a page.
+    /// The length of the mapping in bytes.
     length: usize,
+    /// How many bytes of the mapping precede the part that was asked for.
     skip: usize,
+    /// The length of the part that was asked for.
     bytes: usize,
 }
 
-// SAFETY: the memory is shared with the kernel anyway; all access is through atomics.
+// SAFETY: a window owns its mapping, which is valid in every thread of the process and is unmapped
+// once, by whichever thread drops the window. Nothing in it refers to the thread that made it.
 unsafe impl Send for Window {}
-// SAFETY: as above.
+// SAFETY: a shared window gives out nothing but `&[T]` of atomics ([`Word`] is sealed), so that
+// threads with references to it, and programs in the kernel, race on atomics only.
 unsafe impl Sync for Window {}
 
 impl Window {
-    /// Maps the pages of `bytes` bytes from `from` on; they must lie in the map's value.
+    /// Maps the pages of the `bytes` bytes from `from` on, which must lie in the map's value.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the bytes are not in the map, the map is not mmapable, or memory is
+    /// short.
     pub fn map(name: &str, map: &MapData, from: u64, bytes: usize) -> Result<Self, Error> {
-        // SAFETY: asks for a number.
+        // SAFETY: sysconf takes no pointers; it reads a constant of the system.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        // A mapping can begin only with a page.
         let skip = (from % page) as usize;
         let length = skip + bytes;
-        // SAFETY: a fresh shared mapping; the kernel refuses what exceeds the map.
+        // SAFETY: without MAP_FIXED the kernel picks unused addresses, so that no memory of Rust's
+        // is replaced. The descriptor is open for the call, since `map` is borrowed. A range beyond
+        // the map's end is refused (array_map_mmap, kernel/bpf/arraymap.c), so that no access
+        // faults later.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -104,22 +128,28 @@ impl Window {
         }
     }
 
-    /// It as atomics; its place in the map must be one of theirs.
+    /// The part as atomics of one size. It must begin at a multiple of that size in the map.
     pub fn words<T: Word>(&self) -> &[T] {
-        // SAFETY: aligned as the place in the map is (8 bytes: all slabs are whole words), mapped as long as `self`; every bit
-        // pattern is a value; only atomics touch it.
+        // SAFETY: `start + skip` is aligned as its place in the map is, since mappings begin with a
+        // page; callers ask for places at multiples of 8, the largest size of a [`Word`]. The bytes
+        // up to `skip + bytes` are mapped until `self` is dropped, which the slice borrows. Every
+        // bit pattern is a value of an atomic integer, and only atomics access the memory.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(self.skip).cast(), self.bytes / size_of::<T>()) }
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `map` made; slices borrow `self`.
+        // SAFETY: `start` and `length` are those of the mapping that `Window::map` made, which is
+        // unmapped nowhere else. Slices into it borrow `self`, so that none is left.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
 
-/// Makes a zeroed array of so many values that a map of maps may hold.
+/// Makes a zeroed array of `entries` values of `value` bytes, which a map of maps can hold.
+///
+/// # Errors
+/// [`Error::System`] where the kernel refuses the map, usually for lack of root or memory.
 pub fn create_inner_map(name: &str, value: u32, entries: u32) -> Result<MapData, Error> {
     let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
     let made = MapData::create(params, name, None);
@@ -129,7 +159,8 @@ pub fn create_inner_map(name: &str, value: u32, entries: u32) -> Result<MapData,
 fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
     let size = u32::try_from(bytes)
         .map_err(|_| refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into()))?;
-    // BPF_F_RDONLY_PROG is left out: the kernel refuses a writable mapping of such a map (EACCES).
+    // BPF_F_RDONLY_PROG would fit, but the kernel refuses a writable mapping of such a map
+    // (EACCES).
     let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
     MapData::create(params, name, None).map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))
 }
@@ -138,13 +169,13 @@ fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
 fn check_size(name: &str, map: &MapData, bytes: u64) -> Result<(), Error> {
     let info = map.info().map_err(|e| refused(format!("map {name}: facts"), map_error(e)))?;
     if u64::from(info.value_size()) != bytes || info.max_entries() != 1 {
-        let found = format!("map {name}: {} bytes, not {bytes}", info.value_size());
+        let found = format!("map {name} has {} bytes, not {bytes}", info.value_size());
         return Err(Error::Installed(found));
     }
     Ok(())
 }
 
-/// The system error inside aya's, with aya's words where there is none.
+/// The system error inside an error of aya's; an error with aya's words where there is none.
 pub(crate) fn map_error(error: aya::maps::MapError) -> io::Error {
     use aya::maps::MapError;
     match error {

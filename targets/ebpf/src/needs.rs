@@ -1,7 +1,7 @@
-//! How large the tables must be for a program, counted without writing anything, and the sizes that
-//! the next generation gets.
+//! Counts how large the tables must be for a program, without writing anything, and chooses the
+//! sizes of the next generation.
 //!
-//! Not here: growing (`target`).
+//! Not here: replacing a generation (`target/sizes`).
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,10 +16,10 @@ use crate::{
     tables::Room,
 };
 
-/// The blocks that are the root of a trie.
+/// How many blocks the root of a trie takes.
 const ROOT: u64 = 256;
 
-/// What each capacity must be at least, in its units.
+/// The least that each capacity must be, in the units of its [`Room`].
 pub fn of(program: &Program) -> Vec<(Room, u64)> {
     let mut needs = vec![
         (Room::Endpoints, beyond(keys(program, TableId::Endpoint).map(|key| EndpointKey::of(key).endpoint.get()))),
@@ -47,7 +47,9 @@ pub fn of(program: &Program) -> Vec<(Room, u64)> {
                 *groups.entry(bits >> 8).or_default() += 1;
                 continue;
             }
-            // A block for each eight bits beyond the first sixteen.
+            // A prefix needs one block for each eight bits beyond the sixteen of the root. They are
+            // visited from the longest to the shortest: a block that is known has its parents
+            // counted already.
             for level in (0..length.saturating_sub(16).div_ceil(8)).rev() {
                 let below = u32::from(host - 16 - 8 * level);
                 if !blocks.insert((level, bits >> below)) {
@@ -63,20 +65,20 @@ pub fn of(program: &Program) -> Vec<(Room, u64)> {
         needs.extend([(Room::ClassesV6, classes), (Room::RemoteV6Blocks, blocks)]);
         let leaves = groups.values().filter(|addresses| **addresses > exact::SINGLES).count();
         let singles: usize = groups.values().filter(|addresses| **addresses <= exact::SINGLES).sum();
-        // Three quarters of the places: more is possible, but not without moves.
+        // Buckets are planned to be three quarters full. More is possible, but costs moves.
         let buckets = ((leaves + singles) * 4).div_ceil(exact::WAYS * 3);
         needs.extend([(Room::RemoteV6Leaves, leaves as u64), (Room::RemoteV6Buckets, buckets as u64)]);
     }
     needs
 }
 
-/// What a node begins with, and as much more as this program needs.
+/// The capacities that a node begins with, enlarged to what this program needs.
 pub fn capacities(program: &Program) -> Capacities {
     let Config { capacities, limits, .. } = Config::default();
     sizes(&of(program), &capacities, &limits, Margin::Now)
 }
 
-/// Is there enough of everything?
+/// Whether all needs fit into these capacities.
 pub fn fit(needs: &[(Room, u64)], mut present: Capacities) -> bool {
     let mut fits = |(room, need): &(Room, u64)| {
         room.field(&mut present).is_none_or(|(size, units)| *need <= u64::from(*size) * units)
@@ -87,14 +89,14 @@ pub fn fit(needs: &[(Room, u64)], mut present: Capacities) -> bool {
 /// When the next generation is made, and how large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Margin {
-    /// Because something does not fit: what is filled by three quarters grows, too.
+    /// Something does not fit. What is more than three quarters full grows too.
     Now,
-    /// Before something does not fit: what is filled by more than a half grows to four times what
+    /// Everything still fits. What is more than half full grows to four times what
     /// is needed.
     Ahead,
 }
 
-/// The sizes for what is needed; `present` where they are enough.
+/// The sizes that the needs call for: `present`, with the fields enlarged that are too small.
 pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, margin: Margin) -> Capacities {
     let mut wanted = *present;
     for (room, need) in needs {
@@ -112,7 +114,8 @@ pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, m
         if let Some((field, _)) = room.field(&mut larger) {
             *field = size;
         }
-        // Together they may be more than the layout allows; what is not needed yet need not be.
+        // The fields together may exceed what the layout allows. Growth that is not needed yet is
+        // then left out; growth that is needed stays, and the caller finds that it is impossible.
         if margin == Margin::Now || larger.check().is_ok() {
             wanted = larger;
         }
@@ -120,10 +123,11 @@ pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, m
     wanted
 }
 
-/// The sizes that would do, with some room left, where the present ones are much too large; never
-/// below `first`.
+/// The sizes that would do with some room to spare, never below `first`. None where the present
+/// ones are not much larger.
 pub fn smaller(needs: &[(Room, u64)], present: &Capacities, first: &Capacities) -> Option<Capacities> {
-    const MUCH: u64 = 4;
+    /// The tables shrink only where they become this many times smaller.
+    const WORTHWHILE: u64 = 4;
     let mut wanted = Capacities { fragments: present.fragments, ..*first };
     for (room, need) in needs {
         if let Some((size, units)) = room.field(&mut wanted) {
@@ -131,7 +135,7 @@ pub fn smaller(needs: &[(Room, u64)], present: &Capacities, first: &Capacities) 
             *size = (*size).max(enough);
         }
     }
-    (wanted.check().is_ok() && wanted.bytes() * MUCH < present.bytes()).then_some(wanted)
+    (wanted.check().is_ok() && wanted.bytes() * WORTHWHILE < present.bytes()).then_some(wanted)
 }
 
 fn keys(program: &Program, table: TableId) -> impl Iterator<Item = &Key> {
@@ -151,7 +155,7 @@ fn count(program: &Program, table: TableId) -> u64 {
     program.table(table).entries.len() as u64
 }
 
-/// One more than the largest id.
+/// One more than the largest id; 1 where there is none, for id 0.
 fn beyond(ids: impl Iterator<Item = u16>) -> u64 {
     ids.max().map_or(1, |id| u64::from(id) + 1)
 }

@@ -1,4 +1,7 @@
-//! The eBPF target as what an agent enforces with.
+//! [`NodeTarget`] for [`Ebpf`]: what an agent enforces with.
+//!
+//! Not here: the operations themselves (`target`), and which interface belongs to which pod (the
+//! agent).
 
 use std::collections::BTreeSet;
 
@@ -10,14 +13,14 @@ use crate::{self as ebpf, Ebpf, Hold, Inserted};
 
 impl NodeTarget for Ebpf {
     fn attached(&self) -> BTreeSet<IfIndex> {
-        // What has no name is gone; another device may get its number.
+        // An interface without a name is gone, and another device may get its number.
         let pods = self.attachments().into_iter().filter(|a| a.role == ebpf::Role::Pod && a.name.is_some());
         pods.map(|a| a.ifindex).collect()
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         let way = Ebpf::attach(self, ifindex)?;
-        tracing::debug!(ifindex = ifindex.get(), ?way, "attached");
+        tracing::debug!(ifindex = ifindex.get(), ?way, "attached the programs to a pod's interface");
         Ok(())
     }
 
@@ -38,11 +41,16 @@ impl NodeTarget for Ebpf {
             Ebpf::hold(self, Hold::Held)?;
         }
         for ifindex in missing.into_iter().map(IfIndex::new) {
-            // What is a pod's becomes that when its address is known; until then it is one more way out.
+            // A pod's interface becomes one when its address is known. Until then packets may leave
+            // by it.
             match self.attach_uplink(ifindex) {
-                Ok(way) => tracing::debug!(ifindex = ifindex.get(), ?way, "covers what goes to Services"),
+                Ok(way) => tracing::debug!(
+                    ifindex = ifindex.get(),
+                    ?way,
+                    "attached the program that judges packets to Services"
+                ),
                 Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
-                // Still held.
+                // New connections to Services stay held.
                 Err(error) => return Err(error),
             }
         }
@@ -53,8 +61,10 @@ impl NodeTarget for Ebpf {
         let found = Ebpf::check(self)?;
         match self.upgrade() {
             Ok(0) => {}
-            Ok(moved) => tracing::debug!(moved, "interfaces have TCX links in place of filters"),
-            Err(error) => tracing::warn!(%error, "the interface keeps its filters, which judge as its links would"),
+            Ok(moved) => tracing::debug!(moved, "moved interfaces from filters to TCX links"),
+            Err(error) => {
+                tracing::warn!(%error, "no TCX link for an interface; it keeps its filters, which judge the same way")
+            }
         }
         Ok(found)
     }
@@ -72,7 +82,8 @@ impl NodeTarget for Ebpf {
     }
 
     fn prepare(&mut self) -> Result<(), Error> {
-        // Loads the program that reads the clock of connections.
+        // Any query loads the program that reads the clock of connections, which takes the verifier
+        // a while.
         self.connections(EndpointId::default()).map(drop)
     }
 
@@ -97,7 +108,7 @@ impl NodeTarget for Ebpf {
             }
         })?;
         if amended > 0 {
-            tracing::debug!(endpoint = endpoint.get(), amended, "entries that recording made");
+            tracing::debug!(endpoint = endpoint.get(), amended, "amended entries that were recorded before isolation");
         }
         Ok(())
     }

@@ -1,18 +1,21 @@
-//! What lies on the BPF file system between two starts, and the lock that keeps it one writer's.
+//! What lies on the BPF file system between two starts, and the lock that admits one writer.
 //!
 //! ```text
 //! <pins>/shared/...        maps of every generation: connection state, counters, config
 //! <pins>/gen_<n>/...       tables, ledger, header and all programs of generation n
 //! <pins>/links/<ifindex>_<hook>      a TCX link
-//! <pins>/links/<ifindex>_clsact      a directory: attached by a filter in clsact; `_clsact_q`: whose qdisc is ours too;
-//!                          `_uplink`, `_uplink_q`: the same of an interface that is no pod's
-//! <pins>/links/<ifindex>_qdisc       a directory: the clsact qdisc beside its TCX links is ours
-//! <pins>/new_...           being made or being removed: nobody's
+//! <pins>/links/<ifindex>_clsact      a directory: a pod's interface has filters in clsact;
+//!                          `_clsact_q`: and netpolc made the qdisc;
+//!                          `_uplink`, `_uplink_q`: the same of an interface that is not a pod's
+//! <pins>/links/<ifindex>_qdisc       a directory: netpolc made the clsact qdisc beside the TCX links
+//! <pins>/new_...           being made or being removed; belongs to nobody
 //! ```
 //!
-//! A directory gets its final name only when it is complete, and loses it before anything in it goes; so whatever
-//! has its final name can be relied on, wherever a process was killed. The lock is an flock on `<pins>` itself,
-//! which the kernel releases with the process. All of it is root's alone (`private`). Not here: what the objects are (`maps`, `attach`, `target`).
+//! A directory gets its final name only when it is complete, and loses it before anything in it is
+//! removed. Whatever has its final name can therefore be relied on, wherever a process was killed.
+//! The lock is an flock on `<pins>` itself, which the kernel releases with the process. Only root
+//! has access to any of it (`private`). Not here: what the objects are (`maps`, `attach`,
+//! `target`).
 
 use std::{
     fs::{self, File},
@@ -27,14 +30,14 @@ use netpolc_target::Error;
 
 use crate::sys::{self, refused};
 
-/// Where a BPF file system belongs.
+/// Where a BPF file system is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// The locked directory.
+/// A directory of pins, locked unless it was opened to look only.
 #[derive(Debug)]
 pub struct Pins {
     dir: PathBuf,
-    /// None: only looking.
+    /// The descriptor that holds the lock; None where the directory was opened to look only.
     _lock: Option<File>,
 }
 
@@ -43,12 +46,12 @@ fn io_error(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |e| refused(call, e)
 }
 
-/// The nearest directory on the way to `path` that exists.
+/// The longest part of `path` that exists, which tells the file system that `path` will be on.
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"))
 }
 
-/// Mounts the BPF file system where it is missing and belongs.
+/// Mounts the BPF file system where `dir` is to be in it and it is not mounted.
 fn ensure_bpffs(dir: &Path) -> Result<(), Error> {
     let is = |path: &Path| sys::is_bpffs(path).map_err(io_error("look at", path));
     if is(existing(dir))? {
@@ -63,17 +66,21 @@ fn ensure_bpffs(dir: &Path) -> Result<(), Error> {
     Err(refused(what, io::ErrorKind::Unsupported.into()))
 }
 
-/// How long a lock is waited for: a child that another thread has just forked holds a copy of it until it runs its
-/// own program.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait for the lock. A child that another thread has just forked holds a copy of it
+/// until it runs its own program, so that even the only netpolc process may find it taken for a
+/// moment.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Pins {
-    /// Locks the directory, makes it where it is missing, and clears away what a killed process left half-done.
+    /// Creates the directory where it is missing, locks it, and removes what a killed process left
+    /// half-finished.
     ///
     /// # Errors
-    /// [`Error::Installed`] where another process holds it.
+    /// [`Error::InUse`] where another process holds the lock, [`Error::System`] where the directory
+    /// cannot be created or is not on a BPF file system.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         ensure_bpffs(dir)?;
+        // Between creating and locking it, another process may remove the directory.
         let pins = loop {
             private::folder(dir).map_err(io_error("create", dir))?;
             if let Some(pins) = Self::lock(dir)? {
@@ -86,7 +93,7 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Locks what exists; None where there is nothing.
+    /// Locks the directory where it exists; None where it does not.
     pub fn open_existing(dir: &Path) -> Result<Option<Self>, Error> {
         loop {
             if !dir.exists() {
@@ -98,27 +105,29 @@ impl Pins {
         }
     }
 
-    /// To look at what exists while another process may have it; None where there is nothing complete.
+    /// Opens the directory for reading, while another process may have locked it. None where
+    /// nothing complete is pinned there.
     pub fn look(dir: &Path) -> Result<Option<Self>, Error> {
         let pins = Self { dir: dir.into(), _lock: None };
         let there = pins.shared().try_exists().map_err(io_error("look at", dir))?;
         Ok(if there && !pins.generations()?.is_empty() { Some(pins) } else { None })
     }
 
-    /// None where the directory went away meanwhile.
+    /// Locks the directory; None where it was removed in the meantime.
     fn lock(dir: &Path) -> Result<Option<Self>, Error> {
         let lock = match File::open(dir) {
             Ok(lock) => lock,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error("open", dir)(e)),
         };
-        match private::lock(&lock, private::Lock::Alone, PATIENCE) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let what = format!("{} is in use by another netpolc process: {e}", dir.display());
-                return Err(Error::Installed(what));
+        match private::lock(&lock, private::Lock::Alone, LOCK_TIMEOUT) {
+            Err(source) if source.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::InUse { what: dir.display().to_string(), source });
             }
             done => done.map_err(io_error("lock", dir))?,
         }
+        // Whoever held the lock may have removed the directory, and somebody made another one under
+        // the same name: then the lock is on the wrong one.
         let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         match (lock.metadata(), fs::metadata(dir)) {
             (Ok(a), Ok(b)) if same(&a, &b) => Ok(Some(Self { dir: dir.into(), _lock: Some(lock) })),
@@ -142,17 +151,18 @@ impl Pins {
         Ok(names)
     }
 
-    /// `<pins>/shared`
+    /// The path `<pins>/shared`, whether or not it exists.
     pub fn shared(&self) -> PathBuf {
         self.dir.join("shared")
     }
 
-    /// `<pins>/gen_<n>`
+    /// The path `<pins>/gen_<number>`, whether or not it exists.
     pub fn generation(&self, number: u64) -> PathBuf {
         self.dir.join(format!("gen_{number}"))
     }
 
-    /// Complete generations, ascending.
+    /// The numbers of the complete generations, ascending. More than one exists only where a
+    /// process was killed while it changed over.
     pub fn generations(&self) -> Result<Vec<u64>, Error> {
         let names = self.names(&self.dir)?;
         let mut numbers: Vec<u64> = names.iter().filter_map(|n| n.strip_prefix("gen_")?.parse().ok()).collect();
@@ -160,17 +170,18 @@ impl Pins {
         Ok(numbers)
     }
 
-    /// Names in `<pins>/links`.
+    /// The names in `<pins>/links`, sorted.
     pub fn links(&self) -> Result<Vec<String>, Error> {
         self.names(&self.dir.join("links"))
     }
 
-    /// `<pins>/links/<name>`
+    /// The path `<pins>/links/<name>`, whether or not it exists.
     pub fn link(&self, name: &str) -> PathBuf {
         self.dir.join("links").join(name)
     }
 
-    /// Makes a directory, lets `fill` pin into it, and gives it its final name.
+    /// Creates a directory under a temporary name, lets `fill` pin into it, and renames it to
+    /// `path`.
     pub fn complete(&self, path: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("dir");
         let new = self.dir.join(format!("new_{name}"));
@@ -180,7 +191,8 @@ impl Pins {
         fs::rename(&new, path).map_err(io_error("name", path))
     }
 
-    /// Takes a directory's final name away, then removes it.
+    /// Takes a directory's final name away and then removes it. Does nothing where it does not
+    /// exist.
     pub fn discard(&self, path: &Path) -> Result<(), Error> {
         if !path.exists() {
             return Ok(());
@@ -192,7 +204,7 @@ impl Pins {
         remove_tree(&old)
     }
 
-    /// Is the directory still where it was when it was locked?
+    /// Whether the directory is still at the path at which it was locked.
     pub fn stand(&self) -> bool {
         let Some(lock) = &self._lock else { return true };
         match (lock.metadata(), fs::metadata(&self.dir)) {
@@ -201,18 +213,19 @@ impl Pins {
         }
     }
 
-    /// `<pins>/links/<name>` in the directory that was locked, wherever that is by now.
+    /// The path of `links/<name>` in the directory that was locked, even where that has been moved
+    /// or removed since; None where nothing is locked.
     pub fn locked_link(&self, name: &str) -> Option<PathBuf> {
         let lock = self._lock.as_ref()?.as_raw_fd();
         Some(Path::new("/proc/self/fd").join(lock.to_string()).join("links").join(name))
     }
 
-    /// `<pins>`
+    /// The path of the directory itself.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Removes the whole directory; links have to be gone already.
+    /// Removes the whole directory. The links must have been detached already.
     pub fn remove(self) -> Result<(), Error> {
         for number in self.generations()? {
             self.discard(&self.generation(number))?;

@@ -1,11 +1,11 @@
-//! Where tables of connections stand: chunks in the slots of the maps of maps, places in them,
-//! records.
+//! Decides where tables of connections stand: chunks in the slots of the maps of maps, places in
+//! the chunks, and a record for each endpoint.
 //!
 //! An endpoint gets its first tables before its packets are judged ([`Pool::provide`]) and loses
-//! them when it goes ([`Pool::release`]). The records in the map `state` are the truth: what no
-//! record names is nobody's, and a chunk of which none names a part is removed at the next start.
-//! Not here: moving a table to another size (`growth`), entries (`state`), what the bytes mean
-//! (`layout::state`).
+//! them when it goes ([`Pool::release`]). The records in the map `state` are the truth: a place
+//! that no record names is free, and a chunk of which no record names a part is removed at the next
+//! start. Not here: moving a table to another size (`growth`), entries (`state`), what the bytes
+//! mean (`layout::state`).
 
 mod chunk;
 
@@ -39,17 +39,17 @@ use crate::{
 pub(crate) use chunk::Table;
 use chunk::{Chunk, number, open_chunk, table_of};
 
-/// Places for first tables that stay ready when a chunk goes.
-const SPARE: usize = 16;
+/// How many places for first tables must stay free before an empty chunk of them is removed.
+const SPARE_PLACES: usize = 16;
 
-/// Tables below this size grow to four times as much, so that they keep ahead of whoever opens
-/// connections quickly.
-const QUICK: u8 = 13;
+/// log2 of the buckets below which a table grows to four times its size, so that it keeps ahead of
+/// pods that open connections quickly. Larger tables double.
+const QUICK_GROWTH_BELOW: u8 = 13;
 
-/// The size of tables of a chunk in which none stands.
+/// [`Chunk::log`] of a chunk in which no table has stood yet, so that it is open for any size.
 const UNUSED: u8 = u8::MAX;
 
-/// Bytes of a key of the family.
+/// The size of a family's keys in bytes.
 pub(crate) fn key_size(family: Family) -> usize {
     match family {
         Family::V4 => KEY_V4,
@@ -57,7 +57,7 @@ pub(crate) fn key_size(family: Family) -> usize {
     }
 }
 
-/// The map of maps of a family.
+/// The map of maps whose slots hold a family's chunks.
 pub(crate) fn map_of(family: Family) -> MapId {
     match family {
         Family::V4 => MapId::StateV4,
@@ -69,22 +69,25 @@ fn index(family: Family) -> usize {
     usize::from(family == Family::V6)
 }
 
-/// A table on its way to another size.
+/// Identifies one move of a table to another size. No two moves have the same ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
-/// What is behind the lock.
+/// What the pool's lock protects.
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
+    /// By family, the chunks in use, with their slots.
     chunks: [BTreeMap<u16, Chunk>; 2],
-    /// A chunk that programs find and no table stands in: what is wanted at once need not wait for
-    /// the kernel.
+    /// By family, the slot of a chunk that programs find but no table stands in. A table that is
+    /// wanted at once goes there, without waiting for the kernel to install a chunk.
     spare: [Option<u16>; 2],
     /// Chunks that no record names any more, to be removed when no packet is under way in them.
     garbage: Vec<(Family, u16)>,
+    /// The tables that are being moved.
     moving: BTreeMap<(EndpointId, usize), Ticket>,
+    /// How many tickets have been given out.
     tickets: u64,
-    /// Where chunks are pinned.
+    /// Where chunks are pinned; None for a private instance.
     pins: Option<PathBuf>,
     sizes: Connections,
 }
@@ -92,7 +95,9 @@ pub(crate) struct Inner {
 /// The tables of connections of all endpoints.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    /// The map `state`.
     records: Region,
+    /// The maps `state_v4` and `state_v6`.
     outers: [MapData; 2],
     inner: Mutex<Inner>,
 }
@@ -103,28 +108,32 @@ fn pin_name(family: Family, slot: u16) -> String {
 }
 
 impl Pool {
-    /// Nobody's tables.
+    /// A pool over these maps that knows of no chunk yet.
     pub fn new(records: Region, outers: [MapData; 2]) -> Self {
         Self { records, outers, inner: Mutex::default() }
     }
 
-    /// How large tables may be from now on.
+    /// Sets how large tables may be from now on.
     pub fn set_sizes(&self, sizes: Connections) {
         self.lock().sizes = sizes;
     }
 
-    /// The map `state`.
+    /// The map `state`, which holds the records.
     pub fn records(&self) -> &Region {
         &self.records
     }
 
-    /// A map of maps.
+    /// A family's map of maps.
     pub fn outer(&self, family: Family) -> BorrowedFd<'_> {
         self.outers[index(family)].fd().as_fd()
     }
 
+    /// Locks the pool's bookkeeping. System calls that wait for grace periods are made without the
+    /// lock.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        // What is behind it is put right by whoever finds it: no step leaves it half done.
+        // After a panic of another thread the bookkeeping is still usable: no step leaves it half
+        // done,
+        // and the records are the truth.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,19 +142,22 @@ impl Pool {
         &self.records.words()[at..][..RECORD / 8]
     }
 
-    /// The present and the previous table of an endpoint.
+    /// Where an endpoint's present table stands, and the previous one where the table is being
+    /// moved.
     pub fn places(&self, endpoint: EndpointId, family: Family) -> [Option<Place>; 2] {
         let word = self.record(endpoint)[index(family)].load(Acquire);
         [Place::of(word as u32), Place::of((word >> 32) as u32)]
     }
 
-    /// Makes these its tables, at once for each packet.
+    /// Stores an endpoint's tables in its record. Both are in one word, so that each packet sees
+    /// the old pair or the new one.
     pub fn publish(&self, endpoint: EndpointId, family: Family, present: Option<Place>, previous: Option<Place>) {
         let half = |place: Option<Place>| u64::from(place.map_or(0, Place::word));
         self.record(endpoint)[index(family)].store(half(present) | half(previous) << 32, Release);
     }
 
-    /// Endpoints whose packets found little room since they were answered last.
+    /// The tables in which packets have found little room since [`Pool::answer`] was last called
+    /// for them.
     pub fn wanting(&self) -> Vec<(EndpointId, Family)> {
         let records =
             self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip((0..=u16::MAX).map(EndpointId::new));
@@ -154,19 +166,20 @@ impl Pool {
         all.filter(|(record, _, family)| asks(record, *family)).map(|(_, id, family)| (id, family)).collect()
     }
 
-    /// Lets its packets say again that they find little room.
+    /// Clears the flag of a table, so that its packets can set it again when they find little room.
     pub fn answer(&self, endpoint: EndpointId, family: Family) {
         self.record(endpoint)[WANTED / 8 + index(family)].store(0, Relaxed);
     }
 
-    /// All tables: endpoint, family, present and previous place.
+    /// All tables that exist: endpoint, family, present and previous place.
     pub fn all(&self) -> Vec<(EndpointId, Family, Place, Option<Place>)> {
         let each = |id: EndpointId| Family::BOTH.map(|family| (id, family, self.places(id, family)));
         let all = (1..=u16::MAX).map(EndpointId::new).flat_map(each);
         all.filter_map(|(id, family, [present, previous])| Some((id, family, present?, previous))).collect()
     }
 
-    /// Finds the chunks that are pinned there; those of which no record names a part go.
+    /// Opens the chunks that are pinned in `dir`. Those of which no record names a part become
+    /// garbage.
     pub fn open(&self, dir: &Path) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.pins = Some(dir.to_owned());
@@ -189,7 +202,8 @@ impl Pool {
                     chunk.taken[number(*place)] = true;
                 }
                 chunk.installed = true;
-                // Of whoever was just about to leave when the process before this one ended.
+                // A process that was killed between taking a place from its record and clearing it
+                // leaves entries of another endpoint there.
                 let free =
                     chunk.taken.iter().enumerate().filter(|(_, taken)| !**taken).map(|(number, _)| number as u32);
                 for number in free {
@@ -202,7 +216,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Pins all chunks there.
+    /// Pins all chunks in `dir`.
     pub fn pin(&self, dir: &Path) -> Result<(), Error> {
         let inner = self.lock();
         for family in Family::BOTH {
@@ -213,29 +227,30 @@ impl Pool {
         Ok(())
     }
 
-    /// Where chunks made from now on are pinned.
+    /// Has chunks that are made from now on pinned in `dir`.
     pub fn set_pins(&self, dir: &Path) {
         self.lock().pins = Some(dir.to_owned());
     }
 
-    /// The names of its pins.
+    /// The names of the chunks' pins.
     pub fn names(&self) -> Vec<String> {
         let inner = self.lock();
         let of = |family: Family| inner.chunks[index(family)].keys().map(move |slot| pin_name(family, *slot));
         Family::BOTH.into_iter().flat_map(of).collect()
     }
 
-    /// Bytes of a family's chunks.
+    /// How many bytes a family's chunks take.
     pub fn usage(&self, family: Family) -> u64 {
         bytes_of(family, self.lock().chunks[index(family)].len())
     }
 
-    /// The same of those that are pinned there.
+    /// How many bytes the chunks take that are pinned in `dir`.
     pub fn pinned(dir: &Path, family: Family) -> u64 {
         bytes_of(family, pinned_slots(dir, family).map_or(0, |slots| slots.len()))
     }
 
-    /// The table at a place, from the chunks that are known or from their pins under `pins`.
+    /// Maps the table at a place. Chunks that the pool does not know are opened from their pins
+    /// under `pins`.
     pub fn table(&self, family: Family, place: Place, pins: Option<&Path>) -> Result<Table, Error> {
         let known: Vec<Option<Arc<MapData>>> = {
             let inner = self.lock();
@@ -245,12 +260,12 @@ impl Pool {
         let chunks = place.slots().zip(known).map(|(slot, known)| match (known, pins) {
             (Some(map), _) => Ok(map),
             (None, Some(dir)) => open_chunk(dir, family, slot).map(Arc::new),
-            (None, None) => Err(Error::Installed(format!("slot {slot} of {}: empty", map_of(family).name()))),
+            (None, None) => Err(Error::Installed(format!("slot {slot} of {} is empty", map_of(family).name()))),
         });
         table_of(family, place, chunks.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Gives first tables to endpoints that have none.
+    /// Gives a first table of each family to those endpoints that have none.
     pub fn provide(&self, endpoints: &BTreeSet<EndpointId>) -> Result<(), Error> {
         for family in Family::BOTH {
             let needing: Vec<EndpointId> =
@@ -264,9 +279,11 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes chunks until there are free places for so many first tables.
+    /// Makes chunks until there are free places for so many first tables, and a spare chunk.
     pub fn keep_ready(&self, family: Family, places: usize) -> Result<(), Error> {
         let (mut made, mut spare) = (Vec::new(), None);
+        // Chunks are made under the lock, so that nobody takes the same slots, and installed
+        // without it, since the kernel waits for a grace period with each.
         let done = {
             let mut inner = self.lock();
             let log = inner.sizes.first_log;
@@ -290,7 +307,7 @@ impl Pool {
             }
             done
         };
-        // What was made is of use whatever was refused.
+        // The chunks that could be made are of use even where others were refused.
         let installed = self.install(family, &made);
         let mut inner = self.lock();
         match installed {
@@ -301,27 +318,28 @@ impl Pool {
         installed.and(done)
     }
 
-    /// Places for tables of these sizes, empty.
+    /// Takes empty places for tables of these sizes, one for each of `logs`, in this order.
     pub fn obtain(&self, family: Family, logs: &[u8]) -> Result<Vec<Place>, Error> {
         let (mut places, mut made) = (Vec::new(), Vec::new());
         let done = self.take(family, logs, &mut places, &mut made).and_then(|()| self.install(family, &made));
         let Err(error) = done else { return Ok(places) };
         let mut inner = self.lock();
         inner.discard(family, &made);
-        // Those in chunks that were there before.
+        // The new chunks are gone; this frees the places that were taken in older ones.
         for place in places {
             self.give_back(&mut inner, family, place)?;
         }
         Err(error)
     }
 
-    /// Takes places, in new chunks where there are none; what it could take and make is noted where
-    /// it fails, too.
+    /// Takes places, and makes chunks where there are none free. Where it fails, `places` and
+    /// `made` hold what was taken and made until then.
     fn take(&self, family: Family, logs: &[u8], places: &mut Vec<Place>, made: &mut Vec<u16>) -> Result<(), Error> {
         let mut inner = self.lock();
         for &log in logs {
             let place = match inner.take_place(family, log, made).or_else(|| inner.take_spare(family, log)) {
                 Some(place) => place,
+                // A table larger than a chunk needs chunks in slots that follow each other.
                 None => {
                     let count = (1u32 << log).div_ceil(CHUNK) as u16;
                     let first = inner.free_slots(family, count)?;
@@ -340,7 +358,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes a chunk for a slot, where programs do not find it yet.
+    /// Makes a chunk for a slot and pins it. Programs do not find it until it is installed.
     fn make(&self, inner: &mut Inner, family: Family, slot: u16, log: u8) -> Result<(), Error> {
         let map = create_inner_map(map_of(family).name(), bucket_size(key_size(family)) as u32, CHUNK)?;
         if let Some(dir) = &inner.pins {
@@ -350,8 +368,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Puts chunks into their slots; the kernel waits for a grace period after each, so all at the
-    /// same time.
+    /// Puts chunks into their slots, where programs find them. The kernel waits for a grace period
+    /// with each, so that threads do it at the same time.
     fn install(&self, family: Family, slots: &[u16]) -> Result<(), Error> {
         let maps: Vec<(u16, Arc<MapData>)> = {
             let inner = self.lock();
@@ -362,7 +380,7 @@ impl Pool {
             let done = sys::set_inner_map(self.outer(family), u32::from(*slot), map.fd().as_fd().as_raw_fd());
             done.map_err(|e| refused(format!("map {}: slot {slot}", map_of(family).name()), e))
         };
-        at_once(&maps, install)?;
+        in_parallel(&maps, install)?;
         let mut inner = self.lock();
         for slot in slots {
             if let Some(chunk) = inner.chunks[index(family)].get_mut(slot) {
@@ -372,7 +390,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives a place back that no packet can find any more.
+    /// Frees a place that no packet can find any more, and clears it for the next table.
     pub fn give_back(&self, inner: &mut Inner, family: Family, place: Place) -> Result<(), Error> {
         let spare = inner.free_places(family, place.log);
         let first_log = inner.sizes.first_log;
@@ -381,8 +399,8 @@ impl Pool {
             chunk.taken[number(place)] = false;
             let map = chunk.map.clone();
             let (places, free) = (chunk.taken.len(), chunk.free());
-            // A chunk for first tables stays where there would be few left.
-            let keep = place.log == first_log && place.log < CHUNK_LOG && spare + 1 < places + SPARE;
+            // An empty chunk for first tables stays where few places would be left without it.
+            let keep = place.log == first_log && place.log < CHUNK_LOG && spare + 1 < places + SPARE_PLACES;
             if free == places && !keep {
                 inner.chunks[index(family)].remove(&slot);
                 inner.garbage.push((family, slot));
@@ -393,7 +411,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes an endpoint's tables away. No packet of it may be under way.
+    /// Takes an endpoint's tables away. No packet of the endpoint may be under way.
     pub fn release(&self, endpoint: EndpointId) -> Result<(), Error> {
         let mut inner = self.lock();
         for family in Family::BOTH {
@@ -408,7 +426,8 @@ impl Pool {
         Ok(())
     }
 
-    /// Removes the chunks that are nobody's; the kernel waits for a grace period.
+    /// Removes the chunks that are garbage and returns how many. The kernel waits for a grace
+    /// period.
     pub fn sweep(&self) -> Result<usize, Error> {
         let (garbage, pins) = {
             let inner = self.lock();
@@ -420,7 +439,7 @@ impl Pool {
             }
             _ => Ok(()),
         };
-        at_once(&garbage, clear)?;
+        in_parallel(&garbage, clear)?;
         for (family, slot) in &garbage {
             if let Some(dir) = &pins {
                 drop(std::fs::remove_file(dir.join(pin_name(*family, *slot))));
@@ -432,7 +451,7 @@ impl Pool {
 }
 
 impl Inner {
-    /// Gives up chunks that programs may not find.
+    /// Turns chunks into garbage whose installation failed: programs may find them or not.
     fn discard(&mut self, family: Family, slots: &[u16]) {
         for slot in slots {
             if self.chunks[index(family)].remove(slot).is_some() {
@@ -446,7 +465,8 @@ impl Inner {
         chunks.map(Chunk::free).sum()
     }
 
-    /// The first of so many free slots that follow each other.
+    /// Finds `count` free slots that follow each other, and returns the first. Slot 0 is never
+    /// used, since a place that begins with bucket 0 means none.
     fn free_slots(&self, family: Family, count: u16) -> Result<u16, Error> {
         let chunks = &self.chunks[index(family)];
         let is_taken = |slot: u16| chunks.contains_key(&slot) || self.garbage.contains(&(family, slot));
@@ -459,11 +479,12 @@ impl Inner {
             }
         }
         let name = map_of(family).name();
-        Err(Error::Installed(format!("map {name}: no {count} of its {SLOTS} slots are free side by side")))
+        let call = format!("map {name}: find {count} free slots side by side among its {SLOTS}");
+        Err(refused(call, io::ErrorKind::StorageFull.into()))
     }
 
-    /// A place in a chunk that several tables share: in one that programs find, or in one of
-    /// `made`, which they will find.
+    /// Takes a free place in a chunk that tables of this size share. Programs must find the chunk
+    /// already, or it must be one of `made`, which the caller will install.
     fn take_place(&mut self, family: Family, log: u8, made: &[u16]) -> Option<Place> {
         let shared = self.chunks[index(family)].iter_mut().filter(|(_, chunk)| chunk.log == log && log < CHUNK_LOG);
         let mut usable = shared.filter(|(slot, chunk)| chunk.installed || made.contains(slot));
@@ -475,7 +496,8 @@ impl Inner {
         Some(Place { first: u32::from(slot) * CHUNK + ((free as u32) << log), log })
     }
 
-    /// A place in the spare chunk, whose others are for tables of the same size from now on.
+    /// Takes a place in the spare chunk. Its other places are for tables of the same size from now
+    /// on.
     fn take_spare(&mut self, family: Family, log: u8) -> Option<Place> {
         let slot = self.spare[index(family)].filter(|_| log <= CHUNK_LOG)?;
         let chunk = self.chunks[index(family)].get_mut(&slot).filter(|chunk| chunk.installed)?;
@@ -485,7 +507,8 @@ impl Inner {
         Some(Place { first: u32::from(slot) * CHUNK, log })
     }
 
-    /// Buckets of all tables that are larger than the first ones.
+    /// How many buckets all tables have that are larger than first ones, which is what the budget
+    /// limits.
     fn grown(&self) -> u64 {
         let is_larger = |chunk: &&Chunk| chunk.log > self.sizes.first_log && chunk.log != UNUSED;
         let larger = self.chunks.iter().flat_map(BTreeMap::values).filter(is_larger);
@@ -493,24 +516,26 @@ impl Inner {
         larger.map(buckets).sum()
     }
 
-    /// Sizes and budget.
+    /// The sizes and the budget that are in force.
     pub fn sizes(&self) -> &Connections {
         &self.sizes
     }
 
-    /// The size that a table of `log` may grow to, for `connections` at least; None where the
-    /// budget or its own limit ends it. A table may take half of what is left, so that no one takes
-    /// all; `promised` buckets are about to be taken already.
+    /// log2 of the buckets to which a table of 2^`log` may grow to hold `connections`. None where
+    /// the budget or the limit of a table does not allow any growth. A table may take half of what
+    /// is left of the budget, so that no pod takes all of it; `promised` buckets are about to be
+    /// taken already.
     pub fn larger(&self, log: u8, connections: u32, promised: u64) -> Option<u8> {
         let fits = |log: u8| self.sizes.holds(log) >= connections;
-        let step = if log < QUICK { 2 } else { 1 };
+        let step = if log < QUICK_GROWTH_BELOW { 2 } else { 1 };
         let most = self.sizes.most_log;
         let wanted = (log + step..=most).find(|log| fits(*log)).unwrap_or(most);
+        // The largest size that still leaves as much again.
         let left = self.sizes.budget_buckets().saturating_sub(self.grown() + promised);
         (log + 1..=wanted).rev().find(|log| 2 << *log <= left)
     }
 
-    /// Marks a table as being moved; None where it is.
+    /// Marks a table as being moved; None where it is being moved already.
     pub fn begin(&mut self, endpoint: EndpointId, family: Family) -> Option<Ticket> {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -520,13 +545,13 @@ impl Inner {
         }
     }
 
-    /// Is it still being moved by the holder of this ticket? Not where the endpoint has gone
-    /// meanwhile.
+    /// Whether the holder of this ticket is still the one who moves the table. Not so where the
+    /// endpoint has gone in the meantime, even if it has come back.
     pub fn holds(&self, endpoint: EndpointId, family: Family, ticket: Ticket) -> bool {
         self.moving.get(&(endpoint, index(family))) == Some(&ticket)
     }
 
-    /// It is not being moved any more.
+    /// Ends the move of this ticket, unless it has ended already.
     pub fn end(&mut self, endpoint: EndpointId, family: Family, ticket: Ticket) {
         if self.holds(endpoint, family, ticket) {
             self.moving.remove(&(endpoint, index(family)));
@@ -534,8 +559,9 @@ impl Inner {
     }
 }
 
-/// Does something with each, in a thread each where there are several: what waits, waits once.
-fn at_once<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Result<(), Error> {
+/// Does `work` with each of the list, in threads, so that calls that wait for a grace period share
+/// one.
+fn in_parallel<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Result<(), Error> {
     const THREADS: usize = 32;
     for some in list.chunks(THREADS) {
         std::thread::scope(|scope| {

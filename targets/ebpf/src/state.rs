@@ -1,7 +1,9 @@
-//! Connection state and counters as user space sees them: read, inserted (adoption, S40), purged (S43), counted.
+//! Connection state and counters as user space sees them: read, inserted (adoption, S40), purged
+//! (S43), and counted.
 //!
-//! Packets write the same tables at the same time; an insertion claims its slot as a packet does. What the slots look
-//! like is in [`crate::layout::state`], what the phases mean in `netpolc_target::semantics`.
+//! Packets write the same tables at the same time, so that an insertion claims its slot as a packet
+//! does. Not here: what the slots look like ([`crate::layout::state`]), and what the phases mean
+//! (`netpolc_target::semantics`).
 
 use std::{
     collections::HashSet,
@@ -35,62 +37,66 @@ use crate::{
 /// One connection of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection {
-    /// Whose.
+    /// The endpoint that it belongs to.
     pub endpoint: EndpointId,
-    /// The other side.
+    /// The other side's address.
     pub remote: IpAddr,
     /// The pod's address.
     pub local: IpAddr,
-    /// 0 where the protocol has none; the identifier of an ICMP query.
+    /// The other side's port; 0 where the protocol has none, and the identifier of an ICMP query.
     pub remote_port: u16,
-    /// As `remote_port`.
+    /// The pod's port; 0 and the identifier as in `remote_port`.
     pub local_port: u16,
-    /// IP protocol.
+    /// The IP protocol's number.
     pub protocol: u8,
     /// The hook that saw the opening packet: `FromPod` where the pod opened it.
     pub opener: Hook,
-    /// Opened by a packet born on the node (S44).
+    /// Whether a packet born on the node opened it (S44).
     pub born: bool,
-    /// How far it has come.
+    /// How far the connection is.
     pub phase: Phase,
-    /// The remote's incarnation when it was opened; 0: not one pod's address.
+    /// The remote's incarnation when the connection was opened; 0 where the remote is not one pod's
+    /// address.
     pub incarnation: Incarnation,
 }
 
-/// A connection with its remaining life.
+/// A live connection with the time that it has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// Which.
+    /// The connection.
     pub connection: Connection,
-    /// Until it expires, unless a packet touches it; in whole seconds.
+    /// Whole seconds until it expires, unless a packet refreshes it.
     pub seconds: u32,
 }
 
 /// What became of an insertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
-    /// It is there now.
+    /// The entry is new.
     New,
-    /// A live entry was there, which stays.
+    /// A live entry was there and stays as it is.
     Kept,
-    /// A live entry was there, and has another opener now.
+    /// A live entry was there and has another opener now.
     Corrected,
-    /// Both buckets are full of live entries; counts as unknown (S40).
+    /// Both buckets are full of live entries: the connection stays unknown (S40).
     NoRoom,
 }
 
-/// Reads the clock of the state tables, which only programs can.
+/// Reads the clock by which entries expire: jiffies, which only programs can read exactly.
 #[derive(Debug)]
 pub struct Ticker(Loaded);
 
 impl Ticker {
-    /// Loads a program that returns the time.
+    /// Loads a program that returns the time in ticks.
+    ///
+    /// # Errors
+    /// [`Error::Verifier`] or [`Error::System`] where the kernel refuses the program.
     #[cfg(feature = "measure")]
     pub fn load(maps: &Maps) -> Result<Self, Error> {
         Self::of(maps.shared(), maps.clock)
     }
 
-    /// The same where there are no other maps.
+    /// As `load`, for a generation of which there are only the shared maps.
     pub(crate) fn of(shared: &Shared, clock: Clock) -> Result<Self, Error> {
         const BPF_FUNC_JIFFIES64: i32 = 118;
         let mut a = Asm::new();
@@ -101,7 +107,12 @@ impl Ticker {
         a.alu(Alu::Add, R0, R1);
         a.alu(Alu::Rsh, R0, clock.shift() as i32);
         a.exit();
-        let code = a.finish().map_err(|e| Error::Installed(e.to_string()))?;
+        let generator = |e: crate::asm::AsmError| Error::Verifier {
+            program: "netpolc_clock".into(),
+            at: "the generator".into(),
+            log: e.to_string(),
+        };
+        let code = a.finish().map_err(generator)?;
         let descriptor = |map| match map {
             MapRef::Table(id) => shared.fd(id).as_raw_fd(),
             MapRef::Extra(_) => -1,
@@ -109,7 +120,10 @@ impl Ticker {
         Ok(Self(Loaded::load("netpolc_clock", &code, descriptor)?))
     }
 
-    /// Ticks now.
+    /// The time now, in ticks.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses to run the program.
     pub fn now(&self) -> Result<u32, Error> {
         let context = crate::sys::Context { ifindex: crate::sys::LO, ..Default::default() };
         let done = crate::sys::test_run(self.0.fd(), &[0; 64], context, 1);
@@ -117,17 +131,17 @@ impl Ticker {
     }
 }
 
-/// A meta word's entry is not live.
+/// Whether the entry of this meta word has expired, or never was.
 pub(crate) fn is_dead(meta: u64, now: u32) -> bool {
     (meta & DEADLINE) as u32 <= now
 }
 
-/// A slot's key as bytes.
+/// The key of a slot as bytes.
 pub(crate) fn key_at(table: &Table, slot: usize) -> Vec<u8> {
     table.key(slot).iter().flat_map(|w| w.load(Acquire).to_le_bytes()).collect()
 }
 
-/// The hash of the tuple in a key.
+/// The hash of the tuple that a key contains.
 pub(crate) fn hash_of(key: &[u8], seed: u64) -> StateHash {
     let (v4_at, v6_at) = (address_v4(key), address_v6(key));
     let tail = &key[key.len() - 8..];
@@ -148,7 +162,7 @@ fn address_v6(key: &[u8]) -> impl Fn(usize) -> Ipv6Addr + '_ {
     |at| Ipv6Addr::from(<[u8; 16]>::try_from(&key[at..at + 16]).expect("16 bytes"))
 }
 
-/// The slots where an entry of this hash may stand.
+/// The slots in which an entry of this hash may stand: those of its two buckets.
 fn slots_of(table: &Table, hash: StateHash) -> impl Iterator<Item = usize> + use<> {
     let buckets = table.place.buckets();
     let (first, second) = (hash.first(buckets), hash.second(buckets));
@@ -156,8 +170,8 @@ fn slots_of(table: &Table, hash: StateHash) -> impl Iterator<Item = usize> + use
     [Some(first), second].into_iter().flatten().flat_map(|bucket| (0..WAYS).map(move |w| bucket as usize * WAYS + w))
 }
 
-/// Where the entry of this key's tuple stands, whatever its remote's incarnation was, dead or
-/// alive.
+/// The slot of the entry for this key's tuple, live or expired, and whatever its remote's
+/// incarnation was.
 pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> {
     let tuple = key.len() - 2; // the last two bytes are the incarnation
     slots_of(table, hash).find(|&slot| {
@@ -166,9 +180,9 @@ pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> 
     })
 }
 
-/// Gives a live entry this opener (`FROM_POD` or 0), and with that takes away what only the other
-/// opener's entry may say. False where it had it already. Packets change other parts of the word at
-/// the same time.
+/// Gives an entry this opener (`FROM_POD` or 0), and clears the flags that are true only of the
+/// other opener. Returns false where it had that opener already. Packets may change the phase and
+/// deadline in the same word at the same time, which is why the word is exchanged and not stored.
 fn set_opener(table: &Table, slot: usize, opener: u64) -> bool {
     let change = |meta: u64| {
         (meta & BUSY == 0 && meta & FROM_POD != opener).then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
@@ -176,7 +190,7 @@ fn set_opener(table: &Table, slot: usize, opener: u64) -> bool {
     table.meta(slot).fetch_update(AcqRel, Acquire, change).is_ok()
 }
 
-/// Makes an entry with this meta word; one of its tuple that is live stays, with this opener.
+/// Makes an entry with this meta word. A live entry of the same tuple stays, with this opener.
 pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
     let place = find(table, hash, key);
     if let Some(slot) = place
@@ -186,8 +200,8 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
         let changed = set_opener(table, slot, wanted & FROM_POD);
         return if changed { Inserted::Corrected } else { Inserted::Kept };
     }
-    // Of the emptier bucket first, as packets do: else pairs of buckets fill up long before the
-    // table does.
+    // Slots of the emptier bucket come first, as packets take them. Otherwise some pairs of buckets
+    // would be full long before the table is.
     let free = slots_of(table, hash).filter(|&s| is_dead(table.meta(s).load(Relaxed), now));
     let mut free: Vec<usize> = free.collect();
     let first = hash.first(table.place.buckets()) as usize;
@@ -197,6 +211,8 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
     }
     for slot in place.into_iter().chain(free) {
         let before = table.meta(slot).load(Acquire);
+        // Claimed for at most two seconds: if this process is killed here, the deadline frees the
+        // slot.
         let busy = BUSY | u64::from(now.saturating_add(16));
         if (Some(slot) != place && !is_dead(before, now))
             || table.meta(slot).compare_exchange(before, busy, AcqRel, Relaxed).is_err()
@@ -209,13 +225,13 @@ pub(crate) fn put(table: &Table, hash: StateHash, key: &[u8], wanted: u64, now: 
     Inserted::NoRoom
 }
 
-/// Moves an entry in from another table: where there is no room, what would give way to a new
-/// connection does.
+/// Moves an entry in from another table. Where both buckets are full, it takes the place of an
+/// entry that would give way to a new connection. Returns false where there is none.
 pub(crate) fn move_in(table: &Table, hash: StateHash, key: &[u8], meta: u64, now: u32) -> bool {
     if put(table, hash, key, meta, now) != Inserted::NoRoom {
         return true;
     }
-    // What gives way first; None: what is established, or being written.
+    // The order in which entries give way. None is what stays: established, or being written.
     let rank = |meta: u64| match meta >> PHASE_SHIFT & 7 {
         _ if meta & BUSY != 0 => None,
         phase if phase >= Phase::Closing as u64 => Some(0),
@@ -223,8 +239,9 @@ pub(crate) fn move_in(table: &Table, hash: StateHash, key: &[u8], meta: u64, now
         phase if phase == Phase::Opening as u64 => Some(2),
         _ => None,
     };
-    // What was answered makes room as what is established does, but not among its like; the others
-    // yield themselves.
+    // An established connection displaces any entry with a rank. One that was answered displaces
+    // all but others that were answered. The rest would have to yield themselves, and displace
+    // none.
     let yields_to = |there: u8| match rank(meta) {
         None => true,
         Some(own) => own == 1 && there != 1,
@@ -244,7 +261,8 @@ pub(crate) fn move_in(table: &Table, hash: StateHash, key: &[u8], meta: u64, now
     true
 }
 
-/// Fills a slot that is marked as busy.
+/// Fills a slot that this process has claimed. The meta word comes last, since it makes the entry
+/// valid.
 fn write(table: &Table, slot: usize, key: &[u8], meta: u64) {
     for (word, bytes) in table.key(slot).iter().zip(key.chunks_exact(8)) {
         word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
@@ -252,7 +270,9 @@ fn write(table: &Table, slot: usize, key: &[u8], meta: u64) {
     table.meta(slot).store(meta, Release);
 }
 
-/// The same for an endpoint, whose table may be on its way to another size.
+/// Puts an entry into an endpoint's tables: the present one and, while it is being moved, the
+/// previous one. An entry that has not been copied yet stays where it is, since the copy would be
+/// the older one.
 fn insert_into(tables: &[Table], hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
     let Some((present, previous)) = tables.split_first() else { return Inserted::NoRoom };
     let is_in = |table: &Table| {
@@ -270,15 +290,19 @@ fn insert_into(tables: &[Table], hash: StateHash, key: &[u8], wanted: u64, now: 
 /// What is to become of a live entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amendment {
-    /// It stays.
+    /// The entry stays as it is.
     Keep,
-    /// It was opened by the other one: the hook that saw the opening packet.
+    /// The entry stays; this is the hook that saw the opening packet.
     Opener(Hook),
-    /// It goes; the next packet is judged as new.
+    /// The entry goes; the connection's next packet is judged as new.
     Forget,
 }
 
-/// Asks of each live connection of an endpoint what is to become of it; says how many were changed.
+/// Asks `amend` what is to become of each live connection of an endpoint, and returns how many were
+/// changed.
+///
+/// # Errors
+/// [`Error::System`] where a table cannot be mapped.
 pub fn amend(
     maps: &Maps,
     now: u32,
@@ -291,7 +315,8 @@ pub fn amend(
         match amend(&live.connection) {
             Amendment::Keep => false,
             Amendment::Opener(hook) => set_opener(table, slot, if hook == Hook::FromPod { FROM_POD } else { 0 }),
-            // Unless a packet just made another entry there.
+            // Unless a packet has just made another entry in the slot: tag, flags or phase differ
+            // then.
             Amendment::Forget => {
                 let same = |now: u64| (now >> PHASE_SHIFT == word >> PHASE_SHIFT).then_some(0);
                 table.meta(slot).fetch_update(AcqRel, Acquire, same).is_ok()
@@ -307,11 +332,16 @@ pub fn amend(
     Ok(amended)
 }
 
-/// Puts a connection in as if its packets had been seen; a live entry under the same tuple stays, with the opener that is known now.
+/// Inserts a connection as if its packets had been seen. A live entry of the same tuple stays, with
+/// this opener.
+///
+/// # Errors
+/// [`Error::Argument`] where the endpoint does not exist or the addresses belong to two families,
+/// [`Error::System`] where a table cannot be mapped.
 pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted, Error> {
     let c = connection;
     if c.endpoint == EndpointId::default() || u32::from(c.endpoint.get()) >= maps.capacities.endpoints {
-        return Err(Error::Installed(format!("endpoint {}: no such state", c.endpoint)));
+        return Err(Error::Argument(format!("endpoint {} does not exist", c.endpoint)));
     }
     let life = maps.clock.ticks(seconds(c.protocol, c.phase));
     let meta = |hash: StateHash| {
@@ -335,15 +365,19 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
             let key = tuple.key(c.incarnation);
             maps.shared().change(c.endpoint, Family::V6, |tables| insert_into(tables, hash, &key, meta(hash), now))
         }
-        _ => Err(Error::Installed(format!("{} and {} are of two families", c.remote, c.local))),
+        _ => Err(Error::Argument(format!("{} and {} are of two families", c.remote, c.local))),
     }
 }
 
 /// The live connections of one endpoint, sorted.
+///
+/// # Errors
+/// [`Error::System`] where a table cannot be mapped.
 pub fn connections(maps: &Maps, now: u32, endpoint: EndpointId) -> Result<Vec<Live>, Error> {
     let mut list: Vec<Live> = vec![];
     for family in Family::BOTH {
         for (table, moved) in maps.shared().tables(endpoint, family)?.iter().zip([false, true]) {
+            // An entry that has been copied is in both tables; the copy in the present one counts.
             let seen: HashSet<Key> = list.iter().filter(|_| moved).map(|l| Key::of(&l.connection)).collect();
             let all = (0..table.slots()).filter_map(|slot| live(maps.clock, table, slot, now, endpoint));
             list.extend(all.map(|l| l.0).filter(|l| !seen.contains(&Key::of(&l.connection))));
@@ -354,6 +388,9 @@ pub fn connections(maps: &Maps, now: u32, endpoint: EndpointId) -> Result<Vec<Li
 }
 
 /// How many live connections of a family an endpoint has.
+///
+/// # Errors
+/// [`Error::System`] where a table cannot be mapped.
 pub fn count(maps: &Maps, now: u32, endpoint: EndpointId, family: Family) -> Result<u32, Error> {
     let tables = maps.shared().tables(endpoint, family)?;
     let live = |table: &Table, slot: usize| !is_dead(table.meta(slot).load(Relaxed), now);
@@ -369,7 +406,7 @@ pub fn count(maps: &Maps, now: u32, endpoint: EndpointId, family: Family) -> Res
     Ok(count as u32)
 }
 
-/// What makes a connection of an endpoint one and the same.
+/// What identifies a connection of an endpoint: addresses, ports and protocol.
 #[derive(PartialEq, Eq, Hash)]
 struct Key(IpAddr, IpAddr, u16, u16, u8);
 
@@ -379,7 +416,7 @@ impl Key {
     }
 }
 
-/// The live connection in a slot, with its meta word.
+/// The live connection in a slot, with its meta word; None where there is none.
 fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: EndpointId) -> Option<(Live, u64)> {
     let meta = table.meta(slot);
     let word = meta.load(Acquire);
@@ -389,7 +426,9 @@ fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: EndpointId
     }
     let key = key_at(table, slot);
     if meta.load(Acquire) >> PHASE_SHIFT != word >> PHASE_SHIFT && meta.load(Acquire) & BUSY != 0 {
-        return None; // taken over meanwhile
+        // A packet claimed the slot while the key was read, so that the key may be half another
+        // one.
+        return None;
     }
     let (v4_at, v6_at) = (address_v4(&key), address_v6(&key));
     let (remote, local): (IpAddr, IpAddr) = match key.len() {
@@ -415,7 +454,11 @@ fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: EndpointId
     Some((Live { connection, seconds: seconds as u32 }, word))
 }
 
-/// Forgets an endpoint's connections, fragment records and counters. Nothing may judge its packets meanwhile.
+/// Forgets an endpoint's connections, fragment records and counters. No packet of the endpoint may
+/// be under way.
+///
+/// # Errors
+/// [`Error::System`] where a chunk cannot be mapped or a fragment record cannot be removed.
 pub fn purge(maps: &Maps, endpoint: EndpointId) -> Result<(), Error> {
     maps.shared().pool().release(endpoint)?;
     for word in counters_of(maps, endpoint) {
@@ -442,7 +485,7 @@ fn counters_of(maps: &Maps, endpoint: EndpointId) -> &[AtomicU64] {
     &maps.words(MapId::Counter)[usize::from(endpoint.get()) * 2 * config::REASONS..][..2 * config::REASONS]
 }
 
-/// Adds what the tables of an earlier generation counted. Nobody counts there any more.
+/// Adds the counters of an earlier generation, which no program may increase any more.
 pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
     let counts = earlier.words::<AtomicU64>(MapId::Counter).iter().zip(maps.words::<AtomicU64>(MapId::Counter));
     for (before, now) in counts.filter(|(before, _)| before.load(Relaxed) != 0) {
@@ -450,14 +493,15 @@ pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
     }
 }
 
-/// One hook's counters of an endpoint, by the reasons' numbers.
+/// One hook's counters of an endpoint, indexed by the number of the [`DropReason`].
 pub fn counts(maps: &Maps, endpoint: EndpointId, hook: Hook) -> [u64; config::REASONS] {
     let words = counters_of(maps, endpoint);
     let from = if hook == Hook::ToPod { 0 } else { config::REASONS };
     std::array::from_fn(|i| words[from + i].load(Relaxed))
 }
 
-/// Drops of one endpoint: hook, reason, packets; without the zeros.
+/// How many packets of an endpoint were dropped, by hook and reason; reasons that never occurred
+/// are left out.
 pub fn drops(maps: &Maps, endpoint: EndpointId) -> Vec<(Hook, DropReason, u64)> {
     let words = counters_of(maps, endpoint);
     let all = [Hook::ToPod, Hook::FromPod].into_iter().enumerate();

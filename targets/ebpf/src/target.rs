@@ -1,7 +1,8 @@
-//! [`Ebpf`]: the target itself. Private instances for questions, tests and benchmarks; pinned ones for a node.
+//! [`Ebpf`], the target itself. Private instances serve queries, tests and benchmarks, pinned ones
+//! a node.
 //!
-//! A write that exceeds a capacity makes a larger generation ([`sizes`]): new maps and programs,
-//! filled from the old ones, then each interface's programs are exchanged; connection state is
+//! A write that exceeds a capacity makes a larger generation ([`sizes`]): new maps and programs
+//! are filled from the old ones, then each interface's programs are exchanged. Connection state is
 //! common to all generations. Not here: how entries become stores (`tables`), attaching (`attach`),
 //! names on the BPF file system (`pins`).
 
@@ -31,11 +32,13 @@ use crate::{
     tables::{Access, Stop},
 };
 
-/// How often an observer looks before it says that what it sees makes no sense, and how long it waits between.
-const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(10);
+/// How often an observer reads before it reports that what it sees makes no sense: a writer may be
+/// halfway through an update.
+const READ_ATTEMPTS: u32 = 5;
+/// How long an observer waits between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// The eBPF target.
+/// The eBPF target: one generation of tables and programs, and the interfaces that carry them.
 #[derive(Debug)]
 pub struct Ebpf {
     config: Config,
@@ -47,12 +50,13 @@ pub struct Ebpf {
     tender: Tender,
     access: Access,
     last_drop: Option<DropReason>,
-    /// The next generation, while it is being made.
+    /// The next generation, while a thread makes it.
     ahead: Option<Ahead>,
-    /// Since when tables have been much too large.
+    /// Since when the tables have been much too large; None while they are not.
     roomy: Option<Instant>,
 }
 
+/// What the target may promise: what the present tables hold, and as much more as they may grow to.
 fn capabilities(c: &Capacities, config: &Config) -> Capabilities {
     let limits = &config.limits;
     Capabilities {
@@ -66,7 +70,9 @@ fn capabilities(c: &Capacities, config: &Config) -> Capabilities {
     }
 }
 
-/// Pins what is missing of a folder; says what that was.
+/// Pins what is missing in a directory of pins and returns a line that says what that was; None
+/// where nothing was missing. Where the whole directory is missing, it appears complete or not at
+/// all.
 fn restore(
     pins: &Pins,
     dir: &Path,
@@ -85,28 +91,43 @@ fn restore(
     Ok(Some(format!("pins in {} had been taken away and are back: {}", dir.display(), missing.join(", "))))
 }
 
-/// The first generation, with shared maps of its own, which `keep` is shown before anything uses
-/// them.
+/// Creates the first generation, with shared maps of its own. `keep` gets those before anything
+/// uses them, so that it can pin them.
 fn first(config: &Config, keep: impl FnOnce(&Shared) -> Result<(), Error>) -> Result<Generation, Error> {
     let checked = config.capacities.check().and_then(|()| config.connections.check());
-    checked.map_err(|e| Error::Installed(format!("capacities: {e}")))?;
-    let clock = Clock { hz: sys::jiffies_a_second() };
+    checked.map_err(|e| Error::Argument(format!("capacities: {e}")))?;
+    let clock = Clock { hz: sys::jiffies_per_second() };
     let shared = Shared::create(&config.capacities, clock)?;
     keep(&shared)?;
     let (capacities, options) = (config.capacities, config.program);
-    let seed = config.seed.unwrap_or_else(random);
+    let seed = config.seed.map_or_else(random, Ok)?;
     Generation::create(Recipe { number: 1, capacities, seed, clock, shared, options })
 }
 
-fn random() -> u64 {
+/// 64 bits from the kernel's random numbers. A seed that anybody could guess would let remotes
+/// choose addresses and ports that meet in one bucket, so that there is no substitute for them.
+fn random() -> Result<u64, Error> {
     let mut bytes = [0u8; 8];
-    // SAFETY: 8 bytes may be written.
-    if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), 8, 0) } == 8 { u64::from_ne_bytes(bytes) } else { 0 }
+    // SAFETY: the kernel writes at most as many bytes as it is told, which is the size of `bytes`,
+    // and `bytes` is borrowed mutably for the whole call.
+    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match read {
+        8 => Ok(u64::from_ne_bytes(bytes)),
+        // Fewer bytes than asked for come only with large requests or signals; neither is possible
+        // here.
+        0.. => Err(refused("getrandom", std::io::ErrorKind::UnexpectedEof.into())),
+        _ => Err(refused("getrandom", std::io::Error::last_os_error())),
+    }
 }
 
 impl Ebpf {
-    /// Maps and programs of this process alone. Packets are judged by [`Datapath::packet`], or on interfaces that
-    /// are attached as long as this lives.
+    /// Creates maps and programs that belong to this process alone. Packets are judged by
+    /// [`Datapath::packet`], or on interfaces, which are detached when the value is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where `config` has impossible sizes, [`Error::System`] where the kernel
+    /// refuses a map (usually for lack of root or memory), [`Error::Verifier`] where it refuses a
+    /// program.
     pub fn private(config: Config) -> Result<Self, Error> {
         let mut generation = first(&config, |_| Ok(()))?;
         generation.tables.lend_low_interfaces();
@@ -132,15 +153,18 @@ impl Ebpf {
         }
     }
 
-    /// Finds what is pinned under `pins`, or makes it. Finishes what a killed process began; one process at a time.
+    /// Opens what is pinned under `pins`, or creates it, and completes what a killed process began.
+    /// Only one process at a time can have it open.
     ///
     /// # Errors
-    /// [`Error::Installed`] where another process has it, or what is pinned is another version's.
+    /// [`Error::InUse`] where another process has it open, [`Error::Installed`] where another
+    /// version pinned it; otherwise as [`Ebpf::private`].
     pub fn open(pins: impl AsRef<Path>, config: Config) -> Result<Self, Error> {
         let pins = Pins::open(pins.as_ref())?;
         let numbers = pins.generations()?;
         let Some((&number, older)) = numbers.split_last() else {
-            // without tables nothing is judged: what else lies there is the rest of an interrupted removal or start
+            // Without tables nothing is judged. Whatever else lies there was left by an interrupted
+            // removal or start.
             Attachments::open(&pins, Access::Write)?.detach_all(Some(&pins))?;
             pins.discard(&pins.shared())?;
             let generation = first(&config, |shared| {
@@ -160,7 +184,7 @@ impl Ebpf {
                 attachments.replace(&programs, Some(&pins))?;
                 generation.repin(&pins, programs, code)?;
             }
-            // a process may have been killed before every interface carried the newest programs
+            // A process may have been killed before every interface carried the newest programs.
             None => attachments.replace(&generation.programs, Some(&pins))?,
         }
         for &old in older {
@@ -169,26 +193,30 @@ impl Ebpf {
         Ok(Self::with(config, generation, attachments, Some(pins)))
     }
 
-    /// Looks at what is pinned while another process may be writing it; None where there is nothing. Whatever changes
-    /// something is refused. [`Target::read`] reads anew each time and tries again where it met a write half-done.
+    /// Opens what is pinned for reading, while another process may be writing it. None means that
+    /// nothing is pinned. Calls that would change something are refused. [`Target::read`] decodes
+    /// the maps anew each time, and tries again where it met a half-finished write.
     ///
     /// # Errors
-    /// [`Error::Installed`] where what is pinned is another version's.
+    /// [`Error::Installed`] where another version pinned it, [`Error::System`] where a pin cannot
+    /// be opened.
     pub fn observe(pins: impl AsRef<Path>) -> Result<Option<Self>, Error> {
         let mut last = None;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..READ_ATTEMPTS {
             let Some(pins) = Pins::look(pins.as_ref())? else { return Ok(None) };
             match Self::look(pins) {
                 Ok(ebpf) => return Ok(Some(ebpf)),
-                Err(error) => last = Some(error), // it may be growing just now
+                // The tables may be growing just now, and the generation that was found be gone.
+                Err(error) => last = Some(error),
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_PAUSE);
         }
         Err(last.expect("tried at least once"))
     }
 
     fn look(pins: Pins) -> Result<Self, Error> {
-        let number = *pins.generations()?.last().ok_or_else(|| Error::Installed("removed meanwhile".into()))?;
+        let number =
+            *pins.generations()?.last().ok_or_else(|| Error::Installed("it was removed in the meantime".into()))?;
         let header = crate::maps::Maps::header(&pins.generation(number))?;
         let shared = Shared::open(&pins.shared(), &header.capacities, Access::Look)?;
         let (generation, _) = Generation::open(&pins, number, shared, Access::Look)?;
@@ -202,11 +230,16 @@ impl Ebpf {
     fn may_change(&self) -> Result<(), Error> {
         match self.access {
             Access::Write => Ok(()),
-            Access::Look => Err(Error::Installed("opened to look only".into())),
+            Access::Look => Err(Error::ReadOnly),
         }
     }
 
-    /// Detaches everything that is pinned under `pins` and removes every trace. Nothing there is fine.
+    /// Detaches everything that is pinned under `pins` and removes every trace of it. Does nothing
+    /// where nothing is pinned.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] where another process has it open, [`Error::System`] where the kernel
+    /// refuses to detach or remove something.
     pub fn remove(pins: impl AsRef<Path>) -> Result<(), Error> {
         let Some(pins) = Pins::open_existing(pins.as_ref())? else { return Ok(()) };
         if pins.link("").exists() {
@@ -215,30 +248,45 @@ impl Ebpf {
         pins.remove()
     }
 
-    /// Makes an interface of the calling thread's network namespace carry the programs; again is fine.
+    /// Makes a pod's interface, in the calling thread's network namespace, carry the programs.
+    /// Attaching it again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the interface is gone or the kernel refuses the attachment.
     pub fn attach(&mut self, ifindex: IfIndex) -> Result<Way, Error> {
         self.may_change()?;
         let (programs, pins) = (&self.generation.programs, self.pins.as_ref());
         self.attachments.attach(ifindex, Role::Pod, programs, self.config.mode, pins)
     }
 
-    /// Makes another layer-3 interface of the node carry the program that judges packets to Services after translation (S48). It belongs on every
-    /// interface by which packets of pods may leave: those to other nodes, tunnels before they encapsulate, bridges. Again is fine; an
-    /// interface is a pod's or one of these, as the last call said.
+    /// Makes another layer-3 interface of the node carry the program that judges packets to
+    /// Services after translation (S48). It belongs on every interface by which packets of pods may
+    /// leave: those to other nodes, tunnels before they encapsulate, bridges. Attaching it again
+    /// changes nothing. An interface is a pod's or one of these, as the last call said.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the interface is gone or the kernel refuses the attachment.
     pub fn attach_uplink(&mut self, ifindex: IfIndex) -> Result<Way, Error> {
         self.may_change()?;
         let (programs, pins) = (&self.generation.programs, self.pins.as_ref());
         self.attachments.attach(ifindex, Role::Uplink, programs, self.config.mode, pins)
     }
 
-    /// The same by name; answers the index too.
+    /// As [`Ebpf::attach`], by the interface's name; returns its index too.
+    ///
+    /// # Errors
+    /// [`Error::System`] where no interface has the name; otherwise as [`Ebpf::attach`].
     pub fn attach_name(&mut self, name: &str) -> Result<(IfIndex, Way), Error> {
         let ifindex = sys::ifindex(name).map_err(|e| refused(format!("interface {name}"), e))?;
         Ok((ifindex, self.attach(ifindex)?))
     }
 
-    /// Lets no new packet go on to a Service (S48), or lets them again: to be held while some interface by which packets may leave does
-    /// not carry its program. Stays as it is when this process ends.
+    /// Stops letting new connections go on to Services (S48), or starts again. Packets are to be
+    /// held while some interface by which they may leave does not carry its program. The setting
+    /// outlives this process.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] where the instance was opened by [`Ebpf::observe`].
     pub fn hold(&mut self, hold: Hold) -> Result<(), Error> {
         self.may_change()?;
         let words = self.generation.tables.maps.words::<AtomicU64>(MapId::Config);
@@ -246,8 +294,13 @@ impl Ebpf {
         Ok(())
     }
 
-    /// Moves interfaces that were attached quickly to TCX links, in a thread of its own and a few
-    /// at a time; says how many have moved. To be called now and then.
+    /// Moves interfaces that were attached quickly ([`Mode::Quick`]) to TCX links, a few at a time
+    /// and in a thread of its own. Returns how many have moved since the last call; to be called
+    /// now and then.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses a link. The interface keeps its filters, which
+    /// judge the same way, and is not tried again.
     pub fn upgrade(&mut self) -> Result<usize, Error> {
         self.may_change()?;
         if self.config.mode != Mode::Quick {
@@ -256,42 +309,49 @@ impl Ebpf {
         self.attachments.upgrade(&self.generation.programs, self.pins.as_ref())
     }
 
-    /// Whether links are being made that [`Ebpf::upgrade`] has to take over.
+    /// Whether links are being created that [`Ebpf::upgrade`] has to take over.
     pub fn upgrading(&self) -> bool {
         self.attachments.upgrading()
     }
 
-    /// Takes the programs off an interface; none there is fine.
+    /// Takes the programs off an interface. Does nothing where it carries none.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the kernel refuses to remove a filter or a pin.
     pub fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         self.may_change()?;
         self.attachments.detach(ifindex, self.pins.as_ref())
     }
 
-    /// The interfaces that carry the programs.
+    /// The interfaces that carry the programs, ordered by their index.
     pub fn attachments(&self) -> Vec<Attachment> {
         self.attachments.list()
     }
 
-    /// Forgets interfaces that have vanished; answers which.
+    /// Forgets interfaces that have vanished and returns them.
+    ///
+    /// # Errors
+    /// [`Error::System`] where a pin of such an interface cannot be removed.
     pub fn sweep(&mut self) -> Result<Vec<IfIndex>, Error> {
         self.may_change()?;
         self.attachments.sweep(self.pins.as_ref())
     }
 
-    /// Sees whether all that this target has put into the kernel is still where it belongs, and brings back what is not: pins, and
-    /// filters on interfaces. Says what was missing.
+    /// Checks that all pins and all filters and links that this target made are still where they
+    /// belong, and restores what is not. Returns a line for each thing that was missing.
     ///
     /// # Errors
-    /// Something is missing and stays so.
+    /// Something is missing and could not be restored.
     pub fn check(&mut self) -> Result<Vec<String>, Error> {
         self.may_change()?;
         let mut found = Vec::new();
-        // Held until everything stands again: links without a descriptor live as long as it does.
+        // The old directory stays open until everything is pinned again: links of which this
+        // process holds no descriptor live only as long as their pins in it.
         let mut before = None;
         if let Some(pins) = self.pins.take_if(|pins| !pins.stand()) {
             let dir = pins.dir().to_owned();
             let again = Pins::open(&dir);
-            found.push(format!("{} had been taken away; everything is pinned there again", dir.display()));
+            found.push(format!("{} was removed; everything is pinned there again", dir.display()));
             match again {
                 Ok(again) => (self.pins, before) = (Some(again), Some(pins)),
                 Err(error) => {
@@ -316,17 +376,18 @@ impl Ebpf {
         Ok(found)
     }
 
-    /// Sizes of the present generation.
+    /// How large the tables of the present generation are.
     pub fn capacities(&self) -> &Capacities {
         &self.generation.tables.maps.capacities
     }
 
-    /// Its number, from 1; one more for each time that a table grew.
+    /// The present generation's number. The first one is 1, and each change of a table's size adds
+    /// 1.
     pub fn generation(&self) -> u64 {
         self.generation.number
     }
 
-    /// The maps with what is used of them.
+    /// All maps of the present generation, with how much of each is in use.
     pub fn maps(&self) -> Vec<MapFacts> {
         let mut list = self.generation.tables.maps.list();
         for facts in list.iter_mut().filter(|f| f.used.is_none()) {
@@ -335,96 +396,142 @@ impl Ebpf {
         list
     }
 
-    /// All programs as text, under the tables they come from.
+    /// All programs as text, in which each part stands under the table that it was generated from.
+    ///
+    /// # Errors
+    /// [`Error::Verifier`] where the generator cannot produce a program for these sizes.
     pub fn disassembly(&self) -> Result<Vec<(Hook, String)>, Error> {
         let code = generation::code(&self.generation.tables.maps, &self.config.program)?;
         Ok(code.iter().map(|(hook, code)| (*hook, crate::disasm::listing(code))).collect())
     }
 
-    /// The live connections of an endpoint.
+    /// The live connections of an endpoint, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the endpoint's id is too large, [`Error::System`] where its table
+    /// cannot be mapped.
     pub fn connections(&mut self, endpoint: EndpointId) -> Result<Vec<Live>, Error> {
         let now = self.now()?;
         state::connections(&self.generation.tables.maps, now, self.known(endpoint)?)
     }
 
-    /// Live connections of an endpoint: IPv4, IPv6.
+    /// How many live connections an endpoint has, in IPv4 and in IPv6.
+    ///
+    /// # Errors
+    /// As [`Ebpf::connections`].
     pub fn occupancy(&mut self, endpoint: EndpointId) -> Result<(u32, u32), Error> {
         let (now, endpoint) = (self.now()?, self.known(endpoint)?);
         let count = |family| state::count(&self.generation.tables.maps, now, endpoint, family);
         Ok((count(Family::V4)?, count(Family::V6)?))
     }
 
-    /// Asks of each live connection of an endpoint what is to become of it (adoption, S40); says how many were changed.
+    /// Asks `amend` what is to become of each live connection of an endpoint (adoption, S40);
+    /// returns how many were changed.
+    ///
+    /// # Errors
+    /// As [`Ebpf::connections`], and [`Error::ReadOnly`].
     pub fn amend(&mut self, endpoint: EndpointId, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
         self.may_change()?;
         let now = self.now()?;
         state::amend(&self.generation.tables.maps, now, self.known(endpoint)?, amend)
     }
 
-    /// Puts a running connection in (adoption, S40); a live entry stays, with this opener. A pod's RECORD or isolation
-    /// flag should be set before, so that its packets keep the entry alive.
+    /// Inserts a running connection (adoption, S40). A live entry of the same tuple stays and gets
+    /// this opener. The pod's RECORD or isolation flag should be set beforehand, so that packets
+    /// keep the entry alive.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the endpoint does not exist or the addresses belong to two
+    /// families, [`Error::System`] where the endpoint's table cannot be mapped. A full table is not
+    /// an error.
     pub fn insert(&mut self, connection: &Connection) -> Result<Inserted, Error> {
         self.may_change()?;
         let now = self.now()?;
         state::insert(&self.generation.tables.maps, now, connection)
     }
 
-    /// Forgets an endpoint's connections, fragments and counters. Removing its key from `endpoint` does this too.
+    /// Forgets an endpoint's connections, fragments and counters. Removing its key from the table
+    /// `endpoint` does this too.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the endpoint's id is too large, [`Error::System`] where a fragment
+    /// record cannot be removed.
     pub fn purge(&mut self, endpoint: EndpointId) -> Result<(), Error> {
         self.may_change()?;
         state::purge(&self.generation.tables.maps, self.known(endpoint)?)
     }
 
-    /// Drops of an endpoint by hook and reason, without the zeros.
+    /// How many packets of an endpoint were dropped, by hook and reason; reasons that never
+    /// occurred are left out.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the endpoint's id is too large.
     pub fn drops(&self, endpoint: EndpointId) -> Result<Vec<(Hook, DropReason, u64)>, Error> {
         Ok(state::drops(&self.generation.tables.maps, self.known(endpoint)?))
     }
 
+    /// Checks that the maps have a place for the endpoint.
     fn known(&self, endpoint: EndpointId) -> Result<EndpointId, Error> {
         if u32::from(endpoint.get()) < self.capacities().endpoints {
             return Ok(endpoint);
         }
-        Err(Error::Installed(format!("endpoint {endpoint}: ids are below {}", self.capacities().endpoints)))
+        Err(Error::Argument(format!("endpoint {endpoint}: ids are below {}", self.capacities().endpoints)))
     }
 
+    /// The time of connections and fragments, in ticks ([`Clock`]).
     fn now(&mut self) -> Result<u32, Error> {
         self.tender.now()
     }
 
-    /// The maps, for tests of what is behind them.
+    /// Shows a test the maps behind the target.
     #[cfg(test)]
     pub(crate) fn generation_for_tests(&self, test: impl FnOnce(&Maps)) {
         test(&self.generation.tables.maps);
     }
 
-    /// What looks after the sizes of tables of connections, in a thread of its own where nothing
-    /// may wait for it.
+    /// A [`Tender`], which gives tables of connections the sizes they need. It can run in a thread
+    /// of its own, so that the target never waits for it.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] where the instance was opened by [`Ebpf::observe`].
     pub fn tender(&self) -> Result<Tender, Error> {
         self.may_change()?;
         Ok(Tender::new(&self.generation.tables.maps))
     }
 
-    /// Gives an endpoint's table room for so many connections, as far as the budget goes; what it
-    /// holds stays. Waits for grace periods where the table is too small.
+    /// Gives an endpoint's table room for so many connections, as far as the budget goes. Entries
+    /// that it holds stay. Waits for grace periods where the table is too small.
+    ///
+    /// # Errors
+    /// As [`Ebpf::connections`], and [`Error::ReadOnly`]. A budget that is used up is not an error.
     pub fn reserve(&mut self, endpoint: EndpointId, family: Family, connections: u32) -> Result<(), Error> {
         self.may_change()?;
         let endpoint = self.known(endpoint)?;
         self.tender.reserve(endpoint, family, connections)
     }
 
-    /// How many connections of an endpoint find room now, whatever their hashes are: IPv4, IPv6.
+    /// How many connections of an endpoint find room now, whatever their hashes are, in IPv4 and in
+    /// IPv6.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the endpoint's id is too large.
     pub fn room(&self, endpoint: EndpointId) -> Result<(u32, u32), Error> {
         let (pool, endpoint) = (self.generation.tables.maps.shared().pool(), self.known(endpoint)?);
         let holds = |family| pool.places(endpoint, family)[0].map_or(0, Place::connections);
         Ok((holds(Family::V4), holds(Family::V6)))
     }
 
-    /// Runs a hook's program `repeat` times on one packet; the time is that of one run.
+    /// Runs a hook's program `repeat` times on one packet. The time is that of one run.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the packet's [`Arrival`] cannot be shown to this instance's
+    /// programs, [`Error::System`] where the kernel refuses to run the program on these bytes.
     pub fn run(&mut self, hook: Hook, frame: &Frame, repeat: u32) -> Result<(Verdict, Duration), Error> {
         if frame.arrival == Arrival::Forgotten && self.config.program.sockets == Sockets::Packet {
-            let reason =
-                "the kernel puts a socket on every packet of a test run; ask an instance that is told of sockets";
-            return Err(Error::Installed(reason.into()));
+            return Err(Error::Unsupported {
+                what: "the kernel puts a socket on every packet of a test run".into(),
+                remedy: "ask an instance that is told of sockets (Config::asked)".into(),
+            });
         }
         let ifindex = if self.pins.is_none() {
             self.generation.tables.lend_interface(frame.interface);
@@ -455,12 +562,12 @@ impl Target for Ebpf {
             return self.generation.tables.read();
         }
         let mut last = None;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..READ_ATTEMPTS {
             match self.generation.tables.read_afresh() {
                 Ok(program) => return Ok(program),
                 Err(error) => last = Some(error),
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(RETRY_PAUSE);
         }
         Err(last.expect("tried at least once"))
     }
@@ -489,10 +596,11 @@ impl Target for Ebpf {
 }
 
 impl Datapath for Ebpf {
-    /// A private instance takes the packet as seen at `frame.interface` though no such device need exist; a pinned one
-    /// runs the program as that device, which must be in the calling thread's network namespace.
+    /// A private instance judges the packet as seen at `frame.interface`, whether or not such a
+    /// device exists. A pinned one runs the program as that device, which must be in the calling
+    /// thread's network namespace.
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
-        // What was translated is counted for its sender.
+        // Drops at the hook `translated` are counted for the sender, not for the frame's interface.
         let [endpoint, sender] =
             [frame.interface, frame.arrival.ifindex()].map(|i| self.generation.tables.endpoint_of(i));
         let counts = |maps: &Maps| [state::counts(maps, endpoint, hook), state::counts(maps, sender, Hook::Translated)];
@@ -504,7 +612,7 @@ impl Datapath for Ebpf {
         Ok(verdict)
     }
 
-    /// By the endpoint's counters, which packets on real interfaces move too.
+    /// Found by the endpoint's counters, which packets on real interfaces increase too.
     fn explain_last(&self) -> Option<DropReason> {
         self.last_drop
     }
@@ -521,7 +629,7 @@ impl Datapath for Ebpf {
 impl Drop for Ebpf {
     fn drop(&mut self) {
         if self.pins.is_none() {
-            // TCX links go with their descriptors; filters would stay
+            // TCX links go with their descriptors, but filters would stay.
             let _ = self.attachments.detach_all(None);
         }
     }

@@ -1,4 +1,5 @@
-//! Real interfaces: both ways of attaching, again and again, interfaces that vanish, and no trace left behind.
+//! Real interfaces: both ways of attaching, again and again, interfaces that vanish, and no trace
+//! left behind.
 
 mod common;
 
@@ -61,8 +62,8 @@ fn blocked(pod: &Namespace, port: u16) -> bool {
     !arrives_within(pod, port, Duration::from_millis(300))
 }
 
-/// A command that another test starts holds our sockets for a moment, between its fork and its exec: the last one's
-/// address may still be taken.
+/// A command that another test starts holds our sockets for a moment, between its fork and its
+/// exec: the last one's address may still be taken.
 fn bind(to: SocketAddr) -> UdpSocket {
     let patience = Instant::now() + Duration::from_secs(5);
     loop {
@@ -163,7 +164,8 @@ fn clsact_is_the_way_where_the_kernel_has_no_tcx() {
     std::thread::spawn(|| enforce(Mode::Best, Way::Clsact)).join().unwrap();
 }
 
-/// What others' filters pass is judged first; where their kind has the first priority, they stay as they are.
+/// What others' filters pass is judged first; where their kind has the first priority, they stay as
+/// they are.
 #[test]
 fn clsact_filters_come_first_and_leave_those_of_others() {
     if lab::outside(clsact_filters_come_first_and_leave_those_of_others) {
@@ -206,8 +208,8 @@ fn clsact_filters_enforce_without_a_process() {
 }
 
 /// Pods that are attached quickly carry filters until links take their place, and are enforced at
-/// every moment, whoever is killed. Their qdisc stays as long as the links: the kernel loses packets
-/// where one comes or goes. An uplink never gets one.
+/// every moment, whoever is killed. Their qdisc stays as long as the links: the kernel loses
+/// packets where one comes or goes. An uplink never gets one.
 #[test]
 fn s58_quick_filters_become_links() {
     let quick = || {

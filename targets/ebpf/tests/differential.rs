@@ -1,6 +1,8 @@
-//! The generated programs against the reference datapath: random packets, policies and pauses, random tables.
+//! The generated programs against the reference datapath: random packets, policies and pauses,
+//! random tables.
 //!
-//! A few seconds by default; `NETPOLC_FUZZ_SECONDS` goes on longer, `NETPOLC_SEED` begins elsewhere.
+//! A few seconds by default; `NETPOLC_FUZZ_SECONDS` goes on longer, `NETPOLC_SEED` begins
+//! elsewhere.
 
 mod common;
 
@@ -208,7 +210,8 @@ fn random_tables_as_the_reference() {
     assert!(verdicts.iter().all(|v| *v > 100), "{verdicts:?}");
 }
 
-/// What the fuzz target `packet` does, for a second: frames of the differential test, damaged further.
+/// What the fuzz target `packet` does, for a second: frames of the differential test, damaged
+/// further.
 #[test]
 fn any_bytes_as_the_reference() {
     let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::asked()).expect("needs root and BPF"));

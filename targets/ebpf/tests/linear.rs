@@ -1,5 +1,5 @@
-//! S52: headers outside the linear part of a packet. A tap device makes such packets: the sender says how many bytes
-//! are to be linear, and of more than a page the rest stands in fragments.
+//! S52: headers outside the linear part of a packet. A tap device makes such packets: the sender
+//! says how many bytes are to be linear, and of more than a page the rest stands in fragments.
 
 mod common;
 

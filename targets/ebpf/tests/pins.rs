@@ -1,4 +1,5 @@
-//! What outlives a process: found again by a second one, one writer, a kill at every step and at any moment, growth.
+//! What outlives a process: found again by a second one, one writer, a kill at every step and at
+//! any moment, growth.
 //!
 //! Children are this test binary again: the test `child` does what `NETPOLC_CHILD` says and ends.
 
@@ -122,12 +123,12 @@ fn s58_a_second_start_finds_everything() {
     let mut ebpf = Ebpf::open(&dir.0, Config::small()).expect("needs root and BPF");
     fill(&mut ebpf, &program);
     let busy = Ebpf::open(&dir.0, Config::small());
-    assert!(matches!(&busy, Err(Error::Installed(e)) if e.contains("in use")), "{busy:?}");
+    assert!(matches!(&busy, Err(e @ Error::InUse { .. }) if e.to_string().contains("in use")), "{busy:?}");
     assert!(!spawn("open", &dir.0, 0).wait().unwrap().success(), "another process finds it locked");
     let mut other = Ebpf::observe(&dir.0).unwrap().expect("something is pinned");
     assert!(same(&other.read().unwrap(), &program), "but may look");
     let change = Write::remove(TableId::Interface, schema::interface_key(IfIndex::new(2)));
-    assert!(matches!(other.write(&change), Err(Error::Installed(_))));
+    assert!(matches!(other.write(&change), Err(Error::ReadOnly)));
     assert!(
         other.settle().is_err()
             && other.purge(EndpointId::new(1)).is_err()
@@ -173,7 +174,8 @@ fn s57_a_kill_at_any_moment_leaves_tables_that_can_be_read_and_changed() {
         let mut child = spawn("churn", &dir.0, rng.next());
         std::thread::sleep(Duration::from_micros(60_000 + rng.below(60_000)));
         if round % 3 == 0 {
-            // beside a writer that never rests a look may meet a write half-done, and says so; it never changes anything
+            // beside a writer that never rests a look may meet a write half-done, and says so; it
+            // never changes anything
             let looks = (0..3).map(|_| Ebpf::observe(&dir.0).and_then(|e| e.expect("pinned").read()).is_ok());
             seen += looks.filter(|ok| *ok).count();
         }
@@ -267,7 +269,7 @@ fn s33_tables_grow_and_interfaces_follow() {
 #[test]
 fn s33_sizes_are_looked_ahead_for() {
     let mut config = tiny();
-    config.connections.patience = std::time::Duration::ZERO;
+    config.connections.shrink_after = std::time::Duration::ZERO;
     let mut ebpf = Ebpf::private(config).expect("needs root and BPF");
     let (mut rng, mut model) = (Rng(seed()), Program::default());
     let until = |ebpf: &mut Ebpf, model: &Program, generation: u64| {

@@ -1,5 +1,5 @@
-//! The generated programs: the verifier takes every variant, notes name every table, the state tables hold what
-//! they promise, also where two processors open the same connections at once.
+//! The generated programs: the verifier takes every variant, notes name every table, the state
+//! tables hold what they promise, also where two processors open the same connections at once.
 
 mod common;
 
@@ -58,7 +58,8 @@ fn small() -> Capacities {
     }
 }
 
-/// A kernel follows a million instructions at most, and each takes time in which nothing else is enforced.
+/// A kernel follows a million instructions at most, and each takes time in which nothing else is
+/// enforced.
 #[test]
 fn the_verifier_stays_well_below_its_limit() {
     let pins = PinDir::new("followed");
@@ -136,7 +137,8 @@ fn address(family: Family, n: u32) -> IpAddr {
     }
 }
 
-/// A pod, number 1, isolated both ways, that may open what it wants and that nobody may open anything to.
+/// A pod, number 1, isolated both ways, that may open what it wants and that nobody may open
+/// anything to.
 fn writes(ifindex: IfIndex) -> Vec<Write> {
     let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
     let mut writes = vec![
@@ -179,7 +181,8 @@ fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
         let quota = ebpf.capabilities().connections;
         for family in Family::BOTH {
             let mut open = 0;
-            // Of many remotes, since one alone gets three quarters; established, since what is not gives way.
+            // Of many remotes, since one alone gets three quarters; established, since what is not
+            // gives way.
             loop {
                 let (remote, port) = (address(family, 0x1_0000 + (open & 0xff)), 1024 + (open >> 8) as u16);
                 let syn = Packet::new(address(family, 1), remote).tcp(port, 443, tcp::SYN);
@@ -198,13 +201,14 @@ fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
     }
 }
 
-/// Two threads open the same connections at the same time, each on its own processor. A tuple may get a second entry where both are
-/// in the middle of it (which ages away, see `layout::state`), but that is rare, and none is lost.
+/// Two threads open the same connections at the same time, each on its own processor. A tuple may
+/// get a second entry where both are in the middle of it (which ages away, see `layout::state`),
+/// but that is rare, and none is lost.
 #[test]
 fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
     const FLOWS: u32 = 1 << 12;
     let capacities = Capacities { endpoints: 2, ..Capacities::small() };
-    let clock = Clock { hz: sys::jiffies_a_second() };
+    let clock = Clock { hz: sys::jiffies_per_second() };
     let shared = Shared::create(&capacities, clock).unwrap();
     shared.set_sizes(Connections::fixed(10));
     let maps = Maps::create(capacities, 5, clock, shared).unwrap();

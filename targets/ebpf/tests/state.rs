@@ -1,4 +1,5 @@
-//! Connection state from user space: adopted connections, what packets make, what goes with an endpoint.
+//! Connection state from user space: adopted connections, what packets make, what goes with an
+//! endpoint.
 
 mod common;
 

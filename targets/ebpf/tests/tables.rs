@@ -131,7 +131,8 @@ fn s59_a_full_trie_changes_nothing_and_blocks_come_back() {
     let before = tables.read().unwrap();
     assert_eq!(before.len(), 128);
     for round in 0..3 {
-        // a block that was cut off comes back after the grace period that the write itself waits for
+        // a block that was cut off comes back after the grace period that the write itself waits
+        // for
         let key = schema::remote_key(IpAddr::V4((round << 16 | 1).into()), 32);
         tables.write(&Write::remove(TableId::RemoteV4, key), &grace).unwrap();
         tables.write(&put(200 + round), &grace).unwrap();
@@ -171,7 +172,8 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
 fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
     let (mut tables, grace) = (empty(Capacities { remote_v6_buckets: 64, ..Capacities::small() }), Grace::default());
     let seed = tables.maps.seed;
-    // Whoever knows the seed finds addresses that share both buckets; six places are for twelve of them.
+    // Whoever knows the seed finds addresses that share both buckets; six places are for twelve of
+    // them.
     let wanted = exact_buckets(Ipv6Addr::from(1_u128 << 100), 64, seed);
     let meet = (1..u128::from(u64::MAX)).map(|i| Ipv6Addr::from(i << 100 | i << 8));
     let meeting: Vec<Ipv6Addr> = meet.filter(|a| exact_buckets(*a, 64, seed) == wanted).take(12).collect();
@@ -273,7 +275,8 @@ fn neighbours_move_into_a_block_together_and_are_found_all_the_time() {
     assert!(full > 0 && most == 16, "{full} refused, {most} blocks at most");
 }
 
-/// Addresses that move into a block stand beside it until the next grace period, and follow every change until then.
+/// Addresses that move into a block stand beside it until the next grace period, and follow every
+/// change until then.
 #[test]
 fn what_moved_into_a_block_is_found_in_both_places_until_a_grace_period() {
     let (mut tables, grace) = (empty(Capacities::small()), Grace::default());

@@ -1,12 +1,12 @@
-//! What a NIC and its driver can do with flower filters, as a value. Lowering asks it and nothing else, so that a
-//! NIC is a value in tests.
+//! What a NIC and its driver can do with flower filters, as a value. Lowering asks it and nothing
+//! else, so that a NIC is a value in tests.
 //!
 //! Not here: which driver can what ([`crate::quirks`]), how that is found out ([`crate::detect`]).
 
 use serde::Serialize;
 
-/// A driver's abilities. Everything that is not there is expanded, left to software with a reason, or refused:
-/// never widened.
+/// A driver's abilities. Everything that is not there is expanded, left to software with a reason,
+/// or refused: never widened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Capabilities {
@@ -16,31 +16,32 @@ pub struct Capabilities {
     pub port_ranges: bool,
     /// Masks on ports other than 0xffff; without: one filter for each port, within the budget.
     pub port_masks: bool,
-    /// `ip_proto sctp` with ports.
+    /// Ports can be matched under `ip_proto sctp`; without: SCTP is left to software.
     pub sctp_ports: bool,
-    /// `tcp_flags`; without it opening packets cannot be told from others, and nothing may be dropped by port.
+    /// `tcp_flags`; without it opening packets cannot be told from others, and nothing may be
+    /// dropped by port.
     pub tcp_flags: bool,
-    /// A key whose value is 0 under its mask is honoured; without: such a filter would match everything, so it is split
-    /// into ones with a bit set, or left to software.
+    /// A key whose value is 0 under its mask is honoured; without: such a filter would match
+    /// everything, so it is split into ones with a bit set, or left to software.
     pub zero_keys: bool,
-    /// The filter with the lowest prio decides; without: any filter that matches may, so filters must not overlap
-    /// unless they do the same.
+    /// The filter with the lowest prio decides; without: any filter that matches may, so filters
+    /// must not overlap unless they do the same.
     pub priority: bool,
     /// Highest chain number that `goto` reaches; 0: no chains.
     pub chains: u32,
-    /// Chains times prios that the device has tables for.
+    /// The most pairs of chain and prio: some devices keep a table for each.
     pub tables: u32,
-    /// `ct` and `ct_state`.
+    /// The action `ct` and the key `ct_state` work; without: nothing is forwarded.
     pub ct: bool,
-    /// `ct_state` with `rpl`.
+    /// `ct_state` tells the opener's packets from replies (`rpl`).
     pub ct_reply: bool,
-    /// `mirred egress redirect` to another port of the same device.
+    /// `mirred egress redirect` to another port of the same device works.
     pub redirect: bool,
-    /// IPv6 addresses.
+    /// IPv6 addresses can be matched; without: IPv6 is left to software.
     pub ipv6: bool,
-    /// Filters in total.
+    /// The most filters of all ports together.
     pub filters: u32,
-    /// Distinct masks (which keys, and how many bits of each) in one table.
+    /// The most distinct masks (which keys, and how many bits of each) in one table.
     pub masks: u32,
 }
 

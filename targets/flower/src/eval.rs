@@ -1,9 +1,9 @@
 //! The interpreter: what filters do with a packet, in the kernel's software path and in a NIC.
 //!
-//! Written from the kernel (net/sched/cls_api.c `__tcf_classify`, net/sched/cls_flower.c `fl_classify`,
-//! net/core/flow_dissector.c `__skb_flow_dissect`) and not from the lowering, so that it can judge it. Where a packet
-//! may be decided in more ways than one, all of them are given. Not here: what the tables say
-//! (`netpolc_table::eval`), real packets (the lab).
+//! Written from the kernel (net/sched/cls_api.c `__tcf_classify`, net/sched/cls_flower.c
+//! `fl_classify`, net/core/flow_dissector.c `__skb_flow_dissect`) and not from the lowering, so
+//! that it can judge it. Where a packet may be decided in more ways than one, all of them are
+//! given. Not here: what the tables say (`netpolc_table::eval`), real packets (the lab).
 
 use netpolc_table::IfIndex;
 use std::{collections::BTreeSet, net::IpAddr};
@@ -22,7 +22,7 @@ pub struct Packet {
     pub source: IpAddr,
     /// Of the IP header; any for others.
     pub destination: IpAddr,
-    /// Behind IPv6 extension headers.
+    /// The IP protocol number, behind IPv6 extension headers.
     pub protocol: u8,
     /// None: the protocol has none, or they are cut off.
     pub source_port: Option<u16>,
@@ -30,30 +30,30 @@ pub struct Packet {
     pub destination_port: Option<u16>,
     /// The low 12 bits; 0x002 SYN, 0x010 ACK.
     pub tcp_flags: u16,
-    /// Of ICMP and ICMPv6.
+    /// The type of ICMP or ICMPv6; None for other protocols.
     pub icmp_type: Option<u8>,
     /// Time to live, hop limit.
     pub hop_limit: u8,
-    /// The destination's hardware address.
+    /// The hardware address that the frame is for.
     pub mac: [u8; 6],
-    /// A part of a packet?
+    /// Whether this is a whole packet or a fragment of one.
     pub fragment: Fragment,
-    /// What connection tracking says, bits of [`ct`]. With TRACKED the host did that before these filters, and they see
-    /// it at once; without, they see it behind [`Action::Track`] only.
+    /// What connection tracking says, bits of [`ct`]. With TRACKED the host did that before these
+    /// filters, and they see it at once; without, they see it behind [`Action::Track`] only.
     pub ct: u16,
-    /// Where it was made.
+    /// Whether a socket of this host made the packet.
     pub born: Born,
 }
 
 /// Which part of an IP packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fragment {
-    /// Whole.
+    /// The packet is whole.
     #[default]
     No,
-    /// With the headers; more follow.
+    /// The first fragment: it has the headers, and more follow.
     First,
-    /// Without the headers behind IP's.
+    /// A later fragment, without the headers behind IP's.
     Later,
 }
 
@@ -72,62 +72,65 @@ pub enum Born {
 pub enum Outcome {
     /// No filter decided. In software the packet goes on; in hardware it is the host's.
     Next,
-    /// Goes on; in hardware: it is the host's.
+    /// A filter lets the packet go on; in hardware it is the host's then.
     Pass,
-    /// Gone.
+    /// The packet is dropped.
     Drop,
-    /// Left by the port with this index.
+    /// The packet leaves by the interface with this index.
     Redirect(IfIndex),
 }
 
 /// Whose filters these are and how faithfully they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Semantics {
-    /// Which copies count.
+    /// Whether copies in software or in hardware count.
     pub place: Place,
-    /// Does the lowest prio decide?
+    /// Whether the filter with the lowest prio decides.
     pub priority: Heed,
-    /// Is a key of value 0 a key?
+    /// Whether a key of value 0 is a key.
     pub zero_keys: Heed,
 }
 
-/// Where filters run.
+/// Where filters run, and so which copies of them count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// In the kernel.
+    /// Filters run in the kernel's software path.
     Software,
-    /// In the NIC.
+    /// Filters run in the NIC.
     Hardware,
 }
 
-/// Is something heeded?
+/// Whether a NIC heeds a part of a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Heed {
-    /// As the kernel does it.
+    /// It counts as it does for the kernel.
     Honoured,
-    /// As if it were not there.
+    /// The NIC decides as if it were not there.
     Ignored,
 }
 
 impl Semantics {
-    /// The kernel's own.
+    /// How the kernel itself reads filters.
     pub const SOFTWARE: Self = Self { place: Place::Software, priority: Heed::Honoured, zero_keys: Heed::Honoured };
 
-    /// Those of a NIC.
+    /// How a NIC with these capabilities reads filters.
     pub fn hardware(can: &Capabilities) -> Self {
         let heed = |honoured| if honoured { Heed::Honoured } else { Heed::Ignored };
         Self { place: Place::Hardware, priority: heed(can.priority), zero_keys: heed(can.zero_keys) }
     }
 }
 
-/// Chains a packet is led through before the kernel drops it (`max_reclassify_loop` of `__tcf_classify`).
+/// Chains a packet is led through before the kernel drops it (`max_reclassify_loop` of
+/// `__tcf_classify`).
 const GOTOS: u32 = 16;
 
-/// Everything that may become of a packet at one hook of an interface; sorted, never empty. More than one is an
-/// ambiguity: filters of one prio with different masks that both match (the one whose mask came first decides), or a
-/// NIC that ignores prios. `filters` are those of the interface, sorted.
+/// Everything that may become of a packet at one hook of an interface; sorted, never empty. More
+/// than one is an ambiguity: filters of one prio with different masks that both match (the one
+/// whose mask came first decides), or a NIC that ignores prios. `filters` are those of the
+/// interface, sorted.
 ///
-/// A packet that was not established before misses at [`Action::Track`] in hardware: [`Outcome::Next`].
+/// A packet that was not established before misses at [`Action::Track`] in hardware:
+/// [`Outcome::Next`].
 pub fn run(filters: &[Filter], side: Side, packet: &Packet, how: Semantics) -> Vec<Outcome> {
     let mut outcomes = BTreeSet::new();
     let start = filters.partition_point(|f| f.side < side);
@@ -220,7 +223,8 @@ impl Walk<'_> {
         let within = |key: Option<ipnetwork::IpNetwork>, address: IpAddr| {
             key.is_none_or(|k| (k.network().is_unspecified() && self.unread(0)) || k.contains(address))
         };
-        // What the dissector did not find reads as 0: ports of protocols without, of fragments, of cut headers.
+        // What the dissector did not find reads as 0: ports of protocols without, of fragments, of
+        // cut headers.
         let ports = |key: Option<Ports>, value: Option<u16>| {
             let value = if self.has_headers() { value.unwrap_or(0) } else { 0 };
             key.is_none_or(|k| matches!(k, Ports::Masked(m) if self.unread(m.value.into())) || k.holds(value))
@@ -245,8 +249,8 @@ impl Walk<'_> {
         value == 0 && self.how.zero_keys == Heed::Ignored
     }
 
-    /// Are headers behind IP's looked at? `fl_classify` dissects without FLOW_DISSECTOR_F_PARSE_1ST_FRAG, so first
-    /// fragments have none either; NICs parse those.
+    /// Are headers behind IP's looked at? `fl_classify` dissects without
+    /// FLOW_DISSECTOR_F_PARSE_1ST_FRAG, so first fragments have none either; NICs parse those.
     fn has_headers(&self) -> bool {
         match self.packet.fragment {
             Fragment::No => true,

@@ -1,38 +1,41 @@
-//! One filter as a value: where it sits, what it matches, what it does, and the entry it comes from.
+//! One filter as a value: where it sits, what it matches, what it does, and the entry it comes
+//! from.
 //!
-//! The same type is lowered to, printed, interpreted, sent to the kernel and read back from it; equal values are
-//! equal filters. Not here: encodings ([`crate::netlink`]), text ([`crate::text`]).
+//! The same type is lowered to, printed, interpreted, sent to the kernel and read back from it;
+//! equal values are equal filters. Not here: encodings ([`crate::netlink`]), text
+//! ([`crate::text`]).
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netpolc_table::{IfIndex, schema::Family};
 
-/// Which hook of an interface's clsact qdisc. On a pod's host-side interface or representor, ingress sees what the
-/// pod sends and egress what it gets.
+/// Which hook of an interface's clsact qdisc. On a pod's host-side interface or representor,
+/// ingress sees what the pod sends and egress what it gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// `ingress`
+    /// `ingress`: what comes in by the interface.
     Ingress,
     /// `egress`: software only, no NIC driver offloads it
     Egress,
 }
 
-/// A filter. Its identity in the kernel is (interface, side, chain, prio, handle); handles are given by
-/// [`crate::sync`] and are not part of the value.
+/// A filter. Its identity in the kernel is (interface, side, chain, prio, handle); handles are
+/// given by [`crate::sync`] and are not part of the value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Filter {
-    /// The hook.
+    /// The hook that the filter sits at.
     pub side: Side,
     /// The chain; packets start in 0. Below 2^28 (TC_ACT_EXT_VAL_MASK).
     pub chain: u32,
-    /// Lower is asked first; 1 to 65,535. One prio of one chain has one ethertype and one classifier.
+    /// Lower is asked first; 1 to 65,535. One prio of one chain has one ethertype and one
+    /// classifier.
     pub prio: u16,
-    /// What it matches.
+    /// The packets that it matches.
     pub matches: Match,
     /// What it does with what it matches.
     pub action: Action,
-    /// Which copies there are.
+    /// Whether it is in software, in hardware or in both.
     pub copies: Copies,
     /// Names the IR entry it comes from, across restarts.
     pub cookie: Cookie,
@@ -41,21 +44,23 @@ pub struct Filter {
 /// Where copies of a filter live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Copies {
-    /// skip_hw
+    /// In software only: `skip_hw`.
     Software,
-    /// skip_sw
+    /// In hardware only: `skip_sw`.
     Hardware,
-    /// In both: what uses connection tracking must be, or a miss in hardware finds no rule in software.
+    /// In both: what uses connection tracking must be, or a miss in hardware finds no rule in
+    /// software.
     Both,
 }
 
-/// What a filter matches.
+/// The classifier of a filter and the packets that it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Match {
-    /// Every packet of an ethertype, or of all (`None`): classifier flower without keys, or `protocol all`.
+    /// Every packet of an ethertype, or of all (`None`): classifier flower without keys, or
+    /// `protocol all`.
     Flower(Pattern),
-    /// The packet belongs to a socket of this host (classifier basic, `meta(sk_family gt 0)`): born here, not
-    /// forwarded by its IP stack. Software only.
+    /// The packet belongs to a socket of this host (classifier basic, `meta(sk_family gt 0)`): born
+    /// here, not forwarded by its IP stack. Software only.
     Local,
 }
 
@@ -64,23 +69,23 @@ pub enum Match {
 pub struct Pattern {
     /// `protocol`: which packets the filter sees at all.
     pub ethertype: EtherType,
-    /// `ip_proto`
+    /// `ip_proto`: the IP protocol number.
     pub protocol: Option<u8>,
     /// `src_ip`; of the family that the ethertype says. Length 0 is no key.
     pub source: Option<IpNetwork>,
-    /// `dst_ip`
+    /// `dst_ip`; of the family that the ethertype says. Length 0 is no key.
     pub destination: Option<IpNetwork>,
     /// `src_port`; needs `protocol` TCP, UDP or SCTP.
     pub source_port: Option<Ports>,
-    /// `dst_port`
+    /// `dst_port`; needs `protocol` TCP, UDP or SCTP.
     pub destination_port: Option<Ports>,
     /// `tcp_flags VALUE/MASK`; needs `protocol` TCP.
     pub tcp_flags: Option<Masked>,
     /// `type`; needs `protocol` ICMP or ICMPv6.
     pub icmp_type: Option<u8>,
-    /// `ip_ttl`
+    /// `ip_ttl`: time to live or hop limit.
     pub hop_limit: Option<u8>,
-    /// `dst_mac`
+    /// `dst_mac`: the hardware address that the frame is for, all bits.
     pub destination_mac: Option<[u8; 6]>,
     /// `ct_state`: bits of [`ct`].
     pub ct_state: Option<Masked>,
@@ -89,14 +94,14 @@ pub struct Pattern {
 /// The ethertype in a filter's identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EtherType {
-    /// `protocol all`
+    /// `protocol all`: every frame.
     #[default]
     All,
-    /// `protocol ip`
+    /// `protocol ip`: IPv4.
     Ipv4,
-    /// `protocol ipv6`
+    /// `protocol ipv6`: IPv6.
     Ipv6,
-    /// `protocol arp`
+    /// `protocol arp`: ARP.
     Arp,
 }
 
@@ -114,7 +119,8 @@ impl From<Family> for EtherType {
 pub enum Ports {
     /// `PORT/MASK`: those with these bits under the mask. One port: mask 0xffff.
     Masked(Masked),
-    /// `LOW-HIGH`, inclusive (flow dissector key PORTS_RANGE): software only, no NIC driver offloads it.
+    /// `LOW-HIGH`, inclusive (flow dissector key PORTS_RANGE): software only, no NIC driver
+    /// offloads it.
     Range {
         /// First; at least 1 (the kernel takes 0 as unset).
         low: u16,
@@ -126,7 +132,7 @@ pub enum Ports {
 /// A value under a mask; bits outside the mask are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Masked {
-    /// The bits.
+    /// The bits that must be set or clear; 0 where the mask is 0.
     pub value: u16,
     /// Which bits count; never 0.
     pub mask: u16,
@@ -134,17 +140,17 @@ pub struct Masked {
 
 /// Bits of `ct_state` (TCA_FLOWER_KEY_CT_FLAGS_* in include/uapi/linux/pkt_cls.h).
 pub mod ct {
-    /// Beginning of a connection.
+    /// `new`: the packet begins a connection.
     pub const NEW: u16 = 1;
-    /// Part of one that exists.
+    /// `est`: the packet belongs to a connection that exists.
     pub const ESTABLISHED: u16 = 1 << 1;
-    /// Related to one.
+    /// `rel`: the packet is an ICMP error about a connection, or was expected by one.
     pub const RELATED: u16 = 1 << 2;
-    /// The tracker saw it.
+    /// `trk`: the tracker saw the packet.
     pub const TRACKED: u16 = 1 << 3;
-    /// The tracker could not place it.
+    /// `inv`: the tracker could not place the packet.
     pub const INVALID: u16 = 1 << 4;
-    /// In the direction opposite to the connection's first packet.
+    /// `rpl`: the packet goes in the direction opposite to its connection's first one.
     pub const REPLY: u16 = 1 << 5;
 }
 
@@ -153,20 +159,23 @@ pub mod ct {
 pub enum Action {
     /// `pass`: no more filters; hardware hands the packet to the host.
     Pass,
-    /// `drop`
+    /// `drop`: the packet is gone.
     Drop,
-    /// `goto chain N`
+    /// `goto chain N`: the first filter of that chain is next.
     Goto(u32),
-    /// `ct` in zone 0 without commit, then `goto chain N`. Committing here would break the host's NAT.
+    /// `ct` in zone 0 without commit, then `goto chain N`. Committing here would break the host's
+    /// NAT.
     Track(u32),
     /// `mirred egress redirect dev PORT`
     Redirect(IfIndex),
-    /// `continue`: the next filter of the same chain (used for probing, and for exceptions in software).
+    /// `continue`: the next filter of the same chain (used for probing, and for exceptions in
+    /// software).
     Continue,
 }
 
-/// 16 bytes that the kernel keeps with a filter's last action (TCA_ACT_COOKIE): `"npc"`, a version, the role in the
-/// lowering, the table, two zero bytes, and a 64-bit fingerprint of the entry's meaning (not of its ids).
+/// 16 bytes that the kernel keeps with a filter's last action (TCA_ACT_COOKIE): `"npc"`, a version,
+/// the role in the lowering, the table, two zero bytes, and a 64-bit fingerprint of the entry's
+/// meaning (not of its ids).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cookie(pub [u8; 16]);
 
@@ -174,7 +183,8 @@ impl Cookie {
     /// What our cookies start with; filters without it are somebody else's.
     pub const MAGIC: [u8; 4] = *b"npc\x01";
 
-    /// A cookie. `role` and `table` are numbers of the lowering's choice, `fingerprint` names the entry.
+    /// A cookie. `role` and `table` are numbers of the lowering's choice, `fingerprint` names the
+    /// entry.
     pub fn new(role: u8, table: u8, fingerprint: u64) -> Self {
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&Self::MAGIC);
@@ -184,14 +194,14 @@ impl Cookie {
         Self(bytes)
     }
 
-    /// Ours?
+    /// Did netpolc, in this version of the format, make the filter?
     pub fn is_ours(&self) -> bool {
         self.0[..4] == Self::MAGIC
     }
 }
 
 impl Masked {
-    /// All 16 bits count.
+    /// Exactly this value: all 16 bits count.
     pub fn exact(value: u16) -> Self {
         Self { value, mask: u16::MAX }
     }
@@ -201,14 +211,14 @@ impl Masked {
         Self { value: value & mask, mask }
     }
 
-    /// Does `value` match?
+    /// Does `value` have these bits under the mask?
     pub fn holds(self, value: u16) -> bool {
         value & self.mask == self.value
     }
 }
 
 impl Ports {
-    /// One port.
+    /// Exactly this port.
     pub fn one(port: u16) -> Self {
         Ports::Masked(Masked::exact(port))
     }
@@ -252,7 +262,7 @@ impl Ports {
 }
 
 impl Pattern {
-    /// [`Match::may_overlap`]
+    /// Could one packet match both patterns? As [`Match::may_overlap`].
     pub fn may_overlap(&self, other: &Self) -> bool {
         fn both<T: Copy>(one: Option<T>, other: Option<T>, may: impl FnOnce(T, T) -> bool) -> bool {
             one.zip(other).is_none_or(|(a, b)| may(a, b))
@@ -302,7 +312,7 @@ impl Pattern {
     }
 }
 
-/// A prefix of full length.
+/// The prefix that holds this address alone.
 pub fn host(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }

@@ -1,5 +1,6 @@
-//! All filters of a node: what was lowered against what is installed. Interfaces go their ways together ([`Job`]), so
-//! that messages are sent in full batches and packets under way are waited for once.
+//! All filters of a node: what was lowered against what is installed. Interfaces go their ways
+//! together ([`Job`]), so that messages are sent in full batches and packets under way are waited
+//! for once.
 //!
 //! Not here: what changes and in which order ([`crate::sync`]), messages ([`crate::kernel`]).
 
@@ -14,7 +15,7 @@ use crate::{
     kernel::{Change, Error, Kernel},
     lowered::Lowered,
     netlink::{Decoded, Found},
-    sync::{Books, Job, Next, Step, books, job::Tally},
+    sync::{Books, Job, Next, Step, books, job::Counts},
     topology::Port,
 };
 
@@ -34,27 +35,27 @@ struct Known {
     wanted: Vec<Filter>,
 }
 
-/// What a sync did.
+/// What a sync did on all interfaces together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// New filters.
+    /// How many filters are new.
     pub added: usize,
-    /// Filters that do something else now, or name another entry.
+    /// How many filters do something else now, or name another entry.
     pub replaced: usize,
-    /// Filters that went.
+    /// How many filters were removed.
     pub removed: usize,
-    /// Filters that were there and stay.
+    /// How many filters were installed already and stay as they are.
     pub kept: usize,
-    /// What was refused, and filters left out because of it.
+    /// Filters that the kernel or a NIC refused, and those that were left out because of that.
     pub refused: Vec<Refused>,
 }
 
 /// A filter that is not installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// The interface's name.
+    /// The name of the interface, or `interface N` where only its index is known.
     pub interface: String,
-    /// The filter.
+    /// The filter that was wanted.
     pub filter: Filter,
     /// What the kernel said, or which refusal it was left out for.
     pub why: String,
@@ -70,12 +71,12 @@ impl Report {
         counts.into_iter().map(|((interface, why), count)| (interface, why, count)).collect()
     }
 
-    fn take(&mut self, interface: &str, tally: Tally) {
-        self.added += tally.added;
-        self.replaced += tally.replaced;
-        self.removed += tally.removed;
-        self.kept += tally.kept;
-        let refused = tally.refused.into_iter();
+    fn take(&mut self, interface: &str, counts: Counts) {
+        self.added += counts.added;
+        self.replaced += counts.replaced;
+        self.removed += counts.removed;
+        self.kept += counts.kept;
+        let refused = counts.refused.into_iter();
         self.refused.extend(refused.map(|(filter, why)| Refused { interface: interface.into(), filter, why }));
     }
 }
@@ -84,7 +85,7 @@ impl Flower {
     /// Opens netlink; nothing is changed.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses a netlink socket.
     pub fn new() -> Result<Self, Error> {
         Ok(Flower { kernel: Kernel::open()?, known: BTreeMap::new(), carrying: None })
     }
@@ -92,7 +93,7 @@ impl Flower {
     /// Filters of ours on all interfaces, as the kernel has them now.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses to list the qdiscs or the filters of an interface.
     pub fn installed(&mut self) -> Result<BTreeMap<IfIndex, Vec<Decoded>>, Error> {
         let mut all = BTreeMap::new();
         for ifindex in self.kernel.with_clsact()? {
@@ -105,7 +106,8 @@ impl Flower {
         Ok(all)
     }
 
-    /// Forgets what it knows: the next sync reads what is installed, and mends what somebody else changed.
+    /// Forgets what it knows: the next sync reads what is installed, and mends what somebody else
+    /// changed.
     pub fn forget(&mut self) {
         self.known.clear();
         self.carrying = None;
@@ -114,7 +116,8 @@ impl Flower {
     /// Brings the kernel in step with one lowering; ports that it does not name lose their filters.
     ///
     /// # Errors
-    /// A failed call. What was installed before is still sound, and the next call finds it.
+    /// A netlink call fails. What was installed before is still sound, and the next call finds it.
+    /// That a filter is refused is no error: see [`Report::refused`].
     pub fn sync(&mut self, lowered: &Lowered) -> Result<Report, Error> {
         self.sync_all(std::slice::from_ref(lowered))
     }
@@ -122,7 +125,7 @@ impl Flower {
     /// [`Flower::sync`] with several lowerings, for ports of their own or together.
     ///
     /// # Errors
-    /// As [`Flower::sync`].
+    /// A netlink call fails, as in [`Flower::sync`].
     pub fn sync_all(&mut self, lowered: &[Lowered]) -> Result<Report, Error> {
         let mut wanted = BTreeMap::<&Port, Vec<Filter>>::new();
         for (port, filters) in lowered.iter().flat_map(|l| &l.ports).filter(|(_, filters)| !filters.is_empty()) {
@@ -139,7 +142,7 @@ impl Flower {
     /// Removes every filter of ours, and clsact where nothing is left in it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// A netlink call fails, as in [`Flower::sync`].
     pub fn remove_all(&mut self) -> Result<Report, Error> {
         self.forget();
         self.sync_all(&[])
@@ -168,9 +171,9 @@ impl Flower {
                 None => match self.kernel.ensure_qdisc(port.ifindex) {
                     Ok(()) => books(self.kernel.dump(port.ifindex)?),
                     Err(Error::Qdisc { refusal, .. }) => {
-                        let why = format!("no clsact qdisc: {refusal}");
+                        let why = format!("the interface takes no clsact qdisc: {refusal}");
                         let refused = filters.into_iter().map(|f| (f, why.clone())).collect();
-                        report.take(&port.name, Tally { refused, ..Tally::default() });
+                        report.take(&port.name, Counts { refused, ..Counts::default() });
                         continue;
                     }
                     Err(other) => return Err(other),
@@ -190,15 +193,15 @@ impl Flower {
         let mut still = now;
         for job in jobs {
             let ifindex = job.ifindex();
-            let (books, wanted, tally) = job.finish();
+            let (books, wanted, counts) = job.finish();
             // After a refusal the kernel is asked again what it has.
-            if !tally.refused.is_empty() {
+            if !counts.refused.is_empty() {
                 still.insert(ifindex);
             } else if still.contains(&ifindex) {
                 self.known.insert(ifindex, Known { books, wanted });
             }
             let unnamed = || format!("interface {ifindex}");
-            report.take(&names.remove(&ifindex).unwrap_or_else(unnamed), tally);
+            report.take(&names.remove(&ifindex).unwrap_or_else(unnamed), counts);
         }
         for ifindex in gone {
             self.kernel.drop_empty_qdisc(ifindex)?;

@@ -1,4 +1,5 @@
-//! Filters as JSON: the same keys and values as the text form, with origin and placement, and totals.
+//! Filters as JSON: the same keys and values as the text form, with origin and placement, and
+//! totals.
 //!
 //! Not here: text ([`crate::text`]), netlink.
 
@@ -11,7 +12,8 @@ use crate::{
     totals::Totals,
 };
 
-/// `{"mode", "ports": [{"port", "ifindex", "filters": [...]}], "spilled": [...], "totals": {...}}`, in a fixed order.
+/// `{"mode", "ports": [{"port", "ifindex", "filters": [...]}], "spilled": [...], "totals": {...}}`,
+/// in a fixed order.
 pub fn lowered(lowered: &Lowered) -> Value {
     let ports = lowered.ports.iter().map(|(port, placed)| {
         let filters: Vec<Value> = placed.iter().map(filter).collect();

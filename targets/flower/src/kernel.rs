@@ -1,4 +1,5 @@
-//! The filters of interfaces as the kernel has them: clsact qdiscs, dumps, changes, and waiting for packets under way.
+//! The filters of interfaces as the kernel has them: clsact qdiscs, dumps, changes, and waiting for
+//! packets under way.
 //!
 //! Not here: which filters there should be ([`crate::sync`]).
 
@@ -26,20 +27,20 @@ use crate::{
 /// A failed call; what was done before it stays done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A call over netlink.
+    /// A netlink socket could not be opened, or a request over it failed.
     #[error("{what}: {source}")]
     Netlink {
-        /// Doing what.
+        /// What was being done, as a verb with its object.
         what: String,
-        /// The kernel's answer.
+        /// The error of the socket or of the kernel.
         source: io::Error,
     },
     /// The interface has a qdisc that is in the way, or takes none.
     #[error("interface {ifindex} takes no clsact qdisc: {refusal}")]
     Qdisc {
-        /// The interface.
+        /// The index of the interface.
         ifindex: IfIndex,
-        /// The kernel's answer.
+        /// The kernel's error code, and the text beside it where there is one.
         refusal: Refusal,
     },
 }
@@ -47,13 +48,13 @@ pub enum Error {
 /// A change of one filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change<'a> {
-    /// What.
+    /// Whether the filter is added, replaced or removed.
     pub way: Way,
-    /// The interface.
+    /// The index of the interface.
     pub ifindex: IfIndex,
     /// The filter; of a removal only its place counts.
     pub filter: &'a Filter,
-    /// Its handle in its place.
+    /// The filter's number within its chain and prio, from 1.
     pub handle: u32,
 }
 
@@ -62,7 +63,7 @@ pub struct Change<'a> {
 pub struct Applied {
     /// Devices that have it in hardware, 0 where none: then software has it alone. 0 for a removal.
     pub in_hardware: u32,
-    /// What the driver said.
+    /// What the driver or the kernel said beside its answer; None where it said nothing.
     pub text: Option<String>,
 }
 
@@ -73,10 +74,10 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens a socket.
+    /// Opens a netlink socket in the calling thread's network namespace.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses a netlink socket.
     pub fn open() -> Result<Self, Error> {
         let socket = BatchSocket::open().map_err(|source| Error::Netlink { what: "open rtnetlink".into(), source })?;
         Ok(Kernel { socket })
@@ -85,7 +86,7 @@ impl Kernel {
     /// Interfaces with a clsact qdisc.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses to list qdiscs.
     pub fn with_clsact(&mut self) -> Result<BTreeSet<IfIndex>, Error> {
         let list = self.socket.dump(libc::RTM_GETQDISC, &tc::header(0, 0, 0, 0), |body| {
             // Qdisc ingress has the same place, but one hook only.
@@ -99,7 +100,8 @@ impl Kernel {
     /// Makes a clsact qdisc where there is none.
     ///
     /// # Errors
-    /// The interface takes none: it is gone, or has an `ingress` qdisc of somebody else.
+    /// The interface takes no clsact qdisc: it is gone, or has an `ingress` qdisc of somebody else.
+    /// Or the socket fails.
     pub fn ensure_qdisc(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         match self.qdisc(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE, ifindex)? {
             Ok(()) => Ok(()),
@@ -116,7 +118,7 @@ impl Kernel {
     /// Removes the clsact qdisc where no filter is left in it; an interface that is gone is fine.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses to list qdiscs or filters, or the socket fails.
     pub fn drop_empty_qdisc(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         if self.with_clsact()?.contains(&ifindex) && self.dump(ifindex)?.is_empty() {
             // Somebody else may have been faster; either way there is nothing of ours.
@@ -132,10 +134,11 @@ impl Kernel {
         self.socket.one(kind, flags, &body).map_err(|source| Error::Netlink { what: what(), source })
     }
 
-    /// All filters of both sides and all chains, everybody's. An interface without clsact, or that is gone, has none.
+    /// All filters of both sides and all chains, everybody's. An interface without clsact, or that
+    /// is gone, has none.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses to list filters, for another reason than a missing interface or qdisc.
     pub fn dump(&mut self, ifindex: IfIndex) -> Result<Vec<Decoded>, Error> {
         let mut all = Vec::new();
         for side in [Side::Ingress, Side::Egress] {
@@ -150,11 +153,11 @@ impl Kernel {
         Ok(all)
     }
 
-    /// Does changes in this order, and gives each one's answer; a refused one does not keep the others from being done.
-    /// What cannot be said to the kernel ([`check()`]) is refused here.
+    /// Does changes in this order, and gives each one's answer; a refused one does not keep the
+    /// others from being done. What there is no message for ([`check()`]) is refused here.
     ///
     /// # Errors
-    /// The socket's: some may have been done.
+    /// The socket fails; some of the changes may have been done.
     pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<Vec<Result<Applied, Refusal>>, Error> {
         let unfit = |c: &Change<'_>| if c.way == Way::Remove { None } else { check(c.filter).err() };
         let unfit: Vec<_> = changes.iter().map(unfit).collect();
@@ -167,7 +170,9 @@ impl Kernel {
         let sent = sent.map_err(|source| Error::Netlink { what: "change filters".into(), source })?;
         let mut sent = sent.into_iter().zip(fit);
         let answer = |unfit: Option<_>| match unfit {
-            Some(unfit) => Err(Refusal { errno: libc::EINVAL, text: Some(format!("cannot be said: {unfit}")) }),
+            Some(unfit) => {
+                Err(Refusal { errno: libc::EINVAL, text: Some(format!("the kernel has no way to say it: {unfit}")) })
+            }
             None => {
                 let (answer, change) = sent.next().expect("an answer for each message");
                 answer.map(|done| applied(change, done))
@@ -178,32 +183,36 @@ impl Kernel {
 
     /// Returns when every packet that was in a chain when this was called has left it.
     ///
-    /// Classifying happens inside RCU read-side sections with bottom halves off, so `synchronize_rcu` is what has to
-    /// happen, and membarrier(2) does it. It returns at once where one processor runs, rightly so: no packet is half-way on it
-    /// while this thread runs. Where it is refused (CPUs without a tick), closing a packet socket does the same
-    /// (packet_release in net/packet/af_packet.c).
+    /// Classifying happens inside RCU read-side sections with bottom halves off, so
+    /// `synchronize_rcu` is what has to happen, and membarrier(2) does it. It returns at once where
+    /// one processor runs, rightly so: no packet is half-way on it while this thread runs. Where it
+    /// is refused (CPUs without a tick), closing a packet socket does the same (packet_release in
+    /// net/packet/af_packet.c).
     ///
     /// # Errors
-    /// Neither works.
+    /// The kernel refuses both membarrier(2) and a packet socket.
     pub fn settle(&self) -> Result<(), Error> {
         const MEMBARRIER_CMD_GLOBAL: i32 = 1;
-        // SAFETY: no pointers.
+        // SAFETY: membarrier(2) takes integers only, and this command changes nothing but when it
+        // returns.
         if unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0 {
             return Ok(());
         }
-        // SAFETY: no memory is passed.
+        // SAFETY: socket(2) takes integers only. The descriptor is owned below.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
             let (what, source) = ("wait until packets have left their chains".into(), io::Error::last_os_error());
             return Err(Error::Netlink { what, source });
         }
-        // SAFETY: a descriptor that nobody else has; closing it is what waits.
+        // SAFETY: the kernel has just made this descriptor, so nobody else owns it. Closing it is
+        // what waits.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
         Ok(())
     }
 }
 
-/// skip_sw is refused where no hardware takes it; of filters with both copies the kernel sends back what became of them.
+/// skip_sw is refused where no hardware takes it; of filters with both copies the kernel sends back
+/// what became of them.
 fn applied(change: &Change<'_>, done: Done) -> Applied {
     let echo = done.echo.as_deref().and_then(decode).map(|d| d.in_hardware);
     let in_hardware = match (change.way, change.filter.copies) {

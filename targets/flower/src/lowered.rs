@@ -1,4 +1,5 @@
-//! What lowering gives: filters with their origin and placement, and what stays in software and why.
+//! What lowering gives: filters with their origin and placement, and what stays in software and
+//! why.
 //!
 //! Not here: how it comes about ([`crate::lower`]).
 
@@ -14,10 +15,11 @@ use crate::{filter::Filter, topology::Port};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Switchdev: on representors and the uplink; stateless drops of TCP openings, and established connections
-    /// forwarded where the way is known. eBPF decides everything else.
+    /// Switchdev: on representors and the uplink; stateless drops of TCP openings, and established
+    /// connections forwarded where the way is known. eBPF decides everything else.
     Representor,
-    /// No switchdev: drops of TCP openings to this node's pods, on the physical port. eBPF decides everything else.
+    /// No switchdev: drops of TCP openings to this node's pods, on the physical port. eBPF decides
+    /// everything else.
     Prefilter,
     /// The kernel's software path alone: no eBPF, the whole policy.
     Software,
@@ -26,7 +28,7 @@ pub enum Mode {
 /// All filters of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lowered {
-    /// For which mode.
+    /// The mode that the filters were made for.
     pub mode: Mode,
     /// Each port with its filters, in order of (side, chain, prio, match).
     pub ports: BTreeMap<Port, Vec<Placed>>,
@@ -43,16 +45,17 @@ pub struct Placed {
     pub origins: Origins,
 }
 
-/// Something that hardware does not do; the eBPF programs do it. In software mode: what is stricter than policy.
+/// Something that hardware does not do; the eBPF programs do it. In software mode: what is stricter
+/// than policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spilled {
     /// The port it would have been on.
     pub port: Port,
     /// What: `egress of shop/ui to 10.0.0.0/8 tcp 80-90`.
     pub what: String,
-    /// Why.
+    /// Why hardware does not do it.
     pub reason: Reason,
-    /// Filters it would have taken.
+    /// How many filters it would have taken; 0 where that is not known.
     pub filters: u32,
     /// The policies and rules behind it.
     pub origins: Origins,
@@ -72,13 +75,13 @@ pub enum Reason {
     TcpFlags,
     /// It would read a key of value 0 as no key.
     ZeroKey,
-    /// It has no IPv6.
+    /// It cannot match IPv6 addresses.
     Ipv6,
-    /// It tracks no connections.
+    /// It has no connection tracking.
     Ct,
     /// It does not know which side opened a connection.
     CtReply,
-    /// It cannot redirect.
+    /// It cannot redirect packets to another port.
     Redirect,
     /// The host routes between the ports.
     Routed,
@@ -93,23 +96,23 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What a user reads.
+    /// The reason in words for people.
     pub fn describe(self) -> &'static str {
         match self {
-            Reason::Filters => "over the NIC's number of filters",
-            Reason::Tables => "over the NIC's number of chains and prios",
-            Reason::Masks => "over the NIC's number of masks",
+            Reason::Filters => "more filters than the NIC has room for",
+            Reason::Tables => "more chains and prios than the NIC has tables for",
+            Reason::Masks => "more masks than the NIC has room for",
             Reason::TcpFlags => "the NIC cannot match TCP flags",
             Reason::ZeroKey => "the NIC reads a key of value 0 as no key",
             Reason::Ipv6 => "the NIC cannot match IPv6 addresses",
             Reason::Ct => "the NIC tracks no connections",
             Reason::CtReply => "the NIC cannot match ct_state rpl",
             Reason::Redirect => "the NIC cannot redirect to another port",
-            Reason::Routed => "not forwarded: routed",
+            Reason::Routed => "not forwarded: the host routes between the ports",
             Reason::Translation => "not forwarded: the host may have to translate it",
             Reason::NextHop => "not forwarded: the pod's hardware address is not known",
             Reason::Service => "stricter than policy: without eBPF a Service's address is judged as it is",
-            Reason::Priority => "the NIC honours no priority and the filters would overlap",
+            Reason::Priority => "the NIC ignores priority, and the filters would overlap",
         }
     }
 }
@@ -122,15 +125,15 @@ pub enum Refused {
     Incomplete {
         /// Which part, with the pod or policy.
         what: String,
-        /// What to do.
+        /// What the user can do about it.
         remedy: String,
     },
     /// More chains than there are numbers.
-    #[error("port {port}: more than {limit} chains")]
+    #[error("port {port} needs more than {limit} chains")]
     Chains {
-        /// Where.
+        /// The name of the port.
         port: String,
-        /// How many there are.
+        /// How many chains there can be.
         limit: u32,
     },
 }

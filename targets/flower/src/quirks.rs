@@ -1,14 +1,15 @@
 //! What NIC drivers do with flower filters, as read in their sources: the table of drivers.
 //!
-//! A driver may take a filter and do something else: pass over a key that it does not know, or read a key of value 0 as
-//! no key. Probing cannot show that, so an ability counts only where this table grants it too. Files are those of
-//! Linux 6.1 below `drivers/net/ethernet/` unless a fact says otherwise. Not here: probing ([`crate::detect`]).
+//! A driver may take a filter and do something else: pass over a key that it does not know, or read
+//! a key of value 0 as no key. Probing cannot show that, so an ability counts only where this table
+//! grants it too. Files are those of Linux 6.1 below `drivers/net/ethernet/` unless a fact says
+//! otherwise. Not here: probing ([`crate::detect`]).
 
 use serde::Serialize;
 
 use crate::capability::Capabilities;
 
-/// One driver.
+/// What is known of one driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quirks {
     /// As `ethtool -i` names it.
@@ -19,7 +20,7 @@ pub struct Quirks {
     pub facts: &'static [Fact],
 }
 
-/// [`Capabilities`] as a constant.
+/// What becomes [`Capabilities`], as a constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Abilities {
     able: &'static [Able],
@@ -29,7 +30,7 @@ struct Abilities {
     masks: u32,
 }
 
-/// What a driver honours.
+/// Something that a driver honours; what is not listed for it, it does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Able {
     PortMasks,
@@ -46,7 +47,7 @@ enum Able {
 /// One fact about a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Fact {
-    /// What is so.
+    /// The fact, as a clause.
     pub says: &'static str,
     /// File and function; `read nowhere: assumed` where there is none.
     pub source: &'static str,
@@ -117,11 +118,11 @@ pub const DRIVERS: &[Quirks] = &[
                 "ice_tc_lib.c, ice_parse_cls_flower (Only UDP and TCP transport are supported)",
             ),
             fact(
-                "an IPv4 address or port of value 0 is no key",
+                "an IPv4 address or port of value 0 is read as no key",
                 "ice_tc_lib.c, ice_tc_set_ipv4, ice_tc_set_port (if (match->key->dst))",
             ),
             fact(
-                "ip_proto without ports is no key",
+                "ip_proto without ports is read as no key",
                 "ice_tc_lib.c, ice_tc_fill_rules (the protocol chooses the type of the port lookup only)",
             ),
             fact("all filters have one priority", "ice_tc_lib.c, ice_eswitch_add_tc_fltr (rule_info.priority = 7)"),
@@ -326,7 +327,8 @@ pub fn quirks(driver: &str) -> Option<&'static Quirks> {
     DRIVERS.iter().find(|q| q.driver == driver)
 }
 
-/// What a driver can do; `software` is the kernel itself. Of a driver that is not known nothing is believed.
+/// What a driver can do; `software` is the kernel itself. Of a driver that is not known nothing is
+/// believed.
 pub fn capabilities(driver: &str) -> Capabilities {
     if driver == "software" {
         return Capabilities::software();

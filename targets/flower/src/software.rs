@@ -1,9 +1,9 @@
 //! The kernel's own flower as what the agent enforces with: for hosts without eBPF.
 //!
-//! The tables are kept here, in memory; after each update they are lowered to filters and the difference to what is
-//! installed is brought in. A start finds the filters of the agent before it and changes only what differs.
-//! Replies are found by the host's connection tracking, so it must be on ([`tracks`]).
-//! Not here: lowering ([`crate::lower`]), netlink ([`crate::netlink`]).
+//! The tables are kept here, in memory; after each update they are lowered to filters and the
+//! difference to what is installed is brought in. A start finds the filters of the agent before it
+//! and changes only what differs. Replies are found by the host's connection tracking, so it must
+//! be on ([`tracks`]). Not here: lowering ([`crate::lower`]), netlink ([`crate::netlink`]).
 
 use std::{
     collections::BTreeSet,
@@ -15,30 +15,33 @@ use netpolc_host::{Connection, conntrack};
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
 use netpolc_target::{Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target};
 
-use crate::{Flower, capability, ground::Ground, lower::lower, lowered::Mode};
+use crate::{Flower, capability, lower::lower, lowered::Mode, node_links::NodeLinks};
 
-/// Enforces by filters alone.
+/// The target that enforces by filters alone.
 pub struct Software {
     program: Program,
     flower: Flower,
     attached: BTreeSet<IfIndex>,
-    found_filters: Found,
+    inherited: Inherited,
     records: Vec<OffloadRecord>,
     capabilities: Capabilities,
 }
 
-/// Did an agent before this one leave filters?
+/// What an earlier agent left installed when this one started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
-    None,
-    Some,
+enum Inherited {
+    /// No filter: nothing is enforced before the first update.
+    Nothing,
+    /// Filters, which go on enforcing what that agent knew.
+    Filters,
 }
 
 impl Software {
     /// Opens netlink and looks at what is installed.
     ///
     /// # Errors
-    /// The kernel has no flower, or tracks no connections here.
+    /// The kernel has no flower, connection tracking is off in this network namespace, or a socket
+    /// is refused.
     pub fn open() -> Result<Self, Error> {
         let refused = |call: &str, source| Error::System { call: call.into(), source };
         if !tracks().map_err(|e| refused("ask for tracked connections", e))? {
@@ -51,7 +54,7 @@ impl Software {
         let installed = flower.installed().map_err(|e| Error::Installed(format!("software flower: {e}")))?;
         Ok(Software {
             program: Program::default(),
-            found_filters: if installed.is_empty() { Found::None } else { Found::Some },
+            inherited: if installed.is_empty() { Inherited::Nothing } else { Inherited::Filters },
             flower,
             attached: BTreeSet::new(),
             records: vec![],
@@ -72,7 +75,7 @@ impl Software {
 /// Does the host track connections here? Finds out by one datagram to itself, which nobody gets.
 ///
 /// # Errors
-/// No socket, or no loopback interface.
+/// No UDP socket can be bound to a loopback address, or the datagram cannot be sent.
 pub fn tracks() -> io::Result<bool> {
     let (from, to) = (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
     from.send_to(b"netpolc", to.local_addr()?)?;
@@ -126,8 +129,9 @@ impl NodeTarget for Software {
     }
 
     fn follow(&mut self, program: &Program) -> Result<(), Error> {
-        let ground = Ground::look().map_err(|source| Error::System { call: "look at the links".into(), source })?;
-        let topology = ground.topology(program, &self.attached);
+        let links =
+            NodeLinks::read().map_err(|source| Error::System { call: "read the node's links".into(), source })?;
+        let topology = links.topology(program, &self.attached);
         let lowered = lower(program, &topology, Mode::Software, &capability::Capabilities::software())
             .map_err(|e| Error::Installed(e.to_string()))?;
         let records = lowered.record("software");
@@ -144,7 +148,7 @@ impl NodeTarget for Software {
     }
 
     fn holds(&self) -> Result<bool, Error> {
-        Ok(self.found_filters == Found::Some)
+        Ok(self.inherited == Inherited::Filters)
     }
 
     fn offload(&self) -> Vec<OffloadRecord> {

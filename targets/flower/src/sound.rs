@@ -1,10 +1,23 @@
-//! The proof that hardware copies are sound: they drop only openings that the tables deny, and forward only what the
-//! tables permit, to where it belongs; and no packet misses in a chain that another filter led it to.
+//! The proof that hardware copies are sound: they drop only openings that the tables deny, and
+//! forward only what the tables permit, to where it belongs; and no packet misses in a chain that
+//! another filter led it to.
 //!
-//! It runs every hardware filter of every port over packets at all boundaries that tables and filters have (first and
-//! last address of each prefix and their neighbours, ends of port intervals, each kind of packet), as the NIC would
-//! read them ([`crate::eval`]), and asks `netpolc_table::eval` about each. It shares no code with the lowering.
-//! Not here: whether filters do enough (the lab).
+//! What is checked is an implication, for every packet and every outcome that the NIC may choose:
+//!
+//! - If it is dropped, the packet is a TCP opening whose real destination is known, and the
+//!   sender's or the receiver's tables deny it.
+//! - If it is redirected, the packet belongs to an established connection that its opener's tables
+//!   and the other side's permit now, and leaves by the port of the pod that it is for.
+//! - If it is passed or missed, nothing follows: the packet is the host's. But a miss must not
+//!   happen in a chain above 0, because software goes on in the middle of that chain then.
+//!
+//! There are too many packets to try them all, and no need to. Tables and filters tell packets
+//! apart by the boundaries of their keys only, so packets that lie between the same boundaries have
+//! the same outcome and the same verdict. It is enough to try one of each kind: the first and the
+//! last address of each prefix and their neighbours, the ends of each port interval, and each shape
+//! of packet (`packets`). Filters are read as the NIC would read them ([`crate::eval`]), and the
+//! verdict comes from `netpolc_table::eval`. No code is shared with the lowering. Not here: whether
+//! filters do enough (the lab).
 
 mod packets;
 
@@ -33,15 +46,16 @@ use packets::{Judged, around, edges};
 /// A packet that a NIC would treat wrongly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counterexample {
-    /// Where it comes in.
+    /// The port that the packet comes in by.
     pub port: Port,
-    /// The packet.
+    /// What filters can see of the packet.
     pub packet: Packet,
     /// What the NIC may do with it.
     pub outcome: Outcome,
-    /// Why it must not.
+    /// Why this is wrong, in words for people.
     pub why: &'static str,
-    /// The filter that does it; its cookie names the entry. For a miss in a chain, the place of the one that is missing.
+    /// The filter that does it; its cookie names the entry. For a miss in a chain, the place of the
+    /// one that is missing.
     pub filter: Filter,
 }
 
@@ -65,7 +79,8 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// Up to `limit` packets that hardware would treat wrongly; none: it is sound.
+/// Looks for packets that hardware would treat wrongly, and gives up to about `limit` of them. An
+/// empty list is the proof that the filters are sound.
 pub fn check(
     program: &Program,
     topology: &Topology,
@@ -81,7 +96,8 @@ pub fn check(
         filters.extend(misses(&filters, can));
         filters.sort();
         let place = tables.place(port);
-        // Packets of the same two ends come together; filters for others cannot match.
+        // Packets of the same two ends come one after the other, and most filters are about other
+        // ends: these are left out once for all packets of a pair.
         let mut near: (Option<(IpAddr, IpAddr)>, Vec<Filter>) = (None, vec![]);
         let mut judge = |packet: Packet| {
             let ends = Some((packet.source, packet.destination));
@@ -113,8 +129,9 @@ pub fn check(
 /// Where a packet that misses in a chain above 0 is led to, to see that it does.
 const MISSED: IfIndex = IfIndex::new(u32::MAX);
 
-/// A last filter for every chain above 0: what it gets has missed, and a packet that left hardware there goes on in
-/// software in the middle of that chain. A NIC that ignores priority would ask it first, so it has none.
+/// A last filter for every chain above 0, which catches what has missed there: a packet that left
+/// hardware in such a chain would go on in software in the middle of it. There are none for a NIC
+/// that ignores priority, which might ask them first.
 fn misses(filters: &[Filter], can: &Capabilities) -> Vec<Filter> {
     if !can.priority {
         return vec![];
@@ -165,17 +182,17 @@ fn guilty(filters: &[Filter], packet: &Packet, outcome: Outcome, can: &Capabilit
 
 /// Whose packets come in by a port.
 enum Place {
-    /// One pod's.
+    /// A pod's port: what this endpoint sends comes in there.
     Pod(EndpointId),
-    /// Anybody's.
+    /// An uplink: what anybody outside sends comes in there.
     Outside,
 }
 
-/// What the tables and the node say.
+/// The tables and the node, with the boundaries that they have.
 struct Tables<'a> {
     program: &'a Program,
     topology: &'a Topology,
-    /// Who has an address.
+    /// For each address the endpoints that own it.
     owners: BTreeMap<IpAddr, BTreeSet<EndpointId>>,
     addresses: BTreeMap<Family, BTreeSet<IpAddr>>,
     ports: BTreeSet<u16>,
@@ -236,7 +253,7 @@ impl<'a> Tables<'a> {
         self.program.get(table, &own_key(endpoint, address)).is_some_and(|e| e.action == ActionId::Own)
     }
 
-    /// What is wrong with this outcome?
+    /// What is wrong with this outcome; None where it is sound.
     fn wrong(&self, place: &Place, packet: &Packet, outcome: Outcome) -> Option<&'static str> {
         match outcome {
             Outcome::Next | Outcome::Pass => None,
@@ -245,6 +262,8 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// Why hardware must not drop this packet. In order: what must never be dropped by its shape,
+    /// what is not judged here by its destination, and what the tables permit.
     fn wrongly_dropped(&self, place: &Place, p: &Packet) -> Option<&'static str> {
         if !matches!(p.ethertype, 0x0800 | 0x86dd) || p.protocol != 6 || p.fragment == Fragment::Later {
             return Some("only TCP openings may be dropped");
@@ -263,11 +282,14 @@ impl<'a> Tables<'a> {
                 return Some("its destination is the pod itself");
             }
             let guarded = eval::word(self.program, endpoint).flags & (Word::GUARD | Word::EGRESS) != 0;
+            // Either is reason enough to drop: a source that the guard denies, or the egress set.
             let spoofed = guarded && !self.is_own(endpoint, p.source);
             if spoofed || !self.permits(Pipeline::FromPod, endpoint, p.destination, 6, p.destination_port) {
                 return None;
             }
         }
+        // The sender may send it, so it must be the receiver who denies it. Where several pods
+        // claim the address, all of them have to, since it is not known who gets the packet.
         let owners = self.owners.get(&p.destination);
         let denied = |owner: &EndpointId| {
             self.topology.pods.contains_key(owner)
@@ -279,6 +301,7 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// Why hardware must not redirect this packet to that port.
     fn wrongly_forwarded(&self, place: &Place, p: &Packet, to: IfIndex) -> Option<&'static str> {
         if to == MISSED {
             return Some("it misses in a chain above 0; the filter is the one that is not there");
@@ -302,6 +325,7 @@ impl<'a> Tables<'a> {
         if !self.is_own(*other, p.destination) {
             return Some("its destination is not the pod there");
         }
+        // A later fragment has no ports, so it may pass only if every port may.
         let whole = p.fragment != Fragment::Later;
         let permitted = if p.ct & ct::REPLY == 0 {
             let port = p.destination_port.filter(|_| whole);

@@ -1,5 +1,5 @@
-//! Filters as text that reads like `tc filter show`, with where each comes from and where it runs: `skip_sw` in hardware,
-//! `skip_hw` in software, neither in both.
+//! Filters as text that reads like `tc filter show`, with where each comes from and where it runs:
+//! `skip_sw` in hardware, `skip_hw` in software, neither in both.
 //!
 //! Not here: JSON ([`crate::json`]), counting ([`crate::totals`]).
 
@@ -8,10 +8,12 @@ use std::fmt::Write;
 use netpolc_table::{IfIndex, Origins};
 
 use crate::{
-    filter::{Action, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct},
+    filter::{Action, Copies, Filter, Match},
     lowered::{Lowered, Spilled},
     totals::{Counts, Totals},
 };
+
+pub use crate::names::{keys, placement, protocol, side};
 
 /// All filters, a line each, then what has no filter, then totals. Lines of comment begin with `#`.
 pub fn print(lowered: &Lowered) -> String {
@@ -73,90 +75,6 @@ pub fn line(device: &str, filter: &Filter, name: impl Fn(IfIndex) -> Option<Stri
     line + " " + &action(&filter.action, name)
 }
 
-/// `ingress`, `egress`.
-pub fn side(side: Side) -> &'static str {
-    match side {
-        Side::Ingress => "ingress",
-        Side::Egress => "egress",
-    }
-}
-
-/// `all`, `ip`, `ipv6`, `arp`.
-pub fn protocol(filter: &Filter) -> &'static str {
-    match &filter.matches {
-        Match::Local => "all",
-        Match::Flower(pattern) => match pattern.ethertype {
-            EtherType::All => "all",
-            EtherType::Ipv4 => "ip",
-            EtherType::Ipv6 => "ipv6",
-            EtherType::Arp => "arp",
-        },
-    }
-}
-
-/// Where a filter runs: `hardware`, `software`, `both`.
-pub fn placement(copies: Copies) -> &'static str {
-    match copies {
-        Copies::Software => "software",
-        Copies::Hardware => "hardware",
-        Copies::Both => "both",
-    }
-}
-
-/// The keys with the names and values that tc uses, in its order.
-pub fn keys(pattern: &Pattern) -> Vec<(&'static str, String)> {
-    let mut keys = Vec::new();
-    if let Some(mac) = pattern.destination_mac {
-        keys.push(("dst_mac", mac.map(|b| format!("{b:02x}")).join(":")));
-    }
-    if let Some(protocol) = pattern.protocol {
-        let name = match (protocol, pattern.ethertype) {
-            (6, _) => "tcp".into(),
-            (17, _) => "udp".into(),
-            (132, _) => "sctp".into(),
-            (1, EtherType::Ipv4) => "icmp".into(),
-            (58, EtherType::Ipv6) => "icmpv6".into(),
-            _ => protocol.to_string(),
-        };
-        keys.push(("ip_proto", name));
-    }
-    let mut add = |name: &'static str, value: Option<String>| keys.extend(value.map(|v| (name, v)));
-    add("ip_ttl", pattern.hop_limit.map(|v| v.to_string()));
-    add("dst_ip", pattern.destination.map(|p| p.to_string()));
-    add("src_ip", pattern.source.map(|p| p.to_string()));
-    add("dst_port", pattern.destination_port.map(ports));
-    add("src_port", pattern.source_port.map(ports));
-    add("tcp_flags", pattern.tcp_flags.map(|m| format!("{:#05x}/{:#05x}", m.value, m.mask)));
-    add(
-        if pattern.ethertype == EtherType::Ipv6 { "icmp6_type" } else { "icmp_type" },
-        pattern.icmp_type.map(|v| v.to_string()),
-    );
-    add("ct_state", pattern.ct_state.map(state));
-    keys
-}
-
-fn ports(ports: Ports) -> String {
-    match ports {
-        Ports::Masked(Masked { value, mask: u16::MAX }) => value.to_string(),
-        Ports::Masked(Masked { value, mask }) => format!("{value}/{mask:#06x}"),
-        Ports::Range { low, high } => format!("{low}-{high}"),
-    }
-}
-
-/// `+trk+est-rpl`.
-fn state(key: Masked) -> String {
-    let names = [
-        (ct::TRACKED, "trk"),
-        (ct::NEW, "new"),
-        (ct::ESTABLISHED, "est"),
-        (ct::RELATED, "rel"),
-        (ct::INVALID, "inv"),
-        (ct::REPLY, "rpl"),
-    ];
-    let used = names.iter().filter(|(bit, _)| key.mask & bit != 0);
-    used.map(|(bit, name)| format!("{}{name}", if key.value & bit != 0 { '+' } else { '-' })).collect()
-}
-
 /// An action as tc prints it.
 pub fn action(action: &Action, name: impl Fn(IfIndex) -> Option<String>) -> String {
     match action {
@@ -174,7 +92,7 @@ pub fn action(action: &Action, name: impl Fn(IfIndex) -> Option<String>) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::Cookie;
+    use crate::filter::{Cookie, Masked, Pattern, Ports, Side, ct};
 
     #[test]
     fn a_filter_reads_as_tc_shows_it() {

@@ -1,4 +1,5 @@
-//! How much lowering takes: filters for each port, chain and mask, and what of a NIC's budget that is.
+//! How much lowering takes: filters for each port, chain and mask, and what of a NIC's budget that
+//! is.
 //!
 //! Not here: deciding what to leave out ([`crate::lower`]).
 
@@ -10,32 +11,32 @@ use crate::{
     capability::Capabilities,
     filter::{Copies, Filter, Match, Side},
     lowered::Lowered,
-    text,
+    names,
 };
 
 /// Counts over all ports, and for each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// All.
+    /// The counts over all ports.
     pub all: Counts,
-    /// By the port's name.
+    /// The counts of each port, by its name.
     pub ports: BTreeMap<String, PortTotals>,
-    /// Entries without filters.
+    /// How many things are left to software: lines of [`Lowered::spilled`].
     pub spilled: usize,
-    /// Filters these would have taken.
+    /// How many filters these would have taken.
     pub spilled_filters: u64,
 }
 
-/// Numbers of filters.
+/// How many filters, chains, tables and masks there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// All of them.
+    /// All filters, wherever their copies are.
     pub filters: usize,
-    /// With a copy in hardware only.
+    /// Filters with a copy in hardware only.
     pub hardware: usize,
-    /// With a copy in software only.
+    /// Filters with a copy in software only.
     pub software: usize,
-    /// With both.
+    /// Filters with both copies.
     pub both: usize,
     /// Chains of all ports' hooks.
     pub chains: usize,
@@ -45,10 +46,10 @@ pub struct Counts {
     pub masks: usize,
 }
 
-/// One port.
+/// The counts of one port, and what makes them up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortTotals {
-    /// Its numbers.
+    /// The counts of the port.
     pub counts: Counts,
     /// Filters of each chain, as `ingress 0`.
     pub chains: BTreeMap<String, usize>,
@@ -59,7 +60,7 @@ pub struct PortTotals {
 /// What of a NIC's room is used: filters with a copy in hardware count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Budget {
-    /// Filters.
+    /// Filters of all ports.
     pub filters: Use,
     /// Chains times prios, of all ports.
     pub tables: Use,
@@ -67,17 +68,17 @@ pub struct Budget {
     pub masks: Use,
 }
 
-/// Used, of how many there are.
+/// How much of a limited number is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Use {
-    /// Taken.
+    /// How many are taken.
     pub used: usize,
-    /// At most.
+    /// How many there are.
     pub of: u32,
 }
 
 impl Totals {
-    /// Counts.
+    /// Counts what was lowered.
     pub fn of(lowered: &Lowered) -> Self {
         let mut totals = Totals {
             spilled: lowered.spilled.len(),
@@ -91,7 +92,7 @@ impl Totals {
             for placed in placed {
                 let filter = &placed.filter;
                 of_port.counts.count(filter);
-                *of_port.chains.entry(format!("{} {}", text::side(filter.side), filter.chain)).or_default() += 1;
+                *of_port.chains.entry(format!("{} {}", names::side(filter.side), filter.chain)).or_default() += 1;
                 *of_port.masks.entry(mask(filter)).or_default() += 1;
                 tables.insert((filter.side, filter.chain, filter.prio));
                 masks.insert((filter.side, mask(filter)));
@@ -152,7 +153,7 @@ pub fn mask(filter: &Filter) -> String {
         Match::Local => "sk_family".into(),
         Match::Flower(pattern) => {
             let mut words = vec![];
-            for (name, value) in text::keys(pattern) {
+            for (name, value) in names::keys(pattern) {
                 let bits = value.split_once('/').map(|(_, bits)| bits);
                 words.push(match (name, bits) {
                     ("ct_state", _) => format!("{name}/{:#x}", pattern.ct_state.map_or(0, |m| m.mask)),

@@ -1,4 +1,5 @@
-//! What a NIC has no room for stays in software, always the same and with its reason; what lowering takes, counted.
+//! What a NIC has no room for stays in software, always the same and with its reason; what lowering
+//! takes, counted.
 
 mod common;
 

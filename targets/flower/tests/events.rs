@@ -1,4 +1,5 @@
-//! What an event changes on a node: a pod that comes is one filter more where a policy names it, and nothing elsewhere.
+//! What an event changes on a node: a pod that comes is one filter more where a policy names it,
+//! and nothing elsewhere.
 
 mod common;
 
@@ -16,7 +17,8 @@ use netpolc_target_flower::{
     topology::{Forwarding, Topology},
 };
 
-/// Filters by port of three pods: web lets peers in, db lets web in. `late` are further peers, on other nodes.
+/// Filters by port of three pods: web lets peers in, db lets web in. `late` are further peers, on
+/// other nodes.
 fn filters(late: &[&str]) -> BTreeMap<String, Vec<Filter>> {
     let pod = |name: &str, address: u8, role: &str| {
         format!(
@@ -99,7 +101,8 @@ fn a_pod_event_changes_only_what_differs() {
     println!("{touched:?}");
 }
 
-/// Forwarding: a pod that comes is one filter more for each pod of its node, in place, and its own filters.
+/// Forwarding: a pod that comes is one filter more for each pod of its node, in place, and its own
+/// filters.
 #[test]
 fn a_pod_of_the_node_is_one_filter_more_for_each_other() {
     let pod = |name: &str, address: u8| {

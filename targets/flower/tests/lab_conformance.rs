@@ -1,6 +1,7 @@
 //! The packet cases of every target, as real frames through software flower in the lab.
 //!
-//! Where it answers otherwise is listed here with the reason; what is listed and does not happen any more fails too.
+//! Where it answers otherwise is listed here with the reason; what is listed and does not happen
+//! any more fails too.
 
 mod node;
 
@@ -114,8 +115,8 @@ fn routable(frame: &[u8]) -> Option<IpAddr> {
 fn put(node: &Node, hook: Hook, frame: &Frame, expected: Verdict) -> Seen {
     let bytes = &frame.bytes;
     match (hook, frame.arrival) {
-        // What is to be dropped may also get stuck behind the hook: a fragment that waits for its others.
-        // Nothing is ever on the interfaces of nobody, and nothing is counted there.
+        // What is to be dropped may also get stuck behind the hook: a fragment that waits for its
+        // others. Nothing is ever on the interfaces of nobody, and nothing is counted there.
         (Hook::FromPod, _) if ![A.interface, B.interface].contains(&frame.interface) => Seen::Passed,
         (Hook::FromPod, _) if expected == Verdict::Drop => node.pod_sends_beyond(frame.interface, bytes),
         (Hook::FromPod, _) => node.pod_sends(frame.interface, bytes),
@@ -155,16 +156,19 @@ fn run(node: &mut Node, case: &Case, tally: &mut Tally) {
             }
             Step::Write(write) => {
                 program.apply(write);
-                // An address or endpoint gets another pod: its connections are to be deleted, as the agent does.
+                // An address or endpoint gets another pod: its connections are to be deleted, as
+                // the agent does.
                 let remote = [TableId::RemoteV4, TableId::RemoteV6].contains(&write.table);
                 if remote || write.table == TableId::Endpoint && write.put.is_empty() {
                     forget_connections().expect("conntrack");
-                    // Until act_ct's flow table has seen that they are gone (nf_flow_table_core.c, every second).
+                    // Until act_ct's flow table has seen that they are gone (nf_flow_table_core.c,
+                    // every second).
                     std::thread::sleep(Duration::from_millis(2500));
                 }
                 install(node, &program);
             }
-            // Flower judges where packets leave and reach pods; what is between is another target's.
+            // Flower judges where packets leave and reach pods; what is between is another
+            // target's.
             Step::Packet { hook: Hook::Translated, .. } => {
                 tally.cut += 1;
                 return;
@@ -190,7 +194,8 @@ fn software_flower_gives_the_answers_of_every_target_or_stricter_ones() {
     }
     let mut node = Node::up(&places());
     let mut tally = Tally::default();
-    // Software flower refuses Services: where their packets leave a pod it would have to judge the backend.
+    // Software flower refuses Services: where their packets leave a pod it would have to judge the
+    // backend.
     let cases: Vec<Case> =
         cases().into_iter().filter(|c| !c.name.contains("Service") && !c.name.contains("S48")).collect();
     for case in &cases {

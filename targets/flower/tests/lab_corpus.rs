@@ -1,10 +1,11 @@
-//! The shared corpus as real packets: the opening packet of every question, through software flower, and through the
-//! simulated NIC with the personality of every driver.
+//! The shared corpus as real packets: the opening packet of every question, through software
+//! flower, and through the simulated NIC with the personality of every driver.
 //!
-//! All pods of a case are on one node. Questions that this cannot put to the kernel are counted and printed: those about
-//! a node's own addresses (the packet cases have them), about link-local ones, which nobody routes, about an address
-//! that two pods claim, and about a pod and itself. What a pod sends to itself never leaves it; on the wire its address
-//! on the way to it is forged for flower, which does not know the interface that a packet came by (lab_conformance).
+//! All pods of a case are on one node. Questions that this cannot put to the kernel are counted and
+//! printed: those about a node's own addresses (the packet cases have them), about link-local ones,
+//! which nobody routes, about an address that two pods claim, and about a pod and itself. What a
+//! pod sends to itself never leaves it; on the wire its address on the way to it is forged for
+//! flower, which does not know the interface that a packet came by (lab_conformance).
 
 mod node;
 
@@ -82,7 +83,8 @@ fn stage(case: &Case, interfaces: &[(IfIndex, String)], uplink: &Port, before: &
         let question = &probe.question;
         let (from, to) = (question.source.address(), question.destination.address());
         let local = matches!(from, IpAddr::V6(a) if a.is_unicast_link_local());
-        // Of a Service's packets only what follows translation is sent here, and judged as what it is: software flower does not know.
+        // Of a Service's packets only what follows translation is sent here, and judged as what it
+        // is: software flower does not know.
         let translated = question.via.is_some();
         !local
             && !translated
@@ -190,7 +192,8 @@ fn the_corpus_through_software_flower() {
     lab::assert_kernel_is_quiet();
 }
 
-/// Through representor mode: nothing that policy allows is dropped, and nothing else than denied openings.
+/// Through representor mode: nothing that policy allows is dropped, and nothing else than denied
+/// openings.
 fn personality(driver: &str) {
     let cases = cases::all();
     let (mut node, nic, ports) = Node::on_nic(driver, PODS);

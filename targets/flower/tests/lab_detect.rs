@@ -1,5 +1,5 @@
-//! Detection on the simulated NIC, in a kernel with flower: what it finds agrees with the personality that the NIC has,
-//! and nothing of it stays.
+//! Detection on the simulated NIC, in a kernel with flower: what it finds agrees with the
+//! personality that the NIC has, and nothing of it stays.
 
 use std::{collections::BTreeSet, fs, process::Command, time::Instant};
 
@@ -29,7 +29,8 @@ fn able(found: &Findings) -> BTreeSet<Ability> {
     found.evidence.iter().filter(|e| e.able).map(|e| e.ability).collect()
 }
 
-/// What the personality refuses when asked (testbed/lab/simnic/drivers.c), what may be relied on, and the mode.
+/// What the personality refuses when asked (testbed/lab/simnic/drivers.c), what may be relied on,
+/// and the mode.
 struct Expected {
     driver: &'static str,
     refused: &'static [Ability],

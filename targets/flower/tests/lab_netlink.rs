@@ -1,5 +1,5 @@
-//! Filters in a kernel that has flower: what is sent is what is found, changes are atomic, others are left alone.
-//! Runs in the lab.
+//! Filters in a kernel that has flower: what is sent is what is found, changes are atomic, others
+//! are left alone. Runs in the lab.
 
 use netpolc_table::IfIndex;
 use std::process::Command;
@@ -151,7 +151,8 @@ fn others_filters_are_never_touched() {
     let report = flower.sync(&lowered(&port, std::slice::from_ref(&ours))).unwrap();
     assert_eq!((report.added, report.refused.len()), (1, 0));
     assert_eq!(found(&port), std::slice::from_ref(&ours));
-    // Our own prio 7 is theirs: refused with the kernel's words, and in software what was enforced stays.
+    // Our own prio 7 is theirs: refused with the kernel's words, and in software what was enforced
+    // stays.
     let clash = filter(Side::Egress, 0, 7, Match::Flower(Pattern::default()), Action::Drop);
     let report = flower.sync(&lowered(&port, &[clash])).unwrap();
     assert_eq!(report.refused.len(), 1, "{report:?}");
@@ -194,7 +195,8 @@ fn a_refused_chain_is_not_led_to() {
     assert_eq!(found(&port), good);
 }
 
-/// A flood against a filter that is replaced all the time: not one packet gets through between the old and the new.
+/// A flood against a filter that is replaced all the time: not one packet gets through between the
+/// old and the new.
 #[test]
 fn a_replacement_has_no_gap() {
     if lab::outside(a_replacement_has_no_gap) {
@@ -263,7 +265,8 @@ fn ten_thousand_filters_are_found_again() {
     let report = Flower::new().unwrap().sync(&lowered(&port, &filters)).unwrap();
     assert_eq!((report.added, report.refused.len()), (filters.len(), 0));
     println!("10,000 filters in {:?}", began.elapsed());
-    // Another agent wants a hundred others instead of the first hundred, and the first of all again.
+    // Another agent wants a hundred others instead of the first hundred, and the first of all
+    // again.
     let mut wanted = filters[100..].to_vec();
     wanted.extend((20_000..20_100).map(one));
     let began = std::time::Instant::now();

@@ -1,9 +1,9 @@
-//! Representor mode on the simulated NIC, with real connections between two pods: what is denied and what is
-//! established never reaches the host's stack, and what must reach it does.
+//! Representor mode on the simulated NIC, with real connections between two pods: what is denied
+//! and what is established never reaches the host's stack, and what must reach it does.
 //!
-//! The host routes between the pods and tracks connections there. Each representor has the other pod's hardware
-//! address, so that frames carry from the start the address that hardware forwards by. No eBPF: what hardware does not
-//! drop passes.
+//! The host routes between the pods and tracks connections there. Each representor has the other
+//! pod's hardware address, so that frames carry from the start the address that hardware forwards
+//! by. No eBPF: what hardware does not drop passes.
 
 use netpolc_table::IfIndex;
 use std::{
@@ -157,7 +157,8 @@ fn echo(stream: &mut TcpStream, rounds: usize) -> usize {
     (0..rounds).take_while(|_| stream.write_all(&[7; 64]).is_ok() && stream.read_exact(&mut buffer).is_ok()).count()
 }
 
-/// Until hardware has the connection, in as many directions: a second goes by until the kernel has told it.
+/// Until hardware has the connection, in as many directions: a second goes by until the kernel has
+/// told it.
 fn warm_up(node: &Node, stream: &mut TcpStream, directions: u64) -> bool {
     let end = Instant::now() + Duration::from_secs(4);
     while Instant::now() < end {

@@ -1,5 +1,5 @@
-//! The table of drivers against the simulated NIC's personalities: what the table says that a driver cannot do, its
-//! personality refuses or does wrongly; what it says that it can do, works.
+//! The table of drivers against the simulated NIC's personalities: what the table says that a
+//! driver cannot do, its personality refuses or does wrongly; what it says that it can do, works.
 
 use std::{net::IpAddr, process::Command};
 

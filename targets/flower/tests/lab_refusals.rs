@@ -1,5 +1,6 @@
-//! What a sync makes of a NIC's refusals: the driver's words reach the report, and hardware never decides what was not
-//! wanted. On the simulated NIC, in the lab. Which order of steps is right is shown without one (`sync::job`).
+//! What a sync makes of a NIC's refusals: the driver's words reach the report, and hardware never
+//! decides what was not wanted. On the simulated NIC, in the lab. Which order of steps is right is
+//! shown without one (`sync::job`).
 
 use netpolc_target_flower::{
     Flower,
@@ -73,7 +74,8 @@ fn nothing_stands_behind_a_refused_exception() {
     let range = Pattern { destination_port: Some(Ports::Range { low: 80, high: 90 }), ..tcp() };
     let other = filter(0, 1, Pattern { ethertype: EtherType::Ipv6, ..tcp() }, Action::Drop);
     let drop = filter(0, 3, tcp(), Action::Drop);
-    // It is there before the exception is wanted, and goes; what the exception has nothing to do with stays.
+    // It is there before the exception is wanted, and goes; what the exception has nothing to do
+    // with stays.
     assert_eq!(nic.sync(&[other.clone(), drop.clone()]).refused, []);
     let wanted = [other.clone(), filter(0, 2, range, Action::Pass), drop.clone()];
     let report = nic.sync(&wanted);
@@ -88,7 +90,8 @@ fn nothing_stands_behind_a_refused_exception() {
     assert_eq!(nic.found(), wanted);
 }
 
-/// ice has no connection tracking. The kernel takes such a filter for software all the same; it must not stay.
+/// ice has no connection tracking. The kernel takes such a filter for software all the same; it
+/// must not stay.
 #[test]
 fn what_only_software_took_does_not_stay() {
     if lab::outside(what_only_software_took_does_not_stay) {
@@ -114,7 +117,8 @@ fn what_only_software_took_does_not_stay() {
     assert_eq!(nic.found(), []);
 }
 
-/// A NIC that has no room for the old and the new together takes the new all the same; what is too much is said.
+/// A NIC that has no room for the old and the new together takes the new all the same; what is too
+/// much is said.
 #[test]
 fn a_full_nic_follows() {
     if lab::outside(a_full_nic_follows) {

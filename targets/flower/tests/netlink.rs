@@ -1,5 +1,6 @@
-//! Messages of random filters: what is decoded is what was encoded, and another implementation (netlink-packet-route) reads the
-//! same keys in them. That the kernel does too is shown in the lab (`lab_netlink.rs`).
+//! Messages of random filters: what is decoded is what was encoded, and another implementation
+//! (netlink-packet-route) reads the same keys in them. That the kernel does too is shown in the lab
+//! (`lab_netlink.rs`).
 
 use netpolc_table::IfIndex;
 use std::net::IpAddr;
@@ -120,7 +121,8 @@ fn what_is_decoded_is_what_was_encoded() {
     }
 }
 
-/// A message that was cut, or has flipped bits, is some filter or none; reading it never fails otherwise.
+/// A message that was cut, or has flipped bits, is some filter or none; reading it never fails
+/// otherwise.
 #[test]
 fn broken_messages_are_read_to_their_end() {
     let mut rng = Rng::new(2);

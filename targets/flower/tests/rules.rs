@@ -1,5 +1,6 @@
-//! How many filters each mode takes, against the plain expansion: `cargo test -p netpolc-target-flower --test rules --
-//! --nocapture` prints the table of docs/flower-rules.md.
+//! How many filters each mode takes, against the plain expansion:
+//! `cargo test -p netpolc-target-flower --test rules -- --nocapture` prints the table of
+//! docs/flower-rules.md.
 
 mod common;
 
@@ -76,7 +77,8 @@ fn closed(cluster: &Cluster) -> Cluster {
     closed
 }
 
-/// Lowers every node of a cluster and counts; fails where a pod takes more than its plain expansion.
+/// Lowers every node of a cluster and counts; fails where a pod takes more than its plain
+/// expansion.
 fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
     let closed = closed(cluster);
     let (compiler, all) = compiled(cluster);
@@ -109,7 +111,8 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
             let pod = &cluster.pods[key];
             let plain = Direction::BOTH.map(|d| expand(cluster, pod, d));
             let once: usize = plain.iter().flatten().map(BTreeSet::len).sum();
-            // Where both directions are isolated, replies are judged by the other one's rules, backwards.
+            // Where both directions are isolated, replies are judged by the other one's rules,
+            // backwards.
             let replies = if plain.iter().all(Option::is_some) { once } else { 0 };
             let placed = at(&software, id);
             let fixed = policy_filters(&at(&base, common::endpoint(&shut, &key.to_string())));
@@ -145,9 +148,10 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
     row
 }
 
-/// The plain expansion for a switchdev NIC: what is TCP, egress rules on the pod's port; ingress rules on every port that can
-/// reach the pod from such a peer, and there a drop of the rest; for each pair of pods, two filters for each rule that lets one
-/// open to the other (one rule where none is needed) to forward what is established.
+/// The plain expansion for a switchdev NIC: what is TCP, egress rules on the pod's port; ingress
+/// rules on every port that can reach the pod from such a peer, and there a drop of the rest; for
+/// each pair of pods, two filters for each rule that lets one open to the other (one rule where
+/// none is needed) to forward what is established.
 fn plain_openings(cluster: &Cluster, pods: &[&Pod]) -> usize {
     let is_tcp = |rule: &&Plain| rule.1.is_none_or(|protocol| protocol == 6);
     let local: Vec<(usize, IpAddr)> =
@@ -201,7 +205,8 @@ fn never_more_than_the_plain_expansion() {
     let mut sum = Row::default();
     for seed in 0..100 {
         let mut cluster = random::cluster(&mut Rng::new(seed), &Shape::default());
-        // The plain expansion knows nothing of them: it would let what a block covers through to Services.
+        // The plain expansion knows nothing of them: it would let what a block covers through to
+        // Services.
         cluster.services.clear();
         sum.add(count(&format!("seed {seed}"), &cluster, usize::MAX));
     }

@@ -1,5 +1,6 @@
-//! Software flower against what the tables say, packet by packet: random clusters, every combination of conntrack
-//! state, fragment, source and protocol. The reference here is written from the semantics, not from the lowering.
+//! Software flower against what the tables say, packet by packet: random clusters, every
+//! combination of conntrack state, fragment, source and protocol. The reference here is written
+//! from the semantics, not from the lowering.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! What software flower does with single packets, item by item. The same by random packets: `software.rs`.
+//! What software flower does with single packets, item by item. The same by random packets:
+//! `software.rs`.
 
 mod common;
 
@@ -12,7 +13,8 @@ use netpolc_target_flower::{
     topology::Topology,
 };
 
-/// `a` may open to `b` on TCP 80 and UDP 53; `b` takes TCP 80-90 and UDP 53 from `a` and is isolated both ways; `c` is free.
+/// `a` may open to `b` on TCP 80 and UDP 53; `b` takes TCP 80-90 and UDP 53 from `a` and is
+/// isolated both ways; `c` is free.
 const CLUSTER: &str = "
 apiVersion: v1
 kind: Namespace
@@ -156,7 +158,8 @@ fn s38_the_reverse_tuple_admits_no_connection_and_one_side_cannot_answer_what_it
     let reopened = Packet { tcp_flags: 0x02, ..tcp(b, a, (80, 40000), REPLY) };
     assert!(!world.sends(1, &reopened));
     assert!(world.sends(1, &Packet { tcp_flags: 0x12, ..reopened }));
-    // The tracker knows a connection from a to b's port 91 that b denies (its filter comes after the tracker).
+    // The tracker knows a connection from a to b's port 91 that b denies (its filter comes after
+    // the tracker).
     assert!(!world.sends(1, &tcp(b, a, (91, 40000), REPLY)));
     // And one that c opened to b.
     assert!(!world.sends(1, &tcp(b, "10.0.0.3", (80, 40000), REPLY)));
@@ -257,7 +260,8 @@ fn s44_s45_s47_the_node_and_the_pod_itself() {
     for (own, pod) in [("10.0.0.1", 0), ("10.0.0.2", 1), ("fd00::2", 1)] {
         let to_itself = tcp(own, own, (40000, 8080), NEW);
         assert!(world.sends(pod, &to_itself), "S47");
-        // What comes back from the host with the pod's own source is forged, where the direction is isolated.
+        // What comes back from the host with the pod's own source is forged, where the direction is
+        // isolated.
         assert_eq!(world.gets(pod, &to_itself), pod == 0, "S47");
     }
 }
@@ -306,8 +310,9 @@ fn the_same_input_gives_the_same_filters_and_an_event_changes_one_replacement_in
     }
 }
 
-/// Every way in which answers meet each other: a longer prefix that allows more, less, or something else than the one around
-/// it; ranges that overlap in part; one answer in many places; all ports, and all but some.
+/// Every way in which answers meet each other: a longer prefix that allows more, less, or something
+/// else than the one around it; ranges that overlap in part; one answer in many places; all ports,
+/// and all but some.
 const ANSWERS: &str = "
 apiVersion: v1
 kind: Namespace
@@ -466,7 +471,8 @@ fn s33_filters_cost_in_proportion_to_their_number() {
     };
     let ((few_took, few), (many_took, many)) = (measure(25, 50), measure(200, 400));
     assert!(many < 4_000, "{many} filters");
-    // 8 times the blocks and ports: 64 times the pairs of both, and more would be of a higher degree.
+    // 8 times the blocks and ports: 64 times the pairs of both, and more would be of a higher
+    // degree.
     let ratio = many_took.as_secs_f64() / few_took.as_secs_f64();
     assert!(ratio < 400.0, "{few} filters take {few_took:?}, {many} take {many_took:?}");
 }

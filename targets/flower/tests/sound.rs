@@ -1,5 +1,5 @@
-//! Hardware copies of filters are sound, for every case of the corpus and random clusters, as every driver would read
-//! them; and the check that says so finds filters that are not.
+//! Hardware copies of filters are sound, for every case of the corpus and random clusters, as every
+//! driver would read them; and the check that says so finds filters that are not.
 
 mod common;
 
@@ -305,7 +305,8 @@ fn a_drop_for_a_wider_prefix_is_found_s18() {
         let uplink = port.name == "eth0";
         pattern(lowered, port, at, |action, p| {
             let key = if uplink { &mut p.source } else { &mut p.destination };
-            // All siblings of what is dropped near 192.0.2.0/24 and 198.51.100.0/24 are dropped too, but for the last.
+            // All siblings of what is dropped near 192.0.2.0/24 and 198.51.100.0/24 are dropped
+            // too, but for the last.
             let last = key.is_some_and(|k| matches!(k.to_string().as_str(), "192.0.3.0/24" | "198.51.101.0/24"));
             if *action == Action::Drop && last {
                 *key = key.map(|k| ipnetwork::IpNetwork::new(k.network(), k.prefix() - 1).expect("shorter"));

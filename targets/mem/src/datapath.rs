@@ -173,7 +173,8 @@ impl Mem {
             && !eval::names_port(&self.program, context.endpoint, to, protocol, port)
     }
 
-    /// Does a guarded pod send a later fragment of what leads into a tunnel, whatever its ports (S45)?
+    /// Does a guarded pod send a later fragment of what leads into a tunnel, whatever its ports
+    /// (S45)?
     fn is_part_of_tunnel(&self, context: &Context, protocol: u8) -> bool {
         context.guarded() && !HAS_PORTS.contains(&protocol) && eval::is_tunnel(&self.program, protocol, None)
     }
@@ -298,8 +299,8 @@ impl Mem {
         if permitted { NEXT } else { Err(Fragment) }
     }
 
-    /// Neighbour discovery (S36): on this link (nothing that was forwarded has hop limit 255), never fragmented
-    /// (RFC 6980). A guarded pod speaks for itself, and for no router.
+    /// Neighbour discovery (S36): on this link (nothing that was forwarded has hop limit 255),
+    /// never fragmented (RFC 6980). A guarded pod speaks for itself, and for no router.
     fn is_discovery(
         &self,
         context: &Context,

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netpolc_target::{Hook, Verdict, semantics::FRAGMENT_SECONDS};
 
-/// Records at once. Linux holds 4 MiB of fragments by default (`net.ipv4.ipfrag_high_thresh`), fewer packets than this.
+/// Records at once. Linux holds 4 MiB of fragments by default (`net.ipv4.ipfrag_high_thresh`),
+/// fewer packets than this.
 const CAPACITY: usize = 4096;
 
 /// What a fragmented packet is known by.

@@ -67,7 +67,8 @@ impl Mem {
     }
 }
 
-/// The quoted packet at `at`; None where too little of it is there, or where it has no tuple, as an error has none.
+/// The quoted packet at `at`; None where too little of it is there, or where it has no tuple, as an
+/// error has none.
 fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> {
     let (source, destination) = parse::addresses(frame, family, at, end).ok()?;
     let (protocol, l4) = match family {

@@ -1,4 +1,5 @@
-//! Step 8: policy and state together. The table in `netpolc_target::semantics` (Judgement), row by row.
+//! Step 8: policy and state together. The table in `netpolc_target::semantics` (Judgement), row by
+//! row.
 
 use std::net::IpAddr;
 
@@ -164,8 +165,8 @@ impl Mem {
         let over = |e: &Connection| event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset);
         match entry {
             Some(entry) if !over(&entry) => {
-                // Plain TCP data in a permitted direction and ICMP replies leave no trace: generated programs
-                // need not look for an entry at all.
+                // Plain TCP data in a permitted direction and ICMP replies leave no trace:
+                // generated programs need not look for an entry at all.
                 let silent = event == Event::Data && tuple.protocol != ip::SCTP;
                 if !silent {
                     self.state.touch(&tuple, event, context.hook, self.now);

@@ -1,9 +1,10 @@
-//! The reference target: holds a program in memory and judges packets from bytes to verdict, in plain
-//! Rust, exactly as [`netpolc_target::semantics`] defines it and written to be read beside it.
+//! The reference target: holds a program in memory and judges packets from bytes to verdict, in
+//! plain Rust, exactly as [`netpolc_target::semantics`] defines it and written to be read beside
+//! it.
 //!
-//! Here: [`Mem`] with its tables and counters. `parse` is steps 2 to 6, `datapath` the order of the steps,
-//! `icmp` step 7, `judge` step 8, `translated` what
-//! comes after Service translation, `state` and `fragments` what is remembered. Not here: speed.
+//! Here: [`Mem`] with its tables and counters. `parse` is steps 2 to 6, `datapath` the order of the
+//! steps, `icmp` step 7, `judge` step 8, `translated` what comes after Service translation, `state`
+//! and `fragments` what is remembered. Not here: speed.
 
 mod datapath;
 mod fragments;

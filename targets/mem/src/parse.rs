@@ -1,5 +1,5 @@
-//! Steps 2 to 6: from bytes to headers. Every function returns the reason why it cannot go on; the caller decides
-//! whether that means Drop or Next.
+//! Steps 2 to 6: from bytes to headers. Every function returns the reason why it cannot go on; the
+//! caller decides whether that means Drop or Next.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -34,7 +34,8 @@ pub(crate) enum Part {
 /// What the record of a fragmented packet is found by, beside its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// IPv4: the packet's. IPv6: the next header of the fragment header, which may be an extension header.
+    /// IPv4: the packet's. IPv6: the next header of the fragment header, which may be an extension
+    /// header.
     pub protocol: u8,
     pub id: u32,
     /// In 8 bytes.
@@ -97,7 +98,8 @@ pub(crate) fn ethernet(frame: &[u8]) -> Result<Layer3, DropReason> {
     })
 }
 
-/// Step 3 up to the guard: source and destination of the header at `at`, all of which lies before `end`.
+/// Step 3 up to the guard: source and destination of the header at `at`, all of which lies before
+/// `end`.
 pub(crate) fn addresses(bytes: &[u8], family: Family, at: usize, end: usize) -> Result<(IpAddr, IpAddr), DropReason> {
     match family {
         Family::V4 => {
@@ -251,8 +253,8 @@ pub(crate) fn transport(frame: &[u8], family: Family, network: &Network) -> Resu
     Ok(upper(&frame[network.l4..network.end], family, network.protocol))
 }
 
-/// Ports and event of a layer 4 that is long enough. Inner packets of ICMP errors have 8 bytes at least, so what lies behind
-/// those (TCP flags, SCTP chunks) is looked at only where it is there.
+/// Ports and event of a layer 4 that is long enough. Inner packets of ICMP errors have 8 bytes at
+/// least, so what lies behind those (TCP flags, SCTP chunks) is looked at only where it is there.
 pub(crate) fn upper(l4: &[u8], family: Family, protocol: u8) -> Transport {
     let mut found = Transport { source_port: 0, destination_port: 0, event: Some(Event::Datagram), icmp: None };
     if HAS_PORTS.contains(&protocol) {

@@ -1,4 +1,5 @@
-//! Connections: who opened them, how far they have come, how long they live, and the quota of each endpoint and family.
+//! Connections: who opened them, how far they have come, how long they live, and the quota of each
+//! endpoint and family.
 
 use netpolc_table::{EndpointId, Incarnation};
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};

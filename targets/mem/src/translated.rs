@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl Mem {
-    /// Judges a marked frame: what becomes of the mark, or why it is dropped; and for whom drops are counted.
+    /// Judges a marked frame: what becomes of the mark, or why it is dropped; and for whom drops
+    /// are counted.
     pub(crate) fn judge_translated(&mut self, frame: &Frame) -> ((EndpointId, Hook), Answer) {
         let hook = Hook::Translated;
         if frame.arrival == Arrival::Born {

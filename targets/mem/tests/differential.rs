@@ -1,4 +1,5 @@
-//! The random packets that datapaths are compared by: do they reach what they should, and do they find differences?
+//! The random packets that datapaths are compared by: do they reach what they should, and do they
+//! find differences?
 
 use std::{collections::BTreeSet, time::Duration};
 

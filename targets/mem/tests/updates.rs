@@ -147,8 +147,8 @@ fn s59_a_fault_at_every_step_leaves_the_answers_and_a_retry_completes() {
     }
 }
 
-/// A target that holds nothing is filled without a plan: whatever fails, packets pass as before until their interface has its entry, and
-/// what is there then is completed by a plan.
+/// A target that holds nothing is filled without a plan: whatever fails, packets pass as before
+/// until their interface has its entry, and what is there then is completed by a plan.
 #[test]
 fn s59_filling_an_empty_target_changes_no_answer_before_the_interfaces_come() {
     let wanted = world(Policy::Some, Policy::Open);

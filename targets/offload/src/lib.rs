@@ -1,9 +1,9 @@
-//! The eBPF target with NICs that do a part of its work: after each update the tables are lowered to flower filters
-//! for the interfaces whose NIC can, and the difference is installed.
+//! The eBPF target with NICs that do a part of its work: after each update the tables are lowered
+//! to flower filters for the interfaces whose NIC can, and the difference is installed.
 //!
-//! eBPF decides alone whatever becomes of the filters: hardware only drops what the tables deny and forwards what they
-//! permit. So nothing here fails an update; what a NIC refuses is said and stays with eBPF.
-//! Not here: what NICs can do (`netpolc_target_flower::detect`), lowering.
+//! eBPF decides alone whatever becomes of the filters: hardware only drops what the tables deny and
+//! forwards what they permit. So nothing here fails an update; what a NIC refuses is said and stays
+//! with eBPF. Not here: what NICs can do (`netpolc_target_flower::detect`), lowering.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +14,9 @@ use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
     Flower,
     detect::{self, Findings},
-    ground::Ground,
     lower::lower,
     lowered::{Lowered, Mode},
+    node_links::NodeLinks,
 };
 
 /// eBPF, and filters where NICs take them.
@@ -24,7 +24,8 @@ pub struct Offload {
     ebpf: Ebpf,
     /// None before the first update, and where the kernel has no flower.
     flower: Option<Flower>,
-    /// What was found of interfaces, by index and name: an index may come back as another interface.
+    /// What was found of interfaces, by index and name: an index may come back as another
+    /// interface.
     found: BTreeMap<(IfIndex, String), Option<Findings>>,
     records: Vec<OffloadRecord>,
     /// The last thing that went wrong, to say it once.
@@ -39,8 +40,8 @@ impl Offload {
 
     /// Lowers and installs.
     fn accelerate(&mut self, program: &Program) -> Result<(), String> {
-        let ground = Ground::look().map_err(|e| format!("look at the links: {e}"))?;
-        let able = self.able(&ground);
+        let links = NodeLinks::read().map_err(|e| format!("cannot read the node's links: {e}"))?;
+        let able = self.able(&links);
         if able.is_empty() && self.flower.is_none() {
             return Ok(());
         }
@@ -60,11 +61,11 @@ impl Offload {
             }
             for (driver, (ports, findings)) in by_driver {
                 let can = &findings.capabilities;
-                let mut topology = ground.topology(program, &ports);
+                let mut topology = links.topology(program, &ports);
                 if mode == Mode::Prefilter {
                     // Pods are behind ports that take no filters; the uplink takes them.
-                    let all = ground.links.keys().copied().collect();
-                    topology.pods = ground.topology(program, &all).pods;
+                    let all = links.links.keys().copied().collect();
+                    topology.pods = links.topology(program, &all).pods;
                 }
                 let lowered = lower(program, &topology, mode, can).map_err(|e| e.to_string())?;
                 records.extend(lowered.record(&driver));
@@ -74,7 +75,11 @@ impl Offload {
         let report = flower.sync_all(&whole).map_err(|e| e.to_string())?;
         for (interface, message, count) in report.refusals() {
             if self.records.iter().all(|r| r.interface != interface || !r.refused.contains_key(&message)) {
-                tracing::warn!(interface, filters = count, "the NIC refuses filters, eBPF does their work: {message}");
+                tracing::warn!(
+                    interface,
+                    filters = count,
+                    "the NIC refused filters, so eBPF does their work: {message}"
+                );
             }
             if let Some(record) = records.iter_mut().find(|r| r.interface == interface) {
                 record.filters -= count as usize;
@@ -86,25 +91,25 @@ impl Offload {
     }
 
     /// Interfaces whose NIC takes filters, with what was found.
-    fn able(&mut self, ground: &Ground) -> BTreeMap<IfIndex, Findings> {
-        self.found.retain(|(index, name), _| ground.links.get(index).is_some_and(|l| l.name == *name));
-        let new = ground.links.iter().filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
+    fn able(&mut self, links: &NodeLinks) -> BTreeMap<IfIndex, Findings> {
+        self.found.retain(|(index, name), _| links.links.get(index).is_some_and(|l| l.name == *name));
+        let new = links.links.iter().filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
         let new: BTreeMap<&str, IfIndex> = new.map(|(index, link)| (link.name.as_str(), *index)).collect();
         if !new.is_empty() {
             // All at once: each question lists all interfaces.
             let looked = detect::some(|name| new.contains_key(name)).unwrap_or_else(|error| {
-                tracing::warn!(%error, "offload cannot be found out");
+                tracing::warn!(%error, "failed to find out what new interfaces can offload");
                 vec![]
             });
             let mut looked: BTreeMap<IfIndex, _> = looked.into_iter().collect();
             for (interface, index) in new {
                 let findings = looked.remove(&index).and_then(|found| match found {
                     Ok(findings) => {
-                        tracing::debug!(interface, mode = ?findings.mode, reasons = ?findings.reasons, "offload");
+                        tracing::debug!(interface, mode = ?findings.mode, reasons = ?findings.reasons, "found out what the interface can offload");
                         Some(findings)
                     }
                     Err(error) => {
-                        tracing::warn!(interface, %error, "offload cannot be found out");
+                        tracing::warn!(interface, %error, "failed to find out what the interface can offload");
                         None
                     }
                 });
@@ -180,7 +185,7 @@ impl NodeTarget for Offload {
             Ok(()) => self.said = None,
             Err(error) => {
                 if self.said.as_ref() != Some(&error) {
-                    tracing::warn!("no offload, eBPF does everything: {error}");
+                    tracing::warn!("failed to install filters in NICs, so eBPF does everything: {error}");
                 }
                 self.said = Some(error);
             }

@@ -26,26 +26,26 @@ pub struct Arguments {
     pub rounds: u32,
 }
 
-/// What is asked for.
+/// What is asked for, with defaults applied.
 #[derive(Debug)]
 pub struct Bench {
-    /// What, at least one.
+    /// What to measure; at least one part.
     pub parts: BTreeSet<BenchPart>,
-    /// How to show it.
+    /// How to show the results.
     pub report: Report,
     /// Interleaved rounds, at least 1.
     pub rounds: u32,
 }
 
 impl Arguments {
-    /// With defaults applied.
+    /// What the arguments ask for, with defaults applied.
     pub fn request(self) -> Bench {
         let parts = if self.what.is_empty() { vec![BenchPart::Packet, BenchPart::Compile] } else { self.what };
         Bench { parts: parts.into_iter().collect(), report: self.output, rounds: self.rounds }
     }
 }
 
-/// What can be measured.
+/// A part that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum BenchPart {
     /// Cost per packet by BPF_PROG_TEST_RUN (needs root)
@@ -54,9 +54,11 @@ pub enum BenchPart {
     Compile,
     /// Real packets between two namespaces, against nftables and ipset (needs root, nft, ipset)
     Path,
-    /// From a real API server's events to the kernel (needs root; builds Kubernetes from Debian's packages once)
+    /// From a real API server's events to the kernel (needs root; builds Kubernetes from Debian's
+    /// packages once)
     Kube,
-    /// Filters into the kernel, against a bare netlink loop and tc (needs root, tc, a kernel with flower)
+    /// Filters into the kernel, against a bare netlink loop and tc (needs root, tc, a kernel with
+    /// flower)
     Flower,
     /// Others' updates while one tenant does its worst (needs root)
     Tenants,

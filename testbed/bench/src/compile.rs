@@ -1,5 +1,6 @@
-//! `netpolc bench compile`: decoding, compiling and pod events of the big cluster (100,000 pods, 1,000 namespaces,
-//! 10,000 policies), seen by one of its nodes. Not here: how fast a target takes the writes.
+//! `netpolc bench compile`: decoding, compiling and pod events of the big cluster (100,000 pods,
+//! 1,000 namespaces, 10,000 policies), seen by one of its nodes. Not here: how fast a target takes
+//! the writes.
 
 use std::{
     collections::BTreeMap,
@@ -14,24 +15,24 @@ use netpolc_table::delta;
 use netpolc_testbed::{big::Big, random::Rng};
 use serde::Serialize;
 
-/// What compiling costs.
+/// What compiling a large cluster costs.
 #[derive(Debug, Serialize)]
 pub struct CompileReport {
-    /// Bytes of JSON.
+    /// How many bytes of JSON the cluster is.
     pub bytes: u64,
     /// Megabytes (10^6) of JSON decoded a second, on one core.
     pub decode_mb_per_s: f64,
-    /// Pods of the node.
+    /// How many pods are on the node that is compiled for.
     pub local_pods: usize,
     /// From model to tables, in milliseconds; the minimum of the rounds.
     pub compile_ms: f64,
     /// The largest resident size so far, in MiB, decoded cluster included.
     pub peak_mib: f64,
-    /// Entries by table.
+    /// How many entries each table has.
     pub entries: BTreeMap<&'static str, usize>,
     /// A pod event, compiled and ordered: median, in microseconds.
     pub event_us_p50: f64,
-    /// Its 99th percentile.
+    /// The 99th percentile of the time of one event, in microseconds.
     pub event_us_p99: f64,
     /// Entries that an event changed, in the mean.
     pub event_entries: f64,
@@ -57,7 +58,7 @@ impl CompileReport {
 /// Measures.
 ///
 /// # Errors
-/// Where the files cannot be written, or the generated cluster is refused.
+/// The files cannot be written, or the generated cluster is refused.
 pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<CompileReport> {
     let big = Big::default();
     progress(format!("writing {} pods and {} policies as JSON", big.pods, big.policies));
@@ -125,7 +126,7 @@ pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<CompileRepor
     })
 }
 
-/// VmHWM of this process.
+/// The most memory that this process has had (VmHWM), in MiB.
 fn peak_mib() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or_default();

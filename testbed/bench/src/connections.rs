@@ -219,11 +219,12 @@ fn stream(from: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers each datagram.
+/// Answers each datagram until `stop` is set.
 fn serve(stop: &AtomicBool) -> io::Result<()> {
     let socket = UdpSocket::bind((SERVER, 53))?;
     let bytes: libc::c_int = 16 << 20;
-    // SAFETY: the socket lives, and an int is read.
+    // SAFETY: the socket is open, and `bytes` lives across the call and has the size that is given;
+    // the kernel only reads it.
     unsafe {
         let value = (&raw const bytes).cast();
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, size_of_val(&bytes) as u32);

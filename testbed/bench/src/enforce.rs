@@ -6,7 +6,8 @@ use netpolc_policy::Cluster;
 use netpolc_target_ebpf::{Capacities, Config, Connections, Ebpf};
 use netpolc_testbed::netns::Net;
 
-/// Room for 1,000 local pods with ports of their own each, and fewer connections than a real node keeps.
+/// Room for 1,000 local pods with ports of their own each, and fewer connections than a real node
+/// keeps.
 pub fn roomy() -> Config {
     let capacities = Capacities { endpoints: 1 << 11, sets: 1 << 11, port_words: 1 << 8, ..Capacities::roomy() };
     Config { capacities, connections: Connections::fixed(7), ..Config::default() }.fixed()
@@ -21,7 +22,7 @@ impl Enforced {
     /// Polices `node`.
     ///
     /// # Errors
-    /// The kernel refuses, or the cluster has no such node.
+    /// The kernel refuses the programs, or the cluster has no such node.
     pub fn on(net: &Net, node: &str, cluster: &Cluster) -> Result<Self> {
         let work = || -> Result<Self> {
             let mut agent = Agent::new(node.into(), Ebpf::private(roomy())?, Kernel::new())?;

@@ -1,5 +1,6 @@
-//! How fast filters get into the kernel: ours against a bare netlink loop that sends messages made beforehand, and against
-//! `tc -batch`. In rounds, interleaved, on a dummy interface; needs root and a kernel with flower (the lab has one).
+//! How fast filters get into the kernel: ours against a bare netlink loop that sends messages made
+//! beforehand, and against `tc -batch`. In rounds, interleaved, on a dummy interface; needs root
+//! and a kernel with flower (the lab has one).
 
 use std::{
     io::Write as _,
@@ -21,7 +22,7 @@ use netpolc_target_flower::{
 
 use super::Section;
 
-/// Filters in one go.
+/// How many filters are installed in one go.
 const FILTERS: u32 = 4_000;
 /// Where they go; not a name that anything else has.
 const DEVICE: &str = "netpolc-bench";
@@ -29,7 +30,7 @@ const DEVICE: &str = "netpolc-bench";
 /// Runs it.
 ///
 /// # Errors
-/// No flower, no tc, no root.
+/// The kernel has no flower, tc is missing, or the caller is not root.
 pub fn run(rounds: u32) -> anyhow::Result<Section> {
     netpolc::output::needs_root("bench flower")?;
     let device = Device::new()?;
@@ -117,7 +118,7 @@ fn filter(number: u32) -> Filter {
     }
 }
 
-/// The same for tc.
+/// The same filter as a line for `tc -batch`.
 fn line(filter: &Filter, handle: u32) -> String {
     let Match::Flower(Pattern { destination: Some(to), .. }) = &filter.matches else { return String::new() };
     let cookie: String = filter.cookie.0.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -141,7 +142,8 @@ fn ours(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration
 /// One `recv` for each answer, as most programs do.
 fn bare(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration> {
     bare_loop(device, filters, |fd, buffer| {
-        // SAFETY: the buffer is ours and its length is given.
+        // SAFETY: `fd` is open, and the kernel writes at most `buffer.len()` bytes into `buffer`,
+        // which is borrowed mutably across the call.
         let got = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         ensure!(got > 0, std::io::Error::last_os_error());
         refusal(buffer, 0)?;
@@ -153,14 +155,17 @@ fn bare(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration
 fn bare_at_once(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration> {
     bare_loop(device, filters, |fd, buffer| {
         let mut shares = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: ANSWER }; BATCH];
-        // SAFETY: all zeros is a header without name, control data and vectors.
+        // SAFETY: mmsghdr consists of integers and raw pointers, for which all zeros are valid: no
+        // name, no control data and no vectors.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
         for ((share, header), bytes) in shares.iter_mut().zip(&mut headers).zip(buffer.chunks_mut(ANSWER)) {
             share.iov_base = bytes.as_mut_ptr().cast();
             (header.msg_hdr.msg_iov, header.msg_hdr.msg_iovlen) = (share, 1);
         }
         let flags = libc::MSG_WAITFORONE as _;
-        // SAFETY: the headers point to `shares`, which point into the buffer, a share for each; all outlive the call.
+        // SAFETY: `fd` is open. Each header points to one of `shares`, which points to a part of
+        // `buffer` of its own; all of them live across the call, and the kernel writes no more into
+        // a part than its length. The timeout may be null.
         let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut()) };
         ensure!(got > 0, std::io::Error::last_os_error());
         (0..got as usize).try_for_each(|at| refusal(buffer, at * ANSWER))?;
@@ -177,8 +182,8 @@ fn refusal(buffer: &[u8], at: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Messages made beforehand, [`BATCH`] in a send; `receive` takes one or more answers. The socket is
-/// netpolc's as it is opened; what is measured are bare system calls on its descriptor.
+/// Messages made beforehand, [`BATCH`] in a send; `receive` takes one or more answers. The socket
+/// is netpolc's as it is opened; what is measured are bare system calls on its descriptor.
 fn bare_loop(
     device: &Device,
     filters: &[Filter],
@@ -197,7 +202,8 @@ fn bare_loop(
     let mut buffer = vec![0u8; BATCH * ANSWER];
     let began = Instant::now();
     for (bytes, count) in &batches {
-        // SAFETY: pointer and length are those of `bytes`.
+        // SAFETY: `fd` is open, and the kernel only reads `bytes.len()` bytes of `bytes`, which is
+        // borrowed across the call.
         let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), 0) };
         ensure!(sent == bytes.len() as isize, std::io::Error::last_os_error());
         let mut answers = 0;

@@ -1,7 +1,7 @@
 //! `netpolc bench`: what a packet, a compile and a pod event cost, and what the real path loses.
 //!
-//! Machines differ: ratios and differences within one run are what counts. Everything is measured in
-//! interleaved rounds, and the smallest value of each is kept.
+//! Machines differ: ratios and differences within one run are what counts. Everything is measured
+//! in interleaved rounds, and the smallest value of each is kept.
 //!
 //! Here: the choice of parts and how results are shown. [`packet`] and [`rival`] run programs on
 //! single packets, [`compile`] decodes and compiles a big cluster, [`path`] sends real packets
@@ -35,14 +35,14 @@ use self::{
     path::PathReport,
 };
 
-/// One table of results.
+/// One table of results, with what they are held to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Section {
-    /// What was measured.
+    /// What was measured, as a heading.
     pub title: String,
-    /// Columns.
+    /// The names of the columns.
     pub head: Vec<String>,
-    /// Cells, as printed.
+    /// The cells of each row, as they are printed.
     pub rows: Vec<Vec<String>>,
     /// What to know about the figures.
     pub notes: Vec<String>,
@@ -51,7 +51,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// An empty table.
+    /// A table without rows.
     pub fn new(title: impl Into<String>, head: &[&str]) -> Self {
         let head = head.iter().map(ToString::to_string).collect();
         Self { title: title.into(), head, rows: vec![], notes: vec![], missed: vec![] }
@@ -65,7 +65,7 @@ impl Section {
         format!("<= {bound}")
     }
 
-    /// The opposite.
+    /// Notes that `what` is `value` and should be at least `bound`; gives the cell for the bound.
     fn at_least(&mut self, what: &str, value: f64, bound: f64) -> String {
         if value < bound {
             self.missed.push(format!("{what}: {value:.2}, should be at least {bound}"));
@@ -77,7 +77,7 @@ impl Section {
 /// Runs the command. Bounds that are missed make the outcome `Problems`.
 ///
 /// # Errors
-/// What is missing on this machine.
+/// Names what is missing on this machine.
 pub fn run(options: &Bench) -> anyhow::Result<Outcome> {
     let mut sections = Vec::new();
     // Compiling comes first: it measures this process's memory.

@@ -1,7 +1,8 @@
-//! What one packet costs, by BPF_PROG_TEST_RUN, above a program with the same parser and nothing else.
+//! What one packet costs, by BPF_PROG_TEST_RUN, above a program with the same parser and nothing
+//! else.
 //!
-//! Every run of a program sees another (remote, port) pair: the generated code itself walks through them, in
-//! the baseline too. Repeating one packet would measure the cache and prove nothing.
+//! Every run of a program sees another (remote, port) pair: the generated code itself walks through
+//! them, in the baseline too. Repeating one packet would measure the cache and prove nothing.
 
 use std::{
     collections::BTreeMap,
@@ -38,19 +39,20 @@ const FLOWS: u32 = 4096;
 const DEVICE: IfIndex = IfIndex::new(1);
 /// A packet with this ingress interface was not born on the node.
 const UPLINK: u32 = 2;
-/// Calls for one figure.
+/// How many calls make one figure.
 const CALLS: u32 = 4;
 /// The pod's port in connections that it opens.
 const LOCAL_PORT: u16 = 40_000;
 
-/// What a packet meets.
+/// What a packet meets on its way through the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Case {
     /// A packet of a running TCP connection that policy permits: the tables alone decide.
     Stateless,
     /// One that policy denies, and state does not know.
     Denied,
-    /// A reply to a connection that the pod opened: policy denies, state admits, the opener is judged again.
+    /// A reply to a connection that the pod opened: policy denies, state admits, the opener is
+    /// judged again.
     Reply,
     /// A SYN of the pod on a connection that is known.
     Refresh,
@@ -111,7 +113,7 @@ impl Rig {
         compiler.apply_all([Event::Interface { pod: world::subject(), interface: Some(DEVICE.into()) }])?;
         let endpoint = compiler.endpoint(&world::subject()).context("the pod is an endpoint")?;
         let capacities = Capacities { endpoints: 1 << 4, ..Capacities::roomy() };
-        let clock = Clock { hz: sys::jiffies_a_second() };
+        let clock = Clock { hz: sys::jiffies_per_second() };
         let shared = Shared::create(&capacities, clock)?;
         shared.set_sizes(Connections::fixed(10));
         let maps = Maps::create(capacities, 1, clock, shared)?;
@@ -159,11 +161,12 @@ impl Rig {
         state::drops(&self.tables.maps, self.endpoint).iter().map(|(_, _, count)| count).sum()
     }
 
-    /// Nanoseconds of one run.
+    /// The nanoseconds that one run of the program takes.
     fn run(&self, case: Case, family: Family, stage: Stage, repeat: u32) -> anyhow::Result<f64> {
         let key = (case.hook(), case.walk().0, stage);
         let program = self.programs.get(&key).context("no such program")?;
-        // The kernel answers in whole nanoseconds; the mean of several calls is finer. New flows are new once.
+        // The kernel answers in whole nanoseconds; the mean of several calls is finer. New flows
+        // are new once.
         let calls = if case == Case::Open && stage == Stage::Full { 1 } else { CALLS };
         let mut total = 0;
         for _ in 0..calls {
@@ -178,7 +181,8 @@ impl Rig {
         Ok(())
     }
 
-    /// Makes the flows' state, and makes sure that every packet gets the answer that its case is about.
+    /// Makes the flows' state, and makes sure that every packet gets the answer that its case is
+    /// about.
     fn prepare(&self) -> anyhow::Result<()> {
         self.forget()?;
         for family in Family::BOTH {
@@ -204,13 +208,13 @@ impl Rig {
     }
 }
 
-/// BPF_MAP_TYPE_ARRAY
+/// The map type BPF_MAP_TYPE_ARRAY.
 const ARRAY: u32 = 2;
 
 /// Measures.
 ///
 /// # Errors
-/// No root, or a kernel that refuses the programs.
+/// The caller is not root, or the kernel refuses the programs.
 pub fn run(rounds: u32) -> anyhow::Result<Section> {
     netpolc::output::needs_root("bench packet (it runs eBPF programs)")?;
     let rigs = [(10, Rig::new(10)?), (1000, Rig::new(1000)?)];

@@ -1,5 +1,5 @@
-//! The same verdict by the maps that one would take first: an LPM trie from address to class, hash maps from port to
-//! port class, from class to row, and from row and port class to the verdict.
+//! The same verdict by the maps that one would take first: an LPM trie from address to class, hash
+//! maps from port to port class, from class to row, and from row and port class to the verdict.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ const ARRAY: u32 = 2;
 const LPM_TRIE: u32 = 11;
 const NO_PREALLOC: u32 = 1;
 const LOOKUP: i32 = 1;
-/// struct __sk_buff
+/// The offset of `data` in struct __sk_buff.
 const DATA: i16 = 76;
 const DATA_END: i16 = 80;
 
@@ -52,7 +52,7 @@ impl Rival {
     /// The same policies as `world::cluster`'s, for one family.
     ///
     /// # Errors
-    /// No root, or a kernel that refuses maps or programs.
+    /// The caller is not root, or the kernel refuses maps or programs.
     pub fn new(policies: usize, family: Family) -> anyhow::Result<Self> {
         let starts = boundaries(policies);
         let address = u32::from(family.bits()) / 8;
@@ -101,14 +101,14 @@ impl Rival {
     /// Nanoseconds of one run, with or without the lookups.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to run the program.
     pub fn run(&self, stage: Stage, repeat: u32) -> anyhow::Result<f64> {
         let program = if stage == Stage::Full { &self.full } else { &self.parse };
         Ok(program.run(&self.frame, IfIndex::new(1), IfIndex::new(2), repeat)?.1.as_nanos() as f64)
     }
 }
 
-/// Where port classes begin.
+/// The ports at which port classes begin.
 fn boundaries(policies: usize) -> Vec<u16> {
     let mut starts = BTreeSet::new();
     for port in (0..policies).flat_map(world::ports) {
@@ -152,9 +152,11 @@ fn fill_remotes(map: &MapData, policies: usize, family: Family) -> anyhow::Resul
     Ok(())
 }
 
-/// Reads source address and destination port, varies both as the generated programs do, and looks them up.
+/// Reads source address and destination port, varies both as the generated programs do, and looks
+/// them up.
 fn code(family: Family, stage: Stage) -> anyhow::Result<Code> {
-    // Offsets in the frame: source address (its last 32 bits), destination port, end of what is read.
+    // Offsets in the frame: source address (its last 32 bits), destination port, end of what is
+    // read.
     let (source, port, end, words) = match family {
         Family::V4 => (26, 36, 54, 1),
         Family::V6 => (22, 56, 74, 4),

@@ -1,10 +1,11 @@
 //! `netpolc bench tenants`: how long others wait while one tenant does its worst (S33).
 //!
-//! A whole agent on tables of its own in the kernel, without interfaces. For each way to take much of
-//! something, as much of it as one object can hold and as much as the namespace's share admits: the
-//! update that brings it, an update of another tenant while it is there, one that comes together with a
-//! write of the offender's, one that comes right behind such a write and has to wait for it, and a pod
-//! of another tenant that starts isolated. Not here: packets, and how objects arrive.
+//! A whole agent on tables of its own in the kernel, without interfaces. For each way to take much
+//! of something, as much of it as one object can hold and as much as the namespace's share admits:
+//! the update that brings it, an update of another tenant while it is there, one that comes
+//! together with a write of the offender's, one that comes right behind such a write and has to
+//! wait for it, and a pod of another tenant that starts isolated. Not here: packets, and how
+//! objects arrive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -85,7 +86,7 @@ impl NodeTarget for Tables {
     }
 }
 
-/// A network without interfaces.
+/// A network without interfaces: no pod of the agent has one.
 pub struct Nowhere;
 
 impl Network for Nowhere {
@@ -96,16 +97,16 @@ impl Network for Nowhere {
 
 /// An agent with the two bystanders and a pod of the offender's.
 pub struct World {
-    /// The agent.
+    /// The agent under test.
     pub agent: Agent<Tables, Nowhere>,
-    /// The bystanders' objects.
+    /// The objects of the tenants that do nothing wrong.
     pub cluster: Cluster,
 }
 
 /// What waiting was like for one kind of offence.
 #[derive(Clone, Debug)]
 pub struct Waits {
-    /// The offender's own update.
+    /// How long the offender's own update took.
     pub offence: Duration,
     /// Another tenant's updates while the offender's objects are there.
     pub beside: Vec<Duration>,
@@ -131,7 +132,7 @@ impl World {
     /// With tables in the kernel.
     ///
     /// # Errors
-    /// The kernel refuses them.
+    /// The kernel refuses the tables.
     pub fn new() -> Result<Self> {
         let target = Ebpf::private(Config::default()).context("tables (needs root)")?;
         let mut agent = Agent::new(NODE.into(), Tables { ebpf: target, switched: BTreeMap::new() }, Nowhere)?;
@@ -155,8 +156,8 @@ impl World {
         Ok(eval::word(&self.agent.host().read()?, endpoint))
     }
 
-    /// Another tenant's policy changes, and `with` in the same batch; the time until the kernel judges that
-    /// tenant's pod by it.
+    /// Another tenant's policy changes, and `with` in the same batch; the time until the kernel
+    /// judges that tenant's pod by it.
     fn bystander(&mut self, round: usize, with: &[Change]) -> Result<Duration> {
         let rules = if round.is_multiple_of(2) { vec![] } else { self.rules() };
         let key = ObjectKey::new("shop", "db");
@@ -179,7 +180,7 @@ impl World {
     /// Lets the offender take `n`, measures what others notice, and takes it back.
     ///
     /// # Errors
-    /// An update that fails: one tenant's object stopped the others.
+    /// An update fails: one tenant's object stopped the others.
     pub fn offend(&mut self, kind: Offence, n: u32, rounds: usize) -> Result<Waits> {
         // What goes comes again, and every update of the bystander's is another one than the last.
         let rounds = rounds.next_multiple_of(2);

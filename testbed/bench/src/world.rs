@@ -12,7 +12,7 @@ use netpolc_table::schema::Family;
 pub const REMOTES: u32 = 1 << 16;
 /// The first of the ports that every policy allows; they end with [`LAST_PORT`].
 pub const FIRST_PORT: u16 = 1024;
-/// The last one.
+/// The last port that the generated policies name.
 pub const LAST_PORT: u16 = 2047;
 /// Ranges of ports in each policy that cover these; one more port is each policy's own.
 const RANGES: usize = 72;
@@ -24,7 +24,7 @@ pub fn subject() -> ObjectKey {
     ObjectKey::new("bench", "subject")
 }
 
-/// Its address.
+/// The address of the pod that is judged.
 pub fn local(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::new(10, 0, 0, 1).into(),
@@ -40,13 +40,14 @@ pub fn remote(family: Family, n: u32) -> IpAddr {
     }
 }
 
-/// Which policy names remote `n`. Neighbours are of different groups, as pods of a real cluster are.
+/// Which policy names remote `n`. Neighbours are of different groups, as pods of a real cluster
+/// are.
 pub fn group(n: u32, policies: usize) -> usize {
     ((n as usize).wrapping_mul(0x9e37_79b1) >> 3) % policies
 }
 
-/// `policies` policies that select the pod, in both directions; each names one group of the remotes, and
-/// together they name all.
+/// `policies` policies that select the pod, in both directions; each names one group of the
+/// remotes, and together they name all.
 pub fn cluster(policies: usize) -> Cluster {
     let mut cluster = Cluster::default();
     for namespace in ["bench", "peers"] {
@@ -90,8 +91,8 @@ fn peer(group: usize) -> Peer {
     Peer::Pods { namespaces: Namespaces::Matching(Selector::default()), pods }
 }
 
-/// Ranges that cover the common ports with boundaries of the policy's own (at multiples of 4), and a port that
-/// no other policy has, so that no two policies have a row in common.
+/// Ranges that cover the common ports with boundaries of the policy's own (at multiples of 4), and
+/// a port that no other policy has, so that no two policies have a row in common.
 pub fn ports(policy: usize) -> Vec<Port> {
     let range = |first: u16, last: u16| Port::Range { protocol: Protocol::Tcp, first, last };
     let (mut ports, mut first) = (Vec::with_capacity(RANGES + 1), FIRST_PORT);

@@ -1,6 +1,7 @@
 //! Noticing SIGINT, SIGTERM and SIGHUP between the steps of a command that has to clean up.
 //!
-//! The second signal of a kind ends the process at once; what cleans up by Drop is then left to others.
+//! The second signal of a kind ends the process at once; what cleans up by Drop is then left to
+//! others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +14,9 @@ extern "C" fn note(_: libc::c_int) {
 /// From here on a first signal only leaves a note.
 pub fn watch() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: the handler only stores to an atomic; the structure is fully set up.
+        // SAFETY: sigaction consists of integers and pointers that may be null, so all zeros are
+        // valid, and it is read across the call only. The handler stores to an atomic and does
+        // nothing else, which is safe in a signal handler.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = note as *const () as usize;
@@ -26,7 +29,7 @@ pub fn watch() {
 /// An error where a signal was seen.
 ///
 /// # Errors
-/// `interrupted`.
+/// Fails with `interrupted` once a signal came.
 pub fn check() -> anyhow::Result<()> {
     if SEEN.load(Ordering::Relaxed) { anyhow::bail!("interrupted") } else { Ok(()) }
 }

@@ -1,7 +1,9 @@
-//! `netpolc-demo`, also `netpolc demo`: a web shop in network namespaces, an agent on each node, and real packets through four acts:
-//! no policy, a default deny on ui, the policies that repair it, and one with a mistake.
+//! `netpolc-demo`, also `netpolc demo`: a web shop in network namespaces, an agent on each node,
+//! and real packets through four acts: no policy, a default deny on ui, the policies that repair
+//! it, and one with a mistake.
 //!
-//! Here: the order of things and what is printed. Not here: the shop and its policies (the testbed).
+//! Here: the order of things and what is printed. Not here: the shop and its policies (the
+//! testbed).
 
 mod interrupt;
 
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
         Some("-h" | "--help") => {
             output::stdout().write_all(HELP.as_bytes()).map(|()| Outcome::Fine).map_err(Into::into)
         }
-        Some(other) => Err(anyhow!("{other:?} is no argument of the demo, which takes none")),
+        Some(other) => Err(anyhow!("unexpected argument {other:?}: the demo takes none")),
     };
     output::finish(done)
 }
@@ -100,8 +102,8 @@ fn said(passed: bool) -> &'static str {
     if passed { "passed" } else { "blocked" }
 }
 
-/// One agent for each node, on a thread that lives in the node's network namespace. Nothing is pinned, so
-/// that all of it goes with this process, however that ends.
+/// One agent for each node, on a thread that lives in the node's network namespace. Nothing is
+/// pinned, so that all of it goes with this process, however that ends.
 struct Agents {
     nodes: Vec<NodeAgent>,
 }
@@ -231,7 +233,7 @@ fn look(net: &Net, cluster: &Cluster) -> anyhow::Result<Vec<Seen>> {
     Ok(seen)
 }
 
-/// IPv4, then IPv6.
+/// The addresses of a party: IPv4, then IPv6.
 fn addresses(cluster: &Cluster, who: Who) -> Vec<IpAddr> {
     let mut addresses = match who.key() {
         Some(key) => cluster.pods[&key].addresses.clone(),
@@ -241,7 +243,7 @@ fn addresses(cluster: &Cluster, who: Who) -> Vec<IpAddr> {
     addresses
 }
 
-/// Everything that is printed.
+/// Prints the steps of the demo, each with the time since it began.
 struct Show {
     colour: Colour,
     began: Instant,

@@ -1,4 +1,5 @@
-//! The demo: every real connection goes as the policies say, and nothing is left behind, interrupted or not. Needs root.
+//! The demo: every real connection goes as the policies say, and nothing is left behind,
+//! interrupted or not. Needs root.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -63,7 +64,8 @@ fn an_interrupted_demo_leaves_nothing() {
             assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the demo ended early");
         }
         assert_ne!(namespaces_of(child.id()), Vec::<String>::new());
-        // SAFETY: our own child's number, which is not reaped before the wait below.
+        // SAFETY: kill(2) takes integers only. The number is that of our own child, which is not
+        // reaped before the wait below, so it cannot belong to another process.
         unsafe { libc::kill(child.id() as i32, signal) };
         let _ = lines.read_to_end(&mut Vec::new());
         let pid = child.id();

@@ -10,7 +10,7 @@ use std::fmt;
 pub struct Case {
     /// The file's name, for messages about its objects.
     pub name: String,
-    /// What it shows.
+    /// What the case shows: the comment on top of the file.
     pub sentence: String,
     /// Directives about the whole case, all but `print`.
     pub settings: Vec<Directive>,
@@ -25,7 +25,7 @@ pub struct Step {
     pub line: usize,
     /// What happens; empty for the first.
     pub sentence: String,
-    /// What to print afterwards.
+    /// What to print after the last event.
     pub prints: Vec<Print>,
     /// Interfaces that pods get in this event.
     pub interfaces: Vec<Directive>,
@@ -39,27 +39,27 @@ pub struct Step {
 /// A line `# name: words`.
 #[derive(Clone, Debug)]
 pub struct Directive {
-    /// From 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// Before the colon.
+    /// The word before the colon.
     pub name: String,
-    /// Behind it.
+    /// The words behind the colon.
     pub words: Vec<String>,
 }
 
 /// A line `# print: what`.
 #[derive(Clone, Debug)]
 pub struct Print {
-    /// From 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// Behind the colon.
+    /// The form behind the colon.
     pub what: String,
 }
 
 /// What is wrong with a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// From 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// What, and what to do.
     pub message: String,
@@ -78,7 +78,7 @@ impl Case {
     /// Reads the text of a file called `name`.
     ///
     /// # Errors
-    /// A directive that is not known, or that stands where it has no meaning; no sentence.
+    /// A directive is not known or stands where it has no meaning, or there is no sentence.
     pub fn parse(name: &str, text: &str) -> Result<Self, Fault> {
         let mut case = Self { name: name.to_owned(), ..Self::default() };
         let mut step = Step { line: 1, ..Step::default() };

@@ -32,7 +32,7 @@ const SHOWN: usize = 3;
 struct Wanted<'a> {
     can: Capabilities,
     port: &'a str,
-    /// None: both.
+    /// The hook to print; None is both.
     side: Option<Side>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Wanted<'a> {
         match words {
             [port] => Ok(Self { can: Capabilities::software(), port, side }),
             [driver, port] => Ok(Self { can: capabilities(driver)?, port, side }),
-            _ => Err("behind the mode stands [DRIVER] PORT [ingress|egress]".into()),
+            _ => Err("the mode must be followed by [DRIVER] PORT [ingress|egress]".into()),
         }
     }
 
@@ -76,7 +76,7 @@ pub(crate) fn left(state: &State, mode: &str, words: &[&str]) -> Result<String, 
     let can = match words {
         [] => Capabilities::software(),
         [driver] => capabilities(driver)?,
-        _ => return Err("behind the mode stands [DRIVER]".into()),
+        _ => return Err("the mode must be followed by [DRIVER]".into()),
     };
     let (_, lowered) = lowered(state, mode, &can)?;
     let left: String = lowered.spilled.iter().map(leave).collect();
@@ -93,7 +93,7 @@ pub(crate) fn json(state: &State, mode: &str, words: &[&str]) -> Result<String, 
 fn capabilities(driver: &str) -> Result<Capabilities, String> {
     match quirks::quirks(driver) {
         Some(_) => Ok(quirks::capabilities(driver)),
-        None => Err(format!("{driver} is no driver that is known")),
+        None => Err(format!("{driver} is not a known driver")),
     }
 }
 
@@ -102,7 +102,7 @@ fn lowered(state: &State, mode: &str, can: &Capabilities) -> Result<(Topology, L
         "software" => Mode::Software,
         "representor" => Mode::Representor,
         "prefilter" => Mode::Prefilter,
-        _ => return Err(format!("{mode} is none of software, representor, prefilter")),
+        _ => return Err(format!("{mode} is not one of software, representor, prefilter")),
     };
     let (program, topology) = (state.compiler.program(), state.topology());
     let lowered = lower(program, &topology, mode, can).map_err(|e| e.to_string())?;

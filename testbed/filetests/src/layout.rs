@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// Columns of a line.
+/// How many columns a line may have.
 const WIDTH: usize = 100;
 
 /// The value, with what is too long for a line spread over several.

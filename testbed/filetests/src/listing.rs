@@ -23,7 +23,7 @@ pub(crate) fn section(program: &Program, hook: &str, note: &str) -> Result<Strin
         "to_pod" => Hook::ToPod,
         "from_pod" => Hook::FromPod,
         "translated" => Hook::Translated,
-        _ => return Err(format!("{hook} is none of to_pod, from_pod, translated")),
+        _ => return Err(format!("{hook} is not one of to_pod, from_pod, translated")),
     };
     let capacities = netpolc_target_ebpf::capacities(program);
     // Seed and clock are the machine's; they change constants, not instructions.

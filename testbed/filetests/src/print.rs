@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{filters, layout, listing, plan, state::State};
 
-/// The forms, for messages.
+/// The forms that `# print:` knows, as messages list them.
 const FORMS: &str = "tables [POD] [TABLE...], policy [POD], sets, text [POD], plan, json [POD] [TABLE...], \
                      json actions, filters MODE [DRIVER] PORT [HOOK], json-filters MODE [DRIVER] PORT [HOOK], \
                      left MODE [DRIVER], disassembly HOOK NOTE";
@@ -18,7 +18,7 @@ const FORMS: &str = "tables [POD] [TABLE...], policy [POD], sets, text [POD], pl
 const POLICY: [TableId; 6] =
     [TableId::RemoteV4, TableId::RemoteV6, TableId::Port, TableId::Base, TableId::Row, TableId::Verdict];
 
-/// Prints.
+/// What a line `# print:` asks for, as text.
 pub(crate) fn print(state: &State, what: &str) -> Result<String, String> {
     let words: Vec<&str> = what.split_whitespace().collect();
     match words[..] {
@@ -41,7 +41,7 @@ pub(crate) fn print(state: &State, what: &str) -> Result<String, String> {
         ["disassembly", hook, ref note @ ..] if !note.is_empty() => {
             listing::section(state.compiler.program(), hook, &note.join(" "))
         }
-        _ => Err(format!("`{what}` is none of: {FORMS}")),
+        _ => Err(format!("`{what}` is not one of: {FORMS}")),
     }
 }
 

@@ -20,10 +20,12 @@ use crate::state::State;
 
 /// Counterexamples that a message names.
 const SHOWN: usize = 3;
-/// A protocol without ports.
+/// ICMP, which stands for all protocols without ports.
 const ICMP: u8 = 1;
 
-/// Does everything hold?
+/// Holds a case to what must be true of every case: the tables say what the oracle says, keep their
+/// rules, print and parse, do not depend on the way to them, and no packet sees a mix on that way.
+/// The error says which of these is broken, and where.
 pub(crate) fn hold(state: &State) -> Result<(), String> {
     let program = state.compiler.program();
     // A pod may reach a tunnel's port only where its policy says so, which the oracle knows nothing

@@ -14,10 +14,10 @@ use netpolc_target_flower::topology::{Forwarding, Port, Topology};
 
 use crate::case::{Case, Directive, Fault, Step};
 
-/// The made-up uplink's number.
+/// The interface index of the made-up uplink.
 const UPLINK: u32 = 2;
 
-/// Where a case stands.
+/// The objects and the tables of a case after some of its events.
 #[derive(Debug)]
 pub(crate) struct State {
     file: String,
@@ -132,7 +132,7 @@ impl State {
     /// The endpoint of the pod `namespace/name`.
     pub fn endpoint(&self, pod: &str) -> Result<EndpointId, String> {
         let key = key(pod)?;
-        self.compiler.endpoint(&key).ok_or_else(|| format!("{pod} is no endpoint here"))
+        self.compiler.endpoint(&key).ok_or_else(|| format!("{pod} is not an endpoint of this node"))
     }
 
     /// The node as filters are made for it: every pod's port has the pod's name, the uplink is
@@ -230,7 +230,7 @@ fn compile(shares: &mut Shares, cluster: &Cluster, scope: &Scope, wire: &Wire) -
     shares.compile(cluster, new).map_err(|e| e.to_string())
 }
 
-/// `namespace/name`
+/// Reads a pod's `namespace/name`.
 fn key(pod: &str) -> Result<ObjectKey, String> {
     let (namespace, name) = pod.split_once('/').ok_or_else(|| format!("{pod} is not namespace/name"))?;
     Ok(ObjectKey::new(namespace, name))

@@ -1,4 +1,5 @@
-//! Frames of any bytes: the generated programs in the kernel answer as the reference datapath does. Needs root.
+//! Frames of any bytes: the generated programs in the kernel answer as the reference datapath does.
+//! Needs root.
 #![no_main]
 
 use std::cell::RefCell;

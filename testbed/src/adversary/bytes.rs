@@ -1,6 +1,8 @@
-//! Frames as bytes, each layer a function of what it carries. Nothing is checked: a caller may ask for what no honest stack sends.
+//! Frames as bytes, each layer a function of what it carries. Nothing is checked: a caller may ask
+//! for what no honest stack sends.
 //!
-//! Lengths and the IPv4 header's checksum are right (routers look at them), other checksums are 0 (nobody on the way does).
+//! Lengths and the IPv4 header's checksum are right (routers look at them), other checksums are 0
+//! (nobody on the way does).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -47,9 +49,9 @@ pub fn ethernet(to: Mac, from: Mac, tags: &[(u16, u16)], kind: u16, body: &[u8])
 /// What an IP header says besides addresses, protocol and lengths.
 #[derive(Clone, Debug, Default)]
 pub struct Header {
-    /// TTL or hop limit.
+    /// The TTL or hop limit.
     pub hops: u8,
-    /// Identification of fragments.
+    /// The identification that fragments of one packet share.
     pub id: u32,
     /// IPv4: flags and offset as they stand at byte 6.
     pub fragment: u16,
@@ -57,7 +59,8 @@ pub struct Header {
     pub options: Vec<u8>,
 }
 
-/// An IP packet of the addresses' family. Addresses of two families: the destination counts, the source is all zeros.
+/// An IP packet of the addresses' family. Addresses of two families: the destination counts, the
+/// source is all zeros.
 pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, header: &Header, body: &[u8]) -> Vec<u8> {
     match destination {
         IpAddr::V4(destination) => {
@@ -104,20 +107,20 @@ pub fn ether_type(destination: IpAddr) -> u16 {
     if destination.is_ipv4() { number::IPV4 } else { number::IPV6 }
 }
 
-/// UDP.
+/// A UDP header with a body.
 pub fn udp(source: u16, destination: u16, body: &[u8]) -> Vec<u8> {
     let length = (8 + body.len()) as u16;
     [&source.to_be_bytes()[..], &destination.to_be_bytes(), &length.to_be_bytes(), &[0, 0], body].concat()
 }
 
-/// TCP without options.
+/// A TCP header without options, with a body.
 pub fn tcp(source: u16, destination: u16, flags: u8, body: &[u8]) -> Vec<u8> {
     let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
     let rest = [0, 0, 0, 1, 0, 0, 0, if flags & 0x10 == 0 { 0 } else { 1 }, 0x50, flags, 0x10, 0, 0, 0, 0, 0];
     [&ports[..], &rest, body].concat()
 }
 
-/// SCTP with one chunk.
+/// An SCTP header with one chunk.
 pub fn sctp(source: u16, destination: u16, chunk: u8, body: &[u8]) -> Vec<u8> {
     let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
     let length = ((4 + body.len()) as u16).to_be_bytes();
@@ -129,7 +132,8 @@ pub fn icmp(kind: u8, code: u8, rest: [u8; 4], body: &[u8]) -> Vec<u8> {
     [&[kind, code, 0, 0], &rest[..], body].concat()
 }
 
-/// An IPv6 extension header of `8 * (units + 1)` bytes, zeros and padding inside. `next` is what follows it.
+/// An IPv6 extension header of `8 * (units + 1)` bytes, zeros and padding inside. `next` is what
+/// follows it.
 pub fn extension(kind: u8, next: u8, units: u8) -> Vec<u8> {
     let mut bytes = vec![0; 8 * (usize::from(units) + 1)];
     bytes[0] = next;

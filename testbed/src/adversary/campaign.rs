@@ -1,7 +1,7 @@
 //! Rounds: new policies, new frames, and what came of them.
 //!
-//! A round's seed is the campaign's seed and the round's number, so that a round can be replayed alone; connections that earlier
-//! rounds opened are then missing.
+//! A round's seed is the campaign's seed and the round's number, so that a round can be replayed
+//! alone; connections that earlier rounds opened are then missing.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,8 @@ use crate::{
 
 /// Cases that are under way together.
 const CASES: usize = 400;
-/// Frames that go out before what arrived is read; the kernel's queue for each processor has 1,000 places.
+/// Frames that go out before what arrived is read; the kernel's queue for each processor has 1,000
+/// places.
 const BURST: usize = 256;
 /// Without an arrival for so long, everything has arrived.
 const QUIET: Duration = Duration::from_micros(800);
@@ -37,22 +38,22 @@ const DRAIN: Duration = Duration::from_millis(40);
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub struct Campaign {
-    /// Decides everything.
+    /// Decides about every frame of every round.
     pub seed: u64,
-    /// The first round.
+    /// The number of the first round.
     pub from: u64,
     /// How many frames at least.
     pub frames: usize,
-    /// Frames of one round.
+    /// How many frames one round sends.
     pub round: usize,
     /// What counts; other violations are counted apart.
     pub kinds: Vec<Kind>,
 }
 
-/// What came of it.
+/// What came of a campaign.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Frames that were sent.
+    /// How many frames were sent.
     pub sent: usize,
     /// Frames that the sender's kernel did not take.
     pub refused: usize,
@@ -68,9 +69,9 @@ pub struct Report {
     pub tolerated: BTreeMap<(Kind, &'static str), (usize, String)>,
     /// Frames that were lost before anybody looked at them.
     pub overrun: u32,
-    /// Rounds.
+    /// How many rounds there were.
     pub rounds: u64,
-    /// All of it.
+    /// How long all of it took.
     pub took: Duration,
 }
 
@@ -83,8 +84,9 @@ struct Field<'a> {
     sent: Vec<Planned>,
     first: u64,
     seen: Vec<bool>,
-    /// What seems a violation: where it arrived, which frame it was, what arrived. Judged again when the round is over, since what
-    /// it replies to may have arrived before it at another place, and been read later.
+    /// What seems a violation: where it arrived, which frame it was, what arrived. Judged again
+    /// when the round is over, since what it replies to may have arrived before it at another
+    /// place, and been read later.
     suspects: Vec<(Place, usize, Vec<u8>)>,
     judge: Judge,
     seed: u64,
@@ -96,7 +98,7 @@ impl Campaign {
     /// Runs it. `enforce` makes the policies of a cluster stand before it returns.
     ///
     /// # Errors
-    /// The lab's; and those of `enforce`.
+    /// The lab cannot be set up, a wire fails, or `enforce` fails.
     pub fn run<E: fmt::Display>(
         &self,
         lab: &Lab,
@@ -167,8 +169,8 @@ impl Campaign {
 }
 
 impl Field<'_> {
-    /// Switches connection tracking. What was tracked stays: it is what a pod's isolation adopts (S40),
-    /// also where it was made up.
+    /// Switches connection tracking. What was tracked stays: it is what a pod's isolation adopts
+    /// (S40), also where it was made up.
     fn track(&mut self, tracking: Tracking) -> Result<(), Error> {
         if tracking == self.tracking {
             return Ok(());
@@ -302,7 +304,8 @@ impl Field<'_> {
     }
 }
 
-/// A random cluster: often a few policies of every feature, with a pod that is denied everything in some direction; sometimes none.
+/// A random cluster: often a few policies of every feature, with a pod that is denied everything in
+/// some direction; sometimes none.
 fn policies(rng: &mut Rng, lab: &Lab) -> Cluster {
     let mut cluster = lab.world.cluster(rng);
     if rng.chance(12) {

@@ -16,14 +16,16 @@ use super::{
 };
 use crate::netns::{Error, Guard, Namespace, interface_index};
 
-/// What a pod's and the outside's kernel does with what arrives: nothing, after packet sockets have seen it.
+/// What a pod's and the outside's kernel does with what arrives: nothing, after packet sockets have
+/// seen it.
 const QUIET: &str = "echo 8 > /proc/sys/net/ipv4/conf/all/arp_ignore
 nft add table inet quiet
 nft add chain inet quiet everything '{ type filter hook prerouting priority raw; policy drop; }'
 ";
 
-/// The node forwards, takes source routes (off by default, and the worst there may be), answers errors at any rate, and has room for
-/// the fragments of packets that are never completed, beside those of honest ones.
+/// The node forwards, takes source routes (off by default, and the worst there may be), answers
+/// errors at any rate, and has room for the fragments of packets that are never completed, beside
+/// those of honest ones.
 const ROUTER: &str = "ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
@@ -44,16 +46,16 @@ done
 /// Does the node track connections, and so put fragments together?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracking {
-    /// Everywhere, on bridges too.
+    /// Connections are tracked everywhere, on bridges too.
     On,
-    /// No.
+    /// No connection is tracked.
     Off,
 }
 
 /// A running node with its pods and the outside. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Lab {
-    /// Who is where.
+    /// The parties with their addresses.
     pub world: World,
     node: Namespace,
     pods: Vec<Namespace>,
@@ -65,7 +67,7 @@ impl Lab {
     /// Makes it.
     ///
     /// # Errors
-    /// No root; `ip` or `nft` is missing or refuses.
+    /// The caller is not root, or `ip` or `nft` is missing or refuses a command.
     pub fn up() -> Result<Self, Error> {
         let guard = Guard::claim()?;
         let world = World::default();
@@ -96,7 +98,7 @@ impl Lab {
     /// The index of a pod's interface on the node.
     ///
     /// # Errors
-    /// It is gone.
+    /// The pod's interface is gone.
     pub fn host_end(&self, pod: usize) -> Result<u32, Error> {
         let name = host_end(pod);
         let index = self.node.run(|| interface_index(&name))?;
@@ -106,7 +108,7 @@ impl Lab {
     /// A packet socket for each place but the node, in the order of [`World::places`].
     ///
     /// # Errors
-    /// An interface is gone.
+    /// An interface is gone, or a raw socket is refused.
     pub fn wires(&self) -> Result<Vec<Wire>, Error> {
         let open = |namespace: &Namespace| {
             let wire = namespace.run(|| Wire::open("eth0"))?;
@@ -118,7 +120,7 @@ impl Lab {
     /// Sockets of the node, one for each family.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses a socket in the node's namespace.
     pub fn node_sockets(&self) -> Result<[UdpSocket; 2], Error> {
         let open = |address: IpAddr| {
             let socket = self.node.run(|| UdpSocket::bind(SocketAddr::new(address, 0)))?;
@@ -128,12 +130,12 @@ impl Lab {
         Ok([open(v4)?, open(v6)?])
     }
 
-    /// Switches connection tracking on the node, which is off at first. What was tracked is forgotten
-    /// after ten seconds without a packet: long enough for the next policies, too short for a million
-    /// frames to fill the kernel's table.
+    /// Switches connection tracking on the node, which is off at first. What was tracked is
+    /// forgotten after ten seconds without a packet: long enough for the next policies, too short
+    /// for a million frames to fill the kernel's table.
     ///
     /// # Errors
-    /// `nft` refuses.
+    /// `nft` refuses the rules.
     pub fn track(&self, tracking: Tracking) -> Result<(), Error> {
         let script = match tracking {
             Tracking::On => {

@@ -6,26 +6,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Mac, bytes::number, world::OVERLAY_PORT};
 
-/// A frame.
+/// An Ethernet frame, as far as the judge reads it.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// To.
+    /// The hardware address that it is for.
     pub destination: Mac,
-    /// From.
+    /// The hardware address that it claims to come from.
     pub source: Mac,
     /// What it carries behind any number of tags.
     pub content: Content,
 }
 
-/// What a frame carries.
+/// What a frame carries, by its ethertype.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// ARP for Ethernet and IPv4.
     Arp {
-        /// Sender's protocol address.
+        /// The sender's IP address, as the message claims it.
         sender: Ipv4Addr,
     },
-    /// IPv4 or IPv6.
+    /// An IP packet of either family.
     Ip(Packet),
     /// Neither; the type, or the length of an LLC frame.
     Other(u16),
@@ -33,14 +33,14 @@ pub enum Content {
     Short,
 }
 
-/// An IP packet.
+/// An IP packet of either family.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// From.
+    /// The source address.
     pub source: IpAddr,
-    /// To.
+    /// The destination address.
     pub destination: IpAddr,
-    /// TTL or hop limit.
+    /// The TTL or hop limit.
     pub hops: u8,
     /// Above IP and its extension headers; of a later fragment what its fragment header says.
     pub protocol: u8,
@@ -57,27 +57,28 @@ pub struct Packet {
 pub struct Fragment {
     /// What follows its header, as all fragments of one packet say it.
     pub protocol: u8,
-    /// In bytes.
+    /// Where the fragment begins in the packet, in bytes.
     pub offset: u16,
-    /// More follow.
+    /// Whether more fragments follow.
     pub more: bool,
-    /// Identification.
+    /// The identification that fragments of one packet share.
     pub id: u32,
 }
 
-/// A packet's place in a connection; ports of protocols without any are 0, of echoes the identifier.
+/// A packet's place in a connection; ports of protocols without any are 0, of echoes the
+/// identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
-    /// IP protocol.
+    /// The IP protocol number.
     pub protocol: u8,
-    /// From.
+    /// The source's address and port.
     pub source: (IpAddr, u16),
-    /// To.
+    /// The destination's address and port.
     pub destination: (IpAddr, u16),
 }
 
 impl Flow {
-    /// The other way.
+    /// The tuple of packets in the other direction.
     pub fn reverse(self) -> Self {
         Flow { source: self.destination, destination: self.source, ..self }
     }
@@ -86,13 +87,13 @@ impl Flow {
 /// What a packet does to a connection (S38).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It can only be the first.
+    /// The packet can only be the first of its connection.
     Opens,
-    /// It can only be a later one.
+    /// The packet can only be a later one.
     Continues,
-    /// Either: UDP, and protocols without ports.
+    /// The packet may be either: UDP, and protocols without ports.
     Either,
-    /// It belongs to none.
+    /// The packet belongs to no connection.
     Alone,
 }
 
@@ -100,7 +101,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// A 16-bit number.
+/// The 16-bit number at an offset; None behind the end.
 pub fn word(bytes: &[u8], at: usize) -> Option<u16> {
     field(bytes, at).map(u16::from_be_bytes)
 }
@@ -206,7 +207,7 @@ pub fn ipv6(bytes: &[u8]) -> Option<Packet> {
 }
 
 impl Packet {
-    /// Of its family.
+    /// Is it an IPv4 packet?
     pub fn is_v4(&self) -> bool {
         self.destination.is_ipv4()
     }

@@ -16,12 +16,13 @@ use crate::netns::interface_index;
 const BATCH: usize = 64;
 /// Longer than any frame that fits an MTU of 1,500 with tags.
 const LONGEST: usize = 2048;
-/// From include/uapi/linux/if_packet.h.
+/// A socket option of include/uapi/linux/if_packet.h that libc lacks.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// Bytes that wait to be read.
 const BACKLOG: libc::c_int = 64 << 20;
 
-/// A packet socket on one interface: sends raw frames, and sees what arrives (not what it sends itself).
+/// A packet socket on one interface: sends raw frames, and sees what arrives (not what it sends
+/// itself).
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
@@ -32,7 +33,7 @@ impl Wire {
     /// To be called in the interface's namespace; works on any thread later.
     ///
     /// # Errors
-    /// No CAP_NET_RAW, or no such interface.
+    /// The caller has no CAP_NET_RAW, or there is no such interface.
     pub fn open(interface: &str) -> io::Result<Self> {
         let every = u16::to_be(libc::ETH_P_ALL as u16);
         // Of no protocol until it is bound: it must not see other interfaces' frames.
@@ -41,13 +42,14 @@ impl Wire {
         set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BACKLOG)?;
         set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BACKLOG)?;
         set(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
-        // SAFETY: all bytes zero is a valid sockaddr_ll.
+        // SAFETY: sockaddr_ll consists of integers only, for which all zeros are valid.
         let mut address: libc::sockaddr_ll = unsafe { zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = every;
         address.sll_ifindex = interface_index(interface)? as i32;
         let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: a live descriptor, and an address of that size.
+        // SAFETY: `socket` is open, and `address` lives across the call and has `size` bytes, which
+        // the kernel only reads.
         let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
         if bound < 0 {
             return Err(io::Error::last_os_error());
@@ -55,7 +57,8 @@ impl Wire {
         Ok(Wire { socket, buffers: vec![[0; LONGEST]; BATCH] })
     }
 
-    /// Sends the frames in order, and gives how many the kernel refused (too long for the interface, or shorter than a header).
+    /// Sends the frames in order, and gives how many the kernel refused (too long for the
+    /// interface, or shorter than a header).
     ///
     /// # Errors
     /// The interface is gone or down.
@@ -65,7 +68,9 @@ impl Wire {
         while !rest.is_empty() {
             let mut vectors: Vec<libc::iovec> = rest.iter().take(BATCH).map(|f| vector(f.as_ptr(), f.len())).collect();
             let mut messages: Vec<libc::mmsghdr> = vectors.iter_mut().map(message).collect();
-            // SAFETY: each message has one vector of a live slice, which the kernel only reads.
+            // SAFETY: the socket is open. Each message points to one vector, which points to a
+            // slice of `frames`; all of them live across the call, and the kernel only reads the
+            // slices.
             let sent =
                 unsafe { libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0) };
             if sent > 0 {
@@ -95,7 +100,9 @@ impl Wire {
             let mut vectors: Vec<libc::iovec> =
                 self.buffers.iter_mut().map(|b| vector(b.as_mut_ptr(), LONGEST)).collect();
             let mut messages: Vec<libc::mmsghdr> = vectors.iter_mut().map(message).collect();
-            // SAFETY: each message has one vector of a buffer of our own, of that length; no timeout.
+            // SAFETY: the socket is open. Each message points to one vector, which points to a
+            // buffer of `self` of the length it says; all of them live across the call, and nothing
+            // else uses the buffers. There is no timeout to point to.
             let got = unsafe {
                 libc::recvmmsg(
                     self.socket.as_raw_fd(),
@@ -126,12 +133,13 @@ impl Wire {
     /// Frames that arrived and were lost because nobody read them in time, since the last call.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses to tell.
     pub fn lost(&self) -> io::Result<u32> {
-        // SAFETY: all bytes zero is a valid tpacket_stats.
+        // SAFETY: tpacket_stats consists of integers only, for which all zeros are valid.
         let mut stats: libc::tpacket_stats = unsafe { zeroed() };
         let mut size = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-        // SAFETY: a live descriptor, a structure of that size.
+        // SAFETY: the socket is open, and the kernel writes at most `size` bytes to `stats`; both
+        // live across the call.
         let got = unsafe {
             libc::getsockopt(
                 self.socket.as_raw_fd(),
@@ -150,7 +158,8 @@ fn vector(base: *const u8, length: usize) -> libc::iovec {
 }
 
 fn message(vector: &mut libc::iovec) -> libc::mmsghdr {
-    // SAFETY: all bytes zero is a valid mmsghdr: no name, no control data.
+    // SAFETY: mmsghdr consists of integers and raw pointers, for which all zeros are valid: no
+    // name, no control data.
     let mut message: libc::mmsghdr = unsafe { zeroed() };
     message.msg_hdr.msg_iov = vector;
     message.msg_hdr.msg_iovlen = 1;
@@ -159,7 +168,8 @@ fn message(vector: &mut libc::iovec) -> libc::mmsghdr {
 
 fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: a live descriptor, an int of that size.
+    // SAFETY: `socket` is open, and `value` lives across the call and has `size` bytes, which the
+    // kernel only reads.
     let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,6 +1,8 @@
-//! Who there is: places with their addresses and hardware addresses, and the cluster without its policies.
+//! Who there is: places with their addresses and hardware addresses, and the cluster without its
+//! policies.
 //!
-//! Addresses are of the alphabet of [`crate::random`], so that the blocks of random policies cut through them.
+//! Addresses are of the alphabet of [`crate::random`], so that the blocks of random policies cut
+//! through them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +10,7 @@ use netpolc_policy::{Cluster, Labels, Node, ObjectKey, Phase, Pod, PodNetwork};
 
 use crate::random::{self, Rng};
 
-/// A hardware address.
+/// A hardware address of Ethernet.
 pub type Mac = [u8; 6];
 
 /// Where frames are sent and seen.
@@ -34,27 +36,27 @@ pub enum Shape {
 /// A pod as the adversary knows it.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    /// In the cluster.
+    /// The pod's namespace and name in the cluster.
     pub key: ObjectKey,
-    /// IPv4, then IPv6.
+    /// Its IPv4 address, then its IPv6 address.
     pub addresses: [IpAddr; 2],
-    /// Its interface's.
+    /// The hardware address of its interface.
     pub mac: Mac,
     /// How it hangs on the node.
     pub shape: Shape,
 }
 
-/// Pods of each shape.
+/// How many pods there are of each shape.
 pub const EACH: usize = 3;
 /// The node's end of routed pods.
 pub const ROUTER_MAC: Mac = [0xee; 6];
-/// The bridge.
+/// The hardware address of the bridge.
 pub const BRIDGE_MAC: Mac = [0xee, 0xee, 0xee, 0, 0, 1];
-/// The node's uplink.
+/// The hardware address of the node's uplink.
 pub const UPLINK_MAC: Mac = [2, 0, 0, 0, 1, 1];
-/// The outside's interface.
+/// The hardware address of the interface outside.
 pub const OUTSIDE_MAC: Mac = [2, 0, 0, 0, 1, 2];
-/// The node's overlay device.
+/// The hardware address of the node's overlay device.
 pub const OVERLAY_MAC: Mac = [2, 0, 0, 0, 1, 3];
 /// The other node's overlay device.
 pub const FAR_OVERLAY_MAC: Mac = [2, 0, 0, 0, 1, 4];
@@ -63,18 +65,18 @@ pub const OVERLAY_PORT: u16 = 8472;
 /// The address that belongs to a routed pod's gateway.
 const ROUTER_V6: &str = "fe80::ecee:eeff:feee:eeee";
 
-/// The fixed facts.
+/// The parties of every round, with their addresses.
 #[derive(Clone, Debug)]
 pub struct World {
     /// Pods of the node, by number.
     pub pods: Vec<Actor>,
     /// The node's addresses in its Node object.
     pub node: [IpAddr; 2],
-    /// The bridge's addresses.
+    /// The bridge's IPv4 address, then its IPv6 address.
     pub bridge: [IpAddr; 2],
     /// Every address of the node, link-local ones included.
     pub nodes_own: Vec<IpAddr>,
-    /// The other node's.
+    /// The other node's IPv4 address, then its IPv6 address.
     pub far_node: [IpAddr; 2],
     /// A pod of the other node, reached by the uplink.
     pub far: [IpAddr; 2],

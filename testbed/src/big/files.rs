@@ -14,12 +14,15 @@ use serde_json::{Value, json};
 use super::Big;
 use crate::manifest;
 
-/// Pods in one file.
+/// The most pods in one file.
 const PODS_PER_FILE: usize = 10_000;
 
 impl Big {
-    /// Writes `namespaces.json`, `nodes.json`, `policies.json` and `pods-000.json` and on to `folder`; gives
-    /// their paths. Holds one object at a time. At the default size some 300 MB.
+    /// Writes `namespaces.json`, `nodes.json`, `policies.json` and `pods-000.json` and on to
+    /// `folder`; gives their paths. Holds one object at a time. At the default size some 300 MB.
+    ///
+    /// # Errors
+    /// A file cannot be created or written.
     pub fn write(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         let mut written = Vec::new();
         let mut list = |name: String, items: &mut dyn Iterator<Item = Value>| -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! A big cluster: 1,000 namespaces, 100,000 pods on nodes of 110, 10,000 policies; any other size by
-//! the same rules. Deterministic. As a model ([`Big::cluster`]) and as the List files that
+//! A big cluster: 1,000 namespaces, 100,000 pods on nodes of 110, 10,000 policies; any other size
+//! by the same rules. Deterministic. As a model ([`Big::cluster`]) and as the List files that
 //! `kubectl get -o json` would give ([`Big::write`]), streamed.
 //!
 //! What is typical of real clusters is typical here: a few big namespaces and many small ones,
@@ -29,11 +29,11 @@ const TEAMS: usize = 40;
 /// The size of a big cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Big {
-    /// Namespaces.
+    /// How many namespaces there are.
     pub namespaces: usize,
-    /// Pods.
+    /// How many pods there are.
     pub pods: usize,
-    /// Policies.
+    /// How many policies there are.
     pub policies: usize,
     /// Whether pods and nodes have IPv6 addresses too.
     pub stack: Stack,
@@ -44,9 +44,9 @@ pub struct Big {
 /// Address families of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stack {
-    /// IPv4 alone.
+    /// Pods have IPv4 addresses alone.
     V4,
-    /// IPv4 and IPv6.
+    /// Pods have addresses of both families.
     Dual,
 }
 
@@ -89,7 +89,7 @@ impl Big {
         (name, labels.into_iter().collect())
     }
 
-    /// A node.
+    /// The node number `n`.
     pub fn node(&self, n: usize) -> Node {
         let [high, low] = (n as u16).to_be_bytes();
         let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::new(192, 168, high, low).into()];
@@ -99,8 +99,8 @@ impl Big {
         Node { addresses }
     }
 
-    /// All pods, Deployment by Deployment. The scheduler has spread them: the pods of one Deployment
-    /// are on as many nodes.
+    /// All pods, Deployment by Deployment. The scheduler has spread them: the pods of one
+    /// Deployment are on as many nodes.
     pub fn pods(&self) -> impl Iterator<Item = Pod> {
         let nodes = self.nodes();
         let names: Vec<Arc<str>> = (0..nodes).map(node_name).collect();
@@ -126,7 +126,7 @@ impl Big {
         })
     }
 
-    /// All policies.
+    /// All policies, one after the other.
     pub fn policies(&self) -> impl Iterator<Item = Policy> {
         policies::all(*self)
     }
@@ -148,7 +148,7 @@ struct Deployment {
     name: String,
     labels: Labels,
     ports: Vec<ContainerPort>,
-    /// Pods to come.
+    /// How many pods are still to come.
     left: usize,
 }
 

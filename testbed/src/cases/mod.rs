@@ -23,8 +23,8 @@
 //! ```
 //!
 //! Probes take `family: 4` or `6`, `srcIP` and `dstIP` for pods with several addresses. Without
-//! them IPv4 is chosen where both ends have it. `via: "10.96.0.1:80"` is the address and port of a Service that the
-//! packet was sent to and that became `dst` and `port`.
+//! them IPv4 is chosen where both ends have it. `via: "10.96.0.1:80"` is the address and port of a
+//! Service that the packet was sent to and that became `dst` and `port`.
 
 mod notation;
 mod probe;
@@ -38,21 +38,21 @@ mod embedded {
     include!(concat!(env!("OUT_DIR"), "/cases.rs"));
 }
 
-/// One case, resolved.
+/// One case with all names resolved.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The file's name without `.yaml`.
     pub name: String,
     /// The items of the semantics it proves, such as `S18`.
     pub items: Vec<String>,
-    /// What it shows.
+    /// What the case shows, in a sentence.
     pub description: String,
-    /// Name and text of the inputs with its objects, as a person would give them to `netpolc`. What is not an
-    /// object is blanked out, so that lines are those of the file.
+    /// Name and text of the inputs with its objects, as a person would give them to `netpolc`. What
+    /// is not an object is blanked out, so that lines are those of the file.
     pub inputs: Vec<(String, String)>,
-    /// The objects.
+    /// The objects of the case.
     pub cluster: Cluster,
-    /// What decoding reported.
+    /// What kube-sync reported about the objects.
     pub problems: Vec<Problem>,
     /// What it should have reported.
     pub expect: Vec<Expect>,
@@ -63,9 +63,9 @@ pub struct Case {
 /// A problem that decoding must report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expect {
-    /// How bad.
+    /// Whether the object was refused or only partly understood.
     pub severity: Severity,
-    /// `namespace/name` of the object.
+    /// The object's `namespace/name`.
     pub object: String,
     /// Path of the field; None: any.
     pub field: Option<String>,
@@ -75,9 +75,9 @@ pub struct Expect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cases/{file}:{line}: {message}")]
 pub struct Error {
-    /// Path below `cases/`.
+    /// The path of the file below `cases/`.
     pub file: String,
-    /// From 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// What and what to do.
     pub message: String,
@@ -104,6 +104,10 @@ pub fn named(name: &str) -> Case {
 }
 
 /// Reads one case file.
+///
+/// # Errors
+/// Names the line that is not a case: no header, a document that is not understood, or a probe that
+/// names nothing in the cluster.
 pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
     let file = format!("{name}.yaml");
     let error = |line: usize, message: String| Error { file: file.clone(), line, message };

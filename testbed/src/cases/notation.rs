@@ -5,16 +5,16 @@
 pub(super) struct Document<'a> {
     /// Line of its first line, from 1.
     pub line: usize,
-    /// Without the separator.
+    /// The lines of the document, without the separator.
     pub lines: Vec<&'a str>,
 }
 
-/// A value.
+/// What follows a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
-    /// A scalar, unquoted.
+    /// A scalar, without its quotes.
     One(String),
-    /// `[a, b]`
+    /// A list in brackets: `[a, b]`.
     List(Vec<String>),
     /// Rows follow: see [`rows`].
     Rows,
@@ -23,10 +23,10 @@ pub(super) enum Value {
 /// Keys and values of a flow mapping, in order.
 pub(super) type Fields = Vec<(String, Value)>;
 
-/// Line and message.
+/// What is wrong: the line, counted from 1, and a message.
 pub(super) type Fault = (usize, String);
 
-/// Splits at lines `---`.
+/// The documents of a file, which lines `---` separate.
 pub(super) fn documents(text: &str) -> Vec<Document<'_>> {
     let mut documents = vec![Document { line: 1, lines: Vec::new() }];
     for (at, line) in text.lines().enumerate() {

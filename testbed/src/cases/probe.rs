@@ -14,7 +14,7 @@ use super::notation::{Fields, Value};
 pub struct Probe {
     /// Who asks whom what.
     pub question: Question,
-    /// The verdict.
+    /// Whether it is allowed.
     pub allowed: bool,
     /// The item of the semantics that it proves.
     pub item: String,
@@ -113,9 +113,10 @@ fn party(name: &str, address: IpAddr) -> Party {
     }
 }
 
-/// An address and port.
+/// Reads an address and a port.
 fn socket(text: &str) -> Result<(IpAddr, u16), String> {
-    let socket: std::net::SocketAddr = text.parse().map_err(|_| format!("via: {text} is no address with a port"))?;
+    let socket: std::net::SocketAddr =
+        text.parse().map_err(|_| format!("via: {text} is not a valid address with a port"))?;
     Ok((socket.ip(), socket.port()))
 }
 
@@ -126,13 +127,13 @@ fn candidates(name: &str, chosen: Option<&str>, cluster: &Cluster) -> Result<Vec
     };
     let pod = cluster.pods.get(&ObjectKey::new(namespace, pod)).ok_or_else(|| format!("no pod {name}"))?;
     let Some(chosen) = chosen else { return Ok(pod.addresses.clone()) };
-    let chosen: IpAddr = chosen.parse().map_err(|_| format!("{chosen} is no address"))?;
+    let chosen: IpAddr = chosen.parse().map_err(|_| format!("{chosen} is not a valid address"))?;
     if pod.addresses.contains(&chosen) { Ok(vec![chosen]) } else { Err(format!("{name} has no address {chosen}")) }
 }
 
 /// Protocols and ports multiplied out; those without ports once.
 fn transports(row: &Row, v4: bool) -> Result<Vec<(Transport, Option<u16>)>, String> {
-    let ports = row.ports.iter().map(|p| p.parse::<u16>().map_err(|_| format!("{p} is no port")));
+    let ports = row.ports.iter().map(|p| p.parse::<u16>().map_err(|_| format!("{p} is not a valid port")));
     let ports: Vec<u16> = ports.collect::<Result<_, _>>()?;
     let mut transports = Vec::new();
     for name in &row.protocols {
@@ -141,7 +142,7 @@ fn transports(row: &Row, v4: bool) -> Result<Vec<(Transport, Option<u16>)>, Stri
             "UDP" => Transport::Udp,
             "SCTP" => Transport::Sctp,
             "ICMP" => Transport::Other(if v4 { 1 } else { 58 }),
-            other => Transport::from_number(other.parse().map_err(|_| format!("{other} is no protocol"))?),
+            other => Transport::from_number(other.parse().map_err(|_| format!("{other} is not a valid protocol"))?),
         };
         match protocol {
             Transport::Other(_) => transports.push((protocol, None)),

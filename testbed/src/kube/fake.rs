@@ -20,13 +20,13 @@ use netpolc_kube_sync::watch::Access;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// See the module.
+/// An API server that does what a test tells it; see the module.
 #[derive(Debug, Default)]
 pub struct Fake(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The newest version.
+    /// The newest resourceVersion that was given out.
     version: u64,
     /// By collection, then by namespace and name.
     objects: BTreeMap<String, BTreeMap<(String, String), Value>>,
@@ -40,7 +40,7 @@ struct State {
     clients: u64,
     /// What clients up to this one send does not arrive, and they hear nothing.
     stalled: u64,
-    /// Nobody can connect.
+    /// Whether every connection is refused.
     away: bool,
 }
 
@@ -67,12 +67,12 @@ fn collection(kind: &str) -> &'static str {
 enum Answer {
     Text(u16, String),
     Watch(mpsc::UnboundedReceiver<Bytes>),
-    /// Never any.
+    /// No answer ever comes.
     Stalled,
 }
 
 impl Fake {
-    /// With nothing in it.
+    /// A server without objects.
     pub fn new() -> Arc<Self> {
         let fake = Self::default();
         fake.state().version = 10;
@@ -246,7 +246,7 @@ impl Fake {
         (state.away, state.watchers) = (true, vec![]);
     }
 
-    /// See [`Fake::go_away`].
+    /// Accepts connections again after [`Fake::go_away`].
     pub fn come_back(&self) {
         self.state().away = false;
     }

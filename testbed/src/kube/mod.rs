@@ -1,9 +1,10 @@
-//! A real Kubernetes API server on loopback: etcd and kube-apiserver as `testbed/kube/kubernetes.sh` builds them, with
-//! certificates, users and RBAC of their own; gone, with its folder, when dropped.
+//! A real Kubernetes API server on loopback: etcd and kube-apiserver as
+//! `testbed/kube/kubernetes.sh` builds them, with certificates, users and RBAC of their own; gone,
+//! with its folder, when dropped.
 //!
-//! Here: processes. [`objects`] makes and deletes things through the server, [`storage`] behind its back. [`fake`] is a server
-//! within the process, for what a real one does not do on command: stall, forget, stay silent.
-//! Not here: nodes, which run containers (`testbed/kube/node.sh`).
+//! Here: processes. [`objects`] makes and deletes things through the server, [`storage`] behind its
+//! back. [`fake`] is a server within the process, for what a real one does not do on command:
+//! stall, forget, stay silent. Not here: nodes, which run containers (`testbed/kube/node.sh`).
 
 pub mod fake;
 pub mod objects;
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Users that the server knows, by token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
-    /// May do everything.
+    /// A user that may do everything.
     Admin,
     /// May do nothing but what RBAC rules made for `viewer` allow.
     Viewer,
@@ -44,7 +45,7 @@ pub enum User {
 impl User {
     const ALL: [User; 3] = [User::Admin, User::Viewer, User::Deputy];
 
-    /// Its name for RBAC.
+    /// The name that RBAC knows the user by.
     pub fn name(self) -> &'static str {
         match self {
             User::Admin => "admin",
@@ -53,7 +54,7 @@ impl User {
         }
     }
 
-    /// Its bearer token.
+    /// The bearer token of the user.
     pub fn token(self) -> String {
         format!("{}-token", self.name())
     }
@@ -66,7 +67,7 @@ impl User {
     }
 }
 
-/// etcd and kube-apiserver.
+/// A running etcd and kube-apiserver. Dropping it ends both.
 #[derive(Debug)]
 pub struct Server {
     folder: PathBuf,
@@ -80,10 +81,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts both and waits until the server is ready: some seconds, where the programs are built already.
+    /// Starts both and waits until the server is ready: some seconds, where the programs are built
+    /// already.
     ///
     /// # Errors
-    /// No programs, or they do not start; their logs' ends are in the message.
+    /// The programs are missing, or do not start; the ends of their logs are in the message.
     pub async fn start() -> Result<Self> {
         Self::start_with(&[]).await
     }
@@ -108,7 +110,7 @@ impl Server {
         Ok(server)
     }
 
-    /// `https://127.0.0.1:PORT`
+    /// The address of the API server: `https://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
@@ -255,8 +257,8 @@ impl Drop for Server {
     }
 }
 
-/// The folder with the programs: NETPOLC_KUBERNETES, to run tests against another version of Kubernetes than the one that is
-/// built where the cache lacks it.
+/// The folder with the programs: NETPOLC_KUBERNETES, to run tests against another version of
+/// Kubernetes than the one that is built where the cache lacks it.
 fn programs() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("NETPOLC_KUBERNETES") {
         return Ok(folder.into());
@@ -277,7 +279,8 @@ impl Running {
     fn spawn(mut command: Command, log: &Path) -> Result<Self> {
         let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // SAFETY: prctl is async-signal-safe and touches no memory.
+        // SAFETY: between fork and exec only prctl(2) runs, which is a bare system call: it takes
+        // integers, allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
                 0 => Ok(()),
@@ -317,7 +320,8 @@ fn tail(log: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a CA, the server's certificate and the service accounts' keys; gives the CA's certificate.
+/// Writes a CA, the server's certificate and the service accounts' keys; gives the CA's
+/// certificate.
 fn certificates(folder: &Path) -> Result<String> {
     let named = |name: &str, names: Vec<String>| -> Result<CertificateParams> {
         let mut params = CertificateParams::new(names)?;

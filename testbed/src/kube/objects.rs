@@ -40,7 +40,7 @@ fn text<'v>(object: &'v Value, pointer: &str) -> Option<&'v str> {
 /// Creates an object, and sets the status that it has.
 ///
 /// # Errors
-/// The server's refusal.
+/// The server refuses the object.
 pub async fn create(client: &Client, object: &Value) -> Result<()> {
     let kind = text(object, "/kind").context("an object without kind")?;
     let namespace = text(object, "/metadata/namespace");
@@ -58,7 +58,7 @@ pub async fn create(client: &Client, object: &Value) -> Result<()> {
 /// Merges `status` into an object's.
 ///
 /// # Errors
-/// The server's refusal.
+/// The server refuses the patch.
 pub async fn patch_status(
     client: &Client,
     kind: &str,
@@ -76,7 +76,7 @@ pub async fn patch_status(
 /// Merges `patch` into an object.
 ///
 /// # Errors
-/// The server's refusal.
+/// The server refuses the patch.
 pub async fn patch(client: &Client, kind: &str, namespace: Option<&str>, name: &str, patch: &Value) -> Result<()> {
     let url = format!("{}/{name}", collection(kind, namespace)?);
     let request = Request::patch(url).header("content-type", "application/merge-patch+json");
@@ -88,7 +88,7 @@ pub async fn patch(client: &Client, kind: &str, namespace: Option<&str>, name: &
 /// Deletes an object at once: no kubelet ends its pods.
 ///
 /// # Errors
-/// The server's refusal.
+/// The server refuses to delete the object, also because there is none.
 pub async fn delete(client: &Client, kind: &str, namespace: Option<&str>, name: &str) -> Result<()> {
     let url = format!("{}/{name}", collection(kind, namespace)?);
     let request = Request::delete(url).header("content-type", "application/json");
@@ -100,7 +100,7 @@ pub async fn delete(client: &Client, kind: &str, namespace: Option<&str>, name: 
 /// All objects of a kind.
 ///
 /// # Errors
-/// The server's refusal.
+/// The server refuses to list, or answers with something that is not a list.
 pub async fn list(client: &Client, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>> {
     let url = collection(kind, namespace)?;
     let get = async |url: &str| {
@@ -123,7 +123,7 @@ pub async fn list(client: &Client, kind: &str, namespace: Option<&str>) -> Resul
 /// Creates many objects, several at a time.
 ///
 /// # Errors
-/// The first refusal.
+/// The server refuses one of the objects; those before it are there.
 pub async fn create_all(client: &Client, objects: impl IntoIterator<Item = Value>) -> Result<()> {
     let work = stream::iter(objects).map(|object| async move { create(client, &object).await });
     work.buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map(drop)

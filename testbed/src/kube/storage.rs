@@ -1,5 +1,5 @@
-//! etcd behind the API server's back: 100,000 objects within seconds, changes while no server runs, compaction. By etcd's
-//! JSON gateway (api-reference "etcdserverpb/rpc.proto").
+//! etcd behind the API server's back: 100,000 objects within seconds, changes while no server runs,
+//! compaction. By etcd's JSON gateway (api-reference "etcdserverpb/rpc.proto").
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ impl Storage {
     /// Connects.
     ///
     /// # Errors
-    /// No client can be made.
+    /// No HTTP client can be made.
     pub fn of(server: &Server) -> Result<Self> {
         let config = Config::new(format!("http://127.0.0.1:{}", server.etcd_port).parse()?);
         Ok(Self { client: Client::try_from(config)? })
@@ -32,7 +32,7 @@ impl Storage {
     /// Writes objects as the API server stores them.
     ///
     /// # Errors
-    /// etcd's refusal, or a kind that is not known here.
+    /// etcd refuses an object, or its kind is not known here.
     pub async fn put_all(&self, objects: impl IntoIterator<Item = Value>) -> Result<()> {
         let mut batch = Vec::with_capacity(BATCH);
         for (number, mut object) in objects.into_iter().enumerate() {
@@ -58,7 +58,7 @@ impl Storage {
     /// Removes an object.
     ///
     /// # Errors
-    /// etcd's refusal.
+    /// etcd refuses the request.
     pub async fn delete(&self, object: &Value) -> Result<()> {
         self.ask("deleterange", &json!({"key": key(object)?})).await.map(drop)
     }
@@ -66,7 +66,7 @@ impl Storage {
     /// Forgets everything but the present.
     ///
     /// # Errors
-    /// etcd's refusal.
+    /// etcd refuses the request.
     pub async fn compact(&self) -> Result<()> {
         let answer = self.ask("range", &json!({"key": BASE64_STANDARD.encode("/")})).await?;
         let revision = answer.pointer("/header/revision").context("an answer without revision")?;

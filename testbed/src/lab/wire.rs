@@ -27,7 +27,7 @@ impl Wire {
     /// On an interface of a namespace.
     ///
     /// # Errors
-    /// Where there is no such interface, or no right to open raw sockets.
+    /// There is no such interface, or the caller may not open raw sockets.
     pub fn open_in(namespace: &Namespace, interface: &str) -> io::Result<Self> {
         namespace.run(|| Self::open(interface)).map_err(io::Error::other)?
     }
@@ -35,7 +35,7 @@ impl Wire {
     /// On an interface of the calling thread's namespace.
     ///
     /// # Errors
-    /// Where there is no such interface, or no right to open raw sockets.
+    /// There is no such interface, or the caller may not open raw sockets.
     pub fn open(interface: &str) -> io::Result<Self> {
         let all = (libc::ETH_P_ALL as u16).to_be();
         let socket = socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
@@ -43,13 +43,14 @@ impl Wire {
         set(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &ignore)?;
         let room: libc::c_int = 8 << 20;
         set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &room)?;
-        // SAFETY: all zeroes is a valid sockaddr_ll.
+        // SAFETY: sockaddr_ll consists of integers only, for which all zeros are valid.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = all;
         address.sll_ifindex = crate::netns::interface_index(interface)? as i32;
         let length = size_of_val(&address) as u32;
-        // SAFETY: a live descriptor and an address of the length given.
+        // SAFETY: `socket` is open, and `address` lives across the call and has `length` bytes,
+        // which the kernel only reads.
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } as isize)?;
         Ok(Self { socket })
     }
@@ -57,9 +58,10 @@ impl Wire {
     /// Sends a frame, from its Ethernet header on.
     ///
     /// # Errors
-    /// Those of send(2): the interface is down, the frame too long.
+    /// What send(2) fails with: the interface is down, or the frame is too long.
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: the buffer outlives the call.
+        // SAFETY: the socket is open, and the kernel only reads `frame.len()` bytes of `frame`,
+        // which is borrowed across the call.
         check(unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) })?;
         Ok(())
     }
@@ -68,18 +70,20 @@ impl Wire {
     pub fn receive(&self) -> Option<Vec<u8>> {
         let mut frame = vec![0; 9216];
         let flags = libc::MSG_DONTWAIT;
-        // SAFETY: the buffer has the length given.
+        // SAFETY: the socket is open, and the kernel writes at most `frame.len()` bytes into
+        // `frame`, which is borrowed mutably across the call.
         let n = unsafe { libc::recv(self.socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), flags) };
         let n = usize::try_from(n).ok()?;
         frame.truncate(n);
         Some(frame)
     }
 
-    /// Is a frame waiting?
+    /// Is a frame waiting? It is left where it is.
     pub fn peek(&self) -> bool {
         let mut byte = 0u8;
         let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
-        // SAFETY: the buffer has the length given.
+        // SAFETY: the socket is open, and the kernel writes at most one byte, into `byte`, which
+        // lives across the call.
         unsafe { libc::recv(self.socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) >= 0 }
     }
 
@@ -105,7 +109,7 @@ impl Wire {
 /// Sends an IP packet as one that this host has made, whatever its source address.
 ///
 /// # Errors
-/// Those of sendto(2): no route, a header that the kernel does not take.
+/// What sendto(2) fails with: there is no route, or the kernel does not take the header.
 pub fn send_born_here(packet: &[u8], destination: IpAddr) -> io::Result<()> {
     let v4 = destination.is_ipv4();
     let socket = socket(if v4 { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
@@ -114,7 +118,8 @@ pub fn send_born_here(packet: &[u8], destination: IpAddr) -> io::Result<()> {
         if v4 { (libc::IPPROTO_IP, libc::IP_HDRINCL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL) };
     set(&socket, level, option, &include)?;
     let address = socket2_address(destination);
-    // SAFETY: buffer and address outlive the call and have the lengths given.
+    // SAFETY: the socket is open; `packet` and `address` live across the call, and the kernel only
+    // reads as many bytes of each as it is told they have.
     check(unsafe {
         libc::sendto(
             socket.as_raw_fd(),
@@ -155,7 +160,7 @@ impl Qdiscs {
     /// Opens a socket.
     ///
     /// # Errors
-    /// Where the kernel has no rtnetlink.
+    /// The kernel has no rtnetlink.
     pub fn open() -> io::Result<Self> {
         Ok(Self { socket: Socket::open(Protocol::Route)? })
     }
@@ -163,7 +168,7 @@ impl Qdiscs {
     /// The counters of an interface's clsact qdisc; all zero where it has none.
     ///
     /// # Errors
-    /// Where the kernel refuses to answer.
+    /// The kernel does not know the interface.
     pub fn counted(&mut self, ifindex: u32) -> io::Result<Counted> {
         let question = tc::header(ifindex, tc::CLSACT_HANDLE, tc::CLSACT, 0);
         // Without ECHO only those who listen to changes get the answer (net/sched/sch_api.c,
@@ -179,7 +184,7 @@ impl Qdiscs {
 /// Makes the calling thread's namespace forget all connections. A kernel that tracks none has none.
 ///
 /// # Errors
-/// The kernel has no nfnetlink, or refuses (not root).
+/// The kernel has no nfnetlink, or refuses since the caller is not root.
 pub fn forget_connections() -> io::Result<()> {
     const DELETE: u16 = 1 << 8 | 2;
     absent_is_fine(Socket::open(Protocol::Netfilter)?.request(DELETE, 0, &[0; 4])).map(drop)
@@ -194,15 +199,16 @@ fn absent_is_fine(answers: io::Result<Vec<Vec<u8>>>) -> io::Result<Vec<Vec<u8>>>
 }
 
 fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
-    // SAFETY: takes no memory.
+    // SAFETY: socket(2) takes integers only.
     let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) } as isize)?;
-    // SAFETY: a new descriptor that nobody else has.
+    // SAFETY: the kernel has just made this descriptor, so nobody else owns or closes it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 fn set(socket: &OwnedFd, level: i32, option: i32, value: &libc::c_int) -> io::Result<()> {
     let length = size_of::<libc::c_int>() as u32;
-    // SAFETY: the value outlives the call and has the length given.
+    // SAFETY: the socket is open, and `value` lives across the call and has `length` bytes, which
+    // the kernel only reads.
     let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length) };
     check(done as isize)?;
     Ok(())

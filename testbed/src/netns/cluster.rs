@@ -1,4 +1,5 @@
-//! A running cluster of namespaces: brought up from a [`Spec`], changed pod by pod, removed by Drop.
+//! A running cluster of namespaces: brought up from a [`Spec`], changed pod by pod, removed by
+//! Drop.
 //!
 //! Not here: the addresses and routes themselves (`super::wiring`).
 
@@ -16,9 +17,9 @@ use super::{
 pub struct Site {
     /// Node name, `namespace/name` of a pod, or the outside host's name.
     pub name: String,
-    /// Where it lives.
+    /// The network namespace that it is in.
     pub namespace: Namespace,
-    /// Its addresses.
+    /// Its addresses, of both families.
     pub addresses: Vec<IpAddr>,
     /// The other end of its eth0, at its node (pods) or in the fabric. None for hostNetwork pods.
     pub host_end: Option<HostEnd>,
@@ -29,14 +30,17 @@ pub struct Site {
 pub struct HostEnd {
     /// The namespace it is in.
     pub namespace: Namespace,
-    /// Its name there.
+    /// The name of the interface in that namespace.
     pub interface: String,
-    /// Its index there.
+    /// The index of the interface in that namespace.
     pub index: u32,
 }
 
 impl Site {
     /// Does `work` on a thread inside. See [`Namespace::run`].
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         self.namespace.run(work)
     }
@@ -66,6 +70,9 @@ pub struct Net {
 
 impl Net {
     /// Makes everything in `spec`: some 150 ms for two nodes and ten pods.
+    ///
+    /// # Errors
+    /// The caller is not root, `ip` is missing or refuses a line, or two sites have one name.
     pub fn up(spec: &Spec) -> Result<Self, Error> {
         let guard = Guard::claim()?;
         let fabric = Namespace::create(&guard.namespace("fabric"))?;
@@ -89,27 +96,36 @@ impl Net {
         self.guard.id()
     }
 
-    /// A node.
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// There is no such node in the cluster.
     pub fn node(&self, name: &str) -> Result<&Site, Error> {
         self.nodes.get(name).map(|(site, _)| site).ok_or_else(|| Error::Name(format!("no node {name} in the cluster")))
     }
 
-    /// A pod.
+    /// The pod of this namespace and name.
+    ///
+    /// # Errors
+    /// There is no such pod in the cluster.
     pub fn pod(&self, key: &ObjectKey) -> Result<&Site, Error> {
         self.pods.get(key).ok_or_else(|| Error::Name(format!("no pod {key} in the cluster")))
     }
 
-    /// A host outside the cluster.
+    /// The host of this name outside the cluster.
+    ///
+    /// # Errors
+    /// There is no such host outside the cluster.
     pub fn outside(&self, name: &str) -> Result<&Site, Error> {
         self.outside.get(name).ok_or_else(|| Error::Name(format!("no outside host {name}")))
     }
 
-    /// All nodes by name.
+    /// All nodes, sorted by name.
     pub fn nodes(&self) -> impl Iterator<Item = &Site> {
         self.nodes.values().map(|(site, _)| site)
     }
 
-    /// All pods by key.
+    /// All pods, sorted by namespace and name.
     pub fn pods(&self) -> impl Iterator<Item = (&ObjectKey, &Site)> {
         self.pods.iter()
     }
@@ -119,7 +135,11 @@ impl Net {
         &self.fabric
     }
 
-    /// Adds pods. An address that another pod has moves to the new one, as when a pod is re-created (S43).
+    /// Adds pods. An address that another pod has moves to the new one, as when a pod is re-created
+    /// (S43).
+    ///
+    /// # Errors
+    /// A pod is in the cluster already, its node is not, or `ip` refuses a line.
     pub fn add_pods(&mut self, pods: &[PodSpec]) -> Result<(), Error> {
         let (mut links, mut at_fabric) = (Vec::new(), String::new());
         let (mut at_nodes, mut settle) = (BTreeMap::<Arc<str>, String>::new(), BTreeMap::<Arc<str>, String>::new());
@@ -161,6 +181,9 @@ impl Net {
     }
 
     /// Removes a pod, its interface first, so that it is gone from the node at once.
+    ///
+    /// # Errors
+    /// There is no such pod in the cluster, or `ip` refuses a line.
     pub fn remove_pod(&mut self, key: &ObjectKey) -> Result<(), Error> {
         let site = self.pods.remove(key).ok_or_else(|| Error::Name(format!("no pod {key} in the cluster")))?;
         let Some(end) = site.host_end else { return Ok(()) };
@@ -201,7 +224,8 @@ impl Net {
         Ok(())
     }
 
-    /// Hangs guests on the fabric. A router that has no IPv4 address yet gets one to ask by ARP with.
+    /// Hangs guests on the fabric. A router that has no IPv4 address yet gets one to ask by ARP
+    /// with.
     fn wire<'a>(&self, guests: impl IntoIterator<Item = (&'a Namespace, &'a Link)>) -> Result<(), Error> {
         let guests: Vec<_> = guests.into_iter().collect();
         let mut at_fabric = "link set dev lo up\naddr replace 169.254.0.1/32 dev lo\n".to_owned();

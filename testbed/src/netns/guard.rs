@@ -36,8 +36,11 @@ pub struct Guard {
 
 impl Guard {
     /// Claims a new id, and first removes what killed runs have left.
+    ///
+    /// # Errors
+    /// The caller is not root, the lock cannot be taken, or `sh` does not start.
     pub fn claim() -> Result<Self, Error> {
-        // SAFETY: takes nothing, cannot fail.
+        // SAFETY: geteuid(2) takes nothing, touches no memory and cannot fail.
         if unsafe { libc::geteuid() } != 0 {
             return Err(Error::NotRoot);
         }
@@ -109,7 +112,7 @@ fn hold(path: &Path) -> io::Result<File> {
 }
 
 fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
-    // SAFETY: a live descriptor.
+    // SAFETY: flock(2) takes integers only, and `file` keeps the descriptor open across the call.
     if unsafe { libc::flock(file.as_raw_fd(), operation) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

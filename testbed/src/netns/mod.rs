@@ -2,8 +2,8 @@
 //! between the nodes, for tests and demonstrations with real packets.
 //!
 //! Here: single namespaces ([`Namespace`]), what a cluster consists of ([`Spec`]), the running
-//! cluster ([`Net`]) and its clean-up ([`Guard`], [`sweep`]). Not here: traffic (`crate::probe`) and
-//! any enforcement; a fresh cluster lets everything through.
+//! cluster ([`Net`]) and its clean-up ([`Guard`], [`sweep`]). Not here: traffic (`crate::probe`)
+//! and any enforcement; a fresh cluster lets everything through.
 
 mod cluster;
 mod guard;
@@ -27,10 +27,10 @@ pub enum Error {
     System {
         /// What was tried, on what.
         what: String,
-        /// Its error.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// `ip` refused a line.
+    /// `ip -batch` refused a line.
     #[error("ip in {namespace}: {message}")]
     Refused {
         /// The namespace it ran in.

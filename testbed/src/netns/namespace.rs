@@ -31,14 +31,17 @@ pub struct Namespace {
 impl Namespace {
     /// Makes a namespace and names it under [`RUN_DIR`], as `ip netns add` does, with sysctls that
     /// suit tests: IPv6 addresses are usable at once, unprivileged echo requests are allowed.
+    ///
+    /// # Errors
+    /// The caller is not root, or there is a namespace of that name.
     pub fn create(name: &str) -> Result<Self, Error> {
         let path = path_of(name);
         let make = || -> io::Result<netns::Namespace> {
             fs::create_dir_all(RUN_DIR)?;
             File::options().write(true).create_new(true).open(&path)?;
             let made = on_own_thread(|| {
-                // SAFETY: no memory is involved; the calling thread is ours alone and ends after
-                // this.
+                // SAFETY: unshare(2) takes an integer only. It changes the namespace of the calling
+                // thread, which `on_own_thread` made for this closure and ends after it.
                 check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
                 mount_over("/proc/thread-self/ns/net", &path)?;
                 prepare();
@@ -50,7 +53,10 @@ impl Namespace {
         Ok(Self { name: name.into(), inner: Arc::new(inner) })
     }
 
-    /// Finds one that exists.
+    /// Opens a namespace that exists under [`RUN_DIR`].
+    ///
+    /// # Errors
+    /// There is no namespace of that name.
     pub fn open(name: &str) -> Result<Self, Error> {
         let inner = netns::Namespace::open(&path_of(name));
         let inner = inner.map_err(|e| Error::system(format!("open network namespace {name}"), e))?;
@@ -62,7 +68,7 @@ impl Namespace {
         &self.name
     }
 
-    /// Its path.
+    /// The path under [`RUN_DIR`], which the kernel binds to the namespace.
     pub fn path(&self) -> PathBuf {
         path_of(&self.name)
     }
@@ -70,6 +76,9 @@ impl Namespace {
     /// Does `work` on a new thread inside the namespace and waits for it. The calling thread stays
     /// where it is; sockets that `work` makes stay in the namespace wherever they are used later.
     /// A panic inside goes on in the caller.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or no thread can be started.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         self.inner.run(work).map_err(|e| Error::system(format!("enter network namespace {}", self.name), e))
     }
@@ -86,11 +95,15 @@ impl Namespace {
 
     /// Removes the name. The kernel frees the namespace and its interfaces once no process, thread
     /// or socket is left in it.
+    ///
+    /// # Errors
+    /// The file under [`RUN_DIR`] cannot be removed. That there is none is fine.
     pub fn remove(name: &str) -> Result<(), Error> {
         let path = path_of(name);
         let bytes = CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL in namespace names");
-        // SAFETY: `bytes` is a NUL-terminated string that outlives the call. A name that is no
-        // mount (left by a run killed between the two steps of `create`) only needs the unlink.
+        // SAFETY: `bytes` is NUL-terminated and lives across the call, which only reads it. A name
+        // that is no mount (left by a run killed between the two steps of `create`) only needs the
+        // unlink.
         unsafe { libc::umount2(bytes.as_ptr(), libc::MNT_DETACH) };
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -111,9 +124,12 @@ impl Namespace {
 }
 
 /// The index of the interface `name` in the namespace of the calling thread.
+///
+/// # Errors
+/// There is no such interface.
 pub fn interface_index(name: &str) -> io::Result<u32> {
     let name = CString::new(name)?;
-    // SAFETY: a NUL-terminated string that outlives the call.
+    // SAFETY: `name` is NUL-terminated and lives across the call, which only reads it.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(io::Error::last_os_error()),
         index => Ok(index),
@@ -132,7 +148,8 @@ fn mount_over(source: &str, target: &Path) -> io::Result<()> {
     let source = CString::new(source)?;
     let target = CString::new(target.as_os_str().as_encoded_bytes())?;
     let kind = c"none".as_ptr();
-    // SAFETY: NUL-terminated strings that outlive the call; a bind mount takes no data.
+    // SAFETY: `source`, `target` and `kind` are NUL-terminated and live across the call, which only
+    // reads them; a bind mount takes no data, so that pointer may be null.
     check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, libc::MS_BIND, std::ptr::null()) })
 }
 

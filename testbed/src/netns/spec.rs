@@ -15,7 +15,7 @@ pub struct Spec {
     pub outside: Vec<OutsideSpec>,
 }
 
-/// A node.
+/// A node that a cluster shall have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     /// Its name in the cluster.
@@ -24,7 +24,7 @@ pub struct NodeSpec {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A pod.
+/// A pod that a cluster shall have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodSpec {
     /// Namespace and name in the cluster.
@@ -40,9 +40,9 @@ pub struct PodSpec {
 /// A host outside the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutsideSpec {
-    /// To be found by.
+    /// The name to find it by.
     pub name: Arc<str>,
-    /// Its addresses.
+    /// Its addresses, of both families.
     pub addresses: Vec<IpAddr>,
 }
 

@@ -29,12 +29,12 @@ pub(super) struct Link {
     pub alias: String,
     /// Name of the guest's namespace.
     pub guest: String,
-    /// The guest's addresses.
+    /// The addresses of the guest's end.
     pub addresses: Vec<IpAddr>,
 }
 
 impl Link {
-    /// The router's end.
+    /// The name of the interface at the router's end.
     pub fn interface(&self) -> String {
         format!("veth{}", self.number)
     }
@@ -66,7 +66,8 @@ impl Link {
 
     /// To run in the router's namespace, once the guest's end is up. The router's end, up first,
     /// notices its carrier later, in a work queue, and drops what it should send until then; being
-    /// asked for makes the kernel catch up (linkwatch_sync_dev in rtnl_getlink, net/core/rtnetlink.c).
+    /// asked for makes the kernel catch up (linkwatch_sync_dev in rtnl_getlink,
+    /// net/core/rtnetlink.c).
     pub fn settle_line(&self, to: &mut String) {
         line(to, format_args!("link show dev {}", self.interface()));
     }
@@ -98,7 +99,8 @@ impl Link {
         }
         line(to, format_args!("neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent"));
         line(to, format_args!("route add 169.254.1.1 dev eth0 scope link"));
-        // A router without an address of the family forwards all the same, but has nothing to ask by ARP with.
+        // A router without an address of the family forwards all the same, but has nothing to ask
+        // by ARP with.
         if self.addresses.iter().any(IpAddr::is_ipv4) {
             line(to, format_args!("route add default via 169.254.1.1 dev eth0"));
         }

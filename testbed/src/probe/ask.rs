@@ -14,15 +14,16 @@ use crate::netns::Error;
 const MESSAGE: &[u8] = b"netpolc probe";
 
 /// Questions that start at once. Many more would overrun the queue of packets that the kernel keeps
-/// for each processor (net.core.netdev_max_backlog, 1,000 by default), and a lost SYN looks like a drop.
+/// for each processor (net.core.netdev_max_backlog, 1,000 by default), and a lost SYN looks like a
+/// drop.
 const BURST: usize = 64;
 
-/// Between bursts.
+/// How long to wait between bursts.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// How far one question is.
 enum Step {
-    /// Nothing sent yet.
+    /// Nothing was sent yet.
     Ready(Socket),
     /// TCP: the handshake is under way.
     Connecting(Socket),
@@ -31,8 +32,13 @@ enum Step {
     Done(Answer),
 }
 
-/// Asks all questions at the same time (in bursts a few milliseconds apart); the answers come in the
-/// order of the questions, `patience` after the last burst at the latest and as soon as all are answered.
+/// Asks all questions at the same time (in bursts a few milliseconds apart); the answers come in
+/// the order of the questions, `patience` after the last burst at the latest and as soon as all are
+/// answered.
+///
+/// # Errors
+/// A namespace cannot be entered, or poll(2) fails. What one question meets is its answer and no
+/// error.
 pub fn ask(questions: &[Question<'_>], patience: Duration) -> Result<Vec<Answer>, Error> {
     let mut steps = sockets(questions)?;
     let mut started = 0;
@@ -72,6 +78,9 @@ fn interests(steps: &[Step]) -> (Vec<usize>, Vec<libc::pollfd>) {
 
 /// Asks until each question passes exactly where `expected` says so, or `patience` is over; gives
 /// the last answers. For changes that take effect at some moment soon.
+///
+/// # Errors
+/// Fails where [`ask`] does.
 pub fn ask_until(questions: &[Question<'_>], expected: &[bool], patience: Duration) -> Result<Vec<Answer>, Error> {
     let deadline = Instant::now() + patience;
     loop {
@@ -142,7 +151,8 @@ fn answered(socket: &mut Socket, ask: Ask) -> io::Result<()> {
     let length = socket.read(&mut buffer)?;
     let right = match ask {
         Ask::Tcp(_) | Ask::Udp(_) => buffer[..length] == *MESSAGE,
-        // Echo reply, and echo reply of ICMPv6 (RFC 792, RFC 4443). The kernel compares the identifier.
+        // Echo reply, and echo reply of ICMPv6 (RFC 792, RFC 4443). The kernel compares the
+        // identifier.
         Ask::Ping => length > 0 && matches!(buffer[0], 0 | 129),
     };
     if right { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }

@@ -19,7 +19,7 @@ const MESSAGE: usize = 16;
 pub struct Connection {
     socket: Socket,
     ask: Ask,
-    /// Messages sent.
+    /// How many messages were sent.
     sent: u64,
     /// Messages echoed, in order (TCP) or the highest number seen (UDP).
     echoed: u64,
@@ -29,6 +29,9 @@ pub struct Connection {
 
 impl Connection {
     /// Opens it from inside `from` and pokes it once. `Err` holds what came instead of the echo.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered. The inner result is what the connection met.
     pub fn open(from: &Site, to: IpAddr, ask: Ask, patience: Duration) -> Result<Result<Self, Answer>, Error> {
         let socket =
             match from.run(|| socket::open(to, None, ask).and_then(|s| socket::connect(&s, to, ask).map(|()| s)))? {
@@ -68,7 +71,7 @@ impl Connection {
         Ok(Answer::Echo)
     }
 
-    /// False: the deadline passed.
+    /// Waits for an event on the socket. False where the deadline passed first.
     fn wait(&self, events: i16, deadline: Instant) -> io::Result<bool> {
         let mut interests = [socket::interest(&self.socket, events)];
         while interests[0].revents == 0 {

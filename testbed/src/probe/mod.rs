@@ -29,7 +29,7 @@ pub enum Ask {
     Tcp(u16),
     /// Send a datagram to this UDP port and get it back.
     Udp(u16),
-    /// ICMP or ICMPv6 echo.
+    /// An echo request of ICMP or ICMPv6.
     Ping,
 }
 
@@ -46,13 +46,13 @@ impl std::fmt::Display for Ask {
 /// One question: may `from` reach `to`?
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
-    /// Who asks.
+    /// Where the question is asked from.
     pub from: &'a Site,
     /// The source address, where the kernel shall not choose it.
     pub source: Option<IpAddr>,
-    /// Whom.
+    /// The address that is asked.
     pub to: IpAddr,
-    /// What.
+    /// The protocol and port that are asked.
     pub ask: Ask,
 }
 

@@ -27,6 +27,9 @@ enum Endpoint {
 impl Servers {
     /// Listens at each site on its TCP and UDP ports, all addresses of both families, and echoes.
     /// When it returns, all ports are open.
+    ///
+    /// # Errors
+    /// A namespace cannot be entered, a port is taken, or no thread can be started.
     pub fn start<'a, P>(sites: impl IntoIterator<Item = (&'a Site, P)>) -> Result<Self, Error>
     where
         P: IntoIterator<Item = super::Ask>,
@@ -105,7 +108,8 @@ fn turn(endpoint: Endpoint, kept: &mut Vec<Endpoint>) {
             let mut buffer = [MaybeUninit::<u8>::uninit(); 65_536];
             // An error is an ICMP one about an earlier echo, or "nothing more".
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                // SAFETY: the kernel has written the first `length` bytes.
+                // SAFETY: the kernel has written, and so initialised, the first `length` bytes; a
+                // `MaybeUninit<u8>` has the layout of a `u8`.
                 let message = unsafe { &*(&raw const buffer[..length] as *const [u8]) };
                 let _ = socket.send_to(message, &from);
             }

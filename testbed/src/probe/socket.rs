@@ -75,7 +75,7 @@ pub(super) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// An interest for [`wait`].
+/// An interest in these events, for [`wait`].
 pub(super) fn interest(socket: &impl AsRawFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd: AsRawFd::as_raw_fd(socket) as RawFd, events, revents: 0 }
 }
@@ -85,7 +85,8 @@ pub(super) fn wait(interests: &mut [libc::pollfd], deadline: Option<Instant>) ->
     let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
     // Rounded up, or the last millisecond would be spent polling.
     let milliseconds = left.map_or(-1, |l| l.as_micros().div_ceil(1000).min(60_000) as i32);
-    // SAFETY: a slice of initialised pollfd; the kernel writes their revents only.
+    // SAFETY: the pointer and the length are those of a slice that is borrowed mutably across the
+    // call; the kernel writes to `revents` of its elements only.
     let ready = unsafe { libc::poll(interests.as_mut_ptr(), interests.len() as libc::nfds_t, milliseconds) };
     if ready < 0 {
         let error = io::Error::last_os_error();

@@ -9,39 +9,39 @@ use super::{Rng, Shape, objects};
 /// An event, as a watch would bring it: the object as it is from now on, None where it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A namespace's labels.
+    /// The labels of a namespace change, or it comes or goes.
     Namespace {
-        /// Its name.
+        /// The object's name.
         name: Arc<str>,
-        /// Its labels.
+        /// The labels; None removes the namespace.
         labels: Option<Labels>,
     },
-    /// A pod.
+    /// A pod comes, changes or goes.
     Pod {
-        /// Its key.
+        /// The object's namespace and name.
         key: ObjectKey,
-        /// The pod.
+        /// The pod as it is now; None removes it.
         pod: Option<Pod>,
     },
-    /// A policy.
+    /// A policy comes, changes or goes.
     Policy {
-        /// Its key.
+        /// The object's namespace and name.
         key: ObjectKey,
-        /// The policy.
+        /// The policy as it is now; None removes it.
         policy: Option<Policy>,
     },
-    /// A Service.
+    /// A Service comes, changes or goes.
     Service {
-        /// Its key.
+        /// The object's namespace and name.
         key: ObjectKey,
-        /// The Service.
+        /// The Service as it is now; None removes it.
         service: Option<Service>,
     },
-    /// A node.
+    /// A node comes, changes or goes.
     Node {
-        /// Its name.
+        /// The object's name.
         name: Arc<str>,
-        /// The node.
+        /// The node as it is now; None removes it.
         node: Option<Node>,
     },
 }

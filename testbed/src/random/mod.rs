@@ -2,8 +2,8 @@
 //! everything meets everything: selectors overlap, blocks nest, ports touch.
 //!
 //! Here: the generator of numbers ([`Rng`]), clusters ([`cluster`]), what may happen to them
-//! ([`Change`], [`change`]) and what to ask ([`questions`]). Not here: any judge. The same seed gives
-//! the same on every machine.
+//! ([`Change`], [`change()`]) and what to ask ([`questions`]). Not here: any judge. The same seed
+//! gives the same on every machine.
 
 mod change;
 mod objects;
@@ -20,7 +20,7 @@ pub use rng::Rng;
 pub struct Shape {
     /// Namespaces n0, n1, ...
     pub namespaces: usize,
-    /// Nodes.
+    /// How many nodes there are.
     pub nodes: usize,
     /// Pods at the start; changes keep about as many.
     pub pods: usize,

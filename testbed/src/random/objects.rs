@@ -105,7 +105,7 @@ pub fn service(rng: &mut Rng, cluster: &Cluster) -> Service {
     Service { addresses, ports, health_check: rng.chance(10).then(|| *rng.pick(&NUMBERS)), ..Service::default() }
 }
 
-/// None to three labels.
+/// Up to three labels.
 pub fn labels(rng: &mut Rng) -> Labels {
     let count = rng.below(4);
     rng.list(count, |rng| (*rng.pick(&KEYS), *rng.pick(&VALUES))).into_iter().collect()
@@ -186,7 +186,7 @@ fn pod_addresses(rng: &mut Rng, claims: Claims, key: &ObjectKey, cluster: &Clust
     addresses
 }
 
-/// A policy called `key`.
+/// A random policy of this name.
 pub fn policy(rng: &mut Rng, key: ObjectKey) -> Policy {
     let (mut ingress, egress) = (isolation(rng), isolation(rng));
     // The API has no policy that says nothing: empty policyTypes mean ingress (S2).

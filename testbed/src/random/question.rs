@@ -13,8 +13,8 @@ use netpolc_policy::{
 
 use super::Rng;
 
-/// Every address at which a verdict may change: of pods and nodes, first and last of every block and except and
-/// their neighbours, and some that nobody names.
+/// Every address at which a verdict may change: of pods and nodes, first and last of every block
+/// and except and their neighbours, and some that nobody names.
 pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
     let mut addresses: BTreeSet<IpAddr> =
         ["203.0.113.5", "0.0.0.0", "255.255.255.255", "::", "2001:db8::5", "2001:db8:8000::", "::ffff:10.0.0.1"]
@@ -35,8 +35,8 @@ pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
     addresses.into_iter().collect()
 }
 
-/// Every (protocol, port) at which a verdict may change: both ends of every range and of every container port,
-/// their neighbours, and protocols without ports.
+/// Every (protocol, port) at which a verdict may change: both ends of every range and of every
+/// container port, their neighbours, and protocols without ports.
 pub fn ports(cluster: &Cluster) -> Vec<(Transport, Option<u16>)> {
     let mut numbers: BTreeSet<u16> = BTreeSet::from([1, 65535]);
     let mut around = |number: u16| numbers.extend([number.saturating_sub(1), number, number.saturating_add(1)]);

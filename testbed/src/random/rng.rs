@@ -1,12 +1,13 @@
-//! A small generator of numbers: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-//! Generators, 2014). Written out, so that sequences never change under tests that depend on them.
+//! A small generator of numbers: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom
+//! Number Generators, 2014). Written out, so that sequences never change under tests that depend on
+//! them.
 
 /// A seeded sequence of numbers.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The sequence of `seed`.
+    /// A generator whose sequence depends on `seed` alone.
     pub fn new(seed: u64) -> Self {
         Rng(seed)
     }
@@ -25,7 +26,7 @@ impl Rng {
         ((u128::from(self.draw()) * bound as u128) >> 64) as usize
     }
 
-    /// A number of `low..=high`.
+    /// A number from `low` to `high`, both included.
     pub fn within(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }

@@ -131,7 +131,8 @@ impl World {
         self.judge(source, destination, Transport::Tcp, Some(port)).allowed
     }
 
-    /// Each line is `source > destination PROTOCOL/port: yes|no`; protocol 1 and the like have no port.
+    /// Each line is `source > destination PROTOCOL/port: yes|no`; protocol 1 and the like have no
+    /// port.
     pub fn expect(&self, lines: &str) {
         for line in lines.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let (question, answer) = line.rsplit_once(": ").unwrap();

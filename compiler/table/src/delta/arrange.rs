@@ -1,4 +1,7 @@
-//! The order of an update's writes.
+//! The order of an update's writes: which phase each one belongs to, and what comes first within a
+//! phase. The header of [`super`] has the invariant and why the phases keep it.
+//!
+//! Not here: which leaves and port intervals are written in between ([`remotes`], [`ports`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +27,8 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
 
     let mut steps = Steps::default();
     entries(view, &words, &extras, &mut steps);
+    // Behind the entries: a port interval leads to its class at once, so the verdicts of that class
+    // must be there.
     steps.refine.extend(ports.early);
 
     let (early, late) = remotes.steps.into_iter().partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
@@ -36,36 +41,50 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
             steps.switch.push(Write::remove(TableId::Interface, (*key).clone()));
         }
     }
+    // The word of an endpoint that has no interface any more: no packet asks for it.
     steps.switch.extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     let guarded = own(view, &mut steps);
     services(view, &mut steps);
     wire(view, &mut steps);
+    // Leaves that old words can bear change before the words, the others behind them and a grace
+    // period: then no lookup carries an old word.
     steps.switch.extend(early.into_iter().map(|(_, write)| write));
+    // An entry that old and new words both reach and that says something else: its write is the
+    // switch of all who ask it.
     steps.switch.append(&mut steps.replaced);
     words.write(&remotes.copies, &mut steps);
+    // In front of the second writes of words: the copy of a set is needed until the leaves are what
+    // they shall be.
     steps.coarsen.splice(0..0, late.iter().map(|(_, write)| write.clone()));
+    // A source that its guard denied before gets its new answer with this entry, so word and leaves
+    // must be new by then: behind the last of them.
     if late.is_empty() {
         steps.switch.extend(guarded)
     } else {
         steps.coarsen.extend(guarded)
     }
+    // Last, since packets of an interface are judged by its endpoint from here on: that endpoint's
+    // word is there.
     for (key, _, after) in interfaces {
         if let Some(entry) = after {
             steps.switch.push(Write::put(TableId::Interface, key.clone(), entry.clone()));
         }
     }
-    // At once behind the switch and a grace period: until then packets are under way that were led
-    // to it.
+    // An endpoint whose interface went over to another one keeps its word until the grace period
+    // behind the switch is over: until then lookups are under way that were led to it, and without
+    // a word they would permit.
     steps.coarsen.splice(0..0, words.replaced.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     steps.merge.extend(ports.late);
     Ok(steps.plan())
 }
 
+/// The writes of each phase, in order.
 #[derive(Default)]
 struct Steps {
     refine: Vec<Write>,
     switch: Vec<Write>,
-    /// Reachable before and after, and yet different: one write each, as part of the switch.
+    /// Entries that are reachable before and after, and yet different: one write each, as part of
+    /// the switch. Kept apart until their place in it is known.
     replaced: Vec<Write>,
     coarsen: Vec<Write>,
     merge: Vec<Write>,
@@ -96,13 +115,13 @@ fn write(table: TableId, key: &Key, entry: Option<&Entry>) -> Write {
     }
 }
 
-/// The changed words.
+/// The words that change, and which endpoints move from one set to another by that.
 struct Words<'a> {
     changed: Vec<(&'a Key, Option<&'a Entry>, Option<&'a Entry>)>,
-    /// Endpoints without word and interface from now on: no packet is theirs.
+    /// Endpoints that lose their word and their interface: no packet is theirs any more.
     gone: BTreeSet<EndpointId>,
-    /// Endpoints without word from now on, whose interface is another endpoint's: a pod that was
-    /// made anew.
+    /// Endpoints that lose their word, and whose interface becomes another endpoint's: a pod that
+    /// was made anew.
     replaced: BTreeSet<EndpointId>,
     moves: Moves,
 }
@@ -112,7 +131,7 @@ impl<'a> Words<'a> {
         let mut words =
             Words { changed: Vec::new(), gone: BTreeSet::new(), replaced: BTreeSet::new(), moves: Moves::new() };
         let endpoint_of = |entry: &Entry| SetEndpoint::of(entry).endpoint;
-        // Of endpoints whose interfaces change: where these lead to from now on.
+        // For each endpoint that loses an interface, the endpoints that its interfaces lead to now.
         let mut successors: BTreeMap<EndpointId, BTreeSet<EndpointId>> = BTreeMap::new();
         for (_, before, after) in view.changed(TableId::Interface) {
             if let Some(before) = before {
@@ -143,7 +162,8 @@ impl<'a> Words<'a> {
                     words.moves.insert((from, to));
                 }
             }
-            // Sources that are not the pod's own: a guard denies them, as the empty set 0 does.
+            // A guard that comes or goes moves questions too: those about sources that are not the
+            // pod's own. It denies them all, which is what the empty set 0 answers.
             let [from, to] = sets(Pipeline::FromPod);
             match [before, after].map(|e| e.is_some_and(|e| Word::of(e).flags & Word::GUARD != 0)) {
                 [false, true] => words.moves.insert((from, Some(SetId::default()))),
@@ -158,7 +178,9 @@ impl<'a> Words<'a> {
         self.changed.is_empty() && self.gone.is_empty() && self.replaced.is_empty()
     }
 
-    /// One write for each word; one more later for those that first use the copy of a set.
+    /// Writes each word once. A word that joins a set of which there is a copy names the copy
+    /// first, and the set in coarsen. A word that had the set already keeps it: until coarsen the
+    /// set gives the old answers, which are right for it.
     fn write(&self, copies: &BTreeMap<SetId, SetId>, steps: &mut Steps) {
         for &(key, before, after) in &self.changed {
             let mut first = after.cloned();
@@ -183,8 +205,15 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Own addresses: a source passes a guard only by an entry, so each one comes or goes on the side of its
-/// endpoint's word where it changes nothing but its own answer. Returns what comes after the words.
+/// Own addresses. A source passes a guard only by an entry, so an entry is the switch of the
+/// questions about its source where the guard holds before and after, and means nothing where there
+/// is no guard. Hence
+/// - an entry that comes while the guard is on comes behind the words (returned), so that its
+///   source gets the new answer at once;
+/// - an entry that goes while the guard goes too outlives the word, or its source would be denied
+///   in between;
+/// - all others come or go before the words: a guard that is yet to come finds its entries, and a
+///   source that shall be denied is denied from there on.
 fn own(view: &View<'_>, steps: &mut Steps) -> Vec<Write> {
     let mut later = Vec::new();
     for family in Family::BOTH {
@@ -206,9 +235,11 @@ fn own(view: &View<'_>, steps: &mut Steps) -> Vec<Write> {
     later
 }
 
-/// A Service's address is asked for where the tables deny it. It is there before they do, and goes when no packet is under way that was
-/// denied: so what was permitted as an address is deferred at once, and back. (Where policy and Services change in
-/// one update, an address may be deferred in between: it is judged by the backend then, by the old set or by the new one.)
+/// Services. The tables look for a Service's address where they deny a packet, so the entry comes
+/// before they begin to deny it, and goes when no packet is under way that they denied: what was
+/// permitted as an address becomes deferred in one step, and back. (Where policy and Services
+/// change in one update, an address may be deferred in between: it is judged by the backend then,
+/// by the old set or by the new one.)
 fn services(view: &View<'_>, steps: &mut Steps) {
     for table in [TableId::ServiceV4, TableId::ServiceV6] {
         for (key, _, after) in view.changed(table) {
@@ -218,8 +249,8 @@ fn services(view: &View<'_>, steps: &mut Steps) {
     }
 }
 
-/// What the node's own devices, and the hardware addresses of its pods, are: each entry is one answer of its own, and no
-/// other table depends on it.
+/// Tunnel ports, on-link prefixes and the hardware addresses of pods: each entry is one answer of
+/// its own, and no other table depends on it. So one write is one switch.
 fn wire(view: &View<'_>, steps: &mut Steps) {
     for table in [TableId::Tunnel, TableId::OnLinkV6, TableId::OwnMac] {
         for (key, _, after) in view.changed(table) {
@@ -228,11 +259,13 @@ fn wire(view: &View<'_>, steps: &mut Steps) {
     }
 }
 
-/// Base, row, verdict and directory entries: what nothing reaches yet first, what nothing reaches any more
-/// last; and the extra entries that hold in between.
+/// Base, row, verdict and directory entries: what nothing reaches yet is written first, what
+/// nothing reaches any more last; and the extra entries that hold in between. An extra entry stands
+/// in for the old one from refine on, so the entry that belongs under its key is written in remove.
 fn entries(view: &View<'_>, words: &Words<'_>, extras: &BTreeMap<(TableId, Key), Option<Entry>>, steps: &mut Steps) {
     for table in [TableId::Directory, TableId::Verdict, TableId::Base, TableId::Row] {
         for (key, before, after) in view.changed(table) {
+            // An extra entry holds this key until the end.
             let lent = !extras.is_empty() && extras.contains_key(&(table, key.clone()));
             let to = match phase(view, words, table, key, before, after) {
                 _ if lent => &mut steps.remove,
@@ -252,13 +285,16 @@ fn entries(view: &View<'_>, words: &Words<'_>, extras: &BTreeMap<(TableId, Key),
         if !same {
             steps.refine.push(write(*table, key, entry.as_ref()));
         }
+        // A key that the update does not change otherwise gets back what it had.
         if !same && !view.changes.entries.contains_key(&(*table, key.clone())) {
             steps.remove.push(write(*table, key, before));
         }
     }
 }
 
-/// When a changed entry is written.
+/// The phase in which a changed entry is written, by who may read it: nobody before the update
+/// (refine), nobody after it (remove), or both (switch, unless it says the same). Without [`Reach`]
+/// that is concluded from the changes alone, which works because ids keep their meaning.
 fn phase(
     view: &View<'_>,
     words: &Words<'_>,
@@ -269,9 +305,11 @@ fn phase(
 ) -> Phase {
     if let (Some((old, new)), false) = (view.reach, table == TableId::Directory) {
         return match (old.meets(table, key), new.meets(table, key)) {
+            // No old lookup reads it.
             (false, _) => Phase::Refine,
             (true, false) => Phase::Remove,
-            // Another way to say the same.
+            // Both programs read it, and what means something else was renamed: so this is another
+            // way to say the same, an entry instead of a default or the reverse.
             (true, true) if after.is_some() => Phase::Refine,
             (true, true) => Phase::Remove,
         };
@@ -279,10 +317,16 @@ fn phase(
     let set = || if table == TableId::Base { BaseKey::of(key).set } else { RowKey::of(key).set };
     let by_set = matches!(table, TableId::Base | TableId::Row) && !words.is_empty();
     match (before, after) {
+        // New under ids that keep their meaning: no old lookup could have met it, or it says what
+        // the default said.
         (None, _) => Phase::Refine,
+        // The set is joined in this update, so until the words switch nobody reads it.
         _ if by_set && !view.sets().old.contains(&set()) && view.sets().new.contains(&set()) => Phase::Refine,
         (_, None) => Phase::Remove,
+        // Only origins differ.
         (Some(a), Some(b)) if table != TableId::Directory && a.same_action(b) => Phase::Refine,
+        // No packet reads the directory: it must name an old id as long as it is in use. A set that
+        // no new word names is the old words' until they are gone.
         _ if table == TableId::Directory || (by_set && !view.sets().new.contains(&set())) => Phase::Remove,
         _ => Phase::Switch,
     }

@@ -1,9 +1,20 @@
 //! Port intervals: which port classes merge or split, and when.
 //!
-//! Port numbers mean the same before and after, so no answer may change with an interval: rows that live
-//! before the update must keep their verdicts until no packet reads them, rows that live after it must have
-//! theirs from the first switch on. Each interval moves from class `before` to class `after` early (the
-//! dying rows do not mind), late (the born rows do not mind), or by way of a class made for that.
+//! The invariant: no question's answer changes with a port interval. A row's verdict on a port is
+//! looked up under the port's class, so while the port moves from class `before` to class `after`,
+//! each row that a lookup may hold must have the same verdict under both:
+//!
+//! - A row that lives on has, since ids keep their meaning and it means the same ports.
+//! - A *dying* row, which only the old program uses, has verdicts for old classes. It may be read
+//!   until the grace period behind the switch is over.
+//! - A *born* row, which only the new program uses, has verdicts for new classes. It may be read
+//!   from the first switch on.
+//!
+//! So a port moves *early*, in refine, if dying rows find at `after` what they found at `before`;
+//! no born row is read yet. Or it moves *late*, in merge, if born rows find at `before` what they
+//! shall find at `after`; no dying row is read any more. A class that only one of the programs uses
+//! can be made to fit, by verdicts that hold during the update (`early`, `late`). Where neither
+//! works, the port has a class of its own in between, with the verdicts of both sides.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +28,8 @@ use crate::{
     schema::{PortKey, SetPortClass, VerdictKey, plain, port_key, set_port_class, verdict_key},
 };
 
-/// A stretch of ports that lies in one interval before and one after.
+/// A stretch of ports that lies in one interval before and in one after: from `low` to `high`, both
+/// inclusive.
 pub(super) struct Region<'a> {
     low: u32,
     high: u32,
@@ -27,7 +39,8 @@ pub(super) struct Region<'a> {
     new: Option<(&'a Key, &'a Entry)>,
 }
 
-/// All regions of a protocol, in order.
+/// All regions of a protocol, in ascending order. They cover every port: where no interval holds
+/// one, its class is 0.
 pub(super) fn regions<'a>(view: &View<'a>, protocol: u8) -> Vec<Region<'a>> {
     let (old, new) = (view.intervals(When::Old, protocol), view.intervals(When::New, protocol));
     let mut starts = BTreeSet::from([0u32]);
@@ -60,30 +73,33 @@ fn class_of(entry: &Entry) -> PortClassId {
     SetPortClass::of(entry).port_class
 }
 
-/// What the port table needs.
+/// The writes of the port table, and what must hold between them.
 #[derive(Default)]
 pub(super) struct Ports {
-    /// In the refine phase, after the entries that they need.
+    /// Writes of the refine phase, which follow the entries that they need.
     pub(super) early: Vec<Write>,
-    /// In the merge phase.
+    /// Writes of the merge phase.
     pub(super) late: Vec<Write>,
-    /// Verdict entries (None: their absence) that hold from refine to remove.
+    /// Verdict entries that hold from refine to remove; None is the absence of one.
     pub(super) extras: BTreeMap<Key, Option<Entry>>,
 }
 
-/// Rows permitted at each port class.
+/// For each port class the rows that permit it.
 type Columns = BTreeMap<PortClassId, BTreeSet<RowId>>;
 
 struct Planner<'v, 'a> {
     view: &'v View<'a>,
-    /// Rows that may die, by what they permit before; rows that may be born, by what they permit after.
+    /// Rows that may be dying, with what they permit before, and rows that may be born, with what
+    /// they permit after.
     dying: (BTreeSet<RowId>, Columns),
     born: (BTreeSet<RowId>, Columns),
-    /// Port classes in use before and after.
+    /// The port classes in use before, and those in use after.
     used: [BTreeSet<PortClassId>; 2],
-    /// New port classes that repeat an old one for dying rows; old ones that repeat a new one for born rows.
+    /// For a new port class, the old one whose verdicts dying rows find there as well; for an old
+    /// one, the new one whose verdicts born rows find there as well.
     early: BTreeMap<PortClassId, PortClassId>,
     late: BTreeMap<PortClassId, PortClassId>,
+    /// Decisions so far: the class between refine and merge, by the classes before and after.
     targets: BTreeMap<(PortClassId, PortClassId), PortClassId>,
     free: Option<Free<PortClassId>>,
     out: Ports,
@@ -123,8 +139,9 @@ pub(super) fn plan(view: &View<'_>) -> Result<Ports, Exhausted> {
     Ok(planner.out)
 }
 
-/// Rows that may die, and rows that may be born. Rows that stay do no harm in either: their verdicts do
-/// not differ between the class before and the class after.
+/// Rows that may be dying, and rows that may be born. Without [`Reach`](super::reach::Reach) these
+/// are all rows whose verdicts change; a row that lives on does no harm among them, since its
+/// verdicts do not differ between the class before and the class after.
 fn rows(view: &View<'_>) -> (BTreeSet<RowId>, BTreeSet<RowId>) {
     if let Some((old, new)) = view.reach {
         return (&old.rows - &new.rows, &new.rows - &old.rows);
@@ -162,9 +179,12 @@ impl Planner<'_, '_> {
         let empty = BTreeSet::new();
         let at = |columns: &Columns, pc: PortClassId| columns.get(&pc).unwrap_or(&empty).clone();
         let (dying, born) = (&self.dying.1, &self.born.1);
-        // The old class whose verdicts dying rows would find at `after`, and so on.
+        // The class whose old verdicts dying rows find at `after`: itself where it is in use
+        // already, else the one that it was made to repeat. None: nothing was decided, and it can
+        // be made to repeat `before`.
         let stand_in = if self.used[0].contains(&after) { Some(after) } else { self.early.get(&after).copied() };
         let early = stand_in.is_none_or(|pc| at(dying, pc) == at(dying, before));
+        // The mirror image: the class whose new verdicts born rows find at `before`.
         let stand_in = if self.used[1].contains(&before) { Some(before) } else { self.late.get(&before).copied() };
         let late = stand_in.is_none_or(|pc| at(born, pc) == at(born, after));
         let target = if early {
@@ -184,7 +204,8 @@ impl Planner<'_, '_> {
         Ok(target)
     }
 
-    /// A class of its own: what dies sees `before`, all else `after`.
+    /// Makes a class for ports that can move neither early nor late: dying rows have their verdicts
+    /// on `before` there, all others those on `after`.
     fn through(&mut self, before: PortClassId, after: PortClassId) -> Result<PortClassId, Exhausted> {
         let view = self.view;
         let free = self.free.get_or_insert_with(|| Free::new(view.new, view.changes));
@@ -198,6 +219,8 @@ impl Planner<'_, '_> {
         Ok(class)
     }
 
+    /// Plans the intervals of one protocol: from the old ones to those in between, and on to the
+    /// new.
     fn protocol(&mut self, protocol: u8) -> Result<(), Exhausted> {
         let regions = regions(self.view, protocol);
         let targets: Vec<PortClassId> =
@@ -210,7 +233,8 @@ impl Planner<'_, '_> {
         Ok(())
     }
 
-    /// The verdicts of dying rows at new classes, of born rows at old ones.
+    /// Makes classes repeat what `early` and `late` say: writes the verdicts of dying rows at new
+    /// classes, and of born rows at old ones, where the programs do not have them anyway.
     fn define(&mut self) {
         let sides = [(&self.early, &self.dying), (&self.late, &self.born)];
         for (stand_ins, (rows, columns)) in sides {
@@ -220,6 +244,7 @@ impl Planner<'_, '_> {
                     let key = verdict_key(row, class);
                     let before = self.view.get(When::Old, TableId::Verdict, &key).is_some();
                     let after = self.view.get(When::New, TableId::Verdict, &key).is_some();
+                    // Refine writes a new verdict before any port has its class.
                     let comes_anyway = !before && after;
                     if (before, after) != (wanted, wanted) && !(comes_anyway && wanted) {
                         self.out.extras.insert(key, wanted.then(|| plain(ActionId::Permit)));
@@ -234,7 +259,8 @@ fn owned(list: Vec<(&Key, &Entry)>) -> BTreeMap<Key, Entry> {
     list.into_iter().map(|(k, e)| (k.clone(), e.clone())).collect()
 }
 
-/// The intervals between refine and merge: those of after or of before where whole ones fit.
+/// The intervals between refine and merge. Where a whole new or old interval has one class in
+/// between, and it is its own, that interval is taken as it is, so that it is written once at most.
 fn middle(protocol: u8, regions: &[Region<'_>], targets: &[PortClassId]) -> BTreeMap<Key, Entry> {
     let mut out = BTreeMap::new();
     let none = regions.iter().all(|r| r.old.is_none()) || regions.iter().all(|r| r.new.is_none());
@@ -263,7 +289,8 @@ fn middle(protocol: u8, regions: &[Region<'_>], targets: &[PortClassId]) -> BTre
     out
 }
 
-/// One write from one set of intervals to another.
+/// The write that leads from one set of intervals to another. It is one, since a port must never be
+/// without an interval.
 fn step(from: &BTreeMap<Key, Entry>, to: &BTreeMap<Key, Entry>) -> Option<Write> {
     let remove: Vec<Key> = from.keys().filter(|k| !to.contains_key(*k)).cloned().collect();
     let put: Vec<_> = to.iter().filter(|(k, e)| from.get(*k) != Some(e)).map(|(k, e)| (k.clone(), e.clone())).collect();

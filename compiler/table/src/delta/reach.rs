@@ -1,4 +1,7 @@
 //! What packets can reach in a program, and ids that nothing uses.
+//!
+//! An id is reachable if it is named by what is reachable, beginning with words, leaves and port
+//! intervals. Entries of unreachable ids may be rewritten at any time.
 
 use std::{collections::BTreeSet, marker::PhantomData};
 
@@ -10,16 +13,16 @@ use crate::{
     schema::{Answer, BaseKey, DirectoryKey, Family, Leaf, Named, RowKey, SetPortClass, SetRemote, VerdictKey, Word},
 };
 
-/// Ids that some packet can meet.
+/// The ids that some packet can meet.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// Named by the word of an isolated direction.
+    /// Sets that the word of an isolated direction names.
     pub(super) sets: BTreeSet<SetId>,
-    /// Given to addresses; 0 of each family always.
+    /// Classes that addresses have; 0 of each family always.
     pub(super) classes: BTreeSet<Class>,
-    /// Named by what a reachable set answers a reachable class with.
+    /// Rows that a reachable set answers a reachable class with.
     pub(super) rows: BTreeSet<RowId>,
-    /// Given to ports; 0 always.
+    /// Port classes that ports have; 0 always.
     pub(super) port_classes: BTreeSet<PortClassId>,
 }
 
@@ -48,9 +51,9 @@ impl Reach {
     }
 }
 
-/// An id that an update may need new ones of.
+/// A kind of id of which an update may need a free one.
 pub(super) trait Kind: Id {
-    /// The ids of this kind in one entry, wherever they stand.
+    /// Calls `found` with each id of this kind in an entry, be it in the key or in the action.
     fn each(table: TableId, key: &Key, entry: Option<&Entry>, found: impl FnMut(Self));
 }
 
@@ -116,7 +119,7 @@ pub(super) struct Free<I> {
 }
 
 impl<I: Kind> Free<I> {
-    /// What is in `new`, and in what `changes` list of before.
+    /// Ids that are neither in `new` nor in the old entries that `changes` lists.
     pub(super) fn new(new: &Program, changes: &Changes) -> Self {
         let mut free = Free::among(&[new]);
         for ((table, key), (before, _)) in &changes.entries {
@@ -125,7 +128,7 @@ impl<I: Kind> Free<I> {
         free
     }
 
-    /// What is in any of these programs.
+    /// Ids that are in none of these programs.
     pub(super) fn among(programs: &[&Program]) -> Self {
         let mut free = Free { used: vec![false; 1 << 16], next: 1, kind: PhantomData };
         for table in programs.iter().flat_map(|p| p.tables()) {
@@ -136,10 +139,12 @@ impl<I: Kind> Free<I> {
         free
     }
 
+    /// Counts an id as used.
     fn take(&mut self, id: I) {
         self.used[usize::from(id.number())] = true;
     }
 
+    /// The next free id, which will not be given again.
     pub(super) fn get(&mut self) -> Result<I, Exhausted> {
         // The last row id is left alone: targets may give it a meaning of their own.
         let last = u16::MAX - 1;

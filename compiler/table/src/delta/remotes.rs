@@ -1,13 +1,23 @@
 //! Remote prefixes: which addresses change class, and when, around the switch of endpoint words.
 //!
-//! A flip moves all addresses of one prefix (but for longer ones) from class `before` to class `after`. For
-//! endpoints whose set stays, the flip is the switch. An endpoint that moves from one set to another must
-//! find, between its two switches, either its old answer or its new one. So each pair of classes moves
-//! - early, before the words: the sets that endpoints leave answer `after` with the old answer or the new one
-//!   (where `after` is new, dying sets get the old answer written under it);
-//! - late, after the words and a grace period: the same for the sets that endpoints come to, under `before`;
-//! - or through a class made for it, where sets that endpoints leave show the old answer and all others the
-//!   new one. A set that is left by some and joined by others then lends those that join a copy of itself.
+//! A *flip* moves all addresses of one prefix, except those of longer ones, from class `before` to
+//! class `after`. For an endpoint whose set stays, the flip is the switch of its questions about
+//! these addresses: one write, from the old answer to the new one.
+//!
+//! An endpoint that moves from set `from` to set `to` depends on two writes, its word and the flip,
+//! and sees a mixture between them. The invariant is that the mixture is *between* the two answers:
+//! on each port it is the old answer (of `from` to `before`) or the new one (of `to` to `after`).
+//! So each pair of classes moves in the first of these ways that works for all moves:
+//!
+//! - *Early*, before the words. The mixture is what `from` answers `after`. Where `after` is a new
+//!   class, a dying set can be given the old answer for it.
+//! - *Late*, after the words and a grace period. The mixture is what `to` answers `before`. Where
+//!   `before` is a dying class, a born set can be given the new answer for it.
+//! - *Through* a class made for the pair, early into it and late out of it. Sets that endpoints
+//!   leave answer it as they answered `before`, all others as they answer `after`, so an old word
+//!   finds the old answer and a new one the new. A set that is left by some and joined by others
+//!   has only the old answers; if these are not between for one that joins, it uses a copy of the
+//!   set until coarsen, and the copy has the new ones.
 
 use std::{
     cell::LazyCell,
@@ -26,32 +36,34 @@ use crate::{
     schema::{Answer, Family, RowKey, SetRemote, base_key, row_key},
 };
 
-/// Sets (None: not isolated) that some pipeline of some endpoint leaves and joins with its word.
+/// Pairs of sets, the one that an endpoint leaves in one direction and the one that it joins when
+/// its word switches. None is a direction that is not isolated.
 pub(super) type Moves = BTreeSet<(Option<SetId>, Option<SetId>)>;
 
-/// What the remote tables need.
+/// The writes of the remote tables, and what must hold between them.
 #[derive(Default)]
 pub(super) struct Remotes {
-    /// In order, for the phases switch and coarsen.
+    /// Writes of the phases switch and coarsen, in order.
     pub(super) steps: Vec<(Phase, Write)>,
     /// Base and row entries that hold from refine to remove, by table.
     pub(super) extras: BTreeMap<(TableId, Key), Option<Entry>>,
-    /// Sets whose joiners use a copy until coarsen.
+    /// The copy of each set that endpoints join by way of one until coarsen.
     pub(super) copies: BTreeMap<SetId, SetId>,
-    /// What a copy of a set, should it get one, answers classes made for the update.
+    /// What the copy of a set, should it get one, answers the classes made for this update.
     shown: Vec<(SetId, Class, Answer)>,
 }
 
-/// One changed prefix.
+/// One prefix whose leaf comes, goes or changes.
 struct Flip<'a, F: Ip> {
     key: &'a Key,
     before: Option<&'a Entry>,
     after: Option<&'a Entry>,
-    /// What holds for its addresses.
+    /// What holds for its addresses before and after, be it by a shorter prefix.
     old: SetRemote<F>,
     new: SetRemote<F>,
 }
 
+/// How a pair of classes moves; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode<F> {
     Early,
@@ -67,6 +79,7 @@ fn leaf<F: Ip>(entry: Option<&Entry>) -> SetRemote<F> {
     entry.map(SetRemote::of).unwrap_or_default()
 }
 
+/// Every flip early: no endpoint sees a mixture.
 fn only_flips<F: Ip>(view: &View<'_>, out: &mut Remotes) {
     let table = TableId::remote(F::FAMILY);
     out.steps.extend(walk(table, Phase::Switch, view.changed(table)));
@@ -75,6 +88,8 @@ fn only_flips<F: Ip>(view: &View<'_>, out: &mut Remotes) {
 /// Plans the remote tables.
 pub(super) fn plan(view: &View<'_>, moves: &Moves) -> Result<Remotes, Exhausted> {
     let mut out = Remotes::default();
+    // An endpoint that was not isolated before finds `permit` for every class until its word
+    // switches, which is its old answer: so early is right for it.
     let matter = moves.iter().any(|(from, _)| from.is_some());
     if matter {
         of_family::<V4>(view, moves, &mut out)?;
@@ -107,8 +122,10 @@ fn of_family<F: Ip>(view: &View<'_>, moves: &Moves, out: &mut Remotes) -> Result
     Ok(())
 }
 
-/// Writes from one state of some prefixes to another so that each address changes once: puts from the
-/// longest prefix to the shortest, then removals from the shortest to the longest.
+/// The writes from one state of some prefixes to another, in an order in which each address changes
+/// once. Puts go from the longest prefix to the shortest: an address that a longer prefix will hold
+/// must not meet a shorter one first. Removals follow, from the shortest to the longest, for the
+/// same reason: what an address falls to is final already.
 fn walk<'a>(
     table: TableId,
     phase: Phase,
@@ -128,11 +145,11 @@ fn walk<'a>(
     puts.chain(removals.into_iter().map(move |key| (phase, Write::remove(table, key.clone()))))
 }
 
-/// The changed prefixes with their addresses' classes: where a prefix comes or goes, those of the next
-/// shorter one that covers it.
+/// The changed prefixes with what holds for their addresses before and after: where a prefix comes
+/// or goes, that is what the next shorter prefix says that covers it.
 fn flips<'a, F: Ip>(view: &View<'a>) -> Vec<Flip<'a, F>> {
     let (table, width) = (TableId::remote(F::FAMILY), F::FAMILY.bits());
-    // Needed only where a prefix comes or goes.
+    // These are built only where a prefix comes or goes: most flips replace a leaf.
     let all: LazyCell<BTreeMap<&Key, Option<&Entry>>, _> =
         LazyCell::new(|| view.changed(table).map(|(k, b, _)| (k, b)).collect());
     let before: LazyCell<BTreeMap<Key, &Entry>, _> =
@@ -143,7 +160,8 @@ fn flips<'a, F: Ip>(view: &View<'a>) -> Vec<Flip<'a, F>> {
     let cover_before = |key: &Key| -> Option<&Entry> {
         let changed = longest_in(&before, key.prefix().0, shorter(key)?, width);
         let mut at = shorter(key)?;
-        // The longest one now that was there before, too.
+        // The old table is not at hand, only the new one and the changes. So the old cover is the
+        // longer of two: the longest changed prefix that was there, and the longest unchanged one.
         let kept = loop {
             match longest_in(now, key.prefix().0, at, width) {
                 Some((k, _)) if all.contains_key(k) => match shorter(k) {
@@ -170,7 +188,9 @@ fn flips<'a, F: Ip>(view: &View<'a>) -> Vec<Flip<'a, F>> {
         .collect()
 }
 
-/// What each changed prefix holds between switch and coarsen.
+/// The leaf of each changed prefix between switch and coarsen; None where there is none. A prefix
+/// inside another one that moves at another time needs a leaf of its own in between, or it would
+/// follow the other.
 fn middle<F: Ip>(flips: &[Flip<'_, F>], mode: &dyn Fn(&Flip<'_, F>) -> Mode<F>) -> Vec<Option<Entry>> {
     let width = F::FAMILY.bits();
     let only = |which: &dyn Fn(Mode<F>) -> bool| -> BTreeMap<Key, ()> {
@@ -183,10 +203,11 @@ fn middle<F: Ip>(flips: &[Flip<'_, F>], mode: &dyn Fn(&Flip<'_, F>) -> Mode<F>) 
     let state = |f: &Flip<'_, F>| {
         match (mode(f), f.before, f.after) {
             (Mode::Early, _, Some(after)) => Some(after.clone()),
-            // Falls to its cover, where that is what it will be.
+            // Its addresses fall to the prefix that covers it, if that one has moved by then.
             (Mode::Early, _, None) if !covered(&waiting, f.key) => None,
             (Mode::Early, ..) => Some(f.new.entry()),
             (Mode::Late, Some(before), _) => Some(before.clone()),
+            // The mirror image: it need not be there yet if its cover has not moved.
             (Mode::Late, None, _) if !covered(&prompt, f.key) => None,
             (Mode::Late, ..) => Some(f.old.entry()),
             (Mode::Through(class), ..) => Some(SetRemote { class, ..f.new }.entry()),
@@ -199,17 +220,19 @@ struct Planner<'v, 'a, F> {
     view: &'v View<'a>,
     moves: &'v Moves,
     out: &'v mut Remotes,
-    /// Sets that endpoints leave, and of those the ones nobody keeps; sets they join that nobody had.
+    /// Sets that some endpoint leaves; those of them that nobody keeps; and sets that are joined
+    /// and that nobody had.
     left: BTreeSet<SetId>,
     dying: BTreeSet<SetId>,
     born: BTreeSet<SetId>,
-    /// New classes under which dying sets repeat an old one, old classes under which born sets repeat a new one.
+    /// For a new class, the old one whose answers dying sets repeat under it; for an old class, the
+    /// new one whose answers born sets repeat under it.
     early: BTreeMap<ClassId<F>, ClassId<F>>,
     late: BTreeMap<ClassId<F>, ClassId<F>>,
     free: Option<Free<ClassId<F>>>,
 }
 
-/// Pairs of classes before and after, and how each goes from one to the other.
+/// How each pair of classes (before, after) moves.
 type Modes<F> = BTreeMap<(ClassId<F>, ClassId<F>), Mode<F>>;
 
 impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
@@ -221,8 +244,10 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
         Self { view, moves, out, left, dying, born, early, late, free: None }
     }
 
+    /// Chooses a mode for each pair, and writes down what must be defined for it.
     fn modes(mut self, pairs: &BTreeSet<(ClassId<F>, ClassId<F>)>) -> Result<Modes<F>, Exhausted> {
         let mut modes = Modes::new();
+        // Each pair asks every left or joined set about two classes.
         if pairs.len() > 16 {
             self.view.list_sets();
         }
@@ -249,19 +274,25 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
         Ok(modes)
     }
 
+    /// What a set (None: everything is permitted) answered a class before.
     fn old(&self, set: Option<SetId>, class: ClassId<F>) -> (When, Answer) {
         (When::Old, set.map_or(Answer::Permit, |s| self.view.act(When::Old, s, class.into())))
     }
 
+    /// What it answers a class after.
     fn new_(&self, set: Option<SetId>, class: ClassId<F>) -> (When, Answer) {
         (When::New, set.map_or(Answer::Permit, |s| self.view.act(When::New, s, class.into())))
     }
 
+    /// Would all who leave a set find a mixture between their answers if this pair moved first?
     fn try_early(&mut self, before: ClassId<F>, after: ClassId<F>) -> bool {
         let fresh = !self.dying.is_empty() && !self.view.class_in(When::Old, after.into());
         let like = self.early.get(&after).copied().unwrap_or(before);
         let fits = self.moves.iter().filter(|(from, _)| from.is_some()).all(|&(from, to)| {
             let set = from.unwrap_or_default();
+            // What an old word finds under `after`. A set that lives on answers what it will
+            // answer: ids keep their meaning, and refine has written what is new. A dying set
+            // answers what it did, or what it is given for a class that is new.
             let middle = match self.dying.contains(&set) {
                 true if fresh => self.old(from, like),
                 true => self.old(from, after),
@@ -275,6 +306,7 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
         fits
     }
 
+    /// Would all who join a set find a mixture between their answers if this pair moved last?
     fn try_late(&mut self, before: ClassId<F>, after: ClassId<F>) -> bool {
         let dies = !self.born.is_empty() && !self.view.class_in(When::New, before.into());
         let like = self.late.get(&before).copied().unwrap_or(after);
@@ -293,6 +325,8 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
         fits
     }
 
+    /// Makes a class for the pair, defines what each set answers it, and notes which sets need a
+    /// copy for those that join them.
     fn through(&mut self, before: ClassId<F>, after: ClassId<F>) -> Result<ClassId<F>, Exhausted> {
         let view = self.view;
         let free = self.free.get_or_insert_with(|| Free::new(view.new, view.changes));
@@ -311,14 +345,16 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
                 }
             }
         }
-        // A copy shows the new answer, whether or not its set needed one when this class was made.
+        // A set may come to need a copy only for a later pair, and the copy must know the classes
+        // of all pairs: so the new answers are noted for every set that could get one.
         for &set in &(&self.left & &view.sets().new) {
             self.out.shown.push((set, class.into(), view.act(When::New, set, after.into())));
         }
         Ok(class)
     }
 
-    /// Makes `set` answer `class` with `act` from refine to remove.
+    /// Makes `set` answer `class` with `act` from refine to remove, by an entry unless its base
+    /// says so already.
     fn define(&mut self, set: SetId, class: ClassId<F>, act: Answer, when: When) {
         let key = row_key(set, class);
         let before = self.view.get(When::Old, TableId::Row, &key);
@@ -330,7 +366,8 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
     }
 }
 
-/// Gives every set that needs one a copy with all its rows, old and new.
+/// Gives every set that needs one a copy with all its rows: new answers where there are any, for
+/// the words that join, and old ones for classes that only now lose their addresses.
 fn copy_sets(view: &View<'_>, out: &mut Remotes) -> Result<(), Exhausted> {
     if out.copies.is_empty() {
         return Ok(());

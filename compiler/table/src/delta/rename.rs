@@ -1,8 +1,10 @@
-//! Ids for programs that do not come from one compiler: what means something else in the new program than in
-//! the old one gets an id that neither uses.
+//! Ids for programs that do not come from one compiler: what means something else in the new
+//! program than in the old one gets an id that neither uses.
 //!
-//! Only rows and sets are renamed. Classes and port classes need no names of their own: what a set answers
-//! them with is compared wherever both programs can reach it.
+//! Afterwards the condition of [`super::order`] holds: an id that lookups can meet in both programs
+//! means the same in both. Only rows and sets are renamed. A class or port class may change its
+//! meaning: where two programs differ in what they answer for one that both can reach, the row or
+//! the set that answers gets another id, and the leaves and intervals are changed as flips.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +21,11 @@ use crate::{
     },
 };
 
-/// New ids by old ids; others stay.
+/// The new id of each renamed one; all others stay.
 type Names<I> = BTreeMap<I, I>;
 
-/// `new` under ids that mean the same as in `old`, where both can be reached.
+/// `new` with those rows and sets renamed that mean something else in `old`. Rows come first, since
+/// whether a set means the same depends on the rows that it answers with.
 pub(super) fn rename(old: &Program, new: &Program, reach: (&Reach, &Reach)) -> Result<Program, Exhausted> {
     let rows = names(old, new, clashing_rows(old, new, reach))?;
     let sets = names(old, new, clashing_sets(old, new, reach, &rows))?;
@@ -72,7 +75,8 @@ fn names<I: Kind>(old: &Program, new: &Program, clashing: BTreeSet<I>) -> Result
     clashing.into_iter().map(|id| Ok((id, free.get()?))).collect()
 }
 
-/// Rows in both that some port or some common port class tells apart.
+/// The rows in use in both programs that differ: in their verdict on some port, each by its own
+/// port classes, or on a port class that both have, which a lookup may have read before the update.
 fn clashing_rows(old: &Program, new: &Program, (before, after): (&Reach, &Reach)) -> BTreeSet<RowId> {
     let pairs = pairs(old, new);
     let common: BTreeSet<PortClassId> = &before.port_classes & &after.port_classes;
@@ -87,10 +91,10 @@ fn clashing_rows(old: &Program, new: &Program, (before, after): (&Reach, &Reach)
     before.rows.intersection(&after.rows).copied().filter(differs).collect()
 }
 
-/// Protocol and first port -> last port and class.
+/// Port intervals: from protocol and first port to last port and class.
 type Intervals = BTreeMap<(u8, u32), (u32, PortClassId)>;
 
-/// (port class before, port class after) of all ports whose class changes.
+/// The pairs (port class before, port class after) of all ports whose class changes.
 fn pairs(old: &Program, new: &Program) -> BTreeSet<(PortClassId, PortClassId)> {
     let bounds = |program: &Program| -> Intervals {
         let entries = program.table(TableId::Port).entries.iter();
@@ -112,7 +116,8 @@ fn pairs(old: &Program, new: &Program) -> BTreeSet<(PortClassId, PortClassId)> {
     starts.into_iter().map(|s| (at(&old, s), at(&new, s))).filter(|(a, b)| a != b).collect()
 }
 
-/// Sets in both whose bases differ, or whose answers to a class that both can reach.
+/// The sets in use in both programs that differ: in a base, or in the answer to a class that both
+/// can reach. An answer that names a renamed row differs, too.
 fn clashing_sets(
     old: &Program,
     new: &Program,

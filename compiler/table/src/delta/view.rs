@@ -1,6 +1,8 @@
-//! The two programs of an update as one sees them through the changes, and what their ids answer.
+//! The two programs of an update, and what their ids answer. Only the new program and the changes
+//! are at hand; the old program is seen through the changes.
 //!
-//! Everything is asked lazily: a small event must not pay for the size of the program.
+//! Everything is worked out when it is first asked for, and kept: a small event must not pay for
+//! the size of the program.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -18,37 +20,39 @@ use crate::{
     },
 };
 
-/// Before the update, or after it.
+/// Which of the two programs: before the update, or after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum When {
     Old,
     New,
 }
 
-/// Sets that endpoint words name, before and after.
+/// The sets that words of isolated directions name, before and after.
 pub(super) struct Sets {
     pub(super) old: BTreeSet<SetId>,
     pub(super) new: BTreeSet<SetId>,
 }
 
+/// Both programs.
 pub(super) struct View<'a> {
     pub(super) new: &'a Program,
     pub(super) changes: &'a Changes,
-    /// What packets can reach, before and after, where it was worked out.
+    /// What packets can reach before and after. None where the compiler vouches that ids keep their
+    /// meaning, and it need not be known.
     pub(super) reach: Option<(&'a Reach, &'a Reach)>,
     sets: OnceCell<Sets>,
     pairs: OnceCell<Vec<(PortClassId, PortClassId)>>,
     leaves: [OnceCell<(BTreeSet<Class>, BTreeSet<Class>)>; 2],
     functions: RefCell<ByRow>,
-    /// All rows of a set, once it is worth it.
+    /// All rows of a set; in use from [`View::list_sets`] on.
     listed: RefCell<HashMap<(When, SetId), Rc<Listed>>>,
     listing: Cell<bool>,
 }
 
-/// A bit for each pair of port classes, by row.
+/// The verdicts of each row, a bit for each of [`View::pairs`].
 type ByRow = HashMap<(When, RowId), Rc<[u64]>>;
 
-/// A set's rows by class, sorted; and its bases.
+/// A set's rows, sorted by class, and its bases by family.
 struct Listed {
     rows: Vec<(Class, Answer)>,
     bases: [Answer; 2],
@@ -97,11 +101,13 @@ impl<'a> View<'a> {
         Answer::of(self.get(when, TableId::Base, &base_key(set, family)))
     }
 
-    /// From here on reads whole sets at once: pays where many classes of each are asked for.
+    /// From here on, reads all rows of a set when its first one is asked for. That pays where many
+    /// classes of each set are asked for, and changes no answer.
     pub(super) fn list_sets(&self) {
         self.listing.set(true);
     }
 
+    /// What a set answers a class: by its row for the class, else by its base.
     pub(super) fn act(&self, when: When, set: SetId, class: Class) -> Answer {
         if self.listing.get() {
             let listed = self.listed(when, set);
@@ -125,7 +131,7 @@ impl<'a> View<'a> {
         listed
     }
 
-    /// The entries of a table whose keys begin with `first`.
+    /// The entries of a table whose keys begin with `first`, in key order.
     pub(super) fn under(&self, when: When, table: TableId, first: impl Scalar) -> BTreeMap<&'a Key, &'a Entry> {
         let mut entries: BTreeMap<_, _> = under(self.new.table(table), first).collect();
         if when == When::Old {
@@ -142,7 +148,7 @@ impl<'a> View<'a> {
         entries
     }
 
-    /// Sets named by words of isolated directions.
+    /// The sets in use. Costs one pass over the endpoints, when it is first asked for.
     pub(super) fn sets(&self) -> &Sets {
         self.sets.get_or_init(|| {
             let mut sets = Sets { old: BTreeSet::new(), new: BTreeSet::new() };
@@ -162,7 +168,9 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Does an address belong to this class?
+    /// Does any address belong to this class? Asked of the reachable classes where they are known,
+    /// else of the directory, and where that does not name the class, of all leaves, which takes a
+    /// pass over them.
     pub(super) fn class_in(&self, when: When, class: Class) -> bool {
         let family = class.family();
         if class == Class::unnamed(family) {
@@ -191,17 +199,19 @@ impl<'a> View<'a> {
         (old, entries.values().map(class).collect())
     }
 
-    /// Port classes by protocol, low end: (key, entry) of every interval.
+    /// Every port interval of a protocol, key and entry, in ascending order.
     pub(super) fn intervals(&self, when: When, protocol: u8) -> Vec<(&'a Key, &'a Entry)> {
         self.under(when, TableId::Port, protocol).into_iter().collect()
     }
 
-    /// Protocols whose intervals change.
+    /// The protocols that have a changed interval.
     pub(super) fn protocols(&self) -> BTreeSet<u8> {
         self.changed(TableId::Port).map(|(key, ..)| PortKey::of(key).protocol).collect()
     }
 
-    /// All pairs (port class before, port class after) that some port has; (0, 0) too.
+    /// All pairs (port class before, port class after) that some port has, and (0, 0), which is
+    /// what protocols without ports have. Two answers agree on every port if they agree on every
+    /// pair.
     pub(super) fn pairs(&self) -> &[(PortClassId, PortClassId)] {
         self.pairs.get_or_init(|| {
             let changing = self.protocols();
@@ -219,12 +229,12 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Port classes that a row permits.
+    /// The port classes that a row permits.
     pub(super) fn permitted(&self, when: When, row: RowId) -> BTreeSet<PortClassId> {
         self.under(when, TableId::Verdict, row).into_keys().map(|k| VerdictKey::of(k).port_class).collect()
     }
 
-    /// A bit for each of `pairs()`.
+    /// A row's verdicts, a bit for each of [`View::pairs`]; None for an answer that is no row.
     fn function(&self, when: When, act: Answer) -> Option<Rc<[u64]>> {
         let Answer::Row(row) = act else { return None };
         if let Some(known) = self.functions.borrow().get(&(when, row)) {
@@ -242,7 +252,9 @@ impl<'a> View<'a> {
         Some(bits)
     }
 
-    /// Is `middle`'s verdict on every port that of `a` or that of `b`?
+    /// Is the verdict of `middle` on every port that of `a` or that of `b`? Then a question may
+    /// have `middle` as its answer on its way from `a` to `b`. The port may have been read before
+    /// or after its interval moved, so each answer is taken with the port classes of its own time.
     pub(super) fn between(&self, middle: (When, Answer), a: (When, Answer), b: (When, Answer)) -> bool {
         if middle.1 == a.1 || middle.1 == b.1 {
             return true;
@@ -253,6 +265,7 @@ impl<'a> View<'a> {
             (_, Some(bits)) => bits[i],
             _ => 0,
         };
+        // `middle` is wrong on a pair where it differs from both.
         let count = self.pairs().len();
         (0..count.div_ceil(64)).all(|i| {
             let valid = if (i + 1) * 64 <= count { u64::MAX } else { (1 << (count % 64)) - 1 };

@@ -1,5 +1,5 @@
-//! The macros behind the schema's declarations. Each makes, of one list, the enumeration of what is in it, the
-//! descriptions as data, and a typed view of each item.
+//! The macros behind the schema's declarations. Each makes, of one list, the enumeration of what is
+//! in it, the descriptions as data, and a typed view of each item.
 
 use super::{FieldSpec, Format};
 
@@ -87,10 +87,10 @@ macro_rules! tables {
         pub enum TableId { $($(#[$doc])* $table),* }
 
         impl TableId {
-            /// All, in order.
+            /// Every table, in the order of the pipeline.
             pub const ALL: &'static [TableId] = &[$(TableId::$table),*];
 
-            /// The table's description.
+            /// What the schema says of this table.
             pub fn spec(self) -> &'static TableSpec {
                 &TABLES[self as usize]
             }
@@ -132,7 +132,7 @@ macro_rules! tables {
                     }),* }
                 }
 
-                /// As a key.
+                /// The key with these fields.
                 pub fn key(self) -> Key {
                     let mut key = Key::new([]);
                     $(self.$field.write(&mut key.0);)*
@@ -161,10 +161,10 @@ macro_rules! actions {
         pub enum ActionId { $($(#[$doc])* $action),* }
 
         impl ActionId {
-            /// All, in order.
+            /// Every action, in the order of the schema.
             pub const ALL: &'static [ActionId] = &[$(ActionId::$action),*];
 
-            /// The action's description.
+            /// What the schema says of this action.
             pub fn spec(self) -> &'static ActionSpec {
                 &ACTIONS[self as usize]
             }

@@ -1,8 +1,9 @@
-//! What keys and actions are made of: each type says how wide it is in a table, how it prints, and how it is
-//! written and read.
+//! What keys and actions are made of: each type says how wide it is in a table, how it prints, and
+//! how it is written and read.
 //!
-//! Reading never fails, so that programs which break their tables' rules can be looked at as well (see
-//! [`crate::check`]): of a number that is too wide the low bits count, and what is not there is 0.
+//! Reading never fails, so that programs which break their tables' rules can be looked at as well
+//! (see [`crate::check`]): of a number that is too wide the low bits count, and what is not there
+//! is 0.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -16,7 +17,7 @@ use crate::{
 
 /// A number in a table: a key field that is matched exactly, or a parameter of an action.
 pub trait Scalar: Copy {
-    /// Bits.
+    /// The width in bits.
     const WIDTH: u8;
     /// How it prints where the declaration does not say otherwise.
     const FORMAT: Format;
@@ -191,7 +192,7 @@ impl<A: Scalar> Part for Prefix<A> {
 /// Ports from `low` to `high`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
-    /// First.
+    /// The first value of the interval.
     pub low: u32,
     /// Last; below `1 << 16` in every program that passes the checks.
     pub high: u32,
@@ -243,9 +244,9 @@ pub enum Named {
     Class(Class),
     /// Something that this build gives no meaning: of another kind, or beyond the ids of its kind.
     Unknown {
-        /// See [`Named::numbers`].
+        /// The kind of id as a number; see [`Named::numbers`].
         kind: u8,
-        /// See [`Named::numbers`].
+        /// The number of the id; see [`Named::numbers`].
         number: u32,
     },
 }

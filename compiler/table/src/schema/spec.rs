@@ -5,9 +5,9 @@ use super::{ActionId, TableId};
 /// How a field is matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatchKind {
-    /// Equality.
+    /// The value is equal.
     Exact,
-    /// Longest prefix.
+    /// The longest prefix that covers the value wins.
     Lpm,
     /// A closed interval; entries of one table never overlap, so no priority is needed.
     Range,
@@ -16,26 +16,26 @@ pub enum MatchKind {
 /// One key field of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FieldSpec {
-    /// As printed.
+    /// The name in text and JSON.
     pub name: &'static str,
-    /// Bits.
+    /// The width in bits, at most 128.
     pub width: u8,
-    /// How it is matched.
+    /// Which kind of match keys have in this field.
     pub kind: MatchKind,
-    /// How its values print.
+    /// The notation of its values in text.
     pub format: Format,
 }
 
 /// How a value prints and parses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Decimal.
+    /// A decimal number.
     Decimal,
-    /// 0x...
+    /// A hexadecimal number with `0x` in front.
     Hex,
-    /// Dotted quad.
+    /// An IPv4 address as a dotted quad.
     Ipv4,
-    /// RFC 5952.
+    /// An IPv6 address as RFC 5952 writes it.
     Ipv6,
     /// tcp, udp, sctp, or a number.
     Protocol,
@@ -44,24 +44,24 @@ pub enum Format {
 /// An action with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActionSpec {
-    /// Its id.
+    /// The id that entries name the action by.
     pub id: ActionId,
-    /// As printed.
+    /// The name in text and JSON.
     pub name: &'static str,
     /// Name, bits and format of each parameter.
     pub params: &'static [(&'static str, u8, Format)],
 }
 
-/// A table.
+/// What the schema says of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSpec {
-    /// Its id.
+    /// The id that programs name the table by.
     pub id: TableId,
-    /// As printed.
+    /// The name in text and JSON.
     pub name: &'static str,
-    /// Its key.
+    /// The fields of its keys, in order. At most the last one is not exact.
     pub fields: &'static [FieldSpec],
-    /// What entries may do.
+    /// The actions that its entries may have.
     pub actions: &'static [ActionId],
     /// What a miss does, and with what parameters.
     pub default: (ActionId, [u64; 3]),

@@ -1,5 +1,5 @@
-//! Views and constructors that span tables: where the family is known only from an address, and where
-//! entries of different actions answer one question.
+//! Views and constructors that span tables: where the family is known only from an address, and
+//! where entries of different actions answer one question.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -25,7 +25,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families, IPv4 first.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
     /// The family of an address.
@@ -33,7 +33,7 @@ impl Family {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    /// 4 or 6.
+    /// The number that stands for the family in keys: 4 or 6.
     pub const fn number(self) -> u8 {
         match self {
             Family::V4 => 4,
@@ -41,7 +41,7 @@ impl Family {
         }
     }
 
-    /// 32 or 128.
+    /// The length of an address in bits: 32 or 128.
     pub const fn bits(self) -> u8 {
         match self {
             Family::V4 => 32,
@@ -68,13 +68,13 @@ impl Word {
     }
 }
 
-/// What an entry of `base` or `row` answers a class with. Anything that is neither permits nor leads to a row
-/// denies, and so does a missing base.
+/// What an entry of `base` or `row` answers a class with. Anything that is neither permits nor
+/// leads to a row denies, and so does a missing base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
-    /// Every port.
+    /// Every port of every protocol is permitted.
     Permit,
-    /// None.
+    /// No port is permitted.
     Deny,
     /// Those that the row lists.
     Row(RowId),
@@ -111,7 +111,7 @@ impl Answer {
 /// What a remote table says of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Leaf {
-    /// Of the table's family.
+    /// The class of the addresses; its family is the table's.
     pub class: Class,
     /// 0: not one pod's address.
     pub incarnation: Incarnation,
@@ -139,7 +139,7 @@ impl Leaf {
 /// The key of an own table, of whichever family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnKey {
-    /// Whose.
+    /// The endpoint that owns the address.
     pub endpoint: EndpointId,
     /// A source that it may have.
     pub address: IpAddr,
@@ -164,11 +164,11 @@ impl OwnKey {
 /// The key of a service table, of whichever family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
-    /// The Service's.
+    /// The cluster IP, external IP or load balancer address of the Service.
     pub address: IpAddr,
-    /// Of IP.
+    /// The IP protocol number: TCP, UDP or SCTP.
     pub protocol: u8,
-    /// The Service's.
+    /// The port on which the Service is offered, not that of its backends.
     pub port: u16,
 }
 
@@ -204,8 +204,8 @@ impl Prefix<IpAddr> {
     }
 }
 
-/// The number in the field `family` of a key that has one: 4, 6, or something that breaks the table's rules
-/// and that views read as 6.
+/// The number in the field `family` of a key that has one: 4, 6, or something that breaks the
+/// table's rules and that views read as 6.
 pub fn family_number(table: TableId, key: &Key) -> Option<u64> {
     let mut fields = table.spec().fields.iter().zip(key.fields());
     fields.find(|(spec, _)| spec.name == "family").map(|(_, field)| field.value().low())

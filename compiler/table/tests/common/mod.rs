@@ -263,8 +263,8 @@ pub fn questions() -> impl Iterator<Item = (EndpointId, Pipeline, IpAddr, (u8, O
     })
 }
 
-/// Runs a plan on `old`, judging every question after every write: the old answer or the new one, and never
-/// back. Returns what it ends with, and the states in between.
+/// Runs a plan on `old`, judging every question after every write: the old answer or the new one,
+/// and never back. Returns what it ends with, and the states in between.
 pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, Vec<Program>) {
     let asked = asked(old, new);
     let judge = |program: &Program| asked.iter().map(|question| question.answer(program)).collect::<Vec<_>>();
@@ -300,8 +300,8 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
     (state, states)
 }
 
-/// Packets under way while a plan runs: each reads its tables one after the other, from states of which the
-/// next is never older, and within one stretch between two grace periods.
+/// Packets under way while a plan runs: each reads its tables one after the other, from states of
+/// which the next is never older, and within one stretch between two grace periods.
 pub fn in_flight(old: &Program, new: &Program, plan: &Plan, states: &[Program], random: &mut Random, what: &str) {
     let mut stretches = vec![vec![old]];
     for (i, (phase, _)) in plan.steps.iter().enumerate() {

@@ -1,9 +1,10 @@
 //! Random packets, policies and pauses, put to two datapaths that must agree.
 //!
-//! The packets are those of [`super::world`], built from a few addresses and ports so that they meet each other's state,
-//! and then often damaged: a byte or a length field changed, the end cut off, IPv6 extension headers or tags put in.
-//! Times are multiples of 13 seconds, none of which is within two seconds of a timeout, since a datapath may
-//! refresh only once a second and a kernel's clock does not stand still.
+//! The packets are those of [`super::world`], built from a few addresses and ports so that they
+//! meet each other's state, and then often damaged: a byte or a length field changed, the end cut
+//! off, IPv6 extension headers or tags put in. Times are multiples of 13 seconds, none of which is
+//! within two seconds of a timeout, since a datapath may refresh only once a second and a kernel's
+//! clock does not stand still.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -29,7 +30,8 @@ use crate::{
 /// Where two datapaths part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The seed and the number of the event, from 0: [`compare`] with this seed and one event more shows it again.
+    /// The seed and the number of the event, from 0: [`compare`] with this seed and one event more
+    /// shows it again.
     pub seed: u64,
     /// See there.
     pub event: usize,
@@ -79,7 +81,8 @@ impl Events {
     }
 }
 
-/// After so many events a pod loses its endpoint and gets it again, so that its quota is never used up.
+/// After so many events a pod loses its endpoint and gets it again, so that its quota is never used
+/// up.
 const EPOCH: usize = 48;
 const POLICIES: [Policy; 6] =
     [Policy::Open, Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
@@ -403,10 +406,12 @@ pub fn compare(
     Ok(Ok(agreed))
 }
 
-/// Puts a frame of any bytes to both, which hold the same program (see [`super::world`]) and the same state. The
-/// first byte says how it comes: bit 0 the hook, bit 1 whether no interface is known of it (bit 3: but a socket of the node), bit 2 whether it is marked and comes from pod
-/// B (towards a pod) or leaves the node, and where all other bits are 0, that enough time passes first for quotas to be free
-/// again; the frame is the rest. What fuzzing calls. Frames that the kernel does not take for a test run are passed over.
+/// Puts a frame of any bytes to both, which hold the same program (see [`super::world`]) and the
+/// same state. The first byte says how it comes: bit 0 the hook, bit 1 whether no interface is
+/// known of it (bit 3: but a socket of the node), bit 2 whether it is marked and comes from pod B
+/// (towards a pod) or leaves the node, and where all other bits are 0, that enough time passes
+/// first for quotas to be free again; the frame is the rest. What fuzzing calls. Frames that the
+/// kernel does not take for a test run are passed over.
 ///
 /// # Errors
 /// As [`compare`].

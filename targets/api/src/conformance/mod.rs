@@ -1,10 +1,10 @@
 //! The suite that every target must pass.
 //!
-//! [`run`] puts each case to an empty target: first what any [`Target`] does with tables (`tables`), then packets:
-//! cases with a program and a list of steps ([`cases`]), and what depends on a target's capacity (`quota`).
-//! A case's name begins with the item of the semantics that it proves. [`differential`] puts random packets to two
-//! targets and finds where they part.
-//! Not here: whether programs are right (compiler/).
+//! [`run`] puts each case to an empty target: first what any [`Target`] does with tables
+//! (`tables`), then packets: cases with a program and a list of steps ([`cases`]), and what depends
+//! on a target's capacity (`quota`). A case's name begins with the item of the semantics that it
+//! proves. [`differential`] puts random packets to two targets and finds where they part. Not here:
+//! whether programs are right (compiler/).
 //!
 //! A target's test is one line: `conformance::run(Mem::default).assert_passed()`.
 
@@ -139,7 +139,8 @@ impl Case {
         self.packet(what, Hook::ToPod, Arrival::Born, bytes, Verdict::Next)
     }
 
-    /// A packet towards the pod that the kernel has cut anew is dropped: nobody knows where it came in.
+    /// A packet towards the pod that the kernel has cut anew is dropped: nobody knows where it came
+    /// in.
     pub fn forgotten_drops(self, what: &str, bytes: Vec<u8>) -> Self {
         self.packet(what, Hook::ToPod, Arrival::Forgotten, bytes, Verdict::Drop)
     }
@@ -214,8 +215,9 @@ impl Report {
     }
 }
 
-/// Runs the whole suite. `make` makes an empty target; packet cases share one, emptied between them (which must forget
-/// all state, S43), as long as none fails: a kernel may take a second to verify a program.
+/// Runs the whole suite. `make` makes an empty target; packet cases share one, emptied between them
+/// (which must forget all state, S43), as long as none fails: a kernel may take a second to verify
+/// a program.
 pub fn run<T: Subject>(mut make: impl FnMut() -> T) -> Report {
     let mut report = Report::default();
     tables::run(&mut make, &mut report);
@@ -245,7 +247,8 @@ fn run_cases<T: Subject>(make: &mut impl FnMut() -> T, cases: &[Case], report: &
     }
 }
 
-/// Runs one case on an empty target; stops at the first step that fails, since later ones may depend on it.
+/// Runs one case on an empty target; stops at the first step that fails, since later ones may
+/// depend on it.
 pub fn run_case(subject: &mut dyn Subject, case: &Case, report: &mut Report) {
     report.cases += 1;
     if let Err(error) = fill(subject, &case.program) {

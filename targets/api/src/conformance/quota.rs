@@ -21,7 +21,8 @@ impl Player<'_> {
         self.subject.packet(hook, &Frame { interface, arrival, mark: Mark::Clear, bytes })
     }
 
-    /// Opens TCP connections from A and answers them until one is refused; returns those that are established.
+    /// Opens TCP connections from A and answers them until one is refused; returns those that are
+    /// established.
     fn fill(&mut self, hosts: &Hosts) -> Result<Vec<Talk>, Error> {
         let most = 4 * self.subject.capabilities().connections as usize + 4096;
         let mut open = vec![];
@@ -72,7 +73,8 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
 
     let open = player.fill(hosts)?;
     let quota = player.subject.capabilities().connections as usize;
-    // A target whose entries find their places by a hash says what it holds in practice, a little more or less.
+    // A target whose entries find their places by a hash says what it holds in practice, a little
+    // more or less.
     let most = if open.len() <= 2 * quota { Verdict::Drop } else { Verdict::Next };
     expect("not much more than the quota is let through", Verdict::Drop, most);
     let least = if open.len() >= quota / 2 { Verdict::Next } else { Verdict::Drop };
@@ -148,7 +150,8 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     let got = player.judge(A.interface, Hook::ToPod, silent.back(ACK))?;
     expect("and what has just been opened", Verdict::Next, got);
 
-    // Closed connections give way: many more of them than the quota, each opened, answered and closed.
+    // Closed connections give way: many more of them than the quota, each opened, answered and
+    // closed.
     player.subject.advance(std::time::Duration::from_secs(600))?;
     let mut refused = 0;
     for i in 0..2 * quota as u32 {

@@ -1,4 +1,5 @@
-//! What any target does with tables: what was written is read back, what does not fit is refused without a trace.
+//! What any target does with tables: what was written is read back, what does not fit is refused
+//! without a trace.
 
 use netpolc_table::{
     ActionId, Class, ClassId, EndpointId, Entry, IfIndex, Incarnation, Key, Match, PortClassId, Program, RowId, SetId,

@@ -1,5 +1,5 @@
-//! The small world in which the packet cases play: two pods, a few remotes, and a policy for each direction that can be
-//! changed by writing one endpoint word.
+//! The small world in which the packet cases play: two pods, a few remotes, and a policy for each
+//! direction that can be changed by writing one endpoint word.
 //!
 //! | who | IPv4 | IPv6 | class | |
 //! |---|---|---|---|---|
@@ -103,7 +103,8 @@ pub const SERVICE_PORTS: [(u8, u16); 3] = [(ip::TCP, 80), (ip::UDP, 53), (ip::SC
 /// What leads into a tunnel: VXLAN, IPv4 and IPv6 in IP.
 pub const TUNNELS: [(u8, u16); 3] = [(ip::UDP, 4789), (4, 0), (41, 0)];
 
-/// The write that has A's egress policy [`Policy::Some`] permit the VXLAN port, and its neighbours, to friends.
+/// The write that has A's egress policy [`Policy::Some`] permit the VXLAN port, and its neighbours,
+/// to friends.
 pub fn permit_tunnels() -> Write {
     let row = RowId::new(2 * (base(A, 10) + Policy::Some as u16));
     Write::put(TableId::Verdict, schema::verdict_key(row, PortClassId::new(6)), schema::plain(ActionId::Permit))

@@ -1,4 +1,5 @@
-//! Fails on purpose, to prove that an error leaves the answers as they were and that a retry completes (S59).
+//! Fails on purpose, to prove that an error leaves the answers as they were and that a retry
+//! completes (S59).
 
 use std::io;
 
@@ -6,7 +7,8 @@ use netpolc_table::{Program, Write};
 
 use crate::{Capabilities, Error, Target, random::Random};
 
-/// Which calls of `write` and `settle` fail, counted together from 0. A failing call does not reach the target inside.
+/// Which calls of `write` and `settle` fail, counted together from 0. A failing call does not reach
+/// the target inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Faults {
     /// None.

@@ -1,5 +1,5 @@
-//! Targets around targets: [`Traced`] tells, [`Counted`] counts, [`Faulty`] fails on purpose. Each is a
-//! [`Target`](crate::Target), and a [`Datapath`](crate::Datapath) where the inner one is.
+//! Targets around targets: [`Traced`] tells, [`Counted`] counts, [`Faulty`] fails on purpose. Each
+//! is a [`Target`](crate::Target), and a [`Datapath`](crate::Datapath) where the inner one is.
 
 mod counted;
 mod faulty;

@@ -4,7 +4,8 @@ use netpolc_table::{Program, Write};
 
 use crate::{Capabilities, Error, Target};
 
-/// One `tracing` event for each write (debug; with keys at trace) and each failure (warn), inside a span that names the target.
+/// One `tracing` event for each write (debug; with keys at trace) and each failure (warn), inside a
+/// span that names the target.
 #[derive(Clone, Debug)]
 pub struct Traced<T> {
     pub(super) inner: T,

@@ -25,7 +25,8 @@ pub enum Layer4 {
         /// Port.
         destination: u16,
     },
-    /// The common header (12 bytes) and one chunk of 4 bytes; further bytes of the chunk are the payload.
+    /// The common header (12 bytes) and one chunk of 4 bytes; further bytes of the chunk are the
+    /// payload.
     Sctp {
         /// Port.
         source: u16,
@@ -129,7 +130,8 @@ pub(super) fn checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-/// What an error quotes of a packet: its headers and the first `bytes` bytes behind them (8 by RFC 792, more by RFC 1812).
+/// What an error quotes of a packet: its headers and the first `bytes` bytes behind them (8 by RFC
+/// 792, more by RFC 1812).
 pub fn quote(inner: &Packet, bytes: usize) -> Vec<u8> {
     let mut whole = inner.datagram();
     let headers = if whole[0] >> 4 == 4 {
@@ -141,8 +143,8 @@ pub fn quote(inner: &Packet, bytes: usize) -> Vec<u8> {
     whole
 }
 
-/// An ICMP or ICMPv6 error from `router` to the source of `inner`, around `quoted` bytes. `rest` is bytes 4-7: the MTU of "too big" and
-/// "fragmentation needed".
+/// An ICMP or ICMPv6 error from `router` to the source of `inner`, around `quoted` bytes. `rest` is
+/// bytes 4-7: the MTU of "too big" and "fragmentation needed".
 pub fn icmp_error(router: IpAddr, to: IpAddr, (kind, code): (u8, u8), rest: u32, quoted: &[u8]) -> Packet {
     Packet::new(router, to).layer4(Layer4::Icmp { kind, code, rest }).payload(quoted)
 }

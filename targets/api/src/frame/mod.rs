@@ -1,7 +1,9 @@
-//! Frames for tests, `eval` and benchmarks: a builder that can also build what no honest stack sends.
+//! Frames for tests, `eval` and benchmarks: a builder that can also build what no honest stack
+//! sends.
 //!
-//! Here: layers 2 and 3 ([`Packet`]), fragments and truncation. Layer 4 is in `l4`. Not here: parsing (each datapath's own).
-//! Lengths and checksums are right unless a test says otherwise; no datapath looks at checksums.
+//! Here: layers 2 and 3 ([`Packet`]), fragments and truncation. Layer 4 is in `l4`. Not here:
+//! parsing (each datapath's own). Lengths and checksums are right unless a test says otherwise; no
+//! datapath looks at checksums.
 
 mod l4;
 
@@ -117,8 +119,8 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// An IP packet; both addresses must be of one family (panics otherwise). Protocol 59 (none) without payload until a
-    /// layer 4 is given.
+    /// An IP packet; both addresses must be of one family (panics otherwise). Protocol 59 (none)
+    /// without payload until a layer 4 is given.
     pub fn new(source: impl Into<IpAddr>, destination: impl Into<IpAddr>) -> Self {
         let (source, destination) = (source.into(), destination.into());
         assert_eq!(source.is_ipv4(), destination.is_ipv4(), "{source} and {destination} are of two families");
@@ -162,8 +164,9 @@ impl Packet {
         self
     }
 
-    /// Marks the packet as a fragment: the payload stands as it is, with the layer-4 header before it where the offset
-    /// is 0 and without one otherwise. IPv6: a fragment header behind the extension headers given so far.
+    /// Marks the packet as a fragment: the payload stands as it is, with the layer-4 header before
+    /// it where the offset is 0 and without one otherwise. IPv6: a fragment header behind the
+    /// extension headers given so far.
     pub fn fragment(mut self, fragment: Fragment) -> Self {
         if self.source.is_ipv6() {
             self.extensions.push(Extension::fragment(fragment));
@@ -232,7 +235,8 @@ impl Packet {
         }
     }
 
-    /// The frames of this packet cut into fragments whose layer-4 parts have at most `size` bytes (rounded down to 8s).
+    /// The frames of this packet cut into fragments whose layer-4 parts have at most `size` bytes
+    /// (rounded down to 8s).
     pub fn fragments(&self, id: u32, size: usize) -> Vec<Vec<u8>> {
         let size = size / 8 * 8;
         let whole = l4::build(&self.layer4, self.source, self.destination, &self.payload);
@@ -323,7 +327,8 @@ pub fn truncate(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
     frame
 }
 
-/// Shortens the frame by `bytes` and makes the IP length field agree (untagged frames only): a packet that is short, not cut.
+/// Shortens the frame by `bytes` and makes the IP length field agree (untagged frames only): a
+/// packet that is short, not cut.
 pub fn shorten(mut frame: Vec<u8>, bytes: usize) -> Vec<u8> {
     frame.truncate(frame.len() - bytes);
     let v6 = frame[12..14] == ether::IPV6.to_be_bytes();
@@ -332,8 +337,9 @@ pub fn shorten(mut frame: Vec<u8>, bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// Would Linux's `BPF_PROG_TEST_RUN` take this frame? (net/bpf/test_run.c wants an Ethernet header with something behind it, and the whole fixed
-/// header of an untagged IP packet.) Frames that it refuses can only be put to datapaths that do not live in a kernel.
+/// Would Linux's `BPF_PROG_TEST_RUN` take this frame? (net/bpf/test_run.c wants an Ethernet header
+/// with something behind it, and the whole fixed header of an untagged IP packet.) Frames that it
+/// refuses can only be put to datapaths that do not live in a kernel.
 pub fn test_run_takes(frame: &[u8]) -> bool {
     match frame.get(12..14).map(|t| u16::from_be_bytes([t[0], t[1]])) {
         None => false,

@@ -1,4 +1,5 @@
-//! What packets mean to a connection, how far it has come, and how long it lives. See the judgement in [`super`].
+//! What packets mean to a connection, how far it has come, and how long it lives. See the judgement
+//! in [`super`].
 
 use super::{ip, sctp, tcp};
 
@@ -20,7 +21,8 @@ pub enum Event {
 }
 
 impl Event {
-    /// By the flags byte. A bare SYN is an opening with whatever else is set (S38); then RST, FIN, SYN count in this order.
+    /// By the flags byte. A bare SYN is an opening with whatever else is set (S38); then RST, FIN,
+    /// SYN count in this order.
     pub const fn of_tcp(flags: u8) -> Self {
         if flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
             Event::Open
@@ -62,9 +64,10 @@ impl Event {
 pub enum Phase {
     /// Opened, no answer seen.
     Opening = 1,
-    /// SYN+ACK or INIT ACK seen, or the first answer to a datagram. Of TCP it lives as long as an established one, since
-    /// further packets need not be looked up. It yields its place where there is no other room: a SYN flood must not fill a
-    /// quota for days, and questions that were answered not for minutes.
+    /// SYN+ACK or INIT ACK seen, or the first answer to a datagram. Of TCP it lives as long as an
+    /// established one, since further packets need not be looked up. It yields its place where
+    /// there is no other room: a SYN flood must not fill a quota for days, and questions that were
+    /// answered not for minutes.
     Replied = 2,
     /// Answered.
     Established = 3,
@@ -101,9 +104,10 @@ pub enum Side {
     Other,
 }
 
-/// Seconds until an entry dies after the last packet that touched it: those of Linux's connection tracking
-/// (nf_conntrack_proto_*.c), with our fewer phases. What was reset lives longer than there, since nobody here can tell a
-/// reset that was made up: its place goes to others first, and its own sides go on. `protocol` is the tuple's.
+/// Seconds until an entry dies after the last packet that touched it: those of Linux's connection
+/// tracking (nf_conntrack_proto_*.c), with our fewer phases. What was reset lives longer than
+/// there, since nobody here can tell a reset that was made up: its place goes to others first, and
+/// its own sides go on. `protocol` is the tuple's.
 pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
     match (protocol, phase) {
         (ip::TCP, Phase::Opening | Phase::Closing) => 120,

@@ -1,8 +1,8 @@
-//! Interfaces that carry filters get TCX links in their place: in a thread, since the kernel makes
-//! whoever attaches a link wait for a grace period under the lock of all links.
+//! Moves interfaces from filters to TCX links. A thread makes the links, since the kernel makes
+//! whoever attaches one wait for a grace period, under the lock of all links.
 //!
-//! A link stands before its filter goes, so both judge the same packets for a moment, alike. Not
-//! here: what is attached first (`attach`).
+//! A link is in place before its filter goes, so that for a moment both judge the same packets,
+//! with the same answers. Not here: how an interface is attached first (`attach`).
 
 use netpolc_table::IfIndex;
 use std::{
@@ -20,7 +20,7 @@ use std::{
 use netpolc_target::{Error, Hook};
 
 use super::{
-    Attachments, HOOKS, Held, Link, MARKERS, Programs, QDISC, Role, absent_is_fine, attach_patiently, call,
+    Attachments, HOOKS, Held, Link, MARKERS, Programs, QDISC, Role, absent_is_fine, attach_with_retries, call,
     filters_stand, gone, hook_name, mark, side, unpin,
 };
 use crate::{
@@ -30,14 +30,15 @@ use crate::{
     sys::{self, refused},
 };
 
-/// TCX links that are being made for interfaces that have filters.
+/// The thread that makes TCX links for interfaces that have filters.
 #[derive(Debug)]
 pub(super) struct Upgrade {
     thread: JoinHandle<Vec<Made>>,
+    /// Set to end the thread after the interface that it works on.
     stop: Arc<AtomicBool>,
 }
 
-/// What came of an interface: its links, or why there are none.
+/// The thread's result for one interface: its links, or why there are none.
 #[derive(Debug)]
 struct Made {
     ifindex: IfIndex,
@@ -46,16 +47,16 @@ struct Made {
 }
 
 impl Upgrade {
-    /// Begins, in the calling thread's network namespace.
+    /// Starts the thread, which works in the calling thread's network namespace.
     fn begin(list: Vec<(IfIndex, Role)>, programs: &Programs) -> io::Result<Self> {
         let dup = |(hook, program): &(Hook, Loaded)| Ok((*hook, program.fd().try_clone_to_owned()?));
         let programs: Vec<(Hook, OwnedFd)> = programs.iter().map(dup).collect::<io::Result<_>>()?;
         let links = move |role: Role, ifindex: IfIndex| {
             let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
             let made = mine.map(|(hook, program)| {
-                // Others want the lock that the kernel holds meanwhile.
-                std::thread::sleep(BREATH);
-                attach_patiently(program.as_fd(), ifindex, *hook).map(|link| (*hook, link))
+                // The kernel holds a lock meanwhile that whoever attaches a new pod needs too.
+                std::thread::sleep(PAUSE_BETWEEN_LINKS);
+                attach_with_retries(program.as_fd(), ifindex, *hook).map(|link| (*hook, link))
             });
             made.collect()
         };
@@ -68,14 +69,14 @@ impl Upgrade {
     }
 }
 
-/// Between two links that are made while nobody waits for them.
-const BREATH: Duration = Duration::from_millis(20);
-/// Links that are made before they are looked at again.
-const AT_ONCE: usize = 8;
+/// How long the thread waits before each link, so that others get the kernel's lock.
+const PAUSE_BETWEEN_LINKS: Duration = Duration::from_millis(20);
+/// For how many interfaces the thread makes links before [`Attachments::upgrade`] takes them over.
+const BATCH: usize = 8;
 
 impl Attachments {
-    /// Moves interfaces that have filters to TCX links, a few at a time, in a thread of its own;
-    /// says how many have moved. To be called again and again.
+    /// Takes over the links that the thread has made and starts it for further interfaces. Returns
+    /// how many interfaces have moved. To be called again and again.
     pub fn upgrade(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<usize, Error> {
         let Some(upgrade) = self.upgrade.take_if(|upgrade| upgrade.thread.is_finished()) else {
             return self.begin_upgrade(programs).map(|()| 0);
@@ -86,7 +87,7 @@ impl Attachments {
             let Some(Held::Clsact(qdisc, now)) = self.held.get(&ifindex) else { continue };
             let (qdisc, now) = (*qdisc, *now);
             let links = match links {
-                // It has become something else meanwhile, or another interface has its number.
+                // Its role has changed since, or another interface has its index now.
                 _ if now != role || sys::ifname(ifindex).is_err() => continue,
                 Err(e) if gone(&e) => continue,
                 Err(e) => {
@@ -105,7 +106,8 @@ impl Attachments {
             });
             let detach = || role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook)));
             let done = held.and_then(|held| detach().map(|()| self.held.insert(ifindex, Held::Tcx(held))).map(drop));
-            // Last, so that whoever is killed before leaves a filter that is known.
+            // The pins of the filters go last, so that whoever is killed before leaves none that is
+            // unknown.
             let done = done.and_then(|()| {
                 let markers = MARKERS.iter().map(|(marker, ..)| format!("{ifindex}_{marker}"));
                 let mut paths = pins.into_iter().flat_map(|pins| markers.clone().map(|name| pins.link(&name)));
@@ -120,42 +122,43 @@ impl Attachments {
                 Ok(()) => moved += 1,
             }
         }
-        // One that stays as it is keeps none of the others back.
+        // An interface that keeps its filters must not keep the others from moving.
         self.begin_upgrade(programs)?;
         failed.map_or(Ok(moved), Err)
     }
 
-    /// Whether links are being made.
+    /// Whether the thread is making links, or has made some that nobody took over.
     pub fn upgrading(&self) -> bool {
         self.upgrade.is_some()
     }
 
-    /// Begins to make links, where there are interfaces that want some and none are being made.
+    /// Starts the thread, where it does not run and there are interfaces to move.
     fn begin_upgrade(&mut self, programs: &Programs) -> Result<(), Error> {
         if self.upgrade.is_some() || !has_tcx(programs) {
             return Ok(());
         }
-        // Where somebody took a filter away it comes back first.
+        // Where somebody removed a filter, `check` has to restore it first.
         let may = |ifindex: &IfIndex, role| !self.stay.contains(ifindex) && filters_stand(*ifindex, role, programs);
         let filtered = self.held.iter().filter_map(|(ifindex, held)| match held {
             Held::Clsact(_, role) if may(ifindex, *role) => Some((*ifindex, *role)),
             Held::Clsact(..) | Held::Tcx(_) => None,
         });
-        let list: Vec<(IfIndex, Role)> = filtered.take(AT_ONCE).collect();
+        let list: Vec<(IfIndex, Role)> = filtered.take(BATCH).collect();
         if !list.is_empty() {
             self.upgrade = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
         }
         Ok(())
     }
 
-    /// Notes that the qdisc is ours, for when the links go.
+    /// Notes that netpolc made the interface's qdisc, so that it goes when the links go.
     fn keep_qdisc(&mut self, ifindex: IfIndex, pins: Option<&Pins>) -> io::Result<()> {
         pins.map_or(Ok(()), |pins| mark(pins, &format!("{ifindex}_{QDISC}")))?;
         self.qdiscs.insert(ifindex);
         Ok(())
     }
 
-    /// Ends what is under way: links in the making judge by the programs of when they were begun.
+    /// Ends the thread and drops its links: they carry the programs of the time when it was
+    /// started.
     pub fn stop_upgrade(&mut self) {
         if let Some(upgrade) = self.upgrade.take() {
             upgrade.stop.store(true, Relaxed);
@@ -163,8 +166,8 @@ impl Attachments {
         }
     }
 
-    /// Makes links that stand beside an interface's filters carry the present programs, and pins
-    /// them.
+    /// Gives the thread's links, which exist beside the interface's filters, the present programs,
+    /// and pins them.
     fn follow(
         &mut self,
         ifindex: IfIndex,
@@ -175,7 +178,7 @@ impl Attachments {
     ) -> io::Result<BTreeMap<Hook, Link>> {
         let mut held = BTreeMap::new();
         for (hook, link) in links {
-            // The index may be another interface's by now, and the programs those of an earlier
+            // The index may belong to another interface by now, and the programs to an earlier
             // generation.
             if sys::link_facts(link.as_fd())?.ifindex != Some(ifindex) {
                 return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -192,8 +195,8 @@ impl Attachments {
         Ok(held)
     }
 
-    /// Takes away links that a killed process pinned beside filters, which are what counts and
-    /// stand by now.
+    /// Removes links that a killed process pinned beside filters. The filters count, and are in
+    /// place by now.
     pub fn drop_stray_links(&self, pins: &Pins) -> Result<(), Error> {
         let filtered = self.held.iter().filter(|(_, held)| matches!(held, Held::Clsact(..)));
         let mut names = filtered.flat_map(|(i, _)| HOOKS.map(|hook| format!("{i}_{}", hook_name(hook))));
@@ -201,7 +204,8 @@ impl Attachments {
     }
 }
 
-/// Does the kernel have TCX links? Asked by an interface that there never is.
+/// Whether the kernel has TCX links. Asked with an interface that never exists: a kernel with TCX
+/// answers that there is no such device.
 fn has_tcx(programs: &Programs) -> bool {
     const NONE: u32 = i32::MAX as u32;
     let asked =

@@ -173,7 +173,7 @@ fn s59_a_table_ends_at_its_limit_and_at_the_budget() {
 
 #[test]
 fn what_has_become_much_too_large_is_given_back() {
-    let sizes = Connections { first_log: 3, most_log: 12, patience: Duration::ZERO, ..Connections::default() };
+    let sizes = Connections { first_log: 3, most_log: 12, shrink_after: Duration::ZERO, ..Connections::default() };
     let mut ebpf = private(Config { connections: sizes, ..config(3, 12) });
     let mut tender = ebpf.tender().unwrap();
     for n in 0..2000 {

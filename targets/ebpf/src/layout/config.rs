@@ -1,20 +1,24 @@
-//! The config map: the clock's offset, lifetimes, and small constant tables that the programs look up instead of
-//! branching. They are computed from `netpolc_target::semantics`, so the programs cannot disagree with it.
+//! The config map: the clock's offset, lifetimes, and small constant tables in which the programs
+//! look things up instead of branching. The tables are computed from `netpolc_target::semantics`,
+//! so that the programs cannot disagree with it.
+//!
+//! Not here: the code that reads them (`program`).
 
 use netpolc_target::semantics::{DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, seconds};
 
-/// Bytes.
+/// The size of the map's value in bytes.
 pub const SIZE: usize = 4096;
-/// u64: jiffies added to the kernel's clock (`Datapath::advance`). This and [`HOLD`] are the only words that change after
-/// creation.
+/// u64: how many jiffies are added to the kernel's clock (`Datapath::advance`). This and [`HOLD`]
+/// are the only words that change after the map is made.
 pub const TIME_OFFSET: usize = 0;
-/// u64: 0, or not 0 while some interface does not carry the program that judges packets to Services: then none is let go on.
+/// u64: not 0 while some interface does not carry the program that judges packets to Services. No
+/// new connection goes on to one then.
 pub const HOLD: usize = 16;
-/// u32: lifetime of a fragment's verdict in ticks.
+/// u32: the lifetime of a fragment's verdict, in ticks.
 pub const FRAGMENT_TICKS: usize = 8;
-/// u32 `[8][8]`: lifetime in ticks by [`Protocol`] and phase.
+/// u32 `[8][8]`: the lifetime of an entry in ticks, by [`Protocol`] and phase.
 pub const LIFETIMES: usize = 64;
-/// u8 `[8][8][2]`: next phase by present phase, event code and side (0 opener, 1 other).
+/// u8 `[8][8][2]`: the next phase, by present phase, event code and side (0 opener, 1 other).
 pub const AFTER: usize = 320;
 /// u8 `[256]`: TCP flags -> event code.
 pub const TCP_EVENTS: usize = 512;
@@ -24,29 +28,33 @@ pub const SCTP_EVENTS: usize = 768;
 pub const ICMP_EVENTS: usize = 1024;
 /// u8 `[256]`: ICMPv6 type -> event code.
 pub const ICMPV6_EVENTS: usize = 1280;
-/// u8 `[256]`: for a set of ways (bit 7 - way) the last way | size of the set << 4.
+/// u8 `[256]`: for a set of ways (way 0 is bit 7) the last way of the set | the size of the set <<
+/// 4.
 pub const PICK: usize = 1536;
-/// u8: [`code::DATAGRAM`].
+/// u8: [`code::DATAGRAM`], in a place from which programs load it without the verifier's knowing
+/// the value.
 pub const DATAGRAM_EVENT: usize = 1792;
-/// u32 `[8]` (a place each of 4 bytes): the numbers 0 to 7, so that a program has a value that its verifier does not know.
+/// u32 `[8]`: the numbers 0 to 7, from which a program loads a number that the verifier does not
+/// know.
 pub const NUMBERS: usize = 1808;
 
-/// u64 `[8]`: IP protocol number << 32 by [`Protocol`] (the place of `Icmp` has ICMP's, the next one ICMPv6's, the last one 0).
+/// u64 `[8]`: IP protocol number << 32 by [`Protocol`] (the place of `Icmp` has ICMP's, the next
+/// one ICMPv6's, the last one 0).
 pub const TAILS: usize = 1856;
 /// u8 `[256]`: next header -> 0 no extension header, else [`extension`].
 pub const EXTENSIONS: usize = 2048;
 
 /// How long an IPv6 extension header is.
 pub mod extension {
-    /// (byte 1 + 1) * 8.
+    /// It has (byte 1 + 1) * 8 bytes, as most headers do.
     pub const EIGHTS: u8 = 1;
-    /// (byte 1 + 2) * 4.
+    /// It has (byte 1 + 2) * 4 bytes: the authentication header.
     pub const FOURS: u8 = 2;
-    /// 8: the fragment header.
+    /// It has 8 bytes: the fragment header.
     pub const FRAGMENT: u8 = 3;
 }
 
-/// Event codes: `semantics::Event` in order, then what else a packet may be.
+/// Event codes: those of `semantics::Event` in order, and then what else a packet may be.
 pub mod code {
     /// `Event::Open`.
     pub const OPEN: u8 = 0;
@@ -76,23 +84,23 @@ pub mod code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Protocol {
-    /// 6.
+    /// IP protocol 6.
     Tcp = 0,
-    /// 17.
+    /// IP protocol 17.
     Udp = 1,
-    /// 132.
+    /// IP protocol 132.
     Sctp = 2,
-    /// 1 and 58, over either family.
+    /// IP protocols 1 and 58, over either family.
     Icmp = 3,
-    /// The rest.
+    /// All other protocols.
     Other = 4,
 }
 
 impl Protocol {
-    /// All, by number.
+    /// All rows, in the order of their numbers.
     pub const ALL: [Protocol; 5] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Icmp, Protocol::Other];
 
-    /// Of an IP protocol number.
+    /// The row of an IP protocol.
     pub fn of(number: u8) -> Self {
         match number {
             6 => Protocol::Tcp,
@@ -103,7 +111,7 @@ impl Protocol {
         }
     }
 
-    /// An IP protocol number of this kind.
+    /// An IP protocol that has this row.
     fn number(self) -> u8 {
         [6, 17, 132, 1, 255][self as usize]
     }
@@ -112,7 +120,7 @@ impl Protocol {
 /// Time in the state tables: ticks of 1/16 to 1/8 of a second, (jiffies64 + offset) >> shift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
-    /// Jiffies a second: 10^9 / `clock_getres(CLOCK_MONOTONIC_COARSE)` in nanoseconds.
+    /// Jiffies per second: 10^9 / `clock_getres(CLOCK_MONOTONIC_COARSE)` in nanoseconds.
     pub hz: u32,
 }
 
@@ -122,7 +130,8 @@ impl Clock {
         self.hz.max(16).ilog2() - 3
     }
 
-    /// Ticks in so many seconds, rounded down: nothing lives longer than it should.
+    /// How many ticks so many seconds have, rounded down, so that nothing lives longer than it
+    /// should.
     pub fn ticks(self, seconds: u32) -> u32 {
         ((u64::from(seconds) * u64::from(self.hz)) >> self.shift()) as u32
     }
@@ -153,7 +162,7 @@ fn icmp_code(family: u8, kind: u8) -> u8 {
     }
 }
 
-/// The whole value, as it is when the map is made.
+/// The map's whole value, as it is when the map is made.
 pub fn image(clock: Clock) -> Vec<u8> {
     let mut image = vec![0; SIZE];
     let word = |image: &mut Vec<u8>, at: usize, value: u32| image[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -202,7 +211,8 @@ pub fn image(clock: Clock) -> Vec<u8> {
     image
 }
 
-/// Places for reasons (`semantics::DropReason`) in the counter map.
+/// How many places for reasons (`semantics::DropReason`) the counter map has per endpoint and
+/// direction.
 pub const REASONS: usize = 16;
 const _: () = assert!(DropReason::ALL.len() <= REASONS, "the counter map has a place for each reason");
 

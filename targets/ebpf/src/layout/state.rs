@@ -12,55 +12,66 @@
 //!
 //! A bucket is [`WAYS`] meta words (one cache line), then [`WAYS`] keys. An entry stands in one of
 //! its two buckets ([`StateHash`]), in any way.
+//! The life of a slot:
 //!
-//! Life of a slot: dead (deadline <= now; never used: all zero) -> compare-and-swap of the meta word to [`BUSY`] with a
-//! deadline a little ahead -> key written -> meta stored with tag, phase and deadline -> refreshed by compare-and-swap of
-//! the meta word -> dead by itself. A busy entry matches nobody; if its claimer never finishes, the deadline frees it.
-//! Two processors that open the same tuple in the same instant may make two entries; each looks again after it has
-//! published its own, and of two the one at the lower address stays. What is left: a packet between may be judged by the
-//! entry that goes, and of three at once a second one may stay until it ages away.
+//! 1. It is dead: its deadline is not later than now. A slot that was never used is all zero.
+//! 2. A packet claims it: it exchanges the meta word for [`BUSY`] with a deadline a little ahead,
+//!    by compare-and-swap. A busy slot matches no packet. If its claimer never finishes, the
+//!    deadline frees it.
+//! 3. The packet writes the key, and then the meta word with tag, phase and deadline.
+//! 4. Packets refresh the entry by compare-and-swap of the meta word.
+//! 5. The entry dies when its deadline comes. Nothing has to be written for that.
+//!
+//! Two processors that open the same tuple in the same instant may make two entries. Each searches
+//! again after it has published its own, and of two the one at the lower address stays. Two cases
+//! are left: a packet in between may be judged by the entry that goes, and of three entries at once
+//! a second one may stay until it expires.
+//!
+//! Not here: which code does that (`program::entry`, `state`).
 
 use netpolc_table::Incarnation;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Entries of a bucket.
+/// How many entries a bucket has room for.
 pub const WAYS: usize = 8;
-/// Of the places in an entry's two buckets, so many go to entries of one remote at most.
+/// How many of the slots in an entry's two buckets may belong to one remote, where slots are
+/// scarce.
 pub const SHARE: usize = 2 * WAYS * 3 / 4;
-/// Bytes of a key of IPv4: remote, local address (as in the packet), local port, remote port (as in the packet),
-/// protocol u8, zero u8, remote incarnation u16.
+/// Bytes of a key of IPv4: remote, local address (as in the packet), local port, remote port (as in
+/// the packet), protocol u8, zero u8, remote incarnation u16.
 pub const KEY_V4: usize = 16;
 /// Bytes of a key of IPv6: remote (16), local (16), then ports, protocol, zero, incarnation as for
 /// IPv4.
 pub const KEY_V6: usize = 40;
 
-/// Endpoints that may have connections, 0 included.
+/// How many endpoints may have connections, including id 0, which stands for none.
 pub const ENDPOINTS: u32 = 1 << 16;
 /// Bytes of a record of the map `state`: u64 for each family (IPv4, IPv6): present [`Place`] |
 /// previous one << 32; then u64 for each family: not 0 where a packet found little room, and
 /// whoever enlarges tables has not looked yet.
 pub const RECORD: usize = 32;
-/// Where the second half of a record begins.
+/// Where the second half of a record begins, which says whether the tables should grow.
 pub const WANTED: usize = 16;
-/// log2 of the buckets of a chunk.
+/// log2 of the buckets that a chunk has.
 pub const CHUNK_LOG: u8 = 11;
-/// Buckets of a chunk.
+/// How many buckets a chunk has.
 pub const CHUNK: u32 = 1 << CHUNK_LOG;
-/// Slots of a map of maps; slot 0 stays empty.
+/// How many slots a map of maps has; slot 0 stays empty.
 pub const SLOTS: u32 = 1 << 13;
-/// Where the keys of a bucket begin.
+/// Where the keys begin in a bucket, in bytes.
 pub const KEYS: usize = WAYS * 8;
-/// Connections that find room in a bucket on average, whatever their hashes are: 3/4 of its slots.
+/// How many connections find room in a bucket on average, whatever their hashes are: 3/4 of its
+/// slots.
 pub const PER_BUCKET: u32 = WAYS as u32 / 4 * 3;
-/// Buckets of the largest table: more hashes do not tell apart.
+/// How many buckets the largest table has. The hash has no bits for more.
 pub const MOST_BUCKETS: u32 = 1 << 16;
-/// Free slots of an entry's two buckets up to which one remote may have no more than its share.
+/// Slots are scarce where an entry's two buckets have at most so many free ones.
 pub const SCARCE: usize = 2 * WAYS - SHARE;
-/// The same up to which a packet says that its table should grow: early enough that a single
-/// remote, too, finds room until then.
+/// A packet asks for a larger table where an entry's two buckets have at most so many free slots.
+/// That is early enough for a single remote, too, to find room until the table has grown.
 pub const WANTING: usize = WAYS;
 
-/// Bytes of a bucket.
+/// The size of a bucket in bytes, for keys of this size.
 pub fn bucket_size(key: usize) -> usize {
     KEYS + WAYS * key
 }
@@ -68,57 +79,58 @@ pub fn bucket_size(key: usize) -> usize {
 /// Where a table stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// Number of its first bucket, a multiple of their count.
+    /// The number of its first bucket, which is a multiple of how many it has.
     pub first: u32,
-    /// log2 of their count.
+    /// log2 of how many buckets it has.
     pub log: u8,
 }
 
 impl Place {
-    /// Where the bits of `first` begin, above those of `log`.
+    /// The bit of a word at which `first` begins, above the bits of `log`.
     pub const FIRST: u32 = 5;
 
-    /// As in a record; 0 is none.
+    /// The place as half a word of a record holds it; 0 stands for none.
     pub fn word(self) -> u32 {
         self.first << Self::FIRST | u32::from(self.log)
     }
 
-    /// From half a word of a record.
+    /// The place in half a word of a record; None where it is 0.
     pub fn of(word: u32) -> Option<Self> {
         let place = Self { first: word >> Self::FIRST, log: (word & 31) as u8 };
         (place.first != 0).then_some(place)
     }
 
-    /// How many buckets.
+    /// How many buckets the table has.
     pub fn buckets(self) -> u32 {
         1 << self.log
     }
 
-    /// Connections that find room in it whatever their hashes are, in practice.
+    /// How many connections find room in the table whatever their hashes are, in practice.
     pub fn connections(self) -> u32 {
         PER_BUCKET << self.log
     }
 
-    /// The slots of its chunks.
+    /// The slots of the chunks in which the table stands.
     pub fn slots(self) -> std::ops::Range<u16> {
         let first = (self.first / CHUNK) as u16;
         first..first + self.buckets().div_ceil(CHUNK) as u16
     }
 }
 
-/// Meta: bits 0..32 deadline in ticks; the entry is live while deadline > now.
+/// Bits 0..32 of a meta word: the deadline in ticks. The entry is live while it is later than now.
 pub const DEADLINE: u64 = 0xffff_ffff;
-/// Meta: 3 bits of `semantics::Phase`.
+/// Where the 3 bits of `semantics::Phase` begin in a meta word.
 pub const PHASE_SHIFT: u32 = 32;
-/// Meta: opened by the pod (from_pod); unset: by the remote (to_pod).
+/// A bit of a meta word: the pod opened the connection; where it is unset, the remote did.
 pub const FROM_POD: u64 = 1 << 36;
-/// Meta: opened by a packet born on the node (S44).
+/// A bit of a meta word: a packet born on the node opened the connection (S44).
 pub const BORN: u64 = 1 << 37;
-/// Meta: being written.
+/// A bit of a meta word: the slot is being written.
 pub const BUSY: u64 = 1 << 38;
-/// Meta: opened towards a Service; its packets are judged after translation (S48).
+/// A bit of a meta word: the connection was opened towards a Service, and its packets are judged
+/// after translation (S48).
 pub const DEFERRED: u64 = 1 << 39;
-/// Meta: bits 48..64 are the tag, [`StateHash::tag`].
+/// Where the tag ([`StateHash::tag`]) begins in a meta word, which has the bits up to 64.
 pub const TAG_SHIFT: u32 = 48;
 
 /// First odd multiplier of the hashes (2^64 / golden ratio).
@@ -126,49 +138,50 @@ pub const K1: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Second odd multiplier (of SplitMix64).
 pub const K2: u64 = 0xbf58_476d_1ce4_e5b9;
 
-/// One step of all hashes here; the programs compute the same.
+/// One step of all hashes here. The programs compute the same.
 pub(super) fn mix(h: u64, k: u64) -> u64 {
     let h = h.wrapping_mul(k);
     h ^ h >> 32
 }
 
-/// Where a connection's entry may stand.
+/// The hash of a tuple, which says where the connection's entry may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateHash(pub u64);
 
 impl StateHash {
-    /// Its first bucket.
+    /// The number of the entry's first bucket, in a table of so many buckets.
     pub fn first(self, buckets: u32) -> u32 {
         self.0 as u32 & (buckets - 1)
     }
-    /// Its second bucket; may be the same one.
+    /// The number of the entry's second bucket, which may be the same one.
     pub fn second(self, buckets: u32) -> u32 {
         (self.0 >> 24) as u32 & (buckets - 1)
     }
-    /// The upper 16 bits of its meta word.
+    /// The upper 16 bits of the entry's meta word, by which a search tells most other entries
+    /// apart.
     pub fn tag(self) -> u16 {
         (self.0 >> 48) as u16
     }
 }
 
-/// A connection of one endpoint, as seen from it. Ports are host numbers here; 0 where the protocol has none, both the
-/// identifier for ICMP queries.
+/// A connection of one endpoint. Ports are numbers here, not as in the packet. They are 0 where the
+/// protocol has none, and both are the identifier of an ICMP query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple<A> {
-    /// The other side.
+    /// The other side's address.
     pub remote: A,
-    /// The pod.
+    /// The pod's address.
     pub local: A,
-    /// Its port.
+    /// The other side's port.
     pub remote_port: u16,
-    /// Its port.
+    /// The pod's port.
     pub local_port: u16,
-    /// IP protocol.
+    /// The IP protocol's number.
     pub protocol: u8,
 }
 
 impl<A> Tuple<A> {
-    /// The 8 bytes after the addresses in a key.
+    /// The 8 bytes of a key that follow the addresses.
     pub fn tail(&self, incarnation: Incarnation) -> [u8; 8] {
         let ([a, b], [c, d]) = (self.local_port.to_be_bytes(), self.remote_port.to_be_bytes());
         let [e, f] = incarnation.get().to_le_bytes();
@@ -181,7 +194,7 @@ pub(super) fn word(bytes: &[u8]) -> u64 {
 }
 
 impl Tuple<Ipv4Addr> {
-    /// The key as it stands in `state_v4_key`.
+    /// The key, as a bucket of `state_v4` holds it.
     pub fn key(&self, incarnation: Incarnation) -> [u8; KEY_V4] {
         let mut key = [0; KEY_V4];
         key[..4].copy_from_slice(&self.remote.octets());
@@ -189,7 +202,8 @@ impl Tuple<Ipv4Addr> {
         key[8..].copy_from_slice(&self.tail(incarnation));
         key
     }
-    /// Its hash; the incarnation is not part of it.
+    /// The tuple's hash. The incarnation is not part of it, so that a new pod's entry replaces the
+    /// old one's.
     pub fn hash(&self, seed: u64) -> StateHash {
         let key = self.key(Incarnation::new(0));
         StateHash(mix(mix(word(&key[..8]) ^ seed, K1) ^ word(&key[8..]), K2))
@@ -197,7 +211,7 @@ impl Tuple<Ipv4Addr> {
 }
 
 impl Tuple<Ipv6Addr> {
-    /// The key as it stands in `state_v6_key`.
+    /// The key, as a bucket of `state_v6` holds it.
     pub fn key(&self, incarnation: Incarnation) -> [u8; KEY_V6] {
         let mut key = [0; KEY_V6];
         key[..16].copy_from_slice(&self.remote.octets());
@@ -205,7 +219,8 @@ impl Tuple<Ipv6Addr> {
         key[32..40].copy_from_slice(&self.tail(incarnation));
         key
     }
-    /// Its hash; neither the incarnation nor the first half of the pod's own address is part of it.
+    /// The tuple's hash. Neither the incarnation nor the first half of the pod's own address is
+    /// part of it.
     pub fn hash(&self, seed: u64) -> StateHash {
         let key = self.key(Incarnation::new(0));
         let h = mix(word(&key[..8]) ^ seed, K1) ^ word(&key[8..16]);

@@ -1,6 +1,6 @@
 //! Chunks of buckets, and the table of one endpoint in one or several of them.
 //!
-//! Not here: which chunk is in which slot, and whose a place is (`pool`).
+//! Not here: which chunk is in which slot, and which endpoint has a place (`pool`).
 
 use std::{
     path::Path,
@@ -24,19 +24,19 @@ use crate::{
     sys::refused,
 };
 
-/// One endpoint's table of a family, as long as it is looked at.
+/// One endpoint's table of a family, mapped for as long as the value lives.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// The buckets of one chunk each, in order.
+    /// The table's buckets in each of its chunks, in order.
     parts: Vec<Window>,
-    /// Where it stands.
+    /// Where the table stands.
     pub place: Place,
-    /// Words of a key.
+    /// How many 8-byte words a key has.
     pub key_words: usize,
 }
 
 impl Table {
-    /// How many slots for entries.
+    /// How many slots for entries the table has.
     pub fn slots(&self) -> usize {
         self.place.buckets() as usize * WAYS
     }
@@ -47,16 +47,17 @@ impl Table {
         &part.words()[bucket % CHUNK as usize * words..][..words]
     }
 
-    /// A slot's meta word.
+    /// The meta word of a slot.
     pub fn meta(&self, slot: usize) -> &AtomicU64 {
         &self.bucket(slot)[slot % WAYS]
     }
 
-    /// A slot's key.
+    /// The key of a slot, as words.
     pub fn key(&self, slot: usize) -> &[AtomicU64] {
         &self.bucket(slot)[WAYS + slot % WAYS * self.key_words..][..self.key_words]
     }
 
+    /// Empties all slots. Untouched pages are only read, so that they stay without memory.
     pub fn clear(&self) {
         for slot in 0..self.slots() {
             if self.meta(slot).load(Relaxed) != 0 {
@@ -70,11 +71,11 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub map: Arc<MapData>,
-    /// log2 of the buckets of the tables that it holds, or holds a part of.
+    /// log2 of the buckets of the tables that stand in it, or of the one of which it holds a part.
     pub log: u8,
-    /// Which places are taken; one alone where it belongs to one table.
+    /// Which places are taken. A chunk that belongs to one table has a single place.
     pub taken: Vec<bool>,
-    /// Programs find it.
+    /// Whether programs find it, in its slot of the map of maps.
     pub installed: bool,
 }
 
@@ -93,11 +94,12 @@ impl Chunk {
     }
 }
 
-/// Which place of its chunk.
+/// The number of a place within its chunk.
 pub(super) fn number(place: Place) -> usize {
     ((place.first % CHUNK) >> place.log.min(CHUNK_LOG)) as usize
 }
 
+/// Maps the table at a place whose chunks are these.
 pub(super) fn table_of(family: Family, place: Place, chunks: Vec<Arc<MapData>>) -> Result<Table, Error> {
     let (key, name) = (key_size(family), map_of(family).name());
     let (first, buckets) = (u64::from(place.first % CHUNK), place.buckets().min(CHUNK) as usize);
@@ -107,13 +109,14 @@ pub(super) fn table_of(family: Family, place: Place, chunks: Vec<Arc<MapData>>) 
     Ok(Table { parts, place, key_words: key / 8 })
 }
 
+/// Opens a pinned chunk and checks its size.
 pub(super) fn open_chunk(dir: &Path, family: Family, slot: u16) -> Result<MapData, Error> {
     let path = dir.join(pin_name(family, slot));
     let refuse = |e| refused(format!("open {}", path.display()), map_error(e));
     let map = MapData::from_pin(&path).map_err(refuse)?;
     let info = map.info().map_err(refuse)?;
     if info.value_size() as usize != bucket_size(key_size(family)) || info.max_entries() != CHUNK {
-        return Err(Error::Installed(format!("{}: a chunk of another size", path.display())));
+        return Err(Error::Installed(format!("{} is a chunk of another size", path.display())));
     }
     Ok(map)
 }

@@ -1,4 +1,8 @@
-//! The state tables: entries made and refreshed. All writes to a live slot are compare-and-swaps of its meta word.
+//! The state tables: how entries are made and refreshed. Every write to a live slot is a
+//! compare-and-swap of its meta word.
+//!
+//! Not here: finding an entry, and what follows from it (`lookup`); the layout of buckets
+//! (`layout::state`).
 
 use netpolc_table::schema::Family;
 use netpolc_target::{
@@ -20,27 +24,28 @@ use crate::{
     pool::key_size,
 };
 
-/// Races for a slot that a packet may lose before it goes on without an entry.
+/// How many races for a slot a packet may lose before it goes on without an entry.
 const MAX_LOST: i32 = 1;
-/// In place of that number: the packet makes its entry where one of the same tuple stands, so that
-/// there is no second one.
+/// A value of [`stack::LOST`] that says: the packet replaces an entry of the same tuple in its
+/// slot, so that no second one can come into being, and a lost race means that another packet has
+/// replaced it.
 pub(super) const RENEWS: i32 = MAX_LOST + 1;
 
-/// Which ways of a bucket a scan looks for.
+/// The entries of a bucket whose place a new one may take, in the order in which they give way.
 #[derive(Clone, Copy)]
 enum Wanted {
-    /// Past their deadline.
+    /// Entries past their deadline, and slots that were never used.
     Dead,
-    /// Closing or reset.
+    /// Entries in phase Closing or Reset.
     Closing,
-    /// Answered, but not established.
+    /// Entries in phase Replied.
     Replied,
-    /// Not answered.
+    /// Entries in phase Opening.
     Opening,
 }
 
 impl Wanted {
-    /// Which phase, where it is one alone.
+    /// The phase of such entries, or the first one of them.
     fn phase(self) -> Phase {
         match self {
             Wanted::Replied => Phase::Replied,
@@ -51,7 +56,8 @@ impl Wanted {
 }
 
 impl Generator<'_> {
-    /// R2: meta's address, R4: meta. Moves phase and deadline on, then permits. S39.
+    /// From `touch` on: moves the phase and deadline of an entry on, and permits the packet (S39).
+    /// R2: the address of its meta word, R4: the meta word.
     pub(super) fn touch(&mut self, touch: Label) {
         let second = self.p.clock.ticks(1) as i32;
         let (allow, store) = (self.allow, self.a.label());
@@ -61,7 +67,8 @@ impl Generator<'_> {
         a.mov(R3, R4);
         a.alu(Alu::Rsh, R3, state::PHASE_SHIFT as i32);
         a.mov(R1, R3);
-        // R1 = 1 where the other side sent this packet.
+        // R1 = 1 where the side that did not open the connection sent this packet. The flag says
+        // who opened it, and the hook says who sends.
         a.alu(Alu::Rsh, R1, (state::FROM_POD.trailing_zeros() - state::PHASE_SHIFT) as i32);
         a.alu(Alu::And, R1, 1);
         if self.hook == Hook::FromPod {
@@ -75,6 +82,7 @@ impl Generator<'_> {
         a.mov(R1, R3);
         a.alu(Alu::Lsh, R1, 4);
         a.alu(Alu::Add, R5, R1);
+        // The next phase comes from a table of [phase][event][side], not from branches.
         a.map_value(R1, MapId::Config, config::AFTER);
         a.alu(Alu::Add, R1, R5);
         a.load(Size::B, R5, R1, 0);
@@ -83,21 +91,26 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R3, R5, store);
         a.alu32(Alu::Mov, R0, R4);
         a.alu(Alu::Add, R0, second);
-        a.jump_if(Cond::Lt, R1, R0, allow); // at most once a second
+        // Where the phase stays and the deadline would move by less than a second, nothing is
+        // written: packets of one connection on several processors would contend for the cache
+        // line.
+        a.jump_if(Cond::Lt, R1, R0, allow);
         a.bind(store);
         a.note("state: refresh");
         a.alu(Alu::Lsh, R5, state::PHASE_SHIFT as i32);
         a.alu(Alu::Or, R1, R5);
+        // R1 = deadline | phase. The flags and the tag above the phase stay as they are.
         a.mov(R5, R4);
         a.alu(Alu::Rsh, R5, state::PHASE_SHIFT as i32 + 3);
         a.alu(Alu::Lsh, R5, state::PHASE_SHIFT as i32 + 3);
         a.alu(Alu::Or, R1, R5);
         a.mov(R0, R4);
-        a.compare_swap(R2, 0, R1); // where it fails, another processor did it just now
+        // Where it fails, another packet has just changed the entry, and that is good enough.
+        a.compare_swap(R2, 0, R1);
         a.jump(allow);
     }
 
-    /// `to` = now + lifetime in phase `phase`. Changes R0.
+    /// `to` = now + the lifetime of the packet's protocol in phase `phase`. Changes R0.
     fn deadline(&mut self, phase: Reg, to: Reg) {
         let a = &mut self.a;
         a.load(Size::Dw, R0, Fp, stack::PROTOCOL);
@@ -112,15 +125,15 @@ impl Generator<'_> {
         a.alu(Alu::Add, to, R7);
     }
 
-    /// R2: a bucket's meta words -> R1: set of the ways that are free, bit 7 - way. Without jumps:
-    /// which ways are dead cannot be predicted, and the verifier would follow every combination.
-    /// Changes R4.
+    /// R1 = the set of the ways that are free in the bucket whose meta words are at R2; way 0 is
+    /// bit 7. There are no jumps, since a processor cannot predict which ways have expired, and the
+    /// verifier would follow every combination. Changes R4.
     fn ways(&mut self) {
         let a = &mut self.a;
         a.mov(R1, 0);
         for way in 0..WAYS as i16 {
             a.alu(Alu::Lsh, R1, 1);
-            // deadline - now - 1 < 0
+            // The sign bit of deadline - now - 1 says whether the entry has expired.
             a.load(Size::W, R4, R2, way * 8);
             a.alu(Alu::Sub, R4, R7);
             a.alu(Alu::Sub, R4, 1);
@@ -129,7 +142,7 @@ impl Generator<'_> {
         }
     }
 
-    /// R1: set of ways -> R1: one of them | size of the set << 4. Changes R4.
+    /// R1 = one way of the set in R1 | the size of the set << 4, from a table. Changes R4.
     fn pick(&mut self) {
         let a = &mut self.a;
         a.map_value(R4, MapId::Config, config::PICK);
@@ -138,20 +151,23 @@ impl Generator<'_> {
         a.load(Size::B, R1, R4, 0);
     }
 
-    /// R2: a bucket's meta words, R0: the hash -> R1: of the wanted ways the one that would expire
-    /// first, of several any of them alike: a certain one would be the newest again and again. Goes
-    /// to `none` where there is none. Without jumps, as in [`Self::ways`]. Changes R0, R4, R5.
+    /// R1 = of the wanted ways of the bucket at R2 the one that would expire first. Of several that
+    /// expire in the same tick each is as likely: a fixed choice would take the newest entry again
+    /// and again. Goes to `none` where there is none. R0: the hash. There are no jumps, as in
+    /// [`Self::ways`]. Changes R0, R4, R5.
     fn oldest(&mut self, wanted: Wanted, none: Label) {
         const NONE: u32 = 40;
         let handshake = self.p.clock.ticks(YIELDING_SECONDS);
         let a = &mut self.a;
-        // Bits of the hash that no place depends on.
+        // Three bits of the hash on which no bucket depends give the order in which equal ways are
+        // taken.
         a.alu(Alu::Rsh, R0, 45);
         a.alu(Alu::And, R0, 7);
+        // R1 is the least candidate so far; at first one that is not wanted.
         a.imm64(R1, 1 << NONE);
         for way in 0..WAYS as i16 {
-            // Deadline, then the way in an order of this packet's own, then whether it is not
-            // wanted.
+            // A candidate, to be compared as one number: whether it is not wanted, then its
+            // deadline, then its way in this packet's order.
             a.load(Size::W, R4, R2, way * 8);
             a.alu(Alu::Lsh, R4, 3);
             a.mov(R5, R0);
@@ -159,6 +175,8 @@ impl Generator<'_> {
             a.alu(Alu::Or, R4, R5);
             a.load(Size::W, R5, R2, way * 8 + 4);
             a.alu(Alu::And, R5, 7);
+            // R5 = 1 where the entry's phase is not wanted: below Closing, or not equal to the
+            // phase.
             if matches!(wanted, Wanted::Closing) {
                 a.alu(Alu::Sub, R5, wanted.phase() as i32);
                 a.alu(Alu::Rsh, R5, 63);
@@ -171,7 +189,8 @@ impl Generator<'_> {
             a.alu(Alu::Lsh, R5, NONE as i32);
             a.alu(Alu::Or, R4, R5);
             if matches!(wanted, Wanted::Replied) {
-                // (most - (deadline - now)) < 0: a handshake of TCP that may just have been.
+                // A TCP connection that has been answered in the last two minutes may be
+                // established without having been seen so (S39). It is not wanted either.
                 a.mov(R5, R7);
                 a.alu(Alu::Add, R5, handshake as i32);
                 a.store(Size::Dw, Fp, stack::SPARE, R4);
@@ -182,7 +201,7 @@ impl Generator<'_> {
                 a.load(Size::Dw, R4, Fp, stack::SPARE);
                 a.alu(Alu::Or, R4, R5);
             }
-            // The lesser of R1 and R4.
+            // R1 = the lesser of R1 and R4, as R1 ^ ((R1 ^ R4) * (R4 < R1)).
             a.mov(R5, R4);
             a.alu(Alu::Sub, R5, R1);
             a.alu(Alu::Rsh, R5, 63);
@@ -193,12 +212,14 @@ impl Generator<'_> {
         a.mov(R4, R1);
         a.alu(Alu::Rsh, R4, NONE as i32);
         a.jump_if(Cond::Ne, R4, 0, none);
+        // Undoes the packet's own order.
         a.alu(Alu::Xor, R1, R0);
         a.alu(Alu::And, R1, 7);
     }
 
-    /// R5 = how many live entries of the tuple's two buckets are the remote's; without jumps, as in [`Self::ways`].
-    /// R0: the hash. Changes R1 to R4.
+    /// R5 = how many live entries in the tuple's two buckets belong to the remote. There are no
+    /// jumps, as in [`Self::ways`]. Leaves R2, R3 at the second bucket. R0: the hash. Changes R1 to
+    /// R4.
     fn places_of_remote(&mut self, family: Family) {
         let size = key_size(family) as i16;
         self.a.mov(R5, 0);
@@ -207,7 +228,7 @@ impl Generator<'_> {
             self.a.note("state: places of the remote");
             for way in 0..WAYS as i16 {
                 let a = &mut self.a;
-                // (difference of the addresses) - 1 < 0
+                // The sign bit of (difference of the addresses) - 1 says whether they are equal.
                 match family {
                     Family::V4 => {
                         a.load(Size::W, R1, R3, way * size);
@@ -229,7 +250,7 @@ impl Generator<'_> {
                     }
                 }
                 a.alu(Alu::Sub, R1, 1);
-                // and not deadline - now - 1 < 0
+                // It counts only where that of deadline - now - 1 says that the entry is live.
                 a.load(Size::W, R4, R2, way * 8);
                 a.alu(Alu::Sub, R4, R7);
                 a.alu(Alu::Sub, R4, 1);
@@ -241,8 +262,8 @@ impl Generator<'_> {
         }
     }
 
-    /// R2, R3: bucket, R1: way -> R2, R3: slot, R4: its meta word. Then to `claim`, or to `lost` where the slot is not
-    /// what it was a moment ago.
+    /// From the bucket in R2, R3 and the way in R1: R2, R3 = the slot, R4 = its meta word. Goes to
+    /// `claim`, or to `lost` where the slot is no longer what the scan saw.
     fn slot(&mut self, family: Family, wanted: Wanted, claim: Label, lost: Label) {
         let size = key_size(family);
         let a = &mut self.a;
@@ -268,8 +289,8 @@ impl Generator<'_> {
         a.jump(claim);
     }
 
-    /// From `create` on: a slot for a new entry; from `claim` on: R2, R3 slot, R4 its meta word, makes the entry there.
-    /// At `full` there is no table.
+    /// From `create` on: finds a slot for a new entry. From `claim` on: makes the entry in the slot
+    /// at R2, R3, whose meta word is R4. Code that finds no table at all goes to `full`.
     pub(super) fn create(&mut self, family: Family, [create, full]: [Label; 2], claim: Label, twins: Label) {
         let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let again = self.a.label();
@@ -281,7 +302,8 @@ impl Generator<'_> {
         self.pick();
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::SPARE, R1);
-        a.jump_if(Cond::Ge, R1, 6 << 4, first); // nearly empty: good enough
+        // A nearly empty bucket is good enough, and saves a look at the second one.
+        a.jump_if(Cond::Ge, R1, 6 << 4, first);
         self.bucket_again(1);
         self.a.note("state: a free way of the emptier bucket");
         self.ways();
@@ -289,7 +311,8 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.load(Size::Dw, R5, Fp, stack::SPARE);
         let (wanting, fair) = (a.label(), a.label());
-        // Free ways of both; those that were picked add up to less than 16.
+        // R4 = how many ways of both are free. The ways that were picked are in the low bits of the
+        // sum and add up to less than 16, so that they carry nothing over.
         a.mov(R4, R1);
         a.alu(Alu::Add, R4, R5);
         a.alu(Alu::Rsh, R4, 4);
@@ -304,6 +327,8 @@ impl Generator<'_> {
 
         self.a.bind(wanting);
         self.a.store(Size::Dw, Fp, stack::SPARE2, R1);
+        // Little room is left: asks for a larger table, and then keeps one remote from taking the
+        // rest.
         self.want_room(family);
         self.bucket_again(1);
         let a = &mut self.a;
@@ -314,13 +339,14 @@ impl Generator<'_> {
         a.alu(Alu::Rsh, R4, 4);
         a.jump_if(Cond::Gt, R4, state::SCARCE as i32, fair);
         a.jump_if(Cond::Eq, R4, 0, evict);
-        self.places_of_remote(family); // leaves R2, R3 at the second bucket
+        self.places_of_remote(family);
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::SPARE2);
         a.mov(R4, R5);
         a.load(Size::Dw, R5, Fp, stack::SPARE);
         a.jump_if(Cond::Lt, R4, state::SHARE as i32, fair);
         self.a.bind(evict);
+        // The remote has its share already, or no way is free. Established entries never give way.
         for wanted in [Wanted::Closing, Wanted::Replied, Wanted::Opening] {
             for bucket in 0..2 {
                 let none = self.a.label();
@@ -336,14 +362,16 @@ impl Generator<'_> {
         self.claim(family, claim, [lost, again, twins]);
     }
 
-    /// `lost`: is here; `again`: where another slot is looked for; `twins`: sees whether another was
-    /// as fast.
+    /// From `claim` on: claims the slot, writes the key, and publishes the entry. `lost` is bound
+    /// here, for races that are lost; `again` looks for another slot; `twins` checks whether
+    /// another packet made the same entry.
     fn claim(&mut self, family: Family, claim: Label, [lost, again, twins]: [Label; 3]) {
         let allow = self.allow;
         let (hook, busy) = (self.hook, self.p.clock.ticks(2));
         let a = &mut self.a;
         a.note("state: claim the slot");
         a.bind(claim);
+        // A busy slot matches no packet. Its deadline frees it should this processor never finish.
         a.imm64(R1, state::BUSY | u64::from(busy));
         a.alu(Alu::Add, R1, R7);
         a.mov(R0, R4);
@@ -353,12 +381,16 @@ impl Generator<'_> {
         a.note("state: another processor was faster");
         a.bind(lost);
         a.load(Size::Dw, R1, Fp, stack::LOST);
-        a.jump_if(Cond::Ge, R1, MAX_LOST, allow); // permitted all the same; its next opening makes the entry
+        // The packet is permitted all the same. The next packet that opens the connection makes the
+        // entry.
+        a.jump_if(Cond::Ge, R1, MAX_LOST, allow);
         a.alu(Alu::Add, R1, 1);
         a.store(Size::Dw, Fp, stack::LOST, R1);
         a.jump(again);
         a.bind(claimed);
         a.note("state: key of the new entry");
+        // The key's last word: ports and protocol as in R8, and the remote's incarnation above
+        // them.
         a.load(Size::H, R1, Fp, stack::CLASS + 2);
         a.alu(Alu::Lsh, R1, 48);
         a.alu(Alu::Or, R1, R8);
@@ -400,6 +432,7 @@ impl Generator<'_> {
             a.bind(forwarded);
         }
         let a = &mut self.a;
+        // The flag is the mark's bit, moved to its place in the meta word: no branch is needed.
         let (bit, flag) = match hook {
             Hook::ToPod => (mark::OWN, state::BORN),
             Hook::FromPod | Hook::Translated => (mark::DEFER, state::DEFERRED),
@@ -413,15 +446,19 @@ impl Generator<'_> {
         a.alu(Alu::Lsh, R4, state::TAG_SHIFT as i32);
         a.alu(Alu::Or, R1, R4);
         a.store(Size::Dw, Fp, stack::SPARE, R1);
-        a.exchange(R2, 0, R1); // in order with the stores before and the loads after it, on every machine
+        // An exchange and not a store: it is in order with the key's stores before it, and with the
+        // loads of `twins` after it, on every machine. Of two processors at least one then sees the
+        // other's entry.
+        a.exchange(R2, 0, R1);
         a.load(Size::Dw, R4, Fp, stack::LOST);
         a.jump_if(Cond::Eq, R4, RENEWS, allow);
         a.store(Size::Dw, Fp, stack::MINE, R2);
         a.jump(twins);
     }
 
-    /// From `twin` on: R1: incarnation, R2: another entry of the tuple whose entry this packet just
-    /// made, R4 its meta word. Of two the one with the lower address stays, for whoever sees both.
+    /// From `twin` on: removes one of two entries of the same tuple, the one at the higher address,
+    /// so that all who see both remove the same one. R2: the address of the other entry's meta
+    /// word, R4: its meta word, R1: its incarnation.
     pub(super) fn twin(&mut self, twin: Label) {
         let (allow, mine) = (self.allow, self.a.label());
         let a = &mut self.a;
@@ -436,7 +473,9 @@ impl Generator<'_> {
         a.compare_swap(R2, 0, R1);
         a.jump(allow);
         a.bind(mine);
-        a.load(Size::Dw, R0, Fp, stack::SPARE); // unless the other one did it, and a third fills the slot
+        // Compared with what this packet published: the other one may have removed it, and a third
+        // packet may be using the slot.
+        a.load(Size::Dw, R0, Fp, stack::SPARE);
         a.compare_swap(R3, 0, R1);
         a.jump(allow);
     }

@@ -1,6 +1,7 @@
-//! Where every way through a program ends: Next, Drop with its counter, the mark, and the record of a first fragment.
+//! The exits, at which every way through a program ends: Next, Drop with its counter, the mark, and
+//! the record of a first fragment.
 //!
-//! Not here: the exits of what was translated ([`super::translated`]).
+//! Not here: the exits of packets that were translated ([`super::translated`]).
 
 use netpolc_table::schema::Word;
 use netpolc_target::{Hook, semantics::DropReason};
@@ -12,6 +13,8 @@ use crate::{
 };
 
 impl Generator<'_> {
+    /// Generates all exits. A block that nothing jumps to is left out, since the verifier refuses
+    /// it.
     pub(super) fn exits(&mut self) {
         let (next, allow, hook) = (self.next, self.allow, self.hook);
         let isolated = isolation(hook);
@@ -28,6 +31,8 @@ impl Generator<'_> {
             if self.a.used(refuse) {
                 self.a.note(format!("refuse where isolated: {}", reason.name()));
                 self.a.bind(refuse);
+                // A packet whose source is unproven is refused whatever else is wrong with it, so
+                // that nothing leaves under a foreign address.
                 if hook == Hook::FromPod {
                     self.a.peek(R1, stack::MARKS);
                     self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[DropReason::SpoofedSource as usize]);
@@ -37,6 +42,8 @@ impl Generator<'_> {
                 self.a.jump(next);
             }
         }
+        // Each reason loads its number and joins one common way, which keeps the counter's code
+        // short.
         let (drop, record) = (self.a.label(), self.a.label());
         for reason in DropReason::ALL {
             let deny = self.deny(reason);
@@ -62,6 +69,7 @@ impl Generator<'_> {
             a.alu(Alu::Add, R3, R2);
             a.mov(R1, 1);
             a.atomic_add(R3, 0, R1);
+            // R7 is the verdict that a first fragment's record gets.
             a.mov(R7, SHOT);
             a.peek(R1, stack::MARKS);
             a.jump_if(Cond::Set, R1, mark::FIRST, record);
@@ -72,6 +80,8 @@ impl Generator<'_> {
         if hook == Hook::Translated {
             return self.unmark(record);
         }
+        // The common exit comes first: most packets are neither fragments nor on their way to a
+        // Service.
         let rare = self.a.label();
         if self.a.used(allow) {
             let a = &mut self.a;
@@ -111,7 +121,7 @@ impl Generator<'_> {
         }
     }
 
-    /// Sets the bit of the packet's mark. Changes R1.
+    /// Sets the bit of the packet's mark that defers its judgement. Changes R1.
     pub(super) fn set_mark(&mut self) {
         let bit = self.options.mark as i32;
         let a = &mut self.a;

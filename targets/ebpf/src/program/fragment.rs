@@ -1,4 +1,6 @@
-//! Fragments (S50): records of first ones, verdicts of later ones.
+//! Fragments (S50): the verdicts of first ones are recorded, and later ones get them.
+//!
+//! Not here: which packets are fragments (`ipv4`, `ipv6`).
 
 use netpolc_table::schema::Family;
 use netpolc_target::{
@@ -16,7 +18,8 @@ use crate::{
 };
 
 impl Generator<'_> {
-    /// R5: protocol, R7: offset of layer 4, R8: first 8 bytes of the header.
+    /// From `fragment` on: a fragment of IPv4. A first one goes on to `layer4`. R5: the protocol,
+    /// R7: the offset of layer 4, R8: the first 8 bytes of the header.
     pub(super) fn fragment_v4(&mut self, fragment: Label, layer4: Label) {
         let (later, back) = (self.a.label(), self.a.label());
         self.a.note("fragment: ipv4");
@@ -48,7 +51,8 @@ impl Generator<'_> {
         self.later(Family::V4);
     }
 
-    /// R1: offset << 3 | M; the fragment header is in the buffer. Goes back to `after` unless it is a later one.
+    /// From `fragment` on: a fragment header of IPv6, which is in the buffer. Goes on at `after`
+    /// unless the packet is a later fragment. R1: offset << 3 | M.
     pub(super) fn fragment_v6(&mut self, fragment: Label, after: Label) {
         let later = self.a.label();
         self.a.note("fragment: ipv6");
@@ -58,7 +62,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.mov(R1, R4);
         a.alu(Alu::And, R1, 0xfff9);
-        a.jump_if(Cond::Eq, R1, 0, after); // atomic
+        a.jump_if(Cond::Eq, R1, 0, after); // An atomic fragment is a whole packet.
         a.load(Size::B, R5, Fp, stack::BUFFER);
         self.fragment_key();
         let a = &mut self.a;
@@ -78,6 +82,7 @@ impl Generator<'_> {
         self.later(Family::V6);
     }
 
+    /// Drops a fragment whose source is unproven: the exceptions are whole packets.
     fn unproven_fragment(&mut self) {
         if self.hook == Hook::FromPod {
             self.a.peek(R1, stack::MARKS);
@@ -85,7 +90,7 @@ impl Generator<'_> {
         }
     }
 
-    /// R5: protocol. The key's first word.
+    /// Stores the first word of the key. R5: the protocol.
     fn fragment_key(&mut self) {
         let direction = match self.hook {
             Hook::ToPod => 0,
@@ -101,7 +106,8 @@ impl Generator<'_> {
         a.store(Size::W, Fp, stack::FRAGMENT, R1);
     }
 
-    /// Has the verdict recorded where one is due. Changes R1 only. Then to `back`.
+    /// Notes that the verdict is to be recorded, where the direction is isolated and the packet is
+    /// not born on the node, and goes to `back`. Changes R1 only.
     pub(super) fn mark_first(&mut self, back: Label) {
         self.a.note("fragment: the first one");
         self.if_open(back);
@@ -110,7 +116,8 @@ impl Generator<'_> {
         self.a.jump(back);
     }
 
-    /// R4: offset in units of 8 bytes, R5: protocol; the key is on the stack.
+    /// Judges a later fragment, in the order of step 5. R4: its offset in units of 8 bytes, R5: the
+    /// protocol; the key is on the stack.
     fn later(&mut self, family: Family) {
         let (checked, risky, none, some, all) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
@@ -122,6 +129,8 @@ impl Generator<'_> {
         }
         self.if_born(next);
         let a = &mut self.a;
+        // A fragment at offset 8 would overwrite the flags of TCP, or the chunk type of SCTP, that
+        // the first one was judged by (RFC 3128).
         a.jump_if(Cond::Ne, R4, 1, checked);
         a.bind(risky);
         a.jump_if(Cond::Eq, R5, i32::from(ip::TCP), drop);
@@ -184,10 +193,12 @@ impl Generator<'_> {
             a.jump(all);
             a.bind(other);
         }
-        a.load(Size::Dw, R1, R3, 0); // port class 0: no ports
+        a.load(Size::Dw, R1, R3, 0); // Port class 0 is that of protocols without ports.
         a.jump_if(Cond::Set, R1, 1, next);
         a.jump(own);
         a.bind(all);
+        // The row must permit each class that some port of the protocol has: word by word, the
+        // row's mask must contain the mask of those classes.
         a.mov(R5, 0);
         a.bind(some);
         a.load(Size::Dw, R1, R4, 0);
@@ -206,9 +217,9 @@ impl Generator<'_> {
         }
     }
 
-    /// R5: protocol. A later fragment of a pod whose egress is not isolated passes, unless the pod is
-    /// guarded and it is part of what leads into a tunnel (S45). Runs on where egress is isolated.
-    /// Changes R1-R3.
+    /// Passes a later fragment of a pod whose egress is not isolated, unless the pod is guarded and
+    /// the fragment is part of a packet that leads into a tunnel (S45). Runs on where egress is
+    /// isolated. R5: the protocol. Changes R1-R3.
     fn later_open(&mut self) {
         let (isolated, open, next, denied) = (self.a.label(), self.a.label(), self.next, self.deny(Tunnel));
         self.if_open(open);
@@ -220,15 +231,16 @@ impl Generator<'_> {
         self.a.bind(isolated);
     }
 
-    /// R5: protocol. Goes to `tunnel` where all packets of the protocol lead into one. Changes R1-R3.
+    /// Goes to `tunnel` where all packets of the protocol in R5 lead into a tunnel. Changes R1-R3.
     fn if_tunnel_protocol(&mut self, tunnel: Label) {
         self.a.note("table tunnel: protocol");
         self.a.mov(R1, R5);
-        self.a.alu(Alu::And, R1, 255); // changes nothing; the verifier knows it then
+        self.a.alu(Alu::And, R1, 255); // Changes nothing, but tells the verifier the bound.
         self.if_tunnel(TUNNEL_PROTOCOLS, tunnel);
     }
 
-    /// The class lookup of IPv6 has used R9; the addresses are in the key still.
+    /// As [`Self::own`], for the remote of a fragment. The lookup of the class has used R9, but the
+    /// addresses are still in the key.
     fn own_of_fragment(&mut self, family: Family, next: Label, drop: Label) {
         if family == Family::V4 {
             self.a.load(Size::W, R9, Fp, stack::FRAGMENT + 8);
@@ -236,7 +248,8 @@ impl Generator<'_> {
         self.own(family, next, drop);
     }
 
-    /// From `record` on: R7 is the verdict of a first fragment. Then to `done`; keeps R7.
+    /// From `record` on: records the verdict of a first fragment, which is in R7, and goes to
+    /// `done`. Keeps R7.
     pub(super) fn record(&mut self, record: Label, done: Label) {
         let (drop, defer) = (self.a.label(), self.a.label());
         self.a.bind(record);

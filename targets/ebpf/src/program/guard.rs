@@ -1,7 +1,7 @@
-//! What a pod may say of itself, and what comes to it that is for others (S36, S47, S55): hardware addresses, ARP,
-//! sources, destinations.
+//! The guard: what a pod may claim of itself, and which packets to it are meant for others (S36,
+//! S47, S55). It checks hardware addresses, ARP, sources and destinations.
 //!
-//! Not here: neighbour discovery ([`super::ipv6`]), what policies say ([`super::policy`]).
+//! Not here: neighbour discovery ([`super::ipv6`]), and what policies say ([`super::policy`]).
 
 use netpolc_target::{
     Hook,
@@ -15,8 +15,9 @@ use crate::{
 };
 
 impl Generator<'_> {
-    /// R2: the endpoint's record. Drops what the pod sends by another's hardware address, and what comes to it by another's,
-    /// where its own is known (S55). Leaves the word in R3. Changes R0-R7.
+    /// Where the pod's hardware address is known, drops what the pod sends from another one, and
+    /// what comes to it under another one (S55). R2: the address of the endpoint's record. R3 = the
+    /// word. Changes R0-R7.
     pub(super) fn hardware(&mut self) {
         let (at, reason) = match self.hook {
             Hook::ToPod => (0, ForeignDestination),
@@ -40,6 +41,7 @@ impl Generator<'_> {
         a.bind(read);
         if self.hook == Hook::ToPod {
             a.mov(R2, R5);
+            // The lowest bit of the first byte says that the frame is for many.
             a.alu(Alu::And, R2, 1);
             a.jump_if(Cond::Ne, R2, 0, done);
         }
@@ -53,7 +55,9 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.load(Size::Dw, R2, Fp, stack::RECORD);
         a.load(Size::Dw, R4, R2, endpoint::OWN_MAC as i16);
-        // The stack is read in aligned halves.
+        // Unlike the packet, the stack may be read at aligned offsets only, and the address may
+        // begin at
+        // an odd multiple of 2.
         a.load(Size::H, R5, Fp, stack::BUFFER + at);
         a.load(Size::H, R1, Fp, stack::BUFFER + at + 2);
         a.alu(Alu::Lsh, R1, 16);
@@ -64,8 +68,8 @@ impl Generator<'_> {
         a.load(Size::Dw, R3, Fp, stack::WORD);
     }
 
-    /// From `arp` on: ARP of the pod, whose body begins 14 bytes behind offset R7. A guarded pod speaks for its own
-    /// address (S36).
+    /// From `arp` on: lets a guarded pod speak ARP for its own
+    /// address only (S36). The body begins 14 bytes behind the offset in R7.
     pub(super) fn arp(&mut self, arp: Label) {
         const SENDER: i16 = 14;
         let (next, short) = (self.next, self.deny(Truncated));
@@ -92,14 +96,15 @@ impl Generator<'_> {
         a.load(Size::H, R2, Fp, stack::BUFFER + SENDER + 2);
         a.alu(Alu::Lsh, R2, 16);
         a.alu(Alu::Or, R1, R2);
-        a.jump_if(Cond::Eq, R1, 0, next);
+        a.jump_if(Cond::Eq, R1, 0, next); // 0.0.0.0 is the sender of a probe.
         a.load(Size::Dw, R2, Fp, stack::RECORD);
         a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
         a.jump_if(Cond::Eq, R1, R3, next);
         self.own_more_v4(next, spoofed);
     }
 
-    /// S55. Keeps R4, R5, R7-R9.
+    /// Drops what a guarded pod sends from an address that is not its own; 0.0.0.0 becomes unproven
+    /// (S55). Keeps R4, R5, R7-R9.
     pub(super) fn guard_v4(&mut self) {
         let (done, spoofed) = (self.a.label(), self.deny(SpoofedSource));
         self.a.note("guard: table own_v4");
@@ -110,8 +115,9 @@ impl Generator<'_> {
         });
     }
 
-    /// Is the pod's side of the packet one of its own addresses? Where not, `foreign` follows with the address in R1, and a
-    /// label for what may go on all the same, as does what falls through. Binds `done`. Keeps R4, R5, R7-R9.
+    /// Checks that the address of the pod's side is one of its own. Where it is not, the code of
+    /// `foreign` follows, with the address in R1. It may drop the packet, jump to the label that it
+    /// gets, or run on; both of the latter let the packet go on. Binds `done`. Keeps R4, R5, R7-R9.
     fn local_v4(&mut self, done: Label, foreign: impl FnOnce(&mut Self, Label)) {
         let (miss, on) = (self.a.label(), self.a.label());
         let a = &mut self.a;
@@ -130,13 +136,15 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.bind(on);
         a.load(Size::Dw, R4, Fp, stack::SPARE);
-        // The verifier forgets the bounds of what it reloads where it cannot follow the value.
+        // The verifier may not know the bounds of a value that it reloads. The mask changes
+        // nothing: R4 is the header's length field, of 4 bits.
         a.alu(Alu::And, R4, 15);
         a.load(Size::Dw, R5, Fp, stack::SPARE2);
         a.bind(done);
     }
 
-    /// S55. Keeps R7, R8.
+    /// Drops what a guarded pod sends from an address that is not its own; :: and fe80::/10 become
+    /// unproven (S55). Keeps R7, R8.
     pub(super) fn guard_v6(&mut self) {
         let (done, miss, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
         self.a.note("guard: table own_v6");
@@ -157,7 +165,8 @@ impl Generator<'_> {
         self.a.bind(done);
     }
 
-    /// Goes to `label` where the pod's hardware address is not known, as that of one that hangs on no bridge. Changes R2, R3.
+    /// Goes to `label` where the pod's hardware address is not known, as is the case for pods that
+    /// hang on no bridge. Changes R2, R3.
     pub(super) fn if_unbridged(&mut self, label: Label) {
         let a = &mut self.a;
         a.load(Size::Dw, R2, Fp, stack::RECORD);
@@ -165,7 +174,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R3, 0, label);
     }
 
-    /// Drops what comes to a pod on a bridge and is for another address (S55). Keeps R4, R5.
+    /// Drops what comes to a pod on a bridge and is for another IPv4 address (S55). Keeps R4, R5.
     pub(super) fn meant_v4(&mut self) {
         let (done, foreign) = (self.a.label(), self.deny(ForeignDestination));
         self.a.note("is it for the pod? table own_v4");
@@ -177,11 +186,11 @@ impl Generator<'_> {
             a.jump_if(Cond::Eq, R2, 0xe0, many);
             a.alu(Alu::Add, R1, 1);
             a.alu(Alu::Rsh, R1, 32);
-            a.jump_if(Cond::Eq, R1, 0, foreign); // 255.255.255.255 alone carries
+            a.jump_if(Cond::Eq, R1, 0, foreign); // Only 255.255.255.255 carries into bit 32.
         });
     }
 
-    /// Drops what comes to a pod on a bridge and is for another address (S55).
+    /// Drops what comes to a pod on a bridge and is for another IPv6 address (S55).
     pub(super) fn meant_v6(&mut self) {
         let (done, miss, foreign) = (self.a.label(), self.a.label(), self.deny(ForeignDestination));
         self.a.note("is it for the pod?");

@@ -1,4 +1,6 @@
-//! ICMP errors, judged by the packet that they carry a part of (S35).
+//! ICMP errors, which are judged by the packet that they quote (S35).
+//!
+//! Not here: what an entry of the inner packet's connection means (`lookup`).
 
 use netpolc_table::schema::Family;
 use netpolc_target::{
@@ -12,11 +14,12 @@ use crate::{
     layout::config::{self, Protocol, code},
 };
 
-/// The 8 bytes after the inner header, in the buffer.
+/// Where the buffer holds the 8 bytes after the inner header.
 const INNER: i16 = stack::BUFFER + 24;
 
 impl Generator<'_> {
-    /// From `error` on: R7 is the offset of the ICMP header. Asks `state`.
+    /// From `error` on: judges an ICMP error. Goes to `state` with the tuple of the inner packet.
+    /// R7: the offset of the ICMP header.
     pub(super) fn error(&mut self, family: Family, error: Label, state: Label) {
         let (allow, bad) = (self.allow, self.deny(IcmpError));
         self.a.note("icmp error");
@@ -24,7 +27,7 @@ impl Generator<'_> {
         self.if_open(allow);
         self.if_born(allow);
         if self.hook == Hook::ToPod {
-            // Asking who sent it takes the place of the offset.
+            // Finding out who sent the packet overwrites the register that holds the offset.
             self.a.store(Size::Dw, Fp, stack::SPARE2, R7);
             self.refuse_forged(family);
             self.a.load(Size::Dw, R7, Fp, stack::SPARE2);
@@ -32,6 +35,7 @@ impl Generator<'_> {
         }
         let a = &mut self.a;
         a.peek(R1, stack::MARKS);
+        // An error that is cut into fragments quotes more than can be checked.
         a.jump_if(Cond::Set, R1, mark::FIRST, bad);
         if self.hook == Hook::FromPod {
             a.note("icmp error: how much does it quote?");
@@ -55,7 +59,8 @@ impl Generator<'_> {
         self.inner_tuple(family, bad, state);
     }
 
-    /// R5 = protocol, R7 = offset of what follows the inner header, R9 = its addresses.
+    /// Reads an inner header of IPv4. R5 = its protocol, R7 = the offset of what follows it, R9 =
+    /// its addresses.
     fn inner_v4(&mut self, bad: Label) {
         let a = &mut self.a;
         a.mov(R1, R7);
@@ -86,7 +91,7 @@ impl Generator<'_> {
         a.alu(Alu::Rsh, R9, 32);
         a.jump_if(Cond::Ne, R1, R9, bad);
         if self.hook == Hook::FromPod {
-            // To whom it answers, and to nobody else.
+            // A pod may send an error only to the sender of the packet that it quotes.
             a.load(Size::W, R3, Fp, stack::BUFFER + remote);
             a.jump_if(Cond::Ne, R2, R3, bad);
         }
@@ -96,7 +101,8 @@ impl Generator<'_> {
         a.load(Size::B, R5, Fp, stack::BUFFER + 9);
     }
 
-    /// The same; the remote address on the stack becomes the inner one.
+    /// Reads an inner header of IPv6, as [`Self::inner_v4`] does. The remote address on the stack
+    /// becomes the inner one.
     fn inner_v6(&mut self, bad: Label) {
         let a = &mut self.a;
         a.mov(R1, R7);
@@ -140,7 +146,8 @@ impl Generator<'_> {
         a.bind(done);
     }
 
-    /// R5: inner protocol; the 8 bytes after its header are in the buffer.
+    /// Makes the tuple of the inner packet. R5: its protocol; the 8 bytes after its header are in
+    /// the buffer.
     fn inner_tuple(&mut self, family: Family, bad: Label, state: Label) {
         let (known, icmp) = (self.a.label(), self.a.label());
         let number = match family {
@@ -148,7 +155,9 @@ impl Generator<'_> {
             Family::V6 => ip::ICMPV6,
         };
         let a = &mut self.a;
-        a.load(Size::W, R8, Fp, INNER); // source port, destination port: it went the other way
+        // The inner packet went the other way: its source is the local side of an error that comes
+        // to the pod.
+        a.load(Size::W, R8, Fp, INNER);
         a.mov(R4, R5);
         a.alu(Alu::Lsh, R4, 32);
         if self.hook == Hook::FromPod {
@@ -174,14 +183,16 @@ impl Generator<'_> {
         a.load(Size::B, R4, Fp, INNER);
         self.event(if family == Family::V4 { config::ICMP_EVENTS } else { config::ICMPV6_EVENTS });
         let a = &mut self.a;
-        a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), bad); // an error is one of those
+        a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), bad); // An error about an error is one of these.
         a.load(Size::H, R8, Fp, INNER + 4);
         self.tuple_icmp(number);
         self.a.bind(known);
         self.class(family);
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::CLASS, R4);
-        a.mov(R1, Asks::Error as i32); // by a register, so that old verifiers know the value
+        // Stored by a register, since old verifiers do not track constants that are stored
+        // directly.
+        a.mov(R1, Asks::Error as i32);
         a.store(Size::Dw, Fp, stack::ASKS, R1);
         a.jump(state);
     }

@@ -1,4 +1,8 @@
-//! Steps 3, 5 (where to branch off) and 6 of IPv4: header, guard, layer 4.
+//! Steps 3, 5 (the branch alone) and 6 of IPv4: header, guard, layer 4. The parsers of layer 4
+//! serve IPv6 too.
+//!
+//! Not here: fragments (`fragment`), ICMP errors (`icmp`), and reading bytes of the packet
+//! (`parse`).
 
 use netpolc_table::schema::Family;
 use netpolc_target::{
@@ -23,7 +27,8 @@ use crate::{
 pub(super) const TUNNEL_PROTOCOLS: usize = 65536 / 64;
 
 impl Generator<'_> {
-    /// From `header` on: R5 protocol, R7 offset of the header, R8 its first 8 bytes, R9 source | destination << 32.
+    /// From `header` on. R5: the protocol, R7: the offset of the header, R8: its first 8 bytes, R9:
+    /// source | destination << 32.
     pub(super) fn ipv4(&mut self, header: Label) {
         let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (fragment, error, options, routed) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
@@ -40,7 +45,8 @@ impl Generator<'_> {
         a.alu(Alu::And, R4, 15);
         a.jump_if(Cond::Lt, R4, 5, early);
         if self.hook != Hook::ToPod {
-            a.mov(R1, R9); // remote, local instead of source, destination
+            // From here on R9 is remote | local << 32, whatever the direction.
+            a.mov(R1, R9);
             a.alu(Alu::Rsh, R1, 32);
             a.alu(Alu::Lsh, R9, 32);
             a.alu(Alu::Or, R9, R1);
@@ -86,6 +92,7 @@ impl Generator<'_> {
         a.mov(R3, R2);
         a.jump(ended);
 
+        // Rare ways stand behind the common one, which runs straight through.
         self.options_v4(options, routed);
         self.a.bind(judge);
         #[cfg(feature = "measure")]
@@ -105,8 +112,8 @@ impl Generator<'_> {
         self.fragment_v4(fragment, layer4);
     }
 
-    /// From `options` on: R4 is the header's length, R7 where it ends. Refuses source routes (S49), else goes to
-    /// `back` with R3 the end and R5, R7 to R9 as they were.
+    /// From `options` on: refuses source routes (S49), and otherwise goes to `back`, with R3 the
+    /// end of the packet and R5, R7 to R9 as they were. R4: the header's length, R7: where it ends.
     fn options_v4(&mut self, options: Label, back: Label) {
         let (each, one, done) = (self.a.label(), self.a.label(), self.a.label());
         let (malformed, short) = (self.refuse(Malformed), self.refuse(Truncated));
@@ -123,10 +130,12 @@ impl Generator<'_> {
         a.alu(Alu::Add, R7, 20);
         a.mov(R9, 0);
         a.bind(each);
+        // Each round begins with an offset that the verifier does not know, so that it follows the
+        // loop's body once, and not once for each length of an option.
         self.forget(R7, 0x1ffff);
         let a = &mut self.a;
         a.jump_if(Cond::Ge, R7, R8, done);
-        // Never more than 40 bytes of options; the verifier wants to hear it.
+        // There are at most 40 bytes of options. The count bounds the loop for the verifier.
         a.jump_if(Cond::Eq, R9, 40, malformed);
         a.alu(Alu::Add, R9, 1);
         self.load_bytes(0, stack::BUFFER, 1, short);
@@ -159,7 +168,9 @@ impl Generator<'_> {
         self.a.jump(back);
     }
 
-    /// R3: end, R5: protocol, R7: offset of layer 4. Goes to `judge` with R5 the row of the port map, R8 as described, event and protocol stored.
+    /// Parses layer 4. R3: the end, R5: the protocol, R7: the offset of layer 4. Goes to `judge`
+    /// with R5 the row of the port map, R8 as the module's header says, and event and protocol on
+    /// the stack.
     fn layer4_v4(&mut self, judge: Label, error: Label) {
         let short = self.refuse(Truncated);
         let labels: [Label; 4] = std::array::from_fn(|_| self.a.label());
@@ -188,6 +199,7 @@ impl Generator<'_> {
         self.event(config::ICMP_EVENTS);
         let judged = self.hook != Hook::Translated;
         let a = &mut self.a;
+        // At the hook `translated` an error is judged as any other packet (step T3).
         if judged {
             a.jump_if(Cond::Eq, R4, i32::from(code::ERROR), error);
         }
@@ -198,7 +210,7 @@ impl Generator<'_> {
         self.a.jump(judge);
     }
 
-    /// 0.0.0.0 may send DHCP requests and nothing else. Keeps R3, R5.
+    /// Drops what is sent from 0.0.0.0, except for DHCP requests. Keeps R3, R5.
     fn unproven_v4(&mut self, udp: Label) {
         let proven = self.a.label();
         let spoofed = self.deny(SpoofedSource);
@@ -221,7 +233,8 @@ impl Generator<'_> {
         a.bind(proven);
     }
 
-    /// `len` bytes of layer 4 before the end (R3) or `short`; R2 points to them.
+    /// R2 = a pointer to the first `len` bytes of layer 4. Goes to `short` where fewer lie before
+    /// the packet's end, which is in R3.
     pub(super) fn need(&mut self, len: i32, short: Label) {
         self.a.mov(R4, R7);
         self.a.alu(Alu::Add, R4, len);
@@ -229,7 +242,8 @@ impl Generator<'_> {
         self.layer4(len, short);
     }
 
-    /// R4: byte that says what the packet means -> R4: event code, stored too. Changes R1.
+    /// R4 = the event code of the byte in R4, from a table of the config map; stored on the stack
+    /// too. Changes R1.
     pub(super) fn event(&mut self, table: usize) {
         self.a.map_value(R1, MapId::Config, table);
         self.a.alu(Alu::Add, R1, R4);
@@ -237,15 +251,16 @@ impl Generator<'_> {
         self.a.store(Size::Dw, Fp, stack::EVENT, R4);
     }
 
-    /// R5: row of the port map; stored too. It is read from a map, like the number in R8, so that the verifier does not know
-    /// it and follows what comes after once, and not once for each protocol.
+    /// R5 = the row of the port map; stored on the stack too. It is read from a map, as the number
+    /// in R8 is, so that the verifier does not know it, and follows the code behind once and not
+    /// once for each protocol.
     pub(super) fn protocol(&mut self, protocol: Protocol) {
         self.a.map_value(R5, MapId::Config, config::NUMBERS + 4 * protocol as usize);
         self.a.load(Size::W, R5, R5, 0);
         self.a.store(Size::Dw, Fp, stack::PROTOCOL, R5);
     }
 
-    /// TCP, UDP, SCTP.
+    /// From `label` on: the parser of TCP, UDP or SCTP, which have their ports in the same place.
     pub(super) fn layer4_ports(&mut self, number: u8, label: Label, judge: Label, short: Label) {
         let protocol = Protocol::of(number);
         self.a.note(format!("parse: {}", ["tcp", "udp", "sctp"][protocol as usize]));
@@ -280,7 +295,8 @@ impl Generator<'_> {
         self.a.jump(judge);
     }
 
-    /// A guarded pod is no DHCP server (S36). R8: the ports. Changes R1.
+    /// Drops the answers of a DHCP server, which a guarded pod is not (S36). R8: the ports. Changes
+    /// R1.
     fn dhcp_answer(&mut self) {
         let (unguarded, spoofed) = (self.a.label(), self.deny(SpoofedSource));
         self.a.note("guard: an answer of a DHCP server");
@@ -296,7 +312,7 @@ impl Generator<'_> {
         self.a.bind(unguarded);
     }
 
-    /// R1: a bit of the tunnel map, from word `from` on. Goes to `tunnel` where it is set.
+    /// Goes to `tunnel` where the bit in R1 of the tunnel map, counted from word `from` on, is set.
     /// Changes R1-R3.
     pub(super) fn if_tunnel(&mut self, from: usize, tunnel: Label) {
         let a = &mut self.a;
@@ -311,8 +327,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, 1, tunnel);
     }
 
-    /// What leads into a tunnel (S45): goes to `judge` where a rule that names ports permits it, or where nothing
-    /// guards the pod.
+    /// For a packet that leads into a tunnel (S45): goes to `judge` where a rule that names ports
+    /// permits it, or where nothing guards the pod, and drops it otherwise.
     pub(super) fn tunnel(&mut self, family: Family, judge: Label) {
         if !self.guards() {
             return;
@@ -327,7 +343,7 @@ impl Generator<'_> {
         self.a.jump(denied);
     }
 
-    /// Puts a protocol number into R8. Changes R1.
+    /// Puts a protocol's number into R8, read from a map as in [`Self::protocol`]. Changes R1.
     fn tail(&mut self, place: usize) {
         self.a.map_value(R1, MapId::Config, config::TAILS + 8 * place);
         self.a.load(Size::Dw, R1, R1, 0);
@@ -340,7 +356,7 @@ impl Generator<'_> {
         self.a.store(Size::Dw, Fp, stack::EVENT, R4);
     }
 
-    /// R5: any protocol without a parser here.
+    /// The parser of all other protocols, which have no ports. R5: the protocol.
     pub(super) fn layer4_other(&mut self, judge: Label) {
         let icmp = self.a.label();
         self.a.note("parse: other protocol");
@@ -368,7 +384,7 @@ impl Generator<'_> {
         self.a.jump(judge);
     }
 
-    /// R8: identifier, or 0 -> both ports.
+    /// Makes the identifier in R8, or 0, both ports of the tuple.
     pub(super) fn tuple_icmp(&mut self, number: u8) {
         let a = &mut self.a;
         a.mov(R1, R8);

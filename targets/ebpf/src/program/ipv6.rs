@@ -1,4 +1,7 @@
-//! Steps 3, 4, 5 (where to branch off) and 6 of IPv6: header, guard, extension headers, layer 4.
+//! Steps 3, 4, 5 (the branch alone) and 6 of IPv6: header, guard, extension headers, layer 4.
+//!
+//! Not here: the parsers of TCP, UDP and SCTP (`ipv4`), fragments (`fragment`), ICMP errors
+//! (`icmp`).
 
 use netpolc_table::schema::{Family, Word};
 use netpolc_target::{
@@ -20,15 +23,15 @@ use crate::{
     },
 };
 
-/// Bits of `stack::IPV6`, beside the hop limit in the low 8.
+/// The bits of [`stack::IPV6`] above the hop limit, which has the low 8.
 pub(super) mod seen {
-    /// A fragment header.
+    /// The packet has a fragment header.
     pub const FRAGMENT: i32 = 1 << 8;
-    /// Of a first fragment.
+    /// The packet is a first fragment.
     pub const FIRST: i32 = 1 << 9;
 }
 
-/// The parsers of layer 4.
+/// Where the parsers of layer 4 begin.
 struct Layer4 {
     tcp: Label,
     udp: Label,
@@ -37,19 +40,24 @@ struct Layer4 {
     other: Label,
 }
 
-/// Where [`Generator::extensions`] goes.
+/// Where the walk over extension headers ([`Generator::extensions`]) goes.
 pub(super) struct Walk {
+    /// For too many headers, or a second fragment header.
     pub malformed: Label,
+    /// For a header that does not end before the packet.
     pub truncated: Label,
-    /// A routing header with segments left; None: it may have them.
+    /// For a routing header with segments left; None where those do not matter, as in a quoted
+    /// packet.
     pub routed: Option<Label>,
-    /// A fragment header, its 8 bytes in the buffer; R1: its offset and M bits. Continues at `after`.
+    /// For a fragment header, whose 8 bytes are in the buffer; its offset and M bits are in R1.
     pub fragment: Label,
+    /// Where the walk goes on behind a fragment header; bound by the walk.
     pub after: Label,
 }
 
 impl Generator<'_> {
-    /// From `header` on: R2 + 14 points to 40 readable bytes of header, R7 is its offset in the frame.
+    /// From `header` on. R2 + 14 points to the 40 bytes of the header, which are readable; R7: its
+    /// offset in the frame.
     pub(super) fn ipv6(&mut self, header: Label) {
         let (super_packet, ended, judge) = (self.a.label(), self.a.label(), self.a.label());
         let [tcp, udp, sctp, icmp, other] = std::array::from_fn(|_| self.a.label());
@@ -128,8 +136,9 @@ impl Generator<'_> {
         self.walk(walk, &to);
     }
 
-    /// Goes to the parser of protocol R5, or to `walk`, where extension headers may follow. R3: end, R7: offset of what
-    /// follows the header. After a walk there is no other: then it runs on where no parser knows the protocol.
+    /// Goes to the parser of the protocol in R5, or to `walk` where that is an extension header.
+    /// R3: the end, R7: the offset of what follows the header. After a walk, `walk` is None. Runs
+    /// on where no parser knows the protocol.
     fn dispatch(&mut self, to: &Layer4, walk: Option<Label>) {
         self.a.note("parse: layer 4");
         if self.guards() {
@@ -153,14 +162,16 @@ impl Generator<'_> {
         self.a.jump_if(Cond::Eq, R5, i32::from(ip::SCTP), to.sctp);
     }
 
-    /// `kind` = what extension header `number` is, 0: none.
+    /// `kind` = which kind of extension header `number` is ([`extension`]); 0 where it is a
+    /// protocol.
     fn extension(&mut self, number: Reg, kind: Reg) {
         self.a.map_value(kind, MapId::Config, config::EXTENSIONS);
         self.a.alu(Alu::Add, kind, number);
         self.a.load(Size::B, kind, kind, 0);
     }
 
-    /// R3: end, R5: protocol, R7: offset of what follows the header.
+    /// Parses layer 4. R3: the end, R5: the next header, R7: the offset of what follows the fixed
+    /// header.
     fn layer4_v6(&mut self, to: &Layer4, judge: Label, walk: Label, error: Label) {
         let short = self.refuse(Truncated);
         let Layer4 { tcp, udp, sctp, icmp, other } = *to;
@@ -215,8 +226,9 @@ impl Generator<'_> {
         self.a.jump(judge);
     }
 
-    /// R2: a message with a type of neighbour discovery that the pod sends at offset R7 (S36); R1: what was seen of the
-    /// headers. Passes, is dropped, or goes to `police` with its event code in R4.
+    /// For a message of neighbour discovery that the pod sends (S36). It is permitted, dropped, or
+    /// goes to `police` with its event code in R4, to be judged as any other. R1: the word
+    /// [`stack::IPV6`], R2: a pointer to the message, R7: its offset.
     fn discovery(&mut self, police: Label) {
         let (allow, refuse, size) = (self.allow, self.deny(Discovery), self.a.label());
         let (whole, fragment) = (self.a.label(), self.a.label());
@@ -245,6 +257,8 @@ impl Generator<'_> {
         self.load_bytes(8, stack::BUFFER, 16, refuse);
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::BUFFER);
+        // Is it in fe80::/10? Every pod may speak for such an address of its own, which netpolc
+        // does not know, but not for one of the node's.
         a.alu(Alu::And, R1, be16(0xffc0));
         let local = a.label();
         a.jump_if(Cond::Eq, R1, be16(0xfe80), local);
@@ -280,7 +294,8 @@ impl Generator<'_> {
         a.jump(police);
     }
 
-    /// Goes to `yes` where `on_link_v6` has the address in R1 and R2, as in the packet. Changes R3-R5.
+    /// Goes to `yes` where a prefix of `on_link_v6` contains the address in R1 and R2, which is as
+    /// in the packet; otherwise runs on. Changes R3-R5.
     fn on_link(&mut self, yes: Label) {
         let a = &mut self.a;
         a.note("table on_link_v6");
@@ -300,7 +315,8 @@ impl Generator<'_> {
         }
     }
 
-    /// :: and fe80::/10 may do neighbour and listener discovery (checked with ICMPv6) and DHCPv6. Keeps R3, R5.
+    /// Drops what is sent from :: or fe80::/10, except for neighbour and listener discovery, which
+    /// the parser of ICMPv6 checks, and DHCPv6. Keeps R3, R5.
     fn unproven_v6(&mut self, to: &Layer4, walk: Option<Label>) {
         let spoofed = self.deny(SpoofedSource);
         let a = &mut self.a;
@@ -325,7 +341,7 @@ impl Generator<'_> {
         a.jump(to.udp);
     }
 
-    /// Step 4 of a whole packet, then layer 4.
+    /// From `walk` on: step 4 for the packet itself, and then layer 4.
     fn walk(&mut self, walk: Label, to: &Layer4) {
         let (fragment, after, first) = (self.a.label(), self.a.label(), self.a.label());
         let (malformed, truncated) = (self.refuse_early(Malformed), self.refuse(Truncated));
@@ -347,13 +363,16 @@ impl Generator<'_> {
         self.fragment_v6(fragment, after);
     }
 
-    /// Walks extension headers. R8: next header, R7: offset; both move on. Ends behind this code. Changes R0-R5, R9.
+    /// Walks over extension headers, from the next header in R8 at the offset in R7, and moves both
+    /// on. The walk ends behind this code. Changes R0-R5, R9.
     pub(super) fn extensions(&mut self, to: Walk) {
         let (each, fragment, authentication, sized, done) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let a = &mut self.a;
         a.mov(R9, 0);
         a.bind(each);
+        // The verifier follows the loop's body once, and not once for each length of a header. R9
+        // counts the headers and bounds the loop.
         self.forget(R7, 0x1ffff);
         self.extension(R8, R4);
         let a = &mut self.a;

@@ -1,4 +1,6 @@
-//! The state tables: finding a tuple's entry, and what follows from it.
+//! The state tables: how a tuple's entry is found, and what follows from it.
+//!
+//! Not here: making and refreshing entries (`entry`), where tables stand (`pool`).
 
 use netpolc_table::schema::{Family, Word};
 use netpolc_target::{
@@ -17,24 +19,27 @@ use crate::{
     pool::{key_size, map_of},
 };
 
-/// An endpoint's table of connections, or the one from which it is being moved.
+/// Which of an endpoint's tables of connections is searched.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
+    /// The table that new entries are made in.
     Present,
+    /// The table from which entries are being moved to the present one.
     Previous,
 }
 
-/// Which entry a scan passes over.
+/// Which entry a scan ignores.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Skip {
+    /// None: every entry of the tuple is found.
     None,
     /// The one that this packet has just made.
     Mine,
 }
 
 impl Generator<'_> {
-    /// From `entry` on: finds the entry of the tuple and does what `stack::ASKS` wants. `last`: a denied
-    /// packet that no entry lets through.
+    /// From `entry` on: finds the entry of the tuple and does what [`stack::ASKS`] says. A denied
+    /// packet that no entry lets through goes to `last`.
     pub(super) fn state(&mut self, family: Family, entry: Label, last: Label) {
         let (found, absent, create, touch, claim) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
@@ -50,6 +55,7 @@ impl Generator<'_> {
         let none = self.a.label();
         for which in [Which::Present, Which::Previous] {
             if which == Which::Previous {
+                // Only a table that is being moved has a previous one.
                 self.a.load(Size::W, R1, Fp, stack::PLACES + 4);
                 self.a.jump_if(Cond::Eq, R1, 0, absent);
             }
@@ -93,8 +99,8 @@ impl Generator<'_> {
         self.twins(family, twins);
     }
 
-    /// A permitted packet that no entry is about: goes to `opening` where it would make one, else
-    /// lets it pass. Changes R1.
+    /// For a permitted packet without an entry: goes to `opening` where the packet would make one,
+    /// else permits it. Changes R1.
     fn if_opening(&mut self, opening: Label) {
         let allow = self.allow;
         self.a.peek(R1, stack::EVENT);
@@ -102,8 +108,8 @@ impl Generator<'_> {
         self.a.jump(allow);
     }
 
-    /// From `twins` on: another processor may have made the same entry meanwhile. Of two that
-    /// publish one sees the other.
+    /// From `twins` on: searches for an entry of the same tuple that another processor has made
+    /// meanwhile. Of two that publish theirs, at least one sees the other's.
     fn twins(&mut self, family: Family, twins: Label) {
         let (allow, twin) = (self.allow, self.a.label());
         self.a.bind(twins);
@@ -115,7 +121,7 @@ impl Generator<'_> {
         self.twin(twin);
     }
 
-    /// R0 = hash of the tuple. Changes R1-R3.
+    /// R0 = the hash of the tuple, the same as [`state::Tuple::hash`] computes. Changes R1-R3.
     fn hash(&mut self, family: Family) {
         let seed = self.p.seed;
         let a = &mut self.a;
@@ -151,8 +157,8 @@ impl Generator<'_> {
         }
     }
 
-    /// Puts the endpoint's places of tables onto the stack. Both lookups of a bucket become a few
-    /// instructions: all chunks are alike. Changes R1, R2.
+    /// Puts the endpoint's word of the map `state` onto the stack, both places at once: present and
+    /// previous table must belong together. Changes R1, R2.
     fn places(&mut self, family: Family) {
         self.a.note("table of connections: where it stands");
         self.places_of(family, 0);
@@ -161,7 +167,8 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::PLACES, R1);
     }
 
-    /// R2 = address of the family's word of the endpoint's record. Changes R1.
+    /// R2 = the address of the family's word in the half of the endpoint's record that begins at
+    /// `half`. Changes R1.
     pub(super) fn places_of(&mut self, family: Family, half: usize) {
         let at = half + if family == Family::V6 { 8 } else { 0 };
         let a = &mut self.a;
@@ -172,8 +179,8 @@ impl Generator<'_> {
         a.alu(Alu::Add, R2, R1);
     }
 
-    /// Puts the table's first bucket and the mask of its buckets' numbers onto the stack. Changes
-    /// R1 to R3.
+    /// Puts the number of the table's first bucket, and the mask for the numbers of its buckets,
+    /// onto the stack. Changes R1 to R3.
     fn table(&mut self, which: Which) {
         let at = stack::PLACES + if which == Which::Previous { 4 } else { 0 };
         let a = &mut self.a;
@@ -189,8 +196,9 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::FIRST, R1);
     }
 
-    /// R2: the bucket's meta words, R3: its keys, R0: the hash; the present table's stays on the
-    /// stack. Goes to `none` where there is no such table. Changes R1, R4, R5.
+    /// R2 = the address of a bucket's meta words, R3 = that of its keys, R0 = the hash. The address
+    /// of a bucket of the present table is kept on the stack. Goes to `none` where there is no such
+    /// table. Changes R1, R4, R5.
     fn bucket(&mut self, family: Family, bucket: usize, which: Which, none: Label) {
         let a = &mut self.a;
         a.note(["state: first bucket", "state: second bucket"][bucket]);
@@ -203,6 +211,8 @@ impl Generator<'_> {
         a.load(Size::Dw, R2, Fp, stack::FIRST);
         a.alu(Alu::Add, R0, R2);
         a.mov(R2, R0);
+        // The number of a bucket has the slot of its chunk above, and its place in the chunk below.
+        // The kernel inlines both lookups, since all chunks are arrays of one shape.
         a.alu(Alu::Rsh, R2, i32::from(state::CHUNK_LOG));
         a.store(Size::W, Fp, stack::INDEX, R2);
         a.alu(Alu::And, R0, state::CHUNK as i32 - 1);
@@ -226,7 +236,8 @@ impl Generator<'_> {
         a.load(Size::Dw, R0, Fp, stack::HASH);
     }
 
-    /// R2, R3: a bucket of the present table that was found before, R0: the hash.
+    /// As [`Self::bucket`], for a bucket of the present table that was found before: R2, R3, and R0
+    /// the hash.
     pub(super) fn bucket_again(&mut self, bucket: usize) {
         let a = &mut self.a;
         a.load(Size::Dw, R2, Fp, stack::BUCKETS[bucket]);
@@ -235,7 +246,7 @@ impl Generator<'_> {
         a.load(Size::Dw, R0, Fp, stack::HASH);
     }
 
-    /// Says that there is little room, unless that was said and not yet answered. Changes R0 to R5.
+    /// Asks for a larger table, unless a request is waiting already. Changes R0 to R5.
     pub(super) fn want_room(&mut self, family: Family) {
         let said = self.a.label();
         self.a.note("state: little room");
@@ -244,6 +255,7 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, R2, 0);
         a.jump_if(Cond::Ne, R1, 0, said);
         a.mov(R1, 1);
+        // Of several packets that come here at once, only the first one wakes user space.
         a.exchange(R2, 0, R1);
         a.jump_if(Cond::Ne, R1, 0, said);
         a.store(Size::Dw, Fp, stack::BUFFER, 0);
@@ -256,10 +268,14 @@ impl Generator<'_> {
         a.bind(said);
     }
 
-    /// R2, R3: a bucket. Goes to `found` with R2, R3 moved to the entry, R4 its meta word, R1 its incarnation. Changes R0, R1, R4, R5.
+    /// Searches the bucket at R2, R3. Goes to `found` with R2, R3 moved to the entry, R4 its meta
+    /// word and R1 its incarnation. Changes R0, R1, R4, R5.
     fn scan(&mut self, family: Family, found: Label, skip: Skip) {
         let size = key_size(family) as i16;
         let ways = state::WAYS as i16;
+        // First the tags of all ways, which are in one cache line; a key is read only where its tag
+        // matches. The code for keys stands behind that for tags, so that a bucket without a match
+        // runs straight through.
         let matches: Vec<(Label, Label)> = (0..ways).map(|_| (self.a.label(), self.a.label())).collect();
         let absent = self.a.label();
         let a = &mut self.a;
@@ -278,7 +294,7 @@ impl Generator<'_> {
             a.note(format!("state: key of way {way}"));
             a.bind(*check);
             a.alu32(Alu::Mov, R1, R4);
-            a.jump_if(Cond::Le, R1, R7, *resume); // its deadline has come
+            a.jump_if(Cond::Le, R1, R7, *resume); // The entry has expired.
             match family {
                 Family::V4 => {
                     a.load(Size::Dw, R1, R3, way * size);
@@ -296,11 +312,14 @@ impl Generator<'_> {
                     a.load(Size::Dw, R0, R3, way * size + 32);
                 }
             }
-            a.alu(Alu::Xor, R0, R8); // leaves the incarnation in the upper 16 bits where the rest is equal
+            // Where ports and protocol are equal, only the incarnation is left, in the upper 16
+            // bits.
+            a.alu(Alu::Xor, R0, R8);
             a.mov(R1, R0);
             a.alu(Alu::Lsh, R1, 16);
             a.jump_if(Cond::Ne, R1, 0, *resume);
-            // The key may have been written while it was read: still the same entry, and not busy?
+            // The key may have been rewritten while it was read. The entry is still the same where
+            // tag and flags of its meta word are, and it is not busy.
             a.load(Size::Dw, R1, R2, way * 8);
             a.alu(Alu::Xor, R1, R4);
             a.alu(Alu::Rsh, R1, state::FROM_POD.trailing_zeros() as i32);
@@ -314,7 +333,8 @@ impl Generator<'_> {
                 a.load(Size::Dw, R5, Fp, stack::MINE);
                 let other = a.label();
                 a.jump_if(Cond::Ne, R1, R5, other);
-                a.mov(R5, R4); // the tag again
+                // R5 held the tag, which the rest of the scan needs again.
+                a.mov(R5, R4);
                 a.alu(Alu::Rsh, R5, state::TAG_SHIFT as i32);
                 a.jump(*resume);
                 a.bind(other);
@@ -323,8 +343,9 @@ impl Generator<'_> {
             }
             a.mov(R1, R0);
             a.alu(Alu::Rsh, R1, 48);
-            // The way's number plus the difference of two equal tags, so that the verifier does not know which way it is
-            // and follows what comes after once.
+            // R0 = the way's number, plus the difference of two equal tags. The verifier does not
+            // know that the difference is 0, so that it does not know the way, and follows the code
+            // behind once for all ways.
             a.mov(R0, R4);
             a.alu(Alu::Rsh, R0, state::TAG_SHIFT as i32);
             a.alu(Alu::Sub, R0, R5);
@@ -339,7 +360,9 @@ impl Generator<'_> {
         a.bind(absent);
     }
 
-    /// R1: incarnation, R2: meta's address, R3: key's address, R4: meta.
+    /// From `found` on: what a live entry means for the packet. R1: the entry's incarnation, R2:
+    /// the address of its meta word, R3: that of its key, R4: its meta word. The rows of the
+    /// judgement in `semantics`, by what was asked.
     fn found(&mut self, family: Family, found: Label, [absent, last]: [Label; 2], touch: Label, claim: Label) {
         let (dead, denied, error, crossing, judge, reopen) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
@@ -363,7 +386,10 @@ impl Generator<'_> {
         a.alu(Alu::And, R1, 7);
         a.jump_if(Cond::Lt, R1, Phase::Closing as i32, touch);
         a.bind(renew);
-        a.mov(R1, RENEWS); // whoever is faster makes the same entry; by a register, so that old verifiers know the value
+        // A connection that is over begins anew in the same slot: whoever is faster makes the same
+        // entry. Stored by a register, since old verifiers do not track constants that are stored
+        // directly.
+        a.mov(R1, RENEWS);
         a.store(Size::Dw, Fp, stack::LOST, R1);
         a.jump(claim);
 
@@ -390,6 +416,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R5, i32::from(code::OPEN), crossing);
         a.bind(judge);
         a.jump_if(Cond::Set, R1, born | deferred, touch);
+        // Judging the opener's direction by the tables needs the registers.
         a.store(Size::Dw, Fp, stack::SPARE, R2);
         a.store(Size::Dw, Fp, stack::SPARE2, R4);
         let service = self.a.label();
@@ -443,7 +470,9 @@ impl Generator<'_> {
         }
     }
 
-    /// No room: refuses a new connection where the pod is isolated, but for those that the node opens.
+    /// For an opening that finds no room: drops it where the pod is isolated, unless it is born on
+    /// the node, which reaches
+    /// its pods in any case (S44).
     pub(super) fn full(&mut self) {
         let (full, allow) = (self.deny(StateFull), self.allow);
         self.a.note("state: no room");

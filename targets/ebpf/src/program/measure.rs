@@ -1,5 +1,7 @@
-//! What measurements need of generated programs, behind the feature `measure`: programs of which only
-//! a part is generated, and programs each run of which sees another packet.
+//! What measurements need of generated programs, behind the feature `measure`: programs of which
+//! only a part is generated, and programs that see another packet in each run.
+//!
+//! Not here: the measurements (`testbed/bench`).
 
 use netpolc_table::schema::Family;
 
@@ -11,44 +13,45 @@ use crate::asm::{Alu, AsmError, Code, Reg::*, Size};
 pub struct Measure {
     /// How much is generated.
     pub stage: Stage,
-    /// See [`Vary`].
+    /// How packets vary from run to run; None where they stay as they are.
     pub vary: Option<Vary>,
 }
 
-/// How much of a program is generated; less than all only for measurements.
+/// How much of a program is generated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Answers Next at once.
+    /// The program answers Next at once.
     Empty,
-    /// Parses, then answers Next.
+    /// The program parses the packet and answers Next.
     ParseOnly,
     /// Everything.
     #[default]
     Full,
 }
 
-/// For measurements: every run of the program sees another packet. A word in the map walks through all values under
-/// `mask` in a mixed order; the packet's remote address and one port are xored with functions of it.
+/// Makes every run of a program see another packet. A word in the map walks through all values
+/// under `mask` in a mixed order, and the packet's remote address and one port are xored with
+/// functions of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vary {
     /// A one-element array that holds the counter (u32).
     pub counter: crate::asm::MapRef,
-    /// Number of (remote, port) pairs, less one; one less than a power of two.
+    /// One less than the number of (remote, port) pairs, which must be a power of two.
     pub mask: u32,
-    /// Bits of the remote address (its last 32) that vary.
+    /// The bits of the remote address (of its last 32) that vary.
     pub remotes: u32,
-    /// Bits of the port that vary.
+    /// The bits of the port that vary.
     pub ports: u16,
-    /// Which port.
+    /// Which of the packet's two ports varies.
     pub port: Port,
 }
 
 /// One of a packet's ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// The pod's.
+    /// The pod's port.
     Local,
-    /// The other side's.
+    /// The other side's port.
     Remote,
 }
 
@@ -61,7 +64,8 @@ impl Generator<'_> {
         self.a.finish()
     }
 
-    /// After the last step of the parser, in a program for measurements. `family` says where the remote is.
+    /// Changes remote and port after the last step of the parser. `family` says where the remote
+    /// is.
     pub(super) fn vary(&mut self, family: Family) {
         let Some(v) = self.options.measure.vary else { return };
         let a = &mut self.a;
@@ -71,7 +75,7 @@ impl Generator<'_> {
         a.mov(R3, R2);
         a.alu32(Alu::Add, R3, 1);
         a.store(Size::W, R1, 0, R3);
-        a.alu32(Alu::Mul, R2, 0x9e37_79b1_u32 as i32); // odd: a permutation of the low bits
+        a.alu32(Alu::Mul, R2, 0x9e37_79b1_u32 as i32); // Odd, and so a permutation of the low bits.
         a.alu32(Alu::And, R2, v.mask as i32);
         a.mov(R3, R2);
         a.alu32(Alu::Mul, R3, 0x85eb_ca6b_u32 as i32);

@@ -1,5 +1,6 @@
-//! The two programs of a pod and the one of the node's other interfaces, generated as straight code: what `netpolc_target::semantics` says, over the tables that
-//! [`crate::layout`] describes.
+//! Generates the two programs of a pod's interface and the one of the node's other interfaces: what
+//! `netpolc_target::semantics` says, as straight code over the tables that [`crate::layout`]
+//! describes.
 //!
 //! ```text
 //! entry     ifindex -> endpoint -> word                     (here)
@@ -11,12 +12,22 @@
 //! translated: packets to Services, after translation        (translated; in front of to_pod, too)
 //! exits     allow, deny, refuse: counters, records          (exits)
 //! ```
-//!
-//! One function for each hook, no calls but the kernel's helpers. IPv4 and IPv6 have their own copies of every step. Headers are read by direct packet access; where
-//! that does not reach (a header outside the linear part, VLAN tags, extension headers, inner packets), by
+//! Each hook is one function that calls nothing but the kernel's helpers. IPv4 and IPv6 have their
+//! own copies of every step. Headers are read by direct packet access. Where that does not reach (a
+//! header outside the linear part, VLAN tags, extension headers, inner packets), they are read by
 //! `bpf_skb_load_bytes`, which never changes the packet.
 //!
-//! Index computations add disjoint bits and mask swapped bytes: verifiers of Linux 6.1 and before bound a sum, but neither a disjunction nor a byte swap.
+//! Much of the code looks roundabout because of the verifier. Two rules explain most of it:
+//!
+//! - Indices are sums of disjoint bits and masks of swapped bytes, because verifiers of Linux 6.1
+//!   and before bound a sum, but neither a disjunction nor a byte swap.
+//! - The verifier follows code once for each state that it distinguishes, up to a million
+//!   instructions. Where many ways meet, values are therefore made unknown to it
+//!   (`Generator::forget`, [`Asm::peek`], constants read from a map), so that it follows the rest
+//!   once.
+//!
+//! Not here: attaching and loading (`attach`, `loader`), and what the maps hold
+//! ([`crate::layout`]).
 //!
 //! # Registers from the policy stage on
 //!
@@ -62,34 +73,35 @@ use crate::{
 /// What is fixed when the maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
-    /// Sizes of the maps.
+    /// The sizes of the maps, which the code contains as masks and shifts.
     pub capacities: Capacities,
-    /// Of the state tables' hashes.
+    /// The number that is mixed into the hashes of connections and IPv6 addresses.
     pub seed: u64,
-    /// Of the kernel.
+    /// The kernel's jiffies per second, by which time becomes ticks.
     pub clock: Clock,
 }
 
 /// What to generate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// What a measurement leaves out or varies.
+    /// What a measurement leaves out of the program, or varies.
     #[cfg(feature = "measure")]
     pub measure: Measure,
-    /// The bit of a packet's mark that says that its egress is still to be judged. All programs on a node must have the same.
+    /// The bit of a packet's mark that says that its egress is still to be judged. All programs on
+    /// a node must use the same bit.
     pub mark: u32,
-    /// How a program knows that a socket of the node is on a packet.
+    /// How a program learns whether a socket of the node is on a packet.
     pub sockets: Sockets,
 }
 
-/// How a program knows that a socket of the node is on a packet (S44).
+/// How a program learns whether a socket of the node is on a packet (S44).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sockets {
-    /// By the packet: what enforces.
+    /// From the packet itself. Programs that enforce use this.
     #[default]
     Packet,
-    /// By the first word of `cb`, which a test run can set: the kernel puts a socket on every packet of a
-    /// test run, so that one without could not be asked about otherwise.
+    /// From the first word of `cb`, which a test run can set. The kernel puts a socket on every
+    /// packet of a test run, so that a query about a packet without one is possible only this way.
     Told,
 }
 
@@ -105,7 +117,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Is everything generated? Less is only for measurements.
+    /// Whether the whole program is generated, as always but in measurements.
     fn is_whole(&self) -> bool {
         #[cfg(feature = "measure")]
         let whole = self.measure.stage == Stage::Full;
@@ -115,9 +127,10 @@ impl Options {
     }
 }
 
-/// TCX_NEXT, TC_ACT_UNSPEC: the next program, or the stack.
+/// The return value that passes a packet on to the next program, or to the stack: `TCX_NEXT`, which
+/// equals `TC_ACT_UNSPEC`.
 pub const NEXT: i32 = -1;
-/// TC_ACT_SHOT.
+/// The return value that drops a packet: `TC_ACT_SHOT`.
 pub const SHOT: i32 = 2;
 
 /// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h).
@@ -132,7 +145,7 @@ mod ctx {
     pub const SK: i16 = 168;
 }
 
-/// Helper functions; none is GPL-only.
+/// The numbers of the kernel's helpers that programs call; none is GPL-only.
 mod helper {
     pub const MAP_LOOKUP: i32 = 1;
     pub const MAP_UPDATE: i32 = 2;
@@ -145,88 +158,90 @@ mod helper {
 mod stack {
     /// u64: the endpoint's word, read once.
     pub const WORD: i16 = -8;
-    /// The word's flags.
+    /// u8: the flags in the endpoint's word.
     pub const WORD_FLAGS: i16 = WORD + 4;
-    /// u64: endpoint id.
+    /// u64: the endpoint's id.
     pub const ENDPOINT: i16 = -16;
-    /// u64: address of the endpoint's record.
+    /// u64: the address of the endpoint's record.
     pub const RECORD: i16 = -24;
-    /// u64: bits of [`super::mark`].
+    /// u64: the bits of [`super::mark`].
     pub const MARKS: i16 = -32;
-    /// u64: remote's class | incarnation << 16. Read as u16s, as above.
+    /// u64: the remote's class | incarnation << 16. Read as two u16.
     pub const CLASS: i16 = -40;
-    /// u64: event code.
+    /// u64: the event code ([`crate::layout::config::code`]).
     pub const EVENT: i16 = -48;
-    /// u64: row of the port map.
+    /// u64: the row of the port map ([`crate::layout::config::Protocol`]).
     pub const PROTOCOL: i16 = -56;
-    /// u64: where the IP packet ends, from the start of the frame. Read as a u32: the verifier then forgets what it knew of it.
+    /// u64: where the IP packet ends, from the start of the frame. Read as a u32, so that the
+    /// verifier forgets what it knew of it.
     pub const END: i16 = -64;
-    /// u64: who asks the state tables, see [`super::Asks`].
+    /// u64: why the state tables are asked ([`super::Asks`]).
     pub const ASKS: i16 = -72;
-    /// u64: hash of the tuple.
+    /// u64: the hash of the tuple.
     pub const HASH: i16 = -80;
-    /// u64: anything, within one step.
+    /// u64: scratch space, within one step.
     pub const SPARE: i16 = -88;
-    /// IPv6: remote address.
+    /// 16 bytes, IPv6 only: the remote address.
     pub const REMOTE: i16 = -120;
-    /// IPv6: local address.
+    /// 16 bytes, IPv6 only: the local address.
     pub const LOCAL: i16 = -104;
-    /// 40 bytes for headers read by helper.
+    /// 40 bytes: headers that a helper has read.
     pub const BUFFER: i16 = -160;
-    /// 40 bytes: key of the fragment table.
+    /// 40 bytes: the key of the fragment table.
     pub const FRAGMENT: i16 = -200;
-    /// 8 bytes: value of the fragment table.
+    /// 8 bytes: the value of the fragment table.
     pub const RECORDED: i16 = -208;
-    /// 20 bytes (of 24): key of `own_more` or `service`.
+    /// 20 bytes (of 24): the key of `own_more` or `service`.
     pub const OWN: i16 = -232;
-    /// u64: IPv6, hop limit | fragment header seen << 8.
+    /// u64, IPv6 only: the hop limit, and the bits of [`super::ipv6::seen`].
     pub const IPV6: i16 = -240;
-    /// u64: anything, within one step.
+    /// u64: scratch space, within one step.
     pub const SPARE2: i16 = -248;
-    /// u64: races lost for a slot of the state tables.
+    /// u64: how many races for a slot of the state tables this packet has lost.
     pub const LOST: i16 = -256;
-    /// u64: address of the slot of the state tables that this packet has filled; 0: none.
+    /// u64: the address of the slot of the state tables that this packet has filled; 0 where it has
+    /// filled none.
     pub const MINE: i16 = -264;
     /// u64: the endpoint's word of `state`: places of the present and the previous table.
     pub const PLACES: i16 = -272;
-    /// u64: number of the first bucket of the table that is being looked at.
+    /// u64: the number of the first bucket of the table that is being searched.
     pub const FIRST: i16 = -280;
-    /// u64: how many buckets it has, less 1.
+    /// u64: one less than the number of its buckets.
     pub const MASK: i16 = -288;
-    /// u32 each: slot of a chunk, bucket in it.
+    /// u32 each: the slot of a chunk, and a bucket in it.
     pub const INDEX: i16 = -296;
-    /// u64 each: address of the tuple's two buckets in the present table.
+    /// u64 each: the addresses of the tuple's two buckets in the present table.
     pub const BUCKETS: [i16; 2] = [-304, -312];
 }
 
-/// Marks of a packet on its way.
+/// What is noted of a packet on its way through the program. Not the kernel's mark of the packet.
 mod mark {
-    /// The source is not own, but may be an exception.
+    /// The source is not the pod's own, but may be one of the exceptions (S55).
     pub const UNPROVEN: i32 = 1;
-    /// A first fragment whose verdict is to be recorded.
+    /// The packet is a first fragment whose verdict is to be recorded.
     pub const FIRST: i32 = 2;
-    /// Goes on to a Service: the packet's mark is set where it is permitted.
+    /// The packet goes on to a Service: its mark is set where it is permitted.
     pub const DEFER: i32 = 4;
-    /// The pod's own packet, back from a Service (S47).
+    /// The packet is the pod's own, back from a Service (S47).
     pub const OWN: i32 = 8;
 }
 
-/// Who asks the state tables.
+/// Why the state tables are asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 enum Asks {
-    /// A packet that policy permits.
+    /// For a packet that the tables permit: is an entry to be made or refreshed?
     Allowed = 0,
-    /// One that it denies: is it a reply?
+    /// For a packet that the tables deny: is it a reply?
     Denied = 1,
-    /// An ICMP error, about its inner packet.
+    /// For an ICMP error: does its inner packet belong to a permitted connection?
     Error = 2,
 }
 
-/// Word flags that make openings keep state.
+/// The flags of a word with which openings keep state.
 const KEEP: i32 = (Word::INGRESS | Word::EGRESS | Word::RECORD) as i32;
 
-/// The direction's isolation flag.
+/// The flag that says whether the direction of a hook is isolated.
 fn isolation(hook: Hook) -> i32 {
     i32::from(match hook {
         Hook::ToPod => Word::INGRESS,
@@ -234,27 +249,30 @@ fn isolation(hook: Hook) -> i32 {
     })
 }
 
-/// A program being generated.
+/// A program that is being generated, with the exits that every step may jump to.
 struct Generator<'a> {
     a: Asm,
     p: &'a Parameters,
     options: &'a Options,
     hook: Hook,
-    /// Next, whatever else.
+    /// Next, without a record.
     next: Label,
-    /// Next; a first fragment's verdict is recorded.
+    /// Next, with the record and the mark that are due.
     allow: Label,
-    /// Drop, counted; a first fragment's verdict is recorded. By reason.
+    /// By reason: Drop, counted, with the record that is due.
     deny: Vec<Label>,
-    /// Drop where the direction is isolated, else Next. By reason.
+    /// By reason: Drop where the direction is isolated, else Next.
     refuse: Vec<Label>,
-    /// Drop where the direction is isolated or guarded, else Next. By reason.
+    /// By reason: Drop where the direction is isolated or guarded, else Next.
     refuse_early: Vec<Label>,
-    /// What leads into a tunnel, of the family that is being parsed.
+    /// What to do with a packet that leads into a tunnel; each family has its own.
     tunnel: Label,
 }
 
 /// Generates the program of a hook.
+///
+/// # Errors
+/// [`AsmError`] where the code cannot be assembled, which is a mistake of the generator.
 pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Result<Code, AsmError> {
     let mut g = Generator::new(Asm::new(), hook, parameters, options);
     let (judged, marked) = (g.a.label(), g.a.label());
@@ -271,6 +289,8 @@ pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Resul
             g.translated(marked, judged);
             return g.a.finish();
         }
+        // A packet to a pod may come from another pod by way of a Service without leaving the node.
+        // The steps of `translated` therefore come first.
         (Hook::ToPod, true) => {
             g.translated_first(marked);
             g.a.bind(judged);
@@ -313,7 +333,7 @@ impl Generator<'_> {
         self.refuse_early[reason as usize]
     }
 
-    /// Loads the word's flags into R1.
+    /// R1 = the flags of the endpoint's word.
     fn word_flags(&mut self) {
         self.a.load(Size::B, R1, Fp, stack::WORD_FLAGS);
     }
@@ -338,7 +358,8 @@ impl Generator<'_> {
         self.a.jump_if(Cond::Ne, scratch, 0, label);
     }
 
-    /// Goes to `yes` where the packet came in by the endpoint's own interface, else to `no`. Changes R1, R2, R7.
+    /// Goes to `yes` where the packet came in by an interface of the endpoint itself (S47), else to
+    /// `no`. Changes R1, R2, R7.
     fn own_traffic(&mut self, yes: Label, no: Label) {
         self.a.note("own traffic?");
         self.a.load(Size::W, R7, R6, ctx::INGRESS_IFINDEX);
@@ -348,14 +369,14 @@ impl Generator<'_> {
         self.a.jump(no);
     }
 
-    /// Goes to `label` where the hook is the pod's and nothing guards its packets. Changes R1.
+    /// Goes to `label` where nothing guards the pod's packets. Changes R1.
     fn if_unguarded(&mut self, label: Label) {
         self.word_flags();
         self.a.alu(Alu::And, R1, i32::from(Word::GUARD | Word::EGRESS));
         self.a.jump_if(Cond::Eq, R1, 0, label);
     }
 
-    /// Are there steps that only a pod's own hook has?
+    /// Whether the program has the steps that guard what a pod sends.
     fn guards(&self) -> bool {
         self.hook == Hook::FromPod && self.options.is_whole()
     }
@@ -367,18 +388,21 @@ impl Generator<'_> {
         self.a.jump_if(Cond::Eq, R1, 0, label);
     }
 
-    /// Makes the verifier forget all that it knows of `reg` but that it is at most `most` (one less than a power of two), which must
-    /// be true: what comes after is then followed once, and not once for each value or way to here. Changes R1, R2.
+    /// Makes the verifier forget all that it knows of `reg`, except that it is at most `most` (one
+    /// less than a power of two), which must be true. It then follows the code behind once, and not
+    /// once for each value or way that leads here. Changes R1, R2.
     fn forget(&mut self, reg: Reg, most: i32) {
         let a = &mut self.a;
         a.load(Size::W, R1, R6, ctx::LEN);
         a.load(Size::W, R2, R6, ctx::LEN);
-        a.alu(Alu::Sub, R1, R2); // 0, but the verifier does not see it
+        // Always 0. The verifier does not know that both loads give the same, so that the sum may
+        // be anything, until the mask bounds it.
+        a.alu(Alu::Sub, R1, R2);
         a.alu(Alu::Add, reg, R1);
         a.alu(Alu::And, reg, most);
     }
 
-    /// Leaves now, in ticks, in R0. Changes R1-R5.
+    /// R0 = the time in ticks. Changes R1-R5.
     fn now(&mut self) {
         self.a.note("clock");
         self.a.call(helper::JIFFIES64);
@@ -386,24 +410,29 @@ impl Generator<'_> {
         self.a.load(Size::Dw, R1, R1, 0);
         self.a.alu(Alu::Add, R0, R1);
         self.a.alu(Alu::Rsh, R0, self.p.clock.shift() as i32);
+        // Time in entries has 32 bits.
         self.a.alu32(Alu::Mov, R0, R0);
     }
 
-    /// R7: an interface's index -> its endpoint; goes to `none` where it has none. Changes R1, R2.
+    /// R7 = the endpoint of the interface whose index is in R7. Goes to `none` where it has none.
+    /// Changes R1, R2.
     fn endpoint(&mut self, none: Label) {
         let (a, c) = (&mut self.a, &self.p.capacities);
         a.note("table interface: ifindex -> endpoint");
-        // Compared, not masked: a mask would let one interface act as another.
+        // An index beyond the directory is compared and not masked: a mask would let one interface
+        // act as another.
         a.mov(R1, R7);
         a.alu(Alu::Rsh, R1, 24);
         a.jump_if(Cond::Ne, R1, 0, none);
         a.mov(R1, R7);
         a.alu(Alu::Rsh, R1, 8);
-        a.alu(Alu::And, R1, 0xffff); // changes nothing; the verifier knows it then
+        a.alu(Alu::And, R1, 0xffff); // Changes nothing, but tells the verifier the bound.
         a.alu(Alu::Lsh, R1, 1);
         a.map_value(R2, MapId::InterfaceDir, 0);
         a.alu(Alu::Add, R2, R1);
         a.load(Size::H, R1, R2, 0);
+        // The mask changes nothing, since user space stores no block beyond the capacity. Where
+        // there is no block the directory says 0, and block 0 holds zeros.
         a.alu(Alu::And, R1, c.interface_blocks as i32 - 1);
         a.alu(Alu::Lsh, R1, 8);
         a.alu(Alu::And, R7, 255);
@@ -415,7 +444,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R7, 0, none);
     }
 
-    /// R7: an endpoint -> R3: its word; puts what the steps want to know onto the stack. Changes R2.
+    /// R3 = the word of the endpoint in R7. Puts what later steps need onto the stack. Changes R2.
     fn word(&mut self) {
         let (a, c) = (&mut self.a, &self.p.capacities);
         a.note("table endpoint: endpoint -> word");
@@ -425,19 +454,23 @@ impl Generator<'_> {
         a.map_value(R2, MapId::Endpoint, 0);
         a.alu(Alu::Add, R2, R7);
         a.store(Size::Dw, Fp, stack::RECORD, R2);
+        // The word is read once: an update that changes it meanwhile must not let a packet see the
+        // sets of one word and the flags of another.
         a.load(Size::Dw, R3, R2, endpoint::WORD as i16);
         a.store(Size::Dw, Fp, stack::WORD, R3);
         a.store(Size::Dw, Fp, stack::MARKS, 0);
     }
 
-    /// From the interface to the endpoint's word. A packet of a pod that no policy selects goes no further.
+    /// From the interface to the endpoint's word. A packet goes on at once where the pod neither
+    /// keeps state nor is guarded.
     fn entry(&mut self) {
         let (full, hook) = (self.options.is_whole(), self.hook);
         let next = self.next;
         let a = &mut self.a;
         a.note("entry");
         if !full {
-            // The parser reads flags and endpoint only in rare cases; both directions isolated, as in the full program.
+            // A measurement of the parser alone. It reads flags and endpoint in rare cases only;
+            // both directions are isolated, so that no packet leaves early.
             a.imm64(R3, u64::from(Word::INGRESS | Word::EGRESS) << endpoint::FLAGS_SHIFT);
             a.store(Size::Dw, Fp, stack::WORD, R3);
             a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
@@ -455,7 +488,8 @@ impl Generator<'_> {
         let guard = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
         a.alu(Alu::And, R3, KEEP | guard);
         if hook == Hook::ToPod {
-            // A pod on a bridge sees frames that are for others (S55).
+            // A pod on a bridge sees frames that are for others (S55), which are dropped even where
+            // the pod is not isolated.
             let kept = a.label();
             a.jump_if(Cond::Ne, R3, 0, kept);
             self.if_unbridged(next);

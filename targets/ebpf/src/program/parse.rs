@@ -1,7 +1,8 @@
-//! Step 2: Ethernet and VLAN tags; and how bytes of the packet are read.
+//! Step 2, Ethernet and VLAN tags, and how bytes of the packet are read.
 //!
-//! The common frame (no tag in it, headers linear) is read directly. Anything else goes to the slow path here, which
-//! reads by helper and then continues at the same place.
+//! The common frame, which has no tag and whose headers are linear, is read directly. All others
+//! take the slow path, which reads by helper and then continues at the same place. Not here: the
+//! headers of IP (`ipv4`, `ipv6`).
 
 use netpolc_target::semantics::{DropReason::*, ether};
 
@@ -12,13 +13,14 @@ use crate::asm::{
     Size,
 };
 
-/// As the two bytes of a 16-bit number in the packet load.
+/// A 16-bit number as a load of its two bytes in the packet gives it.
 pub(super) const fn be16(n: u16) -> i32 {
     n.to_be() as i32
 }
 
 impl Generator<'_> {
-    /// Reads `len` bytes at offset R7 + `offset` into the stack's buffer at `to`; goes to `short` where the packet ends before. Changes R0-R5.
+    /// Reads `len` bytes at offset R7 + `offset` of the frame into the stack at `to`. Goes to
+    /// `short` where the frame ends before. Changes R0-R5.
     pub(super) fn load_bytes(&mut self, offset: i32, to: i16, len: i32, short: Label) {
         let a = &mut self.a;
         a.mov(R1, R6);
@@ -33,14 +35,15 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R0, 0, short);
     }
 
-    /// Makes R2 a pointer to the `len` bytes of layer 4 at offset R7: in the packet where they are linear, else in the buffer.
-    /// Keeps R5. Goes to `short` where there are fewer.
+    /// R2 = a pointer to the `len` bytes at offset R7: in the packet where they are linear, else in
+    /// the stack's buffer. Goes to `short` where there are fewer. Keeps R5.
     pub(super) fn layer4(&mut self, len: i32, short: Label) {
         let (slow, done) = (self.a.label(), self.a.label());
         let a = &mut self.a;
         a.load(Size::W, R2, R6, ctx::DATA);
         a.load(Size::W, R3, R6, ctx::DATA_END);
-        a.jump_if(Cond::Gt, R7, 4095, slow); // far behind extension headers; and the verifier wants a bound
+        // The verifier needs a bound. Only a packet with very long extension headers exceeds it.
+        a.jump_if(Cond::Gt, R7, 4095, slow);
         a.alu(Alu::Add, R2, R7);
         a.mov(R4, R2);
         a.alu(Alu::Add, R4, len);
@@ -55,7 +58,8 @@ impl Generator<'_> {
         a.bind(done);
     }
 
-    /// `to` = the larger of the two halves exchanged: sport | dport << 16 -> dport | sport << 16. Changes `scratch`.
+    /// Exchanges the two ports in `to`: source | destination << 16 becomes destination | source <<
+    /// 16. Changes `scratch`.
     pub(super) fn exchange_ports(&mut self, to: Reg, scratch: Reg) {
         self.a.mov(scratch, to);
         self.a.alu32(Alu::Rsh, scratch, 16);
@@ -63,6 +67,7 @@ impl Generator<'_> {
         self.a.alu(Alu::Or, to, scratch);
     }
 
+    /// Step 2, and everything that follows from it.
     pub(super) fn parse(&mut self) {
         let (slow, v4, v6) = (self.a.label(), self.a.label(), self.a.label());
         let (v4_header, v6_header) = (self.a.label(), self.a.label());
@@ -95,7 +100,7 @@ impl Generator<'_> {
         self.slow(slow, v4_header, v6_header);
     }
 
-    /// The same by helper, with up to two tags.
+    /// The slow path: reads the headers by helper, behind up to two tags.
     fn slow(&mut self, slow: Label, v4_header: Label, v6_header: Label) {
         let short = self.refuse_early(Truncated);
         let (next, not_ip) = (self.next, self.refuse_early(NotIp));
@@ -128,6 +133,8 @@ impl Generator<'_> {
         self.a.note("parse: ipv4, by helper");
         self.a.bind(v4);
         self.a.alu(Alu::Add, R7, 14);
+        // Both kinds of frames and all numbers of tags continue with the same code, which the
+        // verifier should follow once.
         self.forget(R7, 31);
         self.load_bytes(0, stack::BUFFER, 20, short);
         let a = &mut self.a;
@@ -145,6 +152,7 @@ impl Generator<'_> {
         self.forget(R7, 31);
         self.load_bytes(0, stack::BUFFER, 40, short);
         self.a.mov(R2, Fp);
+        // The parser of IPv6 expects a pointer to the frame, in which the header begins at 14.
         self.a.alu(Alu::Add, R2, i32::from(stack::BUFFER) - 14);
         self.a.jump(v6_header);
     }

@@ -1,4 +1,7 @@
-//! The stateless verdict: remote -> class -> row, port -> port class, row's bit. And who may pass without it.
+//! The stateless verdict: remote -> class -> row, port -> port class, and the row's bit for it. And
+//! which packets pass without it.
+//!
+//! Not here: connections (`lookup`, `entry`), and what a pod may claim of itself (`guard`).
 
 use netpolc_table::{
     TableId,
@@ -19,8 +22,9 @@ use crate::{
 };
 
 impl Generator<'_> {
-    /// Step 8 up to where state comes in. R5: row of the port map; R8 (R9, the stack) as described; event stored.
-    /// `error`: the code for ICMP errors is placed here.
+    /// Step 8 up to where state comes in. R5: the row of the port map; R8 (and R9 or the stack) as
+    /// the module's header says; the event is on the stack. The code from `error` on, for ICMP
+    /// errors, stands here too.
     pub(super) fn judge(&mut self, family: Family, error: Label) {
         if self.hook == Hook::Translated {
             return self.judge_translated(family);
@@ -29,6 +33,8 @@ impl Generator<'_> {
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let allow = self.allow;
         self.a.note("isolated? born here?");
+        // Where the direction is open, or the node itself sends, the tables need not be asked. Only
+        // the other direction may need an entry.
         self.if_open(late);
         self.if_born(late);
         if self.hook == Hook::ToPod {
@@ -51,16 +57,21 @@ impl Generator<'_> {
         a.jump_if(Cond::Ge, R1, i32::from(code::NO_TUPLE), policy);
         let ask = a.label();
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), ask);
-        a.peek(R1, stack::PROTOCOL); // only TCP's openings may cross
+        // An opening is never a reply, unless two SYNs of TCP cross each other. TCP is row 0.
+        a.peek(R1, stack::PROTOCOL);
         a.jump_if(Cond::Ne, R1, 0, last);
         a.bind(ask);
-        a.mov(R1, Asks::Denied as i32); // by a register, so that old verifiers know the value
+        // Stored by a register, since old verifiers do not track constants that are stored
+        // directly.
+        a.mov(R1, Asks::Denied as i32);
         a.store(Size::Dw, Fp, stack::ASKS, R1);
         a.jump(state);
 
         a.note("permitted: anything to keep?");
         a.bind(allowed);
         a.peek(R1, stack::EVENT);
+        // Data of TCP in a permitted direction touches no entry: established connections are not
+        // looked up at all.
         a.jump_if(Cond::Eq, R1, i32::from(code::DATA), allow);
         a.jump_if(Cond::Lt, R1, i32::from(code::NO_TUPLE), kept);
         a.jump(allow);
@@ -87,8 +98,9 @@ impl Generator<'_> {
         self.last(family, last, allowed, policy);
     }
 
-    /// A permitted packet: permits it at once where it would open something, and no judgement will need to know who did.
-    /// Before the state tables are looked at, where the verifier has few ways to follow.
+    /// For a permitted packet that would open a connection: permits it at once where no judgement
+    /// will need to know who opened it. This stands before the search in the state tables, where
+    /// the verifier has few ways to follow.
     fn if_needed(&mut self, family: Family) {
         let (allow, yes) = (self.allow, self.a.label());
         let hook = self.hook.other();
@@ -104,12 +116,15 @@ impl Generator<'_> {
         }
         a.alu(Alu::And, R1, isolation(hook));
         a.jump_if(Cond::Eq, R1, 0, allow);
+        // The other direction is isolated. A real opening needs an entry then; a datagram needs one
+        // only where the other direction's tables would not permit the answer by themselves.
         a.jump_if(Cond::Ne, R2, i32::from(code::DATAGRAM), yes);
         self.if_open_by_tables(hook, family, allow);
         self.a.bind(yes);
     }
 
-    /// Goes to `open` where `direction` is not isolated or its tables permit the tuple; else runs on. Changes R1-R5.
+    /// Goes to `open` where `direction` is not isolated or its tables permit the tuple; otherwise
+    /// runs on. Changes R1-R5.
     pub(super) fn if_open_by_tables(&mut self, direction: Hook, family: Family, open: Label) {
         self.word_flags();
         let a = &mut self.a;
@@ -120,8 +135,9 @@ impl Generator<'_> {
         self.tables(direction, family, open);
     }
 
-    /// From `last` on: the tables deny and state knows no better. Is it the pod's own packet, back from a Service (S47)? Does it go to
-    /// a Service (S48)? Then on as if it were permitted.
+    /// From `last` on: the tables deny the packet, and no entry lets it through. It goes on as if
+    /// it were permitted where it is the pod's own packet, back from a Service (S47), or goes to a
+    /// Service (S48).
     fn last(&mut self, family: Family, last: Label, allowed: Label, policy: Label) {
         let (found, mark) = (self.a.label(), if self.hook == Hook::ToPod { mark::OWN } else { mark::DEFER });
         self.a.bind(last);
@@ -143,8 +159,8 @@ impl Generator<'_> {
         a.jump(allowed);
     }
 
-    /// Drops a packet to the pod that claims to come from the pod and is not its own traffic (S47). Keeps
-    /// R8, R9.
+    /// Drops a packet to the pod that claims to come from the pod itself, unless it is the pod's
+    /// own traffic (S47). Keeps R8, R9.
     pub(super) fn refuse_forged(&mut self, family: Family) {
         let (claims, honest, spoofed) = (self.a.label(), self.a.label(), self.deny(SpoofedSource));
         self.a.note("from its own address?");
@@ -154,7 +170,8 @@ impl Generator<'_> {
         self.a.bind(honest);
     }
 
-    /// Goes to `yes` where the remote with its port is a Service's, else to `no`. Changes R0-R5.
+    /// Goes to `yes` where the remote's address and port belong to a Service, else to `no`. Changes
+    /// R0-R5.
     pub(super) fn service(&mut self, family: Family, yes: Label, no: Label) {
         const { assert!(SERVICE_KEY == 20) };
         let a = &mut self.a;
@@ -173,7 +190,7 @@ impl Generator<'_> {
                 }
             }
         }
-        // remote port as in the packet, protocol, family
+        // The key's last word: the remote's port as in the packet, the protocol, the family.
         a.mov(R1, R8);
         a.alu(Alu::Rsh, R1, 16);
         a.alu(Alu::And, R1, 0x00ff_ffff);
@@ -187,7 +204,8 @@ impl Generator<'_> {
         a.jump(no);
     }
 
-    /// R4 = class | incarnation << 16 of the remote. Changes R0-R3; for IPv6 R7 and R9 too. Keeps R5.
+    /// R4 = class | incarnation << 16 of the remote. Changes R0-R3; for IPv6 R7 and R9 too. Keeps
+    /// R5.
     pub(super) fn class(&mut self, family: Family) {
         match family {
             Family::V4 => self.class_v4(),
@@ -204,13 +222,13 @@ impl Generator<'_> {
         a.mov(R1, R9);
         a.swap(R1, 32);
         a.mov(R2, R1);
-        a.alu32(Alu::Rsh, R2, 16); // older verifiers do not know that a swap of 32 bits leaves 32 bits
+        a.alu32(Alu::Rsh, R2, 16); // Older verifiers do not know that a swap of 32 bits leaves 32 bits.
         a.alu(Alu::Lsh, R2, 2);
         a.alu(Alu::Add, R2, R3);
         a.load(Size::W, R4, R2, 0);
         for (step, shift) in (0..trie::STEPS_V4).zip([8, 0]) {
             a.note(format!("table remote_v4: bits {} to {}", 16 + 8 * step, 23 + 8 * step));
-            a.jump32_if(Cond::SGe, R4, 0, done); // bit 31: a pointer
+            a.jump32_if(Cond::SGe, R4, 0, done); // Bit 31, the sign, says that the slot is a pointer.
             a.alu32(Alu::And, R4, mask);
             a.alu(Alu::Lsh, R4, 8);
             a.mov(R2, R1);
@@ -228,6 +246,8 @@ impl Generator<'_> {
     }
 
     fn class_v6(&mut self) {
+        // The order of the search: the two buckets of the address's group, in which the address
+        // stands alone or the group has a block; then the trie with the shorter prefixes.
         let (hit, done, block, shorter) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (c, seed) = (&self.p.capacities, self.p.seed);
         let a = &mut self.a;
@@ -269,7 +289,9 @@ impl Generator<'_> {
                 a.load(Size::Dw, R0, R9, way * 16 + 8);
                 a.alu(Alu::Xor, R0, R2);
                 a.mov(R4, R0);
-                a.alu(Alu::Lsh, R4, 8); // without the last byte: the group
+                // The difference without the last byte of the address: 0 where the groups are the
+                // same.
+                a.alu(Alu::Lsh, R4, 8);
                 a.jump_if(Cond::Ne, R4, 0, not);
                 a.load(Size::Dw, R4, R9, way * 16);
                 a.jump_if(Cond::Ne, R4, R1, not);
@@ -315,11 +337,11 @@ impl Generator<'_> {
         }
         a.jump(done);
         a.bind(hit);
-        a.alu(Alu::Sub, R4, 1); // stored as class + 1, so that 0 is "empty"
+        a.alu(Alu::Sub, R4, 1); // Stored as class + 1, so that 0 means empty.
         a.bind(done);
     }
 
-    /// R1 = row of `direction`'s set and the class in R4. Changes R2, R3.
+    /// R1 = the row that the set of `direction` has for the class in R4. Changes R2, R3.
     pub(super) fn row(&mut self, direction: Hook, family: Family) {
         let c = &self.p.capacities;
         let (map, classes) = match family {
@@ -328,6 +350,8 @@ impl Generator<'_> {
         };
         let a = &mut self.a;
         a.note(format!("table row: {}", map.name()));
+        // The masks change nothing, since user space stores no id beyond the capacities; they tell
+        // the verifier the bounds.
         a.load(Size::H, R1, Fp, stack::WORD + if direction == Hook::ToPod { 0 } else { 2 });
         a.alu(Alu::And, R1, c.sets as i32 - 1);
         a.alu(Alu::Lsh, R1, classes.ilog2() as i32);
@@ -340,7 +364,7 @@ impl Generator<'_> {
         a.load(Size::H, R1, R3, 0);
     }
 
-    /// R3 = address of the first word of the row R1's mask. Changes R1.
+    /// R3 = the address of the first word of the mask of the row in R1. Changes R1.
     pub(super) fn mask(&mut self) {
         let c = &self.p.capacities;
         let a = &mut self.a;
@@ -351,26 +375,29 @@ impl Generator<'_> {
         a.alu(Alu::Add, R3, R1);
     }
 
-    /// Goes to `permit` where the tables of `direction` permit class R4, row R5 of the port map and the direction's
-    /// destination port in R8; else runs on. Changes R1-R3.
+    /// Goes to `permit` where the tables of `direction` permit the class in R4, the protocol whose
+    /// row of the port map is in R5, and the destination port in R8; otherwise runs on. Changes
+    /// R1-R3.
     pub(super) fn tables(&mut self, direction: Hook, family: Family, permit: Label) {
         self.named(direction, family, permit, permit);
     }
 
-    /// The same; `whole` is where a row that permits everything leads.
+    /// As [`Self::tables`], but goes to `whole` where the row permits everything, so that no rule
+    /// names the port.
     pub(super) fn named(&mut self, direction: Hook, family: Family, permit: Label, whole: Label) {
         let words = self.p.capacities.port_words as i32;
         self.row(direction, family);
         let a = &mut self.a;
         a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), whole);
         a.note("table port: protocol, destination port -> port class");
+        // R8 has the local port below and the remote port above.
         a.mov(R2, R8);
         if direction == Hook::FromPod {
             a.alu(Alu::Rsh, R2, 16);
         }
         a.swap_index(R2);
         a.mov(R3, R5);
-        a.alu(Alu::And, R3, 7); // changes nothing; the verifier knows it then
+        a.alu(Alu::And, R3, 7); // Changes nothing, but tells the verifier the bound.
         a.alu(Alu::Lsh, R3, 16);
         a.alu(Alu::Add, R2, R3);
         a.alu(Alu::Lsh, R2, 1);
@@ -381,6 +408,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.note("table verdict: the port class's bit");
         a.mov(R1, R2);
+        // Word pc / 64, bit pc % 64.
         a.alu(Alu::Rsh, R1, 6);
         a.alu(Alu::And, R1, words - 1);
         a.alu(Alu::Lsh, R1, 3);
@@ -391,8 +419,9 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, 1, permit);
     }
 
-    /// Goes to `yes` where `direction` permits the remote now (S41): not isolated, or by the tables, or because the pod
-    /// sends to itself; else to `no`. Reads class and protocol from the stack. Changes R0-R5.
+    /// Goes to `yes` where `direction` permits the remote now (S41), because it is not isolated, or
+    /// by its tables, or because the pod sends to itself; else to `no`. Reads class and protocol
+    /// from the stack. Changes R0-R5.
     pub(super) fn permits(&mut self, direction: Hook, family: Family, yes: Label, no: Label) {
         self.a.note("judge again");
         self.if_open_by_tables(direction, family, yes);
@@ -402,7 +431,8 @@ impl Generator<'_> {
         }
     }
 
-    /// Goes to `yes` where the remote is one of the pod's own addresses (S47), else to `no`. Changes R0-R5.
+    /// Goes to `yes` where the remote is one of the pod's own addresses (S47), else to `no`.
+    /// Changes R0-R5.
     pub(super) fn own(&mut self, family: Family, yes: Label, no: Label) {
         match family {
             Family::V4 => {
@@ -415,18 +445,20 @@ impl Generator<'_> {
         }
     }
 
-    /// R1: an address. Goes to `yes` where it is the one in the endpoint's record, which is then in R2. Changes R3.
+    /// Goes to `yes` where the address in R1 is the one in the endpoint's record. R2 = the address
+    /// of the record. Changes R3.
     pub(super) fn own_first_v4(&mut self, yes: Label) {
         let other = self.a.label();
         let a = &mut self.a;
         a.load(Size::Dw, R2, Fp, stack::RECORD);
         a.load(Size::W, R3, R2, endpoint::OWN_V4 as i16);
         a.jump_if(Cond::Ne, R1, R3, other);
-        a.jump_if(Cond::Ne, R1, 0, yes); // 0: the record has none
+        a.jump_if(Cond::Ne, R1, 0, yes); // The record says 0 where there is no address.
         a.bind(other);
     }
 
-    /// R1: an address; R2: the record. The further IPv4 addresses.
+    /// Goes to `yes` where the address in R1 is one of the endpoint's further IPv4 addresses, else
+    /// to `no`. R2: the address of the record.
     pub(super) fn own_more_v4(&mut self, yes: Label, no: Label) {
         let a = &mut self.a;
         a.load(Size::W, R3, R2, endpoint::OWN_FLAGS as i16);
@@ -439,7 +471,8 @@ impl Generator<'_> {
         self.own_more(4, yes, no);
     }
 
-    /// Is the address on the stack at `address` own? Changes R0-R5.
+    /// Goes to `yes` where the IPv6 address on the stack at `address` is one of the pod's own, else
+    /// to `no`. Changes R0-R5.
     pub(super) fn own_v6(&mut self, address: i16, yes: Label, no: Label) {
         let more = self.a.label();
         let a = &mut self.a;
@@ -452,6 +485,8 @@ impl Generator<'_> {
             a.load(Size::Dw, R5, R2, endpoint::OWN_V6 as i16 + half);
             a.jump_if(Cond::Ne, R4, R5, more);
         }
+        // The address in the record counts only with its flag: without it, it may be half
+        // overwritten.
         a.jump_if(Cond::Set, R3, endpoint::HAS_V6 as i32, yes);
         a.bind(more);
         a.alu(Alu::And, R3, endpoint::HAS_MORE as i32);

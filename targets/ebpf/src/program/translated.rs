@@ -1,6 +1,8 @@
-//! Packets to Services, after translation: judged by the sender's egress set with their present destination, then unmarked (S48).
+//! Packets to Services, after translation: they are judged by the sender's egress set and their
+//! present destination, and unmarked (S48).
 //!
-//! A program of its own at the node's other interfaces, and the first part of `to_pod`: only marked packets come here.
+//! This is a program of its own at the node's other interfaces, and the first part of `to_pod`.
+//! Only marked packets come here. Not here: how a packet gets its mark (`policy`, `exits`).
 
 use netpolc_table::schema::{Family, Word};
 use netpolc_target::{Hook, semantics::DropReason::*};
@@ -12,7 +14,7 @@ use crate::{
 };
 
 impl Generator<'_> {
-    /// R1: context. Keeps it in R6 and goes to `marked` where the packet is.
+    /// Moves the context from R1 to R6, and goes to `marked` where the packet has the mark.
     pub(super) fn translated_first(&mut self, marked: Label) {
         let bit = self.options.mark as i32;
         let a = &mut self.a;
@@ -22,8 +24,11 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, bit, marked);
     }
 
-    /// From `marked` on: judges what was translated; goes on at `then` where it passes, with R6 alone.
+    /// From `marked` on: judges a packet that was translated. Where it passes, the program goes on
+    /// at `then`, with R6 alone.
     pub(super) fn translated(&mut self, marked: Label, then: Label) {
+        // These steps have exits and stack of their own, as if another program ran first: only the
+        // assembler is shared.
         let a = std::mem::replace(&mut self.a, Asm::new());
         let mut g = Generator::new(a, Hook::Translated, self.p, self.options);
         g.a.bind(marked);
@@ -34,8 +39,8 @@ impl Generator<'_> {
         self.a = g.a;
     }
 
-    /// Who sent it: the pod at whose interface it entered the node. Goes to `then` with what the node has
-    /// sent itself: the bit is somebody else's.
+    /// Finds the sender: the pod at whose interface the packet entered the node. Goes to `then`
+    /// with packets that the node itself has sent, whose bit is somebody else's.
     fn sender(&mut self, then: Label) {
         let (nobody, forwarded, parse) = (self.a.label(), self.a.label(), self.a.label());
         let (next, policy) = (self.next, self.deny(Policy));
@@ -53,6 +58,7 @@ impl Generator<'_> {
         a.alu(Alu::And, R3, i32::from(Word::EGRESS));
         a.jump_if(Cond::Eq, R3, 0, next);
         a.jump(parse);
+        // A marked packet without a sender is dropped, and counted for endpoint 0.
         a.bind(nobody);
         a.store(Size::Dw, Fp, stack::ENDPOINT, 0);
         a.store(Size::Dw, Fp, stack::MARKS, 0);
@@ -60,7 +66,7 @@ impl Generator<'_> {
         a.bind(parse);
     }
 
-    /// Step T3.
+    /// Step T3: by the tables alone, since every packet of the connection comes this way.
     pub(super) fn judge_translated(&mut self, family: Family) {
         let (allow, policy) = (self.allow, self.deny(Policy));
         self.a.note("translated: the sender's egress set");
@@ -69,7 +75,7 @@ impl Generator<'_> {
         self.own(family, allow, policy);
     }
 
-    /// The exits of a packet that passes; ends behind this code.
+    /// The exits of a packet that passes. The program goes on behind this code.
     pub(super) fn unmark(&mut self, record: Label) {
         let (next, allow, bit) = (self.next, self.allow, self.options.mark as i32);
         let (then, recorded, first) = (self.a.label(), self.a.label(), self.a.label());

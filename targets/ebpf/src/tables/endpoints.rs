@@ -1,8 +1,11 @@
-//! `interface`, `endpoint`, `own_v4`, `own_v6`, `own_mac`, `directory`.
+//! The tables `interface`, `endpoint`, `own_v4`, `own_v6`, `own_mac` and `directory`.
 //!
-//! An endpoint's word is one aligned store. The first own address of each family stands in the endpoint's record, further
-//! ones in a kernel hash; both are their own record. The ledger's byte says whether `endpoint` has an entry, or whether
-//! its connection state has to go before the id is used again (S43).
+//! An endpoint's word is one aligned store. The first own address of each family stands in the
+//! endpoint's record, further ones in a kernel hash; for both there is no ledger. A byte of the
+//! ledger says for each endpoint whether the table `endpoint` has an entry, or whether its
+//! connection state has to go before the id is used again (S43).
+//!
+//! Not here: connection state itself (`state`, `pool`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -32,28 +35,36 @@ use crate::{
     sys::refused,
 };
 
+/// A byte of the ledger: the endpoint has no entry and no state.
 const ABSENT: u8 = 0;
+/// A byte of the ledger: the endpoint has an entry.
 const PRESENT: u8 = 1;
-/// Removed; its state must be purged before it comes back.
+/// A byte of the ledger: the entry was removed, but state is left that must be purged before the id
+/// is used again.
 const USED: u8 = 2;
 
-/// Interfaces are below this.
+/// The indices of interfaces are below this: what the directory of blocks can hold.
 pub const INTERFACES: u32 = 1 << 24;
 
-/// What user space knows beside the maps.
+/// What user space knows of these tables besides the maps.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    /// Interfaces in each block.
+    /// How many interfaces each block holds.
     uses: Vec<u32>,
+    /// Blocks that may be used.
     free: Vec<u16>,
+    /// Blocks that were given up since the last grace period.
     quarantine: Vec<u16>,
-    /// Addresses in `own_more` by endpoint.
+    /// The addresses in `own_more`, by endpoint.
     more: BTreeMap<EndpointId, BTreeSet<IpAddr>>,
+    /// How many addresses `own_more` holds.
     more_count: u32,
-    /// Records whose IPv6 address may still be read.
+    /// The endpoints whose record lost its IPv6 address since the last grace period. Packets may
+    /// still read it, so that another one must not be written over it.
     stale_v6: HashSet<EndpointId>,
-    /// The slot of interface 1, and what stands in it while it is lent.
+    /// The slot of interface 1, where it is kept for [`super::Tables::lend_interface`].
     low: Option<usize>,
+    /// The endpoint of interface 1 itself, while the slot is lent.
     lent: Option<EndpointId>,
 }
 
@@ -67,6 +78,7 @@ fn presence(maps: &Maps, id: EndpointId) -> &AtomicU8 {
     &maps.ledger(LedgerId::Endpoint)[usize::from(id.get())]
 }
 
+/// Checks that the maps have a place for the endpoint, and that it is not 0.
 fn known(maps: &Maps, table: TableId, id: EndpointId) -> Result<EndpointId, Stop> {
     match below(table, Room::Endpoints, id, maps.capacities.endpoints)? {
         id if id == EndpointId::default() => Err(invalid(table, "endpoint 0 stands for none".into())),
@@ -84,7 +96,7 @@ pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<
         Some(e) if e.action == ActionId::SetEndpoint => {
             Ok((ifindex, Some(known(maps, table, SetEndpoint::of(e).endpoint)?)))
         }
-        Some(e) => Err(invalid(table, format!("no action {}", e.action.spec().name))),
+        Some(e) => Err(invalid(table, format!("the table has no action {}", e.action.spec().name))),
     }
 }
 
@@ -94,7 +106,7 @@ pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(
     let id = known(maps, table, EndpointKey::of(key).endpoint)?;
     let Some(entry) = entry else { return Ok((id, None)) };
     if entry.action != ActionId::SetPolicy {
-        return Err(invalid(table, format!("no action {}", entry.action.spec().name)));
+        return Err(invalid(table, format!("the table has no action {}", entry.action.spec().name)));
     }
     let word = Word::of(entry);
     for set in [word.ingress_set, word.egress_set] {
@@ -114,32 +126,34 @@ pub fn check_own(
     let OwnKey { endpoint, address } = OwnKey::of(family, key);
     let id = known(maps, table, endpoint)?;
     if address == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
-        return Err(invalid(table, "0.0.0.0 is nobody's".into()));
+        return Err(invalid(table, "0.0.0.0 cannot be a pod's own address".into()));
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::Own) => Ok((id, address, entry.is_some())),
-        Some(other) => Err(invalid(table, format!("no action {}", other.spec().name))),
+        Some(other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
     }
 }
 
-/// Checks a change of `own_mac`: the endpoint, and its address as its record has it.
+/// Checks a change of `own_mac`. Returns the endpoint, and the address as the endpoint's record
+/// holds it; 0 where it is removed.
 pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(EndpointId, u64), Stop> {
     let table = TableId::OwnMac;
     let id = known(maps, table, OwnMacKey::of(key).endpoint)?;
     match entry.map(|e| (e, SetMac::of(e).address)) {
         None => Ok((id, 0)),
         Some((e, _)) if e.action != ActionId::SetMac => {
-            Err(invalid(table, format!("no action {}", e.action.spec().name)))
+            Err(invalid(table, format!("the table has no action {}", e.action.spec().name)))
         }
         Some((_, address)) if address == Mac::default() => Err(invalid(table, "address 0 stands for none".into())),
         Some((_, address)) => Ok((id, recorded(address))),
     }
 }
 
-/// A hardware address as an endpoint's record has it, and back.
+/// A hardware address as an endpoint's record holds it.
 fn recorded([a, b, c, d, e, f]: Mac) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
+/// The opposite of [`recorded`].
 fn mac(recorded: u64) -> Mac {
     let [a, b, c, d, e, f, ..] = recorded.to_le_bytes();
     [a, b, c, d, e, f]
@@ -150,7 +164,8 @@ pub fn write_mac(maps: &Maps, id: EndpointId, recorded: u64) {
     record(maps, id)[endpoint::OWN_MAC / 8].store(recorded, Release);
 }
 
-/// Checks a change of `directory`: its place and value.
+/// Checks a change of `directory`. Returns the place in the map, and the value; 0 where it is
+/// removed.
 pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64), Stop> {
     let table = TableId::Directory;
     let (kind, id) = DirectoryKey::of(key).named.numbers();
@@ -160,7 +175,7 @@ pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64),
     match entry {
         None => Ok((place, 0)),
         Some(e) if e.action != ActionId::Fingerprint => {
-            Err(invalid(table, format!("no action {}", e.action.spec().name)))
+            Err(invalid(table, format!("the table has no action {}", e.action.spec().name)))
         }
         Some(e) => match Fingerprint::of(e).value {
             0 => Err(invalid(table, "fingerprint 0 stands for none".into())),
@@ -169,13 +184,13 @@ pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64),
     }
 }
 
-/// Every id that an endpoint may have here.
+/// Every id that an endpoint can have with these capacities.
 fn endpoints(maps: &Maps) -> impl Iterator<Item = EndpointId> + use<> {
     (1..=(maps.capacities.endpoints - 1) as u16).map(EndpointId::new)
 }
 
 impl Endpoints {
-    /// Finds what is there; a writer finishes what a killed process began.
+    /// Finds what is in the maps. A writer completes what a killed process began.
     pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
         let blocks = maps.capacities.interface_blocks;
         let mut this = Endpoints { uses: vec![0; blocks as usize], ..Endpoints::default() };
@@ -188,7 +203,7 @@ impl Endpoints {
             }
             if u32::from(block) >= blocks || !linked.insert(block) {
                 return Err(Error::Installed(format!(
-                    "table interface: block {block} is not one of {blocks}, or linked twice"
+                    "table interface: block {block} is not one of {blocks}, or is linked twice"
                 )));
             }
             let used = slots[usize::from(block) * 256..][..256].iter().filter(|s| s.load(Acquire) != 0).count();
@@ -208,13 +223,16 @@ impl Endpoints {
             this.more.entry(id).or_default().insert(address);
             this.more_count += 1;
         }
+        // A process may have been killed between the insertion into the hash and the flag that
+        // makes packets look there.
         for &id in this.more.keys().filter(|_| access == Access::Write) {
             record32(maps, id, endpoint::OWN_FLAGS).fetch_or(endpoint::HAS_MORE, Release);
         }
         Ok(this)
     }
 
-    /// Would these interfaces find blocks?
+    /// Checks that there are blocks for these interfaces. Waits for a grace period where only
+    /// blocks in quarantine are left.
     pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[IfIndex], grace: &Grace) -> Result<(), Stop> {
         let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
         let new: HashSet<u32> =
@@ -231,7 +249,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Changes one interface.
+    /// Changes the endpoint of one interface.
     pub fn write_interface(&mut self, maps: &Maps, ifindex: IfIndex, id: Option<EndpointId>) {
         let ifindex = ifindex.get();
         let dir = &maps.words::<AtomicU16>(MapId::InterfaceDir)[(ifindex >> 8) as usize];
@@ -242,6 +260,8 @@ impl Endpoints {
                 return;
             }
             block = self.free.pop().expect("reserved");
+            // Zeroed before it is linked, so that none of its interfaces has an endpoint by
+            // accident.
             for slot in &slots[usize::from(block) * 256..][..256] {
                 slot.store(0, Relaxed);
             }
@@ -290,11 +310,13 @@ impl Endpoints {
         }
     }
 
-    /// Takes from endpoints that come back what is left of them, and gives tables of connections to
-    /// those that keep state and have none.
+    /// Prepares endpoints for their new words: purges the state that is left of an earlier use of
+    /// the id, and gives tables of connections to those that keep state and have none.
     pub fn prepare(&self, maps: &Maps, list: &[(EndpointId, Option<Word>)], grace: &Grace) -> Result<(), Error> {
         let back = list.iter().filter(|(id, word)| word.is_some() && presence(maps, *id).load(Acquire) == USED);
         let back: Vec<EndpointId> = back.map(|(id, _)| *id).collect();
+        // Packets of the endpoint that went may still be under way, and write the state that is
+        // about to be purged.
         if !back.is_empty() {
             grace.wait()?;
         }
@@ -307,7 +329,8 @@ impl Endpoints {
         maps.shared().pool().provide(&keeping.collect())
     }
 
-    /// Changes an endpoint's word.
+    /// Changes an endpoint's word. The ledger says that there is an entry for as long as packets
+    /// may see the word.
     pub fn write_endpoint(&mut self, maps: &Maps, id: EndpointId, word: Option<Word>) {
         let (record, presence) = (record(maps, id), presence(maps, id));
         if let Some(word) = word {
@@ -322,7 +345,7 @@ impl Endpoints {
         }
     }
 
-    /// Would these own addresses find room?
+    /// Checks that these own addresses find room.
     pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(EndpointId, IpAddr)]) -> Result<(), Stop> {
         if self.more_count as usize + puts.len() <= maps.capacities.more_addresses as usize {
             return Ok(());
@@ -335,6 +358,7 @@ impl Endpoints {
         Ok(())
     }
 
+    /// The own address in the endpoint's record, where it has one.
     fn first(&self, maps: &Maps, id: EndpointId, v4: bool) -> Option<IpAddr> {
         if v4 {
             let address = Ipv4Addr::from(record32(maps, id, endpoint::OWN_V4).load(Acquire).to_le_bytes());
@@ -350,6 +374,7 @@ impl Endpoints {
         }
     }
 
+    /// Whether the address is one of the endpoint's own.
     fn has(&self, maps: &Maps, id: EndpointId, address: IpAddr) -> bool {
         self.first(maps, id, address.is_ipv4()) == Some(address)
             || self.more.get(&id).is_some_and(|m| m.contains(&address))
@@ -368,6 +393,7 @@ impl Endpoints {
                 IpAddr::V4(a) if first.is_none() => {
                     record32(maps, id, endpoint::OWN_V4).store(u32::from_le_bytes(a.octets()), Release);
                 }
+                // An IPv6 address takes two stores. The flag makes it valid, after both.
                 IpAddr::V6(a) if first.is_none() && !self.stale_v6.contains(&id) => {
                     for (half, word) in a.octets().chunks_exact(8).zip(&record(maps, id)[endpoint::OWN_V6 / 8..]) {
                         word.store(u64::from_le_bytes(half.try_into().expect("8 bytes")), Relaxed);
@@ -403,7 +429,8 @@ impl Endpoints {
         Ok(())
     }
 
-    /// After a grace period: frees blocks, purges the state of endpoints that are gone.
+    /// To be called after a grace period: frees blocks, and purges the state of endpoints that are
+    /// gone.
     pub fn release(&mut self, maps: &Maps) -> Result<(), Error> {
         self.free.append(&mut self.quarantine);
         self.stale_v6.clear();
@@ -416,7 +443,7 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Decodes the six tables.
+    /// Decodes the tables of this module.
     pub fn read(&self, maps: &Maps, into: &mut Program) -> Result<(), Error> {
         for (ifindex, endpoint) in interfaces(maps) {
             let entry = set_endpoint(endpoint);
@@ -436,7 +463,8 @@ impl Endpoints {
             match presence(maps, id).load(Acquire) {
                 PRESENT => drop(into.table_mut(TableId::Endpoint).entries.insert(endpoint_key(id), set_policy(word))),
                 _ if value != 0 => {
-                    // killed between the word and its note; a word is what packets see
+                    // A process was killed between the word and its note. The word counts, since
+                    // packets see it.
                     into.table_mut(TableId::Endpoint).entries.insert(endpoint_key(id), set_policy(word));
                 }
                 _ => {}
@@ -466,7 +494,7 @@ impl Endpoints {
             }
             let named = Named::new(kind, i as u32 & 0xffff);
             if let Named::Unknown { .. } = named {
-                return Err(Error::Installed(format!("table directory: kind {kind}")));
+                return Err(Error::Installed(format!("table directory: {kind} is not a valid kind of id")));
             }
             let entries = &mut into.table_mut(TableId::Directory).entries;
             entries.insert(schema::directory_key(named), schema::fingerprint(value));
@@ -475,7 +503,7 @@ impl Endpoints {
     }
 }
 
-/// The endpoint of an interface; 0: none.
+/// The endpoint of an interface; 0 where it has none.
 pub fn endpoint_of(maps: &Maps, ifindex: IfIndex) -> EndpointId {
     let ifindex = ifindex.get();
     let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
@@ -484,7 +512,7 @@ pub fn endpoint_of(maps: &Maps, ifindex: IfIndex) -> EndpointId {
     EndpointId::new(slots[usize::from(block) * 256 + (ifindex & 255) as usize].load(Relaxed))
 }
 
-/// Every interface with its endpoint.
+/// Every interface that has an endpoint, with it.
 fn interfaces(maps: &Maps) -> BTreeMap<IfIndex, EndpointId> {
     let slots = maps.words::<AtomicU16>(MapId::InterfaceBlock);
     let mut list = BTreeMap::new();
@@ -502,7 +530,7 @@ fn interfaces(maps: &Maps) -> BTreeMap<IfIndex, EndpointId> {
     list
 }
 
-/// Stores a fingerprint, or 0.
+/// Stores a fingerprint in the directory; 0 removes it.
 pub fn write_directory(maps: &Maps, place: usize, value: u64) {
     maps.words::<AtomicU64>(MapId::Directory)[place].store(value, Release);
 }

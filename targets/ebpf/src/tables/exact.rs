@@ -1,11 +1,17 @@
-//! `remote_v6_exact` and `remote_v6_leaf`: /128 prefixes, alone in a cuckoo table or with their neighbours in blocks.
+//! `remote_v6_exact` and `remote_v6_leaf`: /128 prefixes, each alone in a cuckoo table or with its
+//! neighbours in a block.
 //!
-//! The slots are their own record: keys and values are all there is. A value store switches an address. What was emptied is
-//! filled again only after a grace period, and a move leaves the address readable in one of both places all the
-//! time. A process killed between the two halves of a move leaves it twice with the same value: [`Exact::open`]
-//! removes one. A group that got a block keeps it until its last address goes. The singles that moved into it stay, as *echoes*
-//! with the values that the block has, for packets that looked for the block before it was there; the next grace period ends them. So no
-//! address has to wait for one.
+//! The slots are their own record, so that there is no ledger. Storing a value switches an address
+//! at once. A place that was emptied is filled again only after a grace period, and while an entry
+//! moves it can be read in at least one of both places. A process that is killed between the two
+//! halves of a move leaves the entry twice, with the same value: [`Exact::open`] removes one.
+//!
+//! A group that got a block keeps it until its last address goes. The addresses that moved into the
+//! block stay in their old places, as *echoes* with the same values, for packets that searched for
+//! the block before it was there. The next grace period ends them, so that no write has to wait for
+//! one.
+//!
+//! Not here: what the bytes mean (`layout::exact`), addresses that find no place (`trie`).
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -25,9 +31,9 @@ use crate::{
     maps::Maps,
 };
 
-/// A place: bucket and way.
+/// A place in the cuckoo table: bucket and way.
 type Place = (u32, u32);
-/// The addresses that differ in the last byte only, by the others.
+/// The addresses that differ in the last byte only, named by the other 15 bytes.
 type Group = u128;
 
 fn group(address: Ipv6Addr) -> Group {
@@ -45,48 +51,58 @@ fn last_byte(address: Ipv6Addr) -> usize {
 /// A block of `remote_v6_leaf` in use.
 #[derive(Clone, Copy, Debug)]
 struct Leaf {
-    /// Of its entry in the cuckoo table.
+    /// The place of the block's entry in the cuckoo table.
     place: Place,
+    /// The block's number.
     block: u32,
-    /// Addresses in it.
+    /// How many addresses it holds.
     count: u32,
 }
 
-/// The shadow: where each address stands.
+/// Where each address stands, as user space knows it.
 #[derive(Debug, Default)]
 pub struct Exact {
+    /// The addresses that stand alone.
     singles: HashMap<Ipv6Addr, Place>,
-    /// Number of singles by group; none is 0.
+    /// How many addresses of each group stand alone; groups without any are left out.
     alone: HashMap<Group, usize>,
+    /// The groups that have a block.
     leaves: HashMap<Group, Leaf>,
-    /// Singles of groups that got a block since the last grace period: every write to the block is done here too.
+    /// The old places of addresses that moved into a block since the last grace period. Every write
+    /// to the block is repeated here.
     echoes: HashMap<Ipv6Addr, Place>,
-    /// Emptied since the last grace period.
+    /// The places that were emptied since the last grace period: a packet may still be reading
+    /// their keys.
     dead: HashSet<Place>,
-    /// Promised to new entries of the write under way: they hold no value yet.
+    /// The places that the write under way will fill. They hold no value yet.
     promised: HashSet<Place>,
+    /// Blocks that may be used.
     free: Vec<u32>,
+    /// Blocks that were given up since the last grace period.
     quarantine: Vec<u32>,
+    /// How many buckets the cuckoo table has.
     buckets: u32,
+    /// The seed of the hash that chooses an address's buckets.
     seed: u64,
 }
 
-/// Where new addresses go.
+/// Where the new addresses of a write go.
 #[derive(Debug, Default)]
 pub struct Placed {
-    /// Groups that get a block, with the place of its entry.
+    /// The groups that get a block, with the place of the block's entry.
     blocks: Vec<(Group, Place)>,
+    /// The addresses that will stand alone.
     singles: HashMap<Ipv6Addr, Place>,
-    /// They find no place here.
+    /// The addresses that find no place here.
     pub left: HashSet<Ipv6Addr>,
 }
 
-/// What new addresses need.
+/// What the new addresses of a write need.
 #[derive(Default)]
 struct Needs {
-    /// Groups that get a block, with their new addresses.
+    /// The groups that need a block.
     blocks: Vec<Group>,
-    /// New addresses that stand alone.
+    /// The new addresses that will stand alone.
     singles: Vec<Ipv6Addr>,
 }
 
@@ -111,6 +127,7 @@ fn load_key(maps: &Maps, place: Place) -> Ipv6Addr {
     bytes.into()
 }
 
+/// Fills an empty place. The value comes last, since it makes the key valid.
 fn fill(maps: &Maps, place: Place, address: Ipv6Addr, new: u32) {
     for (half, word) in address.octets().chunks_exact(8).zip(key(maps, place)) {
         word.store(u64::from_le_bytes(half.try_into().expect("8 bytes")), Relaxed);
@@ -127,7 +144,7 @@ fn corrupt(what: String) -> Error {
 }
 
 impl Exact {
-    /// Finds all addresses; a writer finishes what a killed process began.
+    /// Finds all addresses. A writer completes what a killed process began.
     pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
         let (buckets, seed) = (maps.capacities.remote_v6_buckets, maps.seed);
         let mut this = Exact { buckets, seed, ..Exact::default() };
@@ -140,8 +157,10 @@ impl Exact {
             }
             let address = load_key(maps, place);
             if !exact_buckets(address, this.buckets, this.seed).contains(&place.0) {
-                return Err(corrupt(format!("{address} stands in bucket {}, where none looks", place.0)));
+                return Err(corrupt(format!("{address} stands in bucket {}, where no packet looks for it", place.0)));
             }
+            // An entry that is there twice was being moved when a process was killed. Either one
+            // may go.
             let second = if found & exact::BLOCK == 0 {
                 this.singles.contains_key(&address) || this.singles.insert(address, place).is_some()
             } else {
@@ -149,7 +168,7 @@ impl Exact {
                 let right = block < maps.capacities.remote_v6_leaves && last_byte(address) == 0;
                 let owner = *used.entry(block).or_insert(group(address));
                 if !right || owner != group(address) || found & 0x7fff != 0 {
-                    return Err(corrupt(format!("the block {block} of {address}/120 is another's, or no block")));
+                    return Err(corrupt(format!("block {block} of {address}/120 belongs to another group, or does not exist")));
                 }
                 let second = this.leaves.contains_key(&group(address));
                 if !second {
@@ -162,7 +181,8 @@ impl Exact {
                 twice.push(place);
             }
         }
-        // of a group that moved into its block, which is complete
+        // Addresses of a group that has a block are echoes: the block was complete before its entry
+        // was stored. A writer empties their places; an observer tells them from contradictions.
         let moved: Vec<Ipv6Addr> =
             this.singles.keys().filter(|a| this.leaves.contains_key(&group(**a))).copied().collect();
         for address in moved {
@@ -205,7 +225,7 @@ impl Exact {
         Stop::Room { table: TableId::RemoteV6, room: Room::RemoteV6Buckets, capacity, need: capacity + 1 }
     }
 
-    /// The word of an address that is there.
+    /// The word that holds an address's value, where the address is here.
     fn word<'m>(&self, maps: &'m Maps, address: Ipv6Addr) -> Option<&'m AtomicU32> {
         if let Some(leaf) = self.leaves.get(&group(address)) {
             return Some(&slots(maps, leaf.block)[last_byte(address)]).filter(|w| w.load(Relaxed) != 0);
@@ -213,7 +233,7 @@ impl Exact {
         self.singles.get(&address).map(|&place| value(maps, place))
     }
 
-    /// What those of `puts` need that are not there.
+    /// What the addresses of `puts` need that are not here yet.
     fn needs(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Needs {
         let mut new: BTreeMap<Group, Vec<Ipv6Addr>> = BTreeMap::new();
         for &(address, _) in puts {
@@ -234,11 +254,12 @@ impl Exact {
         needs
     }
 
-    /// Refuses what would load the cuckoo table beyond 15/16, or has no blocks.
+    /// Refuses puts that would fill the cuckoo table beyond 15/16, where moves rarely help any
+    /// more, or for which there are no blocks.
     fn reserve(&self, maps: &Maps, puts: &[(Ipv6Addr, u32)]) -> Result<(), Stop> {
         let needs = self.needs(maps, puts);
         let room = self.buckets as usize * exact::WAYS * 15 / 16;
-        // Echoes do not count: a grace period away, their places are empty.
+        // Echoes do not count, since their places are empty after a grace period.
         if self.singles.len() + self.leaves.len() + needs.singles.len() + needs.blocks.len() > room {
             return Err(self.full());
         }
@@ -251,16 +272,16 @@ impl Exact {
         Ok(())
     }
 
-    /// Is this address here?
+    /// Whether the address is here.
     pub fn has(&self, maps: &Maps, address: Ipv6Addr) -> bool {
         self.word(maps, address).is_some()
     }
 
-    /// Finds places for all of `puts` that are not there, and changes no answer. Those whose buckets are full of
-    /// others, and cannot be emptied, are left over.
+    /// Finds places for the addresses of `puts` that are not here yet, and changes no answer.
+    /// Addresses whose buckets are full, and stay so whatever is moved, are left over.
     ///
     /// # Errors
-    /// As [`Exact::reserve`].
+    /// [`Stop::Room`] where buckets or blocks are too few.
     pub fn place(&mut self, maps: &Maps, puts: &[(Ipv6Addr, u32)], grace: &Grace) -> Result<Placed, Stop> {
         self.reserve(maps, puts)?;
         let needs = self.needs(maps, puts);
@@ -268,7 +289,7 @@ impl Exact {
             grace.wait()?;
             self.release(maps);
         }
-        // places first, for all; nobody finds anything in them until their values are stored
+        // All places are found before the first value is stored, so that an error changes nothing.
         self.promised.clear();
         let mut placed = Placed::default();
         for &group in &needs.blocks {
@@ -283,12 +304,13 @@ impl Exact {
                 None => drop(placed.left.insert(address)),
             }
         }
-        // of a group without a block, those that are there already stay where they are
+        // Where a group gets no block, the addresses that stand alone already stay where they are.
         placed.left.retain(|a| !self.has(maps, *a));
         Ok(placed)
     }
 
-    /// Removes, then puts what [`Exact::place`] was asked about and has not left over.
+    /// Removes addresses and puts others: those that [`Exact::place`] was asked about and has not
+    /// left over.
     pub fn write(&mut self, maps: &Maps, removes: &[Ipv6Addr], puts: &[(Ipv6Addr, u32)], placed: &Placed) {
         self.make_blocks(maps, &placed.blocks);
         let put: HashSet<Ipv6Addr> = puts.iter().map(|(address, _)| *address).collect();
@@ -299,6 +321,8 @@ impl Exact {
             if let Some(&place) = self.singles.get(&address) {
                 value(maps, place).store(new, Release);
             } else if let Some(leaf) = self.leaves.get_mut(&group(address)) {
+                // The block first, which packets from now on find; then the echo, for those that
+                // look there.
                 let before = slots(maps, leaf.block)[last_byte(address)].swap(new, Release);
                 leaf.count += u32::from(before == 0);
                 if let Some(&echo) = self.echoes.get(&address) {
@@ -341,7 +365,8 @@ impl Exact {
         }
     }
 
-    /// Gives groups a block, with the addresses that they have.
+    /// Gives groups a block. It is complete, with all addresses that the group has, before its
+    /// entry is stored.
     fn make_blocks(&mut self, maps: &Maps, new: &[(Group, Place)]) {
         for &(group, place) in new {
             let block = self.free.pop().expect("reserved");
@@ -362,29 +387,34 @@ impl Exact {
         }
     }
 
+    /// Finds a place for a new entry and keeps it for the write under way.
     fn promise(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Option<Place>, Error> {
         let place = self.place_for(maps, address, grace)?;
         self.promised.extend(place);
         Ok(place)
     }
 
+    /// Whether a new entry may be stored in the place now.
     fn empty(&self, maps: &Maps, place: Place) -> bool {
         value(maps, place).load(Relaxed) == 0 && !self.dead.contains(&place) && !self.promised.contains(&place)
     }
 
-    /// An empty place for a new entry; moves others where its buckets are full. None where that does not help.
+    /// Finds an empty place for a new entry, and moves other entries where both of its buckets are
+    /// full. None where that does not help.
     fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Option<Place>, Error> {
         let home = exact_buckets(address, self.buckets, self.seed);
         if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p)) {
             return Ok(Some(place));
         }
-        // Two rounds at most: echoes die in the first one, and what is dead is empty after the next.
+        // Two rounds at most: the first one ends the echoes, and the next one makes their places
+        // empty.
         if !self.dead.is_empty() || !self.echoes.is_empty() {
             grace.wait()?;
             self.bury(maps);
             return self.place_for(maps, address, grace);
         }
-        // breadth first: the shortest chain of moves that ends in an empty place
+        // Searches breadth first for the shortest chain of moves that ends in an empty place, since
+        // each move costs two grace periods.
         let mut from: HashMap<Place, Option<Place>> = HashMap::new();
         let mut queue: VecDeque<Place> = home.into_iter().flat_map(places).collect();
         for &place in &queue {
@@ -410,7 +440,8 @@ impl Exact {
         Ok(None)
     }
 
-    /// Moves along the chain from its empty end; returns the place that becomes empty at its head.
+    /// Moves the entries of a chain, from its empty end on, and returns the place that becomes
+    /// empty at its head.
     fn shift(
         &mut self,
         maps: &Maps,
@@ -427,21 +458,25 @@ impl Exact {
             } else if let Some(leaf) = self.leaves.get_mut(&group(address)) {
                 leaf.place = hole;
             }
+            // A packet that has searched the new place before the copy was there must still find
+            // the entry in the old one.
             grace.wait()?;
             value(maps, place).store(0, Release);
+            // A packet may still read the old key, which the next move overwrites.
             grace.wait()?;
             hole = place;
         }
         Ok(hole)
     }
 
-    /// After a grace period.
+    /// To be called after a grace period: frees dead places and blocks in quarantine, and ends the
+    /// echoes.
     pub fn release(&mut self, maps: &Maps) {
         self.bury(maps);
         self.free.append(&mut self.quarantine);
     }
 
-    /// After a grace period: nobody reads dead places, or asks for echoes, any more.
+    /// After a grace period: frees the dead places, and turns echoes into dead places.
     fn bury(&mut self, maps: &Maps) {
         self.dead.clear();
         for (_, echo) in std::mem::take(&mut self.echoes) {
@@ -449,7 +484,8 @@ impl Exact {
         }
     }
 
-    /// Every address with its value, after checking that the memory still holds exactly them.
+    /// All addresses with their values, after checking that the memory holds exactly what this
+    /// process knows.
     pub fn read(&self, maps: &Maps) -> Result<Vec<(Ipv6Addr, u32)>, Error> {
         let (mut list, mut entries) = (vec![], 0);
         for place in (0..self.buckets).flat_map(places) {
@@ -487,12 +523,12 @@ impl Exact {
         if entries == known { Ok(list) } else { Err(corrupt(format!("{entries} of {known} entries left"))) }
     }
 
-    /// Addresses.
+    /// How many addresses are here.
     pub fn used(&self) -> u64 {
         self.singles.len() as u64 + self.leaves.values().map(|l| u64::from(l.count)).sum::<u64>()
     }
 
-    /// Blocks of neighbours in use.
+    /// How many blocks are in use, those in quarantine included.
     pub fn blocks_used(&self) -> u64 {
         (self.leaves.len() + self.quarantine.len()) as u64
     }

@@ -1,8 +1,10 @@
-//! The IR's tables in the maps: [`Tables`] does a [`Write`] as stores and decodes everything back.
+//! The tables in the maps: [`Tables`] carries a [`Write`] out as stores, and decodes everything
+//! back.
 //!
-//! Each write is checked and its room reserved first; after that it cannot fail except by the kernel, so an error
-//! leaves every answer as it was. The order of stores inside each table is in its module. One writer at a time.
-//! Not here: when to grow (`target`), and the state that packets make (`state`).
+//! Each write is checked and its room reserved first. After that only the kernel can make it fail,
+//! so that an error leaves every answer as it was. The order of stores inside each table is in its
+//! module. There is one writer at a time. Not here: when to grow (`target/sizes`), and the state
+//! that packets make (`state`).
 
 mod endpoints;
 mod exact;
@@ -39,19 +41,19 @@ use crate::{
     settle::Grace,
 };
 
-/// What a process may do with tables.
+/// What a process may do with the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Everything; the only one.
+    /// Read and write them, as the only process that does.
     Write,
-    /// Look, while another process may write.
+    /// Read them, while another process may write.
     Look,
 }
 
 /// The tables of one generation.
 #[derive(Debug)]
 pub struct Tables {
-    /// Where they are.
+    /// The maps that hold the tables.
     pub maps: Maps,
     remote_v4: Trie,
     remote_v6: Trie,
@@ -61,41 +63,43 @@ pub struct Tables {
     services: Services,
 }
 
-/// A capacity that may be too small for a write: a field of [`Capacities`], or one that no generation enlarges.
+/// A capacity that may be too small for a write: a field of [`Capacities`], or a limit of the
+/// layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// `interface_blocks`
+    /// [`Capacities::interface_blocks`]
     InterfaceBlocks,
-    /// `endpoints`
+    /// [`Capacities::endpoints`]
     Endpoints,
-    /// `sets`
+    /// [`Capacities::sets`]
     Sets,
-    /// `classes_v4`
+    /// [`Capacities::classes_v4`]
     ClassesV4,
-    /// `classes_v6`
+    /// [`Capacities::classes_v6`]
     ClassesV6,
-    /// `rows`
+    /// [`Capacities::rows`]
     Rows,
-    /// `port_words`, in port classes.
+    /// [`Capacities::port_words`], counted in port classes.
     PortClasses,
-    /// `remote_v4_blocks`
+    /// [`Capacities::remote_v4_blocks`]
     RemoteV4Blocks,
-    /// `remote_v6_blocks`
+    /// [`Capacities::remote_v6_blocks`]
     RemoteV6Blocks,
-    /// `remote_v6_buckets`
+    /// [`Capacities::remote_v6_buckets`]
     RemoteV6Buckets,
-    /// `remote_v6_leaves`
+    /// [`Capacities::remote_v6_leaves`]
     RemoteV6Leaves,
-    /// `more_addresses`
+    /// [`Capacities::more_addresses`]
     MoreAddresses,
-    /// `services`
+    /// [`Capacities::services`]
     Services,
-    /// What the layout cannot hold at all.
+    /// A limit of the layout that no generation exceeds, with the plural of what it limits.
     Never(&'static str),
 }
 
 impl Room {
-    /// Its field of the capacities, and units in one of it; None where it cannot be enlarged.
+    /// The field of the capacities, and how many units one of it holds; None for a limit of the
+    /// layout.
     pub fn field(self, c: &mut Capacities) -> Option<(&mut u32, u64)> {
         match self {
             Room::InterfaceBlocks => Some((&mut c.interface_blocks, 1)),
@@ -135,21 +139,21 @@ impl Room {
     }
 }
 
-/// Why a write was not done. Nothing was changed.
+/// Why a write was not carried out. Nothing was changed.
 #[derive(Debug)]
 pub enum Stop {
-    /// No place.
+    /// Some table is too small.
     Room {
-        /// Where.
+        /// The table that is too small.
         table: TableId,
-        /// Which capacity.
+        /// The capacity that would have to be larger.
         room: Room,
-        /// Its size.
+        /// The present capacity.
         capacity: u64,
-        /// At least so much is needed.
+        /// The least capacity that would do.
         need: u64,
     },
-    /// Anything else.
+    /// Anything else, which no larger generation would change.
     Other(Error),
 }
 
@@ -175,12 +179,12 @@ fn invalid(table: TableId, reason: String) -> Stop {
     Stop::Other(Error::Invalid { table, reason })
 }
 
-/// An id whose number is below `limit`.
+/// The id, where its number is below `limit`; otherwise the lack of room.
 fn below<I: Id>(table: TableId, room: Room, id: I, limit: u32) -> Result<I, Stop> {
     number(table, room, id.number().into(), limit).map(|_| id)
 }
 
-/// A number below `limit`.
+/// The number, where it is below `limit`; otherwise the lack of room.
 fn number(table: TableId, room: Room, number: u32, limit: u32) -> Result<u32, Stop> {
     match number < limit {
         true => Ok(number),
@@ -203,10 +207,10 @@ fn set_bit(words: &[AtomicU64], i: usize, on: bool) {
 
 /// A checked change of a remote table.
 struct RemoteChange {
-    /// Its bits come first; for IPv4, 96 zeros after them.
+    /// The prefix's address, left-aligned: an IPv4 address has 96 zeros after it.
     address: u128,
     length: u8,
-    /// See [`packed`].
+    /// The leaf as [`packed`] makes it; None where the prefix is removed.
     value: Option<u32>,
 }
 
@@ -220,7 +224,11 @@ fn unpacked(family: Family, value: u32) -> Leaf {
 }
 
 impl Tables {
-    /// Takes the tables as they are in the maps; a writer finishes what a killed process began.
+    /// Opens the tables as they are in the maps. A writer completes what a killed process began.
+    ///
+    /// # Errors
+    /// [`Error::Installed`] where a table contradicts its ledger or itself, [`Error::System`] where
+    /// a kernel hash cannot be read.
     pub fn open(maps: Maps, access: Access) -> Result<Self, Error> {
         if access == Access::Write {
             rows::open(&maps);
@@ -236,7 +244,11 @@ impl Tables {
         })
     }
 
-    /// Decodes the maps afresh, where another process writes them.
+    /// Decodes the maps anew, without what was learned when they were opened, for maps that another
+    /// process writes.
+    ///
+    /// # Errors
+    /// As [`Tables::open`]; also where a write of the other process is half done.
     pub fn read_afresh(&self) -> Result<Program, Error> {
         let maps = &self.maps;
         let remote_v4 = Trie::open(Family::V4, maps, Access::Look)?;
@@ -245,10 +257,11 @@ impl Tables {
         read(maps, [&remote_v4, &remote_v6], &exact, &ports, &Endpoints::default())
     }
 
-    /// Does one write, see `netpolc_target::Target::write`.
+    /// Carries out one write, as [`netpolc_target::Target::write`] says.
     ///
     /// # Errors
-    /// [`Stop::Room`] where a larger generation would hold it.
+    /// [`Stop::Room`] where a table is too small, [`Stop::Other`] where the write is invalid or the
+    /// kernel refuses a change.
     pub fn write(&mut self, write: &Write, grace: &Grace) -> Result<(), Stop> {
         for key in write.put.iter().map(|(k, _)| k).chain(&write.remove) {
             check_shape(write.table, key)?;
@@ -256,10 +269,11 @@ impl Tables {
         for (_, entry) in &write.put {
             check_params(write.table, entry)?;
         }
-        // a key that is put is not removed, and the last put of a key counts
+        // A key that is both removed and put is not removed, and the last put of a key counts.
         let mut changes: BTreeMap<&Key, Option<&Entry>> = write.remove.iter().map(|k| (k, None)).collect();
         changes.extend(write.put.iter().map(|(k, e)| (k, Some(e))));
-        // what is not there need not be removable: ids beyond a capacity are simply absent
+        // All changes are checked before the first store. A removal that fits nowhere is left out,
+        // since an id beyond a capacity has no entry.
         macro_rules! checked {
             ($check:expr) => {{
                 let mut list = vec![];
@@ -349,9 +363,11 @@ impl Tables {
         Ok(())
     }
 
-    /// /128 prefixes go to the exact tables, which are asked first, others to the trie, and so do addresses whose
-    /// buckets are full. Order: new addresses, prefixes, addresses that go; so each address has its old answer or its
-    /// new one. A packet that missed a new address must not see the prefixes change, hence the grace period.
+    /// Writes `remote_v6`. A /128 goes to the exact tables, which packets search first. Other
+    /// prefixes go to the trie, and so do addresses whose buckets are full. New addresses come
+    /// first, then prefixes, then addresses that are removed, so that each address has its old
+    /// answer or its new one. A packet that searched the exact tables before a new address stood
+    /// there must not see the prefixes change, hence the grace period.
     fn write_v6(&mut self, list: Vec<RemoteChange>, grace: &Grace) -> Result<(), Stop> {
         let (hosts, prefixes): (Vec<_>, Vec<_>) = list.into_iter().partition(|c| c.length == 128);
         let (mut removes, mut puts) = split(prefixes.iter());
@@ -379,7 +395,11 @@ impl Tables {
         Ok(())
     }
 
-    /// After a grace period: what was cut off may be used again.
+    /// To be called after a grace period: frees blocks, places and state that no packet can reach
+    /// any more.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the state of a removed endpoint cannot be purged.
     pub fn release(&mut self) -> Result<(), Error> {
         self.remote_v4.release();
         self.remote_v6.release();
@@ -387,32 +407,39 @@ impl Tables {
         self.endpoints.release(&self.maps)
     }
 
-    /// Decodes everything.
+    /// Decodes everything, and checks it against the ledger and against what this process wrote.
+    ///
+    /// # Errors
+    /// [`Error::Installed`] where a table contradicts them, [`Error::System`] where a kernel hash
+    /// cannot be read.
     pub fn read(&self) -> Result<Program, Error> {
         read(&self.maps, [&self.remote_v4, &self.remote_v6], &self.exact, &self.ports, &self.endpoints)
     }
 
-    /// Keeps the block of interfaces 0 to 255 whatever is in it, so that [`Tables::lend_interface`] is one store.
+    /// Gives interfaces 0 to 255 a block and keeps it even while it is empty, so that
+    /// [`Tables::lend_interface`] is one store.
     pub fn lend_low_interfaces(&mut self) {
         self.endpoints.lend_low(&self.maps);
     }
 
-    /// Lets interface 1 act as `ifindex`, until it is returned: a test run needs a device, and lo is always there.
+    /// Lets interface 1 stand for `ifindex` until [`Tables::return_interface`]. A test run needs an
+    /// existing device, and `lo` always exists.
     pub fn lend_interface(&mut self, ifindex: IfIndex) {
         self.endpoints.lend(&self.maps, ifindex);
     }
 
-    /// The endpoint of an interface; 0: none.
+    /// The endpoint of an interface; 0 where it has none.
     pub fn endpoint_of(&self, ifindex: IfIndex) -> EndpointId {
         endpoints::endpoint_of(&self.maps, ifindex)
     }
 
-    /// Ends it.
+    /// Lets interface 1 stand for itself again.
     pub fn return_interface(&mut self) {
         self.endpoints.unlend(&self.maps);
     }
 
-    /// Units in use of the maps where that has a meaning: blocks of the tries, addresses, port intervals.
+    /// How much of a map is in use, in its units: blocks of the tries, addresses, port intervals.
+    /// None where that has no meaning.
     pub fn used(&self, map: &str) -> Option<u64> {
         match map {
             "remote_v4" => Some(self.remote_v4.blocks_used()),
@@ -426,7 +453,7 @@ impl Tables {
     }
 }
 
-/// Decodes everything.
+/// Decodes all tables, with what is known of each.
 fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints: &Endpoints) -> Result<Program, Error> {
     let mut program = Program::default();
     for (trie, family) in tries.into_iter().zip(Family::BOTH) {
@@ -455,7 +482,7 @@ fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints:
     Ok(program)
 }
 
-/// The key's fields must be of the table's kinds.
+/// Checks that the key's fields are of the kinds and widths that the table has.
 fn check_shape(table: TableId, key: &Key) -> Result<(), Stop> {
     use netpolc_table::schema::MatchKind;
     let spec = table.spec().fields;
@@ -465,16 +492,16 @@ fn check_shape(table: TableId, key: &Key) -> Result<(), Stop> {
         Match::Range { .. } => field.kind == MatchKind::Range,
     };
     if key.fields().len() != spec.len() || !spec.iter().zip(key.fields()).all(fits) {
-        return Err(invalid(table, format!("{key:?} is not of its fields")));
+        return Err(invalid(table, format!("{key:?} is not a valid key of the table")));
     }
     Ok(())
 }
 
-/// The parameters must fit their action's.
+/// Checks that each parameter fits the width that its action gives it.
 fn check_params(table: TableId, entry: &Entry) -> Result<(), Stop> {
     for ((name, width, _), value) in entry.action.spec().params.iter().zip(entry.params()) {
         if value.checked_shr(u32::from(*width)).unwrap_or(0) != 0 {
-            return Err(invalid(table, format!("{name} beyond {width} bits")));
+            return Err(invalid(table, format!("{name} does not fit {width} bits")));
         }
     }
     Ok(())
@@ -486,16 +513,16 @@ fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -
     let shift = 128 - u32::from(family.bits());
     let bits = value.get();
     if length > family.bits() || (shift > 0 && bits >> family.bits() != 0) {
-        return Err(invalid(table, format!("{bits:#x}/{length}: too long")));
+        return Err(invalid(table, format!("{bits:#x}/{length} is not a valid prefix: it is too long")));
     }
     let address = bits << shift;
     if address & !trie::mask(length) != 0 {
-        return Err(invalid(table, format!("{bits:#x}/{length}: host bits are set")));
+        return Err(invalid(table, format!("{bits:#x}/{length} is not a valid prefix: host bits are set")));
     }
     let value = match entry {
         None => None,
         Some(e) if e.action != ActionId::SetRemote => {
-            return Err(invalid(table, format!("no action {}", e.action.spec().name)));
+            return Err(invalid(table, format!("the table has no action {}", e.action.spec().name)));
         }
         Some(e) => {
             let (room, limit) = match family {
@@ -505,7 +532,7 @@ fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -
             let leaf = Leaf::of(family, e);
             number(table, room, leaf.class.get().into(), limit)?;
             if leaf.incarnation != Incarnation::default() && length != family.bits() {
-                return Err(invalid(table, format!("{bits:#x}/{length}: an incarnation on more than one address")));
+                return Err(invalid(table, format!("{bits:#x}/{length} has an incarnation, which only a single address may have")));
             }
             Some(packed(leaf))
         }

@@ -1,7 +1,10 @@
-//! `port`: intervals painted into 65,536 slots for each of TCP, UDP and SCTP.
+//! The table `port`: intervals stored in 65,536 slots for each of TCP, UDP and SCTP.
 //!
-//! A packet reads one slot. The slots are the truth; the ledger's flags say which belong to an interval and where
-//! one begins (two neighbours may share a class). A process killed while painting leaves an interval in two pieces.
+//! A packet reads one slot. The slots are the truth. The ledger's flags say which of them belong to
+//! an interval and where one begins, since two neighbours may share a class. A process that is
+//! killed meanwhile leaves an interval in two pieces.
+//!
+//! Not here: what a port class permits (`rows`).
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -23,16 +26,17 @@ use crate::{
     maps::Maps,
 };
 
-/// Protocols by their place in the map.
+/// The protocols in the order of their places in the map.
 const PROTOCOLS: [u8; 3] = [6, 17, 132];
 
-/// Place of the protocol, first port, last port.
+/// The protocol's place in the map, the first port and the last port.
 pub type Interval = (u8, u16, u16);
 
-/// The intervals: (protocol's place, first) -> (last, class).
+/// The intervals as user space knows them.
 #[derive(Debug, Default)]
 pub struct Ports(Intervals);
 
+/// (protocol's place, first port) -> (last port, port class).
 type Intervals = BTreeMap<(u8, u16), (u16, PortClassId)>;
 
 fn slots(maps: &Maps, protocol: u8) -> &[AtomicU16] {
@@ -42,7 +46,7 @@ fn flags(maps: &Maps, protocol: u8) -> &[AtomicU8] {
     &maps.ledger(LedgerId::Port)[usize::from(protocol) << 16..][..65536]
 }
 
-/// Checks a change.
+/// Checks a change of `port`. Returns the interval, and its class; None where the entry is removed.
 pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<PortClassId>), Stop> {
     let table = TableId::Port;
     let PortKey { protocol: number, port } = PortKey::of(key);
@@ -51,7 +55,7 @@ pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval,
     };
     let (low, high) = (port.low, port.high);
     if low > high || high > 65535 {
-        return Err(invalid(table, format!("no ports {low}-{high}")));
+        return Err(invalid(table, format!("{low}-{high} is not a valid range of ports")));
     }
     let class = match entry {
         None => None,
@@ -59,13 +63,13 @@ pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval,
             let SetPortClass { port_class } = SetPortClass::of(e);
             Some(below(table, Room::PortClasses, port_class, maps.capacities.port_words * 64)?)
         }
-        Some(e) => return Err(invalid(table, format!("no action {}", e.action.spec().name))),
+        Some(e) => return Err(invalid(table, format!("the table has no action {}", e.action.spec().name))),
     };
     Ok(((protocol as u8, low as u16, high as u16), class))
 }
 
 impl Ports {
-    /// Finds the intervals.
+    /// Finds the intervals in the map.
     pub fn open(maps: &Maps, access: Access) -> Self {
         let this = Ports(decode(maps));
         if access == Access::Write {
@@ -74,7 +78,8 @@ impl Ports {
         this
     }
 
-    /// Would these intervals be disjoint?
+    /// Checks that the intervals would be disjoint after a write. Otherwise one packet would have
+    /// two answers.
     pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, PortClassId)]) -> Result<(), Stop> {
         let gone: HashSet<Interval> = removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
         let clash = |a: Interval, b: Interval| {
@@ -97,7 +102,7 @@ impl Ports {
         Ok(())
     }
 
-    /// Removes, then puts; checked.
+    /// Removes intervals and puts others, which must have been checked.
     pub fn write(&mut self, maps: &Maps, removes: &[Interval], puts: &[(Interval, PortClassId)]) {
         for &(protocol, low, high) in removes {
             if self.0.get(&(protocol, low)).is_some_and(|&(h, _)| h == high) {
@@ -107,7 +112,9 @@ impl Ports {
         for &((protocol, low, high), class) in puts {
             self.0.insert((protocol, low), (high, class));
         }
-        // classes that are about to appear, before any slot names them
+        // Later fragments ask which classes a protocol's ports have. While slots change, the old
+        // and the new classes all count, so that such a fragment is rather dropped than let
+        // through.
         for &((protocol, ..), class) in puts {
             set_bit(classes_of(maps, protocol), usize::from(class.get()), true);
         }
@@ -120,7 +127,7 @@ impl Ports {
         self.classes(maps);
     }
 
-    /// Stores what the slots from `low` to `high` must hold.
+    /// Stores what the slots from `low` to `high` must hold, interval by interval and gap by gap.
     fn paint(&self, maps: &Maps, protocol: u8, low: u16, high: u16) {
         let (slots, flags) = (slots(maps, protocol), flags(maps, protocol));
         let mut port = u32::from(low);
@@ -144,7 +151,8 @@ impl Ports {
         }
     }
 
-    /// Makes `port_classes` name exactly the classes that occur.
+    /// Makes `port_classes` name exactly the classes that occur. Class 0 occurs where a port has no
+    /// interval.
     fn classes(&self, maps: &Maps) {
         for protocol in 0..PROTOCOLS.len() as u8 {
             let words = classes_of(maps, protocol);
@@ -176,7 +184,7 @@ impl Ports {
         }
     }
 
-    /// Intervals.
+    /// How many intervals there are.
     pub fn used(&self) -> u64 {
         self.0.len() as u64
     }

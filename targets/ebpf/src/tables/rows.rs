@@ -1,10 +1,11 @@
-//! `base`, `row` and `verdict`: cells of `rows_v4` and `rows_v6`, bits of `mask`.
+//! The tables `base`, `row` and `verdict`: cells of `rows_v4` and `rows_v6`, and bits of `mask`.
 //!
-//! Every cell of a set holds its row: the one from `row`, else the set's `base`. A packet reads one cell and one bit, each
-//! stored at once. Ledger: `base` itself, and a bit for each cell that has an entry in `row`. Order: a `base` is
-//! recorded before its cells change; a cell changes before its bit is set and after it is cleared. So [`open`]
-//! can always finish what a killed process began, by storing `base` into every cell without a bit.
-//! `verdict` is its own record.
+//! Every cell of a set holds a row: the one from the table `row`, or else the set's `base`. A
+//! packet reads one cell and one bit, each of which is stored at once. The ledger holds `base`
+//! itself, and a bit for each cell that has an entry in `row`. A `base` is recorded before its
+//! cells change; a cell changes before its bit is set and after it is cleared. Therefore [`open`]
+//! can always complete what a killed process began, by storing `base` into every cell without a
+//! bit. For `verdict` there is no ledger. Not here: which rows there are (the compiler).
 
 use std::sync::atomic::{
     AtomicU16, AtomicU32, AtomicU64,
@@ -33,7 +34,7 @@ fn cells(maps: &Maps, family: Family) -> &[AtomicU16] {
 fn own(maps: &Maps, family: Family) -> &[AtomicU64] {
     maps.ledger(if family == Family::V4 { LedgerId::CellV4 } else { LedgerId::CellV6 })
 }
-/// All places of sets; set 0 has one, too.
+/// Every id that a set can have with these capacities. Set 0, which stands for none, has cells too.
 fn sets(maps: &Maps) -> impl Iterator<Item = SetId> {
     (0..maps.capacities.sets).map(|set| SetId::new(set as u16))
 }
@@ -41,7 +42,7 @@ fn base(maps: &Maps, set: SetId, family: Family) -> &AtomicU32 {
     &maps.ledger::<AtomicU32>(LedgerId::Base)[usize::from(set.get()) * 2 + usize::from(family == Family::V6)]
 }
 
-/// Finishes what a killed process began.
+/// Completes what a killed process began.
 pub fn open(maps: &Maps) {
     for family in Family::BOTH {
         let (classes, cells, own) = (classes(maps, family) as usize, cells(maps, family), own(maps, family));
@@ -86,13 +87,14 @@ fn check_row_id(maps: &Maps, table: TableId, row: RowId) -> Result<RowId, Stop> 
     }
 }
 
-/// What a cell holds: a row's number, or one of the two that stand for no row.
+/// The number that a cell holds for an entry: that of a row, or one of the two that stand for
+/// permitting or denying everything.
 fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Stop> {
     match (Answer::of(Some(entry)), entry.action) {
         (Answer::Permit, _) => Ok(ROW_PERMIT),
         (Answer::Row(row), _) => Ok(check_row_id(maps, table, row)?.get()),
         (Answer::Deny, ActionId::Deny) => Ok(ROW_DENY),
-        (Answer::Deny, other) => Err(invalid(table, format!("no action {}", other.spec().name))),
+        (Answer::Deny, other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
     }
 }
 
@@ -105,11 +107,11 @@ fn decode(cell: u16) -> Entry {
     answer.entry()
 }
 
-/// A checked change of `base`: set, family, its cell.
+/// A checked change of `base`: the set, the family, and the cell; None where the entry is removed.
 pub type BaseChange = (SetId, Family, Option<u16>);
-/// A checked change of `row`: set, class, its cell.
+/// A checked change of `row`: the set, the class, and the cell; None where the entry is removed.
 pub type RowChange = (SetId, Class, Option<u16>);
-/// A checked change of `verdict`: row, port class, permit.
+/// A checked change of `verdict`: the row, the port class, and whether it is permitted.
 pub type VerdictChange = (RowId, PortClassId, bool);
 
 /// Checks a change of `base`.
@@ -135,11 +137,11 @@ pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<Ve
     let pc = below(TableId::Verdict, Room::PortClasses, port_class, maps.capacities.port_words * 64)?;
     match entry.map(|e| e.action) {
         None | Some(ActionId::Permit) => Ok((row, pc, entry.is_some())),
-        Some(other) => Err(invalid(TableId::Verdict, format!("no action {}", other.spec().name))),
+        Some(other) => Err(invalid(TableId::Verdict, format!("the table has no action {}", other.spec().name))),
     }
 }
 
-/// Changes a set's `base`.
+/// Changes a set's `base`, in all cells that have no entry in `row`.
 pub fn write_base(maps: &Maps, (set, family, new): BaseChange) {
     base(maps, set, family).store(new.map_or(0, |cell| PRESENT | u32::from(cell)), Release);
     let (classes, own) = (classes(maps, family) as usize, own(maps, family));
@@ -151,7 +153,7 @@ pub fn write_base(maps: &Maps, (set, family, new): BaseChange) {
     }
 }
 
-/// Changes one cell.
+/// Changes the cell of a set and class.
 pub fn write_row(maps: &Maps, (set, class, new): RowChange) {
     let family = class.family();
     let i = usize::from(set.get()) * classes(maps, family) as usize + usize::from(class.get());
@@ -168,7 +170,7 @@ pub fn write_row(maps: &Maps, (set, class, new): RowChange) {
     }
 }
 
-/// Changes one bit.
+/// Changes the bit of a row and port class.
 pub fn write_verdict(maps: &Maps, (row, pc, permit): VerdictChange) {
     let words = maps.words::<AtomicU64>(MapId::Mask);
     let from = usize::from(row.get()) * maps.capacities.port_words as usize * 64;
@@ -191,7 +193,7 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
                     let key = row_key(set, Class::new(family, class as u16));
                     into.table_mut(TableId::Row).entries.insert(key, decode(row));
                 } else if row != word as u16 {
-                    let what = format!("set {set}, class {class}: row {row}, the set's base is {}", word as u16);
+                    let what = format!("set {set}, class {class} holds row {row}, but the set's base is {}", word as u16);
                     return Err(Error::Installed(format!("table row: {what}")));
                 }
             }

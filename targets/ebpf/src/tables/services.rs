@@ -1,5 +1,7 @@
-//! `service_v4`, `service_v6`: keys of one kernel hash, which is its own record: [`read`] asks the kernel, and the
-//! copy of the keys in [`Services`] only saves questions.
+//! The tables `service_v4` and `service_v6`: keys of one kernel hash. There is no ledger: [`read`]
+//! asks the kernel, and the copy of the keys in [`Services`] only saves system calls.
+//!
+//! Not here: what a packet to a Service is judged by (`program::translated`).
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -17,10 +19,10 @@ use crate::{
     sys::refused,
 };
 
-/// A checked change: the hash's key, and whether it is put.
+/// A checked change: the key of the hash, and whether it is put or removed.
 pub type Change = ([u8; SERVICE_KEY], bool);
 
-/// Checks a change.
+/// Checks a change of `service_v4` or `service_v6`.
 pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
     let family = if table == TableId::ServiceV4 { Family::V4 } else { Family::V6 };
     let ServiceKey { address, protocol, port } = ServiceKey::of(family, key);
@@ -29,19 +31,19 @@ pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change,
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::Defer) => Ok((service_key(address, protocol, port), entry.is_some())),
-        Some(other) => Err(invalid(table, format!("no action {}", other.spec().name))),
+        Some(other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
     }
 }
 
-/// What the hash holds, so that nothing has to be asked of the kernel before a write: a look at every key of
-/// the hash for each write would make many Services quadratic.
+/// The keys that the hash holds, so that the kernel need not be asked before a write: reading all
+/// keys for each write would take quadratic time with many Services.
 #[derive(Debug, Default)]
 pub struct Services {
     held: HashSet<[u8; SERVICE_KEY]>,
 }
 
 impl Services {
-    /// Reads what is there. An observer keeps nothing.
+    /// Reads the keys. An observer keeps none, since another process changes them.
     pub fn open(maps: &Maps, access: Access) -> Result<Self, Error> {
         let mut held = HashSet::new();
         if access == Access::Write {
@@ -52,7 +54,7 @@ impl Services {
         Ok(Self { held })
     }
 
-    /// Makes all changes: removals first, and none where there is no room.
+    /// Makes all changes, removals first; none where there is no room.
     pub fn write(&mut self, maps: &Maps, table: TableId, changes: &[Change]) -> Result<(), Stop> {
         let (puts, removes): (Vec<_>, Vec<_>) = changes.iter().partition(|(_, put)| *put);
         let new: Vec<_> = puts.iter().map(|(key, _)| *key).filter(|key| !self.held.contains(key)).collect();
@@ -77,7 +79,7 @@ impl Services {
         Ok(())
     }
 
-    /// Entries.
+    /// How many entries there are.
     pub fn used(&self) -> u64 {
         self.held.len() as u64
     }
@@ -91,7 +93,7 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
         let address = match key[19] {
             4 => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
             6 => IpAddr::from(bytes),
-            other => return Err(Error::Installed(format!("map service: family {other}"))),
+            other => return Err(Error::Installed(format!("map service: family {other} is neither 4 nor 6"))),
         };
         let entry = schema::service_key(address, key[18], u16::from_be_bytes([key[16], key[17]]));
         let entries = &mut into.table_mut(TableId::service(Family::of(address))).entries;

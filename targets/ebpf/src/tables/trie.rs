@@ -1,13 +1,16 @@
 //! The tries of `remote_v4` and `remote_v6`: prefixes pushed down into blocks of 256 slots.
 //!
-//! User space keeps a shadow of all prefixes and computes what a slot must hold. One write may put and remove many
-//! prefixes: the shadow changes as a whole, then each slot concerned is stored once with its final value. A
-//! packet reads one value slot, so it sees the table before the write or after it. New blocks repeat the value of
-//! the slot they replace before their pointer is stored; blocks that are cut off wait for a grace period.
+//! User space keeps a copy of all prefixes and computes from it what each slot must hold. One write
+//! may put and remove many prefixes: the copy changes as a whole, then each slot concerned is
+//! stored once, with its final value. A packet reads the value of one slot, so that it sees the
+//! table before the write or after it. Each slot of a new block repeats the value of the slot that
+//! the block replaces before the pointer to it is stored. Blocks that are cut off are reused only
+//! after a grace period.
 //!
-//! Ledger: prefixes are recorded longest first before the slots change and struck out shortest first afterwards, so
-//! the recorded prefixes describe a valid table wherever a process is killed; [`Trie::open`] makes the slots agree
-//! with them again. A /32 is the bit beside its slot; there the slot itself is the record of its value.
+//! Ledger: prefixes are recorded before the slots change, longest first, and struck out afterwards,
+//! shortest first. The recorded prefixes therefore describe a valid table wherever a process is
+//! killed, and [`Trie::open`] makes the slots agree with them again. A /32 is recorded by the bit
+//! beside its slot; the slot itself is the record of its value.
 //!
 //! A /128 is here only where [`super::exact`] found no place for it.
 
@@ -29,25 +32,29 @@ use crate::{
     maps::Maps,
 };
 
-/// Blocks of the root: the first 16 bits of an address.
+/// How many blocks the root takes, which is indexed by the first 16 bits of an address.
 const ROOT: u32 = 256;
 
 /// A prefix: address with host bits zero, left-aligned in 128 bits, and length.
 pub type Prefix = (u128, u8);
 
-/// One family's trie with its shadow.
+/// One family's trie, with a copy of its prefixes.
 #[derive(Debug)]
 pub struct Trie {
     family: Family,
-    /// By length: left-aligned address -> value of a slot.
+    /// By length: left-aligned address -> the value that a slot holds for it.
     prefixes: Vec<BTreeMap<u128, u32>>,
-    /// Lengths in use, ascending.
+    /// The lengths that occur, ascending, so that a lookup tries only these.
     lengths: Vec<u8>,
-    /// For each block: the prefixes that need it.
+    /// For each block: how many prefixes need it.
     uses: Vec<u32>,
+    /// Blocks that may be used.
     free: Vec<u32>,
+    /// Blocks that were cut off since the last grace period: packets may still read them.
     quarantine: Vec<u32>,
+    /// Where each prefix is recorded in the ledger.
     records: HashMap<Prefix, u32>,
+    /// Records of the ledger that are free.
     free_records: Vec<u32>,
 }
 
@@ -56,22 +63,23 @@ pub fn mask(length: u8) -> u128 {
     if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) }
 }
 
-/// Bits that a slot of `level` stands for.
+/// How many bits of an address lead to a slot of `level`. Level 0 is the root.
 fn bits(level: usize) -> u8 {
     (16 + 8 * level) as u8
 }
 
-/// The level whose slots a prefix of this length fills.
+/// The level in whose slots a prefix of this length is stored: the first one with enough bits.
 fn level(length: u8) -> usize {
     usize::from(length.saturating_sub(16)).div_ceil(8)
 }
 
-/// A slot's place inside its block (or the root).
+/// The place of an address's slot within its block, or within the root.
 fn place(address: u128, level: usize) -> usize {
     let digits = (address >> (128 - u32::from(bits(level)))) as usize;
     if level == 0 { digits & 0xffff } else { digits & 0xff }
 }
 
+/// The place of an address's slot within the map.
 fn at(block: u32, level: usize, address: u128) -> usize {
     if level == 0 { place(address, 0) } else { block as usize * 256 + place(address, level) }
 }
@@ -92,6 +100,8 @@ impl Trie {
     fn ledger<'m>(&self, maps: &'m Maps) -> &'m [AtomicU64] {
         maps.ledger(if self.family == Family::V4 { LedgerId::PrefixV4 } else { LedgerId::PrefixV6 })
     }
+    /// Whether a prefix of this length is recorded by a bit beside its slot and not in a record.
+    /// Pods make /32s the most frequent prefixes by far.
     fn is_host(&self, length: u8) -> bool {
         self.family == Family::V4 && length == 32
     }
@@ -99,7 +109,8 @@ impl Trie {
         maps.ledger(LedgerId::HostV4)
     }
 
-    /// Reads the ledger and, as a writer, repairs the slots after it, see the module's header.
+    /// Reads the ledger and finds the blocks in use. A writer makes the slots agree with the ledger
+    /// again.
     pub fn open(family: Family, maps: &Maps, access: Access) -> Result<Self, Error> {
         let mut this = Self {
             family,
@@ -113,6 +124,7 @@ impl Trie {
         };
         let blocks = this.slots(maps).len() / 256;
         this.uses = vec![0; blocks];
+        // Backwards, so that the lowest record is the first to be taken.
         for (i, record) in this.ledger(maps).chunks_exact(PREFIX_WORDS).enumerate().rev() {
             let [high, low, word] = [0, 1, 2].map(|w| record[w].load(Acquire));
             if word & u64::from(PRESENT) == 0 {
@@ -121,7 +133,7 @@ impl Trie {
             }
             let (address, length) = (u128::from(high) << 64 | u128::from(low), (word >> 32) as u8);
             if this.is_host(length) || length > family.bits() || address & !mask(length) != 0 {
-                return Err(this.corrupt(format!("ledger record {i}: not a prefix")));
+                return Err(this.corrupt(format!("ledger record {i} is not a valid prefix")));
             }
             this.records.insert((address, length), i as u32);
             let incarnation = (word >> INCARNATION_SHIFT) as u32 & 0xffff;
@@ -131,9 +143,12 @@ impl Trie {
         this.discover(maps, 0, 0, 0, &mut seen)?;
         this.free = (ROOT..blocks as u32).rev().filter(|&b| !seen[b as usize]).collect();
         if access == Access::Look {
+            // An observer only needs to know which blocks are in use, to verify the pointers.
             seen.iter().zip(&mut this.uses).for_each(|(&seen, uses)| *uses = u32::from(seen));
             return Ok(this);
         }
+        // A killed process may have left prefixes without blocks, blocks without prefixes, and
+        // slots with old values. These calls repair each, in this order.
         for (address, length) in this.all() {
             this.build_path(maps, address, length)?;
         }
@@ -146,7 +161,7 @@ impl Trie {
         Error::Installed(format!("table {}: {what}", self.table().spec().name))
     }
 
-    /// Notes the blocks that are reached, and /32 prefixes by their bits.
+    /// Walks over all blocks: marks those that are reached, and learns the /32s by their bits.
     fn discover(&mut self, maps: &Maps, level: usize, block: u32, base: u128, seen: &mut [bool]) -> Result<(), Error> {
         let slots = self.slots(maps);
         let count = if level == 0 { 65536 } else { 256 };
@@ -170,7 +185,8 @@ impl Trie {
         Ok(())
     }
 
-    /// Cuts off linked blocks that no prefix needs (a write was killed between link and record).
+    /// Cuts off blocks that no prefix needs. A killed write leaves them where it had struck a
+    /// prefix out but not cut its blocks off, or had not yet set the bit of a new /32.
     fn prune(&mut self, maps: &Maps, level: usize, block: u32, base: u128) {
         let slots = self.slots(maps);
         if level == self.steps() {
@@ -186,6 +202,7 @@ impl Trie {
             let child = slot & !trie::CHILD;
             self.prune(maps, level + 1, child, address);
             if self.uses[child as usize] == 0 {
+                // The slot gets the value that all slots of the block had.
                 slots[index].store(self.lookup(address, bits(level)), Release);
                 self.quarantine.push(child);
             }
@@ -198,7 +215,7 @@ impl Trie {
         lists.flatten().collect()
     }
 
-    /// Changes the shadow.
+    /// Changes the copy of the prefixes, and returns the value that the prefix had before.
     fn learn(&mut self, (address, length): Prefix, value: Option<u32>) -> Option<u32> {
         let list = &mut self.prefixes[usize::from(length)];
         let before = match value {
@@ -213,19 +230,20 @@ impl Trie {
         before
     }
 
-    /// The value of the longest prefix of at most `limit` bits.
+    /// The value of the longest prefix of at most `limit` bits that contains the address; 0, for
+    /// class 0, where there is none.
     fn lookup(&self, address: u128, limit: u8) -> u32 {
         let end = self.lengths.partition_point(|&l| l <= limit);
         let mut lengths = self.lengths[..end].iter().rev();
         lengths.find_map(|&l| self.prefixes[usize::from(l)].get(&(address & mask(l))).copied()).unwrap_or(0)
     }
 
-    /// The value under exactly this prefix.
+    /// The value of exactly this prefix, where it is in the trie.
     pub fn get(&self, (address, length): Prefix) -> Option<u32> {
         self.prefixes[usize::from(length)].get(&address).copied()
     }
 
-    /// The block of `level` on the way to `address`, where it exists.
+    /// The block of `level` that leads to `address`, where it exists.
     fn block(&self, maps: &Maps, address: u128, level: usize) -> Option<u32> {
         let slots = self.slots(maps);
         let mut block = 0;
@@ -239,7 +257,7 @@ impl Trie {
         Some(block)
     }
 
-    /// Makes the blocks on the way to a prefix, and counts it in them.
+    /// Makes the blocks that lead to a prefix, and counts the prefix in each of them.
     fn build_path(&mut self, maps: &Maps, address: u128, length: u8) -> Result<(), Error> {
         let slots = self.slots(maps);
         let mut block = 0;
@@ -250,6 +268,7 @@ impl Trie {
                 block = value & !trie::CHILD;
             } else {
                 block = self.free.pop().ok_or_else(|| self.full(1))?;
+                // The new block answers as the slot did, until the prefix is painted.
                 for slot in &slots[block as usize * 256..][..256] {
                     slot.store(value, Relaxed);
                 }
@@ -260,7 +279,7 @@ impl Trie {
         Ok(())
     }
 
-    /// Counts a prefix out of its blocks, and cuts off those that nothing needs any more.
+    /// Counts a prefix out of its blocks, and cuts off those that no prefix needs any more.
     fn leave_path(&mut self, maps: &Maps, address: u128, length: u8) {
         let slots = self.slots(maps);
         let mut block = 0;
@@ -270,6 +289,8 @@ impl Trie {
             block = slots[parent].load(Relaxed) & !trie::CHILD;
             self.uses[block as usize] -= 1;
             if self.uses[block as usize] == 0 {
+                // What is below an unused block is unused too: cutting off the highest one is
+                // enough.
                 cut.get_or_insert((parent, bits(l)));
                 self.quarantine.push(block);
             }
@@ -279,8 +300,9 @@ impl Trie {
         }
     }
 
-    /// Stores what `count` slots from `address` on must hold, and what is below them. `inherited`: the value of
-    /// the longest prefix of at most the bits above this level.
+    /// Stores what `count` slots of a block from place `from` on must hold, and what is below them.
+    /// `inherited` is the value of the longest prefix that ends above this level. Slots that are
+    /// right already are not touched.
     #[allow(clippy::too_many_arguments)]
     fn paint(&self, maps: &Maps, level: usize, block: u32, address: u128, from: usize, count: usize, inherited: u32) {
         let slots = self.slots(maps);
@@ -298,17 +320,19 @@ impl Trie {
         }
     }
 
-    /// What `count` slots of a level from `address` on stand for: of each the longest prefix of at most
-    /// this level's bits, else `inherited`. The slots are all of one prefix, or of one block.
+    /// The values of `count` slots of a level from `address` on: for each that of the longest
+    /// prefix that ends at this level, or else `inherited`. The slots must belong to one prefix, or
+    /// to one block.
     fn values(&self, level: usize, address: u128, count: usize, inherited: u32) -> Vec<u32> {
         let (above, shift) = (level.checked_sub(1).map(bits), 128 - u32::from(bits(level)));
         let mut values = vec![inherited; count];
-        // Inclusive: behind the last slot the addresses may end.
+        // Inclusive, since behind the last slot there may be no further address.
         let last = address | ((count as u128) << shift).wrapping_sub(1);
         for &length in self.lengths.iter().filter(|&&l| above.is_none_or(|a| l > a) && l <= bits(level)) {
+            // Lengths are ascending: longer prefixes overwrite what shorter ones filled in.
             let width = 1_usize << (bits(level) - length);
             let list = &self.prefixes[usize::from(length)];
-            // One that begins before them may cover them all; those that begin among them lie in them.
+            // A prefix wider than the slots covers all of them or none. Others lie within them.
             if width > count {
                 if let Some(&value) = list.get(&(address & mask(length))) {
                     values.fill(value);
@@ -323,7 +347,7 @@ impl Trie {
         values
     }
 
-    /// Paints the slots of one prefix.
+    /// Stores what all slots of one prefix must hold.
     fn paint_prefix(&self, maps: &Maps, (address, length): Prefix) {
         let level = level(length);
         let Some(block) = self.block(maps, address, level) else { return };
@@ -338,13 +362,16 @@ impl Trie {
         Stop::Room { table: self.table(), room, capacity, need: capacity + missing as u64 }
     }
 
-    /// Would these puts find room? Waits for quarantined blocks where that decides.
+    /// Checks that these puts find room. Waits for a grace period where only blocks in quarantine
+    /// give it.
     pub fn reserve(&mut self, maps: &Maps, puts: &[(Prefix, u32)], grace: &Grace) -> Result<(), Stop> {
         let new = || puts.iter().map(|(p, _)| *p).filter(|&p| self.get(p).is_none());
         let records = new().filter(|p| !self.is_host(p.1)).count();
         if records > self.free_records.len() {
             return Err(self.full(records - self.free_records.len()));
         }
+        // Counts the blocks that are missing, each once: from a prefix's own level towards the
+        // root, up to the first block that exists or is counted already.
         let mut blocks = HashSet::new();
         for (address, length) in new() {
             for l in (1..=level(length)).rev() {
@@ -361,7 +388,7 @@ impl Trie {
         if needed > self.free.len() { Err(self.full(needed - self.free.len())) } else { Ok(()) }
     }
 
-    /// Removes, then puts; no room is an error only where [`Trie::reserve`] was not asked.
+    /// Removes prefixes and puts others. [`Trie::reserve`] must have found room for the puts.
     pub fn write(&mut self, maps: &Maps, removes: &[Prefix], puts: &[(Prefix, u32)]) -> Result<(), Error> {
         let wanted: BTreeMap<Prefix, Option<u32>> =
             removes.iter().map(|&p| (p, None)).chain(puts.iter().map(|&(p, v)| (p, Some(v)))).collect();
@@ -372,6 +399,8 @@ impl Trie {
                 changes.push((prefix, before, value));
             }
         }
+        // From here on the order is that of the module's header: record, build, paint, strike out,
+        // cut off.
         changes.sort_by_key(|((_, length), ..)| *length);
         for &(prefix, before, value) in changes.iter().rev() {
             if let Some(value) = value {
@@ -381,6 +410,8 @@ impl Trie {
                 }
             }
         }
+        // A change of a shorter prefix may pass a slot of a longer one; `paint` stores the final
+        // value either way, since the copy has all changes already.
         for &(prefix, ..) in &changes {
             self.paint_prefix(maps, prefix);
         }
@@ -401,7 +432,7 @@ impl Trie {
         Ok(())
     }
 
-    /// Writes a prefix's ledger record.
+    /// Records a prefix in the ledger. The last word makes the record valid, so it is stored last.
     fn record(&mut self, maps: &Maps, prefix: Prefix, value: u32) {
         if self.is_host(prefix.1) {
             return;
@@ -421,7 +452,7 @@ impl Trie {
         record[2].store(u64::from(PRESENT | value & 0xffff) | u64::from(prefix.1) << 32 | incarnation, Release);
     }
 
-    /// Strikes it out.
+    /// Strikes a prefix out of the ledger.
     fn strike(&mut self, maps: &Maps, prefix: Prefix) {
         if let Some(place) = self.records.remove(&prefix) {
             self.ledger(maps)[place as usize * PREFIX_WORDS + 2].store(0, Release);
@@ -429,17 +460,18 @@ impl Trie {
         }
     }
 
-    /// After a grace period: cut-off blocks may be used again.
+    /// To be called after a grace period: blocks in quarantine may be used again.
     pub fn release(&mut self) {
         self.free.append(&mut self.quarantine);
     }
 
-    /// Every prefix with its value, by address and length, after checking each slot against them.
+    /// All prefixes with their values, after each slot has been checked against them.
     pub fn read(&self, maps: &Maps) -> Result<BTreeMap<Prefix, u32>, Error> {
         self.verify(maps, 0, 0, 0, 0)?;
         Ok(self.all().into_iter().map(|p| (p, self.prefixes[usize::from(p.1)][&p.0])).collect())
     }
 
+    /// Checks that every slot holds what the prefixes say, and points to a block that is in use.
     fn verify(&self, maps: &Maps, level: usize, block: u32, base: u128, inherited: u32) -> Result<(), Error> {
         let slots = self.slots(maps);
         let wanted = self.values(level, base, if level == 0 { 65536 } else { 256 }, inherited);
@@ -462,7 +494,7 @@ impl Trie {
         Ok(())
     }
 
-    /// Blocks in use, the root's included.
+    /// How many blocks are in use, those of the root and of the quarantine included.
     pub fn blocks_used(&self) -> u64 {
         (self.uses.len() - self.free.len()) as u64
     }

@@ -1,6 +1,7 @@
-//! `tunnel` and `on_link_v6`: what the node's own devices are. Both maps are their own record.
+//! The tables `tunnel` and `on_link_v6`, which describe the node's own devices. For both there is
+//! no ledger.
 //!
-//! Not here: how the agent finds out.
+//! Not here: how the agent finds out about devices.
 
 use std::{
     net::Ipv6Addr,
@@ -23,17 +24,17 @@ use crate::{
     settle::Grace,
 };
 
-/// Checks a change of `tunnel`: the bit, and whether it is set.
+/// Checks a change of `tunnel`. Returns the number of the bit, and whether it is set or cleared.
 pub fn check_tunnel(key: &Key, entry: Option<&Entry>) -> Result<(usize, bool), Stop> {
     let TunnelKey { protocol, port } = TunnelKey::of(key);
     let place = match (protocol, port) {
         (ip::UDP, port) => tunnel_port(port),
         (_, 0) => tunnel_protocol(protocol),
-        _ => return Err(invalid(TableId::Tunnel, format!("a port of protocol {protocol}, which is not UDP"))),
+        _ => return Err(invalid(TableId::Tunnel, format!("protocol {protocol} has a port: tunnels have ports in UDP only"))),
     };
     match entry.map(|e| e.action) {
         None | Some(ActionId::Tunnel) => Ok((place, entry.is_some())),
-        Some(other) => Err(invalid(TableId::Tunnel, format!("no action {}", other.spec().name))),
+        Some(other) => Err(invalid(TableId::Tunnel, format!("the table has no action {}", other.spec().name))),
     }
 }
 
@@ -42,7 +43,7 @@ pub fn write_tunnel(maps: &Maps, place: usize, put: bool) {
     set_bit(maps.words::<AtomicU64>(MapId::Tunnel), place, put);
 }
 
-/// A checked change of `on_link_v6`: the prefix and its length, and whether it is put.
+/// A checked change of `on_link_v6`: the prefix and its length, and whether it is put or removed.
 pub type Change = ((u128, u8), bool);
 
 /// Checks a change of `on_link_v6`.
@@ -51,11 +52,11 @@ pub fn check_on_link(key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
     let Prefix { address, length } = OnLinkKey::of(key).address;
     let bits = address.to_bits();
     if length > 128 || bits & !mask(length) != 0 {
-        return Err(invalid(table, format!("{bits:#x}/{length}: host bits are set")));
+        return Err(invalid(table, format!("{bits:#x}/{length} is not a valid prefix: host bits are set")));
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::OnLink) => Ok(((bits, length), entry.is_some())),
-        Some(other) => Err(invalid(table, format!("no action {}", other.spec().name))),
+        Some(other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
     }
 }
 
@@ -63,7 +64,7 @@ fn places(maps: &Maps) -> impl Iterator<Item = &[AtomicU64]> {
     maps.words::<AtomicU64>(MapId::OnLink).chunks_exact(on_link::SIZE / 8)
 }
 
-/// The prefix of a place that counts.
+/// The prefix in a place; None where the place does not count.
 fn prefix(place: &[AtomicU64]) -> Option<(u128, u8)> {
     let length = place[on_link::LENGTH / 8].load(Acquire).checked_sub(1)?;
     let half = |i: usize| place[on_link::PREFIX / 8 + i].load(Acquire).to_le_bytes();
@@ -71,7 +72,7 @@ fn prefix(place: &[AtomicU64]) -> Option<(u128, u8)> {
     Some((u128::from_be_bytes(bytes), length as u8))
 }
 
-/// Makes all changes, and none where there is no room.
+/// Makes all changes; none where there is no room.
 pub fn write_on_link(maps: &Maps, changes: &[Change], grace: &Grace) -> Result<(), Stop> {
     let there: Vec<_> = places(maps).map(prefix).collect();
     let gone: Vec<_> = changes.iter().filter(|(_, put)| !put).map(|(p, _)| *p).collect();
@@ -86,7 +87,7 @@ pub fn write_on_link(maps: &Maps, changes: &[Change], grace: &Grace) -> Result<(
         place[on_link::LENGTH / 8].store(0, Release);
     }
     if !new.is_empty() && !gone.is_empty() {
-        // No packet may read a place while it is written.
+        // A place that has just been emptied may be filled, and packets may still be reading it.
         grace.wait()?;
     }
     for (place, (bits, length)) in places(maps).filter(|p| prefix(p).is_none()).zip(new) {

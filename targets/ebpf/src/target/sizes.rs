@@ -1,5 +1,5 @@
-//! The sizes of tables follow what is needed: a generation is replaced by one of another size, at
-//! once where something does not fit, or ahead of that, made in a thread.
+//! Growing and shrinking: a generation is replaced by one of another size. That happens at
+//! once where a write does not fit, and otherwise ahead of need, with the new one made in a thread.
 //!
 //! Not here: how large tables must be (`needs`), what a generation is (`generation`), tables of
 //! connections (`growth`).
@@ -20,19 +20,22 @@ use crate::{
 
 /// What became of filling a generation.
 enum Filled {
-    /// It judges now.
+    /// Everything fits, and the generation judges packets now.
     Everything,
-    /// It lacks room of this kind, and is gone.
+    /// It lacks room of this kind, and was dropped.
     Lacks(Room),
 }
 
 impl Ebpf {
-    /// Replaces the generation by one with more of `room`. False: the limits do not allow it.
+    /// Replaces the generation by one with more of `room`. Returns false where the limits do not
+    /// allow it.
     pub(super) fn grow(&mut self, room: Room, need: u64) -> Result<bool, Error> {
         let limits = self.config.limits;
         let mut needs = needs::of(&self.read()?);
         needs.retain(|(other, _)| *other != room);
-        // Where entries meet by chance, what is needed is no more than there is.
+        // A hash table may be full with entries to spare, when they meet in the same buckets. The
+        // count then says that nothing more is needed, so that one more than there is must be asked
+        // for.
         let (mut now, mut most) = (*self.capacities(), limits);
         let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most)) else {
             return Ok(false);
@@ -46,12 +49,12 @@ impl Ebpf {
     }
 
     /// Grows all tables at once to what `program` needs, where they are too small and the limits
-    /// allow it: each growth loads and checks all programs anew, so that growing one table after
+    /// allow it. Each growth loads and verifies all programs anew, so that growing one table after
     /// another, doubling by doubling, would take seconds in which nothing else is enforced.
     ///
     /// # Errors
-    /// The larger maps or their programs cannot be made. What does not fit even then is refused when
-    /// it is written.
+    /// [`Error::System`] or [`Error::Verifier`] where the larger maps or their programs cannot be
+    /// made. What does not fit even then is not an error here, but refused when it is written.
     pub fn make_room(&mut self, program: &Program) -> Result<(), Error> {
         self.may_change()?;
         let needs = needs::of(program);
@@ -62,11 +65,13 @@ impl Ebpf {
         self.grow_to(wanted).map(drop)
     }
 
-    /// False: the layout does not allow it, or what is there does not fit.
+    /// Replaces the generation by one of this size. Returns false where the layout does not allow
+    /// the size, or where what is installed does not fit into it.
     fn grow_to(&mut self, wanted: Capacities) -> Result<bool, Error> {
         if wanted == *self.capacities() || wanted.check().is_err() {
             return Ok(false);
         }
+        // One that a thread has prepared saves the time in which the kernel verifies the programs.
         let mut next = match self.ahead.take().map(Ahead::wait).transpose()? {
             Some(next) if self.follows(&next, &wanted) => next,
             _ => Generation::create(self.recipe(wanted))?,
@@ -81,11 +86,12 @@ impl Ebpf {
                 },
             }
         }
-        tracing::info!(generation = self.generation.number, "tables grew to what is needed");
+        tracing::info!(generation = self.generation.number, "the tables were replaced by larger ones");
         Ok(true)
     }
 
-    /// With twice as much of `room`, where the limits and the layout allow that.
+    /// These capacities with twice as much of `room`; None where the limits or the layout do not
+    /// allow that.
     fn doubled(&self, mut capacities: Capacities, room: Room) -> Option<Capacities> {
         let mut limits = self.config.limits;
         let (field, _) = room.field(&mut capacities)?;
@@ -93,7 +99,7 @@ impl Ebpf {
         capacities.check().is_ok().then_some(capacities)
     }
 
-    /// Is this the next generation, and as large as wanted?
+    /// Whether this is the next generation and at least as large as wanted.
     fn follows(&self, next: &Generation, wanted: &Capacities) -> bool {
         next.number == self.generation.number + 1 && next.tables.maps.capacities.holds(wanted)
     }
@@ -110,9 +116,9 @@ impl Ebpf {
         }
     }
 
-    /// Looks whether tables will soon be too small for what changes, or have long been much too
-    /// large, and makes the next generation in a thread of its own: checking its programs takes the
-    /// kernel longer than anybody should wait. Changes over when that is done. `program` is what is
+    /// Checks whether tables will soon be too small, or have long been much too large, and if so
+    /// makes the next generation in a thread of its own: verifying its programs takes the kernel
+    /// longer than an update should wait. A later call changes over to it. `program` is what is
     /// installed.
     ///
     /// # Errors
@@ -123,11 +129,16 @@ impl Ebpf {
             let next = ahead.wait()?;
             let needs = needs::of(program);
             let made = next.tables.maps.capacities;
+            // Since it was begun, a write may have replaced the generation, or outgrown this one
+            // too.
             let enough = needs::sizes(&needs, &made, &self.config.limits, Margin::Now) == made;
             if next.number == self.generation.number + 1 && enough {
                 match self.change_over(next)? {
                     Filled::Everything => {
-                        tracing::info!(generation = self.generation.number, "tables have the size that is needed");
+                        tracing::info!(
+                            generation = self.generation.number,
+                            "the tables were replaced by ones of the size that is needed"
+                        );
                     }
                     Filled::Lacks(room) => {
                         self.ahead = self.doubled(made, room).and_then(|larger| Ahead::begin(self.recipe(larger)));
@@ -143,7 +154,8 @@ impl Ebpf {
         let wanted = match needs::smaller(&needs, &present, &self.config.capacities) {
             Some(smaller) if wanted == present => {
                 let since = *self.roomy.get_or_insert_with(Instant::now);
-                if since.elapsed() < self.config.connections.patience {
+                // Shrinking at once would make a node that empties and fills again grow twice.
+                if since.elapsed() < self.config.connections.shrink_after {
                     return Ok(());
                 }
                 smaller
@@ -157,16 +169,20 @@ impl Ebpf {
         Ok(())
     }
 
-    /// Makes `next` the generation that judges, where what is there fits.
+    /// Makes `next` the generation that judges, where what is installed fits into it.
     fn change_over(&mut self, mut next: Generation) -> Result<Filled, Error> {
+        // Ids that the last update freed may be in use by packets until a grace period has passed.
         self.settle()?;
         let program = self.read()?;
         match next.fill(&program, &self.grace) {
             Ok(()) => {}
             Err(Stop::Other(e)) => return Err(e),
-            // By chance of hashes there may be room for less than before.
+            // Entries meet in other buckets than before, so that by chance even a larger table may
+            // be full.
             Err(Stop::Room { room, .. }) => return Ok(Filled::Lacks(room)),
         }
+        // Pinned before any interface carries its programs: whoever is killed here leaves a
+        // complete generation with the highest number, to which the next start changes over.
         if self.pins.is_none() {
             next.tables.lend_low_interfaces();
         } else if let Some(pins) = &self.pins {
@@ -174,6 +190,7 @@ impl Ebpf {
         }
         let old = std::mem::replace(&mut self.generation, next);
         self.attachments.replace(&self.generation.programs, self.pins.as_ref())?;
+        // No packet runs an old program after this, so that its counters are final.
         self.grace.wait()?;
         state::add_counts(&old.tables.maps, &self.generation.tables.maps);
         if let Some(pins) = &self.pins {

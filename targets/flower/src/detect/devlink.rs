@@ -1,5 +1,5 @@
-//! The mode of a device's embedded switch, from devlink (generic netlink). That a device or a kernel has none is a
-//! finding and no error.
+//! The mode of a device's embedded switch, from devlink (generic netlink). That a device or a
+//! kernel has none is a finding and no error.
 //!
 //! Sources: include/uapi/linux/{devlink,genetlink}.h; net/devlink, devlink_nl_cmd_eswitch_get_doit.
 
@@ -10,7 +10,7 @@ use netpolc_host::{
     netlink::{Protocol, Socket, attribute, put_text, u16_at},
 };
 
-use super::facts::Eswitch;
+use serde::Serialize;
 
 /// struct genlmsghdr: cmd, version, reserved u16.
 const GENLMSGHDR: usize = 4;
@@ -23,6 +23,18 @@ const DEVLINK_CMD_ESWITCH_GET: u8 = 29;
 const DEVLINK_ATTR_BUS_NAME: u16 = 1;
 const DEVLINK_ATTR_DEV_NAME: u16 = 2;
 const DEVLINK_ATTR_ESWITCH_MODE: u16 = 25;
+
+/// The mode of a device's embedded switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Eswitch {
+    /// Every function has a representor on the host, and filters sit on these.
+    Switchdev,
+    /// A switch by hardware addresses alone.
+    Legacy,
+    /// None that devlink shows, and why.
+    Absent(String),
+}
 
 /// The mode of `device`'s switch, as `devlink dev eswitch show` prints it. Needs CAP_NET_ADMIN.
 pub fn eswitch(device: &Device) -> Eswitch {

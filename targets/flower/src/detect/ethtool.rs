@@ -1,9 +1,9 @@
 //! What ethtool tells of an interface: its driver's name and the feature `hw-tc-offload`.
 //!
-//! By ioctl and not by generic netlink: the driver's name is there only (ethtool's netlink messages have none), and
-//! three fixed structures are less than any crate. sysfs would show the mount's network namespace and not the
-//! caller's. Not here: what follows from it.
-//! Sources: include/uapi/linux/ethtool.h; net/ethtool/ioctl.c (ethtool_get_drvinfo, ethtool_get_features),
+//! By ioctl and not by generic netlink: the driver's name is there only (ethtool's netlink messages
+//! have none), and three fixed structures are less than any crate. sysfs would show the mount's
+//! network namespace and not the caller's. Not here: what follows from it. Sources:
+//! include/uapi/linux/ethtool.h; net/ethtool/ioctl.c (ethtool_get_drvinfo, ethtool_get_features),
 //! net/ethtool/common.c (netdev_features_strings).
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use super::facts::HwTc;
+use serde::Serialize;
 
 const SIOCETHTOOL: u32 = 0x8946;
 const GDRVINFO: u32 = 0x03;
@@ -26,30 +26,45 @@ const STRING: usize = 32;
 /// NETIF_F_HW_TC_BIT's name.
 const HW_TC: &[u8] = b"hw-tc-offload";
 
+/// The state of the feature `hw-tc-offload`, as `ethtool -k` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HwTc {
+    /// The feature is on.
+    On,
+    /// It is off and can be switched on.
+    Off,
+    /// The driver does not have it.
+    Missing,
+    /// It cannot be read, for this reason.
+    Unknown(String),
+}
+
 /// A socket for ioctls, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Ethtool(OwnedFd);
 
 impl Ethtool {
-    /// Opens it.
+    /// Opens a socket for ethtool's requests in the calling thread's network namespace.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel refuses a socket.
     pub fn open() -> io::Result<Self> {
-        // SAFETY: no memory is passed; the descriptor is owned below.
+        // SAFETY: socket(2) takes integers only. The descriptor is owned below.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: a descriptor that nobody else has.
+        // SAFETY: the kernel has just made this descriptor, so nobody else owns or closes it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// As `ethtool -i` prints it; for an interface without ethtool operations the kernel gives its device's driver, or
-    /// its kind (`veth`).
+    /// As `ethtool -i` prints it; for an interface without ethtool operations the kernel gives its
+    /// device's driver, or its kind (`veth`).
     ///
     /// # Errors
-    /// EOPNOTSUPP where there is none of these, ENODEV.
+    /// EOPNOTSUPP where the interface has neither ethtool operations nor a driver or kind; ENODEV
+    /// where there is no such interface.
     pub fn driver(&self, interface: &str) -> io::Result<Option<String>> {
         // struct ethtool_drvinfo: cmd, driver[32] at 4, and more; 196 bytes.
         let mut info = [0u32; 49];
@@ -62,7 +77,8 @@ impl Ethtool {
     /// The state of `hw-tc-offload`.
     ///
     /// # Errors
-    /// ENODEV.
+    /// ENODEV where there is no such interface, and whatever else the kernel refuses the three
+    /// requests with.
     pub fn hw_tc_offload(&self, interface: &str) -> io::Result<HwTc> {
         // struct ethtool_sset_info: cmd, reserved, mask u64, data[1].
         let mut sizes = [GSSET_INFO, 0, 0, 0, 0, 0];
@@ -78,7 +94,8 @@ impl Ethtool {
         let Some(bit) = bytes.chunks_exact(STRING).position(named) else {
             return Ok(HwTc::Missing);
         };
-        // struct ethtool_gfeatures: cmd, size, features[size] of {available, requested, active, never_changed}.
+        // struct ethtool_gfeatures: cmd, size, features[size] of {available, requested, active,
+        // never_changed}.
         let blocks = count.div_ceil(32);
         let mut features = vec![0u32; 2 + blocks * 4];
         features[..2].copy_from_slice(&[GFEATURES, blocks as u32]);
@@ -91,9 +108,11 @@ impl Ethtool {
         })
     }
 
-    /// One request; the kernel writes its answer over it. The callers give it the length that their request says.
+    /// One request; the kernel writes its answer over it. The callers give it the length that their
+    /// request says.
     fn call(&self, interface: &str, request: &mut [u32]) -> io::Result<()> {
-        // SAFETY: ifreq may be all zeros.
+        // SAFETY: ifreq consists of integers, arrays of them and a raw pointer, for all of which
+        // zero bits are valid.
         let mut wanted: libc::ifreq = unsafe { std::mem::zeroed() };
         if interface.len() >= wanted.ifr_name.len() {
             return Err(io::Error::from_raw_os_error(libc::ENODEV));
@@ -102,7 +121,9 @@ impl Ethtool {
             *to = from as c_char;
         }
         wanted.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
-        // SAFETY: both structures live across the call; the request has room for the answer to its command.
+        // SAFETY: `wanted` lives across the call, and its pointer leads to `request`, which is
+        // borrowed mutably until then. The kernel writes as much there as the command and the
+        // counts inside the request say; the callers make the slice that long.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCETHTOOL as _, &raw mut wanted) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }

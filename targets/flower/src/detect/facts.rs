@@ -8,14 +8,15 @@ use netpolc_table::IfIndex;
 use serde::{Serialize, Serializer};
 
 use super::{Error, devlink, ethtool::Ethtool};
+pub use super::{devlink::Eswitch, ethtool::HwTc};
 
-/// One interface.
+/// What one interface says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Facts {
-    /// Its name.
+    /// The interface's name.
     pub interface: String,
-    /// Its index.
+    /// The kernel's index of it.
     pub ifindex: IfIndex,
     /// Its driver, as `ethtool -i` names it; none for interfaces without one.
     pub driver: Option<String>,
@@ -35,20 +36,6 @@ pub struct Facts {
     pub sibling: Option<IfIndex>,
 }
 
-/// The feature hw-tc-offload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HwTc {
-    /// It is on.
-    On,
-    /// It is off and can be switched on.
-    Off,
-    /// The driver does not have it.
-    Missing,
-    /// It cannot be read.
-    Unknown(String),
-}
-
 /// As devlink writes it: `pci/0000:03:00.0`.
 fn shown<S: Serializer>(device: &Option<Device>, serializer: S) -> Result<S::Ok, S::Error> {
     match device {
@@ -57,29 +44,17 @@ fn shown<S: Serializer>(device: &Option<Device>, serializer: S) -> Result<S::Ok,
     }
 }
 
-/// The mode of a device's embedded switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Eswitch {
-    /// Every function has a representor on the host, and filters sit on these.
-    Switchdev,
-    /// A switch by hardware addresses alone.
-    Legacy,
-    /// None that devlink shows, and why.
-    Absent(String),
-}
-
 impl Facts {
-    /// Is it a port of a switch whose filters see what the function behind it sends? A switch id alone does not say
-    /// so: ports of ordinary switch chips have one too.
+    /// Is it a port of a switch whose filters see what the function behind it sends? A switch id
+    /// alone does not say so: ports of ordinary switch chips have one too.
     pub fn is_switchdev_port(&self) -> bool {
         let named = self.port_name.as_deref().is_some_and(is_representor_name);
         self.switch_id.is_some() && (self.eswitch == Eswitch::Switchdev || named)
     }
 }
 
-/// `pfNvfN` or `pfNsfN`, with a controller `cN` before it where it is not this host's (net/core/devlink.c,
-/// __devlink_port_phys_port_name_get).
+/// `pfNvfN` or `pfNsfN`, with a controller `cN` before it where it is not this host's
+/// (net/core/devlink.c, __devlink_port_phys_port_name_get).
 fn is_representor_name(name: &str) -> bool {
     fn number(text: &str) -> Option<&str> {
         let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -95,7 +70,8 @@ fn is_representor_name(name: &str) -> bool {
 /// order of index.
 ///
 /// # Errors
-/// The kernel's.
+/// The interfaces cannot be listed, or no socket for ethtool can be opened. What one interface does
+/// not tell is a fact of its own.
 pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
     let links = links::all().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
     let ethtool = Ethtool::open().map_err(|source| Error::Socket { what: "opening a socket for ethtool", source })?;

@@ -1,8 +1,10 @@
-//! What a NIC's port can do with filters, found by itself: what it says ([`facts`]), what its driver takes ([`probe`],
-//! on the kernel by [`nic`]), what that is worth and which mode follows ([`verdict`]).
+//! What a NIC's port can do with filters, found by itself: what it says ([`facts`]), what its
+//! driver takes ([`probe`], on the kernel by [`nic`]), what that is worth and which mode follows
+//! ([`verdict`]).
 //!
-//! Interfaces without `hw-tc-offload` are left alone: nothing is installed on them, not even a qdisc. For the others
-//! it takes one filter for each ability, and nothing of that stays. Not here: lowering, and sync of what it gives.
+//! Interfaces without `hw-tc-offload` are left alone: nothing is installed on them, not even a
+//! qdisc. For the others it takes one filter for each ability, and nothing of that stays. Not here:
+//! lowering, and sync of what it gives.
 
 use netpolc_table::IfIndex;
 use std::io;
@@ -48,40 +50,41 @@ pub struct Findings {
     pub reasons: Vec<String>,
 }
 
-/// Why an interface cannot be looked at.
+/// Why nothing can be found out about an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No such name.
+    /// No interface has the name.
     #[error("no interface {name}; there are: {interfaces}")]
     NoInterface {
         /// The name that was asked for.
         name: String,
-        /// Those there are.
+        /// The names of those that exist, separated by commas.
         interfaces: String,
     },
-    /// A socket.
+    /// A socket could not be opened, or the kernel refused to list something.
     #[error("{what}: {source}")]
     Socket {
-        /// Doing what.
+        /// What was being done, as a verb form.
         what: &'static str,
-        /// The kernel's answer.
+        /// The error of the socket or of the kernel.
         source: io::Error,
     },
     /// A request about qdiscs or filters.
     #[error("{what}: {source}")]
     Kernel {
-        /// Doing what.
+        /// What was being done, as a verb with its object.
         what: String,
-        /// The kernel's answer.
+        /// The kernel's error code, and the text beside it where there is one.
         source: Refusal,
     },
 }
 
-/// Looks at one interface of the calling thread's network namespace, and probes it where it has hw-tc-offload. Needs
-/// CAP_NET_ADMIN.
+/// Looks at one interface of the calling thread's network namespace, and probes it where it has
+/// hw-tc-offload. Needs CAP_NET_ADMIN.
 ///
 /// # Errors
-/// No such interface, or the kernel's; that a filter is refused is a finding and no error.
+/// There is no such interface, the kernel lists no interfaces, or a filter that was tried cannot be
+/// removed again. That a filter is refused is a finding and no error.
 pub fn interface(name: &str) -> Result<Findings, Error> {
     let facts = facts::gather(|other| other == name)?.into_iter().next();
     let facts = match facts {
@@ -101,7 +104,7 @@ pub type Found = (IfIndex, Result<Findings, Error>);
 /// index.
 ///
 /// # Errors
-/// The kernel's, where it does not list interfaces.
+/// The kernel lists no interfaces. What fails for one interface stands beside its index.
 pub fn some(wanted: impl Fn(&str) -> bool) -> Result<Vec<Found>, Error> {
     let found = facts::gather(wanted)?.into_iter();
     Ok(found.map(|facts| (facts.ifindex, find(facts, nic::probe))).collect())
@@ -110,16 +113,16 @@ pub fn some(wanted: impl Fn(&str) -> bool) -> Result<Vec<Found>, Error> {
 /// As [`interface`] for all of the calling thread's network namespace, in order of index.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel lists no interfaces, or a filter that was tried cannot be removed again.
 pub fn interfaces() -> Result<Vec<Findings>, Error> {
     facts::gather(|_| true)?.into_iter().map(|facts| find(facts, nic::probe)).collect()
 }
 
-/// What follows from facts. `probe` tries filters on the interface, knowing what its driver is known for; it is called
-/// where hw-tc-offload is on.
+/// What follows from facts. `probe` tries filters on the interface, knowing what its driver is
+/// known for; it is called where hw-tc-offload is on.
 ///
 /// # Errors
-/// Those of `probe`.
+/// Fails where `probe` does.
 pub fn find(
     facts: Facts,
     probe: impl FnOnce(&Facts, &Capabilities) -> Result<Answers, Error>,

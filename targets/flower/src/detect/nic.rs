@@ -1,8 +1,10 @@
-//! Probing on the kernel: a place where nobody has filters, filters one by one, and everything as it was before.
+//! Probing on the kernel: a place where nobody has filters, filters one by one, and everything as
+//! it was before.
 //!
-//! A filter is deleted by its whole identity (chain, prio, ethertype, handle), so that others' stay whatever happens
-//! meanwhile. Not here: which filters ([`super::probe`]), their encoding ([`crate::netlink`]).
-//! Sources: net/sched/{sch_api,cls_api,sch_ingress}.c, include/uapi/linux/{rtnetlink,pkt_sched}.h.
+//! A filter is deleted by its whole identity (chain, prio, ethertype, handle), so that others' stay
+//! whatever happens meanwhile. Not here: which filters ([`super::probe`]), their encoding
+//! ([`crate::netlink`]). Sources: net/sched/{sch_api,cls_api,sch_ingress}.c,
+//! include/uapi/linux/{rtnetlink,pkt_sched}.h.
 
 use std::collections::BTreeSet;
 
@@ -30,8 +32,8 @@ use crate::{
 /// Tries every ability on an interface. `known` says up to where it is worth asking.
 ///
 /// # Errors
-/// Only where something could not be removed again, or the filters that are there cannot be listed; that nothing can be
-/// installed is an answer.
+/// Fails only where something that was installed cannot be removed again, or where the filters that
+/// are there cannot be listed. That nothing can be installed is an answer.
 pub fn probe(facts: &Facts, known: &Capabilities) -> Result<Answers, Error> {
     let here = |doing: &str| format!("{doing} of {}", facts.interface);
     let socket = BatchSocket::open().map_err(|source| Error::Socket { what: "opening a netlink socket", source })?;
@@ -66,7 +68,8 @@ pub fn probe(facts: &Facts, known: &Capabilities) -> Result<Answers, Error> {
 
 /// A prio of chain 0 and a chain that nobody uses.
 fn free(occupied: &BTreeSet<(u32, u16)>) -> Place {
-    // As low as can be: some firmware has few prios and chains (mlx5 en/tc.h, FDB_TC_MAX_PRIO, FDB_TC_MAX_CHAIN).
+    // As low as can be: some firmware has few prios and chains (mlx5 en/tc.h, FDB_TC_MAX_PRIO,
+    // FDB_TC_MAX_CHAIN).
     let prio = (1..u16::MAX).find(|prio| !occupied.contains(&(0, *prio)));
     let chain = (1..).find(|chain| occupied.range((*chain, 0)..=(*chain, u16::MAX)).next().is_none());
     Place { prio: prio.unwrap_or(u16::MAX), chain: chain.unwrap_or(1) }
@@ -76,7 +79,7 @@ fn free(occupied: &BTreeSet<(u32, u16)>) -> Place {
 struct Port {
     socket: BatchSocket,
     ifindex: IfIndex,
-    /// Why it has none.
+    /// Why the interface has no such qdisc; None where it has one.
     without_qdisc: Option<Refusal>,
     /// Why something that was installed is still there.
     left: Option<Refusal>,
@@ -124,7 +127,8 @@ impl Probe for Port {
         for (filter, handle) in installed.into_iter().rev() {
             match self.message(Way::Remove, filter, handle) {
                 Ok(()) => {}
-                // Gone already: whoever keeps the filters of this interface in step saw one too many.
+                // Gone already: whoever keeps the filters of this interface in step saw one too
+                // many.
                 Err(refusal) if refusal.errno == libc::ENOENT => {}
                 Err(refusal) => self.left = Some(refusal),
             }

@@ -1,10 +1,10 @@
-//! What a NIC takes: one harmless filter for each ability, installed in hardware only and removed at once, and the
-//! kernel's answer to each.
+//! What a NIC takes: one harmless filter for each ability, installed in hardware only and removed
+//! at once, and the kernel's answer to each.
 //!
-//! The filters match documentation addresses (RFC 5737, RFC 3849) and a documentation hardware address (RFC 7042), in a
-//! prio and a chain that nobody uses: no packet on a real network meets them, also where a driver forgets about one
-//! of their other keys.
-//! Not here: what acceptance is worth ([`super::verdict`]), the way to the kernel ([`super::nic`]).
+//! The filters match documentation addresses (RFC 5737, RFC 3849) and a documentation hardware
+//! address (RFC 7042), in a prio and a chain that nobody uses: no packet on a real network meets
+//! them, also where a driver forgets about one of their other keys. Not here: what acceptance is
+//! worth ([`super::verdict`]), the way to the kernel ([`super::nic`]).
 
 use netpolc_table::IfIndex;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,11 +17,11 @@ use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pa
 /// The role in the cookies of filters that are there for probing only; no lowering gives it.
 pub const ROLE: u8 = 0xfe;
 
-/// RFC 5737, TEST-NET-1.
+/// An IPv4 address for documentation (RFC 5737, TEST-NET-1).
 const REMOTE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-/// RFC 3849.
+/// An IPv6 address for documentation (RFC 3849).
 const REMOTE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
-/// RFC 7042, 2.1.1.
+/// A hardware address for documentation (RFC 7042, section 2.1.1).
 const MAC: [u8; 6] = [0x00, 0x00, 0x5e, 0x00, 0x53, 0x01];
 /// SYN set, ACK clear: what the lowering drops.
 const OPENING: Masked = Masked { value: 0x002, mask: 0x012 };
@@ -36,9 +36,9 @@ pub enum Ability {
     Flower,
     /// `action pass`, which exceptions from drops are made of.
     Pass,
-    /// `tcp_flags`
+    /// The key `tcp_flags`.
     TcpFlags,
-    /// IPv6 addresses.
+    /// Keys that are IPv6 addresses.
     Ipv6,
     /// Ports under a mask.
     PortMasks,
@@ -50,13 +50,13 @@ pub enum Ability {
     ZeroKeys,
     /// The filter with the lowest prio decides.
     Priority,
-    /// `goto chain`
+    /// The action `goto chain`.
     Chains,
     /// `mirred egress redirect`, with a hardware address.
     Redirect,
-    /// `ct` and `ct_state`
+    /// The action `ct` and the key `ct_state`.
     Ct,
-    /// `ct_state` with `rpl`
+    /// The bit `rpl` of the key `ct_state`.
     CtReply,
 }
 
@@ -78,7 +78,7 @@ impl Ability {
         Ability::CtReply,
     ];
 
-    /// What a user reads.
+    /// The ability in words for people.
     pub fn describe(self) -> &'static str {
         match self {
             Ability::Flower => "filters (skip_sw)",
@@ -102,13 +102,13 @@ impl Ability {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// The driver took it.
+    /// The driver took the filters.
     Accepted,
-    /// It did not.
+    /// The driver refused one of them.
     Refused(#[serde(serialize_with = "told")] Refusal),
     /// There was no place for it (ENOSPC, EBUSY, ENOMEM), which says nothing about the ability.
     Full(#[serde(serialize_with = "told")] Refusal),
-    /// Not tried, and why.
+    /// Nothing was tried, for this reason.
     NotAsked(&'static str),
 }
 
@@ -126,37 +126,38 @@ fn told<S: Serializer>(refusal: &Refusal, serializer: S) -> Result<S::Ok, S::Err
 
 /// A NIC's port that filters are tried on; a value in tests.
 pub trait Probe {
-    /// Installs these in their order, and removes all of them again, the last one first, whatever came of it.
+    /// Installs these in their order, and removes all of them again, the last one first, whatever
+    /// came of it.
     ///
     /// # Errors
-    /// The first refusal; the filters behind it are not tried.
+    /// The first refusal, by the driver or the kernel. The filters behind it are not tried.
     fn attempt(&mut self, filters: &[Filter]) -> Result<(), Refusal>;
 }
 
 /// Where on a port nobody has filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// A prio of chain 0.
+    /// A prio of chain 0 that has no filter.
     pub prio: u16,
-    /// A chain, at least 1.
+    /// The number of a chain without filters, at least 1.
     pub chain: u32,
 }
 
-/// What a port answered.
+/// What a port answered to all probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answers {
-    /// To each ability, in the order of [`Ability::ALL`].
+    /// The answer to each ability, in the order of [`Ability::ALL`].
     pub abilities: Vec<(Ability, Answer)>,
     /// The highest chain that it let filters go to, of those tried; 0: none.
     pub chains: u32,
 }
 
-/// Chains that were read in drivers as the last one that may be used (mlx5 en/tc.h, FDB_TC_MAX_CHAIN); tried where the
-/// highest is refused.
+/// Chains that were read in drivers as the last one that may be used (mlx5 en/tc.h,
+/// FDB_TC_MAX_CHAIN); tried where the highest is refused.
 const CHAINS: u32 = 3;
 
-/// Asks for every ability. `sibling` is another port of the same device, `highest` the chain up to which it is worth
-/// asking.
+/// Asks for every ability. `sibling` is another port of the same device, `highest` the chain up to
+/// which it is worth asking.
 pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>, highest: u32) -> Answers {
     let abilities = ask(nic, place, sibling);
     let is_taken = |answer: &Answer| matches!(answer, Answer::Accepted | Answer::Full(_));
@@ -201,8 +202,8 @@ fn answer(outcome: Result<(), Refusal>) -> Answer {
     }
 }
 
-/// The filters that need `ability` and otherwise as little as possible, in the order in which they are installed: a
-/// chain before what leads to it. `end` is how forwarding ends.
+/// The filters that need `ability` and otherwise as little as possible, in the order in which they
+/// are installed: a chain before what leads to it. `end` is how forwarding ends.
 fn filters(ability: Ability, place: Place, sibling: Option<IfIndex>, end: Action) -> Result<Vec<Filter>, &'static str> {
     let filter = |chain, pattern, action| Filter {
         side: Side::Ingress,
@@ -283,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Takes everything.
+    /// Takes every filter, and remembers it.
     struct Eager(Vec<Filter>);
 
     impl Probe for Eager {

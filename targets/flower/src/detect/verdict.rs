@@ -1,9 +1,9 @@
-//! From facts and answers to what may be relied on: abilities that the driver took when probed and that it is known to
-//! honour, and the mode that follows.
+//! From facts and answers to what may be relied on: abilities that the driver took when probed and
+//! that it is known to honour, and the mode that follows.
 //!
-//! Taking a filter is not the same as doing what it says: several drivers pass over keys that they do not know. So an
-//! ability counts only where the probe and the table of drivers ([`crate::quirks`]) agree.
-//! Not here: asking ([`super::probe`], [`super::facts`]).
+//! Taking a filter is not the same as doing what it says: several drivers pass over keys that they
+//! do not know. So an ability counts only where the probe and the table of drivers
+//! ([`crate::quirks`]) agree. Not here: asking ([`super::probe`], [`super::facts`]).
 
 use serde::Serialize;
 
@@ -11,17 +11,17 @@ use super::{
     facts::{Eswitch, Facts, HwTc},
     probe::{Ability, Answer, Answers, words},
 };
-use crate::{capability::Capabilities, lower::representor::CHAINS, lowered::Mode};
+use crate::{capability::Capabilities, lower::common::FEWEST_CHAINS, lowered::Mode};
 
 /// What is known of one ability.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Evidence {
-    /// Which.
+    /// The ability in question.
     pub ability: Ability,
     /// May it be relied on?
     pub able: bool,
-    /// How the driver answered.
+    /// How the driver answered when it was probed.
     pub probe: Answer,
     /// What the table of drivers says: does it honour this? No, for a driver that is not in it.
     pub honoured: bool,
@@ -48,13 +48,13 @@ impl Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Known {
-    /// It is.
+    /// The driver is in the table.
     Driver,
     /// It is not: nothing that it takes is relied on.
     Unknown,
 }
 
-/// Can `of` do it?
+/// Do these capabilities include the ability?
 fn has(of: &Capabilities, ability: Ability) -> bool {
     match ability {
         Ability::Flower => of.filters > 0,
@@ -64,7 +64,8 @@ fn has(of: &Capabilities, ability: Ability) -> bool {
         Ability::PortRanges => of.port_ranges,
         Ability::SctpPorts => of.sctp_ports,
         Ability::ZeroKeys => of.zero_keys,
-        // Exceptions are filters that pass, before ones that drop: one is of no use without the other.
+        // Exceptions are filters that pass, before ones that drop: one is of no use without the
+        // other.
         Ability::Pass | Ability::Priority => of.priority,
         Ability::Chains => of.chains > 0,
         Ability::Redirect => of.redirect,
@@ -179,7 +180,7 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
             (_, Eswitch::Legacy) => "no switchdev: the eswitch is in legacy mode".to_owned(),
             (_, Eswitch::Absent(why)) => format!("no switchdev: {why}"),
             (None, Eswitch::Switchdev) => {
-                "the device is in switchdev mode, but this is no port of its switch".to_owned()
+                "the device is in switchdev mode, but this is not a port of its switch".to_owned()
             }
             (Some(_), Eswitch::Switchdev) => String::new(),
         });
@@ -194,7 +195,7 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
         let first = [Ability::Chains, Ability::Redirect, Ability::Ct].into_iter().find(|a| !has(can, *a));
         reasons.extend(first.map(|ability| consequence(ability).to_owned()));
     }
-    if representor && (1..CHAINS).contains(&can.chains) {
+    if representor && (1..FEWEST_CHAINS).contains(&can.chains) {
         let chains = can.chains;
         reasons.push(format!("{chains} chains are too few for one for each set: openings are judged in chain 0 alone"));
     }

@@ -1,5 +1,5 @@
-//! A region as filters of software flower, whichever way takes fewest: nested (longest prefixes first, ports inline or in a
-//! shared chain), or as a union of grants ([`super::union`]).
+//! A region as filters of software flower, whichever way takes fewest: nested (longest prefixes
+//! first, ports inline or in a shared chain), or as a union of grants ([`super::union`]).
 //!
 //! Not here: what stands before and after them in a chain ([`super::software`]).
 
@@ -19,32 +19,32 @@ use crate::filter::{Action, Copies, Masked, Match, Pattern, Ports, Side};
 /// An end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
-    /// Where it comes from.
+    /// The source of the packet.
     Source,
-    /// Where it goes.
+    /// The destination of the packet.
     Destination,
 }
 
 /// Where in a packet the remote's address and the policed port are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View {
-    /// The remote.
+    /// The end at which the remote's address is.
     pub remote: End,
-    /// The destination port of whoever opened.
+    /// The end at which the port is that the opener sent to.
     pub port: End,
 }
 
 /// What becomes of a packet that the answer denies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// It meets this action.
+    /// The packet meets this action.
     Meets(Action),
-    /// It goes on to the next filters of the same chain.
+    /// The packet goes on to the next filters of the same chain.
     GoesOn,
 }
 
-/// The priority of the first filters for prefixes of a family, from the first of a whole block of prios: IPv4 takes 100
-/// of them, IPv6 the 300 behind.
+/// The priority of the first filters for prefixes of a family, from the first of a whole block of
+/// prios: IPv4 takes 100 of them, IPv6 the 300 behind.
 const fn first_prio(family: Family) -> u16 {
     match family {
         Family::V4 => 0,
@@ -70,7 +70,7 @@ enum Body<'a> {
     Union(Nested<'a>, Vec<Grant>),
 }
 
-/// The longest prefix decides.
+/// Filters in which the longest prefix decides, by its prio.
 #[derive(Clone, Debug)]
 struct Nested<'a> {
     items: Vec<Item<'a>>,
@@ -84,7 +84,7 @@ type Piece = (u8, Option<Ports>);
 struct Item<'a> {
     part: &'a Part,
     form: Form,
-    /// What is matched inline.
+    /// The pieces that get a filter of their own; empty where `form` needs none.
     pieces: Vec<Piece>,
 }
 
@@ -94,7 +94,8 @@ enum Form {
     Pass,
     /// One filter denies all.
     Deny,
-    /// A filter for each piece that the shorter prefix does not pass; the rest is left to that, which passes no more.
+    /// A filter for each piece that the shorter prefix does not pass; the rest is left to that,
+    /// which passes no more.
     Inline,
     /// The same, and a filter that denies the rest: a shorter prefix would pass more.
     Closed,
@@ -104,13 +105,15 @@ enum Form {
     Chain(usize),
 }
 
-/// What one filter can match of an answer: a protocol and, unless all, some of its ports. Of an answer that permits
-/// protocols without ports ([`Answer::is_inverse`]) what it does not permit, else what it does.
+/// What one filter can match of an answer: a protocol and, unless all, some of its ports. Of an
+/// answer that permits protocols without ports ([`Answer::is_inverse`]) what it does not permit,
+/// else what it does.
 fn pieces(answer: &Answer) -> Vec<Piece> {
     let mut list = Vec::new();
     for protocol in PORTED {
         let mut ports = answer.ports(protocol).into_owned();
-        // Fragments and cut headers read as port 0: permitted with all ports only.
+        // Fragments and cut headers read as port 0, so that port is permitted only together with
+        // all others: a rule for ports 0-80 must not let later fragments through.
         let zero = PortSet::of([(0, 0)]);
         if answer.is_inverse() {
             ports = if ports.is_all() { PortSet::none() } else { ports.intersection(&zero.complement()).complement() };
@@ -132,14 +135,15 @@ fn outcomes(answer: &Answer, denial: &Action) -> (Action, Action) {
 }
 
 impl<'a> Plan<'a> {
-    /// The cheapest way to write `region`, in `most` filters at most. Where `denied` goes on, filters may only pass; None where
-    /// that cannot be.
+    /// The cheapest way to write `region`, in `most` filters at most. Where `denied` goes on,
+    /// filters may only pass; None where that cannot be.
     pub fn new(region: &'a Region, view: View, denied: &Denied, most: usize) -> Option<Self> {
+        // Three candidates: nested, and a union of grants with ranges of ports cut in either way.
         let mut best = Nested::new(region, denied).map(Body::Nested).filter(|body| body.cost() <= most);
         for cut in [Cut::Longest, Cut::Elementary] {
             let Some(inverse) = Nested::inverse(region, denied) else { break };
-            // The first of equal ones counts. A search that finds more than the best way so far is broken off, since
-            // there may be many more grants than filters of another kind.
+            // The first of equal ones counts. A search that finds more than the best way so far is
+            // broken off, since there may be many more grants than filters of another kind.
             let less = best.as_ref().map_or(Some(most), |body| body.cost().checked_sub(1));
             let Some(limit) = less.and_then(|less| less.checked_sub(inverse.cost())) else { break };
             best = union(region, cut, limit).map(|grants| Body::Union(inverse, grants)).or(best);
@@ -152,11 +156,11 @@ impl<'a> Plan<'a> {
         self.body.cost()
     }
 
-    /// The filters, from prio `base` on; shared chains are made in `chains`. Each filter matches `state` too. What the whole
-    /// region denies meets none of them.
+    /// The filters, from prio `base` on; shared chains are made in `chains`. Each filter matches
+    /// `state` too. What the whole region denies meets none of them.
     ///
     /// # Errors
-    /// More chains than numbers.
+    /// There are more different chains than `chains` has numbers.
     pub fn rules(
         &self,
         chains: &mut Chains,
@@ -167,6 +171,7 @@ impl<'a> Plan<'a> {
     ) -> Result<Vec<Rule>, Full> {
         let denial = match denied {
             Denied::Meets(action) => action.clone(),
+            // No filter denies then ([`Plan::new`] has seen to it); this action is never used.
             Denied::GoesOn => Action::Continue,
         };
         let (nested, grants) = match &self.body {
@@ -174,6 +179,7 @@ impl<'a> Plan<'a> {
             Body::Union(inverse, grants) => (inverse, grants.as_slice()),
         };
         let mut numbers = Vec::with_capacity(nested.shared.len());
+        // Shared chains first: the filters that lead to them need their numbers.
         for (answer, origins) in &nested.shared {
             let (action, last) = outcomes(answer, &denial);
             let all = pieces(answer);
@@ -243,6 +249,8 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The prio for filters of a prefix: the longer it is, the earlier they are asked. Each length
+    /// has two prios, one for pieces and one for the rest of the prefix.
     fn prio(&self, base: u16, prefix: IpNetwork) -> u16 {
         base + first_prio(self.family) + 2 * u16::from(self.family.bits() - prefix.prefix())
     }
@@ -266,6 +274,10 @@ impl Body<'_> {
 }
 
 impl<'a> Nested<'a> {
+    /// The nested form of a region; None where something would have to be denied and must not be.
+    ///
+    /// Parts are sorted by (address, length), so the parts that cover the current one are a stack.
+    /// A part that its filters do not match goes on to the filters of the part that covers it.
     fn new(region: &'a Region, denied: &Denied) -> Option<Self> {
         let mut items: Vec<Item<'_>> = Vec::with_capacity(region.parts.len());
         let mut open: Vec<&Part> = Vec::new();
@@ -276,6 +288,8 @@ impl<'a> Nested<'a> {
             }
             let cover = open.last().map_or(&Answer::Deny, |p| &p.answer);
             open.push(part);
+            // The cover permits nothing that this part does not: then what this part leaves over
+            // may go on to the cover's filters without being permitted more than it should.
             let wider = cover.and(&part.answer) == *cover;
             let form = match part.answer {
                 Answer::Permit => Form::Pass,
@@ -284,10 +298,12 @@ impl<'a> Nested<'a> {
                 Answer::Ports(_) if wider => Form::Inline,
                 Answer::Ports(_) => Form::Closed,
             };
+            // The cover permits nothing either.
             if form == Form::Deny && wider {
                 continue;
             }
             let mut pieces = if let Answer::Ports(_) = part.answer { pieces(&part.answer) } else { vec![] };
+            // The cover's filters pass these.
             if form == Form::Inline {
                 pieces.retain(|piece| !grants(cover, *piece));
             }
@@ -307,7 +323,8 @@ impl<'a> Nested<'a> {
         Some(nested)
     }
 
-    /// Of the parts that are everything but some ports; None where nothing may be denied and there are some.
+    /// Of the parts that are everything but some ports; None where nothing may be denied and there
+    /// are some.
     fn inverse(region: &'a Region, denied: &Denied) -> Option<Self> {
         let parts = region.parts.iter().filter(|p| p.answer.is_inverse());
         let item = |part: &'a Part| Item { part, form: Form::Inverse, pieces: pieces(&part.answer) };
@@ -323,6 +340,8 @@ impl<'a> Nested<'a> {
         Some(nested)
     }
 
+    /// Moves an answer that several parts have into a chain of its own, where the chain with one
+    /// filter for each part takes fewer filters than writing the answer out for each.
     fn share(&mut self, groups: BTreeMap<&'a Answer, Vec<usize>>) {
         for (answer, members) in groups {
             let inline: usize = members.iter().map(|m| self.items[*m].cost()).sum();

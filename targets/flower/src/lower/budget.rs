@@ -1,7 +1,9 @@
-//! What a NIC has room for: filters, chains times prios, masks. What does not fit stays in software.
+//! What a NIC has room for: filters, chains times prios, masks. What does not fit stays in
+//! software.
 //!
-//! A [`Unit`] is what is sound to leave out alone. Units are taken in a fixed order, the most valuable first; one that
-//! does not fit is left out, and smaller ones behind it may still fit. Not here: what units are made of.
+//! A [`Unit`] is what is sound to leave out alone. Units are taken in a fixed order, the most
+//! valuable first; one that does not fit is left out, and smaller ones behind it may still fit. Not
+//! here: what units are made of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,10 +35,10 @@ pub struct Unit {
 /// Lower is better; of units that are alike first those that take fewer filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
-    /// Drops openings: what an attacker sends. First what drops more, by the bits of remote and port that are fixed; 0
-    /// for all of a port's openings.
+    /// Drops openings: what an attacker sends. First what drops more, by the bits of remote and
+    /// port that are fixed; 0 for all of a port's openings.
     Drop(u32),
-    /// Forwards established connections.
+    /// Forwards established connections, which saves the host work.
     Forward,
 }
 
@@ -77,6 +79,7 @@ pub fn fit(
     let chains: BTreeMap<Port, BTreeMap<u32, Vec<Placed>>> =
         chains.into_iter().map(|(p, c)| (p, by_number(c))).collect();
     let none = BTreeMap::new();
+    // The whole key is made of content, so the same units are taken whatever order they came in.
     units.sort_by_cached_key(|unit| {
         let chains = chains.get(&unit.port).unwrap_or(&none);
         let chained = lead_to(&unit.rules, chains, &BTreeSet::new()).into_iter().filter_map(|n| chains.get(&n));
@@ -89,6 +92,7 @@ pub fn fit(
     let mut ports = BTreeMap::<Port, (BTreeSet<u32>, Vec<Placed>)>::new();
     let mut spilled = Vec::new();
     for unit in units {
+        // A chain that an earlier unit leads to is there already and costs nothing more.
         let (reached, placed) = ports.entry(unit.port.clone()).or_default();
         let chains = chains.get(&unit.port).unwrap_or(&none);
         let new = lead_to(&unit.rules, chains, reached);
@@ -164,7 +168,8 @@ fn lead_to(rules: &[Rule], chains: &BTreeMap<u32, Vec<Placed>>, reached: &BTreeS
     new
 }
 
-/// What is used of a NIC. Tables are those of all ports together, as in a switch whose ports share them.
+/// What is used of a NIC. Tables are those of all ports together, as in a switch whose ports share
+/// them.
 struct Nic<'a> {
     can: &'a Capabilities,
     filters: u64,
@@ -172,6 +177,7 @@ struct Nic<'a> {
 }
 
 impl Nic<'_> {
+    /// Takes room for all of these filters, or says what there is too little of and takes none.
     fn take(&mut self, wanted: &[Placed]) -> Result<(), Reason> {
         if self.filters + wanted.len() as u64 > self.can.filters.into() {
             return Err(Reason::Filters);

@@ -1,8 +1,8 @@
 //! Chains that are numbered by what is in them, and what names a filter's origin across restarts.
 //!
-//! Equal chains of one hook are one chain, and the same chain has the same number in every run, so that after a restart
-//! a chain that is installed is recognised by its number alone; but for chains whose filters rely on nothing
-//! ([`Chains::named`]). Not here: what is in the chains.
+//! Equal chains of one hook are one chain, and the same chain has the same number in every run, so
+//! that after a restart a chain that is installed is recognised by its number alone; but for chains
+//! whose filters rely on nothing ([`Chains::named`]). Not here: what is in the chains.
 
 use std::{
     collections::BTreeMap,
@@ -45,7 +45,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// Does the number of such filters depend on what policies say (and not just on whether there are any)?
+    /// Does the number of such filters depend on what policies say (and not just on whether there
+    /// are any)?
     pub fn is_policy(byte: u8) -> bool {
         [Role::Remote, Role::Port, Role::Deny, Role::Forward].iter().any(|r| *r as u8 == byte)
     }
@@ -59,15 +60,15 @@ impl Role {
 /// A filter without its hook and chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Lower is asked first.
+    /// The prio within the chain; lower ones are asked first.
     pub prio: u16,
-    /// What it matches.
+    /// The packets that it matches.
     pub matches: Match,
-    /// What it does.
+    /// What it does with them.
     pub action: Action,
-    /// Which copies there are.
+    /// Whether it is in software, in hardware or in both.
     pub copies: Copies,
-    /// What it is for.
+    /// What it is for, across restarts.
     pub cookie: Cookie,
     /// The policies and rules behind it.
     pub origins: Origins,
@@ -75,9 +76,9 @@ pub struct Rule {
 
 /// More different chains than there are numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {limit} chains")]
+#[error("more than {limit} chains are needed")]
 pub struct Full {
-    /// How many there are.
+    /// How many numbers there are.
     pub limit: u32,
 }
 
@@ -94,11 +95,12 @@ impl Chains {
         Self { limit, chains: BTreeMap::new() }
     }
 
-    /// The number of a chain with these filters, in any order. Numbers come from a hash of the content (matches, actions,
-    /// copies); a chain whose number is taken by another gets the next free one, so build chains in a fixed order.
+    /// The number of a chain with these filters, in any order. Numbers come from a hash of the
+    /// content (matches, actions, copies); a chain whose number is taken by another gets the next
+    /// free one, so build chains in a fixed order.
     ///
     /// # Errors
-    /// All numbers are taken.
+    /// All numbers are taken by other chains.
     pub fn number(&mut self, side: Side, mut rules: Vec<Rule>) -> Result<u32, Full> {
         sort(&mut rules);
         let full = Full { limit: self.limit };
@@ -106,6 +108,7 @@ impl Chains {
         let first = fingerprint(&content).checked_rem(self.limit.into()).ok_or(full)? as u32;
         for step in 0..self.limit {
             let number = 1 + (first + step) % self.limit;
+            // Rules are compared, not hashes: two contents may meet in one number.
             match self.chains.get_mut(&(side, number)) {
                 None => {
                     self.chains.insert((side, number), rules);
@@ -124,11 +127,11 @@ impl Chains {
         Err(full)
     }
 
-    /// The number of a chain that is named and not numbered by its content, since no filter of it relies on another: it may
-    /// change while something leads to it.
+    /// The number of a chain that is named and not numbered by its content, since no filter of it
+    /// relies on another: it may change while something leads to it.
     ///
     /// # Errors
-    /// All numbers are taken.
+    /// All numbers are taken by other chains.
     pub fn named(&mut self, side: Side, name: &impl Hash, mut rules: Vec<Rule>) -> Result<u32, Full> {
         sort(&mut rules);
         let full = Full { limit: self.limit };
@@ -139,13 +142,13 @@ impl Chains {
         Ok(number)
     }
 
-    /// Sets chain 0.
+    /// Makes these filters chain 0 of a hook.
     pub fn start(&mut self, side: Side, mut rules: Vec<Rule>) {
         sort(&mut rules);
         self.chains.insert((side, 0), rules);
     }
 
-    /// All filters, sorted.
+    /// The filters of all chains, sorted by hook, chain, prio and match.
     pub fn into_filters(self) -> Vec<Placed> {
         let place = |(side, chain): (Side, u32), r: Rule| {
             let Rule { prio, matches, action, copies, cookie, origins } = r;
@@ -155,10 +158,12 @@ impl Chains {
     }
 }
 
+/// What a rule does, without what only explains it.
 fn content(rule: &Rule) -> (u16, &Match, &Action, Copies) {
     (rule.prio, &rule.matches, &rule.action, rule.copies)
 }
 
+/// Puts rules into an order that depends on their content alone.
 fn sort(rules: &mut [Rule]) {
     rules.sort_by(|a, b| (content(a), a.cookie).cmp(&(content(b), b.cookie)));
 }
@@ -170,7 +175,8 @@ pub fn fingerprint(value: &impl Hash) -> u64 {
     state.finish()
 }
 
-/// FNV-1a (Fowler, Noll, Vo), with MurmurHash3's last step, so that low bits are as good as high ones.
+/// FNV-1a (Fowler, Noll, Vo), with MurmurHash3's last step, so that low bits are as good as high
+/// ones.
 struct Fnv(u64);
 
 impl Hasher for Fnv {

@@ -1,18 +1,19 @@
-//! Filters of software flower that policies do not change: sources, neighbours, related errors, the node itself.
+//! Filters of software flower that policies do not change: sources, neighbours, related errors, the
+//! node itself.
 //!
 //! Not here: policy ([`super::answers`]), how these are put together ([`super::software`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
-use netpolc_table::{Origin, Origins, TableId, schema::Family};
+use netpolc_table::{Origins, TableId, schema::Family};
 use netpolc_target::semantics::{DHCP, DHCPV6, icmp, ip};
 
 use super::{
     answers::rest,
     chains::{Role, Rule},
+    common::{OPENING, implied},
     region::{Answer, Region},
-    representor::OPENING,
 };
 use crate::filter::{Action, Copies, EtherType, Masked, Match, Pattern, Ports, ct, host};
 
@@ -26,11 +27,6 @@ const LINK_LOCAL: u16 = 6;
 const LISTENER: u16 = 7;
 const DHCP_V6: u16 = 8;
 const REST: u16 = 100;
-
-/// An origin that is no policy.
-pub fn implied(reason: &str) -> Origins {
-    [Origin::Implied { reason: reason.into() }].into_iter().collect()
-}
 
 fn rule(prio: u16, role: Role, table: TableId, pattern: Pattern, action: &Action, origins: &Origins) -> Rule {
     let matches = Match::Flower(pattern);
@@ -81,8 +77,9 @@ fn discovery(routers: Action) -> impl Iterator<Item = Rule> {
     })
 }
 
-/// What the pod may send by its source (S55): its own addresses as `proven` says, what needs no source of its own as
-/// `unproven` says. `set` is the egress set's answer, None where everything passes.
+/// What the pod may send by its source (S55): its own addresses as `proven` says, what needs no
+/// source of its own as `unproven` says. `set` is the egress set's answer, None where everything
+/// passes.
 pub fn sources(
     own: &[(IpAddr, Origins)],
     proven: &Action,
@@ -165,9 +162,10 @@ fn multicast() -> IpNetwork {
     IpNetwork::V6(all.expect("8 is no more than 128"))
 }
 
-/// ICMP errors about connections that may exist: those that this hook's direction opened, where its set permits anything,
-/// and those that the other opened, where `replies` (None: everything, and replies pass anyway) does. The tracker
-/// compares the quoted packet with its connection (net/netfilter/nf_conntrack_proto_icmp.c, nf_conntrack_inet_error).
+/// ICMP errors about connections that may exist: those that this hook's direction opened, where its
+/// set permits anything, and those that the other opened, where `replies` (None: everything, and
+/// replies pass anyway) does. The tracker compares the quoted packet with its connection
+/// (net/netfilter/nf_conntrack_proto_icmp.c, nf_conntrack_inet_error).
 pub fn related(prio: u16, set: &[Region; 2], replies: Option<&[Region; 2]>) -> Vec<Rule> {
     let any = |region: &Region| region.parts.iter().any(|p| p.answer != Answer::Deny);
     let of = |(at, family): (usize, Family)| {
@@ -188,8 +186,9 @@ pub fn related(prio: u16, set: &[Region; 2], replies: Option<&[Region; 2]>) -> V
     Family::BOTH.into_iter().enumerate().filter_map(of).collect()
 }
 
-/// SYN without ACK in the reply direction: the other side would open the tuple as its own (S37, S41), and connection tracking
-/// still calls it a reply. Where the tuple is free again, tracking calls it new, and the set judges it.
+/// SYN without ACK in the reply direction: the other side would open the tuple as its own (S37,
+/// S41), and connection tracking still calls it a reply. Where the tuple is free again, tracking
+/// calls it new, and the set judges it.
 pub fn reopened(prio: u16, denied: &Action, isolates: &Origins) -> Vec<Rule> {
     let reply = ct::TRACKED | ct::REPLY;
     let of = |(at, family): (usize, Family)| {
@@ -200,7 +199,7 @@ pub fn reopened(prio: u16, denied: &Action, isolates: &Origins) -> Vec<Rule> {
     Family::BOTH.into_iter().enumerate().map(of).collect()
 }
 
-/// ICMP or ICMPv6.
+/// The IP protocol number of a family's ICMP.
 pub fn icmp_of(family: Family) -> u8 {
     match family {
         Family::V4 => ip::ICMP,
@@ -208,7 +207,8 @@ pub fn icmp_of(family: Family) -> u8 {
     }
 }
 
-/// ICMP errors that relate to nothing are denied, also by a set that permits their sender everything (S35).
+/// ICMP errors that relate to nothing are denied, also by a set that permits their sender
+/// everything (S35).
 pub fn errors(prio: u16, family: Family, denied: &Action, isolates: &Origins) -> Vec<Rule> {
     let (prio, kinds): (u16, &[u8]) = match family {
         Family::V4 => (prio, &icmp::ERRORS_V4),
@@ -221,7 +221,8 @@ pub fn errors(prio: u16, family: Family, denied: &Action, isolates: &Origins) ->
     kinds.iter().map(error).collect()
 }
 
-/// Where denied packets to a pod go: those of this host's sockets to `node` (S44), the others nowhere.
+/// Where denied packets to a pod go: those of this host's sockets to `node` (S44), the others
+/// nowhere.
 pub fn born_here(node: u32, isolates: &Origins) -> Vec<Rule> {
     let cookie = Role::Node.cookie(TableId::Endpoint, &0u8);
     let (action, origins) = (Action::Goto(node), implied("own node (S44)"));
@@ -229,8 +230,8 @@ pub fn born_here(node: u32, isolates: &Origins) -> Vec<Rule> {
     vec![local, rest(REST, Action::Drop, isolates.clone())]
 }
 
-/// Passes what has one of the node's addresses: behind a bridge, a packet of another pod still belongs to that pod's
-/// socket, so that a socket alone proves nothing.
+/// Passes what has one of the node's addresses: behind a bridge, a packet of another pod still
+/// belongs to that pod's socket, so that a socket alone proves nothing.
 pub fn node(addresses: &[IpAddr], isolates: &Origins) -> Vec<Rule> {
     let mut rules = vec![rest(REST, Action::Drop, isolates.clone())];
     for address in addresses {

@@ -1,7 +1,7 @@
 //! Denied openings as filters that only drop, in any order: for NICs without priority.
 //!
-//! No filter matches an allowed opening, so any subset of them is sound. Not here: which openings are denied
-//! ([`super::openings`]), what is left out ([`super::budget`]).
+//! No filter matches an allowed opening, so any subset of them is sound. Not here: which openings
+//! are denied ([`super::openings`]), what is left out ([`super::budget`]).
 
 use std::net::IpAddr;
 
@@ -21,19 +21,19 @@ use crate::{
 /// Something to drop: openings of some ports to or from a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drop {
-    /// The remotes.
+    /// The remote addresses.
     pub prefix: IpNetwork,
-    /// The ports; None: all.
+    /// The destination ports; None is every port.
     pub ports: Option<Ports>,
-    /// Why.
+    /// The policies and rules behind it.
     pub origins: Origins,
 }
 
-/// All drops of a region, and how many more there would be if the NIC could tell keys of value 0 (`unread`) or masks on
-/// ports (`unmasked`).
+/// All drops of a region, and how many more there would be if the NIC could tell keys of value 0
+/// (`unread`) or masks on ports (`unmasked`).
 #[derive(Clone, Debug, Default)]
 pub struct Drops {
-    /// What can be dropped.
+    /// What the NIC can drop.
     pub drops: Vec<Drop>,
     /// Filters that were left out for their keys of value 0.
     pub unread: u32,
@@ -41,14 +41,16 @@ pub struct Drops {
     pub unmasked: u32,
 }
 
-/// One set of ports takes at most so many filters where ports have no masks.
+/// The most filters that one set of ports may take where ports have no masks.
 const SINGLE_PORTS: usize = 1024;
-/// Where keys of value 0 are not read, nothing shorter than this is done about 0.0.0.0 and ::.
+/// Where keys of value 0 are not read, prefixes at 0.0.0.0 and :: are split down to this length;
+/// what remains below it is left out.
 const ZERO: u8 = 8;
-/// How deep prefixes may be nested for ports to be dropped for a prefix and all that is in it at once.
+/// How deep prefixes may be nested for ports to be dropped for a prefix and all that is in it at
+/// once.
 const NESTED: usize = 4;
 
-/// The denied openings.
+/// The denied openings of a region as drops that this NIC can do.
 pub fn drops(openings: &Openings, can: &Capabilities) -> Drops {
     let prefixes: Vec<IpNetwork> = openings.parts().iter().map(|p| p.prefix).collect();
     let above = covering(&prefixes);
@@ -58,6 +60,7 @@ pub fn drops(openings: &Openings, can: &Capabilities) -> Drops {
             tree.below[*cover].push(at);
         }
     }
+    // From the innermost parts outwards: children stand behind their parents.
     tree.common = openings.parts().iter().map(|p| p.allowed.complement()).collect();
     for at in (0..prefixes.len()).rev() {
         if let Some(cover) = above[at] {
@@ -71,17 +74,22 @@ pub fn drops(openings: &Openings, can: &Capabilities) -> Drops {
     all
 }
 
+/// A region's parts with what is nested in each.
 struct Tree<'a> {
     openings: &'a Openings,
+    /// The parts directly inside each part.
     below: Vec<Vec<usize>>,
     /// Ports that are denied for all of a part, whatever is nested in it.
     common: Vec<PortSet>,
 }
 
+/// Ports to drop for a prefix, and why.
 type Piece = (IpNetwork, PortSet, Origins);
 
 impl Tree<'_> {
-    /// What is denied in a part but for the ports that are `done`.
+    /// What is denied in a part, apart from the ports that are `done`, which a filter for a prefix
+    /// around it drops already. Of two ways the one that takes fewer filters: each part by itself,
+    /// or first what is denied in all of it at once, holes included.
     fn denied(&self, at: usize, done: &PortSet, depth: usize) -> Vec<Piece> {
         let plain = self.pieces(at, done, depth);
         let more = self.common[at].without(done);
@@ -95,6 +103,7 @@ impl Tree<'_> {
         if cost(&at_once) < cost(&plain) { at_once } else { plain }
     }
 
+    /// The denied ports of a part by itself, cut around the parts nested in it, and those of these.
     fn pieces(&self, at: usize, done: &PortSet, depth: usize) -> Vec<Piece> {
         let part = &self.openings.parts()[at];
         let denied = part.allowed.complement();
@@ -123,7 +132,8 @@ impl Drops {
         for ports in &ports {
             let ports = match ports {
                 Some(Ports::Masked(m)) if !can.zero_keys && m.value == 0 => {
-                    // Port 0 itself is left out.
+                    // A block that begins with port 0 reads as no key, so it is written as the
+                    // blocks without port 0, which itself is left out.
                     self.unread += 1;
                     let rest = PortSet::of([(1, !m.mask)]);
                     blocks(&rest, can).unwrap_or_default()
@@ -136,7 +146,8 @@ impl Drops {
         }
     }
 
-    /// A prefix as ones that have a bit set.
+    /// A prefix as prefixes that have a bit set, so that the NIC reads them as keys. What remains
+    /// at 0.0.0.0 or :: is left out.
     fn read(&mut self, prefix: IpNetwork) -> Vec<IpNetwork> {
         if prefix.prefix() == 0 || !prefix.network().is_unspecified() {
             return vec![prefix];
@@ -165,7 +176,7 @@ pub fn blocks(ports: &PortSet, can: &Capabilities) -> Option<Vec<Option<Ports>>>
     })
 }
 
-/// How many filters [`blocks`] takes.
+/// How many keys [`blocks`] gives; None where it would be too many.
 pub fn count(ports: &PortSet, can: &Capabilities) -> Option<usize> {
     if can.port_masks || ports.is_all() {
         return Some(ports.as_blocks().len());
@@ -174,13 +185,15 @@ pub fn count(ports: &PortSet, can: &Capabilities) -> Option<usize> {
     (count <= SINGLE_PORTS).then_some(count)
 }
 
-/// `prefix` without `holes`, as the fewest disjoint prefixes, in order. Holes are in `prefix`, sorted and disjoint.
+/// `prefix` without `holes`, as the fewest disjoint prefixes, in order. Holes are in `prefix`,
+/// sorted and disjoint.
 pub fn minus(prefix: IpNetwork, holes: &[IpNetwork]) -> Vec<IpNetwork> {
     let mut list = Vec::new();
     cut(prefix, holes, &mut list);
     list
 }
 
+/// Halves the prefix until each half is a hole or has none.
 fn cut(prefix: IpNetwork, holes: &[IpNetwork], list: &mut Vec<IpNetwork>) {
     match holes {
         [] => list.push(prefix),

@@ -1,14 +1,16 @@
 //! Established connections between this node's pods, forwarded by a switch.
 //!
-//! A filter repeats the policy of the connection's opener on each of its packets: the openers' packets by destination
-//! port, replies by source port, as the opener's egress set and the other side's ingress set say. So a tighter policy
-//! is a replacement of filters, and no tracked connection needs to be forgotten. Tracking is in zone 0 and never
-//! commits. Filters are in software as well, or a connection that hardware does not know would find no filter there.
-//! Where the host may translate, replies are the host's ([`Forwarding::Translating`]). They keep alive what the eBPF programs
-//! remember of the connection, so there only TCP is forwarded, which acknowledges all that it gets; datagrams may go one way for long.
-//! No filter of such a chain relies on another, so the chain is named after its pod and changes in place ([`crate::sync`]): another pod's
-//! coming and going changes that pod's filters only.
-//! Not here: openings ([`super::representor`]).
+//! A filter repeats the policy of the connection's opener on each of its packets: the openers'
+//! packets by destination port, replies by source port, as the opener's egress set and the other
+//! side's ingress set say. So a tighter policy is a replacement of filters, and no tracked
+//! connection needs to be forgotten. Tracking is in zone 0 and never commits. Filters are in
+//! software as well, or a connection that hardware does not know would find no filter there. Where
+//! the host may translate, replies are the host's ([`Forwarding::Translating`]). They keep alive
+//! what the eBPF programs remember of the connection, so there only TCP is forwarded, which
+//! acknowledges all that it gets; datagrams may go one way for long. No filter of such a chain
+//! relies on another, so the chain is named after its pod and changes in place ([`crate::sync`]):
+//! another pod's coming and going changes that pod's filters only. Not here: openings
+//! ([`super::representor`]).
 
 use std::net::IpAddr;
 
@@ -17,9 +19,10 @@ use netpolc_table::{EndpointId, Origins, TableId, schema::Family};
 use super::{
     budget::{Unit, Value},
     chains::{Chains, Role, Rule},
+    common::{FIRST_PRIO, index, name},
     flat::blocks,
     layers::{hardware, number},
-    local::{Local, Pod, called},
+    local::{Local, Pod},
     ports::PortSet,
     region::Answer,
 };
@@ -31,13 +34,18 @@ use crate::{
 };
 
 /// The prio of the filter in chain 0 that tracks, for IPv4; IPv6 has the next one.
-pub const PRIO: u16 = super::representor::FIRST + 8;
+pub const PRIO: u16 = FIRST_PRIO + 8;
 /// Part of the name of the chain of a pod's connections.
 const NAME: &str = "connections";
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// What a pod sends to the others, one unit for each of its addresses; else why nothing is forwarded.
+/// What a pod sends to the others, one unit for each of its addresses; else why nothing is
+/// forwarded.
+///
+/// # Errors
+/// Says why nothing is forwarded from this pod; None where there is nothing to forward, since it
+/// has no address or no other pod is there.
 pub fn units(
     local: &Local<'_>,
     endpoint: EndpointId,
@@ -53,6 +61,7 @@ pub fn units(
         let what = "established connections".to_owned();
         Err(Some(Spilled { port: pod.port.clone(), what, reason, filters: 0, origins: Origins::default() }))
     };
+    // Everything that forwarding needs, in the order in which it is worth telling.
     let reasons = [
         (local.topology.forwarding != Forwarding::Routed, Reason::Routed),
         (can.ct && can.chains > 0, Reason::Ct),
@@ -65,7 +74,7 @@ pub fn units(
     }
     let mut units = Vec::new();
     for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || can.ipv6) {
-        for address in &pod.own[super::local::at(family)] {
+        for address in &pod.own[index(family)] {
             let forwarding = local.topology.forwarding;
             let Some(rules) = connections(pod, *address, &others, forwarding, can) else {
                 return spilled(Reason::Filters);
@@ -76,16 +85,15 @@ pub fn units(
             let origins: Origins = rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
             let rest =
                 both(hardware(Role::Rest, TableId::Base, Pattern::of(family), Action::Pass, &Origins::default()));
-            let name = (NAME, address);
-            let Ok(chain) = chains.named(Side::Ingress, &name, number(vec![rules, vec![rest]], can)) else {
+            let Ok(chain) = chains.named(Side::Ingress, &(NAME, address), number(vec![rules, vec![rest]], can)) else {
                 return spilled(Reason::Tables);
             };
             let from = Pattern::of(family).from(host(*address));
             let track = both(hardware(Role::Forward, TableId::Endpoint, from, Action::Track(chain), &origins));
-            let prio = PRIO + super::local::at(family) as u16;
+            let prio = PRIO + index(family) as u16;
             units.push(Unit {
                 port: pod.port.clone(),
-                what: format!("established {} connections of {}", called(family), pod.name),
+                what: format!("established {} connections of {}", name(family), pod.name),
                 value: Value::Forward,
                 rules: vec![Rule { prio, ..track }],
                 origins,
@@ -108,7 +116,7 @@ fn connections(
     let mut rules = Vec::new();
     for other in others {
         let Some(mac) = other.mac else { continue };
-        for to in &other.own[super::local::at(family)] {
+        for to in &other.own[index(family)] {
             let (there, in_) = (pod.egress(family).part(*to), other.ingress(family).part(from));
             let (back, out) = (other.egress(family).part(from), pod.ingress(family).part(*to));
             let opened = there.answer.and(&in_.answer);
@@ -122,11 +130,14 @@ fn connections(
                 let pattern = Pattern { destination_mac: Some(mac), ct_state: Some(state), ..pattern.to(host(*to)) };
                 both(hardware(Role::Forward, TableId::Verdict, pattern, Action::Redirect(other.port.ifindex), &origins))
             };
+            // Everything is permitted whoever opened, so neither ports nor the direction matter.
             let established = ct::TRACKED | ct::ESTABLISHED;
             if (&opened, &replied) == (&Answer::Permit, &Answer::Permit) {
                 rules.push(forward(Masked::new(established, established), Pattern::of(family)));
                 continue;
             }
+            // Without `rpl` the NIC cannot tell the opener's packets, which have the policed port
+            // as their destination, from replies, which have it as their source.
             if !can.ct_reply {
                 continue;
             }
@@ -144,8 +155,10 @@ fn connections(
     Some(rules)
 }
 
+/// A protocol (None: every one) and its ports (None: every one).
 type Piece = (Option<u8>, Option<crate::filter::Ports>);
 
+/// The protocols and ports that an answer permits, as keys; None where ports take too many.
 fn pieces(answer: &Answer, forwarding: Forwarding, can: &Capabilities) -> Option<Vec<Piece>> {
     let protocols: &[u8] = match (forwarding, answer) {
         (Forwarding::Translating, _) => &[TCP],
@@ -164,6 +177,7 @@ fn pieces(answer: &Answer, forwarding: Forwarding, can: &Capabilities) -> Option
     Some(list)
 }
 
+/// The same filter with a copy in software as well.
 fn both(rule: Rule) -> Rule {
     Rule { copies: Copies::Both, ..rule }
 }

@@ -1,10 +1,11 @@
-//! Openings as filters of a NIC that honours priority: nested prefixes from the inside out, ports inline or in chains
-//! that are shared by content.
+//! Openings as filters of a NIC that honours priority: nested prefixes from the inside out, ports
+//! inline or in chains that are shared by content.
 //!
-//! A part of a region differs from the part that covers it; what its filters do not match goes on to that part's. So a
-//! part is written by the ports in which it differs, or closed with a filter for its rest, or leads to a chain of its
-//! own: whichever takes the fewest filters. Parts that do not hold each other share a prio, since chains and prios are
-//! what NICs have few of. Not here: what leads to these filters ([`super::representor`]).
+//! A part of a region differs from the part that covers it; what its filters do not match goes on
+//! to that part's. So a part is written by the ports in which it differs, or closed with a filter
+//! for its rest, or leads to a chain of its own: whichever takes the fewest filters. Parts that do
+//! not hold each other share a prio, since chains and prios are what NICs have few of. Not here:
+//! what leads to these filters ([`super::representor`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,12 +51,16 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Filters that decide every opening that `base` matches. With `chains`, answers that several parts have may get
-    /// chains there. None: a set of ports takes too many filters, or there are not enough chains.
+    /// Filters that decide every opening that `base` matches. With `chains`, answers that several
+    /// parts have may get chains there. None: a set of ports takes too many filters, or there are
+    /// not enough chains.
     pub fn strata(&self, openings: &Openings, chains: Option<&mut Chains>) -> Option<Strata> {
         let parts = openings.parts();
         let prefixes: Vec<IpNetwork> = parts.iter().map(|p| p.prefix).collect();
         let above = covering(&prefixes);
+        // How deep other parts are nested in each one. Level 0 holds nothing and is asked first, so
+        // a part is always asked before the part that covers it. Parts of one level do not hold
+        // each other, so they may share prios.
         let mut level = vec![0; parts.len()];
         for at in (0..parts.len()).rev() {
             if let Some(cover) = above[at] {
@@ -72,6 +77,7 @@ impl Place<'_> {
         }
         let mut strata: Strata = Vec::new();
         for ((part, form), level) in parts.iter().zip(forms).zip(level) {
+            // Each level has two strata: ports, and what closes a part behind them.
             let (first, rest) = (2 * level, 2 * level + 1);
             strata.resize_with(strata.len().max(rest + 1), Vec::new);
             let pattern = match self.remote {
@@ -104,7 +110,8 @@ impl Place<'_> {
         Some(strata)
     }
 
-    /// [`Place::strata`] as a chain of its own. The first part holds the whole family, so that nothing misses.
+    /// [`Place::strata`] as a chain of its own. The first part holds the whole family, so that
+    /// nothing misses.
     pub fn chain(&self, openings: &Openings, chains: &mut Chains) -> Option<u32> {
         let strata = self.strata(openings, Some(chains))?;
         chains.number(Side::Ingress, number(strata, self.can)).ok()
@@ -114,6 +121,8 @@ impl Place<'_> {
     fn forms(&self, allowed: &PortSet, cover: Option<&PortSet>) -> impl Iterator<Item = (usize, Form)> {
         let denied = allowed.complement();
         let cost = |ports: &PortSet| count(ports, self.can);
+        // Filters may say more than they must: what the cover passes may be passed here once more,
+        // if the larger set of ports takes fewer filters (64-127 is one key, 80-90 are three).
         let cheapest = |least: PortSet, most: &PortSet| {
             let both = [cost(&least).map(|c| (c, least)), cost(most).map(|c| (c, most.clone()))];
             both.into_iter().flatten().min_by_key(|(c, _)| *c)
@@ -144,6 +153,7 @@ impl Place<'_> {
         }
         for (allowed, members) in groups {
             let Some((own, form)) = self.forms(allowed, None).min_by_key(|(cost, _)| *cost) else { continue };
+            // A part that cannot be written inline counts as very many filters.
             let inline: usize = members.iter().map(|m| forms[*m].as_ref().map_or(usize::MAX / 4096, |f| f.0)).sum();
             if own + members.len() >= inline {
                 continue;
@@ -190,6 +200,7 @@ pub fn number(strata: Strata, can: &Capabilities) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut prio = 0;
     for stratum in strata.into_iter().filter(|s| !s.is_empty()) {
+        // Filters of a stratum may be asked in any order, so it can be cut anywhere between masks.
         let mut masks = BTreeMap::<MaskKey, Vec<Rule>>::new();
         for rule in stratum {
             masks.entry(mask(&rule.matches)).or_default().push(rule);

@@ -1,5 +1,5 @@
-//! The node's pods as hardware lowering sees them: their addresses, what their sets answer, and the openings that are
-//! denied on each port.
+//! The node's pods as hardware lowering sees them: their addresses, what their sets answer, and the
+//! openings that are denied on each port.
 //!
 //! Not here: filters.
 
@@ -17,7 +17,7 @@ use netpolc_table::{
 };
 
 use super::{
-    fixed::implied,
+    common::{implied, index},
     openings::{Opening, Openings},
     region::{Region, covers, region},
 };
@@ -29,28 +29,29 @@ use crate::{
 /// The node's pods that have ports.
 #[derive(Clone, Debug)]
 pub struct Local<'a> {
-    /// The node.
+    /// The node's ports and addresses.
     pub topology: &'a Topology,
-    /// By endpoint.
+    /// The pods by endpoint.
     pub pods: BTreeMap<EndpointId, Pod>,
     /// Who has an address: of all endpoints of the program, also those without a port here.
     owners: BTreeMap<IpAddr, BTreeSet<EndpointId>>,
-    /// Addresses of Services: what policy denies there goes on, and is judged after translation (S48).
+    /// Addresses of Services: what policy denies there goes on, and is judged after translation
+    /// (S48).
     services: BTreeSet<IpAddr>,
 }
 
-/// One pod.
+/// A pod that has a port.
 #[derive(Clone, Debug)]
 pub struct Pod {
     /// `namespace/name`, else its port's name.
     pub name: String,
-    /// Its host-side interface.
+    /// The interface on the host's side.
     pub port: Port,
-    /// Its hardware address.
+    /// The pod's own hardware address; None where it is not known.
     pub mac: Option<[u8; 6]>,
     /// Must its packets have its own source (S55)?
     pub guard: Guard,
-    /// Its addresses by family.
+    /// The pod's own addresses by family (see [`index`]).
     pub own: [Vec<IpAddr>; 2],
     /// What its sets answer, by family; all is permitted where it is not isolated.
     egress: [Arc<Side>; 2],
@@ -62,10 +63,11 @@ pub struct Pod {
 pub struct FromPod {
     /// By its own egress set, for all but the addresses of this node's pods.
     pub egress: Openings,
-    /// Addresses of this node's pods where that is not what its set and theirs allow, with what both allow.
+    /// Addresses of this node's pods where that is not what its set and theirs allow, with what
+    /// both allow.
     pub local: Vec<Opening>,
-    /// Prefixes that are never decided in hardware although the egress set denies something there. No local address
-    /// is in one.
+    /// Prefixes that are never decided in hardware although the egress set denies something there.
+    /// No local address is in one.
     pub exempt: Vec<(IpNetwork, Origins)>,
 }
 
@@ -84,28 +86,23 @@ impl FromPod {
 /// Are sources that are not the pod's own dropped in software?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// They are.
+    /// Software drops such packets.
     Own,
-    /// They may pass.
+    /// Such packets may pass.
     Any,
 }
 
-/// One direction's answer.
+/// What one policy set answers in one family.
 #[derive(Clone, Debug)]
 pub struct Side {
-    /// Of all protocols.
+    /// The answer for all protocols.
     pub region: Region,
-    /// Of TCP.
+    /// The answer for TCP openings.
     pub openings: Openings,
 }
 
-/// The index of a family in pairs.
-pub fn at(family: Family) -> usize {
-    usize::from(family == Family::V6)
-}
-
 impl<'a> Local<'a> {
-    /// Reads a program.
+    /// The pods of a program that have a port in this topology.
     pub fn new(program: &Program, topology: &'a Topology) -> Self {
         let mut sides = BTreeMap::<(Option<SetId>, Family), Arc<Side>>::new();
         let mut side = |set: Option<SetId>| {
@@ -161,8 +158,11 @@ impl<'a> Local<'a> {
 
     /// The openings that a pod's own egress set and the ingress sets of this node's pods allow it.
     pub fn opened_by(&self, pod: &Pod, family: Family) -> FromPod {
-        let set = &pod.egress[at(family)].openings;
-        let own = &pod.own[at(family)];
+        let set = &pod.egress[index(family)].openings;
+        let own = &pod.own[index(family)];
+        // The egress set's own word on addresses of this node's pods is replaced: what both sets
+        // allow stands in `local`, one part for each address, and what is equal to the surroundings
+        // is left out again below.
         let here = |a: &IpAddr| self.owners.get(a).is_some_and(|o| o.iter().any(|e| self.pods.contains_key(e)));
         let mut egress = set.clone();
         egress.forget(|prefix| prefix.prefix() == family.bits() && here(&prefix.network()));
@@ -190,6 +190,8 @@ impl<'a> Local<'a> {
         let services = services.map(|p| (p, implied("judged after translation (S48)")));
         let mut exempt: Vec<(IpNetwork, Origins)> = addresses.chain(own).chain(services).collect();
         exempt.retain(|(prefix, _)| prefix.is_ipv4() == (family == Family::V4));
+        // Who is exempt needs no drops, and where the egress set denies nothing there is nothing to
+        // exempt from. Of nested exemptions the widest is enough.
         local.retain(|p| !exempt.iter().any(|(e, _)| covers(*e, p.prefix)));
         exempt.retain(|(prefix, _)| egress.denies_within(*prefix));
         exempt.sort_by_key(|(prefix, _)| (prefix.prefix(), prefix.network()));
@@ -202,13 +204,15 @@ impl<'a> Local<'a> {
         FromPod { egress, local, exempt: kept }
     }
 
-    /// What the owners of an address, all with ports here, allow from one of `sources`. None: someone allows everything.
+    /// What the owners of an address, all with ports here, allow from one of `sources`. None:
+    /// someone allows everything.
     fn towards(&self, owners: &BTreeSet<EndpointId>, sources: &[IpAddr], family: Family) -> Option<Opening> {
         let mut found: Option<Opening> = None;
         for owner in owners {
-            let ingress = &self.pods.get(owner)?.ingress[at(family)].openings;
+            let ingress = &self.pods.get(owner)?.ingress[index(family)].openings;
             let of = |source: &IpAddr| ingress.at(*source).clone();
-            // Without an address of this family every source is somebody else's, and the guard drops them all.
+            // Without an address of this family every source is somebody else's, and the guard
+            // drops them all.
             for part in sources.iter().map(of) {
                 found = Some(match found {
                     None => part,
@@ -219,12 +223,13 @@ impl<'a> Local<'a> {
         found.filter(|f| !f.allowed.is_all())
     }
 
-    /// Addresses of pods here whose ingress sets deny something, each with the openings that may come from outside.
+    /// Addresses of pods here whose ingress sets deny something, each with the openings that may
+    /// come from outside.
     pub fn guarded(&self, family: Family) -> Vec<(IpAddr, &Pod, &Openings)> {
         let decided = |(address, owners): (&IpAddr, &BTreeSet<EndpointId>)| {
             // Of an address that two pods claim it is not known who gets the packet.
             let pod = self.pods.get(owners.first().filter(|_| owners.len() == 1)?)?;
-            let openings = &pod.ingress[at(family)].openings;
+            let openings = &pod.ingress[index(family)].openings;
             let translated = self.topology.translated.iter().any(|p| p.contains(*address));
             let node = self.topology.node_addresses.contains(address) || self.services.contains(address);
             (!openings.allows_all() && !translated && !node).then_some((*address, pod, openings))
@@ -236,19 +241,11 @@ impl<'a> Local<'a> {
 impl Pod {
     /// What its egress set answers.
     pub fn egress(&self, family: Family) -> &Region {
-        &self.egress[at(family)].region
+        &self.egress[index(family)].region
     }
 
     /// What its ingress set answers.
     pub fn ingress(&self, family: Family) -> &Region {
-        &self.ingress[at(family)].region
-    }
-}
-
-/// The whole of a family, as it is called in messages.
-pub fn called(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
+        &self.ingress[index(family)].region
     }
 }

@@ -1,6 +1,7 @@
 //! Which TCP openings are allowed, by prefix of one end: what a NIC can decide without state.
 //!
-//! Not here: filters ([`super::layers`], [`super::flat`]), the other protocols (a UDP or SCTP packet may be a reply).
+//! Not here: filters ([`super::layers`], [`super::flat`]), the other protocols (a UDP or SCTP
+//! packet may be a reply).
 
 use std::net::IpAddr;
 
@@ -15,17 +16,17 @@ use super::{
 /// The allowed openings of one direction of an endpoint, in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Openings {
-    /// The family.
+    /// The family of all prefixes.
     pub family: Family,
-    /// By (address, length); the longest prefix that holds an address decides. The first is the whole family, and each of
-    /// the others differs from the one that covers it.
+    /// By (address, length); the longest prefix that holds an address decides. The first is the
+    /// whole family, and each of the others differs from the one that covers it.
     parts: Vec<Opening>,
 }
 
 /// One prefix with the ports that may be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// The remotes.
+    /// The remote addresses.
     pub prefix: IpNetwork,
     /// TCP ports that may be opened.
     pub allowed: PortSet,
@@ -46,17 +47,17 @@ impl Openings {
         all
     }
 
-    /// The same ports everywhere.
+    /// Openings that allow the same ports to every remote.
     pub fn everywhere(family: Family, allowed: PortSet, origins: Origins) -> Self {
         Self { family, parts: vec![Opening { prefix: whole(family), allowed, origins }] }
     }
 
-    /// Nothing but one part.
+    /// Openings of which only one part is of interest: `at` answers nothing outside of it.
     pub fn alone(family: Family, part: Opening) -> Self {
         Self { family, parts: vec![part] }
     }
 
-    /// All parts.
+    /// The parts, sorted by (address, length).
     pub fn parts(&self) -> &[Opening] {
         &self.parts
     }
@@ -67,7 +68,7 @@ impl Openings {
         covering.max_by_key(|p| p.prefix.prefix()).unwrap_or(&self.parts[0])
     }
 
-    /// Does it allow everything?
+    /// Is every opening allowed?
     pub fn allows_all(&self) -> bool {
         self.parts.iter().all(|p| p.allowed.is_all())
     }
@@ -99,6 +100,7 @@ impl Openings {
         self.set([Opening { prefix, allowed: PortSet::all(), origins }]);
     }
 
+    /// Sorts the parts, and leaves out those that say what their cover says.
     fn settle(&mut self) {
         self.parts.sort_by_key(|p| (p.prefix.network(), p.prefix.prefix()));
         let mut kept: Vec<Opening> = Vec::with_capacity(self.parts.len());

@@ -9,12 +9,12 @@ use crate::filter::{Masked, Ports};
 pub struct PortSet(Vec<(u16, u16)>);
 
 impl PortSet {
-    /// No port.
+    /// The set without ports.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Every port.
+    /// The set of every port.
     pub fn all() -> Self {
         Self(vec![(0, u16::MAX)])
     }
@@ -38,12 +38,12 @@ impl PortSet {
         &self.0
     }
 
-    /// No port?
+    /// Is there no port in it?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Every port?
+    /// Is every port in it?
     pub fn is_all(&self) -> bool {
         self.0 == [(0, u16::MAX)]
     }
@@ -60,7 +60,7 @@ impl PortSet {
         at.checked_sub(1).is_some_and(|at| high <= self.0[at].1)
     }
 
-    /// Every other port.
+    /// The ports that are not in it.
     pub fn complement(&self) -> Self {
         let mut gaps = Vec::with_capacity(self.0.len() + 1);
         let mut next = 0u32;
@@ -76,7 +76,7 @@ impl PortSet {
         Self(gaps)
     }
 
-    /// Ports in both.
+    /// The ports that are in both sets.
     pub fn intersection(&self, other: &Self) -> Self {
         let (mut ours, mut theirs) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut both = Vec::new();
@@ -93,18 +93,18 @@ impl PortSet {
         Self(both)
     }
 
-    /// Ports in one or the other.
+    /// The ports that are in one of the sets or in both.
     pub fn union(&self, other: &Self) -> Self {
         Self::of(self.0.iter().chain(&other.0).copied())
     }
 
-    /// Ports in this one only.
+    /// The ports that are in this set only.
     pub fn without(&self, other: &Self) -> Self {
         self.intersection(&other.complement())
     }
 
-    /// One filter for each interval: ranges as the kernel's software can match them. An interval of one port, and
-    /// port 0 (which a range cannot begin with), are exact.
+    /// One filter for each interval: ranges as the kernel's software can match them. An interval of
+    /// one port, and port 0 (which a range cannot begin with), are exact.
     pub fn as_ranges(&self) -> Vec<Ports> {
         let mut list = Vec::new();
         for &(low, high) in &self.0 {
@@ -119,8 +119,8 @@ impl PortSet {
         list
     }
 
-    /// The fewest aligned blocks (value/mask); the whole set of ports is one block with mask 0, which the caller
-    /// writes as no key.
+    /// The fewest aligned blocks (value/mask); the whole set of ports is one block with mask 0,
+    /// which the caller writes as no key.
     pub fn as_blocks(&self) -> Vec<(u16, u16)> {
         let mut list = Vec::new();
         for &(low, high) in &self.0 {

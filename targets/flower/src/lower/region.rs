@@ -1,7 +1,7 @@
 //! The answer of a policy set, as prefixes of remote addresses and sets of ports.
 //!
-//! A set answers per class; here each class is led back to the prefixes that belong to it, and prefixes that say
-//! nothing new under the one that covers them are left out. Not here: filters.
+//! A set answers per class; here each class is led back to the prefixes that belong to it, and
+//! prefixes that say nothing new under the one that covers them are left out. Not here: filters.
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
@@ -16,18 +16,19 @@ use super::ports::PortSet;
 /// Protocols that have ports in NetworkPolicy.
 pub const PORTED: [u8; 3] = [6, 17, 132];
 
-/// The key in [`Answer::Ports`] that stands for every protocol without ports; IANA reserves the number.
+/// The key in [`Answer::Ports`] that stands for every protocol without ports; IANA reserves the
+/// number.
 pub const OTHERS: u8 = 255;
 
 /// What a set says about one remote.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
-    /// Everything, every protocol.
+    /// Everything is permitted: every protocol, every port.
     Permit,
-    /// Nothing.
+    /// Nothing is permitted.
     Deny,
-    /// Some ports of some protocols, and all protocols without ports where [`OTHERS`] is there; nothing else. Sets that
-    /// are empty are left out; never all empty, never all full.
+    /// Some ports of some protocols, and all protocols without ports where [`OTHERS`] is there;
+    /// nothing else. Sets that are empty are left out; never all empty, never all full.
     Ports(BTreeMap<u8, PortSet>),
 }
 
@@ -56,7 +57,7 @@ impl Answer {
         matches!(self, Answer::Ports(ports) if ports.contains_key(&OTHERS))
     }
 
-    /// What both permit.
+    /// The answer that permits what both answers permit.
     pub fn and(&self, other: &Self) -> Self {
         match (self, other) {
             (Answer::Permit, x) | (x, Answer::Permit) => x.clone(),
@@ -84,7 +85,7 @@ impl Answer {
 pub struct Part {
     /// The remotes; the longest prefix that holds an address decides.
     pub prefix: IpNetwork,
-    /// What holds for them.
+    /// What the set says about them.
     pub answer: Answer,
     /// Policies and rules behind it: of the row or base entry and its verdicts.
     pub origins: Origins,
@@ -93,10 +94,10 @@ pub struct Part {
 /// All of a set's answers in one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// The family.
+    /// The family of all prefixes.
     pub family: Family,
-    /// By (address, length). The first is the whole family, so that every address has an answer; each of the others
-    /// differs from the one that covers it.
+    /// By (address, length). The first is the whole family, so that every address has an answer;
+    /// each of the others differs from the one that covers it.
     pub parts: Vec<Part>,
 }
 
@@ -127,7 +128,8 @@ impl Region {
     }
 }
 
-/// What a set answers in a family. None as `set` is a direction that is not isolated: everything is permitted.
+/// What a set answers in a family. None as `set` is a direction that is not isolated: everything is
+/// permitted.
 ///
 /// The cost is one pass over the remote table.
 pub fn region(program: &Program, set: Option<SetId>, family: Family) -> Region {
@@ -146,6 +148,9 @@ pub fn region(program: &Program, set: Option<SetId>, family: Family) -> Region {
     let mut parts: Vec<Part> = Vec::new();
     // Indices of the parts that cover the current prefix, outermost first.
     let mut open: Vec<usize> = Vec::new();
+    // Entries come in order of (address, length), so a prefix follows the prefixes that cover it.
+    // One that says what its cover says is left out: longest match gives the same answer without
+    // it.
     let mut push = |prefix: IpNetwork, (answer, origins): (Answer, Origins)| {
         while open.last().is_some_and(|&at| !covers(parts[at].prefix, prefix)) {
             open.pop();
@@ -157,6 +162,7 @@ pub fn region(program: &Program, set: Option<SetId>, family: Family) -> Region {
         parts.push(Part { prefix, answer, origins });
     };
     let mut entries = program.table(TableId::remote(family)).entries.iter().peekable();
+    // Addresses that no entry holds have class 0, so there is always a first part for all of them.
     if entries.peek().is_none_or(|(key, _)| key.prefix().1 != 0) {
         push(whole, of(Class::unnamed(family)));
     }
@@ -167,7 +173,7 @@ pub fn region(program: &Program, set: Option<SetId>, family: Family) -> Region {
     Region { family, parts }
 }
 
-/// 0.0.0.0/0 or ::/0.
+/// The prefix that holds every address of a family: 0.0.0.0/0 or ::/0.
 pub fn whole(family: Family) -> IpNetwork {
     network(0, 0, family)
 }
@@ -186,7 +192,7 @@ pub fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }
 
-/// Of each protocol.
+/// Closed intervals of ports, by protocol.
 type Intervals = BTreeMap<u8, Vec<(u16, u16)>>;
 
 fn answer(

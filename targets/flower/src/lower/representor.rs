@@ -1,4 +1,5 @@
-//! What a switchdev NIC does by itself: drops TCP openings that are denied, forwards established connections.
+//! What a switchdev NIC does by itself: drops TCP openings that are denied, forwards established
+//! connections.
 //!
 //! ```text
 //! a pod's representor (what the pod sends)          an uplink (what comes from outside)
@@ -10,11 +11,12 @@
 //! connections: +est, by the opener's policy: redirect; rest: pass
 //! ```
 //!
-//! Destinations are judged by the pod's egress set and, where they are pods of this node, by theirs too: ingress policy
-//! sits on every port that can reach a pod, since hardware has no egress hook. Each of these pods has one filter in chain
-//! 0, so that its coming and going changes nothing else. A NIC without chains or without priority
-//! gets drops only ([`super::flat`]). Everything is an opening (SYN without ACK) or tracked: whatever else arrives, and
-//! whatever misses, is the host's. Not here: what there is room for ([`super::budget`]).
+//! Destinations are judged by the pod's egress set and, where they are pods of this node, by theirs
+//! too: ingress policy sits on every port that can reach a pod, since hardware has no egress hook.
+//! Each of these pods has one filter in chain 0, so that its coming and going changes nothing else.
+//! A NIC without chains or without priority gets drops only ([`super::flat`]). Everything is an
+//! opening (SYN without ACK) or tracked: whatever else arrives, and whatever misses, is the host's.
+//! Not here: what there is room for ([`super::budget`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,41 +29,33 @@ use super::{
     answers::End,
     budget::{Unit, Value, fit, gather},
     chains::{Chains, Role, Rule},
+    common::{FEWEST_CHAINS, FIRST_PRIO, OPENING, index, name},
     flat, forward,
     layers::{Place, Strata, hardware},
-    local::{FromPod, Local, called},
+    local::{FromPod, Local},
     openings::Openings,
     ports::PortSet,
 };
 use crate::{
     capability::Capabilities,
-    filter::{Action, Masked, Pattern, Ports, host},
+    filter::{Action, Pattern, Ports, host},
     lowered::{Lowered, Mode, Reason, Spilled},
     topology::{Forwarding, Port, Topology},
 };
 
-/// SYN without ACK.
-pub const OPENING: Masked = Masked { value: 0x02, mask: 0x12 };
-
-/// With fewer chains than that, openings are judged in chain 0 alone.
-pub const CHAINS: u32 = 64;
-
-/// The first prio of chain 0. The one before it is that of the eBPF programs, where the kernel has no TCX for them.
-pub const FIRST: u16 = 2;
-
-/// Prios in chain 0 where there are chains: exceptions, this node's pods (two: ports, and the rest), all other openings;
-/// IPv4, then IPv6.
-const EXEMPT: u16 = FIRST;
-const LOCAL: u16 = FIRST + 1;
-const OPENINGS: u16 = FIRST + 3;
+/// Prios in chain 0 where there are chains: exceptions, this node's pods (two: ports, and the
+/// rest), all other openings; IPv4, then IPv6.
+const EXEMPT: u16 = FIRST_PRIO;
+const LOCAL: u16 = FIRST_PRIO + 1;
+const OPENINGS: u16 = FIRST_PRIO + 3;
 const SECOND: u16 = 4;
 /// Prios of a family in chain 0 where there are none.
 const LAYERS: u16 = 1000;
 
-/// How filters are arranged.
+/// How filters for openings are arranged, by what the NIC can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
-    /// In chains.
+    /// In chains that chain 0 leads to.
     Chained,
     /// All in chain 0, in order of prio.
     Layered,
@@ -71,7 +65,7 @@ enum Form {
 
 impl Form {
     fn of(can: &Capabilities) -> Self {
-        match (can.priority && can.zero_keys, can.chains >= CHAINS) {
+        match (can.priority && can.zero_keys, can.chains >= FEWEST_CHAINS) {
             (true, true) => Form::Chained,
             (true, false) => Form::Layered,
             (false, _) => Form::Flat,
@@ -79,7 +73,7 @@ impl Form {
     }
 }
 
-/// The filters of a node.
+/// The filters of a node whose NIC is in switchdev mode.
 pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowered {
     let local = Local::new(program, topology);
     let mut work = Work { can, form: Form::of(can), units: vec![], spilled: vec![], chains: BTreeMap::new() };
@@ -88,7 +82,7 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
             let from = local.opened_by(pod, family);
             let openings = from.openings();
             if !openings.allows_all() {
-                let what = format!("{} openings of {}", called(family), pod.name);
+                let what = format!("{} openings of {}", name(family), pod.name);
                 match work.form {
                     Form::Chained => work.leaving(&pod.port, what, from),
                     Form::Layered | Form::Flat => {
@@ -99,7 +93,7 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
         }
         for uplink in &topology.uplinks {
             for (address, pod, openings) in local.guarded(family) {
-                let what = format!("{} openings to {} from outside", called(family), pod.name);
+                let what = format!("{} openings to {} from outside", name(family), pod.name);
                 work.reaching(uplink, what, address, openings);
             }
         }
@@ -120,7 +114,7 @@ pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowe
     work.done(Mode::Representor)
 }
 
-/// Units as they come together.
+/// The units that were made so far, and what was left out.
 pub(super) struct Work<'a> {
     can: &'a Capabilities,
     form: Form,
@@ -135,7 +129,7 @@ impl<'a> Work<'a> {
         Work { can, form: Form::Flat, units: vec![], spilled: vec![], chains: BTreeMap::new() }
     }
 
-    /// What fits.
+    /// The filters that fit into the NIC, and all that is left out.
     pub(super) fn done(self, mode: Mode) -> Lowered {
         let (ports, left) = fit(self.units, self.chains, self.can);
         Lowered { mode, ports, spilled: gather([self.spilled, left].concat()) }
@@ -148,18 +142,23 @@ impl<'a> Work<'a> {
         if self.is_unable(port, &what, &from.egress) {
             return;
         }
+        // Each length of prefix is a mask, and all exemptions have one prio. If that is more than a
+        // table of the NIC has, the openings themselves pass these prefixes instead.
         let lengths: BTreeSet<u8> = from.exempt.iter().map(|(prefix, _)| prefix.prefix()).collect();
         if lengths.len() as u64 > self.can.masks.into() {
             for (prefix, origins) in from.exempt.drain(..) {
                 from.egress.pass(prefix, origins);
             }
         }
-        let band = SECOND * super::local::at(family) as u16;
+        let band = SECOND * index(family) as u16;
         let mut rules = Vec::new();
         for (prefix, origins) in &from.exempt {
             let rule = hardware(Role::Exempt, TableId::Endpoint, base.clone().to(*prefix), Action::Pass, origins);
             rules.push(Rule { prio: EXEMPT + band, ..rule });
         }
+        // A pod of this node is written in chain 0 itself if that is one filter, or if too few pods
+        // have the same answer for a shared chain to pay off: with `members` pods and `count`
+        // filters each, inline takes their product, a chain their sum.
         let mut alike = BTreeMap::<&PortSet, usize>::new();
         for opening in &from.local {
             *alike.entry(&opening.allowed).or_default() += 1;
@@ -195,7 +194,7 @@ impl<'a> Work<'a> {
         self.unit(port, what, rules, origins);
     }
 
-    /// Openings to one address of a pod.
+    /// Openings to one address of a pod from outside.
     pub(super) fn reaching(&mut self, port: &Port, what: String, address: IpAddr, openings: &Openings) {
         let family = openings.family;
         let base = opening(family).to(host(address));
@@ -209,7 +208,7 @@ impl<'a> Work<'a> {
             return self.left_out(port, what, openings);
         };
         let rule = hardware(Role::Deny, TableId::Endpoint, base, action, &origins);
-        let prio = OPENINGS + SECOND * super::local::at(family) as u16;
+        let prio = OPENINGS + SECOND * index(family) as u16;
         self.unit(port, what, vec![Rule { prio, ..rule }], origins);
     }
 
@@ -234,7 +233,7 @@ impl<'a> Work<'a> {
         match self.form {
             Form::Flat => self.drops(port, &what, openings, &base, remote),
             Form::Layered | Form::Chained => {
-                let first = FIRST + LAYERS * super::local::at(openings.family) as u16;
+                let first = FIRST_PRIO + LAYERS * index(openings.family) as u16;
                 let place = Place { base, remote, can: self.can };
                 match place.strata(openings, None).and_then(|strata| layered(strata, first)) {
                     Some(rules) => {
@@ -265,7 +264,7 @@ impl<'a> Work<'a> {
                 End::Destination => pattern.to(drop.prefix),
             };
             let rule = hardware(Role::Deny, TableId::Row, pattern, Action::Drop, &drop.origins);
-            let prio = FIRST + super::local::at(openings.family) as u16;
+            let prio = FIRST_PRIO + index(openings.family) as u16;
             self.units.push(Unit {
                 port: port.clone(),
                 what: what.to_owned(),
@@ -311,6 +310,7 @@ fn layered(strata: Strata, first: u16) -> Option<Vec<Rule>> {
     Some(numbered.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
+/// What every opening of a family matches.
 fn opening(family: Family) -> Pattern {
     Pattern { protocol: Some(6), tcp_flags: Some(OPENING), ..Pattern::of(family) }
 }

@@ -1,7 +1,9 @@
-//! Everything by the kernel's own flower: both directions, both families, replies by connection tracking.
+//! Everything by the kernel's own flower: both directions, both families, replies by connection
+//! tracking.
 //!
-//! Every packet of a connection is judged by policy, by the policy of the direction that the connection was opened in:
-//! connection tracking only says which one that is. So a change of policy holds for running connections too (S41).
+//! Every packet of a connection is judged by policy, by the policy of the direction that the
+//! connection was opened in: connection tracking only says which one that is. So a change of policy
+//! holds for running connections too (S41).
 //!
 //! ```text
 //! from the pod, ingress hook               to the pod, egress hook
@@ -14,9 +16,11 @@
 //!                                          rest: born here, from a node address -> pass, else drop
 //! ```
 //!
-//! Chain 0 has one filter and all other chains are named by their content: a change of an endpoint is one replacement.
-//! Tracking is in zone 0 without commit, on the ingress hook only: the action reassembles fragments, and the pod's end would not
-//! take the result. A Service's address is judged as it is: there is no hook behind the translation. Not here: prefixes and ports ([`super::answers`]), netlink.
+//! Chain 0 has one filter and all other chains are named by their content: a change of an endpoint
+//! is one replacement. Tracking is in zone 0 without commit, on the ingress hook only: the action
+//! reassembles fragments, and the pod's end would not take the result. A Service's address is
+//! judged as it is: there is no hook behind the translation. Not here: prefixes and ports
+//! ([`super::answers`]), netlink.
 
 use std::net::IpAddr;
 
@@ -29,6 +33,7 @@ use netpolc_table::{
 use super::{
     answers::{Denied, End, PRIOS, Plan, View, rest},
     chains::{Chains, Full, Role, Rule},
+    common::implied,
     fixed,
     region::{Answer, Region, region},
 };
@@ -50,7 +55,8 @@ const _: () = assert!(REPLIES + PRIOS <= ERRORS && SET + PRIOS <= REST);
 /// The filters of a node.
 ///
 /// # Errors
-/// What flower cannot enforce: two endpoints behind one interface; more chains than numbers.
+/// Two endpoints are behind one interface, which flower cannot tell apart; or a port needs more
+/// different chains than there are numbers.
 pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused> {
     let limit = Capabilities::software().chains;
     let mut lowered = Lowered { mode: Mode::Software, ports: Default::default(), spilled: vec![] };
@@ -82,9 +88,9 @@ pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused>
     Ok(lowered)
 }
 
-/// One direction of an endpoint.
+/// What policy says in one direction of an endpoint.
 enum Direction {
-    /// Everything may pass.
+    /// Everything may pass: not isolated, or the set permits all.
     Open,
     /// What its set says, for both families, and what isolates.
     Set([Region; 2], Origins),
@@ -108,7 +114,8 @@ impl<'a> Pod<'a> {
             if regions.iter().all(|r| r.parts.len() == 1 && r.parts[0].answer == Answer::Permit) {
                 return Direction::Open;
             }
-            // What comes to a pod from its own address is forged (S47); what it sends there never leaves it.
+            // What comes to a pod from its own address is forged (S47); what it sends there never
+            // leaves it.
             for (address, origins) in own.iter().filter(|_| pipeline == Pipeline::FromPod) {
                 regions[usize::from(address.is_ipv6())].permit(host(*address), origins);
             }
@@ -130,13 +137,16 @@ impl<'a> Pod<'a> {
         Ok(())
     }
 
+    /// The ingress hook: what the pod sends. Sources are judged first, since only a pod's own
+    /// source may be tracked; then the egress set.
     fn leaving(&self, chains: &mut Chains) -> Result<(), Full> {
         let side = Side::Ingress;
         let (proven, unproven, regions) = match &self.egress {
             Direction::Open => (Action::Pass, Action::Pass, None),
             Direction::Set(regions, isolates) => {
                 let view = View { remote: End::Destination, port: End::Destination };
-                // A node's own packets reach the pod whatever policy says (S44), so their replies pass too.
+                // A node's own packets reach the pod whatever policy says (S44), so their replies
+                // pass too.
                 let replies = self.reversed(&self.ingress, &self.topology.node_addresses);
                 let hook = Hook { side, view, denied: Action::Drop, head: vec![], isolates: isolates.clone() };
                 let policy = hook.policy(chains, regions, &replies)?;
@@ -151,6 +161,8 @@ impl<'a> Pod<'a> {
         Ok(())
     }
 
+    /// The egress hook: what comes to the pod. Connection tracking of the host has seen it already,
+    /// so nothing is tracked here. What the set denies may still come from the node itself (S44).
     fn reaching(&self, chains: &mut Chains, set: &[Region; 2], isolates: &Origins) -> Result<(), Full> {
         let side = Side::Egress;
         let denied = match self.topology.node_addresses.as_slice() {
@@ -176,7 +188,7 @@ impl<'a> Pod<'a> {
             Direction::Set(regions, _) => {
                 let mut regions = regions.clone();
                 for address in permitted {
-                    let origins = fixed::implied("own node (S44)");
+                    let origins = implied("own node (S44)");
                     regions[usize::from(address.is_ipv6())].permit(host(*address), &origins);
                 }
                 Replies::By(Box::new(regions))
@@ -197,11 +209,11 @@ fn own(program: &Program, endpoint: EndpointId) -> Vec<(IpAddr, Origins)> {
         .collect()
 }
 
-/// What replies are judged by.
+/// What judges replies at a hook: the other direction, in which their connection was opened.
 enum Replies {
     /// The other direction permits everything.
     All,
-    /// Its set.
+    /// The other direction's set judges them.
     By(Box<[Region; 2]>),
 }
 
@@ -211,7 +223,7 @@ struct Hook {
     view: View,
     /// What becomes of what policy denies.
     denied: Action,
-    /// Filters before policy.
+    /// Filters that are asked before policy.
     head: Vec<Rule>,
     isolates: Origins,
 }
@@ -228,6 +240,8 @@ impl Hook {
                 Replies::By(regions) => Some(regions),
             },
         ));
+        // In front of replies: connection tracking takes an opening in the reply direction for a
+        // reply.
         rules.extend(fixed::reopened(STATE + 3, &self.denied, &self.isolates));
         let (mut tail, at) = match replies {
             Replies::All => {
@@ -237,13 +251,15 @@ impl Hook {
             Replies::By(regions) => self.judged(chains, set, regions, &mut rules)?,
         };
         match at {
+            // The set has a chain of its own, since the replies' chain leads there too.
             Some(next) => rules.push(rest(REST, Action::Goto(next), self.isolates.clone())),
             None => rules.append(&mut tail),
         }
         chains.number(self.side, rules)
     }
 
-    /// Adds what judges replies to `rules`; gives what comes after: the set's filters, or the chain they are in.
+    /// Adds what judges replies to `rules`; gives what comes after: the set's filters, or the chain
+    /// they are in.
     fn judged(
         &self,
         chains: &mut Chains,
@@ -251,6 +267,7 @@ impl Hook {
         replies: &[Region; 2],
         rules: &mut Vec<Rule>,
     ) -> Result<(Vec<Rule>, Option<u32>), Full> {
+        // A reply has the policed port as its source.
         let view = View { port: End::Source, ..self.view };
         let state = Masked::new(ct::TRACKED | ct::REPLY, ct::TRACKED | ct::REPLY);
         let plans = |denied: &Denied, most: usize| {
@@ -304,7 +321,7 @@ impl Hook {
             action,
             copies: Copies::Software,
             cookie: Role::State.cookie(TableId::Endpoint, &state),
-            origins: fixed::implied("replies"),
+            origins: implied("replies"),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A region as a union of grants: for each set of ports the fewest prefixes that have it. Grants only permit, so their
-//! order does not matter and no filter has to deny.
+//! A region as a union of grants: for each set of ports the fewest prefixes that have it. Grants
+//! only permit, so their order does not matter and no filter has to deny.
 //!
-//! Better than nesting ([`super::answers`]) where a longer prefix is granted less than the shorter one around it. Not here:
-//! filters.
+//! Better than nesting ([`super::answers`]) where a longer prefix is granted less than the shorter
+//! one around it. Not here: filters.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -17,15 +17,15 @@ use super::{
     region::{Answer, PORTED, Region, covers},
 };
 
-/// Regions with more parts are not worth the search.
+/// The most parts of a region for which the search is worth its time.
 const PARTS: usize = 4096;
 
-/// One grant.
+/// One filter that permits: something to the addresses of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// To whom.
+    /// The remote addresses.
     pub prefix: IpNetwork,
-    /// What; None is everything.
+    /// What is permitted to them; None is everything.
     pub what: Option<What>,
     /// The policies and rules behind it.
     pub origins: Origins,
@@ -43,8 +43,9 @@ pub enum Cut {
     Elementary,
 }
 
-/// A region as grants, but for those of its parts that say "everything but": they have to be decided before. None where
-/// other parts are inside of those, or the region is too big, or where there are more than `most` grants.
+/// A region as grants, but for those of its parts that say "everything but": they have to be
+/// decided before. None where other parts are inside of those, or the region is too big, or where
+/// there are more than `most` grants.
 pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
     let children = children(region);
     let nested = |at: usize| region.parts[at].answer.is_inverse() && !children[at].is_empty();
@@ -57,11 +58,14 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
     };
     let own: Vec<BTreeSet<Option<What>>> = region.parts.iter().map(|p| pieces(&p.answer, &edges)).collect();
     let all: BTreeSet<Option<What>> = own.iter().flatten().copied().collect();
-    // Each is granted to somebody.
+    // Each of these takes one grant at least.
     if all.len() > most {
         return None;
     }
     let mut grants: Vec<(IpNetwork, Option<What>, Vec<usize>)> = Vec::new();
+    // For each thing that can be granted: a part *must* have it if its answer is made of this very
+    // piece, and *may* have it if its answer permits it in whatever way. The fewest prefixes that
+    // hold all who must and nobody who may not are found one by one.
     for what in all {
         let must: Vec<bool> = own.iter().map(|o| o.contains(&what)).collect();
         let may: Vec<bool> = region.parts.iter().map(|p| p.answer.is_inverse() || has(&p.answer, what)).collect();
@@ -89,7 +93,8 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
 
 /// The origins of all, each once.
 pub fn joined<'a>(lists: impl Iterator<Item = &'a Origins>) -> Origins {
-    // Parts of one answer have most of their origins in common: they are not sorted before that is known.
+    // Parts of one answer have most of their origins in common: they are not sorted before that is
+    // known.
     let distinct: HashSet<&Origin> = lists.flat_map(|origins| origins.as_slice()).collect();
     distinct.into_iter().cloned().collect()
 }
@@ -109,7 +114,8 @@ fn edges(region: &Region) -> BTreeMap<u8, BTreeSet<u16>> {
     edges
 }
 
-/// What an answer grants. Port 0 only together with all others: it is how a port that cannot be read looks.
+/// What an answer grants. Port 0 only together with all others: it is how a port that cannot be
+/// read looks.
 fn pieces(answer: &Answer, edges: &BTreeMap<u8, BTreeSet<u16>>) -> BTreeSet<Option<What>> {
     if *answer == Answer::Permit {
         return BTreeSet::from([None]);
@@ -161,22 +167,25 @@ fn children(region: &Region) -> Vec<Vec<usize>> {
     children
 }
 
+/// The search for the prefixes of one grant.
 struct Search<'a> {
     region: &'a Region,
     children: &'a [Vec<usize>],
-    /// The part needs the grant, and may have it; of its own addresses, then with all parts inside.
+    /// For each part, whether its own addresses must have the grant and whether they may; and the
+    /// same of it together with all parts inside: whether some must, and whether all may.
     must: Vec<bool>,
     may: Vec<bool>,
     some_must: Vec<bool>,
     all_may: Vec<bool>,
-    /// With the parts that need it.
+    /// The prefixes found so far, each with the parts that must have the grant.
     found: Vec<(IpNetwork, Vec<usize>)>,
-    /// More are of no use.
+    /// The most prefixes that are of any use: the search ends beyond.
     left: usize,
 }
 
 impl Search<'_> {
-    /// Covers what must have the grant within `prefix`, which belongs to the part `label` but for the parts `inside`.
+    /// Covers what must have the grant within `prefix`, which belongs to the part `label` but for
+    /// the parts `inside`.
     fn cover(&mut self, prefix: IpNetwork, label: usize, inside: &[usize]) {
         if self.found.len() > self.left {
             return;
@@ -185,6 +194,7 @@ impl Search<'_> {
         if !self.must[label] && wanted.is_empty() {
             return;
         }
+        // Everybody in here may have it: one grant for all.
         if self.may[label] && inside.iter().all(|c| self.all_may[*c]) {
             let mut parts = Vec::new();
             if self.must[label] {
@@ -194,6 +204,8 @@ impl Search<'_> {
             self.found.push((prefix, parts));
             return;
         }
+        // Somebody may not. If the label itself does not need the grant, go straight to the
+        // shortest prefix around those who do; else halve, until the halves separate them.
         let narrow = match wanted.as_slice() {
             _ if self.must[label] => prefix,
             &[one] => self.region.parts[one].prefix,
@@ -216,7 +228,8 @@ impl Search<'_> {
             None => {
                 let within = |c: &usize| covers(prefix, self.region.parts[*c].prefix);
                 let inside: Vec<usize> = inside.iter().copied().filter(within).collect();
-                // A half may lie inside a part of the list only where it is one, which the caller halved on the way.
+                // A half may lie inside a part of the list only where it is one, which the caller
+                // halved on the way.
                 self.cover(prefix, label, &inside);
             }
         }

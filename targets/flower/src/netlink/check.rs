@@ -1,8 +1,8 @@
-//! Which filters can be said to the kernel at all.
+//! Which filters can be told to the kernel at all.
 //!
-//! Classifier flower leaves out keys whose premise is not there (fl_set_key in net/sched/cls_flower.c: ports and TCP flags
-//! without their protocol, for example): what is left matches more than was meant. Such a filter is refused here.
-//! Not here: what a NIC refuses.
+//! Classifier flower leaves out keys whose premise is not there (fl_set_key in
+//! net/sched/cls_flower.c: ports and TCP flags without their protocol, for example): what is left
+//! matches more than was meant. Such a filter is refused here. Not here: what a NIC refuses.
 
 use std::net::IpAddr;
 
@@ -11,13 +11,13 @@ use ipnetwork::IpNetwork;
 use super::numbers::{CHAIN_MASK, port_keys};
 use crate::filter::{Action, EtherType, Filter, Match, Pattern, Ports, ct};
 
-/// Why a filter cannot be said.
+/// Why there is no message for a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// Chains have 28 bits.
+    /// The number of a chain has more than 28 bits.
     #[error("a chain's number is above 268435455")]
     Chain,
-    /// 0 stands for any.
+    /// The prio is 0, which stands for any.
     #[error("prio 0 stands for any")]
     Prio,
     /// A key belongs to IPv4 or IPv6.
@@ -43,7 +43,7 @@ pub enum Unfit {
 /// Can the kernel be told about this filter, with every key?
 ///
 /// # Errors
-/// The first part that it would leave out, or take for something else.
+/// Names the first part of the filter that the kernel would leave out or take for something else.
 pub fn check(filter: &Filter) -> Result<(), Unfit> {
     let most = CHAIN_MASK as u32;
     let leads_to = match filter.action {

@@ -1,6 +1,7 @@
 //! A filter from an RTM_NEWTFILTER message, as dumps bring them.
 //!
-//! Only what [`super::encode()`] makes is a [`Filter`]; everything else is somebody else's and told by its place alone.
+//! Only what [`super::encode()`] makes is a [`Filter`]; everything else is somebody else's and told
+//! by its place alone.
 
 use ipnetwork::IpNetwork;
 use netpolc_host::{
@@ -12,43 +13,43 @@ use netpolc_table::IfIndex;
 use super::{encode, numbers::*};
 use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side};
 
-/// A filter in the kernel.
+/// A filter as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// The interface.
+    /// The index of its interface.
     pub ifindex: IfIndex,
-    /// The hook.
+    /// The hook of its interface.
     pub side: Side,
-    /// Its chain.
+    /// The chain that it is in.
     pub chain: u32,
-    /// Its prio.
+    /// The prio that it has in its chain.
     pub prio: u16,
     /// Its handle; with the place above it is the identity.
     pub handle: u32,
     /// Devices that have it in hardware, 0 where none.
     pub in_hardware: u32,
-    /// What it is.
+    /// Whose it is, and the filter itself where it is netpolc's.
     pub found: Found,
 }
 
 /// What a filter in the kernel is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// One that we made.
+    /// A filter that netpolc made.
     Ours(Filter),
     /// One that carries our cookie and was changed since, or was made by another version.
     Changed {
-        /// What it matches.
+        /// The packets that it matches.
         matches: Match,
         /// Is that all? If not, only classifier and ethertype are right.
         exact: bool,
     },
-    /// Somebody else's.
+    /// A filter of somebody else.
     Foreign,
 }
 
-/// The filter in a message body (behind the netlink header). None: not of clsact, or the entry of a prio that dumps
-/// put in front of its filters.
+/// The filter in a message body (behind the netlink header). None: not of clsact, or the entry of a
+/// prio that dumps put in front of its filters.
 pub fn decode(body: &[u8]) -> Option<Decoded> {
     let (ifindex, handle, parent, info) = (u32_at(body, 4)?, u32_at(body, 8)?, u32_at(body, 12)?, u32_at(body, 16)?);
     let side = match parent {
@@ -122,7 +123,8 @@ fn known(ethertype: u16) -> Option<EtherType> {
     }
 }
 
-/// The keys that we use; None where another one is in use, which would make the filter narrower than what we say it is.
+/// The keys that we use; None where another one is in use, which would make the filter narrower
+/// than what we say it is.
 fn pattern(options: &[u8], ethertype: u16) -> Option<Pattern> {
     let ethertype = known(ethertype)?;
     let mut pattern = Pattern { ethertype, ..Pattern::default() };
@@ -173,7 +175,7 @@ fn address(options: &[u8], v4: u16, v6: u16) -> Option<Option<IpNetwork>> {
     }
 }
 
-/// None: half a range.
+/// The ports in a filter's attributes, if any. The outer None: only half a range is there.
 fn ports(options: &[u8], keys: Option<(u16, u16)>, range: u16) -> Option<Option<Ports>> {
     let of = |kind: u16| attribute(options, kind).and_then(be16);
     match (of(range), of(range + 1)) {

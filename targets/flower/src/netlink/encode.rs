@@ -29,12 +29,13 @@ pub enum Way {
     Remove,
 }
 
-/// Appends the message to a buffer. `sequence` comes back with the answer; `handle` is not 0. What [`super::check()`]
-/// refuses would be left out of the message, so ask it first.
+/// Appends the message to a buffer. `sequence` comes back with the answer; `handle` is not 0. What
+/// [`super::check()`] refuses would be left out of the message, so ask it first.
 ///
-/// A filter for software and hardware is taken by the kernel when only software takes it, so of those the kernel is asked
-/// to send back what became of it (NLM_F_ECHO, tfilter_notify in net/sched/cls_api.c) and to say why
-/// (TCA_CLS_FLAGS_VERBOSE, tc_cls_common_offload_init in include/net/pkt_cls.h).
+/// A filter for software and hardware is taken by the kernel when only software takes it, so of
+/// those the kernel is asked to send back what became of it (NLM_F_ECHO, tfilter_notify in
+/// net/sched/cls_api.c) and to say why (TCA_CLS_FLAGS_VERBOSE, tc_cls_common_offload_init in
+/// include/net/pkt_cls.h).
 pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: IfIndex, filter: &Filter, handle: u32, sequence: u32) {
     let (kind, flags) = match way {
         Way::Add => (libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE),
@@ -144,8 +145,8 @@ fn basic(to: &mut Vec<u8>, action: &Action, cookie: Cookie) {
     nest(to, BASIC_ACT, |to| actions(to, action, cookie));
 }
 
-/// A tree of one match: TCF_EM_META (4) with TCF_META_ID_SK_FAMILY (16) greater (1) than TCF_META_ID_VALUE (0), both
-/// of TCF_META_TYPE_INT (1, in the highest 4 bits).
+/// A tree of one match: TCF_EM_META (4) with TCF_META_ID_SK_FAMILY (16) greater (1) than
+/// TCF_META_ID_VALUE (0), both of TCF_META_TYPE_INT (1, in the highest 4 bits).
 pub(super) fn ematch(to: &mut Vec<u8>) {
     const INT: u16 = 1 << 12;
     put(to, 1, &[1u16.to_ne_bytes(), 0u16.to_ne_bytes()].concat());

@@ -1,4 +1,5 @@
-//! Packets at all boundaries that tables and filters have: one for each way in which they can tell packets apart.
+//! Packets at all boundaries that tables and filters have: one for each way in which they can tell
+//! packets apart.
 //!
 //! Not here: what should become of them ([`super`]).
 
@@ -16,15 +17,15 @@ use crate::{
 /// What came of judging a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judged {
-    /// There are enough counterexamples.
+    /// There are enough counterexamples: no more packets are wanted.
     Enough,
-    /// It may be dropped.
+    /// Hardware may drop the packet.
     Dropped,
-    /// It is not.
+    /// Hardware does not drop the packet.
     Other,
 }
 
-/// Which keys filters have.
+/// The values that the keys of filters have.
 struct Keys {
     prefixes: [BTreeSet<IpNetwork>; 2],
     ports: BTreeSet<Ports>,
@@ -54,14 +55,20 @@ impl Keys {
     }
 }
 
-/// The first of those that nothing can tell apart.
+/// The first of each group of items that have the same signature: nothing can tell them apart, so
+/// one stands for all.
 fn distinct<T: Copy, S: Ord>(items: impl IntoIterator<Item = T>, signature: impl Fn(T) -> S) -> Vec<T> {
     let mut seen = BTreeSet::new();
     items.into_iter().filter(|item| seen.insert(signature(*item))).collect()
 }
 
 impl Tables<'_> {
-    /// Packets that may make a difference; false when `judge` has seen enough.
+    /// Gives `judge` all packets that may make a difference on a port; false when it has seen
+    /// enough.
+    ///
+    /// Pairs of addresses are what there is most of. So each end is first cut down to addresses
+    /// that differ in what tables and filters know of them, and then to few where the other end
+    /// decides alone.
     pub(super) fn packets(&self, place: &Place, filters: &[Filter], judge: &mut impl FnMut(Packet) -> Judged) -> bool {
         let keys = Keys::of(filters);
         let ports = self.distinct_ports(&keys);
@@ -76,9 +83,11 @@ impl Tables<'_> {
             match place {
                 Place::Pod(endpoint) => {
                     let (own, others): (Vec<_>, Vec<_>) = sources.into_iter().partition(|a| self.is_own(*endpoint, *a));
-                    // All sources that are not the pod's own are alike to the guard.
+                    // All sources that are not the pod's own are alike to the guard: a few of them
+                    // are enough.
                     sources = own.into_iter().chain(others.into_iter().take(4)).collect();
                 }
+                // From outside, hardware decides about addresses of this node's pods only.
                 Place::Outside => {
                     let (here, others): (Vec<_>, Vec<_>) =
                         destinations.into_iter().partition(|a| self.owners.contains_key(a));
@@ -90,11 +99,15 @@ impl Tables<'_> {
                 let mac = |e: &EndpointId| self.topology.pods.get(e).and_then(|p| p.mac);
                 let theirs = self.owners.get(&destination).and_then(|o| o.iter().find_map(mac));
                 let shape = Shape { source, destination, mac: theirs.unwrap_or(other) };
-                // Now and then everything, also where no opening is dropped.
+                // Packets other than openings are tried where openings are dropped: a filter that
+                // drops too much is one that drops those. For every sixteenth pair they are tried
+                // anyway.
                 let extent = if at % 16 == 0 { Extent::All } else { Extent::WhereDropped };
                 if !shape.stateless(&ports, extent, judge) {
                     return false;
                 }
+                // A frame for another pod's hardware address must not be redirected by the IP
+                // address.
                 let wrong = macs.iter().copied().find(|m| Some(*m) != theirs).unwrap_or(other);
                 for mac in [shape.mac, wrong] {
                     if keys.forwards && !(Shape { mac, ..shape }).established(&ports, judge) {
@@ -106,7 +119,7 @@ impl Tables<'_> {
         true
     }
 
-    /// What tables and filters know of an address.
+    /// All that tables and filters know of an address.
     fn signature(&self, address: IpAddr, prefixes: &BTreeSet<IpNetwork>) -> impl Ord + use<> {
         let class = eval::remote(self.program, address).class;
         let owners: Vec<EndpointId> = self.owners.get(&address).into_iter().flatten().copied().collect();
@@ -116,6 +129,7 @@ impl Tables<'_> {
         (class, owners, node, translated, within)
     }
 
+    /// The ports that tables or filters can tell apart, one of each kind.
     fn distinct_ports(&self, keys: &Keys) -> Vec<u16> {
         let mut all = self.ports.clone();
         for key in &keys.ports {
@@ -146,12 +160,12 @@ struct Shape {
 enum Extent {
     /// Those with ports whose openings are dropped.
     WhereDropped,
-    /// Some others too.
+    /// Those with some other ports, too.
     All,
 }
 
 impl Shape {
-    /// Openings, and what must never be dropped.
+    /// Tries openings to each port, and packets that must never be dropped.
     fn stateless(&self, ports: &[u16], extent: Extent, judge: &mut impl FnMut(Packet) -> Judged) -> bool {
         let mut some: Vec<u16> = Vec::new();
         for (at, &port) in ports.iter().enumerate() {
@@ -165,6 +179,7 @@ impl Shape {
             }
         }
         for port in some {
+            // None of these may be dropped: they may be replies, or are not what their ports say.
             let icmp = if self.source.is_ipv4() { 1 } else { 58 };
             let tcp = |flags: u16, state: u16| self.packet(6, Some(40000), Some(port), flags, state);
             let opening = tcp(0x02, ct::NEW);
@@ -190,7 +205,8 @@ impl Shape {
         true
     }
 
-    /// Packets of connections that the tracker knows.
+    /// Tries packets of connections that the NIC's tracker knows, in both directions, with the
+    /// policed port at either end.
     fn established(&self, ports: &[u16], judge: &mut impl FnMut(Packet) -> Judged) -> bool {
         let (opener, reply) = (ct::ESTABLISHED, ct::ESTABLISHED | ct::REPLY);
         let some = |port: u16| {

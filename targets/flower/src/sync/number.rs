@@ -1,8 +1,9 @@
 //! Which number each wanted chain gets on an interface.
 //!
-//! Lowering numbers chains by their content, so mostly a chain keeps its number and the same number is the same chain.
-//! Where a NIC has few numbers, or two contents meet in one, the wanted number may be in use by something else: then
-//! another one is taken, and the filters that lead there are written to suit.
+//! Lowering numbers chains by their content, so mostly a chain keeps its number and the same number
+//! is the same chain. Where a NIC has few numbers, or two contents meet in one, the wanted number
+//! may be in use by something else: then another one is taken, and the filters that lead there are
+//! written to suit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +13,9 @@ use crate::{
     netlink::Found,
 };
 
-/// What a chain does: prio, match, action, copies, in order. A cookie is changed in place, by a replacement that does the
-/// same; only a filter with both copies might be lost to hardware by that, so there it is a part.
+/// What a chain does: prio, match, action, copies, in order. A cookie is changed in place, by a
+/// replacement that does the same; only a filter with both copies might be lost to hardware by
+/// that, so there it is a part.
 type Content<'a> = Vec<(u16, &'a Match, Action, Copies, Option<Cookie>)>;
 
 fn content(filter: &Filter, action: Action) -> (u16, &Match, Action, Copies, Option<Cookie>) {
@@ -25,7 +27,7 @@ fn content(filter: &Filter, action: Action) -> (u16, &Match, Action, Copies, Opt
 pub struct Chains<'a> {
     /// Chains of ours alone that are as they should be, hardware included, by what they do.
     whole: BTreeMap<(Side, Content<'a>), Vec<u32>>,
-    /// Numbers that have filters.
+    /// Numbers under which there is at least one filter, anybody's.
     filled: BTreeSet<(Side, u32)>,
     /// Numbers that must not be written to: packets may come there, or others have filters there.
     closed: BTreeSet<(Side, u32)>,
@@ -33,7 +35,7 @@ pub struct Chains<'a> {
 }
 
 impl<'a> Chains<'a> {
-    /// Looks at what there is.
+    /// Sorts what is installed into chains.
     pub fn new(installed: &'a Books) -> Self {
         let mut does = BTreeMap::<(Side, u32), Option<Content<'a>>>::new();
         let mut others = BTreeSet::new();
@@ -87,14 +89,15 @@ impl<'a> Chains<'a> {
     }
 }
 
-/// A chain for hardware that redirects by destination, every other packet being the host's. Each address is redirected to one
-/// port only, and nothing is redirected behind what passes, so whatever part of such a chain is there, a packet goes where
-/// the whole chain sends it, or to the host. So what it has and what is wanted have in common can stay while everything in front of
-/// it changes; the rest goes before that, and comes after it.
+/// A chain for hardware that redirects by destination, every other packet being the host's. Each
+/// address is redirected to one port only, and nothing is redirected behind what passes, so
+/// whatever part of such a chain is there, a packet goes where the whole chain sends it, or to the
+/// host. So what it has and what is wanted have in common can stay while everything in front of it
+/// changes; the rest goes before that, and comes after it.
 struct Loose {
     /// The last prio that redirects; 0: none does.
     redirects_end: u16,
-    /// The first that passes.
+    /// The first prio that passes.
     rest: u16,
 }
 
@@ -121,8 +124,8 @@ impl Loose {
     }
 }
 
-/// Numbers above 0 that packets can come to from chain 0. A filter that was changed by somebody may lead to any of its
-/// side.
+/// Numbers above 0 that packets can come to from chain 0. A filter that was changed by somebody may
+/// lead to any of its side.
 pub fn reached(installed: &Books) -> BTreeSet<(Side, u32)> {
     let mut next = BTreeMap::<(Side, u32), Vec<u32>>::new();
     let mut found = BTreeSet::new();
@@ -143,22 +146,22 @@ pub fn reached(installed: &Books) -> BTreeSet<(Side, u32)> {
     found
 }
 
-/// What becomes of a wanted chain.
+/// How a wanted chain comes to be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Number {
-    /// It is there, under this number.
-    There(u32),
-    /// It is to be made, or completed, under this number.
+    /// It is installed under this number and stays as it is.
+    Keep(u32),
+    /// It is to be made, or completed, under this number, to which nothing leads yet.
     Make(u32),
-    /// It is in use under this number, and changes there.
+    /// Packets come to it under this number, and it changes there, filter by filter.
     Change(u32),
 }
 
 impl Number {
-    /// The number.
+    /// The number under which the chain will be found.
     pub fn get(self) -> u32 {
         match self {
-            Number::There(number) | Number::Make(number) | Number::Change(number) => number,
+            Number::Keep(number) | Number::Make(number) | Number::Change(number) => number,
         }
     }
 }
@@ -178,7 +181,8 @@ impl<'a> Numbering<'a> {
         Self { installed, wanted, limit, given: BTreeMap::new(), taken: BTreeSet::new() }
     }
 
-    /// The number of a wanted chain, once its own targets have theirs. None: there is none left for it.
+    /// The number of a wanted chain, once its own targets have theirs. None: there is none left for
+    /// it.
     pub fn number(&mut self, side: Side, chain: u32) -> Option<Number> {
         if let Some(&number) = self.given.get(&(side, chain)) {
             return Some(number);
@@ -187,7 +191,7 @@ impl<'a> Numbering<'a> {
             // Chain 0 is where packets begin, and what leads to an empty chain leads nowhere.
             return Some(Number::Make(chain));
         };
-        // Lowering makes no circles; where there was one, it would keep its numbers.
+        // Chains never lead in a circle; if they did, this entry would end the recursion.
         self.given.insert((side, chain), Number::Make(chain));
         let mut does: Content<'a> = Vec::with_capacity(filters.len());
         for filter in filters {
@@ -209,12 +213,15 @@ impl<'a> Numbering<'a> {
         })
     }
 
+    /// The number for a chain that does `does`. In order of preference: an installed chain that
+    /// does the same, the wanted number where nothing leads to it, the wanted number in place where
+    /// any part of the chain is sound, and the lowest number that nobody uses or wants.
     fn choose(&self, side: Side, chain: u32, does: Content<'a>) -> Option<Number> {
         let open = |number: u32| !self.taken.contains(&(side, number));
         let same = self.installed.whole.get(&(side, does)).map_or(&[][..], |n| &n[..]);
         let same = || same.iter().copied().filter(|&n| open(n));
         if let Some(number) = same().find(|&n| n == chain).or_else(|| same().next()) {
-            return Some(Number::There(number));
+            return Some(Number::Keep(number));
         }
         if open(chain) && !self.installed.closed.contains(&(side, chain)) {
             return Some(Number::Make(chain));

@@ -18,30 +18,31 @@ use crate::{
 /// Numbers of chains have 28 bits.
 const HIGHEST: u32 = (1 << 28) - 1;
 
-/// The way of one interface.
+/// What changes on one interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Chains that nothing leads to yet; those that are led to get other cookies, and lose what is to go, at most.
+    /// Steps before chain 0 changes: chains that nothing leads to yet are completed. Chains that
+    /// are led to only get other cookies and, where they change in place, lose what is to go.
     pub prepare: Vec<Step>,
-    /// Chain 0 as it is wanted, what is asked first in front.
+    /// Chain 0 as it is wanted, in the order in which its filters are asked.
     pub start: Vec<Slot>,
-    /// What chains that change in place get, once chain 0 is as it is wanted.
+    /// Steps after chain 0 has changed: what is new in chains that change in place.
     pub later: Vec<Step>,
-    /// Filters above chain 0 that stay as they are.
+    /// How many filters above chain 0 stay as they are.
     pub kept: usize,
 }
 
 /// One wanted filter of chain 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// It is there.
+    /// The filter is installed as it is wanted.
     Keep(Filter),
-    /// It is not.
+    /// The filter is missing, or does something else: this step makes it what is wanted.
     Do(Step),
 }
 
 impl Slot {
-    /// The filter.
+    /// The filter as it is wanted.
     pub fn filter(&self) -> &Filter {
         match self {
             Slot::Keep(filter) => filter,
@@ -50,17 +51,19 @@ impl Slot {
     }
 }
 
-/// There is no free number for a chain.
+/// No number is free for a chain that must be written anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// Takes chain 0 away, from its end; then numbers of chains are free again. Empty: they are all somebody else's.
+    /// Takes chain 0 away, from its end; then numbers of chains are free again. Empty: they are all
+    /// somebody else's.
     pub clear: Vec<Step>,
-    /// The chain.
+    /// The wanted chain that gets no number.
     pub chain: u32,
 }
 
 impl Plan {
-    /// Does nothing change? Filters that are not wanted any more are not part of it: the job finds them.
+    /// Does nothing change? Filters that are not wanted any more are not part of it: the job finds
+    /// them.
     pub fn is_empty(&self) -> bool {
         self.prepare.is_empty() && self.later.is_empty() && self.start.iter().all(|s| matches!(s, Slot::Keep(_)))
     }
@@ -68,16 +71,16 @@ impl Plan {
 
 type Key<'a> = (Side, u32, u16, &'a Match);
 
-/// Plans one interface. Wanted chains that nothing leads to are left out. `installed` is everything that a dump gave,
-/// others' filters included: their handles and chains are kept clear of.
+/// Plans one interface. Wanted chains that nothing leads to are left out. `installed` is everything
+/// that a dump gave, others' filters included: their handles and chains are kept clear of.
 ///
 /// # Errors
-/// No number is left for a chain.
+/// [`Blocked`] where every number that a chain may have is in use by another one.
 pub fn plan(installed: &Books, wanted: &[Filter]) -> Result<Plan, Blocked> {
     let by_chain = by_chain(wanted);
     let chains = Chains::new(installed);
     let mut numbering = Numbering::new(&chains, &by_chain, limit(installed, wanted));
-    let mut there = There::new(installed);
+    let mut index = Index::new(installed);
     let mut plan = Plan::default();
     for (&(side, chain), filters) in &by_chain {
         let blocked = || Blocked { clear: clear(installed, side), chain };
@@ -86,18 +89,22 @@ pub fn plan(installed: &Books, wanted: &[Filter]) -> Result<Plan, Blocked> {
         for filter in filters {
             let action = numbering.action(filter).ok_or_else(blocked)?;
             let filter = Filter { chain: number.get(), action, ..(*filter).clone() };
-            match there.step(filter) {
+            match index.step(filter) {
                 Slot::Keep(_) if chain != 0 => plan.kept += 1,
                 Slot::Do(step) if chain != 0 => steps.push(step),
                 slot => plan.start.push(slot),
             }
         }
         match number {
-            Number::Make(number) if chain != 0 => plan.prepare.extend(there.rest(side, number)),
+            // The number has leftovers at most; they go before anything leads there.
+            Number::Make(number) if chain != 0 => plan.prepare.extend(index.rest(side, number)),
             Number::Change(number) => {
-                plan.prepare.extend(there.rest(side, number));
+                plan.prepare.extend(index.rest(side, number));
                 for step in mem::take(&mut steps) {
-                    match there.differs(&step) {
+                    // While chain 0 changes, such a chain holds only what its old and its new
+                    // content have in common. So a filter with a new action goes before that, and
+                    // comes after it; in between its packets are the host's.
+                    match index.differs(&step) {
                         Some(old) => {
                             plan.prepare.push(old);
                             plan.later.push(Step { way: Way::Add, ..step });
@@ -107,15 +114,15 @@ pub fn plan(installed: &Books, wanted: &[Filter]) -> Result<Plan, Blocked> {
                     }
                 }
             }
-            Number::Make(_) | Number::There(_) => {}
+            Number::Make(_) | Number::Keep(_) => {}
         }
         plan.prepare.extend(steps);
     }
     Ok(plan)
 }
 
-/// Wanted filters by their chains, without chains that nothing leads to. A chain without filters is one, too: nothing
-/// else may be under its number.
+/// Wanted filters by their chains, without chains that nothing leads to. A chain without filters is
+/// one, too: nothing else may be under its number.
 fn by_chain(wanted: &[Filter]) -> BTreeMap<(Side, u32), Vec<&Filter>> {
     let mut all = BTreeMap::<(Side, u32), Vec<&Filter>>::new();
     for filter in wanted.iter().collect::<BTreeSet<_>>() {
@@ -132,15 +139,16 @@ fn by_chain(wanted: &[Filter]) -> BTreeMap<(Side, u32), Vec<&Filter>> {
     found
 }
 
-/// What is there, by what it matches: the kernel knows no two filters of one prio with the same match.
-struct There<'a> {
+/// What is installed, indexed by what it matches: the kernel takes no two filters of one chain and
+/// prio with the same match.
+struct Index<'a> {
     by_match: BTreeMap<Key<'a>, (&'a Decoded, u32)>,
     installed: &'a Books,
     handles: BTreeMap<(Side, u32, u16), BTreeSet<u32>>,
     used: BTreeSet<Place>,
 }
 
-impl<'a> There<'a> {
+impl<'a> Index<'a> {
     fn new(installed: &'a Books) -> Self {
         let mut by_match = BTreeMap::new();
         let mut handles = BTreeMap::<_, BTreeSet<u32>>::new();
@@ -153,6 +161,8 @@ impl<'a> There<'a> {
         Self { by_match, installed, handles, used: BTreeSet::new() }
     }
 
+    /// What has to happen for a wanted filter to be there: nothing, a replacement under the handle
+    /// that its match has, or an addition under a free handle.
     fn step(&mut self, filter: Filter) -> Slot {
         let Filter { side, chain, prio, .. } = filter;
         let Some(&(decoded, handle)) = self.by_match.get(&(side, chain, prio, &filter.matches)) else {
@@ -189,7 +199,7 @@ fn clear(installed: &Books, side: Side) -> Vec<Step> {
     ours.map(|(_, d)| removal(d)).collect()
 }
 
-/// Takes a filter away.
+/// The step that removes a filter.
 pub(super) fn removal(decoded: &Decoded) -> Step {
     let filter = match &decoded.found {
         Found::Ours(filter) => filter.clone(),
@@ -207,7 +217,8 @@ pub(super) fn removal(decoded: &Decoded) -> Step {
     Step { way: Way::Remove, filter, handle: decoded.handle }
 }
 
-/// The highest number that may be invented: of NICs no higher one than they were seen to take, or are wanted to.
+/// The highest number that may be invented: of NICs no higher one than they were seen to take, or
+/// are wanted to.
 fn limit(installed: &Books, wanted: &[Filter]) -> u32 {
     if wanted.iter().all(|f| f.copies == Copies::Software) {
         return HIGHEST;

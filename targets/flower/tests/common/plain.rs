@@ -1,5 +1,5 @@
-//! The plain expansion: one rule for each peer (address or block) and port (or block of ports whose size is a power of
-//! two), straight from the policies.
+//! The plain expansion: one rule for each peer (address or block) and port (or block of ports whose
+//! size is a power of two), straight from the policies.
 
 use std::collections::BTreeSet;
 

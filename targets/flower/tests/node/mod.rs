@@ -1,5 +1,6 @@
-//! A node in the lab: pods behind veth pairs, routed by the kernel with connection tracking as kube-proxy has it, an
-//! uplink, and raw sockets at the other ends. No pod has a stack of its own, so every packet is one that a test sent.
+//! A node in the lab: pods behind veth pairs, routed by the kernel with connection tracking as
+//! kube-proxy has it, an uplink, and raw sockets at the other ends. No pod has a stack of its own,
+//! so every packet is one that a test sent.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::{cell::RefCell, collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
@@ -78,7 +79,8 @@ impl Node {
         Self::wired(places, &places.iter().map(ends).collect::<Vec<_>>(), ("uplink", "uplink"))
     }
 
-    /// The same behind the representors of a simulated NIC: `simr0`... with its personality, the uplink is `simp0`.
+    /// The same behind the representors of a simulated NIC: `simr0`... with its personality, the
+    /// uplink is `simp0`.
     pub fn on_nic(driver: &str, pods: usize) -> (Self, Simnic, Vec<IfIndex>) {
         let nic = lab::simnic(driver, pods, &[]);
         let mut script = setup();
@@ -153,8 +155,8 @@ impl Node {
         }
     }
 
-    /// A packet to a pod, at the egress hook of its interface: routed where the stack would route it there, else put to
-    /// the hook. Passing is to arrive.
+    /// A packet to a pod, at the egress hook of its interface: routed where the stack would route
+    /// it there, else put to the hook. Passing is to arrive.
     pub fn to_pod(&self, ifindex: IfIndex, frame: &[u8], destination: Option<IpAddr>) -> Seen {
         let before = self.counted(ifindex);
         self.drain();

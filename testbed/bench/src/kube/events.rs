@@ -1,5 +1,5 @@
-//! Changes through a real API server, and the time until the kernel's tables follow: one at a time on a quiet server,
-//! then many a second.
+//! Changes through a real API server, and the time until the kernel's tables follow: one at a time
+//! on a quiet server, then many a second.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ use super::{
 
 /// Pods known while single events are measured.
 const PODS: usize = 10_000;
-/// Policies known then.
+/// How many policies the agent knows by then.
 const POLICIES: usize = 1_000;
 /// Single events of each kind.
 const SAMPLES: usize = 200;
@@ -49,44 +49,45 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// From a change to its enforcement.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
-    /// Since the server answered the request.
+    /// The time since the server answered the request.
     pub since_answer: Spread,
-    /// Since the request was sent.
+    /// The time since the request was sent.
     pub since_request: Spread,
 }
 
-/// What many events do.
+/// What many events at once take.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Events.
+    /// How many events there were.
     pub events: usize,
-    /// Whose last state was not enforced within 10 s of the load's end.
+    /// How many pods' last state was not enforced within 10 s of the load's end.
     pub lost: usize,
     /// How long writing them took.
     pub seconds: f64,
-    /// Events a second.
+    /// How many events were written in a second.
     pub rate: f64,
-    /// Of all events whose state was ever enforced (a pod's newer state may replace an older one).
+    /// The latency of all events whose state was ever enforced (a pod's newer state may replace an
+    /// older one).
     pub latency: Spread,
-    /// Single events, 2 s after the load.
+    /// The latency of single events, 2 s after the load.
     pub afterwards: Spread,
 }
 
-/// All latencies.
+/// The latencies of all kinds of events.
 #[derive(Clone, Copy, Debug)]
 pub struct Report {
     /// Pods that get their address.
     pub pods: Latency,
     /// Policies that isolate a local pod.
     pub policies: Latency,
-    /// Many pods at once.
+    /// What many pods at once take.
     pub load: Load,
 }
 
 /// Measures.
 ///
 /// # Errors
-/// No root, no API server, or an event that is not enforced within 10 s.
+/// The caller is not root, there is no API server, or an event is not enforced within 10 s.
 pub async fn run(progress: &mut impl FnMut(String)) -> Result<Report> {
     let big = Big { namespaces: 100, pods: PODS, policies: POLICIES, stack: Stack::V4, seed: 1 };
     progress(format!("an API server with {PODS} pods and {POLICIES} policies"));
@@ -142,7 +143,7 @@ impl Agent {
         Ok(Self { switched, stop, thread, options })
     }
 
-    /// When it was switched.
+    /// Waits until a write switches this, and gives the time of it.
     fn wait_for(&self, what: Switched) -> Result<Instant> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -167,7 +168,7 @@ impl Agent {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        anyhow::bail!("{name} is no endpoint")
+        anyhow::bail!("{name} is not an endpoint of the agent")
     }
 
     fn stop(self) -> Result<()> {
@@ -241,8 +242,8 @@ async fn single_policies(agent: &Agent, client: &Client, endpoint: EndpointId) -
     latency(samples)
 }
 
-/// Writes pods into etcd, as fast as asked: API servers beside the agent on a small machine do not take so many requests, and
-/// their watchers see the same events.
+/// Writes pods into etcd, as fast as asked: API servers beside the agent on a small machine do not
+/// take so many requests, and their watchers see the same events.
 async fn load(agent: &Agent, server: &Server, client: &Client) -> Result<Load> {
     let storage = Storage::of(server)?;
     let address = |number: usize| Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(12, 0, 0, 0)) + number as u32);

@@ -1,14 +1,18 @@
-//! `netpolc bench kube`: what an agent costs beside a real API server, and how soon it does what that says.
+//! `netpolc bench kube`: what an agent costs beside a real API server, and how soon it does what
+//! that says.
 //!
-//! The latencies are those of kubernetes/perf-tests (network/tools/network-policy-enforcement-latency), without the test
-//! client's own pauses: *pod creation reachability latency* runs from the moment at which a pod's address is known to the API
-//! to the moment from which packets get the verdict that it brings; *policy creation enforcement latency* from the policy's
-//! creation to the same. The beginning is when the API server has answered the request that made the change (its watchers hear
-//! of it about then), and, as an upper bound, when the request was sent. The end is the write that switches the verdict: a leaf
-//! for an address, a word for an endpoint. What an update removes afterwards changes no verdict and does not count.
+//! The latencies are those of kubernetes/perf-tests
+//! (network/tools/network-policy-enforcement-latency), without the test client's own pauses: *pod
+//! creation reachability latency* runs from the moment at which a pod's address is known to the API
+//! to the moment from which packets get the verdict that it brings; *policy creation enforcement
+//! latency* from the policy's creation to the same. The beginning is when the API server has
+//! answered the request that made the change (its watchers hear of it about then), and, as an upper
+//! bound, when the request was sent. The end is the write that switches the verdict: a leaf for an
+//! address, a word for an endpoint. What an update removes afterwards changes no verdict and does
+//! not count.
 //!
-//! Interfaces are made up and no packets flow; the tables are the kernel's. [`probe`] sees the writes, [`events`] makes changes,
-//! [`start`] measures a whole agent process.
+//! Interfaces are made up and no packets flow; the tables are the kernel's. [`probe`] sees the
+//! writes, [`events`] makes changes, [`start`] measures a whole agent process.
 
 pub mod events;
 pub mod probe;
@@ -23,11 +27,11 @@ use super::Section;
 /// Of what was measured: median, 99th percentile and maximum, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// Median.
+    /// The median.
     pub p50: f64,
-    /// 99th percentile.
+    /// The 99th percentile.
     pub p99: f64,
-    /// Maximum.
+    /// The longest.
     pub max: f64,
 }
 
@@ -35,7 +39,7 @@ impl Spread {
     /// Of at least one time.
     ///
     /// # Errors
-    /// Nothing was measured.
+    /// There is no time to take percentiles of.
     pub fn of(mut times: Vec<Duration>) -> Result<Self> {
         anyhow::ensure!(!times.is_empty(), "nothing was measured");
         times.sort_unstable();
@@ -47,7 +51,7 @@ impl Spread {
 /// Measures.
 ///
 /// # Errors
-/// No root, no API server, or the agent does not keep up.
+/// The caller is not root, there is no API server, or the agent does not keep up.
 pub fn run(mut progress: impl FnMut(String)) -> Result<Section> {
     let mut section = Section::new("Beside a real API server", &["what", "median", "p99", "max"]);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -1,4 +1,5 @@
-//! The eBPF target with made-up interfaces, noting when each address and each endpoint got a new verdict.
+//! The eBPF target with made-up interfaces, noting when each address and each endpoint got a new
+//! verdict.
 
 use std::{
     collections::BTreeSet,
@@ -20,16 +21,16 @@ use netpolc_table::{
 use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
 use netpolc_target_ebpf::Ebpf;
 
-/// What a write switched.
+/// What a write put into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Switched {
-    /// An IPv4 address's leaf came.
+    /// The leaf of an IPv4 address came.
     Address(Ipv4Addr),
     /// An endpoint's word changed.
     Endpoint(EndpointId),
 }
 
-/// The target.
+/// An eBPF target that notes when writes switch something.
 pub struct Probe {
     ebpf: Ebpf,
     attached: BTreeSet<IfIndex>,
@@ -37,7 +38,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Notes go to `switched`.
+    /// Wraps a target. What it notes goes to `switched`, with the time.
     pub fn new(ebpf: Ebpf, switched: Sender<(Switched, Instant)>) -> Self {
         Self { ebpf, attached: BTreeSet::new(), switched }
     }

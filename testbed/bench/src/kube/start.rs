@@ -1,4 +1,5 @@
-//! From the start of an agent process to tables that enforce, with everything there already; and what it weighs.
+//! From the start of an agent process to tables that enforce, with everything there already; and
+//! what it weighs.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,12 +15,12 @@ use netpolc_testbed::{
     manifest,
 };
 
-/// What a start costs.
+/// What starting the agent in a large cluster costs.
 #[derive(Clone, Copy, Debug)]
 pub struct Start {
-    /// Pods in the cluster.
+    /// How many pods are in the cluster.
     pub pods: usize,
-    /// Policies in the cluster.
+    /// How many policies are in the cluster.
     pub policies: usize,
     /// From the process's start to the last write.
     pub seconds: f64,
@@ -32,7 +33,7 @@ pub struct Start {
 /// Fills a server's storage with a cluster.
 ///
 /// # Errors
-/// etcd's refusal.
+/// etcd refuses an object.
 pub async fn fill(server: &Server, big: &Big) -> Result<()> {
     let storage = Storage::of(server)?;
     let named = |n| {
@@ -48,7 +49,7 @@ pub async fn fill(server: &Server, big: &Big) -> Result<()> {
 /// Measures.
 ///
 /// # Errors
-/// No API server, or the agent does not come up within two minutes.
+/// There is no API server, or the agent does not come up within two minutes.
 pub async fn run(progress: &mut impl FnMut(String)) -> Result<Start> {
     let big = Big::default();
     progress(format!("an API server with {} pods and {} policies", big.pods, big.policies));

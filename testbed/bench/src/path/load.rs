@@ -1,4 +1,5 @@
-//! Load between two namespaces: request rate, connect and close, bulk. Not here: what polices the path.
+//! Load between two namespaces: request rate, connect and close, bulk. Not here: what polices the
+//! path.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -35,7 +36,7 @@ impl Load {
     /// In the order in which they are shown.
     pub const ALL: [Load; 4] = [Load::Requests, Load::Connections, Load::Bulk, Load::Segments];
 
-    /// For tables.
+    /// The name of the load in tables of results.
     pub fn title(self) -> &'static str {
         match self {
             Load::Requests => "requests",
@@ -57,7 +58,7 @@ impl Server {
     /// Listens on `address` in the pod's namespace.
     ///
     /// # Errors
-    /// Where the namespace cannot be entered or the address not be bound.
+    /// The namespace cannot be entered, or the address not be bound.
     pub fn start(pod: &Site, address: SocketAddr) -> Result<Self, Error> {
         let listener = pod
             .run(|| TcpListener::bind(address))?
@@ -80,7 +81,7 @@ impl Server {
         Ok(Self { address, stop, acceptor: Some(acceptor) })
     }
 
-    /// Where it listens.
+    /// The address and port that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -115,10 +116,11 @@ fn serve(mut connection: TcpStream, kind: u8) -> io::Result<()> {
     if kind == SINK { connection.write_all(&total.to_le_bytes()) } else { Ok(()) }
 }
 
-/// Runs one load from `pod` against a server for about `length`; returns operations or bytes a second.
+/// Runs one load from `pod` against a server for about `length`; returns operations or bytes a
+/// second.
 ///
 /// # Errors
-/// Where a connection fails: the path under test is broken, so no rate means anything.
+/// A connection fails: the path under test is broken, so no rate means anything.
 pub fn run(pod: &Site, server: SocketAddr, load: Load, length: Duration) -> Result<f64, Error> {
     let failed = |source| Error::System { what: format!("{} to {server}", load.title()), source };
     pod.run(|| measure(server, load, length))?.map_err(failed)

@@ -1,9 +1,10 @@
-//! `netpolc bench path`: real packets between two pods of one node through no policy, netpolc, nftables and ipset,
-//! each with the same 1,000 policies, side by side.
+//! `netpolc bench path`: real packets between two pods of one node through no policy, netpolc,
+//! nftables and ipset, each with the same 1,000 policies, side by side.
 //!
-//! Each contender has a namespace cluster of its own. A round runs every load on every contender in a rotating
-//! order; a figure is the median over the rounds of its ratio to no policy *in the same round*, since
-//! absolute rates drift. Not here: what a packet costs inside the hook (`super::packet`).
+//! Each contender has a namespace cluster of its own. A round runs every load on every contender in
+//! a rotating order; a figure is the median over the rounds of its ratio to no policy *in the same
+//! round*, since absolute rates drift. Not here: what a packet costs inside the hook
+//! (`super::packet`).
 
 mod load;
 mod rivals;
@@ -33,11 +34,11 @@ const PORT: u16 = 9999;
 /// How long one load runs.
 const LENGTH: Duration = Duration::from_millis(250);
 
-/// Who polices.
+/// What polices the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Contender {
-    /// Nobody.
+    /// Nothing polices the path.
     None,
     /// eBPF as the agent installs it.
     Netpolc,
@@ -63,20 +64,20 @@ impl Contender {
 /// One figure: the ratio to no policy, and how much it moved.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Figure {
-    /// Median over the rounds.
+    /// The median ratio over all rounds.
     pub ratio: f64,
     /// Half the distance between the quartiles: the noise.
     pub noise: f64,
 }
 
-/// The whole measurement.
+/// All results of the measurement.
 #[derive(Debug, Serialize)]
 pub struct PathReport {
-    /// Rounds measured.
+    /// How many rounds were measured.
     pub rounds: usize,
     /// Median of what no policy reached, for scale: operations or bytes a second.
     pub scale: BTreeMap<&'static str, f64>,
-    /// By contender and load.
+    /// The figure of each contender under each load.
     pub figures: BTreeMap<&'static str, BTreeMap<&'static str, Figure>>,
 }
 
@@ -126,7 +127,8 @@ impl Lane {
 /// Measures for `rounds` rounds; `progress` hears of each.
 ///
 /// # Errors
-/// Where root or a tool (nft, ipset, iptables) is missing, or where a contender stops what its policies allow.
+/// Where root or a tool (nft, ipset, iptables) is missing, or where a contender stops what its
+/// policies allow.
 pub fn run(rounds: usize, mut progress: impl FnMut(String)) -> Result<PathReport> {
     let policies = policies();
     let mut lanes = Vec::new();
@@ -177,7 +179,8 @@ fn pod_address(i: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 200, 0, 10).to_bits() + i as u32)
 }
 
-/// Pod 0 is the server, and the only one that exists besides the client; the others are there to be in the way.
+/// Pod 0 is the server, and the only one that exists besides the client; the others are there to be
+/// in the way.
 fn policies() -> Vec<PodPolicy> {
     let mut rng = Rng::new(1);
     let client = pod_address(POLICIES);

@@ -1,5 +1,5 @@
-//! The same policies as the best rules that others write: nftables with a verdict map per pod and interval
-//! sets, and iptables with ipset. Both as text for their own tools.
+//! The same policies as the best rules that others write: nftables with a verdict map per pod and
+//! interval sets, and iptables with ipset. Both as text for their own tools.
 
 use std::{fmt::Write as _, net::Ipv4Addr};
 
@@ -8,15 +8,16 @@ use ipnetwork::Ipv4Network;
 /// One pod with its ingress policy, as far as this measurement needs it.
 #[derive(Clone, Debug)]
 pub struct PodPolicy {
-    /// The pod.
+    /// The address of the pod that is policed.
     pub pod: Ipv4Addr,
-    /// Who may come.
+    /// The blocks that may open connections to it.
     pub peers: Vec<Ipv4Network>,
     /// TCP, to which ports; inclusive, disjoint.
     pub ports: Vec<(u16, u16)>,
 }
 
-/// For `nft -f`: established first, then one map lookup finds the pod's chain, then two set lookups.
+/// For `nft -f`: established first, then one map lookup finds the pod's chain, then two set
+/// lookups.
 pub fn nft(policies: &[PodPolicy]) -> String {
     let mut text = String::from("table inet netpolc_bench {\n");
     let list = |items: Vec<String>| items.join(", ");
@@ -39,7 +40,8 @@ pub fn nft(policies: &[PodPolicy]) -> String {
     text
 }
 
-/// For `ipset restore`: every (pod, port, peer) in one set, and the pods that are policed in another.
+/// For `ipset restore`: every (pod, port, peer) in one set, and the pods that are policed in
+/// another.
 pub fn ipset(policies: &[PodPolicy]) -> String {
     let ports = |p: &PodPolicy| p.ports.iter().map(|(a, b)| usize::from(b - a) + 1).sum::<usize>();
     let entries: usize = policies.iter().map(|p| p.peers.len() * ports(p)).sum();
@@ -56,7 +58,8 @@ pub fn ipset(policies: &[PodPolicy]) -> String {
     text
 }
 
-/// For `iptables-restore`, after [`ipset`]: no connection tracking; replies pass since only ingress is policed.
+/// For `iptables-restore`, after [`ipset`]: no connection tracking; replies pass since only ingress
+/// is policed.
 pub const IPTABLES: &str = "*filter\n:FORWARD ACCEPT\n\
     -A FORWARD -m set --match-set allowed dst,dst,src -j ACCEPT\n\
     -A FORWARD -m set --match-set policed dst -j DROP\nCOMMIT\n";

@@ -1,4 +1,5 @@
-//! Packets that policy allows, sent by whom they say, and their replies; and what the node itself sends. They must arrive.
+//! Packets that policy allows, sent by whom they say, and their replies; and what the node itself
+//! sends. They must arrive.
 
 use super::{
     super::{
@@ -18,7 +19,7 @@ enum Style {
     Options,
     /// One 802.1Q tag with id 0.
     Priority,
-    /// UDP in pieces.
+    /// A UDP datagram in fragments.
     Pieces,
 }
 
@@ -37,10 +38,10 @@ impl Generator {
             let protocol = *self.rng.pick(&[number::UDP, number::UDP, number::TCP, number::TCP, number::SCTP, icmp]);
             let port = self.destination_port();
             let asked = if protocol == icmp { None } else { Some(port) };
-            // Few, so that pods' shares of connections suffice for a whole campaign; away from DHCP and
-            // overlays. Others than in the rounds before: whoever opened a connection by the policies of
-            // then stays its opener while it lives (S40), and policy may not permit that one any more.
-            // And of longer ago than the 30 seconds that an echo is remembered.
+            // Few, so that pods' shares of connections suffice for a whole campaign; away from DHCP
+            // and overlays. Others than in the rounds before: whoever opened a connection by the
+            // policies of then stays its opener while it lives (S40), and policy may not permit
+            // that one any more. And of longer ago than the 30 seconds that an echo is remembered.
             let local = 1_200 + 4 * (self.round % 512) as u16 + self.rng.below(4) as u16;
             // Both ends of an echo have one number.
             let remote = if protocol == icmp { local } else { port };

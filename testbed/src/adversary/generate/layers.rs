@@ -1,4 +1,5 @@
-//! Packets of every kind and in every disguise: layer 4, the IP header and what may stand behind it, the frame.
+//! Packets of every kind and in every disguise: layer 4, the IP header and what may stand behind
+//! it, the frame.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -8,7 +9,7 @@ use super::{
 };
 
 impl Generator {
-    /// One packet, wrapped.
+    /// Adds one packet, wrapped in headers that may hide it.
     pub(super) fn hostile(&mut self) {
         let draft = self.draft();
         let mark = self.stamp();

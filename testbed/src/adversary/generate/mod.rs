@@ -27,7 +27,7 @@ use super::{
 };
 use crate::random::{self, Rng};
 
-/// Bytes of a mark.
+/// How many bytes a mark has.
 pub const MARK: usize = 8;
 /// What marks begin with; it stands nowhere else.
 const MAGIC: [u8; 3] = [0xa7, 0x5e, 0xd1];
@@ -50,7 +50,7 @@ pub struct Planned {
     pub wave: usize,
     /// The frame; of the node the payload of a datagram.
     pub sent: Sent,
-    /// Where it must arrive.
+    /// Where it must arrive; None where it need not arrive anywhere.
     pub wanted: Option<Place>,
     /// Whom a datagram of the node is for.
     pub datagram: Option<IpAddr>,
@@ -85,7 +85,7 @@ struct Draft {
     ports: (u16, u16),
 }
 
-/// Makes cases.
+/// Makes the cases of a round.
 #[derive(Debug)]
 pub struct Generator {
     rng: Rng,
@@ -263,7 +263,8 @@ impl Generator {
         Draft { from, source, destination, from_mac, to_mac, ports }
     }
 
-    /// Somebody sends on a connection that was opened, in either direction: one of its ends, or anybody.
+    /// Somebody sends on a connection that was opened, in either direction: one of its ends, or
+    /// anybody.
     fn intruder(&mut self) -> Draft {
         let at = self.rng.below(self.known.len());
         let (mut from, mut to, mut flow) = self.known[at];

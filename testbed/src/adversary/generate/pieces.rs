@@ -1,5 +1,5 @@
-//! Fragments: in order and not, overlapping, tiny, without a first one, with two first ones, with long headers in front of
-//! the first one, of every protocol.
+//! Fragments: in order and not, overlapping, tiny, without a first one, with two first ones, with
+//! long headers in front of the first one, of every protocol.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -117,8 +117,9 @@ impl Generator {
         }
     }
 
-    /// Headers before the fragment header, which every router reads; `unfragmentable` parts longer than a later fragment's headroom
-    /// make the kernel that cuts a packet anew take new buffers (`ip6_fragment`, net/ipv6/ip6_output.c).
+    /// Headers before the fragment header, which every router reads; `unfragmentable` parts longer
+    /// than a later fragment's headroom make the kernel that cuts a packet anew take new buffers
+    /// (`ip6_fragment`, net/ipv6/ip6_output.c).
     fn unfragmentable(&mut self, draft: &Draft) -> Vec<u8> {
         if draft.destination.is_ipv4() || self.rng.chance(50) {
             return vec![];

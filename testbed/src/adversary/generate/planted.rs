@@ -16,9 +16,9 @@ use super::{
 };
 use crate::random::Rng;
 
-/// What is planted in one round.
+/// How many connections are made up in one round.
 const EACH_ROUND: usize = 40;
-/// TCP flags.
+/// The TCP flag SYN.
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 const ACK: u8 = 0x10;
@@ -28,17 +28,17 @@ const RST: u8 = 0x04;
 /// A connection that is made up.
 #[derive(Clone, Copy, Debug)]
 pub struct Planted {
-    /// Whose name stands on the opening.
+    /// Who seems to open the connection, by the source of its first packet.
     opener: Place,
-    /// Whom it is for.
+    /// Who is asked for the connection.
     asked: Place,
     /// Who sends the opener's packets.
     forger: Place,
-    /// As the opener would have sent it.
+    /// The connection's addresses and ports, as in a packet of the opener.
     flow: Flow,
 }
 
-/// What the round plants.
+/// The connections that are made up in a round.
 pub fn planted(seed: u64, round: u64, world: &World) -> Vec<Planted> {
     let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(round) ^ 0x5bd1_e995_0000_0000);
     let owned = |rng: &mut Rng, place: Place, v6: bool| match world.pod(place) {

@@ -1,5 +1,5 @@
-//! Errors (S35): one that arrives tells of a connection that there is, or that policy permits both ways, and carries no
-//! more than errors do.
+//! Errors (S35): one that arrives tells of a connection that there is, or that policy permits both
+//! ways, and carries no more than errors do.
 
 use netpolc_policy::Direction;
 
@@ -13,7 +13,8 @@ use super::{
 };
 
 impl Judge {
-    /// S35: an error tells of a connection of the pod, to or from the other end of that connection, and no more than errors do.
+    /// S35: an error tells of a connection of the pod, to or from the other end of that connection,
+    /// and no more than errors do.
     pub(super) fn error(&self, at: Place, packet: &Packet, from: Place) -> Judged {
         let checks = [(from, Direction::Egress), (at, Direction::Ingress)];
         for (place, direction) in checks.into_iter().filter(|(p, d)| self.is_isolated(*p, *d)) {

@@ -1,4 +1,5 @@
-//! Later fragments (S50): each needs a first one that may pass, or a policy to which all ports are alike.
+//! Later fragments (S50): each needs a first one that may pass, or a policy to which all ports are
+//! alike.
 
 use netpolc_policy::{Direction, oracle::Transport};
 

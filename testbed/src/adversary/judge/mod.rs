@@ -1,9 +1,11 @@
-//! May this frame have arrived here, given who really sent it, the policies, and what was sent before?
+//! May this frame have arrived here, given who really sent it, the policies, and what was sent
+//! before?
 //!
-//! Policies are asked by the oracle (`netpolc_policy::oracle`). What the oracle does not know stands here, by the items of
-//! docs/semantics.md: replies (S37, S38, S41), errors (S35), discovery and ARP (S36), the node (S44, S45), own traffic (S47),
-//! fragments (S50), truncation (S52), forged sources (S55). Where a rule leaves room (how long a connection lives, in which order
-//! two packets came) the judge says yes: what it calls a violation is one.
+//! Policies are asked by the oracle (`netpolc_policy::oracle`). What the oracle does not know
+//! stands here, by the items of docs/semantics.md: replies (S37, S38, S41), errors (S35), discovery
+//! and ARP (S36), the node (S44, S45), own traffic (S47), fragments (S50), truncation (S52), forged
+//! sources (S55). Where a rule leaves room (how long a connection lives, in which order two packets
+//! came) the judge says yes: what it calls a violation is one.
 //!
 //! - `errors`, `fragments`: of packets that are judged by another one
 //! - `names`: in whose name somebody sends, and to whom
@@ -50,7 +52,8 @@ pub enum Kind {
     NotIp,
     /// A pod sent ARP in another's name (S36).
     Arp,
-    /// A pod sent an advertisement in another's name, a router's, or a redirect; or one that is not for the link (S36).
+    /// A pod sent an advertisement in another's name, a router's, or a redirect; or one that is not
+    /// for the link (S36).
     Discovery,
     /// A pod answered another as a DHCP server.
     Dhcp,
@@ -62,12 +65,13 @@ pub enum Kind {
     Truncated,
     /// A later fragment without a first one that may pass (S50).
     Fragment,
-    /// An error about a connection that there is not, or that carries more than an error does (S35).
+    /// An error about a connection that there is not, or that carries more than an error does
+    /// (S35).
     IcmpError,
 }
 
 impl Kind {
-    /// All.
+    /// Every kind of finding.
     pub const ALL: [Kind; 14] = [
         Kind::Egress,
         Kind::Ingress,
@@ -89,22 +93,22 @@ impl Kind {
 /// A frame that was sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Who really sent it.
+    /// Where it was really sent.
     pub place: Place,
     /// The frames of one case have one number.
     pub case: u64,
     /// What kind of thing it is, for people.
     pub label: &'static str,
-    /// All of it.
+    /// All bytes of the frame.
     pub bytes: Vec<u8>,
 }
 
 /// An arrival that must not be.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// What is wrong.
+    /// Which rule is broken.
     pub kind: Kind,
-    /// Why, in words.
+    /// Why, in words for people.
     pub why: String,
 }
 
@@ -122,7 +126,8 @@ type FragmentKey = (IpAddr, IpAddr, u8, u32);
 pub struct Judge {
     world: World,
     cluster: Cluster,
-    /// Without nodes: an address of a node is an address, since what comes by an interface is not born there (S44).
+    /// Without nodes: an address of a node is an address, since what comes by an interface is not
+    /// born there (S44).
     bare: Cluster,
     /// Ports at which some answer changes.
     edges: Vec<(Transport, Option<u16>)>,
@@ -154,7 +159,8 @@ impl Judge {
         judge
     }
 
-    /// From now on other policies stand. Connections stay, and are judged anew (S40-S42); no packet is under way in pieces.
+    /// From now on other policies stand. Connections stay, and are judged anew (S40-S42); no packet
+    /// is under way in pieces.
     pub fn turn(&mut self, cluster: Cluster) {
         let open = self.open_pods();
         self.edges = random::ports(&cluster);
@@ -168,7 +174,7 @@ impl Judge {
         self.case_firsts.clear();
     }
 
-    /// Pods that nothing isolates.
+    /// The pods that no policy isolates, by number.
     fn open_pods(&self) -> HashSet<usize> {
         let isolated = |n: &usize| {
             let directions = [Direction::Ingress, Direction::Egress];
@@ -198,7 +204,8 @@ impl Judge {
         }
         let receiver = self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination));
         let Some(n) = receiver else { return };
-        // What has no mark within its length arrives unseen: a short first fragment, or what routers trim.
+        // What has no mark within its length arrives unseen: a short first fragment, or what
+        // routers trim.
         let unseen = marks(&packet.body).next().is_none();
         if unseen {
             self.accepted.insert((n, flow));
@@ -208,15 +215,16 @@ impl Judge {
         }
     }
 
-    /// Does the node's connection tracking see it, and believe in it when the other end is isolated later
-    /// (S40)? Of UDP that others opened it takes one packet each way, let in or not: ingress must permit
-    /// it then, so the other side's next packet would open the same.
+    /// Does the node's connection tracking see it, and believe in it when the other end is isolated
+    /// later (S40)? Of UDP that others opened it takes one packet each way, let in or not: ingress
+    /// must permit it then, so the other side's next packet would open the same.
     fn is_tracked(&self, from: Place, packet: &Packet) -> bool {
         let own = self.world.owns(from, packet.source) && !self.is_isolated(from, Direction::Egress);
         packet.protocol == number::UDP && (from == Place::Outside || own)
     }
 
-    /// Judges an arrival. What the receiver lets in may have opened a connection, also where the sender should have kept it.
+    /// Judges an arrival. What the receiver lets in may have opened a connection, also where the
+    /// sender should have kept it.
     ///
     /// # Errors
     /// It must not have arrived.
@@ -273,7 +281,8 @@ impl Judge {
         if let Place::Pod(_) = at {
             self.receiver_is_meant(at, packet, sent)?;
         }
-        // Nobody's kernel takes what says that it is longer than it is, or has options that are none.
+        // Nobody's kernel takes what says that it is longer than it is, or has options that are
+        // none.
         if !packet.sound {
             return self.unread(sent.place, at);
         }
@@ -296,14 +305,15 @@ impl Judge {
         }
         let (flow, event) = packet.flow().expect("it is no later fragment");
         match self.passes(sent.place, at, flow, packet.ports().map(|p| p.1), event) {
-            // It left for an address of its own link as discovery, of which egress says nothing (S36); the
-            // node has routed it back to that link.
+            // It left for an address of its own link as discovery, of which egress says nothing
+            // (S36); the node has routed it back to that link.
             Err(Violation { kind: Kind::Egress, .. }) if linked && packet.was_discovery() => Ok(()),
             result => result,
         }
     }
 
-    /// S44: an answer of the node itself. It has an address of the node that stands as a source nowhere in what was sent.
+    /// S44: an answer of the node itself. It has an address of the node that stands as a source
+    /// nowhere in what was sent.
     fn is_born(&self, packet: &Packet, sent: &Sent) -> bool {
         let forged = |frame: &Frame| matches!(&frame.content, Content::Ip(p) if p.source == packet.source);
         let outer = parse::frame(&sent.bytes);
@@ -319,7 +329,8 @@ impl Judge {
         Ok(())
     }
 
-    /// Both sides' policies, and replies (S7, S37, S38, S41). `port` is the destination's where the protocol has ports.
+    /// Both sides' policies, and replies (S7, S37, S38, S41). `port` is the destination's where the
+    /// protocol has ports.
     fn passes(&self, from: Place, at: Place, flow: Flow, port: Option<u16>, event: Event) -> Judged {
         let (source, destination) = (flow.source.0, flow.destination.0);
         // The port of the packet that this one replies to.
@@ -354,7 +365,8 @@ impl Judge {
         Ok(())
     }
 
-    /// What the pod's policies say in one direction; `local` is its address, `port` the packet's destination port.
+    /// What the pod's policies say in one direction; `local` is its address, `port` the packet's
+    /// destination port.
     #[allow(clippy::too_many_arguments, reason = "a question has that many parts")]
     fn ask(
         &self,

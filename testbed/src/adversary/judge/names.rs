@@ -16,7 +16,8 @@ use super::{
 };
 
 impl Judge {
-    /// S45: a rule lets the pod send into the tunnel at this node, and whoever wrote it trusts the pod with it.
+    /// S45: a rule lets the pod send into the tunnel at this node, and whoever wrote it trusts the
+    /// pod with it.
     pub(super) fn is_named_tunnel(&self, sent: &Sent) -> bool {
         let Some(Frame { content: Content::Ip(packet), .. }) = parse::frame(&sent.bytes) else { return false };
         let to_node = self.world.nodes_own.contains(&packet.destination) && is_tunnel(&packet);
@@ -77,8 +78,8 @@ impl Judge {
         match kind {
             134 => wrong(Kind::Discovery, "a router advertisement of a pod"),
             137 => wrong(Kind::Discovery, "a redirect of a pod"),
-            // Nobody knows all link-local addresses of pods, but the node's is known. Those of its other
-            // links are nobody's on this one.
+            // Nobody knows all link-local addresses of pods, but the node's is known. Those of its
+            // other links are nobody's on this one.
             136 if !target.is_some_and(|t| self.may_speak_for(from, t)) => {
                 wrong(Kind::Discovery, format_args!("an advertisement for {target:?}"))
             }

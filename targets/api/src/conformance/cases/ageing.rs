@@ -1,4 +1,5 @@
-//! How long connections live (S39). Times stay seconds away from the limits: a datapath may refresh only once a second.
+//! How long connections live (S39). Times stay seconds away from the limits: a datapath may refresh
+//! only once a second.
 
 use crate::{
     conformance::{
@@ -62,7 +63,8 @@ fn established(h: &Hosts) -> Case {
 
 fn replied(h: &Hosts) -> Case {
     let talk = web(h);
-    // Nothing but SYNs is looked up where both directions permit: the connection must last all the same.
+    // Nothing but SYNs is looked up where both directions permit: the connection must last all the
+    // same.
     Case::new(name("S39 S40 a connection that both directions permitted", h), world(Policy::Everyone, Policy::Some))
         .out_passes("SYN", talk.out(SYN))
         .in_passes("SYN+ACK", talk.back(SYN_ACK))

@@ -1,4 +1,5 @@
-//! Connections while something changes between packets: policies (S40-S42), incarnations and endpoints (S43).
+//! Connections while something changes between packets: policies (S40-S42), incarnations and
+//! endpoints (S43).
 
 use netpolc_table::{
     Class, Incarnation, TableId, Write,
@@ -34,10 +35,12 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 fn opener_decides(h: &Hosts) -> Case {
-    // The friend opens to a port that only its own policy permits; A's egress permits nothing of it.
+    // The friend opens to a port that only its own policy permits; A's egress permits nothing of
+    // it.
     let into = served(h);
     let udp = Talk::new(h.a, 53, h.friend, 4000);
-    // Where egress is open nothing needs to be known, until an endpoint records before it is isolated there too.
+    // Where egress is open nothing needs to be known, until an endpoint records before it is
+    // isolated there too.
     Case::new(name("S40 a connection is judged by who opened it", h), world(Policy::Some, Policy::Open))
         .write(records(word(A, Policy::Some, Policy::Open)))
         .in_passes("SYN in", into.back(SYN))

@@ -122,7 +122,8 @@ fn not_openings(h: &Hosts) -> Case {
         .in_drops("which asks nothing", talk(9).back(Unit::Icmp(reply)))
         .out_passes("a request out", talk(9).out(Unit::Icmp(request)))
         .in_passes("its reply", talk(9).back(Unit::Icmp(reply)));
-    // What is judged by policy and permitted makes no state either: the other direction stays closed.
+    // What is judged by policy and permitted makes no state either: the other direction stays
+    // closed.
     case.write(switch(A, Policy::Everyone, Policy::Nothing))
         .in_passes("a permitted ACK", talk(99).back(ACK))
         .out_drops("opened nothing", talk(99).out(ACK))

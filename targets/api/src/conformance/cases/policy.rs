@@ -78,7 +78,8 @@ fn ports(h: &Hosts) -> Case {
         ("port 65535", 65535, false, false, false),
     ] {
         for (unit, passes) in [(SYN, tcp), (Unit::Udp, udp), (init, stcp)] {
-            // Each tuple only once, or state would answer: 4000 on this side, the port on the other, and the reverse.
+            // Each tuple only once, or state would answer: 4000 on this side, the port on the
+            // other, and the reverse.
             case = if passes {
                 case.in_passes(what, into(unit, port)).out_passes(what, out(unit, port))
             } else {

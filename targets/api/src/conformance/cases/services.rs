@@ -1,4 +1,5 @@
-//! Packets to Services (S48): marked where they leave the pod, judged on the backend after translation.
+//! Packets to Services (S48): marked where they leave the pod, judged on the backend after
+//! translation.
 
 use netpolc_table::{
     EndpointId, IfIndex, TableId, Write,

@@ -1,4 +1,5 @@
-//! S55: a source that is not the pod's own never leaves, with the few exceptions by which a pod gets its addresses.
+//! S55: a source that is not the pod's own never leaves, with the few exceptions by which a pod
+//! gets its addresses.
 
 use netpolc_table::{
     ActionId, SetId, TableId, Write,

@@ -1,4 +1,5 @@
-//! What packets may look like: options, extension headers, truncation, VLAN tags, other layer-3 protocols.
+//! What packets may look like: options, extension headers, truncation, VLAN tags, other layer-3
+//! protocols.
 
 use netpolc_table::schema::{Family, Word};
 

@@ -1,5 +1,5 @@
-//! A kernel of paper that refuses at random, and the interpreter as judge: after every single message each packet meets
-//! what it met before, or what is wanted, or (hardware only) nothing.
+//! A kernel of paper that refuses at random, and the interpreter as judge: after every single
+//! message each packet meets what it met before, or what is wanted, or (hardware only) nothing.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Clone, Default)]
 struct Paper {
     filters: BTreeMap<Place, (Filter, u32)>,
-    /// So many filters fit.
+    /// How many filters fit.
     room: usize,
     /// In percent of additions and replacements.
     refuses: usize,
@@ -148,7 +148,8 @@ fn loose(rng: &mut Rng, chain: u32, copies: Copies) -> Vec<Filter> {
     filters
 }
 
-/// Chain 0 and up to three more, each leading to later ones only; now and then the last is one that changes in place.
+/// Chain 0 and up to three more, each leading to later ones only; now and then the last is one that
+/// changes in place.
 fn random(rng: &mut Rng, copies: Copies) -> Vec<Filter> {
     let universe = universe();
     let cookie = Cookie::new(1, 1, rng.below(3) as u64);
@@ -187,8 +188,9 @@ struct Trial {
 }
 
 impl Trial {
-    /// Until it is done, or until `crash` messages were sent. Gives the job's books and tally where it came to its end.
-    fn bring(&mut self, wanted: &[Filter], crash: usize) -> Option<(Books, Tally)> {
+    /// Until it is done, or until `crash` messages were sent. Gives the job's books and counts
+    /// where it came to its end.
+    fn bring(&mut self, wanted: &[Filter], crash: usize) -> Option<(Books, Counts)> {
         let (before, after) = (answers(&self.paper.view(self.copies), self.copies), answers(wanted, self.copies));
         let mut job = Job::new(IfIndex::new(1), self.paper.dump(), wanted.to_vec());
         let (mut next, mut sent) = (job.advance(), 0);
@@ -219,9 +221,9 @@ impl Trial {
                 }
             }
         }
-        let (books, _, tally) = job.finish();
+        let (books, _, counts) = job.finish();
         assert_eq!(books, self.paper.dump(), "the books are wrong");
-        Some((books, tally))
+        Some((books, counts))
     }
 }
 
@@ -236,8 +238,8 @@ fn every_packet_meets_the_old_or_the_new_at_any_moment() {
             let wanted = random(&mut rng, copies);
             // Some starts are cut short.
             let crash = if rng.chance(30) { rng.below(12) } else { usize::MAX };
-            let Some((_, tally)) = trial.bring(&wanted, crash) else { continue };
-            assert_eq!(tally.refused, [], "seed {seed}");
+            let Some((_, counts)) = trial.bring(&wanted, crash) else { continue };
+            assert_eq!(counts.refused, [], "seed {seed}");
             assert_eq!(answers(&trial.paper.view(copies), copies), answers(&wanted, copies), "seed {seed}");
             let (_, again) = trial.bring(&wanted, usize::MAX).unwrap();
             assert_eq!((again.added, again.replaced, again.removed), (0, 0, 0), "seed {seed}");
@@ -258,18 +260,18 @@ fn what_is_refused_leaves_nothing_wider() {
         trial.paper.refuses = 15;
         trial.paper.room = rng.within(3, 30);
         let before = answers(&trial.paper.view(copies), copies);
-        let (_, tally) = trial.bring(&wanted, usize::MAX).unwrap();
+        let (_, counts) = trial.bring(&wanted, usize::MAX).unwrap();
         let after = answers(&wanted, copies);
         for (i, now) in answers(&trial.paper.view(copies), copies).iter().enumerate() {
             let old = copies == Copies::Software && *now == before[i];
             let host = copies != Copies::Software && *now == [Outcome::Pass];
             assert!(old || host || *now == after[i], "seed {seed}: packet {i} meets {now:?}");
         }
-        refusals += usize::from(!tally.refused.is_empty());
+        refusals += usize::from(!counts.refused.is_empty());
         // And the way on is found when nothing is refused any more.
         (trial.paper.refuses, trial.paper.room) = (0, 1000);
-        let (_, tally) = trial.bring(&wanted, usize::MAX).unwrap();
-        assert_eq!(tally.refused, [], "seed {seed}");
+        let (_, counts) = trial.bring(&wanted, usize::MAX).unwrap();
+        assert_eq!(counts.refused, [], "seed {seed}");
         assert_eq!(answers(&trial.paper.view(copies), copies), after, "seed {seed}");
     }
     assert!(refusals > 300, "only {refusals} of these were refused anything");

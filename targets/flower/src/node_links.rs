@@ -1,4 +1,5 @@
-//! The node as flower filters need to know it: which endpoint is behind which port, and the ways between them.
+//! The node as flower filters need to know it: which endpoint is behind which port, and how packets
+//! get from one port to another.
 //!
 //! Not here: what a NIC can do ([`crate::detect`]), filters.
 
@@ -20,26 +21,28 @@ use netpolc_table::{
 
 use crate::topology::{Forwarding, PodPort, Port, Topology};
 
-/// What was found about the calling thread's namespace.
+/// The links, uplinks and addresses of the calling thread's network namespace, as the kernel had
+/// them at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ground {
-    /// All links.
+pub struct NodeLinks {
+    /// Every link, by its index.
     pub links: BTreeMap<IfIndex, Link>,
     /// The hardware address behind a bridge's port.
     pub learned: BTreeMap<IfIndex, [u8; 6]>,
-    /// Interfaces of default routes.
+    /// The interfaces that default routes lead to.
     pub uplinks: BTreeSet<IfIndex>,
-    /// The node's own addresses.
+    /// The addresses of all links, of both families.
     pub addresses: BTreeSet<IpAddr>,
 }
 
-impl Ground {
-    /// Asks the kernel.
+impl NodeLinks {
+    /// Reads all of it from the kernel.
     ///
     /// # Errors
-    /// Its answer.
-    pub fn look() -> io::Result<Self> {
-        Ok(Ground {
+    /// The kernel refuses a netlink socket or one of the dumps of links, neighbours, routes and
+    /// addresses.
+    pub fn read() -> io::Result<Self> {
+        Ok(NodeLinks {
             links: links::by_index()?.into_iter().map(|(index, link)| (IfIndex::new(index), link)).collect(),
             learned: switch::learned()?.into_iter().map(|(index, mac)| (IfIndex::new(index), mac)).collect(),
             uplinks: switch::uplinks()?.into_iter().map(IfIndex::new).collect(),
@@ -71,7 +74,8 @@ impl Ground {
             pods,
             node_addresses: self.addresses.iter().copied().collect(),
             translated: translated(program),
-            // Whether a host translates between pods cannot be seen from its tables, so it is taken to.
+            // Whether a host translates between pods cannot be seen from its tables, so it is taken
+            // to.
             forwarding: if switched { Forwarding::Translating } else { Forwarding::Routed },
         }
     }
@@ -95,11 +99,11 @@ mod tests {
 
     use super::*;
 
-    fn ground(masters: [Option<u32>; 3]) -> Ground {
+    fn links(masters: [Option<u32>; 3]) -> NodeLinks {
         let link = |(index, master)| {
             (IfIndex::new(index), Link { index, name: format!("p{index}"), master, ..Link::default() })
         };
-        Ground {
+        NodeLinks {
             links: [10, 11, 12].into_iter().zip(masters).map(link).collect(),
             learned: BTreeMap::from([(IfIndex::new(10), [2, 0, 0, 0, 0, 1])]),
             uplinks: BTreeSet::from([IfIndex::new(12)]),
@@ -119,18 +123,18 @@ mod tests {
     #[test]
     fn pods_of_one_bridge_are_switched() {
         let topology =
-            ground([Some(5), Some(5), None]).topology(&program(), &BTreeSet::from([10, 11, 12].map(IfIndex::new)));
+            links([Some(5), Some(5), None]).topology(&program(), &BTreeSet::from([10, 11, 12].map(IfIndex::new)));
         // Forwarding replies past the host's translation would break Services.
         assert_eq!(topology.forwarding, Forwarding::Translating);
         assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&EndpointId::new(1), &EndpointId::new(2)]);
         assert_eq!(topology.pods[&EndpointId::new(1)].mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(topology.uplinks.len(), 1);
         assert_eq!(
-            ground([None, None, None]).topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new))).forwarding,
+            links([None, None, None]).topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new))).forwarding,
             Forwarding::Routed
         );
         assert_eq!(
-            ground([Some(5), Some(6), None])
+            links([Some(5), Some(6), None])
                 .topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new)))
                 .forwarding,
             Forwarding::Routed
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn ports_that_do_not_take_part_are_left_out() {
-        let topology = ground([None; 3]).topology(&program(), &BTreeSet::from([IfIndex::new(11)]));
+        let topology = links([None; 3]).topology(&program(), &BTreeSet::from([IfIndex::new(11)]));
         assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&EndpointId::new(2)]);
         assert!(topology.uplinks.is_empty());
     }
