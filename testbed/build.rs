@@ -10,10 +10,13 @@ fn main() -> io::Result<()> {
         let mut files = Vec::new();
         collect(&Path::new(&root).join(folder), folder, &mut files)?;
         files.sort();
-        let mut text = format!("/// The files under `{folder}/`: path below it and text, sorted.\n");
-        writeln!(text, "pub(crate) static {name}: &[(&str, &str)] = &[").expect("a string takes all");
+        let mut text =
+            format!("/// The files under `{folder}/`: path below it and text, sorted.\n");
+        writeln!(text, "pub(crate) static {name}: &[(&str, &str)] = &[")
+            .expect("a string takes all");
         for (shown, path) in files {
-            let shown = shown.strip_prefix(folder).map_or(shown.as_str(), |s| s.trim_start_matches('/'));
+            let shown =
+                shown.strip_prefix(folder).map_or(shown.as_str(), |s| s.trim_start_matches('/'));
             writeln!(text, "    ({shown:?}, include_str!({path:?})),").expect("a string takes all");
         }
         text.push_str("];\n");

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
             check(&loaded);
         }
         let speed = megabytes / best;
-        println!("{name:16} {megabytes:7.1} MB  {speed:6.0} MB/s  {best:6.3} s  cluster about {held:4.0} MiB");
+        println!(
+            "{name:16} {megabytes:7.1} MB  {speed:6.0} MB/s  {best:6.3} s  cluster about \
+             {held:4.0} MiB"
+        );
         failed |= speed < floor || held > 200.0;
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -48,7 +51,10 @@ fn seconds_on_cpu() -> f64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     let clock = START.elapsed().as_secs_f64();
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|n| n.parse::<f64>().ok()).map_or(clock, |nanoseconds| nanoseconds / 1e9)
+    text.split(' ')
+        .next()
+        .and_then(|n| n.parse::<f64>().ok())
+        .map_or(clock, |nanoseconds| nanoseconds / 1e9)
 }
 
 /// Resident memory now, from /proc/self/statm, for pages of 4 KiB.
@@ -117,7 +123,10 @@ fn yaml(count: usize) -> String {
         let (namespace, node, ip) = identity(i);
         let _ = write!(
             text,
-            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: app-{i}\n  namespace: ns-{namespace}\n  labels:\n    app: app-{}\n    tier: t{}\nspec:\n  nodeName: node-{node}\n  containers:\n  - name: main\n    ports:\n    - containerPort: 8080\n      name: http\nstatus:\n  phase: Running\n  podIPs:\n  - ip: {ip}\n",
+            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: app-{i}\n  namespace: \
+             ns-{namespace}\n  labels:\n    app: app-{}\n    tier: t{}\nspec:\n  nodeName: \
+             node-{node}\n  containers:\n  - name: main\n    ports:\n    - containerPort: 8080\n   \
+                name: http\nstatus:\n  phase: Running\n  podIPs:\n  - ip: {ip}\n",
             i % 10,
             i % 3
         );

@@ -90,10 +90,17 @@ pub(crate) fn has(cluster: &Cluster, resource: Resource, key: &ObjectKey) -> boo
 
 /// The keys of all objects of a kind, in order.
 #[cfg(feature = "watch")]
-pub(crate) fn keys(cluster: &Cluster, resource: Resource) -> Box<dyn Iterator<Item = ObjectKey> + '_> {
+pub(crate) fn keys(
+    cluster: &Cluster,
+    resource: Resource,
+) -> Box<dyn Iterator<Item = ObjectKey> + '_> {
     match resource {
-        Resource::Namespace => Box::new(cluster.namespaces.keys().map(|name| ObjectKey::new("", name.clone()))),
-        Resource::Node => Box::new(cluster.nodes.keys().map(|name| ObjectKey::new("", name.clone()))),
+        Resource::Namespace => {
+            Box::new(cluster.namespaces.keys().map(|name| ObjectKey::new("", name.clone())))
+        }
+        Resource::Node => {
+            Box::new(cluster.nodes.keys().map(|name| ObjectKey::new("", name.clone())))
+        }
         Resource::Policy => Box::new(cluster.policies.keys().cloned()),
         Resource::Pod => Box::new(cluster.pods.keys().cloned()),
         Resource::Service => Box::new(cluster.services.keys().cloned()),

@@ -50,14 +50,26 @@ fn separated(reader: &mut Reader, piece: &Piece) {
     match piece.separator {
         Separator::Clean => {}
         Separator::WithText => {
-            reader.warning(at, &Path::Root, "kubectl rejects text after `---`; put it on the next line");
+            reader.warning(
+                at,
+                &Path::Root,
+                "kubectl rejects text after `---`; put it on the next line",
+            );
         }
         Separator::End => {
-            reader.warning(at, &Path::Root, "kubectl stops reading at `...`; put `---` before this document");
+            reader.warning(
+                at,
+                &Path::Root,
+                "kubectl stops reading at `...`; put `---` before this document",
+            );
         }
         Separator::Glued => {
             reader.lost = true;
-            reader.error(at, &Path::Root, "`---` is joined to the text after it; put it on a line of its own");
+            reader.error(
+                at,
+                &Path::Root,
+                "`---` is joined to the text after it; put it on a line of its own",
+            );
         }
     }
 }
@@ -77,7 +89,11 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
         let error = match result {
             Ok(head) => {
                 reader.any = true;
-                let end = if deserializer.end().is_ok() { Some(rest.len()) } else { first_document(rest) };
+                let end = if deserializer.end().is_ok() {
+                    Some(rest.len())
+                } else {
+                    first_document(rest)
+                };
                 let end = end.unwrap_or(rest.len());
                 finish(reader, whole, &rest[..end], head, sink);
                 rest = rest[end..].trim_start();
@@ -101,7 +117,13 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
         } else {
             // A YAML document may start with `{` too, and the YAML reader keeps what stands before
             // the error.
-            yaml_document(reader, whole, rest, Some((position, format!("this is not valid JSON: {message}"))), sink);
+            yaml_document(
+                reader,
+                whole,
+                rest,
+                Some((position, format!("this is not valid JSON: {message}"))),
+                sink,
+            );
         }
         return;
     }
@@ -110,7 +132,12 @@ fn json_documents(reader: &mut Reader, whole: &str, body: &str, sink: &mut Sink)
 /// Reports that `text`, which follows JSON without a separator, is not JSON. Returns the text from
 /// the next line that may begin a JSON document; where there is none, the text is read as YAML, for
 /// the policies that may be in it.
-fn behind_json<'t>(reader: &mut Reader, whole: &str, text: &'t str, sink: &mut Sink) -> Option<&'t str> {
+fn behind_json<'t>(
+    reader: &mut Reader,
+    whole: &str,
+    text: &'t str,
+    sink: &mut Sink,
+) -> Option<&'t str> {
     reader.leave();
     reader.lost = true;
     let at = offset_in(whole, text);
@@ -144,7 +171,13 @@ fn position(text: &str, error: &serde_json::Error) -> usize {
 
 /// Reads a YAML document. Where it breaks off, the text after the error is read as another one.
 /// `json_error` is the offset and the message to report where the text is not YAML either.
-fn yaml_document(reader: &mut Reader, whole: &str, chunk: &str, json_error: Option<(usize, String)>, sink: &mut Sink) {
+fn yaml_document(
+    reader: &mut Reader,
+    whole: &str,
+    chunk: &str,
+    json_error: Option<(usize, String)>,
+    sink: &mut Sink,
+) {
     let mut rest = yaml_part(reader, whole, chunk, json_error, sink);
     while let Some(chunk) = rest {
         rest = yaml_part(reader, whole, chunk, None, sink);
@@ -164,13 +197,19 @@ fn yaml_part<'t>(
         (reader.lost, reader.any) = (true, true);
         let (at, message) = json_error.unwrap_or_else(|| {
             let limit = MAX_YAML_DOCUMENT_BYTES >> 20;
-            (offset, format!("the YAML document is larger than {limit} MiB; split it with `---`, or use JSON"))
+            (
+                offset,
+                format!(
+                    "the YAML document is larger than {limit} MiB; split it with `---`, or use JSON"
+                ),
+            )
         });
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
         return None;
     }
     let document = yaml::parse(chunk, offset);
-    reader.any |= document.error.is_some() || document.root.as_ref().is_some_and(|root| root.value != Value::Null);
+    reader.any |= document.error.is_some()
+        || document.root.as_ref().is_some_and(|root| root.value != Value::Null);
     let mut rest = None;
     if let Some((at, message)) = document.error {
         reader.lost = true;
@@ -185,7 +224,8 @@ fn yaml_part<'t>(
             (None, Some(error)) => error,
             (None, None) => (at, format!("this is not valid YAML: {message}")),
         };
-        let message = format!("{message}; the text up to the next `---` or `apiVersion:` is not read");
+        let message =
+            format!("{message}; the text up to the next `---` or `apiVersion:` is not read");
         reader.error(u32::try_from(at).unwrap_or(u32::MAX), &Path::Root, message);
         reader.leave();
     }
@@ -210,7 +250,8 @@ fn what_it_is_at(chunk: &str, at: usize) -> Option<&'static str> {
 /// lost before it.
 fn next_header(chunk: &str, at: usize) -> Option<&str> {
     let (_, after) = chunk.split_at_checked(at)?;
-    let found = ["\napiVersion:", "\nkind:"].into_iter().filter_map(|header| after.find(header)).min()?;
+    let found =
+        ["\napiVersion:", "\nkind:"].into_iter().filter_map(|header| after.find(header)).min()?;
     Some(&after[found + 1..])
 }
 
@@ -270,13 +311,20 @@ impl<'de> Visitor<'de> for &mut Top<'_, '_, '_> {
         let mut head = Head::default();
         while let Some(name) = map.next_key::<Str>()? {
             match LIST.iter().find(|known| **known == name.0) {
-                Some(known) if head.seen.contains(known) => head.odd.push(Odd { name: name.clone(), twice: true }),
+                Some(known) if head.seen.contains(known) => {
+                    head.odd.push(Odd { name: name.clone(), twice: true })
+                }
                 Some(known) => head.seen.push(known),
                 None => head.odd.push(Odd { name: name.clone(), twice: false }),
             }
             match &*name.0 {
-                "kind" => head.kind = serde_json::from_str(map.next_value::<&RawValue>()?.get()).ok(),
-                "apiVersion" => head.api_version = serde_json::from_str(map.next_value::<&RawValue>()?.get()).ok(),
+                "kind" => {
+                    head.kind = serde_json::from_str(map.next_value::<&RawValue>()?.get()).ok()
+                }
+                "apiVersion" => {
+                    head.api_version =
+                        serde_json::from_str(map.next_value::<&RawValue>()?.get()).ok()
+                }
                 "items" => map.next_value_seed(Items { top: self, head: &mut head })?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -319,7 +367,8 @@ impl<'de> Visitor<'de> for Items<'_, 'de, '_, '_, '_> {
         let item_type = list_kind.as_ref().and_then(|kind| item_type_of(&kind.0, version));
         while let Some(raw) = items.next_element::<&RawValue>()? {
             self.top.found += 1;
-            if is_list == Some(false) || is_list.is_none() && version.is_some_and(is_custom_version) {
+            if is_list == Some(false) || is_list.is_none() && version.is_some_and(is_custom_version)
+            {
                 self.head.waiting.push(raw);
                 continue;
             }
@@ -343,7 +392,14 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
     let kind = head.kind.as_ref().map_or("List", |k| &k.0);
     for waiting in &head.waiting {
         let text = waiting.get();
-        item(reader, whole, text, serde_json::from_str(text).ok(), item_type_of(kind, head.version()), sink);
+        item(
+            reader,
+            whole,
+            text,
+            serde_json::from_str(text).ok(),
+            item_type_of(kind, head.version()),
+            sink,
+        );
     }
     let complaint = head.kind.as_ref().and_then(|kind| classify(&kind.0, head.version()).1);
     if head.kind.is_some() && complaint.is_none() && head.odd.is_empty() {
@@ -355,7 +411,8 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
     let field = |name, value| Field { at, name, node: Node { at, value } };
     let mut fields = vec![field("items".into(), Value::List(vec![]))];
     fields.extend(head.kind.map(|Str(text)| field("kind".into(), Value::String(text))));
-    fields.extend(head.api_version.map(|Str(text)| field("apiVersion".into(), Value::String(text))));
+    fields
+        .extend(head.api_version.map(|Str(text)| field("apiVersion".into(), Value::String(text))));
     for odd in head.odd {
         if odd.twice {
             reader.lost = true;
@@ -378,7 +435,9 @@ pub(crate) fn item(
 ) {
     let at = offset_in(whole, text);
     reader.source.advance(at);
-    match fields.map_or(Outcome::Unsure, |fields| typed::convert(&fields, item_type, reader.interner)) {
+    match fields
+        .map_or(Outcome::Unsure, |fields| typed::convert(&fields, item_type, reader.interner))
+    {
         Outcome::Found(found) => {
             reader.damaged = false;
             sink(reader, found, u32::try_from(at).unwrap_or(u32::MAX));
@@ -388,7 +447,13 @@ pub(crate) fn item(
     }
 }
 
-fn thorough(reader: &mut Reader, whole: &str, text: &str, item_type: Option<ItemType>, sink: &mut Sink) {
+fn thorough(
+    reader: &mut Reader,
+    whole: &str,
+    text: &str,
+    item_type: Option<ItemType>,
+    sink: &mut Sink,
+) {
     // The text has been read as a JSON value before, so this does not fail.
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else { return };
     let mut broken = Vec::new();

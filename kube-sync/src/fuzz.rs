@@ -14,16 +14,23 @@ pub fn fuzz_decode(bytes: &[u8]) {
     for object in &converted.objects {
         let Object::Policy(policy) = object else { continue };
         let name = policy.key.to_string();
-        let errors = converted
-            .problems
-            .iter()
-            .filter(|p| p.severity == Severity::Error && p.object.as_ref().is_some_and(|o| *o.name == *name));
+        let errors = converted.problems.iter().filter(|p| {
+            p.severity == Severity::Error && p.object.as_ref().is_some_and(|o| *o.name == *name)
+        });
         let fields: Vec<&str> = errors.filter_map(|p| p.field.as_deref()).collect();
-        let unsure = fields.iter().any(|f| *f == "spec.policyTypes" || f.starts_with("spec.policyTypes["));
-        let open = [&policy.ingress, &policy.egress].into_iter().filter(|i| **i == Isolation::Open).count();
+        let unsure =
+            fields.iter().any(|f| *f == "spec.policyTypes" || f.starts_with("spec.policyTypes["));
+        let open = [&policy.ingress, &policy.egress]
+            .into_iter()
+            .filter(|i| **i == Isolation::Open)
+            .count();
         assert!(open < 2, "{name} isolates nothing: {:?}", converted.problems);
         // Messages name an object, so two objects of one name share theirs.
-        let alone = converted.objects.iter().filter(|o| matches!(o, Object::Policy(p) if p.key == policy.key)).count();
+        let alone = converted
+            .objects
+            .iter()
+            .filter(|o| matches!(o, Object::Policy(p) if p.key == policy.key))
+            .count();
         assert!(!unsure || open == 0 || alone > 1, "{name}: {:?}", converted.problems);
     }
 }

@@ -31,7 +31,8 @@ impl Interner {
 
     /// The shared copy of a label set: pods of one workload mostly share all their labels.
     pub fn labels<'t>(&mut self, pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> Labels {
-        let labels: Labels = pairs.into_iter().map(|(key, value)| (self.string(key), self.string(value))).collect();
+        let labels: Labels =
+            pairs.into_iter().map(|(key, value)| (self.string(key), self.string(value))).collect();
         if let Some(known) = self.labels.get(&labels) {
             return known.clone();
         }

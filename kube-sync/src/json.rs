@@ -16,7 +16,11 @@ pub(crate) fn offset_in(whole: &str, part: &str) -> usize {
 
 /// The tree of `raw`, a slice of `whole`. What cannot be read (a lone surrogate, too deep a
 /// nesting) becomes [`Value::Broken`] and is passed to `report` with its offset.
-pub(crate) fn tree<'a>(whole: &str, raw: &'a RawValue, report: &mut dyn FnMut(usize, String)) -> Node<'a> {
+pub(crate) fn tree<'a>(
+    whole: &str,
+    raw: &'a RawValue,
+    report: &mut dyn FnMut(usize, String),
+) -> Node<'a> {
     let text = raw.get();
     Walk { text, at: 0, offset: offset_in(whole, text), report }.value(0)
 }
@@ -120,7 +124,11 @@ impl<'a> Walk<'a, '_> {
     /// Takes a number or a literal (`true`, `false`, `null`).
     fn word(&mut self) -> &'a str {
         let rest = &self.text[self.at..];
-        let end = rest.find([',', ']', '}', ' ', '\n', '\r', '\t']).unwrap_or(rest.len()).max(1).min(rest.len());
+        let end = rest
+            .find([',', ']', '}', ' ', '\n', '\r', '\t'])
+            .unwrap_or(rest.len())
+            .max(1)
+            .min(rest.len());
         self.at += end;
         &rest[..end]
     }
@@ -200,7 +208,10 @@ mod tests {
         let node = tree(text, raw, &mut |_, message| panic!("{message}"));
         let Value::Map(fields) = &node.value else { panic!() };
         assert_eq!(fields.iter().map(|f| &*f.name).collect::<Vec<_>>(), ["", "a\"}", "c\\"]);
-        assert_eq!((&fields[0].node.value, &fields[1].node.value), (&Value::List(vec![]), &Value::Map(vec![])));
+        assert_eq!(
+            (&fields[0].node.value, &fields[1].node.value),
+            (&Value::List(vec![]), &Value::Map(vec![]))
+        );
         let Value::List(items) = &fields[2].node.value else { panic!() };
         assert_eq!(
             items.iter().map(Node::type_name).collect::<Vec<_>>(),

@@ -47,7 +47,8 @@ impl Complaint {
 const POLICY_VERSION: &str = "networking.k8s.io/v1";
 
 /// The kinds of networking.k8s.io that are not policies.
-const NETWORKING: [&str; 5] = ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR"];
+const NETWORKING: [&str; 5] =
+    ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR"];
 
 /// The kinds of the core group that have no meaning for policy; and the kubeconfig (`Config`),
 /// which is not an API object but calls itself v1.
@@ -124,7 +125,10 @@ fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
     let field = "apiVersion";
     match api_version {
         Some(POLICY_VERSION) => (Kind::Policy, None),
-        None => (Kind::Policy, Some(Complaint::error(field, format!("the field is missing; write {POLICY_VERSION}")))),
+        None => (
+            Kind::Policy,
+            Some(Complaint::error(field, format!("the field is missing; write {POLICY_VERSION}"))),
+        ),
         Some(version @ ("extensions/v1beta1" | "networking.k8s.io/v1beta1")) => {
             let message = format!("{version} is read as {POLICY_VERSION}; write that");
             (Kind::Policy, Some(Complaint { field, severity: Severity::Warning, message }))
@@ -132,7 +136,8 @@ fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
         Some(version) if is_engine(group(version)) => (Kind::Foreign, None),
         Some(version) => {
             let message = format!(
-                "no API server has a NetworkPolicy in `{}`; it is read as {POLICY_VERSION}; write that",
+                "no API server has a NetworkPolicy in `{}`; it is read as {POLICY_VERSION}; write \
+                 that",
                 excerpt(version)
             );
             (Kind::Policy, Some(Complaint::error(field, message)))
@@ -147,7 +152,10 @@ fn core(kind: &str, known: Kind, api_version: Option<&str>) -> (Kind, Option<Com
         None | Some("v1") => (known, None),
         Some(version) if is_custom(group(version)) => (Kind::Ignored, None),
         Some(version) => {
-            let message = format!("no API server has a {kind} in `{}`; it is read as v1; write that", excerpt(version));
+            let message = format!(
+                "no API server has a {kind} in `{}`; it is read as v1; write that",
+                excerpt(version)
+            );
             (known, Some(Complaint::error("apiVersion", message)))
         }
     }
@@ -173,10 +181,15 @@ fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
         Some(version) => match group(version) {
             "networking.k8s.io" => !NETWORKING.contains(&kind),
             "" => true,
-            group => !is_custom(group) && meant(kind).is_some_and(|(_, known)| known == Kind::Policy),
+            group => {
+                !is_custom(group) && meant(kind).is_some_and(|(_, known)| known == Kind::Policy)
+            }
         },
     };
-    let near = || meant(kind).filter(|(name, known)| *known == Kind::Policy && strict::distance(kind, name) <= 2);
+    let near = || {
+        meant(kind)
+            .filter(|(name, known)| *known == Kind::Policy && strict::distance(kind, name) <= 2)
+    };
     if unknown_to_the_server || near().is_some() {
         let known = meant(kind).map_or(Kind::Unknown, |(_, known)| known);
         return (known, Some(unknown(kind, api_version)));
@@ -191,7 +204,8 @@ fn unknown(kind: &str, api_version: Option<&str>) -> Complaint {
             "this is an API server's response, possibly an error, and not an object".into(),
         );
     }
-    let place = api_version.map_or_else(|| "without apiVersion".to_owned(), |v| format!("in `{}`", excerpt(v)));
+    let place = api_version
+        .map_or_else(|| "without apiVersion".to_owned(), |v| format!("in `{}`", excerpt(v)));
     let hint = meant(kind).map(|(name, _)| format!("; did you mean {name}?")).unwrap_or_default();
     Complaint::error("kind", format!("`{}` {place} is not a known kind{hint}", excerpt(kind)))
 }
@@ -203,9 +217,9 @@ fn meant(kind: &str) -> Option<(&'static str, Kind)> {
         5..=9 => 2,
         _ => 3,
     };
-    let found = READ
-        .iter()
-        .find(|(name, _, short)| short.contains(&&*kind.to_lowercase()) || strict::distance(kind, name) <= near(name));
+    let found = READ.iter().find(|(name, _, short)| {
+        short.contains(&&*kind.to_lowercase()) || strict::distance(kind, name) <= near(name)
+    });
     found.map(|(name, known, _)| (*name, *known))
 }
 
@@ -213,7 +227,11 @@ fn meant(kind: &str) -> Option<(&'static str, Kind)> {
 /// has in its spec.
 pub(crate) fn guess(node: &Node) -> Option<Kind> {
     let spec = node.get("spec")?;
-    if spec.get("podSelector").is_some() { Some(Kind::Policy) } else { spec.get("containers").map(|_| Kind::Pod) }
+    if spec.get("podSelector").is_some() {
+        Some(Kind::Policy)
+    } else {
+        spec.get("containers").map(|_| Kind::Pod)
+    }
 }
 
 /// Whether this is the version of a custom kind, whose `items` may be anything.
@@ -232,7 +250,9 @@ fn is_custom(group: &str) -> bool {
 }
 
 fn is_engine(group: &str) -> bool {
-    ENGINES.iter().any(|engine| group == *engine || group.strip_suffix(engine).is_some_and(|rest| rest.ends_with('.')))
+    ENGINES.iter().any(|engine| {
+        group == *engine || group.strip_suffix(engine).is_some_and(|rest| rest.ends_with('.'))
+    })
 }
 
 /// Whether this is a policy that another engine enforces, or a template.
@@ -250,31 +270,72 @@ mod tests {
 
     #[test]
     fn s61_a_policy_in_a_wrong_version_is_still_one() {
-        for version in ["v1", "networking.k8s.io", "networking.k8s.io/V1", "networking/v1", "k8s.io/v1", "apps/v1"] {
+        for version in [
+            "v1",
+            "networking.k8s.io",
+            "networking.k8s.io/V1",
+            "networking/v1",
+            "k8s.io/v1",
+            "apps/v1",
+        ] {
             let (kind, complaint) = classify("NetworkPolicy", Some(version));
-            assert_eq!((kind, complaint.unwrap().severity), (Kind::Policy, Severity::Error), "{version}");
+            assert_eq!(
+                (kind, complaint.unwrap().severity),
+                (Kind::Policy, Severity::Error),
+                "{version}"
+            );
         }
-        for version in ["networking.k8s.io/v2", "networking.k8s.io/v1 ", "networking.k8s.oi/v1", "example.com/v1", ""] {
-            assert!(matches!(classify("NetworkPolicy", Some(version)), (Kind::Policy, Some(_))), "{version}");
+        for version in [
+            "networking.k8s.io/v2",
+            "networking.k8s.io/v1 ",
+            "networking.k8s.oi/v1",
+            "example.com/v1",
+            "",
+        ] {
+            assert!(
+                matches!(classify("NetworkPolicy", Some(version)), (Kind::Policy, Some(_))),
+                "{version}"
+            );
         }
-        for version in ["projectcalico.org/v3", "crd.projectcalico.org/v1", "crd.antrea.io/v1beta1"] {
-            assert_eq!(classify("NetworkPolicy", Some(version)), (Kind::Foreign, None), "{version}");
+        for version in ["projectcalico.org/v3", "crd.projectcalico.org/v1", "crd.antrea.io/v1beta1"]
+        {
+            assert_eq!(
+                classify("NetworkPolicy", Some(version)),
+                (Kind::Foreign, None),
+                "{version}"
+            );
         }
     }
 
     #[test]
     fn s61_misspelt_kinds_are_told_and_read() {
-        for kind in ["NetworkPolicies", "networkpolicies", "netpol", "NetPol", "NetworkPolcy", "networkPolicy"] {
+        for kind in [
+            "NetworkPolicies",
+            "networkpolicies",
+            "netpol",
+            "NetPol",
+            "NetworkPolcy",
+            "networkPolicy",
+        ] {
             for version in [Some("networking.k8s.io/v1"), Some("v1"), None] {
-                assert!(matches!(classify(kind, version), (Kind::Policy, Some(_))), "{kind} {version:?}");
+                assert!(
+                    matches!(classify(kind, version), (Kind::Policy, Some(_))),
+                    "{kind} {version:?}"
+                );
             }
         }
-        for (kind, known) in [("Pods", Kind::Pod), ("pod", Kind::Pod), ("Serivce", Kind::Service), ("Lst", Kind::List)]
-        {
+        for (kind, known) in [
+            ("Pods", Kind::Pod),
+            ("pod", Kind::Pod),
+            ("Serivce", Kind::Service),
+            ("Lst", Kind::List),
+        ] {
             let (found, complaint) = classify(kind, Some("v1"));
             assert_eq!((found, complaint.is_some()), (known, true), "{kind}");
         }
-        for (kind, version) in [("Policy", Some("networking.k8s.io/v1")), ("Status", Some("v1")), ("Foo", None)] {
+        for (kind, version) in
+            [("Policy", Some("networking.k8s.io/v1")), ("Status", Some("v1")), ("Foo", None)]
+        {
             assert!(matches!(classify(kind, version), (Kind::Unknown, Some(_))), "{kind}");
         }
     }

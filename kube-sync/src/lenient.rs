@@ -5,7 +5,9 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use netpolc_policy::{ContainerPort, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol};
+use netpolc_policy::{
+    ContainerPort, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
+};
 
 use crate::{
     problem::{Path, excerpt},
@@ -42,11 +44,15 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
     let mut ports = Vec::new();
     for field in ["containers", "initContainers"] {
         let path = spec_path.field(field);
-        let containers = strict::list(reader, spec.and_then(|s| s.get(field)), &path).unwrap_or_default();
+        let containers =
+            strict::list(reader, spec.and_then(|s| s.get(field)), &path).unwrap_or_default();
         for (index, container) in containers.iter().enumerate() {
-            let Some(container) = map(reader, Some(container), &path.index(index)) else { continue };
+            let Some(container) = map(reader, Some(container), &path.index(index)) else {
+                continue;
+            };
             // S30: all other init containers have ended before the pod serves.
-            let keeps_running = container.get("restartPolicy").and_then(Node::as_str) == Some("Always");
+            let keeps_running =
+                container.get("restartPolicy").and_then(Node::as_str) == Some("Always");
             if field == "containers" || keeps_running {
                 container_ports(reader, container, &path.index(index), &mut ports);
             }
@@ -58,13 +64,23 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
         Some("Succeeded" | "Failed") => Phase::Finished,
         _ => Phase::Active,
     };
-    Pod { key, uid, node, labels, addresses: pod_addresses(reader, status, &status_path), network, phase, ports }
+    Pod {
+        key,
+        uid,
+        node,
+        labels,
+        addresses: pod_addresses(reader, status, &status_path),
+        network,
+        phase,
+        ports,
+    }
 }
 
 fn pod_addresses(reader: &mut Reader, status: Option<&Node>, path: &Path) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     let list_path = path.field("podIPs");
-    let list = strict::list(reader, status.and_then(|s| s.get("podIPs")), &list_path).unwrap_or_default();
+    let list =
+        strict::list(reader, status.and_then(|s| s.get("podIPs")), &list_path).unwrap_or_default();
     for (index, item) in list.iter().enumerate() {
         let item_path = list_path.index(index);
         let ip = required(reader, item, &item_path, "ip");
@@ -108,7 +124,12 @@ pub(crate) fn required<'n, 't>(
 }
 
 /// Adds the address to `into` unless it is there. An empty text means that there is none.
-pub(crate) fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, into: &mut Vec<IpAddr>) {
+pub(crate) fn address(
+    reader: &mut Reader,
+    node: Option<&Node>,
+    path: &Path,
+    into: &mut Vec<IpAddr>,
+) {
     let Some(node) = node else { return };
     let Some(text) = strict::string(reader, node, path) else { return };
     match text.parse() {
@@ -119,25 +140,37 @@ pub(crate) fn address(reader: &mut Reader, node: Option<&Node>, path: &Path, int
             // Tools that collect files for support redact addresses. That is not an error, but the
             // address is missing all the same.
             reader.damaged = true;
-            reader.warning(node.at, path, format!("`{}` is not a valid IP address; it is ignored", excerpt(text)));
+            reader.warning(
+                node.at,
+                path,
+                format!("`{}` is not a valid IP address; it is ignored", excerpt(text)),
+            );
         }
     }
 }
 
-fn container_ports(reader: &mut Reader, container: &Node, path: &Path, into: &mut Vec<ContainerPort>) {
+fn container_ports(
+    reader: &mut Reader,
+    container: &Node,
+    path: &Path,
+    into: &mut Vec<ContainerPort>,
+) {
     let path = path.field("ports");
     let ports = strict::list(reader, container.get("ports"), &path).unwrap_or_default();
     for (index, port) in ports.iter().enumerate() {
         let path = path.index(index);
         let number_path = path.field("containerPort");
         let Some(number) = required(reader, port, &path, "containerPort") else { continue };
-        let Some(number) = strict::integer(reader, number, &number_path, 1, u16::MAX) else { continue };
+        let Some(number) = strict::integer(reader, number, &number_path, 1, u16::MAX) else {
+            continue;
+        };
         let Some(protocol) = protocol(reader, port, &path) else { continue };
         let name = text(reader, Some(port), &path, "name").filter(|name| !name.is_empty());
         let name = name.map(|name| reader.interner.string(name));
         // An unset port is sometimes written as 0.
         let host_port = port.get("hostPort").and_then(|node| {
-            strict::integer(reader, node, &path.field("hostPort"), 0, u16::MAX).filter(|number| *number != 0)
+            strict::integer(reader, node, &path.field("hostPort"), 0, u16::MAX)
+                .filter(|number| *number != 0)
         });
         into.push(ContainerPort { name, protocol, number, host_port });
     }
@@ -151,7 +184,8 @@ pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<
     };
     let found = Protocol::ALL.into_iter().find(|p| p.to_string() == name);
     if found.is_none() {
-        let message = format!("`{}` is not one of TCP, UDP and SCTP; the port is ignored", excerpt(name));
+        let message =
+            format!("`{}` is not one of TCP, UDP and SCTP; the port is ignored", excerpt(name));
         reader.warning(port.at, &path.field("protocol"), message);
     }
     found
@@ -159,7 +193,11 @@ pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<
 
 /// Reads metadata.labels and adds `extra`. A number or a boolean counts as the text that was
 /// written: without the label, a policy might no longer select the pod.
-pub(crate) fn labels(reader: &mut Reader, metadata: Option<&Node>, extra: Option<(&str, &str)>) -> Labels {
+pub(crate) fn labels(
+    reader: &mut Reader,
+    metadata: Option<&Node>,
+    extra: Option<(&str, &str)>,
+) -> Labels {
     let root = Path::Root;
     let metadata_path = root.field("metadata");
     let path = metadata_path.field("labels");
@@ -177,7 +215,12 @@ pub(crate) fn labels(reader: &mut Reader, metadata: Option<&Node>, extra: Option
                         Value::Bool(true) => "true",
                         Value::Bool(false) => "false",
                         _ => {
-                            strict::wrong_type(reader, &field.node, &path.field(&field.name), "a string");
+                            strict::wrong_type(
+                                reader,
+                                &field.node,
+                                &path.field(&field.name),
+                                "a string",
+                            );
                             continue;
                         }
                     };
@@ -192,7 +235,11 @@ pub(crate) fn labels(reader: &mut Reader, metadata: Option<&Node>, extra: Option
     reader.interner.labels(pairs)
 }
 
-pub(crate) fn map<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> Option<&'n Node<'t>> {
+pub(crate) fn map<'n, 't>(
+    reader: &mut Reader,
+    node: Option<&'n Node<'t>>,
+    path: &Path,
+) -> Option<&'n Node<'t>> {
     let node = node?;
     if !matches!(node.value, Value::Map(_)) {
         strict::wrong_type(reader, node, path, "an object");
@@ -201,7 +248,12 @@ pub(crate) fn map<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path:
     Some(node)
 }
 
-pub(crate) fn text<'n>(reader: &mut Reader, parent: Option<&'n Node>, path: &Path, field: &str) -> Option<&'n str> {
+pub(crate) fn text<'n>(
+    reader: &mut Reader,
+    parent: Option<&'n Node>,
+    path: &Path,
+    field: &str,
+) -> Option<&'n str> {
     let node = parent?.get(field)?;
     strict::string(reader, node, &path.field(field))
 }

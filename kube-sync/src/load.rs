@@ -111,7 +111,8 @@ pub struct Converted {
 pub fn convert(name: &str, bytes: &[u8]) -> Converted {
     let (mut problems, mut interner) = (Problems::default(), Interner::default());
     let mut objects = Vec::new();
-    let reading = read(name, bytes, &mut problems, &mut interner, &mut |_, object, _| objects.push(object));
+    let reading =
+        read(name, bytes, &mut problems, &mut interner, &mut |_, object, _| objects.push(object));
     Converted { objects, problems: problems.into_list(), lost: reading.lost || !reading.any }
 }
 
@@ -215,7 +216,8 @@ impl Loader {
             Ok(Some(file)) => self.reader(&name, file, Given::InDirectory),
             Ok(None) => {
                 self.incomplete.push(name.as_str().into());
-                let message = "this is not a regular file but a FIFO, a socket or a device; it is ignored";
+                let message =
+                    "this is not a regular file but a FIFO, a socket or a device; it is ignored";
                 self.whole(&name, message.into(), Severity::Warning);
             }
             Err(error) => self.unreadable(&name, &error.to_string()),
@@ -234,7 +236,10 @@ impl Loader {
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return self.unreadable(
                 name,
-                &format!("it is larger than {} MiB; split it into several files", MAX_FILE_BYTES >> 20),
+                &format!(
+                    "it is larger than {} MiB; split it into several files",
+                    MAX_FILE_BYTES >> 20
+                ),
             );
         }
         let Self { cluster, problems, incomplete, interner, places, .. } = self;
@@ -251,8 +256,10 @@ impl Loader {
             // An empty file is probably being written (`kubectl get ... > FILE`). A file with
             // comments alone may come from a chart.
             let blank = bytes.iter().all(u8::is_ascii_whitespace);
-            let severity = if blank || given == Given::ByName { Severity::Error } else { Severity::Warning };
-            let message = "this input contains no object, so the objects that it held before stay enforced; \
+            let severity =
+                if blank || given == Given::ByName { Severity::Error } else { Severity::Warning };
+            let message = "this input contains no object, so the objects that it held before stay \
+                enforced; \
                 to remove them, delete the file or write an empty list into it \
                 (kind: List, apiVersion: v1, items: [])";
             self.whole(name, message.into(), severity);
@@ -266,7 +273,15 @@ impl Loader {
 
     fn whole(&mut self, name: &str, message: String, severity: Severity) {
         let file = name.into();
-        self.problems.push(Problem { file, line: None, document: None, object: None, field: None, message, severity });
+        self.problems.push(Problem {
+            file,
+            line: None,
+            document: None,
+            object: None,
+            field: None,
+            message,
+            severity,
+        });
     }
 
     /// Adds the namespaces that exist because pods are in them, and reports the policies that other
@@ -280,7 +295,8 @@ impl Loader {
         }
         let Self { cluster, problems, incomplete, places, foreign, .. } = self;
         let mut problems = problems.into_list();
-        problems.extend(foreign.into_iter().map(|((kind, version), (count, file, line))| Problem {
+        problems
+            .extend(foreign.into_iter().map(|((kind, version), (count, file, line))| Problem {
             file,
             line: Some(line),
             document: None,

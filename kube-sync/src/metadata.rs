@@ -62,14 +62,17 @@ impl<'n, 't> Metadata<'n, 't> {
         let mut misspelt = None;
         let path = Path::Root.field("metadata");
         if let Some(Node { value: Value::Map(fields), .. }) = node {
-            for field in fields.iter().filter(|f| !f.name.is_empty() && !FIELDS.contains(&&*f.name)) {
+            for field in fields.iter().filter(|f| !f.name.is_empty() && !FIELDS.contains(&&*f.name))
+            {
                 unknown_field(reader, field, &path, &FIELDS);
-                let near = strict::distance(&field.name, "namespace") <= 3 || field.name.eq_ignore_ascii_case("ns");
+                let near = strict::distance(&field.name, "namespace") <= 3
+                    || field.name.eq_ignore_ascii_case("ns");
                 misspelt = misspelt.or(Some(field).filter(|_| near));
             }
             // Where there are two names or namespaces, the other one names an object that is lost.
             let other = |&(index, before): &(usize, usize)| {
-                matches!(&*fields[index].name, "name" | "namespace") && !fields[before].node.same(&fields[index].node)
+                matches!(&*fields[index].name, "name" | "namespace")
+                    && !fields[before].node.same(&fields[index].node)
             };
             reader.lost |= repeated::of(fields).iter().any(other);
         }
@@ -101,7 +104,9 @@ impl<'n, 't> Metadata<'n, 't> {
         reader.error(
             at,
             &path,
-            format!("the field is missing or unreadable; give the policy a name (it is kept as {name})"),
+            format!(
+                "the field is missing or unreadable; give the policy a name (it is kept as {name})"
+            ),
         );
         Some(name.into())
     }
@@ -117,7 +122,11 @@ impl<'n, 't> Metadata<'n, 't> {
             let text = if text.is_empty() { "default" } else { &text };
             return Some(checked(reader, given.at, &path, text, NameRole::Reference));
         }
-        if let Some(text) = self.misspelt.and_then(|field| field.node.as_str()).filter(|text| is_dns_subdomain(text)) {
+        if let Some(text) = self
+            .misspelt
+            .and_then(|field| field.node.as_str())
+            .filter(|text| is_dns_subdomain(text))
+        {
             return Some(reader.interner.string(text));
         }
         // A document that broke off may have had a namespace further on.
@@ -164,9 +173,11 @@ fn checked(reader: &mut Reader, at: u32, path: &Path, name: &str, role: NameRole
         return reader.interner.string(name);
     }
     reader.lost |= role == NameRole::Reference;
-    let legible = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
+    let legible =
+        |c: char| if c.is_ascii_alphanumeric() || c == '.' { c.to_ascii_lowercase() } else { '-' };
     let kept: String = name.chars().take(253).map(legible).collect();
-    let message = format!("`{}` is not a valid DNS name; the object is kept as {kept}", excerpt(name));
+    let message =
+        format!("`{}` is not a valid DNS name; the object is kept as {kept}", excerpt(name));
     reader.error(at, path, message);
     kept.into()
 }

@@ -52,7 +52,13 @@ pub(crate) struct ItemType<'t> {
 const MAX_LIST_DEPTH: usize = 4;
 
 /// Hands the object at `node`, or each item of the list that it is, to `sink`.
-pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
+pub(crate) fn object(
+    reader: &mut Reader,
+    node: &Node,
+    item_type: Option<ItemType>,
+    depth: usize,
+    sink: &mut Sink,
+) {
     reader.leave();
     reader.source.advance(node.at as usize);
     reader.lost |= node.get("").is_some();
@@ -80,8 +86,8 @@ pub(crate) fn object(reader: &mut Reader, node: &Node, item_type: Option<ItemTyp
         Value::String(text) if depth == 0 => {
             reader.lost = true;
             let start = excerpt(text.lines().next().unwrap_or_default());
-            let message =
-                what_it_is(text).map_or_else(|| format!("this is text, not an object: `{start}`"), str::to_owned);
+            let message = what_it_is(text)
+                .map_or_else(|| format!("this is text, not an object: `{start}`"), str::to_owned);
             reader.error(node.at, &Path::Root, message);
         }
         _ => {
@@ -116,10 +122,15 @@ const HEADER: [&str; 3] = ["apiVersion", "kind", "metadata"];
 /// The objects that a document holds. There is more than one where the separator between them was
 /// lost, so that a field of the header comes a second time. Where every repeated field has the same
 /// value, the document is one object with careless repetitions.
-fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) -> Vec<Cow<'n, Node<'t>>> {
+fn parts<'n, 't>(
+    reader: &mut Reader,
+    node: &'n Node<'t>,
+    fields: &[Field<'t>],
+) -> Vec<Cow<'n, Node<'t>>> {
     let repeated = repeated::of(fields);
     let header = |index: usize| HEADER.contains(&&*fields[index].name);
-    let differs = |&(index, before): &(usize, usize)| !fields[before].node.same(&fields[index].node);
+    let differs =
+        |&(index, before): &(usize, usize)| !fields[before].node.same(&fields[index].node);
     if !repeated.iter().any(|&(index, _)| header(index)) || !repeated.iter().any(differs) {
         return vec![Cow::Borrowed(node)];
     }
@@ -128,7 +139,8 @@ fn parts<'n, 't>(reader: &mut Reader, node: &'n Node<'t>, fields: &[Field<'t>]) 
         if header(index) && starts.last().is_some_and(|start| before >= *start) {
             starts.push(index);
             reader.lost = true;
-            let message = "the field is given twice: are these two documents without `---` between them? \
+            let message = "the field is given twice: are these two documents without `---` between \
+                them? \
                 Each is read as one";
             reader.error(fields[index].at, &Path::Root.field(&fields[index].name), message);
         }
@@ -150,7 +162,14 @@ enum Whole {
 }
 
 /// Passes on one object, or the items of a list.
-fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
+fn one(
+    reader: &mut Reader,
+    node: &Node,
+    whole: Whole,
+    item_type: Option<ItemType>,
+    depth: usize,
+    sink: &mut Sink,
+) {
     let cut_short = node.get("").is_some();
     let mut text = |name| {
         let node = node.get(name)?;
@@ -162,7 +181,8 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
     };
     let kind = text("kind").or(item_type.map(|t| t.kind));
     let api_version = text("apiVersion").or(item_type.and_then(|t| t.api_version));
-    let (mut known, complaint) = kind.map_or((Kind::Unknown, None), |kind| classify(kind, api_version));
+    let (mut known, complaint) =
+        kind.map_or((Kind::Unknown, None), |kind| classify(kind, api_version));
     reader.enter(kind.unwrap_or_default(), &metadata::display_name(node));
     if kind.is_none() {
         reader.leave();
@@ -170,12 +190,15 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
         if !cut_short && node.get("kind").is_none() {
             // The parser places the beginning of a map at its first `:`, but the whole line tells
             // what the text is.
-            let (before, after) = reader.source.text.split_at(reader.source.text.len().min(node.at as usize));
+            let (before, after) =
+                reader.source.text.split_at(reader.source.text.len().min(node.at as usize));
             let before = before.rsplit(|b| *b == b'\n').next().unwrap_or_default();
             let start = [before, &after[..after.len().min(EXCERPT)]].concat();
             let known = what_it_is(&String::from_utf8_lossy(&start)).filter(|_| depth == 0);
             let message = known.unwrap_or(match guess(node) {
-                Some(Kind::Policy) => "the field is missing; the object is read as a NetworkPolicy; state its kind",
+                Some(Kind::Policy) => {
+                    "the field is missing; the object is read as a NetworkPolicy; state its kind"
+                }
                 Some(_) => "the field is missing; the object is read as a Pod; state its kind",
                 None => "the field is missing; this is not a Kubernetes object, and it is ignored",
             });
@@ -218,14 +241,21 @@ fn one(reader: &mut Reader, node: &Node, whole: Whole, item_type: Option<ItemTyp
 
 /// Counts policies that another engine enforces.
 fn foreign(reader: &mut Reader, node: &Node, kind: &str, api_version: Option<&str>) {
-    let (kind, count) = match (kind.strip_suffix("List"), node.get("items").map(|items| &items.value)) {
-        (Some(item), Some(Value::List(items))) => (item, items.len()),
-        _ => (kind, 1),
-    };
+    let (kind, count) =
+        match (kind.strip_suffix("List"), node.get("items").map(|items| &items.value)) {
+            (Some(item), Some(Value::List(items))) => (item, items.len()),
+            _ => (kind, 1),
+        };
     reader.foreign(node.at, kind, api_version.unwrap_or("no apiVersion"), count);
 }
 
-fn list(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: usize, sink: &mut Sink) {
+fn list(
+    reader: &mut Reader,
+    node: &Node,
+    item_type: Option<ItemType>,
+    depth: usize,
+    sink: &mut Sink,
+) {
     reader.leave();
     let Value::Map(fields) = &node.value else { return };
     let path = Path::Root.field("items");
@@ -255,7 +285,11 @@ fn list(reader: &mut Reader, node: &Node, item_type: Option<ItemType>, depth: us
     for (index, _) in repeated::of(fields) {
         reader.lost = true;
         let field = &fields[index];
-        reader.error(field.at, &Path::Root.field(&field.name), "the field is given twice; keep one");
+        reader.error(
+            field.at,
+            &Path::Root.field(&field.name),
+            "the field is given twice; keep one",
+        );
     }
 }
 
@@ -271,7 +305,10 @@ pub(crate) fn unknown_field(reader: &mut Reader, field: &Field, path: &Path, kno
 
 /// The kind of a typed list's items: those of a `PodList` are Pods. None for a `List`, whose items
 /// carry their kind.
-pub(crate) fn item_type_of<'t>(list_kind: &'t str, api_version: Option<&'t str>) -> Option<ItemType<'t>> {
+pub(crate) fn item_type_of<'t>(
+    list_kind: &'t str,
+    api_version: Option<&'t str>,
+) -> Option<ItemType<'t>> {
     let kind = list_kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
     Some(ItemType { kind, api_version })
 }
@@ -289,7 +326,10 @@ fn single(reader: &mut Reader, node: &Node, known: Kind) -> Option<Object> {
     repeated::report(reader, node, &Path::Root);
     // A policy's own converter reports its unknown fields.
     let top = ["apiVersion", "kind", "metadata", "spec", "status"];
-    for field in fields.iter().filter(|f| known != Kind::Policy && !f.name.is_empty() && !top.contains(&&*f.name)) {
+    for field in fields
+        .iter()
+        .filter(|f| known != Kind::Policy && !f.name.is_empty() && !top.contains(&&*f.name))
+    {
         unknown_field(reader, field, &Path::Root, &top);
     }
     let about = metadata::Metadata::of(reader, node);
@@ -297,7 +337,8 @@ fn single(reader: &mut Reader, node: &Node, known: Kind) -> Option<Object> {
     Some(match known {
         Kind::Node => Object::Node(name, lenient::node(reader, node)),
         Kind::Namespace => {
-            let labels = lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
+            let labels =
+                lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
             Object::Namespace(name, labels)
         }
         _ => {

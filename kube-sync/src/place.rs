@@ -96,7 +96,13 @@ impl fmt::Display for ObjectId {
 /// Puts `object` into the cluster. Of two objects of one name the first counts. A second policy
 /// that differs isolates the pods that it selects too and allows nothing, since nobody knows which
 /// of the two is intended.
-pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reader, object: Object, at: u32) {
+pub(crate) fn put(
+    cluster: &mut Cluster,
+    places: &mut Places,
+    reader: &mut Reader,
+    object: Object,
+    at: u32,
+) {
     let id = ObjectId::of(&object);
     let place = || Place {
         file: reader.source.name.clone(),
@@ -122,10 +128,15 @@ pub(crate) fn put(cluster: &mut Cluster, places: &mut Places, reader: &mut Reade
     reader.object = Some(ObjectRef { kind: id.kind.name().into(), name: id.name().into() });
     let first = format!("{}:{}", before.get().file, before.get().line);
     if same {
-        return reader.warning(at, &Path::Root, format!("this object is already given at {first}; remove one"));
+        return reader.warning(
+            at,
+            &Path::Root,
+            format!("this object is already given at {first}; remove one"),
+        );
     }
     let Object::Policy(policy) = object else {
-        let message = format!("this object contradicts the one at {first}, which is kept; remove one");
+        let message =
+            format!("this object contradicts the one at {first}, which is kept; remove one");
         return reader.error(at, &Path::Root, message);
     };
     let message = format!(

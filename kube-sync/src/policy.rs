@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Block, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Port, Ports, Protocol, Rule, Selector,
+    Block, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Port, Ports, Protocol, Rule,
+    Selector,
 };
 
 use crate::{
@@ -28,7 +29,8 @@ pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Poli
     // To the API server an absent spec is an empty one.
     let empty = Node { at: object.at, value: Value::Map(Vec::new()) };
     let names = ["podSelector", "policyTypes", "ingress", "egress"];
-    let ([subject, types, ingress, egress], spec_health) = strict::fields(reader, spec.unwrap_or(&empty), &path, names);
+    let ([subject, types, ingress, egress], spec_health) =
+        strict::fields(reader, spec.unwrap_or(&empty), &path, names);
     health = health.and(spec_health);
     let subject = match subject {
         // S10: a broken part of the selector counts as true, so that it selects more pods and not
@@ -51,12 +53,18 @@ pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Poli
         Types::Broken => (true, true),
         // S2. Where a field was not understood, it may have named a direction, so both are
         // isolated.
-        Types::Absent => (true, health == Health::Broken || !matches!(&egress_rules, Some(rules) if rules.is_empty())),
+        Types::Absent => (
+            true,
+            health == Health::Broken || !matches!(&egress_rules, Some(rules) if rules.is_empty()),
+        ),
     };
-    for (isolated, rules, field, node) in
-        [(isolates.0, &ingress_rules, "ingress", ingress), (isolates.1, &egress_rules, "egress", egress)]
-    {
-        if let (false, Some(node), false) = (isolated, node, rules.as_ref().is_some_and(Vec::is_empty)) {
+    for (isolated, rules, field, node) in [
+        (isolates.0, &ingress_rules, "ingress", ingress),
+        (isolates.1, &egress_rules, "egress", egress),
+    ] {
+        if let (false, Some(node), false) =
+            (isolated, node, rules.as_ref().is_some_and(Vec::is_empty))
+        {
             reader.warning(
                 node.at,
                 &path.field(field),
@@ -100,7 +108,10 @@ fn policy_types(reader: &mut Reader, node: Option<&Node>, path: &Path) -> Types 
             other => {
                 health = Health::Broken;
                 if let Some(text) = other {
-                    let message = format!("`{}` is not a valid policy type; write Ingress or Egress", excerpt(text));
+                    let message = format!(
+                        "`{}` is not a valid policy type; write Ingress or Egress",
+                        excerpt(text)
+                    );
                     reader.error(item.at, &path.index(index), message);
                 }
             }
@@ -117,7 +128,13 @@ fn nothing() -> Rule {
 /// Reads the rules of a direction; None where the list itself is broken.
 fn rules(reader: &mut Reader, node: Option<&Node>, path: &Path, peers: &str) -> Option<Vec<Rule>> {
     let items = strict::list(reader, node, path)?;
-    Some(items.iter().enumerate().map(|(index, item)| rule(reader, item, &path.index(index), peers)).collect())
+    Some(
+        items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| rule(reader, item, &path.index(index), peers))
+            .collect(),
+    )
 }
 
 fn rule(reader: &mut Reader, node: &Node, path: &Path, peers_field: &str) -> Rule {
@@ -126,11 +143,13 @@ fn rule(reader: &mut Reader, node: &Node, path: &Path, peers_field: &str) -> Rul
     let peers_path = path.field(peers_field);
     let ports_path = path.field("ports");
     let peers = strict::list(reader, peers, &peers_path).map(|items| {
-        let each = |(index, item)| peer(reader, item, &peers_path.index(index)).unwrap_or(Peer::Nothing);
+        let each =
+            |(index, item)| peer(reader, item, &peers_path.index(index)).unwrap_or(Peer::Nothing);
         items.iter().enumerate().map(each).collect::<Vec<_>>()
     });
     let ports = strict::list(reader, ports, &ports_path).map(|items| {
-        let each = |(index, item)| port(reader, item, &ports_path.index(index)).unwrap_or(Port::Nothing);
+        let each =
+            |(index, item)| port(reader, item, &ports_path.index(index)).unwrap_or(Port::Nothing);
         items.iter().enumerate().map(each).collect::<Vec<_>>()
     });
     match (health, peers, ports) {
@@ -149,7 +168,8 @@ fn peer(reader: &mut Reader, node: &Node, path: &Path) -> Option<Peer> {
         let block = ip_block(reader, block, &path.field("ipBlock"))?;
         return (health == Health::Sound).then_some(Peer::Block(block));
     }
-    let mut read = |node: Option<&Node>, field| node.map(|n| selector(reader, n, &path.field(field)));
+    let mut read =
+        |node: Option<&Node>, field| node.map(|n| selector(reader, n, &path.field(field)));
     let pods_read = read(pods, "podSelector");
     let namespaces_read = read(namespaces, "namespaceSelector");
     if block.is_some() {
@@ -161,14 +181,17 @@ fn peer(reader: &mut Reader, node: &Node, path: &Path) -> Option<Peer> {
         return None;
     }
     if health == Health::Sound && pods_read.is_none() && namespaces_read.is_none() {
-        let message = "the peer is empty; write `podSelector: {}` to match all pods of the namespace, \
+        let message = "the peer is empty; write `podSelector: {}` to match all pods of the \
+            namespace, \
             or omit the list to match all peers";
         reader.error(node.at, path, message);
         return None;
     }
-    let sound = [&pods_read, &namespaces_read].into_iter().flatten().all(|(_, h)| *h == Health::Sound);
+    let sound =
+        [&pods_read, &namespaces_read].into_iter().flatten().all(|(_, h)| *h == Health::Sound);
     (health == Health::Sound && sound).then(|| Peer::Pods {
-        namespaces: namespaces_read.map_or(Namespaces::Own, |(selector, _)| Namespaces::Matching(selector)),
+        namespaces: namespaces_read
+            .map_or(Namespaces::Own, |(selector, _)| Namespaces::Matching(selector)),
         pods: pods_read.map(|(selector, _)| selector).unwrap_or_default(),
     })
 }
@@ -216,17 +239,26 @@ fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
         return None;
     };
     if strictly.is_none() {
-        let message = format!("`{}` has leading zeros; it is read in decimal, as {written}; write that", excerpt(text));
+        let message = format!(
+            "`{}` has leading zeros; it is read in decimal, as {written}; write that",
+            excerpt(text)
+        );
         reader.warning(node.at, path, message);
     }
     let masked = IpNetwork::new(written.network(), written.prefix()).ok()?;
     if masked != written {
-        reader.warning(node.at, path, format!("{text} has bits set beyond its prefix; it is read as {masked}"));
+        reader.warning(
+            node.at,
+            path,
+            format!("{text} has bits set beyond its prefix; it is read as {masked}"),
+        );
     }
     if let IpAddr::V6(address) = masked.network()
-        && let (Some(v4), Some(length)) = (address.to_ipv4_mapped(), masked.prefix().checked_sub(96))
+        && let (Some(v4), Some(length)) =
+            (address.to_ipv4_mapped(), masked.prefix().checked_sub(96))
     {
-        let message = format!("{masked} matches no IPv4 packet (S23); for IPv4 write {v4}/{length}");
+        let message =
+            format!("{masked} matches no IPv4 packet (S23); for IPv4 write {v4}/{length}");
         reader.warning(node.at, path, message);
     }
     Some(masked)
@@ -240,7 +272,8 @@ fn parse_network(text: &str, plain: fn(&str) -> bool) -> Option<IpNetwork> {
     };
     // An IPv6 address may end in an IPv4 address.
     let address = |text: &str| -> Option<IpAddr> {
-        let (head, dotted) = text.rsplit_once(':').map_or(("", text), |(head, dotted)| (head, dotted));
+        let (head, dotted) =
+            text.rsplit_once(':').map_or(("", text), |(head, dotted)| (head, dotted));
         if !dotted.contains('.') {
             return text.parse().ok();
         }
@@ -254,7 +287,8 @@ fn parse_network(text: &str, plain: fn(&str) -> bool) -> Option<IpNetwork> {
 }
 
 fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {
-    let ([protocol, port, end], health) = strict::fields(reader, node, path, ["protocol", "port", "endPort"]);
+    let ([protocol, port, end], health) =
+        strict::fields(reader, node, path, ["protocol", "port", "endPort"]);
     let protocol = match protocol {
         None => Some(Protocol::Tcp),
         Some(node) => protocol_name(reader, node, &path.field("protocol")),
@@ -285,7 +319,9 @@ fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {
                     reader.error(at, &end_path, format!("{last} is less than port {first}"));
                     None
                 }
-                (Some(protocol), Some(first), Some(last)) => Some(Port::Range { protocol, first, last }),
+                (Some(protocol), Some(first), Some(last)) => {
+                    Some(Port::Range { protocol, first, last })
+                }
                 _ => None,
             }
         }
@@ -297,7 +333,10 @@ fn protocol_name(reader: &mut Reader, node: &Node, path: &Path) -> Option<Protoc
     let text = strict::string(reader, node, path)?;
     let found = Protocol::ALL.into_iter().find(|p| p.to_string() == text);
     if found.is_none() {
-        let message = format!("`{}` is not a valid protocol; write TCP, UDP or SCTP (in capitals)", excerpt(text));
+        let message = format!(
+            "`{}` is not a valid protocol; write TCP, UDP or SCTP (in capitals)",
+            excerpt(text)
+        );
         reader.error(node.at, path, message);
     }
     found

@@ -92,7 +92,9 @@ impl Problems {
                 document: None,
                 object: None,
                 field: None,
-                message: format!("there are more than {MAX_PROBLEMS} problems; the rest are not shown"),
+                message: format!(
+                    "there are more than {MAX_PROBLEMS} problems; the rest are not shown"
+                ),
                 severity: Severity::Error,
             });
         }
@@ -169,7 +171,8 @@ mod tests {
         };
         assert_eq!(
             problem.to_string(),
-            "shop.yaml:12: NetworkPolicy shop/ui: spec.egress[0].from: unknown field; did you mean `to`?"
+            "shop.yaml:12: NetworkPolicy shop/ui: spec.egress[0].from: unknown field; did you mean \
+             `to`?"
         );
     }
 

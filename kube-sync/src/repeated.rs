@@ -26,7 +26,11 @@ pub(crate) fn report(reader: &mut Reader, node: &Node, path: &Path) {
                 let field = &fields[index];
                 let path = path.field(&field.name);
                 if fields[before].node.same(&field.node) {
-                    reader.warning(field.at, &path, "the field is given twice with the same value; keep one");
+                    reader.warning(
+                        field.at,
+                        &path,
+                        "the field is given twice with the same value; keep one",
+                    );
                 } else {
                     reader.error(field.at, &path, "the field is given twice; keep one");
                 }
@@ -47,7 +51,8 @@ const MAX_PAIRWISE: usize = 16;
 pub(crate) fn of(fields: &[Field]) -> Vec<(usize, usize)> {
     let named = fields.iter().enumerate().filter(|(_, field)| !field.name.is_empty());
     if fields.len() <= MAX_PAIRWISE {
-        let before = |index: usize| fields[..index].iter().rposition(|f| f.name == fields[index].name);
+        let before =
+            |index: usize| fields[..index].iter().rposition(|f| f.name == fields[index].name);
         return named.filter_map(|(index, _)| Some((index, before(index)?))).collect();
     }
     let mut seen: HashMap<&str, usize> = HashMap::with_capacity(fields.len());

@@ -79,7 +79,8 @@ impl Resource {
     /// The description by which the client asks for `version` of this kind.
     pub(crate) fn api(self, version: &str) -> kube::core::ApiResource {
         let group = self.group();
-        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        let api_version =
+            if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         kube::core::ApiResource {
             group: group.into(),
             version: version.into(),

@@ -21,10 +21,12 @@ pub(crate) const VALUES: usize = 10_000;
 /// Reads what can be understood of a selector. A broken requirement is left out: the caller decides
 /// whether that means "true" (the subject of a policy) or "nothing" (a peer), S10.
 pub(crate) fn selector(reader: &mut Reader, node: &Node, path: &Path) -> (Selector, Health) {
-    let ([labels, expressions], mut health) = strict::fields(reader, node, path, ["matchLabels", "matchExpressions"]);
+    let ([labels, expressions], mut health) =
+        strict::fields(reader, node, path, ["matchLabels", "matchExpressions"]);
     let mut requirements = Vec::new();
     if let Some(labels) = labels {
-        health = health.and(match_labels(reader, labels, &path.field("matchLabels"), &mut requirements));
+        health =
+            health.and(match_labels(reader, labels, &path.field("matchLabels"), &mut requirements));
     }
     let path = path.field("matchExpressions");
     match strict::list(reader, expressions, &path) {
@@ -55,7 +57,12 @@ fn too_many(reader: &mut Reader, at: u32, path: &Path, given: usize) {
     reader.error(at, path, message);
 }
 
-fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Requirement>) -> Health {
+fn match_labels(
+    reader: &mut Reader,
+    node: &Node,
+    path: &Path,
+    into: &mut Vec<Requirement>,
+) -> Health {
     let Value::Map(fields) = &node.value else {
         strict::wrong_type(reader, node, path, "an object");
         return Health::Broken;
@@ -93,7 +100,8 @@ fn match_labels(reader: &mut Reader, node: &Node, path: &Path, into: &mut Vec<Re
 }
 
 fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirement> {
-    let ([key, operator, values], health) = strict::fields(reader, node, path, ["key", "operator", "values"]);
+    let ([key, operator, values], health) =
+        strict::fields(reader, node, path, ["key", "operator", "values"]);
     if health == Health::Broken {
         return None;
     }
@@ -126,7 +134,11 @@ fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirem
     let values_at = values.unwrap_or(node).at;
     match (name, count) {
         ("In" | "NotIn", 0) => {
-            reader.error(values_at, &values_path, format!("operator {name} requires at least one value"));
+            reader.error(
+                values_at,
+                &values_path,
+                format!("operator {name} requires at least one value"),
+            );
             None
         }
         ("In", _) => Some(Requirement { key, operator: Operator::In(parsed) }),
@@ -134,12 +146,18 @@ fn requirement(reader: &mut Reader, node: &Node, path: &Path) -> Option<Requirem
         ("Exists", 0) => Some(Requirement { key, operator: Operator::Exists }),
         ("DoesNotExist", 0) => Some(Requirement { key, operator: Operator::DoesNotExist }),
         ("Exists" | "DoesNotExist", _) => {
-            reader.error(values_at, &values_path, format!("operator {name} takes no values; remove them or use In"));
+            reader.error(
+                values_at,
+                &values_path,
+                format!("operator {name} takes no values; remove them or use In"),
+            );
             None
         }
         _ => {
-            let message =
-                format!("`{}` is not a valid operator; write In, NotIn, Exists or DoesNotExist", excerpt(name));
+            let message = format!(
+                "`{}` is not a valid operator; write In, NotIn, Exists or DoesNotExist",
+                excerpt(name)
+            );
             reader.error(operator.at, &operator_path, message);
             None
         }
@@ -173,7 +191,11 @@ fn label_key(reader: &mut Reader, at: u32, path: &Path, key: &str) -> Option<Arc
 
 fn label_value(reader: &mut Reader, node: &Node, path: &Path) -> Option<Arc<str>> {
     if node.value == Value::Null {
-        reader.warning(node.at, path, "the API server reads null as the empty value; write \"\" if that is intended");
+        reader.warning(
+            node.at,
+            path,
+            "the API server reads null as the empty value; write \"\" if that is intended",
+        );
         return Some(reader.interner.string(""));
     }
     let value = strict::string(reader, node, path)?;

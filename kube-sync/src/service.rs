@@ -42,17 +42,21 @@ pub(crate) fn service(reader: &mut Reader, object: &Node) -> Service {
     let ingress = balancer.field("ingress");
     let list = map(reader, object.get("status"), &status).and_then(|s| s.get("loadBalancer"));
     let list = map(reader, list, &balancer).and_then(|b| b.get("ingress"));
-    for (index, item) in strict::list(reader, list, &ingress).unwrap_or_default().iter().enumerate() {
+    for (index, item) in strict::list(reader, list, &ingress).unwrap_or_default().iter().enumerate()
+    {
         let path = ingress.index(index);
         // Some load balancers have a host name and no address.
-        let Some(ip) = map(reader, Some(item), &path).and_then(|item| item.get("ip")) else { continue };
+        let Some(ip) = map(reader, Some(item), &path).and_then(|item| item.get("ip")) else {
+            continue;
+        };
         if item.get("ipMode").and_then(Node::as_str) != Some("Proxy") {
             address(reader, Some(ip), &path.field("ip"), &mut addresses);
         }
     }
     let mut ports = Vec::new();
     let ports_path = path.field("ports");
-    let list = strict::list(reader, spec.and_then(|s| s.get("ports")), &ports_path).unwrap_or_default();
+    let list =
+        strict::list(reader, spec.and_then(|s| s.get("ports")), &ports_path).unwrap_or_default();
     for (index, port) in list.iter().enumerate() {
         ports.extend(service_port(reader, port, &ports_path.index(index)));
     }
@@ -65,7 +69,11 @@ fn service_port(reader: &mut Reader, port: &Node, path: &Path) -> Option<Service
     let number_path = path.field("port");
     let number_given = strict::integer(reader, given, &number_path, 1, u16::MAX)?;
     let protocol: Protocol = protocol(reader, port, path)?;
-    Some(ServicePort { protocol, number: number_given, node_port: number(reader, Some(port), path, "nodePort") })
+    Some(ServicePort {
+        protocol,
+        number: number_given,
+        node_port: number(reader, Some(port), path, "nodePort"),
+    })
 }
 
 /// A port that may be unset; 0 means unset, too.

@@ -43,7 +43,9 @@ impl<'a> Source<'a> {
 
 fn newlines(text: &[u8]) -> u32 {
     // Blocks of 255 let the compiler add bytes instead of words.
-    text.chunks(255).map(|block| u32::from(block.iter().map(|b| u8::from(*b == b'\n')).sum::<u8>())).sum()
+    text.chunks(255)
+        .map(|block| u32::from(block.iter().map(|b| u8::from(*b == b'\n')).sum::<u8>()))
+        .sum()
 }
 
 /// How many problems of one object are reported.
@@ -83,7 +85,11 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(source: &'a Source<'a>, problems: &'a mut Problems, interner: &'a mut Interner) -> Self {
+    pub fn new(
+        source: &'a Source<'a>,
+        problems: &'a mut Problems,
+        interner: &'a mut Interner,
+    ) -> Self {
         Self {
             source,
             problems,

@@ -42,12 +42,20 @@ pub(crate) fn split(text: &str) -> Vec<Piece> {
         let bare = line.trim_start_matches(BOM);
         let marks = start + (line.len() - bare.len());
         let next = match (bare.strip_prefix("---"), bare.strip_prefix("...")) {
-            (Some(rest), _) if is_blank(rest) => Piece { range: end..end, separator: Separator::Clean },
+            (Some(rest), _) if is_blank(rest) => {
+                Piece { range: end..end, separator: Separator::Clean }
+            }
             (Some(rest), _) => {
-                let separator = if rest.starts_with([' ', '\t']) { Separator::WithText } else { Separator::Glued };
+                let separator = if rest.starts_with([' ', '\t']) {
+                    Separator::WithText
+                } else {
+                    Separator::Glued
+                };
                 Piece { range: marks + 3..end, separator }
             }
-            (None, Some(rest)) if is_blank(rest) => Piece { range: end..end, separator: Separator::End },
+            (None, Some(rest)) if is_blank(rest) => {
+                Piece { range: end..end, separator: Separator::End }
+            }
             _ => continue,
         };
         begun.range.end = start;
@@ -58,7 +66,8 @@ pub(crate) fn split(text: &str) -> Vec<Piece> {
     pieces.retain(|piece| has_content(&text[piece.range.clone()]));
     for piece in &mut pieces {
         // Lines were cut at every \r and \n, so the separator's own \r\n may have been cut in two.
-        if text[..piece.range.start].ends_with('\r') && text[piece.range.start..].starts_with('\n') {
+        if text[..piece.range.start].ends_with('\r') && text[piece.range.start..].starts_with('\n')
+        {
             piece.range.start += 1;
         }
         let held = &text[piece.range.clone()];
@@ -92,10 +101,13 @@ mod tests {
 
     #[test]
     fn documents_are_cut_at_separators_only() {
-        let text = "# only a comment\n---\na: 1\n---\nb: |\n  ---\n  text\n--- \nc: 3\n---\n# empty\n";
+        let text =
+            "# only a comment\n---\na: 1\n---\nb: |\n  ---\n  text\n--- \nc: 3\n---\n# empty\n";
         let expected = [("a: 1\n", Separator::Clean), ("b: |\n  ---\n  text\n", Separator::Clean)];
         assert_eq!(pieces(text), [&expected[..], &[("c: 3\n", Separator::Clean)]].concat());
-        for empty in ["", "---\n# x\n---\n", "---\n---\n", "%YAML 1.2\n---\n...\n", "\u{feff}---\r\n# x\r\n"] {
+        for empty in
+            ["", "---\n# x\n---\n", "---\n---\n", "%YAML 1.2\n---\n...\n", "\u{feff}---\r\n# x\r\n"]
+        {
             assert_eq!(pieces(empty), [], "{empty:?}");
         }
         assert_eq!(pieces("%YAML 1.2\n---\na: 1\n"), [("a: 1\n", Separator::Clean)]);
@@ -113,16 +125,29 @@ mod tests {
             "---#x\n---\t# y\n",
             "---\r# x\r---\r",
         ] {
-            assert_eq!(pieces(&format!("{before}a: 1\n")), [("a: 1\n", Separator::Clean)], "{before:?}");
+            assert_eq!(
+                pieces(&format!("{before}a: 1\n")),
+                [("a: 1\n", Separator::Clean)],
+                "{before:?}"
+            );
         }
     }
 
     #[test]
     fn text_behind_a_separator_begins_a_document_that_kubectl_refuses() {
-        assert_eq!(pieces("a: 1\n---b: 2\n"), [("a: 1\n", Separator::Clean), ("b: 2\n", Separator::Glued)]);
+        assert_eq!(
+            pieces("a: 1\n---b: 2\n"),
+            [("a: 1\n", Separator::Clean), ("b: 2\n", Separator::Glued)]
+        );
         assert_eq!(pieces("--- {a: 1}\n"), [(" {a: 1}\n", Separator::WithText)]);
-        assert_eq!(pieces("a: 1\n...\nb: 2"), [("a: 1\n", Separator::Clean), ("b: 2", Separator::End)]);
-        assert_eq!(pieces("a: 1\n...\n---\nb: 2"), [("a: 1\n", Separator::Clean), ("b: 2", Separator::Clean)]);
+        assert_eq!(
+            pieces("a: 1\n...\nb: 2"),
+            [("a: 1\n", Separator::Clean), ("b: 2", Separator::End)]
+        );
+        assert_eq!(
+            pieces("a: 1\n...\n---\nb: 2"),
+            [("a: 1\n", Separator::Clean), ("b: 2", Separator::Clean)]
+        );
         assert_eq!(pieces("a: x---\n")[0].0, "a: x---\n");
     }
 }

@@ -65,7 +65,11 @@ pub(crate) fn fields<'n, 't, const N: usize>(
 
 /// The items of a list; None, with a report, where the value is not a list. An absent list is
 /// empty.
-pub(crate) fn list<'n, 't>(reader: &mut Reader, node: Option<&'n Node<'t>>, path: &Path) -> Option<&'n [Node<'t>]> {
+pub(crate) fn list<'n, 't>(
+    reader: &mut Reader,
+    node: Option<&'n Node<'t>>,
+    path: &Path,
+) -> Option<&'n [Node<'t>]> {
     match node {
         None => Some(&[]),
         Some(Node { value: Value::List(items), .. }) => Some(items),
@@ -86,16 +90,27 @@ pub(crate) fn string<'n>(reader: &mut Reader, node: &'n Node, path: &Path) -> Op
 }
 
 /// An integer from `least` to `greatest`, written in digits; None, with a report, otherwise.
-pub(crate) fn integer(reader: &mut Reader, node: &Node, path: &Path, least: u16, greatest: u16) -> Option<u16> {
+pub(crate) fn integer(
+    reader: &mut Reader,
+    node: &Node,
+    path: &Path,
+    least: u16,
+    greatest: u16,
+) -> Option<u16> {
     let Value::Number(text) = &node.value else {
         wrong_type(reader, node, path, "a number");
         return None;
     };
-    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    let plain =
+        text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
     let number = Some(text).filter(|_| plain).and_then(|text| text.parse().ok());
     let number = number.filter(|number| (least..=greatest).contains(number));
     if number.is_none() {
-        reader.error(node.at, path, format!("{} is not an integer from {least} to {greatest}", excerpt(text)));
+        reader.error(
+            node.at,
+            path,
+            format!("{} is not an integer from {least} to {greatest}", excerpt(text)),
+        );
     }
     number
 }
@@ -127,16 +142,24 @@ pub(crate) fn hint(name: &str, known: &[&str]) -> String {
     if known.contains(&opposite) {
         return format!("did you mean `{opposite}`?");
     }
-    let close = known.iter().map(|k| (distance(name, k), k)).min().filter(|(d, k)| *d <= k.len().max(6) / 3);
+    let close = known
+        .iter()
+        .map(|k| (distance(name, k), k))
+        .min()
+        .filter(|(d, k)| *d <= k.len().max(6) / 3);
     if let Some((_, close)) = close {
         return format!("did you mean `{close}`?");
     }
     let home = match name {
-        "podSelector" | "namespaceSelector" | "ipBlock" => "it belongs in an item of `from` or `to`",
+        "podSelector" | "namespaceSelector" | "ipBlock" => {
+            "it belongs in an item of `from` or `to`"
+        }
         "from" | "to" => "it belongs in an item of `ingress` or `egress`",
         "ports" => "it belongs in an item of `ingress` or `egress`, beside `from` or `to`",
         "port" | "endPort" | "protocol" => "it belongs in an item of `ports`",
-        "matchLabels" | "matchExpressions" => "it belongs in a `podSelector` or `namespaceSelector`",
+        "matchLabels" | "matchExpressions" => {
+            "it belongs in a `podSelector` or `namespaceSelector`"
+        }
         "except" | "cidr" => "it belongs in an `ipBlock`",
         "ingress" | "egress" | "policyTypes" => "it belongs in `spec`",
         _ => "",
@@ -175,10 +198,18 @@ mod tests {
     #[test]
     fn hints_name_what_was_meant() {
         assert_eq!(hint("from", &["to", "ports"]), "did you mean `to`?");
-        assert_eq!(hint("policytypes", &["podSelector", "policyTypes"]), "did you mean `policyTypes`?");
+        assert_eq!(
+            hint("policytypes", &["podSelector", "policyTypes"]),
+            "did you mean `policyTypes`?"
+        );
         assert_eq!(hint("egres", &["podSelector", "ingress", "egress"]), "did you mean `egress`?");
-        assert!(hint("podSelector", &["from", "ports"]).starts_with("it belongs in an item of `from`"));
-        assert!(hint("x", &["from", "ports"]).starts_with("the fields allowed here are `from`, `ports`"));
+        assert!(
+            hint("podSelector", &["from", "ports"]).starts_with("it belongs in an item of `from`")
+        );
+        assert!(
+            hint("x", &["from", "ports"])
+                .starts_with("the fields allowed here are `from`, `ports`")
+        );
         assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -62,9 +62,12 @@ impl<'a> Node<'a> {
     /// Whether the two values are equal, wherever they stand.
     pub fn same(&self, other: &Node) -> bool {
         match (&self.value, &other.value) {
-            (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b)),
+            (Value::List(a), Value::List(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+            }
             (Value::Map(a), Value::Map(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.node.same(&b.node))
+                a.len() == b.len()
+                    && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.node.same(&b.node))
             }
             (Value::Broken, _) | (_, Value::Broken) => false,
             (a, b) => a == b,

@@ -5,7 +5,9 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use netpolc_policy::{ContainerPort, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol};
+use netpolc_policy::{
+    ContainerPort, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
@@ -189,11 +191,16 @@ pub(crate) enum Outcome {
 }
 
 /// Converts `item`, whose type is `item_type` where it carries none itself.
-pub(crate) fn convert(item: &Item, item_type: Option<ItemType>, interner: &mut Interner) -> Outcome {
+pub(crate) fn convert(
+    item: &Item,
+    item_type: Option<ItemType>,
+    interner: &mut Interner,
+) -> Outcome {
     let Some(kind) = item.kind.as_ref().map(|kind| &*kind.0).or(item_type.map(|t| t.kind)) else {
         return Outcome::Unsure;
     };
-    let version = item.api_version.as_ref().map(|v| &*v.0).or(item_type.and_then(|t| t.api_version));
+    let version =
+        item.api_version.as_ref().map(|v| &*v.0).or(item_type.and_then(|t| t.api_version));
     let found = match classify(kind, version) {
         (Kind::Ignored, None) => return Outcome::Ignored,
         _ if item.more => None,
@@ -238,11 +245,13 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
     let namespace = is_dns_subdomain(namespace).then(|| interner.string(namespace))?;
     let spec = part::<PodSpec>(item.spec)?;
     let status = part::<PodStatus>(item.status)?;
-    let labels = interner.labels(metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0)));
+    let labels =
+        interner.labels(metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0)));
     let mut ports = Vec::new();
     let mut addresses = Vec::new();
     if let Some(spec) = &spec {
-        let keeps_running = |c: &&Container| c.restart_policy.as_ref().is_some_and(|p| p.0 == "Always");
+        let keeps_running =
+            |c: &&Container| c.restart_policy.as_ref().is_some_and(|p| p.0 == "Always");
         let init = spec.init_containers.iter().flatten().filter(keeps_running);
         for container in spec.containers.iter().flatten().chain(init) {
             for port in container.ports.iter().flatten() {
@@ -272,7 +281,11 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
             Some(true) => PodNetwork::Host,
             _ => PodNetwork::Own,
         },
-        phase: if matches!(phase, Some("Succeeded" | "Failed")) { Phase::Finished } else { Phase::Active },
+        phase: if matches!(phase, Some("Succeeded" | "Failed")) {
+            Phase::Finished
+        } else {
+            Phase::Active
+        },
         ports,
     })
 }
@@ -280,7 +293,9 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
 /// Decodes a part of an object; Some(None) where it is absent, None where it is unusual.
 fn part<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<Option<T>> {
     // serde would accept a list in place of an object.
-    let object = |raw: &'a RawValue| serde_json::from_str(Some(raw.get()).filter(|text| text.starts_with('{'))?).ok();
+    let object = |raw: &'a RawValue| {
+        serde_json::from_str(Some(raw.get()).filter(|text| text.starts_with('{'))?).ok()
+    };
     match raw {
         None => Some(None),
         Some(raw) => object(raw).map(Some),

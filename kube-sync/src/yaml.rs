@@ -73,7 +73,9 @@ impl<'a> Builder<'a> {
     fn event(&mut self, event: Event<'a>, at: usize) -> Result<(), String> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                if let (None, Some(Frame::Map { key: key @ None, .. })) = (&tag, self.stack.last_mut()) {
+                if let (None, Some(Frame::Map { key: key @ None, .. })) =
+                    (&tag, self.stack.last_mut())
+                {
                     // A key is always text: `on:` and `1:` are names here.
                     *key = Some((at, text.clone()));
                     if anchor != 0 {
@@ -84,25 +86,38 @@ impl<'a> Builder<'a> {
                 let value = scalar(text, style, tag.as_deref())?;
                 self.finished(Node::new(at, value), anchor)
             }
-            Event::SequenceStart(_, anchor, _) => self.open(Frame::List { at, anchor, items: Vec::new() }),
-            Event::MappingStart(_, anchor, _) => self.open(Frame::Map { at, anchor, fields: Vec::new(), key: None }),
+            Event::SequenceStart(_, anchor, _) => {
+                self.open(Frame::List { at, anchor, items: Vec::new() })
+            }
+            Event::MappingStart(_, anchor, _) => {
+                self.open(Frame::Map { at, anchor, fields: Vec::new(), key: None })
+            }
             Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
-                Some(Frame::List { at, anchor, items }) => self.finished(Node::new(at, Value::List(items)), anchor),
+                Some(Frame::List { at, anchor, items }) => {
+                    self.finished(Node::new(at, Value::List(items)), anchor)
+                }
                 Some(Frame::Map { at, anchor, fields, .. }) => {
                     self.finished(Node::new(at, Value::Map(merge(fields)?)), anchor)
                 }
                 None => Ok(()),
             },
             Event::Alias(id) => {
-                let node = self.anchors.get(&id).ok_or("an alias refers to a value that contains it")?;
+                let node =
+                    self.anchors.get(&id).ok_or("an alias refers to a value that contains it")?;
                 self.from_aliases += node.size();
                 if self.from_aliases > MAX_ALIAS_NODES {
-                    return Err(format!("aliases expand to more than {MAX_ALIAS_NODES} values; write the objects out"));
+                    return Err(format!(
+                        "aliases expand to more than {MAX_ALIAS_NODES} values; write the objects \
+                         out"
+                    ));
                 }
-                let node = Node { at: u32::try_from(at).unwrap_or(u32::MAX), value: node.value.clone() };
+                let node =
+                    Node { at: u32::try_from(at).unwrap_or(u32::MAX), value: node.value.clone() };
                 self.finished(node, 0)
             }
-            Event::DocumentStart(..) if self.root.is_some() => Err("a second document begins without `---`".into()),
+            Event::DocumentStart(..) if self.root.is_some() => {
+                Err("a second document begins without `---`".into())
+            }
             _ => Ok(()),
         }
     }
@@ -148,7 +163,11 @@ impl<'a> Builder<'a> {
                 }
                 Frame::Map { at: start, mut fields, key, .. } => {
                     for name in key.map(|(_, name)| name).into_iter().chain([Cow::Borrowed("")]) {
-                        fields.push(Field { at: u32::try_from(at).unwrap_or(u32::MAX), name, node: Node::broken(at) });
+                        fields.push(Field {
+                            at: u32::try_from(at).unwrap_or(u32::MAX),
+                            name,
+                            node: Node::broken(at),
+                        });
                     }
                     Node::new(start, Value::Map(fields))
                 }
@@ -173,13 +192,23 @@ impl<'a> Builder<'a> {
 fn may_go_on(node: &mut Node, at: usize) {
     match &mut node.value {
         Value::List(items) => {
-            items.iter_mut().rev().find(|item| item.value != Value::Broken).into_iter().for_each(|n| may_go_on(n, at));
+            items
+                .iter_mut()
+                .rev()
+                .find(|item| item.value != Value::Broken)
+                .into_iter()
+                .for_each(|n| may_go_on(n, at));
             if items.last().is_none_or(|item| item.value != Value::Broken) {
                 items.push(Node::broken(at));
             }
         }
         Value::Map(fields) => {
-            fields.iter_mut().rev().find(|f| !f.name.is_empty()).into_iter().for_each(|f| may_go_on(&mut f.node, at));
+            fields
+                .iter_mut()
+                .rev()
+                .find(|f| !f.name.is_empty())
+                .into_iter()
+                .for_each(|f| may_go_on(&mut f.node, at));
             if fields.iter().all(|f| !f.name.is_empty()) {
                 let at = u32::try_from(at).unwrap_or(u32::MAX);
                 fields.push(Field { at, name: Cow::Borrowed(""), node: Node::broken(at as usize) });
@@ -204,32 +233,50 @@ fn merge(fields: Vec<Field<'_>>) -> Result<Vec<Field<'_>>, String> {
         }
     }
     for source in sources {
-        let Value::Map(inherited) = source.value else { return Err("`<<` merges objects only".into()) };
-        let new: Vec<Field> = inherited.into_iter().filter(|f| own.iter().all(|o| o.name != f.name)).collect();
+        let Value::Map(inherited) = source.value else {
+            return Err("`<<` merges objects only".into());
+        };
+        let new: Vec<Field> =
+            inherited.into_iter().filter(|f| own.iter().all(|o| o.name != f.name)).collect();
         own.extend(new);
     }
     Ok(own)
 }
 
 /// The value of a scalar. Only a plain one can be anything but a string.
-fn scalar<'a>(text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value<'a>, String> {
+fn scalar<'a>(
+    text: Cow<'a, str>,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+) -> Result<Value<'a>, String> {
     match tag.map(Tag::to_string).as_deref() {
         None
         | Some(
-            "tag:yaml.org,2002:int" | "tag:yaml.org,2002:bool" | "tag:yaml.org,2002:null" | "tag:yaml.org,2002:float",
+            "tag:yaml.org,2002:int"
+            | "tag:yaml.org,2002:bool"
+            | "tag:yaml.org,2002:null"
+            | "tag:yaml.org,2002:float",
         ) => {}
         Some("!" | "tag:yaml.org,2002:str") => return Ok(Value::String(text)),
         // yaml.v3 writes the tag before `<<`.
         Some("tag:yaml.org,2002:merge") if text == "<<" => return Ok(Value::String(text)),
-        Some(other) => return Err(format!("the tag {other} has no meaning in a Kubernetes object; remove it")),
+        Some(other) => {
+            return Err(format!(
+                "the tag {other} has no meaning in a Kubernetes object; remove it"
+            ));
+        }
     }
     if style != ScalarStyle::Plain {
         return Ok(Value::String(text));
     }
     Ok(match &*text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
-        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
+        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            Value::Bool(true)
+        }
+        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            Value::Bool(false)
+        }
         _ if is_number(&text) => Value::Number(text),
         _ => Value::String(text),
     })
@@ -243,7 +290,9 @@ fn is_number(text: &str) -> bool {
     }
     let text = &*text.replace('_', "");
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let all = |digits: &str, allowed: fn(&char) -> bool| !digits.is_empty() && digits.chars().all(|c| allowed(&c));
+    let all = |digits: &str, allowed: fn(&char) -> bool| {
+        !digits.is_empty() && digits.chars().all(|c| allowed(&c))
+    };
     if let Some(hex) = unsigned.strip_prefix("0x") {
         return all(hex, char::is_ascii_hexdigit);
     }
@@ -320,10 +369,18 @@ mod tests {
         let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x, x, x]\n");
         for i in 0..12 {
             let (name, last) = (char::from(b'b' + i), char::from(b'a' + i));
-            bomb.push_str(&format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 10].join(", ")));
+            bomb.push_str(&format!(
+                "{name}: &{name} [{}]\n",
+                vec![format!("*{last}"); 10].join(", ")
+            ));
         }
         assert!(parse(&bomb, 0).error.unwrap().1.contains("aliases expand"));
-        for deep in ["[".repeat(1_000_000), "{a: ".repeat(100_000), "- ".repeat(100_000), "? ".repeat(100_000)] {
+        for deep in [
+            "[".repeat(1_000_000),
+            "{a: ".repeat(100_000),
+            "- ".repeat(100_000),
+            "? ".repeat(100_000),
+        ] {
             assert!(parse(&deep, 0).error.is_some());
         }
         assert!(parse("a: &a [*a]", 0).error.is_some());
@@ -331,7 +388,10 @@ mod tests {
 
     #[test]
     fn what_was_cut_short_says_so() {
-        let document = parse("spec:\n  ingress:\n  - from: [{podSelector: {}}]\n    ports: [{port: 80}, ]]\n", 7);
+        let document = parse(
+            "spec:\n  ingress:\n  - from: [{podSelector: {}}]\n    ports: [{port: 80}, ]]\n",
+            7,
+        );
         let (at, _) = document.error.unwrap();
         assert!(at > 7);
         let root = document.root.unwrap();

@@ -109,7 +109,9 @@ async fn a_real_api_server() {
     )
     .await
     .unwrap();
-    create(&admin, &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}})).await.unwrap();
+    create(&admin, &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}}))
+        .await
+        .unwrap();
     lists_and_changes(&server).await;
     tokio::join!(refusals(&server), illegal_objects(&server), stalls(&server));
     expired_versions(&mut server).await;
@@ -120,8 +122,12 @@ fn connections(server: &Server) -> usize {
     let url = server.url();
     let port: u16 = url.rsplit(':').next().unwrap().parse().unwrap();
     let (end, own) = (format!(":{port:04X}"), format!("/proc/{}/fd", std::process::id()));
-    let links = std::fs::read_dir(own).unwrap().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
-    let sockets: Vec<String> = links.filter_map(|l| Some(l.to_str()?.strip_prefix("socket:[")?.to_owned())).collect();
+    let links = std::fs::read_dir(own)
+        .unwrap()
+        .flatten()
+        .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let sockets: Vec<String> =
+        links.filter_map(|l| Some(l.to_str()?.strip_prefix("socket:[")?.to_owned())).collect();
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let established = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
     let ours = established.filter(|f| f[2].ends_with(&end) && f[3] == "01");
@@ -132,7 +138,8 @@ fn connections(server: &Server) -> usize {
 async fn lists_and_changes(server: &Server) {
     let admin = server.client(User::Admin).await.unwrap();
     create(&admin, &namespace("shop")).await.unwrap();
-    let names = (0..1200).map(|i| pod("shop", &format!("p{i}"), &format!("10.1.{}.{}", i / 250, i % 250)));
+    let names =
+        (0..1200).map(|i| pod("shop", &format!("p{i}"), &format!("10.1.{}.{}", i / 250, i % 250)));
     Storage::of(server).unwrap().put_all(names).await.unwrap();
     create(&admin, &policy("shop", "deny", json!({"podSelector": {}}))).await.unwrap();
 
@@ -143,36 +150,54 @@ async fn lists_and_changes(server: &Server) {
     assert_eq!(follower.changes, [], "nothing comes before the first lists");
     assert_eq!(follower.pods("shop"), 1200, "three pages");
     assert_eq!(follower.cluster.nodes.len(), 1, "of the nodes only the own one");
-    assert_eq!(follower.cluster.nodes["n1"].addresses, ["192.168.0.1".parse::<std::net::IpAddr>().unwrap()]);
-    assert_eq!(follower.cluster.policies[&key("shop", "deny")].ingress, Isolation::Isolated(vec![]));
+    assert_eq!(
+        follower.cluster.nodes["n1"].addresses,
+        ["192.168.0.1".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(
+        follower.cluster.policies[&key("shop", "deny")].ingress,
+        Isolation::Isolated(vec![])
+    );
     assert_eq!(follower.cluster.pods[&key("shop", "p7")].ports.len(), 1);
 
     // A relabelled namespace.
-    patch(&admin, "Namespace", None, "shop", &json!({"metadata": {"labels": {"team": "b"}}})).await.unwrap();
+    patch(&admin, "Namespace", None, "shop", &json!({"metadata": {"labels": {"team": "b"}}}))
+        .await
+        .unwrap();
     follower.until("new labels", |f| f.cluster.namespaces["shop"].get("team") == Some("b")).await;
     // A terminated pod keeps its address in its status and loses it to the next one (S13).
     patch_status(&admin, "Pod", Some("shop"), "p0", &json!({"phase": "Succeeded"})).await.unwrap();
     create(&admin, &pod("shop", "heir", "10.1.0.0")).await.unwrap();
     follower
-        .until("the heir", |f| f.cluster.pods.get(&key("shop", "heir")).is_some_and(|p| !p.addresses.is_empty()))
+        .until("the heir", |f| {
+            f.cluster.pods.get(&key("shop", "heir")).is_some_and(|p| !p.addresses.is_empty())
+        })
         .await;
     let owners = follower.cluster.pods.values().filter(|p| p.is_policed());
-    let owners: Vec<_> = owners.filter(|p| p.addresses.contains(&"10.1.0.0".parse().unwrap())).collect();
+    let owners: Vec<_> =
+        owners.filter(|p| p.addresses.contains(&"10.1.0.0".parse().unwrap())).collect();
     assert_eq!(owners.iter().map(|p| &*p.key.name).collect::<Vec<_>>(), ["heir"]);
     // A pod that is made again under its name is another one (S43).
     let before = follower.cluster.pods[&key("shop", "p1")].uid.clone();
     delete(&admin, "Pod", Some("shop"), "p1").await.unwrap();
     create(&admin, &pod("shop", "p1", "10.1.9.9")).await.unwrap();
     let again = |f: &Follower| {
-        f.cluster.pods.get(&key("shop", "p1")).is_some_and(|p| p.uid != before && !p.addresses.is_empty())
+        f.cluster
+            .pods
+            .get(&key("shop", "p1"))
+            .is_some_and(|p| p.uid != before && !p.addresses.is_empty())
     };
     follower.until("p1 again", again).await;
     delete(&admin, "NetworkPolicy", Some("shop"), "deny").await.unwrap();
     follower.until("no policy", |f| !f.cluster.policies.contains_key(&key("shop", "deny"))).await;
     // Two hundred at once are all seen.
-    create_all(&admin, (0..200).map(|i| pod("shop", &format!("burst{i}"), &format!("10.2.0.{i}")))).await.unwrap();
+    create_all(&admin, (0..200).map(|i| pod("shop", &format!("burst{i}"), &format!("10.2.0.{i}"))))
+        .await
+        .unwrap();
     follower
-        .until("the burst", |f| f.pods("shop") == 1401 && f.cluster.pods[&key("shop", "burst199")].addresses.len() == 1)
+        .until("the burst", |f| {
+            f.pods("shop") == 1401 && f.cluster.pods[&key("shop", "burst199")].addresses.len() == 1
+        })
         .await;
 }
 
@@ -182,8 +207,12 @@ async fn refusals(server: &Server) {
     let mut follower = Follower::new(Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap()));
     follower.until("six refusals", |f| f.watch.conditions().count() == Resource::ALL.len()).await;
     assert!(follower.watch.conditions().all(|c| c.reason == Reason::Forbidden));
-    let policies = follower.watch.conditions().find(|c| c.resource == Resource::Policy).unwrap().to_string();
-    assert!(policies.contains("networkpolicies.networking.k8s.io") && policies.contains("ClusterRole"), "{policies}");
+    let policies =
+        follower.watch.conditions().find(|c| c.resource == Resource::Policy).unwrap().to_string();
+    assert!(
+        policies.contains("networkpolicies.networking.k8s.io") && policies.contains("ClusterRole"),
+        "{policies}"
+    );
     assert!(!follower.complete);
     create(
         &admin,
@@ -216,7 +245,10 @@ async fn illegal_objects(server: &Server) {
     assert!(matches!(&policy.ingress, Isolation::Isolated(rules) if rules.len() == 1));
     let problems: Vec<String> = follower.watch.problems().map(ToString::to_string).collect();
     let named = problems.iter().find(|p| p.contains("odd/port")).unwrap();
-    assert!(named.starts_with("kubernetes: NetworkPolicy odd/port: spec.ingress[0].ports[0].port"), "{named}");
+    assert!(
+        named.starts_with("kubernetes: NetworkPolicy odd/port: spec.ingress[0].ports[0].port"),
+        "{named}"
+    );
     assert!(follower.cluster.pods.contains_key(&key("odd", "a")), "the rest is there");
     let mut event = None;
     for _ in 0..100 {
@@ -231,7 +263,9 @@ async fn illegal_objects(server: &Server) {
     assert!(event["note"].as_str().unwrap().contains("70000"), "{event}");
     // Mended, it is no problem any more.
     delete(&admin, "NetworkPolicy", Some("odd"), "port").await.unwrap();
-    follower.until("no problem", |f| f.watch.problems().all(|p| !p.to_string().contains("odd/port"))).await;
+    follower
+        .until("no problem", |f| f.watch.problems().all(|p| !p.to_string().contains("odd/port")))
+        .await;
 }
 
 /// What lies between loses a connection's state: nothing comes through any more, and nobody resets
@@ -247,8 +281,11 @@ impl Proxy {
     fn start(to: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (lost, accepted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let proxy =
-            Self { port: listener.local_addr().unwrap().port(), lost: lost.clone(), accepted: accepted.clone() };
+        let proxy = Self {
+            port: listener.local_addr().unwrap().port(),
+            lost: lost.clone(),
+            accepted: accepted.clone(),
+        };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let number = accepted.fetch_add(1, Ordering::SeqCst) + 1;
@@ -259,7 +296,9 @@ impl Proxy {
                     std::thread::spawn(move || {
                         let mut part = [0; 16 << 10];
                         while let Ok(read @ 1..) = from.read(&mut part) {
-                            if lost.load(Ordering::SeqCst) < number && to.write_all(&part[..read]).is_err() {
+                            if lost.load(Ordering::SeqCst) < number
+                                && to.write_all(&part[..read]).is_err()
+                            {
                                 return;
                             }
                         }
@@ -287,7 +326,8 @@ async fn stalls(server: &Server) {
     let proxy = Proxy::start(url.strip_prefix("https://").unwrap().to_owned());
     let kubeconfig = std::fs::read_to_string(server.kubeconfig(User::Admin).unwrap()).unwrap();
     let path = server.folder().join("proxy.kubeconfig");
-    std::fs::write(&path, kubeconfig.replace(&url, &format!("https://127.0.0.1:{}", proxy.port))).unwrap();
+    std::fs::write(&path, kubeconfig.replace(&url, &format!("https://127.0.0.1:{}", proxy.port)))
+        .unwrap();
     let mut follower = Follower::new(Access::Kubeconfig(path));
     follower.until("first lists", |f| f.complete).await;
     let asked = Instant::now();
@@ -297,7 +337,11 @@ async fn stalls(server: &Server) {
     proxy.lose_all();
     create(&admin, &policy("stall", "unasked", json!({"podSelector": {}}))).await.unwrap();
     // By signs of life on the connection: 30 s at most.
-    follower.until("the stall is noticed", |f| f.cluster.policies.contains_key(&key("stall", "unasked"))).await;
+    follower
+        .until("the stall is noticed", |f| {
+            f.cluster.policies.contains_key(&key("stall", "unasked"))
+        })
+        .await;
 
     tokio::time::sleep(Duration::from_secs(6)).await;
     proxy.lose_all();
@@ -315,7 +359,10 @@ async fn expired_versions(server: &mut Server) {
     let admin = server.client(User::Admin).await.unwrap();
     create(&admin, &namespace("gone")).await.unwrap();
     let storage = Storage::of(server).unwrap();
-    storage.put_all((0..50).map(|i| pod("gone", &format!("p{i}"), &format!("10.4.0.{i}")))).await.unwrap();
+    storage
+        .put_all((0..50).map(|i| pod("gone", &format!("p{i}"), &format!("10.4.0.{i}"))))
+        .await
+        .unwrap();
     let token_file = server.folder().join("token");
     std::fs::write(&token_file, User::Admin.token()).unwrap();
     let access = Access::Kubeconfig(server.kubeconfig_with_token_file(&token_file).unwrap());
@@ -334,7 +381,9 @@ async fn expired_versions(server: &mut Server) {
     std::fs::write(&token_file, User::Deputy.token()).unwrap();
     server.restart_api(&[User::Deputy]).await.unwrap();
     follower
-        .until("the difference", |f| f.cluster.pods.contains_key(&key("gone", "new")) && f.pods("gone") == 49)
+        .until("the difference", |f| {
+            f.cluster.pods.contains_key(&key("gone", "new")) && f.pods("gone") == 49
+        })
         .await;
     follower.until("no condition", |f| f.watch.conditions().count() == 0).await;
     let pods = follower.changes.iter().filter(|c| c.resource == Resource::Pod);

@@ -60,7 +60,9 @@ impl Follower {
             while !holds(self) {
                 match self.watch.next(&self.cluster).await {
                     Update::First(cluster) => (self.cluster, self.first) = (cluster, true),
-                    Update::Changes(changes) => changes.into_iter().for_each(|change| change.apply(&mut self.cluster)),
+                    Update::Changes(changes) => {
+                        changes.into_iter().for_each(|change| change.apply(&mut self.cluster))
+                    }
                     Update::Ended => panic!("the watching thread is gone"),
                 }
             }
@@ -99,7 +101,9 @@ async fn s56_a_policy_made_right_after_an_outage_is_known_before_the_view_counts
     // Pauses grow meanwhile.
     follower.within(Duration::from_secs(6), |_| false).await;
     assert_eq!(follower.freshen().await, None, "nobody knows how new the view is");
-    assert!(follower.watch.take_not_current().is_some_and(|why| why.contains("connection refused")));
+    assert!(
+        follower.watch.take_not_current().is_some_and(|why| why.contains("connection refused"))
+    );
     assert!(follower.watch.states().all().all(|(_, contact)| !contact.up));
     fake.come_back();
     fake.put(&policy("new"));
@@ -178,13 +182,18 @@ async fn lists_never_go_back_in_time() {
     let fake = Fake::new();
     let mut follower = Follower::of(&fake).await;
     fake.go_away();
-    assert!(follower.within(Duration::from_secs(10), |f| f.condition(Resource::Policy).is_some()).await);
+    assert!(
+        follower.within(Duration::from_secs(10), |f| f.condition(Resource::Policy).is_some()).await
+    );
     fake.delete(&policy("old"));
     fake.forget();
     fake.come_back();
     assert!(follower.within(Duration::from_secs(30), |f| !f.knows("old")).await);
     let lists = fake.asked("/networkpolicies?&limit=2500");
-    assert!(lists.len() >= 2 && lists.iter().all(|list| !list.contains("resourceVersion")), "{lists:?}");
+    assert!(
+        lists.len() >= 2 && lists.iter().all(|list| !list.contains("resourceVersion")),
+        "{lists:?}"
+    );
 }
 
 /// The own node loses the taint that kept pods away, and no other; also where others write the Node
@@ -225,7 +234,10 @@ async fn requests_name_the_agent() {
         let mut head = vec![0; 4096];
         let read = stream.read(&mut head).unwrap();
         stream
-            .write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .write_all(
+                b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: \
+                close\r\n\r\n",
+            )
             .unwrap();
         String::from_utf8_lossy(&head[..read]).to_lowercase()
     });

@@ -5,10 +5,17 @@ use std::time::{Duration, Instant};
 use netpolc_kube_sync::fuzz_decode;
 
 const SEEDS: [&str; 4] = [
-    "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: m\nspec:\n  podSelector:\n    matchLabels: {role: db}\n    matchExpressions:\n    - {key: a, operator: In, values: [x, 'y']}\n  policyTypes: [Ingress, Egress]\n  ingress:\n  - from:\n    - ipBlock: {cidr: 172.17.0.0/16, except: [172.17.1.0/24]}\n    - namespaceSelector: {matchLabels: {project: x}}\n    - podSelector: {}\n    ports:\n    - {protocol: TCP, port: 6379, endPort: 6400}\n    - port: web\n  egress:\n  - to: [{ipBlock: {cidr: '::/0'}}]\n---\n",
+    "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\n  namespace: \
+     m\nspec:\n  podSelector:\n    matchLabels: {role: db}\n    matchExpressions:\n    - {key: a, \
+     operator: In, values: [x, 'y']}\n  policyTypes: [Ingress, Egress]\n  ingress:\n  - from:\n    \
+     - ipBlock: {cidr: 172.17.0.0/16, except: [172.17.1.0/24]}\n    - namespaceSelector: \
+     {matchLabels: {project: x}}\n    - podSelector: {}\n    ports:\n    - {protocol: TCP, port: \
+     6379, endPort: 6400}\n    - port: web\n  egress:\n  - to: [{ipBlock: {cidr: '::/0'}}]\n---\n",
     r#"{"kind":"List","apiVersion":"v1","items":[{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","labels":{"a":"b"}},"spec":{"containers":[{"ports":[{"containerPort":80,"name":"web"}]}]},"status":{"podIPs":[{"ip":"10.0.0.1"}]}},{"kind":"NetworkPolicy","apiVersion":"networking.k8s.io/v1","metadata":{"name":"p"},"spec":{"podSelector":{},"egress":[{"to":[]}]}}]}"#,
-    "base: &b {kind: NetworkPolicy, apiVersion: networking.k8s.io/v1}\n<<: *b\nmetadata: {name: q}\nspec: {podSelector: {}, ingress: [{}]}\n",
-    "kind: Node\nmetadata: {name: m}\nstatus: {addresses: [{type: InternalIP, address: 10.0.0.1}]}\n--- \nkind: Namespace\nmetadata: {name: m, labels: {a: |\n  b\n  }}\n",
+    "base: &b {kind: NetworkPolicy, apiVersion: networking.k8s.io/v1}\n<<: *b\nmetadata: {name: \
+     q}\nspec: {podSelector: {}, ingress: [{}]}\n",
+    "kind: Node\nmetadata: {name: m}\nstatus: {addresses: [{type: InternalIP, address: \
+     10.0.0.1}]}\n--- \nkind: Namespace\nmetadata: {name: m, labels: {a: |\n  b\n  }}\n",
 ];
 
 const TOKENS: [&str; 24] = [

@@ -49,14 +49,21 @@ fn a_broken_document_leaves_the_others() {
     let loaded = text("f.yaml", &format!("{POD_A}---\nkind: Pod\nbad: ]\n---\n{POD_B}"));
     assert_eq!(pods(&loaded), ["m/a", "m/b"]);
     assert_eq!(loaded.problems.len(), 1);
-    assert!(messages(&loaded)[0].starts_with("f.yaml:6: Pod: this is not valid YAML: "), "{:?}", messages(&loaded));
+    assert!(
+        messages(&loaded)[0].starts_with("f.yaml:6: Pod: this is not valid YAML: "),
+        "{:?}",
+        messages(&loaded)
+    );
     assert_eq!(loaded.problems[0].document, Some(2));
     assert_eq!(*loaded.incomplete, ["f.yaml".into()]);
 }
 
 #[test]
 fn s61_a_policy_that_breaks_off_isolates_by_what_stands_before() {
-    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: m}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  policyTypes: [Ingress]\n  ingress:\n  - from: [{podSelector: {}}]\n    ports: [{port: 1}]\n  - from: [{podSelector: {}}]\n    po\n    rts: [{port: 2}]\n";
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, \
+        namespace: m}\nspec:\n  podSelector: {matchLabels: {app: db}}\n  policyTypes: [Ingress]\n  \
+        ingress:\n  - from: [{podSelector: {}}]\n    ports: [{port: 1}]\n  - from: [{podSelector: \
+        {}}]\n    po\n    rts: [{port: 2}]\n";
     let loaded = text("f.yaml", policy);
     let found = &loaded.cluster.policies[&ObjectKey::new("m", "p")];
     assert_eq!(found.selector.requirements.len(), 1);
@@ -66,11 +73,16 @@ fn s61_a_policy_that_breaks_off_isolates_by_what_stands_before() {
         assert_eq!(rule.peers, Peers::Listed(vec![Peer::Nothing]));
     }
     assert!(loaded.has_errors() && !loaded.incomplete.is_empty());
-    assert!(messages(&loaded)[0].contains("NetworkPolicy m/p: this is not valid YAML"), "{:?}", messages(&loaded));
+    assert!(
+        messages(&loaded)[0].contains("NetworkPolicy m/p: this is not valid YAML"),
+        "{:?}",
+        messages(&loaded)
+    );
     // Cut at every byte it never allows more, and isolates as soon as the spec has begun.
     for end in policy.find("spec:").unwrap() + 5..policy.find("    po\n").unwrap() {
         let loaded = text("f.yaml", &format!("{} {{]", &policy[..end]));
-        let found = loaded.cluster.policies.values().next().unwrap_or_else(|| panic!("{}", &policy[..end]));
+        let found =
+            loaded.cluster.policies.values().next().unwrap_or_else(|| panic!("{}", &policy[..end]));
         let Isolation::Isolated(rules) = &found.ingress else { panic!("{}", &policy[..end]) };
         let whole = |rule: &&netpolc_policy::Rule| rule.peers != Peers::Listed(vec![Peer::Nothing]);
         for rule in rules.iter().filter(whole) {
@@ -81,7 +93,9 @@ fn s61_a_policy_that_breaks_off_isolates_by_what_stands_before() {
 
 #[test]
 fn s61_a_line_indented_wrongly_does_not_cut_the_ports_off_a_rule() {
-    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: m}\nspec:\n  podSelector: {}\n  ingress:\n  - from: [{podSelector: {}}]\n   ports: [{port: 1}]\n";
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, \
+        namespace: m}\nspec:\n  podSelector: {}\n  ingress:\n  - from: [{podSelector: {}}]\n   \
+        ports: [{port: 1}]\n";
     let loaded = text("f.yaml", policy);
     let found = loaded.cluster.policies.values().next().unwrap();
     let Isolation::Isolated(rules) = &found.ingress else { panic!() };
@@ -92,20 +106,29 @@ fn s61_a_line_indented_wrongly_does_not_cut_the_ports_off_a_rule() {
     );
     let loaded = text("f.yaml", &types);
     let found = loaded.cluster.policies.values().next().unwrap();
-    assert_eq!((&found.ingress, &found.egress), (&Isolation::Isolated(vec![]), &Isolation::Isolated(vec![])));
+    assert_eq!(
+        (&found.ingress, &found.egress),
+        (&Isolation::Isolated(vec![]), &Isolation::Isolated(vec![]))
+    );
 }
 
 #[test]
 fn a_policy_whose_namespace_was_not_reached_isolates_nothing_elsewhere() {
-    let loaded = text("f", "kind: NetworkPolicy\nspec: {podSelector: {}}\nmetadata:\n  name: p\n  labels: [\n");
+    let loaded = text(
+        "f",
+        "kind: NetworkPolicy\nspec: {podSelector: {}}\nmetadata:\n  name: p\n  labels: [\n",
+    );
     assert!(loaded.cluster.policies.is_empty());
     assert!(loaded.has_errors() && !loaded.incomplete.is_empty());
 }
 
 #[test]
 fn lists_of_both_kinds_and_both_formats() {
-    let json = |kind: &str, items: &str| format!(r#"{{"apiVersion":"v1","items":[{items}],"kind":"{kind}"}}"#);
-    let typed = r#"{"metadata":{"name":"a","namespace":"m"}},{"metadata":{"name":"b","namespace":"m"}}"#;
+    let json = |kind: &str, items: &str| {
+        format!(r#"{{"apiVersion":"v1","items":[{items}],"kind":"{kind}"}}"#)
+    };
+    let typed =
+        r#"{"metadata":{"name":"a","namespace":"m"}},{"metadata":{"name":"b","namespace":"m"}}"#;
     let untyped = r#"{"kind":"Pod","metadata":{"name":"a","namespace":"m"}},{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b","namespace":"m"}}"#;
     for (list, items) in [("PodList", typed), ("List", untyped), ("PodList", untyped)] {
         for text_form in [json(list, items), format!("# YAML\n{}", json(list, items))] {
@@ -118,7 +141,10 @@ fn lists_of_both_kinds_and_both_formats() {
     assert_eq!(pods(&text("f", &kind_first)), ["m/a", "m/b"]);
     let policies = r#"{"kind":"NetworkPolicyList","apiVersion":"networking.k8s.io/v1","items":[{"metadata":{"name":"p"},"spec":{"podSelector":{}}}]}"#;
     assert_eq!(text("f", policies).cluster.policies.len(), 1);
-    assert_eq!(text("f", r#"{"kind":"PodList","apiVersion":"v1","items":null}"#), Loaded::default());
+    assert_eq!(
+        text("f", r#"{"kind":"PodList","apiVersion":"v1","items":null}"#),
+        Loaded::default()
+    );
 }
 
 #[test]
@@ -136,7 +162,11 @@ fn errors_in_a_list_are_per_item() {
         let first = 1 + prefix.lines().count();
         let expected = [
             format!("f:{}: must be a Kubernetes object, but is a number", first + 1),
-            format!("f:{}: kind: the field is missing; this is not a Kubernetes object, and it is ignored", first + 2),
+            format!(
+                "f:{}: kind: the field is missing; this is not a Kubernetes object, and it is \
+                 ignored",
+                first + 2
+            ),
             format!("f:{}: NetworkPolicy default/p: spec.x: unknown field;", first + 3),
         ];
         assert_eq!(problems.len(), 3, "{problems:?}");
@@ -149,14 +179,26 @@ fn errors_in_a_list_are_per_item() {
 #[test]
 fn broken_json_keeps_what_came_before() {
     let items = r#"{"kind":"Pod","metadata":{"name":"a","namespace":"m"}},"#;
-    let loaded = text("f.json", &format!("{{\"kind\":\"List\",\"items\":[{items}\n{{\"kind\": oops"));
+    let loaded =
+        text("f.json", &format!("{{\"kind\":\"List\",\"items\":[{items}\n{{\"kind\": oops"));
     assert_eq!(pods(&loaded), ["m/a"]);
-    assert!(messages(&loaded)[0].starts_with("f.json:2: this is not valid JSON: "), "{:?}", messages(&loaded));
+    assert!(
+        messages(&loaded)[0].starts_with("f.json:2: this is not valid JSON: "),
+        "{:?}",
+        messages(&loaded)
+    );
     assert_eq!(loaded.incomplete.len(), 1);
-    let whole = format!("{}\n{}", r#"{"kind":"Pod","metadata":{"name":"a","namespace":"m"}}"#, r#"{"kind" "Pod"}"#);
+    let whole = format!(
+        "{}\n{}",
+        r#"{"kind":"Pod","metadata":{"name":"a","namespace":"m"}}"#, r#"{"kind" "Pod"}"#
+    );
     let loaded = text("f.json", &whole);
     assert_eq!(pods(&loaded), ["m/a"]);
-    assert!(messages(&loaded)[0].starts_with("f.json:2: this is not valid JSON: "), "{:?}", messages(&loaded));
+    assert!(
+        messages(&loaded)[0].starts_with("f.json:2: this is not valid JSON: "),
+        "{:?}",
+        messages(&loaded)
+    );
 }
 
 #[test]
@@ -192,20 +234,31 @@ fn other_kinds_are_ignored_and_misspelt_ones_are_said() {
         assert_eq!(loaded.cluster, Default::default());
         assert_eq!(loaded.has_errors(), quiet.contains('}') && quiet.contains("[}"), "{quiet}");
     }
-    let other =
-        text("f", "kind: NetworkPolicy\napiVersion: crd.projectcalico.org/v1\nmetadata: {name: p}\nspec: {x: 1}");
+    let other = text(
+        "f",
+        "kind: NetworkPolicy\napiVersion: crd.projectcalico.org/v1\nmetadata: {name: p}\nspec: {x: \
+         1}",
+    );
     assert_eq!((other.cluster.policies.len(), other.problems[0].severity), (0, Severity::Warning));
-    let misspelt = text("f", "kind: NetworkPolcy\napiVersion: networking.k8s.io/v1\nmetadata: {name: p}");
-    assert!(misspelt.has_errors() && messages(&misspelt)[0].contains("did you mean NetworkPolicy?"));
+    let misspelt =
+        text("f", "kind: NetworkPolcy\napiVersion: networking.k8s.io/v1\nmetadata: {name: p}");
+    assert!(
+        misspelt.has_errors() && messages(&misspelt)[0].contains("did you mean NetworkPolicy?")
+    );
     let unnamed = text(
         "f",
-        "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {generateName: p-}\nspec: {podSelector: {}}",
+        "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {generateName: \
+         p-}\nspec: {podSelector: {}}",
     );
     assert!(unnamed.has_errors());
-    assert_eq!(unnamed.cluster.policies.keys().next().unwrap().to_string(), "default/unnamed.line-1");
+    assert_eq!(
+        unnamed.cluster.policies.keys().next().unwrap().to_string(),
+        "default/unnamed.line-1"
+    );
     let strange = text(
         "f",
-        "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: \"A\\nb\"}\nspec: {podSelector: {}}",
+        "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: \"A\\nb\"}\nspec: \
+         {podSelector: {}}",
     );
     assert!(strange.has_errors());
     assert_eq!(strange.cluster.policies.keys().next().unwrap().to_string(), "default/a-b");
@@ -214,11 +267,13 @@ fn other_kinds_are_ignored_and_misspelt_ones_are_said() {
 #[test]
 fn of_two_objects_of_one_name_the_first_is_kept() {
     let first = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: m, labels: {x: one}}\n";
-    let loaded = load([Input::bytes("1.yaml", first), Input::bytes("2.yaml", format!("# .\n{POD_A}"))]);
+    let loaded =
+        load([Input::bytes("1.yaml", first), Input::bytes("2.yaml", format!("# .\n{POD_A}"))]);
     assert_eq!(loaded.cluster.pods.values().next().unwrap().labels.get("x"), Some("one"));
     assert_eq!(
         messages(&loaded),
-        ["2.yaml:2: Pod m/a: this object contradicts the one at 1.yaml:1, which is kept; remove one"]
+        ["2.yaml:2: Pod m/a: this object contradicts the one at 1.yaml:1, which is kept; remove \
+             one"]
     );
     assert!(loaded.has_errors() && loaded.incomplete.is_empty());
     assert_eq!(loaded.places.len(), 1);
@@ -267,12 +322,16 @@ fn what_is_no_text_is_said_and_what_stands_before_applies() {
 
 #[test]
 fn oversized_and_nested_input_is_an_error_in_reasonable_time() {
-    let long_yaml = format!("{POD_B}---\na: {}\n---\n{POD_A}", "x".repeat(netpolc_kube_sync::MAX_YAML_DOCUMENT_BYTES));
+    let long_yaml = format!(
+        "{POD_B}---\na: {}\n---\n{POD_A}",
+        "x".repeat(netpolc_kube_sync::MAX_YAML_DOCUMENT_BYTES)
+    );
     let loaded = text("f", &long_yaml);
     assert_eq!(pods(&loaded), ["m/a", "m/b"]);
     assert!(messages(&loaded)[0].contains("larger than 64 MiB"));
     let deep = "[".repeat(1_000_000);
-    let nested = format!("{{\"kind\":\"List\",\"items\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let nested =
+        format!("{{\"kind\":\"List\",\"items\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let inside = format!(
         "{{\"kind\":\"NetworkPolicy\",\"apiVersion\":\"networking.k8s.io/v1\",\"metadata\":{{\"name\":\"p\"}},\"spec\":{{\"podSelector\":{}{}}}}}",
         "[".repeat(50_000),
@@ -288,9 +347,16 @@ fn oversized_and_nested_input_is_an_error_in_reasonable_time() {
 
 #[test]
 fn convert_gives_single_objects_to_watches() {
-    let converted =
-        convert("watch", br#"{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"n","labels":{"a":"b"}}}"#);
-    let [netpolc_kube_sync::Object::Namespace(name, labels)] = &converted.objects[..] else { panic!() };
-    assert_eq!((&**name, labels.get("a"), labels.get("kubernetes.io/metadata.name")), ("n", Some("b"), Some("n")));
+    let converted = convert(
+        "watch",
+        br#"{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"n","labels":{"a":"b"}}}"#,
+    );
+    let [netpolc_kube_sync::Object::Namespace(name, labels)] = &converted.objects[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (&**name, labels.get("a"), labels.get("kubernetes.io/metadata.name")),
+        ("n", Some("b"), Some("n"))
+    );
     assert!(convert("watch", b"{").lost);
 }

@@ -9,8 +9,9 @@ fn both(json: &str) -> Loaded {
     let fast = load([Input::bytes("f", json)]);
     let thorough = load([Input::bytes("f", format!("# YAML\n{json}"))]);
     assert_eq!(fast.cluster, thorough.cluster, "{json}");
-    let texts =
-        |loaded: &Loaded| loaded.problems.iter().map(|p| (p.field.clone(), p.message.clone())).collect::<Vec<_>>();
+    let texts = |loaded: &Loaded| {
+        loaded.problems.iter().map(|p| (p.field.clone(), p.message.clone())).collect::<Vec<_>>()
+    };
     assert_eq!(texts(&fast), texts(&thorough), "{json}");
     fast
 }
@@ -59,7 +60,9 @@ fn s24_s30_a_pod_with_everything() {
 #[test]
 fn s13_s14_s15_phases_and_networks() {
     let make = |metadata: &str, spec: &str, status: &str| {
-        pod(&format!(r#"{{"kind":"Pod","metadata":{{"name":"a"{metadata}}},"spec":{spec},"status":{status}}}"#))
+        pod(&format!(
+            r#"{{"kind":"Pod","metadata":{{"name":"a"{metadata}}},"spec":{spec},"status":{status}}}"#
+        ))
     };
     for (phase, expected) in [
         (r#"{"phase":"Pending"}"#, Phase::Active),
@@ -70,7 +73,8 @@ fn s13_s14_s15_phases_and_networks() {
     ] {
         assert_eq!(make("", "null", phase).phase, expected);
     }
-    let terminating = make(r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, "{}", r#"{"phase":"Running"}"#);
+    let terminating =
+        make(r#","deletionTimestamp":"2026-01-01T00:00:00Z""#, "{}", r#"{"phase":"Running"}"#);
     assert_eq!(terminating.phase, Phase::Active);
     assert_eq!(make("", r#"{"hostNetwork":true}"#, "{}").network, PodNetwork::Host);
     assert_eq!(make("", r#"{"hostNetwork":false,"nodeName":""}"#, "{}").network, PodNetwork::Own);
@@ -85,9 +89,18 @@ fn an_odd_part_of_a_pod_is_said_and_left_out_and_the_pod_stays() {
         (r#""spec":{"hostNetwork":"true"}"#, "spec.hostNetwork"),
         (r#""spec":{"nodeName":5}"#, "spec.nodeName"),
         (r#""spec":{"containers":{}}"#, "spec.containers"),
-        (r#""spec":{"containers":[{"ports":[{"containerPort":70000}]}]}"#, "spec.containers[0].ports[0].containerPort"),
-        (r#""spec":{"containers":[{"ports":[{"containerPort":"x"}]}]}"#, "spec.containers[0].ports[0].containerPort"),
-        (r#""spec":{"containers":[{"ports":[{"name":"x"}]}]}"#, "spec.containers[0].ports[0].containerPort"),
+        (
+            r#""spec":{"containers":[{"ports":[{"containerPort":70000}]}]}"#,
+            "spec.containers[0].ports[0].containerPort",
+        ),
+        (
+            r#""spec":{"containers":[{"ports":[{"containerPort":"x"}]}]}"#,
+            "spec.containers[0].ports[0].containerPort",
+        ),
+        (
+            r#""spec":{"containers":[{"ports":[{"name":"x"}]}]}"#,
+            "spec.containers[0].ports[0].containerPort",
+        ),
         (
             r#""spec":{"containers":[{"ports":[{"containerPort":1,"protocol":"tcp"}]}]}"#,
             "spec.containers[0].ports[0].protocol",
@@ -96,7 +109,9 @@ fn an_odd_part_of_a_pod_is_said_and_left_out_and_the_pod_stays() {
         (r#""status":{"podIP":5}"#, "status.podIP"),
         (r#""status":[]"#, "status"),
     ] {
-        let loaded = both(&format!(r#"{{"kind":"Pod","metadata":{{"name":"a","labels":{{"app":"x"}}}},{part}}}"#));
+        let loaded = both(&format!(
+            r#"{{"kind":"Pod","metadata":{{"name":"a","labels":{{"app":"x"}}}},{part}}}"#
+        ));
         assert_eq!(loaded.cluster.pods.len(), 1, "{part}");
         let pod = loaded.cluster.pods.values().next().unwrap();
         assert!(pod.is_policed() && pod.labels.get("app") == Some("x"));
@@ -107,7 +122,8 @@ fn an_odd_part_of_a_pod_is_said_and_left_out_and_the_pod_stays() {
 
 #[test]
 fn labels_that_are_no_strings_count_as_their_text() {
-    let loaded = both(r#"{"kind":"Pod","metadata":{"name":"a","labels":{"n":5,"b":true,"z":null,"l":[]}}}"#);
+    let loaded =
+        both(r#"{"kind":"Pod","metadata":{"name":"a","labels":{"n":5,"b":true,"z":null,"l":[]}}}"#);
     let labels = &loaded.cluster.pods.values().next().unwrap().labels;
     assert_eq!(
         (labels.get("n"), labels.get("b"), labels.get("z"), labels.get("l")),
@@ -124,7 +140,8 @@ fn nodes_have_internal_and_external_addresses() {
             {"type":"Hostname","address":"node-1"},{"type":"InternalIP","address":"172.16.0.1"}]}}"#,
     );
     assert_eq!(loaded.problems, []);
-    let addresses: Vec<String> = loaded.cluster.nodes["node-1"].addresses.iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> =
+        loaded.cluster.nodes["node-1"].addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["172.16.0.1", "2001:db8::1"]);
 }
 
@@ -134,7 +151,9 @@ fn namespaces_have_the_label_that_the_api_server_sets() {
         r#"{"kind":"List","items":[{"kind":"Namespace","metadata":{"name":"n","labels":{"a":"b","kubernetes.io/metadata.name":"x"}}},
             {"kind":"Pod","metadata":{"name":"p","namespace":"m"}}]}"#,
     );
-    let label = |name: &str| loaded.cluster.namespaces[name].get("kubernetes.io/metadata.name").map(str::to_owned);
+    let label = |name: &str| {
+        loaded.cluster.namespaces[name].get("kubernetes.io/metadata.name").map(str::to_owned)
+    };
     assert_eq!((label("n").as_deref(), label("m").as_deref()), (Some("n"), Some("m")));
     assert_eq!(loaded.cluster.namespaces["n"].get("a"), Some("b"));
 }
@@ -170,7 +189,9 @@ fn both_ways_give_the_same_for_thousands_of_odd_objects() {
         "[{\"ip\":\"10.0.0.2\"}]",
     ];
     let item = |i: usize| {
-        let value = |usual: &str| if next(12) == 0 { values[next(values.len())].to_owned() } else { usual.to_owned() };
+        let value = |usual: &str| {
+            if next(12) == 0 { values[next(values.len())].to_owned() } else { usual.to_owned() }
+        };
         let port = format!(
             r#"{{"containerPort":{},"name":{},"protocol":{},"hostPort":{}}}"#,
             value("80"),
@@ -179,7 +200,8 @@ fn both_ways_give_the_same_for_thousands_of_odd_objects() {
             value("8080")
         );
         let ports = value(&format!("[{port}]"));
-        let containers = value(&format!(r#"[{{"ports":{ports},"restartPolicy":{}}}]"#, value("\"Always\"")));
+        let containers =
+            value(&format!(r#"[{{"ports":{ports},"restartPolicy":{}}}]"#, value("\"Always\"")));
         let spec = value(&format!(
             r#"{{"nodeName":{},"hostNetwork":{},"containers":{containers},"initContainers":{containers}}}"#,
             value("\"node\""),
@@ -221,7 +243,8 @@ fn s48_services_are_addresses_and_ports_that_nodes_translate() {
         assert_eq!(loaded.problems, [], "{json}");
         loaded.cluster.services[&ObjectKey::new("n", "s")].clone()
     };
-    let addresses = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    let addresses =
+        |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
     let full = service(
         r#"{"type":"LoadBalancer","clusterIP":"10.96.0.7","clusterIPs":["10.96.0.7","fd00:96::7"],"externalIPs":["192.0.2.1"],
             "healthCheckNodePort":31999,"selector":{"app":"x"},
@@ -229,18 +252,38 @@ fn s48_services_are_addresses_and_ports_that_nodes_translate() {
         r#"{"loadBalancer":{"ingress":[{"ip":"198.51.100.1"},{"ip":"198.51.100.2","ipMode":"Proxy"},{"hostname":"x.example"},
             {"ip":"198.51.100.3","ipMode":"VIP"}]}}"#,
     );
-    let port = |protocol, number, node_port| netpolc_policy::ServicePort { protocol, number, node_port };
-    assert_eq!(full.addresses, addresses(&["10.96.0.7", "fd00:96::7", "192.0.2.1", "198.51.100.1", "198.51.100.3"]));
+    let port =
+        |protocol, number, node_port| netpolc_policy::ServicePort { protocol, number, node_port };
+    assert_eq!(
+        full.addresses,
+        addresses(&["10.96.0.7", "fd00:96::7", "192.0.2.1", "198.51.100.1", "198.51.100.3"])
+    );
     assert_eq!(full.ports, [port(Protocol::Tcp, 80, Some(30080)), port(Protocol::Udp, 53, None)]);
     assert_eq!(full.health_check, Some(31999));
-    assert_eq!(service(r#"{"clusterIP":"10.96.0.8"}"#, "null").addresses, addresses(&["10.96.0.8"]), "an old server's");
+    assert_eq!(
+        service(r#"{"clusterIP":"10.96.0.8"}"#, "null").addresses,
+        addresses(&["10.96.0.8"]),
+        "an old server's"
+    );
     let none = netpolc_policy::Service::default();
-    assert_eq!(service(r#"{"clusterIP":"None","clusterIPs":["None"],"ports":[{"port":80}]}"#, "{}"), none);
-    assert_eq!(service(r#"{"type":"ExternalName","externalName":"x.example","ports":[{"port":80}]}"#, "{}"), none);
+    assert_eq!(
+        service(r#"{"clusterIP":"None","clusterIPs":["None"],"ports":[{"port":80}]}"#, "{}"),
+        none
+    );
+    assert_eq!(
+        service(
+            r#"{"type":"ExternalName","externalName":"x.example","ports":[{"port":80}]}"#,
+            "{}"
+        ),
+        none
+    );
 
     let odd = both(
         r#"{"kind":"Service","metadata":{"name":"s"},"spec":{"clusterIP":"10.96.0.9","ports":[{"port":0},{"port":1}]}}"#,
     );
     assert_eq!(odd.problems[0].field.as_deref(), Some("spec.ports[0].port"));
-    assert_eq!(odd.cluster.services[&ObjectKey::new("default", "s")].ports, [port(Protocol::Tcp, 1, None)]);
+    assert_eq!(
+        odd.cluster.services[&ObjectKey::new("default", "s")].ports,
+        [port(Protocol::Tcp, 1, None)]
+    );
 }

@@ -60,7 +60,9 @@ impl Script {
                 "buildDate": "", "goVersion": "", "compiler": "", "platform": ""});
             return Answer::Says(200, info.to_string());
         }
-        if let Some(answer) = self.answers.lock().unwrap().get_mut(path).and_then(VecDeque::pop_front) {
+        if let Some(answer) =
+            self.answers.lock().unwrap().get_mut(path).and_then(VecDeque::pop_front)
+        {
             return answer;
         }
         match (query.contains("sendInitialEvents=true"), query.contains("watch=true")) {
@@ -81,9 +83,9 @@ impl Script {
                 let answer = script.answer(uri.path(), uri.query().unwrap_or_default());
                 async move {
                     match answer {
-                        Answer::Says(status, body) => {
-                            Ok::<_, tower::BoxError>(Response::builder().status(status).body(Said(Some(body.into())))?)
-                        }
+                        Answer::Says(status, body) => Ok::<_, tower::BoxError>(
+                            Response::builder().status(status).body(Said(Some(body.into())))?,
+                        ),
                         Answer::Quiet => Ok(Response::new(Said(None))),
                         Answer::Nothing => std::future::pending().await,
                     }
@@ -91,8 +93,14 @@ impl Script {
             });
             Client::new(service, "default")
         };
-        let options = Options { access: Access::With(Arc::new(make)), node: Some("n1".into()), lists };
-        Follower { watch: Watch::start(options).unwrap(), cluster: Cluster::default(), changes: vec![], first: false }
+        let options =
+            Options { access: Access::With(Arc::new(make)), node: Some("n1".into()), lists };
+        Follower {
+            watch: Watch::start(options).unwrap(),
+            cluster: Cluster::default(),
+            changes: vec![],
+            first: false,
+        }
     }
 
     fn asked(&self, part: &str) -> Vec<String> {
@@ -107,7 +115,10 @@ impl HttpBody for Said {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.0 {
             None => Poll::Pending,
             Some(said) if said.is_empty() => Poll::Ready(None),
@@ -131,7 +142,8 @@ impl Follower {
                     Update::Ended => panic!("the watching thread is gone"),
                     Update::First(cluster) => (self.cluster, self.first) = (cluster, true),
                     Update::Changes(changes) => changes.into_iter().for_each(|change: Change| {
-                        self.changes.push((change.key.to_string(), change.object.as_ref().map(|_| ())));
+                        self.changes
+                            .push((change.key.to_string(), change.object.as_ref().map(|_| ())));
                         change.apply(&mut self.cluster);
                     }),
                 }
@@ -163,7 +175,8 @@ fn event(kind: &str, object: &Value) -> String {
 }
 
 fn end_of_list(version: &str) -> String {
-    let metadata = json!({"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}});
+    let metadata =
+        json!({"resourceVersion": version, "annotations": {"k8s.io/initial-events-end": "true"}});
     event("BOOKMARK", &json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata}))
 }
 
@@ -193,22 +206,35 @@ async fn s27_newer_servers_stream_their_lists_and_have_end_ports() {
     let script = Script::version("34").then(POLICIES, Answer::Says(200, first));
     let mut follower = script.watch(Lists::Automatic);
     follower.until("first lists", |f| f.first).await;
-    let Isolation::Isolated(rules) = &follower.cluster.policies.values().next().unwrap().ingress else { panic!() };
+    let Isolation::Isolated(rules) = &follower.cluster.policies.values().next().unwrap().ingress
+    else {
+        panic!()
+    };
     let range = Port::Range { protocol: Protocol::Tcp, first: 80, last: 90 };
     assert_eq!(rules[0].ports, Ports::Listed(vec![range]));
     assert_eq!(script.asked("limit="), Vec::<String>::new(), "no pages");
     // The stream ended: it is resumed, without initial events, where the bookmark was.
     let resumed = script.asked(POLICIES);
     assert!(
-        resumed.len() < 2 || resumed[1].contains("resourceVersion=7") && !resumed[1].contains("sendInitialEvents=true")
+        resumed.len() < 2
+            || resumed[1].contains("resourceVersion=7")
+                && !resumed[1].contains("sendInitialEvents=true")
     );
-    assert!(script.asked("/api/v1/nodes").iter().all(|a| a.contains("metadata.name%3Dn1")), "only the own node");
+    assert!(
+        script.asked("/api/v1/nodes").iter().all(|a| a.contains("metadata.name%3Dn1")),
+        "only the own node"
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_streams_is_asked_for_pages() {
-    let refusal = status(422, "Invalid", "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch");
-    let script = Script::version("34").then(PODS, refusal).then(PODS, list(&[pod("a", 1)], "4", None));
+    let refusal = status(
+        422,
+        "Invalid",
+        "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch",
+    );
+    let script =
+        Script::version("34").then(PODS, refusal).then(PODS, list(&[pod("a", 1)], "4", None));
     let mut follower = script.watch(Lists::Automatic);
     follower.until("first lists", |f| f.first).await;
     assert_eq!(follower.pods(), ["a"]);
@@ -234,11 +260,16 @@ async fn pages_that_expire_are_listed_again() {
 /// difference.
 #[tokio::test]
 async fn streams_resume_and_expired_versions_become_differences() {
-    let bookmark = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "20"}});
-    let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
+    let bookmark =
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "20"}});
+    let gone = json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old \
+        resource version"});
     let script = Script::version("20")
         .then(PODS, list(&[pod("a", 1), pod("b", 2)], "9", None))
-        .then(PODS, Answer::Says(200, event("ADDED", &pod("c", 10)) + &event("BOOKMARK", &bookmark)))
+        .then(
+            PODS,
+            Answer::Says(200, event("ADDED", &pod("c", 10)) + &event("BOOKMARK", &bookmark)),
+        )
         .then(PODS, Answer::Says(200, event("ERROR", &gone)))
         .then(PODS, list(&[pod("a", 1), pod("d", 30)], "31", None))
         .then(PODS, status(410, "Gone", "too old"))
@@ -246,9 +277,13 @@ async fn streams_resume_and_expired_versions_become_differences() {
     let mut follower = script.watch(Lists::Automatic);
     follower.until("the last list", |f| f.first && f.pods() == ["d"]).await;
     let asked = script.asked(PODS);
-    assert!(asked[1].contains("resourceVersion=9") && asked[2].contains("resourceVersion=20"), "{asked:?}");
+    assert!(
+        asked[1].contains("resourceVersion=9") && asked[2].contains("resourceVersion=20"),
+        "{asked:?}"
+    );
     // What stayed the same is not told of again.
-    let told: Vec<(&str, bool)> = follower.changes.iter().map(|(key, put)| (&**key, put.is_some())).collect();
+    let told: Vec<(&str, bool)> =
+        follower.changes.iter().map(|(key, put)| (&**key, put.is_some())).collect();
     assert!(told.iter().filter(|(key, _)| *key == "d/a").eq([&("d/a", false)]), "{told:?}");
     assert!(told.iter().filter(|(key, _)| *key == "d/d").eq([&("d/d", true)]), "{told:?}");
     assert!(told.contains(&("d/b", false)) && told.contains(&("d/c", false)), "{told:?}");
@@ -276,7 +311,8 @@ async fn s61_nonsense_is_named_and_followed_by_a_list() {
 #[tokio::test]
 async fn refused_credentials_are_renewed() {
     let refusal = || status(401, "Unauthorized", "Unauthorized");
-    let script = Script::version("20").then(PODS, refusal()).then(PODS, list(&[pod("a", 1)], "9", None));
+    let script =
+        Script::version("20").then(PODS, refusal()).then(PODS, list(&[pod("a", 1)], "9", None));
     let mut follower = script.watch(Lists::Automatic);
     follower.until("a condition", |f| f.condition(Resource::Pod).is_some()).await;
     assert_eq!(follower.condition(Resource::Pod).unwrap().reason, Reason::Unauthorized);
@@ -307,13 +343,16 @@ async fn s61_one_bad_object_among_others() {
     let bad = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "bad", "namespace": "d", "labels": {"a": [1]},
         "resourceVersion": "3"}, "spec": {"nodeName": 7}});
     let nameless = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"resourceVersion": "3"}});
-    let script =
-        Script::version("20").then(PODS, list(&[pod("a", 1), bad, nameless, Value::Null, pod("b", 2)], "9", None));
+    let script = Script::version("20")
+        .then(PODS, list(&[pod("a", 1), bad, nameless, Value::Null, pod("b", 2)], "9", None));
     let mut follower = script.watch(Lists::Automatic);
     follower.until("first lists", |f| f.first).await;
     assert_eq!(follower.pods(), ["a", "b", "bad"]);
     let problems: Vec<String> = follower.watch.problems().map(ToString::to_string).collect();
-    assert!(problems.iter().any(|p| p.starts_with("kubernetes: Pod d/bad: metadata.labels.a")), "{problems:?}");
+    assert!(
+        problems.iter().any(|p| p.starts_with("kubernetes: Pod d/bad: metadata.labels.a")),
+        "{problems:?}"
+    );
 }
 
 /// One pod asked for by name: what there is, what is not, and a server that fails.

@@ -22,7 +22,8 @@ fn main() -> ExitCode {
     let whole = Big::default();
     // A hundredth of the pods comes with a hundredth of the namespaces and policies.
     let part = |of: usize| (of * pods).div_ceil(whole.pods).max(1);
-    let big = Big { pods, namespaces: part(whole.namespaces), policies: part(whole.policies), ..whole };
+    let big =
+        Big { pods, namespaces: part(whole.namespaces), policies: part(whole.policies), ..whole };
     let begin = Instant::now();
     let written = fs::create_dir_all(folder).and_then(|()| big.write(Path::new(folder)));
     match written {
@@ -31,7 +32,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Ok(files) => {
-            let bytes: u64 = files.iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum();
+            let bytes: u64 =
+                files.iter().filter_map(|f| fs::metadata(f).ok()).map(|m| m.len()).sum();
             println!("{} files, {} MB, {:?}", files.len(), bytes / 1_000_000, begin.elapsed());
             ExitCode::SUCCESS
         }

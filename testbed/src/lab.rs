@@ -130,15 +130,18 @@ pub fn shell(script: &str) -> String {
 pub fn assert_kernel_is_quiet() {
     let (output, text) = finish(&mut Command::new("dmesg"));
     assert!(output.status.success(), "dmesg: {text}");
-    let bad: Vec<&str> =
-        text.lines().filter(|l| ["BUG", "WARNING", "Call Trace", "Oops"].iter().any(|w| l.contains(w))).collect();
+    let bad: Vec<&str> = text
+        .lines()
+        .filter(|l| ["BUG", "WARNING", "Call Trace", "Oops"].iter().any(|w| l.contains(w)))
+        .collect();
     assert!(bad.is_empty(), "the kernel complains:\n{text}");
 }
 
 /// Builds the module (once for each version of its sources) and gives its path.
 fn module() -> PathBuf {
     let script = folder().join("simnic.sh");
-    let output = Command::new(&script).output().unwrap_or_else(|e| panic!("{}: {e}", script.display()));
+    let output =
+        Command::new(&script).output().unwrap_or_else(|e| panic!("{}: {e}", script.display()));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {said}", script.display());
     String::from_utf8(output.stdout).expect("a path in UTF-8").trim_end().into()

@@ -5,15 +5,16 @@
 //! understood either, so that decoding the output gives the model back.
 
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork,
-    Policy, Port, Ports, Rule, Selector, Service,
+    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase,
+    Pod, PodNetwork, Policy, Port, Ports, Rule, Selector, Service,
 };
 use serde_json::{Value, json};
 
 /// All objects of a cluster as one List.
 pub fn cluster(cluster: &Cluster) -> Value {
     let Cluster { namespaces, pods, policies, nodes, services } = cluster;
-    let mut items: Vec<Value> = namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
+    let mut items: Vec<Value> =
+        namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
     items.extend(nodes.iter().map(|(name, n)| node(name, n)));
     items.extend(services.iter().map(|(key, s)| service(key, s)));
     items.extend(pods.values().map(pod));
@@ -28,8 +29,11 @@ pub fn namespace(name: &str, labels: &Labels) -> Value {
 
 /// A Node as the API server takes it.
 pub fn node(name: &str, node: &Node) -> Value {
-    let addresses: Vec<Value> =
-        node.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a.to_string()})).collect();
+    let addresses: Vec<Value> = node
+        .addresses
+        .iter()
+        .map(|a| json!({"type": "InternalIP", "address": a.to_string()}))
+        .collect();
     json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
         "status": {"addresses": addresses},
@@ -74,7 +78,8 @@ pub fn pod(pod: &Pod) -> Value {
     insert(&mut object["spec"], "hostNetwork", (pod.network == PodNetwork::Host).then_some(true));
     if let Some(first) = pod.addresses.first() {
         object["status"]["podIP"] = json!(first.to_string());
-        object["status"]["podIPs"] = pod.addresses.iter().map(|a| json!({"ip": a.to_string()})).collect();
+        object["status"]["podIPs"] =
+            pod.addresses.iter().map(|a| json!({"ip": a.to_string()})).collect();
     }
     object
 }
@@ -83,9 +88,10 @@ pub fn pod(pod: &Pod) -> Value {
 pub fn policy(policy: &Policy) -> Value {
     let mut spec = json!({"podSelector": selector(&policy.selector)});
     let mut types = Vec::new();
-    for (name, list, peers, isolation) in
-        [("Ingress", "ingress", "from", &policy.ingress), ("Egress", "egress", "to", &policy.egress)]
-    {
+    for (name, list, peers, isolation) in [
+        ("Ingress", "ingress", "from", &policy.ingress),
+        ("Egress", "egress", "to", &policy.egress),
+    ] {
         if let Isolation::Isolated(rules) = isolation {
             types.push(name);
             spec[list] = rules.iter().map(|r| rule(r, peers)).collect();
@@ -138,8 +144,12 @@ fn ip_block(block: &Block) -> Value {
 fn port(port: &Port) -> Value {
     match port {
         Port::Every(protocol) => json!({"protocol": protocol}),
-        Port::Range { protocol, first, last } if first == last => json!({"protocol": protocol, "port": first}),
-        Port::Range { protocol, first, last } => json!({"protocol": protocol, "port": first, "endPort": last}),
+        Port::Range { protocol, first, last } if first == last => {
+            json!({"protocol": protocol, "port": first})
+        }
+        Port::Range { protocol, first, last } => {
+            json!({"protocol": protocol, "port": first, "endPort": last})
+        }
         Port::Named { protocol, name } => json!({"protocol": protocol, "port": &**name}),
         Port::Nothing => json!({"port": 0}),
     }

@@ -3,8 +3,8 @@
 //! Not here: what becomes of it.
 
 use netpolc_policy::{
-    Block, Cluster, Isolation, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy,
-    Port, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort,
+    Block, Cluster, Isolation, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
+    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort,
 };
 
 use crate::random::Rng;
@@ -103,7 +103,12 @@ pub fn pod(namespace: &str, name: &str, address: &str) -> Pod {
 
 /// A selector of one label.
 pub fn selector(key: &str, value: &str) -> Selector {
-    Selector { requirements: vec![Requirement { key: key.into(), operator: Operator::In(vec![value.into()]) }] }
+    Selector {
+        requirements: vec![Requirement {
+            key: key.into(),
+            operator: Operator::In(vec![value.into()]),
+        }],
+    }
 }
 
 /// A range of ports of one protocol, as a policy has it.
@@ -135,7 +140,9 @@ pub fn bystanders() -> Cluster {
     for namespace in ["shop", "bank", "evil"] {
         cluster.namespaces.insert(namespace.into(), [("name", namespace)].into_iter().collect());
     }
-    cluster.nodes.insert(NODE.into(), Node { addresses: vec!["192.168.0.1".parse().expect("an address")] });
+    cluster
+        .nodes
+        .insert(NODE.into(), Node { addresses: vec!["192.168.0.1".parse().expect("an address")] });
     for pod in [
         pod("shop", "web", "10.1.0.1"),
         pod("shop", "db", "10.1.0.2"),
@@ -151,7 +158,10 @@ pub fn bystanders() -> Cluster {
     let web = Rule {
         peers: Peers::Listed(vec![
             Peer::Pods { namespaces: Namespaces::Own, pods: selector("app", "web") },
-            Peer::Pods { namespaces: Namespaces::Matching(selector("name", "bank")), pods: Selector::default() },
+            Peer::Pods {
+                namespaces: Namespaces::Matching(selector("name", "bank")),
+                pods: Selector::default(),
+            },
         ]),
         ports: Ports::Listed(vec![port(Protocol::Tcp, 8000, 8080)]),
     };
@@ -177,7 +187,11 @@ pub fn v4(i: u32) -> String {
 }
 
 fn service(n: u32) -> Service {
-    let port = |i: u32| ServicePort { protocol: Protocol::Tcp, number: (1 + 2 * i % 65535) as u16, node_port: None };
+    let port = |i: u32| ServicePort {
+        protocol: Protocol::Tcp,
+        number: (1 + 2 * i % 65535) as u16,
+        node_port: None,
+    };
     Service {
         addresses: (0..n).map(|i| v4(i).parse().expect("an address")).collect(),
         ports: (0..n).map(port).collect(),
@@ -188,30 +202,42 @@ fn service(n: u32) -> Service {
 /// Makes the tenant `evil` take `n` of something; says of what.
 pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'static str {
     let any = || Peers::Any;
-    let single = |i: u32| port(Protocol::Tcp, (1 + 2 * i % 65535) as u16, (1 + 2 * i % 65535) as u16);
+    let single =
+        |i: u32| port(Protocol::Tcp, (1 + 2 * i % 65535) as u16, (1 + 2 * i % 65535) as u16);
     let listed = |peers: Vec<Peer>| Rule { peers: Peers::Listed(peers), ports: Ports::Any };
     let mut random_v6 = |length: u8| {
-        let bits = (u128::from(rng.draw()) << 64 | u128::from(rng.draw())) >> (128 - length) << (128 - length);
+        let bits = (u128::from(rng.draw()) << 64 | u128::from(rng.draw())) >> (128 - length)
+            << (128 - length);
         block(&format!("{}/{length}", std::net::Ipv6Addr::from(bits)))
     };
     let hosts = |n: u32| (0..n).map(|i| block(&format!("{}/32", v4(i)))).collect::<Vec<_>>();
     let (what, rules): (_, Vec<Rule>) = match kind {
-        Offence::SinglePorts => {
-            ("single ports", vec![Rule { peers: any(), ports: Ports::Listed((0..n).map(single).collect()) }])
-        }
+        Offence::SinglePorts => (
+            "single ports",
+            vec![Rule { peers: any(), ports: Ports::Listed((0..n).map(single).collect()) }],
+        ),
         Offence::ThreeProtocols => {
-            let all = |i| Protocol::ALL.map(|p| port(p, (1 + 2 * i % 65535) as u16, (1 + 2 * i % 65535) as u16));
+            let all = |i| {
+                Protocol::ALL
+                    .map(|p| port(p, (1 + 2 * i % 65535) as u16, (1 + 2 * i % 65535) as u16))
+            };
             (
                 "ports of three protocols",
                 vec![Rule { peers: any(), ports: Ports::Listed((0..n).flat_map(all).collect()) }],
             )
         }
         Offence::Addresses => ("addresses", vec![listed(hosts(n))]),
-        Offence::ScatteredV6 => ("scattered IPv6 prefixes", vec![listed((0..n).map(|_| random_v6(127)).collect())]),
+        Offence::ScatteredV6 => {
+            ("scattered IPv6 prefixes", vec![listed((0..n).map(|_| random_v6(127)).collect())])
+        }
         Offence::Rules => {
             let rule = |i: u32| Rule {
                 peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]),
-                ports: Ports::Listed(vec![port(Protocol::Tcp, (1 + i % 65535) as u16, (1 + i % 65535) as u16)]),
+                ports: Ports::Listed(vec![port(
+                    Protocol::Tcp,
+                    (1 + i % 65535) as u16,
+                    (1 + i % 65535) as u16,
+                )]),
             };
             ("rules, each with a port", (0..n).map(rule).collect())
         }
@@ -225,9 +251,13 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
             ("nested prefixes", nested.collect())
         }
         Offence::Excepts => {
-            let except =
-                (0..n).map(|i| format!("10.{}.{}.{}/32", i >> 8 & 255, i & 255, i >> 16).parse().expect("an address"));
-            let block = Block { cidr: "10.0.0.0/8".parse().expect("an address"), except: except.collect() };
+            let except = (0..n).map(|i| {
+                format!("10.{}.{}.{}/32", i >> 8 & 255, i & 255, i >> 16)
+                    .parse()
+                    .expect("an address")
+            });
+            let block =
+                Block { cidr: "10.0.0.0/8".parse().expect("an address"), except: except.collect() };
             ("one block with many excepts", vec![listed(vec![Peer::Block(block)])])
         }
         Offence::Overlaps => {
@@ -235,7 +265,9 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
                 Peer::Block(Block {
                     cidr: "10.0.0.0/8".parse().expect("an address"),
                     except: vec![
-                        format!("10.{}.{}.{}/32", i >> 8 & 255, i & 255, i >> 16).parse().expect("an address"),
+                        format!("10.{}.{}.{}/32", i >> 8 & 255, i & 255, i >> 16)
+                            .parse()
+                            .expect("an address"),
                     ],
                 })
             };
@@ -252,14 +284,20 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
             let peer = |i: u32| Peer::Pods {
                 namespaces: Namespaces::Matching(Selector::default()),
                 pods: Selector {
-                    requirements: vec![Requirement { key: format!("k{i}").into(), operator: Operator::DoesNotExist }],
+                    requirements: vec![Requirement {
+                        key: format!("k{i}").into(),
+                        operator: Operator::DoesNotExist,
+                    }],
                 },
             };
             ("selectors that match everything", vec![listed((0..n).map(peer).collect())])
         }
         Offence::Service => {
             cluster.services.insert(ObjectKey::new("evil", "s"), service(n));
-            ("a Service with addresses x ports", vec![listed(vec![block("11.0.0.0/8"), block("10.96.0.0/12")])])
+            (
+                "a Service with addresses x ports",
+                vec![listed(vec![block("11.0.0.0/8"), block("10.96.0.0/12")])],
+            )
         }
         Offence::Repeated => {
             let same = (0..n).map(|i| match i % 2 {
@@ -275,7 +313,10 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
         }
         Offence::ManyPolicies => {
             for i in 0..n {
-                let rule = Rule { peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]), ports: Ports::Any };
+                let rule = Rule {
+                    peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]),
+                    ports: Ports::Any,
+                };
                 let small = policy("evil", &format!("p{i}"), Selector::default(), vec![rule]);
                 cluster.policies.insert(small.key.clone(), small);
             }
@@ -283,9 +324,13 @@ pub fn offend(kind: Offence, n: u32, rng: &mut Rng, cluster: &mut Cluster) -> &'
         }
         Offence::Mixed => {
             cluster.services.insert(ObjectKey::new("evil", "s"), service(n.min(44)));
-            let rule = |(i, peer)| Rule { peers: Peers::Listed(vec![peer]), ports: Ports::Listed(vec![single(i)]) };
+            let rule = |(i, peer)| Rule {
+                peers: Peers::Listed(vec![peer]),
+                ports: Ports::Listed(vec![single(i)]),
+            };
             let rows = (0..).zip(hosts(n)).map(rule);
-            let wide = Rule { peers: any(), ports: Ports::Listed(vec![Port::Every(Protocol::Tcp)]) };
+            let wide =
+                Rule { peers: any(), ports: Ports::Listed(vec![Port::Every(Protocol::Tcp)]) };
             let prefixes = listed((0..n).map(|_| random_v6(64)).collect());
             ("something of everything", rows.chain([wide, prefixes]).collect())
         }

@@ -71,13 +71,18 @@ impl Stage {
     /// Whether policy lets `talk` through at this stage, by the oracle, over the family of `to`.
     pub fn allows(self, talk: &Talk, family: Family) -> bool {
         let cluster = self.cluster();
-        let (source, destination) = (talk.from.party(&cluster, family), talk.to.party(&cluster, family));
+        let (source, destination) =
+            (talk.from.party(&cluster, family), talk.to.party(&cluster, family));
         let (protocol, port) = match talk.ask {
             Ask::Tcp(port) => (Transport::Tcp, Some(port)),
             Ask::Udp(port) => (Transport::Udp, Some(port)),
             Ask::Ping => (Transport::Other(if family == Family::V4 { 1 } else { 58 }), None),
         };
-        oracle::judge(&cluster, &oracle::Question { source, destination, protocol, port, via: None }).allowed
+        oracle::judge(
+            &cluster,
+            &oracle::Question { source, destination, protocol, port, via: None },
+        )
+        .allowed
     }
 }
 
@@ -136,8 +141,9 @@ impl Who {
     }
 
     fn party(self, cluster: &Cluster, family: Family) -> Party {
-        let pick =
-            |all: &[IpAddr]| *all.iter().find(|a| a.is_ipv4() == (family == Family::V4)).expect("all are dual stack");
+        let pick = |all: &[IpAddr]| {
+            *all.iter().find(|a| a.is_ipv4() == (family == Family::V4)).expect("all are dual stack")
+        };
         match self.key() {
             Some(key) => {
                 let address = pick(&cluster.pods[&key].addresses);
@@ -213,9 +219,14 @@ pub const EVERYBODY: [Who; 12] = [
 /// From everybody to everybody else who serves something: each on its first port.
 pub fn matrix() -> Vec<Talk> {
     let cluster = Stage::Open.cluster();
-    let service = |who: Who| who.key().and_then(|key| serves(&cluster.pods[&key]).into_iter().next());
-    let pairs = EVERYBODY.into_iter().flat_map(|from| EVERYBODY.into_iter().map(move |to| (from, to)));
-    pairs.filter(|(from, to)| from != to).filter_map(|(from, to)| Some(talk(from, to, service(to)?))).collect()
+    let service =
+        |who: Who| who.key().and_then(|key| serves(&cluster.pods[&key]).into_iter().next());
+    let pairs =
+        EVERYBODY.into_iter().flat_map(|from| EVERYBODY.into_iter().map(move |to| (from, to)));
+    pairs
+        .filter(|(from, to)| from != to)
+        .filter_map(|(from, to)| Some(talk(from, to, service(to)?)))
+        .collect()
 }
 
 /// What a pod listens on: its container ports, for [`crate::probe::Servers`].

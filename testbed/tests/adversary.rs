@@ -18,11 +18,13 @@ use netpolc_testbed::{
 #[test]
 fn where_nothing_is_enforced_every_kind_of_violation_is_found() {
     let lab = Lab::up().expect("network namespaces (this needs root)");
-    let campaign = Campaign { seed: 1, from: 0, frames: 32_000, round: 4_000, kinds: Kind::ALL.to_vec() };
+    let campaign =
+        Campaign { seed: 1, from: 0, frames: 32_000, round: 4_000, kinds: Kind::ALL.to_vec() };
     let report = campaign.run(&lab, |_| Ok::<_, Infallible>(())).expect("the lab works");
     println!("{} frames, {} arrivals in {:?}", report.sent, report.arrived, report.took);
     for kind in Kind::ALL {
-        let found: usize = report.violations.iter().filter(|((k, _), _)| *k == kind).map(|(_, (n, _))| n).sum();
+        let found: usize =
+            report.violations.iter().filter(|((k, _), _)| *k == kind).map(|(_, (n, _))| n).sum();
         assert!(found > 0, "no violation of kind {kind:?}: the adversary would not see one");
     }
     // Frames from forged hardware addresses lead the bridge astray, so some honest ones are lost.
@@ -59,7 +61,9 @@ fn what_is_written_is_read_again() {
         let packet = bytes::ip(a, b, protocol, &header, &body);
         let tags = [(number::QINQ, 0), (number::VLAN, 5), (number::VLAN, 0)];
         let frame = bytes::ethernet([1; 6], [2; 6], &tags, bytes::ether_type(b), &packet);
-        let Content::Ip(read) = parse::frame(&frame).expect("a frame").content else { panic!("no packet") };
+        let Content::Ip(read) = parse::frame(&frame).expect("a frame").content else {
+            panic!("no packet")
+        };
         assert_eq!((read.source, read.destination, read.hops, read.sound), (a, b, 7, true));
         assert_eq!(read.fragment.map(|f| (f.offset, f.more, f.id)), v6.then_some((0, true, 9)));
         let (flow, event) = read.flow().expect("a whole one");
@@ -73,10 +77,20 @@ fn without_policies_an_honest_packet_is_no_violation_and_a_forged_one_is() {
     let mut judge = Judge::new(world.clone(), Cluster::default());
     let (a, b) = (world.pods[0].addresses[0], world.pods[4].addresses[0]);
     let mut verdict = |source| {
-        let packet =
-            bytes::ip(source, b, number::UDP, &Header { hops: 64, ..Header::default() }, &bytes::udp(1, 2, b""));
+        let packet = bytes::ip(
+            source,
+            b,
+            number::UDP,
+            &Header { hops: 64, ..Header::default() },
+            &bytes::udp(1, 2, b""),
+        );
         let bytes = bytes::ethernet([1; 6], world.pods[0].mac, &[], number::IPV4, &packet);
-        let sent = netpolc_testbed::adversary::judge::Sent { place: Place::Pod(0), case: 0, label: "test", bytes };
+        let sent = netpolc_testbed::adversary::judge::Sent {
+            place: Place::Pod(0),
+            case: 0,
+            label: "test",
+            bytes,
+        };
         judge.hear(&sent);
         let frame = parse::frame(&sent.bytes).expect("a frame");
         judge.arrives(Place::Pod(4), &frame, &sent).map_err(|v| v.kind)

@@ -10,14 +10,18 @@ use netpolc_testbed::big::{Big, PODS_PER_NODE, Stack};
 fn the_default_has_the_advertised_size() {
     let big = Big::default();
     let cluster = big.cluster();
-    assert_eq!((cluster.namespaces.len(), cluster.pods.len(), cluster.policies.len()), (1_000, 100_000, 10_000));
+    assert_eq!(
+        (cluster.namespaces.len(), cluster.pods.len(), cluster.policies.len()),
+        (1_000, 100_000, 10_000)
+    );
     assert_eq!(cluster.nodes.len(), 910);
     let addresses: BTreeSet<_> = cluster.pods.values().flat_map(|p| &p.addresses).collect();
     assert_eq!(addresses.len(), 200_000);
     let node = big.node_name(7);
     let there = cluster.pods.values().filter(|p| p.node.as_ref() == Some(&node)).count();
     assert!((PODS_PER_NODE - 1..=PODS_PER_NODE).contains(&there), "{there}");
-    let templates: BTreeSet<_> = cluster.pods.values().map(|p| (&p.key.namespace, &p.labels)).collect();
+    let templates: BTreeSet<_> =
+        cluster.pods.values().map(|p| (&p.key.namespace, &p.labels)).collect();
     assert!((10_000..30_000).contains(&templates.len()), "{}", templates.len());
 }
 
@@ -30,7 +34,8 @@ fn the_files_decode_to_the_model() {
     fs::create_dir_all(&folder).expect("a folder");
     let written = big.write(&folder);
     let loaded = load([Input::Path(folder.clone())]);
-    let bytes: u64 = written.iter().flatten().filter_map(|p| fs::metadata(p).ok()).map(|m| m.len()).sum();
+    let bytes: u64 =
+        written.iter().flatten().filter_map(|p| fs::metadata(p).ok()).map(|m| m.len()).sum();
     fs::remove_dir_all(&folder).expect("removed");
     assert_eq!(written.expect("written").len(), 4);
     assert_eq!(loaded.problems, []);

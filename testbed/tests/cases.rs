@@ -20,7 +20,12 @@ fn the_oracle_gives_every_verdict_of_the_corpus() {
         }
     }
     println!("{count} probes");
-    assert!(wrong.is_empty(), "{} of {count} verdicts are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} verdicts are wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(count > 1500, "{count}");
 }
 
@@ -53,8 +58,11 @@ fn unexpected(case: &Case) -> Vec<String> {
 #[test]
 fn the_corpus_covers_every_item_that_can_be_asked_offline() {
     let all = cases::all();
-    let proved: BTreeSet<&str> =
-        all.iter().flat_map(|c| c.items.iter().chain(c.probes.iter().map(|p| &p.item))).map(|s| &**s).collect();
+    let proved: BTreeSet<&str> = all
+        .iter()
+        .flat_map(|c| c.items.iter().chain(c.probes.iter().map(|p| &p.item)))
+        .map(|s| &**s)
+        .collect();
     // S12 speaks of events: the change sequences of `random` prove it. S28 and S33 also have tests
     // where limits are.
     let missing: Vec<String> = (1..=34)
@@ -71,16 +79,26 @@ fn the_corpus_covers_every_item_that_can_be_asked_offline() {
 fn a_malformed_case_names_file_line_and_fault() {
     let header = "kind: Case\nitems: [S1]\ndescription: x\n---\n";
     let fault = |text: &str| cases::parse("broken", text).expect_err("malformed").to_string();
-    assert_eq!(fault("apiVersion: v1"), "cases/broken.yaml:1: no document `kind: Case`: put one first");
+    assert_eq!(
+        fault("apiVersion: v1"),
+        "cases/broken.yaml:1: no document `kind: Case`: put one first"
+    );
     assert_eq!(
         fault(&format!(
-            "{header}kind: Probes\nprobes:\n- {{src: a/b, dst: 10.0.0.1, proto: TCP, port: 1, allowed: true}}"
+            "{header}kind: Probes\nprobes:\n- {{src: a/b, dst: 10.0.0.1, proto: TCP, port: 1, \
+             allowed: true}}"
         )),
         "cases/broken.yaml:7: no pod a/b"
     );
     assert_eq!(
-        fault(&format!("{header}kind: Probes\nprobes:\n- {{src: 10.0.0.2, dst: 10.0.0.1, proto: TCP, allowed: true}}")),
+        fault(&format!(
+            "{header}kind: Probes\nprobes:\n- {{src: 10.0.0.2, dst: 10.0.0.1, proto: TCP, allowed: \
+             true}}"
+        )),
         "cases/broken.yaml:7: TCP needs a port"
     );
-    assert_eq!(fault(header), "cases/broken.yaml:1: the case asks nothing: add a document `kind: Probes`");
+    assert_eq!(
+        fault(header),
+        "cases/broken.yaml:1: the case asks nothing: add a document `kind: Probes`"
+    );
 }

@@ -33,8 +33,11 @@ fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
 
 #[test]
 fn s61_damaged_objects_never_widen_and_never_panic() {
-    let inputs: Vec<Vec<u8>> =
-        cases::all().into_iter().flat_map(|c| c.inputs).map(|(_, text)| text.into_bytes()).collect();
+    let inputs: Vec<Vec<u8>> = cases::all()
+        .into_iter()
+        .flat_map(|c| c.inputs)
+        .map(|(_, text)| text.into_bytes())
+        .collect();
     let (mut rng, begin, mut runs) = (Rng::new(61), Instant::now(), 0);
     while begin.elapsed() < Duration::from_secs(1) {
         let (mut bytes, other) = (rng.pick(&inputs).clone(), rng.pick(&inputs).clone());

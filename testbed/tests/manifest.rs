@@ -9,7 +9,8 @@ use netpolc_testbed::{
 #[test]
 fn random_clusters_survive_writing_and_decoding() {
     for seed in 0..100 {
-        let mut model = cluster(&mut Rng::new(seed), &Shape { pods: 20, policies: 20, ..Shape::default() });
+        let mut model =
+            cluster(&mut Rng::new(seed), &Shape { pods: 20, policies: 20, ..Shape::default() });
         // What the API server adds, so that it is there on both sides.
         for pod in model.pods.values() {
             model.namespaces.entry(pod.key.namespace.clone()).or_default();
@@ -26,7 +27,12 @@ fn random_clusters_survive_writing_and_decoding() {
         assert_eq!(loaded.cluster.pods, model.pods, "seed {seed}");
         assert_eq!(loaded.cluster.services, model.services, "seed {seed}");
         for (key, policy) in &model.policies {
-            assert_eq!(loaded.cluster.policies.get(key), Some(policy), "seed {seed}: {}", manifest::policy(policy));
+            assert_eq!(
+                loaded.cluster.policies.get(key),
+                Some(policy),
+                "seed {seed}: {}",
+                manifest::policy(policy)
+            );
         }
     }
 }

@@ -16,7 +16,10 @@ use netpolc_testbed::{
 fn spec(pods: u8) -> Spec {
     let node = |n: u8| NodeSpec {
         name: format!("n{n}").into(),
-        addresses: vec![[192, 168, 0, n].into(), format!("fd00:1::{n}").parse().expect("an address")],
+        addresses: vec![
+            [192, 168, 0, n].into(),
+            format!("fd00:1::{n}").parse().expect("an address"),
+        ],
     };
     let pod = |i: u8| PodSpec {
         key: key(i),
@@ -24,10 +27,14 @@ fn spec(pods: u8) -> Spec {
         addresses: vec![[10, 0, 0, i].into(), format!("fd00:2::{i}").parse().expect("an address")],
         network: PodNetwork::Own,
     };
-    Spec { nodes: vec![node(1), node(2)], pods: (1..=pods).map(pod).collect(), outside: vec![] }.with_outside(
-        "client",
-        ["203.0.113.9".parse().expect("an address"), "2001:db8::9".parse().expect("an address")],
-    )
+    Spec { nodes: vec![node(1), node(2)], pods: (1..=pods).map(pod).collect(), outside: vec![] }
+        .with_outside(
+            "client",
+            [
+                "203.0.113.9".parse().expect("an address"),
+                "2001:db8::9".parse().expect("an address"),
+            ],
+        )
 }
 
 fn key(i: u8) -> ObjectKey {
@@ -44,12 +51,16 @@ fn everybody_reaches_everybody_over_both_families_and_nothing_is_left_behind() {
     let ports = [Ask::Tcp(80), Ask::Udp(53)];
     let servers = Servers::start(net.pods().map(|(_, site)| (site, ports))).expect("servers");
     let client = net.outside("client").expect("a client");
-    let sources: Vec<_> = net.pods().map(|(_, site)| site).chain(net.nodes()).chain([client]).collect();
+    let sources: Vec<_> =
+        net.pods().map(|(_, site)| site).chain(net.nodes()).chain([client]).collect();
     let mut questions = Vec::new();
     for from in sources {
         for (_, to) in net.pods() {
             for address in &to.addresses {
-                questions.extend([Ask::Tcp(80), Ask::Udp(53), Ask::Ping].map(|a| Question::new(from, *address, a)));
+                questions.extend(
+                    [Ask::Tcp(80), Ask::Udp(53), Ask::Ping]
+                        .map(|a| Question::new(from, *address, a)),
+                );
             }
         }
     }
@@ -57,7 +68,14 @@ fn everybody_reaches_everybody_over_both_families_and_nothing_is_left_behind() {
     let answers = ask(&questions, Duration::from_secs(2)).expect("answers");
     println!("{} questions in {:?}", questions.len(), asked.elapsed());
     for (question, answer) in questions.iter().zip(answers) {
-        assert_eq!(answer, Answer::Echo, "{} -> {} {}", question.from.name, question.to, question.ask);
+        assert_eq!(
+            answer,
+            Answer::Echo,
+            "{} -> {} {}",
+            question.from.name,
+            question.to,
+            question.ask
+        );
     }
     drop(servers);
     drop(net);
@@ -70,8 +88,12 @@ fn refused_and_silent_are_told_apart_and_drops_cost_one_patience() {
     let net = Net::up(&spec(2)).expect("a cluster");
     let (one, two) = (net.pod(&key(1)).expect("p1"), net.pod(&key(2)).expect("p2"));
     // A blackhole at the source's node swallows silently.
-    let swallowed =
-        net.node("n2").expect("n2").command("ip").args(["route", "add", "blackhole", "10.9.0.0/16"]).status();
+    let swallowed = net
+        .node("n2")
+        .expect("n2")
+        .command("ip")
+        .args(["route", "add", "blackhole", "10.9.0.0/16"])
+        .status();
     assert!(swallowed.expect("ip runs").success());
     let mut questions = vec![Question::new(one, two.addresses[0], Ask::Tcp(81))];
     questions.extend((0..40).map(|i| Question::new(one, [10, 9, 0, i].into(), Ask::Udp(53))));
@@ -86,22 +108,36 @@ fn refused_and_silent_are_told_apart_and_drops_cost_one_patience() {
 fn pods_come_and_go_and_an_open_connection_feels_a_cut() {
     let mut net = Net::up(&spec(3)).expect("a cluster");
     let target = net.pod(&key(2)).expect("p2").addresses[0];
-    let _servers = Servers::start([(net.pod(&key(2)).expect("p2"), [Ask::Tcp(80), Ask::Udp(53)])]).expect("servers");
+    let _servers = Servers::start([(net.pod(&key(2)).expect("p2"), [Ask::Tcp(80), Ask::Udp(53)])])
+        .expect("servers");
     let from = net.pod(&key(1)).expect("p1").clone();
-    let mut tcp = Connection::open(&from, target, Ask::Tcp(80), PATIENCE).expect("a socket").expect("a connection");
-    let mut udp = Connection::open(&from, target, Ask::Udp(53), PATIENCE).expect("a socket").expect("a connection");
+    let mut tcp = Connection::open(&from, target, Ask::Tcp(80), PATIENCE)
+        .expect("a socket")
+        .expect("a connection");
+    let mut udp = Connection::open(&from, target, Ask::Udp(53), PATIENCE)
+        .expect("a socket")
+        .expect("a connection");
     assert_eq!((tcp.poke(PATIENCE), udp.poke(PATIENCE)), (Answer::Echo, Answer::Echo));
     net.remove_pod(&key(2)).expect("removed");
     assert_ne!(tcp.poke(PATIENCE), Answer::Echo);
     assert_ne!(udp.poke(PATIENCE), Answer::Echo);
     // The same address again, on the other node (S43's setting).
-    let moved = PodSpec { key: key(9), node: "n2".into(), addresses: vec![target], network: PodNetwork::Own };
+    let moved = PodSpec {
+        key: key(9),
+        node: "n2".into(),
+        addresses: vec![target],
+        network: PodNetwork::Own,
+    };
     net.add_pods(&[moved]).expect("added");
     let answers = ask(&[Question::new(&from, target, Ask::Tcp(80))], PATIENCE).expect("answers");
     assert_eq!(answers, [Answer::Refused]);
-    let node_pod = PodSpec { key: key(8), node: "n1".into(), addresses: vec![], network: PodNetwork::Host };
+    let node_pod =
+        PodSpec { key: key(8), node: "n1".into(), addresses: vec![], network: PodNetwork::Host };
     net.add_pods(&[node_pod]).expect("added");
-    assert_eq!(net.pod(&key(8)).expect("p8").namespace.name(), net.node("n1").expect("n1").namespace.name());
+    assert_eq!(
+        net.pod(&key(8)).expect("p8").namespace.name(),
+        net.node("n1").expect("n1").namespace.name()
+    );
 }
 
 #[test]
@@ -115,7 +151,10 @@ fn a_killed_run_is_cleaned_up_by_its_guard() {
         .spawn()
         .expect("a victim");
     let lines = BufReader::new(victim.stdout.take().expect("piped")).lines().map_while(Result::ok);
-    let id = lines.filter_map(|l| l.split("id=").nth(1).map(str::to_owned)).next().expect("the victim's id");
+    let id = lines
+        .filter_map(|l| l.split("id=").nth(1).map(str::to_owned))
+        .next()
+        .expect("the victim's id");
     let prefix = format!("{}{id}-", netns::PREFIX);
     assert!(!Namespace::list(&prefix).is_empty());
     victim.kill().expect("killed");
@@ -177,11 +216,19 @@ fn clusters_of_the_corpus_run_too() {
         let cluster = netpolc_testbed::cases::named(name).cluster;
         let net = Net::up(&Spec::of(&cluster)).expect("a cluster");
         let sites: Vec<_> = net.pods().map(|(_, site)| site).collect();
-        assert_eq!(sites.len(), cluster.pods.values().filter(|p| p.phase == netpolc_policy::Phase::Active).count());
+        assert_eq!(
+            sites.len(),
+            cluster.pods.values().filter(|p| p.phase == netpolc_policy::Phase::Active).count()
+        );
         let pairs = sites.iter().flat_map(|from| sites.iter().map(move |to| (*from, *to)));
-        let questions: Vec<Question> =
-            pairs.flat_map(|(from, to)| to.addresses.iter().map(move |a| Question::new(from, *a, Ask::Ping))).collect();
-        for (question, answer) in questions.iter().zip(ask(&questions, Duration::from_secs(2)).expect("answers")) {
+        let questions: Vec<Question> = pairs
+            .flat_map(|(from, to)| {
+                to.addresses.iter().map(move |a| Question::new(from, *a, Ask::Ping))
+            })
+            .collect();
+        for (question, answer) in
+            questions.iter().zip(ask(&questions, Duration::from_secs(2)).expect("answers"))
+        {
             assert_eq!(answer, Answer::Echo, "{name}: {} -> {}", question.from.name, question.to);
         }
     }

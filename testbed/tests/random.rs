@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use netpolc_policy::{Cluster, Isolation, Namespaces, Peer, Peers, Phase, PodNetwork, Port, Ports, oracle};
+use netpolc_policy::{
+    Cluster, Isolation, Namespaces, Peer, Peers, Phase, PodNetwork, Port, Ports, oracle,
+};
 use netpolc_testbed::random::{Change, Claims, Rng, Shape, change, cluster, questions};
 
 fn run(seed: u64) -> (Cluster, Vec<Change>, Vec<oracle::Question>) {
@@ -40,7 +42,8 @@ fn clusters_keep_their_size_and_active_pods_their_own_addresses() {
     }
     let shape = Shape { claims: Claims::Contested, pods: 60, ..Shape::default() };
     let cluster = cluster(&mut Rng::new(3), &shape);
-    let claimed: Vec<_> = cluster.pods.values().filter(|p| p.is_policed()).flat_map(|p| &p.addresses).collect();
+    let claimed: Vec<_> =
+        cluster.pods.values().filter(|p| p.is_policed()).flat_map(|p| &p.addresses).collect();
     assert!(claimed.iter().collect::<BTreeSet<_>>().len() < claimed.len());
 }
 

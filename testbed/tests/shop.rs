@@ -24,7 +24,11 @@ fn each_stage_breaks_what_its_name_says() {
     assert_eq!(around_ui.len(), 7);
     assert_eq!(broken(Stage::DenyUi), around_ui);
     assert_eq!(broken(Stage::Repaired), []);
-    let cut = Talk { from: Who::Pod("checkout", "checkout"), to: Who::Pod("orders", "orders"), ask: Ask::Tcp(8080) };
+    let cut = Talk {
+        from: Who::Pod("checkout", "checkout"),
+        to: Who::Pod("orders", "orders"),
+        ask: Ask::Tcp(8080),
+    };
     assert_eq!(broken(Stage::Wrong), [cut]);
 }
 
@@ -57,8 +61,15 @@ fn the_shop_runs_in_namespaces() {
         })
         .collect();
     assert_eq!(questions.len(), 2 * talks.len());
-    for (question, answer) in questions.iter().zip(ask(&questions, std::time::Duration::from_secs(2)).expect("answers"))
+    for (question, answer) in
+        questions.iter().zip(ask(&questions, std::time::Duration::from_secs(2)).expect("answers"))
     {
-        assert!(answer.passed(), "{} -> {} {}: {answer:?}", question.from.name, question.to, question.ask);
+        assert!(
+            answer.passed(),
+            "{} -> {} {}: {answer:?}",
+            question.from.name,
+            question.to,
+            question.ask
+        );
     }
 }

@@ -21,7 +21,11 @@ impl Shares {
     ///
     /// # Errors
     /// Where ids run out.
-    pub fn compile(&mut self, cluster: &Cluster, new: impl Fn() -> Compiler) -> Result<Compiler, Overflow> {
+    pub fn compile(
+        &mut self,
+        cluster: &Cluster,
+        new: impl Fn() -> Compiler,
+    ) -> Result<Compiler, Overflow> {
         loop {
             let mut compiler = new().bounded(self.limits().cells);
             compiler.load_admitted(cluster, self)?;

@@ -160,7 +160,10 @@ impl Compiler {
     ///
     /// # Errors
     /// As [`Compiler::apply`].
-    pub fn apply_all(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Changes, Overflow> {
+    pub fn apply_all(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<Changes, Overflow> {
         self.end_quarantine();
         self.apply_further(events)
     }
@@ -170,7 +173,10 @@ impl Compiler {
     ///
     /// # Errors
     /// As [`Compiler::apply`].
-    pub fn apply_further(&mut self, events: impl IntoIterator<Item = Event>) -> Result<Changes, Overflow> {
+    pub fn apply_further(
+        &mut self,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<Changes, Overflow> {
         if let Some(overflow) = &self.overflow {
             return Err(overflow.clone());
         }
@@ -217,7 +223,8 @@ impl Compiler {
     /// What users should know, in order.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let conflicts = self.membership.conflicts().into_iter();
-        let conflicts = conflicts.map(|(address, pods)| Diagnostic::AddressConflict { address, pods });
+        let conflicts =
+            conflicts.map(|(address, pods)| Diagnostic::AddressConflict { address, pods });
         conflicts.chain(self.endpoints.diagnostics()).collect()
     }
 
@@ -234,7 +241,9 @@ impl Compiler {
     /// Does some policy isolate this pod? Also for pods that are no endpoints, having no address
     /// yet.
     pub fn isolates(&self, pod: &Pod) -> bool {
-        Direction::BOTH.into_iter().any(|direction| self.policies.isolating(pod, direction).next().is_some())
+        Direction::BOTH
+            .into_iter()
+            .any(|direction| self.policies.isolating(pod, direction).next().is_some())
     }
 
     /// The namespaces whose rows take more verdicts than they may, with what they take: after an
@@ -247,7 +256,9 @@ impl Compiler {
     /// Also after an overflow, for what has been made until then.
     pub fn usage(&self, what: Numbered) -> BTreeMap<Arc<str>, u64> {
         match what {
-            Numbered::Endpoints => usage::count(self.endpoints.iter().map(|(pod, _)| pod.namespace.clone())),
+            Numbered::Endpoints => {
+                usage::count(self.endpoints.iter().map(|(pod, _)| pod.namespace.clone()))
+            }
             _ => self.matrix.usage(what),
         }
     }
@@ -371,7 +382,9 @@ impl Compiler {
             }
             let set = match direction {
                 Direction::Ingress => SetKey::ingress(pod, &isolating),
-                Direction::Egress => SetKey::egress(pod, &isolating, self.services.health_checks(), &self.wire),
+                Direction::Egress => {
+                    SetKey::egress(pod, &isolating, self.services.health_checks(), &self.wire)
+                }
             };
             Some((set, isolating))
         });
@@ -393,7 +406,12 @@ impl Compiler {
         match Leaf::of(prefix, &self.membership, &self.nodes, &self.services) {
             Some(leaf) => {
                 let atoms = self.membership.atoms();
-                let class = self.matrix.acquire_class(prefix.family, &leaf.members, atoms, &mut self.out)?;
+                let class = self.matrix.acquire_class(
+                    prefix.family,
+                    &leaf.members,
+                    atoms,
+                    &mut self.out,
+                )?;
                 leaf.put(prefix, class, &mut self.out);
             }
             None => leaves::take(prefix, &mut self.out),

@@ -13,8 +13,8 @@ use netpolc_policy::{ObjectKey, Pod};
 use netpolc_table::{
     ActionId, EndpointId, IfIndex, Origin, Program, SetId, TableId,
     schema::{
-        self, EndpointKey, Family, Named, Word, directory_key, endpoint_key, fingerprint, interface_key, own_key,
-        own_mac_key, set_endpoint, set_mac, set_policy,
+        self, EndpointKey, Family, Named, Word, directory_key, endpoint_key, fingerprint,
+        interface_key, own_key, own_mac_key, set_endpoint, set_mac, set_policy,
     },
 };
 
@@ -171,7 +171,12 @@ impl Endpoints {
 
     /// An endpoint uses these sets, by direction. Those that it had are released at the end of the
     /// update.
-    pub(crate) fn set_sets(&mut self, key: &ObjectKey, sets: [Option<SetId>; 2], work: &mut Worklist) {
+    pub(crate) fn set_sets(
+        &mut self,
+        key: &ObjectKey,
+        sets: [Option<SetId>; 2],
+        work: &mut Worklist,
+    ) {
         let endpoint = self.endpoints.get_mut(key).expect("only endpoints choose sets");
         let before = replace(&mut endpoint.sets, sets);
         work.release_sets(before.into_iter().flatten());

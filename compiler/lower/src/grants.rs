@@ -106,12 +106,15 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
                         What::Portless => grants.push(Grant::portless(rule.source, *port)),
                         What::Named((protocol, name)) => {
                             // The numbers that it has on the pods of this class (S29).
-                            let numbers = members.iter().filter_map(|atom| match atoms.get(*atom) {
-                                Atom::Port { protocol: p, name: n, number } if p == protocol && n == name => {
-                                    Some(*number)
-                                }
-                                _ => None,
-                            });
+                            let numbers =
+                                members.iter().filter_map(|atom| match atoms.get(*atom) {
+                                    Atom::Port { protocol: p, name: n, number }
+                                        if p == protocol && n == name =>
+                                    {
+                                        Some(*number)
+                                    }
+                                    _ => None,
+                                });
                             let ranges = numbers.map(|number| (*protocol, number, number));
                             grants.extend(ranges.map(|range| Grant::of(range, rule.source, *port)));
                         }

@@ -75,7 +75,9 @@ impl<I: Id> Ids<I> {
     pub(crate) fn forget_seed(&mut self) {
         self.seeded.clear();
         let used_up_to = self.next;
-        self.free.extend(std::mem::take(&mut self.reserved).into_iter().filter(|id| id.number() < used_up_to));
+        self.free.extend(
+            std::mem::take(&mut self.reserved).into_iter().filter(|id| id.number() < used_up_to),
+        );
     }
 
     /// Takes an id that a seed keeps, where nobody took it yet.
@@ -176,7 +178,11 @@ mod tests {
         let mut ids = Ids::new(Numbered::Rows);
         ids.seed(5, row(3));
         let high = ids.take(Some(5)).unwrap();
-        assert_eq!((1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(), [1, 2, 4].map(row), "3 is in use");
+        assert_eq!(
+            (1..=3).map(|_| ids.take(None).unwrap()).collect::<Vec<_>>(),
+            [1, 2, 4].map(row),
+            "3 is in use"
+        );
         for id in [row(1), row(2), row(4), high] {
             ids.free(id);
         }

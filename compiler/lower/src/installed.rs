@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use netpolc_table::{
     PortClassId, Program, RowId, SetId, TableId,
-    schema::{Answer, BaseKey, DirectoryKey, Fingerprint, Named, PortKey, RowKey, SetPortClass, VerdictKey},
+    schema::{
+        Answer, BaseKey, DirectoryKey, Fingerprint, Named, PortKey, RowKey, SetPortClass,
+        VerdictKey,
+    },
 };
 
 use crate::{

@@ -68,7 +68,9 @@ mod tests {
 
     #[test]
     fn an_interval_without_ranges_is_what_they_leave() {
-        let left = |interval, ranges: &[(u16, u16)]| without(interval, ranges.iter().copied()).collect::<Vec<_>>();
+        let left = |interval, ranges: &[(u16, u16)]| {
+            without(interval, ranges.iter().copied()).collect::<Vec<_>>()
+        };
         assert_eq!(left((0, 65535), &[]), [(0, 65535)]);
         assert_eq!(left((0, 65535), &[(0, 0), (65535, 65535)]), [(1, 65534)]);
         let ranges = [(0, 5), (3, 12), (12, 11), (15, 15), (21, 30)];

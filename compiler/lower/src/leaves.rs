@@ -32,7 +32,12 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// None where the prefix needs no leaf of its own: nothing begins here, so its addresses are
     /// what the next shorter prefix says.
-    pub(crate) fn of(prefix: Prefix, membership: &Membership, nodes: &Nodes, services: &Services) -> Option<Self> {
+    pub(crate) fn of(
+        prefix: Prefix,
+        membership: &Membership,
+        nodes: &Nodes,
+        services: &Services,
+    ) -> Option<Self> {
         let mut needed = membership.is_boundary(prefix);
         // Blocks that cover it are pushed into its leaf, since a lookup finds the longest prefix
         // alone (S21).
@@ -91,7 +96,12 @@ pub(crate) fn class_of(prefix: Prefix, program: &Program) -> Option<Class> {
 }
 
 /// The prefixes whose leaves the marks of an update are about, in order.
-pub(crate) fn touched(marks: LeafMarks, membership: &Membership, nodes: &Nodes, out: &Output) -> BTreeSet<Prefix> {
+pub(crate) fn touched(
+    marks: LeafMarks,
+    membership: &Membership,
+    nodes: &Nodes,
+    out: &Output,
+) -> BTreeSet<Prefix> {
     let LeafMarks { mut prefixes, under, groups, nodes: of_nodes } = marks;
     // In a load every address is touched by its own object, and nothing has a leaf yet.
     if !out.is_loading() {

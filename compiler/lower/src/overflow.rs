@@ -70,14 +70,16 @@ impl fmt::Display for Diagnostic {
             Diagnostic::AddressConflict { address, pods } => {
                 write!(
                     f,
-                    "pods {} share the address {address}: only peers that select all of them match it",
+                    "pods {} share the address {address}: only peers that select all of them match \
+                     it",
                     pods.join(", ")
                 )
             }
             Diagnostic::NoEndpoint { pod, capacity } => {
                 write!(
                     f,
-                    "pod {pod} is not enforced: the tables hold {capacity} pods of this node; make them with room for more"
+                    "pod {pod} is not enforced: the tables hold {capacity} pods of this node; make \
+                     them with room for more"
                 )
             }
         }

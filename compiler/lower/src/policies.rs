@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Direction, Index, Isolation, Labels, ObjectKey, Pod, Policy, Port, Ports, Protocol};
+use netpolc_policy::{
+    Direction, Index, Isolation, Labels, ObjectKey, Pod, Policy, Port, Ports, Protocol,
+};
 
 /// A known policy.
 #[derive(Debug)]
@@ -29,7 +31,8 @@ impl PolicySlot {
     }
 
     fn isolates(&self, pod: &Pod, direction: Direction) -> bool {
-        matches!(self.policy.isolation(direction), Isolation::Isolated(_)) && self.selects(&pod.labels)
+        matches!(self.policy.isolation(direction), Isolation::Isolated(_))
+            && self.selects(&pod.labels)
     }
 }
 
@@ -66,7 +69,11 @@ impl Policies {
     }
 
     /// The policies that isolate a pod in this direction, in name order.
-    pub(crate) fn isolating(&self, pod: &Pod, direction: Direction) -> impl Iterator<Item = &Arc<PolicySlot>> {
+    pub(crate) fn isolating(
+        &self,
+        pod: &Pod,
+        direction: Direction,
+    ) -> impl Iterator<Item = &Arc<PolicySlot>> {
         let here = self.namespaces.get(&pod.key.namespace);
         let here = here.into_iter().flat_map(BTreeMap::values);
         here.filter(move |slot| slot.isolates(pod, direction))

@@ -65,7 +65,10 @@ impl Ports {
     }
 
     /// The classes of the intervals that a grant consists of; its edges must have been added.
-    pub(crate) fn classes(&self, (protocol, first, last): PortRange) -> impl Iterator<Item = PortClassId> {
+    pub(crate) fn classes(
+        &self,
+        (protocol, first, last): PortRange,
+    ) -> impl Iterator<Item = PortClassId> {
         self.intervals[&protocol].range(first..=last).map(|(_, pc)| *pc)
     }
 
@@ -96,7 +99,8 @@ impl Ports {
     /// First port, last port and class of the interval that `port` is in.
     fn interval(&self, protocol: Protocol, port: u16) -> (u16, u16, PortClassId) {
         let intervals = &self.intervals[&protocol];
-        let (&first, &pc) = intervals.range(..=port).next_back().expect("the table covers every port");
+        let (&first, &pc) =
+            intervals.range(..=port).next_back().expect("the table covers every port");
         let next = intervals.range((Bound::Excluded(port), Bound::Unbounded)).next();
         (first, next.map_or(u16::MAX, |(n, _)| n - 1), pc)
     }
@@ -140,7 +144,13 @@ impl Ports {
     }
 
     /// Permits a port class in a row.
-    pub(crate) fn permit(&mut self, row: RowId, pc: PortClassId, origins: Vec<Origin>, out: &mut Output) {
+    pub(crate) fn permit(
+        &mut self,
+        row: RowId,
+        pc: PortClassId,
+        origins: Vec<Origin>,
+        out: &mut Output,
+    ) {
         self.rows.entry(pc).or_default().insert(row);
         let entry = schema::plain(ActionId::Permit).from(origins);
         out.put(TableId::Verdict, verdict_key(row, pc), entry);

@@ -109,7 +109,12 @@ impl Rows {
     }
 
     /// Writes what a new set says of addresses that no peer of it names.
-    pub(crate) fn open(&mut self, set: &Set, atoms: &Atoms, out: &mut Output) -> Result<(), Overflow> {
+    pub(crate) fn open(
+        &mut self,
+        set: &Set,
+        atoms: &Atoms,
+        out: &mut Output,
+    ) -> Result<(), Overflow> {
         let rows = SetRows {
             namespace: set.namespace.clone(),
             edges: cells::edges(&set.rules),
@@ -225,7 +230,13 @@ impl Rows {
     }
 
     /// A row without users yet. None: the namespace has too many verdicts already.
-    fn make(&mut self, set: &Set, place: Place, key: RowKey, out: &mut Output) -> Result<Option<RowId>, Overflow> {
+    fn make(
+        &mut self,
+        set: &Set,
+        place: Place,
+        key: RowKey,
+        out: &mut Output,
+    ) -> Result<Option<RowId>, Overflow> {
         let of_set = self.sets.get(&set.id).expect(OPENED);
         let cells = cells::of(&key, &of_set.edges);
         if !self.cells.take(&of_set.namespace, cells) {
@@ -259,7 +270,9 @@ impl Rows {
 
     /// The id that an installed program has for a row of this set with the same ports, else any.
     fn choose_id(&mut self, set: SetId, place: Place, key: &RowKey) -> Result<RowId, Overflow> {
-        let interval = |grant: &grants::Grant| (grant.protocol.map_or(0, Protocol::number), grant.first, grant.last);
+        let interval = |grant: &grants::Grant| {
+            (grant.protocol.map_or(0, Protocol::number), grant.first, grant.last)
+        };
         let content = merged(key.iter().map(interval).collect());
         let mut candidates = self.installed.candidates(set, place, &content).into_iter();
         match candidates.find(|row| self.ids.take_reserved(*row)) {

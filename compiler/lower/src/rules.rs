@@ -121,7 +121,9 @@ pub(crate) fn node_ports(health_checks: &[u16]) -> Allowed {
 /// A block of every address of a family.
 pub(crate) fn whole_family(peer: &Peer) -> Option<Family> {
     match peer {
-        Peer::Block(block) if block.cidr.prefix() == 0 && block.except.is_empty() => Some(Family::of(block.cidr.ip())),
+        Peer::Block(block) if block.cidr.prefix() == 0 && block.except.is_empty() => {
+            Some(Family::of(block.cidr.ip()))
+        }
         _ => None,
     }
 }

@@ -107,7 +107,12 @@ impl Services {
     }
 
     /// A Service is there, changed or is gone (None). True: its health check node port did, too.
-    pub(crate) fn set(&mut self, key: &ObjectKey, service: Option<Service>, work: &mut Worklist) -> bool {
+    pub(crate) fn set(
+        &mut self,
+        key: &ObjectKey,
+        service: Option<Service>,
+        work: &mut Worklist,
+    ) -> bool {
         let before = match &service {
             Some(new) => self.objects.insert(key.clone(), new.clone()),
             None => self.objects.remove(key),
@@ -156,7 +161,8 @@ impl Services {
 
     fn count(&mut self, key: &ObjectKey, service: &Service, way: Count, work: &mut Worklist) {
         let user: Arc<str> = format!("Service {key}").into();
-        let numbers: BTreeSet<ServicePort> = service.ports.iter().map(|p| (p.protocol, p.number)).collect();
+        let numbers: BTreeSet<ServicePort> =
+            service.ports.iter().map(|p| (p.protocol, p.number)).collect();
         for address in service.addresses.iter().collect::<BTreeSet<_>>() {
             let ports = self.addresses.entry(*address).or_default();
             numbers.iter().for_each(|port| count(ports, *port, &user, way));
@@ -249,7 +255,13 @@ impl Services {
 
     /// The places of an address that have atoms, and those that have no longer. New atoms come
     /// first, so that one which stays is not made anew.
-    fn put_atoms(&mut self, address: IpAddr, places: Places<Ranges>, membership: &mut Membership, work: &mut Worklist) {
+    fn put_atoms(
+        &mut self,
+        address: IpAddr,
+        places: Places<Ranges>,
+        membership: &mut Membership,
+        work: &mut Worklist,
+    ) {
         let before = self.atoms.remove(&address).unwrap_or_default();
         let mut now = Places::new();
         for (node, ports) in places.into_iter().filter(|(_, ports)| !ports.is_empty()) {

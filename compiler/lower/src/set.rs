@@ -17,7 +17,10 @@ use crate::{
     interval::PortRange,
     membership::{Atom, Membership, PortName},
     policies::PolicySlot,
-    rules::{Allowed, Resolved, Rule, What, Who, allowed, node_ports, pods_atom, whole_family, without_names},
+    rules::{
+        Allowed, Resolved, Rule, What, Who, allowed, node_ports, pods_atom, whole_family,
+        without_names,
+    },
     wire::Wire,
     worklist::Worklist,
 };
@@ -59,7 +62,12 @@ impl SetKey {
     }
 
     /// Of the policies that isolate a pod in what it sends.
-    pub(crate) fn egress(pod: &Pod, isolating: &[Arc<PolicySlot>], health_checks: Vec<u16>, wire: &Wire) -> Self {
+    pub(crate) fn egress(
+        pod: &Pod,
+        isolating: &[Arc<PolicySlot>],
+        health_checks: Vec<u16>,
+        wire: &Wire,
+    ) -> Self {
         Self {
             direction: Direction::Egress,
             policies: versions(isolating),
@@ -117,7 +125,9 @@ impl Set {
     ) -> Self {
         let mut set = Self::empty(id, key, policies);
         for slot in policies {
-            let Isolation::Isolated(rules) = slot.policy.isolation(set.key.direction) else { continue };
+            let Isolation::Isolated(rules) = slot.policy.isolation(set.key.direction) else {
+                continue;
+            };
             for (index, rule) in rules.iter().enumerate() {
                 let source = Source::Policy { policy: slot.label.clone(), rule: index as u32 };
                 let source = set.add_source(source);
@@ -169,12 +179,17 @@ impl Set {
     }
 
     /// The rules that are about an address of this family which is a member of these atoms.
-    pub(crate) fn rules_for(&self, family: Family, members: &[AtomId]) -> impl Iterator<Item = &Rule> {
-        let base = self.base.iter().map(|rule| &self.rules[*rule]).filter(move |rule| match rule.who {
-            Who::Any => true,
-            Who::Family(f) => f == family,
-            Who::Atom(_) => false,
-        });
+    pub(crate) fn rules_for(
+        &self,
+        family: Family,
+        members: &[AtomId],
+    ) -> impl Iterator<Item = &Rule> {
+        let base =
+            self.base.iter().map(|rule| &self.rules[*rule]).filter(move |rule| match rule.who {
+                Who::Any => true,
+                Who::Family(f) => f == family,
+                Who::Atom(_) => false,
+            });
         let by_atom = members.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
         base.chain(by_atom.map(|rule| &self.rules[*rule]))
     }
@@ -211,7 +226,9 @@ impl Set {
     /// The origin of a granted port.
     pub(crate) fn source_origin(&self, source: u32, port: Option<u32>) -> Origin {
         match &self.sources[source as usize] {
-            Source::Policy { policy, rule } => Origin::Rule { policy: policy.clone(), rule: *rule, peer: None, port },
+            Source::Policy { policy, rule } => {
+                Origin::Rule { policy: policy.clone(), rule: *rule, peer: None, port }
+            }
             Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
         }
     }
@@ -245,7 +262,11 @@ fn lower(
     match (peer, whole_family(peer)) {
         (Peer::Nothing, _) => None,
         (_, Some(family)) => Some((Who::Family(family), without_names(ports))),
-        (Peer::Block(block), None) => Some((atom(Atom::Block(block.clone())), without_names(ports))),
-        (Peer::Pods { namespaces, pods }, None) => Some((atom(pods_atom(namespaces, pods, own)), ports.clone())),
+        (Peer::Block(block), None) => {
+            Some((atom(Atom::Block(block.clone())), without_names(ports)))
+        }
+        (Peer::Pods { namespaces, pods }, None) => {
+            Some((atom(pods_atom(namespaces, pods, own)), ports.clone()))
+        }
     }
 }

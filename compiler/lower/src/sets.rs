@@ -71,7 +71,9 @@ impl Sets {
                     sets.extend(self.by_name.get(&(*protocol, name.clone())).into_iter().flatten());
                 }
                 Atom::Service { .. } => sets.extend(&self.egress),
-                Atom::Pods { .. } | Atom::Block(_) | Atom::Node(_) => sets.extend(self.by_atom.of(atom)),
+                Atom::Pods { .. } | Atom::Block(_) | Atom::Node(_) => {
+                    sets.extend(self.by_atom.of(atom))
+                }
             }
         }
         sets

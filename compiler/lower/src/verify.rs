@@ -43,7 +43,8 @@ impl fmt::Display for Counterexample {
         let port = port.map_or_else(String::new, |p| format!(" port {p}"));
         write!(
             f,
-            "{direction} of {pod} with {remote} protocol {protocol}{port}: policy says {oracle}, tables say {tables:?}"
+            "{direction} of {pod} with {remote} protocol {protocol}{port}: policy says {oracle}, \
+             tables say {tables:?}"
         )
     }
 }
@@ -71,8 +72,11 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
         let address = |remote: &IpAddr| own.first().copied().unwrap_or(*remote);
         for &remote in remotes.iter().filter(|remote| !own.contains(remote)) {
             let us = (pod, address(&remote), endpoint);
-            let packets = ports.iter().flat_map(|port| Direction::BOTH.map(|direction| (direction, *port)));
-            found.extend(packets.filter_map(|(direction, port)| judges.differ(us, direction, remote, port)));
+            let packets =
+                ports.iter().flat_map(|port| Direction::BOTH.map(|direction| (direction, *port)));
+            found.extend(
+                packets.filter_map(|(direction, port)| judges.differ(us, direction, remote, port)),
+            );
             if found.len() >= limit {
                 found.truncate(limit);
                 return found;
@@ -101,7 +105,13 @@ impl Judges<'_> {
     ) -> Option<Counterexample> {
         let (us, them) = (Party::Pod(pod.clone(), address), Party::Address(remote));
         let transport = Transport::from_number(protocol);
-        let question = |source, destination| Question { source, destination, protocol: transport, port, via: None };
+        let question = |source, destination| Question {
+            source,
+            destination,
+            protocol: transport,
+            port,
+            via: None,
+        };
         let (pipeline, reason) = match direction {
             Direction::Ingress => {
                 let judged = oracle::judge(&self.without_nodes, &question(them, us));
@@ -127,7 +137,11 @@ impl Judges<'_> {
                 // Whose port of a node's address it is depends on the node, so without one the
                 // tables do not say.
                 let is_node = || self.cluster.nodes.values().any(|n| n.addresses.contains(&remote));
-                if self.everywhere && tables == Verdict::Deny && is_node() { Verdict::Deny } else { Verdict::Defer }
+                if self.everywhere && tables == Verdict::Deny && is_node() {
+                    Verdict::Deny
+                } else {
+                    Verdict::Defer
+                }
             }
             _ if reason.allows() => Verdict::Permit,
             _ => Verdict::Deny,
@@ -151,7 +165,9 @@ fn remotes(program: &Program) -> BTreeSet<IpAddr> {
             let (value, length) = key.prefix();
             let first = value.get();
             let last = first | all.checked_shr(length.into()).unwrap_or(0);
-            list.extend([first, last, first.wrapping_sub(1) & all, last.wrapping_add(1) & all].map(to_ip));
+            list.extend(
+                [first, last, first.wrapping_sub(1) & all, last.wrapping_add(1) & all].map(to_ip),
+            );
         }
     }
     list
@@ -166,7 +182,11 @@ fn ports(program: &Program) -> BTreeSet<(u8, Option<u16>)> {
         list.extend([port.low, port.high].map(|p| (protocol, Some(p as u16))));
     }
     for family in Family::BOTH {
-        let keys = program.table(TableId::service(family)).entries.keys().map(|key| ServiceKey::of(family, key));
+        let keys = program
+            .table(TableId::service(family))
+            .entries
+            .keys()
+            .map(|key| ServiceKey::of(family, key));
         list.extend(keys.map(|key| (key.protocol, Some(key.port))));
     }
     list

@@ -134,7 +134,10 @@ fn no_module_imports_itself_through_others() {
     for (module, targets) in &imports {
         assert!(!targets.contains(""), "{module} imports from lib.rs: name the module instead");
     }
-    assert!(imports["compiler"].contains("worklist") && imports["membership"].contains("membership::pods"));
+    assert!(
+        imports["compiler"].contains("worklist")
+            && imports["membership"].contains("membership::pods")
+    );
     assert_eq!(circle(&imports), None, "each imports the next one, and the last the first");
 }
 

@@ -12,7 +12,12 @@ use netpolc_table::{
 use netpolc_testbed::random::{self, Rng, Shape};
 
 /// The cluster with this one rule of all policies.
-fn with_one_rule(cluster: &Cluster, policy: &str, rule: u32, direction: Direction) -> Option<Cluster> {
+fn with_one_rule(
+    cluster: &Cluster,
+    policy: &str,
+    rule: u32,
+    direction: Direction,
+) -> Option<Cluster> {
     let (namespace, name) = policy.split_once('/')?;
     let found = cluster.policies.get(&ObjectKey::new(namespace, name))?;
     let Isolation::Isolated(rules) = found.isolation(direction) else { return None };
@@ -43,28 +48,44 @@ fn a_permission_names_only_rules_that_allow_the_packet() {
             let (protocol, port): (Transport, Option<u16>) = *rng.pick(&ports);
             let pipeline = *rng.pick(&Pipeline::BOTH);
             let port = protocol.protocol().and(port);
-            if protocol.protocol().is_some() && port.is_none() || cluster.pods[pod].addresses.contains(&remote) {
+            if protocol.protocol().is_some() && port.is_none()
+                || cluster.pods[pod].addresses.contains(&remote)
+            {
                 continue;
             }
-            let decision = decide(compiler.program(), pipeline, endpoint, remote, protocol.number(), port);
+            let decision =
+                decide(compiler.program(), pipeline, endpoint, remote, protocol.number(), port);
             if decision.verdict != Verdict::Permit {
                 continue;
             }
             for origin in decision.origins.as_slice() {
                 let Origin::Rule { policy, rule, .. } = origin else { continue };
-                let direction = if pipeline == Pipeline::ToPod { Direction::Ingress } else { Direction::Egress };
+                let direction = if pipeline == Pipeline::ToPod {
+                    Direction::Ingress
+                } else {
+                    Direction::Egress
+                };
                 let Some(one) = with_one_rule(&cluster, policy, *rule, direction) else {
                     panic!("seed {seed}: {origin} is no rule")
                 };
-                let us = Party::Pod(pod.clone(), cluster.pods[pod].addresses.first().copied().unwrap_or(remote));
+                let us = Party::Pod(
+                    pod.clone(),
+                    cluster.pods[pod].addresses.first().copied().unwrap_or(remote),
+                );
                 let them = Party::Address(remote);
-                let (source, destination) = if direction == Direction::Ingress { (them, us) } else { (us, them) };
-                let judged = oracle::judge(&one, &Question { source, destination, protocol, port, via: None });
-                let side = if direction == Direction::Ingress { judged.ingress } else { judged.egress };
+                let (source, destination) =
+                    if direction == Direction::Ingress { (them, us) } else { (us, them) };
+                let judged = oracle::judge(
+                    &one,
+                    &Question { source, destination, protocol, port, via: None },
+                );
+                let side =
+                    if direction == Direction::Ingress { judged.ingress } else { judged.egress };
                 let allows = matches!(side.reason, Reason::Allowed(_));
                 assert!(
                     allows,
-                    "seed {seed}: {pod} {pipeline:?} {remote} {protocol:?} {port:?} by {origin}: {}",
+                    "seed {seed}: {pod} {pipeline:?} {remote} {protocol:?} {port:?} by {origin}: \
+                     {}",
                     side.reason
                 );
                 asked += 1;

@@ -65,7 +65,12 @@ fn incremental_equals_from_scratch() {
             let (got, want) = (compiler.program().canonical(), scratch.program().canonical());
             for id in TableId::ALL {
                 let (got, want) = (&got.table(*id).entries, &want.table(*id).entries);
-                assert_eq!(got, want, "seed {seed} step {step} {change:?}: table {}", id.spec().name);
+                assert_eq!(
+                    got,
+                    want,
+                    "seed {seed} step {step} {change:?}: table {}",
+                    id.spec().name
+                );
             }
         }
         assert_proven(&format!("seed {seed}"), &cluster, &compiler);
@@ -78,7 +83,9 @@ type Asked = (EndpointId, Pipeline, IpAddr, u8, Option<u16>);
 fn packets(rng: &mut Rng, cluster: &Cluster, programs: [&Program; 2]) -> Vec<Asked> {
     let endpoints: BTreeSet<EndpointId> = programs
         .iter()
-        .flat_map(|p| p.table(TableId::Endpoint).entries.keys().map(|k| EndpointKey::of(k).endpoint))
+        .flat_map(|p| {
+            p.table(TableId::Endpoint).entries.keys().map(|k| EndpointKey::of(k).endpoint)
+        })
         .collect();
     let endpoints: Vec<EndpointId> = endpoints.into_iter().collect();
     if endpoints.is_empty() {
@@ -95,7 +102,9 @@ fn packets(rng: &mut Rng, cluster: &Cluster, programs: [&Program; 2]) -> Vec<Ask
 fn answers(program: &Program, packets: &[Asked]) -> Vec<Verdict> {
     packets
         .iter()
-        .map(|(e, pipeline, remote, p, port)| decide(program, *pipeline, *e, *remote, *p, *port).verdict)
+        .map(|(e, pipeline, remote, p, port)| {
+            decide(program, *pipeline, *e, *remote, *p, *port).verdict
+        })
         .collect()
 }
 
@@ -118,7 +127,9 @@ fn s57_no_packet_sees_a_mix() {
             let asked = packets(&mut rng, &cluster, [&installed, compiler.program()]);
             let (old, new) = (answers(&installed, &asked), answers(compiler.program(), &asked));
             let mut before = old.clone();
-            for (i, (phase, write)) in delta::order(compiler.program(), &changes).unwrap().steps.iter().enumerate() {
+            for (i, (phase, write)) in
+                delta::order(compiler.program(), &changes).unwrap().steps.iter().enumerate()
+            {
                 installed.apply(write);
                 let now = answers(&installed, &asked);
                 for (p, asked) in asked.iter().enumerate() {
@@ -126,20 +137,23 @@ fn s57_no_packet_sees_a_mix() {
                     // in between: its backend is judged then, by the old set or by the new one.
                     let (address, protocol, port) = (asked.2, asked.3, asked.4);
                     let service = |p: &Program| is_service(p, address, protocol, port);
-                    let changing = events.len() > 1 && service(&before_all) != service(compiler.program());
+                    let changing =
+                        events.len() > 1 && service(&before_all) != service(compiler.program());
                     let fine = now[p] == new[p]
                         || (now[p] == old[p] && before[p] == old[p])
                         || (changing && (now[p] == Verdict::Defer || before[p] == Verdict::Defer));
                     assert!(
                         fine,
-                        "seed {seed} step {step} write {i} ({phase:?} {write:?}): {asked:?} is {:?}, was {:?}, old {:?}, new {:?}; {events:?}",
+                        "seed {seed} step {step} write {i} ({phase:?} {write:?}): {asked:?} is \
+                         {:?}, was {:?}, old {:?}, new {:?}; {events:?}",
                         now[p], before[p], old[p], new[p]
                     );
                 }
                 before = now;
             }
             for id in TableId::ALL {
-                let (got, want) = (&installed.table(*id).entries, &compiler.program().table(*id).entries);
+                let (got, want) =
+                    (&installed.table(*id).entries, &compiler.program().table(*id).entries);
                 assert_eq!(got, want, "seed {seed} step {step}: table {}", id.spec().name);
             }
         }
@@ -168,7 +182,11 @@ fn s58_a_restart_writes_only_what_differs() {
         let writes: Vec<_> = plan
             .steps
             .iter()
-            .filter(|(_, w)| w.put.iter().any(|(k, e)| !installed.get(w.table, k).is_some_and(|i| i.same_action(e))))
+            .filter(|(_, w)| {
+                w.put
+                    .iter()
+                    .any(|(k, e)| !installed.get(w.table, k).is_some_and(|i| i.same_action(e)))
+            })
             .collect();
         assert!(writes.is_empty(), "seed {seed}: {writes:?}");
         // Something happened: the plan leads there, and the compiler goes on from there.
@@ -186,7 +204,11 @@ fn s58_a_restart_writes_only_what_differs() {
             let change = random::change(&mut rng, &shape, &cluster);
             change.apply(&mut cluster);
             let changes = third.apply(event(change)).unwrap();
-            delta::order(third.program(), &changes).unwrap().steps.iter().for_each(|(_, write)| now.apply(write));
+            delta::order(third.program(), &changes)
+                .unwrap()
+                .steps
+                .iter()
+                .for_each(|(_, write)| now.apply(write));
         }
         for id in TableId::ALL {
             assert_eq!(

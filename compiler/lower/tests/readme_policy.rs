@@ -1,11 +1,12 @@
-//! The policy of docs/how-it-works.md through the compiler: what comes out, and that it is what the policy says.
+//! The policy of docs/how-it-works.md through the compiler: what comes out, and that it is what the
+//! policy says.
 
 use std::net::IpAddr;
 
 use netpolc_lower::{Event, Scope, compile, verify};
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork,
-    Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase,
+    Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_table::{
     TableId,
@@ -17,7 +18,12 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 }
 
 fn selector(key: &str, value: &str) -> Selector {
-    Selector { requirements: vec![Requirement { key: key.into(), operator: Operator::In(vec![value.into()]) }] }
+    Selector {
+        requirements: vec![Requirement {
+            key: key.into(),
+            operator: Operator::In(vec![value.into()]),
+        }],
+    }
 }
 
 fn pod(namespace: &str, name: &str, address: &str, label: (&str, &str)) -> Pod {
@@ -39,7 +45,10 @@ fn tcp(port: u16) -> Ports {
 
 fn cluster() -> Cluster {
     let block = |cidr: &str, except: &[&str]| {
-        Peer::Block(Block { cidr: cidr.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() })
+        Peer::Block(Block {
+            cidr: cidr.parse().unwrap(),
+            except: except.iter().map(|e| e.parse().unwrap()).collect(),
+        })
     };
     let ingress = Rule {
         peers: Peers::Listed(vec![
@@ -62,7 +71,9 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("default".into(), Labels::default());
     cluster.namespaces.insert("mine".into(), labels(&[("project", "myproject")]));
-    cluster.nodes.insert("node-a".into(), Node { addresses: vec!["192.168.1.10".parse().unwrap()] });
+    cluster
+        .nodes
+        .insert("node-a".into(), Node { addresses: vec!["192.168.1.10".parse().unwrap()] });
     for pod in [
         pod("default", "db", "10.1.0.1", ("role", "db")),
         pod("default", "front", "10.1.0.2", ("role", "frontend")),
@@ -81,7 +92,11 @@ fn tables_and_policy_agree_everywhere() {
     let cluster = cluster();
     let compiler = compile(&cluster, Scope::Everywhere).unwrap();
     let found = verify(&cluster, &compiler, 10);
-    assert!(found.is_empty(), "{}", found.iter().map(|c| c.to_string()).collect::<Vec<_>>().join("\n"));
+    assert!(
+        found.is_empty(),
+        "{}",
+        found.iter().map(|c| c.to_string()).collect::<Vec<_>>().join("\n")
+    );
 }
 
 #[test]
@@ -119,7 +134,8 @@ fn s60_deleting_the_last_policy_leaves_nothing_behind() {
     let key = ObjectKey::new("default", "test-network-policy");
     compiler.apply(Event::Policy { key, policy: None }).unwrap();
     for table in TableId::ALL {
-        let (got, want) = (&compiler.program().table(*table).entries, &want.program().table(*table).entries);
+        let (got, want) =
+            (&compiler.program().table(*table).entries, &want.program().table(*table).entries);
         assert_eq!(got, want, "table {}", table.spec().name);
     }
 }
@@ -129,10 +145,14 @@ fn a_pod_event_touches_its_own_entries_only() {
     let mut compiler = compile(&cluster(), Scope::Everywhere).unwrap();
     let mut front = pod("default", "front", "10.1.0.2", ("role", "other"));
     let key = front.key.clone();
-    let changes = compiler.apply(Event::Pod { key: key.clone(), pod: Some(front.clone()) }).unwrap();
+    let changes =
+        compiler.apply(Event::Pod { key: key.clone(), pod: Some(front.clone()) }).unwrap();
     let tables: Vec<TableId> = changes.entries.keys().map(|(t, _)| *t).collect();
     assert!(
-        !tables.is_empty() && tables.iter().all(|t| matches!(t, TableId::RemoteV4 | TableId::Row | TableId::Directory)),
+        !tables.is_empty()
+            && tables
+                .iter()
+                .all(|t| matches!(t, TableId::RemoteV4 | TableId::Row | TableId::Directory)),
         "{changes:?}"
     );
     // Back again: nothing is left over.

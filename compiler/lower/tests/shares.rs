@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use netpolc_lower::{Compiler, Event, Kind, Limits, Resource, Room, Scope, Shares, verify};
 use netpolc_policy::{
-    Cluster, Direction, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Ports, Protocol, Requirement,
-    Rule, Selector, Service, ServicePort,
+    Cluster, Direction, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Ports,
+    Protocol, Requirement, Rule, Selector, Service, ServicePort,
 };
 use netpolc_table::{
     EndpointId, Program,
@@ -33,8 +33,16 @@ type Question = (String, Pipeline, IpAddr, u8, Option<u16>);
 
 /// Questions about the bystanders' pods.
 fn questions(rng: &mut Rng) -> Vec<Question> {
-    let addresses =
-        ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.66", "10.96.0.10", "10.9.9.9", "11.0.1.1", "192.168.0.1"];
+    let addresses = [
+        "10.1.0.1",
+        "10.1.0.2",
+        "10.1.0.3",
+        "10.1.0.66",
+        "10.96.0.10",
+        "10.9.9.9",
+        "11.0.1.1",
+        "192.168.0.1",
+    ];
     let ports = [1, 2, 53, 79, 80, 81, 7999, 8000, 8080, 8081, 65535];
     rng.list(300, |rng| {
         let pod = *rng.pick(&["shop/web", "shop/db", "bank/vault"]);
@@ -64,8 +72,18 @@ fn assert_isolated(compiler: &Compiler, what: &str) {
     for remote in ["10.1.0.1", "11.0.1.1", "203.0.113.9", "2001:db8::1"] {
         for (protocol, port) in [(6, Some(1)), (6, Some(80)), (17, Some(53)), (1, None)] {
             for pipeline in Pipeline::BOTH {
-                let got = eval::verdict(compiler.program(), pipeline, evil, remote.parse().unwrap(), protocol, port);
-                assert!(got != Verdict::Permit, "{what}: {pipeline:?} {remote} {protocol} {port:?} is {got:?}");
+                let got = eval::verdict(
+                    compiler.program(),
+                    pipeline,
+                    evil,
+                    remote.parse().unwrap(),
+                    protocol,
+                    port,
+                );
+                assert!(
+                    got != Verdict::Permit,
+                    "{what}: {pipeline:?} {remote} {protocol} {port:?} is {got:?}"
+                );
             }
         }
     }
@@ -110,7 +128,11 @@ fn s33_a_bystander_has_the_verdicts_that_it_has_without_the_offender() {
                 assert_isolated(&with, what);
             }
         }
-        assert!(entries(with.program()) < 150_000, "{what} {n}: {} entries", entries(with.program()));
+        assert!(
+            entries(with.program()) < 150_000,
+            "{what} {n}: {} entries",
+            entries(with.program())
+        );
     }
     assert_eq!(kinds.len(), KINDS.len(), "every kind is over its share at some size: {kinds:?}");
 }
@@ -127,9 +149,15 @@ fn s33_what_is_not_set_aside_is_what_the_policies_say() {
             let what = offend(kind, n, &mut Rng::new(n.into()), &mut cluster);
             limits.service = 50;
             let (shares, compiler) = compile(&cluster, limits.clone(), &Room::default());
-            let found: Vec<String> =
-                verify(&shares.cluster(&cluster), &compiler, 3).iter().map(|c| c.to_string()).collect();
-            assert!(found.is_empty(), "{what} {n}: {found:?}; aside: {:?}", shares.aside().collect::<Vec<_>>());
+            let found: Vec<String> = verify(&shares.cluster(&cluster), &compiler, 3)
+                .iter()
+                .map(|c| c.to_string())
+                .collect();
+            assert!(
+                found.is_empty(),
+                "{what} {n}: {found:?}; aside: {:?}",
+                shares.aside().collect::<Vec<_>>()
+            );
         }
     }
 }
@@ -149,11 +177,11 @@ fn s33_the_largest_policies_go_first_and_the_message_says_what_to_do() {
     let said: Vec<String> = shares.aside().map(ToString::to_string).collect();
     assert_eq!(
         said,
-        [
-            "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and it allows nothing: it takes 6000 \
-          edges of port ranges, namespace evil takes 6000 and may take 1300 on this node; write ranges (`endPort`) for \
-          neighbouring ports"
-        ]
+        ["NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and it \
+             allows nothing: it takes 6000 \
+          edges of port ranges, namespace evil takes 6000 and may take 1300 on this node; write \
+             ranges (`endPort`) for \
+          neighbouring ports"]
     );
 }
 
@@ -161,7 +189,12 @@ fn s33_the_largest_policies_go_first_and_the_message_says_what_to_do() {
 fn s33_a_namespace_within_its_equal_share_is_never_touched() {
     let cidrs = |namespace: &str, name: &str, from: u32, n: u32| {
         let peers = (from..from + n).map(|i| block(&format!("{}/32", v4(i)))).collect();
-        policy(namespace, name, Selector::default(), vec![Rule { peers: Peers::Listed(peers), ports: Ports::Any }])
+        policy(
+            namespace,
+            name,
+            Selector::default(),
+            vec![Rule { peers: Peers::Listed(peers), ports: Ports::Any }],
+        )
     };
     let mut cluster = bystanders();
     for policy in [
@@ -175,7 +208,11 @@ fn s33_a_namespace_within_its_equal_share_is_never_touched() {
     }
     let (shares, _) = compile(&cluster, Limits::default(), &Room::default());
     let aside: Vec<String> = shares.aside().map(|a| a.object.to_string()).collect();
-    assert_eq!(aside, ["evil/p1"], "12,000 are there; of two equal policies the first by name goes");
+    assert_eq!(
+        aside,
+        ["evil/p1"],
+        "12,000 are there; of two equal policies the first by name goes"
+    );
 }
 
 #[test]
@@ -201,15 +238,20 @@ fn s33_events_set_aside_and_take_back_as_a_compile_from_scratch_would() {
                 0 => {
                     let key = ObjectKey::new(namespace, "x");
                     let n = rng.within(0, 8) as u32;
-                    let ports =
-                        (0..n).map(|i| ServicePort { protocol: Protocol::Tcp, number: i as u16 + 1, node_port: None });
+                    let ports = (0..n).map(|i| ServicePort {
+                        protocol: Protocol::Tcp,
+                        number: i as u16 + 1,
+                        node_port: None,
+                    });
                     let addresses = (0..n).map(|i| v4(i).parse().unwrap()).collect();
-                    let service = Service { addresses, ports: ports.collect(), ..Service::default() };
+                    let service =
+                        Service { addresses, ports: ports.collect(), ..Service::default() };
                     Event::Service { key, service: (n > 0).then_some(service) }
                 }
                 1 => {
                     let mut pod = pod(namespace, "late", "10.1.0.99");
-                    pod.labels = [("app", *rng.pick(&["late", "x"]))].into_iter().collect::<Labels>();
+                    pod.labels =
+                        [("app", *rng.pick(&["late", "x"]))].into_iter().collect::<Labels>();
                     Event::Pod { key: pod.key.clone(), pod: rng.chance(60).then_some(pod) }
                 }
                 _ => {
@@ -217,24 +259,30 @@ fn s33_events_set_aside_and_take_back_as_a_compile_from_scratch_would() {
                     let from = rng.within(0, 30) as u32;
                     let peers = (from..from + n).map(|i| block(&format!("{}/32", v4(i)))).collect();
                     let rule = Rule { peers: Peers::Listed(peers), ports: Ports::Any };
-                    let pods = if rng.chance(50) { Selector::default() } else { selector("app", "late") };
+                    let pods =
+                        if rng.chance(50) { Selector::default() } else { selector("app", "late") };
                     let policy = policy(namespace, name, pods, vec![rule]);
                     Event::Policy { key: policy.key.clone(), policy: (n > 3).then_some(policy) }
                 }
             };
             match event.clone() {
-                Event::Service { key, service: Some(service) } => drop(cluster.services.insert(key, service)),
+                Event::Service { key, service: Some(service) } => {
+                    drop(cluster.services.insert(key, service))
+                }
                 Event::Service { key, service: None } => drop(cluster.services.remove(&key)),
                 Event::Pod { key, pod: Some(pod) } => drop(cluster.pods.insert(key, pod)),
                 Event::Pod { key, pod: None } => drop(cluster.pods.remove(&key)),
-                Event::Policy { key, policy: Some(policy) } => drop(cluster.policies.insert(key, policy)),
+                Event::Policy { key, policy: Some(policy) } => {
+                    drop(cluster.policies.insert(key, policy))
+                }
                 Event::Policy { key, policy: None } => drop(cluster.policies.remove(&key)),
                 other => panic!("{other:?}"),
             }
             let admitted = shares.admit(&cluster, vec![event.clone()]);
             compiler.apply_all(admitted).unwrap();
             let (fresh, scratch) = compile(&cluster, limits(), &Room::default());
-            let (got, want) = (shares.aside().collect::<Vec<_>>(), fresh.aside().collect::<Vec<_>>());
+            let (got, want) =
+                (shares.aside().collect::<Vec<_>>(), fresh.aside().collect::<Vec<_>>());
             assert_eq!(got, want, "seed {seed} step {step}: {event:?}");
             asides += got.len();
             assert_eq!(
@@ -254,13 +302,17 @@ fn s33_where_ids_run_out_all_the_same_the_heaviest_namespace_is_set_aside() {
     for i in 0..1_024u32 {
         let mut pod = pod("far", &format!("p{i}"), &format!("10.2.{}.{}", i >> 8, i & 255));
         pod.node = Some("n2".into());
-        pod.labels = (0..10).filter(|bit| i >> bit & 1 == 1).map(|bit| (format!("k{bit}"), "")).collect();
+        pod.labels =
+            (0..10).filter(|bit| i >> bit & 1 == 1).map(|bit| (format!("k{bit}"), "")).collect();
         cluster.pods.insert(pod.key.clone(), pod);
     }
     let peer = |bit: u32| Peer::Pods {
         namespaces: Namespaces::Matching(Selector::default()),
         pods: Selector {
-            requirements: vec![Requirement { key: format!("k{bit}").into(), operator: Operator::Exists }],
+            requirements: vec![Requirement {
+                key: format!("k{bit}").into(),
+                operator: Operator::Exists,
+            }],
         },
     };
     let rule = Rule { peers: Peers::Listed((0..10).map(peer).collect()), ports: Ports::Any };
@@ -272,16 +324,26 @@ fn s33_where_ids_run_out_all_the_same_the_heaviest_namespace_is_set_aside() {
     assert_eq!(shares.aside().count(), 0);
     let mut compiler = Compiler::within(node(), &room);
     let overflow = compiler.load_admitted(&cluster, &shares).unwrap_err();
-    assert_eq!(compiler.apply_all([]), Err(overflow.clone()), "it answers nothing else from now on");
+    assert_eq!(
+        compiler.apply_all([]),
+        Err(overflow.clone()),
+        "it answers nothing else from now on"
+    );
     let usage = compiler.usage(overflow.what);
     assert!(usage["evil"] > 400 && usage["shop"] < 10, "{usage:?}");
-    assert!(shares.blame(&cluster, overflow.what.resource().unwrap(), &usage, overflow.capacity.into()));
+    assert!(shares.blame(
+        &cluster,
+        overflow.what.resource().unwrap(),
+        &usage,
+        overflow.capacity.into()
+    ));
     let mut compiler = Compiler::within(node(), &room);
     compiler.load_admitted(&cluster, &shares).unwrap();
     assert_isolated(&compiler, "classes of pods");
     let admitted = shares.cluster(&cluster);
     assert!(
-        admitted.policies[&ObjectKey::new("evil", "p")].isolation(Direction::Ingress) == &Isolation::Isolated(vec![])
+        admitted.policies[&ObjectKey::new("evil", "p")].isolation(Direction::Ingress)
+            == &Isolation::Isolated(vec![])
     );
     // It is tried again when it changes.
     cluster.policies.remove(&ObjectKey::new("evil", "p"));
@@ -296,7 +358,8 @@ fn overlapping(hosts: u32) -> netpolc_policy::Policy {
         peers: Peers::Listed(vec![block(&format!("{}/32", v4(i)))]),
         ports: Ports::Listed(vec![port(Protocol::Tcp, 1 + 2 * i as u16, 1 + 2 * i as u16)]),
     };
-    let wide = Rule { peers: Peers::Any, ports: Ports::Listed(vec![port(Protocol::Tcp, 0, 65535)]) };
+    let wide =
+        Rule { peers: Peers::Any, ports: Ports::Listed(vec![port(Protocol::Tcp, 0, 65535)]) };
     policy("evil", "p", Selector::default(), (0..hosts).map(host).chain([wide]).collect())
 }
 
@@ -313,7 +376,10 @@ fn s33_rows_that_overlap_are_counted_as_they_turn_out_and_set_their_namespace_as
         let (shares, from_scratch) = compile(&cluster, Limits::default(), &room);
         let aside: Vec<String> = shares.aside().map(ToString::to_string).collect();
         assert_eq!(aside.len(), usize::from(hosts > 20), "{hosts}: {aside:?}");
-        assert!(aside.iter().all(|a| a.contains("evil/p") && a.contains("may take 8000")), "{aside:?}");
+        assert!(
+            aside.iter().all(|a| a.contains("evil/p") && a.contains("may take 8000")),
+            "{aside:?}"
+        );
         assert!(verify(&shares.cluster(&cluster), &from_scratch, 3).is_empty());
 
         // By an event, as part of one update: ids that the first part gave back mean nothing else
@@ -361,7 +427,10 @@ fn s59_pods_beyond_what_the_tables_hold_are_named_and_the_others_are_enforced() 
     compiler.apply_all((1..4).map(running)).unwrap();
     let said: Vec<String> = compiler.diagnostics().iter().map(ToString::to_string).collect();
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].starts_with("pod evil/pending2 is not enforced: the tables hold 5 pods"), "{said:?}");
+    assert!(
+        said[0].starts_with("pod evil/pending2 is not enforced: the tables hold 5 pods"),
+        "{said:?}"
+    );
     let gone = ObjectKey::new("evil", "pending1");
     compiler.apply(Event::Pod { key: gone, pod: None }).unwrap();
     compiler.apply_all([]).unwrap();

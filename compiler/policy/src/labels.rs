@@ -34,7 +34,8 @@ impl Labels {
 /// Of pairs with the same key the last one counts, as in a JSON object.
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        let mut pairs: Vec<(Arc<str>, Arc<str>)> = pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let mut pairs: Vec<(Arc<str>, Arc<str>)> =
+            pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         pairs.reverse();
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         pairs.dedup_by(|a, b| a.0 == b.0);
@@ -50,7 +51,8 @@ impl Serialize for Labels {
 
 impl<'de> Deserialize<'de> for Labels {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let map: Option<std::collections::BTreeMap<String, String>> = Deserialize::deserialize(from)?;
+        let map: Option<std::collections::BTreeMap<String, String>> =
+            Deserialize::deserialize(from)?;
         Ok(map.unwrap_or_default().into_iter().collect())
     }
 }

@@ -129,7 +129,8 @@ impl Pod {
     /// The numbers that `name` stands for on this pod under `protocol` (S29, S30), ascending, each
     /// once.
     pub fn resolve_port(&self, protocol: Protocol, name: &str) -> Vec<u16> {
-        let named = self.ports.iter().filter(|p| p.protocol == protocol && p.name.as_deref() == Some(name));
+        let named =
+            self.ports.iter().filter(|p| p.protocol == protocol && p.name.as_deref() == Some(name));
         let mut numbers: Vec<u16> = named.map(|p| p.number).collect();
         numbers.sort_unstable();
         numbers.dedup();

@@ -10,7 +10,8 @@ use std::{fmt, net::IpAddr};
 use serde::Serialize;
 
 use crate::{
-    Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule,
+    Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Pod, Policy, Port, Ports,
+    Protocol, Rule,
 };
 
 /// May `source` open this connection (or send this packet) to `destination`?
@@ -169,7 +170,9 @@ pub fn judge(cluster: &Cluster, question: &Question) -> Judgement {
     let (destination, port) = (question.destination.address(), question.port);
     let egress = match question.via {
         // S48: by the backend, where it is a Service's address that it was sent to.
-        Some((address, port)) if !side(cluster, Direction::Egress, question, address, Some(port)).is_service() => {
+        Some((address, port))
+            if !side(cluster, Direction::Egress, question, address, Some(port)).is_service() =>
+        {
             side(cluster, Direction::Egress, question, address, Some(port))
         }
         _ => side(cluster, Direction::Egress, question, destination, port),
@@ -185,18 +188,33 @@ impl Side {
 }
 
 /// One side of a question: its party talks with `remote`, and the destination's port is `port`.
-fn side(cluster: &Cluster, direction: Direction, question: &Question, remote: IpAddr, port: Option<u16>) -> Side {
+fn side(
+    cluster: &Cluster,
+    direction: Direction,
+    question: &Question,
+    remote: IpAddr,
+    port: Option<u16>,
+) -> Side {
     let party = match direction {
         Direction::Egress => &question.source,
         Direction::Ingress => &question.destination,
     };
     let subjects: Vec<&Pod> = match party {
-        Party::Pod(key, _) => cluster.pods.get(key).filter(|pod| pod.is_policed()).into_iter().collect(),
+        Party::Pod(key, _) => {
+            cluster.pods.get(key).filter(|pod| pod.is_policed()).into_iter().collect()
+        }
         Party::Address(address) => claimants(cluster, *address),
     };
     let sides = subjects.iter().map(|pod| Side {
         pod: Some(pod.key.clone()),
-        reason: decide(&Case { cluster, direction, pod, remote, protocol: question.protocol, port }),
+        reason: decide(&Case {
+            cluster,
+            direction,
+            pod,
+            remote,
+            protocol: question.protocol,
+            port,
+        }),
     });
     let sides: Vec<Side> = sides.collect();
     let denial = sides.iter().find(|side| !side.reason.allows());
@@ -205,7 +223,11 @@ fn side(cluster: &Cluster, direction: Direction, question: &Question, remote: Ip
 
 /// The active pods with a network of their own that have `address`.
 fn claimants(cluster: &Cluster, address: IpAddr) -> Vec<&Pod> {
-    cluster.pods.values().filter(|pod| pod.is_policed() && pod.addresses.contains(&address)).collect()
+    cluster
+        .pods
+        .values()
+        .filter(|pod| pod.is_policed() && pod.addresses.contains(&address))
+        .collect()
 }
 
 /// One pod, one direction, one remote, one port: everything a rule can ask about.
@@ -226,9 +248,18 @@ fn decide(case: &Case) -> Reason {
     for policy in selecting {
         let Isolation::Isolated(rules) = policy.isolation(case.direction) else { continue };
         for (index, rule) in rules.iter().enumerate() {
-            let allows = if service { allows_everything(case, rule) } else { rule_allows(case, policy, rule) };
+            let allows = if service {
+                allows_everything(case, rule)
+            } else {
+                rule_allows(case, policy, rule)
+            };
             if let Some((peer, port)) = allows {
-                return Reason::Allowed(Place { policy: policy.key.clone(), rule: index, peer, port });
+                return Reason::Allowed(Place {
+                    policy: policy.key.clone(),
+                    rule: index,
+                    peer,
+                    port,
+                });
             }
         }
         isolating.push(policy.key.clone());
@@ -250,7 +281,9 @@ fn decide(case: &Case) -> Reason {
 
 /// S1, S13, S15: pods of the policy's own namespace that run in a network of their own.
 fn selects(policy: &Policy, pod: &Pod) -> bool {
-    pod.is_policed() && pod.key.namespace == policy.key.namespace && policy.selector.matches(&pod.labels)
+    pod.is_policed()
+        && pod.key.namespace == policy.key.namespace
+        && policy.selector.matches(&pod.labels)
 }
 
 /// Is the remote an address of the pod's own node?
@@ -271,33 +304,40 @@ fn with_own_node(case: &Case) -> bool {
 /// the own node's addresses nodePorts and the hostPorts of its pods. (Other nodes' are translated
 /// there, not here: S46.)
 fn is_service(case: &Case) -> bool {
-    let (Direction::Egress, Some(protocol), Some(number)) = (case.direction, case.protocol.protocol(), case.port)
+    let (Direction::Egress, Some(protocol), Some(number)) =
+        (case.direction, case.protocol.protocol(), case.port)
     else {
         return false;
     };
     let services = || case.cluster.services.values();
     let own = on_own_node(case);
     let by_address = services().any(|s| {
-        s.addresses.contains(&case.remote) && s.ports.iter().any(|p| (p.protocol, p.number) == (protocol, number))
+        s.addresses.contains(&case.remote)
+            && s.ports.iter().any(|p| (p.protocol, p.number) == (protocol, number))
     });
     let by_node_port = || {
         let mut ports = services().flat_map(|s| &s.ports);
         ports.any(|p| (p.protocol, p.node_port) == (protocol, Some(number)))
     };
     let by_host_port = || {
-        let here = case.cluster.pods.values().filter(|pod| pod.is_policed() && pod.node == case.pod.node);
-        here.flat_map(|pod| &pod.ports).any(|p| (p.protocol, p.host_port) == (protocol, Some(number)))
+        let here =
+            case.cluster.pods.values().filter(|pod| pod.is_policed() && pod.node == case.pod.node);
+        here.flat_map(|pod| &pod.ports)
+            .any(|p| (p.protocol, p.host_port) == (protocol, Some(number)))
     };
     by_address || (own && (by_node_port() || by_host_port()))
 }
 
 /// S33: for egress, do the remote and its port belong to a Service that is set aside?
 fn is_closed(case: &Case) -> bool {
-    let (Direction::Egress, Some(protocol), Some(number)) = (case.direction, case.protocol.protocol(), case.port)
+    let (Direction::Egress, Some(protocol), Some(number)) =
+        (case.direction, case.protocol.protocol(), case.port)
     else {
         return false;
     };
-    let within = |(p, first, last): &(Protocol, u16, u16)| *p == protocol && (*first..=*last).contains(&number);
+    let within = |(p, first, last): &(Protocol, u16, u16)| {
+        *p == protocol && (*first..=*last).contains(&number)
+    };
     let closed = case.cluster.services.values().map(|service| &service.closed);
     closed.into_iter().any(|c| c.addresses.contains(&case.remote) && c.ports.iter().any(within))
 }
@@ -308,7 +348,9 @@ fn allows_everything(case: &Case, rule: &Rule) -> Option<(Option<usize>, Option<
     let Ports::Any = rule.ports else { return None };
     let Peers::Listed(peers) = &rule.peers else { return Some((None, None)) };
     let whole = |peer: &Peer| match peer {
-        Peer::Block(b) => b.except.is_empty() && b.cidr.prefix() == 0 && b.cidr.is_ipv4() == case.remote.is_ipv4(),
+        Peer::Block(b) => {
+            b.except.is_empty() && b.cidr.prefix() == 0 && b.cidr.is_ipv4() == case.remote.is_ipv4()
+        }
         _ => false,
     };
     peers.iter().position(whole).map(|peer| (Some(peer), None))
@@ -316,10 +358,16 @@ fn allows_everything(case: &Case, rule: &Rule) -> Option<(Option<usize>, Option<
 
 /// The indices of a peer and a port that allow it together, None standing for a list that is
 /// absent.
-fn rule_allows(case: &Case, policy: &Policy, rule: &Rule) -> Option<(Option<usize>, Option<usize>)> {
+fn rule_allows(
+    case: &Case,
+    policy: &Policy,
+    rule: &Rule,
+) -> Option<(Option<usize>, Option<usize>)> {
     let peers: Vec<(Option<usize>, Option<&Peer>)> = match &rule.peers {
         Peers::Any => vec![(None, None)],
-        Peers::Listed(peers) => peers.iter().enumerate().map(|(i, peer)| (Some(i), Some(peer))).collect(),
+        Peers::Listed(peers) => {
+            peers.iter().enumerate().map(|(i, peer)| (Some(i), Some(peer))).collect()
+        }
     };
     for (peer_index, peer) in peers {
         if !peer.is_none_or(|peer| peer_matches(case, policy, peer)) {
@@ -328,7 +376,9 @@ fn rule_allows(case: &Case, policy: &Policy, rule: &Rule) -> Option<(Option<usiz
         match &rule.ports {
             Ports::Any => return Some((peer_index, None)),
             Ports::Listed(ports) => {
-                if let Some(port_index) = ports.iter().position(|port| port_matches(case, peer, port)) {
+                if let Some(port_index) =
+                    ports.iter().position(|port| port_matches(case, peer, port))
+                {
                     return Some((peer_index, Some(port_index)));
                 }
             }
@@ -343,7 +393,12 @@ fn peer_matches(case: &Case, policy: &Policy, peer: &Peer) -> bool {
             let claimants = claimants(case.cluster, case.remote);
             !claimants.is_empty()
                 && claimants.iter().all(|pod| {
-                    let labels = case.cluster.namespaces.get(&pod.key.namespace).cloned().unwrap_or_default();
+                    let labels = case
+                        .cluster
+                        .namespaces
+                        .get(&pod.key.namespace)
+                        .cloned()
+                        .unwrap_or_default();
                     let namespace_matches = match namespaces {
                         Namespaces::Own => pod.key.namespace == policy.key.namespace,
                         Namespaces::Matching(selector) => selector.matches(&labels),

@@ -101,7 +101,8 @@ impl Index {
         let mut satisfied = 0;
         for (key, value) in labels.iter() {
             let from = self.by_key.partition_point(|index| requirement(*index).key < *key);
-            let here = self.by_key[from..].iter().take_while(|index| requirement(**index).key == *key);
+            let here =
+                self.by_key[from..].iter().take_while(|index| requirement(**index).key == *key);
             for index in here {
                 let operator = &requirement(*index).operator;
                 let listed = |list: &[Arc<str>]| match self.values.get(index) {
@@ -141,7 +142,8 @@ mod tests {
 
     #[test]
     fn s10_negative_operators_match_an_absent_key() {
-        let (none, db): (Labels, Labels) = (Labels::default(), [("app", "db")].into_iter().collect());
+        let (none, db): (Labels, Labels) =
+            (Labels::default(), [("app", "db")].into_iter().collect());
         for (operator, absent, present) in [
             (Operator::In(vec!["db".into()]), false, true),
             (Operator::NotIn(vec!["db".into()]), true, false),
@@ -155,7 +157,9 @@ mod tests {
 
     #[test]
     fn s10_an_index_answers_as_the_selector_does() {
-        let many = |from: u32| (from..from + 20).rev().map(|i| format!("v{i}").into()).collect::<Vec<Arc<str>>>();
+        let many = |from: u32| {
+            (from..from + 20).rev().map(|i| format!("v{i}").into()).collect::<Vec<Arc<str>>>()
+        };
         let operators = [
             Operator::In(vec!["v3".into()]),
             Operator::In(many(0)),
@@ -164,17 +168,28 @@ mod tests {
             Operator::Exists,
             Operator::DoesNotExist,
         ];
-        let objects: Vec<Labels> = [vec![], vec![("a", "v3")], vec![("a", "v15")], vec![("b", "v3")]]
-            .into_iter()
-            .chain([vec![("a", "v15"), ("b", "v3")], vec![("a", "v3"), ("b", "x"), ("c", "v3")]])
-            .map(|pairs| pairs.into_iter().collect())
-            .collect();
-        let requirement = |key: &str, operator: &Operator| Requirement { key: key.into(), operator: operator.clone() };
+        let objects: Vec<Labels> =
+            [vec![], vec![("a", "v3")], vec![("a", "v15")], vec![("b", "v3")]]
+                .into_iter()
+                .chain([
+                    vec![("a", "v15"), ("b", "v3")],
+                    vec![("a", "v3"), ("b", "x"), ("c", "v3")],
+                ])
+                .map(|pairs| pairs.into_iter().collect())
+                .collect();
+        let requirement = |key: &str, operator: &Operator| Requirement {
+            key: key.into(),
+            operator: operator.clone(),
+        };
         for first in &operators {
             for second in &operators {
                 for keys in [["a", "b"], ["b", "a"], ["a", "a"]] {
-                    let selector =
-                        Selector { requirements: vec![requirement(keys[0], first), requirement(keys[1], second)] };
+                    let selector = Selector {
+                        requirements: vec![
+                            requirement(keys[0], first),
+                            requirement(keys[1], second),
+                        ],
+                    };
                     let index = Index::new(&selector);
                     for labels in &objects {
                         assert_eq!(

@@ -23,12 +23,15 @@ fn from(rules: &[Rule]) -> World {
 
 #[test]
 fn s18_except_subtracts_from_its_own_block_only() {
-    from(&[rule(&[block("192.0.2.0/24", &["192.0.2.128/25"])], &[]), rule(&[block("192.0.2.200/32", &[])], &[])])
-        .expect(
-            "192.0.2.1 > n/b tcp/1: yes
+    from(&[
+        rule(&[block("192.0.2.0/24", &["192.0.2.128/25"])], &[]),
+        rule(&[block("192.0.2.200/32", &[])], &[]),
+    ])
+    .expect(
+        "192.0.2.1 > n/b tcp/1: yes
          192.0.2.129 > n/b tcp/1: no
          192.0.2.200 > n/b tcp/1: yes",
-        );
+    );
 }
 
 #[test]
@@ -55,7 +58,11 @@ fn s20_a_selected_pod_inside_another_peers_except_is_allowed() {
 
 #[test]
 fn s21_a_more_specific_block_inherits_what_covers_it() {
-    from(&[rule(&[block("192.0.0.0/16", &[])], &[tcp(1)]), rule(&[block("192.0.2.0/24", &[])], &[tcp(2)])]).expect(
+    from(&[
+        rule(&[block("192.0.0.0/16", &[])], &[tcp(1)]),
+        rule(&[block("192.0.2.0/24", &[])], &[tcp(2)]),
+    ])
+    .expect(
         "192.0.2.1 > n/b tcp/1: yes
          192.0.2.1 > n/b tcp/2: yes
          192.0.3.1 > n/b tcp/2: no",
@@ -120,15 +127,16 @@ fn s26_a_port_without_number_is_every_port_of_its_protocol() {
 
 #[test]
 fn s27_ranges_are_inclusive() {
-    from(&[rule(&[], &[range(Protocol::Tcp, 1000, 2049), range(Protocol::Tcp, 65535, 65535)])]).expect(
-        "n/a > n/b tcp/999: no
+    from(&[rule(&[], &[range(Protocol::Tcp, 1000, 2049), range(Protocol::Tcp, 65535, 65535)])])
+        .expect(
+            "n/a > n/b tcp/999: no
          n/a > n/b tcp/1000: yes
          n/a > n/b tcp/2049: yes
          n/a > n/b tcp/2050: no
          n/a > n/b tcp/65534: no
          n/a > n/b tcp/65535: yes
          n/a > n/b tcp: no",
-    );
+        );
     from(&[rule(&[], &[Port::Nothing])]).expect("n/a > n/b tcp/1: no");
 }
 
@@ -148,7 +156,12 @@ fn s29_named_ports_resolve_on_the_destination_by_name_and_protocol() {
     let world = || {
         World::default()
             .pod_with("n/a", "app=a", "10.0.0.1", serves(&[("web", Protocol::Tcp, 7)]))
-            .pod_with("n/b", "app=b", "10.0.0.2", serves(&[("web", Protocol::Tcp, 80), ("web", Protocol::Udp, 81)]))
+            .pod_with(
+                "n/b",
+                "app=b",
+                "10.0.0.2",
+                serves(&[("web", Protocol::Tcp, 80), ("web", Protocol::Udp, 81)]),
+            )
             .pod_with("n/c", "app=b", "10.0.0.3", serves(&[("web", Protocol::Tcp, 8080)]))
     };
     let rules = |peers: &[_]| [rule(peers, &[named(Protocol::Tcp, "web")])];
@@ -175,7 +188,12 @@ fn s29_named_ports_resolve_on_the_destination_by_name_and_protocol() {
 fn s30_one_name_on_two_containers_is_both_numbers() {
     World::default()
         .pod("n/a", "", "10.0.0.1")
-        .pod_with("n/b", "app=b", "10.0.0.2", serves(&[("web", Protocol::Tcp, 80), ("web", Protocol::Tcp, 81)]))
+        .pod_with(
+            "n/b",
+            "app=b",
+            "10.0.0.2",
+            serves(&[("web", Protocol::Tcp, 80), ("web", Protocol::Tcp, 81)]),
+        )
         .ingress("n/p", "app=b", &[rule(&[], &[named(Protocol::Tcp, "web")])])
         .expect(
             "n/a > n/b tcp/80: yes
@@ -197,7 +215,9 @@ fn s31_an_unresolved_name_matches_nothing_and_no_block_resolves_one() {
             })
     };
     world().ingress("n/p", "app=a", &[rule(&[], &web)]).expect("n/b > n/a tcp/80: no");
-    world().egress("n/p", "app=a", &[rule(&[block("10.0.0.0/8", &[])], &web)]).expect("n/a > n/b tcp/80: no");
+    world()
+        .egress("n/p", "app=a", &[rule(&[block("10.0.0.0/8", &[])], &web)])
+        .expect("n/a > n/b tcp/80: no");
     world().egress("n/p", "app=a", &[rule(&[], &web)]).expect(
         "n/a > n/b tcp/80: yes
          n/a > n/host tcp/80: no
@@ -218,7 +238,8 @@ fn s32_one_number_on_three_protocols_is_three_ports() {
 fn s34_other_protocols_pass_only_by_rules_without_ports() {
     let every: Vec<Port> = Protocol::ALL.into_iter().map(Port::Every).collect();
     from(&[rule(&[], &every)]).expect("n/a > n/b 1: no\n n/a > n/b 47: no\n n/a > n/b tcp/1: yes");
-    from(&[rule(&[own("app=a")], &[])]).expect("n/a > n/b 1: yes\n n/a > n/b 58: yes\n 192.0.2.1 > n/b 1: no");
+    from(&[rule(&[own("app=a")], &[])])
+        .expect("n/a > n/b 1: yes\n n/a > n/b 58: yes\n 192.0.2.1 > n/b 1: no");
 }
 
 #[test]
@@ -242,7 +263,12 @@ fn s45_egress_to_the_own_node_is_allowed_except_on_host_ports() {
     let with_host_port = |protocol, host_port, node: &'static str| {
         move |pod: &mut Pod| {
             pod.node = Some(node.into());
-            pod.ports = vec![ContainerPort { name: None, protocol, number: 80, host_port: Some(host_port) }];
+            pod.ports = vec![ContainerPort {
+                name: None,
+                protocol,
+                number: 80,
+                host_port: Some(host_port),
+            }];
         }
     };
     pair()
@@ -287,16 +313,24 @@ fn shop() -> World {
     let mut world = pair();
     let port = ServicePort { protocol: Protocol::Tcp, number: 80, node_port: Some(30080) };
     let addresses = vec![VIP.parse().unwrap(), "fd96::1".parse().unwrap()];
-    let service = Service { addresses, ports: vec![port], health_check: Some(31000), ..Service::default() };
+    let service =
+        Service { addresses, ports: vec![port], health_check: Some(31000), ..Service::default() };
     world.0.services.insert(key("n/web"), service);
     world
 }
 
 /// Does the oracle let this source through by way of an address, and why?
-fn via(world: &World, source: &str, via: (&str, u16), destination: &str, port: u16) -> (bool, Reason) {
+fn via(
+    world: &World,
+    source: &str,
+    via: (&str, u16),
+    destination: &str,
+    port: u16,
+) -> (bool, Reason) {
     let (source, destination) = (world.party(source), world.party(destination));
     let via = Some((via.0.parse().unwrap(), via.1));
-    let question = Question { source, destination, protocol: Transport::Tcp, port: Some(port), via };
+    let question =
+        Question { source, destination, protocol: Transport::Tcp, port: Some(port), via };
     let judgement = judge(&world.0, &question);
     (judgement.allowed, judgement.egress.reason)
 }
@@ -315,7 +349,11 @@ fn s48_egress_to_a_service_is_judged_on_the_backend() {
 
 #[test]
 fn s48_what_covers_a_service_address_does_not_allow_its_ports() {
-    let world = shop().egress("n/p", "app=a", &[rule(&[block("10.96.0.0/12", &[])], &[]), rule(&[], &[tcp(80)])]);
+    let world = shop().egress(
+        "n/p",
+        "app=a",
+        &[rule(&[block("10.96.0.0/12", &[])], &[]), rule(&[], &[tcp(80)])],
+    );
     world.expect(
         "n/a > 10.96.0.1 tcp/80: no
          n/a > 10.96.0.1 tcp/81: yes
@@ -329,7 +367,10 @@ fn s48_what_covers_a_service_address_does_not_allow_its_ports() {
     let everything = shop().egress("n/p", "app=a", &[rule(&[block("0.0.0.0/0", &[])], &[])]);
     everything.expect("n/a > 10.96.0.1 tcp/80: yes");
     assert!(via(&everything, "n/a", (VIP, 80), "n/b", 8080).0);
-    assert!(!via(&everything, "n/a@fd00::1", ("fd96::1", 80), "n/b@fd00::2", 8080).0, "the other family");
+    assert!(
+        !via(&everything, "n/a@fd00::1", ("fd96::1", 80), "n/b@fd00::2", 8080).0,
+        "the other family"
+    );
     let ingress = shop().ingress("n/p", "app=a", &[rule(&[block("10.96.0.0/12", &[])], &[])]);
     ingress.expect("10.96.0.1 > n/a tcp/80: yes");
 }
@@ -346,7 +387,10 @@ fn s45_node_ports_of_the_own_node_lead_to_backends_and_health_checks_are_not_the
     );
     assert!(via(&world, "n/a", ("172.16.0.1", 30080), "n/b", 8080).0);
     assert!(!via(&world, "n/a", ("172.16.0.1", 30080), "n/b", 80).0);
-    assert!(!via(&world, "n/a", ("172.16.0.2", 30080), "n/b", 8080).0, "S46: another node is an address");
+    assert!(
+        !via(&world, "n/a", ("172.16.0.2", 30080), "n/b", 8080).0,
+        "S46: another node is an address"
+    );
     assert!(!via(&world, "n/a", ("172.16.0.1", 31000), "n/b", 8080).0, "nothing translates it");
     let block = shop().egress("n/p", "app=a", &[rule(&[block("172.16.0.0/24", &[])], &[])]);
     block.expect(

@@ -39,7 +39,11 @@ fn s03_directions_isolate_independently() {
 #[test]
 fn s04_policies_rules_and_peers_are_a_union() {
     let world = shop()
-        .ingress("shop/a", "app=db", &[rule(&[own("app=none")], &[]), rule(&[own("app=ui")], &[tcp(1)])])
+        .ingress(
+            "shop/a",
+            "app=db",
+            &[rule(&[own("app=none")], &[]), rule(&[own("app=ui")], &[tcp(1)])],
+        )
         .ingress("shop/b", "app=db", &[rule(&[own("app=none"), own("app=ui")], &[tcp(2)])])
         .ingress("shop/c", "", &[]);
     world.expect(
@@ -75,11 +79,9 @@ fn s06_absent_peers_are_everybody_and_absent_ports_everything() {
 
 #[test]
 fn s07_both_sides_must_allow() {
-    let world = shop().egress("shop/out", "app=ui", &[rule(&[own("app=db")], &[tcp(1), tcp(2)])]).ingress(
-        "shop/in",
-        "app=db",
-        &[rule(&[own("app=ui")], &[tcp(2), tcp(3)])],
-    );
+    let world = shop()
+        .egress("shop/out", "app=ui", &[rule(&[own("app=db")], &[tcp(1), tcp(2)])])
+        .ingress("shop/in", "app=db", &[rule(&[own("app=ui")], &[tcp(2), tcp(3)])]);
     world.expect(
         "shop/ui > shop/db tcp/1: no
          shop/ui > shop/db tcp/2: yes
@@ -105,16 +107,21 @@ fn s08_selectors_of_one_peer_are_and_of_two_peers_or() {
 
 #[test]
 fn s09_empty_namespace_selector_is_every_namespace_and_only_pods() {
-    shop().pod("unlisted/x", "", "10.0.9.9").ingress("shop/p", "app=db", &[rule(&[pods("", "")], &[])]).expect(
-        "other/ui > shop/db tcp/1: yes
+    shop()
+        .pod("unlisted/x", "", "10.0.9.9")
+        .ingress("shop/p", "app=db", &[rule(&[pods("", "")], &[])])
+        .expect(
+            "other/ui > shop/db tcp/1: yes
          unlisted/x > shop/db tcp/1: yes
          192.0.2.1 > shop/db tcp/1: no",
-    );
+        );
 }
 
 #[test]
 fn s10_negative_operators_match_absent_keys_in_peers_and_namespaces() {
-    let requirement = |key: &str, operator| Selector { requirements: vec![Requirement { key: key.into(), operator }] };
+    let requirement = |key: &str, operator| Selector {
+        requirements: vec![Requirement { key: key.into(), operator }],
+    };
     let not_b = requirement("team", Operator::NotIn(vec!["b".into()]));
     let no_app = requirement("app", Operator::DoesNotExist);
     let peer = Peer::Pods { namespaces: Namespaces::Matching(not_b), pods: no_app };
@@ -155,14 +162,15 @@ fn s12_labels_of_pods_and_namespaces_are_read_at_the_time_of_the_question() {
 
 #[test]
 fn s13_finished_pods_drop_out_and_leave_their_address() {
-    let world = shop().pod_with("shop/job", "app=ui", "10.0.0.9", |pod| pod.phase = Phase::Finished).ingress(
-        "shop/p",
-        "app=db",
-        &[rule(&[own("app=ui")], &[])],
-    );
+    let world = shop()
+        .pod_with("shop/job", "app=ui", "10.0.0.9", |pod| pod.phase = Phase::Finished)
+        .ingress("shop/p", "app=db", &[rule(&[own("app=ui")], &[])]);
     world.expect("shop/job > shop/db tcp/1: no\n 10.0.0.9 > shop/db tcp/1: no");
     let world = world.pod("shop/next", "app=db", "10.0.0.9");
-    world.expect("10.0.0.9 > shop/db tcp/1: no\n shop/ui > 10.0.0.9 tcp/1: yes\n 192.0.2.1 > 10.0.0.9 tcp/1: no");
+    world.expect(
+        "10.0.0.9 > shop/db tcp/1: no\n shop/ui > 10.0.0.9 tcp/1: yes\n 192.0.2.1 > \
+        10.0.0.9 tcp/1: no",
+    );
     let side = world.judge("shop/ui", "shop/job", Transport::Tcp, Some(1)).ingress;
     assert_eq!(side.reason, Reason::NotPoliced);
 }
@@ -215,7 +223,8 @@ fn the_judgement_names_what_decided() {
     let judgement = world.judge("shop/ui", "shop/db", Transport::Tcp, Some(2));
     assert_eq!(
         judgement.to_string(),
-        "allowed; egress: allowed by shop/out rule 1 peer 1 port 1; ingress: allowed by shop/b rule 0"
+        "allowed; egress: allowed by shop/out rule 1 peer 1 port 1; ingress: allowed by shop/b \
+         rule 0"
     );
     let judgement = world.judge("10.0.0.2", "other/ui", Transport::Tcp, Some(2));
     assert_eq!(
@@ -223,5 +232,8 @@ fn the_judgement_names_what_decided() {
         "denied; egress: not isolated; ingress: denied: isolated by other/deny, other/deny2"
     );
     assert_eq!(judgement.egress.pod, Some(key("shop/db")));
-    assert_eq!(judgement.ingress.reason, Reason::Denied(vec![key("other/deny"), key("other/deny2")]));
+    assert_eq!(
+        judgement.ingress.reason,
+        Reason::Denied(vec![key("other/deny"), key("other/deny2")])
+    );
 }

@@ -21,8 +21,10 @@ fn big(first: u16) -> Program {
     let mut program = Program::default();
     for i in 0..REMOTES {
         let key = remote_key(std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).into(), 32);
-        let leaf =
-            set_remote(ClassV4::new((i % u32::from(CLASSES)) as u16 + 1), Incarnation::new((i % 65_535) as u16 + 1));
+        let leaf = set_remote(
+            ClassV4::new((i % u32::from(CLASSES)) as u16 + 1),
+            Incarnation::new((i % 65_535) as u16 + 1),
+        );
         program.table_mut(TableId::RemoteV4).entries.insert(key, leaf);
     }
     for protocol in [6, 17, 132] {
@@ -30,7 +32,10 @@ fn big(first: u16) -> Program {
             let last = if i + 1 == PORT_CLASSES { 65_535 } else { i * 100 + 99 };
             let key = port_key(protocol, i * 100, last);
             let class = u16::from(protocol) * PORT_CLASSES + i + 1;
-            program.table_mut(TableId::Port).entries.insert(key, set_port_class(PortClassId::new(class)));
+            program
+                .table_mut(TableId::Port)
+                .entries
+                .insert(key, set_port_class(PortClassId::new(class)));
         }
     }
     for class in 1..=CLASSES {
@@ -42,10 +47,20 @@ fn big(first: u16) -> Program {
     }
     for n in 0..SETS {
         let set = SetId::new(first + n);
-        let word = Word { ingress_set: set, egress_set: SetId::default(), flags: Word::INGRESS | Word::GUARD };
-        program.table_mut(TableId::Endpoint).entries.insert(endpoint_key(EndpointId::new(n + 1)), set_policy(word));
+        let word = Word {
+            ingress_set: set,
+            egress_set: SetId::default(),
+            flags: Word::INGRESS | Word::GUARD,
+        };
+        program
+            .table_mut(TableId::Endpoint)
+            .entries
+            .insert(endpoint_key(EndpointId::new(n + 1)), set_policy(word));
         for family in Family::BOTH {
-            program.table_mut(TableId::Base).entries.insert(base_key(set, family), plain(ActionId::Deny));
+            program
+                .table_mut(TableId::Base)
+                .entries
+                .insert(base_key(set, family), plain(ActionId::Deny));
         }
         for class in (1..=CLASSES).filter(|c| (c + n) % 3 == 0) {
             let row = set_row(RowId::new(first + n * 4 + class % 4));
@@ -88,8 +103,12 @@ fn main() {
     show("plan, from nothing", old.len(), 9, || delta::plan(&empty, &old));
     let other = big(1_001);
     let changes = delta::diff(&old, &other);
-    show("diff, every set and row under another id", changes.entries.len(), 9, || delta::diff(&old, &other));
-    show("order, every set and row under another id", changes.entries.len(), 9, || delta::order(&other, &changes));
+    show("diff, every set and row under another id", changes.entries.len(), 9, || {
+        delta::diff(&old, &other)
+    });
+    show("order, every set and row under another id", changes.entries.len(), 9, || {
+        delta::order(&other, &changes)
+    });
 
     let mut moved = other.clone();
     for leaf in moved.table_mut(TableId::RemoteV4).entries.values_mut() {
@@ -97,14 +116,28 @@ fn main() {
         *leaf = set_remote(ClassV4::new(class.get() % CLASSES + 1), incarnation);
     }
     let changes = delta::diff(&old, &moved);
-    show("order, and every address in another class", changes.entries.len(), 9, || delta::order(&moved, &changes));
-    show("plan, and every address in another class", changes.entries.len(), 9, || delta::plan(&old, &moved));
+    show("order, and every address in another class", changes.entries.len(), 9, || {
+        delta::order(&moved, &changes)
+    });
+    show("plan, and every address in another class", changes.entries.len(), 9, || {
+        delta::plan(&old, &moved)
+    });
 
     // A pod comes: an address with a class of its own, which one set permits.
     let (mut new, mut changes) = (old.clone(), Changes::default());
     let class = ClassV4::new(CLASSES + 1);
-    new.set(&mut changes, TableId::Directory, directory_key(Named::Class(class.into())), Some(fingerprint(1u64)));
-    new.set(&mut changes, TableId::Row, row_key(SetId::new(1), class), Some(set_row(RowId::new(2))));
+    new.set(
+        &mut changes,
+        TableId::Directory,
+        directory_key(Named::Class(class.into())),
+        Some(fingerprint(1u64)),
+    );
+    new.set(
+        &mut changes,
+        TableId::Row,
+        row_key(SetId::new(1), class),
+        Some(set_row(RowId::new(2))),
+    );
     new.set(
         &mut changes,
         TableId::RemoteV4,
@@ -114,9 +147,30 @@ fn main() {
     show("order, a pod comes", changes.entries.len(), 1001, || delta::order(&new, &changes));
 
     // A local pod moves to a new set while its address changes class.
-    let word = Word { ingress_set: SetId::new(900), egress_set: SetId::default(), flags: Word::INGRESS | Word::GUARD };
-    new.set(&mut changes, TableId::Endpoint, endpoint_key(EndpointId::new(1)), Some(set_policy(word)));
-    new.set(&mut changes, TableId::Base, base_key(SetId::new(900), Family::V4), Some(plain(ActionId::Deny)));
-    new.set(&mut changes, TableId::Row, row_key(SetId::new(900), class), Some(plain(ActionId::Permit)));
-    show("order, a local pod gets another set, too", changes.entries.len(), 1001, || delta::order(&new, &changes));
+    let word = Word {
+        ingress_set: SetId::new(900),
+        egress_set: SetId::default(),
+        flags: Word::INGRESS | Word::GUARD,
+    };
+    new.set(
+        &mut changes,
+        TableId::Endpoint,
+        endpoint_key(EndpointId::new(1)),
+        Some(set_policy(word)),
+    );
+    new.set(
+        &mut changes,
+        TableId::Base,
+        base_key(SetId::new(900), Family::V4),
+        Some(plain(ActionId::Deny)),
+    );
+    new.set(
+        &mut changes,
+        TableId::Row,
+        row_key(SetId::new(900), class),
+        Some(plain(ActionId::Permit)),
+    );
+    show("order, a local pod gets another set, too", changes.entries.len(), 1001, || {
+        delta::order(&new, &changes)
+    });
 }

@@ -6,9 +6,10 @@ use crate::{
     Class, ClassId, EndpointId, Entry, Id, Key, PortClassId, Program, RowId, SetId, TableId,
     id::{Ip, V4, V6},
     schema::{
-        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Fingerprint, Leaf, Named, OwnKey, OwnMacKey, RowKey,
-        SetEndpoint, SetPortClass, VerdictKey, Word, base_key, directory_key, endpoint_key, own_key, own_mac_key,
-        row_key, set_endpoint, set_port_class, set_remote, verdict_key,
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Fingerprint, Leaf, Named, OwnKey,
+        OwnMacKey, RowKey, SetEndpoint, SetPortClass, VerdictKey, Word, base_key, directory_key,
+        endpoint_key, own_key, own_mac_key, row_key, set_endpoint, set_port_class, set_remote,
+        verdict_key,
     },
 };
 
@@ -32,7 +33,8 @@ type RowContent = (BTreeSet<PortClassId>, BTreeSet<(SetId, Family, Place)>);
 /// the ids.
 fn number<I: Id, C: Ord>(ids: BTreeSet<I>, content: impl Fn(I) -> C) -> Names<I> {
     let zero = I::default();
-    let mut order: Vec<(C, I)> = ids.into_iter().filter(|id| *id != zero).map(|id| (content(id), id)).collect();
+    let mut order: Vec<(C, I)> =
+        ids.into_iter().filter(|id| *id != zero).map(|id| (content(id), id)).collect();
     order.sort();
     let named = order.into_iter().zip(1..=u16::MAX).map(|((_, old), new)| (old, I::numbered(new)));
     [(zero, zero)].into_iter().chain(named).collect()
@@ -55,7 +57,8 @@ impl Program {
         let mut out = self.clone();
         for &id in TableId::ALL {
             let entries = &mut out.table_mut(id).entries;
-            *entries = std::mem::take(entries).into_iter().map(|(k, e)| names.entry(id, k, e)).collect();
+            *entries =
+                std::mem::take(entries).into_iter().map(|(k, e)| names.entry(id, k, e)).collect();
         }
         out
     }
@@ -63,7 +66,9 @@ impl Program {
     /// Ids and fingerprints of one kind in the directory.
     fn directory<I: Ord>(&self, kind: impl Fn(Named) -> Option<I>) -> Listed<I> {
         let entries = self.table(TableId::Directory).entries.iter();
-        entries.filter_map(|(k, e)| Some((kind(DirectoryKey::of(k).named)?, Fingerprint::of(e).value))).collect()
+        entries
+            .filter_map(|(k, e)| Some((kind(DirectoryKey::of(k).named)?, Fingerprint::of(e).value)))
+            .collect()
     }
 
     /// The answers of all sets, in the order of tables and keys.
@@ -107,11 +112,14 @@ impl Renaming {
         let (mut key, mut after) = (key, None);
         let mut family = None;
         match table {
-            TableId::Interface => after = Some(set_endpoint(new(&self.endpoints, SetEndpoint::of(&entry).endpoint))),
+            TableId::Interface => {
+                after = Some(set_endpoint(new(&self.endpoints, SetEndpoint::of(&entry).endpoint)))
+            }
             TableId::Endpoint => {
                 key = endpoint_key(new(&self.endpoints, EndpointKey::of(&key).endpoint));
                 let word = Word::of(&entry);
-                let [ingress_set, egress_set] = [word.ingress_set, word.egress_set].map(|set| new(&self.sets, set));
+                let [ingress_set, egress_set] =
+                    [word.ingress_set, word.egress_set].map(|set| new(&self.sets, set));
                 after = Some(Word { ingress_set, egress_set, ..word }.entry());
             }
             TableId::OwnV4 | TableId::OwnV6 => {
@@ -119,11 +127,16 @@ impl Renaming {
                 let own = OwnKey::of(family, &key);
                 key = own_key(new(&self.endpoints, own.endpoint), own.address);
             }
-            TableId::OwnMac => key = own_mac_key(new(&self.endpoints, OwnMacKey::of(&key).endpoint)),
+            TableId::OwnMac => {
+                key = own_mac_key(new(&self.endpoints, OwnMacKey::of(&key).endpoint))
+            }
             TableId::RemoteV4 => family = Some(Family::V4),
             TableId::RemoteV6 => family = Some(Family::V6),
             TableId::Port => {
-                after = Some(set_port_class(new(&self.port_classes, SetPortClass::of(&entry).port_class)));
+                after = Some(set_port_class(new(
+                    &self.port_classes,
+                    SetPortClass::of(&entry).port_class,
+                )));
             }
             TableId::Base => {
                 let base = BaseKey::of(&key);
@@ -135,7 +148,10 @@ impl Renaming {
             }
             TableId::Verdict => {
                 let verdict = VerdictKey::of(&key);
-                key = verdict_key(new(&self.rows, verdict.row), new(&self.port_classes, verdict.port_class));
+                key = verdict_key(
+                    new(&self.rows, verdict.row),
+                    new(&self.port_classes, verdict.port_class),
+                );
             }
             TableId::Directory => {
                 key = directory_key(match DirectoryKey::of(&key).named {
@@ -167,8 +183,11 @@ fn endpoints(program: &Program) -> Names<EndpointId> {
     });
     let keys = |table| program.table(table).entries.keys();
     let words = keys(TableId::Endpoint).map(|k| EndpointKey::of(k).endpoint);
-    let interfaces = program.table(TableId::Interface).entries.values().map(|e| SetEndpoint::of(e).endpoint);
-    let own = Family::BOTH.into_iter().flat_map(|f| keys(TableId::own(f)).map(move |k| OwnKey::of(f, k).endpoint));
+    let interfaces =
+        program.table(TableId::Interface).entries.values().map(|e| SetEndpoint::of(e).endpoint);
+    let own = Family::BOTH
+        .into_iter()
+        .flat_map(|f| keys(TableId::own(f)).map(move |k| OwnKey::of(f, k).endpoint));
     let macs = keys(TableId::OwnMac).map(|k| OwnMacKey::of(k).endpoint);
     let ids: BTreeSet<EndpointId> =
         words.chain(interfaces).chain(own).chain(macs).chain(listed.keys().copied()).collect();
@@ -183,7 +202,8 @@ fn classes<F: Ip>(program: &Program) -> impl Iterator<Item = (Class, Class)> + u
         Named::Class(class) => F::own(class),
         _ => None,
     });
-    let rows = program.table(TableId::Row).entries.keys().filter_map(|k| F::own(RowKey::of(k).class));
+    let rows =
+        program.table(TableId::Row).entries.keys().filter_map(|k| F::own(RowKey::of(k).class));
     let mut ids: BTreeSet<ClassId<F>> = rows.chain(listed.keys().copied()).collect();
     let mut prefixes: BTreeMap<ClassId<F>, Vec<&Key>> = BTreeMap::new();
     for (key, entry) in &program.table(TableId::remote(F::FAMILY)).entries {
@@ -193,7 +213,9 @@ fn classes<F: Ip>(program: &Program) -> impl Iterator<Item = (Class, Class)> + u
             prefixes.entry(class).or_default().push(key);
         }
     }
-    let names = number(ids, |id| (!listed.contains_key(&id), listed.get(&id).copied(), prefixes.get(&id).cloned()));
+    let names = number(ids, |id| {
+        (!listed.contains_key(&id), listed.get(&id).copied(), prefixes.get(&id).cloned())
+    });
     names.into_iter().map(|(old, new)| (F::class(old), F::class(new)))
 }
 
@@ -202,13 +224,17 @@ fn port_classes(program: &Program) -> Names<PortClassId> {
     for (key, entry) in &program.table(TableId::Port).entries {
         intervals.entry(SetPortClass::of(entry).port_class).or_default().push(key);
     }
-    let verdicts = program.table(TableId::Verdict).entries.keys().map(|k| VerdictKey::of(k).port_class);
+    let verdicts =
+        program.table(TableId::Verdict).entries.keys().map(|k| VerdictKey::of(k).port_class);
     let ids = verdicts.chain(intervals.keys().copied()).collect();
     number(ids, |id| (!intervals.contains_key(&id), intervals.get(&id).cloned()))
 }
 
 /// Port classes, by new id, that each row permits.
-fn permitted(program: &Program, port_classes: &Names<PortClassId>) -> BTreeMap<RowId, BTreeSet<PortClassId>> {
+fn permitted(
+    program: &Program,
+    port_classes: &Names<PortClassId>,
+) -> BTreeMap<RowId, BTreeSet<PortClassId>> {
     let mut rows: BTreeMap<RowId, BTreeSet<PortClassId>> = BTreeMap::new();
     for key in program.table(TableId::Verdict).entries.keys() {
         let VerdictKey { row, port_class } = VerdictKey::of(key);
@@ -217,7 +243,11 @@ fn permitted(program: &Program, port_classes: &Names<PortClassId>) -> BTreeMap<R
     rows
 }
 
-fn sets(program: &Program, names: &Renaming, permitted: &BTreeMap<RowId, BTreeSet<PortClassId>>) -> Names<SetId> {
+fn sets(
+    program: &Program,
+    names: &Renaming,
+    permitted: &BTreeMap<RowId, BTreeSet<PortClassId>>,
+) -> Names<SetId> {
     let listed = program.directory(|named| match named {
         Named::Set(id) => Some(id),
         _ => None,
@@ -250,7 +280,11 @@ fn sets(program: &Program, names: &Renaming, permitted: &BTreeMap<RowId, BTreeSe
     })
 }
 
-fn rows(program: &Program, names: &Renaming, permitted: BTreeMap<RowId, BTreeSet<PortClassId>>) -> Names<RowId> {
+fn rows(
+    program: &Program,
+    names: &Renaming,
+    permitted: BTreeMap<RowId, BTreeSet<PortClassId>>,
+) -> Names<RowId> {
     let mut rows: BTreeMap<RowId, RowContent> =
         permitted.into_iter().map(|(row, ports)| (row, (ports, BTreeSet::new()))).collect();
     for (set, family, place, entry) in program.answers() {

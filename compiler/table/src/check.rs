@@ -6,13 +6,14 @@
 use std::{collections::BTreeSet, fmt};
 
 use crate::{
-    ActionId, Class, ClassId, EndpointId, Entry, Key, Match, PortClassId, Program, RowId, SetId, Table, TableId,
+    ActionId, Class, ClassId, EndpointId, Entry, Key, Match, PortClassId, Program, RowId, SetId,
+    Table, TableId,
     eval::{Pipeline, masked},
     id::{Ip, V4, V6},
     schema::{
-        Answer, BaseKey, DirectoryKey, Family, FieldSpec, MatchKind, Named, OwnKey, OwnMacKey, PortKey, RowKey,
-        ServiceKey, SetEndpoint, SetPortClass, SetRemote, VerdictKey, Word, base_key, directory_key, endpoint_key,
-        family_number,
+        Answer, BaseKey, DirectoryKey, Family, FieldSpec, MatchKind, Named, OwnKey, OwnMacKey,
+        PortKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, SetRemote, VerdictKey, Word,
+        base_key, directory_key, endpoint_key, family_number,
     },
     text,
 };
@@ -71,8 +72,15 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn find(&mut self, severity: Severity, table: TableId, at: Option<(&Key, &Entry)>, message: impl Into<String>) {
-        let entry = at.map(|(key, entry)| text::entry(table, key, &Entry::new(entry.action, entry.params)));
+    fn find(
+        &mut self,
+        severity: Severity,
+        table: TableId,
+        at: Option<(&Key, &Entry)>,
+        message: impl Into<String>,
+    ) {
+        let entry =
+            at.map(|(key, entry)| text::entry(table, key, &Entry::new(entry.action, entry.params)));
         self.findings.push(Finding { severity, table, entry, message: message.into() });
     }
 
@@ -81,7 +89,12 @@ impl<'a> Checker<'a> {
     fn table(&mut self, table: &Table) {
         let (spec, count) = (table.id.spec(), table.entries.len());
         if count as u64 > table.size {
-            self.find(Severity::Error, table.id, None, format!("has {count} entries, but its size is {}", table.size));
+            self.find(
+                Severity::Error,
+                table.id,
+                None,
+                format!("has {count} entries, but its size is {}", table.size),
+            );
         }
         // The entry whose range reaches furthest so far, with its end. Keys are sorted by their
         // exact fields and then by where the range begins, so an overlap is with this one if with
@@ -108,7 +121,12 @@ impl<'a> Checker<'a> {
                     && end >= *low
                 {
                     let other = text::entry(table.id, k, &Entry::new(e.action, e.params));
-                    self.find(Severity::Error, table.id, Some((key, entry)), format!("overlaps `{other}`"));
+                    self.find(
+                        Severity::Error,
+                        table.id,
+                        Some((key, entry)),
+                        format!("overlaps `{other}`"),
+                    );
                 }
                 if beside.is_none_or(|(.., end)| end < *high) {
                     last = Some((key, entry, *high));
@@ -127,7 +145,10 @@ impl<'a> Checker<'a> {
         for (number, name) in WITH_PORTS {
             let mut next = 0u32;
             let mut gaps = Vec::new();
-            let keys = ports.keys().filter(|k| matches!(k.fields(), [_, Match::Range { .. }])).map(PortKey::of);
+            let keys = ports
+                .keys()
+                .filter(|k| matches!(k.fields(), [_, Match::Range { .. }]))
+                .map(PortKey::of);
             for PortKey { port, .. } in keys.filter(|k| k.protocol == number) {
                 if port.low > next {
                     gaps.push(format!("{next}-{}", port.low - 1));
@@ -167,14 +188,21 @@ impl<'a> Checker<'a> {
                 sets.insert(set);
                 for family in Family::BOTH {
                     if self.program.get(TableId::Base, &base_key(set, family)).is_none() {
-                        let message =
-                            format!("set {set} has no base for family {}: it denies everything", family.number());
+                        let message = format!(
+                            "set {set} has no base for family {}: it denies everything",
+                            family.number()
+                        );
                         self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), message);
                     }
                 }
             }
             if *key == endpoint_key(EndpointId::default()) {
-                self.find(Severity::Error, TableId::Endpoint, Some((key, entry)), "endpoint 0 stands for no endpoint");
+                self.find(
+                    Severity::Error,
+                    TableId::Endpoint,
+                    Some((key, entry)),
+                    "endpoint 0 stands for no endpoint",
+                );
             }
         }
         sets
@@ -199,7 +227,12 @@ impl<'a> Checker<'a> {
                     _ => OwnMacKey::of(key).endpoint,
                 };
                 if !known(endpoint) {
-                    self.find(Severity::Warning, table, Some((key, entry)), "its endpoint has no word");
+                    self.find(
+                        Severity::Warning,
+                        table,
+                        Some((key, entry)),
+                        "its endpoint has no word",
+                    );
                 }
             }
         }
@@ -212,7 +245,12 @@ impl<'a> Checker<'a> {
             for (key, entry) in self.entries(table) {
                 let protocol = ServiceKey::of(family, key).protocol;
                 if !WITH_PORTS.iter().any(|(number, _)| *number == protocol) {
-                    self.find(Severity::Error, table, Some((key, entry)), "the protocol has no ports");
+                    self.find(
+                        Severity::Error,
+                        table,
+                        Some((key, entry)),
+                        "the protocol has no ports",
+                    );
                 }
             }
         }
@@ -222,8 +260,10 @@ impl<'a> Checker<'a> {
     /// returns the classes that addresses of a family have.
     fn leaves<F: Ip>(&mut self) -> impl Iterator<Item = Class> + use<F> {
         let table = TableId::remote(F::FAMILY);
-        let of_family = |named: Named| matches!(named, Named::Class(class) if class.family() == F::FAMILY);
-        let listed = self.entries(TableId::Directory).any(|(key, _)| of_family(DirectoryKey::of(key).named));
+        let of_family =
+            |named: Named| matches!(named, Named::Class(class) if class.family() == F::FAMILY);
+        let listed =
+            self.entries(TableId::Directory).any(|(key, _)| of_family(DirectoryKey::of(key).named));
         let mut classes = BTreeSet::from([ClassId::default()]);
         for (key, entry) in self.entries(table) {
             let SetRemote::<F> { class, .. } = SetRemote::of(entry);
@@ -240,7 +280,8 @@ impl<'a> Checker<'a> {
 
     /// Checks bases and rows, and returns the rows that sets lead to.
     fn answers(&mut self, sets: &BTreeSet<SetId>, classes: &BTreeSet<Class>) -> BTreeSet<RowId> {
-        let verdicts: BTreeSet<RowId> = self.entries(TableId::Verdict).map(|(k, _)| VerdictKey::of(k).row).collect();
+        let verdicts: BTreeSet<RowId> =
+            self.entries(TableId::Verdict).map(|(k, _)| VerdictKey::of(k).row).collect();
         let mut rows = BTreeSet::new();
         for table in [TableId::Base, TableId::Row] {
             for (key, entry) in self.entries(table) {
@@ -249,12 +290,27 @@ impl<'a> Checker<'a> {
                     _ => (RowKey::of(key).set, Some(RowKey::of(key).class)),
                 };
                 if !sets.contains(&set) {
-                    self.find(Severity::Warning, table, Some((key, entry)), "no endpoint uses this set");
+                    self.find(
+                        Severity::Warning,
+                        table,
+                        Some((key, entry)),
+                        "no endpoint uses this set",
+                    );
                 }
                 if !matches!(family_number(table, key), Some(4 | 6)) {
-                    self.find(Severity::Error, table, Some((key, entry)), "the family must be 4 or 6");
+                    self.find(
+                        Severity::Error,
+                        table,
+                        Some((key, entry)),
+                        "the family must be 4 or 6",
+                    );
                 } else if class.is_some_and(|class| !classes.contains(&class)) {
-                    self.find(Severity::Warning, table, Some((key, entry)), "no address has this class");
+                    self.find(
+                        Severity::Warning,
+                        table,
+                        Some((key, entry)),
+                        "no address has this class",
+                    );
                 }
                 if let Answer::Row(row) = Answer::of(Some(entry))
                     && rows.insert(row)
@@ -276,10 +332,20 @@ impl<'a> Checker<'a> {
         for (key, entry) in self.entries(TableId::Verdict) {
             let VerdictKey { row, port_class } = VerdictKey::of(key);
             if !rows.contains(&row) {
-                self.find(Severity::Warning, TableId::Verdict, Some((key, entry)), "no set uses this row");
+                self.find(
+                    Severity::Warning,
+                    TableId::Verdict,
+                    Some((key, entry)),
+                    "no set uses this row",
+                );
             }
             if !classes.contains(&port_class) {
-                self.find(Severity::Warning, TableId::Verdict, Some((key, entry)), "no port has this port class");
+                self.find(
+                    Severity::Warning,
+                    TableId::Verdict,
+                    Some((key, entry)),
+                    "no port has this port class",
+                );
             }
         }
     }
@@ -295,14 +361,22 @@ fn field(found: &Match, spec: &FieldSpec) -> Option<String> {
         Match::Range { .. } => MatchKind::Range,
     };
     if kind != spec.kind {
-        return Some(format!("{name} is matched by {}, not {}", text::kind(spec.kind), text::kind(kind)));
+        return Some(format!(
+            "{name} is matched by {}, not {}",
+            text::kind(spec.kind),
+            text::kind(kind)
+        ));
     }
     match *found {
         Match::Lpm { length, .. } if length > width => {
             Some(format!("{name} has {width} bits, but the prefix has {length}"))
         }
-        Match::Range { low, high } if low > high => Some(format!("the range of {name} ends before it starts")),
-        Match::Range { high, .. } if u128::from(high) > limit => Some(format!("{name} is wider than {width} bits")),
+        Match::Range { low, high } if low > high => {
+            Some(format!("the range of {name} ends before it starts"))
+        }
+        Match::Range { high, .. } if u128::from(high) > limit => {
+            Some(format!("{name} is wider than {width} bits"))
+        }
         _ if found.value().get() > limit => Some(format!("{name} is wider than {width} bits")),
         Match::Lpm { value, length } if masked(value, length, width) != value => {
             Some(format!("{name} has bits set beyond its prefix of {length}"))

@@ -100,7 +100,9 @@ impl Changes {
 /// No id is free for the entries that must hold between the old answers and the new ones. Nothing
 /// was planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no {what} id is left for the update: all 65535 are in use; apply the change in smaller parts")]
+#[error(
+    "no {what} id is left for the update: all 65535 are in use; apply the change in smaller parts"
+)]
 pub struct Exhausted {
     /// The kind of id as messages name it: `set`, `row`, `class` or `port class`.
     pub what: &'static str,

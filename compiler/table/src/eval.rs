@@ -9,10 +9,11 @@ use std::{
 };
 
 use crate::{
-    Class, EndpointId, Entry, Key, Match, Origin, Origins, PortClassId, Program, RowId, SetId, Table, TableId, Value,
+    Class, EndpointId, Entry, Key, Match, Origin, Origins, PortClassId, Program, RowId, SetId,
+    Table, TableId, Value,
     schema::{
-        Answer, Family, Leaf, Mac, MatchKind, PortKey, Scalar, SetMac, SetPortClass, Word, base_key, endpoint_key,
-        own_mac_key, row_key, service_key, tunnel_key, verdict_key,
+        Answer, Family, Leaf, Mac, MatchKind, PortKey, Scalar, SetMac, SetPortClass, Word,
+        base_key, endpoint_key, own_mac_key, row_key, service_key, tunnel_key, verdict_key,
     },
 };
 
@@ -86,7 +87,12 @@ pub struct Decision {
 /// Where `values` has another length than the table's key.
 pub fn lookup<'a>(table: &'a Table, values: &[Value]) -> Option<(&'a Key, &'a Entry)> {
     let fields = table.id.spec().fields;
-    assert_eq!(values.len(), fields.len(), "table {}: one value for each field", table.id.spec().name);
+    assert_eq!(
+        values.len(),
+        fields.len(),
+        "table {}: one value for each field",
+        table.id.spec().name
+    );
     let (last, kind) = (values.len() - 1, fields[values.len() - 1].kind);
     let with = |m: Match| {
         let exact = values[..last].iter().map(|v| Match::Exact(*v));
@@ -119,7 +125,12 @@ pub(crate) fn masked(value: Value, length: u8, width: u8) -> Value {
 ///
 /// Prefixes sort by value, then length, so the greatest one at or below `value/length` is either
 /// the answer, or shares with `value` exactly the bits that the answer may still have.
-pub(crate) fn longest(table: &Table, value: Value, length: u8, width: u8) -> Option<(&Key, &Entry)> {
+pub(crate) fn longest(
+    table: &Table,
+    value: Value,
+    length: u8,
+    width: u8,
+) -> Option<(&Key, &Entry)> {
     longest_in(&table.entries, value, length, width)
 }
 
@@ -139,7 +150,8 @@ pub(crate) fn longest_in<T>(
             return Some((key, entry));
         }
         // Not the answer. A prefix longer than the bits that `found` shares with `value` would sort
-        // behind `found`, so the answer is that long at most, and shorter than this try in any case.
+        // behind `found`, so the answer is that long at most, and shorter than this try in any
+        // case.
         let common = (found.get() ^ value.get()).leading_zeros() as u8 - (128 - width);
         length = common.min(length.checked_sub(1)?);
     }
@@ -194,7 +206,12 @@ pub fn decide(
     note(TableId::Endpoint, hit);
     let word = hit.map(|(_, e)| Word::of(e)).unwrap_or_default();
     let Some(set) = pipeline.set(word) else {
-        return Decision { verdict: Verdict::Permit, table: TableId::Endpoint, steps, origins: Origins::default() };
+        return Decision {
+            verdict: Verdict::Permit,
+            table: TableId::Endpoint,
+            steps,
+            origins: Origins::default(),
+        };
     };
 
     let family = Family::of(remote);
@@ -254,9 +271,12 @@ pub fn decide(
             // The entry of the class lists every rule that names the peer; only those explain the
             // verdict that permit the port, too.
             let permits = |peer: &&Origin| {
-                reasons.first().is_none_or(|ports| ports.as_slice().iter().any(|p| same_rule(p, peer)))
+                reasons
+                    .first()
+                    .is_none_or(|ports| ports.as_slice().iter().any(|p| same_rule(p, peer)))
             };
-            let peers: Option<Origins> = found.map(|e| e.origins.as_slice().iter().filter(permits).cloned().collect());
+            let peers: Option<Origins> =
+                found.map(|e| e.origins.as_slice().iter().filter(permits).cloned().collect());
             reasons.extend(peers);
             preferring(&reasons, |origin| !isolates(origin))
         }
@@ -267,7 +287,9 @@ pub fn decide(
 /// Do both name the same rule of the same policy, or the same implied reason?
 fn same_rule(a: &Origin, b: &Origin) -> bool {
     match (a, b) {
-        (Origin::Rule { policy: p, rule: r, .. }, Origin::Rule { policy: q, rule: s, .. }) => p == q && r == s,
+        (Origin::Rule { policy: p, rule: r, .. }, Origin::Rule { policy: q, rule: s, .. }) => {
+            p == q && r == s
+        }
         (Origin::Rule { .. }, _) | (_, Origin::Rule { .. }) => false,
         _ => a == b,
     }
@@ -303,7 +325,9 @@ pub fn verdict(
     };
     match permitted {
         true => Verdict::Permit,
-        false if pipeline == Pipeline::FromPod && is_service(program, address, protocol, port) => Verdict::Defer,
+        false if pipeline == Pipeline::FromPod && is_service(program, address, protocol, port) => {
+            Verdict::Defer
+        }
         false => Verdict::Deny,
     }
 }
@@ -321,7 +345,13 @@ pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option
 
 /// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel
 /// has to (S45).
-pub fn names_port(program: &Program, endpoint: EndpointId, address: IpAddr, protocol: u8, port: Option<u16>) -> bool {
+pub fn names_port(
+    program: &Program,
+    endpoint: EndpointId,
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+) -> bool {
     let Some(set) = Pipeline::FromPod.set(word(program, endpoint)) else { return false };
     let row = Answer::of(answer(program, set, remote(program, address).class)).row();
     row.is_some_and(|row| permits(program, row, port_class(program, protocol, port)))
@@ -388,5 +418,8 @@ pub fn alike(
 pub(crate) fn under(table: &Table, first: impl Scalar) -> impl Iterator<Item = (&Key, &Entry)> {
     let first = Match::Exact(first.value());
     let start = Key::new([first]);
-    table.entries.range((Included(start), Unbounded)).take_while(move |(key, _)| key.fields().first() == Some(&first))
+    table
+        .entries
+        .range((Included(start), Unbounded))
+        .take_while(move |(key, _)| key.fields().first() == Some(&first))
 }

@@ -42,8 +42,7 @@ fn preamble(id: u32, name: &str) -> Json {
 }
 
 fn action(spec: &ActionSpec) -> Json {
-    let param =
-        |(i, (name, width, _)): (usize, &(&str, u8, Format))| json!({ "id": i + 1, "name": name, "bitwidth": width });
+    let param = |(i, (name, width, _)): (usize, &(&str, u8, Format))| json!({ "id": i + 1, "name": name, "bitwidth": width });
     json!({
         "preamble": preamble(action_id(spec.id), spec.name),
         "params": spec.params.iter().enumerate().map(param).collect::<Vec<_>>(),
@@ -61,7 +60,8 @@ fn match_type(kind: MatchKind) -> &'static str {
 fn table(table: &Table) -> Json {
     let spec = table.id.spec();
     let field = |(i, f): (usize, &FieldSpec)| json!({ "id": i + 1, "name": f.name, "bitwidth": f.width, "match_type": match_type(f.kind) });
-    let scope = |id: ActionId| if id == spec.default.0 { "TABLE_AND_DEFAULT" } else { "TABLE_ONLY" };
+    let scope =
+        |id: ActionId| if id == spec.default.0 { "TABLE_AND_DEFAULT" } else { "TABLE_ONLY" };
     let default = spec.default.0;
     let mut refs: Vec<Json> =
         spec.actions.iter().map(|&id| json!({ "id": action_id(id), "scope": scope(id) })).collect();
@@ -93,7 +93,9 @@ fn entry(table: TableId, key: &Key, entry: &Entry) -> Json {
         let width = fields.get(i).map_or(128, |f| f.width);
         let mut json = match *m {
             Match::Exact(value) => json!({ "exact": { "value": hex(value, width) } }),
-            Match::Lpm { value, length } => json!({ "lpm": { "value": hex(value, width), "prefix_len": length } }),
+            Match::Lpm { value, length } => {
+                json!({ "lpm": { "value": hex(value, width), "prefix_len": length } })
+            }
             Match::Range { low, high } => {
                 json!({ "range": { "low": hex(low.into(), width), "high": hex(high.into(), width) } })
             }

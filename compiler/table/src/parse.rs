@@ -38,8 +38,16 @@ pub struct ParseError {
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}: expected {}, found ", self.line, self.column, self.expected)?;
-        if self.found.is_empty() { f.write_str("the end of the line") } else { write!(f, "`{}`", self.found) }
+        write!(
+            f,
+            "line {}, column {}: expected {}, found ",
+            self.line, self.column, self.expected
+        )?;
+        if self.found.is_empty() {
+            f.write_str("the end of the line")
+        } else {
+            write!(f, "`{}`", self.found)
+        }
     }
 }
 
@@ -60,7 +68,8 @@ pub fn parse(text: &str) -> Result<Program, ParseError> {
         let before = &text[..text.len() - rest];
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        let found = text[text.len() - rest..].lines().next().unwrap_or_default().chars().take(24).collect();
+        let found =
+            text[text.len() - rest..].lines().next().unwrap_or_default().chars().take(24).collect();
         ParseError { line, column, expected, found }
     })
 }
@@ -183,8 +192,11 @@ fn key(input: &str, id: TableId) -> Parsed<'_, Key> {
         let spec = id.spec().fields.get(fields.len());
         let format = spec.map_or(Format::Decimal, |f| f.format);
         let name = spec.map_or("another field", |f| f.name);
-        let what =
-            if fields.is_empty() { format!("an entry ({name} first) or `}}`") } else { format!("{name}'s value") };
+        let what = if fields.is_empty() {
+            format!("an entry ({name} first) or `}}`")
+        } else {
+            format!("{name}'s value")
+        };
         let (after, field) = field(rest, format, &what)?;
         fields.push(field);
         match preceded(space, token(",")).parse(after) {
@@ -201,7 +213,9 @@ fn field<'a>(input: &'a str, format: Format, what: &str) -> Parsed<'a, Match> {
         return Ok((rest, Match::Lpm { value, length }));
     }
     if let Some(after) = rest.strip_prefix('-').filter(|r| !r.starts_with('>')) {
-        let Ok(low) = u32::try_from(value.get()) else { return fail(input, "the first number of a range, of 32 bits") };
+        let Ok(low) = u32::try_from(value.get()) else {
+            return fail(input, "the first number of a range, of 32 bits");
+        };
         let (rest, high) = number("the last number of a range, of 32 bits")(after)?;
         return Ok((rest, Match::Range { low, high }));
     }
@@ -214,7 +228,9 @@ fn shown<'a>(input: &'a str, format: Format, what: &str) -> Parsed<'a, Value> {
     let special = match format {
         Format::Ipv4 => text.parse::<Ipv4Addr>().ok().map(Value::from),
         Format::Ipv6 => text.parse::<Ipv6Addr>().ok().map(Value::from),
-        Format::Protocol => PROTOCOLS.iter().find(|(name, _)| *name == text).map(|(_, n)| Value::from(*n)),
+        Format::Protocol => {
+            PROTOCOLS.iter().find(|(name, _)| *name == text).map(|(_, n)| Value::from(*n))
+        }
         Format::Decimal | Format::Hex => None,
     };
     let plain = |digits: &str, radix| {
@@ -251,11 +267,12 @@ fn action(input: &str) -> Parsed<'_, Entry> {
     let mut open = "(";
     loop {
         let wanted = spec.get(next).map(|(name, _, format)| (*name, *format));
-        let (after, ()) = match preceded(space, token(if open == "(" { "(" } else { "," })).parse(rest) {
-            Ok(more) => more,
-            Err(_) if wanted.is_none() => break,
-            Err(error) => return Err(error),
-        };
+        let (after, ()) =
+            match preceded(space, token(if open == "(" { "(" } else { "," })).parse(rest) {
+                Ok(more) => more,
+                Err(_) if wanted.is_none() => break,
+                Err(error) => return Err(error),
+            };
         open = ",";
         let (after, index, format) = match wanted {
             Some((name, format)) => (token(name)(after)?.0, next, format),
@@ -269,7 +286,9 @@ fn action(input: &str) -> Parsed<'_, Entry> {
             }
         };
         let (more, value) = shown(after, format, "the parameter's value")?;
-        let Ok(value) = u64::try_from(value.get()) else { return fail(after, "a value of at most 64 bits") };
+        let Ok(value) = u64::try_from(value.get()) else {
+            return fail(after, "a value of at most 64 bits");
+        };
         (entry.params[index], next, rest) = (value, index + 1, more);
     }
     if open == "," {
@@ -302,10 +321,12 @@ fn quoted_name(mut input: &str) -> Parsed<'_, Arc<str>> {
                 Some(c @ ('"' | '\\')) => text.push(c),
                 Some('u') => {
                     let hex = delimited(char('{'), take_until("}"), char('}'));
-                    let (rest, digits) =
-                        expect("`{` and `}` around a character's number", hex).parse(chars.as_str())?;
+                    let (rest, digits) = expect("`{` and `}` around a character's number", hex)
+                        .parse(chars.as_str())?;
                     let code = u32::from_str_radix(digits, 16).ok().and_then(char::from_u32);
-                    let Some(c) = code else { return fail(input, "a character's number in hexadecimal") };
+                    let Some(c) = code else {
+                        return fail(input, "a character's number in hexadecimal");
+                    };
                     text.push(c);
                     chars = rest.chars();
                 }

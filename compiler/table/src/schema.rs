@@ -52,8 +52,8 @@ pub use self::{
     part::{Named, Part, PortRange, Prefix, Scalar},
     spec::{ActionSpec, FieldSpec, Format, MatchKind, TableSpec},
     view::{
-        Answer, Family, Leaf, Mac, OwnKey, ServiceKey, family_number, on_link_key, own_key, plain, port_key,
-        remote_key, row_key, service_key, set_policy, set_remote, word_of,
+        Answer, Family, Leaf, Mac, OwnKey, ServiceKey, family_number, on_link_key, own_key, plain,
+        port_key, remote_key, row_key, service_key, set_policy, set_remote, word_of,
     },
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -224,12 +224,18 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let key = row_key(SetId::new(7), ClassId::<V4>::new(9));
-        assert_eq!(RowKey::of(&key), RowKey { set: SetId::new(7), class: Class::V4(ClassId::new(9)) });
+        assert_eq!(
+            RowKey::of(&key),
+            RowKey { set: SetId::new(7), class: Class::V4(ClassId::new(9)) }
+        );
         assert_eq!(RowKey::of(&key).key(), key);
-        for named in [Named::Endpoint(EndpointId::new(3)), Named::Class(Class::new(Family::V6, 65535))] {
+        for named in
+            [Named::Endpoint(EndpointId::new(3)), Named::Class(Class::new(Family::V6, 65535))]
+        {
             assert_eq!(DirectoryKey::of(&directory_key(named)).named, named);
         }
-        let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::GUARD };
+        let word =
+            Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::GUARD };
         assert_eq!(Word::of(&word.entry()), word);
         let mac = [2, 0, 0, 0, 0xfe, 0xff];
         assert_eq!(SetMac::of(&set_mac(mac)).address, mac);

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use crate::{
     Class, EndpointId, Entry, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, eval,
     schema::{
-        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, Named, OwnKey, OwnMacKey, RowKey, SetEndpoint,
-        SetPortClass, VerdictKey, Word,
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, Named, OwnKey, OwnMacKey, RowKey,
+        SetEndpoint, SetPortClass, VerdictKey, Word,
     },
 };
 
@@ -16,8 +16,10 @@ use crate::{
 /// remotes and ports that these tell apart from others.
 pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
     let word = eval::word(program, endpoint);
-    let sets: BTreeSet<SetId> =
-        [word.ingress_set, word.egress_set].into_iter().filter(|s| *s != SetId::default()).collect();
+    let sets: BTreeSet<SetId> = [word.ingress_set, word.egress_set]
+        .into_iter()
+        .filter(|s| *s != SetId::default())
+        .collect();
     let mut shown = Program::default();
     let mut keep = |table: TableId, wanted: &dyn Fn(&Key, &Entry) -> bool| {
         let entries = program.table(table).entries.iter().filter(|(k, e)| wanted(k, e));
@@ -33,9 +35,11 @@ pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
     keep(TableId::OwnMac, &|k, _| OwnMacKey::of(k).endpoint == endpoint);
     let base = keep(TableId::Base, &|k, _| sets.contains(&BaseKey::of(k).set));
     let rows = keep(TableId::Row, &|k, _| sets.contains(&RowKey::of(k).set));
-    let row_ids: BTreeSet<RowId> = base.iter().chain(&rows).filter_map(|(_, e)| Answer::of(Some(e)).row()).collect();
+    let row_ids: BTreeSet<RowId> =
+        base.iter().chain(&rows).filter_map(|(_, e)| Answer::of(Some(e)).row()).collect();
     let verdicts = keep(TableId::Verdict, &|k, _| row_ids.contains(&VerdictKey::of(k).row));
-    let port_classes: BTreeSet<PortClassId> = verdicts.iter().map(|(k, _)| VerdictKey::of(k).port_class).collect();
+    let port_classes: BTreeSet<PortClassId> =
+        verdicts.iter().map(|(k, _)| VerdictKey::of(k).port_class).collect();
     keep(TableId::Port, &|_, e| port_classes.contains(&SetPortClass::of(e).port_class));
     let classes: BTreeSet<Class> = rows.iter().map(|(key, _)| RowKey::of(key).class).collect();
     keep(TableId::Tunnel, &|_, _| true);

@@ -71,7 +71,8 @@ pub fn fuzz_parse(text: &str) {
     match parse(text) {
         Ok(program) => {
             let printed = print(&program);
-            let again = parse(&printed).unwrap_or_else(|e| panic!("what was printed does not parse: {e}\n{printed}"));
+            let again = parse(&printed)
+                .unwrap_or_else(|e| panic!("what was printed does not parse: {e}\n{printed}"));
             assert!(again == program, "not the same after printing:\n{printed}");
         }
         Err(error) => {
@@ -174,7 +175,9 @@ impl Display for Call<'_> {
         let mut start = "(";
         for (i, &value) in self.0.params.iter().enumerate() {
             match spec.params.get(i) {
-                Some((name, _, format)) => write!(f, "{start}{name} {}", Shown(value.into(), *format))?,
+                Some((name, _, format)) => {
+                    write!(f, "{start}{name} {}", Shown(value.into(), *format))?
+                }
                 None if value != 0 => write!(f, "{start}param{i} {value}")?,
                 None => continue,
             }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use common::{Random, mutate};
 use netpolc_table::{
-    ActionId, Class, ClassId, EndpointId, Entry, IfIndex, Incarnation, Key, Match, PortClassId, Program, RowId, SetId,
-    TableId,
+    ActionId, Class, ClassId, EndpointId, Entry, IfIndex, Incarnation, Key, Match, PortClassId,
+    Program, RowId, SetId, TableId,
     check::{self, Severity},
     id::V4,
     schema::*,
@@ -45,55 +45,64 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
             TableId::RemoteV4,
             prefix(0x0a000001, 24),
             leaf(),
-            "error: table remote_v4: `10.0.0.1/24 -> set_remote(class 0, incarnation 0x0)`: address has bits set beyond its prefix of 24",
+            "error: table remote_v4: `10.0.0.1/24 -> set_remote(class 0, incarnation 0x0)`: \
+             address has bits set beyond its prefix of 24",
         ),
         (
             TableId::RemoteV4,
             prefix(0, 33),
             leaf(),
-            "error: table remote_v4: `0.0.0.0/33 -> set_remote(class 0, incarnation 0x0)`: address has 32 bits, but the prefix has 33",
+            "error: table remote_v4: `0.0.0.0/33 -> set_remote(class 0, incarnation 0x0)`: address \
+             has 32 bits, but the prefix has 33",
         ),
         (
             TableId::RemoteV4,
             Key::new([Match::exact(1u8)]),
             leaf(),
-            "error: table remote_v4: `0.0.0.1 -> set_remote(class 0, incarnation 0x0)`: address is matched by lpm, not exact",
+            "error: table remote_v4: `0.0.0.1 -> set_remote(class 0, incarnation 0x0)`: address is \
+             matched by lpm, not exact",
         ),
         (
             TableId::RemoteV6,
             Key::new([]),
             leaf(),
-            "error: table remote_v6: `() -> set_remote(class 0, incarnation 0x0)`: the key has 0 fields, but the schema says 1",
+            "error: table remote_v6: `() -> set_remote(class 0, incarnation 0x0)`: the key has 0 \
+             fields, but the schema says 1",
         ),
         (
             TableId::Endpoint,
             Key::new([Match::exact(65536u32)]),
             set_policy(Word::default()),
-            "error: table endpoint: `65536 -> set_policy(ingress_set 0, egress_set 0, flags 0x0)`: endpoint is wider than 16 bits",
+            "error: table endpoint: `65536 -> set_policy(ingress_set 0, egress_set 0, flags 0x0)`: \
+             endpoint is wider than 16 bits",
         ),
         (
             TableId::Directory,
             directory_key(Named::Set(SetId::new(1))),
             plain(ActionId::Permit),
-            "error: table directory: `2, 1 -> permit`: permit is not an action of this table's entries",
+            "error: table directory: `2, 1 -> permit`: permit is not an action of this table's \
+             entries",
         ),
         (
             TableId::RemoteV4,
             prefix(0, 0),
             Entry::new(ActionId::SetRemote, [0, 1 << 16, 0]),
-            "error: table remote_v4: `0.0.0.0/0 -> set_remote(class 0, incarnation 0x10000)`: incarnation is wider than 16 bits",
+            "error: table remote_v4: `0.0.0.0/0 -> set_remote(class 0, incarnation 0x10000)`: \
+             incarnation is wider than 16 bits",
         ),
         (
             TableId::Directory,
             directory_key(Named::Set(SetId::new(1))),
             Entry::new(ActionId::Fingerprint, [0, 1, 0]),
-            "error: table directory: `2, 1 -> fingerprint(value 0x0, param1 1)`: fingerprint has no parameter 1",
+            "error: table directory: `2, 1 -> fingerprint(value 0x0, param1 1)`: fingerprint has \
+             no parameter 1",
         ),
         (
             TableId::Endpoint,
             endpoint_key(EndpointId::new(1)),
             set_policy(Word::flagged(32)),
-            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: it has flags without a meaning",
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: it \
+             has flags without a meaning",
         ),
     ];
     for (table, key, entry, message) in cases {
@@ -125,12 +134,14 @@ fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
     ];
     assert_eq!(
         findings(overlap),
-        [
-            "error: table port: `tcp, 80-65535 -> set_port_class(port_class 3)`: overlaps `tcp, 0-80 -> set_port_class(port_class 2)`"
-        ]
+        ["error: table port: `tcp, 80-65535 -> set_port_class(port_class 3)`: overlaps `tcp, \
+             0-80 -> set_port_class(port_class 2)`"]
     );
-    let gap =
-        [(TableId::Port, port_key(6, 1, 80), class(2)), (TableId::Port, port_key(6, 90, 65534), class(3)), full(17)];
+    let gap = [
+        (TableId::Port, port_key(6, 1, 80), class(2)),
+        (TableId::Port, port_key(6, 90, 65534), class(3)),
+        full(17),
+    ];
     assert_eq!(
         findings(gap),
         [
@@ -138,21 +149,34 @@ fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
             "error: table port: sctp: no interval holds the ports 0-65535"
         ]
     );
-    let wide = (TableId::Port, Key::new([Match::exact(6u8), Match::Range { low: 0, high: 65536 }]), class(1));
+    let wide = (
+        TableId::Port,
+        Key::new([Match::exact(6u8), Match::Range { low: 0, high: 65536 }]),
+        class(1),
+    );
     assert_eq!(
         findings([wide, full(17), full(132)]),
-        ["error: table port: `tcp, 0-65536 -> set_port_class(port_class 1)`: port is wider than 16 bits"]
+        ["error: table port: `tcp, 0-65536 -> set_port_class(port_class 1)`: port is wider than \
+             16 bits"]
     );
 }
 
 #[test]
 fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
-    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
+    let word = Word {
+        ingress_set: SetId::new(1),
+        egress_set: SetId::new(2),
+        flags: Word::INGRESS | Word::EGRESS,
+    };
     let permit = || plain(ActionId::Permit);
     let found = findings([
         (TableId::Interface, interface_key(IfIndex::new(1)), set_endpoint(EndpointId::new(9))),
         (TableId::Endpoint, endpoint_key(EndpointId::new(1)), set_policy(word)),
-        (TableId::OwnV4, own_key(EndpointId::new(3), "10.0.0.1".parse().unwrap()), plain(ActionId::Own)),
+        (
+            TableId::OwnV4,
+            own_key(EndpointId::new(3), "10.0.0.1".parse().unwrap()),
+            plain(ActionId::Own),
+        ),
         (
             TableId::RemoteV4,
             remote_key("10.0.0.1".parse().unwrap(), 32),
@@ -168,13 +192,20 @@ fn ids_that_lead_nowhere_are_errors_and_entries_nothing_reaches_are_warnings() {
         (TableId::Row, row_key(SetId::new(8), ClassId::<V4>::new(2)), permit()),
         (TableId::Verdict, verdict_key(RowId::new(6), PortClassId::new(1)), permit()),
         (TableId::Verdict, verdict_key(RowId::new(6), PortClassId::new(7)), permit()),
-        (TableId::Directory, directory_key(Named::Class(Class::new(Family::V4, 3))), fingerprint(1u64)),
+        (
+            TableId::Directory,
+            directory_key(Named::Class(Class::new(Family::V4, 3))),
+            fingerprint(1u64),
+        ),
     ]);
     let expected = [
-        "warning: table interface: `1 -> set_endpoint(endpoint 9)`: endpoint 9 has no word: nothing is isolated",
-        "error: table endpoint: `1 -> set_policy(ingress_set 1, egress_set 2, flags 0x3)`: set 2 has no base for family 6: it denies everything",
+        "warning: table interface: `1 -> set_endpoint(endpoint 9)`: endpoint 9 has no word: \
+         nothing is isolated",
+        "error: table endpoint: `1 -> set_policy(ingress_set 1, egress_set 2, flags 0x3)`: set 2 \
+         has no base for family 6: it denies everything",
         "warning: table own_v4: `3, 10.0.0.1 -> own`: its endpoint has no word",
-        "error: table remote_v4: `10.0.0.1/32 -> set_remote(class 2, incarnation 0x0)`: the directory does not know class 2",
+        "error: table remote_v4: `10.0.0.1/32 -> set_remote(class 2, incarnation 0x0)`: the \
+         directory does not know class 2",
         "error: table base: `2, 4 -> set_row(row 5)`: no verdict belongs to row 5",
         "warning: table row: `1, 4, 3 -> permit`: no address has this class",
         "warning: table row: `8, 4, 2 -> permit`: no endpoint uses this set",
@@ -216,7 +247,9 @@ fn shuffled(random: &mut Random, program: &Program) -> Program {
             TableId::RemoteV6 => (k.clone(), leaf(Family::V6)),
             TableId::Port => (k.clone(), set_port_class(pc(SetPortClass::of(e).port_class))),
             TableId::Base => (base_key(set(BaseKey::of(k).set), BaseKey::of(k).family), answer(e)),
-            TableId::Row => (row_key(set(RowKey::of(k).set), class(RowKey::of(k).class)), answer(e)),
+            TableId::Row => {
+                (row_key(set(RowKey::of(k).set), class(RowKey::of(k).class)), answer(e))
+            }
             TableId::Verdict => {
                 let verdict = VerdictKey::of(k);
                 (verdict_key(row(verdict.row), pc(verdict.port_class)), e.clone())
@@ -269,12 +302,16 @@ fn programs_equal_up_to_ids_are_equal_in_canonical_form() {
         mutate(&mut random, &mut program, 50);
         for set in 1u16..4 {
             let class = |family| Named::Class(Class::new(family, set));
-            let kinds = [(Named::Set(SetId::new(set)), 1), (class(Family::V4), 2), (class(Family::V6), 3)];
+            let kinds =
+                [(Named::Set(SetId::new(set)), 1), (class(Family::V4), 2), (class(Family::V6), 3)];
             for (named, salt) in kinds {
                 // Classes that no address has can be told apart by nothing but their fingerprints.
                 if i % 2 == 0 || matches!(named, Named::Class(_)) {
                     let print = fingerprint(u64::from(set) * 7919 % 5 + salt);
-                    program.table_mut(TableId::Directory).entries.insert(directory_key(named), print);
+                    program
+                        .table_mut(TableId::Directory)
+                        .entries
+                        .insert(directory_key(named), print);
                 }
             }
         }

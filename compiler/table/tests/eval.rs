@@ -32,16 +32,20 @@ fn s21_the_longest_prefix_wins_as_a_scan_of_all_entries_says() {
         for class in 0..random.below(300) {
             let address = address(&mut random);
             let family = Family::of(address);
-            let length =
-                if random.chance(50) { family.bits() } else { random.below(usize::from(family.bits()) + 1) as u8 };
+            let length = if random.chance(50) {
+                family.bits()
+            } else {
+                random.below(usize::from(family.bits()) + 1) as u8
+            };
             let width = u32::from(family.bits());
             let mask = u128::MAX.checked_shl(width - u32::from(length)).unwrap_or(0);
-            let value = netpolc_table::Value::from(netpolc_table::Value::from(address).get() & mask);
+            let value =
+                netpolc_table::Value::from(netpolc_table::Value::from(address).get() & mask);
             let key = netpolc_table::Key::new([Match::Lpm { value, length }]);
-            program
-                .table_mut(TableId::remote(family))
-                .entries
-                .insert(key, set_remote(Class::new(family, class as u16 + 1), Incarnation::default()));
+            program.table_mut(TableId::remote(family)).entries.insert(
+                key,
+                set_remote(Class::new(family, class as u16 + 1), Incarnation::default()),
+            );
         }
         for _ in 0..500 {
             let address = address(&mut random);
@@ -50,7 +54,9 @@ fn s21_the_longest_prefix_wins_as_a_scan_of_all_entries_says() {
             let value = netpolc_table::Value::from(address).get();
             let covers = |m: &Match| match *m {
                 Match::Lpm { value: v, length: 0 } => v.get() == 0,
-                Match::Lpm { value: v, length } => (v.get() ^ value) >> (width - u32::from(length)) == 0,
+                Match::Lpm { value: v, length } => {
+                    (v.get() ^ value) >> (width - u32::from(length)) == 0
+                }
                 _ => false,
             };
             let length = |m: &Match| if let Match::Lpm { length, .. } = m { *length } else { 0 };
@@ -69,7 +75,10 @@ fn the_quick_verdict_is_the_explained_one() {
         mutate(&mut random, &mut program, 70);
         for (endpoint, pipeline, remote, (protocol, port)) in questions() {
             let decision = eval::decide(&program, pipeline, endpoint, remote, protocol, port);
-            assert_eq!(decision.verdict, eval::verdict(&program, pipeline, endpoint, remote, protocol, port));
+            assert_eq!(
+                decision.verdict,
+                eval::verdict(&program, pipeline, endpoint, remote, protocol, port)
+            );
             assert!(decision.steps.iter().any(|s| s.table == decision.table));
         }
     }
@@ -82,7 +91,8 @@ fn rule(port: Option<u32>) -> Origin {
 /// Endpoint 1: ingress allows class 1 on TCP 80, everything from class 2; egress is open.
 fn shop() -> Program {
     let text = "
-table endpoint size 9 key endpoint/16:exact default set_policy(ingress_set 0, egress_set 0, flags 0x0) {
+table endpoint size 9 key endpoint/16:exact default set_policy(ingress_set 0, egress_set 0, flags \
+        0x0) {
   1 -> set_policy(ingress_set 4, egress_set 0, flags 0x1)
 }
 table remote_v4 size 9 key address/32:lpm default set_remote(class 0, incarnation 0x0) {
@@ -111,7 +121,8 @@ table verdict size 9 key row/16:exact, port_class/16:exact default deny {
 }
 
 fn ask(remote: &str, protocol: u8, port: Option<u16>) -> (Verdict, TableId, Vec<Origin>) {
-    let decision = eval::decide(&shop(), Pipeline::ToPod, POD, remote.parse().unwrap(), protocol, port);
+    let decision =
+        eval::decide(&shop(), Pipeline::ToPod, POD, remote.parse().unwrap(), protocol, port);
     (decision.verdict, decision.table, decision.origins.as_slice().to_vec())
 }
 
@@ -119,14 +130,21 @@ fn ask(remote: &str, protocol: u8, port: Option<u16>) -> (Verdict, TableId, Vec<
 fn a_permission_names_its_rule_and_a_denial_the_policies_that_isolate() {
     let isolates = |p: &str| Origin::Isolates { policy: p.into() };
     let both = vec![isolates("ns/allow"), isolates("ns/none")];
-    assert_eq!(ask("10.0.0.1", 6, Some(80)), (Verdict::Permit, TableId::Verdict, vec![rule(None), rule(Some(0))]));
+    assert_eq!(
+        ask("10.0.0.1", 6, Some(80)),
+        (Verdict::Permit, TableId::Verdict, vec![rule(None), rule(Some(0))])
+    );
     assert_eq!(ask("10.0.0.1", 6, Some(81)), (Verdict::Deny, TableId::Verdict, both.clone()));
     assert_eq!(ask("10.9.9.9", 6, Some(80)), (Verdict::Deny, TableId::Base, both.clone()));
     assert_eq!(ask("::1", 6, Some(80)), (Verdict::Deny, TableId::Base, vec![isolates("ns/allow")]));
     let all = Origin::Rule { policy: "ns/allow".into(), rule: 2, peer: Some(0), port: None };
     assert_eq!(ask("10.0.0.9", 1, None), (Verdict::Permit, TableId::Row, vec![all]));
-    let open = eval::decide(&shop(), Pipeline::FromPod, POD, "10.9.9.9".parse().unwrap(), 6, Some(1));
-    assert_eq!((open.verdict, open.table, open.origins.as_slice().len()), (Verdict::Permit, TableId::Endpoint, 0));
+    let open =
+        eval::decide(&shop(), Pipeline::FromPod, POD, "10.9.9.9".parse().unwrap(), 6, Some(1));
+    assert_eq!(
+        (open.verdict, open.table, open.origins.as_slice().len()),
+        (Verdict::Permit, TableId::Endpoint, 0)
+    );
 }
 
 #[test]
@@ -137,13 +155,18 @@ fn s34_a_protocol_without_ports_is_not_allowed_by_a_rule_with_ports() {
 
 #[test]
 fn s50_policy_answers_alike_for_all_ports_or_it_depends() {
-    let alike = |remote: &str, protocol| eval::alike(&shop(), Pipeline::ToPod, POD, remote.parse().unwrap(), protocol);
+    let alike = |remote: &str, protocol| {
+        eval::alike(&shop(), Pipeline::ToPod, POD, remote.parse().unwrap(), protocol)
+    };
     assert_eq!(alike("10.0.0.1", 6), None);
     assert_eq!(alike("10.0.0.1", 17), Some(Verdict::Deny));
     assert_eq!(alike("10.0.0.1", 1), Some(Verdict::Deny));
     assert_eq!(alike("10.0.0.9", 6), Some(Verdict::Permit));
     assert_eq!(alike("10.1.0.0", 6), Some(Verdict::Deny));
-    assert_eq!(eval::alike(&shop(), Pipeline::FromPod, POD, "10.0.0.1".parse().unwrap(), 6), Some(Verdict::Permit));
+    assert_eq!(
+        eval::alike(&shop(), Pipeline::FromPod, POD, "10.0.0.1".parse().unwrap(), 6),
+        Some(Verdict::Permit)
+    );
 }
 
 #[test]
@@ -155,6 +178,7 @@ fn s53_a_value_that_no_entry_has_is_a_miss() {
     let entry = set_port_class(PortClassId::new(1));
     let mut gap = Program::default();
     gap.table_mut(TableId::Port).entries.insert(port_key(6, 10, 20), entry);
-    let hit = |port: u16| eval::lookup(gap.table(TableId::Port), &[6u8.into(), port.into()]).is_some();
+    let hit =
+        |port: u16| eval::lookup(gap.table(TableId::Port), &[6u8.into(), port.into()]).is_some();
     assert_eq!([9, 10, 20, 21].map(hit), [false, true, true, false]);
 }

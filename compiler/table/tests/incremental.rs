@@ -40,7 +40,8 @@ impl<C: Ord + Clone> Ids<C> {
 
     fn sweep(&mut self) {
         let used = std::mem::take(&mut self.used);
-        self.resting = self.known.iter().filter(|(c, _)| !used.contains(c)).map(|(_, id)| *id).collect();
+        self.resting =
+            self.known.iter().filter(|(c, _)| !used.contains(c)).map(|(_, id)| *id).collect();
         self.known.retain(|c, _| used.contains(c));
     }
 }
@@ -62,7 +63,9 @@ fn covers(a: usize, b: usize) -> bool {
     let bits = |a: IpAddr| netpolc_table::Value::from(a).get();
     let width = u32::from(Family::of(x).bits());
     let host = width - u32::from(l);
-    Family::of(x) == Family::of(y) && l <= m && (host == width || bits(x) >> host == bits(y) >> host)
+    Family::of(x) == Family::of(y)
+        && l <= m
+        && (host == width || bits(x) >> host == bits(y) >> host)
 }
 
 impl Compiler {
@@ -74,10 +77,12 @@ impl Compiler {
         let live: BTreeSet<Rules> = model.endpoints.values().flatten().flatten().cloned().collect();
         let atoms: BTreeSet<u8> = live.iter().flatten().map(|(peer, _)| *peer).collect();
         let ranges = live.iter().flatten().filter_map(|(_, ports)| *ports);
-        let firsts: BTreeSet<u16> = ranges.flat_map(|(low, high)| [low, high + 1]).chain([0]).collect();
+        let firsts: BTreeSet<u16> =
+            ranges.flat_map(|(low, high)| [low, high + 1]).chain([0]).collect();
         let mut intervals = Vec::new();
         for protocol in [6, 17, 132] {
-            let firsts: Vec<u16> = firsts.iter().copied().filter(|f| protocol == 6 || *f == 0).collect();
+            let firsts: Vec<u16> =
+                firsts.iter().copied().filter(|f| protocol == 6 || *f == 0).collect();
             for (i, &first) in firsts.iter().enumerate() {
                 let last = firsts.get(i + 1).map_or(65535, |next| next - 1);
                 let pc = PortClassId::new(self.ports.get((protocol, first)));
@@ -91,7 +96,8 @@ impl Compiler {
             let family = Family::of(address);
             let all = model.peers.iter().filter(|(j, _)| covers(**j, i)).flat_map(|(_, p)| p);
             let class: BTreeSet<u8> = all.filter(|p| atoms.contains(p)).copied().collect();
-            let id = if class.is_empty() { 0 } else { self.classes[family as usize].get(class.clone()) };
+            let id =
+                if class.is_empty() { 0 } else { self.classes[family as usize].get(class.clone()) };
             classes[family as usize].insert(id, class);
             let remote = set_remote(Class::new(family, id), Incarnation::new(own.len() as u16));
             put(TableId::remote(family), remote_key(address, length), remote);
@@ -99,23 +105,39 @@ impl Compiler {
         for (family, classes) in Family::BOTH.into_iter().zip(&classes) {
             for (&id, class) in classes.iter().filter(|(id, _)| **id != 0) {
                 let print = class.iter().fold(1u64, |n, p| n * 31 + u64::from(*p));
-                put(TableId::Directory, directory_key(Named::Class(Class::new(family, id))), fingerprint(print));
+                put(
+                    TableId::Directory,
+                    directory_key(Named::Class(Class::new(family, id))),
+                    fingerprint(print),
+                );
             }
             for rules in &live {
                 let set = SetId::new(self.sets.get(rules.clone()));
                 put(TableId::Base, base_key(set, family), plain(ActionId::Deny));
                 for (&id, class) in classes {
-                    let hits: Vec<_> = rules.iter().filter(|(peer, _)| class.contains(peer)).collect();
+                    let hits: Vec<_> =
+                        rules.iter().filter(|(peer, _)| class.contains(peer)).collect();
                     if hits.iter().any(|(_, ports)| ports.is_none()) {
-                        put(TableId::Row, row_key(set, Class::new(family, id)), plain(ActionId::Permit));
+                        put(
+                            TableId::Row,
+                            row_key(set, Class::new(family, id)),
+                            plain(ActionId::Permit),
+                        );
                     } else if !hits.is_empty() {
-                        let ranges: BTreeSet<(u16, u16)> = hits.iter().filter_map(|(_, ports)| *ports).collect();
+                        let ranges: BTreeSet<(u16, u16)> =
+                            hits.iter().filter_map(|(_, ports)| *ports).collect();
                         let row = RowId::new(self.rows.get((rules.clone(), ranges.clone())));
                         put(TableId::Row, row_key(set, Class::new(family, id)), set_row(row));
-                        let inside = |first: u16| ranges.iter().any(|(low, high)| (*low..=*high).contains(&first));
+                        let inside = |first: u16| {
+                            ranges.iter().any(|(low, high)| (*low..=*high).contains(&first))
+                        };
                         for (_, first, pc) in intervals.iter().filter(|(p, ..)| *p == 6) {
                             if inside(*first) {
-                                put(TableId::Verdict, verdict_key(row, *pc), plain(ActionId::Permit));
+                                put(
+                                    TableId::Verdict,
+                                    verdict_key(row, *pc),
+                                    plain(ActionId::Permit),
+                                );
                             }
                         }
                     }
@@ -123,8 +145,9 @@ impl Compiler {
             }
         }
         for (&endpoint, directions) in &model.endpoints {
-            let [ingress, egress] =
-                directions.each_ref().map(|d| d.as_ref().map(|r| SetId::new(self.sets.get(r.clone()))));
+            let [ingress, egress] = directions
+                .each_ref()
+                .map(|d| d.as_ref().map(|r| SetId::new(self.sets.get(r.clone()))));
             let flag = |set: Option<SetId>, flag: u8| set.map_or(0, |_| flag);
             let word = Word {
                 ingress_set: ingress.unwrap_or_default(),
@@ -132,7 +155,11 @@ impl Compiler {
                 flags: flag(ingress, Word::INGRESS) | flag(egress, Word::EGRESS) | Word::GUARD,
             };
             put(TableId::Endpoint, endpoint_key(endpoint), set_policy(word));
-            put(TableId::Interface, interface_key(IfIndex::new(endpoint.get().into())), set_endpoint(endpoint));
+            put(
+                TableId::Interface,
+                interface_key(IfIndex::new(endpoint.get().into())),
+                set_endpoint(endpoint),
+            );
             let own: IpAddr = ADDRESSES[usize::from(endpoint.get()) - 1].parse().unwrap();
             put(TableId::OwnV4, own_key(endpoint, own), plain(ActionId::Own));
         }
@@ -156,7 +183,8 @@ fn change(random: &mut Random, model: &mut Model) {
         match random.below(6) {
             0 => {
                 // A policy changes: all endpoints with the same rules get the same other ones.
-                let live: Vec<Rules> = model.endpoints.values().flatten().flatten().cloned().collect();
+                let live: Vec<Rules> =
+                    model.endpoints.values().flatten().flatten().cloned().collect();
                 if let Some(old) = live.get(random.below(live.len().max(1))) {
                     let new = random.chance(80).then(|| rules(random));
                     model
@@ -177,7 +205,9 @@ fn change(random: &mut Random, model: &mut Model) {
             // Two endpoints swap their rules: both sets stay, and are left and joined at once.
             3 => {
                 let (a, b) = (random.pick(&ENDPOINTS), random.pick(&ENDPOINTS));
-                if let (Some(x), Some(y)) = (model.endpoints.get(&a).cloned(), model.endpoints.get(&b).cloned()) {
+                if let (Some(x), Some(y)) =
+                    (model.endpoints.get(&a).cloned(), model.endpoints.get(&b).cloned())
+                {
                     model.endpoints.insert(a, y);
                     model.endpoints.insert(b, x);
                 }
@@ -188,7 +218,8 @@ fn change(random: &mut Random, model: &mut Model) {
                     if random.chance(30) {
                         model.peers.remove(&prefix);
                     } else {
-                        let peers = (0..random.below(3) + 1).map(|_| random.below(4) as u8).collect();
+                        let peers =
+                            (0..random.below(3) + 1).map(|_| random.below(4) as u8).collect();
                         model.peers.insert(prefix, peers);
                     }
                 }
@@ -202,7 +233,8 @@ fn s57_no_packet_sees_a_mix_in_an_incremental_update() {
     let mut phases = BTreeSet::new();
     for seed in 0..60 {
         let mut random = Random::new(seed + 500);
-        let (mut compiler, mut model, mut old) = (Compiler::default(), Model::default(), Program::default());
+        let (mut compiler, mut model, mut old) =
+            (Compiler::default(), Model::default(), Program::default());
         for event in 0..12 {
             change(&mut random, &mut model);
             let new = compiler.compile(&model);
@@ -221,8 +253,14 @@ fn s57_no_packet_sees_a_mix_in_an_incremental_update() {
             old = new;
         }
     }
-    assert!(phases.contains(&(Phase::Merge, TableId::Port)) && phases.contains(&(Phase::Refine, TableId::Port)));
-    assert!(phases.contains(&(Phase::Coarsen, TableId::RemoteV4)), "no address ever changed class by way of another");
+    assert!(
+        phases.contains(&(Phase::Merge, TableId::Port))
+            && phases.contains(&(Phase::Refine, TableId::Port))
+    );
+    assert!(
+        phases.contains(&(Phase::Coarsen, TableId::RemoteV4)),
+        "no address ever changed class by way of another"
+    );
 }
 
 #[test]

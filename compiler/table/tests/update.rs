@@ -28,7 +28,11 @@ fn s57_no_packet_sees_a_mix_between_any_two_programs() {
         let (old, new) = pair(seed);
         let what = format!("seed {seed}");
         let (renamed, plan) = delta::plan(&old, &new).unwrap();
-        assert_eq!(common::answers(&new), common::answers(&renamed), "{what}: renaming changes answers");
+        assert_eq!(
+            common::answers(&new),
+            common::answers(&renamed),
+            "{what}: renaming changes answers"
+        );
         let (end, states) = run(&old, &renamed, &plan, &what);
         common::in_flight(&old, &renamed, &plan, &states, &mut Random::new(seed), &what);
         assert!(end == renamed, "{what}: {:?}", delta::diff(&end, &renamed));
@@ -36,9 +40,12 @@ fn s57_no_packet_sees_a_mix_between_any_two_programs() {
     }
     // The hard ways were taken: prefixes and port intervals that move late, words by way of a
     // copied set.
-    for hard in
-        [(Coarsen, TableId::RemoteV4), (Coarsen, TableId::Endpoint), (Refine, TableId::Port), (Merge, TableId::Port)]
-    {
+    for hard in [
+        (Coarsen, TableId::RemoteV4),
+        (Coarsen, TableId::Endpoint),
+        (Refine, TableId::Port),
+        (Merge, TableId::Port),
+    ] {
         assert!(seen.contains(&hard), "{hard:?} never happened");
     }
 }

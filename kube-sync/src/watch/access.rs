@@ -88,7 +88,11 @@ impl Access {
                     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await
                 };
                 let config = config.await.map_err(|error| chain(&error));
-                (config, format!("the kubeconfig {}", path.display()), "give a kubeconfig with a current context")
+                (
+                    config,
+                    format!("the kubeconfig {}", path.display()),
+                    "give a kubeconfig with a current context",
+                )
             }
         };
         let error = |detail| AccessError { what: what.clone(), detail, remedy };
@@ -98,7 +102,9 @@ impl Access {
 
 fn connect(mut config: Config) -> Result<Client, String> {
     if config.proxy_url.is_some() {
-        return Err("a proxy for the API server is not supported; unset proxy-url and HTTPS_PROXY".into());
+        return Err(
+            "a proxy for the API server is not supported; unset proxy-url and HTTPS_PROXY".into()
+        );
     }
     config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
     let mut tcp = HttpConnector::new();
@@ -113,7 +119,10 @@ fn connect(mut config: Config) -> Result<Client, String> {
     let tls = config.rustls_client_config().map_err(|error| chain(&error))?;
     let mut https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     if let Some(name) = &config.tls_server_name {
-        let name = name.clone().try_into().map_err(|_| format!("tls-server-name {name} is not a valid server name"))?;
+        let name = name
+            .clone()
+            .try_into()
+            .map_err(|_| format!("tls-server-name {name} is not a valid server name"))?;
         https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
     }
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())

@@ -24,7 +24,9 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The next pause, and the part of it that cannot be cut short.
     pub fn next(&mut self) -> (Duration, Duration) {
-        let grown = |first: Duration, times: u32, most: Duration| first.saturating_mul(1 << times.min(16)).min(most);
+        let grown = |first: Duration, times: u32, most: Duration| {
+            first.saturating_mul(1 << times.min(16)).min(most)
+        };
         let pause = grown(INITIAL_BACKOFF, self.failures, MAX_BACKOFF);
         let least = grown(MIN_PAUSE.0, self.woken, MIN_PAUSE.1);
         self.failures += 1;

@@ -186,7 +186,8 @@ impl Collector {
         let changes = pending.map(|((resource, key), object)| Change { resource, key, object });
         let changes: Vec<Change> = changes.filter(|change| !change.is_known(known)).collect();
         let freshness = std::mem::replace(&mut self.freshness, Notice::Sent);
-        (status == Notice::Due || freshness == Notice::Due || !changes.is_empty()).then_some(Update::Changes(changes))
+        (status == Notice::Due || freshness == Notice::Due || !changes.is_empty())
+            .then_some(Update::Changes(changes))
     }
 
     fn put(&mut self, resource: Resource, item: Item, known: &Cluster) {
@@ -253,7 +254,10 @@ impl Collector {
         let seen = listing.seen;
         if resource == Resource::Policy {
             self.generations.retain(|key, _| seen.contains(key));
-            listing.generations.into_iter().for_each(|(key, generation)| self.note_generation(key, generation));
+            listing
+                .generations
+                .into_iter()
+                .for_each(|(key, generation)| self.note_generation(key, generation));
         }
         let before = self.problems.len();
         self.problems.retain(|(kind, key), _| *kind != resource || seen.contains(key));
@@ -266,17 +270,23 @@ impl Collector {
         }
         if let Some(first) = &mut self.first {
             // An earlier attempt at the first list may have seen objects that no longer exist.
-            let gone: Vec<ObjectKey> = change::keys(first, resource).filter(|key| !seen.contains(key)).collect();
+            let gone: Vec<ObjectKey> =
+                change::keys(first, resource).filter(|key| !seen.contains(key)).collect();
             gone.iter().for_each(|key| change::remove(first, resource, key));
             return;
         }
         // What the list did not name is gone, whether it was known or only pending.
-        let pending: Vec<ObjectKey> =
-            self.pending.keys().filter(|(kind, _)| *kind == resource).map(|(_, key)| key.clone()).collect();
+        let pending: Vec<ObjectKey> = self
+            .pending
+            .keys()
+            .filter(|(kind, _)| *kind == resource)
+            .map(|(_, key)| key.clone())
+            .collect();
         let gone = change::keys(known, resource).chain(pending).filter(|key| !seen.contains(key));
         let gone: Vec<ObjectKey> = gone.collect();
         self.pending.extend(gone.into_iter().map(|key| ((resource, key), None)));
-        self.pending.extend(listing.differs.into_iter().map(|(key, object)| ((resource, key), object)));
+        self.pending
+            .extend(listing.differs.into_iter().map(|(key, object)| ((resource, key), object)));
     }
 
     fn note_generation(&mut self, policy: ObjectKey, generation: i64) {

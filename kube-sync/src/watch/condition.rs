@@ -157,7 +157,10 @@ mod tests {
     fn conditions_name_the_kind_and_the_remedy() {
         let (condition, remedy) = diagnose(Resource::Policy, &status(403, "user x cannot list"));
         let text = condition.unwrap().to_string();
-        assert!(text.contains("networkpolicies.networking.k8s.io") && text.contains("ClusterRole"), "{text}");
+        assert!(
+            text.contains("networkpolicies.networking.k8s.io") && text.contains("ClusterRole"),
+            "{text}"
+        );
         assert_eq!(remedy, Remedy::Continue);
         let (condition, remedy) = diagnose(Resource::Pod, &status(401, ""));
         assert_eq!((condition.unwrap().reason, remedy), (Reason::Unauthorized, Remedy::Reconnect));

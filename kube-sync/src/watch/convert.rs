@@ -52,7 +52,9 @@ impl Converter {
         reader.origin = Origin::Server;
         let fields = serde_json::from_str(text).ok();
         let item_type = ItemType { kind: resource.kind(), api_version: Some(api_version) };
-        item(&mut reader, text, text, fields, Some(item_type), &mut |_, object, _| found = Some(object));
+        item(&mut reader, text, text, fields, Some(item_type), &mut |_, object, _| {
+            found = Some(object)
+        });
         let mut problems = problems.into_list();
         for problem in &mut problems {
             // The server sends each object on one line, so the position says nothing.

@@ -118,7 +118,8 @@ struct Work {
     repeats: Option<u64>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<(Events, Joined), (Trouble, Option<Joined>)>> + Send>>;
+type Opening =
+    Pin<Box<dyn Future<Output = Result<(Events, Joined), (Trouble, Option<Joined>)>> + Send>>;
 
 impl Feed {
     /// Runs until the receiver of the messages is gone.
@@ -166,8 +167,13 @@ impl Feed {
         parameters: WatchParams,
         at: &str,
     ) -> Result<HttpRequest<Vec<u8>>, Trouble> {
-        let timeout = WATCH_SECONDS + jitter(Duration::from_secs(WATCH_JITTER_SECONDS.into())).as_secs() as u32;
-        let parameters = WatchParams { field_selector: self.fields.clone(), timeout: Some(timeout), ..parameters };
+        let timeout = WATCH_SECONDS
+            + jitter(Duration::from_secs(WATCH_JITTER_SECONDS.into())).as_secs() as u32;
+        let parameters = WatchParams {
+            field_selector: self.fields.clone(),
+            timeout: Some(timeout),
+            ..parameters
+        };
         let request = Request::new(Raw::url_path(kind, None)).watch(&parameters, at);
         request.map_err(|error| kube::Error::BuildRequest(error).into())
     }
@@ -223,8 +229,11 @@ impl Work {
         // The first silence may be the fault of one connection. The next attempt has another one,
         // so it follows at once and nothing is reported.
         let (condition, remedy) = diagnose(self.feed.resource, &trouble);
-        tracing::debug!(resource = %self.feed.resource, %trouble, ?remedy, "a watch or a list has failed");
-        let away = condition.as_ref().is_some_and(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
+        tracing::debug!(resource = %self.feed.resource, %trouble, ?remedy, "a watch or a list has \
+            failed");
+        let away = condition
+            .as_ref()
+            .is_some_and(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
         if away {
             self.feed.link.failed();
         }
@@ -276,7 +285,11 @@ impl Work {
         *joined = Some(with.clone());
         if self.at.is_none() {
             if self.lists == Lists::Automatic {
-                self.lists = if with.minor().await >= STREAMING_SINCE { Lists::Streams } else { Lists::Pages };
+                self.lists = if with.minor().await >= STREAMING_SINCE {
+                    Lists::Streams
+                } else {
+                    Lists::Pages
+                };
             }
             if self.lists == Lists::Streams {
                 let events = self.list_stream(&with).await?;
@@ -301,7 +314,8 @@ impl Work {
     async fn list_stream(&mut self, with: &Joined) -> Result<Events, Stop> {
         let kind = self.feed.kind(self.api);
         // No version is given, so that the server answers from the newest state of its storage.
-        let request = self.feed.watch_request(&kind, WatchParams::default().initial_events(), "")?;
+        let request =
+            self.feed.watch_request(&kind, WatchParams::default().initial_events(), "")?;
         let mut events = Events::open(&with.client, request, OPEN_TIMEOUT).await?;
         self.begin().await?;
         loop {
@@ -314,7 +328,9 @@ impl Work {
                     self.count(key);
                 }
                 WatchEvent::Deleted(_) => {}
-                WatchEvent::Bookmark(mark) if mark.metadata.annotations.contains_key("k8s.io/initial-events-end") => {
+                WatchEvent::Bookmark(mark)
+                    if mark.metadata.annotations.contains_key("k8s.io/initial-events-end") =>
+                {
                     self.listed(mark.metadata.resource_version).await?;
                     return Ok(events);
                 }
@@ -328,11 +344,13 @@ impl Work {
     async fn list_pages(&mut self, with: &Joined) -> Result<(), Stop> {
         let kind = self.feed.kind(self.api);
         let mut parameters =
-            ListParams { field_selector: self.feed.fields.clone(), ..ListParams::default() }.limit(PAGE_SIZE);
+            ListParams { field_selector: self.feed.fields.clone(), ..ListParams::default() }
+                .limit(PAGE_SIZE);
         self.begin().await?;
         loop {
             let request = Request::new(Raw::url_path(&kind, None)).list(&parameters);
-            let request = request.map_err(|error| Trouble::from(kube::Error::BuildRequest(error)))?;
+            let request =
+                request.map_err(|error| Trouble::from(kube::Error::BuildRequest(error)))?;
             let (_, text) = stream::get(&with.client, request, LIST_TIMEOUT).await?;
             let list: ObjectList<Raw> = serde_json::from_slice(&text).map_err(Trouble::from)?;
             // The objects own their text; a page of it need not stay in memory.
@@ -375,7 +393,9 @@ impl Work {
     fn advanced(&self) {
         let version = self.at.as_ref().and_then(|at| at.parse().ok());
         let count = (self.feed.resource == Resource::Policy).then_some(self.keys.len());
-        self.feed.note(|seen| (seen.version, seen.count, seen.heard) = (version, count, Some(StdInstant::now())));
+        self.feed.note(|seen| {
+            (seen.version, seen.count, seen.heard) = (version, count, Some(StdInstant::now()))
+        });
     }
 
     /// Announces that the feed works.
@@ -417,8 +437,12 @@ impl Work {
                     self.take(event).await?;
                 }
                 () = state.relist.notified() => return Err(Stop::Relist),
-                opened = async { match &mut opening { Some(opening) => opening.await, None => std::future::pending().await } },
-                    if opening.is_some() =>
+                opened = async {
+                    match &mut opening {
+                        Some(opening) => opening.await,
+                        None => std::future::pending().await,
+                    }
+                }, if opening.is_some() =>
                 {
                     opening = None;
                     let (mut new, new_with) = match opened {
@@ -444,7 +468,9 @@ impl Work {
                     self.works().await?;
                 }
                 () = state.nudge.notified(), if opening.is_none() => opening = another(),
-                () = moved_on(&mut numbers, with.number), if opening.is_none() => opening = another(),
+                () = moved_on(&mut numbers, with.number), if opening.is_none() => {
+                    opening = another();
+                }
                 () = sleep_until(heard + silence), if opening.is_none() => opening = another(),
             }
         }
@@ -452,9 +478,13 @@ impl Work {
 
     /// Passes on one event, unless it repeats an earlier one.
     async fn take(&mut self, event: WatchEvent<Raw>) -> Result<(), Stop> {
-        let version = |raw: &Raw| raw.meta.resource_version.clone().filter(|v| !v.is_empty()).ok_or(Trouble::NoVersion);
+        let version = |raw: &Raw| {
+            raw.meta.resource_version.clone().filter(|v| !v.is_empty()).ok_or(Trouble::NoVersion)
+        };
         let at = match &event {
-            WatchEvent::Added(raw) | WatchEvent::Modified(raw) | WatchEvent::Deleted(raw) => version(raw)?,
+            WatchEvent::Added(raw) | WatchEvent::Modified(raw) | WatchEvent::Deleted(raw) => {
+                version(raw)?
+            }
             WatchEvent::Bookmark(mark) => mark.metadata.resource_version.clone(),
             WatchEvent::Error(status) => return Err(Trouble::Status(status.clone()).into()),
         };
@@ -472,7 +502,8 @@ impl Work {
                 self.count(key);
             }
             WatchEvent::Deleted(raw) => {
-                let key = self.feed.converter.lock().unwrap_or_else(PoisonError::into_inner).key(&raw);
+                let key =
+                    self.feed.converter.lock().unwrap_or_else(PoisonError::into_inner).key(&raw);
                 self.keys.remove(&key);
                 self.feed.send(Message::Gone(self.feed.resource, key)).await?;
             }
@@ -486,7 +517,9 @@ impl Work {
     /// Reports why the kind is not watched, and waits until the next attempt is due, or until the
     /// server is known to answer again.
     async fn pause(&mut self, condition: Option<Condition>) -> Result<(), Stop> {
-        let hopes = condition.as_ref().is_none_or(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
+        let hopes = condition
+            .as_ref()
+            .is_none_or(|c| matches!(c.reason, Reason::Unreachable | Reason::Silent));
         let feed = self.feed.clone();
         // Taken before the condition is sent, so that a server that answers meanwhile is not
         // missed.

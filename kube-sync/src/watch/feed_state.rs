@@ -66,7 +66,10 @@ impl WatchStates {
     pub fn all(&self) -> impl Iterator<Item = (Resource, WatchState)> {
         Resource::ALL.into_iter().map(|resource| {
             let progress = self.0.of(resource).progress();
-            (resource, WatchState { up: progress.up, silent: progress.heard.map(|heard| heard.elapsed()) })
+            (
+                resource,
+                WatchState { up: progress.up, silent: progress.heard.map(|heard| heard.elapsed()) },
+            )
         })
     }
 }

@@ -103,7 +103,11 @@ impl Fetcher {
 }
 
 /// Answers requests until nobody can ask any more.
-pub(crate) async fn answer(mut asked: mpsc::Receiver<Question>, link: Arc<Link>, converter: Arc<Mutex<Converter>>) {
+pub(crate) async fn answer(
+    mut asked: mpsc::Receiver<Question>,
+    link: Arc<Link>,
+    converter: Arc<Mutex<Converter>>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONCURRENT));
     while let Some(Question { key, answer }) = asked.recv().await {
         // The semaphore is never closed.
@@ -127,7 +131,10 @@ async fn get(key: &ObjectKey, link: &Link, converter: &Mutex<Converter>) -> Foun
     let pods = Api::<Raw>::namespaced_with(joined.client.clone(), &key.namespace, &kind);
     let Ok(answer) = timeout(REQUEST_TIMEOUT, pods.get(&key.name)).await else {
         link.suspect(&joined);
-        return Found::Failed(format!("the API server did not answer within {} s", REQUEST_TIMEOUT.as_secs()));
+        return Found::Failed(format!(
+            "the API server did not answer within {} s",
+            REQUEST_TIMEOUT.as_secs()
+        ));
     };
     let raw = match answer {
         Ok(raw) => raw,
@@ -147,7 +154,11 @@ async fn get(key: &ObjectKey, link: &Link, converter: &Mutex<Converter>) -> Foun
         }
     };
     link.answered();
-    let item = converter.lock().unwrap_or_else(PoisonError::into_inner).convert(Resource::Pod, &kind.api_version, &raw);
+    let item = converter.lock().unwrap_or_else(PoisonError::into_inner).convert(
+        Resource::Pod,
+        &kind.api_version,
+        &raw,
+    );
     match item.object {
         Some(Object::Pod(pod)) => Found::Pod(pod),
         _ => {

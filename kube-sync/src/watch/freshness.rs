@@ -97,7 +97,12 @@ pub(crate) async fn answer(
 
 /// Asks the server for its newest version, and waits until every feed is known to have reached it.
 /// Returns the reason where that fails.
-async fn attempt(link: &Link, states: &FeedStates, began: StdInstant, deadline: Instant) -> Result<(), String> {
+async fn attempt(
+    link: &Link,
+    states: &FeedStates,
+    began: StdInstant,
+    deadline: Instant,
+) -> Result<(), String> {
     let joined = link.join().await.map_err(|error| error.to_string())?;
     let present = match timeout_at(deadline, present(&joined)).await {
         Ok(Ok(present)) => present,
@@ -107,12 +112,17 @@ async fn attempt(link: &Link, states: &FeedStates, began: StdInstant, deadline: 
                 Trouble::Status(status) if status.code == 401 => link.give_up(&joined),
                 _ => {}
             }
-            if matches!(diagnose(Resource::Policy, &trouble).0, Some(c) if c.reason == Reason::Unreachable) {
+            let condition = diagnose(Resource::Policy, &trouble).0;
+            if condition.is_some_and(|c| c.reason == Reason::Unreachable) {
                 link.failed();
             }
-            return Err(format!("asking the API server how recent this node's view is has failed: {trouble}"));
+            return Err(format!(
+                "asking the API server how recent this node's view is has failed: {trouble}"
+            ));
         }
-        Err(_) => return Err("the API server did not say in time how recent this node's view is".into()),
+        Err(_) => {
+            return Err("the API server did not say in time how recent this node's view is".into());
+        }
     };
     link.answered();
     let answered = Instant::now();
@@ -120,8 +130,10 @@ async fn attempt(link: &Link, states: &FeedStates, began: StdInstant, deadline: 
     loop {
         // Taken before the feeds are checked, so that a change in between is not missed.
         let moved = states.moved.notified();
-        let behind: Vec<Resource> =
-            KINDS.into_iter().filter(|kind| !is_current(*kind, states, &present, &joined, began, answered)).collect();
+        let behind: Vec<Resource> = KINDS
+            .into_iter()
+            .filter(|kind| !is_current(*kind, states, &present, &joined, began, answered))
+            .collect();
         if behind.is_empty() {
             return Ok(());
         }
@@ -188,7 +200,11 @@ async fn present(joined: &Joined) -> Result<Present, Trouble> {
         (true, _) => Some(items.len()),
         (false, more) => more.map(|more| items.len() + more),
     };
-    Ok(Present { version: metadata.resource_version.parse().ok(), policies, shared: version == http::Version::HTTP_2 })
+    Ok(Present {
+        version: metadata.resource_version.parse().ok(),
+        policies,
+        shared: version == http::Version::HTTP_2,
+    })
 }
 
 fn is_current(
@@ -207,13 +223,19 @@ fn is_current(
     }
     // The feed is quiet: had there been anything to deliver from before the question, it would have
     // arrived by now.
-    let told = answered.elapsed() >= DELIVERY_TIME && seen.heard.is_none_or(|heard| heard.elapsed() >= DELIVERY_TIME);
+    let told = answered.elapsed() >= DELIVERY_TIME
+        && seen.heard.is_none_or(|heard| heard.elapsed() >= DELIVERY_TIME);
     let counted = kind != Resource::Policy || counts(&seen, present);
     seen.up && lives(&seen, present, joined, began) && told && counted
 }
 
 /// Whether the feed's watch has shown a sign of life since `began`.
-fn lives(seen: &super::feed_state::Progress, present: &Present, joined: &Joined, began: StdInstant) -> bool {
+fn lives(
+    seen: &super::feed_state::Progress,
+    present: &Present,
+    joined: &Joined,
+    began: StdInstant,
+) -> bool {
     let heard = seen.heard.is_some_and(|heard| heard >= began);
     heard || present.shared && seen.shares == Some(joined.number)
 }

@@ -67,7 +67,9 @@ impl Link {
             return Ok(joined.clone());
         }
         let client = self.access.client().await?;
-        Ok(current.insert(Joined { client, number, made: Instant::now(), minor: Arc::default() }).clone())
+        Ok(current
+            .insert(Joined { client, number, made: Instant::now(), minor: Arc::default() })
+            .clone())
     }
 
     /// Replaces this client at the next [`Link::join`], unless it has been replaced already.

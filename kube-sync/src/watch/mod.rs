@@ -123,7 +123,10 @@ impl Watch {
     /// The server's address or credentials are not valid, or the thread cannot be started. A server
     /// that does not answer is a condition and not an error.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
         let access = options.access.clone();
         let (ready, outcome) = std::sync::mpsc::channel();
         let (sender, messages) = mpsc::channel(MAX_QUEUED);
@@ -143,15 +146,30 @@ impl Watch {
                     return;
                 }
                 let _ = ready.send(Ok(()));
-                let channels = Channels { messages: sender, asked, gate, newest, removed, reported };
+                let channels =
+                    Channels { messages: sender, asked, gate, newest, removed, reported };
                 watch_all(options, channels, reporting, seen).await;
             });
             // Connections may hang, and nobody waits for them.
             runtime.shutdown_background();
         };
-        thread::Builder::new().name("netpolc-watch".into()).spawn(work).map_err(StartError::Thread)?;
-        outcome.recv().map_err(|_| StartError::Thread(io::Error::other("the thread ended at once")))??;
-        Ok(Self { messages, questions, asks, status, taint, states, reports, collector: Collector::new() })
+        thread::Builder::new()
+            .name("netpolc-watch".into())
+            .spawn(work)
+            .map_err(StartError::Thread)?;
+        outcome
+            .recv()
+            .map_err(|_| StartError::Thread(io::Error::other("the thread ended at once")))??;
+        Ok(Self {
+            messages,
+            questions,
+            asks,
+            status,
+            taint,
+            states,
+            reports,
+            collector: Collector::new(),
+        })
     }
 
     /// Waits for the next update, which merges everything that has arrived. `known` is the cluster
@@ -256,7 +274,12 @@ struct Channels {
     reported: mpsc::Receiver<Event>,
 }
 
-async fn watch_all(options: Options, channels: Channels, reports: Reports, states: Arc<FeedStates>) {
+async fn watch_all(
+    options: Options,
+    channels: Channels,
+    reports: Reports,
+    states: Arc<FeedStates>,
+) {
     let Channels { messages, asked, gate, newest, removed, reported } = channels;
     let converter = Arc::new(Mutex::new(Converter::default()));
     let link = Arc::new(Link::new(options.access.clone()));
@@ -267,7 +290,8 @@ async fn watch_all(options: Options, channels: Channels, reports: Reports, state
         tokio::spawn(taint::remove(removed, link.clone(), node.clone()));
     }
     let fetches = tokio::spawn(fetch::answer(asked, link.clone(), converter.clone()));
-    let gate = tokio::spawn(freshness::answer(gate, link.clone(), states.clone(), messages.clone()));
+    let gate =
+        tokio::spawn(freshness::answer(gate, link.clone(), states.clone(), messages.clone()));
     let feeds = Resource::ALL.map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
@@ -293,7 +317,8 @@ async fn watch_all(options: Options, channels: Channels, reports: Reports, state
 async fn supervise(feed: Feed) {
     let mut task = Running(tokio::spawn(feed.clone().run()));
     while let Err(error) = (&mut task.0).await {
-        tracing::error!(resource = %feed.resource, %error, "the watch of this kind ended through a bug in netpolc and is restarted");
+        tracing::error!(resource = %feed.resource, %error, "the watch of this kind ended through a \
+            bug in netpolc and is restarted");
         tokio::time::sleep(RESTART_DELAY).await;
         task = Running(tokio::spawn(feed.clone().run()));
     }

@@ -43,7 +43,11 @@ const MAX_BACKOFF_UNAVAILABLE: Duration = Duration::from_secs(600);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes each new state, until the sender is dropped.
-pub(crate) async fn publish(mut newest: watch::Receiver<Option<NodeStatus>>, link: Arc<Link>, node: Arc<str>) {
+pub(crate) async fn publish(
+    mut newest: watch::Receiver<Option<NodeStatus>>,
+    link: Arc<Link>,
+    node: Arc<str>,
+) {
     let mut writer = Writer { link, node, since: BTreeMap::new(), logged: None, failures: 0 };
     let (mut written, mut heartbeat) = (None, Instant::now());
     let mut due = false;
@@ -97,14 +101,18 @@ impl Writer {
             (state.kind, (fine, before.map_or(now, |(_, since)| *since)))
         });
         let since = BTreeMap::from(since);
-        let value = status.value(|state| since.get(state.kind).map_or(now, |(_, since)| *since), now);
+        let value =
+            status.value(|state| since.get(state.kind).map_or(now, |(_, since)| *since), now);
         let (longest, why) = match timeout(REQUEST_TIMEOUT, self.send(&value)).await {
             Ok(Ok(())) => {
                 (self.since, self.logged, self.failures) = (since, None, 0);
                 return Ok(());
             }
             Ok(Err(failure)) => failure,
-            Err(_) => (MAX_BACKOFF, format!("the API server did not answer within {} s", REQUEST_TIMEOUT.as_secs())),
+            Err(_) => (
+                MAX_BACKOFF,
+                format!("the API server did not answer within {} s", REQUEST_TIMEOUT.as_secs()),
+            ),
         };
         let pause = INITIAL_BACKOFF.saturating_mul(1 << self.failures.min(16)).min(longest);
         self.failures += 1;
@@ -117,7 +125,8 @@ impl Writer {
 
     /// Sends the state. The error holds the longest sensible pause and the reason.
     async fn send(&mut self, status: &Value) -> Result<(), (Duration, String)> {
-        let Joined { client, .. } = self.link.join().await.map_err(|e| (MAX_BACKOFF, e.to_string()))?;
+        let Joined { client, .. } =
+            self.link.join().await.map_err(|e| (MAX_BACKOFF, e.to_string()))?;
         let all = Api::<DynamicObject>::all_with(client.clone(), &resource());
         let patch = Patch::Merge(json!({"status": status}));
         let patched = async || all.patch_status(&self.node, &PatchParams::default(), &patch).await;
@@ -141,7 +150,8 @@ fn explain(error: Error) -> (Duration, String) {
     match error {
         Error::Api(answer) if answer.code == 404 => (
             MAX_BACKOFF_UNAVAILABLE,
-            "the API server has no such resource; to have it, install its CustomResourceDefinition".into(),
+            "the API server has no such resource; to have it, install its CustomResourceDefinition"
+                .into(),
         ),
         Error::Api(answer) if answer.code == 403 => {
             (MAX_BACKOFF_UNAVAILABLE, format!("RBAC denies it: {}", answer.message))

@@ -109,7 +109,10 @@ mod tests {
         assert_eq!(list.items[0].meta.name.as_deref(), Some("a"));
         assert!(list.items[0].json.get().contains("1.50"));
         let event = r#"{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"9"},"spec":"?"}}"#;
-        let Ok(WatchEvent::Modified(object)) = serde_json::from_str::<WatchEvent<Raw>>(event) else { panic!() };
+        let Ok(WatchEvent::Modified(object)) = serde_json::from_str::<WatchEvent<Raw>>(event)
+        else {
+            panic!()
+        };
         assert_eq!(object.meta.resource_version.as_deref(), Some("9"));
     }
 }

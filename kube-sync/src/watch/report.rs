@@ -58,7 +58,8 @@ impl Reports {
 
     /// Queues an Event about the errors of an object, if there are any.
     pub fn about(&self, resource: Resource, api_version: &str, raw: &Raw, problems: &[Problem]) {
-        let errors: Vec<&Problem> = problems.iter().filter(|p| p.severity == Severity::Error).collect();
+        let errors: Vec<&Problem> =
+            problems.iter().filter(|p| p.severity == Severity::Error).collect();
         let (Some(first), Some(name)) = (errors.first(), &raw.meta.name) else { return };
         let place = first.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
         let more = match errors.len() {
@@ -81,7 +82,11 @@ impl Reports {
     /// Queues an Event which says that a pod is not isolated although a policy selects it.
     pub fn not_isolated(&self, key: &ObjectKey, uid: Option<&str>, note: String) {
         let (namespace, name) = (Some(&*key.namespace), &*key.name);
-        self.report(&Subject { kind: "Pod", api_version: "v1", namespace, name, uid }, "NotIsolated", note);
+        self.report(
+            &Subject { kind: "Pod", api_version: "v1", namespace, name, uid },
+            "NotIsolated",
+            note,
+        );
     }
 
     /// Queues an Event which says that an object is set aside, and why.
@@ -126,7 +131,11 @@ impl Reports {
 }
 
 /// Creates the queued Events, until the sending ends are dropped.
-pub(crate) async fn send(mut waiting: mpsc::Receiver<Event>, link: Arc<Link>, node: Option<Arc<str>>) {
+pub(crate) async fn send(
+    mut waiting: mpsc::Receiver<Event>,
+    link: Arc<Link>,
+    node: Option<Arc<str>>,
+) {
     let mut made = HashSet::new();
     while let Some(mut event) = waiting.recv().await {
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
@@ -140,11 +149,15 @@ pub(crate) async fn send(mut waiting: mpsc::Receiver<Event>, link: Arc<Link>, no
         let Ok(joined) = link.join().await else { continue };
         event.event_time = Some(MicroTime(Timestamp::now()));
         event.reporting_instance = Some(node.as_deref().unwrap_or("netpolc").into());
-        match Api::<Event>::namespaced(joined.client, &namespace).create(&PostParams::default(), &event).await {
+        match Api::<Event>::namespaced(joined.client, &namespace)
+            .create(&PostParams::default(), &event)
+            .await
+        {
             Ok(_) => {}
             Err(Error::Api(status)) if status.is_already_exists() => {}
             Err(Error::Api(status)) if status.code == 403 => {
-                tracing::info!(detail = %status.message, "no more Events about objects are created, because RBAC denies it");
+                tracing::info!(detail = %status.message, "no more Events about objects are \
+                    created, because RBAC denies it");
                 return;
             }
             Err(error) => tracing::debug!(error = chain(&error), "an Event could not be created"),

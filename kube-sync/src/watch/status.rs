@@ -82,7 +82,11 @@ impl NodeStatus {
                 wrong: all,
                 fine: ("Enforced", "the kernel enforces the cluster's current policies"),
             },
-            State { kind: "Watching", wrong: blind, fine: ("Watching", "the cluster's changes are seen") },
+            State {
+                kind: "Watching",
+                wrong: blind,
+                fine: ("Watching", "the cluster's changes are seen"),
+            },
             State {
                 kind: "InterfacesFound",
                 wrong: unfound,
@@ -104,7 +108,8 @@ impl NodeStatus {
         policies.sort_by_key(|p| (p.errors == 0, &p.policy));
         policies.truncate(MAX_POLICIES);
         policies.sort_by_key(|p| &p.policy);
-        let problems: Vec<&str> = self.problems.iter().take(MAX_PROBLEMS).map(|p| bounded(p)).collect();
+        let problems: Vec<&str> =
+            self.problems.iter().take(MAX_PROBLEMS).map(|p| bounded(p)).collect();
         let conditions = self.states().map(|state| {
             let (status, (reason, message)) = match &state.wrong {
                 None => ("True", state.fine),
@@ -168,7 +173,10 @@ mod tests {
         };
         let value = status.value(|_| Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         assert!(value.to_string().len() < 64 << 10, "{}", value.to_string().len());
-        assert_eq!((&value["policyCount"], &value["policiesOmitted"]), (&5_000.into(), &4_800.into()));
+        assert_eq!(
+            (&value["policyCount"], &value["policiesOmitted"]),
+            (&5_000.into(), &4_800.into())
+        );
         assert_eq!((&value["problemCount"], &value["problemsOmitted"]), (&300.into(), &280.into()));
         let listed = value["policies"].as_array().unwrap();
         assert_eq!(listed[199]["errors"], 1, "the one with an error is listed");
@@ -188,7 +196,10 @@ mod tests {
         let conditions = value["conditions"].as_array().unwrap();
         let wrong: Vec<&Value> = conditions.iter().filter(|c| c["status"] == "False").collect();
         assert_eq!(wrong.len(), 1, "the node is in step all the same: {conditions:?}");
-        assert_eq!((&wrong[0]["type"], &wrong[0]["reason"]), (&"WithinShares".into(), &"SetAside".into()));
+        assert_eq!(
+            (&wrong[0]["type"], &wrong[0]["reason"]),
+            (&"WithinShares".into(), &"SetAside".into())
+        );
         let message = wrong[0]["message"].as_str().unwrap();
         assert!(message.ends_with(": NetworkPolicy evil/p, Service evil/s"), "{message}");
     }

@@ -68,7 +68,11 @@ impl From<http::Error> for Trouble {
 }
 
 /// Sends a request and waits up to `limit` for its answer to begin; a rejection is an error.
-async fn send(client: &Client, request: Request<Vec<u8>>, limit: Duration) -> Result<Response<Body>, Trouble> {
+async fn send(
+    client: &Client,
+    request: Request<Vec<u8>>,
+    limit: Duration,
+) -> Result<Response<Body>, Trouble> {
     let response = client.send(request.map(Body::from));
     let response = timeout(limit, response).await.map_err(|_| Trouble::Silent(limit))??;
     if response.status().is_success() {
@@ -86,7 +90,9 @@ async fn send(client: &Client, request: Request<Vec<u8>>, limit: Duration) -> Re
 /// Reads a body to its end; `limit` applies to each part of it.
 async fn collect(mut body: Body, limit: Duration) -> Result<Vec<u8>, Trouble> {
     let mut text = Vec::new();
-    while let Some(frame) = timeout(limit, body.frame()).await.map_err(|_| Trouble::Silent(limit))? {
+    while let Some(frame) =
+        timeout(limit, body.frame()).await.map_err(|_| Trouble::Silent(limit))?
+    {
         if let Ok(data) = frame.map_err(Trouble::broken)?.into_data() {
             text.extend_from_slice(&data);
         }
@@ -119,10 +125,20 @@ pub(crate) struct Events {
 
 impl Events {
     /// Begins a watch; when this returns, the server has accepted it.
-    pub async fn open(client: &Client, mut request: Request<Vec<u8>>, limit: Duration) -> Result<Self, Trouble> {
+    pub async fn open(
+        client: &Client,
+        mut request: Request<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<Self, Trouble> {
         request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let response = send(client, request, limit).await?;
-        Ok(Self { version: response.version(), body: response.into_body(), rest: vec![], given: 0, searched: 0 })
+        Ok(Self {
+            version: response.version(),
+            body: response.into_body(),
+            rest: vec![],
+            given: 0,
+            searched: 0,
+        })
     }
 
     /// Whether the watch shares a connection with all other requests of its client.

@@ -25,22 +25,37 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Waits until a taint's key is given, and removes the taint from `node`; retried until it is gone.
-pub(crate) async fn remove(mut key: watch::Receiver<Option<String>>, link: Arc<Link>, node: Arc<str>) {
-    let Ok(key) = key.wait_for(Option::is_some).await.map(|key| key.clone().unwrap_or_default()) else { return };
+pub(crate) async fn remove(
+    mut key: watch::Receiver<Option<String>>,
+    link: Arc<Link>,
+    node: Arc<str>,
+) {
+    let Ok(key) = key.wait_for(Option::is_some).await.map(|key| key.clone().unwrap_or_default())
+    else {
+        return;
+    };
     let mut logged = None;
     loop {
         let why = match timeout(ATTEMPT_TIMEOUT, attempt(&key, &link, &node)).await {
             Ok(Ok(found)) => {
                 if found {
-                    tracing::info!(taint = key, "the startup taint was removed from the node; pods may be scheduled");
+                    tracing::info!(
+                        taint = key,
+                        "the startup taint was removed from the node; pods may be scheduled"
+                    );
                 }
                 return;
             }
             Ok(Err(why)) => why,
-            Err(_) => format!("the API server did not answer within {} s", ATTEMPT_TIMEOUT.as_secs()),
+            Err(_) => {
+                format!("the API server did not answer within {} s", ATTEMPT_TIMEOUT.as_secs())
+            }
         };
         if logged.as_ref() != Some(&why) {
-            tracing::warn!(taint = key, "the startup taint could not be removed from the node and is retried: {why}");
+            tracing::warn!(
+                taint = key,
+                "the startup taint could not be removed from the node and is retried: {why}"
+            );
             logged = Some(why);
         }
         sleep(RETRY_INTERVAL + jitter(RETRY_INTERVAL)).await;

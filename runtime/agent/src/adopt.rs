@@ -120,9 +120,13 @@ fn tuple(c: &Connection) -> Tuple {
 impl ConnectionSnapshot {
     /// Takes a snapshot for the given pods, each with its interface index. Where the host tracks
     /// nothing, it consists of the pods' sockets alone.
-    pub fn take<'a>(network: &mut impl Network, pods: impl IntoIterator<Item = (&'a Pod, IfIndex)>) -> Self {
+    pub fn take<'a>(
+        network: &mut impl Network,
+        pods: impl IntoIterator<Item = (&'a Pod, IfIndex)>,
+    ) -> Self {
         let pods: Vec<(&Pod, IfIndex)> = pods.into_iter().collect();
-        let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
+        let addresses: BTreeSet<IpAddr> =
+            pods.iter().flat_map(|(pod, _)| pod.addresses.iter().copied()).collect();
         let tracked = network.tracked(&addresses).unwrap_or_else(|error| {
             tracing::info!(%error, "the host's connection tracking could not be read; the pods' \
                 sockets are used instead");
@@ -147,7 +151,9 @@ impl ConnectionSnapshot {
         // A tracked connection may be between two pods of this node: each end is looked at by
         // itself.
         let ends = tracked.iter().flat_map(|t| [(t, t.original.source), (t, t.reply.source)]);
-        let ends = ends.filter(|(_, address)| addresses.contains(address)).filter_map(|(t, a)| t.seen_by(a));
+        let ends = ends
+            .filter(|(_, address)| addresses.contains(address))
+            .filter_map(|(t, a)| t.seen_by(a));
         let ends = ends.filter(|c| match (c.protocol, c.opener) {
             (TCP | SCTP, _) | (UDP, Opener::Remote) => c.answered,
             _ => false,
@@ -167,7 +173,8 @@ impl ConnectionSnapshot {
             true => Origin::Node,
             false => Origin::Elsewhere,
         };
-        let all = pod.addresses.iter().filter_map(|a| self.running.get(a)).flat_map(BTreeMap::values);
+        let all =
+            pod.addresses.iter().filter_map(|a| self.running.get(a)).flat_map(BTreeMap::values);
         all.map(|c| (*c, origin(c))).collect()
     }
 
@@ -209,7 +216,8 @@ pub fn insert(
     let room = host.reserve(endpoint, wanted)?;
     let mut counts = [0; 2];
     for (connection, origin) in running {
-        let (count, most) = (&mut counts[family(&connection)], room[family(&connection)] / ROOM_FACTOR);
+        let (count, most) =
+            (&mut counts[family(&connection)], room[family(&connection)] / ROOM_FACTOR);
         *count += 1;
         if *count > most {
             adoption.no_room += 1;

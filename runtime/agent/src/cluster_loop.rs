@@ -54,7 +54,8 @@ pub async fn serve(
     let mut links = Links::open();
     // Started first, so that lists arrive while the tables are read.
     let mut watch = Watch::start(source)?;
-    let mut supervisor = Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
+    let mut supervisor =
+        Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     // The supervisor is on hold even where the target is empty: policies must not be applied to a
     // part of the cluster.
     supervisor.on_hold = true;
@@ -69,15 +70,19 @@ pub async fn serve(
     let mut retry_at = Instant::now() + backoff;
     loop {
         let record_due = supervisor.record_due().map(Instant::from_std);
-        let plugins_due =
-            plugins.sandboxes.due().into_iter().chain(supervisor.unfound_due()).min().map(Instant::from_std);
+        let plugins_due = plugins
+            .sandboxes
+            .due()
+            .into_iter()
+            .chain(supervisor.unfound_due())
+            .min()
+            .map(Instant::from_std);
         supervisor.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
             () = tokio::time::sleep(supervisor.pause()) => {}
             update = watch.next(supervisor.agent.cluster()) => {
-                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(Instant::now() + INITIAL_BACKOFF));
-                let about_nodes = |changes: &[Change]| changes.iter().any(|change| change.resource == Resource::Node);
+                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(soon()));
                 let nodes = matches!(&update, Update::Changes(changes) if about_nodes(changes));
                 match update {
                     // Without the watch this agent would go on as if all were well. It ends, so
@@ -87,13 +92,15 @@ pub async fn serve(
                     Update::First(mut cluster) => {
                         supervisor.on_hold = false;
                         let (pods, policies) = (cluster.pods.len(), cluster.policies.len());
-                        tracing::info!(pods, policies, "the cluster is known: all first lists are complete");
+                        tracing::info!(pods, policies, "the cluster is known: all first lists are \
+                            complete");
                         // CNI may know addresses that the API server does not report yet.
                         plugins.sandboxes.first(&mut cluster);
                         supervisor.agent.set_placements(plugins.sandboxes.placements());
                         supervisor.follow(|agent| agent.update(cluster));
                         if options.passes == Passes::Once {
-                            supervisor.set_problems(watch.problems().map(ToString::to_string).collect());
+                            let problems = watch.problems().map(ToString::to_string);
+                            supervisor.set_problems(problems.collect());
                             record(&mut supervisor, &watch);
                             return Ok(supervisor.pass(0));
                         }
@@ -123,11 +130,12 @@ pub async fn serve(
                     supervisor.touch();
                     let own = nodeless(options, &watch, &supervisor);
                     let conditions = watch.conditions().map(ToString::to_string).chain(own);
-                    supervisor.set_problems(conditions.chain(watch.problems().map(ToString::to_string)).collect());
+                    let problems = watch.problems().map(ToString::to_string);
+                    supervisor.set_problems(conditions.chain(problems).collect());
                 }
             }
             Some(request) = plugins.requests.recv() => {
-                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(Instant::now() + INITIAL_BACKOFF));
+                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(soon()));
                 let now = std::time::Instant::now();
                 plugins.sandboxes.ask(request, now);
                 // Pods that start together are handled in one update.
@@ -136,7 +144,8 @@ pub async fn serve(
                 }
             }
             fetched = plugins.fetcher.next() => {
-                plugins.sandboxes.fetched(fetched, supervisor.agent.cluster(), std::time::Instant::now());
+                let now = std::time::Instant::now();
+                plugins.sandboxes.fetched(fetched, supervisor.agent.cluster(), now);
             }
             () = links.changed() => {
                 supervisor.cover();
@@ -144,7 +153,7 @@ pub async fn serve(
                 // is over.
                 tokio::time::sleep(LINK_DEBOUNCE).await;
                 links.drain();
-                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(Instant::now() + INITIAL_BACKOFF));
+                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(soon()));
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();
             }
@@ -153,8 +162,8 @@ pub async fn serve(
                 backoff = (backoff * 2).min(MAX_BACKOFF);
                 retry_at = Instant::now() + backoff;
             }
-            () = tokio::time::sleep_until(plugins_due.unwrap_or(retry_at)), if plugins_due.is_some() => {}
-            () = tokio::time::sleep_until(record_due.unwrap_or(retry_at)), if record_due.is_some() => record(&mut supervisor, &watch),
+            () = due(plugins_due) => {}
+            () = due(record_due) => record(&mut supervisor, &watch),
         }
         for (resource, lists) in watch.take_resyncs() {
             supervisor.metrics.resynced(resource.plural(), lists);
@@ -176,8 +185,10 @@ pub async fn serve(
         }
         for key in supervisor.note_unfound() {
             let uid = supervisor.agent.cluster().pods.get(&key).and_then(|pod| pod.uid.as_deref());
-            let why =
-                format!("a policy selects the pod, but no interface of node {} leads to its addresses", options.node);
+            let why = format!(
+                "a policy selects the pod, but no interface of node {} leads to its addresses",
+                options.node
+            );
             watch.not_isolated(&key, uid, why);
         }
         supervisor.heartbeat();
@@ -204,7 +215,10 @@ impl Plugins {
     /// known.
     fn open(options: &Options, watch: &Watch) -> anyhow::Result<Self> {
         let (requests, sender) = match &options.cni_socket {
-            Some(path) => (server::listen(path).with_context(|| format!("--cni-socket {}", path.display()))?, None),
+            Some(path) => (
+                server::listen(path).with_context(|| format!("--cni-socket {}", path.display()))?,
+                None,
+            ),
             None => {
                 let (sender, requests) = mpsc::channel(1);
                 (requests, Some(sender))
@@ -237,7 +251,8 @@ impl Plugins {
         }
         let now = std::time::Instant::now();
         if !supervisor.on_hold {
-            let plan = self.sandboxes.plan(supervisor.agent.cluster(), supervisor.agent.local_pods(), now);
+            let plan =
+                self.sandboxes.plan(supervisor.agent.cluster(), supervisor.agent.local_pods(), now);
             supervisor.agent.set_placements(self.sandboxes.placements());
             if !plan.changes.is_empty() {
                 supervisor.follow(|agent| agent.advance(plan.changes));
@@ -253,7 +268,8 @@ impl Plugins {
             }
             for key in plan.fetch {
                 if let Err(error) = self.fetcher.fetch(key.clone()) {
-                    tracing::warn!(pod = %key, %error, "the pod of a CNI request could not be requested from the API server");
+                    tracing::warn!(pod = %key, %error, "the pod of a CNI request could not be \
+                        requested from the API server");
                     self.sandboxes.not_asked(&key, now);
                 }
             }
@@ -270,16 +286,24 @@ impl Plugins {
 
 /// Brings the record and the published status up to date.
 fn record<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, watch: &Watch) {
-    let broken = watch.problems().filter(|p| p.severity == Severity::Error).filter_map(|p| p.object.as_ref());
+    let broken = watch
+        .problems()
+        .filter(|p| p.severity == Severity::Error)
+        .filter_map(|p| p.object.as_ref());
     let mut errors: BTreeMap<&str, usize> = BTreeMap::new();
-    broken.filter(|o| &*o.kind == Resource::Policy.kind()).for_each(|o| *errors.entry(&o.name).or_default() += 1);
+    broken
+        .filter(|o| &*o.kind == Resource::Policy.kind())
+        .for_each(|o| *errors.entry(&o.name).or_default() += 1);
     let about = |state: &mut PolicyState| {
-        let key = state.policy.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));
+        let key =
+            state.policy.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));
         state.generation = key.and_then(|key| watch.generation(&key));
         state.errors = errors.get(&*state.policy).copied().unwrap_or(0);
     };
     let Some(record) = supervisor.record(about) else { return };
-    let isolates = |key: &&ObjectKey| matches!(supervisor.agent.standing(key), Standing::Enforced | Standing::Unfound);
+    let isolates = |key: &&ObjectKey| {
+        matches!(supervisor.agent.standing(key), Standing::Enforced | Standing::Unfound)
+    };
     watch.publish(NodeStatus {
         version: env!("CARGO_PKG_VERSION").into(),
         pods: record.pods.len(),
@@ -287,7 +311,11 @@ fn record<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, watch: &
         behind: record.behind,
         blind: record.blind,
         unfound: record.unfound,
-        aside: supervisor.agent.aside().map(|aside| format!("{} {}", aside.kind, aside.object)).collect(),
+        aside: supervisor
+            .agent
+            .aside()
+            .map(|aside| format!("{} {}", aside.kind, aside.object))
+            .collect(),
         policies: record.policies,
         problems: record.problems,
     });
@@ -318,7 +346,8 @@ fn blind(watch: &Watch) -> Option<String> {
     if !watch.incomplete().is_empty() {
         return None;
     }
-    let kinds: Vec<String> = watch.conditions().map(|condition| condition.resource.to_string()).collect();
+    let kinds: Vec<String> =
+        watch.conditions().map(|condition| condition.resource.to_string()).collect();
     let what = "their changes are not seen, and what is enforced stays as it is until they are";
     (!kinds.is_empty()).then(|| format!("the agent cannot watch {}: {what}", kinds.join(", ")))
 }
@@ -326,5 +355,25 @@ fn blind(watch: &Watch) -> Option<String> {
 /// The message that is shown until the cluster is known.
 fn waiting(incomplete: &BTreeSet<Resource>) -> String {
     let kinds: Vec<String> = incomplete.iter().map(ToString::to_string).collect();
-    format!("waiting for the first list of {}; what is enforced stays as it is until then", kinds.join(", "))
+    format!(
+        "waiting for the first list of {}; what is enforced stays as it is until then",
+        kinds.join(", ")
+    )
+}
+
+/// When a retry is due after something has happened that may make it succeed.
+fn soon() -> Instant {
+    Instant::now() + INITIAL_BACKOFF
+}
+
+/// Waits until then; for ever where there is no such time.
+async fn due(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn about_nodes(changes: &[Change]) -> bool {
+    changes.iter().any(|change| change.resource == Resource::Node)
 }

@@ -58,7 +58,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             match self.compiler.apply_admitted(&mut self.shares, &self.cluster, events) {
                 Ok(changes) => return Ok(Some(changes)),
                 Err(overflow) => {
-                    tracing::warn!(%overflow, "the compiler has run out of ids; the whole cluster is compiled again")
+                    tracing::warn!(%overflow, "the compiler has run out of ids; the whole cluster \
+                        is compiled again")
                 }
             }
         } else {
@@ -69,11 +70,13 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         let installed = self.host.read()?;
         loop {
             let scope = Scope::Node(self.node.clone());
-            let mut compiler =
-                Compiler::within(scope, &self.room).wired(self.wire.clone()).bounded(self.shares.limits().cells);
+            let mut compiler = Compiler::within(scope, &self.room)
+                .wired(self.wire.clone())
+                .bounded(self.shares.limits().cells);
             compiler.seed(&installed);
             let interfaces = self.interfaces.all();
-            let interfaces = interfaces.map(|(pod, i)| Event::Interface { pod: pod.clone(), interface: Some(i) });
+            let interfaces = interfaces
+                .map(|(pod, i)| Event::Interface { pod: pod.clone(), interface: Some(i) });
             // Every round that fails sets a further namespace aside and compiles what is left, so
             // this ends.
             let done = compiler.load_admitted(&self.cluster, &self.shares);
@@ -94,7 +97,12 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
 
     /// Sets aside the namespace that takes most of the resource that has run out; None where there
     /// is no such namespace.
-    pub(super) fn blame(&mut self, what: Numbered, capacity: u64, compiler: &Compiler) -> Option<()> {
+    pub(super) fn blame(
+        &mut self,
+        what: Numbered,
+        capacity: u64,
+        compiler: &Compiler,
+    ) -> Option<()> {
         let usage = compiler.usage(what);
         self.shares.blame(&self.cluster, what.resource()?, &usage, capacity).then_some(())
     }
@@ -110,11 +118,15 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         attached: &BTreeSet<IfIndex>,
     ) -> BTreeMap<ObjectKey, EndpointId> {
         let now = adopt::words(self.compiler.program());
-        let isolation =
-            |words: &BTreeMap<EndpointId, Word>, endpoint| words.get(&endpoint).map_or(0, |w| adopt::isolation(*w));
-        let runs = |pod| self.interfaces.interface(pod).is_some_and(|i| self.first || attached.contains(&i));
+        let isolation = |words: &BTreeMap<EndpointId, Word>, endpoint| {
+            words.get(&endpoint).map_or(0, |w| adopt::isolation(*w))
+        };
+        let runs = |pod| {
+            self.interfaces.interface(pod).is_some_and(|i| self.first || attached.contains(&i))
+        };
         let endpoints = self.compiler.endpoints();
-        let found = endpoints.filter(|(pod, id)| runs(*pod) && isolation(&now, *id) & !isolation(before, *id) != 0);
+        let found = endpoints
+            .filter(|(pod, id)| runs(*pod) && isolation(&now, *id) & !isolation(before, *id) != 0);
         found.map(|(pod, id)| (pod.clone(), id)).collect()
     }
 }

@@ -110,12 +110,17 @@ pub struct Discovery {
 
 impl Discovery {
     /// Results for networks in which each address has its own interface, for tests.
-    pub fn by_address(pods: &[PodFacts], interface: impl Fn(IpAddr) -> Option<IfIndex>) -> Vec<Discovery> {
+    pub fn by_address(
+        pods: &[PodFacts],
+        interface: impl Fn(IpAddr) -> Option<IfIndex>,
+    ) -> Vec<Discovery> {
         let interface_of = |pod: &PodFacts| {
             let ifindex = pod.addresses.iter().find_map(|a| interface(*a))?;
             Some(HostInterface { ifindex, source: Source::Route })
         };
-        pods.iter().map(|pod| Discovery { interface: interface_of(pod), ..Discovery::default() }).collect()
+        pods.iter()
+            .map(|pod| Discovery { interface: interface_of(pod), ..Discovery::default() })
+            .collect()
     }
 }
 
@@ -126,7 +131,8 @@ impl Discovery {
 /// A netlink call in the calling thread's namespace fails. A namespace that vanishes while it is
 /// read is left out.
 pub fn find_interfaces(pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
-    let mut host = HostView { links: links::all()?, routes: routes::hosts()?, ..HostView::default() };
+    let mut host =
+        HostView { links: links::all()?, routes: routes::hosts()?, ..HostView::default() };
     let mut socket = Socket::open(Protocol::Route)?;
     for placement in pods.iter().filter_map(|pod| pod.placement.as_ref()) {
         let namespace = local_path(&placement.netns).and_then(|path| Namespace::open(&path).ok());
@@ -169,8 +175,9 @@ fn search(host: &HostView, pods: &[PodFacts], socket: &mut Socket) -> io::Result
 /// where it cannot. A path below /proc may mean another process here, since this process may be in
 /// another process namespace, so only named namespaces count.
 fn local_path(netns: &str) -> Option<PathBuf> {
-    let path =
-        netns.strip_prefix("/var/run/").map_or_else(|| PathBuf::from(netns), |rest| Path::new("/run").join(rest));
+    let path = netns
+        .strip_prefix("/var/run/")
+        .map_or_else(|| PathBuf::from(netns), |rest| Path::new("/run").join(rest));
     let known = FOLDERS.iter().any(|folder| path.parent() == Some(Path::new(folder)));
     known.then_some(path)
 }
@@ -229,13 +236,21 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(host: &'a HostView, pods: &'a [PodFacts]) -> Self {
-        let eligible = links::fit_for_pods(&host.links).map(|link| (IfIndex::new(link.index), link)).collect();
-        Self { host, pods, eligible, assigned: BTreeSet::new(), results: vec![Discovery::default(); pods.len()] }
+        let eligible =
+            links::fit_for_pods(&host.links).map(|link| (IfIndex::new(link.index), link)).collect();
+        Self {
+            host,
+            pods,
+            eligible,
+            assigned: BTreeSet::new(),
+            results: vec![Discovery::default(); pods.len()],
+        }
     }
 
     /// The pods whose interface has not been found yet.
     fn open(&self) -> impl Iterator<Item = usize> + use<> {
-        let open: Vec<usize> = (0..self.pods.len()).filter(|i| self.results[*i].interface.is_none()).collect();
+        let open: Vec<usize> =
+            (0..self.pods.len()).filter(|i| self.results[*i].interface.is_none()).collect();
         open.into_iter()
     }
 
@@ -255,13 +270,17 @@ impl<'a> Search<'a> {
     /// Assigns interfaces to pods. Where several pods are found at one interface, the pod that had
     /// it before gets it, and the others get a doubt.
     fn assign(&mut self, found: Vec<(usize, IfIndex)>, source: Source) {
-        let (unchanged, new): (Vec<_>, Vec<_>) =
-            found.into_iter().partition(|(pod, ifindex)| self.pods[*pod].previous == Some(*ifindex));
+        let (unchanged, new): (Vec<_>, Vec<_>) = found
+            .into_iter()
+            .partition(|(pod, ifindex)| self.pods[*pod].previous == Some(*ifindex));
         for (pod, ifindex) in unchanged.into_iter().chain(new) {
             if self.assigned.insert(ifindex) {
                 self.results[pod].interface = Some(HostInterface { ifindex, source });
             } else {
-                let doubt = format!("interface {} ({ifindex}) belongs to another pod already", self.name(ifindex));
+                let doubt = format!(
+                    "interface {} ({ifindex}) belongs to another pod already",
+                    self.name(ifindex)
+                );
                 self.doubt(pod, doubt);
             }
         }
@@ -269,21 +288,29 @@ impl<'a> Search<'a> {
 
     /// Searches the sources that no pod can forge: CNI, host routes, and where pods were before.
     fn by_trusted_sources(&mut self) {
-        let found = self.open().filter_map(|pod| Some((pod, self.by_cni(self.pods[pod].placement.as_ref()?)?)));
+        let found = self
+            .open()
+            .filter_map(|pod| Some((pod, self.by_cni(self.pods[pod].placement.as_ref()?)?)));
         self.assign(found.collect(), Source::Cni);
 
         let mut found = Vec::new();
         for pod in self.open() {
             let facts = &self.pods[pod];
-            let routes = self.host.routes.iter().filter(|(address, _)| facts.addresses.contains(address));
-            let targets: BTreeSet<IfIndex> =
-                routes.map(|(_, i)| IfIndex::new(*i)).filter(|i| self.eligible.contains_key(i)).collect();
+            let routes =
+                self.host.routes.iter().filter(|(address, _)| facts.addresses.contains(address));
+            let targets: BTreeSet<IfIndex> = routes
+                .map(|(_, i)| IfIndex::new(*i))
+                .filter(|i| self.eligible.contains_key(i))
+                .collect();
             match targets.len() {
                 0 => {}
                 1 => found.extend(targets.first().map(|ifindex| (pod, *ifindex))),
                 _ => {
                     let names: Vec<&str> = targets.iter().map(|i| self.name(*i)).collect();
-                    self.doubt(pod, format!("host routes to its addresses lead to {}", names.join(" and ")));
+                    self.doubt(
+                        pod,
+                        format!("host routes to its addresses lead to {}", names.join(" and ")),
+                    );
                 }
             }
         }
@@ -301,8 +328,11 @@ impl<'a> Search<'a> {
             _ => None,
         };
         if let Some(number) = self.host.named.get(&placement.netns) {
-            let behind: Vec<&&Link> =
-                self.eligible.values().filter(|link| link.peer.is_some_and(|p| p.namespace == *number)).collect();
+            let behind: Vec<&&Link> = self
+                .eligible
+                .values()
+                .filter(|link| link.peer.is_some_and(|p| p.namespace == *number))
+                .collect();
             if !behind.is_empty() {
                 return one(behind.iter().copied().filter(named).collect()).or_else(|| one(behind));
             }
@@ -312,7 +342,10 @@ impl<'a> Search<'a> {
 
     /// The ids of the namespaces that have been assigned to a pod.
     fn assigned_namespaces(&self) -> BTreeSet<i32> {
-        self.assigned.iter().filter_map(|ifindex| Some(self.eligible.get(ifindex)?.peer?.namespace)).collect()
+        self.assigned
+            .iter()
+            .filter_map(|ifindex| Some(self.eligible.get(ifindex)?.peer?.namespace))
+            .collect()
     }
 
     /// The namespaces that have one of the pod's addresses and have not been assigned to a pod.
@@ -324,7 +357,8 @@ impl<'a> Search<'a> {
             // function.
             let here = |end: End| inside.number.is_some() || end == End::None;
             let mut addresses = inside.addresses.iter();
-            is_free && addresses.any(|(a, .., end)| here(*end) && self.pods[pod].addresses.contains(a))
+            is_free
+                && addresses.any(|(a, .., end)| here(*end) && self.pods[pod].addresses.contains(a))
         };
         (0..views.len()).filter(|i| mine(&views[*i])).collect()
     }
@@ -334,7 +368,10 @@ impl<'a> Search<'a> {
         self.pods[pod].addresses.iter().find_map(|address| {
             let (_, index, ..) = inside.addresses.iter().find(|(a, ..)| a == address)?;
             let peer = Peer { index: *index, namespace: inside.number? };
-            self.eligible.values().find(|link| link.peer == Some(peer)).map(|link| IfIndex::new(link.index))
+            self.eligible
+                .values()
+                .find(|link| link.peer == Some(peer))
+                .map(|link| IfIndex::new(link.index))
         })
     }
 
@@ -372,7 +409,8 @@ impl<'a> Search<'a> {
         let alone = self.open().filter_map(|pod| {
             let [only] = self.candidates(pod, views)[..] else { return None };
             let mut here = views[only].addresses.iter();
-            let (.., mac, _) = here.find(|(a, .., end)| *end == End::None && self.pods[pod].addresses.contains(a))?;
+            let (.., mac, _) = here
+                .find(|(a, .., end)| *end == End::None && self.pods[pod].addresses.contains(a))?;
             Some((pod, (*mac)?))
         });
         alone.collect()
@@ -384,10 +422,13 @@ impl<'a> Search<'a> {
 
     fn by_bridge(&mut self, views: &[NamespaceView], ports: &BTreeMap<Mac, u32>) {
         let alone = self.alone(views);
-        let found = alone.iter().filter_map(|(pod, mac)| Some((*pod, IfIndex::new(*ports.get(mac)?))));
+        let found =
+            alone.iter().filter_map(|(pod, mac)| Some((*pod, IfIndex::new(*ports.get(mac)?))));
         // An interface with its other end in a namespace belongs to that namespace's pod, so only
         // one without may be a representor.
-        let nic = |(_, i): &(usize, IfIndex)| self.eligible.get(i).is_some_and(|link| link.peer.is_none());
+        let nic = |(_, i): &(usize, IfIndex)| {
+            self.eligible.get(i).is_some_and(|link| link.peer.is_none())
+        };
         let found = found.filter(nic).collect();
         self.assign(found, Source::Bridge);
         for (pod, mac) in alone {

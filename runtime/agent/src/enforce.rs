@@ -34,11 +34,13 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             && let Some(what) = numbered(*table)
         {
             let usage = self.compiler.usage(what);
-            let resource = what.resource().filter(|r| self.shares.blame(&self.cluster, *r, &usage, *capacity));
+            let resource =
+                what.resource().filter(|r| self.shares.blame(&self.cluster, *r, &usage, *capacity));
             if resource.is_none() {
                 break;
             }
-            tracing::warn!(error = %failed, "a table is full; the namespace that takes most of it is set aside");
+            tracing::warn!(error = %failed, "a table is full; the namespace that takes most of it \
+                is set aside");
             done = self.enforce(vec![], began);
         }
         done
@@ -73,7 +75,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         // Programs are attached first: they let everything pass until their interface has an
         // endpoint.
         let attached = self.host.attached();
-        let wanted: BTreeSet<IfIndex> = self.interfaces.all().map(|(_, interface)| interface.ifindex).collect();
+        let wanted: BTreeSet<IfIndex> =
+            self.interfaces.all().map(|(_, interface)| interface.ifindex).collect();
         for ifindex in wanted.difference(&attached) {
             self.host.attach(*ifindex)?;
         }
@@ -84,8 +87,10 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             // The recording program comes first. From when it is in place, no connection can open
             // unnoticed, so the snapshot that follows and the records together are complete.
             let first = known.as_ref().map(|changes| adopt::while_recording(changes, &recording));
-            tracing::debug!(after = ?began.elapsed(), "the program is compiled; endpoints record first");
-            let ids = converge((&mut self.host, &*self.pulse), &recording, first.as_ref(), &mut report)?;
+            tracing::debug!(after = ?began.elapsed(), "the program is compiled; endpoints record \
+                first");
+            let ids =
+                converge((&mut self.host, &*self.pulse), &recording, first.as_ref(), &mut report)?;
             tracing::debug!(after = ?began.elapsed(), "the endpoints record");
             snapshot = Some(self.adopt(&candidates, &mut report)?);
             tracing::debug!(after = ?began.elapsed(), "running connections are adopted");
@@ -93,7 +98,12 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             // now has other ids than the compiler.
             known = (ids == Ids::Kept).then(|| delta::diff(&recording, self.compiler.program()));
         }
-        let ids = converge((&mut self.host, &*self.pulse), self.compiler.program(), known.as_ref(), &mut report)?;
+        let ids = converge(
+            (&mut self.host, &*self.pulse),
+            self.compiler.program(),
+            known.as_ref(),
+            &mut report,
+        )?;
         if ids == Ids::Kept {
             self.sync = SyncState::InSync;
             self.compiler.forget_installed();
@@ -122,14 +132,16 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     fn log_withdrawn(&mut self) {
         let words = adopt::words(self.compiler.program());
         let endpoints = self.compiler.endpoints();
-        let now =
-            endpoints.filter_map(|(key, id)| Some((key.clone(), *words.get(&id).filter(|w| adopt::isolates(**w))?)));
+        let now = endpoints.filter_map(|(key, id)| {
+            Some((key.clone(), *words.get(&id).filter(|w| adopt::isolates(**w))?))
+        });
         let now: BTreeMap<ObjectKey, Word> = now.collect();
         for (key, before) in self.isolated.iter().filter(|(key, _)| self.local.contains(*key)) {
             let flags = now.get(key).map_or(0, |word| word.flags);
             for (flag, direction) in [(Word::INGRESS, "ingress"), (Word::EGRESS, "egress")] {
                 if before.flags & flag != 0 && flags & flag == 0 {
-                    tracing::warn!(pod = %key, direction, "no policy isolates the pod in this direction any more; it is open");
+                    tracing::warn!(pod = %key, direction, "no policy isolates the pod in this \
+                        direction any more; it is open");
                 }
             }
         }
@@ -143,12 +155,17 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         pods: &BTreeMap<ObjectKey, EndpointId>,
         report: &mut Report,
     ) -> Result<ConnectionSnapshot, Error> {
-        let known = pods.keys().filter_map(|key| Some((self.cluster.pods.get(key)?, self.interfaces.interface(key)?)));
+        let known = pods
+            .keys()
+            .filter_map(|key| Some((self.cluster.pods.get(key)?, self.interfaces.interface(key)?)));
         let snapshot = ConnectionSnapshot::take(&mut self.network, known);
         for (key, endpoint) in pods {
-            let running = self.cluster.pods.get(key).map(|pod| snapshot.running(pod)).unwrap_or_default();
-            let adoption = adopt::insert(&mut self.host, self.compiler.program(), *endpoint, running)?;
-            tracing::info!(pod = %key, ?adoption, "the pod becomes isolated; its running connections were adopted");
+            let running =
+                self.cluster.pods.get(key).map(|pod| snapshot.running(pod)).unwrap_or_default();
+            let adoption =
+                adopt::insert(&mut self.host, self.compiler.program(), *endpoint, running)?;
+            tracing::info!(pod = %key, ?adoption, "the pod becomes isolated; its running \
+                connections were adopted");
             self.adopted.insert(key.clone(), adoption.connections);
             report.adopted.insert(key.clone(), adoption);
         }
@@ -156,7 +173,11 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         Ok(snapshot)
     }
 
-    fn amend(&mut self, snapshot: &ConnectionSnapshot, pods: &BTreeMap<ObjectKey, EndpointId>) -> Result<(), Error> {
+    fn amend(
+        &mut self,
+        snapshot: &ConnectionSnapshot,
+        pods: &BTreeMap<ObjectKey, EndpointId>,
+    ) -> Result<(), Error> {
         for endpoint in pods.values() {
             self.host.amend(*endpoint, &|recorded| snapshot.amend(recorded))?;
         }

@@ -35,11 +35,19 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
 pub fn of(change: &Change) -> Option<Event> {
     let key = &change.key;
     Some(match &change.object {
-        Some(Object::Namespace(name, labels)) => Event::Namespace { name: name.clone(), labels: Some(labels.clone()) },
-        Some(Object::Node(name, node)) => Event::Node { name: name.clone(), node: Some(node.clone()) },
+        Some(Object::Namespace(name, labels)) => {
+            Event::Namespace { name: name.clone(), labels: Some(labels.clone()) }
+        }
+        Some(Object::Node(name, node)) => {
+            Event::Node { name: name.clone(), node: Some(node.clone()) }
+        }
         Some(Object::Pod(pod)) => Event::Pod { key: pod.key.clone(), pod: Some(pod.clone()) },
-        Some(Object::Policy(policy)) => Event::Policy { key: policy.key.clone(), policy: Some(policy.clone()) },
-        Some(Object::Service(key, service)) => Event::Service { key: key.clone(), service: Some(service.clone()) },
+        Some(Object::Policy(policy)) => {
+            Event::Policy { key: policy.key.clone(), policy: Some(policy.clone()) }
+        }
+        Some(Object::Service(key, service)) => {
+            Event::Service { key: key.clone(), service: Some(service.clone()) }
+        }
         None => match change.resource {
             Resource::Namespace => Event::Namespace { name: key.name.clone(), labels: None },
             Resource::Node => Event::Node { name: key.name.clone(), node: None },
@@ -51,7 +59,11 @@ pub fn of(change: &Change) -> Option<Event> {
     })
 }
 
-fn differing<K: Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>, mut each: impl FnMut(&K, Option<&V>)) {
+fn differing<K: Ord, V: PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+    mut each: impl FnMut(&K, Option<&V>),
+) {
     for key in old.keys().filter(|key| !new.contains_key(key)) {
         each(key, None);
     }
@@ -78,11 +90,17 @@ mod tests {
         };
         let policies = |list: Vec<Policy>| list.into_iter().map(|p| (p.key.clone(), p)).collect();
         let old = Cluster {
-            policies: policies(vec![policy("same", Isolation::Open), policy("gone", Isolation::Open)]),
+            policies: policies(vec![
+                policy("same", Isolation::Open),
+                policy("gone", Isolation::Open),
+            ]),
             ..Cluster::default()
         };
         let mut new = old.clone();
-        new.policies = policies(vec![policy("same", Isolation::Open), policy("new", Isolation::Isolated(vec![]))]);
+        new.policies = policies(vec![
+            policy("same", Isolation::Open),
+            policy("new", Isolation::Isolated(vec![])),
+        ]);
         new.namespaces.insert("shop".into(), Labels::default());
         let events = between(&old, &new);
         assert_eq!(

@@ -39,7 +39,8 @@ pub async fn serve(
     let mut watch = Watch::new(paths);
     let mut files = Files::new(options.node.clone(), paths);
     let mut links = Links::open();
-    let mut supervisor = Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
+    let mut supervisor =
+        Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     tokio::pin!(stop);
     files.read();
     let mut backoff = INITIAL_BACKOFF;
@@ -101,7 +102,9 @@ fn follow<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, mut upda
         && let Some(input) = update.missing(supervisor.files.as_ref())
     {
         // The installed tables may come from objects in the part that cannot be read.
-        supervisor.set_behind(format!("{input} cannot be read; what is enforced stays as it is until then"));
+        supervisor.set_behind(format!(
+            "{input} cannot be read; what is enforced stays as it is until then"
+        ));
         return;
     }
     supervisor.on_hold = false;

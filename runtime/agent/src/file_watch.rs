@@ -54,7 +54,8 @@ impl Watch {
     pub fn new(paths: &[PathBuf]) -> Self {
         let (sender, changes) = mpsc::channel(1);
         let (paths, next_poll) = (paths.to_vec(), Instant::now() + POLL_INTERVAL);
-        let mut watch = Self { paths, sender, changes, watcher: None, seen: vec![], next_poll, refused: false };
+        let mut watch =
+            Self { paths, sender, changes, watcher: None, seen: vec![], next_poll, refused: false };
         watch.renew();
         watch
     }
@@ -70,9 +71,13 @@ impl Watch {
         let sender = self.sender.clone();
         let changed = move |event: notify::Result<notify::Event>| {
             let relevant = |path: &PathBuf| {
-                names.contains(path) || path.parent().is_some_and(|folder| listed.contains(folder)) && is_manifest(path)
+                names.contains(path)
+                    || path.parent().is_some_and(|folder| listed.contains(folder))
+                        && is_manifest(path)
             };
-            if event.is_ok_and(|e| e.kind.is_access() || !e.need_rescan() && !e.paths.iter().any(relevant)) {
+            if event.is_ok_and(|e| {
+                e.kind.is_access() || !e.need_rescan() && !e.paths.iter().any(relevant)
+            }) {
                 return;
             }
             // The channel holds one message. If it is full, a change is announced already.
@@ -80,15 +85,19 @@ impl Watch {
         };
         let mut watcher = notify::recommended_watcher(changed).ok();
         let mut watch = |folder: &PathBuf| {
-            watcher.as_mut().is_some_and(|watcher| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok())
+            watcher
+                .as_mut()
+                .is_some_and(|watcher| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok())
         };
         // A folder that was removed meanwhile does not count as refused; the comparison below
         // notices it.
-        let refused: Vec<&PathBuf> = folders.iter().filter(|folder| !watch(folder) && folder.exists()).collect();
+        let refused: Vec<&PathBuf> =
+            folders.iter().filter(|folder| !watch(folder) && folder.exists()).collect();
         if let Some(folder) = refused.first()
             && !std::mem::replace(&mut self.refused, true)
         {
-            tracing::warn!(path = %folder.display(), "the folder cannot be watched; it is checked each second instead");
+            tracing::warn!(path = %folder.display(), "the folder cannot be watched; it is checked \
+                each second instead");
         }
         // The old watches end only now, so that no change falls into a gap.
         self.watcher = watcher;
@@ -113,7 +122,8 @@ impl Watch {
     /// Waits until the burst of changes that has begun is over.
     pub async fn debounce(&mut self) {
         let end = Instant::now() + MAX_DEBOUNCE;
-        while let Ok(Some(())) = tokio::time::timeout_at(end.min(Instant::now() + DEBOUNCE), self.changes.recv()).await
+        while let Ok(Some(())) =
+            tokio::time::timeout_at(end.min(Instant::now() + DEBOUNCE), self.changes.recv()).await
         {
         }
     }
@@ -164,7 +174,8 @@ impl WatchSet {
                 Ok(about) => about,
                 Err(error) => {
                     if error.kind() != io::ErrorKind::NotFound {
-                        tracing::debug!(path = %next.display(), %error, "a part of a watched path could not be read");
+                        tracing::debug!(path = %next.display(), %error, "a part of a watched path \
+                            could not be read");
                     }
                     self.watch(at, next);
                     return None;
@@ -224,7 +235,9 @@ fn snapshot(paths: &[PathBuf]) -> Vec<FileState> {
     for path in paths {
         seen.push((path.clone(), about(path)));
         let files = path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-        seen.extend(files.filter(|file| is_manifest(file)).map(|file| (file.clone(), about(&file))));
+        seen.extend(
+            files.filter(|file| is_manifest(file)).map(|file| (file.clone(), about(&file))),
+        );
     }
     seen.sort();
     seen
@@ -241,7 +254,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let folder = std::env::temp_dir().join(format!("netpolc-watch-{name}-{}", std::process::id()));
+            let folder =
+                std::env::temp_dir().join(format!("netpolc-watch-{name}-{}", std::process::id()));
             fs::create_dir_all(&folder).unwrap();
             Self(folder)
         }
@@ -256,7 +270,9 @@ mod tests {
     /// Fails where the change is heard of only by looking each second.
     async fn heard(watch: &mut Watch) {
         watch.next_poll = Instant::now() + Duration::from_secs(60);
-        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is heard of");
+        tokio::time::timeout(Duration::from_secs(10), watch.changed())
+            .await
+            .expect("a change is heard of");
         watch.debounce().await;
         watch.renew();
     }
@@ -369,7 +385,9 @@ mod tests {
         while watch.changes.try_recv().is_ok() {}
         for text in ["2", "3"] {
             fs::write(&file, text).unwrap();
-            tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("a change is seen");
+            tokio::time::timeout(Duration::from_secs(10), watch.changed())
+                .await
+                .expect("a change is seen");
             watch.renew();
             watch.watcher = None;
         }

@@ -6,7 +6,9 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
-use netpolc_kube_sync::{Input, Loaded, Merged, Places, Problem, Severity, contains_file, merge_last_known};
+use netpolc_kube_sync::{
+    Input, Loaded, Merged, Places, Problem, Severity, contains_file, merge_last_known,
+};
 use netpolc_policy::Cluster;
 use tokio::sync::oneshot;
 
@@ -57,7 +59,9 @@ impl Files {
         let paths = self.paths.clone();
         // This is not one of the runtime's threads: the runtime would wait for it at its end, and
         // reading a FIFO without a writer never ends.
-        std::thread::spawn(move || drop(sender.send(netpolc_kube_sync::load(paths.iter().map(Input::argument)))));
+        std::thread::spawn(move || {
+            drop(sender.send(netpolc_kube_sync::load(paths.iter().map(Input::argument))))
+        });
         self.reading = Some(receiver);
     }
 
@@ -73,8 +77,13 @@ impl Files {
             Ok(loaded) => self.take(loaded, before),
             // The thread has panicked.
             Err(_) => {
-                let refused = Some("the files could not be read, through a bug in netpolc".to_owned());
-                let merged = Merged { cluster: before.clone(), places: self.places.clone(), retained: vec![] };
+                let refused =
+                    Some("the files could not be read, through a bug in netpolc".to_owned());
+                let merged = Merged {
+                    cluster: before.clone(),
+                    places: self.places.clone(),
+                    retained: vec![],
+                };
                 FileUpdate { merged, problems: vec![], refused, incomplete: vec![], errors: 1 }
             }
         }
@@ -106,7 +115,9 @@ impl FileUpdate {
     /// The first input that is incomplete and from which the installed tables may come. `files` are
     /// the files from which they came; None where that is not known, so that any input may be one.
     pub fn missing(&self, files: Option<&BTreeSet<String>>) -> Option<&Arc<str>> {
-        let gave = |input: &&Arc<str>| files.is_none_or(|files| files.iter().any(|file| contains_file(input, file)));
+        let gave = |input: &&Arc<str>| {
+            files.is_none_or(|files| files.iter().any(|file| contains_file(input, file)))
+        };
         self.incomplete.iter().find(gave)
     }
 }

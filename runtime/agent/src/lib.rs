@@ -67,7 +67,9 @@ use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{delta, eval, schema::Word};
 use netpolc_target::{Capabilities, NodeTarget};
 
-use self::{adopt::Adoption, discovery::Placement, network::Network, pod_interfaces::PodInterfaces};
+use self::{
+    adopt::Adoption, discovery::Placement, network::Network, pod_interfaces::PodInterfaces,
+};
 
 /// The reason why the kernel is not in step. What was enforced before still is.
 #[derive(Debug, thiserror::Error)]
@@ -211,7 +213,8 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// fails.
     pub fn update(&mut self, cluster: Cluster) -> Result<Report, Error> {
         let began = Instant::now();
-        let mut events = if self.loaded { events::between(&self.cluster, &cluster) } else { vec![] };
+        let mut events =
+            if self.loaded { events::between(&self.cluster, &cluster) } else { vec![] };
         let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));
         self.cluster = cluster;
         let mine = self.cluster.pods.values().filter(|pod| is_local(&self.node, pod));
@@ -377,14 +380,21 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         let Some(endpoint) = self.compiler.endpoint(key) else {
             // A pod without an address has no endpoint, so there is nothing to attach its policies
             // to.
-            let pod = self.cluster.pods.get(key).filter(|pod| pod.addresses.is_empty() && self.local.contains(key));
+            let pod = self
+                .cluster
+                .pods
+                .get(key)
+                .filter(|pod| pod.addresses.is_empty() && self.local.contains(key));
             return match pod {
                 Some(pod) if self.compiler.isolates(pod) => Standing::Unfound,
                 Some(_) => Standing::Open,
                 None => Standing::Unknown,
             };
         };
-        match (adopt::isolates(eval::word(self.compiler.program(), endpoint)), self.interfaces.interface(key)) {
+        match (
+            adopt::isolates(eval::word(self.compiler.program(), endpoint)),
+            self.interfaces.interface(key),
+        ) {
             (false, _) => Standing::Open,
             (true, None) => Standing::Unfound,
             (true, Some(_)) => Standing::Enforced,
@@ -419,7 +429,15 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
 
 /// How many ids of each kind a target with these capabilities has.
 fn room(capabilities: &Capabilities) -> Room {
-    let Capabilities { endpoints, sets, classes_v4, classes_v6, rows, port_classes, connections: _ } = *capabilities;
+    let Capabilities {
+        endpoints,
+        sets,
+        classes_v4,
+        classes_v6,
+        rows,
+        port_classes,
+        connections: _,
+    } = *capabilities;
     Room { endpoints, sets, classes: [classes_v4, classes_v6], rows, port_classes }
 }
 

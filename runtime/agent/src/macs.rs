@@ -67,23 +67,36 @@ fn ask(peers: &BTreeSet<Peer>) -> io::Result<BTreeMap<Peer, Mac>> {
     let mut socket = Socket::open(Protocol::Route)?;
     let mut said = BTreeMap::new();
     for namespace in Namespace::all() {
-        let Some(number) = links::number_of(&mut socket, &namespace).ok().flatten() else { continue };
-        let here: BTreeSet<u32> = peers.iter().filter(|p| p.namespace == number).map(|p| p.index).collect();
+        let Some(number) = links::number_of(&mut socket, &namespace).ok().flatten() else {
+            continue;
+        };
+        let here: BTreeSet<u32> =
+            peers.iter().filter(|p| p.namespace == number).map(|p| p.index).collect();
         if here.is_empty() {
             continue;
         }
         let Ok(Ok(inside)) = namespace.run(links::all) else { continue };
         let inside = inside.into_iter().filter(|link| here.contains(&link.index));
-        said.extend(inside.filter_map(|link| Some((Peer { index: link.index, namespace: number }, link.mac?))));
+        said.extend(
+            inside.filter_map(|link| {
+                Some((Peer { index: link.index, namespace: number }, link.mac?))
+            }),
+        );
     }
     Ok(said)
 }
 
 /// Assigns each bridged pod its address: first those that were known before, so that a new pod
 /// cannot claim one of them.
-fn decide(links: &[Link], pods: &[PodFacts], answers: &mut [Discovery], said: &BTreeMap<Peer, Mac>) {
+fn decide(
+    links: &[Link],
+    pods: &[PodFacts],
+    answers: &mut [Discovery],
+    said: &BTreeMap<Peer, Mac>,
+) {
     let bridges = links.iter().filter(|link| link.is_bridge());
-    let mut taken: BTreeSet<(u32, Mac)> = bridges.filter_map(|bridge| Some((bridge.index, bridge.mac?))).collect();
+    let mut taken: BTreeSet<(u32, Mac)> =
+        bridges.filter_map(|bridge| Some((bridge.index, bridge.mac?))).collect();
     let mut new = Vec::new();
     for (i, (pod, answer)) in pods.iter().zip(answers.iter_mut()).enumerate() {
         let Some((port, bridge)) = bridged(links, answer) else { continue };
@@ -130,7 +143,8 @@ mod tests {
             ..Link::default()
         };
         let kind = Some("bridge".into());
-        let bridge = Link { index: 5, name: "cni0".into(), mac: Some(BRIDGE), kind, ..Link::default() };
+        let bridge =
+            Link { index: 5, name: "cni0".into(), mac: Some(BRIDGE), kind, ..Link::default() };
         vec![bridge, port(12, 0, Some(5)), port(13, 1, Some(5)), port(14, 2, None)]
     }
 
@@ -140,7 +154,10 @@ mod tests {
             ..Discovery::default()
         };
         let mut answers: Vec<Discovery> = [12, 13, 14].map(IfIndex::new).map(at).into();
-        let said = said.iter().map(|(namespace, mac)| (Peer { index: 2, namespace: *namespace }, *mac)).collect();
+        let said = said
+            .iter()
+            .map(|(namespace, mac)| (Peer { index: 2, namespace: *namespace }, *mac))
+            .collect();
         decide(&ground(), pods, &mut answers, &said);
         answers
     }
@@ -159,7 +176,8 @@ mod tests {
 
     #[test]
     fn s55_what_a_pod_says_later_is_not_believed() {
-        let before = PodFacts { previous: Some(IfIndex::new(12)), mac: Some(A), ..PodFacts::default() };
+        let before =
+            PodFacts { previous: Some(IfIndex::new(12)), mac: Some(A), ..PodFacts::default() };
         let pods = vec![before, PodFacts::default(), PodFacts::default()];
         assert_eq!(macs(&found(&pods, &[(0, B), (1, B)])), [Some(A), Some(B), None]);
         let links = ground();
@@ -175,14 +193,22 @@ mod tests {
 
     #[test]
     fn s55_an_address_that_another_has_is_nobodys() {
-        let before = PodFacts { previous: Some(IfIndex::new(13)), mac: Some(A), ..PodFacts::default() };
+        let before =
+            PodFacts { previous: Some(IfIndex::new(13)), mac: Some(A), ..PodFacts::default() };
         let pods = vec![PodFacts::default(), before, PodFacts::default()];
         let answers = found(&pods, &[(0, A)]);
         assert_eq!(macs(&answers), [Some(NONE), Some(A), None]);
-        assert!(answers[0].doubt.as_ref().unwrap().contains("02:00:00:00:00:0a belongs to another one on cni0"));
+        assert!(
+            answers[0]
+                .doubt
+                .as_ref()
+                .unwrap()
+                .contains("02:00:00:00:00:0a belongs to another one on cni0")
+        );
         assert_eq!(macs(&found(&pods, &[(0, BRIDGE)])), [Some(NONE), Some(A), None]);
         // Once it has another one, it is believed.
-        let again = PodFacts { previous: Some(IfIndex::new(12)), mac: Some(NONE), ..PodFacts::default() };
+        let again =
+            PodFacts { previous: Some(IfIndex::new(12)), mac: Some(NONE), ..PodFacts::default() };
         assert_eq!(macs(&found(&[again], &[(0, B)]))[0], Some(B));
     }
 }

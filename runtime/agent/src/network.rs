@@ -54,7 +54,10 @@ pub trait Network {
     ///
     /// # Errors
     /// The kernel's links cannot be read. A namespace that vanishes meanwhile is left out.
-    fn sockets(&mut self, _interfaces: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
+    fn sockets(
+        &mut self,
+        _interfaces: &BTreeSet<IfIndex>,
+    ) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
         Ok(BTreeMap::new())
     }
 
@@ -104,12 +107,17 @@ impl Network for Kernel {
         conntrack::of(addresses)
     }
 
-    fn sockets(&mut self, interfaces: &BTreeSet<IfIndex>) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
+    fn sockets(
+        &mut self,
+        interfaces: &BTreeSet<IfIndex>,
+    ) -> io::Result<BTreeMap<IfIndex, Vec<Connection>>> {
         // The host's end of an interface tells which pod a namespace belongs to. The addresses in
         // it do not, since the pod may set them.
-        let ends = links::all()?.into_iter().filter(|link| interfaces.contains(&IfIndex::new(link.index)));
-        let ends: BTreeMap<i32, IfIndex> =
-            ends.filter_map(|link| Some((link.peer?.namespace, IfIndex::new(link.index)))).collect();
+        let ends =
+            links::all()?.into_iter().filter(|link| interfaces.contains(&IfIndex::new(link.index)));
+        let ends: BTreeMap<i32, IfIndex> = ends
+            .filter_map(|link| Some((link.peer?.namespace, IfIndex::new(link.index))))
+            .collect();
         let mut socket = Socket::open(Protocol::Route)?;
         let mut found = BTreeMap::new();
         for namespace in Namespace::all() {
@@ -118,7 +126,8 @@ impl Network for Kernel {
             match namespace.run(sockets::dump).flatten() {
                 Ok(connections) => drop(found.insert(*ifindex, connections)),
                 Err(error) => {
-                    tracing::warn!(namespace = %namespace.path().display(), %error, "the sockets of the namespace could not be listed")
+                    tracing::warn!(namespace = %namespace.path().display(), %error, "the sockets \
+                        of the namespace could not be listed")
                 }
             }
         }

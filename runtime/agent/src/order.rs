@@ -11,7 +11,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use netpolc_kube_sync::{Change, Object, Resource};
-use netpolc_policy::{Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Ports};
+use netpolc_policy::{
+    Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Ports,
+};
 
 /// The total number of rules, peers, excepts and ports up to which policies take no noticeable
 /// time.
@@ -55,16 +57,18 @@ fn large(changes: &[Change], cluster: &Cluster) -> Vec<Arc<str>> {
         };
         for policy in cluster.policies.get(&change.key).into_iter().chain(after) {
             tenant.size += size(policy);
-            tenant.has_foreign_peers |=
-                peers(policy).any(|peer| matches!(peer, Peer::Pods { namespaces: Namespaces::Matching(_), .. }));
+            tenant.has_foreign_peers |= peers(policy)
+                .any(|peer| matches!(peer, Peer::Pods { namespaces: Namespaces::Matching(_), .. }));
         }
     }
     let may_wait = |namespace: &Arc<str>, tenant: &Tenant| {
-        changes.iter().all(|Change { resource, key: ObjectKey { namespace: of, .. }, .. }| match resource {
-            Resource::Pod => of != namespace && !tenant.has_foreign_peers,
-            Resource::Namespace => !tenant.has_foreign_peers,
-            Resource::Node => false,
-            Resource::Policy | Resource::Service | Resource::EndpointSlice => true,
+        changes.iter().all(|Change { resource, key: ObjectKey { namespace: of, .. }, .. }| {
+            match resource {
+                Resource::Pod => of != namespace && !tenant.has_foreign_peers,
+                Resource::Namespace => !tenant.has_foreign_peers,
+                Resource::Node => false,
+                Resource::Policy | Resource::Service | Resource::EndpointSlice => true,
+            }
         })
     };
     let mut large: Vec<(usize, &Arc<str>)> = tenants
@@ -124,7 +128,10 @@ mod tests {
     }
 
     fn names(steps: &[Vec<Change>]) -> Vec<Vec<String>> {
-        steps.iter().map(|step| step.iter().map(|change| change.key.to_string()).collect()).collect()
+        steps
+            .iter()
+            .map(|step| step.iter().map(|change| change.key.to_string()).collect())
+            .collect()
     }
 
     fn moved() -> Change {
@@ -136,7 +143,13 @@ mod tests {
     fn s33_large_policies_come_last_by_size_and_those_of_one_namespace_together() {
         let small = |name: &str| policy("evil", name, Selector::default(), vec![]);
         let shop = policy("shop", "db", selector("app", "db"), vec![]);
-        let batch = vec![of(&large("worse", 900)), of(&small("a")), of(&large("evil", 300)), of(&shop), moved()];
+        let batch = vec![
+            of(&large("worse", 900)),
+            of(&small("a")),
+            of(&large("evil", 300)),
+            of(&shop),
+            moved(),
+        ];
         let steps = steps(batch, &bystanders());
         let expected = [&["shop/db", "shop/web"][..], &["evil/a", "evil/large"], &["worse/large"]];
         assert_eq!(names(&steps), expected);
@@ -156,17 +169,26 @@ mod tests {
     fn s56_s57_nothing_changes_earlier_than_a_policy_that_depends_on_it() {
         let shop = policy("shop", "db", selector("app", "db"), vec![]);
         let evil = large("evil", 300);
-        let together = |batch: Vec<Change>| assert_eq!(steps(batch.clone(), &bystanders()), [batch]);
+        let together =
+            |batch: Vec<Change>| assert_eq!(steps(batch.clone(), &bystanders()), [batch]);
         // A pod that its policies are to isolate before its first packet.
         let own = pod("evil", "new", "10.1.0.77");
-        let own = Change { resource: Resource::Pod, key: own.key.clone(), object: Some(Object::Pod(own)) };
+        let own = Change {
+            resource: Resource::Pod,
+            key: own.key.clone(),
+            object: Some(Object::Pod(own)),
+        };
         together(vec![own, of(&evil), of(&shop)]);
         let node = Change { resource: Resource::Node, key: ObjectKey::new("", "n1"), object: None };
         together(vec![node, of(&evil), of(&shop)]);
         // Labels that a selector of the large policy may ask for.
         let mut abroad = evil.clone();
-        let anywhere = Peer::Pods { namespaces: Namespaces::Matching(Selector::default()), pods: selector("a", "b") };
-        abroad.ingress = Isolation::Isolated(vec![rule((0..300).map(|_| anywhere.clone()).collect())]);
+        let anywhere = Peer::Pods {
+            namespaces: Namespaces::Matching(Selector::default()),
+            pods: selector("a", "b"),
+        };
+        abroad.ingress =
+            Isolation::Isolated(vec![rule((0..300).map(|_| anywhere.clone()).collect())]);
         let relabelled = Change {
             resource: Resource::Namespace,
             key: ObjectKey::new("", "shop"),

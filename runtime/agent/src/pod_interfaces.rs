@@ -60,8 +60,8 @@ impl PodInterfaces {
     /// The interfaces in `program`, as far as they are `attached`.
     pub fn of(program: &Program, attached: &BTreeSet<IfIndex>) -> Self {
         let interfaces = program.table(TableId::Interface).entries.iter();
-        let interfaces =
-            interfaces.map(|(key, entry)| (SetEndpoint::of(entry).endpoint, InterfaceKey::of(key).ifindex));
+        let interfaces = interfaces
+            .map(|(key, entry)| (SetEndpoint::of(entry).endpoint, InterfaceKey::of(key).ifindex));
         let interfaces: BTreeMap<EndpointId, IfIndex> =
             interfaces.filter(|(_, ifindex)| attached.contains(ifindex)).collect();
         let mut installed = BTreeMap::new();
@@ -69,7 +69,8 @@ impl PodInterfaces {
             for key in program.table(TableId::own(family)).entries.keys() {
                 let OwnKey { endpoint, address } = OwnKey::of(family, key);
                 let Some(&ifindex) = interfaces.get(&endpoint) else { continue };
-                installed.insert(address, Interface { ifindex, mac: eval::own_mac(program, endpoint) });
+                installed
+                    .insert(address, Interface { ifindex, mac: eval::own_mac(program, endpoint) });
             }
         }
         Self { installed, ..Self::default() }
@@ -116,7 +117,12 @@ impl PodInterfaces {
             let placement = self.placements.get(&pod.key).cloned();
             let previous = self.previous(pod);
             let mac = previous.and_then(|interface| interface.mac);
-            PodFacts { addresses: pod.addresses.clone(), placement, previous: previous.map(|i| i.ifindex), mac }
+            PodFacts {
+                addresses: pod.addresses.clone(),
+                placement,
+                previous: previous.map(|i| i.ifindex),
+                mac,
+            }
         });
         let answers = network.find_interfaces(&wanted.collect::<Vec<_>>())?;
         let (mut found, mut doubts) = (BTreeMap::new(), BTreeMap::new());
@@ -132,8 +138,10 @@ impl PodInterfaces {
         let events = self.changes(&found);
         self.found = found;
         let said = std::mem::replace(&mut self.doubts, doubts);
-        for (pod, doubt) in self.doubts.iter().filter(|(pod, doubt)| said.get(*pod) != Some(doubt)) {
-            tracing::warn!(%pod, interface = self.interface(pod).map(IfIndex::get), "the pod's interface is not certain: {doubt}");
+        for (pod, doubt) in self.doubts.iter().filter(|(pod, doubt)| said.get(*pod) != Some(doubt))
+        {
+            tracing::warn!(%pod, interface = self.interface(pod).map(IfIndex::get), "the pod's \
+                interface is not certain: {doubt}");
         }
         if !pods.is_empty() {
             self.installed.clear();
@@ -151,7 +159,8 @@ impl PodInterfaces {
     fn changes(&self, found: &BTreeMap<ObjectKey, Found>) -> Vec<Event> {
         let mut events = Vec::new();
         for (pod, before) in self.found.iter().filter(|(pod, _)| !found.contains_key(*pod)) {
-            tracing::debug!(%pod, interface = before.interface.ifindex.get(), "the pod's interface is gone");
+            tracing::debug!(%pod, interface = before.interface.ifindex.get(), "the pod's interface \
+                is gone");
             events.push(Event::Interface { pod: pod.clone(), interface: None });
         }
         for (pod, now) in found {
@@ -159,8 +168,10 @@ impl PodInterfaces {
             if before == Some(now.interface()) {
                 continue;
             }
-            if let Some(old) = before.map(|i| i.ifindex).filter(|old| *old != now.interface.ifindex) {
-                let (old, new, why) = (old.get(), now.interface.ifindex.get(), now.interface.source);
+            if let Some(old) = before.map(|i| i.ifindex).filter(|old| *old != now.interface.ifindex)
+            {
+                let (old, new, why) =
+                    (old.get(), now.interface.ifindex.get(), now.interface.source);
                 tracing::warn!(%pod, old, new, %why, "the pod's interface has changed");
             }
             events.push(Event::Interface { pod: pod.clone(), interface: Some(now.interface()) });

@@ -110,7 +110,8 @@ impl Alive {
             // Other users could open this file, and so may hold a lock on it.
             std::fs::remove_file(&path)?;
         }
-        let file = File::options().create(true).write(true).truncate(false).mode(FILE_MODE).open(path)?;
+        let file =
+            File::options().create(true).write(true).truncate(false).mode(FILE_MODE).open(path)?;
         // The lock is shared, so it never blocks another agent. Whoever tests it takes it for a
         // moment only.
         private::lock(&file, Lock::Shared, LOCK_TIMEOUT)?;
@@ -184,7 +185,10 @@ mod tests {
 
     #[test]
     fn folders_have_records_of_their_own() {
-        assert_eq!(path(Path::new("/sys/fs/bpf/netpolc")), Path::new("/run/netpolc/sys_fs_bpf_netpolc.json"));
+        assert_eq!(
+            path(Path::new("/sys/fs/bpf/netpolc")),
+            Path::new("/run/netpolc/sys_fs_bpf_netpolc.json")
+        );
         assert_ne!(path(Path::new("/sys/fs/bpf/a-1")), path(Path::new("/sys/fs/bpf/a-2")));
     }
 
@@ -205,7 +209,8 @@ mod tests {
     /// one locked.
     #[test]
     fn a_lock_of_somebody_else_neither_blocks_nor_fools() {
-        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-unit-else-{}", std::process::id()));
+        let pin_dir =
+            PathBuf::from(format!("/sys/fs/bpf/netpolc-unit-else-{}", std::process::id()));
         let path = path(&pin_dir).with_extension("lock");
         private::folder(Path::new(FOLDER)).unwrap();
         std::fs::write(&path, "").unwrap();
@@ -231,9 +236,29 @@ mod tests {
 
     #[test]
     fn a_record_reads_back() {
-        let pods = vec![PodRecord { pod: "a/b".into(), endpoint: EndpointId::new(3), ifindex: None, adopted: 2 }];
-        let policies = vec![PolicyState { policy: "a/p".into(), generation: Some(3), pods: 1, entries: 9, errors: 0 }];
-        let record = Record { node: "n".into(), pods, policies, behind: Some("full".into()), ..Record::default() };
-        assert_eq!(serde_json::from_slice::<Record>(&serde_json::to_vec(&record).unwrap()).unwrap(), record);
+        let pods = vec![PodRecord {
+            pod: "a/b".into(),
+            endpoint: EndpointId::new(3),
+            ifindex: None,
+            adopted: 2,
+        }];
+        let policies = vec![PolicyState {
+            policy: "a/p".into(),
+            generation: Some(3),
+            pods: 1,
+            entries: 9,
+            errors: 0,
+        }];
+        let record = Record {
+            node: "n".into(),
+            pods,
+            policies,
+            behind: Some("full".into()),
+            ..Record::default()
+        };
+        assert_eq!(
+            serde_json::from_slice::<Record>(&serde_json::to_vec(&record).unwrap()).unwrap(),
+            record
+        );
     }
 }

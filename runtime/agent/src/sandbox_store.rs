@@ -54,7 +54,8 @@ pub struct Superseded {
 impl Superseded {
     /// Whether this is the given pod.
     pub fn is(&self, pod: &Pod) -> bool {
-        (&*pod.key.namespace, &*pod.key.name, &pod.uid) == (&*self.namespace, &*self.name, &self.uid)
+        (&*pod.key.namespace, &*pod.key.name, &pod.uid)
+            == (&*self.namespace, &*self.name, &self.uid)
     }
 }
 
@@ -73,7 +74,8 @@ pub fn path(pin_dir: &Path) -> PathBuf {
 
 /// Reads what an earlier agent has stored; empty where there is no file that can be read.
 pub fn read(path: &Path) -> Vec<(ObjectKey, StoredSandbox)> {
-    let lines = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Vec<Line>>(&bytes).ok());
+    let lines =
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Vec<Line>>(&bytes).ok());
     let lines = lines.unwrap_or_default().into_iter();
     lines.map(|line| (ObjectKey::new(line.namespace, line.name), line.sandbox)).collect()
 }
@@ -82,7 +84,10 @@ pub fn read(path: &Path) -> Vec<(ObjectKey, StoredSandbox)> {
 ///
 /// # Errors
 /// /run cannot be written.
-pub fn write<'a>(path: &Path, sandbox: impl Iterator<Item = (&'a ObjectKey, &'a StoredSandbox)>) -> io::Result<()> {
+pub fn write<'a>(
+    path: &Path,
+    sandbox: impl Iterator<Item = (&'a ObjectKey, &'a StoredSandbox)>,
+) -> io::Result<()> {
     let line = |(key, sandbox): (&ObjectKey, &StoredSandbox)| Line {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),

@@ -162,10 +162,11 @@ impl Sandboxes {
             Request::Add(sandbox) => (sandbox, Kind::Add),
             Request::Check(sandbox) => (sandbox, Kind::Check),
             Request::Del { container } => {
-                let of_it: Vec<Pending> = self.pending.extract_if(.., |p| p.sandbox.container == container).collect();
-                of_it
-                    .into_iter()
-                    .for_each(|pending| self.refuse(pending, "its sandbox has been deleted meanwhile", now));
+                let of_it: Vec<Pending> =
+                    self.pending.extract_if(.., |p| p.sandbox.container == container).collect();
+                of_it.into_iter().for_each(|pending| {
+                    self.refuse(pending, "its sandbox has been deleted meanwhile", now)
+                });
                 self.gone.push(container);
                 // The plugin need not wait until the tables have forgotten the sandbox, since
                 // nothing depends on that.
@@ -176,7 +177,8 @@ impl Sandboxes {
         let key = ObjectKey::new(sandbox.namespace.as_str(), sandbox.name.as_str());
         let why = String::from("the agent is busy");
         let deadline = now + patience;
-        let pending = Pending { sandbox, key, kind, since: now, deadline, reply, matched: false, why };
+        let pending =
+            Pending { sandbox, key, kind, since: now, deadline, reply, matched: false, why };
         match self.pending.len() < MAX_PENDING {
             true => self.pending.push(pending),
             false => self.refuse(pending, "too many pods are starting on this node at once", now),
@@ -186,11 +188,13 @@ impl Sandboxes {
     /// Adds what CNI knows to the first view of the cluster.
     pub fn first(&mut self, cluster: &mut Cluster) {
         // Some pods of the sandboxes that an earlier agent has stored no longer exist.
-        self.stored.retain(|key, stored| cluster.pods.get(key).is_some_and(|pod| pod.uid == stored.uid));
+        self.stored
+            .retain(|key, stored| cluster.pods.get(key).is_some_and(|pod| pod.uid == stored.uid));
         self.unsaved = true;
         let superseded = self.stored.values().flat_map(|stored| &stored.superseded);
-        let superseded =
-            superseded.map(|pod_before| ObjectKey::new(pod_before.namespace.as_str(), pod_before.name.as_str()));
+        let superseded = superseded.map(|pod_before| {
+            ObjectKey::new(pod_before.namespace.as_str(), pod_before.name.as_str())
+        });
         for key in self.stored.keys().cloned().chain(superseded).collect::<BTreeSet<_>>() {
             if let Some(pod) = cluster.pods.get_mut(&key) {
                 self.amend(pod);
@@ -213,7 +217,9 @@ impl Sandboxes {
                 if pod.as_ref().is_none_or(|pod| pod.uid != *uid) {
                     // This event may be older than the fetched pod, or newer. Only the API server
                     // can tell, so the pod is fetched again.
-                    self.fetches.entry(change.key.clone()).or_insert(Fetch { sent: None, due: now });
+                    self.fetches
+                        .entry(change.key.clone())
+                        .or_insert(Fetch { sent: None, due: now });
                     return None;
                 }
                 self.ahead.remove(&change.key);
@@ -245,7 +251,10 @@ impl Sandboxes {
         let (uid, pod) = match found {
             Found::Failed(why) => {
                 let why = format!("requesting the pod from the API server has failed: {why}");
-                self.pending.iter_mut().filter(|p| p.key == key).for_each(|p| p.why.clone_from(&why));
+                self.pending
+                    .iter_mut()
+                    .filter(|p| p.key == key)
+                    .for_each(|p| p.why.clone_from(&why));
                 self.fetches.insert(key, Fetch { sent: None, due: now + RETRY_INTERVAL });
                 return;
             }
@@ -259,8 +268,11 @@ impl Sandboxes {
             Some(pod) => {
                 let others = |p: &mut Pending| older(p) && !matches_pod(&p.sandbox, pod);
                 for pending in self.pending.extract_if(.., others).collect::<Vec<_>>() {
-                    let (asked, there) = (pending.sandbox.uid.clone(), pod.uid.clone().unwrap_or_default());
-                    let why = format!("the pod of that name is another one (its UID is {there}, not {asked})");
+                    let (asked, there) =
+                        (pending.sandbox.uid.clone(), pod.uid.clone().unwrap_or_default());
+                    let why = format!(
+                        "the pod of that name is another one (its UID is {there}, not {asked})"
+                    );
                     self.refuse(pending, &why, now);
                 }
             }
@@ -318,7 +330,10 @@ impl Sandboxes {
                 continue;
             }
             plan.rescan = true;
-            if pending.kind == Kind::Add && !pending.sandbox.addresses.is_empty() && pod.is_policed() {
+            if pending.kind == Kind::Add
+                && !pending.sandbox.addresses.is_empty()
+                && pod.is_policed()
+            {
                 let pod = pod.clone();
                 self.assign(&pending.sandbox, pod, known, local, &mut changed);
             }
@@ -326,9 +341,15 @@ impl Sandboxes {
         plan.freshen = self.freshen(&all, now);
         self.pending = all;
         let changes = changed.into_iter();
-        let changes = changes.map(|(key, pod)| Change { resource: Resource::Pod, key, object: pod.map(Object::Pod) });
+        let changes = changes.map(|(key, pod)| Change {
+            resource: Resource::Pod,
+            key,
+            object: pod.map(Object::Pod),
+        });
         plan.changes = changes.filter(|change| !change.is_known(known)).collect();
-        for (key, fetch) in self.fetches.iter_mut().filter(|(_, f)| f.sent.is_none() && f.due <= now) {
+        for (key, fetch) in
+            self.fetches.iter_mut().filter(|(_, f)| f.sent.is_none() && f.due <= now)
+        {
             fetch.sent = Some(now);
             plan.fetch.push(key.clone());
         }
@@ -339,7 +360,8 @@ impl Sandboxes {
     /// those already made.
     fn freshen(&mut self, pending: &[Pending], now: Instant) -> Option<Instant> {
         let waits = pending.iter().filter(|p| !self.is_current(p));
-        let (newest, deadline) = waits.map(|p| (p.since, p.deadline)).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
+        let (newest, deadline) =
+            waits.map(|p| (p.since, p.deadline)).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
         if self.asked.is_some_and(|asked| asked >= newest) {
             return None;
         }
@@ -378,13 +400,17 @@ impl Sandboxes {
         changed: &mut BTreeMap<ObjectKey, Option<Pod>>,
     ) {
         let addresses = &sandbox.addresses;
-        for stored in self.stored.iter_mut().filter(|(key, _)| **key != pod.key).map(|(_, stored)| stored) {
+        for stored in
+            self.stored.iter_mut().filter(|(key, _)| **key != pod.key).map(|(_, stored)| stored)
+        {
             stored.addresses.retain(|a| !addresses.contains(a));
         }
         let mut superseded = Vec::new();
         for key in local.iter().filter(|key| **key != pod.key) {
             let there = changed.get(key).map_or_else(|| known.pods.get(key), Option::as_ref);
-            let Some(there) = there.filter(|there| there.addresses.iter().any(|a| addresses.contains(a))) else {
+            let Some(there) =
+                there.filter(|there| there.addresses.iter().any(|a| addresses.contains(a)))
+            else {
                 continue;
             };
             let mut there = there.clone();
@@ -398,7 +424,10 @@ impl Sandboxes {
         let stored = StoredSandbox {
             uid: pod.uid.clone(),
             container: sandbox.container.clone(),
-            place: Placement { netns: sandbox.netns.clone(), host_interfaces: sandbox.host_interfaces.clone() },
+            place: Placement {
+                netns: sandbox.netns.clone(),
+                host_interfaces: sandbox.host_interfaces.clone(),
+            },
             addresses: addresses.clone(),
             before: reported.clone(),
             reported,
@@ -431,7 +460,8 @@ impl Sandboxes {
         for mut pending in std::mem::take(&mut self.pending) {
             match self.judge(&pending, known, behind, &standing) {
                 Verdict::Enforced => {
-                    tracing::debug!(pod = %pending.key, took = ?(now - pending.since), "CNI: the pod was confirmed, since its policies are enforced");
+                    tracing::debug!(pod = %pending.key, took = ?(now - pending.since), "CNI: the \
+                        pod was confirmed, since its policies are enforced");
                     // Sending fails where the plugin no longer waits.
                     let _ = pending.reply.send(Reply::Enforced);
                     self.answered.push((Answer::Enforced, now - pending.since));
@@ -452,7 +482,9 @@ impl Sandboxes {
             }
         }
         // Only pending requests and pods that are ahead of the watch need fetches.
-        let wanted = |key: &ObjectKey| self.ahead.contains_key(key) || self.pending.iter().any(|p| p.key == *key);
+        let wanted = |key: &ObjectKey| {
+            self.ahead.contains_key(key) || self.pending.iter().any(|p| p.key == *key)
+        };
         self.fetches.retain(|key, fetch| fetch.sent.is_some() || wanted(key));
     }
 
@@ -485,18 +517,25 @@ impl Sandboxes {
             return wait(behind);
         }
         // The reason was set when the fetch was begun.
-        let Some(pod) = known.pods.get(&pending.key).filter(|pod| matches_pod(&pending.sandbox, pod)) else {
+        let Some(pod) =
+            known.pods.get(&pending.key).filter(|pod| matches_pod(&pending.sandbox, pod))
+        else {
             return Verdict::Wait(None);
         };
         if pod.node.as_ref() != Some(&self.node) {
             let there = pod.node.as_deref().unwrap_or("none");
-            let why = format!("its node is {there}, but this agent enforces policies for {}; check --node", self.node);
+            let why = format!(
+                "its node is {there}, but this agent enforces policies for {}; check --node",
+                self.node
+            );
             return Verdict::Never(why);
         }
         match (pod.network, pod.phase) {
             // The pod shares the node's network, where policy does not apply (S15).
             (PodNetwork::Host, _) => return Verdict::Enforced,
-            (_, Phase::Finished) => return Verdict::Never("the API server reports that the pod has ended".into()),
+            (_, Phase::Finished) => {
+                return Verdict::Never("the API server reports that the pod has ended".into());
+            }
             (PodNetwork::Own, Phase::Active) => {}
         }
         if !self.is_current(pending) {
@@ -504,20 +543,25 @@ impl Sandboxes {
         }
         let addresses = &pending.sandbox.addresses;
         if !addresses.is_empty() && !addresses.iter().any(|a| pod.addresses.contains(a)) {
-            return wait("the API server reports other addresses for the pod than CNI has assigned");
+            return wait(
+                "the API server reports other addresses for the pod than CNI has assigned",
+            );
         }
         match standing(&pending.key) {
             Standing::Open | Standing::Enforced => Verdict::Enforced,
-            Standing::Unfound if pod.addresses.is_empty() => {
-                wait("a policy selects the pod, but the plugins before netpolc assigned it no address")
-            }
-            Standing::Unfound => wait("a policy selects the pod, but no interface on the host leads to its addresses"),
+            Standing::Unfound if pod.addresses.is_empty() => wait(
+                "a policy selects the pod, but the plugins before netpolc assigned it no address",
+            ),
+            Standing::Unfound => wait(
+                "a policy selects the pod, but no interface on the host leads to its addresses",
+            ),
             Standing::Unknown => wait("the pod is not in the tables yet"),
         }
     }
 
     fn refuse(&mut self, pending: Pending, why: &str, now: Instant) {
-        tracing::warn!(pod = %pending.key, container = pending.sandbox.container, "CNI: the pod was not confirmed: {why}");
+        tracing::warn!(pod = %pending.key, container = pending.sandbox.container, "CNI: the pod \
+            was not confirmed: {why}");
         // Sending fails where the plugin no longer waits.
         let _ = pending.reply.send(Reply::Refused { why: why.to_owned() });
         self.answered.push((Answer::Refused, now - pending.since));

@@ -43,13 +43,15 @@ impl Sole {
     /// # Errors
     /// Another agent has claimed the node.
     pub fn claim() -> Result<Self, Taken> {
-        let bound = SocketAddr::from_abstract_name(NAME).and_then(|name| UnixListener::bind_addr(&name));
+        let bound =
+            SocketAddr::from_abstract_name(NAME).and_then(|name| UnixListener::bind_addr(&name));
         match bound {
             Ok(listener) => Ok(Self(Some(listener))),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => match holder() {
                 Some((process, 0)) => Err(Taken(process)),
                 other => {
-                    tracing::warn!(holder = ?other, "a process that is not root holds the agent's socket name; it is ignored");
+                    tracing::warn!(holder = ?other, "a process that is not root holds the agent's \
+                        socket name; it is ignored");
                     Ok(Self(None))
                 }
             },
@@ -86,14 +88,11 @@ mod tests {
 
     #[test]
     fn the_second_one_is_refused_until_the_first_ends() {
-        // SAFETY: the thread's own network namespace, which nothing else in this process uses; this
-        // needs root.
         let alone = std::thread::spawn(|| {
-            assert_eq!(
-                unsafe { libc::unshare(libc::CLONE_NEWNET) },
-                0,
-                "a network namespace of its own (this needs root)"
-            );
+            // SAFETY: no memory is passed; only this thread, which ends with the test, moves to
+            // another network namespace.
+            let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(moved, 0, "a network namespace of its own (this needs root)");
             let first = Sole::claim().unwrap();
             let refused = Sole::claim().unwrap_err().to_string();
             assert!(refused.contains(&std::process::id().to_string()), "{refused}");

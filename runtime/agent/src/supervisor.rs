@@ -102,7 +102,13 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
     ///
     /// # Errors
     /// The installed tables cannot be read, or the target cannot be prepared.
-    pub fn new(node: Arc<str>, pin_dir: PathBuf, metrics: Arc<Metrics>, host: H, network: N) -> Result<Self, Error> {
+    pub fn new(
+        node: Arc<str>,
+        pin_dir: PathBuf,
+        metrics: Arc<Metrics>,
+        host: H,
+        network: N,
+    ) -> Result<Self, Error> {
         let alive = Alive::show(&pin_dir);
         if let Err(error) = &alive {
             tracing::warn!(%error, "the liveness lock could not be taken; `netpolc status` will \
@@ -212,7 +218,9 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
                 }
             }
             Err(error) => {
-                let what = format!("a part of what enforces policies is missing and could not be restored: {error}");
+                let what = format!(
+                    "a part of what enforces policies is missing and could not be restored: {error}"
+                );
                 if before.as_ref() != Some(&what) {
                     tracing::error!("{what}");
                 }
@@ -227,8 +235,11 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
 
     /// Logs objects that are newly set aside or no longer are, and counts them.
     fn log_aside(&mut self) {
-        let now: BTreeMap<(Kind, ObjectKey), Aside> =
-            self.agent.aside().map(|aside| ((aside.kind, aside.object.clone()), aside.clone())).collect();
+        let now: BTreeMap<(Kind, ObjectKey), Aside> = self
+            .agent
+            .aside()
+            .map(|aside| ((aside.kind, aside.object.clone()), aside.clone()))
+            .collect();
         for (_, aside) in now.iter().filter(|(key, _)| !self.aside.contains_key(key)) {
             tracing::warn!("{aside}");
             self.unreported.push(aside.clone());
@@ -363,9 +374,11 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
     /// The result of one pass whose input had this number of errors.
     pub fn pass(self, errors: usize) -> Pass {
         let missing = self.agent.missing();
-        let unfound = missing
-            .iter()
-            .map(|pod| format!("pod {pod}: no interface leads to its address, so its policies are not enforced"));
+        let unfound = missing.iter().map(|pod| {
+            format!(
+                "pod {pod}: no interface leads to its address, so its policies are not enforced"
+            )
+        });
         let notices = unfound.chain(self.problems).collect();
         Pass { notices, errors: errors + missing.len(), failure: self.behind }
     }
@@ -388,7 +401,10 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         let aside: Vec<String> = self.agent.aside().map(ToString::to_string).collect();
         for aside in self.agent.aside().filter(|aside| aside.kind == Kind::Policy) {
             let name = aside.object.to_string();
-            policies.iter_mut().filter(|state| state.policy == name).for_each(|state| state.errors += 1);
+            policies
+                .iter_mut()
+                .filter(|state| state.policy == name)
+                .for_each(|state| state.errors += 1);
         }
         let record = Record {
             node: self.node.to_string(),
@@ -399,7 +415,10 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             // Objects that are set aside come first: of many problems only some are published in
             // the cluster.
             problems: {
-                let problems = aside.into_iter().chain(self.problems.iter().cloned()).chain(self.agent.doubts());
+                let problems = aside
+                    .into_iter()
+                    .chain(self.problems.iter().cloned())
+                    .chain(self.agent.doubts());
                 let problems = problems.chain(self.repaired.iter().map(|(_, what)| what.clone()));
                 problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
             },
@@ -427,7 +446,8 @@ impl Links {
         let open = || -> io::Result<_> {
             let monitor = links::monitor()?;
             // SAFETY: the socket owns its descriptor and never exchanges it.
-            unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }.map_err(Into::into)
+            unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }
+                .map_err(Into::into)
         };
         let links = open();
         if let Err(error) = &links {
@@ -441,7 +461,9 @@ impl Links {
     pub async fn changed(&mut self) {
         let Some(links) = &mut self.0 else { return std::future::pending().await };
         loop {
-            let Ok(mut guard) = links.readable_mut().await else { return std::future::pending().await };
+            let Ok(mut guard) = links.readable_mut().await else {
+                return std::future::pending().await;
+            };
             let any = guard.get_inner_mut().drain(links::concerns);
             guard.clear_ready();
             if any {

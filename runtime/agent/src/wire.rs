@@ -18,11 +18,14 @@ use netpolc_target::semantics::TUNNEL_PROTOCOLS;
 /// # Errors
 /// The kernel's links or addresses cannot be read.
 pub fn look() -> io::Result<Wire> {
-    let mut wire = Wire { tunnels: TUNNEL_PROTOCOLS.map(Tunnel::Protocol).into(), ..Wire::default() };
+    let mut wire =
+        Wire { tunnels: TUNNEL_PROTOCOLS.map(Tunnel::Protocol).into(), ..Wire::default() };
     let links = links::all()?;
-    let bridges: BTreeSet<u32> = links.iter().filter(|link| link.is_bridge()).map(|link| link.index).collect();
+    let bridges: BTreeSet<u32> =
+        links.iter().filter(|link| link.is_bridge()).map(|link| link.index).collect();
     wire.tunnels.extend(links.iter().filter_map(|link| link.unwraps).map(Tunnel::Udp));
-    let ports = links.iter().filter(|link| link.master.is_some_and(|master| bridges.contains(&master)));
+    let ports =
+        links.iter().filter(|link| link.master.is_some_and(|master| bridges.contains(&master)));
     wire.bridged = ports.map(|link| IfIndex::new(link.index)).collect();
     let addresses = links::addresses()?.into_iter().filter_map(|found| {
         let IpAddr::V6(address) = found.on_link else { return None };
@@ -35,8 +38,10 @@ pub fn look() -> io::Result<Wire> {
     let linked = addresses.filter(|(index, prefix)| {
         bridges.contains(index) && (prefix.prefix() < 128 || prefix.ip().is_unicast_link_local())
     });
-    let (own, links): (Vec<_>, Vec<_>) = linked.map(|(_, prefix)| prefix).partition(|p| p.prefix() == 128);
-    let networks = own.into_iter().chain(links).filter_map(|p| Ipv6Network::new(p.network(), p.prefix()).ok());
+    let (own, links): (Vec<_>, Vec<_>) =
+        linked.map(|(_, prefix)| prefix).partition(|p| p.prefix() == 128);
+    let networks =
+        own.into_iter().chain(links).filter_map(|p| Ipv6Network::new(p.network(), p.prefix()).ok());
     wire.on_link = networks.take(MAX_LINKS).collect();
     Ok(wire)
 }

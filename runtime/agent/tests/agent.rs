@@ -45,7 +45,13 @@ impl Host {
         let mem = Mem::default();
         let capabilities = mem.capabilities().clone();
         let mem = Rc::new(RefCell::new(mem));
-        Self { mem, capabilities, attached: BTreeSet::new(), budget: Rc::default(), log: Log::default() }
+        Self {
+            mem,
+            capabilities,
+            attached: BTreeSet::new(),
+            budget: Rc::default(),
+            log: Log::default(),
+        }
     }
 
     fn program(&self) -> Program {
@@ -130,7 +136,8 @@ impl Network for Net {
         let ways = self.ways.borrow();
         let mut answers = Discovery::by_address(pods, |address| ways.get(&address).copied());
         for (answer, pod) in answers.iter_mut().zip(pods).filter(|_| *self.before.borrow()) {
-            answer.interface = pod.previous.map(|ifindex| HostInterface { ifindex, source: Source::Before });
+            answer.interface =
+                pod.previous.map(|ifindex| HostInterface { ifindex, source: Source::Before });
         }
         Ok(answers)
     }
@@ -179,7 +186,9 @@ fn agent() -> (Agent<Host, Net>, Host, Net) {
     let (host, net) = (Host::new(), Net::default());
     let net = Net { log: host.log.clone(), ..net };
     let ways = [([10, 0, 0, 1], 11), ([10, 0, 0, 2], 12)];
-    net.ways.borrow_mut().extend(ways.map(|(address, ifindex)| (address.into(), IfIndex::new(ifindex))));
+    net.ways
+        .borrow_mut()
+        .extend(ways.map(|(address, ifindex)| (address.into(), IfIndex::new(ifindex))));
     (Agent::new("n1".into(), host.clone(), net.clone()).unwrap(), host, net)
 }
 
@@ -226,14 +235,16 @@ fn s40_a_running_pod_records_before_the_dump_and_is_isolated_after_it() {
     sorted.sort();
     wanted.sort();
     assert_eq!(sorted, wanted, "{log:?}");
-    let at = |what: &str| log.iter().position(|l| l == what).unwrap_or_else(|| panic!("{what}: {log:?}"));
+    let at = |what: &str| {
+        log.iter().position(|l| l == what).unwrap_or_else(|| panic!("{what}: {log:?}"))
+    };
     assert!(at("attach 12") < at("interface"), "{log:?}");
     assert!(at(&expected[2]) < at("dump") && at("dump") < at(&expected[9]), "{log:?}");
     assert_eq!(agent.pods().iter().map(|p| p.adopted).collect::<Vec<_>>(), [2, 0]);
 }
 
-/// S40: what opened while the other direction was open needed no entry, and does once that is isolated too. In the direction
-/// that was isolated policy judges all the time.
+/// S40: what opened while the other direction was open needed no entry, and does once that is
+/// isolated too. In the direction that was isolated policy judges all the time.
 #[test]
 fn s40_a_pod_that_is_isolated_in_a_second_direction_records_and_stays_isolated_in_the_first() {
     let (mut agent, host, _) = agent();
@@ -244,7 +255,8 @@ fn s40_a_pod_that_is_isolated_in_a_second_direction_records_and_stays_isolated_i
         .replace("[Ingress]", "[Egress]")
         .replace("ingress: [{from:", "egress: [{to:");
     agent.update(cluster(&format!("{PODS}{POLICY}{egress}"))).unwrap();
-    let (record, both) = (Word::RECORD | Word::INGRESS | GUARD, Word::INGRESS | Word::EGRESS | GUARD);
+    let (record, both) =
+        (Word::RECORD | Word::INGRESS | GUARD, Word::INGRESS | Word::EGRESS | GUARD);
     let log = took(&host.log);
     let expected = [format!("word {record:#x}"), "dump".into(), format!("word {both:#x}")];
     assert_eq!(log, expected);
@@ -282,11 +294,13 @@ fn s60_the_last_policy_lifts_isolation_and_a_gone_pod_leaves_nothing() {
     agent.update(Cluster::default()).unwrap();
     assert_eq!(took(&host.log), ["detach 11", "detach 12"]);
     let left = host.program();
-    let left: Vec<_> = left.tables().filter(|t| t.id != TableId::Port && !t.entries.is_empty()).collect();
+    let left: Vec<_> =
+        left.tables().filter(|t| t.id != TableId::Port && !t.entries.is_empty()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// An agent that starts, and finds no way to a pod that it knows from the tables, leaves it where it is.
+/// An agent that starts, and finds no way to a pod that it knows from the tables, leaves it where
+/// it is.
 #[test]
 fn s58_doubt_takes_no_interface_away() {
     let (mut agent, host, net) = agent();
@@ -374,8 +388,8 @@ spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
     assert!(log.contains(&format!("adopt {:?} 6379 Elsewhere", Opener::Pod)), "{log:?}");
 }
 
-/// S40: what anybody can make the host track is not believed: unanswered entries, UDP that a pod is said to have opened, and a source
-/// address that is the node's.
+/// S40: what anybody can make the host track is not believed: unanswered entries, UDP that a pod is
+/// said to have opened, and a source address that is the node's.
 #[test]
 fn s40_adoption_believes_what_cannot_be_forged() {
     let (mut agent, host, net) = agent();
@@ -387,7 +401,8 @@ fn s40_adoption_believes_what_cannot_be_forged() {
             source_port,
             destination_port,
         };
-        let (original, reply) = (side(from, from_port, to, to_port), side(to, to_port, from, from_port));
+        let (original, reply) =
+            (side(from, from_port, to, to_port), side(to, to_port, from, from_port));
         Tracked { original, reply, answered, closing: false }
     };
     let (db, ui, node, other) = ([10, 0, 0, 1], [10, 0, 0, 2], [192, 168, 0, 1], [203, 0, 113, 9]);
@@ -416,7 +431,8 @@ fn s40_adoption_believes_what_cannot_be_forged() {
     let sockets = [(11, vec![socket(db, 2000), socket(ui, 2001)]), (12, vec![socket(db, 2002)])];
     *net.sockets.borrow_mut() = sockets.map(|(ifindex, list)| (IfIndex::new(ifindex), list)).into();
     agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
-    let mut adopted: Vec<String> = took(&host.log).into_iter().filter(|l| l.starts_with("adopt")).collect();
+    let mut adopted: Vec<String> =
+        took(&host.log).into_iter().filter(|l| l.starts_with("adopt")).collect();
     adopted.sort();
     let expected = [
         "adopt Pod 2000 Elsewhere",

@@ -1,6 +1,6 @@
-//! The agent's loop with a real API server and a target in memory: what it does before it knows the cluster, that its tables
-//! are those of the objects that the server has, and what it keeps when the server goes away, forgets or refuses.
-//! The watch by itself: kube-sync's `apiserver.rs`.
+//! The agent's loop with a real API server and a target in memory: what it does before it knows the
+//! cluster, that its tables are those of the objects that the server has, and what it keeps when
+//! the server goes away, forgets or refuses. The watch by itself: kube-sync's `apiserver.rs`.
 
 use std::{
     cell::RefCell,
@@ -63,7 +63,13 @@ impl Host {
 
     /// How many endpoints are isolated.
     fn isolated(&self) -> usize {
-        let words = self.program().table(TableId::Endpoint).entries.values().map(word_of).collect::<Vec<_>>();
+        let words = self
+            .program()
+            .table(TableId::Endpoint)
+            .entries
+            .values()
+            .map(word_of)
+            .collect::<Vec<_>>();
         words.iter().filter(|w| w.flags & (Word::INGRESS | Word::EGRESS) != 0).count()
     }
 }
@@ -98,7 +104,13 @@ impl NodeTarget for Host {
         self.attached.remove(&ifindex);
         Ok(())
     }
-    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(
+        &mut self,
+        _: EndpointId,
+        _: Incarnation,
+        _: &Connection,
+        _: Origin,
+    ) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }
@@ -157,7 +169,12 @@ impl Scene {
         };
         // What was refused for long is tried again each half minute.
         let outcome = tokio::time::timeout(Duration::from_secs(90), wait).await;
-        assert!(outcome.is_ok(), "{what}: not within 90 s; {:?} {:?}", self.record().behind, self.record().problems);
+        assert!(
+            outcome.is_ok(),
+            "{what}: not within 90 s; {:?} {:?}",
+            self.record().behind,
+            self.record().problems
+        );
     }
 }
 
@@ -185,7 +202,12 @@ async fn the_agent_follows_a_real_api_server() {
     let left = load([Input::bytes("left", LEFT)]).cluster;
     let mut compiler = compile(&left, Scope::Node("n1".into())).unwrap();
     let pod_key = netpolc_policy::ObjectKey::new("old", "pod");
-    compiler.apply(netpolc_lower::Event::Interface { pod: pod_key, interface: Some(IfIndex::new(5).into()) }).unwrap();
+    compiler
+        .apply(netpolc_lower::Event::Interface {
+            pod: pod_key,
+            interface: Some(IfIndex::new(5).into()),
+        })
+        .unwrap();
     let plan = netpolc_table::delta::plan(&Program::default(), compiler.program()).unwrap().1;
     netpolc_target::execute(&mut host.clone(), &plan).unwrap();
     let before = host.program();
@@ -198,17 +220,23 @@ async fn the_agent_follows_a_real_api_server() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let scene = Scene { host: host.clone(), pin_dir: pin_dir.clone() };
     let agent =
-        cluster_loop::serve(&options, source, Metrics::new(pin_dir.clone()), host, Net, async { drop(stopped.await) });
+        cluster_loop::serve(&options, source, Metrics::new(pin_dir.clone()), host, Net, async {
+            drop(stopped.await)
+        });
     let story = async {
         steps.step("start the agent without rights: nothing changes, and the record says why");
         scene
-            .until("refusals", |s| s.record().problems.iter().filter(|p| p.contains("ClusterRole")).count() == 6)
+            .until("refusals", |s| {
+                s.record().problems.iter().filter(|p| p.contains("ClusterRole")).count() == 6
+            })
             .await;
         assert!(scene.record().behind.unwrap().contains("first list of"));
         assert_eq!(scene.host.program(), before);
         steps.step("give the agent its rights");
         grant(&server, &admin).await;
-        scene.until("the cluster", |s| s.record().behind.is_none() && s.policy("shop/db").is_some()).await;
+        scene
+            .until("the cluster", |s| s.record().behind.is_none() && s.policy("shop/db").is_some())
+            .await;
         assert_eq!(scene.record().pods.iter().map(|p| &*p.pod).collect::<Vec<_>>(), ["shop/db"]);
         in_step(&scene, &admin, "the first view").await;
         steps.step("publish a node's status");
@@ -225,15 +253,24 @@ async fn the_agent_follows_a_real_api_server() {
         over_its_share(&scene, &server).await;
         steps.step("read the agent's own status from the API server");
         let admin = server.client(User::Admin).await.unwrap();
-        let status = node_policy_status(&admin, |s| s["conditions"][3]["reason"] == "SetAside").await;
+        let status =
+            node_policy_status(&admin, |s| s["conditions"][3]["reason"] == "SetAside").await;
         assert_eq!(status["agentVersion"], env!("CARGO_PKG_VERSION"));
         let policies = status["policies"].as_array().unwrap();
-        assert!(policies.iter().any(|p| p["policy"] == "shop/web" && p["generation"] == 1), "{status}");
-        let conditions = ["InStep", "Watching", "InterfacesFound", "WithinShares"].into_iter().enumerate();
+        assert!(
+            policies.iter().any(|p| p["policy"] == "shop/web" && p["generation"] == 1),
+            "{status}"
+        );
+        let conditions =
+            ["InStep", "Watching", "InterfacesFound", "WithinShares"].into_iter().enumerate();
         for (index, kind) in conditions {
             let condition = &status["conditions"][index];
             let expected = if kind == "WithinShares" { "False" } else { "True" };
-            assert_eq!((&condition["type"], &condition["status"]), (&kind.into(), &expected.into()), "{status}");
+            assert_eq!(
+                (&condition["type"], &condition["status"]),
+                (&kind.into(), &expected.into()),
+                "{status}"
+            );
         }
         let message = status["conditions"][3]["message"].as_str().unwrap();
         assert!(message.ends_with(": NetworkPolicy evil/large"), "{message}");
@@ -276,7 +313,8 @@ async fn follows(scene: &Scene, admin: &Client) {
     scene.until("no policy", |s| s.host.isolated() == 0).await;
 }
 
-/// S16, S43: what other objects than the pod itself, and other pods with its address, do to the tables.
+/// S16, S43: what other objects than the pod itself, and other pods with its address, do to the
+/// tables.
 async fn namespaces_and_addresses(scene: &Scene, admin: &Client) {
     create(admin, &namespace("guests")).await.unwrap();
     let guest = |name: &str, address: &str| {
@@ -286,7 +324,8 @@ async fn namespaces_and_addresses(scene: &Scene, admin: &Client) {
     };
     create(admin, &guest("g", "10.9.0.7")).await.unwrap();
     let mut from_team = policy("team", "db", "ui");
-    from_team["spec"]["ingress"][0]["from"] = json!([{"namespaceSelector": {"matchLabels": {"team": "b"}}}]);
+    from_team["spec"]["ingress"][0]["from"] =
+        json!([{"namespaceSelector": {"matchLabels": {"team": "b"}}}]);
     create(admin, &from_team).await.unwrap();
     in_step(scene, admin, "a policy for a team's namespaces").await;
     let before = scene.host.program();
@@ -296,7 +335,8 @@ async fn namespaces_and_addresses(scene: &Scene, admin: &Client) {
     assert_ne!(scene.host.program(), before);
     patch(admin, "Namespace", None, "guests", &team("a")).await.unwrap();
     in_step(scene, admin, "and back").await;
-    // A pod ends, another one has its address while the ended one is still there, then in the other's place.
+    // A pod ends, another one has its address while the ended one is still there, then in the
+    // other's place.
     patch_status(admin, "Pod", Some("guests"), "g", &json!({"phase": "Failed"})).await.unwrap();
     in_step(scene, admin, "a terminated pod").await;
     create(admin, &guest("heir", "10.9.0.7")).await.unwrap();
@@ -344,12 +384,14 @@ async fn random_events(scene: &Scene, admin: &Client) {
     in_step(scene, admin, "random events").await;
 }
 
-/// S58: without a server everything stays; what it forgot meanwhile is found by lists; where it refuses, that is said and what is
-/// enforced stays.
+/// S58: without a server everything stays; what it forgot meanwhile is found by lists; where it
+/// refuses, that is said and what is enforced stays.
 async fn outage(scene: &Scene, server: &mut Server) {
     let before = scene.host.program();
     server.kill_api();
-    let problems = |scene: &Scene, part: &str| scene.record().problems.iter().filter(|p| p.contains(part)).count();
+    let problems = |scene: &Scene, part: &str| {
+        scene.record().problems.iter().filter(|p| p.contains(part)).count()
+    };
     // Pods that share an address remain a problem.
     let works = |s: &Scene| problems(s, "cannot be reached") + problems(s, "ClusterRole") == 0;
     scene.until("unreachable", |s| problems(s, "cannot be reached") == 6).await;
@@ -358,11 +400,18 @@ async fn outage(scene: &Scene, server: &mut Server) {
     assert!(record.behind.is_none() && !record.is_in_step(), "{record:?}");
     assert!(record.blind.is_some_and(|why| why.contains("cannot watch") && why.contains("pods")));
 
-    // Changes that no watch can show any more: 410 Gone, and a list. Until that, the rights are gone.
+    // Changes that no watch can show any more: 410 Gone, and a list. Until that, the rights are
+    // gone.
     let storage = Storage::of(server).unwrap();
     storage.delete(&pod("heir", "n1", "db", "")).await.unwrap();
-    storage.put_all([pod("late", "n1", "web", "10.9.200.1"), policy("late", "web", "db")]).await.unwrap();
-    storage.delete(&json!({"kind": "ClusterRoleBinding", "metadata": {"name": "agent"}})).await.unwrap();
+    storage
+        .put_all([pod("late", "n1", "web", "10.9.200.1"), policy("late", "web", "db")])
+        .await
+        .unwrap();
+    storage
+        .delete(&json!({"kind": "ClusterRoleBinding", "metadata": {"name": "agent"}}))
+        .await
+        .unwrap();
     storage.compact().await.unwrap();
     server.restart_api(&[User::Admin, User::Viewer]).await.unwrap();
     let admin = server.client(User::Admin).await.unwrap();
@@ -390,14 +439,16 @@ async fn node_policy_status(admin: &Client, holds: impl Fn(&Value) -> bool) -> V
     }
 }
 
-/// S33: a policy that takes more than its namespace's share is set aside alone, and an Event in that namespace says why.
+/// S33: a policy that takes more than its namespace's share is set aside alone, and an Event in
+/// that namespace says why.
 async fn over_its_share(scene: &Scene, server: &Server) {
     let admin = &server.client(User::Admin).await.unwrap();
     create(admin, &namespace("evil")).await.unwrap();
     let mut tenant = pod("a", "n1", "a", "10.9.3.1");
     tenant["metadata"]["namespace"] = "evil".into();
     create(admin, &tenant).await.unwrap();
-    let peers = (0..1_001).map(|i| json!({"podSelector": {"matchLabels": {"app": format!("a{i}")}}}));
+    let peers =
+        (0..1_001).map(|i| json!({"podSelector": {"matchLabels": {"app": format!("a{i}")}}}));
     let mut large = policy("large", "a", "a");
     large["metadata"]["namespace"] = "evil".into();
     large["spec"]["ingress"][0]["from"] = peers.collect::<Vec<_>>().into();
@@ -410,7 +461,11 @@ async fn over_its_share(scene: &Scene, server: &Server) {
         let events = list(admin, "Event", Some("evil")).await.unwrap();
         if let Some(event) = events.iter().find(|event| event["reason"] == "SetAside") {
             let regarding = &event["regarding"];
-            assert_eq!((&regarding["kind"], &regarding["name"]), (&"NetworkPolicy".into(), &"large".into()), "{event}");
+            assert_eq!(
+                (&regarding["kind"], &regarding["name"]),
+                (&"NetworkPolicy".into(), &"large".into()),
+                "{event}"
+            );
             assert!(event["note"].as_str().unwrap().starts_with(said), "{event}");
             break;
         }
@@ -438,19 +493,39 @@ fn kubectl(server: &Server, arguments: &[&str]) -> String {
     // What it knows of the server's resources must not be older than the last command.
     let cache = server.folder().join("kubectl");
     let _ = std::fs::remove_dir_all(&cache);
-    command.arg("--cache-dir").arg(cache).arg("--kubeconfig").arg(server.kubeconfig(User::Admin).unwrap());
+    command
+        .arg("--cache-dir")
+        .arg(cache)
+        .arg("--kubeconfig")
+        .arg(server.kubeconfig(User::Admin).unwrap());
     let output = command.args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     text
 }
 
-/// The cluster can read what the node enforces: created when missing, with the policy's generation, and written seldom.
+/// The cluster can read what the node enforces: created when missing, with the policy's generation,
+/// and written seldom.
 async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
-    // The agent has gone on without the resource until now, and asks again now and then. This is another node's, which asks at once.
-    create(admin, &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "observer"}})).await.unwrap();
+    // The agent has gone on without the resource until now, and asks again now and then. This is
+    // another node's, which asks at once.
+    create(admin, &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "observer"}}))
+        .await
+        .unwrap();
     kubectl(server, &["apply", "-f", &manifest("crd.yaml")]);
-    kubectl(server, &["wait", "--for=condition=Established", "crd/nodepolicystatuses.netpolc.dev", "--timeout=30s"]);
+    kubectl(
+        server,
+        &[
+            "wait",
+            "--for=condition=Established",
+            "crd/nodepolicystatuses.netpolc.dev",
+            "--timeout=30s",
+        ],
+    );
     let source = watch::Options {
         access: Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap()),
         node: Some("observer".into()),
@@ -493,7 +568,9 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
     let table = kubectl(server, &["get", "nps"]);
     let words: Vec<&str> = table.split_whitespace().collect();
     assert!(
-        words.starts_with(&["NAME", "IN-STEP", "PODS", "ISOLATED", "POLICIES", "PROBLEMS", "VERSION", "UPDATED"]),
+        words.starts_with(&[
+            "NAME", "IN-STEP", "PODS", "ISOLATED", "POLICIES", "PROBLEMS", "VERSION", "UPDATED"
+        ]),
         "{table}"
     );
     let row = words.iter().position(|w| *w == "observer").unwrap_or_else(|| panic!("{table}"));
@@ -508,11 +585,15 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
     let (object, waited) = arrives(100).await;
     assert!(waited > Duration::from_secs(8), "{waited:?}");
     let condition = &object["status"]["conditions"][0];
-    assert_eq!((&condition["status"], &condition["message"]), (&"False".into(), &"the table is full".into()));
+    assert_eq!(
+        (&condition["status"], &condition["message"]),
+        (&"False".into(), &"the table is full".into())
+    );
     assert_eq!(object["metadata"]["generation"], 1, "only the status is written");
 }
 
-/// Waits until the tables are those that the server's objects, read back as they are now, compile to.
+/// Waits until the tables are those that the server's objects, read back as they are now, compile
+/// to.
 async fn in_step(scene: &Scene, admin: &Client, what: &str) {
     let mut items = Vec::new();
     for (kind, version) in [
@@ -534,8 +615,15 @@ async fn in_step(scene: &Scene, admin: &Client, what: &str) {
     let mut expected = compile(&cluster, Scope::Node("n1".into())).unwrap();
     let mut taken = BTreeSet::new();
     for pod in cluster.pods.values().filter(|p| p.is_policed() && p.node.as_deref() == Some("n1")) {
-        let Some(ifindex) = pod.addresses.first().map(|a| interface(*a)).filter(|i| taken.insert(*i)) else { continue };
-        let event = netpolc_lower::Event::Interface { pod: pod.key.clone(), interface: Some(ifindex.into()) };
+        let Some(ifindex) =
+            pod.addresses.first().map(|a| interface(*a)).filter(|i| taken.insert(*i))
+        else {
+            continue;
+        };
+        let event = netpolc_lower::Event::Interface {
+            pod: pod.key.clone(),
+            interface: Some(ifindex.into()),
+        };
         expected.apply(event).unwrap();
     }
     let expected = bare(expected.program()).canonical();

@@ -1,5 +1,6 @@
-//! Egress to Services with real packets: translation rules in the shapes of kube-proxy's nftables, iptables and ipvs modes on the node, backends on the
-//! same node and on another one, some of them allowed. Needs root, nft and iptables; ipvs runs in the lab, whose kernel has it.
+//! Egress to Services with real packets: translation rules in the shapes of kube-proxy's nftables,
+//! iptables and ipvs modes on the node, backends on the same node and on another one, some of them
+//! allowed. Needs root, nft and iptables; ipvs runs in the lab, whose kernel has it.
 
 use std::{
     io::Write as _,
@@ -28,7 +29,8 @@ const NODES: [IpAddr; 2] = [
     IpAddr::V6(std::net::Ipv6Addr::new(0xfd19, 0, 0, 0, 0, 0, 0, 1)),
 ];
 
-/// Ports of the Service, one for each backend, and what becomes of them: the pod, its port, may `client` use it.
+/// Ports of the Service, one for each backend, and what becomes of them: the pod, its port, may
+/// `client` use it.
 const BACKENDS: [(u16, &str, u16, bool); 6] = [
     (81, "good", 8080, true),
     (82, "bad", 8080, false),
@@ -61,7 +63,8 @@ spec:
   podSelector: {{matchLabels: {{app: client}}}}
   policyTypes: [Ingress, Egress]
   egress:
-  - {{to: [{{podSelector: {{matchLabels: {{tier: {tier}}}}}}}], ports: [{{port: 8080}}, {{port: 8080, protocol: UDP}}]}}
+  - {{to: [{{podSelector: {{matchLabels: {{tier: {tier}}}}}}}], ports: [{{port: 8080}}, {{port: \
+         8080, protocol: UDP}}]}}
 "
     )
 }
@@ -91,7 +94,8 @@ fn cluster() -> Cluster {
     for (i, node) in ["n1", "n2"].into_iter().enumerate() {
         let (a, b) = (format!("192.168.9.{}", i + 1), format!("fd19::{}", i + 1));
         text += &format!(
-            "---\nkind: Node\nmetadata: {{name: {node}}}\nstatus: {{addresses: [{{type: InternalIP, address: {a}}}, {{type: InternalIP, address: '{b}'}}]}}\n"
+            "---\nkind: Node\nmetadata: {{name: {node}}}\nstatus: {{addresses: [{{type: \
+             InternalIP, address: {a}}}, {{type: InternalIP, address: '{b}'}}]}}\n"
         );
     }
     text += &pod("client", 1, "n1", "app: client");
@@ -122,7 +126,8 @@ enum Shape {
     Ipvs,
 }
 
-/// Whose source address becomes the node's: that of what comes back to its own sender, or everybody's.
+/// Whose source address becomes the node's: that of what comes back to its own sender, or
+/// everybody's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Masquerade {
     Hairpin,
@@ -145,7 +150,10 @@ impl Rules<'_> {
             let to = self.cluster.pods[&key(pod)].addresses[which];
             let to = if v4 { format!("{to}:{target}") } else { format!("[{to}]:{target}") };
             let masquerade = self.masquerade == Masquerade::All || pod == "client";
-            [(SERVICES[which], port, to.clone(), masquerade), (NODES[which], 30000 + port, to, masquerade)]
+            [
+                (SERVICES[which], port, to.clone(), masquerade),
+                (NODES[which], 30000 + port, to, masquerade),
+            ]
         })
     }
 
@@ -171,8 +179,13 @@ impl Rules<'_> {
         for (address, port, to, masquerade) in self.each(v4) {
             let mark = if masquerade { "meta mark set meta mark or 0x4000 " } else { "" };
             for protocol in ["tcp", "udp"] {
-                let to = if self.shape == Shape::Ipvs { "accept".into() } else { format!("dnat to {to}") };
-                services += &format!("    {family} daddr {address} {protocol} dport {port} {mark}{to}\n");
+                let to = if self.shape == Shape::Ipvs {
+                    "accept".into()
+                } else {
+                    format!("dnat to {to}")
+                };
+                services +=
+                    &format!("    {family} daddr {address} {protocol} dport {port} {mark}{to}\n");
             }
         }
         format!(
@@ -196,7 +209,8 @@ table {family} kube-proxy {{
     /// Services' addresses are the node's own, on an interface that leads nowhere.
     fn ipvs(&self) -> String {
         let mut script = "sysctl -qw net.ipv4.vs.conntrack=1; ipvsadm -C\n\
-                          ip link show kube-ipvs0 >/dev/null 2>&1 || ip link add kube-ipvs0 type dummy\n"
+                          ip link show kube-ipvs0 >/dev/null 2>&1 || ip link add kube-ipvs0 type \
+            dummy\n"
             .to_owned();
         for address in SERVICES {
             script += &format!("ip addr replace {address} dev kube-ipvs0 nodad\n");
@@ -204,8 +218,10 @@ table {family} kube-proxy {{
         for (address, port, to, _) in [true, false].into_iter().flat_map(|v4| self.each(v4)) {
             let service = SocketAddr::new(address, port);
             for protocol in ["-t", "-u"] {
-                script +=
-                    &format!("ipvsadm -A {protocol} {service} -s rr; ipvsadm -a {protocol} {service} -r {to} -m\n");
+                script += &format!(
+                    "ipvsadm -A {protocol} {service} -s rr; ipvsadm -a {protocol} {service} -r \
+                     {to} -m\n"
+                );
             }
         }
         script
@@ -218,7 +234,9 @@ table {family} kube-proxy {{
             for protocol in ["tcp", "udp"] {
                 let chain = format!("KUBE-SEP-{protocol}{n}");
                 chains += &format!(":{chain} - [0:0]\n");
-                rules += &format!("-A KUBE-SERVICES -d {address} -p {protocol} --dport {port} -j {chain}\n");
+                rules += &format!(
+                    "-A KUBE-SERVICES -d {address} -p {protocol} --dport {port} -j {chain}\n"
+                );
                 if masquerade {
                     rules += &format!("-A {chain} -j KUBE-MARK-MASQ\n");
                 }
@@ -263,8 +281,10 @@ impl Node {
         let mut compiler = compile(cluster, Scope::Node("n1".into())).unwrap();
         let local: Vec<ObjectKey> = compiler.endpoints().map(|(key, _)| key.clone()).collect();
         let index = |key: &ObjectKey| net.pod(key).unwrap().host_end.as_ref().unwrap().index;
-        let events =
-            local.iter().map(|k| Event::Interface { pod: k.clone(), interface: Some(IfIndex::new(index(k)).into()) });
+        let events = local.iter().map(|k| Event::Interface {
+            pod: k.clone(),
+            interface: Some(IfIndex::new(index(k)).into()),
+        });
         compiler.apply_all(events.collect::<Vec<_>>()).unwrap();
         let mut ebpf = Ebpf::private(Config::small()).expect("needs root and BPF");
         let (_, plan) = delta::plan(&Program::default(), compiler.program()).unwrap();
@@ -310,12 +330,15 @@ fn site<'a>(net: &'a Net, name: &str) -> &'a Site {
     net.pod(&key(name)).unwrap()
 }
 
-/// Asks every port of the Service, by its own addresses and by the node's; says what went otherwise than expected.
+/// Asks every port of the Service, by its own addresses and by the node's; says what went otherwise
+/// than expected.
 fn differences(net: &Net, from: &str, expected: impl Fn(bool) -> bool) -> Vec<String> {
     let mut questions = Vec::new();
     let mut wanted = Vec::new();
     for (address, offset) in SERVICES.map(|a| (a, 0)).into_iter().chain(NODES.map(|a| (a, 30000))) {
-        for (port, pod, _, allowed) in BACKENDS.into_iter().filter(|b| b.1 != "client" || from == "client") {
+        for (port, pod, _, allowed) in
+            BACKENDS.into_iter().filter(|b| b.1 != "client" || from == "client")
+        {
             for asked in [Ask::Tcp(offset + port), Ask::Udp(offset + port)] {
                 questions.push(Question::new(site(net, from), address, asked));
                 wanted.push((pod, expected(allowed)));
@@ -323,12 +346,18 @@ fn differences(net: &Net, from: &str, expected: impl Fn(bool) -> bool) -> Vec<St
         }
     }
     let answers = ask(&questions, PATIENCE).unwrap();
-    let wrong =
-        answers.iter().zip(&questions).zip(&wanted).filter(|((answer, _), (_, w))| (**answer == Answer::Echo) != *w);
-    wrong.map(|((answer, q), (pod, _))| format!("{from} -> {} {} ({pod}): {answer:?}", q.to, q.ask)).collect()
+    let wrong = answers
+        .iter()
+        .zip(&questions)
+        .zip(&wanted)
+        .filter(|((answer, _), (_, w))| (**answer == Answer::Echo) != *w);
+    wrong
+        .map(|((answer, q), (pod, _))| format!("{from} -> {} {} ({pod}): {answer:?}", q.to, q.ask))
+        .collect()
 }
 
-/// S48: each backend is judged by itself, wherever it is and whoever translates, masqueraded or not. S45: the own node's addresses lead to backends, too. S47.
+/// S48: each backend is judged by itself, wherever it is and whoever translates, masqueraded or
+/// not. S45: the own node's addresses lead to backends, too. S47.
 #[test]
 fn s48_each_backend_is_judged_by_itself() {
     on_the_node(|net, cluster, node| {
@@ -342,7 +371,9 @@ fn s48_each_backend_is_judged_by_itself() {
                 rules.install(net.node("n1").unwrap());
                 for (from, expected) in [("client", None), ("free", Some(true))] {
                     let found = differences(net, from, |allowed| expected.unwrap_or(allowed));
-                    wrong.extend(found.into_iter().map(|w| format!("{shape:?} {masquerade:?}: {w}")));
+                    wrong.extend(
+                        found.into_iter().map(|w| format!("{shape:?} {masquerade:?}: {w}")),
+                    );
                 }
                 let now = node.denials();
                 assert!(now > before, "the client's drops are counted for it");
@@ -350,7 +381,12 @@ fn s48_each_backend_is_judged_by_itself() {
             }
             if shape == Shape::Nft {
                 for family in ["ip", "ip6"] {
-                    run(net.node("n1").unwrap(), "nft", &["delete", "table", family, "kube-proxy"], "");
+                    run(
+                        net.node("n1").unwrap(),
+                        "nft",
+                        &["delete", "table", family, "kube-proxy"],
+                        "",
+                    );
                 }
             }
         }
@@ -391,13 +427,19 @@ fn s48_each_backend_is_judged_by_itself_behind_ipvs() {
 fn s48_connections_follow_their_own_backend_and_today_s_policy() {
     on_the_node(|net, cluster, mut node| {
         let rules = |backends: &[(u16, &'static str, u16)]| {
-            let rules =
-                Rules { cluster, shape: Shape::Nft, masquerade: Masquerade::Hairpin, backends: backends.to_vec() };
+            let rules = Rules {
+                cluster,
+                shape: Shape::Nft,
+                masquerade: Masquerade::Hairpin,
+                backends: backends.to_vec(),
+            };
             rules.install(net.node("n1").unwrap());
         };
         rules(&[(81, "good", 8080), (83, "far-good", 8080)]);
         let open = |to: IpAddr, asked: Ask| {
-            Connection::open(site(net, "client"), to, asked, PATIENCE).unwrap().expect("the backend is allowed")
+            Connection::open(site(net, "client"), to, asked, PATIENCE)
+                .unwrap()
+                .expect("the backend is allowed")
         };
         let asks = [Ask::Tcp(81), Ask::Tcp(83), Ask::Udp(81), Ask::Udp(83)];
         let mut running: Vec<Connection> = SERVICES
@@ -419,7 +461,9 @@ fn s48_connections_follow_their_own_backend_and_today_s_policy() {
         // The Service goes: what runs goes on, nothing new begins.
         node.apply(Event::Service { key: key("web"), service: None });
         poke(PATIENCE, Answer::Echo, "the Service gone");
-        let new = |asked| ask(&[Question::new(site(net, "client"), SERVICES[0], asked)], PATIENCE).unwrap()[0];
+        let new = |asked| {
+            ask(&[Question::new(site(net, "client"), SERVICES[0], asked)], PATIENCE).unwrap()[0]
+        };
         assert_eq!([Ask::Tcp(81), Ask::Udp(81)].map(new), [Answer::Silent; 2]);
         node.set_policy("none");
         poke(Duration::from_millis(300), Answer::Silent, "tightened, the Service gone");
@@ -429,7 +473,8 @@ fn s48_connections_follow_their_own_backend_and_today_s_policy() {
         node.apply(Event::Service { key: key("web"), service: Some(back) });
         assert_eq!([Ask::Tcp(81), Ask::Udp(81)].map(new), [Answer::Echo; 2]);
 
-        // The backends terminate gracefully: new connections go elsewhere, where the client may not go.
+        // The backends terminate gracefully: new connections go elsewhere, where the client may not
+        // go.
         rules(&[(81, "bad", 8080), (83, "far-bad", 8080)]);
         poke(PATIENCE, Answer::Echo, "the backend terminates");
         assert_eq!([Ask::Tcp(81), Ask::Udp(81)].map(new), [Answer::Silent; 2]);
@@ -437,38 +482,61 @@ fn s48_connections_follow_their_own_backend_and_today_s_policy() {
     });
 }
 
-/// While some interface is not covered, nothing begins that would be judged there; what is permitted as it is passes.
+/// While some interface is not covered, nothing begins that would be judged there; what is
+/// permitted as it is passes.
 #[test]
 fn s48_nothing_new_goes_to_services_while_an_interface_is_not_covered() {
     on_the_node(|net, cluster, mut node| {
-        let rules =
-            Rules { cluster, shape: Shape::Nft, masquerade: Masquerade::Hairpin, backends: vec![(81, "good", 8080)] };
+        let rules = Rules {
+            cluster,
+            shape: Shape::Nft,
+            masquerade: Masquerade::Hairpin,
+            backends: vec![(81, "good", 8080)],
+        };
         rules.install(net.node("n1").unwrap());
-        let answer = |to, asked| ask(&[Question::new(site(net, "client"), to, asked)], PATIENCE).unwrap()[0];
+        let answer =
+            |to, asked| ask(&[Question::new(site(net, "client"), to, asked)], PATIENCE).unwrap()[0];
         let good = cluster.pods[&key("good")].addresses[0];
-        for (hold, expected) in [(Hold::Free, Answer::Echo), (Hold::Held, Answer::Silent), (Hold::Free, Answer::Echo)] {
+        for (hold, expected) in
+            [(Hold::Free, Answer::Echo), (Hold::Held, Answer::Silent), (Hold::Free, Answer::Echo)]
+        {
             node.ebpf.hold(hold).unwrap();
-            assert_eq!([Ask::Tcp(81), Ask::Udp(81)].map(|asked| answer(SERVICES[0], asked)), [expected; 2], "{hold:?}");
+            assert_eq!(
+                [Ask::Tcp(81), Ask::Udp(81)].map(|asked| answer(SERVICES[0], asked)),
+                [expected; 2],
+                "{hold:?}"
+            );
             assert_eq!(answer(good, Ask::Tcp(8080)), Answer::Echo, "{hold:?}");
         }
     });
 }
 
-/// The mark is the hooks': what a pod marks itself comes unmarked, since the packet changes its network namespace.
+/// The mark is the hooks': what a pod marks itself comes unmarked, since the packet changes its
+/// network namespace.
 #[test]
 fn s48_a_pod_cannot_mark_its_packets() {
     on_the_node(|net, cluster, _node| {
-        let rules =
-            Rules { cluster, shape: Shape::Nft, masquerade: Masquerade::Hairpin, backends: vec![(81, "good", 8080)] };
+        let rules = Rules {
+            cluster,
+            shape: Shape::Nft,
+            masquerade: Masquerade::Hairpin,
+            backends: vec![(81, "good", 8080)],
+        };
         rules.install(net.node("n1").unwrap());
-        let marks =
-            "table inet marks {\n chain output {\n type filter hook output priority 0;\n meta mark set 0x1000\n }\n}\n";
+        let marks = "table inet marks {\n chain output {\n type filter hook output priority 0;\n \
+            meta mark set 0x1000\n }\n}\n";
         run(site(net, "client"), "nft", &["-f", "-"], marks);
-        let refuse = "table inet refuse {\n chain pre {\n type filter hook prerouting priority -300;\n meta mark & 0x1000 != 0 drop\n }\n}\n";
+        let refuse = "table inet refuse {\n chain pre {\n type filter hook prerouting priority \
+            -300;\n meta mark & 0x1000 != 0 drop\n }\n}\n";
         run(net.node("n1").unwrap(), "nft", &["-f", "-"], refuse);
-        let answer = |to, asked| ask(&[Question::new(site(net, "client"), to, asked)], PATIENCE).unwrap()[0];
+        let answer =
+            |to, asked| ask(&[Question::new(site(net, "client"), to, asked)], PATIENCE).unwrap()[0];
         let good = cluster.pods[&key("good")].addresses[0];
         assert_eq!(answer(good, Ask::Tcp(8080)), Answer::Echo, "not marked where it comes in");
-        assert_eq!(answer(SERVICES[0], Ask::Tcp(81)), Answer::Silent, "to a Service it is, by the hook");
+        assert_eq!(
+            answer(SERVICES[0], Ask::Tcp(81)),
+            Answer::Silent,
+            "to a Service it is, by the hook"
+        );
     });
 }

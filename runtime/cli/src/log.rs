@@ -15,7 +15,11 @@ use tracing_subscriber::EnvFilter;
 pub fn start(default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // Colours are off, because they are escape sequences too.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lines(io::stderr())).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Lines(io::stderr()))
+        .with_ansi(false)
+        .init();
 }
 
 /// A writer that gets each event in one piece, with a line break at its end, and escapes it.

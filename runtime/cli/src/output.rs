@@ -86,7 +86,10 @@ pub fn complain(message: impl Display) {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    error
+        .chain()
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Standard output, buffered. Errors reach the caller, who passes them on to [`finish`].
@@ -172,14 +175,16 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_no_error() {
-        let broken = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
+        let broken =
+            anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
         assert!(is_broken_pipe(&broken));
         assert!(!is_broken_pipe(&anyhow::anyhow!("something else")));
     }
 
     #[test]
     fn a_cause_is_said_once() {
-        let error = anyhow::Error::new(io::Error::other("full")).context("table: full").context("update");
+        let error =
+            anyhow::Error::new(io::Error::other("full")).context("table: full").context("update");
         assert_eq!(chain(&error), "update: table: full");
     }
 

@@ -126,7 +126,10 @@ pub fn collect(pin_dir: &Path) -> Result<Status, netpolc_target::Error> {
         enforcing: true,
         tables: tables.map(|t| (t.id.spec().name, t.entries.len())).collect(),
         policy_sets: sets.len(),
-        maps: maps.iter().map(|m| MapStatus { name: m.name, kind: m.kind, used: m.used, bytes: m.bytes() }).collect(),
+        maps: maps
+            .iter()
+            .map(|m| MapStatus { name: m.name, kind: m.kind, used: m.used, bytes: m.bytes() })
+            .collect(),
         endpoints,
         agent,
         filters: filters(),
@@ -142,9 +145,12 @@ fn endpoints(
         ebpf.attachments().into_iter().map(|a| (a.ifindex, a.name)).collect();
     let interface = |endpoint: EndpointId| {
         let entries = program.table(TableId::Interface).entries.iter();
-        let mut mine =
-            entries.filter(|(_, e)| SetEndpoint::of(e).endpoint == endpoint).map(|(k, _)| InterfaceKey::of(k).ifindex);
-        mine.next().map(|i| attached.get(&i).cloned().flatten().unwrap_or_else(|| format!("interface {i}")))
+        let mut mine = entries
+            .filter(|(_, e)| SetEndpoint::of(e).endpoint == endpoint)
+            .map(|(k, _)| InterfaceKey::of(k).ifindex);
+        mine.next().map(|i| {
+            attached.get(&i).cloned().flatten().unwrap_or_else(|| format!("interface {i}"))
+        })
     };
     let mut list = Vec::new();
     for key in program.table(TableId::Endpoint).entries.keys() {
@@ -180,7 +186,9 @@ fn filters() -> Vec<FilterStatus> {
     let installed = Flower::new().and_then(|mut flower| flower.installed());
     let names = links::by_index().unwrap_or_default();
     let status = |(index, list): (IfIndex, Vec<Decoded>)| FilterStatus {
-        interface: names.get(&index.get()).map_or_else(|| format!("interface {index}"), |link| link.name.clone()),
+        interface: names
+            .get(&index.get())
+            .map_or_else(|| format!("interface {index}"), |link| link.name.clone()),
         filters: list.len(),
         in_hardware: list.iter().filter(|d| d.in_hardware > 0).count(),
     };

@@ -1,14 +1,18 @@
-//! The agent against an adversary: real frames of every kind that got past an enforcer before, on a node with routed and with
-//! bridged pods, conntrack on and off, random policies. Needs root, `ip` and `nft`.
+//! The agent against an adversary: real frames of every kind that got past an enforcer before, on a
+//! node with routed and with bridged pods, conntrack on and off, random policies. Needs root, `ip`
+//! and `nft`.
 //!
-//! What it sends: 0 to 8 tags of both kinds, LLC, PPPoE, MPLS; IPv4 options, extension headers, source routes that the node follows;
-//! fragments in every order, overlapping, tiny, with unfragmentable parts of up to 1,024 bytes, put together and cut anew by
-//! conntrack; every TCP flag, SCTP, ICMP of every type, errors about connections that are and that never were; ARP and neighbour
-//! discovery in anybody's name; VXLAN, IPIP, GRE and 6in4 to this node and the other; forged sources of all sorts, by pods and from
-//! outside; damaged and truncated headers; replies that nobody asked for. What it sees: [`Kind`] names each violation.
+//! What it sends: 0 to 8 tags of both kinds, LLC, PPPoE, MPLS; IPv4 options, extension headers,
+//! source routes that the node follows; fragments in every order, overlapping, tiny, with
+//! unfragmentable parts of up to 1,024 bytes, put together and cut anew by conntrack; every TCP
+//! flag, SCTP, ICMP of every type, errors about connections that are and that never were; ARP and
+//! neighbour discovery in anybody's name; VXLAN, IPIP, GRE and 6in4 to this node and the other;
+//! forged sources of all sorts, by pods and from outside; damaged and truncated headers; replies
+//! that nobody asked for. What it sees: [`Kind`] names each violation.
 //!
-//! `NETPOLC_FRAMES=1000000 cargo test --release -p netpolc --test adversary` sends a million frames instead of some ten thousand,
-//! `NETPOLC_SEED` chooses others, and `NETPOLC_ROUND` begins at that round of the seed: a violation names all three.
+//! `NETPOLC_FRAMES=1000000 cargo test --release -p netpolc --test adversary` sends a million frames
+//! instead of some ten thousand, `NETPOLC_SEED` chooses others, and `NETPOLC_ROUND` begins at that
+//! round of the seed: a violation names all three.
 
 mod common;
 
@@ -17,7 +21,9 @@ use netpolc_target_ebpf::{Capacities, Config, Connections};
 use netpolc_testbed::adversary::{Campaign, Lab, Report, judge::Kind};
 
 fn number(name: &str, usual: u64) -> u64 {
-    std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
+    std::env::var(name).map_or(usual, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number"))
+    })
 }
 
 fn run(campaign: &Campaign) -> Report {
@@ -30,7 +36,9 @@ fn run(campaign: &Campaign) -> Report {
             ..Config::default()
         };
         let mut enforced = Enforced::open("node1", config);
-        campaign.run(&lab, |cluster| enforced.agent.update(cluster.clone()).map(drop)).expect("the lab works")
+        campaign
+            .run(&lab, |cluster| enforced.agent.update(cluster.clone()).map(drop))
+            .expect("the lab works")
     };
     lab.node().run(work).expect("the node's namespace")
 }
@@ -51,5 +59,9 @@ fn s55_nothing_arrives_against_the_oracle() {
     let missing: usize = report.missing.values().map(|(count, _)| count).sum();
     assert!(report.wanted > report.sent / 10, "only {} honest frames", report.wanted);
     // A busy machine may lose a datagram in pieces.
-    assert!(missing * 1000 <= report.wanted, "{missing} of {} honest frames did not arrive", report.wanted);
+    assert!(
+        missing * 1000 <= report.wanted,
+        "{missing} of {} honest frames did not arrive",
+        report.wanted
+    );
 }

@@ -1,5 +1,6 @@
-//! Attacks that worked once, each with the frames that did it and with an honest one beside it that must pass. Needs root, `ip` and
-//! `nft`. What nobody has thought of yet is the adversary's (`adversary.rs`).
+//! Attacks that worked once, each with the frames that did it and with an honest one beside it that
+//! must pass. Needs root, `ip` and `nft`. What nobody has thought of yet is the adversary's
+//! (`adversary.rs`).
 
 mod common;
 
@@ -14,8 +15,16 @@ use netpolc_testbed::adversary::{
     bytes::{self, Header, number},
 };
 
-/// IPv6 in two pieces, the first with a routing header of `unfragmentable` bytes before its fragment header.
-fn cut(world: &World, way: Way, protocol: u8, head: &[u8], unfragmentable: usize, id: u32) -> Vec<Vec<u8>> {
+/// IPv6 in two pieces, the first with a routing header of `unfragmentable` bytes before its
+/// fragment header.
+fn cut(
+    world: &World,
+    way: Way,
+    protocol: u8,
+    head: &[u8],
+    unfragmentable: usize,
+    id: u32,
+) -> Vec<Vec<u8>> {
     let mut whole = [head, MARK].concat();
     whole.resize(96 + 20, 0x2e);
     whole.extend(MARK);
@@ -33,7 +42,8 @@ fn cut(world: &World, way: Way, protocol: u8, head: &[u8], unfragmentable: usize
     frames.to_vec()
 }
 
-/// S44: what the kernel cuts anew after reassembly was forwarded, not born, however long its unfragmentable part is.
+/// S44: what the kernel cuts anew after reassembly was forwarded, not born, however long its
+/// unfragmentable part is.
 #[test]
 fn s44_an_ipv6_packet_that_was_cut_anew_is_not_born_on_the_node() {
     // p1 and p4 are closed, p2 and p5 open.
@@ -43,9 +53,10 @@ fn s44_an_ipv6_packet_that_was_cut_anew_is_not_born_on_the_node() {
         for (closed, open) in [(1, 2), (4, 5)] {
             for from in [Place::Outside, Place::Pod(0), Place::Pod(3)] {
                 for unfragmentable in [0, 64, 128, 256, 512, 1024] {
-                    for (protocol, head) in
-                        [(number::UDP, bytes::udp(4000, 98, b"")), (number::TCP, bytes::tcp(4000, 80, 2, b""))]
-                    {
+                    for (protocol, head) in [
+                        (number::UDP, bytes::udp(4000, 98, b"")),
+                        (number::TCP, bytes::tcp(4000, 80, 2, b"")),
+                    ] {
                         id += 1;
                         // As many pieces as the kernel makes of it.
                         let mut through = |to, wanted| {
@@ -53,7 +64,10 @@ fn s44_an_ipv6_packet_that_was_cut_anew_is_not_born_on_the_node() {
                             let frames = cut(&world, way, protocol, &head, unfragmentable, id);
                             stage.arrive(way.from, way.to, &frames, MARK, wanted)
                         };
-                        let what = format!("{from:?} protocol {protocol}, {unfragmentable} bytes before the fragment");
+                        let what = format!(
+                            "{from:?} protocol {protocol}, {unfragmentable} bytes before the \
+                             fragment"
+                        );
                         assert_eq!(through(closed, 0), 0, "{what}, to p{closed}");
                         assert!(through(open, 1) > 0, "{what}, to p{open}");
                     }
@@ -84,12 +98,16 @@ fn s44_fragments_of_the_node_s_own_reach_an_isolated_pod() {
     }
 }
 
-/// S54, S55: the kernel looks through any number of priority tags, and so through a forged source behind them.
+/// S54, S55: the kernel looks through any number of priority tags, and so through a forged source
+/// behind them.
 #[test]
 fn s55_priority_tags_hide_no_source() {
     // p2 and p5 take packets of p0 and p3 alone; nobody is isolated in egress.
     let from = |friend| {
-        format!("ingress: [{{from: [{{namespaceSelector: {{}}, podSelector: {{matchLabels: {{id: p{friend}}}}}}}]}}]")
+        format!(
+            "ingress: [{{from: [{{namespaceSelector: {{}}, podSelector: {{matchLabels: {{id: \
+             p{friend}}}}}}}]}}]"
+        )
     };
     let policies = policy(2, &from(0)) + &policy(5, &from(3));
     on_stage(Tracking::Off, &policies, |stage| {
@@ -97,16 +115,30 @@ fn s55_priority_tags_hide_no_source() {
         for [friend, attacker, victim] in SHAPES {
             for v6 in [false, true] {
                 let own = Way::new(&world, Place::Pod(friend), Place::Pod(victim), v6);
-                let forged = Way::new(&world, Place::Pod(attacker), Place::Pod(victim), v6).under(own.source);
+                let forged = Way::new(&world, Place::Pod(attacker), Place::Pod(victim), v6)
+                    .under(own.source);
                 for depth in 0..=8 {
                     for kind in [number::VLAN, number::QINQ] {
                         let tags = vec![(kind, 0); depth];
-                        let frame =
-                            |way: Way| way.frame(&world, &tags, &way.packet(number::UDP, &bytes::udp(4000, 53, MARK)));
-                        let what = format!("{depth} tags of type {kind:#x}, p{attacker} as p{friend}, IPv6: {v6}");
+                        let frame = |way: Way| {
+                            way.frame(
+                                &world,
+                                &tags,
+                                &way.packet(number::UDP, &bytes::udp(4000, 53, MARK)),
+                            )
+                        };
+                        let what = format!(
+                            "{depth} tags of type {kind:#x}, p{attacker} as p{friend}, IPv6: {v6}"
+                        );
                         expect(stage, forged, &[frame(forged)], 0, &what);
                         if depth <= 1 {
-                            expect(stage, own, &[frame(own)], 1, &format!("{what}, p{friend} itself"));
+                            expect(
+                                stage,
+                                own,
+                                &[frame(own)],
+                                1,
+                                &format!("{what}, p{friend} itself"),
+                            );
                         }
                     }
                 }
@@ -130,7 +162,8 @@ fn s55_what_is_not_ip_leaves_no_pod() {
     });
 }
 
-/// S55: pods are guarded on a node without any policy, too: policies of other nodes trust the sources.
+/// S55: pods are guarded on a node without any policy, too: policies of other nodes trust the
+/// sources.
 #[test]
 fn s55_pods_are_guarded_where_nobody_is_isolated() {
     on_stage(Tracking::Off, "", |stage| {
@@ -138,9 +171,16 @@ fn s55_pods_are_guarded_where_nobody_is_isolated() {
         for [friend, attacker, _] in SHAPES {
             for v6 in [false, true] {
                 let own = Way::new(&world, Place::Pod(attacker), Place::Outside, v6);
-                for source in [world.pods[friend].addresses, world.stranger, world.node, world.far] {
+                for source in [world.pods[friend].addresses, world.stranger, world.node, world.far]
+                {
                     let forged = own.under(source[usize::from(v6)]);
-                    expect(stage, forged, &[forged.udp(&world, 53)], 0, &format!("p{attacker} as {}", forged.source));
+                    expect(
+                        stage,
+                        forged,
+                        &[forged.udp(&world, 53)],
+                        0,
+                        &format!("p{attacker} as {}", forged.source),
+                    );
                 }
                 expect(stage, own, &[own.udp(&world, 53)], 1, &format!("p{attacker} itself"));
             }
@@ -148,10 +188,12 @@ fn s55_pods_are_guarded_where_nobody_is_isolated() {
     });
 }
 
-/// S47: the pod's own address as the source of what comes from elsewhere is forged, whatever its policies allow.
+/// S47: the pod's own address as the source of what comes from elsewhere is forged, whatever its
+/// policies allow.
 #[test]
 fn s47_nobody_else_is_the_pod_itself() {
-    let spec = "ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: '2001:db8::/33'}}]}]";
+    let spec = "ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: \
+        '2001:db8::/33'}}]}]";
     on_stage(Tracking::Off, &policies([1, 4], spec), |stage| {
         let world = stage.lab.world.clone();
         for victim in [1, 4] {
@@ -159,8 +201,20 @@ fn s47_nobody_else_is_the_pod_itself() {
                 let honest = Way::new(&world, Place::Outside, Place::Pod(victim), v6);
                 let forged = honest.under(honest.destination);
                 for port in [80, 99] {
-                    expect(stage, forged, &[forged.udp(&world, port)], 0, &format!("p{victim} port {port} IPv6: {v6}"));
-                    expect(stage, honest, &[honest.udp(&world, port)], 1, &format!("p{victim} port {port} IPv6: {v6}"));
+                    expect(
+                        stage,
+                        forged,
+                        &[forged.udp(&world, port)],
+                        0,
+                        &format!("p{victim} port {port} IPv6: {v6}"),
+                    );
+                    expect(
+                        stage,
+                        honest,
+                        &[honest.udp(&world, port)],
+                        1,
+                        &format!("p{victim} port {port} IPv6: {v6}"),
+                    );
                 }
             }
         }
@@ -175,14 +229,23 @@ fn s35_errors_about_nothing_carry_nothing_out() {
         for pod in [1, 4] {
             for v6 in [false, true] {
                 let way = Way::new(&world, Place::Pod(pod), Place::Outside, v6);
-                let (protocol, kinds): (u8, &[u8]) =
-                    if v6 { (number::ICMPV6, &[1, 2, 3, 4]) } else { (number::ICMP, &[3, 4, 5, 11, 12]) };
+                let (protocol, kinds): (u8, &[u8]) = if v6 {
+                    (number::ICMPV6, &[1, 2, 3, 4])
+                } else {
+                    (number::ICMP, &[3, 4, 5, 11, 12])
+                };
                 for kind in kinds {
                     for inner in [number::UDP, number::TCP, number::SCTP, protocol, 47] {
                         let quote = bytes::quote(way.destination, way.source, inner, (53, 4000));
                         let body = bytes::icmp(*kind, 3, [0; 4], &[&quote, MARK].concat());
                         let frame = way.frame(&world, &[], &way.packet(protocol, &body));
-                        expect(stage, way, &[frame], 0, &format!("p{pod} type {kind} about protocol {inner}"));
+                        expect(
+                            stage,
+                            way,
+                            &[frame],
+                            0,
+                            &format!("p{pod} type {kind} about protocol {inner}"),
+                        );
                     }
                 }
                 // What comes in may be complained about: with port 98 there is a connection.
@@ -209,8 +272,20 @@ fn s45_a_source_route_leads_nowhere() {
             for kind in [0x83, 0x89] {
                 let options = [&[kind, 7, 4][..], &last.octets(), &[0]].concat();
                 let header = Header { hops: 64, options, ..Header::default() };
-                let packet = bytes::ip(way.source, world.node[0], number::UDP, &header, &bytes::udp(1, 53, MARK));
-                expect(stage, way, &[way.frame(&world, &[], &packet)], 0, &format!("p{pod} option {kind}"));
+                let packet = bytes::ip(
+                    way.source,
+                    world.node[0],
+                    number::UDP,
+                    &header,
+                    &bytes::udp(1, 53, MARK),
+                );
+                expect(
+                    stage,
+                    way,
+                    &[way.frame(&world, &[], &packet)],
+                    0,
+                    &format!("p{pod} option {kind}"),
+                );
             }
             let way = Way::new(&world, Place::Pod(pod), Place::Outside, true);
             let IpAddr::V6(last) = way.destination else { unreachable!("asked for IPv6") };
@@ -219,7 +294,13 @@ fn s45_a_source_route_leads_nowhere() {
                 let body = [front, bytes::udp(1, 53, MARK)].concat();
                 let header = Header { hops: 64, ..Header::default() };
                 let packet = bytes::ip(way.source, world.node[1], number::ROUTING, &header, &body);
-                expect(stage, way, &[way.frame(&world, &[], &packet)], 0, &format!("p{pod} routing header {kind}"));
+                expect(
+                    stage,
+                    way,
+                    &[way.frame(&world, &[], &packet)],
+                    0,
+                    &format!("p{pod} routing header {kind}"),
+                );
             }
         }
     });
@@ -239,14 +320,24 @@ fn s36_a_pod_speaks_for_itself_in_arp_and_discovery() {
         };
         let arp = |pod: usize| answer(world.pods[pod].addresses[0]);
         assert_eq!(stage.arrive(from, to, &[arp(victim)], MARK, 0), 0, "ARP for p{victim}");
-        assert_eq!(stage.arrive(from, to, &[answer(world.bridge[0])], MARK, 0), 0, "ARP for the gateway");
+        assert_eq!(
+            stage.arrive(from, to, &[answer(world.bridge[0])], MARK, 0),
+            0,
+            "ARP for the gateway"
+        );
         assert_eq!(stage.arrive(from, to, &[arp(attacker)], MARK, 1), 1, "ARP for itself");
         let many: IpAddr = "ff02::1".parse().expect("an address");
         let own = world.pods[attacker].addresses[1];
         let message = |kind: u8, target: IpAddr| {
             let IpAddr::V6(target) = target else { unreachable!("IPv6") };
             let body = bytes::icmp(kind, 0, [0x20, 0, 0, 0], &[&target.octets(), MARK].concat());
-            let packet = bytes::ip(own, many, number::ICMPV6, &Header { hops: 255, ..Header::default() }, &body);
+            let packet = bytes::ip(
+                own,
+                many,
+                number::ICMPV6,
+                &Header { hops: 255, ..Header::default() },
+                &body,
+            );
             bytes::ethernet([0x33, 0x33, 0, 0, 0, 1], mac, &[], number::IPV6, &packet)
         };
         for (kind, target, passes) in [

@@ -1,5 +1,6 @@
-//! Attacks through the node's tunnels and the link: what a pod sends to its own node for the node to pass on, and discovery and errors
-//! that carry data to somebody else. Needs root, `ip` and `nft`. Other attacks: `attacks.rs`.
+//! Attacks through the node's tunnels and the link: what a pod sends to its own node for the node
+//! to pass on, and discovery and errors that carry data to somebody else. Needs root, `ip` and
+//! `nft`. Other attacks: `attacks.rs`.
 
 mod common;
 
@@ -27,17 +28,22 @@ fn overlay(inner: &Way, packet: &[u8]) -> Vec<u8> {
     bytes::udp(40_000, 8472, &bytes::vxlan(&frame))
 }
 
-/// S45, S55: nothing comes out of the own node's overlay device that a pod has put in, under its own address or another's.
+/// S45, S55: nothing comes out of the own node's overlay device that a pod has put in, under its
+/// own address or another's.
 #[test]
 fn s45_a_pod_sends_into_no_tunnel_of_its_node() {
-    // p1 and p4 may reach nobody; p2 and p5 take packets of the pods of the other node alone; p0 and p3 are free.
-    let from_far = "ingress: [{from: [{podSelector: {matchLabels: {id: far}}}, {namespaceSelector: {}, podSelector: {matchLabels: {id: far}}}]}]";
+    // p1 and p4 may reach nobody; p2 and p5 take packets of the pods of the other node alone; p0
+    // and p3 are free.
+    let from_far = "ingress: [{from: [{podSelector: {matchLabels: {id: far}}}, {namespaceSelector: \
+        {}, podSelector: {matchLabels: {id: far}}}]}]";
     let rules = policies([1, 4], EGRESS) + &policies([2, 5], from_far);
     on_stage(Tracking::Off, &rules, |stage| {
         let world = stage.lab.world.clone();
         let into = |sender: usize, inner: Way| {
-            let outer =
-                Way { destination: world.node[0], ..Way::new(&world, Place::Pod(sender), Place::Outside, false) };
+            let outer = Way {
+                destination: world.node[0],
+                ..Way::new(&world, Place::Pod(sender), Place::Outside, false)
+            };
             let packet = inner.packet(number::UDP, &bytes::udp(4000, 53, MARK));
             outer.frame(&world, &[], &outer.packet(number::UDP, &overlay(&inner, &packet)))
         };
@@ -51,14 +57,19 @@ fn s45_a_pod_sends_into_no_tunnel_of_its_node() {
                     expect(stage, own, &[into(sender, own)], 0, "through the overlay");
                 }
                 // The overlay works for who may use it: another node.
-                let honest = Way::new(&world, Place::Outside, Place::Pod(victim), v6).under(world.far[usize::from(v6)]);
+                let honest = Way::new(&world, Place::Outside, Place::Pod(victim), v6)
+                    .under(world.far[usize::from(v6)]);
                 let outer = Way {
                     source: world.far_node[0],
                     destination: world.node[0],
                     ..Way::new(&world, Place::Outside, Place::Outside, false)
                 };
                 let packet = honest.packet(number::UDP, &bytes::udp(4000, 53, MARK));
-                let frame = outer.frame(&world, &[], &outer.packet(number::UDP, &overlay(&honest, &packet)));
+                let frame = outer.frame(
+                    &world,
+                    &[],
+                    &outer.packet(number::UDP, &overlay(&honest, &packet)),
+                );
                 expect(stage, honest, &[frame], 1, "another node's overlay packet");
             }
         }
@@ -71,14 +82,16 @@ fn s45_a_pod_sends_into_no_tunnel_of_another_node() {
     on_stage(Tracking::Off, &policies([4], BOTH), |stage| {
         let world = stage.lab.world.clone();
         for [pod, ..] in SHAPES {
-            let inner = Way::new(&world, Place::Pod(pod), Place::Outside, false).under(world.stranger[0]);
+            let inner =
+                Way::new(&world, Place::Pod(pod), Place::Outside, false).under(world.stranger[0]);
             let packet = inner.packet(number::UDP, &bytes::udp(4000, 53, MARK));
             for v6 in [false, true] {
                 let outer = Way {
                     destination: world.far_node[usize::from(v6)],
                     ..Way::new(&world, Place::Pod(pod), Place::Outside, v6)
                 };
-                let vxlan = outer.frame(&world, &[], &outer.packet(number::UDP, &overlay(&inner, &packet)));
+                let vxlan =
+                    outer.frame(&world, &[], &outer.packet(number::UDP, &overlay(&inner, &packet)));
                 expect(stage, outer, &[vxlan], 0, "VXLAN");
             }
         }
@@ -98,15 +111,23 @@ fn s36_discovery_carries_nothing_to_who_is_not_on_the_link() {
                 for kind in [133, 135, 136] {
                     let body = bytes::icmp(kind, 0, [0; 4], &[&target.octets(), MARK].concat());
                     let header = Header { hops: 255, ..Header::default() };
-                    let packet = bytes::ip(out.source, out.destination, number::ICMPV6, &header, &body);
-                    expect(stage, out, &[out.frame(&world, &[], &packet)], 0, &format!("ICMPv6 type {kind}"));
+                    let packet =
+                        bytes::ip(out.source, out.destination, number::ICMPV6, &header, &body);
+                    expect(
+                        stage,
+                        out,
+                        &[out.frame(&world, &[], &packet)],
+                        0,
+                        &format!("ICMPv6 type {kind}"),
+                    );
                 }
             }
         }
     });
 }
 
-/// S36: a fragment header does not hide an advertisement: the node's kernel may take it off (RFC 6980).
+/// S36: a fragment header does not hide an advertisement: the node's kernel may take it off (RFC
+/// 6980).
 #[test]
 fn s36_a_fragment_header_hides_no_advertisement() {
     for tracking in [Tracking::On, Tracking::Off] {
@@ -115,10 +136,12 @@ fn s36_a_fragment_header_hides_no_advertisement() {
             let link = Way::new(&world, Place::Pod(4), Place::Pod(5), true);
             let IpAddr::V6(target) = world.pods[3].addresses[1] else { unreachable!("IPv6") };
             for kind in [134, 136, 137] {
-                let body = bytes::icmp(kind, 0, [0x20, 0, 0, 0], &[&target.octets(), MARK].concat());
+                let body =
+                    bytes::icmp(kind, 0, [0x20, 0, 0, 0], &[&target.octets(), MARK].concat());
                 let body = [bytes::fragment(number::ICMPV6, 0, false, 7), body].concat();
                 let header = Header { hops: 255, ..Header::default() };
-                let packet = bytes::ip(link.source, link.destination, number::FRAGMENT, &header, &body);
+                let packet =
+                    bytes::ip(link.source, link.destination, number::FRAGMENT, &header, &body);
                 expect(
                     stage,
                     link,
@@ -140,15 +163,28 @@ fn s35_an_error_goes_to_who_it_is_about() {
             for v6 in [false, true] {
                 let at = usize::from(v6);
                 // There is a connection with a pod of the other node.
-                let back = Way::new(&world, Place::Outside, Place::Pod(pod), v6).under(world.far[at]);
+                let back =
+                    Way::new(&world, Place::Outside, Place::Pod(pod), v6).under(world.far[at]);
                 expect(stage, back, &[back.udp(&world, 98)], 1, "an honest one");
                 let quote = bytes::quote(world.far[at], back.destination, number::UDP, (4000, 98));
                 let (protocol, kind) = if v6 { (number::ICMPV6, 1) } else { (number::ICMP, 3) };
                 let body = bytes::icmp(kind, 3, [0; 4], &[&quote, MARK].concat());
                 let out = Way::new(&world, Place::Pod(pod), Place::Outside, v6);
-                expect(stage, out, &[out.frame(&world, &[], &out.packet(protocol, &body))], 0, "to a stranger");
+                expect(
+                    stage,
+                    out,
+                    &[out.frame(&world, &[], &out.packet(protocol, &body))],
+                    0,
+                    "to a stranger",
+                );
                 let out = Way { destination: world.far[at], ..out };
-                expect(stage, out, &[out.frame(&world, &[], &out.packet(protocol, &body))], 1, "to the other end");
+                expect(
+                    stage,
+                    out,
+                    &[out.frame(&world, &[], &out.packet(protocol, &body))],
+                    1,
+                    "to the other end",
+                );
             }
         }
     });
@@ -169,8 +205,20 @@ fn s47_an_error_under_the_pod_s_own_address_is_forged() {
                 let body = bytes::icmp(kind, 3, [0; 4], &[&quote, MARK].concat());
                 let back = Way::new(&world, Place::Outside, Place::Pod(pod), v6);
                 let own = back.under(back.destination);
-                expect(stage, own, &[own.frame(&world, &[], &own.packet(protocol, &body))], 0, "under its own");
-                expect(stage, back, &[back.frame(&world, &[], &back.packet(protocol, &body))], 1, "an honest error");
+                expect(
+                    stage,
+                    own,
+                    &[own.frame(&world, &[], &own.packet(protocol, &body))],
+                    0,
+                    "under its own",
+                );
+                expect(
+                    stage,
+                    back,
+                    &[back.frame(&world, &[], &back.packet(protocol, &body))],
+                    1,
+                    "an honest error",
+                );
             }
         }
     });
@@ -184,7 +232,11 @@ fn s36_a_pod_answers_as_no_dhcp_server() {
         for (v6, ports) in [(false, (67, 68)), (true, (547, 546))] {
             let link = Way::new(&world, Place::Pod(4), Place::Pod(5), v6);
             let frame = |ports: (u16, u16)| {
-                link.frame(&world, &[], &link.packet(number::UDP, &bytes::udp(ports.0, ports.1, MARK)))
+                link.frame(
+                    &world,
+                    &[],
+                    &link.packet(number::UDP, &bytes::udp(ports.0, ports.1, MARK)),
+                )
             };
             expect(stage, link, &[frame(ports)], 0, "an answer");
             expect(stage, link, &[frame((4000, ports.1))], 1, "another packet");

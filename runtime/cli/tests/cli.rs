@@ -60,7 +60,8 @@ fn compile_prints_text_that_parses_back() {
 fn the_docs_show_what_compile_prints() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/how-it-works.md");
     let page = std::fs::read_to_string(page).unwrap();
-    let (_, shown) = page.split_once("\n$ netpolc compile -f testbed/examples/").expect("the transcript");
+    let (_, shown) =
+        page.split_once("\n$ netpolc compile -f testbed/examples/").expect("the transcript");
     let shown: Vec<&str> = shown.lines().skip(1).take_while(|line| *line != "```").collect();
     let file = example();
     let output = run(&["compile", "-f", file.to_str().unwrap(), "--pod", "default/db-0"], "");
@@ -87,7 +88,9 @@ fn every_form_of_output_is_there() {
     let table = run(&["compile", "-f", file, "-o", "table"], "");
     assert!(text(&table.stdout).contains("isolates default/test-network-policy"));
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf"], "");
-    assert!(text(&ebpf.stdout).contains("program to_pod:") && text(&ebpf.stdout).contains("remote_v4"));
+    assert!(
+        text(&ebpf.stdout).contains("program to_pod:") && text(&ebpf.stdout).contains("remote_v4")
+    );
     let ebpf = run(&["compile", "-f", file, "--target", "ebpf", "-o", "json"], "");
     let ebpf: Value = serde_json::from_slice(&ebpf.stdout).unwrap();
     assert_eq!(ebpf["programs"].as_array().map(Vec::len), Some(3));
@@ -98,7 +101,10 @@ fn a_refused_object_is_named_and_makes_the_exit_code_1() {
     let output = run(&["compile", "-f", "-"], OOPS);
     assert_eq!(output.status.code(), Some(1));
     let errors = text(&output.stderr);
-    assert!(errors.starts_with("netpolc: -:") && errors.contains("spec.egress[0].from"), "{errors}");
+    assert!(
+        errors.starts_with("netpolc: -:") && errors.contains("spec.egress[0].from"),
+        "{errors}"
+    );
     assert_eq!(errors.lines().count(), 1, "{errors}");
 }
 
@@ -112,16 +118,19 @@ fn s33_what_a_share_sets_aside_is_named_and_makes_the_exit_code_1() {
         )
     };
     let policy = |peers: usize| {
-        let peers: Vec<String> =
-            (0..peers).map(|i| format!("{{podSelector: {{matchLabels: {{app: a{i}}}}}}}")).collect();
+        let peers: Vec<String> = (0..peers)
+            .map(|i| format!("{{podSelector: {{matchLabels: {{app: a{i}}}}}}}"))
+            .collect();
         format!(
-            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: large, namespace: evil}}\n\
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: large, \
+             namespace: evil}}\n\
              spec: {{podSelector: {{}}, policyTypes: [Ingress], ingress: [{{from: [{}]}}]}}\n",
             peers.join(", ")
         )
     };
     let pods = pod("p1", "n1", "10.0.0.1") + &pod("p2", "n2", "10.0.0.2");
-    let said = "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and it allows nothing: it takes 1001 \
+    let said = "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and \
+        it allows nothing: it takes 1001 \
                 selectors of peers, namespace evil takes 1001 and may take 1000 on this node";
     let large = pods.clone() + &policy(1_001);
     for (scope, before) in [(&["--node", "n1"][..], ""), (&[], "node n1, n2: ")] {
@@ -132,7 +141,11 @@ fn s33_what_a_share_sets_aside_is_named_and_makes_the_exit_code_1() {
         assert_eq!(errors.lines().count(), 1, "{errors}");
         assert!(!output.stdout.is_empty());
     }
-    assert_eq!(run(&["compile", "-f", "-", "--node", "n3"], &large).status.code(), Some(0), "no pod of it is there");
+    assert_eq!(
+        run(&["compile", "-f", "-", "--node", "n3"], &large).status.code(),
+        Some(0),
+        "no pod of it is there"
+    );
     let fits = run(&["compile", "-f", "-"], &(pods + &policy(1_000)));
     assert_eq!((fits.status.code(), text(&fits.stderr)), (Some(0), ""));
 }
@@ -149,7 +162,10 @@ fn wrong_usage_is_exit_code_2_and_one_line() {
         let output = run(arguments, "kind: List\napiVersion: v1\nitems: []\n");
         let errors = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
-        assert!(errors.starts_with("netpolc: ") && errors.contains(part), "{arguments:?}: {errors}");
+        assert!(
+            errors.starts_with("netpolc: ") && errors.contains(part),
+            "{arguments:?}: {errors}"
+        );
         assert_eq!(errors.lines().count(), 1, "{errors}");
     }
     assert_eq!(run(&["compile"], "").status.code(), Some(2));
@@ -165,10 +181,14 @@ fn eval_answers_line_by_line_and_marks_bad_lines() {
         let arguments = ["eval", "-f", file.to_str().unwrap(), "--probes", "-", "--judge", judge];
         let output = run(&arguments, probes);
         assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-        let lines: Vec<Value> = text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines: Vec<Value> =
+            text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0]["allowed"], true, "{judge}: {}", lines[0]);
-        assert_eq!(lines[0]["ingress"]["by"][0]["policy"], "default/test-network-policy", "{judge}");
+        assert_eq!(
+            lines[0]["ingress"]["by"][0]["policy"], "default/test-network-policy",
+            "{judge}"
+        );
         assert!(lines[1]["error"].is_string() && lines[1]["line"] == 2);
         assert_eq!(lines[2]["allowed"], false);
     }
@@ -177,7 +197,9 @@ fn eval_answers_line_by_line_and_marks_bad_lines() {
 /// A reader that stops early is no reason to complain.
 #[test]
 fn a_broken_pipe_is_quiet() {
-    let mut child = netpolc(&["compile", "-f", example().to_str().unwrap(), "--target", "ebpf"]).spawn().unwrap();
+    let mut child = netpolc(&["compile", "-f", example().to_str().unwrap(), "--target", "ebpf"])
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     let mut reader = BufReader::with_capacity(16, child.stdout.take().unwrap());
     reader.read_line(&mut line).unwrap();
@@ -190,22 +212,38 @@ fn a_broken_pipe_is_quiet() {
 fn compile_shows_filters_with_their_origin_and_totals() {
     let file = example();
     let file = file.to_str().unwrap();
-    let compile = |more: &[&str]| run(&[&["compile", "-f", file, "--target", "flower"], more].concat(), "");
+    let compile =
+        |more: &[&str]| run(&[&["compile", "-f", file, "--target", "flower"], more].concat(), "");
     let lines = compile(&[]);
     assert_eq!((lines.status.code(), text(&lines.stderr)), (Some(0), ""));
     let out = text(&lines.stdout);
     assert!(out.starts_with("# mode software, driver software"), "{out}");
-    let drop =
-        |l: &&str| l.starts_with("filter dev ") && l.contains(" flower skip_hw ") && l.contains("action drop  # ");
-    assert!(out.lines().any(|l| drop(&l) && l.contains("isolates default/test-network-policy")), "{out}");
+    let drop = |l: &&str| {
+        l.starts_with("filter dev ")
+            && l.contains(" flower skip_hw ")
+            && l.contains("action drop  # ")
+    };
+    assert!(
+        out.lines().any(|l| drop(&l) && l.contains("isolates default/test-network-policy")),
+        "{out}"
+    );
     assert!(out.lines().last().unwrap().starts_with("# total: "), "{out}");
     for (mode, driver) in [("representor", "mlx5_core"), ("prefilter", "ice")] {
         let output = compile(&["--mode", mode, "-o", "json"]);
-        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{mode}: {e}"));
+        let value: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{mode}: {e}"));
         assert_eq!((&value["mode"], &value["driver"]), (&mode.into(), &driver.into()));
-        assert!(value["budget"]["filters"]["used"].is_u64() && value["totals"]["all"]["filters"].is_u64());
-        for filter in value["ports"].as_array().unwrap().iter().flat_map(|p| p["filters"].as_array().unwrap()) {
-            assert!(["hardware", "both"].contains(&filter["placement"].as_str().unwrap()), "{filter}");
+        assert!(
+            value["budget"]["filters"]["used"].is_u64()
+                && value["totals"]["all"]["filters"].is_u64()
+        );
+        for filter in
+            value["ports"].as_array().unwrap().iter().flat_map(|p| p["filters"].as_array().unwrap())
+        {
+            assert!(
+                ["hardware", "both"].contains(&filter["placement"].as_str().unwrap()),
+                "{filter}"
+            );
         }
         for left in value["spilled"].as_array().unwrap() {
             assert!(left["explanation"].is_string() && left["origins"].is_array(), "{left}");
@@ -215,5 +253,8 @@ fn compile_shows_filters_with_their_origin_and_totals() {
     assert!(text(&table.stdout).contains("chains x prios"));
     let wrong = compile(&["--mode", "prefilter", "--driver", "e1000"]);
     assert_eq!(wrong.status.code(), Some(2));
-    assert!(text(&wrong.stderr).contains("known ones are ") && text(&wrong.stderr).contains("mlx5_core"));
+    assert!(
+        text(&wrong.stderr).contains("known ones are ")
+            && text(&wrong.stderr).contains("mlx5_core")
+    );
 }

@@ -30,8 +30,13 @@ spec:
 
 impl Node {
     fn db(&self) -> Option<Value> {
-        let status: Value = serde_json::from_slice(&self.netpolc(&["status", "-o", "json"]).stdout).ok()?;
-        status["endpoints"].as_array()?.iter().find(|endpoint| endpoint["pod"] == "default/db").cloned()
+        let status: Value =
+            serde_json::from_slice(&self.netpolc(&["status", "-o", "json"]).stdout).ok()?;
+        status["endpoints"]
+            .as_array()?
+            .iter()
+            .find(|endpoint| endpoint["pod"] == "default/db")
+            .cloned()
     }
 
     fn number(&self, what: &str) -> u64 {
@@ -59,10 +64,13 @@ impl Node {
 
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
-        let mut command = self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]);
+        let mut command =
+            self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]);
         let agent = Running::start(command.stderr(Stdio::null()));
         let began = Instant::now();
-        while self.number("connectionsCapacity") == 0 || !self.db().is_some_and(|db| db["interface"].is_string()) {
+        while self.number("connectionsCapacity") == 0
+            || !self.db().is_some_and(|db| db["interface"].is_string())
+        {
             assert!(began.elapsed() < Duration::from_secs(60), "the agent is not ready");
             std::thread::sleep(Duration::from_millis(100));
         }

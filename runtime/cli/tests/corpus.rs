@@ -1,5 +1,5 @@
-//! Every case of the shared corpus through every judge. The generated eBPF programs run in the kernel:
-//! that needs root.
+//! Every case of the shared corpus through every judge. The generated eBPF programs run in the
+//! kernel: that needs root.
 
 use std::fmt::Write;
 
@@ -13,10 +13,12 @@ fn ask(case: &cases::Case, judge: &mut dyn Judge, wrong: &mut String) {
             Ok(answer) if answer.allowed == probe.allowed => {}
             Ok(answer) => {
                 let (case, line, item) = (&case.name, probe.line, &probe.item);
-                writeln!(wrong, "{case}.yaml:{line} {item}: {:?}: {answer:?}", probe.question).unwrap();
+                writeln!(wrong, "{case}.yaml:{line} {item}: {:?}: {answer:?}", probe.question)
+                    .unwrap();
             }
             Err(error) => {
-                writeln!(wrong, "{}.yaml:{}: {error}: {:?}", case.name, probe.line, probe.question).unwrap();
+                writeln!(wrong, "{}.yaml:{}: {error}: {:?}", case.name, probe.line, probe.question)
+                    .unwrap();
             }
         }
     }
@@ -52,13 +54,15 @@ fn mem() {
     assert_eq!(disagreements(JudgeName::Mem), "");
 }
 
-/// Software flower has no hook behind Service translation: there it may be stricter, and nowhere else.
+/// Software flower has no hook behind Service translation: there it may be stricter, and nowhere
+/// else.
 #[test]
 fn flower() {
     let mut wrong = String::new();
     for mut case in cases::all() {
         case.probes.retain(|p| p.question.via.is_none() || !p.allowed);
-        let mut judge = judge::flower::open(&case.cluster).unwrap_or_else(|e| panic!("case {}: {e}", case.name));
+        let mut judge = judge::flower::open(&case.cluster)
+            .unwrap_or_else(|e| panic!("case {}: {e}", case.name));
         ask(&case, &mut judge, &mut wrong);
     }
     assert_eq!(wrong, "");
@@ -67,8 +71,10 @@ fn flower() {
 #[test]
 fn ebpf() {
     let mut wrong = String::new();
-    // One target is led from case to case: that spares loading programs, and is one more test of updates.
-    let mut target = judge::ebpf::target(60).expect("the generated programs load (this needs root)");
+    // One target is led from case to case: that spares loading programs, and is one more test of
+    // updates.
+    let mut target =
+        judge::ebpf::target(60).expect("the generated programs load (this needs root)");
     for case in cases::all() {
         let mut judge = match OnDatapath::install(&case.cluster, target) {
             Ok(judge) => judge,
@@ -87,7 +93,8 @@ fn oracle_and_tables_name_the_same_policies() {
         let mut oracle = judge::oracle::Oracle::new(&case.cluster);
         let mut tables = judge::tables::Tables::new(&case.cluster).unwrap();
         for probe in &case.probes {
-            let (told, found) = (oracle.judge(&probe.question).unwrap(), tables.judge(&probe.question).unwrap());
+            let (told, found) =
+                (oracle.judge(&probe.question).unwrap(), tables.judge(&probe.question).unwrap());
             for (told, found) in [(&told.egress, &found.egress), (&told.ingress, &found.ingress)] {
                 let at = format!("{}.yaml:{}: {told:?} {found:?}", case.name, probe.line);
                 assert_eq!(told.allowed, found.allowed, "{at}");

@@ -1,5 +1,6 @@
-//! The manifests without a cluster: chart and kustomize base give the same objects, the chart's options do what they say, and
-//! the dashboard asks for metrics that exist. What an API server and a node make of them: `kube_node.rs`.
+//! The manifests without a cluster: chart and kustomize base give the same objects, the chart's
+//! options do what they say, and the dashboard asks for metrics that exist. What an API server and
+//! a node make of them: `kube_node.rs`.
 //!
 //! Needs kubectl and a renderer of charts, which testbed/kube builds from Debian's packages once.
 
@@ -19,7 +20,12 @@ fn root() -> &'static Path {
 
 /// Runs a program with `input` on its standard input, and gives its output.
 fn run(command: &mut Command, input: &[u8]) -> Vec<u8> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -30,8 +36,8 @@ fn tool(name: &str) -> Command {
     Command::new(root().join("testbed/kube").join(name))
 }
 
-/// The objects of a YAML stream in order of their kinds and names, without what only the chart has: the hash that makes new pods
-/// when the configuration changes.
+/// The objects of a YAML stream in order of their kinds and names, without what only the chart has:
+/// the hash that makes new pods when the configuration changes.
 fn objects(yaml: &[u8]) -> Vec<Value> {
     let json = run(tool("render.sh").arg("-json"), yaml);
     let mut objects: Vec<Value> = serde_json::from_slice(&json).unwrap();
@@ -65,17 +71,21 @@ fn pod(objects: &[Value]) -> &Value {
 }
 
 fn names(list: &Value) -> Vec<&str> {
-    list.as_array().map(|l| l.iter().map(|c| c["name"].as_str().unwrap()).collect()).unwrap_or_default()
+    list.as_array()
+        .map(|l| l.iter().map(|c| c["name"].as_str().unwrap()).collect())
+        .unwrap_or_default()
 }
 
 #[test]
 fn chart_and_base_give_the_same_objects() {
     assert_eq!(chart(&[]), kustomize("base"));
-    let remove: Vec<Value> = chart(&["-set", "remove=true"]).into_iter().filter(|o| o["kind"] == "DaemonSet").collect();
+    let remove: Vec<Value> =
+        chart(&["-set", "remove=true"]).into_iter().filter(|o| o["kind"] == "DaemonSet").collect();
     assert_eq!(remove, kustomize("remove"));
     let newer = chart(&["-k", "v1.30.0"]).into_iter();
-    let admission: Vec<Value> =
-        newer.filter(|o| o["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy")).collect();
+    let admission: Vec<Value> = newer
+        .filter(|o| o["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy"))
+        .collect();
     assert_eq!(admission, kustomize("admission"));
     assert_eq!(admission.len(), 2);
 }
@@ -87,44 +97,68 @@ fn tokens_and_folders_are_where_they_are_needed() {
         let pod = pod(&objects);
         assert_eq!(pod["automountServiceAccountToken"], false);
         let mounts = |volume: &str| {
-            let all = ["initContainers", "containers"].iter().flat_map(|list| pod[list].as_array().unwrap());
+            let all = ["initContainers", "containers"]
+                .iter()
+                .flat_map(|list| pod[list].as_array().unwrap());
             let has = |c: &&Value| names(&c["volumeMounts"]).contains(&volume);
             all.filter(has).map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert!(matches!(&*mounts("token").concat(), "agent" | ""), "{:?}", mounts("token"));
-        assert!(matches!(&*mounts("cni-bin").concat(), "install-cni" | "remove-cni"), "{:?}", mounts("cni-bin"));
+        assert!(
+            matches!(&*mounts("cni-bin").concat(), "install-cni" | "remove-cni"),
+            "{:?}",
+            mounts("cni-bin")
+        );
     }
 }
 
-/// From 1.30 on the API server binds each agent to its node; the right to patch Nodes is there for the startup taint alone.
+/// From 1.30 on the API server binds each agent to its node; the right to patch Nodes is there for
+/// the startup taint alone.
 #[test]
 fn agents_are_bound_to_their_nodes() {
     assert!(chart(&["-k", "v1.29.5"]).iter().all(|o| o["kind"] != "ValidatingAdmissionPolicy"));
     let newer = chart(&["-k", "v1.30.0"]);
     let policy = find(&newer, "ValidatingAdmissionPolicy");
     let condition = policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap();
-    assert_eq!(condition, r#"request.userInfo.username == "system:serviceaccount:kube-system:netpolc""#);
-    assert!(policy["spec"]["variables"].to_string().contains("authentication.kubernetes.io/node-name"));
-    assert_eq!(find(&newer, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"], policy["metadata"]["name"]);
+    assert_eq!(
+        condition,
+        r#"request.userInfo.username == "system:serviceaccount:kube-system:netpolc""#
+    );
+    assert!(
+        policy["spec"]["variables"].to_string().contains("authentication.kubernetes.io/node-name")
+    );
+    assert_eq!(
+        find(&newer, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"],
+        policy["metadata"]["name"]
+    );
 
     let patches = |objects: &[Value]| {
         let rules = find(objects, "ClusterRole")["rules"].as_array().unwrap().clone();
-        rules.iter().any(|r| r["resources"][0] == "nodes" && r["verbs"].to_string().contains("patch"))
+        rules
+            .iter()
+            .any(|r| r["resources"][0] == "nodes" && r["verbs"].to_string().contains("patch"))
     };
     let tainted = chart(&["-k", "v1.30.0", "-set", "startupTaint.enabled=true"]);
     assert!(patches(&tainted) && !patches(&newer));
     let arguments = pod(&tainted)["containers"][0]["args"].as_array().unwrap();
-    assert!(arguments.contains(&"--startup-taint=netpolc.io/agent-not-ready".into()), "{arguments:?}");
-    let bindings = tainted.iter().filter(|o| o["kind"] == "ValidatingAdmissionPolicyBinding").count();
+    assert!(
+        arguments.contains(&"--startup-taint=netpolc.io/agent-not-ready".into()),
+        "{arguments:?}"
+    );
+    let bindings =
+        tainted.iter().filter(|o| o["kind"] == "ValidatingAdmissionPolicyBinding").count();
     assert_eq!(bindings, 2, "one for statuses, one for nodes");
 }
 
-/// The schema knows every value that the chart has, and no other; what it says of a type is true of the default.
+/// The schema knows every value that the chart has, and no other; what it says of a type is true of
+/// the default.
 #[test]
 fn the_schema_knows_the_values() {
     let folder = root().join("runtime/deploy/helm/netpolc");
-    let schema: Value = serde_json::from_slice(&fs::read(folder.join("values.schema.json")).unwrap()).unwrap();
-    let values = run(tool("render.sh").arg("-json"), &fs::read(folder.join("values.yaml")).unwrap());
+    let schema: Value =
+        serde_json::from_slice(&fs::read(folder.join("values.schema.json")).unwrap()).unwrap();
+    let values =
+        run(tool("render.sh").arg("-json"), &fs::read(folder.join("values.yaml")).unwrap());
     let values: Value = serde_json::from_slice(&values).unwrap();
     fn compare(path: &str, schema: &Value, value: &Value) {
         let kind = match value {
@@ -141,9 +175,13 @@ fn the_schema_knows_the_values() {
             assert!(allowed.contains(value), "{path}: {value}");
         }
         let Some(properties) = schema["properties"].as_object() else { return };
-        assert_eq!(schema["additionalProperties"], false, "{path}: a misspelt value must be an error");
+        assert_eq!(
+            schema["additionalProperties"], false,
+            "{path}: a misspelt value must be an error"
+        );
         for (key, value) in value.as_object().unwrap() {
-            let inner = properties.get(key).unwrap_or_else(|| panic!("the schema has no {path}.{key}"));
+            let inner =
+                properties.get(key).unwrap_or_else(|| panic!("the schema has no {path}.{key}"));
             compare(&format!("{path}.{key}"), inner, value);
         }
     }
@@ -167,7 +205,8 @@ fn no_container_is_privileged_and_only_what_is_needed_is_granted() {
         }
         assert_eq!((&pod["hostPID"], &pod["hostIPC"]), (&Value::Null, &Value::Null));
         for rule in find(&objects, "ClusterRole")["rules"].as_array().unwrap() {
-            let verbs: Vec<&str> = rule["verbs"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+            let verbs: Vec<&str> =
+                rule["verbs"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
             let writes = match rule["resources"][0].as_str() {
                 Some("events" | "nodepolicystatuses") => verbs == ["create"],
                 Some("nodepolicystatuses/status") => verbs == ["patch"],
@@ -189,28 +228,42 @@ fn options_of_the_chart_do_what_they_say() {
     // A reboot finds every namespace closed but those that are named.
     let defaults = chart(&[]);
     let config = &find(&defaults, "ConfigMap")["data"];
-    assert_eq!((&config["CNI_FAIL"], &config["CNI_EXEMPT_NAMESPACES"]), (&"closed".into(), &"kube-system".into()));
+    assert_eq!(
+        (&config["CNI_FAIL"], &config["CNI_EXEMPT_NAMESPACES"]),
+        (&"closed".into(), &"kube-system".into())
+    );
 
     let objects = chart(&["-set", "metrics.address=0.0.0.0", "-set", "metrics.port=1234"]);
     assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], "0.0.0.0:1234");
     let probe = &pod(&objects)["containers"][0]["readinessProbe"]["httpGet"];
     assert_eq!((&probe["host"], &probe["port"]), (&"127.0.0.1".into(), &1234.into()));
-    for (address, listens, probed) in
-        [("'[::1]'", "[::1]:9643", "::1"), ("'::1'", "[::1]:9643", "::1"), ("'[::]'", "[::]:9643", "127.0.0.1")]
-    {
+    for (address, listens, probed) in [
+        ("'[::1]'", "[::1]:9643", "::1"),
+        ("'::1'", "[::1]:9643", "::1"),
+        ("'[::]'", "[::]:9643", "127.0.0.1"),
+    ] {
         let objects = chart(&["-set", &format!("metrics.address={address}")]);
         assert_eq!(find(&objects, "ConfigMap")["data"]["METRICS_ADDRESS"], listens);
         assert_eq!(pod(&objects)["containers"][0]["livenessProbe"]["httpGet"]["host"], probed);
     }
 
-    let objects =
-        chart(&["-set", "image.tag=9", "-set", "cni.exemptNamespaces=[a, b]", "-set", "apiServer.host=api.example"]);
+    let objects = chart(&[
+        "-set",
+        "image.tag=9",
+        "-set",
+        "cni.exemptNamespaces=[a, b]",
+        "-set",
+        "apiServer.host=api.example",
+    ]);
     assert_eq!(pod(&objects)["containers"][0]["image"], "ghcr.io/netpolc/netpolc:9");
     let pinned = chart(&["-set", "image.tag=9", "-set", "image.digest=sha256:1f"]);
     assert_eq!(pod(&pinned)["containers"][0]["image"], "ghcr.io/netpolc/netpolc@sha256:1f");
     assert_eq!(find(&objects, "ConfigMap")["data"]["CNI_EXEMPT_NAMESPACES"], "a,b");
     let env = pod(&objects)["containers"][0]["env"].as_array().unwrap();
-    assert!(env.iter().any(|e| e["name"] == "KUBERNETES_SERVICE_HOST" && e["value"] == "api.example"), "{env:?}");
+    assert!(
+        env.iter().any(|e| e["name"] == "KUBERNETES_SERVICE_HOST" && e["value"] == "api.example"),
+        "{env:?}"
+    );
 
     // From 1.30 on a field says what annotations said before.
     let new = chart(&["-k", "v1.30.0"]);
@@ -222,7 +275,8 @@ fn options_of_the_chart_do_what_they_say() {
 #[test]
 fn the_dashboard_asks_for_metrics_that_exist() {
     let folder = root().join("runtime");
-    let text = fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
+    let text =
+        fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap();
     let sources = ["mod.rs", "collect.rs", "watched.rs"]
         .map(|f| fs::read_to_string(folder.join("agent/src/metrics").join(f)).unwrap());
@@ -231,7 +285,10 @@ fn the_dashboard_asks_for_metrics_that_exist() {
     assert!(metrics.len() > 10, "{metrics:?}");
     for metric in metrics {
         let name = metric.trim_end_matches("_total").trim_end_matches("_bucket");
-        assert!(sources.iter().any(|s| s.contains(&format!("\"{name}\""))), "no metric is called {name}");
+        assert!(
+            sources.iter().any(|s| s.contains(&format!("\"{name}\""))),
+            "no metric is called {name}"
+        );
     }
     let objects = chart(&["-set", "dashboard.enabled=true"]);
     let map = objects.iter().find(|o| o["metadata"]["name"] == "netpolc-dashboard").unwrap();

@@ -24,7 +24,8 @@ const SETTLED: Duration = Duration::from_millis(1500);
 /// A policy that isolates one of the pods.
 fn deny(pod: &str) -> String {
     format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {pod}, namespace: default}}\n\
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {pod}, \
+         namespace: default}}\n\
          spec: {{podSelector: {{matchLabels: {{role: {pod}}}}}, policyTypes: [Ingress]}}\n"
     )
 }
@@ -39,7 +40,8 @@ struct World {
 impl World {
     fn up(name: &str) -> Self {
         let node = Node::up(name, &[WEB]);
-        let quiet = std::env::temp_dir().join(format!("netpolc-files-{name}-{}", std::process::id()));
+        let quiet =
+            std::env::temp_dir().join(format!("netpolc-files-{name}-{}", std::process::id()));
         fs::create_dir_all(&quiet).unwrap();
         let log = node.folder.with_extension("log");
         Self { node, quiet, log }
@@ -61,7 +63,10 @@ impl World {
     fn command(&self, from: &Path) -> Command {
         let mut command = self.node.command(&["agent"]);
         command.arg("--from").arg(&self.node.folder).arg("--from").arg(from);
-        command.env("RUST_LOG", "info").env("NO_COLOR", "1").stderr(File::create(&self.log).unwrap());
+        command
+            .env("RUST_LOG", "info")
+            .env("NO_COLOR", "1")
+            .stderr(File::create(&self.log).unwrap());
         command
     }
 
@@ -70,7 +75,8 @@ impl World {
     }
 
     fn status(&self) -> Value {
-        serde_json::from_slice(&self.node.netpolc(&["status", "-o", "json"]).stdout).unwrap_or_default()
+        serde_json::from_slice(&self.node.netpolc(&["status", "-o", "json"]).stdout)
+            .unwrap_or_default()
     }
 
     /// The pods that are isolated for ingress.
@@ -78,7 +84,9 @@ impl World {
         let status = self.status();
         let pods = status["endpoints"].as_array().into_iter().flatten();
         let isolated = pods.filter(|e| e["ingressSet"].is_number() && e["interface"].is_string());
-        isolated.filter_map(|e| Some(e["pod"].as_str()?.trim_start_matches("default/").to_owned())).collect()
+        isolated
+            .filter_map(|e| Some(e["pod"].as_str()?.trim_start_matches("default/").to_owned()))
+            .collect()
     }
 
     fn until(&self, pods: &[&str]) {
@@ -99,7 +107,9 @@ impl World {
     fn stays_closed(&self, what: &str) {
         for _ in 0..2 {
             let db = "10.7.0.1".parse().unwrap();
-            let answer = ask(&[Question::new(self.node.pod("other"), db, WEB)], Duration::from_millis(200)).unwrap();
+            let answer =
+                ask(&[Question::new(self.node.pod("other"), db, WEB)], Duration::from_millis(200))
+                    .unwrap();
             assert!(!answer[0].passed(), "{what}: db is open\n{}", self.log());
             std::thread::sleep(SETTLED / 2);
         }
@@ -108,7 +118,11 @@ impl World {
     fn logs(&self, text: &str) {
         let began = Instant::now();
         while !self.log().contains(text) {
-            assert!(began.elapsed() < Duration::from_secs(120), "`{text}` is not logged:\n{}", self.log());
+            assert!(
+                began.elapsed() < Duration::from_secs(120),
+                "`{text}` is not logged:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -181,7 +195,9 @@ fn s61_a_file_that_is_no_object_any_more_opens_nothing() {
     let agent = world.agent(&world.quiet);
     world.until(&["db", "ui"]);
     let second = good.find("---").unwrap() + 4;
-    let edit = |from: &str, to: &str| format!("{}{}", &good[..second], good[second..].replacen(from, to, 1));
+    let edit = |from: &str, to: &str| {
+        format!("{}{}", &good[..second], good[second..].replacen(from, to, 1))
+    };
     for (what, text) in [
         ("a wrong version", edit("networking.k8s.io/v1", "v1")),
         ("a misspelt kind", edit("NetworkPolicy", "NetworkPolcy")),
@@ -201,14 +217,21 @@ fn s61_a_file_that_is_no_object_any_more_opens_nothing() {
         world.write("p.yaml", &text);
         world.stays_closed(what);
         let status = world.status();
-        assert_ne!(status["agent"]["problems"].as_array().map_or(0, Vec::len), 0, "{what}: {status:#}");
+        assert_ne!(
+            status["agent"]["problems"].as_array().map_or(0, Vec::len),
+            0,
+            "{what}: {status:#}"
+        );
         world.write("p.yaml", &good);
         world.until(&["db", "ui"]);
     }
     world.write("p.yaml", "");
     world.stays_closed("emptied");
     let kept = world.status()["agent"]["kept"].to_string();
-    assert!(kept.contains("NetworkPolicy default/db") && kept.contains("NetworkPolicy default/ui"), "{kept}");
+    assert!(
+        kept.contains("NetworkPolicy default/db") && kept.contains("NetworkPolicy default/ui"),
+        "{kept}"
+    );
     world.logs("NetworkPolicy default/db stays enforced as it was");
     // Gone with the file; and whoever opens a pod hears of it.
     fs::remove_file(world.at("p.yaml")).unwrap();
@@ -224,8 +247,10 @@ fn s61_a_broken_file_holds_its_own_objects_only() {
     let world = World::up("held");
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: default}\n\
                    spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}\n";
-    let egress = deny("ui")
-        .replace("policyTypes: [Ingress]", "policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.96.0.0/12}}]}]");
+    let egress = deny("ui").replace(
+        "policyTypes: [Ingress]",
+        "policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.96.0.0/12}}]}]",
+    );
     world.write("10.yaml", &format!("{service}---\n{egress}---\n{}", deny("db")));
     world.write("20.yaml", &deny("other"));
     let agent = world.agent(&world.quiet);
@@ -268,7 +293,9 @@ fn s58_a_start_beside_a_broken_file_goes_on_where_nothing_came_from_it() {
 #[test]
 fn s61_a_fifo_is_waited_for_by_nobody() {
     let world = World::up("fifo");
-    let fifo = |name: &str| assert!(Command::new("mkfifo").arg(world.at(name)).status().unwrap().success());
+    let fifo = |name: &str| {
+        assert!(Command::new("mkfifo").arg(world.at(name)).status().unwrap().success())
+    };
     world.write("10.yaml", &deny("db"));
     let agent = world.agent(&world.quiet);
     world.until(&["db"]);
@@ -298,7 +325,8 @@ fn s61_a_fifo_is_waited_for_by_nobody() {
 fn s61_a_node_that_nothing_names_is_an_error() {
     let world = World::up("named");
     world.write("10.yaml", &deny("db"));
-    let once = |node: &str| world.command(&world.quiet).args(["--once", "--node", node]).status().unwrap();
+    let once =
+        |node: &str| world.command(&world.quiet).args(["--once", "--node", node]).status().unwrap();
     let message = "no Node and no pod's spec.nodeName is `n1.example.internal`";
     assert_ne!(once("n1.example.internal").code(), Some(0));
     assert!(world.log().contains(message), "{}", world.log());
@@ -320,7 +348,8 @@ fn a_pod_without_an_interface_is_logged() {
     world.write("20.yaml", &deny("ghost"));
     world.write(
         "10.yaml",
-        "kind: Pod\nmetadata: {name: ghost, namespace: default, labels: {role: ghost}}\nspec: {nodeName: n1, containers: [{name: c}]}\n\
+        "kind: Pod\nmetadata: {name: ghost, namespace: default, labels: {role: ghost}}\nspec: \
+         {nodeName: n1, containers: [{name: c}]}\n\
          status: {phase: Running, podIP: 10.7.0.99}\n",
     );
     let agent = world.agent(&world.quiet);

@@ -1,5 +1,6 @@
-//! Which interface is whose, and what leaves by interfaces that come later, on nodes of network namespaces with real packets: with
-//! host routes (as Calico and the AWS CNI make them) and behind a bridge (as flannel does). Needs root.
+//! Which interface is whose, and what leaves by interfaces that come later, on nodes of network
+//! namespaces with real packets: with host routes (as Calico and the AWS CNI make them) and behind
+//! a bridge (as flannel does). Needs root.
 
 mod common;
 
@@ -30,7 +31,8 @@ const POLICIES: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: b, namespace: default}
-spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]}
+spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {app: \
+    a}}}]}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -82,7 +84,8 @@ impl Watched {
 
     /// By pod's name.
     fn interfaces(&self, node: &Bridge) -> BTreeMap<String, String> {
-        let status: Value = serde_json::from_slice(&node.netpolc(&["status", "-o", "json"]).stdout).unwrap_or_default();
+        let status: Value = serde_json::from_slice(&node.netpolc(&["status", "-o", "json"]).stdout)
+            .unwrap_or_default();
         let endpoints = status["endpoints"].as_array().cloned().unwrap_or_default();
         let text = |v: &Value| v.as_str().map(ToOwned::to_owned);
         endpoints.iter().filter_map(|e| Some((text(&e["pod"])?, text(&e["interface"])?))).collect()
@@ -99,7 +102,8 @@ fn at_home(node: &Bridge) -> BTreeMap<String, String> {
     node.pods.keys().map(|name| (format!("default/{name}"), format!("v{name}"))).collect()
 }
 
-/// An ICMP error of `from` to `to` about an echo reply that `to` sent to `about`: "fragmentation needed, 600 bytes".
+/// An ICMP error of `from` to `to` about an echo reply that `to` sent to `about`: "fragmentation
+/// needed, 600 bytes".
 fn too_big(from: &Site, to: Ipv4Addr, about: Ipv4Addr) {
     let mut inner = vec![0x45, 0];
     inner.extend(1000u16.to_be_bytes());
@@ -122,7 +126,8 @@ fn too_big(from: &Site, to: Ipv4Addr, about: Ipv4Addr) {
 }
 
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|b| u32::from(b[0]) << 8 | b.get(1).map_or(0, |b| u32::from(*b)));
+    let words =
+        bytes.chunks(2).map(|b| u32::from(b[0]) << 8 | b.get(1).map_or(0, |b| u32::from(*b)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -152,8 +157,8 @@ fn an_icmp_error_moves_no_pod() {
     assert!(!agent.said().contains("interface has changed"), "{}", agent.said());
 }
 
-/// S58: a pod that administers its namespace takes another's address, or puts its own down; neither changes whose interface is whose, now
-/// or at a later start.
+/// S58: a pod that administers its namespace takes another's address, or puts its own down; neither
+/// changes whose interface is whose, now or at a later start.
 #[test]
 fn s58_what_pods_do_to_their_addresses_moves_no_pod() {
     let node = Bridge::up("foreign", &["a", "b", "c", "d"], POLICIES);
@@ -167,7 +172,10 @@ fn s58_what_pods_do_to_their_addresses_moves_no_pod() {
         assert!(!passes(d, stolen, WEB, SHORT), "{what}: b lets a in alone");
         assert!(!passes(c, outside, WEB, SHORT), "{what}: c may reach nothing");
     };
-    node.inside("c", &format!("sysctl -qw net.ipv4.conf.all.arp_ignore=8; ip addr add {stolen}/32 dev eth0"));
+    node.inside(
+        "c",
+        &format!("sysctl -qw net.ipv4.conf.all.arp_ignore=8; ip addr add {stolen}/32 dev eth0"),
+    );
     for round in 0..4 {
         check(&mut agent, &format!("start {round} with b's address in c"));
     }
@@ -198,7 +206,8 @@ fn s55_a_stolen_hardware_address_draws_nothing() {
         node.inside(
             "d",
             &format!(
-                "ip link set eth0 address {address}; ip neigh flush all; ip route replace default via {}",
+                "ip link set eth0 address {address}; ip neigh flush all; ip route replace default \
+                 via {}",
                 Bridge::GATEWAY
             ),
         );
@@ -215,13 +224,15 @@ fn s55_a_stolen_hardware_address_draws_nothing() {
     assert!(passes(d, outside, WEB, PATIENCE), "d is itself again");
 }
 
-/// S48: an interface that comes is covered before a packet to a Service leaves by it, also one that came while no agent ran.
+/// S48: an interface that comes is covered before a packet to a Service leaves by it, also one that
+/// came while no agent ran.
 #[test]
 fn s48_packets_to_services_are_judged_at_interfaces_that_come_later() {
     let node = Bridge::up("uplinks", &["a", "c"], POLICIES);
     let target: IpAddr = [203, 0, 113, 9].into();
     let service = format!(
-        "kind: Service\nmetadata: {{name: s, namespace: default}}\nspec: {{clusterIP: 10.96.0.9, clusterIPs: [10.96.0.9], \
+        "kind: Service\nmetadata: {{name: s, namespace: default}}\nspec: {{clusterIP: 10.96.0.9, \
+         clusterIPs: [10.96.0.9], \
          externalIPs: [{target}], ports: [{{port: 80}}, {{name: u, port: 53, protocol: UDP}}]}}\n"
     );
     fs::write(node.folder.join("service.yaml"), service).unwrap();
@@ -236,8 +247,10 @@ fn s48_packets_to_services_are_judged_at_interfaces_that_come_later() {
             "ip link add {name} type veth peer name {name} netns {outside}; ip link set {name} up; \
              ip addr add 192.168.5{number}.1/24 dev {name}; \
              ip netns exec {outside} ip addr add 192.168.5{number}.2/24 dev {name}; \
-             ip netns exec {outside} ip link set {name} up; ip route replace {target}/32 via 192.168.5{number}.2; \
-             ip netns exec {outside} ip route replace 10.9.0.0/24 via 192.168.5{number}.1 src {target}"
+             ip netns exec {outside} ip link set {name} up; ip route replace {target}/32 via \
+             192.168.5{number}.2; \
+             ip netns exec {outside} ip route replace 10.9.0.0/24 via 192.168.5{number}.1 src \
+             {target}"
         ));
     };
     uplink("up1", 1);

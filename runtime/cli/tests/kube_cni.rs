@@ -1,6 +1,7 @@
-//! The agent's loop and a CNI plugin's requests on a node of network namespaces, with real packets and programs: new pods are
-//! confirmed when, and only when, their first packet is judged. The API server is one that says what the test wants, when it
-//! wants it. Needs root. Requests one by one, without a kernel: `sandboxes.rs`.
+//! The agent's loop and a CNI plugin's requests on a node of network namespaces, with real packets
+//! and programs: new pods are confirmed when, and only when, their first packet is judged. The API
+//! server is one that says what the test wants, when it wants it. Needs root. Requests one by one,
+//! without a kernel: `sandboxes.rs`.
 
 mod common;
 
@@ -40,7 +41,8 @@ const PODS: &str = "/api/v1/pods";
 /// What the plugin waits by default.
 const USUAL: Duration = Duration::from_secs(5);
 
-/// An API server: lists that only the test changes, watches that show what they are told to, and pods by name.
+/// An API server: lists that only the test changes, watches that show what they are told to, and
+/// pods by name.
 #[derive(Default)]
 struct Server {
     lists: Mutex<BTreeMap<&'static str, Vec<Value>>>,
@@ -62,7 +64,15 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if path == "/version" {
-            let keys = ["major", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion", "compiler"];
+            let keys = [
+                "major",
+                "gitVersion",
+                "gitCommit",
+                "gitTreeState",
+                "buildDate",
+                "goVersion",
+                "compiler",
+            ];
             let mut info: BTreeMap<&str, &str> = keys.into_iter().map(|key| (key, "")).collect();
             info.extend([("minor", "20"), ("platform", "")]);
             return (200, json!(info).to_string());
@@ -101,8 +111,10 @@ impl Server {
             let service = tower::service_fn(move |request: HttpRequest<Body>| {
                 let (server, uri) = (server.clone(), request.uri().clone());
                 async move {
-                    let (status, text) = server.answer(uri.path(), uri.query().unwrap_or_default()).await;
-                    let response = Response::builder().status(status).body(Body::from(text.into_bytes()));
+                    let (status, text) =
+                        server.answer(uri.path(), uri.query().unwrap_or_default()).await;
+                    let response =
+                        Response::builder().status(status).body(Body::from(text.into_bytes()));
                     Ok::<_, tower::BoxError>(response?)
                 }
             });
@@ -112,7 +124,10 @@ impl Server {
 
     fn store(&self, pod: &Value) {
         let name = pod["metadata"]["name"].as_str().unwrap();
-        self.stored.lock().unwrap().insert(format!("/api/v1/namespaces/shop/pods/{name}"), pod.clone());
+        self.stored
+            .lock()
+            .unwrap()
+            .insert(format!("/api/v1/namespaces/shop/pods/{name}"), pod.clone());
     }
 
     /// The watch shows something.
@@ -150,9 +165,14 @@ struct Node {
 
 impl Node {
     fn up(name: &str, silent: bool) -> Self {
-        let folder = std::env::temp_dir().join(format!("netpolc-kube-cni-{name}-{}", std::process::id()));
-        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
-        let (client, other) = (pod("client", "c", "client", &["10.8.0.1"]), pod("other", "o", "other", &["10.8.0.2"]));
+        let folder =
+            std::env::temp_dir().join(format!("netpolc-kube-cni-{name}-{}", std::process::id()));
+        let pins =
+            Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
+        let (client, other) = (
+            pod("client", "c", "client", &["10.8.0.1"]),
+            pod("other", "o", "other", &["10.8.0.2"]),
+        );
         let namespace = json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "shop", "uid": "n"}});
         let lists = BTreeMap::from([
             (PODS, vec![client, other]),
@@ -162,7 +182,8 @@ impl Node {
         let lists = Mutex::new(lists);
         let server = Arc::new(Server { lists, silent: silent.into(), ..Server::default() });
         let nodes = vec![NodeSpec { name: "n1".into(), addresses: vec![[192, 168, 8, 1].into()] }];
-        let mut net = Net::up(&Spec { nodes, ..Spec::default() }).expect("network namespaces (this needs root)");
+        let mut net = Net::up(&Spec { nodes, ..Spec::default() })
+            .expect("network namespaces (this needs root)");
         net.add_pods(&[spec("client", "10.8.0.1"), spec("other", "10.8.0.2")]).unwrap();
         let mut node = Node { net, server, folder, pins, agent: None, servers: vec![] };
         node.start();
@@ -182,13 +203,25 @@ impl Node {
     fn start(&mut self) {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (site, access) = (self.net.node("n1").unwrap().clone(), self.server.access());
-        let options = Options { cni_socket: Some(self.socket()), ..Options::new("n1", self.pins.clone()) };
+        let options =
+            Options { cni_socket: Some(self.socket()), ..Options::new("n1", self.pins.clone()) };
         let work = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Pages };
             let host = Ebpf::open(&options.pin_dir, Config::default()).unwrap();
-            let (metrics, until) = (Metrics::new(options.pin_dir.clone()), async { drop(stopped.await) });
-            runtime.block_on(cluster_loop::serve(&options, source, metrics, host, Kernel::new(), until)).unwrap();
+            let (metrics, until) =
+                (Metrics::new(options.pin_dir.clone()), async { drop(stopped.await) });
+            runtime
+                .block_on(cluster_loop::serve(
+                    &options,
+                    source,
+                    metrics,
+                    host,
+                    Kernel::new(),
+                    until,
+                ))
+                .unwrap();
         };
         self.agent = Some((stop, std::thread::spawn(move || site.run(work).unwrap())));
     }
@@ -204,7 +237,8 @@ impl Node {
         self.folder.join("cni.sock")
     }
 
-    /// What the plugins before netpolc do: the pod's namespace and interface, with somebody listening inside.
+    /// What the plugins before netpolc do: the pod's namespace and interface, with somebody
+    /// listening inside.
     fn wire(&mut self, pods: &[(&str, &str)]) {
         let specs: Vec<PodSpec> = pods.iter().map(|(name, address)| spec(name, address)).collect();
         self.net.add_pods(&specs).unwrap();
@@ -256,7 +290,12 @@ impl Drop for Node {
 
 fn spec(name: &str, address: &str) -> PodSpec {
     let addresses = vec![address.parse().unwrap()];
-    PodSpec { key: ObjectKey::new("shop", name), node: "n1".into(), addresses, network: PodNetwork::Own }
+    PodSpec {
+        key: ObjectKey::new("shop", name),
+        node: "n1".into(),
+        addresses,
+        network: PodNetwork::Own,
+    }
 }
 
 fn refused(reply: Reply, part: &str) {
@@ -264,8 +303,8 @@ fn refused(reply: Reply, part: &str) {
     assert!(why.contains(part), "{why}");
 }
 
-/// S24, S56: confirmed before the API server reports an address, judged from the first packet on, and through all that the watch
-/// shows later.
+/// S24, S56: confirmed before the API server reports an address, judged from the first packet on,
+/// and through all that the watch shows later.
 #[test]
 fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
     let mut node = Node::up("first", false);
@@ -276,7 +315,10 @@ fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
     assert_eq!(node.add("db", "1", "10.8.0.9"), Reply::Enforced);
     assert!(!node.passes("other", "10.8.0.9"));
     assert!(node.passes("client", "10.8.0.9"));
-    assert_eq!(node.ask(&Request::Check(sandbox("db", "1", &["10.8.0.9"])), USUAL), Reply::Enforced);
+    assert_eq!(
+        node.ask(&Request::Check(sandbox("db", "1", &["10.8.0.9"])), USUAL),
+        Reply::Enforced
+    );
 
     // The watch still knows no address, then the one that CNI gave.
     for addresses in [&[][..], &["10.8.0.9"]] {
@@ -315,7 +357,8 @@ fn s56_a_confirmed_pod_is_judged_from_its_first_packet_on() {
     node.until_bound("db", false);
 }
 
-/// S43, S56: what the watch has not shown is fetched, by UID; what cannot be programmed is refused, with the reason, in time.
+/// S43, S56: what the watch has not shown is fetched, by UID; what cannot be programmed is refused,
+/// with the reason, in time.
 #[test]
 fn s43_pods_are_fetched_and_what_does_not_hold_is_not_confirmed() {
     let mut node = Node::up("fetch", true);
@@ -349,7 +392,8 @@ fn s43_pods_are_fetched_and_what_does_not_hold_is_not_confirmed() {
 
     refused(node.add("db", "1", "10.8.0.9"), "another one");
     refused(node.add("nobody", "1", "10.8.0.9"), "no such pod");
-    // Selected, and nothing leads to it: not within the time. A pod that no policy selects has nothing to wait for.
+    // Selected, and nothing leads to it: not within the time. A pod that no policy selects has
+    // nothing to wait for.
     let began = Instant::now();
     for (name, role) in [("far", "server"), ("free", "open")] {
         node.server.store(&pod(name, "1", role, &[]));
@@ -365,7 +409,8 @@ fn s43_pods_are_fetched_and_what_does_not_hold_is_not_confirmed() {
     refused(node.ask(&unknown, Duration::from_secs(4)), "within 2 s");
 }
 
-/// S56: no host route leads to a pod on a bridge; its interface is the peer of the one in its namespace.
+/// S56: no host route leads to a pod on a bridge; its interface is the peer of the one in its
+/// namespace.
 #[test]
 fn s56_a_pod_on_a_bridge_is_found_in_its_namespace() {
     let mut node = Node::up("bridge", false);
@@ -390,9 +435,12 @@ fn s56_a_pod_on_a_bridge_is_found_in_its_namespace() {
     ] {
         run(&host, line);
     }
-    for line in
-        ["address add 10.8.5.1/24 dev eth0", "link set eth0 up", "link set lo up", "route add default via 10.8.5.254"]
-    {
+    for line in [
+        "address add 10.8.5.1/24 dev eth0",
+        "link set eth0 up",
+        "link set lo up",
+        "route add default via 10.8.5.254",
+    ] {
         run(&inside, line);
     }
     node.servers.push(Servers::start([(&inside, [REDIS])]).unwrap());
@@ -411,7 +459,8 @@ fn s56_a_pod_on_a_bridge_is_found_in_its_namespace() {
 fn s56_many_pods_start_at_once() {
     const COUNT: usize = 40;
     let mut node = Node::up("many", false);
-    let names: Vec<(String, String)> = (0..COUNT).map(|i| (format!("db{i}"), format!("10.8.1.{i}"))).collect();
+    let names: Vec<(String, String)> =
+        (0..COUNT).map(|i| (format!("db{i}"), format!("10.8.1.{i}"))).collect();
     let wired: Vec<(&str, &str)> = names.iter().map(|(n, a)| (&**n, &**a)).collect();
     node.wire(&wired);
     for (i, (name, _)) in names.iter().enumerate() {
@@ -424,7 +473,10 @@ fn s56_many_pods_start_at_once() {
     }
     let began = Instant::now();
     let replies: BTreeSet<bool> = std::thread::scope(|scope| {
-        let asks: Vec<_> = names.iter().map(|(name, address)| scope.spawn(|| node.add(name, "1", address))).collect();
+        let asks: Vec<_> = names
+            .iter()
+            .map(|(name, address)| scope.spawn(|| node.add(name, "1", address)))
+            .collect();
         asks.into_iter().map(|ask| ask.join().unwrap() == Reply::Enforced).collect()
     });
     println!("{COUNT} pods were confirmed within {:?}", began.elapsed());

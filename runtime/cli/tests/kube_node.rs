@@ -1,7 +1,9 @@
-//! One real node: kubelet, containerd, runc and CNI ptp with a real API server, the DaemonSet from the chart, real pods, policies
-//! applied by kubectl, and packets between the pods while the agent is deleted, killed, upgraded and removed.
+//! One real node: kubelet, containerd, runc and CNI ptp with a real API server, the DaemonSet from
+//! the chart, real pods, policies applied by kubectl, and packets between the pods while the agent
+//! is deleted, killed, upgraded and removed.
 //!
-//! Needs root and Debian's packages, which testbed/kube unpacks and builds once. The manifests by themselves: `deploy.rs`.
+//! Needs root and Debian's packages, which testbed/kube unpacks and builds once. The manifests by
+//! themselves: `deploy.rs`.
 
 use std::{
     fs,
@@ -58,7 +60,12 @@ fn script(name: &str) -> Command {
 }
 
 fn output(command: &mut Command, input: &str) -> Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -66,7 +73,11 @@ fn output(command: &mut Command, input: &str) -> Output {
 fn succeeds(command: &mut Command, input: &str) -> String {
     let output = output(command, input);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     text
 }
 
@@ -103,7 +114,8 @@ impl Cluster {
                 drop(Cluster { folder: entry.path() });
             }
         }
-        let cluster = Cluster { folder: temporary.join(format!("netpolc-kubelet-{}", std::process::id())) };
+        let cluster =
+            Cluster { folder: temporary.join(format!("netpolc-kubelet-{}", std::process::id())) };
         fs::create_dir_all(&cluster.folder).unwrap();
         let archive = cluster.folder.join("image.tar");
         let names = ["0.1.0", "0.1.1"].map(|tag| format!("{IMAGE}:{tag}"));
@@ -149,7 +161,14 @@ impl Cluster {
     }
 
     fn agents(&self) -> Vec<Value> {
-        let pods = self.json(&["-n", "kube-system", "get", "pods", "-l", "app.kubernetes.io/name=netpolc"]);
+        let pods = self.json(&[
+            "-n",
+            "kube-system",
+            "get",
+            "pods",
+            "-l",
+            "app.kubernetes.io/name=netpolc",
+        ]);
         pods["items"].as_array().unwrap().clone()
     }
 
@@ -160,11 +179,15 @@ impl Cluster {
         Some(stays["metadata"]["name"].as_str()?.to_owned())
     }
 
-    /// This kubelet collects some pods whose processes have all ended a minute later; it is told to at once.
+    /// This kubelet collects some pods whose processes have all ended a minute later; it is told to
+    /// at once.
     fn bury(&self) {
         let ended = |container: &Value| container["state"]["terminated"].is_object();
         for pod in self.agents().iter().filter(|p| p["metadata"]["deletionTimestamp"].is_string()) {
-            if pod["status"]["containerStatuses"].as_array().is_some_and(|all| all.iter().all(ended)) {
+            if pod["status"]["containerStatuses"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(ended))
+            {
                 let name = pod["metadata"]["name"].as_str().unwrap();
                 let force = ["--grace-period=0", "--force", "--ignore-not-found"];
                 self.kubectl(&[&["-n", "kube-system", "delete", "pod", name][..], &force].concat());
@@ -199,7 +222,8 @@ impl Cluster {
     fn lives(&self) -> bool {
         // The node has a /tmp of its own.
         let inside = "/run/netpolc-outside";
-        fs::copy(env!("CARGO_BIN_EXE_netpolc"), format!("{}{inside}", self.root().display())).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_netpolc"), format!("{}{inside}", self.root().display()))
+            .unwrap();
         let text = self.exec(&[inside, "status", "-o", "json"]);
         serde_json::from_str::<Value>(&text).unwrap()["agent"]["running"] == true
     }
@@ -226,9 +250,16 @@ spec:
         for entry in fs::read_dir(&folder).unwrap().flatten() {
             // An absolute path stays one.
             let namespace = Namespace::open(entry.path().to_str().unwrap()).unwrap();
-            let Ok(shown) = namespace.command("ip").args(["-o", "address"]).output() else { continue };
+            let Ok(shown) = namespace.command("ip").args(["-o", "address"]).output() else {
+                continue;
+            };
             if String::from_utf8_lossy(&shown.stdout).contains(&format!(" {address}/")) {
-                return Site { name: name.into(), namespace, addresses: vec![address], host_end: None };
+                return Site {
+                    name: name.into(),
+                    namespace,
+                    addresses: vec![address],
+                    host_end: None,
+                };
             }
         }
         panic!("no network namespace in {} has {address}", folder.display());
@@ -244,14 +275,22 @@ impl Drop for Cluster {
                 &["-n", "kube-system", "logs", "daemonset/netpolc", "-c", "agent", "--tail=30"],
             ] {
                 let output = output(&mut self.command("kubectl", arguments), "");
-                eprintln!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+                eprintln!(
+                    "{}{}",
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
         }
         let down = output(&mut self.command("down", &[]), "");
         if down.status.success() && !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.folder);
         } else {
-            eprintln!("logs are in {}: {}", self.folder.display(), String::from_utf8_lossy(&down.stderr));
+            eprintln!(
+                "logs are in {}: {}",
+                self.folder.display(),
+                String::from_utf8_lossy(&down.stderr)
+            );
         }
     }
 }
@@ -290,8 +329,8 @@ struct Seen {
     let_through: u64,
 }
 
-/// Packets all the time: established connections over TCP and UDP, opened by the client and, to a third pod, by the server; new
-/// ones that are allowed, and new ones that are not.
+/// Packets all the time: established connections over TCP and UDP, opened by the client and, to a
+/// third pod, by the server; new ones that are allowed, and new ones that are not.
 struct Traffic {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
@@ -301,7 +340,9 @@ struct Traffic {
 impl Traffic {
     fn start(client: &Site, other: &Site, server: &Site) -> Self {
         let open = |from: &Site, to: &Site, what| {
-            Connection::open(from, address(to), what, PATIENCE).unwrap().expect("an allowed connection opens")
+            Connection::open(from, address(to), what, PATIENCE)
+                .unwrap()
+                .expect("an allowed connection opens")
         };
         let mut connections = [
             open(client, server, REDIS),
@@ -317,12 +358,17 @@ impl Traffic {
             let mut seen = Seen::default();
             while !stopped.load(Ordering::Relaxed) {
                 seen.rounds += 1;
-                let lost =
-                    connections.iter_mut().map(|c| c.poke(Duration::from_secs(2))).filter(|a| *a != Answer::Echo);
+                let lost = connections
+                    .iter_mut()
+                    .map(|c| c.poke(Duration::from_secs(2)))
+                    .filter(|a| *a != Answer::Echo);
                 seen.lost += lost.count() as u64;
-                seen.refused += u64::from(!passes(client, server, REDIS, Duration::from_millis(900)));
+                seen.refused +=
+                    u64::from(!passes(client, server, REDIS, Duration::from_millis(900)));
                 let short = Duration::from_millis(15);
-                for (from, to, what) in [(other, server, REDIS), (other, server, DNS), (client, other, REDIS)] {
+                for (from, to, what) in
+                    [(other, server, REDIS), (other, server, DNS), (client, other, REDIS)]
+                {
                     seen.let_through += u64::from(passes(from, to, what, short));
                 }
             }
@@ -339,7 +385,12 @@ impl Traffic {
         assert!(seen.rounds > 10, "{during}: {seen:?}");
         assert_eq!((seen.lost, seen.refused, seen.let_through), (0, 0, 0), "{during}: {seen:?}");
         for (site, before) in &self.repeated {
-            assert_eq!(repeated(site), *before, "{during}: segments of {} were sent again", site.name);
+            assert_eq!(
+                repeated(site),
+                *before,
+                "{during}: segments of {} were sent again",
+                site.name
+            );
         }
     }
 }
@@ -354,9 +405,11 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
 
     // The API server takes every form of the manifests, unknown fields and all.
     let dry = ["apply", "--dry-run=server", "--validate=true", "-f", "-"];
-    for arguments in
-        [&[][..], &["-set", "remove=true"], &["-set", "dashboard.enabled=true", "-set", "cni.enabled=false"]]
-    {
+    for arguments in [
+        &[][..],
+        &["-set", "remove=true"],
+        &["-set", "dashboard.enabled=true", "-set", "cni.enabled=false"],
+    ] {
         succeeds(&mut cluster.command("kubectl", &dry), &chart(arguments));
     }
     let kubectl = Path::new(succeeds(&mut script("kubernetes.sh"), "").trim()).join("kubectl");
@@ -375,7 +428,8 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     let [client, other, server] = ["client", "other", "server"].map(|name| cluster.site(name));
     let _servers = Servers::start([(&server, [REDIS, DNS]), (&other, [REDIS, DNS])]).unwrap();
     assert!(passes(&other, &server, REDIS, PATIENCE) && passes(&client, &server, REDIS, PATIENCE));
-    let mut unwanted = Connection::open(&other, address(&server), REDIS, PATIENCE).unwrap().unwrap();
+    let mut unwanted =
+        Connection::open(&other, address(&server), REDIS, PATIENCE).unwrap().unwrap();
     let before = cluster.exec(&["cat", "/etc/cni/net.d/10-ptp.conflist"]);
     story.step("roll out the DaemonSet");
 
@@ -400,20 +454,28 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     assert!(!passes(&client, &other, REDIS, PATIENCE) && !passes(&other, &server, DNS, PATIENCE));
     assert_eq!(unwanted.poke(PATIENCE), Answer::Silent);
     let status = cluster.status();
-    assert_eq!((&status["enforcing"], &status["agent"]["running"]), (&true.into(), &true.into()), "{status}");
+    assert_eq!(
+        (&status["enforcing"], &status["agent"]["running"]),
+        (&true.into(), &true.into()),
+        "{status}"
+    );
 
     story.step("read the node's status from the API server");
     until("the node's status", Duration::from_secs(60), || {
         let nodes = cluster.json(&["get", "nodepolicystatuses"]);
         let status = &nodes["items"][0]["status"];
-        status["policyCount"] == 2 && status["conditions"][0]["status"] == "True" && status["problemCount"] == 0
+        status["policyCount"] == 2
+            && status["conditions"][0]["status"] == "True"
+            && status["problemCount"] == 0
     });
     println!("{}", cluster.kubectl(&["get", "nps"]).trim());
 
-    // The agent's pod is deleted, then killed without a word, then upgraded; each time another one takes over.
-    for (what, arguments) in
-        [("deleted", &["--wait=false"][..]), ("killed", &["--wait=false", "--grace-period=0", "--force"])]
-    {
+    // The agent's pod is deleted, then killed without a word, then upgraded; each time another one
+    // takes over.
+    for (what, arguments) in [
+        ("deleted", &["--wait=false"][..]),
+        ("killed", &["--wait=false", "--grace-period=0", "--force"]),
+    ] {
         story.step(format!("have the agent's pod {what} under traffic"));
         let traffic = Traffic::start(&client, &other, &server);
         let old = cluster.agent().unwrap();
@@ -447,9 +509,17 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     until("the agent is gone", Duration::from_secs(30), || cluster.agent().is_none());
     cluster.start("default", "waits", "server");
     cluster.start("kube-system", "exempt", "server");
-    cluster.kubectl(&["-n", "kube-system", "wait", "--for=condition=Ready", "pod/exempt", "--timeout=30s"]);
+    cluster.kubectl(&[
+        "-n",
+        "kube-system",
+        "wait",
+        "--for=condition=Ready",
+        "pod/exempt",
+        "--timeout=30s",
+    ]);
     until("an event says why", Duration::from_secs(30), || {
-        let events = cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=waits"]);
+        let events =
+            cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=waits"]);
         events.contains("pod default/waits is not isolated yet")
     });
     assert_eq!(cluster.json(&["get", "pod", "waits"])["status"]["phase"], "Pending");
@@ -472,11 +542,16 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     cluster.rollout();
     assert!(passes(&other, &server, REDIS, PATIENCE), "nothing is enforced any more");
     assert_eq!(cluster.exec(&["cat", "/etc/cni/net.d/10-ptp.conflist"]), before);
-    let left = cluster.exec(&["ls", "/sys/fs/bpf", "/opt/cni/bin", "/etc/cni/net.d", "/run/netpolc"]);
-    assert!(!left.replace("/run/netpolc", "").contains("netpolc") && !left.contains("cni.sock"), "{left}");
+    let left =
+        cluster.exec(&["ls", "/sys/fs/bpf", "/opt/cni/bin", "/etc/cni/net.d", "/run/netpolc"]);
+    assert!(
+        !left.replace("/run/netpolc", "").contains("netpolc") && !left.contains("cni.sock"),
+        "{left}"
+    );
 
     story.step("uninstall without that, and see pods start again after a while");
-    // Uninstalled without that, as `helm uninstall`, a prune or `kubectl delete` do: pods wait for a while, and then start.
+    // Uninstalled without that, as `helm uninstall`, a prune or `kubectl delete` do: pods wait for
+    // a while, and then start.
     let objects = chart(&["-set", "image.tag=0.1.1"]);
     cluster.apply(&objects);
     cluster.rollout();
@@ -487,7 +562,8 @@ fn s58_a_daemonset_enforces_and_is_upgraded_under_traffic() {
     });
     cluster.start("default", "orphan", "server");
     until("an event says why it waits", Duration::from_secs(60), || {
-        let events = cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=orphan"]);
+        let events =
+            cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=orphan"]);
         events.contains("pod default/orphan is not isolated yet")
     });
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/orphan", "--timeout=420s"]);

@@ -59,27 +59,43 @@ struct Node {
 
 impl Node {
     fn up(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("netpolc-kube-outage-{name}-{}", std::process::id()));
-        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("netpolc-kube-outage-{name}-{}", std::process::id()));
+        let pins =
+            Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
         let fake = Fake::new();
         fake.put(&json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "shop", "uid": "n"}}));
-        fake.put(&json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1", "uid": "n1"}}));
+        fake.put(
+            &json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n1", "uid": "n1"}}),
+        );
         fake.put(&pod("client", "10.8.0.1"));
         let nodes = vec![NodeSpec { name: "n1".into(), addresses: vec![[192, 168, 8, 1].into()] }];
-        let net = Net::up(&Spec { nodes, ..Spec::default() }).expect("network namespaces (this needs root)");
+        let net = Net::up(&Spec { nodes, ..Spec::default() })
+            .expect("network namespaces (this needs root)");
         let metrics = Metrics::new(pins.clone());
         let mut node = Node { net, fake, folder, pins, metrics, agent: None, servers: vec![] };
         node.wire("client", "10.8.0.1");
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (site, access) = (node.net.node("n1").unwrap().clone(), node.fake.access());
-        let options = Options { cni_socket: Some(node.socket()), ..Options::new("n1", node.pins.clone()) };
+        let options =
+            Options { cni_socket: Some(node.socket()), ..Options::new("n1", node.pins.clone()) };
         let metrics = node.metrics.clone();
         let work = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Pages };
             let host = Ebpf::open(&options.pin_dir, Config::default()).unwrap();
             let until = async { drop(stopped.await) };
-            runtime.block_on(cluster_loop::serve(&options, source, metrics, host, Kernel::new(), until)).unwrap();
+            runtime
+                .block_on(cluster_loop::serve(
+                    &options,
+                    source,
+                    metrics,
+                    host,
+                    Kernel::new(),
+                    until,
+                ))
+                .unwrap();
         };
         node.agent = Some((stop, std::thread::spawn(move || site.run(work).unwrap())));
         node.until("the first view", Duration::from_secs(30), |node| node.metrics.is_in_step());
@@ -89,7 +105,11 @@ impl Node {
     fn until(&self, what: &str, time: Duration, holds: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !holds(self) {
-            assert!(began.elapsed() < time, "{what}: not within {time:?}; {:?}", Record::read(&self.pins));
+            assert!(
+                began.elapsed() < time,
+                "{what}: not within {time:?}; {:?}",
+                Record::read(&self.pins)
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -102,7 +122,9 @@ impl Node {
     fn wire(&mut self, name: &str, address: &str) {
         let addresses = vec![address.parse().unwrap()];
         let key = ObjectKey::new("shop", name);
-        self.net.add_pods(&[PodSpec { key, node: "n1".into(), addresses, network: PodNetwork::Own }]).unwrap();
+        self.net
+            .add_pods(&[PodSpec { key, node: "n1".into(), addresses, network: PodNetwork::Own }])
+            .unwrap();
         self.servers.push(Servers::start([(self.pod(name), [REDIS])]).unwrap());
     }
 
@@ -125,7 +147,10 @@ impl Node {
         for attempt in 1..=tries {
             match self.add(name, address) {
                 Reply::Enforced => {
-                    assert!(!self.passes(address), "{name} was confirmed at attempt {attempt}, and is open");
+                    assert!(
+                        !self.passes(address),
+                        "{name} was confirmed at attempt {attempt}, and is open"
+                    );
                     return;
                 }
                 Reply::Refused { why } => println!("{name}, attempt {attempt}: {why}"),
@@ -159,16 +184,22 @@ fn s56_no_pod_is_confirmed_open_during_and_after_an_outage() {
     node.wire("db", "10.8.0.9");
     assert!(node.metric("netpolc_watch_up{resource=\"networkpolicies\"} 1"));
     node.fake.go_away();
-    let blind = |node: &Node| node.metrics.unready().is_some_and(|why| why.contains("cannot watch"));
+    let blind =
+        |node: &Node| node.metrics.unready().is_some_and(|why| why.contains("cannot watch"));
     node.until("blind", Duration::from_secs(20), blind);
     node.until("the record", Duration::from_secs(5), |n| {
         Record::read(&n.pins).is_some_and(|record| !record.is_in_step() && record.behind.is_none())
     });
-    assert!(!node.metrics.is_in_step() && node.metric("netpolc_watch_up{resource=\"networkpolicies\"} 0"));
+    assert!(
+        !node.metrics.is_in_step()
+            && node.metric("netpolc_watch_up{resource=\"networkpolicies\"} 0")
+    );
     // A pod that nobody knows yet, and pauses that grow meanwhile.
     assert!(matches!(node.add("db", "10.8.0.9"), Reply::Refused { .. }));
     // One that is known, and that no policy selected when the agent last saw the cluster.
-    let Reply::Refused { why } = node.add("client", "10.8.0.1") else { panic!("confirmed by an old view") };
+    let Reply::Refused { why } = node.add("client", "10.8.0.1") else {
+        panic!("confirmed by an old view")
+    };
     assert!(why.contains("connection refused"), "{why}");
     node.fake.come_back();
     node.fake.put(&deny("db"));
@@ -209,7 +240,8 @@ fn a_selected_pod_without_an_interface_is_told_of() {
     node.fake.put(&deny("sriov"));
     node.fake.put(&pod("sriov", "10.8.7.7"));
     node.until("told of", Duration::from_secs(20), |node| {
-        Record::read(&node.pins).is_some_and(|record| record.unfound == ["shop/sriov"] && !record.is_in_step())
+        Record::read(&node.pins)
+            .is_some_and(|record| record.unfound == ["shop/sriov"] && !record.is_in_step())
     });
     assert!(!node.metrics.is_in_step() && node.metric("netpolc_unenforced_pods 1"));
     assert_eq!(node.metrics.unready(), None, "it is no reason to take the agent away");

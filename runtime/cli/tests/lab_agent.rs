@@ -1,5 +1,5 @@
-//! The agent in the lab's kernel, which has flower and SCTP: with filters alone (`--target flower`), and SCTP by filters and by
-//! eBPF. Real packets between namespaces.
+//! The agent in the lab's kernel, which has flower and SCTP: with filters alone (`--target
+//! flower`), and SCTP by filters and by eBPF. Real packets between namespaces.
 
 mod common;
 
@@ -28,7 +28,8 @@ kind: NetworkPolicy
 metadata: {{name: db, namespace: default}}
 spec:
   podSelector: {{matchLabels: {{role: db}}}}
-  ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {role}}}}}}}], ports: [{{port: 6000, endPort: 6500}}]}}]
+  ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {role}}}}}}}], ports: [{{port: 6000, \
+         endPort: 6500}}]}}]
 "
     )
 }
@@ -46,7 +47,8 @@ impl Node {
     }
 
     fn shell(&self, line: &str) {
-        let output = self.net.node("n1").unwrap().command("bash").args(["-c", line]).output().unwrap();
+        let output =
+            self.net.node("n1").unwrap().command("bash").args(["-c", line]).output().unwrap();
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -73,14 +75,25 @@ fn software_flower_enforces_for_a_host_without_ebpf() {
     assert!(!refused.status.success() && words.contains("connection tracking is off"), "{words}");
     assert!(node.passes("other", "10.7.0.1"));
 
-    node.shell("nft add table inet t && nft 'add chain inet t c { type filter hook prerouting priority 0; }' && nft add rule inet t c ct state new");
+    node.shell(
+        "nft add table inet t && nft 'add chain inet t c { type filter hook prerouting \
+        priority 0; }' && nft add rule inet t c ct state new",
+    );
     let mut running = [
-        Connection::open(node.pod("ui"), "10.7.0.1".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap(),
-        Connection::open(node.pod("ui"), "fd07::1".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap(),
+        Connection::open(node.pod("ui"), "10.7.0.1".parse().unwrap(), REDIS, PATIENCE)
+            .unwrap()
+            .unwrap(),
+        Connection::open(node.pod("ui"), "fd07::1".parse().unwrap(), REDIS, PATIENCE)
+            .unwrap()
+            .unwrap(),
     ];
     let mut unwanted =
-        Connection::open(node.pod("other"), "10.7.0.1".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap();
-    let mut own = Connection::open(node.pod("db"), "10.7.0.3".parse().unwrap(), REDIS, PATIENCE).unwrap().unwrap();
+        Connection::open(node.pod("other"), "10.7.0.1".parse().unwrap(), REDIS, PATIENCE)
+            .unwrap()
+            .unwrap();
+    let mut own = Connection::open(node.pod("db"), "10.7.0.3".parse().unwrap(), REDIS, PATIENCE)
+        .unwrap()
+        .unwrap();
     node.enforce("flower", Some(&policy("ui")));
     for (from, to, expected) in [
         ("ui", "10.7.0.1", true),
@@ -132,7 +145,8 @@ mod sctp {
     pub const PORT: u16 = 3868;
 
     fn socket(to: SocketAddr) -> Socket {
-        Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP))).expect("SCTP")
+        Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::from(libc::IPPROTO_SCTP)))
+            .expect("SCTP")
     }
 
     /// Echoes for ever.
@@ -171,14 +185,24 @@ fn s27_sctp_associations_are_policed() {
         return;
     }
     let node = Node::up("sctp", &[REDIS]);
-    node.shell("nft add table inet t && nft 'add chain inet t c { type filter hook prerouting priority 0; }' && nft add rule inet t c ct state new");
+    node.shell(
+        "nft add table inet t && nft 'add chain inet t c { type filter hook prerouting \
+        priority 0; }' && nft add rule inet t c ct state new",
+    );
     let address = |text: &str, port| SocketAddr::new(text.parse().unwrap(), port);
-    let servers = [address("10.7.0.1", sctp::PORT), address("fd07::1", sctp::PORT), address("10.7.0.1", 3869)];
+    let servers = [
+        address("10.7.0.1", sctp::PORT),
+        address("fd07::1", sctp::PORT),
+        address("10.7.0.1", 3869),
+    ];
     for at in servers {
         sctp::serve(node.pod("db"), at);
         sctp::serve(
             node.pod("other"),
-            SocketAddr::new(if at.is_ipv4() { "10.7.0.3" } else { "fd07::3" }.parse().unwrap(), at.port()),
+            SocketAddr::new(
+                if at.is_ipv4() { "10.7.0.3" } else { "fd07::3" }.parse().unwrap(),
+                at.port(),
+            ),
         );
     }
     let policy = |role: &str| {
@@ -190,12 +214,20 @@ fn s27_sctp_associations_are_policed() {
     assert!(policy("ui").contains("SCTP"));
     for target in ["ebpf", "flower"] {
         node.enforce(target, Some(&policy("ui")));
-        let opens = |from: &str, to: SocketAddr| sctp::open(node.pod(from), to, PATIENCE).filter(sctp::echoes);
-        let running: Vec<_> =
-            servers[..2].iter().map(|to| opens("ui", *to).unwrap_or_else(|| panic!("{target}: {to}"))).collect();
+        let opens = |from: &str, to: SocketAddr| {
+            sctp::open(node.pod(from), to, PATIENCE).filter(sctp::echoes)
+        };
+        let running: Vec<_> = servers[..2]
+            .iter()
+            .map(|to| opens("ui", *to).unwrap_or_else(|| panic!("{target}: {to}")))
+            .collect();
         assert!(opens("ui", servers[2]).is_none(), "{target}: another port");
-        assert!(opens("other", servers[0]).is_none() && opens("other", servers[1]).is_none(), "{target}: another pod");
-        let own = opens("db", address("10.7.0.3", sctp::PORT)).unwrap_or_else(|| panic!("{target}: db opens itself"));
+        assert!(
+            opens("other", servers[0]).is_none() && opens("other", servers[1]).is_none(),
+            "{target}: another pod"
+        );
+        let own = opens("db", address("10.7.0.3", sctp::PORT))
+            .unwrap_or_else(|| panic!("{target}: db opens itself"));
         node.enforce(target, Some(&policy("nobody")));
         assert!(running.iter().all(|socket| !sctp::echoes(socket)), "{target}: tightened");
         assert!(sctp::echoes(&own), "{target}: its own association goes on");

@@ -1,5 +1,6 @@
-//! The agent on a node whose pods hang on a NIC: eBPF decides on the representors, filters keep from the host what they
-//! can. The NIC is simulated, the pods have its virtual functions and share a bridge. Runs in the lab.
+//! The agent on a node whose pods hang on a NIC: eBPF decides on the representors, filters keep
+//! from the host what they can. The NIC is simulated, the pods have its virtual functions and share
+//! a bridge. Runs in the lab.
 
 use std::{
     fs,
@@ -30,14 +31,16 @@ fn cluster() -> String {
     let pods = PODS.iter().zip(1..).map(|(name, at)| {
         format!(
             "kind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {{role: {name}}}}}\n\
-             spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIPs: [{{ip: 10.7.0.{at}}}]}}\n---\n"
+             spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIPs: \
+             [{{ip: 10.7.0.{at}}}]}}\n---\n"
         )
     });
-    let node =
-        "kind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 10.7.0.254}]}\n---\n";
+    let node = "kind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: \
+        10.7.0.254}]}\n---\n";
     let service = format!(
         "kind: Service\nmetadata: {{name: db, namespace: default}}\n\
-         spec: {{clusterIP: {SERVICE}, selector: {{role: db}}, ports: [{{port: 80, targetPort: 6379}}]}}\n"
+         spec: {{clusterIP: {SERVICE}, selector: {{role: db}}, ports: [{{port: 80, targetPort: \
+         6379}}]}}\n"
     );
     [node.to_owned(), pods.collect(), service].concat()
 }
@@ -45,12 +48,16 @@ fn cluster() -> String {
 /// db is reached by `role` on its ports, and ui may open what db serves and nothing else.
 fn policy(role: &str) -> String {
     format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: db, namespace: default}}\n\
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: db, namespace: \
+         default}}\n\
          spec:\n  podSelector: {{matchLabels: {{role: db}}}}\n\
-         \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {role}}}}}}}], ports: [{{port: 6379}}, {{port: 9000, protocol: UDP}}]}}]\n---\n\
-         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: ui, namespace: default}}\n\
+         \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {role}}}}}}}], ports: \
+         [{{port: 6379}}, {{port: 9000, protocol: UDP}}]}}]\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: ui, namespace: \
+         default}}\n\
          spec:\n  podSelector: {{matchLabels: {{role: ui}}}}\n  policyTypes: [Egress]\n\
-         \x20 egress: [{{to: [{{podSelector: {{matchLabels: {{role: db}}}}}}], ports: [{{port: 6379}}, {{port: 9000, protocol: UDP}}]}}]\n"
+         \x20 egress: [{{to: [{{podSelector: {{matchLabels: {{role: db}}}}}}], ports: [{{port: \
+         6379}}, {{port: 9000, protocol: UDP}}]}}]\n"
     )
 }
 
@@ -66,15 +73,18 @@ impl Node {
         let nic = lab::simnic(driver, PODS.len(), &[]);
         lab::shell(&format!(
             "sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1
-            nft 'table inet track {{ chain forward {{ type filter hook forward priority 0; ct state new accept; }}; }}'
+            nft 'table inet track {{ chain forward {{ type filter hook forward priority 0; ct \
+             state new accept; }}; }}'
             nft 'table ip nat {{ chain services {{ type nat hook prerouting priority -100;
                 ip daddr {SERVICE} tcp dport 80 dnat to 10.7.0.1:6379; }}; }}'
             ip link add pods type bridge; ip link set pods up; ip addr add 10.7.0.254/24 dev pods
             at=0
             for pod in {}; do
-                ip netns add $pod; ip link set simv$at netns $pod; ip link set simr$at master pods up
+                ip netns add $pod; ip link set simv$at netns $pod; ip link set simr$at master pods \
+             up
                 ip -n $pod link set lo up; ip -n $pod link set simv$at up
-                ip -n $pod addr add 10.7.0.$((at + 1))/24 dev simv$at; ip -n $pod route add default via 10.7.0.254
+                ip -n $pod addr add 10.7.0.$((at + 1))/24 dev simv$at; ip -n $pod route add \
+             default via 10.7.0.254
                 at=$((at + 1))
             done",
             PODS.join(" ")
@@ -86,7 +96,8 @@ impl Node {
             host_end: None,
         };
         let pods: Vec<Site> = PODS.iter().zip(1..).map(site).collect();
-        let _servers = Servers::start(pods.iter().map(|site| (site, [REDIS, METRICS, Ask::Tcp(81)]))).unwrap();
+        let _servers =
+            Servers::start(pods.iter().map(|site| (site, [REDIS, METRICS, Ask::Tcp(81)]))).unwrap();
         let folder = Path::new("/run/netpolc-lab-auto").to_owned();
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("cluster.yaml"), cluster()).unwrap();
@@ -119,7 +130,8 @@ impl Node {
     fn enforce(&self, policy: &str) -> Value {
         fs::write(self.folder.join("policy.yaml"), policy).unwrap();
         let from = self.folder.to_str().unwrap();
-        let agent = self.netpolc(&["agent", "--once", "--node", "n1", "--target", "auto", "--from", from]);
+        let agent =
+            self.netpolc(&["agent", "--once", "--node", "n1", "--target", "auto", "--from", from]);
         assert!(agent.status.success(), "{}", String::from_utf8_lossy(&agent.stderr));
         serde_json::from_slice(&self.netpolc(&["status", "-o", "json"]).stdout).unwrap()
     }
@@ -129,7 +141,8 @@ impl Node {
         (0..PODS.len()).map(|at| self.nic.counter(&format!("simr{at}.{what}"))).sum()
     }
 
-    /// Until the NIC forwards the connection's packets: the kernel tells it a moment after they are established.
+    /// Until the NIC forwards the connection's packets: the kernel tells it a moment after they are
+    /// established.
     fn warm_up(&self, connection: &mut Connection) {
         let end = Instant::now() + Duration::from_secs(5);
         loop {
@@ -160,9 +173,14 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
     let offload = status["agent"]["offload"].as_array().unwrap_or_else(|| panic!("{status:#}"));
     assert_eq!(offload.len(), 3, "{status:#}");
     for port in offload {
-        assert_eq!((&port["mode"], &port["driver"]), (&"representor".into(), &"mlx5_core".into()), "{port:#}");
+        assert_eq!(
+            (&port["mode"], &port["driver"]),
+            (&"representor".into(), &"mlx5_core".into()),
+            "{port:#}"
+        );
         assert!(
-            port["filters"].as_u64() > Some(0) && port["refused"].as_object().is_none_or(|r| r.is_empty()),
+            port["filters"].as_u64() > Some(0)
+                && port["refused"].as_object().is_none_or(|r| r.is_empty()),
             "{port:#}"
         );
     }
@@ -175,15 +193,23 @@ fn the_nic_does_what_it_can_and_ebpf_decides() {
     let dropped = node.count("hw_drop");
     assert_eq!(node.ask("other", "10.7.0.1", METRICS), Answer::Silent);
     assert_eq!(node.ask("ui", "10.7.0.3", METRICS), Answer::Silent);
-    assert_eq!(node.count("hw_drop"), dropped, "no datagram is dropped without connection tracking");
-    for (from, to, what) in
-        [("ui", "10.7.0.1", REDIS), ("ui", "10.7.0.1", METRICS), ("db", "10.7.0.2", REDIS), ("db", "10.7.0.3", METRICS)]
-    {
+    assert_eq!(
+        node.count("hw_drop"),
+        dropped,
+        "no datagram is dropped without connection tracking"
+    );
+    for (from, to, what) in [
+        ("ui", "10.7.0.1", REDIS),
+        ("ui", "10.7.0.1", METRICS),
+        ("db", "10.7.0.2", REDIS),
+        ("db", "10.7.0.3", METRICS),
+    ] {
         assert_eq!(node.ask(from, to, what), Answer::Echo, "{from} -> {to} {what}");
     }
 
     story.step("forward the opener's packets of established connections");
-    // Established connections: the opener's packets are forwarded, also while others go through a Service.
+    // Established connections: the opener's packets are forwarded, also while others go through a
+    // Service.
     let mut direct = node.open("ui", "10.7.0.1", REDIS);
     let mut service = node.open("ui", SERVICE, Ask::Tcp(80));
     let mut datagrams = node.open("ui", "10.7.0.1", METRICS);

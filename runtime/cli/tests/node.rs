@@ -36,7 +36,9 @@ const REDIS: Ask = Ask::Tcp(6379);
 impl Node {
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
-        Running::start(self.command(&["agent", "--node", "n1", "--from", from]).stderr(Stdio::null()))
+        Running::start(
+            self.command(&["agent", "--node", "n1", "--from", from]).stderr(Stdio::null()),
+        )
     }
 
     fn status(&self) -> Value {
@@ -51,9 +53,9 @@ impl Node {
         loop {
             let status = self.netpolc(&["status", "-o", "json"]);
             let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
-            let endpoints = status["endpoints"]
-                .as_array()
-                .map_or(0, |e| e.iter().filter(|e| e["interface"].is_string() && e["pod"].is_string()).count());
+            let endpoints = status["endpoints"].as_array().map_or(0, |e| {
+                e.iter().filter(|e| e["interface"].is_string() && e["pod"].is_string()).count()
+            });
             if endpoints == 3 {
                 return status;
             }
@@ -72,7 +74,8 @@ impl Node {
         let began = Instant::now();
         loop {
             // A packet between two namespaces takes well under a millisecond.
-            let passes = self.passes(from, to, Duration::from_millis(if expected { 200 } else { 15 }));
+            let passes =
+                self.passes(from, to, Duration::from_millis(if expected { 200 } else { 15 }));
             let took = began.elapsed();
             // Unless the machine is busy with something else.
             if passes == expected && (expected || !self.passes(from, to, PATIENCE)) {
@@ -84,7 +87,9 @@ impl Node {
 }
 
 fn open(from: &Site, to: &str) -> Connection {
-    Connection::open(from, to.parse().unwrap(), REDIS, PATIENCE).unwrap().expect("nothing is isolated yet")
+    Connection::open(from, to.parse().unwrap(), REDIS, PATIENCE)
+        .unwrap()
+        .expect("nothing is isolated yet")
 }
 
 /// S12, S40, S41, S42, S58, S60 in the life of one node.
@@ -107,15 +112,29 @@ fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
     assert!(node.passes("ui", "fd07::1", PATIENCE) && !node.passes("other", "fd07::1", PATIENCE));
 
     let status = node.status();
-    let db = &status["endpoints"].as_array().unwrap().iter().find(|e| e["pod"] == "default/db").unwrap().clone();
+    let db = &status["endpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|e| e["pod"] == "default/db")
+        .unwrap()
+        .clone();
     assert!(db["ingressSet"].is_number() && db["egressSet"].is_null(), "{db}");
     assert!(db["drops"]["to_pod policy"].as_u64() > Some(0), "{db}");
     assert!(db["adopted"].as_u64() >= Some(4), "{db}");
     assert_eq!(status["agent"]["running"], true);
 
-    // Isolated in the other direction too: what others opened needed no entry until now, and goes on.
-    let nowhere = policy("nobody").replace("Ingress", "Egress").replace("ingress:", "egress:").replace("from:", "to:");
-    node.apply(Some(&format!("{}---\n{}", policy("ui"), nowhere.replace("name: db", "name: nowhere"))));
+    // Isolated in the other direction too: what others opened needed no entry until now, and goes
+    // on.
+    let nowhere = policy("nobody")
+        .replace("Ingress", "Egress")
+        .replace("ingress:", "egress:")
+        .replace("from:", "to:");
+    node.apply(Some(&format!(
+        "{}---\n{}",
+        policy("ui"),
+        nowhere.replace("name: db", "name: nowhere")
+    )));
     let deadline = Instant::now() + Duration::from_secs(20);
     while node.passes("db", "10.7.0.3", PATIENCE) {
         assert!(Instant::now() < deadline, "the pod's egress is never isolated");
@@ -159,7 +178,8 @@ fn s58_enforcement_outlives_the_agent_and_running_connections_follow_policy() {
     assert_eq!((&status["enforcing"], &status["agent"]), (&Value::Bool(false), &Value::Null));
 }
 
-/// S40: what is asked of the kernel by address is what everything that it tracks says of that address.
+/// S40: what is asked of the kernel by address is what everything that it tracks says of that
+/// address.
 #[test]
 fn s40_tracked_connections_are_found_by_the_address_of_either_end() {
     let node = Node::up("tracked", &[REDIS]);
@@ -169,10 +189,13 @@ fn s40_tracked_connections_are_found_by_the_address_of_either_end() {
     assert!(host.command("nft").arg(rules).status().unwrap().success());
     let pairs = [("ui", "10.7.0.1"), ("other", "10.7.0.1"), ("ui", "fd07::1"), ("db", "10.7.0.3")];
     let _open = pairs.map(|(from, to)| open(node.pod(from), to));
-    for (address, expected) in [("10.7.0.1", 3), ("10.7.0.2", 1), ("10.7.0.3", 2), ("fd07::2", 1), ("10.7.0.9", 0)] {
+    for (address, expected) in
+        [("10.7.0.1", 3), ("10.7.0.2", 1), ("10.7.0.3", 2), ("fd07::2", 1), ("10.7.0.9", 0)]
+    {
         let address: IpAddr = address.parse().unwrap();
-        let (asked, all) =
-            host.run(|| (conntrack::of(&[address].into()).unwrap(), conntrack::dump().unwrap())).unwrap();
+        let (asked, all) = host
+            .run(|| (conntrack::of(&[address].into()).unwrap(), conntrack::dump().unwrap()))
+            .unwrap();
         let mut said: Vec<_> = all.into_iter().filter(|t| t.seen_by(address).is_some()).collect();
         said.sort_by_key(|t| t.original);
         assert_eq!((asked.len(), &asked), (expected, &said), "{address}");
@@ -196,7 +219,9 @@ fn s61_a_broken_file_is_reported_and_widens_nothing() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("spec.ingress[0].form") && error.contains("policy.yaml"), "{error}");
-    assert!(!node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE));
+    assert!(
+        !node.passes("ui", "10.7.0.1", PATIENCE) && !node.passes("other", "10.7.0.1", PATIENCE)
+    );
 
     // Not understood at all: what is enforced stays.
     node.apply(Some("kind: [NetworkPolicy"));

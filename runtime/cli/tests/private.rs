@@ -1,5 +1,5 @@
-//! What unprivileged users of a node can do with netpolc's files, which is nothing, and what becomes of pins that root takes away.
-//! Needs root.
+//! What unprivileged users of a node can do with netpolc's files, which is nothing, and what
+//! becomes of pins that root takes away. Needs root.
 
 mod common;
 
@@ -27,19 +27,26 @@ const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: default}
-spec: {podSelector: {matchLabels: {role: db}}, ingress: [{from: [{podSelector: {matchLabels: {role: ui}}}]}]}
+spec: {podSelector: {matchLabels: {role: db}}, ingress: [{from: [{podSelector: {matchLabels: \
+    {role: ui}}}]}]}
 ";
 
 impl Node {
     fn stranger(&self, program: &str, arguments: &[&str]) -> bool {
         let mut command = std::process::Command::new(program);
-        command.args(arguments).uid(STRANGER).gid(STRANGER).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(arguments)
+            .uid(STRANGER)
+            .gid(STRANGER)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command.status().unwrap_or_else(|e| panic!("{program}: {e}")).success()
     }
 
     fn once(&self) {
         let from = self.folder.to_str().unwrap();
-        let done = self.netpolc(&["agent", "--once", "--node", "n1", "--target", "ebpf", "--from", from]);
+        let done =
+            self.netpolc(&["agent", "--once", "--node", "n1", "--target", "ebpf", "--from", from]);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
@@ -48,7 +55,8 @@ impl Node {
     }
 
     fn passes(&self, from: &str, patience: Duration) -> bool {
-        ask(&[Question::new(self.pod(from), [10, 7, 0, 1].into(), REDIS)], patience).unwrap()[0].passed()
+        ask(&[Question::new(self.pod(from), [10, 7, 0, 1].into(), REDIS)], patience).unwrap()[0]
+            .passed()
     }
 
     fn enforces(&self) {
@@ -58,7 +66,11 @@ impl Node {
 
 fn below(path: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
-    files.flat_map(|path| [vec![path.clone()], if path.is_dir() { below(&path) } else { vec![] }].concat()).collect()
+    files
+        .flat_map(|path| {
+            [vec![path.clone()], if path.is_dir() { below(&path) } else { vec![] }].concat()
+        })
+        .collect()
 }
 
 #[test]
@@ -72,9 +84,13 @@ fn strangers_can_neither_open_nor_lock_nor_stand_in_the_place_of_what_is_netpolc
     }
     node.once();
     node.enforces();
-    let aside = node.pins.with_file_name(format!("{}-not-ours", node.pins.file_name().unwrap().to_str().unwrap()));
+    let aside = node
+        .pins
+        .with_file_name(format!("{}-not-ours", node.pins.file_name().unwrap().to_str().unwrap()));
     let moved = below(Path::new("/sys/fs/bpf")).into_iter();
-    for path in moved.filter(|path| path.to_str().unwrap().starts_with(aside.to_str().unwrap())).rev() {
+    for path in
+        moved.filter(|path| path.to_str().unwrap().starts_with(aside.to_str().unwrap())).rev()
+    {
         fs::remove_dir(path).unwrap();
     }
 
@@ -94,7 +110,10 @@ fn strangers_can_neither_open_nor_lock_nor_stand_in_the_place_of_what_is_netpolc
         assert!(!node.stranger("cat", &[path]), "read {path}");
         assert!(!node.stranger("mv", &[path, &format!("{path}.away")]), "moved {path}");
     }
-    assert!(node.stranger("flock", &["-n", "/tmp", "true"]), "strangers can lock what they may open");
+    assert!(
+        node.stranger("flock", &["-n", "/tmp", "true"]),
+        "strangers can lock what they may open"
+    );
     assert_eq!(node.status()["agent"]["running"], false);
 
     // Root's own lock is waited for, not for ever, and its holder is named.
@@ -102,9 +121,13 @@ fn strangers_can_neither_open_nor_lock_nor_stand_in_the_place_of_what_is_netpolc
     held.lock().unwrap();
     let began = Instant::now();
     let from = node.folder.to_str().unwrap().to_owned();
-    let done = node.netpolc(&["agent", "--once", "--node", "n1", "--target", "ebpf", "--from", &from]);
+    let done =
+        node.netpolc(&["agent", "--once", "--node", "n1", "--target", "ebpf", "--from", &from]);
     let error = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(!done.status.success() && error.contains(&format!("process {} ", std::process::id())), "{error}");
+    assert!(
+        !done.status.success() && error.contains(&format!("process {} ", std::process::id())),
+        "{error}"
+    );
     assert!(began.elapsed() < Duration::from_secs(20));
     node.enforces();
 }
@@ -131,7 +154,9 @@ fn s59_pins_that_are_removed_come_back_and_are_reported() {
     node.enforces();
     fs::remove_dir_all(&node.pins).unwrap();
     node.enforces();
-    until("nothing is said of the pins", &|| node.status().to_string().contains("pinned there again"));
+    until("nothing is said of the pins", &|| {
+        node.status().to_string().contains("pinned there again")
+    });
     node.enforces();
     agent.stop(libc::SIGTERM);
     node.enforces();

@@ -1,5 +1,6 @@
-//! Restarts under load: while an agent is stopped, killed in the middle of updates and started again, no packet of an
-//! allowed connection is lost and none that is denied gets through. Needs root.
+//! Restarts under load: while an agent is stopped, killed in the middle of updates and started
+//! again, no packet of an allowed connection is lost and none that is denied gets through. Needs
+//! root.
 
 mod common;
 
@@ -24,14 +25,21 @@ const RESTARTS: usize = 20;
 /// Where what is denied would arrive.
 const DENIED: u16 = 7777;
 
-/// ui may open to db, and db to other, on 6379 and `extra`; nobody may open anything else to or from db and ui.
+/// ui may open to db, and db to other, on 6379 and `extra`; nobody may open anything else to or
+/// from db and ui.
 fn policies(extra: usize) -> String {
-    let ports = format!("ports: [{{port: 6379}}, {{port: 6379, protocol: UDP}}, {{port: {}}}]", 8000 + extra);
+    let ports = format!(
+        "ports: [{{port: 6379}}, {{port: 6379, protocol: UDP}}, {{port: {}}}]",
+        8000 + extra
+    );
     let policy = |role: &str, from: &str, to: &str| {
         format!(
-            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {role}, namespace: default}}\n\
-             spec:\n  podSelector: {{matchLabels: {{role: {role}}}}}\n  policyTypes: [Ingress, Egress]\n\
-             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {from}}}}}}}], {ports}}}]\n\
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {role}, \
+             namespace: default}}\n\
+             spec:\n  podSelector: {{matchLabels: {{role: {role}}}}}\n  policyTypes: [Ingress, \
+             Egress]\n\
+             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {from}}}}}}}], \
+             {ports}}}]\n\
              \x20 egress: [{{to: [{{podSelector: {{matchLabels: {{role: {to}}}}}}}], {ports}}}]\n"
         )
     };
@@ -47,14 +55,16 @@ impl Node {
 
     fn agent(&self) -> Running {
         let from = self.folder.to_str().unwrap();
-        let mut command = self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]);
+        let mut command =
+            self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", from]);
         Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
     }
 
     /// Segments that were sent again in the pods, by both sides.
     fn sent_again(&self) -> u64 {
         let of = |site: &Site| {
-            let text = site.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
+            let text =
+                site.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
             let mut lines = text.lines().filter_map(|l| l.strip_prefix("Tcp:"));
             let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
             let mut pairs = names.split_whitespace().zip(values.split_whitespace());
@@ -76,7 +86,9 @@ impl Flood {
         for (sender, target) in from.addresses.iter().zip(&to.addresses) {
             assert_eq!(sender.is_ipv4(), target.is_ipv4());
         }
-        let bind = |site: &Site, address: IpAddr, port| site.run(|| UdpSocket::bind((address, port))).unwrap().unwrap();
+        let bind = |site: &Site, address: IpAddr, port| {
+            site.run(|| UdpSocket::bind((address, port))).unwrap().unwrap()
+        };
         let pairs: Vec<_> = from
             .addresses
             .iter()
@@ -103,8 +115,9 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
     let story = Story::begin();
     story.step("start a node under a flood of packets");
     let node = Node::up("restart", &[Ask::Tcp(6379), Ask::Udp(6379)]);
-    let floods = [("other", "db"), ("ui", "other")]
-        .map(|(from, to)| (node.pod(from), node.pod(to), Flood { sent: 0.into(), arrived: 0.into() }));
+    let floods = [("other", "db"), ("ui", "other")].map(|(from, to)| {
+        (node.pod(from), node.pod(to), Flood { sent: 0.into(), arrived: 0.into() })
+    });
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
     let again = std::thread::scope(|scope| {
         for (from, to, flood) in &floods {
@@ -146,7 +159,9 @@ fn s58_no_restart_loses_a_packet_or_lets_one_through() {
             for address in addresses {
                 for asked in [Ask::Tcp(6379), Ask::Udp(6379)] {
                     connections.push(
-                        Connection::open(from, *address, asked, PATIENCE).unwrap().expect("the policies allow it"),
+                        Connection::open(from, *address, asked, PATIENCE)
+                            .unwrap()
+                            .expect("the policies allow it"),
                     );
                 }
             }

@@ -1,5 +1,6 @@
-//! Which pod a CNI request means, and when it is answered: with a watch and an API server that say what the test wants, and a
-//! clock of its own. The same with sockets, a loop and real packets: `kube_cni.rs`.
+//! Which pod a CNI request means, and when it is answered: with a watch and an API server that say
+//! what the test wants, and a clock of its own. The same with sockets, a loop and real packets:
+//! `kube_cni.rs`.
 
 mod common;
 
@@ -65,7 +66,15 @@ impl Scene {
         let cluster = Cluster { pods, ..Cluster::default() };
         let sandboxes = Sandboxes::new("n1".into());
         let (standing, fetched) = (Standing::Enforced, vec![]);
-        Self { sandboxes, cluster, now: Instant::now(), behind: None, standing, fetched, current: true }
+        Self {
+            sandboxes,
+            cluster,
+            now: Instant::now(),
+            behind: None,
+            standing,
+            fetched,
+            current: true,
+        }
     }
 
     fn ask(&mut self, request: Request) -> oneshot::Receiver<Reply> {
@@ -80,9 +89,14 @@ impl Scene {
     }
 
     fn turn(&mut self) {
-        let local = self.cluster.pods.values().filter(|p| p.node.as_deref() == Some("n1") && p.is_policed());
+        let local = self
+            .cluster
+            .pods
+            .values()
+            .filter(|p| p.node.as_deref() == Some("n1") && p.is_policed());
         let local = local.map(|p| p.key.clone()).collect();
-        let Plan { changes, fetch, freshen, .. } = self.sandboxes.plan(&self.cluster, &local, self.now);
+        let Plan { changes, fetch, freshen, .. } =
+            self.sandboxes.plan(&self.cluster, &local, self.now);
         if freshen.is_some() && self.current {
             self.sandboxes.current(self.now);
         }
@@ -98,7 +112,8 @@ impl Scene {
 
     /// The watch shows a pod, or that it is gone.
     fn watch(&mut self, name: &str, pod: Option<Pod>) {
-        let change = Change { resource: Resource::Pod, key: key(name), object: pod.map(Object::Pod) };
+        let change =
+            Change { resource: Resource::Pod, key: key(name), object: pod.map(Object::Pod) };
         let changes = self.sandboxes.watched(vec![change], self.now);
         changes.into_iter().for_each(|change| change.apply(&mut self.cluster));
         self.turn();
@@ -136,7 +151,8 @@ fn waits(answer: &mut oneshot::Receiver<Reply>) {
     assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty));
 }
 
-/// S24, S56: the addresses of CNI count until the API server reports some; an update without any takes none away.
+/// S24, S56: the addresses of CNI count until the API server reports some; an update without any
+/// takes none away.
 #[test]
 fn s56_cni_addresses_stay_until_the_api_server_reports_some() {
     let mut scene = Scene::new(&[pod("ui", "1", &[])]);
@@ -161,7 +177,9 @@ fn s58_another_agent_knows_what_cni_said() {
     let mut scene = Scene::new(&pods);
     enforced(&mut scene.add(sandbox("ui", "2", &["10.0.0.2", "fd00::2"])));
     enforced(&mut scene.add(sandbox("db", "3", &["10.0.0.3"])));
-    let path = std::env::temp_dir().join(format!("netpolc-kept-{}", std::process::id())).join("x.sandboxes");
+    let path = std::env::temp_dir()
+        .join(format!("netpolc-kept-{}", std::process::id()))
+        .join("x.sandboxes");
     sandbox_store::write(&path, scene.sandboxes.take_unsaved().unwrap()).unwrap();
     assert!(scene.sandboxes.take_unsaved().is_none(), "nothing has changed since");
 
@@ -204,12 +222,16 @@ fn the_newest_sandbox_counts_and_not_what_was_reported_of_an_older_one() {
     assert_eq!(scene.addresses("ui"), addresses(&["10.0.0.7"]));
 }
 
-/// S43: an address that CNI gives to a new pod is not an ending one's any more, although the API server still reports it there.
+/// S43: an address that CNI gives to a new pod is not an ending one's any more, although the API
+/// server still reports it there.
 #[test]
 fn s43_a_reused_address_goes_to_the_new_pod_at_once() {
     let mut scene = Scene::new(&[pod("a-old", "1", &["10.0.0.1"]), pod("new", "2", &[])]);
     enforced(&mut scene.add(sandbox("new", "2", &["10.0.0.1"])));
-    assert_eq!((scene.addresses("a-old"), scene.addresses("new")), (vec![], addresses(&["10.0.0.1"])));
+    assert_eq!(
+        (scene.addresses("a-old"), scene.addresses("new")),
+        (vec![], addresses(&["10.0.0.1"]))
+    );
     scene.watch("a-old", Some(pod("a-old", "1", &["10.0.0.1"])));
     assert_eq!(scene.addresses("a-old"), addresses(&[]));
     // A pod that has it later has it rightly.
@@ -362,7 +384,8 @@ fn many_requests_are_one_update() {
     assert!(scene.sandboxes.is_idle() && scene.sandboxes.due().is_none());
 }
 
-/// S56, S58: a view that may be older than the request confirms nothing, whatever it says; a check of a pod that runs is answered.
+/// S56, S58: a view that may be older than the request confirms nothing, whatever it says; a check
+/// of a pod that runs is answered.
 #[test]
 fn s56_a_view_that_may_be_old_confirms_nothing() {
     let mut scene = Scene::new(&[pod("ui", "1", &["10.0.0.1"])]);

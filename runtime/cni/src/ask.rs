@@ -62,8 +62,14 @@ pub fn ask(socket: &Path, request: &Request, timeout: Duration) -> Result<Reply,
     }
 }
 
-fn once(socket: &Path, request: &Request, deadline: Instant, timeout: Duration) -> Result<Reply, Error> {
-    let failed = |what| move |source| Error::Socket { what, socket: socket.display().to_string(), source };
+fn once(
+    socket: &Path,
+    request: &Request,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<Reply, Error> {
+    let failed =
+        |what| move |source| Error::Socket { what, socket: socket.display().to_string(), source };
     let mut stream = connect(socket, deadline).map_err(failed("connected to"))?;
     let left = |what| {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -122,11 +122,16 @@ impl Config {
     /// # Errors
     /// prevResult, a variable or a key of CNI_ARGS is missing.
     pub fn sandbox(&self, variable: impl Fn(&str) -> Option<String>) -> Result<Sandbox, Error> {
-        let must = |name: &'static str| variable(name).filter(|v| !v.is_empty()).ok_or(Error::Variable(name));
+        let must = |name: &'static str| {
+            variable(name).filter(|v| !v.is_empty()).ok_or(Error::Variable(name))
+        };
         let arguments = variable("CNI_ARGS").unwrap_or_default();
         let argument = |name: &str| {
             let mut pairs = arguments.split(';').filter_map(|pair| pair.split_once('='));
-            pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).filter(|v| !v.is_empty())
+            pairs
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_owned())
+                .filter(|v| !v.is_empty())
         };
         let named = |name: &'static str| argument(name).ok_or(Error::Argument(name));
         let previous = self.prev_result.as_ref().ok_or(Error::NotChained)?;

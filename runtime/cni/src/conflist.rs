@@ -82,7 +82,11 @@ impl Node {
     ///
     /// # Errors
     /// A file cannot be read or written, or the configuration cannot take a chained plugin.
-    pub fn install(&self, program: &Path, options: &Map<String, Value>) -> Result<Installed, Error> {
+    pub fn install(
+        &self,
+        program: &Path,
+        options: &Map<String, Value>,
+    ) -> Result<Installed, Error> {
         // The program must be there before a configuration names it.
         if let Some(bin_dir) = &self.bin_dir {
             let bytes = fs::read(program).map_err(failed("read", program))?;
@@ -101,7 +105,8 @@ impl Node {
         if wanted == now {
             return Ok(Installed::Already);
         }
-        let mode = fs::metadata(&path).map_err(failed("examined", &path))?.permissions().mode() & 0o777;
+        let mode =
+            fs::metadata(&path).map_err(failed("examined", &path))?.permissions().mode() & 0o777;
         if !has_plugin(&now) {
             replace(&original(&path), &bytes, mode)?;
         }
@@ -130,10 +135,12 @@ impl Node {
                 continue;
             }
             let without = without(now);
-            let original_of = ENDINGS.map(|ending| path.with_extension(ending)).into_iter().find(|was| {
-                let was = fs::read(original(was)).ok().and_then(|bytes| parse(was, &bytes).ok());
-                was.is_some_and(|was| listed(was) == without)
-            });
+            let original_of =
+                ENDINGS.map(|ending| path.with_extension(ending)).into_iter().find(|was| {
+                    let was =
+                        fs::read(original(was)).ok().and_then(|bytes| parse(was, &bytes).ok());
+                    was.is_some_and(|was| listed(was) == without)
+                });
             match original_of {
                 Some(was) => {
                     fs::rename(original(&was), &was).map_err(failed("restored", &was))?;
@@ -177,7 +184,8 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         list => list.map_err(failed("listed", folder))?,
     };
-    let mut paths: Vec<PathBuf> = list.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| p.is_file()).collect();
+    let mut paths: Vec<PathBuf> =
+        list.filter_map(|entry| Some(entry.ok()?.path())).filter(|p| p.is_file()).collect();
     paths.sort();
     Ok(paths)
 }
@@ -195,8 +203,8 @@ fn original(path: &Path) -> PathBuf {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Value, Error> {
     let config = |why| Error::Config { path: path.to_owned(), why };
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| config(format!("the file is not valid JSON: {error}")))?;
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| config(format!("the file is not valid JSON: {error}")))?;
     if value["type"].is_string() || value["plugins"].is_array() {
         return Ok(value);
     }
@@ -245,7 +253,10 @@ fn chained(path: &Path, config: Value, plugin: Value) -> Result<Value, Error> {
     let mut list = listed(config);
     let version = list["cniVersion"].as_str().unwrap_or("0.1.0").to_owned();
     if !VERSIONS.contains(&version.as_str()) {
-        let why = format!("cniVersion {version} has no chained plugins that netpolc supports; use one of {VERSIONS:?}");
+        let why = format!(
+            "cniVersion {version} has no chained plugins that netpolc supports; use one of \
+             {VERSIONS:?}"
+        );
         return Err(Error::Config { path: path.to_owned(), why });
     }
     if let Some(plugins) = list["plugins"].as_array_mut() {
@@ -274,7 +285,9 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
 
 fn remove_file(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removed", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("removed", path)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -283,9 +296,9 @@ fn remove_file(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    const LIST: &str =
-        r#"{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"ptp","mtu":1400},{"type":"portmap"}]}"#;
-    const LONE: &str = r#"{"cniVersion":"0.4.0","name":"pods","type":"bridge","ipam":{"type":"host-local"}}"#;
+    const LIST: &str = r#"{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"ptp","mtu":1400},{"type":"portmap"}]}"#;
+    const LONE: &str =
+        r#"{"cniVersion":"0.4.0","name":"pods","type":"bridge","ipam":{"type":"host-local"}}"#;
 
     struct Machine {
         folder: PathBuf,
@@ -294,8 +307,13 @@ mod tests {
 
     impl Machine {
         fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let folder = std::env::temp_dir().join(format!("netpolc-chain-{name}-{}", std::process::id()));
-            let node = Node { bin_dir: Some(folder.join("bin")), conf_dir: folder.join("conf"), file: None };
+            let folder =
+                std::env::temp_dir().join(format!("netpolc-chain-{name}-{}", std::process::id()));
+            let node = Node {
+                bin_dir: Some(folder.join("bin")),
+                conf_dir: folder.join("conf"),
+                file: None,
+            };
             fs::create_dir_all(&node.conf_dir).unwrap();
             fs::write(folder.join("program"), "1").unwrap();
             for (name, text) in files {
@@ -320,7 +338,12 @@ mod tests {
 
         fn types(&self, name: &str) -> Vec<String> {
             let list: Value = serde_json::from_str(&self.text(name)).unwrap();
-            list["plugins"].as_array().unwrap().iter().map(|p| p["type"].as_str().unwrap().to_owned()).collect()
+            list["plugins"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|p| p["type"].as_str().unwrap().to_owned())
+                .collect()
         }
     }
 
@@ -332,7 +355,10 @@ mod tests {
 
     #[test]
     fn the_first_list_gets_the_plugin_and_gives_it_back() {
-        let machine = Machine::new("list", &[("20-other.conflist", LIST), ("10-ptp.conflist", LIST), ("README", "x")]);
+        let machine = Machine::new(
+            "list",
+            &[("20-other.conflist", LIST), ("10-ptp.conflist", LIST), ("README", "x")],
+        );
         let chained = Installed::Chained(machine.node.conf_dir.join("10-ptp.conflist"));
         assert_eq!(machine.install(json!({"fail": "open"})).unwrap(), chained);
         assert_eq!(machine.types("10-ptp.conflist"), ["ptp", "portmap", PLUGIN]);
@@ -344,7 +370,11 @@ mod tests {
         assert_eq!(machine.install(json!({"fail": "open"})).unwrap(), Installed::Already);
         assert_eq!(machine.install(json!({})).unwrap(), chained, "other options");
         assert!(!machine.text("10-ptp.conflist").contains("open"));
-        assert_eq!(machine.text("10-ptp.conflist.netpolc-original"), LIST, "of before the first time");
+        assert_eq!(
+            machine.text("10-ptp.conflist.netpolc-original"),
+            LIST,
+            "of before the first time"
+        );
 
         machine.node.remove().unwrap();
         assert_eq!(machine.names(), ["10-ptp.conflist", "20-other.conflist", "README"]);
@@ -364,17 +394,20 @@ mod tests {
         assert_eq!((&list["name"], &list["cniVersion"]), (&json!("pods"), &json!("0.4.0")));
         assert_eq!(list["plugins"][0], json!({"type": "bridge", "ipam": {"type": "host-local"}}));
         machine.node.remove().unwrap();
-        assert_eq!((machine.names(), machine.text("10-bridge.conf")), (vec!["10-bridge.conf".into()], LONE.into()));
+        assert_eq!(
+            (machine.names(), machine.text("10-bridge.conf")),
+            (vec!["10-bridge.conf".into()], LONE.into())
+        );
     }
 
     #[test]
     fn what_others_wrote_since_stays() {
         let machine = Machine::new("since", &[("10-ptp.conflist", LIST)]);
         machine.install(json!({})).unwrap();
-        let more = machine
-            .text("10-ptp.conflist")
-            .replace("1400", "1300")
-            .replace("\"type\": \"netpolc-cni\"\n    }", "\"type\": \"netpolc-cni\"\n    }, {\"type\": \"mesh\"}");
+        let more = machine.text("10-ptp.conflist").replace("1400", "1300").replace(
+            "\"type\": \"netpolc-cni\"\n    }",
+            "\"type\": \"netpolc-cni\"\n    }, {\"type\": \"mesh\"}",
+        );
         fs::write(machine.node.conf_dir.join("10-ptp.conflist"), more).unwrap();
         assert_eq!(machine.install(json!({})).unwrap(), Installed::Already);
         assert_eq!(machine.types("10-ptp.conflist"), ["ptp", "portmap", PLUGIN, "mesh"]);
@@ -412,8 +445,14 @@ mod tests {
             ("{}", "\"plugins\""),
             (r#"{"name":"x","plugins":[{"type":"ptp"}]}"#, "cniVersion 0.1.0"),
             (r#"{"cniVersion":"0.2.0","name":"x","plugins":[{"type":"ptp"}]}"#, "cniVersion 0.2.0"),
-            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[]}"#, "no plugin that creates a pod's interface"),
-            (r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"netpolc-cni"}]}"#, "no plugin that creates"),
+            (
+                r#"{"cniVersion":"1.0.0","name":"x","plugins":[]}"#,
+                "no plugin that creates a pod's interface",
+            ),
+            (
+                r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"netpolc-cni"}]}"#,
+                "no plugin that creates",
+            ),
         ] {
             let machine = Machine::new("bad", &[("10-ptp.conflist", text)]);
             let error = machine.install(json!({})).unwrap_err().to_string();
@@ -440,7 +479,8 @@ mod tests {
 
     #[test]
     fn a_named_file_is_chained_instead_of_the_first() {
-        let mut machine = Machine::new("named", &[("00-multus.conf", LONE), ("10-ptp.conflist", LIST)]);
+        let mut machine =
+            Machine::new("named", &[("00-multus.conf", LONE), ("10-ptp.conflist", LIST)]);
         machine.node.file = Some("10-ptp.conflist".into());
         machine.install(json!({})).unwrap();
         assert_eq!(machine.types("10-ptp.conflist"), ["ptp", "portmap", PLUGIN]);

@@ -84,7 +84,10 @@ impl Agent {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
             let mut parts = name.split('_');
-            let (Some(namespace), Some(name), Some(_)) = (parts.next(), parts.next(), parts.next()) else { continue };
+            let (Some(namespace), Some(name), Some(_)) = (parts.next(), parts.next(), parts.next())
+            else {
+                continue;
+            };
             if namespace == self.namespace && name.starts_with(&self.name_prefix) {
                 return Ok(false);
             }

@@ -53,7 +53,10 @@ impl PluginOptions {
         if let Some(pod) = &self.pod {
             // The name without its suffix is common to all pods of the DaemonSet.
             let prefix = pod.name.rsplit_once('-').map_or(pod.name.as_str(), |(name, _)| name);
-            options.insert("agent".into(), json!({"namespace": &pod.namespace, "namePrefix": format!("{prefix}-")}));
+            options.insert(
+                "agent".into(),
+                json!({"namespace": &pod.namespace, "namePrefix": format!("{prefix}-")}),
+            );
         }
         options
     }
@@ -71,7 +74,10 @@ mod tests {
             timeout_ms: Some(700),
             fail: Fail::Open,
             exempt_namespaces: vec!["kube-system".into()],
-            pod: Some(AgentPod { namespace: "kube-system".into(), name: "net-policy-x7x8z".into() }),
+            pod: Some(AgentPod {
+                namespace: "kube-system".into(),
+                name: "net-policy-x7x8z".into(),
+            }),
         };
         let mut options = plugin.json();
         options.insert("cniVersion".into(), json!("1.0.0"));

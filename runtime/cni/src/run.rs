@@ -44,7 +44,11 @@ impl Outcome {
 
     fn error(version: &str, code: u32, message: impl std::fmt::Display) -> Self {
         let message = message.to_string();
-        Outcome { output: Some(json!({"cniVersion": version, "code": code, "msg": message})), note: None, code: 1 }
+        Outcome {
+            output: Some(json!({"cniVersion": version, "code": code, "msg": message})),
+            note: None,
+            code: 1,
+        }
     }
 }
 
@@ -61,7 +65,8 @@ pub fn run(input: &[u8], variable: impl Fn(&str) -> Option<String>) -> Outcome {
     };
     let version = config.cni_version.clone();
     if !VERSIONS.contains(&version.as_str()) {
-        let message = format!("cniVersion {version} is not supported; supported are {}", VERSIONS.join(", "));
+        let message =
+            format!("cniVersion {version} is not supported; supported are {}", VERSIONS.join(", "));
         return Outcome::error(&version, 1, message);
     }
     let done = match command.as_str() {
@@ -93,9 +98,11 @@ fn add(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Result<Ou
             );
             Outcome { note: Some(note), ..passed_on }
         }
-        Confirmed::No(failure) => {
-            Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod} is not isolated yet: {failure}"))
-        }
+        Confirmed::No(failure) => Outcome::error(
+            &config.cni_version,
+            TRY_AGAIN,
+            format!("pod {pod} is not isolated yet: {failure}"),
+        ),
     })
 }
 
@@ -105,12 +112,16 @@ fn check(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Result<
     Ok(match confirm(config, sandbox, Request::Check)? {
         Confirmed::Yes => Outcome::fine(None),
         Confirmed::Spared { why, failure } => Outcome {
-            note: Some(format!("netpolc: pod {pod} was not confirmed, and passes all the same ({why}): {failure}")),
+            note: Some(format!(
+                "netpolc: pod {pod} was not confirmed, and passes all the same ({why}): {failure}"
+            )),
             ..Outcome::fine(None)
         },
-        Confirmed::No(failure) => {
-            Outcome::error(&config.cni_version, TRY_AGAIN, format!("pod {pod} is not isolated: {failure}"))
-        }
+        Confirmed::No(failure) => Outcome::error(
+            &config.cni_version,
+            TRY_AGAIN,
+            format!("pod {pod} is not isolated: {failure}"),
+        ),
     })
 }
 
@@ -126,7 +137,11 @@ enum Confirmed {
 }
 
 /// Asks the agent about a pod, and decides what follows where it does not confirm the pod.
-fn confirm(config: &Config, sandbox: Sandbox, request: fn(Sandbox) -> Request) -> Result<Confirmed, Error> {
+fn confirm(
+    config: &Config,
+    sandbox: Sandbox,
+    request: fn(Sandbox) -> Request,
+) -> Result<Confirmed, Error> {
     let missing = config.agent.as_ref().and_then(|agent| {
         let witness = Witness { namespace: &sandbox.namespace, name: &sandbox.name };
         agent.missing_for(witness, config.socket.parent().unwrap_or(Path::new("/run/netpolc")))
@@ -156,12 +171,16 @@ fn confirm(config: &Config, sandbox: Sandbox, request: fn(Sandbox) -> Request) -
 /// Handles DEL. This never fails: a sandbox must be deletable without an agent, which later finds
 /// out by itself.
 fn del(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Outcome {
-    let Some(container) = variable("CNI_CONTAINERID").filter(|c| !c.is_empty()) else { return Outcome::fine(None) };
+    let Some(container) = variable("CNI_CONTAINERID").filter(|c| !c.is_empty()) else {
+        return Outcome::fine(None);
+    };
     // Deleting a sandbox does not depend on the agent, so it is not worth waiting for.
     let timeout = config.timeout().unwrap_or_default().min(std::time::Duration::from_millis(200));
     let note = ask(&config.socket, &Request::Del { container }, timeout).err();
     Outcome {
-        note: note.map(|e| format!("netpolc: the agent could not be told that a sandbox is being deleted: {e}")),
+        note: note.map(|e| {
+            format!("netpolc: the agent could not be told that a sandbox is being deleted: {e}")
+        }),
         ..Outcome::fine(None)
     }
 }
@@ -170,10 +189,15 @@ fn del(config: &Config, variable: &impl Fn(&str) -> Option<String>) -> Outcome {
 /// namespaces, on which the agent itself may depend. So an error is returned only where no pod
 /// could start anyway.
 fn status(config: &Config) -> Outcome {
-    let none_starts = config.fail == Fail::Closed && config.exempt_namespaces.is_empty() && config.agent.is_none();
+    let none_starts = config.fail == Fail::Closed
+        && config.exempt_namespaces.is_empty()
+        && config.agent.is_none();
     match std::os::unix::net::UnixStream::connect(&config.socket) {
         Err(error) if none_starts => {
-            let message = format!("the netpolc agent does not listen on {}: {error}", config.socket.display());
+            let message = format!(
+                "the netpolc agent does not listen on {}: {error}",
+                config.socket.display()
+            );
             Outcome::error(&config.cni_version, UNAVAILABLE, message)
         }
         _ => Outcome::fine(None),

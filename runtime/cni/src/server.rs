@@ -41,7 +41,8 @@ pub struct Waiting {
 pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
     // The permissions of an existing folder that is not netpolc's own are its administrator's
     // business.
-    if let Some(folder) = path.parent().filter(|f| *f == Path::new(private::FOLDER) || !f.exists()) {
+    if let Some(folder) = path.parent().filter(|f| *f == Path::new(private::FOLDER) || !f.exists())
+    {
         private::folder(folder)?;
     }
     // The socket is bound under another name and then renamed, so that there is no moment without
@@ -59,7 +60,8 @@ pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(tokio::spawn(converse(stream, sender.clone()))),
                     Err(error) => {
-                        tracing::warn!(%error, "a connection on the CNI socket could not be accepted");
+                        tracing::warn!(%error, "a connection on the CNI socket could not be \
+                            accepted");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -75,7 +77,9 @@ pub fn listen(path: &Path) -> io::Result<mpsc::Receiver<Waiting>> {
 /// The socket cannot be removed.
 pub fn remove_abandoned(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
         _ => Ok(()),
     }
 }
@@ -84,7 +88,8 @@ pub fn remove_abandoned(path: &Path) -> io::Result<()> {
 async fn converse(stream: UnixStream, to: mpsc::Sender<Waiting>) {
     let mut stream = BufReader::new(stream);
     let mut asked = String::new();
-    let read = timeout(IO_TIMEOUT, (&mut stream).take(MAX_LINE_LEN as u64).read_line(&mut asked)).await;
+    let read =
+        timeout(IO_TIMEOUT, (&mut stream).take(MAX_LINE_LEN as u64).read_line(&mut asked)).await;
     if !matches!(read, Ok(Ok(1..))) {
         return;
     }
@@ -135,7 +140,9 @@ mod tests {
 
     #[tokio::test]
     async fn requests_come_in_and_answers_go_back() {
-        let path = std::env::temp_dir().join(format!("netpolc-agent-cni-{}", std::process::id())).join("cni.sock");
+        let path = std::env::temp_dir()
+            .join(format!("netpolc-agent-cni-{}", std::process::id()))
+            .join("cni.sock");
         let mut requests = listen(&path).unwrap();
         // A second agent takes over.
         drop(requests);
@@ -158,11 +165,20 @@ mod tests {
         };
         let waiting = requests.recv().await.unwrap();
         assert_eq!(waiting.request, asked);
-        assert!(waiting.patience > Duration::from_secs(4) && waiting.patience < Duration::from_millis(4_800));
+        assert!(
+            waiting.patience > Duration::from_secs(4)
+                && waiting.patience < Duration::from_millis(4_800)
+        );
         waiting.reply.send(Reply::Enforced).unwrap();
         assert_eq!(plugin.await.unwrap().unwrap(), Reply::Enforced);
         // One that gives up is not waited for any more.
-        drop(UnixStream::connect(&path).await.unwrap().write_all(line(&asked).unwrap().as_bytes()).await);
+        drop(
+            UnixStream::connect(&path)
+                .await
+                .unwrap()
+                .write_all(line(&asked).unwrap().as_bytes())
+                .await,
+        );
         let mut waiting = requests.recv().await.unwrap();
         timeout(Duration::from_secs(5), waiting.reply.closed()).await.unwrap();
         remove_abandoned(&path).unwrap();

@@ -92,9 +92,15 @@ fn add_waits_for_the_agent_and_passes_the_result_on_s56() {
     assert!(done.status.success(), "{done:?}");
     assert_eq!(output(&done), previous());
     let Request::Add(sandbox) = agent.join().unwrap() else { panic!("not an ADD") };
-    assert_eq!((sandbox.namespace.as_str(), sandbox.name.as_str(), sandbox.uid.as_str()), ("shop", "ui", "u-1"));
+    assert_eq!(
+        (sandbox.namespace.as_str(), sandbox.name.as_str(), sandbox.uid.as_str()),
+        ("shop", "ui", "u-1")
+    );
     assert_eq!(sandbox.host_interfaces, ["veth12"]);
-    assert_eq!(sandbox.addresses, ["10.1.2.3".parse::<std::net::IpAddr>().unwrap(), "fd00::3".parse().unwrap()]);
+    assert_eq!(
+        sandbox.addresses,
+        ["10.1.2.3".parse::<std::net::IpAddr>().unwrap(), "fd00::3".parse().unwrap()]
+    );
 }
 
 #[test]
@@ -122,7 +128,8 @@ fn without_an_agent_pods_do_not_start_unless_exempt_or_open() {
         assert_eq!(output(&done), previous());
         assert!(String::from_utf8_lossy(&done.stderr).contains("shop/ui starts although"));
     }
-    let other = plugin("ADD", &config(&folder.socket(), json!({"exemptNamespaces": ["kube-system"]})));
+    let other =
+        plugin("ADD", &config(&folder.socket(), json!({"exemptNamespaces": ["kube-system"]})));
     assert_eq!(other.status.code(), Some(1));
 }
 
@@ -184,7 +191,11 @@ fn exempt_pods_are_checked_and_counted_as_such() {
     assert!(!plugin("CHECK", &config(&folder.socket(), json!({}))).status.success());
     let done = plugin("STATUS", &config(&folder.socket(), json!({})));
     assert_eq!(output(&done)["code"], 50, "{done:?}");
-    assert!(plugin("STATUS", &config(&folder.socket(), json!({"exemptNamespaces": ["kube-system"]}))).status.success());
+    assert!(
+        plugin("STATUS", &config(&folder.socket(), json!({"exemptNamespaces": ["kube-system"]})))
+            .status
+            .success()
+    );
 }
 
 /// Folders of kubelet's logs, and what the plugin makes of them.

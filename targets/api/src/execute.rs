@@ -12,7 +12,8 @@ use crate::{Error, Target};
 /// those of a valid state in between (S57), and a new plan from [`Target::read`] completes the
 /// update.
 #[derive(Debug, thiserror::Error)]
-#[error("step {index} of {steps} ({}, table {}) failed: {source}", name(*.phase), .table.spec().name)]
+#[error("step {index} of {steps} ({}, table {}) failed: \
+    {source}", name(*.phase), .table.spec().name)]
 pub struct Failed {
     /// The step's place in the plan, from 0. A grace period has the place of the write that it
     /// precedes, which after the last write is the number of steps.
@@ -92,12 +93,19 @@ const FILL_BATCH: usize = 4_096;
 /// # Ok::<(), netpolc_target::Failed>(())
 /// ```
 pub fn fill(target: &mut dyn Target, program: &Program) -> Result<usize, Failed> {
-    let (last, first): (Vec<_>, Vec<_>) = program.tables().partition(|table| table.id == TableId::Interface);
+    let (last, first): (Vec<_>, Vec<_>) =
+        program.tables().partition(|table| table.id == TableId::Interface);
     let tables = first.iter().chain(&last);
     let steps = tables.clone().map(|table| table.entries.len().div_ceil(FILL_BATCH)).sum();
     let mut done = 0;
     let settled = target.settle();
-    settled.map_err(|source| Failed { index: 0, steps, phase: Phase::Refine, table: TableId::Interface, source })?;
+    settled.map_err(|source| Failed {
+        index: 0,
+        steps,
+        phase: Phase::Refine,
+        table: TableId::Interface,
+        source,
+    })?;
     for table in tables {
         let mut entries = table.entries.iter().peekable();
         while entries.peek().is_some() {

@@ -6,8 +6,9 @@
 use netpolc_table::{
     Class, EndpointId, Entry, Key, Match, PortClassId, RowId, SetId, TableId, Write,
     schema::{
-        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, MatchKind, Named, OwnKey, OwnMacKey, RowKey,
-        ServiceKey, SetEndpoint, SetPortClass, TunnelKey, VerdictKey, Word, family_number,
+        Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, MatchKind, Named, OwnKey,
+        OwnMacKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, TunnelKey, VerdictKey, Word,
+        family_number,
     },
 };
 
@@ -76,7 +77,10 @@ impl Capabilities {
             for id in ids(write.table, key, entry) {
                 let (limit, number) = (id.limit(self), id.number());
                 if u32::from(number) >= limit {
-                    let what = format!("{} {number}; use fewer on this node, or a target with more", id.name());
+                    let what = format!(
+                        "{} {number}; use fewer on this node, or a target with more",
+                        id.name()
+                    );
                     return Err(Error::Full { table: write.table, capacity: limit.into(), what });
                 }
             }
@@ -93,7 +97,11 @@ fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<Id> {
         TableId::Interface => vec![Id::Endpoint(SetEndpoint::of(entry).endpoint)],
         TableId::Endpoint => {
             let word = Word::of(entry);
-            vec![Id::Endpoint(EndpointKey::of(key).endpoint), Id::Set(word.ingress_set), Id::Set(word.egress_set)]
+            vec![
+                Id::Endpoint(EndpointKey::of(key).endpoint),
+                Id::Set(word.ingress_set),
+                Id::Set(word.egress_set),
+            ]
         }
         TableId::OwnV4 => vec![Id::Endpoint(OwnKey::of(Family::V4, key).endpoint)],
         TableId::OwnV6 => vec![Id::Endpoint(OwnKey::of(Family::V6, key).endpoint)],
@@ -111,7 +119,11 @@ fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<Id> {
             vec![Id::Row(row), Id::PortClass(port_class)]
         }
         // The directory names ids; those that exceed a limit were refused in their own tables.
-        TableId::Directory | TableId::ServiceV4 | TableId::ServiceV6 | TableId::Tunnel | TableId::OnLinkV6 => vec![],
+        TableId::Directory
+        | TableId::ServiceV4
+        | TableId::ServiceV6
+        | TableId::Tunnel
+        | TableId::OnLinkV6 => vec![],
     }
 }
 
@@ -129,7 +141,9 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
                 let host = most.checked_shr(length.into()).unwrap_or(0);
                 length <= field.width && value.get() <= most && value.get() & host == 0
             }
-            (MatchKind::Range, Match::Range { low, high }) => low <= high && u128::from(high) <= most,
+            (MatchKind::Range, Match::Range { low, high }) => {
+                low <= high && u128::from(high) <= most
+            }
             _ => false,
         };
         if !good {
@@ -148,7 +162,9 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
     };
     match table {
         TableId::Base | TableId::Row => match family_number(table, key) {
-            Some(family) if family != 4 && family != 6 => invalid(format!("family {family} is neither 4 nor 6")),
+            Some(family) if family != 4 && family != 6 => {
+                invalid(format!("family {family} is neither 4 nor 6"))
+            }
             _ => Ok(()),
         },
         TableId::ServiceV4 => ports(Family::V4),
@@ -178,7 +194,10 @@ fn check_entry(table: TableId, entry: &Entry) -> Result<(), Error> {
     for (i, value) in entry.params().iter().enumerate() {
         let (name, bits) = action.params.get(i).map_or(("unused", 0), |p| (p.0, p.1));
         if value.checked_shr(bits.into()).unwrap_or(0) != 0 {
-            return invalid(format!("{value:#x} does not fit parameter {name} ({bits} bits) of {}", action.name));
+            return invalid(format!(
+                "{value:#x} does not fit parameter {name} ({bits} bits) of {}",
+                action.name
+            ));
         }
     }
     Ok(())
@@ -191,7 +210,15 @@ mod tests {
     use super::*;
 
     fn small() -> Capabilities {
-        Capabilities { endpoints: 4, sets: 4, classes_v4: 4, classes_v6: 8, rows: 4, port_classes: 4, connections: 16 }
+        Capabilities {
+            endpoints: 4,
+            sets: 4,
+            classes_v4: 4,
+            classes_v6: 8,
+            rows: 4,
+            port_classes: 4,
+            connections: 16,
+        }
     }
 
     fn refused(write: Write) -> String {
@@ -208,8 +235,15 @@ mod tests {
             )
         };
         assert!(small().check(&row(7)).is_ok());
-        assert!(matches!(small().check(&row(8)), Err(Error::Full { table: TableId::Row, capacity: 8, .. })));
-        let set = schema::set_policy(schema::Word { ingress_set: SetId::new(0), egress_set: SetId::new(4), flags: 2 });
+        assert!(matches!(
+            small().check(&row(8)),
+            Err(Error::Full { table: TableId::Row, capacity: 8, .. })
+        ));
+        let set = schema::set_policy(schema::Word {
+            ingress_set: SetId::new(0),
+            egress_set: SetId::new(4),
+            flags: 2,
+        });
         assert!(
             refused(Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), set))
                 .contains("policy set 4")
@@ -219,7 +253,9 @@ mod tests {
     #[test]
     fn s27_keys_that_make_no_sense_are_refused() {
         let any = schema::set_port_class(PortClassId::new(1));
-        assert!(refused(Write::put(TableId::Port, schema::port_key(6, 9, 8), any)).contains("Range"));
+        assert!(
+            refused(Write::put(TableId::Port, schema::port_key(6, 9, 8), any)).contains("Range")
+        );
         let host_bits = schema::remote_key("10.0.0.1".parse().unwrap(), 24);
         assert!(
             refused(Write::put(

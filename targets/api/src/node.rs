@@ -123,7 +123,11 @@ pub trait NodeTarget: Target {
     ///
     /// # Errors
     /// [`Error::System`] where the endpoint's table of connections cannot be opened.
-    fn amend(&mut self, _endpoint: EndpointId, _amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+    fn amend(
+        &mut self,
+        _endpoint: EndpointId,
+        _amend: &dyn Fn(&Connection) -> Amendment,
+    ) -> Result<(), Error> {
         Ok(())
     }
 
@@ -132,7 +136,11 @@ pub trait NodeTarget: Target {
     ///
     /// # Errors
     /// A larger table cannot be created; the endpoint keeps the one that it has.
-    fn reserve(&mut self, _endpoint: EndpointId, _connections: [u32; 2]) -> Result<[u32; 2], Error> {
+    fn reserve(
+        &mut self,
+        _endpoint: EndpointId,
+        _connections: [u32; 2],
+    ) -> Result<[u32; 2], Error> {
         Ok([self.capabilities().connections; 2])
     }
 

@@ -293,7 +293,8 @@ pub mod ip {
     /// IPv6 mobility header.
     pub const MOBILITY: u8 = 135;
     /// The IPv6 extension headers that are walked.
-    pub const EXTENSIONS: [u8; 6] = [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY];
+    pub const EXTENSIONS: [u8; 6] =
+        [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY];
     /// How many of them a packet may have.
     pub const MAX_EXTENSIONS: usize = 8;
     /// IPv4: more fragments follow, in the 16 bits at offset 6.

@@ -193,7 +193,8 @@ impl Code {
 
     /// The maps that the program uses, each once, in the order of [`MapRef`].
     pub fn maps(&self) -> Vec<MapRef> {
-        let uses = self.insns.iter().filter_map(|i| i.map.map(|(MapUse::Map(m) | MapUse::Value(m))| m));
+        let uses =
+            self.insns.iter().filter_map(|i| i.map.map(|(MapUse::Map(m) | MapUse::Value(m))| m));
         uses.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
     }
 }
@@ -402,15 +403,23 @@ impl Asm {
     /// [`AsmError`] where a label was never bound or a jump is too far.
     pub fn finish(mut self) -> Result<Code, AsmError> {
         let note = |at: usize| {
-            self.notes.iter().rev().find(|n| n.insn as usize <= at).map(|n| n.text.clone()).unwrap_or_default()
+            self.notes
+                .iter()
+                .rev()
+                .find(|n| n.insn as usize <= at)
+                .map(|n| n.text.clone())
+                .unwrap_or_default()
         };
         for (at, label) in &self.fixups {
             let Some(to) = self.labels[label.0] else {
                 return Err(AsmError::Unbound { at: *at, note: note(*at) });
             };
             let distance = to as i64 - *at as i64 - 1;
-            self.insns[*at].off =
-                i16::try_from(distance).map_err(|_| AsmError::TooFar { at: *at, note: note(*at), distance })?;
+            self.insns[*at].off = i16::try_from(distance).map_err(|_| AsmError::TooFar {
+                at: *at,
+                note: note(*at),
+                distance,
+            })?;
         }
         Ok(Code { insns: self.insns, notes: self.notes })
     }
@@ -434,7 +443,8 @@ mod tests {
         a.bind(end);
         a.exit();
         let bytes = a.finish().unwrap().bytes(|map| if map == MapId::Mask.into() { 5 } else { 0 });
-        let slots: Vec<u64> = bytes.chunks(8).map(|c| u64::from_be_bytes(c.try_into().unwrap())).collect();
+        let slots: Vec<u64> =
+            bytes.chunks(8).map(|c| u64::from_be_bytes(c.try_into().unwrap())).collect();
         assert_eq!(
             slots,
             [

@@ -109,7 +109,11 @@ impl Link {
     }
 
     /// Does `work` with the link's descriptor, which is opened from the pin at `path` if need be.
-    fn with<T>(&self, path: Option<PathBuf>, work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+    fn with<T>(
+        &self,
+        path: Option<PathBuf>,
+        work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
         match (self, path) {
             (Link::Open(link), _) => work(link.as_fd()),
             (Link::Pinned, Some(path)) => work(sys::pinned(&path)?.as_fd()),
@@ -134,7 +138,11 @@ impl Held {
     fn role(&self) -> Role {
         match self {
             // While an interface changes its role it has links of both for a moment.
-            Held::Tcx(links) if links.contains_key(&Hook::ToPod) || links.contains_key(&Hook::FromPod) => Role::Pod,
+            Held::Tcx(links)
+                if links.contains_key(&Hook::ToPod) || links.contains_key(&Hook::FromPod) =>
+            {
+                Role::Pod
+            }
             Held::Tcx(_) => Role::Uplink,
             Held::Clsact(_, role) => *role,
         }
@@ -225,7 +233,9 @@ impl Attachments {
         let names = pins.links()?;
         // Where an interface has pins of both kinds, a process was killed before the filter made
         // way for the link: the filter counts.
-        let filtered = |ifindex: IfIndex| MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")));
+        let filtered = |ifindex: IfIndex| {
+            MARKERS.iter().any(|(kind, ..)| names.contains(&format!("{ifindex}_{kind}")))
+        };
         for name in &names {
             let Some((ifindex, kind)) =
                 name.split_once('_').and_then(|(i, k)| Some((IfIndex::new(i.parse().ok()?), k)))
@@ -240,7 +250,8 @@ impl Attachments {
             } else if let Some(hook) = HOOKS.into_iter().find(|h| hook_name(*h) == kind)
                 && !filtered(ifindex)
             {
-                let link = sys::pinned(&path).map_err(|e| refused(format!("open {}", path.display()), e))?;
+                let link = sys::pinned(&path)
+                    .map_err(|e| refused(format!("open {}", path.display()), e))?;
                 if sys::link_facts(link.as_fd()).is_ok_and(|facts| facts.ifindex != Some(ifindex)) {
                     gone.insert(ifindex);
                 }
@@ -264,7 +275,8 @@ impl Attachments {
 
     /// Forgets attachments whose interface is gone and returns these.
     pub fn sweep(&mut self, pins: Option<&Pins>) -> Result<Vec<IfIndex>, Error> {
-        let list: Vec<IfIndex> = self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
+        let list: Vec<IfIndex> =
+            self.held.iter().filter(|(i, h)| vanished(**i, h)).map(|(i, _)| *i).collect();
         for &ifindex in &list {
             self.forget(ifindex, pins)?;
         }
@@ -306,11 +318,16 @@ impl Attachments {
         // whole node.
         let quick = (mode, role) == (Mode::Quick, Role::Pod)
             && !matches!(self.held.get(&ifindex), Some(Held::Tcx(_)))
-            && [TcxHook::Ingress, TcxHook::Egress].iter().all(|hook| sys::tcx_programs(ifindex, *hook) == 0);
+            && [TcxHook::Ingress, TcxHook::Egress]
+                .iter()
+                .all(|hook| sys::tcx_programs(ifindex, *hook) == 0);
         if matches!(self.held.get(&ifindex), Some(held) if held.role() != role) {
             self.stop_upgrade();
         }
-        if mode != Mode::Clsact && !quick && !matches!(self.held.get(&ifindex), Some(Held::Clsact(..))) {
+        if mode != Mode::Clsact
+            && !quick
+            && !matches!(self.held.get(&ifindex), Some(Held::Clsact(..)))
+        {
             match self.attach_tcx(ifindex, role, programs, pins) {
                 Ok(()) => return Ok(Way::Tcx),
                 // A kernel without TCX knows neither the attach type nor the kind of link.
@@ -325,7 +342,13 @@ impl Attachments {
         Ok(Way::Clsact)
     }
 
-    fn attach_tcx(&mut self, ifindex: IfIndex, role: Role, programs: &Programs, pins: Option<&Pins>) -> io::Result<()> {
+    fn attach_tcx(
+        &mut self,
+        ifindex: IfIndex,
+        role: Role,
+        programs: &Programs,
+        pins: Option<&Pins>,
+    ) -> io::Result<()> {
         let name = |hook: Hook| format!("{ifindex}_{}", hook_name(hook));
         let path = |hook: Hook| pins.map(|pins| pins.link(&name(hook)));
         for (hook, program) in programs.iter().filter(|(hook, _)| role.hooks().contains(hook)) {
@@ -346,7 +369,9 @@ impl Attachments {
                 };
                 match link.with(path(*hook), update) {
                     // Somebody removed the pin, and with it the link: it is made again below.
-                    Err(e) if matches!(link, Link::Pinned) && e.kind() == io::ErrorKind::NotFound => {
+                    Err(e)
+                        if matches!(link, Link::Pinned) && e.kind() == io::ErrorKind::NotFound =>
+                    {
                         absent_is_fine(path(*hook).map_or(Ok(()), fs::remove_file))?;
                     }
                     done => {
@@ -436,19 +461,31 @@ impl Attachments {
         for (&ifindex, held) in &self.held {
             let what = match held {
                 Held::Tcx(links) => {
-                    let pin =
-                        |hook: &Hook| pins.is_none_or(|p| p.link(&format!("{ifindex}_{}", hook_name(*hook))).exists());
+                    let pin = |hook: &Hook| {
+                        pins.is_none_or(|p| {
+                            p.link(&format!("{ifindex}_{}", hook_name(*hook))).exists()
+                        })
+                    };
                     let other = |(hook, link): (&Hook, &Link)| match link {
                         Link::Open(link) => {
-                            let mine = programs.iter().find(|(of, _)| of == hook).map(|(_, program)| program.id);
-                            sys::link_facts(link.as_fd()).is_ok_and(|facts| Some(facts.program) != mine)
+                            let mine = programs
+                                .iter()
+                                .find(|(of, _)| of == hook)
+                                .map(|(_, program)| program.id);
+                            sys::link_facts(link.as_fd())
+                                .is_ok_and(|facts| Some(facts.program) != mine)
                         }
                         Link::Pinned => false,
                     };
-                    let gone = links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link");
-                    gone.or_else(|| links.iter().any(other).then_some("the program of its TCX link"))
+                    let gone =
+                        links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link");
+                    gone.or_else(|| {
+                        links.iter().any(other).then_some("the program of its TCX link")
+                    })
                 }
-                Held::Clsact(_, role) => (!filters_stand(ifindex, *role, programs)).then_some("its filter in clsact"),
+                Held::Clsact(_, role) => {
+                    (!filters_stand(ifindex, *role, programs)).then_some("its filter in clsact")
+                }
             };
             missing.extend(what.map(|what| (ifindex, what)));
         }
@@ -462,7 +499,9 @@ impl Attachments {
             match done {
                 Err(e) if gone(&e) => self.forget(ifindex, pins)?,
                 Err(e) => return Err(refused(call(&format!("bring back {what} of"), ifindex), e)),
-                Ok(()) => found.push(call(&format!("{what} was removed and has been restored:"), ifindex)),
+                Ok(()) => {
+                    found.push(call(&format!("{what} was removed and has been restored:"), ifindex))
+                }
             }
         }
         Ok(found)
@@ -508,7 +547,9 @@ impl Attachments {
                 self.attach_clsact(ifindex, role, programs, pins)
             };
             match done {
-                Err(e) if !gone(&e) => return Err(refused(call("replace the programs of", ifindex), e)),
+                Err(e) if !gone(&e) => {
+                    return Err(refused(call("replace the programs of", ifindex), e));
+                }
                 Err(_) => self.forget(ifindex, pins)?,
                 Ok(()) => {}
             }
@@ -526,7 +567,8 @@ impl Attachments {
             made |= *qdisc == Qdisc::Made;
         }
         if made {
-            clsact::remove_qdisc(ifindex).map_err(|e| refused(call("remove the qdisc of", ifindex), e))?;
+            clsact::remove_qdisc(ifindex)
+                .map_err(|e| refused(call("remove the qdisc of", ifindex), e))?;
         }
         self.forget(ifindex, pins)
     }
@@ -542,14 +584,23 @@ impl Attachments {
         let way = |h: &Held| if matches!(h, Held::Tcx(_)) { Way::Tcx } else { Way::Clsact };
         self.held
             .iter()
-            .map(|(&ifindex, h)| Attachment { ifindex, name: sys::ifname(ifindex).ok(), way: way(h), role: h.role() })
+            .map(|(&ifindex, h)| Attachment {
+                ifindex,
+                name: sys::ifname(ifindex).ok(),
+                way: way(h),
+                role: h.role(),
+            })
             .collect()
     }
 }
 
 /// Attaches a program by TCX, and tries again while it counts as attached. The kernel frees a link
 /// some time after its last pin or descriptor is gone, and refuses to attach a program twice.
-fn attach_with_retries(program: BorrowedFd<'_>, ifindex: IfIndex, hook: Hook) -> io::Result<OwnedFd> {
+fn attach_with_retries(
+    program: BorrowedFd<'_>,
+    ifindex: IfIndex,
+    hook: Hook,
+) -> io::Result<OwnedFd> {
     const RETRIES: u32 = 50;
     const PAUSE: Duration = Duration::from_millis(10);
     for _ in 0..RETRIES {
@@ -563,8 +614,9 @@ fn attach_with_retries(program: BorrowedFd<'_>, ifindex: IfIndex, hook: Hook) ->
 
 /// Whether the interface carries exactly these programs by filters.
 fn filters_stand(ifindex: IfIndex, role: Role, programs: &Programs) -> bool {
-    let stands =
-        |(hook, program): &(Hook, Loaded)| clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id));
+    let stands = |(hook, program): &(Hook, Loaded)| {
+        clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
+    };
     programs.iter().filter(|(hook, _)| role.hooks().contains(hook)).all(stands)
 }
 
@@ -603,7 +655,9 @@ fn unpin(pins: &Pins, name: &str) -> Result<(), Error> {
         Err(e) => Err(e),
     };
     match done {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(refused(format!("remove {}", path.display()), e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(refused(format!("remove {}", path.display()), e))
+        }
         _ => Ok(()),
     }
 }

@@ -83,7 +83,9 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook) -> io::R
     match add(program, ifindex, hook, FIRST_PRIORITY) {
         // All filters of one priority are of one kind (cls_api.c, tc_new_tfilter): somebody else
         // has another kind at the first.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => add(program, ifindex, hook, LAST_PRIORITY),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            add(program, ifindex, hook, LAST_PRIORITY)
+        }
         first => first.and_then(|()| remove(ifindex, hook, LAST_PRIORITY)),
     }
 }
@@ -144,7 +146,9 @@ pub fn remove_qdisc(ifindex: IfIndex) -> io::Result<()> {
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => Ok(()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -37,7 +37,14 @@ impl Default for Config {
         let capacities = Capacities::default();
         let connections = Connections::default();
         let limits = largest(capacities);
-        Self { capacities, limits, connections, mode: Mode::Best, seed: None, program: Options::default() }
+        Self {
+            capacities,
+            limits,
+            connections,
+            mode: Mode::Best,
+            seed: None,
+            program: Options::default(),
+        }
     }
 }
 
@@ -47,7 +54,14 @@ impl Config {
         let capacities = Capacities::small();
         let connections = Connections::fixed(6);
         let limits = largest(capacities);
-        Self { capacities, limits, connections, mode: Mode::Best, seed: Some(1), program: Options::default() }
+        Self {
+            capacities,
+            limits,
+            connections,
+            mode: Mode::Best,
+            seed: Some(1),
+            program: Options::default(),
+        }
     }
 
     /// Small tables, for queries about single packets ([`netpolc_target::Datapath::packet`]) of
@@ -116,7 +130,8 @@ impl Connections {
         if self.first_log < 1 || self.first_log > self.most_log || self.most_log > most {
             let Self { first_log, most_log, .. } = self;
             return Err(format!(
-                "tables of connections: 2^{first_log} to 2^{most_log} buckets; 2^1 to 2^{most} are possible"
+                "tables of connections: 2^{first_log} to 2^{most_log} buckets; 2^1 to 2^{most} are \
+                 possible"
             ));
         }
         Ok(())

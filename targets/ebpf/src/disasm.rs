@@ -103,8 +103,12 @@ pub fn instruction(code: &Code, at: usize) -> String {
         },
         (1, _) => format!("{} = {}", reg(dst), place(i.code & 0x18, src, i.off)),
         (2, _) => format!("{} = {}", place(i.code & 0x18, dst, i.off), i.imm),
-        (3, 0xd0) if i.imm == 0xf1 => format!("r0 = cmpxchg({}, r0, {})", place(0x18, dst, i.off), reg(src)),
-        (3, 0xd0) if i.imm == 0xe1 => format!("{0} = xchg({1}, {0})", reg(src), place(0x18, dst, i.off)),
+        (3, 0xd0) if i.imm == 0xf1 => {
+            format!("r0 = cmpxchg({}, r0, {})", place(0x18, dst, i.off), reg(src))
+        }
+        (3, 0xd0) if i.imm == 0xe1 => {
+            format!("{0} = xchg({1}, {0})", reg(src), place(0x18, dst, i.off))
+        }
         (3, 0xd0) => format!("lock {} += {}", place(0x18, dst, i.off), reg(src)),
         (3, _) => format!("{} = {}", place(i.code & 0x18, dst, i.off), reg(src)),
         (4, 0xd0) => format!("{0} = be{1} {0}", reg(dst), i.imm),
@@ -124,7 +128,11 @@ pub fn instruction(code: &Code, at: usize) -> String {
         (class, op) => {
             let narrow = class == 6;
             let name = if narrow { half(dst) } else { reg(dst) };
-            format!("if {name} {} {} goto {to}", condition[usize::from(op >> 4) % condition.len()], operand(narrow))
+            format!(
+                "if {name} {} {} goto {to}",
+                condition[usize::from(op >> 4) % condition.len()],
+                operand(narrow)
+            )
         }
     }
 }

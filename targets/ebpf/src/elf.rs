@@ -65,7 +65,8 @@ fn btf(name: &str, notes: &[Note]) -> (Vec<u8>, Vec<u8>) {
     types.extend([strings.add("__sk_buff"), kind(STRUCT, 0), 192]); // no members: enough to be the context
     types.extend([0, kind(PTR, 0), 2]);
     types.extend([0, kind(FUNC_PROTO, 1), 1, strings.add("skb"), 3]);
-    types.extend([strings.add(name), kind(FUNC, 1), 4]); // here the count is the linkage: 1 = global
+    // here the count is the linkage: 1 = global
+    types.extend([strings.add(name), kind(FUNC, 1), 4]);
     let (section, file) = (strings.add(SECTION), strings.add(SOURCE));
     // Offsets in .BTF.ext are in bytes; aya divides them for the kernel.
     let functions = words(&[8, section, 1, 0, 5]);
@@ -86,10 +87,14 @@ fn btf(name: &str, notes: &[Note]) -> (Vec<u8>, Vec<u8>) {
 /// # Errors
 /// [`ElfError`] where name or notes are not valid.
 pub fn object(name: &str, code: &[u8], notes: &[Note]) -> Result<Vec<u8>, ElfError> {
-    if name.is_empty() || name.len() > 15 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+    if name.is_empty()
+        || name.len() > 15
+        || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    {
         return Err(ElfError::Name(name.into()));
     }
-    if notes.first().is_none_or(|n| n.insn != 0) || notes.windows(2).any(|w| w[0].insn >= w[1].insn) {
+    if notes.first().is_none_or(|n| n.insn != 0) || notes.windows(2).any(|w| w[0].insn >= w[1].insn)
+    {
         return Err(ElfError::Notes(name.into()));
     }
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);

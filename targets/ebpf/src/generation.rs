@@ -54,10 +54,15 @@ fn fingerprint(code: &[(Hook, Code); 3]) -> u64 {
         for insn in &code.insns {
             let map = match insn.map {
                 None => 0,
-                Some(MapUse::Map(MapRef::Table(m)) | MapUse::Value(MapRef::Table(m))) => 1 + m as u64,
-                Some(MapUse::Map(MapRef::Extra(m)) | MapUse::Value(MapRef::Extra(m))) => 1000 + u64::from(m),
+                Some(MapUse::Map(MapRef::Table(m)) | MapUse::Value(MapRef::Table(m))) => {
+                    1 + m as u64
+                }
+                Some(MapUse::Map(MapRef::Extra(m)) | MapUse::Value(MapRef::Extra(m))) => {
+                    1000 + u64::from(m)
+                }
             };
-            let word = u64::from(insn.code) | u64::from(insn.regs) << 8 | u64::from(insn.off as u16) << 16;
+            let word =
+                u64::from(insn.code) | u64::from(insn.regs) << 8 | u64::from(insn.off as u16) << 16;
             for part in [word | u64::from(insn.imm as u32) << 32, map] {
                 hash = (hash ^ part).wrapping_mul(0x0000_0100_0000_01b3);
             }
@@ -66,7 +71,11 @@ fn fingerprint(code: &[(Hook, Code); 3]) -> u64 {
     hash.max(1)
 }
 
-fn load(maps: &Maps, code: &[(Hook, Code); 3], counter: Option<&Region>) -> Result<Programs, Error> {
+fn load(
+    maps: &Maps,
+    code: &[(Hook, Code); 3],
+    counter: Option<&Region>,
+) -> Result<Programs, Error> {
     let descriptor = |map| match map {
         MapRef::Table(id) => maps.fd(id),
         MapRef::Extra(_) => counter.map_or(-1, Region::raw_fd),
@@ -102,7 +111,11 @@ pub(crate) struct Ahead(std::thread::JoinHandle<Result<Generation, Error>>);
 impl Ahead {
     /// Starts the thread; None where none can be started now.
     pub fn begin(recipe: Recipe) -> Option<Self> {
-        std::thread::Builder::new().name("generation".into()).spawn(move || Generation::create(recipe)).ok().map(Self)
+        std::thread::Builder::new()
+            .name("generation".into())
+            .spawn(move || Generation::create(recipe))
+            .ok()
+            .map(Self)
     }
 
     /// Whether [`Ahead::wait`] would return at once.
@@ -151,7 +164,9 @@ impl Generation {
     /// Pins in `dir` what is not pinned there yet.
     pub fn pin_into(&self, dir: &std::path::Path) -> Result<(), Error> {
         self.tables.maps.pin(dir)?;
-        self.programs.iter().try_for_each(|(hook, program)| crate::maps::pin(program.fd(), &dir.join(hook_name(*hook))))
+        self.programs.iter().try_for_each(|(hook, program)| {
+            crate::maps::pin(program.fd(), &dir.join(hook_name(*hook)))
+        })
     }
 
     /// The names of the generation's pins.
@@ -161,7 +176,12 @@ impl Generation {
 
     /// Opens a pinned generation, with its header. Another version of netpolc may have generated
     /// its programs; [`Generation::renew`] compares them.
-    pub fn open(pins: &Pins, number: u64, shared: Shared, access: Access) -> Result<(Self, Header), Error> {
+    pub fn open(
+        pins: &Pins,
+        number: u64,
+        shared: Shared,
+        access: Access,
+    ) -> Result<(Self, Header), Error> {
         let dir = pins.generation(number);
         let header = Maps::header(&dir)?;
         let maps = Maps::open(&dir, &header, shared)?;
@@ -173,10 +193,18 @@ impl Generation {
     /// Where the pinned programs are not those that this netpolc generates, loads its own and
     /// returns them with their fingerprint, for [`Generation::repin`]. None where they are the
     /// same.
-    pub fn renew(&self, header: &Header, options: &Options) -> Result<Option<(Programs, u64)>, Error> {
+    pub fn renew(
+        &self,
+        header: &Header,
+        options: &Options,
+    ) -> Result<Option<(Programs, u64)>, Error> {
         let code = code(&self.tables.maps, options)?;
         let wanted = fingerprint(&code);
-        if wanted == header.code { Ok(None) } else { Ok(Some((load(&self.tables.maps, &code, None)?, wanted))) }
+        if wanted == header.code {
+            Ok(None)
+        } else {
+            Ok(Some((load(&self.tables.maps, &code, None)?, wanted)))
+        }
     }
 
     /// Replaces the pinned programs. The interfaces must carry the new ones already: the
@@ -184,7 +212,8 @@ impl Generation {
     pub fn repin(&mut self, pins: &Pins, programs: Programs, code: u64) -> Result<(), Error> {
         let dir = pins.generation(self.number);
         for (hook, program) in &programs {
-            let (path, new) = (dir.join(hook_name(*hook)), dir.join(format!("{}_new", hook_name(*hook))));
+            let (path, new) =
+                (dir.join(hook_name(*hook)), dir.join(format!("{}_new", hook_name(*hook))));
             let refuse = |e| crate::sys::refused(format!("replace {}", path.display()), e);
             if new.exists() {
                 std::fs::remove_file(&new).map_err(refuse)?;

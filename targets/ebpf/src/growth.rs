@@ -143,7 +143,8 @@ impl Tender {
                 let refuse = |e| refused("map wanted", e);
                 let fd = fd.try_clone_to_owned().map_err(refuse)?;
                 let map = MapData::from_fd(fd).map_err(|e| refuse(map_error(e)))?;
-                let ring = RingBuf::try_from(aya::maps::Map::RingBuf(map)).map_err(|e| refuse(map_error(e)))?;
+                let ring = RingBuf::try_from(aya::maps::Map::RingBuf(map))
+                    .map_err(|e| refuse(map_error(e)))?;
                 self.ring.insert(ring)
             }
         };
@@ -175,9 +176,11 @@ impl Tender {
     /// Begins the moves that are due.
     fn begin_moves(&mut self, moves: &mut Vec<Move>, now: Instant) -> Result<(), Error> {
         let pool = self.pool().clone();
-        let wanting: Vec<_> = pool.wanting().into_iter().filter(|table| !self.refused.contains_key(table)).collect();
+        let wanting: Vec<_> =
+            pool.wanting().into_iter().filter(|table| !self.refused.contains_key(table)).collect();
         for family in Family::BOTH {
-            let of_it = wanting.iter().filter(|(_, f)| *f == family).map(|(endpoint, _)| (*endpoint, 0));
+            let of_it =
+                wanting.iter().filter(|(_, f)| *f == family).map(|(endpoint, _)| (*endpoint, 0));
             moves.extend(self.enlarge(family, of_it)?);
         }
         for (endpoint, family) in wanting {
@@ -186,8 +189,9 @@ impl Tender {
                 self.refused.insert((endpoint, family), now);
             }
         }
-        let due =
-            self.checked.is_none_or(|last| last.elapsed() >= SHRINK_INTERVAL.min(pool.lock().sizes().shrink_after));
+        let due = self.checked.is_none_or(|last| {
+            last.elapsed() >= SHRINK_INTERVAL.min(pool.lock().sizes().shrink_after)
+        });
         if due {
             self.checked = Some(now);
             moves.extend(self.shrinking()?);
@@ -196,7 +200,12 @@ impl Tender {
     }
 
     /// Gives a table room for so many connections before it returns, as far as its limits allow.
-    pub(crate) fn reserve(&mut self, endpoint: EndpointId, family: Family, connections: u32) -> Result<(), Error> {
+    pub(crate) fn reserve(
+        &mut self,
+        endpoint: EndpointId,
+        family: Family,
+        connections: u32,
+    ) -> Result<(), Error> {
         let [present, _] = self.pool().places(endpoint, family);
         if present.is_none_or(|place| place.connections() >= connections) {
             return Ok(());
@@ -208,7 +217,11 @@ impl Tender {
 
     /// Begins to move tables to a larger size. Each comes with the number of connections that it
     /// must have room for; 0 where one step of growth will do.
-    fn enlarge(&mut self, family: Family, tables: impl Iterator<Item = (EndpointId, u32)>) -> Result<Vec<Move>, Error> {
+    fn enlarge(
+        &mut self,
+        family: Family,
+        tables: impl Iterator<Item = (EndpointId, u32)>,
+    ) -> Result<Vec<Move>, Error> {
         let pool = self.pool().clone();
         let mut begun = Vec::new();
         {
@@ -229,12 +242,16 @@ impl Tender {
             Ok(places) => places,
             Err(error) => {
                 let mut inner = pool.lock();
-                begun.iter().for_each(|(endpoint, _, _, ticket)| inner.end(*endpoint, family, *ticket));
+                begun
+                    .iter()
+                    .for_each(|(endpoint, _, _, ticket)| inner.end(*endpoint, family, *ticket));
                 return Err(error);
             }
         };
         let moves = begun.into_iter().zip(places);
-        Ok(moves.map(|((endpoint, from, _, ticket), to)| Move::new(endpoint, family, from, to, ticket)).collect())
+        Ok(moves
+            .map(|((endpoint, from, _, ticket), to)| Move::new(endpoint, family, from, to, ticket))
+            .collect())
     }
 
     /// The moves that a killed process began: tables with a previous one that nobody moves.
@@ -261,7 +278,9 @@ impl Tender {
             }
             // An endpoint that went in the meantime has no table.
             let Ok(table) = pool.table(family, from, None) else { continue };
-            let live = (0..table.slots()).filter(|slot| !is_dead(table.meta(*slot).load(Acquire), now)).count() as u32;
+            let live = (0..table.slots())
+                .filter(|slot| !is_dead(table.meta(*slot).load(Acquire), now))
+                .count() as u32;
             let fits = |log: &u8| live <= (WAYS as u32 / SHRINK_MARGIN) << *log;
             let Some(log) = (first_log..from.log - 1).find(fits) else { continue };
             let since = *self.roomy.get(&(endpoint, family)).unwrap_or(&Instant::now());
@@ -270,7 +289,9 @@ impl Tender {
                 continue;
             }
             // Without memory for a smaller table, a later round tries again.
-            let Ok([to]) = pool.obtain(family, &[log]).as_deref().map(|places| [places[0]]) else { continue };
+            let Ok([to]) = pool.obtain(family, &[log]).as_deref().map(|places| [places[0]]) else {
+                continue;
+            };
             let mut inner = pool.lock();
             match inner.begin(endpoint, family) {
                 Some(ticket) => moves.push(Move::new(endpoint, family, from, to, ticket)),
@@ -295,7 +316,12 @@ impl Tender {
     ///
     /// # Errors
     /// [`Error::System`] where the new table cannot be made or published. The present one stays.
-    pub fn begin(&mut self, endpoint: EndpointId, family: Family, log: u8) -> Result<Option<Begun>, Error> {
+    pub fn begin(
+        &mut self,
+        endpoint: EndpointId,
+        family: Family,
+        log: u8,
+    ) -> Result<Option<Begun>, Error> {
         let pool = self.pool().clone();
         let [Some(from), None] = pool.places(endpoint, family) else { return Ok(None) };
         let Some(ticket) = pool.lock().begin(endpoint, family) else { return Ok(None) };
@@ -448,7 +474,8 @@ impl Move {
             let key = key_at(&old, slot);
             let hash = hash_of(&key, seed);
             copied[slot] = meta;
-            let there = state::find(&new, hash, &key).filter(|s| !is_dead(new.meta(*s).load(Acquire), now));
+            let there =
+                state::find(&new, hash, &key).filter(|s| !is_dead(new.meta(*s).load(Acquire), now));
             // Where the entry is there already, a packet made a newer one, or a killed process
             // copied it.
             if there.is_none() && !state::move_in(&new, hash, &key, meta, now) {
@@ -472,7 +499,9 @@ impl Move {
             if before == 0 {
                 // The slot was being written when it should have been copied.
                 let there = state::find(&new, hash_of(&key, seed), &key);
-                if !is_dead(meta, now) && there.is_none_or(|s| is_dead(new.meta(s).load(Acquire), now)) {
+                if !is_dead(meta, now)
+                    && there.is_none_or(|s| is_dead(new.meta(s).load(Acquire), now))
+                {
                     state::move_in(&new, hash_of(&key, seed), &key, meta, now);
                 }
                 return;
@@ -483,7 +512,10 @@ impl Move {
             let same = key_at(&new, there) == key;
             // Where the exchange fails, a packet has changed the copy, which is then ahead of the
             // old entry.
-            let taken = new.meta(there).compare_exchange(before, if same { meta } else { 0 }, AcqRel, Acquire).is_ok();
+            let taken = new
+                .meta(there)
+                .compare_exchange(before, if same { meta } else { 0 }, AcqRel, Acquire)
+                .is_ok();
             if taken && !same {
                 state::put(&new, hash_of(&key, seed), &key, meta, now);
             }

@@ -168,7 +168,9 @@ impl Capacities {
     /// How many bytes all maps of a generation take with these sizes.
     pub fn bytes(&self) -> u64 {
         let maps = MapId::ALL.iter().filter(|id| !crate::maps::is_shared(**id));
-        let maps = maps.map(|id| u64::from(id.max_entries(self)) * (id.value_size(self) + u64::from(id.key_size())));
+        let maps = maps.map(|id| {
+            u64::from(id.max_entries(self)) * (id.value_size(self) + u64::from(id.key_size()))
+        });
         maps.chain(crate::ledger::LedgerId::ALL.into_iter().map(|id| id.size(self))).sum()
     }
 
@@ -198,7 +200,10 @@ impl Capacities {
                 return Err(format!("{name}: {value} must be a power of two from {low} to {high}"));
             }
         }
-        match MapId::ALL.iter().find(|m| m.kind() == MapKind::Array && m.value_size(self) > MAX_VALUE) {
+        match MapId::ALL
+            .iter()
+            .find(|m| m.kind() == MapKind::Array && m.value_size(self) > MAX_VALUE)
+        {
             Some(m) => Err(format!(
                 "map {} would need a value of {} bytes; at most {MAX_VALUE} are possible",
                 m.name(),

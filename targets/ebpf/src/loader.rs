@@ -49,23 +49,58 @@ impl Loaded {
     /// # Errors
     /// [`Error::Verifier`] where the verifier refuses the program, with the log's last lines and
     /// the table that they belong to; [`Error::System`] where the kernel refuses to load anything.
-    pub fn load(name: &str, code: &Code, descriptor: impl Fn(MapRef) -> i32) -> Result<Self, Error> {
-        let generator = |e: String| Error::Verifier { program: name.into(), at: "the generator".into(), log: e };
-        let object = elf::object(name, &code.bytes(descriptor), &code.notes).map_err(|e| generator(e.to_string()))?;
+    pub fn load(
+        name: &str,
+        code: &Code,
+        descriptor: impl Fn(MapRef) -> i32,
+    ) -> Result<Self, Error> {
+        let generator = |e: String| Error::Verifier {
+            program: name.into(),
+            at: "the \
+            generator"
+                .into(),
+            log: e,
+        };
+        let object = elf::object(name, &code.bytes(descriptor), &code.notes)
+            .map_err(|e| generator(e.to_string()))?;
         let mut ebpf = EbpfLoader::new().load(&object).map_err(|e| match e {
-            aya::EbpfError::FileError { error, .. } => refused(format!("load program {name}"), error),
+            aya::EbpfError::FileError { error, .. } => refused(
+                format!(
+                    "load program \
+                {name}"
+                ),
+                error,
+            ),
             other => generator(other.to_string()),
         })?;
-        let program = ebpf.program_mut(name).ok_or_else(|| generator("the object has no such program".into()))?;
-        let program: &mut SchedClassifier =
-            program.try_into().map_err(|e: ProgramError| generator(format!("not a classifier: {e}")))?;
+        let program = ebpf.program_mut(name).ok_or_else(|| {
+            generator(
+                "the object has no such \
+            program"
+                    .into(),
+            )
+        })?;
+        let program: &mut SchedClassifier = program.try_into().map_err(|e: ProgramError| {
+            generator(format!(
+                "not a classifier: \
+                {e}"
+            ))
+        })?;
         program.load().map_err(|e| verifier(name, e))?;
         let info = program.info().map_err(|e| program_error(name, e))?;
         if info.btf_id().is_none() {
             return Err(generator("the kernel refuses the program's BTF".into()));
         }
         let fd = program.fd().map_err(|e| program_error(name, e))?;
-        let fd = fd.as_fd().try_clone_to_owned().map_err(|e| refused(format!("program {name}"), e))?;
+        let fd = fd.as_fd().try_clone_to_owned().map_err(|e| {
+            refused(
+                format!(
+                    "program \
+            {name}"
+                ),
+                e,
+            )
+        })?;
         Ok(Self { fd, id: info.id() })
     }
 
@@ -98,7 +133,12 @@ impl Loaded {
         ingress_ifindex: IfIndex,
         repeat: u32,
     ) -> io::Result<(Verdict, Duration)> {
-        self.run_marked(packet, sys::Context { ifindex, ingress_ifindex, mark: 0, cb: 0 }, 0, repeat)
+        self.run_marked(
+            packet,
+            sys::Context { ifindex, ingress_ifindex, mark: 0, cb: 0 },
+            0,
+            repeat,
+        )
     }
 
     /// Runs the program on one packet, `repeat` times, as seen on `ifindex`. `bit` is the bit of
@@ -107,7 +147,13 @@ impl Loaded {
     ///
     /// # Errors
     /// The kernel refuses to run it (`BPF_PROG_TEST_RUN`), or the program returns an unknown value.
-    pub fn run_frame(&self, frame: &Frame, ifindex: IfIndex, bit: u32, repeat: u32) -> io::Result<(Verdict, Duration)> {
+    pub fn run_frame(
+        &self,
+        frame: &Frame,
+        ifindex: IfIndex,
+        bit: u32,
+        repeat: u32,
+    ) -> io::Result<(Verdict, Duration)> {
         let mark = if frame.mark == Mark::Deferred { bit } else { 0 };
         let cb = u32::from(frame.arrival == Arrival::Born);
         let context = sys::Context { ifindex, ingress_ifindex: frame.arrival.ifindex(), mark, cb };
@@ -127,7 +173,10 @@ impl Loaded {
             NEXT if run.mark & bit != 0 => Ok((Verdict::Defer, time)),
             NEXT => Ok((Verdict::Next, time)),
             SHOT => Ok((Verdict::Drop, time)),
-            other => Err(io::Error::other(format!("the program returns {other}, which is not a valid verdict"))),
+            other => Err(io::Error::other(format!(
+                "the program returns {other}, which is not a \
+                valid verdict"
+            ))),
         }
     }
 }
@@ -143,15 +192,30 @@ fn program_error(name: &str, error: ProgramError) -> Error {
 /// The verifier's refusal, with the end of its log and the last note before it: notes are the
 /// program's BTF source lines and name the table that instructions come from.
 fn verifier(name: &str, error: ProgramError) -> Error {
-    let ProgramError::LoadError { io_error, verifier_log } = error else { return program_error(name, error) };
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return program_error(name, error);
+    };
     let log = verifier_log.to_string();
     if log.trim().is_empty() {
         return refused(format!("load program {name}"), io_error);
     }
-    let lines: Vec<&str> =
-        log.lines().filter(|l| !l.starts_with("verification time") && !l.starts_with("processed ")).collect();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|l| {
+            !l.starts_with(
+                "verification \
+            time",
+            ) && !l.starts_with(
+                "processed \
+            ",
+            )
+        })
+        .collect();
     let suffix = format!(" @ {}:", elf::SOURCE);
-    let at = lines.iter().rev().find_map(|l| l.strip_prefix("; ")?.split_once(&suffix).map(|(text, _)| text));
+    let at = lines
+        .iter()
+        .rev()
+        .find_map(|l| l.strip_prefix("; ")?.split_once(&suffix).map(|(text, _)| text));
     let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
     Error::Verifier { program: name.into(), at: at.unwrap_or("an unnamed step").into(), log: tail }
 }
@@ -173,7 +237,10 @@ mod tests {
         a.bind(next);
         a.mov(R0, NEXT);
         a.exit();
-        let program = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect("needs root and BPF");
+        let program = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect(
+            "needs root and \
+            BPF",
+        );
         let frame = |ifindex| Frame {
             interface: sys::LO,
             arrival: IfIndex::new(ifindex).into(),
@@ -196,7 +263,10 @@ mod tests {
         a.alu(Alu::Add, R2, R3);
         a.load(Size::Dw, R0, R2, 0);
         a.exit();
-        let refused = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect_err("reads beyond the stack");
+        let refused = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect_err(
+            "reads \
+            beyond the stack",
+        );
         let Error::Verifier { program, at, log } = refused else { panic!("{refused}") };
         assert_eq!((program.as_str(), at.as_str()), ("np_test", "table port: class"));
         assert!(!log.is_empty());

@@ -47,7 +47,15 @@ const CAPACITIES: usize = 4;
 
 /// Whether a map lives as long as the installation, not as long as a generation.
 pub fn is_shared(map: MapId) -> bool {
-    matches!(map, MapId::State | MapId::StateV4 | MapId::StateV6 | MapId::Wanted | MapId::Frag | MapId::Config)
+    matches!(
+        map,
+        MapId::State
+            | MapId::StateV4
+            | MapId::StateV6
+            | MapId::Wanted
+            | MapId::Frag
+            | MapId::Config
+    )
 }
 
 /// Whether a map is managed by the [`Pool`].
@@ -79,7 +87,17 @@ impl Group {
                 let (key, value) = (id.key_size(), id.value_size(c) as u32);
                 let params = aya_obj::Map::new_from_params(kind, key, value, id.max_entries(c), 0);
                 let made = MapData::create(params, id.name(), None);
-                made.map_err(|e| refused(format!("map {}: create", id.name()), map_error(e))).map(Store::Other)
+                made.map_err(|e| {
+                    refused(
+                        format!(
+                            "map {}: \
+                    create",
+                            id.name()
+                        ),
+                        map_error(e),
+                    )
+                })
+                .map(Store::Other)
             };
             let store = match id.kind() {
                 MapKind::Array => Store::Array(Region::create(id.name(), id.value_size(c))?),
@@ -118,9 +136,24 @@ impl Group {
             let store = if id.kind() == MapKind::Array {
                 Store::Array(Region::map(id.name(), map, id.value_size(c))?)
             } else {
-                let info = map.info().map_err(|e| refused(format!("map {}: facts", id.name()), map_error(e)))?;
-                if (info.key_size(), u64::from(info.value_size())) != (id.key_size(), id.value_size(c)) {
-                    return Err(Error::Installed(format!("map {} has other key or value sizes", id.name())));
+                let info = map.info().map_err(|e| {
+                    refused(
+                        format!(
+                            "map {}: \
+                    facts",
+                            id.name()
+                        ),
+                        map_error(e),
+                    )
+                })?;
+                if (info.key_size(), u64::from(info.value_size()))
+                    != (id.key_size(), id.value_size(c))
+                {
+                    return Err(Error::Installed(format!(
+                        "map {} has other key or value \
+                        sizes",
+                        id.name()
+                    )));
                 }
                 Store::Other(map)
             };
@@ -148,7 +181,14 @@ impl Store {
 /// Pins an object; one that is pinned at the path already stays.
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     match sys::pin(fd, path) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(refused(format!("pin {}", path.display()), e)),
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(refused(
+            format!(
+                "pin \
+            {}",
+                path.display()
+            ),
+            e,
+        )),
         _ => Ok(()),
     }
 }
@@ -181,8 +221,11 @@ impl Shared {
             MapData::from_fd(made.map_err(refuse)?).map_err(|e| refuse(map_error(e)))
         };
         let pool = Pool::new(records, [outer(Family::V4)?, outer(Family::V6)?]);
-        let shared = Shared { group: Arc::new(Group::create(c, true)?), pool: Arc::new(pool), dir: None };
-        let Some(Store::Array(region)) = shared.group.maps.get(&MapId::Config) else { unreachable!("the config is an array") };
+        let shared =
+            Shared { group: Arc::new(Group::create(c, true)?), pool: Arc::new(pool), dir: None };
+        let Some(Store::Array(region)) = shared.group.maps.get(&MapId::Config) else {
+            unreachable!("the config is an array")
+        };
         let image = config::image(clock);
         for (word, bytes) in region.words::<AtomicU64>().iter().zip(image.chunks_exact(8)) {
             word.store(u64::from_le_bytes(bytes.try_into().expect("8 bytes")), Relaxed);
@@ -213,7 +256,8 @@ impl Shared {
     /// [`Error::System`] where a pin is missing, [`Error::Installed`] where a map has another size.
     pub fn open(dir: &Path, c: &Capacities, access: Access) -> Result<Self, Error> {
         let open = |id: MapId| open_pin(&dir.join(id.name()));
-        let records = Region::map(MapId::State.name(), open(MapId::State)?, MapId::State.value_size(c))?;
+        let records =
+            Region::map(MapId::State.name(), open(MapId::State)?, MapId::State.value_size(c))?;
         let pool = Pool::new(records, [open(MapId::StateV4)?, open(MapId::StateV6)?]);
         if access == Access::Write {
             pool.open(dir)?;
@@ -304,7 +348,12 @@ impl Maps {
     ///
     /// # Errors
     /// [`Error::System`] where the kernel refuses a map, usually for lack of root or memory.
-    pub fn create(capacities: Capacities, seed: u64, clock: Clock, shared: Shared) -> Result<Self, Error> {
+    pub fn create(
+        capacities: Capacities,
+        seed: u64,
+        clock: Clock,
+        shared: Shared,
+    ) -> Result<Self, Error> {
         let group = Group::create(&capacities, false)?;
         let maps = Self { capacities, seed, clock, group, shared };
         let words = maps.words::<AtomicU64>(MapId::Header);
@@ -339,7 +388,13 @@ impl Maps {
     /// that the header says.
     pub fn open(dir: &Path, header: &Header, shared: Shared) -> Result<Self, Error> {
         let group = Group::open(dir, &header.capacities, false)?;
-        Ok(Self { capacities: header.capacities, seed: header.seed, clock: header.clock, group, shared })
+        Ok(Self {
+            capacities: header.capacities,
+            seed: header.seed,
+            clock: header.clock,
+            group,
+            shared,
+        })
     }
 
     /// Reads a generation's header, without opening its other maps.
@@ -356,14 +411,20 @@ impl Maps {
         }
         if word(1) != u64::from(LAYOUT_VERSION) {
             return Err(Error::Installed(format!(
-                "{} has layout version {}, and this netpolc knows {LAYOUT_VERSION}; run `netpolc detach` with the version that made it, or with this one",
+                "{} has layout version {}, and this netpolc knows {LAYOUT_VERSION}; run `netpolc \
+                 detach` with the version that made it, or with this one",
                 path.display(),
                 word(1)
             )));
         }
         let capacities = Capacities::from_fields(|i| word(CAPACITIES + i) as u32);
         capacities.check().map_err(|e| Error::Installed(format!("{}: {e}", path.display())))?;
-        Ok(Header { capacities, seed: word(2), clock: Clock { hz: word(3) as u32 }, code: word(CODE) })
+        Ok(Header {
+            capacities,
+            seed: word(2),
+            clock: Clock { hz: word(3) as u32 },
+            code: word(CODE),
+        })
     }
 
     /// Notes the fingerprint of the programs that are pinned beside the maps.
@@ -456,7 +517,14 @@ impl Maps {
         let arrays = Family::BOTH.into_iter().flat_map(|family| {
             let bytes = self.shared.chunk_bytes(family);
             let name = ["connections_v4", "connections_v6"][usize::from(family == Family::V6)];
-            let facts = MapFacts { name, kind: "array", key_size: 4, value_size: bytes, max_entries: 1, used: None };
+            let facts = MapFacts {
+                name,
+                kind: "array",
+                key_size: 4,
+                value_size: bytes,
+                max_entries: 1,
+                used: None,
+            };
             (bytes > 0).then_some(facts)
         });
         let mut list: Vec<MapFacts> = maps.chain(arrays).chain(ledger).collect();

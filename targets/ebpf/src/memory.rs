@@ -123,8 +123,16 @@ impl Window {
             )
         };
         match NonNull::new(start.cast::<u8>()) {
-            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { start, length, skip, bytes }),
-            _ => Err(refused(format!("map {name}: mmap {bytes} bytes at {from}"), io::Error::last_os_error())),
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => {
+                Ok(Self { start, length, skip, bytes })
+            }
+            _ => Err(refused(
+                format!(
+                    "map {name}: mmap {bytes} bytes at \
+                {from}"
+                ),
+                io::Error::last_os_error(),
+            )),
         }
     }
 
@@ -134,7 +142,12 @@ impl Window {
         // page; callers ask for places at multiples of 8, the largest size of a [`Word`]. The bytes
         // up to `skip + bytes` are mapped until `self` is dropped, which the slice borrows. Every
         // bit pattern is a value of an atomic integer, and only atomics access the memory.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(self.skip).cast(), self.bytes / size_of::<T>()) }
+        unsafe {
+            std::slice::from_raw_parts(
+                self.start.as_ptr().add(self.skip).cast(),
+                self.bytes / size_of::<T>(),
+            )
+        }
     }
 }
 
@@ -151,18 +164,42 @@ impl Drop for Window {
 /// # Errors
 /// [`Error::System`] where the kernel refuses the map, usually for lack of root or memory.
 pub fn create_inner_map(name: &str, value: u32, entries: u32) -> Result<MapData, Error> {
-    let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
+    let params =
+        aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
     let made = MapData::create(params, name, None);
-    made.map_err(|e| refused(format!("map {name}: create {entries} buckets of {value} bytes"), map_error(e)))
+    made.map_err(|e| {
+        refused(
+            format!(
+                "map {name}: create {entries} buckets of {value} \
+        bytes"
+            ),
+            map_error(e),
+        )
+    })
 }
 
 fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
-    let size = u32::try_from(bytes)
-        .map_err(|_| refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into()))?;
+    let size = u32::try_from(bytes).map_err(|_| {
+        refused(
+            format!(
+                "map {name}: {bytes} \
+            bytes"
+            ),
+            io::ErrorKind::InvalidInput.into(),
+        )
+    })?;
     // BPF_F_RDONLY_PROG would fit, but the kernel refuses a writable mapping of such a map
     // (EACCES).
     let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
-    MapData::create(params, name, None).map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))
+    MapData::create(params, name, None).map_err(|e| {
+        refused(
+            format!(
+                "map {name}: create {bytes} \
+        bytes"
+            ),
+            map_error(e),
+        )
+    })
 }
 
 /// Refuses a map of another size.

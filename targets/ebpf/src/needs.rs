@@ -22,16 +22,23 @@ const ROOT: u64 = 256;
 /// The least that each capacity must be, in the units of its [`Room`].
 pub fn of(program: &Program) -> Vec<(Room, u64)> {
     let mut needs = vec![
-        (Room::Endpoints, beyond(keys(program, TableId::Endpoint).map(|key| EndpointKey::of(key).endpoint.get()))),
+        (
+            Room::Endpoints,
+            beyond(keys(program, TableId::Endpoint).map(|key| EndpointKey::of(key).endpoint.get())),
+        ),
         (Room::Sets, beyond(keys(program, TableId::Base).map(|key| BaseKey::of(key).set.get()))),
         (Room::Rows, beyond(rows(program).map(RowId::get))),
         (
             Room::PortClasses,
-            beyond(entries(program, TableId::Port).map(|entry| SetPortClass::of(entry).port_class.get())),
+            beyond(
+                entries(program, TableId::Port)
+                    .map(|entry| SetPortClass::of(entry).port_class.get()),
+            ),
         ),
         (Room::Services, count(program, TableId::ServiceV4) + count(program, TableId::ServiceV6)),
     ];
-    let interfaces = keys(program, TableId::Interface).map(|key| InterfaceKey::of(key).ifindex.get() >> 8);
+    let interfaces =
+        keys(program, TableId::Interface).map(|key| InterfaceKey::of(key).ifindex.get() >> 8);
     let interfaces: HashSet<u32> = interfaces.collect();
     needs.push((Room::InterfaceBlocks, interfaces.len() as u64 + 1));
     for family in Family::BOTH {
@@ -64,10 +71,14 @@ pub fn of(program: &Program) -> Vec<(Room, u64)> {
         }
         needs.extend([(Room::ClassesV6, classes), (Room::RemoteV6Blocks, blocks)]);
         let leaves = groups.values().filter(|addresses| **addresses > exact::SINGLES).count();
-        let singles: usize = groups.values().filter(|addresses| **addresses <= exact::SINGLES).sum();
+        let singles: usize =
+            groups.values().filter(|addresses| **addresses <= exact::SINGLES).sum();
         // Buckets are planned to be three quarters full. More is possible, but costs moves.
         let buckets = ((leaves + singles) * 4).div_ceil(exact::WAYS * 3);
-        needs.extend([(Room::RemoteV6Leaves, leaves as u64), (Room::RemoteV6Buckets, buckets as u64)]);
+        needs.extend([
+            (Room::RemoteV6Leaves, leaves as u64),
+            (Room::RemoteV6Buckets, buckets as u64),
+        ]);
     }
     needs
 }
@@ -97,11 +108,19 @@ pub enum Margin {
 }
 
 /// The sizes that the needs call for: `present`, with the fields enlarged that are too small.
-pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, margin: Margin) -> Capacities {
+pub fn sizes(
+    needs: &[(Room, u64)],
+    present: &Capacities,
+    limits: &Capacities,
+    margin: Margin,
+) -> Capacities {
     let mut wanted = *present;
     for (room, need) in needs {
         let (mut now, mut most) = (*present, *limits);
-        let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most)) else { continue };
+        let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most))
+        else {
+            continue;
+        };
         let filled = |parts: u64, of: u64| need * of > u64::from(*size) * units * parts;
         let enough = match margin {
             Margin::Now if filled(1, 1) || filled(3, 4) => need * 3 / 2,
@@ -125,13 +144,18 @@ pub fn sizes(needs: &[(Room, u64)], present: &Capacities, limits: &Capacities, m
 
 /// The sizes that would do with some room to spare, never below `first`. None where the present
 /// ones are not much larger.
-pub fn smaller(needs: &[(Room, u64)], present: &Capacities, first: &Capacities) -> Option<Capacities> {
+pub fn smaller(
+    needs: &[(Room, u64)],
+    present: &Capacities,
+    first: &Capacities,
+) -> Option<Capacities> {
     /// The tables shrink only where they become this many times smaller.
     const WORTHWHILE: u64 = 4;
     let mut wanted = Capacities { fragments: present.fragments, ..*first };
     for (room, need) in needs {
         if let Some((size, units)) = room.field(&mut wanted) {
-            let enough = u32::try_from((need * 2).div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
+            let enough =
+                u32::try_from((need * 2).div_ceil(units).next_power_of_two()).unwrap_or(u32::MAX);
             *size = (*size).max(enough);
         }
     }
@@ -147,7 +171,8 @@ fn entries(program: &Program, table: TableId) -> impl Iterator<Item = &Entry> {
 }
 
 fn rows(program: &Program) -> impl Iterator<Item = RowId> {
-    let answers = [TableId::Base, TableId::Row].into_iter().flat_map(|table| entries(program, table));
+    let answers =
+        [TableId::Base, TableId::Row].into_iter().flat_map(|table| entries(program, table));
     answers.filter_map(|entry| Answer::of(Some(entry)).row())
 }
 

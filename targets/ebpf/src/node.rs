@@ -14,13 +14,20 @@ use crate::{self as ebpf, Ebpf, Hold, Inserted};
 impl NodeTarget for Ebpf {
     fn attached(&self) -> BTreeSet<IfIndex> {
         // An interface without a name is gone, and another device may get its number.
-        let pods = self.attachments().into_iter().filter(|a| a.role == ebpf::Role::Pod && a.name.is_some());
+        let pods = self
+            .attachments()
+            .into_iter()
+            .filter(|a| a.role == ebpf::Role::Pod && a.name.is_some());
         pods.map(|a| a.ifindex).collect()
     }
 
     fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         let way = Ebpf::attach(self, ifindex)?;
-        tracing::debug!(ifindex = ifindex.get(), ?way, "attached the programs to a pod's interface");
+        tracing::debug!(
+            ifindex = ifindex.get(),
+            ?way,
+            "attached the programs to a pod's interface"
+        );
         Ok(())
     }
 
@@ -34,9 +41,10 @@ impl NodeTarget for Ebpf {
 
     fn cover(&mut self) -> Result<(), Error> {
         self.sweep()?;
-        let covered: BTreeSet<u32> = self.attachments().into_iter().map(|a| a.ifindex.get()).collect();
-        let missing =
-            links::others(&covered).map_err(|source| Error::System { call: "list interfaces".into(), source })?;
+        let covered: BTreeSet<u32> =
+            self.attachments().into_iter().map(|a| a.ifindex.get()).collect();
+        let missing = links::others(&covered)
+            .map_err(|source| Error::System { call: "list interfaces".into(), source })?;
         if !missing.is_empty() {
             Ebpf::hold(self, Hold::Held)?;
         }
@@ -49,7 +57,8 @@ impl NodeTarget for Ebpf {
                     ?way,
                     "attached the program that judges packets to Services"
                 ),
-                Err(Error::System { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(Error::System { source, .. })
+                    if source.raw_os_error() == Some(libc::ENODEV) => {}
                 // New connections to Services stay held.
                 Err(error) => return Err(error),
             }
@@ -63,7 +72,8 @@ impl NodeTarget for Ebpf {
             Ok(0) => {}
             Ok(moved) => tracing::debug!(moved, "moved interfaces from filters to TCX links"),
             Err(error) => {
-                tracing::warn!(%error, "no TCX link for an interface; it keeps its filters, which judge the same way")
+                tracing::warn!(%error, "no TCX link for an interface; it keeps its filters, which \
+                    judge the same way")
             }
         }
         Ok(found)
@@ -87,7 +97,11 @@ impl NodeTarget for Ebpf {
         self.connections(EndpointId::default()).map(drop)
     }
 
-    fn amend(&mut self, endpoint: EndpointId, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+    fn amend(
+        &mut self,
+        endpoint: EndpointId,
+        amend: &dyn Fn(&Connection) -> Amendment,
+    ) -> Result<(), Error> {
         let amended = Ebpf::amend(self, endpoint, |c| {
             let opener = if c.opener == Hook::FromPod { Opener::Pod } else { Opener::Remote };
             let recorded = Connection {
@@ -108,7 +122,11 @@ impl NodeTarget for Ebpf {
             }
         })?;
         if amended > 0 {
-            tracing::debug!(endpoint = endpoint.get(), amended, "amended entries that were recorded before isolation");
+            tracing::debug!(
+                endpoint = endpoint.get(),
+                amended,
+                "amended entries that were recorded before isolation"
+            );
         }
         Ok(())
     }

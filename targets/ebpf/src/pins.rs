@@ -58,11 +58,15 @@ fn ensure_bpffs(dir: &Path) -> Result<(), Error> {
         return Ok(());
     }
     if dir.starts_with(BPFFS) && Path::new(BPFFS).exists() {
-        sys::mount_bpffs(Path::new(BPFFS))
-            .map_err(|e| refused(format!("mount the BPF file system (by hand: mount -t bpf bpf {BPFFS})"), e))?;
+        sys::mount_bpffs(Path::new(BPFFS)).map_err(|e| {
+            refused(format!("mount the BPF file system (by hand: mount -t bpf bpf {BPFFS})"), e)
+        })?;
         return Ok(());
     }
-    let what = format!("{} is not on a BPF file system (mount -t bpf bpf {BPFFS}, and pin below it)", dir.display());
+    let what = format!(
+        "{} is not on a BPF file system (mount -t bpf bpf {BPFFS}, and pin below it)",
+        dir.display()
+    );
     Err(refused(what, io::ErrorKind::Unsupported.into()))
 }
 
@@ -146,7 +150,8 @@ impl Pins {
 
     fn names(&self, dir: &Path) -> Result<Vec<String>, Error> {
         let entries = fs::read_dir(dir).map_err(io_error("read", dir))?;
-        let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> =
+            entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -165,7 +170,8 @@ impl Pins {
     /// process was killed while it changed over.
     pub fn generations(&self) -> Result<Vec<u64>, Error> {
         let names = self.names(&self.dir)?;
-        let mut numbers: Vec<u64> = names.iter().filter_map(|n| n.strip_prefix("gen_")?.parse().ok()).collect();
+        let mut numbers: Vec<u64> =
+            names.iter().filter_map(|n| n.strip_prefix("gen_")?.parse().ok()).collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
@@ -182,7 +188,11 @@ impl Pins {
 
     /// Creates a directory under a temporary name, lets `fill` pin into it, and renames it to
     /// `path`.
-    pub fn complete(&self, path: &Path, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    pub fn complete(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("dir");
         let new = self.dir.join(format!("new_{name}"));
         remove_tree(&new)?;

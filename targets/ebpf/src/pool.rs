@@ -31,7 +31,9 @@ use crate::{
     config::Connections,
     layout::{
         MapId,
-        state::{CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, SLOTS, WANTED, bucket_size},
+        state::{
+            CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, SLOTS, WANTED, bucket_size,
+        },
     },
     memory::{Region, create_inner_map},
     sys::{self, refused},
@@ -151,7 +153,13 @@ impl Pool {
 
     /// Stores an endpoint's tables in its record. Both are in one word, so that each packet sees
     /// the old pair or the new one.
-    pub fn publish(&self, endpoint: EndpointId, family: Family, present: Option<Place>, previous: Option<Place>) {
+    pub fn publish(
+        &self,
+        endpoint: EndpointId,
+        family: Family,
+        present: Option<Place>,
+        previous: Option<Place>,
+    ) {
         let half = |place: Option<Place>| u64::from(place.map_or(0, Place::word));
         self.record(endpoint)[index(family)].store(half(present) | half(previous) << 32, Release);
     }
@@ -159,11 +167,19 @@ impl Pool {
     /// The tables in which packets have found little room since [`Pool::answer`] was last called
     /// for them.
     pub fn wanting(&self) -> Vec<(EndpointId, Family)> {
-        let records =
-            self.records.words::<AtomicU64>().chunks_exact(RECORD / 8).zip((0..=u16::MAX).map(EndpointId::new));
-        let asks = |record: &[AtomicU64], family| record[WANTED / 8 + index(family)].load(Relaxed) != 0;
-        let all = records.flat_map(|(record, id)| Family::BOTH.into_iter().map(move |family| (record, id, family)));
-        all.filter(|(record, _, family)| asks(record, *family)).map(|(_, id, family)| (id, family)).collect()
+        let records = self
+            .records
+            .words::<AtomicU64>()
+            .chunks_exact(RECORD / 8)
+            .zip((0..=u16::MAX).map(EndpointId::new));
+        let asks =
+            |record: &[AtomicU64], family| record[WANTED / 8 + index(family)].load(Relaxed) != 0;
+        let all = records.flat_map(|(record, id)| {
+            Family::BOTH.into_iter().map(move |family| (record, id, family))
+        });
+        all.filter(|(record, _, family)| asks(record, *family))
+            .map(|(_, id, family)| (id, family))
+            .collect()
     }
 
     /// Clears the flag of a table, so that its packets can set it again when they find little room.
@@ -173,9 +189,11 @@ impl Pool {
 
     /// All tables that exist: endpoint, family, present and previous place.
     pub fn all(&self) -> Vec<(EndpointId, Family, Place, Option<Place>)> {
-        let each = |id: EndpointId| Family::BOTH.map(|family| (id, family, self.places(id, family)));
+        let each =
+            |id: EndpointId| Family::BOTH.map(|family| (id, family, self.places(id, family)));
         let all = (1..=u16::MAX).map(EndpointId::new).flat_map(each);
-        all.filter_map(|(id, family, [present, previous])| Some((id, family, present?, previous))).collect()
+        all.filter_map(|(id, family, [present, previous])| Some((id, family, present?, previous)))
+            .collect()
     }
 
     /// Opens the chunks that are pinned in `dir`. Those of which no record names a part become
@@ -197,17 +215,27 @@ impl Pool {
                     inner.garbage.push((family, slot));
                     continue;
                 };
-                let mut chunk = Chunk::new(open_chunk(dir, family, slot)?, places.first().map_or(0, |place| place.log));
+                let mut chunk = Chunk::new(
+                    open_chunk(dir, family, slot)?,
+                    places.first().map_or(0, |place| place.log),
+                );
                 for place in places.iter().filter(|place| place.log == chunk.log) {
                     chunk.taken[number(*place)] = true;
                 }
                 chunk.installed = true;
                 // A process that was killed between taking a place from its record and clearing it
                 // leaves entries of another endpoint there.
-                let free =
-                    chunk.taken.iter().enumerate().filter(|(_, taken)| !**taken).map(|(number, _)| number as u32);
+                let free = chunk
+                    .taken
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, taken)| !**taken)
+                    .map(|(number, _)| number as u32);
                 for number in free {
-                    let place = Place { first: u32::from(slot) * CHUNK + (number << chunk.log), log: chunk.log };
+                    let place = Place {
+                        first: u32::from(slot) * CHUNK + (number << chunk.log),
+                        log: chunk.log,
+                    };
                     table_of(family, place, vec![chunk.map.clone()])?.clear();
                 }
                 inner.chunks[index(family)].insert(slot, chunk);
@@ -235,7 +263,9 @@ impl Pool {
     /// The names of the chunks' pins.
     pub fn names(&self) -> Vec<String> {
         let inner = self.lock();
-        let of = |family: Family| inner.chunks[index(family)].keys().map(move |slot| pin_name(family, *slot));
+        let of = |family: Family| {
+            inner.chunks[index(family)].keys().map(move |slot| pin_name(family, *slot))
+        };
         Family::BOTH.into_iter().flat_map(of).collect()
     }
 
@@ -260,7 +290,9 @@ impl Pool {
         let chunks = place.slots().zip(known).map(|(slot, known)| match (known, pins) {
             (Some(map), _) => Ok(map),
             (None, Some(dir)) => open_chunk(dir, family, slot).map(Arc::new),
-            (None, None) => Err(Error::Installed(format!("slot {slot} of {} is empty", map_of(family).name()))),
+            (None, None) => {
+                Err(Error::Installed(format!("slot {slot} of {} is empty", map_of(family).name())))
+            }
         });
         table_of(family, place, chunks.collect::<Result<Vec<_>, _>>()?)
     }
@@ -268,8 +300,11 @@ impl Pool {
     /// Gives a first table of each family to those endpoints that have none.
     pub fn provide(&self, endpoints: &BTreeSet<EndpointId>) -> Result<(), Error> {
         for family in Family::BOTH {
-            let needing: Vec<EndpointId> =
-                endpoints.iter().filter(|id| self.places(**id, family)[0].is_none()).copied().collect();
+            let needing: Vec<EndpointId> = endpoints
+                .iter()
+                .filter(|id| self.places(**id, family)[0].is_none())
+                .copied()
+                .collect();
             let first = self.lock().sizes.first_log;
             let places = self.obtain(family, &vec![first; needing.len()])?;
             for (id, place) in needing.into_iter().zip(places) {
@@ -321,7 +356,9 @@ impl Pool {
     /// Takes empty places for tables of these sizes, one for each of `logs`, in this order.
     pub fn obtain(&self, family: Family, logs: &[u8]) -> Result<Vec<Place>, Error> {
         let (mut places, mut made) = (Vec::new(), Vec::new());
-        let done = self.take(family, logs, &mut places, &mut made).and_then(|()| self.install(family, &made));
+        let done = self
+            .take(family, logs, &mut places, &mut made)
+            .and_then(|()| self.install(family, &made));
         let Err(error) = done else { return Ok(places) };
         let mut inner = self.lock();
         inner.discard(family, &made);
@@ -334,25 +371,33 @@ impl Pool {
 
     /// Takes places, and makes chunks where there are none free. Where it fails, `places` and
     /// `made` hold what was taken and made until then.
-    fn take(&self, family: Family, logs: &[u8], places: &mut Vec<Place>, made: &mut Vec<u16>) -> Result<(), Error> {
+    fn take(
+        &self,
+        family: Family,
+        logs: &[u8],
+        places: &mut Vec<Place>,
+        made: &mut Vec<u16>,
+    ) -> Result<(), Error> {
         let mut inner = self.lock();
         for &log in logs {
-            let place = match inner.take_place(family, log, made).or_else(|| inner.take_spare(family, log)) {
-                Some(place) => place,
-                // A table larger than a chunk needs chunks in slots that follow each other.
-                None => {
-                    let count = (1u32 << log).div_ceil(CHUNK) as u16;
-                    let first = inner.free_slots(family, count)?;
-                    for slot in first..first + count {
-                        self.make(&mut inner, family, slot, log)?;
-                        made.push(slot);
-                        if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
-                            chunk.taken[0] = true;
+            let place =
+                match inner.take_place(family, log, made).or_else(|| inner.take_spare(family, log))
+                {
+                    Some(place) => place,
+                    // A table larger than a chunk needs chunks in slots that follow each other.
+                    None => {
+                        let count = (1u32 << log).div_ceil(CHUNK) as u16;
+                        let first = inner.free_slots(family, count)?;
+                        for slot in first..first + count {
+                            self.make(&mut inner, family, slot, log)?;
+                            made.push(slot);
+                            if let Some(chunk) = inner.chunks[index(family)].get_mut(&slot) {
+                                chunk.taken[0] = true;
+                            }
                         }
+                        Place { first: u32::from(first) * CHUNK, log }
                     }
-                    Place { first: u32::from(first) * CHUNK, log }
-                }
-            };
+                };
             places.push(place);
         }
         Ok(())
@@ -360,7 +405,8 @@ impl Pool {
 
     /// Makes a chunk for a slot and pins it. Programs do not find it until it is installed.
     fn make(&self, inner: &mut Inner, family: Family, slot: u16, log: u8) -> Result<(), Error> {
-        let map = create_inner_map(map_of(family).name(), bucket_size(key_size(family)) as u32, CHUNK)?;
+        let map =
+            create_inner_map(map_of(family).name(), bucket_size(key_size(family)) as u32, CHUNK)?;
         if let Some(dir) = &inner.pins {
             crate::maps::pin(map.fd().as_fd(), &dir.join(pin_name(family, slot)))?;
         }
@@ -377,7 +423,11 @@ impl Pool {
             slots.iter().filter_map(|slot| Some((*slot, chunks.get(slot)?.map.clone()))).collect()
         };
         let install = |(slot, map): &(u16, Arc<MapData>)| {
-            let done = sys::set_inner_map(self.outer(family), u32::from(*slot), map.fd().as_fd().as_raw_fd());
+            let done = sys::set_inner_map(
+                self.outer(family),
+                u32::from(*slot),
+                map.fd().as_fd().as_raw_fd(),
+            );
             done.map_err(|e| refused(format!("map {}: slot {slot}", map_of(family).name()), e))
         };
         in_parallel(&maps, install)?;
@@ -400,7 +450,9 @@ impl Pool {
             let map = chunk.map.clone();
             let (places, free) = (chunk.taken.len(), chunk.free());
             // An empty chunk for first tables stays where few places would be left without it.
-            let keep = place.log == first_log && place.log < CHUNK_LOG && spare + 1 < places + SPARE_PLACES;
+            let keep = place.log == first_log
+                && place.log < CHUNK_LOG
+                && spare + 1 < places + SPARE_PLACES;
             if free == places && !keep {
                 inner.chunks[index(family)].remove(&slot);
                 inner.garbage.push((family, slot));
@@ -433,7 +485,10 @@ impl Pool {
             let inner = self.lock();
             (inner.garbage.clone(), inner.pins.clone())
         };
-        let clear = |(family, slot): &(Family, u16)| match sys::clear_slot(self.outer(*family), u32::from(*slot)) {
+        let clear = |(family, slot): &(Family, u16)| match sys::clear_slot(
+            self.outer(*family),
+            u32::from(*slot),
+        ) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(refused(format!("map {}: empty slot {slot}", map_of(*family).name()), e))
             }
@@ -461,7 +516,8 @@ impl Inner {
     }
 
     fn free_places(&self, family: Family, log: u8) -> usize {
-        let chunks = self.chunks[index(family)].values().filter(|chunk| chunk.log == log && log < CHUNK_LOG);
+        let chunks =
+            self.chunks[index(family)].values().filter(|chunk| chunk.log == log && log < CHUNK_LOG);
         chunks.map(Chunk::free).sum()
     }
 
@@ -469,7 +525,8 @@ impl Inner {
     /// used, since a place that begins with bucket 0 means none.
     fn free_slots(&self, family: Family, count: u16) -> Result<u16, Error> {
         let chunks = &self.chunks[index(family)];
-        let is_taken = |slot: u16| chunks.contains_key(&slot) || self.garbage.contains(&(family, slot));
+        let is_taken =
+            |slot: u16| chunks.contains_key(&slot) || self.garbage.contains(&(family, slot));
         let mut first = 1;
         for slot in 1..SLOTS as u16 {
             if is_taken(slot) {
@@ -486,7 +543,9 @@ impl Inner {
     /// Takes a free place in a chunk that tables of this size share. Programs must find the chunk
     /// already, or it must be one of `made`, which the caller will install.
     fn take_place(&mut self, family: Family, log: u8, made: &[u16]) -> Option<Place> {
-        let shared = self.chunks[index(family)].iter_mut().filter(|(_, chunk)| chunk.log == log && log < CHUNK_LOG);
+        let shared = self.chunks[index(family)]
+            .iter_mut()
+            .filter(|(_, chunk)| chunk.log == log && log < CHUNK_LOG);
         let mut usable = shared.filter(|(slot, chunk)| chunk.installed || made.contains(slot));
         let (slot, taken, free) = usable.find_map(|(slot, chunk)| {
             let free = chunk.taken.iter().position(|taken| !taken)?;
@@ -512,7 +571,9 @@ impl Inner {
     fn grown(&self) -> u64 {
         let is_larger = |chunk: &&Chunk| chunk.log > self.sizes.first_log && chunk.log != UNUSED;
         let larger = self.chunks.iter().flat_map(BTreeMap::values).filter(is_larger);
-        let buckets = |chunk: &Chunk| (chunk.taken.len() - chunk.free()) as u64 * u64::from(CHUNK.min(1 << chunk.log));
+        let buckets = |chunk: &Chunk| {
+            (chunk.taken.len() - chunk.free()) as u64 * u64::from(CHUNK.min(1 << chunk.log))
+        };
         larger.map(buckets).sum()
     }
 
@@ -561,7 +622,10 @@ impl Inner {
 
 /// Does `work` with each of the list, in threads, so that calls that wait for a grace period share
 /// one.
-fn in_parallel<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Sync) -> Result<(), Error> {
+fn in_parallel<T: Sync>(
+    list: &[T],
+    work: impl Fn(&T) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
     const THREADS: usize = 32;
     for some in list.chunks(THREADS) {
         std::thread::scope(|scope| {
@@ -569,7 +633,8 @@ fn in_parallel<T: Sync>(list: &[T], work: impl Fn(&T) -> Result<(), Error> + Syn
             let threads: Vec<_> = rest.iter().map(|one| scope.spawn(|| work(one))).collect();
             let mut done = work(last);
             for thread in threads {
-                done = done.and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                done = done
+                    .and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             }
             done
         })?;
@@ -584,6 +649,7 @@ fn bytes_of(family: Family, chunks: usize) -> u64 {
 fn pinned_slots(dir: &Path, family: Family) -> Result<Vec<u16>, Error> {
     let prefix = format!("{}_", map_of(family).name());
     let read = std::fs::read_dir(dir).map_err(|e| refused(format!("list {}", dir.display()), e))?;
-    let names = read.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names =
+        read.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned());
     Ok(names.filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).collect())
 }

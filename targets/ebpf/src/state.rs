@@ -25,7 +25,10 @@ use crate::{
     asm::{Alu, Asm, MapRef, Reg::*, Size},
     layout::{
         Clock, MapId, config,
-        state::{BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT, Tuple, WAYS},
+        state::{
+            BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT,
+            Tuple, WAYS,
+        },
     },
     loader::Loaded,
     maps::{Maps, Shared},
@@ -167,7 +170,10 @@ fn slots_of(table: &Table, hash: StateHash) -> impl Iterator<Item = usize> + use
     let buckets = table.place.buckets();
     let (first, second) = (hash.first(buckets), hash.second(buckets));
     let second = (second != first).then_some(second);
-    [Some(first), second].into_iter().flatten().flat_map(|bucket| (0..WAYS).map(move |w| bucket as usize * WAYS + w))
+    [Some(first), second]
+        .into_iter()
+        .flatten()
+        .flat_map(|bucket| (0..WAYS).map(move |w| bucket as usize * WAYS + w))
 }
 
 /// The slot of the entry for this key's tuple, live or expired, and whatever its remote's
@@ -176,7 +182,9 @@ pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> 
     let tuple = key.len() - 2; // the last two bytes are the incarnation
     slots_of(table, hash).find(|&slot| {
         let meta = table.meta(slot).load(Acquire);
-        meta & BUSY == 0 && (meta >> TAG_SHIFT) as u16 == hash.tag() && key_at(table, slot)[..tuple] == key[..tuple]
+        meta & BUSY == 0
+            && (meta >> TAG_SHIFT) as u16 == hash.tag()
+            && key_at(table, slot)[..tuple] == key[..tuple]
     })
 }
 
@@ -185,7 +193,8 @@ pub(crate) fn find(table: &Table, hash: StateHash, key: &[u8]) -> Option<usize> 
 /// deadline in the same word at the same time, which is why the word is exchanged and not stored.
 fn set_opener(table: &Table, slot: usize, opener: u64) -> bool {
     let change = |meta: u64| {
-        (meta & BUSY == 0 && meta & FROM_POD != opener).then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
+        (meta & BUSY == 0 && meta & FROM_POD != opener)
+            .then_some(meta & !(FROM_POD | BORN | DEFERRED) | opener)
     };
     table.meta(slot).fetch_update(AcqRel, Acquire, change).is_ok()
 }
@@ -254,8 +263,9 @@ pub(crate) fn move_in(table: &Table, hash: StateHash, key: &[u8], meta: u64, now
         .collect();
     yielding.sort_by_key(|(rank, there, _)| (*rank, there & DEADLINE));
     let busy = BUSY | u64::from(now.saturating_add(16));
-    let taken =
-        |(_, there, slot): &(u8, u64, usize)| table.meta(*slot).compare_exchange(*there, busy, AcqRel, Relaxed).is_ok();
+    let taken = |(_, there, slot): &(u8, u64, usize)| {
+        table.meta(*slot).compare_exchange(*there, busy, AcqRel, Relaxed).is_ok()
+    };
     let Some((_, _, slot)) = yielding.into_iter().find(taken) else { return false };
     write(table, slot, key, meta);
     true
@@ -276,7 +286,9 @@ fn write(table: &Table, slot: usize, key: &[u8], meta: u64) {
 fn insert_into(tables: &[Table], hash: StateHash, key: &[u8], wanted: u64, now: u32) -> Inserted {
     let Some((present, previous)) = tables.split_first() else { return Inserted::NoRoom };
     let is_in = |table: &Table| {
-        let live = |slot: &usize| !is_dead(table.meta(*slot).load(Acquire), now) && key_at(table, *slot)[..] == *key;
+        let live = |slot: &usize| {
+            !is_dead(table.meta(*slot).load(Acquire), now) && key_at(table, *slot)[..] == *key
+        };
         find(table, hash, key).filter(live)
     };
     let elsewhere = previous.iter().find_map(|table| Some((table, is_in(table)?)));
@@ -314,7 +326,9 @@ pub fn amend(
         let Some((live, word)) = live(maps.clock, table, slot, now, endpoint) else { return false };
         match amend(&live.connection) {
             Amendment::Keep => false,
-            Amendment::Opener(hook) => set_opener(table, slot, if hook == Hook::FromPod { FROM_POD } else { 0 }),
+            Amendment::Opener(hook) => {
+                set_opener(table, slot, if hook == Hook::FromPod { FROM_POD } else { 0 })
+            }
             // Unless a packet has just made another entry in the slot: tag, flags or phase differ
             // then.
             Amendment::Forget => {
@@ -325,7 +339,8 @@ pub fn amend(
     };
     for family in Family::BOTH {
         amended += maps.shared().change(endpoint, family, |tables| {
-            let slots = tables.iter().flat_map(|table| (0..table.slots()).map(move |slot| (table, slot)));
+            let slots =
+                tables.iter().flat_map(|table| (0..table.slots()).map(move |slot| (table, slot)));
             slots.filter(|(table, slot)| one(table, *slot)).count()
         })?;
     }
@@ -340,7 +355,9 @@ pub fn amend(
 /// [`Error::System`] where a table cannot be mapped.
 pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted, Error> {
     let c = connection;
-    if c.endpoint == EndpointId::default() || u32::from(c.endpoint.get()) >= maps.capacities.endpoints {
+    if c.endpoint == EndpointId::default()
+        || u32::from(c.endpoint.get()) >= maps.capacities.endpoints
+    {
         return Err(Error::Argument(format!("endpoint {} does not exist", c.endpoint)));
     }
     let life = maps.clock.ticks(seconds(c.protocol, c.phase));
@@ -357,13 +374,17 @@ pub fn insert(maps: &Maps, now: u32, connection: &Connection) -> Result<Inserted
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
             let key = tuple.key(c.incarnation);
-            maps.shared().change(c.endpoint, Family::V4, |tables| insert_into(tables, hash, &key, meta(hash), now))
+            maps.shared().change(c.endpoint, Family::V4, |tables| {
+                insert_into(tables, hash, &key, meta(hash), now)
+            })
         }
         (IpAddr::V6(remote), IpAddr::V6(local)) => {
             let tuple = Tuple { remote, local, remote_port, local_port, protocol };
             let hash = tuple.hash(maps.seed);
             let key = tuple.key(c.incarnation);
-            maps.shared().change(c.endpoint, Family::V6, |tables| insert_into(tables, hash, &key, meta(hash), now))
+            maps.shared().change(c.endpoint, Family::V6, |tables| {
+                insert_into(tables, hash, &key, meta(hash), now)
+            })
         }
         _ => Err(Error::Argument(format!("{} and {} are of two families", c.remote, c.local))),
     }
@@ -378,8 +399,10 @@ pub fn connections(maps: &Maps, now: u32, endpoint: EndpointId) -> Result<Vec<Li
     for family in Family::BOTH {
         for (table, moved) in maps.shared().tables(endpoint, family)?.iter().zip([false, true]) {
             // An entry that has been copied is in both tables; the copy in the present one counts.
-            let seen: HashSet<Key> = list.iter().filter(|_| moved).map(|l| Key::of(&l.connection)).collect();
-            let all = (0..table.slots()).filter_map(|slot| live(maps.clock, table, slot, now, endpoint));
+            let seen: HashSet<Key> =
+                list.iter().filter(|_| moved).map(|l| Key::of(&l.connection)).collect();
+            let all =
+                (0..table.slots()).filter_map(|slot| live(maps.clock, table, slot, now, endpoint));
             list.extend(all.map(|l| l.0).filter(|l| !seen.contains(&Key::of(&l.connection))));
         }
     }
@@ -417,7 +440,13 @@ impl Key {
 }
 
 /// The live connection in a slot, with its meta word; None where there is none.
-fn live(clock: Clock, table: &Table, slot: usize, now: u32, endpoint: EndpointId) -> Option<(Live, u64)> {
+fn live(
+    clock: Clock,
+    table: &Table,
+    slot: usize,
+    now: u32,
+    endpoint: EndpointId,
+) -> Option<(Live, u64)> {
     let meta = table.meta(slot);
     let word = meta.load(Acquire);
     let deadline = (word & DEADLINE) as u32;
@@ -465,8 +494,11 @@ pub fn purge(maps: &Maps, endpoint: EndpointId) -> Result<(), Error> {
         word.store(0, Relaxed);
     }
     let mut fragments = maps.frag()?;
-    let keys: Vec<_> =
-        fragments.keys().filter_map(Result::ok).filter(|k| k[..2] == endpoint.get().to_le_bytes()).collect();
+    let keys: Vec<_> = fragments
+        .keys()
+        .filter_map(Result::ok)
+        .filter(|k| k[..2] == endpoint.get().to_le_bytes())
+        .collect();
     for key in keys {
         match fragments.remove(&key) {
             Ok(()) | Err(aya::maps::MapError::KeyNotFound) => {}
@@ -482,12 +514,16 @@ pub fn purge(maps: &Maps, endpoint: EndpointId) -> Result<(), Error> {
 }
 
 fn counters_of(maps: &Maps, endpoint: EndpointId) -> &[AtomicU64] {
-    &maps.words(MapId::Counter)[usize::from(endpoint.get()) * 2 * config::REASONS..][..2 * config::REASONS]
+    &maps.words(MapId::Counter)[usize::from(endpoint.get()) * 2 * config::REASONS..]
+        [..2 * config::REASONS]
 }
 
 /// Adds the counters of an earlier generation, which no program may increase any more.
 pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
-    let counts = earlier.words::<AtomicU64>(MapId::Counter).iter().zip(maps.words::<AtomicU64>(MapId::Counter));
+    let counts = earlier
+        .words::<AtomicU64>(MapId::Counter)
+        .iter()
+        .zip(maps.words::<AtomicU64>(MapId::Counter));
     for (before, now) in counts.filter(|(before, _)| before.load(Relaxed) != 0) {
         now.fetch_add(before.load(Relaxed), Relaxed);
     }
@@ -505,7 +541,10 @@ pub fn counts(maps: &Maps, endpoint: EndpointId, hook: Hook) -> [u64; config::RE
 pub fn drops(maps: &Maps, endpoint: EndpointId) -> Vec<(Hook, DropReason, u64)> {
     let words = counters_of(maps, endpoint);
     let all = [Hook::ToPod, Hook::FromPod].into_iter().enumerate();
-    let all = all
-        .flat_map(|(h, hook)| DropReason::ALL.map(move |reason| (h * config::REASONS + reason as usize, hook, reason)));
-    all.map(|(i, hook, reason)| (hook, reason, words[i].load(Relaxed))).filter(|(.., n)| *n > 0).collect()
+    let all = all.flat_map(|(h, hook)| {
+        DropReason::ALL.map(move |reason| (h * config::REASONS + reason as usize, hook, reason))
+    });
+    all.map(|(i, hook, reason)| (hook, reason, words[i].load(Relaxed)))
+        .filter(|(.., n)| *n > 0)
+        .collect()
 }

@@ -75,7 +75,8 @@ pub fn refused(call: impl Into<String>, source: io::Error) -> Error {
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 /// The side of an interface that a TCX link or a filter is at.
@@ -97,7 +98,11 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: IfIndex, hook: TcxHook) -> i
     let kind = if hook == TcxHook::Ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
     // link_create: prog_fd 0, target_ifindex 4, attach_type 8, flags 12, tcx.relative_fd 16,
     // expected_revision 24
-    let attr = Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, ifindex.get()).u32(8, kind).u32(12, BPF_F_BEFORE);
+    let attr = Attr::new()
+        .u32(0, program.as_raw_fd() as u32)
+        .u32(4, ifindex.get())
+        .u32(8, kind)
+        .u32(12, BPF_F_BEFORE);
     attr_open(attr, BPF_LINK_CREATE, 48)
 }
 
@@ -141,13 +146,17 @@ pub struct LinkFacts {
 pub fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     // struct bpf_link_info: type 0, id 4, prog_id 8, (aligned) tcx.ifindex 16, tcx.attach_type 20
     let mut info = [0u64; 16];
-    let mut attr = Attr::new().u32(0, link.as_raw_fd() as u32).u32(4, 128).u64(8, info.as_mut_ptr() as u64);
+    let mut attr =
+        Attr::new().u32(0, link.as_raw_fd() as u32).u32(4, 128).u64(8, info.as_mut_ptr() as u64);
     attr.call(BPF_OBJ_GET_INFO_BY_FD, 16)?;
     if info[0] as u32 != BPF_LINK_TYPE_TCX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a TCX link"));
     }
     let ifindex = info[2] as u32;
-    Ok(LinkFacts { program: info[1] as u32, ifindex: (ifindex != 0).then(|| IfIndex::new(ifindex)) })
+    Ok(LinkFacts {
+        program: info[1] as u32,
+        ifindex: (ifindex != 0).then(|| IfIndex::new(ifindex)),
+    })
 }
 
 /// Pins a BPF object of any kind.
@@ -156,7 +165,11 @@ pub fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
 /// The path is taken (EEXIST), its directory does not exist, or it is not on a BPF file system.
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let name = c_path(path)?;
-    Attr::new().u64(0, name.as_ptr() as u64).u32(8, object.as_raw_fd() as u32).call(BPF_OBJ_PIN, 16).map(drop)
+    Attr::new()
+        .u64(0, name.as_ptr() as u64)
+        .u32(8, object.as_raw_fd() as u32)
+        .call(BPF_OBJ_PIN, 16)
+        .map(drop)
 }
 
 /// Opens a pinned BPF object of any kind.
@@ -287,7 +300,12 @@ pub(crate) const BPF_F_MMAPABLE: u32 = 1 << 10;
 pub fn map_of_maps() -> io::Result<(OwnedFd, OwnedFd)> {
     // map_create: map_type 0, key_size 4, value_size 8, max_entries 12, map_flags 16, inner_map_fd
     // 20
-    let inner = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY).u32(4, 4).u32(8, 4).u32(12, 1).open(BPF_MAP_CREATE, 72)?;
+    let inner = Attr::new()
+        .u32(0, BPF_MAP_TYPE_ARRAY)
+        .u32(4, 4)
+        .u32(8, 4)
+        .u32(12, 1)
+        .open(BPF_MAP_CREATE, 72)?;
     let mut outer = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY_OF_MAPS).u32(4, 4).u32(8, 4).u32(12, 1);
     outer = outer.u32(20, inner.as_raw_fd() as u32);
     Ok((outer.open(BPF_MAP_CREATE, 72)?, inner))
@@ -302,7 +320,8 @@ pub fn map_of_arrays(name: &str, slots: u32, value_size: u32, values: u32) -> io
     // map_create: the fields as in `map_of_maps`, and map_name 28 (15 letters)
     let inner = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY).u32(4, 4).u32(8, value_size).u32(12, values);
     let inner = inner.u32(16, BPF_F_MMAPABLE).open(BPF_MAP_CREATE, 72)?;
-    let mut outer = Attr::new().u32(0, BPF_MAP_TYPE_ARRAY_OF_MAPS).u32(4, 4).u32(8, 4).u32(12, slots);
+    let mut outer =
+        Attr::new().u32(0, BPF_MAP_TYPE_ARRAY_OF_MAPS).u32(4, 4).u32(8, 4).u32(12, slots);
     outer = outer.u32(20, inner.as_raw_fd() as u32);
     for (at, byte) in name.bytes().take(15).enumerate() {
         outer.0[28 + at] = byte;
@@ -318,8 +337,10 @@ pub fn map_of_arrays(name: &str, slots: u32, value_size: u32, values: u32) -> io
 pub fn set_inner_map(outer: BorrowedFd<'_>, slot: u32, inner: RawFd) -> io::Result<()> {
     let (key, value) = (slot, inner);
     // map_fd 0, key 8, value 16, flags 24
-    let mut attr =
-        Attr::new().u32(0, outer.as_raw_fd() as u32).u64(8, (&raw const key) as u64).u64(16, (&raw const value) as u64);
+    let mut attr = Attr::new()
+        .u32(0, outer.as_raw_fd() as u32)
+        .u64(8, (&raw const key) as u64)
+        .u64(16, (&raw const value) as u64);
     attr.call(BPF_MAP_UPDATE_ELEM, 32).map(drop)
 }
 
@@ -373,7 +394,12 @@ pub struct TestRun {
 /// # Errors
 /// The kernel does not take such a packet (net/bpf/test_run.c wants a whole Ethernet header), or
 /// the interface does not exist.
-pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: Context, repeat: u32) -> io::Result<TestRun> {
+pub fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: Context,
+    repeat: u32,
+) -> io::Result<TestRun> {
     // struct __sk_buff: mark 8, ingress_ifindex 36, ifindex 40, cb 48. What is not passed is zero.
     // What comes back needs room for all that the kernel knows of (192 bytes in 6.18).
     let (mut given, mut left) = ([0u8; 52], [0u8; 512]);
@@ -393,7 +419,9 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: Context, repeat
         .u64(48, given.as_ptr() as u64)
         .u64(56, left.as_mut_ptr() as u64);
     attr.call(BPF_PROG_TEST_RUN, 80)?;
-    let word = |bytes: &[u8], at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let word = |bytes: &[u8], at: usize| {
+        u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+    };
     let time = std::time::Duration::from_nanos(word(&attr.0, 36).into());
     Ok(TestRun { answer: word(&attr.0, 4), mark: word(&left, 8), time })
 }
@@ -405,7 +433,8 @@ pub fn test_run(program: BorrowedFd<'_>, packet: &[u8], context: Context, repeat
 pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
     // struct bpf_prog_info: type 0, id 4
     let mut info = [0u64; 32];
-    let mut attr = Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, 256).u64(8, info.as_mut_ptr() as u64);
+    let mut attr =
+        Attr::new().u32(0, program.as_raw_fd() as u32).u32(4, 256).u64(8, info.as_mut_ptr() as u64);
     attr.call(BPF_OBJ_GET_INFO_BY_FD, 16)?;
     Ok((info[0] >> 32) as u32)
 }

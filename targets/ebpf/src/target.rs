@@ -7,6 +7,7 @@
 //! names on the BPF file system (`pins`).
 
 mod sizes;
+mod traits;
 
 use std::{
     path::Path,
@@ -15,7 +16,9 @@ use std::{
 };
 
 use netpolc_table::{EndpointId, IfIndex, Program, Write, schema::Family};
-use netpolc_target::{Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason};
+use netpolc_target::{
+    Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason,
+};
 
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
@@ -88,12 +91,19 @@ fn restore(
     } else {
         pins.complete(dir, fill)?
     }
-    Ok(Some(format!("pins in {} had been taken away and are back: {}", dir.display(), missing.join(", "))))
+    Ok(Some(format!(
+        "pins in {} had been taken away and are back: {}",
+        dir.display(),
+        missing.join(", ")
+    )))
 }
 
 /// Creates the first generation, with shared maps of its own. `keep` gets those before anything
 /// uses them, so that it can pin them.
-fn first(config: &Config, keep: impl FnOnce(&Shared) -> Result<(), Error>) -> Result<Generation, Error> {
+fn first(
+    config: &Config,
+    keep: impl FnOnce(&Shared) -> Result<(), Error>,
+) -> Result<Generation, Error> {
     let checked = config.capacities.check().and_then(|()| config.connections.check());
     checked.map_err(|e| Error::Argument(format!("capacities: {e}")))?;
     let clock = Clock { hz: sys::jiffies_per_second() };
@@ -134,7 +144,12 @@ impl Ebpf {
         Ok(Self::with(config, generation, Attachments::default(), None))
     }
 
-    fn with(config: Config, generation: Generation, attachments: Attachments, pins: Option<Pins>) -> Self {
+    fn with(
+        config: Config,
+        generation: Generation,
+        attachments: Attachments,
+        pins: Option<Pins>,
+    ) -> Self {
         let capabilities = capabilities(&generation.tables.maps.capacities, &config);
         generation.tables.maps.shared().set_sizes(config.connections);
         let tender = Tender::new(&generation.tables.maps);
@@ -215,8 +230,10 @@ impl Ebpf {
     }
 
     fn look(pins: Pins) -> Result<Self, Error> {
-        let number =
-            *pins.generations()?.last().ok_or_else(|| Error::Installed("it was removed in the meantime".into()))?;
+        let number = *pins
+            .generations()?
+            .last()
+            .ok_or_else(|| Error::Installed("it was removed in the meantime".into()))?;
         let header = crate::maps::Maps::header(&pins.generation(number))?;
         let shared = Shared::open(&pins.shared(), &header.capacities, Access::Look)?;
         let (generation, _) = Generation::open(&pins, number, shared, Access::Look)?;
@@ -364,13 +381,20 @@ impl Ebpf {
             let (generation, shared) = (&self.generation, self.generation.tables.maps.shared());
             let missing = [
                 restore(pins, &pins.shared(), shared.names().into_iter(), |dir| shared.pin(dir))?,
-                restore(pins, &pins.generation(generation.number), generation.names().map(str::to_owned), |dir| {
-                    generation.pin_into(dir)
-                })?,
+                restore(
+                    pins,
+                    &pins.generation(generation.number),
+                    generation.names().map(str::to_owned),
+                    |dir| generation.pin_into(dir),
+                )?,
             ];
             found.extend(missing.into_iter().flatten().filter(|_| before.is_none()));
         }
-        let attached = self.attachments.check(&self.generation.programs, self.pins.as_ref(), before.as_ref())?;
+        let attached = self.attachments.check(
+            &self.generation.programs,
+            self.pins.as_ref(),
+            before.as_ref(),
+        )?;
         found.extend(attached.into_iter().filter(|_| before.is_none()));
         drop(before);
         Ok(found)
@@ -430,7 +454,11 @@ impl Ebpf {
     ///
     /// # Errors
     /// As [`Ebpf::connections`], and [`Error::ReadOnly`].
-    pub fn amend(&mut self, endpoint: EndpointId, amend: impl Fn(&Connection) -> Amendment) -> Result<usize, Error> {
+    pub fn amend(
+        &mut self,
+        endpoint: EndpointId,
+        amend: impl Fn(&Connection) -> Amendment,
+    ) -> Result<usize, Error> {
         self.may_change()?;
         let now = self.now()?;
         state::amend(&self.generation.tables.maps, now, self.known(endpoint)?, amend)
@@ -475,7 +503,10 @@ impl Ebpf {
         if u32::from(endpoint.get()) < self.capacities().endpoints {
             return Ok(endpoint);
         }
-        Err(Error::Argument(format!("endpoint {endpoint}: ids are below {}", self.capacities().endpoints)))
+        Err(Error::Argument(format!(
+            "endpoint {endpoint}: ids are below {}",
+            self.capacities().endpoints
+        )))
     }
 
     /// The time of connections and fragments, in ticks ([`Clock`]).
@@ -504,7 +535,12 @@ impl Ebpf {
     ///
     /// # Errors
     /// As [`Ebpf::connections`], and [`Error::ReadOnly`]. A budget that is used up is not an error.
-    pub fn reserve(&mut self, endpoint: EndpointId, family: Family, connections: u32) -> Result<(), Error> {
+    pub fn reserve(
+        &mut self,
+        endpoint: EndpointId,
+        family: Family,
+        connections: u32,
+    ) -> Result<(), Error> {
         self.may_change()?;
         let endpoint = self.known(endpoint)?;
         self.tender.reserve(endpoint, family, connections)
@@ -526,7 +562,12 @@ impl Ebpf {
     /// # Errors
     /// [`Error::Unsupported`] where the packet's [`Arrival`] cannot be shown to this instance's
     /// programs, [`Error::System`] where the kernel refuses to run the program on these bytes.
-    pub fn run(&mut self, hook: Hook, frame: &Frame, repeat: u32) -> Result<(Verdict, Duration), Error> {
+    pub fn run(
+        &mut self,
+        hook: Hook,
+        frame: &Frame,
+        repeat: u32,
+    ) -> Result<(Verdict, Duration), Error> {
         if frame.arrival == Arrival::Forgotten && self.config.program.sockets == Sockets::Packet {
             return Err(Error::Unsupported {
                 what: "the kernel puts a socket on every packet of a test run".into(),
@@ -544,93 +585,8 @@ impl Ebpf {
         if self.pins.is_none() {
             self.generation.tables.return_interface();
         }
-        done.map_err(|e| refused(format!("run the program of hook {hook:?} on {} bytes", frame.bytes.len()), e))
-    }
-}
-
-impl Target for Ebpf {
-    fn name(&self) -> &'static str {
-        "ebpf"
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn read(&self) -> Result<Program, Error> {
-        if self.access == Access::Write {
-            return self.generation.tables.read();
-        }
-        let mut last = None;
-        for _ in 0..READ_ATTEMPTS {
-            match self.generation.tables.read_afresh() {
-                Ok(program) => return Ok(program),
-                Err(error) => last = Some(error),
-            }
-            std::thread::sleep(RETRY_PAUSE);
-        }
-        Err(last.expect("tried at least once"))
-    }
-
-    fn write(&mut self, write: &Write) -> Result<(), Error> {
-        self.may_change()?;
-        self.capabilities.check(write)?;
-        loop {
-            match self.generation.tables.write(write, &self.grace) {
-                Ok(()) => return Ok(()),
-                Err(Stop::Room { table, room, capacity, need }) => {
-                    if !self.grow(room, need)? {
-                        return Err(Stop::Room { table, room, capacity, need }.into());
-                    }
-                }
-                Err(Stop::Other(error)) => return Err(error),
-            }
-        }
-    }
-
-    fn settle(&mut self) -> Result<(), Error> {
-        self.may_change()?;
-        self.grace.wait()?;
-        self.generation.tables.release()
-    }
-}
-
-impl Datapath for Ebpf {
-    /// A private instance judges the packet as seen at `frame.interface`, whether or not such a
-    /// device exists. A pinned one runs the program as that device, which must be in the calling
-    /// thread's network namespace.
-    fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
-        // Drops at the hook `translated` are counted for the sender, not for the frame's interface.
-        let [endpoint, sender] =
-            [frame.interface, frame.arrival.ifindex()].map(|i| self.generation.tables.endpoint_of(i));
-        let counts = |maps: &Maps| [state::counts(maps, endpoint, hook), state::counts(maps, sender, Hook::Translated)];
-        let before = counts(&self.generation.tables.maps);
-        let (verdict, _) = self.run(hook, frame, 1)?;
-        let after = counts(&self.generation.tables.maps);
-        let counted = |r: &DropReason| (0..2).any(|i| after[i][*r as usize] != before[i][*r as usize]);
-        self.last_drop = DropReason::ALL.into_iter().find(counted);
-        Ok(verdict)
-    }
-
-    /// Found by the endpoint's counters, which packets on real interfaces increase too.
-    fn explain_last(&self) -> Option<DropReason> {
-        self.last_drop
-    }
-
-    fn advance(&mut self, by: Duration) -> Result<(), Error> {
-        self.may_change()?;
-        let maps = &self.generation.tables.maps;
-        let jiffies = by.as_nanos() * u128::from(maps.clock.hz) / 1_000_000_000;
-        maps.words::<AtomicU64>(MapId::Config)[layout::config::TIME_OFFSET / 8].fetch_add(jiffies as u64, Relaxed);
-        Ok(())
-    }
-}
-
-impl Drop for Ebpf {
-    fn drop(&mut self) {
-        if self.pins.is_none() {
-            // TCX links go with their descriptors, but filters would stay.
-            let _ = self.attachments.detach_all(None);
-        }
+        done.map_err(|e| {
+            refused(format!("run the program of hook {hook:?} on {} bytes", frame.bytes.len()), e)
+        })
     }
 }

@@ -33,13 +33,19 @@ fn pod() -> Namespace {
         send.send(Namespace::current().unwrap()).unwrap();
     });
     let pod = receive.recv().unwrap();
-    sh(&format!("ip link add pod0 type veth peer name eth0; ip addr add {NODE}/24 dev pod0; ip link set pod0 up"));
     sh(&format!(
-        "ip link set eth0 netns /proc/self/fd/{0} 2>/dev/null || ip link set eth0 netns /proc/{1}/fd/{0}",
+        "ip link add pod0 type veth peer name eth0; ip addr add {NODE}/24 dev pod0; ip link set \
+         pod0 up"
+    ));
+    sh(&format!(
+        "ip link set eth0 netns /proc/self/fd/{0} 2>/dev/null || ip link set eth0 netns \
+         /proc/{1}/fd/{0}",
         pod.as_fd().as_raw_fd(),
         std::process::id()
     ));
-    inside(&pod, || sh(&format!("ip addr add {POD}/24 dev eth0; ip link set eth0 up; ip link set lo up")));
+    inside(&pod, || {
+        sh(&format!("ip addr add {POD}/24 dev eth0; ip link set eth0 up; ip link set lo up"))
+    });
     pod
 }
 
@@ -92,15 +98,31 @@ fn arrives_within(pod: &Namespace, port: u16, time: Duration) -> bool {
 fn isolate(ebpf: &mut Ebpf, ifindex: IfIndex) {
     let node = schema::remote_key(NODE.into(), 32);
     for write in [
-        Write::put(TableId::RemoteV4, node, schema::set_remote(ClassId::<V4>::new(1), Incarnation::new(0))),
-        Write::put(TableId::Port, schema::port_key(17, 53, 53), schema::set_port_class(PortClassId::new(1))),
+        Write::put(
+            TableId::RemoteV4,
+            node,
+            schema::set_remote(ClassId::<V4>::new(1), Incarnation::new(0)),
+        ),
+        Write::put(
+            TableId::Port,
+            schema::port_key(17, 53, 53),
+            schema::set_port_class(PortClassId::new(1)),
+        ),
         Write::put(
             TableId::Verdict,
             schema::verdict_key(RowId::new(1), PortClassId::new(1)),
             schema::plain(ActionId::Permit),
         ),
-        Write::put(TableId::Row, schema::row_key(SetId::new(1), ClassId::<V4>::new(1)), schema::set_row(RowId::new(1))),
-        Write::put(TableId::OwnV4, schema::own_key(EndpointId::new(1), POD.into()), schema::plain(ActionId::Own)),
+        Write::put(
+            TableId::Row,
+            schema::row_key(SetId::new(1), ClassId::<V4>::new(1)),
+            schema::set_row(RowId::new(1)),
+        ),
+        Write::put(
+            TableId::OwnV4,
+            schema::own_key(EndpointId::new(1), POD.into()),
+            schema::plain(ActionId::Own),
+        ),
         Write::put(
             TableId::Endpoint,
             schema::endpoint_key(EndpointId::new(1)),
@@ -110,7 +132,11 @@ fn isolate(ebpf: &mut Ebpf, ifindex: IfIndex) {
                 flags: Word::INGRESS | Word::EGRESS,
             }),
         ),
-        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(EndpointId::new(1))),
+        Write::put(
+            TableId::Interface,
+            schema::interface_key(ifindex),
+            schema::set_endpoint(EndpointId::new(1)),
+        ),
     ] {
         ebpf.write(&write).unwrap();
     }
@@ -139,7 +165,11 @@ fn enforce(mode: Mode, way: Way) {
     assert_eq!(ebpf.attach(ifindex).unwrap(), way, "again is fine");
     assert_eq!(ebpf.attachments().len(), 1);
     assert!(!ebpf.drops(EndpointId::new(1)).unwrap().is_empty());
-    assert_eq!(ebpf.occupancy(EndpointId::new(1)).unwrap(), (1, 0), "its conversation is remembered");
+    assert_eq!(
+        ebpf.occupancy(EndpointId::new(1)).unwrap(),
+        (1, 0),
+        "its conversation is remembered"
+    );
     drop(ebpf);
     assert!(arrives(&pod, 53) && blocked(&pod, 80), "enforced without a process");
 
@@ -171,18 +201,23 @@ fn clsact_filters_come_first_and_leave_those_of_others() {
     if lab::outside(clsact_filters_come_first_and_leave_those_of_others) {
         return;
     }
-    for (theirs, judged) in [("pref 2 flower", true), ("pref 1 bpf", true), ("pref 1 flower", false)] {
+    for (theirs, judged) in
+        [("pref 2 flower", true), ("pref 1 bpf", true), ("pref 1 flower", false)]
+    {
         let run = move || {
             let pod = pod();
             let add = "tc qdisc add dev pod0 clsact; tc filter add dev pod0 ingress protocol all";
             let act = "action pass";
             match theirs {
                 // A program of somebody else, of the usual handle: passes everything.
-                "pref 1 bpf" => sh(&format!("{add} pref 1 handle 1 bpf bytecode '1,6 0 0 0,' {act}")),
+                "pref 1 bpf" => {
+                    sh(&format!("{add} pref 1 handle 1 bpf bytecode '1,6 0 0 0,' {act}"))
+                }
                 _ => sh(&format!("{add} {theirs} {act}")),
             }
             let dir = PinDir::new("others");
-            let mut ebpf = Ebpf::open(&dir.0, Config { mode: Mode::Clsact, ..Config::small() }).unwrap();
+            let mut ebpf =
+                Ebpf::open(&dir.0, Config { mode: Mode::Clsact, ..Config::small() }).unwrap();
             let (ifindex, _) = ebpf.attach_name("pod0").unwrap();
             isolate(&mut ebpf, ifindex);
             assert_eq!(blocked(&pod, 80), judged, "{theirs}: {}", filters());
@@ -229,14 +264,24 @@ fn s58_quick_filters_become_links() {
         assert_eq!(ebpf.upgrade().unwrap(), 0);
         std::thread::sleep(Duration::from_millis(60));
         let (generation, last) = (ebpf.generation(), ebpf.capacities().sets as u16);
-        let permit =
-            Write::put(TableId::Base, schema::base_key(SetId::new(last), Family::V4), schema::plain(ActionId::Permit));
+        let permit = Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(last), Family::V4),
+            schema::plain(ActionId::Permit),
+        );
         ebpf.write(&permit).unwrap();
         assert!(ebpf.generation() > generation);
-        let word =
-            Word { ingress_set: SetId::new(0), egress_set: SetId::new(last), flags: Word::INGRESS | Word::EGRESS };
-        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)))
-            .unwrap();
+        let word = Word {
+            ingress_set: SetId::new(0),
+            egress_set: SetId::new(last),
+            flags: Word::INGRESS | Word::EGRESS,
+        };
+        ebpf.write(&Write::put(
+            TableId::Endpoint,
+            schema::endpoint_key(EndpointId::new(1)),
+            schema::set_policy(word),
+        ))
+        .unwrap();
         std::thread::sleep(Duration::from_millis(100));
         assert!(arrives(&pod, 80), "the new tables permit it, and nobody else is asked");
         isolate(&mut ebpf, ifindex);
@@ -246,7 +291,8 @@ fn s58_quick_filters_become_links() {
         drop(ebpf);
         assert!(arrives(&pod, 53) && blocked(&pod, 80));
         let mut ebpf = Ebpf::open(&dir.0, config.clone()).unwrap();
-        let ways = |ebpf: &Ebpf| ebpf.attachments().iter().map(|a| (a.role, a.way)).collect::<Vec<_>>();
+        let ways =
+            |ebpf: &Ebpf| ebpf.attachments().iter().map(|a| (a.role, a.way)).collect::<Vec<_>>();
         assert_eq!(ways(&ebpf), [(Role::Uplink, Way::Tcx), (Role::Pod, Way::Clsact)]);
         let began = std::time::Instant::now();
         let mut moved = 0;
@@ -329,7 +375,9 @@ fn uplink(mode: Mode, way: Way) {
     assert_eq!(ebpf.attach_uplink(up0).unwrap(), way);
     assert_eq!(ebpf.attach_uplink(up0).unwrap(), way, "again is fine");
     ebpf.attach(up1).unwrap();
-    let roles = |ebpf: &Ebpf| ebpf.attachments().iter().map(|a| (a.ifindex, a.role, a.way)).collect::<Vec<_>>();
+    let roles = |ebpf: &Ebpf| {
+        ebpf.attachments().iter().map(|a| (a.ifindex, a.role, a.way)).collect::<Vec<_>>()
+    };
     let expected = [(up0, Role::Uplink, way), (up1, Role::Pod, way)];
     assert_eq!(roles(&ebpf), expected);
     drop(ebpf);
@@ -421,7 +469,9 @@ fn s58_pins_come_back_where_their_file_system_went() {
         assert!(dir.0.join("links/1_translated").exists());
         drop(ebpf);
         assert!(arrives(&pod, 53) && blocked(&pod, 80), "outlives the process");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata("/sys/fs/bpf").unwrap().permissions());
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata("/sys/fs/bpf").unwrap().permissions(),
+        );
         assert_eq!(mode & 0o777, 0o700, "a file system of ours is root's alone");
         Ebpf::remove(&dir.0).unwrap();
         assert!(arrives(&pod, 80));
@@ -435,7 +485,8 @@ fn many_interfaces_take_few_descriptors() {
     let many = || {
         own_network();
         const MANY: usize = 300;
-        let lines: String = (0..MANY).map(|i| format!("link add x{i} type veth peer name y{i}\n")).collect();
+        let lines: String =
+            (0..MANY).map(|i| format!("link add x{i} type veth peer name y{i}\n")).collect();
         sh(&format!("ip -batch - <<'END'\n{lines}END"));
         let dir = PinDir::new("many");
         let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap();

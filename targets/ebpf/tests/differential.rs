@@ -78,10 +78,12 @@ impl Moving {
         }
         if self.rng.below(2) == 0 {
             let (endpoint, log) = (1 + self.rng.below(5) as u16, 5 + self.rng.below(8) as u8);
-            let begun = self.tender.begin(EndpointId::new(endpoint), *self.rng.pick(&Family::BOTH), log)?;
+            let begun =
+                self.tender.begin(EndpointId::new(endpoint), *self.rng.pick(&Family::BOTH), log)?;
             self.begun.extend(begun);
         } else if let Some(begun) = self.begun.pop() {
-            self.moves += usize::from(self.tender.finish(begun)?.is_some_and(|moved| moved.lost == 0));
+            self.moves +=
+                usize::from(self.tender.finish(begun)?.is_some_and(|moved| moved.lost == 0));
         }
         Ok(())
     }
@@ -128,7 +130,9 @@ fn s59_tables_that_change_their_size_answer_as_the_reference() {
     let mut rounds = 0;
     while begin.elapsed() < seconds() {
         empty(&mut moving);
-        if let Err(mismatch) = compare(&mut Mem::default(), &mut moving, seed + rounds, 300).unwrap() {
+        if let Err(mismatch) =
+            compare(&mut Mem::default(), &mut moving, seed + rounds, 300).unwrap()
+        {
             panic!("{mismatch:#?}");
         }
         rounds += 1;
@@ -153,7 +157,9 @@ fn address(rng: &mut Rng, family: Family) -> IpAddr {
 fn packet(rng: &mut Rng) -> Vec<u8> {
     let family = *rng.pick(&Family::BOTH);
     let packet = Packet::new(address(rng, family), address(rng, family));
-    let port = |rng: &mut Rng| *rng.pick(&[0u16, 1, 22, 80, 81, 300, 443, 900, 1000, 1200, 8080, 8200, 65535]);
+    let port = |rng: &mut Rng| {
+        *rng.pick(&[0u16, 1, 22, 80, 81, 300, 443, 900, 1000, 1200, 8080, 8200, 65535])
+    };
     let (source, destination) = (port(rng), port(rng));
     match rng.below(6) {
         0 | 1 => packet.tcp(source, destination, *rng.pick(&[2, 0x12, 0x10, 0x11, 4])),
@@ -176,8 +182,15 @@ fn random_tables_as_the_reference() {
             let mut write = common::write(&mut rng, &model);
             if rng.one_in(4) {
                 let endpoint = 1 + rng.below(5) as u16;
-                let put = (schema::endpoint_key(EndpointId::new(endpoint)), schema::set_policy(word(&mut rng)));
-                write = Write { table: netpolc_table::TableId::Endpoint, remove: vec![], put: vec![put] };
+                let put = (
+                    schema::endpoint_key(EndpointId::new(endpoint)),
+                    schema::set_policy(word(&mut rng)),
+                );
+                write = Write {
+                    table: netpolc_table::TableId::Endpoint,
+                    remove: vec![],
+                    put: vec![put],
+                };
             }
             ebpf.write(&write).unwrap();
             mem.write(&write).unwrap();
@@ -191,13 +204,21 @@ fn random_tables_as_the_reference() {
                     Arrival::At(IfIndex::new(7)),
                     Arrival::Forgotten,
                 ]);
-                let frame =
-                    Frame { interface: IfIndex::new(interface), arrival, mark: Mark::Clear, bytes: packet(&mut rng) };
+                let frame = Frame {
+                    interface: IfIndex::new(interface),
+                    arrival,
+                    mark: Mark::Clear,
+                    bytes: packet(&mut rng),
+                };
                 if !test_run_takes(&frame.bytes) {
                     continue;
                 }
-                let (want, got) = (mem.packet(hook, &frame).unwrap(), ebpf.packet(hook, &frame).unwrap());
-                assert_eq!(got, want, "seed {seed}, round {round}: {hook:?} {frame:02x?}\n{model:#?}");
+                let (want, got) =
+                    (mem.packet(hook, &frame).unwrap(), ebpf.packet(hook, &frame).unwrap());
+                assert_eq!(
+                    got, want,
+                    "seed {seed}, round {round}: {hook:?} {frame:02x?}\n{model:#?}"
+                );
                 if want == Verdict::Drop {
                     let (why, said) = (mem.explain_last(), ebpf.explain_last());
                     assert_eq!(said, why, "seed {seed}, round {round}: {hook:?} {frame:02x?}");
@@ -214,7 +235,8 @@ fn random_tables_as_the_reference() {
 /// further.
 #[test]
 fn any_bytes_as_the_reference() {
-    let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::asked()).expect("needs root and BPF"));
+    let (mut mem, mut ebpf) =
+        (Mem::default(), Ebpf::private(Config::asked()).expect("needs root and BPF"));
     let program = world(Policy::Some, Policy::Some);
     fill(&mut mem, &program).unwrap();
     fill(&mut ebpf, &program).unwrap();

@@ -32,7 +32,11 @@ fn tap(name: &str) -> File {
     const IFF_TAP: i16 = 2;
     const IFF_NO_PI: i16 = 0x1000;
     const IFF_VNET_HDR: i16 = 0x4000;
-    let file = File::options().read(true).write(true).open("/dev/net/tun").expect("needs root and the tun module");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .expect("needs root and the tun module");
     let mut request = [0u8; 40];
     request[..name.len()].copy_from_slice(name.as_bytes());
     request[16..18].copy_from_slice(&(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR).to_ne_bytes());
@@ -54,26 +58,45 @@ fn address(family: Family, n: u16) -> IpAddr {
 fn program(ebpf: &mut Ebpf, ifindex: IfIndex) {
     let word = Word { ingress_set: SetId::new(0), egress_set: SetId::new(1), flags: Word::EGRESS };
     let mut writes = vec![
-        Write::put(TableId::Port, schema::port_key(6, 443, 443), schema::set_port_class(PortClassId::new(1))),
+        Write::put(
+            TableId::Port,
+            schema::port_key(6, 443, 443),
+            schema::set_port_class(PortClassId::new(1)),
+        ),
         Write::put(
             TableId::Verdict,
             schema::verdict_key(RowId::new(1), PortClassId::new(1)),
             schema::plain(ActionId::Permit),
         ),
-        Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)),
-        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(EndpointId::new(1))),
+        Write::put(
+            TableId::Endpoint,
+            schema::endpoint_key(EndpointId::new(1)),
+            schema::set_policy(word),
+        ),
+        Write::put(
+            TableId::Interface,
+            schema::interface_key(ifindex),
+            schema::set_endpoint(EndpointId::new(1)),
+        ),
     ];
     for family in Family::BOTH {
         let own = schema::own_key(EndpointId::new(1), address(family, 1));
         writes.push(Write::put(TableId::own(family), own, schema::plain(ActionId::Own)));
-        writes.push(Write::put(TableId::Base, schema::base_key(SetId::new(1), family), schema::set_row(RowId::new(1))));
+        writes.push(Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(1), family),
+            schema::set_row(RowId::new(1)),
+        ));
     }
     writes.iter().for_each(|w| ebpf.write(w).unwrap());
 }
 
 fn drops(ebpf: &Ebpf) -> Vec<(DropReason, u64)> {
-    let list =
-        ebpf.drops(EndpointId::new(1)).unwrap().into_iter().filter(|(hook, _, n)| *hook == Hook::FromPod && *n > 0);
+    let list = ebpf
+        .drops(EndpointId::new(1))
+        .unwrap()
+        .into_iter()
+        .filter(|(hook, _, n)| *hook == Hook::FromPod && *n > 0);
     list.map(|(_, reason, n)| (reason, n)).collect()
 }
 
@@ -86,7 +109,8 @@ fn s52_headers_outside_the_linear_part_are_read_like_others() {
         let mut ebpf = Ebpf::open(&dir.0, Config::small()).expect("needs root and BPF");
         let (ifindex, _) = ebpf.attach_name("pod0").unwrap();
         program(&mut ebpf, ifindex);
-        std::thread::sleep(Duration::from_millis(300)); // the device's own discovery is over, or counts nowhere
+        // the device's own discovery is over, or counts nowhere
+        std::thread::sleep(Duration::from_millis(300));
         let mut expected = 0;
         for family in Family::BOTH {
             let plain = Packet::new(address(family, 1), address(family, 2));
@@ -109,10 +133,13 @@ fn s52_headers_outside_the_linear_part_are_read_like_others() {
                         expected += u64::from(port == 444);
                         // a device delivers on its own time
                         let end = Instant::now() + Duration::from_secs(5);
-                        while drops(&ebpf).iter().map(|(_, n)| n).sum::<u64>() < expected && Instant::now() < end {
+                        while drops(&ebpf).iter().map(|(_, n)| n).sum::<u64>() < expected
+                            && Instant::now() < end
+                        {
                             std::thread::sleep(Duration::from_millis(1));
                         }
-                        let all: &[_] = if expected == 0 { &[] } else { &[(DropReason::Policy, expected)] };
+                        let all: &[_] =
+                            if expected == 0 { &[] } else { &[(DropReason::Policy, expected)] };
                         assert_eq!(drops(&ebpf), all, "{family:?}, {port}, {linear} linear");
                     }
                 }

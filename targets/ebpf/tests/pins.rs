@@ -14,8 +14,8 @@ use std::{
 
 use common::{PinDir, Rng, own_network, seed, sh};
 use netpolc_table::{
-    ActionId, Class, EndpointId, IfIndex, Incarnation, Phase, Plan, PortClassId, Program, RowId, SetId, TableId, Write,
-    delta,
+    ActionId, Class, EndpointId, IfIndex, Incarnation, Phase, Plan, PortClassId, Program, RowId,
+    SetId, TableId, Write, delta,
     schema::{self, Family},
 };
 use netpolc_target::{Error, Target as _, conformance, execute};
@@ -70,11 +70,22 @@ fn first() -> Program {
     conformance::world::world(conformance::world::Policy::Some, conformance::world::Policy::Friends)
 }
 fn second() -> Program {
-    let mut program = conformance::world::world(conformance::world::Policy::Nothing, conformance::world::Policy::Open);
+    let mut program = conformance::world::world(
+        conformance::world::Policy::Nothing,
+        conformance::world::Policy::Open,
+    );
     let mut put = |table, key, entry| program.apply(&Write::put(table, key, entry));
-    put(TableId::Verdict, schema::verdict_key(RowId::new(20), PortClassId::new(9)), schema::plain(ActionId::Permit));
+    put(
+        TableId::Verdict,
+        schema::verdict_key(RowId::new(20), PortClassId::new(9)),
+        schema::plain(ActionId::Permit),
+    );
     for family in Family::BOTH {
-        let networks = if family == Family::V4 { ["172.16.0.0", "172.16.9.0"] } else { ["fd99::", "fd99::9:0"] };
+        let networks = if family == Family::V4 {
+            ["172.16.0.0", "172.16.9.0"]
+        } else {
+            ["fd99::", "fd99::9:0"]
+        };
         let lengths = if family == Family::V4 { [12, 24] } else { [32, 112] };
         for (i, (network, length)) in networks.into_iter().zip(lengths).enumerate() {
             let key = schema::remote_key(network.parse().unwrap(), length);
@@ -84,9 +95,21 @@ fn second() -> Program {
                 schema::set_remote(Class::new(family, 30 + i as u16), Incarnation::new(0)),
             );
         }
-        put(TableId::Row, schema::row_key(SetId::new(1), Class::new(family, 30)), schema::plain(ActionId::Permit));
-        put(TableId::Row, schema::row_key(SetId::new(2), Class::new(family, 31)), schema::set_row(RowId::new(20)));
-        put(TableId::Base, schema::base_key(SetId::new(2), family), schema::set_row(RowId::new(20)));
+        put(
+            TableId::Row,
+            schema::row_key(SetId::new(1), Class::new(family, 30)),
+            schema::plain(ActionId::Permit),
+        );
+        put(
+            TableId::Row,
+            schema::row_key(SetId::new(2), Class::new(family, 31)),
+            schema::set_row(RowId::new(20)),
+        );
+        put(
+            TableId::Base,
+            schema::base_key(SetId::new(2), family),
+            schema::set_row(RowId::new(20)),
+        );
     }
     program
 }
@@ -123,7 +146,10 @@ fn s58_a_second_start_finds_everything() {
     let mut ebpf = Ebpf::open(&dir.0, Config::small()).expect("needs root and BPF");
     fill(&mut ebpf, &program);
     let busy = Ebpf::open(&dir.0, Config::small());
-    assert!(matches!(&busy, Err(e @ Error::InUse { .. }) if e.to_string().contains("in use")), "{busy:?}");
+    assert!(
+        matches!(&busy, Err(e @ Error::InUse { .. }) if e.to_string().contains("in use")),
+        "{busy:?}"
+    );
     assert!(!spawn("open", &dir.0, 0).wait().unwrap().success(), "another process finds it locked");
     let mut other = Ebpf::observe(&dir.0).unwrap().expect("something is pinned");
     assert!(same(&other.read().unwrap(), &program), "but may look");
@@ -176,12 +202,14 @@ fn s57_a_kill_at_any_moment_leaves_tables_that_can_be_read_and_changed() {
         if round % 3 == 0 {
             // beside a writer that never rests a look may meet a write half-done, and says so; it
             // never changes anything
-            let looks = (0..3).map(|_| Ebpf::observe(&dir.0).and_then(|e| e.expect("pinned").read()).is_ok());
+            let looks = (0..3)
+                .map(|_| Ebpf::observe(&dir.0).and_then(|e| e.expect("pinned").read()).is_ok());
             seen += looks.filter(|ok| *ok).count();
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        let mut ebpf =
+            Ebpf::open(&dir.0, Config::small()).unwrap_or_else(|e| panic!("round {round}: {e}"));
         let mut model = ebpf.read().unwrap_or_else(|e| panic!("round {round}: {e}"));
         for _ in 0..20 {
             let write = common::write(&mut rng, &model);
@@ -203,7 +231,8 @@ fn s58_a_kill_while_everything_is_made_is_made_good() {
         child.kill().unwrap();
         child.wait().unwrap();
         if round % 2 == 0 {
-            let mut ebpf = Ebpf::open(&dir.0, Config::small()).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            let mut ebpf = Ebpf::open(&dir.0, Config::small())
+                .unwrap_or_else(|e| panic!("round {round}: {e}"));
             assert!(ebpf.read().unwrap().is_empty());
             fill(&mut ebpf, &first());
             assert_eq!(ebpf.generation(), 1);
@@ -251,7 +280,9 @@ fn s33_tables_grow_and_interfaces_follow() {
         assert!(same(&ebpf.read().unwrap(), &model));
         let generation = ebpf.generation();
         drop(ebpf);
-        let names = |dir: &Path| fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let names = |dir: &Path| {
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap())
+        };
         let mut left: Vec<String> = names(&dir.0).collect();
         left.sort();
         assert_eq!(left, [format!("gen_{generation}"), "links".into(), "shared".into()]);
@@ -276,7 +307,12 @@ fn s33_sizes_are_looked_ahead_for() {
         let began = std::time::Instant::now();
         while ebpf.generation() < generation {
             ebpf.look_ahead(model).unwrap();
-            assert!(began.elapsed().as_secs() < 30, "generation {} {:?}", ebpf.generation(), ebpf.capacities());
+            assert!(
+                began.elapsed().as_secs() < 30,
+                "generation {} {:?}",
+                ebpf.generation(),
+                ebpf.capacities()
+            );
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         assert!(same(&ebpf.read().unwrap(), model));
@@ -301,7 +337,11 @@ fn s33_sizes_are_looked_ahead_for() {
     assert!(ebpf.capacities().bytes() > before.bytes() && ebpf.capacities().holds(&before));
     let (set, class) = (8_000, 1_000);
     for write in [
-        Write::put(TableId::Base, schema::base_key(SetId::new(set), Family::V4), schema::plain(ActionId::Permit)),
+        Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(set), Family::V4),
+            schema::plain(ActionId::Permit),
+        ),
         Write::put(
             TableId::RemoteV4,
             schema::remote_key([10, 9, 8, 7].into(), 32),
@@ -314,7 +354,11 @@ fn s33_sizes_are_looked_ahead_for() {
     let (large, generation) = (ebpf.capacities().bytes(), ebpf.generation());
     let remove: Vec<Write> = model
         .tables()
-        .map(|table| Write { table: table.id, remove: table.entries.keys().cloned().collect(), put: vec![] })
+        .map(|table| Write {
+            table: table.id,
+            remove: table.entries.keys().cloned().collect(),
+            put: vec![],
+        })
         .collect();
     for write in remove {
         ebpf.write(&write).unwrap();
@@ -329,7 +373,11 @@ fn s33_sizes_are_looked_ahead_for() {
 fn s59_a_full_table_changes_nothing() {
     let mut ebpf = Ebpf::private(tiny().fixed()).expect("needs root and BPF");
     let steps = [
-        Write::put(TableId::Base, schema::base_key(SetId::new(1), Family::V4), schema::set_row(RowId::new(1))),
+        Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(1), Family::V4),
+            schema::set_row(RowId::new(1)),
+        ),
         Write::put(
             TableId::Verdict,
             schema::verdict_key(RowId::new(1), PortClassId::new(63)),
@@ -340,7 +388,11 @@ fn s59_a_full_table_changes_nothing() {
     execute(&mut ebpf, &plan).unwrap();
     let before = ebpf.read().unwrap();
     for write in [
-        Write::put(TableId::Base, schema::base_key(SetId::new(2), Family::V4), schema::plain(ActionId::Permit)),
+        Write::put(
+            TableId::Base,
+            schema::base_key(SetId::new(2), Family::V4),
+            schema::plain(ActionId::Permit),
+        ),
         Write::put(
             TableId::Verdict,
             schema::verdict_key(RowId::new(2), PortClassId::new(1)),
@@ -368,7 +420,12 @@ fn s59_a_full_table_changes_nothing() {
             table: TableId::Interface,
             remove: vec![],
             put: [300, 600]
-                .map(|i| (schema::interface_key(IfIndex::new(i)), schema::set_endpoint(EndpointId::new(1))))
+                .map(|i| {
+                    (
+                        schema::interface_key(IfIndex::new(i)),
+                        schema::set_endpoint(EndpointId::new(1)),
+                    )
+                })
                 .to_vec(),
         },
     ] {

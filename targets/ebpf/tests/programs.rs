@@ -18,7 +18,8 @@ use netpolc_table::{
     schema::{self, Family, Word},
 };
 use netpolc_target::{
-    Arrival, Datapath as _, Error, Frame, Hook, Mark, Target as _, Verdict, frame::Packet, semantics::tcp,
+    Arrival, Datapath as _, Error, Frame, Hook, Mark, Target as _, Verdict, frame::Packet,
+    semantics::tcp,
 };
 use netpolc_target_ebpf::{
     Capacities, Config, Connections, Ebpf,
@@ -87,9 +88,16 @@ fn an_older_verifier_takes_every_variant_at_every_size() {
 }
 
 fn every_variant_at_every_size() {
-    let large =
-        Capacities { endpoints: 4, rows: 64, port_words: 1 << 10, remote_v4_blocks: 1 << 16, ..Capacities::small() };
-    let vary = |port| Some(Vary { counter: MapRef::Extra(0), mask: 4095, remotes: 0xffff, ports: 0xfff, port });
+    let large = Capacities {
+        endpoints: 4,
+        rows: 64,
+        port_words: 1 << 10,
+        remote_v4_blocks: 1 << 16,
+        ..Capacities::small()
+    };
+    let vary = |port| {
+        Some(Vary { counter: MapRef::Extra(0), mask: 4095, remotes: 0xffff, ports: 0xfff, port })
+    };
     for capacities in [small(), Capacities::small(), large] {
         capacities.check().unwrap();
         for stage in [Stage::Empty, Stage::ParseOnly, Stage::Full] {
@@ -102,7 +110,8 @@ fn every_variant_at_every_size() {
                     program: Options { measure: Measure { stage, vary }, ..Options::default() },
                     ..Config::small()
                 };
-                Ebpf::private(config).unwrap_or_else(|e| panic!("{stage:?} {vary:?} {capacities:?}: {e}"));
+                Ebpf::private(config)
+                    .unwrap_or_else(|e| panic!("{stage:?} {vary:?} {capacities:?}: {e}"));
             }
         }
     }
@@ -110,7 +119,8 @@ fn every_variant_at_every_size() {
 
 #[test]
 fn notes_name_every_table_that_packets_read() {
-    let parameters = Parameters { capacities: Capacities::small(), seed: 1, clock: Clock { hz: 250 } };
+    let parameters =
+        Parameters { capacities: Capacities::small(), seed: 1, clock: Clock { hz: 250 } };
     for hook in [Hook::ToPod, Hook::FromPod] {
         let code = program::generate(hook, &parameters, &Options::default()).unwrap();
         let text = listing(&code);
@@ -126,7 +136,11 @@ fn notes_name_every_table_that_packets_read() {
         }
         assert_eq!(code.notes[0].insn, 0);
         assert!(code.notes.windows(2).all(|n| n[0].insn < n[1].insn && n[0].line < n[1].line));
-        assert_eq!(code, program::generate(hook, &parameters, &Options::default()).unwrap(), "the same each time");
+        assert_eq!(
+            code,
+            program::generate(hook, &parameters, &Options::default()).unwrap(),
+            "the same each time"
+        );
     }
 }
 
@@ -140,10 +154,22 @@ fn address(family: Family, n: u32) -> IpAddr {
 /// A pod, number 1, isolated both ways, that may open what it wants and that nobody may open
 /// anything to.
 fn writes(ifindex: IfIndex) -> Vec<Write> {
-    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
+    let word = Word {
+        ingress_set: SetId::new(1),
+        egress_set: SetId::new(2),
+        flags: Word::INGRESS | Word::EGRESS,
+    };
     let mut writes = vec![
-        Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(1)), schema::set_policy(word)),
-        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(EndpointId::new(1))),
+        Write::put(
+            TableId::Endpoint,
+            schema::endpoint_key(EndpointId::new(1)),
+            schema::set_policy(word),
+        ),
+        Write::put(
+            TableId::Interface,
+            schema::interface_key(ifindex),
+            schema::set_endpoint(EndpointId::new(1)),
+        ),
     ];
     for family in Family::BOTH {
         let own = schema::own_key(EndpointId::new(1), address(family, 1));
@@ -177,14 +203,16 @@ fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
     for (seed, buckets) in [(1, 1 << 6), (2, 1 << 9), (3, 1 << 9), (4, 1 << 11)] {
         let capacities = Capacities { endpoints: 2, ..Capacities::small() };
         let connections = Connections::fixed(u32::ilog2(buckets) as u8);
-        let mut ebpf = closed(Config { capacities, connections, seed: Some(seed), ..Config::small() });
+        let mut ebpf =
+            closed(Config { capacities, connections, seed: Some(seed), ..Config::small() });
         let quota = ebpf.capabilities().connections;
         for family in Family::BOTH {
             let mut open = 0;
             // Of many remotes, since one alone gets three quarters; established, since what is not
             // gives way.
             loop {
-                let (remote, port) = (address(family, 0x1_0000 + (open & 0xff)), 1024 + (open >> 8) as u16);
+                let (remote, port) =
+                    (address(family, 0x1_0000 + (open & 0xff)), 1024 + (open >> 8) as u16);
                 let syn = Packet::new(address(family, 1), remote).tcp(port, 443, tcp::SYN);
                 if ebpf.packet(Hook::FromPod, &frame(syn)).unwrap() == Verdict::Drop {
                     break;
@@ -196,7 +224,10 @@ fn s59_the_quota_that_is_promised_finds_room_whatever_the_hashes() {
                 open += 1;
             }
             let slots = buckets * 8;
-            assert!(open >= quota && open <= slots, "{family:?}, seed {seed}: {open} of {slots}, {quota} promised");
+            assert!(
+                open >= quota && open <= slots,
+                "{family:?}, seed {seed}: {open} of {slots}, {quota} promised"
+            );
         }
     }
 }
@@ -220,10 +251,18 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
     let programs: Vec<Loaded> = counters
         .iter()
         .map(|counter| {
-            let vary =
-                Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
+            let vary = Vary {
+                counter: MapRef::Extra(0),
+                mask: FLOWS - 1,
+                remotes: 0xff,
+                ports: 0xfff,
+                port: Port::Remote,
+            };
             let parameters = Parameters { capacities, seed: 5, clock };
-            let options = Options { measure: Measure { stage: Stage::Full, vary: Some(vary) }, ..Options::default() };
+            let options = Options {
+                measure: Measure { stage: Stage::Full, vary: Some(vary) },
+                ..Options::default()
+            };
             let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();
             let descriptor = |map| match map {
                 MapRef::Table(id) => tables.maps.fd(id),
@@ -232,7 +271,8 @@ fn s38_openings_at_the_same_time_get_an_entry_each_and_hardly_ever_two() {
             Loaded::load("np_two", &code, descriptor).unwrap()
         })
         .collect();
-    let udp = Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
+    let udp =
+        Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
     let now = |tables: &Tables| Ticker::load(&tables.maps).unwrap().now().unwrap();
     let mut second = 0;
     for round in 0..40 {

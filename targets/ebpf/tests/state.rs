@@ -46,20 +46,42 @@ fn start(ingress: Policy, egress: Policy) -> Ebpf {
 fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
     let mut ebpf = start(Policy::Nothing, Policy::Some);
     for hosts in Hosts::both() {
-        let (out, inwards) = (Talk::new(hosts.a, 4000, hosts.friend, 80), Talk::new(hosts.a, 80, hosts.friend, 5000));
-        assert_eq!(judge(&mut ebpf, Hook::ToPod, out.back(ACK)), Verdict::Drop, "unknown is judged as new");
+        let (out, inwards) = (
+            Talk::new(hosts.a, 4000, hosts.friend, 80),
+            Talk::new(hosts.a, 80, hosts.friend, 5000),
+        );
+        assert_eq!(
+            judge(&mut ebpf, Hook::ToPod, out.back(ACK)),
+            Verdict::Drop,
+            "unknown is judged as new"
+        );
         assert_eq!(ebpf.explain_last(), Some(DropReason::Policy));
         let opened = connection(&out, Hook::FromPod, INCARNATION);
         assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::New);
         // What is known now corrects what is there, both ways.
-        assert_eq!(ebpf.insert(&Connection { opener: Hook::ToPod, ..opened }).unwrap(), Inserted::Corrected);
-        assert_eq!(judge(&mut ebpf, Hook::ToPod, out.back(ACK)), Verdict::Drop, "ingress denies its opener");
+        assert_eq!(
+            ebpf.insert(&Connection { opener: Hook::ToPod, ..opened }).unwrap(),
+            Inserted::Corrected
+        );
+        assert_eq!(
+            judge(&mut ebpf, Hook::ToPod, out.back(ACK)),
+            Verdict::Drop,
+            "ingress denies its opener"
+        );
         assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::Corrected);
         assert_eq!(ebpf.insert(&opened).unwrap(), Inserted::Kept);
-        assert_eq!(judge(&mut ebpf, Hook::ToPod, out.back(ACK)), Verdict::Next, "a reply to what egress permits");
+        assert_eq!(
+            judge(&mut ebpf, Hook::ToPod, out.back(ACK)),
+            Verdict::Next,
+            "a reply to what egress permits"
+        );
         let reached = connection(&inwards, Hook::ToPod, INCARNATION);
         assert_eq!(ebpf.insert(&reached).unwrap(), Inserted::New);
-        assert_eq!(judge(&mut ebpf, Hook::ToPod, inwards.back(ACK)), Verdict::Drop, "ingress denies its opener");
+        assert_eq!(
+            judge(&mut ebpf, Hook::ToPod, inwards.back(ACK)),
+            Verdict::Drop,
+            "ingress denies its opener"
+        );
         let other = connection(
             &Talk::new(hosts.a, 4001, hosts.friend, 80),
             Hook::FromPod,
@@ -67,7 +89,11 @@ fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
         );
         assert_eq!(ebpf.insert(&other).unwrap(), Inserted::New);
         let reply = Talk::new(hosts.a, 4001, hosts.friend, 80).back(ACK);
-        assert_eq!(judge(&mut ebpf, Hook::ToPod, reply), Verdict::Drop, "S43: it was another pod's");
+        assert_eq!(
+            judge(&mut ebpf, Hook::ToPod, reply),
+            Verdict::Drop,
+            "S43: it was another pod's"
+        );
     }
     assert_eq!(ebpf.occupancy(A.endpoint).unwrap(), (3, 3));
     let hosts = Hosts::both()[0];
@@ -76,7 +102,8 @@ fn s40_an_adopted_connection_is_judged_by_who_opened_it() {
         ..connection(&Talk::new(hosts.a, 1, hosts.friend, 2), Hook::ToPod, Incarnation::new(0))
     };
     assert!(
-        ebpf.insert(&wrong).is_err() && ebpf.insert(&Connection { endpoint: EndpointId::new(0), ..wrong }).is_err()
+        ebpf.insert(&wrong).is_err()
+            && ebpf.insert(&Connection { endpoint: EndpointId::new(0), ..wrong }).is_err()
     );
 }
 
@@ -97,7 +124,8 @@ fn s40_entries_are_amended_one_by_one() {
     });
     assert_eq!(amended.unwrap(), 2);
     let left = ebpf.connections(A.endpoint).unwrap();
-    let left: Vec<_> = left.iter().map(|l| (l.connection.local_port, l.connection.opener)).collect();
+    let left: Vec<_> =
+        left.iter().map(|l| (l.connection.local_port, l.connection.opener)).collect();
     assert_eq!(left, [(4000, Hook::FromPod), (4001, Hook::ToPod)]);
     let passes = |port| judge(&mut ebpf, Hook::ToPod, talk(port).back(ACK));
     assert_eq!([4000, 4001, 4002].map(passes), [Verdict::Next, Verdict::Drop, Verdict::Drop]);
@@ -111,7 +139,8 @@ fn what_packets_make_is_seen_and_ages() {
         assert_eq!(judge(&mut ebpf, Hook::FromPod, talk.out(SYN)), Verdict::Next);
         let list = ebpf.connections(A.endpoint).unwrap();
         let live = list.iter().find(|l| l.connection.remote == hosts.friend).unwrap();
-        let expected = Connection { phase: Phase::Opening, ..connection(&talk, Hook::FromPod, INCARNATION) };
+        let expected =
+            Connection { phase: Phase::Opening, ..connection(&talk, Hook::FromPod, INCARNATION) };
         assert_eq!(live.connection, expected);
         assert!((118..=120).contains(&live.seconds), "{} s", live.seconds);
         assert_eq!(judge(&mut ebpf, Hook::ToPod, talk.back(RST)), Verdict::Next);
@@ -131,7 +160,10 @@ fn s43_an_endpoint_that_went_takes_its_state_along() {
     for hosts in Hosts::both() {
         assert_eq!(judge(&mut ebpf, Hook::FromPod, talk(&hosts).out(Unit::Udp)), Verdict::Next);
         assert_eq!(judge(&mut ebpf, Hook::ToPod, talk(&hosts).back(Unit::Udp)), Verdict::Next);
-        assert_eq!(judge(&mut ebpf, Hook::ToPod, Talk::new(hosts.a, 9, hosts.friend, 9).back(SYN)), Verdict::Drop);
+        assert_eq!(
+            judge(&mut ebpf, Hook::ToPod, Talk::new(hosts.a, 9, hosts.friend, 9).back(SYN)),
+            Verdict::Drop
+        );
     }
     assert_eq!(ebpf.drops(A.endpoint).unwrap(), [(Hook::ToPod, DropReason::Policy, 2)]);
     ebpf.write(&Write::remove(TableId::Endpoint, schema::endpoint_key(A.endpoint))).unwrap();

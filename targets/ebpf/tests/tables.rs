@@ -64,7 +64,8 @@ fn remote(maps: &Maps, address: IpAddr) -> (u16, u16) {
                         continue;
                     }
                     if is_block {
-                        value = leaves[((value >> 16) as usize) << 8 | usize::from(a.octets()[15])].load(Relaxed);
+                        value = leaves[((value >> 16) as usize) << 8 | usize::from(a.octets()[15])]
+                            .load(Relaxed);
                     }
                     if value != 0 {
                         return ((value as u16) - 1, (value >> 16) as u16);
@@ -93,7 +94,11 @@ fn what_is_written_is_read_again_and_found_by_packets() {
         for family in Family::BOTH {
             for _ in 0..8 {
                 let address = common::address(&mut rng, family);
-                assert_eq!(remote(&tables.maps, address), expected(&model, address), "round {round}: {address}");
+                assert_eq!(
+                    remote(&tables.maps, address),
+                    expected(&model, address),
+                    "round {round}: {address}"
+                );
             }
         }
         if round % 25 == 0 {
@@ -117,7 +122,11 @@ fn s59_a_full_trie_changes_nothing_and_blocks_come_back() {
     let (mut tables, grace) = (empty(capacities), Grace::default());
     let put = |n: u32| {
         let key = schema::remote_key(IpAddr::V4((n << 16 | 1).into()), 32);
-        Write::put(TableId::RemoteV4, key, schema::set_remote(ClassId::<V4>::new(1), Incarnation::new(7)))
+        Write::put(
+            TableId::RemoteV4,
+            key,
+            schema::set_remote(ClassId::<V4>::new(1), Incarnation::new(7)),
+        )
     };
     let mut n = 0;
     let full = loop {
@@ -170,14 +179,19 @@ fn addresses_move_in_a_crowded_cuckoo_table_and_are_found_all_the_time() {
 
 #[test]
 fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
-    let (mut tables, grace) = (empty(Capacities { remote_v6_buckets: 64, ..Capacities::small() }), Grace::default());
+    let (mut tables, grace) =
+        (empty(Capacities { remote_v6_buckets: 64, ..Capacities::small() }), Grace::default());
     let seed = tables.maps.seed;
     // Whoever knows the seed finds addresses that share both buckets; six places are for twelve of
     // them.
     let wanted = exact_buckets(Ipv6Addr::from(1_u128 << 100), 64, seed);
     let meet = (1..u128::from(u64::MAX)).map(|i| Ipv6Addr::from(i << 100 | i << 8));
-    let meeting: Vec<Ipv6Addr> = meet.filter(|a| exact_buckets(*a, 64, seed) == wanted).take(12).collect();
-    let other_seed = meeting.iter().map(|a| exact_buckets(*a, 64, seed + 1)).collect::<std::collections::BTreeSet<_>>();
+    let meeting: Vec<Ipv6Addr> =
+        meet.filter(|a| exact_buckets(*a, 64, seed) == wanted).take(12).collect();
+    let other_seed = meeting
+        .iter()
+        .map(|a| exact_buckets(*a, 64, seed + 1))
+        .collect::<std::collections::BTreeSet<_>>();
     assert!(other_seed.len() > 8, "with another seed they do not meet: {other_seed:?}");
     let key = |a: Ipv6Addr| schema::remote_key(a.into(), 128);
     let mut model = Program::default();
@@ -186,7 +200,11 @@ fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
         model.apply(&write);
         assert_eq!(tables.read().unwrap(), model);
         for &address in &meeting {
-            assert_eq!(remote(&tables.maps, address.into()), expected(&model, address.into()), "{address}");
+            assert_eq!(
+                remote(&tables.maps, address.into()),
+                expected(&model, address.into()),
+                "{address}"
+            );
         }
     };
     for (i, &address) in (1..).zip(&meeting) {
@@ -232,12 +250,14 @@ fn s33_addresses_whose_buckets_are_full_stand_in_the_trie() {
 
 #[test]
 fn neighbours_move_into_a_block_together_and_are_found_all_the_time() {
-    let capacities = Capacities { remote_v6_buckets: 64, remote_v6_leaves: 16, ..Capacities::small() };
+    let capacities =
+        Capacities { remote_v6_buckets: 64, remote_v6_leaves: 16, ..Capacities::small() };
     let (mut tables, grace, mut rng) = (empty(capacities), Grace::default(), Rng(11));
     let mut model = Program::default();
     // 24 groups, 16 blocks: the last ones do not fit
-    let address =
-        |group: u64, byte: u64| Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(group) << 8 | u128::from(byte));
+    let address = |group: u64, byte: u64| {
+        Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(group) << 8 | u128::from(byte))
+    };
     let key = |address: Ipv6Addr| schema::remote_key(address.into(), 128);
     let (mut full, mut most) = (0, 0);
     for i in 0..1500u16 {
@@ -293,7 +313,8 @@ fn what_moved_into_a_block_is_found_in_both_places_until_a_grace_period() {
     let mut model = Program::default();
     let places = |tables: &Tables| {
         let words = tables.maps.words::<AtomicU32>(MapId::RemoteV6Exact);
-        let values = words.chunks(exact::SIZE / 4).flat_map(|b| &b[exact::VALUES / 4..][..exact::WAYS]);
+        let values =
+            words.chunks(exact::SIZE / 4).flat_map(|b| &b[exact::VALUES / 4..][..exact::WAYS]);
         values.filter(|v| v.load(Relaxed) != 0).map(|v| v.load(Relaxed)).collect::<Vec<_>>()
     };
     let steps = [
@@ -307,9 +328,16 @@ fn what_moved_into_a_block_is_found_in_both_places_until_a_grace_period() {
         tables.write(&step, &grace).unwrap();
         model.apply(&step);
         assert_eq!(places(&tables).len(), wanted, "{step:?}");
-        assert_eq!((tables.read().unwrap(), tables.read_afresh().unwrap()), (model.clone(), model.clone()));
+        assert_eq!(
+            (tables.read().unwrap(), tables.read_afresh().unwrap()),
+            (model.clone(), model.clone())
+        );
         for n in 0..5 {
-            assert_eq!(remote(&tables.maps, address(n).into()), expected(&model, address(n).into()), "{step:?}: {n}");
+            assert_eq!(
+                remote(&tables.maps, address(n).into()),
+                expected(&model, address(n).into()),
+                "{step:?}: {n}"
+            );
         }
     }
     // killed here, the next process finishes it
@@ -331,7 +359,11 @@ fn a_flipped_slot_is_reported() {
     let key = schema::remote_key("10.1.0.0".parse().unwrap(), 16);
     tables
         .write(
-            &Write::put(TableId::RemoteV4, key, schema::set_remote(ClassId::<V4>::new(3), Incarnation::new(0))),
+            &Write::put(
+                TableId::RemoteV4,
+                key,
+                schema::set_remote(ClassId::<V4>::new(3), Incarnation::new(0)),
+            ),
             &grace,
         )
         .unwrap();

@@ -111,12 +111,17 @@ pub enum Heed {
 
 impl Semantics {
     /// How the kernel itself reads filters.
-    pub const SOFTWARE: Self = Self { place: Place::Software, priority: Heed::Honoured, zero_keys: Heed::Honoured };
+    pub const SOFTWARE: Self =
+        Self { place: Place::Software, priority: Heed::Honoured, zero_keys: Heed::Honoured };
 
     /// How a NIC with these capabilities reads filters.
     pub fn hardware(can: &Capabilities) -> Self {
         let heed = |honoured| if honoured { Heed::Honoured } else { Heed::Ignored };
-        Self { place: Place::Hardware, priority: heed(can.priority), zero_keys: heed(can.zero_keys) }
+        Self {
+            place: Place::Hardware,
+            priority: heed(can.priority),
+            zero_keys: heed(can.zero_keys),
+        }
     }
 }
 
@@ -169,7 +174,8 @@ impl Walk<'_> {
             }
             if !goes_on {
                 // One of several may say `continue` while another decides; both can be first.
-                let also = here.iter().any(|f| f.action == Action::Continue && self.matches(f, state));
+                let also =
+                    here.iter().any(|f| f.action == Action::Continue && self.matches(f, state));
                 if !also {
                     return;
                 }
@@ -218,16 +224,23 @@ impl Walk<'_> {
         if !ethertype {
             return false;
         }
-        let byte = |key: Option<u8>, value: u8| key.is_none_or(|k| self.unread(k.into()) || k == value);
-        let bits = |key: Option<Masked>, value: u16| key.is_none_or(|k| self.unread(k.value.into()) || k.holds(value));
+        let byte =
+            |key: Option<u8>, value: u8| key.is_none_or(|k| self.unread(k.into()) || k == value);
+        let bits = |key: Option<Masked>, value: u16| {
+            key.is_none_or(|k| self.unread(k.value.into()) || k.holds(value))
+        };
         let within = |key: Option<ipnetwork::IpNetwork>, address: IpAddr| {
-            key.is_none_or(|k| (k.network().is_unspecified() && self.unread(0)) || k.contains(address))
+            key.is_none_or(|k| {
+                (k.network().is_unspecified() && self.unread(0)) || k.contains(address)
+            })
         };
         // What the dissector did not find reads as 0: ports of protocols without, of fragments, of
         // cut headers.
         let ports = |key: Option<Ports>, value: Option<u16>| {
             let value = if self.has_headers() { value.unwrap_or(0) } else { 0 };
-            key.is_none_or(|k| matches!(k, Ports::Masked(m) if self.unread(m.value.into())) || k.holds(value))
+            key.is_none_or(|k| {
+                matches!(k, Ports::Masked(m) if self.unread(m.value.into())) || k.holds(value)
+            })
         };
         let headers = self.has_headers();
         let flags = if headers { packet.tcp_flags & 0xfff } else { 0 };
@@ -319,7 +332,10 @@ mod tests {
         ];
         let mut sorted = filters.to_vec();
         sorted.sort();
-        assert_eq!(run(&sorted, Side::Ingress, &packet(), Semantics::SOFTWARE), [Outcome::Pass, Outcome::Drop]);
+        assert_eq!(
+            run(&sorted, Side::Ingress, &packet(), Semantics::SOFTWARE),
+            [Outcome::Pass, Outcome::Drop]
+        );
     }
 
     #[test]
@@ -327,14 +343,22 @@ mod tests {
         let established = Masked::new(ct::ESTABLISHED, ct::ESTABLISHED);
         let filters = [
             filter(0, 1, v4(), Action::Track(3)),
-            filter(3, 1, Pattern { ct_state: Some(established), ..v4() }, Action::Redirect(IfIndex::new(9))),
+            filter(
+                3,
+                1,
+                Pattern { ct_state: Some(established), ..v4() },
+                Action::Redirect(IfIndex::new(9)),
+            ),
             filter(3, 2, Pattern::default(), Action::Drop),
         ];
         let hardware = Semantics { place: Place::Hardware, ..Semantics::SOFTWARE };
         let old = Packet { ct: ct::ESTABLISHED, ..packet() };
         assert_eq!(run(&filters, Side::Ingress, &packet(), Semantics::SOFTWARE), [Outcome::Drop]);
         assert_eq!(run(&filters, Side::Ingress, &packet(), hardware), [Outcome::Next]);
-        assert_eq!(run(&filters, Side::Ingress, &old, hardware), [Outcome::Redirect(IfIndex::new(9))]);
+        assert_eq!(
+            run(&filters, Side::Ingress, &old, hardware),
+            [Outcome::Redirect(IfIndex::new(9))]
+        );
         assert_eq!(run(&filters[1..2], Side::Ingress, &old, hardware), [Outcome::Next]);
     }
 

@@ -77,7 +77,11 @@ impl Report {
         self.removed += counts.removed;
         self.kept += counts.kept;
         let refused = counts.refused.into_iter();
-        self.refused.extend(refused.map(|(filter, why)| Refused { interface: interface.into(), filter, why }));
+        self.refused.extend(refused.map(|(filter, why)| Refused {
+            interface: interface.into(),
+            filter,
+            why,
+        }));
     }
 }
 
@@ -128,7 +132,9 @@ impl Flower {
     /// A netlink call fails, as in [`Flower::sync`].
     pub fn sync_all(&mut self, lowered: &[Lowered]) -> Result<Report, Error> {
         let mut wanted = BTreeMap::<&Port, Vec<Filter>>::new();
-        for (port, filters) in lowered.iter().flat_map(|l| &l.ports).filter(|(_, filters)| !filters.is_empty()) {
+        for (port, filters) in
+            lowered.iter().flat_map(|l| &l.ports).filter(|(_, filters)| !filters.is_empty())
+        {
             wanted.entry(port).or_default().extend(filters.iter().map(|p| p.filter.clone()));
         }
         let done = self.bring(wanted);
@@ -222,7 +228,9 @@ impl Flower {
             }
             if steps.is_empty() {
                 self.kernel.settle()?;
-                for (job, next) in jobs.iter_mut().zip(&mut next).filter(|(_, n)| **n == Next::Settle) {
+                for (job, next) in
+                    jobs.iter_mut().zip(&mut next).filter(|(_, n)| **n == Next::Settle)
+                {
                     *next = job.settled();
                 }
                 continue;

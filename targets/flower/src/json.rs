@@ -30,10 +30,16 @@ pub fn lowered(lowered: &Lowered) -> Value {
 fn filter(placed: &Placed) -> Value {
     let filter = &placed.filter;
     let (kind, keys): (&str, Map<String, Value>) = match &filter.matches {
-        Match::Local => ("basic", Map::from_iter([("match".into(), "meta(sk_family gt 0)".into())])),
-        Match::Flower(pattern) => {
-            ("flower", text::keys(pattern).into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        Match::Local => {
+            ("basic", Map::from_iter([("match".into(), "meta(sk_family gt 0)".into())]))
         }
+        Match::Flower(pattern) => (
+            "flower",
+            text::keys(pattern)
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
+        ),
     };
     json!({
         "side": text::side(filter.side),

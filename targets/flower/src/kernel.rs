@@ -79,7 +79,8 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses a netlink socket.
     pub fn open() -> Result<Self, Error> {
-        let socket = BatchSocket::open().map_err(|source| Error::Netlink { what: "open rtnetlink".into(), source })?;
+        let socket = BatchSocket::open()
+            .map_err(|source| Error::Netlink { what: "open rtnetlink".into(), source })?;
         Ok(Kernel { socket })
     }
 
@@ -94,7 +95,10 @@ impl Kernel {
             let (ifindex, parent) = (u32_at(body, 4)?, u32_at(body, 12)?);
             (clsact && parent == tc::CLSACT).then_some(IfIndex::new(ifindex))
         });
-        Ok(list.map_err(|source| Error::Netlink { what: "list qdiscs".into(), source })?.into_iter().collect())
+        Ok(list
+            .map_err(|source| Error::Netlink { what: "list qdiscs".into(), source })?
+            .into_iter()
+            .collect())
     }
 
     /// Makes a clsact qdisc where there is none.
@@ -127,11 +131,18 @@ impl Kernel {
         Ok(())
     }
 
-    fn qdisc(&mut self, kind: u16, flags: u16, ifindex: IfIndex) -> Result<Result<(), Refusal>, Error> {
+    fn qdisc(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        ifindex: IfIndex,
+    ) -> Result<Result<(), Refusal>, Error> {
         let mut body = tc::header(ifindex.get(), tc::CLSACT_HANDLE, tc::CLSACT, 0).to_vec();
         put_text(&mut body, tc::TCA_KIND, "clsact");
         let what = || format!("qdisc of interface {ifindex}");
-        self.socket.one(kind, flags, &body).map_err(|source| Error::Netlink { what: what(), source })
+        self.socket
+            .one(kind, flags, &body)
+            .map_err(|source| Error::Netlink { what: what(), source })
     }
 
     /// All filters of both sides and all chains, everybody's. An interface without clsact, or that
@@ -142,11 +153,22 @@ impl Kernel {
     pub fn dump(&mut self, ifindex: IfIndex) -> Result<Vec<Decoded>, Error> {
         let mut all = Vec::new();
         for side in [Side::Ingress, Side::Egress] {
-            match self.socket.dump(libc::RTM_GETTFILTER, &tc::header(ifindex.get(), 0, parent(side), 0), decode) {
+            match self.socket.dump(
+                libc::RTM_GETTFILTER,
+                &tc::header(ifindex.get(), 0, parent(side), 0),
+                decode,
+            ) {
                 Ok(list) => all.extend(list),
-                Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)) => {}
+                Err(e)
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(libc::ENODEV | libc::EINVAL | libc::ENOENT)
+                    ) => {}
                 Err(source) => {
-                    return Err(Error::Netlink { what: format!("list filters of interface {ifindex}"), source });
+                    return Err(Error::Netlink {
+                        what: format!("list filters of interface {ifindex}"),
+                        source,
+                    });
                 }
             }
         }
@@ -158,21 +180,28 @@ impl Kernel {
     ///
     /// # Errors
     /// The socket fails; some of the changes may have been done.
-    pub fn apply(&mut self, changes: &[Change<'_>]) -> Result<Vec<Result<Applied, Refusal>>, Error> {
-        let unfit = |c: &Change<'_>| if c.way == Way::Remove { None } else { check(c.filter).err() };
+    pub fn apply(
+        &mut self,
+        changes: &[Change<'_>],
+    ) -> Result<Vec<Result<Applied, Refusal>>, Error> {
+        let unfit =
+            |c: &Change<'_>| if c.way == Way::Remove { None } else { check(c.filter).err() };
         let unfit: Vec<_> = changes.iter().map(unfit).collect();
-        let fit: Vec<&Change<'_>> = changes.iter().zip(&unfit).filter(|(_, u)| u.is_none()).map(|(c, _)| c).collect();
+        let fit: Vec<&Change<'_>> =
+            changes.iter().zip(&unfit).filter(|(_, u)| u.is_none()).map(|(c, _)| c).collect();
         let write = |i: usize, sequence: u32, to: &mut Vec<u8>| {
             let &Change { way, ifindex, filter, handle } = fit[i];
             encode(to, way, ifindex, filter, handle, sequence);
         };
         let sent = self.socket.batch(fit.len(), write);
-        let sent = sent.map_err(|source| Error::Netlink { what: "change filters".into(), source })?;
+        let sent =
+            sent.map_err(|source| Error::Netlink { what: "change filters".into(), source })?;
         let mut sent = sent.into_iter().zip(fit);
         let answer = |unfit: Option<_>| match unfit {
-            Some(unfit) => {
-                Err(Refusal { errno: libc::EINVAL, text: Some(format!("the kernel has no way to say it: {unfit}")) })
-            }
+            Some(unfit) => Err(Refusal {
+                errno: libc::EINVAL,
+                text: Some(format!("the kernel has no way to say it: {unfit}")),
+            }),
             None => {
                 let (answer, change) = sent.next().expect("an answer for each message");
                 answer.map(|done| applied(change, done))
@@ -201,7 +230,8 @@ impl Kernel {
         // SAFETY: socket(2) takes integers only. The descriptor is owned below.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
-            let (what, source) = ("wait until packets have left their chains".into(), io::Error::last_os_error());
+            let (what, source) =
+                ("wait until packets have left their chains".into(), io::Error::last_os_error());
             return Err(Error::Netlink { what, source });
         }
         // SAFETY: the kernel has just made this descriptor, so nobody else owns it. Closing it is

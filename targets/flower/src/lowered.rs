@@ -111,7 +111,9 @@ impl Reason {
             Reason::Routed => "not forwarded: the host routes between the ports",
             Reason::Translation => "not forwarded: the host may have to translate it",
             Reason::NextHop => "not forwarded: the pod's hardware address is not known",
-            Reason::Service => "stricter than policy: without eBPF a Service's address is judged as it is",
+            Reason::Service => {
+                "stricter than policy: without eBPF a Service's address is judged as it is"
+            }
             Reason::Priority => "the NIC ignores priority, and the filters would overlap",
         }
     }
@@ -145,7 +147,8 @@ impl Lowered {
         let ports = self.ports.iter().map(|(port, filters)| {
             let mut spilled = BTreeMap::new();
             for spill in self.spilled.iter().filter(|s| s.port == *port) {
-                *spilled.entry(spill.reason.describe().to_owned()).or_insert(0) += spill.filters.max(1);
+                *spilled.entry(spill.reason.describe().to_owned()).or_insert(0) +=
+                    spill.filters.max(1);
             }
             let (interface, refused) = (port.name.clone(), BTreeMap::new());
             let (mode, driver) = (mode.clone(), driver.into());

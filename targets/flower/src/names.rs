@@ -86,5 +86,6 @@ fn state(key: Masked) -> String {
         (ct::REPLY, "rpl"),
     ];
     let used = names.iter().filter(|(bit, _)| key.mask & bit != 0);
-    used.map(|(bit, name)| format!("{}{name}", if key.value & bit != 0 { '+' } else { '-' })).collect()
+    used.map(|(bit, name)| format!("{}{name}", if key.value & bit != 0 { '+' } else { '-' }))
+        .collect()
 }

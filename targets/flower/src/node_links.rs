@@ -43,8 +43,14 @@ impl NodeLinks {
     /// addresses.
     pub fn read() -> io::Result<Self> {
         Ok(NodeLinks {
-            links: links::by_index()?.into_iter().map(|(index, link)| (IfIndex::new(index), link)).collect(),
-            learned: switch::learned()?.into_iter().map(|(index, mac)| (IfIndex::new(index), mac)).collect(),
+            links: links::by_index()?
+                .into_iter()
+                .map(|(index, link)| (IfIndex::new(index), link))
+                .collect(),
+            learned: switch::learned()?
+                .into_iter()
+                .map(|(index, mac)| (IfIndex::new(index), mac))
+                .collect(),
             uplinks: switch::uplinks()?.into_iter().map(IfIndex::new).collect(),
             addresses: links::addresses()?.into_iter().map(|found| found.address).collect(),
         })
@@ -64,10 +70,17 @@ impl NodeLinks {
         });
         let pods: BTreeMap<EndpointId, PodPort> = pods.collect();
         let endpoints: BTreeSet<IfIndex> = pods.values().map(|p| p.port.ifindex).collect();
-        let uplinks = self.uplinks.iter().copied().filter(|ifindex| !endpoints.contains(ifindex)).filter_map(port);
+        let uplinks = self
+            .uplinks
+            .iter()
+            .copied()
+            .filter(|ifindex| !endpoints.contains(ifindex))
+            .filter_map(port);
         // One switch only where all pods hang on the same bridge.
-        let masters: BTreeSet<Option<u32>> =
-            endpoints.iter().map(|ifindex| self.links.get(ifindex).and_then(|l| l.master)).collect();
+        let masters: BTreeSet<Option<u32>> = endpoints
+            .iter()
+            .map(|ifindex| self.links.get(ifindex).and_then(|l| l.master))
+            .collect();
         let switched = masters.len() == 1 && masters.iter().all(Option::is_some);
         Topology {
             uplinks: uplinks.collect(),
@@ -101,7 +114,10 @@ mod tests {
 
     fn links(masters: [Option<u32>; 3]) -> NodeLinks {
         let link = |(index, master)| {
-            (IfIndex::new(index), Link { index, name: format!("p{index}"), master, ..Link::default() })
+            (
+                IfIndex::new(index),
+                Link { index, name: format!("p{index}"), master, ..Link::default() },
+            )
         };
         NodeLinks {
             links: [10, 11, 12].into_iter().zip(masters).map(link).collect(),
@@ -115,22 +131,30 @@ mod tests {
         let mut program = Program::default();
         for (index, endpoint) in [(10, 1u16), (11, 2)] {
             let entries = &mut program.table_mut(TableId::Interface).entries;
-            entries.insert(interface_key(IfIndex::new(index)), set_endpoint(EndpointId::new(endpoint)));
+            entries.insert(
+                interface_key(IfIndex::new(index)),
+                set_endpoint(EndpointId::new(endpoint)),
+            );
         }
         program
     }
 
     #[test]
     fn pods_of_one_bridge_are_switched() {
-        let topology =
-            links([Some(5), Some(5), None]).topology(&program(), &BTreeSet::from([10, 11, 12].map(IfIndex::new)));
+        let topology = links([Some(5), Some(5), None])
+            .topology(&program(), &BTreeSet::from([10, 11, 12].map(IfIndex::new)));
         // Forwarding replies past the host's translation would break Services.
         assert_eq!(topology.forwarding, Forwarding::Translating);
-        assert_eq!(topology.pods.keys().collect::<Vec<_>>(), [&EndpointId::new(1), &EndpointId::new(2)]);
+        assert_eq!(
+            topology.pods.keys().collect::<Vec<_>>(),
+            [&EndpointId::new(1), &EndpointId::new(2)]
+        );
         assert_eq!(topology.pods[&EndpointId::new(1)].mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(topology.uplinks.len(), 1);
         assert_eq!(
-            links([None, None, None]).topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new))).forwarding,
+            links([None, None, None])
+                .topology(&program(), &BTreeSet::from([10, 11].map(IfIndex::new)))
+                .forwarding,
             Forwarding::Routed
         );
         assert_eq!(

@@ -77,17 +77,25 @@ pub const DRIVERS: &[Quirks] = &[
         },
         facts: &[
             fact(
-                "keys that it does not know are passed over without an error: tcp_flags, port ranges, ct_state",
-                "broadcom/bnxt/bnxt_tc.c, bnxt_tc_parse_flow (checks only that control and basic are used)",
+                "keys that it does not know are passed over without an error: tcp_flags, port \
+                 ranges, ct_state",
+                "broadcom/bnxt/bnxt_tc.c, bnxt_tc_parse_flow (checks only that control and basic \
+                 are used)",
             ),
             fact(
                 "actions that it does not know are passed over: pass, ct",
                 "bnxt_tc.c, bnxt_tc_parse_actions (default: break)",
             ),
-            fact("ports of TCP and UDP only; an ethertype is wanted", "bnxt_tc.c, bnxt_tc_can_offload"),
+            fact(
+                "ports of TCP and UDP only; an ethertype is wanted",
+                "bnxt_tc.c, bnxt_tc_can_offload",
+            ),
             fact("chain 0 only", "bnxt_vfr.c, the call of tc_cls_can_offload_and_chain0"),
             fact("the prio is read nowhere", "bnxt_tc.c, all of it"),
-            fact("keys are given to the firmware with their masks", "bnxt_tc.c, bnxt_hwrm_cfa_flow_alloc"),
+            fact(
+                "keys are given to the firmware with their masks",
+                "bnxt_tc.c, bnxt_hwrm_cfa_flow_alloc",
+            ),
             fact("4096 filters", ASSUMED),
         ],
     },
@@ -96,7 +104,8 @@ pub const DRIVERS: &[Quirks] = &[
         abilities: Abilities { able: &[], chains: 0, tables: 0, filters: 0, masks: 0 },
         facts: &[fact(
             "filters can only lead to a traffic class (hw_tc): no drop, no redirect",
-            "intel/i40e/i40e_main.c, i40e_configure_clsflower (Invalid traffic class), i40e_handle_tclass",
+            "intel/i40e/i40e_main.c, i40e_configure_clsflower (Invalid traffic class), \
+             i40e_handle_tclass",
         )],
     },
     Quirks {
@@ -123,9 +132,13 @@ pub const DRIVERS: &[Quirks] = &[
             ),
             fact(
                 "ip_proto without ports is read as no key",
-                "ice_tc_lib.c, ice_tc_fill_rules (the protocol chooses the type of the port lookup only)",
+                "ice_tc_lib.c, ice_tc_fill_rules (the protocol chooses the type of the port lookup \
+                 only)",
             ),
-            fact("all filters have one priority", "ice_tc_lib.c, ice_eswitch_add_tc_fltr (rule_info.priority = 7)"),
+            fact(
+                "all filters have one priority",
+                "ice_tc_lib.c, ice_eswitch_add_tc_fltr (rule_info.priority = 7)",
+            ),
             fact("chain 0 only", "intel/ice/ice_main.c, ice_setup_tc_cls_flower"),
             fact(
                 "drop and redirect only; drop in switchdev mode only",
@@ -153,30 +166,40 @@ pub const DRIVERS: &[Quirks] = &[
             masks: 15,
         },
         facts: &[
-            fact("no port ranges", "mellanox/mlx5/core/en_tc.c, __parse_cls_flower (Unsupported key)"),
             fact(
-                "ports of TCP and UDP only",
-                "en_tc.c, __parse_cls_flower (Only UDP and TCP transports are supported for L4 matching)",
+                "no port ranges",
+                "mellanox/mlx5/core/en_tc.c, __parse_cls_flower (Unsupported key)",
             ),
             fact(
-                "values and masks of addresses, ports, tcp_flags are given to the device as they are",
+                "ports of TCP and UDP only",
+                "en_tc.c, __parse_cls_flower (Only UDP and TCP transports are supported for L4 \
+                 matching)",
+            ),
+            fact(
+                "values and masks of addresses, ports, tcp_flags are given to the device as they \
+                 are",
                 "en_tc.c, __parse_cls_flower",
             ),
             fact(
-                "chains and prios without end where the firmware has ignore_flow_level; else chains 0 to 3 and prios 1 to 16, \
+                "chains and prios without end where the firmware has ignore_flow_level; else \
+                 chains 0 to 3 and prios 1 to 16, \
                  and goto leads to higher numbers only",
-                "lib/fs_chains.c, mlx5_chains_get_chain_range, mlx5_chains_get_prio_range; en/tc/act/goto.c, validate_goto_chain",
+                "lib/fs_chains.c, mlx5_chains_get_chain_range, mlx5_chains_get_prio_range; \
+                 en/tc/act/goto.c, validate_goto_chain",
             ),
             fact(
-                "a flow table for each chain and prio, of all ports together, asked for with POOL_NEXT_SIZE",
+                "a flow table for each chain and prio, of all ports together, asked for with \
+                 POOL_NEXT_SIZE",
                 "lib/fs_chains.c, mlx5_chains_create_table",
             ),
             fact(
-                "of the pool's large tables there are 4 of 4M, 16 of 1M and 256 of 64K entries; others use them too",
+                "of the pool's large tables there are 4 of 4M, 16 of 1M and 256 of 64K entries; \
+                 others use them too",
                 "fs_ft_pool.c, FT_POOLS, mlx5_ft_pool_get_avail_sz; that 250 remain is assumed",
             ),
             fact(
-                "15 large groups in a table, each for one mask; further masks get groups of one entry",
+                "15 large groups in a table, each for one mask; further masks get groups of one \
+                 entry",
                 "eswitch.h, ESW_OFFLOADS_DEFAULT_NUM_GROUPS; fs_core.c, alloc_auto_flow_group",
             ),
             fact(
@@ -193,20 +216,35 @@ pub const DRIVERS: &[Quirks] = &[
     Quirks {
         driver: "nfp",
         abilities: Abilities {
-            able: &[Able::PortMasks, Able::SctpPorts, Able::ZeroKeys, Able::Ct, Able::Redirect, Able::Ipv6],
+            able: &[
+                Able::PortMasks,
+                Able::SctpPorts,
+                Able::ZeroKeys,
+                Able::Ct,
+                Able::Redirect,
+                Able::Ipv6,
+            ],
             chains: 0,
             tables: UNLIMITED,
             filters: 4096,
             masks: 255,
         },
         facts: &[
-            fact("no port ranges, no ICMP type", "netronome/nfp/flower/offload.c, NFP_FLOWER_WHITELIST_DISSECTOR"),
             fact(
-                "of tcp_flags only FIN, SYN, RST, PSH and URG are given on; ACK in the mask is lost, so SYN without ACK also \
-                 matches SYN with ACK",
-                "nfp/flower/match.c, nfp_flower_compile_ip_ext; offload.c, nfp_flower_calculate_key_layers (looks at the value alone)",
+                "no port ranges, no ICMP type",
+                "netronome/nfp/flower/offload.c, NFP_FLOWER_WHITELIST_DISSECTOR",
             ),
-            fact("SCTP ports", "offload.c, nfp_flower_calculate_key_layers (IPPROTO_SCTP: NFP_FLOWER_LAYER_TP)"),
+            fact(
+                "of tcp_flags only FIN, SYN, RST, PSH and URG are given on; ACK in the mask is \
+                 lost, so SYN without ACK also \
+                 matches SYN with ACK",
+                "nfp/flower/match.c, nfp_flower_compile_ip_ext; offload.c, \
+                 nfp_flower_calculate_key_layers (looks at the value alone)",
+            ),
+            fact(
+                "SCTP ports",
+                "offload.c, nfp_flower_calculate_key_layers (IPPROTO_SCTP: NFP_FLOWER_LAYER_TP)",
+            ),
             fact("the prio is read nowhere", "offload.c, nfp_flower_add_offload"),
             fact(
                 "chain 0 only, but for what follows a ct action",
@@ -230,14 +268,24 @@ pub const DRIVERS: &[Quirks] = &[
     Quirks {
         driver: "rvu_nicpf",
         abilities: Abilities {
-            able: &[Able::PortMasks, Able::SctpPorts, Able::TcpFlags, Able::ZeroKeys, Able::Priority, Able::Ipv6],
+            able: &[
+                Able::PortMasks,
+                Able::SctpPorts,
+                Able::TcpFlags,
+                Able::ZeroKeys,
+                Able::Priority,
+                Able::Ipv6,
+            ],
             chains: 0,
             tables: UNLIMITED,
             filters: 16,
             masks: UNLIMITED,
         },
         facts: &[
-            fact("no port ranges, no ct_state", "marvell/octeontx2/nic/otx2_tc.c, otx2_tc_prepare_flow"),
+            fact(
+                "no port ranges, no ct_state",
+                "marvell/octeontx2/nic/otx2_tc.c, otx2_tc_prepare_flow",
+            ),
             fact(
                 "tcp_flags with their mask; refused by Linux 6.1, where nothing can be dropped",
                 "otx2_tc.c, otx2_tc_prepare_flow (NPC_TCP_FLAGS) of the kernel after 6.12",
@@ -247,7 +295,10 @@ pub const DRIVERS: &[Quirks] = &[
                 "a port's mask decides whether it is a key",
                 "otx2_tc.c, otx2_tc_prepare_flow (if (flow_mask->dport))",
             ),
-            fact("entries stand in order of prio", "otx2_tc.c, otx2_tc_add_to_flow_list of the kernel after 6.12"),
+            fact(
+                "entries stand in order of prio",
+                "otx2_tc.c, otx2_tc_add_to_flow_list of the kernel after 6.12",
+            ),
             fact("chain 0 only", "otx2_tc.c, otx2_setup_tc_block_ingress_cb"),
             fact(
                 "drop, pass; redirect to functions of the same physical one only, on ingress",
@@ -271,7 +322,8 @@ pub const DRIVERS: &[Quirks] = &[
         facts: &[
             fact(
                 "no port ranges, no ICMP type",
-                "sfc/tc.c of Linux 6.5 and later, efx_tc_flower_parse_match (Unsupported flower keys)",
+                "sfc/tc.c of Linux 6.5 and later, efx_tc_flower_parse_match (Unsupported flower \
+                 keys)",
             ),
             fact(
                 "ports and flags of TCP and UDP only",
@@ -285,14 +337,23 @@ pub const DRIVERS: &[Quirks] = &[
                 "the firmware says for each field which masks it takes; others are refused",
                 "sfc/mae.c, efx_mae_match_check_cap_typ; that ports are exact only is assumed",
             ),
-            fact("every filter has one priority", "sfc/tc.c, efx_tc_flower_replace (EFX_TC_PRIO_TC)"),
+            fact(
+                "every filter has one priority",
+                "sfc/tc.c, efx_tc_flower_replace (EFX_TC_PRIO_TC)",
+            ),
             fact(
                 "goto and ct from chain 0 only",
                 "sfc/tc.c, efx_tc_flower_replace_lhs (LHS rule only allowed in chain 0)",
             ),
-            fact("ct_state trk and est only", "sfc/tc.c, efx_tc_flower_parse_match (Unsupported ct_state match)"),
+            fact(
+                "ct_state trk and est only",
+                "sfc/tc.c, efx_tc_flower_parse_match (Unsupported ct_state match)",
+            ),
             fact("no action pass", "sfc/tc.c, efx_tc_flower_replace (Unhandled action)"),
-            fact("Linux 6.1 knows no key above Ethernet", "sfc/tc.c of 6.1, efx_tc_flower_parse_match"),
+            fact(
+                "Linux 6.1 knows no key above Ethernet",
+                "sfc/tc.c of 6.1, efx_tc_flower_parse_match",
+            ),
             fact("4096 filters", ASSUMED),
         ],
     },
@@ -363,7 +424,12 @@ mod tests {
     #[test]
     fn drivers_stand_in_order_and_every_fact_has_a_source() {
         assert!(DRIVERS.is_sorted_by(|a, b| a.driver < b.driver));
-        assert!(DRIVERS.iter().flat_map(|q| q.facts).all(|f| !f.says.is_empty() && !f.source.is_empty()));
+        assert!(
+            DRIVERS
+                .iter()
+                .flat_map(|q| q.facts)
+                .all(|f| !f.says.is_empty() && !f.source.is_empty())
+        );
     }
 
     #[test]

@@ -45,13 +45,18 @@ impl Software {
     pub fn open() -> Result<Self, Error> {
         let refused = |call: &str, source| Error::System { call: call.into(), source };
         if !tracks().map_err(|e| refused("ask for tracked connections", e))? {
-            let what = "connection tracking is off in this network namespace, and without it replies cannot be told from \
-                        openings; add a rule that uses it, such as: nft add table inet netpolc-ct; nft add chain inet netpolc-ct c \
-                        '{ type filter hook prerouting priority 0; }'; nft add rule inet netpolc-ct c ct state new";
+            let what = "connection tracking is off in this network namespace, and without it \
+                replies cannot be told from \
+                        openings; add a rule that uses it, such as: nft add table inet netpolc-ct; \
+                nft add chain inet netpolc-ct c \
+                        '{ type filter hook prerouting priority 0; }'; nft add rule inet \
+                netpolc-ct c ct state new";
             return Err(Error::Installed(what.into()));
         }
-        let mut flower = Flower::new().map_err(|e| Error::Installed(format!("software flower: {e}")))?;
-        let installed = flower.installed().map_err(|e| Error::Installed(format!("software flower: {e}")))?;
+        let mut flower =
+            Flower::new().map_err(|e| Error::Installed(format!("software flower: {e}")))?;
+        let installed =
+            flower.installed().map_err(|e| Error::Installed(format!("software flower: {e}")))?;
         Ok(Software {
             program: Program::default(),
             inherited: if installed.is_empty() { Inherited::Nothing } else { Inherited::Filters },
@@ -77,13 +82,16 @@ impl Software {
 /// # Errors
 /// No UDP socket can be bound to a loopback address, or the datagram cannot be sent.
 pub fn tracks() -> io::Result<bool> {
-    let (from, to) = (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
+    let (from, to) =
+        (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
     from.send_to(b"netpolc", to.local_addr()?)?;
     let SocketAddr::V4(address) = from.local_addr()? else { return Ok(false) };
     // A kernel without conntrack refuses the question.
     let tracked = conntrack::dump().unwrap_or_default();
     let ours = |t: &conntrack::Tracked| {
-        t.original.protocol == 17 && t.original.source == *address.ip() && t.original.source_port == address.port()
+        t.original.protocol == 17
+            && t.original.source == *address.ip()
+            && t.original.source_port == address.port()
     };
     Ok(tracked.iter().any(ours))
 }
@@ -129,19 +137,25 @@ impl NodeTarget for Software {
     }
 
     fn follow(&mut self, program: &Program) -> Result<(), Error> {
-        let links =
-            NodeLinks::read().map_err(|source| Error::System { call: "read the node's links".into(), source })?;
+        let links = NodeLinks::read()
+            .map_err(|source| Error::System { call: "read the node's links".into(), source })?;
         let topology = links.topology(program, &self.attached);
-        let lowered = lower(program, &topology, Mode::Software, &capability::Capabilities::software())
-            .map_err(|e| Error::Installed(e.to_string()))?;
+        let lowered =
+            lower(program, &topology, Mode::Software, &capability::Capabilities::software())
+                .map_err(|e| Error::Installed(e.to_string()))?;
         let records = lowered.record("software");
-        let report = self.flower.sync(&lowered).map_err(|e| Error::Installed(format!("software flower: {e}")))?;
+        let report = self
+            .flower
+            .sync(&lowered)
+            .map_err(|e| Error::Installed(format!("software flower: {e}")))?;
         self.records = records;
         match report.refusals().first() {
             None => Ok(()),
             Some((interface, message, count)) => {
-                let what =
-                    format!("{count} filters on {interface} were refused: {message}; what was enforced there stays");
+                let what = format!(
+                    "{count} filters on {interface} were refused: {message}; what was enforced \
+                     there stays"
+                );
                 Err(Error::Installed(what))
             }
         }
@@ -156,7 +170,13 @@ impl NodeTarget for Software {
     }
 
     /// The host's connection tracking knows it already.
-    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(
+        &mut self,
+        _: EndpointId,
+        _: Incarnation,
+        _: &Connection,
+        _: Origin,
+    ) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }

@@ -65,7 +65,8 @@ impl fmt::Display for Counterexample {
         let port_of = |p: Option<u16>| p.map_or_else(|| "-".into(), |p| p.to_string());
         write!(
             f,
-            "port {}: {outcome:?} of {} {} -> {} {} protocol {} flags {:#x} ct {:#x} {:?}: {why}; {filter:?}",
+            "port {}: {outcome:?} of {} {} -> {} {} protocol {} flags {:#x} ct {:#x} {:?}: {why}; \
+             {filter:?}",
             port.name,
             p.source,
             port_of(p.source_port),
@@ -110,7 +111,13 @@ pub fn check(
             for outcome in outcomes {
                 if let Some(why) = tables.wrong(&place, &packet, outcome) {
                     let filter = guilty(filters, &packet, outcome, can);
-                    found.push(Counterexample { port: port.clone(), packet: packet.clone(), outcome, why, filter });
+                    found.push(Counterexample {
+                        port: port.clone(),
+                        packet: packet.clone(),
+                        outcome,
+                        why,
+                        filter,
+                    });
                 }
             }
             match (found.len() < limit, dropped) {
@@ -140,7 +147,8 @@ fn misses(filters: &[Filter], can: &Capabilities) -> Vec<Filter> {
         Action::Goto(chain) | Action::Track(chain) => Some(chain),
         _ => None,
     });
-    let chains: BTreeSet<u32> = led_to.chain(filters.iter().map(|f| f.chain)).filter(|c| *c > 0).collect();
+    let chains: BTreeSet<u32> =
+        led_to.chain(filters.iter().map(|f| f.chain)).filter(|c| *c > 0).collect();
     let last = |chain| Filter {
         side: Side::Ingress,
         chain,
@@ -172,7 +180,8 @@ fn guilty(filters: &[Filter], packet: &Packet, outcome: Outcome, can: &Capabilit
     let mut fewer = filters.to_vec();
     let needed = (0..filters.len()).filter(|at| does(&filters[*at])).find(|at| {
         let one = fewer.remove(*at);
-        let missing = !run(&fewer, Side::Ingress, packet, Semantics::hardware(can)).contains(&outcome);
+        let missing =
+            !run(&fewer, Side::Ingress, packet, Semantics::hardware(can)).contains(&outcome);
         fewer.insert(*at, one);
         missing
     });
@@ -214,7 +223,8 @@ impl<'a> Tables<'a> {
                 let (value, length) = key.prefix();
                 edges(value.get(), length, family, all);
             }
-            let near = owners.keys().chain(&topology.node_addresses).filter(|a| Family::of(**a) == family);
+            let near =
+                owners.keys().chain(&topology.node_addresses).filter(|a| Family::of(**a) == family);
             for a in near {
                 edges(bits(*a), family.bits(), family, all);
             }
@@ -250,7 +260,9 @@ impl<'a> Tables<'a> {
 
     fn is_own(&self, endpoint: EndpointId, address: IpAddr) -> bool {
         let table = TableId::own(Family::of(address));
-        self.program.get(table, &own_key(endpoint, address)).is_some_and(|e| e.action == ActionId::Own)
+        self.program
+            .get(table, &own_key(endpoint, address))
+            .is_some_and(|e| e.action == ActionId::Own)
     }
 
     /// What is wrong with this outcome; None where it is sound.
@@ -265,7 +277,10 @@ impl<'a> Tables<'a> {
     /// Why hardware must not drop this packet. In order: what must never be dropped by its shape,
     /// what is not judged here by its destination, and what the tables permit.
     fn wrongly_dropped(&self, place: &Place, p: &Packet) -> Option<&'static str> {
-        if !matches!(p.ethertype, 0x0800 | 0x86dd) || p.protocol != 6 || p.fragment == Fragment::Later {
+        if !matches!(p.ethertype, 0x0800 | 0x86dd)
+            || p.protocol != 6
+            || p.fragment == Fragment::Later
+        {
             return Some("only TCP openings may be dropped");
         }
         if p.tcp_flags & 0x12 != 0x02 {
@@ -281,10 +296,13 @@ impl<'a> Tables<'a> {
             if self.is_own(endpoint, p.destination) {
                 return Some("its destination is the pod itself");
             }
-            let guarded = eval::word(self.program, endpoint).flags & (Word::GUARD | Word::EGRESS) != 0;
+            let guarded =
+                eval::word(self.program, endpoint).flags & (Word::GUARD | Word::EGRESS) != 0;
             // Either is reason enough to drop: a source that the guard denies, or the egress set.
             let spoofed = guarded && !self.is_own(endpoint, p.source);
-            if spoofed || !self.permits(Pipeline::FromPod, endpoint, p.destination, 6, p.destination_port) {
+            if spoofed
+                || !self.permits(Pipeline::FromPod, endpoint, p.destination, 6, p.destination_port)
+            {
                 return None;
             }
         }
@@ -308,7 +326,9 @@ impl<'a> Tables<'a> {
         }
         match self.topology.forwarding {
             Forwarding::Routed => return Some("the host routes"),
-            Forwarding::Translating if p.ct & ct::REPLY != 0 => return Some("the host may have to translate it back"),
+            Forwarding::Translating if p.ct & ct::REPLY != 0 => {
+                return Some("the host may have to translate it back");
+            }
             Forwarding::Translating | Forwarding::Switched => {}
         }
         if p.ct & ct::ESTABLISHED == 0 {

@@ -19,12 +19,18 @@ pub use crate::names::{keys, placement, protocol, side};
 pub fn print(lowered: &Lowered) -> String {
     let mut text = String::new();
     let totals = Totals::of(lowered);
-    let name = |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
+    let name =
+        |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
     for (port, placed) in &lowered.ports {
         let counts = totals.ports.get(&port.name).map(|t| t.counts).unwrap_or_default();
         _ = writeln!(text, "# {} (ifindex {}): {}", port.name, port.ifindex, count(counts));
         for placed in placed {
-            _ = writeln!(text, "{}{}", line(&port.name, &placed.filter, name), comment(&placed.origins));
+            _ = writeln!(
+                text,
+                "{}{}",
+                line(&port.name, &placed.filter, name),
+                comment(&placed.origins)
+            );
         }
     }
     for spilled in &lowered.spilled {
@@ -58,7 +64,10 @@ fn comment(origins: &Origins) -> String {
 /// One filter. `name` gives a port's name by its index, where it is known.
 pub fn line(device: &str, filter: &Filter, name: impl Fn(IfIndex) -> Option<String>) -> String {
     let (protocol, prio, chain) = (protocol(filter), filter.prio, filter.chain);
-    let mut line = format!("filter dev {device} {} protocol {protocol} pref {prio} chain {chain}", side(filter.side));
+    let mut line = format!(
+        "filter dev {device} {} protocol {protocol} pref {prio} chain {chain}",
+        side(filter.side)
+    );
     match &filter.matches {
         Match::Local => line += " basic match 'meta(sk_family gt 0)'",
         Match::Flower(pattern) => {
@@ -83,7 +92,10 @@ pub fn action(action: &Action, name: impl Fn(IfIndex) -> Option<String>) -> Stri
         Action::Goto(chain) => format!("action goto chain {chain}"),
         Action::Track(chain) => format!("action ct zone 0 pipe action goto chain {chain}"),
         Action::Redirect(port) => {
-            format!("action mirred egress redirect dev {}", name(*port).unwrap_or_else(|| format!("if{port}")))
+            format!(
+                "action mirred egress redirect dev {}",
+                name(*port).unwrap_or_else(|| format!("if{port}"))
+            )
         }
         Action::Continue => "action continue".into(),
     }
@@ -100,7 +112,10 @@ mod tests {
             protocol: Some(6),
             destination_port: Some(Ports::Masked(Masked::new(8000, 0xfff8))),
             tcp_flags: Some(Masked::new(2, 0x12)),
-            ct_state: Some(Masked::new(ct::TRACKED | ct::ESTABLISHED, ct::TRACKED | ct::ESTABLISHED | ct::REPLY)),
+            ct_state: Some(Masked::new(
+                ct::TRACKED | ct::ESTABLISHED,
+                ct::TRACKED | ct::ESTABLISHED | ct::REPLY,
+            )),
             ..Pattern::of(netpolc_table::schema::Family::V4).to("10.0.0.0/24".parse().unwrap())
         };
         let filter = Filter {
@@ -114,10 +129,17 @@ mod tests {
         };
         assert_eq!(
             line("simr0", &filter, |_| Some("simr1".into())),
-            "filter dev simr0 ingress protocol ip pref 10 chain 7 flower skip_sw ip_proto tcp dst_ip 10.0.0.0/24 \
-             dst_port 8000/0xfff8 tcp_flags 0x002/0x012 ct_state +trk+est-rpl action mirred egress redirect dev simr1"
+            "filter dev simr0 ingress protocol ip pref 10 chain 7 flower skip_sw ip_proto tcp \
+             dst_ip 10.0.0.0/24 \
+             dst_port 8000/0xfff8 tcp_flags 0x002/0x012 ct_state +trk+est-rpl action mirred egress \
+             redirect dev simr1"
         );
-        let local = Filter { matches: Match::Local, copies: Copies::Software, action: Action::Track(3), ..filter };
+        let local = Filter {
+            matches: Match::Local,
+            copies: Copies::Software,
+            action: Action::Track(3),
+            ..filter
+        };
         assert_eq!(
             line("p", &local, |_| None),
             "filter dev p ingress protocol all pref 10 chain 7 basic match 'meta(sk_family gt 0)' \

@@ -35,7 +35,8 @@ impl Topology {
     /// forwarded as on a node with an agent.
     pub fn made_up(pods: impl IntoIterator<Item = (EndpointId, String)>, uplink: Port) -> Self {
         let pods = pods.into_iter().map(|(endpoint, name)| {
-            let port = Port { ifindex: IfIndex::new(FIRST_MADE_UP + u32::from(endpoint.get())), name };
+            let port =
+                Port { ifindex: IfIndex::new(FIRST_MADE_UP + u32::from(endpoint.get())), name };
             let [high, low] = endpoint.get().to_be_bytes();
             (endpoint, PodPort { port, mac: Some([2, 0, 0, 0, high, low]) })
         });

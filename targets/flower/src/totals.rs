@@ -92,7 +92,10 @@ impl Totals {
             for placed in placed {
                 let filter = &placed.filter;
                 of_port.counts.count(filter);
-                *of_port.chains.entry(format!("{} {}", names::side(filter.side), filter.chain)).or_default() += 1;
+                *of_port
+                    .chains
+                    .entry(format!("{} {}", names::side(filter.side), filter.chain))
+                    .or_default() += 1;
                 *of_port.masks.entry(mask(filter)).or_default() += 1;
                 tables.insert((filter.side, filter.chain, filter.prio));
                 masks.insert((filter.side, mask(filter)));
@@ -134,7 +137,8 @@ impl Budget {
         let mut filters = 0;
         let mut tables = BTreeMap::<_, BTreeSet<String>>::new();
         for (port, placed) in &lowered.ports {
-            for filter in placed.iter().map(|p| &p.filter).filter(|f| f.copies != Copies::Software) {
+            for filter in placed.iter().map(|p| &p.filter).filter(|f| f.copies != Copies::Software)
+            {
                 filters += 1;
                 tables.entry((port, filter.chain, filter.prio)).or_default().insert(mask(filter));
             }
@@ -142,7 +146,10 @@ impl Budget {
         Budget {
             filters: Use { used: filters, of: can.filters },
             tables: Use { used: tables.len(), of: can.tables },
-            masks: Use { used: tables.values().map(BTreeSet::len).max().unwrap_or(0), of: can.masks },
+            masks: Use {
+                used: tables.values().map(BTreeSet::len).max().unwrap_or(0),
+                of: can.masks,
+            },
         }
     }
 }
@@ -156,7 +163,9 @@ pub fn mask(filter: &Filter) -> String {
             for (name, value) in names::keys(pattern) {
                 let bits = value.split_once('/').map(|(_, bits)| bits);
                 words.push(match (name, bits) {
-                    ("ct_state", _) => format!("{name}/{:#x}", pattern.ct_state.map_or(0, |m| m.mask)),
+                    ("ct_state", _) => {
+                        format!("{name}/{:#x}", pattern.ct_state.map_or(0, |m| m.mask))
+                    }
                     ("src_ip" | "dst_ip" | "tcp_flags", Some(bits)) => format!("{name}/{bits}"),
                     ("src_port" | "dst_port", bits) => match bits {
                         Some(bits) => format!("{name}/{bits}"),

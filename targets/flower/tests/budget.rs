@@ -26,7 +26,8 @@ use netpolc_testbed::{
 fn node(cluster: &Cluster, name: &str) -> (netpolc_lower::Compiler, Topology) {
     let compiler = compile(cluster, Scope::Node(name.into())).expect("it fits");
     let pod = |(key, id): (&netpolc_policy::ObjectKey, EndpointId)| {
-        let port = Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.to_string() };
+        let port =
+            Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.to_string() };
         (id, PodPort { port, mac: Some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]) })
     };
     let pods: BTreeMap<EndpointId, PodPort> = compiler.endpoints().map(pod).collect();
@@ -67,8 +68,10 @@ fn what_is_over_a_budget_stays_in_software_with_its_reason() {
         (Capabilities { tables: 10, ..simnic.clone() }, Reason::Tables),
         (Capabilities { masks: 2, priority: false, ..simnic.clone() }, Reason::Masks),
     ] {
-        let lowered = lower(compiler.program(), &topology, Mode::Representor, &can).expect("never refused");
-        let again = lower(compiler.program(), &topology, Mode::Representor, &can).expect("never refused");
+        let lowered =
+            lower(compiler.program(), &topology, Mode::Representor, &can).expect("never refused");
+        let again =
+            lower(compiler.program(), &topology, Mode::Representor, &can).expect("never refused");
         assert_eq!(lowered, again);
         assert!(reasons(&lowered).contains_key(&reason), "{:?}", reasons(&lowered));
         assert!(count(&lowered) > 0 && count(&lowered) as u64 <= u64::from(can.filters));
@@ -85,7 +88,8 @@ fn more_room_never_means_fewer_filters_of_a_flat_set() {
     let mut last = 0;
     for filters in [10, 100, 1000, 10_000] {
         let can = Capabilities { filters, ..capabilities("sfc") };
-        let lowered = lower(compiler.program(), &topology, Mode::Prefilter, &can).expect("never refused");
+        let lowered =
+            lower(compiler.program(), &topology, Mode::Prefilter, &can).expect("never refused");
         assert!(count(&lowered) >= last && count(&lowered) <= filters as usize);
         last = count(&lowered);
     }
@@ -98,9 +102,14 @@ fn a_nic_that_cannot_tell_openings_drops_nothing_and_says_why() {
     let (compiler, topology) = node(&cluster, &name);
     for driver in ["bnxt_en", "ice", "nfp", "i40e", "an unknown one"] {
         for mode in [Mode::Representor, Mode::Prefilter] {
-            let lowered = lower(compiler.program(), &topology, mode, &capabilities(driver)).expect("never refused");
+            let lowered = lower(compiler.program(), &topology, mode, &capabilities(driver))
+                .expect("never refused");
             assert_eq!(count(&lowered), 0, "{driver}");
-            assert!(reasons(&lowered).contains_key(&Reason::TcpFlags), "{driver}: {:?}", reasons(&lowered));
+            assert!(
+                reasons(&lowered).contains_key(&Reason::TcpFlags),
+                "{driver}: {:?}",
+                reasons(&lowered)
+            );
         }
     }
 }
@@ -111,11 +120,18 @@ fn drops_are_in_hardware_only_and_what_is_tracked_in_both() {
     let name = cluster.nodes.keys().next().expect("a node").to_string();
     let (compiler, topology) = node(&cluster, &name);
     let lowered =
-        lower(compiler.program(), &topology, Mode::Representor, &capabilities("mlx5_core")).expect("never refused");
+        lower(compiler.program(), &topology, Mode::Representor, &capabilities("mlx5_core"))
+            .expect("never refused");
     let placed = || lowered.ports.values().flatten().map(|p| &p.filter);
-    assert!(placed().any(|f| f.action == Action::Drop) && placed().any(|f| matches!(f.action, Action::Redirect(_))));
+    assert!(
+        placed().any(|f| f.action == Action::Drop)
+            && placed().any(|f| matches!(f.action, Action::Redirect(_)))
+    );
     assert!(placed().all(|f| f.action != Action::Drop || f.copies == Copies::Hardware));
-    assert!(placed().all(|f| !matches!(f.action, Action::Track(_) | Action::Redirect(_)) || f.copies == Copies::Both));
+    assert!(
+        placed().all(|f| !matches!(f.action, Action::Track(_) | Action::Redirect(_))
+            || f.copies == Copies::Both)
+    );
 }
 
 /// Prints counts for each driver: `cargo test --test budget -- --nocapture counted`.
@@ -129,12 +145,17 @@ fn filters_are_counted_for_each_driver() {
             for driver in DRIVERS.iter().map(|q| q.driver) {
                 for mode in [Mode::Representor, Mode::Prefilter] {
                     let can = capabilities(driver);
-                    let lowered = lower(compiler.program(), &topology, mode, &can).expect("never refused");
+                    let lowered =
+                        lower(compiler.program(), &topology, mode, &can).expect("never refused");
                     assert!(count(&lowered) as u64 <= u64::from(can.filters));
                     let pods = topology.pods.len();
                     let (filters, left) = (count(&lowered), reasons(&lowered));
-                    writeln!(table, "{what} {name} ({pods} pods) {driver} {mode:?}: {filters}, left out {left:?}")
-                        .expect("a string takes it");
+                    writeln!(
+                        table,
+                        "{what} {name} ({pods} pods) {driver} {mode:?}: {filters}, \
+                        left out {left:?}"
+                    )
+                    .expect("a string takes it");
                 }
             }
         }

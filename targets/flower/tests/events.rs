@@ -22,15 +22,19 @@ use netpolc_target_flower::{
 fn filters(late: &[&str]) -> BTreeMap<String, Vec<Filter>> {
     let pod = |name: &str, address: u8, role: &str| {
         format!(
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{role: {role}}}}}\n\
-             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.{address}, podIPs: [{{ip: 10.0.0.{address}}}], phase: Running}}\n"
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: \
+             {{role: {role}}}}}\n\
+             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.{address}, podIPs: [{{ip: \
+             10.0.0.{address}}}], phase: Running}}\n"
         )
     };
     let policy = |name: &str, role: &str, from: &str| {
         format!(
-            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, \
+             namespace: shop}}\n\
              spec:\n  podSelector: {{matchLabels: {{role: {role}}}}}\n  policyTypes: [Ingress]\n\
-             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {from}}}}}}}], ports: [{{port: 80}}]}}]\n"
+             \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{role: {from}}}}}}}], ports: \
+             [{{port: 80}}]}}]\n"
         )
     };
     let mut text = vec![
@@ -43,29 +47,45 @@ fn filters(late: &[&str]) -> BTreeMap<String, Vec<Filter>> {
     ];
     text.extend((9..).zip(late).map(|(address, name)| pod(name, address, "peer")));
     let (compiler, topology) = compiled(&cluster(&text.concat()));
-    let pods = topology.pods.into_iter().filter(|(_, pod)| !late.contains(&pod.port.name.as_str())).collect();
+    let pods = topology
+        .pods
+        .into_iter()
+        .filter(|(_, pod)| !late.contains(&pod.port.name.as_str()))
+        .collect();
     let lowered = software::lower(compiler.program(), &Topology { pods, ..topology }).unwrap();
     let ports = lowered.ports.into_iter();
-    ports.map(|(port, placed)| (port.name, placed.into_iter().map(|p| p.filter).collect())).collect()
+    ports
+        .map(|(port, placed)| (port.name, placed.into_iter().map(|p| p.filter).collect()))
+        .collect()
 }
 
 fn decoded((at, f): (usize, &Filter)) -> Decoded {
     let Filter { side, chain, prio, .. } = *f;
     let found = Found::Ours(f.clone());
     let in_hardware = u32::from(f.copies != Copies::Software);
-    Decoded { ifindex: IfIndex::new(1), side, chain, prio, handle: at as u32 + 1, in_hardware, found }
+    Decoded {
+        ifindex: IfIndex::new(1),
+        side,
+        chain,
+        prio,
+        handle: at as u32 + 1,
+        in_hardware,
+        found,
+    }
 }
 
 /// All steps from one list of filters to another.
 fn steps(old: &[Filter], new: &[Filter]) -> Vec<Step> {
-    let mut job = Job::new(IfIndex::new(1), books(old.iter().enumerate().map(decoded)), new.to_vec());
+    let mut job =
+        Job::new(IfIndex::new(1), books(old.iter().enumerate().map(decoded)), new.to_vec());
     let (mut all, mut next) = (Vec::new(), job.advance());
     loop {
         next = match next {
             Next::Done => return all,
             Next::Settle => job.settled(),
             Next::Steps(some) => {
-                some.iter().for_each(|step| job.answer(step, Ok(Applied { in_hardware: 1, text: None })));
+                some.iter()
+                    .for_each(|step| job.answer(step, Ok(Applied { in_hardware: 1, text: None })));
                 all.extend(some);
                 job.advance()
             }
@@ -81,7 +101,8 @@ fn a_pod_event_changes_only_what_differs() {
     for (port, old) in &old {
         let new = &new[port];
         let steps = steps(old, new);
-        let (before, after): (BTreeSet<&Filter>, BTreeSet<&Filter>) = (old.iter().collect(), new.iter().collect());
+        let (before, after): (BTreeSet<&Filter>, BTreeSet<&Filter>) =
+            (old.iter().collect(), new.iter().collect());
         for Step { way, filter, .. } in &steps {
             let differs = match way {
                 Way::Remove => before.contains(filter) && !after.contains(filter),
@@ -108,12 +129,17 @@ fn a_pod_of_the_node_is_one_filter_more_for_each_other() {
     let pod = |name: &str, address: u8| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.{address}, podIPs: [{{ip: 10.0.0.{address}}}], phase: Running}}\n"
+             spec: {{nodeName: here}}\nstatus: {{podIP: 10.0.0.{address}, podIPs: [{{ip: \
+             10.0.0.{address}}}], phase: Running}}\n"
         )
     };
     let filters = |pods: &[&str]| -> BTreeMap<String, Vec<Filter>> {
         let pods = (1..).zip(pods).map(|(address, name)| pod(name, address));
-        let text = ["apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(), pods.collect()].concat();
+        let text = [
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n".to_owned(),
+            pods.collect(),
+        ]
+        .concat();
         let (compiler, mut topology) = compiled(&cluster(&text));
         for (endpoint, pod) in &mut topology.pods {
             pod.mac = Some([2, 0, 0, 0, 0, endpoint.get() as u8]);
@@ -121,7 +147,9 @@ fn a_pod_of_the_node_is_one_filter_more_for_each_other() {
         let topology = Topology { forwarding: Forwarding::Translating, ..topology };
         let lowered = representor::lower(compiler.program(), &topology, &capabilities("mlx5_core"));
         let ports = lowered.ports.into_iter();
-        ports.map(|(port, placed)| (port.name, placed.into_iter().map(|p| p.filter).collect())).collect()
+        ports
+            .map(|(port, placed)| (port.name, placed.into_iter().map(|p| p.filter).collect()))
+            .collect()
     };
     let (old, new) = (filters(&["a", "b", "c"]), filters(&["a", "b", "c", "late"]));
     assert_eq!(old.len() + 1, new.len(), "{:?}", new.keys());

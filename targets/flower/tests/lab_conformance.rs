@@ -26,20 +26,39 @@ use node::{Node, Place, Seen, destination};
 const STRICTER: &[(&str, &str)] = &[
     (
         "S43",
-        "a packet denied towards the pod is tracked nevertheless (the host confirms it before the hook), so the other side counts as opener",
+        "a packet denied towards the pod is tracked nevertheless (the host confirms it before the \
+         hook), so the other side counts as opener",
     ),
     ("S50", "fragments to a pod: the host reassembles them or nobody knows their ports"),
     ("in fragments", "fragments to a pod"),
     ("S3 S52", "the host's own stack does not route packets that are cut, or a fragment alone"),
-    ("S35", "errors are let in by connection tracking only, which wants the quoted connection whole"),
-    ("S37 S38 SCTP", "the frames' verification tags are made up, and connection tracking compares them"),
+    (
+        "S35",
+        "errors are let in by connection tracking only, which wants the quoted connection whole",
+    ),
+    (
+        "S37 S38 SCTP",
+        "the frames' verification tags are made up, and connection tracking compares them",
+    ),
     ("S37 S39 other protocols", "connection tracking knows no GRE in this kernel"),
     ("S39a what needs no entry has none", "connection tracking keeps the opener that it saw first"),
     ("S38 a bare SYN", "a SYN with odd flags is not tracked, so nothing answers it"),
-    ("S38 simultaneous open", "connection tracking calls the crossing SYN a reply, as it does a SYN on a live tuple"),
-    ("S40 a new SYN in TIME_WAIT", "connection tracking keeps the old connection's opener until its time is over"),
-    ("S51 IPv6 extension headers", "extension headers that the dissector does not skip hide the ports"),
-    ("S52 layer 4 that is too short, V4", "the frames' IP checksums are wrong, so that the host does not route them"),
+    (
+        "S38 simultaneous open",
+        "connection tracking calls the crossing SYN a reply, as it does a SYN on a live tuple",
+    ),
+    (
+        "S40 a new SYN in TIME_WAIT",
+        "connection tracking keeps the old connection's opener until its time is over",
+    ),
+    (
+        "S51 IPv6 extension headers",
+        "extension headers that the dissector does not skip hide the ports",
+    ),
+    (
+        "S52 layer 4 that is too short, V4",
+        "the frames' IP checksums are wrong, so that the host does not route them",
+    ),
     ("S52 length fields that lie: total", "the frame's IP checksum is wrong"),
     ("S54", "tagged frames are dropped"),
     ("with options and tags", "tagged frames are dropped"),
@@ -49,31 +68,53 @@ const STRICTER: &[(&str, &str)] = &[
         "the host answers no ARP in another pod's name",
     ),
     ("to a link-local address", "nobody in the lab has that address"),
-    ("S55 hardware addresses", "the host carries nothing that is for another's; tagged frames are dropped"),
-    ("S45 S49 IPv4 source routes: where nothing is judged", "the host does not route by the sender's list"),
+    (
+        "S55 hardware addresses",
+        "the host carries nothing that is for another's; tagged frames are dropped",
+    ),
+    (
+        "S45 S49 IPv4 source routes: where nothing is judged",
+        "the host does not route by the sender's list",
+    ),
     (
         "S47 a pod reaches itself",
-        "flower does not know by which interface a packet came, so its own address is forged; what it sends to itself never leaves it",
+        "flower does not know by which interface a packet came, so its own address is forged; what \
+         it sends to itself never leaves it",
     ),
 ];
 
 /// What passes although other targets drop it, and why nothing is gained by it.
 const WIDER: &[(&str, &str)] = &[
     ("S36 S52 what is neither", "policy permits everybody everything, so nothing is read"),
-    ("S51 IPv6 extension headers that are too many", "policy permits everybody everything, so nothing is read"),
-    ("S51 S52 IPv6 extension headers that overrun", "policy permits everybody everything, so nothing is read"),
+    (
+        "S51 IPv6 extension headers that are too many",
+        "policy permits everybody everything, so nothing is read",
+    ),
+    (
+        "S51 S52 IPv6 extension headers that overrun",
+        "policy permits everybody everything, so nothing is read",
+    ),
     ("S52 length fields that lie", "policy permits everybody everything, so nothing is read"),
     ("S52 cut frames", "policy permits everybody everything, so nothing is read"),
     ("S52 layer 4 that is too short", "policy permits everybody everything, so nothing is read"),
     (
         "S39a what needs no entry has none",
-        "connection tracking knows who opened a connection, whether or not anything was isolated then",
+        "connection tracking knows who opened a connection, whether or not anything was isolated \
+         then",
     ),
-    ("S35", "an error about a connection that was permitted once, as long as connection tracking keeps it"),
-    ("S47 the pod's own address from elsewhere", "policy permits everybody everything, so nothing is read"),
+    (
+        "S35",
+        "an error about a connection that was permitted once, as long as connection tracking keeps \
+         it",
+    ),
+    (
+        "S47 the pod's own address from elsewhere",
+        "policy permits everybody everything, so nothing is read",
+    ),
     (
         "S44 forwarded packets whose interface is forgotten",
-        "connection tracking has seen the denied opening, so the pod's answer to what it never got passes",
+        "connection tracking has seen the denied opening, so the pod's answer to what it never got \
+         passes",
     ),
     ("S36 neighbour discovery passes", "flower has no key for the target, the size or the link"),
     (
@@ -87,7 +128,8 @@ const WIDER: &[(&str, &str)] = &[
 
 /// The node's addresses: in the cases about it, the stranger is one of them.
 fn topology(case: &Case) -> Topology {
-    let port = |ifindex, name: &str| PodPort { port: Port { ifindex, name: name.into() }, mac: None };
+    let port =
+        |ifindex, name: &str| PodPort { port: Port { ifindex, name: name.into() }, mac: None };
     let pods = [(A.endpoint, port(A.interface, "pod-a")), (B.endpoint, port(B.interface, "pod-b"))];
     let node = case.name.contains("S44").then(|| Hosts::both().map(|h| h.stranger).to_vec());
     Topology { pods: pods.into(), node_addresses: node.unwrap_or_default(), ..Topology::default() }
@@ -95,8 +137,11 @@ fn topology(case: &Case) -> Topology {
 
 fn places() -> Vec<Place> {
     let [v4, v6] = Hosts::both();
-    let place =
-        |name: &str, ifindex, addresses: &[IpAddr]| Place { name: name.into(), ifindex, addresses: addresses.to_vec() };
+    let place = |name: &str, ifindex, addresses: &[IpAddr]| Place {
+        name: name.into(),
+        ifindex,
+        addresses: addresses.to_vec(),
+    };
     vec![
         place("pod-a", A.interface, &[v4.a, v6.a]),
         place("pod-b", B.interface, &[v4.b, v6.b]),
@@ -117,8 +162,12 @@ fn put(node: &Node, hook: Hook, frame: &Frame, expected: Verdict) -> Seen {
     match (hook, frame.arrival) {
         // What is to be dropped may also get stuck behind the hook: a fragment that waits for its
         // others. Nothing is ever on the interfaces of nobody, and nothing is counted there.
-        (Hook::FromPod, _) if ![A.interface, B.interface].contains(&frame.interface) => Seen::Passed,
-        (Hook::FromPod, _) if expected == Verdict::Drop => node.pod_sends_beyond(frame.interface, bytes),
+        (Hook::FromPod, _) if ![A.interface, B.interface].contains(&frame.interface) => {
+            Seen::Passed
+        }
+        (Hook::FromPod, _) if expected == Verdict::Drop => {
+            node.pod_sends_beyond(frame.interface, bytes)
+        }
         (Hook::FromPod, _) => node.pod_sends(frame.interface, bytes),
         (Hook::ToPod, Arrival::Born) => {
             let destination = destination(bytes).expect("what the node sends is IP");
@@ -196,13 +245,16 @@ fn software_flower_gives_the_answers_of_every_target_or_stricter_ones() {
     let mut tally = Tally::default();
     // Software flower refuses Services: where their packets leave a pod it would have to judge the
     // backend.
-    let cases: Vec<Case> =
-        cases().into_iter().filter(|c| !c.name.contains("Service") && !c.name.contains("S48")).collect();
+    let cases: Vec<Case> = cases()
+        .into_iter()
+        .filter(|c| !c.name.contains("Service") && !c.name.contains("S48"))
+        .collect();
     for case in &cases {
         run(&mut node, case, &mut tally);
     }
     println!(
-        "{} cases ({} up to where time passes or another hook is asked), {} packets: {} answered more strictly, {} more widely",
+        "{} cases ({} up to where time passes or another hook is asked), {} packets: {} answered \
+         more strictly, {} more widely",
         cases.len(),
         tally.cut,
         tally.packets,
@@ -210,12 +262,20 @@ fn software_flower_gives_the_answers_of_every_target_or_stricter_ones() {
         tally.wider.len()
     );
     // Wider first: a later message would hide it.
-    for (kind, found, declared) in [("WIDER", &tally.wider, WIDER), ("stricter", &tally.stricter, STRICTER)] {
-        let undeclared: Vec<&str> =
-            found.iter().filter(|n| !declared.iter().any(|(part, _)| n.contains(part))).map(|n| &**n).collect();
+    for (kind, found, declared) in
+        [("WIDER", &tally.wider, WIDER), ("stricter", &tally.stricter, STRICTER)]
+    {
+        let undeclared: Vec<&str> = found
+            .iter()
+            .filter(|n| !declared.iter().any(|(part, _)| n.contains(part)))
+            .map(|n| &**n)
+            .collect();
         assert!(undeclared.is_empty(), "{kind} and not declared:\n{}", undeclared.join("\n"));
-        let unused: Vec<&str> =
-            declared.iter().map(|(part, _)| *part).filter(|part| !found.iter().any(|n| n.contains(part))).collect();
+        let unused: Vec<&str> = declared
+            .iter()
+            .map(|(part, _)| *part)
+            .filter(|part| !found.iter().any(|n| n.contains(part)))
+            .collect();
         assert!(unused.is_empty(), "declared as {kind} and not so any more: {unused:?}");
     }
     lab::assert_kernel_is_quiet();

@@ -59,7 +59,12 @@ fn owner(case: &Case, compiler: &Compiler, address: IpAddr) -> Option<ObjectKey>
     pods.find(|(key, _)| compiler.endpoint(key).is_some()).map(|(key, _)| key.clone())
 }
 
-fn stage(case: &Case, interfaces: &[(IfIndex, String)], uplink: &Port, before: &BTreeSet<IpAddr>) -> Staged {
+fn stage(
+    case: &Case,
+    interfaces: &[(IfIndex, String)],
+    uplink: &Port,
+    before: &BTreeSet<IpAddr>,
+) -> Staged {
     let compiler = compile(&case.cluster, Scope::Everywhere).expect("it fits");
     let asked = case.probes.iter().flat_map(|p| [&p.question.source, &p.question.destination]);
     let keys: BTreeSet<ObjectKey> = asked
@@ -69,7 +74,8 @@ fn stage(case: &Case, interfaces: &[(IfIndex, String)], uplink: &Port, before: &
         })
         .collect();
     assert!(keys.len() <= interfaces.len(), "{}: {} pods", case.name, keys.len());
-    let pods: BTreeMap<ObjectKey, IfIndex> = keys.into_iter().zip(interfaces.iter().map(|(i, _)| *i)).collect();
+    let pods: BTreeMap<ObjectKey, IfIndex> =
+        keys.into_iter().zip(interfaces.iter().map(|(i, _)| *i)).collect();
     let (mut routes, mut twice) = (BTreeMap::new(), BTreeSet::new());
     for (key, ifindex) in &pods {
         for address in &case.cluster.pods[key].addresses {
@@ -78,7 +84,8 @@ fn stage(case: &Case, interfaces: &[(IfIndex, String)], uplink: &Port, before: &
             }
         }
     }
-    let nodes: BTreeSet<IpAddr> = case.cluster.nodes.values().flat_map(|n| n.addresses.clone()).collect();
+    let nodes: BTreeSet<IpAddr> =
+        case.cluster.nodes.values().flat_map(|n| n.addresses.clone()).collect();
     let askable = |probe: &&Probe| {
         let question = &probe.question;
         let (from, to) = (question.source.address(), question.destination.address());
@@ -92,12 +99,16 @@ fn stage(case: &Case, interfaces: &[(IfIndex, String)], uplink: &Port, before: &
             && [from, to].iter().all(|address| !nodes.contains(address) && !twice.contains(address))
     };
     let probes: Vec<Probe> = case.probes.iter().filter(askable).cloned().collect();
-    let name = |ifindex: IfIndex| interfaces.iter().find(|(i, _)| *i == ifindex).expect("one of them").1.clone();
+    let name = |ifindex: IfIndex| {
+        interfaces.iter().find(|(i, _)| *i == ifindex).expect("one of them").1.clone()
+    };
     let ports = pods.iter().map(|(key, &ifindex)| {
-        let port = PodPort { port: Port { ifindex, name: name(ifindex) }, mac: Some(node::FAR_MAC) };
+        let port =
+            PodPort { port: Port { ifindex, name: name(ifindex) }, mac: Some(node::FAR_MAC) };
         (compiler.endpoint(key).expect("an endpoint"), port)
     });
-    let topology = Topology { pods: ports.collect(), uplinks: vec![uplink.clone()], ..Topology::default() };
+    let topology =
+        Topology { pods: ports.collect(), uplinks: vec![uplink.clone()], ..Topology::default() };
     // Routes of the case before this one go first.
     let gone = before.iter().map(|address| unroute(*address));
     let made = routes.iter().map(|(address, ifindex)| route(*address, &name(*ifindex)));
@@ -131,14 +142,18 @@ fn ask(node: &Node, staged: &Staged) -> BTreeSet<usize> {
     };
     node.drain();
     for (number, probe) in staged.probes.iter().enumerate() {
-        let wire = party(&probe.question.source).map_or(&node.uplink, |ifindex| &node.pods[&ifindex]);
+        let wire =
+            party(&probe.question.source).map_or(&node.uplink, |ifindex| &node.pods[&ifindex]);
         wire.send(&opening(probe, number as u32)).expect("a frame");
     }
     std::thread::sleep(Duration::from_millis(30));
     let mut arrived = BTreeSet::new();
     let mut look = |wire: &lab::wire::Wire, ifindex: Option<IfIndex>| {
         while let Some(frame) = wire.receive() {
-            let Some(number) = frame.last_chunk::<4>().map(|b| u32::from_be_bytes(*b) as usize) else { continue };
+            let Some(number) = frame.last_chunk::<4>().map(|b| u32::from_be_bytes(*b) as usize)
+            else {
+                continue;
+            };
             let wanted = staged.probes.get(number).map(|p| party(&p.question.destination));
             if wanted == Some(ifindex) {
                 arrived.insert(number);
@@ -159,7 +174,11 @@ fn the_corpus_through_software_flower() {
     if lab::outside(the_corpus_through_software_flower) {
         return;
     }
-    let place = |i: usize| Place { name: format!("pod{i}"), ifindex: IfIndex::new(200 + i as u32), addresses: vec![] };
+    let place = |i: usize| Place {
+        name: format!("pod{i}"),
+        ifindex: IfIndex::new(200 + i as u32),
+        addresses: vec![],
+    };
     let places: Vec<Place> = (0..PODS).map(place).collect();
     let mut node = Node::up(&places);
     let interfaces = interfaces(places.iter().map(|p| p.ifindex), "pod");
@@ -172,15 +191,23 @@ fn the_corpus_through_software_flower() {
     for case in cases::all() {
         let staged = stage(&case, &interfaces, &uplink, &before);
         before = staged.routes.keys().copied().collect();
-        let lowered = lower(staged.compiler.program(), &staged.topology, Mode::Software, &capabilities("software"))
-            .unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let lowered = lower(
+            staged.compiler.program(),
+            &staged.topology,
+            Mode::Software,
+            &capabilities("software"),
+        )
+        .unwrap_or_else(|e| panic!("{}: {e}", case.name));
         node.install(&lowered);
         forget_connections().expect("conntrack");
         let arrived = ask(&node, &staged);
         for (number, probe) in staged.probes.iter().enumerate() {
             if arrived.contains(&number) != probe.allowed {
                 let got = if probe.allowed { "dropped" } else { "PASSED" };
-                wrong.push(format!("{}.yaml:{} {}: {got} {:?}", case.name, probe.line, probe.item, probe.question));
+                wrong.push(format!(
+                    "{}.yaml:{} {}: {got} {:?}",
+                    case.name, probe.line, probe.item, probe.question
+                ));
             }
         }
         asked += staged.probes.len();
@@ -203,7 +230,9 @@ fn personality(driver: &str) {
         name: "simp0".into(),
     };
     let (mut wrong, mut routed, mut rows) = (vec![], BTreeSet::new(), [0; 5]);
-    let drops = || nic.counters().iter().filter(|(k, _)| k.ends_with(".hw_drop")).map(|(_, v)| *v).sum::<u64>();
+    let drops = || {
+        nic.counters().iter().filter(|(k, _)| k.ends_with(".hw_drop")).map(|(_, v)| *v).sum::<u64>()
+    };
     for case in &cases {
         let staged = stage(case, &interfaces, &uplink, &routed);
         routed = staged.routes.keys().copied().collect();
@@ -223,19 +252,27 @@ fn personality(driver: &str) {
             dropped = drops() - before;
             for (number, probe) in staged.probes.iter().enumerate() {
                 if probe.allowed && !arrived.contains(&number) {
-                    wrong.push(format!("{}.yaml:{} {}: {:?}", case.name, probe.line, probe.item, probe.question));
+                    wrong.push(format!(
+                        "{}.yaml:{} {}: {:?}",
+                        case.name, probe.line, probe.item, probe.question
+                    ));
                 }
             }
             if dropped > openings {
-                wrong.push(format!("{}.yaml: {dropped} drops, {openings} denied TCP openings", case.name));
+                wrong.push(format!(
+                    "{}.yaml: {dropped} drops, {openings} denied TCP openings",
+                    case.name
+                ));
             }
         }
-        let row = [staged.probes.len() as u64, openings, dropped, filters, report.refused.len() as u64];
+        let row =
+            [staged.probes.len() as u64, openings, dropped, filters, report.refused.len() as u64];
         rows.iter_mut().zip(row).for_each(|(sum, more)| *sum += more);
     }
     let [asked, denied, dropped, filters, refused] = rows;
     println!(
-        "{driver}: {asked} questions; {denied} denied TCP openings, {dropped} of them dropped in hardware; \
+        "{driver}: {asked} questions; {denied} denied TCP openings, {dropped} of them dropped in \
+         hardware; \
          {filters} filters, {refused} refused"
     );
     assert!(wrong.is_empty(), "{driver}, {}:\n{}", wrong.len(), wrong.join("\n"));

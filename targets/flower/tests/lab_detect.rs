@@ -22,7 +22,12 @@ fn sh(line: &str) -> String {
 }
 
 fn refused(found: &Findings) -> BTreeSet<Ability> {
-    found.evidence.iter().filter(|e| matches!(e.probe, Answer::Refused(_))).map(|e| e.ability).collect()
+    found
+        .evidence
+        .iter()
+        .filter(|e| matches!(e.probe, Answer::Refused(_)))
+        .map(|e| e.ability)
+        .collect()
 }
 
 fn able(found: &Findings) -> BTreeSet<Ability> {
@@ -45,14 +50,18 @@ const EXPECTED: &[Expected] = {
             driver: "simnic",
             refused: &[PortRanges],
             able: &[
-                Flower, Pass, TcpFlags, Ipv6, PortMasks, SctpPorts, ZeroKeys, Priority, Chains, Redirect, Ct, CtReply,
+                Flower, Pass, TcpFlags, Ipv6, PortMasks, SctpPorts, ZeroKeys, Priority, Chains,
+                Redirect, Ct, CtReply,
             ],
             mode: Some(Mode::Representor),
         },
         Expected {
             driver: "mlx5_core",
             refused: &[PortRanges, SctpPorts],
-            able: &[Flower, Pass, TcpFlags, Ipv6, PortMasks, ZeroKeys, Priority, Chains, Redirect, Ct, CtReply],
+            able: &[
+                Flower, Pass, TcpFlags, Ipv6, PortMasks, ZeroKeys, Priority, Chains, Redirect, Ct,
+                CtReply,
+            ],
             mode: Some(Mode::Representor),
         },
         // Without TCP flags nothing may be dropped.
@@ -107,7 +116,10 @@ fn detection_agrees_with_every_personality_and_leaves_nothing_behind() {
         println!("{driver}: {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
         let facts = &found.facts;
         assert_eq!((facts.driver.as_deref(), &facts.hw_tc_offload), (Some(driver), &HwTc::On));
-        assert_eq!((&facts.eswitch, facts.port_name.as_deref()), (&Eswitch::Switchdev, Some("pf0vf0")));
+        assert_eq!(
+            (&facts.eswitch, facts.port_name.as_deref()),
+            (&Eswitch::Switchdev, Some("pf0vf0"))
+        );
         assert!(facts.switch_id.is_some() && facts.is_switchdev_port());
         assert_eq!(found.driver_known, Known::Driver);
         let set = |list: &[Ability]| list.iter().copied().collect::<BTreeSet<_>>();
@@ -116,7 +128,10 @@ fn detection_agrees_with_every_personality_and_leaves_nothing_behind() {
         assert_eq!(found.mode, expected.mode, "{driver}: {:?}", found.reasons);
         if driver == "mlx5_core" {
             let ranges = found.evidence.iter().find(|e| e.ability == Ability::PortRanges).unwrap();
-            assert!(ranges.describe(found.driver_known).contains("mlx5_core: Unsupported key"), "{ranges:?}");
+            assert!(
+                ranges.describe(found.driver_known).contains("mlx5_core: Unsupported key"),
+                "{ranges:?}"
+            );
         }
         assert_eq!((nic.counter("nic.rules"), nic.counter("nic.tables")), (0, 0), "{driver}");
         assert_eq!(sh("tc qdisc show"), before, "{driver}");
@@ -134,7 +149,11 @@ fn the_uplink_of_a_nic_without_switchdev_gets_the_prefilter() {
     let found = detect::interface("simp0").unwrap();
     assert_eq!((&found.facts.eswitch, &found.facts.switch_id), (&Eswitch::Legacy, &None));
     assert_eq!(found.mode, Some(Mode::Prefilter));
-    assert!(found.reasons.iter().any(|r| r.contains("devlink dev eswitch set platform/simnic")), "{:?}", found.reasons);
+    assert!(
+        found.reasons.iter().any(|r| r.contains("devlink dev eswitch set platform/simnic")),
+        "{:?}",
+        found.reasons
+    );
     assert!(!able(&found).contains(&Ability::Redirect));
 }
 
@@ -147,14 +166,20 @@ fn others_filters_and_qdiscs_stay_as_they_are() {
     sh("tc qdisc add dev simr0 clsact
         tc filter add dev simr0 ingress prio 1 protocol ip flower dst_ip 10.0.0.1 action drop
         tc filter add dev simr0 ingress prio 2 protocol ipv6 flower ip_proto tcp action pass
-        tc filter add dev simr0 ingress chain 1 prio 1 protocol ip flower dst_ip 10.0.0.2 action drop
+        tc filter add dev simr0 ingress chain 1 prio 1 protocol ip flower dst_ip 10.0.0.2 action \
+        drop
         tc filter add dev simr0 egress prio 1 protocol ip flower dst_ip 10.0.0.3 action drop
         tc qdisc add dev simr1 ingress");
     let show = "tc filter show dev simr0 ingress; tc filter show dev simr0 egress; tc qdisc show";
     let before = sh(show);
     for name in ["simr0", "simr1"] {
         let found = detect::interface(name).unwrap();
-        assert_eq!(refused(&found), [Ability::PortRanges, Ability::SctpPorts].into(), "{:#?}", found.evidence);
+        assert_eq!(
+            refused(&found),
+            [Ability::PortRanges, Ability::SctpPorts].into(),
+            "{:#?}",
+            found.evidence
+        );
     }
     assert_eq!(sh(show), before);
     assert_eq!(nic.counter("nic.rules"), 3);
@@ -182,7 +207,10 @@ fn what_cannot_offload_is_left_alone() {
     sh("ip link add veth0 type veth peer name veth1");
     let before = sh("tc qdisc show");
     let found = detect::interface("veth0").unwrap();
-    assert_eq!((found.facts.driver.as_deref(), &found.facts.hw_tc_offload), (Some("veth"), &HwTc::Missing));
+    assert_eq!(
+        (found.facts.driver.as_deref(), &found.facts.hw_tc_offload),
+        (Some("veth"), &HwTc::Missing)
+    );
     assert_eq!((found.mode, found.evidence.len(), found.capabilities.filters), (None, 0, 0));
     assert_eq!(found.reasons, ["veth has no hw-tc-offload"]);
     assert!(detect::interfaces().unwrap().iter().all(|f| f.mode.is_none()));

@@ -16,14 +16,22 @@ use netpolc_testbed::lab;
 
 fn sh(line: &str) -> String {
     let output = Command::new("bash").args(["-c", line]).output().expect("bash");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(output.status.success(), "{line}: {text}");
     text
 }
 
 fn device(name: &str) -> Port {
     sh(&format!("ip link add {name} type dummy && ip link set {name} up"));
-    let ifindex = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).unwrap().trim().parse().unwrap();
+    let ifindex = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     Port { ifindex, name: name.into() }
 }
 
@@ -36,27 +44,55 @@ fn filter(side: Side, chain: u32, prio: u16, matches: Match, action: Action) -> 
 fn everything(redirect: IfIndex) -> Vec<Filter> {
     let v4 = || Pattern { ethertype: EtherType::Ipv4, ..Pattern::default() };
     let v6 = || Pattern { ethertype: EtherType::Ipv6, ..Pattern::default() };
-    let established = Masked::new(ct::TRACKED | ct::ESTABLISHED, ct::TRACKED | ct::ESTABLISHED | ct::REPLY);
+    let established =
+        Masked::new(ct::TRACKED | ct::ESTABLISHED, ct::TRACKED | ct::ESTABLISHED | ct::REPLY);
     let patterns = [
-        (v4().from("10.1.0.0/16".parse().unwrap()).to("10.2.3.4/32".parse().unwrap()), Action::Drop),
-        (v6().from("fd00:1::/32".parse().unwrap()).to("fd00::7/128".parse().unwrap()), Action::Pass),
-        (Pattern { protocol: Some(6), tcp_flags: Some(Masked::new(2, 0x12)), ..v4() }, Action::Goto(77)),
         (
-            Pattern { protocol: Some(6), destination_port: Some(Ports::Range { low: 80, high: 90 }), ..v6() },
+            v4().from("10.1.0.0/16".parse().unwrap()).to("10.2.3.4/32".parse().unwrap()),
+            Action::Drop,
+        ),
+        (
+            v6().from("fd00:1::/32".parse().unwrap()).to("fd00::7/128".parse().unwrap()),
+            Action::Pass,
+        ),
+        (
+            Pattern { protocol: Some(6), tcp_flags: Some(Masked::new(2, 0x12)), ..v4() },
+            Action::Goto(77),
+        ),
+        (
+            Pattern {
+                protocol: Some(6),
+                destination_port: Some(Ports::Range { low: 80, high: 90 }),
+                ..v6()
+            },
             Action::Drop,
         ),
         (Pattern { protocol: Some(17), source_port: Some(Ports::one(53)), ..v4() }, Action::Pass),
         (
-            Pattern { protocol: Some(132), destination_port: Some(Ports::Masked(Masked::new(0x100, 0xff00))), ..v4() },
+            Pattern {
+                protocol: Some(132),
+                destination_port: Some(Ports::Masked(Masked::new(0x100, 0xff00))),
+                ..v4()
+            },
             Action::Continue,
         ),
-        (Pattern { protocol: Some(58), icmp_type: Some(135), hop_limit: Some(255), ..v6() }, Action::Pass),
+        (
+            Pattern { protocol: Some(58), icmp_type: Some(135), hop_limit: Some(255), ..v6() },
+            Action::Pass,
+        ),
         (Pattern { protocol: Some(1), icmp_type: Some(3), ..v4() }, Action::Pass),
         (Pattern { ethertype: EtherType::Arp, ..Pattern::default() }, Action::Pass),
         (v4(), Action::Track(5)),
         (Pattern { ct_state: Some(established), ..v4() }, Action::Drop),
         (Pattern { destination_mac: Some([2, 0, 0, 0, 0, 9]), ..v6() }, Action::Redirect(redirect)),
-        (Pattern { protocol: Some(6), source_port: Some(Ports::Range { low: 1, high: 65535 }), ..v4() }, Action::Drop),
+        (
+            Pattern {
+                protocol: Some(6),
+                source_port: Some(Ports::Range { low: 1, high: 65535 }),
+                ..v4()
+            },
+            Action::Drop,
+        ),
         (Pattern::default(), Action::Drop),
     ];
     // A chain that nothing leads to would not be there.
@@ -67,8 +103,16 @@ fn everything(redirect: IfIndex) -> Vec<Filter> {
         filter(Side::Ingress, 0, 2, all(), Action::Goto((1 << 28) - 2)),
     ];
     for (i, (pattern, action)) in patterns.into_iter().enumerate() {
-        for (side, chain) in [(Side::Ingress, 0), (Side::Egress, 12345), (Side::Ingress, (1 << 28) - 2)] {
-            filters.push(filter(side, chain, 10 + i as u16, Match::Flower(pattern.clone()), action.clone()));
+        for (side, chain) in
+            [(Side::Ingress, 0), (Side::Egress, 12345), (Side::Ingress, (1 << 28) - 2)]
+        {
+            filters.push(filter(
+                side,
+                chain,
+                10 + i as u16,
+                Match::Flower(pattern.clone()),
+                action.clone(),
+            ));
         }
     }
     filters.sort();
@@ -76,7 +120,8 @@ fn everything(redirect: IfIndex) -> Vec<Filter> {
 }
 
 fn lowered(port: &Port, filters: &[Filter]) -> Lowered {
-    let placed = filters.iter().map(|f| Placed { filter: f.clone(), origins: Default::default() }).collect();
+    let placed =
+        filters.iter().map(|f| Placed { filter: f.clone(), origins: Default::default() }).collect();
     Lowered { mode: Mode::Software, ports: [(port.clone(), placed)].into(), spilled: vec![] }
 }
 
@@ -134,7 +179,8 @@ fn others_filters_are_never_touched() {
     sh("tc qdisc add dev d0 clsact");
     for line in [
         "ingress protocol ip pref 10 flower skip_hw ip_proto tcp dst_port 80 action drop",
-        "ingress protocol ip pref 10 flower skip_hw ip_proto tcp dst_port 81 action pass cookie 6e706302000000000000000000000000",
+        "ingress protocol ip pref 10 flower skip_hw ip_proto tcp dst_port 81 action pass cookie \
+         6e706302000000000000000000000000",
         "egress protocol all pref 7 matchall action pass",
     ] {
         sh(&format!("tc filter add dev d0 {line}"));
@@ -144,7 +190,11 @@ fn others_filters_are_never_touched() {
         Side::Ingress,
         0,
         10,
-        Match::Flower(Pattern { ethertype: EtherType::Ipv4, protocol: Some(17), ..Pattern::default() }),
+        Match::Flower(Pattern {
+            ethertype: EtherType::Ipv4,
+            protocol: Some(17),
+            ..Pattern::default()
+        }),
         Action::Drop,
     );
     let mut flower = Flower::new().unwrap();
@@ -156,7 +206,11 @@ fn others_filters_are_never_touched() {
     let clash = filter(Side::Egress, 0, 7, Match::Flower(Pattern::default()), Action::Drop);
     let report = flower.sync(&lowered(&port, &[clash])).unwrap();
     assert_eq!(report.refused.len(), 1, "{report:?}");
-    assert!(report.refused[0].why.contains("does not match existing one"), "{}", report.refused[0].why);
+    assert!(
+        report.refused[0].why.contains("does not match existing one"),
+        "{}",
+        report.refused[0].why
+    );
     assert_eq!(found(&port), [ours]);
     flower.remove_all().unwrap();
     assert_eq!(sh("tc filter show dev d0 ingress; tc filter show dev d0 egress"), before);
@@ -180,7 +234,13 @@ fn a_refused_chain_is_not_led_to() {
     // min above max is refused by the kernel.
     let new = [
         filter(Side::Ingress, 0, 1, Match::Flower(v4()), Action::Goto(6)),
-        filter(Side::Ingress, 6, 1, Match::Flower(tcp(Ports::Range { low: 90, high: 80 })), Action::Pass),
+        filter(
+            Side::Ingress,
+            6,
+            1,
+            Match::Flower(tcp(Ports::Range { low: 90, high: 80 })),
+            Action::Pass,
+        ),
         filter(Side::Ingress, 6, 2, Match::Flower(v4()), Action::Drop),
     ];
     let report = flower.sync(&lowered(&port, &new)).unwrap();
@@ -203,12 +263,17 @@ fn a_replacement_has_no_gap() {
         return;
     }
     sh("ip link add v0 type veth peer name v1 && ip link set v0 up && ip link set v1 up");
-    let ifindex = std::fs::read_to_string("/sys/class/net/v0/ifindex").unwrap().trim().parse().unwrap();
+    let ifindex =
+        std::fs::read_to_string("/sys/class/net/v0/ifindex").unwrap().trim().parse().unwrap();
     let port = Port { ifindex, name: "v0".into() };
     let all = || Match::Flower(Pattern::default());
     // A drop by itself, then a chain, then another one.
     let ways = |turn: u32| {
-        let other = Pattern { ethertype: EtherType::Ipv4, hop_limit: Some(turn as u8), ..Pattern::default() };
+        let other = Pattern {
+            ethertype: EtherType::Ipv4,
+            hop_limit: Some(turn as u8),
+            ..Pattern::default()
+        };
         match turn % 3 {
             0 => vec![filter(Side::Ingress, 0, 1, all(), Action::Drop)],
             _ => vec![
@@ -235,7 +300,8 @@ fn a_replacement_has_no_gap() {
             }
             sent
         });
-        let reports: Vec<_> = (1..=500).map(|turn| flower.sync(&lowered(&port, &ways(turn)))).collect();
+        let reports: Vec<_> =
+            (1..=500).map(|turn| flower.sync(&lowered(&port, &ways(turn)))).collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         (flood.join().unwrap(), reports)
     });
@@ -257,8 +323,15 @@ fn ten_thousand_filters_are_found_again() {
     let port = device("d0");
     let one = |i: u32| {
         let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | i);
-        let pattern = Pattern { ethertype: EtherType::Ipv4, protocol: Some(6), ..Pattern::default() };
-        filter(Side::Ingress, 0, 10, Match::Flower(pattern.to(std::net::IpAddr::from(address).into())), Action::Drop)
+        let pattern =
+            Pattern { ethertype: EtherType::Ipv4, protocol: Some(6), ..Pattern::default() };
+        filter(
+            Side::Ingress,
+            0,
+            10,
+            Match::Flower(pattern.to(std::net::IpAddr::from(address).into())),
+            Action::Drop,
+        )
     };
     let filters: Vec<Filter> = (0..10_000).map(one).collect();
     let began = std::time::Instant::now();
@@ -302,7 +375,8 @@ fn a_bad_message_does_not_stop_the_others() {
         .map(|(handle, filter)| Change { way: Way::Add, ifindex: port.ifindex, filter, handle })
         .collect();
     let answers = kernel.apply(&changes).unwrap();
-    let refused: Vec<usize> = answers.iter().enumerate().filter(|(_, a)| a.is_err()).map(|(i, _)| i + 1).collect();
+    let refused: Vec<usize> =
+        answers.iter().enumerate().filter(|(_, a)| a.is_err()).map(|(i, _)| i + 1).collect();
     assert_eq!(refused, (1..=10).map(|i| i * 10).collect::<Vec<_>>());
     let words = answers[9].as_ref().unwrap_err().to_string();
     assert!(words.contains("min should be less than max") || words.contains("Invalid"), "{words}");

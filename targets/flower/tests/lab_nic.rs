@@ -37,22 +37,33 @@ const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Pod B lets A in on these ports, and A may leave for them; all else is denied.
 fn policy(ports: &str) -> String {
-    let egress = format!("{{to: [{{podSelector: {{matchLabels: {{app: b}}}}}}], ports: [{ports}]}}");
-    let ingress = format!("{{from: [{{podSelector: {{matchLabels: {{app: a}}}}}}], ports: [{ports}]}}");
+    let egress =
+        format!("{{to: [{{podSelector: {{matchLabels: {{app: b}}}}}}], ports: [{ports}]}}");
+    let ingress =
+        format!("{{from: [{{podSelector: {{matchLabels: {{app: a}}}}}}], ports: [{ports}]}}");
     let pod = |name: &str, address: Ipv4Addr| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: {{app: {name}}}}}\n\
-             spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIPs: [{{ip: {address}}}]}}\n---\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default, labels: \
+             {{app: {name}}}}}\n\
+             spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIPs: \
+             [{{ip: {address}}}]}}\n---\n"
         )
     };
     let policy = |name: &str, kind: &str, direction: &str, rule: &str| {
         format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: default}}\n\
-             spec: {{podSelector: {{matchLabels: {{app: {name}}}}}, policyTypes: [{kind}], {direction}: [{rule}]}}\n---\n"
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, \
+             namespace: default}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: {name}}}}}, policyTypes: [{kind}], \
+             {direction}: [{rule}]}}\n---\n"
         )
     };
-    [pod("a", A), pod("b", B), policy("a", "Egress", "egress", &egress), policy("b", "Ingress", "ingress", &ingress)]
-        .concat()
+    [
+        pod("a", A),
+        pod("b", B),
+        policy("a", "Egress", "egress", &egress),
+        policy("b", "Ingress", "ingress", &ingress),
+    ]
+    .concat()
 }
 
 struct Node {
@@ -66,25 +77,33 @@ impl Node {
     fn up(driver: &str) -> Self {
         let nic = lab::simnic(driver, 2, &[]);
         lab::shell(&format!(
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+            "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 \
+             net.ipv4.conf.default.rp_filter=0
             sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
-            nft 'table inet track {{ chain forward {{ type filter hook forward priority 0; ct state new accept; }}; }}'
+            nft 'table inet track {{ chain forward {{ type filter hook forward priority 0; ct \
+             state new accept; }}; }}'
             nft 'table ip nat {{ chain services {{ type nat hook prerouting priority -100;
-                ip daddr {SERVICE} tcp dport 80 dnat to {B}:8000; ip daddr {SERVICE} tcp dport 81 dnat to {B}:9000; }}; }}'
+                ip daddr {SERVICE} tcp dport 80 dnat to {B}:8000; ip daddr {SERVICE} tcp dport 81 \
+             dnat to {B}:9000; }}; }}'
             mac() {{ printf 02:00:00:00:00:%s $1; }}
             for pod in '0 a {A} 0a {B} 0b' '1 b {B} 0b {A} 0a'; do
                 set -- $pod
-                ip netns add $2; ip netns exec $2 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1; ip link set dev simv$1 netns $2; ip -n $2 link set lo up
-                ip -n $2 link set dev simv$1 address $(mac $4) up; ip link set dev simr$1 address $(mac $6) up
+                ip netns add $2; ip netns exec $2 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 \
+             net.ipv6.conf.default.disable_ipv6=1; ip link set dev simv$1 netns $2; ip -n $2 link \
+             set lo up
+                ip -n $2 link set dev simv$1 address $(mac $4) up; ip link set dev simr$1 address \
+             $(mac $6) up
                 ip -n $2 addr add $3/32 dev simv$1; ip -n $2 route add $5/32 dev simv$1
                 ip -n $2 neigh add $5 lladdr $(mac $6) dev simv$1 nud permanent
                 ip -n $2 route add default via {GATEWAY} dev simv$1 onlink
                 ip -n $2 neigh add {GATEWAY} lladdr $(mac $6) dev simv$1 nud permanent
-                ip route add $3/32 dev simr$1; ip neigh add $3 lladdr $(mac $4) dev simr$1 nud permanent
+                ip route add $3/32 dev simr$1; ip neigh add $3 lladdr $(mac $4) dev simr$1 nud \
+             permanent
             done"
         ));
         let open = |name| Namespace::open(name).expect("just made");
-        let node = Self { nic, a: open("a"), b: open("b"), flower: Flower::new().expect("rtnetlink") };
+        let node =
+            Self { nic, a: open("a"), b: open("b"), flower: Flower::new().expect("rtnetlink") };
         for port in [8000, 9000] {
             node.serve(port);
         }
@@ -93,7 +112,8 @@ impl Node {
 
     /// B answers what it gets, until the lab ends.
     fn serve(&self, port: u16) {
-        let listener = self.b.run(|| TcpListener::bind((B, port)).expect("a port")).expect("B's namespace");
+        let listener =
+            self.b.run(|| TcpListener::bind((B, port)).expect("a port")).expect("B's namespace");
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 std::thread::spawn(move || {
@@ -110,13 +130,22 @@ impl Node {
 
     fn connect(&self, to: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
         let address = SocketAddr::new(to.into(), port);
-        let stream = self.a.run(|| TcpStream::connect_timeout(&address, PATIENCE)).expect("A's namespace")?;
+        let stream = self
+            .a
+            .run(|| TcpStream::connect_timeout(&address, PATIENCE))
+            .expect("A's namespace")?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
-    fn enforce(&mut self, yaml: &str, mode: Mode, driver: &str, forwarding: Forwarding) -> (Lowered, Report) {
+    fn enforce(
+        &mut self,
+        yaml: &str,
+        mode: Mode,
+        driver: &str,
+        forwarding: Forwarding,
+    ) -> (Lowered, Report) {
         let loaded = load([Input::bytes("lab.yaml", yaml)]);
         assert!(!loaded.has_errors(), "{:?}", loaded.problems);
         let compiler: Compiler = compile(&loaded.cluster, Scope::Everywhere).expect("it fits");
@@ -135,7 +164,8 @@ impl Node {
             forwarding,
             ..Topology::default()
         };
-        let lowered = lower::lower(compiler.program(), &topology, mode, &capabilities(driver)).expect("it can");
+        let lowered = lower::lower(compiler.program(), &topology, mode, &capabilities(driver))
+            .expect("it can");
         let report = self.flower.sync(&lowered).expect("filters");
         (lowered, report)
     }
@@ -147,14 +177,19 @@ impl Node {
     }
 
     fn both(&self, counter: &str) -> u64 {
-        self.nic.counter(&format!("simr0.{counter}")) + self.nic.counter(&format!("simr1.{counter}"))
+        self.nic.counter(&format!("simr0.{counter}"))
+            + self.nic.counter(&format!("simr1.{counter}"))
     }
 }
 
 /// Sends and gets back; how many rounds went well.
 fn echo(stream: &mut TcpStream, rounds: usize) -> usize {
     let mut buffer = [0; 64];
-    (0..rounds).take_while(|_| stream.write_all(&[7; 64]).is_ok() && stream.read_exact(&mut buffer).is_ok()).count()
+    (0..rounds)
+        .take_while(|_| {
+            stream.write_all(&[7; 64]).is_ok() && stream.read_exact(&mut buffer).is_ok()
+        })
+        .count()
 }
 
 /// Until hardware has the connection, in as many directions: a second goes by until the kernel has
@@ -180,7 +215,8 @@ fn what_is_denied_or_established_never_reaches_the_host() {
         return;
     }
     let mut node = Node::up("mlx5_core");
-    let (_, report) = node.enforce(&policy(WEB), Mode::Representor, "mlx5_core", Forwarding::Switched);
+    let (_, report) =
+        node.enforce(&policy(WEB), Mode::Representor, "mlx5_core", Forwarding::Switched);
     assert!(report.refused.is_empty(), "{:?}", report.refusals());
     // Denied: dropped before the host.
     let before = (node.host_saw("simr0"), node.nic.counter("simr0.hw_drop"));
@@ -189,11 +225,19 @@ fn what_is_denied_or_established_never_reaches_the_host() {
     assert_eq!(node.host_saw("simr0"), before.0, "the host saw the opening");
     // Established: forwarded before the host, in both directions.
     let mut stream = node.connect(B, 8000).expect("8000 is permitted");
-    assert!(warm_up(&node, &mut stream, 2), "the connection gets to hardware: {:?}", node.nic.counters());
+    assert!(
+        warm_up(&node, &mut stream, 2),
+        "the connection gets to hardware: {:?}",
+        node.nic.counters()
+    );
     let before = (node.host_saw("simr0"), node.host_saw("simr1"), node.both("hw_fwd"));
     assert_eq!(echo(&mut stream, 200), 200);
     let after = (node.host_saw("simr0"), node.host_saw("simr1"), node.both("hw_fwd"));
-    assert!(after.2 - before.2 >= 400, "200 rounds are 400 packets: {} forwarded", after.2 - before.2);
+    assert!(
+        after.2 - before.2 >= 400,
+        "200 rounds are 400 packets: {} forwarded",
+        after.2 - before.2
+    );
     assert!(after.0 - before.0 + after.1 - before.1 <= 4, "the host saw {before:?} -> {after:?}");
     // Accepted without a redirect: through the host.
     node.enforce(&policy(WEB), Mode::Representor, "mlx5_core", Forwarding::Routed);
@@ -215,11 +259,16 @@ fn a_tightened_policy_ends_forwarding_of_an_idle_connection_s41() {
     assert!(warm_up(&node, &mut stream, 2));
     std::thread::sleep(Duration::from_millis(500));
     // Idle. Hardware knows the connection still; only the filters change.
-    let (_, report) = node.enforce(&policy("{port: 9000}"), Mode::Representor, "mlx5_core", Forwarding::Switched);
+    let (_, report) =
+        node.enforce(&policy("{port: 9000}"), Mode::Representor, "mlx5_core", Forwarding::Switched);
     assert!(report.refused.is_empty(), "{:?}", report.refusals());
     let before = (node.both("hw_fwd"), node.host_saw("simr0"));
     let _ = echo(&mut stream, 20);
-    assert_eq!(node.both("hw_fwd"), before.0, "hardware forwards a connection that policy denies now");
+    assert_eq!(
+        node.both("hw_fwd"),
+        before.0,
+        "hardware forwards a connection that policy denies now"
+    );
     assert!(node.host_saw("simr0") > before.1, "the host decides about it");
     // S42: loosening brings it back without a new connection.
     node.enforce(&policy(WEB), Mode::Representor, "mlx5_core", Forwarding::Switched);
@@ -237,7 +286,8 @@ fn services_are_translated_with_filters_as_without_s48() {
     }
     let mut node = Node::up("mlx5_core");
     let works = |node: &Node, what: &str, to: Ipv4Addr, port: u16| {
-        let mut stream = node.connect(to, port).unwrap_or_else(|e| panic!("{what}: {to}:{port}: {e}"));
+        let mut stream =
+            node.connect(to, port).unwrap_or_else(|e| panic!("{what}: {to}:{port}: {e}"));
         assert_eq!(stream.peer_addr().expect("a peer").port(), port);
         assert_eq!(echo(&mut stream, 40), 40, "{what}: replies come back translated");
     };
@@ -254,7 +304,10 @@ fn services_are_translated_with_filters_as_without_s48() {
         let mut service = node.connect(SERVICE, 80).expect("service");
         let mut direct = node.connect(B, 8000).expect("direct");
         if forwarding == Forwarding::Translating {
-            assert!(warm_up(&node, &mut direct, 1), "{what}: what A opens to B itself is forwarded");
+            assert!(
+                warm_up(&node, &mut direct, 1),
+                "{what}: what A opens to B itself is forwarded"
+            );
             assert_eq!(echo(&mut service, 5), 5);
             std::thread::sleep(Duration::from_secs(2));
         }
@@ -262,14 +315,20 @@ fn services_are_translated_with_filters_as_without_s48() {
         for _ in 0..20 {
             assert_eq!((echo(&mut direct, 2), echo(&mut service, 2)), (2, 2), "{what}");
         }
-        let (all, of_a) = (node.both("hw_fwd") - before.0, node.nic.counter("simr0.hw_fwd") - before.1);
+        let (all, of_a) =
+            (node.both("hw_fwd") - before.0, node.nic.counter("simr0.hw_fwd") - before.1);
         match forwarding {
             Forwarding::Routed => assert_eq!(all, 0, "{what}"),
-            _ => assert!(of_a >= 40 && all == of_a, "{what}: {of_a} packets of A and {} of B", all - of_a),
+            _ => assert!(
+                of_a >= 40 && all == of_a,
+                "{what}: {of_a} packets of A and {} of B",
+                all - of_a
+            ),
         }
     }
     // Software: what reaches B is judged as the backend, on its port and not the Service's.
-    let ingress_only = policy(WEB).replace("policyTypes: [Egress], egress", "policyTypes: [Ingress], ingress");
+    let ingress_only =
+        policy(WEB).replace("policyTypes: [Egress], egress", "policyTypes: [Ingress], ingress");
     let ingress_only = ingress_only.replace("ingress: [{to:", "ingress: [{from:");
     let (_, report) = node.enforce(&ingress_only, Mode::Software, "software", Forwarding::Routed);
     assert!(report.refused.is_empty(), "{:?}", report.refusals());
@@ -292,9 +351,11 @@ fn a_flood_of_established_and_denied_packets_passes_the_host_by() {
     const OPENS: usize = 40;
     let mut node = Node::up("mlx5_core");
     let mut table = vec![];
-    for (offload, forwarding, directions) in
-        [("off", Forwarding::Routed, 0), ("on, Services", Forwarding::Translating, 1), ("on", Forwarding::Switched, 2)]
-    {
+    for (offload, forwarding, directions) in [
+        ("off", Forwarding::Routed, 0),
+        ("on, Services", Forwarding::Translating, 1),
+        ("on", Forwarding::Switched, 2),
+    ] {
         match directions {
             0 => drop(node.enforce(&policy(WEB), Mode::Software, "software", forwarding)),
             _ => drop(node.enforce(&policy(WEB), Mode::Representor, "mlx5_core", forwarding)),
@@ -313,7 +374,11 @@ fn a_flood_of_established_and_denied_packets_passes_the_host_by() {
         for _ in 0..OPENS {
             let address = SocketAddr::new(B.into(), 9000);
             let short = Duration::from_millis(5);
-            assert!(node.a.run(|| TcpStream::connect_timeout(&address, short).is_err()).expect("A's namespace"));
+            assert!(
+                node.a
+                    .run(|| TcpStream::connect_timeout(&address, short).is_err())
+                    .expect("A's namespace")
+            );
         }
         let opens = saw(&node) - before;
         table.push((offload, established, opens, took));
@@ -322,13 +387,20 @@ fn a_flood_of_established_and_denied_packets_passes_the_host_by() {
     for (offload, established, opens, took) in &table {
         let each = took.as_micros() as usize / ROUNDS;
         println!(
-            "{offload:12}  {established:>10} of {}             {opens:>4} of {OPENS}                {each}",
+            "{offload:12}  {established:>10} of {}             {opens:>4} of {OPENS}               \
+              {each}",
             2 * ROUNDS
         );
     }
-    assert!(table[0].1 as usize >= 2 * ROUNDS && table[0].2 as usize >= OPENS, "off: the host sees everything");
+    assert!(
+        table[0].1 as usize >= 2 * ROUNDS && table[0].2 as usize >= OPENS,
+        "off: the host sees everything"
+    );
     let half = ROUNDS as u64 + 10;
-    assert!(table[1].1 <= half && table[1].2 == 0, "on, where the host may translate: it sees replies");
+    assert!(
+        table[1].1 <= half && table[1].2 == 0,
+        "on, where the host may translate: it sees replies"
+    );
     assert!(table[2].1 <= 10 && table[2].2 == 0, "on: the host sees next to nothing");
     lab::assert_kernel_is_quiet();
 }

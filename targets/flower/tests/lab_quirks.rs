@@ -66,7 +66,10 @@ impl Nic {
     fn show(&self, filters: &[&str], dropped: Option<&Packet>, spared: Option<&Packet>) -> Shown {
         let shown = match self.add(filters) {
             Err(words) => Shown::Refused(words),
-            Ok(()) if dropped.is_some_and(|p| !self.drops(p)) || spared.is_some_and(|p| self.drops(p)) => {
+            Ok(())
+                if dropped.is_some_and(|p| !self.drops(p))
+                    || spared.is_some_and(|p| self.drops(p)) =>
+            {
                 Shown::Misread
             }
             Ok(()) => Shown::Works,
@@ -77,7 +80,8 @@ impl Nic {
 
     /// How many of `filters` find a place.
     fn places(&self, filters: impl Iterator<Item = String>) -> u32 {
-        let mut batch: Vec<String> = filters.map(|f| format!("filter add dev simr0 ingress {f}")).collect();
+        let mut batch: Vec<String> =
+            filters.map(|f| format!("filter add dev simr0 ingress {f}")).collect();
         batch.push(String::new());
         std::fs::write("/run/filters", batch.join("\n")).expect("a file");
         // Ends at the first refusal.
@@ -103,18 +107,23 @@ fn syn(port: u16) -> Packet {
 /// Each ability: is it there, and what its personality shows.
 fn abilities(nic: &Nic, can: &Capabilities) -> Vec<(&'static str, bool, Shown)> {
     let drop = |filter: &str| format!("protocol ip pref 1 flower skip_sw {filter} action drop");
-    let show =
-        |filter: &str, dropped: Packet, spared: Packet| nic.show(&[&drop(filter)], Some(&dropped), Some(&spared));
+    let show = |filter: &str, dropped: Packet, spared: Packet| {
+        nic.show(&[&drop(filter)], Some(&dropped), Some(&spared))
+    };
     let answer = to("10.0.0.1").tcp(4000, 80, tcp::SYN | tcp::ACK);
     let first = match can.redirect {
         true => "action mirred egress redirect dev simr1",
         false => "action pass",
     };
-    let first = format!("protocol ip pref 1 flower skip_sw ip_proto tcp dst_ip 10.0.0.1 dst_port 80 {first}");
+    let first = format!(
+        "protocol ip pref 1 flower skip_sw ip_proto tcp dst_ip 10.0.0.1 dst_port 80 {first}"
+    );
     let second = "protocol ip pref 2 flower skip_sw ip_proto tcp dst_port 80 action drop";
-    let six = "protocol ipv6 pref 1 flower skip_sw ip_proto tcp dst_ip fd00::1 dst_port 80 action drop";
+    let six =
+        "protocol ipv6 pref 1 flower skip_sw ip_proto tcp dst_ip fd00::1 dst_port 80 action drop";
     let v6 = |port| to("fd00::1").tcp(4000, port, tcp::SYN);
-    let redirect = "protocol ip pref 1 flower skip_sw dst_ip 10.0.0.1 action mirred egress redirect dev simr1";
+    let redirect =
+        "protocol ip pref 1 flower skip_sw dst_ip 10.0.0.1 action mirred egress redirect dev simr1";
     let chain = "protocol ip pref 1 chain 1 flower skip_sw ip_proto tcp dst_port 80 action drop";
     vec![
         ("port_ranges", can.port_ranges, show("ip_proto tcp dst_port 80-90", syn(85), syn(200))),
@@ -122,17 +131,33 @@ fn abilities(nic: &Nic, can: &Capabilities) -> Vec<(&'static str, bool, Shown)> 
         (
             "sctp_ports",
             can.sctp_ports,
-            show("ip_proto sctp dst_port 80", to("10.0.0.1").sctp(1, 80, 1), to("10.0.0.1").sctp(1, 81, 1)),
+            show(
+                "ip_proto sctp dst_port 80",
+                to("10.0.0.1").sctp(1, 80, 1),
+                to("10.0.0.1").sctp(1, 81, 1),
+            ),
         ),
-        ("tcp_flags", can.tcp_flags, show("ip_proto tcp tcp_flags 0x2/0x12 dst_port 80", syn(80), answer)),
+        (
+            "tcp_flags",
+            can.tcp_flags,
+            show("ip_proto tcp tcp_flags 0x2/0x12 dst_port 80", syn(80), answer),
+        ),
         (
             "zero_keys",
             can.zero_keys,
-            show("ip_proto tcp dst_ip 0.0.0.0/1 dst_port 80", syn(80), to("200.0.0.1").tcp(4000, 80, tcp::SYN)),
+            show(
+                "ip_proto tcp dst_ip 0.0.0.0/1 dst_port 80",
+                syn(80),
+                to("200.0.0.1").tcp(4000, 80, tcp::SYN),
+            ),
         ),
         ("priority", can.priority, nic.show(&[&first, second], None, Some(&syn(80)))),
         ("chains", can.chains > 0, nic.show(&[chain], None, None)),
-        ("ct", can.ct, nic.show(&[&drop("ip_proto tcp ct_state +trk+est dst_port 80")], None, Some(&syn(80)))),
+        (
+            "ct",
+            can.ct,
+            nic.show(&[&drop("ip_proto tcp ct_state +trk+est dst_port 80")], None, Some(&syn(80))),
+        ),
         ("redirect", can.redirect, nic.show(&[redirect], None, None)),
         ("ipv6", can.ipv6, nic.show(&[six], Some(&v6(80)), Some(&v6(81)))),
     ]
@@ -148,9 +173,14 @@ fn personalities_do_what_the_table_of_drivers_says() {
         let can = capabilities(driver);
         let nic = Nic::load(driver);
         for (ability, there, shown) in abilities(&nic, &can) {
-            println!("{driver:10} {ability:12} {:7} {shown:?}", if there { "granted" } else { "denied" });
+            println!(
+                "{driver:10} {ability:12} {:7} {shown:?}",
+                if there { "granted" } else { "denied" }
+            );
             if there != (shown == Shown::Works) {
-                wrong.push(format!("{driver}: {ability} is {there} in the table, the personality: {shown:?}"));
+                wrong.push(format!(
+                    "{driver}: {ability} is {there} in the table, the personality: {shown:?}"
+                ));
             }
         }
         nic.simnic.unload();
@@ -172,19 +202,26 @@ fn personalities_have_the_limits_of_the_table() {
                 let address = std::net::Ipv4Addr::from_bits(0x0b00_0000 + i);
                 format!("protocol ip pref 1 flower skip_sw dst_ip {address} action drop")
             };
-            assert_eq!(nic.places((1..=can.filters + 3).map(one)), can.filters, "{driver}: filters");
+            assert_eq!(
+                nic.places((1..=can.filters + 3).map(one)),
+                can.filters,
+                "{driver}: filters"
+            );
         }
         if can.masks != u32::MAX {
             let one = |i: u32| {
                 let (source, destination) = (1 + i / 32, 1 + i % 32);
                 format!(
-                    "protocol ip pref 1 flower skip_sw src_ip 192.0.0.0/{source} dst_ip 192.0.0.0/{destination} action drop"
+                    "protocol ip pref 1 flower skip_sw src_ip 192.0.0.0/{source} dst_ip \
+                     192.0.0.0/{destination} action drop"
                 )
             };
             assert_eq!(nic.places((0..can.masks + 3).map(one)), can.masks, "{driver}: masks");
         }
         if can.tables != u32::MAX {
-            let one = |i: u32| format!("protocol ip pref {i} flower skip_sw dst_ip 192.0.0.1 action drop");
+            let one = |i: u32| {
+                format!("protocol ip pref {i} flower skip_sw dst_ip 192.0.0.1 action drop")
+            };
             assert_eq!(nic.places((1..=can.tables + 3).map(one)), can.tables, "{driver}: tables");
         }
         nic.simnic.unload();

@@ -14,7 +14,12 @@ use netpolc_testbed::lab;
 
 fn tcp() -> Pattern {
     let flags = Some(Masked::new(2, 0x12));
-    Pattern { ethertype: EtherType::Ipv4, protocol: Some(6), tcp_flags: flags, ..Pattern::default() }
+    Pattern {
+        ethertype: EtherType::Ipv4,
+        protocol: Some(6),
+        tcp_flags: flags,
+        ..Pattern::default()
+    }
 }
 
 fn host(number: u8) -> Pattern {
@@ -37,12 +42,19 @@ impl Nic {
     fn load(driver: &str, knobs: &[(&str, &str)]) -> Self {
         let simnic = lab::simnic(driver, 1, knobs);
         lab::shell("ip link set simr0 up; ip link set simv0 up");
-        let ifindex = std::fs::read_to_string("/sys/class/net/simr0/ifindex").unwrap().trim().parse().unwrap();
+        let ifindex = std::fs::read_to_string("/sys/class/net/simr0/ifindex")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
         Nic { simnic, port: Port { ifindex, name: "simr0".into() }, flower: Flower::new().unwrap() }
     }
 
     fn sync(&mut self, filters: &[Filter]) -> Report {
-        let placed = filters.iter().map(|f| Placed { filter: f.clone(), origins: Default::default() }).collect();
+        let placed = filters
+            .iter()
+            .map(|f| Placed { filter: f.clone(), origins: Default::default() })
+            .collect();
         let ports = [(self.port.clone(), placed)].into();
         self.flower.sync(&Lowered { mode: Mode::Representor, ports, spilled: vec![] }).unwrap()
     }
@@ -80,7 +92,11 @@ fn nothing_stands_behind_a_refused_exception() {
     let wanted = [other.clone(), filter(0, 2, range, Action::Pass), drop.clone()];
     let report = nic.sync(&wanted);
     assert_eq!(report.refused.len(), 2, "{report:?}");
-    assert!(report.refused[0].why.contains("mlx5_core: Unsupported key"), "{}", report.refused[0].why);
+    assert!(
+        report.refused[0].why.contains("mlx5_core: Unsupported key"),
+        "{}",
+        report.refused[0].why
+    );
     assert_eq!(nic.found(), std::slice::from_ref(&other));
     // With an exception that the driver knows it comes back.
     let exact = Pattern { destination_port: Some(Ports::one(80)), ..tcp() };

@@ -31,7 +31,8 @@ fn summary(can: &Capabilities) -> String {
 
 /// What comes of it (detect/verdict.rs, choose).
 fn use_of(can: &Capabilities) -> &'static str {
-    match (can.tcp_flags, can.ct && can.chains > 0 && can.redirect && can.priority && can.zero_keys) {
+    match (can.tcp_flags, can.ct && can.chains > 0 && can.redirect && can.priority && can.zero_keys)
+    {
         (true, true) => "drop, forward",
         (true, false) => "drop",
         (false, true) => "forward",
@@ -47,12 +48,21 @@ fn numbers(can: &Capabilities) -> String {
 
 #[test]
 fn the_manual_has_the_table_of_drivers() {
-    let mut wanted = String::from("| driver | honours | used at the most | so it may |\n|---|---|---|---|\n");
+    let mut wanted =
+        String::from("| driver | honours | used at the most | so it may |\n|---|---|---|---|\n");
     // The simulation is no driver that a user meets.
     let drivers = || DRIVERS.iter().filter(|q| q.driver != "simnic");
     for quirks in drivers() {
         let can = capabilities(quirks.driver);
-        writeln!(wanted, "| {} | {} | {} | {} |", quirks.driver, summary(&can), numbers(&can), use_of(&can)).unwrap();
+        writeln!(
+            wanted,
+            "| {} | {} | {} | {} |",
+            quirks.driver,
+            summary(&can),
+            numbers(&can),
+            use_of(&can)
+        )
+        .unwrap();
     }
     for quirks in drivers() {
         writeln!(wanted, "\n{}:\n\n| what it does | source |\n|---|---|", quirks.driver).unwrap();

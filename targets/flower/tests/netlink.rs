@@ -91,7 +91,11 @@ fn filter(rng: &mut Rng) -> Filter {
         prio: rng.within(1, 65_535) as u16,
         matches: if local { Match::Local } else { Match::Flower(pattern(rng)) },
         action,
-        copies: if local { Copies::Software } else { *rng.pick(&[Copies::Software, Copies::Hardware, Copies::Both]) },
+        copies: if local {
+            Copies::Software
+        } else {
+            *rng.pick(&[Copies::Software, Copies::Hardware, Copies::Both])
+        },
         cookie: Cookie::new(rng.draw() as u8, rng.draw() as u8, rng.draw()),
     }
 }
@@ -109,7 +113,8 @@ fn what_is_decoded_is_what_was_encoded() {
     for _ in 0..20_000 {
         let filter = filter(&mut rng);
         assert_eq!(check(&filter), Ok(()), "{filter:?}");
-        let (ifindex, handle) = (IfIndex::new(rng.within(1, 1 << 30) as u32), rng.within(1, 1 << 30) as u32);
+        let (ifindex, handle) =
+            (IfIndex::new(rng.within(1, 1 << 30) as u32), rng.within(1, 1 << 30) as u32);
         for way in [Way::Add, Way::Replace] {
             let bytes = message(way, ifindex, &filter, handle);
             let found = decode(&bytes[HEADER..]).expect("a filter of clsact");
@@ -151,34 +156,60 @@ fn expected(pattern: &Pattern, copies: Copies) -> Vec<Key> {
     }
     keys.extend(pattern.protocol.map(Key::IpProto));
     match pattern.source.map(|p| (p.ip(), p.mask())) {
-        Some((IpAddr::V4(ip), IpAddr::V4(mask))) => keys.extend([Key::Ipv4Src(ip), Key::Ipv4SrcMask(mask)]),
-        Some((IpAddr::V6(ip), IpAddr::V6(mask))) => keys.extend([Key::Ipv6Src(ip), Key::Ipv6SrcMask(mask)]),
+        Some((IpAddr::V4(ip), IpAddr::V4(mask))) => {
+            keys.extend([Key::Ipv4Src(ip), Key::Ipv4SrcMask(mask)])
+        }
+        Some((IpAddr::V6(ip), IpAddr::V6(mask))) => {
+            keys.extend([Key::Ipv6Src(ip), Key::Ipv6SrcMask(mask)])
+        }
         _ => {}
     }
     match pattern.destination.map(|p| (p.ip(), p.mask())) {
-        Some((IpAddr::V4(ip), IpAddr::V4(mask))) => keys.extend([Key::Ipv4Dst(ip), Key::Ipv4DstMask(mask)]),
-        Some((IpAddr::V6(ip), IpAddr::V6(mask))) => keys.extend([Key::Ipv6Dst(ip), Key::Ipv6DstMask(mask)]),
+        Some((IpAddr::V4(ip), IpAddr::V4(mask))) => {
+            keys.extend([Key::Ipv4Dst(ip), Key::Ipv4DstMask(mask)])
+        }
+        Some((IpAddr::V6(ip), IpAddr::V6(mask))) => {
+            keys.extend([Key::Ipv6Dst(ip), Key::Ipv6DstMask(mask)])
+        }
         _ => {}
     }
     match (pattern.protocol, pattern.source_port) {
-        (_, Some(Ports::Range { low, high })) => keys.extend([Key::PortSrcMin(low), Key::PortSrcMax(high)]),
-        (Some(6), Some(Ports::Masked(m))) => keys.extend([Key::TcpSrc(m.value), Key::TcpSrcMask(m.mask)]),
-        (Some(17), Some(Ports::Masked(m))) => keys.extend([Key::UdpSrc(m.value), Key::UdpSrcMask(m.mask)]),
-        (_, Some(Ports::Masked(m))) => keys.extend([Key::SctpSrc(m.value), Key::SctpSrcMask(m.mask)]),
+        (_, Some(Ports::Range { low, high })) => {
+            keys.extend([Key::PortSrcMin(low), Key::PortSrcMax(high)])
+        }
+        (Some(6), Some(Ports::Masked(m))) => {
+            keys.extend([Key::TcpSrc(m.value), Key::TcpSrcMask(m.mask)])
+        }
+        (Some(17), Some(Ports::Masked(m))) => {
+            keys.extend([Key::UdpSrc(m.value), Key::UdpSrcMask(m.mask)])
+        }
+        (_, Some(Ports::Masked(m))) => {
+            keys.extend([Key::SctpSrc(m.value), Key::SctpSrcMask(m.mask)])
+        }
         (_, None) => {}
     }
     match (pattern.protocol, pattern.destination_port) {
-        (_, Some(Ports::Range { low, high })) => keys.extend([Key::PortDstMin(low), Key::PortDstMax(high)]),
-        (Some(6), Some(Ports::Masked(m))) => keys.extend([Key::TcpDst(m.value), Key::TcpDstMask(m.mask)]),
-        (Some(17), Some(Ports::Masked(m))) => keys.extend([Key::UdpDst(m.value), Key::UdpDstMask(m.mask)]),
-        (_, Some(Ports::Masked(m))) => keys.extend([Key::SctpDst(m.value), Key::SctpDstMask(m.mask)]),
+        (_, Some(Ports::Range { low, high })) => {
+            keys.extend([Key::PortDstMin(low), Key::PortDstMax(high)])
+        }
+        (Some(6), Some(Ports::Masked(m))) => {
+            keys.extend([Key::TcpDst(m.value), Key::TcpDstMask(m.mask)])
+        }
+        (Some(17), Some(Ports::Masked(m))) => {
+            keys.extend([Key::UdpDst(m.value), Key::UdpDstMask(m.mask)])
+        }
+        (_, Some(Ports::Masked(m))) => {
+            keys.extend([Key::SctpDst(m.value), Key::SctpDstMask(m.mask)])
+        }
         (_, None) => {}
     }
     if let Some(Masked { value, mask }) = pattern.tcp_flags {
         keys.extend([Key::TcpFlags(value), Key::TcpFlagsMask(mask)]);
     }
     match (pattern.ethertype, pattern.icmp_type) {
-        (EtherType::Ipv6, Some(kind)) => keys.extend([Key::Icmpv6Type(kind), Key::Icmpv6TypeMask(0xff)]),
+        (EtherType::Ipv6, Some(kind)) => {
+            keys.extend([Key::Icmpv6Type(kind), Key::Icmpv6TypeMask(0xff)])
+        }
         (_, Some(kind)) => keys.extend([Key::Icmpv4Type(kind), Key::Icmpv4TypeMask(0xff)]),
         _ => {}
     }
@@ -208,7 +239,10 @@ fn another_implementation_reads_the_same_keys() {
         assert_eq!(read.header.info >> 16, u32::from(filter.prio));
         assert!(read.attributes.contains(&TcAttribute::Kind("flower".into())));
         assert!(read.attributes.contains(&TcAttribute::Chain(filter.chain)));
-        let options = read.attributes.iter().find_map(|a| if let TcAttribute::Options(o) = a { Some(o) } else { None });
+        let options = read
+            .attributes
+            .iter()
+            .find_map(|a| if let TcAttribute::Options(o) = a { Some(o) } else { None });
         let keys = options.expect("options").iter().filter_map(|option| match option {
             TcOption::Flower(Key::Actions(actions)) => {
                 let one = matches!(filter.action, Action::Track(_));

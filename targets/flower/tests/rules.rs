@@ -60,7 +60,9 @@ impl Row {
 
 /// Filters that say what policies say, with what holds for the rest of their chains.
 fn policy_filters(placed: &[Placed]) -> usize {
-    let says = |p: &&Placed| [Role::Remote, Role::Port, Role::Rest].iter().any(|r| *r as u8 == p.filter.cookie.0[4]);
+    let says = |p: &&Placed| {
+        [Role::Remote, Role::Port, Role::Rest].iter().any(|r| *r as u8 == p.filter.cookie.0[4])
+    };
     placed.iter().filter(says).count()
 }
 
@@ -83,11 +85,13 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
     let closed = closed(cluster);
     let (compiler, all) = compiled(cluster);
     let (shut, of_shut) = compiled(&closed);
-    let names: BTreeSet<_> = cluster.pods.values().filter(|p| p.is_policed()).map(|p| p.node.clone()).collect();
+    let names: BTreeSet<_> =
+        cluster.pods.values().filter(|p| p.is_policed()).map(|p| p.node.clone()).collect();
     let mut row = Row::default();
     for node in names.into_iter().take(nodes) {
         let here = |key: &ObjectKey| cluster.pods.get(key).is_some_and(|p| p.node == node);
-        let node_addresses = node.as_ref().and_then(|n| cluster.nodes.get(n)).map(|n| n.addresses.clone());
+        let node_addresses =
+            node.as_ref().and_then(|n| cluster.nodes.get(n)).map(|n| n.addresses.clone());
         let topology = |compiler: &netpolc_lower::Compiler, of: &Topology| {
             let ids: BTreeSet<EndpointId> =
                 compiler.endpoints().filter(|(key, _)| here(key)).map(|(_, id)| id).collect();
@@ -98,13 +102,18 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
             topology
         };
         let of_mode = |mode, driver: &str| {
-            lower(compiler.program(), &topology(&compiler, &all), mode, &capabilities(driver)).expect("it fits")
+            lower(compiler.program(), &topology(&compiler, &all), mode, &capabilities(driver))
+                .expect("it fits")
         };
         let software = of_mode(Mode::Software, "software");
         let base = topology(&shut, &of_shut);
-        let base = lower(shut.program(), &base, Mode::Software, &capabilities("software")).expect("it fits");
+        let base = lower(shut.program(), &base, Mode::Software, &capabilities("software"))
+            .expect("it fits");
         let at = |lowered: &Lowered, id: EndpointId| {
-            let port = lowered.ports.iter().find(|(port, _)| port.ifindex == IfIndex::new(1000 + u32::from(id.get())));
+            let port = lowered
+                .ports
+                .iter()
+                .find(|(port, _)| port.ifindex == IfIndex::new(1000 + u32::from(id.get())));
             port.map(|(_, placed)| placed.clone()).unwrap_or_default()
         };
         for (key, id) in compiler.endpoints().filter(|(key, _)| here(key)) {
@@ -130,20 +139,35 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
             row.plain_with_replies += once + replies;
             row.software += ours;
             row.fixed += placed.len() - ours;
-            row.chains += placed.iter().map(|p| (p.filter.side, p.filter.chain)).collect::<BTreeSet<_>>().len();
+            row.chains += placed
+                .iter()
+                .map(|p| (p.filter.side, p.filter.chain))
+                .collect::<BTreeSet<_>>()
+                .len();
         }
         let hardware = |lowered: &Lowered| {
             let filters = lowered.ports.values().flatten();
             let filters = filters.filter(|p| p.filter.copies != Copies::Software).count();
             (filters, lowered.spilled.iter().map(|s| u64::from(s.filters)).sum::<u64>())
         };
-        let (representor, prefilter) = (of_mode(Mode::Representor, "mlx5_core"), of_mode(Mode::Prefilter, "rvu_nicpf"));
-        let pods =
-            compiler.endpoints().filter(|(key, _)| here(key)).map(|(key, _)| &cluster.pods[key]).collect::<Vec<_>>();
-        let ((filters, left), (dropping, left_by_prefilter)) = (hardware(&representor), hardware(&prefilter));
+        let (representor, prefilter) =
+            (of_mode(Mode::Representor, "mlx5_core"), of_mode(Mode::Prefilter, "rvu_nicpf"));
+        let pods = compiler
+            .endpoints()
+            .filter(|(key, _)| here(key))
+            .map(|(key, _)| &cluster.pods[key])
+            .collect::<Vec<_>>();
+        let ((filters, left), (dropping, left_by_prefilter)) =
+            (hardware(&representor), hardware(&prefilter));
         let plain = plain_openings(cluster, &pods);
         row.plain_openings += plain;
-        row.add(Row { representor: filters, left, prefilter: dropping, left_by_prefilter, ..Row::default() });
+        row.add(Row {
+            representor: filters,
+            left,
+            prefilter: dropping,
+            left_by_prefilter,
+            ..Row::default()
+        });
     }
     row
 }
@@ -154,11 +178,16 @@ fn count(name: &str, cluster: &Cluster, nodes: usize) -> Row {
 /// none is needed) to forward what is established.
 fn plain_openings(cluster: &Cluster, pods: &[&Pod]) -> usize {
     let is_tcp = |rule: &&Plain| rule.1.is_none_or(|protocol| protocol == 6);
-    let local: Vec<(usize, IpAddr)> =
-        pods.iter().enumerate().flat_map(|(at, pod)| pod.addresses.iter().map(move |a| (at, *a))).collect();
+    let local: Vec<(usize, IpAddr)> = pods
+        .iter()
+        .enumerate()
+        .flat_map(|(at, pod)| pod.addresses.iter().map(move |a| (at, *a)))
+        .collect();
     let mut count = 0;
-    let rules: Vec<[Option<BTreeSet<Plain>>; 2]> =
-        pods.iter().map(|pod| [Direction::Egress, Direction::Ingress].map(|d| expand(cluster, pod, d))).collect();
+    let rules: Vec<[Option<BTreeSet<Plain>>; 2]> = pods
+        .iter()
+        .map(|pod| [Direction::Egress, Direction::Ingress].map(|d| expand(cluster, pod, d)))
+        .collect();
     for (at, pod) in pods.iter().enumerate() {
         let [egress, ingress] = &rules[at];
         if let Some(rules) = egress {
@@ -168,7 +197,8 @@ fn plain_openings(cluster: &Cluster, pods: &[&Pod]) -> usize {
         // The other pods' ports and one uplink.
         count += pods.len() * pod.addresses.len();
         for rule in rules.iter().filter(is_tcp) {
-            let within = local.iter().filter(|(of, address)| *of != at && rule.0.contains(*address)).count();
+            let within =
+                local.iter().filter(|(of, address)| *of != at && rule.0.contains(*address)).count();
             let one_of_them = local.iter().any(|(_, a)| IpNetwork::from(*a) == rule.0);
             count += within + usize::from(!one_of_them);
         }
@@ -178,7 +208,9 @@ fn plain_openings(cluster: &Cluster, pods: &[&Pod]) -> usize {
         holding.map(|r| r.2.unwrap_or((0, 0))).collect()
     };
     for (at, from) in &local {
-        for (to, address) in local.iter().filter(|(to, a)| to != at && a.is_ipv4() == from.is_ipv4()) {
+        for (to, address) in
+            local.iter().filter(|(to, a)| to != at && a.is_ipv4() == from.is_ipv4())
+        {
             let all = || BTreeSet::from([(0, 0)]);
             let egress = rules[*at][0].as_ref().map_or_else(all, |r| blocks(r, *address));
             let ingress = rules[*to][1].as_ref().map_or_else(all, |r| blocks(r, *from));
@@ -187,8 +219,10 @@ fn plain_openings(cluster: &Cluster, pods: &[&Pod]) -> usize {
                 let small = if a.1 > b.1 { *a } else { *b };
                 (a.0 & b.1 & a.1 == b.0 & a.1 & b.1).then_some(small)
             };
-            let both: BTreeSet<(u16, u16)> =
-                egress.iter().flat_map(|e| ingress.iter().filter_map(move |i| common(e, i))).collect();
+            let both: BTreeSet<(u16, u16)> = egress
+                .iter()
+                .flat_map(|e| ingress.iter().filter_map(move |i| common(e, i)))
+                .collect();
             count += 2 * both.len();
         }
     }
@@ -214,12 +248,18 @@ fn never_more_than_the_plain_expansion() {
     for pods in [500, 2_000] {
         let whole = Big::default();
         let part = |of: usize| (of * pods).div_ceil(whole.pods).max(1);
-        let big = Big { pods, namespaces: part(whole.namespaces), policies: part(whole.policies), ..whole };
+        let big = Big {
+            pods,
+            namespaces: part(whole.namespaces),
+            policies: part(whole.policies),
+            ..whole
+        };
         let name = format!("generated, {pods} pods, one node");
         rows.push((name.clone(), count(&name, &big.cluster(), 1)));
     }
     println!(
-        "| cluster | pods | plain | plain, with replies | software: policy | fixed | chains | plain, in a NIC | representor (mlx5_core) | left | prefilter (rvu_nicpf) | left |"
+        "| cluster | pods | plain | plain, with replies | software: policy | fixed | chains | \
+         plain, in a NIC | representor (mlx5_core) | left | prefilter (rvu_nicpf) | left |"
     );
     println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     for (name, r) in rows {

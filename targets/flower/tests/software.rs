@@ -35,19 +35,32 @@ struct Pod<'a> {
 
 impl Pod<'_> {
     /// Permits(direction, remote, port): the port is None where it cannot be read.
-    fn permits(&self, pipeline: Pipeline, remote: IpAddr, packet: &Packet, port: Option<u16>) -> bool {
+    fn permits(
+        &self,
+        pipeline: Pipeline,
+        remote: IpAddr,
+        packet: &Packet,
+        port: Option<u16>,
+    ) -> bool {
         let has_ports = [6, 17, 132].contains(&packet.protocol);
         // Port 0 is how software flower sees a port that it cannot read.
         let unread = has_ports && (packet.fragment != Fragment::No || port == Some(0));
         (pipeline == Pipeline::FromPod && self.own.contains(&remote))
             || match unread {
                 true => {
-                    eval::alike(self.program, pipeline, self.endpoint, remote, packet.protocol) == Some(Verdict::Permit)
+                    eval::alike(self.program, pipeline, self.endpoint, remote, packet.protocol)
+                        == Some(Verdict::Permit)
                 }
                 false => {
                     let port = port.filter(|_| has_ports);
-                    eval::verdict(self.program, pipeline, self.endpoint, remote, packet.protocol, port)
-                        == Verdict::Permit
+                    eval::verdict(
+                        self.program,
+                        pipeline,
+                        self.endpoint,
+                        remote,
+                        packet.protocol,
+                        port,
+                    ) == Verdict::Permit
                 }
             }
     }
@@ -63,7 +76,9 @@ impl Pod<'_> {
     /// Is everything permitted, in both families?
     fn open(&self, pipeline: Pipeline) -> bool {
         let set = pipeline.set(eval::word(self.program, self.endpoint));
-        let open = |f: &Family| region(self.program, set, *f).parts.iter().all(|p| p.answer == Answer::Permit);
+        let open = |f: &Family| {
+            region(self.program, set, *f).parts.iter().all(|p| p.answer == Answer::Permit)
+        };
         Family::BOTH.iter().all(open)
     }
 
@@ -100,11 +115,15 @@ impl Pod<'_> {
             let ports = whole.then_some((packet.source_port, packet.destination_port));
             let exception = match packet.source {
                 IpAddr::V4(source) => {
-                    source.is_unspecified() && packet.protocol == 17 && ports == Some((Some(DHCP.0), Some(DHCP.1)))
+                    source.is_unspecified()
+                        && packet.protocol == 17
+                        && ports == Some((Some(DHCP.0), Some(DHCP.1)))
                 }
                 IpAddr::V6(source) => {
-                    let listener = packet.protocol == 58 && kind.is_some_and(|k| icmp::LISTENER.contains(&k));
-                    let dhcp = packet.protocol == 17 && ports == Some((Some(DHCPV6.0), Some(DHCPV6.1)));
+                    let listener =
+                        packet.protocol == 58 && kind.is_some_and(|k| icmp::LISTENER.contains(&k));
+                    let dhcp =
+                        packet.protocol == 17 && ports == Some((Some(DHCPV6.0), Some(DHCPV6.1)));
                     let many = packet.destination.is_multicast();
                     may_be_unproven(source) && (discovery || many && (listener || dhcp))
                 }
@@ -120,7 +139,8 @@ impl Pod<'_> {
         if state & ct::TRACKED == 0 {
             state = 0;
         }
-        let born = packet.born == Born::Here && self.topology.node_addresses.contains(&packet.source);
+        let born =
+            packet.born == Born::Here && self.topology.node_addresses.contains(&packet.source);
         if side == Side::Egress && born {
             return true;
         }
@@ -136,7 +156,10 @@ impl Pod<'_> {
         }
         if reply {
             let to_node = side == Side::Ingress && self.topology.node_addresses.contains(&remote);
-            if self.open(other) || to_node || self.permits(other, remote, packet, packet.source_port) {
+            if self.open(other)
+                || to_node
+                || self.permits(other, remote, packet, packet.source_port)
+            {
                 return true;
             }
         }
@@ -173,9 +196,11 @@ const STATES: [u16; 8] = [
 ];
 
 fn packet(rng: &mut Rng, addresses: &[IpAddr], own: &[IpAddr], numbers: &[u16]) -> Packet {
-    let source = if rng.chance(60) && !own.is_empty() { *rng.pick(own) } else { *rng.pick(addresses) };
+    let source =
+        if rng.chance(60) && !own.is_empty() { *rng.pick(own) } else { *rng.pick(addresses) };
     let destination = *rng.pick(addresses);
-    let (source, destination) = if rng.chance(50) { (source, destination) } else { (destination, source) };
+    let (source, destination) =
+        if rng.chance(50) { (source, destination) } else { (destination, source) };
     let ethertype = match rng.below(20) {
         0 => 0x0806,
         1 => 0x8100,
@@ -199,7 +224,13 @@ fn packet(rng: &mut Rng, addresses: &[IpAddr], own: &[IpAddr], numbers: &[u16]) 
         icmp_type: (protocol == icmp).then(|| *rng.pick(&kinds)),
         hop_limit: *rng.pick(&[255, 64]),
         mac: [0; 6],
-        fragment: *rng.pick(&[Fragment::No, Fragment::No, Fragment::No, Fragment::First, Fragment::Later]),
+        fragment: *rng.pick(&[
+            Fragment::No,
+            Fragment::No,
+            Fragment::No,
+            Fragment::First,
+            Fragment::Later,
+        ]),
         ct: *rng.pick(&STATES),
         born: *rng.pick(&[Born::Elsewhere, Born::Elsewhere, Born::Here]),
     }
@@ -213,13 +244,17 @@ fn random_clusters_are_enforced_as_the_tables_say() {
         let shape = Shape { pods: 8, ..Shape::default() };
         let cluster = random::cluster(&mut rng, &shape);
         let (compiler, mut topology) = compiled(&cluster);
-        topology.node_addresses = cluster.nodes.values().next().map(|n| n.addresses.clone()).unwrap_or_default();
+        topology.node_addresses =
+            cluster.nodes.values().next().map(|n| n.addresses.clone()).unwrap_or_default();
         let program = compiler.program();
         let lowered = software::lower(program, &topology).unwrap();
         let mut addresses = random::addresses(&cluster);
         addresses.extend(["fe80::1", "::", "0.0.0.0", "ff02::1"].map(ip));
-        let numbers: Vec<u16> =
-            random::ports(&cluster).into_iter().filter_map(|(_, p)| p).chain([67, 68, 546, 547]).collect();
+        let numbers: Vec<u16> = random::ports(&cluster)
+            .into_iter()
+            .filter_map(|(_, p)| p)
+            .chain([67, 68, 546, 547])
+            .collect();
         let keys: Vec<_> = compiler.endpoints().map(|(key, id)| (key.clone(), id)).collect();
         for (key, endpoint) in keys {
             let own = &cluster.pods[&key].addresses;
@@ -243,7 +278,12 @@ fn random_clusters_are_enforced_as_the_tables_say() {
                     let outcomes = run(&filters, side, &packet, Semantics::SOFTWARE);
                     let passes = pod.passes(side, &packet);
                     let found: Vec<bool> = outcomes.iter().map(|o| *o != Outcome::Drop).collect();
-                    assert_eq!(found, [passes], "seed {seed} {key} {side:?} {packet:?}\n{}", listing(&filters, side));
+                    assert_eq!(
+                        found,
+                        [passes],
+                        "seed {seed} {key} {side:?} {packet:?}\n{}",
+                        listing(&filters, side)
+                    );
                     counts[at] += usize::from(passes);
                 }
             }

@@ -23,7 +23,8 @@ metadata: {name: m}
 apiVersion: v1
 kind: Node
 metadata: {name: node}
-status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: 'fd01::1'}]}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: \
+    'fd01::1'}]}
 ---
 apiVersion: v1
 kind: Pod
@@ -140,8 +141,12 @@ fn s7_s27_s37_a_connection_and_its_replies_in_both_families() {
         assert!(world.sends(0, &more) && world.gets(1, &more));
         // The range is b's alone.
         assert!(!world.sends(0, &tcp(a, b, (40000, 85), NEW)));
-        assert!(world.gets(1, &tcp(a, b, (40000, 90), NEW)) && !world.gets(1, &tcp(a, b, (40000, 91), NEW)));
-        let (question, reply) = (packet(a, b, 17, (5000, 53), NEW), packet(b, a, 17, (53, 5000), REPLY));
+        assert!(
+            world.gets(1, &tcp(a, b, (40000, 90), NEW))
+                && !world.gets(1, &tcp(a, b, (40000, 91), NEW))
+        );
+        let (question, reply) =
+            (packet(a, b, 17, (5000, 53), NEW), packet(b, a, 17, (53, 5000), REPLY));
         assert!(world.sends(0, &question) && world.gets(1, &question));
         assert!(world.sends(1, &reply) && world.gets(0, &reply));
     }
@@ -170,7 +175,9 @@ fn s38_the_reverse_tuple_admits_no_connection_and_one_side_cannot_answer_what_it
 
 #[test]
 fn s41_a_tightened_policy_cuts_both_directions_of_a_running_connection() {
-    let tight = CLUSTER.replace("port: 80, endPort: 90", "port: 81, endPort: 90").replace("{port: 80}, ", "");
+    let tight = CLUSTER
+        .replace("port: 80, endPort: 90", "port: 81, endPort: 90")
+        .replace("{port: 80}, ", "");
     let world = World::of(&tight);
     let (a, b) = ("10.0.0.1", "10.0.0.2");
     let (more, answer) = (tcp(a, b, (40000, 80), ct::ESTABLISHED), tcp(b, a, (80, 40000), REPLY));
@@ -201,7 +208,8 @@ fn s36_arp_and_neighbour_discovery_pass_and_other_icmp_v6_does_not() {
     let world = World::new();
     let arp = Packet { ethertype: 0x0806, ..tcp("0.0.0.0", "0.0.0.0", (0, 0), 0) };
     for kind in 133..=137u16 {
-        let discovery = Packet { hop_limit: 255, ..packet("fe80::9", "ff02::1:ff00:2", 58, (kind, 0), 0) };
+        let discovery =
+            Packet { hop_limit: 255, ..packet("fe80::9", "ff02::1:ff00:2", 58, (kind, 0), 0) };
         let from = |source: &str| Packet { source: ip(source), ..discovery.clone() };
         for pod in 0..3 {
             assert!(world.sends(pod, &arp) && world.gets(pod, &arp));
@@ -209,12 +217,18 @@ fn s36_arp_and_neighbour_discovery_pass_and_other_icmp_v6_does_not() {
             let may = ![134, 137].contains(&kind);
             assert!(world.sends(pod, &discovery) == may && world.gets(pod, &discovery), "{kind}");
             let own = from(["fd00::1", "fd00::2", "fd00::3"][pod]);
-            assert!(world.sends(pod, &from("::")) == may && world.sends(pod, &own) == may, "{kind}");
+            assert!(
+                world.sends(pod, &from("::")) == may && world.sends(pod, &own) == may,
+                "{kind}"
+            );
             assert!(!world.sends(pod, &from("2001:db8::66")), "S55");
         }
         assert!(!world.gets(1, &Packet { hop_limit: 64, ..discovery }));
     }
-    assert!(!world.gets(1, &Packet { hop_limit: 255, ..packet("fe80::9", "fd00::2", 58, (128, 0), NEW) }));
+    assert!(
+        !world
+            .gets(1, &Packet { hop_limit: 255, ..packet("fe80::9", "fd00::2", 58, (128, 0), NEW) })
+    );
 }
 
 #[test]
@@ -230,7 +244,10 @@ fn s55_sources_that_are_not_its_own_leave_no_pod_of_the_node() {
             ("::", "fd00::2"),
         ] {
             for state in [NEW, REPLY, ct::ESTABLISHED] {
-                assert!(!world.sends(pod, &tcp(source, destination, (40000, 80), state)), "{pod} {source}");
+                assert!(
+                    !world.sends(pod, &tcp(source, destination, (40000, 80), state)),
+                    "{pod} {source}"
+                );
             }
         }
         let vlan = Packet { ethertype: 0x8100, ..tcp("10.0.0.9", "10.0.0.2", (1, 80), 0) };
@@ -238,8 +255,10 @@ fn s55_sources_that_are_not_its_own_leave_no_pod_of_the_node() {
     }
     // DHCP and MLD need no source; policy judges them as any other packet.
     let dhcp = packet("0.0.0.0", "255.255.255.255", 17, (68, 67), NEW);
-    let (dhcp_v6, mld) =
-        (packet("fe80::5", "ff02::1:2", 17, (546, 547), NEW), packet("::", "ff02::16", 58, (143, 0), 0));
+    let (dhcp_v6, mld) = (
+        packet("fe80::5", "ff02::1:2", 17, (546, 547), NEW),
+        packet("::", "ff02::16", 58, (143, 0), 0),
+    );
     for exempt in [&dhcp, &dhcp_v6, &mld] {
         assert!(world.sends(2, exempt) && !world.sends(0, exempt) && !world.sends(1, exempt));
     }
@@ -268,7 +287,8 @@ fn s44_s45_s47_the_node_and_the_pod_itself() {
 
 #[test]
 fn s50_fragments_pass_where_no_port_matters_and_only_there() {
-    let all = CLUSTER.replace("[{port: 80, endPort: 90}, {port: 53, protocol: UDP}]", "[{protocol: UDP}]");
+    let all = CLUSTER
+        .replace("[{port: 80, endPort: 90}, {port: 53, protocol: UDP}]", "[{protocol: UDP}]");
     let (ported, all) = (World::new(), World::of(&all));
     for fragment in [Fragment::First, Fragment::Later] {
         let udp = Packet { fragment, ..packet("10.0.0.1", "10.0.0.2", 17, (5000, 53), NEW) };
@@ -284,7 +304,10 @@ fn two_pods_behind_one_interface_are_refused() {
     let port = topology.pods.values().next().unwrap().port.clone();
     topology.pods.values_mut().for_each(|p| p.port = port.clone());
     let refused = software::lower(compiler.program(), &topology).unwrap_err();
-    assert!(matches!(refused, Refused::Incomplete { .. }) && refused.to_string().contains(&port.name), "{refused}");
+    assert!(
+        matches!(refused, Refused::Incomplete { .. }) && refused.to_string().contains(&port.name),
+        "{refused}"
+    );
     let none = software::lower(compiler.program(), &Topology::default()).unwrap();
     assert!(none.ports.is_empty());
 }
@@ -297,7 +320,8 @@ fn the_same_input_gives_the_same_filters_and_an_event_changes_one_replacement_in
     assert_eq!(a.filters[0], tight.filters[0], "another pod's policy");
     assert_eq!(a.filters[2], tight.filters[2]);
     for side in [Side::Ingress, Side::Egress] {
-        let starts: Vec<_> = tight.filters[1].iter().filter(|f| f.side == side && f.chain == 0).collect();
+        let starts: Vec<_> =
+            tight.filters[1].iter().filter(|f| f.side == side && f.chain == 0).collect();
         assert_eq!(starts.len(), 1);
     }
     // Chains of equal numbers have equal contents.
@@ -336,7 +360,8 @@ spec: {clusterIP: 20.5.0.5, clusterIPs: [20.5.0.5], ports: [{port: 80}]}
 apiVersion: v1
 kind: Service
 metadata: {name: t, namespace: house}
-spec: {clusterIP: 20.6.0.5, clusterIPs: [20.6.0.5], ports: [{port: 80}, {name: d, port: 53, protocol: UDP}]}
+spec: {clusterIP: 20.6.0.5, clusterIPs: [20.6.0.5], ports: [{port: 80}, {name: d, port: 53, \
+    protocol: UDP}]}
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -349,25 +374,32 @@ spec:
   - {from: [{ipBlock: {cidr: 20.1.0.0/16}}], ports: [{port: 80, endPort: 90}]}
   - {from: [{ipBlock: {cidr: 20.1.1.0/24}}], ports: [{port: 85, endPort: 95}, {port: 443}]}
   # Narrower: the inner prefix is excepted and has something else.
-  - {from: [{ipBlock: {cidr: 20.2.0.0/16, except: [20.2.1.0/24]}}], ports: [{port: 80, endPort: 90}, {port: 53, protocol: UDP}]}
-  - {from: [{ipBlock: {cidr: 20.2.1.0/24}}], ports: [{port: 85, endPort: 100}, {port: 7, protocol: SCTP}]}
+  - {from: [{ipBlock: {cidr: 20.2.0.0/16, except: [20.2.1.0/24]}}], ports: [{port: 80, endPort: \
+    90}, {port: 53, protocol: UDP}]}
+  - {from: [{ipBlock: {cidr: 20.2.1.0/24}}], ports: [{port: 85, endPort: 100}, {port: 7, protocol: \
+    SCTP}]}
   # Everything in the middle of something.
-  - {from: [{ipBlock: {cidr: 20.3.0.0/16}}], ports: [{port: 1, endPort: 79}, {port: 81, endPort: 65535}]}
+  - {from: [{ipBlock: {cidr: 20.3.0.0/16}}], ports: [{port: 1, endPort: 79}, {port: 81, endPort: \
+    65535}]}
   - {from: [{ipBlock: {cidr: 20.3.3.3/32}}]}
   # One answer of many pieces in many places.
-  - from: [{ipBlock: {cidr: 20.4.1.0/24}}, {ipBlock: {cidr: 20.4.3.0/24}}, {ipBlock: {cidr: 20.4.5.0/24}}, {ipBlock: {cidr: 20.4.7.0/24}}]
-    ports: [{port: 10}, {port: 20}, {port: 30, endPort: 39}, {port: 50}, {port: 60, protocol: UDP}, {protocol: SCTP}]
+  - from: [{ipBlock: {cidr: 20.4.1.0/24}}, {ipBlock: {cidr: 20.4.3.0/24}}, {ipBlock: {cidr: \
+    20.4.5.0/24}}, {ipBlock: {cidr: 20.4.7.0/24}}]
+    ports: [{port: 10}, {port: 20}, {port: 30, endPort: 39}, {port: 50}, {port: 60, protocol: \
+    UDP}, {protocol: SCTP}]
   # A whole protocol, and all of them; for egress without the Services' ports.
   - {from: [{ipBlock: {cidr: 20.5.0.0/16}}], ports: [{protocol: TCP}]}
   - {from: [{ipBlock: {cidr: 20.6.0.0/16}}]}
-  - {from: [{ipBlock: {cidr: 'fd05::/16', except: ['fd05:1::/32']}}], ports: [{port: 80, endPort: 90}]}
+  - {from: [{ipBlock: {cidr: 'fd05::/16', except: ['fd05:1::/32']}}], ports: [{port: 80, endPort: \
+    90}]}
   - {from: [{ipBlock: {cidr: 'fd05:1:1::/48'}}], ports: [{port: 90, endPort: 99}]}
 ";
 
 #[test]
 fn answers_that_meet_each_other_are_those_of_the_tables() {
     let ingress = ANSWERS.split_once("ingress: &rules\n").expect("the rules").1;
-    let yaml = format!("{}  egress:\n{}", ANSWERS.replace(" &rules", ""), ingress.replace("from:", "to:"));
+    let yaml =
+        format!("{}  egress:\n{}", ANSWERS.replace(" &rules", ""), ingress.replace("from:", "to:"));
     let (compiler, topology) = compiled(&cluster(&yaml));
     let lowered = software::lower(compiler.program(), &topology).unwrap();
     let b = endpoint(&compiler, "house/b");
@@ -404,8 +436,8 @@ fn answers_that_meet_each_other_are_those_of_the_tables() {
         "fd05:1:1::1",
     ];
     let ports = [
-        1, 7, 9, 10, 11, 20, 29, 30, 39, 40, 50, 53, 60, 79, 80, 81, 84, 85, 90, 91, 95, 96, 99, 100, 101, 442, 443,
-        444, 65535,
+        1, 7, 9, 10, 11, 20, 29, 30, 39, 40, 50, 53, 60, 79, 80, 81, 84, 85, 90, 91, 95, 96, 99,
+        100, 101, 442, 443, 444, 65535,
     ];
     let mut permitted = 0;
     for remote in remotes {
@@ -417,7 +449,10 @@ fn answers_that_meet_each_other_are_those_of_the_tables() {
                     permits(Pipeline::ToPod, remote_ip, protocol, Some(port)),
                     permits(Pipeline::FromPod, remote_ip, protocol, Some(port)),
                 );
-                let to = Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, protocol, (50_000, port), NEW) };
+                let to = Packet {
+                    ct: NEW | ct::TRACKED,
+                    ..packet(remote, own, protocol, (50_000, port), NEW)
+                };
                 let from = packet(own, remote, protocol, (50_000, port), NEW);
                 assert_eq!(passes(Side::Egress, &to), gets, "{remote} -> b, {protocol} {port}");
                 assert_eq!(passes(Side::Ingress, &from), sends, "b -> {remote}, {protocol} {port}");
@@ -429,20 +464,38 @@ fn answers_that_meet_each_other_are_those_of_the_tables() {
                     gets || opened(Pipeline::FromPod),
                     "b's reply {remote} {port}"
                 );
-                let answer = Packet { ct: REPLY | ct::TRACKED, ..packet(remote, own, protocol, (port, 50_000), REPLY) };
-                assert_eq!(passes(Side::Egress, &answer), sends || opened(Pipeline::ToPod), "{remote}'s reply {port}");
+                let answer = Packet {
+                    ct: REPLY | ct::TRACKED,
+                    ..packet(remote, own, protocol, (port, 50_000), REPLY)
+                };
+                assert_eq!(
+                    passes(Side::Egress, &answer),
+                    sends || opened(Pipeline::ToPod),
+                    "{remote}'s reply {port}"
+                );
                 permitted += usize::from(gets) + usize::from(sends);
             }
             for fragment in [Fragment::First, Fragment::Later] {
-                let to = Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, protocol, (5, 80), NEW) };
+                let to =
+                    Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, protocol, (5, 80), NEW) };
                 let got = passes(Side::Egress, &Packet { fragment, ..to });
-                assert_eq!(got, alike(Pipeline::ToPod, remote_ip, protocol), "S50: {fragment:?} {remote} {protocol}");
+                assert_eq!(
+                    got,
+                    alike(Pipeline::ToPod, remote_ip, protocol),
+                    "S50: {fragment:?} {remote} {protocol}"
+                );
             }
         }
         let icmp = if remote.contains(':') { 58 } else { 1 };
-        let echo =
-            Packet { ct: NEW | ct::TRACKED, ..packet(remote, own, icmp, (if icmp == 1 { 8 } else { 128 }, 0), NEW) };
-        assert_eq!(passes(Side::Egress, &echo), permits(Pipeline::ToPod, remote_ip, icmp, None), "S34: {remote}");
+        let echo = Packet {
+            ct: NEW | ct::TRACKED,
+            ..packet(remote, own, icmp, (if icmp == 1 { 8 } else { 128 }, 0), NEW)
+        };
+        assert_eq!(
+            passes(Side::Egress, &echo),
+            permits(Pipeline::ToPod, remote_ip, icmp, None),
+            "S34: {remote}"
+        );
     }
     assert!(permitted > 300, "{permitted} of them pass");
 }
@@ -450,13 +503,16 @@ fn answers_that_meet_each_other_are_those_of_the_tables() {
 #[test]
 fn s33_filters_cost_in_proportion_to_their_number() {
     let policy = |blocks: usize, ports: usize| {
-        let block = |i: usize| format!("{{ipBlock: {{cidr: 100.64.{i}.0/24, except: [100.64.{i}.7/32]}}}}");
+        let block =
+            |i: usize| format!("{{ipBlock: {{cidr: 100.64.{i}.0/24, except: [100.64.{i}.7/32]}}}}");
         let blocks: Vec<String> = (0..blocks).map(block).collect();
-        let ports: Vec<String> = (0..ports).map(|i| format!("{{port: {}}}", 2_000 + 7 * i)).collect();
+        let ports: Vec<String> =
+            (0..ports).map(|i| format!("{{port: {}}}", 2_000 + 7 * i)).collect();
         let rules = format!("[{{from: [{}], ports: [{}]}}]", blocks.join(", "), ports.join(", "));
         let (cluster, _) = ANSWERS.rsplit_once("---").expect("the policy is last");
         format!(
-            "{cluster}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: house}}\n\
+            "{cluster}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: \
+             {{name: p, namespace: house}}\n\
              spec: {{podSelector: {{}}, policyTypes: [Ingress], ingress: {rules}}}\n"
         )
     };

@@ -31,7 +31,12 @@ fn nics() -> Vec<Capabilities> {
         // Abilities that no driver of the table combines.
         Capabilities { driver: "zero keys unread".into(), zero_keys: false, ..simnic.clone() },
         Capabilities { driver: "no priority".into(), priority: false, ..simnic.clone() },
-        Capabilities { driver: "neither".into(), priority: false, zero_keys: false, ..simnic.clone() },
+        Capabilities {
+            driver: "neither".into(),
+            priority: false,
+            zero_keys: false,
+            ..simnic.clone()
+        },
         Capabilities { driver: "single ports".into(), port_masks: false, ..simnic.clone() },
         Capabilities { driver: "no rpl".into(), ct_reply: false, ..simnic.clone() },
         Capabilities { driver: "no chains".into(), chains: 0, ipv6: false, ..simnic.clone() },
@@ -49,24 +54,36 @@ fn nodes(cluster: &Cluster, turn: usize) -> Vec<(Compiler, Topology)> {
     let node = |scope: Scope| {
         let compiler = compile(cluster, scope.clone()).expect("it fits");
         let pod = |(key, id): (&netpolc_policy::ObjectKey, EndpointId)| {
-            let port = Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.to_string() };
+            let port =
+                Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.to_string() };
             // Now and then one whose hardware address is not known.
             let mac = !(turn + usize::from(id.get())).is_multiple_of(7);
-            (id, PodPort { port, mac: mac.then_some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]) })
+            (
+                id,
+                PodPort {
+                    port,
+                    mac: mac.then_some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]),
+                },
+            )
         };
         let pods: BTreeMap<EndpointId, PodPort> = compiler.endpoints().map(pod).collect();
         let addresses = match &scope {
             Scope::Node(name) => cluster.nodes[name].addresses.clone(),
             Scope::Everywhere => vec![],
         };
-        let services = ["10.96.0.0/12", "10.244.1.0/31", "fd00:96::/112"].map(|p| p.parse().expect("a prefix"));
+        let services = ["10.96.0.0/12", "10.244.1.0/31", "fd00:96::/112"]
+            .map(|p| p.parse().expect("a prefix"));
         let topology = Topology {
             pods,
             uplinks: vec![Port { ifindex: IfIndex::new(2), name: "eth0".into() }],
             node_addresses: addresses,
             translated: if turn.is_multiple_of(3) { services.to_vec() } else { vec![] },
-            forwarding: [Forwarding::Routed, Forwarding::Switched, Forwarding::Translating, Forwarding::Switched]
-                [turn % 4],
+            forwarding: [
+                Forwarding::Routed,
+                Forwarding::Switched,
+                Forwarding::Translating,
+                Forwarding::Switched,
+            ][turn % 4],
         };
         (compiler, topology)
     };
@@ -105,7 +122,8 @@ fn assert_sound_on(
         if proven.iter().any(|(h, l)| *h == how && l.ports == lowered.ports) {
             continue;
         }
-        let found: Vec<String> = check(program, topology, &lowered, can, 3).iter().map(ToString::to_string).collect();
+        let found: Vec<String> =
+            check(program, topology, &lowered, can, 3).iter().map(ToString::to_string).collect();
         assert!(found.is_empty(), "{what}, {mode:?}, {}:\n{}", can.driver, found.join("\n"));
         shaped(what, &lowered, can);
         for placed in lowered.ports.values().flatten() {
@@ -126,20 +144,42 @@ fn shaped(what: &str, lowered: &Lowered, can: &Capabilities) {
         let filters: Vec<_> = placed.iter().map(|p| &p.filter).collect();
         assert!(filters.is_sorted(), "{what}: {}", port.name);
         for filter in &filters {
-            let Match::Flower(p) = &filter.matches else { panic!("{what}: hardware matches no sockets") };
-            let tracked = matches!(filter.action, Action::Track(_) | Action::Redirect(_)) || p.ct_state.is_some();
-            assert!(!tracked || filter.copies == Copies::Both, "{what}: a miss would find no filter: {filter:?}");
-            assert!(filter.action != Action::Drop || filter.copies == Copies::Hardware, "{what}: {filter:?}");
-            let exact = |p: Option<Ports>| !matches!(p, Some(Ports::Masked(Masked { mask, .. })) if mask != u16::MAX);
-            assert!(can.port_masks || (exact(p.source_port) && exact(p.destination_port)), "{what}: {filter:?}");
+            let Match::Flower(p) = &filter.matches else {
+                panic!("{what}: hardware matches no sockets")
+            };
+            let tracked = matches!(filter.action, Action::Track(_) | Action::Redirect(_))
+                || p.ct_state.is_some();
+            assert!(
+                !tracked || filter.copies == Copies::Both,
+                "{what}: a miss would find no filter: {filter:?}"
+            );
+            assert!(
+                filter.action != Action::Drop || filter.copies == Copies::Hardware,
+                "{what}: {filter:?}"
+            );
+            let exact = |p: Option<Ports>| match p {
+                Some(Ports::Masked(Masked { mask, .. })) => mask == u16::MAX,
+                _ => true,
+            };
+            assert!(
+                can.port_masks || (exact(p.source_port) && exact(p.destination_port)),
+                "{what}: {filter:?}"
+            );
             assert!(!matches!(p.destination_port, Some(Ports::Range { .. })), "{what}: {filter:?}");
             assert!(can.tcp_flags || filter.action != Action::Drop, "{what}: {filter:?}");
             assert!(filter.chain <= can.chains, "{what}: {filter:?}");
             if let Action::Goto(chain) | Action::Track(chain) = filter.action {
                 // The chain exists, and its last filter matches whatever comes.
-                let last = filters.iter().filter(|f| f.chain == chain).max_by_key(|f| f.prio).expect("a chain");
+                let last = filters
+                    .iter()
+                    .filter(|f| f.chain == chain)
+                    .max_by_key(|f| f.prio)
+                    .expect("a chain");
                 let Match::Flower(rest) = &last.matches else { panic!("{what}: {last:?}") };
-                let all = netpolc_target_flower::filter::Pattern { ethertype: p.ethertype, ..Default::default() };
+                let all = netpolc_target_flower::filter::Pattern {
+                    ethertype: p.ethertype,
+                    ..Default::default()
+                };
                 assert_eq!(*rest, all, "{what}: chain {chain} has no catch-all");
             }
         }
@@ -181,10 +221,13 @@ fn random_clusters_are_sound_on_every_nic() {
 #[test]
 fn any_subset_of_drops_in_any_order_is_sound() {
     let can = capabilities("sfc");
-    for (turn, name) in ["nested-blocks", "end-port", "named-port", "both-sides-allow"].iter().enumerate() {
+    for (turn, name) in
+        ["nested-blocks", "end-port", "named-port", "both-sides-allow"].iter().enumerate()
+    {
         let case = cases::named(name);
         for (compiler, topology) in nodes(&case.cluster, turn) {
-            let full = lower(compiler.program(), &topology, Mode::Representor, &can).expect("never refused");
+            let full = lower(compiler.program(), &topology, Mode::Representor, &can)
+                .expect("never refused");
             let mut rng = Rng::new(turn as u64);
             for _ in 0..4 {
                 let mut some = full.clone();
@@ -247,9 +290,14 @@ fn web() -> (Compiler, Topology) {
 }
 
 /// Every change that `mutate` makes of one filter is found, and there are some.
-fn assert_found(what: &str, can: &Capabilities, mutate: impl Fn(&mut Lowered, &Port, usize) -> bool) {
+fn assert_found(
+    what: &str,
+    can: &Capabilities,
+    mutate: impl Fn(&mut Lowered, &Port, usize) -> bool,
+) {
     let (compiler, topology) = web();
-    let sound = lower(compiler.program(), &topology, Mode::Representor, can).expect("never refused");
+    let sound =
+        lower(compiler.program(), &topology, Mode::Representor, can).expect("never refused");
     assert!(check(compiler.program(), &topology, &sound, can, 1).is_empty());
     let (mut made, mut missed) = (0, Vec::new());
     for (port, placed) in &sound.ports {
@@ -287,7 +335,9 @@ fn pattern(
 fn a_drop_that_no_longer_asks_for_an_opening_is_found_s38() {
     for driver in ["simnic", "sfc"] {
         assert_found("flags", &capabilities(driver), |lowered, port, at| {
-            pattern(lowered, port, at, |action, p| *action != Action::Pass && p.tcp_flags.take().is_some())
+            pattern(lowered, port, at, |action, p| {
+                *action != Action::Pass && p.tcp_flags.take().is_some()
+            })
         });
         assert_found("ACK", &capabilities(driver), |lowered, port, at| {
             pattern(lowered, port, at, |action, p| {
@@ -307,10 +357,16 @@ fn a_drop_for_a_wider_prefix_is_found_s18() {
             let key = if uplink { &mut p.source } else { &mut p.destination };
             // All siblings of what is dropped near 192.0.2.0/24 and 198.51.100.0/24 are dropped
             // too, but for the last.
-            let last = key.is_some_and(|k| matches!(k.to_string().as_str(), "192.0.3.0/24" | "198.51.101.0/24"));
+            let last = key.is_some_and(|k| {
+                matches!(k.to_string().as_str(), "192.0.3.0/24" | "198.51.101.0/24")
+            });
             if *action == Action::Drop && last {
-                *key = key.map(|k| ipnetwork::IpNetwork::new(k.network(), k.prefix() - 1).expect("shorter"));
-                *key = key.map(|k| ipnetwork::IpNetwork::new(k.network(), k.prefix()).expect("a network"));
+                *key = key.map(|k| {
+                    ipnetwork::IpNetwork::new(k.network(), k.prefix() - 1).expect("shorter")
+                });
+                *key = key.map(|k| {
+                    ipnetwork::IpNetwork::new(k.network(), k.prefix()).expect("a network")
+                });
             }
             *action == Action::Drop && last
         })
@@ -336,8 +392,15 @@ fn a_chain_without_its_last_filter_is_found() {
         assert_found("catch-all", &capabilities(driver), |lowered, port, at| {
             let list = lowered.ports.get_mut(port).expect("a port");
             let chain = list[at].filter.chain;
-            let keyless = matches!(&list[at].filter.matches, Match::Flower(p)
-                if *p == netpolc_target_flower::filter::Pattern { ethertype: p.ethertype, ..Default::default() });
+            let keyless = match &list[at].filter.matches {
+                Match::Flower(p) => {
+                    *p == netpolc_target_flower::filter::Pattern {
+                        ethertype: p.ethertype,
+                        ..Default::default()
+                    }
+                }
+                _ => false,
+            };
             let last = chain > 0 && keyless;
             if last {
                 list.remove(at);
@@ -366,8 +429,12 @@ fn a_missing_permission_before_a_drop_is_found() {
         assert_found("pass", &capabilities(driver), |lowered, port, at| {
             let list = lowered.ports.get_mut(port).expect("a port");
             let filter = &list[at].filter;
-            let keyed = matches!(&filter.matches, Match::Flower(p) if p.destination.is_some() || p.source.is_some()
-                || p.destination_port.is_some());
+            let keyed = match &filter.matches {
+                Match::Flower(p) => {
+                    p.destination.is_some() || p.source.is_some() || p.destination_port.is_some()
+                }
+                _ => false,
+            };
             let passes = filter.chain > 0 && filter.action == Action::Pass && keyed;
             if passes {
                 list.remove(at);
@@ -380,12 +447,13 @@ fn a_missing_permission_before_a_drop_is_found() {
 #[test]
 fn a_missing_priority_is_found_where_the_nic_ignores_it() {
     let (compiler, topology) = web();
-    let lowered =
-        lower(compiler.program(), &topology, Mode::Representor, &capabilities("simnic")).expect("never refused");
+    let lowered = lower(compiler.program(), &topology, Mode::Representor, &capabilities("simnic"))
+        .expect("never refused");
     let ignoring = Capabilities { priority: false, ..capabilities("simnic") };
     assert!(!check(compiler.program(), &topology, &lowered, &ignoring, 1).is_empty());
     let unread = Capabilities { zero_keys: false, ..capabilities("sfc") };
-    let lowered = lower(compiler.program(), &topology, Mode::Representor, &capabilities("sfc")).expect("never refused");
+    let lowered = lower(compiler.program(), &topology, Mode::Representor, &capabilities("sfc"))
+        .expect("never refused");
     assert!(!check(compiler.program(), &topology, &lowered, &unread, 1).is_empty());
 }
 
@@ -395,7 +463,8 @@ fn a_forward_that_asks_for_less_is_found_s41() {
     let forward = |action: &Action| matches!(action, Action::Redirect(_));
     assert_found("ports", &can, |lowered, port, at| {
         pattern(lowered, port, at, |action, p| {
-            forward(action) && (p.destination_port.take().is_some() | p.source_port.take().is_some())
+            forward(action)
+                && (p.destination_port.take().is_some() | p.source_port.take().is_some())
         })
     });
     assert_found("state", &can, |lowered, port, at| {
@@ -407,10 +476,14 @@ fn a_forward_that_asks_for_less_is_found_s41() {
         })
     });
     assert_found("hardware address", &can, |lowered, port, at| {
-        pattern(lowered, port, at, |action, p| forward(action) && p.destination_mac.take().is_some())
+        pattern(lowered, port, at, |action, p| {
+            forward(action) && p.destination_mac.take().is_some()
+        })
     });
     assert_found("source", &can, |lowered, port, at| {
-        pattern(lowered, port, at, |action, p| matches!(action, Action::Track(_)) && p.source.take().is_some())
+        pattern(lowered, port, at, |action, p| {
+            matches!(action, Action::Track(_)) && p.source.take().is_some()
+        })
     });
     assert_found("another port", &can, |lowered, port, at| {
         let filter = &mut lowered.ports.get_mut(port).expect("a port")[at].filter;

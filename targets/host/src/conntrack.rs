@@ -114,8 +114,14 @@ pub fn of(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
     // at the same time keep each other waiting (by 70 % on two processors).
     let mut found = BTreeMap::new();
     for address in addresses {
-        for (tuple, flags) in [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)] {
-            found.extend(ask(&mut socket, &question(*address, tuple, flags))?.into_iter().map(|t| (t.original, t)));
+        for (tuple, flags) in
+            [(CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)]
+        {
+            found.extend(
+                ask(&mut socket, &question(*address, tuple, flags))?
+                    .into_iter()
+                    .map(|t| (t.original, t)),
+            );
         }
     }
     Ok(found.into_values().collect())
@@ -124,7 +130,8 @@ pub fn of(addresses: &BTreeSet<IpAddr>) -> io::Result<Vec<Tracked>> {
 /// Is the table of the calling thread's namespace empty? Walking through it takes ten milliseconds
 /// even so.
 fn tracks_nothing() -> bool {
-    std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").is_ok_and(|count| count.trim() == "0")
+    std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count")
+        .is_ok_and(|count| count.trim() == "0")
 }
 
 fn ask(socket: &mut Socket, question: &[u8]) -> io::Result<Vec<Tracked>> {
@@ -148,7 +155,9 @@ fn question(address: IpAddr, direction: u16, flags: u16) -> Vec<u8> {
 /// The connection in a message's body: struct nfgenmsg, then attributes.
 pub(crate) fn tracked(body: &[u8]) -> Option<Tracked> {
     let attributes = body.get(4..)?;
-    let status = attribute(attributes, CTA_STATUS).and_then(|s| netlink::u32_at(s, 0)).map_or(0, u32::from_be);
+    let status = attribute(attributes, CTA_STATUS)
+        .and_then(|s| netlink::u32_at(s, 0))
+        .map_or(0, u32::from_be);
     let original = tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?;
     let state = |protocol| -> Option<u8> {
         let info = attribute(attribute(attributes, CTA_PROTOINFO)?, protocol)?;
@@ -197,8 +206,19 @@ fn tuple(attributes: &[u8]) -> Option<Tuple> {
 mod tests {
     use super::*;
 
-    fn tuple(source: [u8; 4], source_port: u16, destination: [u8; 4], destination_port: u16) -> Tuple {
-        Tuple { source: source.into(), destination: destination.into(), protocol: 6, source_port, destination_port }
+    fn tuple(
+        source: [u8; 4],
+        source_port: u16,
+        destination: [u8; 4],
+        destination_port: u16,
+    ) -> Tuple {
+        Tuple {
+            source: source.into(),
+            destination: destination.into(),
+            protocol: 6,
+            source_port,
+            destination_port,
+        }
     }
 
     /// S40: through a Service, the client's interface sees the Service and the backend's sees the

@@ -43,14 +43,19 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32, lasting: Lasting) -> io::Resu
 /// beside it.
 pub fn replace<T>(path: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let Some(name) = path.file_name() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} names no file", path.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} names no file", path.display()),
+        ));
     };
     let new = path.with_file_name(format!(".{}.netpolc-new", name.to_string_lossy()));
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    make(&new).and_then(|made| fs::rename(&new, path).map(|()| made)).inspect_err(|_| drop(fs::remove_file(&new)))
+    make(&new)
+        .and_then(|made| fs::rename(&new, path).map(|()| made))
+        .inspect_err(|_| drop(fs::remove_file(&new)))
 }
 
 #[cfg(test)]
@@ -67,14 +72,17 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("netpolc-files-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("netpolc-files-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             fs::create_dir(&path).unwrap();
             Scratch(path)
         }
 
         fn names(&self) -> Vec<String> {
-            let names = fs::read_dir(&self.0).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+            let names = fs::read_dir(&self.0)
+                .unwrap()
+                .map(|f| f.unwrap().file_name().into_string().unwrap());
             names.collect()
         }
     }
@@ -113,7 +121,10 @@ mod tests {
         assert_eq!(replace(&path, failing).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(folder.names(), ["file"]);
-        assert_eq!(write(Path::new("/"), b"", 0o600, Lasting::OnDisk).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            write(Path::new("/"), b"", 0o600, Lasting::OnDisk).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 
     #[test]

@@ -94,11 +94,11 @@ const PORTS: [(&str, u16); 9] = [
     ("vxlan", 15),     // IFLA_VXLAN_PORT
     ("geneve", 5),     // IFLA_GENEVE_PORT
     ("bareudp", 1),    // IFLA_BAREUDP_PORT
-    ("ipip", 18),      // IFLA_IPTUN_ENCAP_DPORT: FOU and GUE; nodes are alike, so the port is this node's too
-    ("sit", 18),       // IFLA_IPTUN_ENCAP_DPORT
-    ("ip6tnl", 18),    // IFLA_IPTUN_ENCAP_DPORT
-    ("gre", 17),       // IFLA_GRE_ENCAP_DPORT
-    ("gretap", 17),    // IFLA_GRE_ENCAP_DPORT
+    ("ipip", 18), // IFLA_IPTUN_ENCAP_DPORT: FOU and GUE; nodes are alike, so the port is this node's too
+    ("sit", 18),  // IFLA_IPTUN_ENCAP_DPORT
+    ("ip6tnl", 18), // IFLA_IPTUN_ENCAP_DPORT
+    ("gre", 17),  // IFLA_GRE_ENCAP_DPORT
+    ("gretap", 17), // IFLA_GRE_ENCAP_DPORT
     ("ip6gretap", 17), // IFLA_GRE_ENCAP_DPORT
 ];
 
@@ -169,7 +169,8 @@ impl fmt::Display for Device {
 /// # Errors
 /// As [`Socket::open`] and [`Socket::dump`].
 pub fn all() -> io::Result<Vec<Link>> {
-    let mut links = Socket::open(Protocol::Route)?.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], link)?;
+    let mut links =
+        Socket::open(Protocol::Route)?.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], link)?;
     links.sort_by_key(|link| link.index);
     Ok(links)
 }
@@ -191,7 +192,8 @@ pub(crate) fn link(body: &[u8]) -> Option<Link> {
     let info = attribute(attributes, IFLA_LINKINFO).unwrap_or_default();
     let kind = attribute(info, IFLA_INFO_KIND).map(text);
     let own = PORTS.iter().find(|(name, _)| kind.as_deref() == Some(*name));
-    let port = own.and_then(|(_, number)| be16_at(attribute(attribute(info, IFLA_INFO_DATA)?, *number)?, 0));
+    let port = own
+        .and_then(|(_, number)| be16_at(attribute(attribute(info, IFLA_INFO_DATA)?, *number)?, 0));
     let switch_id = attribute(attributes, IFLA_PHYS_SWITCH_ID).filter(|id| !id.is_empty());
     let device = word(IFLA_PARENT_DEV_BUS_NAME).zip(word(IFLA_PARENT_DEV_NAME));
     Some(Link {
@@ -214,7 +216,8 @@ pub(crate) fn link(body: &[u8]) -> Option<Link> {
 pub fn fit_for_pods(links: &[Link]) -> impl Iterator<Item = &Link> {
     let masters: BTreeSet<u32> = links.iter().filter_map(|link| link.master).collect();
     links.iter().filter(move |link| {
-        let master = link.kind.as_deref().is_some_and(|kind| MASTERS.contains(&kind)) || masters.contains(&link.index);
+        let master = link.kind.as_deref().is_some_and(|kind| MASTERS.contains(&kind))
+            || masters.contains(&link.index);
         !master && !link.loopback
     })
 }
@@ -287,8 +290,18 @@ mod tests {
 
     #[test]
     fn masters_are_no_pods_and_their_ports_may_be() {
-        let link = |index, kind: &str, master| Link { index, kind: Some(kind.into()), master, ..Link::default() };
-        let links = [link(2, "bridge", None), link(3, "veth", Some(2)), link(4, "gre", None), link(5, "veth", Some(4))];
+        let link = |index, kind: &str, master| Link {
+            index,
+            kind: Some(kind.into()),
+            master,
+            ..Link::default()
+        };
+        let links = [
+            link(2, "bridge", None),
+            link(3, "veth", Some(2)),
+            link(4, "gre", None),
+            link(5, "veth", Some(4)),
+        ];
         assert_eq!(fit_for_pods(&links).map(|link| link.index).collect::<Vec<_>>(), [3, 5]);
     }
 
@@ -307,8 +320,14 @@ mod tests {
         let plain = body.clone();
         netlink::nest(&mut body, IFLA_LINKINFO, |to| netlink::put_text(to, IFLA_INFO_KIND, "veth"));
         let read = link(&body).unwrap();
-        assert_eq!((read.index, read.name.as_str(), read.kind.as_deref()), (9, "veth9", Some("veth")));
-        assert_eq!((read.master, read.peer, read.loopback), (Some(4), Some(Peer { index: 2, namespace: 0 }), false));
+        assert_eq!(
+            (read.index, read.name.as_str(), read.kind.as_deref()),
+            (9, "veth9", Some("veth"))
+        );
+        assert_eq!(
+            (read.master, read.peer, read.loopback),
+            (Some(4), Some(Peer { index: 2, namespace: 0 }), false)
+        );
         assert_eq!((read.unwraps, read.switch_id, read.device), (None, None, None));
         let mut body = plain;
         netlink::nest(&mut body, IFLA_LINKINFO, |to| {
@@ -327,7 +346,10 @@ mod tests {
         netlink::put_text(&mut body, IFLA_PARENT_DEV_NAME, "0000:03:00.0");
         netlink::put_text(&mut body, IFLA_PARENT_DEV_BUS_NAME, "pci");
         let link = link(&body).unwrap();
-        assert_eq!((link.index, link.name.as_str(), link.switch_id.as_deref()), (9, "enp3s0f0_1", Some("02ab00")));
+        assert_eq!(
+            (link.index, link.name.as_str(), link.switch_id.as_deref()),
+            (9, "enp3s0f0_1", Some("02ab00"))
+        );
         assert_eq!(link.port_name.as_deref(), Some("pf0vf1"));
         assert_eq!(link.device.unwrap().to_string(), "pci/0000:03:00.0");
     }
@@ -345,7 +367,12 @@ mod tests {
         let (own, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let mut body = vec![libc::AF_INET as u8, 31, 0, 0, 7, 0, 0, 0];
         netlink::put(&mut body, IFA_ADDRESS, &[10, 0, 0, 2]);
-        let shared = Assigned { index: u32::from_ne_bytes([7, 0, 0, 0]), address: other, on_link: other, prefix: 31 };
+        let shared = Assigned {
+            index: u32::from_ne_bytes([7, 0, 0, 0]),
+            address: other,
+            on_link: other,
+            prefix: 31,
+        };
         assert_eq!(assigned(&body), Some(shared));
         netlink::put(&mut body, IFA_LOCAL, &[10, 0, 0, 1]);
         assert_eq!(assigned(&body), Some(Assigned { address: own, ..shared }));

@@ -123,7 +123,8 @@ impl Namespace {
 /// Where `work` does, with the same message.
 pub fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("in-netns".into()).spawn_scoped(scope, work)?;
+        let thread =
+            std::thread::Builder::new().name("in-netns".into()).spawn_scoped(scope, work)?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -85,7 +85,8 @@ fn move_away(path: &Path, owner: u32) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let facts = fs::metadata(parent)?;
     if facts.uid() != me() || (facts.mode() & WRITE != 0 && facts.mode() & STICKY == 0) {
-        let what = "so its owner could put it back; remove it, and close the folder above to others";
+        let what =
+            "so its owner could put it back; remove it, and close the folder above to others";
         let mode = facts.mode() & 0o7777;
         return Err(refused(format!(
             "{} belongs to user {owner} and {} is open to others (user {}, mode {mode:o}), {what}",
@@ -95,13 +96,15 @@ fn move_away(path: &Path, owner: u32) -> io::Result<()> {
         )));
     }
     if fs::remove_dir(path).is_ok() {
-        tracing::warn!(path = %path.display(), owner, "an empty folder of somebody else stood there; removed");
+        tracing::warn!(path = %path.display(), owner, "an empty folder of somebody else stood \
+            there; removed");
         return Ok(());
     }
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("folder");
     let aside = parent.join(format!("{name}-not-ours-{}", std::process::id()));
     fs::rename(path, &aside)?;
-    tracing::warn!(path = %path.display(), owner, aside = %aside.display(), "a folder of somebody else stood there; moved");
+    tracing::warn!(path = %path.display(), owner, aside = %aside.display(), "a folder of somebody \
+        else stood there; moved");
     Ok(())
 }
 
@@ -134,7 +137,10 @@ pub fn lock(file: &File, how: Lock, patience: Duration) -> io::Result<()> {
             io::ErrorKind::WouldBlock if Instant::now() < end => std::thread::sleep(PAUSE),
             io::ErrorKind::WouldBlock => {
                 let who = holder(file).unwrap_or_else(|| "another process".into());
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("{who} has it locked")));
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    format!("{who} has it locked"),
+                ));
             }
             _ => return Err(error),
         }
@@ -147,7 +153,8 @@ fn holder(file: &File) -> Option<String> {
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let pid = locks.lines().find_map(|line| held(line, facts.dev(), facts.ino()))?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let owner = fs::metadata(format!("/proc/{pid}")).map_or_else(|_| "?".to_owned(), |facts| facts.uid().to_string());
+    let owner = fs::metadata(format!("/proc/{pid}"))
+        .map_or_else(|_| "?".to_owned(), |facts| facts.uid().to_string());
     Some(format!("process {pid} ({}, of user {owner})", name.trim().escape_debug()))
 }
 
@@ -168,7 +175,8 @@ mod tests {
     use super::*;
 
     fn scratch(name: &str) -> std::path::PathBuf {
-        let path = std::env::temp_dir().join(format!("netpolc-private-{name}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("netpolc-private-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         path
     }
@@ -233,7 +241,10 @@ mod tests {
     fn a_line_of_proc_locks_is_read() {
         let device = libc::makedev(0, 0x1a);
         assert_eq!(held("1: FLOCK  ADVISORY  WRITE 708 00:1a:1234 0 EOF", device, 1234), Some(708));
-        assert_eq!(held("1: -> FLOCK  ADVISORY  WRITE 709 00:1a:1234 0 EOF", device, 1234), Some(709));
+        assert_eq!(
+            held("1: -> FLOCK  ADVISORY  WRITE 709 00:1a:1234 0 EOF", device, 1234),
+            Some(709)
+        );
         assert_eq!(held("1: FLOCK  ADVISORY  WRITE 708 00:1a:1235 0 EOF", device, 1234), None);
         assert_eq!(held("1: POSIX  ADVISORY  WRITE 708 00:1a:1234 0 EOF", device, 1234), None);
     }

@@ -84,11 +84,13 @@ mod tests {
     }
 
     /// As Calico writes it.
-    const STATIC: Route = Route { length: 32, table: 254, protocol: 4, kind: RTN_UNICAST, flags: 0, more: None };
+    const STATIC: Route =
+        Route { length: 32, table: 254, protocol: 4, kind: RTN_UNICAST, flags: 0, more: None };
 
     fn read(address: IpAddr, route: &Route) -> Option<(IpAddr, u32)> {
         let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let mut body = vec![family as u8, route.length, 0, 0, route.table, route.protocol, 0, route.kind];
+        let mut body =
+            vec![family as u8, route.length, 0, 0, route.table, route.protocol, 0, route.kind];
         body.extend(route.flags.to_ne_bytes());
         match address {
             IpAddr::V4(a) => netlink::put(&mut body, RTA_DST, &a.octets()),
@@ -131,7 +133,10 @@ mod tests {
             assert_eq!(read(v4, &Route { more: Some((kind, [10, 0, 0, 254])), ..STATIC }), None);
         }
         assert_eq!(read(v4, &Route { table: 255, ..STATIC }), None);
-        assert_eq!(read(v4, &Route { table: 0, more: Some((RTA_TABLE, 255u32.to_ne_bytes())), ..STATIC }), None);
+        assert_eq!(
+            read(v4, &Route { table: 0, more: Some((RTA_TABLE, 255u32.to_ne_bytes())), ..STATIC }),
+            None
+        );
         // Blackhole, prohibited and the like.
         assert_eq!(read(v4, &Route { kind: 6, ..STATIC }), None);
         assert_eq!(host(&[2, 32]), None);

@@ -49,7 +49,9 @@ pub(crate) struct Seen {
 pub fn dump() -> io::Result<Vec<Connection>> {
     let mut socket = Socket::open(Protocol::SockDiag)?;
     let mut found = Vec::new();
-    for (protocol, missing) in [(libc::IPPROTO_TCP as u8, &MISSING[0]), (libc::IPPROTO_UDP as u8, &MISSING[1])] {
+    for (protocol, missing) in
+        [(libc::IPPROTO_TCP as u8, &MISSING[0]), (libc::IPPROTO_UDP as u8, &MISSING[1])]
+    {
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             if missing.load(Ordering::Relaxed) {
                 continue;
@@ -60,7 +62,9 @@ pub fn dump() -> io::Result<Vec<Connection>> {
             request.extend([0; 48]);
             match socket.dump(SOCK_DIAG_BY_FAMILY, &request, seen) {
                 Ok(sockets) => found.extend(connections(protocol, &sockets)),
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => missing.store(true, Ordering::Relaxed),
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    missing.store(true, Ordering::Relaxed)
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -92,10 +96,13 @@ pub(crate) fn seen(body: &[u8]) -> Option<Seen> {
 
 fn connections(protocol: u8, sockets: &[Seen]) -> Vec<Connection> {
     let everybodys: BTreeSet<u16> = match i32::from(protocol) {
-        libc::IPPROTO_UDP => sockets.iter().filter(|s| s.remote.is_unspecified()).map(|s| s.local_port).collect(),
+        libc::IPPROTO_UDP => {
+            sockets.iter().filter(|s| s.remote.is_unspecified()).map(|s| s.local_port).collect()
+        }
         _ => BTreeSet::new(),
     };
-    let listening: BTreeSet<u16> = sockets.iter().filter(|s| s.state == LISTEN).map(|s| s.local_port).collect();
+    let listening: BTreeSet<u16> =
+        sockets.iter().filter(|s| s.state == LISTEN).map(|s| s.local_port).collect();
     let alive = sockets.iter().filter(|s| ALIVE.contains(&s.state) && !s.remote.is_unspecified());
     let alive = alive.filter(|s| !everybodys.contains(&s.local_port));
     alive
@@ -159,8 +166,12 @@ mod tests {
             remote: remote.into(),
             remote_port: 53,
         };
-        let sockets = [seen([10, 0, 0, 9], 4000, 1), seen([10, 0, 0, 9], 98, 1), seen([0; 4], 98, 7)];
+        let sockets =
+            [seen([10, 0, 0, 9], 4000, 1), seen([10, 0, 0, 9], 98, 1), seen([0; 4], 98, 7)];
         let found = connections(17, &sockets);
-        assert_eq!(found.iter().map(|c| (c.local_port, c.opener)).collect::<Vec<_>>(), [(4000, Opener::Pod)]);
+        assert_eq!(
+            found.iter().map(|c| (c.local_port, c.opener)).collect::<Vec<_>>(),
+            [(4000, Opener::Pod)]
+        );
     }
 }

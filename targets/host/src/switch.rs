@@ -46,7 +46,8 @@ pub fn ports() -> io::Result<BTreeMap<Mac, u32>> {
     for (port, address) in forwarding()? {
         ports.entry(address).or_default().insert(port);
     }
-    let one = |(address, all): (Mac, BTreeSet<u32>)| (all.len() == 1).then_some((address, *all.first()?));
+    let one =
+        |(address, all): (Mac, BTreeSet<u32>)| (all.len() == 1).then_some((address, *all.first()?));
     Ok(ports.into_iter().filter_map(one).collect())
 }
 

@@ -9,7 +9,8 @@ use netpolc_table::{
 use netpolc_target::{
     Arrival,
     DropReason::{
-        self, Discovery, ForeignDestination, Fragment, Malformed, NotIp, SourceRoute, SpoofedSource, Truncated, Tunnel,
+        self, Discovery, ForeignDestination, Fragment, Malformed, NotIp, SourceRoute,
+        SpoofedSource, Truncated, Tunnel,
     },
     Frame, Hook, Mark, Verdict,
     semantics::{DHCP, DHCPV6, DISCOVERY_BYTES, HAS_PORTS, icmp, ip, may_be_unproven},
@@ -116,7 +117,9 @@ impl Mem {
 
     /// Is the frame by the endpoint's hardware address, where that is known (S55)?
     fn hardware(&self, context: &Context, frame: &[u8]) -> Result<(), DropReason> {
-        let Some(own) = eval::own_mac(&self.program, context.endpoint).filter(|_| frame.len() >= 14) else {
+        let Some(own) =
+            eval::own_mac(&self.program, context.endpoint).filter(|_| frame.len() >= 14)
+        else {
             return Ok(());
         };
         match context.hook {
@@ -166,7 +169,13 @@ impl Mem {
     }
 
     /// Does a guarded pod send into a tunnel that no rule with this port permits (S45)?
-    fn is_denied_tunnel(&self, context: &Context, to: IpAddr, protocol: u8, transport: &Transport) -> bool {
+    fn is_denied_tunnel(
+        &self,
+        context: &Context,
+        to: IpAddr,
+        protocol: u8,
+        transport: &Transport,
+    ) -> bool {
         let port = HAS_PORTS.contains(&protocol).then_some(transport.destination_port);
         context.guarded()
             && eval::is_tunnel(&self.program, protocol, port)
@@ -176,7 +185,9 @@ impl Mem {
     /// Does a guarded pod send a later fragment of what leads into a tunnel, whatever its ports
     /// (S45)?
     fn is_part_of_tunnel(&self, context: &Context, protocol: u8) -> bool {
-        context.guarded() && !HAS_PORTS.contains(&protocol) && eval::is_tunnel(&self.program, protocol, None)
+        context.guarded()
+            && !HAS_PORTS.contains(&protocol)
+            && eval::is_tunnel(&self.program, protocol, None)
     }
 
     /// Is the address one of the endpoint's own?
@@ -211,7 +222,9 @@ impl Mem {
         };
         let network = match parse::network(frame, family, l3) {
             Ok(network) => network,
-            Err(SourceRoute) if source == Source::Proven => return context.refuse_early(SourceRoute),
+            Err(SourceRoute) if source == Source::Proven => {
+                return context.refuse_early(SourceRoute);
+            }
             // Too many extension headers, behind which a kernel reads on.
             Err(Malformed) if source == Source::Proven && family == Family::V6 => {
                 return context.refuse_early(Malformed);
@@ -240,13 +253,17 @@ impl Mem {
         let answer = match parse::transport(frame, family, &network) {
             Err(reason) => refuse(reason),
             Ok(_) if self.is_discovery(context, frame, family, &network)? => return NEXT,
-            Ok(transport) if source == Source::Unproven && !is_exception(to, &network, &transport) => {
+            Ok(transport)
+                if source == Source::Unproven && !is_exception(to, &network, &transport) =>
+            {
                 return Err(SpoofedSource);
             }
             Ok(transport) if context.guarded() && is_dhcp_answer(network.protocol, &transport) => {
                 return Err(SpoofedSource);
             }
-            Ok(transport) if self.is_denied_tunnel(context, to, network.protocol, &transport) => Err(Tunnel),
+            Ok(transport) if self.is_denied_tunnel(context, to, network.protocol, &transport) => {
+                Err(Tunnel)
+            }
             Ok(transport) => match transport.icmp {
                 Some(kind) if parse::is_error(family, kind) && context.hook != Hook::Translated => {
                     self.icmp_error(context, frame, family, &network, from, to)
@@ -309,8 +326,9 @@ impl Mem {
         network: &Network,
     ) -> Result<bool, DropReason> {
         let (first, last) = icmp::DISCOVERY;
-        let of_its_types =
-            family == Family::V6 && network.protocol == ip::ICMPV6 && (first..=last).contains(&frame[network.l4]);
+        let of_its_types = family == Family::V6
+            && network.protocol == ip::ICMPV6
+            && (first..=last).contains(&frame[network.l4]);
         if of_its_types && network.fragmented && context.guarded() {
             return Err(Discovery);
         }
@@ -323,7 +341,8 @@ impl Mem {
             return Err(Discovery);
         }
         if message[0] == icmp::ADVERTISEMENT {
-            let target: [u8; 16] = message.get(8..24).ok_or(Discovery)?.try_into().expect("16 bytes");
+            let target: [u8; 16] =
+                message.get(8..24).ok_or(Discovery)?.try_into().expect("16 bytes");
             let target = Ipv6Addr::from(target);
             let speaks = match target.is_unicast_link_local() {
                 true => !eval::is_on_link(&self.program, target),
@@ -337,7 +356,8 @@ impl Mem {
         let destination = Ipv6Addr::from(destination);
         let near = destination.is_multicast()
             || destination.is_unicast_link_local()
-            || context.word.flags & Word::BRIDGED != 0 && eval::is_on_link(&self.program, destination);
+            || context.word.flags & Word::BRIDGED != 0
+                && eval::is_on_link(&self.program, destination);
         Ok(near && message.len() <= DISCOVERY_BYTES)
     }
 }

@@ -35,7 +35,8 @@ impl Fragments {
     /// Records a verdict, over an older one of the same packet.
     pub fn record(&mut self, key: RecordKey, verdict: Verdict, now: Duration) {
         if self.records.len() >= CAPACITY && !self.records.contains_key(&key) {
-            let oldest = self.records.iter().min_by_key(|(_, (_, deadline))| *deadline).map(|(k, _)| *k);
+            let oldest =
+                self.records.iter().min_by_key(|(_, (_, deadline))| *deadline).map(|(k, _)| *k);
             oldest.map(|k| self.records.remove(&k));
         }
         self.records.insert(key, (verdict, now + Duration::from_secs(FRAGMENT_SECONDS.into())));

@@ -56,12 +56,21 @@ impl Mem {
         if local != inner_local || elsewhere {
             return Err(IcmpError);
         }
-        let tuple = tuple(context.endpoint, hook, inner.source, inner.destination, inner.protocol, &inner.transport);
+        let tuple = tuple(
+            context.endpoint,
+            hook,
+            inner.source,
+            inner.destination,
+            inner.protocol,
+            &inner.transport,
+        );
         let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now);
         let permitted = match entry {
             Some(entry) => self.opener_permits(context, &entry, &tuple),
             // It needs none.
-            None => [hook, hook.other()].iter().all(|hook| self.is_open(context.word, *hook, &tuple)),
+            None => {
+                [hook, hook.other()].iter().all(|hook| self.is_open(context.word, *hook, &tuple))
+            }
         };
         if permitted { NEXT } else { Err(IcmpError) }
     }
@@ -73,11 +82,13 @@ fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> 
     let (source, destination) = parse::addresses(frame, family, at, end).ok()?;
     let (protocol, l4) = match family {
         Family::V4 => {
-            let offset = parse::u16_at(frame, at + 6) & netpolc_target::semantics::ip::FRAGMENT_OFFSET;
+            let offset =
+                parse::u16_at(frame, at + 6) & netpolc_target::semantics::ip::FRAGMENT_OFFSET;
             (offset == 0).then_some((frame[at + 9], at + 4 * usize::from(frame[at] & 15)))?
         }
         Family::V6 => {
-            let walk = parse::extensions(frame, frame[at + 6], at + 40, end, Routes::Quoted).ok()?;
+            let walk =
+                parse::extensions(frame, frame[at + 6], at + 40, end, Routes::Quoted).ok()?;
             (!matches!(walk.part, Part::Later(_))).then_some((walk.protocol, walk.at))?
         }
     };

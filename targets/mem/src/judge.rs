@@ -59,7 +59,15 @@ impl Mem {
         let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
         let tables = || {
             let endpoint = tuple.endpoint;
-            eval::decide(&self.program, pipeline(hook), endpoint, tuple.remote, tuple.protocol, port).verdict
+            eval::decide(
+                &self.program,
+                pipeline(hook),
+                endpoint,
+                tuple.remote,
+                tuple.protocol,
+                port,
+            )
+            .verdict
         };
         !isolated(word, hook) || tables() == eval::Verdict::Permit
     }
@@ -74,12 +82,19 @@ impl Mem {
     }
 
     /// Would the packet that opened this connection be let through today, or on to its backend?
-    pub(crate) fn opener_permits(&self, context: &Context, entry: &Connection, tuple: &Tuple) -> bool {
+    pub(crate) fn opener_permits(
+        &self,
+        context: &Context,
+        entry: &Connection,
+        tuple: &Tuple,
+    ) -> bool {
         let deferred = || {
             let goes_on = entry.mark == Mark::Deferred || self.is_service(tuple);
             context.hook == Hook::ToPod && entry.opener == Hook::FromPod && goes_on
         };
-        entry.birth == Birth::OnNode || self.permits(context.word, entry.opener, tuple) || deferred()
+        entry.birth == Birth::OnNode
+            || self.permits(context.word, entry.opener, tuple)
+            || deferred()
     }
 
     /// Is the remote with its port a Service's?
@@ -105,14 +120,16 @@ impl Mem {
         if self.is_forged(context, tuple.remote) {
             return Err(SpoofedSource);
         }
-        let allowed = context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);
+        let allowed =
+            context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);
         let event = match transport.event {
             Some(event) if context.keeps() && context.hook != Hook::Translated => event,
             _ => return if allowed { NEXT } else { Err(Policy) },
         };
         let incarnation = self.incarnation(tuple.remote);
         let entry = self.state.live(&tuple, incarnation, self.now);
-        let opening = Opening { opener: context.hook, birth: context.birth, mark: Mark::Clear, incarnation };
+        let opening =
+            Opening { opener: context.hook, birth: context.birth, mark: Mark::Clear, incarnation };
         if allowed {
             return self.allowed(context, tuple, event, entry, opening);
         }
@@ -131,12 +148,20 @@ impl Mem {
             return Ok(if reply { Mark::Clear } else { Mark::Deferred });
         }
         match context.hook {
-            Hook::ToPod if context.own_traffic() => {
-                self.allowed(context, tuple, event, entry, Opening { birth: Birth::OnNode, ..opening })
-            }
-            Hook::FromPod if self.is_service(&tuple) => {
-                self.allowed(context, tuple, event, entry, Opening { mark: Mark::Deferred, ..opening })
-            }
+            Hook::ToPod if context.own_traffic() => self.allowed(
+                context,
+                tuple,
+                event,
+                entry,
+                Opening { birth: Birth::OnNode, ..opening },
+            ),
+            Hook::FromPod if self.is_service(&tuple) => self.allowed(
+                context,
+                tuple,
+                event,
+                entry,
+                Opening { mark: Mark::Deferred, ..opening },
+            ),
             _ => Err(Policy),
         }
     }
@@ -144,8 +169,10 @@ impl Mem {
     /// Will some judgement need to know who opened this?
     fn is_needed(&self, context: &Context, tuple: &Tuple, event: Event, mark: Mark) -> bool {
         let other = context.hook.other();
-        let answered_by_entry =
-            || isolated(context.word, other) && (event == Event::Open || !self.is_open(context.word, other, tuple));
+        let answered_by_entry = || {
+            isolated(context.word, other)
+                && (event == Event::Open || !self.is_open(context.word, other, tuple))
+        };
         context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()
     }
 
@@ -162,7 +189,9 @@ impl Mem {
         if opens && !self.is_needed(context, &tuple, event, opening.mark) {
             return Ok(opening.mark);
         }
-        let over = |e: &Connection| event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset);
+        let over = |e: &Connection| {
+            event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset)
+        };
         match entry {
             Some(entry) if !over(&entry) => {
                 // Plain TCP data in a permitted direction and ICMP replies leave no trace:

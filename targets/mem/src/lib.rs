@@ -20,7 +20,9 @@ use netpolc_table::{
     EndpointId, Program, TableId, Write,
     schema::{EndpointKey, PortKey, Word, endpoint_key},
 };
-use netpolc_target::{Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict};
+use netpolc_target::{
+    Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict,
+};
 
 use crate::{fragments::Fragments, state::State};
 
@@ -98,7 +100,9 @@ impl Mem {
         for PortKey { protocol, port } in after.keys().map(PortKey::of) {
             let (low, high) = (port.low, port.high);
             if before.is_some_and(|(p, last)| p == protocol && last >= low) {
-                return invalid(format!("protocol {protocol}: {low}-{high} overlaps the interval before it"));
+                return invalid(format!(
+                    "protocol {protocol}: {low}-{high} overlaps the interval before it"
+                ));
             }
             before = Some((protocol, high));
         }
@@ -128,9 +132,16 @@ impl Target for Mem {
         self.capabilities.check(write)?;
         let table = self.program.table(write.table);
         let gone = write.remove.iter().filter(|k| table.entries.contains_key(*k)).count();
-        let come = write.put.iter().filter(|(k, _)| write.remove.contains(k) || !table.entries.contains_key(k)).count();
+        let come = write
+            .put
+            .iter()
+            .filter(|(k, _)| write.remove.contains(k) || !table.entries.contains_key(k))
+            .count();
         if (table.entries.len() + come).saturating_sub(gone) as u64 > table.size {
-            let what = format!("{} entries and {come} more; split the node's pods or policies", table.entries.len());
+            let what = format!(
+                "{} entries and {come} more; split the node's pods or policies",
+                table.entries.len()
+            );
             return Err(Error::Full { table: write.table, capacity: table.size, what });
         }
         if write.table == TableId::Port {

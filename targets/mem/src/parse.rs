@@ -100,7 +100,12 @@ pub(crate) fn ethernet(frame: &[u8]) -> Result<Layer3, DropReason> {
 
 /// Step 3 up to the guard: source and destination of the header at `at`, all of which lies before
 /// `end`.
-pub(crate) fn addresses(bytes: &[u8], family: Family, at: usize, end: usize) -> Result<(IpAddr, IpAddr), DropReason> {
+pub(crate) fn addresses(
+    bytes: &[u8],
+    family: Family,
+    at: usize,
+    end: usize,
+) -> Result<(IpAddr, IpAddr), DropReason> {
     match family {
         Family::V4 => {
             within(at + 20, end)?;
@@ -164,13 +169,22 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Network, DropReason> {
     within(end, frame.len())?;
     options(&frame[l3 + 20..l3 + header])?;
     let (field, protocol) = (u16_at(frame, l3 + 6), frame[l3 + 9]);
-    let piece = Piece { protocol, id: u16_at(frame, l3 + 4).into(), offset: field & ip::FRAGMENT_OFFSET };
+    let piece =
+        Piece { protocol, id: u16_at(frame, l3 + 4).into(), offset: field & ip::FRAGMENT_OFFSET };
     let part = match (piece.offset, field & ip::MORE_FRAGMENTS) {
         (0, 0) => Part::Whole,
         (0, _) => Part::First(piece),
         _ => Part::Later(piece),
     };
-    Ok(Network { protocol, l3, l4: l3 + header, end, hop_limit: frame[l3 + 8], part, fragmented: part != Part::Whole })
+    Ok(Network {
+        protocol,
+        l3,
+        l4: l3 + header,
+        end,
+        hop_limit: frame[l3 + 8],
+        part,
+        fragmented: part != Part::Whole,
+    })
 }
 
 /// Is a source route among the options?
@@ -206,7 +220,13 @@ pub(crate) struct Walk {
 }
 
 /// Step 4: the walk from the header `next` at `at`.
-pub(crate) fn extensions(bytes: &[u8], next: u8, at: usize, end: usize, routes: Routes) -> Result<Walk, DropReason> {
+pub(crate) fn extensions(
+    bytes: &[u8],
+    next: u8,
+    at: usize,
+    end: usize,
+    routes: Routes,
+) -> Result<Walk, DropReason> {
     let mut walk = Walk { protocol: next, at, part: Part::Whole, fragment_header: false };
     for count in 0.. {
         let kind = walk.protocol;
@@ -231,7 +251,8 @@ pub(crate) fn extensions(bytes: &[u8], next: u8, at: usize, end: usize, routes: 
         if kind == ip::FRAGMENT {
             walk.fragment_header = true;
             let field = u16_at(bytes, walk.at + 2);
-            let id = u32::from(u16_at(bytes, walk.at + 4)) << 16 | u32::from(u16_at(bytes, walk.at + 6));
+            let id =
+                u32::from(u16_at(bytes, walk.at + 4)) << 16 | u32::from(u16_at(bytes, walk.at + 6));
             let piece = Piece { protocol: walk.protocol, id, offset: field >> 3 };
             walk.part = match (piece.offset, field & 1) {
                 (0, 0) => Part::Whole,
@@ -248,7 +269,11 @@ pub(crate) fn extensions(bytes: &[u8], next: u8, at: usize, end: usize, routes: 
 }
 
 /// Step 6: layer 4 of a packet that is no later fragment.
-pub(crate) fn transport(frame: &[u8], family: Family, network: &Network) -> Result<Transport, DropReason> {
+pub(crate) fn transport(
+    frame: &[u8],
+    family: Family,
+    network: &Network,
+) -> Result<Transport, DropReason> {
     within(network.l4 + needed(network.protocol, family.number()), network.end)?;
     Ok(upper(&frame[network.l4..network.end], family, network.protocol))
 }
@@ -256,7 +281,8 @@ pub(crate) fn transport(frame: &[u8], family: Family, network: &Network) -> Resu
 /// Ports and event of a layer 4 that is long enough. Inner packets of ICMP errors have 8 bytes at
 /// least, so what lies behind those (TCP flags, SCTP chunks) is looked at only where it is there.
 pub(crate) fn upper(l4: &[u8], family: Family, protocol: u8) -> Transport {
-    let mut found = Transport { source_port: 0, destination_port: 0, event: Some(Event::Datagram), icmp: None };
+    let mut found =
+        Transport { source_port: 0, destination_port: 0, event: Some(Event::Datagram), icmp: None };
     if HAS_PORTS.contains(&protocol) {
         (found.source_port, found.destination_port) = (u16_at(l4, 0), u16_at(l4, 2));
     }

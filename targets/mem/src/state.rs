@@ -82,8 +82,16 @@ impl State {
     }
 
     /// The entry, where its time has not come and the remote is still the same.
-    pub fn live(&self, tuple: &Tuple, incarnation: Incarnation, now: Duration) -> Option<Connection> {
-        self.entries.get(tuple).copied().filter(|c| c.deadline > now && c.incarnation == incarnation)
+    pub fn live(
+        &self,
+        tuple: &Tuple,
+        incarnation: Incarnation,
+        now: Duration,
+    ) -> Option<Connection> {
+        self.entries
+            .get(tuple)
+            .copied()
+            .filter(|c| c.deadline > now && c.incarnation == incarnation)
     }
 
     /// Notes a packet of a live entry that goes through `hook`.
@@ -110,14 +118,19 @@ impl State {
         let phase = Phase::Opening;
         let deadline = deadline(tuple.protocol, phase, now);
         let Opening { opener, birth, mark, incarnation } = opening;
-        self.entries.insert(tuple, Connection { opener, birth, mark, phase, incarnation, deadline });
+        self.entries
+            .insert(tuple, Connection { opener, birth, mark, phase, incarnation, deadline });
         Ok(())
     }
 
     /// Has the remote its share of the places already, where few are left?
     fn is_greedy(&self, tuple: &Tuple, count: usize, now: Duration) -> bool {
         let share = self.quota * 3 / 4;
-        let own = || self.entries.iter().filter(|(t, _)| t.endpoint == tuple.endpoint && t.remote == tuple.remote);
+        let own = || {
+            self.entries
+                .iter()
+                .filter(|(t, _)| t.endpoint == tuple.endpoint && t.remote == tuple.remote)
+        };
         count >= share && own().filter(|(_, c)| c.deadline > now).count() >= share
     }
 
@@ -128,12 +141,15 @@ impl State {
         let rank = |c: &Connection| match c.phase {
             _ if c.deadline <= now => Some(0),
             Phase::Closing | Phase::Reset => Some(1),
-            Phase::Replied if c.deadline > now + Duration::from_secs(YIELDING_SECONDS.into()) => None,
+            Phase::Replied if c.deadline > now + Duration::from_secs(YIELDING_SECONDS.into()) => {
+                None
+            }
             Phase::Replied => Some(2),
             Phase::Opening => Some(3),
             Phase::Established => None,
         };
-        let own = self.entries.iter().filter(|(t, _)| t.endpoint == endpoint && t.local.is_ipv6() == v6);
+        let own =
+            self.entries.iter().filter(|(t, _)| t.endpoint == endpoint && t.local.is_ipv6() == v6);
         own.filter_map(|(t, c)| Some((rank(c)?, c.deadline, *t))).min().map(|(_, _, tuple)| tuple)
     }
 

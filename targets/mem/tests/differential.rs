@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use netpolc_table::{EndpointId, IfIndex, Program, Write};
 use netpolc_target::{
-    Arrival, Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict, conformance,
+    Arrival, Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict,
+    conformance,
     conformance::differential::{Event, Events, compare},
 };
 use netpolc_target_mem::Mem;
@@ -45,7 +46,8 @@ impl Datapath for Wrong {
 
 /// Does the frame have these bits (offset, mask, value)?
 fn has(frame: &Frame, bits: &[(usize, u8, u8)]) -> bool {
-    bits.iter().all(|(at, mask, value)| frame.bytes.get(*at).is_some_and(|byte| byte & mask == *value))
+    bits.iter()
+        .all(|(at, mask, value)| frame.bytes.get(*at).is_some_and(|byte| byte & mask == *value))
 }
 
 /// IPv4 without tags.
@@ -58,12 +60,9 @@ type Wrongly = fn(Hook, &Frame, Verdict) -> Verdict;
 const WRONGS: [(&str, Wrongly); 6] = [
     ("passes all", |_, _, _| Verdict::Next),
     ("drops all", |_, _, _| Verdict::Drop),
-    (
-        "passes what is tagged twice",
-        |_, f, v| {
-            if has(f, &[(12, 255, 0x88), (16, 255, 0x81)]) { Verdict::Next } else { v }
-        },
-    ),
+    ("passes what is tagged twice", |_, f, v| {
+        if has(f, &[(12, 255, 0x88), (16, 255, 0x81)]) { Verdict::Next } else { v }
+    }),
     ("drops fragments", |_, f, v| if has(f, &[V4, (20, 0x20, 0x20)]) { Verdict::Drop } else { v }),
     ("drops IPv4 options", |_, f, v| if has(f, &[V4, (14, 8, 8)]) { Verdict::Drop } else { v }),
     ("passes SYNs out of a pod", |hook, f, v| {
@@ -90,7 +89,8 @@ fn mem_agrees_with_itself_and_all_drop_reasons_occur() {
     let mut reasons = BTreeSet::new();
     for seed in 0..8 {
         let (mut left, mut right) = (Mem::default(), Mem::default());
-        let agreed = compare(&mut left, &mut right, seed, 4000).expect("no errors").expect("the same");
+        let agreed =
+            compare(&mut left, &mut right, seed, 4000).expect("no errors").expect("the same");
         assert!(agreed.passed > 800 && agreed.dropped > 800, "seed {seed}: {agreed:?}");
         reasons.extend(left.drops().keys().map(|(_, _, reason)| *reason));
         assert!(
@@ -98,7 +98,8 @@ fn mem_agrees_with_itself_and_all_drop_reasons_occur() {
             "an epoch must not use up a quota"
         );
     }
-    let expected: BTreeSet<DropReason> = DropReason::ALL.into_iter().filter(|r| *r != DropReason::StateFull).collect();
+    let expected: BTreeSet<DropReason> =
+        DropReason::ALL.into_iter().filter(|r| *r != DropReason::StateFull).collect();
     assert_eq!(reasons, expected);
 }
 
@@ -113,7 +114,10 @@ fn equal_seeds_give_equal_events() {
 fn s52_any_bytes_get_an_answer() {
     let mut random = netpolc_target::random::Random::new(1);
     let mut mem = Mem::default();
-    let world = conformance::world::world(conformance::world::Policy::Some, conformance::world::Policy::Some);
+    let world = conformance::world::world(
+        conformance::world::Policy::Some,
+        conformance::world::Policy::Some,
+    );
     conformance::fill(&mut mem, &world).expect("room");
     for _ in 0..60_000 {
         let length = random.below(120);

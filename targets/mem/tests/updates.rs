@@ -5,7 +5,8 @@ use netpolc_table::{
     schema::{self, Named},
 };
 use netpolc_target::{
-    Arrival, Counted, Datapath, Error, Execution, Faults, Faulty, Frame, Hook, Mark, Target, Traced, Verdict,
+    Arrival, Counted, Datapath, Error, Execution, Faults, Faulty, Frame, Hook, Mark, Target,
+    Traced, Verdict,
     conformance::{
         fill,
         world::{A, Hosts, Policy, SYN, Talk, UPLINK, switch, word, world},
@@ -30,7 +31,14 @@ fn plan() -> Plan {
                 schema::plain(netpolc_table::ActionId::Deny),
             ),
         ),
-        (Phase::Refine, Write::put(TableId::Row, schema::row_key(SetId::new(19), Class::new(h.family, 9)), permit)),
+        (
+            Phase::Refine,
+            Write::put(
+                TableId::Row,
+                schema::row_key(SetId::new(19), Class::new(h.family, 9)),
+                permit,
+            ),
+        ),
         (
             Phase::Refine,
             Write::put(
@@ -49,8 +57,17 @@ fn plan() -> Plan {
                 schema::fingerprint(5u64),
             ),
         ),
-        (Phase::Remove, Write::remove(TableId::Row, schema::row_key(SetId::new(2), Class::new(h.family, 1)))),
-        (Phase::Remove, Write::remove(TableId::Verdict, schema::verdict_key(RowId::new(4), PortClassId::new(2)))),
+        (
+            Phase::Remove,
+            Write::remove(TableId::Row, schema::row_key(SetId::new(2), Class::new(h.family, 1))),
+        ),
+        (
+            Phase::Remove,
+            Write::remove(
+                TableId::Verdict,
+                schema::verdict_key(RowId::new(4), PortClassId::new(2)),
+            ),
+        ),
     ];
     Plan { steps }
 }
@@ -67,7 +84,12 @@ fn answers(target: &mut impl Datapath) -> Vec<Verdict> {
     for h in Hosts::both() {
         for (remote, port) in [(h.friend, 80), (h.friend, 81), (h.stranger, 80), (h.network, 1)] {
             let bytes = Talk::new(h.a, port, remote, 999).back(SYN);
-            let frame = Frame { interface: A.interface, arrival: Arrival::At(UPLINK), mark: Mark::Clear, bytes };
+            let frame = Frame {
+                interface: A.interface,
+                arrival: Arrival::At(UPLINK),
+                mark: Mark::Clear,
+                bytes,
+            };
             verdicts.push(target.packet(Hook::ToPod, &frame).expect("an answer"));
         }
     }
@@ -92,14 +114,25 @@ fn s57_phases_are_done_in_order_with_grace_periods_between() {
         settles.push((phase, target.counts().settles));
     }
     use Phase::{Coarsen, Merge, Refine, Remove, Switch};
-    let expected =
-        [(Refine, 0), (Refine, 0), (Refine, 0), (Switch, 0), (Coarsen, 1), (Merge, 2), (Remove, 3), (Remove, 3)];
+    let expected = [
+        (Refine, 0),
+        (Refine, 0),
+        (Refine, 0),
+        (Switch, 0),
+        (Coarsen, 1),
+        (Merge, 2),
+        (Remove, 3),
+        (Remove, 3),
+    ];
     assert_eq!(settles, expected);
     assert_eq!(target.counts().settles, 4, "and one behind the last write");
     assert!(execution.step(&mut target).expect("nothing to do").is_none());
     assert_eq!(target.counts().settles, 4, "once");
     let counts = target.counts();
-    assert_eq!((counts.writes(), counts.entries(), counts.tables[&TableId::Row].removed), (8, 8, 1));
+    assert_eq!(
+        (counts.writes(), counts.entries(), counts.tables[&TableId::Row].removed),
+        (8, 8, 1)
+    );
     assert_eq!(target.read().expect("readable"), after(&plan, plan.steps.len()));
 }
 
@@ -126,8 +159,10 @@ fn s59_a_fault_at_every_step_leaves_the_answers_and_a_retry_completes() {
         for faults in [Faults::Full(n), Faults::Refused(n)] {
             let mut target = Counted::new(Traced::new(Faulty::new(start(), faults.clone())));
             let failed = execute(&mut target, &plan).expect_err("a fault");
-            let kind =
-                matches!((&faults, &failed.source), (Faults::Full(_), Error::Full { .. }) | (_, Error::System { .. }));
+            let kind = matches!(
+                (&faults, &failed.source),
+                (Faults::Full(_), Error::Full { .. }) | (_, Error::System { .. })
+            );
             assert!(kind, "{faults:?}: {failed}");
             let writes = target.counts().writes() as usize;
             assert_eq!(failed.index, writes, "{faults:?}: {failed}");
@@ -140,7 +175,11 @@ fn s59_a_fault_at_every_step_leaves_the_answers_and_a_retry_completes() {
             fill(&mut same, &after(&plan, writes)).expect("room");
             assert_eq!(answers(&mut target), answers(&mut same), "{faults:?}");
             execute(&mut target, &plan).expect("the fault is over");
-            assert_eq!(target.read().expect("readable"), after(&plan, plan.steps.len()), "{faults:?}");
+            assert_eq!(
+                target.read().expect("readable"),
+                after(&plan, plan.steps.len()),
+                "{faults:?}"
+            );
             assert_eq!(answers(&mut target), done, "{faults:?}");
             assert_eq!(target.inner().inner().injected(), 1);
         }
@@ -164,7 +203,11 @@ fn s59_filling_an_empty_target_changes_no_answer_before_the_interfaces_come() {
         assert_eq!((came, answers(&mut target)), (0, nothing.clone()), "{failed}");
         let (renamed, plan) = delta::plan(&target.read().expect("readable"), &wanted).expect("ids");
         execute(&mut target, &plan).expect("the fault is over");
-        assert_eq!((target.read().expect("readable"), answers(&mut target)), (renamed, done.clone()), "{failed}");
+        assert_eq!(
+            (target.read().expect("readable"), answers(&mut target)),
+            (renamed, done.clone()),
+            "{failed}"
+        );
     }
     let mut target = Counted::new(Mem::default());
     execute::fill(&mut target, &wanted).expect("no faults");
@@ -188,7 +231,11 @@ fn s57_stopping_between_any_two_steps_and_going_on_with_the_same_execution() {
                     Err(failed) => assert_eq!(failed.index, execution.done()),
                 }
             }
-            assert_eq!(target.read().expect("readable"), after(&plan, plan.steps.len()), "{share} {seed}");
+            assert_eq!(
+                target.read().expect("readable"),
+                after(&plan, plan.steps.len()),
+                "{share} {seed}"
+            );
         }
     }
 }
@@ -198,6 +245,9 @@ fn failures_say_which_step_and_table() {
     let mut target = Faulty::new(start(), Faults::Full(3));
     let failed = execute(&mut target, &plan()).expect_err("a fault");
     let text = failed.to_string();
-    assert!(text.starts_with("step 3 of 8 (switch, table endpoint) failed: table endpoint: full"), "{text}");
+    assert!(
+        text.starts_with("step 3 of 8 (switch, table endpoint) failed: table endpoint: full"),
+        "{text}"
+    );
     assert_eq!((failed.index, failed.phase, failed.table), (3, Phase::Switch, TableId::Endpoint));
 }

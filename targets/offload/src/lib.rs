@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netpolc_host::Connection;
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
-use netpolc_target::{Amendment, Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target};
+use netpolc_target::{
+    Amendment, Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target,
+};
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
     Flower,
@@ -55,8 +57,9 @@ impl Offload {
             let ports = able.iter().filter(|(_, f)| f.mode == Some(mode));
             let mut by_driver = BTreeMap::<String, (BTreeSet<IfIndex>, &Findings)>::new();
             for (index, findings) in ports {
-                let group =
-                    by_driver.entry(findings.capabilities.driver.clone()).or_insert((BTreeSet::new(), findings));
+                let group = by_driver
+                    .entry(findings.capabilities.driver.clone())
+                    .or_insert((BTreeSet::new(), findings));
                 group.0.insert(*index);
             }
             for (driver, (ports, findings)) in by_driver {
@@ -74,7 +77,11 @@ impl Offload {
         }
         let report = flower.sync_all(&whole).map_err(|e| e.to_string())?;
         for (interface, message, count) in report.refusals() {
-            if self.records.iter().all(|r| r.interface != interface || !r.refused.contains_key(&message)) {
+            if self
+                .records
+                .iter()
+                .all(|r| r.interface != interface || !r.refused.contains_key(&message))
+            {
                 tracing::warn!(
                     interface,
                     filters = count,
@@ -92,9 +99,14 @@ impl Offload {
 
     /// Interfaces whose NIC takes filters, with what was found.
     fn able(&mut self, links: &NodeLinks) -> BTreeMap<IfIndex, Findings> {
-        self.found.retain(|(index, name), _| links.links.get(index).is_some_and(|l| l.name == *name));
-        let new = links.links.iter().filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
-        let new: BTreeMap<&str, IfIndex> = new.map(|(index, link)| (link.name.as_str(), *index)).collect();
+        self.found
+            .retain(|(index, name), _| links.links.get(index).is_some_and(|l| l.name == *name));
+        let new = links
+            .links
+            .iter()
+            .filter(|(index, link)| !self.found.contains_key(&(**index, link.name.clone())));
+        let new: BTreeMap<&str, IfIndex> =
+            new.map(|(index, link)| (link.name.as_str(), *index)).collect();
         if !new.is_empty() {
             // All at once: each question lists all interfaces.
             let looked = detect::some(|name| new.contains_key(name)).unwrap_or_else(|error| {
@@ -109,7 +121,8 @@ impl Offload {
                         Some(findings)
                     }
                     Err(error) => {
-                        tracing::warn!(interface, %error, "failed to find out what the interface can offload");
+                        tracing::warn!(interface, %error, "failed to find out what the interface \
+                            can offload");
                         None
                     }
                 });
@@ -185,7 +198,9 @@ impl NodeTarget for Offload {
             Ok(()) => self.said = None,
             Err(error) => {
                 if self.said.as_ref() != Some(&error) {
-                    tracing::warn!("failed to install filters in NICs, so eBPF does everything: {error}");
+                    tracing::warn!(
+                        "failed to install filters in NICs, so eBPF does everything: {error}"
+                    );
                 }
                 self.said = Some(error);
             }
@@ -201,7 +216,11 @@ impl NodeTarget for Offload {
         self.records.clone()
     }
 
-    fn amend(&mut self, endpoint: EndpointId, amend: &dyn Fn(&Connection) -> Amendment) -> Result<(), Error> {
+    fn amend(
+        &mut self,
+        endpoint: EndpointId,
+        amend: &dyn Fn(&Connection) -> Amendment,
+    ) -> Result<(), Error> {
         NodeTarget::amend(&mut self.ebpf, endpoint, amend)
     }
 

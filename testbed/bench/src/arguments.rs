@@ -40,7 +40,11 @@ pub struct Bench {
 impl Arguments {
     /// What the arguments ask for, with defaults applied.
     pub fn request(self) -> Bench {
-        let parts = if self.what.is_empty() { vec![BenchPart::Packet, BenchPart::Compile] } else { self.what };
+        let parts = if self.what.is_empty() {
+            vec![BenchPart::Packet, BenchPart::Compile]
+        } else {
+            self.what
+        };
         Bench { parts: parts.into_iter().collect(), report: self.output, rounds: self.rounds }
     }
 }

@@ -43,13 +43,19 @@ impl CompileReport {
     pub fn rows(&self) -> Vec<[String; 2]> {
         let entries: usize = self.entries.values().sum();
         vec![
-            ["decode JSON".into(), format!("{:.0} MB/s ({:.0} MB)", self.decode_mb_per_s, self.bytes as f64 / 1e6)],
+            [
+                "decode JSON".into(),
+                format!("{:.0} MB/s ({:.0} MB)", self.decode_mb_per_s, self.bytes as f64 / 1e6),
+            ],
             [
                 format!("compile for a node with {} pods", self.local_pods),
                 format!("{:.0} ms, {entries} entries", self.compile_ms),
             ],
             ["memory at its peak".into(), format!("{:.0} MiB", self.peak_mib)],
-            ["pod event, median".into(), format!("{:.1} µs, {:.1} entries", self.event_us_p50, self.event_entries)],
+            [
+                "pod event, median".into(),
+                format!("{:.1} µs, {:.1} entries", self.event_us_p50, self.event_entries),
+            ],
             ["pod event, 99th percentile".into(), format!("{:.1} µs", self.event_us_p99)],
         ]
     }
@@ -64,12 +70,17 @@ pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<CompileRepor
     progress(format!("writing {} pods and {} policies as JSON", big.pods, big.policies));
     let folder = Folder::new()?;
     let files = big.write(&folder.0)?;
-    let bytes: u64 = files.iter().map(|f| std::fs::metadata(f).map(|m| m.len())).sum::<Result<u64, _>>()?;
+    let bytes: u64 =
+        files.iter().map(|f| std::fs::metadata(f).map(|m| m.len())).sum::<Result<u64, _>>()?;
     progress(format!("decoding {:.0} MB", bytes as f64 / 1e6));
     let began = Instant::now();
     let loaded = load(files.into_iter().map(Input::Path));
     let decoding = began.elapsed();
-    anyhow::ensure!(!loaded.has_errors(), "the generated cluster is refused: {}", loaded.problems[0]);
+    anyhow::ensure!(
+        !loaded.has_errors(),
+        "the generated cluster is refused: {}",
+        loaded.problems[0]
+    );
     drop(folder);
     let cluster = loaded.cluster;
 

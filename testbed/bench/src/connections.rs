@@ -50,7 +50,8 @@ status: {phase: Running, podIPs: [{ip: 10.1.0.2}]}
 kind: NetworkPolicy
 apiVersion: networking.k8s.io/v1
 metadata: {name: dns, namespace: shop}
-spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 53, protocol: UDP}]}]}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 53, protocol: \
+    UDP}]}]}
 ";
 
 fn client(number: u32) -> Ipv4Addr {
@@ -72,7 +73,16 @@ pub fn run(progress: impl Fn(String)) -> Result<Section> {
     let tender = agent.host().tender()?;
     let mut section = Section::new(
         "Connections of one pod that is isolated both ways",
-        &["what", "sent", "answered", "lost", "dropped by netpolc", "entries", "room", "kernel memory"],
+        &[
+            "what",
+            "sent",
+            "answered",
+            "lost",
+            "dropped by netpolc",
+            "entries",
+            "room",
+            "kernel memory",
+        ],
     );
     let served: Result<()> = std::thread::scope(|scope| {
         let (ended, tended) = (stop.clone(), stop.clone());
@@ -84,7 +94,8 @@ pub fn run(progress: impl Fn(String)) -> Result<Section> {
     });
     served?;
     section.notes.push(format!(
-        "{CLIENTS} clients outside, each query from a port of its own; a stream is two queries and lives for two minutes"
+        "{CLIENTS} clients outside, each query from a port of its own; a stream is two queries and \
+         lives for two minutes"
     ));
     Ok(section)
 }
@@ -115,18 +126,23 @@ fn measure(
     while clients.run(|| ask(1, Duration::from_secs(1), everybody))??.answered == 0 {
         ensure!(began.elapsed() < Duration::from_secs(20), "the server does not answer");
     }
-    let mut before = agent.host().drops(EndpointId::new(1))?.iter().map(|(_, _, count)| count).sum();
+    let mut before =
+        agent.host().drops(EndpointId::new(1))?.iter().map(|(_, _, count)| count).sum();
     let mut row = |agent: &mut Agent<Ebpf, Kernel>, what: &str, asked: Asked| -> Result<()> {
         let host = agent.host_mut();
         let bytes: u64 = host.maps().iter().map(MapFacts::bytes).sum();
-        let (entries, room) = (host.occupancy(EndpointId::new(1))?.0, host.room(EndpointId::new(1))?.0);
+        let (entries, room) =
+            (host.occupancy(EndpointId::new(1))?.0, host.room(EndpointId::new(1))?.0);
         let Asked { sent, answered } = asked;
         section.at_most(what, f64::from(sent - answered), 0.0);
         let memory = format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
         let all: u64 = host.drops(EndpointId::new(1))?.iter().map(|(_, _, count)| count).sum();
         let dropped = (all - std::mem::replace(&mut before, all)) as u32;
-        let numbers = [sent, answered, sent - answered, dropped, entries, room].map(|n| n.to_string());
-        section.rows.push(std::iter::once(what.to_owned()).chain(numbers).chain([memory]).collect());
+        let numbers =
+            [sent, answered, sent - answered, dropped, entries, room].map(|n| n.to_string());
+        section
+            .rows
+            .push(std::iter::once(what.to_owned()).chain(numbers).chain([memory]).collect());
         Ok(())
     };
     progress("5,000 queries a second for 20 s".into());
@@ -146,8 +162,12 @@ fn measure(
                 io::Result::Ok(())
             })
         });
-        let probes = scope.spawn(|| node.run(|| ask(100, Duration::from_secs(5), |_| ([192, 168, 0, 1], 0).into())));
-        let others = clients.run(|| ask(100, Duration::from_secs(5), |n| ([172, 16, 0, 2 + (n % 98) as u8], 0).into()));
+        let probes = scope.spawn(|| {
+            node.run(|| ask(100, Duration::from_secs(5), |_| ([192, 168, 0, 1], 0).into()))
+        });
+        let others = clients.run(|| {
+            ask(100, Duration::from_secs(5), |n| ([172, 16, 0, 2 + (n % 98) as u8], 0).into())
+        });
         greedy.store(false, Relaxed);
         flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
         let own = probes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))??;
@@ -161,8 +181,9 @@ fn measure(
     let from = |n: u32| SocketAddr::from((client(n), port(n)));
     clients.run(|| (0..MANY).try_for_each(|n| stream(from(n))))??;
     progress("1,000 new ones a second on top".into());
-    let asked =
-        clients.run(|| ask(1_000, Duration::from_secs(10), |n| (client(n), 40_000 + (n / 100) as u16).into()))??;
+    let asked = clients.run(|| {
+        ask(1_000, Duration::from_secs(10), |n| (client(n), 40_000 + (n / 100) as u16).into())
+    })??;
     row(agent, &format!("1,000 new a second beside {MANY} streams"), asked)?;
     let sample = MANY / 2_000;
     let asked = clients.run(|| ask(1_000, Duration::from_secs(2), |n| from(n * sample)))??;
@@ -183,7 +204,9 @@ fn ask(rate: u32, length: Duration, from: impl Fn(u32) -> SocketAddr) -> io::Res
     let mut waiting: VecDeque<(UdpSocket, Instant)> = VecDeque::new();
     let total = rate * length.as_secs() as u32;
     while asked.sent < total || !waiting.is_empty() {
-        while asked.sent < total && f64::from(asked.sent) <= began.elapsed().as_secs_f64() * f64::from(rate) {
+        while asked.sent < total
+            && f64::from(asked.sent) <= began.elapsed().as_secs_f64() * f64::from(rate)
+        {
             let socket = connected(from(asked.sent))?;
             // A full queue is a loss like any other.
             let _ = socket.send(b"?");
@@ -227,7 +250,13 @@ fn serve(stop: &AtomicBool) -> io::Result<()> {
     // the kernel only reads it.
     unsafe {
         let value = (&raw const bytes).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, size_of_val(&bytes) as u32);
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            value,
+            size_of_val(&bytes) as u32,
+        );
     }
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let mut bytes = [0; 64];

@@ -9,7 +9,8 @@ use netpolc_testbed::netns::Net;
 /// Room for 1,000 local pods with ports of their own each, and fewer connections than a real node
 /// keeps.
 pub fn roomy() -> Config {
-    let capacities = Capacities { endpoints: 1 << 11, sets: 1 << 11, port_words: 1 << 8, ..Capacities::roomy() };
+    let capacities =
+        Capacities { endpoints: 1 << 11, sets: 1 << 11, port_words: 1 << 8, ..Capacities::roomy() };
     Config { capacities, connections: Connections::fixed(7), ..Config::default() }.fixed()
 }
 

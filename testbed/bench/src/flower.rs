@@ -38,32 +38,52 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
     let lines: String = filters.iter().zip(1..).map(|(f, handle)| line(f, handle)).collect();
     let mut best = [Duration::MAX; 4];
     for _ in 0..rounds {
-        for (at, way) in [ours as fn(&Device, &[Filter], &str) -> anyhow::Result<Duration>, bare, bare_at_once, tc]
-            .into_iter()
-            .enumerate()
+        for (at, way) in [
+            ours as fn(&Device, &[Filter], &str) -> anyhow::Result<Duration>,
+            bare,
+            bare_at_once,
+            tc,
+        ]
+        .into_iter()
+        .enumerate()
         {
             device.clean()?;
             best[at] = best[at].min(way(&device, &filters, &lines)?);
-            let installed = Flower::new()?.installed()?.remove(&device.port.ifindex).map_or(0, |f| f.len());
+            let installed =
+                Flower::new()?.installed()?.remove(&device.port.ifindex).map_or(0, |f| f.len());
             // What tc adds has a cookie, too.
-            ensure!(installed == filters.len(), "{installed} of {} filters are there", filters.len());
+            ensure!(
+                installed == filters.len(),
+                "{installed} of {} filters are there",
+                filters.len()
+            );
         }
     }
     let rate = |took: Duration| f64::from(FILTERS) / took.as_secs_f64();
     let [netpolc, loops, at_once, batch] = best.map(rate);
-    let mut section = Section::new("Filters into the kernel", &["how", "filters a second", "netpolc is"]);
+    let mut section =
+        Section::new("Filters into the kernel", &["how", "filters a second", "netpolc is"]);
     for (name, theirs) in [
         ("netpolc, one sync of all", netpolc),
         ("bare netlink loop", loops),
         ("the same, answers taken at once", at_once),
         ("tc -batch", batch),
     ] {
-        section.rows.push(vec![name.into(), format!("{theirs:.0}"), format!("{:.2} times", netpolc / theirs)]);
+        section.rows.push(vec![
+            name.into(),
+            format!("{theirs:.0}"),
+            format!("{:.2} times", netpolc / theirs),
+        ]);
     }
     section.at_least("against a bare loop", netpolc / loops, 0.8);
     section.at_least("against tc -batch", netpolc / batch, 4.0);
-    section.notes.push(format!("{FILTERS} filters, {BATCH} messages a send, best of {rounds} interleaved rounds"));
-    section.notes.push("netpolc's time includes the dump of what is there, planning, and reading every answer".into());
+    section.notes.push(format!(
+        "{FILTERS} filters, {BATCH} messages a send, best of {rounds} interleaved rounds"
+    ));
+    section.notes.push(
+        "netpolc's time includes the dump of what is there, planning, and reading every answer"
+            .into(),
+    );
     Ok(section)
 }
 
@@ -94,8 +114,14 @@ impl Drop for Device {
 }
 
 fn shell(words: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(words[0]).args(&words[1..]).output().with_context(|| words.join(" "))?;
-    ensure!(output.status.success(), "{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    let output =
+        Command::new(words[0]).args(&words[1..]).output().with_context(|| words.join(" "))?;
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        words.join(" "),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(())
 }
 
@@ -120,17 +146,25 @@ fn filter(number: u32) -> Filter {
 
 /// The same filter as a line for `tc -batch`.
 fn line(filter: &Filter, handle: u32) -> String {
-    let Match::Flower(Pattern { destination: Some(to), .. }) = &filter.matches else { return String::new() };
+    let Match::Flower(Pattern { destination: Some(to), .. }) = &filter.matches else {
+        return String::new();
+    };
     let cookie: String = filter.cookie.0.iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "filter add dev {DEVICE} ingress protocol ip pref 10 handle {handle} flower skip_hw ip_proto tcp dst_ip {to} \
+        "filter add dev {DEVICE} ingress protocol ip pref 10 handle {handle} flower skip_hw \
+         ip_proto tcp dst_ip {to} \
          dst_port 80 action drop cookie {cookie}\n"
     )
 }
 
 fn ours(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration> {
-    let placed = filters.iter().map(|f| Placed { filter: f.clone(), origins: Default::default() }).collect();
-    let lowered = Lowered { mode: Mode::Software, ports: [(device.port.clone(), placed)].into(), spilled: vec![] };
+    let placed =
+        filters.iter().map(|f| Placed { filter: f.clone(), origins: Default::default() }).collect();
+    let lowered = Lowered {
+        mode: Mode::Software,
+        ports: [(device.port.clone(), placed)].into(),
+        spilled: vec![],
+    };
     let began = Instant::now();
     let report = Flower::new()?.sync(&lowered)?;
     let took = began.elapsed();
@@ -158,7 +192,9 @@ fn bare_at_once(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<
         // SAFETY: mmsghdr consists of integers and raw pointers, for which all zeros are valid: no
         // name, no control data and no vectors.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        for ((share, header), bytes) in shares.iter_mut().zip(&mut headers).zip(buffer.chunks_mut(ANSWER)) {
+        for ((share, header), bytes) in
+            shares.iter_mut().zip(&mut headers).zip(buffer.chunks_mut(ANSWER))
+        {
             share.iov_base = bytes.as_mut_ptr().cast();
             (header.msg_hdr.msg_iov, header.msg_hdr.msg_iovlen) = (share, 1);
         }
@@ -166,7 +202,9 @@ fn bare_at_once(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<
         // SAFETY: `fd` is open. Each header points to one of `shares`, which points to a part of
         // `buffer` of its own; all of them live across the call, and the kernel writes no more into
         // a part than its length. The timeout may be null.
-        let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut()) };
+        let got = unsafe {
+            libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut())
+        };
         ensure!(got > 0, std::io::Error::last_os_error());
         (0..got as usize).try_for_each(|at| refusal(buffer, at * ANSWER))?;
         Ok(got as usize)
@@ -216,7 +254,8 @@ fn bare_loop(
 
 fn tc(_: &Device, _: &[Filter], lines: &str) -> anyhow::Result<Duration> {
     let began = Instant::now();
-    let mut child = Command::new("tc").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context("tc")?;
+    let mut child =
+        Command::new("tc").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().context("tc")?;
     child.stdin.take().context("tc's standard input")?.write_all(lines.as_bytes())?;
     if !child.wait()?.success() {
         bail!("tc -batch failed");

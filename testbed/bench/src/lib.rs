@@ -113,8 +113,10 @@ fn progress(what: String) {
 }
 
 fn compiling(report: &CompileReport) -> Section {
-    let mut section =
-        Section::new("A big cluster: 100,000 pods, 10,000 policies, 1,000 namespaces", &["what", "how much"]);
+    let mut section = Section::new(
+        "A big cluster: 100,000 pods, 10,000 policies, 1,000 namespaces",
+        &["what", "how much"],
+    );
     section.rows = report.rows().into_iter().map(Vec::from).collect();
     section.at_least("decoding JSON, MB/s", report.decode_mb_per_s, 100.0);
     section.at_most("compiling, ms", report.compile_ms, 1000.0);
@@ -128,18 +130,28 @@ fn compiling(report: &CompileReport) -> Section {
 fn paths(report: &PathReport) -> Section {
     let (head, rows) = report.table();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
-    let mut section = Section { rows, ..Section::new("The real path between two pods, 1,000 policies", &head) };
+    let mut section =
+        Section { rows, ..Section::new("The real path between two pods, 1,000 policies", &head) };
     let ours = report.figures.get("netpolc");
-    for (name, figures) in report.figures.iter().filter(|(name, _)| !["netpolc", "no policy"].contains(name)) {
+    for (name, figures) in
+        report.figures.iter().filter(|(name, _)| !["netpolc", "no policy"].contains(name))
+    {
         for (load, theirs) in figures {
             let Some(ours) = ours.and_then(|f| f.get(load)) else { continue };
-            section.at_least(&format!("{load} against {name}'s"), ours.ratio + ours.noise + theirs.noise, theirs.ratio);
+            section.at_least(
+                &format!("{load} against {name}'s"),
+                ours.ratio + ours.noise + theirs.noise,
+                theirs.ratio,
+            );
         }
     }
     for (load, scale) in &report.scale {
         section.notes.push(format!("{load}: 1.00 is {scale:.0} a second without policy"));
     }
-    section.notes.push(format!("median of {} interleaved rounds, ± half the distance of the quartiles", report.rounds));
+    section.notes.push(format!(
+        "median of {} interleaved rounds, ± half the distance of the quartiles",
+        report.rounds
+    ));
     section
 }
 

@@ -88,9 +88,13 @@ impl Case {
         let first = if self == Case::Denied { REMOTES } else { 0 };
         let (local, remote) = (world::local(family), world::remote(family, first));
         let packet = match self {
-            Case::Stateless | Case::Denied => Packet::new(remote, local).tcp(LOCAL_PORT, FIRST_PORT, tcp::ACK),
+            Case::Stateless | Case::Denied => {
+                Packet::new(remote, local).tcp(LOCAL_PORT, FIRST_PORT, tcp::ACK)
+            }
             Case::Reply => Packet::new(remote, local).tcp(FIRST_PORT, LOCAL_PORT, tcp::ACK),
-            Case::Refresh | Case::Open => Packet::new(local, remote).tcp(LOCAL_PORT, FIRST_PORT, tcp::SYN),
+            Case::Refresh | Case::Open => {
+                Packet::new(local, remote).tcp(LOCAL_PORT, FIRST_PORT, tcp::SYN)
+            }
         };
         packet.payload(&[0; 64]).build()
     }
@@ -110,7 +114,10 @@ impl Rig {
         let cluster = world::cluster(policies);
         let mut compiler = Compiler::new(Scope::Node(world::NODE.into()));
         compiler.load(&cluster)?;
-        compiler.apply_all([Event::Interface { pod: world::subject(), interface: Some(DEVICE.into()) }])?;
+        compiler.apply_all([Event::Interface {
+            pod: world::subject(),
+            interface: Some(DEVICE.into()),
+        }])?;
         let endpoint = compiler.endpoint(&world::subject()).context("the pod is an endpoint")?;
         let capacities = Capacities { endpoints: 1 << 4, ..Capacities::roomy() };
         let clock = Clock { hz: sys::jiffies_per_second() };
@@ -118,15 +125,18 @@ impl Rig {
         shared.set_sizes(Connections::fixed(10));
         let maps = Maps::create(capacities, 1, clock, shared)?;
         let mut tables = Tables::open(maps, Access::Write)?;
-        let (_, plan) = netpolc_table::delta::plan(&netpolc_table::Program::default(), compiler.program())?;
+        let (_, plan) =
+            netpolc_table::delta::plan(&netpolc_table::Program::default(), compiler.program())?;
         let grace = Grace::default();
         for (_, write) in &plan.steps {
             tables.write(write, &grace).map_err(netpolc_target::Error::from)?;
         }
         let counter = aya_obj::Map::new_from_params(ARRAY, 4, 4, 1, 0);
-        let counter = MapData::create(counter, "netpolc_bench", None).context("map for the benchmark's counter")?;
+        let counter = MapData::create(counter, "netpolc_bench", None)
+            .context("map for the benchmark's counter")?;
         let ticker = Ticker::load(&tables.maps)?;
-        let mut rig = Self { tables, endpoint, ticker, _counter: counter, programs: BTreeMap::new() };
+        let mut rig =
+            Self { tables, endpoint, ticker, _counter: counter, programs: BTreeMap::new() };
         for (case, _) in CASES {
             rig.load(case)?;
         }
@@ -136,8 +146,10 @@ impl Rig {
     fn load(&mut self, case: Case) -> anyhow::Result<()> {
         let (mask, port) = case.walk();
         let maps = &self.tables.maps;
-        let parameters = Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
-        let vary = Vary { counter: MapRef::Extra(0), mask, remotes: REMOTES - 1, ports: 0x3ff, port };
+        let parameters =
+            Parameters { capacities: maps.capacities, seed: maps.seed, clock: maps.clock };
+        let vary =
+            Vary { counter: MapRef::Extra(0), mask, remotes: REMOTES - 1, ports: 0x3ff, port };
         for (stage, name) in [(Stage::ParseOnly, "bench_parse"), (Stage::Full, "bench_full")] {
             let key = (case.hook(), mask, stage);
             if self.programs.contains_key(&key) {
@@ -170,7 +182,10 @@ impl Rig {
         let calls = if case == Case::Open && stage == Stage::Full { 1 } else { CALLS };
         let mut total = 0;
         for _ in 0..calls {
-            total += program.run(&case.frame(family), DEVICE, IfIndex::new(UPLINK), repeat)?.1.as_nanos();
+            total += program
+                .run(&case.frame(family), DEVICE, IfIndex::new(UPLINK), repeat)?
+                .1
+                .as_nanos();
         }
         Ok(total as f64 / f64::from(calls))
     }
@@ -192,7 +207,10 @@ impl Rig {
                 self.run(case, family, Stage::Full, pairs)?;
                 let dropped = self.drops() - before;
                 let expected = if case == Case::Denied { u64::from(pairs * CALLS) } else { 0 };
-                ensure!(dropped == expected, "{case:?} over {pairs} pairs: {dropped} drops, not {expected}");
+                ensure!(
+                    dropped == expected,
+                    "{case:?} over {pairs} pairs: {dropped} drops, not {expected}"
+                );
                 if case == Case::Open {
                     let (now, flows) = (self.ticker.now()?, FLOWS as usize);
                     let live = state::connections(&self.tables.maps, now, self.endpoint)?.len();
@@ -221,7 +239,8 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
     for (_, rig) in &rigs {
         rig.prepare()?;
     }
-    let rivals = [(Family::V4, Rival::new(1000, Family::V4)?), (Family::V6, Rival::new(1000, Family::V6)?)];
+    let rivals =
+        [(Family::V4, Rival::new(1000, Family::V4)?), (Family::V6, Rival::new(1000, Family::V6)?)];
     let (mut best, mut rival) = (Ours::new(), Theirs::new());
     let mut keep = |slot: (Case, Family, usize, Stage), value: f64| {
         let found = best.entry(slot).or_insert(f64::INFINITY);
@@ -233,13 +252,17 @@ pub fn run(rounds: u32) -> anyhow::Result<Section> {
                 for (case, _) in CASES {
                     let repeat = case.walk().0 + 1;
                     // One walk makes all the state there is to make.
-                    let (walks, runs) = if case == Case::Open { (CALLS, repeat) } else { (1, repeat.max(1 << 16)) };
+                    let (walks, runs) =
+                        if case == Case::Open { (CALLS, repeat) } else { (1, repeat.max(1 << 16)) };
                     for _ in 0..walks {
                         if case == Case::Open {
                             rig.forget()?;
                         }
                         for stage in [Stage::Full, Stage::ParseOnly] {
-                            keep((case, family, *policies, stage), rig.run(case, family, stage, runs)?);
+                            keep(
+                                (case, family, *policies, stage),
+                                rig.run(case, family, stage, runs)?,
+                            );
                         }
                     }
                 }
@@ -264,11 +287,15 @@ type Ours = BTreeMap<(Case, Family, usize, Stage), f64>;
 type Theirs = BTreeMap<(Family, Stage), f64>;
 
 fn costs(best: &Ours, rival: &Theirs) -> Section {
-    let head = ["packet", "family", "10 policies", "1,000 policies", "ratio", "bound", "parse only"];
-    let mut section =
-        Section::new("Cost of a packet, in ns above a program with the same parser and nothing else", &head);
+    let head =
+        ["packet", "family", "10 policies", "1,000 policies", "ratio", "bound", "parse only"];
+    let mut section = Section::new(
+        "Cost of a packet, in ns above a program with the same parser and nothing else",
+        &head,
+    );
     let above = |case, family, policies| {
-        best[&(case, family, policies, Stage::Full)] - best[&(case, family, policies, Stage::ParseOnly)]
+        best[&(case, family, policies, Stage::Full)]
+            - best[&(case, family, policies, Stage::ParseOnly)]
     };
     for (case, name) in CASES {
         for family in Family::BOTH {
@@ -284,21 +311,40 @@ fn costs(best: &Ours, rival: &Theirs) -> Section {
             let ratio = many / few;
             section.at_most(&format!("{what}, 1,000 policies to 10"), ratio, 1.3);
             let parse = best[&(case, family, 1000, Stage::ParseOnly)];
-            let cells = [name.into(), ip.into(), ns(few), ns(many), format!("{ratio:.2}"), bound, ns(parse)];
+            let cells = [
+                name.into(),
+                ip.into(),
+                ns(few),
+                ns(many),
+                format!("{ratio:.2}"),
+                bound,
+                ns(parse),
+            ];
             section.rows.push(cells.to_vec());
         }
     }
     for family in Family::BOTH {
         let parse = rival[&(family, Stage::ParseOnly)];
-        let (ours, theirs) = (above(Case::Stateless, family, 1000), rival[&(family, Stage::Full)] - parse);
+        let (ours, theirs) =
+            (above(Case::Stateless, family, 1000), rival[&(family, Stage::Full)] - parse);
         let (ip, times) = (ip(family), theirs / ours);
-        let bound = section.at_least(&format!("HASH and LPM maps to these tables, {ip}"), times, 2.0);
+        let bound =
+            section.at_least(&format!("HASH and LPM maps to these tables, {ip}"), times, 2.0);
         let name = "the same verdict by HASH and LPM maps".to_owned();
         let times = format!("{times:.1}x");
-        section.rows.push(vec![name, ip.into(), String::new(), ns(theirs), times, bound, ns(parse)]);
+        section.rows.push(vec![
+            name,
+            ip.into(),
+            String::new(),
+            ns(theirs),
+            times,
+            bound,
+            ns(parse),
+        ]);
     }
     section.notes.push(format!(
-        "BPF_PROG_TEST_RUN; {REMOTES} remote addresses ({FLOWS} flows where state counts), 73 port ranges in each policy, \
+        "BPF_PROG_TEST_RUN; {REMOTES} remote addresses ({FLOWS} flows where state counts), 73 port \
+         ranges in each policy, \
          1,024 ports; each run another pseudo-random pair; the least of interleaved rounds"
     ));
     section

@@ -64,7 +64,8 @@ impl Rival {
             create(HASH, 4, 1 << 20, NO_PREALLOC)?,
         ];
         fill_remotes(&maps[usize::from(REMOTE)], policies, family)?;
-        let class_of = |port: u16| starts.iter().position(|s| *s > port).unwrap_or(starts.len()) as u32;
+        let class_of =
+            |port: u16| starts.iter().position(|s| *s > port).unwrap_or(starts.len()) as u32;
         let mut ports = hash::<u32>(&maps[usize::from(PORT)])?;
         for port in starts.iter().copied().chain(FIRST_PORT..=world::LAST_PORT) {
             ports.insert(6 << 16 | u32::from(port), class_of(port), 0)?;
@@ -88,8 +89,13 @@ impl Rival {
             };
             Ok(Loaded::load(name, &code, descriptor)?)
         };
-        let (full, parse) = (load("bench_rival", Stage::Full)?, load("bench_rival0", Stage::ParseOnly)?);
-        let packet = Packet::new(world::remote(family, 0), world::local(family)).tcp(40_000, FIRST_PORT, tcp::ACK);
+        let (full, parse) =
+            (load("bench_rival", Stage::Full)?, load("bench_rival0", Stage::ParseOnly)?);
+        let packet = Packet::new(world::remote(family, 0), world::local(family)).tcp(
+            40_000,
+            FIRST_PORT,
+            tcp::ACK,
+        );
         let frame = packet.payload(&[0; 64]).build();
         let rival = Self { _maps: maps, full, parse, frame };
         for _ in 0..64 {
@@ -135,14 +141,16 @@ fn fill_remotes(map: &MapData, policies: usize, family: Family) -> anyhow::Resul
     let class = |n: u32| world::group(n, policies) as u32 + 1;
     match family {
         Family::V4 => {
-            let mut trie: LpmTrie<MapData, [u8; 4], u32> = LpmTrie::try_from(Map::LpmTrie(again(map)?))?;
+            let mut trie: LpmTrie<MapData, [u8; 4], u32> =
+                LpmTrie::try_from(Map::LpmTrie(again(map)?))?;
             for n in 0..REMOTES {
                 let std::net::IpAddr::V4(address) = world::remote(family, n) else { continue };
                 trie.insert(&Key::new(32, address.octets()), class(n), 0)?;
             }
         }
         Family::V6 => {
-            let mut trie: LpmTrie<MapData, [u8; 16], u32> = LpmTrie::try_from(Map::LpmTrie(again(map)?))?;
+            let mut trie: LpmTrie<MapData, [u8; 16], u32> =
+                LpmTrie::try_from(Map::LpmTrie(again(map)?))?;
             for n in 0..REMOTES {
                 let std::net::IpAddr::V6(address) = world::remote(family, n) else { continue };
                 trie.insert(&Key::new(128, address.octets()), class(n), 0)?;

@@ -59,7 +59,8 @@ impl Target for Tables {
         self.ebpf.write(write)?;
         if write.table == TableId::Endpoint {
             let now = Instant::now();
-            self.switched.extend(write.put.iter().map(|(key, _)| (EndpointKey::of(key).endpoint, now)));
+            self.switched
+                .extend(write.put.iter().map(|(key, _)| (EndpointKey::of(key).endpoint, now)));
         }
         Ok(())
     }
@@ -81,7 +82,13 @@ impl NodeTarget for Tables {
     fn make_room(&mut self, program: &Program) -> Result<(), Error> {
         self.ebpf.make_room(program)
     }
-    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(
+        &mut self,
+        _: EndpointId,
+        _: Incarnation,
+        _: &Connection,
+        _: Origin,
+    ) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }
@@ -135,7 +142,8 @@ impl World {
     /// The kernel refuses the tables.
     pub fn new() -> Result<Self> {
         let target = Ebpf::private(Config::default()).context("tables (needs root)")?;
-        let mut agent = Agent::new(NODE.into(), Tables { ebpf: target, switched: BTreeMap::new() }, Nowhere)?;
+        let mut agent =
+            Agent::new(NODE.into(), Tables { ebpf: target, switched: BTreeMap::new() }, Nowhere)?;
         let cluster = bystanders();
         agent.update(cluster.clone())?;
         Ok(Self { agent, cluster })
@@ -152,7 +160,11 @@ impl World {
     /// # Errors
     /// The tables cannot be read, or have no such pod.
     pub fn word(&self, pod: &ObjectKey) -> Result<Word> {
-        let endpoint = self.agent.compiler().endpoint(pod).with_context(|| format!("{pod} has no endpoint"))?;
+        let endpoint = self
+            .agent
+            .compiler()
+            .endpoint(pod)
+            .with_context(|| format!("{pod} has no endpoint"))?;
         Ok(eval::word(&self.agent.host().read()?, endpoint))
     }
 
@@ -165,7 +177,11 @@ impl World {
         changes.push(policy_change(&policy("shop", "db", selector("app", "db"), rules)));
         let began = Instant::now();
         self.agent.advance(changes)?;
-        let endpoint = self.agent.compiler().endpoint(&key).with_context(|| format!("{key} has no endpoint"))?;
+        let endpoint = self
+            .agent
+            .compiler()
+            .endpoint(&key)
+            .with_context(|| format!("{key} has no endpoint"))?;
         let switched = self.agent.host().switched.get(&endpoint).filter(|when| **when >= began);
         Ok(*switched.with_context(|| format!("{key} is judged as before"))? - began)
     }
@@ -187,18 +203,26 @@ impl World {
         let mut with = self.cluster.clone();
         offend(kind, n, &mut Rng::new(5), &mut with);
         let (mut there, mut gone) = (vec![], vec![]);
-        for (key, policy) in with.policies.iter().filter(|(key, _)| !self.cluster.policies.contains_key(*key)) {
+        for (key, policy) in
+            with.policies.iter().filter(|(key, _)| !self.cluster.policies.contains_key(*key))
+        {
             there.push(policy_change(policy));
             gone.push(change(Resource::Policy, key.clone(), None));
         }
-        let services = with.services.iter().filter(|(key, _)| !self.cluster.services.contains_key(*key));
+        let services =
+            with.services.iter().filter(|(key, _)| !self.cluster.services.contains_key(*key));
         for (key, service) in services {
-            there.push(change(Resource::Service, key.clone(), Some(Object::Service(key.clone(), service.clone()))));
+            there.push(change(
+                Resource::Service,
+                key.clone(),
+                Some(Object::Service(key.clone(), service.clone())),
+            ));
             gone.push(change(Resource::Service, key.clone(), None));
         }
         // What it does again and again is as much as is left of it when it stays within its share.
         let offence = self.advance(there.clone())?;
-        let beside = (0..rounds).map(|round| self.bystander(round, &[])).collect::<Result<Vec<_>>>()?;
+        let beside =
+            (0..rounds).map(|round| self.bystander(round, &[])).collect::<Result<Vec<_>>>()?;
         let (mut together, mut behind) = (vec![], vec![]);
         for round in 0..rounds {
             let again = if round.is_multiple_of(2) { &gone } else { &there };
@@ -215,13 +239,20 @@ impl World {
         let appears = change(Resource::Pod, late.key.clone(), Some(Object::Pod(late.clone())));
         self.advance(vec![policy_change(&isolating), appears])?;
         let took = began.elapsed();
-        ensure!(self.word(&late.key)?.flags & Word::INGRESS != 0, "{kind:?}: {} is not isolated", late.key);
+        ensure!(
+            self.word(&late.key)?.flags & Word::INGRESS != 0,
+            "{kind:?}: {} is not isolated",
+            late.key
+        );
         ensure!(
             self.word(&ObjectKey::new("evil", "a"))?.flags & Word::INGRESS != 0,
             "{kind:?}: evil/a is not isolated"
         );
         let aside: Vec<_> = self.agent.aside().cloned().collect();
-        ensure!(aside.iter().all(|a| &*a.object.namespace == "evil"), "{kind:?}: {aside:?} are set aside");
+        ensure!(
+            aside.iter().all(|a| &*a.object.namespace == "evil"),
+            "{kind:?}: {aside:?} are set aside"
+        );
         gone.push(change(Resource::Pod, late.key, None));
         gone.push(change(Resource::Policy, isolating.key, None));
         self.advance(gone)?;
@@ -238,7 +269,9 @@ pub fn admitted(kind: Offence) -> u32 {
         let mut shares = Shares::new(Scope::Node(NODE.into()), Limits::default());
         shares.load(&cluster);
         let mut compiler = Compiler::new(Scope::Node(NODE.into())).bounded(shares.limits().cells);
-        let mut loads = || compiler.load_admitted(&cluster, &shares).is_ok() && compiler.take_excess().is_empty();
+        let mut loads = || {
+            compiler.load_admitted(&cluster, &shares).is_ok() && compiler.take_excess().is_empty()
+        };
         shares.aside().next().is_none() && loads()
     };
     let (mut most, mut over) = (1, kind.most());
@@ -286,13 +319,17 @@ pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<Section> {
     (row[0], row[3], row[4]) = ("nothing".into(), cell(usual), cell(worst));
     section.rows.push(row);
     drop(alone);
-    for (kind, n) in KINDS.into_iter().flat_map(|kind| [(kind, kind.most()), (kind, admitted(kind))]) {
+    for (kind, n) in
+        KINDS.into_iter().flat_map(|kind| [(kind, kind.most()), (kind, admitted(kind))])
+    {
         progress(format!("{kind:?} {n}"));
         let waits = World::new()?.offend(kind, n, rounds)?;
-        let (beside, together, behind) = (median(&waits.beside), median(&waits.together), median(&waits.behind));
+        let (beside, together, behind) =
+            (median(&waits.beside), median(&waits.together), median(&waits.behind));
         section.at_most(&format!("{kind:?} {n}: an update beside it, ms"), beside, BOUND);
         section.at_most(&format!("{kind:?} {n}: an update together with it, ms"), together, BOUND);
-        let bound = section.at_most(&format!("{kind:?} {n}: an update behind it, ms"), behind, BOUND);
+        let bound =
+            section.at_most(&format!("{kind:?} {n}: an update behind it, ms"), behind, BOUND);
         let ms = |time: Duration| cell(time.as_secs_f64() * 1e3);
         section.rows.push(vec![
             format!("{kind:?} {n}"),
@@ -307,9 +344,18 @@ pub fn run(rounds: u32, mut progress: impl FnMut(String)) -> Result<Section> {
             bound,
         ]);
     }
-    section.notes.push("of each kind: what one object can hold, which is set aside, and what the share admits".into());
-    section.notes.push("together: the offender's objects come or go in one batch with the update".into());
-    section.notes.push("behind: the offender's objects come or go, and the update has to wait for that".into());
-    section.notes.push(format!("an update without any offender takes {usual:.1} ms, grace periods included"));
+    section.notes.push(
+        "of each kind: what one object can hold, which is set aside, and what the share admits"
+            .into(),
+    );
+    section
+        .notes
+        .push("together: the offender's objects come or go in one batch with the update".into());
+    section.notes.push(
+        "behind: the offender's objects come or go, and the update has to wait for that".into(),
+    );
+    section.notes.push(format!(
+        "an update without any offender takes {usual:.1} ms, grace periods included"
+    ));
     Ok(section)
 }

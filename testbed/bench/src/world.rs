@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpolc_policy::{
-    Cluster, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
-    Ports, Protocol, Requirement, Rule, Selector,
+    Cluster, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod,
+    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_table::schema::Family;
 
@@ -36,7 +36,10 @@ pub fn local(family: Family) -> IpAddr {
 pub fn remote(family: Family, n: u32) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from_bits(Ipv4Addr::new(10, 1, 0, 0).to_bits() + n).into(),
-        Family::V6 => Ipv6Addr::from_bits(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0).to_bits() + u128::from(n)).into(),
+        Family::V6 => Ipv6Addr::from_bits(
+            Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0).to_bits() + u128::from(n),
+        )
+        .into(),
     }
 }
 
@@ -53,7 +56,8 @@ pub fn cluster(policies: usize) -> Cluster {
     for namespace in ["bench", "peers"] {
         cluster.namespaces.insert(namespace.into(), Labels::default());
     }
-    let label = |g: usize| -> Labels { [("group".to_owned(), format!("g{g}"))].into_iter().collect() };
+    let label =
+        |g: usize| -> Labels { [("group".to_owned(), format!("g{g}"))].into_iter().collect() };
     let groups: Vec<Labels> = (0..policies).map(label).collect();
     let pod = |key: ObjectKey, node: &str, labels: Labels, addresses: [IpAddr; 2]| Pod {
         key,
@@ -78,9 +82,12 @@ pub fn cluster(policies: usize) -> Cluster {
     }
     for n in 0..policies {
         let key = ObjectKey::new("bench", format!("policy-{n}"));
-        let rules = vec![Rule { peers: Peers::Listed(vec![peer(n)]), ports: Ports::Listed(ports(n)) }];
+        let rules =
+            vec![Rule { peers: Peers::Listed(vec![peer(n)]), ports: Ports::Listed(ports(n)) }];
         let (ingress, egress) = (Isolation::Isolated(rules.clone()), Isolation::Isolated(rules));
-        cluster.policies.insert(key.clone(), Policy { key, selector: Selector::default(), ingress, egress });
+        cluster
+            .policies
+            .insert(key.clone(), Policy { key, selector: Selector::default(), ingress, egress });
     }
     cluster
 }

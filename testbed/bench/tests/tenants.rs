@@ -11,9 +11,16 @@ fn s33_one_tenant_stops_nobody() {
         for n in [kind.most(), admitted(kind) / 4] {
             // Fails where an update fails, a pod is not isolated, or anybody else's object is set
             // aside.
-            let waits =
-                World::new().unwrap().offend(kind, n, 2).unwrap_or_else(|error| panic!("{kind:?} {n}: {error:#}"));
-            assert_eq!(waits.aside > 0, n == kind.most(), "{kind:?} of {n}: {} are set aside", waits.aside);
+            let waits = World::new()
+                .unwrap()
+                .offend(kind, n, 2)
+                .unwrap_or_else(|error| panic!("{kind:?} {n}: {error:#}"));
+            assert_eq!(
+                waits.aside > 0,
+                n == kind.most(),
+                "{kind:?} of {n}: {} are set aside",
+                waits.aside
+            );
             eprintln!("{kind:?} {n}: {waits:?}");
         }
     }

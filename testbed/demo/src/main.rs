@@ -78,7 +78,11 @@ fn run() -> anyhow::Result<Outcome> {
         for s in &wrong {
             outcome = Outcome::Problems;
             let (passed, should) = (said(s.passed), said(s.answer.allowed));
-            show.line(&format!("{} {}: {passed}, but the policies say {should}", show.colour.bad("WRONG"), s.text()))?;
+            show.line(&format!(
+                "{} {}: {passed}, but the policies say {should}",
+                show.colour.bad("WRONG"),
+                s.text()
+            ))?;
         }
         let right = seen.len() - wrong.len();
         show.line(&format!(
@@ -127,7 +131,9 @@ impl Agents {
     fn update(&mut self, cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Report>> {
         for node in &self.nodes {
             let sender = node.clusters.as_ref().context("the agent has ended")?;
-            sender.send(cluster.clone()).map_err(|_| anyhow!("the agent of node {} has ended", node.name))?;
+            sender
+                .send(cluster.clone())
+                .map_err(|_| anyhow!("the agent of node {} has ended", node.name))?;
         }
         self.nodes.iter().map(|node| Ok((node.name.clone(), node.answer()?))).collect()
     }
@@ -143,7 +149,11 @@ impl NodeAgent {
             let path = namespace.path();
             let open = || -> anyhow::Result<_> {
                 Namespace::open(&path)?.enter()?;
-                Ok(Agent::new(node.as_str().into(), Ebpf::private(Config::small())?, Kernel::new())?)
+                Ok(Agent::new(
+                    node.as_str().into(),
+                    Ebpf::private(Config::small())?,
+                    Kernel::new(),
+                )?)
             };
             let mut agent = match open() {
                 Ok(agent) => agent,
@@ -151,12 +161,13 @@ impl NodeAgent {
             };
             let _ = replies.send(Ok(Report::default()));
             for cluster in updates {
-                let done = agent.update(cluster).map_err(anyhow::Error::from).and_then(|report| {
-                    match agent.missing().first() {
-                        Some(pod) => Err(anyhow!("no interface leads to pod {pod}")),
-                        None => Ok(report),
-                    }
-                });
+                let done =
+                    agent.update(cluster).map_err(anyhow::Error::from).and_then(
+                        |report| match agent.missing().first() {
+                            Some(pod) => Err(anyhow!("no interface leads to pod {pod}")),
+                            None => Ok(report),
+                        },
+                    );
                 if replies.send(done).is_err() {
                     return;
                 }
@@ -167,7 +178,8 @@ impl NodeAgent {
     }
 
     fn answer(&self) -> anyhow::Result<Report> {
-        let answer = self.answers.recv().map_err(|_| anyhow!("its thread ended")).and_then(|done| done);
+        let answer =
+            self.answers.recv().map_err(|_| anyhow!("its thread ended")).and_then(|done| done);
         answer.with_context(|| format!("the agent of node {}", self.name))
     }
 }
@@ -207,14 +219,17 @@ fn look(net: &Net, cluster: &Cluster) -> anyhow::Result<Vec<Seen>> {
     let mut oracle = Oracle::new(cluster);
     let mut seen = Vec::new();
     for talk in talks {
-        for (from, to) in addresses(cluster, talk.from).into_iter().zip(addresses(cluster, talk.to)) {
+        for (from, to) in addresses(cluster, talk.from).into_iter().zip(addresses(cluster, talk.to))
+        {
             let (protocol, port) = match talk.ask {
                 Ask::Tcp(port) => (Transport::Tcp, Some(port)),
                 Ask::Udp(port) => (Transport::Udp, Some(port)),
                 Ask::Ping if to.is_ipv4() => (Transport::Other(1), None),
                 Ask::Ping => (Transport::Other(58), None),
             };
-            let party = |who: Who, address| who.key().map_or(Party::Address(address), |key| Party::Pod(key, address));
+            let party = |who: Who, address| {
+                who.key().map_or(Party::Address(address), |key| Party::Pod(key, address))
+            };
             let (source, destination) = (party(talk.from, from), party(talk.to, to));
             let answer = oracle.judge(&Asked { source, destination, protocol, port, via: None })?;
             seen.push(Seen { talk, to, passed: false, answer });
@@ -267,7 +282,9 @@ impl Show {
         let title = match stage {
             Stage::Open => "No policy: everybody reaches everybody",
             Stage::DenyUi => "A default deny on ui: the shop stops working",
-            Stage::Repaired => "Policies for what the shop needs: it works again, and nothing else does",
+            Stage::Repaired => {
+                "Policies for what the shop needs: it works again, and nothing else does"
+            }
             Stage::Wrong => "One more policy, with a mistake in it",
         };
         self.line("")?;
@@ -285,10 +302,16 @@ impl Show {
     fn reports(&self, reports: &BTreeMap<String, Report>) -> anyhow::Result<()> {
         for (node, report) in reports {
             let adopted: usize = report.adopted.values().map(|a| a.connections).sum();
-            let adopted =
-                if adopted > 0 { format!(", {adopted} running connections taken over") } else { String::new() };
+            let adopted = if adopted > 0 {
+                format!(", {adopted} running connections taken over")
+            } else {
+                String::new()
+            };
             let took = millis(report.took);
-            self.line(&format!("          node {node}: {} table writes in {took}{adopted}", report.writes))?;
+            self.line(&format!(
+                "          node {node}: {} table writes in {took}{adopted}",
+                report.writes
+            ))?;
         }
         Ok(())
     }
@@ -296,10 +319,14 @@ impl Show {
     /// Services across, clients down; each cell is the service's first port over both families.
     fn matrix(&self, seen: &[Seen]) -> anyhow::Result<()> {
         let matrix = shop::matrix();
-        let served: Vec<Who> = EVERYBODY.into_iter().filter(|w| matrix.iter().any(|t| t.to == *w)).collect();
+        let served: Vec<Who> =
+            EVERYBODY.into_iter().filter(|w| matrix.iter().any(|t| t.to == *w)).collect();
         let cell = |from: Who, to: Who| -> String {
-            let Some(talk) = matrix.iter().find(|t| (t.from, t.to) == (from, to)) else { return "-".into() };
-            let passed: Vec<bool> = seen.iter().filter(|s| s.talk == *talk).map(|s| s.passed).collect();
+            let Some(talk) = matrix.iter().find(|t| (t.from, t.to) == (from, to)) else {
+                return "-".into();
+            };
+            let passed: Vec<bool> =
+                seen.iter().filter(|s| s.talk == *talk).map(|s| s.passed).collect();
             match (passed.iter().all(|p| *p), passed.iter().any(|p| *p)) {
                 (true, _) => self.colour.good("yes"),
                 (false, true) => self.colour.bad("one"),
@@ -329,21 +356,27 @@ impl Show {
 
     /// What the shop needs and does not get, who is to blame, and what worked before.
     fn needed(&self, seen: &[Seen], before: &[Seen]) -> anyhow::Result<()> {
-        let broken: Vec<&Seen> =
-            seen.iter().filter(|s| shop::NEEDED.contains(&s.talk) && !s.passed && s.to.is_ipv4()).collect();
+        let broken: Vec<&Seen> = seen
+            .iter()
+            .filter(|s| shop::NEEDED.contains(&s.talk) && !s.passed && s.to.is_ipv4())
+            .collect();
         if broken.is_empty() {
-            return self.line(&format!("{} everything that the shop needs works", self.colour.good("ok")));
+            return self
+                .line(&format!("{} everything that the shop needs works", self.colour.good("ok")));
         }
         for s in &broken {
             let worked = before.iter().any(|b| b.talk == s.talk && b.to == s.to && b.passed);
             let since = if worked { " (worked before)" } else { "" };
             self.line(&format!("{} {}{since}", self.colour.bad("broken"), s.text()))?;
-            for (side, direction) in [(&s.answer.egress, "egress of"), (&s.answer.ingress, "ingress of")] {
+            for (side, direction) in
+                [(&s.answer.egress, "egress of"), (&s.answer.ingress, "ingress of")]
+            {
                 if let (false, Some(pod)) = (side.allowed, &side.pod) {
                     let policies: Vec<String> = side.by.iter().map(Place::to_string).collect();
                     let policies = policies.join(", ");
                     self.line(&format!(
-                        "       {direction} {pod}: isolated by {policies}, and no rule there allows it"
+                        "       {direction} {pod}: isolated by {policies}, and no rule there \
+                         allows it"
                     ))?;
                 }
             }

@@ -21,18 +21,25 @@ fn demo() -> Command {
 
 /// The README's excerpt is what the demo prints, line for line and in its order, but for times.
 fn the_readme_shows_of_it(text: &str) {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
     let (_, shown) = readme.split_once("\n# netpolc demo\n").expect("the transcript");
     let timeless = |line: &str| {
         let words = line.split_whitespace();
         words
-            .map(|word| if word.parse::<f64>().is_ok() && word.contains('.') { "N" } else { word }.to_owned())
+            .map(|word| {
+                if word.parse::<f64>().is_ok() && word.contains('.') { "N" } else { word }
+                    .to_owned()
+            })
             .collect()
     };
     let mut printed = text.lines().map(timeless);
     for line in shown.lines().take_while(|line| *line != "```").filter(|line| *line != "...") {
         let wanted: Vec<String> = timeless(line);
-        assert!(printed.any(|line| line == wanted), "the demo does not print, or not here: {line}\n{text}");
+        assert!(
+            printed.any(|line| line == wanted),
+            "the demo does not print, or not here: {line}\n{text}"
+        );
     }
 }
 
@@ -41,10 +48,12 @@ fn the_shop_obeys_its_policies_and_leaves_nothing() {
     let child = demo().spawn().unwrap();
     let pid = child.id();
     let output = child.wait_with_output().unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (text, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}\n{errors}");
     assert!(
-        text.contains("isolated by ui/default-deny") && text.contains("isolated by orders/from-checkout"),
+        text.contains("isolated by ui/default-deny")
+            && text.contains("isolated by orders/from-checkout"),
         "{text}"
     );
     assert!(!text.contains("WRONG"), "{text}");

@@ -72,7 +72,8 @@ impl fmt::Display for Fault {
 }
 
 /// Directives about a whole case.
-const SETTINGS: [&str; 8] = ["cluster", "node", "limit", "interface", "tunnel", "link", "bridged", "forwarding"];
+const SETTINGS: [&str; 8] =
+    ["cluster", "node", "limit", "interface", "tunnel", "link", "bridged", "forwarding"];
 
 impl Case {
     /// Reads the text of a file called `name`.
@@ -124,15 +125,22 @@ impl Case {
                 "interface" if !first => step.interfaces.push(directive),
                 name if SETTINGS.contains(&name) && first => case.settings.push(directive),
                 name if SETTINGS.contains(&name) => {
-                    return Err(fault(format!("`{name}` holds for the whole case: it stands before the first event")));
+                    return Err(fault(format!(
+                        "`{name}` holds for the whole case: it stands before the first event"
+                    )));
                 }
-                _ => return Err(fault(format!("`# {name}:` is not a directive: see the README beside the cases"))),
+                _ => {
+                    return Err(fault(format!(
+                        "`# {name}:` is not a directive: see the README beside the cases"
+                    )));
+                }
             }
         }
         step.finish(&mut document, begins, goes);
         case.steps.push(step);
         if !case.sentence.ends_with('.') {
-            let message = "a case begins with a comment that says in one sentence what it shows".into();
+            let message =
+                "a case begins with a comment that says in one sentence what it shows".into();
             return Err(Fault { line: 1, message });
         }
         Ok(case)
@@ -173,14 +181,18 @@ fn directive(comment: &str) -> Option<(&str, &str)> {
 mod tests {
     use super::*;
 
-    const TWO: &str = "# What it\n# shows.\n# node: n1\n# print: tables\nkind: A\n---\nkind: B\n---\n\
+    const TWO: &str = "# What it\n# shows.\n# node: n1\n# print: tables\nkind: A\n---\nkind: \
+        B\n---\n\
                        # event: B goes.\n# print: plan\n# deleted\nkind: B\n";
 
     #[test]
     fn objects_keep_their_lines_and_events_their_documents() {
         let case = Case::parse("two", TWO).expect("a case");
         assert_eq!(case.sentence, "What it shows.");
-        assert_eq!(case.settings("node").next().map(|d| d.words.clone()), Some(vec!["n1".to_owned()]));
+        assert_eq!(
+            case.settings("node").next().map(|d| d.words.clone()),
+            Some(vec!["n1".to_owned()])
+        );
         let [first, event] = &case.steps[..] else { panic!("{case:?}") };
         assert_eq!(first.put, "\n\n\n\nkind: A\n---\nkind: B\n");
         assert_eq!((event.sentence.as_str(), event.put.as_str()), ("B goes.", ""));

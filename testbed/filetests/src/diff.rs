@@ -21,7 +21,8 @@ pub fn unified((old_name, old): (&str, &str), (new_name, new): (&str, &str)) -> 
     let mut out = String::new();
     for hunk in places.chunk_by(|a, b| a + 1 == *b) {
         // How many lines of a text these are: those that the other mark does not stand at.
-        let count = |lines: &[Line], other: char| lines.iter().filter(|(mark, _)| *mark != other).count();
+        let count =
+            |lines: &[Line], other: char| lines.iter().filter(|(mark, _)| *mark != other).count();
         let (before, part) = (&lines[..hunk[0]], &lines[hunk[0]..hunk[0] + hunk.len()]);
         let range = |other: char| match (count(before, other), count(part, other)) {
             (at, 0) => format!("{at},0"),
@@ -73,7 +74,8 @@ mod tests {
         let diff = |old, new| unified(("old", old), ("new", new));
         assert_eq!(diff("a\nb\n", "a\nb\n"), "");
         let (old, new) = ("1\n2\n3\n4\n5\n6\n7\n8\n9\n", "1\n2\n3\n4\nfive\n6\n7\n8\n9\n10\n");
-        let expected = "--- old\n+++ new\n@@ -2,8 +2,9 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n 9\n+10\n";
+        let expected =
+            "--- old\n+++ new\n@@ -2,8 +2,9 @@\n 2\n 3\n 4\n-5\n+five\n 6\n 7\n 8\n 9\n+10\n";
         assert_eq!(diff(old, new), expected);
         assert_eq!(diff("", "x\n"), "--- old\n+++ new\n@@ -0,0 +1,1 @@\n+x\n");
         let far = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n";

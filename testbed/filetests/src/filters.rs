@@ -119,7 +119,8 @@ fn chains(placed: &[Placed], topology: &Topology) -> String {
     for placed in placed {
         of_chain.entry((placed.filter.side, placed.filter.chain)).or_default().push(placed);
     }
-    let ports: Vec<&Port> = topology.pods.values().map(|pod| &pod.port).chain(&topology.uplinks).collect();
+    let ports: Vec<&Port> =
+        topology.pods.values().map(|pod| &pod.port).chain(&topology.uplinks).collect();
     let port = |index: IfIndex| ports.iter().find(|p| p.ifindex == index).map(|p| p.name.clone());
     let action = |placed: &Placed| text::action(&placed.filter.action, port);
     let mut out = String::new();

@@ -21,7 +21,9 @@ fn put(out: &mut String, value: &Value, depth: usize, used: usize) {
     }
     let (open, close, items): (_, _, Vec<(String, &Value)>) = match value {
         Value::Array(list) => ('[', ']', list.iter().map(|item| (String::new(), item)).collect()),
-        Value::Object(map) => ('{', '}', map.iter().map(|(key, item)| (format!("\"{key}\": "), item)).collect()),
+        Value::Object(map) => {
+            ('{', '}', map.iter().map(|(key, item)| (format!("\"{key}\": "), item)).collect())
+        }
         _ => return out.push_str(&short),
     };
     out.push(open);
@@ -51,7 +53,8 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_the_same_value() {
-        let value = serde_json::json!({"a": vec!["a \"quoted\" word"; 9], "b": {"c": [1, null, true]}});
+        let value =
+            serde_json::json!({"a": vec!["a \"quoted\" word"; 9], "b": {"c": [1, null, true]}});
         let text = json(&value);
         assert!(text.lines().all(|l| l.len() <= WIDTH) && text.lines().count() > 3, "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), value);

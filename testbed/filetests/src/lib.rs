@@ -44,7 +44,8 @@ pub fn run(case: &Case) -> Result<String, Fault> {
             out += &format!("=== problems\n{problems}\n");
         }
         for print in &step.prints {
-            let text = print::print(&state, &print.what).map_err(|message| Fault { line: print.line, message })?;
+            let text = print::print(&state, &print.what)
+                .map_err(|message| Fault { line: print.line, message })?;
             out += &format!("=== {}\n{}\n\n", print.what, text.trim_end());
         }
         if step.prints.is_empty() && problems.is_empty() {

@@ -44,8 +44,12 @@ pub(crate) fn section(program: &Program, hook: &str, note: &str) -> Result<Strin
             shown.push(line);
         }
     }
-    let first = shown.first().ok_or_else(|| format!("no note of this program begins with `{note}`"))?.number;
-    let place: BTreeMap<usize, usize> = shown.iter().map(|l| (l.number, l.number - first)).collect();
+    let first = shown
+        .first()
+        .ok_or_else(|| format!("no note of this program begins with `{note}`"))?
+        .number;
+    let place: BTreeMap<usize, usize> =
+        shown.iter().map(|l| (l.number, l.number - first)).collect();
     let mut out = format!("{}\n", notes[&first]);
     for line in &shown {
         out += &format!("{:4}  {}\n", place[&line.number], jump(line.text, &place, &notes));

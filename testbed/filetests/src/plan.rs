@@ -21,7 +21,8 @@ use crate::state::State;
 
 /// The plan of the last event.
 pub(crate) fn text(state: &State) -> Result<String, String> {
-    let (before, plan) = state.update.as_ref().ok_or("a plan belongs to an event: print it below one")?;
+    let (before, plan) =
+        state.update.as_ref().ok_or("a plan belongs to an event: print it below one")?;
     let (mut program, mut out) = (before.clone(), String::new());
     let mut settled = true;
     for (phase, steps) in plan.phases() {

@@ -10,13 +10,21 @@ use serde_json::Value;
 use crate::{filters, layout, listing, plan, state::State};
 
 /// The forms that `# print:` knows, as messages list them.
-const FORMS: &str = "tables [POD] [TABLE...], policy [POD], sets, text [POD], plan, json [POD] [TABLE...], \
-                     json actions, filters MODE [DRIVER] PORT [HOOK], json-filters MODE [DRIVER] PORT [HOOK], \
+const FORMS: &str = "tables [POD] [TABLE...], policy [POD], sets, text [POD], plan, json [POD] \
+    [TABLE...], \
+                     json actions, filters MODE [DRIVER] PORT [HOOK], json-filters MODE [DRIVER] \
+    PORT [HOOK], \
                      left MODE [DRIVER], disassembly HOOK NOTE";
 
 /// The tables that say what policies grant.
-const POLICY: [TableId; 6] =
-    [TableId::RemoteV4, TableId::RemoteV6, TableId::Port, TableId::Base, TableId::Row, TableId::Verdict];
+const POLICY: [TableId; 6] = [
+    TableId::RemoteV4,
+    TableId::RemoteV6,
+    TableId::Port,
+    TableId::Base,
+    TableId::Row,
+    TableId::Verdict,
+];
 
 /// What a line `# print:` asks for, as text.
 pub(crate) fn print(state: &State, what: &str) -> Result<String, String> {
@@ -49,7 +57,9 @@ pub(crate) fn print(state: &State, what: &str) -> Result<String, String> {
 fn part(state: &State, words: &[&str]) -> Result<(Program, Vec<TableId>), String> {
     let program = state.compiler.program();
     let (program, names) = match words {
-        [pod, rest @ ..] if pod.contains('/') => (slice::of_endpoint(program, state.endpoint(pod)?), rest),
+        [pod, rest @ ..] if pod.contains('/') => {
+            (slice::of_endpoint(program, state.endpoint(pod)?), rest)
+        }
         _ => (program.clone(), words),
     };
     let mut tables = Vec::new();
@@ -85,7 +95,8 @@ fn sets(state: &State) -> String {
     let program = state.compiler.program();
     let line = |(pod, endpoint): (&ObjectKey, EndpointId)| {
         let word = netpolc_table::eval::word(program, endpoint);
-        let set = |id: SetId| if id == SetId::default() { "open".into() } else { format!("set {id}") };
+        let set =
+            |id: SetId| if id == SetId::default() { "open".into() } else { format!("set {id}") };
         format!("{pod}: ingress {}, egress {}\n", set(word.ingress_set), set(word.egress_set))
     };
     let lines: String = state.compiler.endpoints().map(line).collect();

@@ -44,7 +44,9 @@ pub(crate) fn hold(state: &State) -> Result<(), String> {
     }
     let anew = state.anew()?;
     if anew.program().canonical() != program.canonical() {
-        return Err("what the events led to is not what compiling the same objects anew gives".into());
+        return Err(
+            "what the events led to is not what compiling the same objects anew gives".into()
+        );
     }
     let Some((before, plan)) = &state.update else { return Ok(()) };
     let (mut led, mut states) = (before.clone(), vec![before.clone()]);
@@ -92,14 +94,19 @@ type Packet = (Pipeline, IpAddr, (u8, Option<u16>));
 fn no_mix(states: &[Program]) -> Result<(), String> {
     let [first, .., last] = states else { return Ok(()) };
     let both = || [first, last].into_iter();
-    let interfaces: BTreeSet<&Key> = both().flat_map(|p| p.table(TableId::Interface).entries.keys()).collect();
+    let interfaces: BTreeSet<&Key> =
+        both().flat_map(|p| p.table(TableId::Interface).entries.keys()).collect();
     let endpoints = first.table(TableId::Endpoint).entries.keys();
     let stay = endpoints.filter(|key| last.get(TableId::Endpoint, key).is_some());
-    let doors: Vec<Door> = interfaces.into_iter().map(Door::Interface).chain(stay.map(Door::Endpoint)).collect();
+    let doors: Vec<Door> =
+        interfaces.into_iter().map(Door::Interface).chain(stay.map(Door::Endpoint)).collect();
     let remotes: BTreeSet<IpAddr> = both().flat_map(remotes).collect();
     let ports: BTreeSet<(u8, Option<u16>)> = both().flat_map(ports).chain([(ICMP, None)]).collect();
     for pipeline in Pipeline::BOTH {
-        for packet in remotes.iter().flat_map(|remote| ports.iter().map(move |port| (pipeline, *remote, *port))) {
+        for packet in remotes
+            .iter()
+            .flat_map(|remote| ports.iter().map(move |port| (pipeline, *remote, *port)))
+        {
             for door in &doors {
                 let (old, new) = (door.answer(first, &packet), door.answer(last, &packet));
                 let mut switched = false;
@@ -108,7 +115,8 @@ fn no_mix(states: &[Program]) -> Result<(), String> {
                     if now != new && (switched || now != old) {
                         let door = door.name();
                         return Err(format!(
-                            "after write {at} of the plan {door} answers {now:?}, before it {old:?} and in the \
+                            "after write {at} of the plan {door} answers {now:?}, before it \
+                             {old:?} and in the \
                              end {new:?}: {packet:?}"
                         ));
                     }
@@ -123,10 +131,16 @@ fn no_mix(states: &[Program]) -> Result<(), String> {
 /// The first address of each prefix. What lies in a prefix and in none below it has one class.
 fn remotes(program: &Program) -> impl Iterator<Item = IpAddr> {
     let of = |family: Family| {
-        program.table(TableId::remote(family)).entries.keys().filter_map(move |key| match (key.fields()[0], family) {
-            (Match::Lpm { value, .. }, Family::V4) => Some(Ipv4Addr::from_bits(value.get() as u32).into()),
-            (Match::Lpm { value, .. }, Family::V6) => Some(Ipv6Addr::from_bits(value.get()).into()),
-            _ => None,
+        program.table(TableId::remote(family)).entries.keys().filter_map(move |key| {
+            match (key.fields()[0], family) {
+                (Match::Lpm { value, .. }, Family::V4) => {
+                    Some(Ipv4Addr::from_bits(value.get() as u32).into())
+                }
+                (Match::Lpm { value, .. }, Family::V6) => {
+                    Some(Ipv6Addr::from_bits(value.get()).into())
+                }
+                _ => None,
+            }
         })
     };
     of(Family::V4).chain(of(Family::V6))
@@ -143,7 +157,8 @@ fn ports(program: &Program) -> impl Iterator<Item = (u8, Option<u16>)> {
 /// Up to origins, which a target need not keep.
 fn same(one: &Program, other: &Program) -> bool {
     one.tables().zip(other.tables()).all(|(a, b)| {
-        let equal = |((ka, a), (kb, b)): ((_, &netpolc_table::Entry), (_, _))| ka == kb && a.same_action(b);
+        let equal =
+            |((ka, a), (kb, b)): ((_, &netpolc_table::Entry), (_, _))| ka == kb && a.same_action(b);
         a.entries.len() == b.entries.len() && a.entries.iter().zip(&b.entries).all(equal)
     })
 }

@@ -91,12 +91,15 @@ impl State {
             events.extend(put.objects.into_iter().map(|object| self.put(object)));
         }
         if events.is_empty() {
-            return Err(fault("nothing happens here: add objects, or `# deleted` above those that go".into()));
+            return Err(fault(
+                "nothing happens here: add objects, or `# deleted` above those that go".into(),
+            ));
         }
         let before = self.compiler.program().clone();
         let changes = self.compiler.apply_admitted(&mut self.shares, &self.cluster, events);
         let changes = changes.map_err(|e| fault(e.to_string()))?;
-        let plan = delta::order(self.compiler.program(), &changes).map_err(|e| fault(e.to_string()))?;
+        let plan =
+            delta::order(self.compiler.program(), &changes).map_err(|e| fault(e.to_string()))?;
         self.update = Some((before, plan));
         Ok(())
     }
@@ -123,8 +126,10 @@ impl State {
         shares.load(&self.cluster);
         let mut compiler = compile(&mut shares, &self.cluster, &self.scope, &self.wire)?;
         let interfaces = self.interfaces.iter();
-        let interfaces =
-            interfaces.map(|(pod, interface)| Event::Interface { pod: pod.clone(), interface: Some(*interface) });
+        let interfaces = interfaces.map(|(pod, interface)| Event::Interface {
+            pod: pod.clone(),
+            interface: Some(*interface),
+        });
         compiler.apply_all(interfaces).map_err(|e| e.to_string())?;
         Ok(compiler)
     }
@@ -139,16 +144,21 @@ impl State {
     /// `uplink`.
     pub fn topology(&self) -> Topology {
         let pods = self.compiler.endpoints().map(|(pod, endpoint)| (endpoint, pod.to_string()));
-        let mut topology = Topology::made_up(pods, Port { ifindex: IfIndex::new(UPLINK), name: "uplink".into() });
+        let mut topology =
+            Topology::made_up(pods, Port { ifindex: IfIndex::new(UPLINK), name: "uplink".into() });
         topology.forwarding = self.forwarding;
         if let Scope::Node(name) = &self.scope {
-            topology.node_addresses = self.cluster.nodes.get(name).map(|n| n.addresses.clone()).unwrap_or_default();
+            topology.node_addresses =
+                self.cluster.nodes.get(name).map(|n| n.addresses.clone()).unwrap_or_default();
         }
         topology
     }
 
     fn interface(&mut self, directive: &Directive) -> Result<Event, Fault> {
-        let fault = || directive.fault("a pod, its interface's number, and its hardware address if that is known");
+        let fault = || {
+            directive
+                .fault("a pod, its interface's number, and its hardware address if that is known")
+        };
         let (pod, rest) = directive.words.split_first().ok_or_else(fault)?;
         let (number, mac) = match rest {
             [number] => (number, None),
@@ -225,14 +235,20 @@ impl Directive {
     }
 }
 
-fn compile(shares: &mut Shares, cluster: &Cluster, scope: &Scope, wire: &Wire) -> Result<Compiler, String> {
+fn compile(
+    shares: &mut Shares,
+    cluster: &Cluster,
+    scope: &Scope,
+    wire: &Wire,
+) -> Result<Compiler, String> {
     let new = || Compiler::new(scope.clone()).wired(wire.clone());
     shares.compile(cluster, new).map_err(|e| e.to_string())
 }
 
 /// Reads a pod's `namespace/name`.
 fn key(pod: &str) -> Result<ObjectKey, String> {
-    let (namespace, name) = pod.split_once('/').ok_or_else(|| format!("{pod} is not namespace/name"))?;
+    let (namespace, name) =
+        pod.split_once('/').ok_or_else(|| format!("{pod} is not namespace/name"))?;
     Ok(ObjectKey::new(namespace, name))
 }
 
@@ -244,7 +260,8 @@ fn hardware(text: &str) -> Option<[u8; 6]> {
 fn cluster(directive: &Directive) -> Result<Input, Fault> {
     let name = directive.word("the name of a file in `clusters`, without .yaml")?;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clusters/{name}.yaml"));
-    let text = fs::read_to_string(&path).map_err(|e| directive.fault(&format!("a file in `clusters`: {e}")))?;
+    let text = fs::read_to_string(&path)
+        .map_err(|e| directive.fault(&format!("a file in `clusters`: {e}")))?;
     Ok(Input::bytes(format!("clusters/{name}.yaml"), text))
 }
 
@@ -259,7 +276,9 @@ fn scope(case: &Case) -> Result<Scope, Fault> {
 fn limits(case: &Case) -> Result<Limits, Fault> {
     let mut limits = Limits::default();
     for directive in case.settings("limit") {
-        let fault = || directive.fault("a resource (selectors, rules, ports, services, verdicts) and a number");
+        let fault = || {
+            directive.fault("a resource (selectors, rules, ports, services, verdicts) and a number")
+        };
         let [resource, number] = &directive.words[..] else { return Err(fault()) };
         let number = number.parse().map_err(|_| fault())?;
         let resource = match resource.as_str() {
@@ -287,7 +306,9 @@ fn wire(case: &Case) -> Result<Wire, Fault> {
         let fault = || directive.fault("`udp` and a port, or `protocol` and a number");
         let tunnel = match &directive.words[..] {
             [kind, number] if kind == "udp" => Tunnel::Udp(number.parse().map_err(|_| fault())?),
-            [kind, number] if kind == "protocol" => Tunnel::Protocol(number.parse().map_err(|_| fault())?),
+            [kind, number] if kind == "protocol" => {
+                Tunnel::Protocol(number.parse().map_err(|_| fault())?)
+            }
             _ => return Err(fault()),
         };
         wire.tunnels.insert(tunnel);
@@ -304,7 +325,9 @@ fn wire(case: &Case) -> Result<Wire, Fault> {
 }
 
 fn forwarding(case: &Case) -> Result<Forwarding, Fault> {
-    let Some(directive) = case.settings("forwarding").next() else { return Ok(Forwarding::Translating) };
+    let Some(directive) = case.settings("forwarding").next() else {
+        return Ok(Forwarding::Translating);
+    };
     let wants = "`routed`, `translating` or `switched`";
     match directive.word(wants)? {
         "routed" => Ok(Forwarding::Routed),

@@ -8,7 +8,8 @@ use std::{
 
 use netpolc_filetests::{Case, run, unified};
 
-const HOW: &str = "read the difference; where it is right, `BLESS=1 cargo test -p netpolc-filetests` writes it";
+const HOW: &str =
+    "read the difference; where it is right, `BLESS=1 cargo test -p netpolc-filetests` writes it";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
@@ -59,8 +60,11 @@ fn every_case_prints_what_is_blessed() {
         }
         match fs::read_to_string(&out) {
             Ok(blessed) if blessed == printed => {}
-            Ok(blessed) => faults.push(unified((&name(&out), &blessed), ("what is printed", &printed))),
-            Err(_) => faults.push(format!("{}: there is no .out for it yet; it prints\n{printed}", name(path))),
+            Ok(blessed) => {
+                faults.push(unified((&name(&out), &blessed), ("what is printed", &printed)))
+            }
+            Err(_) => faults
+                .push(format!("{}: there is no .out for it yet; it prints\n{printed}", name(path))),
         }
     }
     assert!(faults.is_empty(), "{} cases\n\n{}\n\n{HOW}", faults.len(), faults.join("\n\n"));
@@ -69,11 +73,17 @@ fn every_case_prints_what_is_blessed() {
 #[test]
 fn every_output_belongs_to_a_case() {
     let all = files(&folder());
-    let ending = |path: &Path| path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+    let ending = |path: &Path| {
+        path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default()
+    };
     for path in &all {
         match ending(path).as_str() {
             "yaml" => {}
-            "out" => assert!(all.contains(&path.with_extension("yaml")), "{}: its case is gone", name(path)),
+            "out" => assert!(
+                all.contains(&path.with_extension("yaml")),
+                "{}: its case is gone",
+                name(path)
+            ),
             _ => panic!("{}: a case is NAME.yaml with NAME.out", name(path)),
         }
     }

@@ -17,7 +17,8 @@ thread_local! {
 }
 
 fn pair() -> (Mem, Ebpf) {
-    let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::asked()).expect("needs root and BPF"));
+    let (mut mem, mut ebpf) = (Mem::default(), Ebpf::private(Config::asked()).expect("needs root \
+        and BPF"));
     let program = world(Policy::Some, Policy::Some);
     fill(&mut mem, &program).expect("the reference takes the program");
     fill(&mut ebpf, &program).expect("the kernel takes the program");

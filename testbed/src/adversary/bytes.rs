@@ -31,7 +31,8 @@ pub mod number {
     /// IPv4, IPv6, GRE and IPIP inside IP.
     pub const TUNNELS: [u8; 4] = [4, 41, 47, 94];
     /// Headers of IPv6 that another follows.
-    pub const EXTENSIONS: [u8; 6] = [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY];
+    pub const EXTENSIONS: [u8; 6] =
+        [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY];
 }
 
 /// An Ethernet frame; `tags` are (type, id), the outermost first.
@@ -61,7 +62,13 @@ pub struct Header {
 
 /// An IP packet of the addresses' family. Addresses of two families: the destination counts, the
 /// source is all zeros.
-pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, header: &Header, body: &[u8]) -> Vec<u8> {
+pub fn ip(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    header: &Header,
+    body: &[u8],
+) -> Vec<u8> {
     match destination {
         IpAddr::V4(destination) => {
             let source = if let IpAddr::V4(a) = source { a.octets() } else { [0; 4] };
@@ -94,7 +101,9 @@ pub fn ip(source: IpAddr, destination: IpAddr, protocol: u8, header: &Header, bo
 /// Writes the checksum of an IPv4 header (RFC 1071).
 pub fn seal(header: &mut [u8]) {
     header[10..12].copy_from_slice(&[0, 0]);
-    let words = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)])));
+    let words = header
+        .chunks(2)
+        .map(|w| u32::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)])));
     let mut sum: u32 = words.sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -110,13 +119,31 @@ pub fn ether_type(destination: IpAddr) -> u16 {
 /// A UDP header with a body.
 pub fn udp(source: u16, destination: u16, body: &[u8]) -> Vec<u8> {
     let length = (8 + body.len()) as u16;
-    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &length.to_be_bytes(), &[0, 0], body].concat()
+    [&source.to_be_bytes()[..], &destination.to_be_bytes(), &length.to_be_bytes(), &[0, 0], body]
+        .concat()
 }
 
 /// A TCP header without options, with a body.
 pub fn tcp(source: u16, destination: u16, flags: u8, body: &[u8]) -> Vec<u8> {
     let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-    let rest = [0, 0, 0, 1, 0, 0, 0, if flags & 0x10 == 0 { 0 } else { 1 }, 0x50, flags, 0x10, 0, 0, 0, 0, 0];
+    let rest = [
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        if flags & 0x10 == 0 { 0 } else { 1 },
+        0x50,
+        flags,
+        0x10,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
     [&ports[..], &rest, body].concat()
 }
 

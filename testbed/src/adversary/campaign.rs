@@ -130,7 +130,8 @@ impl Campaign {
             report.rounds += 1;
         }
         for wire in &field.wires {
-            report.overrun += wire.lost().map_err(|e| Error::system("count lost frames".into(), e))?;
+            report.overrun +=
+                wire.lost().map_err(|e| Error::system("count lost frames".into(), e))?;
         }
         report.took = began.elapsed();
         Ok(report)
@@ -143,7 +144,8 @@ impl Campaign {
         let mut generator = Generator::new(rng, field.lab.world.clone(), field.number);
         generator.turn(&field.judge);
         let plan = |round| planted(self.seed, round, &field.lab.world);
-        let (sown, to_sow) = (field.number.checked_sub(1).map(plan).unwrap_or_default(), plan(field.number));
+        let (sown, to_sow) =
+            (field.number.checked_sub(1).map(plan).unwrap_or_default(), plan(field.number));
         field.play(generator.harvest(&sown), report)?;
         while field.sent.len() < self.round {
             let planned = generator.cases(CASES, &field.judge);
@@ -215,7 +217,9 @@ impl Field<'_> {
     }
 
     fn send_born(&self, planned: &Planned) -> Result<(), Error> {
-        let Some(to) = planned.datagram.filter(|_| !planned.sent.bytes.is_empty()) else { return Ok(()) };
+        let Some(to) = planned.datagram.filter(|_| !planned.sent.bytes.is_empty()) else {
+            return Ok(());
+        };
         let socket = &self.node[usize::from(to.is_ipv6())];
         match socket.send_to(&planned.sent.bytes, SocketAddr::new(to, 9)) {
             // An earlier datagram's fate, told by an error that somebody sent.
@@ -248,7 +252,8 @@ impl Field<'_> {
 
     fn take(&mut self, at: Place, bytes: &[u8], report: &mut Report) {
         let Some(frame) = parse::frame(bytes) else { return };
-        let found: Vec<usize> = marks(bytes).filter_map(|m| usize::try_from(m.checked_sub(self.first)?).ok()).collect();
+        let found: Vec<usize> =
+            marks(bytes).filter_map(|m| usize::try_from(m.checked_sub(self.first)?).ok()).collect();
         for index in found {
             // A mark of an earlier round, or bytes that look like one.
             let Some(planned) = self.sent.get(index) else { continue };
@@ -267,8 +272,14 @@ impl Field<'_> {
         for (at, index, bytes) in std::mem::take(&mut self.suspects) {
             let planned = &self.sent[index];
             let frame = parse::frame(&bytes).expect("it was read before");
-            let Err(Violation { kind, why }) = self.judge.arrives(at, &frame, &planned.sent) else { continue };
-            let which = if campaign.kinds.contains(&kind) { &mut report.violations } else { &mut report.tolerated };
+            let Err(Violation { kind, why }) = self.judge.arrives(at, &frame, &planned.sent) else {
+                continue;
+            };
+            let which = if campaign.kinds.contains(&kind) {
+                &mut report.violations
+            } else {
+                &mut report.tolerated
+            };
             let entry = which.entry((kind, planned.sent.label)).or_default();
             entry.0 += 1;
             if entry.0 == 1 {
@@ -281,13 +292,21 @@ impl Field<'_> {
     fn describe(&self, planned: &Planned, at: Place, why: &str, arrived: &[u8]) -> String {
         let Planned { sent, mark, .. } = planned;
         let kin = self.sent.iter().filter(|p| p.sent.case == sent.case && p.mark != *mark);
-        let kin: Vec<String> = kin.map(|p| format!("    {:?} {}", p.sent.place, hex(&p.sent.bytes))).collect();
-        let policies: Vec<String> =
-            self.judge.cluster().policies.values().map(|p| format!("    {}", manifest::policy(p))).collect();
+        let kin: Vec<String> =
+            kin.map(|p| format!("    {:?} {}", p.sent.place, hex(&p.sent.bytes))).collect();
+        let policies: Vec<String> = self
+            .judge
+            .cluster()
+            .policies
+            .values()
+            .map(|p| format!("    {}", manifest::policy(p)))
+            .collect();
         let pods = self.judge.cluster().pods.values();
-        let pods: Vec<String> = pods.map(|p| format!("    {} {:?} {:?}", p.key, p.addresses, p.labels)).collect();
+        let pods: Vec<String> =
+            pods.map(|p| format!("    {} {:?} {:?}", p.key, p.addresses, p.labels)).collect();
         format!(
-            "{why}\n  seed {} round {} mark {mark}, tracking {:?}, {} from {:?} to {at:?}\n  sent {}\n  is {:?}\n  arrived {}\n  is {:?}\n  with\n{}\n  policies\n{}\n  pods\n{}\n",
+            "{why}\n  seed {} round {} mark {mark}, tracking {:?}, {} from {:?} to {at:?}\n  sent \
+             {}\n  is {:?}\n  arrived {}\n  is {:?}\n  with\n{}\n  policies\n{}\n  pods\n{}\n",
             self.seed,
             self.number,
             self.tracking,
@@ -343,10 +362,15 @@ impl fmt::Display for Report {
         let rate = *sent as f64 / took.as_secs_f64();
         writeln!(
             f,
-            "{sent} frames in {rounds} rounds and {took:.1?} ({rate:.0} a second), {refused} refused by the sender's kernel"
+            "{sent} frames in {rounds} rounds and {took:.1?} ({rate:.0} a second), {refused} \
+             refused by the sender's kernel"
         )?;
         let missing: usize = self.missing.values().map(|(n, _)| n).sum();
-        writeln!(f, "{arrived} arrivals; {} of {wanted} that had to arrive did; {overrun} overrun", wanted - missing)?;
+        writeln!(
+            f,
+            "{arrived} arrivals; {} of {wanted} that had to arrive did; {overrun} overrun",
+            wanted - missing
+        )?;
         for (label, (count, first)) in &self.missing {
             writeln!(f, "missing: {label}: {count}; the first: {first}")?;
         }

@@ -12,7 +12,10 @@ use std::{
 use super::{
     Place, Shape, World,
     wire::Wire,
-    world::{BRIDGE_MAC, FAR_OVERLAY_MAC, Mac, OUTSIDE_MAC, OVERLAY_MAC, OVERLAY_PORT, ROUTER_MAC, UPLINK_MAC},
+    world::{
+        BRIDGE_MAC, FAR_OVERLAY_MAC, Mac, OUTSIDE_MAC, OVERLAY_MAC, OVERLAY_PORT, ROUTER_MAC,
+        UPLINK_MAC,
+    },
 };
 use crate::netns::{Error, Guard, Namespace, interface_index};
 
@@ -38,8 +41,10 @@ done
 for i in all default; do
   echo 1 > /proc/sys/net/ipv4/conf/$i/accept_source_route
   echo 1 > /proc/sys/net/ipv6/conf/$i/accept_source_route
-  [ ! -e /proc/sys/net/ipv6/conf/$i/seg6_enabled ] || echo 1 > /proc/sys/net/ipv6/conf/$i/seg6_enabled
-  [ ! -e /proc/sys/net/ipv6/conf/$i/rpl_seg_enabled ] || echo 1 > /proc/sys/net/ipv6/conf/$i/rpl_seg_enabled
+  [ ! -e /proc/sys/net/ipv6/conf/$i/seg6_enabled ] || echo 1 > \
+    /proc/sys/net/ipv6/conf/$i/seg6_enabled
+  [ ! -e /proc/sys/net/ipv6/conf/$i/rpl_seg_enabled ] || echo 1 > \
+    /proc/sys/net/ipv6/conf/$i/rpl_seg_enabled
 done
 ";
 
@@ -74,7 +79,9 @@ impl Lab {
         let create = |name: &str| Namespace::create(&guard.namespace(name));
         let node = create("adversary.node")?;
         let outside = create("adversary.outside")?;
-        let pods = (0..world.pods.len()).map(|n| create(&format!("adversary.p{n}"))).collect::<Result<Vec<_>, _>>()?;
+        let pods = (0..world.pods.len())
+            .map(|n| create(&format!("adversary.p{n}")))
+            .collect::<Result<Vec<_>, _>>()?;
         let lab = Lab { world, node, pods, outside, _guard: guard };
         shell(&lab.node, &lab.node_lines())?;
         shell(&lab.outside, &lab.outside_lines())?;
@@ -85,7 +92,8 @@ impl Lab {
         shell(
             &lab.node,
             "for f in ip iptables ip6tables; do
-  [ ! -e /proc/sys/net/bridge/bridge-nf-call-$f ] || echo 1 > /proc/sys/net/bridge/bridge-nf-call-$f; done",
+  [ ! -e /proc/sys/net/bridge/bridge-nf-call-$f ] || echo 1 > \
+             /proc/sys/net/bridge/bridge-nf-call-$f; done",
         )?;
         Ok(lab)
     }
@@ -112,7 +120,9 @@ impl Lab {
     pub fn wires(&self) -> Result<Vec<Wire>, Error> {
         let open = |namespace: &Namespace| {
             let wire = namespace.run(|| Wire::open("eth0"))?;
-            wire.map_err(|e| Error::system(format!("open a packet socket in {}", namespace.name()), e))
+            wire.map_err(|e| {
+                Error::system(format!("open a packet socket in {}", namespace.name()), e)
+            })
         };
         self.pods.iter().chain([&self.outside]).map(open).collect()
     }
@@ -139,7 +149,8 @@ impl Lab {
     pub fn track(&self, tracking: Tracking) -> Result<(), Error> {
         let script = match tracking {
             Tracking::On => {
-                "for t in /proc/sys/net/netfilter/nf_conntrack_*timeout*; do [ $(cat $t) -le 10 ] || echo 10 > $t; done
+                "for t in /proc/sys/net/netfilter/nf_conntrack_*timeout*; do [ $(cat $t) -le 10 ] \
+                 || echo 10 > $t; done
 nft add table inet tracked
 nft add chain inet tracked everything '{ type filter hook prerouting priority 0; }'
 nft add rule inet tracked everything ct state new counter"
@@ -152,10 +163,13 @@ nft add rule inet tracked everything ct state new counter"
     fn node_lines(&self) -> String {
         let World { node, bridge, far_node, far, overlaid, stranger, pods, .. } = &self.world;
         let mut lines = ROUTER.to_owned();
-        let mut add = |line: std::fmt::Arguments<'_>| writeln!(lines, "{line}").expect("a string takes all");
+        let mut add =
+            |line: std::fmt::Arguments<'_>| writeln!(lines, "{line}").expect("a string takes all");
         let (up, out) = (mac(UPLINK_MAC), mac(OUTSIDE_MAC));
         let outside = self.outside.name();
-        add(format_args!("ip link add up0 address {up} type veth peer name eth0 address {out} netns {outside}"));
+        add(format_args!(
+            "ip link add up0 address {up} type veth peer name eth0 address {out} netns {outside}"
+        ));
         add(format_args!(
             "ip link set up0 up; ip addr add {}/24 dev up0; ip addr add {}/64 dev up0 nodad",
             node[0], node[1]
@@ -163,15 +177,23 @@ nft add rule inet tracked everything ct state new counter"
         for address in far_node {
             add(format_args!("ip neigh replace {address} lladdr {out} dev up0 nud permanent"));
         }
-        add(format_args!("ip link add cni0 address {} type bridge; ip link set cni0 up", mac(BRIDGE_MAC)));
-        add(format_args!("ip addr add {}/24 dev cni0; ip addr add {}/112 dev cni0 nodad", bridge[0], bridge[1]));
+        add(format_args!(
+            "ip link add cni0 address {} type bridge; ip link set cni0 up",
+            mac(BRIDGE_MAC)
+        ));
+        add(format_args!(
+            "ip addr add {}/24 dev cni0; ip addr add {}/112 dev cni0 nodad",
+            bridge[0], bridge[1]
+        ));
         for (n, pod) in pods.iter().enumerate() {
             let (name, netns, own) = (host_end(n), self.pods[n].name(), mac(pod.mac));
             let (ours, device) = match pod.shape {
                 Shape::Routed => (format!("address {}", mac(ROUTER_MAC)), name.as_str()),
                 Shape::Bridged => (String::new(), "cni0"),
             };
-            add(format_args!("ip link add {name} {ours} type veth peer name eth0 address {own} netns {netns}"));
+            add(format_args!(
+                "ip link add {name} {ours} type veth peer name eth0 address {own} netns {netns}"
+            ));
             if pod.shape == Shape::Bridged {
                 add(format_args!("ip link set {name} master cni0"));
             }
@@ -180,16 +202,23 @@ nft add rule inet tracked everything ct state new counter"
                 if pod.shape == Shape::Routed {
                     add(format_args!("ip route add {address} dev {name}"));
                 }
-                add(format_args!("ip neigh replace {address} lladdr {own} dev {device} nud permanent"));
+                add(format_args!(
+                    "ip neigh replace {address} lladdr {own} dev {device} nud permanent"
+                ));
             }
         }
         add(format_args!(
-            "ip link add flannel.1 address {} type vxlan id 1 dev up0 dstport {OVERLAY_PORT} local {} nolearning",
+            "ip link add flannel.1 address {} type vxlan id 1 dev up0 dstport {OVERLAY_PORT} local \
+             {} nolearning",
             mac(OVERLAY_MAC),
             node[0]
         ));
         add(format_args!("ip addr add 10.0.1.0/32 dev flannel.1; ip link set flannel.1 up"));
-        add(format_args!("bridge fdb append {} dev flannel.1 dst {}", mac(FAR_OVERLAY_MAC), far_node[0]));
+        add(format_args!(
+            "bridge fdb append {} dev flannel.1 dst {}",
+            mac(FAR_OVERLAY_MAC),
+            far_node[0]
+        ));
         for (address, via) in overlaid.iter().zip(["10.0.3.0", "fd00::3:0"]) {
             let far = mac(FAR_OVERLAY_MAC);
             add(format_args!("ip neigh replace {via} lladdr {far} dev flannel.1 nud permanent"));
@@ -199,7 +228,10 @@ nft add rule inet tracked everything ct state new counter"
             let via = far_node[usize::from(address.is_ipv6())];
             add(format_args!("ip route add {address} via {via} dev up0"));
         }
-        add(format_args!("ip route add default via {}; ip -6 route add default via {}", far_node[0], far_node[1]));
+        add(format_args!(
+            "ip route add default via {}; ip -6 route add default via {}",
+            far_node[0], far_node[1]
+        ));
         lines
     }
 
@@ -207,7 +239,8 @@ nft add rule inet tracked everything ct state new counter"
         let World { far_node, .. } = &self.world;
         let [v4, v6] = far_node;
         format!(
-            "ip link set lo up; ip link set eth0 up\nip addr add {v4}/24 dev eth0; ip addr add {v6}/64 dev eth0 nodad\n{QUIET}"
+            "ip link set lo up; ip link set eth0 up\nip addr add {v4}/24 dev eth0; ip addr add \
+             {v6}/64 dev eth0 nodad\n{QUIET}"
         )
     }
 
@@ -219,7 +252,8 @@ nft add rule inet tracked everything ct state new counter"
         };
         let [a, b] = pod.addresses;
         format!(
-            "ip link set lo up; ip link set eth0 up\nip addr add {a}/{v4} dev eth0; ip addr add {b}/{v6} dev eth0 nodad\n{QUIET}"
+            "ip link set lo up; ip link set eth0 up\nip addr add {a}/{v4} dev eth0; ip addr add \
+             {b}/{v6} dev eth0 nodad\n{QUIET}"
         )
     }
 }
@@ -236,7 +270,11 @@ fn mac(mac: Mac) -> String {
 /// Runs a script in a namespace.
 fn shell(namespace: &Namespace, script: &str) -> Result<(), Error> {
     let mut command = namespace.command("sh");
-    command.args(["-ec", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-ec", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let done = command.output().map_err(|e: io::Error| Error::system("run `sh`".into(), e))?;
     if done.status.success() {
         return Ok(());

@@ -122,7 +122,8 @@ pub fn frame(bytes: &[u8]) -> Option<Frame> {
 
 fn content(kind: u16, body: &[u8]) -> Content {
     match kind {
-        number::ARP => field::<4>(body, 14).map_or(Content::Short, |sender| Content::Arp { sender: sender.into() }),
+        number::ARP => field::<4>(body, 14)
+            .map_or(Content::Short, |sender| Content::Arp { sender: sender.into() }),
         number::IPV4 => ipv4(body).map_or(Content::Short, Content::Ip),
         number::IPV6 => ipv6(body).map_or(Content::Short, Content::Ip),
         other => Content::Other(other),
@@ -139,7 +140,8 @@ pub fn ipv4(bytes: &[u8]) -> Option<Packet> {
     let (offset, more) = ((field & 0x1fff) << 3, field & 0x2000 != 0);
     let fragment = Fragment { protocol: bytes[9], offset, more, id: word(bytes, 4)?.into() };
     let options = bytes.get(20..length.max(20)).is_some_and(options_are_sound);
-    let sound = bytes[0] >> 4 == 4 && length >= 20 && total >= length && total <= bytes.len() && options;
+    let sound =
+        bytes[0] >> 4 == 4 && length >= 20 && total >= length && total <= bytes.len() && options;
     let end = total.clamp(20, bytes.len());
     Some(Packet {
         source: Ipv4Addr::from(source).into(),
@@ -158,7 +160,9 @@ fn options_are_sound(mut rest: &[u8]) -> bool {
         rest = match *rest {
             [] | [0, ..] => return true,
             [1, ref rest @ ..] => rest,
-            [_, length, ..] if length >= 2 && usize::from(length) <= rest.len() => &rest[length.into()..],
+            [_, length, ..] if length >= 2 && usize::from(length) <= rest.len() => {
+                &rest[length.into()..]
+            }
             _ => return false,
         };
     }
@@ -194,8 +198,12 @@ pub fn ipv6(bytes: &[u8]) -> Option<Packet> {
         let kind = std::mem::replace(&mut packet.protocol, rest[0]);
         if kind == number::FRAGMENT {
             let (place, id) = (word(rest, 2)?, field(rest, 4).map(u32::from_be_bytes)?);
-            packet.fragment =
-                Some(Fragment { protocol: packet.protocol, offset: place & !7, more: place & 1 != 0, id });
+            packet.fragment = Some(Fragment {
+                protocol: packet.protocol,
+                offset: place & !7,
+                more: place & 1 != 0,
+                id,
+            });
         }
         rest = &rest[size..];
         if packet.fragment.is_some_and(|f| f.offset != 0) {
@@ -225,7 +233,9 @@ impl Packet {
     /// Does it tell of an error with another packet?
     pub fn is_error(&self) -> bool {
         let errors: &[u8] = if self.is_v4() { &[3, 4, 5, 11, 12] } else { &[1, 2, 3, 4] };
-        self.is_icmp() && !self.is_later() && self.body.first().is_some_and(|kind| errors.contains(kind))
+        self.is_icmp()
+            && !self.is_later()
+            && self.body.first().is_some_and(|kind| errors.contains(kind))
     }
 
     /// The packet that an error tells of.
@@ -248,7 +258,10 @@ impl Packet {
     /// The same, where it has met so many routers since.
     fn discovery_after(&self, routers: u8) -> Option<u8> {
         let kind = *self.body.first()?;
-        let is = !self.is_v4() && self.is_icmp() && self.hops == 255 - routers && self.fragment.is_none();
+        let is = !self.is_v4()
+            && self.is_icmp()
+            && self.hops == 255 - routers
+            && self.fragment.is_none();
         (is && (133..=137).contains(&kind)).then_some(kind)
     }
 
@@ -259,7 +272,8 @@ impl Packet {
 
     /// Source and destination port, where the protocol has them and they are there.
     pub fn ports(&self) -> Option<(u16, u16)> {
-        let has = [number::TCP, number::UDP, number::SCTP].contains(&self.protocol) && !self.is_later();
+        let has =
+            [number::TCP, number::UDP, number::SCTP].contains(&self.protocol) && !self.is_later();
         has.then(|| Some((word(&self.body, 0)?, word(&self.body, 2)?))).flatten()
     }
 
@@ -281,8 +295,11 @@ impl Packet {
             return None;
         }
         let (from, to) = self.ports().unwrap_or((0, 0));
-        let mut flow =
-            Flow { protocol: self.protocol, source: (self.source, from), destination: (self.destination, to) };
+        let mut flow = Flow {
+            protocol: self.protocol,
+            source: (self.source, from),
+            destination: (self.destination, to),
+        };
         let event = match (self.protocol, self.body.first()) {
             // SYN without ACK, whatever else is set (S38).
             (number::TCP, _) if self.body.get(13).is_some_and(|f| f & 0x12 == 2) => Event::Opens,

@@ -66,13 +66,20 @@ impl Wire {
         let mut refused = 0;
         let mut rest = frames;
         while !rest.is_empty() {
-            let mut vectors: Vec<libc::iovec> = rest.iter().take(BATCH).map(|f| vector(f.as_ptr(), f.len())).collect();
+            let mut vectors: Vec<libc::iovec> =
+                rest.iter().take(BATCH).map(|f| vector(f.as_ptr(), f.len())).collect();
             let mut messages: Vec<libc::mmsghdr> = vectors.iter_mut().map(message).collect();
             // SAFETY: the socket is open. Each message points to one vector, which points to a
             // slice of `frames`; all of them live across the call, and the kernel only reads the
             // slices.
-            let sent =
-                unsafe { libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0) };
+            let sent = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    messages.as_mut_ptr(),
+                    messages.len() as u32,
+                    0,
+                )
+            };
             if sent > 0 {
                 rest = &rest[sent as usize..];
                 continue;
@@ -166,10 +173,17 @@ fn message(vector: &mut libc::iovec) -> libc::mmsghdr {
     message
 }
 
-fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set(
+    socket: &Socket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     let size = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: `socket` is open, and `value` lives across the call and has `size` bytes, which the
     // kernel only reads.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size)
+    };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

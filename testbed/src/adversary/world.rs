@@ -155,7 +155,8 @@ impl World {
             Place::Pod(n) => self.pods[n].addresses.contains(&address),
             Place::Node => self.nodes_own.contains(&address),
             Place::Outside => {
-                !self.nodes_own.contains(&address) && !self.pods.iter().any(|p| p.addresses.contains(&address))
+                !self.nodes_own.contains(&address)
+                    && !self.pods.iter().any(|p| p.addresses.contains(&address))
             }
         }
     }
@@ -193,7 +194,11 @@ impl World {
         let local = self.pods.iter().map(|pod| (pod.key.clone(), pod.addresses, "node1"));
         for (key, addresses, node) in local.chain(far) {
             let own = [("id".into(), key.name.clone())];
-            let labels: Labels = random::labels(rng).iter().map(|(k, v)| (k.clone(), v.clone())).chain(own).collect();
+            let labels: Labels = random::labels(rng)
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .chain(own)
+                .collect();
             let pod = Pod {
                 uid: Some(format!("uid-{}", key.name).into()),
                 node: Some(node.into()),

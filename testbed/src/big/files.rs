@@ -28,7 +28,9 @@ impl Big {
         let mut list = |name: String, items: &mut dyn Iterator<Item = Value>| -> io::Result<()> {
             let path = folder.join(name);
             let mut file = BufWriter::with_capacity(1 << 20, File::create(&path)?);
-            file.write_all(br#"{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":""},"items":["#)?;
+            file.write_all(
+                br#"{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":""},"items":["#,
+            )?;
             for (at, item) in items.enumerate() {
                 file.write_all(if at == 0 { b"\n" } else { b",\n" })?;
                 serde_json::to_writer(&mut file, &item)?;
@@ -39,7 +41,10 @@ impl Big {
             Ok(())
         };
         let namespaces = (0..self.namespaces).map(|n| self.namespace(n));
-        list("namespaces.json".into(), &mut namespaces.map(|(name, labels)| manifest::namespace(&name, &labels)))?;
+        list(
+            "namespaces.json".into(),
+            &mut namespaces.map(|(name, labels)| manifest::namespace(&name, &labels)),
+        )?;
         let nodes = (0..self.nodes()).map(|n| manifest::node(&self.node_name(n), &self.node(n)));
         list("nodes.json".into(), &mut { nodes })?;
         list("policies.json".into(), &mut self.policies().map(|p| manifest::policy(&p)))?;
@@ -63,7 +68,8 @@ fn full(pod: &Pod) -> Value {
     metadata["creationTimestamp"] = json!(created);
     metadata["generateName"] = json!(format!("{app}-{hash}-"));
     metadata["resourceVersion"] = json!("123456789");
-    metadata["annotations"] = json!({"prometheus.io/scrape": "true", "checksum/config": hash.repeat(4)});
+    metadata["annotations"] =
+        json!({"prometheus.io/scrape": "true", "checksum/config": hash.repeat(4)});
     metadata["ownerReferences"] = json!([{
         "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{app}-{hash}"),
         "uid": pod.uid, "controller": true, "blockOwnerDeletion": true,
@@ -73,8 +79,7 @@ fn full(pod: &Pod) -> Value {
     container["name"] = json!(app);
     container["image"] = json!(format!("registry.example.com/team/{app}:1.2.3"));
     container["imagePullPolicy"] = json!("IfNotPresent");
-    container["resources"] =
-        json!({"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}});
+    container["resources"] = json!({"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}});
     container["env"] = ["POD_IP", "POD_NAME", "LOG_LEVEL", "DATABASE_URL"]
         .map(|n| json!({"name": n, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}))
         .into();

@@ -14,15 +14,19 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, ContainerPort, Labels, Node, ObjectKey, Phase, Pod, PodNetwork, Policy, Protocol};
+use netpolc_policy::{
+    Cluster, ContainerPort, Labels, Node, ObjectKey, Phase, Pod, PodNetwork, Policy, Protocol,
+};
 
 use crate::random::Rng;
 
 /// Pods that a node has room for (the kubelet's default).
 pub const PODS_PER_NODE: usize = 110;
 
-const APPS: [&str; 12] =
-    ["web", "api", "worker", "db", "cache", "queue", "auth", "search", "billing", "mail", "metrics", "gateway"];
+const APPS: [&str; 12] = [
+    "web", "api", "worker", "db", "cache", "queue", "auth", "search", "billing", "mail", "metrics",
+    "gateway",
+];
 const TIERS: [&str; 4] = ["frontend", "backend", "data", "infra"];
 const TEAMS: usize = 40;
 
@@ -114,7 +118,10 @@ impl Big {
             let (node, slot) = (i % nodes, i / nodes);
             let uid = format!("{:08x}-0000-4000-8000-{i:012x}", self.seed);
             Pod {
-                key: ObjectKey::new(current.namespace.clone(), format!("{}-{:05x}", current.name, current.left)),
+                key: ObjectKey::new(
+                    current.namespace.clone(),
+                    format!("{}-{:05x}", current.name, current.left),
+                ),
                 uid: Some(uid.into()),
                 node: Some(names[node].clone()),
                 labels: current.labels.clone(),
@@ -136,7 +143,8 @@ impl Big {
         let [high, low] = (node as u16).to_be_bytes();
         let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::new(10, high, low, slot as u8 + 2).into()];
         if self.stack == Stack::Dual {
-            addresses.push(Ipv6Addr::new(0xfd00, 0, 0, node as u16, 0, 0, 0, slot as u16 + 2).into());
+            addresses
+                .push(Ipv6Addr::new(0xfd00, 0, 0, node as u16, 0, 0, 0, slot as u16 + 2).into());
         }
         addresses
     }

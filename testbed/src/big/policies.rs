@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use netpolc_policy::{
-    Block, Isolation, Namespaces, ObjectKey, Operator, Peer, Peers, Policy, Port, Ports, Protocol, Requirement, Rule,
-    Selector,
+    Block, Isolation, Namespaces, ObjectKey, Operator, Peer, Peers, Policy, Port, Ports, Protocol,
+    Requirement, Rule, Selector,
 };
 
 use super::{APPS, Big, TEAMS, TIERS, namespace_name};
@@ -13,8 +13,12 @@ use crate::random::Rng;
 pub(super) fn all(big: Big) -> impl Iterator<Item = Policy> {
     let mut rng = Rng::new(big.seed ^ 0x706f_6c69_6379);
     (0..big.policies).map(move |i| {
-        let key =
-            |name: &str| ObjectKey::new(namespace_name(i % big.namespaces), format!("{name}-{}", i / big.namespaces));
+        let key = |name: &str| {
+            ObjectKey::new(
+                namespace_name(i % big.namespaces),
+                format!("{name}-{}", i / big.namespaces),
+            )
+        };
         match i / big.namespaces % 10 {
             0 => Policy {
                 key: key("default-deny"),
@@ -30,10 +34,16 @@ pub(super) fn all(big: Big) -> impl Iterator<Item = Policy> {
                 selector: Selector::default(),
                 ingress: Isolation::Isolated(vec![Rule {
                     peers: Peers::Listed(vec![Peer::Pods {
-                        namespaces: Namespaces::Matching(equals("kubernetes.io/metadata.name", "ns-0000")),
+                        namespaces: Namespaces::Matching(equals(
+                            "kubernetes.io/metadata.name",
+                            "ns-0000",
+                        )),
                         pods: equals("app", "metrics"),
                     }]),
-                    ports: Ports::Listed(vec![Port::Named { protocol: Protocol::Tcp, name: "metrics".into() }]),
+                    ports: Ports::Listed(vec![Port::Named {
+                        protocol: Protocol::Tcp,
+                        name: "metrics".into(),
+                    }]),
                 }]),
                 egress: Isolation::Open,
             },
@@ -44,10 +54,15 @@ pub(super) fn all(big: Big) -> impl Iterator<Item = Policy> {
 
 /// An app takes some of the namespace's other apps on a few ports.
 fn apps(rng: &mut Rng, key: ObjectKey) -> Policy {
-    let mut others =
-        rng.list(2, |rng| Peer::Pods { namespaces: Namespaces::Own, pods: equals("app", rng.pick::<&str>(&APPS)) });
+    let mut others = rng.list(2, |rng| Peer::Pods {
+        namespaces: Namespaces::Own,
+        pods: equals("app", rng.pick::<&str>(&APPS)),
+    });
     if rng.chance(30) {
-        others.push(Peer::Pods { namespaces: Namespaces::Own, pods: equals("tier", rng.pick::<&str>(&TIERS)) });
+        others.push(Peer::Pods {
+            namespaces: Namespaces::Own,
+            pods: equals("tier", rng.pick::<&str>(&TIERS)),
+        });
     }
     let ports = ports(rng);
     ingress(rng, key, Rule { peers: Peers::Listed(others), ports })
@@ -73,7 +88,9 @@ fn blocks(rng: &mut Rng, key: ObjectKey) -> Policy {
     });
     let everywhere = Block {
         cidr: "0.0.0.0/0".parse().expect("a prefix"),
-        except: ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"].map(|e| e.parse().expect("a prefix")).into(),
+        except: ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
+            .map(|e| e.parse().expect("a prefix"))
+            .into(),
     };
     let peers = if rng.chance(20) { vec![Peer::Block(everywhere)] } else { peers };
     let ports = ports(rng);
@@ -105,7 +122,12 @@ fn egress(rng: &mut Rng, key: ObjectKey) -> Policy {
         ports: Ports::Listed(vec![range(Protocol::Tcp, 443)]),
     };
     let selector = equals("app", rng.pick::<&str>(&APPS));
-    Policy { key, selector, ingress: Isolation::Open, egress: Isolation::Isolated(vec![dns, app, network]) }
+    Policy {
+        key,
+        selector,
+        ingress: Isolation::Open,
+        egress: Isolation::Isolated(vec![dns, app, network]),
+    }
 }
 
 fn ingress(rng: &mut Rng, key: ObjectKey, rule: Rule) -> Policy {
@@ -123,7 +145,9 @@ fn ports(rng: &mut Rng) -> Ports {
         }
         1..3 => Port::Named { protocol: Protocol::Tcp, name: "http".into() },
         _ => {
-            let number = *rng.pick(&[80, 443, 3306, 5432, 5672, 6379, 8080, 8443, 9042, 9090, 9092, 9200, 27017]);
+            let number = *rng.pick(&[
+                80, 443, 3306, 5432, 5672, 6379, 8080, 8443, 9042, 9090, 9092, 9200, 27017,
+            ]);
             Port::Range { protocol: Protocol::Tcp, first: number, last: number }
         }
     }))

@@ -19,7 +19,8 @@
 //! ---
 //! kind: Probes
 //! probes:                      # lists multiply out
-//! - {src: [ns/pod, 10.0.0.1], dst: ns/pod, proto: [TCP, ICMP], port: [80, 443], allowed: false, item: S19}
+//! - {src: [ns/pod, 10.0.0.1], dst: ns/pod, proto: [TCP, ICMP], port: [80, 443],
+//!    allowed: false, item: S19}
 //! ```
 //!
 //! Probes take `family: 4` or `6`, `srcIP` and `dstIP` for pods with several addresses. Without
@@ -89,7 +90,9 @@ pub struct Error {
 /// Where a case file is malformed; the message names file and line.
 pub fn all() -> Vec<Case> {
     let files = embedded::CASES.iter().filter(|(path, _)| !path.contains('/'));
-    let cases = files.map(|(path, text)| parse(path.trim_end_matches(".yaml"), text).unwrap_or_else(|e| panic!("{e}")));
+    let cases = files.map(|(path, text)| {
+        parse(path.trim_end_matches(".yaml"), text).unwrap_or_else(|e| panic!("{e}"))
+    });
     cases.collect()
 }
 
@@ -99,7 +102,10 @@ pub fn all() -> Vec<Case> {
 /// Where there is none, or it is malformed.
 pub fn named(name: &str) -> Case {
     let file = format!("{name}.yaml");
-    let (_, text) = embedded::CASES.iter().find(|(path, _)| *path == file).unwrap_or_else(|| panic!("no case {name}"));
+    let (_, text) = embedded::CASES
+        .iter()
+        .find(|(path, _)| *path == file)
+        .unwrap_or_else(|| panic!("no case {name}"));
     parse(name, text).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -124,7 +130,12 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
     };
     let (mut objects, mut probes, mut header) = (String::new(), Vec::new(), None);
     for document in &documents {
-        let kind = document.lines.iter().find(|l| !l.is_empty() && !l.starts_with('#')).copied().unwrap_or("");
+        let kind = document
+            .lines
+            .iter()
+            .find(|l| !l.is_empty() && !l.starts_with('#'))
+            .copied()
+            .unwrap_or("");
         match kind {
             "kind: Case" => header = Some(document),
             "kind: Probes" => probes.push(document),
@@ -137,7 +148,8 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
         objects.extend(document.lines.iter().map(|_| "\n"));
         objects.push_str("---\n");
     }
-    let header = header.ok_or_else(|| error(1, "no document `kind: Case`: put one first".into()))?;
+    let header =
+        header.ok_or_else(|| error(1, "no document `kind: Case`: put one first".into()))?;
     let shared = read_header(header, &mut case).map_err(|(line, message)| error(line, message))?;
     if let Some((line, shared)) = shared {
         let path = format!("clusters/{shared}.yaml");
@@ -153,7 +165,9 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
     }
     (case.cluster, case.problems) = decode(&case.inputs);
     for document in probes {
-        for (line, fields) in notation::rows(document, "probes").map_err(|(line, message)| error(line, message))? {
+        for (line, fields) in
+            notation::rows(document, "probes").map_err(|(line, message)| error(line, message))?
+        {
             let found = probe::resolve(line, &fields, &case.cluster, &case.items[0]);
             case.probes.extend(found.map_err(|message| error(line, message))?);
         }
@@ -165,13 +179,18 @@ pub fn parse(name: &str, text: &str) -> Result<Case, Error> {
 }
 
 fn decode(inputs: &[(String, String)]) -> (Cluster, Vec<Problem>) {
-    let inputs = inputs.iter().map(|(name, text)| netpolc_kube_sync::Input::bytes(name.as_str(), text.as_bytes()));
+    let inputs = inputs
+        .iter()
+        .map(|(name, text)| netpolc_kube_sync::Input::bytes(name.as_str(), text.as_bytes()));
     let loaded = netpolc_kube_sync::load(inputs);
     (loaded.cluster, loaded.problems)
 }
 
 /// Fills in what the header says; gives the shared cluster it names.
-fn read_header(document: &notation::Document<'_>, case: &mut Case) -> Result<Option<(usize, String)>, (usize, String)> {
+fn read_header(
+    document: &notation::Document<'_>,
+    case: &mut Case,
+) -> Result<Option<(usize, String)>, (usize, String)> {
     let mut shared = None;
     for (line, key, value) in notation::fields(document)? {
         match (key.as_str(), value) {
@@ -184,7 +203,12 @@ fn read_header(document: &notation::Document<'_>, case: &mut Case) -> Result<Opt
                     case.expect.push(expect(&fields).map_err(|message| (line, message))?);
                 }
             }
-            (key, _) => return Err((line, format!("field {key} of a case header: unknown, empty or of another type"))),
+            (key, _) => {
+                return Err((
+                    line,
+                    format!("field {key} of a case header: unknown, empty or of another type"),
+                ));
+            }
         }
     }
     if case.items.is_empty() || case.description.is_empty() {

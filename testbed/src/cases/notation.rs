@@ -47,10 +47,12 @@ pub(super) fn fields(document: &Document<'_>) -> Result<Vec<(usize, String, Valu
         if line.is_empty() || line.starts_with(['#', ' ', '-']) {
             continue;
         }
-        let (key, rest) = line.split_once(':').ok_or((number, format!("`{line}` is not `key: value`")))?;
+        let (key, rest) =
+            line.split_once(':').ok_or((number, format!("`{line}` is not `key: value`")))?;
         let mut block = Vec::new();
         if rest.trim() == ">-" {
-            while let Some((_, text)) = lines.next_if(|(_, l)| l.starts_with("  ") || l.is_empty()) {
+            while let Some((_, text)) = lines.next_if(|(_, l)| l.starts_with("  ") || l.is_empty())
+            {
                 block.push(text.get(2..).unwrap_or(""));
             }
         }
@@ -74,7 +76,8 @@ pub(super) fn fields(document: &Document<'_>) -> Result<Vec<(usize, String, Valu
 /// The rows `- {...}` under `key:`; one may go on over indented lines.
 pub(super) fn rows(document: &Document<'_>, key: &str) -> Result<Vec<(usize, Fields)>, Fault> {
     let header = format!("{key}:");
-    let lines = (document.line..).zip(&document.lines).skip_while(|(_, l)| l.trim_end() != header).skip(1);
+    let lines =
+        (document.line..).zip(&document.lines).skip_while(|(_, l)| l.trim_end() != header).skip(1);
     let mut rows: Vec<(usize, String)> = Vec::new();
     for (number, line) in lines {
         match line.strip_prefix("- ") {
@@ -105,8 +108,10 @@ impl Reader<'_> {
 
     fn take(&mut self, wanted: char) -> Result<(), String> {
         self.skip();
-        self.rest =
-            self.rest.strip_prefix(wanted).ok_or_else(|| format!("`{wanted}` expected before `{}`", self.rest))?;
+        self.rest = self
+            .rest
+            .strip_prefix(wanted)
+            .ok_or_else(|| format!("`{wanted}` expected before `{}`", self.rest))?;
         Ok(())
     }
 
@@ -182,14 +187,18 @@ mod tests {
 
     #[test]
     fn rows_may_span_lines_and_quote_colons() {
-        let text = "kind: Probes\nprobes:\n# why\n- {src: \"fd00::1\", port: [1,\n  2], ok: true}\n- {src: a/b}\n";
+        let text = "kind: Probes\nprobes:\n# why\n- {src: \"fd00::1\", port: [1,\n  2], ok: \
+            true}\n- {src: a/b}\n";
         let documents = documents(text);
         let rows = rows(&documents[0], "probes").expect("rows");
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0].0, 4);
         let one = |s: &str| Value::One(s.to_owned());
         let list = Value::List(vec!["1".into(), "2".into()]);
-        assert_eq!(rows[0].1, [("src".into(), one("fd00::1")), ("port".into(), list), ("ok".into(), one("true"))]);
+        assert_eq!(
+            rows[0].1,
+            [("src".into(), one("fd00::1")), ("port".into(), list), ("ok".into(), one("true"))]
+        );
     }
 
     #[test]

@@ -38,7 +38,12 @@ struct Row {
 }
 
 /// The probes of one row.
-pub(super) fn resolve(line: usize, fields: &Fields, cluster: &Cluster, item: &str) -> Result<Vec<Probe>, String> {
+pub(super) fn resolve(
+    line: usize,
+    fields: &Fields,
+    cluster: &Cluster,
+    item: &str,
+) -> Result<Vec<Probe>, String> {
     let row = read(fields)?;
     let allowed = match row.allowed.as_deref() {
         Some("true") => true,
@@ -91,7 +96,12 @@ fn read(fields: &Fields) -> Result<Row, String> {
 }
 
 /// Both ends with addresses of one family.
-fn parties(row: &Row, source: &str, destination: &str, cluster: &Cluster) -> Result<(Party, Party), String> {
+fn parties(
+    row: &Row,
+    source: &str,
+    destination: &str,
+    cluster: &Cluster,
+) -> Result<(Party, Party), String> {
     let sources = candidates(source, row.source_address.as_deref(), cluster)?;
     let destinations = candidates(destination, row.destination_address.as_deref(), cluster)?;
     let families: &[bool] = match row.family.as_deref() {
@@ -101,8 +111,10 @@ fn parties(row: &Row, source: &str, destination: &str, cluster: &Cluster) -> Res
         Some(other) => return Err(format!("family is 4 or 6, not {other}")),
     };
     let pick = |of: &[IpAddr], v4: bool| of.iter().copied().find(|a| a.is_ipv4() == v4);
-    let chosen = families.iter().find_map(|v4| Some((pick(&sources, *v4)?, pick(&destinations, *v4)?)));
-    let (from, to) = chosen.ok_or_else(|| format!("{source} and {destination} have no address family in common"))?;
+    let chosen =
+        families.iter().find_map(|v4| Some((pick(&sources, *v4)?, pick(&destinations, *v4)?)));
+    let (from, to) = chosen
+        .ok_or_else(|| format!("{source} and {destination} have no address family in common"))?;
     Ok((party(source, from), party(destination, to)))
 }
 
@@ -123,17 +135,27 @@ fn socket(text: &str) -> Result<(IpAddr, u16), String> {
 /// The addresses that a party may have in a packet.
 fn candidates(name: &str, chosen: Option<&str>, cluster: &Cluster) -> Result<Vec<IpAddr>, String> {
     let Some((namespace, pod)) = name.split_once('/') else {
-        return Ok(vec![name.parse().map_err(|_| format!("{name} is neither namespace/pod nor an address"))?]);
+        return Ok(vec![
+            name.parse().map_err(|_| format!("{name} is neither namespace/pod nor an address"))?,
+        ]);
     };
-    let pod = cluster.pods.get(&ObjectKey::new(namespace, pod)).ok_or_else(|| format!("no pod {name}"))?;
+    let pod = cluster
+        .pods
+        .get(&ObjectKey::new(namespace, pod))
+        .ok_or_else(|| format!("no pod {name}"))?;
     let Some(chosen) = chosen else { return Ok(pod.addresses.clone()) };
     let chosen: IpAddr = chosen.parse().map_err(|_| format!("{chosen} is not a valid address"))?;
-    if pod.addresses.contains(&chosen) { Ok(vec![chosen]) } else { Err(format!("{name} has no address {chosen}")) }
+    if pod.addresses.contains(&chosen) {
+        Ok(vec![chosen])
+    } else {
+        Err(format!("{name} has no address {chosen}"))
+    }
 }
 
 /// Protocols and ports multiplied out; those without ports once.
 fn transports(row: &Row, v4: bool) -> Result<Vec<(Transport, Option<u16>)>, String> {
-    let ports = row.ports.iter().map(|p| p.parse::<u16>().map_err(|_| format!("{p} is not a valid port")));
+    let ports =
+        row.ports.iter().map(|p| p.parse::<u16>().map_err(|_| format!("{p} is not a valid port")));
     let ports: Vec<u16> = ports.collect::<Result<_, _>>()?;
     let mut transports = Vec::new();
     for name in &row.protocols {
@@ -142,7 +164,9 @@ fn transports(row: &Row, v4: bool) -> Result<Vec<(Transport, Option<u16>)>, Stri
             "UDP" => Transport::Udp,
             "SCTP" => Transport::Sctp,
             "ICMP" => Transport::Other(if v4 { 1 } else { 58 }),
-            other => Transport::from_number(other.parse().map_err(|_| format!("{other} is not a valid protocol"))?),
+            other => Transport::from_number(
+                other.parse().map_err(|_| format!("{other} is not a valid protocol"))?,
+            ),
         };
         match protocol {
             Transport::Other(_) => transports.push((protocol, None)),

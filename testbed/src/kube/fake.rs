@@ -103,11 +103,13 @@ impl Fake {
                         _ => fake.answer(client, path, query),
                     };
                     match answer? {
-                        Answer::Text(status, text) => {
-                            Ok(Response::builder().status(status).body(Said::Text(Some(text.into())))?)
-                        }
+                        Answer::Text(status, text) => Ok(Response::builder()
+                            .status(status)
+                            .body(Said::Text(Some(text.into())))?),
                         Answer::Watch(lines) => Ok(Response::new(Said::Lines(lines))),
-                        Answer::Stalled => std::future::pending::<Result<Response<Said>, tower::BoxError>>().await,
+                        Answer::Stalled => {
+                            std::future::pending::<Result<Response<Said>, tower::BoxError>>().await
+                        }
                     }
                 }
             });
@@ -137,20 +139,30 @@ impl Fake {
         {
             let key = (namespace.to_owned(), name.to_owned());
             let pod = state.objects.get(collection("Pod")).and_then(|pods| pods.get(&key));
-            return Ok(pod.map_or_else(|| failure(404, "NotFound"), |pod| Answer::Text(200, pod.to_string())));
+            return Ok(pod.map_or_else(
+                || failure(404, "NotFound"),
+                |pod| Answer::Text(200, pod.to_string()),
+            ));
         }
         if let Some(name) = path.strip_prefix("/api/v1/nodes/") {
             let key = (String::new(), name.to_owned());
             let node = state.objects.get(collection("Node")).and_then(|nodes| nodes.get(&key));
-            return Ok(node.map_or_else(|| failure(404, "NotFound"), |node| Answer::Text(200, node.to_string())));
+            return Ok(node.map_or_else(
+                || failure(404, "NotFound"),
+                |node| Answer::Text(200, node.to_string()),
+            ));
         }
         let parameter = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
         if parameter("watch").is_none() {
-            let all: Vec<&Value> = state.objects.get(path).into_iter().flat_map(BTreeMap::values).collect();
-            let shown = parameter("limit").and_then(|limit| limit.parse().ok()).unwrap_or(all.len()).min(all.len());
+            let all: Vec<&Value> =
+                state.objects.get(path).into_iter().flat_map(BTreeMap::values).collect();
+            let shown = parameter("limit")
+                .and_then(|limit| limit.parse().ok())
+                .unwrap_or(all.len())
+                .min(all.len());
             let mut metadata = json!({"resourceVersion": state.version.to_string()});
             if shown < all.len() {
                 // Enough for whoever asks for one object.
@@ -160,12 +172,15 @@ impl Fake {
             let list = json!({"kind": "List", "apiVersion": "v1", "items": &all[..shown], "metadata": metadata});
             return Ok(Answer::Text(200, list.to_string()));
         }
-        let from: u64 = parameter("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+        let from: u64 =
+            parameter("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
         if from < state.forgotten {
             return Ok(failure(410, "Expired"));
         }
         let (lines, receiver) = mpsc::unbounded_channel();
-        for (_, _, line) in state.log.iter().filter(|(version, of, _)| *version > from && of == path) {
+        for (_, _, line) in
+            state.log.iter().filter(|(version, of, _)| *version > from && of == path)
+        {
             // The receiver is held here.
             let _ = lines.send(Bytes::from(line.clone()));
         }
@@ -176,13 +191,14 @@ impl Fake {
     /// A Node's `spec`, replaced where the version is the present one; nothing else can be patched.
     fn patch(&self, client: u64, path: &str, body: &[u8]) -> Result<Answer, tower::BoxError> {
         let answer = self.answer(client, path, "")?;
-        let (Some(_), Answer::Text(200, text)) = (path.strip_prefix("/api/v1/nodes/"), &answer) else {
+        let (Some(_), Answer::Text(200, text)) = (path.strip_prefix("/api/v1/nodes/"), &answer)
+        else {
             return Ok(answer);
         };
-        let (mut node, patch): (Value, Value) = (serde_json::from_str(text)?, serde_json::from_slice(body)?);
+        let (mut node, patch): (Value, Value) =
+            (serde_json::from_str(text)?, serde_json::from_slice(body)?);
         if patch["metadata"]["resourceVersion"] != node["metadata"]["resourceVersion"] {
-            let status =
-                json!({"kind": "Status", "status": "Failure", "code": 409, "message": "the object has been modified"});
+            let status = json!({"kind": "Status", "status": "Failure", "code": 409, "message": "the object has been modified"});
             return Ok(Answer::Text(409, status.to_string()));
         }
         node["spec"] = patch["spec"].clone();
@@ -235,7 +251,8 @@ impl Fake {
         if heard {
             let stalled = state.stalled;
             state.watchers.retain(|w| !w.lines.is_closed());
-            let watchers = state.watchers.iter().filter(|w| w.collection == path && w.client > stalled);
+            let watchers =
+                state.watchers.iter().filter(|w| w.collection == path && w.client > stalled);
             watchers.for_each(|w| drop(w.lines.send(Bytes::from(line.clone()))));
         }
     }

@@ -25,7 +25,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 pub use kube::Client;
 use kube::Config;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 /// How long a server may take to be ready.
@@ -98,11 +99,21 @@ impl Server {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let programs = programs()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("netpolc-kube-{}-{number}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("netpolc-kube-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let [port, etcd_port, peer_port] = free_ports()?;
         let extra = extra.iter().map(ToString::to_string).collect();
-        let mut server = Self { folder, programs, port, etcd_port, ca: String::new(), etcd: None, api: None, extra };
+        let mut server = Self {
+            folder,
+            programs,
+            port,
+            etcd_port,
+            ca: String::new(),
+            etcd: None,
+            api: None,
+            extra,
+        };
         server.ca = certificates(&server.folder)?;
         server.write_tokens(&User::ALL)?;
         server.etcd = Some(server.run_etcd(peer_port)?);
@@ -148,7 +159,9 @@ impl Server {
     pub async fn client(&self, user: User) -> Result<Client> {
         let path = self.kubeconfig(user)?;
         let kubeconfig = kube::config::Kubeconfig::read_from(path)?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await?;
+        let config =
+            Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+                .await?;
         Ok(Client::try_from(config)?)
     }
 
@@ -171,7 +184,15 @@ impl Server {
         let client = format!("http://127.0.0.1:{}", self.etcd_port);
         let peer = format!("http://127.0.0.1:{peer_port}");
         let mut command = Command::new(self.programs.join("etcd"));
-        command.args(["--name", "t", "--unsafe-no-fsync", "--max-txn-ops", "1024", "--log-level", "error"]);
+        command.args([
+            "--name",
+            "t",
+            "--unsafe-no-fsync",
+            "--max-txn-ops",
+            "1024",
+            "--log-level",
+            "error",
+        ]);
         command.arg("--data-dir").arg(self.folder.join("etcd"));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
@@ -229,7 +250,9 @@ impl Server {
     }
 
     fn write_tokens(&self, users: &[User]) -> io::Result<()> {
-        let line = |u: &User| format!("{},{name},{name}-uid,\"{}\"\n", u.token(), u.group(), name = u.name());
+        let line = |u: &User| {
+            format!("{},{name},{name}-uid,\"{}\"\n", u.token(), u.group(), name = u.name())
+        };
         fs::write(self.folder.join("tokens.csv"), users.iter().map(line).collect::<String>())
     }
 
@@ -239,7 +262,8 @@ impl Server {
         let url = self.url();
         let text = format!(
             "apiVersion: v1\nkind: Config\n\
-             clusters: [{{name: t, cluster: {{server: \"{url}\", certificate-authority-data: {ca}}}}}]\n\
+             clusters: [{{name: t, cluster: {{server: \"{url}\", certificate-authority-data: \
+             {ca}}}}}]\n\
              users: [{{name: u, user: {{{credential}}}}}]\n\
              contexts: [{{name: t, context: {{cluster: t, user: u}}}}]\ncurrent-context: t\n"
         );
@@ -264,8 +288,15 @@ fn programs() -> Result<PathBuf> {
         return Ok(folder.into());
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube/kubernetes.sh");
-    let out = Command::new(&script).stderr(Stdio::inherit()).output().with_context(|| script.display().to_string())?;
-    anyhow::ensure!(out.status.success(), "{} failed: a real API server cannot be built here", script.display());
+    let out = Command::new(&script)
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| script.display().to_string())?;
+    anyhow::ensure!(
+        out.status.success(),
+        "{} failed: a real API server cannot be built here",
+        script.display()
+    );
     Ok(PathBuf::from(String::from_utf8(out.stdout)?.trim()))
 }
 
@@ -287,7 +318,9 @@ impl Running {
                 _ => Err(io::Error::last_os_error()),
             });
         }
-        let child = command.spawn().with_context(|| format!("start {}", command.get_program().display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().display()))?;
         Ok(Self { child })
     }
 }
@@ -335,8 +368,10 @@ fn certificates(folder: &Path) -> Result<String> {
     let ca_text = ca.self_signed(&ca_key)?.pem();
     let issuer = Issuer::new(ca, ca_key);
     let key = KeyPair::generate()?;
-    let mut server =
-        named("kube-apiserver", ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes"].map(String::from).into())?;
+    let mut server = named(
+        "kube-apiserver",
+        ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes"].map(String::from).into(),
+    )?;
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = server.signed_by(&key, &issuer)?;
     let accounts = KeyPair::generate()?;

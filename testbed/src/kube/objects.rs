@@ -69,7 +69,10 @@ pub async fn patch_status(
     let url = format!("{}/{name}/status", collection(kind, namespace)?);
     let request = Request::patch(url).header("content-type", "application/merge-patch+json");
     let body = serde_json::to_vec(&json!({"status": status}))?;
-    client.request::<Value>(request.body(body)?).await.with_context(|| format!("status of {kind} {name}"))?;
+    client
+        .request::<Value>(request.body(body)?)
+        .await
+        .with_context(|| format!("status of {kind} {name}"))?;
     Ok(())
 }
 
@@ -77,7 +80,13 @@ pub async fn patch_status(
 ///
 /// # Errors
 /// The server refuses the patch.
-pub async fn patch(client: &Client, kind: &str, namespace: Option<&str>, name: &str, patch: &Value) -> Result<()> {
+pub async fn patch(
+    client: &Client,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+    patch: &Value,
+) -> Result<()> {
     let url = format!("{}/{name}", collection(kind, namespace)?);
     let request = Request::patch(url).header("content-type", "application/merge-patch+json");
     let request = request.body(serde_json::to_vec(patch)?)?;
@@ -89,7 +98,12 @@ pub async fn patch(client: &Client, kind: &str, namespace: Option<&str>, name: &
 ///
 /// # Errors
 /// The server refuses to delete the object, also because there is none.
-pub async fn delete(client: &Client, kind: &str, namespace: Option<&str>, name: &str) -> Result<()> {
+pub async fn delete(
+    client: &Client,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<()> {
     let url = format!("{}/{name}", collection(kind, namespace)?);
     let request = Request::delete(url).header("content-type", "application/json");
     let request = request.body(serde_json::to_vec(&json!({"gracePeriodSeconds": 0}))?)?;
@@ -104,7 +118,9 @@ pub async fn delete(client: &Client, kind: &str, namespace: Option<&str>, name: 
 pub async fn list(client: &Client, kind: &str, namespace: Option<&str>) -> Result<Vec<Value>> {
     let url = collection(kind, namespace)?;
     let get = async |url: &str| {
-        client.request::<Value>(Request::get(url).body(vec![]).map_err(kube::Error::HttpError)?).await
+        client
+            .request::<Value>(Request::get(url).body(vec![]).map_err(kube::Error::HttpError)?)
+            .await
     };
     let list = match get(&url).await {
         // Kubernetes 1.20 has slices as a beta only, and 1.25 no longer has that.

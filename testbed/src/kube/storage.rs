@@ -37,7 +37,8 @@ impl Storage {
         let mut batch = Vec::with_capacity(BATCH);
         for (number, mut object) in objects.into_iter().enumerate() {
             let key = key(&object)?;
-            let metadata = object["metadata"].as_object_mut().context("an object without metadata")?;
+            let metadata =
+                object["metadata"].as_object_mut().context("an object without metadata")?;
             // Never the same again: the time tells one process's objects from another's.
             let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
             let uid = format!("{:08x}-0000-4000-8000-{:012x}", number, time & 0xffff_ffff_ffff);

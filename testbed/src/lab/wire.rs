@@ -51,7 +51,8 @@ impl Wire {
         let length = size_of_val(&address) as u32;
         // SAFETY: `socket` is open, and `address` lives across the call and has `length` bytes,
         // which the kernel only reads.
-        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } as isize)?;
+        let done = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        check(done as isize)?;
         Ok(Self { socket })
     }
 
@@ -62,7 +63,9 @@ impl Wire {
     pub fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the socket is open, and the kernel only reads `frame.len()` bytes of `frame`,
         // which is borrowed across the call.
-        check(unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) })?;
+        check(unsafe {
+            libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0)
+        })?;
         Ok(())
     }
 
@@ -72,7 +75,9 @@ impl Wire {
         let flags = libc::MSG_DONTWAIT;
         // SAFETY: the socket is open, and the kernel writes at most `frame.len()` bytes into
         // `frame`, which is borrowed mutably across the call.
-        let n = unsafe { libc::recv(self.socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), flags) };
+        let n = unsafe {
+            libc::recv(self.socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), flags)
+        };
         let n = usize::try_from(n).ok()?;
         frame.truncate(n);
         Some(frame)
@@ -88,7 +93,11 @@ impl Wire {
     }
 
     /// Frames until one is `wanted` or time is up.
-    pub fn wait(&self, patience: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+    pub fn wait(
+        &self,
+        patience: Duration,
+        mut wanted: impl FnMut(&[u8]) -> bool,
+    ) -> Option<Vec<u8>> {
         let end = Instant::now() + patience;
         loop {
             match self.receive() {
@@ -112,10 +121,14 @@ impl Wire {
 /// What sendto(2) fails with: there is no route, or the kernel does not take the header.
 pub fn send_born_here(packet: &[u8], destination: IpAddr) -> io::Result<()> {
     let v4 = destination.is_ipv4();
-    let socket = socket(if v4 { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+    let socket =
+        socket(if v4 { libc::AF_INET } else { libc::AF_INET6 }, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
     let include: libc::c_int = 1;
-    let (level, option) =
-        if v4 { (libc::IPPROTO_IP, libc::IP_HDRINCL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL) };
+    let (level, option) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_HDRINCL)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL)
+    };
     set(&socket, level, option, &include)?;
     let address = socket2_address(destination);
     // SAFETY: the socket is open; `packet` and `address` live across the call, and the kernel only
@@ -193,7 +206,9 @@ pub fn forget_connections() -> io::Result<()> {
 /// No answers where there is no such object.
 fn absent_is_fine(answers: io::Result<Vec<Vec<u8>>>) -> io::Result<Vec<Vec<u8>>> {
     match answers {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(vec![]),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+            Ok(vec![])
+        }
         answers => answers,
     }
 }
@@ -209,7 +224,9 @@ fn set(socket: &OwnedFd, level: i32, option: i32, value: &libc::c_int) -> io::Re
     let length = size_of::<libc::c_int>() as u32;
     // SAFETY: the socket is open, and `value` lives across the call and has `length` bytes, which
     // the kernel only reads.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length) };
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const *value).cast(), length)
+    };
     check(done as isize)?;
     Ok(())
 }

@@ -101,7 +101,10 @@ impl Net {
     /// # Errors
     /// There is no such node in the cluster.
     pub fn node(&self, name: &str) -> Result<&Site, Error> {
-        self.nodes.get(name).map(|(site, _)| site).ok_or_else(|| Error::Name(format!("no node {name} in the cluster")))
+        self.nodes
+            .get(name)
+            .map(|(site, _)| site)
+            .ok_or_else(|| Error::Name(format!("no node {name} in the cluster")))
     }
 
     /// The pod of this namespace and name.
@@ -142,14 +145,20 @@ impl Net {
     /// A pod is in the cluster already, its node is not, or `ip` refuses a line.
     pub fn add_pods(&mut self, pods: &[PodSpec]) -> Result<(), Error> {
         let (mut links, mut at_fabric) = (Vec::new(), String::new());
-        let (mut at_nodes, mut settle) = (BTreeMap::<Arc<str>, String>::new(), BTreeMap::<Arc<str>, String>::new());
+        let (mut at_nodes, mut settle) =
+            (BTreeMap::<Arc<str>, String>::new(), BTreeMap::<Arc<str>, String>::new());
         for pod in pods {
-            if self.pods.contains_key(&pod.key) || links.iter().any(|(p, _, _): &(&PodSpec, _, _)| p.key == pod.key) {
+            if self.pods.contains_key(&pod.key)
+                || links.iter().any(|(p, _, _): &(&PodSpec, _, _)| p.key == pod.key)
+            {
                 return Err(Error::Name(format!("pod {} is in the cluster already", pod.key)));
             }
             let node = self.node(&pod.node)?.clone();
             if pod.network == PodNetwork::Host {
-                self.pods.insert(pod.key.clone(), Site { name: pod.key.to_string(), host_end: None, ..node });
+                self.pods.insert(
+                    pod.key.clone(),
+                    Site { name: pod.key.to_string(), host_end: None, ..node },
+                );
                 continue;
             }
             let namespace = self.create(&format!("pod.{}.{}", pod.key.namespace, pod.key.name))?;
@@ -162,7 +171,9 @@ impl Net {
         }
         wiring::run([(&self.fabric, at_fabric)])?;
         let nodes = |lines: BTreeMap<Arc<str>, String>| {
-            wiring::run(lines.into_iter().map(|(node, lines)| (&self.nodes[&node].0.namespace, lines)))
+            wiring::run(
+                lines.into_iter().map(|(node, lines)| (&self.nodes[&node].0.namespace, lines)),
+            )
         };
         nodes(at_nodes)?;
         wiring::run(links.iter().map(|(_, ns, link)| (ns, guest_lines(link))))?;
@@ -185,12 +196,19 @@ impl Net {
     /// # Errors
     /// There is no such pod in the cluster, or `ip` refuses a line.
     pub fn remove_pod(&mut self, key: &ObjectKey) -> Result<(), Error> {
-        let site = self.pods.remove(key).ok_or_else(|| Error::Name(format!("no pod {key} in the cluster")))?;
+        let site = self
+            .pods
+            .remove(key)
+            .ok_or_else(|| Error::Name(format!("no pod {key} in the cluster")))?;
         let Some(end) = site.host_end else { return Ok(()) };
         wiring::run([(&end.namespace, format!("link del dev {}\n", end.interface))])?;
         // An address that another pod has taken over keeps its route.
         let free = |a: &&IpAddr| !self.pods.values().any(|p| p.addresses.contains(a));
-        let routes = site.addresses.iter().filter(free).map(|a| format!("route del {}\n", wiring::host_route(*a)));
+        let routes = site
+            .addresses
+            .iter()
+            .filter(free)
+            .map(|a| format!("route del {}\n", wiring::host_route(*a)));
         wiring::run([(&self.fabric, routes.collect())])?;
         Namespace::remove(site.namespace.name())
     }
@@ -206,7 +224,12 @@ impl Net {
         self.wire(made.iter().map(|(_, ns, link)| (ns, link)))?;
         for (name, namespace, link) in made {
             let host_end = Some(host_end(&self.fabric, &link)?);
-            let site = Site { name: name.to_string(), namespace, addresses: link.addresses.clone(), host_end };
+            let site = Site {
+                name: name.to_string(),
+                namespace,
+                addresses: link.addresses.clone(),
+                host_end,
+            };
             self.nodes.insert(name, (site, link));
         }
         Ok(())
@@ -218,7 +241,12 @@ impl Net {
             let link = self.link(&namespace, host.name.to_string(), &host.addresses);
             self.wire([(&namespace, &link)])?;
             let host_end = Some(host_end(&self.fabric, &link)?);
-            let site = Site { name: host.name.to_string(), namespace, addresses: host.addresses.clone(), host_end };
+            let site = Site {
+                name: host.name.to_string(),
+                namespace,
+                addresses: host.addresses.clone(),
+                host_end,
+            };
             self.outside.insert(host.name.clone(), site);
         }
         Ok(())
@@ -226,7 +254,10 @@ impl Net {
 
     /// Hangs guests on the fabric. A router that has no IPv4 address yet gets one to ask by ARP
     /// with.
-    fn wire<'a>(&self, guests: impl IntoIterator<Item = (&'a Namespace, &'a Link)>) -> Result<(), Error> {
+    fn wire<'a>(
+        &self,
+        guests: impl IntoIterator<Item = (&'a Namespace, &'a Link)>,
+    ) -> Result<(), Error> {
         let guests: Vec<_> = guests.into_iter().collect();
         let mut at_fabric = "link set dev lo up\naddr replace 169.254.0.1/32 dev lo\n".to_owned();
         guests.iter().for_each(|(_, link)| link.router_lines(&mut at_fabric));
@@ -234,7 +265,9 @@ impl Net {
         wiring::run(guests.iter().map(|(namespace, link)| {
             let mut lines = guest_lines(link);
             if !link.addresses.iter().any(IpAddr::is_ipv4) {
-                lines.push_str("addr add 169.254.0.2/32 dev lo\nroute add default via 169.254.1.1 dev eth0\n");
+                lines.push_str(
+                    "addr add 169.254.0.2/32 dev lo\nroute add default via 169.254.1.1 dev eth0\n",
+                );
             }
             (*namespace, lines)
         }))?;
@@ -262,9 +295,9 @@ fn guest_lines(link: &Link) -> String {
 
 fn host_end(router: &Namespace, link: &Link) -> Result<HostEnd, Error> {
     let interface = link.interface();
-    let index = router
-        .run(|| interface_index(&interface))?
-        .map_err(|e| Error::system(format!("find interface {interface} in {}", router.name()), e))?;
+    let index = router.run(|| interface_index(&interface))?.map_err(|e| {
+        Error::system(format!("find interface {interface} in {}", router.name()), e)
+    })?;
     Ok(HostEnd { namespace: router.clone(), interface, index })
 }
 
@@ -274,5 +307,7 @@ fn forward(namespace: &Namespace) -> Result<(), Error> {
         let _ = fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1");
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")
     };
-    namespace.run(on)?.map_err(|e| Error::system(format!("enable forwarding in {}", namespace.name()), e))
+    namespace
+        .run(on)?
+        .map_err(|e| Error::system(format!("enable forwarding in {}", namespace.name()), e))
 }

@@ -113,13 +113,18 @@ fn hold(path: &Path) -> io::Result<File> {
 
 fn flock(file: &File, operation: libc::c_int) -> io::Result<()> {
     // SAFETY: flock(2) takes integers only, and `file` keeps the descriptor open across the call.
-    if unsafe { libc::flock(file.as_raw_fd(), operation) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::flock(file.as_raw_fd(), operation) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Its own process group, or the terminal's interrupt would end it together with us.
 fn watch(id: &str, lock: &Path) -> io::Result<Child> {
     const SCRIPT: &str = "trap '' INT TERM HUP; while read -r line; do :; done
-for f in /run/netns/\"$1\"*; do [ -e \"$f\" ] || continue; umount -l \"$f\" 2>/dev/null; rm -f \"$f\"; done; rm -f \"$2\"";
+for f in /run/netns/\"$1\"*; do [ -e \"$f\" ] || continue; umount -l \"$f\" 2>/dev/null; rm -f \
+        \"$f\"; done; rm -f \"$2\"";
     Command::new("sh")
         .args(["-c", SCRIPT, "netpolc-guard", &format!("{PREFIX}{id}-")])
         .arg(lock)

@@ -20,7 +20,10 @@ pub use spec::{NodeSpec, OutsideSpec, PodSpec, Spec};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The effective user is not root.
-    #[error("network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN): run this as root, for example with sudo")]
+    #[error(
+        "network namespaces need root (CAP_SYS_ADMIN and CAP_NET_ADMIN): run this as root, for \
+         example with sudo"
+    )]
     NotRoot,
     /// A system call or a program failed.
     #[error("{what}: {source}")]

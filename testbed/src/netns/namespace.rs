@@ -47,9 +47,11 @@ impl Namespace {
                 prepare();
                 Ok(())
             });
-            made.and_then(|()| netns::Namespace::open(&path)).inspect_err(|_| drop(fs::remove_file(&path)))
+            made.and_then(|()| netns::Namespace::open(&path))
+                .inspect_err(|_| drop(fs::remove_file(&path)))
         };
-        let inner = make().map_err(|e| Error::system(format!("create network namespace {name}"), e))?;
+        let inner =
+            make().map_err(|e| Error::system(format!("create network namespace {name}"), e))?;
         Ok(Self { name: name.into(), inner: Arc::new(inner) })
     }
 
@@ -59,7 +61,8 @@ impl Namespace {
     /// There is no namespace of that name.
     pub fn open(name: &str) -> Result<Self, Error> {
         let inner = netns::Namespace::open(&path_of(name));
-        let inner = inner.map_err(|e| Error::system(format!("open network namespace {name}"), e))?;
+        let inner =
+            inner.map_err(|e| Error::system(format!("open network namespace {name}"), e))?;
         Ok(Self { name: name.into(), inner: Arc::new(inner) })
     }
 
@@ -80,7 +83,9 @@ impl Namespace {
     /// # Errors
     /// The namespace cannot be entered, or no thread can be started.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
-        self.inner.run(work).map_err(|e| Error::system(format!("enter network namespace {}", self.name), e))
+        self.inner
+            .run(work)
+            .map_err(|e| Error::system(format!("enter network namespace {}", self.name), e))
     }
 
     /// A command that will run inside the namespace; everything else about it is the caller's.
@@ -100,7 +105,8 @@ impl Namespace {
     /// The file under [`RUN_DIR`] cannot be removed. That there is none is fine.
     pub fn remove(name: &str) -> Result<(), Error> {
         let path = path_of(name);
-        let bytes = CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL in namespace names");
+        let bytes =
+            CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL in namespace names");
         // SAFETY: `bytes` is NUL-terminated and lives across the call, which only reads it. A name
         // that is no mount (left by a run killed between the two steps of `create`) only needs the
         // unlink.
@@ -115,8 +121,11 @@ impl Namespace {
 
     /// The names of all that exist and start with `prefix`, sorted.
     pub fn list(prefix: &str) -> Vec<String> {
-        let names =
-            fs::read_dir(RUN_DIR).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+        let names = fs::read_dir(RUN_DIR)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|n| n.starts_with(prefix)).collect();
         names.sort();
         names
@@ -150,7 +159,9 @@ fn mount_over(source: &str, target: &Path) -> io::Result<()> {
     let kind = c"none".as_ptr();
     // SAFETY: `source`, `target` and `kind` are NUL-terminated and live across the call, which only
     // reads them; a bind mount takes no data, so that pointer may be null.
-    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, libc::MS_BIND, std::ptr::null()) })
+    check(unsafe {
+        libc::mount(source.as_ptr(), target.as_ptr(), kind, libc::MS_BIND, std::ptr::null())
+    })
 }
 
 /// The sysctls of the calling thread's namespace. Those that a kernel lacks are left alone: IPv6

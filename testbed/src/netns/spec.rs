@@ -50,17 +50,24 @@ impl Spec {
     /// The nodes of `cluster`, those that only its pods name, and all its active pods that have
     /// addresses and a node. Finished pods have no network any more.
     pub fn of(cluster: &Cluster) -> Self {
-        let live = cluster.pods.values().filter(|p| p.phase == Phase::Active && !p.addresses.is_empty());
+        let live =
+            cluster.pods.values().filter(|p| p.phase == Phase::Active && !p.addresses.is_empty());
         let pods: Vec<PodSpec> = live
             .filter_map(|pod| {
                 let node = pod.node.clone()?;
-                Some(PodSpec { key: pod.key.clone(), node, addresses: pod.addresses.clone(), network: pod.network })
+                Some(PodSpec {
+                    key: pod.key.clone(),
+                    node,
+                    addresses: pod.addresses.clone(),
+                    network: pod.network,
+                })
             })
             .collect();
         let mut names: BTreeSet<Arc<str>> = cluster.nodes.keys().cloned().collect();
         names.extend(pods.iter().map(|p| p.node.clone()));
         let nodes = names.into_iter().map(|name| {
-            let addresses = cluster.nodes.get(&name).map(|n| n.addresses.clone()).unwrap_or_default();
+            let addresses =
+                cluster.nodes.get(&name).map(|n| n.addresses.clone()).unwrap_or_default();
             NodeSpec { name, addresses }
         });
         Spec { nodes: nodes.collect(), pods, outside: Vec::new() }
@@ -68,7 +75,8 @@ impl Spec {
 
     /// With one more host outside the cluster.
     pub fn with_outside(mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
-        self.outside.push(OutsideSpec { name: name.into(), addresses: addresses.into_iter().collect() });
+        self.outside
+            .push(OutsideSpec { name: name.into(), addresses: addresses.into_iter().collect() });
         self
     }
 }

@@ -55,7 +55,8 @@ impl Link {
         line(
             to,
             format_args!(
-                "link add {name} address ee:ee:ee:ee:ee:ee type veth peer name eth0 address {mac} netns {guest}"
+                "link add {name} address ee:ee:ee:ee:ee:ee type veth peer name eth0 address {mac} \
+                 netns {guest}"
             ),
         );
         line(to, format_args!("link set dev {name} up alias {}", self.alias));
@@ -79,11 +80,17 @@ impl Link {
             IpAddr::V4(_) => {
                 line(
                     to,
-                    format_args!("neigh replace 169.254.1.2 lladdr {} dev {name} nud permanent", self.guest_mac()),
+                    format_args!(
+                        "neigh replace 169.254.1.2 lladdr {} dev {name} nud permanent",
+                        self.guest_mac()
+                    ),
                 );
                 line(to, format_args!("route replace {address} via 169.254.1.2 dev {name} onlink"));
             }
-            IpAddr::V6(_) => line(to, format_args!("route replace {address}/128 via {} dev {name}", self.guest_v6())),
+            IpAddr::V6(_) => line(
+                to,
+                format_args!("route replace {address}/128 via {} dev {name}", self.guest_v6()),
+            ),
         }
     }
 
@@ -97,7 +104,12 @@ impl Link {
                 IpAddr::V6(_) => line(to, format_args!("addr add {address}/128 dev eth0 nodad")),
             }
         }
-        line(to, format_args!("neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent"));
+        line(
+            to,
+            format_args!(
+                "neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent"
+            ),
+        );
         line(to, format_args!("route add 169.254.1.1 dev eth0 scope link"));
         // A router without an address of the family forwards all the same, but has nothing to ask
         // by ARP with.
@@ -118,12 +130,16 @@ fn line(to: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 /// Runs each batch in its namespace, all at once, waits for all and gives the first failure.
-pub(super) fn run<'a>(batches: impl IntoIterator<Item = (&'a Namespace, String)>) -> Result<(), Error> {
-    let started: Vec<_> = batches.into_iter().map(|(ns, lines)| (ns, start(ns, &lines), lines)).collect();
+pub(super) fn run<'a>(
+    batches: impl IntoIterator<Item = (&'a Namespace, String)>,
+) -> Result<(), Error> {
+    let started: Vec<_> =
+        batches.into_iter().map(|(ns, lines)| (ns, start(ns, &lines), lines)).collect();
     let results: Vec<_> = started
         .into_iter()
         .map(|(namespace, child, lines)| {
-            let child = child.map_err(|e| Error::system("run `ip` (package iproute2)".into(), e))?;
+            let child =
+                child.map_err(|e| Error::system("run `ip` (package iproute2)".into(), e))?;
             finish(namespace, &lines, child)
         })
         .collect();
@@ -132,7 +148,11 @@ pub(super) fn run<'a>(batches: impl IntoIterator<Item = (&'a Namespace, String)>
 
 fn start(namespace: &Namespace, lines: &str) -> std::io::Result<Child> {
     let mut command = namespace.command("ip");
-    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     // It may have stopped at a bad line already; then its own message says more than a broken pipe.
     match child.stdin.take().expect("piped above").write_all(lines.as_bytes()) {
@@ -150,5 +170,8 @@ fn finish(namespace: &Namespace, lines: &str, child: Child) -> Result<(), Error>
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     let number = said.rsplit(':').next().and_then(|n| n.trim().parse::<usize>().ok());
     let refused = number.and_then(|n| lines.lines().nth(n.saturating_sub(1))).unwrap_or("?");
-    Err(Error::Refused { namespace: namespace.name().to_owned(), message: format!("`ip {refused}`: {said}") })
+    Err(Error::Refused {
+        namespace: namespace.name().to_owned(),
+        message: format!("`ip {refused}`: {said}"),
+    })
 }

@@ -63,7 +63,10 @@ pub fn ask(questions: &[Question<'_>], patience: Duration) -> Result<Vec<Answer>
             }
         }
     }
-    Ok(steps.into_iter().map(|s| if let Step::Done(answer) = s { answer } else { Answer::Silent }).collect())
+    Ok(steps
+        .into_iter()
+        .map(|s| if let Step::Done(answer) = s { answer } else { Answer::Silent })
+        .collect())
 }
 
 /// What the questions under way wait for, and which they are.
@@ -81,7 +84,11 @@ fn interests(steps: &[Step]) -> (Vec<usize>, Vec<libc::pollfd>) {
 ///
 /// # Errors
 /// Fails where [`ask`] does.
-pub fn ask_until(questions: &[Question<'_>], expected: &[bool], patience: Duration) -> Result<Vec<Answer>, Error> {
+pub fn ask_until(
+    questions: &[Question<'_>],
+    expected: &[bool],
+    patience: Duration,
+) -> Result<Vec<Answer>, Error> {
     let deadline = Instant::now() + patience;
     loop {
         let answers = ask(questions, super::PATIENCE)?;
@@ -102,9 +109,11 @@ fn sockets(questions: &[Question<'_>]) -> Result<Vec<Step>, Error> {
     for asked in by_site.into_values() {
         let open = |at: &usize| {
             let Question { to, source, ask, .. } = questions[*at];
-            socket::open(to, source, ask).map_or_else(|e| Step::Done(socket::answer_of(&e)), Step::Ready)
+            socket::open(to, source, ask)
+                .map_or_else(|e| Step::Done(socket::answer_of(&e)), Step::Ready)
         };
-        let opened: Vec<Step> = questions[asked[0]].from.run(|| asked.iter().map(open).collect())?;
+        let opened: Vec<Step> =
+            questions[asked[0]].from.run(|| asked.iter().map(open).collect())?;
         for (at, step) in asked.into_iter().zip(opened) {
             steps[at] = step;
         }

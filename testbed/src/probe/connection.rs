@@ -32,12 +32,18 @@ impl Connection {
     ///
     /// # Errors
     /// The namespace cannot be entered. The inner result is what the connection met.
-    pub fn open(from: &Site, to: IpAddr, ask: Ask, patience: Duration) -> Result<Result<Self, Answer>, Error> {
-        let socket =
-            match from.run(|| socket::open(to, None, ask).and_then(|s| socket::connect(&s, to, ask).map(|()| s)))? {
-                Err(e) => return Ok(Err(socket::answer_of(&e))),
-                Ok(socket) => socket,
-            };
+    pub fn open(
+        from: &Site,
+        to: IpAddr,
+        ask: Ask,
+        patience: Duration,
+    ) -> Result<Result<Self, Answer>, Error> {
+        let socket = match from.run(|| {
+            socket::open(to, None, ask).and_then(|s| socket::connect(&s, to, ask).map(|()| s))
+        })? {
+            Err(e) => return Ok(Err(socket::answer_of(&e))),
+            Ok(socket) => socket,
+        };
         let mut connection = Connection { socket, ask, sent: 0, echoed: 0, partial: Vec::new() };
         Ok(match connection.poke(patience) {
             Answer::Echo => Ok(connection),

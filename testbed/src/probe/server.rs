@@ -39,12 +39,15 @@ impl Servers {
             let ports: Vec<super::Ask> = ports.into_iter().collect();
             let opened: io::Result<Vec<Endpoint>> =
                 site.run(|| ports.iter().filter_map(|p| open(*p).transpose()).collect())?;
-            let opened = opened.map_err(|e| Error::system(format!("listen on {ports:?} in {}", site.name), e))?;
+            let opened = opened
+                .map_err(|e| Error::system(format!("listen on {ports:?} in {}", site.name), e))?;
             endpoints.extend(opened);
         }
         let pipe = || -> io::Result<_> {
             let (stopped, stop) = io::pipe()?;
-            let thread = std::thread::Builder::new().name("echo".into()).spawn(move || serve(endpoints, stopped))?;
+            let thread = std::thread::Builder::new()
+                .name("echo".into())
+                .spawn(move || serve(endpoints, stopped))?;
             Ok(Servers { stop: Some(stop), thread: Some(thread) })
         };
         pipe().map_err(|e| Error::system("start the echo thread".into(), e))
@@ -63,8 +66,12 @@ impl Drop for Servers {
 /// Pings need no server: the kernel answers them.
 fn open(port: super::Ask) -> io::Result<Option<Endpoint>> {
     match port {
-        super::Ask::Tcp(port) => socket::listen(Type::STREAM, port).map(Endpoint::Listener).map(Some),
-        super::Ask::Udp(port) => socket::listen(Type::DGRAM, port).map(Endpoint::Datagrams).map(Some),
+        super::Ask::Tcp(port) => {
+            socket::listen(Type::STREAM, port).map(Endpoint::Listener).map(Some)
+        }
+        super::Ask::Udp(port) => {
+            socket::listen(Type::DGRAM, port).map(Endpoint::Datagrams).map(Some)
+        }
         super::Ask::Ping => Ok(None),
     }
 }

@@ -56,7 +56,9 @@ pub(super) fn listen(kind: Type, port: u16) -> io::Result<Socket> {
         Ok(socket)
     };
     match bind(Domain::IPV6, Ipv6Addr::UNSPECIFIED.into()) {
-        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => bind(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into()),
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            bind(Domain::IPV4, Ipv4Addr::UNSPECIFIED.into())
+        }
         other => other,
     }
 }
@@ -87,7 +89,9 @@ pub(super) fn wait(interests: &mut [libc::pollfd], deadline: Option<Instant>) ->
     let milliseconds = left.map_or(-1, |l| l.as_micros().div_ceil(1000).min(60_000) as i32);
     // SAFETY: the pointer and the length are those of a slice that is borrowed mutably across the
     // call; the kernel writes to `revents` of its elements only.
-    let ready = unsafe { libc::poll(interests.as_mut_ptr(), interests.len() as libc::nfds_t, milliseconds) };
+    let ready = unsafe {
+        libc::poll(interests.as_mut_ptr(), interests.len() as libc::nfds_t, milliseconds)
+    };
     if ready < 0 {
         let error = io::Error::last_os_error();
         return if would_block(&error) { Ok(()) } else { Err(error) };

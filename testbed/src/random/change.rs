@@ -114,7 +114,8 @@ fn policy(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
     let key = if !keys.is_empty() && rng.chance(50) {
         (*rng.pick(&keys)).clone()
     } else {
-        let free = (0..).map(|i| ObjectKey::new(format!("n{}", i % shape.namespaces), format!("policy{i}")));
+        let free = (0..)
+            .map(|i| ObjectKey::new(format!("n{}", i % shape.namespaces), format!("policy{i}")));
         free.into_iter().find(|k| !cluster.policies.contains_key(k)).unwrap_or_else(fresh)
     };
     // The same rules for other pods, or something new.
@@ -133,7 +134,8 @@ fn new_pod(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
     }
     let namespace = format!("n{}", rng.below(shape.namespaces));
     let free = (0..).map(|i| ObjectKey::new(namespace.as_str(), format!("pod{i}")));
-    let key = free.into_iter().find(|k| !cluster.pods.contains_key(k)).expect("names do not run out");
+    let key =
+        free.into_iter().find(|k| !cluster.pods.contains_key(k)).expect("names do not run out");
     let pod = objects::pod(rng, shape, key.clone(), cluster);
     Change::Pod { key, pod: Some(pod) }
 }

@@ -7,8 +7,9 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Block, Cluster, ContainerPort, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
-    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort,
+    Block, Cluster, ContainerPort, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer,
+    Peers, Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    Service, ServicePort,
 };
 
 use super::{Claims, Rng, Shape};
@@ -17,7 +18,8 @@ const KEYS: [&str; 3] = ["app", "tier", "env"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
 const NAMES: [&str; 3] = ["http", "dns", "metrics"];
 /// Numbers at which something begins or ends.
-const NUMBERS: [u16; 14] = [1, 53, 79, 80, 81, 443, 1000, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
+const NUMBERS: [u16; 14] =
+    [1, 53, 79, 80, 81, 443, 1000, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
 /// They nest, touch and coincide with pods, nodes and outside addresses.
 const CIDRS: [&str; 18] = [
     "0.0.0.0/0",
@@ -85,7 +87,8 @@ fn add(to: &mut Vec<IpAddr>, address: IpAddr) {
 pub fn service(rng: &mut Rng, cluster: &Cluster) -> Service {
     let mut addresses: Vec<IpAddr> = Vec::new();
     for _ in 0..rng.below(3) {
-        let own: [&str; 5] = ["10.0.2.200", "10.96.0.1", "fd00::2:200", "203.0.113.9", "2001:db8::9"];
+        let own: [&str; 5] =
+            ["10.0.2.200", "10.96.0.1", "fd00::2:200", "203.0.113.9", "2001:db8::9"];
         add(&mut addresses, rng.pick(&own).parse().expect("an address"));
     }
     let others: Vec<IpAddr> = cluster.nodes.values().flat_map(|n| n.addresses.clone()).collect();
@@ -102,7 +105,12 @@ pub fn service(rng: &mut Rng, cluster: &Cluster) -> Service {
         number: *rng.pick(&NUMBERS),
         node_port: rng.chance(30).then(|| *rng.pick(&NUMBERS)),
     });
-    Service { addresses, ports, health_check: rng.chance(10).then(|| *rng.pick(&NUMBERS)), ..Service::default() }
+    Service {
+        addresses,
+        ports,
+        health_check: rng.chance(10).then(|| *rng.pick(&NUMBERS)),
+        ..Service::default()
+    }
 }
 
 /// Up to three labels.
@@ -125,11 +133,14 @@ pub fn node(rng: &mut Rng, n: usize) -> Node {
 
 /// A pod called `key`, on addresses that are free in `cluster` (or mostly so, by `shape`).
 pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> Pod {
-    let node: Option<Arc<str>> = (!rng.chance(3)).then(|| format!("node{}", rng.below(shape.nodes)).into());
+    let node: Option<Arc<str>> =
+        (!rng.chance(3)).then(|| format!("node{}", rng.below(shape.nodes)).into());
     let network = if rng.chance(6) { PodNetwork::Host } else { PodNetwork::Own };
     let phase = if rng.chance(6) { Phase::Finished } else { Phase::Active };
     let addresses = match (network, &node) {
-        (PodNetwork::Host, Some(node)) => cluster.nodes.get(node).map(|n| n.addresses.clone()).unwrap_or_default(),
+        (PodNetwork::Host, Some(node)) => {
+            cluster.nodes.get(node).map(|n| n.addresses.clone()).unwrap_or_default()
+        }
         (PodNetwork::Host, None) => Vec::new(),
         (PodNetwork::Own, _) => pod_addresses(rng, shape.claims, &key, cluster),
     };
@@ -164,7 +175,8 @@ fn container_port(rng: &mut Rng) -> ContainerPort {
 /// sometimes one family only, sometimes more than one of a family.
 fn pod_addresses(rng: &mut Rng, claims: Claims, key: &ObjectKey, cluster: &Cluster) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    let choice: [&[bool]; 6] = [&[true, false], &[true, false], &[true], &[false], &[true, true, false], &[]];
+    let choice: [&[bool]; 6] =
+        [&[true, false], &[true, false], &[true], &[false], &[true, true, false], &[]];
     let families = *rng.pick(&choice);
     for v4 in families {
         for _ in 0..20 {
@@ -174,8 +186,10 @@ fn pod_addresses(rng: &mut Rng, claims: Claims, key: &ObjectKey, cluster: &Clust
             } else {
                 Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, subnet, host).into()
             };
-            let taken =
-                cluster.pods.values().any(|p| p.key != *key && p.is_policed() && p.addresses.contains(&address));
+            let taken = cluster
+                .pods
+                .values()
+                .any(|p| p.key != *key && p.is_policed() && p.addresses.contains(&address));
             let contested = claims == Claims::Contested && rng.chance(10);
             if (!taken || contested) && !addresses.contains(&address) {
                 addresses.push(address);
@@ -222,7 +236,8 @@ fn peer(rng: &mut Rng) -> Peer {
 }
 
 fn block(rng: &mut Rng) -> Block {
-    let all: Vec<IpNetwork> = CIDRS.iter().map(|c| c.parse().expect("the list holds prefixes")).collect();
+    let all: Vec<IpNetwork> =
+        CIDRS.iter().map(|c| c.parse().expect("the list holds prefixes")).collect();
     let cidr = *rng.pick(&all);
     let inside: Vec<IpNetwork> = all.into_iter().filter(|e| covers(cidr, *e)).collect();
     let count = if inside.is_empty() { 0 } else { *rng.pick(&[0, 0, 1, 1, 2]) };
@@ -231,7 +246,9 @@ fn block(rng: &mut Rng) -> Block {
 
 /// Is `inner` a proper part of `outer`?
 fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
-    outer.is_ipv4() == inner.is_ipv4() && outer.prefix() < inner.prefix() && outer.contains(inner.ip())
+    outer.is_ipv4() == inner.is_ipv4()
+        && outer.prefix() < inner.prefix()
+        && outer.contains(inner.ip())
 }
 
 fn port(rng: &mut Rng) -> Port {

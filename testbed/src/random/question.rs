@@ -16,11 +16,18 @@ use super::Rng;
 /// Every address at which a verdict may change: of pods and nodes, first and last of every block
 /// and except and their neighbours, and some that nobody names.
 pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
-    let mut addresses: BTreeSet<IpAddr> =
-        ["203.0.113.5", "0.0.0.0", "255.255.255.255", "::", "2001:db8::5", "2001:db8:8000::", "::ffff:10.0.0.1"]
-            .into_iter()
-            .map(|a| a.parse().expect("the list holds addresses"))
-            .collect();
+    let mut addresses: BTreeSet<IpAddr> = [
+        "203.0.113.5",
+        "0.0.0.0",
+        "255.255.255.255",
+        "::",
+        "2001:db8::5",
+        "2001:db8:8000::",
+        "::ffff:10.0.0.1",
+    ]
+    .into_iter()
+    .map(|a| a.parse().expect("the list holds addresses"))
+    .collect();
     addresses.extend(cluster.pods.values().flat_map(|p| &p.addresses));
     addresses.extend(cluster.nodes.values().flat_map(|n| &n.addresses));
     addresses.extend(cluster.services.values().flat_map(|s| &s.addresses));
@@ -28,7 +35,9 @@ pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
         let Peers::Listed(peers) = &rule.peers else { continue };
         for peer in peers {
             if let Peer::Block(block) = peer {
-                std::iter::once(&block.cidr).chain(&block.except).for_each(|b| addresses.extend(borders(*b)));
+                std::iter::once(&block.cidr)
+                    .chain(&block.except)
+                    .for_each(|b| addresses.extend(borders(*b)));
             }
         }
     }
@@ -39,7 +48,8 @@ pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
 /// container port, their neighbours, and protocols without ports.
 pub fn ports(cluster: &Cluster) -> Vec<(Transport, Option<u16>)> {
     let mut numbers: BTreeSet<u16> = BTreeSet::from([1, 65535]);
-    let mut around = |number: u16| numbers.extend([number.saturating_sub(1), number, number.saturating_add(1)]);
+    let mut around =
+        |number: u16| numbers.extend([number.saturating_sub(1), number, number.saturating_add(1)]);
     for rule in rules(cluster) {
         let Ports::Listed(ports) = &rule.ports else { continue };
         for port in ports {
@@ -60,7 +70,9 @@ pub fn ports(cluster: &Cluster) -> Vec<(Transport, Option<u16>)> {
         });
         s.health_check.into_iter().for_each(&mut around);
     });
-    let numbered = Protocol::ALL.into_iter().flat_map(|p| numbers.iter().map(move |n| (Transport::from(p), Some(*n))));
+    let numbered = Protocol::ALL
+        .into_iter()
+        .flat_map(|p| numbers.iter().map(move |n| (Transport::from(p), Some(*n))));
     numbered.chain([1, 58, 47].map(|other| (Transport::Other(other), None))).collect()
 }
 
@@ -92,7 +104,8 @@ pub fn questions(rng: &mut Rng, cluster: &Cluster, count: usize) -> Vec<Question
 }
 
 fn rules(cluster: &Cluster) -> impl Iterator<Item = &Rule> {
-    let isolations = cluster.policies.values().flat_map(|p| Direction::BOTH.map(|d| p.isolation(d)));
+    let isolations =
+        cluster.policies.values().flat_map(|p| Direction::BOTH.map(|d| p.isolation(d)));
     isolations.flat_map(|i| match i {
         Isolation::Open => &[][..],
         Isolation::Isolated(rules) => rules,
@@ -106,7 +119,12 @@ fn borders(block: IpNetwork) -> Vec<IpAddr> {
         IpNetwork::V6(b) => (b.network().into(), b.broadcast().into(), 128),
     };
     let limit = u128::MAX >> (128 - width);
-    let all = [Some(first), Some(last), first.checked_sub(1), last.checked_add(1).filter(|a| *a <= limit)];
+    let all = [
+        Some(first),
+        Some(last),
+        first.checked_sub(1),
+        last.checked_add(1).filter(|a| *a <= limit),
+    ];
     let address = |bits: u128| match width {
         32 => IpAddr::V4(Ipv4Addr::from(bits as u32)),
         _ => IpAddr::V6(Ipv6Addr::from(bits)),

@@ -36,7 +36,9 @@ impl Atom {
     /// As origins name it.
     fn label(&self) -> Arc<str> {
         match self {
-            Atom::Block(block) if block.except.is_empty() => format!("ipBlock {}", block.cidr).into(),
+            Atom::Block(block) if block.except.is_empty() => {
+                format!("ipBlock {}", block.cidr).into()
+            }
             Atom::Block(block) => {
                 let except: Vec<String> = block.except.iter().map(|e| e.to_string()).collect();
                 format!("ipBlock {} except {}", block.cidr, except.join(" ")).into()

@@ -71,7 +71,9 @@ impl Blocks {
     pub(super) fn cover(&self, prefix: Prefix, atoms: &mut Vec<AtomId>) {
         let from = atoms.len();
         let mut excepted: Vec<AtomId> = Vec::new();
-        for &length in self.lengths[prefix.family as usize].keys().take_while(|l| **l <= prefix.length) {
+        for &length in
+            self.lengths[prefix.family as usize].keys().take_while(|l| **l <= prefix.length)
+        {
             if let Some(boundary) = self.boundaries.get(&prefix.shortened(length)) {
                 atoms.extend(&boundary.begins);
                 excepted.extend(&boundary.excepted);
@@ -95,7 +97,10 @@ mod tests {
     use super::*;
 
     fn block(cidr: &str, except: &[&str]) -> Block {
-        Block { cidr: cidr.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() }
+        Block {
+            cidr: cidr.parse().unwrap(),
+            except: except.iter().map(|e| e.parse().unwrap()).collect(),
+        }
     }
 
     #[test]

@@ -133,7 +133,8 @@ impl Membership {
                     joining.extend(selected.map(|group| (group, atom)));
                 }
                 (true, false) => {
-                    let members = here.groups().filter(|g| self.pods.group(*g).atoms.contains(&atom));
+                    let members =
+                        here.groups().filter(|g| self.pods.group(*g).atoms.contains(&atom));
                     leaving.extend(members.map(|group| (group, atom)));
                 }
                 _ => {}
@@ -281,7 +282,9 @@ impl Membership {
     /// it: such an atom lives as long as a group is in it and a set asks for the name.
     fn join_port(&mut self, group: GroupId, name: &PortName, work: &mut Worklist) {
         let ports = self.pods.group(group).key.ports.clone();
-        for (protocol, port, number) in ports.into_iter().filter(|(p, n, _)| (p, n) == (&name.0, &name.1)) {
+        for (protocol, port, number) in
+            ports.into_iter().filter(|(p, n, _)| (p, n) == (&name.0, &name.1))
+        {
             let atom = self.acquire(Atom::Port { protocol, name: port, number }, work);
             if let Some(name) = self.names.get_mut(name) {
                 name.atoms.insert(atom);

@@ -91,8 +91,9 @@ impl Pods {
     /// Addresses that several pods claim, in order.
     pub(super) fn conflicts(&self) -> Vec<(IpAddr, Vec<Arc<str>>)> {
         let several = self.owners.iter().filter(|(_, pods)| pods.len() > 1);
-        let mut list: Vec<_> =
-            several.map(|(a, pods)| (*a, pods.iter().map(|p| self.slot(*p).label.clone()).collect())).collect();
+        let mut list: Vec<_> = several
+            .map(|(a, pods)| (*a, pods.iter().map(|p| self.slot(*p).label.clone()).collect()))
+            .collect();
         list.sort();
         list
     }
@@ -105,11 +106,15 @@ impl Pods {
 
     /// Adds a policed pod. Some: its group is new, and its atoms must be found.
     pub(super) fn insert(&mut self, pod: Pod) -> Option<GroupId> {
-        let mut ports: Vec<_> =
-            pod.ports.iter().filter_map(|p| Some((p.protocol, p.name.clone()?, p.number))).collect();
+        let mut ports: Vec<_> = pod
+            .ports
+            .iter()
+            .filter_map(|p| Some((p.protocol, p.name.clone()?, p.number)))
+            .collect();
         ports.sort();
         ports.dedup();
-        let key = GroupKey { namespace: pod.key.namespace.clone(), labels: pod.labels.clone(), ports };
+        let key =
+            GroupKey { namespace: pod.key.namespace.clone(), labels: pod.labels.clone(), ports };
         let (group, fresh) = match self.groups_by_key.get(&key) {
             Some(&group) => (group, false),
             None => (self.make_group(key), true),

@@ -84,13 +84,21 @@ impl Account {
 
     /// Before [`Account::used`] and [`Account::reduce`]: looks at all policies but `largest`, with
     /// nothing set aside.
-    pub(super) fn look(&mut self, namespace: &Arc<str>, cluster: &Cluster, largest: BTreeSet<Arc<str>>) {
+    pub(super) fn look(
+        &mut self,
+        namespace: &Arc<str>,
+        cluster: &Cluster,
+        largest: BTreeSet<Arc<str>>,
+    ) {
         let mut known = self.ledger.take().filter(|(without, _)| *without == largest);
         let (_, ledger) = known.get_or_insert_with(|| {
-            let key = |name: &Arc<str>| ObjectKey { namespace: namespace.clone(), name: name.clone() };
-            let pods: Vec<&Pod> = self.pods.keys().filter_map(|name| cluster.pods.get(&key(name))).collect();
+            let key =
+                |name: &Arc<str>| ObjectKey { namespace: namespace.clone(), name: name.clone() };
+            let pods: Vec<&Pod> =
+                self.pods.keys().filter_map(|name| cluster.pods.get(&key(name))).collect();
             let names = self.policies.keys().filter(|name| !largest.contains(*name));
-            let ledger = Ledger::new(names.filter_map(|name| cluster.policies.get(&key(name))), &pods);
+            let ledger =
+                Ledger::new(names.filter_map(|name| cluster.policies.get(&key(name))), &pods);
             (largest, ledger)
         });
         ledger.rewind();

@@ -73,16 +73,22 @@ impl Resource {
     /// What its owner can do.
     pub fn advice(self) -> &'static str {
         match self {
-            Resource::Ports | Resource::Verdicts => "write ranges (`endPort`) for neighbouring ports",
-            Resource::BlocksV4 | Resource::BlocksV6 | Resource::TrieV6 | Resource::Members => {
-                "write fewer, larger address blocks, or let pods that need few of them have policies of their own"
+            Resource::Ports | Resource::Verdicts => {
+                "write ranges (`endPort`) for neighbouring ports"
             }
-            Resource::Selectors | Resource::Classes | Resource::Sets => "give the peers a label that they share",
+            Resource::BlocksV4 | Resource::BlocksV6 | Resource::TrieV6 | Resource::Members => {
+                "write fewer, larger address blocks, or let pods that need few of them have \
+                 policies of their own"
+            }
+            Resource::Selectors | Resource::Classes | Resource::Sets => {
+                "give the peers a label that they share"
+            }
             Resource::Rows => "join rules that have the same ports",
             Resource::Services => "use fewer external addresses, or split the Service",
             Resource::Parts => "write fewer, larger address blocks and ranges of ports (`endPort`)",
             Resource::Work => {
-                "write fewer, larger address blocks, ranges of ports (`endPort`) and fewer rules, or spread the pods over \
+                "write fewer, larger address blocks, ranges of ports (`endPort`) and fewer rules, \
+                 or spread the pods over \
                  more namespaces"
             }
         }

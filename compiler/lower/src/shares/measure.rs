@@ -7,7 +7,8 @@ use std::{
 };
 
 use netpolc_policy::{
-    Direction, Index, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule, Selector,
+    Direction, Index, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Protocol, Rule,
+    Selector,
 };
 use netpolc_table::schema::Family;
 
@@ -58,7 +59,8 @@ impl Bound {
                 match peer {
                     Peer::Block(block) => {
                         bound.parts += block.except.len() as u64;
-                        bound.prefixes[Family::of(block.cidr.ip()) as usize] += 1 + block.except.len() as u64;
+                        bound.prefixes[Family::of(block.cidr.ip()) as usize] +=
+                            1 + block.except.len() as u64;
                         bound.blocks += 1;
                     }
                     Peer::Pods { .. } => bound.selectors += 1,
@@ -165,28 +167,35 @@ struct Step {
 
 impl Ledger {
     pub(super) fn new<'a>(policies: impl Iterator<Item = &'a Policy>, pods: &[&Pod]) -> Self {
-        let policies: Vec<(&Policy, Index)> = policies.map(|p| (p, Index::new(&p.selector))).collect();
+        let policies: Vec<(&Policy, Index)> =
+            policies.map(|p| (p, Index::new(&p.selector))).collect();
         let mut sets = BTreeSet::new();
         let mut live: Vec<Vec<&Pod>> = vec![vec![]; policies.len()];
         for pod in pods {
-            let selecting =
-                policies.iter().enumerate().filter(|(_, (p, index))| index.matches(&p.selector, &pod.labels));
+            let selecting = policies
+                .iter()
+                .enumerate()
+                .filter(|(_, (p, index))| index.matches(&p.selector, &pod.labels));
             let selecting: Vec<usize> = selecting.map(|(i, _)| i).collect();
             selecting.iter().for_each(|i| live[*i].push(pod));
             for direction in Direction::BOTH {
-                let isolates = |i: &&usize| matches!(policies[**i].0.isolation(direction), Isolation::Isolated(_));
+                let isolates = |i: &&usize| {
+                    matches!(policies[**i].0.isolation(direction), Isolation::Isolated(_))
+                };
                 let set: Vec<usize> = selecting.iter().filter(isolates).copied().collect();
                 // Port names make sets of their own; that they are rare is good enough for a size.
                 sets.insert((direction, set));
             }
         }
-        let items = policies.iter().zip(&live).map(|((policy, _), pods)| Item::of(policy, pods)).collect();
+        let items =
+            policies.iter().zip(&live).map(|((policy, _), pods)| Item::of(policy, pods)).collect();
         let mut counts = vec![[0; 2]; policies.len()];
         for (direction, set) in sets {
             set.into_iter().for_each(|i| counts[i][direction as usize] += 1);
         }
         let mut ledger = Self { items, counts, all: [0; RESOURCES.len()], steps: vec![], done: 0 };
-        let live: Vec<usize> = (0..ledger.items.len()).filter(|i| ledger.counts[*i] != [0, 0]).collect();
+        let live: Vec<usize> =
+            (0..ledger.items.len()).filter(|i| ledger.counts[*i] != [0, 0]).collect();
         ledger.all = ledger.usage(&live);
         ledger
     }
@@ -204,7 +213,10 @@ impl Ledger {
     /// Sets the largest policies aside until the others take at most `limit` of `resource`; their
     /// names, and what each of them takes alone.
     pub(super) fn reduce(&mut self, resource: Resource, limit: u64) -> Vec<(Arc<str>, u64)> {
-        let known = self.steps.get(self.done).is_some_and(|step| (step.resource, step.limit) == (resource, limit));
+        let known = self
+            .steps
+            .get(self.done)
+            .is_some_and(|step| (step.resource, step.limit) == (resource, limit));
         if !known {
             self.steps.truncate(self.done);
             let step = self.step(resource, limit);
@@ -212,13 +224,19 @@ impl Ledger {
         }
         let step = &self.steps[self.done];
         self.done += 1;
-        step.aside.iter().zip(&step.takes).map(|(i, takes)| (self.items[*i].name.clone(), *takes)).collect()
+        step.aside
+            .iter()
+            .zip(&step.takes)
+            .map(|(i, takes)| (self.items[*i].name.clone(), *takes))
+            .collect()
     }
 
     fn step(&self, resource: Resource, limit: u64) -> Step {
-        let gone: HashSet<usize> = self.steps.iter().flat_map(|step| &step.aside).copied().collect();
+        let gone: HashSet<usize> =
+            self.steps.iter().flat_map(|step| &step.aside).copied().collect();
         let live = (0..self.items.len()).filter(|i| !gone.contains(i) && self.counts[*i] != [0, 0]);
-        let mut order: Vec<(u64, usize)> = live.map(|i| (self.usage(&[i])[resource as usize], i)).collect();
+        let mut order: Vec<(u64, usize)> =
+            live.map(|i| (self.usage(&[i])[resource as usize], i)).collect();
         // Items are in the order of their names, which decides between equals.
         order.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         let without = |count: usize| {
@@ -229,7 +247,11 @@ impl Ledger {
         let (mut few, mut many) = (0, order.len());
         while few < many {
             let middle = few.midpoint(many);
-            if without(middle)[resource as usize] <= limit { many = middle } else { few = middle + 1 }
+            if without(middle)[resource as usize] <= limit {
+                many = middle
+            } else {
+                few = middle + 1
+            }
         }
         let (takes, aside) = order[..many].iter().copied().unzip();
         Step { resource, limit, aside, takes, left: without(many) }
@@ -246,12 +268,14 @@ impl Ledger {
         usage[Resource::BlocksV4 as usize] = of(Family::V4);
         usage[Resource::BlocksV6 as usize] = of(Family::V6);
         usage[Resource::TrieV6 as usize] = steps(&prefixes);
-        usage[Resource::Members as usize] = members(&prefixes, items().flat_map(|item| item.blocks.iter().copied()));
+        usage[Resource::Members as usize] =
+            members(&prefixes, items().flat_map(|item| item.blocks.iter().copied()));
         usage[Resource::Selectors as usize] =
             distinct(items().flat_map(|item| item.selectors.iter().copied())).len() as u64;
         for &i in kept {
             for direction in Direction::BOTH {
-                let (rules, sets) = (&self.items[i].rules[direction as usize], self.counts[i][direction as usize]);
+                let (rules, sets) =
+                    (&self.items[i].rules[direction as usize], self.counts[i][direction as usize]);
                 let cells: u64 = rules.iter().flatten().map(|range| pieces(&edges, *range)).sum();
                 usage[Resource::Rows as usize] += rules.len() as u64 * sets;
                 usage[Resource::Verdicts as usize] += cells * sets;
@@ -280,10 +304,18 @@ impl Item {
                     for port in ports {
                         match port {
                             Port::Every(protocol) => ranges.push((*protocol, 0, u16::MAX)),
-                            Port::Range { protocol, first, last } => ranges.push((*protocol, *first, *last)),
+                            Port::Range { protocol, first, last } => {
+                                ranges.push((*protocol, *first, *last))
+                            }
                             Port::Named { protocol, name } if direction == Direction::Ingress => {
-                                let numbers = pods.iter().flat_map(|pod| pod.resolve_port(*protocol, name));
-                                ranges.extend(numbers.collect::<BTreeSet<_>>().into_iter().map(|n| (*protocol, n, n)));
+                                let numbers =
+                                    pods.iter().flat_map(|pod| pod.resolve_port(*protocol, name));
+                                ranges.extend(
+                                    numbers
+                                        .collect::<BTreeSet<_>>()
+                                        .into_iter()
+                                        .map(|n| (*protocol, n, n)),
+                                );
                             }
                             Port::Named { .. } | Port::Nothing => {}
                         }
@@ -379,7 +411,8 @@ mod tests {
                 // Few different bits, so that they share much.
                 let few = bits & 0x0300_0101_0001_0100_0001_0000_0100_0001;
                 let length = [0, 8, 16, 17, 24, 32, 47, 64, 120, 121, 127, 128][i % 12];
-                prefixes.push(Prefix { family: Family::V6, bits: few, length: 128 }.shortened(length));
+                prefixes
+                    .push(Prefix { family: Family::V6, bits: few, length: 128 }.shortened(length));
             }
             let prefixes = distinct(prefixes.into_iter());
             let mut all = HashSet::new();

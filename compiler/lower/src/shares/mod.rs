@@ -109,7 +109,8 @@ impl Shares {
                 account.set_policy(&key.name, Some(policy));
             }
         }
-        self.services = cluster.services.iter().map(|(key, service)| (key.clone(), pairs(service))).collect();
+        self.services =
+            cluster.services.iter().map(|(key, service)| (key.clone(), pairs(service))).collect();
         self.decide(cluster);
         self.handed_on = self.keys();
     }
@@ -140,7 +141,10 @@ impl Shares {
                 }
                 Event::Service { key, service } => {
                     services.insert(key.clone());
-                    Event::Service { service: service.map(|service| self.service(&key, service)), key }
+                    Event::Service {
+                        service: service.map(|service| self.service(&key, service)),
+                        key,
+                    }
                 }
                 other => other,
             })
@@ -151,7 +155,8 @@ impl Shares {
             admitted.push(Event::Policy { key: key.clone(), policy });
         }
         for key in before[1].symmetric_difference(&now[1]).filter(|key| !services.contains(*key)) {
-            let service = cluster.services.get(key).map(|service| self.service(key, service.clone()));
+            let service =
+                cluster.services.get(key).map(|service| self.service(key, service.clone()));
             admitted.push(Event::Service { key: key.clone(), service });
         }
         admitted
@@ -166,7 +171,11 @@ impl Shares {
             Isolation::Open => Isolation::Open,
             Isolation::Isolated(_) => Isolation::Isolated(vec![]),
         };
-        Policy { ingress: allow_nothing(policy.ingress), egress: allow_nothing(policy.egress), ..policy }
+        Policy {
+            ingress: allow_nothing(policy.ingress),
+            egress: allow_nothing(policy.egress),
+            ..policy
+        }
     }
 
     /// The Service as it is compiled.
@@ -205,9 +214,12 @@ impl Shares {
         usage: &BTreeMap<Arc<str>, u64>,
         limit: u64,
     ) -> bool {
-        let candidates = usage.iter().filter(|(namespace, _)| !self.blamed.contains_key(*namespace));
+        let candidates =
+            usage.iter().filter(|(namespace, _)| !self.blamed.contains_key(*namespace));
         let heaviest = candidates.max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
-        let Some((namespace, &takes)) = heaviest.filter(|(_, takes)| **takes > 0) else { return false };
+        let Some((namespace, &takes)) = heaviest.filter(|(_, takes)| **takes > 0) else {
+            return false;
+        };
         self.blamed.insert(namespace.clone(), Blame { resource, takes, limit });
         self.decide(cluster);
         true
@@ -247,7 +259,10 @@ impl Shares {
                 let changed = account.set_pod(key, pod);
                 if !known {
                     let first = ObjectKey::new(key.namespace.clone(), "");
-                    let here = cluster.policies.range(first..).take_while(|(k, _)| k.namespace == key.namespace);
+                    let here = cluster
+                        .policies
+                        .range(first..)
+                        .take_while(|(k, _)| k.namespace == key.namespace);
                     here.for_each(|(k, policy)| account.set_policy(&k.name, Some(policy)));
                 }
                 if account.is_empty() {
@@ -258,7 +273,10 @@ impl Shares {
                 }
                 changed
             }
-            Event::Namespace { .. } | Event::Node { .. } | Event::Interface { .. } | Event::Wire(_) => false,
+            Event::Namespace { .. }
+            | Event::Node { .. }
+            | Event::Interface { .. }
+            | Event::Wire(_) => false,
         }
     }
 
@@ -267,8 +285,10 @@ impl Shares {
         self.policies_aside.clear();
         let bounds: Vec<Usage> = self.accounts.values().map(Account::bound).collect();
         let fits = RESOURCES.into_iter().all(|r| {
-            let each = bounds.iter().all(|bound| bound[r as usize] <= self.limits.namespace[r as usize]);
-            each && bounds.iter().map(|b| b[r as usize]).sum::<u64>() <= self.limits.node[r as usize]
+            let each =
+                bounds.iter().all(|bound| bound[r as usize] <= self.limits.namespace[r as usize]);
+            each && bounds.iter().map(|b| b[r as usize]).sum::<u64>()
+                <= self.limits.node[r as usize]
         });
         if !fits {
             self.decide_exactly(cluster);
@@ -278,8 +298,14 @@ impl Shares {
             for name in account.policies() {
                 let object = ObjectKey { namespace: namespace.clone(), name: name.clone() };
                 let Blame { resource, takes, limit } = *blame;
-                let aside =
-                    Aside { kind: Kind::Policy, resource, takes, namespace: takes, limit, object: object.clone() };
+                let aside = Aside {
+                    kind: Kind::Policy,
+                    resource,
+                    takes,
+                    namespace: takes,
+                    limit,
+                    object: object.clone(),
+                };
                 self.policies_aside.entry(object).or_insert(aside);
             }
         }
@@ -289,9 +315,15 @@ impl Shares {
         let parts = Resource::Parts;
         let limit = self.limit(parts, self.accounts.values().map(|a| a.bound()[parts as usize]));
         for (namespace, account) in &mut self.accounts {
-            let (used, gone) = (account.bound()[parts as usize], largest(account.parts().collect(), limit));
+            let (used, gone) =
+                (account.bound()[parts as usize], largest(account.parts().collect(), limit));
             account.look(namespace, cluster, gone.iter().map(|(name, _)| name.clone()).collect());
-            set_aside(&mut self.policies_aside, Kind::Policy, keys(namespace, gone), (parts, used, limit));
+            set_aside(
+                &mut self.policies_aside,
+                Kind::Policy,
+                keys(namespace, gone),
+                (parts, used, limit),
+            );
         }
         for resource in RESOURCES {
             let limit = self.limit(resource, self.accounts.values().map(|a| a.used(resource)));
@@ -299,7 +331,12 @@ impl Shares {
                 let used = account.used(resource);
                 if used > limit {
                     let gone = keys(namespace, account.reduce(resource, limit));
-                    set_aside(&mut self.policies_aside, Kind::Policy, gone, (resource, used, limit));
+                    set_aside(
+                        &mut self.policies_aside,
+                        Kind::Policy,
+                        gone,
+                        (resource, used, limit),
+                    );
                 }
             }
         }
@@ -307,7 +344,8 @@ impl Shares {
 
     /// How much of a resource a namespace may take where the namespaces take so much.
     fn limit(&self, resource: Resource, used: impl Iterator<Item = u64>) -> u64 {
-        level(used, self.limits.node[resource as usize]).min(self.limits.namespace[resource as usize])
+        level(used, self.limits.node[resource as usize])
+            .min(self.limits.namespace[resource as usize])
     }
 
     fn decide_services(&mut self) {
@@ -318,7 +356,8 @@ impl Shares {
         for (key, &takes) in &self.services {
             if takes > self.limits.service {
                 let (limit, object) = (self.limits.service, key.clone());
-                let aside = Aside { kind: Kind::Service, resource, takes, namespace: takes, limit, object };
+                let aside =
+                    Aside { kind: Kind::Service, resource, takes, namespace: takes, limit, object };
                 self.services_aside.insert(key.clone(), aside);
                 continue;
             }
@@ -361,11 +400,9 @@ fn set_aside(
     objects: Vec<(ObjectKey, u64)>,
     (resource, namespace, limit): (Resource, u64, u64),
 ) {
-    aside.extend(
-        objects
-            .into_iter()
-            .map(|(object, takes)| (object.clone(), Aside { kind, resource, takes, namespace, limit, object })),
-    );
+    aside.extend(objects.into_iter().map(|(object, takes)| {
+        (object.clone(), Aside { kind, resource, takes, namespace, limit, object })
+    }));
 }
 
 /// The most that each may take so that all together fit: whoever takes less keeps what he takes

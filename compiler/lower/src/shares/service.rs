@@ -14,7 +14,8 @@ const CLOSED_ADDRESSES: usize = 4_000;
 /// Addresses x ports of a Service.
 pub(super) fn pairs(service: &Service) -> u64 {
     let addresses: BTreeSet<&IpAddr> = service.addresses.iter().collect();
-    let ports: BTreeSet<(Protocol, u16)> = service.ports.iter().map(|p| (p.protocol, p.number)).collect();
+    let ports: BTreeSet<(Protocol, u16)> =
+        service.ports.iter().map(|p| (p.protocol, p.number)).collect();
     addresses.len() as u64 * ports.len() as u64
 }
 

@@ -23,7 +23,10 @@ pub fn labels(text: &str) -> Labels {
 /// `a=1,b=2` as requirements; empty selects everything.
 pub fn selector(text: &str) -> Selector {
     let pairs = text.split(',').filter(|t| !t.is_empty()).map(|pair| pair.split_once('=').unwrap());
-    let requirement = |(k, v): (&str, &str)| Requirement { key: k.into(), operator: Operator::In(vec![v.into()]) };
+    let requirement = |(k, v): (&str, &str)| Requirement {
+        key: k.into(),
+        operator: Operator::In(vec![v.into()]),
+    };
     Selector { requirements: pairs.map(requirement).collect() }
 }
 
@@ -36,7 +39,10 @@ pub fn pods(namespaces: &str, pods: &str) -> Peer {
 }
 
 pub fn block(cidr: &str, except: &[&str]) -> Peer {
-    Peer::Block(Block { cidr: cidr.parse().unwrap(), except: except.iter().map(|e| e.parse().unwrap()).collect() })
+    Peer::Block(Block {
+        cidr: cidr.parse().unwrap(),
+        except: except.iter().map(|e| e.parse().unwrap()).collect(),
+    })
 }
 
 pub fn range(protocol: Protocol, first: u16, last: u16) -> Port {
@@ -80,7 +86,13 @@ impl World {
         self.pod_with(name, text, addresses, |_| {})
     }
 
-    pub fn pod_with(mut self, name: &str, text: &str, addresses: &str, change: impl FnOnce(&mut Pod)) -> Self {
+    pub fn pod_with(
+        mut self,
+        name: &str,
+        text: &str,
+        addresses: &str,
+        change: impl FnOnce(&mut Pod),
+    ) -> Self {
         let mut pod = Pod {
             key: key(name),
             uid: None,
@@ -96,7 +108,13 @@ impl World {
         self
     }
 
-    pub fn policy(mut self, name: &str, subject: &str, ingress: Isolation, egress: Isolation) -> Self {
+    pub fn policy(
+        mut self,
+        name: &str,
+        subject: &str,
+        ingress: Isolation,
+        egress: Isolation,
+    ) -> Self {
         let policy = Policy { key: key(name), selector: selector(subject), ingress, egress };
         self.0.policies.insert(policy.key.clone(), policy);
         self
@@ -121,9 +139,20 @@ impl World {
         }
     }
 
-    pub fn judge(&self, source: &str, destination: &str, protocol: Transport, port: Option<u16>) -> Judgement {
-        let question =
-            Question { source: self.party(source), destination: self.party(destination), protocol, port, via: None };
+    pub fn judge(
+        &self,
+        source: &str,
+        destination: &str,
+        protocol: Transport,
+        port: Option<u16>,
+    ) -> Judgement {
+        let question = Question {
+            source: self.party(source),
+            destination: self.party(destination),
+            protocol,
+            port,
+            via: None,
+        };
         judge(&self.0, &question)
     }
 
@@ -138,7 +167,8 @@ impl World {
             let (question, answer) = line.rsplit_once(": ").unwrap();
             let (source, rest) = question.split_once(" > ").unwrap();
             let (destination, what) = rest.split_once(' ').unwrap();
-            let (protocol, port) = what.split_once('/').map_or((what, None), |(p, n)| (p, Some(n.parse().unwrap())));
+            let (protocol, port) =
+                what.split_once('/').map_or((what, None), |(p, n)| (p, Some(n.parse().unwrap())));
             let protocol = match protocol {
                 "tcp" => Transport::Tcp,
                 "udp" => Transport::Udp,

@@ -14,7 +14,10 @@ use super::{
 use crate::{
     EndpointId, Entry, Key, Phase, Plan, SetId, TableId, Write,
     eval::Pipeline,
-    schema::{BaseKey, EndpointKey, Family, OwnKey, RowKey, SetEndpoint, VerdictKey, Word, endpoint_key, word_of},
+    schema::{
+        BaseKey, EndpointKey, Family, OwnKey, RowKey, SetEndpoint, VerdictKey, Word, endpoint_key,
+        word_of,
+    },
 };
 
 /// Orders all changes of a view.
@@ -31,7 +34,8 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     // must be there.
     steps.refine.extend(ports.early);
 
-    let (early, late) = remotes.steps.into_iter().partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
+    let (early, late) =
+        remotes.steps.into_iter().partition::<Vec<_>, _>(|(phase, _)| *phase == Phase::Switch);
     // Endpoints that go: first their packets, then their words. Where an interface becomes another
     // endpoint's, its packets go over when it is put, below, and the word stays until then: without
     // one they would pass.
@@ -42,7 +46,9 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
         }
     }
     // The word of an endpoint that has no interface any more: no packet asks for it.
-    steps.switch.extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
+    steps
+        .switch
+        .extend(words.gone.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
     let guarded = own(view, &mut steps);
     services(view, &mut steps);
     wire(view, &mut steps);
@@ -73,7 +79,10 @@ pub(super) fn arrange(view: &View<'_>) -> Result<Plan, Exhausted> {
     // An endpoint whose interface went over to another one keeps its word until the grace period
     // behind the switch is over: until then lookups are under way that were led to it, and without
     // a word they would permit.
-    steps.coarsen.splice(0..0, words.replaced.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))));
+    steps.coarsen.splice(
+        0..0,
+        words.replaced.iter().map(|&e| Write::remove(TableId::Endpoint, endpoint_key(e))),
+    );
     steps.merge.extend(ports.late);
     Ok(steps.plan())
 }
@@ -128,8 +137,12 @@ struct Words<'a> {
 
 impl<'a> Words<'a> {
     fn of(view: &View<'a>) -> Self {
-        let mut words =
-            Words { changed: Vec::new(), gone: BTreeSet::new(), replaced: BTreeSet::new(), moves: Moves::new() };
+        let mut words = Words {
+            changed: Vec::new(),
+            gone: BTreeSet::new(),
+            replaced: BTreeSet::new(),
+            moves: Moves::new(),
+        };
         let endpoint_of = |entry: &Entry| SetEndpoint::of(entry).endpoint;
         // For each endpoint that loses an interface, the endpoints that its interfaces lead to now.
         let mut successors: BTreeMap<EndpointId, BTreeSet<EndpointId>> = BTreeMap::new();
@@ -141,13 +154,16 @@ impl<'a> Words<'a> {
         for (key, before, after) in view.changed(TableId::Endpoint) {
             let EndpointKey { endpoint } = EndpointKey::of(key);
             if let (None, Some(successors)) = (after, successors.get(&endpoint)) {
-                let goes = if successors.is_empty() { &mut words.gone } else { &mut words.replaced };
+                let goes =
+                    if successors.is_empty() { &mut words.gone } else { &mut words.replaced };
                 goes.insert(endpoint);
                 // Its packets go from its sets to its successor's when the interface is put.
                 for successor in successors {
-                    let successor = view.get(When::New, TableId::Endpoint, &endpoint_key(*successor));
+                    let successor =
+                        view.get(When::New, TableId::Endpoint, &endpoint_key(*successor));
                     for pipeline in Pipeline::BOTH {
-                        let [from, to] = [before, successor].map(|e| e.and_then(|e| pipeline.set(word_of(e))));
+                        let [from, to] =
+                            [before, successor].map(|e| e.and_then(|e| pipeline.set(word_of(e))));
                         if from != to {
                             words.moves.insert((from, to));
                         }
@@ -262,7 +278,12 @@ fn wire(view: &View<'_>, steps: &mut Steps) {
 /// Base, row, verdict and directory entries: what nothing reaches yet is written first, what
 /// nothing reaches any more last; and the extra entries that hold in between. An extra entry stands
 /// in for the old one from refine on, so the entry that belongs under its key is written in remove.
-fn entries(view: &View<'_>, words: &Words<'_>, extras: &BTreeMap<(TableId, Key), Option<Entry>>, steps: &mut Steps) {
+fn entries(
+    view: &View<'_>,
+    words: &Words<'_>,
+    extras: &BTreeMap<(TableId, Key), Option<Entry>>,
+    steps: &mut Steps,
+) {
     for table in [TableId::Directory, TableId::Verdict, TableId::Base, TableId::Row] {
         for (key, before, after) in view.changed(table) {
             // An extra entry holds this key until the end.
@@ -321,13 +342,17 @@ fn phase(
         // the default said.
         (None, _) => Phase::Refine,
         // The set is joined in this update, so until the words switch nobody reads it.
-        _ if by_set && !view.sets().old.contains(&set()) && view.sets().new.contains(&set()) => Phase::Refine,
+        _ if by_set && !view.sets().old.contains(&set()) && view.sets().new.contains(&set()) => {
+            Phase::Refine
+        }
         (_, None) => Phase::Remove,
         // Only origins differ.
         (Some(a), Some(b)) if table != TableId::Directory && a.same_action(b) => Phase::Refine,
         // No packet reads the directory: it must name an old id as long as it is in use. A set that
         // no new word names is the old words' until they are gone.
-        _ if table == TableId::Directory || (by_set && !view.sets().new.contains(&set())) => Phase::Remove,
+        _ if table == TableId::Directory || (by_set && !view.sets().new.contains(&set())) => {
+            Phase::Remove
+        }
         _ => Phase::Switch,
     }
 }

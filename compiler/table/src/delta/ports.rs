@@ -54,7 +54,8 @@ pub(super) fn regions<'a>(view: &View<'a>, protocol: u8) -> Vec<Region<'a>> {
         let i = list.partition_point(|(k, _)| bounds(k).0 <= port);
         list[..i].last().copied().filter(|(k, _)| bounds(k).1 >= port)
     };
-    let class = |hit: Option<(&Key, &Entry)>| hit.map_or(PortClassId::default(), |(_, e)| class_of(e));
+    let class =
+        |hit: Option<(&Key, &Entry)>| hit.map_or(PortClassId::default(), |(_, e)| class_of(e));
     (0..starts.len())
         .map(|i| {
             let (old, new) = (at(&old, starts[i]), at(&new, starts[i]));
@@ -169,7 +170,11 @@ fn used(view: &View<'_>) -> [BTreeSet<PortClassId>; 2] {
 
 impl Planner<'_, '_> {
     /// The class of a region between refine and merge.
-    fn target(&mut self, before: PortClassId, after: PortClassId) -> Result<PortClassId, Exhausted> {
+    fn target(
+        &mut self,
+        before: PortClassId,
+        after: PortClassId,
+    ) -> Result<PortClassId, Exhausted> {
         if before == after {
             return Ok(after);
         }
@@ -182,10 +187,18 @@ impl Planner<'_, '_> {
         // The class whose old verdicts dying rows find at `after`: itself where it is in use
         // already, else the one that it was made to repeat. None: nothing was decided, and it can
         // be made to repeat `before`.
-        let stand_in = if self.used[0].contains(&after) { Some(after) } else { self.early.get(&after).copied() };
+        let stand_in = if self.used[0].contains(&after) {
+            Some(after)
+        } else {
+            self.early.get(&after).copied()
+        };
         let early = stand_in.is_none_or(|pc| at(dying, pc) == at(dying, before));
         // The mirror image: the class whose new verdicts born rows find at `before`.
-        let stand_in = if self.used[1].contains(&before) { Some(before) } else { self.late.get(&before).copied() };
+        let stand_in = if self.used[1].contains(&before) {
+            Some(before)
+        } else {
+            self.late.get(&before).copied()
+        };
         let late = stand_in.is_none_or(|pc| at(born, pc) == at(born, after));
         let target = if early {
             if !self.used[0].contains(&after) {
@@ -206,7 +219,11 @@ impl Planner<'_, '_> {
 
     /// Makes a class for ports that can move neither early nor late: dying rows have their verdicts
     /// on `before` there, all others those on `after`.
-    fn through(&mut self, before: PortClassId, after: PortClassId) -> Result<PortClassId, Exhausted> {
+    fn through(
+        &mut self,
+        before: PortClassId,
+        after: PortClassId,
+    ) -> Result<PortClassId, Exhausted> {
         let view = self.view;
         let free = self.free.get_or_insert_with(|| Free::new(view.new, view.changes));
         let class = free.get()?;
@@ -223,8 +240,10 @@ impl Planner<'_, '_> {
     /// new.
     fn protocol(&mut self, protocol: u8) -> Result<(), Exhausted> {
         let regions = regions(self.view, protocol);
-        let targets: Vec<PortClassId> =
-            regions.iter().map(|r| self.target(r.before, r.after)).collect::<Result<_, Exhausted>>()?;
+        let targets: Vec<PortClassId> = regions
+            .iter()
+            .map(|r| self.target(r.before, r.after))
+            .collect::<Result<_, Exhausted>>()?;
         let old: BTreeMap<Key, Entry> = owned(self.view.intervals(When::Old, protocol));
         let new: BTreeMap<Key, Entry> = owned(self.view.intervals(When::New, protocol));
         let middle = middle(protocol, &regions, &targets);
@@ -274,7 +293,8 @@ fn middle(protocol: u8, regions: &[Region<'_>], targets: &[PortClassId]) -> BTre
             let (key, entry) = hit?;
             let (low, high) = bounds(key);
             let count = regions[i..].iter().take_while(|r| r.high <= high).count();
-            let fits = low == region.low && targets[i..i + count].iter().all(|t| *t == class_of(entry));
+            let fits =
+                low == region.low && targets[i..i + count].iter().all(|t| *t == class_of(entry));
             fits.then(|| (count, key.clone(), entry.clone()))
         };
         if let Some((count, key, entry)) = whole(region.new).or_else(|| whole(region.old)) {
@@ -293,6 +313,10 @@ fn middle(protocol: u8, regions: &[Region<'_>], targets: &[PortClassId]) -> BTre
 /// without an interval.
 fn step(from: &BTreeMap<Key, Entry>, to: &BTreeMap<Key, Entry>) -> Option<Write> {
     let remove: Vec<Key> = from.keys().filter(|k| !to.contains_key(*k)).cloned().collect();
-    let put: Vec<_> = to.iter().filter(|(k, e)| from.get(*k) != Some(e)).map(|(k, e)| (k.clone(), e.clone())).collect();
+    let put: Vec<_> = to
+        .iter()
+        .filter(|(k, e)| from.get(*k) != Some(e))
+        .map(|(k, e)| (k.clone(), e.clone()))
+        .collect();
     (!remove.is_empty() || !put.is_empty()).then_some(Write { table: TableId::Port, remove, put })
 }

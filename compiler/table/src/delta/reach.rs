@@ -10,7 +10,10 @@ use crate::{
     Class, ClassId, Entry, Id, Key, PortClassId, Program, RowId, SetId, TableId,
     eval::{Pipeline, under},
     id::Ip,
-    schema::{Answer, BaseKey, DirectoryKey, Family, Leaf, Named, RowKey, SetPortClass, SetRemote, VerdictKey, Word},
+    schema::{
+        Answer, BaseKey, DirectoryKey, Family, Leaf, Named, RowKey, SetPortClass, SetRemote,
+        VerdictKey, Word,
+    },
 };
 
 /// The ids that some packet can meet.
@@ -36,7 +39,9 @@ impl Reach {
         };
         reach.port_classes.insert(PortClassId::default());
         for family in Family::BOTH {
-            reach.classes.extend(entries(TableId::remote(family)).map(|e| Leaf::of(family, e).class));
+            reach
+                .classes
+                .extend(entries(TableId::remote(family)).map(|e| Leaf::of(family, e).class));
         }
         for word in entries(TableId::Endpoint).map(Word::of) {
             reach.sets.extend(Pipeline::BOTH.into_iter().filter_map(|p| p.set(word)));
@@ -45,7 +50,9 @@ impl Reach {
             let bases = under(program.table(TableId::Base), set);
             let rows = under(program.table(TableId::Row), set);
             let rows = rows.filter(|(key, _)| reach.classes.contains(&RowKey::of(key).class));
-            reach.rows.extend(bases.chain(rows).filter_map(|(_, entry)| Answer::of(Some(entry)).row()));
+            reach
+                .rows
+                .extend(bases.chain(rows).filter_map(|(_, entry)| Answer::of(Some(entry)).row()));
         }
         reach
     }
@@ -148,7 +155,9 @@ impl<I: Kind> Free<I> {
     pub(super) fn get(&mut self) -> Result<I, Exhausted> {
         // The last row id is left alone: targets may give it a meaning of their own.
         let last = u16::MAX - 1;
-        let found = (self.next..=last).find(|&id| !self.used[usize::from(id)]).ok_or(Exhausted { what: I::WHAT })?;
+        let found = (self.next..=last)
+            .find(|&id| !self.used[usize::from(id)])
+            .ok_or(Exhausted { what: I::WHAT })?;
         self.next = found + 1;
         Ok(I::numbered(found))
     }

@@ -117,8 +117,16 @@ fn of_family<F: Ip>(view: &View<'_>, moves: &Moves, out: &mut Remotes) -> Result
     let mode = |f: &Flip<'_, F>| modes.get(&pair(f)).copied().unwrap_or(Mode::Early);
     let middle = middle(&flips, &mode);
     let both = || flips.iter().zip(&middle);
-    out.steps.extend(walk(table, Phase::Switch, both().map(|(f, m)| (f.key, f.before, m.as_ref()))));
-    out.steps.extend(walk(table, Phase::Coarsen, both().map(|(f, m)| (f.key, m.as_ref(), f.after))));
+    out.steps.extend(walk(
+        table,
+        Phase::Switch,
+        both().map(|(f, m)| (f.key, f.before, m.as_ref())),
+    ));
+    out.steps.extend(walk(
+        table,
+        Phase::Coarsen,
+        both().map(|(f, m)| (f.key, m.as_ref(), f.after)),
+    ));
     Ok(())
 }
 
@@ -141,7 +149,9 @@ fn walk<'a>(
     }
     puts.sort_by_key(|(key, _)| std::cmp::Reverse(length(key)));
     removals.sort_by_key(|key| length(key));
-    let puts = puts.into_iter().map(move |(key, entry)| (phase, Write::put(table, key.clone(), entry.clone())));
+    let puts = puts
+        .into_iter()
+        .map(move |(key, entry)| (phase, Write::put(table, key.clone(), entry.clone())));
     puts.chain(removals.into_iter().map(move |key| (phase, Write::remove(table, key.clone()))))
 }
 
@@ -156,7 +166,8 @@ fn flips<'a, F: Ip>(view: &View<'a>) -> Vec<Flip<'a, F>> {
         LazyCell::new(|| all.iter().filter_map(|(k, b)| Some(((*k).clone(), (*b)?))).collect());
     let now = &view.new.table(table).entries;
     let shorter = |key: &Key| length(key).checked_sub(1);
-    let cover_after = |key: &Key| longest_in(now, key.prefix().0, shorter(key)?, width).map(|(_, e)| e);
+    let cover_after =
+        |key: &Key| longest_in(now, key.prefix().0, shorter(key)?, width).map(|(_, e)| e);
     let cover_before = |key: &Key| -> Option<&Entry> {
         let changed = longest_in(&before, key.prefix().0, shorter(key)?, width);
         let mut at = shorter(key)?;
@@ -191,14 +202,19 @@ fn flips<'a, F: Ip>(view: &View<'a>) -> Vec<Flip<'a, F>> {
 /// The leaf of each changed prefix between switch and coarsen; None where there is none. A prefix
 /// inside another one that moves at another time needs a leaf of its own in between, or it would
 /// follow the other.
-fn middle<F: Ip>(flips: &[Flip<'_, F>], mode: &dyn Fn(&Flip<'_, F>) -> Mode<F>) -> Vec<Option<Entry>> {
+fn middle<F: Ip>(
+    flips: &[Flip<'_, F>],
+    mode: &dyn Fn(&Flip<'_, F>) -> Mode<F>,
+) -> Vec<Option<Entry>> {
     let width = F::FAMILY.bits();
     let only = |which: &dyn Fn(Mode<F>) -> bool| -> BTreeMap<Key, ()> {
         flips.iter().filter(|f| which(mode(f))).map(|f| (f.key.clone(), ())).collect()
     };
     let (waiting, prompt) = (only(&|m| m != Mode::Early), only(&|m| m != Mode::Late));
     let covered = |by: &BTreeMap<Key, ()>, key: &Key| {
-        length(key).checked_sub(1).is_some_and(|l| longest_in(by, key.prefix().0, l, width).is_some())
+        length(key)
+            .checked_sub(1)
+            .is_some_and(|l| longest_in(by, key.prefix().0, l, width).is_some())
     };
     let state = |f: &Flip<'_, F>| {
         match (mode(f), f.before, f.after) {
@@ -359,7 +375,8 @@ impl<'v, 'a, F: Ip> Planner<'v, 'a, F> {
         let key = row_key(set, class);
         let before = self.view.get(When::Old, TableId::Row, &key);
         let after = self.view.get(When::New, TableId::Row, &key);
-        let settled = before.is_none() && after.is_none() && self.view.base(when, set, F::FAMILY) == act;
+        let settled =
+            before.is_none() && after.is_none() && self.view.base(when, set, F::FAMILY) == act;
         if !settled {
             self.out.extras.insert((TableId::Row, key), Some(act.entry()));
         }

@@ -16,8 +16,8 @@ use crate::{
     Class, Entry, Key, PortClassId, Program, RowId, SetId, TableId,
     eval::under,
     schema::{
-        Answer, BaseKey, DirectoryKey, Family, Named, PortKey, RowKey, SetPortClass, VerdictKey, Word, base_key,
-        directory_key, row_key, verdict_key,
+        Answer, BaseKey, DirectoryKey, Family, Named, PortKey, RowKey, SetPortClass, VerdictKey,
+        Word, base_key, directory_key, row_key, verdict_key,
     },
 };
 
@@ -26,7 +26,11 @@ type Names<I> = BTreeMap<I, I>;
 
 /// `new` with those rows and sets renamed that mean something else in `old`. Rows come first, since
 /// whether a set means the same depends on the rows that it answers with.
-pub(super) fn rename(old: &Program, new: &Program, reach: (&Reach, &Reach)) -> Result<Program, Exhausted> {
+pub(super) fn rename(
+    old: &Program,
+    new: &Program,
+    reach: (&Reach, &Reach),
+) -> Result<Program, Exhausted> {
     let rows = names(old, new, clashing_rows(old, new, reach))?;
     let sets = names(old, new, clashing_sets(old, new, reach, &rows))?;
     let mut renamed = new.clone();
@@ -45,7 +49,8 @@ pub(super) fn rename(old: &Program, new: &Program, reach: (&Reach, &Reach)) -> R
     };
     rebuild(TableId::Endpoint, &|k, e| {
         let word = Word::of(e);
-        let word = Word { ingress_set: set(word.ingress_set), egress_set: set(word.egress_set), ..word };
+        let word =
+            Word { ingress_set: set(word.ingress_set), egress_set: set(word.egress_set), ..word };
         (k.clone(), word.entry().with(e.origins.clone()))
     });
     rebuild(TableId::Base, &|k, e| {
@@ -67,7 +72,11 @@ pub(super) fn rename(old: &Program, new: &Program, reach: (&Reach, &Reach)) -> R
     Ok(renamed)
 }
 
-fn names<I: Kind>(old: &Program, new: &Program, clashing: BTreeSet<I>) -> Result<Names<I>, Exhausted> {
+fn names<I: Kind>(
+    old: &Program,
+    new: &Program,
+    clashing: BTreeSet<I>,
+) -> Result<Names<I>, Exhausted> {
     if clashing.is_empty() {
         return Ok(Names::new());
     }
@@ -77,11 +86,17 @@ fn names<I: Kind>(old: &Program, new: &Program, clashing: BTreeSet<I>) -> Result
 
 /// The rows in use in both programs that differ: in their verdict on some port, each by its own
 /// port classes, or on a port class that both have, which a lookup may have read before the update.
-fn clashing_rows(old: &Program, new: &Program, (before, after): (&Reach, &Reach)) -> BTreeSet<RowId> {
+fn clashing_rows(
+    old: &Program,
+    new: &Program,
+    (before, after): (&Reach, &Reach),
+) -> BTreeSet<RowId> {
     let pairs = pairs(old, new);
     let common: BTreeSet<PortClassId> = &before.port_classes & &after.port_classes;
     let permitted = |program: &Program, row: RowId| -> BTreeSet<PortClassId> {
-        under(program.table(TableId::Verdict), row).map(|(k, _)| VerdictKey::of(k).port_class).collect()
+        under(program.table(TableId::Verdict), row)
+            .map(|(k, _)| VerdictKey::of(k).port_class)
+            .collect()
     };
     let differs = |row: &RowId| {
         let (a, b) = (permitted(old, *row), permitted(new, *row));
@@ -107,12 +122,15 @@ fn pairs(old: &Program, new: &Program) -> BTreeSet<(PortClassId, PortClassId)> {
     let (old, new) = (bounds(old), bounds(new));
     let at = |map: &Intervals, (protocol, port): (u8, u32)| {
         let found = map.range((protocol, 0)..=(protocol, port)).next_back();
-        found.filter(|(_, (high, _))| *high >= port).map_or(PortClassId::default(), |(_, (_, pc))| *pc)
+        found
+            .filter(|(_, (high, _))| *high >= port)
+            .map_or(PortClassId::default(), |(_, (_, pc))| *pc)
     };
     let ends = |(&(protocol, low), &(high, _)): (&(u8, u32), &(u32, PortClassId))| {
         [(protocol, 0), (protocol, low), (protocol, high.saturating_add(1))]
     };
-    let starts: BTreeSet<(u8, u32)> = old.iter().chain(&new).flat_map(ends).filter(|(_, p)| *p <= 0xffff).collect();
+    let starts: BTreeSet<(u8, u32)> =
+        old.iter().chain(&new).flat_map(ends).filter(|(_, p)| *p <= 0xffff).collect();
     starts.into_iter().map(|s| (at(&old, s), at(&new, s))).filter(|(a, b)| a != b).collect()
 }
 
@@ -127,7 +145,9 @@ fn clashing_sets(
     let common = &before.classes & &after.classes;
     let same = |a: Answer, b: Answer| a == b && b.row().is_none_or(|row| !rows.contains_key(&row));
     let differs = |set: &SetId| {
-        let base = |program: &Program, f: Family| Answer::of(program.get(TableId::Base, &base_key(*set, f)));
+        let base = |program: &Program, f: Family| {
+            Answer::of(program.get(TableId::Base, &base_key(*set, f)))
+        };
         let answers = |program: &Program| -> BTreeMap<Class, Answer> {
             let rows = under(program.table(TableId::Row), *set);
             let rows = rows.map(|(k, e)| (RowKey::of(k).class, Answer::of(Some(e))));

@@ -15,8 +15,8 @@ use crate::{
     Class, Entry, Key, Match, PortClassId, Program, RowId, SetId, TableId,
     eval::{Pipeline, under},
     schema::{
-        Answer, Family, Leaf, Named, PortKey, RowKey, Scalar, SetPortClass, VerdictKey, Word, base_key, directory_key,
-        row_key,
+        Answer, Family, Leaf, Named, PortKey, RowKey, Scalar, SetPortClass, VerdictKey, Word,
+        base_key, directory_key, row_key,
     },
 };
 
@@ -59,7 +59,11 @@ struct Listed {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(new: &'a Program, changes: &'a Changes, reach: Option<(&'a Reach, &'a Reach)>) -> Self {
+    pub(super) fn new(
+        new: &'a Program,
+        changes: &'a Changes,
+        reach: Option<(&'a Reach, &'a Reach)>,
+    ) -> Self {
         Self {
             new,
             changes,
@@ -132,13 +136,21 @@ impl<'a> View<'a> {
     }
 
     /// The entries of a table whose keys begin with `first`, in key order.
-    pub(super) fn under(&self, when: When, table: TableId, first: impl Scalar) -> BTreeMap<&'a Key, &'a Entry> {
+    pub(super) fn under(
+        &self,
+        when: When,
+        table: TableId,
+        first: impl Scalar,
+    ) -> BTreeMap<&'a Key, &'a Entry> {
         let mut entries: BTreeMap<_, _> = under(self.new.table(table), first).collect();
         if when == When::Old {
             let first = Match::Exact(first.value());
             let from = (table, Key::new([first]));
-            let begins = |(t, key): &(TableId, Key)| *t == table && key.fields().first() == Some(&first);
-            for ((_, key), (before, _)) in self.changes.entries.range(from..).take_while(|(k, _)| begins(k)) {
+            let begins =
+                |(t, key): &(TableId, Key)| *t == table && key.fields().first() == Some(&first);
+            for ((_, key), (before, _)) in
+                self.changes.entries.range(from..).take_while(|(k, _)| begins(k))
+            {
                 match before {
                     Some(entry) => entries.insert(key, entry),
                     None => entries.remove(key),
@@ -152,8 +164,11 @@ impl<'a> View<'a> {
     pub(super) fn sets(&self) -> &Sets {
         self.sets.get_or_init(|| {
             let mut sets = Sets { old: BTreeSet::new(), new: BTreeSet::new() };
-            let named = |e: &Entry| Pipeline::BOTH.into_iter().filter_map(|p| p.set(Word::of(e))).collect::<Vec<_>>();
-            let changed: BTreeMap<_, _> = self.changed(TableId::Endpoint).map(|(k, b, a)| (k, (b, a))).collect();
+            let named = |e: &Entry| {
+                Pipeline::BOTH.into_iter().filter_map(|p| p.set(Word::of(e))).collect::<Vec<_>>()
+            };
+            let changed: BTreeMap<_, _> =
+                self.changed(TableId::Endpoint).map(|(k, b, a)| (k, (b, a))).collect();
             for (key, entry) in &self.new.table(TableId::Endpoint).entries {
                 let named = named(entry);
                 if !changed.contains_key(key) {
@@ -223,7 +238,9 @@ impl<'a> View<'a> {
                 }
             }
             for protocol in changing {
-                pairs.extend(super::ports::regions(self, protocol).iter().map(|r| (r.before, r.after)));
+                pairs.extend(
+                    super::ports::regions(self, protocol).iter().map(|r| (r.before, r.after)),
+                );
             }
             pairs.into_iter().collect()
         })
@@ -231,7 +248,10 @@ impl<'a> View<'a> {
 
     /// The port classes that a row permits.
     pub(super) fn permitted(&self, when: When, row: RowId) -> BTreeSet<PortClassId> {
-        self.under(when, TableId::Verdict, row).into_keys().map(|k| VerdictKey::of(k).port_class).collect()
+        self.under(when, TableId::Verdict, row)
+            .into_keys()
+            .map(|k| VerdictKey::of(k).port_class)
+            .collect()
     }
 
     /// A row's verdicts, a bit for each of [`View::pairs`]; None for an answer that is no row.
@@ -255,7 +275,12 @@ impl<'a> View<'a> {
     /// Is the verdict of `middle` on every port that of `a` or that of `b`? Then a question may
     /// have `middle` as its answer on its way from `a` to `b`. The port may have been read before
     /// or after its interval moved, so each answer is taken with the port classes of its own time.
-    pub(super) fn between(&self, middle: (When, Answer), a: (When, Answer), b: (When, Answer)) -> bool {
+    pub(super) fn between(
+        &self,
+        middle: (When, Answer),
+        a: (When, Answer),
+        b: (When, Answer),
+    ) -> bool {
         if middle.1 == a.1 || middle.1 == b.1 {
             return true;
         }

@@ -7,7 +7,9 @@ use super::{FieldSpec, Format};
 pub(super) const fn fields<const N: usize>(
     parts: &[(&'static str, &'static [FieldSpec], Option<Format>)],
 ) -> [FieldSpec; N] {
-    let mut out = [FieldSpec { name: "", width: 0, kind: super::MatchKind::Exact, format: Format::Decimal }; N];
+    let mut out =
+        [FieldSpec { name: "", width: 0, kind: super::MatchKind::Exact, format: Format::Decimal };
+            N];
     let (mut at, mut part) = (0, 0);
     while part < parts.len() {
         let (name, list, format) = parts[part];
@@ -141,7 +143,8 @@ macro_rules! tables {
             }
 
             declare::constructor! {
-                concat!("Key of `", $name, "`."), $view, key, Key, ($($field: $type),*) $($construct)?
+                concat!("Key of \
+                    `", $name, "`."), $view, key, Key, ($($field: $type),*) $($construct)?
             }
         )*
     };
@@ -153,7 +156,8 @@ macro_rules! tables {
 /// ```
 /// An action without parameters has no view. A view with `<F>` is for the classes of one family.
 macro_rules! actions {
-    ($($(#[$doc:meta])* $action:ident $name:literal $($(#[$view_doc:meta])* $view:ident $(<$family:ident>)? {
+    ($($(#[$doc:meta])* $action:ident $name:literal
+    $($(#[$view_doc:meta])* $view:ident $(<$family:ident>)? {
         $($(#[$field_doc:meta])* $field:ident: $type:ty $(as $format:ident)?),*
     } $(fn $construct:ident)?)?;)*) => {
         /// The actions of all tables.
@@ -208,7 +212,8 @@ macro_rules! actions {
             }
 
             declare::constructor! {
-                concat!("Entry with `", $name, "`."), $view, entry, Entry, ($($field: $type),*) $($construct)?
+                concat!("Entry with \
+                    `", $name, "`."), $view, entry, Entry, ($($field: $type),*) $($construct)?
             }
         )?)*
     };

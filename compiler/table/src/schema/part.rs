@@ -220,8 +220,10 @@ impl Part for PortRange {
 
 /// Family and number.
 impl Part for Class {
-    const FIELDS: &'static [FieldSpec] =
-        &[exact("family", Family::WIDTH, Family::FORMAT), exact("class", <ClassId<V4>>::WIDTH, <ClassId<V4>>::FORMAT)];
+    const FIELDS: &'static [FieldSpec] = &[
+        exact("family", Family::WIDTH, Family::FORMAT),
+        exact("class", <ClassId<V4>>::WIDTH, <ClassId<V4>>::FORMAT),
+    ];
 
     fn write(self, key: &mut SmallVec<[Match; 3]>) {
         self.family().write(key);
@@ -284,7 +286,8 @@ impl Named {
 }
 
 impl Part for Named {
-    const FIELDS: &'static [FieldSpec] = &[exact("kind", 8, Format::Decimal), exact("id", 32, Format::Decimal)];
+    const FIELDS: &'static [FieldSpec] =
+        &[exact("kind", 8, Format::Decimal), exact("id", 32, Format::Decimal)];
 
     fn write(self, key: &mut SmallVec<[Match; 3]>) {
         let (kind, number) = self.numbers();

@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::{
-    ActionId, OnLinkKey, OwnV4Key, OwnV6Key, PortKey, PortRange, Prefix, RemoteV4Key, RemoteV6Key, RowKey,
-    ServiceV4Key, ServiceV6Key, SetRemote, SetRow, TableId, Word,
+    ActionId, OnLinkKey, OwnV4Key, OwnV6Key, PortKey, PortRange, Prefix, RemoteV4Key, RemoteV6Key,
+    RowKey, ServiceV4Key, ServiceV6Key, SetRemote, SetRow, TableId, Word,
 };
 use crate::{
     Class, EndpointId, Entry, Incarnation, Key, RowId, SetId,

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Class, EndpointId, IfIndex, Incarnation, Key, Origin, Phase, Plan, PortClassId, Program, RowId, SetId,
-    TableId,
+    ActionId, Class, EndpointId, IfIndex, Incarnation, Key, Origin, Phase, Plan, PortClassId,
+    Program, RowId, SetId, TableId,
     eval::{self, Pipeline, Verdict},
     schema::*,
 };
@@ -53,8 +53,17 @@ pub const PREFIXES: [(&str, u8); 11] = [
     ("fd00::", 64),
     ("fd00::1", 128),
 ];
-pub const ADDRESSES: [&str; 9] =
-    ["10.0.0.1", "10.0.0.2", "10.0.0.129", "10.0.1.1", "10.0.1.2", "10.1.0.1", "11.0.0.1", "fd00::1", "fd00::2"];
+pub const ADDRESSES: [&str; 9] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.129",
+    "10.0.1.1",
+    "10.0.1.2",
+    "10.1.0.1",
+    "11.0.0.1",
+    "fd00::1",
+    "fd00::2",
+];
 pub const BOUNDARIES: [u16; 4] = [80, 81, 443, 8080];
 pub const PORTS: [(u8, Option<u16>); 8] = [
     (6, Some(0)),
@@ -77,7 +86,10 @@ fn ports(random: &mut Random, program: &mut Program, protocol: u8, classes: usiz
     let mut first = 0;
     for boundary in BOUNDARIES.into_iter().filter(|_| random.chance(50)).collect::<Vec<_>>() {
         let class = random.below(classes) as u16 + 1;
-        entries.insert(port_key(protocol, first, boundary - 1), set_port_class(PortClassId::new(class)));
+        entries.insert(
+            port_key(protocol, first, boundary - 1),
+            set_port_class(PortClassId::new(class)),
+        );
         first = boundary;
     }
     let class = random.below(classes) as u16 + 1;
@@ -89,11 +101,18 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     for endpoint in ENDPOINTS {
         if random.chance(strength) {
             let (i, e) = (random.below(4) as u16, random.below(4) as u16);
-            let word = Word { ingress_set: SetId::new(i), egress_set: SetId::new(e), flags: random.below(16) as u8 };
+            let word = Word {
+                ingress_set: SetId::new(i),
+                egress_set: SetId::new(e),
+                flags: random.below(16) as u8,
+            };
             if random.chance(15) {
                 program.table_mut(TableId::Endpoint).entries.remove(&endpoint_key(endpoint));
             } else {
-                program.table_mut(TableId::Endpoint).entries.insert(endpoint_key(endpoint), set_policy(word));
+                program
+                    .table_mut(TableId::Endpoint)
+                    .entries
+                    .insert(endpoint_key(endpoint), set_policy(word));
             }
         }
         for table in [TableId::OwnV4, TableId::Interface] {
@@ -117,7 +136,10 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
         if random.chance(strength) {
             let address: IpAddr = address.parse().unwrap();
             let table = TableId::remote(Family::of(address));
-            let (key, class) = (remote_key(address, length), Class::new(Family::of(address), random.below(4) as u16));
+            let (key, class) = (
+                remote_key(address, length),
+                Class::new(Family::of(address), random.below(4) as u16),
+            );
             if random.chance(30) {
                 program.table_mut(table).entries.remove(&key);
             } else {
@@ -142,7 +164,10 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
         for family in Family::BOTH {
             if random.chance(strength / 2) {
                 let entry = act(random);
-                program.table_mut(TableId::Base).entries.insert(base_key(SetId::new(set), family), entry);
+                program
+                    .table_mut(TableId::Base)
+                    .entries
+                    .insert(base_key(SetId::new(set), family), entry);
             }
             for class in 0..4 {
                 let key = row_key(SetId::new(set), Class::new(family, class));
@@ -159,8 +184,12 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
         if random.chance(strength) {
             let key = verdict_key(RowId::new(row), PortClassId::new(pc));
             if program.table_mut(TableId::Verdict).entries.remove(&key).is_none() {
-                let origin =
-                    Origin::Rule { policy: "ns/p".into(), rule: row.into(), peer: None, port: Some(pc.into()) };
+                let origin = Origin::Rule {
+                    policy: "ns/p".into(),
+                    rule: row.into(),
+                    peer: None,
+                    port: Some(pc.into()),
+                };
                 let entry = plain(ActionId::Permit).from([origin]);
                 program.table_mut(TableId::Verdict).entries.insert(key, entry);
             }
@@ -185,7 +214,8 @@ impl Asked {
             Asked::Source(endpoint, source, (remote, port)) => {
                 let own = program.get(TableId::OwnV4, &own_key(*endpoint, *source)).is_some();
                 let guarded = eval::word(program, *endpoint).flags & Word::GUARD != 0;
-                match eval::verdict(program, Pipeline::FromPod, *endpoint, *remote, 6, Some(*port)) {
+                match eval::verdict(program, Pipeline::FromPod, *endpoint, *remote, 6, Some(*port))
+                {
                     Verdict::Permit if own || !guarded => Verdict::Permit,
                     _ => Verdict::Deny,
                 }
@@ -193,17 +223,28 @@ impl Asked {
             Asked::Endpoint(endpoint, pipeline, address, (protocol, port)) => {
                 eval::verdict(program, *pipeline, *endpoint, *address, *protocol, *port)
             }
-            Asked::Interface(key, pipeline, address, (protocol, port)) => match program.get(TableId::Interface, key) {
-                Some(e) => eval::verdict(program, *pipeline, SetEndpoint::of(e).endpoint, *address, *protocol, *port),
-                None => Verdict::Permit,
-            },
+            Asked::Interface(key, pipeline, address, (protocol, port)) => {
+                match program.get(TableId::Interface, key) {
+                    Some(e) => eval::verdict(
+                        program,
+                        *pipeline,
+                        SetEndpoint::of(e).endpoint,
+                        *address,
+                        *protocol,
+                        *port,
+                    ),
+                    None => Verdict::Permit,
+                }
+            }
         }
     }
 }
 
 fn all() -> impl Iterator<Item = Asked> {
     let sources = sources().map(|(e, source, to)| Asked::Source(e, source, to));
-    sources.chain(questions().map(|(e, pipeline, address, port)| Asked::Endpoint(e, pipeline, address, port)))
+    sources.chain(
+        questions().map(|(e, pipeline, address, port)| Asked::Endpoint(e, pipeline, address, port)),
+    )
 }
 
 /// All answers a program gives, in a fixed order; first those that depend on the source, too (S55).
@@ -222,7 +263,10 @@ fn asked(old: &Program, new: &Program) -> Vec<Asked> {
     let handed: Vec<(Key, EndpointId)> = interfaces
         .map(|(key, entry)| (key.clone(), SetEndpoint::of(entry).endpoint))
         .filter(|(key, e)| {
-            gone(*e) && new.get(TableId::Interface, key).is_some_and(|n| SetEndpoint::of(n).endpoint != *e)
+            gone(*e)
+                && new
+                    .get(TableId::Interface, key)
+                    .is_some_and(|n| SetEndpoint::of(n).endpoint != *e)
         })
         .collect();
     let by_interface = |e: EndpointId| handed.iter().any(|(_, of)| *of == e);
@@ -239,8 +283,9 @@ fn asked(old: &Program, new: &Program) -> Vec<Asked> {
     };
     for (key, endpoint) in handed.iter().filter(|(key, _)| fresh(key)) {
         let packets = questions().filter(|(e, ..)| e == endpoint);
-        asked
-            .extend(packets.map(|(_, pipeline, address, port)| Asked::Interface(key.clone(), pipeline, address, port)));
+        asked.extend(packets.map(|(_, pipeline, address, port)| {
+            Asked::Interface(key.clone(), pipeline, address, port)
+        }));
     }
     asked
 }
@@ -249,7 +294,9 @@ fn asked(old: &Program, new: &Program) -> Vec<Asked> {
 pub fn sources() -> impl Iterator<Item = (EndpointId, IpAddr, (IpAddr, u16))> {
     let address = |i: usize| ADDRESSES[i].parse::<IpAddr>().unwrap();
     let remotes = [(address(0), 80), (address(3), 443)];
-    ENDPOINTS.into_iter().flat_map(move |e| (0..3).flat_map(move |s| remotes.map(|r| (e, address(s), r))))
+    ENDPOINTS
+        .into_iter()
+        .flat_map(move |e| (0..3).flat_map(move |s| remotes.map(|r| (e, address(s), r))))
 }
 
 /// Endpoint, pipeline, remote, and protocol with destination port.
@@ -258,7 +305,10 @@ pub fn questions() -> impl Iterator<Item = (EndpointId, Pipeline, IpAddr, (u8, O
     ENDPOINTS.into_iter().flat_map(move |e| {
         let addresses = addresses.clone();
         Pipeline::BOTH.into_iter().flat_map(move |p| {
-            addresses.clone().into_iter().flat_map(move |a| PORTS.into_iter().map(move |port| (e, p, a, port)))
+            addresses
+                .clone()
+                .into_iter()
+                .flat_map(move |a| PORTS.into_iter().map(move |port| (e, p, a, port)))
         })
     })
 }
@@ -267,7 +317,9 @@ pub fn questions() -> impl Iterator<Item = (EndpointId, Pipeline, IpAddr, (u8, O
 /// and never back. Returns what it ends with, and the states in between.
 pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, Vec<Program>) {
     let asked = asked(old, new);
-    let judge = |program: &Program| asked.iter().map(|question| question.answer(program)).collect::<Vec<_>>();
+    let judge = |program: &Program| {
+        asked.iter().map(|question| question.answer(program)).collect::<Vec<_>>()
+    };
     let (before, after) = (judge(old), judge(new));
     let mut switched = vec![false; before.len()];
     let (mut state, mut states) = (old.clone(), vec![]);
@@ -278,7 +330,10 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
         state.apply(write);
         let cover = |p: u8| {
             let keys = state.table(TableId::Port).entries.keys();
-            keys.map(PortKey::of).filter(move |k| k.protocol == p).map(|k| k.port).collect::<Vec<_>>()
+            keys.map(PortKey::of)
+                .filter(move |k| k.protocol == p)
+                .map(|k| k.port)
+                .collect::<Vec<_>>()
         };
         for protocol in [6, 17] {
             for pair in cover(protocol).windows(2) {
@@ -290,8 +345,12 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
         let now = judge(&state);
         for (q, question) in asked.iter().enumerate() {
             let (b, a, n) = (before[q], after[q], now[q]);
-            let context =
-                || format!("{what}: after step {i} {phase:?} {write:?}\n{question:?}: old {b:?} new {a:?} now {n:?}");
+            let context = || {
+                format!(
+                    "{what}: after step {i} {phase:?} {write:?}\n{question:?}: old {b:?} new {a:?} \
+                     now {n:?}"
+                )
+            };
             assert!(n == a || (n == b && !switched[q]), "{}", context());
             switched[q] |= n == a && a != b;
         }
@@ -302,7 +361,14 @@ pub fn run(old: &Program, new: &Program, plan: &Plan, what: &str) -> (Program, V
 
 /// Packets under way while a plan runs: each reads its tables one after the other, from states of
 /// which the next is never older, and within one stretch between two grace periods.
-pub fn in_flight(old: &Program, new: &Program, plan: &Plan, states: &[Program], random: &mut Random, what: &str) {
+pub fn in_flight(
+    old: &Program,
+    new: &Program,
+    plan: &Plan,
+    states: &[Program],
+    random: &mut Random,
+    what: &str,
+) {
     let mut stretches = vec![vec![old]];
     for (i, (phase, _)) in plan.steps.iter().enumerate() {
         let begins = i > 0 && *phase != plan.steps[i - 1].0 || i == 0;
@@ -334,7 +400,9 @@ pub fn in_flight(old: &Program, new: &Program, plan: &Plan, states: &[Program], 
                     let found = read[4].get(TableId::Row, &row_key(set, class)).or(base);
                     match Answer::of(found) {
                         Answer::Permit => Verdict::Permit,
-                        Answer::Row(row) if read[5].get(TableId::Verdict, &verdict_key(row, pc)).is_some() => {
+                        Answer::Row(row)
+                            if read[5].get(TableId::Verdict, &verdict_key(row, pc)).is_some() =>
+                        {
                             Verdict::Permit
                         }
                         _ => Verdict::Deny,

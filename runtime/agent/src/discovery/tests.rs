@@ -8,8 +8,12 @@ const C: [u8; 4] = [10, 0, 0, 3];
 /// A bridge 5 with ports 12 and 13, whose other ends are number 2 in the namespaces 0 and 1; an
 /// uplink 3.
 fn host() -> HostView {
-    let link =
-        |index, name: &str, kind: &str| Link { index, name: name.into(), kind: Some(kind.into()), ..Link::default() };
+    let link = |index, name: &str, kind: &str| Link {
+        index,
+        name: name.into(),
+        kind: Some(kind.into()),
+        ..Link::default()
+    };
     let port = |index, namespace| Link {
         master: Some(5),
         peer: Some(Peer { index: 2, namespace }),
@@ -30,7 +34,9 @@ fn wanted(address: [u8; 4]) -> PodFacts {
 }
 
 fn inside(number: i32, addresses: &[[u8; 4]]) -> NamespaceView {
-    let addresses = addresses.iter().map(|a| (IpAddr::from(*a), 2, Some([2, 0, 0, 0, 0, a[3]]), End::Elsewhere));
+    let addresses = addresses
+        .iter()
+        .map(|a| (IpAddr::from(*a), 2, Some([2, 0, 0, 0, 0, a[3]]), End::Elsewhere));
     NamespaceView { number: Some(number), addresses: addresses.collect() }
 }
 
@@ -42,7 +48,10 @@ fn results(host: &HostView, pods: &[PodFacts], views: &[NamespaceView]) -> Vec<D
 }
 
 fn at(index: u32, source: Source) -> Discovery {
-    Discovery { interface: Some(HostInterface { ifindex: IfIndex::new(index), source }), ..Discovery::default() }
+    Discovery {
+        interface: Some(HostInterface { ifindex: IfIndex::new(index), source }),
+        ..Discovery::default()
+    }
 }
 
 #[test]
@@ -80,14 +89,20 @@ fn an_address_in_two_namespaces_is_in_neither() {
     let place = Placement { netns: "/run/netns/b".into(), host_interfaces: vec![] };
     let places = BTreeMap::from([(place.netns.clone(), 0)]);
     let said = PodFacts { placement: Some(place), ..wanted(B) };
-    assert_eq!(results(&HostView { named: places, ..host() }, &[said], &views), [at(12, Source::Cni)]);
+    assert_eq!(
+        results(&HostView { named: places, ..host() }, &[said], &views),
+        [at(12, Source::Cni)]
+    );
 }
 
 /// Another node's pods, where nodes are namespaces of one machine.
 #[test]
 fn namespaces_to_which_no_link_leads_do_not_count() {
     let elsewhere = NamespaceView { number: None, ..inside(0, &[B]) };
-    assert_eq!(results(&host(), &[wanted(B)], &[elsewhere, inside(0, &[B])]), [at(12, Source::Namespace)]);
+    assert_eq!(
+        results(&host(), &[wanted(B)], &[elsewhere, inside(0, &[B])]),
+        [at(12, Source::Namespace)]
+    );
 }
 
 /// A pod that takes its address off, or gives it to an accomplice, stays where it is.
@@ -112,12 +127,19 @@ fn routes_tell_more_than_namespaces_and_cni_more_than_routes() {
     let views = [inside(0, &[B]), inside(1, &[C])];
     let pods = [PodFacts { previous: Some(IfIndex::new(12)), ..wanted(B) }, wanted(C)];
     assert_eq!(results(&host, &pods, &views), [at(13, Source::Route), at(12, Source::Route)]);
-    let place = Placement { netns: "x".into(), host_interfaces: vec!["cni0".into(), "veth13".into()] };
+    let place =
+        Placement { netns: "x".into(), host_interfaces: vec!["cni0".into(), "veth13".into()] };
     let pods = [wanted(B), PodFacts { placement: Some(place), ..wanted(C) }];
     let found = results(&host, &pods, &views);
     assert_eq!(found[1], at(13, Source::Cni));
-    assert_eq!(found[0].interface, Some(HostInterface { ifindex: IfIndex::new(12), source: Source::Namespace }));
-    assert!(found[0].doubt.as_ref().unwrap().contains("veth13 (13) belongs to another pod"), "{found:?}");
+    assert_eq!(
+        found[0].interface,
+        Some(HostInterface { ifindex: IfIndex::new(12), source: Source::Namespace })
+    );
+    assert!(
+        found[0].doubt.as_ref().unwrap().contains("veth13 (13) belongs to another pod"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -125,14 +147,20 @@ fn routes_that_disagree_leave_a_pod_where_it_was() {
     let routes = vec![(B.into(), 13), (B.into(), 12)];
     let host = HostView { routes, ..host() };
     let found = results(&host, &[PodFacts { previous: Some(IfIndex::new(12)), ..wanted(B) }], &[]);
-    assert_eq!(found[0].interface, Some(HostInterface { ifindex: IfIndex::new(12), source: Source::Before }));
+    assert_eq!(
+        found[0].interface,
+        Some(HostInterface { ifindex: IfIndex::new(12), source: Source::Before })
+    );
     assert!(found[0].doubt.is_some());
 }
 
 /// CNI's names alone will do where the namespace is out of sight; a bridge among them is none.
 #[test]
 fn cni_names_the_interface_where_its_namespace_is_out_of_sight() {
-    let place = Placement { netns: "/proc/7/ns/net".into(), host_interfaces: vec!["cni0".into(), "veth13".into()] };
+    let place = Placement {
+        netns: "/proc/7/ns/net".into(),
+        host_interfaces: vec!["cni0".into(), "veth13".into()],
+    };
     let pods = [PodFacts { placement: Some(place), ..PodFacts::default() }];
     assert_eq!(results(&host(), &pods, &[]), [at(13, Source::Cni)]);
     assert_eq!(local_path("/proc/7/ns/net"), None);

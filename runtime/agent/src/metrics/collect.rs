@@ -52,7 +52,10 @@ impl Tables {
                 room.push((with(pod(&known.pod), "family", family), u64::from(places)));
             }
             for (hook, why, count) in ebpf.drops(known.endpoint)? {
-                drops.push((with(with(pod(&known.pod), "hook", hook.name()), "reason", why.name()), count));
+                drops.push((
+                    with(with(pod(&known.pod), "hook", hook.name()), "reason", why.name()),
+                    count,
+                ));
             }
         }
         let maps = ebpf.maps();
@@ -60,22 +63,38 @@ impl Tables {
         let bytes = maps.iter().map(|m| (vec![("map", m.name.to_owned())], m.bytes()));
         let offload = record.offload.iter();
         let filters = offload.map(|o| {
-            let labels =
-                vec![("interface", o.interface.clone()), ("mode", o.mode.clone()), ("driver", o.driver.clone())];
+            let labels = vec![
+                ("interface", o.interface.clone()),
+                ("mode", o.mode.clone()),
+                ("driver", o.driver.clone()),
+            ];
             (labels, o.filters as u64)
         });
         let gauge = |name, help, values| Metric { name, help, kind: MetricType::Gauge, values };
         Ok(vec![
-            gauge("pods", "Pods of this node that are known", vec![(vec![], record.pods.len() as u64)]),
-            gauge("policies", "Policies that apply to pods of this node", vec![(vec![], record.policies.len() as u64)]),
+            gauge(
+                "pods",
+                "Pods of this node that are known",
+                vec![(vec![], record.pods.len() as u64)],
+            ),
+            gauge(
+                "policies",
+                "Policies that apply to pods of this node",
+                vec![(vec![], record.policies.len() as u64)],
+            ),
             gauge("map_entries", "Entries of a kernel map in use", used.collect()),
             gauge("map_bytes", "Memory of a kernel map", bytes.collect()),
             gauge("connections", "Entries in a pod's connection table", connections),
-            gauge("connections_capacity", "Places in a pod's connection table now; it grows with what is used", room),
+            gauge(
+                "connections_capacity",
+                "Places in a pod's connection table now; it grows with what is used",
+                room,
+            ),
             gauge("offloaded_filters", "Flower filters that are installed", filters.collect()),
             Metric {
                 name: "dropped_packets",
-                help: "Packets dropped, by pod, hook and reason; permitted packets are not counted, to cost nothing",
+                help: "Packets dropped, by pod, hook and reason; permitted packets are not \
+                    counted, to cost nothing",
                 kind: MetricType::Counter,
                 values: drops,
             },
@@ -83,7 +102,11 @@ impl Tables {
     }
 }
 
-fn with(mut labels: Vec<(&'static str, String)>, key: &'static str, value: &str) -> Vec<(&'static str, String)> {
+fn with(
+    mut labels: Vec<(&'static str, String)>,
+    key: &'static str,
+    value: &str,
+) -> Vec<(&'static str, String)> {
     labels.push((key, value.to_owned()));
     labels
 }
@@ -100,7 +123,8 @@ impl Collector for Tables {
             }
         };
         for metric in metrics.into_iter().filter(|m| !m.values.is_empty()) {
-            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            let mut family =
+                encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
             for (labels, value) in metric.values {
                 let one = family.encode_family(&labels)?;
                 match metric.kind {

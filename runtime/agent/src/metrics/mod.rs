@@ -105,7 +105,11 @@ impl Metrics {
             (Family::default(), Family::default(), Family::default(), Family::default());
         let (writes, problems, in_step) = (Counter::default(), Gauge::default(), Gauge::default());
         let latency = Histogram::new(BUCKETS);
-        registry.register("updates", "Updates of the kernel's tables, by how they ended", updates.clone());
+        registry.register(
+            "updates",
+            "Updates of the kernel's tables, by how they ended",
+            updates.clone(),
+        );
         registry.register("table_writes", "Writes to the kernel's tables", writes.clone());
         registry.register(
             "enforcement_latency_seconds",
@@ -124,7 +128,11 @@ impl Metrics {
             pod_start_wait.clone(),
         );
         registry.register("events", "Changes that arrived, by resource", events.clone());
-        registry.register("resyncs", "Full lists after the first one, by resource", resyncs.clone());
+        registry.register(
+            "resyncs",
+            "Full lists after the first one, by resource",
+            resyncs.clone(),
+        );
         registry.register("errors", "Failures, by what failed", errors.clone());
         registry.register("problems", "Problems in the objects as they are now", problems.clone());
         let aside = Gauge::default();
@@ -135,7 +143,8 @@ impl Metrics {
         );
         registry.register(
             "in_step",
-            "1 while the kernel holds what the cluster says, no event waits for long, changes are seen, and every isolated pod is enforced; else 0",
+            "1 while the kernel holds what the cluster says, no event waits for long, changes are \
+             seen, and every isolated pod is enforced; else 0",
             in_step.clone(),
         );
         let oldest = Gauge::default();
@@ -154,8 +163,14 @@ impl Metrics {
         let watched = Watched::default();
         registry.register_collector(Box::new(watched.clone()));
         let waits_for = Some("the first complete view of the cluster".to_owned());
-        let health =
-            Health { turned: Instant::now(), waits_for, enforced: false, blind: None, unfound: 0, oldest: None };
+        let health = Health {
+            turned: Instant::now(),
+            waits_for,
+            enforced: false,
+            blind: None,
+            unfound: 0,
+            oldest: None,
+        };
         let health = Mutex::new(health);
         Arc::new(Metrics {
             registry,
@@ -284,7 +299,8 @@ impl Metrics {
     /// Why the agent is not healthy; None where it is.
     pub fn unhealthy(&self) -> Option<String> {
         let silent = self.health().turned.elapsed();
-        (silent > LIVENESS_WINDOW).then(|| format!("the agent's loop has been stuck for {} s", silent.as_secs()))
+        (silent > LIVENESS_WINDOW)
+            .then(|| format!("the agent's loop has been stuck for {} s", silent.as_secs()))
     }
 
     /// Why the agent is not ready; None where it is. It is not ready while it waits for its first
@@ -292,9 +308,17 @@ impl Metrics {
     /// update alone does not make it unready; that shows in [`Metrics::is_in_step`].
     pub fn unready(&self) -> Option<String> {
         let health = self.health();
-        let stuck = health.oldest.map(|since| since.elapsed()).filter(|waits| *waits > UNREADY_AFTER);
-        let stuck = stuck.map(|waits| format!("an event that arrived {} s ago is not enforced yet", waits.as_secs()));
-        health.waits_for.as_ref().map(|what| format!("waiting for {what}")).or_else(|| health.blind.clone()).or(stuck)
+        let stuck =
+            health.oldest.map(|since| since.elapsed()).filter(|waits| *waits > UNREADY_AFTER);
+        let stuck = stuck.map(|waits| {
+            format!("an event that arrived {} s ago is not enforced yet", waits.as_secs())
+        });
+        health
+            .waits_for
+            .as_ref()
+            .map(|what| format!("waiting for {what}"))
+            .or_else(|| health.blind.clone())
+            .or(stuck)
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -333,7 +357,10 @@ mod tests {
         metrics.enforced(0, None);
         assert!(metrics.is_in_step());
         metrics.blind(Some("cannot watch pods"));
-        assert_eq!((metrics.unready().as_deref(), metrics.is_in_step()), (Some("cannot watch pods"), false));
+        assert_eq!(
+            (metrics.unready().as_deref(), metrics.is_in_step()),
+            (Some("cannot watch pods"), false)
+        );
         metrics.enforced(1, None);
         assert!(!metrics.is_in_step(), "an update from what was known does not end it");
         metrics.blind(None);
@@ -353,11 +380,16 @@ mod tests {
         };
         assert!(metrics.is_in_step() && metrics.unready().is_none(), "an update may take a moment");
         waits(&metrics, 10);
-        assert!(!metrics.is_in_step() && metrics.unready().is_none() && metrics.unhealthy().is_none());
+        assert!(
+            !metrics.is_in_step() && metrics.unready().is_none() && metrics.unhealthy().is_none()
+        );
         assert!(metrics.text().contains("netpolc_in_step 0"), "{}", metrics.text());
         assert!(metrics.text().contains("netpolc_oldest_event_seconds 10."), "{}", metrics.text());
         waits(&metrics, 100);
-        assert_eq!(metrics.unready().unwrap(), "an event that arrived 100 s ago is not enforced yet");
+        assert_eq!(
+            metrics.unready().unwrap(),
+            "an event that arrived 100 s ago is not enforced yet"
+        );
         metrics.enforced(1, None);
         assert!(metrics.is_in_step() && metrics.unready().is_none());
         assert!(metrics.text().contains("netpolc_oldest_event_seconds 0.0"), "{}", metrics.text());

@@ -40,7 +40,9 @@ pub fn start(address: SocketAddr, metrics: Arc<Metrics>) -> io::Result<SocketAdd
         let _inside = runtime.enter();
         TcpListener::from_std(listener)?
     };
-    std::thread::Builder::new().name("metrics".into()).spawn(move || runtime.block_on(serve(listener, metrics)))?;
+    std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || runtime.block_on(serve(listener, metrics)))?;
     Ok(address)
 }
 
@@ -90,7 +92,10 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
         "/metrics" => with_type(StatusCode::OK, OPENMETRICS, metrics.text()),
         "/healthz" => state(metrics.unhealthy()),
         "/readyz" => state(metrics.unhealthy().or_else(|| metrics.unready())),
-        _ => plain(StatusCode::NOT_FOUND, "there is no such page; /metrics, /healthz and /readyz exist".into()),
+        _ => plain(
+            StatusCode::NOT_FOUND,
+            "there is no such page; /metrics, /healthz and /readyz exist".into(),
+        ),
     }
 }
 
@@ -127,7 +132,8 @@ mod tests {
     #[test]
     fn many_silent_connections_take_few_descriptors() {
         let address = start(([127, 0, 0, 1], 0).into(), Metrics::new("/nowhere".into())).unwrap();
-        let silent: Vec<TcpStream> = (0..3 * MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let silent: Vec<TcpStream> =
+            (0..3 * MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
         std::thread::sleep(Duration::from_millis(300));
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count();
         // Other tests of this process have some, too.
@@ -142,7 +148,10 @@ mod tests {
         let address = start(([127, 0, 0, 1], 0).into(), metrics.clone()).unwrap();
         assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));
         let unready = get(address, "/readyz");
-        assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("waiting for the first complete view"));
+        assert!(
+            unready.starts_with("HTTP/1.1 503")
+                && unready.contains("waiting for the first complete view")
+        );
         metrics.enforced(1, None);
         assert!(get(address, "/readyz").starts_with("HTTP/1.1 200"));
         let scraped = get(address, "/metrics");

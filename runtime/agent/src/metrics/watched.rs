@@ -33,9 +33,14 @@ impl Collector for Watched {
             let one = family.encode_family(&labels)?;
             ConstGauge::new(i64::from(state.up)).encode(one)?;
         }
-        let help =
-            "Since anything about the resource came from the API server, which sends a sign of life each minute or so";
-        let mut family = encoder.encode_descriptor("watch_last_contact_seconds", help, None, MetricType::Gauge)?;
+        let help = "Since anything about the resource came from the API server, which sends a sign \
+            of life each minute or so";
+        let mut family = encoder.encode_descriptor(
+            "watch_last_contact_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?;
         for (resource, state) in states.all() {
             let Some(silent) = state.silent else { continue };
             let labels = [("resource", resource.plural())];

@@ -10,7 +10,8 @@ use crate::judge::JudgeName;
 /// eBPF.
 #[derive(Debug, Parser)]
 #[command(name = "netpolc", version, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 success; 1 the input has problems, or a verdict is not the expected one; \
+#[command(after_help = "Exit codes: 0 success; 1 the input has problems, or a verdict is not the \
+        expected one; \
 2 wrong usage, or something is missing on this machine.\n\
 Set RUST_LOG=debug to see what netpolc does, and NO_COLOR=1 for plain text.")]
 pub struct Cli {
@@ -26,21 +27,25 @@ pub enum Command {
     #[command(after_help = "Examples:
   netpolc compile -f policies/                         the tables, as text
   kubectl get ns,pods,netpol -A -o yaml | netpolc compile -f - --node worker-1 -o json
-  netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it comes from
+  netpolc compile -f shop.yaml --pod shop/ui -o table  what concerns one pod, with the policies it \
+        comes from
   netpolc compile -f shop.yaml --target ebpf           the maps and the programs, disassembled
   netpolc compile -f shop.yaml --target flower --mode representor --driver mlx5_core --node worker-1
-                                                       filters for a NIC, and what is left to eBPF")]
+                                                       filters for a NIC, and what is left to \
+        eBPF")]
     Compile(Compile),
     /// Answer probes: may this source talk to that destination?
     #[command(after_help = "A probe is one JSON object a line:
   {\"src\":\"shop/ui\",\"dst\":\"shop/catalog\",\"proto\":\"tcp\",\"port\":80}
   {\"src\":\"192.0.2.7\",\"dst\":\"default/db\",\"dstIP\":\"10.0.0.9\",\"proto\":\"icmp\"}
-Keys: src, dst (\"namespace/pod\" or an address), proto (tcp, udp, sctp, icmp or a number; tcp where absent),
+Keys: src, dst (\"namespace/pod\" or an address), proto (tcp, udp, sctp, icmp or a number; tcp \
+        where absent),
 port, and for dual-stack pods family (4 or 6), srcIP, dstIP. Other keys are kept.
 
 Examples:
   netpolc eval -f shop.yaml --probes probes.jsonl
-  echo '{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80}' | netpolc eval -f shop.yaml --probes - --judge ebpf")]
+  echo '{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80}' | netpolc eval -f shop.yaml \
+        --probes - --judge ebpf")]
     Eval(Eval),
     /// Enforce the policies for the pods of one node, and keep them enforced as the files change
     #[command(after_help = "Enforcement stays when the agent stops; `netpolc detach` removes it.
@@ -56,7 +61,8 @@ Examples:
     Status(Status),
     /// Show what this machine's NICs can do with filters, how that was found, and what will be used
     #[command(
-        after_help = "Needs root: on NICs with hw-tc-offload it tries filters that no packet matches, and removes
+        after_help = "Needs root: on NICs with hw-tc-offload it tries filters that no packet \
+            matches, and removes
 them at once.
 
 Examples:
@@ -257,12 +263,14 @@ pub struct Status {
 #[derive(Debug, Subcommand)]
 pub enum Cni {
     /// Copy netpolc-cni to the plugins and chain it into the network configuration
-    #[command(after_help = "Pods then start only when the agent has confirmed that their policies hold.
+    #[command(
+        after_help = "Pods then start only when the agent has confirmed that their policies hold.
 The original configuration is kept beside the new one. Installing twice changes nothing.
 
 Examples:
   netpolc cni install
-  netpolc cni install --watch --exempt-namespace kube-system --exempt-namespace storage")]
+  netpolc cni install --watch --exempt-namespace kube-system --exempt-namespace storage"
+    )]
     Install(CniInstall),
     /// Restore the original network configuration, and remove the plugin
     #[command(after_help = "Example:\n  netpolc cni remove")]

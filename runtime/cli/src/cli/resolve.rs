@@ -31,7 +31,9 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             pod: c.pod.as_deref().map(pod).transpose()?,
             show: match (c.target, c.output) {
                 (CompileTarget::Flower, format) => Show::Flower(flower(c.mode, c.driver, format)?),
-                (CompileTarget::Tables | CompileTarget::Ebpf, _) if c.mode.is_some() || c.driver.is_some() => {
+                (CompileTarget::Tables | CompileTarget::Ebpf, _)
+                    if c.mode.is_some() || c.driver.is_some() =>
+                {
                     bail!("--mode and --driver apply to flower only; add --target flower")
                 }
                 (CompileTarget::Tables, Format::Text) => Show::Text,
@@ -89,7 +91,11 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
 
 /// Resolves the options of flower. The default driver of a mode is the best-known one that supports
 /// it.
-fn flower(mode: Option<FlowerMode>, driver: Option<String>, format: Format) -> anyhow::Result<Flower> {
+fn flower(
+    mode: Option<FlowerMode>,
+    driver: Option<String>,
+    format: Format,
+) -> anyhow::Result<Flower> {
     const SOFTWARE: &str = "software";
     let (mode, default) = match mode.unwrap_or(FlowerMode::Software) {
         FlowerMode::Representor => (Mode::Representor, "mlx5_core"),
@@ -129,16 +135,19 @@ fn files(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
 /// # Errors
 /// The text has another form.
 pub fn pod(text: &str) -> anyhow::Result<ObjectKey> {
-    let parts = text.split_once('/').filter(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'));
-    let (namespace, name) =
-        parts.with_context(|| format!("{text:?} is not the name of a pod; write namespace/name"))?;
+    let parts = text
+        .split_once('/')
+        .filter(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'));
+    let (namespace, name) = parts
+        .with_context(|| format!("{text:?} is not the name of a pod; write namespace/name"))?;
     Ok(ObjectKey::new(namespace, name))
 }
 
 fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
     let (node, desired) = match command {
         raw::Cni::Install(install) => {
-            let strictness = if install.optional { Strictness::Optional } else { Strictness::Required };
+            let strictness =
+                if install.optional { Strictness::Optional } else { Strictness::Required };
             let options = PluginOptions {
                 socket: install.socket,
                 timeout_ms: install.timeout_ms,
@@ -147,21 +156,30 @@ fn cni(command: raw::Cni) -> anyhow::Result<Cni> {
                     raw::Failure::Open => Fail::Open,
                 },
                 // An empty name stands for no namespaces at all.
-                exempt_namespaces: install.exempt_namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
+                exempt_namespaces: install
+                    .exempt_namespaces
+                    .into_iter()
+                    .filter(|name| !name.is_empty())
+                    .collect(),
                 pod: install
                     .pod
                     .as_deref()
                     .map(pod)
                     .transpose()
                     .context("--pod is not valid")?
-                    .map(|key| AgentPod { namespace: key.namespace.to_string(), name: key.name.to_string() }),
+                    .map(|key| AgentPod {
+                        namespace: key.namespace.to_string(),
+                        name: key.name.to_string(),
+                    }),
             };
             (install.node, Desired::Installed { program: install.program, options, strictness })
         }
         raw::Cni::Remove(node) => (node, Desired::Removed),
     };
     if node.file.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
-        bail!("--file is not valid; give the name of a file in --conf-dir, such as 10-calico.conflist");
+        bail!(
+            "--file is not valid; give the name of a file in --conf-dir, such as 10-calico.conflist"
+        );
     }
     let passes = if node.watch { Passes::UntilStopped } else { Passes::Once };
     let bin_dir = (!node.chain_only).then_some(node.bin_dir);
@@ -200,7 +218,9 @@ mod tests {
 
     #[test]
     fn defaults_are_every_pod_and_text() {
-        let Command::Compile(c) = parse("netpolc compile -f a b -f c").unwrap() else { panic!("not compile") };
+        let Command::Compile(c) = parse("netpolc compile -f a b -f c").unwrap() else {
+            panic!("not compile")
+        };
         assert_eq!((c.files.len(), c.scope, c.show), (3, Scope::Everywhere, Show::Text));
     }
 
@@ -219,8 +239,14 @@ mod tests {
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
             ("netpolc compile -f x --mode software", "--target flower"),
             ("netpolc compile -f x --target flower --driver ice", "--mode prefilter"),
-            ("netpolc compile -f x --target flower --mode prefilter --driver e1000", "the known ones are"),
-            ("netpolc compile -f x --target flower --mode prefilter --driver software", "not a NIC's driver"),
+            (
+                "netpolc compile -f x --target flower --mode prefilter --driver e1000",
+                "the known ones are",
+            ),
+            (
+                "netpolc compile -f x --target flower --mode prefilter --driver software",
+                "not a NIC's driver",
+            ),
             ("netpolc status --pin-dir netpolc", "absolute"),
             ("netpolc status --pin-dir /sys/fs/bpf/a.b", "dots"),
         ] {

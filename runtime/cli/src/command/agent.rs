@@ -49,14 +49,17 @@ pub fn run(options: &Agent) -> anyhow::Result<Outcome> {
 fn raise_descriptors() {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is written.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 || limit.rlim_cur >= limit.rlim_max {
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0
+        || limit.rlim_cur >= limit.rlim_max
+    {
         return;
     }
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is read.
     if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
         let error = std::io::Error::last_os_error();
-        tracing::warn!(%error, most = limit.rlim_max, "the limit of file descriptors could not be raised");
+        tracing::warn!(%error, most = limit.rlim_max, "the limit of file descriptors could not be \
+            raised");
     }
 }
 
@@ -130,7 +133,8 @@ fn with(options: &Agent, metrics: Arc<Metrics>, host: impl NodeTarget) -> anyhow
         .context("the async runtime could not be started")?;
     let run = &options.options;
     let pass = runtime.block_on(async {
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let stop = async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -144,7 +148,8 @@ fn with(options: &Agent, metrics: Arc<Metrics>, host: impl NodeTarget) -> anyhow
             Source::InCluster => Access::InCluster,
             Source::Kubeconfig(path) => Access::Kubeconfig(path.clone()),
         };
-        let source = watch::Options { access, node: Some(run.node.clone()), lists: Lists::Automatic };
+        let source =
+            watch::Options { access, node: Some(run.node.clone()), lists: Lists::Automatic };
         cluster_loop::serve(run, source, metrics, host, Kernel::new(), stop).await
     })?;
     pass.notices.iter().for_each(output::complain);

@@ -15,8 +15,8 @@ use crate::output::{self, Outcome};
 /// The path at which systemd mounts a bpffs, and where everybody expects it.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Runs `netpolc mount-bpffs`. `namespace` is a path such as /proc/1/ns/mnt; None for this process's mount
-/// namespace.
+/// Runs `netpolc mount-bpffs`. `namespace` is a path such as /proc/1/ns/mnt; None for this
+/// process's mount namespace.
 ///
 /// # Errors
 /// The user is not root, the namespace cannot be entered, or the file system cannot be mounted.
@@ -35,7 +35,8 @@ pub fn run(namespace: Option<&Path>) -> anyhow::Result<Outcome> {
     if sys::is_bpffs(bpffs).with_context(|| format!("{BPFFS} could not be examined"))? {
         return Ok(Outcome::Fine);
     }
-    sys::mount_bpffs(bpffs).with_context(|| format!("a BPF file system could not be mounted at {BPFFS}"))?;
+    sys::mount_bpffs(bpffs)
+        .with_context(|| format!("a BPF file system could not be mounted at {BPFFS}"))?;
     output::complain(format_args!("a BPF file system was mounted at {BPFFS}"));
     Ok(Outcome::Fine)
 }

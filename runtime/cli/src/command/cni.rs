@@ -32,7 +32,8 @@ pub fn run(cni: &Cni) -> anyhow::Result<Outcome> {
 }
 
 async fn watch_folder(cni: &Cni) -> anyhow::Result<Outcome> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     // The watch begins before the first pass, so that no change is missed. A pass that writes files
     // causes one more, which finds nothing to do.
     let mut watch = Watch::new(std::slice::from_ref(&cni.node.conf_dir));

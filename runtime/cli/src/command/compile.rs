@@ -86,15 +86,21 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
         // A Service takes the same on every node, with or without pods.
         lines.entry(aside.to_string()).or_default();
     }
-    let nodes: BTreeSet<&Arc<str>> = cluster.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
+    let nodes: BTreeSet<&Arc<str>> =
+        cluster.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
     for node in nodes {
-        for aside in shares(Scope::Node(node.clone())).aside().filter(|aside| aside.kind == Kind::Policy) {
+        for aside in
+            shares(Scope::Node(node.clone())).aside().filter(|aside| aside.kind == Kind::Policy)
+        {
             lines.entry(aside.to_string()).or_default().push(node.clone());
         }
     }
     for (line, nodes) in &lines {
-        let more =
-            if nodes.len() > MAX_NAMED { format!(" and {} more", nodes.len() - MAX_NAMED) } else { String::new() };
+        let more = if nodes.len() > MAX_NAMED {
+            format!(" and {} more", nodes.len() - MAX_NAMED)
+        } else {
+            String::new()
+        };
         match &nodes[..nodes.len().min(MAX_NAMED)] {
             [] => output::complain(format_args!("each node: {line}")),
             named => output::complain(format_args!("node {}{more}: {line}", named.join(", "))),
@@ -107,9 +113,12 @@ fn endpoint(cluster: &Cluster, compiler: &Compiler, pod: &ObjectKey) -> anyhow::
     if let Some(endpoint) = compiler.endpoint(pod) {
         return Ok(endpoint);
     }
-    let found = cluster.pods.get(pod).with_context(|| format!("--pod {pod} is not in the input"))?;
+    let found =
+        cluster.pods.get(pod).with_context(|| format!("--pod {pod} is not in the input"))?;
     if !found.is_policed() {
-        bail!("policies do not apply to --pod {pod}, because it uses the host network or has finished");
+        bail!(
+            "policies do not apply to --pod {pod}, because it uses the host network or has finished"
+        );
     }
     let node = found.node.as_deref().unwrap_or("no node");
     bail!("--pod {pod} is on {node}, not on the node given by --node")
@@ -122,7 +131,8 @@ fn tables(program: &Program) -> String {
         let spec = table.id.spec();
         let keys: Vec<&str> = spec.fields.iter().map(|f| f.name).collect();
         let rows = table.entries.iter().map(|(key, entry)| {
-            let origins: Vec<String> = entry.origins.as_slice().iter().map(ToString::to_string).collect();
+            let origins: Vec<String> =
+                entry.origins.as_slice().iter().map(ToString::to_string).collect();
             [text::key(table.id, key), text::action(entry), origins.join("\n")]
         });
         let default = text::action(&Entry::new(spec.default.0, spec.default.1));

@@ -17,8 +17,9 @@ use crate::output::{self, Outcome};
 /// The user is not root, an agent is still running, or something cannot be removed.
 pub fn run(pin_dir: &Path) -> anyhow::Result<Outcome> {
     output::needs_root("detach")?;
-    Ebpf::remove(pin_dir)
-        .with_context(|| format!("{} could not be detached; stop the agent first", pin_dir.display()))?;
+    Ebpf::remove(pin_dir).with_context(|| {
+        format!("{} could not be detached; stop the agent first", pin_dir.display())
+    })?;
     // netpolc's filters carry a mark, so they are found without a record.
     match Flower::new() {
         Ok(mut flower) => drop(flower.remove_all().context("flower filters could not be removed")?),

@@ -27,11 +27,15 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
     // The seed and the clock depend on the machine, but they change constants only, not
     // instructions.
     let parameters = Parameters { capacities, seed: 0, clock: Clock { hz: 250 } };
-    let generate = |hook: Hook| -> anyhow::Result<String> {
-        let code = program::generate(hook, &parameters, &Options::default());
-        Ok(disasm::listing(&code.map_err(|e| anyhow!("the program of {} could not be generated: {e}", hook.name()))?))
-    };
-    let listings = [Hook::ToPod, Hook::FromPod, Hook::Translated].map(|hook| generate(hook).map(|text| (hook, text)));
+    let generate =
+        |hook: Hook| -> anyhow::Result<String> {
+            let code = program::generate(hook, &parameters, &Options::default());
+            Ok(disasm::listing(&code.map_err(|e| {
+                anyhow!("the program of {} could not be generated: {e}", hook.name())
+            })?))
+        };
+    let listings = [Hook::ToPod, Hook::FromPod, Hook::Translated]
+        .map(|hook| generate(hook).map(|text| (hook, text)));
     let listings = listings.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let maps = MapId::ALL.iter().map(|&id| {
         let (value, entries) = (id.value_size(&capacities), u64::from(id.max_entries(&capacities)));
@@ -52,18 +56,31 @@ pub fn show(program: &Program, report: Report, out: &mut impl Write) -> anyhow::
                     json!({"name": name, "keySize": key, "valueSize": value, "maxEntries": entries, "bytes": bytes})
                 })
                 .collect();
-            let programs: Vec<_> =
-                listings.iter().map(|(hook, text)| json!({"hook": hook.name(), "listing": text})).collect();
-            let entries: serde_json::Map<_, _> = entries.map(|(name, count)| (name.into(), json!(count))).collect();
+            let programs: Vec<_> = listings
+                .iter()
+                .map(|(hook, text)| json!({"hook": hook.name(), "listing": text}))
+                .collect();
+            let entries: serde_json::Map<_, _> =
+                entries.map(|(name, count)| (name.into(), json!(count))).collect();
             let all = json!({"maps": maps, "entries": entries, "programs": programs});
             serde_json::to_writer_pretty(&mut *out, &all).map_err(std::io::Error::from)?;
             writeln!(out)?;
         }
         Report::Table => {
             let rows = maps.map(|(name, key, value, entries, bytes)| {
-                [name.to_owned(), key.to_string(), value.to_string(), entries.to_string(), size(bytes)]
+                [
+                    name.to_owned(),
+                    key.to_string(),
+                    value.to_string(),
+                    entries.to_string(),
+                    size(bytes),
+                ]
             });
-            writeln!(out, "{}\n", output::table(&["map", "key bytes", "value bytes", "entries", "memory"], rows))?;
+            writeln!(
+                out,
+                "{}\n",
+                output::table(&["map", "key bytes", "value bytes", "entries", "memory"], rows)
+            )?;
             let rows = entries.map(|(name, count)| [name.to_owned(), count.to_string()]);
             writeln!(out, "{}", output::table(&["table", "entries to write"], rows))?;
             for (hook, listing) in &listings {

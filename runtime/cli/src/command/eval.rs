@@ -52,7 +52,8 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdin().lock()));
     }
-    let file = std::fs::File::open(path).with_context(|| format!("--probes {} cannot be read", path.display()))?;
+    let file = std::fs::File::open(path)
+        .with_context(|| format!("--probes {} cannot be read", path.display()))?;
     Ok(Box::new(std::io::BufReader::new(file)))
 }
 
@@ -163,13 +164,19 @@ impl<'de> Deserialize<'de> for Probe {
     }
 }
 
-fn answer(cluster: &Cluster, judge: &mut dyn Judge, line: &[u8]) -> (Probe, Result<judge::Answer, String>) {
+fn answer(
+    cluster: &Cluster,
+    judge: &mut dyn Judge,
+    line: &[u8],
+) -> (Probe, Result<judge::Answer, String>) {
     if line.len() > MAX_LINE_LEN {
         return (Probe::default(), Err(format!("the line is longer than {MAX_LINE_LEN} bytes")));
     }
     let probe: Probe = match serde_json::from_slice(line) {
         Ok(probe) => probe,
-        Err(error) => return (Probe::default(), Err(format!("this is not a valid probe: {error}"))),
+        Err(error) => {
+            return (Probe::default(), Err(format!("this is not a valid probe: {error}")));
+        }
     };
     let answer = question(cluster, &probe).and_then(|q| judge.judge(&q).map_err(|e| e.to_string()));
     (probe, answer)
@@ -184,16 +191,25 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
         None | Some(Value::Null) => None,
         Some(value) => match value.as_u64().or_else(|| value.as_str()?.parse().ok()) {
             Some(number @ (4 | 6)) => Some(number),
-            _ => return Err(format!("family: {value} is not a valid address family; write 4 or 6")),
+            _ => {
+                return Err(format!("family: {value} is not a valid address family; write 4 or 6"));
+            }
         },
     };
     let source = End::read(cluster, probe, "src", "srcIP")?;
     let destination = End::read(cluster, probe, "dst", "dstIP")?;
-    let fits = |s: &IpAddr, d: &IpAddr| s.is_ipv4() == d.is_ipv4() && family.is_none_or(|f| s.is_ipv4() == (f == 4));
-    let pairs = source.addresses.iter().flat_map(|s| destination.addresses.iter().map(move |d| (*s, *d)));
+    let fits = |s: &IpAddr, d: &IpAddr| {
+        s.is_ipv4() == d.is_ipv4() && family.is_none_or(|f| s.is_ipv4() == (f == 4))
+    };
+    let pairs =
+        source.addresses.iter().flat_map(|s| destination.addresses.iter().map(move |d| (*s, *d)));
     let (from, to) = pairs.into_iter().find(|(s, d)| fits(s, d)).ok_or_else(|| {
         let family = family.map(|f| format!(" of family {f}")).unwrap_or_default();
-        format!("src ({}) and dst ({}) have no addresses{family} in common", source.list(), destination.list())
+        format!(
+            "src ({}) and dst ({}) have no addresses{family} in common",
+            source.list(),
+            destination.list()
+        )
     })?;
     let protocol = protocol(probe.get("proto"), from)?;
     let port = match probe.get("port") {
@@ -208,7 +224,13 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
         return Err("port: the key is missing; tcp, udp and sctp need the destination port".into());
     }
     let port = protocol.protocol().and(port);
-    Ok(Question { source: source.party(from), destination: destination.party(to), protocol, port, via: via(probe)? })
+    Ok(Question {
+        source: source.party(from),
+        destination: destination.party(to),
+        protocol,
+        port,
+        via: via(probe)?,
+    })
 }
 
 /// The address and port to which the packet was sent, where a Service has translated them to the
@@ -216,12 +238,15 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
 fn via(probe: &Probe) -> Result<Option<(IpAddr, u16)>, String> {
     let socket = match probe.get("via") {
         None | Some(Value::Null) => return Ok(None),
-        Some(value) => value.as_str().and_then(|text| text.parse::<std::net::SocketAddr>().ok()).ok_or_else(|| {
-            format!(
-                "via: {value} is not a valid address and port of a Service; write \
+        Some(value) => value
+            .as_str()
+            .and_then(|text| text.parse::<std::net::SocketAddr>().ok())
+            .ok_or_else(|| {
+                format!(
+                    "via: {value} is not a valid address and port of a Service; write \
                 \"10.96.0.10:53\" or \"[fd00::a]:53\""
-            )
-        })?,
+                )
+            })?,
     };
     Ok(Some((socket.ip(), socket.port())))
 }
@@ -233,21 +258,35 @@ struct End {
 }
 
 impl End {
-    fn read(cluster: &Cluster, probe: &Probe, key: &str, address_key: &str) -> Result<Self, String> {
+    fn read(
+        cluster: &Cluster,
+        probe: &Probe,
+        key: &str,
+        address_key: &str,
+    ) -> Result<Self, String> {
         let text = match probe.get(key) {
             Some(Value::String(text)) => text.as_str(),
             Some(other) => {
-                return Err(format!("{key}: {other} is not a string; write \"namespace/pod\" or an address"));
+                return Err(format!(
+                    "{key}: {other} is not a string; write \"namespace/pod\" or an address"
+                ));
             }
-            None => return Err(format!("{key}: the key is missing; write \"namespace/pod\" or an address")),
-        };
-        let chosen = match probe.get(address_key) {
-            None | Some(Value::Null) => None,
-            Some(value) => {
-                let address = value.as_str().and_then(|a| a.parse::<IpAddr>().ok());
-                Some(address.ok_or_else(|| format!("{address_key}: {value} is not a valid IP address"))?)
+            None => {
+                return Err(format!(
+                    "{key}: the key is missing; write \"namespace/pod\" or an address"
+                ));
             }
         };
+        let chosen =
+            match probe.get(address_key) {
+                None | Some(Value::Null) => None,
+                Some(value) => {
+                    let address = value.as_str().and_then(|a| a.parse::<IpAddr>().ok());
+                    Some(address.ok_or_else(|| {
+                        format!("{address_key}: {value} is not a valid IP address")
+                    })?)
+                }
+            };
         if let Ok(address) = text.parse::<IpAddr>() {
             return match chosen {
                 Some(other) if other != address => {
@@ -256,9 +295,12 @@ impl End {
                 _ => Ok(Self { pod: None, addresses: vec![address] }),
             };
         }
-        let name =
-            pod_name(text).map_err(|_| format!("{key}: {text:?} is neither \"namespace/pod\" nor an address"))?;
-        let pod = cluster.pods.get(&name).ok_or_else(|| format!("{key}: there is no pod {name} in the input"))?;
+        let name = pod_name(text)
+            .map_err(|_| format!("{key}: {text:?} is neither \"namespace/pod\" nor an address"))?;
+        let pod = cluster
+            .pods
+            .get(&name)
+            .ok_or_else(|| format!("{key}: there is no pod {name} in the input"))?;
         let mut addresses = addresses(cluster, pod);
         if let Some(chosen) = chosen {
             if !addresses.contains(&chosen) {
@@ -289,7 +331,12 @@ impl End {
 fn addresses(cluster: &Cluster, pod: &Pod) -> Vec<IpAddr> {
     if pod.addresses.is_empty() && pod.network == PodNetwork::Host {
         let nodes: &BTreeMap<Arc<str>, _> = &cluster.nodes;
-        return pod.node.as_ref().and_then(|n| nodes.get(n)).map(|n| n.addresses.clone()).unwrap_or_default();
+        return pod
+            .node
+            .as_ref()
+            .and_then(|n| nodes.get(n))
+            .map(|n| n.addresses.clone())
+            .unwrap_or_default();
     }
     pod.addresses.clone()
 }
@@ -307,8 +354,12 @@ fn protocol(value: Option<&Value>, address: IpAddr) -> Result<Transport, String>
         },
         Some(_) => None,
     };
-    let wrong =
-        || format!("proto: {} is not tcp, udp, sctp, icmp or a number from 0 to 255", value.unwrap_or(&Value::Null));
+    let wrong = || {
+        format!(
+            "proto: {} is not tcp, udp, sctp, icmp or a number from 0 to 255",
+            value.unwrap_or(&Value::Null)
+        )
+    };
     number.map(Transport::from_number).ok_or_else(wrong)
 }
 
@@ -329,8 +380,15 @@ mod tests {
             phase: Phase::Active,
             ports: vec![],
         };
-        let pods = [pod("ui", &["10.0.0.1", "fd00::1"]), pod("carts", &["10.0.0.2", "fd00::2"]), pod("new", &[])];
-        Cluster { pods: pods.into_iter().map(|p| (p.key.clone(), p)).collect(), ..Cluster::default() }
+        let pods = [
+            pod("ui", &["10.0.0.1", "fd00::1"]),
+            pod("carts", &["10.0.0.2", "fd00::2"]),
+            pod("new", &[]),
+        ];
+        Cluster {
+            pods: pods.into_iter().map(|p| (p.key.clone(), p)).collect(),
+            ..Cluster::default()
+        }
     }
 
     fn ask(probe: Value) -> Result<Question, String> {
@@ -341,9 +399,14 @@ mod tests {
     fn s24_the_family_chooses_between_the_addresses_of_dual_stack_pods() {
         let q = ask(json!({"src": "shop/ui", "dst": "shop/carts", "port": 80})).unwrap();
         assert_eq!((q.source.address(), q.protocol), ("10.0.0.1".parse().unwrap(), Transport::Tcp));
-        let q = ask(json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "family": 6})).unwrap();
-        assert_eq!((q.destination.address(), q.protocol), ("fd00::2".parse().unwrap(), Transport::Other(58)));
-        let q = ask(json!({"src": "2001:db8::1", "dst": "shop/carts", "proto": 17, "port": "53"})).unwrap();
+        let q = ask(json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "family": 6}))
+            .unwrap();
+        assert_eq!(
+            (q.destination.address(), q.protocol),
+            ("fd00::2".parse().unwrap(), Transport::Other(58))
+        );
+        let q = ask(json!({"src": "2001:db8::1", "dst": "shop/carts", "proto": 17, "port": "53"}))
+            .unwrap();
         assert_eq!((q.destination.address(), q.port), ("fd00::2".parse().unwrap(), Some(53)));
     }
 
@@ -356,8 +419,14 @@ mod tests {
             (json!({"src": "shop/new", "dst": "shop/ui"}), "has no address"),
             (json!({"src": "shop/ui", "dst": "shop/carts"}), "port: the key is missing"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "port": 65536}), "port: 65536"),
-            (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "tpc", "port": 1}), "proto: \"tpc\""),
-            (json!({"src": "shop/ui", "srcIP": "10.9.9.9", "dst": "shop/carts", "port": 1}), "no address 10.9.9.9"),
+            (
+                json!({"src": "shop/ui", "dst": "shop/carts", "proto": "tpc", "port": 1}),
+                "proto: \"tpc\"",
+            ),
+            (
+                json!({"src": "shop/ui", "srcIP": "10.9.9.9", "dst": "shop/carts", "port": 1}),
+                "no address 10.9.9.9",
+            ),
             (json!({"src": "10.0.0.1", "dst": "fd00::2", "port": 1}), "in common"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "port": 1, "family": 5}), "family"),
         ] {
@@ -375,10 +444,11 @@ mod tests {
         let mut out = Vec::new();
         let outcome = answer_all(&cluster, &mut judge, &probes[..], &mut out).unwrap();
         assert_eq!(outcome, Outcome::Problems);
-        assert!(
-            out.starts_with(b"{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80,\"note\":1,\"allowed\":true,")
-        );
-        let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(&l.unwrap()).unwrap()).collect();
+        assert!(out.starts_with(
+            b"{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80,\"note\":1,\"allowed\":true,"
+        ));
+        let lines: Vec<Value> =
+            out.lines().map(|l| serde_json::from_str(&l.unwrap()).unwrap()).collect();
         assert_eq!(lines.len(), 4);
         assert_eq!((&lines[0]["allowed"], &lines[0]["note"]), (&json!(true), &json!(1)));
         assert_eq!(lines[0]["egress"]["reason"], json!("notIsolated"));

@@ -46,7 +46,8 @@ pub fn show(
     let mut lowered = Lowered { mode: flower.mode, ports: BTreeMap::new(), spilled: vec![] };
     for (node, topology) in topologies(cluster, compiler, scope) {
         let place = || node.as_ref().map_or("pods without a node".into(), |n| format!("node {n}"));
-        let of_node = lower(compiler.program(), &topology, flower.mode, &flower.capabilities).with_context(place)?;
+        let of_node = lower(compiler.program(), &topology, flower.mode, &flower.capabilities)
+            .with_context(place)?;
         lowered.ports.extend(of_node.ports);
         lowered.spilled.extend(of_node.spilled);
     }
@@ -64,7 +65,11 @@ pub fn show(
         Format::Json => {
             let mut value = json::lowered(&lowered);
             value["driver"] = flower.capabilities.driver.clone().into();
-            value["budget"] = if flower.mode == Mode::Software { Value::Null } else { serde_json::to_value(budget)? };
+            value["budget"] = if flower.mode == Mode::Software {
+                Value::Null
+            } else {
+                serde_json::to_value(budget)?
+            };
             serde_json::to_writer_pretty(&mut *out, &value).map_err(io::Error::from)?;
             writeln!(out)?;
         }
@@ -75,7 +80,11 @@ pub fn show(
 
 /// The invented topology of each node of the scope, with its pods; the key is None for pods without
 /// a node.
-fn topologies(cluster: &Cluster, compiler: &Compiler, scope: &Scope) -> BTreeMap<Option<Arc<str>>, Topology> {
+fn topologies(
+    cluster: &Cluster,
+    compiler: &Compiler,
+    scope: &Scope,
+) -> BTreeMap<Option<Arc<str>>, Topology> {
     let mut pods = BTreeMap::<Option<Arc<str>>, Vec<(EndpointId, String)>>::new();
     for (key, endpoint) in compiler.endpoints() {
         let node = match scope {
@@ -100,9 +109,12 @@ fn head(flower: &Flower, budget: &Budget) -> String {
         Mode::Prefilter => "prefilter",
         Mode::Software => "software",
     };
-    let mut head = format!("# mode {mode}, driver {}; ports are made up\n", flower.capabilities.driver);
+    let mut head =
+        format!("# mode {mode}, driver {}; ports are made up\n", flower.capabilities.driver);
     if flower.mode != Mode::Software {
-        let of = |u: Use| if u.of == u32::MAX { u.used.to_string() } else { format!("{} of {}", u.used, u.of) };
+        let of = |u: Use| {
+            if u.of == u32::MAX { u.used.to_string() } else { format!("{} of {}", u.used, u.of) }
+        };
         head += &format!(
             "# in hardware: filters {}, chains x prios {}, masks of one table {}\n",
             of(budget.filters),
@@ -116,16 +128,20 @@ fn head(flower: &Flower, budget: &Budget) -> String {
 /// Prints filters, what is left to eBPF, and totals, for people.
 fn tables(lowered: &Lowered) -> String {
     let mut shown = String::new();
-    let name = |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
+    let name =
+        |index: IfIndex| lowered.ports.keys().find(|p| p.ifindex == index).map(|p| p.name.clone());
     for (port, placed) in &lowered.ports {
         let rows = placed.iter().map(|placed| {
             let filter = &placed.filter;
             let line = text::line("", filter, name);
             // The match stands between the chain and the action.
-            let keys =
-                line.split_once("chain ").and_then(|(_, rest)| rest.split_once(' ')).map_or("", |(_, keys)| keys);
+            let keys = line
+                .split_once("chain ")
+                .and_then(|(_, rest)| rest.split_once(' '))
+                .map_or("", |(_, keys)| keys);
             let keys = keys.split(" action ").next().unwrap_or_default();
-            let origins: Vec<String> = placed.origins.as_slice().iter().map(ToString::to_string).collect();
+            let origins: Vec<String> =
+                placed.origins.as_slice().iter().map(ToString::to_string).collect();
             [
                 text::side(filter.side).to_owned(),
                 filter.chain.to_string(),
@@ -137,13 +153,21 @@ fn tables(lowered: &Lowered) -> String {
             ]
         });
         shown += &format!("{} ({} filters)\n", port.name, placed.len());
-        shown += &output::table(&["hook", "chain", "pref", "match", "action", "where", "from"], rows);
+        shown +=
+            &output::table(&["hook", "chain", "pref", "match", "action", "where", "from"], rows);
         shown += "\n\n";
     }
     if !lowered.spilled.is_empty() {
         let rows = lowered.spilled.iter().map(|s| {
-            let origins: Vec<String> = s.origins.as_slice().iter().map(ToString::to_string).collect();
-            [s.port.name.clone(), s.what.clone(), s.reason.describe().into(), s.filters.to_string(), origins.join("\n")]
+            let origins: Vec<String> =
+                s.origins.as_slice().iter().map(ToString::to_string).collect();
+            [
+                s.port.name.clone(),
+                s.what.clone(),
+                s.reason.describe().into(),
+                s.filters.to_string(),
+                origins.join("\n"),
+            ]
         });
         shown += "left\n";
         shown += &output::table(&["port", "what", "why", "filters", "from"], rows);
@@ -156,9 +180,11 @@ fn tables(lowered: &Lowered) -> String {
         row.extend(numbers.map(|n| n.to_string()));
         row
     };
-    let mut rows: Vec<Vec<String>> = totals.ports.iter().map(|(name, t)| row(name, t.counts)).collect();
+    let mut rows: Vec<Vec<String>> =
+        totals.ports.iter().map(|(name, t)| row(name, t.counts)).collect();
     rows.push(row("all", totals.all));
-    let columns = ["port", "filters", "hardware", "software", "both", "chains", "chains x prios", "masks"];
+    let columns =
+        ["port", "filters", "hardware", "software", "both", "chains", "chains x prios", "masks"];
     shown += &output::table(&columns, rows);
     shown + "\n"
 }

@@ -83,7 +83,15 @@ fn text(interfaces: &[Findings], colour: Colour) -> String {
             mode(f).into(),
         ]
     });
-    let head = ["interface", "driver", "hw-tc-offload", "eswitch", "phys_switch_id", "phys_port_name", "mode"];
+    let head = [
+        "interface",
+        "driver",
+        "hw-tc-offload",
+        "eswitch",
+        "phys_switch_id",
+        "phys_port_name",
+        "mode",
+    ];
     let mut text = output::table(&head, rows);
     text += "\n";
     // There are many interfaces of pods, and none of them has this, so they are listed on one line.

@@ -38,8 +38,10 @@ fn text(status: &Status, colour: Colour) -> String {
     let mut text = String::new();
     match &status.agent {
         Some(agent) => {
-            let Record { node, policies, problems, kept, behind, blind, unfound, .. } = &agent.record;
-            let state = if agent.running { colour.good("running") } else { colour.bad("not running") };
+            let Record { node, policies, problems, kept, behind, blind, unfound, .. } =
+                &agent.record;
+            let state =
+                if agent.running { colour.good("running") } else { colour.bad("not running") };
             let policies = match policies.len() {
                 1 => "1 policy applies".to_owned(),
                 count => format!("{count} policies apply"),
@@ -52,7 +54,8 @@ fn text(status: &Status, colour: Colour) -> String {
                 text += &format!("{} {blind}\n", colour.bad("blind:"));
             }
             for pod in unfound {
-                let why = "a policy selects it, but no interface of this node leads to its addresses";
+                let why =
+                    "a policy selects it, but no interface of this node leads to its addresses";
                 text += &format!("{} pod {pod}: {why}\n", colour.bad("not enforced:"));
             }
             for problem in problems {
@@ -74,7 +77,8 @@ fn text(status: &Status, colour: Colour) -> String {
     }
     let set = |set: Option<SetId>| set.map_or("open".to_owned(), |s| format!("set {s}"));
     let rows = status.endpoints.iter().map(|e| {
-        let drops: Vec<String> = e.drops.iter().map(|(why, count)| format!("{why}: {count}")).collect();
+        let drops: Vec<String> =
+            e.drops.iter().map(|(why, count)| format!("{why}: {count}")).collect();
         [
             e.endpoint.to_string(),
             e.pod.clone().unwrap_or_else(|| "?".into()),
@@ -86,13 +90,22 @@ fn text(status: &Status, colour: Colour) -> String {
         ]
     });
     text += "\n";
-    text += &output::table(&["id", "pod", "interface", "ingress", "egress", "connections", "drops"], rows);
+    text += &output::table(
+        &["id", "pod", "interface", "ingress", "egress", "connections", "drops"],
+        rows,
+    );
     text += &policies(status);
-    let rows = status.tables.iter().map(|(name, entries)| [(*name).to_owned(), entries.to_string()]);
+    let rows =
+        status.tables.iter().map(|(name, entries)| [(*name).to_owned(), entries.to_string()]);
     text += "\n\n";
     text += &output::table(&["table", "entries"], rows);
     let rows = status.maps.iter().map(|m| {
-        [m.name.to_owned(), m.kind.to_owned(), m.used.map_or("".to_owned(), |u| u.to_string()), size(m.bytes)]
+        [
+            m.name.to_owned(),
+            m.kind.to_owned(),
+            m.used.map_or("".to_owned(), |u| u.to_string()),
+            size(m.bytes),
+        ]
     });
     text += &format!("\n\n{} policy sets\n\n", status.policy_sets);
     text += &output::table(&["map", "kind", "used", "memory"], rows);
@@ -106,7 +119,13 @@ fn policies(status: &Status) -> String {
     let mut rows = policies
         .map(|p| {
             let generation = p.generation.map_or("".into(), |g| g.to_string());
-            [p.policy.clone(), generation, p.pods.to_string(), p.entries.to_string(), p.errors.to_string()]
+            [
+                p.policy.clone(),
+                generation,
+                p.pods.to_string(),
+                p.entries.to_string(),
+                p.errors.to_string(),
+            ]
         })
         .peekable();
     if rows.peek().is_none() {
@@ -121,7 +140,8 @@ fn filters(status: &Status) -> String {
         return String::new();
     }
     let records = status.agent.iter().flat_map(|a| &a.record.offload);
-    let records: BTreeMap<&str, &OffloadRecord> = records.map(|o| (o.interface.as_str(), o)).collect();
+    let records: BTreeMap<&str, &OffloadRecord> =
+        records.map(|o| (o.interface.as_str(), o)).collect();
     let rows = status.filters.iter().map(|f| {
         let record = records.get(f.interface.as_str());
         let left = record.iter().flat_map(|r| r.spilled.iter().chain(&r.refused));

@@ -47,9 +47,11 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
     /// The tables cannot be compiled, or the target cannot hold them.
     pub fn install(cluster: &'a Cluster, mut target: T) -> Result<Self, Error> {
         let mut tables = Tables::new(cluster)?;
-        let endpoints: Vec<_> = tables.compiler().endpoints().map(|(key, id)| (key.clone(), id)).collect();
-        let interfaces =
-            endpoints.into_iter().map(|(pod, id)| Event::Interface { pod, interface: Some(interface_of(id).into()) });
+        let endpoints: Vec<_> =
+            tables.compiler().endpoints().map(|(key, id)| (key.clone(), id)).collect();
+        let interfaces = endpoints
+            .into_iter()
+            .map(|(pod, id)| Event::Interface { pod, interface: Some(interface_of(id).into()) });
         tables.compiler().apply_all(interfaces)?;
         let (_, plan) = delta::plan(&target.read()?, tables.program())?;
         execute(&mut target, &plan)?;
@@ -116,25 +118,46 @@ impl<'a, T: Target + Datapath> OnDatapath<'a, T> {
     fn side(&self, verdict: Verdict, expected: Side) -> Side {
         match verdict {
             Verdict::Next if expected.allowed => expected,
-            Verdict::Next => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
+            Verdict::Next => {
+                Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected }
+            }
             // Nothing has translated the packet, so no backend was judged.
-            Verdict::Defer => Side { allowed: false, reason: Reason::Service, by: vec![], ..expected },
+            Verdict::Defer => {
+                Side { allowed: false, reason: Reason::Service, by: vec![], ..expected }
+            }
             Verdict::Drop if !expected.allowed => expected,
             Verdict::Drop => {
-                let by = self.target.explain_last().map(|r| Place::Other { implied: r.name().into() });
-                Side { allowed: false, reason: Reason::Dropped, by: by.into_iter().collect(), ..expected }
+                let by =
+                    self.target.explain_last().map(|r| Place::Other { implied: r.name().into() });
+                Side {
+                    allowed: false,
+                    reason: Reason::Dropped,
+                    by: by.into_iter().collect(),
+                    ..expected
+                }
             }
         }
     }
 }
 
 /// Builds the opening packet of a question, to the given address and port.
-fn opening(question: &Question, source: u16, to: IpAddr, port: Option<u16>) -> Result<Vec<u8>, Error> {
+fn opening(
+    question: &Question,
+    source: u16,
+    to: IpAddr,
+    port: Option<u16>,
+) -> Result<Vec<u8>, Error> {
     let from = question.source.address();
     if from.is_ipv4() != to.is_ipv4() {
-        return Err(Error::Question(format!("{from} and {to} belong to different address families")));
+        return Err(Error::Question(format!(
+            "{from} and {to} belong to different address families"
+        )));
     }
-    let port = || port.ok_or_else(|| Error::Question("port is missing; a packet needs a destination port".into()));
+    let port = || {
+        port.ok_or_else(|| {
+            Error::Question("port is missing; a packet needs a destination port".into())
+        })
+    };
     let packet = Packet::new(from, to);
     let packet = match (question.protocol, from.is_ipv4()) {
         (Transport::Tcp, _) => packet.tcp(source, port()?, tcp::SYN),

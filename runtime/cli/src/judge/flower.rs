@@ -39,7 +39,10 @@ pub fn open(cluster: &Cluster) -> Result<Flower<'_>, Error> {
     for (key, endpoint) in tables.compiler().endpoints() {
         let node = cluster.pods.get(key).and_then(|p| p.node.as_ref());
         let topology = nodes.entry(node).or_insert_with(|| Topology {
-            node_addresses: node.and_then(|n| cluster.nodes.get(n)).map(|n| n.addresses.clone()).unwrap_or_default(),
+            node_addresses: node
+                .and_then(|n| cluster.nodes.get(n))
+                .map(|n| n.addresses.clone())
+                .unwrap_or_default(),
             ..Topology::default()
         });
         let port = Port { ifindex: IfIndex::new(endpoint.get().into()), name: key.to_string() };
@@ -48,7 +51,10 @@ pub fn open(cluster: &Cluster) -> Result<Flower<'_>, Error> {
     let mut filters = BTreeMap::new();
     for topology in nodes.values() {
         for (port, placed) in software::lower(tables.program(), topology)?.ports {
-            filters.insert(EndpointId::new(port.ifindex.get() as u16), placed.into_iter().map(|p| p.filter).collect());
+            filters.insert(
+                EndpointId::new(port.ifindex.get() as u16),
+                placed.into_iter().map(|p| p.filter).collect(),
+            );
         }
     }
     Ok(Flower { tables, filters })
@@ -63,7 +69,12 @@ impl Flower<'_> {
         let packet = Packet { ct: ct::NEW, ..packet };
         let subjects = self.tables.subjects(&question.source).into_iter();
         let side = |(pod, endpoint)| {
-            self.side(endpoint, Hook::Ingress, &packet, self.tables.egress((pod, endpoint), question))
+            self.side(
+                endpoint,
+                Hook::Ingress,
+                &packet,
+                self.tables.egress((pod, endpoint), question),
+            )
         };
         Ok(Side::strictest(subjects.map(side).collect()))
     }
@@ -74,7 +85,8 @@ impl Flower<'_> {
         let subjects = self.tables.subjects(&question.destination).into_iter();
         let side = |(pod, endpoint)| {
             // Offline, an address of the pod's node stands for a packet from the node itself (S44).
-            let born = if self.tables.is_own_node(pod, remote) { Born::Here } else { Born::Elsewhere };
+            let born =
+                if self.tables.is_own_node(pod, remote) { Born::Here } else { Born::Elsewhere };
             let packet = Packet { ct: ct::NEW | ct::TRACKED, born, ..packet.clone() };
             let expected = self.tables.side(Direction::Ingress, (pod, endpoint), remote, question);
             if pod.addresses.contains(&remote) {
@@ -95,8 +107,12 @@ impl Flower<'_> {
         let passes = outcomes.iter().all(|o| matches!(o, Outcome::Next | Outcome::Pass));
         match (passes, expected.allowed) {
             (true, true) | (false, false) => expected,
-            (true, false) => Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected },
-            (false, true) => Side { allowed: false, reason: Reason::Dropped, by: vec![], ..expected },
+            (true, false) => {
+                Side { allowed: true, reason: Reason::Allowed, by: vec![], ..expected }
+            }
+            (false, true) => {
+                Side { allowed: false, reason: Reason::Dropped, by: vec![], ..expected }
+            }
         }
     }
 }
@@ -106,11 +122,17 @@ impl Flower<'_> {
 fn opening(question: &Question, destination: IpAddr, port: Option<u16>) -> Result<Packet, Error> {
     let source = question.source.address();
     if source.is_ipv4() != destination.is_ipv4() {
-        return Err(Error::Question(format!("{source} and {destination} belong to different address families")));
+        return Err(Error::Question(format!(
+            "{source} and {destination} belong to different address families"
+        )));
     }
     let v4 = source.is_ipv4();
     let ports = question.protocol.protocol().is_some();
-    let port = || port.ok_or_else(|| Error::Question("port is missing; a packet needs a destination port".into()));
+    let port = || {
+        port.ok_or_else(|| {
+            Error::Question("port is missing; a packet needs a destination port".into())
+        })
+    };
     let icmp_type = match (question.protocol, v4) {
         (Transport::Other(1), true) => Some(icmp::REQUESTS_V4[0]),
         (Transport::Other(58), false) => Some(icmp::REQUESTS_V6[0]),

@@ -44,12 +44,18 @@ fn side(side: oracle::Side) -> Side {
         Why::Service => (Reason::Service, vec![]),
         Why::Allowed(place) => {
             let (peer, port) = (place.peer.map(index), place.port.map(index));
-            let place = Place::Rule { policy: place.policy.to_string(), rule: index(place.rule), peer, port };
+            let place = Place::Rule {
+                policy: place.policy.to_string(),
+                rule: index(place.rule),
+                peer,
+                port,
+            };
             (Reason::Allowed, vec![place])
         }
-        Why::Denied(policies) => {
-            (Reason::Denied, policies.iter().map(|p| Place::Policy { policy: p.to_string() }).collect())
-        }
+        Why::Denied(policies) => (
+            Reason::Denied,
+            policies.iter().map(|p| Place::Policy { policy: p.to_string() }).collect(),
+        ),
     };
     Side { allowed, pod: side.pod, reason, by }
 }

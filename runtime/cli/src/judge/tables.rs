@@ -45,9 +45,14 @@ impl<'a> Tables<'a> {
     pub(super) fn subjects(&self, party: &Party) -> Vec<(&'a Pod, EndpointId)> {
         let endpoint = |pod: &'a Pod| Some((pod, self.compiler.endpoint(&pod.key)?));
         match party {
-            Party::Pod(key, _) => {
-                self.cluster.pods.get(key).filter(|p| p.is_policed()).and_then(endpoint).into_iter().collect()
-            }
+            Party::Pod(key, _) => self
+                .cluster
+                .pods
+                .get(key)
+                .filter(|p| p.is_policed())
+                .and_then(endpoint)
+                .into_iter()
+                .collect(),
             Party::Address(address) => {
                 let claims = |p: &&Pod| p.is_policed() && p.addresses.contains(address);
                 self.cluster.pods.values().filter(claims).filter_map(endpoint).collect()
@@ -57,7 +62,10 @@ impl<'a> Tables<'a> {
 
     /// Whether `remote` is an address of the pod's own node.
     pub(super) fn is_own_node(&self, pod: &Pod, remote: IpAddr) -> bool {
-        pod.node.as_ref().and_then(|n| self.cluster.nodes.get(n)).is_some_and(|n| n.addresses.contains(&remote))
+        pod.node
+            .as_ref()
+            .and_then(|n| self.cluster.nodes.get(n))
+            .is_some_and(|n| n.addresses.contains(&remote))
     }
 
     /// The verdict of the tables for one pod, whose packets go to or come from `remote`.
@@ -85,12 +93,15 @@ impl<'a> Tables<'a> {
         };
         let program = self.compiler.program();
         let port = question.protocol.protocol().and(port);
-        let decision = eval::decide(program, pipeline, endpoint, remote, question.protocol.number(), port);
+        let decision =
+            eval::decide(program, pipeline, endpoint, remote, question.protocol.number(), port);
         let isolated = pipeline.set(eval::word(program, endpoint)).is_some();
         let by = places(&decision);
         let (allowed, reason) = match decision.verdict {
             Verdict::Permit if !isolated => (true, Reason::NotIsolated),
-            Verdict::Permit if by.iter().all(|p| matches!(p, Place::Other { .. })) && !by.is_empty() => {
+            Verdict::Permit
+                if by.iter().all(|p| matches!(p, Place::Other { .. })) && !by.is_empty() =>
+            {
                 (true, Reason::OwnNode)
             }
             Verdict::Permit => (true, Reason::Allowed),
@@ -128,7 +139,9 @@ impl Judge for Tables<'_> {
         let destinations = self.subjects(&question.destination).into_iter();
         Ok(Answer::of(
             Side::strictest(sources.map(|subject| self.egress(subject, question)).collect()),
-            Side::strictest(destinations.map(|s| self.side(Direction::Ingress, s, remote, question)).collect()),
+            Side::strictest(
+                destinations.map(|s| self.side(Direction::Ingress, s, remote, question)).collect(),
+            ),
         ))
     }
 }
@@ -155,7 +168,9 @@ fn places(decision: &Decision) -> Vec<Place> {
 
 /// Combines a rule's port with each of its peers.
 fn joined(port: &Origin, peers: &[Origin]) -> Vec<Place> {
-    let Origin::Rule { policy, rule, port: number, .. } = port else { return place(port).into_iter().collect() };
+    let Origin::Rule { policy, rule, port: number, .. } = port else {
+        return place(port).into_iter().collect();
+    };
     let peer = |origin: &Origin| match origin {
         Origin::Rule { policy: p, rule: r, peer, .. } if p == policy && r == rule => Some(*peer),
         _ => None,

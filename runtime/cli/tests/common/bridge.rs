@@ -1,4 +1,5 @@
-//! A node whose pods hang on a bridge, as with flannel, and a host outside. [`super::Node`] has host routes.
+//! A node whose pods hang on a bridge, as with flannel, and a host outside. [`super::Node`] has
+//! host routes.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,8 @@ impl Bridge {
     /// The node's address on the bridge.
     pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 254);
 
-    /// Pods echo on TCP 80 and UDP 53, and so does the host outside. The interface of a pod p is vp.
+    /// Pods echo on TCP 80 and UDP 53, and so does the host outside. The interface of a pod p is
+    /// vp.
     pub fn up(name: &str, pods: &[&str], policies: &str) -> Self {
         let nodes = vec![NodeSpec { name: "n1".into(), addresses: vec![[192, 168, 9, 1].into()] }];
         let outside: [IpAddr; 1] = [[203, 0, 113, 9].into()];
@@ -36,28 +38,47 @@ impl Bridge {
         let net = Net::up(&spec).expect("network namespaces (this needs root)");
         let node = net.node("n1").unwrap().clone();
         let gateway = Self::GATEWAY;
-        sh(&node, &format!("ip link add cni0 type bridge; ip addr add {gateway}/24 dev cni0; ip link set cni0 up"));
-        let back = format!("ip route add 10.9.0.0/24 via 169.254.1.2 dev {} onlink", host_end(&node));
-        let neighbour =
-            format!("ip neigh replace 169.254.1.2 lladdr {} dev {} nud permanent", mac(&node), host_end(&node));
-        let done = net.fabric().command("sh").args(["-ec", &format!("{neighbour}; {back}")]).status().unwrap();
+        sh(
+            &node,
+            &format!(
+                "ip link add cni0 type bridge; ip addr add {gateway}/24 dev cni0; ip link set cni0 \
+                 up"
+            ),
+        );
+        let back =
+            format!("ip route add 10.9.0.0/24 via 169.254.1.2 dev {} onlink", host_end(&node));
+        let neighbour = format!(
+            "ip neigh replace 169.254.1.2 lladdr {} dev {} nud permanent",
+            mac(&node),
+            host_end(&node)
+        );
+        let done = net
+            .fabric()
+            .command("sh")
+            .args(["-ec", &format!("{neighbour}; {back}")])
+            .status()
+            .unwrap();
         assert!(done.success());
         let mut sites = BTreeMap::new();
         let mut objects = String::from(
-            "kind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: 192.168.9.1}]}\n",
+            "kind: Node\nmetadata: {name: n1}\nstatus: {addresses: [{type: InternalIP, address: \
+             192.168.9.1}]}\n",
         );
         for (number, pod) in (1u8..).zip(pods) {
-            let namespace = Namespace::create(&format!("netpolc-{}-bridge-{pod}", net.id())).unwrap();
+            let namespace =
+                Namespace::create(&format!("netpolc-{}-bridge-{pod}", net.id())).unwrap();
             let address: IpAddr = [10, 9, 0, number].into();
             let inside = namespace.name();
             sh(
                 &node,
                 &format!(
-                    "ip link add v{pod} type veth peer name eth0 netns {inside}; ip link set v{pod} master cni0; \
+                    "ip link add v{pod} type veth peer name eth0 netns {inside}; ip link set \
+                     v{pod} master cni0; \
                      ip link set v{pod} up"
                 ),
             );
-            let site = Site { name: (*pod).into(), namespace, addresses: vec![address], host_end: None };
+            let site =
+                Site { name: (*pod).into(), namespace, addresses: vec![address], host_end: None };
             sh(
                 &site,
                 &format!(
@@ -66,17 +87,22 @@ impl Bridge {
                 ),
             );
             objects += &format!(
-                "---\nkind: Pod\nmetadata: {{name: {pod}, namespace: default, labels: {{app: {pod}}}}}\n\
-                 spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, podIPs: [{{ip: {address}}}]}}\n"
+                "---\nkind: Pod\nmetadata: {{name: {pod}, namespace: default, labels: {{app: \
+                 {pod}}}}}\n\
+                 spec: {{nodeName: n1, containers: [{{name: c}}]}}\nstatus: {{phase: Running, \
+                 podIPs: [{{ip: {address}}}]}}\n"
             );
             sites.insert((*pod).to_owned(), site);
         }
-        let folder = std::env::temp_dir().join(format!("netpolc-bridge-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("netpolc-bridge-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("objects.yaml"), objects + policies).unwrap();
         let echo = sites.values().chain([net.outside("out").unwrap()]);
-        let _servers = Servers::start(echo.map(|site| (site, [Ask::Tcp(80), Ask::Udp(53)]))).unwrap();
-        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
+        let _servers =
+            Servers::start(echo.map(|site| (site, [Ask::Tcp(80), Ask::Udp(53)]))).unwrap();
+        let pins =
+            Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
         Self { net, pods: sites, _servers, folder, pins }
     }
 
@@ -106,7 +132,15 @@ impl Bridge {
 
     /// The agent of this node.
     pub fn agent(&self) -> Command {
-        self.command(&["agent", "--node", "n1", "--target", "ebpf", "--from", self.folder.to_str().unwrap()])
+        self.command(&[
+            "agent",
+            "--node",
+            "n1",
+            "--target",
+            "ebpf",
+            "--from",
+            self.folder.to_str().unwrap(),
+        ])
     }
 
     pub fn netpolc(&self, arguments: &[&str]) -> Output {
@@ -126,7 +160,8 @@ impl Drop for Bridge {
 
 fn sh(site: &Site, script: &str) -> String {
     let done = site.command("sh").args(["-ec", script]).output().unwrap();
-    let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    let (out, error) =
+        (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{script}: {out}{error}");
     out.into_owned()
 }

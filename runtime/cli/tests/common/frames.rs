@@ -1,4 +1,5 @@
-//! Honest and hostile frames for tests of single attacks: who sends to whom, and whether it arrives.
+//! Honest and hostile frames for tests of single attacks: who sends to whom, and whether it
+//! arrives.
 
 use std::net::IpAddr;
 
@@ -46,7 +47,8 @@ pub struct Way {
 impl Way {
     /// Under their own addresses. The outside is a stranger.
     pub fn new(world: &World, from: Place, to: Place, v6: bool) -> Self {
-        let own = |place| world.pod(place).map_or(world.stranger, |pod| pod.addresses)[usize::from(v6)];
+        let own =
+            |place| world.pod(place).map_or(world.stranger, |pod| pod.addresses)[usize::from(v6)];
         Way { from, to, source: own(from), destination: own(to) }
     }
 
@@ -56,13 +58,23 @@ impl Way {
 
     /// The frame of a packet, with tags.
     pub fn frame(&self, world: &World, tags: &[(u16, u16)], packet: &[u8]) -> Vec<u8> {
-        let to = if world.same_link(self.from, self.to) { world.mac(self.to) } else { world.gateway(self.from) };
+        let to = if world.same_link(self.from, self.to) {
+            world.mac(self.to)
+        } else {
+            world.gateway(self.from)
+        };
         bytes::ethernet(to, world.mac(self.from), tags, bytes::ether_type(self.destination), packet)
     }
 
     /// A whole packet.
     pub fn packet(&self, protocol: u8, body: &[u8]) -> Vec<u8> {
-        bytes::ip(self.source, self.destination, protocol, &Header { hops: 64, ..Header::default() }, body)
+        bytes::ip(
+            self.source,
+            self.destination,
+            protocol,
+            &Header { hops: 64, ..Header::default() },
+            body,
+        )
     }
 
     pub fn udp(&self, world: &World, port: u16) -> Vec<u8> {
@@ -73,5 +85,9 @@ impl Way {
 /// Sends frames with the mark, and says where it went wrong unless so many of them arrive.
 pub fn expect(stage: &mut Stage<'_>, way: Way, frames: &[Vec<u8>], wanted: usize, what: &str) {
     let arrived = stage.arrive(way.from, way.to, frames, MARK, wanted);
-    assert_eq!(arrived, wanted, "{what}: {:?} as {} to {:?} {}", way.from, way.source, way.to, way.destination);
+    assert_eq!(
+        arrived, wanted,
+        "{what}: {:?} as {} to {:?} {}",
+        way.from, way.source, way.to, way.destination
+    );
 }

@@ -1,4 +1,5 @@
-//! What tests of the agent share: a node of network namespaces, the agent's process, and what CNI says of a pod.
+//! What tests of the agent share: a node of network namespaces, the agent's process, and what CNI
+//! says of a pod.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod bridge;
@@ -40,7 +41,8 @@ spec: {nodeName: n1, containers: [{name: c}]}
 status: {phase: Running, podIPs: [{ip: 10.7.0.3}, {ip: fd07::3}]}
 ";
 
-/// The node n1 of [`CLUSTER`] in network namespaces, and everything that an agent there needs. What is left of an agent goes with it.
+/// The node n1 of [`CLUSTER`] in network namespaces, and everything that an agent there needs. What
+/// is left of an agent goes with it.
 pub struct Node {
     pub net: Net,
     _servers: Servers,
@@ -52,14 +54,17 @@ pub struct Node {
 impl Node {
     /// Every pod echoes on `ports`.
     pub fn up(name: &str, ports: &[Ask]) -> Self {
-        let folder = std::env::temp_dir().join(format!("netpolc-node-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("netpolc-node-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("cluster.yaml"), CLUSTER).unwrap();
         let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::Path(folder.clone())]);
         assert_eq!(loaded.problems, []);
-        let net = Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces (this needs root)");
+        let net =
+            Net::up(&Spec::of(&loaded.cluster)).expect("network namespaces (this needs root)");
         let _servers = Servers::start(net.pods().map(|(_, site)| (site, ports.to_vec()))).unwrap();
-        let pins = Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
+        let pins =
+            Path::new("/sys/fs/bpf").join(format!("netpolc-test-{name}-{}", std::process::id()));
         Self { net, _servers, folder, pins }
     }
 

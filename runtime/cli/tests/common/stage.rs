@@ -1,4 +1,5 @@
-//! A node with an agent inside this process, for frames that no honest stack sends: the adversary's lab, and what of the frames arrives.
+//! A node with an agent inside this process, for frames that no honest stack sends: the adversary's
+//! lab, and what of the frames arrives.
 
 use std::{
     path::PathBuf,
@@ -14,7 +15,8 @@ use netpolc_testbed::{
     random::Rng,
 };
 
-/// After the last arrival, before nothing more is expected: the sender's system call delivers, so this is much.
+/// After the last arrival, before nothing more is expected: the sender's system call delivers, so
+/// this is much.
 const QUIET: Duration = Duration::from_millis(15);
 /// How long what must happen may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +35,8 @@ impl Enforced {
     pub fn open(node: &str, config: Config) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let pins = PathBuf::from(format!("/sys/fs/bpf/netpolc-stage-{}-{number}", std::process::id()));
+        let pins =
+            PathBuf::from(format!("/sys/fs/bpf/netpolc-stage-{}-{number}", std::process::id()));
         let ebpf = Ebpf::open(&pins, config).expect("needs root and BPF");
         let agent = Agent::new(node.into(), ebpf, Kernel::new()).expect("a fresh target");
         Self { agent, _pins: Pins(pins) }
@@ -42,7 +45,8 @@ impl Enforced {
 
 impl Drop for Pins {
     fn drop(&mut self) {
-        // A command that another test starts holds a copy of every descriptor, the lock's too, until it executes.
+        // A command that another test starts holds a copy of every descriptor, the lock's too,
+        // until it executes.
         let began = Instant::now();
         let mut removed = Ebpf::remove(&self.0);
         while removed.is_err() && began.elapsed() < PATIENCE {
@@ -63,7 +67,8 @@ pub struct Stage<'a> {
     cluster: Cluster,
 }
 
-/// Does `work` on the node. Pods have the label `id: p0` and so on; those up to p2 are routed, the others bridged.
+/// Does `work` on the node. Pods have the label `id: p0` and so on; those up to p2 are routed, the
+/// others bridged.
 pub fn on_stage(tracking: Tracking, policies: &str, work: impl FnOnce(&mut Stage<'_>) + Send) {
     let lab = Lab::up().expect("network namespaces (this needs root)");
     if tracking == Tracking::On {
@@ -73,7 +78,8 @@ pub fn on_stage(tracking: Tracking, policies: &str, work: impl FnOnce(&mut Stage
         // Labels and ports besides `id` are the same in every run.
         let cluster = lab.world.cluster(&mut Rng::new(1));
         let wires = lab.wires().expect("packet sockets");
-        let mut stage = Stage { lab: &lab, wires, enforced: Enforced::open("node1", Config::small()), cluster };
+        let mut stage =
+            Stage { lab: &lab, wires, enforced: Enforced::open("node1", Config::small()), cluster };
         stage.enforce(policies);
         work(&mut stage);
     };
@@ -83,26 +89,41 @@ pub fn on_stage(tracking: Tracking, policies: &str, work: impl FnOnce(&mut Stage
 impl Stage<'_> {
     /// Replaces all policies.
     pub fn enforce(&mut self, policies: &str) {
-        let policies = if policies.is_empty() { "{apiVersion: v1, kind: List, items: []}" } else { policies };
-        let loaded = netpolc_kube_sync::load([netpolc_kube_sync::Input::bytes("policies.yaml", policies)]);
+        let policies =
+            if policies.is_empty() { "{apiVersion: v1, kind: List, items: []}" } else { policies };
+        let loaded =
+            netpolc_kube_sync::load([netpolc_kube_sync::Input::bytes("policies.yaml", policies)]);
         assert_eq!(loaded.problems, []);
         self.cluster.policies = loaded.cluster.policies;
         self.enforced.agent.update(self.cluster.clone()).expect("an update");
     }
 
-    /// Sends the frames, and counts those that arrive at `at` with `mark` in them. Fewer than `wanted` are waited for.
-    pub fn arrive(&mut self, from: Place, at: Place, frames: &[Vec<u8>], mark: &[u8], wanted: usize) -> usize {
+    /// Sends the frames, and counts those that arrive at `at` with `mark` in them. Fewer than
+    /// `wanted` are waited for.
+    pub fn arrive(
+        &mut self,
+        from: Place,
+        at: Place,
+        frames: &[Vec<u8>],
+        mark: &[u8],
+        wanted: usize,
+    ) -> usize {
         let places: Vec<Place> = self.lab.world.places().collect();
         let index = |place| places.iter().position(|p| *p == place);
         let frames: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         if let Some(sender) = index(from) {
-            assert_eq!(self.wires[sender].send(&frames).expect("sent"), 0, "the kernel refused a frame");
+            assert_eq!(
+                self.wires[sender].send(&frames).expect("sent"),
+                0,
+                "the kernel refused a frame"
+            );
         }
         let receiver = index(at).expect("a place with a packet socket");
         let began = Instant::now();
         let (mut count, mut last) = (0, began);
         while last.elapsed() < QUIET || (count < wanted && began.elapsed() < PATIENCE) {
-            let mut seen = |frame: &[u8]| count += usize::from(frame.windows(mark.len()).any(|w| w == mark));
+            let mut seen =
+                |frame: &[u8]| count += usize::from(frame.windows(mark.len()).any(|w| w == mark));
             if self.wires[receiver].receive(&mut seen).expect("received") > 0 {
                 last = Instant::now();
             }

@@ -15,13 +15,16 @@ use netpolc_table::{
 
 use super::{
     Subject,
-    world::{A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_mac, set_word, switch, word, world},
+    world::{
+        A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_mac, set_word, switch,
+        word, world,
+    },
 };
 use crate::{
     Arrival, Error, Frame, Hook, Mark, Verdict,
     frame::{
-        Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, icmp_error, quote, test_run_takes,
-        truncate,
+        Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, icmp_error, quote,
+        test_run_takes, truncate,
     },
     random::Random,
     semantics::ip,
@@ -170,12 +173,15 @@ impl Events {
         if random.once_in(3) {
             // The pod's as those of the other direction, or to many.
             let at = if hook == Hook::ToPod { 0 } else { 6 };
-            let mac = random.pick(&[MACS[0], MACS[1], MACS[1], [0xff; 6], [0x02, 0, 0, 0, 0x80, 2]]);
+            let mac =
+                random.pick(&[MACS[0], MACS[1], MACS[1], [0xff; 6], [0x02, 0, 0, 0, 0x80, 2]]);
             bytes[at..at + 6].copy_from_slice(&mac);
         }
         let pods = [A.interface, B.interface];
         let (interface, arrival) = match hook {
-            Hook::ToPod if random.once_in(6) => (pod.interface, random.pick(&[Arrival::Born, Arrival::Forgotten])),
+            Hook::ToPod if random.once_in(6) => {
+                (pod.interface, random.pick(&[Arrival::Born, Arrival::Forgotten]))
+            }
             Hook::ToPod if random.once_in(4) => (pod.interface, random.pick(&pods).into()),
             Hook::ToPod => (pod.interface, UPLINK.into()),
             Hook::FromPod => (pod.interface, pod.interface.into()),
@@ -205,7 +211,10 @@ impl Events {
         match random.below(14) {
             0 if !random.once_in(3) => {
                 let sender = random.pick(&[[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 9, 9], [0; 4]]);
-                return arp(sender.into(), [10, 0, 9, 9].into()).into_iter().chain([0; 18]).collect();
+                return arp(sender.into(), [10, 0, 9, 9].into())
+                    .into_iter()
+                    .chain([0; 18])
+                    .collect();
             }
             0 => {
                 return ethernet(&[], random.pick(&[0x0806, 0x8847, 0x0026, 0x8864]))
@@ -218,9 +227,12 @@ impl Events {
                     Hook::ToPod => talk.out_packet(inner),
                     Hook::FromPod | Hook::Translated => talk.back_packet(inner),
                 };
-                let mut quoted = quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 8, 4, 20, 600, 1300]));
+                let mut quoted =
+                    quote(&decorated(random, quoted), random.pick(&[8, 8, 8, 8, 4, 20, 600, 1300]));
                 let (from, to) = match hook {
-                    Hook::ToPod => (random.pick(&[hosts.stranger, hosts.stranger, own]), talk.local.0),
+                    Hook::ToPod => {
+                        (random.pick(&[hosts.stranger, hosts.stranger, own]), talk.local.0)
+                    }
                     Hook::FromPod | Hook::Translated => (talk.local.0, talk.remote.0),
                 };
                 if random.once_in(8) {
@@ -235,20 +247,25 @@ impl Events {
             }
             3 => {
                 if let (IpAddr::V6(a), IpAddr::V6(b)) = (talk.local.0, talk.remote.0) {
-                    let source =
-                        random.pick(&[a, std::net::Ipv6Addr::UNSPECIFIED, "fe80::9".parse().expect("an address")]);
+                    let source = random.pick(&[
+                        a,
+                        std::net::Ipv6Addr::UNSPECIFIED,
+                        "fe80::9".parse().expect("an address"),
+                    ]);
                     let kind = random.pick(&[130, 133, 134, 135, 136, 136, 136, 137, 138, 143]);
                     let link = "fe80::7".parse().expect("an address");
                     let about = random.pick(&[a, a, b, link]);
                     let link = "fe80::7".parse().expect("an address");
                     let to = random.pick(&[b, b, link, "ff02::1".parse().expect("an address")]);
-                    packet = discovery(kind, source, to, about).hop_limit(random.pick(&[255, 255, 64]));
+                    packet =
+                        discovery(kind, source, to, about).hop_limit(random.pick(&[255, 255, 64]));
                     if random.once_in(4) {
                         packet = packet.payload(&vec![0; random.pick(&[0, 15, 16, 120, 121])]);
                     }
                 } else {
-                    packet = Packet::new(std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv4Addr::BROADCAST)
-                        .udp(68, random.pick(&[67, 53]));
+                    packet =
+                        Packet::new(std::net::Ipv4Addr::UNSPECIFIED, std::net::Ipv4Addr::BROADCAST)
+                            .udp(68, random.pick(&[67, 53]));
                 }
             }
             4 if random.once_in(6) => {
@@ -269,9 +286,9 @@ impl Events {
     fn unit(&mut self) -> Unit {
         let random = &mut self.random;
         match random.below(10) {
-            0..=3 => {
-                Unit::Tcp(random.pick(&[0x02, 0x02, 0x12, 0x10, 0x10, 0x11, 0x14, 0x04, 0x03, 0x06, 0x00, 0xc2, 0xff]))
-            }
+            0..=3 => Unit::Tcp(random.pick(&[
+                0x02, 0x02, 0x12, 0x10, 0x10, 0x11, 0x14, 0x04, 0x03, 0x06, 0x00, 0xc2, 0xff,
+            ])),
             4 | 5 => Unit::Udp,
             6 => Unit::Sctp(random.pick(&[0, 1, 1, 2, 4, 6, 7, 8, 10, 14, 255])),
             7 => Unit::Icmp(random.pick(&[0, 8, 13, 14, 128, 129, 3, 1, 17, 255])),
@@ -284,7 +301,8 @@ impl Events {
 fn decorated(random: &mut Random, mut packet: Packet) -> Packet {
     let v6 = packet.datagram()[0] >> 4 == 6;
     while random.once_in(8) {
-        packet = packet.tag(random.pick(&[Tag::vlan(7), Tag::qinq(8), Tag { kind: 0x9100, id: 9 }]));
+        packet =
+            packet.tag(random.pick(&[Tag::vlan(7), Tag::qinq(8), Tag { kind: 0x9100, id: 9 }]));
     }
     if !v6 && random.once_in(5) {
         let options = [
@@ -388,7 +406,15 @@ pub fn compare(
                 };
                 let (left, right) = (explained(l, left), explained(r, right));
                 if l != r {
-                    return Ok(Err(Box::new(Mismatch { seed, event, hook, frame, left, right, history })));
+                    return Ok(Err(Box::new(Mismatch {
+                        seed,
+                        event,
+                        hook,
+                        frame,
+                        left,
+                        right,
+                        history,
+                    })));
                 }
                 history.push(format!(
                     "{event}: {hook:?} {:?} {:?} {left} {}",
@@ -420,7 +446,9 @@ pub fn fuzz_frame(
     right: &mut dyn Subject,
     bytes: &[u8],
 ) -> Result<Result<(), Box<Mismatch>>, Error> {
-    let Some((&how, bytes)) = bytes.split_first().filter(|(_, frame)| test_run_takes(frame)) else { return Ok(Ok(())) };
+    let Some((&how, bytes)) = bytes.split_first().filter(|(_, frame)| test_run_takes(frame)) else {
+        return Ok(Ok(()));
+    };
     if how & 0xf0 == 0 {
         left.advance(Duration::from_secs(700))?;
         right.advance(Duration::from_secs(700))?;

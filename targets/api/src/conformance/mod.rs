@@ -72,7 +72,14 @@ impl Case {
         self
     }
 
-    fn packet(self, what: &str, hook: Hook, arrival: Arrival, bytes: Vec<u8>, expected: Verdict) -> Self {
+    fn packet(
+        self,
+        what: &str,
+        hook: Hook,
+        arrival: Arrival,
+        bytes: Vec<u8>,
+        expected: Verdict,
+    ) -> Self {
         let frame = Frame { interface: self.interface, arrival, mark: Mark::Clear, bytes };
         self.step(what, hook, frame, expected)
     }
@@ -89,14 +96,36 @@ impl Case {
     }
 
     /// A marked packet that came so is about to leave the node.
-    pub fn leaves(self, what: &str, arrival: impl Into<Arrival>, bytes: Vec<u8>, expected: Verdict) -> Self {
-        let frame = Frame { interface: world::UPLINK, arrival: arrival.into(), mark: Mark::Deferred, bytes };
+    pub fn leaves(
+        self,
+        what: &str,
+        arrival: impl Into<Arrival>,
+        bytes: Vec<u8>,
+        expected: Verdict,
+    ) -> Self {
+        let frame = Frame {
+            interface: world::UPLINK,
+            arrival: arrival.into(),
+            mark: Mark::Deferred,
+            bytes,
+        };
         self.step(what, Hook::Translated, frame, expected)
     }
 
     /// A marked packet that came so comes to the pod.
-    pub fn comes(self, what: &str, arrival: impl Into<Arrival>, bytes: Vec<u8>, expected: Verdict) -> Self {
-        let frame = Frame { interface: self.interface, arrival: arrival.into(), mark: Mark::Deferred, bytes };
+    pub fn comes(
+        self,
+        what: &str,
+        arrival: impl Into<Arrival>,
+        bytes: Vec<u8>,
+        expected: Verdict,
+    ) -> Self {
+        let frame = Frame {
+            interface: self.interface,
+            arrival: arrival.into(),
+            mark: Mark::Deferred,
+            bytes,
+        };
         self.step(what, Hook::ToPod, frame, expected)
     }
 
@@ -200,11 +229,24 @@ impl Report {
     /// Panics with all failures where there are any.
     pub fn assert_passed(&self) {
         let lines: Vec<String> = self.failures.iter().map(Failure::to_string).collect();
-        assert!(lines.is_empty(), "{} of {} cases fail:\n{}", lines.len(), self.cases, lines.join("\n"));
+        assert!(
+            lines.is_empty(),
+            "{} of {} cases fail:\n{}",
+            lines.len(),
+            self.cases,
+            lines.join("\n")
+        );
         assert!(self.cases > 0 && self.packets > 0, "nothing was run");
     }
 
-    fn fail(&mut self, case: &str, step: usize, what: &str, expected: impl fmt::Debug, got: impl fmt::Debug) {
+    fn fail(
+        &mut self,
+        case: &str,
+        step: usize,
+        what: &str,
+        expected: impl fmt::Debug,
+        got: impl fmt::Debug,
+    ) {
         let (case, what) = (case.to_owned(), what.to_owned());
         let (expected, got) = (format!("{expected:?}"), format!("{got:?}"));
         self.failures.push(Failure { case, step, what, expected, got });
@@ -256,15 +298,22 @@ pub fn run_case(subject: &mut dyn Subject, case: &Case, report: &mut Report) {
     }
     for (i, step) in case.steps.iter().enumerate() {
         let failure = match step {
-            Step::Advance(by) => subject.advance(*by).err().map(|e| ("advance", "no error".into(), e.to_string())),
-            Step::Write(write) => subject.write(write).err().map(|e| ("write", "no error".into(), e.to_string())),
+            Step::Advance(by) => {
+                subject.advance(*by).err().map(|e| ("advance", "no error".into(), e.to_string()))
+            }
+            Step::Write(write) => {
+                subject.write(write).err().map(|e| ("write", "no error".into(), e.to_string()))
+            }
             Step::Packet { what, hook, frame, expected } => {
                 report.packets += 1;
                 let got = subject.packet(*hook, frame);
                 if got.as_ref().ok() == Some(expected) {
                     None
                 } else {
-                    let got = got.map_or_else(|e| e.to_string(), |v| format!("{v:?} ({:?})", subject.explain_last()));
+                    let got = got.map_or_else(
+                        |e| e.to_string(),
+                        |v| format!("{v:?} ({:?})", subject.explain_last()),
+                    );
                     Some((what.as_str(), format!("{expected:?}"), got))
                 }
             }

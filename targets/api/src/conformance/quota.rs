@@ -27,7 +27,12 @@ impl Player<'_> {
         let most = 4 * self.subject.capabilities().connections as usize + 4096;
         let mut open = vec![];
         for i in 0..most {
-            let talk = Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 80 + (i / 50_000) as u16);
+            let talk = Talk::new(
+                hosts.a,
+                (i % 50_000) as u16 + 1024,
+                hosts.friend,
+                80 + (i / 50_000) as u16,
+            );
             if self.judge(A.interface, Hook::FromPod, talk.out(SYN))? == Verdict::Drop {
                 break;
             }
@@ -85,7 +90,12 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
         expect("replies of old connections", Verdict::Next, got);
     }
     let next = open.len();
-    let refused = Talk::new(hosts.a, 1024 + (next % 50_000) as u16, hosts.friend, 80 + (next / 50_000) as u16);
+    let refused = Talk::new(
+        hosts.a,
+        1024 + (next % 50_000) as u16,
+        hosts.friend,
+        80 + (next / 50_000) as u16,
+    );
     let got = player.judge(A.interface, Hook::FromPod, refused.out(SYN))?;
     expect("the refused one is refused again", Verdict::Drop, got);
     let got = player.judge(A.interface, Hook::ToPod, refused.back(SYN_ACK))?;
@@ -93,7 +103,12 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     let mut probes = 0;
     for port in 0..64 {
         let probe = Talk::new(hosts.a, 8080, hosts.stranger, 30_000 + port).back(SYN);
-        let frame = Frame { interface: A.interface, arrival: Arrival::Born, mark: Mark::Clear, bytes: probe };
+        let frame = Frame {
+            interface: A.interface,
+            arrival: Arrival::Born,
+            mark: Mark::Clear,
+            bytes: probe,
+        };
         player.packets += 1;
         probes += usize::from(player.subject.packet(Hook::ToPod, &frame)? == Verdict::Next);
     }
@@ -104,43 +119,73 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     let (mut others, some) = (0, (quota / 8).min(64));
     for port in 0..some as u16 {
         let talk = Talk::new(hosts.a, 8080, hosts.network, 30_000 + port);
-        others += usize::from(player.judge(A.interface, Hook::FromPod, talk.out(SYN))? == Verdict::Next);
-        others += usize::from(player.judge(A.interface, Hook::ToPod, talk.back(SYN_ACK))? == Verdict::Next);
+        others +=
+            usize::from(player.judge(A.interface, Hook::FromPod, talk.out(SYN))? == Verdict::Next);
+        others += usize::from(
+            player.judge(A.interface, Hook::ToPod, talk.back(SYN_ACK))? == Verdict::Next,
+        );
     }
     let got = if others == 2 * some { Verdict::Next } else { Verdict::Drop };
     expect("another remote finds room", Verdict::Next, got);
 
     let other = Talk::new(hosts.b, 2000, hosts.friend, 53);
-    expect("another pod opens", Verdict::Next, player.judge(B.interface, Hook::FromPod, other.out(Unit::Udp))?);
-    expect("and is answered", Verdict::Next, player.judge(B.interface, Hook::ToPod, other.back(Unit::Udp))?);
+    expect(
+        "another pod opens",
+        Verdict::Next,
+        player.judge(B.interface, Hook::FromPod, other.out(Unit::Udp))?,
+    );
+    expect(
+        "and is answered",
+        Verdict::Next,
+        player.judge(B.interface, Hook::ToPod, other.back(Unit::Udp))?,
+    );
     let family = if hosts.family == Family::V4 { Family::V6 } else { Family::V4 };
     let (else_a, else_friend) = (Hosts::of(family).a, Hosts::of(family).friend);
     let talk = Talk::new(else_a, 2000, else_friend, 53);
-    expect("the other family opens", Verdict::Next, player.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))?);
+    expect(
+        "the other family opens",
+        Verdict::Next,
+        player.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))?,
+    );
 
     // Everything has expired: places are used again without anyone's help.
     player.subject.advance(std::time::Duration::from_secs(500_000))?;
-    expect("room after expiry", Verdict::Next, player.judge(A.interface, Hook::FromPod, refused.out(SYN))?);
-    expect("and an answer", Verdict::Next, player.judge(A.interface, Hook::ToPod, refused.back(SYN_ACK))?);
+    expect(
+        "room after expiry",
+        Verdict::Next,
+        player.judge(A.interface, Hook::FromPod, refused.out(SYN))?,
+    );
+    expect(
+        "and an answer",
+        Verdict::Next,
+        player.judge(A.interface, Hook::ToPod, refused.back(SYN_ACK))?,
+    );
     player.judge(A.interface, Hook::FromPod, refused.out(ACK))?;
     player.judge(A.interface, Hook::ToPod, refused.back(ACK))?;
 
     // One that is open and silent: the opener's packets need no entry, so the handshake is all that
     // was seen.
     let silent = Talk::new(hosts.a, 900, hosts.network, 31_000);
-    for (hook, bytes) in
-        [(Hook::FromPod, silent.out(SYN)), (Hook::ToPod, silent.back(SYN_ACK)), (Hook::FromPod, silent.out(ACK))]
-    {
+    for (hook, bytes) in [
+        (Hook::FromPod, silent.out(SYN)),
+        (Hook::ToPod, silent.back(SYN_ACK)),
+        (Hook::FromPod, silent.out(ACK)),
+    ] {
         player.judge(A.interface, hook, bytes)?;
     }
 
     // Questions, answered or not, give way to new ones, and never what is established.
     let mut lost = 0;
     for i in 0..4 * quota as u32 {
-        let talk = Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 53 + (i / 50_000) as u16);
-        lost += usize::from(player.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))? == Verdict::Drop);
+        let talk =
+            Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 53 + (i / 50_000) as u16);
+        lost += usize::from(
+            player.judge(A.interface, Hook::FromPod, talk.out(Unit::Udp))? == Verdict::Drop,
+        );
         if i % 2 == 0 {
-            lost += usize::from(player.judge(A.interface, Hook::ToPod, talk.back(Unit::Udp))? == Verdict::Drop);
+            lost += usize::from(
+                player.judge(A.interface, Hook::ToPod, talk.back(Unit::Udp))? == Verdict::Drop,
+            );
         }
     }
     let got = if lost == 0 { Verdict::Next } else { Verdict::Drop };
@@ -155,7 +200,8 @@ fn play(player: &mut Player<'_>, hosts: &Hosts, failures: &mut Failures) -> Resu
     player.subject.advance(std::time::Duration::from_secs(600))?;
     let mut refused = 0;
     for i in 0..2 * quota as u32 {
-        let talk = Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 100 + (i / 50_000) as u16);
+        let talk =
+            Talk::new(hosts.a, (i % 50_000) as u16 + 1024, hosts.friend, 100 + (i / 50_000) as u16);
         for (hook, bytes) in [
             (Hook::FromPod, talk.out(SYN)),
             (Hook::ToPod, talk.back(SYN_ACK)),

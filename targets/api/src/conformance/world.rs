@@ -13,7 +13,8 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Class, EndpointId, Entry, IfIndex, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, Write,
+    ActionId, Class, EndpointId, Entry, IfIndex, Incarnation, Key, PortClassId, Program, RowId,
+    SetId, TableId, Write,
     schema::{self, Family, Mac, Word},
 };
 
@@ -58,7 +59,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    const CLOSED: [Policy; 5] = [Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
+    const CLOSED: [Policy; 5] =
+        [Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
 }
 
 /// Addresses of one family.
@@ -85,7 +87,9 @@ impl Hosts {
     pub fn of(family: Family) -> Self {
         let [a, b, friend, stranger, network, service] = match family {
             Family::V4 => ["10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.9.9", "10.2.3.4", "10.96.0.1"],
-            Family::V6 => ["fd00::1", "fd00::2", "fd00:1::1", "fd00:9::9", "fd00:2:3::4", "fd00:96::1"],
+            Family::V6 => {
+                ["fd00::1", "fd00::2", "fd00:1::1", "fd00:9::9", "fd00:2:3::4", "fd00:96::1"]
+            }
         }
         .map(|text| text.parse().expect("an address"));
         Hosts { family, a, b, friend, stranger, network, service }
@@ -107,7 +111,11 @@ pub const TUNNELS: [(u8, u16); 3] = [(ip::UDP, 4789), (4, 0), (41, 0)];
 /// to friends.
 pub fn permit_tunnels() -> Write {
     let row = RowId::new(2 * (base(A, 10) + Policy::Some as u16));
-    Write::put(TableId::Verdict, schema::verdict_key(row, PortClassId::new(6)), schema::plain(ActionId::Permit))
+    Write::put(
+        TableId::Verdict,
+        schema::verdict_key(row, PortClassId::new(6)),
+        schema::plain(ActionId::Permit),
+    )
 }
 
 /// The incarnation of `friend`.
@@ -152,17 +160,26 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
     let mut program = Program::default();
     let mut put = |table, key: Key, entry: Entry| program.apply(&Write::put(table, key, entry));
     for (pod, word) in [(A, word(A, ingress, egress)), (B, word(B, Policy::Open, Policy::Open))] {
-        put(TableId::Interface, schema::interface_key(pod.interface), schema::set_endpoint(pod.endpoint));
+        put(
+            TableId::Interface,
+            schema::interface_key(pod.interface),
+            schema::set_endpoint(pod.endpoint),
+        );
         put(TableId::Endpoint, schema::endpoint_key(pod.endpoint), schema::set_policy(word));
         for hosts in Hosts::both() {
             let own = if pod == A { hosts.a } else { hosts.b };
-            put(TableId::own(hosts.family), schema::own_key(pod.endpoint, own), schema::plain(ActionId::Own));
+            put(
+                TableId::own(hosts.family),
+                schema::own_key(pod.endpoint, own),
+                schema::plain(ActionId::Own),
+            );
         }
     }
     for hosts in Hosts::both() {
         let (host, net) = (hosts.family.bits(), if hosts.family == Family::V4 { 16 } else { 32 });
-        let start: IpAddr =
-            if hosts.family == Family::V4 { "10.2.0.0" } else { "fd00:2::" }.parse().expect("an address");
+        let start: IpAddr = if hosts.family == Family::V4 { "10.2.0.0" } else { "fd00:2::" }
+            .parse()
+            .expect("an address");
         for (prefix, length, class, incarnation) in [
             (hosts.a, host, 2, Incarnation::new(0xaaaa)),
             (hosts.b, host, 1, Incarnation::new(0xbbbb)),
@@ -170,7 +187,11 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
             (start, net, 3, Incarnation::default()),
         ] {
             let key = schema::remote_key(prefix, length);
-            put(TableId::remote(hosts.family), key, schema::set_remote(Class::new(hosts.family, class), incarnation));
+            put(
+                TableId::remote(hosts.family),
+                key,
+                schema::set_remote(Class::new(hosts.family, class), incarnation),
+            );
         }
         for (protocol, port) in SERVICE_PORTS {
             let key = schema::service_key(hosts.service, protocol, port);
@@ -195,9 +216,12 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
             // Rows belong to one set each: two a set.
             let (set, row) = (SetId::new(number), RowId::new(2 * number));
             for family in Family::BOTH {
-                let action = if policy == Policy::Everyone { ActionId::Permit } else { ActionId::Deny };
+                let action =
+                    if policy == Policy::Everyone { ActionId::Permit } else { ActionId::Deny };
                 put(TableId::Base, schema::base_key(set, family), schema::plain(action));
-                let mut class = |n, entry| put(TableId::Row, schema::row_key(set, Class::new(family, n)), entry);
+                let mut class = |n, entry| {
+                    put(TableId::Row, schema::row_key(set, Class::new(family, n)), entry)
+                };
                 match policy {
                     Policy::Some | Policy::Tcp => class(1, schema::set_row(row)),
                     Policy::Friends => class(1, schema::plain(ActionId::Permit)),

@@ -99,8 +99,12 @@ impl<T: Target> Target for Faulty<T> {
     fn write(&mut self, write: &Write) -> Result<(), Error> {
         let table = write.table;
         match self.draw() {
-            Some(Fault::Full) => Err(Error::Full { table, capacity: 0, what: "injected; try again".into() }),
-            Some(Fault::Refused) => Err(refused(format!("injected: write to {}", table.spec().name))),
+            Some(Fault::Full) => {
+                Err(Error::Full { table, capacity: 0, what: "injected; try again".into() })
+            }
+            Some(Fault::Refused) => {
+                Err(refused(format!("injected: write to {}", table.spec().name)))
+            }
             None => self.inner.write(write),
         }
     }

@@ -13,7 +13,11 @@ pub use traced::Traced;
 macro_rules! packets_of_inner {
     ($decorator:ident) => {
         impl<T: crate::Datapath> crate::Datapath for $decorator<T> {
-            fn packet(&mut self, hook: crate::Hook, frame: &crate::Frame) -> Result<crate::Verdict, crate::Error> {
+            fn packet(
+                &mut self,
+                hook: crate::Hook,
+                frame: &crate::Frame,
+            ) -> Result<crate::Verdict, crate::Error> {
                 self.inner.packet(hook, frame)
             }
 

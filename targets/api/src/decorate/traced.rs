@@ -151,7 +151,8 @@ mod tests {
         let lines = Lines::default();
         tracing::subscriber::with_default(lines.clone(), || {
             let mut target = Traced::new(Faulty::new(Nothing(limits), Faults::Full(1)));
-            let write = Write::remove(TableId::Base, schema::base_key(SetId::new(1), schema::Family::V4));
+            let write =
+                Write::remove(TableId::Base, schema::base_key(SetId::new(1), schema::Family::V4));
             target.write(&write).expect("no fault yet");
             target.write(&write).expect_err("the fault");
             target.settle().expect("no fault");

@@ -63,7 +63,12 @@ impl Layer4 {
 }
 
 /// Header, payload and checksum.
-pub(super) fn build(layer4: &Layer4, source: IpAddr, destination: IpAddr, payload: &[u8]) -> Vec<u8> {
+pub(super) fn build(
+    layer4: &Layer4,
+    source: IpAddr,
+    destination: IpAddr,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + payload.len());
     let ports = |bytes: &mut Vec<u8>, source: u16, destination: u16| {
         bytes.extend(source.to_be_bytes());
@@ -103,7 +108,8 @@ pub(super) fn build(layer4: &Layer4, source: IpAddr, destination: IpAddr, payloa
         let pseudo = match (source, destination) {
             (IpAddr::V4(_), _) if protocol == ip::ICMP => vec![],
             (IpAddr::V4(s), IpAddr::V4(d)) => {
-                [&s.octets()[..], &d.octets(), &[0, protocol], &(length as u16).to_be_bytes()].concat()
+                [&s.octets()[..], &d.octets(), &[0, protocol], &(length as u16).to_be_bytes()]
+                    .concat()
             }
             (IpAddr::V6(s), IpAddr::V6(d)) => {
                 [&s.octets()[..], &d.octets(), &length.to_be_bytes(), &[0, 0, 0, protocol]].concat()
@@ -120,8 +126,10 @@ pub(super) fn build(layer4: &Layer4, source: IpAddr, destination: IpAddr, payloa
 
 /// The Internet checksum (RFC 1071) over the parts, each padded to 16 bits.
 pub(super) fn checksum(parts: &[&[u8]]) -> u16 {
-    let words =
-        parts.iter().flat_map(|p| p.chunks(2)).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
+    let words = parts
+        .iter()
+        .flat_map(|p| p.chunks(2))
+        .map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
     let mut sum: u32 = words.fold(0, |sum, word| {
         let sum = sum + word;
         (sum & 0xffff) + (sum >> 16)
@@ -145,6 +153,12 @@ pub fn quote(inner: &Packet, bytes: usize) -> Vec<u8> {
 
 /// An ICMP or ICMPv6 error from `router` to the source of `inner`, around `quoted` bytes. `rest` is
 /// bytes 4-7: the MTU of "too big" and "fragmentation needed".
-pub fn icmp_error(router: IpAddr, to: IpAddr, (kind, code): (u8, u8), rest: u32, quoted: &[u8]) -> Packet {
+pub fn icmp_error(
+    router: IpAddr,
+    to: IpAddr,
+    (kind, code): (u8, u8),
+    rest: u32,
+    quoted: &[u8],
+) -> Packet {
     Packet::new(router, to).layer4(Layer4::Icmp { kind, code, rest }).payload(quoted)
 }

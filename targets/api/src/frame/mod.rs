@@ -123,7 +123,11 @@ impl Packet {
     /// without payload until a layer 4 is given.
     pub fn new(source: impl Into<IpAddr>, destination: impl Into<IpAddr>) -> Self {
         let (source, destination) = (source.into(), destination.into());
-        assert_eq!(source.is_ipv4(), destination.is_ipv4(), "{source} and {destination} are of two families");
+        assert_eq!(
+            source.is_ipv4(),
+            destination.is_ipv4(),
+            "{source} and {destination} are of two families"
+        );
         Packet {
             tags: vec![],
             source,
@@ -214,7 +218,8 @@ impl Packet {
 
     /// The frame.
     pub fn build(&self) -> Vec<u8> {
-        let mut frame = ethernet(&self.tags, if self.source.is_ipv4() { ether::IPV4 } else { ether::IPV6 });
+        let mut frame =
+            ethernet(&self.tags, if self.source.is_ipv4() { ether::IPV4 } else { ether::IPV6 });
         frame.extend(self.datagram());
         frame
     }
@@ -229,8 +234,12 @@ impl Packet {
         };
         let protocol = self.layer4.protocol(self.source.is_ipv4());
         match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => self.ipv4(source, destination, protocol, &body),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => self.ipv6(source, destination, protocol, &body),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.ipv4(source, destination, protocol, &body)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                self.ipv6(source, destination, protocol, &body)
+            }
             _ => unreachable!("new() refuses two families"),
         }
     }
@@ -367,11 +376,17 @@ mod tests {
 
     #[test]
     fn extension_headers_chain() {
-        let (a, b) = ("fd00::1".parse::<Ipv6Addr>().unwrap(), "fd00::2".parse::<Ipv6Addr>().unwrap());
-        let packet = Packet::new(a, b).extension(Extension::padded(0, 0)).extension(Extension::authentication(3));
+        let (a, b) =
+            ("fd00::1".parse::<Ipv6Addr>().unwrap(), "fd00::2".parse::<Ipv6Addr>().unwrap());
+        let packet = Packet::new(a, b)
+            .extension(Extension::padded(0, 0))
+            .extension(Extension::authentication(3));
         let frame = packet.udp(1, 2).tag(Tag::qinq(5)).tag(Tag::vlan(6)).build();
         let l3 = 22;
-        assert_eq!((frame[l3 + 6], frame[l3 + 40], frame[l3 + 48]), (0, ip::AUTHENTICATION, ip::UDP));
+        assert_eq!(
+            (frame[l3 + 6], frame[l3 + 40], frame[l3 + 48]),
+            (0, ip::AUTHENTICATION, ip::UDP)
+        );
         assert_eq!(frame.len(), l3 + 40 + 8 + 24 + 8);
         assert_eq!(&frame[l3 + 4..l3 + 6], &40u16.to_be_bytes());
     }

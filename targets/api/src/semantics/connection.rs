@@ -79,7 +79,8 @@ pub enum Phase {
 
 impl Phase {
     /// All, in order.
-    pub const ALL: [Phase; 5] = [Phase::Opening, Phase::Replied, Phase::Established, Phase::Closing, Phase::Reset];
+    pub const ALL: [Phase; 5] =
+        [Phase::Opening, Phase::Replied, Phase::Established, Phase::Closing, Phase::Reset];
 
     /// The phase after `event` from `side`: the larger of the present one and the event's.
     pub fn after(self, event: Event, side: Side) -> Phase {
@@ -87,7 +88,9 @@ impl Phase {
             (Event::Reset, _) => Phase::Reset,
             (Event::Finish, _) => Phase::Closing,
             (Event::Data, Side::Other) => Phase::Established,
-            (Event::Data | Event::Datagram, Side::Opener) if self == Phase::Replied => Phase::Established,
+            (Event::Data | Event::Datagram, Side::Opener) if self == Phase::Replied => {
+                Phase::Established
+            }
             (Event::Accept | Event::Datagram, Side::Other) => Phase::Replied,
             _ => Phase::Opening,
         };
@@ -145,9 +148,11 @@ mod tests {
 
     #[test]
     fn phases_only_grow_and_closed_ones_stay_closed() {
-        let events = [Event::Open, Event::Datagram, Event::Accept, Event::Data, Event::Finish, Event::Reset];
+        let events =
+            [Event::Open, Event::Datagram, Event::Accept, Event::Data, Event::Finish, Event::Reset];
         for phase in Phase::ALL {
-            for (event, side) in events.iter().flat_map(|e| [(*e, Side::Opener), (*e, Side::Other)]) {
+            for (event, side) in events.iter().flat_map(|e| [(*e, Side::Opener), (*e, Side::Other)])
+            {
                 assert!(phase.after(event, side) >= phase);
             }
         }

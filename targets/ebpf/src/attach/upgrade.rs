@@ -20,8 +20,8 @@ use std::{
 use netpolc_target::{Error, Hook};
 
 use super::{
-    Attachments, HOOKS, Held, Link, MARKERS, Programs, QDISC, Role, absent_is_fine, attach_with_retries, call,
-    filters_stand, gone, hook_name, mark, side, unpin,
+    Attachments, HOOKS, Held, Link, MARKERS, Programs, QDISC, Role, absent_is_fine,
+    attach_with_retries, call, filters_stand, gone, hook_name, mark, side, unpin,
 };
 use crate::{
     clsact::{self, Qdisc},
@@ -49,7 +49,8 @@ struct Made {
 impl Upgrade {
     /// Starts the thread, which works in the calling thread's network namespace.
     fn begin(list: Vec<(IfIndex, Role)>, programs: &Programs) -> io::Result<Self> {
-        let dup = |(hook, program): &(Hook, Loaded)| Ok((*hook, program.fd().try_clone_to_owned()?));
+        let dup =
+            |(hook, program): &(Hook, Loaded)| Ok((*hook, program.fd().try_clone_to_owned()?));
         let programs: Vec<(Hook, OwnedFd)> = programs.iter().map(dup).collect::<io::Result<_>>()?;
         let links = move |role: Role, ifindex: IfIndex| {
             let mine = programs.iter().filter(|(hook, _)| role.hooks().contains(hook));
@@ -63,7 +64,8 @@ impl Upgrade {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let make = move |(ifindex, role)| Made { ifindex, role, links: links(role, ifindex) };
-        let work = move || list.into_iter().take_while(|_| !stopped.load(Relaxed)).map(make).collect();
+        let work =
+            move || list.into_iter().take_while(|_| !stopped.load(Relaxed)).map(make).collect();
         let thread = std::thread::Builder::new().name("links".into()).spawn(work)?;
         Ok(Self { thread, stop })
     }
@@ -104,13 +106,17 @@ impl Attachments {
                 }
                 Ok(held)
             });
-            let detach = || role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook)));
-            let done = held.and_then(|held| detach().map(|()| self.held.insert(ifindex, Held::Tcx(held))).map(drop));
+            let detach =
+                || role.hooks().iter().try_for_each(|hook| clsact::detach(ifindex, side(*hook)));
+            let done = held.and_then(|held| {
+                detach().map(|()| self.held.insert(ifindex, Held::Tcx(held))).map(drop)
+            });
             // The pins of the filters go last, so that whoever is killed before leaves none that is
             // unknown.
             let done = done.and_then(|()| {
                 let markers = MARKERS.iter().map(|(marker, ..)| format!("{ifindex}_{marker}"));
-                let mut paths = pins.into_iter().flat_map(|pins| markers.clone().map(|name| pins.link(&name)));
+                let mut paths =
+                    pins.into_iter().flat_map(|pins| markers.clone().map(|name| pins.link(&name)));
                 paths.try_for_each(|path| absent_is_fine(fs::remove_dir(path)))
             });
             match done {
@@ -138,14 +144,17 @@ impl Attachments {
             return Ok(());
         }
         // Where somebody removed a filter, `check` has to restore it first.
-        let may = |ifindex: &IfIndex, role| !self.stay.contains(ifindex) && filters_stand(*ifindex, role, programs);
+        let may = |ifindex: &IfIndex, role| {
+            !self.stay.contains(ifindex) && filters_stand(*ifindex, role, programs)
+        };
         let filtered = self.held.iter().filter_map(|(ifindex, held)| match held {
             Held::Clsact(_, role) if may(ifindex, *role) => Some((*ifindex, *role)),
             Held::Clsact(..) | Held::Tcx(_) => None,
         });
         let list: Vec<(IfIndex, Role)> = filtered.take(BATCH).collect();
         if !list.is_empty() {
-            self.upgrade = Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
+            self.upgrade =
+                Some(Upgrade::begin(list, programs).map_err(|e| refused("make TCX links", e))?);
         }
         Ok(())
     }
@@ -183,7 +192,8 @@ impl Attachments {
             if sys::link_facts(link.as_fd())?.ifindex != Some(ifindex) {
                 return Err(io::Error::from_raw_os_error(libc::ENODEV));
             }
-            let program = programs.iter().find(|(of, _)| *of == hook).ok_or(io::ErrorKind::NotFound)?;
+            let program =
+                programs.iter().find(|(of, _)| *of == hook).ok_or(io::ErrorKind::NotFound)?;
             sys::link_update(link.as_fd(), program.1.fd())?;
             if let Some(pins) = pins {
                 let path = pins.link(&format!("{ifindex}_{}", hook_name(hook)));
@@ -199,7 +209,8 @@ impl Attachments {
     /// place by now.
     pub fn drop_stray_links(&self, pins: &Pins) -> Result<(), Error> {
         let filtered = self.held.iter().filter(|(_, held)| matches!(held, Held::Clsact(..)));
-        let mut names = filtered.flat_map(|(i, _)| HOOKS.map(|hook| format!("{i}_{}", hook_name(hook))));
+        let mut names =
+            filtered.flat_map(|(i, _)| HOOKS.map(|hook| format!("{i}_{}", hook_name(hook))));
         names.try_for_each(|name| unpin(pins, &name))
     }
 }
@@ -208,7 +219,9 @@ impl Attachments {
 /// answers that there is no such device.
 fn has_tcx(programs: &Programs) -> bool {
     const NONE: u32 = i32::MAX as u32;
-    let asked =
-        programs.iter().take(1).map(|(hook, program)| sys::tcx_attach(program.fd(), IfIndex::new(NONE), side(*hook)));
+    let asked = programs
+        .iter()
+        .take(1)
+        .map(|(hook, program)| sys::tcx_attach(program.fd(), IfIndex::new(NONE), side(*hook)));
     asked.into_iter().any(|done| done.is_err_and(|e| e.raw_os_error() == Some(libc::ENODEV)))
 }

@@ -46,8 +46,13 @@ fn config(first_log: u8, most_log: u8) -> Config {
 
 /// Pod 1 may open what it wants, and nobody may open anything to it: each answer needs an entry.
 fn police(ebpf: &mut Ebpf, index: u32) {
-    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
-    ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(ID), schema::set_policy(word))).unwrap();
+    let word = Word {
+        ingress_set: SetId::new(1),
+        egress_set: SetId::new(2),
+        flags: Word::INGRESS | Word::EGRESS,
+    };
+    ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(ID), schema::set_policy(word)))
+        .unwrap();
     let interface = schema::interface_key(IfIndex::new(index));
     ebpf.write(&Write::put(TableId::Interface, interface, schema::set_endpoint(ID))).unwrap();
     for family in Family::BOTH {
@@ -63,9 +68,13 @@ fn police(ebpf: &mut Ebpf, index: u32) {
 }
 
 fn judge(ebpf: &mut Ebpf, hook: Hook, packet: Packet) -> Verdict {
-    let arrival = Arrival::At(if hook == Hook::ToPod { IfIndex::new(UPLINK) } else { IfIndex::new(POD) });
-    ebpf.packet(hook, &Frame { interface: IfIndex::new(POD), arrival, mark: Mark::Clear, bytes: packet.build() })
-        .unwrap()
+    let arrival =
+        Arrival::At(if hook == Hook::ToPod { IfIndex::new(UPLINK) } else { IfIndex::new(POD) });
+    ebpf.packet(
+        hook,
+        &Frame { interface: IfIndex::new(POD), arrival, mark: Mark::Clear, bytes: packet.build() },
+    )
+    .unwrap()
 }
 
 /// Connection number `n`, to one of 256 remotes.
@@ -109,7 +118,12 @@ fn answered(ebpf: &mut Ebpf, family: Family, n: u32) -> bool {
 
 fn all_answered(ebpf: &mut Ebpf, family: Family, count: u32) {
     let lost: Vec<u32> = (0..count).filter(|n| !answered(ebpf, family, *n)).collect();
-    assert!(lost.is_empty(), "{family:?}: {} of {count} lost, the first is {:?}", lost.len(), lost.first());
+    assert!(
+        lost.is_empty(),
+        "{family:?}: {} of {count} lost, the first is {:?}",
+        lost.len(),
+        lost.first()
+    );
 }
 
 fn private(config: Config) -> Ebpf {
@@ -173,7 +187,12 @@ fn s59_a_table_ends_at_its_limit_and_at_the_budget() {
 
 #[test]
 fn what_has_become_much_too_large_is_given_back() {
-    let sizes = Connections { first_log: 3, most_log: 12, shrink_after: Duration::ZERO, ..Connections::default() };
+    let sizes = Connections {
+        first_log: 3,
+        most_log: 12,
+        shrink_after: Duration::ZERO,
+        ..Connections::default()
+    };
     let mut ebpf = private(Config { connections: sizes, ..config(3, 12) });
     let mut tender = ebpf.tender().unwrap();
     for n in 0..2000 {
@@ -209,16 +228,26 @@ fn s59_nothing_is_lost_while_packets_come() {
         let counter = Region::create("counter", 4).unwrap();
         // As often as it takes until all have their place; the second packet of a flow refreshes
         // its entry.
-        let vary = Vary { counter: MapRef::Extra(0), mask: FLOWS - 1, remotes: 0xff, ports: 0xfff, port: Port::Remote };
+        let vary = Vary {
+            counter: MapRef::Extra(0),
+            mask: FLOWS - 1,
+            remotes: 0xff,
+            ports: 0xfff,
+            port: Port::Remote,
+        };
         let parameters = Parameters { capacities: maps.capacities, seed, clock };
-        let options = Options { measure: Measure { stage: Stage::Full, vary: Some(vary) }, ..Options::default() };
+        let options = Options {
+            measure: Measure { stage: Stage::Full, vary: Some(vary) },
+            ..Options::default()
+        };
         let code = program::generate(Hook::FromPod, &parameters, &options).unwrap();
         let descriptor = |map| match map {
             MapRef::Table(id) => maps.fd(id),
             MapRef::Extra(_) => counter.raw_fd(),
         };
         let program = Loaded::load("np_growth", &code, descriptor).unwrap();
-        let udp = Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
+        let udp =
+            Packet::new(address(Family::V4, 1), address(Family::V4, 0x1_0000)).udp(1000, 0).build();
         let mut tender = Tender::new(maps);
         let done = AtomicBool::new(false);
         let moves = std::thread::scope(|scope| {
@@ -233,7 +262,10 @@ fn s59_nothing_is_lost_while_packets_come() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     assert_eq!(
-                        program.run(&udp, IfIndex::new(1), IfIndex::new(UPLINK), FLOWS / 32).unwrap().0,
+                        program
+                            .run(&udp, IfIndex::new(1), IfIndex::new(UPLINK), FLOWS / 32)
+                            .unwrap()
+                            .0,
                         Verdict::Next
                     )
                 });
@@ -307,7 +339,8 @@ fn s59_a_killed_agent_leaves_a_table_in_which_packets_go_on() {
             assert_eq!(ebpf.room(ID).unwrap().0, room);
             // Nothing is left of what was begun.
             let chunks = std::fs::read_dir(dir.join("shared")).unwrap().filter_map(Result::ok);
-            let arrays = chunks.filter(|e| e.file_name().to_string_lossy().starts_with("state_v4_")).count();
+            let arrays =
+                chunks.filter(|e| e.file_name().to_string_lossy().starts_with("state_v4_")).count();
             assert_eq!(arrays, 2 + usize::from(published), "first tables, the spare chunk");
             drop(ebpf);
             Ebpf::remove(&dir).unwrap();
@@ -336,9 +369,17 @@ fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
     }
     let mut ebpf = Ebpf::open(&dir, config(3, 12)).unwrap();
     assert_eq!(ebpf.connections(ID).unwrap().len(), 40);
-    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
-    ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(2)), schema::set_policy(word)))
-        .unwrap();
+    let word = Word {
+        ingress_set: SetId::new(1),
+        egress_set: SetId::new(2),
+        flags: Word::INGRESS | Word::EGRESS,
+    };
+    ebpf.write(&Write::put(
+        TableId::Endpoint,
+        schema::endpoint_key(EndpointId::new(2)),
+        schema::set_policy(word),
+    ))
+    .unwrap();
     assert_eq!(ebpf.connections(EndpointId::new(2)).unwrap(), []);
     assert_eq!(ebpf.connections(ID).unwrap().len(), 40);
     drop(ebpf);
@@ -348,15 +389,26 @@ fn s43_what_a_killed_agent_left_in_a_place_is_nobodys() {
 /// The budget is one for all tables that grow at the same moment.
 #[test]
 fn s59_tables_that_grow_together_share_the_budget() {
-    let sizes = Connections { first_log: 3, most_log: 12, budget: 6 * 100, ..Connections::default() };
+    let sizes =
+        Connections { first_log: 3, most_log: 12, budget: 6 * 100, ..Connections::default() };
     let mut ebpf = private(Config { connections: sizes, ..config(3, 12) });
-    let word = Word { ingress_set: SetId::new(1), egress_set: SetId::new(2), flags: Word::INGRESS | Word::EGRESS };
+    let word = Word {
+        ingress_set: SetId::new(1),
+        egress_set: SetId::new(2),
+        flags: Word::INGRESS | Word::EGRESS,
+    };
     for id in [2, 3] {
-        ebpf.write(&Write::put(TableId::Endpoint, schema::endpoint_key(EndpointId::new(id)), schema::set_policy(word)))
-            .unwrap();
+        ebpf.write(&Write::put(
+            TableId::Endpoint,
+            schema::endpoint_key(EndpointId::new(id)),
+            schema::set_policy(word),
+        ))
+        .unwrap();
     }
     let mut tender = ebpf.tender().unwrap();
-    let moves = tender.enlarge(Family::V4, [1, 2, 3].into_iter().map(|id| (EndpointId::new(id), 0))).unwrap();
+    let moves = tender
+        .enlarge(Family::V4, [1, 2, 3].into_iter().map(|id| (EndpointId::new(id), 0)))
+        .unwrap();
     let buckets: Vec<u32> = moves.iter().map(|m| m.to.buckets()).collect();
     assert_eq!(buckets, [32, 32, 16], "half of what is left each time");
     assert_eq!(tender.carry_out(moves).unwrap().len(), 3);

@@ -4,7 +4,9 @@
 //!
 //! Not here: the code that reads them (`program`).
 
-use netpolc_target::semantics::{DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, seconds};
+use netpolc_target::semantics::{
+    DropReason, Event, FRAGMENT_SECONDS, Phase, Side, icmp, ip, seconds,
+};
 
 /// The size of the map's value in bytes.
 pub const SIZE: usize = 4096;
@@ -98,7 +100,8 @@ pub enum Protocol {
 
 impl Protocol {
     /// All rows, in the order of their numbers.
-    pub const ALL: [Protocol; 5] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Icmp, Protocol::Other];
+    pub const ALL: [Protocol; 5] =
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp, Protocol::Icmp, Protocol::Other];
 
     /// The row of an IP protocol.
     pub fn of(number: u8) -> Self {
@@ -165,7 +168,9 @@ fn icmp_code(family: u8, kind: u8) -> u8 {
 /// The map's whole value, as it is when the map is made.
 pub fn image(clock: Clock) -> Vec<u8> {
     let mut image = vec![0; SIZE];
-    let word = |image: &mut Vec<u8>, at: usize, value: u32| image[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let word = |image: &mut Vec<u8>, at: usize, value: u32| {
+        image[at..at + 4].copy_from_slice(&value.to_le_bytes())
+    };
     word(&mut image, FRAGMENT_TICKS, clock.ticks(FRAGMENT_SECONDS));
     for protocol in Protocol::ALL {
         for phase in Phase::ALL {
@@ -174,12 +179,19 @@ pub fn image(clock: Clock) -> Vec<u8> {
         }
     }
     for phase in Phase::ALL {
-        for event in [Event::Open, Event::Datagram, Event::Accept, Event::Data, Event::Finish, Event::Reset] {
-            for (side, next) in [Side::Opener, Side::Other].map(|side| phase.after(event, side)).into_iter().enumerate()
+        for event in
+            [Event::Open, Event::Datagram, Event::Accept, Event::Data, Event::Finish, Event::Reset]
+        {
+            for (side, next) in [Side::Opener, Side::Other]
+                .map(|side| phase.after(event, side))
+                .into_iter()
+                .enumerate()
             {
-                image[AFTER + phase as usize * 16 + usize::from(code_of(event)) * 2 + side] = next as u8;
+                image[AFTER + phase as usize * 16 + usize::from(code_of(event)) * 2 + side] =
+                    next as u8;
                 if event == Event::Data {
-                    image[AFTER + phase as usize * 16 + usize::from(code::SCTP_DATA) * 2 + side] = next as u8;
+                    image[AFTER + phase as usize * 16 + usize::from(code::SCTP_DATA) * 2 + side] =
+                        next as u8;
                 }
             }
         }
@@ -199,7 +211,8 @@ pub fn image(clock: Clock) -> Vec<u8> {
             _ if ip::EXTENSIONS.contains(&byte) => extension::EIGHTS,
             _ => 0,
         };
-        image[PICK + at] = (7 - byte.trailing_zeros().min(7) as u8) | (byte.count_ones() as u8) << 4;
+        image[PICK + at] =
+            (7 - byte.trailing_zeros().min(7) as u8) | (byte.count_ones() as u8) << 4;
     }
     image[DATAGRAM_EVENT] = code::DATAGRAM;
     for (place, number) in [6u64, 17, 132, 1, 58].into_iter().enumerate() {
@@ -214,7 +227,8 @@ pub fn image(clock: Clock) -> Vec<u8> {
 /// How many places for reasons (`semantics::DropReason`) the counter map has per endpoint and
 /// direction.
 pub const REASONS: usize = 16;
-const _: () = assert!(DropReason::ALL.len() <= REASONS, "the counter map has a place for each reason");
+const _: () =
+    assert!(DropReason::ALL.len() <= REASONS, "the counter map has a place for each reason");
 
 #[cfg(test)]
 mod tests {

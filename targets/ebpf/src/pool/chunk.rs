@@ -100,11 +100,16 @@ pub(super) fn number(place: Place) -> usize {
 }
 
 /// Maps the table at a place whose chunks are these.
-pub(super) fn table_of(family: Family, place: Place, chunks: Vec<Arc<MapData>>) -> Result<Table, Error> {
+pub(super) fn table_of(
+    family: Family,
+    place: Place,
+    chunks: Vec<Arc<MapData>>,
+) -> Result<Table, Error> {
     let (key, name) = (key_size(family), map_of(family).name());
     let (first, buckets) = (u64::from(place.first % CHUNK), place.buckets().min(CHUNK) as usize);
-    let window =
-        |map: Arc<MapData>| Window::map(name, &map, first * bucket_size(key) as u64, buckets * bucket_size(key));
+    let window = |map: Arc<MapData>| {
+        Window::map(name, &map, first * bucket_size(key) as u64, buckets * bucket_size(key))
+    };
     let parts = chunks.into_iter().map(window).collect::<Result<_, _>>()?;
     Ok(Table { parts, place, key_words: key / 8 })
 }

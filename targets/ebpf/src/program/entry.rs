@@ -291,8 +291,15 @@ impl Generator<'_> {
 
     /// From `create` on: finds a slot for a new entry. From `claim` on: makes the entry in the slot
     /// at R2, R3, whose meta word is R4. Code that finds no table at all goes to `full`.
-    pub(super) fn create(&mut self, family: Family, [create, full]: [Label; 2], claim: Label, twins: Label) {
-        let (first, second, evict, lost) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+    pub(super) fn create(
+        &mut self,
+        family: Family,
+        [create, full]: [Label; 2],
+        claim: Label,
+        twins: Label,
+    ) {
+        let (first, second, evict, lost) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let again = self.a.label();
         self.a.bind(create);
         self.a.bind(again);
@@ -401,9 +408,12 @@ impl Generator<'_> {
             }
             Family::V6 => {
                 a.store(Size::Dw, R3, 32, R1);
-                for (offset, at) in
-                    [(0, stack::REMOTE), (8, stack::REMOTE + 8), (16, stack::LOCAL), (24, stack::LOCAL + 8)]
-                {
+                for (offset, at) in [
+                    (0, stack::REMOTE),
+                    (8, stack::REMOTE + 8),
+                    (16, stack::LOCAL),
+                    (24, stack::LOCAL + 8),
+                ] {
                     a.load(Size::Dw, R1, Fp, at);
                     a.store(Size::Dw, R3, offset, R1);
                 }

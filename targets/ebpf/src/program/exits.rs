@@ -20,7 +20,8 @@ impl Generator<'_> {
         let isolated = isolation(hook);
         let guarded = if hook == Hook::FromPod { i32::from(Word::GUARD) } else { 0 };
         for reason in DropReason::ALL {
-            let (deny, refuse, early) = (self.deny(reason), self.refuse(reason), self.refuse_early(reason));
+            let (deny, refuse, early) =
+                (self.deny(reason), self.refuse(reason), self.refuse_early(reason));
             if self.a.used(early) {
                 self.a.note(format!("refuse where isolated or guarded: {}", reason.name()));
                 self.a.bind(early);
@@ -35,7 +36,12 @@ impl Generator<'_> {
                 // that nothing leaves under a foreign address.
                 if hook == Hook::FromPod {
                     self.a.peek(R1, stack::MARKS);
-                    self.a.jump_if(Cond::Set, R1, mark::UNPROVEN, self.deny[DropReason::SpoofedSource as usize]);
+                    self.a.jump_if(
+                        Cond::Set,
+                        R1,
+                        mark::UNPROVEN,
+                        self.deny[DropReason::SpoofedSource as usize],
+                    );
                 }
                 self.word_flags();
                 self.a.jump_if(Cond::Set, R1, isolated, deny);

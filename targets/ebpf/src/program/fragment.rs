@@ -8,7 +8,9 @@ use netpolc_target::{
     semantics::{DropReason::*, HAS_PORTS, ip},
 };
 
-use super::{Generator, NEXT, helper, ipv4::TUNNEL_PROTOCOLS, ipv6::seen, mark, parse::be16, stack};
+use super::{
+    Generator, NEXT, helper, ipv4::TUNNEL_PROTOCOLS, ipv6::seen, mark, parse::be16, stack,
+};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
@@ -68,7 +70,12 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.load(Size::W, R1, Fp, stack::BUFFER + 4);
         a.store(Size::W, Fp, stack::FRAGMENT + 4, R1);
-        for (offset, at) in [(8, stack::REMOTE), (16, stack::REMOTE + 8), (24, stack::LOCAL), (32, stack::LOCAL + 8)] {
+        for (offset, at) in [
+            (8, stack::REMOTE),
+            (16, stack::REMOTE + 8),
+            (24, stack::LOCAL),
+            (32, stack::LOCAL + 8),
+        ] {
             a.load(Size::Dw, R1, Fp, at);
             a.store(Size::Dw, Fp, stack::FRAGMENT + offset, R1);
         }
@@ -189,7 +196,11 @@ impl Generator<'_> {
         for protocol in HAS_PORTS {
             let other = a.label();
             a.jump_if(Cond::Ne, R5, i32::from(protocol), other);
-            a.map_value(R4, MapId::PortClasses, Protocol::of(protocol) as usize * words as usize * 8);
+            a.map_value(
+                R4,
+                MapId::PortClasses,
+                Protocol::of(protocol) as usize * words as usize * 8,
+            );
             a.jump(all);
             a.bind(other);
         }
@@ -221,7 +232,8 @@ impl Generator<'_> {
     /// the fragment is part of a packet that leads into a tunnel (S45). Runs on where egress is
     /// isolated. R5: the protocol. Changes R1-R3.
     fn later_open(&mut self) {
-        let (isolated, open, next, denied) = (self.a.label(), self.a.label(), self.next, self.deny(Tunnel));
+        let (isolated, open, next, denied) =
+            (self.a.label(), self.a.label(), self.next, self.deny(Tunnel));
         self.if_open(open);
         self.a.jump(isolated);
         self.a.bind(open);

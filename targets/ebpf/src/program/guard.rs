@@ -23,7 +23,8 @@ impl Generator<'_> {
             Hook::ToPod => (0, ForeignDestination),
             Hook::FromPod | Hook::Translated => (6, SpoofedSource),
         };
-        let (slow, read, done, denied) = (self.a.label(), self.a.label(), self.a.label(), self.deny(reason));
+        let (slow, read, done, denied) =
+            (self.a.label(), self.a.label(), self.a.label(), self.deny(reason));
         self.a.note("table own_mac");
         self.a.load(Size::Dw, R4, R2, endpoint::OWN_MAC as i16);
         self.a.jump_if(Cond::Eq, R4, 0, done);

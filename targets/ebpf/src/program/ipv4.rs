@@ -30,8 +30,10 @@ impl Generator<'_> {
     /// From `header` on. R5: the protocol, R7: the offset of the header, R8: its first 8 bytes, R9:
     /// source | destination << 32.
     pub(super) fn ipv4(&mut self, header: Label) {
-        let (super_packet, ended, layer4, judge) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let (fragment, error, options, routed) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (super_packet, ended, layer4, judge) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (fragment, error, options, routed) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         self.tunnel = self.a.label();
         let (bad, short) = (self.refuse(Malformed), self.refuse(Truncated));
         let early = self.refuse_early(Malformed);
@@ -118,7 +120,8 @@ impl Generator<'_> {
         let (each, one, done) = (self.a.label(), self.a.label(), self.a.label());
         let (malformed, short) = (self.refuse(Malformed), self.refuse(Truncated));
         let routed = self.refuse_early(SourceRoute);
-        const KEPT: [(i16, Reg); 4] = [(stack::SPARE, R5), (stack::SPARE2, R8), (stack::HASH, R9), (stack::MINE, R7)];
+        const KEPT: [(i16, Reg); 4] =
+            [(stack::SPARE, R5), (stack::SPARE2, R8), (stack::HASH, R9), (stack::MINE, R7)];
         let a = &mut self.a;
         a.note("parse: ipv4 options");
         a.bind(options);

@@ -77,7 +77,9 @@ impl Generator<'_> {
             Hook::ToPod => (stack::REMOTE, stack::LOCAL),
             Hook::FromPod | Hook::Translated => (stack::LOCAL, stack::REMOTE),
         };
-        for (offset, to) in [(22, source), (30, source + 8), (38, destination), (46, destination + 8)] {
+        for (offset, to) in
+            [(22, source), (30, source + 8), (38, destination), (46, destination + 8)]
+        {
             a.load(Size::Dw, R1, R2, offset);
             a.store(Size::Dw, Fp, to, R1);
         }

@@ -70,7 +70,8 @@ impl Generator<'_> {
         }
         self.a.jump(absent);
 
-        let (allow, orphan, unknown, half) = (self.allow, self.a.label(), self.deny(IcmpError), self.a.label());
+        let (allow, orphan, unknown, half) =
+            (self.allow, self.a.label(), self.deny(IcmpError), self.a.label());
         let full = self.a.label();
         let a = &mut self.a;
         a.note("state: no table");
@@ -136,7 +137,12 @@ impl Generator<'_> {
             Family::V6 => {
                 a.load(Size::Dw, R1, Fp, stack::REMOTE);
                 a.alu(Alu::Xor, R0, R1);
-                words.extend([(K1, Some(stack::REMOTE + 8)), (K2, Some(stack::LOCAL + 8)), (K1, None), (K2, None)]);
+                words.extend([
+                    (K1, Some(stack::REMOTE + 8)),
+                    (K2, Some(stack::LOCAL + 8)),
+                    (K1, None),
+                    (K2, None),
+                ]);
             }
         }
         let last = words.len() - 1;
@@ -276,7 +282,8 @@ impl Generator<'_> {
         // First the tags of all ways, which are in one cache line; a key is read only where its tag
         // matches. The code for keys stands behind that for tags, so that a bucket without a match
         // runs straight through.
-        let matches: Vec<(Label, Label)> = (0..ways).map(|_| (self.a.label(), self.a.label())).collect();
+        let matches: Vec<(Label, Label)> =
+            (0..ways).map(|_| (self.a.label(), self.a.label())).collect();
         let absent = self.a.label();
         let a = &mut self.a;
         a.note("state: tags of the bucket");
@@ -302,9 +309,12 @@ impl Generator<'_> {
                     a.load(Size::Dw, R0, R3, way * size + 8);
                 }
                 Family::V6 => {
-                    for (offset, at) in
-                        [(8, stack::REMOTE + 8), (0, stack::REMOTE), (24, stack::LOCAL + 8), (16, stack::LOCAL)]
-                    {
+                    for (offset, at) in [
+                        (8, stack::REMOTE + 8),
+                        (0, stack::REMOTE),
+                        (24, stack::LOCAL + 8),
+                        (16, stack::LOCAL),
+                    ] {
                         a.load(Size::Dw, R1, R3, way * size + offset);
                         a.load(Size::Dw, R0, Fp, at);
                         a.jump_if(Cond::Ne, R1, R0, *resume);
@@ -363,10 +373,24 @@ impl Generator<'_> {
     /// From `found` on: what a live entry means for the packet. R1: the entry's incarnation, R2:
     /// the address of its meta word, R3: that of its key, R4: its meta word. The rows of the
     /// judgement in `semantics`, by what was asked.
-    fn found(&mut self, family: Family, found: Label, [absent, last]: [Label; 2], touch: Label, claim: Label) {
-        let (dead, denied, error, crossing, judge, reopen) =
-            (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
-        let (allow, icmp, mine, renew) = (self.allow, self.deny(IcmpError), self.a.label(), self.a.label());
+    fn found(
+        &mut self,
+        family: Family,
+        found: Label,
+        [absent, last]: [Label; 2],
+        touch: Label,
+        claim: Label,
+    ) {
+        let (dead, denied, error, crossing, judge, reopen) = (
+            self.a.label(),
+            self.a.label(),
+            self.a.label(),
+            self.a.label(),
+            self.a.label(),
+            self.a.label(),
+        );
+        let (allow, icmp, mine, renew) =
+            (self.allow, self.deny(IcmpError), self.a.label(), self.a.label());
         let from_pod = (state::FROM_POD >> 32) as i32;
         let born = (state::BORN >> 32) as i32;
         let deferred = (state::DEFERRED >> 32) as i32;

@@ -139,7 +139,8 @@ impl Generator<'_> {
     /// it were permitted where it is the pod's own packet, back from a Service (S47), or goes to a
     /// Service (S48).
     fn last(&mut self, family: Family, last: Label, allowed: Label, policy: Label) {
-        let (found, mark) = (self.a.label(), if self.hook == Hook::ToPod { mark::OWN } else { mark::DEFER });
+        let (found, mark) =
+            (self.a.label(), if self.hook == Hook::ToPod { mark::OWN } else { mark::DEFER });
         self.a.bind(last);
         if self.hook == Hook::ToPod {
             self.own_traffic(found, policy);
@@ -222,13 +223,15 @@ impl Generator<'_> {
         a.mov(R1, R9);
         a.swap(R1, 32);
         a.mov(R2, R1);
-        a.alu32(Alu::Rsh, R2, 16); // Older verifiers do not know that a swap of 32 bits leaves 32 bits.
+        // Older verifiers do not know that a swap of 32 bits leaves 32 bits.
+        a.alu32(Alu::Rsh, R2, 16);
         a.alu(Alu::Lsh, R2, 2);
         a.alu(Alu::Add, R2, R3);
         a.load(Size::W, R4, R2, 0);
         for (step, shift) in (0..trie::STEPS_V4).zip([8, 0]) {
             a.note(format!("table remote_v4: bits {} to {}", 16 + 8 * step, 23 + 8 * step));
-            a.jump32_if(Cond::SGe, R4, 0, done); // Bit 31, the sign, says that the slot is a pointer.
+            // Bit 31, the sign, says that the slot is a pointer.
+            a.jump32_if(Cond::SGe, R4, 0, done);
             a.alu32(Alu::And, R4, mask);
             a.alu(Alu::Lsh, R4, 8);
             a.mov(R2, R1);
@@ -248,7 +251,8 @@ impl Generator<'_> {
     fn class_v6(&mut self) {
         // The order of the search: the two buckets of the address's group, in which the address
         // stands alone or the group has a block; then the trie with the shorter prefixes.
-        let (hit, done, block, shorter) = (self.a.label(), self.a.label(), self.a.label(), self.a.label());
+        let (hit, done, block, shorter) =
+            (self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let (c, seed) = (&self.p.capacities, self.p.seed);
         let a = &mut self.a;
         a.note("table remote_v6: hash of the group");
@@ -273,7 +277,10 @@ impl Generator<'_> {
         a.alu(Alu::Rsh, R4, 32);
         a.alu(Alu::Xor, R3, R4);
         for bucket in 0..2 {
-            a.note(["table remote_v6: /128, first bucket", "table remote_v6: /128, second bucket"][bucket]);
+            a.note(
+                ["table remote_v6: /128, first bucket", "table remote_v6: /128, second bucket"]
+                    [bucket],
+            );
             if bucket == 0 {
                 a.mov(R7, R3);
             } else {

@@ -19,8 +19,9 @@ use std::{
 use netpolc_table::{
     ActionId, EndpointId, Entry, IfIndex, Key, Program, SetId, TableId,
     schema::{
-        self, DirectoryKey, EndpointKey, Family, Fingerprint, InterfaceKey, Mac, Named, OwnKey, OwnMacKey, SetEndpoint,
-        SetMac, Word, endpoint_key, interface_key, own_key, set_endpoint, set_policy,
+        self, DirectoryKey, EndpointKey, Family, Fingerprint, InterfaceKey, Mac, Named, OwnKey,
+        OwnMacKey, SetEndpoint, SetMac, Word, endpoint_key, interface_key, own_key, set_endpoint,
+        set_policy,
     },
 };
 use netpolc_target::Error;
@@ -69,7 +70,8 @@ pub struct Endpoints {
 }
 
 fn record(maps: &Maps, id: EndpointId) -> &[AtomicU64] {
-    &maps.words(MapId::Endpoint)[usize::from(id.get()) * (endpoint::SIZE / 8)..][..endpoint::SIZE / 8]
+    &maps.words(MapId::Endpoint)[usize::from(id.get()) * (endpoint::SIZE / 8)..]
+        [..endpoint::SIZE / 8]
 }
 fn record32(maps: &Maps, id: EndpointId, at: usize) -> &AtomicU32 {
     &maps.words(MapId::Endpoint)[usize::from(id.get()) * (endpoint::SIZE / 4) + at / 4]
@@ -81,13 +83,22 @@ fn presence(maps: &Maps, id: EndpointId) -> &AtomicU8 {
 /// Checks that the maps have a place for the endpoint, and that it is not 0.
 fn known(maps: &Maps, table: TableId, id: EndpointId) -> Result<EndpointId, Stop> {
     match below(table, Room::Endpoints, id, maps.capacities.endpoints)? {
-        id if id == EndpointId::default() => Err(invalid(table, "endpoint 0 stands for none".into())),
+        id if id == EndpointId::default() => Err(invalid(
+            table,
+            "endpoint 0 stands for \
+            none"
+                .into(),
+        )),
         id => Ok(id),
     }
 }
 
 /// Checks a change of `interface`.
-pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(IfIndex, Option<EndpointId>), Stop> {
+pub fn check_interface(
+    maps: &Maps,
+    key: &Key,
+    entry: Option<&Entry>,
+) -> Result<(IfIndex, Option<EndpointId>), Stop> {
     let table = TableId::Interface;
     let InterfaceKey { ifindex } = InterfaceKey::of(key);
     number(table, Room::Never("interface indices"), ifindex.get(), INTERFACES)?;
@@ -101,12 +112,19 @@ pub fn check_interface(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<
 }
 
 /// Checks a change of `endpoint`.
-pub fn check_endpoint(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(EndpointId, Option<Word>), Stop> {
+pub fn check_endpoint(
+    maps: &Maps,
+    key: &Key,
+    entry: Option<&Entry>,
+) -> Result<(EndpointId, Option<Word>), Stop> {
     let table = TableId::Endpoint;
     let id = known(maps, table, EndpointKey::of(key).endpoint)?;
     let Some(entry) = entry else { return Ok((id, None)) };
     if entry.action != ActionId::SetPolicy {
-        return Err(invalid(table, format!("the table has no action {}", entry.action.spec().name)));
+        return Err(invalid(
+            table,
+            format!("the table has no action {}", entry.action.spec().name),
+        ));
     }
     let word = Word::of(entry);
     for set in [word.ingress_set, word.egress_set] {
@@ -130,7 +148,14 @@ pub fn check_own(
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::Own) => Ok((id, address, entry.is_some())),
-        Some(other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
+        Some(other) => Err(invalid(
+            table,
+            format!(
+                "the table has no action \
+            {}",
+                other.spec().name
+            ),
+        )),
     }
 }
 
@@ -144,7 +169,12 @@ pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Endpo
         Some((e, _)) if e.action != ActionId::SetMac => {
             Err(invalid(table, format!("the table has no action {}", e.action.spec().name)))
         }
-        Some((_, address)) if address == Mac::default() => Err(invalid(table, "address 0 stands for none".into())),
+        Some((_, address)) if address == Mac::default() => Err(invalid(
+            table,
+            "address 0 stands \
+            for none"
+                .into(),
+        )),
         Some((_, address)) => Ok((id, recorded(address))),
     }
 }
@@ -206,7 +236,10 @@ impl Endpoints {
                     "table interface: block {block} is not one of {blocks}, or is linked twice"
                 )));
             }
-            let used = slots[usize::from(block) * 256..][..256].iter().filter(|s| s.load(Acquire) != 0).count();
+            let used = slots[usize::from(block) * 256..][..256]
+                .iter()
+                .filter(|s| s.load(Acquire) != 0)
+                .count();
             this.uses[usize::from(block)] = used as u32;
             if used == 0 && access == Access::Write {
                 dir.store(0, Release);
@@ -218,8 +251,11 @@ impl Endpoints {
             let key = key.map_err(|e| refused("map own_more: read", map_error(e)))?;
             let id = EndpointId::new(u16::from_le_bytes([key[0], key[1]]));
             let bytes: [u8; 16] = key[4..].try_into().expect("16 bytes");
-            let address =
-                if key[2] == 4 { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { IpAddr::from(bytes) };
+            let address = if key[2] == 4 {
+                IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+            } else {
+                IpAddr::from(bytes)
+            };
             this.more.entry(id).or_default().insert(address);
             this.more_count += 1;
         }
@@ -233,10 +269,18 @@ impl Endpoints {
 
     /// Checks that there are blocks for these interfaces. Waits for a grace period where only
     /// blocks in quarantine are left.
-    pub fn reserve_interfaces(&mut self, maps: &Maps, puts: &[IfIndex], grace: &Grace) -> Result<(), Stop> {
+    pub fn reserve_interfaces(
+        &mut self,
+        maps: &Maps,
+        puts: &[IfIndex],
+        grace: &Grace,
+    ) -> Result<(), Stop> {
         let dir = maps.words::<AtomicU16>(MapId::InterfaceDir);
-        let new: HashSet<u32> =
-            puts.iter().map(|i| i.get() >> 8).filter(|&d| dir[d as usize].load(Relaxed) == 0).collect();
+        let new: HashSet<u32> = puts
+            .iter()
+            .map(|i| i.get() >> 8)
+            .filter(|&d| dir[d as usize].load(Relaxed) == 0)
+            .collect();
         if new.len() > self.free.len() && !self.quarantine.is_empty() {
             grace.wait()?;
             self.free.append(&mut self.quarantine);
@@ -244,7 +288,12 @@ impl Endpoints {
         if new.len() > self.free.len() {
             let capacity = u64::from(maps.capacities.interface_blocks);
             let need = capacity + (new.len() - self.free.len()) as u64;
-            return Err(Stop::Room { table: TableId::Interface, room: Room::InterfaceBlocks, capacity, need });
+            return Err(Stop::Room {
+                table: TableId::Interface,
+                room: Room::InterfaceBlocks,
+                capacity,
+                need,
+            });
         }
         Ok(())
     }
@@ -312,8 +361,15 @@ impl Endpoints {
 
     /// Prepares endpoints for their new words: purges the state that is left of an earlier use of
     /// the id, and gives tables of connections to those that keep state and have none.
-    pub fn prepare(&self, maps: &Maps, list: &[(EndpointId, Option<Word>)], grace: &Grace) -> Result<(), Error> {
-        let back = list.iter().filter(|(id, word)| word.is_some() && presence(maps, *id).load(Acquire) == USED);
+    pub fn prepare(
+        &self,
+        maps: &Maps,
+        list: &[(EndpointId, Option<Word>)],
+        grace: &Grace,
+    ) -> Result<(), Error> {
+        let back = list
+            .iter()
+            .filter(|(id, word)| word.is_some() && presence(maps, *id).load(Acquire) == USED);
         let back: Vec<EndpointId> = back.map(|(id, _)| *id).collect();
         // Packets of the endpoint that went may still be under way, and write the state that is
         // about to be purged.
@@ -325,7 +381,8 @@ impl Endpoints {
             presence(maps, id).store(ABSENT, Release);
         }
         let keeps = |word: &Word| word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0;
-        let keeping = list.iter().filter(|(_, word)| word.as_ref().is_some_and(keeps)).map(|(id, _)| *id);
+        let keeping =
+            list.iter().filter(|(_, word)| word.as_ref().is_some_and(keeps)).map(|(id, _)| *id);
         maps.shared().pool().provide(&keeping.collect())
     }
 
@@ -346,13 +403,19 @@ impl Endpoints {
     }
 
     /// Checks that these own addresses find room.
-    pub fn reserve_own(&self, maps: &Maps, table: TableId, puts: &[(EndpointId, IpAddr)]) -> Result<(), Stop> {
+    pub fn reserve_own(
+        &self,
+        maps: &Maps,
+        table: TableId,
+        puts: &[(EndpointId, IpAddr)],
+    ) -> Result<(), Stop> {
         if self.more_count as usize + puts.len() <= maps.capacities.more_addresses as usize {
             return Ok(());
         }
         let into_more = puts.iter().filter(|(id, address)| !self.has(maps, *id, *address)).count();
         if self.more_count as usize + into_more > maps.capacities.more_addresses as usize {
-            let (capacity, need) = (maps.capacities.more_addresses.into(), self.more_count as u64 + into_more as u64);
+            let (capacity, need) =
+                (maps.capacities.more_addresses.into(), self.more_count as u64 + into_more as u64);
             return Err(Stop::Room { table, room: Room::MoreAddresses, capacity, need });
         }
         Ok(())
@@ -361,7 +424,8 @@ impl Endpoints {
     /// The own address in the endpoint's record, where it has one.
     fn first(&self, maps: &Maps, id: EndpointId, v4: bool) -> Option<IpAddr> {
         if v4 {
-            let address = Ipv4Addr::from(record32(maps, id, endpoint::OWN_V4).load(Acquire).to_le_bytes());
+            let address =
+                Ipv4Addr::from(record32(maps, id, endpoint::OWN_V4).load(Acquire).to_le_bytes());
             (!address.is_unspecified()).then_some(address.into())
         } else if record32(maps, id, endpoint::OWN_FLAGS).load(Acquire) & endpoint::HAS_V6 != 0 {
             let halves = &record(maps, id)[endpoint::OWN_V6 / 8..][..2];
@@ -381,7 +445,13 @@ impl Endpoints {
     }
 
     /// Adds or removes one own address.
-    pub fn write_own(&mut self, maps: &Maps, id: EndpointId, address: IpAddr, put: bool) -> Result<(), Error> {
+    pub fn write_own(
+        &mut self,
+        maps: &Maps,
+        id: EndpointId,
+        address: IpAddr,
+        put: bool,
+    ) -> Result<(), Error> {
         let known = self.has(maps, id, address);
         if known == put {
             return Ok(());
@@ -391,18 +461,29 @@ impl Endpoints {
         if put {
             match address {
                 IpAddr::V4(a) if first.is_none() => {
-                    record32(maps, id, endpoint::OWN_V4).store(u32::from_le_bytes(a.octets()), Release);
+                    record32(maps, id, endpoint::OWN_V4)
+                        .store(u32::from_le_bytes(a.octets()), Release);
                 }
                 // An IPv6 address takes two stores. The flag makes it valid, after both.
                 IpAddr::V6(a) if first.is_none() && !self.stale_v6.contains(&id) => {
-                    for (half, word) in a.octets().chunks_exact(8).zip(&record(maps, id)[endpoint::OWN_V6 / 8..]) {
+                    for (half, word) in
+                        a.octets().chunks_exact(8).zip(&record(maps, id)[endpoint::OWN_V6 / 8..])
+                    {
                         word.store(u64::from_le_bytes(half.try_into().expect("8 bytes")), Relaxed);
                     }
                     flags.fetch_or(endpoint::HAS_V6, Release);
                 }
                 _ => {
                     let done = maps.own_more()?.insert(own_more_key(id, address), 1, 0);
-                    done.map_err(|e| refused(format!("map own_more: insert {address}"), map_error(e)))?;
+                    done.map_err(|e| {
+                        refused(
+                            format!(
+                                "map own_more: insert \
+                        {address}"
+                            ),
+                            map_error(e),
+                        )
+                    })?;
                     flags.fetch_or(endpoint::HAS_MORE, Release);
                     self.more.entry(id).or_default().insert(address);
                     self.more_count += 1;
@@ -451,7 +532,9 @@ impl Endpoints {
         }
         let own = |into: &mut Program, id: EndpointId, address: IpAddr| {
             let table = if address.is_ipv4() { TableId::OwnV4 } else { TableId::OwnV6 };
-            into.table_mut(table).entries.insert(own_key(id, address), schema::plain(ActionId::Own));
+            into.table_mut(table)
+                .entries
+                .insert(own_key(id, address), schema::plain(ActionId::Own));
         };
         for id in endpoints(maps) {
             let value = record(maps, id)[endpoint::WORD / 8].load(Acquire);
@@ -461,11 +544,17 @@ impl Endpoints {
                 flags: (value >> endpoint::FLAGS_SHIFT) as u8,
             };
             match presence(maps, id).load(Acquire) {
-                PRESENT => drop(into.table_mut(TableId::Endpoint).entries.insert(endpoint_key(id), set_policy(word))),
+                PRESENT => drop(
+                    into.table_mut(TableId::Endpoint)
+                        .entries
+                        .insert(endpoint_key(id), set_policy(word)),
+                ),
                 _ if value != 0 => {
                     // A process was killed between the word and its note. The word counts, since
                     // packets see it.
-                    into.table_mut(TableId::Endpoint).entries.insert(endpoint_key(id), set_policy(word));
+                    into.table_mut(TableId::Endpoint)
+                        .entries
+                        .insert(endpoint_key(id), set_policy(word));
                 }
                 _ => {}
             }
@@ -494,7 +583,10 @@ impl Endpoints {
             }
             let named = Named::new(kind, i as u32 & 0xffff);
             if let Named::Unknown { .. } = named {
-                return Err(Error::Installed(format!("table directory: {kind} is not a valid kind of id")));
+                return Err(Error::Installed(format!(
+                    "table directory: {kind} is not a valid kind \
+                    of id"
+                )));
             }
             let entries = &mut into.table_mut(TableId::Directory).entries;
             entries.insert(schema::directory_key(named), schema::fingerprint(value));

@@ -112,7 +112,8 @@ fn value(maps: &Maps, (bucket, way): Place) -> &AtomicU32 {
 }
 
 fn key(maps: &Maps, (bucket, way): Place) -> &[AtomicU64] {
-    &maps.words::<AtomicU64>(MapId::RemoteV6Exact)[bucket as usize * (exact::SIZE / 8) + way as usize * 2..][..2]
+    &maps.words::<AtomicU64>(MapId::RemoteV6Exact)
+        [bucket as usize * (exact::SIZE / 8) + way as usize * 2..][..2]
 }
 
 fn slots(maps: &Maps, block: u32) -> &[AtomicU32] {
@@ -157,7 +158,11 @@ impl Exact {
             }
             let address = load_key(maps, place);
             if !exact_buckets(address, this.buckets, this.seed).contains(&place.0) {
-                return Err(corrupt(format!("{address} stands in bucket {}, where no packet looks for it", place.0)));
+                return Err(corrupt(format!(
+                    "{address} stands in bucket {}, where no packet looks \
+                    for it",
+                    place.0
+                )));
             }
             // An entry that is there twice was being moved when a process was killed. Either one
             // may go.
@@ -168,11 +173,15 @@ impl Exact {
                 let right = block < maps.capacities.remote_v6_leaves && last_byte(address) == 0;
                 let owner = *used.entry(block).or_insert(group(address));
                 if !right || owner != group(address) || found & 0x7fff != 0 {
-                    return Err(corrupt(format!("block {block} of {address}/120 belongs to another group, or does not exist")));
+                    return Err(corrupt(format!(
+                        "block {block} of {address}/120 belongs to another \
+                        group, or does not exist"
+                    )));
                 }
                 let second = this.leaves.contains_key(&group(address));
                 if !second {
-                    let count = slots(maps, block).iter().filter(|s| s.load(Acquire) != 0).count() as u32;
+                    let count =
+                        slots(maps, block).iter().filter(|s| s.load(Acquire) != 0).count() as u32;
                     this.leaves.insert(group(address), Leaf { place, block, count });
                 }
                 second
@@ -183,8 +192,12 @@ impl Exact {
         }
         // Addresses of a group that has a block are echoes: the block was complete before its entry
         // was stored. A writer empties their places; an observer tells them from contradictions.
-        let moved: Vec<Ipv6Addr> =
-            this.singles.keys().filter(|a| this.leaves.contains_key(&group(**a))).copied().collect();
+        let moved: Vec<Ipv6Addr> = this
+            .singles
+            .keys()
+            .filter(|a| this.leaves.contains_key(&group(**a)))
+            .copied()
+            .collect();
         for address in moved {
             let Some(place) = this.singles.remove(&address) else { continue };
             match access {
@@ -195,12 +208,14 @@ impl Exact {
         for address in this.singles.keys() {
             *this.alone.entry(group(*address)).or_default() += 1;
         }
-        this.free = (0..maps.capacities.remote_v6_leaves).rev().filter(|b| !used.contains_key(b)).collect();
+        this.free =
+            (0..maps.capacities.remote_v6_leaves).rev().filter(|b| !used.contains_key(b)).collect();
         if access == Access::Write {
             for place in twice {
                 this.empty_place(maps, place);
             }
-            let unused: Vec<Group> = this.leaves.iter().filter(|(_, l)| l.count == 0).map(|(g, _)| *g).collect();
+            let unused: Vec<Group> =
+                this.leaves.iter().filter(|(_, l)| l.count == 0).map(|(g, _)| *g).collect();
             for group in unused {
                 this.drop_leaf(maps, group);
             }
@@ -222,13 +237,19 @@ impl Exact {
 
     fn full(&self) -> Stop {
         let capacity = u64::from(self.buckets);
-        Stop::Room { table: TableId::RemoteV6, room: Room::RemoteV6Buckets, capacity, need: capacity + 1 }
+        Stop::Room {
+            table: TableId::RemoteV6,
+            room: Room::RemoteV6Buckets,
+            capacity,
+            need: capacity + 1,
+        }
     }
 
     /// The word that holds an address's value, where the address is here.
     fn word<'m>(&self, maps: &'m Maps, address: Ipv6Addr) -> Option<&'m AtomicU32> {
         if let Some(leaf) = self.leaves.get(&group(address)) {
-            return Some(&slots(maps, leaf.block)[last_byte(address)]).filter(|w| w.load(Relaxed) != 0);
+            return Some(&slots(maps, leaf.block)[last_byte(address)])
+                .filter(|w| w.load(Relaxed) != 0);
         }
         self.singles.get(&address).map(|&place| value(maps, place))
     }
@@ -260,14 +281,20 @@ impl Exact {
         let needs = self.needs(maps, puts);
         let room = self.buckets as usize * exact::WAYS * 15 / 16;
         // Echoes do not count, since their places are empty after a grace period.
-        if self.singles.len() + self.leaves.len() + needs.singles.len() + needs.blocks.len() > room {
+        if self.singles.len() + self.leaves.len() + needs.singles.len() + needs.blocks.len() > room
+        {
             return Err(self.full());
         }
         let blocks = self.free.len() + self.quarantine.len();
         if needs.blocks.len() > blocks {
             let capacity = u64::from(maps.capacities.remote_v6_leaves);
             let need = capacity + (needs.blocks.len() - blocks) as u64;
-            return Err(Stop::Room { table: TableId::RemoteV6, room: Room::RemoteV6Leaves, capacity, need });
+            return Err(Stop::Room {
+                table: TableId::RemoteV6,
+                room: Room::RemoteV6Leaves,
+                capacity,
+                need,
+            });
         }
         Ok(())
     }
@@ -282,7 +309,12 @@ impl Exact {
     ///
     /// # Errors
     /// [`Stop::Room`] where buckets or blocks are too few.
-    pub fn place(&mut self, maps: &Maps, puts: &[(Ipv6Addr, u32)], grace: &Grace) -> Result<Placed, Stop> {
+    pub fn place(
+        &mut self,
+        maps: &Maps,
+        puts: &[(Ipv6Addr, u32)],
+        grace: &Grace,
+    ) -> Result<Placed, Stop> {
         self.reserve(maps, puts)?;
         let needs = self.needs(maps, puts);
         if needs.blocks.len() > self.free.len() {
@@ -295,7 +327,9 @@ impl Exact {
         for &group in &needs.blocks {
             match self.promise(maps, first(group), grace)? {
                 Some(place) => placed.blocks.push((group, place)),
-                None => placed.left.extend(puts.iter().map(|(a, _)| *a).filter(|a| self::group(*a) == group)),
+                None => placed
+                    .left
+                    .extend(puts.iter().map(|(a, _)| *a).filter(|a| self::group(*a) == group)),
             }
         }
         for &address in &needs.singles {
@@ -311,7 +345,13 @@ impl Exact {
 
     /// Removes addresses and puts others: those that [`Exact::place`] was asked about and has not
     /// left over.
-    pub fn write(&mut self, maps: &Maps, removes: &[Ipv6Addr], puts: &[(Ipv6Addr, u32)], placed: &Placed) {
+    pub fn write(
+        &mut self,
+        maps: &Maps,
+        removes: &[Ipv6Addr],
+        puts: &[(Ipv6Addr, u32)],
+        placed: &Placed,
+    ) {
         self.make_blocks(maps, &placed.blocks);
         let put: HashSet<Ipv6Addr> = puts.iter().map(|(address, _)| *address).collect();
         for &address in removes.iter().filter(|a| !put.contains(a)) {
@@ -388,7 +428,12 @@ impl Exact {
     }
 
     /// Finds a place for a new entry and keeps it for the write under way.
-    fn promise(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Option<Place>, Error> {
+    fn promise(
+        &mut self,
+        maps: &Maps,
+        address: Ipv6Addr,
+        grace: &Grace,
+    ) -> Result<Option<Place>, Error> {
         let place = self.place_for(maps, address, grace)?;
         self.promised.extend(place);
         Ok(place)
@@ -396,12 +441,19 @@ impl Exact {
 
     /// Whether a new entry may be stored in the place now.
     fn empty(&self, maps: &Maps, place: Place) -> bool {
-        value(maps, place).load(Relaxed) == 0 && !self.dead.contains(&place) && !self.promised.contains(&place)
+        value(maps, place).load(Relaxed) == 0
+            && !self.dead.contains(&place)
+            && !self.promised.contains(&place)
     }
 
     /// Finds an empty place for a new entry, and moves other entries where both of its buckets are
     /// full. None where that does not help.
-    fn place_for(&mut self, maps: &Maps, address: Ipv6Addr, grace: &Grace) -> Result<Option<Place>, Error> {
+    fn place_for(
+        &mut self,
+        maps: &Maps,
+        address: Ipv6Addr,
+        grace: &Grace,
+    ) -> Result<Option<Place>, Error> {
         let home = exact_buckets(address, self.buckets, self.seed);
         if let Some(place) = home.into_iter().flat_map(places).find(|&p| self.empty(maps, p)) {
             return Ok(Some(place));
@@ -505,8 +557,16 @@ impl Exact {
                 list.push((address, found));
                 continue;
             }
-            let leaf = self.leaves.get(&group(address)).filter(|l| l.place == place && l.block == found >> 16);
-            let leaf = leaf.ok_or_else(|| corrupt(format!("{address}/120 was not written by this process")))?;
+            let leaf = self
+                .leaves
+                .get(&group(address))
+                .filter(|l| l.place == place && l.block == found >> 16);
+            let leaf = leaf.ok_or_else(|| {
+                corrupt(format!(
+                    "{address}/120 was not written by this \
+                process"
+                ))
+            })?;
             let before = list.len();
             for (byte, slot) in (0..).zip(slots(maps, leaf.block)) {
                 let found = slot.load(Acquire);
@@ -516,11 +576,22 @@ impl Exact {
             }
             if list.len() - before != leaf.count as usize {
                 let left = list.len() - before;
-                return Err(corrupt(format!("{left} of {} addresses left in {address}/120", leaf.count)));
+                return Err(corrupt(format!(
+                    "{left} of {} addresses left in \
+                    {address}/120",
+                    leaf.count
+                )));
             }
         }
         let known = self.singles.len() + self.leaves.len() + self.echoes.len();
-        if entries == known { Ok(list) } else { Err(corrupt(format!("{entries} of {known} entries left"))) }
+        if entries == known {
+            Ok(list)
+        } else {
+            Err(corrupt(format!(
+                "{entries} of {known} entries \
+            left"
+            )))
+        }
     }
 
     /// How many addresses are here.

@@ -24,7 +24,8 @@ use std::{
 };
 
 use netpolc_table::{
-    ActionId, Class, EndpointId, Entry, Id, IfIndex, Incarnation, Key, Match, Program, TableId, Write,
+    ActionId, Class, EndpointId, Entry, Id, IfIndex, Incarnation, Key, Match, Program, TableId,
+    Write,
     schema::{Family, Leaf, remote_key, set_remote},
 };
 use netpolc_target::Error;
@@ -188,7 +189,9 @@ fn below<I: Id>(table: TableId, room: Room, id: I, limit: u32) -> Result<I, Stop
 fn number(table: TableId, room: Room, number: u32, limit: u32) -> Result<u32, Stop> {
     match number < limit {
         true => Ok(number),
-        false => Err(Stop::Room { table, room, capacity: limit.into(), need: u64::from(number) + 1 }),
+        false => {
+            Err(Stop::Room { table, room, capacity: limit.into(), need: u64::from(number) + 1 })
+        }
     }
 }
 
@@ -220,7 +223,10 @@ fn packed(leaf: Leaf) -> u32 {
 }
 
 fn unpacked(family: Family, value: u32) -> Leaf {
-    Leaf { class: Class::new(family, value as u16), incarnation: Incarnation::new((value >> 16) as u16) }
+    Leaf {
+        class: Class::new(family, value as u16),
+        incarnation: Incarnation::new((value >> 16) as u16),
+    }
 }
 
 impl Tables {
@@ -270,7 +276,8 @@ impl Tables {
             check_params(write.table, entry)?;
         }
         // A key that is both removed and put is not removed, and the last put of a key counts.
-        let mut changes: BTreeMap<&Key, Option<&Entry>> = write.remove.iter().map(|k| (k, None)).collect();
+        let mut changes: BTreeMap<&Key, Option<&Entry>> =
+            write.remove.iter().map(|k| (k, None)).collect();
         changes.extend(write.put.iter().map(|(k, e)| (k, Some(e))));
         // All changes are checked before the first store. A removal that fits nowhere is left out,
         // since an id beyond a capacity has no entry.
@@ -291,19 +298,25 @@ impl Tables {
         match write.table {
             TableId::Interface => {
                 let list = checked!(|k, e| endpoints::check_interface(maps, k, e));
-                let puts: Vec<IfIndex> = list.iter().filter(|(_, id)| id.is_some()).map(|(i, _)| *i).collect();
+                let puts: Vec<IfIndex> =
+                    list.iter().filter(|(_, id)| id.is_some()).map(|(i, _)| *i).collect();
                 self.endpoints.reserve_interfaces(maps, &puts, grace)?;
-                list.into_iter().for_each(|(ifindex, id)| self.endpoints.write_interface(maps, ifindex, id));
+                list.into_iter()
+                    .for_each(|(ifindex, id)| self.endpoints.write_interface(maps, ifindex, id));
             }
             TableId::Endpoint => {
                 let list = checked!(|k, e| endpoints::check_endpoint(maps, k, e));
                 self.endpoints.prepare(maps, &list, grace)?;
-                list.into_iter().for_each(|(id, word)| self.endpoints.write_endpoint(maps, id, word));
+                list.into_iter()
+                    .for_each(|(id, word)| self.endpoints.write_endpoint(maps, id, word));
             }
             TableId::OwnV4 | TableId::OwnV6 => {
                 let mut list = checked!(|k, e| endpoints::check_own(maps, write.table, k, e));
-                let puts: Vec<_> =
-                    list.iter().filter(|(.., put)| *put).map(|&(id, address, _)| (id, address)).collect();
+                let puts: Vec<_> = list
+                    .iter()
+                    .filter(|(.., put)| *put)
+                    .map(|&(id, address, _)| (id, address))
+                    .collect();
                 self.endpoints.reserve_own(maps, write.table, &puts)?;
                 list.sort_by_key(|(.., put)| *put);
                 for (id, address, put) in list {
@@ -322,7 +335,8 @@ impl Tables {
             }
             TableId::Port => {
                 let list = checked!(|k, e| ports::check(maps, k, e));
-                let removes: Vec<_> = list.iter().filter(|(_, c)| c.is_none()).map(|(i, _)| *i).collect();
+                let removes: Vec<_> =
+                    list.iter().filter(|(_, c)| c.is_none()).map(|(i, _)| *i).collect();
                 let puts: Vec<_> = list.iter().filter_map(|(i, c)| c.map(|c| (*i, c))).collect();
                 self.ports.check_disjoint(&removes, &puts)?;
                 self.ports.write(maps, &removes, &puts);
@@ -353,11 +367,13 @@ impl Tables {
             }
             TableId::OwnMac => {
                 let list = checked!(|k, e| endpoints::check_mac(maps, k, e));
-                list.into_iter().for_each(|(id, recorded)| endpoints::write_mac(maps, id, recorded));
+                list.into_iter()
+                    .for_each(|(id, recorded)| endpoints::write_mac(maps, id, recorded));
             }
             TableId::Directory => {
                 let list = checked!(|k, e| endpoints::check_directory(k, e));
-                list.into_iter().for_each(|(place, value)| endpoints::write_directory(maps, place, value));
+                list.into_iter()
+                    .for_each(|(place, value)| endpoints::write_directory(maps, place, value));
             }
         }
         Ok(())
@@ -413,7 +429,13 @@ impl Tables {
     /// [`Error::Installed`] where a table contradicts them, [`Error::System`] where a kernel hash
     /// cannot be read.
     pub fn read(&self) -> Result<Program, Error> {
-        read(&self.maps, [&self.remote_v4, &self.remote_v6], &self.exact, &self.ports, &self.endpoints)
+        read(
+            &self.maps,
+            [&self.remote_v4, &self.remote_v6],
+            &self.exact,
+            &self.ports,
+            &self.endpoints,
+        )
     }
 
     /// Gives interfaces 0 to 255 a block and keeps it even while it is empty, so that
@@ -454,7 +476,13 @@ impl Tables {
 }
 
 /// Decodes all tables, with what is known of each.
-fn read(maps: &Maps, tries: [&Trie; 2], exact: &Exact, ports: &Ports, endpoints: &Endpoints) -> Result<Program, Error> {
+fn read(
+    maps: &Maps,
+    tries: [&Trie; 2],
+    exact: &Exact,
+    ports: &Ports,
+    endpoints: &Endpoints,
+) -> Result<Program, Error> {
     let mut program = Program::default();
     for (trie, family) in tries.into_iter().zip(Family::BOTH) {
         let entries = &mut program.table_mut(TableId::remote(family)).entries;
@@ -487,7 +515,9 @@ fn check_shape(table: TableId, key: &Key) -> Result<(), Stop> {
     use netpolc_table::schema::MatchKind;
     let spec = table.spec().fields;
     let fits = |(field, part): (&netpolc_table::schema::FieldSpec, &Match)| match part {
-        Match::Exact(v) => field.kind == MatchKind::Exact && (field.width == 128 || v.get() >> field.width == 0),
+        Match::Exact(v) => {
+            field.kind == MatchKind::Exact && (field.width == 128 || v.get() >> field.width == 0)
+        }
         Match::Lpm { .. } => field.kind == MatchKind::Lpm,
         Match::Range { .. } => field.kind == MatchKind::Range,
     };
@@ -507,32 +537,60 @@ fn check_params(table: TableId, entry: &Entry) -> Result<(), Stop> {
     Ok(())
 }
 
-fn check_remote(maps: &Maps, family: Family, key: &Key, entry: Option<&Entry>) -> Result<RemoteChange, Stop> {
+fn check_remote(
+    maps: &Maps,
+    family: Family,
+    key: &Key,
+    entry: Option<&Entry>,
+) -> Result<RemoteChange, Stop> {
     let table = TableId::remote(family);
     let (value, length) = key.prefix();
     let shift = 128 - u32::from(family.bits());
     let bits = value.get();
     if length > family.bits() || (shift > 0 && bits >> family.bits() != 0) {
-        return Err(invalid(table, format!("{bits:#x}/{length} is not a valid prefix: it is too long")));
+        return Err(invalid(
+            table,
+            format!(
+                "{bits:#x}/{length} is not a valid prefix: it is too \
+            long"
+            ),
+        ));
     }
     let address = bits << shift;
     if address & !trie::mask(length) != 0 {
-        return Err(invalid(table, format!("{bits:#x}/{length} is not a valid prefix: host bits are set")));
+        return Err(invalid(
+            table,
+            format!(
+                "{bits:#x}/{length} is not a valid prefix: host bits are \
+            set"
+            ),
+        ));
     }
     let value = match entry {
         None => None,
         Some(e) if e.action != ActionId::SetRemote => {
-            return Err(invalid(table, format!("the table has no action {}", e.action.spec().name)));
+            return Err(invalid(
+                table,
+                format!("the table has no action {}", e.action.spec().name),
+            ));
         }
         Some(e) => {
             let (room, limit) = match family {
                 Family::V4 => (Room::ClassesV4, maps.capacities.classes_v4),
-                Family::V6 => (Room::ClassesV6, maps.capacities.classes_v6.min(layout::exact::CLASSES)),
+                Family::V6 => {
+                    (Room::ClassesV6, maps.capacities.classes_v6.min(layout::exact::CLASSES))
+                }
             };
             let leaf = Leaf::of(family, e);
             number(table, room, leaf.class.get().into(), limit)?;
             if leaf.incarnation != Incarnation::default() && length != family.bits() {
-                return Err(invalid(table, format!("{bits:#x}/{length} has an incarnation, which only a single address may have")));
+                return Err(invalid(
+                    table,
+                    format!(
+                        "{bits:#x}/{length} has an incarnation, which \
+                    only a single address may have"
+                    ),
+                ));
             }
             Some(packed(leaf))
         }

@@ -47,7 +47,11 @@ fn flags(maps: &Maps, protocol: u8) -> &[AtomicU8] {
 }
 
 /// Checks a change of `port`. Returns the interval, and its class; None where the entry is removed.
-pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval, Option<PortClassId>), Stop> {
+pub fn check(
+    maps: &Maps,
+    key: &Key,
+    entry: Option<&Entry>,
+) -> Result<(Interval, Option<PortClassId>), Stop> {
     let table = TableId::Port;
     let PortKey { protocol: number, port } = PortKey::of(key);
     let Some(protocol) = PROTOCOLS.iter().position(|&p| p == number) else {
@@ -63,7 +67,16 @@ pub fn check(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Interval,
             let SetPortClass { port_class } = SetPortClass::of(e);
             Some(below(table, Room::PortClasses, port_class, maps.capacities.port_words * 64)?)
         }
-        Some(e) => return Err(invalid(table, format!("the table has no action {}", e.action.spec().name))),
+        Some(e) => {
+            return Err(invalid(
+                table,
+                format!(
+                    "the table has no action \
+            {}",
+                    e.action.spec().name
+                ),
+            ));
+        }
     };
     Ok(((protocol as u8, low as u16, high as u16), class))
 }
@@ -80,10 +93,23 @@ impl Ports {
 
     /// Checks that the intervals would be disjoint after a write. Otherwise one packet would have
     /// two answers.
-    pub fn check_disjoint(&self, removes: &[Interval], puts: &[(Interval, PortClassId)]) -> Result<(), Stop> {
-        let gone: HashSet<Interval> = removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
+    pub fn check_disjoint(
+        &self,
+        removes: &[Interval],
+        puts: &[(Interval, PortClassId)],
+    ) -> Result<(), Stop> {
+        let gone: HashSet<Interval> =
+            removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
         let clash = |a: Interval, b: Interval| {
-            let what = format!("{}-{} overlaps {}-{} of protocol {}", a.1, a.2, b.1, b.2, PROTOCOLS[usize::from(a.0)]);
+            let what = format!(
+                "{}-{} overlaps {}-{} of protocol \
+                {}",
+                a.1,
+                a.2,
+                b.1,
+                b.2,
+                PROTOCOLS[usize::from(a.0)]
+            );
             Err(invalid(TableId::Port, what))
         };
         let mut sorted: Vec<Interval> = puts.iter().map(|(i, _)| *i).collect();
@@ -93,7 +119,9 @@ impl Ports {
         }
         for &(protocol, low, high) in &sorted {
             let below = self.0.range(..=(protocol, high)).rev();
-            for (&(p, l), &(h, _)) in below.take_while(|((p, _), (h, _))| *p == protocol && *h >= low) {
+            for (&(p, l), &(h, _)) in
+                below.take_while(|((p, _), (h, _))| *p == protocol && *h >= low)
+            {
                 if !gone.contains(&(p, l, h)) {
                     return clash((protocol, low, high), (p, l, h));
                 }
@@ -133,13 +161,21 @@ impl Ports {
         let mut port = u32::from(low);
         while port <= u32::from(high) {
             let key = (protocol, port as u16);
-            let inside =
-                self.0.range(..=key).next_back().filter(|((p, _), (h, _))| *p == protocol && u32::from(*h) >= port);
+            let inside = self
+                .0
+                .range(..=key)
+                .next_back()
+                .filter(|((p, _), (h, _))| *p == protocol && u32::from(*h) >= port);
             let (class, covered, first, last) = match inside {
                 Some((&(_, l), &(h, class))) => (class, COVERED, Some(l), u32::from(h)),
                 None => {
                     let next = self.0.range(key..).next().filter(|((p, _), _)| *p == protocol);
-                    (PortClassId::default(), 0, None, next.map_or(65535, |((_, l), _)| u32::from(*l) - 1))
+                    (
+                        PortClassId::default(),
+                        0,
+                        None,
+                        next.map_or(65535, |((_, l), _)| u32::from(*l) - 1),
+                    )
                 }
             };
             for port in port..=last.min(high.into()) {
@@ -199,8 +235,11 @@ fn decode(maps: &Maps) -> Intervals {
     let mut intervals = Intervals::new();
     for protocol in 0..PROTOCOLS.len() as u8 {
         let mut open: Option<(u16, PortClassId)> = None;
-        for (port, (slot, flag)) in slots(maps, protocol).iter().zip(flags(maps, protocol)).enumerate() {
-            let (port, class, flag) = (port as u16, PortClassId::new(slot.load(Acquire)), flag.load(Acquire));
+        for (port, (slot, flag)) in
+            slots(maps, protocol).iter().zip(flags(maps, protocol)).enumerate()
+        {
+            let (port, class, flag) =
+                (port as u16, PortClassId::new(slot.load(Acquire)), flag.load(Acquire));
             let covered = class != PortClassId::default() || flag & COVERED != 0;
             if !covered {
                 open = None;

@@ -14,7 +14,10 @@ use std::sync::atomic::{
 
 use netpolc_table::{
     ActionId, Class, Entry, Key, PortClassId, Program, RowId, SetId, TableId,
-    schema::{Answer, BaseKey, Family, RowKey, VerdictKey, base_key, family_number, plain, row_key, verdict_key},
+    schema::{
+        Answer, BaseKey, Family, RowKey, VerdictKey, base_key, family_number, plain, row_key,
+        verdict_key,
+    },
 };
 use netpolc_target::Error;
 
@@ -39,13 +42,15 @@ fn sets(maps: &Maps) -> impl Iterator<Item = SetId> {
     (0..maps.capacities.sets).map(|set| SetId::new(set as u16))
 }
 fn base(maps: &Maps, set: SetId, family: Family) -> &AtomicU32 {
-    &maps.ledger::<AtomicU32>(LedgerId::Base)[usize::from(set.get()) * 2 + usize::from(family == Family::V6)]
+    &maps.ledger::<AtomicU32>(LedgerId::Base)
+        [usize::from(set.get()) * 2 + usize::from(family == Family::V6)]
 }
 
 /// Completes what a killed process began.
 pub fn open(maps: &Maps) {
     for family in Family::BOTH {
-        let (classes, cells, own) = (classes(maps, family) as usize, cells(maps, family), own(maps, family));
+        let (classes, cells, own) =
+            (classes(maps, family) as usize, cells(maps, family), own(maps, family));
         for set in sets(maps) {
             let row = base(maps, set, family).load(Acquire) as u16;
             let from = usize::from(set.get()) * classes;
@@ -61,7 +66,14 @@ pub fn open(maps: &Maps) {
 fn check_family(table: TableId, key: &Key) -> Result<(), Stop> {
     match family_number(table, key) {
         Some(4 | 6) => Ok(()),
-        other => Err(invalid(table, format!("family {} is neither 4 nor 6", other.unwrap_or_default()))),
+        other => Err(invalid(
+            table,
+            format!(
+                "family {} is neither 4 nor \
+            6",
+                other.unwrap_or_default()
+            ),
+        )),
     }
 }
 
@@ -94,7 +106,14 @@ fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Stop> {
         (Answer::Permit, _) => Ok(ROW_PERMIT),
         (Answer::Row(row), _) => Ok(check_row_id(maps, table, row)?.get()),
         (Answer::Deny, ActionId::Deny) => Ok(ROW_DENY),
-        (Answer::Deny, other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
+        (Answer::Deny, other) => Err(invalid(
+            table,
+            format!(
+                "the table has no action \
+            {}",
+                other.spec().name
+            ),
+        )),
     }
 }
 
@@ -134,10 +153,18 @@ pub fn check_row(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<RowCha
 pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
     let VerdictKey { row, port_class } = VerdictKey::of(key);
     let row = check_row_id(maps, TableId::Verdict, row)?;
-    let pc = below(TableId::Verdict, Room::PortClasses, port_class, maps.capacities.port_words * 64)?;
+    let pc =
+        below(TableId::Verdict, Room::PortClasses, port_class, maps.capacities.port_words * 64)?;
     match entry.map(|e| e.action) {
         None | Some(ActionId::Permit) => Ok((row, pc, entry.is_some())),
-        Some(other) => Err(invalid(TableId::Verdict, format!("the table has no action {}", other.spec().name))),
+        Some(other) => Err(invalid(
+            TableId::Verdict,
+            format!(
+                "the table has no action \
+            {}",
+                other.spec().name
+            ),
+        )),
     }
 }
 
@@ -180,11 +207,14 @@ pub fn write_verdict(maps: &Maps, (row, pc, permit): VerdictChange) {
 /// Decodes the three tables.
 pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
     for family in Family::BOTH {
-        let (classes, cells, own) = (classes(maps, family) as usize, cells(maps, family), own(maps, family));
+        let (classes, cells, own) =
+            (classes(maps, family) as usize, cells(maps, family), own(maps, family));
         for set in sets(maps) {
             let word = base(maps, set, family).load(Acquire);
             if word & PRESENT != 0 {
-                into.table_mut(TableId::Base).entries.insert(base_key(set, family), decode(word as u16));
+                into.table_mut(TableId::Base)
+                    .entries
+                    .insert(base_key(set, family), decode(word as u16));
             }
             let from = usize::from(set.get()) * classes;
             for (class, cell) in cells[from..from + classes].iter().enumerate() {
@@ -193,7 +223,11 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
                     let key = row_key(set, Class::new(family, class as u16));
                     into.table_mut(TableId::Row).entries.insert(key, decode(row));
                 } else if row != word as u16 {
-                    let what = format!("set {set}, class {class} holds row {row}, but the set's base is {}", word as u16);
+                    let what = format!(
+                        "set {set}, class {class} holds row {row}, but the set's \
+                        base is {}",
+                        word as u16
+                    );
                     return Err(Error::Installed(format!("table row: {what}")));
                 }
             }

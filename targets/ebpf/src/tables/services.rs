@@ -31,7 +31,14 @@ pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change,
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::Defer) => Ok((service_key(address, protocol, port), entry.is_some())),
-        Some(other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
+        Some(other) => Err(invalid(
+            table,
+            format!(
+                "the table has no action \
+            {}",
+                other.spec().name
+            ),
+        )),
     }
 }
 
@@ -57,8 +64,10 @@ impl Services {
     /// Makes all changes, removals first; none where there is no room.
     pub fn write(&mut self, maps: &Maps, table: TableId, changes: &[Change]) -> Result<(), Stop> {
         let (puts, removes): (Vec<_>, Vec<_>) = changes.iter().partition(|(_, put)| *put);
-        let new: Vec<_> = puts.iter().map(|(key, _)| *key).filter(|key| !self.held.contains(key)).collect();
-        let gone: Vec<_> = removes.iter().map(|(key, _)| *key).filter(|key| self.held.contains(key)).collect();
+        let new: Vec<_> =
+            puts.iter().map(|(key, _)| *key).filter(|key| !self.held.contains(key)).collect();
+        let gone: Vec<_> =
+            removes.iter().map(|(key, _)| *key).filter(|key| self.held.contains(key)).collect();
         if new.is_empty() && gone.is_empty() {
             return Ok(());
         }
@@ -93,7 +102,12 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
         let address = match key[19] {
             4 => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
             6 => IpAddr::from(bytes),
-            other => return Err(Error::Installed(format!("map service: family {other} is neither 4 nor 6"))),
+            other => {
+                return Err(Error::Installed(format!(
+                    "map service: family {other} is neither 4 \
+                nor 6"
+                )));
+            }
         };
         let entry = schema::service_key(address, key[18], u16::from_be_bytes([key[16], key[17]]));
         let entries = &mut into.table_mut(TableId::service(Family::of(address))).entries;

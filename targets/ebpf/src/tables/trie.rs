@@ -162,7 +162,14 @@ impl Trie {
     }
 
     /// Walks over all blocks: marks those that are reached, and learns the /32s by their bits.
-    fn discover(&mut self, maps: &Maps, level: usize, block: u32, base: u128, seen: &mut [bool]) -> Result<(), Error> {
+    fn discover(
+        &mut self,
+        maps: &Maps,
+        level: usize,
+        block: u32,
+        base: u128,
+        seen: &mut [bool],
+    ) -> Result<(), Error> {
         let slots = self.slots(maps);
         let count = if level == 0 { 65536 } else { 256 };
         for i in 0..count {
@@ -211,7 +218,10 @@ impl Trie {
 
     /// All prefixes, shortest first.
     fn all(&self) -> Vec<Prefix> {
-        let lists = self.lengths.iter().map(|&l| self.prefixes[usize::from(l)].keys().map(move |&a| (a, l)));
+        let lists = self
+            .lengths
+            .iter()
+            .map(|&l| self.prefixes[usize::from(l)].keys().map(move |&a| (a, l)));
         lists.flatten().collect()
     }
 
@@ -235,7 +245,9 @@ impl Trie {
     fn lookup(&self, address: u128, limit: u8) -> u32 {
         let end = self.lengths.partition_point(|&l| l <= limit);
         let mut lengths = self.lengths[..end].iter().rev();
-        lengths.find_map(|&l| self.prefixes[usize::from(l)].get(&(address & mask(l))).copied()).unwrap_or(0)
+        lengths
+            .find_map(|&l| self.prefixes[usize::from(l)].get(&(address & mask(l))).copied())
+            .unwrap_or(0)
     }
 
     /// The value of exactly this prefix, where it is in the trie.
@@ -304,9 +316,21 @@ impl Trie {
     /// `inherited` is the value of the longest prefix that ends above this level. Slots that are
     /// right already are not touched.
     #[allow(clippy::too_many_arguments)]
-    fn paint(&self, maps: &Maps, level: usize, block: u32, address: u128, from: usize, count: usize, inherited: u32) {
+    fn paint(
+        &self,
+        maps: &Maps,
+        level: usize,
+        block: u32,
+        address: u128,
+        from: usize,
+        count: usize,
+        inherited: u32,
+    ) {
         let slots = self.slots(maps);
-        let (shift, base) = (128 - u32::from(bits(level)), address & level.checked_sub(1).map_or(0, |l| mask(bits(l))));
+        let (shift, base) = (
+            128 - u32::from(bits(level)),
+            address & level.checked_sub(1).map_or(0, |l| mask(bits(l))),
+        );
         let wanted = self.values(level, base | (from as u128) << shift, count, inherited);
         for (i, value) in (from..).zip(wanted) {
             let address = base | (i as u128) << shift;
@@ -328,7 +352,9 @@ impl Trie {
         let mut values = vec![inherited; count];
         // Inclusive, since behind the last slot there may be no further address.
         let last = address | ((count as u128) << shift).wrapping_sub(1);
-        for &length in self.lengths.iter().filter(|&&l| above.is_none_or(|a| l > a) && l <= bits(level)) {
+        for &length in
+            self.lengths.iter().filter(|&&l| above.is_none_or(|a| l > a) && l <= bits(level))
+        {
             // Lengths are ascending: longer prefixes overwrite what shorter ones filled in.
             let width = 1_usize << (bits(level) - length);
             let list = &self.prefixes[usize::from(length)];
@@ -357,14 +383,20 @@ impl Trie {
     }
 
     fn full(&self, missing: usize) -> Stop {
-        let room = if self.family == Family::V4 { Room::RemoteV4Blocks } else { Room::RemoteV6Blocks };
+        let room =
+            if self.family == Family::V4 { Room::RemoteV4Blocks } else { Room::RemoteV6Blocks };
         let capacity = self.uses.len() as u64;
         Stop::Room { table: self.table(), room, capacity, need: capacity + missing as u64 }
     }
 
     /// Checks that these puts find room. Waits for a grace period where only blocks in quarantine
     /// give it.
-    pub fn reserve(&mut self, maps: &Maps, puts: &[(Prefix, u32)], grace: &Grace) -> Result<(), Stop> {
+    pub fn reserve(
+        &mut self,
+        maps: &Maps,
+        puts: &[(Prefix, u32)],
+        grace: &Grace,
+    ) -> Result<(), Stop> {
         let new = || puts.iter().map(|(p, _)| *p).filter(|&p| self.get(p).is_none());
         let records = new().filter(|p| !self.is_host(p.1)).count();
         if records > self.free_records.len() {
@@ -375,7 +407,9 @@ impl Trie {
         let mut blocks = HashSet::new();
         for (address, length) in new() {
             for l in (1..=level(length)).rev() {
-                if self.block(maps, address, l).is_some() || !blocks.insert((l, address & mask(bits(l - 1)))) {
+                if self.block(maps, address, l).is_some()
+                    || !blocks.insert((l, address & mask(bits(l - 1))))
+                {
                     break;
                 }
             }
@@ -389,9 +423,17 @@ impl Trie {
     }
 
     /// Removes prefixes and puts others. [`Trie::reserve`] must have found room for the puts.
-    pub fn write(&mut self, maps: &Maps, removes: &[Prefix], puts: &[(Prefix, u32)]) -> Result<(), Error> {
-        let wanted: BTreeMap<Prefix, Option<u32>> =
-            removes.iter().map(|&p| (p, None)).chain(puts.iter().map(|&(p, v)| (p, Some(v)))).collect();
+    pub fn write(
+        &mut self,
+        maps: &Maps,
+        removes: &[Prefix],
+        puts: &[(Prefix, u32)],
+    ) -> Result<(), Error> {
+        let wanted: BTreeMap<Prefix, Option<u32>> = removes
+            .iter()
+            .map(|&p| (p, None))
+            .chain(puts.iter().map(|&(p, v)| (p, Some(v))))
+            .collect();
         let mut changes = vec![];
         for (&prefix, &value) in &wanted {
             let before = self.learn(prefix, value);
@@ -449,7 +491,10 @@ impl Trie {
         record[0].store((prefix.0 >> 64) as u64, Relaxed);
         record[1].store(prefix.0 as u64, Relaxed);
         let incarnation = u64::from(value >> 16) << INCARNATION_SHIFT;
-        record[2].store(u64::from(PRESENT | value & 0xffff) | u64::from(prefix.1) << 32 | incarnation, Release);
+        record[2].store(
+            u64::from(PRESENT | value & 0xffff) | u64::from(prefix.1) << 32 | incarnation,
+            Release,
+        );
     }
 
     /// Strikes a prefix out of the ledger.
@@ -472,7 +517,14 @@ impl Trie {
     }
 
     /// Checks that every slot holds what the prefixes say, and points to a block that is in use.
-    fn verify(&self, maps: &Maps, level: usize, block: u32, base: u128, inherited: u32) -> Result<(), Error> {
+    fn verify(
+        &self,
+        maps: &Maps,
+        level: usize,
+        block: u32,
+        base: u128,
+        inherited: u32,
+    ) -> Result<(), Error> {
         let slots = self.slots(maps);
         let wanted = self.values(level, base, if level == 0 { 65536 } else { 256 }, inherited);
         for (i, want) in wanted.into_iter().enumerate() {
@@ -482,12 +534,16 @@ impl Trie {
             if level < self.steps() && slot & trie::CHILD != 0 {
                 let child = slot & !trie::CHILD;
                 if self.uses.get(child as usize).is_none_or(|&u| u == 0) {
-                    return Err(self.corrupt(format!("slot {index} points to block {child}, which is not in use")));
+                    return Err(self.corrupt(format!(
+                        "slot {index} points to block {child}, which \
+                        is not in use"
+                    )));
                 }
                 self.verify(maps, level + 1, child, address, want)?;
             } else if slot != want {
                 return Err(self.corrupt(format!(
-                    "slot {index} holds {slot:#x}, its longest prefix says {want:#x} (left-aligned address {address:#034x})"
+                    "slot {index} holds {slot:#x}, its longest prefix says {want:#x} (left-aligned \
+                     address {address:#034x})"
                 )));
             }
         }

@@ -30,11 +30,26 @@ pub fn check_tunnel(key: &Key, entry: Option<&Entry>) -> Result<(usize, bool), S
     let place = match (protocol, port) {
         (ip::UDP, port) => tunnel_port(port),
         (_, 0) => tunnel_protocol(protocol),
-        _ => return Err(invalid(TableId::Tunnel, format!("protocol {protocol} has a port: tunnels have ports in UDP only"))),
+        _ => {
+            return Err(invalid(
+                TableId::Tunnel,
+                format!(
+                    "protocol {protocol} has a port: tunnels \
+            have ports in UDP only"
+                ),
+            ));
+        }
     };
     match entry.map(|e| e.action) {
         None | Some(ActionId::Tunnel) => Ok((place, entry.is_some())),
-        Some(other) => Err(invalid(TableId::Tunnel, format!("the table has no action {}", other.spec().name))),
+        Some(other) => Err(invalid(
+            TableId::Tunnel,
+            format!(
+                "the table has no action \
+            {}",
+                other.spec().name
+            ),
+        )),
     }
 }
 
@@ -52,11 +67,24 @@ pub fn check_on_link(key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
     let Prefix { address, length } = OnLinkKey::of(key).address;
     let bits = address.to_bits();
     if length > 128 || bits & !mask(length) != 0 {
-        return Err(invalid(table, format!("{bits:#x}/{length} is not a valid prefix: host bits are set")));
+        return Err(invalid(
+            table,
+            format!(
+                "{bits:#x}/{length} is not a valid prefix: host bits are \
+            set"
+            ),
+        ));
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::OnLink) => Ok(((bits, length), entry.is_some())),
-        Some(other) => Err(invalid(table, format!("the table has no action {}", other.spec().name))),
+        Some(other) => Err(invalid(
+            table,
+            format!(
+                "the table has no action \
+            {}",
+                other.spec().name
+            ),
+        )),
     }
 }
 
@@ -81,7 +109,15 @@ pub fn write_on_link(maps: &Maps, changes: &[Change], grace: &Grace) -> Result<(
     let kept = there.iter().flatten().filter(|p| !gone.contains(p)).count();
     if kept + new.len() > on_link::PLACES {
         let (capacity, need) = (on_link::PLACES as u64, (kept + new.len()) as u64);
-        return Err(Stop::Room { table: TableId::OnLinkV6, room: Room::Never("on-link prefixes"), capacity, need });
+        return Err(Stop::Room {
+            table: TableId::OnLinkV6,
+            room: Room::Never(
+                "on-link \
+            prefixes",
+            ),
+            capacity,
+            need,
+        });
     }
     for place in places(maps).filter(|place| prefix(place).is_some_and(|p| gone.contains(&p))) {
         place[on_link::LENGTH / 8].store(0, Release);
@@ -104,7 +140,8 @@ pub fn write_on_link(maps: &Maps, changes: &[Change], grace: &Grace) -> Result<(
 /// Decodes both tables.
 pub fn read(maps: &Maps, into: &mut Program) {
     let bits = maps.words::<AtomicU64>(MapId::Tunnel);
-    let ports = (0..=u16::MAX).filter(|port| bit(bits, tunnel_port(*port))).map(|port| (ip::UDP, port));
+    let ports =
+        (0..=u16::MAX).filter(|port| bit(bits, tunnel_port(*port))).map(|port| (ip::UDP, port));
     let protocols = (0..=u8::MAX).filter(|p| bit(bits, tunnel_protocol(*p))).map(|p| (p, 0));
     for (protocol, port) in ports.chain(protocols) {
         let key = schema::tunnel_key(protocol, port);

@@ -37,7 +37,8 @@ impl Ebpf {
         // count then says that nothing more is needed, so that one more than there is must be asked
         // for.
         let (mut now, mut most) = (*self.capacities(), limits);
-        let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most)) else {
+        let (Some((size, units)), Some((most, _))) = (room.field(&mut now), room.field(&mut most))
+        else {
             return Ok(false);
         };
         let least = u64::from(*size) * units + 1;
@@ -86,7 +87,10 @@ impl Ebpf {
                 },
             }
         }
-        tracing::info!(generation = self.generation.number, "the tables were replaced by larger ones");
+        tracing::info!(
+            generation = self.generation.number,
+            "the tables were replaced by larger ones"
+        );
         Ok(true)
     }
 
@@ -95,7 +99,9 @@ impl Ebpf {
     fn doubled(&self, mut capacities: Capacities, room: Room) -> Option<Capacities> {
         let mut limits = self.config.limits;
         let (field, _) = room.field(&mut capacities)?;
-        *field = field.checked_mul(2).filter(|size| room.field(&mut limits).is_some_and(|(most, _)| *size <= *most))?;
+        *field = field
+            .checked_mul(2)
+            .filter(|size| room.field(&mut limits).is_some_and(|(most, _)| *size <= *most))?;
         capacities.check().is_ok().then_some(capacities)
     }
 
@@ -141,7 +147,9 @@ impl Ebpf {
                         );
                     }
                     Filled::Lacks(room) => {
-                        self.ahead = self.doubled(made, room).and_then(|larger| Ahead::begin(self.recipe(larger)));
+                        self.ahead = self
+                            .doubled(made, room)
+                            .and_then(|larger| Ahead::begin(self.recipe(larger)));
                     }
                 }
             }

@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    ActionId, Class, EndpointId, Entry, IfIndex, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, Write,
+    ActionId, Class, EndpointId, Entry, IfIndex, Incarnation, Key, PortClassId, Program, RowId,
+    SetId, TableId, Write,
     schema::{self, Family, Named, PortKey, Word},
 };
 
@@ -42,7 +43,8 @@ pub fn address(rng: &mut Rng, family: Family) -> IpAddr {
             IpAddr::V4((0x0a00_0000 | low | if rng.one_in(4) { 0x8000_0000 } else { 0 }).into())
         }
         Family::V6 => {
-            let low = (u128::from(rng.next()) << 64 | u128::from(rng.next())) & 0x1_0000_0001_0000_0003_0007_0000_0003;
+            let low = (u128::from(rng.next()) << 64 | u128::from(rng.next()))
+                & 0x1_0000_0001_0000_0003_0007_0000_0003;
             IpAddr::V6((0x2001_0db8 << 96 | low).into())
         }
     }
@@ -63,8 +65,11 @@ pub fn prefix(rng: &mut Rng, family: Family) -> (IpAddr, u8) {
     };
     let mask = if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) };
     let value = value & mask;
-    let address =
-        if family == Family::V4 { IpAddr::V4(((value >> 96) as u32).into()) } else { IpAddr::V6(value.into()) };
+    let address = if family == Family::V4 {
+        IpAddr::V4(((value >> 96) as u32).into())
+    } else {
+        IpAddr::V6(value.into())
+    };
     (address, length)
 }
 
@@ -94,8 +99,13 @@ fn disjoint(write: &mut Write, program: &Program) {
         let PortKey { protocol, port } = PortKey::of(key);
         (protocol, port.low, port.high)
     };
-    let mut kept: Vec<Key> =
-        program.table(TableId::Port).entries.keys().filter(|k| !write.remove.contains(k)).cloned().collect();
+    let mut kept: Vec<Key> = program
+        .table(TableId::Port)
+        .entries
+        .keys()
+        .filter(|k| !write.remove.contains(k))
+        .cloned()
+        .collect();
     write.put.retain(|(key, _)| {
         let (p, low, high) = span(key);
         let clash = kept.iter().any(|k| {
@@ -138,12 +148,17 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             };
             (schema::endpoint_key(endpoint), schema::set_policy(word))
         }
-        TableId::OwnV4 => (schema::own_key(endpoint, address(rng, Family::V4)), schema::plain(ActionId::Own)),
-        TableId::OwnV6 => (schema::own_key(endpoint, address(rng, Family::V6)), schema::plain(ActionId::Own)),
+        TableId::OwnV4 => {
+            (schema::own_key(endpoint, address(rng, Family::V4)), schema::plain(ActionId::Own))
+        }
+        TableId::OwnV6 => {
+            (schema::own_key(endpoint, address(rng, Family::V6)), schema::plain(ActionId::Own))
+        }
         TableId::RemoteV4 | TableId::RemoteV6 => {
             let family = if table == TableId::RemoteV4 { Family::V4 } else { Family::V6 };
             let (address, length) = prefix(rng, family);
-            let incarnation = if length == family.bits() && rng.one_in(2) { rng.next() as u16 } else { 0 };
+            let incarnation =
+                if length == family.bits() && rng.one_in(2) { rng.next() as u16 } else { 0 };
             (schema::remote_key(address, length), {
                 let class = Class::new(family, rng.below(5) as u16);
                 schema::set_remote(class, Incarnation::new(incarnation))
@@ -156,18 +171,27 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             (key, schema::set_port_class(PortClassId::new(rng.below(130) as u16)))
         }
         TableId::Base => (schema::base_key(set, family(rng)), row_action(rng)),
-        TableId::Row => (schema::row_key(set, Class::new(family(rng), rng.below(5) as u16)), row_action(rng)),
+        TableId::Row => {
+            (schema::row_key(set, Class::new(family(rng), rng.below(5) as u16)), row_action(rng))
+        }
         TableId::Verdict => {
-            let key = schema::verdict_key(RowId::new(1 + rng.below(6) as u16), PortClassId::new(rng.below(130) as u16));
+            let key = schema::verdict_key(
+                RowId::new(1 + rng.below(6) as u16),
+                PortClassId::new(rng.below(130) as u16),
+            );
             (key, schema::plain(ActionId::Permit))
         }
         TableId::ServiceV4 | TableId::ServiceV6 => {
             let family = if table == TableId::ServiceV4 { Family::V4 } else { Family::V6 };
             let (protocol, port) = (*rng.pick(&[6, 17, 132]), rng.below(4) as u16);
-            (schema::service_key(address(rng, family), protocol, port), schema::plain(ActionId::Defer))
+            (
+                schema::service_key(address(rng, family), protocol, port),
+                schema::plain(ActionId::Defer),
+            )
         }
         TableId::Tunnel => {
-            let (protocol, port) = *rng.pick(&[(17, 4789), (17, 8472), (17, 0), (4, 0), (47, 0), (255, 0)]);
+            let (protocol, port) =
+                *rng.pick(&[(17, 4789), (17, 8472), (17, 0), (4, 0), (47, 0), (255, 0)]);
             (schema::tunnel_key(protocol, port), schema::plain(ActionId::Tunnel))
         }
         TableId::OnLinkV6 => {
@@ -176,7 +200,12 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             (schema::on_link_key(prefix.parse().unwrap(), length), schema::plain(ActionId::OnLink))
         }
         TableId::OwnMac => {
-            let mac = *rng.pick(&[[2, 0, 0, 0, 0, 1], [0xff; 6], [0, 0, 0, 0, 0, 1], [0x80, 1, 2, 3, 4, 5]]);
+            let mac = *rng.pick(&[
+                [2, 0, 0, 0, 0, 1],
+                [0xff; 6],
+                [0, 0, 0, 0, 0, 1],
+                [0x80, 1, 2, 3, 4, 5],
+            ]);
             (schema::own_mac_key(EndpointId::new(1 + rng.below(6) as u16)), schema::set_mac(mac))
         }
         TableId::Directory => {

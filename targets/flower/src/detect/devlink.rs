@@ -42,7 +42,9 @@ pub fn eswitch(device: &Device) -> Eswitch {
     match mode(device) {
         Ok(Some(0)) => Eswitch::Legacy,
         Ok(Some(1)) => Eswitch::Switchdev,
-        Ok(Some(other)) => Eswitch::Absent(format!("devlink gives an unknown eswitch mode, {other}")),
+        Ok(Some(other)) => {
+            Eswitch::Absent(format!("devlink gives an unknown eswitch mode, {other}"))
+        }
         Ok(None) => absent("devlink gives no eswitch mode"),
         Err(error) => match error.raw_os_error() {
             // The family, or the protocol, is not there.

@@ -90,7 +90,8 @@ impl Ethtool {
         names[..3].copy_from_slice(&[GSTRINGS, FEATURES, count as u32]);
         self.call(interface, &mut names)?;
         let bytes: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let named = |name: &[u8]| name.strip_prefix(HW_TC).is_some_and(|rest| rest.first() == Some(&0));
+        let named =
+            |name: &[u8]| name.strip_prefix(HW_TC).is_some_and(|rest| rest.first() == Some(&0));
         let Some(bit) = bytes.chunks_exact(STRING).position(named) else {
             return Ok(HwTc::Missing);
         };

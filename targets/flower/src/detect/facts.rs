@@ -62,7 +62,8 @@ fn is_representor_name(name: &str) -> bool {
     }
     let rest = name.strip_prefix('c').and_then(number).unwrap_or(name);
     let rest = rest.strip_prefix("pf").and_then(number);
-    let rest = rest.and_then(|r| r.strip_prefix("vf").or_else(|| r.strip_prefix("sf"))).and_then(number);
+    let rest =
+        rest.and_then(|r| r.strip_prefix("vf").or_else(|| r.strip_prefix("sf"))).and_then(number);
     rest == Some("")
 }
 
@@ -73,12 +74,15 @@ fn is_representor_name(name: &str) -> bool {
 /// The interfaces cannot be listed, or no socket for ethtool can be opened. What one interface does
 /// not tell is a fact of its own.
 pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
-    let links = links::all().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
-    let ethtool = Ethtool::open().map_err(|source| Error::Socket { what: "opening a socket for ethtool", source })?;
+    let links =
+        links::all().map_err(|source| Error::Socket { what: "listing the interfaces", source })?;
+    let ethtool = Ethtool::open()
+        .map_err(|source| Error::Socket { what: "opening a socket for ethtool", source })?;
     let mut found = Vec::new();
     for link in links.iter().filter(|l| wanted(&l.name)) {
-        let sibling =
-            links.iter().find(|l| l.switch_id.is_some() && l.switch_id == link.switch_id && l.index != link.index);
+        let sibling = links.iter().find(|l| {
+            l.switch_id.is_some() && l.switch_id == link.switch_id && l.index != link.index
+        });
         let eswitch = match &link.device {
             None => Eswitch::Absent("it belongs to no device".into()),
             Some(device) => devlink::eswitch(device),
@@ -88,7 +92,9 @@ pub fn gather(wanted: impl Fn(&str) -> bool) -> Result<Vec<Facts>, Error> {
             ifindex: IfIndex::new(link.index),
             // Interfaces without one are common, and one that is gone meanwhile has none.
             driver: ethtool.driver(&link.name).unwrap_or_default(),
-            hw_tc_offload: ethtool.hw_tc_offload(&link.name).unwrap_or_else(|e| HwTc::Unknown(e.to_string())),
+            hw_tc_offload: ethtool
+                .hw_tc_offload(&link.name)
+                .unwrap_or_else(|e| HwTc::Unknown(e.to_string())),
             switch_id: link.switch_id.clone(),
             port_name: link.port_name.clone(),
             device: link.device.clone(),

@@ -90,7 +90,8 @@ pub fn interface(name: &str) -> Result<Findings, Error> {
     let facts = match facts {
         Some(facts) => facts,
         None => {
-            let all: Vec<String> = facts::gather(|_| true)?.into_iter().map(|facts| facts.interface).collect();
+            let all: Vec<String> =
+                facts::gather(|_| true)?.into_iter().map(|facts| facts.interface).collect();
             return Err(Error::NoInterface { name: name.to_owned(), interfaces: all.join(", ") });
         }
     };

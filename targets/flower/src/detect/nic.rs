@@ -36,7 +36,8 @@ use crate::{
 /// are there cannot be listed. That nothing can be installed is an answer.
 pub fn probe(facts: &Facts, known: &Capabilities) -> Result<Answers, Error> {
     let here = |doing: &str| format!("{doing} of {}", facts.interface);
-    let socket = BatchSocket::open().map_err(|source| Error::Socket { what: "opening a netlink socket", source })?;
+    let socket = BatchSocket::open()
+        .map_err(|source| Error::Socket { what: "opening a netlink socket", source })?;
     let mut port = Port { socket, ifindex: facts.ifindex, without_qdisc: None, left: None };
     let created = match port.qdisc(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE) {
         Ok(()) => true,
@@ -47,21 +48,31 @@ pub fn probe(facts: &Facts, known: &Capabilities) -> Result<Answers, Error> {
             false
         }
     };
-    let occupied =
-        if port.without_qdisc.is_some() { Ok(BTreeSet::new()) } else { port.occupied(parent(Side::Ingress)) };
-    let answers = occupied.map(|taken| probe::run(&mut port, free(&taken), facts.sibling, known.chains));
+    let occupied = if port.without_qdisc.is_some() {
+        Ok(BTreeSet::new())
+    } else {
+        port.occupied(parent(Side::Ingress))
+    };
+    let answers =
+        occupied.map(|taken| probe::run(&mut port, free(&taken), facts.sibling, known.chains));
     if created {
         // Somebody may have begun to use the qdisc meanwhile.
         let hooks = [Side::Ingress, Side::Egress].map(|side| port.occupied(parent(side)));
         let removed = match hooks {
-            [Ok(ingress), Ok(egress)] if ingress.is_empty() && egress.is_empty() => port.qdisc(libc::RTM_DELQDISC, 0),
+            [Ok(ingress), Ok(egress)] if ingress.is_empty() && egress.is_empty() => {
+                port.qdisc(libc::RTM_DELQDISC, 0)
+            }
             [Err(refusal), _] | [_, Err(refusal)] => Err(refusal),
             _ => Ok(()),
         };
-        removed.map_err(|source| Error::Kernel { what: here("removing the clsact qdisc"), source })?;
+        removed
+            .map_err(|source| Error::Kernel { what: here("removing the clsact qdisc"), source })?;
     }
     if let Some(source) = port.left {
-        return Err(Error::Kernel { what: here("removing a filter that was there for probing"), source });
+        return Err(Error::Kernel {
+            what: here("removing a filter that was there for probing"),
+            source,
+        });
     }
     answers.map_err(|source| Error::Kernel { what: here("listing the filters"), source })
 }
@@ -71,7 +82,8 @@ fn free(occupied: &BTreeSet<(u32, u16)>) -> Place {
     // As low as can be: some firmware has few prios and chains (mlx5 en/tc.h, FDB_TC_MAX_PRIO,
     // FDB_TC_MAX_CHAIN).
     let prio = (1..u16::MAX).find(|prio| !occupied.contains(&(0, *prio)));
-    let chain = (1..).find(|chain| occupied.range((*chain, 0)..=(*chain, u16::MAX)).next().is_none());
+    let chain =
+        (1..).find(|chain| occupied.range((*chain, 0)..=(*chain, u16::MAX)).next().is_none());
     Place { prio: prio.unwrap_or(u16::MAX), chain: chain.unwrap_or(1) }
 }
 
@@ -96,7 +108,8 @@ impl Port {
     fn occupied(&mut self, hook: u32) -> Result<BTreeSet<(u32, u16)>, Refusal> {
         let request = tc::header(self.ifindex.get(), 0, hook, 0);
         let place = |body: &[u8]| {
-            let chain = attribute(body.get(tc::HEADER..)?, TCA_CHAIN).and_then(|value| u32_at(value, 0));
+            let chain =
+                attribute(body.get(tc::HEADER..)?, TCA_CHAIN).and_then(|value| u32_at(value, 0));
             // The prio is the upper half of tcm_info.
             Some((chain.unwrap_or(0), (u32_at(body, 16)? >> 16) as u16))
         };
@@ -105,7 +118,9 @@ impl Port {
 
     fn message(&mut self, way: Way, filter: &Filter, handle: u32) -> Result<(), Refusal> {
         let ifindex = self.ifindex;
-        let mut answers = self.socket.batch(1, |_, sequence, to| encode(to, way, ifindex, filter, handle, sequence))?;
+        let mut answers = self
+            .socket
+            .batch(1, |_, sequence, to| encode(to, way, ifindex, filter, handle, sequence))?;
         answers.pop().map_or(Ok(()), |answer| answer.map(drop))
     }
 }

@@ -12,7 +12,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netpolc_host::netlink::Refusal;
 use serde::{Serialize, Serializer};
 
-use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct, host};
+use crate::filter::{
+    Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side, ct, host,
+};
 
 /// The role in the cookies of filters that are there for probing only; no lowering gives it.
 pub const ROLE: u8 = 0xfe;
@@ -161,11 +163,15 @@ const CHAINS: u32 = 3;
 pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>, highest: u32) -> Answers {
     let abilities = ask(nic, place, sibling);
     let is_taken = |answer: &Answer| matches!(answer, Answer::Accepted | Answer::Full(_));
-    let goes = abilities.iter().any(|(ability, answer)| *ability == Ability::Chains && is_taken(answer));
-    let mut tried = [highest, CHAINS].into_iter().filter(|chain| goes && *chain > place.chain && *chain <= highest);
+    let goes =
+        abilities.iter().any(|(ability, answer)| *ability == Ability::Chains && is_taken(answer));
+    let mut tried = [highest, CHAINS]
+        .into_iter()
+        .filter(|chain| goes && *chain > place.chain && *chain <= highest);
     let further = tried.find(|chain| {
         let there = Place { chain: *chain, ..place };
-        filters(Ability::Chains, there, sibling, Action::Drop).is_ok_and(|f| is_taken(&answer(nic.attempt(&f))))
+        filters(Ability::Chains, there, sibling, Action::Drop)
+            .is_ok_and(|f| is_taken(&answer(nic.attempt(&f))))
     });
     let chains = further.unwrap_or(if goes { place.chain.min(highest) } else { 0 });
     Answers { abilities, chains }
@@ -173,15 +179,19 @@ pub fn run(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>, highest
 
 fn ask(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>) -> Vec<(Ability, Answer)> {
     let mut answers: Vec<(Ability, Answer)> = Vec::with_capacity(Ability::ALL.len());
-    let taken =
-        |answers: &[(Ability, Answer)], which| answers.iter().any(|(a, b)| *a == which && *b == Answer::Accepted);
+    let taken = |answers: &[(Ability, Answer)], which| {
+        answers.iter().any(|(a, b)| *a == which && *b == Answer::Accepted)
+    };
     for ability in Ability::ALL {
         let end = match sibling {
             Some(port) if taken(&answers, Ability::Redirect) => Action::Redirect(port),
             _ if taken(&answers, Ability::Pass) => Action::Pass,
             _ => Action::Drop,
         };
-        let answer = if answers.iter().any(|(a, b)| *a == Ability::Flower && matches!(b, Answer::Refused(_))) {
+        let answer = if answers
+            .iter()
+            .any(|(a, b)| *a == Ability::Flower && matches!(b, Answer::Refused(_)))
+        {
             Answer::NotAsked("no filter was taken at all")
         } else {
             match filters(ability, place, sibling, end) {
@@ -197,14 +207,21 @@ fn ask(nic: &mut impl Probe, place: Place, sibling: Option<IfIndex>) -> Vec<(Abi
 fn answer(outcome: Result<(), Refusal>) -> Answer {
     match outcome {
         Ok(()) => Answer::Accepted,
-        Err(refusal) if [libc::ENOSPC, libc::EBUSY, libc::ENOMEM].contains(&refusal.errno) => Answer::Full(refusal),
+        Err(refusal) if [libc::ENOSPC, libc::EBUSY, libc::ENOMEM].contains(&refusal.errno) => {
+            Answer::Full(refusal)
+        }
         Err(refusal) => Answer::Refused(refusal),
     }
 }
 
 /// The filters that need `ability` and otherwise as little as possible, in the order in which they
 /// are installed: a chain before what leads to it. `end` is how forwarding ends.
-fn filters(ability: Ability, place: Place, sibling: Option<IfIndex>, end: Action) -> Result<Vec<Filter>, &'static str> {
+fn filters(
+    ability: Ability,
+    place: Place,
+    sibling: Option<IfIndex>,
+    end: Action,
+) -> Result<Vec<Filter>, &'static str> {
     let filter = |chain, pattern, action| Filter {
         side: Side::Ingress,
         chain,
@@ -221,14 +238,23 @@ fn filters(ability: Ability, place: Place, sibling: Option<IfIndex>, end: Action
         ..Pattern::default()
     };
     let port = Some(Ports::one(9));
-    let tracked = |state, end| filter(place.chain, Pattern { ct_state: Some(state), ..plain() }, end);
+    let tracked =
+        |state, end| filter(place.chain, Pattern { ct_state: Some(state), ..plain() }, end);
     let established = ct::TRACKED | ct::ESTABLISHED;
     Ok(match ability {
-        Ability::Flower => vec![filter(0, Pattern { destination_port: port, ..plain() }, Action::Drop)],
+        Ability::Flower => {
+            vec![filter(0, Pattern { destination_port: port, ..plain() }, Action::Drop)]
+        }
         Ability::Pass => vec![filter(0, plain(), Action::Pass)],
-        Ability::TcpFlags => vec![filter(0, Pattern { tcp_flags: Some(OPENING), ..plain() }, Action::Drop)],
+        Ability::TcpFlags => {
+            vec![filter(0, Pattern { tcp_flags: Some(OPENING), ..plain() }, Action::Drop)]
+        }
         Ability::Ipv6 => {
-            let pattern = Pattern { ethertype: EtherType::Ipv6, destination: Some(host(REMOTE_V6)), ..plain() };
+            let pattern = Pattern {
+                ethertype: EtherType::Ipv6,
+                destination: Some(host(REMOTE_V6)),
+                ..plain()
+            };
             vec![filter(0, pattern, Action::Drop)]
         }
         Ability::PortMasks => {
@@ -249,11 +275,18 @@ fn filters(ability: Ability, place: Place, sibling: Option<IfIndex>, end: Action
         }
         Ability::Priority => return Err("taking a prio is not honouring it"),
         Ability::Chains => {
-            vec![filter(place.chain, plain(), Action::Drop), filter(0, plain(), Action::Goto(place.chain))]
+            vec![
+                filter(place.chain, plain(), Action::Drop),
+                filter(0, plain(), Action::Goto(place.chain)),
+            ]
         }
         Ability::Redirect => {
             let port = sibling.ok_or("there is no other port of this device")?;
-            vec![filter(0, Pattern { destination_mac: Some(MAC), ..plain() }, Action::Redirect(port))]
+            vec![filter(
+                0,
+                Pattern { destination_mac: Some(MAC), ..plain() },
+                Action::Redirect(port),
+            )]
         }
         Ability::Ct => {
             let state = Masked::new(established, established);
@@ -302,7 +335,8 @@ mod tests {
         let answers = run(&mut nic, PLACE, Some(IfIndex::new(4)), 9).abilities;
         assert_eq!(nic.0.len(), 1);
         assert!(
-            matches!(&answers[0], (Ability::Flower, Answer::Refused(r)) if words(r) == "Operation not supported: no")
+            matches!(&answers[0], (Ability::Flower, Answer::Refused(r)) if words(r) == "Operation \
+                not supported: no")
         );
         assert!(answers[1..].iter().all(|(_, a)| matches!(a, Answer::NotAsked(_))), "{answers:?}");
     }
@@ -315,12 +349,20 @@ mod tests {
         for filter in &nic.0 {
             assert!(filter.cookie.is_ours() && filter.cookie.0[4] == ROLE);
             assert_eq!((filter.copies, filter.side), (Copies::Hardware, Side::Ingress));
-            assert!([(0, PLACE.prio), (PLACE.chain, 1), (9, 1)].contains(&(filter.chain, filter.prio)), "{filter:?}");
+            assert!(
+                [(0, PLACE.prio), (PLACE.chain, 1), (9, 1)].contains(&(filter.chain, filter.prio)),
+                "{filter:?}"
+            );
             let Match::Flower(pattern) = &filter.matches else { panic!("{filter:?}") };
-            assert!([Some(host(REMOTE_V4)), Some(host(REMOTE_V6))].contains(&pattern.destination), "{filter:?}");
+            assert!(
+                [Some(host(REMOTE_V4)), Some(host(REMOTE_V6))].contains(&pattern.destination),
+                "{filter:?}"
+            );
         }
         // Connections end as the lowering ends them.
-        assert!(nic.0.iter().any(|f| f.chain == 3 && f.action == Action::Redirect(IfIndex::new(4))));
+        assert!(
+            nic.0.iter().any(|f| f.chain == 3 && f.action == Action::Redirect(IfIndex::new(4)))
+        );
     }
 
     #[test]
@@ -334,13 +376,19 @@ mod tests {
         }
         let place = Place { prio: 1, chain: 1 };
         let chains = |limit, highest| run(&mut UpTo(limit), place, None, highest).chains;
-        assert_eq!([chains(0, 9), chains(1, 9), chains(3, 9), chains(9, 9), chains(9, 0)], [0, 1, 3, 9, 0]);
+        assert_eq!(
+            [chains(0, 9), chains(1, 9), chains(3, 9), chains(9, 9), chains(9, 0)],
+            [0, 1, 3, 9, 0]
+        );
     }
 
     #[test]
     fn without_another_port_redirect_is_not_asked() {
         let answers = run(&mut Eager(Vec::new()), PLACE, None, 0).abilities;
-        assert!(answers.contains(&(Ability::Redirect, Answer::NotAsked("there is no other port of this device"))));
+        assert!(answers.contains(&(
+            Ability::Redirect,
+            Answer::NotAsked("there is no other port of this device")
+        )));
         assert!(answers.contains(&(Ability::Ct, Answer::Accepted)));
     }
 
@@ -353,6 +401,9 @@ mod tests {
             }
         }
         let answers = run(&mut Full, PLACE, Some(IfIndex::new(4)), 9).abilities;
-        assert!(answers.iter().all(|(a, b)| *a == Ability::Priority || matches!(b, Answer::Full(_))), "{answers:?}");
+        assert!(
+            answers.iter().all(|(a, b)| *a == Ability::Priority || matches!(b, Answer::Full(_))),
+            "{answers:?}"
+        );
     }
 }

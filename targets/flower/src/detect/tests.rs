@@ -51,7 +51,10 @@ impl<F: Fn(&Filter) -> Option<&'static str>> Probe for Nic<F> {
 }
 
 fn seen(facts: Facts, refuses: impl Fn(&Filter) -> Option<&'static str>) -> Findings {
-    find(facts, |facts, known| Ok(probe::run(&mut Nic(refuses), PLACE, facts.sibling, known.chains))).unwrap()
+    find(facts, |facts, known| {
+        Ok(probe::run(&mut Nic(refuses), PLACE, facts.sibling, known.chains))
+    })
+    .unwrap()
 }
 
 fn pattern(filter: &Filter) -> &crate::filter::Pattern {
@@ -89,15 +92,21 @@ fn what_the_driver_takes_but_is_not_known_to_honour_does_not_count() {
 
 #[test]
 fn what_the_driver_refuses_does_not_count_and_its_words_are_kept() {
-    let found = seen(representor("mlx5_core"), |f| pattern(f).ct_state.map(|_| "ct is not configured"));
+    let found =
+        seen(representor("mlx5_core"), |f| pattern(f).ct_state.map(|_| "ct is not configured"));
     assert_eq!(found.mode, Some(Mode::Representor));
     let can = &found.capabilities;
     assert_eq!((can.ct, can.ct_reply, can.redirect), (false, false, true));
     let ct = evidence(&found, Ability::Ct);
     assert!(
-        ct.describe(found.driver_known).starts_with("probe: refused: Operation not supported: ct is not configured")
+        ct.describe(found.driver_known)
+            .starts_with("probe: refused: Operation not supported: ct is not configured")
     );
-    assert!(found.reasons.iter().any(|r| r.starts_with("no connection tracking")), "{:?}", found.reasons);
+    assert!(
+        found.reasons.iter().any(|r| r.starts_with("no connection tracking")),
+        "{:?}",
+        found.reasons
+    );
 }
 
 #[test]
@@ -105,7 +114,9 @@ fn of_an_unknown_driver_nothing_is_relied_on_whatever_it_takes() {
     let found = seen(representor("brand_new"), takes_all);
     assert_eq!((found.driver_known, found.mode), (Known::Unknown, None));
     assert_eq!(found.capabilities, verdict::nothing("brand_new"));
-    assert!(evidence(&found, Ability::Priority).describe(found.driver_known).contains("not relied on"));
+    assert!(
+        evidence(&found, Ability::Priority).describe(found.driver_known).contains("not relied on")
+    );
     assert!(found.reasons[0].contains("not in the table of drivers"), "{:?}", found.reasons);
 }
 
@@ -145,14 +156,17 @@ fn ranges_and_chains_are_lost_one_by_one() {
 
 #[test]
 fn an_old_firmware_has_as_many_chains_as_it_takes() {
-    let found =
-        seen(representor("mlx5_core"), |f| (f.chain > 3).then_some("Requested chain is out of supported range"));
+    let found = seen(representor("mlx5_core"), |f| {
+        (f.chain > 3).then_some("Requested chain is out of supported range")
+    });
     assert_eq!((found.capabilities.chains, found.capabilities.ct), (3, true));
 }
 
 #[test]
 fn nothing_is_tried_where_offload_is_off_or_missing() {
-    for (state, part) in [(HwTc::Off, "ethtool -K eth0 hw-tc-offload on"), (HwTc::Missing, "has no hw-tc-offload")] {
+    for (state, part) in
+        [(HwTc::Off, "ethtool -K eth0 hw-tc-offload on"), (HwTc::Missing, "has no hw-tc-offload")]
+    {
         let facts = Facts { hw_tc_offload: state, ..physical("mlx5_core") };
         let found = find(facts, |_, _| panic!("probed")).unwrap();
         assert_eq!((found.mode, found.evidence.len(), found.capabilities.filters), (None, 0, 0));
@@ -175,7 +189,10 @@ fn a_full_nic_keeps_what_its_driver_is_known_for() {
             Err(Refusal { errno: libc::ENOSPC, text: None })
         }
     }
-    let found = find(representor("mlx5_core"), |f, k| Ok(probe::run(&mut Full, PLACE, f.sibling, k.chains))).unwrap();
+    let found = find(representor("mlx5_core"), |f, k| {
+        Ok(probe::run(&mut Full, PLACE, f.sibling, k.chains))
+    })
+    .unwrap();
     assert_eq!(found.mode, Some(Mode::Representor));
     assert!(found.capabilities.ct && found.capabilities.filters > 0);
 }

@@ -141,13 +141,23 @@ pub fn nothing(driver: &str) -> Capabilities {
 }
 
 /// The mode for an interface, none for eBPF alone, and why it is not more.
-pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evidence]) -> (Option<Mode>, Vec<String>) {
+pub fn choose(
+    facts: &Facts,
+    known: Known,
+    can: &Capabilities,
+    evidence: &[Evidence],
+) -> (Option<Mode>, Vec<String>) {
     let name = &facts.interface;
     let driver = facts.driver.as_deref().unwrap_or("the driver");
     match &facts.hw_tc_offload {
         HwTc::On => {}
         HwTc::Off => {
-            return (None, vec![format!("hw-tc-offload is off; to use it: ethtool -K {name} hw-tc-offload on")]);
+            return (
+                None,
+                vec![format!(
+                    "hw-tc-offload is off; to use it: ethtool -K {name} hw-tc-offload on"
+                )],
+            );
         }
         HwTc::Missing => return (None, vec![format!("{driver} has no hw-tc-offload")]),
         HwTc::Unknown(why) => return (None, vec![format!("hw-tc-offload cannot be read: {why}")]),
@@ -157,8 +167,12 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
             Answer::Refused(refusal) => format!("the first filter was refused: {}", words(refusal)),
             Answer::NotAsked(why) => (*why).to_owned(),
             Answer::Accepted | Answer::Full(_) => match known {
-                Known::Driver => format!("{driver} takes filters, but is known not to drop by them"),
-                Known::Unknown => format!("{driver} is not in the table of drivers: what it takes is not relied on"),
+                Known::Driver => {
+                    format!("{driver} takes filters, but is known not to drop by them")
+                }
+                Known::Unknown => format!(
+                    "{driver} is not in the table of drivers: what it takes is not relied on"
+                ),
             },
         });
         let mut reasons: Vec<String> = why.into_iter().collect();
@@ -186,18 +200,23 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
         });
         reasons.extend(switchdev_command(facts));
     }
-    for ability in [Ability::TcpFlags, Ability::Ipv6, Ability::Priority, Ability::ZeroKeys, Ability::PortMasks] {
+    for ability in
+        [Ability::TcpFlags, Ability::Ipv6, Ability::Priority, Ability::ZeroKeys, Ability::PortMasks]
+    {
         if !has(can, ability) {
             reasons.push(consequence(ability).to_owned());
         }
     }
     if representor && !forwards {
-        let first = [Ability::Chains, Ability::Redirect, Ability::Ct].into_iter().find(|a| !has(can, *a));
+        let first =
+            [Ability::Chains, Ability::Redirect, Ability::Ct].into_iter().find(|a| !has(can, *a));
         reasons.extend(first.map(|ability| consequence(ability).to_owned()));
     }
     if representor && (1..FEWEST_CHAINS).contains(&can.chains) {
         let chains = can.chains;
-        reasons.push(format!("{chains} chains are too few for one for each set: openings are judged in chain 0 alone"));
+        reasons.push(format!(
+            "{chains} chains are too few for one for each set: openings are judged in chain 0 alone"
+        ));
     }
     if representor && forwards && !can.ct_reply {
         reasons.push(consequence(Ability::CtReply).to_owned());
@@ -209,7 +228,8 @@ pub fn choose(facts: &Facts, known: Known, can: &Capabilities, evidence: &[Evide
 fn switchdev_command(facts: &Facts) -> Option<String> {
     let device = facts.device.as_ref().filter(|_| facts.eswitch == Eswitch::Legacy)?;
     Some(format!(
-        "for switchdev mode: devlink dev eswitch set {device} mode switchdev (its virtual functions are reset)"
+        "for switchdev mode: devlink dev eswitch set {device} mode switchdev (its virtual \
+         functions are reset)"
     ))
 }
 
@@ -220,15 +240,22 @@ fn consequence(ability: Ability) -> &'static str {
         Ability::Pass | Ability::Priority => {
             "no priority: drops that need exceptions, and established connections, stay with eBPF"
         }
-        Ability::TcpFlags => "no TCP flags: an opening cannot be told from a reply, so the NIC may drop nothing",
+        Ability::TcpFlags => {
+            "no TCP flags: an opening cannot be told from a reply, so the NIC may drop nothing"
+        }
         Ability::Ipv6 => "no IPv6 addresses: IPv6 stays with eBPF",
         Ability::PortMasks => "no port masks: a range takes one filter for each port",
         Ability::PortRanges => "no port ranges: they become prefixes",
         Ability::SctpPorts => "no SCTP ports: SCTP stays with eBPF",
-        Ability::ZeroKeys => "keys of value 0 are not honoured: such filters are split or stay with eBPF",
+        Ability::ZeroKeys => {
+            "keys of value 0 are not honoured: such filters are split or stay with eBPF"
+        }
         Ability::Chains => "no chains: established connections stay with eBPF",
         Ability::Redirect => "no redirect: established connections stay with eBPF",
         Ability::Ct => "no connection tracking: established connections stay with eBPF",
-        Ability::CtReply => "no ct_state rpl: who opened a connection is not known, so established ones stay with eBPF",
+        Ability::CtReply => {
+            "no ct_state rpl: who opened a connection is not known, so established ones stay with \
+             eBPF"
+        }
     }
 }

@@ -116,7 +116,11 @@ fn pieces(answer: &Answer) -> Vec<Piece> {
         // all others: a rule for ports 0-80 must not let later fragments through.
         let zero = PortSet::of([(0, 0)]);
         if answer.is_inverse() {
-            ports = if ports.is_all() { PortSet::none() } else { ports.intersection(&zero.complement()).complement() };
+            ports = if ports.is_all() {
+                PortSet::none()
+            } else {
+                ports.intersection(&zero.complement()).complement()
+            };
         } else if !ports.is_all() {
             ports = ports.intersection(&zero.complement());
         }
@@ -131,7 +135,11 @@ fn pieces(answer: &Answer) -> Vec<Piece> {
 
 /// What becomes of the pieces of an answer, and of the rest.
 fn outcomes(answer: &Answer, denial: &Action) -> (Action, Action) {
-    if answer.is_inverse() { (denial.clone(), Action::Pass) } else { (Action::Pass, denial.clone()) }
+    if answer.is_inverse() {
+        (denial.clone(), Action::Pass)
+    } else {
+        (Action::Pass, denial.clone())
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -139,7 +147,8 @@ impl<'a> Plan<'a> {
     /// filters may only pass; None where that cannot be.
     pub fn new(region: &'a Region, view: View, denied: &Denied, most: usize) -> Option<Self> {
         // Three candidates: nested, and a union of grants with ranges of ports cut in either way.
-        let mut best = Nested::new(region, denied).map(Body::Nested).filter(|body| body.cost() <= most);
+        let mut best =
+            Nested::new(region, denied).map(Body::Nested).filter(|body| body.cost() <= most);
         for cut in [Cut::Longest, Cut::Elementary] {
             let Some(inverse) = Nested::inverse(region, denied) else { break };
             // The first of equal ones counts. A search that finds more than the best way so far is
@@ -183,7 +192,8 @@ impl<'a> Plan<'a> {
         for (answer, origins) in &nested.shared {
             let (action, last) = outcomes(answer, &denial);
             let all = pieces(answer);
-            let mut rules = self.pieces(&Pattern::of(self.family), (1, Role::Port), &action, &all, origins);
+            let mut rules =
+                self.pieces(&Pattern::of(self.family), (1, Role::Port), &action, &all, origins);
             rules.push(rest(2, last, origins.clone()));
             numbers.push(chains.number(side, rules)?);
         }
@@ -192,9 +202,17 @@ impl<'a> Plan<'a> {
             let prio = self.prio(base, part.prefix);
             let pattern = Pattern { ct_state: state, ..self.remote(part.prefix) };
             let one = |prio: u16, action: Action| {
-                let cookie = Role::Remote.cookie(TableId::Row, &(self.view, part.prefix, &part.answer));
+                let cookie =
+                    Role::Remote.cookie(TableId::Row, &(self.view, part.prefix, &part.answer));
                 let matches = Match::Flower(pattern.clone());
-                Rule { prio, matches, action, copies: Copies::Software, cookie, origins: part.origins.clone() }
+                Rule {
+                    prio,
+                    matches,
+                    action,
+                    copies: Copies::Software,
+                    cookie,
+                    origins: part.origins.clone(),
+                }
             };
             match form {
                 Form::Pass => rules.push(one(prio, Action::Pass)),
@@ -202,7 +220,13 @@ impl<'a> Plan<'a> {
                 Form::Chain(at) => rules.push(one(prio, Action::Goto(numbers[*at]))),
                 Form::Inline | Form::Closed | Form::Inverse => {
                     let (action, last) = outcomes(&part.answer, &denial);
-                    rules.extend(self.pieces(&pattern, (prio, Role::Remote), &action, pieces, &part.origins));
+                    rules.extend(self.pieces(
+                        &pattern,
+                        (prio, Role::Remote),
+                        &action,
+                        pieces,
+                        &part.origins,
+                    ));
                     if *form != Form::Inline {
                         rules.push(one(prio + 1, last));
                     }
@@ -224,7 +248,14 @@ impl<'a> Plan<'a> {
             let matches = Match::Flower(self.piece(pattern.clone(), *piece));
             let cookie = role.cookie(TableId::Verdict, &matches);
             let action = action.clone();
-            Rule { prio, matches, action, copies: Copies::Software, cookie, origins: origins.clone() }
+            Rule {
+                prio,
+                matches,
+                action,
+                copies: Copies::Software,
+                cookie,
+                origins: origins.clone(),
+            }
         };
         pieces.iter().map(piece).collect()
     }
@@ -232,7 +263,12 @@ impl<'a> Plan<'a> {
     fn grant(&self, base: u16, state: Option<Masked>, grant: &Grant) -> Rule {
         let mut pattern = Pattern { ct_state: state, ..self.remote(grant.prefix) };
         if let Some((protocol, ports)) = grant.what {
-            let ports = ports.map(|(low, high)| if low == high { Ports::one(low) } else { Ports::Range { low, high } });
+            let ports =
+                ports.map(
+                    |(low, high)| {
+                        if low == high { Ports::one(low) } else { Ports::Range { low, high } }
+                    },
+                );
             pattern = self.piece(pattern, (protocol, ports));
         }
         let matches = Match::Flower(pattern);
@@ -302,7 +338,8 @@ impl<'a> Nested<'a> {
             if form == Form::Deny && wider {
                 continue;
             }
-            let mut pieces = if let Answer::Ports(_) = part.answer { pieces(&part.answer) } else { vec![] };
+            let mut pieces =
+                if let Answer::Ports(_) = part.answer { pieces(&part.answer) } else { vec![] };
             // The cover's filters pass these.
             if form == Form::Inline {
                 pieces.retain(|piece| !grants(cover, *piece));
@@ -327,7 +364,8 @@ impl<'a> Nested<'a> {
     /// are some.
     fn inverse(region: &'a Region, denied: &Denied) -> Option<Self> {
         let parts = region.parts.iter().filter(|p| p.answer.is_inverse());
-        let item = |part: &'a Part| Item { part, form: Form::Inverse, pieces: pieces(&part.answer) };
+        let item =
+            |part: &'a Part| Item { part, form: Form::Inverse, pieces: pieces(&part.answer) };
         let mut nested = Nested { items: parts.map(item).collect(), shared: Vec::new() };
         let mut groups: BTreeMap<&Answer, Vec<usize>> = BTreeMap::new();
         for (at, item) in nested.items.iter().enumerate() {

@@ -82,7 +82,9 @@ pub fn fit(
     // The whole key is made of content, so the same units are taken whatever order they came in.
     units.sort_by_cached_key(|unit| {
         let chains = chains.get(&unit.port).unwrap_or(&none);
-        let chained = lead_to(&unit.rules, chains, &BTreeSet::new()).into_iter().filter_map(|n| chains.get(&n));
+        let chained = lead_to(&unit.rules, chains, &BTreeSet::new())
+            .into_iter()
+            .filter_map(|n| chains.get(&n));
         let filters = unit.rules.len() + chained.map(Vec::len).sum::<usize>();
         let rules: Vec<(u16, Match, Action)> =
             unit.rules.iter().map(|r| (r.prio, r.matches.clone(), r.action.clone())).collect();
@@ -141,7 +143,10 @@ pub fn gather(spilled: Vec<Spilled>) -> Vec<Spilled> {
 
 fn place(chain: u32, rule: &Rule) -> Placed {
     let Rule { prio, matches, action, copies, cookie, origins } = rule.clone();
-    Placed { filter: Filter { side: Side::Ingress, chain, prio, matches, action, copies, cookie }, origins }
+    Placed {
+        filter: Filter { side: Side::Ingress, chain, prio, matches, action, copies, cookie },
+        origins,
+    }
 }
 
 fn by_number(chains: Chains) -> BTreeMap<u32, Vec<Placed>> {
@@ -153,7 +158,11 @@ fn by_number(chains: Chains) -> BTreeMap<u32, Vec<Placed>> {
 }
 
 /// The chains that rules lead to, but for those that are reached already.
-fn lead_to(rules: &[Rule], chains: &BTreeMap<u32, Vec<Placed>>, reached: &BTreeSet<u32>) -> BTreeSet<u32> {
+fn lead_to(
+    rules: &[Rule],
+    chains: &BTreeMap<u32, Vec<Placed>>,
+    reached: &BTreeSet<u32>,
+) -> BTreeSet<u32> {
     let target = |action: &Action| match *action {
         Action::Goto(chain) | Action::Track(chain) => Some(chain),
         _ => None,
@@ -162,7 +171,9 @@ fn lead_to(rules: &[Rule], chains: &BTreeMap<u32, Vec<Placed>>, reached: &BTreeS
     let mut open: Vec<u32> = rules.iter().filter_map(|r| target(&r.action)).collect();
     while let Some(chain) = open.pop() {
         if !reached.contains(&chain) && new.insert(chain) {
-            open.extend(chains.get(&chain).into_iter().flatten().filter_map(|p| target(&p.filter.action)));
+            open.extend(
+                chains.get(&chain).into_iter().flatten().filter_map(|p| target(&p.filter.action)),
+            );
         }
     }
     new
@@ -194,8 +205,9 @@ impl Nic<'_> {
         if (self.tables.len() + tables) as u64 > self.can.tables.into() {
             return Err(Reason::Tables);
         }
-        let masks =
-            |(at, new): (&(u32, u16), &BTreeSet<MaskKey>)| self.tables.get(at).map_or(0, BTreeSet::len) + new.len();
+        let masks = |(at, new): (&(u32, u16), &BTreeSet<MaskKey>)| {
+            self.tables.get(at).map_or(0, BTreeSet::len) + new.len()
+        };
         if new.iter().any(|t| masks(t) as u64 > self.can.masks.into()) {
             return Err(Reason::Masks);
         }

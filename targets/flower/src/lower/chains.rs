@@ -132,7 +132,12 @@ impl Chains {
     ///
     /// # Errors
     /// All numbers are taken by other chains.
-    pub fn named(&mut self, side: Side, name: &impl Hash, mut rules: Vec<Rule>) -> Result<u32, Full> {
+    pub fn named(
+        &mut self,
+        side: Side,
+        name: &impl Hash,
+        mut rules: Vec<Rule>,
+    ) -> Result<u32, Full> {
         sort(&mut rules);
         let full = Full { limit: self.limit };
         let first = fingerprint(name).checked_rem(self.limit.into()).ok_or(full)? as u32;
@@ -152,9 +157,15 @@ impl Chains {
     pub fn into_filters(self) -> Vec<Placed> {
         let place = |(side, chain): (Side, u32), r: Rule| {
             let Rule { prio, matches, action, copies, cookie, origins } = r;
-            Placed { filter: Filter { side, chain, prio, matches, action, copies, cookie }, origins }
+            Placed {
+                filter: Filter { side, chain, prio, matches, action, copies, cookie },
+                origins,
+            }
         };
-        self.chains.into_iter().flat_map(|(at, rules)| rules.into_iter().map(move |r| place(at, r))).collect()
+        self.chains
+            .into_iter()
+            .flat_map(|(at, rules)| rules.into_iter().map(move |r| place(at, r)))
+            .collect()
     }
 }
 
@@ -217,7 +228,9 @@ mod tests {
         assert_ne!(a, c);
         let filters = chains.into_filters();
         assert_eq!(filters.len(), 3);
-        assert!(filters.iter().filter(|p| p.filter.chain == a).all(|p| p.origins.as_slice().len() == 2));
+        assert!(
+            filters.iter().filter(|p| p.filter.chain == a).all(|p| p.origins.as_slice().len() == 2)
+        );
     }
 
     #[test]
@@ -233,8 +246,9 @@ mod tests {
     #[test]
     fn numbers_stay_within_the_limit_and_then_run_out() {
         let mut chains = Chains::new(3);
-        let mut numbers: Vec<u32> =
-            (1..=3).map(|prio| chains.number(Side::Ingress, vec![rule(prio, "")]).unwrap()).collect();
+        let mut numbers: Vec<u32> = (1..=3)
+            .map(|prio| chains.number(Side::Ingress, vec![rule(prio, "")]).unwrap())
+            .collect();
         numbers.sort_unstable();
         assert_eq!(numbers, [1, 2, 3]);
         assert_eq!(chains.number(Side::Ingress, vec![rule(4, "")]), Err(Full { limit: 3 }));

@@ -28,15 +28,36 @@ const LISTENER: u16 = 7;
 const DHCP_V6: u16 = 8;
 const REST: u16 = 100;
 
-fn rule(prio: u16, role: Role, table: TableId, pattern: Pattern, action: &Action, origins: &Origins) -> Rule {
+fn rule(
+    prio: u16,
+    role: Role,
+    table: TableId,
+    pattern: Pattern,
+    action: &Action,
+    origins: &Origins,
+) -> Rule {
     let matches = Match::Flower(pattern);
     let cookie = role.cookie(table, &matches);
-    Rule { prio, matches, action: action.clone(), copies: Copies::Software, cookie, origins: origins.clone() }
+    Rule {
+        prio,
+        matches,
+        action: action.clone(),
+        copies: Copies::Software,
+        cookie,
+        origins: origins.clone(),
+    }
 }
 
 /// The filter of chain 0.
 pub fn start(chain: u32) -> Rule {
-    rule(1, Role::Start, TableId::Endpoint, Pattern::default(), &Action::Goto(chain), &Origins::default())
+    rule(
+        1,
+        Role::Start,
+        TableId::Endpoint,
+        Pattern::default(),
+        &Action::Goto(chain),
+        &Origins::default(),
+    )
 }
 
 /// ARP and neighbour discovery, whoever sends it (S36).
@@ -95,25 +116,51 @@ pub fn sources(
             IpAddr::V6(_) => (OWN_V6, Action::Goto(link_local)),
         };
         let pattern = Pattern::of(Family::of(*address)).from(host(*address));
-        rules.push(rule(prio, Role::Guard, TableId::own(Family::of(*address)), pattern, &action, origins));
+        rules.push(rule(
+            prio,
+            Role::Guard,
+            TableId::own(Family::of(*address)),
+            pattern,
+            &action,
+            origins,
+        ));
     }
     let (client, server) = DHCP;
     if set.is_none_or(|set| some(set, ip::UDP, Some(server))) {
         let pattern = Pattern::of(Family::V4).from(host(Ipv4Addr::UNSPECIFIED.into()));
         let pattern = udp(pattern, client, server);
-        rules.push(rule(DHCP_V4, Role::Guard, TableId::OwnV4, pattern, unproven, &implied("DHCP (S55)")));
+        rules.push(rule(
+            DHCP_V4,
+            Role::Guard,
+            TableId::OwnV4,
+            pattern,
+            unproven,
+            &implied("DHCP (S55)"),
+        ));
     }
     for prefix in [unspecified(), local_prefix()] {
         let pattern = Pattern::of(Family::V6).from(prefix);
         let origins = implied("link-local sources (S55)");
-        rules.push(rule(LINK_LOCAL, Role::Guard, TableId::OwnV6, pattern, &Action::Goto(link_local), &origins));
+        rules.push(rule(
+            LINK_LOCAL,
+            Role::Guard,
+            TableId::OwnV6,
+            pattern,
+            &Action::Goto(link_local),
+            &origins,
+        ));
     }
     rules.push(rest(REST, Action::Drop, implied("spoofed sources (S55)")));
     rules
 }
 
 /// What the pod may send from fe80::/10, :: and its own IPv6 addresses.
-pub fn link_local(own: &[(IpAddr, Origins)], proven: &Action, unproven: &Action, set: Option<&Region>) -> Vec<Rule> {
+pub fn link_local(
+    own: &[(IpAddr, Origins)],
+    proven: &Action,
+    unproven: &Action,
+    set: Option<&Region>,
+) -> Vec<Rule> {
     // A pod is no router.
     let mut rules: Vec<Rule> = discovery(Action::Drop).collect();
     for (address, origins) in own.iter().filter(|(a, _)| a.is_ipv6()) {
@@ -123,12 +170,21 @@ pub fn link_local(own: &[(IpAddr, Origins)], proven: &Action, unproven: &Action,
     if set.is_none_or(|set| some(set, ip::ICMPV6, None)) {
         let origins = implied("multicast listener discovery (S55)");
         let listener = icmp::LISTENER.map(|kind| icmp_v6(kind).to(multicast()));
-        rules.extend(listener.map(|p| rule(LISTENER, Role::Guard, TableId::OwnV6, p, unproven, &origins)));
+        rules.extend(
+            listener.map(|p| rule(LISTENER, Role::Guard, TableId::OwnV6, p, unproven, &origins)),
+        );
     }
     let (client, server) = DHCPV6;
     if set.is_none_or(|set| some(set, ip::UDP, Some(server))) {
         let pattern = udp(Pattern::of(Family::V6).to(multicast()), client, server);
-        rules.push(rule(DHCP_V6, Role::Guard, TableId::OwnV6, pattern, unproven, &implied("DHCPv6 (S55)")));
+        rules.push(rule(
+            DHCP_V6,
+            Role::Guard,
+            TableId::OwnV6,
+            pattern,
+            unproven,
+            &implied("DHCPv6 (S55)"),
+        ));
     }
     rules.push(rest(REST, Action::Drop, implied("spoofed sources (S55)")));
     rules
@@ -179,9 +235,17 @@ pub fn related(prio: u16, set: &[Region; 2], replies: Option<&[Region; 2]>) -> V
             }
         };
         let protocol = Some(icmp_of(family));
-        let pattern = Pattern { protocol, ct_state: Some(Masked::new(value, mask)), ..Pattern::of(family) };
+        let pattern =
+            Pattern { protocol, ct_state: Some(Masked::new(value, mask)), ..Pattern::of(family) };
         let origins = implied("related ICMP errors (S35)");
-        Some(rule(prio + at as u16, Role::State, TableId::Endpoint, pattern, &Action::Pass, &origins))
+        Some(rule(
+            prio + at as u16,
+            Role::State,
+            TableId::Endpoint,
+            pattern,
+            &Action::Pass,
+            &origins,
+        ))
     };
     Family::BOTH.into_iter().enumerate().filter_map(of).collect()
 }
@@ -193,7 +257,12 @@ pub fn reopened(prio: u16, denied: &Action, isolates: &Origins) -> Vec<Rule> {
     let reply = ct::TRACKED | ct::REPLY;
     let of = |(at, family): (usize, Family)| {
         let ct_state = Some(Masked::new(reply, reply));
-        let pattern = Pattern { protocol: Some(ip::TCP), tcp_flags: Some(OPENING), ct_state, ..Pattern::of(family) };
+        let pattern = Pattern {
+            protocol: Some(ip::TCP),
+            tcp_flags: Some(OPENING),
+            ct_state,
+            ..Pattern::of(family)
+        };
         rule(prio + at as u16, Role::State, TableId::Endpoint, pattern, denied, isolates)
     };
     Family::BOTH.into_iter().enumerate().map(of).collect()
@@ -215,7 +284,11 @@ pub fn errors(prio: u16, family: Family, denied: &Action, isolates: &Origins) ->
         Family::V6 => (prio + 1, &icmp::ERRORS_V6),
     };
     let error = |kind: &u8| {
-        let pattern = Pattern { protocol: Some(icmp_of(family)), icmp_type: Some(*kind), ..Pattern::of(family) };
+        let pattern = Pattern {
+            protocol: Some(icmp_of(family)),
+            icmp_type: Some(*kind),
+            ..Pattern::of(family)
+        };
         rule(prio, Role::State, TableId::Endpoint, pattern, denied, isolates)
     };
     kinds.iter().map(error).collect()
@@ -226,7 +299,8 @@ pub fn errors(prio: u16, family: Family, denied: &Action, isolates: &Origins) ->
 pub fn born_here(node: u32, isolates: &Origins) -> Vec<Rule> {
     let cookie = Role::Node.cookie(TableId::Endpoint, &0u8);
     let (action, origins) = (Action::Goto(node), implied("own node (S44)"));
-    let local = Rule { prio: 1, matches: Match::Local, action, copies: Copies::Software, cookie, origins };
+    let local =
+        Rule { prio: 1, matches: Match::Local, action, copies: Copies::Software, cookie, origins };
     vec![local, rest(REST, Action::Drop, isolates.clone())]
 }
 

@@ -99,7 +99,9 @@ impl Tree<'_> {
         let part = &self.openings.parts()[at];
         let mut at_once = vec![(part.prefix, more.clone(), part.origins.clone())];
         at_once.extend(self.pieces(at, &done.union(&more), depth));
-        let cost = |list: &[Piece]| list.iter().map(|(_, ports, _)| ports.as_blocks().len()).sum::<usize>();
+        let cost = |list: &[Piece]| {
+            list.iter().map(|(_, ports, _)| ports.as_blocks().len()).sum::<usize>()
+        };
         if cost(&at_once) < cost(&plain) { at_once } else { plain }
     }
 
@@ -112,8 +114,13 @@ impl Tree<'_> {
         if !own.is_empty() {
             // Dropping once more what is dropped already may take fewer filters.
             let own = if denied.as_blocks().len() < own.as_blocks().len() { denied } else { own };
-            let holes: Vec<IpNetwork> = self.below[at].iter().map(|b| self.openings.parts()[*b].prefix).collect();
-            list.extend(minus(part.prefix, &holes).into_iter().map(|p| (p, own.clone(), part.origins.clone())));
+            let holes: Vec<IpNetwork> =
+                self.below[at].iter().map(|b| self.openings.parts()[*b].prefix).collect();
+            list.extend(
+                minus(part.prefix, &holes)
+                    .into_iter()
+                    .map(|p| (p, own.clone(), part.origins.clone())),
+            );
         }
         for below in &self.below[at] {
             list.extend(self.denied(*below, done, depth + 1));
@@ -141,7 +148,11 @@ impl Drops {
                 other => vec![*other],
             };
             for prefix in &prefixes {
-                self.drops.extend(ports.iter().map(|p| Drop { prefix: *prefix, ports: *p, origins: origins.clone() }));
+                self.drops.extend(ports.iter().map(|p| Drop {
+                    prefix: *prefix,
+                    ports: *p,
+                    origins: origins.clone(),
+                }));
             }
         }
     }
@@ -169,7 +180,8 @@ pub fn blocks(ports: &PortSet, can: &Capabilities) -> Option<Vec<Option<Ports>>>
     if can.port_masks || ports.is_all() {
         return Some(ports.as_masked());
     }
-    let count: usize = ports.intervals().iter().map(|(low, high)| usize::from(high - low) + 1).sum();
+    let count: usize =
+        ports.intervals().iter().map(|(low, high)| usize::from(high - low) + 1).sum();
     (count <= SINGLE_PORTS).then(|| {
         let single = ports.intervals().iter().flat_map(|(low, high)| *low..=*high);
         single.map(|port| Some(Ports::Masked(Masked::exact(port)))).collect()
@@ -213,8 +225,9 @@ fn halves(prefix: IpNetwork) -> [IpNetwork; 2] {
         IpAddr::V4(a) => std::net::Ipv4Addr::from_bits(a.to_bits() | 1 << (32 - length)).into(),
         IpAddr::V6(a) => std::net::Ipv6Addr::from_bits(a.to_bits() | 1 << (128 - length)).into(),
     };
-    let half =
-        |address: IpAddr| IpNetwork::new(address, length).expect("a hole is inside, so the prefix can be halved");
+    let half = |address: IpAddr| {
+        IpNetwork::new(address, length).expect("a hole is inside, so the prefix can be halved")
+    };
     [half(prefix.network()), half(high)]
 }
 
@@ -232,7 +245,8 @@ mod tests {
     };
 
     fn openings(parts: &[(&str, PortSet)]) -> Openings {
-        let all = Part { prefix: whole(Family::V4), answer: Answer::Deny, origins: Origins::default() };
+        let all =
+            Part { prefix: whole(Family::V4), answer: Answer::Deny, origins: Origins::default() };
         let mut all = Openings::of(&Region { family: Family::V4, parts: vec![all] });
         let part = |(prefix, allowed): &(&str, PortSet)| Opening {
             prefix: prefix.parse().unwrap(),
@@ -244,7 +258,10 @@ mod tests {
     }
 
     fn dropped(drops: &Drops, address: IpAddr, port: u16) -> bool {
-        drops.drops.iter().any(|d| d.prefix.contains(address) && d.ports.is_none_or(|p| p.holds(port)))
+        drops
+            .drops
+            .iter()
+            .any(|d| d.prefix.contains(address) && d.ports.is_none_or(|p| p.holds(port)))
     }
 
     #[test]
@@ -258,7 +275,14 @@ mod tests {
         ]);
         for driver in ["simnic", "sfc"] {
             let drops = drops(&all, &capabilities(driver));
-            for address in [[10, 0, 0, 1], [10, 1, 0, 1], [10, 1, 2, 1], [9, 0, 0, 1], [200, 0, 0, 1], [0, 0, 0, 0]] {
+            for address in [
+                [10, 0, 0, 1],
+                [10, 1, 0, 1],
+                [10, 1, 2, 1],
+                [9, 0, 0, 1],
+                [200, 0, 0, 1],
+                [0, 0, 0, 0],
+            ] {
                 for port in [0, 79, 80, 81, 8000, 8010, 8011, 65535] {
                     let denied = !all.at(address.into()).allowed.holds(port);
                     let got = dropped(&drops, address.into(), port);
@@ -272,14 +296,21 @@ mod tests {
     #[test]
     fn keys_of_value_zero_are_split_or_left_out() {
         let can = Capabilities { zero_keys: false, ..capabilities("simnic") };
-        let drops =
-            drops(&openings(&[("128.0.0.0/1", PortSet::all()), ("64.0.0.0/2", PortSet::of([(443, 443)]))]), &can);
+        let drops = drops(
+            &openings(&[
+                ("128.0.0.0/1", PortSet::all()),
+                ("64.0.0.0/2", PortSet::of([(443, 443)])),
+            ]),
+            &can,
+        );
         assert!(drops.unread > 0);
         for drop in &drops.drops {
             assert!(drop.prefix.prefix() == 0 || !drop.prefix.network().is_unspecified());
             assert!(!matches!(drop.ports, Some(Ports::Masked(m)) if m.value == 0));
         }
-        assert!(dropped(&drops, [1, 2, 3, 4].into(), 443) && dropped(&drops, [65, 2, 3, 4].into(), 1));
+        assert!(
+            dropped(&drops, [1, 2, 3, 4].into(), 443) && dropped(&drops, [65, 2, 3, 4].into(), 1)
+        );
     }
 
     #[test]

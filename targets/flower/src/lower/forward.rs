@@ -53,13 +53,20 @@ pub fn units(
     can: &Capabilities,
 ) -> Result<Vec<Unit>, Option<Spilled>> {
     let pod = &local.pods[&endpoint];
-    let others: Vec<&Pod> = local.pods.iter().filter(|(e, _)| **e != endpoint).map(|(_, p)| p).collect();
+    let others: Vec<&Pod> =
+        local.pods.iter().filter(|(e, _)| **e != endpoint).map(|(_, p)| p).collect();
     if others.is_empty() || pod.own.iter().all(Vec::is_empty) {
         return Err(None);
     }
     let spilled = |reason: Reason| {
         let what = "established connections".to_owned();
-        Err(Some(Spilled { port: pod.port.clone(), what, reason, filters: 0, origins: Origins::default() }))
+        Err(Some(Spilled {
+            port: pod.port.clone(),
+            what,
+            reason,
+            filters: 0,
+            origins: Origins::default(),
+        }))
     };
     // Everything that forwarding needs, in the order in which it is worth telling.
     let reasons = [
@@ -82,14 +89,28 @@ pub fn units(
             if rules.is_empty() {
                 continue;
             }
-            let origins: Origins = rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
-            let rest =
-                both(hardware(Role::Rest, TableId::Base, Pattern::of(family), Action::Pass, &Origins::default()));
-            let Ok(chain) = chains.named(Side::Ingress, &(NAME, address), number(vec![rules, vec![rest]], can)) else {
+            let origins: Origins =
+                rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
+            let rest = both(hardware(
+                Role::Rest,
+                TableId::Base,
+                Pattern::of(family),
+                Action::Pass,
+                &Origins::default(),
+            ));
+            let Ok(chain) =
+                chains.named(Side::Ingress, &(NAME, address), number(vec![rules, vec![rest]], can))
+            else {
                 return spilled(Reason::Tables);
             };
             let from = Pattern::of(family).from(host(*address));
-            let track = both(hardware(Role::Forward, TableId::Endpoint, from, Action::Track(chain), &origins));
+            let track = both(hardware(
+                Role::Forward,
+                TableId::Endpoint,
+                from,
+                Action::Track(chain),
+                &origins,
+            ));
             let prio = PRIO + index(family) as u16;
             units.push(Unit {
                 port: pod.port.clone(),
@@ -127,8 +148,18 @@ fn connections(
             let parts = [there, in_, back, out].into_iter();
             let origins: Origins = parts.flat_map(|p| p.origins.as_slice()).cloned().collect();
             let forward = |state: Masked, pattern: Pattern| {
-                let pattern = Pattern { destination_mac: Some(mac), ct_state: Some(state), ..pattern.to(host(*to)) };
-                both(hardware(Role::Forward, TableId::Verdict, pattern, Action::Redirect(other.port.ifindex), &origins))
+                let pattern = Pattern {
+                    destination_mac: Some(mac),
+                    ct_state: Some(state),
+                    ..pattern.to(host(*to))
+                };
+                both(hardware(
+                    Role::Forward,
+                    TableId::Verdict,
+                    pattern,
+                    Action::Redirect(other.port.ifindex),
+                    &origins,
+                ))
             };
             // Everything is permitted whoever opened, so neither ports nor the direction matter.
             let established = ct::TRACKED | ct::ESTABLISHED;

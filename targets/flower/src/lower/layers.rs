@@ -86,15 +86,34 @@ impl Place<'_> {
             };
             match form?.1 {
                 Form::Differs(pass, drop) => {
-                    strata[first].extend(self.pieces(&pattern, Role::Remote, &pass, &Action::Pass, &part.origins)?);
-                    strata[first].extend(self.pieces(&pattern, Role::Remote, &drop, &Action::Drop, &part.origins)?);
+                    strata[first].extend(self.pieces(
+                        &pattern,
+                        Role::Remote,
+                        &pass,
+                        &Action::Pass,
+                        &part.origins,
+                    )?);
+                    strata[first].extend(self.pieces(
+                        &pattern,
+                        Role::Remote,
+                        &drop,
+                        &Action::Drop,
+                        &part.origins,
+                    )?);
                 }
                 Form::Closed(ports, action) => {
                     let other = if action == Action::Pass { Action::Drop } else { Action::Pass };
-                    let pieces = self.pieces(&pattern, Role::Remote, &ports, &action, &part.origins)?;
+                    let pieces =
+                        self.pieces(&pattern, Role::Remote, &ports, &action, &part.origins)?;
                     let at = if pieces.is_empty() { first } else { rest };
                     strata[first].extend(pieces);
-                    strata[at].push(hardware(Role::Remote, TableId::Row, pattern, other, &part.origins));
+                    strata[at].push(hardware(
+                        Role::Remote,
+                        TableId::Row,
+                        pattern,
+                        other,
+                        &part.origins,
+                    ));
                 }
                 Form::Chain(chain) => {
                     strata[first].push(hardware(
@@ -118,7 +137,11 @@ impl Place<'_> {
     }
 
     /// What a part may be written as, with its number of filters.
-    fn forms(&self, allowed: &PortSet, cover: Option<&PortSet>) -> impl Iterator<Item = (usize, Form)> {
+    fn forms(
+        &self,
+        allowed: &PortSet,
+        cover: Option<&PortSet>,
+    ) -> impl Iterator<Item = (usize, Form)> {
         let denied = allowed.complement();
         let cost = |ports: &PortSet| count(ports, self.can);
         // Filters may say more than they must: what the cover passes may be passed here once more,
@@ -152,17 +175,23 @@ impl Place<'_> {
             groups.entry(&part.allowed).or_default().push(at);
         }
         for (allowed, members) in groups {
-            let Some((own, form)) = self.forms(allowed, None).min_by_key(|(cost, _)| *cost) else { continue };
+            let Some((own, form)) = self.forms(allowed, None).min_by_key(|(cost, _)| *cost) else {
+                continue;
+            };
             // A part that cannot be written inline counts as very many filters.
-            let inline: usize = members.iter().map(|m| forms[*m].as_ref().map_or(usize::MAX / 4096, |f| f.0)).sum();
+            let inline: usize =
+                members.iter().map(|m| forms[*m].as_ref().map_or(usize::MAX / 4096, |f| f.0)).sum();
             if own + members.len() >= inline {
                 continue;
             }
             let Form::Closed(ports, action) = form else { continue };
             let other = if action == Action::Pass { Action::Drop } else { Action::Pass };
-            let origins: Origins = members.iter().flat_map(|m| parts[*m].origins.as_slice()).cloned().collect();
+            let origins: Origins =
+                members.iter().flat_map(|m| parts[*m].origins.as_slice()).cloned().collect();
             let pattern = Pattern { ethertype: self.base.ethertype, ..Pattern::default() };
-            let Some(pieces) = self.pieces(&pattern, Role::Port, &ports, &action, &origins) else { continue };
+            let Some(pieces) = self.pieces(&pattern, Role::Port, &ports, &action, &origins) else {
+                continue;
+            };
             let rest = vec![hardware(Role::Port, TableId::Verdict, pattern, other, &origins)];
             let rules = number(vec![pieces, rest], self.can);
             let Ok(chain) = chains.number(Side::Ingress, rules) else { continue };
@@ -189,7 +218,13 @@ impl Place<'_> {
 }
 
 /// A filter in hardware only; its prio is given later.
-pub fn hardware(role: Role, table: TableId, pattern: Pattern, action: Action, origins: &Origins) -> Rule {
+pub fn hardware(
+    role: Role,
+    table: TableId,
+    pattern: Pattern,
+    action: Action,
+    origins: &Origins,
+) -> Rule {
     let matches = Match::Flower(pattern);
     let cookie = role.cookie(table, &(&matches, &action));
     Rule { prio: 0, matches, action, copies: Copies::Hardware, cookie, origins: origins.clone() }

@@ -133,7 +133,9 @@ impl<'a> Local<'a> {
         let pod = |(&endpoint, PodPort { port, mac }): (&EndpointId, &PodPort)| {
             let word = eval::word(program, endpoint);
             let own = |family: Family| {
-                let mine = owners.iter().filter(|(a, of)| Family::of(**a) == family && of.contains(&endpoint));
+                let mine = owners
+                    .iter()
+                    .filter(|(a, of)| Family::of(**a) == family && of.contains(&endpoint));
                 mine.map(|(a, _)| *a).collect()
             };
             let guarded = word.flags & (Word::GUARD | Word::EGRESS) != 0;
@@ -163,16 +165,20 @@ impl<'a> Local<'a> {
         // The egress set's own word on addresses of this node's pods is replaced: what both sets
         // allow stands in `local`, one part for each address, and what is equal to the surroundings
         // is left out again below.
-        let here = |a: &IpAddr| self.owners.get(a).is_some_and(|o| o.iter().any(|e| self.pods.contains_key(e)));
+        let here = |a: &IpAddr| {
+            self.owners.get(a).is_some_and(|o| o.iter().any(|e| self.pods.contains_key(e)))
+        };
         let mut egress = set.clone();
         egress.forget(|prefix| prefix.prefix() == family.bits() && here(&prefix.network()));
-        let others = self.owners.keys().filter(|a| Family::of(**a) == family && here(a) && !own.contains(a));
+        let others =
+            self.owners.keys().filter(|a| Family::of(**a) == family && here(a) && !own.contains(a));
         let mut local: Vec<Opening> = others
             .filter_map(|address| {
                 let from = set.at(*address);
                 // The ingress sets judge the source, which nothing but the guard ties to the pod.
-                let judging =
-                    (pod.guard == Guard::Own).then(|| self.towards(&self.owners[address], own, family)).flatten();
+                let judging = (pod.guard == Guard::Own)
+                    .then(|| self.towards(&self.owners[address], own, family))
+                    .flatten();
                 let (allowed, origins) = match judging {
                     None => (from.allowed.clone(), from.origins.clone()),
                     Some(towards) => {
@@ -184,9 +190,11 @@ impl<'a> Local<'a> {
                 (judged.allowed != egress.at(*address).allowed).then_some(judged)
             })
             .collect();
-        let addresses = self.topology.node_addresses.iter().map(|a| (host(*a), implied("own node (S45)")));
+        let addresses =
+            self.topology.node_addresses.iter().map(|a| (host(*a), implied("own node (S45)")));
         let own = own.iter().map(|a| (host(*a), implied("own address (S47)")));
-        let services = self.services.iter().map(|a| host(*a)).chain(self.topology.translated.iter().copied());
+        let services =
+            self.services.iter().map(|a| host(*a)).chain(self.topology.translated.iter().copied());
         let services = services.map(|p| (p, implied("judged after translation (S48)")));
         let mut exempt: Vec<(IpNetwork, Origins)> = addresses.chain(own).chain(services).collect();
         exempt.retain(|(prefix, _)| prefix.is_ipv4() == (family == Family::V4));
@@ -206,7 +214,12 @@ impl<'a> Local<'a> {
 
     /// What the owners of an address, all with ports here, allow from one of `sources`. None:
     /// someone allows everything.
-    fn towards(&self, owners: &BTreeSet<EndpointId>, sources: &[IpAddr], family: Family) -> Option<Opening> {
+    fn towards(
+        &self,
+        owners: &BTreeSet<EndpointId>,
+        sources: &[IpAddr],
+        family: Family,
+    ) -> Option<Opening> {
         let mut found: Option<Opening> = None;
         for owner in owners {
             let ingress = &self.pods.get(owner)?.ingress[index(family)].openings;
@@ -231,7 +244,8 @@ impl<'a> Local<'a> {
             let pod = self.pods.get(owners.first().filter(|_| owners.len() == 1)?)?;
             let openings = &pod.ingress[index(family)].openings;
             let translated = self.topology.translated.iter().any(|p| p.contains(*address));
-            let node = self.topology.node_addresses.contains(address) || self.services.contains(address);
+            let node =
+                self.topology.node_addresses.contains(address) || self.services.contains(address);
             (!openings.allows_all() && !translated && !node).then_some((*address, pod, openings))
         };
         self.owners.iter().filter(|(a, _)| Family::of(**a) == family).filter_map(decided).collect()

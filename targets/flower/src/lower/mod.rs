@@ -40,7 +40,12 @@ pub mod union;
 /// # Errors
 /// Software mode refuses what it cannot enforce completely ([`software::lower`]). The other modes
 /// refuse nothing: what they leave out is with eBPF.
-pub fn lower(program: &Program, topology: &Topology, mode: Mode, can: &Capabilities) -> Result<Lowered, Refused> {
+pub fn lower(
+    program: &Program,
+    topology: &Topology,
+    mode: Mode,
+    can: &Capabilities,
+) -> Result<Lowered, Refused> {
     match mode {
         Mode::Software => software::lower(program, topology),
         Mode::Representor => Ok(representor::lower(program, topology, can)),

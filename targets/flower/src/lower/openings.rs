@@ -42,7 +42,8 @@ impl Openings {
             allowed: p.answer.ports(6).into_owned(),
             origins: p.origins.clone(),
         };
-        let mut all = Self { family: region.family, parts: region.parts.iter().map(part).collect() };
+        let mut all =
+            Self { family: region.family, parts: region.parts.iter().map(part).collect() };
         all.settle();
         all
     }

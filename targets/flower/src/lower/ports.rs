@@ -21,7 +21,8 @@ impl PortSet {
 
     /// The union of closed intervals, in any order.
     pub fn of(intervals: impl IntoIterator<Item = (u16, u16)>) -> Self {
-        let mut list: Vec<(u16, u16)> = intervals.into_iter().filter(|(low, high)| low <= high).collect();
+        let mut list: Vec<(u16, u16)> =
+            intervals.into_iter().filter(|(low, high)| low <= high).collect();
         list.sort_unstable();
         let mut merged: Vec<(u16, u16)> = Vec::with_capacity(list.len());
         for (low, high) in list {
@@ -152,7 +153,10 @@ mod tests {
         assert_eq!(PortSet::all().as_blocks(), [(0, 0)]);
         assert_eq!(PortSet::of([(80, 80)]).as_blocks(), [(80, 0xffff)]);
         assert_eq!(PortSet::of([(1, 65535)]).as_blocks().len(), 16);
-        assert_eq!(PortSet::of([(8000, 8010)]).as_blocks(), [(8000, 0xfff8), (8008, 0xfffe), (8010, 0xffff)]);
+        assert_eq!(
+            PortSet::of([(8000, 8010)]).as_blocks(),
+            [(8000, 0xfff8), (8008, 0xfffe), (8010, 0xffff)]
+        );
     }
 
     #[test]
@@ -171,11 +175,17 @@ mod tests {
             assert!(set.holds_all((80, 81)) == (80..=81).all(|port| set.holds(port)));
             for port in 0..=u16::MAX {
                 let held = set.holds(port);
-                assert_eq!(blocks.iter().filter(|(v, m)| port & m == *v).count(), usize::from(held));
+                assert_eq!(
+                    blocks.iter().filter(|(v, m)| port & m == *v).count(),
+                    usize::from(held)
+                );
                 assert_eq!(ranges.iter().filter(|p| p.holds(port)).count(), usize::from(held));
                 assert_eq!(other.holds(port), !held);
                 assert_eq!(both.holds(port), held && some.holds(port));
-                assert_eq!(held, set.intervals().iter().any(|(low, high)| (*low..=*high).contains(&port)));
+                assert_eq!(
+                    held,
+                    set.intervals().iter().any(|(low, high)| (*low..=*high).contains(&port))
+                );
             }
             assert!(set.intersection(&other).is_empty());
         }

@@ -38,7 +38,9 @@ impl Answer {
         match self {
             Answer::Permit => Cow::Owned(PortSet::all()),
             Answer::Deny => Cow::Owned(PortSet::none()),
-            Answer::Ports(ports) => ports.get(&protocol).map_or_else(|| Cow::Owned(PortSet::none()), Cow::Borrowed),
+            Answer::Ports(ports) => {
+                ports.get(&protocol).map_or_else(|| Cow::Owned(PortSet::none()), Cow::Borrowed)
+            }
         }
     }
 
@@ -47,8 +49,12 @@ impl Answer {
         match (self, port) {
             (Answer::Permit, _) => true,
             (Answer::Deny, _) => false,
-            (Answer::Ports(ports), None) => ports.contains_key(&OTHERS) && !PORTED.contains(&protocol),
-            (Answer::Ports(ports), Some(port)) => ports.get(&protocol).is_some_and(|set| set.holds(port)),
+            (Answer::Ports(ports), None) => {
+                ports.contains_key(&OTHERS) && !PORTED.contains(&protocol)
+            }
+            (Answer::Ports(ports), Some(port)) => {
+                ports.get(&protocol).is_some_and(|set| set.holds(port))
+            }
         }
     }
 
@@ -184,7 +190,8 @@ pub fn network(value: u128, length: u8, family: Family) -> IpNetwork {
         Family::V4 => std::net::Ipv4Addr::from_bits(value as u32).into(),
         Family::V6 => std::net::Ipv6Addr::from_bits(value).into(),
     };
-    IpNetwork::new(address, length).expect("a table's prefix is no longer than its family's addresses")
+    IpNetwork::new(address, length)
+        .expect("a table's prefix is no longer than its family's addresses")
 }
 
 /// Does `outer` hold all of `inner`? Both of one family.

@@ -76,7 +76,8 @@ impl Form {
 /// The filters of a node whose NIC is in switchdev mode.
 pub fn lower(program: &Program, topology: &Topology, can: &Capabilities) -> Lowered {
     let local = Local::new(program, topology);
-    let mut work = Work { can, form: Form::of(can), units: vec![], spilled: vec![], chains: BTreeMap::new() };
+    let mut work =
+        Work { can, form: Form::of(can), units: vec![], spilled: vec![], chains: BTreeMap::new() };
     for family in Family::BOTH {
         for pod in local.pods.values() {
             let from = local.opened_by(pod, family);
@@ -153,7 +154,13 @@ impl<'a> Work<'a> {
         let band = SECOND * index(family) as u16;
         let mut rules = Vec::new();
         for (prefix, origins) in &from.exempt {
-            let rule = hardware(Role::Exempt, TableId::Endpoint, base.clone().to(*prefix), Action::Pass, origins);
+            let rule = hardware(
+                Role::Exempt,
+                TableId::Endpoint,
+                base.clone().to(*prefix),
+                Action::Pass,
+                origins,
+            );
             rules.push(Rule { prio: EXEMPT + band, ..rule });
         }
         // A pod of this node is written in chain 0 itself if that is one filter, or if too few pods
@@ -164,21 +171,31 @@ impl<'a> Work<'a> {
             *alike.entry(&opening.allowed).or_default() += 1;
         }
         for opening in &from.local {
-            let one = Openings::everywhere(family, opening.allowed.clone(), opening.origins.clone());
+            let one =
+                Openings::everywhere(family, opening.allowed.clone(), opening.origins.clone());
             let place = Place { base: base.clone(), remote: End::Destination, can: self.can };
             let inline = place.strata(&Openings::alone(family, opening.clone()), None);
-            let count = inline.as_ref().map_or(usize::MAX, |strata| strata.iter().map(Vec::len).sum());
+            let count =
+                inline.as_ref().map_or(usize::MAX, |strata| strata.iter().map(Vec::len).sum());
             let members = alike[&opening.allowed];
             match inline.filter(|_| count <= 1 || members.saturating_mul(count) < members + count) {
                 Some(strata) => {
                     let numbered = strata.into_iter().zip(LOCAL + band..);
-                    rules.extend(numbered.flat_map(|(rules, prio)| rules.into_iter().map(move |r| Rule { prio, ..r })));
+                    rules.extend(numbered.flat_map(|(rules, prio)| {
+                        rules.into_iter().map(move |r| Rule { prio, ..r })
+                    }));
                 }
                 None => {
                     let Some((action, origins)) = self.decided(port, &one, End::Destination) else {
                         return self.left_out(port, what, &from.egress);
                     };
-                    let rule = hardware(Role::Deny, TableId::Row, base.clone().to(opening.prefix), action, &origins);
+                    let rule = hardware(
+                        Role::Deny,
+                        TableId::Row,
+                        base.clone().to(opening.prefix),
+                        action,
+                        &origins,
+                    );
                     rules.push(Rule { prio: LOCAL + band, ..rule });
                 }
             }
@@ -195,7 +212,13 @@ impl<'a> Work<'a> {
     }
 
     /// Openings to one address of a pod from outside.
-    pub(super) fn reaching(&mut self, port: &Port, what: String, address: IpAddr, openings: &Openings) {
+    pub(super) fn reaching(
+        &mut self,
+        port: &Port,
+        what: String,
+        address: IpAddr,
+        openings: &Openings,
+    ) {
         let family = openings.family;
         let base = opening(family).to(host(address));
         if self.form != Form::Chained {
@@ -213,7 +236,12 @@ impl<'a> Work<'a> {
     }
 
     /// What becomes of openings: all are dropped, all pass, or a chain decides.
-    fn decided(&mut self, port: &Port, openings: &Openings, remote: End) -> Option<(Action, Origins)> {
+    fn decided(
+        &mut self,
+        port: &Port,
+        openings: &Openings,
+        remote: End,
+    ) -> Option<(Action, Origins)> {
         let origins = openings.parts().iter().flat_map(|p| p.origins.as_slice()).cloned().collect();
         match openings.parts() {
             [all] if all.allowed.is_empty() => return Some((Action::Drop, origins)),
@@ -221,7 +249,8 @@ impl<'a> Work<'a> {
             _ => {}
         }
         let place = Place { base: Pattern::of(openings.family), remote, can: self.can };
-        let chains = self.chains.entry(port.clone()).or_insert_with(|| Chains::new(self.can.chains));
+        let chains =
+            self.chains.entry(port.clone()).or_insert_with(|| Chains::new(self.can.chains));
         Some((Action::Goto(place.chain(openings, chains)?), origins))
     }
 
@@ -237,7 +266,8 @@ impl<'a> Work<'a> {
                 let place = Place { base, remote, can: self.can };
                 match place.strata(openings, None).and_then(|strata| layered(strata, first)) {
                     Some(rules) => {
-                        let origins = rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
+                        let origins =
+                            rules.iter().flat_map(|r| r.origins.as_slice()).cloned().collect();
                         self.unit(port, what, rules, origins);
                     }
                     None => self.left_out(port, what, openings),
@@ -248,7 +278,8 @@ impl<'a> Work<'a> {
 
     fn drops(&mut self, port: &Port, what: &str, openings: &Openings, base: &Pattern, remote: End) {
         let found = flat::drops(openings, self.can);
-        for (count, reason) in [(found.unread, Reason::ZeroKey), (found.unmasked, Reason::Filters)] {
+        for (count, reason) in [(found.unread, Reason::ZeroKey), (found.unmasked, Reason::Filters)]
+        {
             if count > 0 {
                 self.spill(port, what.to_owned(), reason, count, Origins::default());
             }

@@ -60,7 +60,8 @@ const _: () = assert!(REPLIES + PRIOS <= ERRORS && SET + PRIOS <= REST);
 pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused> {
     let limit = Capabilities::software().chains;
     let mut lowered = Lowered { mode: Mode::Software, ports: Default::default(), spilled: vec![] };
-    let services = Family::BOTH.iter().any(|f| !program.table(TableId::service(*f)).entries.is_empty());
+    let services =
+        Family::BOTH.iter().any(|f| !program.table(TableId::service(*f)).entries.is_empty());
     for (&endpoint, PodPort { port, .. }) in &topology.pods {
         let mut chains = Chains::new(limit);
         let pod = Pod::new(program, topology, endpoint);
@@ -73,14 +74,18 @@ pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused>
                 origins: isolates.clone(),
             });
         }
-        pod.lower(&mut chains).map_err(|Full { limit }| Refused::Chains { port: port.name.clone(), limit })?;
+        pod.lower(&mut chains)
+            .map_err(|Full { limit }| Refused::Chains { port: port.name.clone(), limit })?;
         let filters = chains.into_filters();
         if filters.is_empty() {
             continue;
         }
         if lowered.ports.insert(port.clone(), filters).is_some() {
             return Err(Refused::Incomplete {
-                what: format!("interface {} has two pods behind it, which flower cannot tell apart", port.name),
+                what: format!(
+                    "interface {} has two pods behind it, which flower cannot tell apart",
+                    port.name
+                ),
                 remedy: "give each pod an interface of its own, or use the ebpf target".into(),
             });
         }
@@ -119,9 +124,13 @@ impl<'a> Pod<'a> {
             for (address, origins) in own.iter().filter(|_| pipeline == Pipeline::FromPod) {
                 regions[usize::from(address.is_ipv6())].permit(host(*address), origins);
             }
-            let isolates = Family::BOTH.iter().filter_map(|f| program.get(TableId::Base, &base_key(set, *f)));
+            let isolates =
+                Family::BOTH.iter().filter_map(|f| program.get(TableId::Base, &base_key(set, *f)));
             let isolates = isolates.flat_map(|e| e.origins.as_slice());
-            Direction::Set(regions, isolates.filter(|o| matches!(o, Origin::Isolates { .. })).cloned().collect())
+            Direction::Set(
+                regions,
+                isolates.filter(|o| matches!(o, Origin::Isolates { .. })).cloned().collect(),
+            )
         };
         let (egress, ingress) = (direction(Pipeline::FromPod), direction(Pipeline::ToPod));
         Self { topology, word, own, egress, ingress }
@@ -148,14 +157,21 @@ impl<'a> Pod<'a> {
                 // A node's own packets reach the pod whatever policy says (S44), so their replies
                 // pass too.
                 let replies = self.reversed(&self.ingress, &self.topology.node_addresses);
-                let hook = Hook { side, view, denied: Action::Drop, head: vec![], isolates: isolates.clone() };
+                let hook = Hook {
+                    side,
+                    view,
+                    denied: Action::Drop,
+                    head: vec![],
+                    isolates: isolates.clone(),
+                };
                 let policy = hook.policy(chains, regions, &replies)?;
                 (Action::Track(policy), Action::Goto(policy), Some(regions))
             }
         };
         let link_local = fixed::link_local(&self.own, &proven, &unproven, regions.map(|r| &r[1]));
         let link_local = chains.number(side, link_local)?;
-        let sources = fixed::sources(&self.own, &proven, &unproven, link_local, regions.map(|r| &r[0]));
+        let sources =
+            fixed::sources(&self.own, &proven, &unproven, link_local, regions.map(|r| &r[0]));
         let sources = chains.number(side, sources)?;
         chains.start(side, vec![fixed::start(sources)]);
         Ok(())
@@ -163,7 +179,12 @@ impl<'a> Pod<'a> {
 
     /// The egress hook: what comes to the pod. Connection tracking of the host has seen it already,
     /// so nothing is tracked here. What the set denies may still come from the node itself (S44).
-    fn reaching(&self, chains: &mut Chains, set: &[Region; 2], isolates: &Origins) -> Result<(), Full> {
+    fn reaching(
+        &self,
+        chains: &mut Chains,
+        set: &[Region; 2],
+        isolates: &Origins,
+    ) -> Result<(), Full> {
         let side = Side::Egress;
         let denied = match self.topology.node_addresses.as_slice() {
             [] => Action::Drop,
@@ -200,7 +221,8 @@ impl<'a> Pod<'a> {
 /// An endpoint's own addresses, sorted.
 fn own(program: &Program, endpoint: EndpointId) -> Vec<(IpAddr, Origins)> {
     let tables = Family::BOTH.map(|f| (f, program.table(TableId::own(f))));
-    let entries = tables.into_iter().flat_map(|(f, t)| t.entries.iter().map(move |(k, e)| (f, k, e)));
+    let entries =
+        tables.into_iter().flat_map(|(f, t)| t.entries.iter().map(move |(k, e)| (f, k, e)));
     entries
         .filter(|(.., entry)| entry.action == ActionId::Own)
         .map(|(family, key, entry)| (OwnKey::of(family, key), entry))
@@ -230,7 +252,12 @@ struct Hook {
 
 impl Hook {
     /// The number of the chain that judges tracked packets.
-    fn policy(&self, chains: &mut Chains, set: &[Region; 2], replies: &Replies) -> Result<u32, Full> {
+    fn policy(
+        &self,
+        chains: &mut Chains,
+        set: &[Region; 2],
+        replies: &Replies,
+    ) -> Result<u32, Full> {
         let mut rules = self.head.clone();
         rules.extend(fixed::related(
             STATE,
@@ -271,18 +298,26 @@ impl Hook {
         let view = View { port: End::Source, ..self.view };
         let state = Masked::new(ct::TRACKED | ct::REPLY, ct::TRACKED | ct::REPLY);
         let plans = |denied: &Denied, most: usize| {
-            let plans: Vec<_> = replies.iter().filter_map(|r| Plan::new(r, view, denied, most)).collect();
+            let plans: Vec<_> =
+                replies.iter().filter_map(|r| Plan::new(r, view, denied, most)).collect();
             (plans.len() == replies.len()).then_some(plans)
         };
         let cost = |plans: &[Plan<'_>]| plans.iter().map(Plan::cost).sum::<usize>();
         // A chain of their own takes three filters more: to it, out of it, and past it.
-        let measure = plans(&Denied::Meets(Action::Continue), usize::MAX).map_or(usize::MAX, |p| cost(&p) + 3);
+        let measure = plans(&Denied::Meets(Action::Continue), usize::MAX)
+            .map_or(usize::MAX, |p| cost(&p) + 3);
         let inline = plans(&Denied::GoesOn, measure);
         // What the other direction's set does not permit may still be permitted as an opening.
         let after = self.set(chains, set)?;
         if let Some(plans) = inline.filter(|p| cost(p) <= measure) {
             for plan in plans {
-                rules.extend(plan.rules(chains, self.side, REPLIES, Some(state), &Denied::GoesOn)?);
+                rules.extend(plan.rules(
+                    chains,
+                    self.side,
+                    REPLIES,
+                    Some(state),
+                    &Denied::GoesOn,
+                )?);
             }
             return Ok((after, None));
         }

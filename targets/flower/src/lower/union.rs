@@ -56,7 +56,8 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
         Cut::Longest => BTreeMap::new(),
         Cut::Elementary => edges(region),
     };
-    let own: Vec<BTreeSet<Option<What>>> = region.parts.iter().map(|p| pieces(&p.answer, &edges)).collect();
+    let own: Vec<BTreeSet<Option<What>>> =
+        region.parts.iter().map(|p| pieces(&p.answer, &edges)).collect();
     let all: BTreeSet<Option<What>> = own.iter().flatten().copied().collect();
     // Each of these takes one grant at least.
     if all.len() > most {
@@ -68,7 +69,8 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
     // hold all who must and nobody who may not are found one by one.
     for what in all {
         let must: Vec<bool> = own.iter().map(|o| o.contains(&what)).collect();
-        let may: Vec<bool> = region.parts.iter().map(|p| p.answer.is_inverse() || has(&p.answer, what)).collect();
+        let may: Vec<bool> =
+            region.parts.iter().map(|p| p.answer.is_inverse() || has(&p.answer, what)).collect();
         let (mut some_must, mut all_may) = (must.clone(), may.clone());
         // Children stand behind their parents.
         for at in (0..region.parts.len()).rev() {
@@ -78,7 +80,16 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
             }
         }
         let left = most - grants.len();
-        let mut search = Search { region, children: &children, must, may, some_must, all_may, found: vec![], left };
+        let mut search = Search {
+            region,
+            children: &children,
+            must,
+            may,
+            some_must,
+            all_may,
+            found: vec![],
+            left,
+        };
         search.cover(region.parts[0].prefix, 0, &children[0]);
         if search.found.len() > left {
             return None;
@@ -88,7 +99,12 @@ pub fn union(region: &Region, cut: Cut, most: usize) -> Option<Vec<Grant>> {
     }
     // Only now, since most searches are broken off: why, which is as long as the parts have ports.
     let origins = |parts: &[usize]| joined(parts.iter().map(|at| &region.parts[*at].origins));
-    Some(grants.into_iter().map(|(prefix, what, parts)| Grant { prefix, what, origins: origins(&parts) }).collect())
+    Some(
+        grants
+            .into_iter()
+            .map(|(prefix, what, parts)| Grant { prefix, what, origins: origins(&parts) })
+            .collect(),
+    )
 }
 
 /// The origins of all, each once.
@@ -106,7 +122,10 @@ fn edges(region: &Region) -> BTreeMap<u8, BTreeSet<u16>> {
         for protocol in PORTED {
             let ports = part.answer.ports(protocol);
             if !ports.is_all() && !part.answer.is_inverse() {
-                let of = ports.intervals().iter().flat_map(|(low, high)| [Some(*low), high.checked_add(1)]);
+                let of = ports
+                    .intervals()
+                    .iter()
+                    .flat_map(|(low, high)| [Some(*low), high.checked_add(1)]);
                 edges.entry(protocol).or_default().extend(of.flatten());
             }
         }
@@ -132,7 +151,10 @@ fn pieces(answer: &Answer, edges: &BTreeMap<u8, BTreeSet<u16>>) -> BTreeSet<Opti
         }
         for &(low, high) in ports.intersection(&PortSet::of([(1, u16::MAX)])).intervals() {
             let mut from = low;
-            let inside = edges.get(&protocol).filter(|_| low < high).map(|edges| edges.range(low + 1..=high));
+            let inside = edges
+                .get(&protocol)
+                .filter(|_| low < high)
+                .map(|edges| edges.range(low + 1..=high));
             for &edge in inside.into_iter().flatten() {
                 list.insert(Some((protocol, Some((from, edge - 1)))));
                 from = edge;
@@ -209,7 +231,10 @@ impl Search<'_> {
         let narrow = match wanted.as_slice() {
             _ if self.must[label] => prefix,
             &[one] => self.region.parts[one].prefix,
-            all => common(self.region.parts[all[0]].prefix, self.region.parts[all[all.len() - 1]].prefix),
+            all => common(
+                self.region.parts[all[0]].prefix,
+                self.region.parts[all[all.len() - 1]].prefix,
+            ),
         };
         if narrow != prefix {
             self.step(narrow, label, inside);
@@ -240,7 +265,10 @@ impl Search<'_> {
         if self.must[at] {
             list.push(at);
         }
-        self.children[at].iter().filter(|c| self.some_must[**c]).for_each(|c| self.reasons(*c, list));
+        self.children[at]
+            .iter()
+            .filter(|c| self.some_must[**c])
+            .for_each(|c| self.reasons(*c, list));
     }
 }
 
@@ -272,7 +300,8 @@ fn halves(whole: IpNetwork) -> Option<[IpNetwork; 2]> {
     let length = whole.prefix() + 1;
     let most = if whole.is_ipv4() { 32 } else { 128 };
     let low = bits(whole.network());
-    (length <= most).then(|| [prefix(low, length, whole), prefix(low | 1 << (128 - length), length, whole)])
+    (length <= most)
+        .then(|| [prefix(low, length, whole), prefix(low | 1 << (128 - length), length, whole)])
 }
 
 #[cfg(test)]
@@ -327,7 +356,15 @@ mod tests {
             let grants = union(&region, cut, 100).unwrap();
             assert_eq!(union(&region, cut, grants.len()).as_ref(), Some(&grants));
             assert_eq!(union(&region, cut, grants.len() - 1), None, "more than wanted");
-            for address in ["9.9.9.9", "10.0.0.1", "10.1.0.1", "10.1.2.1", "10.1.2.3", "10.127.0.1", "10.200.0.1"] {
+            for address in [
+                "9.9.9.9",
+                "10.0.0.1",
+                "10.1.0.1",
+                "10.1.2.1",
+                "10.1.2.3",
+                "10.127.0.1",
+                "10.200.0.1",
+            ] {
                 let address: IpAddr = address.parse().unwrap();
                 let answer = &region.part(address).answer;
                 for protocol in [6, 17, 132, 47] {
@@ -337,10 +374,16 @@ mod tests {
                             g.prefix.contains(address)
                                 && g.what.is_none_or(|(p, ports)| {
                                     p == protocol
-                                        && ports.is_none_or(|(l, h)| port.is_some_and(|n| (l..=h).contains(&n)))
+                                        && ports.is_none_or(|(l, h)| {
+                                            port.is_some_and(|n| (l..=h).contains(&n))
+                                        })
                                 })
                         });
-                        assert_eq!(granted, answer.permits(protocol, port), "{cut:?} {address} {protocol} {port:?}");
+                        assert_eq!(
+                            granted,
+                            answer.permits(protocol, port),
+                            "{cut:?} {address} {protocol} {port:?}"
+                        );
                     }
                 }
             }

@@ -81,7 +81,11 @@ fn keys(pattern: &Pattern) -> Result<(), Unfit> {
     let icmp = if pattern.ethertype == EtherType::Ipv6 { 58 } else { 1 };
     for (used, what, has) in [
         (pattern.source_port.is_some(), "src_port", pattern.protocol.and_then(port_keys).is_some()),
-        (pattern.destination_port.is_some(), "dst_port", pattern.protocol.and_then(port_keys).is_some()),
+        (
+            pattern.destination_port.is_some(),
+            "dst_port",
+            pattern.protocol.and_then(port_keys).is_some(),
+        ),
         (pattern.tcp_flags.is_some(), "tcp_flags", pattern.protocol == Some(6)),
         (pattern.icmp_type.is_some(), "icmp type", pattern.protocol == Some(icmp)),
     ] {
@@ -123,7 +127,8 @@ mod tests {
     fn refused(pattern: Pattern) -> Option<Unfit> {
         let (matches, cookie) = (Match::Flower(pattern), Cookie::new(1, 1, 1));
         let (side, copies) = (Side::Ingress, Copies::Software);
-        check(&Filter { side, chain: 0, prio: 1, matches, action: Action::Drop, copies, cookie }).err()
+        check(&Filter { side, chain: 0, prio: 1, matches, action: Action::Drop, copies, cookie })
+            .err()
     }
 
     #[test]
@@ -155,7 +160,8 @@ mod tests {
         let matches = Match::Flower(Pattern::default());
         let (side, cookie, copies) = (Side::Egress, Cookie::new(1, 1, 1), Copies::Hardware);
         let with = |chain, prio, action| {
-            check(&Filter { side, chain, prio, matches: matches.clone(), action, copies, cookie }).err()
+            check(&Filter { side, chain, prio, matches: matches.clone(), action, copies, cookie })
+                .err()
         };
         assert_eq!(with((1 << 28) - 1, 1, Action::Track((1 << 28) - 1)), None);
         assert_eq!(with(1 << 28, 1, Action::Pass), Some(Unfit::Chain));

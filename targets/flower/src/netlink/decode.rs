@@ -11,7 +11,9 @@ use netpolc_host::{
 use netpolc_table::IfIndex;
 
 use super::{encode, numbers::*};
-use crate::filter::{Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side};
+use crate::filter::{
+    Action, Cookie, Copies, EtherType, Filter, Masked, Match, Pattern, Ports, Side,
+};
 
 /// A filter as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +53,8 @@ pub enum Found {
 /// The filter in a message body (behind the netlink header). None: not of clsact, or the entry of a
 /// prio that dumps put in front of its filters.
 pub fn decode(body: &[u8]) -> Option<Decoded> {
-    let (ifindex, handle, parent, info) = (u32_at(body, 4)?, u32_at(body, 8)?, u32_at(body, 12)?, u32_at(body, 16)?);
+    let (ifindex, handle, parent, info) =
+        (u32_at(body, 4)?, u32_at(body, 8)?, u32_at(body, 12)?, u32_at(body, 16)?);
     let side = match parent {
         INGRESS => Side::Ingress,
         EGRESS => Side::Egress,
@@ -140,7 +143,8 @@ fn pattern(options: &[u8], ethertype: u16) -> Option<Pattern> {
     pattern.icmp_type = byte(options, icmp)?;
     pattern.hop_limit = byte(options, IP_TTL)?;
     pattern.ct_state = masked(options, CT_STATE, |v| u16_at(v, 0));
-    pattern.destination_mac = match (attribute(options, ETH_DST), attribute(options, ETH_DST_MASK)) {
+    pattern.destination_mac = match (attribute(options, ETH_DST), attribute(options, ETH_DST_MASK))
+    {
         (Some(mac), Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff])) => mac.try_into().ok(),
         (None, _) => None,
         (Some(_), mask) if mask.is_none_or(|m| m.iter().all(|b| *b == 0)) => None,
@@ -159,14 +163,18 @@ fn byte(options: &[u8], kind: u16) -> Option<Option<u8>> {
 }
 
 fn masked(options: &[u8], kind: u16, number: impl Fn(&[u8]) -> Option<u16>) -> Option<Masked> {
-    let (value, mask) = (number(attribute(options, kind)?)?, number(attribute(options, kind + 1)?)?);
+    let (value, mask) =
+        (number(attribute(options, kind)?)?, number(attribute(options, kind + 1)?)?);
     (mask != 0).then(|| Masked::new(value, mask))
 }
 
 /// None: a mask that is no prefix.
 fn address(options: &[u8], v4: u16, v6: u16) -> Option<Option<IpNetwork>> {
     let of = |kind: u16| {
-        Some((netlink::address(attribute(options, kind)?)?, netlink::address(attribute(options, kind + 1)?)?))
+        Some((
+            netlink::address(attribute(options, kind)?)?,
+            netlink::address(attribute(options, kind + 1)?)?,
+        ))
     };
     match of(v4).or_else(|| of(v6)) {
         Some((_, mask)) if mask.is_unspecified() => Some(None),
@@ -199,7 +207,11 @@ fn local(options: &[u8]) -> bool {
     // The kernel adds a left value; header and right value are what counts.
     let parts = |m: &[u8]| {
         let own = m.get(8..).unwrap_or_default();
-        (m.get(2..4).map(<[u8]>::to_vec), attribute(own, 1).map(<[u8]>::to_vec), attribute(own, 3).map(<[u8]>::to_vec))
+        (
+            m.get(2..4).map(<[u8]>::to_vec),
+            attribute(own, 1).map(<[u8]>::to_vec),
+            attribute(own, 3).map(<[u8]>::to_vec),
+        )
     };
     found.as_deref().map(parts) == list(&expected).as_deref().map(parts)
 }
@@ -211,10 +223,13 @@ fn cookie(actions: &[u8]) -> Option<Cookie> {
 }
 
 fn action(actions: &[u8]) -> Option<Action> {
-    let list: Vec<(&[u8], &[u8])> =
-        attributes(actions).filter_map(|(_, a)| Some((attribute(a, ACT_KIND)?, attribute(a, ACT_OPTIONS)?))).collect();
-    let control = |options: &[u8], kind: u16| Some(u32_of(attribute(options, kind)?.get(8..)?)? as i32);
-    let chain = |control: i32| (control & !CHAIN_MASK == ACT_GOTO).then_some((control & CHAIN_MASK) as u32);
+    let list: Vec<(&[u8], &[u8])> = attributes(actions)
+        .filter_map(|(_, a)| Some((attribute(a, ACT_KIND)?, attribute(a, ACT_OPTIONS)?)))
+        .collect();
+    let control =
+        |options: &[u8], kind: u16| Some(u32_of(attribute(options, kind)?.get(8..)?)? as i32);
+    let chain =
+        |control: i32| (control & !CHAIN_MASK == ACT_GOTO).then_some((control & CHAIN_MASK) as u32);
     match list[..] {
         [(b"gact\0", options)] => match control(options, PARMS)? {
             ACT_OK => Some(Action::Pass),

@@ -36,7 +36,14 @@ pub enum Way {
 /// those the kernel is asked to send back what became of it (NLM_F_ECHO, tfilter_notify in
 /// net/sched/cls_api.c) and to say why (TCA_CLS_FLAGS_VERBOSE, tc_cls_common_offload_init in
 /// include/net/pkt_cls.h).
-pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: IfIndex, filter: &Filter, handle: u32, sequence: u32) {
+pub fn encode(
+    to: &mut Vec<u8>,
+    way: Way,
+    ifindex: IfIndex,
+    filter: &Filter,
+    handle: u32,
+    sequence: u32,
+) {
     let (kind, flags) = match way {
         Way::Add => (libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE),
         Way::Replace => (libc::RTM_NEWTFILTER, CREATE),
@@ -50,7 +57,8 @@ pub fn encode(to: &mut Vec<u8>, way: Way, ifindex: IfIndex, filter: &Filter, han
     let info = u32::from(filter.prio) << 16 | u32::from(ethertype.to_be());
     message(to, kind, ACK | flags | echo, sequence, |to| {
         to.extend(tc::header(ifindex.get(), handle, parent(filter.side), info));
-        let classifier: &[u8] = if filter.matches == Match::Local { b"basic\0" } else { b"flower\0" };
+        let classifier: &[u8] =
+            if filter.matches == Match::Local { b"basic\0" } else { b"flower\0" };
         put(to, TCA_KIND, classifier);
         put(to, TCA_CHAIN, &filter.chain.to_ne_bytes());
         if way != Way::Remove {
@@ -85,7 +93,9 @@ fn flower(to: &mut Vec<u8>, filter: &Filter, pattern: &Pattern) {
     address(to, pattern.source, IPV4_SRC, IPV6_SRC);
     address(to, pattern.destination, IPV4_DST, IPV6_DST);
     let keys = pattern.protocol.and_then(port_keys);
-    for (ports, side, range) in [(pattern.source_port, 0, PORT_SRC_MIN), (pattern.destination_port, 1, PORT_DST_MIN)] {
+    for (ports, side, range) in
+        [(pattern.source_port, 0, PORT_SRC_MIN), (pattern.destination_port, 1, PORT_DST_MIN)]
+    {
         match (ports, keys) {
             (Some(Ports::Masked(Masked { value, mask })), Some(keys)) => {
                 put(to, keys[side].0, &value.to_be_bytes());
@@ -187,7 +197,13 @@ fn actions(to: &mut Vec<u8>, action: &Action, cookie: Cookie) {
     }
 }
 
-fn one(to: &mut Vec<u8>, at: u16, kind: &[u8], cookie: Option<Cookie>, options: impl FnOnce(&mut Vec<u8>)) {
+fn one(
+    to: &mut Vec<u8>,
+    at: u16,
+    kind: &[u8],
+    cookie: Option<Cookie>,
+    options: impl FnOnce(&mut Vec<u8>),
+) {
     nest(to, at, |to| {
         put(to, ACT_KIND, kind);
         nest(to, ACT_OPTIONS, options);

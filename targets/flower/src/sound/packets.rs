@@ -34,7 +34,8 @@ struct Keys {
 
 impl Keys {
     fn of(filters: &[Filter]) -> Self {
-        let mut keys = Self { prefixes: Default::default(), ports: BTreeSet::new(), forwards: false };
+        let mut keys =
+            Self { prefixes: Default::default(), ports: BTreeSet::new(), forwards: false };
         for filter in filters {
             keys.forwards |= matches!(filter.action, Action::Redirect(_));
             let Match::Flower(p) = &filter.matches else { continue };
@@ -57,7 +58,10 @@ impl Keys {
 
 /// The first of each group of items that have the same signature: nothing can tell them apart, so
 /// one stands for all.
-fn distinct<T: Copy, S: Ord>(items: impl IntoIterator<Item = T>, signature: impl Fn(T) -> S) -> Vec<T> {
+fn distinct<T: Copy, S: Ord>(
+    items: impl IntoIterator<Item = T>,
+    signature: impl Fn(T) -> S,
+) -> Vec<T> {
     let mut seen = BTreeSet::new();
     items.into_iter().filter(|item| seen.insert(signature(*item))).collect()
 }
@@ -69,7 +73,12 @@ impl Tables<'_> {
     /// Pairs of addresses are what there is most of. So each end is first cut down to addresses
     /// that differ in what tables and filters know of them, and then to few where the other end
     /// decides alone.
-    pub(super) fn packets(&self, place: &Place, filters: &[Filter], judge: &mut impl FnMut(Packet) -> Judged) -> bool {
+    pub(super) fn packets(
+        &self,
+        place: &Place,
+        filters: &[Filter],
+        judge: &mut impl FnMut(Packet) -> Judged,
+    ) -> bool {
         let keys = Keys::of(filters);
         let ports = self.distinct_ports(&keys);
         let macs: BTreeSet<[u8; 6]> = self.topology.pods.values().filter_map(|p| p.mac).collect();
@@ -82,7 +91,8 @@ impl Tables<'_> {
             let (mut sources, mut destinations) = (at_end(0), at_end(1));
             match place {
                 Place::Pod(endpoint) => {
-                    let (own, others): (Vec<_>, Vec<_>) = sources.into_iter().partition(|a| self.is_own(*endpoint, *a));
+                    let (own, others): (Vec<_>, Vec<_>) =
+                        sources.into_iter().partition(|a| self.is_own(*endpoint, *a));
                     // All sources that are not the pod's own are alike to the guard: a few of them
                     // are enough.
                     sources = own.into_iter().chain(others.into_iter().take(4)).collect();
@@ -122,7 +132,8 @@ impl Tables<'_> {
     /// All that tables and filters know of an address.
     fn signature(&self, address: IpAddr, prefixes: &BTreeSet<IpNetwork>) -> impl Ord + use<> {
         let class = eval::remote(self.program, address).class;
-        let owners: Vec<EndpointId> = self.owners.get(&address).into_iter().flatten().copied().collect();
+        let owners: Vec<EndpointId> =
+            self.owners.get(&address).into_iter().flatten().copied().collect();
         let node = self.topology.node_addresses.contains(&address);
         let translated = self.topology.translated.iter().any(|p| p.contains(address));
         let within: Vec<bool> = prefixes.iter().map(|p| p.contains(address)).collect();
@@ -140,7 +151,8 @@ impl Tables<'_> {
             around(low, high, &mut all);
         }
         distinct(all, |port| {
-            let classes = [6, 17, 132].map(|protocol| eval::port_class(self.program, protocol, Some(port)));
+            let classes =
+                [6, 17, 132].map(|protocol| eval::port_class(self.program, protocol, Some(port)));
             let within: Vec<bool> = keys.ports.iter().map(|key| key.holds(port)).collect();
             (classes, within)
         })
@@ -166,7 +178,12 @@ enum Extent {
 
 impl Shape {
     /// Tries openings to each port, and packets that must never be dropped.
-    fn stateless(&self, ports: &[u16], extent: Extent, judge: &mut impl FnMut(Packet) -> Judged) -> bool {
+    fn stateless(
+        &self,
+        ports: &[u16],
+        extent: Extent,
+        judge: &mut impl FnMut(Packet) -> Judged,
+    ) -> bool {
         let mut some: Vec<u16> = Vec::new();
         for (at, &port) in ports.iter().enumerate() {
             let opening = self.packet(6, Some(40000), Some(port), 0x02, ct::NEW);
@@ -181,7 +198,8 @@ impl Shape {
         for port in some {
             // None of these may be dropped: they may be replies, or are not what their ports say.
             let icmp = if self.source.is_ipv4() { 1 } else { 58 };
-            let tcp = |flags: u16, state: u16| self.packet(6, Some(40000), Some(port), flags, state);
+            let tcp =
+                |flags: u16, state: u16| self.packet(6, Some(40000), Some(port), flags, state);
             let opening = tcp(0x02, ct::NEW);
             let kinds = [
                 tcp(0x12, 0),
@@ -223,11 +241,23 @@ impl Shape {
             ]
         };
         let icmp = if self.source.is_ipv4() { 1 } else { 58 };
-        let without = [self.packet(icmp, None, None, 0, opener), self.packet(icmp, None, None, 0, reply)];
-        ports.iter().flat_map(|p| some(*p)).chain(without).all(|packet| judge(packet) != Judged::Enough)
+        let without =
+            [self.packet(icmp, None, None, 0, opener), self.packet(icmp, None, None, 0, reply)];
+        ports
+            .iter()
+            .flat_map(|p| some(*p))
+            .chain(without)
+            .all(|packet| judge(packet) != Judged::Enough)
     }
 
-    fn packet(&self, protocol: u8, from: Option<u16>, to: Option<u16>, tcp_flags: u16, state: u16) -> Packet {
+    fn packet(
+        &self,
+        protocol: u8,
+        from: Option<u16>,
+        to: Option<u16>,
+        tcp_flags: u16,
+        state: u16,
+    ) -> Packet {
         Packet {
             ethertype: if self.source.is_ipv4() { 0x0800 } else { 0x86dd },
             source: self.source,
@@ -251,7 +281,8 @@ pub(super) fn edges(first: u128, length: u8, family: Family, into: &mut BTreeSet
     let most = if family == Family::V4 { u32::MAX.into() } else { u128::MAX };
     let rest = most.checked_shr(length.into()).unwrap_or(0);
     let last = first | rest;
-    let near = [Some(first), Some(last), first.checked_sub(1), last.checked_add(1).filter(|a| *a <= most)];
+    let near =
+        [Some(first), Some(last), first.checked_sub(1), last.checked_add(1).filter(|a| *a <= most)];
     into.extend(near.into_iter().flatten().map(|a| address(a, family)));
 }
 

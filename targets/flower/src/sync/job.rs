@@ -148,7 +148,9 @@ impl Job {
                     let later = mem::take(&mut self.plan.later);
                     if later.is_empty() || self.chain_zero == ChainZero::Frozen {
                         let why = "a filter in front of its chain was refused";
-                        self.counts.refused.extend(later.into_iter().map(|s| (s.filter, why.to_owned())));
+                        self.counts
+                            .refused
+                            .extend(later.into_iter().map(|s| (s.filter, why.to_owned())));
                         self.end();
                         continue;
                     }
@@ -186,14 +188,20 @@ impl Job {
                 self.book(step, applied.in_hardware);
                 // The kernel accepts a filter with both copies although the driver refuses its
                 // own. Software has it then, and hardware has a gap.
-                if step.way != Way::Remove && step.filter.copies == Copies::Both && applied.in_hardware == 0 {
+                if step.way != Way::Remove
+                    && step.filter.copies == Copies::Both
+                    && applied.in_hardware == 0
+                {
                     let why = applied.text.as_deref().unwrap_or("the driver does not say why");
                     self.refused(step, &format!("not taken by hardware: {why}"));
                 }
             }
             Err(refusal) if step.way == Way::Remove => match GONE.contains(&refusal.errno) {
                 true => self.book(step, 0),
-                false => self.counts.refused.push((step.filter.clone(), format!("cannot be removed: {refusal}"))),
+                false => self
+                    .counts
+                    .refused
+                    .push((step.filter.clone(), format!("cannot be removed: {refusal}"))),
             },
             Err(refusal) => {
                 let same = |old: &Filter| {
@@ -202,10 +210,10 @@ impl Job {
                 };
                 // A refused replacement leaves the old filter in place. Where only the cookie would
                 // have changed, the old one does what is wanted, so there is no gap.
-                let there = self
-                    .books
-                    .get(&step.place())
-                    .is_some_and(|d| matches!(&d.found, Found::Ours(old) if same(old) && super::offloaded(d, old)));
+                let there = self.books.get(&step.place()).is_some_and(|d| match &d.found {
+                    Found::Ours(old) => same(old) && super::offloaded(d, old),
+                    _ => false,
+                });
                 if !there {
                     self.refused(step, &refusal.to_string());
                 }
@@ -281,8 +289,12 @@ impl Job {
         }
         while !self.tainted.is_empty() {
             let above = self.books.values().filter(|d| d.chain != 0).filter_map(ours);
-            let leads = |f: &&Filter| leads_to(f).is_some_and(|c| self.tainted.contains(&(f.side, c)));
-            let more = above.filter(leads).map(|f| (f.side, f.chain)).filter(|at| !self.tainted.contains(at));
+            let leads =
+                |f: &&Filter| leads_to(f).is_some_and(|c| self.tainted.contains(&(f.side, c)));
+            let more = above
+                .filter(leads)
+                .map(|f| (f.side, f.chain))
+                .filter(|at| !self.tainted.contains(at));
             let more: Vec<_> = more.collect();
             if more.is_empty() {
                 break;
@@ -291,7 +303,8 @@ impl Job {
         }
         let prepared = self.plan.prepare.iter().filter(|s| s.way != Way::Remove).map(|s| &s.filter);
         let listed: BTreeSet<&Filter> = self.counts.refused.iter().map(|(f, _)| f).collect();
-        let left_out = |f: &&Filter| self.tainted.contains(&(f.side, f.chain)) && !listed.contains(f);
+        let left_out =
+            |f: &&Filter| self.tainted.contains(&(f.side, f.chain)) && !listed.contains(f);
         let left_out: Vec<Filter> = prepared.filter(left_out).cloned().collect();
         let why = "another filter of its chain was refused";
         self.counts.refused.extend(left_out.into_iter().map(|f| (f, why.to_owned())));
@@ -309,7 +322,8 @@ impl Job {
         let mut run: Vec<Step> = Vec::new();
         for slot in &slots[at..] {
             let filter = slot.filter();
-            let tainted = leads_to(filter).is_some_and(|c| self.tainted.contains(&(filter.side, c)));
+            let tainted =
+                leads_to(filter).is_some_and(|c| self.tainted.contains(&(filter.side, c)));
             let exposed = self.missing.iter().any(|gap| exposes(gap, filter));
             match slot {
                 Slot::Keep(_) if self.chain_zero == ChainZero::Frozen => self.counts.kept += 1,
@@ -317,12 +331,18 @@ impl Job {
                     self.leave_out(filter, "a filter in front of it was refused")
                 }
                 // Whether this filter may be there depends on the answer to one in the run.
-                _ if run.len() == RUN || run.iter().any(|step| exposes(&step.filter, filter)) => break,
-                _ if tainted => self.leave_out(filter, "a filter of the chain that it leads to was refused"),
+                _ if run.len() == RUN || run.iter().any(|step| exposes(&step.filter, filter)) => {
+                    break;
+                }
+                _ if tainted => {
+                    self.leave_out(filter, "a filter of the chain that it leads to was refused")
+                }
                 _ if exposed => self.leave_out(filter, "a filter in front of it was refused"),
                 // Leaving it out makes the first pass remove what is behind it; the second pass
                 // then adds it without risk.
-                Slot::Do(step) if self.risky(step) => self.leave_out(filter, "what is behind it must make way first"),
+                Slot::Do(step) if self.risky(step) => {
+                    self.leave_out(filter, "what is behind it must make way first")
+                }
                 Slot::Keep(_) => self.counts.kept += 1,
                 Slot::Do(step) => run.push(step.clone()),
             }
@@ -336,9 +356,13 @@ impl Job {
     /// software even if hardware does not take the new copy, and hardware has lost the old one by
     /// then.
     fn risky(&self, step: &Step) -> bool {
-        let Some(Decoded { found: Found::Ours(old), .. }) = self.books.get(&step.place()) else { return false };
+        let Some(Decoded { found: Found::Ours(old), .. }) = self.books.get(&step.place()) else {
+            return false;
+        };
         let behind = |d: &Decoded| matches!(&d.found, Found::Ours(later) if exposes(old, later));
-        step.way == Way::Replace && step.filter.copies == Copies::Both && self.books.values().any(behind)
+        step.way == Way::Replace
+            && step.filter.copies == Copies::Both
+            && self.books.values().any(behind)
     }
 
     /// Notes a wanted filter of chain 0 that is not there. In software that ends all changes of the
@@ -360,8 +384,13 @@ impl Job {
         if self.chain_zero == ChainZero::Frozen {
             return vec![];
         }
-        let mut wanted: BTreeSet<(Side, u16, &Match)> =
-            self.plan.start.iter().map(Slot::filter).map(|f| (f.side, f.prio, &f.matches)).collect();
+        let mut wanted: BTreeSet<(Side, u16, &Match)> = self
+            .plan
+            .start
+            .iter()
+            .map(Slot::filter)
+            .map(|f| (f.side, f.prio, &f.matches))
+            .collect();
         for gap in &self.missing {
             wanted.remove(&(gap.side, gap.prio, &gap.matches));
         }
@@ -370,7 +399,8 @@ impl Job {
             Found::Changed { .. } => false,
             Found::Foreign => true,
         };
-        let mut gone: Vec<&Decoded> = self.books.values().filter(|d| d.chain == 0 && !stays(d)).collect();
+        let mut gone: Vec<&Decoded> =
+            self.books.values().filter(|d| d.chain == 0 && !stays(d)).collect();
         gone.sort_by_key(|d| (d.side, Reverse((d.prio, d.handle))));
         gone.into_iter().map(removal).collect()
     }

@@ -73,7 +73,8 @@ pub type Books = BTreeMap<Place, Decoded>;
 
 /// What a dump of one interface lists, by place.
 pub fn books(dump: impl IntoIterator<Item = Decoded>) -> Books {
-    let place = |d: &Decoded| Place { side: d.side, chain: d.chain, prio: d.prio, handle: d.handle };
+    let place =
+        |d: &Decoded| Place { side: d.side, chain: d.chain, prio: d.prio, handle: d.handle };
     dump.into_iter().map(|d| (place(&d), d)).collect()
 }
 

@@ -71,16 +71,23 @@ impl<'a> Chains<'a> {
 
     /// May the chain become what is wanted while packets come there? See [`Loose`].
     fn is_loose(&self, side: Side, chain: u32, wanted: &[&Filter]) -> bool {
-        let all = Place { side, chain, prio: 0, handle: 0 }..=Place { side, chain, prio: u16::MAX, handle: u32::MAX };
+        let all = Place { side, chain, prio: 0, handle: 0 }..=Place {
+            side,
+            chain,
+            prio: u16::MAX,
+            handle: u32::MAX,
+        };
         let mut there = Vec::new();
         for (_, decoded) in self.installed.range(all) {
             let Found::Ours(filter) = &decoded.found else { return false };
             there.push(filter);
         }
         !there.is_empty()
-            && Loose::of(there.iter().copied()).zip(Loose::of(wanted.iter().copied())).is_some_and(|(there, wanted)| {
-                there.redirects_end.max(wanted.redirects_end) < there.rest.min(wanted.rest)
-            })
+            && Loose::of(there.iter().copied()).zip(Loose::of(wanted.iter().copied())).is_some_and(
+                |(there, wanted)| {
+                    there.redirects_end.max(wanted.redirects_end) < there.rest.min(wanted.rest)
+                },
+            )
     }
 
     /// Is there anything under this number, or does something lead there?
@@ -177,7 +184,11 @@ pub struct Numbering<'a> {
 
 impl<'a> Numbering<'a> {
     /// For wanted filters by their chains; no number above `limit` is invented.
-    pub fn new(installed: &'a Chains<'a>, wanted: &'a BTreeMap<(Side, u32), Vec<&'a Filter>>, limit: u32) -> Self {
+    pub fn new(
+        installed: &'a Chains<'a>,
+        wanted: &'a BTreeMap<(Side, u32), Vec<&'a Filter>>,
+        limit: u32,
+    ) -> Self {
         Self { installed, wanted, limit, given: BTreeMap::new(), taken: BTreeSet::new() }
     }
 

@@ -65,7 +65,9 @@ impl Plan {
     /// Does nothing change? Filters that are not wanted any more are not part of it: the job finds
     /// them.
     pub fn is_empty(&self) -> bool {
-        self.prepare.is_empty() && self.later.is_empty() && self.start.iter().all(|s| matches!(s, Slot::Keep(_)))
+        self.prepare.is_empty()
+            && self.later.is_empty()
+            && self.start.iter().all(|s| matches!(s, Slot::Keep(_)))
     }
 }
 
@@ -154,7 +156,9 @@ impl<'a> Index<'a> {
         let mut handles = BTreeMap::<_, BTreeSet<u32>>::new();
         for (&Place { side, chain, prio, handle }, decoded) in installed {
             handles.entry((side, chain, prio)).or_default().insert(handle);
-            if let Found::Ours(Filter { matches, .. }) | Found::Changed { matches, exact: true } = &decoded.found {
+            if let Found::Ours(Filter { matches, .. }) | Found::Changed { matches, exact: true } =
+                &decoded.found
+            {
                 by_match.insert((side, chain, prio, matches), (decoded, handle));
             }
         }
@@ -165,7 +169,8 @@ impl<'a> Index<'a> {
     /// that its match has, or an addition under a free handle.
     fn step(&mut self, filter: Filter) -> Slot {
         let Filter { side, chain, prio, .. } = filter;
-        let Some(&(decoded, handle)) = self.by_match.get(&(side, chain, prio, &filter.matches)) else {
+        let Some(&(decoded, handle)) = self.by_match.get(&(side, chain, prio, &filter.matches))
+        else {
             let taken = self.handles.entry((side, chain, prio)).or_default();
             let handle = free(taken);
             taken.insert(handle);
@@ -187,8 +192,14 @@ impl<'a> Index<'a> {
 
     /// Removals of what else a chain has: leftovers of a start that did not come to its end.
     fn rest(&self, side: Side, chain: u32) -> Vec<Step> {
-        let all = Place { side, chain, prio: 0, handle: 0 }..=Place { side, chain, prio: u16::MAX, handle: u32::MAX };
-        let rest = self.installed.range(all).filter(|(place, d)| our(d) && !self.used.contains(place));
+        let all = Place { side, chain, prio: 0, handle: 0 }..=Place {
+            side,
+            chain,
+            prio: u16::MAX,
+            handle: u32::MAX,
+        };
+        let rest =
+            self.installed.range(all).filter(|(place, d)| our(d) && !self.used.contains(place));
         rest.map(|(_, d)| removal(d)).collect()
     }
 }
@@ -232,7 +243,9 @@ fn free(taken: &BTreeSet<u32>) -> u32 {
     match taken.last() {
         None => 1,
         Some(&last) if last < u32::MAX >> 1 => last + 1,
-        Some(_) => (1..).zip(taken).find(|(free, taken)| free != *taken).map_or(1, |(free, _)| free),
+        Some(_) => {
+            (1..).zip(taken).find(|(free, taken)| free != *taken).map_or(1, |(free, _)| free)
+        }
     }
 }
 

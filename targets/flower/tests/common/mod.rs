@@ -26,7 +26,8 @@ pub fn cluster(yaml: &str) -> Cluster {
 pub fn compiled(cluster: &Cluster) -> (Compiler, Topology) {
     let compiler = compile(cluster, Scope::Everywhere).expect("it fits");
     let pods = compiler.endpoints().map(|(key, id)| {
-        let port = Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.name.to_string() };
+        let port =
+            Port { ifindex: IfIndex::new(1000 + u32::from(id.get())), name: key.name.to_string() };
         (id, PodPort { port, mac: Some([2, 0, 0, 0, (id.get() >> 8) as u8, id.get() as u8]) })
     });
     let pods = pods.collect();
@@ -42,7 +43,10 @@ pub fn endpoint(compiler: &Compiler, pod: &str) -> EndpointId {
 
 /// The filters on an endpoint's port.
 pub fn filters(lowered: &Lowered, endpoint: EndpointId) -> Vec<Filter> {
-    let port = lowered.ports.iter().find(|(port, _)| port.ifindex == IfIndex::new(1000 + u32::from(endpoint.get())));
+    let port = lowered
+        .ports
+        .iter()
+        .find(|(port, _)| port.ifindex == IfIndex::new(1000 + u32::from(endpoint.get())));
     port.map(|(_, list)| list.iter().map(|p| p.filter.clone()).collect()).unwrap_or_default()
 }
 

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use ipnetwork::IpNetwork;
-use netpolc_policy::{Block, Cluster, Direction, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Rule};
+use netpolc_policy::{
+    Block, Cluster, Direction, Isolation, Namespaces, Peer, Peers, Pod, Policy, Port, Ports, Rule,
+};
 use netpolc_target_flower::lower::ports::PortSet;
 
 /// A rule: whom, which protocol, which block of ports (value, mask).
@@ -23,20 +25,29 @@ pub fn expand(cluster: &Cluster, pod: &Pod, direction: Direction) -> Option<BTre
         for rule in list {
             for (prefix, peer) in peers(cluster, policy, rule) {
                 let named = if direction == Direction::Ingress { Some(pod) } else { peer };
-                rules.extend(ports(&rule.ports, named).into_iter().map(|(protocol, block)| (prefix, protocol, block)));
+                rules.extend(
+                    ports(&rule.ports, named)
+                        .into_iter()
+                        .map(|(protocol, block)| (prefix, protocol, block)),
+                );
             }
         }
     }
     isolated.then_some(rules)
 }
 
-fn peers<'a>(cluster: &'a Cluster, policy: &Policy, rule: &Rule) -> Vec<(IpNetwork, Option<&'a Pod>)> {
+fn peers<'a>(
+    cluster: &'a Cluster,
+    policy: &Policy,
+    rule: &Rule,
+) -> Vec<(IpNetwork, Option<&'a Pod>)> {
     let hosts = |pod: &'a Pod| pod.addresses.iter().map(move |a| (IpNetwork::from(*a), Some(pod)));
     let active = || cluster.pods.values().filter(|p| p.is_policed());
     let Peers::Listed(list) = &rule.peers else {
         let whole = ["0.0.0.0/0", "::/0"].map(|p| (p.parse().expect("a prefix"), None));
         // A name of a port means something on pods only.
-        let named = matches!(&rule.ports, Ports::Listed(l) if l.iter().any(|p| matches!(p, Port::Named { .. })));
+        let has_name = |l: &[Port]| l.iter().any(|p| matches!(p, Port::Named { .. }));
+        let named = matches!(&rule.ports, Ports::Listed(l) if has_name(l));
         return whole.into_iter().chain(active().filter(|_| named).flat_map(hosts)).collect();
     };
     let mut found = Vec::new();
@@ -44,7 +55,8 @@ fn peers<'a>(cluster: &'a Cluster, policy: &Policy, rule: &Rule) -> Vec<(IpNetwo
         match peer {
             Peer::Pods { namespaces, pods } => {
                 let matches = |pod: &&Pod| {
-                    let labels = cluster.namespaces.get(&pod.key.namespace).cloned().unwrap_or_default();
+                    let labels =
+                        cluster.namespaces.get(&pod.key.namespace).cloned().unwrap_or_default();
                     pods.matches(&pod.labels)
                         && match namespaces {
                             Namespaces::Own => pod.key.namespace == policy.key.namespace,
@@ -76,10 +88,15 @@ fn split(block: &Block) -> Vec<IpNetwork> {
             continue;
         }
         let length = prefix.prefix() + 1;
-        let low = IpNetwork::new(prefix.network(), length).expect("longer, and no longer than an address");
+        let low = IpNetwork::new(prefix.network(), length)
+            .expect("longer, and no longer than an address");
         let high = match prefix.network() {
-            std::net::IpAddr::V4(a) => std::net::Ipv4Addr::from_bits(a.to_bits() | 1 << (32 - length)).into(),
-            std::net::IpAddr::V6(a) => std::net::Ipv6Addr::from_bits(a.to_bits() | 1 << (128 - length)).into(),
+            std::net::IpAddr::V4(a) => {
+                std::net::Ipv4Addr::from_bits(a.to_bits() | 1 << (32 - length)).into()
+            }
+            std::net::IpAddr::V6(a) => {
+                std::net::Ipv6Addr::from_bits(a.to_bits() | 1 << (128 - length)).into()
+            }
         };
         open.extend([low, IpNetwork::new(high, length).expect("as long as the other")]);
     }
@@ -104,8 +121,11 @@ fn ports(ports: &Ports, named: Option<&Pod>) -> Vec<Grant> {
                 found.extend(blocks.into_iter().map(|b| (Some(protocol.number()), Some(b))));
             }
             Port::Named { protocol, name } => {
-                let numbers = named.map(|pod| pod.resolve_port(*protocol, name)).unwrap_or_default();
-                found.extend(numbers.into_iter().map(|n| (Some(protocol.number()), Some((n, u16::MAX)))));
+                let numbers =
+                    named.map(|pod| pod.resolve_port(*protocol, name)).unwrap_or_default();
+                found.extend(
+                    numbers.into_iter().map(|n| (Some(protocol.number()), Some((n, u16::MAX)))),
+                );
             }
             Port::Nothing => {}
         }

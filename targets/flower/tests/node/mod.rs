@@ -3,7 +3,9 @@
 //! so every packet is one that a test sent.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeMap, fmt::Write, net::IpAddr, process::Command, time::Duration,
+};
 
 use netpolc_table::IfIndex;
 use netpolc_target_flower::{Flower, lowered::Lowered};
@@ -67,8 +69,10 @@ impl Node {
             let (node, far) = (mac(NODE_MAC), mac(FAR_MAC));
             writeln!(
                 script,
-                "ip link add dev {name} {index} address {node} type veth peer name {name} netns ends address {far}
-                ip link set dev {name} addrgenmode none; ip link set dev {name} up; ip -n ends link set dev {name} up"
+                "ip link add dev {name} {index} address {node} type veth peer name {name} netns \
+                 ends address {far}
+                ip link set dev {name} addrgenmode none; ip link set dev {name} up; ip -n ends \
+                 link set dev {name} up"
             )
             .expect("a string");
         };
@@ -85,7 +89,8 @@ impl Node {
         let nic = lab::simnic(driver, pods, &[]);
         let mut script = setup();
         let (node, far) = (mac(NODE_MAC), mac(FAR_MAC));
-        let pairs: Vec<(String, String)> = (0..pods).map(|i| (format!("simr{i}"), format!("simv{i}"))).collect();
+        let pairs: Vec<(String, String)> =
+            (0..pods).map(|i| (format!("simr{i}"), format!("simv{i}"))).collect();
         for (host, end) in pairs.iter().map(|(h, e)| (&**h, &**e)).chain([("simp0", "simw0")]) {
             writeln!(
                 script,
@@ -104,8 +109,10 @@ impl Node {
     fn wired(places: &[Place], ends: &[(IfIndex, String, String)], uplink: (&str, &str)) -> Self {
         let (far, dev) = (mac(FAR_MAC), uplink.0);
         let mut lines = format!(
-            "-4 route replace default via 169.254.0.1 dev {dev} onlink\n-6 route replace default via fe80::ff dev {dev}\n\
-             -4 neigh replace 169.254.0.1 lladdr {far} dev {dev} nud permanent\n-6 neigh replace fe80::ff lladdr {far} dev {dev} nud permanent\n"
+            "-4 route replace default via 169.254.0.1 dev {dev} onlink\n-6 route replace default \
+             via fe80::ff dev {dev}\n\
+             -4 neigh replace 169.254.0.1 lladdr {far} dev {dev} nud permanent\n-6 neigh replace \
+             fe80::ff lladdr {far} dev {dev} nud permanent\n"
         );
         let mut routes = BTreeMap::new();
         for place in places {
@@ -121,7 +128,10 @@ impl Node {
         let far = |name: &str| Wire::open_in(&space, name).expect("just made");
         Self {
             pods: ends.iter().map(|(ifindex, _, end)| (*ifindex, far(end))).collect(),
-            hosts: ends.iter().map(|(ifindex, host, _)| (*ifindex, Wire::open(host).expect("just made"))).collect(),
+            hosts: ends
+                .iter()
+                .map(|(ifindex, host, _)| (*ifindex, Wire::open(host).expect("just made")))
+                .collect(),
             uplink: far(uplink.1),
             routes,
             flower: Flower::new().expect("rtnetlink"),
@@ -218,13 +228,18 @@ impl Node {
 /// A node that routes and tracks, and a namespace for the other ends.
 fn setup() -> String {
     String::from(
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0
-            sysctl -qw net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+             net.ipv4.conf.all.rp_filter=0
+            sysctl -qw net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.all.accept_dad=0 \
+             net.ipv6.conf.default.accept_dad=0
             sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0
-            ip netns add ends; ip netns exec ends sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
-            nft 'table inet track { chain forward { type filter hook forward priority 0; ct state new accept; }; }'
-            sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1 net.netfilter.nf_conntrack_tcp_loose=0\n",
-        )
+            ip netns add ends; ip netns exec ends sysctl -qw net.ipv6.conf.all.disable_ipv6=1 \
+             net.ipv6.conf.default.disable_ipv6=1
+            nft 'table inet track { chain forward { type filter hook forward priority 0; ct state \
+             new accept; }; }'
+            sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1 \
+             net.netfilter.nf_conntrack_tcp_loose=0\n",
+    )
 }
 
 /// Lines for `ip -batch` that lead an address to an interface.
@@ -232,7 +247,8 @@ pub fn route(address: IpAddr, interface: &str) -> String {
     let (family, length) = if address.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
     let far = mac(FAR_MAC);
     format!(
-        "{family} route replace {address}/{length} dev {interface}\n{family} neigh replace {address} lladdr {far} dev {interface} nud permanent\n"
+        "{family} route replace {address}/{length} dev {interface}\n{family} neigh replace \
+         {address} lladdr {far} dev {interface} nud permanent\n"
     )
 }
 

@@ -103,7 +103,12 @@ mod tests {
         *,
     };
 
-    fn answer(flags: u16, code: i32, request: &[u8], text: Option<&str>) -> Option<Result<Done, Refusal>> {
+    fn answer(
+        flags: u16,
+        code: i32,
+        request: &[u8],
+        text: Option<&str>,
+    ) -> Option<Result<Done, Refusal>> {
         let mut body = code.to_ne_bytes().to_vec();
         let mut asked = Vec::new();
         message(&mut asked, 36, 0, 1, |to| to.extend(request));
@@ -117,12 +122,19 @@ mod tests {
 
     #[test]
     fn a_refusal_has_its_number_and_the_kernels_text() {
-        let refused =
-            |text: Option<&str>| Some(Err(Refusal { errno: libc::EOPNOTSUPP, text: text.map(str::to_owned) }));
+        let refused = |text: Option<&str>| {
+            Some(Err(Refusal { errno: libc::EOPNOTSUPP, text: text.map(str::to_owned) }))
+        };
         let code = -libc::EOPNOTSUPP;
         assert_eq!(answer(0, code, &[1, 2, 3], None), refused(None));
-        assert_eq!(answer(ACK_TLVS, code, &[1, 2, 3], Some("no chains")), refused(Some("no chains")));
-        assert_eq!(answer(ACK_TLVS | CAPPED, code, &[1, 2, 3], Some("no chains")), refused(Some("no chains")));
+        assert_eq!(
+            answer(ACK_TLVS, code, &[1, 2, 3], Some("no chains")),
+            refused(Some("no chains"))
+        );
+        assert_eq!(
+            answer(ACK_TLVS | CAPPED, code, &[1, 2, 3], Some("no chains")),
+            refused(Some("no chains"))
+        );
         let warned = Done { echo: None, text: Some("only in software".into()) };
         assert_eq!(answer(ACK_TLVS, 0, &[1], Some("only in software")), Some(Ok(warned)));
         let refusal = Refusal { errno: libc::EOPNOTSUPP, text: Some("no chains".into()) };

@@ -70,7 +70,9 @@ impl BatchSocket {
                 for message in datagrams.flat_map(|(share, length)| messages(&share[..length])) {
                     // What has another number is left over from a batch that failed half-way.
                     let at = message.sequence.wrapping_sub(first) as usize;
-                    let Some(answer) = answers[begin..].get_mut(at).filter(|answer| answer.is_none()) else {
+                    let Some(answer) =
+                        answers[begin..].get_mut(at).filter(|answer| answer.is_none())
+                    else {
                         continue;
                     };
                     match message.answer() {
@@ -107,7 +109,12 @@ impl BatchSocket {
     ///
     /// # Errors
     /// As [`Socket::dump`].
-    pub fn dump<T>(&mut self, kind: u16, body: &[u8], each: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+    pub fn dump<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        each: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         self.socket.dump(kind, body, each)
     }
 
@@ -133,10 +140,14 @@ impl BatchSocket {
             // SAFETY: there are BATCH headers. Each points to one vector in `shares`, and each
             // vector to its own part of the buffer with that part's length; all of them outlive the
             // call, and the buffer is borrowed exclusively until it returns. No timeout is passed.
-            let got = unsafe { libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut()) };
+            let got = unsafe {
+                libc::recvmmsg(fd, headers.as_mut_ptr(), BATCH as u32, flags, std::ptr::null_mut())
+            };
             if let Ok(got) = usize::try_from(got) {
                 // A datagram's length is at most its share's: MSG_TRUNC is not asked for.
-                return Ok(std::array::from_fn(|at| if at < got { headers[at].msg_len as usize } else { 0 }));
+                return Ok(std::array::from_fn(|at| {
+                    if at < got { headers[at].msg_len as usize } else { 0 }
+                }));
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
@@ -181,6 +192,8 @@ mod tests {
         // An unknown kind of message.
         let refusal = socket.one(libc::RTM_GETLINK + 0x200, 0, &[0; 16]).unwrap().unwrap_err();
         assert_eq!(refusal.errno, libc::EOPNOTSUPP);
-        assert!(socket.dump(libc::RTM_GETLINK, &[0; 16], |body| u32_at(body, 4)).unwrap().contains(&1));
+        assert!(
+            socket.dump(libc::RTM_GETLINK, &[0; 16], |body| u32_at(body, 4)).unwrap().contains(&1)
+        );
     }
 }

@@ -41,7 +41,11 @@ impl Random {
     fn attributes(&mut self, depth: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         for _ in 0..self.below(6) {
-            let value = if depth == 0 || self.below(2) == 0 { self.noise(20) } else { self.attributes(depth - 1) };
+            let value = if depth == 0 || self.below(2) == 0 {
+                self.noise(20)
+            } else {
+                self.attributes(depth - 1)
+            };
             bytes.extend((self.length(4 + value.len()) as u16).to_ne_bytes());
             let flags = [0, 0x8000, 0x4000][self.below(3)];
             bytes.extend((self.below(60) as u16 | flags).to_ne_bytes());
@@ -84,7 +88,8 @@ fn walk(bytes: &[u8], depth: usize) {
     for (kind, value) in attributes(bytes) {
         count += 1;
         assert!(kind < 1 << 14 && value.len() + 4 <= bytes.len());
-        let _ = (text(value), address(value), u16_at(value, 0), u32_at(value, 1), be16_at(value, 2));
+        let _ =
+            (text(value), address(value), u16_at(value, 0), u32_at(value, 1), be16_at(value, 2));
         if depth > 0 {
             walk(value, depth - 1);
         }
@@ -104,9 +109,12 @@ fn readers_end_and_never_panic_on_random_bytes() {
         let body = random.body();
         for body in found.iter().map(|message| message.body).chain([&body[..]]) {
             walk(body, 4);
-            objects += usize::from(links::link(body).is_some()) + usize::from(links::assigned(body).is_some());
-            objects += usize::from(switch::neighbour(body).is_some()) + usize::from(switch::uplink(body).is_some());
-            objects += usize::from(routes::host(body).is_some()) + usize::from(sockets::seen(body).is_some());
+            objects += usize::from(links::link(body).is_some())
+                + usize::from(links::assigned(body).is_some());
+            objects += usize::from(switch::neighbour(body).is_some())
+                + usize::from(switch::uplink(body).is_some());
+            objects += usize::from(routes::host(body).is_some())
+                + usize::from(sockets::seen(body).is_some());
             objects += usize::from(conntrack::tracked(body).is_some());
         }
     }

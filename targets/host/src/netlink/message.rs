@@ -9,7 +9,13 @@ const NESTED: u16 = 0x8000;
 
 /// Appends a message with a header around its body. `flags` are those of [`super::flags`]; the
 /// sequence number comes back with the answers.
-pub fn message(to: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: impl FnOnce(&mut Vec<u8>)) {
+pub fn message(
+    to: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: impl FnOnce(&mut Vec<u8>),
+) {
     let start = to.len();
     to.extend([0; 4]);
     to.extend(kind.to_ne_bytes());

@@ -49,7 +49,9 @@ impl Socket {
     /// As [`Socket::open`]; EPERM where the kernel does not tell this user of such changes.
     pub fn subscribed(protocol: Protocol, groups: u32) -> io::Result<Self> {
         // SAFETY: socket(2) takes no memory.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.number()) };
+        let fd = unsafe {
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol.number())
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -61,7 +63,9 @@ impl Socket {
         address.nl_family = libc::AF_NETLINK as u16;
         address.nl_groups = groups;
         // SAFETY: the address lives across the call, which reads no more than its size.
-        let done = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) };
+        let done = unsafe {
+            libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32)
+        };
         if done < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -84,7 +88,12 @@ impl Socket {
     /// The kernel's error number where it refuses the request or fails meanwhile; an error without
     /// a number where changes interrupted every attempt; or the socket fails, with ENOBUFS where
     /// notifications overran it.
-    pub fn dump<T>(&mut self, kind: u16, body: &[u8], each: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+    pub fn dump<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        each: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         for _ in 0..DUMP_TRIES {
             self.send_one(kind, DUMP, body)?;
             let (mut found, mut whole) = (Vec::new(), true);
@@ -108,7 +117,12 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel's error number where it refuses, or the socket fails.
-    pub fn ask<T>(&mut self, kind: u16, body: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Option<T>> {
+    pub fn ask<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Option<T>> {
         self.send_one(kind, 0, body)?;
         self.answers(|message| {
             Some(match message.answer() {
@@ -144,7 +158,9 @@ impl Socket {
         let mut any = false;
         loop {
             match self.receive(libc::MSG_DONTWAIT) {
-                Ok(length) => any |= messages(&self.buffer[..length]).any(|message| concerns(message.kind)),
+                Ok(length) => {
+                    any |= messages(&self.buffer[..length]).any(|message| concerns(message.kind))
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
                 Err(_) => return any,
             }
@@ -154,7 +170,8 @@ impl Socket {
     pub(super) fn set(&self, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
         let (fd, length) = (self.as_raw_fd(), size_of_val(&value) as libc::socklen_t);
         // SAFETY: `value` lives across the call, which reads no more than its size.
-        let done = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
+        let done =
+            unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -177,10 +194,14 @@ impl Socket {
 
     /// Reads answers to the last request until `each` says how it ended. Others are left over from
     /// a request that failed half-way, or notifications.
-    fn answers<T>(&mut self, mut each: impl FnMut(Message<'_>) -> Option<io::Result<T>>) -> io::Result<T> {
+    fn answers<T>(
+        &mut self,
+        mut each: impl FnMut(Message<'_>) -> Option<io::Result<T>>,
+    ) -> io::Result<T> {
         loop {
             let length = self.receive(0)?;
-            for message in messages(&self.buffer[..length]).filter(|m| m.sequence == self.sequence) {
+            for message in messages(&self.buffer[..length]).filter(|m| m.sequence == self.sequence)
+            {
                 if let Some(end) = each(message) {
                     return end;
                 }
@@ -244,18 +265,28 @@ mod tests {
         let mut socket = Socket::open(Protocol::Route).unwrap();
         let bodies = socket.request(libc::RTM_GETLINK, 0, &about(1)).unwrap();
         assert_eq!(bodies.iter().map(|body| u32_at(body, 4)).collect::<Vec<_>>(), [Some(1)]);
-        assert_eq!(socket.ask(libc::RTM_GETLINK, &about(1), |body| u32_at(body, 4)).unwrap(), Some(1));
+        assert_eq!(
+            socket.ask(libc::RTM_GETLINK, &about(1), |body| u32_at(body, 4)).unwrap(),
+            Some(1)
+        );
         let gone = about(u32::MAX >> 1);
         let error = socket.request(libc::RTM_GETLINK, 0, &gone).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
-        assert_eq!(socket.ask(libc::RTM_GETLINK, &gone, |_| Some(())).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(
+            socket.ask(libc::RTM_GETLINK, &gone, |_| Some(())).unwrap_err().raw_os_error(),
+            Some(libc::ENODEV)
+        );
         // What is left over from the refusal does not answer the next question.
-        assert_eq!(socket.ask(libc::RTM_GETLINK, &about(1), |body| u32_at(body, 4)).unwrap(), Some(1));
+        assert_eq!(
+            socket.ask(libc::RTM_GETLINK, &about(1), |body| u32_at(body, 4)).unwrap(),
+            Some(1)
+        );
     }
 
     #[test]
     fn a_family_that_is_not_there_is_an_error() {
-        let error = Socket::open(Protocol::Generic).unwrap().request(0xfff0, 0, &[0; 4]).unwrap_err();
+        let error =
+            Socket::open(Protocol::Generic).unwrap().request(0xfff0, 0, &[0; 4]).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
 

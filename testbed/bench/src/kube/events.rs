@@ -98,7 +98,8 @@ pub async fn run(progress: &mut impl FnMut(String)) -> Result<Report> {
     create(&client, &namespace).await?;
     let node = big.node_name(5);
     create(&client, &pod("target", &node, None)).await?;
-    patch_status(&client, "Pod", Some("bench"), "target", &status(Ipv4Addr::new(11, 0, 0, 1))).await?;
+    patch_status(&client, "Pod", Some("bench"), "target", &status(Ipv4Addr::new(11, 0, 0, 1)))
+        .await?;
     let agent = Agent::start(&server, &node)?;
     agent.wait_for(Switched::Address(Ipv4Addr::new(11, 0, 0, 1)))?;
     let endpoint = agent.endpoint("bench/target").await?;
@@ -136,7 +137,8 @@ impl Agent {
             let host = Probe::new(Ebpf::private(Config::default())?, sender);
             let until = async { drop(stopped.await) };
             let metrics = Metrics::new(own.pin_dir.clone());
-            runtime.block_on(cluster_loop::serve(&own, source, metrics, host, Interfaces, until))?;
+            runtime
+                .block_on(cluster_loop::serve(&own, source, metrics, host, Interfaces, until))?;
             Ok(())
         };
         let thread = std::thread::Builder::new().name("agent".into()).spawn(work)?;
@@ -148,7 +150,10 @@ impl Agent {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (found, at) = self.switched.recv_timeout(left).with_context(|| format!("{what:?} is not enforced"))?;
+            let (found, at) = self
+                .switched
+                .recv_timeout(left)
+                .with_context(|| format!("{what:?} is not enforced"))?;
             if found == what {
                 return Ok(at);
             }
@@ -246,9 +251,11 @@ async fn single_policies(agent: &Agent, client: &Client, endpoint: EndpointId) -
 /// take so many requests, and their watchers see the same events.
 async fn load(agent: &Agent, server: &Server, client: &Client) -> Result<Load> {
     let storage = Storage::of(server)?;
-    let address = |number: usize| Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(12, 0, 0, 0)) + number as u32);
+    let address =
+        |number: usize| Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(12, 0, 0, 0)) + number as u32);
     let object = |number: usize| {
-        let mut pod = pod(&format!("churn-{}", number % CHURNING), "elsewhere", Some(address(number)));
+        let mut pod =
+            pod(&format!("churn-{}", number % CHURNING), "elsewhere", Some(address(number)));
         pod["metadata"]["uid"] = json!(format!("churn-{}", number % CHURNING));
         pod
     };
@@ -276,10 +283,9 @@ async fn load(agent: &Agent, server: &Server, client: &Client) -> Result<Load> {
         }
     }
     let lost = last.iter().filter(|a| !enforced.contains_key(a)).count();
-    let times = written
-        .iter()
-        .enumerate()
-        .filter_map(|(number, sent)| Some(enforced.get(&address(number))?.saturating_duration_since(*sent)));
+    let times = written.iter().enumerate().filter_map(|(number, sent)| {
+        Some(enforced.get(&address(number))?.saturating_duration_since(*sent))
+    });
     let latency = Spread::of(times.collect())?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let afterwards = single_pods(agent, client, 1, 50).await?.since_answer;

@@ -43,7 +43,8 @@ impl Spread {
     pub fn of(mut times: Vec<Duration>) -> Result<Self> {
         anyhow::ensure!(!times.is_empty(), "nothing was measured");
         times.sort_unstable();
-        let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1e3;
+        let at =
+            |q: f64| times[((times.len() - 1) as f64 * q).round() as usize].as_secs_f64() * 1e3;
         Ok(Self { p50: at(0.5), p99: at(0.99), max: at(1.0) })
     }
 }
@@ -54,7 +55,8 @@ impl Spread {
 /// The caller is not root, there is no API server, or the agent does not keep up.
 pub fn run(mut progress: impl FnMut(String)) -> Result<Section> {
     let mut section = Section::new("Beside a real API server", &["what", "median", "p99", "max"]);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let latency = runtime.block_on(events::run(&mut progress))?;
     let mut row = |what: &str, spread: Spread| {
         let cell = |ms: f64| format!("{ms:.2} ms");
@@ -70,7 +72,9 @@ pub fn run(mut progress: impl FnMut(String)) -> Result<Section> {
         "load: {} pod events in {:.1} s, {:.0} a second, {} lost",
         latency.load.events, latency.load.seconds, latency.load.rate, latency.load.lost
     ));
-    for (what, spread) in [("pod", latency.pods.since_answer), ("policy", latency.policies.since_answer)] {
+    for (what, spread) in
+        [("pod", latency.pods.since_answer), ("policy", latency.policies.since_answer)]
+    {
         section.at_most(&format!("{what} event, median, ms"), spread.p50, 5.0);
         section.at_most(&format!("{what} event, 99th percentile, ms"), spread.p99, 50.0);
     }
@@ -78,7 +82,8 @@ pub fn run(mut progress: impl FnMut(String)) -> Result<Section> {
     section.at_most("99th percentile after the load, ms", latency.load.afterwards.p99, 50.0);
     let start = runtime.block_on(start::run(&mut progress))?;
     section.notes.push(format!(
-        "start with {} pods, {} policies: {:.1} s to enforced, {:.0} MiB resident at most, {:.0} MiB afterwards",
+        "start with {} pods, {} policies: {:.1} s to enforced, {:.0} MiB resident at most, {:.0} \
+         MiB afterwards",
         start.pods, start.policies, start.seconds, start.peak_mib, start.resident_mib
     ));
     section.at_most("start with 100,000 pods, s", start.seconds, 10.0);

@@ -95,7 +95,13 @@ impl NodeTarget for Probe {
         Ok(())
     }
 
-    fn adopt(&mut self, _: EndpointId, _: Incarnation, _: &Connection, _: Origin) -> Result<Taken, Error> {
+    fn adopt(
+        &mut self,
+        _: EndpointId,
+        _: Incarnation,
+        _: &Connection,
+        _: Origin,
+    ) -> Result<Taken, Error> {
         Ok(Taken::Known)
     }
 }

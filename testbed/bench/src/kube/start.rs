@@ -41,7 +41,9 @@ pub async fn fill(server: &Server, big: &Big) -> Result<()> {
         manifest::namespace(&name, &labels)
     };
     storage.put_all((0..big.namespaces).map(named)).await?;
-    storage.put_all((0..big.nodes()).map(|n| manifest::node(&big.node_name(n), &big.node(n)))).await?;
+    storage
+        .put_all((0..big.nodes()).map(|n| manifest::node(&big.node_name(n), &big.node(n))))
+        .await?;
     storage.put_all(big.pods().map(|pod| manifest::pod(&pod))).await?;
     storage.put_all(big.policies().map(|policy| manifest::policy(&policy))).await
 }
@@ -70,7 +72,8 @@ pub async fn run(progress: &mut impl FnMut(String)) -> Result<Start> {
     std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
     loop {
         let left = Duration::from_secs(120).saturating_sub(began.elapsed());
-        let line = receiver.recv_timeout(left).context("the agent is not in step after two minutes")?;
+        let line =
+            receiver.recv_timeout(left).context("the agent is not in step after two minutes")?;
         if line.contains("in step") && !line.contains("not in step") {
             break;
         }
@@ -89,7 +92,8 @@ pub async fn run(progress: &mut impl FnMut(String)) -> Result<Start> {
 
 /// A field of /proc/PID/status, in MiB.
 fn memory(process: u32, field: &str) -> Result<f64> {
-    let status = std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("status"))?;
+    let status =
+        std::fs::read_to_string(Path::new("/proc").join(process.to_string()).join("status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix(field)).context("no such field")?;
     let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib / 1024.0)
@@ -107,8 +111,12 @@ impl Drop for Agent {
         // It may have ended by itself, and then there is nothing to remove.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ =
-            Command::new(&self.program).arg("detach").arg("--pin-dir").arg(&self.pins).stdout(Stdio::null()).status();
+        let _ = Command::new(&self.program)
+            .arg("detach")
+            .arg("--pin-dir")
+            .arg(&self.pins)
+            .stdout(Stdio::null())
+            .status();
     }
 }
 

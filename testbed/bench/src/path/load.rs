@@ -91,7 +91,8 @@ impl Server {
         self.stop.store(true, Ordering::Relaxed);
         let address = self.address;
         // Wakes the acceptor.
-        let woken = pod.run(move || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok());
+        let woken =
+            pod.run(move || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok());
         if let (Ok(true), Some(acceptor)) = (woken, self.acceptor.take()) {
             // A panic there has been printed already.
             let _ = acceptor.join();

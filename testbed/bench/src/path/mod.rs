@@ -9,12 +9,14 @@
 mod load;
 mod rivals;
 
-use std::{collections::BTreeMap, io::Write as _, net::Ipv4Addr, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, io::Write as _, net::Ipv4Addr, process::Stdio, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
-    Ports, Protocol, Requirement, Rule, Selector,
+    Block, Cluster, Isolation, Labels, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
+    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_testbed::{
     netns::{Net, NodeSpec, PodSpec, Site, Spec},
@@ -49,7 +51,8 @@ pub enum Contender {
 }
 
 impl Contender {
-    const ALL: [Contender; 4] = [Contender::None, Contender::Netpolc, Contender::Nftables, Contender::Ipset];
+    const ALL: [Contender; 4] =
+        [Contender::None, Contender::Netpolc, Contender::Nftables, Contender::Ipset];
 
     fn title(self) -> &'static str {
         match self {
@@ -84,8 +87,10 @@ pub struct PathReport {
 impl PathReport {
     /// Column titles and rows for a table.
     pub fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let titles =
-            std::iter::once("ratio to no policy").chain(Load::ALL.map(Load::title)).map(String::from).collect();
+        let titles = std::iter::once("ratio to no policy")
+            .chain(Load::ALL.map(Load::title))
+            .map(String::from)
+            .collect();
         let row = |contender: &Contender| {
             let figures = self.figures.get(contender.title());
             let cell = |load: Load| {
@@ -117,9 +122,17 @@ impl Lane {
         // One segment a packet, or as many as fit: what the sending device hands on.
         let segments = if load == Load::Segments { "1" } else { "65535" };
         let args = ["link", "set", "dev", "eth0", "gso_max_segs", segments];
-        let done =
-            client.command("ip").args(args).stderr(Stdio::piped()).output().context("ip link set gso_max_segs")?;
-        ensure!(done.status.success(), "ip link set gso_max_segs: {}", String::from_utf8_lossy(&done.stderr).trim());
+        let done = client
+            .command("ip")
+            .args(args)
+            .stderr(Stdio::piped())
+            .output()
+            .context("ip link set gso_max_segs")?;
+        ensure!(
+            done.status.success(),
+            "ip link set gso_max_segs: {}",
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
         Ok(load::run(client, self.server.address(), load, LENGTH)?)
     }
 }
@@ -157,7 +170,8 @@ pub fn run(rounds: usize, mut progress: impl FnMut(String)) -> Result<PathReport
         let scale = &rates[&(Contender::None, load)];
         report.scale.insert(load.title(), quantile(scale.clone(), 0.5));
         for contender in Contender::ALL {
-            let ratios: Vec<f64> = rates[&(contender, load)].iter().zip(scale).map(|(a, b)| a / b).collect();
+            let ratios: Vec<f64> =
+                rates[&(contender, load)].iter().zip(scale).map(|(a, b)| a / b).collect();
             let noise = (quantile(ratios.clone(), 0.75) - quantile(ratios.clone(), 0.25)) / 2.0;
             let figure = Figure { ratio: quantile(ratios, 0.5), noise };
             report.figures.entry(contender.title()).or_default().insert(load.title(), figure);
@@ -187,7 +201,8 @@ fn policies() -> Vec<PodPolicy> {
     let policy = |i: usize, rng: &mut Rng| {
         let mut peers: Vec<_> = (0..4)
             .map(|_| {
-                let bits = Ipv4Addr::new(172, 16, 0, 0).to_bits() + ((rng.below(1 << 12) as u32) << 8);
+                let bits =
+                    Ipv4Addr::new(172, 16, 0, 0).to_bits() + ((rng.below(1 << 12) as u32) << 8);
                 ipnetwork::Ipv4Network::new(Ipv4Addr::from_bits(bits), 24).expect("24 bits")
             })
             .collect();
@@ -213,7 +228,10 @@ fn lane(contender: Contender, policies: &[PodPolicy]) -> Result<Lane> {
         network: PodNetwork::Own,
     };
     let spec = Spec {
-        nodes: vec![NodeSpec { name: NODE.into(), addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()] }],
+        nodes: vec![NodeSpec {
+            name: NODE.into(),
+            addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()],
+        }],
         pods: vec![pod("server", pod_address(0)), pod("client", pod_address(POLICIES))],
         outside: vec![],
     };
@@ -233,8 +251,12 @@ fn lane(contender: Contender, policies: &[PodPolicy]) -> Result<Lane> {
         }
     };
     let client = net.pod(&key("client"))?;
-    for (name, value) in [("net/ipv4/tcp_tw_reuse", "1"), ("net/ipv4/ip_local_port_range", "1100 65000")] {
-        client.run(|| std::fs::write(format!("/proc/sys/{name}"), value))?.with_context(|| format!("sysctl {name}"))?;
+    for (name, value) in
+        [("net/ipv4/tcp_tw_reuse", "1"), ("net/ipv4/ip_local_port_range", "1100 65000")]
+    {
+        client
+            .run(|| std::fs::write(format!("/proc/sys/{name}"), value))?
+            .with_context(|| format!("sysctl {name}"))?;
     }
     let server = Server::start(net.pod(&key("server"))?, (pod_address(0), PORT).into())?;
     Ok(Lane { contender, net, server, enforced })
@@ -245,7 +267,12 @@ fn feed(node: &Site, program: &str, args: &[&str], text: &str) -> Result<()> {
     let mut command = node.command(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("{program}: is it installed?"))?;
-    child.stdin.take().context("a pipe")?.write_all(text.as_bytes()).with_context(|| program.to_string())?;
+    child
+        .stdin
+        .take()
+        .context("a pipe")?
+        .write_all(text.as_bytes())
+        .with_context(|| program.to_string())?;
     let done = child.wait_with_output()?;
     ensure!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr).trim());
     Ok(())
@@ -266,19 +293,24 @@ fn cluster(policies: &[PodPolicy]) -> Cluster {
     };
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("bench".into(), Labels::default());
-    cluster.nodes.insert(NODE.into(), Node { addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()] });
+    cluster
+        .nodes
+        .insert(NODE.into(), Node { addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()] });
     let client = pod("client", pod_address(POLICIES));
     cluster.pods.insert(client.key.clone(), client);
     for (i, policy) in policies.iter().enumerate() {
         let name: Arc<str> = if i == 0 { "server".into() } else { format!("pod{i}").into() };
         let pod = pod(&name, policy.pod);
-        let block = |p: &ipnetwork::Ipv4Network| Peer::Block(Block { cidr: (*p).into(), except: vec![] });
-        let port = |&(first, last): &(u16, u16)| Port::Range { protocol: Protocol::Tcp, first, last };
+        let block =
+            |p: &ipnetwork::Ipv4Network| Peer::Block(Block { cidr: (*p).into(), except: vec![] });
+        let port =
+            |&(first, last): &(u16, u16)| Port::Range { protocol: Protocol::Tcp, first, last };
         let rule = Rule {
             peers: Peers::Listed(policy.peers.iter().map(block).collect()),
             ports: Ports::Listed(policy.ports.iter().map(port).collect()),
         };
-        let requirement = Requirement { key: "pod".into(), operator: Operator::In(vec![name.clone()]) };
+        let requirement =
+            Requirement { key: "pod".into(), operator: Operator::In(vec![name.clone()]) };
         let policy = Policy {
             key: pod.key.clone(),
             selector: Selector { requirements: vec![requirement] },

@@ -23,17 +23,31 @@ pub fn nft(policies: &[PodPolicy]) -> String {
     let list = |items: Vec<String>| items.join(", ");
     for (i, policy) in policies.iter().enumerate() {
         let peers = list(policy.peers.iter().map(|p| p.to_string()).collect());
-        let ports =
-            list(policy.ports.iter().map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") }).collect());
-        let _ =
-            writeln!(text, "set peers{i} {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {peers} }} }}");
+        let ports = list(
+            policy
+                .ports
+                .iter()
+                .map(|(a, b)| if a == b { a.to_string() } else { format!("{a}-{b}") })
+                .collect(),
+        );
         let _ = writeln!(
             text,
-            "set ports{i} {{ type inet_service; flags interval; auto-merge; elements = {{ {ports} }} }}"
+            "set peers{i} {{ type ipv4_addr; flags interval; auto-merge; elements = {{ {peers} }} \
+             }}"
         );
-        let _ = writeln!(text, "chain pod{i} {{ ip saddr @peers{i} tcp dport @ports{i} accept; drop; }}");
+        let _ = writeln!(
+            text,
+            "set ports{i} {{ type inet_service; flags interval; auto-merge; elements = {{ {ports} \
+             }} }}"
+        );
+        let _ = writeln!(
+            text,
+            "chain pod{i} {{ ip saddr @peers{i} tcp dport @ports{i} accept; drop; }}"
+        );
     }
-    let jumps = list(policies.iter().enumerate().map(|(i, p)| format!("{} : jump pod{i}", p.pod)).collect());
+    let jumps = list(
+        policies.iter().enumerate().map(|(i, p)| format!("{} : jump pod{i}", p.pod)).collect(),
+    );
     let _ = writeln!(text, "map pods {{ type ipv4_addr : verdict; elements = {{ {jumps} }} }}");
     text.push_str("chain forward { type filter hook forward priority 0; policy accept;\n");
     text.push_str("ct state established,related accept\nip daddr vmap @pods\n}\n}\n");
@@ -45,8 +59,10 @@ pub fn nft(policies: &[PodPolicy]) -> String {
 pub fn ipset(policies: &[PodPolicy]) -> String {
     let ports = |p: &PodPolicy| p.ports.iter().map(|(a, b)| usize::from(b - a) + 1).sum::<usize>();
     let entries: usize = policies.iter().map(|p| p.peers.len() * ports(p)).sum();
-    let mut text =
-        format!("create allowed hash:ip,port,net maxelem {}\ncreate policed hash:ip maxelem 65536\n", entries + 1);
+    let mut text = format!(
+        "create allowed hash:ip,port,net maxelem {}\ncreate policed hash:ip maxelem 65536\n",
+        entries + 1
+    );
     for policy in policies {
         let _ = writeln!(text, "add policed {}", policy.pod);
         for peer in &policy.peers {
@@ -78,6 +94,10 @@ mod tests {
         let text = nft(std::slice::from_ref(&policy));
         assert!(text.contains("10.0.0.1 : jump pod0") && text.contains("{ 80, 90-99 }"), "{text}");
         let text = ipset(&[policy]);
-        assert!(text.contains("maxelem 12\n") && text.contains("add allowed 10.0.0.1,tcp:90-99,10.9.0.0/24"), "{text}");
+        assert!(
+            text.contains("maxelem 12\n")
+                && text.contains("add allowed 10.0.0.1,tcp:90-99,10.9.0.0/24"),
+            "{text}"
+        );
     }
 }

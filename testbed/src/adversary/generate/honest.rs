@@ -35,7 +35,14 @@ impl Generator {
             }
             let (source, destination) = (self.own(from, v6), self.own(to, v6));
             let icmp = if v6 { number::ICMPV6 } else { number::ICMP };
-            let protocol = *self.rng.pick(&[number::UDP, number::UDP, number::TCP, number::TCP, number::SCTP, icmp]);
+            let protocol = *self.rng.pick(&[
+                number::UDP,
+                number::UDP,
+                number::TCP,
+                number::TCP,
+                number::SCTP,
+                icmp,
+            ]);
             let port = self.destination_port();
             let asked = if protocol == icmp { None } else { Some(port) };
             // Few, so that pods' shares of connections suffice for a whole campaign; away from DHCP
@@ -45,7 +52,8 @@ impl Generator {
             let local = 1_200 + 4 * (self.round % 512) as u16 + self.rng.below(4) as u16;
             // Both ends of an echo have one number.
             let remote = if protocol == icmp { local } else { port };
-            let flow = Flow { protocol, source: (source, local), destination: (destination, remote) };
+            let flow =
+                Flow { protocol, source: (source, local), destination: (destination, remote) };
             if !judge.allows(from, to, flow, asked) || port == 8472 {
                 continue;
             }
@@ -75,7 +83,8 @@ impl Generator {
                 number::UDP => bytes::udp(local, remote, &mark),
                 protocol => {
                     let id = local.to_be_bytes();
-                    let kind = if protocol == number::ICMP { echo } else { 128 + u8::from(echo == 0) };
+                    let kind =
+                        if protocol == number::ICMP { echo } else { 128 + u8::from(echo == 0) };
                     bytes::icmp(kind, 0, [id[0], id[1], 0, 1], &mark)
                 }
             };
@@ -107,7 +116,8 @@ impl Generator {
                     bytes::ip(draft.source, draft.destination, flow.protocol, &header, &body)
                 }
             };
-            let tags: &[(u16, u16)] = if style == Style::Priority { &[(number::VLAN, 0)] } else { &[] };
+            let tags: &[(u16, u16)] =
+                if style == Style::Priority { &[(number::VLAN, 0)] } else { &[] };
             let kind = bytes::ether_type(draft.destination);
             let frame = bytes::ethernet(draft.to_mac, draft.from_mac, tags, kind, &packet);
             let planned = self.push("honest", from, frame);
@@ -144,7 +154,8 @@ impl Generator {
         let length = *self.rng.pick(&[100, 1400, 3000]);
         let mut payload = vec![0x2e; length];
         // In each part that the kernel may make of it.
-        let places: Vec<usize> = [40, 1600, 2960].into_iter().filter(|at| at + MARK < length).collect();
+        let places: Vec<usize> =
+            [40, 1600, 2960].into_iter().filter(|at| at + MARK < length).collect();
         for (n, at) in places.iter().enumerate() {
             payload[*at..at + MARK].copy_from_slice(&mark(self.next_mark + n as u64));
         }

@@ -25,7 +25,9 @@ impl Generator {
         let (local, remote) = draft.ports;
         let v6 = !draft.destination.is_ipv4();
         let icmp = if v6 { number::ICMPV6 } else { number::ICMP };
-        if matches!(draft.ports, (67, 68) | (68, 67) | (546, 547) | (547, 546)) && self.rng.chance(80) {
+        if matches!(draft.ports, (67, 68) | (68, 67) | (546, 547) | (547, 546))
+            && self.rng.chance(80)
+        {
             return (number::UDP, bytes::udp(local, remote, mark));
         }
         match self.rng.below(100) {
@@ -37,14 +39,31 @@ impl Generator {
                 (number::SCTP, bytes::sctp(local, remote, chunk, mark))
             }
             68..78 => {
-                let usual: &[u8] =
-                    if v6 { &[128, 129, 130, 131, 132, 133, 143, 138, 139] } else { &[0, 8, 9, 10, 13, 14, 15, 17] };
-                let kind = if self.rng.chance(70) { *self.rng.pick(usual) } else { self.rng.below(256) as u8 };
-                (icmp, bytes::icmp(kind, 0, [local.to_be_bytes()[0], local.to_be_bytes()[1], 0, 1], mark))
+                let usual: &[u8] = if v6 {
+                    &[128, 129, 130, 131, 132, 133, 143, 138, 139]
+                } else {
+                    &[0, 8, 9, 10, 13, 14, 15, 17]
+                };
+                let kind = if self.rng.chance(70) {
+                    *self.rng.pick(usual)
+                } else {
+                    self.rng.below(256) as u8
+                };
+                (
+                    icmp,
+                    bytes::icmp(
+                        kind,
+                        0,
+                        [local.to_be_bytes()[0], local.to_be_bytes()[1], 0, 1],
+                        mark,
+                    ),
+                )
             }
             78..92 => (icmp, self.error(draft, mark)),
             _ => {
-                let protocol = *self.rng.pick(&[2, 4, 41, 47, 50, 59, 88, 94, 103, 112, 115, 136, 253, 255, 1, 58]);
+                let protocol = *self
+                    .rng
+                    .pick(&[2, 4, 41, 47, 50, 59, 88, 94, 103, 112, 115, 136, 253, 255, 1, 58]);
                 let head = [number::NONE, 0, 0, 0, 0, 0, 0, 0];
                 (protocol, [&head[..], mark].concat())
             }
@@ -62,11 +81,22 @@ impl Generator {
             // A live connection, the right way round or not.
             Some(flow) => {
                 let flow = if self.rng.chance(50) { flow } else { flow.reverse() };
-                bytes::quote(flow.source.0, flow.destination.0, flow.protocol, (flow.source.1, flow.destination.1))
+                bytes::quote(
+                    flow.source.0,
+                    flow.destination.0,
+                    flow.protocol,
+                    (flow.source.1, flow.destination.1),
+                )
             }
             None => {
-                let protocol =
-                    *self.rng.pick(&[number::UDP, number::TCP, number::SCTP, number::ICMP, number::ICMPV6, 47]);
+                let protocol = *self.rng.pick(&[
+                    number::UDP,
+                    number::TCP,
+                    number::SCTP,
+                    number::ICMP,
+                    number::ICMPV6,
+                    47,
+                ]);
                 let (a, b) = match self.rng.below(4) {
                     0..2 => (draft.destination, draft.source),
                     2 => (draft.source, draft.destination),
@@ -86,8 +116,14 @@ impl Generator {
     }
 
     /// An IP packet around `body`, and what is odd about it.
-    pub(super) fn layer3(&mut self, draft: &Draft, protocol: u8, body: &[u8]) -> (&'static str, Vec<u8>) {
-        let header = Header { hops: *self.rng.pick(&[64, 64, 64, 64, 255, 255, 2, 1]), ..Header::default() };
+    pub(super) fn layer3(
+        &mut self,
+        draft: &Draft,
+        protocol: u8,
+        body: &[u8],
+    ) -> (&'static str, Vec<u8>) {
+        let header =
+            Header { hops: *self.rng.pick(&[64, 64, 64, 64, 255, 255, 2, 1]), ..Header::default() };
         let Draft { source, destination, .. } = *draft;
         let plain = |header: &Header| bytes::ip(source, destination, protocol, header, body);
         match self.rng.below(20) {
@@ -136,9 +172,15 @@ impl Generator {
 
     /// A chain of one to ten extension headers, sometimes with a fragment header in it.
     fn extended(&mut self, draft: &Draft, protocol: u8, body: &[u8], header: &Header) -> Vec<u8> {
-        let count = if self.rng.chance(80) { self.rng.within(1, 3) } else { self.rng.within(7, 10) };
-        let kinds =
-            [number::HOP_BY_HOP, number::ROUTING, number::AUTHENTICATION, number::DESTINATION, number::MOBILITY];
+        let count =
+            if self.rng.chance(80) { self.rng.within(1, 3) } else { self.rng.within(7, 10) };
+        let kinds = [
+            number::HOP_BY_HOP,
+            number::ROUTING,
+            number::AUTHENTICATION,
+            number::DESTINATION,
+            number::MOBILITY,
+        ];
         let mut chain = self.rng.list(count, |rng| *rng.pick(&kinds));
         if self.rng.chance(15) {
             chain.push(number::FRAGMENT);
@@ -239,12 +281,18 @@ impl Generator {
             1 => {
                 let ppp: u16 = if draft.destination.is_ipv4() { 0x21 } else { 0x57 };
                 let length = (packet.len() as u16 + 2).to_be_bytes();
-                let body = [&[0x11, 0, 0, 1, length[0], length[1]][..], &ppp.to_be_bytes(), &packet].concat();
+                let body =
+                    [&[0x11, 0, 0, 1, length[0], length[1]][..], &ppp.to_be_bytes(), &packet]
+                        .concat();
                 (0x8864, tags, body)
             }
             // MPLS, bottom of stack.
             2 => (0x8847, tags, [&[0, 1, 1, 64][..], &packet].concat()),
-            _ => (*self.rng.pick(&[0x88e7, 0x9100, 0x6558, 0x0003, 0x0600, 0xffff, 0x86dd, 0x0800]), tags, packet),
+            _ => (
+                *self.rng.pick(&[0x88e7, 0x9100, 0x6558, 0x0003, 0x0600, 0xffff, 0x86dd, 0x0800]),
+                tags,
+                packet,
+            ),
         }
     }
 }

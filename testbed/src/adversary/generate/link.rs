@@ -16,14 +16,16 @@ impl Generator {
         let mut draft = self.draft();
         let own = self.own(draft.from, false);
         let sender = if self.rng.chance(50) { own } else { self.any_address(false) };
-        let hardware = if self.rng.chance(80) { self.world.mac(draft.from) } else { draft.from_mac };
+        let hardware =
+            if self.rng.chance(80) { self.world.mac(draft.from) } else { draft.from_mac };
         let target = self.any_address(false);
         if self.rng.chance(50) {
             draft.to_mac = [0xff; 6];
         }
         let operation = *self.rng.pick(&[1, 1, 2, 2, 2, 3, 8, 9]);
         let mark = self.stamp();
-        let body = [&bytes::arp(operation, (hardware, sender), (draft.to_mac, target))[..], &mark].concat();
+        let body = [&bytes::arp(operation, (hardware, sender), (draft.to_mac, target))[..], &mark]
+            .concat();
         let frame = bytes::ethernet(draft.to_mac, draft.from_mac, &[], number::ARP, &body);
         self.push("ARP", draft.from, frame);
     }
@@ -55,7 +57,8 @@ impl Generator {
             _ => self.any_address(true),
         };
         let mark = self.stamp();
-        let mut body = bytes::icmp(kind, 0, if kind == 136 { [0x20, 0, 0, 0] } else { [0; 4] }, &[]);
+        let mut body =
+            bytes::icmp(kind, 0, if kind == 136 { [0x20, 0, 0, 0] } else { [0; 4] }, &[]);
         if let IpAddr::V6(target) = target
             && kind >= 135
         {
@@ -72,7 +75,8 @@ impl Generator {
         let padding = *self.rng.pick(&[0, 0, 0, 8, 600, 1300]);
         body.extend(vec![0x2e; padding]);
         body.extend(mark);
-        let header = Header { hops: if self.rng.chance(85) { 255 } else { 64 }, ..Header::default() };
+        let header =
+            Header { hops: if self.rng.chance(85) { 255 } else { 64 }, ..Header::default() };
         let packet = if self.rng.chance(10) {
             let (next, front) = match self.rng.below(2) {
                 0 => (number::FRAGMENT, bytes::fragment(number::ICMPV6, 0, false, self.id())),
@@ -84,10 +88,13 @@ impl Generator {
         };
         let to_mac = match destination {
             IpAddr::V6(a) if a.is_multicast() => [0x33, 0x33, 0, 0, 0, 1],
-            address => self.world.places().find(|p| self.world.owns(*p, address)).map_or(draft.to_mac, |to| match to {
-                Place::Pod(_) if self.world.same_link(from, to) => self.world.mac(to),
-                _ => self.world.gateway(from),
-            }),
+            address => self.world.places().find(|p| self.world.owns(*p, address)).map_or(
+                draft.to_mac,
+                |to| match to {
+                    Place::Pod(_) if self.world.same_link(from, to) => self.world.mac(to),
+                    _ => self.world.gateway(from),
+                },
+            ),
         };
         let frame = bytes::ethernet(to_mac, draft.from_mac, &[], number::IPV6, &packet);
         self.push("discovery", from, frame);

@@ -221,7 +221,11 @@ impl Generator {
     fn way(&mut self, from: Place, to: Place) -> Mac {
         let neighbours = self.world.same_link(from, to);
         // Over the bridge's own address the node routes it.
-        if neighbours && !self.rng.chance(15) { self.world.mac(to) } else { self.world.gateway(from) }
+        if neighbours && !self.rng.chance(15) {
+            self.world.mac(to)
+        } else {
+            self.world.gateway(from)
+        }
     }
 
     /// Somebody sends something to somebody, by chance in another's name.
@@ -277,7 +281,14 @@ impl Generator {
         let to_mac = self.way(from, to);
         let ports = (flow.source.1, flow.destination.1);
         let from_mac = self.world.mac(from);
-        Draft { from, source: flow.source.0, destination: flow.destination.0, from_mac, to_mac, ports }
+        Draft {
+            from,
+            source: flow.source.0,
+            destination: flow.destination.0,
+            from_mac,
+            to_mac,
+            ports,
+        }
     }
 
     /// A number for the fragments of one packet.
@@ -288,6 +299,12 @@ impl Generator {
 
     /// The frame of a draft without tags.
     fn plain_frame(&self, draft: &Draft, packet: &[u8]) -> Vec<u8> {
-        bytes::ethernet(draft.to_mac, draft.from_mac, &[], bytes::ether_type(draft.destination), packet)
+        bytes::ethernet(
+            draft.to_mac,
+            draft.from_mac,
+            &[],
+            bytes::ether_type(draft.destination),
+            packet,
+        )
     }
 }

@@ -73,7 +73,9 @@ impl Generator {
         let mut parts: Vec<(u16, bool, Vec<u8>, u8)> = whole
             .chunks(size)
             .enumerate()
-            .map(|(n, part)| ((n * size) as u16, (n + 1) * size < whole.len(), part.to_vec(), protocol))
+            .map(|(n, part)| {
+                ((n * size) as u16, (n + 1) * size < whole.len(), part.to_vec(), protocol)
+            })
             .collect();
         match trick {
             Trick::InOrder | Trick::Tiny => {}
@@ -95,7 +97,8 @@ impl Generator {
             }
             Trick::Overwrite => parts[1].0 = 8,
             Trick::OtherProtocol => {
-                let other = *self.rng.pick(&[number::TCP, number::UDP, number::SCTP, 0, 47, 60, 58, 1]);
+                let other =
+                    *self.rng.pick(&[number::TCP, number::UDP, number::SCTP, 0, 47, 60, 58, 1]);
                 parts[1..].iter_mut().for_each(|p| p.3 = other);
             }
             Trick::Atomic => {
@@ -131,7 +134,13 @@ impl Generator {
     }
 
     /// One fragment; `front` is a whole routing header or nothing.
-    pub(super) fn piece(&mut self, draft: &Draft, fragment: Fragment, front: &[u8], part: &[u8]) -> Vec<u8> {
+    pub(super) fn piece(
+        &mut self,
+        draft: &Draft,
+        fragment: Fragment,
+        front: &[u8],
+        part: &[u8],
+    ) -> Vec<u8> {
         let Fragment { protocol, offset, more, id } = fragment;
         if draft.destination.is_ipv4() {
             let fragment = (offset / 8) | if more { 0x2000 } else { 0 };

@@ -40,7 +40,8 @@ pub struct Planted {
 
 /// The connections that are made up in a round.
 pub fn planted(seed: u64, round: u64, world: &World) -> Vec<Planted> {
-    let mut rng = Rng::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(round) ^ 0x5bd1_e995_0000_0000);
+    let mut rng =
+        Rng::new(seed.wrapping_mul(0x9e37_79b9).wrapping_add(round) ^ 0x5bd1_e995_0000_0000);
     let owned = |rng: &mut Rng, place: Place, v6: bool| match world.pod(place) {
         Some(pod) => pod.addresses[usize::from(v6)],
         None => rng.pick(&[world.far, world.stranger])[usize::from(v6)],
@@ -95,7 +96,15 @@ impl Generator {
         std::mem::take(&mut self.out)
     }
 
-    fn planted_frame(&mut self, wave: usize, from: Place, to: Place, flow: Flow, flags: u8, chunk: u8) {
+    fn planted_frame(
+        &mut self,
+        wave: usize,
+        from: Place,
+        to: Place,
+        flow: Flow,
+        flags: u8,
+        chunk: u8,
+    ) {
         let mark = self.stamp();
         let (local, remote) = (flow.source.1, flow.destination.1);
         let body = match flow.protocol {

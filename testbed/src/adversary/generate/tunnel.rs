@@ -15,7 +15,8 @@ impl Generator {
         let from = outer.from;
         let v6 = !outer.destination.is_ipv4();
         let world = &self.world;
-        let ends = [world.node, world.node, world.node, world.far_node, world.far_node, world.bridge];
+        let ends =
+            [world.node, world.node, world.node, world.far_node, world.far_node, world.bridge];
         if self.rng.chance(85) {
             outer.destination = self.rng.pick(&ends)[usize::from(v6)];
         }
@@ -47,11 +48,21 @@ impl Generator {
     /// In VXLAN nine times of ten, since that is what the node has a device for.
     fn wrap(&mut self, inner: &Draft, packet: Vec<u8>) -> (u8, Vec<u8>) {
         if self.rng.chance(70) {
-            let to = *self.rng.pick(&[OVERLAY_MAC, OVERLAY_MAC, OVERLAY_MAC, FAR_OVERLAY_MAC, BRIDGE_MAC, [0xff; 6]]);
+            let to = *self.rng.pick(&[
+                OVERLAY_MAC,
+                OVERLAY_MAC,
+                OVERLAY_MAC,
+                FAR_OVERLAY_MAC,
+                BRIDGE_MAC,
+                [0xff; 6],
+            ]);
             let kind = bytes::ether_type(inner.destination);
             let frame = bytes::ethernet(to, [2, 0x11, 0x22, 0x33, 0x44, 0x55], &[], kind, &packet);
             let port = if self.rng.chance(90) { OVERLAY_PORT } else { 4789 };
-            return (number::UDP, bytes::udp(40_000 + self.rng.below(8) as u16, port, &bytes::vxlan(&frame)));
+            return (
+                number::UDP,
+                bytes::udp(40_000 + self.rng.below(8) as u16, port, &bytes::vxlan(&frame)),
+            );
         }
         let kind = bytes::ether_type(inner.destination).to_be_bytes();
         match *self.rng.pick(&number::TUNNELS) {

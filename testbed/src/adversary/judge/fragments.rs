@@ -15,7 +15,8 @@ use super::{
 impl Judge {
     /// S50: it follows a first one that may pass, or every port may.
     pub(super) fn later(&self, at: Place, packet: &Packet, sent: &Sent) -> Judged {
-        let policed = self.is_isolated(sent.place, Direction::Egress) || self.is_isolated(at, Direction::Ingress);
+        let policed = self.is_isolated(sent.place, Direction::Egress)
+            || self.is_isolated(at, Direction::Ingress);
         if !policed {
             return Ok(());
         }
@@ -25,7 +26,8 @@ impl Judge {
             return wrong(Kind::Fragment, "it overwrites the first one's flags (RFC 3128)");
         }
         let key = (packet.source, packet.destination, fragment.protocol, fragment.id);
-        let firsts = self.firsts.get(&key).into_iter().chain(self.case_firsts.get(&sent.case)).flatten();
+        let firsts =
+            self.firsts.get(&key).into_iter().chain(self.case_firsts.get(&sent.case)).flatten();
         let same = |p: &&Packet| (p.source, p.destination) == (packet.source, packet.destination);
         let passes = |first: &Packet| {
             let error = first.is_error() && self.error(at, first, sent.place).is_ok();
@@ -50,8 +52,14 @@ impl Judge {
                 .filter(|(t, _)| *t == transport)
                 .filter_map(|(_, port)| *port)
                 .chain([0])
-                .all(|port| self.passes(sent.place, at, flow(port), Some(port), Event::Alone).is_ok()),
+                .all(|port| {
+                    self.passes(sent.place, at, flow(port), Some(port), Event::Alone).is_ok()
+                }),
         };
-        if all { Ok(()) } else { wrong(Kind::Fragment, "a later fragment, and no first one may pass") }
+        if all {
+            Ok(())
+        } else {
+            wrong(Kind::Fragment, "a later fragment, and no first one may pass")
+        }
     }
 }

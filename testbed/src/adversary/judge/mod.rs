@@ -190,7 +190,9 @@ impl Judge {
 
     /// Hears what is sent. Before it arrives anywhere.
     pub fn hear(&mut self, sent: &Sent) {
-        let Some(Frame { content: Content::Ip(packet), .. }) = parse::frame(&sent.bytes) else { return };
+        let Some(Frame { content: Content::Ip(packet), .. }) = parse::frame(&sent.bytes) else {
+            return;
+        };
         if let Some(fragment) = packet.fragment.filter(|f| f.offset == 0) {
             let key = (packet.source, packet.destination, fragment.protocol, fragment.id);
             self.firsts.entry(key).or_default().push(packet.clone());
@@ -202,7 +204,8 @@ impl Judge {
         {
             self.opened.insert((n, flow));
         }
-        let receiver = self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination));
+        let receiver =
+            self.world.pods.iter().position(|p| p.addresses.contains(&packet.destination));
         let Some(n) = receiver else { return };
         // What has no mark within its length arrives unseen: a short first fragment, or what
         // routers trim.
@@ -219,7 +222,8 @@ impl Judge {
     /// later (S40)? Of UDP that others opened it takes one packet each way, let in or not: ingress
     /// must permit it then, so the other side's next packet would open the same.
     fn is_tracked(&self, from: Place, packet: &Packet) -> bool {
-        let own = self.world.owns(from, packet.source) && !self.is_isolated(from, Direction::Egress);
+        let own =
+            self.world.owns(from, packet.source) && !self.is_isolated(from, Direction::Egress);
         packet.protocol == number::UDP && (from == Place::Outside || own)
     }
 
@@ -248,15 +252,23 @@ impl Judge {
         let linked = self.world.same_link(sent.place, at);
         let packet = match &frame.content {
             Content::Ip(packet) => packet,
-            Content::Other(_) | Content::Short if from.is_none() => return self.unread(sent.place, at),
-            Content::Other(kind) => return wrong(Kind::NotIp, format_args!("type {kind:#06x} from a pod")),
+            Content::Other(_) | Content::Short if from.is_none() => {
+                return self.unread(sent.place, at);
+            }
+            Content::Other(kind) => {
+                return wrong(Kind::NotIp, format_args!("type {kind:#06x} from a pod"));
+            }
             Content::Short => return wrong(Kind::NotIp, "headers that end too early, from a pod"),
             Content::Arp { sender } => {
                 let Some(pod) = from else { return Ok(()) };
                 if !pod.addresses.contains(&(*sender).into()) && !sender.is_unspecified() {
                     return wrong(Kind::Arp, format_args!("{sender} is not the sender's"));
                 }
-                return if own_mac { Ok(()) } else { wrong(Kind::ForgedMac, "ARP under a forged address") };
+                return if own_mac {
+                    Ok(())
+                } else {
+                    wrong(Kind::ForgedMac, "ARP under a forged address")
+                };
             }
         };
         // What the node has put into its overlay; behind it stands the packet that was sent.
@@ -275,7 +287,10 @@ impl Judge {
             }
             self.sender_is_honest(sent.place, packet, linked)?;
             if linked && !own_mac {
-                return wrong(Kind::ForgedMac, format_args!("sent by hardware address {:x?}", &sent.bytes[6..12]));
+                return wrong(
+                    Kind::ForgedMac,
+                    format_args!("sent by hardware address {:x?}", &sent.bytes[6..12]),
+                );
             }
         }
         if let Place::Pod(_) = at {
@@ -291,7 +306,11 @@ impl Judge {
         {
             return self.discovery(sent.place, packet, kind);
         }
-        if from.is_some() && linked && matches!(packet.ports(), Some((67, 68) | (547, 546))) && packet.protocol == 17 {
+        if from.is_some()
+            && linked
+            && matches!(packet.ports(), Some((67, 68) | (547, 546)))
+            && packet.protocol == 17
+        {
             return wrong(Kind::Dhcp, "an answer of a DHCP server");
         }
         if !packet.is_complete() {
@@ -315,9 +334,12 @@ impl Judge {
     /// S44: an answer of the node itself. It has an address of the node that stands as a source
     /// nowhere in what was sent.
     fn is_born(&self, packet: &Packet, sent: &Sent) -> bool {
-        let forged = |frame: &Frame| matches!(&frame.content, Content::Ip(p) if p.source == packet.source);
+        let forged =
+            |frame: &Frame| matches!(&frame.content, Content::Ip(p) if p.source == packet.source);
         let outer = parse::frame(&sent.bytes);
-        let inner = outer.as_ref().and_then(|f| if let Content::Ip(p) = &f.content { p.overlaid() } else { None });
+        let inner = outer
+            .as_ref()
+            .and_then(|f| if let Content::Ip(p) = &f.content { p.overlaid() } else { None });
         self.world.nodes_own.contains(&packet.source) && !outer.iter().chain(&inner).any(forged)
     }
 
@@ -331,7 +353,14 @@ impl Judge {
 
     /// Both sides' policies, and replies (S7, S37, S38, S41). `port` is the destination's where the
     /// protocol has ports.
-    fn passes(&self, from: Place, at: Place, flow: Flow, port: Option<u16>, event: Event) -> Judged {
+    fn passes(
+        &self,
+        from: Place,
+        at: Place,
+        flow: Flow,
+        port: Option<u16>,
+        event: Event,
+    ) -> Judged {
         let (source, destination) = (flow.source.0, flow.destination.0);
         // The port of the packet that this one replies to.
         let asked = port.map(|_| flow.source.1);
@@ -342,20 +371,48 @@ impl Judge {
             (Event::Opens | Event::Alone, _) => false,
         };
         if let Place::Pod(pod) = from {
-            let reason = self.ask(&self.cluster, from, Direction::Egress, source, destination, flow.protocol, port);
+            let reason = self.ask(
+                &self.cluster,
+                from,
+                Direction::Egress,
+                source,
+                destination,
+                flow.protocol,
+                port,
+            );
             let reply = || {
-                let open = self.ask(&self.bare, from, Direction::Ingress, source, destination, flow.protocol, asked);
+                let open = self.ask(
+                    &self.bare,
+                    from,
+                    Direction::Ingress,
+                    source,
+                    destination,
+                    flow.protocol,
+                    asked,
+                );
                 follows && self.accepted.contains(&(pod, flow.reverse())) && open.allows()
             };
             if !reason.allows() && !reply() {
-                return wrong(Kind::Egress, format_args!("{from:?} to {destination} {port:?}: {reason}"));
+                return wrong(
+                    Kind::Egress,
+                    format_args!("{from:?} to {destination} {port:?}: {reason}"),
+                );
             }
         }
         if let Place::Pod(pod) = at {
             let own = self.world.pods[pod].addresses[usize::from(destination.is_ipv6())];
-            let reason = self.ask(&self.bare, at, Direction::Ingress, own, source, flow.protocol, port);
+            let reason =
+                self.ask(&self.bare, at, Direction::Ingress, own, source, flow.protocol, port);
             let reply = || {
-                let open = self.ask(&self.cluster, at, Direction::Egress, own, source, flow.protocol, asked);
+                let open = self.ask(
+                    &self.cluster,
+                    at,
+                    Direction::Egress,
+                    own,
+                    source,
+                    flow.protocol,
+                    asked,
+                );
                 follows && self.opened.contains(&(pod, flow.reverse())) && open.allows()
             };
             if !reason.allows() && !reply() {
@@ -384,7 +441,13 @@ impl Judge {
             Direction::Egress => (own, Party::Address(remote)),
             Direction::Ingress => (Party::Address(remote), own),
         };
-        let question = Question { source, destination, protocol: Transport::from_number(protocol), port, via: None };
+        let question = Question {
+            source,
+            destination,
+            protocol: Transport::from_number(protocol),
+            port,
+            via: None,
+        };
         let judgement = oracle::judge(cluster, &question);
         match direction {
             Direction::Egress => judgement.egress.reason,
@@ -394,8 +457,12 @@ impl Judge {
 
     /// Does a policy isolate the pod in this direction?
     pub fn is_isolated(&self, place: Place, direction: Direction) -> bool {
-        let Some(pod) = self.world.pod(place).and_then(|pod| self.cluster.pods.get(&pod.key)) else { return false };
-        let selecting = self.cluster.policies.values().filter(|p| p.key.namespace == pod.key.namespace);
+        let Some(pod) = self.world.pod(place).and_then(|pod| self.cluster.pods.get(&pod.key))
+        else {
+            return false;
+        };
+        let selecting =
+            self.cluster.policies.values().filter(|p| p.key.namespace == pod.key.namespace);
         let mut selecting = selecting.filter(|p| p.selector.matches(&pod.labels));
         selecting.any(|p| matches!(p.isolation(direction), Isolation::Isolated(_)))
     }

@@ -19,7 +19,9 @@ impl Judge {
     /// S45: a rule lets the pod send into the tunnel at this node, and whoever wrote it trusts the
     /// pod with it.
     pub(super) fn is_named_tunnel(&self, sent: &Sent) -> bool {
-        let Some(Frame { content: Content::Ip(packet), .. }) = parse::frame(&sent.bytes) else { return false };
+        let Some(Frame { content: Content::Ip(packet), .. }) = parse::frame(&sent.bytes) else {
+            return false;
+        };
         let to_node = self.world.nodes_own.contains(&packet.destination) && is_tunnel(&packet);
         to_node && self.is_named(sent.place, &packet)
     }
@@ -27,18 +29,31 @@ impl Judge {
     /// Does a rule that names ports allow it, S45 aside?
     fn is_named(&self, from: Place, packet: &Packet) -> bool {
         let port = packet.ports().map(|p| p.1);
-        let reason =
-            self.ask(&self.bare, from, Direction::Egress, packet.source, packet.destination, packet.protocol, port);
+        let reason = self.ask(
+            &self.bare,
+            from,
+            Direction::Egress,
+            packet.source,
+            packet.destination,
+            packet.protocol,
+            port,
+        );
         matches!(reason, Reason::Allowed(place) if place.port.is_some())
     }
 
     /// S55, and S45 where other nodes are concerned.
     pub(super) fn sender_is_honest(&self, from: Place, packet: &Packet, linked: bool) -> Judged {
         let unproven = match packet.source {
-            IpAddr::V4(a) => a.is_unspecified() && packet.protocol == number::UDP && packet.ports() == Some((68, 67)),
+            IpAddr::V4(a) => {
+                a.is_unspecified()
+                    && packet.protocol == number::UDP
+                    && packet.ports() == Some((68, 67))
+            }
             IpAddr::V6(a) => {
-                let listener =
-                    || packet.is_icmp() && packet.body.first().is_some_and(|k| [130, 131, 132, 143].contains(k));
+                let listener = || {
+                    packet.is_icmp()
+                        && packet.body.first().is_some_and(|k| [130, 131, 132, 143].contains(k))
+                };
                 let dhcp = || packet.protocol == number::UDP && packet.ports() == Some((546, 547));
                 let to_many = packet.destination.is_multicast();
                 let asks = packet.discovery().is_some() || (to_many && (listener() || dhcp()));
@@ -48,9 +63,15 @@ impl Judge {
         };
         let proven = self.world.owns(from, packet.source) || (unproven && linked);
         if !proven {
-            return wrong(Kind::ForgedSource, format_args!("{} is not an address of {from:?}", packet.source));
+            return wrong(
+                Kind::ForgedSource,
+                format_args!("{} is not an address of {from:?}", packet.source),
+            );
         }
-        if self.world.far_node.contains(&packet.destination) && is_tunnel(packet) && !self.is_named(from, packet) {
+        if self.world.far_node.contains(&packet.destination)
+            && is_tunnel(packet)
+            && !self.is_named(from, packet)
+        {
             return wrong(Kind::Tunnel, format_args!("into the tunnel of {}", packet.destination));
         }
         Ok(())
@@ -63,18 +84,25 @@ impl Judge {
             IpAddr::V6(a) => a.is_multicast() || a.is_unicast_link_local(),
         };
         if !many && !self.world.owns(at, packet.destination) {
-            return wrong(Kind::ForeignDestination, format_args!("{} is not an address of {at:?}", packet.destination));
+            return wrong(
+                Kind::ForeignDestination,
+                format_args!("{} is not an address of {at:?}", packet.destination),
+            );
         }
         let isolated = self.is_isolated(at, Direction::Ingress);
         if isolated && self.world.owns(at, packet.source) {
-            return wrong(Kind::OwnSource, format_args!("the pod's own address as source, sent by {:?}", sent.place));
+            return wrong(
+                Kind::OwnSource,
+                format_args!("the pod's own address as source, sent by {:?}", sent.place),
+            );
         }
         Ok(())
     }
 
     /// S36, between two pods on a link.
     pub(super) fn discovery(&self, from: Place, packet: &Packet, kind: u8) -> Judged {
-        let target = packet.body.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from);
+        let target =
+            packet.body.get(8..24).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from);
         match kind {
             134 => wrong(Kind::Discovery, "a router advertisement of a pod"),
             137 => wrong(Kind::Discovery, "a redirect of a pod"),

@@ -4,7 +4,9 @@
 use crate::{
     conformance::{
         Case,
-        world::{A, ACK, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, switch, web, world},
+        world::{
+            A, ACK, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, switch, web, world,
+        },
     },
     semantics::{Phase, ip, seconds},
 };
@@ -65,14 +67,17 @@ fn replied(h: &Hosts) -> Case {
     let talk = web(h);
     // Nothing but SYNs is looked up where both directions permit: the connection must last all the
     // same.
-    Case::new(name("S39 S40 a connection that both directions permitted", h), world(Policy::Everyone, Policy::Some))
-        .out_passes("SYN", talk.out(SYN))
-        .in_passes("SYN+ACK", talk.back(SYN_ACK))
-        .out_passes("ACK", talk.out(ACK))
-        .after(5000)
-        .in_passes("data", talk.back(ACK))
-        .write(switch(A, Policy::Nothing, Policy::Some))
-        .in_passes("replies are looked up now", talk.back(ACK))
+    Case::new(
+        name("S39 S40 a connection that both directions permitted", h),
+        world(Policy::Everyone, Policy::Some),
+    )
+    .out_passes("SYN", talk.out(SYN))
+    .in_passes("SYN+ACK", talk.back(SYN_ACK))
+    .out_passes("ACK", talk.out(ACK))
+    .after(5000)
+    .in_passes("data", talk.back(ACK))
+    .write(switch(A, Policy::Nothing, Policy::Some))
+    .in_passes("replies are looked up now", talk.back(ACK))
 }
 
 fn closing(h: &Hosts) -> Case {
@@ -157,24 +162,30 @@ fn others(h: &Hosts) -> Case {
 
 fn reused(h: &Hosts) -> Case {
     let talk = Talk::new(h.a, 4000, h.friend, 53);
-    Case::new(name("S39 an expired entry is used again in place", h), world(Policy::Nothing, Policy::Some))
-        .out_passes("a question", talk.out(Unit::Udp))
-        .after(200)
-        .in_drops("dead", talk.back(Unit::Udp))
-        .out_passes("the same question", talk.out(Unit::Udp))
-        .in_passes("is answered", talk.back(Unit::Udp))
-        .after(200)
-        .in_drops("dead again", talk.back(Unit::Udp))
+    Case::new(
+        name("S39 an expired entry is used again in place", h),
+        world(Policy::Nothing, Policy::Some),
+    )
+    .out_passes("a question", talk.out(Unit::Udp))
+    .after(200)
+    .in_drops("dead", talk.back(Unit::Udp))
+    .out_passes("the same question", talk.out(Unit::Udp))
+    .in_passes("is answered", talk.back(Unit::Udp))
+    .after(200)
+    .in_drops("dead again", talk.back(Unit::Udp))
 }
 
 fn opener_of_an_expired_tuple(h: &Hosts) -> Case {
     let talk = Talk::new(h.a, 53, h.friend, 4000);
-    Case::new(name("S40 S43 an expired tuple is opened by the other side", h), world(Policy::Nothing, Policy::Friends))
-        .out_passes("the pod asks", talk.out(Unit::Udp))
-        .after(200)
-        .write(switch(A, Policy::Some, Policy::Nothing))
-        .in_passes("the friend asks", talk.back(Unit::Udp))
-        .out_passes("the pod answers", talk.out(Unit::Udp))
-        .write(switch(A, Policy::Nothing, Policy::Friends))
-        .in_drops("the friend opened, and may no longer", talk.back(Unit::Udp))
+    Case::new(
+        name("S40 S43 an expired tuple is opened by the other side", h),
+        world(Policy::Nothing, Policy::Friends),
+    )
+    .out_passes("the pod asks", talk.out(Unit::Udp))
+    .after(200)
+    .write(switch(A, Policy::Some, Policy::Nothing))
+    .in_passes("the friend asks", talk.back(Unit::Udp))
+    .out_passes("the pod answers", talk.out(Unit::Udp))
+    .write(switch(A, Policy::Nothing, Policy::Friends))
+    .in_drops("the friend opened, and may no longer", talk.back(Unit::Udp))
 }

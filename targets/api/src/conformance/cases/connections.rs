@@ -5,7 +5,10 @@ use netpolc_table::schema::Family;
 use crate::{
     conformance::{
         Case,
-        world::{A, ACK, B, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, dns, name, served, switch, web, world},
+        world::{
+            A, ACK, B, FIN, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, dns, name, served,
+            switch, web, world,
+        },
     },
     semantics::{sctp, tcp},
 };
@@ -74,47 +77,63 @@ fn two_pods(h: &Hosts) -> Case {
 
 fn reverse(h: &Hosts) -> Case {
     let (out, udp) = (web(h), dns(h));
-    Case::new(name("S38 the reverse tuple admits no new connection", h), world(Policy::Nothing, Policy::Some))
-        .out_passes("SYN", out.out(SYN))
-        .in_passes("SYN+ACK", out.back(SYN_ACK))
-        .in_passes("data", out.back(ACK))
-        .in_drops("a SYN on the reverse tuple", out.back(SYN))
-        .in_drops("a SYN with ECE and CWR", out.back(Unit::Tcp(tcp::SYN | 0xc0)))
-        .in_drops("a SYN with FIN", out.back(Unit::Tcp(tcp::SYN | tcp::FIN)))
-        .in_drops("a SYN with RST", out.back(Unit::Tcp(tcp::SYN | tcp::RST)))
-        .in_passes("the connection goes on", out.back(ACK))
-        .out_passes("a question", udp.out(Unit::Udp))
-        .in_passes("its answer", udp.back(Unit::Udp))
-        .in_drops("a question back from another port", Talk::new(h.a, 53, h.friend, 4000).back(Unit::Udp))
+    Case::new(
+        name("S38 the reverse tuple admits no new connection", h),
+        world(Policy::Nothing, Policy::Some),
+    )
+    .out_passes("SYN", out.out(SYN))
+    .in_passes("SYN+ACK", out.back(SYN_ACK))
+    .in_passes("data", out.back(ACK))
+    .in_drops("a SYN on the reverse tuple", out.back(SYN))
+    .in_drops("a SYN with ECE and CWR", out.back(Unit::Tcp(tcp::SYN | 0xc0)))
+    .in_drops("a SYN with FIN", out.back(Unit::Tcp(tcp::SYN | tcp::FIN)))
+    .in_drops("a SYN with RST", out.back(Unit::Tcp(tcp::SYN | tcp::RST)))
+    .in_passes("the connection goes on", out.back(ACK))
+    .out_passes("a question", udp.out(Unit::Udp))
+    .in_passes("its answer", udp.back(Unit::Udp))
+    .in_drops(
+        "a question back from another port",
+        Talk::new(h.a, 53, h.friend, 4000).back(Unit::Udp),
+    )
 }
 
 fn no_answer_to_a_denied_packet(h: &Hosts) -> Case {
     let (at_a, at_b) = (Talk::new(h.a, 4000, h.b, 53), Talk::new(h.b, 53, h.a, 4000));
     let (syn_a, syn_b) = (Talk::new(h.a, 4000, h.b, 80), Talk::new(h.b, 80, h.a, 4000));
-    Case::new(name("S38 one pod's state admits nothing for another", h), world(Policy::Nothing, Policy::Some))
-        .write(switch(B, Policy::Nothing, Policy::Nothing))
-        .out_passes("A's datagram leaves A", at_a.out(Unit::Udp))
-        .out_passes("A's SYN leaves A", syn_a.out(SYN))
-        .at(B)
-        .in_drops("B denies the datagram", at_b.back(Unit::Udp))
-        .in_drops("B denies the SYN", syn_b.back(SYN))
-        .out_drops("B must not answer the datagram", at_b.out(Unit::Udp))
-        .out_drops("B must not answer the SYN", syn_b.out(SYN_ACK))
-        .out_drops("nor reset", syn_b.out(RST))
+    Case::new(
+        name("S38 one pod's state admits nothing for another", h),
+        world(Policy::Nothing, Policy::Some),
+    )
+    .write(switch(B, Policy::Nothing, Policy::Nothing))
+    .out_passes("A's datagram leaves A", at_a.out(Unit::Udp))
+    .out_passes("A's SYN leaves A", syn_a.out(SYN))
+    .at(B)
+    .in_drops("B denies the datagram", at_b.back(Unit::Udp))
+    .in_drops("B denies the SYN", syn_b.back(SYN))
+    .out_drops("B must not answer the datagram", at_b.out(Unit::Udp))
+    .out_drops("B must not answer the SYN", syn_b.out(SYN_ACK))
+    .out_drops("nor reset", syn_b.out(RST))
 }
 
 fn not_openings(h: &Hosts) -> Case {
     let (reply, request) = if h.family == Family::V4 { (0, 8) } else { (129, 128) };
     let talk = |port| Talk::new(h.a, port, h.stranger, 4000);
-    let mut case = Case::new(name("S38 what opens nothing is judged by policy", h), world(Policy::Some, Policy::Open));
-    for (i, (what, unit)) in [("SYN+ACK", SYN_ACK), ("ACK", ACK), ("FIN", FIN), ("RST", RST)].into_iter().enumerate() {
+    let mut case = Case::new(
+        name("S38 what opens nothing is judged by policy", h),
+        world(Policy::Some, Policy::Open),
+    );
+    for (i, (what, unit)) in
+        [("SYN+ACK", SYN_ACK), ("ACK", ACK), ("FIN", FIN), ("RST", RST)].into_iter().enumerate()
+    {
         let port = 80 + i as u16;
         case = case
             .in_drops(&format!("{what} from a stranger"), talk(port).back(unit))
             .out_passes(&format!("{what} out, which is not isolated"), talk(port).out(unit))
             .in_drops(&format!("{what} opened nothing"), talk(port).back(ACK));
-        case = case
-            .in_passes(&format!("{what} to a permitted port"), Talk::new(h.a, 80, h.friend, 5000 + port).back(unit));
+        case = case.in_passes(
+            &format!("{what} to a permitted port"),
+            Talk::new(h.a, 80, h.friend, 5000 + port).back(unit),
+        );
     }
     case = case
         .in_drops("an echo reply without a request", talk(9).back(Unit::Icmp(reply)))
@@ -178,7 +197,10 @@ fn echo(h: &Hosts) -> Case {
         .out_passes("a request", talk.out(Unit::Icmp(request)))
         .in_passes("its reply", talk.back(Unit::Icmp(reply)))
         .in_drops("a request on the same identifier", talk.back(Unit::Icmp(request)))
-        .in_drops("a reply with another identifier", Talk::new(h.a, 78, h.friend, 0).back(Unit::Icmp(reply)))
+        .in_drops(
+            "a reply with another identifier",
+            Talk::new(h.a, 78, h.friend, 0).back(Unit::Icmp(reply)),
+        )
         .in_drops("a reply from another", Talk::new(h.a, 77, h.network, 0).back(Unit::Icmp(reply)))
         .in_drops(
             "another type with the identifier",

@@ -36,7 +36,11 @@ mod tests {
     fn cases_have_names_of_their_own_that_begin_with_an_item() {
         let mut names = BTreeSet::new();
         for case in super::cases() {
-            assert!(case.name.starts_with('S') && case.name[1..].starts_with(char::is_numeric), "{}", case.name);
+            assert!(
+                case.name.starts_with('S') && case.name[1..].starts_with(char::is_numeric),
+                "{}",
+                case.name
+            );
             assert!(!case.steps.is_empty(), "{}", case.name);
             assert!(names.insert(case.name.clone()), "{} twice", case.name);
         }

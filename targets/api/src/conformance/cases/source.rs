@@ -11,7 +11,9 @@ use crate::{
         Case,
         world::{A, ACK, Hosts, Policy, SYN, Talk, Unit, set_mac, set_word, switch, world},
     },
-    frame::{Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, shorten, truncate},
+    frame::{
+        Extension, Fragment, MACS, More, Packet, Tag, arp, discovery, ethernet, shorten, truncate,
+    },
     semantics::ip,
 };
 
@@ -54,12 +56,21 @@ fn guarded(h: &Hosts) -> Case {
         .out_passes("its own, cut behind the addresses", truncate(own.out(SYN), l3 + 1))
         .out_passes("its own, a fragment", own.out_packet(Unit::Udp).fragment(later).build())
         .out_drops("another's", foreign.out(SYN))
-        .out_drops("another's in tags", foreign.out_packet(SYN).tag(Tag::qinq(1)).tag(Tag::vlan(2)).build())
+        .out_drops(
+            "another's in tags",
+            foreign.out_packet(SYN).tag(Tag::qinq(1)).tag(Tag::vlan(2)).build(),
+        )
         .out_drops("another's, cut behind the addresses", truncate(foreign.out(SYN), l3 + 1))
         .out_drops("another's, a fragment", foreign.out_packet(Unit::Udp).fragment(later).build())
         .out_drops("no version that has a source", version(own.out(SYN)))
-        .out_drops("cut before the source", truncate(own.out_packet(SYN).tag(Tag::vlan(1)).build(), 18 + 11))
-        .in_passes("towards the pod nothing is guarded", Talk::new(h.stranger, 1, h.b, 80).back(SYN))
+        .out_drops(
+            "cut before the source",
+            truncate(own.out_packet(SYN).tag(Tag::vlan(1)).build(), 18 + 11),
+        )
+        .in_passes(
+            "towards the pod nothing is guarded",
+            Talk::new(h.stranger, 1, h.b, 80).back(SYN),
+        )
 }
 
 /// The frame with another hardware address: at 0 its destination's, at 6 its source's.
@@ -77,34 +88,45 @@ fn hardware(h: &Hosts) -> Case {
     let elsewhere = Talk::new(h.b, 80, h.stranger, 1);
     let later = Fragment { id: 7, offset: 9, more: More::Last };
     let piece = elsewhere.back_packet(Unit::Udp).fragment(later).build();
-    let many = if h.family == Family::V4 { "224.0.0.251" } else { "ff02::fb" }.parse().expect("an address");
+    let many = if h.family == Family::V4 { "224.0.0.251" } else { "ff02::fb" }
+        .parse()
+        .expect("an address");
     let near = |at: usize, mut mac: Mac| {
         mac[at] ^= 0x80;
         mac
     };
     let group = [0x33, 0x33, 0, 0, 0, 1];
     let tagged = |talk: &Talk| talk.out_packet(SYN).tag(Tag::vlan(1)).build();
-    let mut case = Case::new(format!("S55 hardware addresses, {:?}", h.family), world(Policy::Open, Policy::Open))
-        .write(set_mac(A, Some(from)))
-        .out_passes("another's, where nothing is guarded", with_mac(web.out(SYN), 6, FOREIGN))
-        .in_drops("flooded to the pod", served.back(SYN))
-        .forgotten_drops("cut anew, flooded to the pod", served.back(SYN))
-        .in_passes("to the pod", with_mac(served.back(SYN), 0, from))
-        .in_drops("another's packet", with_mac(elsewhere.back(SYN), 0, from))
-        .in_drops("another's packet, to all", with_mac(elsewhere.back(SYN), 0, [0xff; 6]))
-        .in_drops("another's fragment", with_mac(piece, 0, from))
-        .in_passes("to many", with_mac(served.back(SYN), 0, group))
-        .in_passes("to many, by their address", with_mac(Talk::new(many, 80, h.stranger, 1).back(Unit::Udp), 0, group))
-        .write(set_word(A, GUARD))
-        .out_passes("its own", web.out(SYN))
-        .out_passes("its own, tagged", tagged(&web));
+    let mut case = Case::new(
+        format!("S55 hardware addresses, {:?}", h.family),
+        world(Policy::Open, Policy::Open),
+    )
+    .write(set_mac(A, Some(from)))
+    .out_passes("another's, where nothing is guarded", with_mac(web.out(SYN), 6, FOREIGN))
+    .in_drops("flooded to the pod", served.back(SYN))
+    .forgotten_drops("cut anew, flooded to the pod", served.back(SYN))
+    .in_passes("to the pod", with_mac(served.back(SYN), 0, from))
+    .in_drops("another's packet", with_mac(elsewhere.back(SYN), 0, from))
+    .in_drops("another's packet, to all", with_mac(elsewhere.back(SYN), 0, [0xff; 6]))
+    .in_drops("another's fragment", with_mac(piece, 0, from))
+    .in_passes("to many", with_mac(served.back(SYN), 0, group))
+    .in_passes(
+        "to many, by their address",
+        with_mac(Talk::new(many, 80, h.stranger, 1).back(Unit::Udp), 0, group),
+    )
+    .write(set_word(A, GUARD))
+    .out_passes("its own", web.out(SYN))
+    .out_passes("its own, tagged", tagged(&web));
     for at in 0..6 {
         case = case
             .out_drops("another's", with_mac(web.out(SYN), 6, near(at, from)))
             .in_drops("flooded to the pod", with_mac(served.back(SYN), 0, near(at, from)));
     }
     case.out_drops("another's, tagged", with_mac(tagged(&web), 6, FOREIGN))
-        .out_drops("another's, of no protocol that is read", with_mac(ethernet(&[], 0x88cc), 6, FOREIGN))
+        .out_drops(
+            "another's, of no protocol that is read",
+            with_mac(ethernet(&[], 0x88cc), 6, FOREIGN),
+        )
         .write(switch(A, Policy::Everyone, Policy::Everyone))
         .out_drops("another's, isolated", with_mac(web.out(SYN), 6, FOREIGN))
         .in_drops("flooded to the pod, isolated", served.back(SYN))
@@ -123,7 +145,8 @@ fn hardware_arp() -> Case {
     let guard = Word::flagged(Word::GUARD);
     let node = schema::on_link_key("fe80::1".parse().expect("an address"), 128);
     let claim = |target: &str| {
-        let [from, all, target] = ["fd00::1", "ff02::1", target].map(|text| text.parse().expect("an address"));
+        let [from, all, target] =
+            ["fd00::1", "ff02::1", target].map(|text| text.parse().expect("an address"));
         discovery(136, from, all, target).build()
     };
     Case::new("S36 hardware addresses in ARP and discovery", world(Policy::Open, Policy::Open))
@@ -147,16 +170,28 @@ fn dhcp() -> Case {
     let served = Packet::new(v4.a, v4.b);
     let first = Fragment { id: 1, offset: 0, more: More::Follow };
     let later = Fragment { id: 1, offset: 30, more: More::Last };
-    let guard_and_policy =
-        set_word(A, Word { ingress_set: SetId::new(0), egress_set: SetId::new(11), flags: Word::GUARD | Word::EGRESS });
+    let guard_and_policy = set_word(
+        A,
+        Word {
+            ingress_set: SetId::new(0),
+            egress_set: SetId::new(11),
+            flags: Word::GUARD | Word::EGRESS,
+        },
+    );
     Case::new("S55 0.0.0.0 for DHCP only", world(Policy::Open, Policy::Open))
         .write(set_word(A, GUARD))
         .out_passes("discover", frame(68, 67).build())
-        .out_passes("with options and tags", frame(68, 67).options(&[1; 4]).tag(Tag::vlan(3)).build())
+        .out_passes(
+            "with options and tags",
+            frame(68, 67).options(&[1; 4]).tag(Tag::vlan(3)).build(),
+        )
         .out_drops("the other way round", frame(67, 68).build())
         .out_drops("to another port", frame(68, 53).build())
         .out_drops("a pod is no server", served.clone().udp(67, 68).build())
-        .out_drops("a pod is no server, tagged", served.clone().udp(67, 68).tag(Tag::vlan(3)).build())
+        .out_drops(
+            "a pod is no server, tagged",
+            served.clone().udp(67, 68).tag(Tag::vlan(3)).build(),
+        )
         .out_passes("a relay", served.udp(67, 67).build())
         .out_drops("a pod is no DHCPv6 server", Packet::new(v6.a, v6.b).udp(547, 546).build())
         .out_passes("a DHCPv6 client", Packet::new(v6.a, v6.b).udp(546, 547).build())
@@ -181,16 +216,28 @@ fn link_local() -> Case {
     let routers: std::net::Ipv6Addr = "ff02::16".parse().expect("an address");
     let alert = Extension::padded(ip::HOP_BY_HOP, 0);
     let listener = |source, kind| {
-        Packet::new(source, routers).extension(alert.clone()).icmp(kind, 0).hop_limit(1).payload(&[0; 16])
+        Packet::new(source, routers)
+            .extension(alert.clone())
+            .icmp(kind, 0)
+            .hop_limit(1)
+            .payload(&[0; 16])
     };
     let atomic = Fragment { id: 1, offset: 0, more: More::Last };
-    let mut case =
-        Case::new("S55 :: and fe80:: for discovery, listeners and DHCPv6 only", world(Policy::Open, Policy::Open))
-            .write(set_word(A, GUARD));
+    let mut case = Case::new(
+        "S55 :: and fe80:: for discovery, listeners and DHCPv6 only",
+        world(Policy::Open, Policy::Open),
+    )
+    .write(set_word(A, GUARD));
     for source in [link, last, none] {
         case = case
-            .out_passes(&format!("{source}: a solicitation"), discovery(135, source, all, friend).build())
-            .out_passes(&format!("{source}: a router solicitation"), discovery(133, source, all, friend).build())
+            .out_passes(
+                &format!("{source}: a solicitation"),
+                discovery(135, source, all, friend).build(),
+            )
+            .out_passes(
+                &format!("{source}: a router solicitation"),
+                discovery(133, source, all, friend).build(),
+            )
             .out_drops(
                 &format!("{source}: with another hop limit"),
                 discovery(135, source, all, friend).hop_limit(64).build(),
@@ -201,23 +248,50 @@ fn link_local() -> Case {
             )
             .out_passes(&format!("{source}: a listener report"), listener(source, 143).build())
             .out_passes(&format!("{source}: an old listener report"), listener(source, 131).build())
-            .out_passes(&format!("{source}: DHCPv6"), Packet::new(source, routers).udp(546, 547).build())
-            .out_drops(&format!("{source}: DHCPv6 to one"), Packet::new(source, friend).udp(546, 547).build())
-            .out_drops(&format!("{source}: a report to one"), Packet::new(source, friend).icmp(131, 0).build())
-            .out_drops(&format!("{source}: another port"), Packet::new(source, routers).udp(546, 53).build())
-            .out_drops(&format!("{source}: DHCP's ports"), Packet::new(source, routers).udp(68, 67).build())
+            .out_passes(
+                &format!("{source}: DHCPv6"),
+                Packet::new(source, routers).udp(546, 547).build(),
+            )
+            .out_drops(
+                &format!("{source}: DHCPv6 to one"),
+                Packet::new(source, friend).udp(546, 547).build(),
+            )
+            .out_drops(
+                &format!("{source}: a report to one"),
+                Packet::new(source, friend).icmp(131, 0).build(),
+            )
+            .out_drops(
+                &format!("{source}: another port"),
+                Packet::new(source, routers).udp(546, 53).build(),
+            )
+            .out_drops(
+                &format!("{source}: DHCP's ports"),
+                Packet::new(source, routers).udp(68, 67).build(),
+            )
             .out_drops(&format!("{source}: echo"), Packet::new(source, friend).icmp(128, 1).build())
             .out_drops(&format!("{source}: TCP"), Packet::new(source, friend).tcp(1, 80, 2).build())
-            .out_drops(&format!("{source}: nothing behind the header"), Packet::new(source, friend).build());
+            .out_drops(
+                &format!("{source}: nothing behind the header"),
+                Packet::new(source, friend).build(),
+            );
     }
-    case.out_drops("fec0:: is not link-local: a solicitation", discovery(135, site, friend, friend).build())
-        .out_drops(
-            "another pod's address: a solicitation",
-            discovery(135, "fd00::2".parse().expect("an address"), friend, friend).build(),
-        )
-        .write(set_word(A, Word { ingress_set: SetId::new(0), egress_set: SetId::new(11), flags: Word::EGRESS }))
-        .out_passes("isolated: discovery passes", discovery(135, link, all, friend).build())
-        .out_drops("isolated: listeners are policed", listener(link, 143).build())
-        .write(set_word(A, Word { ingress_set: SetId::new(0), egress_set: SetId::new(15), flags: Word::EGRESS }))
-        .out_passes("isolated: listeners may be permitted", listener(link, 143).build())
+    case.out_drops(
+        "fec0:: is not link-local: a solicitation",
+        discovery(135, site, friend, friend).build(),
+    )
+    .out_drops(
+        "another pod's address: a solicitation",
+        discovery(135, "fd00::2".parse().expect("an address"), friend, friend).build(),
+    )
+    .write(set_word(
+        A,
+        Word { ingress_set: SetId::new(0), egress_set: SetId::new(11), flags: Word::EGRESS },
+    ))
+    .out_passes("isolated: discovery passes", discovery(135, link, all, friend).build())
+    .out_drops("isolated: listeners are policed", listener(link, 143).build())
+    .write(set_word(
+        A,
+        Word { ingress_set: SetId::new(0), egress_set: SetId::new(15), flags: Word::EGRESS },
+    ))
+    .out_passes("isolated: listeners may be permitted", listener(link, 143).build())
 }

@@ -32,7 +32,8 @@ impl Paper {
         let place = step.place();
         let like = |(p, (f, _)): (&Place, &(Filter, u32))| {
             *p != place
-                && (f.side, f.chain, f.prio, &f.matches) == (place.side, place.chain, place.prio, &step.filter.matches)
+                && (f.side, f.chain, f.prio, &f.matches)
+                    == (place.side, place.chain, place.prio, &step.filter.matches)
         };
         match step.way {
             Way::Remove => {
@@ -66,21 +67,24 @@ impl Paper {
     }
 
     fn dump(&self) -> Books {
-        books(self.filters.iter().map(|(&Place { side, chain, prio, handle }, (filter, in_hardware))| Decoded {
-            ifindex: IfIndex::new(1),
-            side,
-            chain,
-            prio,
-            handle,
-            in_hardware: *in_hardware,
-            found: Found::Ours(filter.clone()),
-        }))
+        books(self.filters.iter().map(
+            |(&Place { side, chain, prio, handle }, (filter, in_hardware))| Decoded {
+                ifindex: IfIndex::new(1),
+                side,
+                chain,
+                prio,
+                handle,
+                in_hardware: *in_hardware,
+                found: Found::Ours(filter.clone()),
+            },
+        ))
     }
 
     /// What hardware, or software, has.
     fn view(&self, copies: Copies) -> Vec<Filter> {
-        let there =
-            |(f, in_hardware): &(Filter, u32)| (copies == Copies::Software || *in_hardware > 0).then(|| f.clone());
+        let there = |(f, in_hardware): &(Filter, u32)| {
+            (copies == Copies::Software || *in_hardware > 0).then(|| f.clone())
+        };
         let mut list: Vec<Filter> = self.filters.values().filter_map(there).collect();
         list.sort();
         list
@@ -123,7 +127,8 @@ fn universe() -> Vec<(u16, Match)> {
     for (length, step) in [(32u8, 3u8), (30, 4), (29, 8), (28, 16)] {
         for host in (0..16).step_by(step.into()) {
             for protocol in [Some(6), None] {
-                let pattern = Pattern { ethertype: EtherType::Ipv4, protocol, ..Pattern::default() };
+                let pattern =
+                    Pattern { ethertype: EtherType::Ipv4, protocol, ..Pattern::default() };
                 let to = ipnetwork::IpNetwork::new(IpAddr::from([10, 0, 0, host]), length).unwrap();
                 list.push((list.len() as u16 + 1, Match::Flower(pattern.to(to))));
             }
@@ -135,7 +140,15 @@ fn universe() -> Vec<(u16, Match)> {
 /// Redirects by destination, the rest being the host's.
 fn loose(rng: &mut Rng, chain: u32, copies: Copies) -> Vec<Filter> {
     let cookie = Cookie::new(1, 1, 0);
-    let filter = |prio, matches, action| Filter { side: Side::Ingress, chain, prio, matches, action, copies, cookie };
+    let filter = |prio, matches, action| Filter {
+        side: Side::Ingress,
+        chain,
+        prio,
+        matches,
+        action,
+        copies,
+        cookie,
+    };
     let ports: Vec<u32> = (0..16).map(|_| 7 + rng.below(2) as u32).collect();
     let mut filters = Vec::new();
     for (at, (_, matches)) in universe().into_iter().enumerate().take(12) {
@@ -170,8 +183,10 @@ fn random(rng: &mut Rng, copies: Copies) -> Vec<Filter> {
                 (_, Some(later)) => Action::Goto(later),
                 (_, None) => Action::Drop,
             };
-            let filter = Filter { side: Side::Ingress, chain, prio, matches, action, copies, cookie };
-            let twice = |f: &Filter| (f.chain, f.prio, &f.matches) == (chain, filter.prio, &filter.matches);
+            let filter =
+                Filter { side: Side::Ingress, chain, prio, matches, action, copies, cookie };
+            let twice =
+                |f: &Filter| (f.chain, f.prio, &f.matches) == (chain, filter.prio, &filter.matches);
             if !filters.iter().any(twice) {
                 filters.push(filter);
             }
@@ -191,7 +206,8 @@ impl Trial {
     /// Until it is done, or until `crash` messages were sent. Gives the job's books and counts
     /// where it came to its end.
     fn bring(&mut self, wanted: &[Filter], crash: usize) -> Option<(Books, Counts)> {
-        let (before, after) = (answers(&self.paper.view(self.copies), self.copies), answers(wanted, self.copies));
+        let (before, after) =
+            (answers(&self.paper.view(self.copies), self.copies), answers(wanted, self.copies));
         let mut job = Job::new(IfIndex::new(1), self.paper.dump(), wanted.to_vec());
         let (mut next, mut sent) = (job.advance(), 0);
         loop {
@@ -210,7 +226,8 @@ impl Trial {
                             let host = self.copies != Copies::Software && *now == [Outcome::Pass];
                             assert!(
                                 host || *now == before[i] || *now == after[i],
-                                "packet {i} meets {now:?}, not {:?} or {:?}, after {step:?}: {answer:?}",
+                                "packet {i} meets {now:?}, not {:?} or {:?}, after {step:?}: \
+                                 {answer:?}",
                                 before[i],
                                 after[i]
                             );
@@ -240,7 +257,11 @@ fn every_packet_meets_the_old_or_the_new_at_any_moment() {
             let crash = if rng.chance(30) { rng.below(12) } else { usize::MAX };
             let Some((_, counts)) = trial.bring(&wanted, crash) else { continue };
             assert_eq!(counts.refused, [], "seed {seed}");
-            assert_eq!(answers(&trial.paper.view(copies), copies), answers(&wanted, copies), "seed {seed}");
+            assert_eq!(
+                answers(&trial.paper.view(copies), copies),
+                answers(&wanted, copies),
+                "seed {seed}"
+            );
             let (_, again) = trial.bring(&wanted, usize::MAX).unwrap();
             assert_eq!((again.added, again.replaced, again.removed), (0, 0, 0), "seed {seed}");
             assert_eq!(again.kept, trial.paper.filters.len(), "seed {seed}");
@@ -254,7 +275,8 @@ fn what_is_refused_leaves_nothing_wider() {
     for seed in 0..900 {
         let mut rng = Rng::new(seed);
         let copies = *rng.pick(&[Copies::Software, Copies::Hardware, Copies::Both]);
-        let mut trial = Trial { paper: Paper { room: 1000, ..Paper::default() }, rng: Rng::new(seed), copies };
+        let mut trial =
+            Trial { paper: Paper { room: 1000, ..Paper::default() }, rng: Rng::new(seed), copies };
         trial.bring(&random(&mut rng, copies), usize::MAX).unwrap();
         let wanted = random(&mut rng, copies);
         trial.paper.refuses = 15;
@@ -286,8 +308,13 @@ fn a_full_nic_takes_the_new_in_place_of_the_old() {
         let (side, action, copies) = (Side::Ingress, Action::Drop, Copies::Hardware);
         Filter { side, chain: 0, prio: 1, matches, action, copies, cookie: Cookie::new(1, 1, 1) }
     };
-    let (old, new): (Vec<Filter>, Vec<Filter>) = ((0..4).map(drop).collect(), (4..8).map(drop).collect());
-    let mut trial = Trial { paper: Paper { room: 4, ..Paper::default() }, rng: Rng::new(1), copies: Copies::Hardware };
+    let (old, new): (Vec<Filter>, Vec<Filter>) =
+        ((0..4).map(drop).collect(), (4..8).map(drop).collect());
+    let mut trial = Trial {
+        paper: Paper { room: 4, ..Paper::default() },
+        rng: Rng::new(1),
+        copies: Copies::Hardware,
+    };
     assert_eq!(trial.bring(&old, usize::MAX).unwrap().1.refused, []);
     assert_eq!(trial.bring(&new, usize::MAX).unwrap().1.refused, []);
     assert_eq!(trial.paper.view(Copies::Hardware), new);

@@ -21,7 +21,15 @@ fn filter(chain: u32, prio: u16, port: u16, action: Action) -> Filter {
 fn decoded((i, f): (usize, &Filter)) -> Decoded {
     let Filter { side, chain, prio, .. } = *f;
     let found = Found::Ours(f.clone());
-    Decoded { ifindex: IfIndex::new(3), side, chain, prio, handle: i as u32 + 1, in_hardware: 1, found }
+    Decoded {
+        ifindex: IfIndex::new(3),
+        side,
+        chain,
+        prio,
+        handle: i as u32 + 1,
+        in_hardware: 1,
+        found,
+    }
 }
 
 fn installed(filters: &[Filter]) -> Books {
@@ -67,14 +75,20 @@ fn a_chain_that_is_in_use_gets_another_number_and_keeps_it() {
 fn a_chain_that_only_redirects_by_destination_changes_in_place() {
     let to = |host: u8, prio, action| {
         let pattern = Pattern { ethertype: EtherType::Ipv4, ..Pattern::default() };
-        let pattern = if prio == 1 { pattern.to(IpAddr::from([10, 0, 0, host]).into()) } else { pattern };
-        Filter { copies: Copies::Both, matches: Match::Flower(pattern), ..filter(7, prio, 80, action) }
+        let pattern =
+            if prio == 1 { pattern.to(IpAddr::from([10, 0, 0, host]).into()) } else { pattern };
+        Filter {
+            copies: Copies::Both,
+            matches: Match::Flower(pattern),
+            ..filter(7, prio, 80, action)
+        }
     };
     let start = filter(0, 1, 80, Action::Track(7));
     let (one, rest) = (to(1, 1, Action::Redirect(IfIndex::new(5))), to(0, 2, Action::Pass));
     let old = [start.clone(), one.clone(), rest.clone()];
     let two = to(2, 1, Action::Redirect(IfIndex::new(6)));
-    let new = plan(&installed(&old), &[start.clone(), one.clone(), two.clone(), rest.clone()]).unwrap();
+    let new =
+        plan(&installed(&old), &[start.clone(), one.clone(), two.clone(), rest.clone()]).unwrap();
     assert_eq!((new.prepare, &new.start[..]), (vec![], &[Slot::Keep(start.clone())][..]));
     assert_eq!(new.later, [step(Way::Add, &two, 3)]);
     let gone = plan(&installed(&old), &[start.clone(), rest.clone()]).unwrap();
@@ -82,14 +96,18 @@ fn a_chain_that_only_redirects_by_destination_changes_in_place() {
     // Another port: first nowhere, then there.
     let other = to(1, 1, Action::Redirect(IfIndex::new(6)));
     let moved = plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
-    assert_eq!((moved.prepare, moved.later), (vec![step(Way::Remove, &one, 2)], vec![step(Way::Add, &other, 2)]));
+    assert_eq!(
+        (moved.prepare, moved.later),
+        (vec![step(Way::Remove, &one, 2)], vec![step(Way::Add, &other, 2)])
+    );
     // A drop, or a redirect behind what passes, needs a chain of its own.
     for other in [
         to(2, 1, Action::Drop),
         to(2, 3, Action::Redirect(IfIndex::new(6))),
         to(1, 1, Action::Redirect(IfIndex::new(6))),
     ] {
-        let in_place = plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
+        let in_place =
+            plan(&installed(&old), &[start.clone(), other.clone(), rest.clone()]).unwrap();
         let same = other.action == Action::Redirect(IfIndex::new(6)) && other.prio == 1;
         assert_eq!(in_place.start == [Slot::Keep(start.clone())], same, "{other:?}");
     }
@@ -97,7 +115,11 @@ fn a_chain_that_only_redirects_by_destination_changes_in_place() {
 
 #[test]
 fn where_no_number_is_left_chain_0_is_cleared_from_its_end() {
-    let old = [filter(0, 1, 80, Action::Pass), filter(0, 2, 80, Action::Goto(1)), filter(1, 1, 80, Action::Drop)];
+    let old = [
+        filter(0, 1, 80, Action::Pass),
+        filter(0, 2, 80, Action::Goto(1)),
+        filter(1, 1, 80, Action::Drop),
+    ];
     let new = [filter(0, 2, 80, Action::Goto(1)), filter(1, 1, 81, Action::Drop)];
     let blocked = plan(&installed(&old), &new).unwrap_err();
     assert_eq!(blocked.clear, [step(Way::Remove, &old[1], 2), step(Way::Remove, &old[0], 1)]);
@@ -109,7 +131,11 @@ fn where_no_number_is_left_chain_0_is_cleared_from_its_end() {
 #[test]
 fn leftovers_of_a_chain_that_nothing_leads_to_are_completed_or_removed() {
     let left = [filter(7, 1, 80, Action::Drop), filter(7, 1, 99, Action::Drop)];
-    let new = [filter(0, 1, 80, Action::Goto(7)), filter(7, 1, 80, Action::Drop), filter(7, 1, 81, Action::Drop)];
+    let new = [
+        filter(0, 1, 80, Action::Goto(7)),
+        filter(7, 1, 80, Action::Drop),
+        filter(7, 1, 81, Action::Drop),
+    ];
     let plan = plan(&installed(&left), &new).unwrap();
     assert_eq!(plan.prepare, [step(Way::Remove, &left[1], 2), step(Way::Add, &new[2], 3)]);
     assert_eq!((plan.kept, plan.start.len()), (1, 1));
@@ -126,9 +152,17 @@ fn others_keep_their_filters_handles_and_chains() {
     let theirs = [filter(0, 1, 80, Action::Drop), filter(7, 1, 80, Action::Drop)];
     let mut there = installed(&theirs);
     there.values_mut().for_each(|d| d.found = Found::Foreign);
-    let new = [filter(0, 1, 81, Action::Goto(7)), filter(0, 9, 9, Action::Goto(8)), filter(7, 1, 81, Action::Drop)];
+    let new = [
+        filter(0, 1, 81, Action::Goto(7)),
+        filter(0, 9, 9, Action::Goto(8)),
+        filter(7, 1, 81, Action::Drop),
+    ];
     let planned = plan(&there, &new).unwrap();
-    let moved = [filter(0, 1, 81, Action::Goto(1)), filter(0, 9, 9, Action::Goto(8)), filter(1, 1, 81, Action::Drop)];
+    let moved = [
+        filter(0, 1, 81, Action::Goto(1)),
+        filter(0, 9, 9, Action::Goto(8)),
+        filter(1, 1, 81, Action::Drop),
+    ];
     assert_eq!(planned.prepare, [step(Way::Add, &moved[2], 1)]);
     let add = |f, handle| Slot::Do(step(Way::Add, f, handle));
     assert_eq!(planned.start, [add(&moved[0], 2), add(&moved[1], 1)]);
@@ -148,7 +182,9 @@ fn what_somebody_changed_is_replaced_where_it_matches_the_same() {
     let wanted = filter(0, 1, 80, Action::Drop);
     let mut there = installed(std::slice::from_ref(&wanted));
     for (exact, way, handle) in [(true, Way::Replace, 1), (false, Way::Add, 2)] {
-        there.values_mut().for_each(|d| d.found = Found::Changed { matches: wanted.matches.clone(), exact });
+        there
+            .values_mut()
+            .for_each(|d| d.found = Found::Changed { matches: wanted.matches.clone(), exact });
         let plan = plan(&there, std::slice::from_ref(&wanted)).unwrap();
         assert_eq!(plan.start, [Slot::Do(step(way, &wanted, handle))]);
     }
@@ -160,9 +196,16 @@ fn one_more_peer_is_one_more_filter() {
     let peer = |n: u32| {
         let address = std::net::IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 | n));
         let opening = Some(Masked::new(2, 0x12));
-        let pattern =
-            Pattern { ethertype: EtherType::Ipv4, protocol: Some(6), tcp_flags: opening, ..Pattern::default() };
-        Filter { matches: Match::Flower(pattern.to(address.into())), ..filter(0, 3, 80, Action::Drop) }
+        let pattern = Pattern {
+            ethertype: EtherType::Ipv4,
+            protocol: Some(6),
+            tcp_flags: opening,
+            ..Pattern::default()
+        };
+        Filter {
+            matches: Match::Flower(pattern.to(address.into())),
+            ..filter(0, 3, 80, Action::Drop)
+        }
     };
     let mut filters: Vec<Filter> = (0..2000).map(peer).collect();
     let there = installed(&filters);

@@ -1,8 +1,11 @@
 //! Files as they become by everyday accidents: S61, nothing is opened by one. Either what is there
 //! still isolates, or the file counts as incomplete and what came from it stays.
 
+mod edits;
+
 use std::{fs, path::PathBuf, process};
 
+use edits::{Dice, accident};
 use netpolc_kube_sync::{Input, Loaded, Merged, Places, Severity, load, merge_last_known};
 use netpolc_policy::{Cluster, Isolation, ObjectKey};
 
@@ -21,7 +24,8 @@ status: {phase: Running, podIP: 10.0.0.2}
 
 fn policy(name: &str, namespace: &str) -> String {
     format!(
-        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, \
+         namespace: {namespace}}}\n\
          spec: {{podSelector: {{}}, policyTypes: [Ingress]}}\n"
     )
 }
@@ -58,7 +62,11 @@ fn refused_and_isolating(policies: &str, pods: &[&str], message: &str) {
     let loaded = with_base(policies);
     assert_eq!(isolated(&loaded.cluster), pods, "{policies}\n{:?}", loaded.problems);
     assert_eq!(*loaded.incomplete, ["f".into()], "{policies}\n{:?}", loaded.problems);
-    assert!(errors(&loaded).iter().any(|e| e.contains(message)), "{policies}\n{:?}", loaded.problems);
+    assert!(
+        errors(&loaded).iter().any(|e| e.contains(message)),
+        "{policies}\n{:?}",
+        loaded.problems
+    );
 }
 
 #[test]
@@ -67,10 +75,20 @@ fn s61_documents_that_ran_together_are_each_read_and_said() {
     let both = ["a/db", "c/tool"];
     refused_and_isolating(&format!("{first}{second}"), &both, "two documents without `---`");
     refused_and_isolating(&format!("{first}---{second}"), &both, "is joined to the text after it");
-    let block = first.replace("spec: {podSelector: {}, policyTypes: [Ingress]}", "spec:\n  podSelector: {}");
-    refused_and_isolating(&format!("{}---\n{second}", first.trim_end()), &both, "this is not valid YAML");
-    refused_and_isolating(&format!("{block}  policyTypes: [Ingress]\n{second}"), &both, "two documents without `---`");
-    let glued = format!("{block}  ingress:\n  - ports:\n    - port: 53\n      protocol: UDP---\n{second}");
+    let block = first
+        .replace("spec: {podSelector: {}, policyTypes: [Ingress]}", "spec:\n  podSelector: {}");
+    refused_and_isolating(
+        &format!("{}---\n{second}", first.trim_end()),
+        &both,
+        "this is not valid YAML",
+    );
+    refused_and_isolating(
+        &format!("{block}  policyTypes: [Ingress]\n{second}"),
+        &both,
+        "two documents without `---`",
+    );
+    let glued =
+        format!("{block}  ingress:\n  - ports:\n    - port: 53\n      protocol: UDP---\n{second}");
     refused_and_isolating(&glued, &both, "two documents without `---`");
     let list = |item: &str| {
         let indented: Vec<String> = item.lines().map(|line| format!("  {line}\n")).collect();
@@ -83,14 +101,18 @@ fn s61_documents_that_ran_together_are_each_read_and_said() {
     refused_and_isolating(&lists, &both, "two documents without `---`");
     let pods = BASE.replace("---\n", "");
     let loaded = load([Input::bytes("f", format!("{pods}---\n{first}---\n{second}"))]);
-    assert_eq!((isolated(&loaded.cluster), loaded.incomplete.len()), (vec!["a/db".into(), "c/tool".into()], 1));
+    assert_eq!(
+        (isolated(&loaded.cluster), loaded.incomplete.len()),
+        (vec!["a/db".into(), "c/tool".into()], 1)
+    );
 }
 
 #[test]
 fn s61_keys_given_twice_are_a_problem_everywhere() {
     let pod = |labels: &str| {
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: x, namespace: a, {labels}}}\nspec: {{nodeName: n1}}\n\
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: x, namespace: a, {labels}}}\nspec: \
+             {{nodeName: n1}}\n\
              status: {{podIP: 10.0.0.9}}\n"
         )
     };
@@ -118,10 +140,12 @@ fn s61_keys_given_twice_are_a_problem_everywhere() {
     }
     let item = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"}}"#;
     let other = item.replace("\"x\"", "\"y\"");
-    let twice = text(format!(r#"{{"kind":"List","apiVersion":"v1","items":[{item}],"items":[{other}]}}"#));
+    let twice =
+        text(format!(r#"{{"kind":"List","apiVersion":"v1","items":[{item}],"items":[{other}]}}"#));
     assert_eq!((twice.cluster.pods.len(), twice.incomplete.len()), (2, 1), "{:?}", twice.problems);
     // The same value twice is what kubectl applies without a word.
-    let same = with_base(&policy("p", "a").replace("kind:", "apiVersion: networking.k8s.io/v1\nkind:"));
+    let same =
+        with_base(&policy("p", "a").replace("kind:", "apiVersion: networking.k8s.io/v1\nkind:"));
     assert_eq!((isolated(&same.cluster), errors(&same)), (vec!["a/db".to_owned()], vec![]));
     assert_eq!(
         (same.problems.len(), same.cluster.policies.values().next().unwrap().egress.clone()),
@@ -139,33 +163,62 @@ fn s61_empty_documents_and_comments_behind_separators_are_nothing() {
         format!("# chart\n---\n# Source: empty\n---\n{first}---\n---\n{second}"),
         format!("---# Source: a\n{first}---# Source: b\n{second}"),
         format!("---\nnull\n---\n{first}--- # x\n~\n---\n{second}---\n"),
-        format!("\u{feff}---\r\n# x\r\n---\r\n{}---\r\n{}", first.replace('\n', "\r\n"), second.replace('\n', "\r\n")),
+        format!(
+            "\u{feff}---\r\n# x\r\n---\r\n{}---\r\n{}",
+            first.replace('\n', "\r\n"),
+            second.replace('\n', "\r\n")
+        ),
         format!("%YAML 1.2\n---\n...\n---\n{first}...\n---\n{second}...\n"),
         format!("apiVersion: v1\nkind: List\nitems:\n- null\n---\n{first}---\n{second}"),
     ] {
         let loaded = with_base(&text);
         assert_eq!(isolated(&loaded.cluster), ["a/db", "c/tool"], "{text}\n{:?}", loaded.problems);
-        assert_eq!((loaded.problems.len(), loaded.incomplete.len()), (0, 0), "{text}\n{:?}", loaded.problems);
+        assert_eq!(
+            (loaded.problems.len(), loaded.incomplete.len()),
+            (0, 0),
+            "{text}\n{:?}",
+            loaded.problems
+        );
     }
 }
 
 #[test]
 fn s61_a_policy_of_a_wrong_version_or_kind_isolates_and_is_an_error() {
     let good = policy("p", "a");
-    for version in
-        ["v1", "networking.k8s.io", "networking.k8s.io/V1", "networking.k8s.io/v1beta2", "apps/v1", "'v1 '", "1"]
-    {
+    for version in [
+        "v1",
+        "networking.k8s.io",
+        "networking.k8s.io/V1",
+        "networking.k8s.io/v1beta2",
+        "apps/v1",
+        "'v1 '",
+        "1",
+    ] {
         let loaded = with_base(&good.replace("networking.k8s.io/v1", version));
         assert_eq!(isolated(&loaded.cluster), ["a/db"], "{version}");
         assert!(errors(&loaded)[0].contains("apiVersion"), "{version}: {:?}", loaded.problems);
     }
-    for kind in
-        ["NetworkPolicies", "networkpolicies", "netpol", "NetPol", "NetworkPolcy", "NetworkRule", "[NetworkPolicy]"]
-    {
-        refused_and_isolating(&good.replace("kind: NetworkPolicy", &format!("kind: {kind}")), &["a/db"], "kind");
+    for kind in [
+        "NetworkPolicies",
+        "networkpolicies",
+        "netpol",
+        "NetPol",
+        "NetworkPolcy",
+        "NetworkRule",
+        "[NetworkPolicy]",
+    ] {
+        refused_and_isolating(
+            &good.replace("kind: NetworkPolicy", &format!("kind: {kind}")),
+            &["a/db"],
+            "kind",
+        );
     }
     for line in ["", "Kind: NetworkPolicy\n", "kind:\n"] {
-        refused_and_isolating(&good.replace("kind: NetworkPolicy\n", line), &["a/db"], "kind: the field is missing");
+        refused_and_isolating(
+            &good.replace("kind: NetworkPolicy\n", line),
+            &["a/db"],
+            "kind: the field is missing",
+        );
     }
     for namespace in ["nameSpace: a", "namepsace: a", "ns: a"] {
         let message = "unknown field; did you mean `namespace`?";
@@ -173,7 +226,11 @@ fn s61_a_policy_of_a_wrong_version_or_kind_isolates_and_is_an_error() {
         refused_and_isolating(&good.replace("namespace: a", namespace), &["a/db"], message);
     }
     let listed: Vec<String> = good.lines().map(|line| format!("  {line}\n")).collect();
-    refused_and_isolating(&format!("- {}", listed.concat().trim_start()), &["a/db"], "this is a list, not an object");
+    refused_and_isolating(
+        &format!("- {}", listed.concat().trim_start()),
+        &["a/db"],
+        "this is a list, not an object",
+    );
 }
 
 #[test]
@@ -190,22 +247,44 @@ fn s61_text_that_is_no_object_is_incomplete() {
         ("5", "must be a Kubernetes object"),
         ("{{- if .Values.on }}\napiVersion: v1\nkind: Pod\n{{- end }}\n", "helm template"),
         ("# licence\n{{- if .Values.on }}\napiVersion: v1\n{{- end }}\n", "helm template"),
-        ("kind: NetworkPolicy\nmetadata:\n  name: {{ include \"x\" . }}\n  namespace: a\n", "helm template"),
-        ("apiVersion: v1\nkind: Status\nstatus: Failure\nmessage: forbidden\n", "API server's response"),
+        (
+            "kind: NetworkPolicy\nmetadata:\n  name: {{ include \"x\" . }}\n  namespace: a\n",
+            "helm template",
+        ),
+        (
+            "apiVersion: v1\nkind: Status\nstatus: Failure\nmessage: forbidden\n",
+            "API server's response",
+        ),
         ("apiVersion: v1\nkind: Pdo\nmetadata: {name: x}\n", "`Pdo` in `v1` is not a known kind"),
         ("apiVersion: v1\nkind: List\nitmes: []\n", "items"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x, lables: {app: db}}\n", "did you mean `labels`?"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nstaus: {podIP: 10.0.0.1}\n", "did you mean `status`?"),
-        (r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","namspace":"a"}}"#, "did you mean `namespace`?"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x, lables: {app: db}}\n",
+            "did you mean `labels`?",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nstaus: {podIP: 10.0.0.1}\n",
+            "did you mean `status`?",
+        ),
+        (
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x","namspace":"a"}}"#,
+            "did you mean `namespace`?",
+        ),
         (
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nspec: {podSelector: {}}\n",
             "the namespace is unknown",
         ),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {labels: {a: b}}\n", "metadata.name: the field is missing"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {labels: {a: b}}\n",
+            "metadata.name: the field is missing",
+        ),
     ] {
         let loaded = self::text(text);
         assert_eq!(*loaded.incomplete, ["f".into()], "{text}\n{:?}", loaded.problems);
-        assert!(errors(&loaded).iter().any(|e| e.contains(message)), "{text}\n{:?}", loaded.problems);
+        assert!(
+            errors(&loaded).iter().any(|e| e.contains(message)),
+            "{text}\n{:?}",
+            loaded.problems
+        );
     }
 }
 
@@ -214,23 +293,36 @@ fn s61_text_behind_json_is_said_and_what_is_json_in_it_is_read() {
     let pods = r#"{"kind":"List","apiVersion":"v1","items":[]}"#;
     let policy = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"p","namespace":"a"},"spec":{"podSelector":{}}}"#;
     for text in [
-        format!("{pods}\n==== START logs for container ====\n2026 {{ started }}\n==== END ====\n{policy}\n"),
+        format!(
+            "{pods}\n==== START logs for container ====\n2026 {{ started }}\n==== END \
+             ====\n{policy}\n"
+        ),
         format!("{policy}\nsome text"),
         format!("{pods}\n{}", self::policy("p", "a")),
     ] {
         let loaded = with_base(&text);
         assert_eq!(isolated(&loaded.cluster), ["a/db"], "{text}\n{:?}", loaded.problems);
         assert_eq!(loaded.incomplete.len(), 1, "{text}");
-        assert!(errors(&loaded)[0].contains("follows a JSON document"), "{text}\n{:?}", loaded.problems);
+        assert!(
+            errors(&loaded)[0].contains("follows a JSON document"),
+            "{text}\n{:?}",
+            loaded.problems
+        );
     }
 }
 
 #[test]
 fn s61_an_empty_namespace_is_an_absent_one() {
-    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: x, namespace: '', uid: ''}\nstatus: {podIP: 10.0.0.3}\n";
-    for text in [format!("{pod}---\n{}", policy("p", "''")), format!("{pod}---\n{}", policy("p", ""))] {
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: x, namespace: '', uid: ''}\nstatus: \
+        {podIP: 10.0.0.3}\n";
+    for text in
+        [format!("{pod}---\n{}", policy("p", "''")), format!("{pod}---\n{}", policy("p", ""))]
+    {
         let loaded = self::text(text);
-        assert_eq!((isolated(&loaded.cluster), loaded.problems.len()), (vec!["default/x".to_owned()], 0));
+        assert_eq!(
+            (isolated(&loaded.cluster), loaded.problems.len()),
+            (vec!["default/x".to_owned()], 0)
+        );
         assert_eq!(loaded.cluster.pods.values().next().unwrap().uid, None);
     }
     // A namespace that YAML takes for a boolean is what was written, and is said.
@@ -241,26 +333,37 @@ fn s61_an_empty_namespace_is_an_absent_one() {
 
 #[test]
 fn s24_an_address_in_the_wrong_place_is_said() {
-    for status in ["podIPs: [10.9.1.91]", "podIPs: [{address: 10.9.1.91}]", "podIPs: [null]", "podIPs: {ip: 10.9.1.91}"]
-    {
-        let loaded = text(format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nstatus: {{{status}}}\n"));
+    for status in [
+        "podIPs: [10.9.1.91]",
+        "podIPs: [{address: 10.9.1.91}]",
+        "podIPs: [null]",
+        "podIPs: {ip: 10.9.1.91}",
+    ] {
+        let loaded = text(format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: x}}\nstatus: {{{status}}}\n"
+        ));
         assert!(errors(&loaded)[0].contains("status.podIPs"), "{status}: {:?}", loaded.problems);
     }
     for item in ["192.168.9.1", "{type: InternalIP}", "{address: 192.168.9.1}"] {
-        let loaded =
-            text(format!("apiVersion: v1\nkind: Node\nmetadata: {{name: x}}\nstatus: {{addresses: [{item}]}}\n"));
-        assert!(errors(&loaded)[0].contains("status.addresses[0]"), "{item}: {:?}", loaded.problems);
+        let loaded = text(format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: x}}\nstatus: {{addresses: [{item}]}}\n"
+        ));
+        assert!(
+            errors(&loaded)[0].contains("status.addresses[0]"),
+            "{item}: {:?}",
+            loaded.problems
+        );
     }
-    let service =
-        "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nstatus: {loadBalancer: {ingress: [192.0.2.1]}}\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nstatus: {loadBalancer: \
+        {ingress: [192.0.2.1]}}\n";
     assert!(errors(&text(service))[0].contains("status.loadBalancer.ingress[0]"));
 }
 
 #[test]
 fn custom_kinds_are_not_lists_and_other_engines_are_named_once() {
-    let lists = "apiVersion: example.com/v1\nkind: AllowList\nitems: [a, b]\n---\napiVersion: example.com/v1\nkind: BlockList\nitems: {a: b}\n";
-    let json =
-        r#"{"apiVersion":"example.com/v1","items":["a",{"kind":"Pod","metadata":{"name":"x"}}],"kind":"AllowList"}"#;
+    let lists = "apiVersion: example.com/v1\nkind: AllowList\nitems: [a, b]\n---\napiVersion: \
+        example.com/v1\nkind: BlockList\nitems: {a: b}\n";
+    let json = r#"{"apiVersion":"example.com/v1","items":["a",{"kind":"Pod","metadata":{"name":"x"}}],"kind":"AllowList"}"#;
     for text in [lists, json] {
         assert_eq!(self::text(text), Loaded::default(), "{text}");
     }
@@ -270,7 +373,8 @@ fn custom_kinds_are_not_lists_and_other_engines_are_named_once() {
     let said: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
     assert_eq!(loaded.problems.len(), 2, "{said:?}");
     assert!(
-        said[0].starts_with("f:1: 2 CiliumNetworkPolicy (cilium.io/v2) in total") && said[1].contains("1 Template"),
+        said[0].starts_with("f:1: 2 CiliumNetworkPolicy (cilium.io/v2) in total")
+            && said[1].contains("1 Template"),
         "{said:?}"
     );
     assert!(errors(&loaded).is_empty() && loaded.incomplete.is_empty());
@@ -279,7 +383,8 @@ fn custom_kinds_are_not_lists_and_other_engines_are_named_once() {
 /// Two policies of one name: which of them is meant nobody knows, so both isolate.
 #[test]
 fn s61_of_two_policies_of_one_name_both_isolate_and_the_first_allows() {
-    let first = policy("p", "a").replace("podSelector: {}", "podSelector: {matchLabels: {app: web}}");
+    let first =
+        policy("p", "a").replace("podSelector: {}", "podSelector: {matchLabels: {app: web}}");
     let second = policy("p", "a").replace("policyTypes: [Ingress]", "ingress: [{}]");
     let loaded = with_base(&format!("{first}---\n{second}---\n{second}"));
     assert_eq!(isolated(&loaded.cluster), ["a/db"]);
@@ -315,7 +420,8 @@ impl Drop for Directory {
 fn s61_objects_stay_by_the_file_that_they_came_from() {
     let directory = Directory::new("files");
     let file = |name: &str, text: &str| fs::write(directory.0.join(name), text).unwrap();
-    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: a}\nspec: {clusterIP: 10.96.0.1}\n";
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: a}\nspec: \
+        {clusterIP: 10.96.0.1}\n";
     file("base.yaml", BASE);
     file("one.yaml", &format!("{service}---\n{}", policy("one", "a")));
     file("two.yaml", &policy("two", "c"));
@@ -323,19 +429,27 @@ fn s61_objects_stay_by_the_file_that_they_came_from() {
     assert_eq!((isolated(&held.cluster).len(), held.retained.len()), (2, 0));
     for broken in ["foo: [", "", "{}", "<html/>", "# nothing\n", "kind: NetworkPolicyRule\n"] {
         file("one.yaml", broken);
-        let Merged { cluster, retained, places } = merge_last_known(directory.load(), &held.cluster, &held.places);
+        let Merged { cluster, retained, places } =
+            merge_last_known(directory.load(), &held.cluster, &held.places);
         assert_eq!(cluster, held.cluster, "{broken}");
         let kept: Vec<String> = retained.iter().map(|k| k.object.to_string()).collect();
         assert_eq!(kept, ["Service a/s", "NetworkPolicy a/one"], "{broken}");
         // Deletions beside it count.
         fs::remove_file(directory.0.join("two.yaml")).unwrap();
         let after = merge_last_known(directory.load(), &cluster, &places);
-        assert_eq!((isolated(&after.cluster), after.cluster.services.len()), (vec!["a/db".to_owned()], 1), "{broken}");
+        assert_eq!(
+            (isolated(&after.cluster), after.cluster.services.len()),
+            (vec!["a/db".to_owned()], 1),
+            "{broken}"
+        );
         file("two.yaml", &policy("two", "c"));
     }
     // Gone with its file, or with the repair.
     fs::remove_file(directory.0.join("one.yaml")).unwrap();
-    assert_eq!(isolated(&merge_last_known(directory.load(), &held.cluster, &held.places).cluster), ["c/tool"]);
+    assert_eq!(
+        isolated(&merge_last_known(directory.load(), &held.cluster, &held.places).cluster),
+        ["c/tool"]
+    );
     // An input that is gone as a whole is no statement.
     fs::rename(&directory.0, directory.0.with_extension("moved")).unwrap();
     let gone = merge_last_known(directory.load(), &held.cluster, &held.places);
@@ -356,11 +470,16 @@ fn s61_a_damaged_pod_does_not_replace_a_sound_one() {
         ("labels: {app: db}", "lables: {app: db}"),
         ("nodeName: n1", "nodeName: 1"),
     ] {
-        let damaged = merge_last_known(text(sound(&BASE.replacen(from, to, 1))), &held.cluster, &held.places);
+        let damaged =
+            merge_last_known(text(sound(&BASE.replacen(from, to, 1))), &held.cluster, &held.places);
         assert_eq!(damaged.cluster, held.cluster, "{to}");
         assert_eq!(damaged.retained.len(), 1, "{to}");
     }
-    let changed = merge_last_known(text(sound(&BASE.replacen("app: db", "app: new", 1))), &held.cluster, &held.places);
+    let changed = merge_last_known(
+        text(sound(&BASE.replacen("app: db", "app: new", 1))),
+        &held.cluster,
+        &held.places,
+    );
     assert_eq!((changed.retained.len(), changed.cluster == held.cluster), (0, false));
 }
 
@@ -377,134 +496,10 @@ fn s61_a_fifo_in_a_directory_is_left_out() {
     let folder = directory.0.clone();
     std::thread::spawn(move || drop(sender.send(load([Input::Path(folder)]))));
     let loaded = receiver.recv_timeout(std::time::Duration::from_secs(30)).expect("it never waits");
-    assert_eq!((loaded.cluster.pods.len(), loaded.incomplete.len(), loaded.has_errors()), (2, 3, false));
-}
-
-/// A generator of everyday edits, seeded, so that it is the same every time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) as usize % bound.max(1)
-    }
-
-    fn of<'t, T: ?Sized>(&mut self, list: &[&'t T]) -> &'t T {
-        list[self.below(list.len())]
-    }
-}
-
-/// One accident that happens to files. Those that leave a sound file with less in it are none:
-/// nobody can tell.
-fn accident(dice: &mut Dice, text: &str) -> String {
-    let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    let at = dice.below(lines.len());
-    let line_where = |dice: &mut Dice, wanted: &dyn Fn(&str) -> bool| -> usize {
-        let found: Vec<usize> = (0..lines.len()).filter(|i| wanted(lines[*i])).collect();
-        if found.is_empty() { 0 } else { found[dice.below(found.len())] }
-    };
-    let with = |index: usize, line: &str| {
-        let mut lines = lines.clone();
-        lines[index] = line;
-        lines.concat()
-    };
-    let separator = |line: &str| line.starts_with("---");
-    match dice.below(14) {
-        // The separator is lost, glued, commented, doubled, indented.
-        0 => {
-            let index = line_where(dice, &separator);
-            let to = ["", "---", "---# x\n", "---\n---\n", "---\n# x\n---\n", " ---\n", "---x\n", "--- # x\n", "...\n"];
-            with(index, dice.of(&to))
-        }
-        1 => {
-            let index = line_where(dice, &separator);
-            let before = index.saturating_sub(1);
-            with(before, lines[before].trim_end())
-        }
-        // A key is given twice.
-        2 => with(at, &lines[at].repeat(2)),
-        3 => {
-            let index = line_where(dice, &|line| line.contains(": "));
-            let key = lines[index].split(": ").next().unwrap_or_default();
-            with(index, &format!("{}{key}: other\n", lines[index]))
-        }
-        // Something of the header is misspelt.
-        4 => {
-            let names =
-                ["apiVersion", "kind", "metadata", "namespace", "name", "Pod", "NetworkPolicy", "v1", "items", "List"];
-            let name = dice.of(&names);
-            let index = line_where(dice, &|line| line.contains(name));
-            let letter = dice.below(name.len());
-            let mut wrong = name.to_owned();
-            match dice.below(4) {
-                0 => drop(wrong.remove(letter)),
-                1 => wrong.insert(letter, 'x'),
-                2 => wrong = wrong.to_uppercase(),
-                _ => wrong.push('s'),
-            }
-            with(index, &lines[index].replacen(name, &wrong, 1))
-        }
-        // A line of the header goes.
-        5 => {
-            let names = ["apiVersion: ", "kind: ", "metadata: "];
-            let name = dice.of(&names);
-            with(line_where(dice, &|line| line.trim_start_matches([' ', '-']).starts_with(name)), "")
-        }
-        6 => {
-            let values = [
-                "v1",
-                "apps/v1",
-                "networking.k8s.io/v2",
-                "networking.k8s.io",
-                "''",
-                "1",
-                "[]",
-                "NetworkPolicies",
-                "Status",
-            ];
-            let index = line_where(dice, &|line| line.starts_with("kind: ") || line.starts_with("apiVersion: "));
-            let key = lines[index].split(": ").next().unwrap_or_default().to_owned();
-            let value = dice.of(&values);
-            // v1 is right for a pod.
-            if lines[index].trim_end().ends_with(&format!(": {value}")) {
-                String::new()
-            } else {
-                with(index, &format!("{key}: {value}\n"))
-            }
-        }
-        // Something else stands in the file.
-        7 => dice
-            .of(&[
-                "",
-                "\n",
-                "# nothing\n",
-                "---\n",
-                "{}\n",
-                "null\n",
-                "<html></html>\n",
-                "Error from server\n",
-                "- a\n",
-                "x",
-            ])
-            .to_owned(),
-        8 => format!(
-            "{text}{}",
-            dice.of(&["foo: [\n", "<html>\n", "{{- end }}\n", "{}\n", "error: lost connection\n", "\u{0}"])
-        ),
-        9 => format!(
-            "{}{text}",
-            dice.of(&["foo: [\n", "<<<<<<< HEAD\n", "{{- if x }}\n", "\u{feff}", "warning: x\n", "{}\n"])
-        ),
-        10 => text.replace('\n', "\r\n"),
-        // Files are joined.
-        11 => format!("{}{text}", text.trim_end()),
-        12 => format!("{text}{}", lines[at..].concat()),
-        // Something is indented.
-        _ => with(at, &format!("{}{}", dice.of(&[" ", "  ", "\t"]), lines[at])),
-    }
+    assert_eq!(
+        (loaded.cluster.pods.len(), loaded.incomplete.len(), loaded.has_errors()),
+        (2, 3, false)
+    );
 }
 
 /// S61: whatever happens to a file, no pod that was isolated is open afterwards; and where the text
@@ -516,7 +511,10 @@ fn s61_accidents_open_nothing() {
             let indented: Vec<String> = object.lines().map(|line| format!("  {line}\n")).collect();
             format!("- {}", indented.concat().trim_start())
         });
-        format!("apiVersion: v1\nitems:\n{}kind: List\nmetadata:\n  resourceVersion: \"\"\n", items.collect::<String>())
+        format!(
+            "apiVersion: v1\nitems:\n{}kind: List\nmetadata:\n  resourceVersion: \"\"\n",
+            items.collect::<String>()
+        )
     };
     let (a, c) = (policy("first", "a"), policy("second", "c"));
     let pods: Vec<&str> = BASE.split("---\n").collect();
@@ -550,7 +548,11 @@ fn s61_accidents_open_nothing() {
         }
         let problems = loaded.problems.clone();
         let after = merge_last_known(loaded, &before.cluster, &before.places);
-        assert_eq!(isolated(&after.cluster), ["a/db", "c/tool"], "run {run}: {problems:?}\n{damaged}");
+        assert_eq!(
+            isolated(&after.cluster),
+            ["a/db", "c/tool"],
+            "run {run}: {problems:?}\n{damaged}"
+        );
     }
     assert!(opened > 400, "only {opened} of the accidents did anything");
 }
