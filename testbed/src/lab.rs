@@ -23,7 +23,7 @@ pub const INSIDE: &str = "NETPOLC_LAB";
 pub const MODULE: &str = "NETPOLC_SIMNIC";
 
 /// Seconds that a test may take in the lab, its start included.
-const PATIENCE: &str = "300";
+const TIMEOUT_SECONDS: &str = "300";
 
 /// One lab at a time in a process: each has a whole processor busy.
 static BUSY: Mutex<()> = Mutex::new(());
@@ -46,7 +46,7 @@ pub fn outside<T, F: Fn() -> T>(_test: F) -> bool {
     let name = path.split_once("::").map_or(path, |(_, rest)| rest);
     let binary = env::current_exe().expect("the path of this test");
     let mut command = Command::new(folder().join("run.sh"));
-    command.args(["-t", PATIENCE, "--"]).arg(binary);
+    command.args(["-t", TIMEOUT_SECONDS, "--"]).arg(binary);
     command.args([name, "--exact", "--nocapture", "--test-threads=1", "--include-ignored"]);
     command.env(MODULE, module());
     let (output, text) = finish(&mut command);
@@ -95,7 +95,7 @@ impl Simnic {
         text.lines().map(line).collect()
     }
 
-    /// One counter.
+    /// The value of one of the simulated NIC's counters.
     ///
     /// # Panics
     /// Where there is none of this name.

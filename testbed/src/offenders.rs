@@ -40,7 +40,7 @@ pub enum Offence {
     OnePort,
     /// Many objects, each of which is small.
     ManyPolicies,
-    /// Something of everything, in a policy and a Service.
+    /// Some of all of these, in one policy and one Service.
     Mixed,
 }
 

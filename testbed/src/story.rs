@@ -61,3 +61,33 @@ impl Drop for Story {
         self.turn(None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    /// Set where this test runs itself, to fail on purpose.
+    const FAILING: &str = "NETPOLC_FAILING_STORY";
+
+    #[test]
+    fn a_failure_names_the_step_that_was_running() {
+        if env::var_os(FAILING).is_some() {
+            let story = Story::begin();
+            story.step("go well");
+            story.step("go wrong");
+            panic!("as it should");
+        }
+        let mut command = Command::new(env::current_exe().unwrap());
+        let itself = "story::tests::a_failure_names_the_step_that_was_running";
+        let output = command.args(["--exact", itself]).env(FAILING, "1").output().unwrap();
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let (well, wrong) = (text.find("s  go well"), text.find("s: go wrong"));
+        assert!(
+            well.is_some() && well < text.find("as it should") && text.find("as it should") < wrong,
+            "{text}"
+        );
+    }
+}

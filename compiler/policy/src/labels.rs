@@ -31,7 +31,7 @@ impl Labels {
     }
 }
 
-/// Of pairs with the same key the last one counts, as in a JSON object.
+/// Collects pairs. Of those with the same key the last one counts, as in a JSON object.
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         let mut pairs: Vec<(Arc<str>, Arc<str>)> =

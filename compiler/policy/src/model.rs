@@ -197,7 +197,7 @@ impl Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// Towards the pod.
+    /// To the pod.
     Ingress,
     /// From the pod.
     Egress,
@@ -228,9 +228,10 @@ impl fmt::Display for Direction {
 /// What a policy does to one direction of the pods it selects (S2, S3, S5).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Isolation {
-    /// Not in policyTypes: this policy says nothing about the direction.
+    /// The direction is not in `policyTypes`: this policy says nothing about it.
     Open,
-    /// In policyTypes: only what a rule allows. No rules: nothing is allowed.
+    /// The direction is in `policyTypes`: only what a rule allows is allowed, and without rules
+    /// nothing.
     Isolated(Vec<Rule>),
 }
 
@@ -259,7 +260,7 @@ pub enum Peer {
     Pods {
         /// The namespaces in which pods are looked for.
         namespaces: Namespaces,
-        /// Which; the empty selector is every pod there.
+        /// Which pods of these namespaces; the empty selector is every pod.
         pods: Selector,
     },
     /// Addresses, pods' and nodes' included (S25).
@@ -273,7 +274,7 @@ pub enum Peer {
 pub enum Namespaces {
     /// No namespaceSelector: the policy's own (S8).
     Own,
-    /// Those whose labels match; the empty selector is all (S9).
+    /// The namespaces whose labels match; the empty selector is all of them (S9).
     Matching(Selector),
 }
 
@@ -307,7 +308,7 @@ pub enum Ports {
 pub enum Port {
     /// Every port of the protocol (S26).
     Every(Protocol),
-    /// Inclusive; first <= last (S27).
+    /// The ports from `first` to `last`, both included (S27).
     Range {
         /// The protocol; TCP where the object has none.
         protocol: Protocol,

@@ -114,7 +114,7 @@ pub struct Judgement {
 /// The verdict of one side, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Side {
-    /// The pod whose policies were asked; None where the party is no policed pod.
+    /// The pod whose policies were asked; None where the party is not a pod that policies apply to.
     pub pod: Option<ObjectKey>,
     /// Why the side allows or denies it.
     pub reason: Reason,
@@ -153,7 +153,7 @@ impl Reason {
 pub struct Place {
     /// The policy that holds the rule.
     pub policy: ObjectKey,
-    /// Index into `ingress` or `egress`.
+    /// The index of the rule in `ingress` or `egress`.
     pub rule: usize,
     /// Index into `from` or `to`; None where the rule lists no peers.
     pub peer: Option<usize>,

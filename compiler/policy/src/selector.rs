@@ -64,9 +64,9 @@ impl Requirement {
 /// has.
 #[derive(Clone, Debug)]
 pub struct Index {
-    /// Indices of the requirements, by key.
+    /// The indices of the requirements, sorted by their keys.
     by_key: Vec<u32>,
-    /// For each requirement with many values, these in order.
+    /// The sorted values of each requirement that has many.
     values: HashMap<u32, Vec<Arc<str>>>,
     /// How many requirements hold only where their key is present.
     demands: usize,
@@ -95,7 +95,8 @@ impl Index {
         Self { by_key, values, demands }
     }
 
-    /// As [`Selector::matches`] of the selector that this is the index of.
+    /// Does the selector match these labels? Answers as [`Selector::matches`] of the selector that
+    /// this is the index of.
     pub fn matches(&self, selector: &Selector, labels: &Labels) -> bool {
         let requirement = |index: u32| &selector.requirements[index as usize];
         let mut satisfied = 0;

@@ -59,7 +59,7 @@ impl Phase {
 /// An update as writes in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order in which they must be done; phases never go back.
+    /// The writes with their phases, in the order in which they must be done; phases never go back.
     pub steps: Vec<(Phase, Write)>,
 }
 

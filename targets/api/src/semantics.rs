@@ -1,6 +1,6 @@
 //! What a hook does with a packet, to the byte: the definition that every datapath follows, and the
-//! numbers in it. `netpolc-target-mem` is this text as plain Rust; generated programs give the same
-//! answers.
+//! numbers in it. `netpolc-target-mem` is this text as plain Rust, and generated programs give the
+//! same answers.
 //!
 //! Not here: what the tables say (`netpolc_table::schema`, `netpolc_table::eval`), and where a
 //! target keeps its state.
@@ -252,7 +252,7 @@ use std::net::Ipv6Addr;
 
 pub use connection::{Event, Phase, Side, YIELDING_SECONDS, seconds};
 
-/// EtherTypes that are looked at.
+/// The EtherTypes that a hook knows.
 pub mod ether {
     /// IPv4.
     pub const IPV4: u16 = 0x0800;
@@ -260,15 +260,15 @@ pub mod ether {
     pub const ARP: u16 = 0x0806;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
-    /// 802.1Q.
+    /// An 802.1Q tag.
     pub const VLAN: u16 = 0x8100;
-    /// 802.1ad.
+    /// An 802.1ad tag.
     pub const QINQ: u16 = 0x88a8;
-    /// Tags that are looked through.
+    /// How many tags a hook looks through before it gives up.
     pub const MAX_TAGS: usize = 2;
 }
 
-/// IP protocols and IPv6 extension headers.
+/// The numbers of IP protocols and IPv6 extension headers, and bits of the IPv4 header.
 pub mod ip {
     /// IPv6 hop-by-hop options.
     pub const HOP_BY_HOP: u8 = 0;
@@ -295,26 +295,27 @@ pub mod ip {
     /// The IPv6 extension headers that are walked.
     pub const EXTENSIONS: [u8; 6] =
         [HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY];
-    /// How many of them a packet may have.
+    /// How many extension headers a packet may have.
     pub const MAX_EXTENSIONS: usize = 8;
-    /// IPv4: more fragments follow, in the 16 bits at offset 6.
+    /// The bit that says that more fragments follow, in the 16 bits at offset 6 of the IPv4 header.
     pub const MORE_FRAGMENTS: u16 = 0x2000;
-    /// IPv4: fragment offset in 8 bytes, in the 16 bits at offset 6.
+    /// The bits of the fragment offset, in units of 8 bytes, in the 16 bits at offset 6 of the IPv4
+    /// header.
     pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 }
 
-/// Protocols with ports.
+/// The protocols with ports.
 pub const HAS_PORTS: [u8; 3] = [ip::TCP, ip::UDP, ip::SCTP];
 
 /// TCP flag bits (byte 13).
 pub mod tcp {
-    /// No more data.
+    /// The sender has no more data.
     pub const FIN: u8 = 0x01;
-    /// Synchronise.
+    /// The opening of a connection, or its acceptance.
     pub const SYN: u8 = 0x02;
-    /// Reset.
+    /// The end of a connection in both directions.
     pub const RST: u8 = 0x04;
-    /// Acknowledgement.
+    /// The acknowledgement field counts.
     pub const ACK: u8 = 0x10;
 }
 
@@ -338,25 +339,25 @@ pub mod sctp {
 
 /// ICMP and ICMPv6 types.
 pub mod icmp {
-    /// ICMP: echo, timestamp.
+    /// Requests of ICMP: echo, timestamp.
     pub const REQUESTS_V4: [u8; 2] = [8, 13];
-    /// Their replies.
+    /// The replies of ICMP to [`REQUESTS_V4`], in the same order.
     pub const REPLIES_V4: [u8; 2] = [0, 14];
-    /// ICMP errors: unreachable, source quench, redirect, time exceeded, parameter problem.
+    /// Errors of ICMP: unreachable, source quench, redirect, time exceeded, parameter problem.
     pub const ERRORS_V4: [u8; 5] = [3, 4, 5, 11, 12];
-    /// ICMPv6: echo.
+    /// Requests of ICMPv6: echo.
     pub const REQUESTS_V6: [u8; 1] = [128];
-    /// Its reply.
+    /// The replies of ICMPv6 to [`REQUESTS_V6`].
     pub const REPLIES_V6: [u8; 1] = [129];
-    /// ICMPv6 errors: unreachable, too big, time exceeded, parameter problem.
+    /// Errors of ICMPv6: unreachable, too big, time exceeded, parameter problem.
     pub const ERRORS_V6: [u8; 4] = [1, 2, 3, 4];
-    /// Neighbour discovery, first to last (RFC 4861); hop limit 255.
+    /// The first and the last type of neighbour discovery (RFC 4861).
     pub const DISCOVERY: (u8, u8) = (133, 137);
-    /// Router advertisement and redirect: what only a router sends.
+    /// What only a router sends: router advertisement and redirect.
     pub const OF_ROUTERS: [u8; 2] = [134, 137];
-    /// Neighbour advertisement.
+    /// The type of a neighbour advertisement.
     pub const ADVERTISEMENT: u8 = 136;
-    /// Multicast listener discovery (RFC 2710, RFC 3810).
+    /// The types of multicast listener discovery (RFC 2710, RFC 3810).
     pub const LISTENER: [u8; 4] = [130, 131, 132, 143];
 }
 
@@ -374,7 +375,7 @@ pub const DEFERRED_MARK: u32 = 0x1000;
 /// How long a first fragment's verdict stands, in seconds (`net.ipv4.ipfrag_time`).
 pub const FRAGMENT_SECONDS: u32 = 30;
 
-/// Bytes of layer 4 that `protocol` needs over the family (IPv4: 4, IPv6: 6).
+/// How many bytes of layer 4 must be there to judge `protocol` over the family (4 or 6).
 pub const fn needed(protocol: u8, family: u8) -> usize {
     match (protocol, family) {
         (ip::TCP, _) => 14,
@@ -385,24 +386,24 @@ pub const fn needed(protocol: u8, family: u8) -> usize {
     }
 }
 
-/// IP protocols that a node may unwrap: IPv4, IPv6, GRE, IPIP (94), EtherIP, L2TP, MPLS in IP
+/// The IP protocols that a node may unwrap: IPv4, IPv6, GRE, IPIP (94), EtherIP, L2TP, MPLS in IP
 /// (S45).
 pub const TUNNEL_PROTOCOLS: [u8; 7] = [4, 41, 47, 94, 97, 115, 137];
 
-/// Bytes of an ICMPv6 message of neighbour discovery at most: what Linux sends, with room for
-/// options.
+/// How many bytes an ICMPv6 message of neighbour discovery may have: what Linux sends, with room
+/// for options.
 pub const DISCOVERY_BYTES: usize = 128;
 
-/// IPv4 options that route by the sender's list: loose and strict source route (RFC 791).
+/// The IPv4 options that route by a list of the sender's: loose and strict source route (RFC 791).
 pub const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
-/// Bytes that an ICMP error of a pod may quote (family 4: RFC 1812, 4.3.2.3; family 6: RFC 4443,
-/// 2.4).
+/// How many bytes an ICMP error of a pod may quote (family 4: RFC 1812, 4.3.2.3; family 6: RFC
+/// 4443, 2.4).
 pub const fn quotation(family: u8) -> usize {
     if family == 4 { 576 } else { 1280 }
 }
 
-/// fe80::/10 or ::, the sources that may be unproven.
+/// Whether a source is in fe80::/10 or is ::, which are the sources that may be unproven.
 pub fn may_be_unproven(source: Ipv6Addr) -> bool {
     source.is_unspecified() || source.is_unicast_link_local()
 }
@@ -411,7 +412,7 @@ pub fn may_be_unproven(source: Ipv6Addr) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum DropReason {
-    /// The tables deny it and it is no reply to anything they permit.
+    /// The tables deny the packet, and it is not a reply to anything that they permit.
     Policy = 0,
     /// A later fragment without a first one that was let through.
     Fragment = 1,
@@ -427,7 +428,7 @@ pub enum DropReason {
     NotIp = 6,
     /// An ICMP error about a packet that the pod could not have sent, or that cannot be read (S35).
     IcmpError = 7,
-    /// A source route of the sender's: it would lead past the policies of the addresses on it.
+    /// The sender chose a source route, which would lead past the policies of the addresses on it.
     SourceRoute = 8,
     /// From the pod, neighbour discovery that only a router, or another pod, may send (S36).
     Discovery = 9,
@@ -439,7 +440,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// All, in the order of their numbers.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [DropReason; 12] = [
         DropReason::Policy,
         DropReason::Fragment,
@@ -455,7 +456,7 @@ impl DropReason {
         DropReason::ForeignDestination,
     ];
 
-    /// As printed.
+    /// The reason's name in output and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             DropReason::Policy => "policy",

@@ -6,6 +6,7 @@
 //! attachment is on the BPF file system and outlives the process; without pins it ends with the
 //! process. Not here: which interfaces belong to pods (the runtime knows).
 
+mod check;
 mod upgrade;
 
 use netpolc_table::IfIndex;
@@ -29,6 +30,7 @@ use crate::{
     sys::{self, TcxHook, refused},
     tables::Access,
 };
+use check::filters_stand;
 use upgrade::Upgrade;
 
 /// How programs are to be attached to interfaces.
@@ -447,90 +449,6 @@ impl Attachments {
         Ok(())
     }
 
-    /// Checks that every interface still carries its programs and has its pins, and restores what
-    /// is missing. Returns a line for each. `before` is the directory of pins that was in use
-    /// before it had to be made anew.
-    pub fn check(
-        &mut self,
-        programs: &Programs,
-        pins: Option<&Pins>,
-        before: Option<&Pins>,
-    ) -> Result<Vec<String>, Error> {
-        self.sweep(pins)?;
-        let mut missing = Vec::new();
-        for (&ifindex, held) in &self.held {
-            let what = match held {
-                Held::Tcx(links) => {
-                    let pin = |hook: &Hook| {
-                        pins.is_none_or(|p| {
-                            p.link(&format!("{ifindex}_{}", hook_name(*hook))).exists()
-                        })
-                    };
-                    let other = |(hook, link): (&Hook, &Link)| match link {
-                        Link::Open(link) => {
-                            let mine = programs
-                                .iter()
-                                .find(|(of, _)| of == hook)
-                                .map(|(_, program)| program.id);
-                            sys::link_facts(link.as_fd())
-                                .is_ok_and(|facts| Some(facts.program) != mine)
-                        }
-                        Link::Pinned => false,
-                    };
-                    let gone =
-                        links.keys().any(|hook| !pin(hook)).then_some("the pin of its TCX link");
-                    gone.or_else(|| {
-                        links.iter().any(other).then_some("the program of its TCX link")
-                    })
-                }
-                Held::Clsact(_, role) => {
-                    (!filters_stand(ifindex, *role, programs)).then_some("its filter in clsact")
-                }
-            };
-            missing.extend(what.map(|what| (ifindex, what)));
-        }
-        let mut found = Vec::new();
-        for (ifindex, what) in missing {
-            let role = self.held.get(&ifindex).map_or(Role::Uplink, Held::role);
-            let done = match self.held.get(&ifindex) {
-                Some(Held::Clsact(..)) => self.attach_clsact(ifindex, role, programs, pins),
-                _ => self.repin(ifindex, role, programs, pins, before),
-            };
-            match done {
-                Err(e) if gone(&e) => self.forget(ifindex, pins)?,
-                Err(e) => return Err(refused(call(&format!("bring back {what} of"), ifindex), e)),
-                Ok(()) => {
-                    found.push(call(&format!("{what} was removed and has been restored:"), ifindex))
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// Pins the links of an interface again where they still exist, and attaches anew where they do
-    /// not.
-    fn repin(
-        &mut self,
-        ifindex: IfIndex,
-        role: Role,
-        programs: &Programs,
-        pins: Option<&Pins>,
-        before: Option<&Pins>,
-    ) -> io::Result<()> {
-        if let (Some(Held::Tcx(links)), Some(pins)) = (self.held.get_mut(&ifindex), pins) {
-            if self.qdiscs.contains(&ifindex) {
-                mark(pins, &format!("{ifindex}_{QDISC}"))?;
-            }
-            links.retain(|hook, link| {
-                let name = format!("{ifindex}_{}", hook_name(*hook));
-                let path = pins.link(&name);
-                let old = before.and_then(|before| before.locked_link(&name));
-                path.exists() || link.with(old, |link| sys::pin(link, &path)).is_ok()
-            });
-        }
-        self.attach_tcx(ifindex, role, programs, pins)
-    }
-
     /// Replaces the programs of every interface by these.
     pub fn replace(&mut self, programs: &Programs, pins: Option<&Pins>) -> Result<(), Error> {
         self.stop_upgrade();
@@ -610,14 +528,6 @@ fn attach_with_retries(
         }
     }
     sys::tcx_attach(program, ifindex, side(hook))
-}
-
-/// Whether the interface carries exactly these programs by filters.
-fn filters_stand(ifindex: IfIndex, role: Role, programs: &Programs) -> bool {
-    let stands = |(hook, program): &(Hook, Loaded)| {
-        clsact::program(ifindex, side(*hook)).is_ok_and(|id| id == Some(program.id))
-    };
-    programs.iter().filter(|(hook, _)| role.hooks().contains(hook)).all(stands)
 }
 
 /// Whether the interface is gone. Its index may be another one's by now, which its links tell.

@@ -62,10 +62,11 @@ fn btf(name: &str, notes: &[Note]) -> (Vec<u8>, Vec<u8>) {
     let kind = |kind: u32, count: u32| kind << 24 | count;
     let mut strings = Strings(vec![0]);
     let mut types = vec![strings.add("int"), kind(INT, 0), 4, 1 << 24 | 32]; // signed, 32 bits
-    types.extend([strings.add("__sk_buff"), kind(STRUCT, 0), 192]); // no members: enough to be the context
+    // A struct without members is enough to be the context.
+    types.extend([strings.add("__sk_buff"), kind(STRUCT, 0), 192]);
     types.extend([0, kind(PTR, 0), 2]);
     types.extend([0, kind(FUNC_PROTO, 1), 1, strings.add("skb"), 3]);
-    // here the count is the linkage: 1 = global
+    // The count of a function is its linkage, and 1 means global.
     types.extend([strings.add(name), kind(FUNC, 1), 4]);
     let (section, file) = (strings.add(SECTION), strings.add(SOURCE));
     // Offsets in .BTF.ext are in bytes; aya divides them for the kernel.

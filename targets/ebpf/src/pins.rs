@@ -7,7 +7,7 @@
 //! <pins>/links/<ifindex>_clsact      a directory: a pod's interface has filters in clsact;
 //!                          `_clsact_q`: and netpolc made the qdisc;
 //!                          `_uplink`, `_uplink_q`: the same of an interface that is not a pod's
-//! <pins>/links/<ifindex>_qdisc       a directory: netpolc made the clsact qdisc beside the TCX links
+//! <pins>/links/<ifindex>_qdisc       a directory: netpolc made the qdisc beside the TCX links
 //! <pins>/new_...           being made or being removed; belongs to nobody
 //! ```
 //!

@@ -6,8 +6,8 @@
 //! common to all generations. Not here: how entries become stores (`tables`), attaching (`attach`),
 //! names on the BPF file system (`pins`).
 
+mod packets;
 mod sizes;
-mod traits;
 
 use std::{
     path::Path,
@@ -16,9 +16,7 @@ use std::{
 };
 
 use netpolc_table::{EndpointId, IfIndex, Program, Write, schema::Family};
-use netpolc_target::{
-    Arrival, Capabilities, Datapath, Error, Frame, Hook, Target, Verdict, semantics::DropReason,
-};
+use netpolc_target::{Capabilities, Error, Hook, Target, semantics::DropReason};
 
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
@@ -26,9 +24,8 @@ use crate::{
     generation::{self, Ahead, Generation, Recipe},
     growth::Tender,
     layout::{self, Capacities, Clock, MapId, exact, state::Place},
-    maps::{MapFacts, Maps, Shared},
+    maps::{MapFacts, Shared},
     pins::Pins,
-    program::Sockets,
     settle::Grace,
     state::{self, Amendment, Connection, Inserted, Live},
     sys::{self, refused},
@@ -132,7 +129,8 @@ fn random() -> Result<u64, Error> {
 
 impl Ebpf {
     /// Creates maps and programs that belong to this process alone. Packets are judged by
-    /// [`Datapath::packet`], or on interfaces, which are detached when the value is dropped.
+    /// [`netpolc_target::Datapath::packet`], or on interfaces, which are detached when the value is
+    /// dropped.
     ///
     /// # Errors
     /// [`Error::Argument`] where `config` has impossible sizes, [`Error::System`] where the kernel
@@ -516,7 +514,7 @@ impl Ebpf {
 
     /// Shows a test the maps behind the target.
     #[cfg(test)]
-    pub(crate) fn generation_for_tests(&self, test: impl FnOnce(&Maps)) {
+    pub(crate) fn generation_for_tests(&self, test: impl FnOnce(&crate::maps::Maps)) {
         test(&self.generation.tables.maps);
     }
 
@@ -556,37 +554,60 @@ impl Ebpf {
         let holds = |family| pool.places(endpoint, family)[0].map_or(0, Place::connections);
         Ok((holds(Family::V4), holds(Family::V6)))
     }
+}
 
-    /// Runs a hook's program `repeat` times on one packet. The time is that of one run.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] where the packet's [`Arrival`] cannot be shown to this instance's
-    /// programs, [`Error::System`] where the kernel refuses to run the program on these bytes.
-    pub fn run(
-        &mut self,
-        hook: Hook,
-        frame: &Frame,
-        repeat: u32,
-    ) -> Result<(Verdict, Duration), Error> {
-        if frame.arrival == Arrival::Forgotten && self.config.program.sockets == Sockets::Packet {
-            return Err(Error::Unsupported {
-                what: "the kernel puts a socket on every packet of a test run".into(),
-                remedy: "ask an instance that is told of sockets (Config::asked)".into(),
-            });
+impl Target for Ebpf {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn read(&self) -> Result<Program, Error> {
+        if self.access == Access::Write {
+            return self.generation.tables.read();
         }
-        let ifindex = if self.pins.is_none() {
-            self.generation.tables.lend_interface(frame.interface);
-            sys::LO
-        } else {
-            frame.interface
-        };
-        let program = self.generation.program(hook);
-        let done = program.run_frame(frame, ifindex, self.config.program.mark, repeat);
+        let mut last = None;
+        for _ in 0..READ_ATTEMPTS {
+            match self.generation.tables.read_afresh() {
+                Ok(program) => return Ok(program),
+                Err(error) => last = Some(error),
+            }
+            std::thread::sleep(RETRY_PAUSE);
+        }
+        Err(last.expect("tried at least once"))
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        self.may_change()?;
+        self.capabilities.check(write)?;
+        loop {
+            match self.generation.tables.write(write, &self.grace) {
+                Ok(()) => return Ok(()),
+                Err(Stop::Room { table, room, capacity, need }) => {
+                    if !self.grow(room, need)? {
+                        return Err(Stop::Room { table, room, capacity, need }.into());
+                    }
+                }
+                Err(Stop::Other(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        self.may_change()?;
+        self.grace.wait()?;
+        self.generation.tables.release()
+    }
+}
+
+impl Drop for Ebpf {
+    fn drop(&mut self) {
         if self.pins.is_none() {
-            self.generation.tables.return_interface();
+            // TCX links go with their descriptors, but filters would stay.
+            let _ = self.attachments.detach_all(None);
         }
-        done.map_err(|e| {
-            refused(format!("run the program of hook {hook:?} on {} bytes", frame.bytes.len()), e)
-        })
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Capabilities {
-    /// As `ethtool -i` names it; `software` for the kernel itself.
+    /// The driver's name, as `ethtool -i` prints it; `software` for the kernel itself.
     pub driver: String,
     /// Ports as `low-high`; without: prefixes (value/mask).
     pub port_ranges: bool,

@@ -16,17 +16,18 @@ use crate::{
 /// What filters can see of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Of the outermost header: 0x8100 for a frame with a VLAN tag, whatever is under it.
+    /// The ethertype of the outermost header: 0x8100 for a frame with a VLAN tag, whatever is under
+    /// it.
     pub ethertype: u16,
-    /// Of the IP header; any for others.
+    /// The source address of the IP header; any address where there is none.
     pub source: IpAddr,
-    /// Of the IP header; any for others.
+    /// The destination address of the IP header; any address where there is none.
     pub destination: IpAddr,
     /// The IP protocol number, behind IPv6 extension headers.
     pub protocol: u8,
-    /// None: the protocol has none, or they are cut off.
+    /// The source port; None where the protocol has no ports, or they are cut off.
     pub source_port: Option<u16>,
-    /// None: as the source port.
+    /// The destination port; None as for the source port.
     pub destination_port: Option<u16>,
     /// The low 12 bits; 0x002 SYN, 0x010 ACK.
     pub tcp_flags: u16,
@@ -45,7 +46,7 @@ pub struct Packet {
     pub born: Born,
 }
 
-/// Which part of an IP packet.
+/// Which part of an IP packet a frame carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Fragment {
     /// The packet is whole.
@@ -60,10 +61,10 @@ pub enum Fragment {
 /// Where a packet was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Born {
-    /// Somewhere else: it came in by an interface.
+    /// The packet was made somewhere else, and came in by an interface.
     #[default]
     Elsewhere,
-    /// By a socket of this host.
+    /// A socket of this host made the packet.
     Here,
 }
 

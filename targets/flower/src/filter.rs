@@ -134,7 +134,7 @@ pub enum Ports {
 pub struct Masked {
     /// The bits that must be set or clear; 0 where the mask is 0.
     pub value: u16,
-    /// Which bits count; never 0.
+    /// The bits that count; never 0.
     pub mask: u16,
 }
 
@@ -206,7 +206,7 @@ impl Masked {
         Self { value, mask: u16::MAX }
     }
 
-    /// Under a mask; bits of `value` outside it are cleared.
+    /// A value under a mask; bits of `value` outside the mask are cleared.
     pub fn new(value: u16, mask: u16) -> Self {
         Self { value: value & mask, mask }
     }
@@ -299,13 +299,13 @@ impl Pattern {
         }
     }
 
-    /// Only packets from this prefix; length 0 adds no key.
+    /// The same pattern for packets from this prefix only; length 0 adds no key.
     pub fn from(mut self, prefix: IpNetwork) -> Self {
         self.source = (prefix.prefix() > 0).then_some(prefix);
         self
     }
 
-    /// Only packets to this prefix; length 0 adds no key.
+    /// The same pattern for packets to this prefix only; length 0 adds no key.
     pub fn to(mut self, prefix: IpNetwork) -> Self {
         self.destination = (prefix.prefix() > 0).then_some(prefix);
         self

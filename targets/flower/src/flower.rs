@@ -25,7 +25,7 @@ pub struct Flower {
     kernel: Kernel,
     /// What is installed, as far as it is known; an interface that is not in it is dumped first.
     known: BTreeMap<IfIndex, Known>,
-    /// Interfaces that may carry filters of ours; None before the first look.
+    /// The interfaces that may carry filters of netpolc; None before the first look.
     carrying: Option<BTreeSet<IfIndex>>,
 }
 
@@ -94,7 +94,7 @@ impl Flower {
         Ok(Flower { kernel: Kernel::open()?, known: BTreeMap::new(), carrying: None })
     }
 
-    /// Filters of ours on all interfaces, as the kernel has them now.
+    /// Netpolc's filters on all interfaces, as the kernel has them now.
     ///
     /// # Errors
     /// The kernel refuses to list the qdiscs or the filters of an interface.
@@ -145,7 +145,7 @@ impl Flower {
         done
     }
 
-    /// Removes every filter of ours, and clsact where nothing is left in it.
+    /// Removes all of netpolc's filters, and clsact where nothing is left in it.
     ///
     /// # Errors
     /// A netlink call fails, as in [`Flower::sync`].

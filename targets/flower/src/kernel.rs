@@ -84,7 +84,7 @@ impl Kernel {
         Ok(Kernel { socket })
     }
 
-    /// Interfaces with a clsact qdisc.
+    /// The interfaces that have a clsact qdisc.
     ///
     /// # Errors
     /// The kernel refuses to list qdiscs.
@@ -125,7 +125,7 @@ impl Kernel {
     /// The kernel refuses to list qdiscs or filters, or the socket fails.
     pub fn drop_empty_qdisc(&mut self, ifindex: IfIndex) -> Result<(), Error> {
         if self.with_clsact()?.contains(&ifindex) && self.dump(ifindex)?.is_empty() {
-            // Somebody else may have been faster; either way there is nothing of ours.
+            // Somebody else may have been faster; either way nothing of netpolc is left.
             let _ = self.qdisc(libc::RTM_DELQDISC, 0, ifindex)?;
         }
         Ok(())

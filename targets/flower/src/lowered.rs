@@ -125,7 +125,7 @@ pub enum Refused {
     /// Software mode must do everything, and cannot.
     #[error("software flower cannot enforce this: {what}; {remedy}")]
     Incomplete {
-        /// Which part, with the pod or policy.
+        /// What cannot be enforced, with the pod or policy that it belongs to.
         what: String,
         /// What the user can do about it.
         remedy: String,

@@ -12,7 +12,7 @@ use crate::capability::Capabilities;
 /// What is known of one driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quirks {
-    /// As `ethtool -i` names it.
+    /// The driver's name, as `ethtool -i` prints it.
     pub driver: &'static str,
     /// What follows from the facts.
     abilities: Abilities,

@@ -33,7 +33,7 @@ const B: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 11);
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where pods send what is not on their link.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-const PATIENCE: Duration = Duration::from_millis(700);
+const TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Pod B lets A in on these ports, and A may leave for them; all else is denied.
 fn policy(ports: &str) -> String {
@@ -130,11 +130,9 @@ impl Node {
 
     fn connect(&self, to: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
         let address = SocketAddr::new(to.into(), port);
-        let stream = self
-            .a
-            .run(|| TcpStream::connect_timeout(&address, PATIENCE))
-            .expect("A's namespace")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let stream =
+            self.a.run(|| TcpStream::connect_timeout(&address, TIMEOUT)).expect("A's namespace")?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(stream)
     }

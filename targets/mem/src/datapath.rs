@@ -1,4 +1,6 @@
 //! The order of the steps: what a hook does with one frame.
+//!
+//! Not here: reading bytes (`parse`), ICMP errors (`icmp`), and the judgement (`judge`).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,54 +25,58 @@ use crate::{
     state::Birth,
 };
 
-/// Next or, with the mark, Defer; or why not.
+/// What becomes of a packet: it goes on, without the mark (Next) or with it (Defer), or it is
+/// dropped for a reason.
 pub(crate) type Answer = Result<Mark, DropReason>;
 
-/// Next.
+/// The answer Next.
 pub(crate) const NEXT: Answer = Ok(Mark::Clear);
 
-/// Who a packet is judged for, and what is known of it beside its bytes.
+/// The endpoint that a packet is judged for, and what is known of the packet besides its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     pub hook: Hook,
     pub endpoint: EndpointId,
     pub word: Word,
-    /// `OnNode` only at `to_pod`.
+    /// Where the packet was created; `OnNode` is possible only at `to_pod`.
     pub birth: Birth,
-    /// The endpoint whose interface the packet came in at; 0: none.
+    /// The endpoint by whose interface the packet came to the node; 0 where there is none.
     pub sender: EndpointId,
 }
 
 impl Context {
-    /// Is the packet's direction isolated?
+    /// Whether the packet's direction is isolated (`iso`).
     pub fn isolated(&self) -> bool {
         isolated(self.word, self.hook)
     }
 
+    /// Whether the pod is guarded and sends the packet (`guard`).
     fn guarded(&self) -> bool {
         self.hook == Hook::FromPod && self.word.flags & (Word::GUARD | Word::EGRESS) != 0
     }
 
-    /// Does the endpoint keep state?
+    /// Whether the endpoint keeps state (`keep`).
     pub fn keeps(&self) -> bool {
         self.word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0
     }
 
-    /// Is this the pod's own packet, back from a Service (S47)?
+    /// Whether this is the pod's own packet, back from a Service (S47).
     pub fn own_traffic(&self) -> bool {
         self.hook == Hook::ToPod && self.sender == self.endpoint
     }
 
+    /// *Refuse*: drops the packet where its direction is isolated.
     fn refuse(&self, reason: DropReason) -> Answer {
         if self.isolated() { Err(reason) } else { NEXT }
     }
 
+    /// *Refuse early*: drops the packet where its direction is isolated or guarded.
     fn refuse_early(&self, reason: DropReason) -> Answer {
         if self.isolated() || self.guarded() { Err(reason) } else { NEXT }
     }
 }
 
-/// Does the word isolate the direction of this hook?
+/// Whether the word isolates the direction of this hook.
 pub(crate) fn isolated(word: Word, hook: Hook) -> bool {
     let flag = match hook {
         Hook::ToPod => Word::INGRESS,
@@ -79,22 +85,24 @@ pub(crate) fn isolated(word: Word, hook: Hook) -> bool {
     word.flags & flag != 0
 }
 
-/// Has the guard seen that the source is the pod's own?
+/// Whether the guard has found that the source is the pod's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
+    /// It is, or nothing guards the packet.
     Proven,
-    /// An address that only a few kinds of packets may have.
+    /// It is not, but the address is one that a few kinds of packets may have.
     Unproven,
 }
 
 impl Mem {
-    /// The endpoint of an interface; 0: none.
+    /// The endpoint of an interface; 0 where it has none.
     pub(crate) fn endpoint_of(&self, interface: IfIndex) -> EndpointId {
         let entry = self.program.get(TableId::Interface, &interface_key(interface));
         entry.map(SetEndpoint::of).unwrap_or_default().endpoint
     }
 
-    /// Judges a frame; the endpoint is 0 where the interface is nobody's.
+    /// Judges a frame at `to_pod` or `from_pod`, from step 1 on. Returns the answer with the
+    /// endpoint, which is 0 where the interface has none.
     pub(crate) fn judge_frame(&mut self, hook: Hook, frame: &Frame) -> (EndpointId, Answer) {
         let endpoint = self.endpoint_of(frame.interface);
         if endpoint == EndpointId::default() {
@@ -106,6 +114,7 @@ impl Mem {
         };
         let sender = self.endpoint_of(frame.arrival.ifindex());
         let context = Context { hook, endpoint, word: self.word(endpoint), birth, sender };
+        // Hardware addresses come before everything else: they hold for pods without policies too.
         if let Err(reason) = self.hardware(&context, &frame.bytes) {
             return (endpoint, Err(reason));
         }
@@ -115,7 +124,7 @@ impl Mem {
         (endpoint, self.steps(&context, &frame.bytes))
     }
 
-    /// Is the frame by the endpoint's hardware address, where that is known (S55)?
+    /// Checks the frame's hardware addresses, where that of the endpoint is known (S55).
     fn hardware(&self, context: &Context, frame: &[u8]) -> Result<(), DropReason> {
         let Some(own) =
             eval::own_mac(&self.program, context.endpoint).filter(|_| frame.len() >= 14)
@@ -129,12 +138,13 @@ impl Mem {
         }
     }
 
-    /// Does the hook see frames that are for others, since the pod hangs on a bridge (S55)?
+    /// Whether the hook sees frames that are for others, because the pod hangs on a bridge (S55).
     fn hears_others(&self, context: &Context) -> bool {
         context.hook == Hook::ToPod && eval::own_mac(&self.program, context.endpoint).is_some()
     }
 
-    /// Is the address one that a pod on a bridge may be sent packets to?
+    /// Whether packets to this address are meant for the endpoint: it is its own, or stands for
+    /// many.
     fn is_meant(&self, endpoint: EndpointId, to: IpAddr) -> bool {
         let many = match to {
             IpAddr::V4(a) => a.is_multicast() || a.is_broadcast(),
@@ -143,7 +153,7 @@ impl Mem {
         many || self.is_own(endpoint, to)
     }
 
-    /// Step 2 and what follows.
+    /// Step 2 and those that follow.
     pub(crate) fn steps(&mut self, context: &Context, frame: &[u8]) -> Answer {
         match parse::ethernet(frame) {
             Err(reason) => context.refuse_early(reason),
@@ -154,7 +164,7 @@ impl Mem {
         }
     }
 
-    /// ARP of a guarded pod: it speaks for its own address (S36).
+    /// ARP of a guarded pod, which speaks only for its own address (S36).
     fn arp(&self, context: &Context, frame: &[u8], at: usize) -> Answer {
         let body = frame.get(at..at + 28).ok_or(Truncated)?;
         if body[..6] != [0, 1, 8, 0, 6, 4] {
@@ -168,7 +178,7 @@ impl Mem {
         if speaks { NEXT } else { Err(SpoofedSource) }
     }
 
-    /// Does a guarded pod send into a tunnel that no rule with this port permits (S45)?
+    /// Whether a guarded pod sends into a tunnel that no rule with this port permits (S45).
     fn is_denied_tunnel(
         &self,
         context: &Context,
@@ -182,15 +192,15 @@ impl Mem {
             && !eval::names_port(&self.program, context.endpoint, to, protocol, port)
     }
 
-    /// Does a guarded pod send a later fragment of what leads into a tunnel, whatever its ports
-    /// (S45)?
+    /// Whether a guarded pod sends a later fragment of a packet that leads into a tunnel whatever
+    /// its ports are (S45).
     fn is_part_of_tunnel(&self, context: &Context, protocol: u8) -> bool {
         context.guarded()
             && !HAS_PORTS.contains(&protocol)
             && eval::is_tunnel(&self.program, protocol, None)
     }
 
-    /// Is the address one of the endpoint's own?
+    /// Whether the address is one of the endpoint's own.
     pub(crate) fn is_own(&self, endpoint: EndpointId, address: IpAddr) -> bool {
         self.program.get(TableId::own(Family::of(address)), &own_key(endpoint, address)).is_some()
     }
@@ -216,6 +226,8 @@ impl Mem {
             }
             Source::Unproven
         };
+        // From here on, whatever is wrong with a packet of an unproven source, it is dropped as
+        // spoofed.
         let refuse = |reason| match source {
             Source::Proven => context.refuse(reason),
             Source::Unproven => Err(SpoofedSource),
@@ -225,7 +237,7 @@ impl Mem {
             Err(SourceRoute) if source == Source::Proven => {
                 return context.refuse_early(SourceRoute);
             }
-            // Too many extension headers, behind which a kernel reads on.
+            // With too many extension headers, a kernel reads on where this does not (step 4).
             Err(Malformed) if source == Source::Proven && family == Family::V6 => {
                 return context.refuse_early(Malformed);
             }
@@ -242,6 +254,7 @@ impl Mem {
             protocol: piece.protocol,
             id: piece.id,
         };
+        // Fragments have records only where their verdict may be Drop.
         let judged = context.isolated() && context.birth == Birth::Elsewhere;
         if let Part::Later(piece) = network.part {
             return match judged {
@@ -271,6 +284,7 @@ impl Mem {
                 _ => self.judge(context, from, to, network.protocol, &transport),
             },
         };
+        // Whatever step 6 and those behind it decided, the later fragments get the same.
         if let Part::First(piece) = network.part
             && judged
         {
@@ -284,9 +298,10 @@ impl Mem {
         answer
     }
 
-    /// Step 5: a later fragment in an isolated direction, from elsewhere.
+    /// Step 5 for a later fragment in an isolated direction that is not born on the node.
     fn later(&self, context: &Context, piece: Piece, key: RecordKey) -> Answer {
-        // Flags and chunk type lie in bytes 8 to 15, where this one would be put.
+        // The flags of TCP and the chunk type of SCTP lie in bytes 8 to 15, which this fragment
+        // would overwrite (RFC 3128).
         if piece.offset == 1 && matches!(piece.protocol, ip::TCP | ip::SCTP) {
             return Err(Fragment);
         }
@@ -306,6 +321,7 @@ impl Mem {
         if self.is_part_of_tunnel(context, piece.protocol) {
             return Err(Fragment);
         }
+        // Without a record the ports are unknown. The tables must give one answer for all of them.
         let pipeline = crate::judge::pipeline(context.hook);
         let alike = eval::alike(&self.program, pipeline, context.endpoint, remote, piece.protocol);
         let own = self.is_own(context.endpoint, remote);
@@ -316,8 +332,12 @@ impl Mem {
         if permitted { NEXT } else { Err(Fragment) }
     }
 
-    /// Neighbour discovery (S36): on this link (nothing that was forwarded has hop limit 255),
-    /// never fragmented (RFC 6980). A guarded pod speaks for itself, and for no router.
+    /// Whether the packet is neighbour discovery that may pass (S36): it comes from this link,
+    /// since nothing that was forwarded has hop limit 255, and is not fragmented (RFC 6980). A
+    /// guarded pod may speak for itself only, and not as a router.
+    ///
+    /// # Errors
+    /// The reason why the packet is dropped, where a guarded pod sends what it must not.
     fn is_discovery(
         &self,
         context: &Context,
@@ -362,13 +382,14 @@ impl Mem {
     }
 }
 
-/// A pod is no DHCP server (S36).
+/// Whether the packet is the answer of a DHCP server, which a pod is not (S36).
 fn is_dhcp_answer(protocol: u8, transport: &Transport) -> bool {
     let ports = (transport.destination_port, transport.source_port);
     protocol == ip::UDP && [DHCP, DHCPV6].contains(&ports)
 }
 
-/// What may come from an address that is not the pod's own (S55), neighbour discovery aside.
+/// Whether the packet may come from an address that is not the pod's own (S55), neighbour discovery
+/// aside.
 fn is_exception(to: IpAddr, network: &Network, transport: &Transport) -> bool {
     debug_assert!(HAS_PORTS.contains(&ip::UDP));
     let ports = (transport.source_port, transport.destination_port);

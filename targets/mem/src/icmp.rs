@@ -1,4 +1,5 @@
-//! Step 7: ICMP errors, judged by the packet that they quote (S35).
+//! Step 7: ICMP errors, which are judged by the packet that they quote (S35). Not here: finding the
+//! headers (`parse`).
 
 use std::net::IpAddr;
 
@@ -17,7 +18,7 @@ use crate::{
     state::Birth,
 };
 
-/// A quoted packet.
+/// A packet that an error quotes.
 struct Inner {
     source: IpAddr,
     destination: IpAddr,
@@ -26,7 +27,7 @@ struct Inner {
 }
 
 impl Mem {
-    /// Judges an error. Nothing that is remembered changes: anyone can forge one.
+    /// Judges an error. No entry changes, since anyone can forge an error.
     pub(crate) fn icmp_error(
         &self,
         context: &Context,
@@ -48,10 +49,12 @@ impl Mem {
             return Err(IcmpError);
         }
         let inner = quoted(frame, family, outer.l4 + 8, outer.end).ok_or(IcmpError)?;
+        // The quoted packet went the other way, so that its local address is at the other end.
         let (hook, local, inner_local) = match context.hook {
             Hook::ToPod => (Hook::FromPod, destination, inner.source),
             Hook::FromPod | Hook::Translated => (Hook::ToPod, source, inner.destination),
         };
+        // A pod may send an error only to the sender of what it quotes.
         let elsewhere = context.hook == Hook::FromPod && destination != inner.source;
         if local != inner_local || elsewhere {
             return Err(IcmpError);
@@ -67,7 +70,8 @@ impl Mem {
         let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now);
         let permitted = match entry {
             Some(entry) => self.opener_permits(context, &entry, &tuple),
-            // It needs none.
+            // Without an entry, only a connection counts that needs none: permitted in both
+            // directions.
             None => {
                 [hook, hook.other()].iter().all(|hook| self.is_open(context.word, *hook, &tuple))
             }
@@ -76,8 +80,8 @@ impl Mem {
     }
 }
 
-/// The quoted packet at `at`; None where too little of it is there, or where it has no tuple, as an
-/// error has none.
+/// The quoted packet at `at`. None where too little of it is there, or where it has no tuple, such
+/// as another error.
 fn quoted(frame: &[u8], family: Family, at: usize, end: usize) -> Option<Inner> {
     let (source, destination) = parse::addresses(frame, family, at, end).ok()?;
     let (protocol, l4) = match family {

@@ -1,5 +1,7 @@
-//! Step 8: policy and state together. The table in `netpolc_target::semantics` (Judgement), row by
-//! row.
+//! Step 8: policy and state together, the table under *Judgement* in `netpolc_target::semantics`
+//! row by row.
+//!
+//! Not here: what entries are and when they expire (`state`).
 
 use std::net::IpAddr;
 
@@ -21,7 +23,7 @@ use crate::{
     state::{Birth, Connection, Opening, Tuple},
 };
 
-/// The tables' name for a hook.
+/// The direction in which the tables judge at a hook.
 pub(crate) fn pipeline(hook: Hook) -> Pipeline {
     match hook {
         Hook::ToPod => Pipeline::ToPod,
@@ -48,13 +50,13 @@ pub(crate) fn tuple(
 }
 
 impl Mem {
-    /// Does this direction, as it is now, permit the tuple's packets?
+    /// *Permits*: whether the direction, as it is now, permits the tuple's packets.
     pub(crate) fn permits(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
         let own = || hook != Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote);
         self.is_open(word, hook, tuple) || own()
     }
 
-    /// Is the direction not isolated, or do the tables permit the tuple's packets in it?
+    /// Whether the direction is not isolated, or its tables permit the tuple's packets.
     pub(crate) fn is_open(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
         let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
         let tables = || {
@@ -72,7 +74,8 @@ impl Mem {
         !isolated(word, hook) || tables() == eval::Verdict::Permit
     }
 
-    /// Does a packet to the pod claim to come from it, and is not its own traffic (S47)?
+    /// *Forged*: whether a packet to the pod claims to come from the pod itself and is not its own
+    /// traffic (S47).
     pub(crate) fn is_forged(&self, context: &Context, remote: IpAddr) -> bool {
         context.hook == Hook::ToPod
             && context.isolated()
@@ -81,7 +84,8 @@ impl Mem {
             && self.is_own(context.endpoint, remote)
     }
 
-    /// Would the packet that opened this connection be let through today, or on to its backend?
+    /// *Opener permits*: whether the packet that opened the connection would be let through now, or
+    /// on to its backend.
     pub(crate) fn opener_permits(
         &self,
         context: &Context,
@@ -97,17 +101,18 @@ impl Mem {
             || deferred()
     }
 
-    /// Is the remote with its port a Service's?
+    /// Whether the remote's address and port belong to a Service.
     fn is_service(&self, tuple: &Tuple) -> bool {
         let port = HAS_PORTS.contains(&tuple.protocol).then_some(tuple.remote_port);
         eval::is_service(&self.program, tuple.remote, tuple.protocol, port)
     }
 
-    /// The remote's incarnation now.
+    /// The incarnation that the remote has now.
     pub(crate) fn incarnation(&self, remote: IpAddr) -> Incarnation {
         eval::remote(&self.program, remote).incarnation
     }
 
+    /// Judges a packet that has passed all earlier steps.
     pub(crate) fn judge(
         &mut self,
         context: &Context,
@@ -133,12 +138,16 @@ impl Mem {
         if allowed {
             return self.allowed(context, tuple, event, entry, opening);
         }
+        // Rows for packets that are not allowed. A reply goes back to whoever opened the
+        // connection; two SYNs of TCP may cross each other.
         let reply = entry.is_some_and(|entry| {
             let crossing = protocol == ip::TCP && entry.phase == Phase::Opening;
             entry.opener != context.hook
                 && (event != Event::Open || crossing)
                 && self.opener_permits(context, &entry, &tuple)
         });
+        // A connection that was deferred to the judgement after translation goes on there, even
+        // where its Service is gone.
         let going_on = entry.is_some_and(|entry| {
             let own = context.hook == Hook::FromPod && entry.opener == Hook::FromPod;
             own && event != Event::Open && entry.mark == Mark::Deferred
@@ -166,7 +175,7 @@ impl Mem {
         }
     }
 
-    /// Will some judgement need to know who opened this?
+    /// *Needed*: whether some later judgement will need to know who opened the connection.
     fn is_needed(&self, context: &Context, tuple: &Tuple, event: Event, mark: Mark) -> bool {
         let other = context.hook.other();
         let answered_by_entry = || {
@@ -176,7 +185,7 @@ impl Mem {
         context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()
     }
 
-    /// A packet that policy lets through, or on: what it means for state.
+    /// Rows for packets that are allowed, or treated as if they were: what they mean for state.
     fn allowed(
         &mut self,
         context: &Context,
@@ -189,13 +198,14 @@ impl Mem {
         if opens && !self.is_needed(context, &tuple, event, opening.mark) {
             return Ok(opening.mark);
         }
+        // An opening of a connection that is over begins a new one.
         let over = |e: &Connection| {
             event == Event::Open && matches!(e.phase, Phase::Closing | Phase::Reset)
         };
         match entry {
             Some(entry) if !over(&entry) => {
-                // Plain TCP data in a permitted direction and ICMP replies leave no trace:
-                // generated programs need not look for an entry at all.
+                // TCP data in a permitted direction and ICMP replies change nothing, so that
+                // generated programs need not search for an entry at all.
                 let silent = event == Event::Data && tuple.protocol != ip::SCTP;
                 if !silent {
                     self.state.touch(&tuple, event, context.hook, self.now);

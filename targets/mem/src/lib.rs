@@ -1,10 +1,40 @@
-//! The reference target: holds a program in memory and judges packets from bytes to verdict, in
+//! The reference target: it holds a program in memory and judges packets from bytes to verdict, in
 //! plain Rust, exactly as [`netpolc_target::semantics`] defines it and written to be read beside
 //! it.
 //!
-//! Here: [`Mem`] with its tables and counters. `parse` is steps 2 to 6, `datapath` the order of the
-//! steps, `icmp` step 7, `judge` step 8, `translated` what comes after Service translation, `state`
-//! and `fragments` what is remembered. Not here: speed.
+//! This module has [`Mem`] with its tables and counters. `parse` is steps 2 to 6, `datapath` the
+//! order of the steps, `icmp` step 7, `judge` step 8, and `translated` what comes after the
+//! translation of Services; `state` and `fragments` are what is remembered. Not here: speed.
+//!
+//! # Examples
+//!
+//! ```
+//! use netpolc_table::text;
+//! use netpolc_target::{
+//!     Datapath as _, DropReason, Frame, Hook, Mark, Verdict,
+//!     conformance::world::{A, Hosts, Policy, UPLINK, world},
+//!     frame::Packet,
+//!     semantics::tcp,
+//! };
+//! use netpolc_target_mem::Mem;
+//!
+//! // Two pods, of which A is isolated for ingress and permits nothing.
+//! let mut mem = Mem::default();
+//! netpolc_target::fill(&mut mem, &world(Policy::Nothing, Policy::Open))?;
+//!
+//! // Somebody opens a connection to it.
+//! let [v4, _] = Hosts::both();
+//! let syn = Packet::new(v4.friend, v4.a).tcp(40_000, 80, tcp::SYN).build();
+//! let frame =
+//!     Frame { interface: A.interface, arrival: UPLINK.into(), mark: Mark::Clear, bytes: syn };
+//! assert_eq!(mem.packet(Hook::ToPod, &frame)?, Verdict::Drop);
+//! assert_eq!(mem.explain_last(), Some(DropReason::Policy));
+//!
+//! // The program has a text form, which parses back to itself.
+//! let printed = text::print(mem.program());
+//! assert_eq!(text::parse(&printed)?, *mem.program());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod datapath;
 mod fragments;
@@ -26,21 +56,23 @@ use netpolc_target::{
 
 use crate::{fragments::Fragments, state::State};
 
-/// A target in memory.
+/// A target in memory, which can also be asked about packets.
 #[derive(Clone, Debug)]
 pub struct Mem {
     program: Program,
     capabilities: Capabilities,
     state: State,
     fragments: Fragments,
-    /// What ageing sees; moved by `advance` only.
+    /// The time by which entries and records expire. Only [`Datapath::advance`] moves it.
     now: Duration,
     drops: BTreeMap<(EndpointId, Hook, DropReason), u64>,
+    /// Why the last packet was dropped; None where it was not.
     last: Option<DropReason>,
 }
 
 impl Default for Mem {
-    /// Ids as wide as the tables' keys, 4,096 connections for each endpoint and family.
+    /// An empty target whose ids may be as large as the tables' keys allow, with room for 4,096
+    /// connections of each endpoint and family.
     fn default() -> Self {
         let ids = 1 << 16;
         Mem::new(Capabilities {
@@ -56,7 +88,7 @@ impl Default for Mem {
 }
 
 impl Mem {
-    /// An empty one that can hold this much.
+    /// An empty target that can hold this much.
     pub fn new(capabilities: Capabilities) -> Self {
         Mem {
             program: Program::default(),
@@ -69,17 +101,18 @@ impl Mem {
         }
     }
 
-    /// The program it holds, with the origins it was given (which [`Target::read`] leaves out).
+    /// The program that the target holds, with the origins it was given, which [`Target::read`]
+    /// leaves out.
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// Drops since the start, by endpoint, hook and reason.
+    /// How many packets were dropped, by endpoint, hook and reason.
     pub fn drops(&self) -> &BTreeMap<(EndpointId, Hook, DropReason), u64> {
         &self.drops
     }
 
-    /// Entries in the state table, dead ones included, of one endpoint.
+    /// How many entries the state table has of one endpoint, expired ones included.
     pub fn connections(&self, endpoint: EndpointId) -> usize {
         self.state.count(endpoint)
     }
@@ -88,7 +121,8 @@ impl Mem {
         netpolc_table::eval::word(&self.program, endpoint)
     }
 
-    /// Would port intervals overlap after `write`? Then one packet would have two answers.
+    /// Refuses a write after which port intervals would overlap, since one packet would then have
+    /// two answers.
     fn check_intervals(&self, write: &Write) -> Result<(), Error> {
         let invalid = |reason| Err(Error::Invalid { table: TableId::Port, reason });
         let mut after = self.program.table(TableId::Port).entries.clone();
@@ -148,6 +182,7 @@ impl Target for Mem {
             self.check_intervals(write)?;
         }
         self.program.apply(write);
+        // An endpoint's connections and fragment records go with its entry (S43).
         if write.table == TableId::Endpoint {
             for key in &write.remove {
                 let EndpointKey { endpoint } = EndpointKey::of(key);
@@ -167,6 +202,8 @@ impl Target for Mem {
 
 impl Datapath for Mem {
     fn packet(&mut self, hook: Hook, frame: &Frame) -> Result<Verdict, Error> {
+        // Step 0: a marked packet is judged by the sender's egress set first, also in front of
+        // `to_pod`.
         let (mut at, mut answer) = ((EndpointId::default(), hook), Ok(Mark::Clear));
         let mut mark = frame.mark;
         if hook != Hook::FromPod && mark == Mark::Deferred {
@@ -178,6 +215,8 @@ impl Datapath for Mem {
             (at, answer) = ((endpoint, hook), judged);
         }
         self.last = answer.err();
+        // `judge_frame` marks a packet that goes on to a Service. One that is marked and was not
+        // judged at `translated`, because its hook is `from_pod`, keeps its mark.
         Ok(match answer.map(|given| given.max(mark)) {
             Ok(Mark::Clear) => Verdict::Next,
             Ok(Mark::Deferred) => Verdict::Defer,

@@ -1,5 +1,6 @@
-//! Steps 2 to 6: from bytes to headers. Every function returns the reason why it cannot go on; the
-//! caller decides whether that means Drop or Next.
+//! Steps 2 to 6: from bytes to headers. Every function returns the reason why it cannot go on.
+//!
+//! Not here: whether that reason means Drop or Next, which the caller decides (`datapath`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +10,7 @@ use netpolc_target::{
     semantics::{Event, HAS_PORTS, SOURCE_ROUTES, ether, icmp, ip, needed},
 };
 
-/// What is behind the Ethernet header.
+/// What follows the Ethernet header and its tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer3 {
     /// ARP, at this offset.
@@ -20,32 +21,32 @@ pub(crate) enum Layer3 {
     Other,
 }
 
-/// Where a packet stands among its fragments.
+/// Which part of a fragmented packet this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Not a fragment, as far as ports are concerned. An atomic fragment is whole.
+    /// All of it, with its ports. An atomic fragment counts as whole.
     Whole,
-    /// Offset 0, more to come.
+    /// The first fragment: its offset is 0, and more follow.
     First(Piece),
-    /// Offset not 0.
+    /// A later fragment: its offset is not 0.
     Later(Piece),
 }
 
-/// What the record of a fragmented packet is found by, beside its addresses.
+/// What identifies a fragmented packet besides its addresses, and where the fragment begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// IPv4: the packet's. IPv6: the next header of the fragment header, which may be an extension
-    /// header.
+    /// In IPv4 the packet's protocol, in IPv6 the next header of the fragment header, which may be
+    /// an extension header.
     pub protocol: u8,
     pub id: u32,
-    /// In 8 bytes.
+    /// In units of 8 bytes.
     pub offset: u16,
 }
 
 /// An IP packet's headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
-    /// Of layer 4; in a later fragment the piece's.
+    /// The protocol of layer 4; in a later fragment that of the piece.
     pub protocol: u8,
     /// Where the IP header begins.
     pub l3: usize,
@@ -55,18 +56,18 @@ pub(crate) struct Network {
     pub end: usize,
     pub hop_limit: u8,
     pub part: Part,
-    /// Is it a fragment in the guard's eyes? In IPv6 an atomic one is, too.
+    /// Whether the guard takes it for a fragment. In IPv6 an atomic one is one too.
     pub fragmented: bool,
 }
 
-/// What layer 4 says.
+/// What layer 4 says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transport {
     pub source_port: u16,
     pub destination_port: u16,
-    /// None: an ICMP message that has no tuple.
+    /// What the packet means to a connection; None for an ICMP message that has no tuple.
     pub event: Option<Event>,
-    /// The type of an ICMP message of the packet's own family.
+    /// The type of an ICMP message of the packet's own family; None for all other packets.
     pub icmp: Option<u8>,
 }
 
@@ -74,12 +75,12 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// `Truncated` unless `upto` bytes lie before `end`.
+/// The reason `Truncated`, unless `upto` bytes lie before `end`.
 fn within(upto: usize, end: usize) -> Result<(), DropReason> {
     if upto <= end { Ok(()) } else { Err(Truncated) }
 }
 
-/// Step 2.
+/// Step 2: the Ethernet header, with up to two tags.
 pub(crate) fn ethernet(frame: &[u8]) -> Result<Layer3, DropReason> {
     within(14, frame.len())?;
     let mut at = 12;
@@ -139,6 +140,7 @@ pub(crate) fn network(frame: &[u8], family: Family, l3: usize) -> Result<Network
         Family::V6 => {
             let payload = usize::from(u16_at(frame, l3 + 4));
             let end = l3 + 40 + payload;
+            // Segmentation super-packets are longer than their length field can say.
             let end = if payload == 0 && frame.len() > end + 0xffff { frame.len() } else { end };
             within(end, frame.len())?;
             let walk = extensions(frame, frame[l3 + 6], l3 + 40, end, Routes::Refused)?;
@@ -187,7 +189,7 @@ fn ipv4(frame: &[u8], l3: usize) -> Result<Network, DropReason> {
     })
 }
 
-/// Is a source route among the options?
+/// Refuses source routes among the options of IPv4, and options that are malformed (S49).
 fn options(mut rest: &[u8]) -> Result<(), DropReason> {
     while let Some(&kind) = rest.first() {
         let length = match kind {
@@ -204,13 +206,13 @@ fn options(mut rest: &[u8]) -> Result<(), DropReason> {
 /// What a walk makes of a routing header with segments left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Routes {
-    /// The packet itself: it is refused.
+    /// The packet is refused.
     Refused,
-    /// A quoted packet, which goes nowhere any more.
+    /// The header does not matter: a quoted packet goes nowhere any more.
     Quoted,
 }
 
-/// Where a walk over extension headers ended.
+/// How a walk over extension headers ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Walk {
     pub protocol: u8,
@@ -219,7 +221,7 @@ pub(crate) struct Walk {
     pub fragment_header: bool,
 }
 
-/// Step 4: the walk from the header `next` at `at`.
+/// Step 4: walks over extension headers, from the header `next` at `at` on.
 pub(crate) fn extensions(
     bytes: &[u8],
     next: u8,
@@ -261,6 +263,7 @@ pub(crate) fn extensions(
             };
         }
         walk.at += size;
+        // What follows the fragment header of a later fragment is payload.
         if matches!(walk.part, Part::Later(_)) {
             break;
         }
@@ -268,7 +271,7 @@ pub(crate) fn extensions(
     Ok(walk)
 }
 
-/// Step 6: layer 4 of a packet that is no later fragment.
+/// Step 6: layer 4 of a whole packet or a first fragment.
 pub(crate) fn transport(
     frame: &[u8],
     family: Family,
@@ -278,8 +281,9 @@ pub(crate) fn transport(
     Ok(upper(&frame[network.l4..network.end], family, network.protocol))
 }
 
-/// Ports and event of a layer 4 that is long enough. Inner packets of ICMP errors have 8 bytes at
-/// least, so what lies behind those (TCP flags, SCTP chunks) is looked at only where it is there.
+/// Ports and event of a layer 4 that is long enough. Inner packets of ICMP errors have at least 8
+/// bytes, so that what lies behind those (TCP flags, SCTP chunks) may be missing, and the event
+/// with it.
 pub(crate) fn upper(l4: &[u8], family: Family, protocol: u8) -> Transport {
     let mut found =
         Transport { source_port: 0, destination_port: 0, event: Some(Event::Datagram), icmp: None };
@@ -303,7 +307,7 @@ pub(crate) fn upper(l4: &[u8], family: Family, protocol: u8) -> Transport {
     found
 }
 
-/// Is this type an error?
+/// Whether this type of ICMP (or ICMPv6) message is an error.
 pub(crate) fn is_error(family: Family, kind: u8) -> bool {
     match family {
         Family::V4 => icmp::ERRORS_V4.contains(&kind),

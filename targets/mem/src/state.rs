@@ -1,5 +1,7 @@
 //! Connections: who opened them, how far they have come, how long they live, and the quota of each
 //! endpoint and family.
+//!
+//! Not here: when an entry is made or consulted (`judge`).
 
 use netpolc_table::{EndpointId, Incarnation};
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
@@ -9,7 +11,7 @@ use netpolc_target::{
     semantics::{Event, Phase, Side, YIELDING_SECONDS, seconds},
 };
 
-/// What a connection is known by; the same for both directions. Ordered by endpoint, then family.
+/// What identifies a connection, the same for both directions. Ordered by endpoint, then family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tuple {
     pub endpoint: EndpointId,
@@ -21,7 +23,7 @@ pub(crate) struct Tuple {
 }
 
 impl Tuple {
-    /// The destination port of a packet that goes this way.
+    /// The destination port of the connection's packets at this hook.
     pub fn destination_port(&self, hook: Hook) -> u16 {
         match hook {
             Hook::ToPod => self.local_port,
@@ -30,44 +32,44 @@ impl Tuple {
     }
 }
 
-/// Was the opening packet born on the node (S44)?
+/// Where an opening packet was created (S44).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Birth {
-    /// Its direction permits it forever.
+    /// It is born on the node: its direction permits it always.
     OnNode,
-    /// Policy decides.
+    /// Anywhere else: policy decides.
     Elsewhere,
 }
 
-/// What an entry is created with.
+/// What is known of a connection when its entry is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Opening {
     pub opener: Hook,
     pub birth: Birth,
-    /// Its packets go to a Service and are judged after translation.
+    /// Whether its packets go to a Service and are judged after translation.
     pub mark: Mark,
-    /// Of the remote (S43).
+    /// The remote's incarnation (S43).
     pub incarnation: Incarnation,
 }
 
-/// An entry.
+/// A connection's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Connection {
     pub opener: Hook,
     pub birth: Birth,
     pub mark: Mark,
     pub phase: Phase,
-    /// Of the remote when it was created (S43).
+    /// The remote's incarnation when the entry was created (S43).
     pub incarnation: Incarnation,
-    /// Dead from here on.
+    /// The time from which on the entry is expired.
     pub deadline: Duration,
 }
 
-/// No room in the endpoint's quota.
+/// The endpoint's quota has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// All entries.
+/// The entries of all endpoints.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
     entries: BTreeMap<Tuple, Connection>,
@@ -76,12 +78,12 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// An empty one with room for `quota` entries of each endpoint and family.
+    /// An empty table with room for `quota` entries of each endpoint and family.
     pub fn new(quota: usize) -> Self {
         State { entries: BTreeMap::new(), counts: BTreeMap::new(), quota }
     }
 
-    /// The entry, where its time has not come and the remote is still the same.
+    /// The entry, where it has not expired and the remote is still the same pod.
     pub fn live(
         &self,
         tuple: &Tuple,
@@ -94,7 +96,7 @@ impl State {
             .filter(|c| c.deadline > now && c.incarnation == incarnation)
     }
 
-    /// Notes a packet of a live entry that goes through `hook`.
+    /// *Touch*: moves phase and deadline on for a packet at `hook`.
     pub fn touch(&mut self, tuple: &Tuple, event: Event, hook: Hook, now: Duration) {
         if let Some(entry) = self.entries.get_mut(tuple) {
             let side = if entry.opener == hook { Side::Opener } else { Side::Other };
@@ -103,7 +105,8 @@ impl State {
         }
     }
 
-    /// Creates an entry, over an older one of the same tuple, or in a free or freed place.
+    /// *Create*: makes an entry, in place of an older one of the same tuple, in a free place, or in
+    /// that of an entry that gives way.
     pub fn create(&mut self, tuple: Tuple, opening: Opening, now: Duration) -> Result<(), Full> {
         let quarter = (tuple.endpoint, tuple.local.is_ipv6());
         if !self.entries.contains_key(&tuple) {
@@ -123,7 +126,7 @@ impl State {
         Ok(())
     }
 
-    /// Has the remote its share of the places already, where few are left?
+    /// Whether few places are left and the remote has three quarters of them already.
     fn is_greedy(&self, tuple: &Tuple, count: usize, now: Duration) -> bool {
         let share = self.quota * 3 / 4;
         let own = || {
@@ -153,13 +156,13 @@ impl State {
         own.filter_map(|(t, c)| Some((rank(c)?, c.deadline, *t))).min().map(|(_, _, tuple)| tuple)
     }
 
-    /// Forgets an endpoint.
+    /// Forgets the entries of an endpoint.
     pub fn purge(&mut self, endpoint: EndpointId) {
         self.entries.retain(|tuple, _| tuple.endpoint != endpoint);
         self.counts.retain(|(e, _), _| *e != endpoint);
     }
 
-    /// Entries of an endpoint.
+    /// How many entries an endpoint has, expired ones included.
     pub fn count(&self, endpoint: EndpointId) -> usize {
         [false, true].iter().filter_map(|v6| self.counts.get(&(endpoint, *v6))).sum()
     }

@@ -24,13 +24,13 @@ use netpolc_target_flower::{
 /// eBPF, and filters where NICs take them.
 pub struct Offload {
     ebpf: Ebpf,
-    /// None before the first update, and where the kernel has no flower.
+    /// The filters in the kernel; None before the first update, and where the kernel has no flower.
     flower: Option<Flower>,
     /// What was found of interfaces, by index and name: an index may come back as another
     /// interface.
     found: BTreeMap<(IfIndex, String), Option<Findings>>,
     records: Vec<OffloadRecord>,
-    /// The last thing that went wrong, to say it once.
+    /// The last error that was logged, so that it is logged once.
     said: Option<String>,
 }
 
@@ -40,7 +40,7 @@ impl Offload {
         Offload { ebpf, flower: None, found: BTreeMap::new(), records: vec![], said: None }
     }
 
-    /// Lowers and installs.
+    /// Lowers the tables for the interfaces whose NIC takes filters, and installs the filters.
     fn accelerate(&mut self, program: &Program) -> Result<(), String> {
         let links = NodeLinks::read().map_err(|e| format!("cannot read the node's links: {e}"))?;
         let able = self.able(&links);

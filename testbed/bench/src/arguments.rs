@@ -33,7 +33,7 @@ pub struct Bench {
     pub parts: BTreeSet<BenchPart>,
     /// How to show the results.
     pub report: Report,
-    /// Interleaved rounds, at least 1.
+    /// How many interleaved rounds there are, at least 1.
     pub rounds: u32,
 }
 

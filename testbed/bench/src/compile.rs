@@ -24,7 +24,7 @@ pub struct CompileReport {
     pub decode_mb_per_s: f64,
     /// How many pods are on the node that is compiled for.
     pub local_pods: usize,
-    /// From model to tables, in milliseconds; the minimum of the rounds.
+    /// The time from model to tables in milliseconds; the minimum of all rounds.
     pub compile_ms: f64,
     /// The largest resident size so far, in MiB, decoded cluster included.
     pub peak_mib: f64,

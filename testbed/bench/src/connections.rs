@@ -31,7 +31,7 @@ const NODE: &str = "n1";
 const CLIENTS: u8 = 100;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Live connections of one pod.
 const MANY: u32 = 262_144;
 
@@ -198,7 +198,7 @@ struct Asked {
     answered: u32,
 }
 
-/// Asks so often a second, each from an address (and port, 0: any) of its own.
+/// Asks `rate` times a second, each time from an address and port (0: any) of its own.
 fn ask(rate: u32, length: Duration, from: impl Fn(u32) -> SocketAddr) -> io::Result<Asked> {
     let (began, mut asked) = (Instant::now(), Asked::default());
     let mut waiting: VecDeque<(UdpSocket, Instant)> = VecDeque::new();
@@ -216,7 +216,7 @@ fn ask(rate: u32, length: Duration, from: impl Fn(u32) -> SocketAddr) -> io::Res
         waiting.retain(|(socket, since)| {
             let came = socket.recv(&mut [0; 16]).is_ok();
             asked.answered += u32::from(came);
-            !came && since.elapsed() < PATIENCE
+            !came && since.elapsed() < TIMEOUT
         });
         std::thread::sleep(Duration::from_micros(100));
     }

@@ -24,7 +24,7 @@ use super::Section;
 
 /// How many filters are installed in one go.
 const FILTERS: u32 = 4_000;
-/// Where they go; not a name that anything else has.
+/// The interface that filters are installed on; nothing else has this name.
 const DEVICE: &str = "netpolc-bench";
 
 /// Runs it.
@@ -185,7 +185,7 @@ fn bare(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration
     })
 }
 
-/// One `recvmmsg` for all answers of a send.
+/// The bare loop with one `recvmmsg` for all answers of a send.
 fn bare_at_once(device: &Device, filters: &[Filter], _: &str) -> anyhow::Result<Duration> {
     bare_loop(device, filters, |fd, buffer| {
         let mut shares = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: ANSWER }; BATCH];

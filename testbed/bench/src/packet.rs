@@ -49,7 +49,7 @@ const LOCAL_PORT: u16 = 40_000;
 pub(super) enum Case {
     /// A packet of a running TCP connection that policy permits: the tables alone decide.
     Stateless,
-    /// One that policy denies, and state does not know.
+    /// A packet that policy denies, and that state does not know.
     Denied,
     /// A reply to a connection that the pod opened: policy denies, state admits, the opener is
     /// judged again.

@@ -136,7 +136,7 @@ fn policy_change(policy: &Policy) -> Change {
 }
 
 impl World {
-    /// With tables in the kernel.
+    /// An agent with tables in the kernel, and the bystanders' cluster.
     ///
     /// # Errors
     /// The kernel refuses the tables.

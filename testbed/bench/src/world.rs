@@ -16,7 +16,7 @@ pub const FIRST_PORT: u16 = 1024;
 pub const LAST_PORT: u16 = 2047;
 /// Ranges of ports in each policy that cover these; one more port is each policy's own.
 const RANGES: usize = 72;
-/// Whose pod it is that is measured.
+/// The node on which the measured pod is.
 pub const NODE: &str = "bench";
 
 /// The pod that is measured.
@@ -43,7 +43,7 @@ pub fn remote(family: Family, n: u32) -> IpAddr {
     }
 }
 
-/// Which policy names remote `n`. Neighbours are of different groups, as pods of a real cluster
+/// The policy that names remote `n`. Neighbours are of different groups, as pods of a real cluster
 /// are.
 pub fn group(n: u32, policies: usize) -> usize {
     ((n as usize).wrapping_mul(0x9e37_79b1) >> 3) % policies

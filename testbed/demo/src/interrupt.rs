@@ -11,7 +11,7 @@ extern "C" fn note(_: libc::c_int) {
     SEEN.store(true, Ordering::Relaxed);
 }
 
-/// From here on a first signal only leaves a note.
+/// Sees to it that a first signal from here on only leaves a note.
 pub fn watch() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: sigaction consists of integers and pointers that may be null, so all zeros are

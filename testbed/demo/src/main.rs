@@ -193,7 +193,7 @@ impl Drop for NodeAgent {
     }
 }
 
-/// One connection that was tried.
+/// A connection that was tried, with what came of it.
 struct Seen {
     talk: Talk,
     to: IpAddr,

@@ -21,7 +21,7 @@ pub struct Case {
 /// The first objects, or one update.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// Where it begins, from 1.
+    /// The line at which it begins, counted from 1.
     pub line: usize,
     /// What happens; empty for the first.
     pub sentence: String,

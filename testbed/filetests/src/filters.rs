@@ -113,7 +113,7 @@ fn lowered(state: &State, mode: &str, can: &Capabilities) -> Result<(Topology, L
     }
 }
 
-/// By hook and chain; a chain comes behind those that lead to it.
+/// Filters by hook and chain; a chain comes behind those that lead to it.
 fn chains(placed: &[Placed], topology: &Topology) -> String {
     let mut of_chain = BTreeMap::<(Side, u32), Vec<&Placed>>::new();
     for placed in placed {

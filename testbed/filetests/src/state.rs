@@ -28,7 +28,7 @@ pub(crate) struct State {
     pub cluster: Cluster,
     pub shares: Shares,
     pub compiler: Compiler,
-    /// Interfaces that pods were given.
+    /// The interfaces that pods were given so far.
     pub interfaces: BTreeMap<ObjectKey, Interface>,
     /// The program before the last event, and the way from there.
     pub update: Option<(Program, Plan)>,
@@ -75,7 +75,7 @@ impl State {
         Ok(state)
     }
 
-    /// One event, as one update.
+    /// Applies one event as one update.
     pub fn apply(&mut self, step: &Step) -> Result<(), Fault> {
         let fault = |message: String| Fault { line: step.line, message };
         let mut events = Vec::new();

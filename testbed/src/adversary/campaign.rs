@@ -30,8 +30,8 @@ const CASES: usize = 400;
 /// Frames that go out before what arrived is read; the kernel's queue for each processor has 1,000
 /// places.
 const BURST: usize = 256;
-/// Without an arrival for so long, everything has arrived.
-const QUIET: Duration = Duration::from_micros(800);
+/// After so long without an arrival, everything has arrived.
+const IDLE: Duration = Duration::from_micros(800);
 /// The same at the end of a round, before policies change.
 const DRAIN: Duration = Duration::from_millis(40);
 
@@ -61,7 +61,7 @@ pub struct Report {
     pub arrived: usize,
     /// Frames that had to arrive.
     pub wanted: usize,
-    /// Those of them that did not, by label, and the first of each.
+    /// How many of them did not, by label, and the first of each.
     pub missing: BTreeMap<&'static str, (usize, String)>,
     /// Violations by kind, and the first of each kind and label.
     pub violations: BTreeMap<(Kind, &'static str), (usize, String)>,
@@ -191,7 +191,7 @@ impl Field<'_> {
             let wave: Vec<usize> = range.filter(|i| self.sent[*i].wave == wave).collect();
             for burst in wave.chunks(BURST) {
                 report.refused += self.send(burst)?;
-                self.collect(QUIET, report)?;
+                self.collect(IDLE, report)?;
             }
         }
         Ok(())

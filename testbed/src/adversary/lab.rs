@@ -127,7 +127,7 @@ impl Lab {
         self.pods.iter().chain([&self.outside]).map(open).collect()
     }
 
-    /// Sockets of the node, one for each family.
+    /// Two sockets of the node, one for each family.
     ///
     /// # Errors
     /// The kernel refuses a socket in the node's namespace.

@@ -44,7 +44,7 @@ pub struct Packet {
     pub hops: u8,
     /// Above IP and its extension headers; of a later fragment what its fragment header says.
     pub protocol: u8,
-    /// Where it is a fragment, also a whole one.
+    /// What its fragment header says; None where there is none.
     pub fragment: Option<Fragment>,
     /// Layer 4, as far as it is there.
     pub body: Vec<u8>,
@@ -220,7 +220,7 @@ impl Packet {
         self.destination.is_ipv4()
     }
 
-    /// Not the beginning of a packet.
+    /// Is it a fragment that does not begin its packet?
     pub fn is_later(&self) -> bool {
         self.fragment.is_some_and(|f| f.offset != 0)
     }
@@ -270,7 +270,7 @@ impl Packet {
         self.body.len() <= 128 && self.discovery_after(1).is_some()
     }
 
-    /// Source and destination port, where the protocol has them and they are there.
+    /// The source and destination port, where the protocol has ports and they are there.
     pub fn ports(&self) -> Option<(u16, u16)> {
         let has =
             [number::TCP, number::UDP, number::SCTP].contains(&self.protocol) && !self.is_later();

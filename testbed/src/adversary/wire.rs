@@ -15,10 +15,10 @@ use crate::netns::interface_index;
 /// Frames in one system call.
 const BATCH: usize = 64;
 /// Longer than any frame that fits an MTU of 1,500 with tags.
-const LONGEST: usize = 2048;
+const MAX_FRAME: usize = 2048;
 /// A socket option of include/uapi/linux/if_packet.h that libc lacks.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-/// Bytes that wait to be read.
+/// How many bytes may wait to be read.
 const BACKLOG: libc::c_int = 64 << 20;
 
 /// A packet socket on one interface: sends raw frames, and sees what arrives (not what it sends
@@ -26,11 +26,11 @@ const BACKLOG: libc::c_int = 64 << 20;
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
-    buffers: Vec<[u8; LONGEST]>,
+    buffers: Vec<[u8; MAX_FRAME]>,
 }
 
 impl Wire {
-    /// To be called in the interface's namespace; works on any thread later.
+    /// Opens a wire on an interface of the calling thread's namespace; any thread may use it later.
     ///
     /// # Errors
     /// The caller has no CAP_NET_RAW, or there is no such interface.
@@ -54,7 +54,7 @@ impl Wire {
         if bound < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Wire { socket, buffers: vec![[0; LONGEST]; BATCH] })
+        Ok(Wire { socket, buffers: vec![[0; MAX_FRAME]; BATCH] })
     }
 
     /// Sends the frames in order, and gives how many the kernel refused (too long for the
@@ -105,7 +105,7 @@ impl Wire {
         let mut count = 0;
         loop {
             let mut vectors: Vec<libc::iovec> =
-                self.buffers.iter_mut().map(|b| vector(b.as_mut_ptr(), LONGEST)).collect();
+                self.buffers.iter_mut().map(|b| vector(b.as_mut_ptr(), MAX_FRAME)).collect();
             let mut messages: Vec<libc::mmsghdr> = vectors.iter_mut().map(message).collect();
             // SAFETY: the socket is open. Each message points to one vector, which points to a
             // buffer of `self` of the length it says; all of them live across the call, and nothing
@@ -126,7 +126,7 @@ impl Wire {
                     _ => Err(error),
                 };
             }
-            let lengths = messages.iter().map(|m| (m.msg_len as usize).min(LONGEST));
+            let lengths = messages.iter().map(|m| (m.msg_len as usize).min(MAX_FRAME));
             for (buffer, length) in self.buffers.iter().zip(lengths).take(got as usize) {
                 each(&buffer[..length]);
             }

@@ -135,7 +135,7 @@ fn ingress(rng: &mut Rng, key: ObjectKey, rule: Rule) -> Policy {
     Policy { key, selector, ingress: Isolation::Isolated(vec![rule]), egress: Isolation::Open }
 }
 
-/// One to four of what is common.
+/// One to four ports of those that are common.
 fn ports(rng: &mut Rng) -> Ports {
     let count = rng.within(1, 4);
     Ports::Listed(rng.list(count, |rng| match rng.below(10) {

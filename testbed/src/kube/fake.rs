@@ -28,11 +28,11 @@ pub struct Fake(Mutex<State>);
 struct State {
     /// The newest resourceVersion that was given out.
     version: u64,
-    /// By collection, then by namespace and name.
+    /// All objects, by collection, then by namespace and name.
     objects: BTreeMap<String, BTreeMap<(String, String), Value>>,
     /// What happened, for watches that resume.
     log: Vec<(u64, String, String)>,
-    /// Nothing is known of what happened until then.
+    /// The version up to which events are forgotten: a watch from before it gets 410 Gone.
     forgotten: u64,
     watchers: Vec<Watcher>,
     /// `path?query` of each request that arrived.

@@ -30,7 +30,7 @@ use rcgen::{
 };
 
 /// How long a server may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Users that the server knows, by token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum User {
     Admin,
     /// May do nothing but what RBAC rules made for `viewer` allow.
     Viewer,
-    /// As the admin, with a second token.
+    /// The admin under a second token.
     Deputy,
 }
 
@@ -240,8 +240,8 @@ impl Server {
             if let Some(status) = running.child.try_wait()? {
                 bail!("kube-apiserver ended ({status}): {}", tail(&log));
             }
-            if began.elapsed() > PATIENCE {
-                bail!("kube-apiserver is not ready after {PATIENCE:?}: {}", tail(&log));
+            if began.elapsed() > START_TIMEOUT {
+                bail!("kube-apiserver is not ready after {START_TIMEOUT:?}: {}", tail(&log));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

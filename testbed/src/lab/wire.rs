@@ -24,7 +24,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// On an interface of a namespace.
+    /// Opens a wire on an interface of a namespace.
     ///
     /// # Errors
     /// There is no such interface, or the caller may not open raw sockets.
@@ -32,7 +32,7 @@ impl Wire {
         namespace.run(|| Self::open(interface)).map_err(io::Error::other)?
     }
 
-    /// On an interface of the calling thread's namespace.
+    /// Opens a wire on an interface of the calling thread's namespace.
     ///
     /// # Errors
     /// There is no such interface, or the caller may not open raw sockets.
@@ -155,7 +155,7 @@ fn socket2_address(address: IpAddr) -> socket2::SockAddr {
 pub struct Counted {
     /// Packets that came to a hook.
     pub packets: u32,
-    /// Of them dropped by a filter.
+    /// How many of them a filter dropped.
     pub drops: u32,
 }
 

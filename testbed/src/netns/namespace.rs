@@ -108,8 +108,8 @@ impl Namespace {
         let bytes =
             CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL in namespace names");
         // SAFETY: `bytes` is NUL-terminated and lives across the call, which only reads it. A name
-        // that is no mount (left by a run killed between the two steps of `create`) only needs the
-        // unlink.
+        // that is not a mount (left by a run killed between the two steps of `create`) only needs
+        // the unlink.
         unsafe { libc::umount2(bytes.as_ptr(), libc::MNT_DETACH) };
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {

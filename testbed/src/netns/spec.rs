@@ -73,7 +73,7 @@ impl Spec {
         Spec { nodes: nodes.collect(), pods, outside: Vec::new() }
     }
 
-    /// With one more host outside the cluster.
+    /// The same cluster with one more host outside.
     pub fn with_outside(mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
         self.outside
             .push(OutsideSpec { name: name.into(), addresses: addresses.into_iter().collect() });

@@ -48,7 +48,8 @@ impl Link {
         format!("fe80::ff:fe00:{:x}", self.number)
     }
 
-    /// To run in the router's namespace: the pair, and the routes to the guest's own addresses.
+    /// Lines for the router's namespace: they make the pair and the routes to the guest's own
+    /// addresses.
     pub fn router_lines(&self, to: &mut String) {
         let (name, guest) = (self.interface(), &self.guest);
         let mac = self.guest_mac();
@@ -73,7 +74,7 @@ impl Link {
         line(to, format_args!("link show dev {}", self.interface()));
     }
 
-    /// To run in the router's namespace: `address` lies behind the guest.
+    /// A line for the router's namespace: it routes `address`, which lies behind the guest.
     pub fn behind_line(&self, address: IpAddr, to: &mut String) {
         let name = self.interface();
         match address {
@@ -94,7 +95,7 @@ impl Link {
         }
     }
 
-    /// To run in the guest's namespace, once the router has made the pair.
+    /// Lines for the guest's namespace, once the router has made the pair.
     pub fn guest_lines(&self, to: &mut String) {
         line(to, format_args!("link set dev lo up"));
         line(to, format_args!("link set dev eth0 up"));

@@ -27,7 +27,7 @@ enum Step {
     Ready(Socket),
     /// TCP: the handshake is under way.
     Connecting(Socket),
-    /// Asked; the echo is to come.
+    /// The question was sent, and its echo is to come.
     Waiting(Socket),
     Done(Answer),
 }

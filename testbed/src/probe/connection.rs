@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::{Answer, Ask, socket};
 use crate::netns::{Error, Site};
 
-/// Bytes of one message: its number, repeated.
+/// How many bytes a message has: its number, repeated.
 const MESSAGE: usize = 16;
 
 /// An open TCP connection, or a UDP socket that keeps its ports, to an echo server.

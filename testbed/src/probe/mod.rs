@@ -57,7 +57,7 @@ pub struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// With the source address that the kernel chooses.
+    /// A question whose source address the kernel chooses.
     pub fn new(from: &'a Site, to: IpAddr, ask: Ask) -> Self {
         Self { from, source: None, to, ask }
     }

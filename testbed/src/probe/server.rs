@@ -76,7 +76,7 @@ fn open(port: super::Ask) -> io::Result<Option<Endpoint>> {
     }
 }
 
-/// Until the other end of `stopped` is closed.
+/// Echoes until the other end of `stopped` is closed.
 fn serve(mut endpoints: Vec<Endpoint>, stopped: PipeReader) {
     loop {
         let mut interests = vec![socket::interest(&stopped, libc::POLLIN)];

@@ -156,7 +156,7 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
     }
 }
 
-/// None to three ports of a container.
+/// Up to three ports of a container.
 pub fn container_ports(rng: &mut Rng) -> Vec<ContainerPort> {
     let count = rng.below(4);
     rng.list(count, container_port)

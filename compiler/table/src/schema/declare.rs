@@ -98,7 +98,7 @@ macro_rules! tables {
             }
         }
 
-        /// In the order of [`TableId`].
+        /// What the schema says of each table, in the order of [`TableId`].
         static TABLES: [TableSpec; TableId::ALL.len()] = [$(TableSpec {
             id: TableId::$table,
             name: $name,
@@ -174,7 +174,7 @@ macro_rules! actions {
             }
         }
 
-        /// In the order of [`ActionId`].
+        /// What the schema says of each action, in the order of [`ActionId`].
         static ACTIONS: [ActionSpec; ActionId::ALL.len()] = [$(ActionSpec {
             id: ActionId::$action,
             name: $name,
@@ -204,7 +204,7 @@ macro_rules! actions {
                     Self { $($field: <$type as Scalar>::of(params.next().unwrap_or_default())),* }
                 }
 
-                /// As an entry, without origins.
+                /// The entry with these parameters, without origins.
                 pub fn entry(self) -> Entry {
                     let params = declare::padded([$(Scalar::value(self.$field).low()),*]);
                     Entry::new(ActionId::$action, params)

@@ -22,10 +22,10 @@ pub trait Scalar: Copy {
     /// How it prints where the declaration does not say otherwise.
     const FORMAT: Format;
 
-    /// As it stands in a table.
+    /// The number that stands in a table for this value.
     fn value(self) -> Value;
 
-    /// From what stands in a table.
+    /// The value for which this number stands in a table.
     fn of(value: Value) -> Self;
 }
 

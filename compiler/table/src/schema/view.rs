@@ -76,7 +76,7 @@ pub enum Answer {
     Permit,
     /// No port is permitted.
     Deny,
-    /// Those that the row lists.
+    /// The port classes that the row lists are permitted.
     Row(RowId),
 }
 
@@ -118,7 +118,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// Of an address that no prefix covers.
+    /// What holds for an address that no prefix covers: class 0, and not one pod's address.
     pub const fn unnamed(family: Family) -> Self {
         Leaf { class: Class::unnamed(family), incarnation: Incarnation::new(0) }
     }

@@ -30,21 +30,21 @@ use crate::{
     semantics::ip,
 };
 
-/// Where two datapaths part.
+/// A packet about which two datapaths give different answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     /// The seed and the number of the event, from 0: [`compare`] with this seed and one event more
     /// shows it again.
     pub seed: u64,
-    /// See there.
+    /// The number of the event, see `seed`.
     pub event: usize,
-    /// The packet.
+    /// The hook that saw the packet.
     pub hook: Hook,
     /// The packet.
     pub frame: Frame,
-    /// What the first one said, and why where it knows.
+    /// What the first datapath answered, and why where it knows.
     pub left: String,
-    /// What the second one said.
+    /// What the second datapath answered, and why where it knows.
     pub right: String,
     /// What happened since both were empty, for people.
     pub history: Vec<String>,
@@ -53,11 +53,11 @@ pub struct Mismatch {
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A packet.
+    /// A packet comes to this hook.
     Packet(Hook, Frame),
-    /// A pause.
+    /// So much time passes.
     Advance(Duration),
-    /// A change of policy.
+    /// The tables change by this write.
     Write(Write),
 }
 
@@ -440,7 +440,7 @@ pub fn compare(
 /// kernel does not take for a test run are passed over.
 ///
 /// # Errors
-/// As [`compare`].
+/// As [`compare`]: `Ok(Err(mismatch))` where the answers differ.
 pub fn fuzz_frame(
     left: &mut dyn Subject,
     right: &mut dyn Subject,
@@ -473,7 +473,7 @@ pub fn fuzz_frame(
     Ok(Err(Box::new(Mismatch { seed: 0, event: 0, hook, frame, left, right, history: vec![] })))
 }
 
-/// Two hexadecimal digits a byte.
+/// The bytes as hexadecimal digits, two for each.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

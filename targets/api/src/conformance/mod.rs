@@ -1,12 +1,19 @@
-//! The suite that every target must pass.
+//! The suite that every target must pass. [`run`] puts each case to an empty target. First comes
+//! what any [`Target`] does with tables (`tables`), then packets: cases with a program and a list
+//! of steps ([`cases()`]), and what depends on a target's capacity (`quota`). A case's name begins
+//! with the item of docs/semantics.md that it proves. [`differential`] puts random packets to two
+//! targets and finds where their answers differ. Not here: whether programs are right (compiler/).
 //!
-//! [`run`] puts each case to an empty target: first what any [`Target`] does with tables
-//! (`tables`), then packets: cases with a program and a list of steps ([`cases`]), and what depends
-//! on a target's capacity (`quota`). A case's name begins with the item of the semantics that it
-//! proves. [`differential`] puts random packets to two targets and finds where they part. Not here:
-//! whether programs are right (compiler/).
+//! # Examples
 //!
-//! A target's test is one line: `conformance::run(Mem::default).assert_passed()`.
+//! A target's test is one line:
+//!
+//! ```
+//! use netpolc_target::conformance;
+//! use netpolc_target_mem::Mem;
+//!
+//! conformance::run(Mem::default).assert_passed();
+//! ```
 
 mod cases;
 pub mod differential;
@@ -23,18 +30,18 @@ use crate::{Arrival, Datapath, Error, Frame, Hook, Mark, Target, Verdict};
 pub use cases::cases;
 pub use tables::{clear, fill};
 
-/// Something that can be both filled and asked.
+/// What the suite needs: a target that can also be asked about packets.
 pub trait Subject: Target + Datapath {}
 impl<T: Target + Datapath> Subject for T {}
 
-/// A program, and what happens to it.
+/// A program, and what happens while a target holds it.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Begins with the S item.
+    /// What the case proves, beginning with the number of the item in docs/semantics.md.
     pub name: String,
     /// What the target holds before the first step.
     pub program: Program,
-    /// In this order.
+    /// What happens, in this order.
     pub steps: Vec<Step>,
     /// The interface of packets added by the building functions.
     interface: IfIndex,
@@ -45,18 +52,18 @@ pub struct Case {
 pub enum Step {
     /// A packet and its verdict.
     Packet {
-        /// For messages.
+        /// What the packet is, for messages.
         what: String,
-        /// Where it is seen.
+        /// The hook that sees the packet.
         hook: Hook,
-        /// The packet.
+        /// The packet as the hook sees it.
         frame: Frame,
-        /// What the target must say.
+        /// What the target must answer.
         expected: Verdict,
     },
-    /// Time passes.
+    /// So much time passes.
     Advance(Duration),
-    /// The program changes.
+    /// The program changes by this write.
     Write(Write),
 }
 
@@ -174,36 +181,36 @@ impl Case {
         self.packet(what, Hook::ToPod, Arrival::Forgotten, bytes, Verdict::Drop)
     }
 
-    /// The same, and it passes.
+    /// A packet towards the pod that the kernel has cut anew passes.
     pub fn forgotten_passes(self, what: &str, bytes: Vec<u8>) -> Self {
         self.packet(what, Hook::ToPod, Arrival::Forgotten, bytes, Verdict::Next)
     }
 
-    /// Time passes.
+    /// So many seconds pass.
     pub fn after(mut self, seconds: u64) -> Self {
         self.steps.push(Step::Advance(Duration::from_secs(seconds)));
         self
     }
 
-    /// The program changes.
+    /// The program changes by this write.
     pub fn write(mut self, write: Write) -> Self {
         self.steps.push(Step::Write(write));
         self
     }
 }
 
-/// Something that a target did not do as it must.
+/// A step at which a target did not do what it must.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The case.
+    /// The case's name.
     pub case: String,
-    /// The step, from 0.
+    /// The step's number, from 0.
     pub step: usize,
-    /// What was asked.
+    /// What the step does.
     pub what: String,
-    /// What should have come.
+    /// What the target should have answered.
     pub expected: String,
-    /// What came.
+    /// What the target answered.
     pub got: String,
 }
 
@@ -214,19 +221,19 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Cases that were run.
+    /// How many cases were run.
     pub cases: usize,
-    /// Packets that were judged.
+    /// How many packets were judged.
     pub packets: usize,
-    /// What went wrong, in order.
+    /// The steps that failed, in order.
     pub failures: Vec<Failure>,
 }
 
 impl Report {
-    /// Panics with all failures where there are any.
+    /// Panics where a case failed, with a line for each failure, or where no case was run.
     pub fn assert_passed(&self) {
         let lines: Vec<String> = self.failures.iter().map(Failure::to_string).collect();
         assert!(
@@ -257,9 +264,9 @@ impl Report {
     }
 }
 
-/// Runs the whole suite. `make` makes an empty target; packet cases share one, emptied between them
-/// (which must forget all state, S43), as long as none fails: a kernel may take a second to verify
-/// a program.
+/// Runs the whole suite. `make` makes an empty target. Packet cases share one, emptied between them
+/// (which must forget all state, S43), as long as none fails, since a kernel may take a second to
+/// verify the programs of a new one.
 pub fn run<T: Subject>(mut make: impl FnMut() -> T) -> Report {
     let mut report = Report::default();
     tables::run(&mut make, &mut report);
@@ -268,7 +275,7 @@ pub fn run<T: Subject>(mut make: impl FnMut() -> T) -> Report {
     report
 }
 
-/// Runs the packet cases whose names contain `filter`; for looking into one.
+/// Runs the packet cases whose names contain `filter`, to look into one that fails.
 pub fn run_matching<T: Subject>(mut make: impl FnMut() -> T, filter: &str) -> Report {
     let mut report = Report::default();
     let chosen: Vec<Case> = cases().into_iter().filter(|c| c.name.contains(filter)).collect();

@@ -1,5 +1,5 @@
-//! What any target does with tables: what was written is read back, what does not fit is refused
-//! without a trace.
+//! What any target does with tables: it gives back what was written, and refuses what does not fit
+//! without a trace. Not here: packets (`cases`).
 
 use netpolc_table::{
     ActionId, Class, ClassId, EndpointId, Entry, IfIndex, Incarnation, Key, Match, PortClassId,
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{Error, Frame, Hook, Mark, Target, Verdict, frame::Packet, semantics::ip};
 
-/// Writes a program into an empty target, what is referred to before what refers to it.
+/// Writes a program into an empty target, each entry after those that it refers to.
 ///
 /// # Errors
-/// The first write that fails.
+/// What the first write that fails returns.
 pub fn fill<T: Target + ?Sized>(target: &mut T, program: &Program) -> Result<(), Error> {
     let order = |t: &TableId| match t {
         TableId::Endpoint => 1,
@@ -34,10 +34,10 @@ pub fn fill<T: Target + ?Sized>(target: &mut T, program: &Program) -> Result<(),
     Ok(())
 }
 
-/// Empties a target: what refers to others before what is referred to, then a grace period.
+/// Empties a target, each entry before those that it refers to, and waits for a grace period.
 ///
 /// # Errors
-/// The first call that fails.
+/// What the first call that fails returns.
 pub fn clear<T: Target + ?Sized>(target: &mut T) -> Result<(), Error> {
     let held = target.read()?;
     let first = [TableId::Interface, TableId::Endpoint];

@@ -23,15 +23,15 @@ use crate::{
     semantics::{HAS_PORTS, ip, tcp},
 };
 
-/// Where packets from elsewhere entered the node.
+/// The interface by which packets from elsewhere come to the node.
 pub const UPLINK: IfIndex = IfIndex::new(7);
 
 /// A pod of the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod {
-    /// Its endpoint id.
+    /// The pod's endpoint.
     pub endpoint: EndpointId,
-    /// Its host-side interface.
+    /// The host's end of the pod's interface.
     pub interface: IfIndex,
 }
 
@@ -44,17 +44,17 @@ pub const B: Pod = Pod { endpoint: EndpointId::new(2), interface: IfIndex::new(1
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Policy {
-    /// Not isolated.
+    /// The direction is not isolated.
     Open = 0,
     /// Nothing is permitted.
     Nothing = 1,
-    /// Class 1 on TCP 80, UDP 53 and SCTP 36412; class 3 everything.
+    /// Class 1 is permitted on TCP 80, UDP 53 and SCTP 36412, and class 3 everything.
     Some = 2,
-    /// Class 1 and 3 everything, protocols without ports too.
+    /// Classes 1 and 3 are permitted everything, protocols without ports included.
     Friends = 3,
-    /// Class 1 every TCP port, by a rule with ports: nothing else.
+    /// Class 1 is permitted every TCP port, by a rule with ports, and nothing else.
     Tcp = 4,
-    /// Everyone everything.
+    /// Everyone is permitted everything.
     Everyone = 5,
 }
 
@@ -63,27 +63,27 @@ impl Policy {
         [Policy::Nothing, Policy::Some, Policy::Friends, Policy::Tcp, Policy::Everyone];
 }
 
-/// Addresses of one family.
+/// The addresses of the world in one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hosts {
-    /// The family.
+    /// The family that all addresses here belong to.
     pub family: Family,
-    /// Pod A.
+    /// Pod A's address.
     pub a: IpAddr,
-    /// Pod B.
+    /// Pod B's address.
     pub b: IpAddr,
-    /// Class 1.
+    /// An address of class 1.
     pub friend: IpAddr,
-    /// Class 0.
+    /// An address of class 0.
     pub stranger: IpAddr,
-    /// Of class 3.
+    /// An address of class 3.
     pub network: IpAddr,
-    /// A Service's.
+    /// The address of a Service.
     pub service: IpAddr,
 }
 
 impl Hosts {
-    /// Those of a family.
+    /// The addresses of this family.
     pub fn of(family: Family) -> Self {
         let [a, b, friend, stranger, network, service] = match family {
             Family::V4 => ["10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.9.9", "10.2.3.4", "10.96.0.1"],
@@ -95,7 +95,7 @@ impl Hosts {
         Hosts { family, a, b, friend, stranger, network, service }
     }
 
-    /// Both families.
+    /// The addresses of both families.
     pub fn both() -> [Self; 2] {
         Family::BOTH.map(Hosts::of)
     }
@@ -248,30 +248,30 @@ pub fn world(ingress: Policy, egress: Policy) -> Program {
     program
 }
 
-/// What a packet of a [`Talk`] is.
+/// What a packet of a [`Talk`] is, above IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// TCP flags.
+    /// A TCP packet with these flags.
     Tcp(u8),
-    /// A datagram.
+    /// A UDP datagram.
     Udp,
-    /// The first chunk's type.
+    /// An SCTP packet whose first chunk has this type.
     Sctp(u8),
-    /// The type; the local port is the identifier.
+    /// An ICMP message of this type, with the local port as its identifier.
     Icmp(u8),
-    /// A protocol without ports.
+    /// A packet of this protocol, which has no ports.
     Other(u8),
 }
 
-/// A bare SYN.
+/// A bare SYN, which opens a connection.
 pub const SYN: Unit = Unit::Tcp(tcp::SYN);
-/// The answer to it.
+/// The answer to [`SYN`].
 pub const SYN_ACK: Unit = Unit::Tcp(tcp::SYN | tcp::ACK);
 /// Data, or the end of a handshake.
 pub const ACK: Unit = Unit::Tcp(tcp::ACK);
 /// The end of one direction.
 pub const FIN: Unit = Unit::Tcp(tcp::FIN | tcp::ACK);
-/// The end of both.
+/// The end of both directions.
 pub const RST: Unit = Unit::Tcp(tcp::RST | tcp::ACK);
 
 /// A conversation between a pod and a remote.
@@ -279,12 +279,12 @@ pub const RST: Unit = Unit::Tcp(tcp::RST | tcp::ACK);
 pub struct Talk {
     /// The pod's address and port.
     pub local: (IpAddr, u16),
-    /// The other's.
+    /// The remote's address and port.
     pub remote: (IpAddr, u16),
 }
 
 impl Talk {
-    /// Between these.
+    /// A conversation between these addresses and ports.
     pub fn new(local: IpAddr, local_port: u16, remote: IpAddr, remote_port: u16) -> Self {
         Talk { local: (local, local_port), remote: (remote, remote_port) }
     }
@@ -324,7 +324,7 @@ fn packet(from: (IpAddr, u16), to: (IpAddr, u16), unit: Unit, id: u16) -> Packet
     }
 }
 
-/// A case's name for one family.
+/// The name of a case that is run for each family.
 pub fn name(text: &str, hosts: &Hosts) -> String {
     format!("{text}, {:?}", hosts.family)
 }

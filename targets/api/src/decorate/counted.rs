@@ -1,4 +1,4 @@
-//! Counts what is written.
+//! [`Counted`]: counts what is written. Not here: what the counts are for.
 
 use std::collections::BTreeMap;
 
@@ -6,43 +6,43 @@ use netpolc_table::{Program, TableId, Write};
 
 use crate::{Capabilities, Error, Target};
 
-/// Counts of one table.
+/// What was counted of one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableCounts {
-    /// Writes done.
+    /// How many writes were carried out.
     pub writes: u64,
-    /// Entries put by them.
+    /// How many entries they put.
     pub put: u64,
-    /// Keys removed by them.
+    /// How many keys they removed.
     pub removed: u64,
-    /// Writes that failed.
+    /// How many writes failed.
     pub errors: u64,
 }
 
-/// Everything counted since the start.
+/// What was counted since the target was wrapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Tables that were written to, or failed to be.
+    /// The tables that were written, or for which a write failed.
     pub tables: BTreeMap<TableId, TableCounts>,
-    /// Grace periods.
+    /// How many grace periods were waited for.
     pub settles: u64,
-    /// Failures other than of writes.
+    /// How many grace periods failed.
     pub errors: u64,
 }
 
 impl Counts {
-    /// Writes done in all tables.
+    /// How many writes were carried out in all tables.
     pub fn writes(&self) -> u64 {
         self.tables.values().map(|t| t.writes).sum()
     }
 
-    /// Entries put and removed in all tables.
+    /// How many entries were put and removed in all tables.
     pub fn entries(&self) -> u64 {
         self.tables.values().map(|t| t.put + t.removed).sum()
     }
 }
 
-/// Counts writes, grace periods and failures.
+/// A target that counts writes, grace periods and failures.
 #[derive(Clone, Debug)]
 pub struct Counted<T> {
     pub(super) inner: T,
@@ -50,12 +50,12 @@ pub struct Counted<T> {
 }
 
 impl<T: Target> Counted<T> {
-    /// Around `inner`, from zero.
+    /// Wraps `inner`, with all counts at zero.
     pub fn new(inner: T) -> Self {
         Counted { inner, counts: Counts::default() }
     }
 
-    /// A snapshot.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         self.counts.clone()
     }

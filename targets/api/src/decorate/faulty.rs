@@ -1,5 +1,7 @@
-//! Fails on purpose, to prove that an error leaves the answers as they were and that a retry
-//! completes (S59).
+//! [`Faulty`]: fails on purpose, to prove that an error leaves the answers as they were and that a
+//! retry completes (S59).
+//!
+//! Not here: faults of a kernel or device, which look different.
 
 use std::io;
 
@@ -11,22 +13,23 @@ use crate::{Capabilities, Error, Target, random::Random};
 /// the target inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Faults {
-    /// None.
+    /// No call fails.
     Never,
-    /// This one, once, as a full table (a grace period fails as a refused call).
+    /// The call with this number fails, as for a full table; a grace period fails as a refused
+    /// call.
     Full(u64),
-    /// This one, once, as a refused call.
+    /// The call with this number fails, as a call that the kernel refuses.
     Refused(u64),
-    /// A share of all, as one or the other, drawn from a seed.
+    /// A random share of all calls fails, in one way or the other.
     Share {
-        /// Of 1,000.
+        /// How many of 1,000 calls fail on average.
         per_mille: u32,
-        /// Where the drawing starts; equal seeds draw alike.
+        /// The seed of the random numbers; equal seeds choose the same calls.
         seed: u64,
     },
 }
 
-/// Fails calls as [`Faults`] says.
+/// A target of which calls fail as [`Faults`] says.
 #[derive(Clone, Debug)]
 pub struct Faulty<T> {
     pub(super) inner: T,
@@ -42,12 +45,12 @@ enum Fault {
 }
 
 impl<T: Target> Faulty<T> {
-    /// Around `inner`.
+    /// Wraps `inner`.
     pub fn new(inner: T, faults: Faults) -> Self {
         Faulty { inner, faults, calls: 0, injected: 0 }
     }
 
-    /// From now on; counting starts again at 0.
+    /// Sets which calls fail from now on, counted from 0 again.
     pub fn set(&mut self, faults: Faults) {
         self.faults = faults;
         self.calls = 0;
@@ -58,7 +61,7 @@ impl<T: Target> Faulty<T> {
         self.injected
     }
 
-    /// The fault of this call.
+    /// Decides whether this call fails, and how.
     fn draw(&mut self) -> Option<Fault> {
         let call = self.calls;
         self.calls += 1;

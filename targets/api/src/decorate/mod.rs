@@ -1,5 +1,7 @@
-//! Targets around targets: [`Traced`] tells, [`Counted`] counts, [`Faulty`] fails on purpose. Each
+//! Targets around targets: [`Traced`] logs, [`Counted`] counts, [`Faulty`] fails on purpose. Each
 //! is a [`Target`](crate::Target), and a [`Datapath`](crate::Datapath) where the inner one is.
+//!
+//! Not here: any target that enforces something by itself.
 
 mod counted;
 mod faulty;
@@ -36,12 +38,12 @@ macro_rules! packets_of_inner {
                 &self.inner
             }
 
-            /// The target inside, to change it.
+            /// The target inside, mutably. Calls on it pass the decorator by.
             pub fn inner_mut(&mut self) -> &mut T {
                 &mut self.inner
             }
 
-            /// The target alone.
+            /// Gives up the decorator and returns the target.
             pub fn into_inner(self) -> T {
                 self.inner
             }

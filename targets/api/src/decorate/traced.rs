@@ -1,18 +1,18 @@
-//! Tells what is written.
+//! [`Traced`]: logs what is written. Not here: where logs go.
 
 use netpolc_table::{Program, Write};
 
 use crate::{Capabilities, Error, Target};
 
-/// One `tracing` event for each write (debug; with keys at trace) and each failure (warn), inside a
-/// span that names the target.
+/// A target that emits a `tracing` event for each write (at debug level, with keys at trace level)
+/// and each failure (at warn level), in a span that names the target.
 #[derive(Clone, Debug)]
 pub struct Traced<T> {
     pub(super) inner: T,
 }
 
 impl<T: Target> Traced<T> {
-    /// Around `inner`.
+    /// Wraps `inner`.
     pub fn new(inner: T) -> Self {
         Traced { inner }
     }
@@ -34,7 +34,7 @@ impl<T: Target> Target for Traced<T> {
         self.inner
             .read()
             .inspect(|program| tracing::debug!(entries = program.len(), "read"))
-            .inspect_err(|error| tracing::warn!(%error, "cannot read"))
+            .inspect_err(|error| tracing::warn!(%error, "reading the tables failed"))
     }
 
     fn write(&mut self, write: &Write) -> Result<(), Error> {
@@ -62,7 +62,7 @@ impl<T: Target> Target for Traced<T> {
         self.inner
             .settle()
             .inspect(|()| tracing::debug!("settled"))
-            .inspect_err(|error| tracing::warn!(%error, "cannot wait for packets under way"))
+            .inspect_err(|error| tracing::warn!(%error, "waiting for a grace period failed"))
     }
 }
 

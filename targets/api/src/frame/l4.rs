@@ -1,4 +1,6 @@
-//! Layer 4 of built frames: headers, checksums, ICMP errors around an inner packet.
+//! Layer 4 of built frames: headers, checksums, and ICMP errors around an inner packet.
+//!
+//! Not here: IP and below (`frame`).
 
 use std::net::IpAddr;
 
@@ -9,47 +11,47 @@ use super::Packet;
 /// A layer-4 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer4 {
-    /// 20 bytes.
+    /// A TCP header of 20 bytes.
     Tcp {
-        /// Port.
+        /// The source port.
         source: u16,
-        /// Port.
+        /// The destination port.
         destination: u16,
-        /// Byte 13.
+        /// The flags, which are byte 13.
         flags: u8,
     },
-    /// 8 bytes.
+    /// A UDP header of 8 bytes.
     Udp {
-        /// Port.
+        /// The source port.
         source: u16,
-        /// Port.
+        /// The destination port.
         destination: u16,
     },
     /// The common header (12 bytes) and one chunk of 4 bytes; further bytes of the chunk are the
     /// payload.
     Sctp {
-        /// Port.
+        /// The source port.
         source: u16,
-        /// Port.
+        /// The destination port.
         destination: u16,
         /// The chunk's type.
         chunk: u8,
     },
-    /// 8 bytes of ICMP in IPv4, of ICMPv6 in IPv6.
+    /// An ICMP header of 8 bytes in IPv4, one of ICMPv6 in IPv6.
     Icmp {
-        /// Type.
+        /// The message's type.
         kind: u8,
-        /// Code.
+        /// The message's code.
         code: u8,
-        /// Bytes 4-7: identifier and sequence number, MTU, pointer, unused.
+        /// Bytes 4-7: identifier and sequence number, MTU, pointer, or unused.
         rest: u32,
     },
-    /// A protocol by number, no header.
+    /// No header, and the protocol with this number.
     Other(u8),
 }
 
 impl Layer4 {
-    /// Its number in IPv4 (`v4`) or IPv6.
+    /// The protocol's number in IPv4 (`v4`) or IPv6.
     pub(super) fn protocol(&self, v4: bool) -> u8 {
         match self {
             Layer4::Tcp { .. } => ip::TCP,
@@ -62,7 +64,7 @@ impl Layer4 {
     }
 }
 
-/// Header, payload and checksum.
+/// Builds header and payload, with the checksum.
 pub(super) fn build(
     layer4: &Layer4,
     source: IpAddr,

@@ -1,9 +1,33 @@
 //! Frames for tests, `eval` and benchmarks: a builder that can also build what no honest stack
 //! sends.
 //!
-//! Here: layers 2 and 3 ([`Packet`]), fragments and truncation. Layer 4 is in `l4`. Not here:
-//! parsing (each datapath's own). Lengths and checksums are right unless a test says otherwise; no
-//! datapath looks at checksums.
+//! Here are layers 2 and 3 ([`Packet`]), fragments and truncation; layer 4 is in `l4`. Not here:
+//! parsing, which each datapath does by itself. Lengths and checksums are right unless a test says
+//! otherwise; no datapath looks at checksums.
+//!
+//! # Examples
+//!
+//! ```
+//! use std::net::Ipv4Addr;
+//!
+//! use netpolc_target::{
+//!     frame::{Packet, Tag, truncate},
+//!     semantics::tcp,
+//! };
+//!
+//! let (client, server) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+//! let syn = Packet::new(client, server).tcp(40_000, 80, tcp::SYN);
+//! assert_eq!(syn.build().len(), 14 + 20 + 20, "Ethernet, IPv4 and TCP headers");
+//!
+//! // The same packet in a VLAN, cut off in the middle of its TCP header.
+//! let tagged = syn.clone().tag(Tag::vlan(7)).build();
+//! let short = truncate(tagged, 14 + 4 + 20 + 10);
+//! assert_eq!(short.len(), 48);
+//!
+//! // A datagram of 8 + 40 bytes in fragments of at most 16.
+//! let parts = Packet::new(client, server).udp(40_000, 53).payload(&[0; 40]).fragments(1, 16);
+//! assert_eq!(parts.len(), 3);
+//! ```
 
 mod l4;
 
@@ -20,17 +44,17 @@ use crate::semantics::{ether, ip};
 pub struct Tag {
     /// [`ether::VLAN`] or [`ether::QINQ`], or anything else.
     pub kind: u16,
-    /// VLAN id, 12 bits.
+    /// The VLAN's id, of 12 bits.
     pub id: u16,
 }
 
 impl Tag {
-    /// 802.1Q.
+    /// A tag of 802.1Q with this VLAN id.
     pub fn vlan(id: u16) -> Self {
         Tag { kind: ether::VLAN, id }
     }
 
-    /// 802.1ad.
+    /// A tag of 802.1ad with this VLAN id.
     pub fn qinq(id: u16) -> Self {
         Tag { kind: ether::QINQ, id }
     }
@@ -39,27 +63,27 @@ impl Tag {
 /// Which part of a fragmented packet this is; offsets are in 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
-    /// Identification (IPv4: the low 16 bits).
+    /// The identification, which all fragments of a packet share (in IPv4 the low 16 bits).
     pub id: u32,
-    /// 0: the first.
+    /// Where the fragment begins; 0 for the first one.
     pub offset: u16,
-    /// Are there more behind it?
+    /// Whether there are more fragments behind it.
     pub more: More,
 }
 
 /// The more-fragments bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// Set.
+    /// The bit is set: more fragments follow.
     Follow,
-    /// Clear: the last, or (offset 0, IPv6) an atomic fragment.
+    /// The bit is clear: the last fragment, or (in IPv6 with offset 0) an atomic one.
     Last,
 }
 
 /// An IPv6 extension header, or anything that looks like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// Its number in the next-header field before it.
+    /// The header's number in the next-header field before it.
     pub kind: u8,
     /// The header's bytes; byte 0, the next header, is filled in.
     pub bytes: Vec<u8>,
@@ -94,7 +118,7 @@ impl Extension {
         Extension { kind: ip::AUTHENTICATION, bytes }
     }
 
-    /// A fragment header.
+    /// The fragment header that says this.
     pub fn fragment(fragment: Fragment) -> Self {
         let field = fragment.offset << 3 | u16::from(fragment.more == More::Follow);
         let mut bytes = vec![0; 8];
@@ -147,7 +171,7 @@ impl Packet {
         self
     }
 
-    /// TTL or hop limit.
+    /// Sets the TTL or hop limit; 64 without this call.
     pub fn hop_limit(mut self, hop_limit: u8) -> Self {
         self.hop_limit = hop_limit;
         self
@@ -179,44 +203,44 @@ impl Packet {
         self
     }
 
-    /// What is above IP.
+    /// Sets what is above IP.
     pub fn layer4(mut self, layer4: Layer4) -> Self {
         self.layer4 = layer4;
         self
     }
 
-    /// TCP with these flags ([`crate::semantics::tcp`]).
+    /// Makes it a TCP packet with these ports and flags ([`crate::semantics::tcp`]).
     pub fn tcp(self, source: u16, destination: u16, flags: u8) -> Self {
         self.layer4(Layer4::Tcp { source, destination, flags })
     }
 
-    /// UDP.
+    /// Makes it a UDP packet with these ports.
     pub fn udp(self, source: u16, destination: u16) -> Self {
         self.layer4(Layer4::Udp { source, destination })
     }
 
-    /// SCTP with one chunk of this type ([`crate::semantics::sctp`]).
+    /// Makes it an SCTP packet with one chunk of this type ([`crate::semantics::sctp`]).
     pub fn sctp(self, source: u16, destination: u16, chunk: u8) -> Self {
         self.layer4(Layer4::Sctp { source, destination, chunk })
     }
 
-    /// ICMP or ICMPv6, by the family, with an identifier (bytes 4-5).
+    /// Makes it an ICMP or ICMPv6 packet, by the family, with an identifier (bytes 4-5).
     pub fn icmp(self, kind: u8, id: u16) -> Self {
         self.layer4(Layer4::Icmp { kind, code: 0, rest: u32::from(id) << 16 | 1 })
     }
 
-    /// Any other protocol; its header, where it has one, is the payload.
+    /// Makes it a packet of another protocol, whose header, if any, is part of the payload.
     pub fn protocol(self, protocol: u8) -> Self {
         self.layer4(Layer4::Other(protocol))
     }
 
-    /// What is above layer 4.
+    /// Sets what is above layer 4.
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
         self
     }
 
-    /// The frame.
+    /// Builds the frame.
     pub fn build(&self) -> Vec<u8> {
         let mut frame =
             ethernet(&self.tags, if self.source.is_ipv4() { ether::IPV4 } else { ether::IPV6 });
@@ -224,7 +248,7 @@ impl Packet {
         frame
     }
 
-    /// The same without Ethernet header and tags: what an ICMP error quotes.
+    /// Builds the packet without Ethernet header and tags, as an ICMP error quotes it.
     pub fn datagram(&self) -> Vec<u8> {
         let later = self.fragment.is_some_and(|f| f.offset != 0);
         let body = if later {
@@ -346,9 +370,9 @@ pub fn shorten(mut frame: Vec<u8>, bytes: usize) -> Vec<u8> {
     frame
 }
 
-/// Would Linux's `BPF_PROG_TEST_RUN` take this frame? (net/bpf/test_run.c wants an Ethernet header
-/// with something behind it, and the whole fixed header of an untagged IP packet.) Frames that it
-/// refuses can only be put to datapaths that do not live in a kernel.
+/// Whether Linux's `BPF_PROG_TEST_RUN` takes this frame. It wants an Ethernet header with something
+/// behind it, and the whole fixed header of an untagged IP packet (net/bpf/test_run.c). Frames that
+/// it refuses can be put only to datapaths outside of a kernel.
 pub fn test_run_takes(frame: &[u8]) -> bool {
     match frame.get(12..14).map(|t| u16::from_be_bytes([t[0], t[1]])) {
         None => false,

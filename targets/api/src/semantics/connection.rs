@@ -1,5 +1,6 @@
-//! What packets mean to a connection, how far it has come, and how long it lives. See the judgement
-//! in [`super`].
+//! What packets mean to a connection, how far it has come, and how long its entry lives.
+//!
+//! Not here: when an entry is made or consulted (the judgement in [`super`]).
 
 use super::{ip, sctp, tcp};
 
@@ -21,8 +22,8 @@ pub enum Event {
 }
 
 impl Event {
-    /// By the flags byte. A bare SYN is an opening with whatever else is set (S38); then RST, FIN,
-    /// SYN count in this order.
+    /// What a TCP packet with these flags means. A bare SYN is an opening whatever else is set
+    /// (S38). Otherwise RST, FIN and SYN count, in this order.
     pub const fn of_tcp(flags: u8) -> Self {
         if flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
             Event::Open
@@ -37,7 +38,7 @@ impl Event {
         }
     }
 
-    /// By the first chunk's type.
+    /// What an SCTP packet means whose first chunk has this type.
     pub const fn of_sctp(chunk: u8) -> Self {
         match chunk {
             sctp::INIT => Event::Open,
@@ -48,7 +49,8 @@ impl Event {
         }
     }
 
-    /// By the type of an ICMP (family 4) or ICMPv6 (family 6) message; None: it has no tuple.
+    /// What an ICMP (family 4) or ICMPv6 (family 6) message of this type means; None where it has
+    /// no tuple.
     pub const fn of_icmp(family: u8, kind: u8) -> Option<Self> {
         match (family, kind) {
             (4, 8 | 13) | (6, 128) => Some(Event::Open),
@@ -62,27 +64,28 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Phase {
-    /// Opened, no answer seen.
+    /// The opening was seen, and no answer.
     Opening = 1,
     /// SYN+ACK or INIT ACK seen, or the first answer to a datagram. Of TCP it lives as long as an
     /// established one, since further packets need not be looked up. It yields its place where
     /// there is no other room: a SYN flood must not fill a quota for days, and questions that were
     /// answered not for minutes.
     Replied = 2,
-    /// Answered.
+    /// Packets went both ways.
     Established = 3,
-    /// FIN or SHUTDOWN seen.
+    /// A FIN or SHUTDOWN was seen.
     Closing = 4,
-    /// RST or ABORT seen.
+    /// An RST or ABORT was seen.
     Reset = 5,
 }
 
 impl Phase {
-    /// All, in order.
+    /// All phases, in the order in which a connection may pass them.
     pub const ALL: [Phase; 5] =
         [Phase::Opening, Phase::Replied, Phase::Established, Phase::Closing, Phase::Reset];
 
-    /// The phase after `event` from `side`: the larger of the present one and the event's.
+    /// The phase after `event` from `side`: the later of the present one and the one that the event
+    /// leads to.
     pub fn after(self, event: Event, side: Side) -> Phase {
         let reached = match (event, side) {
             (Event::Reset, _) => Phase::Reset,
@@ -101,16 +104,16 @@ impl Phase {
 /// Which side of a connection sent a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The one whose packet created the entry.
+    /// The side whose packet created the entry.
     Opener,
-    /// The other one.
+    /// The side that answers.
     Other,
 }
 
-/// Seconds until an entry dies after the last packet that touched it: those of Linux's connection
-/// tracking (nf_conntrack_proto_*.c), with our fewer phases. What was reset lives longer than
-/// there, since nobody here can tell a reset that was made up: its place goes to others first, and
-/// its own sides go on. `protocol` is the tuple's.
+/// How many seconds after the last packet that touched it an entry dies: as in Linux's connection
+/// tracking (nf_conntrack_proto_*.c), with fewer phases. A connection that was reset lives longer
+/// than there, since a hook cannot tell a forged reset: its place goes to others first, and its own
+/// sides go on. `protocol` is that of the tuple.
 pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
     match (protocol, phase) {
         (ip::TCP, Phase::Opening | Phase::Closing) => 120,
@@ -127,9 +130,9 @@ pub const fn seconds(protocol: u8, phase: Phase) -> u32 {
     }
 }
 
-/// What was answered once gives way to new connections where room is short and it has no more than
-/// so many seconds to live: so a TCP connection of which only the handshake was seen, since the
-/// opener's packets need no entry, has two minutes to show that it is one, and a question that was
+/// An entry in phase Replied gives way to new connections where room is short and it has no more
+/// than so many seconds left. A TCP connection of which only the handshake was seen, since the
+/// opener's packets need no entry, therefore keeps its place for two minutes; a query that was
 /// answered yields at once.
 pub const YIELDING_SECONDS: u32 = seconds(ip::TCP, Phase::Replied) - 120;
 

@@ -183,7 +183,7 @@ impl Generator<'_> {
         a.load(Size::B, R4, Fp, INNER);
         self.event(if family == Family::V4 { config::ICMP_EVENTS } else { config::ICMPV6_EVENTS });
         let a = &mut self.a;
-        // An error about an error is one of these.
+        // An error about an error has no tuple either.
         a.jump_if(Cond::Ge, R4, i32::from(code::NO_TUPLE), bad);
         a.load(Size::H, R8, Fp, INNER + 4);
         self.tuple_icmp(number);

@@ -23,7 +23,7 @@
 //!   and before bound a sum, but neither a disjunction nor a byte swap.
 //! - The verifier follows code once for each state that it distinguishes, up to a million
 //!   instructions. Where many ways meet, values are therefore made unknown to it
-//!   (`Generator::forget`, [`Asm::peek`], constants read from a map), so that it follows the rest
+//!   (`Generator::forget`, `Asm::peek`, constants read from a map), so that it follows the rest
 //!   once.
 //!
 //! Not here: attaching and loading (`attach`, `loader`), and what the maps hold
@@ -272,7 +272,7 @@ struct Generator<'a> {
 /// Generates the program of a hook.
 ///
 /// # Errors
-/// [`AsmError`] where the code cannot be assembled, which is a mistake of the generator.
+/// An error where the code cannot be assembled, which is a mistake of the generator.
 pub fn generate(hook: Hook, parameters: &Parameters, options: &Options) -> Result<Code, AsmError> {
     let mut g = Generator::new(Asm::new(), hook, parameters, options);
     let (judged, marked) = (g.a.label(), g.a.label());

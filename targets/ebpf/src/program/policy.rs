@@ -223,7 +223,7 @@ impl Generator<'_> {
         a.mov(R1, R9);
         a.swap(R1, 32);
         a.mov(R2, R1);
-        // Older verifiers do not know that a swap of 32 bits leaves 32 bits.
+        // By 32 bits, since older verifiers do not know that a swap of 32 bits leaves 32 bits.
         a.alu32(Alu::Rsh, R2, 16);
         a.alu(Alu::Lsh, R2, 2);
         a.alu(Alu::Add, R2, R3);

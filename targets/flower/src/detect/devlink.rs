@@ -32,7 +32,7 @@ pub enum Eswitch {
     Switchdev,
     /// A switch by hardware addresses alone.
     Legacy,
-    /// None that devlink shows, and why.
+    /// The device has none that devlink shows, for this reason.
     Absent(String),
 }
 

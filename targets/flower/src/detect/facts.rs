@@ -36,7 +36,7 @@ pub struct Facts {
     pub sibling: Option<IfIndex>,
 }
 
-/// As devlink writes it: `pci/0000:03:00.0`.
+/// Serializes a device as devlink writes it: `pci/0000:03:00.0`.
 fn shown<S: Serializer>(device: &Option<Device>, serializer: S) -> Result<S::Ok, S::Error> {
     match device {
         Some(device) => serializer.collect_str(device),

@@ -66,7 +66,7 @@ pub struct Plan<'a> {
 #[derive(Clone, Debug)]
 enum Body<'a> {
     Nested(Nested<'a>),
-    /// After what is everything but some ports.
+    /// Grants, behind the filters of parts that permit everything but some ports.
     Union(Nested<'a>, Vec<Grant>),
 }
 

@@ -48,7 +48,8 @@ fn rule(
     }
 }
 
-/// The filter of chain 0.
+/// The one filter of chain 0, which leads to everything else. Whatever changes for the endpoint,
+/// this is replaced in one message.
 pub fn start(chain: u32) -> Rule {
     rule(
         1,
@@ -67,7 +68,8 @@ pub fn neighbours() -> Vec<Rule> {
     rules
 }
 
-/// What comes to the pod and claims to come from it (S47).
+/// Denies what comes to the pod and claims to come from it (S47): what a pod sends to itself never
+/// leaves it.
 pub fn forged(own: &[(IpAddr, Origins)], denied: &Action) -> Vec<Rule> {
     let forged = |(address, origins): &(IpAddr, Origins)| {
         let family = Family::of(*address);
@@ -161,7 +163,7 @@ pub fn link_local(
     unproven: &Action,
     set: Option<&Region>,
 ) -> Vec<Rule> {
-    // A pod is no router.
+    // A pod is not a router, so it may not send what only routers send.
     let mut rules: Vec<Rule> = discovery(Action::Drop).collect();
     for (address, origins) in own.iter().filter(|(a, _)| a.is_ipv6()) {
         let pattern = Pattern::of(Family::V6).from(host(*address));

@@ -61,7 +61,7 @@ pub struct Pod {
 /// What a pod may open, in one family.
 #[derive(Clone, Debug)]
 pub struct FromPod {
-    /// By its own egress set, for all but the addresses of this node's pods.
+    /// What its own egress set allows, to all but the addresses of this node's pods.
     pub egress: Openings,
     /// Addresses of this node's pods where that is not what its set and theirs allow, with what
     /// both allow.

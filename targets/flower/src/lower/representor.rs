@@ -43,13 +43,15 @@ use crate::{
     topology::{Forwarding, Port, Topology},
 };
 
-/// Prios in chain 0 where there are chains: exceptions, this node's pods (two: ports, and the
-/// rest), all other openings; IPv4, then IPv6.
+/// Prios in chain 0 where there are chains. What passes whatever policy says comes first, then this
+/// node's pods (two prios: ports, and the rest), then all other openings. So a filter never has to
+/// repeat what one in front of it decides.
 const EXEMPT: u16 = FIRST_PRIO;
 const LOCAL: u16 = FIRST_PRIO + 1;
 const OPENINGS: u16 = FIRST_PRIO + 3;
-const SECOND: u16 = 4;
-/// Prios of a family in chain 0 where there are none.
+/// How many prios a family takes: IPv4 has the first ones, IPv6 those behind.
+const BAND: u16 = 4;
+/// How many prios a family takes in chain 0 where there are no chains.
 const LAYERS: u16 = 1000;
 
 /// How filters for openings are arranged, by what the NIC can do.
@@ -140,6 +142,7 @@ impl<'a> Work<'a> {
     fn leaving(&mut self, port: &Port, what: String, mut from: FromPod) {
         let family = from.egress.family;
         let base = opening(family);
+        // A NIC that cannot tell an opening, or this family, must not drop anything here.
         if self.is_unable(port, &what, &from.egress) {
             return;
         }
@@ -151,7 +154,7 @@ impl<'a> Work<'a> {
                 from.egress.pass(prefix, origins);
             }
         }
-        let band = SECOND * index(family) as u16;
+        let band = BAND * index(family) as u16;
         let mut rules = Vec::new();
         for (prefix, origins) in &from.exempt {
             let rule = hardware(
@@ -231,7 +234,7 @@ impl<'a> Work<'a> {
             return self.left_out(port, what, openings);
         };
         let rule = hardware(Role::Deny, TableId::Endpoint, base, action, &origins);
-        let prio = OPENINGS + SECOND * index(family) as u16;
+        let prio = OPENINGS + BAND * index(family) as u16;
         self.unit(port, what, vec![Rule { prio, ..rule }], origins);
     }
 
@@ -254,7 +257,7 @@ impl<'a> Work<'a> {
         Some((Action::Goto(place.chain(openings, chains)?), origins))
     }
 
-    /// Without chains: in order of prio or in any order.
+    /// Adds filters for openings without chains: in order of prio or in any order.
     fn add(&mut self, port: &Port, what: String, openings: &Openings, base: Pattern, remote: End) {
         if openings.allows_all() || self.is_unable(port, &what, openings) {
             return;

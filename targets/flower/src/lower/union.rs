@@ -37,9 +37,9 @@ pub type What = (u8, Option<(u16, u16)>);
 /// How ranges of ports are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// As long as an address has them.
+    /// Ranges are as long as an address has them.
     Longest,
-    /// Wherever some address's range begins or ends.
+    /// Ranges are cut wherever the range of some address begins or ends.
     Elementary,
 }
 
@@ -115,7 +115,7 @@ pub fn joined<'a>(lists: impl Iterator<Item = &'a Origins>) -> Origins {
     distinct.into_iter().cloned().collect()
 }
 
-/// Where ranges begin, or end before; of each protocol.
+/// For each protocol the ports where ranges begin, and those behind their ends.
 fn edges(region: &Region) -> BTreeMap<u8, BTreeSet<u16>> {
     let mut edges = BTreeMap::<u8, BTreeSet<u16>>::new();
     for part in &region.parts {

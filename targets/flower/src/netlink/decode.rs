@@ -168,7 +168,7 @@ fn masked(options: &[u8], kind: u16, number: impl Fn(&[u8]) -> Option<u16>) -> O
     (mask != 0).then(|| Masked::new(value, mask))
 }
 
-/// None: a mask that is no prefix.
+/// The prefix in a filter's attributes, if any. The outer None: the mask is not that of a prefix.
 fn address(options: &[u8], v4: u16, v6: u16) -> Option<Option<IpNetwork>> {
     let of = |kind: u16| {
         Some((

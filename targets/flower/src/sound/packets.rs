@@ -170,9 +170,9 @@ struct Shape {
 /// Which packets other than openings to try.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Extent {
-    /// Those with ports whose openings are dropped.
+    /// Those to ports to which openings are dropped.
     WhereDropped,
-    /// Those with some other ports, too.
+    /// Those to some other ports, too.
     All,
 }
 

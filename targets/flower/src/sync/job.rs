@@ -67,7 +67,7 @@ const CLEARS: u32 = 2;
 
 impl Job {
     /// A job that has not begun. `books` is everything that the interface has, others' filters
-    /// included; `wanted` is what it shall have of ours.
+    /// included; `wanted` is what it shall have of netpolc's.
     pub fn new(ifindex: IfIndex, books: Books, wanted: Vec<Filter>) -> Self {
         Job {
             ifindex,

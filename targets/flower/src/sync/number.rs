@@ -25,7 +25,8 @@ fn content(filter: &Filter, action: Action) -> (u16, &Match, Action, Copies, Opt
 
 /// The chains that are installed.
 pub struct Chains<'a> {
-    /// Chains of ours alone that are as they should be, hardware included, by what they do.
+    /// Chains with netpolc's filters alone that are as they should be, in hardware too, by what
+    /// they do.
     whole: BTreeMap<(Side, Content<'a>), Vec<u32>>,
     /// Numbers under which there is at least one filter, anybody's.
     filled: BTreeSet<(Side, u32)>,
@@ -109,7 +110,7 @@ struct Loose {
 }
 
 impl Loose {
-    /// None: it is not such a chain.
+    /// What matters of such a chain; None where this is another kind of chain.
     fn of<'a>(filters: impl Iterator<Item = &'a Filter>) -> Option<Self> {
         let mut this = Self { redirects_end: 0, rest: u16::MAX };
         let mut ports = BTreeMap::new();
@@ -183,7 +184,8 @@ pub struct Numbering<'a> {
 }
 
 impl<'a> Numbering<'a> {
-    /// For wanted filters by their chains; no number above `limit` is invented.
+    /// Numbers for wanted filters, which are grouped by their chains; no number above `limit` is
+    /// invented.
     pub fn new(
         installed: &'a Chains<'a>,
         wanted: &'a BTreeMap<(Side, u32), Vec<&'a Filter>>,

@@ -23,7 +23,7 @@ pub const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// How long a packet may take from one end to another.
-const PATIENCE: Duration = Duration::from_millis(40);
+const TIMEOUT: Duration = Duration::from_millis(40);
 
 /// A pod's place on the node.
 pub struct Place {
@@ -187,7 +187,7 @@ impl Node {
     fn arrived(&self, ifindex: IfIndex, before: Counted) -> Seen {
         match self.judge(ifindex, before) {
             Seen::Dropped => Seen::Dropped,
-            _ if self.pods[&ifindex].wait(PATIENCE, |_| true).is_some() => Seen::Passed,
+            _ if self.pods[&ifindex].wait(TIMEOUT, |_| true).is_some() => Seen::Passed,
             _ => Seen::NotCarried,
         }
     }
@@ -200,7 +200,7 @@ impl Node {
     fn comes_out(&self) -> bool {
         let out = || self.pods.values().chain([&self.uplink]).any(|wire| wire.peek());
         out() || {
-            std::thread::sleep(PATIENCE);
+            std::thread::sleep(TIMEOUT);
             out()
         }
     }
@@ -215,7 +215,7 @@ impl Node {
             if now.packets > before.packets {
                 return Seen::Passed;
             }
-            std::thread::sleep(PATIENCE / 40);
+            std::thread::sleep(TIMEOUT / 40);
         }
         Seen::NotCarried
     }

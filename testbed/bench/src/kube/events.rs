@@ -46,7 +46,7 @@ const CHURNING: usize = 1_000;
 /// Between two single events: longer than the grace periods after one.
 const PAUSE: Duration = Duration::from_millis(40);
 
-/// From a change to its enforcement.
+/// The time from a change to its enforcement.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
     /// The time since the server answered the request.

@@ -24,7 +24,7 @@ use anyhow::Result;
 
 use super::Section;
 
-/// Of what was measured: median, 99th percentile and maximum, in milliseconds.
+/// The median, the 99th percentile and the maximum of some times, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The median.
@@ -36,7 +36,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one time.
+    /// The spread of these times.
     ///
     /// # Errors
     /// There is no time to take percentiles of.

@@ -22,7 +22,7 @@ pub struct Start {
     pub pods: usize,
     /// How many policies are in the cluster.
     pub policies: usize,
-    /// From the process's start to the last write.
+    /// The time from the start of the process to the last write.
     pub seconds: f64,
     /// The largest resident size, in MiB.
     pub peak_mib: f64,

@@ -22,7 +22,7 @@ const CLOSE: u8 = b'c';
 /// What is measured; all are rates, higher is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Load {
-    /// One byte there and back on one connection.
+    /// One byte goes there and back on one connection.
     Requests,
     /// Connect, one byte, close, one after the other.
     Connections,
@@ -33,7 +33,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// In the order in which they are shown.
+    /// Every load, in the order in which they are shown.
     pub const ALL: [Load; 4] = [Load::Requests, Load::Connections, Load::Bulk, Load::Segments];
 
     /// The name of the load in tables of results.

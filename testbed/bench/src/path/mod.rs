@@ -46,7 +46,7 @@ pub enum Contender {
     Netpolc,
     /// A verdict map per pod, interval sets, established connections first.
     Nftables,
-    /// One set of (pod, port, peer), no connection tracking.
+    /// iptables with one ipset of (pod, port, peer), without connection tracking.
     Ipset,
 }
 
@@ -64,7 +64,7 @@ impl Contender {
     }
 }
 
-/// One figure: the ratio to no policy, and how much it moved.
+/// A ratio to the path without policy, and how much it moved.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Figure {
     /// The median ratio over all rounds.

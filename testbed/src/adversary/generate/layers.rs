@@ -186,7 +186,7 @@ impl Generator {
             chain.push(number::FRAGMENT);
         }
         if self.rng.chance(10) {
-            // Numbers that are no extension headers to anybody here, or only to some.
+            // Numbers that are not extension headers to anybody here, or only to some.
             chain.push(*self.rng.pick(&[139, 140, 253, 50]));
         }
         let mut whole = body.to_vec();

@@ -38,9 +38,9 @@ use crate::random;
 /// What is wrong about an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// The sender's egress policies deny it, and it is no reply (S7, S38, S48).
+    /// The sender's egress policies deny it, and it is not a reply (S7, S38, S48).
     Egress,
-    /// The receiver's ingress policies deny it, and it is no reply (S7, S38).
+    /// The receiver's ingress policies deny it, and it is not a reply (S7, S38).
     Ingress,
     /// A pod sent it under an address that is not its own (S55).
     ForgedSource,
@@ -126,14 +126,14 @@ type FragmentKey = (IpAddr, IpAddr, u8, u32);
 pub struct Judge {
     world: World,
     cluster: Cluster,
-    /// Without nodes: an address of a node is an address, since what comes by an interface is not
-    /// born there (S44).
+    /// The cluster without nodes: an address of a node is like any other, since what comes by an
+    /// interface is not born there (S44).
     bare: Cluster,
     /// Ports at which some answer changes.
     edges: Vec<(Transport, Option<u16>)>,
-    /// By pod: packets under its own address that may open a connection.
+    /// Packets of each pod, under its own address, that may open a connection.
     opened: HashSet<(usize, Flow)>,
-    /// By pod: packets that may open a connection, and did arrive.
+    /// Packets to each pod that may open a connection, and did arrive.
     accepted: HashSet<(usize, Flow)>,
     /// The same of what the node has seen, whether it did arrive or not.
     tracked: HashSet<(usize, Flow)>,

@@ -115,7 +115,7 @@ impl Judge {
         }
     }
 
-    /// One of its addresses, or a link-local one that is not the node's on this link.
+    /// Is this one of its addresses, or a link-local one that is not the node's on this link?
     fn may_speak_for(&self, place: Place, address: IpAddr) -> bool {
         let local = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
         self.world.owns(place, address) || (local && address != link_local(BRIDGE_MAC))

@@ -1,4 +1,4 @@
-//! The packet cases, by subject.
+//! The packet cases, by subject. Not here: how they are run (`conformance`).
 
 mod ageing;
 mod changes;

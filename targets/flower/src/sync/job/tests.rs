@@ -22,7 +22,7 @@ struct Paper {
     filters: BTreeMap<Place, (Filter, u32)>,
     /// How many filters fit.
     room: usize,
-    /// In percent of additions and replacements.
+    /// How many additions and replacements are refused, in percent.
     refuses: usize,
 }
 
