@@ -30,6 +30,7 @@ use super::{
     network::Network,
     sandbox_store,
     sandboxes::Sandboxes,
+    state_dir,
     supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
 };
 use crate::{
@@ -224,7 +225,7 @@ impl Plugins {
                 (requests, Some(sender))
             }
         };
-        let store = options.cni_socket.is_some().then(|| sandbox_store::path(&options.pin_dir));
+        let store = options.cni_socket.is_some().then(|| state_dir::sandboxes(&options.pin_dir));
         let mut sandboxes = Sandboxes::new(options.node.clone());
         sandboxes.restore(store.iter().flat_map(|path| sandbox_store::read(path)));
         Ok(Self { requests, _sender: sender, sandboxes, store, fetcher: watch.fetcher() })

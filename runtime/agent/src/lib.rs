@@ -49,6 +49,8 @@ pub mod sandboxes;
 #[cfg(feature = "serve")]
 pub mod sole;
 #[cfg(feature = "serve")]
+pub mod state_dir;
+#[cfg(feature = "serve")]
 pub mod supervisor;
 mod wire;
 

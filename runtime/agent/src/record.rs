@@ -5,26 +5,23 @@
 //! Enforcement never depends on it: without a record, endpoints only have no names. Not here: what
 //! `netpolc status` shows.
 
-use netpolc_table::{EndpointId, IfIndex};
 use std::{
     collections::BTreeSet,
     fs::{File, TryLockError},
     io,
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
-use netpolc_host::{
-    files::{self, Lasting},
-    private::{self, FOLDER, Lock},
-};
+use netpolc_host::private::{self, FOLDER, Lock};
 use netpolc_kube_sync::PolicyState;
+use netpolc_table::{EndpointId, IfIndex};
 use netpolc_target::OffloadRecord;
 use serde::{Deserialize, Serialize};
 
-/// The mode of the state files.
-const FILE_MODE: u32 = 0o600;
+use crate::state_dir::{self, FILE_MODE};
+
 /// How long a lock that another process holds is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -82,17 +79,6 @@ pub struct PodRecord {
     pub adopted: usize,
 }
 
-/// The path of the record for the tables that are pinned in `pin_dir`.
-pub fn path(pin_dir: &Path) -> PathBuf {
-    let name: String = pin_dir
-        .to_string_lossy()
-        .trim_matches('/')
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
-        .collect();
-    Path::new(FOLDER).join(format!("{name}.json"))
-}
-
 /// A lock on a file beside the record, which shows that the agent is alive. Unlike a process id, it
 /// means the same in every process namespace.
 #[derive(Debug)]
@@ -105,7 +91,7 @@ impl Alive {
     /// /run cannot be written, or the lock is not free in time.
     pub fn show(pin_dir: &Path) -> io::Result<Self> {
         private::folder(Path::new(FOLDER))?;
-        let path = path(pin_dir).with_extension("lock");
+        let path = state_dir::lock(pin_dir);
         if std::fs::symlink_metadata(&path).is_ok_and(|facts| !private::is_mine(&facts)) {
             // Other users could open this file, and so may hold a lock on it.
             std::fs::remove_file(&path)?;
@@ -121,22 +107,10 @@ impl Alive {
     /// Whether an agent holds the lock. A lock on a file that other users could open proves
     /// nothing.
     pub fn is_shown(pin_dir: &Path) -> bool {
-        let Ok(file) = File::open(path(pin_dir).with_extension("lock")) else { return false };
+        let Ok(file) = File::open(state_dir::lock(pin_dir)) else { return false };
         file.metadata().is_ok_and(|facts| private::is_mine(&facts))
             && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
     }
-}
-
-/// Writes a file atomically. Only its owner may read it, since its contents about pods and policies
-/// are not public.
-///
-/// # Errors
-/// The folder or file cannot be written.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        private::folder(folder)?;
-    }
-    files::write(path, bytes, FILE_MODE, Lasting::UntilReboot)
 }
 
 impl Record {
@@ -150,12 +124,12 @@ impl Record {
     /// # Errors
     /// /run cannot be written.
     pub fn write(&self, pin_dir: &Path) -> io::Result<()> {
-        write(&path(pin_dir), &serde_json::to_vec_pretty(self)?)
+        state_dir::write(&state_dir::record(pin_dir), &serde_json::to_vec_pretty(self)?)
     }
 
     /// Reads the record for `pin_dir`; None where there is none that can be read.
     pub fn read(pin_dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path(pin_dir)).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(state_dir::record(pin_dir)).ok()?).ok()
     }
 
     /// Removes the record for `pin_dir`, with the other state files.
@@ -164,9 +138,9 @@ impl Record {
     /// The record exists and cannot be removed.
     pub fn remove(pin_dir: &Path) -> io::Result<()> {
         // Enforcement is gone, so nobody needs these any more.
-        let _ = std::fs::remove_file(path(pin_dir).with_extension("lock"));
-        let _ = std::fs::remove_file(super::sandbox_store::path(pin_dir));
-        match std::fs::remove_file(path(pin_dir)) {
+        let _ = std::fs::remove_file(state_dir::lock(pin_dir));
+        let _ = std::fs::remove_file(state_dir::sandboxes(pin_dir));
+        match std::fs::remove_file(state_dir::record(pin_dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
                 // The folder stays where it holds the records of other pin folders.
@@ -179,18 +153,9 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::{os::unix::fs::MetadataExt as _, path::PathBuf};
 
     use super::*;
-
-    #[test]
-    fn folders_have_records_of_their_own() {
-        assert_eq!(
-            path(Path::new("/sys/fs/bpf/netpolc")),
-            Path::new("/run/netpolc/sys_fs_bpf_netpolc.json")
-        );
-        assert_ne!(path(Path::new("/sys/fs/bpf/a-1")), path(Path::new("/sys/fs/bpf/a-2")));
-    }
 
     /// A number of a process means nothing in another process namespace.
     #[test]
@@ -211,7 +176,7 @@ mod tests {
     fn a_lock_of_somebody_else_neither_blocks_nor_fools() {
         let pin_dir =
             PathBuf::from(format!("/sys/fs/bpf/netpolc-unit-else-{}", std::process::id()));
-        let path = path(&pin_dir).with_extension("lock");
+        let path = state_dir::lock(&pin_dir);
         private::folder(Path::new(FOLDER)).unwrap();
         std::fs::write(&path, "").unwrap();
         let theirs = File::open(&path).unwrap();

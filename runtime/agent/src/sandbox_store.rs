@@ -4,18 +4,12 @@
 //!
 //! Not here: how the sandboxes are used ([`super::sandboxes`]).
 
-use std::{
-    io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, net::IpAddr, path::Path, sync::Arc};
 
 use netpolc_policy::{ObjectKey, Pod};
 use serde::{Deserialize, Serialize};
 
-use super::record;
-use crate::discovery::Placement;
+use crate::{discovery::Placement, state_dir};
 
 /// The newest sandbox of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,11 +61,6 @@ struct Line {
     sandbox: StoredSandbox,
 }
 
-/// The path of the file, beside the record for `pin_dir`.
-pub fn path(pin_dir: &Path) -> PathBuf {
-    record::path(pin_dir).with_extension("sandboxes")
-}
-
 /// Reads what an earlier agent has stored; empty where there is no file that can be read.
 pub fn read(path: &Path) -> Vec<(ObjectKey, StoredSandbox)> {
     let lines =
@@ -94,5 +83,5 @@ pub fn write<'a>(
         sandbox: sandbox.clone(),
     };
     let lines: Vec<Line> = sandbox.map(line).collect();
-    record::write(path, &serde_json::to_vec(&lines)?)
+    state_dir::write(path, &serde_json::to_vec(&lines)?)
 }

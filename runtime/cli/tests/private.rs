@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{Node, Running};
-use netpolc_agent::record;
+use netpolc_agent::state_dir;
 use netpolc_testbed::probe::{Ask, PATIENCE, Question, ask};
 use serde_json::Value;
 
@@ -94,7 +94,7 @@ fn strangers_can_neither_open_nor_lock_nor_stand_in_the_place_of_what_is_netpolc
         fs::remove_dir(path).unwrap();
     }
 
-    let record = record::path(&node.pins);
+    let record = state_dir::record(&node.pins);
     let (lock, pins) = (record.with_extension("lock"), node.pins.to_str().unwrap());
     let ours = [
         vec![node.pins.clone(), record.clone(), lock.clone(), netpolc_host::private::FOLDER.into()],
