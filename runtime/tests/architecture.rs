@@ -456,12 +456,10 @@ fn every_item_is_proved() {
 fn code_stays_within_100_columns() {
     for file in sources() {
         for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
-            let comment = line
-                .trim_start()
-                .strip_prefix("//")
-                .map(|c| c.trim_start_matches(['/', '!']).trim());
+            let comment = line.trim_start().strip_prefix("//");
+            let comment = comment.map(|text| text.trim_start_matches(['/', '!']));
             let wide = match comment {
-                Some(text) => text.starts_with('|') || text.contains("  "),
+                Some(text) => text.starts_with(" |") || text.contains("  "),
                 None => line.contains('"'),
             };
             let columns = line.chars().count();

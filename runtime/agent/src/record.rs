@@ -194,7 +194,7 @@ mod tests {
         let error = Alive::show(&pin_dir).unwrap_err().to_string();
         assert!(error.contains(&format!("process {} ", std::process::id())), "{error}");
         Record { node: "n".into(), ..Record::default() }.write(&pin_dir).unwrap();
-        let facts = std::fs::metadata(super::path(&pin_dir)).unwrap();
+        let facts = std::fs::metadata(state_dir::record(&pin_dir)).unwrap();
         assert_eq!(facts.mode() & 0o777, 0o600);
         Record::remove(&pin_dir).unwrap();
     }

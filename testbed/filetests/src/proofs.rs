@@ -131,15 +131,11 @@ fn no_mix(states: &[Program]) -> Result<(), String> {
 /// The first address of each prefix. What lies in a prefix and in none below it has one class.
 fn remotes(program: &Program) -> impl Iterator<Item = IpAddr> {
     let of = |family: Family| {
-        program.table(TableId::remote(family)).entries.keys().filter_map(move |key| {
-            match (key.fields()[0], family) {
-                (Match::Lpm { value, .. }, Family::V4) => {
-                    Some(Ipv4Addr::from_bits(value.get() as u32).into())
-                }
-                (Match::Lpm { value, .. }, Family::V6) => {
-                    Some(Ipv6Addr::from_bits(value.get()).into())
-                }
-                _ => None,
+        program.table(TableId::remote(family)).entries.keys().map(move |key| {
+            let (value, _) = key.prefix();
+            match family {
+                Family::V4 => Ipv4Addr::from_bits(value.get() as u32).into(),
+                Family::V6 => Ipv6Addr::from_bits(value.get()).into(),
             }
         })
     };
