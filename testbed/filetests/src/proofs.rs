@@ -10,7 +10,7 @@ use std::{
 
 use netpolc_lower::verify;
 use netpolc_table::{
-    Key, Match, Program, TableId, check,
+    Key, Program, TableId, check,
     eval::{self, Pipeline, Verdict},
     schema::{EndpointKey, Family, PortKey, SetEndpoint},
     text,
