@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -257,4 +258,36 @@ fn compile_shows_filters_with_their_origin_and_totals() {
         text(&wrong.stderr).contains("known ones are ")
             && text(&wrong.stderr).contains("mlx5_core")
     );
+}
+
+/// Demo and bench are programs of their own: beside this one, else on PATH, else an error that says
+/// what is missing.
+#[test]
+fn demo_and_bench_are_found_beside_this_program_or_on_the_path() {
+    let folder = std::env::temp_dir().join(format!("netpolc-programs-{}", std::process::id()));
+    let other = folder.join("path");
+    std::fs::create_dir_all(&other).unwrap();
+    let netpolc = folder.join("netpolc");
+    std::fs::copy(env!("CARGO_BIN_EXE_netpolc"), &netpolc).unwrap();
+    let run = |name: &str| {
+        let mut command = Command::new(&netpolc);
+        command.args([name, "--help", "x"]).env("PATH", &other).output().unwrap()
+    };
+    let missing = run("demo");
+    let error = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert_eq!(missing.status.code(), Some(2), "{error}");
+    assert!(error.contains("netpolc-demo") && error.contains("nor on PATH"), "{error}");
+    let script = |path: &Path, says: &str| {
+        std::fs::write(path, format!("#!/bin/sh\necho {says} \"$@\"\nexit 7\n")).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    script(&other.join("netpolc-demo"), "far");
+    script(&other.join("netpolc-bench"), "far");
+    script(&folder.join("netpolc-bench"), "near");
+    for (name, says) in [("demo", "far --help x\n"), ("bench", "near --help x\n")] {
+        let done = run(name);
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert_eq!((done.status.code(), said.as_str()), (Some(7), says));
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
