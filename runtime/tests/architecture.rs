@@ -579,11 +579,18 @@ const IDS: &[&str] = &[
 ];
 
 /// Where an id is a bare number all the same: path, name, why.
-const BARE_IDS: &[(&str, &str, &str)] = &[(
-    "targets/host/src/tc.rs",
-    "ifindex",
-    "goes into a netlink message as it is, and host does not know the tables, where the type is",
-)];
+const BARE_IDS: &[(&str, &str, &str)] = &[
+    (
+        "targets/host/src/tc.rs",
+        "ifindex",
+        "goes into a netlink message as it is, and host does not know the tables, where the type is",
+    ),
+    (
+        "testbed/src/lab/wire.rs",
+        "ifindex",
+        "goes to the kernel as it is, and testbed does not know the tables, where the type is",
+    ),
+];
 
 /// Around a type: what may stand before the number that it holds.
 const AROUND: &[&str] = &["&", "mut ", "Option<", "Vec<", "BTreeSet<", "HashSet<", "["];
