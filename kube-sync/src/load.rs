@@ -259,9 +259,8 @@ impl Loader {
             let severity =
                 if blank || given == Given::ByName { Severity::Error } else { Severity::Warning };
             let message = "this input contains no object, so the objects that it held before stay \
-                enforced; \
-                to remove them, delete the file or write an empty list into it \
-                (kind: List, apiVersion: v1, items: [])";
+                enforced; to remove them, delete the file or write an empty list into it (kind: \
+                List, apiVersion: v1, items: [])";
             self.whole(name, message.into(), severity);
         }
     }

@@ -140,8 +140,7 @@ fn parts<'n, 't>(
             starts.push(index);
             reader.lost = true;
             let message = "the field is given twice: are these two documents without `---` between \
-                them? \
-                Each is read as one";
+                them? Each is read as one";
             reader.error(fields[index].at, &Path::Root.field(&fields[index].name), message);
         }
     }

@@ -182,8 +182,7 @@ fn peer(reader: &mut Reader, node: &Node, path: &Path) -> Option<Peer> {
     }
     if health == Health::Sound && pods_read.is_none() && namespaces_read.is_none() {
         let message = "the peer is empty; write `podSelector: {}` to match all pods of the \
-            namespace, \
-            or omit the list to match all peers";
+            namespace, or omit the list to match all peers";
         reader.error(node.at, path, message);
         return None;
     }

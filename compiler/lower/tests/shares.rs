@@ -178,10 +178,8 @@ fn s33_the_largest_policies_go_first_and_the_message_says_what_to_do() {
     assert_eq!(
         said,
         ["NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and it \
-             allows nothing: it takes 6000 \
-          edges of port ranges, namespace evil takes 6000 and may take 1300 on this node; write \
-             ranges (`endPort`) for \
-          neighbouring ports"]
+             allows nothing: it takes 6000 edges of port ranges, namespace evil takes 6000 and may \
+             take 1300 on this node; write ranges (`endPort`) for neighbouring ports"]
     );
 }
 

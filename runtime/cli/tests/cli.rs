@@ -131,8 +131,8 @@ fn s33_what_a_share_sets_aside_is_named_and_makes_the_exit_code_1() {
     };
     let pods = pod("p1", "n1", "10.0.0.1") + &pod("p2", "n2", "10.0.0.2");
     let said = "NetworkPolicy evil/large is set aside, the pods that it selects stay isolated and \
-        it allows nothing: it takes 1001 \
-                selectors of peers, namespace evil takes 1001 and may take 1000 on this node";
+        it allows nothing: it takes 1001 selectors of peers, namespace evil takes 1001 and may \
+        take 1000 on this node";
     let large = pods.clone() + &policy(1_001);
     for (scope, before) in [(&["--node", "n1"][..], ""), (&[], "node n1, n2: ")] {
         let output = run(&[&["compile", "-f", "-"], scope].concat(), &large);

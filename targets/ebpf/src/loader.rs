@@ -56,51 +56,31 @@ impl Loaded {
     ) -> Result<Self, Error> {
         let generator = |e: String| Error::Verifier {
             program: name.into(),
-            at: "the \
-            generator"
-                .into(),
+            at: "the generator".into(),
             log: e,
         };
         let object = elf::object(name, &code.bytes(descriptor), &code.notes)
             .map_err(|e| generator(e.to_string()))?;
         let mut ebpf = EbpfLoader::new().load(&object).map_err(|e| match e {
-            aya::EbpfError::FileError { error, .. } => refused(
-                format!(
-                    "load program \
-                {name}"
-                ),
-                error,
-            ),
+            aya::EbpfError::FileError { error, .. } => {
+                refused(format!("load program {name}"), error)
+            }
             other => generator(other.to_string()),
         })?;
-        let program = ebpf.program_mut(name).ok_or_else(|| {
-            generator(
-                "the object has no such \
-            program"
-                    .into(),
-            )
-        })?;
-        let program: &mut SchedClassifier = program.try_into().map_err(|e: ProgramError| {
-            generator(format!(
-                "not a classifier: \
-                {e}"
-            ))
-        })?;
+        let program = ebpf
+            .program_mut(name)
+            .ok_or_else(|| generator("the object has no such program".into()))?;
+        let program: &mut SchedClassifier = program
+            .try_into()
+            .map_err(|e: ProgramError| generator(format!("not a classifier: {e}")))?;
         program.load().map_err(|e| verifier(name, e))?;
         let info = program.info().map_err(|e| program_error(name, e))?;
         if info.btf_id().is_none() {
             return Err(generator("the kernel refuses the program's BTF".into()));
         }
         let fd = program.fd().map_err(|e| program_error(name, e))?;
-        let fd = fd.as_fd().try_clone_to_owned().map_err(|e| {
-            refused(
-                format!(
-                    "program \
-            {name}"
-                ),
-                e,
-            )
-        })?;
+        let fd =
+            fd.as_fd().try_clone_to_owned().map_err(|e| refused(format!("program {name}"), e))?;
         Ok(Self { fd, id: info.id() })
     }
 
@@ -174,8 +154,7 @@ impl Loaded {
             NEXT => Ok((Verdict::Next, time)),
             SHOT => Ok((Verdict::Drop, time)),
             other => Err(io::Error::other(format!(
-                "the program returns {other}, which is not a \
-                valid verdict"
+                "the program returns {other}, which is not a valid verdict"
             ))),
         }
     }
@@ -201,15 +180,7 @@ fn verifier(name: &str, error: ProgramError) -> Error {
     }
     let lines: Vec<&str> = log
         .lines()
-        .filter(|l| {
-            !l.starts_with(
-                "verification \
-            time",
-            ) && !l.starts_with(
-                "processed \
-            ",
-            )
-        })
+        .filter(|l| !l.starts_with("verification time") && !l.starts_with("processed "))
         .collect();
     let suffix = format!(" @ {}:", elf::SOURCE);
     let at = lines
@@ -237,10 +208,8 @@ mod tests {
         a.bind(next);
         a.mov(R0, NEXT);
         a.exit();
-        let program = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect(
-            "needs root and \
-            BPF",
-        );
+        let program =
+            Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect("needs root and BPF");
         let frame = |ifindex| Frame {
             interface: sys::LO,
             arrival: IfIndex::new(ifindex).into(),
@@ -263,10 +232,8 @@ mod tests {
         a.alu(Alu::Add, R2, R3);
         a.load(Size::Dw, R0, R2, 0);
         a.exit();
-        let refused = Loaded::load("np_test", &a.finish().unwrap(), |_| 0).expect_err(
-            "reads \
-            beyond the stack",
-        );
+        let refused = Loaded::load("np_test", &a.finish().unwrap(), |_| 0)
+            .expect_err("reads beyond the stack");
         let Error::Verifier { program, at, log } = refused else { panic!("{refused}") };
         assert_eq!((program.as_str(), at.as_str()), ("np_test", "table port: class"));
         assert!(!log.is_empty());

@@ -87,17 +87,8 @@ impl Group {
                 let (key, value) = (id.key_size(), id.value_size(c) as u32);
                 let params = aya_obj::Map::new_from_params(kind, key, value, id.max_entries(c), 0);
                 let made = MapData::create(params, id.name(), None);
-                made.map_err(|e| {
-                    refused(
-                        format!(
-                            "map {}: \
-                    create",
-                            id.name()
-                        ),
-                        map_error(e),
-                    )
-                })
-                .map(Store::Other)
+                made.map_err(|e| refused(format!("map {}: create", id.name()), map_error(e)))
+                    .map(Store::Other)
             };
             let store = match id.kind() {
                 MapKind::Array => Store::Array(Region::create(id.name(), id.value_size(c))?),
@@ -136,22 +127,14 @@ impl Group {
             let store = if id.kind() == MapKind::Array {
                 Store::Array(Region::map(id.name(), map, id.value_size(c))?)
             } else {
-                let info = map.info().map_err(|e| {
-                    refused(
-                        format!(
-                            "map {}: \
-                    facts",
-                            id.name()
-                        ),
-                        map_error(e),
-                    )
-                })?;
+                let info = map
+                    .info()
+                    .map_err(|e| refused(format!("map {}: facts", id.name()), map_error(e)))?;
                 if (info.key_size(), u64::from(info.value_size()))
                     != (id.key_size(), id.value_size(c))
                 {
                     return Err(Error::Installed(format!(
-                        "map {} has other key or value \
-                        sizes",
+                        "map {} has other key or value sizes",
                         id.name()
                     )));
                 }
@@ -181,14 +164,9 @@ impl Store {
 /// Pins an object; one that is pinned at the path already stays.
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     match sys::pin(fd, path) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(refused(
-            format!(
-                "pin \
-            {}",
-                path.display()
-            ),
-            e,
-        )),
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(refused(format!("pin {}", path.display()), e))
+        }
         _ => Ok(()),
     }
 }

@@ -127,10 +127,7 @@ impl Window {
                 Ok(Self { start, length, skip, bytes })
             }
             _ => Err(refused(
-                format!(
-                    "map {name}: mmap {bytes} bytes at \
-                {from}"
-                ),
+                format!("map {name}: mmap {bytes} bytes at {from}"),
                 io::Error::last_os_error(),
             )),
         }
@@ -168,38 +165,19 @@ pub fn create_inner_map(name: &str, value: u32, entries: u32) -> Result<MapData,
         aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, value, entries, BPF_F_MMAPABLE);
     let made = MapData::create(params, name, None);
     made.map_err(|e| {
-        refused(
-            format!(
-                "map {name}: create {entries} buckets of {value} \
-        bytes"
-            ),
-            map_error(e),
-        )
+        refused(format!("map {name}: create {entries} buckets of {value} bytes"), map_error(e))
     })
 }
 
 fn create_map(name: &str, bytes: u64) -> Result<MapData, Error> {
     let size = u32::try_from(bytes).map_err(|_| {
-        refused(
-            format!(
-                "map {name}: {bytes} \
-            bytes"
-            ),
-            io::ErrorKind::InvalidInput.into(),
-        )
+        refused(format!("map {name}: {bytes} bytes"), io::ErrorKind::InvalidInput.into())
     })?;
     // BPF_F_RDONLY_PROG would fit, but the kernel refuses a writable mapping of such a map
     // (EACCES).
     let params = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY, 4, size, 1, BPF_F_MMAPABLE);
-    MapData::create(params, name, None).map_err(|e| {
-        refused(
-            format!(
-                "map {name}: create {bytes} \
-        bytes"
-            ),
-            map_error(e),
-        )
-    })
+    MapData::create(params, name, None)
+        .map_err(|e| refused(format!("map {name}: create {bytes} bytes"), map_error(e)))
 }
 
 /// Refuses a map of another size.

@@ -182,8 +182,7 @@ pub const DRIVERS: &[Quirks] = &[
             ),
             fact(
                 "chains and prios without end where the firmware has ignore_flow_level; else \
-                 chains 0 to 3 and prios 1 to 16, \
-                 and goto leads to higher numbers only",
+                 chains 0 to 3 and prios 1 to 16, and goto leads to higher numbers only",
                 "lib/fs_chains.c, mlx5_chains_get_chain_range, mlx5_chains_get_prio_range; \
                  en/tc/act/goto.c, validate_goto_chain",
             ),
@@ -236,8 +235,7 @@ pub const DRIVERS: &[Quirks] = &[
             ),
             fact(
                 "of tcp_flags only FIN, SYN, RST, PSH and URG are given on; ACK in the mask is \
-                 lost, so SYN without ACK also \
-                 matches SYN with ACK",
+                 lost, so SYN without ACK also matches SYN with ACK",
                 "nfp/flower/match.c, nfp_flower_compile_ip_ext; offload.c, \
                  nfp_flower_calculate_key_layers (looks at the value alone)",
             ),

@@ -130,9 +130,8 @@ mod tests {
         assert_eq!(
             line("simr0", &filter, |_| Some("simr1".into())),
             "filter dev simr0 ingress protocol ip pref 10 chain 7 flower skip_sw ip_proto tcp \
-             dst_ip 10.0.0.0/24 \
-             dst_port 8000/0xfff8 tcp_flags 0x002/0x012 ct_state +trk+est-rpl action mirred egress \
-             redirect dev simr1"
+             dst_ip 10.0.0.0/24 dst_port 8000/0xfff8 tcp_flags 0x002/0x012 ct_state +trk+est-rpl \
+             action mirred egress redirect dev simr1"
         );
         let local = Filter {
             matches: Match::Local,

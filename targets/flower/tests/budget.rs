@@ -152,8 +152,8 @@ fn filters_are_counted_for_each_driver() {
                     let (filters, left) = (count(&lowered), reasons(&lowered));
                     writeln!(
                         table,
-                        "{what} {name} ({pods} pods) {driver} {mode:?}: {filters}, \
-                        left out {left:?}"
+                        "{what} {name} ({pods} pods) {driver} {mode:?}: {filters}, left out \
+                        {left:?}"
                     )
                     .expect("a string takes it");
                 }

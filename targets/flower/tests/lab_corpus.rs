@@ -272,8 +272,7 @@ fn personality(driver: &str) {
     let [asked, denied, dropped, filters, refused] = rows;
     println!(
         "{driver}: {asked} questions; {denied} denied TCP openings, {dropped} of them dropped in \
-         hardware; \
-         {filters} filters, {refused} refused"
+         hardware; {filters} filters, {refused} refused"
     );
     assert!(wrong.is_empty(), "{driver}, {}:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(filters > 0, dropped > 0, "{driver}: filters that drop nothing");

@@ -344,8 +344,8 @@ fn costs(best: &Ours, rival: &Theirs) -> Section {
     }
     section.notes.push(format!(
         "BPF_PROG_TEST_RUN; {REMOTES} remote addresses ({FLOWS} flows where state counts), 73 port \
-         ranges in each policy, \
-         1,024 ports; each run another pseudo-random pair; the least of interleaved rounds"
+         ranges in each policy, 1,024 ports; each run another pseudo-random pair; the least of \
+         interleaved rounds"
     ));
     section
 }

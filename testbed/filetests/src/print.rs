@@ -11,10 +11,8 @@ use crate::{filters, layout, listing, plan, state::State};
 
 /// The forms that `# print:` knows, as messages list them.
 const FORMS: &str = "tables [POD] [TABLE...], policy [POD], sets, text [POD], plan, json [POD] \
-    [TABLE...], \
-                     json actions, filters MODE [DRIVER] PORT [HOOK], json-filters MODE [DRIVER] \
-    PORT [HOOK], \
-                     left MODE [DRIVER], disassembly HOOK NOTE";
+    [TABLE...], json actions, filters MODE [DRIVER] PORT [HOOK], json-filters MODE [DRIVER] PORT \
+    [HOOK], left MODE [DRIVER], disassembly HOOK NOTE";
 
 /// The tables that say what policies grant.
 const POLICY: [TableId; 6] = [

@@ -116,8 +116,7 @@ fn no_mix(states: &[Program]) -> Result<(), String> {
                         let door = door.name();
                         return Err(format!(
                             "after write {at} of the plan {door} answers {now:?}, before it \
-                             {old:?} and in the \
-                             end {new:?}: {packet:?}"
+                             {old:?} and in the end {new:?}: {packet:?}"
                         ));
                     }
                     switched |= now != old;

@@ -52,8 +52,7 @@ impl fmt::Display for Aside {
         write!(
             f,
             "{kind} {object} is set aside, {meanwhile}: it takes {takes} {what}, namespace {} \
-             takes {namespace} and may take \
-             {limit} on this node; {advice}",
+             takes {namespace} and may take {limit} on this node; {advice}",
             object.namespace
         )
     }

@@ -88,8 +88,7 @@ impl Resource {
             Resource::Parts => "write fewer, larger address blocks and ranges of ports (`endPort`)",
             Resource::Work => {
                 "write fewer, larger address blocks, ranges of ports (`endPort`) and fewer rules, \
-                 or spread the pods over \
-                 more namespaces"
+                 or spread the pods over more namespaces"
             }
         }
     }

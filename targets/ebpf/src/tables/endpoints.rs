@@ -83,12 +83,9 @@ fn presence(maps: &Maps, id: EndpointId) -> &AtomicU8 {
 /// Checks that the maps have a place for the endpoint, and that it is not 0.
 fn known(maps: &Maps, table: TableId, id: EndpointId) -> Result<EndpointId, Stop> {
     match below(table, Room::Endpoints, id, maps.capacities.endpoints)? {
-        id if id == EndpointId::default() => Err(invalid(
-            table,
-            "endpoint 0 stands for \
-            none"
-                .into(),
-        )),
+        id if id == EndpointId::default() => {
+            Err(invalid(table, "endpoint 0 stands for none".into()))
+        }
         id => Ok(id),
     }
 }
@@ -148,14 +145,9 @@ pub fn check_own(
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::Own) => Ok((id, address, entry.is_some())),
-        Some(other) => Err(invalid(
-            table,
-            format!(
-                "the table has no action \
-            {}",
-                other.spec().name
-            ),
-        )),
+        Some(other) => {
+            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
+        }
     }
 }
 
@@ -169,12 +161,9 @@ pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(Endpo
         Some((e, _)) if e.action != ActionId::SetMac => {
             Err(invalid(table, format!("the table has no action {}", e.action.spec().name)))
         }
-        Some((_, address)) if address == Mac::default() => Err(invalid(
-            table,
-            "address 0 stands \
-            for none"
-                .into(),
-        )),
+        Some((_, address)) if address == Mac::default() => {
+            Err(invalid(table, "address 0 stands for none".into()))
+        }
         Some((_, address)) => Ok((id, recorded(address))),
     }
 }
@@ -476,13 +465,7 @@ impl Endpoints {
                 _ => {
                     let done = maps.own_more()?.insert(own_more_key(id, address), 1, 0);
                     done.map_err(|e| {
-                        refused(
-                            format!(
-                                "map own_more: insert \
-                        {address}"
-                            ),
-                            map_error(e),
-                        )
+                        refused(format!("map own_more: insert {address}"), map_error(e))
                     })?;
                     flags.fetch_or(endpoint::HAS_MORE, Release);
                     self.more.entry(id).or_default().insert(address);
@@ -584,8 +567,7 @@ impl Endpoints {
             let named = Named::new(kind, i as u32 & 0xffff);
             if let Named::Unknown { .. } = named {
                 return Err(Error::Installed(format!(
-                    "table directory: {kind} is not a valid kind \
-                    of id"
+                    "table directory: {kind} is not a valid kind of id"
                 )));
             }
             let entries = &mut into.table_mut(TableId::Directory).entries;

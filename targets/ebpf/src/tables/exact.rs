@@ -159,8 +159,7 @@ impl Exact {
             let address = load_key(maps, place);
             if !exact_buckets(address, this.buckets, this.seed).contains(&place.0) {
                 return Err(corrupt(format!(
-                    "{address} stands in bucket {}, where no packet looks \
-                    for it",
+                    "{address} stands in bucket {}, where no packet looks for it",
                     place.0
                 )));
             }
@@ -174,8 +173,7 @@ impl Exact {
                 let owner = *used.entry(block).or_insert(group(address));
                 if !right || owner != group(address) || found & 0x7fff != 0 {
                     return Err(corrupt(format!(
-                        "block {block} of {address}/120 belongs to another \
-                        group, or does not exist"
+                        "block {block} of {address}/120 belongs to another group, or does not exist"
                     )));
                 }
                 let second = this.leaves.contains_key(&group(address));
@@ -561,12 +559,8 @@ impl Exact {
                 .leaves
                 .get(&group(address))
                 .filter(|l| l.place == place && l.block == found >> 16);
-            let leaf = leaf.ok_or_else(|| {
-                corrupt(format!(
-                    "{address}/120 was not written by this \
-                process"
-                ))
-            })?;
+            let leaf = leaf
+                .ok_or_else(|| corrupt(format!("{address}/120 was not written by this process")))?;
             let before = list.len();
             for (byte, slot) in (0..).zip(slots(maps, leaf.block)) {
                 let found = slot.load(Acquire);
@@ -577,8 +571,7 @@ impl Exact {
             if list.len() - before != leaf.count as usize {
                 let left = list.len() - before;
                 return Err(corrupt(format!(
-                    "{left} of {} addresses left in \
-                    {address}/120",
+                    "{left} of {} addresses left in {address}/120",
                     leaf.count
                 )));
             }
@@ -587,10 +580,7 @@ impl Exact {
         if entries == known {
             Ok(list)
         } else {
-            Err(corrupt(format!(
-                "{entries} of {known} entries \
-            left"
-            )))
+            Err(corrupt(format!("{entries} of {known} entries left")))
         }
     }
 

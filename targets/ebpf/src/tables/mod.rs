@@ -550,20 +550,14 @@ fn check_remote(
     if length > family.bits() || (shift > 0 && bits >> family.bits() != 0) {
         return Err(invalid(
             table,
-            format!(
-                "{bits:#x}/{length} is not a valid prefix: it is too \
-            long"
-            ),
+            format!("{bits:#x}/{length} is not a valid prefix: it is too long"),
         ));
     }
     let address = bits << shift;
     if address & !trie::mask(length) != 0 {
         return Err(invalid(
             table,
-            format!(
-                "{bits:#x}/{length} is not a valid prefix: host bits are \
-            set"
-            ),
+            format!("{bits:#x}/{length} is not a valid prefix: host bits are set"),
         ));
     }
     let value = match entry {
@@ -587,8 +581,8 @@ fn check_remote(
                 return Err(invalid(
                     table,
                     format!(
-                        "{bits:#x}/{length} has an incarnation, which \
-                    only a single address may have"
+                        "{bits:#x}/{length} has an incarnation, which only a single address may \
+                    have"
                     ),
                 ));
             }

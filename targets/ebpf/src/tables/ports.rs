@@ -70,11 +70,7 @@ pub fn check(
         Some(e) => {
             return Err(invalid(
                 table,
-                format!(
-                    "the table has no action \
-            {}",
-                    e.action.spec().name
-                ),
+                format!("the table has no action {}", e.action.spec().name),
             ));
         }
     };
@@ -102,8 +98,7 @@ impl Ports {
             removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
         let clash = |a: Interval, b: Interval| {
             let what = format!(
-                "{}-{} overlaps {}-{} of protocol \
-                {}",
+                "{}-{} overlaps {}-{} of protocol {}",
                 a.1,
                 a.2,
                 b.1,

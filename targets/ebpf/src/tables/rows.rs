@@ -66,14 +66,9 @@ pub fn open(maps: &Maps) {
 fn check_family(table: TableId, key: &Key) -> Result<(), Stop> {
     match family_number(table, key) {
         Some(4 | 6) => Ok(()),
-        other => Err(invalid(
-            table,
-            format!(
-                "family {} is neither 4 nor \
-            6",
-                other.unwrap_or_default()
-            ),
-        )),
+        other => {
+            Err(invalid(table, format!("family {} is neither 4 nor 6", other.unwrap_or_default())))
+        }
     }
 }
 
@@ -106,14 +101,9 @@ fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Stop> {
         (Answer::Permit, _) => Ok(ROW_PERMIT),
         (Answer::Row(row), _) => Ok(check_row_id(maps, table, row)?.get()),
         (Answer::Deny, ActionId::Deny) => Ok(ROW_DENY),
-        (Answer::Deny, other) => Err(invalid(
-            table,
-            format!(
-                "the table has no action \
-            {}",
-                other.spec().name
-            ),
-        )),
+        (Answer::Deny, other) => {
+            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
+        }
     }
 }
 
@@ -157,14 +147,9 @@ pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<Ve
         below(TableId::Verdict, Room::PortClasses, port_class, maps.capacities.port_words * 64)?;
     match entry.map(|e| e.action) {
         None | Some(ActionId::Permit) => Ok((row, pc, entry.is_some())),
-        Some(other) => Err(invalid(
-            TableId::Verdict,
-            format!(
-                "the table has no action \
-            {}",
-                other.spec().name
-            ),
-        )),
+        Some(other) => {
+            Err(invalid(TableId::Verdict, format!("the table has no action {}", other.spec().name)))
+        }
     }
 }
 
@@ -224,8 +209,7 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
                     into.table_mut(TableId::Row).entries.insert(key, decode(row));
                 } else if row != word as u16 {
                     let what = format!(
-                        "set {set}, class {class} holds row {row}, but the set's \
-                        base is {}",
+                        "set {set}, class {class} holds row {row}, but the set's base is {}",
                         word as u16
                     );
                     return Err(Error::Installed(format!("table row: {what}")));

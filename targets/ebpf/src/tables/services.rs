@@ -31,14 +31,9 @@ pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change,
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::Defer) => Ok((service_key(address, protocol, port), entry.is_some())),
-        Some(other) => Err(invalid(
-            table,
-            format!(
-                "the table has no action \
-            {}",
-                other.spec().name
-            ),
-        )),
+        Some(other) => {
+            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
+        }
     }
 }
 
@@ -104,8 +99,7 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
             6 => IpAddr::from(bytes),
             other => {
                 return Err(Error::Installed(format!(
-                    "map service: family {other} is neither 4 \
-                nor 6"
+                    "map service: family {other} is neither 4 nor 6"
                 )));
             }
         };

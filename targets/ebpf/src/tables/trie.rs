@@ -535,8 +535,7 @@ impl Trie {
                 let child = slot & !trie::CHILD;
                 if self.uses.get(child as usize).is_none_or(|&u| u == 0) {
                     return Err(self.corrupt(format!(
-                        "slot {index} points to block {child}, which \
-                        is not in use"
+                        "slot {index} points to block {child}, which is not in use"
                     )));
                 }
                 self.verify(maps, level + 1, child, address, want)?;

@@ -33,23 +33,15 @@ pub fn check_tunnel(key: &Key, entry: Option<&Entry>) -> Result<(usize, bool), S
         _ => {
             return Err(invalid(
                 TableId::Tunnel,
-                format!(
-                    "protocol {protocol} has a port: tunnels \
-            have ports in UDP only"
-                ),
+                format!("protocol {protocol} has a port: tunnels have ports in UDP only"),
             ));
         }
     };
     match entry.map(|e| e.action) {
         None | Some(ActionId::Tunnel) => Ok((place, entry.is_some())),
-        Some(other) => Err(invalid(
-            TableId::Tunnel,
-            format!(
-                "the table has no action \
-            {}",
-                other.spec().name
-            ),
-        )),
+        Some(other) => {
+            Err(invalid(TableId::Tunnel, format!("the table has no action {}", other.spec().name)))
+        }
     }
 }
 
@@ -69,22 +61,14 @@ pub fn check_on_link(key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
     if length > 128 || bits & !mask(length) != 0 {
         return Err(invalid(
             table,
-            format!(
-                "{bits:#x}/{length} is not a valid prefix: host bits are \
-            set"
-            ),
+            format!("{bits:#x}/{length} is not a valid prefix: host bits are set"),
         ));
     }
     match entry.map(|e| e.action) {
         None | Some(ActionId::OnLink) => Ok(((bits, length), entry.is_some())),
-        Some(other) => Err(invalid(
-            table,
-            format!(
-                "the table has no action \
-            {}",
-                other.spec().name
-            ),
-        )),
+        Some(other) => {
+            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
+        }
     }
 }
 
@@ -111,10 +95,7 @@ pub fn write_on_link(maps: &Maps, changes: &[Change], grace: &Grace) -> Result<(
         let (capacity, need) = (on_link::PLACES as u64, (kept + new.len()) as u64);
         return Err(Stop::Room {
             table: TableId::OnLinkV6,
-            room: Room::Never(
-                "on-link \
-            prefixes",
-            ),
+            room: Room::Never("on-link prefixes"),
             capacity,
             need,
         });
