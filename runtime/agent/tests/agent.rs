@@ -1,6 +1,8 @@
 //! The agent against a target in memory and a made-up network: the order of what it does, what it
 //! keeps when things fail, and what a restart writes.
 
+mod common;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -9,6 +11,7 @@ use std::{
     rc::Rc,
 };
 
+use common::{Host, Log};
 use netpolc_agent::{
     Agent,
     discovery::{Discovery, HostInterface, PodFacts, Source},
@@ -20,106 +23,7 @@ use netpolc_host::{
 };
 use netpolc_kube_sync::{Input, load};
 use netpolc_policy::Cluster;
-use netpolc_table::{
-    EndpointId, IfIndex, Incarnation, Program, TableId, Write,
-    schema::{Word, word_of},
-};
-use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
-use netpolc_target_mem::Mem;
-
-/// What happened, in order.
-type Log = Rc<RefCell<Vec<String>>>;
-
-#[derive(Clone)]
-struct Host {
-    mem: Rc<RefCell<Mem>>,
-    capabilities: Capabilities,
-    attached: BTreeSet<IfIndex>,
-    /// Writes until one fails.
-    budget: Rc<RefCell<Option<usize>>>,
-    log: Log,
-}
-
-impl Host {
-    fn new() -> Self {
-        let mem = Mem::default();
-        let capabilities = mem.capabilities().clone();
-        let mem = Rc::new(RefCell::new(mem));
-        Self {
-            mem,
-            capabilities,
-            attached: BTreeSet::new(),
-            budget: Rc::default(),
-            log: Log::default(),
-        }
-    }
-
-    fn program(&self) -> Program {
-        self.mem.borrow().read().unwrap()
-    }
-
-    fn words(&self) -> Vec<Word> {
-        self.program().table(TableId::Endpoint).entries.values().map(word_of).collect()
-    }
-}
-
-impl Target for Host {
-    fn name(&self) -> &'static str {
-        "host"
-    }
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-    fn read(&self) -> Result<Program, Error> {
-        self.mem.borrow().read()
-    }
-    fn write(&mut self, write: &Write) -> Result<(), Error> {
-        if let Some(budget) = self.budget.borrow_mut().as_mut() {
-            if *budget == 0 {
-                let source = io::Error::other("told to fail");
-                return Err(Error::System { call: "write".into(), source });
-            }
-            *budget -= 1;
-        }
-        for (_, entry) in write.put.iter().filter(|_| write.table == TableId::Endpoint) {
-            self.log.borrow_mut().push(format!("word {:#x}", word_of(entry).flags));
-        }
-        for _ in write.put.iter().filter(|_| write.table == TableId::Interface) {
-            self.log.borrow_mut().push("interface".into());
-        }
-        self.mem.borrow_mut().write(write)
-    }
-    fn settle(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-impl NodeTarget for Host {
-    fn attached(&self) -> BTreeSet<IfIndex> {
-        self.attached.clone()
-    }
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
-        self.log.borrow_mut().push(format!("attach {ifindex}"));
-        self.attached.insert(ifindex);
-        Ok(())
-    }
-    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
-        self.log.borrow_mut().push(format!("detach {ifindex}"));
-        self.attached.remove(&ifindex);
-        Ok(())
-    }
-    fn adopt(
-        &mut self,
-        _: EndpointId,
-        _: Incarnation,
-        connection: &Connection,
-        origin: Origin,
-    ) -> Result<Taken, Error> {
-        let Connection { opener, remote_port, .. } = connection;
-        self.log.borrow_mut().push(format!("adopt {opener:?} {remote_port} {origin:?}"));
-        Ok(Taken::Known)
-    }
-}
+use netpolc_table::{IfIndex, TableId, schema::Word};
 
 #[derive(Clone, Default)]
 struct Net {

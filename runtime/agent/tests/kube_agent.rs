@@ -2,16 +2,17 @@
 //! cluster, that its tables are those of the objects that the server has, and what it keeps when
 //! the server goes away, forgets or refuses. The watch by itself: kube-sync's `apiserver.rs`.
 
+mod common;
+
 use std::{
-    cell::RefCell,
     collections::BTreeSet,
     io,
     net::IpAddr,
     path::PathBuf,
-    rc::Rc,
     time::{Duration, Instant},
 };
 
+use common::Host;
 use netpolc_agent::{
     Options, cluster_loop,
     discovery::{Discovery, PodFacts},
@@ -19,18 +20,12 @@ use netpolc_agent::{
     network::Network,
     record::Record,
 };
-use netpolc_host::Connection;
 use netpolc_kube_sync::{
     Input, PolicyState, load,
     watch::{self, Access, Lists},
 };
 use netpolc_lower::{Scope, compile};
-use netpolc_table::{
-    EndpointId, IfIndex, Incarnation, Program, TableId, Write,
-    schema::{Word, word_of},
-};
-use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
-use netpolc_target_mem::Mem;
+use netpolc_table::{IfIndex, Program, TableId};
 use netpolc_testbed::{
     kube::{
         Client, Server, User,
@@ -41,79 +36,6 @@ use netpolc_testbed::{
     story::Story,
 };
 use serde_json::{Value, json};
-
-/// A target in memory, with the phases of an update left out.
-#[derive(Clone)]
-struct Host {
-    mem: Rc<RefCell<Mem>>,
-    capabilities: Capabilities,
-    attached: BTreeSet<IfIndex>,
-}
-
-impl Host {
-    fn new() -> Self {
-        let mem = Mem::default();
-        let capabilities = mem.capabilities().clone();
-        Self { mem: Rc::new(RefCell::new(mem)), capabilities, attached: BTreeSet::new() }
-    }
-
-    fn program(&self) -> Program {
-        self.mem.borrow().read().unwrap()
-    }
-
-    /// How many endpoints are isolated.
-    fn isolated(&self) -> usize {
-        let words = self
-            .program()
-            .table(TableId::Endpoint)
-            .entries
-            .values()
-            .map(word_of)
-            .collect::<Vec<_>>();
-        words.iter().filter(|w| w.flags & (Word::INGRESS | Word::EGRESS) != 0).count()
-    }
-}
-
-impl Target for Host {
-    fn name(&self) -> &'static str {
-        "host"
-    }
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-    fn read(&self) -> Result<Program, Error> {
-        self.mem.borrow().read()
-    }
-    fn write(&mut self, write: &Write) -> Result<(), Error> {
-        self.mem.borrow_mut().write(write)
-    }
-    fn settle(&mut self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-impl NodeTarget for Host {
-    fn attached(&self) -> BTreeSet<IfIndex> {
-        self.attached.clone()
-    }
-    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
-        self.attached.insert(ifindex);
-        Ok(())
-    }
-    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
-        self.attached.remove(&ifindex);
-        Ok(())
-    }
-    fn adopt(
-        &mut self,
-        _: EndpointId,
-        _: Incarnation,
-        _: &Connection,
-        _: Origin,
-    ) -> Result<Taken, Error> {
-        Ok(Taken::Known)
-    }
-}
 
 /// Every address has an interface of its own.
 struct Net;

@@ -16,6 +16,7 @@ pub mod flower;
 pub mod kube;
 pub mod packet;
 pub mod path;
+pub mod probe;
 pub mod rival;
 pub mod tenants;
 mod world;

@@ -8,8 +8,8 @@
 //! objects arrive.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     io,
+    sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
@@ -19,15 +19,11 @@ use netpolc_agent::{
     discovery::{Discovery, PodFacts},
     network::Network,
 };
-use netpolc_host::Connection;
 use netpolc_kube_sync::{Change, Object, Resource};
 use netpolc_lower::{Compiler, Limits, Scope, Shares};
 use netpolc_policy::{Cluster, ObjectKey, Pod, Policy};
-use netpolc_table::{
-    EndpointId, IfIndex, Incarnation, Program, TableId, Write, eval,
-    schema::{EndpointKey, Word},
-};
-use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
+use netpolc_table::{eval, schema::Word};
+use netpolc_target::Target;
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
     offenders::{KINDS, NODE, Offence, bystanders, offend, pod, policy, selector},
@@ -35,63 +31,10 @@ use netpolc_testbed::{
 };
 
 use super::Section;
+use crate::probe::{Probe, Switched};
 
 /// An update of another tenant should be enforced within so many milliseconds.
 const BOUND: f64 = 100.0;
-
-/// The kernel's tables alone, and when each endpoint got its last word.
-pub struct Tables {
-    ebpf: Ebpf,
-    switched: BTreeMap<EndpointId, Instant>,
-}
-
-impl Target for Tables {
-    fn name(&self) -> &'static str {
-        self.ebpf.name()
-    }
-    fn capabilities(&self) -> &Capabilities {
-        self.ebpf.capabilities()
-    }
-    fn read(&self) -> Result<Program, Error> {
-        self.ebpf.read()
-    }
-    fn write(&mut self, write: &Write) -> Result<(), Error> {
-        self.ebpf.write(write)?;
-        if write.table == TableId::Endpoint {
-            let now = Instant::now();
-            self.switched
-                .extend(write.put.iter().map(|(key, _)| (EndpointKey::of(key).endpoint, now)));
-        }
-        Ok(())
-    }
-    fn settle(&mut self) -> Result<(), Error> {
-        self.ebpf.settle()
-    }
-}
-
-impl NodeTarget for Tables {
-    fn attached(&self) -> BTreeSet<IfIndex> {
-        BTreeSet::new()
-    }
-    fn attach(&mut self, _: IfIndex) -> Result<(), Error> {
-        Ok(())
-    }
-    fn detach(&mut self, _: IfIndex) -> Result<(), Error> {
-        Ok(())
-    }
-    fn make_room(&mut self, program: &Program) -> Result<(), Error> {
-        self.ebpf.make_room(program)
-    }
-    fn adopt(
-        &mut self,
-        _: EndpointId,
-        _: Incarnation,
-        _: &Connection,
-        _: Origin,
-    ) -> Result<Taken, Error> {
-        Ok(Taken::Known)
-    }
-}
 
 /// A network without interfaces: no pod of the agent has one.
 pub struct Nowhere;
@@ -105,9 +48,10 @@ impl Network for Nowhere {
 /// An agent with the two bystanders and a pod of the offender's.
 pub struct World {
     /// The agent under test.
-    pub agent: Agent<Tables, Nowhere>,
+    pub agent: Agent<Probe, Nowhere>,
     /// The objects of the tenants that do nothing wrong.
     pub cluster: Cluster,
+    switched: Receiver<(Switched, Instant)>,
 }
 
 /// What waiting was like for one kind of offence.
@@ -142,11 +86,11 @@ impl World {
     /// The kernel refuses the tables.
     pub fn new() -> Result<Self> {
         let target = Ebpf::private(Config::default()).context("tables (needs root)")?;
-        let mut agent =
-            Agent::new(NODE.into(), Tables { ebpf: target, switched: BTreeMap::new() }, Nowhere)?;
+        let (sender, switched) = mpsc::channel();
+        let mut agent = Agent::new(NODE.into(), Probe::new(target, sender), Nowhere)?;
         let cluster = bystanders();
         agent.update(cluster.clone())?;
-        Ok(Self { agent, cluster })
+        Ok(Self { agent, cluster, switched })
     }
 
     fn advance(&mut self, changes: Vec<Change>) -> Result<Duration> {
@@ -182,8 +126,12 @@ impl World {
             .compiler()
             .endpoint(&key)
             .with_context(|| format!("{key} has no endpoint"))?;
-        let switched = self.agent.host().switched.get(&endpoint).filter(|when| **when >= began);
-        Ok(*switched.with_context(|| format!("{key} is judged as before"))? - began)
+        let switched = self
+            .switched
+            .try_iter()
+            .filter(|(what, when)| *what == Switched::Endpoint(endpoint) && *when >= began);
+        let switched = switched.last().map(|(_, when)| when);
+        Ok(switched.with_context(|| format!("{key} is judged as before"))? - began)
     }
 
     fn rules(&self) -> Vec<netpolc_policy::Rule> {

@@ -3,16 +3,23 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    io,
+    net::{IpAddr, Ipv4Addr},
     sync::mpsc::{self, Receiver},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use netpolc_agent::{Options, cluster_loop, metrics::Metrics, record::Record};
+use netpolc_agent::{
+    Options, cluster_loop,
+    discovery::{Discovery, PodFacts},
+    metrics::Metrics,
+    network::Network,
+    record::Record,
+};
 use netpolc_kube_sync::watch::{self, Access, Lists};
-use netpolc_table::EndpointId;
+use netpolc_table::{EndpointId, IfIndex};
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
     big::{Big, Stack},
@@ -25,11 +32,8 @@ use netpolc_testbed::{
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{
-    Spread,
-    probe::{Interfaces, Probe, Switched},
-    start::fill,
-};
+use super::{Spread, start::fill};
+use crate::probe::{Probe, Switched};
 
 /// Pods known while single events are measured.
 const PODS: usize = 10_000;
@@ -290,4 +294,16 @@ async fn load(agent: &Agent, server: &Server, client: &Client) -> Result<Load> {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let afterwards = single_pods(agent, client, 1, 50).await?.since_answer;
     Ok(Load { events: total, lost, seconds, rate: total as f64 / seconds, latency, afterwards })
+}
+
+/// Each IPv4 address has an interface, and no connections.
+struct Interfaces;
+
+impl Network for Interfaces {
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
+        Ok(Discovery::by_address(pods, |address| match address {
+            IpAddr::V4(v4) => Some(IfIndex::new(1_000 + (v4.to_bits() & 0xff))),
+            IpAddr::V6(_) => None,
+        }))
+    }
 }

@@ -61,7 +61,7 @@ pub async fn run(progress: &mut impl FnMut(String)) -> Result<Start> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     progress("starting an agent".into());
     let pins = PathBuf::from(format!("/sys/fs/bpf/netpolc-bench-{}", std::process::id()));
-    let program = netpolc_program()?;
+    let program = netpolc::command::program::find("netpolc")?;
     let began = Instant::now();
     let mut agent = Command::new(&program);
     agent.args(["agent", "--kubernetes", "--node", &big.node_name(5), "--kubeconfig"]);
@@ -118,10 +118,4 @@ impl Drop for Agent {
             .stdout(Stdio::null())
             .status();
     }
-}
-
-/// The `netpolc` beside this program, else the one on PATH.
-fn netpolc_program() -> std::io::Result<PathBuf> {
-    let beside = std::env::current_exe()?.with_file_name("netpolc");
-    Ok(if beside.is_file() { beside } else { "netpolc".into() })
 }

@@ -1,18 +1,10 @@
-//! The eBPF target with made-up interfaces, noting when each address and each endpoint got a new
-//! verdict.
+//! The eBPF target on no node, which says when each address and each endpoint got a new verdict:
+//! what measurements of an agent without packets need.
+//!
+//! Not here: the network that such an agent sees (whoever measures).
 
-use std::{
-    collections::BTreeSet,
-    io,
-    net::{IpAddr, Ipv4Addr},
-    sync::mpsc::Sender,
-    time::Instant,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::mpsc::Sender, time::Instant};
 
-use netpolc_agent::{
-    discovery::{Discovery, PodFacts},
-    network::Network,
-};
 use netpolc_host::Connection;
 use netpolc_table::{
     EndpointId, IfIndex, Incarnation, Program, TableId, Write,
@@ -95,6 +87,10 @@ impl NodeTarget for Probe {
         Ok(())
     }
 
+    fn make_room(&mut self, program: &Program) -> Result<(), Error> {
+        self.ebpf.make_room(program)
+    }
+
     fn adopt(
         &mut self,
         _: EndpointId,
@@ -103,17 +99,5 @@ impl NodeTarget for Probe {
         _: Origin,
     ) -> Result<Taken, Error> {
         Ok(Taken::Known)
-    }
-}
-
-/// Each IPv4 address has an interface, and no connections.
-pub struct Interfaces;
-
-impl Network for Interfaces {
-    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
-        Ok(Discovery::by_address(pods, |address| match address {
-            IpAddr::V4(v4) => Some(IfIndex::new(1_000 + (v4.to_bits() & 0xff))),
-            IpAddr::V6(_) => None,
-        }))
     }
 }

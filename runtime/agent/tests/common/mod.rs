@@ -1,0 +1,114 @@
+//! A target for tests of the agent.
+
+use std::{cell::RefCell, collections::BTreeSet, io, rc::Rc};
+
+use netpolc_host::Connection;
+use netpolc_table::{
+    EndpointId, IfIndex, Incarnation, Program, TableId, Write,
+    schema::{Word, word_of},
+};
+use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
+use netpolc_target_mem::Mem;
+
+/// What happened, in order.
+pub type Log = Rc<RefCell<Vec<String>>>;
+
+/// A target in memory that says what is done to it, with the phases of an update left out. Clones
+/// share the tables, the budget and the log.
+#[derive(Clone)]
+pub struct Host {
+    mem: Rc<RefCell<Mem>>,
+    capabilities: Capabilities,
+    attached: BTreeSet<IfIndex>,
+    /// Writes until one fails.
+    pub budget: Rc<RefCell<Option<usize>>>,
+    pub log: Log,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let mem = Mem::default();
+        let capabilities = mem.capabilities().clone();
+        let mem = Rc::new(RefCell::new(mem));
+        Self {
+            mem,
+            capabilities,
+            attached: BTreeSet::new(),
+            budget: Rc::default(),
+            log: Log::default(),
+        }
+    }
+
+    pub fn program(&self) -> Program {
+        self.mem.borrow().read().unwrap()
+    }
+
+    /// How many endpoints are isolated.
+    #[allow(dead_code, reason = "each test file uses its own part")]
+    pub fn isolated(&self) -> usize {
+        let isolated = |word: &Word| word.flags & (Word::INGRESS | Word::EGRESS) != 0;
+        self.words().into_iter().filter(isolated).count()
+    }
+
+    pub fn words(&self) -> Vec<Word> {
+        self.program().table(TableId::Endpoint).entries.values().map(word_of).collect()
+    }
+}
+
+impl Target for Host {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn read(&self) -> Result<Program, Error> {
+        self.mem.borrow().read()
+    }
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        if let Some(budget) = self.budget.borrow_mut().as_mut() {
+            if *budget == 0 {
+                let source = io::Error::other("told to fail");
+                return Err(Error::System { call: "write".into(), source });
+            }
+            *budget -= 1;
+        }
+        for (_, entry) in write.put.iter().filter(|_| write.table == TableId::Endpoint) {
+            self.log.borrow_mut().push(format!("word {:#x}", word_of(entry).flags));
+        }
+        for _ in write.put.iter().filter(|_| write.table == TableId::Interface) {
+            self.log.borrow_mut().push("interface".into());
+        }
+        self.mem.borrow_mut().write(write)
+    }
+    fn settle(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl NodeTarget for Host {
+    fn attached(&self) -> BTreeSet<IfIndex> {
+        self.attached.clone()
+    }
+    fn attach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        self.log.borrow_mut().push(format!("attach {ifindex}"));
+        self.attached.insert(ifindex);
+        Ok(())
+    }
+    fn detach(&mut self, ifindex: IfIndex) -> Result<(), Error> {
+        self.log.borrow_mut().push(format!("detach {ifindex}"));
+        self.attached.remove(&ifindex);
+        Ok(())
+    }
+    fn adopt(
+        &mut self,
+        _: EndpointId,
+        _: Incarnation,
+        connection: &Connection,
+        origin: Origin,
+    ) -> Result<Taken, Error> {
+        let Connection { opener, remote_port, .. } = connection;
+        self.log.borrow_mut().push(format!("adopt {opener:?} {remote_port} {origin:?}"));
+        Ok(Taken::Known)
+    }
+}
