@@ -11,8 +11,8 @@
 //! address, a word for an endpoint. What an update removes afterwards changes no verdict and does
 //! not count.
 //!
-//! Interfaces are made up and no packets flow; the tables are the kernel's. [`crate::probe`] sees the
-//! writes, [`events`] makes changes, [`start`] measures a whole agent process.
+//! Interfaces are made up and no packets flow; the tables are the kernel's. [`crate::probe`] sees
+//! the writes, [`events`] makes changes, [`start`] measures a whole agent process.
 
 pub mod events;
 pub mod start;
