@@ -5,21 +5,43 @@
 //! printable are written as escapes, in every line. Not here: what is logged.
 
 use std::{
+    env,
     fmt::Write as _,
     io::{self, Write},
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{ParseError, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-/// Starts logging. RUST_LOG selects what is logged, or `default` where it is not set.
+/// Starts logging. RUST_LOG selects what is logged, as a level or as a list of targets with levels
+/// (`info,netpolc_agent=debug`), or `default` where it is not set or is neither.
 pub fn start(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = env::var("RUST_LOG").ok();
+    let (filter, refused) = filter(asked.as_deref(), default);
     // Colours are off, because they are escape sequences too.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| Lines(io::stderr()))
-        .with_ansi(false)
-        .init();
+    let lines = fmt::layer().with_writer(|| Lines(io::stderr())).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    if let Some(error) = refused {
+        tracing::warn!(
+            "RUST_LOG is not a list of targets and levels, such as info,netpolc_agent=debug: \
+             {error}. The log goes on with {default}."
+        );
+    }
+}
+
+/// What is logged, and why not what was asked for.
+fn filter(asked: Option<&str>, default: &str) -> (Targets, Option<ParseError>) {
+    let parsed = asked.filter(|asked| !asked.is_empty()).map(str::parse::<Targets>);
+    let (filter, refused) = match parsed {
+        Some(Ok(filter)) => return (filter, None),
+        Some(Err(error)) => (default, Some(error)),
+        None => (default, None),
+    };
+    (filter.parse().expect("the default names levels"), refused)
 }
 
 /// A writer that gets each event in one piece, with a line break at its end, and escapes it.
@@ -59,6 +81,21 @@ fn line(event: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_refused_and_the_default_holds() {
+        for (asked, expected, is_refused) in [
+            (None, "warn", false),
+            (Some(""), "warn", false),
+            (Some("debug"), "debug", false),
+            (Some("info,netpolc_agent=trace"), "info,netpolc_agent=trace", false),
+            (Some("netpolc_agent=loud"), "warn", true),
+        ] {
+            let (filter, refused) = filter(asked, "warn");
+            assert_eq!(filter, expected.parse().unwrap(), "{asked:?}");
+            assert_eq!(refused.is_some(), is_refused, "{asked:?}");
+        }
+    }
 
     #[test]
     fn a_name_forges_no_line_and_no_escape_sequence() {
