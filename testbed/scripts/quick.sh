@@ -14,7 +14,7 @@ tests=(
     addresses_and_ports selection check eval incremental text update origins random readme_policy shares
     conformance differential updates budget events manual rules software_cases sound
     accidents fuzz_smoke inputs objects policies watch
-    plugin agent architecture deploy
+    plugin agent architecture documents deploy
     cases big manifest
 )
 # One build of all, so that no crate is built twice.

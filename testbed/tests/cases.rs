@@ -72,7 +72,7 @@ fn the_corpus_covers_every_item_that_can_be_asked_offline() {
         .filter(|s| !proved.contains(&**s))
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
-    // That every item exists, and that tests prove the others: `runtime/tests/architecture.rs`.
+    // That every item exists, and that tests prove the others: `runtime/tests/documents.rs`.
 }
 
 #[test]
