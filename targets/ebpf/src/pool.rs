@@ -4,16 +4,17 @@
 //! An endpoint gets its first tables before its packets are judged ([`Pool::provide`]) and loses
 //! them when it goes ([`Pool::release`]). The records in the map `state` are the truth: a place
 //! that no record names is free, and a chunk of which no record names a part is removed at the next
-//! start. Not here: moving a table to another size (`growth`), entries (`state`), what the bytes
-//! mean (`layout::state`).
+//! start. Not here: which place is free (`inner`), moving a table to another size (`growth`),
+//! entries (`state`), what the bytes mean (`layout::state`).
 
 mod chunk;
+mod inner;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -31,25 +32,18 @@ use crate::{
     config::Connections,
     layout::{
         MapId,
-        state::{
-            CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, SLOTS, WANTED, bucket_size,
-        },
+        state::{CHUNK, CHUNK_LOG, ENDPOINTS, KEY_V4, KEY_V6, Place, RECORD, WANTED, bucket_size},
     },
     memory::{Region, create_inner_map},
     sys::{self, refused},
 };
 pub(crate) use chunk::Table;
 use chunk::{Chunk, number, open_chunk, table_of};
+use inner::UNUSED;
+pub(crate) use inner::{Inner, Ticket};
 
 /// How many places for first tables must stay free before an empty chunk of them is removed.
 const SPARE_PLACES: usize = 16;
-
-/// log2 of the buckets below which a table grows to four times its size, so that it keeps ahead of
-/// pods that open connections quickly. Larger tables double.
-const QUICK_GROWTH_BELOW: u8 = 13;
-
-/// [`Chunk::log`] of a chunk in which no table has stood yet, so that it is open for any size.
-const UNUSED: u8 = u8::MAX;
 
 /// The size of a family's keys in bytes.
 pub(crate) fn key_size(family: Family) -> usize {
@@ -69,29 +63,6 @@ pub(crate) fn map_of(family: Family) -> MapId {
 
 fn index(family: Family) -> usize {
     usize::from(family == Family::V6)
-}
-
-/// Identifies one move of a table to another size. No two moves have the same ticket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(u64);
-
-/// What the pool's lock protects.
-#[derive(Debug, Default)]
-pub(crate) struct Inner {
-    /// By family, the chunks in use, with their slots.
-    chunks: [BTreeMap<u16, Chunk>; 2],
-    /// By family, the slot of a chunk that programs find but no table stands in. A table that is
-    /// wanted at once goes there, without waiting for the kernel to install a chunk.
-    spare: [Option<u16>; 2],
-    /// Chunks that no record names any more, to be removed when no packet is under way in them.
-    garbage: Vec<(Family, u16)>,
-    /// The tables that are being moved.
-    moving: BTreeMap<(EndpointId, usize), Ticket>,
-    /// How many tickets have been given out.
-    tickets: u64,
-    /// Where chunks are pinned; None for a private instance.
-    pins: Option<PathBuf>,
-    sizes: Connections,
 }
 
 /// The tables of connections of all endpoints.
@@ -134,8 +105,7 @@ impl Pool {
     /// lock.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         // After a panic of another thread the bookkeeping is still usable: no step leaves it half
-        // done,
-        // and the records are the truth.
+        // done, and the records are the truth.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -502,121 +472,6 @@ impl Pool {
         }
         self.lock().garbage.retain(|chunk| !garbage.contains(chunk));
         Ok(garbage.len())
-    }
-}
-
-impl Inner {
-    /// Turns chunks into garbage whose installation failed: programs may find them or not.
-    fn discard(&mut self, family: Family, slots: &[u16]) {
-        for slot in slots {
-            if self.chunks[index(family)].remove(slot).is_some() {
-                self.garbage.push((family, *slot));
-            }
-        }
-    }
-
-    fn free_places(&self, family: Family, log: u8) -> usize {
-        let chunks =
-            self.chunks[index(family)].values().filter(|chunk| chunk.log == log && log < CHUNK_LOG);
-        chunks.map(Chunk::free).sum()
-    }
-
-    /// Finds `count` free slots that follow each other, and returns the first. Slot 0 is never
-    /// used, since a place that begins with bucket 0 means none.
-    fn free_slots(&self, family: Family, count: u16) -> Result<u16, Error> {
-        let chunks = &self.chunks[index(family)];
-        let is_taken =
-            |slot: u16| chunks.contains_key(&slot) || self.garbage.contains(&(family, slot));
-        let mut first = 1;
-        for slot in 1..SLOTS as u16 {
-            if is_taken(slot) {
-                first = slot + 1;
-            } else if slot + 1 - first == count {
-                return Ok(first);
-            }
-        }
-        let name = map_of(family).name();
-        let call = format!("map {name}: find {count} free slots side by side among its {SLOTS}");
-        Err(refused(call, io::ErrorKind::StorageFull.into()))
-    }
-
-    /// Takes a free place in a chunk that tables of this size share. Programs must find the chunk
-    /// already, or it must be one of `made`, which the caller will install.
-    fn take_place(&mut self, family: Family, log: u8, made: &[u16]) -> Option<Place> {
-        let shared = self.chunks[index(family)]
-            .iter_mut()
-            .filter(|(_, chunk)| chunk.log == log && log < CHUNK_LOG);
-        let mut usable = shared.filter(|(slot, chunk)| chunk.installed || made.contains(slot));
-        let (slot, taken, free) = usable.find_map(|(slot, chunk)| {
-            let free = chunk.taken.iter().position(|taken| !taken)?;
-            Some((*slot, &mut chunk.taken, free))
-        })?;
-        taken[free] = true;
-        Some(Place { first: u32::from(slot) * CHUNK + ((free as u32) << log), log })
-    }
-
-    /// Takes a place in the spare chunk. Its other places are for tables of the same size from now
-    /// on.
-    fn take_spare(&mut self, family: Family, log: u8) -> Option<Place> {
-        let slot = self.spare[index(family)].filter(|_| log <= CHUNK_LOG)?;
-        let chunk = self.chunks[index(family)].get_mut(&slot).filter(|chunk| chunk.installed)?;
-        *chunk = Chunk { installed: true, ..Chunk::new_of(chunk.map.clone(), log) };
-        chunk.taken[0] = true;
-        self.spare[index(family)] = None;
-        Some(Place { first: u32::from(slot) * CHUNK, log })
-    }
-
-    /// How many buckets all tables have that are larger than first ones, which is what the budget
-    /// limits.
-    fn grown(&self) -> u64 {
-        let is_larger = |chunk: &&Chunk| chunk.log > self.sizes.first_log && chunk.log != UNUSED;
-        let larger = self.chunks.iter().flat_map(BTreeMap::values).filter(is_larger);
-        let buckets = |chunk: &Chunk| {
-            (chunk.taken.len() - chunk.free()) as u64 * u64::from(CHUNK.min(1 << chunk.log))
-        };
-        larger.map(buckets).sum()
-    }
-
-    /// The sizes and the budget that are in force.
-    pub fn sizes(&self) -> &Connections {
-        &self.sizes
-    }
-
-    /// log2 of the buckets to which a table of 2^`log` may grow to hold `connections`. None where
-    /// the budget or the limit of a table does not allow any growth. A table may take half of what
-    /// is left of the budget, so that no pod takes all of it; `promised` buckets are about to be
-    /// taken already.
-    pub fn larger(&self, log: u8, connections: u32, promised: u64) -> Option<u8> {
-        let fits = |log: u8| self.sizes.holds(log) >= connections;
-        let step = if log < QUICK_GROWTH_BELOW { 2 } else { 1 };
-        let most = self.sizes.most_log;
-        let wanted = (log + step..=most).find(|log| fits(*log)).unwrap_or(most);
-        // The largest size that still leaves as much again.
-        let left = self.sizes.budget_buckets().saturating_sub(self.grown() + promised);
-        (log + 1..=wanted).rev().find(|log| 2 << *log <= left)
-    }
-
-    /// Marks a table as being moved; None where it is being moved already.
-    pub fn begin(&mut self, endpoint: EndpointId, family: Family) -> Option<Ticket> {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
-        match self.moving.entry((endpoint, index(family))) {
-            std::collections::btree_map::Entry::Occupied(_) => None,
-            std::collections::btree_map::Entry::Vacant(free) => Some(*free.insert(ticket)),
-        }
-    }
-
-    /// Whether the holder of this ticket is still the one who moves the table. Not so where the
-    /// endpoint has gone in the meantime, even if it has come back.
-    pub fn holds(&self, endpoint: EndpointId, family: Family, ticket: Ticket) -> bool {
-        self.moving.get(&(endpoint, index(family))) == Some(&ticket)
-    }
-
-    /// Ends the move of this ticket, unless it has ended already.
-    pub fn end(&mut self, endpoint: EndpointId, family: Family, ticket: Ticket) {
-        if self.holds(endpoint, family, ticket) {
-            self.moving.remove(&(endpoint, index(family)));
-        }
     }
 }
 
