@@ -33,59 +33,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod asm;
 mod attach;
 mod clsact;
 mod config;
 pub mod disasm;
+mod elf;
 mod generation;
 mod growth;
 pub mod layout;
+mod ledger;
+mod loader;
+mod maps;
+mod memory;
 mod needs;
 mod node;
 mod pins;
 mod pool;
 pub mod program;
-pub mod sys;
-mod target;
-
-// Benches and this crate's own tests look into these, too. One pair each, since rustfmt finds no
-// module that a macro declares.
-#[cfg(not(feature = "measure"))]
-mod asm;
-#[cfg(feature = "measure")]
-pub mod asm;
-#[cfg(not(feature = "measure"))]
-mod elf;
-#[cfg(feature = "measure")]
-pub mod elf;
-#[cfg(not(feature = "measure"))]
-mod ledger;
-#[cfg(feature = "measure")]
-pub mod ledger;
-#[cfg(not(feature = "measure"))]
-mod loader;
-#[cfg(feature = "measure")]
-pub mod loader;
-#[cfg(not(feature = "measure"))]
-mod maps;
-#[cfg(feature = "measure")]
-pub mod maps;
-#[cfg(not(feature = "measure"))]
-mod memory;
-#[cfg(feature = "measure")]
-pub mod memory;
-#[cfg(not(feature = "measure"))]
 mod settle;
-#[cfg(feature = "measure")]
-pub mod settle;
-#[cfg(not(feature = "measure"))]
 mod state;
-#[cfg(feature = "measure")]
-pub mod state;
-#[cfg(not(feature = "measure"))]
+pub mod sys;
 mod tables;
-#[cfg(feature = "measure")]
-pub mod tables;
+mod target;
 
 pub use attach::{Attachment, Mode, Role, Way};
 pub use config::{Config, Connections, Hold};
@@ -95,3 +65,31 @@ pub use maps::MapFacts;
 pub use needs::capacities;
 pub use state::{Amendment, Connection, Inserted, Live};
 pub use target::Ebpf;
+
+/// The parts of this crate that only benches and its own tests look into, each under the name that
+/// it has in here.
+#[cfg(feature = "measure")]
+#[expect(missing_docs, reason = "each module's own header says what is in it")]
+pub mod measure {
+    pub mod asm {
+        pub use crate::asm::*;
+    }
+    pub mod loader {
+        pub use crate::loader::*;
+    }
+    pub mod maps {
+        pub use crate::maps::*;
+    }
+    pub mod memory {
+        pub use crate::memory::*;
+    }
+    pub mod settle {
+        pub use crate::settle::*;
+    }
+    pub mod state {
+        pub use crate::state::*;
+    }
+    pub mod tables {
+        pub use crate::tables::*;
+    }
+}

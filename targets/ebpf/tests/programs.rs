@@ -23,17 +23,19 @@ use netpolc_target::{
 };
 use netpolc_target_ebpf::{
     Capacities, Config, Connections, Ebpf,
-    asm::MapRef,
     disasm::listing,
     layout::Clock,
-    loader::Loaded,
-    maps::{Maps, Shared},
-    memory::Region,
+    measure::{
+        asm::MapRef,
+        loader::Loaded,
+        maps::{Maps, Shared},
+        memory::Region,
+        settle::Grace,
+        state::{self, Ticker},
+        tables::{Access, Tables},
+    },
     program::{self, Measure, Options, Parameters, Port, Stage, Vary},
-    settle::Grace,
-    state::{self, Ticker},
     sys,
-    tables::{Access, Tables},
 };
 use netpolc_testbed::lab;
 

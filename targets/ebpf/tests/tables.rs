@@ -16,9 +16,11 @@ use netpolc_table::{
 use netpolc_target::Error;
 use netpolc_target_ebpf::{
     layout::{Capacities, Clock, MapId, exact, exact_buckets, trie},
-    maps::{Maps, Shared},
-    settle::Grace,
-    tables::{Access, Stop, Tables},
+    measure::{
+        maps::{Maps, Shared},
+        settle::Grace,
+        tables::{Access, Stop, Tables},
+    },
 };
 
 fn empty(capacities: Capacities) -> Tables {

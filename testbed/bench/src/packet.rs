@@ -16,15 +16,17 @@ use netpolc_table::{EndpointId, IfIndex, schema::Family};
 use netpolc_target::{Hook, Verdict, frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
     Amendment, Connection, Connections,
-    asm::MapRef,
     layout::{Capacities, Clock},
-    loader::Loaded,
-    maps::{Maps, Shared},
+    measure::{
+        asm::MapRef,
+        loader::Loaded,
+        maps::{Maps, Shared},
+        settle::Grace,
+        state::{self, Ticker},
+        tables::{Access, Tables},
+    },
     program::{self, Measure, Options, Parameters, Port, Stage, Vary},
-    settle::Grace,
-    state::{self, Ticker},
     sys,
-    tables::{Access, Tables},
 };
 
 use super::{

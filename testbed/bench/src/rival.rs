@@ -15,8 +15,10 @@ use netpolc_policy::Port;
 use netpolc_table::{IfIndex, schema::Family};
 use netpolc_target::{frame::Packet, semantics::tcp};
 use netpolc_target_ebpf::{
-    asm::{Alu, Asm, Code, Cond, MapRef, Reg::*, Size},
-    loader::Loaded,
+    measure::{
+        asm::{Alu, Asm, Code, Cond, MapRef, Reg::*, Size},
+        loader::Loaded,
+    },
     program::{NEXT, SHOT, Stage},
 };
 
