@@ -8,54 +8,25 @@
 //! - [`network`]: questions about the node's network, as a trait
 //! - [`pod_interfaces`]: which interface belongs to which pod, found by [`discovery`]
 //! - [`adopt`]: connections that are running when a pod is first isolated
-//! - `record`: the state file that `netpolc status` reads
-//! - `policy_status`: which policies the tables come from
-//! - `sandboxes`: what CNI reports about pods
 //!
-//! Two loops drive an agent: `file_loop` follows `files` that `file_watch` watches, and
-//! `cluster_loop` follows an API server. `supervisor` is what both loops share.
+//! Everything around the agent is in `serve`, which needs the feature of that name: the loops that
+//! drive it, and what `netpolc agent` and `netpolc status` need besides. The agent itself uses none
+//! of it.
 //!
 //! Not here: the meaning of policies, and the order of writes.
 
 pub mod adopt;
-#[cfg(feature = "serve")]
-pub mod cluster_loop;
 mod compile;
 pub mod discovery;
 mod enforce;
 pub mod events;
-#[cfg(feature = "serve")]
-pub mod file_loop;
-#[cfg(feature = "serve")]
-pub mod file_watch;
-#[cfg(feature = "serve")]
-pub mod files;
 mod macs;
-#[cfg(feature = "serve")]
-pub mod metrics;
 pub mod network;
-#[cfg(feature = "serve")]
-pub mod options;
 pub mod order;
 pub mod pod_interfaces;
 #[cfg(feature = "serve")]
-pub mod policy_status;
-#[cfg(feature = "serve")]
-pub mod record;
-#[cfg(feature = "serve")]
-pub mod sandbox_store;
-#[cfg(feature = "serve")]
-pub mod sandboxes;
-#[cfg(feature = "serve")]
-pub mod sole;
-#[cfg(feature = "serve")]
-pub mod state_dir;
-#[cfg(feature = "serve")]
-pub mod supervisor;
+pub mod serve;
 mod wire;
-
-#[cfg(feature = "serve")]
-pub use options::{Options, Pass, Passes};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -401,19 +372,6 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             (true, None) => Standing::Unfound,
             (true, Some(_)) => Standing::Enforced,
         }
-    }
-
-    /// The endpoints with their interfaces and adopted connections, for the record.
-    #[cfg(feature = "serve")]
-    pub fn pods(&self) -> Vec<record::PodRecord> {
-        let endpoints = self.compiler.endpoints();
-        let pods = endpoints.map(|(key, endpoint)| record::PodRecord {
-            pod: key.to_string(),
-            endpoint,
-            ifindex: self.interfaces.interface(key),
-            adopted: self.adopted.get(key).copied().unwrap_or(0),
-        });
-        pods.collect()
     }
 
     /// Whether `event` may give a local pod another interface. `cluster` is the cluster after the

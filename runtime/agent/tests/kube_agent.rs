@@ -14,11 +14,9 @@ use std::{
 
 use common::Host;
 use netpolc_agent::{
-    Options, cluster_loop,
     discovery::{Discovery, PodFacts},
-    metrics::Metrics,
     network::Network,
-    record::Record,
+    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
 };
 use netpolc_kube_sync::{
     Input, PolicyState, load,

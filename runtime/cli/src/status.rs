@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use netpolc_agent::record::{Alive, PodRecord, Record};
+use netpolc_agent::serve::record::{Alive, PodRecord, Record};
 use netpolc_host::links;
 use netpolc_table::{
     EndpointId, IfIndex, Program, SetId, TableId, eval,

@@ -279,7 +279,7 @@ fn the_dashboard_asks_for_metrics_that_exist() {
         fs::read_to_string(folder.join("deploy/helm/netpolc/dashboards/netpolc.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap();
     let sources = ["mod.rs", "collect.rs", "watched.rs"]
-        .map(|f| fs::read_to_string(folder.join("agent/src/metrics").join(f)).unwrap());
+        .map(|f| fs::read_to_string(folder.join("agent/src/serve/metrics").join(f)).unwrap());
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let metrics: BTreeSet<&str> = words.filter_map(|w| w.strip_prefix("netpolc_")).collect();
     assert!(metrics.len() > 10, "{metrics:?}");

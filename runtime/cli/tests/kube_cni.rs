@@ -21,7 +21,10 @@ use std::{
 use common::sandbox;
 use http::{Request as HttpRequest, Response};
 use kube::{Client, client::Body};
-use netpolc_agent::{Options, cluster_loop, metrics::Metrics, network::Kernel, record::Record};
+use netpolc_agent::{
+    network::Kernel,
+    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
+};
 use netpolc_cni::{
     ask,
     protocol::{Reply, Request},

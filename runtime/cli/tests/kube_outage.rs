@@ -14,7 +14,10 @@ use std::{
 };
 
 use common::sandbox;
-use netpolc_agent::{Options, cluster_loop, metrics::Metrics, network::Kernel, record::Record};
+use netpolc_agent::{
+    network::Kernel,
+    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
+};
 use netpolc_cni::{
     ask,
     protocol::{Reply, Request},

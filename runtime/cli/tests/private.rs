@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{Node, Running};
-use netpolc_agent::state_dir;
+use netpolc_agent::serve::state_dir;
 use netpolc_testbed::probe::{Ask, PATIENCE, Question, ask};
 use serde_json::Value;
 

@@ -11,8 +11,11 @@ use std::{
 
 use common::sandbox;
 use netpolc_agent::{
-    Standing, sandbox_store,
-    sandboxes::{Plan, Sandboxes},
+    Standing,
+    serve::{
+        sandbox_store,
+        sandboxes::{Plan, Sandboxes},
+    },
 };
 use netpolc_cni::{
     protocol::{Reply, Request, Sandbox},

@@ -26,17 +26,14 @@ use netpolc_target::NodeTarget;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    Standing,
-    network::Network,
+    Options, Pass, Passes,
+    metrics::Metrics,
     sandbox_store,
     sandboxes::Sandboxes,
     state_dir,
     supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
 };
-use crate::{
-    metrics::Metrics,
-    options::{Options, Pass, Passes},
-};
+use crate::{Standing, network::Network};
 
 /// Runs an agent until `stop` resolves, or for one pass.
 ///

@@ -12,15 +12,13 @@ use netpolc_target::NodeTarget;
 use tokio::time::Instant;
 
 use super::{
+    Options, Pass, Passes,
     file_watch::Watch,
     files::{FileUpdate, Files},
-    network::Network,
+    metrics::Metrics,
     supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
 };
-use crate::{
-    metrics::Metrics,
-    options::{Options, Pass, Passes},
-};
+use crate::network::Network;
 
 /// Runs an agent until `stop` resolves, or for one pass.
 ///

@@ -17,10 +17,11 @@ use std::{
 use netpolc_host::private::{self, FOLDER, Lock};
 use netpolc_kube_sync::PolicyState;
 use netpolc_table::{EndpointId, IfIndex};
-use netpolc_target::OffloadRecord;
+use netpolc_target::{NodeTarget, OffloadRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::state_dir::{self, FILE_MODE};
+use super::state_dir::{self, FILE_MODE};
+use crate::{Agent, network::Network};
 
 /// How long a lock that another process holds is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -77,6 +78,20 @@ pub struct PodRecord {
     /// How many connections were adopted when the pod was first isolated.
     #[serde(default)]
     pub adopted: usize,
+}
+
+impl<H: NodeTarget, N: Network> Agent<H, N> {
+    /// The endpoints with their interfaces and adopted connections, for the record.
+    pub fn pods(&self) -> Vec<PodRecord> {
+        let endpoints = self.compiler.endpoints();
+        let pods = endpoints.map(|(key, endpoint)| PodRecord {
+            pod: key.to_string(),
+            endpoint,
+            ifindex: self.interfaces.interface(key),
+            adopted: self.adopted.get(key).copied().unwrap_or(0),
+        });
+        pods.collect()
+    }
 }
 
 /// A lock on a file beside the record, which shows that the agent is alive. Unlike a process id, it

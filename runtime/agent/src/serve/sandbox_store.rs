@@ -9,7 +9,8 @@ use std::{io, net::IpAddr, path::Path, sync::Arc};
 use netpolc_policy::{ObjectKey, Pod};
 use serde::{Deserialize, Serialize};
 
-use crate::{discovery::Placement, state_dir};
+use super::state_dir;
+use crate::discovery::Placement;
 
 /// The newest sandbox of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

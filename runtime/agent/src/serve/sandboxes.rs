@@ -28,11 +28,8 @@ use netpolc_kube_sync::{
 use netpolc_policy::{Cluster, ObjectKey, Phase, Pod, PodNetwork};
 use tokio::sync::oneshot;
 
-use super::{
-    Standing,
-    sandbox_store::{StoredSandbox, Superseded},
-};
-use crate::discovery::Placement;
+use super::sandbox_store::{StoredSandbox, Superseded};
+use crate::{Standing, discovery::Placement};
 
 /// The pause before a pod whose request has failed is requested again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(300);

@@ -1,6 +1,6 @@
 //! The state files of an agent in /run: what they are called, and how they are written.
 //!
-//! Not here: what is in them ([`crate::record`], `sandbox_store`).
+//! Not here: what is in them ([`super::record`], `sandbox_store`).
 
 use std::{
     io,

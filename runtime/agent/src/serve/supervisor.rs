@@ -20,12 +20,12 @@ use netpolc_target::NodeTarget;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    Agent, Error, Report, Standing,
-    network::Network,
+    Pass,
+    metrics::Metrics,
     policy_status::policy_status,
     record::{Alive, Record},
 };
-use crate::{metrics::Metrics, options::Pass};
+use crate::{Agent, Error, Report, Standing, network::Network};
 
 /// The first pause before a failed update, or a search for a missing interface, is retried; it is
 /// doubled each time.

@@ -4,7 +4,7 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use netpolc_agent::Passes;
+use netpolc_agent::serve::Passes;
 use netpolc_cni::{conflist::Node, plugin_options::PluginOptions};
 use netpolc_lower::Scope;
 use netpolc_policy::ObjectKey;
@@ -101,7 +101,7 @@ pub struct Agent {
     /// The address on which metrics are served; None for not at all.
     pub metrics: Option<SocketAddr>,
     /// The options of the agent itself.
-    pub options: netpolc_agent::Options,
+    pub options: netpolc_agent::serve::Options,
 }
 
 /// The sources of an agent's objects.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use netpolc_agent::{Options, Passes};
+use netpolc_agent::serve::{Options, Passes};
 use netpolc_cni::{
     config::Fail,
     conflist::Node,

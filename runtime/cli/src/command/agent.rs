@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use netpolc_agent::{
-    cluster_loop, file_loop,
-    metrics::{Metrics, server},
     network::Kernel,
-    sole::Sole,
+    serve::{
+        cluster_loop, file_loop,
+        metrics::{Metrics, server},
+        sole::Sole,
+    },
 };
 use netpolc_kube_sync::watch::{self, Access, Lists};
 use netpolc_target::NodeTarget;

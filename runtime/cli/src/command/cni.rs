@@ -4,7 +4,7 @@
 //! Not here: changing the files (`netpolc_cni::conflist`), and the plugin itself (`netpolc-cni`).
 
 use anyhow::Context;
-use netpolc_agent::{Passes, file_watch::Watch};
+use netpolc_agent::serve::{Passes, file_watch::Watch};
 use netpolc_cni::conflist::{Installed, PLUGIN};
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use netpolc_agent::record::Record;
+use netpolc_agent::serve::record::Record;
 use netpolc_cni::{protocol::SOCKET, server};
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::Flower;

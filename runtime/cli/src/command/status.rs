@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use netpolc_agent::record::Record;
+use netpolc_agent::serve::record::Record;
 use netpolc_table::SetId;
 use netpolc_target::OffloadRecord;
 

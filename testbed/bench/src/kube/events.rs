@@ -12,11 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use netpolc_agent::{
-    Options, cluster_loop,
     discovery::{Discovery, PodFacts},
-    metrics::Metrics,
     network::Network,
-    record::Record,
+    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
 };
 use netpolc_kube_sync::watch::{self, Access, Lists};
 use netpolc_table::{EndpointId, IfIndex};

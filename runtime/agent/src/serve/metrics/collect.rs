@@ -13,7 +13,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::record::Record;
+use super::super::record::Record;
 
 /// Collects metrics from the tables that are pinned in a folder.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use collect::Tables;
 use netpolc_kube_sync::watch::WatchStates;
 use watched::Watched;
 
-use crate::sandboxes::Answer;
+use super::sandboxes::Answer;
 
 /// The longest time between two iterations of the agent's loop in which the agent counts as
 /// healthy.
