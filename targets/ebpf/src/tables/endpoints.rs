@@ -26,7 +26,7 @@ use netpolc_table::{
 };
 use netpolc_target::Error;
 
-use super::{Access, Grace, Room, Stop, below, invalid, number};
+use super::{Access, Grace, Room, Stop, below, invalid, number, with_action};
 use crate::{
     layout::{MapId, endpoint, own_more_key},
     ledger::LedgerId,
@@ -99,13 +99,9 @@ pub fn check_interface(
     let table = TableId::Interface;
     let InterfaceKey { ifindex } = InterfaceKey::of(key);
     number(table, Room::Never("interface indices"), ifindex.get(), INTERFACES)?;
-    match entry {
-        None => Ok((ifindex, None)),
-        Some(e) if e.action == ActionId::SetEndpoint => {
-            Ok((ifindex, Some(known(maps, table, SetEndpoint::of(e).endpoint)?)))
-        }
-        Some(e) => Err(invalid(table, format!("the table has no action {}", e.action.spec().name))),
-    }
+    let entry = with_action(table, ActionId::SetEndpoint, entry)?;
+    let id = entry.map(|e| known(maps, table, SetEndpoint::of(e).endpoint)).transpose()?;
+    Ok((ifindex, id))
 }
 
 /// Checks a change of `endpoint`.
@@ -116,13 +112,9 @@ pub fn check_endpoint(
 ) -> Result<(EndpointId, Option<Word>), Stop> {
     let table = TableId::Endpoint;
     let id = known(maps, table, EndpointKey::of(key).endpoint)?;
-    let Some(entry) = entry else { return Ok((id, None)) };
-    if entry.action != ActionId::SetPolicy {
-        return Err(invalid(
-            table,
-            format!("the table has no action {}", entry.action.spec().name),
-        ));
-    }
+    let Some(entry) = with_action(table, ActionId::SetPolicy, entry)? else {
+        return Ok((id, None));
+    };
     let word = Word::of(entry);
     for set in [word.ingress_set, word.egress_set] {
         below(table, Room::Sets, set, maps.capacities.sets)?;
@@ -143,12 +135,8 @@ pub fn check_own(
     if address == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
         return Err(invalid(table, "0.0.0.0 cannot be a pod's own address".into()));
     }
-    match entry.map(|e| e.action) {
-        None | Some(ActionId::Own) => Ok((id, address, entry.is_some())),
-        Some(other) => {
-            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
-        }
-    }
+    let put = with_action(table, ActionId::Own, entry)?.is_some();
+    Ok((id, address, put))
 }
 
 /// Checks a change of `own_mac`. Returns the endpoint, and the address as the endpoint's record
@@ -156,15 +144,12 @@ pub fn check_own(
 pub fn check_mac(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<(EndpointId, u64), Stop> {
     let table = TableId::OwnMac;
     let id = known(maps, table, OwnMacKey::of(key).endpoint)?;
-    match entry.map(|e| (e, SetMac::of(e).address)) {
+    match with_action(table, ActionId::SetMac, entry)?.map(|e| SetMac::of(e).address) {
         None => Ok((id, 0)),
-        Some((e, _)) if e.action != ActionId::SetMac => {
-            Err(invalid(table, format!("the table has no action {}", e.action.spec().name)))
-        }
-        Some((_, address)) if address == Mac::default() => {
+        Some(address) if address == Mac::default() => {
             Err(invalid(table, "address 0 stands for none".into()))
         }
-        Some((_, address)) => Ok((id, recorded(address))),
+        Some(address) => Ok((id, recorded(address))),
     }
 }
 
@@ -191,15 +176,10 @@ pub fn check_directory(key: &Key, entry: Option<&Entry>) -> Result<(usize, u64),
     number(table, Room::Never("kinds"), kind.into(), u32::from(Named::LAST_KIND) + 1)?;
     let kind = kind.checked_sub(1).ok_or_else(|| invalid(table, "there is no kind 0".into()))?;
     let place = usize::from(kind) << 16 | number(table, Room::Never("ids"), id, 65536)? as usize;
-    match entry {
+    match with_action(table, ActionId::Fingerprint, entry)?.map(|e| Fingerprint::of(e).value) {
         None => Ok((place, 0)),
-        Some(e) if e.action != ActionId::Fingerprint => {
-            Err(invalid(table, format!("the table has no action {}", e.action.spec().name)))
-        }
-        Some(e) => match Fingerprint::of(e).value {
-            0 => Err(invalid(table, "fingerprint 0 stands for none".into())),
-            value => Ok((place, value)),
-        },
+        Some(0) => Err(invalid(table, "fingerprint 0 stands for none".into())),
+        Some(value) => Ok((place, value)),
     }
 }
 

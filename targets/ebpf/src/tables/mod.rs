@@ -180,6 +180,37 @@ fn invalid(table: TableId, reason: String) -> Stop {
     Stop::Other(Error::Invalid { table, reason })
 }
 
+fn no_action(table: TableId, action: ActionId) -> Stop {
+    invalid(table, format!("the table has no action {}", action.spec().name))
+}
+
+/// The entry, or None for a removal, where the table has the entry's action, which is its only one.
+fn with_action(
+    table: TableId,
+    action: ActionId,
+    entry: Option<&Entry>,
+) -> Result<Option<&Entry>, Stop> {
+    match entry {
+        Some(entry) if entry.action != action => Err(no_action(table, entry.action)),
+        entry => Ok(entry),
+    }
+}
+
+/// The address of a prefix, left-aligned, where the prefix fits the family and its host bits are 0.
+fn left_aligned(table: TableId, family: Family, bits: u128, length: u8) -> Result<u128, Stop> {
+    let no_prefix =
+        |why| invalid(table, format!("{bits:#x}/{length} is not a valid prefix: {why}"));
+    let width = u32::from(family.bits());
+    if length > family.bits() || bits.checked_shr(width).unwrap_or(0) != 0 {
+        return Err(no_prefix("it is too long"));
+    }
+    let address = bits << (128 - width);
+    if address & !trie::mask(length) != 0 {
+        return Err(no_prefix("host bits are set"));
+    }
+    Ok(address)
+}
+
 /// The id, where its number is below `limit`; otherwise the lack of room.
 fn below<I: Id>(table: TableId, room: Room, id: I, limit: u32) -> Result<I, Stop> {
     number(table, room, id.number().into(), limit).map(|_| id)
@@ -545,29 +576,10 @@ fn check_remote(
 ) -> Result<RemoteChange, Stop> {
     let table = TableId::remote(family);
     let (value, length) = key.prefix();
-    let shift = 128 - u32::from(family.bits());
     let bits = value.get();
-    if length > family.bits() || (shift > 0 && bits >> family.bits() != 0) {
-        return Err(invalid(
-            table,
-            format!("{bits:#x}/{length} is not a valid prefix: it is too long"),
-        ));
-    }
-    let address = bits << shift;
-    if address & !trie::mask(length) != 0 {
-        return Err(invalid(
-            table,
-            format!("{bits:#x}/{length} is not a valid prefix: host bits are set"),
-        ));
-    }
-    let value = match entry {
+    let address = left_aligned(table, family, bits, length)?;
+    let value = match with_action(table, ActionId::SetRemote, entry)? {
         None => None,
-        Some(e) if e.action != ActionId::SetRemote => {
-            return Err(invalid(
-                table,
-                format!("the table has no action {}", e.action.spec().name),
-            ));
-        }
         Some(e) => {
             let (room, limit) = match family {
                 Family::V4 => (Room::ClassesV4, maps.capacities.classes_v4),

@@ -19,7 +19,7 @@ use netpolc_table::{
     schema::{PortKey, SetPortClass, port_key, set_port_class},
 };
 
-use super::{Access, Room, Stop, below, invalid, set_bit};
+use super::{Access, Room, Stop, below, invalid, set_bit, with_action};
 use crate::{
     layout::MapId,
     ledger::{COVERED, FIRST, LedgerId},
@@ -46,6 +46,11 @@ fn flags(maps: &Maps, protocol: u8) -> &[AtomicU8] {
     &maps.ledger(LedgerId::Port)[usize::from(protocol) << 16..][..65536]
 }
 
+/// Checks that the rows have a bit for the class.
+pub fn check_class(maps: &Maps, table: TableId, class: PortClassId) -> Result<PortClassId, Stop> {
+    below(table, Room::PortClasses, class, maps.capacities.port_words * 64)
+}
+
 /// Checks a change of `port`. Returns the interval, and its class; None where the entry is removed.
 pub fn check(
     maps: &Maps,
@@ -61,19 +66,9 @@ pub fn check(
     if low > high || high > 65535 {
         return Err(invalid(table, format!("{low}-{high} is not a valid range of ports")));
     }
-    let class = match entry {
-        None => None,
-        Some(e) if e.action == ActionId::SetPortClass => {
-            let SetPortClass { port_class } = SetPortClass::of(e);
-            Some(below(table, Room::PortClasses, port_class, maps.capacities.port_words * 64)?)
-        }
-        Some(e) => {
-            return Err(invalid(
-                table,
-                format!("the table has no action {}", e.action.spec().name),
-            ));
-        }
-    };
+    let class = with_action(table, ActionId::SetPortClass, entry)?
+        .map(|e| check_class(maps, table, SetPortClass::of(e).port_class))
+        .transpose()?;
     Ok(((protocol as u8, low as u16, high as u16), class))
 }
 

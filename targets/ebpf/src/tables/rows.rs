@@ -21,7 +21,7 @@ use netpolc_table::{
 };
 use netpolc_target::Error;
 
-use super::{Room, Stop, below, bit, invalid, set_bit};
+use super::{Room, Stop, below, bit, invalid, no_action, ports, set_bit, with_action};
 use crate::{
     layout::{MapId, ROW_DENY, ROW_PERMIT},
     ledger::{LedgerId, PRESENT},
@@ -101,9 +101,7 @@ fn encode(maps: &Maps, table: TableId, entry: &Entry) -> Result<u16, Stop> {
         (Answer::Permit, _) => Ok(ROW_PERMIT),
         (Answer::Row(row), _) => Ok(check_row_id(maps, table, row)?.get()),
         (Answer::Deny, ActionId::Deny) => Ok(ROW_DENY),
-        (Answer::Deny, other) => {
-            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
-        }
+        (Answer::Deny, other) => Err(no_action(table, other)),
     }
 }
 
@@ -143,14 +141,9 @@ pub fn check_row(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<RowCha
 pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
     let VerdictKey { row, port_class } = VerdictKey::of(key);
     let row = check_row_id(maps, TableId::Verdict, row)?;
-    let pc =
-        below(TableId::Verdict, Room::PortClasses, port_class, maps.capacities.port_words * 64)?;
-    match entry.map(|e| e.action) {
-        None | Some(ActionId::Permit) => Ok((row, pc, entry.is_some())),
-        Some(other) => {
-            Err(invalid(TableId::Verdict, format!("the table has no action {}", other.spec().name)))
-        }
-    }
+    let port_class = ports::check_class(maps, TableId::Verdict, port_class)?;
+    let put = with_action(TableId::Verdict, ActionId::Permit, entry)?.is_some();
+    Ok((row, port_class, put))
 }
 
 /// Changes a set's `base`, in all cells that have no entry in `row`.

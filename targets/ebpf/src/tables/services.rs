@@ -11,7 +11,7 @@ use netpolc_table::{
 };
 use netpolc_target::{Error, semantics::HAS_PORTS};
 
-use super::{Access, Room, Stop, invalid};
+use super::{Access, Room, Stop, invalid, with_action};
 use crate::{
     layout::{SERVICE_KEY, service_key},
     maps::Maps,
@@ -29,12 +29,8 @@ pub fn check(table: TableId, key: &Key, entry: Option<&Entry>) -> Result<Change,
     if !HAS_PORTS.contains(&protocol) {
         return Err(invalid(table, format!("protocol {protocol} has no ports")));
     }
-    match entry.map(|e| e.action) {
-        None | Some(ActionId::Defer) => Ok((service_key(address, protocol, port), entry.is_some())),
-        Some(other) => {
-            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
-        }
-    }
+    let put = with_action(table, ActionId::Defer, entry)?.is_some();
+    Ok((service_key(address, protocol, port), put))
 }
 
 /// The keys that the hash holds, so that the kernel need not be asked before a write: reading all

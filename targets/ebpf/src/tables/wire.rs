@@ -13,11 +13,11 @@ use std::{
 
 use netpolc_table::{
     ActionId, Entry, Key, Program, TableId,
-    schema::{self, OnLinkKey, Prefix, TunnelKey},
+    schema::{self, Family, OnLinkKey, Prefix, TunnelKey},
 };
 use netpolc_target::semantics::ip;
 
-use super::{Room, Stop, bit, invalid, set_bit, trie::mask};
+use super::{Room, Stop, bit, invalid, left_aligned, set_bit, trie::mask, with_action};
 use crate::{
     layout::{MapId, on_link, tunnel_port, tunnel_protocol},
     maps::Maps,
@@ -37,12 +37,8 @@ pub fn check_tunnel(key: &Key, entry: Option<&Entry>) -> Result<(usize, bool), S
             ));
         }
     };
-    match entry.map(|e| e.action) {
-        None | Some(ActionId::Tunnel) => Ok((place, entry.is_some())),
-        Some(other) => {
-            Err(invalid(TableId::Tunnel, format!("the table has no action {}", other.spec().name)))
-        }
-    }
+    let put = with_action(TableId::Tunnel, ActionId::Tunnel, entry)?.is_some();
+    Ok((place, put))
 }
 
 /// Sets or clears a bit of `tunnel`.
@@ -57,19 +53,9 @@ pub type Change = ((u128, u8), bool);
 pub fn check_on_link(key: &Key, entry: Option<&Entry>) -> Result<Change, Stop> {
     let table = TableId::OnLinkV6;
     let Prefix { address, length } = OnLinkKey::of(key).address;
-    let bits = address.to_bits();
-    if length > 128 || bits & !mask(length) != 0 {
-        return Err(invalid(
-            table,
-            format!("{bits:#x}/{length} is not a valid prefix: host bits are set"),
-        ));
-    }
-    match entry.map(|e| e.action) {
-        None | Some(ActionId::OnLink) => Ok(((bits, length), entry.is_some())),
-        Some(other) => {
-            Err(invalid(table, format!("the table has no action {}", other.spec().name)))
-        }
-    }
+    let bits = left_aligned(table, Family::V6, address.to_bits(), length)?;
+    let put = with_action(table, ActionId::OnLink, entry)?.is_some();
+    Ok(((bits, length), put))
 }
 
 fn places(maps: &Maps) -> impl Iterator<Item = &[AtomicU64]> {
