@@ -143,7 +143,17 @@ struct Rules<'a> {
     backends: Vec<(u16, &'static str, u16)>,
 }
 
-impl Rules<'_> {
+impl<'a> Rules<'a> {
+    /// Port 81 leads to a backend that the policy permits, as kube-proxy does it by default.
+    fn permitted(cluster: &'a Cluster) -> Self {
+        Rules {
+            cluster,
+            shape: Shape::Nft,
+            masquerade: Masquerade::Hairpin,
+            backends: vec![(81, "good", 8080)],
+        }
+    }
+
     fn each(&self, v4: bool) -> impl Iterator<Item = (IpAddr, u16, String, bool)> {
         let which = usize::from(!v4);
         self.backends.iter().flat_map(move |&(port, pod, target)| {
@@ -487,13 +497,7 @@ fn s48_connections_follow_their_own_backend_and_today_s_policy() {
 #[test]
 fn s48_nothing_new_goes_to_services_while_an_interface_is_not_covered() {
     on_the_node(|net, cluster, mut node| {
-        let rules = Rules {
-            cluster,
-            shape: Shape::Nft,
-            masquerade: Masquerade::Hairpin,
-            backends: vec![(81, "good", 8080)],
-        };
-        rules.install(net.node("n1").unwrap());
+        Rules::permitted(cluster).install(net.node("n1").unwrap());
         let answer =
             |to, asked| ask(&[Question::new(site(net, "client"), to, asked)], PATIENCE).unwrap()[0];
         let good = cluster.pods[&key("good")].addresses[0];
@@ -516,13 +520,7 @@ fn s48_nothing_new_goes_to_services_while_an_interface_is_not_covered() {
 #[test]
 fn s48_a_pod_cannot_mark_its_packets() {
     on_the_node(|net, cluster, _node| {
-        let rules = Rules {
-            cluster,
-            shape: Shape::Nft,
-            masquerade: Masquerade::Hairpin,
-            backends: vec![(81, "good", 8080)],
-        };
-        rules.install(net.node("n1").unwrap());
+        Rules::permitted(cluster).install(net.node("n1").unwrap());
         let marks = "table inet marks {\n chain output {\n type filter hook output priority 0;\n \
             meta mark set 0x1000\n }\n}\n";
         run(site(net, "client"), "nft", &["-f", "-"], marks);

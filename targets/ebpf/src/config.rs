@@ -35,12 +35,10 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let capacities = Capacities::default();
-        let connections = Connections::default();
-        let limits = largest(capacities);
         Self {
             capacities,
-            limits,
-            connections,
+            limits: largest(capacities),
+            connections: Connections::default(),
             mode: Mode::Best,
             seed: None,
             program: Options::default(),
@@ -52,15 +50,12 @@ impl Config {
     /// Small tables that may grow, for tests and single queries.
     pub fn small() -> Self {
         let capacities = Capacities::small();
-        let connections = Connections::fixed(6);
-        let limits = largest(capacities);
         Self {
             capacities,
-            limits,
-            connections,
-            mode: Mode::Best,
+            limits: largest(capacities),
+            connections: Connections::fixed(6),
             seed: Some(1),
-            program: Options::default(),
+            ..Self::default()
         }
     }
 

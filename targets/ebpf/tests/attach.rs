@@ -97,7 +97,12 @@ fn arrives_within(pod: &Namespace, port: u16, time: Duration) -> bool {
 /// Isolates the pod; UDP 53 to the node stays open, and only those who answer reach it.
 fn isolate(ebpf: &mut Ebpf, ifindex: IfIndex) {
     let node = schema::remote_key(NODE.into(), 32);
-    for write in [
+    let word = Word {
+        ingress_set: SetId::new(0),
+        egress_set: SetId::new(1),
+        flags: Word::INGRESS | Word::EGRESS,
+    };
+    let policy = [
         Write::put(
             TableId::RemoteV4,
             node,
@@ -118,26 +123,8 @@ fn isolate(ebpf: &mut Ebpf, ifindex: IfIndex) {
             schema::row_key(SetId::new(1), ClassId::<V4>::new(1)),
             schema::set_row(RowId::new(1)),
         ),
-        Write::put(
-            TableId::OwnV4,
-            schema::own_key(EndpointId::new(1), POD.into()),
-            schema::plain(ActionId::Own),
-        ),
-        Write::put(
-            TableId::Endpoint,
-            schema::endpoint_key(EndpointId::new(1)),
-            schema::set_policy(Word {
-                ingress_set: SetId::new(0),
-                egress_set: SetId::new(1),
-                flags: Word::INGRESS | Word::EGRESS,
-            }),
-        ),
-        Write::put(
-            TableId::Interface,
-            schema::interface_key(ifindex),
-            schema::set_endpoint(EndpointId::new(1)),
-        ),
-    ] {
+    ];
+    for write in policy.into_iter().chain(common::pod(ifindex, word, &[POD.into()])) {
         ebpf.write(&write).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{PinDir, own_network, sh};
+use common::{PinDir, own_network, pod, sh};
 use netpolc_table::{
     ActionId, EndpointId, IfIndex, PortClassId, RowId, SetId, TableId, Write,
     schema::{self, Family, Word},
@@ -68,20 +68,9 @@ fn program(ebpf: &mut Ebpf, ifindex: IfIndex) {
             schema::verdict_key(RowId::new(1), PortClassId::new(1)),
             schema::plain(ActionId::Permit),
         ),
-        Write::put(
-            TableId::Endpoint,
-            schema::endpoint_key(EndpointId::new(1)),
-            schema::set_policy(word),
-        ),
-        Write::put(
-            TableId::Interface,
-            schema::interface_key(ifindex),
-            schema::set_endpoint(EndpointId::new(1)),
-        ),
     ];
+    writes.extend(pod(ifindex, word, &Family::BOTH.map(|family| address(family, 1))));
     for family in Family::BOTH {
-        let own = schema::own_key(EndpointId::new(1), address(family, 1));
-        writes.push(Write::put(TableId::own(family), own, schema::plain(ActionId::Own)));
         writes.push(Write::put(
             TableId::Base,
             schema::base_key(SetId::new(1), family),

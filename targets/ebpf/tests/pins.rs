@@ -245,20 +245,8 @@ fn s58_a_kill_while_everything_is_made_is_made_good() {
 
 /// Small enough to grow in several dimensions.
 fn tiny() -> Config {
-    let capacities = Capacities {
-        interface_blocks: 2,
-        sets: 2,
-        classes_v4: 2,
-        classes_v6: 2,
-        rows: 2,
-        port_words: 1,
-        remote_v4_blocks: 512,
-        remote_v6_blocks: 512,
-        remote_v6_buckets: 16,
-        more_addresses: 16,
-        services: 16,
-        ..Capacities::small()
-    };
+    let Capacities { endpoints, remote_v6_leaves, fragments, .. } = Capacities::small();
+    let capacities = Capacities { endpoints, remote_v6_leaves, fragments, ..common::tiny() };
     Config { capacities, ..Config::small() }
 }
 

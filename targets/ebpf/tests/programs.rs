@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use common::PinDir;
+use common::{PinDir, pod, tiny};
 use netpolc_table::{
     ActionId, EndpointId, IfIndex, SetId, TableId, Write,
     schema::{self, Family, Word},
@@ -41,25 +41,6 @@ use netpolc_testbed::lab;
 
 const POD: u32 = 7;
 const UPLINK: u32 = 2;
-
-fn small() -> Capacities {
-    Capacities {
-        interface_blocks: 2,
-        endpoints: 2,
-        sets: 2,
-        classes_v4: 2,
-        classes_v6: 2,
-        rows: 2,
-        port_words: 1,
-        remote_v4_blocks: 512,
-        remote_v6_blocks: 512,
-        remote_v6_buckets: 16,
-        remote_v6_leaves: 16,
-        fragments: 16,
-        more_addresses: 16,
-        services: 16,
-    }
-}
 
 /// A kernel follows a million instructions at most, and each takes time in which nothing else is
 /// enforced.
@@ -100,7 +81,7 @@ fn every_variant_at_every_size() {
     let vary = |port| {
         Some(Vary { counter: MapRef::Extra(0), mask: 4095, remotes: 0xffff, ports: 0xfff, port })
     };
-    for capacities in [small(), Capacities::small(), large] {
+    for capacities in [tiny(), Capacities::small(), large] {
         capacities.check().unwrap();
         for stage in [Stage::Empty, Stage::ParseOnly, Stage::Full] {
             for vary in [None, vary(Port::Local), vary(Port::Remote)] {
@@ -161,21 +142,8 @@ fn writes(ifindex: IfIndex) -> Vec<Write> {
         egress_set: SetId::new(2),
         flags: Word::INGRESS | Word::EGRESS,
     };
-    let mut writes = vec![
-        Write::put(
-            TableId::Endpoint,
-            schema::endpoint_key(EndpointId::new(1)),
-            schema::set_policy(word),
-        ),
-        Write::put(
-            TableId::Interface,
-            schema::interface_key(ifindex),
-            schema::set_endpoint(EndpointId::new(1)),
-        ),
-    ];
+    let mut writes = pod(ifindex, word, &Family::BOTH.map(|family| address(family, 1)));
     for family in Family::BOTH {
-        let own = schema::own_key(EndpointId::new(1), address(family, 1));
-        writes.push(Write::put(TableId::own(family), own, schema::plain(ActionId::Own)));
         writes.push(Write::put(
             TableId::Base,
             schema::base_key(SetId::new(2), family),

@@ -47,13 +47,9 @@ impl Generator<'_> {
             Family::V4 => self.inner_v4(bad),
             Family::V6 => self.inner_v6(bad),
         }
-        let a = &mut self.a;
-        a.note("icmp error: inner tuple");
-        a.mov(R1, R7);
-        a.alu(Alu::Add, R1, 8);
-        a.load(Size::W, R3, Fp, stack::END);
-        a.jump_if(Cond::Gt, R1, R3, bad);
-        a.store(Size::Dw, Fp, stack::SPARE, R5);
+        self.a.note("icmp error: inner tuple");
+        self.left_at_least(8, bad);
+        self.a.store(Size::Dw, Fp, stack::SPARE, R5);
         self.load_bytes(0, INNER, 8, bad);
         self.a.load(Size::Dw, R5, Fp, stack::SPARE);
         self.inner_tuple(family, bad, state);
@@ -62,11 +58,7 @@ impl Generator<'_> {
     /// Reads an inner header of IPv4. R5 = its protocol, R7 = the offset of what follows it, R9 =
     /// its addresses.
     fn inner_v4(&mut self, bad: Label) {
-        let a = &mut self.a;
-        a.mov(R1, R7);
-        a.alu(Alu::Add, R1, 28);
-        a.load(Size::W, R3, Fp, stack::END);
-        a.jump_if(Cond::Gt, R1, R3, bad);
+        self.left_at_least(28, bad);
         self.load_bytes(8, stack::BUFFER, 20, bad);
         let (local, remote) = match self.hook {
             Hook::ToPod => (12, 16),
@@ -104,11 +96,7 @@ impl Generator<'_> {
     /// Reads an inner header of IPv6, as [`Self::inner_v4`] does. The remote address on the stack
     /// becomes the inner one.
     fn inner_v6(&mut self, bad: Label) {
-        let a = &mut self.a;
-        a.mov(R1, R7);
-        a.alu(Alu::Add, R1, 48);
-        a.load(Size::W, R3, Fp, stack::END);
-        a.jump_if(Cond::Gt, R1, R3, bad);
+        self.left_at_least(48, bad);
         self.load_bytes(8, stack::BUFFER, 40, bad);
         let (local, remote) = match self.hook {
             Hook::ToPod => (8, 24),

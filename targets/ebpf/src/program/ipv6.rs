@@ -252,10 +252,7 @@ impl Generator<'_> {
         }
         a.jump_if(Cond::Ne, R1, i32::from(icmp::ADVERTISEMENT), size);
         a.note("discovery: the target of an advertisement");
-        a.mov(R1, R7);
-        a.alu(Alu::Add, R1, 24);
-        a.load(Size::W, R3, Fp, stack::END);
-        a.jump_if(Cond::Gt, R1, R3, refuse);
+        self.left_at_least(24, refuse);
         self.load_bytes(8, stack::BUFFER, 16, refuse);
         let a = &mut self.a;
         a.load(Size::Dw, R1, Fp, stack::BUFFER);
@@ -383,10 +380,7 @@ impl Generator<'_> {
         a.alu(Alu::Add, R9, 1);
         a.jump_if(Cond::Eq, R4, i32::from(extension::FRAGMENT), fragment);
         a.store(Size::Dw, Fp, stack::SPARE, R4);
-        a.mov(R1, R7);
-        a.alu(Alu::Add, R1, 2);
-        a.load(Size::W, R3, Fp, stack::END);
-        a.jump_if(Cond::Gt, R1, R3, to.truncated);
+        self.left_at_least(2, to.truncated);
         self.load_bytes(0, stack::BUFFER, 4, to.truncated);
         let a = &mut self.a;
         a.load(Size::B, R1, Fp, stack::BUFFER + 1);
@@ -417,10 +411,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, seen::FRAGMENT, to.malformed);
         a.alu(Alu::Or, R1, seen::FRAGMENT);
         a.store(Size::Dw, Fp, stack::IPV6, R1);
-        a.mov(R1, R7);
-        a.alu(Alu::Add, R1, 8);
-        a.load(Size::W, R3, Fp, stack::END);
-        a.jump_if(Cond::Gt, R1, R3, to.truncated);
+        self.left_at_least(8, to.truncated);
         self.load_bytes(0, stack::BUFFER, 8, to.truncated);
         let a = &mut self.a;
         a.load(Size::H, R1, Fp, stack::BUFFER + 2);

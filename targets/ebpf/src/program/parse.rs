@@ -19,6 +19,16 @@ pub(super) const fn be16(n: u16) -> i32 {
 }
 
 impl Generator<'_> {
+    /// Goes to `short` where fewer than `bytes` bytes of the packet are left from R7 on. Changes
+    /// R1, and leaves the packet's end in R3.
+    pub(super) fn left_at_least(&mut self, bytes: i32, short: Label) {
+        let a = &mut self.a;
+        a.mov(R1, R7);
+        a.alu(Alu::Add, R1, bytes);
+        a.load(Size::W, R3, Fp, stack::END);
+        a.jump_if(Cond::Gt, R1, R3, short);
+    }
+
     /// Reads `len` bytes at offset R7 + `offset` of the frame into the stack at `to`. Goes to
     /// `short` where the frame ends before. Changes R0-R5.
     pub(super) fn load_bytes(&mut self, offset: i32, to: i16, len: i32, short: Label) {

@@ -1,4 +1,4 @@
-//! What several tests need: seeded numbers, random writes.
+//! What several tests need: seeded numbers, random writes, a pod, namespaces and pins.
 #![allow(dead_code)]
 
 use std::net::IpAddr;
@@ -8,6 +8,7 @@ use netpolc_table::{
     SetId, TableId, Write,
     schema::{self, Family, Named, PortKey, Word},
 };
+use netpolc_target_ebpf::{Capacities, Ebpf};
 
 /// SplitMix64.
 pub struct Rng(pub u64);
@@ -131,6 +132,40 @@ fn row_action(rng: &mut Rng) -> Entry {
     }
 }
 
+/// Makes endpoint 1 the pod behind an interface. The first write is the endpoint's word, and the
+/// last one is the interface, so that nothing of it is judged before.
+pub fn pod(ifindex: IfIndex, word: Word, own: &[IpAddr]) -> Vec<Write> {
+    let id = EndpointId::new(1);
+    let word = Write::put(TableId::Endpoint, schema::endpoint_key(id), schema::set_policy(word));
+    let own = own.iter().map(|&address| {
+        let table = TableId::own(Family::of(address));
+        Write::put(table, schema::own_key(id, address), schema::plain(ActionId::Own))
+    });
+    let interface =
+        Write::put(TableId::Interface, schema::interface_key(ifindex), schema::set_endpoint(id));
+    [word].into_iter().chain(own).chain([interface]).collect()
+}
+
+/// Everything as small as it can be, so that any capacity is soon used up.
+pub fn tiny() -> Capacities {
+    Capacities {
+        interface_blocks: 2,
+        endpoints: 2,
+        sets: 2,
+        classes_v4: 2,
+        classes_v6: 2,
+        rows: 2,
+        port_words: 1,
+        remote_v4_blocks: 512,
+        remote_v6_blocks: 512,
+        remote_v6_buckets: 16,
+        remote_v6_leaves: 16,
+        fragments: 16,
+        more_addresses: 16,
+        services: 16,
+    }
+}
+
 /// An entry for a table.
 pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
     let endpoint = EndpointId::new(1 + rng.below(5) as u16);
@@ -236,14 +271,14 @@ pub struct PinDir(pub std::path::PathBuf);
 impl PinDir {
     pub fn new(name: &str) -> Self {
         let dir = Self(format!("/sys/fs/bpf/netpolc_test_{}_{name}", std::process::id()).into());
-        netpolc_target_ebpf::Ebpf::remove(&dir.0).expect("nothing there yet");
+        Ebpf::remove(&dir.0).expect("nothing there yet");
         dir
     }
 }
 
 impl Drop for PinDir {
     fn drop(&mut self) {
-        let removed = netpolc_target_ebpf::Ebpf::remove(&self.0);
+        let removed = Ebpf::remove(&self.0);
         if !std::thread::panicking() {
             removed.expect("removed");
             assert!(!self.0.exists());
