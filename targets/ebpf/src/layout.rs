@@ -10,14 +10,17 @@
 //! Connection state is in [`state`], constants that programs read in [`config`]. Not here: code,
 //! memory, and when to write what.
 
-use netpolc_table::EndpointId;
 use std::net::{IpAddr, Ipv6Addr};
+
+use netpolc_table::EndpointId;
 
 pub mod config;
 pub mod state;
 
 pub use config::Clock;
 use state::{K1, K2, mix};
+
+use crate::{ledger::LedgerId, maps::Lifetime};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
 pub const LAYOUT_VERSION: u32 = 5;
@@ -167,11 +170,11 @@ impl Capacities {
 
     /// How many bytes all maps of a generation take with these sizes.
     pub fn bytes(&self) -> u64 {
-        let maps = MapId::ALL.iter().filter(|id| !crate::maps::is_shared(**id));
+        let maps = MapId::ALL.iter().filter(|id| Lifetime::of(**id) == Lifetime::Generation);
         let maps = maps.map(|id| {
             u64::from(id.max_entries(self)) * (id.value_size(self) + u64::from(id.key_size()))
         });
-        maps.chain(crate::ledger::LedgerId::ALL.into_iter().map(|id| id.size(self))).sum()
+        maps.chain(LedgerId::ALL.into_iter().map(|id| id.size(self))).sum()
     }
 
     /// Checks that these sizes are possible.

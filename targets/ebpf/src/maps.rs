@@ -45,17 +45,41 @@ const CODE: usize = 40;
 /// The word of the header map at which the capacities begin, behind magic, version, seed and hz.
 const CAPACITIES: usize = 4;
 
-/// Whether a map lives as long as the installation, not as long as a generation.
-pub fn is_shared(map: MapId) -> bool {
-    matches!(
-        map,
-        MapId::State
+/// How long a map lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lifetime {
+    /// Until the next generation takes over.
+    Generation,
+    /// As long as anything is installed: every generation uses it.
+    Installation,
+}
+
+impl Lifetime {
+    /// The lifetime of a map.
+    pub fn of(map: MapId) -> Self {
+        match map {
+            MapId::State
             | MapId::StateV4
             | MapId::StateV6
             | MapId::Wanted
             | MapId::Frag
-            | MapId::Config
-    )
+            | MapId::Config => Lifetime::Installation,
+            _ => Lifetime::Generation,
+        }
+    }
+
+    /// The maps that live so long, without those that the [`Pool`] manages.
+    fn maps(self) -> impl Iterator<Item = MapId> {
+        MapId::ALL.iter().copied().filter(move |id| Lifetime::of(*id) == self && !is_pool(*id))
+    }
+
+    /// The parts of the ledger that live so long.
+    fn ledger(self) -> &'static [LedgerId] {
+        match self {
+            Lifetime::Generation => &LedgerId::ALL,
+            Lifetime::Installation => &[],
+        }
+    }
 }
 
 /// Whether a map is managed by the [`Pool`].
@@ -80,9 +104,9 @@ struct Group {
 }
 
 impl Group {
-    fn create(c: &Capacities, shared: bool) -> Result<Self, Error> {
+    fn create(c: &Capacities, lifetime: Lifetime) -> Result<Self, Error> {
         let mut group = Group::default();
-        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared && !is_pool(id)) {
+        for id in lifetime.maps() {
             let make = |kind| {
                 let (key, value) = (id.key_size(), id.value_size(c) as u32);
                 let params = aya_obj::Map::new_from_params(kind, key, value, id.max_entries(c), 0);
@@ -99,10 +123,8 @@ impl Group {
             };
             group.maps.insert(id, store);
         }
-        if !shared {
-            for id in LedgerId::ALL {
-                group.ledger.insert(id, Region::create(id.name(), id.size(c))?);
-            }
+        for &id in lifetime.ledger() {
+            group.ledger.insert(id, Region::create(id.name(), id.size(c))?);
         }
         Ok(group)
     }
@@ -120,9 +142,9 @@ impl Group {
         self.maps.keys().map(|id| id.name()).chain(self.ledger.keys().map(|id| id.name()))
     }
 
-    fn open(dir: &Path, c: &Capacities, shared: bool) -> Result<Self, Error> {
+    fn open(dir: &Path, c: &Capacities, lifetime: Lifetime) -> Result<Self, Error> {
         let mut group = Group::default();
-        for &id in MapId::ALL.iter().filter(|&&id| is_shared(id) == shared && !is_pool(id)) {
+        for id in lifetime.maps() {
             let map = open_pin(&dir.join(id.name()))?;
             let store = if id.kind() == MapKind::Array {
                 Store::Array(Region::map(id.name(), map, id.value_size(c))?)
@@ -142,11 +164,9 @@ impl Group {
             };
             group.maps.insert(id, store);
         }
-        if !shared {
-            for id in LedgerId::ALL {
-                let map = open_pin(&dir.join(id.name()))?;
-                group.ledger.insert(id, Region::map(id.name(), map, id.size(c))?);
-            }
+        for &id in lifetime.ledger() {
+            let map = open_pin(&dir.join(id.name()))?;
+            group.ledger.insert(id, Region::map(id.name(), map, id.size(c))?);
         }
         Ok(group)
     }
@@ -199,8 +219,8 @@ impl Shared {
             MapData::from_fd(made.map_err(refuse)?).map_err(|e| refuse(map_error(e)))
         };
         let pool = Pool::new(records, [outer(Family::V4)?, outer(Family::V6)?]);
-        let shared =
-            Shared { group: Arc::new(Group::create(c, true)?), pool: Arc::new(pool), dir: None };
+        let group = Arc::new(Group::create(c, Lifetime::Installation)?);
+        let shared = Shared { group, pool: Arc::new(pool), dir: None };
         let Some(Store::Array(region)) = shared.group.maps.get(&MapId::Config) else {
             unreachable!("the config is an array")
         };
@@ -240,7 +260,7 @@ impl Shared {
         if access == Access::Write {
             pool.open(dir)?;
         }
-        let group = Arc::new(Group::open(dir, c, true)?);
+        let group = Arc::new(Group::open(dir, c, Lifetime::Installation)?);
         Ok(Shared { group, pool: Arc::new(pool), dir: Some(dir.to_owned()) })
     }
     /// Sets how large tables of connections may be from now on.
@@ -332,7 +352,7 @@ impl Maps {
         clock: Clock,
         shared: Shared,
     ) -> Result<Self, Error> {
-        let group = Group::create(&capacities, false)?;
+        let group = Group::create(&capacities, Lifetime::Generation)?;
         let maps = Self { capacities, seed, clock, group, shared };
         let words = maps.words::<AtomicU64>(MapId::Header);
         for (word, value) in words[CAPACITIES..].iter().zip(capacities.fields()) {
@@ -365,7 +385,7 @@ impl Maps {
     /// [`Error::System`] where a pin is missing, [`Error::Installed`] where a map has not the size
     /// that the header says.
     pub fn open(dir: &Path, header: &Header, shared: Shared) -> Result<Self, Error> {
-        let group = Group::open(dir, &header.capacities, false)?;
+        let group = Group::open(dir, &header.capacities, Lifetime::Generation)?;
         Ok(Self {
             capacities: header.capacities,
             seed: header.seed,
@@ -411,7 +431,10 @@ impl Maps {
     }
 
     fn store(&self, id: MapId) -> &Store {
-        let group = if is_shared(id) { &self.shared.group } else { &self.group };
+        let group = match Lifetime::of(id) {
+            Lifetime::Generation => &self.group,
+            Lifetime::Installation => &self.shared.group,
+        };
         &group.maps[&id]
     }
 

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use netpolc_table::schema::Family;
+
 use crate::semantics::ip;
 
 use super::Packet;
@@ -51,14 +53,16 @@ pub enum Layer4 {
 }
 
 impl Layer4 {
-    /// The protocol's number in IPv4 (`v4`) or IPv6.
-    pub(super) fn protocol(&self, v4: bool) -> u8 {
+    /// The protocol's number, which differs between the families for ICMP.
+    pub(super) fn protocol(&self, family: Family) -> u8 {
         match self {
             Layer4::Tcp { .. } => ip::TCP,
             Layer4::Udp { .. } => ip::UDP,
             Layer4::Sctp { .. } => ip::SCTP,
-            Layer4::Icmp { .. } if v4 => ip::ICMP,
-            Layer4::Icmp { .. } => ip::ICMPV6,
+            Layer4::Icmp { .. } => match family {
+                Family::V4 => ip::ICMP,
+                Family::V6 => ip::ICMPV6,
+            },
             Layer4::Other(protocol) => *protocol,
         }
     }
@@ -106,7 +110,7 @@ pub(super) fn build(
     bytes.extend_from_slice(payload);
     if let Some(at) = checksum_at {
         let length = bytes.len() as u32;
-        let protocol = layer4.protocol(source.is_ipv4());
+        let protocol = layer4.protocol(Family::of(source));
         let pseudo = match (source, destination) {
             (IpAddr::V4(_), _) if protocol == ip::ICMP => vec![],
             (IpAddr::V4(s), IpAddr::V4(d)) => {

@@ -35,7 +35,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use l4::{Layer4, icmp_error, quote};
 
-use netpolc_table::schema::Mac;
+use netpolc_table::schema::{Family, Mac};
 
 use crate::semantics::{ether, ip};
 
@@ -256,7 +256,7 @@ impl Packet {
         } else {
             l4::build(&self.layer4, self.source, self.destination, &self.payload)
         };
-        let protocol = self.layer4.protocol(self.source.is_ipv4());
+        let protocol = self.layer4.protocol(Family::of(self.source));
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.ipv4(source, destination, protocol, &body)
@@ -273,7 +273,7 @@ impl Packet {
     pub fn fragments(&self, id: u32, size: usize) -> Vec<Vec<u8>> {
         let size = size / 8 * 8;
         let whole = l4::build(&self.layer4, self.source, self.destination, &self.payload);
-        let protocol = self.layer4.protocol(self.source.is_ipv4());
+        let protocol = self.layer4.protocol(Family::of(self.source));
         let count = whole.len().div_ceil(size);
         let part = |(i, bytes): (usize, &[u8])| {
             let more = if i + 1 == count { More::Last } else { More::Follow };

@@ -391,25 +391,30 @@ impl Endpoints {
     }
 
     /// The own address in the endpoint's record, where it has one.
-    fn first(&self, maps: &Maps, id: EndpointId, v4: bool) -> Option<IpAddr> {
-        if v4 {
-            let address =
-                Ipv4Addr::from(record32(maps, id, endpoint::OWN_V4).load(Acquire).to_le_bytes());
-            (!address.is_unspecified()).then_some(address.into())
-        } else if record32(maps, id, endpoint::OWN_FLAGS).load(Acquire) & endpoint::HAS_V6 != 0 {
-            let halves = &record(maps, id)[endpoint::OWN_V6 / 8..][..2];
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&halves[0].load(Acquire).to_le_bytes());
-            bytes[8..].copy_from_slice(&halves[1].load(Acquire).to_le_bytes());
-            Some(Ipv6Addr::from(bytes).into())
-        } else {
-            None
+    fn first(&self, maps: &Maps, id: EndpointId, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => {
+                let word = record32(maps, id, endpoint::OWN_V4).load(Acquire);
+                let address = Ipv4Addr::from(word.to_le_bytes());
+                (!address.is_unspecified()).then_some(address.into())
+            }
+            Family::V6 => {
+                let flags = record32(maps, id, endpoint::OWN_FLAGS).load(Acquire);
+                if flags & endpoint::HAS_V6 == 0 {
+                    return None;
+                }
+                let halves = &record(maps, id)[endpoint::OWN_V6 / 8..][..2];
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&halves[0].load(Acquire).to_le_bytes());
+                bytes[8..].copy_from_slice(&halves[1].load(Acquire).to_le_bytes());
+                Some(Ipv6Addr::from(bytes).into())
+            }
         }
     }
 
     /// Whether the address is one of the endpoint's own.
     fn has(&self, maps: &Maps, id: EndpointId, address: IpAddr) -> bool {
-        self.first(maps, id, address.is_ipv4()) == Some(address)
+        self.first(maps, id, Family::of(address)) == Some(address)
             || self.more.get(&id).is_some_and(|m| m.contains(&address))
     }
 
@@ -426,7 +431,7 @@ impl Endpoints {
             return Ok(());
         }
         let flags = record32(maps, id, endpoint::OWN_FLAGS);
-        let first = self.first(maps, id, address.is_ipv4());
+        let first = self.first(maps, id, Family::of(address));
         if put {
             match address {
                 IpAddr::V4(a) if first.is_none() => {
@@ -494,8 +499,7 @@ impl Endpoints {
             into.table_mut(TableId::Interface).entries.insert(interface_key(ifindex), entry);
         }
         let own = |into: &mut Program, id: EndpointId, address: IpAddr| {
-            let table = if address.is_ipv4() { TableId::OwnV4 } else { TableId::OwnV6 };
-            into.table_mut(table)
+            into.table_mut(TableId::own(Family::of(address)))
                 .entries
                 .insert(own_key(id, address), schema::plain(ActionId::Own));
         };
@@ -521,10 +525,8 @@ impl Endpoints {
                 }
                 _ => {}
             }
-            for v4 in [true, false] {
-                if let Some(address) = self.first(maps, id, v4) {
-                    own(into, id, address);
-                }
+            for address in Family::BOTH.into_iter().filter_map(|f| self.first(maps, id, f)) {
+                own(into, id, address);
             }
             let recorded = record(maps, id)[endpoint::OWN_MAC / 8].load(Acquire);
             if recorded != 0 {
