@@ -28,10 +28,11 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     Options, Pass, Passes,
     metrics::Metrics,
+    retry::Retry,
     sandbox_store,
     sandboxes::Sandboxes,
     state_dir,
-    supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
+    supervisor::{LINK_DEBOUNCE, Links, Supervisor},
 };
 use crate::{Standing, network::Network};
 
@@ -62,10 +63,7 @@ pub async fn serve(
     supervisor.set_waiting(waiting(watch.incomplete()));
     let mut taint = options.startup_taint.as_deref();
     tokio::pin!(stop);
-    let mut backoff = INITIAL_BACKOFF;
-    // The time of the next retry, kept across iterations: events may bring it forward but never
-    // postpone it.
-    let mut retry_at = Instant::now() + backoff;
+    let mut retry = Retry::default();
     loop {
         let record_due = supervisor.record_due().map(Instant::from_std);
         let plugins_due = plugins
@@ -80,7 +78,7 @@ pub async fn serve(
             () = &mut stop => break,
             () = tokio::time::sleep(supervisor.pause()) => {}
             update = watch.next(supervisor.agent.cluster()) => {
-                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(soon()));
+                retry.hasten();
                 let nodes = matches!(&update, Update::Changes(changes) if about_nodes(changes));
                 match update {
                     // Without the watch this agent would go on as if all were well. It ends, so
@@ -133,7 +131,7 @@ pub async fn serve(
                 }
             }
             Some(request) = plugins.requests.recv() => {
-                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(soon()));
+                retry.hasten();
                 let now = std::time::Instant::now();
                 plugins.sandboxes.ask(request, now);
                 // Pods that start together are handled in one update.
@@ -151,14 +149,13 @@ pub async fn serve(
                 // is over.
                 tokio::time::sleep(LINK_DEBOUNCE).await;
                 links.drain();
-                (backoff, retry_at) = (INITIAL_BACKOFF, retry_at.min(soon()));
+                retry.hasten();
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();
             }
-            () = tokio::time::sleep_until(retry_at), if supervisor.waits() => {
+            () = retry.due(), if supervisor.waits() => {
                 supervisor.follow(|agent| agent.refresh());
-                backoff = (backoff * 2).min(MAX_BACKOFF);
-                retry_at = Instant::now() + backoff;
+                retry.made();
             }
             () = due(plugins_due) => {}
             () = due(record_due) => record(&mut supervisor, &watch),
@@ -357,11 +354,6 @@ fn waiting(incomplete: &BTreeSet<Resource>) -> String {
         "waiting for the first list of {}; what is enforced stays as it is until then",
         kinds.join(", ")
     )
-}
-
-/// When a retry is due after something has happened that may make it succeed.
-fn soon() -> Instant {
-    Instant::now() + INITIAL_BACKOFF
 }
 
 /// Waits until then; for ever where there is no such time.

@@ -9,14 +9,14 @@
 use std::{future::Future, path::PathBuf, sync::Arc};
 
 use netpolc_target::NodeTarget;
-use tokio::time::Instant;
 
 use super::{
     Options, Pass, Passes,
     file_watch::Watch,
     files::{FileUpdate, Files},
     metrics::Metrics,
-    supervisor::{INITIAL_BACKOFF, LINK_DEBOUNCE, Links, MAX_BACKOFF, Supervisor},
+    retry::Retry,
+    supervisor::{LINK_DEBOUNCE, Links, Supervisor},
 };
 use crate::network::Network;
 
@@ -41,9 +41,8 @@ pub async fn serve(
         Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
     tokio::pin!(stop);
     files.read();
-    let mut backoff = INITIAL_BACKOFF;
+    let mut retry = Retry::default();
     loop {
-        let retry_at = Instant::now() + backoff;
         supervisor.metrics.turned();
         tokio::select! {
             () = &mut stop => break,
@@ -51,11 +50,11 @@ pub async fn serve(
             () = watch.changed() => {
                 watch.debounce().await;
                 watch.renew();
-                backoff = INITIAL_BACKOFF;
+                retry.hasten();
                 files.read();
             }
             update = files.next_update(supervisor.agent.cluster()) => {
-                backoff = INITIAL_BACKOFF;
+                retry.hasten();
                 let errors = update.errors;
                 follow(&mut supervisor, update);
                 if options.passes == Passes::Once {
@@ -67,13 +66,13 @@ pub async fn serve(
                 supervisor.cover();
                 tokio::time::sleep(LINK_DEBOUNCE).await;
                 links.drain();
-                backoff = INITIAL_BACKOFF;
+                retry.hasten();
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();
             }
-            () = tokio::time::sleep_until(retry_at), if supervisor.waits() => {
-                backoff = (backoff * 2).min(MAX_BACKOFF);
+            () = retry.due(), if supervisor.waits() => {
                 supervisor.follow(|agent| agent.refresh());
+                retry.made();
             }
         }
         supervisor.note_unfound();

@@ -1,8 +1,8 @@
 //! What drives an agent, and shows what it does.
 //!
 //! Two loops do the first: [`file_loop`] follows [`files`] that [`file_watch`] watches, and
-//! [`cluster_loop`] follows an API server. [`supervisor`] is what both share; [`Options`] are
-//! what an operator can choose. Around them are:
+//! [`cluster_loop`] follows an API server. [`supervisor`] and [`retry`] are what both share;
+//! [`Options`] are what an operator can choose. Around them are:
 //!
 //! - [`sandboxes`]: what CNI reports about pods; [`sandbox_store`] keeps it for the next agent
 //! - [`record`]: the state file that `netpolc status` reads; [`state_dir`] says where it is
@@ -20,6 +20,7 @@ pub mod metrics;
 mod options;
 pub mod policy_status;
 pub mod record;
+pub mod retry;
 pub mod sandbox_store;
 pub mod sandboxes;
 pub mod sole;

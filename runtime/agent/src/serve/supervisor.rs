@@ -27,11 +27,6 @@ use super::{
 };
 use crate::{Agent, Error, Report, Standing, network::Network};
 
-/// The first pause before a failed update, or a search for a missing interface, is retried; it is
-/// doubled each time.
-pub const INITIAL_BACKOFF: Duration = Duration::from_millis(50);
-/// The longest pause before a retry.
-pub const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// How long to wait after a change of links, since the kernel announces each link several times
 /// while it is set up.
 pub const LINK_DEBOUNCE: Duration = Duration::from_millis(2);
