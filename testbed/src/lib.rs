@@ -7,6 +7,7 @@
 //! - [`adversary`]: frames of every hostile kind, and what of them may arrive
 //! - [`random`]: seeded clusters, changes and questions for property tests
 //! - [`big`]: a cluster of 100,000 pods, as a model and as files
+//! - [`feed`]: programs that read their standard input
 //! - `kube` (a feature): a real API server
 //! - [`lab`]: tests inside a kernel with flower and a simulated NIC
 //! - [`manifest`]: the model back to Kubernetes objects
@@ -16,6 +17,7 @@
 pub mod adversary;
 pub mod big;
 pub mod cases;
+pub mod feed;
 #[cfg(feature = "kube")]
 pub mod kube;
 pub mod lab;

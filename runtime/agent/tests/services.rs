@@ -3,9 +3,7 @@
 //! allowed. Needs root, nft and iptables; ipvs runs in the lab, whose kernel has it.
 
 use std::{
-    io::Write as _,
     net::{IpAddr, SocketAddr},
-    process::Stdio,
     time::Duration,
 };
 
@@ -15,6 +13,7 @@ use netpolc_table::{IfIndex, Program, delta};
 use netpolc_target::{Hook, Target, execute};
 use netpolc_target_ebpf::{Config, Ebpf, Hold, sys};
 use netpolc_testbed::{
+    feed::feed,
     lab,
     netns::{Net, Site, Spec},
     probe::{Answer, Ask, Connection, PATIENCE, Question, Servers, ask},
@@ -271,11 +270,8 @@ table {family} kube-proxy {{
 }
 
 fn run(site: &Site, program: &str, arguments: &[&str], input: &str) {
-    let mut command = site.command(program);
-    command.args(arguments).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|e| panic!("{program}: {e}"));
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let done = child.wait_with_output().unwrap();
+    let done = feed(site.command(program).args(arguments), input.as_bytes())
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
     assert!(done.status.success(), "{program}: {}\n{input}", String::from_utf8_lossy(&done.stderr));
 }
 

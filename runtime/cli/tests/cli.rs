@@ -1,13 +1,14 @@
 //! The command as a user meets it: exit codes, one-line errors, output that others parse.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use netpolc_table::TableId;
+use netpolc_testbed::feed::feed;
 use serde_json::Value;
 
 fn netpolc(arguments: &[&str]) -> Command {
@@ -17,10 +18,7 @@ fn netpolc(arguments: &[&str]) -> Command {
 }
 
 fn run(arguments: &[&str], input: &str) -> Output {
-    let mut child = netpolc(arguments).spawn().unwrap();
-    // A command that does not read its input closes it.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
+    feed(&mut netpolc(arguments), input.as_bytes()).unwrap()
 }
 
 fn text(bytes: &[u8]) -> &str {

@@ -14,24 +14,20 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use common::sandbox;
+use common::{sandbox, watching::Watching};
 use http::{Request as HttpRequest, Response};
 use kube::{Client, client::Body};
-use netpolc_agent::{
-    network::Kernel,
-    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
-};
+use netpolc_agent::serve::{metrics::Metrics, record::Record};
 use netpolc_cni::{
     ask,
     protocol::{Reply, Request},
 };
-use netpolc_kube_sync::watch::{self, Access, Lists};
+use netpolc_kube_sync::watch::Access;
 use netpolc_policy::{ObjectKey, PodNetwork};
-use netpolc_target_ebpf::{Config, Ebpf};
+use netpolc_target_ebpf::Ebpf;
 use netpolc_testbed::{
     netns::{Namespace, Net, NodeSpec, PodSpec, Site, Spec},
     probe::{Ask, PATIENCE, Question, Servers, ask as probe},
@@ -162,7 +158,7 @@ struct Node {
     server: Arc<Server>,
     folder: PathBuf,
     pins: PathBuf,
-    agent: Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>,
+    agent: Option<Watching>,
     servers: Vec<Servers>,
 }
 
@@ -204,35 +200,18 @@ impl Node {
     }
 
     fn start(&mut self) {
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (site, access) = (self.net.node("n1").unwrap().clone(), self.server.access());
-        let options =
-            Options { cni_socket: Some(self.socket()), ..Options::new("n1", self.pins.clone()) };
-        let work = move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Pages };
-            let host = Ebpf::open(&options.pin_dir, Config::default()).unwrap();
-            let (metrics, until) =
-                (Metrics::new(options.pin_dir.clone()), async { drop(stopped.await) });
-            runtime
-                .block_on(cluster_loop::serve(
-                    &options,
-                    source,
-                    metrics,
-                    host,
-                    Kernel::new(),
-                    until,
-                ))
-                .unwrap();
-        };
-        self.agent = Some((stop, std::thread::spawn(move || site.run(work).unwrap())));
+        self.agent = Some(Watching::start(
+            self.net.node("n1").unwrap().clone(),
+            self.server.access(),
+            self.pins.clone(),
+            self.socket(),
+            Metrics::new(self.pins.clone()),
+        ));
     }
 
     fn stop(&mut self) {
-        if let Some((stop, thread)) = self.agent.take() {
-            let _ = stop.send(());
-            assert!(thread.join().is_ok() || std::thread::panicking());
+        if let Some(agent) = self.agent.take() {
+            agent.stop();
         }
     }
 

@@ -7,10 +7,9 @@
 
 use std::{
     fs,
-    io::Write,
     net::IpAddr,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,6 +19,7 @@ use std::{
 };
 
 use netpolc_testbed::{
+    feed::feed,
     netns::{Namespace, Site},
     probe::{Answer, Ask, Connection, PATIENCE, Question, Servers, ask},
     story::Story,
@@ -60,14 +60,7 @@ fn script(name: &str) -> Command {
 }
 
 fn output(command: &mut Command, input: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    feed(command, input.as_bytes()).unwrap()
 }
 
 fn succeeds(command: &mut Command, input: &str) -> String {

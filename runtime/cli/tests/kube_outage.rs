@@ -9,22 +9,17 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use common::sandbox;
-use netpolc_agent::{
-    network::Kernel,
-    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
-};
+use common::{sandbox, watching::Watching};
+use netpolc_agent::serve::{metrics::Metrics, record::Record};
 use netpolc_cni::{
     ask,
     protocol::{Reply, Request},
 };
-use netpolc_kube_sync::watch::{self, Lists};
 use netpolc_policy::{ObjectKey, PodNetwork};
-use netpolc_target_ebpf::{Config, Ebpf};
+use netpolc_target_ebpf::Ebpf;
 use netpolc_testbed::{
     kube::fake::Fake,
     netns::{Net, NodeSpec, PodSpec, Site, Spec},
@@ -56,7 +51,7 @@ struct Node {
     folder: PathBuf,
     pins: PathBuf,
     metrics: Arc<Metrics>,
-    agent: Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>,
+    agent: Option<Watching>,
     servers: Vec<Servers>,
 }
 
@@ -78,29 +73,13 @@ impl Node {
         let metrics = Metrics::new(pins.clone());
         let mut node = Node { net, fake, folder, pins, metrics, agent: None, servers: vec![] };
         node.wire("client", "10.8.0.1");
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let (site, access) = (node.net.node("n1").unwrap().clone(), node.fake.access());
-        let options =
-            Options { cni_socket: Some(node.socket()), ..Options::new("n1", node.pins.clone()) };
-        let metrics = node.metrics.clone();
-        let work = move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Pages };
-            let host = Ebpf::open(&options.pin_dir, Config::default()).unwrap();
-            let until = async { drop(stopped.await) };
-            runtime
-                .block_on(cluster_loop::serve(
-                    &options,
-                    source,
-                    metrics,
-                    host,
-                    Kernel::new(),
-                    until,
-                ))
-                .unwrap();
-        };
-        node.agent = Some((stop, std::thread::spawn(move || site.run(work).unwrap())));
+        node.agent = Some(Watching::start(
+            node.net.node("n1").unwrap().clone(),
+            node.fake.access(),
+            node.pins.clone(),
+            node.socket(),
+            node.metrics.clone(),
+        ));
         node.until("the first view", Duration::from_secs(30), |node| node.metrics.is_in_step());
         node
     }
@@ -169,9 +148,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some((stop, thread)) = self.agent.take() {
-            let _ = stop.send(());
-            assert!(thread.join().is_ok() || std::thread::panicking());
+        if let Some(agent) = self.agent.take() {
+            agent.stop();
         }
         drop(Ebpf::remove(&self.pins));
         drop(Record::remove(&self.pins));

@@ -32,7 +32,7 @@ use super::{
     sandbox_store,
     sandboxes::Sandboxes,
     state_dir,
-    supervisor::{LINK_DEBOUNCE, Links, Supervisor},
+    supervisor::{Links, Supervisor},
 };
 use crate::{Standing, network::Network};
 
@@ -147,8 +147,7 @@ pub async fn serve(
                 supervisor.cover();
                 // Covering an interface must not wait; the rest waits until the burst of messages
                 // is over.
-                tokio::time::sleep(LINK_DEBOUNCE).await;
-                links.drain();
+                links.debounce().await;
                 retry.hasten();
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();

@@ -16,7 +16,7 @@ use super::{
     files::{FileUpdate, Files},
     metrics::Metrics,
     retry::Retry,
-    supervisor::{LINK_DEBOUNCE, Links, Supervisor},
+    supervisor::{Links, Supervisor},
 };
 use crate::network::Network;
 
@@ -64,8 +64,7 @@ pub async fn serve(
             }
             () = links.changed() => {
                 supervisor.cover();
-                tokio::time::sleep(LINK_DEBOUNCE).await;
-                links.drain();
+                links.debounce().await;
                 retry.hasten();
                 supervisor.follow(|agent| agent.refresh());
                 supervisor.check();

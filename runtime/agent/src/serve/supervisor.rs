@@ -29,7 +29,7 @@ use crate::{Agent, Error, Report, Standing, network::Network};
 
 /// How long to wait after a change of links, since the kernel announces each link several times
 /// while it is set up.
-pub const LINK_DEBOUNCE: Duration = Duration::from_millis(2);
+const LINK_DEBOUNCE: Duration = Duration::from_millis(2);
 /// The shortest interval between two records: writing one costs more than handling an event.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// The longest time between two iterations of the loop, by which monitoring sees that it is alive.
@@ -467,8 +467,10 @@ impl Links {
         }
     }
 
-    /// Discards the changes that have arrived so far.
-    pub fn drain(&mut self) {
+    /// Waits until the burst of changes is probably over, and discards those that have arrived so
+    /// far.
+    pub async fn debounce(&mut self) {
+        tokio::time::sleep(LINK_DEBOUNCE).await;
         if let Some(links) = &mut self.0 {
             links.get_mut().drain(links::concerns);
         }

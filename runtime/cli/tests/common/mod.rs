@@ -1,10 +1,11 @@
-//! What tests of the agent share: a node of network namespaces, the agent's process, and what CNI
-//! says of a pod.
+//! What tests of the agent share: a node of network namespaces, the agent as a process or as a
+//! thread, and what CNI says of a pod.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod bridge;
 pub mod frames;
 pub mod stage;
+pub mod watching;
 
 use std::{
     fs,

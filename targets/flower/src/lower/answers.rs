@@ -245,17 +245,8 @@ impl<'a> Plan<'a> {
         origins: &Origins,
     ) -> Vec<Rule> {
         let piece = |piece: &Piece| {
-            let matches = Match::Flower(self.piece(pattern.clone(), *piece));
-            let cookie = role.cookie(TableId::Verdict, &matches);
-            let action = action.clone();
-            Rule {
-                prio,
-                matches,
-                action,
-                copies: Copies::Software,
-                cookie,
-                origins: origins.clone(),
-            }
+            let pattern = self.piece(pattern.clone(), *piece);
+            rule(prio, role, TableId::Verdict, pattern, action, origins)
         };
         pieces.iter().map(piece).collect()
     }
@@ -271,10 +262,8 @@ impl<'a> Plan<'a> {
                 );
             pattern = self.piece(pattern, (protocol, ports));
         }
-        let matches = Match::Flower(pattern);
-        let cookie = Role::Remote.cookie(TableId::Row, &matches);
-        let (prio, origins) = (self.prio(base, grant.prefix), grant.origins.clone());
-        Rule { prio, matches, action: Action::Pass, copies: Copies::Software, cookie, origins }
+        let prio = self.prio(base, grant.prefix);
+        rule(prio, Role::Remote, TableId::Row, pattern, &Action::Pass, &grant.origins)
     }
 
     fn piece(&self, pattern: Pattern, (protocol, ports): Piece) -> Pattern {
@@ -417,6 +406,27 @@ fn grants(answer: &Answer, (protocol, ports): Piece) -> bool {
         None => permitted.is_all(),
         Some(Ports::Masked(m)) => permitted.holds(m.value),
         Some(Ports::Range { low, high }) => permitted.holds_all((low, high)),
+    }
+}
+
+/// A filter of packets. What it is for is told by what it matches.
+pub fn rule(
+    prio: u16,
+    role: Role,
+    table: TableId,
+    pattern: Pattern,
+    action: &Action,
+    origins: &Origins,
+) -> Rule {
+    let matches = Match::Flower(pattern);
+    let cookie = role.cookie(table, &matches);
+    Rule {
+        prio,
+        matches,
+        action: action.clone(),
+        copies: Copies::Software,
+        cookie,
+        origins: origins.clone(),
     }
 }
 

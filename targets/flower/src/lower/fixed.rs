@@ -10,7 +10,7 @@ use netpolc_table::{Origins, TableId, schema::Family};
 use netpolc_target::semantics::{DHCP, DHCPV6, icmp, ip};
 
 use super::{
-    answers::rest,
+    answers::{rest, rule},
     chains::{Role, Rule},
     common::{OPENING, implied},
     region::{Answer, Region},
@@ -27,26 +27,6 @@ const LINK_LOCAL: u16 = 6;
 const LISTENER: u16 = 7;
 const DHCP_V6: u16 = 8;
 const REST: u16 = 100;
-
-fn rule(
-    prio: u16,
-    role: Role,
-    table: TableId,
-    pattern: Pattern,
-    action: &Action,
-    origins: &Origins,
-) -> Rule {
-    let matches = Match::Flower(pattern);
-    let cookie = role.cookie(table, &matches);
-    Rule {
-        prio,
-        matches,
-        action: action.clone(),
-        copies: Copies::Software,
-        cookie,
-        origins: origins.clone(),
-    }
-}
 
 /// The one filter of chain 0, which leads to everything else. Whatever changes for the endpoint,
 /// this is replaced in one message.

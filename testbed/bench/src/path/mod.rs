@@ -9,9 +9,7 @@
 mod load;
 mod rivals;
 
-use std::{
-    collections::BTreeMap, io::Write as _, net::Ipv4Addr, process::Stdio, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use netpolc_policy::{
@@ -19,6 +17,7 @@ use netpolc_policy::{
     PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_testbed::{
+    feed,
     netns::{Net, NodeSpec, PodSpec, Site, Spec},
     random::Rng,
 };
@@ -264,16 +263,8 @@ fn lane(contender: Contender, policies: &[PodPolicy]) -> Result<Lane> {
 
 /// Runs a tool in the node's namespace with `text` on its standard input.
 fn feed(node: &Site, program: &str, args: &[&str], text: &str) -> Result<()> {
-    let mut command = node.command(program);
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("{program}: is it installed?"))?;
-    child
-        .stdin
-        .take()
-        .context("a pipe")?
-        .write_all(text.as_bytes())
-        .with_context(|| program.to_string())?;
-    let done = child.wait_with_output()?;
+    let done = feed::feed(node.command(program).args(args), text.as_bytes())
+        .with_context(|| format!("{program}: is it installed?"))?;
     ensure!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr).trim());
     Ok(())
 }
