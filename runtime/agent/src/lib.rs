@@ -64,7 +64,7 @@ pub enum Error {
     Network {
         /// What was to be read.
         what: &'static str,
-        /// The kernel's error.
+        /// The kernel's answer.
         source: std::io::Error,
     },
 }
@@ -121,7 +121,7 @@ pub struct Agent<H, N> {
     shares: Shares,
     /// The whole cluster, including objects that are set aside.
     cluster: Cluster,
-    /// The policed pods of this node.
+    /// The pods of this node to which policies apply, whether any selects them or not.
     local: BTreeSet<ObjectKey>,
     /// The host-side interfaces of local pods, as the compiler knows them, and how they were found.
     interfaces: PodInterfaces,
@@ -323,7 +323,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         &self.compiler
     }
 
-    /// The cluster as of the last update.
+    /// The whole cluster as of the last update, including objects that are set aside.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
@@ -343,7 +343,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         &mut self.host
     }
 
-    /// The policed pods of this node.
+    /// The pods of this node to which policies apply, whether any selects them or not.
     pub fn local_pods(&self) -> &BTreeSet<ObjectKey> {
         &self.local
     }

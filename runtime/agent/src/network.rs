@@ -70,7 +70,7 @@ pub trait Network {
     }
 }
 
-/// The network that this process is in.
+/// The network namespace of the thread that calls, asked of the kernel each time.
 #[derive(Debug)]
 pub struct Kernel(());
 

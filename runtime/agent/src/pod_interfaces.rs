@@ -22,7 +22,7 @@ use netpolc_table::{
 use super::network::Network;
 use crate::discovery::{HostInterface, Placement, PodFacts};
 
-/// The interfaces of local pods.
+/// On which interface each local pod is, and what is not certain about it.
 #[derive(Debug, Default)]
 pub struct PodInterfaces {
     found: BTreeMap<ObjectKey, Found>,
@@ -35,7 +35,7 @@ pub struct PodInterfaces {
     doubts: BTreeMap<ObjectKey, String>,
 }
 
-/// A pod as it was when it was found.
+/// A pod as it was when its interface was found. Another pod of that name may be elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     interface: HostInterface,

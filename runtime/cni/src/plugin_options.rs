@@ -12,7 +12,7 @@ use crate::config::Fail;
 /// The name of a pod of the agent's DaemonSet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentPod {
-    /// The namespace of the pod.
+    /// The namespace that the DaemonSet is in.
     pub namespace: String,
     /// The name of the pod, with the suffix that is unique to it.
     pub name: String,

@@ -33,7 +33,7 @@ fn default_wait() -> u64 {
     DEFAULT_WAIT_MS
 }
 
-/// A request of the plugin.
+/// What the plugin asks about a sandbox or says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "camelCase")]
 pub enum Request {
@@ -72,7 +72,7 @@ pub struct Sandbox {
     pub host_interfaces: Vec<String>,
 }
 
-/// The agent's answer.
+/// What the agent answers to any request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "camelCase")]
 pub enum Reply {

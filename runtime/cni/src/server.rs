@@ -25,11 +25,11 @@ const QUEUE_LEN: usize = 256;
 /// the plugin tries again.
 #[derive(Debug)]
 pub struct Waiting {
-    /// The request of the plugin.
+    /// What the plugin wants to know.
     pub request: Request,
     /// How long the plugin waits, less the time to send a refusal with its reason.
     pub patience: Duration,
-    /// The channel for the answer.
+    /// Takes the answer, and is closed once the plugin has hung up.
     pub reply: oneshot::Sender<Reply>,
 }
 

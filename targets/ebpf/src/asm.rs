@@ -369,7 +369,7 @@ impl Asm {
         self.insns.push(Insn { imm: off as i32, ..Insn::default() });
     }
 
-    /// Jumps to a label.
+    /// Jumps to where the label is bound, be that before or behind.
     pub fn jump(&mut self, to: Label) {
         self.fixups.push((self.insns.len(), to));
         self.push(0x05, Reg::R0, 0, 0, 0);

@@ -176,7 +176,7 @@ fn marker(qdisc: Qdisc, role: Role) -> &'static str {
     MARKERS.iter().find(|m| (m.1, m.2) == (qdisc, role)).expect("MARKERS has every pair").0
 }
 
-/// All attachments of a target.
+/// What a target has attached, and what it left at interfaces on the way.
 #[derive(Debug, Default)]
 pub(crate) struct Attachments {
     held: BTreeMap<IfIndex, Held>,

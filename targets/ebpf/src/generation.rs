@@ -226,7 +226,6 @@ impl Generation {
         Ok(())
     }
 
-    /// The program of one hook.
     pub fn program(&self, hook: Hook) -> &Loaded {
         let found = self.programs.iter().find(|(h, _)| *h == hook);
         &found.expect("every hook has one").1

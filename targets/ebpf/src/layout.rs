@@ -306,13 +306,13 @@ maps! {
 pub enum MapKind {
     /// An array of one element, which user space can map.
     Array,
-    /// A hash table.
+    /// A hash table, which user space changes by system calls.
     Hash,
     /// A hash table that replaces what was used least recently when it is full.
     LruHash,
     /// An array whose elements are maps.
     ArrayOfMaps,
-    /// A ring buffer.
+    /// A ring buffer, by which programs wake user space.
     RingBuffer,
 }
 

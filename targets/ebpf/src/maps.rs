@@ -55,7 +55,6 @@ pub(crate) enum Lifetime {
 }
 
 impl Lifetime {
-    /// The lifetime of a map.
     pub fn of(map: MapId) -> Self {
         match map {
             MapId::State
@@ -304,7 +303,6 @@ impl Shared {
             (bytes, _) => bytes,
         }
     }
-    /// The descriptor of a shared map.
     pub(crate) fn fd(&self, id: MapId) -> BorrowedFd<'_> {
         match id {
             MapId::State => self.pool.records().fd(),

@@ -75,7 +75,6 @@ pub(crate) struct Pool {
     inner: Mutex<Inner>,
 }
 
-/// The name of a chunk's pin.
 fn pin_name(family: Family, slot: u16) -> String {
     format!("{}_{slot}", map_of(family).name())
 }
@@ -96,7 +95,6 @@ impl Pool {
         &self.records
     }
 
-    /// A family's map of maps.
     pub fn outer(&self, family: Family) -> BorrowedFd<'_> {
         self.outers[index(family)].fd().as_fd()
     }

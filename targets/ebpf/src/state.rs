@@ -66,7 +66,7 @@ pub struct Connection {
 /// A live connection with the time that it has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// The connection.
+    /// The connection as its entry has it now.
     pub connection: Connection,
     /// Whole seconds until it expires, unless a packet refreshes it.
     pub seconds: u32,

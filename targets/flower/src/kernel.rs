@@ -38,7 +38,7 @@ pub enum Error {
     /// The interface has a qdisc that is in the way, or takes none.
     #[error("interface {ifindex} takes no clsact qdisc: {refusal}")]
     Qdisc {
-        /// The index of the interface.
+        /// The interface that was to have a clsact qdisc.
         ifindex: IfIndex,
         /// The kernel's error code, and the text beside it where there is one.
         refusal: Refusal,
@@ -50,7 +50,7 @@ pub enum Error {
 pub struct Change<'a> {
     /// Whether the filter is added, replaced or removed.
     pub way: Way,
-    /// The index of the interface.
+    /// The interface at whose clsact qdisc the filter is.
     pub ifindex: IfIndex,
     /// The filter; of a removal only its place counts.
     pub filter: &'a Filter,

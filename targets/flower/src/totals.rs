@@ -49,7 +49,7 @@ pub struct Counts {
 /// The counts of one port, and what makes them up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortTotals {
-    /// The counts of the port.
+    /// The counts of this port alone.
     pub counts: Counts,
     /// Filters of each chain, as `ingress 0`.
     pub chains: BTreeMap<String, usize>,

@@ -6,7 +6,7 @@
 
 /// The parent under which clsact is installed (TC_H_CLSACT).
 pub const CLSACT: u32 = 0xffff_fff1;
-/// The handle of clsact.
+/// The handle that the clsact qdisc of every interface has.
 pub const CLSACT_HANDLE: u32 = 0xffff_0000;
 /// The parent of filters at clsact's ingress (TC_H_MIN_INGRESS).
 pub const INGRESS: u32 = 0xffff_fff2;

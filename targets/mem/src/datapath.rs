@@ -29,7 +29,7 @@ use crate::{
 /// dropped for a reason.
 pub(crate) type Answer = Result<Mark, DropReason>;
 
-/// The answer Next.
+/// The packet goes on, unmarked.
 pub(crate) const NEXT: Answer = Ok(Mark::Clear);
 
 /// The endpoint that a packet is judged for, and what is known of the packet besides its bytes.

@@ -11,7 +11,6 @@ use netpolc_target_ebpf::{
     program::{Options, Parameters, generate},
 };
 
-/// A line of the listing.
 struct Line<'a> {
     number: usize,
     text: &'a str,

@@ -28,7 +28,7 @@ pub struct Site {
 /// The host-side interface of a pod, which policy is attached to.
 #[derive(Clone, Debug)]
 pub struct HostEnd {
-    /// The namespace it is in.
+    /// The namespace of the node.
     pub namespace: Namespace,
     /// The name of the interface in that namespace.
     pub interface: String,

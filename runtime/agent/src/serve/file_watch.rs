@@ -23,7 +23,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 /// How long no change must occur for a burst of changes to be over.
 const DEBOUNCE: Duration = Duration::from_millis(3);
-/// The longest time that a burst is waited for.
+/// Files that change without a pause are read after this time all the same.
 const MAX_DEBOUNCE: Duration = Duration::from_millis(15);
 /// How often times and sizes are compared.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -132,7 +132,6 @@ impl Watch {
 /// The folders to watch, and the changes in them that matter.
 #[derive(Default)]
 struct WatchSet {
-    /// Folders to watch.
     folders: BTreeSet<PathBuf>,
     /// The paths whose changes matter, and the watched folders themselves.
     names: BTreeSet<PathBuf>,

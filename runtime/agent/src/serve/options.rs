@@ -5,7 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-/// The options of an agent.
+/// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The name of the node, as in spec.nodeName of the pods for which policies are enforced.
@@ -37,7 +37,7 @@ pub enum Passes {
     UntilStopped,
 }
 
-/// The result of one pass.
+/// What one pass has left to be said: where nothing is, all of the input is enforced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     /// What is wrong with the input, and for which pods nothing is enforced, one line each.

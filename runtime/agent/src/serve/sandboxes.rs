@@ -81,12 +81,12 @@ struct Pending {
     why: String,
 }
 
-/// The outcome of a request.
+/// How a request ended, as monitoring counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The pod's policies are enforced.
     Enforced,
-    /// They are not.
+    /// The plugin was told why they are not, and the sandbox does not start.
     Refused,
 }
 

@@ -12,7 +12,7 @@ use netpolc_host::{
     private::{self, FOLDER},
 };
 
-/// The mode of the state files.
+/// Only the owner reads and writes state files: what they say of pods and policies is not public.
 pub const FILE_MODE: u32 = 0o600;
 
 /// The path of the record for the tables that are pinned in `pin_dir`.

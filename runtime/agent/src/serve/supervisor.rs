@@ -52,7 +52,7 @@ enum Notice {
 
 /// An agent, and the state that the record and monitoring show.
 pub struct Supervisor<H, N> {
-    /// The agent that is supervised.
+    /// The agent itself. [`Supervisor::follow`] has it make an update, and notes whether it worked.
     pub agent: Agent<H, N>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
@@ -71,7 +71,7 @@ pub struct Supervisor<H, N> {
     /// Whether changes are held off: the target held tables before this agent's first update, and
     /// the input has not been seen completely yet.
     pub on_hold: bool,
-    /// The metrics of the agent.
+    /// What monitoring reads, where the loops note what only they know.
     pub metrics: Arc<Metrics>,
     /// The objects that are set aside, as they were last logged.
     aside: BTreeMap<(Kind, ObjectKey), Aside>,

@@ -104,7 +104,6 @@ impl Drop for Node {
 pub struct Running(Child);
 
 impl Running {
-    /// Starts it.
     pub fn start(command: &mut Command) -> Self {
         Running(command.spawn().unwrap())
     }

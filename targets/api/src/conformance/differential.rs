@@ -40,7 +40,7 @@ pub struct Mismatch {
     pub event: usize,
     /// The hook that saw the packet.
     pub hook: Hook,
-    /// The packet.
+    /// The packet about which the datapaths disagree.
     pub frame: Frame,
     /// What the first datapath answered, and why where it knows.
     pub left: String,

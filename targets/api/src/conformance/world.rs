@@ -26,7 +26,7 @@ use crate::{
 /// The interface by which packets from elsewhere come to the node.
 pub const UPLINK: IfIndex = IfIndex::new(7);
 
-/// A pod of the world.
+/// A pod on the node: each case plays between two of them and remotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// The pod's endpoint.
@@ -78,7 +78,7 @@ pub struct Hosts {
     pub stranger: IpAddr,
     /// An address of class 3.
     pub network: IpAddr,
-    /// The address of a Service.
+    /// The address of a Service, where the case makes one.
     pub service: IpAddr,
 }
 

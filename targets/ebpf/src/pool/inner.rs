@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub(super) spare: [Option<u16>; 2],
     /// Chunks that no record names any more, to be removed when no packet is under way in them.
     pub(super) garbage: Vec<(Family, u16)>,
-    /// The tables that are being moved.
+    /// The moves under way, by endpoint and index of the family.
     pub(super) moving: BTreeMap<(EndpointId, usize), Ticket>,
     /// How many tickets have been given out.
     tickets: u64,

@@ -100,7 +100,7 @@ pub struct Placed {
 /// What the new addresses of a write need.
 #[derive(Default)]
 struct Needs {
-    /// The groups that need a block.
+    /// The groups of which too many addresses would stand alone.
     blocks: Vec<Group>,
     /// The new addresses that will stand alone.
     singles: Vec<Ipv6Addr>,

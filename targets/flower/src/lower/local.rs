@@ -72,7 +72,7 @@ pub struct FromPod {
 }
 
 impl FromPod {
-    /// All of it in one.
+    /// What the egress policy opens, what is exempt from it, and the node's pods, in one list.
     pub fn openings(&self) -> Openings {
         let mut all = self.egress.clone();
         for (prefix, origins) in &self.exempt {

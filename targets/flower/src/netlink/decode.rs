@@ -18,11 +18,11 @@ use crate::filter::{
 /// A filter as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// The index of its interface.
+    /// The interface at whose clsact qdisc it is.
     pub ifindex: IfIndex,
-    /// The hook of its interface.
+    /// At which hook of the interface it is.
     pub side: Side,
-    /// The chain that it is in.
+    /// Its chain. Packets begin in chain 0.
     pub chain: u32,
     /// The prio that it has in its chain.
     pub prio: u16,

@@ -35,7 +35,7 @@ pub fn compiled(cluster: &Cluster) -> (Compiler, Topology) {
     (compiler, Topology { pods, uplinks, ..Topology::default() })
 }
 
-/// An endpoint's number.
+/// The endpoint of a pod, which is named as `namespace/name`.
 pub fn endpoint(compiler: &Compiler, pod: &str) -> EndpointId {
     let (namespace, name) = pod.split_once('/').expect("namespace/name");
     compiler.endpoint(&ObjectKey::new(namespace, name)).expect("an endpoint")
@@ -50,7 +50,6 @@ pub fn filters(lowered: &Lowered, endpoint: EndpointId) -> Vec<Filter> {
     port.map(|(_, list)| list.iter().map(|p| p.filter.clone()).collect()).unwrap_or_default()
 }
 
-/// An address.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }

@@ -27,15 +27,15 @@ const TIMEOUT: Duration = Duration::from_millis(40);
 
 /// A pod's place on the node.
 pub struct Place {
-    /// Name of the host-side interface, and of its other end.
+    /// The name of the host-side interface, and of its other end.
     pub name: String,
-    /// Its index.
+    /// The index of the host-side interface.
     pub ifindex: IfIndex,
-    /// Addresses that are routed to it.
+    /// The addresses that are routed to it.
     pub addresses: Vec<IpAddr>,
 }
 
-/// The node.
+/// A node in its own network namespace, whose pods and uplink are wires that the test holds.
 pub struct Node {
     /// Host-side interface -> the pod's end.
     pub pods: BTreeMap<IfIndex, Wire>,
@@ -45,7 +45,7 @@ pub struct Node {
     pub uplink: Wire,
     /// Address -> host-side interface.
     pub routes: BTreeMap<IpAddr, IfIndex>,
-    /// The filters.
+    /// What installs filters on the interfaces.
     pub flower: Flower,
     qdiscs: RefCell<Qdiscs>,
 }
