@@ -48,7 +48,8 @@ pub fn merge_last_known(loaded: Loaded, before: &Cluster, places: &Places) -> Me
     }
     let mut merge = Merge { incomplete: &incomplete, places, found, retained: vec![] };
     // Without `..`, so that a new kind of object needs a decision.
-    let Cluster { namespaces, pods, policies, nodes, services } = &mut cluster;
+    let Cluster { namespaces, pods, policies, nodes, services, tiers: _, security: _, staged: _ } =
+        &mut cluster;
     let unscoped = |name: &Arc<str>| ObjectKey::new("", name.clone());
     merge.part(ObjectKind::Namespace, namespaces, &before.namespaces, unscoped);
     merge.part(ObjectKind::Pod, pods, &before.pods, ObjectKey::clone);

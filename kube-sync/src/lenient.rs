@@ -6,7 +6,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    ContainerPort, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
+    ContainerPort, Grouping, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork,
+    Protocol,
 };
 
 use crate::{
@@ -73,6 +74,7 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
         network,
         phase,
         ports,
+        grouping: Grouping::default(),
     }
 }
 
@@ -106,7 +108,7 @@ pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
             address(reader, given, &item_path.field("address"), &mut addresses);
         }
     }
-    ClusterNode { addresses }
+    ClusterNode { addresses, ..ClusterNode::default() }
 }
 
 /// A field that every item of a list must have; None, with a report, where it is missing.

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Block, Isolation, Namespaces, ObjectKey, Peer, Peers, Policy, Port, Ports, Protocol, Rule,
-    Selector,
+    Block, Isolation, Mode, Namespaces, ObjectKey, Peer, Peers, Policy, Port, Ports, Protocol,
+    Rule, Selector,
 };
 
 use crate::{
@@ -81,6 +81,7 @@ pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Poli
         selector: subject,
         ingress: isolation(isolates.0, ingress_rules),
         egress: isolation(isolates.1, egress_rules),
+        mode: Mode::Enforced,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    ContainerPort, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
+    ContainerPort, Grouping, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -235,7 +235,7 @@ fn node(item: &Item) -> Option<Object> {
             }
         }
     }
-    Some(Object::Node(name, ClusterNode { addresses }))
+    Some(Object::Node(name, ClusterNode { addresses, ..ClusterNode::default() }))
 }
 
 fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
@@ -287,6 +287,7 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
             Phase::Active
         },
         ports,
+        grouping: Grouping::default(),
     })
 }
 

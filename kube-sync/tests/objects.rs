@@ -2,7 +2,7 @@
 //! give the same. A comment before JSON makes it YAML, which only the thorough way reads.
 
 use netpolc_kube_sync::{Input, Loaded, load};
-use netpolc_policy::{ContainerPort, ObjectKey, Phase, Pod, PodNetwork, Protocol};
+use netpolc_policy::{ContainerPort, Grouping, ObjectKey, Phase, Pod, PodNetwork, Protocol};
 
 /// Loads JSON in both ways.
 fn both(json: &str) -> Loaded {
@@ -53,6 +53,7 @@ fn s24_s30_a_pod_with_everything() {
             port(None, Protocol::Tcp, 4, None),
             port(Some("web"), Protocol::Tcp, 2, None),
         ],
+        grouping: Grouping::default(),
     };
     assert_eq!(pod, expected);
 }

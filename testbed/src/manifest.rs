@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 /// All objects of a cluster as one List.
 pub fn cluster(cluster: &Cluster) -> Value {
-    let Cluster { namespaces, pods, policies, nodes, services } = cluster;
+    let Cluster { namespaces, pods, policies, nodes, services, tiers: _, security: _, staged: _ } =
+        cluster;
     let mut items: Vec<Value> =
         namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
     items.extend(nodes.iter().map(|(name, n)| node(name, n)));
@@ -151,7 +152,7 @@ fn port(port: &Port) -> Value {
             json!({"protocol": protocol, "port": first, "endPort": last})
         }
         Port::Named { protocol, name } => json!({"protocol": protocol, "port": &**name}),
-        Port::Nothing => json!({"port": 0}),
+        Port::Name(_) | Port::Nothing => json!({"port": 0}),
     }
 }
 

@@ -98,6 +98,7 @@ pub fn pod(namespace: &str, name: &str, address: &str) -> Pod {
         network: PodNetwork::Own,
         phase: Phase::Active,
         ports: vec![],
+        grouping: Default::default(),
     }
 }
 
@@ -123,6 +124,7 @@ pub fn policy(namespace: &str, name: &str, pods: Selector, rules: Vec<Rule>) -> 
         selector: pods,
         ingress: Isolation::Isolated(rules.clone()),
         egress: Isolation::Isolated(rules),
+        mode: Default::default(),
     }
 }
 
@@ -140,9 +142,10 @@ pub fn bystanders() -> Cluster {
     for namespace in ["shop", "bank", "evil"] {
         cluster.namespaces.insert(namespace.into(), [("name", namespace)].into_iter().collect());
     }
-    cluster
-        .nodes
-        .insert(NODE.into(), Node { addresses: vec!["192.168.0.1".parse().expect("an address")] });
+    cluster.nodes.insert(
+        NODE.into(),
+        Node { addresses: vec!["192.168.0.1".parse().expect("an address")], ..Node::default() },
+    );
     for pod in [
         pod("shop", "web", "10.1.0.1"),
         pod("shop", "db", "10.1.0.2"),

@@ -44,6 +44,7 @@
 //!     network: PodNetwork::Own,
 //!     phase: Phase::Active,
 //!     ports: vec![],
+//!     grouping: Default::default(),
 //! };
 //! compiler.apply(Event::Pod { key: pod.key.clone(), pod: Some(pod) })?;
 //!
@@ -53,6 +54,7 @@
 //!     selector: Selector::default(),
 //!     ingress: Isolation::Isolated(vec![]),
 //!     egress: Isolation::Open,
+//!     mode: Default::default(),
 //! };
 //! let changes = compiler.apply(Event::Policy { key: policy.key.clone(), policy: Some(policy) })?;
 //!

@@ -74,7 +74,8 @@ pub(crate) fn allowed(ports: &Ports, direction: Direction, resolved: &Resolved) 
     for (i, port) in list.iter().enumerate() {
         let index = Some(i as u32);
         match port {
-            Port::Nothing => {}
+            // NetworkPolicies have no such ports.
+            Port::Name(_) | Port::Nothing => {}
             Port::Every(protocol) => lowered.push((index, What::Range((*protocol, 0, u16::MAX)))),
             Port::Range { protocol, first, last } => {
                 lowered.push((index, What::Range((*protocol, *first, *last))));

@@ -36,6 +36,7 @@ fn pod(namespace: &str, name: &str, address: &str, label: (&str, &str)) -> Pod {
         network: PodNetwork::Own,
         phase: Phase::Active,
         ports: vec![],
+        grouping: Default::default(),
     }
 }
 
@@ -67,6 +68,7 @@ fn cluster() -> Cluster {
         selector: selector("role", "db"),
         ingress: Isolation::Isolated(vec![ingress]),
         egress: Isolation::Isolated(vec![egress]),
+        mode: Default::default(),
     };
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("default".into(), Labels::default());

@@ -1,15 +1,25 @@
 //! The policy model: what Kubernetes says about who may talk to whom, and the oracle that answers
 //! single questions straight from it.
 //!
-//! Here: the cluster as policy sees it ([`model`]), label sets and selectors ([`labels`],
-//! [`selector`]), the oracle ([`oracle`]). Not here: decoding of Kubernetes objects (kube-sync) and
+//! Here: the cluster as policy sees it ([`model`], with ClusterNetworkPolicies in [`tier`] and
+//! Security Groups in [`group`]), label sets and selectors ([`labels`], [`selector`]), the oracle
+//! ([`oracle`]). Not here: decoding of Kubernetes objects (kube-sync) and
 //! anything about tables (the other crates under `compiler/`). No clock, no IO.
 
+pub mod group;
 pub mod labels;
 pub mod model;
 pub mod oracle;
 pub mod selector;
+pub mod tier;
 
+pub use group::{
+    GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, NetworkInterface, PrefixListId,
+    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, SecurityGroups, Traffic,
+};
 pub use labels::Labels;
 pub use model::*;
 pub use selector::{Index, Operator, Requirement, Selector};
+pub use tier::{
+    Action, Mode, Priority, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule,
+};

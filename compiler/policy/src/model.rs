@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 use serde::{Serialize, Serializer};
 
-use crate::{Labels, Selector};
+use crate::{Grouping, Labels, Mode, SecurityGroups, Selector, TierKey, TierPolicy};
 
 /// Namespace and name of a namespaced object; prints as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +52,22 @@ pub struct Cluster {
     pub nodes: BTreeMap<Arc<str>, Node>,
     /// Services by key.
     pub services: BTreeMap<ObjectKey, Service>,
+    /// ClusterNetworkPolicies by group and name.
+    pub tiers: BTreeMap<TierKey, TierPolicy>,
+    /// Security groups, and who has them.
+    pub security: SecurityGroups,
+    /// StagedKubernetesNetworkPolicies: what would become of the NetworkPolicy of the same key
+    /// (S84).
+    pub staged: BTreeMap<ObjectKey, Staged>,
+}
+
+/// What a StagedKubernetesNetworkPolicy would do to the NetworkPolicy of its name (S85).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Staged {
+    /// `stagedAction: Set`: this policy would be there, in place of the one of its name.
+    Set(Policy),
+    /// `stagedAction: Delete`: the policy of its name would be gone.
+    Delete,
 }
 
 /// A Service as far as policy depends on it: which addresses and ports are not what they seem,
@@ -95,6 +111,8 @@ pub struct ServicePort {
 /// A node: its addresses, as Node.status has them, and those of the interfaces that face its pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
+    /// The node's metadata.labels, by which tiers select it (S71).
+    pub labels: Labels,
     /// The addresses of both families, without those of Services (S45).
     pub addresses: Vec<IpAddr>,
 }
@@ -118,6 +136,8 @@ pub struct Pod {
     pub phase: Phase,
     /// Ports of all containers, init containers with restartPolicy Always included (S30).
     pub ports: Vec<ContainerPort>,
+    /// What says which security groups it has (S75).
+    pub grouping: Grouping,
 }
 
 impl Pod {
@@ -181,6 +201,8 @@ pub struct Policy {
     pub ingress: Isolation,
     /// What it says about traffic from them.
     pub egress: Isolation,
+    /// Whether it decides, or is only tried (S84).
+    pub mode: Mode,
 }
 
 impl Policy {
@@ -324,6 +346,9 @@ pub enum Port {
         /// The container port's name.
         name: Arc<str>,
     },
+    /// Resolved on the destination pod by name, whatever the protocol of the container port;
+    /// ClusterNetworkPolicies alone have it (S69).
+    Name(Arc<str>),
     /// Could not be understood: matches nothing (S27, S61).
     Nothing,
 }

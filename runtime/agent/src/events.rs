@@ -11,7 +11,8 @@ use netpolc_policy::Cluster;
 /// them together.
 pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     // Without `..`, so that a new kind of object cannot be forgotten.
-    let Cluster { namespaces, pods, policies, nodes, services } = old;
+    let Cluster { namespaces, pods, policies, nodes, services, tiers, security: _, staged: _ } =
+        old;
     let mut events = Vec::new();
     differing(nodes, &new.nodes, |name, node| {
         events.push(Event::Node { name: name.clone(), node: node.cloned() });
@@ -76,7 +77,7 @@ fn differing<K: Ord, V: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use netpolc_policy::{Isolation, Labels, ObjectKey, Policy, Selector};
+    use netpolc_policy::{Isolation, Labels, Mode, ObjectKey, Policy, Selector};
 
     use super::*;
 
@@ -87,6 +88,7 @@ mod tests {
             selector: Selector::default(),
             ingress: Isolation::Open,
             egress,
+            mode: Mode::Enforced,
         };
         let policies = |list: Vec<Policy>| list.into_iter().map(|p| (p.key.clone(), p)).collect();
         let old = Cluster {

@@ -48,6 +48,7 @@ fn pod(name: &str, uid: &str, list: &[&str]) -> Pod {
         network: PodNetwork::Own,
         phase: Phase::Active,
         ports: vec![],
+        grouping: Default::default(),
     }
 }
 

@@ -68,6 +68,7 @@ pub fn cluster(policies: usize) -> Cluster {
         network: PodNetwork::Own,
         phase: Phase::Active,
         ports: vec![],
+        grouping: Default::default(),
     };
     let mut add = |pod: Pod| drop(cluster.pods.insert(pod.key.clone(), pod));
     add(pod(subject(), NODE, Labels::default(), Family::BOTH.map(local)));

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netpolc_policy::{Cluster, Isolation, ObjectKey, Operator, Policy, Requirement, Selector};
+use netpolc_policy::{
+    Cluster, Isolation, Mode, ObjectKey, Operator, Policy, Requirement, Selector,
+};
 
 use super::{
     Lab, Place, Tracking,
@@ -347,7 +349,9 @@ fn policies(rng: &mut Rng, lab: &Lab) -> Cluster {
             _ => (Isolation::Isolated(vec![]), Isolation::Isolated(vec![])),
         };
         let key = ObjectKey::new(pod.namespace.clone(), format!("jail{i}"));
-        cluster.policies.insert(key.clone(), Policy { key, selector, ingress, egress });
+        cluster
+            .policies
+            .insert(key.clone(), Policy { key, selector, ingress, egress, mode: Mode::Enforced });
     }
     cluster
 }

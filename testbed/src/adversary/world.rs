@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netpolc_policy::{Cluster, Labels, Node, ObjectKey, Phase, Pod, PodNetwork};
+use netpolc_policy::{Cluster, Grouping, Labels, Node, ObjectKey, Phase, Pod, PodNetwork};
 
 use crate::random::{self, Rng};
 
@@ -187,7 +187,9 @@ impl World {
             cluster.namespaces.insert(name.into(), random::labels(rng));
         }
         for (name, addresses) in [("node1", self.node), ("node2", self.far_node)] {
-            cluster.nodes.insert(name.into(), Node { addresses: addresses.to_vec() });
+            cluster
+                .nodes
+                .insert(name.into(), Node { addresses: addresses.to_vec(), ..Node::default() });
         }
         let far = [("far", self.far), ("overlaid", self.overlaid)];
         let far = far.map(|(name, addresses)| (ObjectKey::new("n0", name), addresses, "node2"));
@@ -207,6 +209,7 @@ impl World {
                 network: PodNetwork::Own,
                 phase: Phase::Active,
                 ports: random::container_ports(rng),
+                grouping: Grouping::default(),
                 key: key.clone(),
             };
             cluster.pods.insert(key, pod);

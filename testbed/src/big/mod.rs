@@ -15,7 +15,8 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, ContainerPort, Labels, Node, ObjectKey, Phase, Pod, PodNetwork, Policy, Protocol,
+    Cluster, ContainerPort, Grouping, Labels, Node, ObjectKey, Phase, Pod, PodNetwork, Policy,
+    Protocol,
 };
 
 use crate::random::Rng;
@@ -68,7 +69,7 @@ impl Big {
             pods: self.pods().map(|p| (p.key.clone(), p)).collect(),
             policies: self.policies().map(|p| (p.key.clone(), p)).collect(),
             nodes: (0..self.nodes()).map(|n| (node_name(n), self.node(n))).collect(),
-            services: Default::default(),
+            ..Cluster::default()
         }
     }
 
@@ -100,7 +101,7 @@ impl Big {
         if self.stack == Stack::Dual {
             addresses.push(Ipv6Addr::new(0xfd00, 0xff, 0, 0, 0, 0, 0, n as u16).into());
         }
-        Node { addresses }
+        Node { addresses, ..Node::default() }
     }
 
     /// All pods, Deployment by Deployment. The scheduler has spread them: the pods of one
@@ -129,6 +130,7 @@ impl Big {
                 network: PodNetwork::Own,
                 phase: Phase::Active,
                 ports: current.ports.clone(),
+                grouping: Grouping::default(),
             }
         })
     }

@@ -25,6 +25,7 @@ pub(super) fn all(big: Big) -> impl Iterator<Item = Policy> {
                 selector: Selector::default(),
                 ingress: Isolation::Isolated(Vec::new()),
                 egress: Isolation::Open,
+                mode: Default::default(),
             },
             1 => egress(&mut rng, key("egress")),
             2 => blocks(&mut rng, key("from-outside")),
@@ -46,6 +47,7 @@ pub(super) fn all(big: Big) -> impl Iterator<Item = Policy> {
                     }]),
                 }]),
                 egress: Isolation::Open,
+                mode: Default::default(),
             },
             _ => apps(&mut rng, key("allow")),
         }
@@ -127,12 +129,19 @@ fn egress(rng: &mut Rng, key: ObjectKey) -> Policy {
         selector,
         ingress: Isolation::Open,
         egress: Isolation::Isolated(vec![dns, app, network]),
+        mode: Default::default(),
     }
 }
 
 fn ingress(rng: &mut Rng, key: ObjectKey, rule: Rule) -> Policy {
     let selector = equals("app", rng.pick::<&str>(&APPS));
-    Policy { key, selector, ingress: Isolation::Isolated(vec![rule]), egress: Isolation::Open }
+    Policy {
+        key,
+        selector,
+        ingress: Isolation::Isolated(vec![rule]),
+        egress: Isolation::Open,
+        mode: Default::default(),
+    }
 }
 
 /// One to four ports of those that are common.

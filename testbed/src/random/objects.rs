@@ -7,9 +7,9 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Block, Cluster, ContainerPort, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer,
-    Peers, Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
-    Service, ServicePort,
+    Block, Cluster, ContainerPort, Grouping, Isolation, Labels, Mode, Namespaces, Node, ObjectKey,
+    Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement,
+    Rule, Selector, Service, ServicePort,
 };
 
 use super::{Claims, Rng, Shape};
@@ -128,7 +128,7 @@ pub fn node(rng: &mut Rng, n: usize) -> Node {
     if rng.chance(20) {
         addresses.push(Ipv4Addr::new(192, 168, 1, 1 + n as u8).into());
     }
-    Node { addresses }
+    Node { addresses, ..Node::default() }
 }
 
 /// A pod called `key`, on addresses that are free in `cluster` (or mostly so, by `shape`).
@@ -152,6 +152,7 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
         network,
         phase,
         ports: container_ports(rng),
+        grouping: Grouping::default(),
         key,
     }
 }
@@ -207,7 +208,7 @@ pub fn policy(rng: &mut Rng, key: ObjectKey) -> Policy {
     if ingress == Isolation::Open && egress == Isolation::Open {
         ingress = Isolation::Isolated(Vec::new());
     }
-    Policy { key, selector: selector(rng), ingress, egress }
+    Policy { key, selector: selector(rng), ingress, egress, mode: Mode::Enforced }
 }
 
 fn isolation(rng: &mut Rng) -> Isolation {

@@ -51,7 +51,7 @@ impl Bound {
                 bound.wide += u64::from(ports.iter().any(|port| match port {
                     Port::Every(_) => true,
                     Port::Range { first, last, .. } => first < last,
-                    Port::Named { .. } | Port::Nothing => false,
+                    Port::Named { .. } | Port::Name(_) | Port::Nothing => false,
                 }));
             }
             bound.blocks += u64::from(rule.peers == Peers::Any);
@@ -317,7 +317,7 @@ impl Item {
                                         .map(|n| (*protocol, n, n)),
                                 );
                             }
-                            Port::Named { .. } | Port::Nothing => {}
+                            Port::Named { .. } | Port::Name(_) | Port::Nothing => {}
                         }
                     }
                 }

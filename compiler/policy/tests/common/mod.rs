@@ -77,7 +77,7 @@ impl World {
 
     pub fn node(mut self, name: &str, addresses: &[&str]) -> Self {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        self.0.nodes.insert(name.into(), Node { addresses });
+        self.0.nodes.insert(name.into(), Node { addresses, ..Node::default() });
         self
     }
 
@@ -102,6 +102,7 @@ impl World {
             network: PodNetwork::Own,
             phase: Phase::Active,
             ports: Vec::new(),
+            grouping: Default::default(),
         };
         change(&mut pod);
         self.0.pods.insert(pod.key.clone(), pod);
@@ -115,7 +116,13 @@ impl World {
         ingress: Isolation,
         egress: Isolation,
     ) -> Self {
-        let policy = Policy { key: key(name), selector: selector(subject), ingress, egress };
+        let policy = Policy {
+            key: key(name),
+            selector: selector(subject),
+            ingress,
+            egress,
+            mode: Mode::Enforced,
+        };
         self.0.policies.insert(policy.key.clone(), policy);
         self
     }

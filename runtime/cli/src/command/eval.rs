@@ -379,6 +379,7 @@ mod tests {
             network: PodNetwork::Own,
             phase: Phase::Active,
             ports: vec![],
+            grouping: Default::default(),
         };
         let pods = [
             pod("ui", &["10.0.0.1", "fd00::1"]),

@@ -281,6 +281,7 @@ fn cluster(policies: &[PodPolicy]) -> Cluster {
         network: PodNetwork::Own,
         phase: Phase::Active,
         ports: vec![],
+        grouping: Default::default(),
     };
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("bench".into(), Labels::default());
@@ -307,6 +308,7 @@ fn cluster(policies: &[PodPolicy]) -> Cluster {
             selector: Selector { requirements: vec![requirement] },
             ingress: Isolation::Isolated(vec![rule]),
             egress: Isolation::Open,
+            mode: Default::default(),
         };
         cluster.policies.insert(policy.key.clone(), policy);
         cluster.pods.insert(pod.key.clone(), pod);

@@ -2,16 +2,20 @@
 //! right; it shares nothing with the lowering, so that the two can be held against each other.
 //!
 //! Here: new connections between two concrete addresses (S1-S34), with the offline answers for the
-//! node, the own node and the pod itself (S44-S47). Not here: replies, fragments and everything
-//! else that is a property of a packet and not of the policies.
+//! node, the own node and the pod itself (S44-S47); the order of tiers around them is in [`tiers`]
+//! (S62-S74). Not here: replies, fragments and everything else that is a property of a packet and
+//! not of the policies.
+
+mod tiers;
 
 use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
+pub use self::tiers::{Conflict, TierPlace, conflicts};
 use crate::{
-    Cluster, Direction, Isolation, Namespaces, ObjectKey, Peer, Peers, Pod, Policy, Port, Ports,
-    Protocol, Rule,
+    Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers, Pod, Policy,
+    Port, Ports, Protocol, Rule, Selector,
 };
 
 /// May `source` open this connection (or send this packet) to `destination`?
@@ -118,6 +122,9 @@ pub struct Side {
     pub pod: Option<ObjectKey>,
     /// Why the side allows or denies it.
     pub reason: Reason,
+    /// The rules of tiers that passed the packet on before that, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<TierPlace>,
 }
 
 /// What decided about one side.
@@ -126,7 +133,7 @@ pub struct Side {
 pub enum Reason {
     /// No active pod with a network of its own: policy does not speak about it (S13, S15).
     NotPoliced,
-    /// No policy isolates the pod in this direction.
+    /// No policy isolates the pod in this direction, and no rule of a tier matches.
     NotIsolated,
     /// Source and destination are one pod (S47).
     Own,
@@ -139,12 +146,19 @@ pub enum Reason {
     Allowed(Place),
     /// These policies isolate the pod and none allows it. Never empty, ordered by key.
     Denied(Vec<ObjectKey>),
+    /// This rule of a tier accepts it (S63).
+    Accepted(TierPlace),
+    /// These rules of a tier deny it, one of each policy of one priority (S64). Never empty.
+    Refused(Vec<TierPlace>),
+    /// The address and port belong to a Service that is set aside (S33), and no policy isolates the
+    /// pod.
+    Closed,
 }
 
 impl Reason {
     /// Does this side let the packet through?
     pub fn allows(&self) -> bool {
-        !matches!(self, Reason::Denied(_) | Reason::Service)
+        !matches!(self, Reason::Denied(_) | Reason::Service | Reason::Refused(_) | Reason::Closed)
     }
 }
 
@@ -205,20 +219,18 @@ fn side(
         }
         Party::Address(address) => claimants(cluster, *address),
     };
-    let sides = subjects.iter().map(|pod| Side {
-        pod: Some(pod.key.clone()),
-        reason: decide(&Case {
-            cluster,
-            direction,
-            pod,
-            remote,
-            protocol: question.protocol,
-            port,
-        }),
+    let sides = subjects.iter().map(|pod| {
+        let case = Case { cluster, direction, pod, remote, protocol: question.protocol, port };
+        let (reason, passed) = decide(&case);
+        Side { pod: Some(pod.key.clone()), reason, passed }
     });
     let sides: Vec<Side> = sides.collect();
     let denial = sides.iter().find(|side| !side.reason.allows());
-    denial.or(sides.first()).cloned().unwrap_or(Side { pod: None, reason: Reason::NotPoliced })
+    denial.or(sides.first()).cloned().unwrap_or(Side {
+        pod: None,
+        reason: Reason::NotPoliced,
+        passed: Vec::new(),
+    })
 }
 
 /// The active pods with a network of their own that have `address`.
@@ -240,7 +252,30 @@ struct Case<'a> {
     port: Option<u16>,
 }
 
-fn decide(case: &Case) -> Reason {
+/// The answer of one side, and the rules of tiers that passed the packet on before it.
+fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
+    if !tiers::concern(case) {
+        return (by_policies(case).unwrap_or(Reason::NotIsolated), Vec::new());
+    }
+    // S47, S44: own traffic and what is born on the node come before any tier.
+    if case.pod.addresses.contains(&case.remote) {
+        return (Reason::Own, Vec::new());
+    }
+    if case.direction == Direction::Ingress && with_own_node(case) {
+        return (Reason::Node, Vec::new());
+    }
+    // S48: a Service's address is judged by the backend, whatever a tier or a policy says of it.
+    if is_service(case) {
+        return (Reason::Service, Vec::new());
+    }
+    if is_closed(case) {
+        return (Reason::Closed, Vec::new());
+    }
+    tiers::decide(case, || by_policies(case))
+}
+
+/// What the NetworkPolicies say; None where none of them isolates the pod (S65).
+fn by_policies(case: &Case) -> Option<Reason> {
     let selecting = case.cluster.policies.values().filter(|policy| selects(policy, case.pod));
     let mut isolating = Vec::new();
     let closed = is_closed(case);
@@ -254,19 +289,20 @@ fn decide(case: &Case) -> Reason {
                 rule_allows(case, policy, rule)
             };
             if let Some((peer, port)) = allows {
-                return Reason::Allowed(Place {
+                return Some(Reason::Allowed(Place {
                     policy: policy.key.clone(),
                     rule: index,
                     peer,
                     port,
-                });
+                }));
             }
         }
         isolating.push(policy.key.clone());
     }
     if isolating.is_empty() {
-        Reason::NotIsolated
-    } else if case.pod.addresses.contains(&case.remote) {
+        return None;
+    }
+    Some(if case.pod.addresses.contains(&case.remote) {
         Reason::Own
     } else if closed && !is_service(case) {
         Reason::Denied(isolating)
@@ -276,12 +312,14 @@ fn decide(case: &Case) -> Reason {
         Reason::Node
     } else {
         Reason::Denied(isolating)
-    }
+    })
 }
 
-/// S1, S13, S15: pods of the policy's own namespace that run in a network of their own.
+/// S1, S13, S15: pods of the policy's own namespace that run in a network of their own. Policies
+/// that are only tried decide nothing (S84).
 fn selects(policy: &Policy, pod: &Pod) -> bool {
-    pod.is_policed()
+    policy.mode == Mode::Enforced
+        && pod.is_policed()
         && pod.key.namespace == policy.key.namespace
         && policy.selector.matches(&pod.labels)
 }
@@ -391,24 +429,24 @@ fn peer_matches(case: &Case, policy: &Policy, peer: &Peer) -> bool {
     match peer {
         Peer::Pods { namespaces, pods } => {
             let claimants = claimants(case.cluster, case.remote);
-            !claimants.is_empty()
-                && claimants.iter().all(|pod| {
-                    let labels = case
-                        .cluster
-                        .namespaces
-                        .get(&pod.key.namespace)
-                        .cloned()
-                        .unwrap_or_default();
-                    let namespace_matches = match namespaces {
-                        Namespaces::Own => pod.key.namespace == policy.key.namespace,
-                        Namespaces::Matching(selector) => selector.matches(&labels),
-                    };
-                    namespace_matches && pods.matches(&pod.labels)
-                })
+            let selects = |pod: &&Pod| match namespaces {
+                Namespaces::Own => {
+                    pod.key.namespace == policy.key.namespace && pods.matches(&pod.labels)
+                }
+                Namespaces::Matching(selector) => selected(case.cluster, pod, selector, pods),
+            };
+            !claimants.is_empty() && claimants.iter().all(selects)
         }
         Peer::Block(block) => block.contains(case.remote),
         Peer::Nothing => false,
     }
+}
+
+/// Is the pod, with its namespace, what these two select?
+fn selected(cluster: &Cluster, pod: &Pod, namespaces: &Selector, pods: &Selector) -> bool {
+    let none = Labels::default();
+    let labels = cluster.namespaces.get(&pod.key.namespace).unwrap_or(&none);
+    namespaces.matches(labels) && pods.matches(&pod.labels)
 }
 
 /// Does the listed `port` match, given that the rule's `peer` (None: any) does?
@@ -433,7 +471,8 @@ fn port_matches(case: &Case, peer: Option<&Peer>, port: &Port) -> bool {
                 }
             }
         }
-        Port::Nothing => false,
+        // NetworkPolicies have no such port.
+        Port::Name(_) | Port::Nothing => false,
     }
 }
 
@@ -453,6 +492,15 @@ impl fmt::Display for Reason {
             Reason::Node => f.write_str("the pod's own node"),
             Reason::Service => f.write_str("a Service's address: its backend decides"),
             Reason::Allowed(place) => write!(f, "allowed by {place}"),
+            Reason::Accepted(place) => write!(f, "accepted by {place}"),
+            Reason::Refused(places) => {
+                f.write_str("denied by ")?;
+                for (i, place) in places.iter().enumerate() {
+                    write!(f, "{}{place}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Reason::Closed => f.write_str("denied: the address of a Service that is set aside"),
             Reason::Denied(policies) => {
                 f.write_str("denied: isolated by ")?;
                 for (i, policy) in policies.iter().enumerate() {
