@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use netpolc_policy::{
-    Cluster, Isolation, Namespaces, Peer, Peers, Phase, PodNetwork, Port, Ports, oracle,
+    Action, Cluster, Isolation, Mode, Namespaces, Peer, Peers, Phase, PodNetwork, Port, Ports,
+    Tier, TierPeer, oracle,
 };
 use netpolc_testbed::random::{Change, Claims, Rng, Shape, change, cluster, questions};
 
@@ -82,6 +83,13 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
                     "service gone"
                 }
             }
+            Change::Tier { policy, .. } => {
+                if policy.is_some() {
+                    "tier"
+                } else {
+                    "tier gone"
+                }
+            }
             Change::Node { node, .. } => {
                 if node.is_some() {
                     "node"
@@ -95,7 +103,7 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             if oracle::judge(&cluster, &question).allowed { allowed += 1 } else { denied += 1 }
         }
     }
-    assert_eq!(seen.len(), 10 + 18, "{seen:?}");
+    assert_eq!(seen.len(), 12 + 18 + 13, "{seen:?}");
     assert!(allowed > 1000 && denied > 1000, "{allowed} allowed, {denied} denied");
 }
 
@@ -103,6 +111,29 @@ fn features(cluster: &Cluster, seen: &mut BTreeSet<&'static str>) {
     for pod in cluster.pods.values() {
         seen.insert(if pod.phase == Phase::Active { "active" } else { "finished" });
         seen.insert(if pod.network == PodNetwork::Own { "own network" } else { "host network" });
+    }
+    for policy in cluster.tiers.values() {
+        seen.insert(if policy.tier == Tier::Admin { "admin" } else { "baseline" });
+        seen.insert(if policy.mode == Mode::Enforced { "enforced" } else { "audited" });
+        for rule in policy.ingress.iter().chain(&policy.egress) {
+            seen.insert(match rule.action {
+                Action::Accept => "accept",
+                Action::Deny => "deny",
+                Action::Pass => "pass",
+            });
+            seen.extend(rule.peers.iter().map(|peer| match peer {
+                TierPeer::Pods { .. } => "tier pods",
+                TierPeer::Networks(_) => "networks",
+                TierPeer::Nodes(_) => "nodes",
+                TierPeer::Anybody => "anybody",
+                TierPeer::Nobody => "nobody",
+            }));
+            if let Ports::Listed(ports) = &rule.ports
+                && ports.iter().any(|port| matches!(port, Port::Name(_)))
+            {
+                seen.insert("named in any protocol");
+            }
+        }
     }
     for isolation in cluster.policies.values().flat_map(|p| [&p.ingress, &p.egress]) {
         let Isolation::Isolated(rules) = isolation else {
@@ -127,6 +158,7 @@ fn features(cluster: &Cluster, seen: &mut BTreeSet<&'static str>) {
                     Port::Every(_) => "every port",
                     Port::Range { .. } => "range",
                     Port::Named { .. } => "named",
+                    Port::Name(_) => unreachable!("NetworkPolicies have no such port"),
                     Port::Nothing => "no port",
                 })),
             }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, mem::take, sync::Arc};
 
 use crate::{
     content::distinct,
-    grants::RowKey,
+    grants::Grant,
     interval::{self, Edge},
     rules::{Rule, What},
 };
@@ -81,7 +81,7 @@ pub(crate) fn edges(rules: &[Rule]) -> Vec<Edge> {
     distinct(ranges.flat_map(interval::edges))
 }
 
-/// The verdicts of a row, where there are no edges but these.
-pub(crate) fn of(row: &RowKey, edges: &[Edge]) -> u64 {
-    row.iter().map(|grant| grant.range().map_or(1, |range| interval::pieces(edges, range))).sum()
+/// The verdicts of these grants of a row, where there are no edges but these.
+pub(crate) fn of<'a>(row: impl Iterator<Item = &'a Grant>, edges: &[Edge]) -> u64 {
+    row.map(|grant| grant.range().map_or(1, |range| interval::pieces(edges, range))).sum()
 }

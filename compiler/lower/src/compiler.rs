@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use netpolc_policy::{Cluster, Direction, ObjectKey, Pod, Policy, Service};
+use netpolc_policy::{Cluster, Direction, ObjectKey, Pod, Policy, Service, TierKey, TierPolicy};
 use netpolc_table::{EndpointId, Program, delta::Changes};
 
 use crate::{
@@ -20,8 +20,9 @@ use crate::{
     policies::Policies,
     prefix::Prefix,
     services::{Count, Services},
-    set::SetKey,
+    set::{Deciding, SetKey},
     shares::{Limits, Room, Shares},
+    tiers::Tiers,
     usage,
     wire::Wire,
     worklist::Worklist,
@@ -35,6 +36,7 @@ pub struct Compiler {
     overflow: Option<Overflow>,
     // What is known.
     policies: Policies,
+    tiers: Tiers,
     nodes: Nodes,
     membership: Membership,
     services: Services,
@@ -54,6 +56,7 @@ impl Compiler {
             scope,
             overflow: None,
             policies: Policies::default(),
+            tiers: Tiers::default(),
             nodes: Nodes::default(),
             membership: Membership::default(),
             services: Services::default(),
@@ -138,6 +141,9 @@ impl Compiler {
         }
         for (key, policy) in &cluster.policies {
             self.set_policy(key, Some(shares.policy(policy.clone())));
+        }
+        for (key, policy) in &cluster.tiers {
+            self.set_tier(key, Some(policy.clone()));
         }
         for (key, service) in &cluster.services {
             self.set_service(key, Some(shares.service(key, service.clone())));
@@ -238,12 +244,22 @@ impl Compiler {
         self.endpoints.iter()
     }
 
-    /// Does some policy isolate this pod? Also for pods that are no endpoints, having no address
-    /// yet.
+    /// Does some policy decide about this pod's traffic? Also for pods that are no endpoints, having
+    /// no address yet.
     pub fn isolates(&self, pod: &Pod) -> bool {
-        Direction::BOTH
-            .into_iter()
-            .any(|direction| self.policies.isolating(pod, direction).next().is_some())
+        Direction::BOTH.into_iter().any(|direction| !self.deciding(pod, direction).is_empty())
+    }
+
+    /// The policies that decide about a pod in one direction.
+    fn deciding(&self, pod: &Pod, direction: Direction) -> Deciding {
+        let tiers = match self.tiers.is_empty() {
+            true => Vec::new(),
+            false => {
+                let namespace = self.membership.labels(&pod.key.namespace);
+                self.tiers.about(pod, &namespace, direction)
+            }
+        };
+        Deciding { tiers, policies: self.policies.isolating(pod, direction).cloned().collect() }
     }
 
     /// The namespaces whose rows take more verdicts than they may, with what they take: after an
@@ -271,7 +287,13 @@ impl Compiler {
         match event {
             Event::Namespace { name, labels } => {
                 self.membership.set_labels(&name, labels.unwrap_or_default(), &mut self.work);
+                // Tiers select pods by the labels of their namespace too (S67).
+                if !self.tiers.is_empty() {
+                    let here = self.endpoints.in_namespace(&name);
+                    here.for_each(|pod| self.work.choose_sets(pod.clone()));
+                }
             }
+            Event::Tier { key, policy } => self.set_tier(&key, policy),
             Event::Pod { key, pod } => self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
             Event::Node { name, node } => self.nodes.set(&name, node.as_ref(), &mut self.work),
@@ -311,6 +333,18 @@ impl Compiler {
             let Some(labels) = self.membership.pod(pod).map(|pod| &pod.labels) else { continue };
             if versions.iter().any(|slot| slot.selects(labels)) {
                 self.work.choose_sets(pod.clone());
+            }
+        }
+    }
+
+    /// Endpoints choose their sets anew which the policy is about, or was about until now.
+    fn set_tier(&mut self, key: &TierKey, policy: Option<TierPolicy>) {
+        let versions = self.tiers.set(key, policy);
+        for (key, _) in self.endpoints.iter() {
+            let Some(pod) = self.membership.pod(key) else { continue };
+            let namespace = self.membership.labels(&key.namespace);
+            if versions.iter().any(|slot| slot.is_about(&namespace, &pod.labels)) {
+                self.work.choose_sets(key.clone());
             }
         }
     }
@@ -372,27 +406,27 @@ impl Compiler {
         Ok(())
     }
 
-    /// Finds the policies that isolate an endpoint and gives it their sets.
+    /// Finds the policies that decide about an endpoint and gives it their sets.
     fn choose_sets(&mut self, key: &ObjectKey) -> Result<(), Overflow> {
         let Some(pod) = self.membership.pod(key) else { return Ok(()) };
         let wanted = Direction::BOTH.map(|direction| {
-            let isolating: Vec<_> = self.policies.isolating(pod, direction).cloned().collect();
-            if isolating.is_empty() {
+            let deciding = self.deciding(pod, direction);
+            if deciding.is_empty() {
                 return None;
             }
             let set = match direction {
-                Direction::Ingress => SetKey::ingress(pod, &isolating),
+                Direction::Ingress => SetKey::ingress(pod, &deciding),
                 Direction::Egress => {
-                    SetKey::egress(pod, &isolating, self.services.health_checks(), &self.wire)
+                    SetKey::egress(pod, &deciding, self.services.health_checks(), &self.wire)
                 }
             };
-            Some((set, isolating))
+            Some((set, deciding))
         });
         let mut sets = [None, None];
         for (set, wanted) in sets.iter_mut().zip(wanted) {
-            if let Some((key, isolating)) = wanted {
+            if let Some((key, deciding)) = wanted {
                 let (membership, out, work) = (&mut self.membership, &mut self.out, &mut self.work);
-                *set = Some(self.matrix.acquire_set(key, &isolating, membership, out, work)?);
+                *set = Some(self.matrix.acquire_set(key, &deciding, membership, out, work)?);
             }
         }
         self.endpoints.set_sets(key, sets, &mut self.work);

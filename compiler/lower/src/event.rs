@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use netpolc_policy::{Labels, Node, ObjectKey, Pod, Policy, Service};
+use netpolc_policy::{Labels, Node, ObjectKey, Pod, Policy, Service, TierKey, TierPolicy};
 use netpolc_table::{IfIndex, schema::Mac};
 
 use crate::wire::Wire;
@@ -63,11 +63,18 @@ pub enum Event {
         /// As it is admitted ([`crate::Shares::admit`]).
         policy: Option<Policy>,
     },
+    /// A ClusterNetworkPolicy, whether it is about a pod of this node or not.
+    Tier {
+        /// Its API group and name.
+        key: TierKey,
+        /// One that is only tried is as good as gone.
+        policy: Option<TierPolicy>,
+    },
     /// A node of the cluster.
     Node {
         /// As pods say where they are.
         name: Arc<str>,
-        /// With all its addresses.
+        /// With all its addresses and labels.
         node: Option<Node>,
     },
     /// A Service: its addresses and ports lead to backends.

@@ -1,7 +1,8 @@
 //! What a set grants a class: nothing, everything, or some ports. Pure: rules and members in,
 //! grants and their origins out.
 //!
-//! Not here: entries and ids ([`crate::rows`]).
+//! Here: sets whose rules have no order, and what all sets share. Not here: the order of tiers
+//! ([`crate::order`]), entries and ids ([`crate::rows`]).
 
 use std::collections::BTreeSet;
 
@@ -10,9 +11,9 @@ use netpolc_table::{Class, Origin, schema::Family};
 
 use crate::{
     index::AtomId,
-    interval::{self, Edge, PortRange, without},
+    interval::{self, Edge, Piece, PortRange, without},
     membership::{Atom, Atoms},
-    rules::{Allowed, What},
+    rules::{Allowed, Rule, What},
     set::Set,
 };
 
@@ -32,6 +33,11 @@ impl Grant {
     /// None: it is about what has no ports.
     pub(crate) fn range(&self) -> Option<PortRange> {
         Some((self.protocol?, self.first, self.last))
+    }
+
+    /// As a part of a set of ports.
+    pub(crate) fn piece(&self) -> Piece {
+        (self.protocol, self.first, self.last)
     }
 
     /// The ports at which it begins and has just ended, where that is within a protocol's ports.
@@ -68,69 +74,78 @@ pub(crate) enum Place {
     Class(Class),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Granted {
+    #[default]
     Nothing,
     Everything,
     Ports(RowKey),
 }
 
 /// What a set says about addresses, and because of which rules.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) grant: Granted,
     pub(crate) origins: Vec<Origin>,
 }
 
-/// Adds up what all matching rules of a set grant addresses of a family that are members of these
-/// atoms: for no members, what it grants those that no peer of it names.
-pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
+/// Adds up what all matching rules of a set without order grant addresses of a family that are
+/// members of these atoms.
+pub(crate) fn sum(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
     let closed = service_ports(set, members, atoms);
-    let (mut grants, mut origins, mut unlimited) = (RowKey::new(), Vec::new(), Vec::new());
+    let (mut grants, mut origins, mut unlimited) = (Vec::new(), Vec::new(), Vec::new());
     for rule in set.rules_for(family, members) {
         origins.push(set.origin(rule));
         match &*rule.ports {
+            // Only where ports have to be left out is it written out which ones it allows.
+            Allowed::Any if closed.is_empty() => unlimited.push(set.origin(rule)),
             Allowed::Any => {
                 unlimited.push(set.origin(rule));
-                // Only where ports have to be left out is it written out which ones it allows.
-                if !closed.is_empty() {
-                    grants.push(Grant::portless(rule.source, None));
-                    let all = Protocol::ALL.into_iter().map(|protocol| (protocol, 0, u16::MAX));
-                    grants.extend(all.map(|range| Grant::of(range, rule.source, None)));
-                }
+                grants.extend(parts(rule, members, atoms));
             }
-            Allowed::Listed(ports) => {
-                for (port, what) in ports {
-                    match what {
-                        What::Range(range) => grants.push(Grant::of(*range, rule.source, *port)),
-                        What::Portless => grants.push(Grant::portless(rule.source, *port)),
-                        What::Named((protocol, name)) => {
-                            // The numbers that it has on the pods of this class (S29).
-                            let numbers =
-                                members.iter().filter_map(|atom| match atoms.get(*atom) {
-                                    Atom::Port { protocol: p, name: n, number }
-                                        if p == protocol && n == name =>
-                                    {
-                                        Some(*number)
-                                    }
-                                    _ => None,
-                                });
-                            let ranges = numbers.map(|number| (*protocol, number, number));
-                            grants.extend(ranges.map(|range| Grant::of(range, rule.source, *port)));
-                        }
-                    }
-                }
-            }
+            Allowed::Listed(_) => grants.extend(parts(rule, members, atoms)),
         }
     }
     if !unlimited.is_empty() && closed.is_empty() {
         // One entry answers for all ports, so it names only rules that allow every one of them.
         return Outcome { grant: Granted::Everything, origins: unlimited };
     }
+    Outcome { grant: cut(set, grants, &closed), origins }
+}
+
+/// The ports that a rule is about, for addresses that are members of these atoms, one by one as the
+/// rule lists them.
+pub(crate) fn parts(rule: &Rule, members: &[AtomId], atoms: &Atoms) -> Vec<Grant> {
+    let Allowed::Listed(ports) = &*rule.ports else {
+        let all = Protocol::ALL.into_iter().map(|protocol| (protocol, 0, u16::MAX));
+        let ports = all.map(|range| Grant::of(range, rule.source, None));
+        return [Grant::portless(rule.source, None)].into_iter().chain(ports).collect();
+    };
+    let mut parts = Vec::with_capacity(ports.len());
+    for (port, what) in ports {
+        match what {
+            What::Range(range) => parts.push(Grant::of(*range, rule.source, *port)),
+            What::Portless => parts.push(Grant::portless(rule.source, *port)),
+            What::Named(name) => {
+                // The numbers that it has on the pods of this class (S29).
+                let numbers = members.iter().filter_map(|atom| match atoms.get(*atom) {
+                    Atom::Port { name: n, number } if n == name => Some(*number),
+                    _ => None,
+                });
+                let ranges = numbers.map(|number| (name.protocol, number, number));
+                parts.extend(ranges.map(|range| Grant::of(range, rule.source, *port)));
+            }
+        }
+    }
+    parts
+}
+
+/// What is left of grants without ports that no set grants whatever its rules say.
+pub(crate) fn cut(set: &Set, mut grants: Vec<Grant>, closed: &BTreeSet<PortRange>) -> Granted {
     // A Service's ports are denied here, whatever covers its address, so that a packet comes to the
     // entry that defers it to its backend (S48).
     if !closed.is_empty() {
-        grants = grants.into_iter().flat_map(|grant| grant.without(&closed)).collect();
+        grants = grants.into_iter().flat_map(|grant| grant.without(closed)).collect();
     }
     // A row's bit for a tunnel's port says that a rule names it (S45): what allows all ports does
     // not open a way around the policies.
@@ -143,13 +158,12 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
     }
     grants.sort();
     grants.dedup();
-    let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
-    Outcome { grant, origins }
+    if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) }
 }
 
 /// Ports of Services on a class's addresses that are deferred for the pods of this egress set: for
 /// everybody's, or for the pods of one node whose address it is (S48).
-fn service_ports(set: &Set, members: &[AtomId], atoms: &Atoms) -> BTreeSet<PortRange> {
+pub(crate) fn service_ports(set: &Set, members: &[AtomId], atoms: &Atoms) -> BTreeSet<PortRange> {
     if set.key.direction == Direction::Ingress {
         return BTreeSet::new();
     }

@@ -3,7 +3,7 @@
 //! Not here: interning of classes ([`crate::classes`]), and when a leaf is made anew (the
 //! compiler).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use netpolc_table::{
     Class, Incarnation, Key, Origin, Program, TableId,
@@ -49,7 +49,9 @@ impl Leaf {
         if prefix.is_address() {
             let address = prefix.to_ip();
             for node in nodes.at(address) {
-                if let Some(atom) = atoms.find(&Atom::Node(node.clone())) {
+                let own = atoms.find(&Atom::Node(node.clone()));
+                let found = own.into_iter().chain(atoms.of_nodes(nodes.labels(node)));
+                for atom in found {
                     members.push(atom);
                     origins.push(Origin::Node { node: node.clone() });
                     needed = true;
@@ -73,7 +75,9 @@ impl Leaf {
                 needed = true;
             }
         }
+        // Two nodes with one address may be members of one atom.
         members.sort_unstable();
+        members.dedup();
         needed.then_some(Self { members, incarnation, origins })
     }
 
@@ -102,7 +106,7 @@ pub(crate) fn touched(
     nodes: &Nodes,
     out: &Output,
 ) -> BTreeSet<Prefix> {
-    let LeafMarks { mut prefixes, under, groups, nodes: of_nodes } = marks;
+    let LeafMarks { mut prefixes, under, groups, nodes: of_nodes, every_node } = marks;
     // In a load every address is touched by its own object, and nothing has a leaf yet.
     if !out.is_loading() {
         let groups = distinct(groups.into_iter()).into_iter();
@@ -110,6 +114,8 @@ pub(crate) fn touched(
         prefixes.extend(of_groups.map(Prefix::address));
         under.into_iter().for_each(|cidr| prefixes.extend(within(out.program(), cidr)));
     }
+    let of_nodes: BTreeSet<Arc<str>> =
+        if every_node { nodes.names().cloned().collect() } else { of_nodes };
     let of_nodes = of_nodes.iter().flat_map(|node| nodes.addresses(node));
     prefixes.extend(of_nodes.copied().map(Prefix::address));
     prefixes

@@ -4,6 +4,7 @@
 //! Event -> compiler        hands it to whom it is about; knows the order of one update
 //!
 //!          policies        by namespace and name            what is known
+//!          tiers           ClusterNetworkPolicies
 //!          membership      who is a member of what: namespaces, pods, blocks, atoms
 //!          nodes           their addresses
 //!          services        addresses and ports that lead to backends
@@ -13,6 +14,7 @@
 //!          matrix          what each set says of each class         what is made of it
 //!            sets            what policies say that isolate together
 //!            classes         what addresses are members of, interned
+//!            order           what tiers make of each other, for all ports at once
 //!            rows            entries for what is granted, by intervals of ports
 //!          leaves          the class of each address and prefix
 //!
@@ -87,6 +89,7 @@ mod leaves;
 mod matrix;
 mod membership;
 mod nodes;
+mod order;
 mod output;
 mod overflow;
 mod policies;
@@ -98,6 +101,7 @@ mod services;
 mod set;
 mod sets;
 mod shares;
+mod tiers;
 mod usage;
 mod verify;
 mod wire;

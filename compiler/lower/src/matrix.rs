@@ -20,9 +20,8 @@ use crate::{
     membership::{Atoms, Membership},
     output::Output,
     overflow::{Numbered, Overflow},
-    policies::PolicySlot,
     rows::Rows,
-    set::SetKey,
+    set::{Deciding, SetKey},
     sets::Sets,
     shares::Room,
     usage,
@@ -64,12 +63,12 @@ impl Matrix {
     pub(crate) fn acquire_set(
         &mut self,
         key: SetKey,
-        policies: &[Arc<PolicySlot>],
+        deciding: &Deciding,
         membership: &mut Membership,
         out: &mut Output,
         work: &mut Worklist,
     ) -> Result<SetId, Overflow> {
-        let id = match self.sets.acquire(key, policies, membership, out, work)? {
+        let id = match self.sets.acquire(key, deciding, membership, out, work)? {
             Acquired::Known(id) => return Ok(id),
             Acquired::New(id) => id,
         };

@@ -6,13 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::Node;
+use netpolc_policy::{Labels, Node};
 
 use crate::worklist::Worklist;
 
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
-    addresses: HashMap<Arc<str>, Vec<IpAddr>>,
+    nodes: HashMap<Arc<str>, Node>,
     by_address: HashMap<IpAddr, BTreeSet<Arc<str>>>,
 }
 
@@ -20,10 +20,13 @@ impl Nodes {
     /// A node is there, changed or is gone (None).
     pub(crate) fn set(&mut self, name: &Arc<str>, node: Option<&Node>, work: &mut Worklist) {
         let before = match node {
-            Some(node) => self.addresses.insert(name.clone(), node.addresses.clone()),
-            None => self.addresses.remove(name),
+            Some(node) => self.nodes.insert(name.clone(), node.clone()),
+            None => self.nodes.remove(name),
         };
-        for address in before.into_iter().flatten() {
+        if before.as_ref() == node {
+            return;
+        }
+        for address in before.into_iter().flat_map(|node| node.addresses) {
             touch(address, work);
             if let Some(nodes) = self.by_address.get_mut(&address) {
                 nodes.remove(name);
@@ -39,12 +42,17 @@ impl Nodes {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.addresses.keys()
+        self.nodes.keys()
     }
 
     /// The addresses of a node; none where it is not known.
     pub(crate) fn addresses(&self, node: &str) -> &[IpAddr] {
-        self.addresses.get(node).map_or(&[], Vec::as_slice)
+        self.nodes.get(node).map_or(&[], |node| &node.addresses)
+    }
+
+    /// The labels of a node that is known.
+    pub(crate) fn labels(&self, node: &str) -> &Labels {
+        &self.nodes[node].labels
     }
 
     /// The nodes that have this address, in order.

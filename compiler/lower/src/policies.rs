@@ -6,7 +6,7 @@ use std::{
 };
 
 use netpolc_policy::{
-    Direction, Index, Isolation, Labels, ObjectKey, Pod, Policy, Port, Ports, Protocol,
+    Direction, Index, Isolation, Labels, Mode, ObjectKey, Pod, Policy, Port, Ports, Protocol,
 };
 
 /// A known policy.
@@ -32,6 +32,7 @@ impl PolicySlot {
 
     fn isolates(&self, pod: &Pod, direction: Direction) -> bool {
         matches!(self.policy.isolation(direction), Isolation::Isolated(_))
+            && self.policy.mode == Mode::Enforced
             && self.selects(&pod.labels)
     }
 }

@@ -8,7 +8,7 @@
 //! An entry for a set and a class never changes, because neither of the two does: it is made when
 //! the later one comes and goes when the first one goes.
 //!
-//! Not here: what is granted ([`crate::grants`]), and which pairs of set and class there are (the
+//! Not here: what is granted ([`crate::grants`], [`crate::order`]), and which pairs of set and class there are (the
 //! compiler).
 
 use std::{
@@ -30,11 +30,22 @@ use crate::{
     installed::InstalledRows,
     interval::{Edge, merged},
     membership::Atoms,
+    order,
     output::Output,
     overflow::{Numbered, Overflow},
     ports::Ports,
     set::Set,
 };
+
+/// What a set says about addresses of a family that are members of these atoms: for no members,
+/// what it says about those that no peer of it names.
+fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
+    if set.key.is_ordered() {
+        order::outcome(set, family, members, atoms)
+    } else {
+        grants::sum(set, family, members, atoms)
+    }
+}
 
 #[derive(Debug)]
 struct Row {
@@ -52,8 +63,8 @@ struct SetRows {
     namespace: Arc<str>,
     /// Of its own rules, see [`cells::edges`].
     edges: Vec<Edge>,
-    /// By family: what it grants addresses that no peer of it names.
-    base: [Granted; 2],
+    /// By family: what it says of addresses that no peer of it names.
+    base: [Outcome; 2],
     rows: HashMap<RowKey, RowId>,
     /// Classes with an entry.
     classes: BTreeSet<Class>,
@@ -118,18 +129,17 @@ impl Rows {
         let rows = SetRows {
             namespace: set.namespace.clone(),
             edges: cells::edges(&set.rules),
-            base: [Granted::Nothing, Granted::Nothing],
+            base: Default::default(),
             rows: HashMap::new(),
             classes: BTreeSet::new(),
         };
         self.sets.insert(set.id, rows);
         for family in Family::BOTH {
-            let mut outcome = grants::outcome(set, family, &[], atoms);
+            let mut outcome = outcome(set, family, &[], atoms);
+            self.opened(set.id).base[family as usize] = outcome.clone();
             let isolates = set.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() });
             outcome.origins.extend(isolates);
-            let grant = outcome.grant.clone();
             let entry = self.entry(set, Place::Base(family), outcome, out)?;
-            self.opened(set.id).base[family as usize] = grant;
             out.put(TableId::Base, base_key(set.id, family), entry);
         }
         Ok(())
@@ -144,11 +154,16 @@ impl Rows {
         atoms: &Atoms,
         out: &mut Output,
     ) -> Result<(), Overflow> {
-        let outcome = grants::outcome(set, class.family(), members, atoms);
+        let outcome = outcome(set, class.family(), members, atoms);
         let base = &self.opened(set.id).base[class.family() as usize];
-        // What a base of everything permits it permits at any backend too, so that ports of
-        // Services need not be left out of it (S48).
-        if outcome.grant == *base || *base == Granted::Everything {
+        let is_said = match set.key.is_ordered() {
+            // Where rules have an order, the entry names the rule that decided about the class.
+            true => outcome == *base,
+            // What a base of everything permits it permits at any backend too, so that ports of
+            // Services need not be left out of it (S48).
+            false => outcome.grant == base.grant || base.grant == Granted::Everything,
+        };
+        if is_said {
             return Ok(());
         }
         let entry = self.entry(set, Place::Class(class), outcome, out)?;
@@ -238,7 +253,8 @@ impl Rows {
         out: &mut Output,
     ) -> Result<Option<RowId>, Overflow> {
         let of_set = self.sets.get(&set.id).expect(OPENED);
-        let cells = cells::of(&key, &of_set.edges);
+        let of_namespace = key.iter().filter(|grant| set.is_of_namespace(grant.source));
+        let cells = cells::of(of_namespace, &of_set.edges);
         if !self.cells.take(&of_set.namespace, cells) {
             return Ok(None);
         }

@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
-use netpolc_policy::{Direction, Namespaces, Peer, Port, Ports, Protocol, Selector};
+use netpolc_policy::{
+    Action, Direction, Namespaces, Peer, Port, Ports, Priority, Protocol, Selector,
+};
 use netpolc_table::schema::Family;
 
 use crate::{
     index::AtomId,
     interval::{PortRange, without},
-    membership::{Atom, NamespaceScope, PortName},
+    membership::{Among, Atom, NamespaceScope, PortName},
 };
 
 /// Whom a rule is about.
@@ -42,10 +44,53 @@ pub(crate) enum What {
     Portless,
 }
 
+/// Where a rule stands among those of its set, and what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A rule of the Admin tier.
+    Admin(Ordered),
+    /// A rule of a NetworkPolicy, or one that is implied beside them: it permits, and has no place.
+    Policy,
+    /// A rule of the Baseline tier.
+    Baseline(Ordered),
+}
+
+/// The place of a rule in its tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ordered {
+    pub(crate) level: Priority,
+    /// Tells policies of one level apart.
+    pub(crate) policy: u32,
+    pub(crate) action: Action,
+}
+
+impl Role {
+    fn ordered(&self) -> Option<Ordered> {
+        match self {
+            Role::Admin(ordered) | Role::Baseline(ordered) => Some(*ordered),
+            Role::Policy => None,
+        }
+    }
+
+    /// The priority of its policy, in its tier.
+    pub(crate) fn level(&self) -> Option<Priority> {
+        self.ordered().map(|ordered| ordered.level)
+    }
+
+    pub(crate) fn policy(&self) -> Option<u32> {
+        self.ordered().map(|ordered| ordered.policy)
+    }
+
+    pub(crate) fn action(&self) -> Option<Action> {
+        self.ordered().map(|ordered| ordered.action)
+    }
+}
+
 /// One peer of one rule.
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) who: Who,
+    pub(crate) role: Role,
     /// Index into the set's sources.
     pub(crate) source: u32,
     /// Index of the peer in the API object.
@@ -68,30 +113,50 @@ pub(crate) type Resolved = Vec<(Protocol, Arc<str>, Vec<u16>)>;
 
 /// The ports of a rule. A name of an egress rule stays one, since every destination pod has its own
 /// number for it; one of an ingress rule is about the pod that the set is for.
-pub(crate) fn allowed(ports: &Ports, direction: Direction, resolved: &Resolved) -> Allowed {
+pub(crate) fn allowed(
+    ports: &Ports,
+    direction: Direction,
+    resolved: &Resolved,
+    among: Among,
+) -> Allowed {
     let Ports::Listed(list) = ports else { return Allowed::Any };
     let mut lowered = Vec::new();
     for (i, port) in list.iter().enumerate() {
         let index = Some(i as u32);
         match port {
-            // NetworkPolicies have no such ports.
-            Port::Name(_) | Port::Nothing => {}
+            Port::Nothing => {}
             Port::Every(protocol) => lowered.push((index, What::Range((*protocol, 0, u16::MAX)))),
             Port::Range { protocol, first, last } => {
                 lowered.push((index, What::Range((*protocol, *first, *last))));
             }
-            Port::Named { protocol, name } if direction == Direction::Egress => {
-                lowered.push((index, What::Named((*protocol, name.clone()))));
-            }
             Port::Named { protocol, name } => {
-                let found = resolved.iter().find(|(p, n, _)| p == protocol && n == name);
-                for &number in found.map_or(&[][..], |(_, _, numbers)| numbers) {
-                    lowered.push((index, What::Range((*protocol, number, number))));
+                let named = named(*protocol, name, direction, resolved, among);
+                lowered.extend(named.into_iter().map(|what| (index, what)));
+            }
+            Port::Name(name) => {
+                for protocol in Protocol::ALL {
+                    let named = named(protocol, name, direction, resolved, among);
+                    lowered.extend(named.into_iter().map(|what| (index, what)));
                 }
             }
         }
     }
     Allowed::Listed(lowered)
+}
+
+fn named(
+    protocol: Protocol,
+    name: &Arc<str>,
+    direction: Direction,
+    resolved: &Resolved,
+    among: Among,
+) -> Vec<What> {
+    if direction == Direction::Egress {
+        return vec![What::Named(PortName { protocol, name: name.clone(), among })];
+    }
+    let found = resolved.iter().find(|(p, n, _)| (*p, n) == (protocol, name));
+    let numbers = found.map_or(&[][..], |(.., numbers)| numbers);
+    numbers.iter().map(|number| What::Range((protocol, *number, *number))).collect()
 }
 
 /// A named port never matches an address block (S31).
@@ -135,5 +200,5 @@ pub(crate) fn pods_atom(namespaces: &Namespaces, pods: &Selector, own: &Arc<str>
         Namespaces::Own => NamespaceScope::Named(own.clone()),
         Namespaces::Matching(selector) => NamespaceScope::Matching(selector.clone()),
     };
-    Atom::Pods { namespaces, pods: pods.clone() }
+    Atom::Pods { namespaces, pods: pods.clone(), among: Among::All }
 }

@@ -1,5 +1,6 @@
-//! What a policy set is: everything that the policies isolating an endpoint in one direction say,
-//! as one list of rules.
+//! What a policy set is: everything that the policies say which decide about an endpoint in one
+//! direction, as one list of rules. Where tiers are among them, its order is the order in which
+//! rules are asked (S62).
 //!
 //! Not here: which sets there are ([`crate::sets`]), and what one grants whom ([`crate::grants`]).
 
@@ -8,27 +9,49 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Direction, Isolation, Peer, Peers, Pod, Policy};
-use netpolc_table::{Origin, SetId, schema::Family};
+use ipnetwork::IpNetwork;
+use netpolc_policy::{
+    Action, Block, Direction, Isolation, Peer, Peers, Pod, Policy, Protocol, Tier, TierPeer,
+    TierPolicy,
+};
+use netpolc_table::{Origin, SetId, TierAction, TierName, schema::Family};
 
 use crate::{
     content::fingerprint,
     index::AtomId,
     interval::PortRange,
-    membership::{Atom, Membership, PortName},
+    membership::{Among, Atom, Membership, NamespaceScope, PortName},
     policies::PolicySlot,
     rules::{
-        Allowed, Resolved, Rule, What, Who, allowed, node_ports, pods_atom, whole_family,
-        without_names,
+        Allowed, Ordered, Resolved, Role, Rule, What, Who, allowed, node_ports, pods_atom,
+        whole_family, without_names,
     },
+    tiers::TierSlot,
     wire::Wire,
     worklist::Worklist,
 };
+
+/// The policies that decide about an endpoint in one direction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Deciding {
+    /// In the order in which they are asked.
+    pub(crate) tiers: Vec<Arc<TierSlot>>,
+    /// The NetworkPolicies that isolate it, in name order.
+    pub(crate) policies: Vec<Arc<PolicySlot>>,
+}
+
+impl Deciding {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tiers.is_empty() && self.policies.is_empty()
+    }
+}
 
 /// Everything that a set's meaning depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SetKey {
     pub(crate) direction: Direction,
+    /// Versions of the ClusterNetworkPolicies, in the order in which they are asked.
+    tiers: Vec<u32>,
     /// Versions of the isolating policies, in name order.
     policies: Vec<u32>,
     /// Ingress: what the named ports are on the pod itself.
@@ -44,16 +67,18 @@ pub(crate) struct SetKey {
 impl SetKey {
     /// Of the policies that isolate a pod from what comes in. A port name in their rules is about
     /// this pod, so pods that have other numbers for it have other sets.
-    pub(crate) fn ingress(pod: &Pod, isolating: &[Arc<PolicySlot>]) -> Self {
-        let names = isolating.iter().flat_map(|slot| &slot.ingress_names);
-        let names: BTreeSet<PortName> = names.cloned().collect();
-        let resolve = |(protocol, name): PortName| {
+    pub(crate) fn ingress(pod: &Pod, deciding: &Deciding) -> Self {
+        let names = deciding.policies.iter().flat_map(|slot| &slot.ingress_names);
+        let of_tiers = deciding.tiers.iter().flat_map(|slot| &slot.ingress_names);
+        let names: BTreeSet<(Protocol, Arc<str>)> = names.chain(of_tiers).cloned().collect();
+        let resolve = |(protocol, name): (Protocol, Arc<str>)| {
             let numbers = pod.resolve_port(protocol, &name);
             (protocol, name, numbers)
         };
         Self {
             direction: Direction::Ingress,
-            policies: versions(isolating),
+            tiers: deciding.tiers.iter().map(|slot| slot.version).collect(),
+            policies: versions(&deciding.policies),
             resolved: names.into_iter().map(resolve).collect(),
             node: None,
             health_checks: Vec::new(),
@@ -64,13 +89,14 @@ impl SetKey {
     /// Of the policies that isolate a pod in what it sends.
     pub(crate) fn egress(
         pod: &Pod,
-        isolating: &[Arc<PolicySlot>],
+        deciding: &Deciding,
         health_checks: Vec<u16>,
         wire: &Wire,
     ) -> Self {
         Self {
             direction: Direction::Egress,
-            policies: versions(isolating),
+            tiers: deciding.tiers.iter().map(|slot| slot.version).collect(),
+            policies: versions(&deciding.policies),
             resolved: Vec::new(),
             node: pod.node.clone(),
             health_checks,
@@ -80,9 +106,21 @@ impl SetKey {
 
     /// Of the content and not of versions, which another process counts otherwise. Tunnels are left
     /// out: where they change, everything is compiled anew.
-    pub(crate) fn fingerprint(&self, policies: &[Arc<PolicySlot>]) -> u64 {
-        let content: Vec<&Policy> = policies.iter().map(|slot| &slot.policy).collect();
+    pub(crate) fn fingerprint(&self, deciding: &Deciding) -> u64 {
+        let tiers: Vec<&TierPolicy> = deciding.tiers.iter().map(|slot| &slot.policy).collect();
+        let policies: Vec<&Policy> = deciding.policies.iter().map(|slot| &slot.policy).collect();
+        let content = (tiers, policies);
         fingerprint(&(self.direction, content, &self.resolved, &self.node, &self.health_checks))
+    }
+
+    /// Do its rules have an order, since tiers are among them?
+    pub(crate) fn is_ordered(&self) -> bool {
+        !self.tiers.is_empty()
+    }
+
+    /// Do NetworkPolicies isolate its pods (S65)?
+    pub(crate) fn is_isolated(&self) -> bool {
+        !self.policies.is_empty()
     }
 }
 
@@ -93,7 +131,14 @@ fn versions(policies: &[Arc<PolicySlot>]) -> Vec<u32> {
 #[derive(Debug)]
 enum Source {
     Policy { policy: Arc<str>, rule: u32 },
+    Tier { tier: Tier, policy: Arc<str>, rule: u32, action: Action },
     Implied(Arc<str>),
+}
+
+/// Whom a rule is about, as one of its peers says it, and which atoms that needs.
+enum Subject {
+    Who(Who),
+    Atom(Atom),
 }
 
 /// A set as it was made; nobody changes one.
@@ -101,7 +146,7 @@ enum Source {
 pub(crate) struct Set {
     pub(crate) id: SetId,
     pub(crate) key: SetKey,
-    /// That all its policies are of.
+    /// The namespace of its NetworkPolicies; empty where it has none, and tiers alone decide.
     pub(crate) namespace: Arc<str>,
     pub(crate) rules: Vec<Rule>,
     sources: Vec<Source>,
@@ -114,16 +159,79 @@ pub(crate) struct Set {
 }
 
 impl Set {
-    /// All rules of these policies in the key's direction; acquires the atoms of their peers, each
-    /// once, however many rules name it.
+    /// All rules of these policies in the key's direction, in their order; acquires the atoms of
+    /// their peers, each once, however many rules name it.
     pub(crate) fn flatten(
         id: SetId,
         key: SetKey,
-        policies: &[Arc<PolicySlot>],
+        deciding: &Deciding,
         membership: &mut Membership,
         work: &mut Worklist,
     ) -> Self {
-        let mut set = Self::empty(id, key, policies);
+        let mut set = Self::empty(id, key, &deciding.policies);
+        set.add_tier(Tier::Admin, &deciding.tiers, membership, work);
+        set.add_policies(&deciding.policies, membership, work);
+        set.add_tier(Tier::Baseline, &deciding.tiers, membership, work);
+        set
+    }
+
+    fn add_tier(
+        &mut self,
+        tier: Tier,
+        slots: &[Arc<TierSlot>],
+        membership: &mut Membership,
+        work: &mut Worklist,
+    ) {
+        let direction = self.key.direction;
+        let here = slots.iter().enumerate().filter(|(_, slot)| slot.policy.tier == tier);
+        for (number, slot) in here {
+            for (index, rule) in slot.policy.rules(direction).iter().enumerate() {
+                // An address that several pods claim gets no more than each of them would: a Pass
+                // that is about some of them only denies.
+                let steps: &[(Action, Among)] = match rule.action {
+                    Action::Accept => &[(Action::Accept, Among::All)],
+                    Action::Deny => &[(Action::Deny, Among::Any)],
+                    Action::Pass => &[(Action::Pass, Among::All), (Action::Deny, Among::Any)],
+                };
+                for &(action, among) in steps {
+                    let source = self.add_source(Source::Tier {
+                        tier,
+                        policy: slot.label.clone(),
+                        rule: index as u32,
+                        action,
+                    });
+                    let ordered =
+                        Ordered { level: slot.policy.priority, policy: number as u32, action };
+                    let role = match tier {
+                        Tier::Admin => Role::Admin(ordered),
+                        Tier::Baseline => Role::Baseline(ordered),
+                    };
+                    let ports = allowed(&rule.ports, direction, &self.key.resolved, among);
+                    let ports = Arc::new(ports);
+                    for (i, peer) in rule.peers.iter().enumerate() {
+                        for subject in subjects(peer, among) {
+                            let who = match subject {
+                                Subject::Who(who) => who,
+                                Subject::Atom(atom) => {
+                                    Who::Atom(self.acquire(atom, membership, work))
+                                }
+                            };
+                            let (peer, ports) = (Some(i as u32), ports.clone());
+                            self.push(Rule { who, role, source, peer, ports });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_policies(
+        &mut self,
+        policies: &[Arc<PolicySlot>],
+        membership: &mut Membership,
+        work: &mut Worklist,
+    ) {
+        let set = self;
         for slot in policies {
             let Isolation::Isolated(rules) = slot.policy.isolation(set.key.direction) else {
                 continue;
@@ -131,10 +239,12 @@ impl Set {
             for (index, rule) in rules.iter().enumerate() {
                 let source = Source::Policy { policy: slot.label.clone(), rule: index as u32 };
                 let source = set.add_source(source);
-                let ports = Arc::new(allowed(&rule.ports, set.key.direction, &set.key.resolved));
+                let (direction, resolved) = (set.key.direction, &set.key.resolved);
+                let ports = Arc::new(allowed(&rule.ports, direction, resolved, Among::All));
+                let role = Role::Policy;
                 let listed = match &rule.peers {
                     Peers::Any => {
-                        set.push(Rule { who: Who::Any, source, peer: None, ports });
+                        set.push(Rule { who: Who::Any, role, source, peer: None, ports });
                         continue;
                     }
                     Peers::Listed(list) => list,
@@ -143,18 +253,17 @@ impl Set {
                     let mut atom = |atom| Who::Atom(set.acquire(atom, membership, work));
                     let lowered = lower(peer, &slot.policy.key.namespace, &ports, &mut atom);
                     let Some((who, ports)) = lowered else { continue };
-                    set.push(Rule { who, source, peer: Some(i as u32), ports });
+                    set.push(Rule { who, role, source, peer: Some(i as u32), ports });
                 }
             }
         }
         // What an egress set says of its pods' own node (S45) is a rule like those of policies.
-        if let Some(node) = &set.key.node {
+        if let Some(node) = set.key.node.clone().filter(|_| set.key.is_isolated()) {
             let ports = Arc::new(node_ports(&set.key.health_checks));
-            let who = Who::Atom(set.acquire(Atom::Node(node.clone()), membership, work));
+            let who = Who::Atom(set.acquire(Atom::Node(node), membership, work));
             let source = set.add_source(Source::Implied("own node (S45)".into()));
-            set.push(Rule { who, source, peer: None, ports });
+            set.push(Rule { who, role: Role::Policy, source, peer: None, ports });
         }
-        set
     }
 
     /// The atom, counted once for the set.
@@ -170,7 +279,7 @@ impl Set {
             key,
             namespace: namespace.unwrap_or_else(|| "".into()),
             rules: Vec::new(),
-            sources: Vec::new(),
+            sources: vec![Source::Implied("no rule decides (S62)".into())],
             isolating: policies.iter().map(|slot| slot.label.clone()).collect(),
             base: Vec::new(),
             by_atom: HashMap::new(),
@@ -184,14 +293,32 @@ impl Set {
         family: Family,
         members: &[AtomId],
     ) -> impl Iterator<Item = &Rule> {
-        let base =
-            self.base.iter().map(|rule| &self.rules[*rule]).filter(move |rule| match rule.who {
-                Who::Any => true,
-                Who::Family(f) => f == family,
-                Who::Atom(_) => false,
-            });
+        self.indices_for(family, members).map(|rule| &self.rules[rule])
+    }
+
+    /// The indices of these rules, in no order.
+    pub(crate) fn indices_for(
+        &self,
+        family: Family,
+        members: &[AtomId],
+    ) -> impl Iterator<Item = usize> {
+        let base = self.base.iter().filter(move |rule| match self.rules[**rule].who {
+            Who::Any => true,
+            Who::Family(f) => f == family,
+            Who::Atom(_) => false,
+        });
         let by_atom = members.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
-        base.chain(by_atom.map(|rule| &self.rules[*rule]))
+        base.chain(by_atom).copied()
+    }
+
+    /// The source of what no rule decides, where nothing isolates.
+    pub(crate) fn default_source(&self) -> u32 {
+        0
+    }
+
+    /// Is what this source grants the doing of a namespace, and not of the cluster's tiers?
+    pub(crate) fn is_of_namespace(&self, source: u32) -> bool {
+        !matches!(self.sources[source as usize], Source::Tier { .. } | Source::Implied(_))
     }
 
     /// The port names that its rules ask for, in order.
@@ -219,6 +346,9 @@ impl Set {
             Source::Policy { policy, rule: index } => {
                 Origin::Rule { policy: policy.clone(), rule: *index, peer: rule.peer, port: None }
             }
+            Source::Tier { tier, policy, rule, action } => {
+                tier_origin(*tier, policy, *rule, *action)
+            }
             Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
         }
     }
@@ -228,6 +358,9 @@ impl Set {
         match &self.sources[source as usize] {
             Source::Policy { policy, rule } => {
                 Origin::Rule { policy: policy.clone(), rule: *rule, peer: None, port }
+            }
+            Source::Tier { tier, policy, rule, action } => {
+                tier_origin(*tier, policy, *rule, *action)
             }
             Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
         }
@@ -249,6 +382,40 @@ impl Set {
             What::Range(_) | What::Portless => None,
         }));
         self.rules.push(rule);
+    }
+}
+
+fn tier_origin(tier: Tier, policy: &Arc<str>, rule: u32, action: Action) -> Origin {
+    let tier = match tier {
+        Tier::Admin => TierName::Admin,
+        Tier::Baseline => TierName::Baseline,
+    };
+    let action = match action {
+        Action::Accept => TierAction::Accept,
+        Action::Deny => TierAction::Deny,
+        Action::Pass => TierAction::Pass,
+    };
+    Origin::Tier { tier, policy: policy.clone(), rule, action }
+}
+
+/// Whom a tier's rule is about by one of its peers.
+fn subjects(peer: &TierPeer, among: Among) -> Vec<Subject> {
+    match peer {
+        TierPeer::Nobody => Vec::new(),
+        TierPeer::Anybody => vec![Subject::Who(Who::Any)],
+        TierPeer::Nodes(selector) => vec![Subject::Atom(Atom::Nodes(selector.clone()))],
+        TierPeer::Pods { namespaces, pods } => vec![Subject::Atom(Atom::Pods {
+            namespaces: NamespaceScope::Matching(namespaces.clone()),
+            pods: pods.clone(),
+            among,
+        })],
+        TierPeer::Networks(networks) => {
+            let block = |cidr: &IpNetwork| match cidr.prefix() {
+                0 => Subject::Who(Who::Family(Family::of(cidr.ip()))),
+                _ => Subject::Atom(Atom::Block(Block { cidr: *cidr, except: Vec::new() })),
+            };
+            networks.iter().map(block).collect()
+        }
     }
 }
 

@@ -5,10 +5,7 @@
 //!
 //! Not here: what a set consists of ([`crate::set`]), and its rows ([`crate::rows`]).
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use netpolc_policy::Direction;
 use netpolc_table::{
@@ -23,8 +20,7 @@ use crate::{
     membership::{Atom, Atoms, Membership, PortName},
     output::Output,
     overflow::{Numbered, Overflow},
-    policies::PolicySlot,
-    set::{Set, SetKey},
+    set::{Deciding, Set, SetKey},
     worklist::Worklist,
 };
 
@@ -67,11 +63,11 @@ impl Sets {
         let mut sets = BTreeSet::new();
         for &atom in members {
             match atoms.get(atom) {
-                Atom::Port { protocol, name, .. } => {
-                    sets.extend(self.by_name.get(&(*protocol, name.clone())).into_iter().flatten());
+                Atom::Port { name, .. } => {
+                    sets.extend(self.by_name.get(name).into_iter().flatten());
                 }
                 Atom::Service { .. } => sets.extend(&self.egress),
-                Atom::Pods { .. } | Atom::Block(_) | Atom::Node(_) => {
+                Atom::Pods { .. } | Atom::Block(_) | Atom::Node(_) | Atom::Nodes(_) => {
                     sets.extend(self.by_atom.of(atom))
                 }
             }
@@ -84,7 +80,7 @@ impl Sets {
     pub(crate) fn acquire(
         &mut self,
         key: SetKey,
-        policies: &[Arc<PolicySlot>],
+        deciding: &Deciding,
         membership: &mut Membership,
         out: &mut Output,
         work: &mut Worklist,
@@ -95,9 +91,9 @@ impl Sets {
             }
             return Ok(Acquired::Known(id));
         }
-        let meaning = key.fingerprint(policies);
+        let meaning = key.fingerprint(deciding);
         let id = self.ids.take(Some(meaning))?;
-        let set = Set::flatten(id, key.clone(), policies, membership, work);
+        let set = Set::flatten(id, key.clone(), deciding, membership, work);
         set.peers().for_each(|atom| self.by_atom.add(atom, id));
         for name in set.names() {
             membership.subscribe(name, work);

@@ -37,6 +37,8 @@ pub(crate) struct LeafMarks {
     pub(crate) groups: Vec<GroupId>,
     /// Addresses of these nodes.
     pub(crate) nodes: BTreeSet<Arc<str>>,
+    /// Addresses of all nodes.
+    pub(crate) every_node: bool,
 }
 
 /// Where the ports of Services may have changed.
@@ -88,6 +90,11 @@ impl Worklist {
 
     pub(crate) fn touch_node(&mut self, node: &Arc<str>) {
         self.leaves.nodes.insert(node.clone());
+    }
+
+    /// A selector of nodes comes or goes.
+    pub(crate) fn touch_nodes(&mut self) {
+        self.leaves.every_node = true;
     }
 
     pub(crate) fn touch_service_address(&mut self, address: IpAddr) {

@@ -18,6 +18,7 @@ fn event(change: Change) -> Event {
         Change::Namespace { name, labels } => Event::Namespace { name, labels },
         Change::Pod { key, pod } => Event::Pod { key, pod },
         Change::Policy { key, policy } => Event::Policy { key, policy },
+        Change::Tier { key, policy } => Event::Tier { key, policy },
         Change::Node { name, node } => Event::Node { name, node },
         Change::Service { key, service } => Event::Service { key, service },
     }
@@ -192,11 +193,20 @@ fn s58_a_restart_writes_only_what_differs() {
         // Something happened: the plan leads there, and the compiler goes on from there.
         let change = random::change(&mut rng, &shape, &cluster);
         change.apply(&mut cluster);
-        let mut third = Compiler::new(scope);
+        let mut third = Compiler::new(scope.clone());
         third.seed(installed);
         third.load(&cluster).unwrap();
-        let (program, plan) = delta::plan(installed, third.program()).unwrap();
-        assert_eq!(&program, third.program(), "seed {seed}: ids clash after {change:?}");
+        let (mut program, mut plan) = delta::plan(installed, third.program()).unwrap();
+        if program != *third.program() {
+            // Several rows of an ordered set may permit the same ports by other rules, and origins
+            // do not survive. Then nothing is kept, and nothing clashes.
+            assert!(!cluster.tiers.is_empty(), "seed {seed}: ids clash after {change:?}");
+            third = Compiler::new(scope);
+            third.avoid(installed);
+            third.load(&cluster).unwrap();
+            (program, plan) = delta::plan(installed, third.program()).unwrap();
+            assert!(program == *third.program(), "seed {seed}: ids clash after {change:?}");
+        }
         let mut now = installed.clone();
         plan.steps.iter().for_each(|(_, write)| now.apply(write));
         third.forget_installed();

@@ -73,9 +73,10 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("default".into(), Labels::default());
     cluster.namespaces.insert("mine".into(), labels(&[("project", "myproject")]));
-    cluster
-        .nodes
-        .insert("node-a".into(), Node { addresses: vec!["192.168.1.10".parse().unwrap()] });
+    cluster.nodes.insert(
+        "node-a".into(),
+        Node { addresses: vec!["192.168.1.10".parse().unwrap()], ..Node::default() },
+    );
     for pod in [
         pod("default", "db", "10.1.0.1", ("role", "db")),
         pod("default", "front", "10.1.0.2", ("role", "frontend")),

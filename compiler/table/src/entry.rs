@@ -95,6 +95,17 @@ pub enum Origin {
         /// only.
         port: Option<u32>,
     },
+    /// A rule of a ClusterNetworkPolicy that decides.
+    Tier {
+        /// The policy's tier.
+        tier: TierName,
+        /// The policy's name, with its group where that is not the upstream one.
+        policy: Arc<str>,
+        /// `ingress[i]` or `egress[i]`, by the direction of the set it stands in.
+        rule: u32,
+        /// What the rule does.
+        action: TierAction,
+    },
     /// A pod's own address or interface.
     Pod {
         /// The pod's `namespace/name`.
@@ -112,6 +123,52 @@ pub enum Origin {
     },
 }
 
+/// The tier of a ClusterNetworkPolicy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[allow(missing_docs)] // The tiers have these names.
+pub enum TierName {
+    Admin,
+    Baseline,
+}
+
+impl TierName {
+    /// Both tiers.
+    pub const ALL: [TierName; 2] = [TierName::Admin, TierName::Baseline];
+}
+
+impl fmt::Display for TierName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TierName::Admin => "Admin",
+            TierName::Baseline => "Baseline",
+        })
+    }
+}
+
+/// What a rule of a ClusterNetworkPolicy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[allow(missing_docs)] // The actions have these names.
+pub enum TierAction {
+    Accept,
+    Deny,
+    Pass,
+}
+
+impl TierAction {
+    /// All actions.
+    pub const ALL: [TierAction; 3] = [TierAction::Accept, TierAction::Deny, TierAction::Pass];
+}
+
+impl fmt::Display for TierAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TierAction::Accept => "Accept",
+            TierAction::Deny => "Deny",
+            TierAction::Pass => "Pass",
+        })
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -125,6 +182,9 @@ impl fmt::Display for Origin {
                     write!(f, " port[{i}]")?;
                 }
                 Ok(())
+            }
+            Origin::Tier { tier, policy, rule, action } => {
+                write!(f, "{tier} {policy} rule[{rule}] {action}")
             }
             Origin::Pod { pod } => write!(f, "pod {pod}"),
             Origin::Node { node } => write!(f, "node {node}"),

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     Class, EndpointId, Entry, Key, Match, Origin, Origins, PortClassId, Program, RowId, SetId,
-    Table, TableId, Value,
+    Table, TableId, TierAction, Value,
     schema::{
         Answer, Family, Leaf, Mac, MatchKind, PortKey, Scalar, SetMac, SetPortClass, Word,
         base_key, endpoint_key, own_mac_key, row_key, service_key, tunnel_key, verdict_key,
@@ -266,7 +266,12 @@ pub fn decide(
         }
     }
     let origins = match verdict {
-        Verdict::Deny | Verdict::Defer => preferring(&[isolating], isolates),
+        Verdict::Deny | Verdict::Defer => {
+            let denying =
+                |e: &Entry| e.origins.as_slice().iter().filter(|o| denies(o)).cloned().collect();
+            let denying: Origins = found.map(denying).unwrap_or_default();
+            preferring(&[isolating, denying], |origin| isolates(origin) || denies(origin))
+        }
         Verdict::Permit => {
             // The entry of the class lists every rule that names the peer; only those explain the
             // verdict that permit the port, too.
@@ -278,7 +283,7 @@ pub fn decide(
             let peers: Option<Origins> =
                 found.map(|e| e.origins.as_slice().iter().filter(permits).cloned().collect());
             reasons.extend(peers);
-            preferring(&reasons, |origin| !isolates(origin))
+            preferring(&reasons, |origin| !isolates(origin) && !denies(origin))
         }
     };
     Decision { verdict, table, steps, origins }
@@ -298,6 +303,11 @@ fn same_rule(a: &Origin, b: &Origin) -> bool {
 /// Does this origin name a policy for isolating, not for a rule?
 fn isolates(origin: &Origin) -> bool {
     matches!(origin, Origin::Isolates { .. })
+}
+
+/// Is it a rule of a tier that denies?
+fn denies(origin: &Origin) -> bool {
+    matches!(origin, Origin::Tier { action: TierAction::Deny, .. })
 }
 
 /// Those origins that `explain` the verdict: what isolates for a denial, all else for a permission.

@@ -23,7 +23,7 @@ pub mod slice;
 pub mod text;
 pub mod write;
 
-pub use entry::{Entry, Origin, Origins};
+pub use entry::{Entry, Origin, Origins, TierAction, TierName};
 pub use id::{Class, ClassId, EndpointId, Id, IfIndex, Incarnation, PortClassId, RowId, SetId};
 pub use key::{Key, Match, Value};
 pub use program::{Program, Table};

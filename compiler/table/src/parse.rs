@@ -18,7 +18,7 @@ use nom::{
 };
 
 use crate::{
-    ActionId, Entry, Key, Match, Origin, Program, TableId, Value,
+    ActionId, Entry, Key, Match, Origin, Program, TableId, TierAction, TierName, Value,
     schema::Format,
     text::{PROTOCOLS, Tail, WORDS, bare},
 };
@@ -363,6 +363,9 @@ fn origins(input: &str) -> Parsed<'_, Vec<Origin>> {
 
 fn origin(input: &str) -> Parsed<'_, Origin> {
     let start = &input[..input.find(|c| !bare(c)).unwrap_or(input.len())];
+    if start == "tier" {
+        return tier(input);
+    }
     if WORDS.contains(&start) {
         let (rest, ()) = space(&input[start.len()..])?;
         let (rest, name) = name(rest)?;
@@ -380,6 +383,29 @@ fn origin(input: &str) -> Parsed<'_, Origin> {
     let (rest, peer) = optional(rest, "peer")?;
     let (rest, port) = optional(rest, "port")?;
     Ok((rest, Origin::Rule { policy, rule, peer, port }))
+}
+
+/// `tier Admin NAME rule[2] Accept`
+fn tier(input: &str) -> Parsed<'_, Origin> {
+    let (rest, ()) = token("tier")(input)?;
+    let (rest, tier) = one_of(rest, &TierName::ALL, "Admin or Baseline")?;
+    let (rest, policy) = name(rest)?;
+    let (rest, rule) = index("rule")(rest)?;
+    let (rest, action) = one_of(rest, &TierAction::ALL, "Accept, Deny or Pass")?;
+    Ok((rest, Origin::Tier { tier, policy, rule, action }))
+}
+
+/// One of these words.
+fn one_of<'a, T: Copy + fmt::Display>(
+    input: &'a str,
+    words: &[T],
+    expected: &'static str,
+) -> Parsed<'a, T> {
+    let word = &input[..input.find(|c| !bare(c)).unwrap_or(input.len())];
+    match words.iter().find(|w| w.to_string() == word) {
+        Some(found) => Ok((space(&input[word.len()..])?.0, *found)),
+        None => fail(input, expected),
+    }
 }
 
 fn optional<'a>(input: &'a str, of: &'static str) -> Parsed<'a, Option<u32>> {

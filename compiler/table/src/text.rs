@@ -97,7 +97,7 @@ struct Name<'a>(&'a str);
 
 pub(crate) const PROTOCOLS: [(&str, u64); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
 /// Words that a bare name must not be.
-pub(crate) const WORDS: [&str; 5] = ["isolates", "pod", "node", "implied", "table"];
+pub(crate) const WORDS: [&str; 6] = ["isolates", "tier", "pod", "node", "implied", "table"];
 
 /// The name of a match kind in a header.
 pub(crate) fn kind(kind: MatchKind) -> &'static str {
@@ -161,6 +161,9 @@ fn print_origin(f: &mut fmt::Formatter<'_>, origin: &Origin) -> fmt::Result {
             write!(f, "{} rule[{rule}]", Name(policy))?;
             peer.map_or(Ok(()), |i| write!(f, " peer[{i}]"))?;
             port.map_or(Ok(()), |i| write!(f, " port[{i}]"))
+        }
+        Origin::Tier { tier, policy, rule, action } => {
+            write!(f, "tier {tier} {} rule[{rule}] {action}", Name(policy))
         }
         Origin::Pod { pod } => write!(f, "pod {}", Name(pod)),
         Origin::Node { node } => write!(f, "node {}", Name(node)),

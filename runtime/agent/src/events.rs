@@ -20,6 +20,9 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     differing(namespaces, &new.namespaces, |name, labels| {
         events.push(Event::Namespace { name: name.clone(), labels: labels.cloned() });
     });
+    differing(tiers, &new.tiers, |key, policy| {
+        events.push(Event::Tier { key: key.clone(), policy: policy.cloned() });
+    });
     differing(services, &new.services, |key, service| {
         events.push(Event::Service { key: key.clone(), service: service.cloned() });
     });

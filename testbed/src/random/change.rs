@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use netpolc_policy::{Cluster, Labels, Node, ObjectKey, Phase, Pod, Policy, Service};
+use netpolc_policy::{
+    Cluster, Labels, Node, ObjectKey, Phase, Pod, Policy, Service, TierKey, TierPolicy,
+};
 
-use super::{Rng, Shape, objects};
+use super::{Rng, Shape, objects, tiers};
 
 /// An event, as a watch would bring it: the object as it is from now on, None where it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,13 @@ pub enum Change {
         /// The Service as it is now; None removes it.
         service: Option<Service>,
     },
+    /// A ClusterNetworkPolicy comes, changes or goes.
+    Tier {
+        /// The object's group and name.
+        key: TierKey,
+        /// The policy as it is now; None removes it.
+        policy: Option<TierPolicy>,
+    },
     /// A node comes, changes or goes.
     Node {
         /// The object's name.
@@ -54,6 +63,7 @@ impl Change {
             Change::Pod { key, pod } => set(&mut cluster.pods, key, pod),
             Change::Policy { key, policy } => set(&mut cluster.policies, key, policy),
             Change::Service { key, service } => set(&mut cluster.services, key, service),
+            Change::Tier { key, policy } => set(&mut cluster.tiers, key, policy),
             Change::Node { name, node } => set(&mut cluster.nodes, name, node),
         }
     }
@@ -72,6 +82,8 @@ pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
         0..8 => namespace(rng, shape),
         8..14 => node(rng, shape),
         14..22 => service(rng, cluster),
+        // A cluster without them gets some now and then, and few lose their last one.
+        22..30 if !cluster.tiers.is_empty() || rng.chance(10) => tier(rng, shape, cluster),
         22..40 => policy(rng, shape, cluster),
         40..55 => new_pod(rng, shape, cluster),
         _ => {
@@ -95,6 +107,23 @@ fn service(rng: &mut Rng, cluster: &Cluster) -> Change {
     let key = objects::service_key(rng);
     let service = (!rng.chance(25)).then(|| objects::service(rng, cluster));
     Change::Service { key, service }
+}
+
+fn tier(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
+    let keys: Vec<&TierKey> = cluster.tiers.keys().collect();
+    let crowded = keys.len() > shape.tiers;
+    if !keys.is_empty() && rng.chance(if crowded { 50 } else { 20 }) {
+        return Change::Tier { key: (*rng.pick(&keys)).clone(), policy: None };
+    }
+    let known = (!keys.is_empty() && rng.chance(50)).then(|| (*rng.pick(&keys)).clone());
+    let key = known.unwrap_or_else(|| tiers::key(rng));
+    let mut policy = tiers::policy(rng, key.clone());
+    // The same rules for other pods or at another place, or something new.
+    if let Some(old) = cluster.tiers.get(&key).filter(|_| rng.chance(40)) {
+        policy.ingress = old.ingress.clone();
+        policy.egress = old.egress.clone();
+    }
+    Change::Tier { key, policy: Some(policy) }
 }
 
 fn node(rng: &mut Rng, shape: &Shape) -> Change {

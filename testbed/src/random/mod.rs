@@ -9,6 +9,7 @@ mod change;
 mod objects;
 mod question;
 mod rng;
+mod tiers;
 
 pub use change::{Change, change};
 pub use objects::{cluster, container_ports, labels, node, pod, policy};
@@ -26,6 +27,8 @@ pub struct Shape {
     pub pods: usize,
     /// Policies at the start; changes keep about as many.
     pub policies: usize,
+    /// ClusterNetworkPolicies at the start, in every second cluster; changes keep about as many.
+    pub tiers: usize,
     /// Whether two active pods may claim one address.
     pub claims: Claims,
 }
@@ -41,6 +44,6 @@ pub enum Claims {
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { namespaces: 3, nodes: 2, pods: 12, policies: 6, claims: Claims::Unique }
+        Shape { namespaces: 3, nodes: 2, pods: 12, policies: 6, tiers: 3, claims: Claims::Unique }
     }
 }

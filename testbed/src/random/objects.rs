@@ -12,16 +12,16 @@ use netpolc_policy::{
     Rule, Selector, Service, ServicePort,
 };
 
-use super::{Claims, Rng, Shape};
+use super::{Claims, Rng, Shape, tiers};
 
 const KEYS: [&str; 3] = ["app", "tier", "env"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
-const NAMES: [&str; 3] = ["http", "dns", "metrics"];
+pub(super) const NAMES: [&str; 3] = ["http", "dns", "metrics"];
 /// Numbers at which something begins or ends.
 const NUMBERS: [u16; 14] =
     [1, 53, 79, 80, 81, 443, 1000, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
 /// They nest, touch and coincide with pods, nodes and outside addresses.
-const CIDRS: [&str; 18] = [
+pub(super) const CIDRS: [&str; 18] = [
     "0.0.0.0/0",
     "10.0.0.0/8",
     "10.0.0.0/22",
@@ -68,6 +68,11 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
         let key = service_key(rng);
         let service = service(rng, &cluster);
         cluster.services.insert(key, service);
+    }
+    let count = if rng.chance(50) { shape.tiers } else { 0 };
+    for _ in 0..count {
+        let key = tiers::key(rng);
+        cluster.tiers.insert(key.clone(), tiers::policy(rng, key));
     }
     cluster
 }
@@ -128,7 +133,7 @@ pub fn node(rng: &mut Rng, n: usize) -> Node {
     if rng.chance(20) {
         addresses.push(Ipv4Addr::new(192, 168, 1, 1 + n as u8).into());
     }
-    Node { addresses, ..Node::default() }
+    Node { addresses, labels: labels(rng) }
 }
 
 /// A pod called `key`, on addresses that are free in `cluster` (or mostly so, by `shape`).
@@ -252,7 +257,7 @@ fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
         && outer.contains(inner.ip())
 }
 
-fn port(rng: &mut Rng) -> Port {
+pub(super) fn port(rng: &mut Rng) -> Port {
     let protocol = *rng.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
     match rng.below(100) {
         0..3 => Port::Nothing,
@@ -269,7 +274,7 @@ fn port(rng: &mut Rng) -> Port {
     }
 }
 
-fn selector(rng: &mut Rng) -> Selector {
+pub(super) fn selector(rng: &mut Rng) -> Selector {
     let count = *rng.pick(&[0, 1, 1, 1, 2]);
     Selector { requirements: rng.list(count, requirement) }
 }

@@ -13,20 +13,37 @@ use crate::{
     interval::PortRange,
 };
 
+/// Which of the pods that claim an address have to be members of an atom, so that the address is
+/// one. With one claimant, as nearly always, both are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Among {
+    /// All of them: for what is permitted, so that a conflict never widens.
+    All,
+    /// Any of them: for what is denied.
+    Any,
+}
+
 /// A name of a port, which has a number on each pod.
-pub(crate) type PortName = (Protocol, Arc<str>);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PortName {
+    pub(crate) protocol: Protocol,
+    pub(crate) name: Arc<str>,
+    pub(crate) among: Among,
+}
 
 /// One distinct peer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Atom {
     /// Pods by labels, in namespaces.
-    Pods { namespaces: NamespaceScope, pods: Selector },
+    Pods { namespaces: NamespaceScope, pods: Selector, among: Among },
     /// A CIDR with excepts.
     Block(Block),
     /// Pods on which a named port has this number (S29).
-    Port { protocol: Protocol, name: Arc<str>, number: u16 },
+    Port { name: PortName, number: u16 },
     /// The addresses of a node (S45).
     Node(Arc<str>),
+    /// The addresses of the nodes with these labels (S71).
+    Nodes(Selector),
     /// Addresses with these ranges of ports of Services (S48), for everybody or for the pods of one
     /// node. No rule names it; what rules for egress grant leaves its ports out.
     Service { node: Option<Arc<str>>, ports: Box<[PortRange]> },
@@ -44,8 +61,9 @@ impl Atom {
                 format!("ipBlock {} except {}", block.cidr, except.join(" ")).into()
             }
             Atom::Pods { .. } => "pods".into(),
-            Atom::Port { name, number, .. } => format!("port {name}={number}").into(),
+            Atom::Port { name, number } => format!("port {}={number}", name.name).into(),
             Atom::Node(node) => node.clone(),
+            Atom::Nodes(_) => "nodes".into(),
             Atom::Service { .. } => "Service".into(),
         }
     }
@@ -72,7 +90,7 @@ struct Slot {
 }
 
 fn indices(atom: &Atom) -> Option<(Option<Index>, Index)> {
-    let Atom::Pods { namespaces, pods } = atom else { return None };
+    let Atom::Pods { namespaces, pods, .. } = atom else { return None };
     let index = match namespaces {
         NamespaceScope::Named(_) => None,
         NamespaceScope::Matching(selector) => Some(Index::new(selector)),
@@ -92,6 +110,8 @@ pub(crate) struct Atoms {
     matching: BTreeSet<AtomId>,
     /// Live `Service` atoms.
     services: BTreeSet<AtomId>,
+    /// Live `Nodes` atoms.
+    nodes: BTreeSet<AtomId>,
 }
 
 impl Atoms {
@@ -117,6 +137,24 @@ impl Atoms {
     /// Live `Service` atoms, in order.
     pub(crate) fn services(&self) -> impl Iterator<Item = AtomId> {
         self.services.iter().copied()
+    }
+
+    /// Live `Nodes` atoms that select nodes with these labels, in order.
+    pub(crate) fn of_nodes(&self, labels: &Labels) -> impl Iterator<Item = AtomId> {
+        let selects = |id: &AtomId| match self.get(*id) {
+            Atom::Nodes(selector) => selector.matches(labels),
+            _ => false,
+        };
+        self.nodes.iter().copied().filter(selects)
+    }
+
+    /// Must any of the pods that claim an address be a member, and not all of them?
+    pub(super) fn is_among_any(&self, id: AtomId) -> bool {
+        match self.get(id) {
+            Atom::Pods { among, .. } => *among == Among::Any,
+            Atom::Port { name, .. } => name.among == Among::Any,
+            Atom::Block(_) | Atom::Node(_) | Atom::Nodes(_) | Atom::Service { .. } => false,
+        }
     }
 
     /// Atoms that went in this update.
@@ -197,6 +235,9 @@ impl Atoms {
             Atom::Service { .. } => {
                 self.services.insert(id);
             }
+            Atom::Nodes(_) => {
+                self.nodes.insert(id);
+            }
             Atom::Block(_) | Atom::Port { .. } | Atom::Node(_) => {}
         }
         self.ids.insert(atom, id);
@@ -231,6 +272,9 @@ impl Atoms {
             }
             Atom::Service { .. } => {
                 self.services.remove(&id);
+            }
+            Atom::Nodes(_) => {
+                self.nodes.remove(&id);
             }
             Atom::Block(_) | Atom::Port { .. } | Atom::Node(_) => {}
         }

@@ -29,7 +29,7 @@ use std::{
 use netpolc_policy::{Labels, ObjectKey, Pod};
 
 pub(crate) use self::{
-    atoms::{Atom, Atoms, NamespaceScope, PortName},
+    atoms::{Among, Atom, Atoms, NamespaceScope, PortName},
     pods::PodSlot,
 };
 use self::{blocks::Blocks, namespaces::Namespaces, pods::Pods};
@@ -63,6 +63,11 @@ impl Membership {
         &self.atoms
     }
 
+    /// The labels of a namespace; none where it is not known.
+    pub(crate) fn labels(&self, namespace: &Arc<str>) -> Labels {
+        self.namespaces.get(namespace).map(|n| n.labels().clone()).unwrap_or_default()
+    }
+
     /// A policed pod.
     pub(crate) fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
         self.find(key).map(|(_, pod)| pod)
@@ -89,13 +94,17 @@ impl Membership {
     }
 
     /// The atoms that an address is a member of because pods have it. One that several pods claim
-    /// is a member only of what selects all of them: nobody can tell whose packets these are, so
-    /// the address gets what each of the pods would get.
-    pub(crate) fn atoms_of_pods(&self, address: IpAddr) -> impl Iterator<Item = AtomId> {
-        let group = |pod| &self.pods.group(self.pods.slot(pod).group).atoms;
+    /// is a member of what permits only where that selects all of them, and of what denies where
+    /// that selects any ([`Among`]): nobody can tell whose packets these are, so the address gets
+    /// what each of the pods would get.
+    pub(crate) fn atoms_of_pods(&self, address: IpAddr) -> BTreeSet<AtomId> {
+        let group = |pod: &PodId| &self.pods.group(self.pods.slot(*pod).group).atoms;
         let owners = self.pods.owners(address);
-        let first = owners.first().map(|pod| group(*pod)).into_iter().flatten().copied();
-        first.filter(move |atom| owners[1..].iter().all(|pod| group(*pod).contains(atom)))
+        let is_member = |atom: &AtomId| {
+            let claimed = || owners.iter().all(|pod| group(pod).contains(atom));
+            owners.len() == 1 || self.atoms.is_among_any(*atom) || claimed()
+        };
+        owners.iter().flat_map(group).copied().filter(is_member).collect()
     }
 
     /// Does some live block or except begin at this prefix?
@@ -211,6 +220,7 @@ impl Membership {
             }
             Atom::Block(block) => touch_block(&self.blocks.insert(id, block), work),
             Atom::Node(node) => work.touch_node(node),
+            Atom::Nodes(_) => work.touch_nodes(),
             // Its groups join one by one.
             Atom::Port { .. } => {}
             // Who makes it knows its address.
@@ -231,6 +241,7 @@ impl Membership {
             }
             Atom::Block(block) => touch_block(&self.blocks.remove(id, block), work),
             Atom::Node(node) => work.touch_node(node),
+            Atom::Nodes(_) => work.touch_nodes(),
             Atom::Service { .. } => {}
         }
         self.atoms.retire(id);
@@ -269,7 +280,12 @@ impl Membership {
                 && self.atoms.selects_pod(*atom, &key.labels)
         });
         let selecting: Vec<AtomId> = selecting.collect();
-        let names: BTreeSet<PortName> = key.ports.iter().map(|(p, n, _)| (*p, n.clone())).collect();
+        let named = |among| {
+            let ports = key.ports.iter();
+            ports.map(move |(p, n, _)| PortName { protocol: *p, name: n.clone(), among })
+        };
+        let names: BTreeSet<PortName> =
+            [Among::All, Among::Any].into_iter().flat_map(named).collect();
         selecting.into_iter().for_each(|atom| self.join(id, atom, work));
         for name in names {
             if self.names.contains_key(&name) {
@@ -282,10 +298,10 @@ impl Membership {
     /// it: such an atom lives as long as a group is in it and a set asks for the name.
     fn join_port(&mut self, group: GroupId, name: &PortName, work: &mut Worklist) {
         let ports = self.pods.group(group).key.ports.clone();
-        for (protocol, port, number) in
-            ports.into_iter().filter(|(p, n, _)| (p, n) == (&name.0, &name.1))
+        for (.., number) in
+            ports.into_iter().filter(|(p, n, _)| (p, n) == (&name.protocol, &name.name))
         {
-            let atom = self.acquire(Atom::Port { protocol, name: port, number }, work);
+            let atom = self.acquire(Atom::Port { name: name.clone(), number }, work);
             if let Some(name) = self.names.get_mut(name) {
                 name.atoms.insert(atom);
             }
@@ -308,8 +324,8 @@ impl Membership {
     /// A group that is gone leaves an atom. Nothing to touch: its pods' addresses are.
     fn abandon(&mut self, group: GroupId, atom: AtomId, work: &mut Worklist) {
         self.atoms.remove_group(atom, group);
-        if let Atom::Port { protocol, name, .. } = self.atoms.get(atom) {
-            let name = (*protocol, name.clone());
+        if let Atom::Port { name, .. } = self.atoms.get(atom) {
+            let name = name.clone();
             if self.atoms.groups(atom).is_empty()
                 && let Some(name) = self.names.get_mut(&name)
             {

@@ -54,7 +54,7 @@ pub(super) struct Pods {
     groups: Slab<GroupId, Group>,
     owners: HashMap<IpAddr, Vec<PodId>>,
     /// Groups with a named port, whether a live set asks for it or not.
-    groups_by_port: HashMap<PortName, BTreeSet<GroupId>>,
+    groups_by_port: HashMap<(Protocol, Arc<str>), BTreeSet<GroupId>>,
 }
 
 impl Pods {
@@ -80,7 +80,8 @@ impl Pods {
 
     /// The groups with this named port, in order, whether a live set asks for it or not.
     pub(super) fn with_port(&self, name: &PortName) -> impl Iterator<Item = GroupId> {
-        self.groups_by_port.get(name).into_iter().flatten().copied()
+        let port = (name.protocol, name.name.clone());
+        self.groups_by_port.get(&port).into_iter().flatten().copied()
     }
 
     /// The pods that have an address; more than one is a conflict.

@@ -274,6 +274,7 @@ impl Shares {
                 changed
             }
             Event::Namespace { .. }
+            | Event::Tier { .. }
             | Event::Node { .. }
             | Event::Interface { .. }
             | Event::Wire(_) => false,

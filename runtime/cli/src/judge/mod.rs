@@ -153,6 +153,17 @@ pub enum Place {
         #[serde(skip_serializing_if = "Option::is_none")]
         port: Option<u32>,
     },
+    /// A rule of a ClusterNetworkPolicy. Its index is that in the API object, from 0.
+    Tier {
+        /// Admin or Baseline.
+        tier: String,
+        /// The policy's name, with its group where that is not the upstream one.
+        policy: String,
+        /// The index in `ingress` or `egress`.
+        rule: u32,
+        /// Accept, Deny or Pass.
+        action: String,
+    },
     /// A policy that isolates the pod.
     Policy {
         /// The policy, as `namespace/name`.
@@ -176,6 +187,9 @@ impl std::fmt::Display for Place {
                     }
                 }
                 Ok(())
+            }
+            Place::Tier { tier, policy, rule, action } => {
+                write!(f, "{tier} {policy} rule {rule} {action}")
             }
             Place::Policy { policy } => f.write_str(policy),
             Place::Other { implied } => f.write_str(implied),

@@ -3,7 +3,7 @@
 
 use netpolc_policy::{
     Cluster,
-    oracle::{self, Question, Reason as Why},
+    oracle::{self, Question, Reason as Why, TierPlace},
 };
 
 use super::{Answer, Error, Judge, Place, Reason, Side};
@@ -52,10 +52,22 @@ fn side(side: oracle::Side) -> Side {
             };
             (Reason::Allowed, vec![place])
         }
+        Why::Accepted(place) => (Reason::Allowed, vec![tier(place)]),
+        Why::Refused(places) => (Reason::Denied, places.into_iter().map(tier).collect()),
+        Why::Closed => (Reason::Denied, vec![]),
         Why::Denied(policies) => (
             Reason::Denied,
             policies.iter().map(|p| Place::Policy { policy: p.to_string() }).collect(),
         ),
     };
     Side { allowed, pod: side.pod, reason, by }
+}
+
+fn tier(place: TierPlace) -> Place {
+    Place::Tier {
+        tier: place.tier.to_string(),
+        policy: place.policy.to_string(),
+        rule: u32::try_from(place.rule).unwrap_or(u32::MAX),
+        action: place.action.to_string(),
+    }
 }

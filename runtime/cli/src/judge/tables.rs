@@ -185,6 +185,12 @@ fn place(origin: &Origin) -> Option<Place> {
         Origin::Rule { policy, rule, peer, port } => {
             Place::Rule { policy: policy.to_string(), rule: *rule, peer: *peer, port: *port }
         }
+        Origin::Tier { tier, policy, rule, action } => Place::Tier {
+            tier: tier.to_string(),
+            policy: policy.to_string(),
+            rule: *rule,
+            action: action.to_string(),
+        },
         Origin::Isolates { policy } => Place::Policy { policy: policy.to_string() },
         Origin::Implied { reason } => Place::Other { implied: reason.to_string() },
         Origin::Pod { .. } | Origin::Node { .. } => return None,

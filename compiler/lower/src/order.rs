@@ -1,0 +1,160 @@
+//! What an ordered set grants a class: the tiers and the NetworkPolicies between them, evaluated
+//! once for all ports (S62-S65).
+//!
+//! Ports are kept as sets of intervals, and every rule is asked about those that no rule before it
+//! has decided, so that the work is in proportion to the rules that match and their intervals. Pure:
+//! rules and members in, grants and their origins out.
+//!
+//! Not here: sets without tiers, whose rules have no order ([`crate::grants`]).
+
+use netpolc_policy::Action;
+use netpolc_table::{Origin, schema::Family};
+
+use crate::{
+    grants::{self, Grant, Granted, Outcome},
+    index::AtomId,
+    interval::PortSet,
+    membership::Atoms,
+    rules::{Role, Rule},
+    set::Set,
+};
+
+/// The ports that are still open to a decision, and what has been decided.
+struct Evaluation<'a> {
+    set: &'a Set,
+    members: &'a [AtomId],
+    atoms: &'a Atoms,
+    /// No rule has matched these.
+    open: PortSet,
+    grants: Vec<Grant>,
+    /// Rules that decided something, whatever it was.
+    origins: Vec<Origin>,
+}
+
+/// Asks the rules of a set in their order about addresses of a family that are members of these
+/// atoms.
+pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
+    // By index: the order in which the set was made is the order in which rules are asked.
+    let mut indices: Vec<usize> = set.indices_for(family, members).collect();
+    indices.sort_unstable();
+    let rules: Vec<&Rule> = indices.into_iter().map(|index| &set.rules[index]).collect();
+    let mut evaluation = Evaluation {
+        set,
+        members,
+        atoms,
+        open: PortSet::everything(),
+        grants: Vec::new(),
+        origins: Vec::new(),
+    };
+    evaluation.tiers(&rules, |role| matches!(role, Role::Admin { .. }));
+    if set.key.is_isolated() {
+        evaluation.policies(&rules);
+    } else {
+        evaluation.tiers(&rules, |role| matches!(role, Role::Baseline { .. }));
+        let rest = std::mem::take(&mut evaluation.open);
+        evaluation.grant(&rest, set.default_source(), None);
+    }
+    let Evaluation { grants, origins, .. } = evaluation;
+    let closed = grants::service_ports(set, members, atoms);
+    // One entry answers for all ports, so it names only a rule that grants every one of them.
+    if let Some(source) = grants.first().map(|grant| grant.source).filter(|_| closed.is_empty()) {
+        let is_sole = grants.iter().all(|grant| grant.source == source);
+        let granted = PortSet::of(grants.iter().map(Grant::piece));
+        if is_sole && granted == PortSet::everything() {
+            let origin = set.source_origin(source, None);
+            return Outcome { grant: Granted::Everything, origins: vec![origin] };
+        }
+    }
+    Outcome { grant: grants::cut(set, grants, &closed), origins }
+}
+
+impl Evaluation<'_> {
+    /// One tier. What passes leaves it, and is open again behind it.
+    fn tiers(&mut self, rules: &[&Rule], in_tier: impl Fn(&Role) -> bool) {
+        let rules: Vec<&Rule> = rules.iter().copied().filter(|rule| in_tier(&rule.role)).collect();
+        let mut passed = PortSet::default();
+        for level in rules.chunk_by(|a, b| a.role.level() == b.role.level()) {
+            passed = passed.union(&self.level(level));
+        }
+        self.open = self.open.union(&passed);
+    }
+
+    /// The policies of one priority (S64): each is asked by itself about what is open, and among
+    /// their answers Deny wins, then Accept, then Pass. Returns what passes.
+    fn level(&mut self, rules: &[&Rule]) -> PortSet {
+        let mut matched: Vec<(&Rule, Action, PortSet)> = Vec::new();
+        for policy in rules.chunk_by(|a, b| a.role.policy() == b.role.policy()) {
+            let mut open = self.open.clone();
+            for rule in policy {
+                let here = open.intersection(&self.ports(rule));
+                if let (false, Some(action)) = (here.is_empty(), rule.role.action()) {
+                    open = open.minus(&here);
+                    matched.push((rule, action, here));
+                }
+            }
+        }
+        let with = |action: Action| {
+            let those = matched.iter().filter(|(_, a, _)| *a == action);
+            those.fold(PortSet::default(), |all, (.., ports)| all.union(ports))
+        };
+        let (denied, accepted, passed) =
+            (with(Action::Deny), with(Action::Accept), with(Action::Pass));
+        let passed = passed.minus(&denied).minus(&accepted);
+        for (rule, action, ports) in &matched {
+            let decided = match action {
+                Action::Deny => ports.clone(),
+                Action::Accept => ports.minus(&denied),
+                Action::Pass => ports.intersection(&passed),
+            };
+            if decided.is_empty() {
+                continue;
+            }
+            self.origins.push(self.set.origin(rule));
+            if *action == Action::Accept {
+                self.grant_rule(rule, &decided);
+            }
+        }
+        self.open = self.open.minus(&denied).minus(&accepted).minus(&passed);
+        passed
+    }
+
+    /// The NetworkPolicies, which add up, and which decide about all that comes to them (S65).
+    fn policies(&mut self, rules: &[&Rule]) {
+        let open = std::mem::take(&mut self.open);
+        for rule in rules.iter().filter(|rule| matches!(rule.role, Role::Policy)) {
+            let here = open.intersection(&self.ports(rule));
+            if !here.is_empty() {
+                self.origins.push(self.set.origin(rule));
+                self.grant_rule(rule, &here);
+            }
+        }
+    }
+
+    /// All ports that a rule is about, for these members.
+    fn ports(&self, rule: &Rule) -> PortSet {
+        let parts = grants::parts(rule, self.members, self.atoms);
+        PortSet::of(parts.iter().map(Grant::piece))
+    }
+
+    /// Grants what a rule is about, as far as it is in `ports`, by each of the ports that it lists.
+    fn grant_rule(&mut self, rule: &Rule, ports: &PortSet) {
+        for part in grants::parts(rule, self.members, self.atoms) {
+            let here = PortSet::of([part.piece()]).intersection(ports);
+            self.grant(&here, part.source, part.port);
+        }
+    }
+
+    fn grant(&mut self, ports: &PortSet, source: u32, port: Option<u32>) {
+        let pieces = ports.pieces().map(|(protocol, first, last)| Grant {
+            protocol,
+            first,
+            last,
+            source,
+            port,
+        });
+        self.grants.extend(pieces);
+        if port.is_none() && source == self.set.default_source() && !ports.is_empty() {
+            self.origins.push(self.set.source_origin(source, None));
+        }
+    }
+}
