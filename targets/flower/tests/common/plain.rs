@@ -127,7 +127,8 @@ fn ports(ports: &Ports, named: Option<&Pod>) -> Vec<Grant> {
                     numbers.into_iter().map(|n| (Some(protocol.number()), Some((n, u16::MAX)))),
                 );
             }
-            Port::Nothing => {}
+            // NetworkPolicies have no port of the first kind.
+            Port::Name(_) | Port::Nothing => {}
         }
     }
     found
