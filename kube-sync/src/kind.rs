@@ -5,6 +5,8 @@
 //!
 //! Not here: what is done with the object (`object`).
 
+use netpolc_policy::TierApi;
+
 use crate::{
     problem::{Severity, excerpt},
     strict,
@@ -19,6 +21,16 @@ pub(crate) enum Kind {
     Policy,
     Node,
     Service,
+    /// A ClusterNetworkPolicy of this group.
+    Tier(TierApi),
+    /// A StagedKubernetesNetworkPolicy.
+    Staged,
+    /// A SecurityGroupPolicy.
+    GroupPolicy,
+    /// A ServiceAccount, whose labels a SecurityGroupPolicy may select.
+    Account,
+    /// A SecurityGroup of the AWS Controllers for Kubernetes.
+    Group,
     List,
     /// A kind that has no meaning for policy.
     Ignored,
@@ -46,13 +58,26 @@ impl Complaint {
 
 const POLICY_VERSION: &str = "networking.k8s.io/v1";
 
+/// The version in which a ClusterNetworkPolicy of each group is read.
+fn tier_version(api: TierApi) -> &'static str {
+    match api {
+        TierApi::Upstream => "policy.networking.k8s.io/v1alpha2",
+        TierApi::Aws => "networking.k8s.aws/v1alpha1",
+    }
+}
+
+/// The versions in which Calico's staged policies are read; both have the same fields.
+const STAGED_VERSIONS: [&str; 2] = ["projectcalico.org/v3", "crd.projectcalico.org/v1"];
+const GROUP_POLICY_VERSION: &str = "vpcresources.k8s.aws/v1beta1";
+const GROUP_VERSION: &str = "ec2.services.k8s.aws/v1alpha1";
+
 /// The kinds of networking.k8s.io that are not policies.
 const NETWORKING: [&str; 5] =
     ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "ClusterCIDR"];
 
 /// The kinds of the core group that have no meaning for policy; and the kubeconfig (`Config`),
 /// which is not an API object but calls itself v1.
-const CORE: [&str; 17] = [
+const CORE: [&str; 16] = [
     "Binding",
     "ComponentStatus",
     "Config",
@@ -69,7 +94,6 @@ const CORE: [&str; 17] = [
     "ResourceQuota",
     "Secret",
     "SerializedReference",
-    "ServiceAccount",
 ];
 
 /// API groups of other engines that have a NetworkPolicy of their own.
@@ -85,14 +109,32 @@ const ENGINES: [&str; 9] = [
     "policy.networking.k8s.io",
 ];
 
+/// The groups of AWS of which all kinds are known.
+const AWS: [&str; 2] = ["networking.k8s.aws", "vpcresources.k8s.aws"];
+
 /// Kinds of other engines that do not have NetworkPolicy in their name, and templates, each with
 /// its group.
-const FOREIGN: [(&str, &str); 3] =
-    [("EgressFirewall", "k8s.ovn.org"), ("Template", "template.openshift.io"), ("Template", "")];
+const FOREIGN: [(&str, &str); 7] = [
+    ("EgressFirewall", "k8s.ovn.org"),
+    ("Template", "template.openshift.io"),
+    ("Template", ""),
+    ("Tier", "projectcalico.org"),
+    ("Tier", "crd.projectcalico.org"),
+    ("Tier", "crd.antrea.io"),
+    ("Tier", "crd.antrea.tanzu.vmware.com"),
+];
 
 /// The kinds that are read, with the short names that kubectl accepts: what an unknown kind may
 /// stand for.
-const READ: [(&str, Kind, &[&str]); 6] = [
+const READ: [(&str, Kind, &[&str]); 10] = [
+    ("StagedKubernetesNetworkPolicy", Kind::Staged, &["stagedkubernetesnetworkpolicies"]),
+    (
+        "ClusterNetworkPolicy",
+        Kind::Tier(TierApi::Upstream),
+        &["cnp", "cnps", "clusternetworkpolicies"],
+    ),
+    ("SecurityGroupPolicy", Kind::GroupPolicy, &["sgp", "sgps", "securitygrouppolicies"]),
+    ("ServiceAccount", Kind::Account, &["sa"]),
     ("NetworkPolicy", Kind::Policy, &["netpol", "netpols"]),
     ("Namespace", Kind::Namespace, &["ns"]),
     ("Service", Kind::Service, &["svc"]),
@@ -110,6 +152,17 @@ pub(crate) fn classify(kind: &str, api_version: Option<&str>) -> (Kind, Option<C
         "Namespace" => core(kind, Kind::Namespace, api_version),
         "Node" => core(kind, Kind::Node, api_version),
         "Service" => core(kind, Kind::Service, api_version),
+        "ServiceAccount" => core(kind, Kind::Account, api_version),
+        "ClusterNetworkPolicy" => tier(api_version),
+        "StagedKubernetesNetworkPolicy" => {
+            versioned(kind, Kind::Staged, &STAGED_VERSIONS, api_version)
+        }
+        "SecurityGroupPolicy" => {
+            versioned(kind, Kind::GroupPolicy, &[GROUP_POLICY_VERSION], api_version)
+        }
+        "SecurityGroup" if group == Some("ec2.services.k8s.aws") => {
+            versioned(kind, Kind::Group, &[GROUP_VERSION], api_version)
+        }
         "List" => core(kind, Kind::List, api_version),
         _ if is_foreign(kind, group) => (Kind::Foreign, None),
         _ => match kind.strip_suffix("List").filter(|item| !item.is_empty()) {
@@ -141,6 +194,74 @@ fn policy(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
                 excerpt(version)
             );
             (Kind::Policy, Some(Complaint::error(field, message)))
+        }
+    }
+}
+
+/// Classifies a ClusterNetworkPolicy. Two groups have one; in any other custom group it is another
+/// engine's.
+fn tier(api_version: Option<&str>) -> (Kind, Option<Complaint>) {
+    let near = |api: &TierApi| {
+        let version = api_version.unwrap_or_default();
+        group(version) == api.group() || strict::distance(group(version), api.group()) <= 2
+    };
+    let api = TierApi::ALL.into_iter().find(near);
+    let custom = api_version.is_some_and(|version| group(version).contains('.'));
+    match api {
+        Some(api) => {
+            versioned("ClusterNetworkPolicy", Kind::Tier(api), &[tier_version(api)], api_version)
+        }
+        None if custom && api_version.map(group) != Some("networking.k8s.io") => {
+            (Kind::Foreign, None)
+        }
+        None => {
+            let (upstream, aws) = (tier_version(TierApi::Upstream), tier_version(TierApi::Aws));
+            let message = match api_version {
+                None => format!("the field is missing; write {upstream} or {aws}"),
+                Some(version) => format!(
+                    "no API server has a ClusterNetworkPolicy in `{}`; write {upstream} or {aws}; \
+                     until then none of its rules permits or passes anything",
+                    excerpt(version)
+                ),
+            };
+            (Kind::Tier(TierApi::Upstream), Some(Complaint::error("apiVersion", message)))
+        }
+    }
+}
+
+/// Classifies a kind that is read in these versions of its group; the first one is advised.
+fn versioned(
+    kind: &str,
+    known: Kind,
+    versions: &[&str],
+    api_version: Option<&str>,
+) -> (Kind, Option<Complaint>) {
+    let field = "apiVersion";
+    let advised = versions[0];
+    match api_version {
+        Some(version) if versions.contains(&version) => (known, None),
+        None => {
+            (known, Some(Complaint::error(field, format!("the field is missing; write {advised}"))))
+        }
+        Some(version)
+            if versions.iter().any(|v| strict::distance(group(version), group(v)) <= 2) =>
+        {
+            let message = format!(
+                "a {kind} of `{}` is read as {advised}, which may differ; write that",
+                excerpt(version)
+            );
+            (known, Some(Complaint::error(field, message)))
+        }
+        Some(version) if is_custom(group(version)) => {
+            let policy = kind.ends_with("NetworkPolicy");
+            (if policy { Kind::Foreign } else { Kind::Ignored }, None)
+        }
+        Some(version) => {
+            let message = format!(
+                "no API server has a {kind} in `{}`; it is read as {advised}; write that",
+                excerpt(version)
+            );
+            (known, Some(Complaint::error(field, message)))
         }
     }
 }
@@ -182,19 +303,28 @@ fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
             "networking.k8s.io" => !NETWORKING.contains(&kind),
             "" => true,
             group => {
-                !is_custom(group) && meant(kind).is_some_and(|(_, known)| known == Kind::Policy)
+                let known = !is_custom(group) || AWS.contains(&group);
+                known && meant(kind).is_some_and(|(_, known)| closes(known))
             }
         },
     };
     let near = || {
-        meant(kind)
-            .filter(|(name, known)| *known == Kind::Policy && strict::distance(kind, name) <= 2)
+        let close = |name: &str| strict::distance(kind, name) <= 2;
+        meant(kind).filter(|(name, known)| closes(*known) && close(name))
     };
     if unknown_to_the_server || near().is_some() {
         let known = meant(kind).map_or(Kind::Unknown, |(_, known)| known);
+        let aws = api_version.is_some_and(|version| group(version) == TierApi::Aws.group());
+        let known =
+            if matches!(known, Kind::Tier(_)) && aws { Kind::Tier(TierApi::Aws) } else { known };
         return (known, Some(unknown(kind, api_version)));
     }
     (Kind::Ignored, None)
+}
+
+/// Whether something is open that should not be where an object of this kind is not read.
+fn closes(kind: Kind) -> bool {
+    matches!(kind, Kind::Policy | Kind::Tier(_) | Kind::GroupPolicy)
 }
 
 fn unknown(kind: &str, api_version: Option<&str>) -> Complaint {
@@ -227,7 +357,11 @@ fn meant(kind: &str) -> Option<(&'static str, Kind)> {
 /// has in its spec.
 pub(crate) fn guess(node: &Node) -> Option<Kind> {
     let spec = node.get("spec")?;
-    if spec.get("podSelector").is_some() {
+    if spec.get("subject").is_some() && spec.get("tier").is_some() {
+        Some(Kind::Tier(TierApi::Upstream))
+    } else if spec.get("securityGroups").is_some() {
+        Some(Kind::GroupPolicy)
+    } else if spec.get("podSelector").is_some() {
         Some(Kind::Policy)
     } else {
         spec.get("containers").map(|_| Kind::Pod)

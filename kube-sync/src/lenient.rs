@@ -6,11 +6,11 @@
 use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    ContainerPort, Grouping, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork,
-    Protocol,
+    ContainerPort, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
 };
 
 use crate::{
+    groups,
     problem::{Path, excerpt},
     source::Reader,
     strict,
@@ -27,6 +27,10 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
     let spec = map(reader, object.get("spec"), &spec_path);
     let node = text(reader, spec, &spec_path, "nodeName").filter(|name| !name.is_empty());
     let node = node.map(|name| reader.interner.string(name));
+    // `serviceAccount` is the field's old name, which API servers still fill in.
+    let mut account = |field| text(reader, spec, &spec_path, field).filter(|name| !name.is_empty());
+    let account = account("serviceAccountName").or_else(|| account("serviceAccount"));
+    let account = reader.interner.string(account.unwrap_or(groups::pod::ACCOUNT));
     let network = match spec.and_then(|s| s.get("hostNetwork")) {
         None => PodNetwork::Own,
         Some(Node { value: Value::Bool(host), .. }) => {
@@ -74,7 +78,7 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
         network,
         phase,
         ports,
-        grouping: Grouping::default(),
+        grouping: groups::pod::grouping(reader, object, account),
     }
 }
 
@@ -108,7 +112,8 @@ pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
             address(reader, given, &item_path.field("address"), &mut addresses);
         }
     }
-    ClusterNode { addresses, ..ClusterNode::default() }
+    let labels = labels(reader, object.get("metadata"), None);
+    ClusterNode { labels, addresses }
 }
 
 /// A field that every item of a list must have; None, with a report, where it is missing.

@@ -12,9 +12,11 @@
 //! (strict) or `lenient` -> `place` (two objects of one name) -> `last_known` (objects that an
 //! input no longer shows).
 
+mod annotation;
 mod change;
 mod decode;
 mod fuzz;
+mod groups;
 mod intern;
 mod json;
 mod kind;
@@ -34,6 +36,8 @@ mod source;
 mod split;
 mod state;
 mod strict;
+mod tier;
+mod tier_rule;
 mod tree;
 mod typed;
 #[cfg(feature = "watch")]

@@ -88,13 +88,13 @@ impl<'n, 't> Metadata<'n, 't> {
             && let Some(text) = text(reader, given, &path)
         {
             let role = match kind {
-                Kind::Namespace | Kind::Node => NameRole::Reference,
+                Kind::Namespace | Kind::Node | Kind::Account => NameRole::Reference,
                 _ => NameRole::Label,
             };
             return Some(checked(reader, given.at, &path, &text, role));
         }
         let at = self.node.unwrap_or(self.object).at;
-        if kind != Kind::Policy {
+        if !matches!(kind, Kind::Policy | Kind::Tier(_) | Kind::GroupPolicy) {
             reader.error(at, &path, "the field is missing or unreadable; the object is ignored");
             return None;
         }

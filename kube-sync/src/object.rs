@@ -6,15 +6,22 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use netpolc_policy::{Labels, Node as ClusterNode, ObjectKey, Pod, Policy, Service};
+use ipnetwork::IpNetwork;
+use netpolc_policy::{
+    Direction, GroupRule, InterfaceId, Labels, NetworkInterface, Node as ClusterNode, ObjectKey,
+    Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service,
+    Staged, TierKey, TierPolicy,
+};
 
 use crate::{
+    groups,
     kind::{Kind, classify, guess},
     lenient, metadata, policy,
     problem::{Path, Severity, excerpt},
     repeated, service,
     source::{Origin, Reader},
     strict,
+    tier::{self, Trust},
     tree::{Field, Node, Value},
 };
 
@@ -31,6 +38,30 @@ pub enum Object {
     Node(Arc<str>, ClusterNode),
     /// A Service under its key.
     Service(ObjectKey, Service),
+    /// A ClusterNetworkPolicy, which carries its key.
+    Tier(TierPolicy),
+    /// A StagedKubernetesNetworkPolicy: what would become of the NetworkPolicy of this key.
+    Staged(ObjectKey, Staged),
+    /// A SecurityGroupPolicy, which carries its key.
+    GroupPolicy(SecurityGroupPolicy),
+    /// A ServiceAccount: its key and labels.
+    Account(ObjectKey, Labels),
+    /// A security group with its rules.
+    Group(SecurityGroupId, SecurityGroup),
+    /// One rule of a security group, which has an id. Where a group has such rules, they count
+    /// instead of those that its description has.
+    GroupRule {
+        /// The group that has the rule.
+        group: SecurityGroupId,
+        /// Whether it is about what comes to those who have the group, or what they send.
+        direction: Direction,
+        /// The rule, with its id.
+        rule: GroupRule,
+    },
+    /// The entries of a prefix list.
+    PrefixList(PrefixListId, Vec<IpNetwork>),
+    /// A network interface of the cloud.
+    Interface(InterfaceId, NetworkInterface),
 }
 
 /// Receives the objects in the order in which they are found, each with its offset in bytes.
@@ -170,16 +201,14 @@ fn one(
     sink: &mut Sink,
 ) {
     let cut_short = node.get("").is_some();
-    let mut text = |name| {
-        let node = node.get(name)?;
-        if node.as_str().is_none() && node.value != Value::Broken {
-            reader.lost = true;
-            strict::wrong_type(reader, node, &Path::Root.field(name), "a string");
-        }
-        node.as_str()
-    };
-    let kind = text("kind").or(item_type.map(|t| t.kind));
-    let api_version = text("apiVersion").or(item_type.and_then(|t| t.api_version));
+    let kind = header(reader, node, "kind").or(item_type.map(|t| t.kind));
+    if kind.is_none() && item_type.is_none() && groups::aws::is_output(node) {
+        reader.leave();
+        repeated::report(reader, node, &Path::Root);
+        groups::aws::output(reader, node, sink);
+        return;
+    }
+    let api_version = header(reader, node, "apiVersion").or(item_type.and_then(|t| t.api_version));
     let (mut known, complaint) =
         kind.map_or((Kind::Unknown, None), |kind| classify(kind, api_version));
     reader.enter(kind.unwrap_or_default(), &metadata::display_name(node));
@@ -198,13 +227,25 @@ fn one(
                 Some(Kind::Policy) => {
                     "the field is missing; the object is read as a NetworkPolicy; state its kind"
                 }
+                Some(Kind::Tier(_)) => {
+                    "the field is missing; the object is read as a ClusterNetworkPolicy that \
+                    permits nothing; state its kind"
+                }
+                Some(Kind::GroupPolicy) => {
+                    "the field is missing; the object is read as a SecurityGroupPolicy whose \
+                    groups permit nothing; state its kind"
+                }
                 Some(_) => "the field is missing; the object is read as a Pod; state its kind",
                 None => "the field is missing; this is not a Kubernetes object, and it is ignored",
             });
             reader.error(node.at, &Path::Root.field("kind"), message);
         }
     }
+    let mut trust = if kind.is_some() { Trust::Sure } else { Trust::Doubtful };
     if let Some(complaint) = complaint {
+        if complaint.severity == Severity::Error {
+            trust = Trust::Doubtful;
+        }
         reader.lost |= complaint.field == "kind";
         let path = Path::Root.field(complaint.field);
         match complaint.severity {
@@ -225,17 +266,44 @@ fn one(
             let item_type = kind.and_then(|kind| item_type_of(kind, api_version));
             list(reader, node, item_type, depth, sink);
         }
-        // The missing part of such an object could be what matters. Only a policy isolates by what
-        // is left of it.
-        Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service if cut_short => {}
-        Kind::Pod | Kind::Namespace | Kind::Node | Kind::Service | Kind::Policy => {
+        // The missing part of such an object could be what matters. Only a policy closes by what is
+        // left of it.
+        Kind::Pod
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::Service
+        | Kind::Account
+        | Kind::Staged
+        | Kind::Group
+            if cut_short => {}
+        Kind::Pod
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::Service
+        | Kind::Policy
+        | Kind::Tier(_)
+        | Kind::Staged
+        | Kind::GroupPolicy
+        | Kind::Account
+        | Kind::Group => {
             reader.damaged = whole == Whole::Perhaps;
-            match single(reader, node, known) {
-                Some(found) => sink(reader, found, node.at),
-                None => reader.lost = true,
+            match single(reader, node, known, trust) {
+                Single::Object(found) => sink(reader, found, node.at),
+                Single::Without => {}
+                Single::Lost => reader.lost = true,
             }
         }
     }
+}
+
+/// The text of a field of the header.
+fn header<'n>(reader: &mut Reader, node: &'n Node, name: &str) -> Option<&'n str> {
+    let node = node.get(name)?;
+    if node.as_str().is_none() && node.value != Value::Broken {
+        reader.lost = true;
+        strict::wrong_type(reader, node, &Path::Root.field(name), "a string");
+    }
+    node.as_str()
 }
 
 /// Counts policies that another engine enforces.
@@ -312,42 +380,85 @@ pub(crate) fn item_type_of<'t>(
     Some(ItemType { kind, api_version })
 }
 
-fn single(reader: &mut Reader, node: &Node, known: Kind) -> Option<Object> {
-    let Value::Map(fields) = &node.value else { return None };
-    let kind = match known {
+/// What an object turned out to be.
+enum Single {
+    Object(Object),
+    /// It was read, and nothing follows from it.
+    Without,
+    /// It cannot be told which object it is.
+    Lost,
+}
+
+/// The name of a kind, as objects carry it.
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
         Kind::Namespace => "Namespace",
         Kind::Node => "Node",
         Kind::Pod => "Pod",
         Kind::Service => "Service",
-        _ => "NetworkPolicy",
-    };
+        Kind::Tier(_) => "ClusterNetworkPolicy",
+        Kind::Staged => "StagedKubernetesNetworkPolicy",
+        Kind::GroupPolicy => "SecurityGroupPolicy",
+        Kind::Account => "ServiceAccount",
+        Kind::Group => "SecurityGroup",
+        Kind::Policy | Kind::List | Kind::Ignored | Kind::Foreign | Kind::Unknown => {
+            "NetworkPolicy"
+        }
+    }
+}
+
+fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust) -> Single {
+    let Value::Map(fields) = &node.value else { return Single::Lost };
+    let kind = kind_name(known);
     reader.enter(kind, &metadata::display_name(node));
     repeated::report(reader, node, &Path::Root);
-    // A policy's own converter reports its unknown fields.
+    // The converter of a policy reports its unknown fields itself.
+    let strictly = matches!(known, Kind::Policy | Kind::Tier(_) | Kind::Staged | Kind::GroupPolicy);
     let top = ["apiVersion", "kind", "metadata", "spec", "status"];
-    for field in fields
-        .iter()
-        .filter(|f| known != Kind::Policy && !f.name.is_empty() && !top.contains(&&*f.name))
+    let account = ["secrets", "imagePullSecrets", "automountServiceAccountToken"];
+    let mut allowed = top.to_vec();
+    if known == Kind::Account {
+        allowed.extend(account);
+    }
+    for field in
+        fields.iter().filter(|f| !strictly && !f.name.is_empty() && !allowed.contains(&&*f.name))
     {
-        unknown_field(reader, field, &Path::Root, &top);
+        unknown_field(reader, field, &Path::Root, &allowed);
     }
     let about = metadata::Metadata::of(reader, node);
-    let name = about.name(reader, known)?;
-    Some(match known {
+    let Some(name) = about.name(reader, known) else { return Single::Lost };
+    let object = match known {
         Kind::Node => Object::Node(name, lenient::node(reader, node)),
         Kind::Namespace => {
             let labels =
                 lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
             Object::Namespace(name, labels)
         }
+        Kind::Tier(api) => Object::Tier(tier::policy(reader, TierKey { api, name }, node, trust)),
         _ => {
-            let key = ObjectKey { namespace: about.namespace(reader)?, name };
+            let Some(namespace) = about.namespace(reader) else { return Single::Lost };
+            let key = ObjectKey { namespace, name };
             reader.name(kind, &key);
             match known {
                 Kind::Service => Object::Service(key, service::service(reader, node)),
                 Kind::Pod => Object::Pod(lenient::pod(reader, key, node)),
+                Kind::Account => {
+                    Object::Account(key, lenient::labels(reader, node.get("metadata"), None))
+                }
+                Kind::GroupPolicy => {
+                    Object::GroupPolicy(groups::policy::policy(reader, key, node, trust))
+                }
+                Kind::Staged => match policy::staged(reader, key.clone(), node) {
+                    Some(staged) => Object::Staged(key, staged),
+                    None => return Single::Without,
+                },
+                Kind::Group => match groups::ack::group(reader, node) {
+                    Some(group) if trust == Trust::Sure => group,
+                    _ => return Single::Without,
+                },
                 _ => Object::Policy(policy::policy(reader, key, node)),
             }
         }
-    })
+    };
+    Single::Object(object)
 }

@@ -7,12 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, Isolation, ObjectKey, Policy};
+use netpolc_policy::{Cluster, Isolation, Mode, ObjectKey, Policy, TierApi};
 
 use crate::{
-    Object,
+    Object, change, groups,
     problem::{ObjectRef, Path},
     source::Reader,
+    tier,
 };
 
 /// The kinds of object on which policy depends.
@@ -28,6 +29,22 @@ pub enum ObjectKind {
     Policy,
     /// `Pod` of the core group.
     Pod,
+    /// `ClusterNetworkPolicy` of this group.
+    Tier(TierApi),
+    /// `StagedKubernetesNetworkPolicy` of projectcalico.org.
+    Staged,
+    /// `SecurityGroupPolicy` of vpcresources.k8s.aws.
+    GroupPolicy,
+    /// `ServiceAccount` of the core group.
+    Account,
+    /// A security group, as the cloud describes it.
+    Group,
+    /// One rule of a security group; the key's namespace is the group.
+    GroupRule,
+    /// The entries of a prefix list.
+    PrefixList,
+    /// A network interface of the cloud.
+    Interface,
 }
 
 /// The kind and name of an object in a cluster. Prints as `NetworkPolicy shop/ui`.
@@ -58,14 +75,22 @@ pub type Places = HashMap<ObjectId, Place>;
 impl ObjectId {
     /// The kind and name of `object`.
     pub fn of(object: &Object) -> Self {
-        let (kind, key) = match object {
-            Object::Namespace(name, _) => (ObjectKind::Namespace, ObjectKey::new("", name.clone())),
-            Object::Pod(pod) => (ObjectKind::Pod, pod.key.clone()),
-            Object::Policy(policy) => (ObjectKind::Policy, policy.key.clone()),
-            Object::Node(name, _) => (ObjectKind::Node, ObjectKey::new("", name.clone())),
-            Object::Service(key, _) => (ObjectKind::Service, key.clone()),
+        let kind = match object {
+            Object::Namespace(..) => ObjectKind::Namespace,
+            Object::Pod(_) => ObjectKind::Pod,
+            Object::Policy(_) => ObjectKind::Policy,
+            Object::Node(..) => ObjectKind::Node,
+            Object::Service(..) => ObjectKind::Service,
+            Object::Tier(policy) => ObjectKind::Tier(policy.key.api),
+            Object::Staged(..) => ObjectKind::Staged,
+            Object::GroupPolicy(_) => ObjectKind::GroupPolicy,
+            Object::Account(..) => ObjectKind::Account,
+            Object::Group(..) => ObjectKind::Group,
+            Object::GroupRule { .. } => ObjectKind::GroupRule,
+            Object::PrefixList(..) => ObjectKind::PrefixList,
+            Object::Interface(..) => ObjectKind::Interface,
         };
-        Self { kind, key }
+        Self { kind, key: change::key(object) }
     }
 
     /// `namespace/name`, or the name of a cluster-scoped object.
@@ -83,6 +108,14 @@ impl ObjectKind {
             ObjectKind::Service => "Service",
             ObjectKind::Policy => "NetworkPolicy",
             ObjectKind::Pod => "Pod",
+            ObjectKind::Tier(_) => "ClusterNetworkPolicy",
+            ObjectKind::Staged => "StagedKubernetesNetworkPolicy",
+            ObjectKind::GroupPolicy => "SecurityGroupPolicy",
+            ObjectKind::Account => "ServiceAccount",
+            ObjectKind::Group => "SecurityGroup",
+            ObjectKind::GroupRule => "SecurityGroupRule",
+            ObjectKind::PrefixList => "PrefixList",
+            ObjectKind::Interface => "NetworkInterface",
         }
     }
 }
@@ -93,9 +126,11 @@ impl fmt::Display for ObjectId {
     }
 }
 
-/// Puts `object` into the cluster. Of two objects of one name the first counts. A second policy
-/// that differs isolates the pods that it selects too and allows nothing, since nobody knows which
-/// of the two is intended.
+/// Puts `object` into the cluster. Of two objects of one name the first counts, since nobody knows
+/// which of the two is intended. Where a second one that differs closes something, it does so all
+/// the same: a policy isolates the pods that it selects too and allows nothing, a
+/// ClusterNetworkPolicy denies what it denies or passes on, and a SecurityGroupPolicy gives a group
+/// that permits nothing. It then stands beside the first one under a name of its own.
 pub(crate) fn put(
     cluster: &mut Cluster,
     places: &mut Places,
@@ -104,75 +139,89 @@ pub(crate) fn put(
     at: u32,
 ) {
     let id = ObjectId::of(&object);
-    let place = || Place {
+    let place = |reader: &Reader, damaged| Place {
         file: reader.source.name.clone(),
         line: reader.source.line(at as usize),
-        damaged: reader.damaged,
+        damaged,
         copies: 0,
     };
     let mut before = match places.entry(id) {
         Entry::Vacant(vacant) => {
-            vacant.insert(place());
-            return insert(cluster, object);
+            vacant.insert(place(reader, reader.damaged));
+            return change::put(cluster, object);
         }
         Entry::Occupied(before) => before,
-    };
-    let same = match &object {
-        Object::Namespace(name, labels) => cluster.namespaces.get(name) == Some(labels),
-        Object::Pod(pod) => cluster.pods.get(&pod.key) == Some(pod),
-        Object::Policy(policy) => cluster.policies.get(&policy.key) == Some(policy),
-        Object::Node(name, node) => cluster.nodes.get(name) == Some(node),
-        Object::Service(key, service) => cluster.services.get(key) == Some(service),
     };
     let id = before.key().clone();
     reader.object = Some(ObjectRef { kind: id.kind.name().into(), name: id.name().into() });
     let first = format!("{}:{}", before.get().file, before.get().line);
-    if same {
+    if change::knows(cluster, &object) {
         return reader.warning(
             at,
             &Path::Root,
             format!("this object is already given at {first}; remove one"),
         );
     }
-    let Object::Policy(policy) = object else {
+    let name = format!("{}.given-{}", id.key.name, before.get().copies + 2);
+    let Some((twin, effect)) = twin(object, name) else {
         let message =
             format!("this object contradicts the one at {first}, which is kept; remove one");
         return reader.error(at, &Path::Root, message);
     };
     let message = format!(
-        "this policy contradicts the one at {first}, which is kept; the pods that it selects are \
-        isolated too, and it allows nothing; remove or rename one"
+        "this policy contradicts the one at {first}, which is kept; {effect}; remove or rename one"
     );
     reader.error(at, &Path::Root, message);
     before.get_mut().copies += 1;
-    let name = format!("{}.given-{}", id.key.name, before.get().copies + 1);
-    let twin = Object::Policy(isolating(policy, ObjectKey::new(id.key.namespace, name)));
     if let Entry::Vacant(vacant) = places.entry(ObjectId::of(&twin)) {
-        vacant.insert(Place {
-            file: reader.source.name.clone(),
-            line: reader.source.line(at as usize),
-            damaged: true,
-            copies: 0,
-        });
-        insert(cluster, twin);
+        vacant.insert(place(reader, true));
+        change::put(cluster, twin);
     }
 }
 
-/// A policy that isolates the same pods in the same directions as `policy` and allows nothing.
+/// What an object closes where it contradicts another one of its name, as an object called `name`,
+/// with a description of that; None where it closes nothing.
+fn twin(object: Object, name: String) -> Option<(Object, &'static str)> {
+    match object {
+        Object::Policy(policy) => {
+            let key = ObjectKey::new(policy.key.namespace.clone(), name);
+            let effect = "the pods that it selects are isolated too, and it allows nothing";
+            Some((Object::Policy(isolating(policy, key)), effect))
+        }
+        Object::Tier(policy) => {
+            let effect = "what it denies or passes on is denied too, and it accepts nothing";
+            Some((Object::Tier(tier::twin(policy, name.into())), effect))
+        }
+        Object::GroupPolicy(policy) => {
+            let key = ObjectKey::new(policy.key.namespace.clone(), name);
+            let effect = "the pods that it selects get a group that permits nothing";
+            Some((Object::GroupPolicy(groups::policy::twin(policy, key)), effect))
+        }
+        Object::Namespace(..)
+        | Object::Pod(_)
+        | Object::Node(..)
+        | Object::Service(..)
+        | Object::Staged(..)
+        | Object::Account(..)
+        | Object::Group(..)
+        | Object::GroupRule { .. }
+        | Object::PrefixList(..)
+        | Object::Interface(..) => None,
+    }
+}
+
+/// A policy that isolates the same pods in the same directions as `policy` and allows nothing, even
+/// where `policy` would only be tried.
 fn isolating(policy: Policy, key: ObjectKey) -> Policy {
     let nothing = |isolation| match isolation {
         Isolation::Isolated(_) => Isolation::Isolated(vec![]),
         Isolation::Open => Isolation::Open,
     };
-    Policy { key, ingress: nothing(policy.ingress), egress: nothing(policy.egress), ..policy }
-}
-
-fn insert(cluster: &mut Cluster, object: Object) {
-    match object {
-        Object::Namespace(name, labels) => drop(cluster.namespaces.insert(name, labels)),
-        Object::Pod(pod) => drop(cluster.pods.insert(pod.key.clone(), pod)),
-        Object::Policy(policy) => drop(cluster.policies.insert(policy.key.clone(), policy)),
-        Object::Node(name, node) => drop(cluster.nodes.insert(name, node)),
-        Object::Service(key, service) => drop(cluster.services.insert(key, service)),
+    Policy {
+        key,
+        ingress: nothing(policy.ingress),
+        egress: nothing(policy.egress),
+        mode: Mode::Enforced,
+        ..policy
     }
 }

@@ -1,6 +1,6 @@
-//! Reads a NetworkPolicy into the model, strictly. What cannot be understood is reported and never
-//! widens access: the policy still isolates every pod that it can be seen to select, and its broken
-//! part allows nothing (S10, S61).
+//! Reads a NetworkPolicy, or one that is staged, into the model, strictly. What cannot be
+//! understood is reported and never widens access: the policy still isolates every pod that it can
+//! be seen to select, and its broken part allows nothing (S10, S61).
 //!
 //! Source of the rules: k8s.io/api networking/v1 types.go; defaults.go and validation.go of
 //! pkg/apis/networking in Kubernetes.
@@ -10,10 +10,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     Block, Isolation, Mode, Namespaces, ObjectKey, Peer, Peers, Policy, Port, Ports, Protocol,
-    Rule, Selector,
+    Rule, Selector, Staged,
 };
 
 use crate::{
+    annotation,
     problem::{Path, excerpt},
     selector::selector,
     source::Reader,
@@ -23,15 +24,68 @@ use crate::{
 
 /// Reads the policy `key`, with everything that can be understood of `object`.
 pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Policy {
-    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
-    let ([.., spec, _], mut health) = strict::fields(reader, object, &Path::Root, top);
+    let (spec, health) = spec(reader, object);
     let path = Path::Root.field("spec");
     // To the API server an absent spec is an empty one.
     let empty = Node { at: object.at, value: Value::Map(Vec::new()) };
     let names = ["podSelector", "policyTypes", "ingress", "egress"];
-    let ([subject, types, ingress, egress], spec_health) =
+    let (fields, spec_health) = strict::fields(reader, spec.unwrap_or(&empty), &path, names);
+    let at = spec.unwrap_or(object).at;
+    let policy = of_fields(reader, key, at, fields, health.and(spec_health));
+    Policy { mode: annotation::mode(reader, object), ..policy }
+}
+
+/// Reads a StagedKubernetesNetworkPolicy, whose `spec` is that of a NetworkPolicy with
+/// `stagedAction` (S84). None, with a report, where it stages nothing that is known: it changes no
+/// verdict either way.
+///
+/// Source: api/pkg/apis/projectcalico/v3/stagedkubernetesnetworkpolicy.go of Calico.
+pub(crate) fn staged(reader: &mut Reader, key: ObjectKey, object: &Node) -> Option<Staged> {
+    let (spec, health) = spec(reader, object);
+    let path = Path::Root.field("spec");
+    let empty = Node { at: object.at, value: Value::Map(Vec::new()) };
+    let names = ["podSelector", "policyTypes", "ingress", "egress", "stagedAction"];
+    let ([subject, types, ingress, egress, action], spec_health) =
         strict::fields(reader, spec.unwrap_or(&empty), &path, names);
-    health = health.and(spec_health);
+    let action_path = path.field("stagedAction");
+    let action = match action {
+        None => "Set",
+        Some(node) => strict::string(reader, node, &action_path)?,
+    };
+    match action {
+        "Set" | "" => {
+            let at = spec.unwrap_or(object).at;
+            let fields = [subject, types, ingress, egress];
+            Some(Staged::Set(of_fields(reader, key, at, fields, health.and(spec_health))))
+        }
+        "Delete" => Some(Staged::Delete),
+        other => {
+            let message = format!(
+                "`{}` cannot be tried, so the object is ignored; write Set or Delete",
+                excerpt(other)
+            );
+            reader.error(spec.unwrap_or(object).at, &action_path, message);
+            None
+        }
+    }
+}
+
+/// The field `spec` of a policy.
+fn spec<'n, 't>(reader: &mut Reader, object: &'n Node<'t>) -> (Option<&'n Node<'t>>, Health) {
+    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let ([.., spec, _], health) = strict::fields(reader, object, &Path::Root, top);
+    (spec, health)
+}
+
+/// Makes a policy of podSelector, policyTypes, ingress and egress; `at` is where they stand.
+fn of_fields(
+    reader: &mut Reader,
+    key: ObjectKey,
+    at: u32,
+    [subject, types, ingress, egress]: [Option<&Node>; 4],
+    health: Health,
+) -> Policy {
+    let path = Path::Root.field("spec");
     let subject = match subject {
         // S10: a broken part of the selector counts as true, so that it selects more pods and not
         // fewer.
@@ -40,7 +94,7 @@ pub(crate) fn policy(reader: &mut Reader, key: ObjectKey, object: &Node) -> Poli
             if health == Health::Sound {
                 let message = "the field is absent, which selects every pod of the namespace; \
                     write `podSelector: {}` if that is intended";
-                reader.warning(spec.unwrap_or(object).at, &path.field("podSelector"), message);
+                reader.warning(at, &path.field("podSelector"), message);
             }
             Selector::default()
         }
@@ -224,7 +278,7 @@ fn ip_block(reader: &mut Reader, node: &Node, path: &Path) -> Option<Block> {
 }
 
 /// Reads a CIDR, with host bits masked off (S17).
-fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
+pub(crate) fn network(reader: &mut Reader, node: &Node, path: &Path) -> Option<IpNetwork> {
     let text = strict::string(reader, node, path)?;
     let strictly = parse_network(text, |number| number.len() == 1 || !number.starts_with('0'));
     // API servers still hold CIDRs with leading zeros from times when they were valid, and read
@@ -329,7 +383,7 @@ fn port(reader: &mut Reader, node: &Node, path: &Path) -> Option<Port> {
     read.filter(|_| health == Health::Sound)
 }
 
-fn protocol_name(reader: &mut Reader, node: &Node, path: &Path) -> Option<Protocol> {
+pub(crate) fn protocol_name(reader: &mut Reader, node: &Node, path: &Path) -> Option<Protocol> {
     let text = strict::string(reader, node, path)?;
     let found = Protocol::ALL.into_iter().find(|p| p.to_string() == text);
     if found.is_none() {

@@ -16,6 +16,18 @@ pub enum Resource {
     EndpointSlice,
     /// NetworkPolicies of the whole cluster.
     Policy,
+    /// ClusterNetworkPolicies of policy.networking.k8s.io.
+    Tier,
+    /// ClusterNetworkPolicies of networking.k8s.aws.
+    AwsTier,
+    /// StagedKubernetesNetworkPolicies of the whole cluster.
+    Staged,
+    /// SecurityGroupPolicies of the whole cluster.
+    GroupPolicy,
+    /// ServiceAccounts of the whole cluster, for SecurityGroupPolicies.
+    Account,
+    /// SecurityGroups of the AWS Controllers for Kubernetes.
+    Group,
     /// Pods of the whole cluster.
     Pod,
 }
@@ -31,6 +43,10 @@ impl Resource {
         Resource::Pod,
     ];
 
+    /// How many kinds there are, watched or not.
+    #[cfg(feature = "watch")]
+    pub(crate) const COUNT: usize = Resource::Pod as usize + 1;
+
     /// The kind's name, as objects carry it in `kind`.
     pub fn kind(self) -> &'static str {
         match self {
@@ -39,6 +55,11 @@ impl Resource {
             Resource::Service => "Service",
             Resource::EndpointSlice => "EndpointSlice",
             Resource::Policy => "NetworkPolicy",
+            Resource::Tier | Resource::AwsTier => "ClusterNetworkPolicy",
+            Resource::Staged => "StagedKubernetesNetworkPolicy",
+            Resource::GroupPolicy => "SecurityGroupPolicy",
+            Resource::Account => "ServiceAccount",
+            Resource::Group => "SecurityGroup",
             Resource::Pod => "Pod",
         }
     }
@@ -51,6 +72,11 @@ impl Resource {
             Resource::Service => "services",
             Resource::EndpointSlice => "endpointslices",
             Resource::Policy => "networkpolicies",
+            Resource::Tier | Resource::AwsTier => "clusternetworkpolicies",
+            Resource::Staged => "stagedkubernetesnetworkpolicies",
+            Resource::GroupPolicy => "securitygrouppolicies",
+            Resource::Account => "serviceaccounts",
+            Resource::Group => "securitygroups",
             Resource::Pod => "pods",
         }
     }
@@ -60,7 +86,16 @@ impl Resource {
         match self {
             Resource::Policy => "networking.k8s.io",
             Resource::EndpointSlice => "discovery.k8s.io",
-            Resource::Namespace | Resource::Node | Resource::Service | Resource::Pod => "",
+            Resource::Tier => "policy.networking.k8s.io",
+            Resource::AwsTier => "networking.k8s.aws",
+            Resource::Staged => "projectcalico.org",
+            Resource::GroupPolicy => "vpcresources.k8s.aws",
+            Resource::Group => "ec2.services.k8s.aws",
+            Resource::Namespace
+            | Resource::Node
+            | Resource::Service
+            | Resource::Account
+            | Resource::Pod => "",
         }
     }
 }
@@ -72,7 +107,16 @@ impl Resource {
     pub(crate) fn versions(self) -> &'static [&'static str] {
         match self {
             Resource::EndpointSlice => &["v1", "v1beta1"],
-            _ => &["v1"],
+            Resource::Tier => &["v1alpha2"],
+            Resource::AwsTier | Resource::Group => &["v1alpha1"],
+            Resource::GroupPolicy => &["v1beta1"],
+            Resource::Staged => &["v3"],
+            Resource::Namespace
+            | Resource::Node
+            | Resource::Service
+            | Resource::Policy
+            | Resource::Account
+            | Resource::Pod => &["v1"],
         }
     }
 

@@ -137,6 +137,9 @@ pub(crate) fn hint(name: &str, known: &[&str]) -> String {
     let opposite = match name {
         "from" => "to",
         "to" => "from",
+        // The two groups of ClusterNetworkPolicy name the same thing differently.
+        "ports" => "protocols",
+        "protocols" => "ports",
         _ => "",
     };
     if known.contains(&opposite) {

@@ -6,7 +6,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    ContainerPort, Grouping, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork, Protocol,
+    ContainerPort, Grouping, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork,
+    Protocol,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -15,6 +16,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
+    groups::pod,
     intern::Interner,
     json::Str,
     kind::{Kind, classify},
@@ -98,7 +100,8 @@ struct Metadata<'a> {
     uid: Option<Str<'a>>,
     #[serde(borrow)]
     labels: Option<Pairs<'a>>,
-    annotations: Option<IgnoredAny>,
+    #[serde(borrow)]
+    annotations: Option<Annotations<'a>>,
     generate_name: Option<IgnoredAny>,
     resource_version: Option<IgnoredAny>,
     generation: Option<IgnoredAny>,
@@ -125,6 +128,10 @@ impl<'a> Metadata<'a> {
 struct PodSpec<'a> {
     #[serde(borrow)]
     node_name: Option<Str<'a>>,
+    #[serde(borrow)]
+    service_account_name: Option<Str<'a>>,
+    #[serde(borrow)]
+    service_account: Option<Str<'a>>,
     host_network: Option<bool>,
     #[serde(borrow)]
     containers: Option<Vec<Container<'a>>>,
@@ -204,9 +211,10 @@ pub(crate) fn convert(
     let found = match classify(kind, version) {
         (Kind::Ignored, None) => return Outcome::Ignored,
         _ if item.more => None,
-        (Kind::Pod, None) => pod(item, interner).map(Object::Pod),
+        (Kind::Pod, None) => pod_of(item, interner).map(Object::Pod),
         (Kind::Namespace, None) => namespace(item, interner),
-        (Kind::Node, None) => node(item),
+        (Kind::Node, None) => node(item, interner),
+        (Kind::Account, None) => account(item, interner),
         _ => None,
     };
     found.map_or(Outcome::Unsure, Outcome::Found)
@@ -225,8 +233,25 @@ fn namespace(item: &Item, interner: &mut Interner) -> Option<Object> {
     Some(Object::Namespace(name, labels))
 }
 
-fn node(item: &Item) -> Option<Object> {
-    let name = name(item.metadata.as_ref()?)?;
+fn account(item: &Item, interner: &mut Interner) -> Option<Object> {
+    let metadata = item.metadata.as_ref()?;
+    let key = ObjectKey { name: name(metadata)?, namespace: namespace_of(metadata, interner)? };
+    Some(Object::Account(key, labels(metadata, interner)))
+}
+
+/// The namespace in which the object is; None where that is no valid name.
+fn namespace_of(metadata: &Metadata, interner: &mut Interner) -> Option<Arc<str>> {
+    let namespace = Metadata::text(&metadata.namespace).unwrap_or("default");
+    is_dns_subdomain(namespace).then(|| interner.string(namespace))
+}
+
+fn labels(metadata: &Metadata, interner: &mut Interner) -> Labels {
+    interner.labels(metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0)))
+}
+
+fn node(item: &Item, interner: &mut Interner) -> Option<Object> {
+    let metadata = item.metadata.as_ref()?;
+    let name = name(metadata)?;
     let mut addresses = Vec::new();
     if let Some(status) = part::<NodeStatus>(item.status)? {
         for address in status.addresses.iter().flatten() {
@@ -235,18 +260,16 @@ fn node(item: &Item) -> Option<Object> {
             }
         }
     }
-    Some(Object::Node(name, ClusterNode { addresses, ..ClusterNode::default() }))
+    Some(Object::Node(name, ClusterNode { labels: labels(metadata, interner), addresses }))
 }
 
-fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
+fn pod_of(item: &Item, interner: &mut Interner) -> Option<Pod> {
     let metadata = item.metadata.as_ref()?;
     let name = name(metadata)?;
-    let namespace = Metadata::text(&metadata.namespace).unwrap_or("default");
-    let namespace = is_dns_subdomain(namespace).then(|| interner.string(namespace))?;
+    let namespace = namespace_of(metadata, interner)?;
     let spec = part::<PodSpec>(item.spec)?;
     let status = part::<PodStatus>(item.status)?;
-    let labels =
-        interner.labels(metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0)));
+    let labels = labels(metadata, interner);
     let mut ports = Vec::new();
     let mut addresses = Vec::new();
     if let Some(spec) = &spec {
@@ -287,8 +310,28 @@ fn pod(item: &Item, interner: &mut Interner) -> Option<Pod> {
             Phase::Active
         },
         ports,
-        grouping: Grouping::default(),
+        grouping: grouping(metadata, spec.as_ref(), interner)?,
     })
+}
+
+fn grouping(
+    metadata: &Metadata,
+    spec: Option<&PodSpec>,
+    interner: &mut Interner,
+) -> Option<Grouping> {
+    let accounts = spec.map(|s| [&s.service_account_name, &s.service_account]);
+    let account = accounts.into_iter().flatten().find_map(Metadata::text).unwrap_or(pod::ACCOUNT);
+    let mut grouping =
+        Grouping { account: interner.string(account), interfaces: Vec::new(), fargate: Vec::new() };
+    if let Some(annotations) = &metadata.annotations {
+        if let Some(text) = &annotations.eni {
+            grouping.interfaces = pod::interfaces(&text.0).ok()?;
+        }
+        if let Some(text) = &annotations.fargate {
+            grouping.fargate = pod::groups(&text.0).ok()?;
+        }
+    }
+    Some(grouping)
 }
 
 /// Decodes a part of an object; Some(None) where it is absent, None where it is unusual.
@@ -328,6 +371,48 @@ fn container_port(port: &PortFields, interner: &mut Interner) -> Option<Containe
         number: Some(port.container_port).filter(|number| *number != 0)?,
         host_port: port.host_port.filter(|number| *number != 0),
     })
+}
+
+/// The annotations that are read. One that is no string, or occurs twice, is an error.
+#[derive(Default)]
+struct Annotations<'a> {
+    eni: Option<Str<'a>>,
+    fargate: Option<Str<'a>>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct AnnotationsVisitor;
+        impl<'de> Visitor<'de> for AnnotationsVisitor {
+            type Value = Annotations<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Annotations<'de>, A::Error> {
+                let mut found = Annotations::default();
+                while let Some(Str(name)) = map.next_key()? {
+                    let place = match &*name {
+                        pod::ENI => &mut found.eni,
+                        pod::FARGATE => &mut found.fargate,
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    if place.replace(map.next_value()?).is_some() {
+                        return Err(A::Error::custom("given twice"));
+                    }
+                }
+                Ok(found)
+            }
+        }
+        from.deserialize_map(AnnotationsVisitor)
+    }
 }
 
 /// Labels in the order of the input. A value that is not a string is an error, and so is a key that

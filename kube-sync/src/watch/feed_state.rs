@@ -17,7 +17,7 @@ use crate::Resource;
 /// The states of all feeds.
 #[derive(Debug)]
 pub(crate) struct FeedStates {
-    of: [FeedState; Resource::ALL.len()],
+    of: [FeedState; Resource::COUNT],
     /// Notified whenever a state changes.
     pub moved: Notify,
 }
@@ -76,7 +76,7 @@ impl WatchStates {
 
 impl FeedStates {
     pub fn new() -> Self {
-        let of = Resource::ALL.map(|_| FeedState {
+        let of = [(); Resource::COUNT].map(|()| FeedState {
             progress: Mutex::default(),
             nudge: Notify::new(),
             relist: Notify::new(),

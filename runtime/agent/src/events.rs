@@ -52,13 +52,30 @@ pub fn of(change: &Change) -> Option<Event> {
         Some(Object::Service(key, service)) => {
             Event::Service { key: key.clone(), service: Some(service.clone()) }
         }
+        // The compiler does not take these yet.
+        Some(
+            Object::Tier(_)
+            | Object::Staged(..)
+            | Object::GroupPolicy(_)
+            | Object::Account(..)
+            | Object::Group(..)
+            | Object::GroupRule { .. }
+            | Object::PrefixList(..)
+            | Object::Interface(..),
+        ) => return None,
         None => match change.resource {
             Resource::Namespace => Event::Namespace { name: key.name.clone(), labels: None },
             Resource::Node => Event::Node { name: key.name.clone(), node: None },
             Resource::Pod => Event::Pod { key: key.clone(), pod: None },
             Resource::Policy => Event::Policy { key: key.clone(), policy: None },
             Resource::Service => Event::Service { key: key.clone(), service: None },
-            Resource::EndpointSlice => return None,
+            Resource::EndpointSlice
+            | Resource::Tier
+            | Resource::AwsTier
+            | Resource::Staged
+            | Resource::GroupPolicy
+            | Resource::Account
+            | Resource::Group => return None,
         },
     })
 }

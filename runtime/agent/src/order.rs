@@ -66,8 +66,17 @@ fn large(changes: &[Change], cluster: &Cluster) -> Vec<Arc<str>> {
             match resource {
                 Resource::Pod => of != namespace && !tenant.has_foreign_peers,
                 Resource::Namespace => !tenant.has_foreign_peers,
-                Resource::Node => false,
-                Resource::Policy | Resource::Service | Resource::EndpointSlice => true,
+                // These may change who is a peer, or what is decided before the policy.
+                Resource::Node
+                | Resource::Tier
+                | Resource::AwsTier
+                | Resource::GroupPolicy
+                | Resource::Account
+                | Resource::Group => false,
+                Resource::Policy
+                | Resource::Service
+                | Resource::EndpointSlice
+                | Resource::Staged => true,
             }
         })
     };

@@ -83,12 +83,12 @@ impl State {
             events.push(self.interface(directive)?);
         }
         let deleted = convert(&self.file, step.deleted.as_bytes()).objects;
-        events.extend(deleted.into_iter().map(|object| self.take(object)));
+        events.extend(deleted.into_iter().filter_map(|object| self.take(object)));
         self.problems.clear();
         if !step.put.trim().is_empty() {
             let put = convert(&self.file, step.put.as_bytes());
             self.problems = put.problems;
-            events.extend(put.objects.into_iter().map(|object| self.put(object)));
+            events.extend(put.objects.into_iter().filter_map(|object| self.put(object)));
         }
         if events.is_empty() {
             return Err(fault(
@@ -171,54 +171,45 @@ impl State {
         Ok(Event::Interface { pod, interface: Some(interface) })
     }
 
-    fn put(&mut self, object: Object) -> Event {
-        match object {
-            Object::Namespace(name, labels) => {
-                self.cluster.namespaces.insert(name.clone(), labels.clone());
-                Event::Namespace { name, labels: Some(labels) }
-            }
-            Object::Node(name, node) => {
-                self.cluster.nodes.insert(name.clone(), node.clone());
-                Event::Node { name, node: Some(node) }
-            }
-            Object::Pod(pod) => {
-                self.cluster.pods.insert(pod.key.clone(), pod.clone());
-                Event::Pod { key: pod.key.clone(), pod: Some(pod) }
-            }
+    fn put(&mut self, object: Object) -> Option<Event> {
+        object.clone().put_into(&mut self.cluster);
+        Some(match object {
+            Object::Namespace(name, labels) => Event::Namespace { name, labels: Some(labels) },
+            Object::Node(name, node) => Event::Node { name, node: Some(node) },
+            Object::Pod(pod) => Event::Pod { key: pod.key.clone(), pod: Some(pod) },
             Object::Policy(policy) => {
-                self.cluster.policies.insert(policy.key.clone(), policy.clone());
                 Event::Policy { key: policy.key.clone(), policy: Some(policy) }
             }
-            Object::Service(key, service) => {
-                self.cluster.services.insert(key.clone(), service.clone());
-                Event::Service { key, service: Some(service) }
-            }
-        }
+            Object::Service(key, service) => Event::Service { key, service: Some(service) },
+            // The compiler does not take these yet.
+            Object::Tier(_)
+            | Object::Staged(..)
+            | Object::GroupPolicy(_)
+            | Object::Account(..)
+            | Object::Group(..)
+            | Object::GroupRule { .. }
+            | Object::PrefixList(..)
+            | Object::Interface(..) => return None,
+        })
     }
 
-    fn take(&mut self, object: Object) -> Event {
-        match object {
-            Object::Namespace(name, _) => {
-                self.cluster.namespaces.remove(&name);
-                Event::Namespace { name, labels: None }
-            }
-            Object::Node(name, _) => {
-                self.cluster.nodes.remove(&name);
-                Event::Node { name, node: None }
-            }
-            Object::Pod(pod) => {
-                self.cluster.pods.remove(&pod.key);
-                Event::Pod { key: pod.key, pod: None }
-            }
-            Object::Policy(policy) => {
-                self.cluster.policies.remove(&policy.key);
-                Event::Policy { key: policy.key, policy: None }
-            }
-            Object::Service(key, _) => {
-                self.cluster.services.remove(&key);
-                Event::Service { key, service: None }
-            }
-        }
+    fn take(&mut self, object: Object) -> Option<Event> {
+        object.remove_from(&mut self.cluster);
+        Some(match object {
+            Object::Namespace(name, _) => Event::Namespace { name, labels: None },
+            Object::Node(name, _) => Event::Node { name, node: None },
+            Object::Pod(pod) => Event::Pod { key: pod.key, pod: None },
+            Object::Policy(policy) => Event::Policy { key: policy.key, policy: None },
+            Object::Service(key, _) => Event::Service { key, service: None },
+            Object::Tier(_)
+            | Object::Staged(..)
+            | Object::GroupPolicy(_)
+            | Object::Account(..)
+            | Object::Group(..)
+            | Object::GroupRule { .. }
+            | Object::PrefixList(..)
+            | Object::Interface(..) => return None,
+        })
     }
 }
 

@@ -1,0 +1,81 @@
+//! Finds annotations in trees, and reads the one that says whether a policy is only tried (S84). Not
+//! here: what pods' annotations say of security groups (`groups`).
+
+use netpolc_policy::Mode;
+
+use crate::{
+    problem::{Path, excerpt},
+    source::Reader,
+    strict,
+    tree::{Node, Value},
+};
+
+/// The annotation by which a policy is only tried.
+const MODE: &str = "netpolc.io/mode";
+
+/// What an object says under the name of one annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Annotation<'n> {
+    Absent,
+    /// The value, and its offset.
+    Text(&'n str, u32),
+    /// The value is no string, or several values contradict one another; that has been reported.
+    Unclear,
+}
+
+/// The annotation `name` of an object. Where it is given twice, both must say the same.
+pub(crate) fn find<'n>(reader: &mut Reader, object: &'n Node, name: &str) -> Annotation<'n> {
+    let metadata = Path::Root.field("metadata");
+    let path = metadata.field("annotations");
+    let Some(Node { value: Value::Map(fields), .. }) = object.get("metadata") else {
+        return Annotation::Absent;
+    };
+    let mut found = Annotation::Absent;
+    for field in fields.iter().filter(|f| f.name == "annotations") {
+        let Value::Map(annotations) = &field.node.value else {
+            if field.node.value != Value::Null {
+                strict::wrong_type(reader, &field.node, &path, "an object");
+            }
+            continue;
+        };
+        for annotation in annotations.iter().filter(|a| a.name == name) {
+            let node = &annotation.node;
+            let here = match &node.value {
+                Value::Null => continue,
+                Value::String(text) => Annotation::Text(text, node.at),
+                _ => {
+                    strict::wrong_type(reader, node, &path.field(name), "a string");
+                    Annotation::Unclear
+                }
+            };
+            found = match (found, here) {
+                (Annotation::Absent, here) => here,
+                (Annotation::Text(a, at), Annotation::Text(b, _)) if a == b => {
+                    Annotation::Text(a, at)
+                }
+                // `repeated` has reported it.
+                _ => Annotation::Unclear,
+            };
+        }
+    }
+    found
+}
+
+/// Whether a policy is only tried. What cannot be understood is enforced.
+pub(crate) fn mode(reader: &mut Reader, object: &Node) -> Mode {
+    match find(reader, object, MODE) {
+        Annotation::Text("audit", _) => Mode::Audited,
+        Annotation::Text(other, at) => {
+            let metadata = Path::Root.field("metadata");
+            let path = metadata.field("annotations");
+            let message = format!(
+                "`{}` is not a mode, so the policy is enforced; write `audit` to try it only, or \
+                 remove the annotation",
+                excerpt(other)
+            );
+            reader.error(at, &path.field(MODE), message);
+            Mode::Enforced
+        }
+        Annotation::Absent | Annotation::Unclear => Mode::Enforced,
+    }
+}
