@@ -53,8 +53,14 @@ pub fn merge_last_known(loaded: Loaded, before: &Cluster, places: &Places) -> Me
     // Without `..`, so that a new kind of object needs a decision.
     let Cluster { namespaces, pods, policies, nodes, services, tiers, security, staged } =
         &mut cluster;
-    let SecurityGroups { groups, prefix_lists, interfaces, policies: group_policies, accounts } =
-        security;
+    let SecurityGroups {
+        groups,
+        prefix_lists,
+        interfaces,
+        policies: group_policies,
+        accounts,
+        resolvers: _,
+    } = security;
     let known = &before.security;
     let unscoped = |name: &Arc<str>| ObjectKey::new("", name.clone());
     merge.part(ObjectKind::Namespace, namespaces, &before.namespaces, unscoped);

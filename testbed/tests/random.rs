@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use netpolc_policy::{
-    Action, Cluster, Isolation, Mode, Namespaces, Peer, Peers, Phase, PodNetwork, Port, Ports,
-    Tier, TierPeer, oracle,
+    Action, Cluster, GroupPeer, Isolation, Mode, Namespaces, Peer, Peers, Phase, PodNetwork, Port,
+    Ports, Tier, TierPeer, Traffic, oracle,
 };
 use netpolc_testbed::random::{Change, Claims, Rng, Shape, change, cluster, questions};
 
@@ -90,6 +90,11 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
                     "tier gone"
                 }
             }
+            Change::SecurityGroup { .. } => "group",
+            Change::PrefixList { .. } => "prefix list",
+            Change::CloudInterface { .. } => "cloud interface",
+            Change::SecurityGroupPolicy { .. } => "group policy",
+            Change::Account { .. } => "account",
             Change::Node { node, .. } => {
                 if node.is_some() {
                     "node"
@@ -103,7 +108,7 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             if oracle::judge(&cluster, &question).allowed { allowed += 1 } else { denied += 1 }
         }
     }
-    assert_eq!(seen.len(), 12 + 18 + 13, "{seen:?}");
+    assert_eq!(seen.len(), 17 + 18 + 13 + 11, "{seen:?}");
     assert!(allowed > 1000 && denied > 1000, "{allowed} allowed, {denied} denied");
 }
 
@@ -111,6 +116,24 @@ fn features(cluster: &Cluster, seen: &mut BTreeSet<&'static str>) {
     for pod in cluster.pods.values() {
         seen.insert(if pod.phase == Phase::Active { "active" } else { "finished" });
         seen.insert(if pod.network == PodNetwork::Own { "own network" } else { "host network" });
+    }
+    let groups = cluster.security.groups.values();
+    for rule in groups.flat_map(|group| group.ingress.iter().chain(&group.egress)) {
+        seen.insert(match rule.traffic {
+            Traffic::Everything => "group: everything",
+            Traffic::Ports { .. } => "group: ports",
+            Traffic::Icmp { .. } => "group: ICMP",
+            Traffic::Protocol(_) => "group: protocol",
+        });
+        seen.extend(rule.peers.iter().map(|peer| match peer {
+            GroupPeer::Network(_) => "group: network",
+            GroupPeer::PrefixList(_) => "group: prefix list",
+            GroupPeer::Group(_) => "group: group",
+        }));
+    }
+    for pod in cluster.pods.values() {
+        seen.insert(if pod.grouping.interfaces.is_empty() { "no interface" } else { "interface" });
+        seen.insert(if pod.grouping.fargate.is_empty() { "no Fargate" } else { "Fargate" });
     }
     for policy in cluster.tiers.values() {
         seen.insert(if policy.tier == Tier::Admin { "admin" } else { "baseline" });

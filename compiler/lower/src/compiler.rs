@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use netpolc_policy::{Cluster, Direction, ObjectKey, Pod, Policy, Service, TierKey, TierPolicy};
+use netpolc_policy::{
+    Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, TierKey, TierPolicy,
+};
 use netpolc_table::{EndpointId, Program, delta::Changes};
 
 use crate::{
@@ -19,10 +21,11 @@ use crate::{
     overflow::{Diagnostic, Numbered, Overflow},
     policies::Policies,
     prefix::Prefix,
+    security::{Security, Touched},
     services::{Count, Services},
-    set::{Deciding, SetKey},
+    set::{Deciding, Groups, SetKey},
     shares::{Limits, Room, Shares},
-    tiers::Tiers,
+    tiers::{TierSlot, Tiers},
     usage,
     wire::Wire,
     worklist::Worklist,
@@ -37,6 +40,7 @@ pub struct Compiler {
     // What is known.
     policies: Policies,
     tiers: Tiers,
+    security: Security,
     nodes: Nodes,
     membership: Membership,
     services: Services,
@@ -57,6 +61,7 @@ impl Compiler {
             overflow: None,
             policies: Policies::default(),
             tiers: Tiers::default(),
+            security: Security::default(),
             nodes: Nodes::default(),
             membership: Membership::default(),
             services: Services::default(),
@@ -136,6 +141,8 @@ impl Compiler {
         for (name, node) in &cluster.nodes {
             self.nodes.set(name, Some(node), &mut self.work);
         }
+        // Before the pods, so that each is asked once which groups it has.
+        self.load_security(&cluster.security);
         for (key, pod) in &cluster.pods {
             self.set_pod(key, Some(pod.clone()));
         }
@@ -247,19 +254,29 @@ impl Compiler {
     /// Does some policy decide about this pod's traffic? Also for pods that are no endpoints, having
     /// no address yet.
     pub fn isolates(&self, pod: &Pod) -> bool {
-        Direction::BOTH.into_iter().any(|direction| !self.deciding(pod, direction).is_empty())
+        let of_groups = self.security.of(pod).is_some();
+        let decided = |direction| {
+            self.policies.isolating(pod, direction).next().is_some()
+                || !self.tiers_about(pod, direction).is_empty()
+        };
+        of_groups || Direction::BOTH.into_iter().any(decided)
     }
 
-    /// The policies that decide about a pod in one direction.
-    fn deciding(&self, pod: &Pod, direction: Direction) -> Deciding {
-        let tiers = match self.tiers.is_empty() {
-            true => Vec::new(),
-            false => {
-                let namespace = self.membership.labels(&pod.key.namespace);
-                self.tiers.about(pod, &namespace, direction)
-            }
-        };
-        Deciding { tiers, policies: self.policies.isolating(pod, direction).cloned().collect() }
+    fn tiers_about(&self, pod: &Pod, direction: Direction) -> Vec<Arc<TierSlot>> {
+        if self.tiers.is_empty() {
+            return Vec::new();
+        }
+        let namespace = self.membership.labels(&pod.key.namespace);
+        self.tiers.about(pod, &namespace, direction)
+    }
+
+    /// The policies that decide about a pod in one direction, beside its groups.
+    fn deciding(&self, pod: &Pod, direction: Direction, groups: &Option<Groups>) -> Deciding {
+        Deciding {
+            tiers: self.tiers_about(pod, direction),
+            policies: self.policies.isolating(pod, direction).cloned().collect(),
+            groups: groups.clone(),
+        }
     }
 
     /// The namespaces whose rows take more verdicts than they may, with what they take: after an
@@ -294,6 +311,30 @@ impl Compiler {
                 }
             }
             Event::Tier { key, policy } => self.set_tier(&key, policy),
+            Event::SecurityGroup { id, group } => {
+                let touched = self.security.set_group(id, group);
+                self.follow(touched);
+            }
+            Event::PrefixList { id, entries } => {
+                let touched = self.security.set_list(id, entries);
+                self.follow(touched);
+            }
+            Event::CloudInterface { id, interface } => {
+                let touched = self.security.set_interface(id, interface);
+                self.follow(touched);
+            }
+            Event::SecurityGroupPolicy { key, policy } => {
+                let touched = self.security.set_policy(key, policy);
+                self.follow(touched);
+            }
+            Event::Account { key, labels } => {
+                let touched = self.security.set_account(key, labels);
+                self.follow(touched);
+            }
+            Event::Resolvers(resolvers) => {
+                let touched = self.security.set_resolvers(resolvers);
+                self.follow(touched);
+            }
             Event::Pod { key, pod } => self.set_pod(&key, pod),
             Event::Policy { key, policy } => self.set_policy(&key, policy),
             Event::Node { name, node } => self.nodes.set(&name, node.as_ref(), &mut self.work),
@@ -308,7 +349,9 @@ impl Compiler {
     fn set_pod(&mut self, key: &ObjectKey, pod: Option<Pod>) {
         let pod = pod.filter(Pod::is_policed);
         let (before, was) = self.membership.find(key).unzip();
-        if was.is_some() && was == pod.as_ref() {
+        let security = pod.as_ref().and_then(|pod| self.security.of(pod));
+        if was.is_some() && was == pod.as_ref() && self.membership.security(key) == Some(&security)
+        {
             return;
         }
         if let Some(was) = was {
@@ -323,7 +366,55 @@ impl Compiler {
             Some(pod) => self.endpoints.put(pod, &mut self.out, &mut self.work),
             None => self.endpoints.drop(key, &mut self.out, &mut self.work),
         }
-        self.membership.set_pod(before, pod, &mut self.work);
+        self.membership.set_pod(before, pod.map(|pod| (pod, security)), &mut self.work);
+    }
+
+    /// Takes in all that is known of groups at once, before there are pods.
+    fn load_security(&mut self, known: &SecurityGroups) {
+        let SecurityGroups { groups, prefix_lists, interfaces, policies, accounts, resolvers } =
+            known;
+        for (id, group) in groups {
+            self.security.set_group(id.clone(), Some(group.clone()));
+        }
+        for (id, entries) in prefix_lists {
+            self.security.set_list(id.clone(), Some(entries.clone()));
+        }
+        for (id, interface) in interfaces {
+            self.security.set_interface(id.clone(), Some(interface.clone()));
+        }
+        for (key, policy) in policies {
+            self.security.set_policy(key.clone(), Some(policy.clone()));
+        }
+        for (key, labels) in accounts {
+            self.security.set_account(key.clone(), Some(labels.clone()));
+        }
+        self.security.set_resolvers(resolvers.clone());
+        let members = self.security.of_interfaces();
+        self.follow(Touched { members, pods: true, rules: true });
+    }
+
+    /// Does what a change about groups leaves to be done.
+    fn follow(&mut self, touched: Touched) {
+        for group in &touched.members {
+            self.membership.set_networks(group, self.security.networks(group), &mut self.work);
+        }
+        if touched.pods {
+            let differ =
+                |pod: &&Pod| self.membership.security(&pod.key) != Some(&self.security.of(pod));
+            let mut pods: Vec<Pod> = self.membership.pods().filter(differ).cloned().collect();
+            // In order, so that ids come in the same order in every process.
+            pods.sort_by(|a, b| a.key.cmp(&b.key));
+            for pod in pods {
+                self.set_pod(&pod.key.clone(), Some(pod));
+            }
+        }
+        if touched.rules {
+            let has_groups = |pod: &&ObjectKey| {
+                self.membership.security(pod).is_some_and(|security| security.is_some())
+            };
+            let pods = self.endpoints.iter().map(|(pod, _)| pod).filter(has_groups);
+            pods.for_each(|pod| self.work.choose_sets(pod.clone()));
+        }
     }
 
     /// Endpoints choose their sets anew which the policy selects, or selected until now.
@@ -409,8 +500,13 @@ impl Compiler {
     /// Finds the policies that decide about an endpoint and gives it their sets.
     fn choose_sets(&mut self, key: &ObjectKey) -> Result<(), Overflow> {
         let Some(pod) = self.membership.pod(key) else { return Ok(()) };
+        let security = self.membership.security(key).and_then(|security| security.as_deref());
+        let groups = security.map(|ids| Groups {
+            slots: self.security.slots(ids),
+            resolvers: self.security.resolvers(),
+        });
         let wanted = Direction::BOTH.map(|direction| {
-            let deciding = self.deciding(pod, direction);
+            let deciding = self.deciding(pod, direction, &groups);
             if deciding.is_empty() {
                 return None;
             }

@@ -2,9 +2,13 @@
 //!
 //! Not here: what follows from it ([`crate::Compiler::apply`]).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use netpolc_policy::{Labels, Node, ObjectKey, Pod, Policy, Service, TierKey, TierPolicy};
+use ipnetwork::IpNetwork;
+use netpolc_policy::{
+    InterfaceId, Labels, NetworkInterface, Node, ObjectKey, Pod, Policy, PrefixListId,
+    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, TierKey, TierPolicy,
+};
 use netpolc_table::{IfIndex, schema::Mac};
 
 use crate::wire::Wire;
@@ -70,6 +74,43 @@ pub enum Event {
         /// One that is only tried is as good as gone.
         policy: Option<TierPolicy>,
     },
+    /// A security group.
+    SecurityGroup {
+        /// As the cloud writes it.
+        id: SecurityGroupId,
+        /// One that is gone permits nothing to those that still have it (S79).
+        group: Option<SecurityGroup>,
+    },
+    /// A managed prefix list, which rules of security groups name.
+    PrefixList {
+        /// As the cloud writes it.
+        id: PrefixListId,
+        /// All its entries; one that is gone matches nothing (S79).
+        entries: Option<Vec<IpNetwork>>,
+    },
+    /// A network interface of the cloud.
+    CloudInterface {
+        /// As the cloud writes it.
+        id: InterfaceId,
+        /// Its addresses and groups.
+        interface: Option<NetworkInterface>,
+    },
+    /// A SecurityGroupPolicy, which gives groups to pods.
+    SecurityGroupPolicy {
+        /// Its namespace is that of the pods that it selects.
+        key: ObjectKey,
+        /// Its selectors and groups.
+        policy: Option<SecurityGroupPolicy>,
+    },
+    /// A ServiceAccount, whose labels SecurityGroupPolicies select.
+    Account {
+        /// Its namespace and name.
+        key: ObjectKey,
+        /// All its labels.
+        labels: Option<Labels>,
+    },
+    /// The addresses of the network's resolver beside those that every VPC has (S81): all of them.
+    Resolvers(BTreeSet<IpAddr>),
     /// A node of the cluster.
     Node {
         /// As pods say where they are.

@@ -35,6 +35,16 @@ impl Grant {
         Some((self.protocol?, self.first, self.last))
     }
 
+    /// A grant of these ports by a source.
+    pub(crate) fn by(source: u32, (protocol, first, last): Piece) -> Self {
+        Self { protocol, first, last, source, port: None }
+    }
+
+    /// The same on these ports.
+    pub(crate) fn on(self, (protocol, first, last): Piece) -> Self {
+        Self { protocol, first, last, ..self }
+    }
+
     /// As a part of a set of ports.
     pub(crate) fn piece(&self) -> Piece {
         (self.protocol, self.first, self.last)
@@ -110,7 +120,9 @@ pub(crate) fn sum(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) 
         // One entry answers for all ports, so it names only rules that allow every one of them.
         return Outcome { grant: Granted::Everything, origins: unlimited };
     }
-    Outcome { grant: cut(set, grants, &closed), origins }
+    let grants = cut(set, grants, &closed);
+    let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
+    Outcome { grant, origins }
 }
 
 /// The ports that a rule is about, for addresses that are members of these atoms, one by one as the
@@ -140,8 +152,8 @@ pub(crate) fn parts(rule: &Rule, members: &[AtomId], atoms: &Atoms) -> Vec<Grant
     parts
 }
 
-/// What is left of grants without ports that no set grants whatever its rules say.
-pub(crate) fn cut(set: &Set, mut grants: Vec<Grant>, closed: &BTreeSet<PortRange>) -> Granted {
+/// What is left of grants without ports that no set grants whatever its rules say. Sorted.
+pub(crate) fn cut(set: &Set, mut grants: Vec<Grant>, closed: &BTreeSet<PortRange>) -> RowKey {
     // A Service's ports are denied here, whatever covers its address, so that a packet comes to the
     // entry that defers it to its backend (S48).
     if !closed.is_empty() {
@@ -158,7 +170,7 @@ pub(crate) fn cut(set: &Set, mut grants: Vec<Grant>, closed: &BTreeSet<PortRange
     }
     grants.sort();
     grants.dedup();
-    if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) }
+    grants
 }
 
 /// Ports of Services on a class's addresses that are deferred for the pods of this egress set: for

@@ -5,6 +5,7 @@
 //!
 //!          policies        by namespace and name            what is known
 //!          tiers           ClusterNetworkPolicies
+//!          security        security groups, and which of them a pod has
 //!          membership      who is a member of what: namespaces, pods, blocks, atoms
 //!          nodes           their addresses
 //!          services        addresses and ports that lead to backends
@@ -97,6 +98,7 @@ mod ports;
 mod prefix;
 mod rows;
 mod rules;
+mod security;
 mod services;
 mod set;
 mod sets;

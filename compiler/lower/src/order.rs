@@ -1,5 +1,5 @@
-//! What an ordered set grants a class: the tiers and the NetworkPolicies between them, evaluated
-//! once for all ports (S62-S65).
+//! What an ordered set grants a class: the tiers and the NetworkPolicies between them, with security
+//! groups as a gate beside them, evaluated once for all ports (S62-S65, S76).
 //!
 //! Ports are kept as sets of intervals, and every rule is asked about those that no rule before it
 //! has decided, so that the work is in proportion to the rules that match and their intervals. Pure:
@@ -54,18 +54,56 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
         let rest = std::mem::take(&mut evaluation.open);
         evaluation.grant(&rest, set.default_source(), None);
     }
-    let Evaluation { grants, origins, .. } = evaluation;
     let closed = grants::service_ports(set, members, atoms);
-    // One entry answers for all ports, so it names only a rule that grants every one of them.
-    if let Some(source) = grants.first().map(|grant| grant.source).filter(|_| closed.is_empty()) {
-        let is_sole = grants.iter().all(|grant| grant.source == source);
-        let granted = PortSet::of(grants.iter().map(Grant::piece));
-        if is_sole && granted == PortSet::everything() {
+    let gates = evaluation.gates(&rules);
+    let Evaluation { grants, mut origins, .. } = evaluation;
+    // One entry answers for all ports, so it names only rules that grant every one of them.
+    if closed.is_empty()
+        && let Some(source) = sole(&grants)
+    {
+        if !set.key.is_grouped() {
             let origin = set.source_origin(source, None);
             return Outcome { grant: Granted::Everything, origins: vec![origin] };
         }
+        if let Some((gate, _)) = gates.iter().find(|(_, ports)| *ports == PortSet::everything()) {
+            let origins = vec![set.source_origin(source, None), set.origin(gate)];
+            return Outcome { grant: Granted::Everything, origins };
+        }
     }
-    Outcome { grant: grants::cut(set, grants, &closed), origins }
+    let mut grants = grants::cut(set, grants, &closed);
+    if set.key.is_grouped() {
+        grants = gated(grants, &gates);
+        origins.extend(gates.iter().map(|(rule, _)| set.origin(rule)));
+    }
+    let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
+    Outcome { grant, origins }
+}
+
+/// The source that grants everything and is the only one; None where there is none.
+fn sole(grants: &[Grant]) -> Option<u32> {
+    let source = grants.first()?.source;
+    let is_sole = grants.iter().all(|grant| grant.source == source);
+    let granted = PortSet::of(grants.iter().map(Grant::piece));
+    (is_sole && granted == PortSet::everything()).then_some(source)
+}
+
+/// What is left of grants behind security groups, with the rules of groups that let it through: an
+/// entry names both.
+fn gated(grants: Vec<Grant>, gates: &[(&Rule, PortSet)]) -> Vec<Grant> {
+    let open = gates.iter().fold(PortSet::default(), |all, (_, ports)| all.union(ports));
+    let mut left: Vec<Grant> = Vec::new();
+    for grant in grants {
+        let pieces = PortSet::of([grant.piece()]).intersection(&open);
+        left.extend(pieces.pieces().map(|piece| grant.on(piece)));
+    }
+    let granted = PortSet::of(left.iter().map(Grant::piece));
+    for (rule, ports) in gates {
+        let pieces = ports.intersection(&granted);
+        left.extend(pieces.pieces().map(|piece| Grant::by(rule.source, piece)));
+    }
+    left.sort();
+    left.dedup();
+    left
 }
 
 impl Evaluation<'_> {
@@ -130,6 +168,12 @@ impl Evaluation<'_> {
         }
     }
 
+    /// The rules of security groups that match, with the ports that each permits.
+    fn gates<'r>(&self, rules: &[&'r Rule]) -> Vec<(&'r Rule, PortSet)> {
+        let of_groups = rules.iter().filter(|rule| rule.role == Role::Group);
+        of_groups.map(|rule| (*rule, self.ports(rule))).collect()
+    }
+
     /// All ports that a rule is about, for these members.
     fn ports(&self, rule: &Rule) -> PortSet {
         let parts = grants::parts(rule, self.members, self.atoms);
@@ -145,14 +189,7 @@ impl Evaluation<'_> {
     }
 
     fn grant(&mut self, ports: &PortSet, source: u32, port: Option<u32>) {
-        let pieces = ports.pieces().map(|(protocol, first, last)| Grant {
-            protocol,
-            first,
-            last,
-            source,
-            port,
-        });
-        self.grants.extend(pieces);
+        self.grants.extend(ports.pieces().map(|piece| Grant { port, ..Grant::by(source, piece) }));
         if port.is_none() && source == self.set.default_source() && !ports.is_empty() {
             self.origins.push(self.set.source_origin(source, None));
         }

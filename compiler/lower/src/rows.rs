@@ -137,8 +137,7 @@ impl Rows {
         for family in Family::BOTH {
             let mut outcome = outcome(set, family, &[], atoms);
             self.opened(set.id).base[family as usize] = outcome.clone();
-            let isolates = set.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() });
-            outcome.origins.extend(isolates);
+            outcome.origins.extend(set.closing());
             let entry = self.entry(set, Place::Base(family), outcome, out)?;
             out.put(TableId::Base, base_key(set.id, family), entry);
         }

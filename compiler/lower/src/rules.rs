@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use netpolc_policy::{
-    Action, Direction, Namespaces, Peer, Port, Ports, Priority, Protocol, Selector,
+    Action, Direction, Namespaces, Peer, Port, Ports, Priority, Protocol, Selector, Traffic,
 };
 use netpolc_table::schema::Family;
 
@@ -53,6 +53,9 @@ pub(crate) enum Role {
     Policy,
     /// A rule of the Baseline tier.
     Baseline(Ordered),
+    /// A rule of a security group: what none of them permits is denied, whatever else permits it
+    /// (S62).
+    Group,
 }
 
 /// The place of a rule in its tier.
@@ -68,7 +71,7 @@ impl Role {
     fn ordered(&self) -> Option<Ordered> {
         match self {
             Role::Admin(ordered) | Role::Baseline(ordered) => Some(*ordered),
-            Role::Policy => None,
+            Role::Policy | Role::Group => None,
         }
     }
 
@@ -157,6 +160,18 @@ fn named(
     let found = resolved.iter().find(|(p, n, _)| (*p, n) == (protocol, name));
     let numbers = found.map_or(&[][..], |(.., numbers)| numbers);
     numbers.iter().map(|number| What::Range((protocol, *number, *number))).collect()
+}
+
+/// What a security group's rule is about (S77). ICMP by type, and IP protocols that have no ports,
+/// cannot be told apart yet: only what permits everything permits them (S83).
+pub(crate) fn traffic(traffic: Traffic) -> Allowed {
+    let range = match traffic {
+        Traffic::Everything => return Allowed::Any,
+        Traffic::Ports { protocol, first, last } => Some((protocol, first, last)),
+        Traffic::Protocol(number) => Protocol::from_number(number).map(|p| (p, 0, u16::MAX)),
+        Traffic::Icmp { .. } => None,
+    };
+    Allowed::Listed(range.into_iter().map(|range| (None, What::Range(range))).collect())
 }
 
 /// A named port never matches an address block (S31).

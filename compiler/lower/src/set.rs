@@ -11,8 +11,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Action, Block, Direction, Isolation, Peer, Peers, Pod, Policy, Protocol, Tier, TierPeer,
-    TierPolicy,
+    Action, Block, Direction, GroupPeer, Isolation, Peer, Peers, Pod, Policy, Protocol, Tier,
+    TierPeer, TierPolicy,
 };
 use netpolc_table::{Origin, SetId, TierAction, TierName, schema::Family};
 
@@ -23,9 +23,10 @@ use crate::{
     membership::{Among, Atom, Membership, NamespaceScope, PortName},
     policies::PolicySlot,
     rules::{
-        Allowed, Ordered, Resolved, Role, Rule, What, Who, allowed, node_ports, pods_atom,
+        Allowed, Ordered, Resolved, Role, Rule, What, Who, allowed, node_ports, pods_atom, traffic,
         whole_family, without_names,
     },
+    security::GroupSlot,
     tiers::TierSlot,
     wire::Wire,
     worklist::Worklist,
@@ -38,11 +39,22 @@ pub(crate) struct Deciding {
     pub(crate) tiers: Vec<Arc<TierSlot>>,
     /// The NetworkPolicies that isolate it, in name order.
     pub(crate) policies: Vec<Arc<PolicySlot>>,
+    /// The security groups that it has; None: they say nothing about it.
+    pub(crate) groups: Option<Groups>,
+}
+
+/// Security groups of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Groups {
+    /// In order of their ids.
+    pub(crate) slots: Vec<Arc<GroupSlot>>,
+    /// The resolver's addresses, which they never block (S81).
+    pub(crate) resolvers: Arc<[IpNetwork]>,
 }
 
 impl Deciding {
     pub(crate) fn is_empty(&self) -> bool {
-        self.tiers.is_empty() && self.policies.is_empty()
+        self.tiers.is_empty() && self.policies.is_empty() && self.groups.is_none()
     }
 }
 
@@ -52,6 +64,7 @@ pub(crate) struct SetKey {
     pub(crate) direction: Direction,
     /// Versions of the ClusterNetworkPolicies, in the order in which they are asked.
     tiers: Vec<u32>,
+    groups: Option<Groups>,
     /// Versions of the isolating policies, in name order.
     policies: Vec<u32>,
     /// Ingress: what the named ports are on the pod itself.
@@ -78,6 +91,7 @@ impl SetKey {
         Self {
             direction: Direction::Ingress,
             tiers: deciding.tiers.iter().map(|slot| slot.version).collect(),
+            groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
             resolved: names.into_iter().map(resolve).collect(),
             node: None,
@@ -96,6 +110,7 @@ impl SetKey {
         Self {
             direction: Direction::Egress,
             tiers: deciding.tiers.iter().map(|slot| slot.version).collect(),
+            groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
             resolved: Vec::new(),
             node: pod.node.clone(),
@@ -109,13 +124,18 @@ impl SetKey {
     pub(crate) fn fingerprint(&self, deciding: &Deciding) -> u64 {
         let tiers: Vec<&TierPolicy> = deciding.tiers.iter().map(|slot| &slot.policy).collect();
         let policies: Vec<&Policy> = deciding.policies.iter().map(|slot| &slot.policy).collect();
-        let content = (tiers, policies);
+        let content = (tiers, policies, &self.groups);
         fingerprint(&(self.direction, content, &self.resolved, &self.node, &self.health_checks))
     }
 
-    /// Do its rules have an order, since tiers are among them?
+    /// Do its rules not just add up, since tiers or security groups are among them?
     pub(crate) fn is_ordered(&self) -> bool {
-        !self.tiers.is_empty()
+        !self.tiers.is_empty() || self.is_grouped()
+    }
+
+    /// Do its pods have security groups (S76)?
+    pub(crate) fn is_grouped(&self) -> bool {
+        self.groups.is_some()
     }
 
     /// Do NetworkPolicies isolate its pods (S65)?
@@ -130,8 +150,21 @@ fn versions(policies: &[Arc<PolicySlot>]) -> Vec<u32> {
 
 #[derive(Debug)]
 enum Source {
-    Policy { policy: Arc<str>, rule: u32 },
-    Tier { tier: Tier, policy: Arc<str>, rule: u32, action: Action },
+    Policy {
+        policy: Arc<str>,
+        rule: u32,
+    },
+    Tier {
+        tier: Tier,
+        policy: Arc<str>,
+        rule: u32,
+        action: Action,
+    },
+    /// By its id, and its rule's where that is known.
+    Group {
+        group: Arc<str>,
+        rule: Option<Arc<str>>,
+    },
     Implied(Arc<str>),
 }
 
@@ -152,6 +185,8 @@ pub(crate) struct Set {
     sources: Vec<Source>,
     /// Labels of the isolating policies.
     pub(crate) isolating: Vec<Arc<str>>,
+    /// Ids of the security groups.
+    gating: Vec<Arc<str>>,
     /// Rules that hold whatever the class.
     base: Vec<usize>,
     by_atom: HashMap<AtomId, Vec<usize>>,
@@ -168,11 +203,51 @@ impl Set {
         membership: &mut Membership,
         work: &mut Worklist,
     ) -> Self {
-        let mut set = Self::empty(id, key, &deciding.policies);
+        let mut set = Self::empty(id, key, deciding);
         set.add_tier(Tier::Admin, &deciding.tiers, membership, work);
         set.add_policies(&deciding.policies, membership, work);
         set.add_tier(Tier::Baseline, &deciding.tiers, membership, work);
+        if let Some(groups) = &deciding.groups {
+            set.add_groups(groups, membership, work);
+        }
         set
+    }
+
+    fn add_groups(&mut self, groups: &Groups, membership: &mut Membership, work: &mut Worklist) {
+        let (direction, role) = (self.key.direction, Role::Group);
+        for slot in &groups.slots {
+            for rule in slot.group.rules(direction) {
+                let group: Arc<str> = slot.id.as_str().into();
+                let source = self.add_source(Source::Group { group, rule: rule.id.clone() });
+                let ports = Arc::new(traffic(rule.traffic));
+                for (i, peer) in rule.peers.iter().enumerate() {
+                    let subject = match peer {
+                        GroupPeer::Network(network) => network_subject(network),
+                        GroupPeer::PrefixList(list) => match slot.lists.get(list) {
+                            Some(list) => Subject::Atom(Atom::Networks(list.clone())),
+                            None => continue,
+                        },
+                        GroupPeer::Group(id) => Subject::Atom(Atom::Group(id.clone())),
+                    };
+                    let who = self.who(subject, membership, work);
+                    let (peer, ports) = (Some(i as u32), ports.clone());
+                    self.push(Rule { who, role, source, peer, ports });
+                }
+            }
+        }
+        if direction == Direction::Egress {
+            let resolvers = Subject::Atom(Atom::Networks(groups.resolvers.clone()));
+            let who = self.who(resolvers, membership, work);
+            let source = self.add_source(Source::Implied("the network's resolver (S81)".into()));
+            self.push(Rule { who, role, source, peer: None, ports: Arc::new(Allowed::Any) });
+        }
+    }
+
+    fn who(&mut self, subject: Subject, membership: &mut Membership, work: &mut Worklist) -> Who {
+        match subject {
+            Subject::Who(who) => who,
+            Subject::Atom(atom) => Who::Atom(self.acquire(atom, membership, work)),
+        }
     }
 
     fn add_tier(
@@ -210,12 +285,7 @@ impl Set {
                     let ports = Arc::new(ports);
                     for (i, peer) in rule.peers.iter().enumerate() {
                         for subject in subjects(peer, among) {
-                            let who = match subject {
-                                Subject::Who(who) => who,
-                                Subject::Atom(atom) => {
-                                    Who::Atom(self.acquire(atom, membership, work))
-                                }
-                            };
+                            let who = self.who(subject, membership, work);
                             let (peer, ports) = (Some(i as u32), ports.clone());
                             self.push(Rule { who, role, source, peer, ports });
                         }
@@ -272,7 +342,9 @@ impl Set {
         known.unwrap_or_else(|| membership.acquire(atom, work))
     }
 
-    fn empty(id: SetId, key: SetKey, policies: &[Arc<PolicySlot>]) -> Self {
+    fn empty(id: SetId, key: SetKey, deciding: &Deciding) -> Self {
+        let policies = &deciding.policies;
+        let groups = deciding.groups.iter().flat_map(|groups| &groups.slots);
         let namespace = policies.first().map(|slot| slot.policy.key.namespace.clone());
         Self {
             id,
@@ -281,6 +353,7 @@ impl Set {
             rules: Vec::new(),
             sources: vec![Source::Implied("no rule decides (S62)".into())],
             isolating: policies.iter().map(|slot| slot.label.clone()).collect(),
+            gating: groups.map(|slot| slot.id.as_str().into()).collect(),
             base: Vec::new(),
             by_atom: HashMap::new(),
             names: BTreeSet::new(),
@@ -316,9 +389,21 @@ impl Set {
         0
     }
 
+    /// Why what nothing permits is denied: the policies that isolate, and the security groups.
+    pub(crate) fn closing(&self) -> impl Iterator<Item = Origin> {
+        let isolates = self.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() });
+        let gates = self.gating.iter().map(|g| Origin::Group { group: g.clone(), rule: None });
+        let unknown = self.key.is_grouped() && self.gating.is_empty();
+        let unknown = unknown.then(|| {
+            let reason = "nothing is known of the pod's security groups (S79)";
+            Origin::Implied { reason: reason.into() }
+        });
+        isolates.chain(gates).chain(unknown)
+    }
+
     /// Is what this source grants the doing of a namespace, and not of the cluster's tiers?
     pub(crate) fn is_of_namespace(&self, source: u32) -> bool {
-        !matches!(self.sources[source as usize], Source::Tier { .. } | Source::Implied(_))
+        matches!(self.sources[source as usize], Source::Policy { .. })
     }
 
     /// The port names that its rules ask for, in order.
@@ -349,6 +434,7 @@ impl Set {
             Source::Tier { tier, policy, rule, action } => {
                 tier_origin(*tier, policy, *rule, *action)
             }
+            Source::Group { group, rule } => group_origin(group, rule.as_ref()),
             Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
         }
     }
@@ -362,6 +448,7 @@ impl Set {
             Source::Tier { tier, policy, rule, action } => {
                 tier_origin(*tier, policy, *rule, *action)
             }
+            Source::Group { group, rule } => group_origin(group, rule.as_ref()),
             Source::Implied(reason) => Origin::Implied { reason: reason.clone() },
         }
     }
@@ -382,6 +469,19 @@ impl Set {
             What::Range(_) | What::Portless => None,
         }));
         self.rules.push(rule);
+    }
+}
+
+fn group_origin(group: &Arc<str>, rule: Option<&Arc<str>>) -> Origin {
+    // A rule without an id of its own is still a rule, and not the group as such.
+    let rule = rule.cloned().unwrap_or_else(|| "rule".into());
+    Origin::Group { group: group.clone(), rule: Some(rule) }
+}
+
+fn network_subject(network: &IpNetwork) -> Subject {
+    match network.prefix() {
+        0 => Subject::Who(Who::Family(Family::of(network.ip()))),
+        _ => Subject::Atom(Atom::Block(Block { cidr: *network, except: Vec::new() })),
     }
 }
 
@@ -409,13 +509,7 @@ fn subjects(peer: &TierPeer, among: Among) -> Vec<Subject> {
             pods: pods.clone(),
             among,
         })],
-        TierPeer::Networks(networks) => {
-            let block = |cidr: &IpNetwork| match cidr.prefix() {
-                0 => Subject::Who(Who::Family(Family::of(cidr.ip()))),
-                _ => Subject::Atom(Atom::Block(Block { cidr: *cidr, except: Vec::new() })),
-            };
-            networks.iter().map(block).collect()
-        }
+        TierPeer::Networks(networks) => networks.iter().map(network_subject).collect(),
     }
 }
 

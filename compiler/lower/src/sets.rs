@@ -67,9 +67,12 @@ impl Sets {
                     sets.extend(self.by_name.get(name).into_iter().flatten());
                 }
                 Atom::Service { .. } => sets.extend(&self.egress),
-                Atom::Pods { .. } | Atom::Block(_) | Atom::Node(_) | Atom::Nodes(_) => {
-                    sets.extend(self.by_atom.of(atom))
-                }
+                Atom::Pods { .. }
+                | Atom::Block(_)
+                | Atom::Networks(_)
+                | Atom::Group(_)
+                | Atom::Node(_)
+                | Atom::Nodes(_) => sets.extend(self.by_atom.of(atom)),
             }
         }
         sets

@@ -4,7 +4,12 @@
 //! SecurityGroupPolicies that give groups to pods. Not here: what follows for a packet (the oracle,
 //! and the lowering).
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 use serde::{Serialize, Serializer};
@@ -72,7 +77,15 @@ pub struct SecurityGroups {
     pub policies: BTreeMap<ObjectKey, SecurityGroupPolicy>,
     /// The labels of ServiceAccounts by namespace and name.
     pub accounts: BTreeMap<ObjectKey, Labels>,
+    /// Addresses of the network's own resolver, beside [`RESOLVERS`]: groups never block them (S81).
+    pub resolvers: BTreeSet<IpAddr>,
 }
+
+/// The addresses of a VPC's resolver that are the same in each of them (S81).
+pub const RESOLVERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 253)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x253)),
+];
 
 /// What a pod says of its groups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -106,6 +106,14 @@ pub enum Origin {
         /// What the rule does.
         action: TierAction,
     },
+    /// A security group.
+    Group {
+        /// The group's id.
+        group: Arc<str>,
+        /// The rule that permits, by its id where that is known; None: the pod has the group, which
+        /// denies what none of its rules permits.
+        rule: Option<Arc<str>>,
+    },
     /// A pod's own address or interface.
     Pod {
         /// The pod's `namespace/name`.
@@ -186,6 +194,8 @@ impl fmt::Display for Origin {
             Origin::Tier { tier, policy, rule, action } => {
                 write!(f, "{tier} {policy} rule[{rule}] {action}")
             }
+            Origin::Group { group, rule: None } => write!(f, "group {group}"),
+            Origin::Group { group, rule: Some(rule) } => write!(f, "group {group} {rule}"),
             Origin::Pod { pod } => write!(f, "pod {pod}"),
             Origin::Node { node } => write!(f, "node {node}"),
             Origin::Implied { reason } => write!(f, "implied {reason}"),

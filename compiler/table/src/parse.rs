@@ -366,6 +366,14 @@ fn origin(input: &str) -> Parsed<'_, Origin> {
     if start == "tier" {
         return tier(input);
     }
+    if start == "group" {
+        let (rest, ()) = token("group")(input)?;
+        let (rest, group) = name(rest)?;
+        return Ok(match name(rest) {
+            Ok((rest, rule)) => (rest, Origin::Group { group, rule: Some(rule) }),
+            Err(_) => (rest, Origin::Group { group, rule: None }),
+        });
+    }
     if WORDS.contains(&start) {
         let (rest, ()) = space(&input[start.len()..])?;
         let (rest, name) = name(rest)?;

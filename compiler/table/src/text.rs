@@ -97,7 +97,8 @@ struct Name<'a>(&'a str);
 
 pub(crate) const PROTOCOLS: [(&str, u64); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
 /// Words that a bare name must not be.
-pub(crate) const WORDS: [&str; 6] = ["isolates", "tier", "pod", "node", "implied", "table"];
+pub(crate) const WORDS: [&str; 7] =
+    ["isolates", "tier", "group", "pod", "node", "implied", "table"];
 
 /// The name of a match kind in a header.
 pub(crate) fn kind(kind: MatchKind) -> &'static str {
@@ -164,6 +165,10 @@ fn print_origin(f: &mut fmt::Formatter<'_>, origin: &Origin) -> fmt::Result {
         }
         Origin::Tier { tier, policy, rule, action } => {
             write!(f, "tier {tier} {} rule[{rule}] {action}", Name(policy))
+        }
+        Origin::Group { group, rule } => {
+            write!(f, "group {}", Name(group))?;
+            rule.as_ref().map_or(Ok(()), |rule| write!(f, " {}", Name(rule)))
         }
         Origin::Pod { pod } => write!(f, "pod {}", Name(pod)),
         Origin::Node { node } => write!(f, "node {}", Name(node)),

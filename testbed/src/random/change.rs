@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Cluster, Labels, Node, ObjectKey, Phase, Pod, Policy, Service, TierKey, TierPolicy,
+    Cluster, InterfaceId, Labels, NetworkInterface, Node, ObjectKey, Phase, Pod, Policy,
+    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, TierKey,
+    TierPolicy,
 };
 
-use super::{Rng, Shape, objects, tiers};
+use super::{Rng, Shape, groups, objects, tiers};
 
 /// An event, as a watch would bring it: the object as it is from now on, None where it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,41 @@ pub enum Change {
         /// The policy as it is now; None removes it.
         policy: Option<TierPolicy>,
     },
+    /// A security group comes, changes or goes.
+    SecurityGroup {
+        /// Its id.
+        id: SecurityGroupId,
+        /// The group as it is now; None removes it.
+        group: Option<SecurityGroup>,
+    },
+    /// A prefix list comes, changes or goes.
+    PrefixList {
+        /// Its id.
+        id: PrefixListId,
+        /// Its entries; None removes it.
+        entries: Option<Vec<IpNetwork>>,
+    },
+    /// A network interface of the cloud comes, changes or goes.
+    CloudInterface {
+        /// Its id.
+        id: InterfaceId,
+        /// The interface as it is now; None removes it.
+        interface: Option<NetworkInterface>,
+    },
+    /// A SecurityGroupPolicy comes, changes or goes.
+    SecurityGroupPolicy {
+        /// The object's namespace and name.
+        key: ObjectKey,
+        /// The policy as it is now; None removes it.
+        policy: Option<SecurityGroupPolicy>,
+    },
+    /// A ServiceAccount comes, changes or goes.
+    Account {
+        /// The object's namespace and name.
+        key: ObjectKey,
+        /// Its labels; None removes it.
+        labels: Option<Labels>,
+    },
     /// A node comes, changes or goes.
     Node {
         /// The object's name.
@@ -64,6 +102,17 @@ impl Change {
             Change::Policy { key, policy } => set(&mut cluster.policies, key, policy),
             Change::Service { key, service } => set(&mut cluster.services, key, service),
             Change::Tier { key, policy } => set(&mut cluster.tiers, key, policy),
+            Change::SecurityGroup { id, group } => set(&mut cluster.security.groups, id, group),
+            Change::PrefixList { id, entries } => {
+                set(&mut cluster.security.prefix_lists, id, entries)
+            }
+            Change::CloudInterface { id, interface } => {
+                set(&mut cluster.security.interfaces, id, interface)
+            }
+            Change::SecurityGroupPolicy { key, policy } => {
+                set(&mut cluster.security.policies, key, policy)
+            }
+            Change::Account { key, labels } => set(&mut cluster.security.accounts, key, labels),
             Change::Node { name, node } => set(&mut cluster.nodes, name, node),
         }
     }
@@ -83,6 +132,7 @@ pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
         8..14 => node(rng, shape),
         14..22 => service(rng, cluster),
         // A cluster without them gets some now and then, and few lose their last one.
+        30..38 if !cluster.security.policies.is_empty() || rng.chance(5) => groups::change(rng),
         22..30 if !cluster.tiers.is_empty() || rng.chance(10) => tier(rng, shape, cluster),
         22..40 => policy(rng, shape, cluster),
         40..55 => new_pod(rng, shape, cluster),

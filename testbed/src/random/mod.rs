@@ -6,6 +6,7 @@
 //! gives the same on every machine.
 
 mod change;
+mod groups;
 mod objects;
 mod question;
 mod rng;
@@ -29,6 +30,8 @@ pub struct Shape {
     pub policies: usize,
     /// ClusterNetworkPolicies at the start, in every second cluster; changes keep about as many.
     pub tiers: usize,
+    /// Whether pods have security groups, in every third cluster.
+    pub groups: bool,
     /// Whether two active pods may claim one address.
     pub claims: Claims,
 }
@@ -44,6 +47,14 @@ pub enum Claims {
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { namespaces: 3, nodes: 2, pods: 12, policies: 6, tiers: 3, claims: Claims::Unique }
+        Shape {
+            namespaces: 3,
+            nodes: 2,
+            pods: 12,
+            policies: 6,
+            tiers: 3,
+            groups: true,
+            claims: Claims::Unique,
+        }
     }
 }

@@ -12,13 +12,13 @@ use netpolc_policy::{
     Rule, Selector, Service, ServicePort,
 };
 
-use super::{Claims, Rng, Shape, tiers};
+use super::{Claims, Rng, Shape, groups, tiers};
 
 const KEYS: [&str; 3] = ["app", "tier", "env"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
 pub(super) const NAMES: [&str; 3] = ["http", "dns", "metrics"];
 /// Numbers at which something begins or ends.
-const NUMBERS: [u16; 14] =
+pub(super) const NUMBERS: [u16; 14] =
     [1, 53, 79, 80, 81, 443, 1000, 1023, 1024, 8080, 32767, 32768, 65534, 65535];
 /// They nest, touch and coincide with pods, nodes and outside addresses.
 pub(super) const CIDRS: [&str; 18] = [
@@ -73,6 +73,9 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
     for _ in 0..count {
         let key = tiers::key(rng);
         cluster.tiers.insert(key.clone(), tiers::policy(rng, key));
+    }
+    if shape.groups && rng.chance(33) {
+        groups::fill(rng, &mut cluster);
     }
     cluster
 }
@@ -157,7 +160,7 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
         network,
         phase,
         ports: container_ports(rng),
-        grouping: Grouping::default(),
+        grouping: if shape.groups { groups::grouping(rng) } else { Grouping::default() },
         key,
     }
 }

@@ -5,7 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Block, Index, Labels, Protocol, Selector};
+use ipnetwork::IpNetwork;
+use netpolc_policy::{Block, Index, Labels, Protocol, SecurityGroupId, Selector};
 
 use crate::{
     content::fingerprint,
@@ -38,6 +39,10 @@ pub(crate) enum Atom {
     Pods { namespaces: NamespaceScope, pods: Selector, among: Among },
     /// A CIDR with excepts.
     Block(Block),
+    /// Addresses in any of these: a prefix list.
+    Networks(Arc<[IpNetwork]>),
+    /// Everything that has a security group: pods, and network interfaces of the cloud (S78).
+    Group(SecurityGroupId),
     /// Pods on which a named port has this number (S29).
     Port { name: PortName, number: u16 },
     /// The addresses of a node (S45).
@@ -64,6 +69,8 @@ impl Atom {
             Atom::Port { name, number } => format!("port {}={number}", name.name).into(),
             Atom::Node(node) => node.clone(),
             Atom::Nodes(_) => "nodes".into(),
+            Atom::Networks(_) => "prefix list".into(),
+            Atom::Group(id) => format!("group {id}").into(),
             Atom::Service { .. } => "Service".into(),
         }
     }
@@ -153,7 +160,12 @@ impl Atoms {
         match self.get(id) {
             Atom::Pods { among, .. } => *among == Among::Any,
             Atom::Port { name, .. } => name.among == Among::Any,
-            Atom::Block(_) | Atom::Node(_) | Atom::Nodes(_) | Atom::Service { .. } => false,
+            Atom::Block(_)
+            | Atom::Networks(_)
+            | Atom::Group(_)
+            | Atom::Node(_)
+            | Atom::Nodes(_)
+            | Atom::Service { .. } => false,
         }
     }
 
@@ -238,7 +250,11 @@ impl Atoms {
             Atom::Nodes(_) => {
                 self.nodes.insert(id);
             }
-            Atom::Block(_) | Atom::Port { .. } | Atom::Node(_) => {}
+            Atom::Block(_)
+            | Atom::Networks(_)
+            | Atom::Group(_)
+            | Atom::Port { .. }
+            | Atom::Node(_) => {}
         }
         self.ids.insert(atom, id);
         id
@@ -276,7 +292,11 @@ impl Atoms {
             Atom::Nodes(_) => {
                 self.nodes.remove(&id);
             }
-            Atom::Block(_) | Atom::Port { .. } | Atom::Node(_) => {}
+            Atom::Block(_)
+            | Atom::Networks(_)
+            | Atom::Group(_)
+            | Atom::Port { .. }
+            | Atom::Node(_) => {}
         }
         self.retired.push(id);
     }

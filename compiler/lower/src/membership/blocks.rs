@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ipnetwork::IpNetwork;
 use netpolc_policy::Block;
 
 use crate::{index::AtomId, prefix::Prefix};
@@ -30,9 +31,24 @@ impl Blocks {
         std::iter::once((Prefix::of(block.cidr), false)).chain(excepts)
     }
 
-    /// Adds a block's boundaries and returns them.
+    /// Adds a block's boundaries and returns them, the cidr first.
     pub(super) fn insert(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
-        for (prefix, excepted) in Self::prefixes(block) {
+        self.add(atom, Self::prefixes(block));
+        Self::prefixes(block).map(|(p, _)| p).collect()
+    }
+
+    /// The same for the union of some networks.
+    pub(super) fn insert_all(&mut self, atom: AtomId, networks: &[IpNetwork]) {
+        self.add(atom, networks.iter().map(|network| (Prefix::of(*network), false)));
+    }
+
+    /// Removes what [`Blocks::insert_all`] added.
+    pub(super) fn remove_all(&mut self, atom: AtomId, networks: &[IpNetwork]) {
+        self.take(atom, networks.iter().map(|network| (Prefix::of(*network), false)));
+    }
+
+    fn add(&mut self, atom: AtomId, boundaries: impl Iterator<Item = (Prefix, bool)>) {
+        for (prefix, excepted) in boundaries {
             let lengths = &mut self.lengths[prefix.family as usize];
             let boundary = self.boundaries.entry(prefix).or_insert_with(|| {
                 *lengths.entry(prefix.length).or_default() += 1;
@@ -40,12 +56,16 @@ impl Blocks {
             });
             if excepted { boundary.excepted.push(atom) } else { boundary.begins.push(atom) }
         }
-        Self::prefixes(block).map(|(p, _)| p).collect()
     }
 
     /// Removes a block's boundaries and returns them.
     pub(super) fn remove(&mut self, atom: AtomId, block: &Block) -> Vec<Prefix> {
-        for (prefix, _) in Self::prefixes(block) {
+        self.take(atom, Self::prefixes(block));
+        Self::prefixes(block).map(|(p, _)| p).collect()
+    }
+
+    fn take(&mut self, atom: AtomId, boundaries: impl Iterator<Item = (Prefix, bool)>) {
+        for (prefix, _) in boundaries {
             let Some(boundary) = self.boundaries.get_mut(&prefix) else { continue };
             boundary.begins.retain(|a| *a != atom);
             boundary.excepted.retain(|a| *a != atom);
@@ -59,7 +79,6 @@ impl Blocks {
                 }
             }
         }
-        Self::prefixes(block).map(|(p, _)| p).collect()
     }
 
     pub(super) fn is_boundary(&self, prefix: Prefix) -> bool {

@@ -26,7 +26,8 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Labels, ObjectKey, Pod};
+use ipnetwork::IpNetwork;
+use netpolc_policy::{Labels, ObjectKey, Pod, SecurityGroupId};
 
 pub(crate) use self::{
     atoms::{Among, Atom, Atoms, NamespaceScope, PortName},
@@ -36,6 +37,7 @@ use self::{blocks::Blocks, namespaces::Namespaces, pods::Pods};
 use crate::{
     index::{AtomId, GroupId, PodId},
     prefix::Prefix,
+    security::Grouped,
     worklist::Worklist,
 };
 
@@ -55,6 +57,8 @@ pub(crate) struct Membership {
     blocks: Blocks,
     atoms: Atoms,
     names: HashMap<PortName, Name>,
+    /// The addresses of network interfaces by the security groups that they have.
+    networks: HashMap<SecurityGroupId, Vec<IpNetwork>>,
 }
 
 /// What others ask: who has an address, and what it is a member of.
@@ -76,6 +80,16 @@ impl Membership {
     /// A policed pod, for [`Membership::set_pod`].
     pub(crate) fn find(&self, key: &ObjectKey) -> Option<(PodId, &Pod)> {
         self.pods.find(key).map(|id| (id, &self.pods.slot(id).pod))
+    }
+
+    /// The security groups of a policed pod.
+    pub(crate) fn security(&self, key: &ObjectKey) -> Option<&Grouped> {
+        self.pods.find(key).map(|id| self.pods.security(id))
+    }
+
+    /// Every policed pod, in no order.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.iter().map(|(_, pod)| pod)
     }
 
     /// Addresses that several pods claim, in order.
@@ -154,12 +168,17 @@ impl Membership {
     }
 
     /// A policed pod is there instead of the one with this index, or instead of none.
-    pub(crate) fn set_pod(&mut self, before: Option<PodId>, pod: Option<Pod>, work: &mut Worklist) {
+    pub(crate) fn set_pod(
+        &mut self,
+        before: Option<PodId>,
+        pod: Option<(Pod, Grouped)>,
+        work: &mut Worklist,
+    ) {
         // The new one comes first, so that a group and the atoms of its ports stay where both need
         // them.
-        if let Some(pod) = pod {
+        if let Some((pod, security)) = pod {
             pod.addresses.iter().for_each(|address| work.touch_address(*address));
-            if let Some(group) = self.pods.insert(pod) {
+            if let Some(group) = self.pods.insert(pod, security) {
                 self.place(group, work);
             }
         }
@@ -171,6 +190,27 @@ impl Membership {
                 group.atoms.into_iter().for_each(|atom| self.abandon(slot.group, atom, work));
             }
         }
+    }
+
+    /// Network interfaces with these addresses have a security group.
+    pub(crate) fn set_networks(
+        &mut self,
+        group: &SecurityGroupId,
+        networks: Vec<IpNetwork>,
+        work: &mut Worklist,
+    ) {
+        let before = match networks.is_empty() {
+            true => self.networks.remove(group),
+            false => self.networks.insert(group.clone(), networks.clone()),
+        };
+        let before = before.unwrap_or_default();
+        let Some(atom) = self.atoms.find(&Atom::Group(group.clone())) else { return };
+        if before == networks {
+            return;
+        }
+        self.blocks.remove_all(atom, &before);
+        self.blocks.insert_all(atom, &networks);
+        before.iter().chain(&networks).for_each(|network| touch_network(*network, work));
     }
 
     /// A set asks for a port name: the groups that have it become members by number.
@@ -219,6 +259,17 @@ impl Membership {
                 selected.into_iter().for_each(|group| self.join(group, id, work));
             }
             Atom::Block(block) => touch_block(&self.blocks.insert(id, block), work),
+            Atom::Networks(networks) => {
+                self.blocks.insert_all(id, networks);
+                networks.iter().for_each(|network| touch_network(*network, work));
+            }
+            Atom::Group(group) => {
+                let networks = self.networks.get(group).map_or(&[][..], Vec::as_slice);
+                self.blocks.insert_all(id, networks);
+                networks.iter().for_each(|network| touch_network(*network, work));
+                let groups: Vec<GroupId> = self.pods.with_security(group).collect();
+                groups.into_iter().for_each(|group| self.join(group, id, work));
+            }
             Atom::Node(node) => work.touch_node(node),
             Atom::Nodes(_) => work.touch_nodes(),
             // Its groups join one by one.
@@ -240,6 +291,17 @@ impl Membership {
                 groups.into_iter().for_each(|group| self.leave(group, id, work));
             }
             Atom::Block(block) => touch_block(&self.blocks.remove(id, block), work),
+            Atom::Networks(networks) => {
+                self.blocks.remove_all(id, networks);
+                networks.iter().for_each(|network| touch_network(*network, work));
+            }
+            Atom::Group(group) => {
+                let networks = self.networks.get(group).map_or(&[][..], Vec::as_slice);
+                self.blocks.remove_all(id, networks);
+                networks.iter().for_each(|network| touch_network(*network, work));
+                let groups = self.atoms.groups(id).clone();
+                groups.into_iter().for_each(|group| self.leave(group, id, work));
+            }
             Atom::Node(node) => work.touch_node(node),
             Atom::Nodes(_) => work.touch_nodes(),
             Atom::Service { .. } => {}
@@ -279,7 +341,9 @@ impl Membership {
             self.atoms.selects_namespace(*atom, &key.namespace, namespace.labels())
                 && self.atoms.selects_pod(*atom, &key.labels)
         });
-        let selecting: Vec<AtomId> = selecting.collect();
+        let security = key.security.iter().flatten();
+        let having = security.filter_map(|group| self.atoms.find(&Atom::Group(group.clone())));
+        let selecting: Vec<AtomId> = selecting.chain(having).collect();
         let named = |among| {
             let ports = key.ports.iter();
             ports.map(move |(p, n, _)| PortName { protocol: *p, name: n.clone(), among })
@@ -334,6 +398,12 @@ impl Membership {
             self.release(atom, work);
         }
     }
+}
+
+/// A network of a union came or went.
+fn touch_network(network: IpNetwork, work: &mut Worklist) {
+    work.touch_prefix(Prefix::of(network));
+    work.touch_under(Prefix::of(network));
 }
 
 /// A block came or went: its boundaries may need a leaf now, and all leaves under its cidr (the

@@ -7,13 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Labels, ObjectKey, Pod, Protocol};
+use netpolc_policy::{Labels, ObjectKey, Pod, Protocol, SecurityGroupId};
 use netpolc_table::Incarnation;
 
 use super::atoms::PortName;
 use crate::{
     content::fingerprint,
     index::{AtomId, GroupId, PodId, Slab},
+    security::Grouped,
 };
 
 /// What selectors and port names can see of a pod.
@@ -23,6 +24,8 @@ pub(super) struct GroupKey {
     pub(super) labels: Labels,
     /// Named ports, sorted, each once.
     pub(super) ports: Vec<(Protocol, Arc<str>, u16)>,
+    /// Its security groups.
+    pub(super) security: Grouped,
 }
 
 /// Pods that no selector can tell apart.
@@ -55,6 +58,8 @@ pub(super) struct Pods {
     owners: HashMap<IpAddr, Vec<PodId>>,
     /// Groups with a named port, whether a live set asks for it or not.
     groups_by_port: HashMap<(Protocol, Arc<str>), BTreeSet<GroupId>>,
+    /// Groups of pods with a security group.
+    groups_by_security: HashMap<SecurityGroupId, BTreeSet<GroupId>>,
 }
 
 impl Pods {
@@ -84,6 +89,20 @@ impl Pods {
         self.groups_by_port.get(&port).into_iter().flatten().copied()
     }
 
+    /// The groups of pods that have this security group, in order.
+    pub(super) fn with_security(&self, id: &SecurityGroupId) -> impl Iterator<Item = GroupId> {
+        self.groups_by_security.get(id).into_iter().flatten().copied()
+    }
+
+    /// The security groups of a pod.
+    pub(super) fn security(&self, id: PodId) -> &Grouped {
+        &self.group(self.slot(id).group).key.security
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PodId, &Pod)> {
+        self.ids.values().map(|id| (*id, &self.slot(*id).pod))
+    }
+
     /// The pods that have an address; more than one is a conflict.
     pub(super) fn owners(&self, address: IpAddr) -> &[PodId] {
         self.owners.get(&address).map_or(&[], Vec::as_slice)
@@ -106,7 +125,7 @@ impl Pods {
     }
 
     /// Adds a policed pod. Some: its group is new, and its atoms must be found.
-    pub(super) fn insert(&mut self, pod: Pod) -> Option<GroupId> {
+    pub(super) fn insert(&mut self, pod: Pod, security: Grouped) -> Option<GroupId> {
         let mut ports: Vec<_> = pod
             .ports
             .iter()
@@ -114,8 +133,8 @@ impl Pods {
             .collect();
         ports.sort();
         ports.dedup();
-        let key =
-            GroupKey { namespace: pod.key.namespace.clone(), labels: pod.labels.clone(), ports };
+        let (namespace, labels) = (pod.key.namespace.clone(), pod.labels.clone());
+        let key = GroupKey { namespace, labels, ports, security };
         let (group, fresh) = match self.groups_by_key.get(&key) {
             Some(&group) => (group, false),
             None => (self.make_group(key), true),
@@ -141,6 +160,9 @@ impl Pods {
         let id = self.groups.insert(group);
         for (protocol, name, _) in &key.ports {
             self.groups_by_port.entry((*protocol, name.clone())).or_default().insert(id);
+        }
+        for group in key.security.iter().flatten() {
+            self.groups_by_security.entry(group.clone()).or_default().insert(id);
         }
         self.groups_by_key.insert(key, id);
         id
@@ -174,6 +196,14 @@ impl Pods {
                 groups.remove(&slot.group);
                 if groups.is_empty() {
                     self.groups_by_port.remove(&port);
+                }
+            }
+        }
+        for id in group.key.security.iter().flatten() {
+            if let Some(groups) = self.groups_by_security.get_mut(id) {
+                groups.remove(&slot.group);
+                if groups.is_empty() {
+                    self.groups_by_security.remove(id);
                 }
             }
         }

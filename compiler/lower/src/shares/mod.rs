@@ -275,6 +275,12 @@ impl Shares {
             }
             Event::Namespace { .. }
             | Event::Tier { .. }
+            | Event::SecurityGroup { .. }
+            | Event::PrefixList { .. }
+            | Event::CloudInterface { .. }
+            | Event::SecurityGroupPolicy { .. }
+            | Event::Account { .. }
+            | Event::Resolvers(_)
             | Event::Node { .. }
             | Event::Interface { .. }
             | Event::Wire(_) => false,

@@ -6,16 +6,18 @@
 //! (S62-S74). Not here: replies, fragments and everything else that is a property of a packet and
 //! not of the policies.
 
+mod groups;
 mod tiers;
 
 use std::{fmt, net::IpAddr};
 
 use serde::Serialize;
 
+use self::groups::Gate;
 pub use self::tiers::{Conflict, TierPlace, conflicts};
 use crate::{
     Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers, Pod, Policy,
-    Port, Ports, Protocol, Rule, Selector,
+    Port, Ports, Protocol, Rule, SecurityGroupId, Selector,
 };
 
 /// May `source` open this connection (or send this packet) to `destination`?
@@ -153,12 +155,22 @@ pub enum Reason {
     /// The address and port belong to a Service that is set aside (S33), and no policy isolates the
     /// pod.
     Closed,
+    /// The pod's security groups, in order, and none of them permits it (S76). Empty where the pod
+    /// names groups and nothing is known of them (S79).
+    Gated(Vec<SecurityGroupId>),
 }
 
 impl Reason {
     /// Does this side let the packet through?
     pub fn allows(&self) -> bool {
-        !matches!(self, Reason::Denied(_) | Reason::Service | Reason::Refused(_) | Reason::Closed)
+        !matches!(
+            self,
+            Reason::Denied(_)
+                | Reason::Service
+                | Reason::Refused(_)
+                | Reason::Closed
+                | Reason::Gated(_)
+        )
     }
 }
 
@@ -254,7 +266,8 @@ struct Case<'a> {
 
 /// The answer of one side, and the rules of tiers that passed the packet on before it.
 fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
-    if !tiers::concern(case) {
+    let gate = groups::gate(case);
+    if !tiers::concern(case) && gate == Gate::Absent {
         return (by_policies(case).unwrap_or(Reason::NotIsolated), Vec::new());
     }
     // S47, S44: own traffic and what is born on the node come before any tier.
@@ -271,7 +284,11 @@ fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
     if is_closed(case) {
         return (Reason::Closed, Vec::new());
     }
-    tiers::decide(case, || by_policies(case))
+    let (reason, passed) = tiers::decide(case, || by_policies(case));
+    match gate {
+        Gate::Denies(groups) if reason.allows() => (Reason::Gated(groups), passed),
+        _ => (reason, passed),
+    }
 }
 
 /// What the NetworkPolicies say; None where none of them isolates the pod (S65).
@@ -497,6 +514,16 @@ impl fmt::Display for Reason {
                 f.write_str("denied by ")?;
                 for (i, place) in places.iter().enumerate() {
                     write!(f, "{}{place}", if i == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Reason::Gated(groups) if groups.is_empty() => {
+                f.write_str("denied: nothing is known of the pod's security groups")
+            }
+            Reason::Gated(groups) => {
+                f.write_str("denied by ")?;
+                for (i, group) in groups.iter().enumerate() {
+                    write!(f, "{}{group}", if i == 0 { "" } else { " and " })?;
                 }
                 Ok(())
             }

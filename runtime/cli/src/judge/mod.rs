@@ -164,6 +164,14 @@ pub enum Place {
         /// Accept, Deny or Pass.
         action: String,
     },
+    /// A security group that the pod has, or a rule of one.
+    Group {
+        /// The group's id.
+        group: String,
+        /// The rule's id, where a rule has decided and its id is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
+    },
     /// A policy that isolates the pod.
     Policy {
         /// The policy, as `namespace/name`.
@@ -191,6 +199,8 @@ impl std::fmt::Display for Place {
             Place::Tier { tier, policy, rule, action } => {
                 write!(f, "{tier} {policy} rule {rule} {action}")
             }
+            Place::Group { group, rule: None } => f.write_str(group),
+            Place::Group { group, rule: Some(rule) } => write!(f, "{group} {rule}"),
             Place::Policy { policy } => f.write_str(policy),
             Place::Other { implied } => f.write_str(implied),
         }

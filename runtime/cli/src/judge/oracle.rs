@@ -55,6 +55,10 @@ fn side(side: oracle::Side) -> Side {
         Why::Accepted(place) => (Reason::Allowed, vec![tier(place)]),
         Why::Refused(places) => (Reason::Denied, places.into_iter().map(tier).collect()),
         Why::Closed => (Reason::Denied, vec![]),
+        Why::Gated(groups) => (
+            Reason::Denied,
+            groups.iter().map(|g| Place::Group { group: g.to_string(), rule: None }).collect(),
+        ),
         Why::Denied(policies) => (
             Reason::Denied,
             policies.iter().map(|p| Place::Policy { policy: p.to_string() }).collect(),

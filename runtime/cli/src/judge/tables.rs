@@ -191,6 +191,10 @@ fn place(origin: &Origin) -> Option<Place> {
             rule: *rule,
             action: action.to_string(),
         },
+        Origin::Group { group, rule } => Place::Group {
+            group: group.to_string(),
+            rule: rule.as_ref().map(|rule| rule.to_string()),
+        },
         Origin::Isolates { policy } => Place::Policy { policy: policy.to_string() },
         Origin::Implied { reason } => Place::Other { implied: reason.to_string() },
         Origin::Pod { .. } | Origin::Node { .. } => return None,

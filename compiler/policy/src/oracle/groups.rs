@@ -1,0 +1,100 @@
+//! The oracle's answer where a pod has security groups: a gate beside tiers and NetworkPolicies,
+//! which a packet has to pass too (S62, S75-S81).
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::Case;
+use crate::{
+    Cluster, Direction, GroupPeer, GroupRule, Pod, Protocol, SecurityGroupId, Selector, Traffic,
+    group::RESOLVERS,
+};
+
+/// What groups say of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// The pod has none.
+    Absent,
+    /// One of them permits it.
+    Permits,
+    /// These are the pod's, and none permits it.
+    Denies(Vec<SecurityGroupId>),
+}
+
+pub(super) fn gate(case: &Case) -> Gate {
+    let Some(groups) = of_pod(case.cluster, case.pod) else { return Gate::Absent };
+    let resolvers = RESOLVERS.iter().chain(&case.cluster.security.resolvers);
+    if case.direction == Direction::Egress && resolvers.into_iter().any(|r| *r == case.remote) {
+        return Gate::Permits;
+    }
+    let known = groups.iter().filter_map(|id| case.cluster.security.groups.get(id));
+    let mut rules = known.flat_map(|group| group.rules(case.direction));
+    match rules.any(|rule| permits(case, rule)) {
+        true => Gate::Permits,
+        false => Gate::Denies(groups.into_iter().collect()),
+    }
+}
+
+/// S75: None where the pod has no group, so that groups say nothing about it. An interface that is
+/// not known, as well as no data at all, leaves a pod that names groups with none that permits.
+fn of_pod(cluster: &Cluster, pod: &Pod) -> Option<BTreeSet<SecurityGroupId>> {
+    let security = &cluster.security;
+    if !pod.grouping.interfaces.is_empty() {
+        let known = pod.grouping.interfaces.iter().filter_map(|id| security.interfaces.get(id));
+        return Some(known.flat_map(|interface| interface.groups.iter().cloned()).collect());
+    }
+    if !pod.grouping.fargate.is_empty() {
+        return Some(pod.grouping.fargate.iter().cloned().collect());
+    }
+    let account = crate::ObjectKey::new(pod.key.namespace.clone(), pod.grouping.account.clone());
+    let nothing = crate::Labels::default();
+    let account = security.accounts.get(&account).unwrap_or(&nothing);
+    let mut groups = BTreeSet::new();
+    for policy in security.policies.values().filter(|p| p.key.namespace == pod.key.namespace) {
+        let matches = |selector: &Option<Selector>, labels| {
+            selector.as_ref().is_none_or(|selector| selector.matches(labels))
+        };
+        let has_selector = policy.pods.is_some() || policy.accounts.is_some();
+        if has_selector && matches(&policy.pods, &pod.labels) && matches(&policy.accounts, account)
+        {
+            groups.extend(policy.groups.iter().cloned());
+        }
+    }
+    (!groups.is_empty()).then_some(groups)
+}
+
+fn permits(case: &Case, rule: &GroupRule) -> bool {
+    let asked = case.protocol.protocol();
+    let traffic = match rule.traffic {
+        Traffic::Everything => true,
+        Traffic::Ports { protocol, first, last } => {
+            asked == Some(protocol) && case.port.is_some_and(|n| (first..=last).contains(&n))
+        }
+        Traffic::Protocol(number) => asked.is_some() && asked == Protocol::from_number(number),
+        // Not told apart yet; closed (S83).
+        Traffic::Icmp { .. } => false,
+    };
+    traffic && rule.peers.iter().any(|peer| is_peer(case, peer))
+}
+
+fn is_peer(case: &Case, peer: &GroupPeer) -> bool {
+    let security = &case.cluster.security;
+    match peer {
+        GroupPeer::Network(network) => network.contains(case.remote),
+        GroupPeer::PrefixList(id) => {
+            security.prefix_lists.get(id).is_some_and(|l| l.iter().any(|n| n.contains(case.remote)))
+        }
+        GroupPeer::Group(id) => has(case.cluster, case.remote, id),
+    }
+}
+
+/// S78: is this a private address of something that has the group?
+fn has(cluster: &Cluster, address: IpAddr, group: &SecurityGroupId) -> bool {
+    let mut interfaces = cluster.security.interfaces.values();
+    let by_interface = interfaces.any(|interface| {
+        interface.groups.contains(group) && interface.addresses.iter().any(|a| a.contains(address))
+    });
+    let pods = super::claimants(cluster, address);
+    let of_all =
+        || pods.iter().all(|pod| of_pod(cluster, pod).is_some_and(|groups| groups.contains(group)));
+    by_interface || !pods.is_empty() && of_all()
+}
