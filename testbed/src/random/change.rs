@@ -127,13 +127,13 @@ fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Opt
 
 /// Something that may happen to `cluster` next. It is for the caller to apply.
 pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
-    match rng.below(100) {
+    match rng.below(116) {
         0..8 => namespace(rng, shape),
         8..14 => node(rng, shape),
         14..22 => service(rng, cluster),
         // A cluster without them gets some now and then, and few lose their last one.
-        30..38 if !cluster.security.policies.is_empty() || rng.chance(5) => groups::change(rng),
-        22..30 if !cluster.tiers.is_empty() || rng.chance(10) => tier(rng, shape, cluster),
+        108..116 if !cluster.security.policies.is_empty() || rng.chance(5) => groups::change(rng),
+        100..108 if !cluster.tiers.is_empty() || rng.chance(10) => tier(rng, shape, cluster),
         22..40 => policy(rng, shape, cluster),
         40..55 => new_pod(rng, shape, cluster),
         _ => {
