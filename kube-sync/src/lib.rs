@@ -1,24 +1,27 @@
 //! Reads Kubernetes objects into the policy model: from files, and with the feature `watch` from an
 //! API server, by the same conversion.
 //!
-//! NetworkPolicies are read strictly ([`load()`] names the file, object and field of every
-//! mistake), and a broken one never widens access: it isolates every pod that it can be seen to
-//! select, and its broken part allows nothing. Pods, Namespaces, Nodes and Services are read for
-//! what policy needs and may carry anything else; other kinds are ignored. Not here: anything about
-//! tables.
+//! Policies of every kind are read strictly ([`load()`] names the file, object and field of every
+//! mistake), and a broken one never widens access: a NetworkPolicy isolates every pod that it can be
+//! seen to select, and its broken part allows nothing; a ClusterNetworkPolicy denies where it cannot
+//! be understood. Pods, Namespaces, Nodes, Services, ServiceAccounts and what the cloud says of
+//! security groups are read for what policy needs and may carry anything else; other kinds are
+//! ignored. Not here: anything about tables.
 //!
 //! An input passes through these modules: `load` (files and limits) -> `decode` (documents and
-//! objects) -> `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `policy`
-//! (strict) or `lenient` -> `place` (two objects of one name) -> `last_known` (objects that an
+//! objects) -> `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `single` ->
+//! `policy`, `tier` (strict), `groups` or `lenient` -> `place` (two objects of one name) -> `last_known` (objects that an
 //! input no longer shows).
 
 mod annotation;
 mod change;
+mod cidr;
 mod decode;
 mod fuzz;
 mod groups;
 mod intern;
 mod json;
+mod json_maps;
 mod kind;
 mod last_known;
 mod lenient;
@@ -32,11 +35,13 @@ mod repeated;
 mod resource;
 mod selector;
 mod service;
+mod single;
 mod source;
 mod split;
 mod state;
 mod strict;
 mod tier;
+mod tier_ports;
 mod tier_rule;
 mod tree;
 mod typed;

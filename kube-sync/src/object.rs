@@ -2,7 +2,7 @@
 //! converter of that kind. Whatever does not yield the objects that it holds is marked as lost and
 //! reported; other kinds are ignored.
 //!
-//! Not here: kinds and versions (`kind`), names (`metadata`).
+//! Not here: kinds and versions (`kind`), names (`metadata`), which converter reads what (`single`).
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -10,18 +10,19 @@ use ipnetwork::IpNetwork;
 use netpolc_policy::{
     Direction, GroupRule, InterfaceId, Labels, NetworkInterface, Node as ClusterNode, ObjectKey,
     Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service,
-    Staged, TierKey, TierPolicy,
+    Staged, TierPolicy,
 };
 
 use crate::{
     groups,
     kind::{Kind, classify, guess},
-    lenient, metadata, policy,
+    metadata,
     problem::{Path, Severity, excerpt},
-    repeated, service,
+    repeated,
+    single::{Single, single},
     source::{Origin, Reader},
     strict,
-    tier::{self, Trust},
+    tier::Trust,
     tree::{Field, Node, Value},
 };
 
@@ -378,87 +379,4 @@ pub(crate) fn item_type_of<'t>(
 ) -> Option<ItemType<'t>> {
     let kind = list_kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
     Some(ItemType { kind, api_version })
-}
-
-/// What an object turned out to be.
-enum Single {
-    Object(Object),
-    /// It was read, and nothing follows from it.
-    Without,
-    /// It cannot be told which object it is.
-    Lost,
-}
-
-/// The name of a kind, as objects carry it.
-fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Namespace => "Namespace",
-        Kind::Node => "Node",
-        Kind::Pod => "Pod",
-        Kind::Service => "Service",
-        Kind::Tier(_) => "ClusterNetworkPolicy",
-        Kind::Staged => "StagedKubernetesNetworkPolicy",
-        Kind::GroupPolicy => "SecurityGroupPolicy",
-        Kind::Account => "ServiceAccount",
-        Kind::Group => "SecurityGroup",
-        Kind::Policy | Kind::List | Kind::Ignored | Kind::Foreign | Kind::Unknown => {
-            "NetworkPolicy"
-        }
-    }
-}
-
-fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust) -> Single {
-    let Value::Map(fields) = &node.value else { return Single::Lost };
-    let kind = kind_name(known);
-    reader.enter(kind, &metadata::display_name(node));
-    repeated::report(reader, node, &Path::Root);
-    // The converter of a policy reports its unknown fields itself.
-    let strictly = matches!(known, Kind::Policy | Kind::Tier(_) | Kind::Staged | Kind::GroupPolicy);
-    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
-    let account = ["secrets", "imagePullSecrets", "automountServiceAccountToken"];
-    let mut allowed = top.to_vec();
-    if known == Kind::Account {
-        allowed.extend(account);
-    }
-    for field in
-        fields.iter().filter(|f| !strictly && !f.name.is_empty() && !allowed.contains(&&*f.name))
-    {
-        unknown_field(reader, field, &Path::Root, &allowed);
-    }
-    let about = metadata::Metadata::of(reader, node);
-    let Some(name) = about.name(reader, known) else { return Single::Lost };
-    let object = match known {
-        Kind::Node => Object::Node(name, lenient::node(reader, node)),
-        Kind::Namespace => {
-            let labels =
-                lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
-            Object::Namespace(name, labels)
-        }
-        Kind::Tier(api) => Object::Tier(tier::policy(reader, TierKey { api, name }, node, trust)),
-        _ => {
-            let Some(namespace) = about.namespace(reader) else { return Single::Lost };
-            let key = ObjectKey { namespace, name };
-            reader.name(kind, &key);
-            match known {
-                Kind::Service => Object::Service(key, service::service(reader, node)),
-                Kind::Pod => Object::Pod(lenient::pod(reader, key, node)),
-                Kind::Account => {
-                    Object::Account(key, lenient::labels(reader, node.get("metadata"), None))
-                }
-                Kind::GroupPolicy => {
-                    Object::GroupPolicy(groups::policy::policy(reader, key, node, trust))
-                }
-                Kind::Staged => match policy::staged(reader, key.clone(), node) {
-                    Some(staged) => Object::Staged(key, staged),
-                    None => return Single::Without,
-                },
-                Kind::Group => match groups::ack::group(reader, node) {
-                    Some(group) if trust == Trust::Sure => group,
-                    _ => return Single::Without,
-                },
-                _ => Object::Policy(policy::policy(reader, key, node)),
-            }
-        }
-    };
-    Single::Object(object)
 }

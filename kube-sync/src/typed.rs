@@ -19,6 +19,7 @@ use crate::{
     groups::pod,
     intern::Interner,
     json::Str,
+    json_maps::{Annotations, Pairs},
     kind::{Kind, classify},
     object::{ItemType, NAMESPACE_NAME_LABEL, Object},
     selector::is_dns_subdomain,
@@ -371,77 +372,4 @@ fn container_port(port: &PortFields, interner: &mut Interner) -> Option<Containe
         number: Some(port.container_port).filter(|number| *number != 0)?,
         host_port: port.host_port.filter(|number| *number != 0),
     })
-}
-
-/// The annotations that are read. One that is no string, or occurs twice, is an error.
-#[derive(Default)]
-struct Annotations<'a> {
-    eni: Option<Str<'a>>,
-    fargate: Option<Str<'a>>,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct AnnotationsVisitor;
-        impl<'de> Visitor<'de> for AnnotationsVisitor {
-            type Value = Annotations<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("annotations")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> Result<Annotations<'de>, A::Error> {
-                let mut found = Annotations::default();
-                while let Some(Str(name)) = map.next_key()? {
-                    let place = match &*name {
-                        pod::ENI => &mut found.eni,
-                        pod::FARGATE => &mut found.fargate,
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                            continue;
-                        }
-                    };
-                    if place.replace(map.next_value()?).is_some() {
-                        return Err(A::Error::custom("given twice"));
-                    }
-                }
-                Ok(found)
-            }
-        }
-        from.deserialize_map(AnnotationsVisitor)
-    }
-}
-
-/// Labels in the order of the input. A value that is not a string is an error, and so is a key that
-/// occurs twice.
-struct Pairs<'a>(Vec<(Str<'a>, Str<'a>)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct PairsVisitor;
-        impl<'de> Visitor<'de> for PairsVisitor {
-            type Value = Pairs<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("labels")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
-                let mut pairs: Vec<(Str, Str)> = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| &*key.0).collect();
-                keys.sort_unstable();
-                if keys.windows(2).any(|two| two[0] == two[1]) {
-                    return Err(A::Error::custom("given twice"));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        from.deserialize_map(PairsVisitor)
-    }
 }

@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     Object,
+    cidr::network,
     lenient::map,
     object::{Sink, unknown_field},
-    policy::network,
     problem::Path,
     source::Reader,
     strict,

@@ -11,8 +11,8 @@ use netpolc_policy::{GroupPeer, GroupRule, IcmpVersion, Protocol, Traffic};
 
 use super::pod::is_id;
 use crate::{
+    cidr::network,
     lenient::map,
-    policy::network,
     problem::{Path, excerpt},
     source::Reader,
     strict,

@@ -18,7 +18,7 @@ pub(crate) enum Message {
     /// A list begins; objects that it has not named by its end no longer exist.
     Begin(Resource),
     /// An object, as a list or a watch has reported it.
-    Put(Resource, Item),
+    Put(Resource, Box<Item>),
     /// A watch has reported that the object was deleted.
     Gone(Resource, ObjectKey),
     /// The list is complete.
@@ -33,6 +33,7 @@ pub(crate) enum Message {
 
 /// What [`super::Watch`] reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Update {
     /// All first lists are complete: the whole cluster.
     First(Cluster),
@@ -146,7 +147,7 @@ impl Collector {
     pub fn take(&mut self, message: Message, known: &Cluster) {
         match message {
             Message::Begin(resource) => drop(self.listings.insert(resource, Listing::default())),
-            Message::Put(resource, item) => self.put(resource, item, known),
+            Message::Put(resource, item) => self.put(resource, *item, known),
             Message::Gone(resource, key) => self.gone(resource, key),
             Message::Complete(resource) => self.complete(resource, known),
             Message::State(resource, condition) => {

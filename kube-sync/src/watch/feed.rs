@@ -157,7 +157,7 @@ impl Feed {
         };
         self.reports.about(self.resource, api_version, raw, &item.problems);
         let key = item.key.clone();
-        self.send(Message::Put(self.resource, item)).await?;
+        self.send(Message::Put(self.resource, Box::new(item))).await?;
         Ok(key)
     }
 

@@ -5,14 +5,21 @@ use std::collections::BTreeMap;
 
 use netpolc_kube_sync::{Change, Object, Resource};
 use netpolc_lower::Event;
-use netpolc_policy::Cluster;
+use netpolc_policy::{Cluster, ObjectKey, SecurityGroups, TierApi, TierKey};
 
 /// The events that lead from `old` to `new`, in a fixed order. They belong to one update: apply
 /// them together.
 pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     // Without `..`, so that a new kind of object cannot be forgotten.
-    let Cluster { namespaces, pods, policies, nodes, services, tiers, security: _, staged: _ } =
-        old;
+    let Cluster { namespaces, pods, policies, nodes, services, tiers, security, staged: _ } = old;
+    let SecurityGroups {
+        groups,
+        prefix_lists,
+        interfaces,
+        policies: group_policies,
+        accounts,
+        resolvers,
+    } = security;
     let mut events = Vec::new();
     differing(nodes, &new.nodes, |name, node| {
         events.push(Event::Node { name: name.clone(), node: node.cloned() });
@@ -23,6 +30,24 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     differing(tiers, &new.tiers, |key, policy| {
         events.push(Event::Tier { key: key.clone(), policy: policy.cloned() });
     });
+    differing(groups, &new.security.groups, |id, group| {
+        events.push(Event::SecurityGroup { id: id.clone(), group: group.cloned() });
+    });
+    differing(prefix_lists, &new.security.prefix_lists, |id, entries| {
+        events.push(Event::PrefixList { id: id.clone(), entries: entries.cloned() });
+    });
+    differing(interfaces, &new.security.interfaces, |id, interface| {
+        events.push(Event::CloudInterface { id: id.clone(), interface: interface.cloned() });
+    });
+    differing(group_policies, &new.security.policies, |key, policy| {
+        events.push(Event::SecurityGroupPolicy { key: key.clone(), policy: policy.cloned() });
+    });
+    differing(accounts, &new.security.accounts, |key, labels| {
+        events.push(Event::Account { key: key.clone(), labels: labels.cloned() });
+    });
+    if *resolvers != new.security.resolvers {
+        events.push(Event::Resolvers(new.security.resolvers.clone()));
+    }
     differing(services, &new.services, |key, service| {
         events.push(Event::Service { key: key.clone(), service: service.cloned() });
     });
@@ -52,32 +77,45 @@ pub fn of(change: &Change) -> Option<Event> {
         Some(Object::Service(key, service)) => {
             Event::Service { key: key.clone(), service: Some(service.clone()) }
         }
-        // The compiler does not take these yet.
-        Some(
-            Object::Tier(_)
-            | Object::Staged(..)
-            | Object::GroupPolicy(_)
-            | Object::Account(..)
-            | Object::Group(..)
-            | Object::GroupRule { .. }
-            | Object::PrefixList(..)
-            | Object::Interface(..),
-        ) => return None,
+        Some(Object::Tier(policy)) => {
+            Event::Tier { key: policy.key.clone(), policy: Some(policy.clone()) }
+        }
+        Some(Object::GroupPolicy(policy)) => {
+            Event::SecurityGroupPolicy { key: policy.key.clone(), policy: Some(policy.clone()) }
+        }
+        Some(Object::Account(key, labels)) => {
+            Event::Account { key: key.clone(), labels: Some(labels.clone()) }
+        }
+        Some(Object::Group(id, group)) => {
+            Event::SecurityGroup { id: id.clone(), group: Some(group.clone()) }
+        }
+        Some(Object::PrefixList(id, entries)) => {
+            Event::PrefixList { id: id.clone(), entries: Some(entries.clone()) }
+        }
+        Some(Object::Interface(id, interface)) => {
+            Event::CloudInterface { id: id.clone(), interface: Some(interface.clone()) }
+        }
+        // Single rules come from files alone, where the difference between two states tells; what
+        // is staged decides nothing (S84).
+        Some(Object::GroupRule { .. } | Object::Staged(..)) => return None,
         None => match change.resource {
             Resource::Namespace => Event::Namespace { name: key.name.clone(), labels: None },
             Resource::Node => Event::Node { name: key.name.clone(), node: None },
             Resource::Pod => Event::Pod { key: key.clone(), pod: None },
             Resource::Policy => Event::Policy { key: key.clone(), policy: None },
             Resource::Service => Event::Service { key: key.clone(), service: None },
-            Resource::EndpointSlice
-            | Resource::Tier
-            | Resource::AwsTier
-            | Resource::Staged
-            | Resource::GroupPolicy
-            | Resource::Account
-            | Resource::Group => return None,
+            Resource::Tier => Event::Tier { key: tier(TierApi::Upstream, key), policy: None },
+            Resource::AwsTier => Event::Tier { key: tier(TierApi::Aws, key), policy: None },
+            Resource::GroupPolicy => Event::SecurityGroupPolicy { key: key.clone(), policy: None },
+            Resource::Account => Event::Account { key: key.clone(), labels: None },
+            Resource::Group => Event::SecurityGroup { id: key.name.clone().into(), group: None },
+            Resource::EndpointSlice | Resource::Staged => return None,
         },
     })
+}
+
+fn tier(api: TierApi, key: &ObjectKey) -> TierKey {
+    TierKey { api, name: key.name.clone() }
 }
 
 fn differing<K: Ord, V: PartialEq>(
@@ -97,7 +135,7 @@ fn differing<K: Ord, V: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use netpolc_policy::{Isolation, Labels, Mode, ObjectKey, Policy, Selector};
+    use netpolc_policy::{Isolation, Labels, Mode, Policy, Selector};
 
     use super::*;
 

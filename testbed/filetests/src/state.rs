@@ -181,9 +181,9 @@ impl State {
                 Event::Policy { key: policy.key.clone(), policy: Some(policy) }
             }
             Object::Service(key, service) => Event::Service { key, service: Some(service) },
+            Object::Tier(policy) => Event::Tier { key: policy.key.clone(), policy: Some(policy) },
             // The compiler does not take these yet.
-            Object::Tier(_)
-            | Object::Staged(..)
+            Object::Staged(..)
             | Object::GroupPolicy(_)
             | Object::Account(..)
             | Object::Group(..)
@@ -201,8 +201,8 @@ impl State {
             Object::Pod(pod) => Event::Pod { key: pod.key, pod: None },
             Object::Policy(policy) => Event::Policy { key: policy.key, policy: None },
             Object::Service(key, _) => Event::Service { key, service: None },
-            Object::Tier(_)
-            | Object::Staged(..)
+            Object::Tier(policy) => Event::Tier { key: policy.key, policy: None },
+            Object::Staged(..)
             | Object::GroupPolicy(_)
             | Object::Account(..)
             | Object::Group(..)

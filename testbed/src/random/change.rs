@@ -134,7 +134,7 @@ pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
         // A cluster without them gets some now and then, and few lose their last one.
         108..116 if !cluster.security.policies.is_empty() || rng.chance(5) => groups::change(rng),
         100..108 if !cluster.tiers.is_empty() || rng.chance(10) => tier(rng, shape, cluster),
-        22..40 => policy(rng, shape, cluster),
+        22..40 | 100..116 => policy(rng, shape, cluster),
         40..55 => new_pod(rng, shape, cluster),
         _ => {
             let keys: Vec<&ObjectKey> = cluster.pods.keys().collect();

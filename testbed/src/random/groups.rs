@@ -1,53 +1,90 @@
-//! Random security groups, and who has them: ids that nothing defines among them.
+//! Random security groups, with everything that says who has them and what may happen to them, and
+//! random staged policies. They are added to a cluster that is there.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, Labels, NetworkInterface,
-    ObjectKey, PrefixListId, Protocol, SecurityGroup, SecurityGroupId, SecurityGroupPolicy,
-    Traffic,
+    Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, NetworkInterface, ObjectKey,
+    Protocol, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Staged, Traffic,
 };
 
 use super::{
     Change, Rng,
-    objects::{self, CIDRS, NUMBERS, selector},
+    objects::{CIDRS, NUMBERS, labels, policy, selector},
 };
 
-const ACCOUNTS: [&str; 2] = ["default", "web"];
-
-/// One of the few groups; the last one is never defined.
+/// One of the few groups that there may be; some are named and do not exist.
 fn group_id(rng: &mut Rng) -> SecurityGroupId {
-    format!("sg-{}", rng.below(4)).into()
+    format!("sg-{}", rng.below(6)).into()
 }
 
-fn list_id(rng: &mut Rng) -> PrefixListId {
-    format!("pl-{}", rng.below(3)).into()
+fn group_ids(rng: &mut Rng) -> Vec<SecurityGroupId> {
+    let count = rng.within(1, 3);
+    let mut ids: Vec<SecurityGroupId> = rng.list(count, group_id);
+    ids.sort();
+    ids.dedup();
+    ids
 }
 
-fn interface_id(rng: &mut Rng) -> InterfaceId {
-    format!("eni-{}", rng.below(4)).into()
+fn network(rng: &mut Rng) -> IpNetwork {
+    rng.pick(&CIDRS).parse().expect("the list holds prefixes")
 }
 
-/// What a pod says of its groups; mostly nothing beside its account.
-pub fn grouping(rng: &mut Rng) -> Grouping {
-    let mut grouping = Grouping { account: account_name(rng), ..Grouping::default() };
-    match rng.below(100) {
-        0..6 => grouping.interfaces = vec![interface_id(rng)],
-        6..9 => grouping.fargate = vec![group_id(rng)],
-        _ => {}
+/// Adds groups, prefix lists, interfaces, SecurityGroupPolicies and ServiceAccounts to `cluster`, and
+/// what pods say of theirs.
+pub fn security(rng: &mut Rng, cluster: &mut Cluster) {
+    for n in 0..5 {
+        if rng.chance(80) {
+            let id: SecurityGroupId = format!("sg-{n}").into();
+            let group = group(rng, id.as_str());
+            cluster.security.groups.insert(id, group);
+        }
     }
-    grouping
+    for n in 0..2 {
+        let count = rng.below(4);
+        let entries = rng.list(count, network);
+        cluster.security.prefix_lists.insert(format!("pl-{n}").into(), entries);
+    }
+    for n in 0..4 {
+        let interface = interface(rng, n);
+        cluster.security.interfaces.insert(format!("eni-{n}").into(), interface);
+    }
+    let namespaces: Vec<_> = cluster.pods.keys().map(|key| key.namespace.clone()).collect();
+    for namespace in namespaces {
+        let account = format!("account{}", rng.below(3));
+        let labels = labels(rng);
+        cluster.security.accounts.insert(ObjectKey::new(namespace.clone(), account), labels);
+        if rng.chance(30) {
+            let key = ObjectKey::new(namespace, format!("groups{}", rng.below(2)));
+            let policy = group_policy(rng, key.clone());
+            cluster.security.policies.insert(key, policy);
+        }
+    }
+    for pod in cluster.pods.values_mut() {
+        pod.grouping = grouping(rng);
+    }
 }
 
-fn account_name(rng: &mut Rng) -> Arc<str> {
-    (*rng.pick(&ACCOUNTS)).into()
+/// What a pod says of its groups.
+pub fn grouping(rng: &mut Rng) -> Grouping {
+    Grouping {
+        account: account(rng),
+        interfaces: match rng.chance(15) {
+            true => vec![InterfaceId::from(format!("eni-{}", rng.below(6)))],
+            false => Vec::new(),
+        },
+        fargate: if rng.chance(5) { group_ids(rng) } else { Vec::new() },
+    }
 }
 
-/// Fills a cluster with what there is to know of groups.
-pub fn fill(rng: &mut Rng, cluster: &mut Cluster) {
-    for _ in 0..10 {
-        change(rng).apply(cluster);
+fn account(rng: &mut Rng) -> Arc<str> {
+    match rng.below(4) {
+        0 => "default".into(),
+        n => format!("account{}", n - 1).into(),
     }
 }
 
@@ -56,81 +93,119 @@ pub fn change(rng: &mut Rng) -> Change {
     let stays = !rng.chance(20);
     match rng.below(10) {
         0..3 => {
-            let id: SecurityGroupId = format!("sg-{}", rng.below(3)).into();
-            Change::SecurityGroup { id, group: stays.then(|| group(rng)) }
+            let id: SecurityGroupId = format!("sg-{}", rng.below(5)).into();
+            let group = stays.then(|| group(rng, id.as_str()));
+            Change::SecurityGroup { id, group }
         }
         3..5 => {
-            let id: PrefixListId = format!("pl-{}", rng.below(2)).into();
             let count = rng.below(4);
-            Change::PrefixList { id, entries: stays.then(|| rng.list(count, network)) }
+            let entries = stays.then(|| rng.list(count, network));
+            Change::PrefixList { id: format!("pl-{}", rng.below(2)).into(), entries }
         }
         5..7 => {
-            let id: InterfaceId = format!("eni-{}", rng.below(3)).into();
-            Change::CloudInterface { id, interface: stays.then(|| interface(rng)) }
+            let n = rng.below(4) as u8;
+            let interface = stays.then(|| interface(rng, n));
+            Change::CloudInterface { id: format!("eni-{n}").into(), interface }
         }
         7..9 => {
-            let key = ObjectKey::new(format!("n{}", rng.below(3)), format!("p{}", rng.below(2)));
-            let policy = stays.then(|| policy(rng, key.clone()));
+            let namespace = format!("n{}", rng.below(3));
+            let key = ObjectKey::new(namespace, format!("groups{}", rng.below(2)));
+            let policy = stays.then(|| group_policy(rng, key.clone()));
             Change::SecurityGroupPolicy { key, policy }
         }
         _ => {
-            let key = ObjectKey::new(format!("n{}", rng.below(3)), account_name(rng));
+            let key = ObjectKey::new(format!("n{}", rng.below(3)), account(rng));
             Change::Account { key, labels: stays.then(|| labels(rng)) }
         }
     }
 }
 
-fn labels(rng: &mut Rng) -> Labels {
-    objects::labels(rng)
-}
-
-fn network(rng: &mut Rng) -> IpNetwork {
-    rng.pick(&CIDRS).parse().expect("the list holds prefixes")
-}
-
-fn group(rng: &mut Rng) -> SecurityGroup {
-    let (ingress, egress) = (rng.below(4), rng.below(4));
-    SecurityGroup { name: None, ingress: rng.list(ingress, rule), egress: rng.list(egress, rule) }
-}
-
-fn rule(rng: &mut Rng) -> GroupRule {
-    let number = *rng.pick(&NUMBERS);
-    let other = *rng.pick(&NUMBERS);
-    let protocol = *rng.pick(&[Protocol::Tcp, Protocol::Udp]);
-    let peers = rng.within(1, 2);
-    GroupRule {
-        id: rng.chance(50).then(|| format!("sgr-{}", rng.below(9)).into()),
-        traffic: match rng.below(10) {
-            0..3 => Traffic::Everything,
-            3..8 => Traffic::Ports { protocol, first: number.min(other), last: number.max(other) },
-            8 => Traffic::Protocol(*rng.pick(&[6, 17, 132, 50])),
-            _ => Traffic::Icmp { version: IcmpVersion::V4, kind: Some(8), code: None },
-        },
-        peers: rng.list(peers, |rng| match rng.below(10) {
-            0..4 => GroupPeer::Network(network(rng)),
-            4..6 => GroupPeer::PrefixList(list_id(rng)),
-            _ => GroupPeer::Group(group_id(rng)),
-        }),
+/// Adds staged policies to `cluster`, for policies that are there and for others.
+pub fn staged(rng: &mut Rng, cluster: &mut Cluster) {
+    let mut keys: Vec<ObjectKey> = cluster.policies.keys().cloned().collect();
+    keys.push(ObjectKey::new("n0", "staged"));
+    for key in keys {
+        if rng.chance(30) {
+            let staged = match rng.chance(30) {
+                true => Staged::Delete,
+                false => Staged::Set(policy(rng, key.clone())),
+            };
+            cluster.staged.insert(key, staged);
+        }
     }
 }
 
-fn interface(rng: &mut Rng) -> NetworkInterface {
-    let (addresses, groups) = (rng.within(1, 2), rng.below(3));
-    let mut groups = rng.list(groups, group_id);
-    groups.sort();
-    groups.dedup();
-    NetworkInterface { addresses: rng.list(addresses, network), groups }
-}
-
-fn policy(rng: &mut Rng, key: ObjectKey) -> SecurityGroupPolicy {
-    let count = rng.within(1, 2);
-    let mut groups = rng.list(count, group_id);
-    groups.sort();
-    groups.dedup();
+fn group_policy(rng: &mut Rng, key: ObjectKey) -> SecurityGroupPolicy {
+    let (pods, accounts) = *rng.pick(&[(true, false), (true, false), (false, true), (true, true)]);
     SecurityGroupPolicy {
         key,
-        pods: rng.chance(60).then(|| selector(rng)),
-        accounts: rng.chance(40).then(|| selector(rng)),
-        groups,
+        pods: pods.then(|| selector(rng)),
+        accounts: accounts.then(|| selector(rng)),
+        groups: group_ids(rng),
     }
+}
+
+/// A group whose rules all have ids, or none has one.
+fn group(rng: &mut Rng, id: &str) -> SecurityGroup {
+    let with_ids = rng.chance(50);
+    let mut number = 0;
+    let mut rules = |rng: &mut Rng| {
+        let count = rng.below(4);
+        rng.list(count, |rng| {
+            number += 1;
+            rule(rng, with_ids.then(|| format!("sgr-{}-{number}", &id[3..])))
+        })
+    };
+    let (ingress, egress) = (rules(rng), rules(rng));
+    let named = rng.chance(50) || ingress.is_empty() && egress.is_empty();
+    SecurityGroup { name: named.then(|| format!("group {id}").into()), ingress, egress }
+}
+
+/// A rule; one that has an id has one peer.
+fn rule(rng: &mut Rng, id: Option<String>) -> GroupRule {
+    let count = if id.is_some() { 1 } else { rng.within(1, 3) };
+    // In the order in which the API lists them.
+    let mut peers = rng.list(count, peer);
+    peers.sort();
+    peers.dedup();
+    GroupRule { id: id.map(Into::into), traffic: traffic(rng), peers }
+}
+
+fn peer(rng: &mut Rng) -> GroupPeer {
+    match rng.below(100) {
+        0..40 => GroupPeer::Network(network(rng)),
+        40..60 => GroupPeer::PrefixList(format!("pl-{}", rng.below(3)).into()),
+        _ => GroupPeer::Group(group_id(rng)),
+    }
+}
+
+fn traffic(rng: &mut Rng) -> Traffic {
+    match rng.below(100) {
+        0..20 => Traffic::Everything,
+        20..70 => {
+            let (a, b) = (*rng.pick(&NUMBERS), *rng.pick(&NUMBERS));
+            let protocol = *rng.pick(&[Protocol::Tcp, Protocol::Udp]);
+            Traffic::Ports { protocol, first: a.min(b), last: a.max(b) }
+        }
+        70..90 => {
+            let version = *rng.pick(&[IcmpVersion::V4, IcmpVersion::V6]);
+            let kind = rng.chance(70).then(|| *rng.pick(&[0, 3, 8, 128]));
+            let code = kind.and_then(|_| rng.chance(50).then(|| *rng.pick(&[0, 4])));
+            Traffic::Icmp { version, kind, code }
+        }
+        _ => Traffic::Protocol(*rng.pick(&[132, 47, 50, 0])),
+    }
+}
+
+fn interface(rng: &mut Rng, n: u8) -> NetworkInterface {
+    let v4 = IpAddr::from(Ipv4Addr::new(10, 0, 3, n));
+    let mut addresses = vec![IpNetwork::from(v4)];
+    if rng.chance(50) {
+        let v6 = IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 3, n.into()));
+        addresses.push(v6.into());
+    }
+    if rng.chance(30) {
+        addresses.push("10.0.1.0/28".parse().expect("a prefix"));
+    }
+    NetworkInterface { addresses, groups: group_ids(rng) }
 }

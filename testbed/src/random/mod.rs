@@ -13,6 +13,7 @@ mod rng;
 mod tiers;
 
 pub use change::{Change, change};
+pub use groups::{security, staged};
 pub use objects::{cluster, container_ports, labels, node, pod, policy};
 pub use question::{addresses, ports, questions};
 pub use rng::Rng;

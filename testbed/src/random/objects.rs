@@ -75,7 +75,7 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
         cluster.tiers.insert(key.clone(), tiers::policy(rng, key));
     }
     if shape.groups && rng.chance(33) {
-        groups::fill(rng, &mut cluster);
+        groups::security(rng, &mut cluster);
     }
     cluster
 }

@@ -4,22 +4,42 @@
 //! What the model holds for "could not be understood" is written as something that cannot be
 //! understood either, so that decoding the output gives the model back.
 
+mod groups;
+mod tiers;
+
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase,
-    Pod, PodNetwork, Policy, Port, Ports, Rule, Selector, Service,
+    Block, Cluster, Isolation, Labels, Mode, Namespaces, Node, ObjectKey, Operator, Peer, Peers,
+    Phase, Pod, PodNetwork, Policy, Port, Ports, Rule, Selector, Service, Staged,
 };
 use serde_json::{Value, json};
 
-/// All objects of a cluster as one List.
+pub use self::{
+    groups::{account, group_policy, security},
+    tiers::tier,
+};
+
+/// All objects of a cluster as one List; what the cloud says of security groups stands in it as
+/// `aws ec2` prints it.
 pub fn cluster(cluster: &Cluster) -> Value {
-    let Cluster { namespaces, pods, policies, nodes, services, tiers: _, security: _, staged: _ } =
-        cluster;
+    let Cluster {
+        namespaces,
+        pods,
+        policies,
+        nodes,
+        services,
+        tiers,
+        security: groups,
+        staged: would_be,
+    } = cluster;
     let mut items: Vec<Value> =
         namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
     items.extend(nodes.iter().map(|(name, n)| node(name, n)));
     items.extend(services.iter().map(|(key, s)| service(key, s)));
     items.extend(pods.values().map(pod));
     items.extend(policies.values().map(policy));
+    items.extend(tiers.values().map(tier));
+    items.extend(would_be.iter().map(|(key, s)| staged(key, s)));
+    items.extend(security(groups));
     json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
 }
 
@@ -36,7 +56,7 @@ pub fn node(name: &str, node: &Node) -> Value {
         .map(|a| json!({"type": "InternalIP", "address": a.to_string()}))
         .collect();
     json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": node.labels},
         "status": {"addresses": addresses},
     })
 }
@@ -75,6 +95,18 @@ pub fn pod(pod: &Pod) -> Value {
         "status": {"phase": if pod.phase == Phase::Active { "Running" } else { "Succeeded" }},
     });
     insert(&mut object["metadata"], "uid", pod.uid.as_deref());
+    let grouping = &pod.grouping;
+    if !grouping.interfaces.is_empty() {
+        let list: Vec<Value> =
+            grouping.interfaces.iter().map(|id| json!({"eniId": id, "vlanId": 1})).collect();
+        object["metadata"]["annotations"]["vpc.amazonaws.com/pod-eni"] =
+            json!(json!(list).to_string());
+    }
+    if !grouping.fargate.is_empty() {
+        let list: Vec<&str> = grouping.fargate.iter().map(|id| id.as_str()).collect();
+        object["metadata"]["annotations"]["fargate.amazonaws.com/pod-sg"] = json!(list.join(","));
+    }
+    object["spec"]["serviceAccountName"] = json!(&*grouping.account);
     insert(&mut object["spec"], "nodeName", pod.node.as_deref());
     insert(&mut object["spec"], "hostNetwork", (pod.network == PodNetwork::Host).then_some(true));
     if let Some(first) = pod.addresses.first() {
@@ -99,12 +131,39 @@ pub fn policy(policy: &Policy) -> Value {
         }
     }
     spec["policyTypes"] = json!(types);
-    json!({
+    let mut object = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {"name": &*policy.key.name, "namespace": &*policy.key.namespace},
         "spec": spec,
+    });
+    mode(&mut object, policy.mode == Mode::Audited);
+    object
+}
+
+/// A StagedKubernetesNetworkPolicy as the API server takes it.
+pub fn staged(key: &ObjectKey, staged: &Staged) -> Value {
+    let spec = match staged {
+        Staged::Set(would_be) => {
+            let mut spec = policy(would_be)["spec"].take();
+            spec["stagedAction"] = json!("Set");
+            spec
+        }
+        Staged::Delete => json!({"stagedAction": "Delete", "podSelector": {}}),
+    };
+    json!({
+        "apiVersion": "projectcalico.org/v3",
+        "kind": "StagedKubernetesNetworkPolicy",
+        "metadata": {"name": &*key.name, "namespace": &*key.namespace},
+        "spec": spec,
     })
+}
+
+/// Writes whether a policy is only tried.
+fn mode(object: &mut Value, audited: bool) {
+    if audited {
+        object["metadata"]["annotations"] = json!({"netpolc.io/mode": "audit"});
+    }
 }
 
 fn rule(rule: &Rule, field: &str) -> Value {
