@@ -43,7 +43,7 @@ fn a_permission_names_only_rules_that_allow_the_packet() {
         let compiler = compile(&cluster, Scope::Everywhere).unwrap();
         let (addresses, ports) = (random::addresses(&cluster), random::ports(&cluster));
         let pods: Vec<_> = compiler.endpoints().collect();
-        for _ in 0..if pods.is_empty() { 0 } else { 150 } {
+        for _ in 0..if pods.is_empty() { 0 } else { 250 } {
             let ((pod, endpoint), remote) = (*rng.pick(&pods), *rng.pick(&addresses));
             let (protocol, port): (Transport, Option<u16>) = *rng.pick(&ports);
             let pipeline = *rng.pick(&Pipeline::BOTH);
