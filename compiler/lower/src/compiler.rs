@@ -3,7 +3,10 @@
 //!
 //! Each part owns its state and its tables, and says in its signatures what else it touches.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use netpolc_policy::{
     Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, TierKey, TierPolicy,
@@ -238,7 +241,37 @@ impl Compiler {
         let conflicts = self.membership.conflicts().into_iter();
         let conflicts =
             conflicts.map(|(address, pods)| Diagnostic::AddressConflict { address, pods });
-        conflicts.chain(self.endpoints.diagnostics()).collect()
+        let mut all: Vec<Diagnostic> = conflicts.chain(self.endpoints.diagnostics()).collect();
+        let pods = self.endpoints.iter().filter_map(|(pod, _)| self.membership.pod(pod));
+        let of_groups: BTreeSet<Diagnostic> =
+            pods.flat_map(|pod| self.security.diagnostics(pod)).collect();
+        all.extend(of_groups);
+        all.extend(self.tier_conflicts());
+        all
+    }
+
+    /// Policies of one priority that answer differently, each pair once, with a packet.
+    fn tier_conflicts(&self) -> impl Iterator<Item = Diagnostic> {
+        let mut pairs = BTreeMap::new();
+        for (key, _) in self.endpoints.iter() {
+            for set in self.endpoints.sets(key) {
+                for (conflict, class) in self.matrix.conflicts(set) {
+                    pairs.entry((conflict.wins.clone(), conflict.loses.clone())).or_insert_with(
+                        || {
+                            let remote =
+                                class.and_then(|class| leaves::example(class, self.out.program()));
+                            conflict.packet(key, remote)
+                        },
+                    );
+                }
+            }
+        }
+        let pairs = pairs.into_iter();
+        pairs.map(|((wins, loses), example)| Diagnostic::TierConflict {
+            wins,
+            loses,
+            example: example.into(),
+        })
     }
 
     /// The endpoint id of a local pod.

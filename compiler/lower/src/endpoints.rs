@@ -83,6 +83,11 @@ impl Endpoints {
         self.endpoints.get(pod).map(|endpoint| endpoint.id)
     }
 
+    /// The sets of a pod, ingress first.
+    pub(crate) fn sets(&self, pod: &ObjectKey) -> impl Iterator<Item = SetId> {
+        self.endpoints.get(pod).into_iter().flat_map(|endpoint| endpoint.sets).flatten()
+    }
+
     /// Those of one namespace, in order.
     pub(crate) fn in_namespace(&self, namespace: &Arc<str>) -> impl Iterator<Item = &ObjectKey> {
         let from = ObjectKey { namespace: namespace.clone(), name: "".into() };

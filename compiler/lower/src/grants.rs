@@ -4,15 +4,16 @@
 //! Here: sets whose rules have no order, and what all sets share. Not here: the order of tiers
 //! ([`crate::order`]), entries and ids ([`crate::rows`]).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use netpolc_policy::{Direction, Protocol};
+use netpolc_policy::{Direction, ObjectKey, Protocol};
 use netpolc_table::{Class, Origin, schema::Family};
 
 use crate::{
     index::AtomId,
     interval::{self, Edge, Piece, PortRange, without},
     membership::{Atom, Atoms},
+    prefix::Prefix,
     rules::{Allowed, Rule, What},
     set::Set,
 };
@@ -97,6 +98,36 @@ pub(crate) enum Granted {
 pub(crate) struct Outcome {
     pub(crate) grant: Granted,
     pub(crate) origins: Vec<Origin>,
+    /// Rules of one priority that answer differently.
+    pub(crate) conflict: Option<Conflict>,
+}
+
+/// Two policies of one tier and priority that answer differently for some ports (S64).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    /// The policy whose answer counts.
+    pub(crate) wins: Arc<str>,
+    pub(crate) loses: Arc<str>,
+    pub(crate) direction: Direction,
+    /// The first of the ports.
+    pub(crate) piece: Piece,
+}
+
+impl Conflict {
+    /// A packet that both answer, of this pod with this remote; None: with anybody.
+    pub(crate) fn packet(&self, pod: &ObjectKey, remote: Option<Prefix>) -> String {
+        let remote =
+            remote.map_or_else(|| "anybody".to_owned(), |prefix| prefix.to_ip().to_string());
+        let (source, destination) = match self.direction {
+            Direction::Ingress => (remote, pod.to_string()),
+            Direction::Egress => (pod.to_string(), remote),
+        };
+        let (protocol, port, _) = self.piece;
+        match protocol {
+            Some(protocol) => format!("{source} to {destination}, {protocol} port {port}"),
+            None => format!("{source} to {destination}, a protocol without ports"),
+        }
+    }
 }
 
 /// Adds up what all matching rules of a set without order grant addresses of a family that are
@@ -118,11 +149,11 @@ pub(crate) fn sum(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) 
     }
     if !unlimited.is_empty() && closed.is_empty() {
         // One entry answers for all ports, so it names only rules that allow every one of them.
-        return Outcome { grant: Granted::Everything, origins: unlimited };
+        return Outcome { grant: Granted::Everything, origins: unlimited, conflict: None };
     }
     let grants = cut(set, grants, &closed);
     let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
-    Outcome { grant, origins }
+    Outcome { grant, origins, conflict: None }
 }
 
 /// The ports that a rule is about, for addresses that are members of these atoms, one by one as the

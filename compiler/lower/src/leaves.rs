@@ -99,6 +99,15 @@ pub(crate) fn class_of(prefix: Prefix, program: &Program) -> Option<Class> {
     Some(schema::Leaf::of(prefix.family, entry).class)
 }
 
+/// The first prefix that has a class, as an example.
+pub(crate) fn example(class: Class, program: &Program) -> Option<Prefix> {
+    let family = class.family();
+    let mut entries = program.table(TableId::remote(family)).entries.iter();
+    let (key, _) = entries.find(|(_, entry)| schema::Leaf::of(family, entry).class == class)?;
+    let (value, length) = key.prefix();
+    Some(Prefix { family, bits: value.get(), length })
+}
+
 /// The prefixes whose leaves the marks of an update are about, in order.
 pub(crate) fn touched(
     marks: LeafMarks,

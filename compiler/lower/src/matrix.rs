@@ -15,6 +15,7 @@ use netpolc_table::{Class, Program, SetId, schema::Family};
 use crate::{
     classes::Classes,
     content::distinct,
+    grants::Conflict,
     ids::Acquired,
     index::AtomId,
     membership::{Atoms, Membership},
@@ -120,6 +121,12 @@ impl Matrix {
         if self.classes.release(class, out) {
             self.rows.drop_class(class, out);
         }
+    }
+
+    /// Where rules of one priority answer differently in a set: for which class, or for addresses
+    /// that no peer names.
+    pub(crate) fn conflicts(&self, set: SetId) -> impl Iterator<Item = (&Conflict, Option<Class>)> {
+        self.rows.conflicts(set)
     }
 
     /// The namespaces whose rows take more verdicts than they may.

@@ -11,7 +11,7 @@ use netpolc_policy::Action;
 use netpolc_table::{Origin, schema::Family};
 
 use crate::{
-    grants::{self, Grant, Granted, Outcome},
+    grants::{self, Conflict, Grant, Granted, Outcome},
     index::AtomId,
     interval::PortSet,
     membership::Atoms,
@@ -29,6 +29,8 @@ struct Evaluation<'a> {
     grants: Vec<Grant>,
     /// Rules that decided something, whatever it was.
     origins: Vec<Origin>,
+    /// The first two rules of one priority that answer differently.
+    conflict: Option<Conflict>,
 }
 
 /// Asks the rules of a set in their order about addresses of a family that are members of these
@@ -45,6 +47,7 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
         open: PortSet::everything(),
         grants: Vec::new(),
         origins: Vec::new(),
+        conflict: None,
     };
     evaluation.tiers(&rules, |role| matches!(role, Role::Admin { .. }));
     if set.key.is_isolated() {
@@ -56,18 +59,18 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
     }
     let closed = grants::service_ports(set, members, atoms);
     let gates = evaluation.gates(&rules);
-    let Evaluation { grants, mut origins, .. } = evaluation;
+    let Evaluation { grants, mut origins, conflict, .. } = evaluation;
     // One entry answers for all ports, so it names only rules that grant every one of them.
     if closed.is_empty()
         && let Some(source) = sole(&grants)
     {
         if !set.key.is_grouped() {
             let origin = set.source_origin(source, None);
-            return Outcome { grant: Granted::Everything, origins: vec![origin] };
+            return Outcome { grant: Granted::Everything, origins: vec![origin], conflict };
         }
         if let Some((gate, _)) = gates.iter().find(|(_, ports)| *ports == PortSet::everything()) {
             let origins = vec![set.source_origin(source, None), set.origin(gate)];
-            return Outcome { grant: Granted::Everything, origins };
+            return Outcome { grant: Granted::Everything, origins, conflict };
         }
     }
     let mut grants = grants::cut(set, grants, &closed);
@@ -76,7 +79,7 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
         origins.extend(gates.iter().map(|(rule, _)| set.origin(rule)));
     }
     let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
-    Outcome { grant, origins }
+    Outcome { grant, origins, conflict }
 }
 
 /// The source that grants everything and is the only one; None where there is none.
@@ -85,6 +88,33 @@ fn sole(grants: &[Grant]) -> Option<u32> {
     let is_sole = grants.iter().all(|grant| grant.source == source);
     let granted = PortSet::of(grants.iter().map(Grant::piece));
     (is_sole && granted == PortSet::everything()).then_some(source)
+}
+
+/// The first two rules of different policies that answer differently for some ports, with the one
+/// that counts first: Deny before Accept before Pass.
+fn conflict(set: &Set, matched: &[(&Rule, Action, PortSet)]) -> Option<Conflict> {
+    let rank = |action: Action| match action {
+        Action::Deny => 0,
+        Action::Accept => 1,
+        Action::Pass => 2,
+    };
+    for (i, (one, action, ports)) in matched.iter().enumerate() {
+        for (other, reaction, others) in &matched[i + 1..] {
+            if action == reaction || one.role.policy() == other.role.policy() {
+                continue;
+            }
+            let Some(piece) = ports.intersection(others).pieces().next() else { continue };
+            let is_first = rank(*action) < rank(*reaction);
+            let (wins, loses) = if is_first { (one, other) } else { (other, one) };
+            return Some(Conflict {
+                wins: set.policy_of(wins),
+                loses: set.policy_of(loses),
+                direction: set.key.direction,
+                piece,
+            });
+        }
+    }
+    None
 }
 
 /// What is left of grants behind security groups, with the rules of groups that let it through: an
@@ -130,6 +160,9 @@ impl Evaluation<'_> {
                     matched.push((rule, action, here));
                 }
             }
+        }
+        if self.conflict.is_none() {
+            self.conflict = conflict(self.set, &matched);
         }
         let with = |action: Action| {
             let those = matched.iter().filter(|(_, a, _)| *a == action);

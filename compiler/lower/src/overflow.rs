@@ -62,6 +62,33 @@ pub enum Diagnostic {
         /// How many pods the target can hold.
         capacity: u32,
     },
+    /// Something about security groups names what is not known: it matches nothing (S79).
+    Unknown {
+        /// The group, prefix list or network interface, with its kind.
+        what: Arc<str>,
+        /// The pod or the group that names it, with its kind.
+        named_by: Arc<str>,
+    },
+    /// A pod's network interface has other groups than the SecurityGroupPolicies of today give it;
+    /// those of the interface count (S75).
+    GroupsDisagree {
+        /// The pod, as `namespace/name`.
+        pod: Arc<str>,
+        /// The groups of its interface.
+        has: Vec<Arc<str>>,
+        /// The groups that the policies give it.
+        given: Vec<Arc<str>>,
+    },
+    /// Two ClusterNetworkPolicies of one tier and priority answer differently for some packet
+    /// (S64).
+    TierConflict {
+        /// The policy whose answer counts.
+        wins: Arc<str>,
+        /// The other one.
+        loses: Arc<str>,
+        /// The packet.
+        example: Arc<str>,
+    },
 }
 
 impl fmt::Display for Diagnostic {
@@ -73,6 +100,32 @@ impl fmt::Display for Diagnostic {
                     "pods {} share the address {address}: only peers that select all of them match \
                      it",
                     pods.join(", ")
+                )
+            }
+            Diagnostic::Unknown { what, named_by } => {
+                write!(
+                    f,
+                    "{named_by} names {what}, which is not known and therefore matches nothing"
+                )
+            }
+            Diagnostic::GroupsDisagree { pod, has, given } => {
+                let list = |ids: &[Arc<str>]| match ids.is_empty() {
+                    true => "none".into(),
+                    false => ids.join(", "),
+                };
+                write!(
+                    f,
+                    "the network interface of pod {pod} has the security groups {}, which count, \
+                     but SecurityGroupPolicies give it {}; make the pod anew to change its groups",
+                    list(has),
+                    list(given)
+                )
+            }
+            Diagnostic::TierConflict { wins, loses, example } => {
+                write!(
+                    f,
+                    "{wins} and {loses} have one priority and answer differently for {example}: \
+                     the answer of {wins} counts; give them different priorities"
                 )
             }
             Diagnostic::NoEndpoint { pod, capacity } => {

@@ -24,7 +24,7 @@ use netpolc_table::{
 
 use crate::{
     cells::{self, Cells},
-    grants::{self, Granted, Outcome, Place, RowKey},
+    grants::{self, Conflict, Granted, Outcome, Place, RowKey},
     ids::Ids,
     index::AtomId,
     installed::InstalledRows,
@@ -68,6 +68,8 @@ struct SetRows {
     rows: HashMap<RowKey, RowId>,
     /// Classes with an entry.
     classes: BTreeSet<Class>,
+    /// Where rules of one priority answer differently; None: in the base.
+    conflicts: BTreeMap<Option<Class>, Conflict>,
 }
 
 #[derive(Debug)]
@@ -132,10 +134,14 @@ impl Rows {
             base: Default::default(),
             rows: HashMap::new(),
             classes: BTreeSet::new(),
+            conflicts: BTreeMap::new(),
         };
         self.sets.insert(set.id, rows);
         for family in Family::BOTH {
             let mut outcome = outcome(set, family, &[], atoms);
+            if let Some(conflict) = &outcome.conflict {
+                self.opened(set.id).conflicts.insert(None, conflict.clone());
+            }
             self.opened(set.id).base[family as usize] = outcome.clone();
             outcome.origins.extend(set.closing());
             let entry = self.entry(set, Place::Base(family), outcome, out)?;
@@ -165,6 +171,9 @@ impl Rows {
         if is_said {
             return Ok(());
         }
+        if let Some(conflict) = &outcome.conflict {
+            self.opened(set.id).conflicts.insert(Some(class), conflict.clone());
+        }
         let entry = self.entry(set, Place::Class(class), outcome, out)?;
         out.put(TableId::Row, row_key(set.id, class), entry);
         let first = self.opened(set.id).classes.insert(class);
@@ -173,10 +182,17 @@ impl Rows {
         Ok(())
     }
 
+    /// Where rules of one priority answer differently in a set.
+    pub(crate) fn conflicts(&self, set: SetId) -> impl Iterator<Item = (&Conflict, Option<Class>)> {
+        let conflicts = self.sets.get(&set).into_iter().flat_map(|rows| &rows.conflicts);
+        conflicts.map(|(class, conflict)| (conflict, *class))
+    }
+
     /// A class is gone: no set says anything of it any more.
     pub(crate) fn drop_class(&mut self, class: Class, out: &mut Output) {
         for set in self.by_class.remove(&class).unwrap_or_default() {
             self.opened(set).classes.remove(&class);
+            self.opened(set).conflicts.remove(&Some(class));
             self.take(set, class, out);
         }
     }
@@ -218,7 +234,7 @@ impl Rows {
         &mut self,
         set: &Set,
         place: Place,
-        Outcome { grant, origins }: Outcome,
+        Outcome { grant, origins, conflict: _ }: Outcome,
         out: &mut Output,
     ) -> Result<Entry, Overflow> {
         let entry = match grant {

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use crate::overflow::Diagnostic;
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     GroupPeer, InterfaceId, Labels, NetworkInterface, ObjectKey, Pod, PrefixListId, SecurityGroup,
@@ -123,9 +124,16 @@ impl Security {
             groups.extend(&grouping.fargate);
             return Some(groups.into_iter().cloned().collect());
         }
+        self.by_policies(pod)
+    }
+
+    /// The groups that SecurityGroupPolicies give a pod.
+    fn by_policies(&self, pod: &Pod) -> Grouped {
         if self.known.policies.is_empty() {
             return None;
         }
+        let grouping = &pod.grouping;
+        let mut groups = BTreeSet::new();
         let account = ObjectKey::new(pod.key.namespace.clone(), grouping.account.clone());
         let nothing = Labels::default();
         let account = self.known.accounts.get(&account).unwrap_or(&nothing);
@@ -142,6 +150,46 @@ impl Security {
             }
         }
         (!groups.is_empty()).then(|| groups.into_iter().cloned().collect())
+    }
+
+    /// What users should know about the groups of a pod of the node.
+    pub(crate) fn diagnostics(&self, pod: &Pod) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        let by_pod: Arc<str> = format!("pod {}", pod.key).into();
+        let unknown = |what: String, named_by: &Arc<str>| Diagnostic::Unknown {
+            what: what.into(),
+            named_by: named_by.clone(),
+        };
+        let interfaces = pod.grouping.interfaces.iter();
+        let interfaces = interfaces.filter(|id| !self.known.interfaces.contains_key(id));
+        found.extend(interfaces.map(|id| unknown(format!("the interface {id}"), &by_pod)));
+        let Some(groups) = self.of(pod) else { return found };
+        for id in &groups {
+            let Some(group) = self.known.groups.get(id) else {
+                found.push(unknown(format!("the security group {id}"), &by_pod));
+                continue;
+            };
+            let by_group: Arc<str> = format!("security group {id}").into();
+            for peer in group.ingress.iter().chain(&group.egress).flat_map(|rule| &rule.peers) {
+                match peer {
+                    GroupPeer::PrefixList(list) if !self.known.prefix_lists.contains_key(list) => {
+                        found.push(unknown(format!("the prefix list {list}"), &by_group));
+                    }
+                    GroupPeer::Group(peer) if !self.known.groups.contains_key(peer) => {
+                        found.push(unknown(format!("the security group {peer}"), &by_group));
+                    }
+                    GroupPeer::PrefixList(_) | GroupPeer::Group(_) | GroupPeer::Network(_) => {}
+                }
+            }
+        }
+        let given = self.by_policies(pod).unwrap_or_default();
+        if !pod.grouping.interfaces.is_empty() && !given.is_empty() && given != groups {
+            let ids =
+                |groups: &[SecurityGroupId]| groups.iter().map(|id| id.as_str().into()).collect();
+            let pod = pod.key.to_string().into();
+            found.push(Diagnostic::GroupsDisagree { pod, has: ids(&groups), given: ids(&given) });
+        }
+        found
     }
 
     /// The groups with these ids, in order; one that is not known has no rules (S79).

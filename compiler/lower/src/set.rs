@@ -384,6 +384,15 @@ impl Set {
         base.chain(by_atom).copied()
     }
 
+    /// The policy of a rule of a tier, as users name it.
+    pub(crate) fn policy_of(&self, rule: &Rule) -> Arc<str> {
+        match &self.sources[rule.source as usize] {
+            Source::Tier { policy, .. } | Source::Policy { policy, .. } => policy.clone(),
+            Source::Group { group, .. } => group.clone(),
+            Source::Implied(reason) => reason.clone(),
+        }
+    }
+
     /// The source of what no rule decides, where nothing isolates.
     pub(crate) fn default_source(&self) -> u32 {
         0

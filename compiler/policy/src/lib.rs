@@ -2,10 +2,12 @@
 //! single questions straight from it.
 //!
 //! Here: the cluster as policy sees it ([`model`], with ClusterNetworkPolicies in [`tier`] and
-//! Security Groups in [`group`]), label sets and selectors ([`labels`], [`selector`]), the oracle
+//! Security Groups in [`group`]), what would hold if what is only
+//! tried were enforced ([`audit`]), label sets and selectors ([`labels`], [`selector`]), the oracle
 //! ([`oracle`]). Not here: decoding of Kubernetes objects (kube-sync) and
 //! anything about tables (the other crates under `compiler/`). No clock, no IO.
 
+pub mod audit;
 pub mod group;
 pub mod labels;
 pub mod model;

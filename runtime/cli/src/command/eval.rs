@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context;
 use netpolc_policy::{
-    Cluster, ObjectKey, Pod, PodNetwork,
+    Cluster, ObjectKey, Pod, PodNetwork, audit,
     oracle::{Party, Question, Transport},
 };
 use serde::{
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{request::Eval, resolve::pod as pod_name},
     input,
-    judge::{self, Judge, JudgeName},
+    judge::{self, Answer, Judge, JudgeName, oracle::Oracle},
     output::{self, Outcome},
 };
 
@@ -42,8 +42,12 @@ pub fn run(eval: &Eval) -> anyhow::Result<Outcome> {
     let loaded = input::load(&eval.files);
     let refused = input::report(&loaded.problems);
     let mut judge = judge::open(eval.judge, &loaded.cluster)?;
+    // Whatever judge is asked about what is enforced, the policies themselves are asked about what
+    // is only tried.
+    let shadow = audit::shadow(&loaded.cluster);
+    let clusters = (&loaded.cluster, shadow.as_ref());
     let mut out = output::stdout();
-    let answered = answer_all(&loaded.cluster, judge.as_mut(), open(&eval.probes)?, &mut out)?;
+    let answered = answer_all(clusters, judge.as_mut(), open(&eval.probes)?, &mut out)?;
     out.flush()?;
     Ok(refused.and(answered))
 }
@@ -58,12 +62,13 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
 }
 
 /// Answers each line of `probes`. A line that is not valid gets an object with `error` in place of
-/// an answer, and makes the outcome `Problems`.
+/// an answer, and makes the outcome `Problems`. The second cluster is the one in which every policy
+/// that is only tried is enforced; where its verdict differs, the answer has it as `audit` (S85).
 ///
 /// # Errors
 /// The probes cannot be read, or the answers cannot be written.
 pub fn answer_all(
-    cluster: &Cluster,
+    (cluster, shadow): (&Cluster, Option<&Cluster>),
     judge: &mut dyn Judge,
     mut probes: impl BufRead,
     out: &mut impl Write,
@@ -78,12 +83,17 @@ pub fn answer_all(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let (mut probe, answer) = answer(cluster, judge, &line);
+        let (mut probe, answer) = answer((cluster, shadow), judge, &line);
         match answer {
-            Ok(answer) => {
+            Ok((answer, tried)) => {
                 probe.set("allowed", json!(answer.allowed));
                 probe.set("egress", serde_json::to_value(&answer.egress)?);
                 probe.set("ingress", serde_json::to_value(&answer.ingress)?);
+                if let Some(tried) = tried.filter(|tried| tried.allowed != answer.allowed) {
+                    let Answer { allowed, egress, ingress } = tried;
+                    let audit = json!({"allowed": allowed, "egress": egress, "ingress": ingress});
+                    probe.set("audit", audit);
+                }
             }
             Err(error) => {
                 outcome = Outcome::Problems;
@@ -165,10 +175,10 @@ impl<'de> Deserialize<'de> for Probe {
 }
 
 fn answer(
-    cluster: &Cluster,
+    (cluster, shadow): (&Cluster, Option<&Cluster>),
     judge: &mut dyn Judge,
     line: &[u8],
-) -> (Probe, Result<judge::Answer, String>) {
+) -> (Probe, Result<(Answer, Option<Answer>), String>) {
     if line.len() > MAX_LINE_LEN {
         return (Probe::default(), Err(format!("the line is longer than {MAX_LINE_LEN} bytes")));
     }
@@ -178,7 +188,11 @@ fn answer(
             return (Probe::default(), Err(format!("this is not a valid probe: {error}")));
         }
     };
-    let answer = question(cluster, &probe).and_then(|q| judge.judge(&q).map_err(|e| e.to_string()));
+    let answer = question(cluster, &probe).and_then(|question| {
+        let answer = judge.judge(&question).map_err(|error| error.to_string())?;
+        let tried = shadow.map(|shadow| Oracle::new(shadow).judge(&question));
+        Ok((answer, tried.transpose().map_err(|error| error.to_string())?))
+    });
     (probe, answer)
 }
 
@@ -443,7 +457,7 @@ mod tests {
         let probes = b"{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80,\"note\":1}\n\nnonsense\n[]\n\
                        {\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"proto\":\"icmp\"}";
         let mut out = Vec::new();
-        let outcome = answer_all(&cluster, &mut judge, &probes[..], &mut out).unwrap();
+        let outcome = answer_all((&cluster, None), &mut judge, &probes[..], &mut out).unwrap();
         assert_eq!(outcome, Outcome::Problems);
         assert!(out.starts_with(
             b"{\"src\":\"shop/ui\",\"dst\":\"shop/carts\",\"port\":80,\"note\":1,\"allowed\":true,"

@@ -1,0 +1,237 @@
+//! Tiers and security groups, each item by a cluster that shows it: the oracle's answer is written
+//! down, and the tables are proved to be the same. Not here: mixtures of everything (`random.rs`).
+
+use std::net::IpAddr;
+
+use netpolc_lower::{Compiler, Diagnostic, Event, Scope, compile, verify};
+use netpolc_policy::{
+    Action, Cluster, GroupPeer, GroupRule, Grouping, Labels, Mode, NetworkInterface, ObjectKey,
+    Operator, Phase, Pod, PodNetwork, Port, Ports, Priority, Protocol, Requirement, SecurityGroup,
+    SecurityGroupPolicy, Selector, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule,
+    Traffic,
+    oracle::{self, Party, Question, Reason, Transport},
+};
+
+fn pod(name: &str, address: &str) -> Pod {
+    Pod {
+        key: ObjectKey::new("shop", name),
+        uid: Some(name.into()),
+        node: Some("node-a".into()),
+        labels: [("app", name)].into_iter().collect(),
+        addresses: vec![address.parse().unwrap()],
+        network: PodNetwork::Own,
+        phase: Phase::Active,
+        ports: vec![],
+        grouping: Grouping::default(),
+    }
+}
+
+/// web is 10.1.0.1, db is 10.1.0.2.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.namespaces.insert("shop".into(), Labels::default());
+    for pod in [pod("web", "10.1.0.1"), pod("db", "10.1.0.2")] {
+        cluster.pods.insert(pod.key.clone(), pod);
+    }
+    cluster
+}
+
+fn tier(name: &str, priority: u16, action: Action, port: u16) -> TierPolicy {
+    let rule = TierRule {
+        name: None,
+        action,
+        peers: vec![TierPeer::Pods { namespaces: Selector::default(), pods: Selector::default() }],
+        ports: Ports::Listed(vec![Port::Range {
+            protocol: Protocol::Tcp,
+            first: port,
+            last: port,
+        }]),
+    };
+    TierPolicy {
+        key: TierKey { api: TierApi::Upstream, name: name.into() },
+        tier: Tier::Admin,
+        priority: Priority::new(priority).unwrap(),
+        subject: Subject::default(),
+        ingress: vec![rule],
+        egress: vec![],
+        mode: Mode::Enforced,
+    }
+}
+
+fn group(peer: GroupPeer, traffic: Traffic) -> SecurityGroup {
+    let rule = GroupRule { id: Some("sgr-1".into()), traffic, peers: vec![peer] };
+    SecurityGroup { name: None, ingress: vec![rule], egress: vec![] }
+}
+
+const HTTP: Traffic = Traffic::Ports { protocol: Protocol::Tcp, first: 80, last: 80 };
+
+/// Gives the group sg-web to every pod with this label.
+fn give(cluster: &mut Cluster, app: &str) {
+    let key = ObjectKey::new("shop", "policy");
+    let operator = Operator::In(vec![app.into()]);
+    let pods = Selector { requirements: vec![Requirement { key: "app".into(), operator }] };
+    let policy = SecurityGroupPolicy {
+        key: key.clone(),
+        pods: Some(pods),
+        accounts: None,
+        groups: vec!["sg-web".into()],
+    };
+    cluster.security.policies.insert(key, policy);
+}
+
+/// What the oracle says of a TCP connection, after the tables were proved to say the same.
+fn reasons(cluster: &Cluster, from: &str, to: &str, port: u16) -> (Reason, Reason) {
+    let compiler = compile(cluster, Scope::Node("node-a".into())).unwrap();
+    assert_eq!(verify(cluster, &compiler, 3), []);
+    let party = |address: &str| Party::Address(address.parse::<IpAddr>().unwrap());
+    let question = Question {
+        source: party(from),
+        destination: party(to),
+        protocol: Transport::Tcp,
+        port: Some(port),
+        via: None,
+    };
+    let judged = oracle::judge(cluster, &question);
+    (judged.egress.reason, judged.ingress.reason)
+}
+
+fn diagnostics(cluster: &Cluster) -> Vec<String> {
+    let compiler = compile(cluster, Scope::Node("node-a".into())).unwrap();
+    compiler.diagnostics().iter().map(Diagnostic::to_string).collect()
+}
+
+#[test]
+fn s64_policies_of_one_priority_that_differ_are_named_once_with_a_packet() {
+    let mut cluster = cluster();
+    for policy in [tier("open", 5, Action::Accept, 80), tier("shut", 5, Action::Deny, 80)] {
+        cluster.tiers.insert(policy.key.clone(), policy);
+    }
+    assert!(matches!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::Refused(_)));
+    let said = diagnostics(&cluster);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("shut and open have one priority"), "{said:?}");
+    assert!(said[0].contains("10.1.0.") && said[0].contains("TCP port 80"), "{said:?}");
+    // At different priorities, or on different ports, there is nothing to say.
+    let shut = tier("shut", 6, Action::Deny, 80);
+    cluster.tiers.insert(shut.key.clone(), shut);
+    assert_eq!(diagnostics(&cluster), [] as [String; 0]);
+    assert!(matches!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::Accepted(_)));
+}
+
+#[test]
+fn s63_a_priority_changes_what_its_answer_changes_and_nothing_else() {
+    let mut cluster = cluster();
+    for policy in [tier("open", 1, Action::Accept, 80), tier("shut", 2, Action::Deny, 81)] {
+        cluster.tiers.insert(policy.key.clone(), policy);
+    }
+    let mut compiler = compile(&cluster, Scope::Node("node-a".into())).unwrap();
+    let leaves = |program: &netpolc_table::Program| {
+        program.table(netpolc_table::TableId::RemoteV4).entries.clone()
+    };
+    let before = leaves(compiler.program());
+    let shut = tier("shut", 0, Action::Deny, 81);
+    let event = Event::Tier { key: shut.key.clone(), policy: Some(shut) };
+    let changes = compiler.apply(event).unwrap();
+    // Sets are made anew, with their rows; no address and no port is touched.
+    assert_eq!(leaves(compiler.program()), before);
+    let tables: Vec<_> = changes.entries.keys().map(|(table, _)| table.spec().name).collect();
+    let of_sets = ["endpoint", "base", "row", "verdict", "directory"];
+    assert!(tables.iter().all(|table| of_sets.contains(table)), "{tables:?}");
+}
+
+#[test]
+fn s76_s78_a_group_permits_what_its_rules_say_and_denies_the_rest() {
+    let mut cluster = cluster();
+    give(&mut cluster, "db");
+    let web = GroupPeer::Network("10.1.0.1/32".parse().unwrap());
+    cluster.security.groups.insert("sg-web".into(), group(web, HTTP));
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::NotIsolated);
+    let denied = Reason::Gated(vec!["sg-web".into()]);
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 81).1, denied);
+    assert_eq!(reasons(&cluster, "10.1.0.9", "10.1.0.2", 80).1, denied);
+    // Without an egress rule nothing goes out.
+    assert_eq!(reasons(&cluster, "10.1.0.2", "10.1.0.1", 80).0, denied);
+    // A group as a peer is everything that has it: itself, by SecurityGroupPolicy or by interface.
+    let own = group(GroupPeer::Group("sg-web".into()), HTTP);
+    cluster.security.groups.insert("sg-web".into(), own);
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, denied);
+    let interface = NetworkInterface {
+        addresses: vec!["10.1.0.0/31".parse().unwrap()],
+        groups: vec!["sg-web".into()],
+    };
+    cluster.security.interfaces.insert("eni-1".into(), interface);
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::NotIsolated);
+}
+
+#[test]
+fn s75_the_interface_counts_before_policies_and_a_disagreement_is_named() {
+    let mut cluster = cluster();
+    give(&mut cluster, "db");
+    let open = group(GroupPeer::Network("0.0.0.0/0".parse().unwrap()), Traffic::Everything);
+    cluster.security.groups.insert("sg-web".into(), open);
+    let db = cluster.pods.get_mut(&ObjectKey::new("shop", "db")).unwrap();
+    db.grouping.interfaces = vec!["eni-1".into()];
+    let interface = NetworkInterface { addresses: vec![], groups: vec!["sg-old".into()] };
+    cluster.security.interfaces.insert("eni-1".into(), interface);
+    let denied = Reason::Gated(vec!["sg-old".into()]);
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, denied);
+    let said = diagnostics(&cluster).join("\n");
+    assert!(said.contains("security groups sg-old, which count"), "{said}");
+    assert!(said.contains("the security group sg-old, which is not known"), "{said}");
+    let db = cluster.pods.get_mut(&ObjectKey::new("shop", "db")).unwrap();
+    db.grouping = Grouping { fargate: vec!["sg-web".into()], ..Grouping::default() };
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::NotIsolated);
+}
+
+#[test]
+fn s79_a_pod_that_names_what_is_not_known_is_closed() {
+    let mut cluster = cluster();
+    let db = cluster.pods.get_mut(&ObjectKey::new("shop", "db")).unwrap();
+    db.grouping.interfaces = vec!["eni-9".into()];
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::Gated(vec![]));
+    let said = diagnostics(&cluster).join("\n");
+    assert!(said.contains("pod shop/db names the interface eni-9"), "{said}");
+}
+
+#[test]
+fn s81_groups_never_block_the_resolver() {
+    let mut cluster = cluster();
+    give(&mut cluster, "db");
+    cluster.security.groups.insert("sg-web".into(), SecurityGroup::default());
+    cluster.security.resolvers.insert("10.1.0.253".parse().unwrap());
+    for resolver in ["169.254.169.253", "10.1.0.253"] {
+        assert_eq!(reasons(&cluster, "10.1.0.2", resolver, 53).0, Reason::NotIsolated);
+    }
+    let denied = Reason::Gated(vec!["sg-web".into()]);
+    assert_eq!(reasons(&cluster, "10.1.0.2", "169.254.169.254", 53).0, denied);
+}
+
+#[test]
+fn s62_a_packet_passes_where_groups_and_tiers_both_say_yes() {
+    let mut cluster = cluster();
+    give(&mut cluster, "db");
+    let all = group(GroupPeer::Network("0.0.0.0/0".parse().unwrap()), HTTP);
+    cluster.security.groups.insert("sg-web".into(), all);
+    let open = tier("open", 1, Action::Accept, 81);
+    cluster.tiers.insert(open.key.clone(), open);
+    // The tier accepts 81, and the group does not.
+    let denied = Reason::Gated(vec!["sg-web".into()]);
+    assert_eq!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 81).1, denied);
+    let shut = tier("shut", 0, Action::Deny, 80);
+    cluster.tiers.insert(shut.key.clone(), shut);
+    assert!(matches!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::Refused(_)));
+}
+
+#[test]
+fn s84_a_policy_that_is_only_tried_makes_no_entry() {
+    let mut cluster = cluster();
+    let scope = || Scope::Node("node-a".into());
+    let without = compile(&cluster, scope()).unwrap();
+    let tried = TierPolicy { mode: Mode::Audited, ..tier("tried", 0, Action::Deny, 80) };
+    let mut compiler: Compiler = compile(&cluster, scope()).unwrap();
+    let event = Event::Tier { key: tried.key.clone(), policy: Some(tried.clone()) };
+    assert!(compiler.apply(event).unwrap().entries.is_empty());
+    cluster.tiers.insert(tried.key.clone(), tried);
+    let with = compile(&cluster, scope()).unwrap();
+    assert_eq!(with.program(), without.program());
+}
