@@ -57,5 +57,5 @@ pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, l
 pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};
 pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};
-pub use resource::Resource;
+pub use resource::{Families, Resource};
 pub use state::PolicyState;

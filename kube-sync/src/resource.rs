@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Resource {
     /// Namespaces of the whole cluster.
     Namespace,
-    /// Nodes; only the node on which the agent runs is watched.
+    /// Nodes: the one on which the agent runs, and the others where a ClusterNetworkPolicy names nodes.
     Node,
     /// Services of the whole cluster.
     Service,
@@ -33,7 +33,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Every kind, those with few objects first.
+    /// The kinds that every cluster has, those with few objects first.
     pub const ALL: [Resource; 6] = [
         Resource::Namespace,
         Resource::Node,
@@ -41,6 +41,17 @@ impl Resource {
         Resource::EndpointSlice,
         Resource::Policy,
         Resource::Pod,
+    ];
+
+    /// The kinds that a cluster has only where somebody has installed them, and ServiceAccounts,
+    /// which matter only together with those: see [`Families`].
+    pub const OPTIONAL: [Resource; 6] = [
+        Resource::Tier,
+        Resource::AwsTier,
+        Resource::Staged,
+        Resource::GroupPolicy,
+        Resource::Account,
+        Resource::Group,
     ];
 
     /// How many kinds there are, watched or not.
@@ -81,6 +92,14 @@ impl Resource {
         }
     }
 
+    /// The kind's name in metrics: as in URLs, with the group where another kind has that name too.
+    pub fn label(self) -> &'static str {
+        match self {
+            Resource::AwsTier => "clusternetworkpolicies.networking.k8s.aws",
+            _ => self.plural(),
+        }
+    }
+
     /// The kind's API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
@@ -100,8 +119,50 @@ impl Resource {
     }
 }
 
+/// Which of the optional kinds are watched. Those that the cluster does not have are looked for again
+/// and again, and followed when they appear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Families {
+    /// ClusterNetworkPolicies of both groups.
+    pub tiers: bool,
+    /// SecurityGroupPolicies, ServiceAccounts where the cluster has these, and SecurityGroups of the
+    /// AWS Controllers for Kubernetes.
+    pub groups: bool,
+    /// StagedKubernetesNetworkPolicies.
+    pub staged: bool,
+}
+
+impl Families {
+    /// Whether this kind is watched; those that every cluster has always are.
+    pub fn has(self, resource: Resource) -> bool {
+        match resource {
+            Resource::Tier | Resource::AwsTier => self.tiers,
+            Resource::GroupPolicy | Resource::Account | Resource::Group => self.groups,
+            Resource::Staged => self.staged,
+            Resource::Namespace
+            | Resource::Node
+            | Resource::Service
+            | Resource::EndpointSlice
+            | Resource::Policy
+            | Resource::Pod => true,
+        }
+    }
+
+    /// All kinds that are watched, in order.
+    pub fn watched(self) -> impl Iterator<Item = Resource> {
+        let mut kinds = [Resource::ALL, Resource::OPTIONAL].concat();
+        kinds.sort();
+        kinds.into_iter().filter(move |resource| self.has(*resource))
+    }
+}
+
 #[cfg(feature = "watch")]
 impl Resource {
+    /// Whether the cluster may lack the kind without that being a mistake.
+    pub(crate) fn is_optional(self) -> bool {
+        Resource::OPTIONAL.contains(&self)
+    }
+
     /// Versions of the API that have the fields that are read, the preferred one first.
     /// discovery.k8s.io/v1 came with Kubernetes 1.21.
     pub(crate) fn versions(self) -> &'static [&'static str] {

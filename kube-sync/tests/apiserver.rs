@@ -15,7 +15,7 @@ use std::{
 };
 
 use netpolc_kube_sync::{
-    Change, Resource,
+    Change, Families, Resource,
     watch::{Access, Lists, Options, Reason, Update, Watch},
 };
 use netpolc_policy::{Cluster, Isolation, ObjectKey};
@@ -38,7 +38,12 @@ struct Follower {
 
 impl Follower {
     fn new(access: Access) -> Self {
-        let options = Options { access, node: Some("n1".into()), lists: Lists::Automatic };
+        let options = Options {
+            access,
+            node: Some("n1".into()),
+            lists: Lists::Automatic,
+            families: Families::default(),
+        };
         let watch = Watch::start(options).unwrap();
         Self { watch, cluster: Cluster::default(), changes: vec![], complete: false }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use netpolc_kube_sync::{
-    Resource,
+    Families, Resource,
     watch::{Access, Lists, Options, Reason, Update, Watch},
 };
 use netpolc_policy::{Cluster, ObjectKey};
@@ -42,7 +42,12 @@ struct Follower {
 
 impl Follower {
     fn new(access: Access) -> Self {
-        let options = Options { access, node: Some("n1".into()), lists: Lists::Automatic };
+        let options = Options {
+            access,
+            node: Some("n1".into()),
+            lists: Lists::Automatic,
+            families: Families::default(),
+        };
         Self { watch: Watch::start(options).unwrap(), cluster: Cluster::default(), first: false }
     }
 

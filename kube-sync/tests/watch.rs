@@ -16,7 +16,7 @@ use http::{Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame};
 use kube::{Client, client::Body};
 use netpolc_kube_sync::{
-    Change, Resource,
+    Change, Families, Resource,
     watch::{Access, Condition, Found, Lists, NodeStatus, Options, Reason, Update, Watch},
 };
 use netpolc_policy::{Cluster, Isolation, ObjectKey, Port, Ports, Protocol};
@@ -41,6 +41,7 @@ struct Script {
     asked: Arc<Mutex<Vec<String>>>,
     clients: Arc<Mutex<usize>>,
     minor: &'static str,
+    families: Families,
 }
 
 impl Script {
@@ -93,8 +94,12 @@ impl Script {
             });
             Client::new(service, "default")
         };
-        let options =
-            Options { access: Access::With(Arc::new(make)), node: Some("n1".into()), lists };
+        let options = Options {
+            access: Access::With(Arc::new(make)),
+            node: Some("n1".into()),
+            lists,
+            families: self.families,
+        };
         Follower {
             watch: Watch::start(options).unwrap(),
             cluster: Cluster::default(),

@@ -10,7 +10,7 @@ use std::{
 use netpolc_policy::{Cluster, ObjectKey};
 
 use super::{condition::Condition, convert::Item};
-use crate::{Change, Object, Problem, Resource, change};
+use crate::{Change, Families, Object, Problem, Resource, change};
 
 /// A message of a feed, or of [`super::freshness`].
 #[derive(Debug)]
@@ -93,10 +93,10 @@ enum Notice {
 }
 
 impl Collector {
-    pub fn new() -> Self {
+    pub fn new(families: Families) -> Self {
         Self {
             first: Some(Cluster::default()),
-            incomplete: Resource::ALL.into(),
+            incomplete: families.watched().collect(),
             listings: BTreeMap::new(),
             pending: BTreeMap::new(),
             problems: BTreeMap::new(),

@@ -2,6 +2,7 @@
 //! strings shared among all objects that are in use.
 
 use netpolc_policy::ObjectKey;
+use serde::Deserialize;
 
 use crate::{
     Object, Problem,
@@ -29,21 +30,38 @@ pub(crate) struct Item {
 /// The name of the source in messages, in place of a file.
 const SOURCE: &str = "kubernetes";
 
+/// The part of a SecurityGroup that says which group it is.
+#[derive(Deserialize)]
+struct Group {
+    status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    id: Option<String>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Converter {
     interner: Interner,
 }
 
 impl Converter {
-    /// The key of a raw object, which is all that matters of a deleted one.
-    pub fn key(&mut self, raw: &Raw) -> ObjectKey {
+    /// The key of a raw object, which is all that matters of a deleted one. A security group is known
+    /// by the id that the cloud has given it.
+    pub fn key(&mut self, resource: Resource, raw: &Raw) -> ObjectKey {
+        if resource == Resource::Group {
+            let group = serde_json::from_str::<Group>(raw.json.get()).ok();
+            let id = group.and_then(|group| group.status?.id).unwrap_or_default();
+            return ObjectKey::new("", id);
+        }
         let part = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
         let namespace = self.interner.string(&part(&raw.meta.namespace));
         ObjectKey::new(namespace, part(&raw.meta.name))
     }
 
     pub fn convert(&mut self, resource: Resource, api_version: &str, raw: &Raw) -> Item {
-        let key = self.key(raw);
+        let key = self.key(resource, raw);
         self.interner.tidy();
         let text = raw.json.get();
         let source = Source::new(SOURCE.into(), text.as_bytes());

@@ -37,6 +37,7 @@ use super::{
     convert::Converter,
     feed_state::{FeedStates, Progress},
     link::{Joined, Link},
+    presence::{Known, Presence, is_missing, names_nodes},
     raw::Raw,
     report::Reports,
     stream::{self, Events, Trouble},
@@ -83,7 +84,7 @@ pub(crate) struct Feed {
 }
 
 /// The reason why an attempt ends.
-enum Stop {
+pub(super) enum Stop {
     /// The receiver of the messages is gone.
     Ended,
     /// The kind is to be listed again.
@@ -98,8 +99,8 @@ impl<T: Into<Trouble>> From<T> for Stop {
 }
 
 /// The state of a running feed.
-struct Work {
-    feed: Feed,
+pub(super) struct Work {
+    pub(super) feed: Feed,
     /// The resource version to watch from; None where a list must come first.
     at: Option<String>,
     /// The index of the API version among [`Resource::versions`].
@@ -116,6 +117,8 @@ struct Work {
     /// The version up to which a watch repeats events that were delivered before, because it was
     /// opened beside another one.
     repeats: Option<u64>,
+    /// What has been said about a kind that the server may lack.
+    pub(super) presence: Presence,
 }
 
 type Opening =
@@ -133,20 +136,33 @@ impl Feed {
             silent: None,
             keys: HashSet::new(),
             repeats: None,
+            presence: Presence::default(),
             feed: self,
         };
-        while work.attempt().await.is_ok() {}
+        loop {
+            work.feed.due().await;
+            let known = work.at.is_some();
+            if !known && !work.feed.matters() {
+                if work.absent(Known::Never).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            if work.attempt().await.is_err() {
+                return;
+            }
+        }
     }
 
     fn kind(&self, api: usize) -> ApiResource {
         self.resource.api(self.resource.versions()[api])
     }
 
-    fn note(&self, change: impl FnOnce(&mut Progress)) {
+    pub(super) fn note(&self, change: impl FnOnce(&mut Progress)) {
         self.states.note(self.resource, change);
     }
 
-    async fn send(&self, message: Message) -> Result<(), Stop> {
+    pub(super) async fn send(&self, message: Message) -> Result<(), Stop> {
         self.messages.send(message).await.map_err(|_| Stop::Ended)
     }
 
@@ -155,10 +171,19 @@ impl Feed {
             let mut converter = self.converter.lock().unwrap_or_else(PoisonError::into_inner);
             converter.convert(self.resource, api_version, raw)
         };
+        if item.object.as_ref().is_some_and(names_nodes) {
+            self.states.want_all_nodes();
+        }
         self.reports.about(self.resource, api_version, raw, &item.problems);
         let key = item.key.clone();
         self.send(Message::Put(self.resource, Box::new(item))).await?;
         Ok(key)
+    }
+
+    /// The key of a raw object.
+    fn key(&self, raw: &Raw) -> ObjectKey {
+        let mut converter = self.converter.lock().unwrap_or_else(PoisonError::into_inner);
+        converter.key(self.resource, raw)
     }
 
     fn watch_request(
@@ -169,11 +194,8 @@ impl Feed {
     ) -> Result<HttpRequest<Vec<u8>>, Trouble> {
         let timeout = WATCH_SECONDS
             + jitter(Duration::from_secs(WATCH_JITTER_SECONDS.into())).as_secs() as u32;
-        let parameters = WatchParams {
-            field_selector: self.fields.clone(),
-            timeout: Some(timeout),
-            ..parameters
-        };
+        let parameters =
+            WatchParams { field_selector: self.selected(), timeout: Some(timeout), ..parameters };
         let request = Request::new(Raw::url_path(kind, None)).watch(&parameters, at);
         request.map_err(|error| kube::Error::BuildRequest(error).into())
     }
@@ -252,6 +274,10 @@ impl Work {
             Remedy::Other if self.api + 1 < self.feed.resource.versions().len() => {
                 (self.api, self.at) = (self.api + 1, None);
                 return Ok(());
+            }
+            Remedy::Other if self.feed.resource.is_optional() && is_missing(&condition) => {
+                (self.api, self.lists, self.at) = (0, self.feed.lists, None);
+                return self.absent(Known::Perhaps).await;
             }
             // Everything has been tried. The server may be upgraded, so the next attempt starts
             // over.
@@ -344,9 +370,9 @@ impl Work {
     async fn list_pages(&mut self, with: &Joined) -> Result<(), Stop> {
         let kind = self.feed.kind(self.api);
         let mut parameters =
-            ListParams { field_selector: self.feed.fields.clone(), ..ListParams::default() }
+            ListParams { field_selector: self.feed.selected(), ..ListParams::default() }
                 .limit(PAGE_SIZE);
-        self.begin().await?;
+        let mut begun = false;
         loop {
             let request = Request::new(Raw::url_path(&kind, None)).list(&parameters);
             let request =
@@ -355,6 +381,9 @@ impl Work {
             let list: ObjectList<Raw> = serde_json::from_slice(&text).map_err(Trouble::from)?;
             // The objects own their text; a page of it need not stay in memory.
             drop(text);
+            if !std::mem::replace(&mut begun, true) {
+                self.begin().await?;
+            }
             for raw in &list.items {
                 let key = self.feed.put(raw, &kind.api_version).await?;
                 self.count(key);
@@ -368,9 +397,11 @@ impl Work {
     }
 
     /// Announces that a list begins.
-    async fn begin(&mut self) -> Result<(), Stop> {
+    pub(super) async fn begin(&mut self) -> Result<(), Stop> {
         self.keys.clear();
-        self.feed.note(|seen| *seen = Progress { heard: seen.heard, ..Progress::default() });
+        self.feed.note(|seen| {
+            *seen = Progress { heard: seen.heard, served: seen.served, ..Progress::default() }
+        });
         self.feed.send(Message::Begin(self.feed.resource)).await
     }
 
@@ -384,6 +415,8 @@ impl Work {
     async fn listed(&mut self, version: String) -> Result<(), Stop> {
         self.feed.send(Message::Complete(self.feed.resource)).await?;
         (self.at, self.repeats) = (Some(version), None);
+        self.presence = Presence::There;
+        self.feed.served();
         self.works().await?;
         self.advanced();
         Ok(())
@@ -399,7 +432,7 @@ impl Work {
     }
 
     /// Announces that the feed works.
-    async fn works(&mut self) -> Result<(), Stop> {
+    pub(super) async fn works(&mut self) -> Result<(), Stop> {
         self.feed.link.answered();
         self.silent = None;
         self.feed.note(|seen| (seen.up, seen.heard) = (true, Some(StdInstant::now())));
@@ -502,8 +535,7 @@ impl Work {
                 self.count(key);
             }
             WatchEvent::Deleted(raw) => {
-                let key =
-                    self.feed.converter.lock().unwrap_or_else(PoisonError::into_inner).key(&raw);
+                let key = self.feed.key(&raw);
                 self.keys.remove(&key);
                 self.feed.send(Message::Gone(self.feed.resource, key)).await?;
             }

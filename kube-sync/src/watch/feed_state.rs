@@ -6,18 +6,25 @@
 //! ([`super::feed`]).
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use crate::Resource;
+use crate::{Families, Resource};
 
 /// The states of all feeds.
 #[derive(Debug)]
 pub(crate) struct FeedStates {
     of: [FeedState; Resource::COUNT],
+    /// Which kinds are watched.
+    pub families: Families,
+    /// Whether a ClusterNetworkPolicy has named nodes, so that all Nodes are watched from then on.
+    all_nodes: AtomicBool,
     /// Notified whenever a state changes.
     pub moved: Notify,
 }
@@ -41,6 +48,8 @@ pub(crate) struct Progress {
     pub count: Option<usize>,
     /// Whether the first list is complete and no failure of the watch is known.
     pub up: bool,
+    /// Whether the server has the kind at all; None while that is not known.
+    pub served: Option<bool>,
     /// When anything was last received.
     pub heard: Option<Instant>,
     /// The number of the client whose shared connection carries the watch; None where the watch has
@@ -64,7 +73,7 @@ pub struct WatchStates(pub(crate) Arc<FeedStates>);
 impl WatchStates {
     /// The state of each kind's watch, in order of kinds.
     pub fn all(&self) -> impl Iterator<Item = (Resource, WatchState)> {
-        Resource::ALL.into_iter().map(|resource| {
+        self.0.families.watched().map(|resource| {
             let progress = self.0.of(resource).progress();
             (
                 resource,
@@ -75,13 +84,25 @@ impl WatchStates {
 }
 
 impl FeedStates {
-    pub fn new() -> Self {
+    pub fn new(families: Families) -> Self {
         let of = [(); Resource::COUNT].map(|()| FeedState {
             progress: Mutex::default(),
             nudge: Notify::new(),
             relist: Notify::new(),
         });
-        Self { of, moved: Notify::new() }
+        Self { of, families, all_nodes: AtomicBool::new(false), moved: Notify::new() }
+    }
+
+    /// Whether all Nodes are watched, and not only the own one.
+    pub fn has_all_nodes(&self) -> bool {
+        self.all_nodes.load(Ordering::Acquire)
+    }
+
+    /// Lets all Nodes be watched from now on.
+    pub fn want_all_nodes(&self) {
+        if !self.all_nodes.swap(true, Ordering::AcqRel) {
+            self.of(Resource::Node).relist.notify_one();
+        }
     }
 
     pub fn of(&self, resource: Resource) -> &FeedState {

@@ -14,7 +14,7 @@
 //!   an answer on the same connection, and the beginning of a new watch that is opened beside the
 //!   old one.
 //!
-//! The feeds of namespaces, policies and pods must all be current. For policies the server also
+//! The feeds of namespaces, pods and every kind of policy must all be current. For policies the server also
 //! says how many there are; where the feed has another number, it lists again.
 //!
 //! The answer takes the same channel as the changes, after all those that it vouches for. Not here:
@@ -39,8 +39,17 @@ use super::{
 };
 use crate::Resource;
 
-/// The kinds on which a pod's policies depend.
-const KINDS: [Resource; 3] = [Resource::Namespace, Resource::Policy, Resource::Pod];
+/// The kinds on which a pod's policies depend, as far as the server has them.
+const KINDS: [Resource; 8] = [
+    Resource::Namespace,
+    Resource::Policy,
+    Resource::Tier,
+    Resource::AwsTier,
+    Resource::GroupPolicy,
+    Resource::Account,
+    Resource::Group,
+    Resource::Pod,
+];
 /// How long one request may take before its connection is suspected.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The pause after a failed attempt.
@@ -132,6 +141,10 @@ async fn attempt(
         let moved = states.moved.notified();
         let behind: Vec<Resource> = KINDS
             .into_iter()
+            .filter(|kind| {
+                let served = states.of(*kind).progress().served;
+                !kind.is_optional() || states.families.has(*kind) && served != Some(false)
+            })
             .filter(|kind| !is_current(*kind, states, &present, &joined, began, answered))
             .collect();
         if behind.is_empty() {

@@ -20,6 +20,7 @@ mod feed_state;
 mod fetch;
 mod freshness;
 mod link;
+mod presence;
 mod publish;
 mod raw;
 mod report;
@@ -57,7 +58,7 @@ use self::{
     link::Link,
     report::Reports,
 };
-use crate::{Problem, Resource};
+use crate::{Families, Problem, Resource};
 
 /// How lists are requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,11 +78,13 @@ pub enum Lists {
 pub struct Options {
     /// The server's address and credentials.
     pub access: Access,
-    /// The node on which the agent runs: of all Nodes only this one is watched. None watches all
-    /// Nodes.
+    /// The node on which the agent runs: of all Nodes only this one is watched, until a
+    /// ClusterNetworkPolicy names nodes. None watches all Nodes.
     pub node: Option<Arc<str>>,
     /// How lists are requested.
     pub lists: Lists,
+    /// Which kinds are watched beyond those that every cluster has.
+    pub families: Families,
 }
 
 /// The reason why watching cannot begin.
@@ -127,12 +130,12 @@ impl Watch {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
-        let access = options.access.clone();
+        let (access, families) = (options.access.clone(), options.families);
         let (ready, outcome) = std::sync::mpsc::channel();
         let (sender, messages) = mpsc::channel(MAX_QUEUED);
         let (questions, asked) = fetch::channel();
         let (asks, gate) = mpsc::channel(MAX_QUEUED);
-        let states = Arc::new(FeedStates::new());
+        let states = Arc::new(FeedStates::new(options.families));
         let seen = states.clone();
         let (reports, reported) = Reports::channel();
         let reporting = reports.clone();
@@ -168,7 +171,7 @@ impl Watch {
             taint,
             states,
             reports,
-            collector: Collector::new(),
+            collector: Collector::new(families),
         })
     }
 
@@ -292,7 +295,7 @@ async fn watch_all(
     let fetches = tokio::spawn(fetch::answer(asked, link.clone(), converter.clone()));
     let gate =
         tokio::spawn(freshness::answer(gate, link.clone(), states.clone(), messages.clone()));
-    let feeds = Resource::ALL.map(|resource| {
+    let feeds = options.families.watched().map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
             resource,
@@ -305,7 +308,7 @@ async fn watch_all(
             states: states.clone(),
         }
     });
-    let tasks = feeds.map(|feed| tokio::spawn(supervise(feed)));
+    let tasks: Vec<_> = feeds.map(|feed| tokio::spawn(supervise(feed))).collect();
     // A feed notices only when it sends that nobody listens any more. One that waits for its server
     // must not keep the thread alive.
     messages.closed().await;

@@ -2,6 +2,7 @@
 //! still isolates, or the file counts as incomplete and what came from it stays.
 
 mod edits;
+mod tiers;
 
 use std::{fs, path::PathBuf, process};
 

@@ -19,7 +19,7 @@ use netpolc_agent::{
     serve::{Options, cluster_loop, metrics::Metrics, record::Record},
 };
 use netpolc_kube_sync::{
-    Input, PolicyState, load,
+    Families, Input, PolicyState, load,
     watch::{self, Access, Lists},
 };
 use netpolc_lower::{Scope, compile};
@@ -136,7 +136,12 @@ async fn the_agent_follows_a_real_api_server() {
     let pin_dir = PathBuf::from(format!("/sys/fs/bpf/netpolc-test-kube-{}", std::process::id()));
     let access = Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap());
     let options = Options::new("n1", pin_dir.clone());
-    let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Automatic };
+    let source = watch::Options {
+        access,
+        node: Some("n1".into()),
+        lists: Lists::Automatic,
+        families: Families::default(),
+    };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let scene = Scene { host: host.clone(), pin_dir: pin_dir.clone() };
     let agent =
@@ -450,6 +455,7 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
         access: Access::Kubeconfig(server.kubeconfig(User::Viewer).unwrap()),
         node: Some("observer".into()),
         lists: Lists::Automatic,
+        families: Families::default(),
     };
     let writer = watch::Watch::start(source).unwrap();
     let policy = scene.policy("shop/db").unwrap();

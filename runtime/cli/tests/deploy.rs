@@ -210,6 +210,35 @@ fn no_container_is_privileged_and_only_what_is_needed_is_granted() {
     }
 }
 
+/// What is watched and what may be read go together.
+#[test]
+fn kinds_that_are_watched_are_those_that_may_be_read() {
+    let kinds = [
+        ("clusterNetworkPolicies", "cluster-network-policies", "clusternetworkpolicies"),
+        ("securityGroups", "security-groups", "securitygrouppolicies"),
+        ("staged", "staged-policies", "stagedkubernetesnetworkpolicies"),
+    ];
+    for chosen in 0..8 {
+        let is_on = |index: usize| chosen & (1 << index) != 0;
+        let values: Vec<String> = kinds
+            .iter()
+            .enumerate()
+            .map(|(index, (value, ..))| format!("policies.{value}={}", is_on(index)))
+            .collect();
+        let arguments: Vec<&str> = values.iter().flat_map(|value| ["-set", value]).collect();
+        let objects = chart(&arguments);
+        let rules = find(&objects, "ClusterRole")["rules"].to_string();
+        let on: Vec<&str> = (0..3).filter(|i| is_on(*i)).map(|i| kinds[i].1).collect();
+        let on = if on.is_empty() { "none".to_owned() } else { on.join(",") };
+        let arguments = pod(&objects)["containers"][0]["args"].as_array().unwrap();
+        assert!(arguments.contains(&format!("--also-watch={on}").into()), "{arguments:?}");
+        for (index, (_, _, resource)) in kinds.iter().enumerate() {
+            assert_eq!(rules.contains(resource), is_on(index), "{resource}: {rules}");
+        }
+        assert_eq!(rules.contains("serviceaccounts"), is_on(1), "{rules}");
+    }
+}
+
 #[test]
 fn options_of_the_chart_do_what_they_say() {
     let objects = chart(&["-set", "cni.enabled=false", "-set", "mountBpffs=false"]);

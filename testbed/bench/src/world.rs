@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpolc_policy::{
-    Cluster, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod,
+    Cluster, Isolation, Labels, Mode, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod,
     PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_table::schema::Family;
@@ -86,9 +86,14 @@ pub fn cluster(policies: usize) -> Cluster {
         let rules =
             vec![Rule { peers: Peers::Listed(vec![peer(n)]), ports: Ports::Listed(ports(n)) }];
         let (ingress, egress) = (Isolation::Isolated(rules.clone()), Isolation::Isolated(rules));
-        cluster
-            .policies
-            .insert(key.clone(), Policy { key, selector: Selector::default(), ingress, egress });
+        let policy = Policy {
+            key: key.clone(),
+            selector: Selector::default(),
+            ingress,
+            egress,
+            mode: Mode::Enforced,
+        };
+        cluster.policies.insert(key, policy);
     }
     cluster
 }

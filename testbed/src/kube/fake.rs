@@ -6,7 +6,7 @@
 //! server: [`super::Server`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,6 +35,10 @@ struct State {
     /// The version up to which events are forgotten: a watch from before it gets 410 Gone.
     forgotten: u64,
     watchers: Vec<Watcher>,
+    /// Collections that are installed, of those that need it.
+    installed: BTreeSet<String>,
+    /// Collections that nobody may list or watch.
+    forbidden: BTreeSet<String>,
     /// `path?query` of each request that arrived.
     asked: Vec<String>,
     clients: u64,
@@ -58,11 +62,25 @@ fn collection(kind: &str) -> &'static str {
         "Node" => "/api/v1/nodes",
         "Pod" => "/api/v1/pods",
         "Service" => "/api/v1/services",
+        "ServiceAccount" => "/api/v1/serviceaccounts",
         "NetworkPolicy" => "/apis/networking.k8s.io/v1/networkpolicies",
         "EndpointSlice" => "/apis/discovery.k8s.io/v1/endpointslices",
+        "ClusterNetworkPolicy" => INSTALLED[0],
+        "StagedKubernetesNetworkPolicy" => INSTALLED[2],
+        "SecurityGroupPolicy" => INSTALLED[3],
+        "SecurityGroup" => INSTALLED[4],
         other => panic!("no collection is known for {other}"),
     }
 }
+
+/// Collections that are there only where somebody has installed them ([`Fake::install`]).
+const INSTALLED: [&str; 5] = [
+    "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+    "/apis/networking.k8s.aws/v1alpha1/clusternetworkpolicies",
+    "/apis/projectcalico.org/v3/stagedkubernetesnetworkpolicies",
+    "/apis/vpcresources.k8s.aws/v1beta1/securitygrouppolicies",
+    "/apis/ec2.services.k8s.aws/v1alpha1/securitygroups",
+];
 
 enum Answer {
     Text(u16, String),
@@ -134,6 +152,12 @@ impl Fake {
                 "message": reason, "metadata": {}});
             Answer::Text(code, status.to_string())
         };
+        if state.forbidden.contains(path) {
+            return Ok(failure(403, "Forbidden"));
+        }
+        if INSTALLED.contains(&path) && !state.installed.contains(path) {
+            return Ok(failure(404, "NotFound"));
+        }
         if let Some(rest) = path.strip_prefix("/api/v1/namespaces/")
             && let Some((namespace, name)) = rest.split_once("/pods/")
         {
@@ -255,6 +279,25 @@ impl Fake {
                 state.watchers.iter().filter(|w| w.collection == path && w.client > stalled);
             watchers.for_each(|w| drop(w.lines.send(Bytes::from(line.clone()))));
         }
+    }
+
+    /// Installs a kind that clusters need not have.
+    pub fn install(&self, kind: &str) {
+        self.state().installed.insert(collection(kind).into());
+    }
+
+    /// Removes such a kind again, with its objects.
+    pub fn uninstall(&self, kind: &str) {
+        let mut state = self.state();
+        let path = collection(kind);
+        state.installed.remove(path);
+        state.objects.remove(path);
+        state.watchers.retain(|watcher| watcher.collection != path);
+    }
+
+    /// Denies all requests for a kind.
+    pub fn forbid(&self, kind: &str) {
+        self.state().forbidden.insert(collection(kind).into());
     }
 
     /// All connections break, and nobody can connect until [`Fake::come_back`].

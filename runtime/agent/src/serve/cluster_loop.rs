@@ -103,7 +103,7 @@ pub async fn serve(
                     }
                     Update::Changes(changes) => {
                         for change in &changes {
-                            supervisor.metrics.arrived(change.resource.plural(), 1);
+                            supervisor.metrics.arrived(change.resource.label(), 1);
                         }
                         let changes = plugins.sandboxes.watched(changes, std::time::Instant::now());
                         if !changes.is_empty() {
@@ -160,7 +160,7 @@ pub async fn serve(
             () = due(record_due) => record(&mut supervisor, &watch),
         }
         for (resource, lists) in watch.take_resyncs() {
-            supervisor.metrics.resynced(resource.plural(), lists);
+            supervisor.metrics.resynced(resource.label(), lists);
         }
         plugins.serve(&mut supervisor);
         for aside in supervisor.take_aside() {

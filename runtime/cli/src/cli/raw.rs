@@ -145,6 +145,19 @@ pub enum FlowerMode {
     Software,
 }
 
+/// Kinds that a cluster need not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AlsoWatch {
+    /// ClusterNetworkPolicies of policy.networking.k8s.io and networking.k8s.aws
+    ClusterNetworkPolicies,
+    /// SecurityGroupPolicies, ServiceAccounts, and SecurityGroups of ec2.services.k8s.aws
+    SecurityGroups,
+    /// StagedKubernetesNetworkPolicies of projectcalico.org
+    StagedPolicies,
+    /// None of them
+    None,
+}
+
 /// The output formats of `compile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -221,6 +234,14 @@ pub struct Agent {
     /// the start take no pods before
     #[arg(long, value_name = "KEY", requires = "kubernetes")]
     pub startup_taint: Option<String>,
+    /// Kinds beyond NetworkPolicy to watch where the cluster has them, joined by commas
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_delimiter = ',',
+        default_value = "cluster-network-policies"
+    )]
+    pub also_watch: Vec<AlsoWatch>,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,

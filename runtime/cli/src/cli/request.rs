@@ -6,6 +6,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use netpolc_agent::serve::Passes;
 use netpolc_cni::{conflist::Node, plugin_options::PluginOptions};
+use netpolc_kube_sync::Families;
 use netpolc_lower::Scope;
 use netpolc_policy::ObjectKey;
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
@@ -98,6 +99,8 @@ pub struct Agent {
     /// The number of connections of all pods that are remembered, beyond the first ones of each
     /// pod.
     pub max_connections: u32,
+    /// The kinds that are watched beyond those that every cluster has.
+    pub families: Families,
     /// The address on which metrics are served; None for not at all.
     pub metrics: Option<SocketAddr>,
     /// The options of the agent itself.

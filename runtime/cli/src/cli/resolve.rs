@@ -10,12 +10,13 @@ use netpolc_cni::{
     conflist::Node,
     plugin_options::{AgentPod, PluginOptions},
 };
+use netpolc_kube_sync::Families;
 use netpolc_lower::Scope;
 use netpolc_policy::ObjectKey;
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
-    raw::{self, CompileTarget, FlowerMode, Format, Report},
+    raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, Report},
     request::{Agent, Cni, Command, Compile, Desired, Eval, Flower, Show, Source, Strictness},
 };
 
@@ -77,7 +78,21 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 passes,
             };
             let (max_pods, max_connections) = (a.max_pods, a.max_connections);
-            Command::Agent(Agent { source, target, max_pods, max_connections, metrics, options })
+            let has = |kind| a.also_watch.contains(&kind);
+            let families = Families {
+                tiers: has(AlsoWatch::ClusterNetworkPolicies),
+                groups: has(AlsoWatch::SecurityGroups),
+                staged: has(AlsoWatch::StagedPolicies),
+            };
+            Command::Agent(Agent {
+                source,
+                target,
+                max_pods,
+                max_connections,
+                families,
+                metrics,
+                options,
+            })
         }
         raw::Command::Status(s) => Command::Status(pin_dir(s.installed)?, s.output),
         raw::Command::Offload(o) => Command::Offload(o.interface, o.output),

@@ -150,8 +150,12 @@ fn with(options: &Agent, metrics: Arc<Metrics>, host: impl NodeTarget) -> anyhow
             Source::InCluster => Access::InCluster,
             Source::Kubeconfig(path) => Access::Kubeconfig(path.clone()),
         };
-        let source =
-            watch::Options { access, node: Some(run.node.clone()), lists: Lists::Automatic };
+        let source = watch::Options {
+            access,
+            node: Some(run.node.clone()),
+            lists: Lists::Automatic,
+            families: options.families,
+        };
         cluster_loop::serve(run, source, metrics, host, Kernel::new(), stop).await
     })?;
     pass.notices.iter().for_each(output::complain);

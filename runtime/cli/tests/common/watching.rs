@@ -8,7 +8,10 @@ use netpolc_agent::{
     network::Kernel,
     serve::{Options, cluster_loop, metrics::Metrics},
 };
-use netpolc_kube_sync::watch::{self, Access, Lists};
+use netpolc_kube_sync::{
+    Families,
+    watch::{self, Access, Lists},
+};
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::netns::Site;
 use tokio::sync::oneshot;
@@ -33,7 +36,12 @@ impl Watching {
         let work = move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let source = watch::Options { access, node: Some("n1".into()), lists: Lists::Pages };
+            let source = watch::Options {
+                access,
+                node: Some("n1".into()),
+                lists: Lists::Pages,
+                families: Families::default(),
+            };
             let host = Ebpf::open(&options.pin_dir, Config::default()).unwrap();
             let until = async { drop(stopped.await) };
             let kernel = Kernel::new();

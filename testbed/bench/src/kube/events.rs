@@ -16,7 +16,10 @@ use netpolc_agent::{
     network::Network,
     serve::{Options, cluster_loop, metrics::Metrics, record::Record},
 };
-use netpolc_kube_sync::watch::{self, Access, Lists};
+use netpolc_kube_sync::{
+    Families,
+    watch::{self, Access, Lists},
+};
 use netpolc_table::{EndpointId, IfIndex};
 use netpolc_target_ebpf::{Config, Ebpf};
 use netpolc_testbed::{
@@ -132,7 +135,12 @@ impl Agent {
         let pin_dir = format!("/sys/fs/bpf/netpolc-bench-{}", std::process::id()).into();
         let options = Options::new(node, pin_dir);
         let access = Access::Kubeconfig(server.kubeconfig(User::Admin)?);
-        let source = watch::Options { access, node: Some(node.into()), lists: Lists::Automatic };
+        let source = watch::Options {
+            access,
+            node: Some(node.into()),
+            lists: Lists::Automatic,
+            families: Families::default(),
+        };
         let own = options.clone();
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -285,9 +285,10 @@ fn cluster(policies: &[PodPolicy]) -> Cluster {
     };
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("bench".into(), Labels::default());
-    cluster
-        .nodes
-        .insert(NODE.into(), Node { addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()] });
+    cluster.nodes.insert(
+        NODE.into(),
+        Node { addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()], ..Node::default() },
+    );
     let client = pod("client", pod_address(POLICIES));
     cluster.pods.insert(client.key.clone(), client);
     for (i, policy) in policies.iter().enumerate() {

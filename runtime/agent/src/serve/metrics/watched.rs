@@ -29,7 +29,7 @@ impl Collector for Watched {
         let help = "1 while the resource is watched and its first list was complete, else 0";
         let mut family = encoder.encode_descriptor("watch_up", help, None, MetricType::Gauge)?;
         for (resource, state) in states.all() {
-            let labels = [("resource", resource.plural())];
+            let labels = [("resource", resource.label())];
             let one = family.encode_family(&labels)?;
             ConstGauge::new(i64::from(state.up)).encode(one)?;
         }
@@ -43,7 +43,7 @@ impl Collector for Watched {
         )?;
         for (resource, state) in states.all() {
             let Some(silent) = state.silent else { continue };
-            let labels = [("resource", resource.plural())];
+            let labels = [("resource", resource.label())];
             let one = family.encode_family(&labels)?;
             ConstGauge::new(silent.as_secs_f64()).encode(one)?;
         }

@@ -15,6 +15,15 @@ CNI_TIMEOUT_MS: {{ .Values.cni.timeoutMilliseconds | int | quote }}
 CNI_EXEMPT_NAMESPACES: {{ join "," .Values.cni.exemptNamespaces | quote }}
 {{- end }}
 
+{{- /* The kinds beyond those that every cluster has. */}}
+{{- define "netpolc.alsoWatch" -}}
+{{- $kinds := list }}
+{{- if .Values.policies.clusterNetworkPolicies }}{{ $kinds = append $kinds "cluster-network-policies" }}{{ end }}
+{{- if .Values.policies.securityGroups }}{{ $kinds = append $kinds "security-groups" }}{{ end }}
+{{- if .Values.policies.staged }}{{ $kinds = append $kinds "staged-policies" }}{{ end }}
+{{- join "," $kinds | default "none" }}
+{{- end }}
+
 {{- define "netpolc.cniArgs" -}}
 - --conf-dir=/host/etc/cni/net.d
 {{- with .Values.cni.file }}
