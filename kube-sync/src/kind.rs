@@ -109,8 +109,13 @@ const ENGINES: [&str; 9] = [
     "policy.networking.k8s.io",
 ];
 
-/// The groups of AWS of which all kinds are known.
-const AWS: [&str; 2] = ["networking.k8s.aws", "vpcresources.k8s.aws"];
+/// Groups with policies of their own, and their kinds that have no meaning here: any other kind in
+/// them is a mistake, behind which a policy may be.
+const OURS: [(&str, &[&str]); 3] = [
+    ("policy.networking.k8s.io", &[]),
+    ("networking.k8s.aws", &["PolicyEndpoint", "ClusterPolicyEndpoint"]),
+    ("vpcresources.k8s.aws", &["CNINode"]),
+];
 
 /// Kinds of other engines that do not have NetworkPolicy in their name, and templates, each with
 /// its group.
@@ -302,10 +307,10 @@ fn other(kind: &str, api_version: Option<&str>) -> (Kind, Option<Complaint>) {
         Some(version) => match group(version) {
             "networking.k8s.io" => !NETWORKING.contains(&kind),
             "" => true,
-            group => {
-                let known = !is_custom(group) || AWS.contains(&group);
-                known && meant(kind).is_some_and(|(_, known)| closes(known))
-            }
+            group => match OURS.iter().find(|(ours, _)| *ours == group) {
+                Some((_, others)) => !others.contains(&kind),
+                None => !is_custom(group) && meant(kind).is_some_and(|(_, known)| closes(known)),
+            },
         },
     };
     let near = || {

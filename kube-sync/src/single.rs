@@ -71,7 +71,10 @@ pub(crate) fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust
                 lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
             Object::Namespace(name, labels)
         }
-        Kind::Tier(api) => Object::Tier(tier::policy(reader, TierKey { api, name }, node, trust)),
+        Kind::Tier(api) => match tier::policy(reader, TierKey { api, name }, node, trust) {
+            Some(policy) => Object::Tier(policy),
+            None => return Single::Lost,
+        },
         _ => {
             let Some(namespace) = about.namespace(reader) else { return Single::Lost };
             let key = ObjectKey { namespace, name };

@@ -43,8 +43,15 @@ pub(crate) enum Trust {
 /// The fields of `spec`.
 const SPEC: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
 
-/// Reads the policy `key`, with everything that can be understood of `object`.
-pub(crate) fn policy(reader: &mut Reader, key: TierKey, object: &Node, trust: Trust) -> TierPolicy {
+/// Reads the policy `key`, with everything that can be understood of `object`. None where the text
+/// broke off before it is said which pods the policy is about: what such a policy denies would be
+/// denied to every pod of the cluster.
+pub(crate) fn policy(
+    reader: &mut Reader,
+    key: TierKey,
+    object: &Node,
+    trust: Trust,
+) -> Option<TierPolicy> {
     let top = ["apiVersion", "kind", "metadata", "spec", "status"];
     let ([.., given, _], health) = strict::fields(reader, object, &Path::Root, top);
     let path = Path::Root.field("spec");
@@ -59,6 +66,11 @@ pub(crate) fn policy(reader: &mut Reader, key: TierKey, object: &Node, trust: Tr
         strict::fields(reader, spec, &path, SPEC);
     // Of what was not read, nothing more is to be said than that.
     let whole = health.and(spec_health) == Health::Sound && given.is_some();
+    let broke_off = object.get("").is_some() || spec.get("").is_some();
+    reader.damaged |= broke_off;
+    if broke_off && subject.is_none() {
+        return None;
+    }
     let mut need = |node: Option<&_>, field: &str, advice: &str| {
         if node.is_none() && whole {
             let message = format!("the field is required but missing; write {advice}");
@@ -82,7 +94,7 @@ pub(crate) fn policy(reader: &mut Reader, key: TierKey, object: &Node, trust: Tr
         && tier.is_some()
         && priority.is_some()
         && subject.1 == Health::Sound;
-    let lost = may_hold_rules(spec);
+    let lost = may_hold_rules(spec) || broke_off;
     let mut read = |node: Option<&Node>, field, direction| match node {
         None if lost => vec![tier_rule::deny_everything(None)],
         _ => rules(reader, node, &path.field(field), direction, key.api),
@@ -96,7 +108,7 @@ pub(crate) fn policy(reader: &mut Reader, key: TierKey, object: &Node, trust: Tr
         mode: annotation::mode(reader, object),
         key,
     };
-    if understood { policy } else { closed(policy) }
+    Some(if understood { policy } else { closed(policy) })
 }
 
 /// Whether `spec` has a part that was not understood and that may be a direction's rules: a list

@@ -10,11 +10,11 @@ use super::{
 
 const NAMESPACES: &str = "apiVersion: v1
 kind: Namespace
-metadata: {name: a}
+metadata: {name: a, labels: {team: a}}
 ---
 apiVersion: v1
 kind: Namespace
-metadata: {name: c}
+metadata: {name: c, labels: {team: c}}
 ";
 
 /// Denies what comes to the pods of a namespace, but for one port.
@@ -30,7 +30,7 @@ spec:
   subject:
     namespaces:
       matchLabels:
-        kubernetes.io/metadata.name: {namespace}
+        team: {namespace}
   ingress:
   - action: Accept
     from:
