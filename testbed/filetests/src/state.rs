@@ -182,14 +182,21 @@ impl State {
             }
             Object::Service(key, service) => Event::Service { key, service: Some(service) },
             Object::Tier(policy) => Event::Tier { key: policy.key.clone(), policy: Some(policy) },
-            // The compiler does not take these yet.
-            Object::Staged(..)
-            | Object::GroupPolicy(_)
-            | Object::Account(..)
-            | Object::Group(..)
-            | Object::GroupRule { .. }
-            | Object::PrefixList(..)
-            | Object::Interface(..) => return None,
+            Object::GroupPolicy(policy) => {
+                Event::SecurityGroupPolicy { key: policy.key.clone(), policy: Some(policy) }
+            }
+            Object::Account(key, labels) => Event::Account { key, labels: Some(labels) },
+            // Rules of a group may come one by one; the event has all that there are.
+            Object::Group(id, _) | Object::GroupRule { group: id, .. } => {
+                let group = self.cluster.security.groups.get(&id).cloned();
+                Event::SecurityGroup { id, group }
+            }
+            Object::PrefixList(id, entries) => Event::PrefixList { id, entries: Some(entries) },
+            Object::Interface(id, interface) => {
+                Event::CloudInterface { id, interface: Some(interface) }
+            }
+            // What is staged decides nothing (S84).
+            Object::Staged(..) => return None,
         })
     }
 
@@ -202,13 +209,17 @@ impl State {
             Object::Policy(policy) => Event::Policy { key: policy.key, policy: None },
             Object::Service(key, _) => Event::Service { key, service: None },
             Object::Tier(policy) => Event::Tier { key: policy.key, policy: None },
-            Object::Staged(..)
-            | Object::GroupPolicy(_)
-            | Object::Account(..)
-            | Object::Group(..)
-            | Object::GroupRule { .. }
-            | Object::PrefixList(..)
-            | Object::Interface(..) => return None,
+            Object::GroupPolicy(policy) => {
+                Event::SecurityGroupPolicy { key: policy.key, policy: None }
+            }
+            Object::Account(key, _) => Event::Account { key, labels: None },
+            Object::Group(id, _) | Object::GroupRule { group: id, .. } => {
+                let group = self.cluster.security.groups.get(&id).cloned();
+                Event::SecurityGroup { id, group }
+            }
+            Object::PrefixList(id, _) => Event::PrefixList { id, entries: None },
+            Object::Interface(id, _) => Event::CloudInterface { id, interface: None },
+            Object::Staged(..) => return None,
         })
     }
 }

@@ -7,7 +7,10 @@
 //! (`pod-template-hash`), default-deny with allowances by app, by namespace and by block.
 
 mod files;
+mod ordered;
 mod policies;
+
+pub use ordered::Ordered;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -162,7 +162,7 @@ fn ports(rng: &mut Rng) -> Ports {
     }))
 }
 
-fn equals(key: &str, value: &str) -> Selector {
+pub(super) fn equals(key: &str, value: &str) -> Selector {
     let operator = Operator::In(vec![Arc::from(value)]);
     Selector { requirements: vec![Requirement { key: key.into(), operator }] }
 }

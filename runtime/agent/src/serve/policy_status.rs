@@ -18,7 +18,8 @@ use netpolc_table::{
 /// The tables that hold the entries of policy sets.
 const TABLES: [TableId; 3] = [TableId::Base, TableId::Row, TableId::Verdict];
 
-/// The policies that select a local pod, in order of their names, with their pods and entries.
+/// The policies and security groups that decide about a local pod, in order of their names, with
+/// their pods and entries.
 pub fn policy_status(compiler: &Compiler) -> Vec<PolicyState> {
     let program = compiler.program();
     let mut isolating: BTreeMap<SetId, BTreeSet<&Arc<str>>> = BTreeMap::new();
@@ -33,6 +34,14 @@ pub fn policy_status(compiler: &Compiler) -> Vec<PolicyState> {
                         isolating.entry(BaseKey::of(key).set).or_default().insert(policy);
                     }
                     Origin::Rule { policy, .. } => drop(named.insert(policy)),
+                    // Tiers and groups isolate nothing by themselves; they count for the pods of
+                    // each set in which one of their rules decides.
+                    Origin::Tier { policy, .. } | Origin::Group { group: policy, .. } => {
+                        named.insert(policy);
+                        if table != TableId::Verdict {
+                            isolating.entry(BaseKey::of(key).set).or_default().insert(policy);
+                        }
+                    }
                     _ => {}
                 }
             }

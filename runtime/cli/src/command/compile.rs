@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use netpolc_lower::{Compiler, Kind, Limits, Scope, Shares};
-use netpolc_policy::{Cluster, ObjectKey};
+use netpolc_policy::{Cluster, ObjectKey, audit};
 use netpolc_table::{EndpointId, Entry, Program, TableId, slice, text};
 
 use crate::{
@@ -32,6 +32,11 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
     let compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;
     for diagnostic in compiler.diagnostics() {
         output::complain(format_args!("warning: {diagnostic}"));
+    }
+    for policy in audit::tried(&cluster) {
+        output::complain(format_args!(
+            "note: {policy} is only tried and makes no entry; `netpolc eval` says what it would change"
+        ));
     }
     let mut program = compiler.program().clone();
     if let Some(pod) = &compile.pod {
