@@ -46,7 +46,8 @@ impl Ordered {
             let mut groups = rng.list(count, |rng| id(rng.below(self.groups)));
             groups.sort();
             groups.dedup();
-            let pods = Some(equals("app", rng.pick(&APPS)));
+            let app = *rng.pick(&APPS);
+            let pods = Some(equals("app", app));
             let policy = SecurityGroupPolicy { key: key.clone(), pods, accounts: None, groups };
             cluster.security.policies.insert(key, policy);
         }
