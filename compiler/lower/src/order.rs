@@ -64,12 +64,12 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
     if closed.is_empty()
         && let Some(source) = sole(&grants)
     {
+        let mut origins = granting(set, &rules, source);
         if !set.key.is_grouped() {
-            let origin = set.source_origin(source, None);
-            return Outcome { grant: Granted::Everything, origins: vec![origin], conflict };
+            return Outcome { grant: Granted::Everything, origins, conflict };
         }
         if let Some((gate, _)) = gates.iter().find(|(_, ports)| *ports == PortSet::everything()) {
-            let origins = vec![set.source_origin(source, None), set.origin(gate)];
+            origins.push(set.origin(gate));
             return Outcome { grant: Granted::Everything, origins, conflict };
         }
     }
@@ -115,6 +115,17 @@ fn conflict(set: &Set, matched: &[(&Rule, Action, PortSet)]) -> Option<Conflict>
         }
     }
     None
+}
+
+/// The origins of what a source grants: its rules that match, each with its peer.
+fn granting(set: &Set, rules: &[&Rule], source: u32) -> Vec<Origin> {
+    let of_source = rules.iter().filter(|rule| rule.source == source);
+    let mut origins: Vec<Origin> = of_source.map(|rule| set.origin(rule)).collect();
+    if origins.is_empty() {
+        origins.push(set.source_origin(source, None));
+    }
+    origins.dedup();
+    origins
 }
 
 /// What is left of grants behind security groups, with the rules of groups that let it through: an
