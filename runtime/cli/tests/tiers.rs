@@ -1,0 +1,147 @@
+//! Tiers in the life of connections: what the corpus, which asks about openings alone, cannot ask.
+//! The generated eBPF programs run in the kernel: that needs root.
+
+use netpolc::judge::ebpf;
+use netpolc_kube_sync::{Input, load};
+use netpolc_lower::{Compiler, Event, Scope, compile};
+use netpolc_policy::{Cluster, ObjectKey};
+use netpolc_table::{IfIndex, delta};
+use netpolc_target::{
+    Arrival, Datapath, Frame, Hook, Mark, Target,
+    Verdict::{self, Drop, Next},
+    execute,
+    frame::{Packet, icmp_error, quote},
+    semantics::tcp,
+};
+use netpolc_target_mem::Mem;
+
+const DB: &str = "10.5.0.1";
+const WEB: &str = "10.5.0.2";
+const INTERFACE: IfIndex = IfIndex::new(10_001);
+const UPLINK: IfIndex = IfIndex::new(2);
+const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+
+/// The db may ask web, or not; nobody may ask the db.
+fn cluster(tier: &str, egress: &str) -> Cluster {
+    let text = format!(
+        "
+{{apiVersion: v1, kind: Namespace, metadata: {{name: shop}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: db, namespace: shop, labels: {{app: db}}}}
+spec: {{nodeName: n1, containers: []}}
+status: {{phase: Running, podIP: {DB}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: web, namespace: shop, labels: {{app: web}}}}
+spec: {{nodeName: n2, containers: []}}
+status: {{phase: Running, podIP: {WEB}}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {{name: db}}
+spec:
+  tier: {tier}
+  priority: 1
+  subject: {{pods: {{namespaceSelector: {{}}, podSelector: {{matchLabels: {{app: db}}}}}}}}
+  egress: [{{action: {egress}, to: [{{namespaces: {{}}}}]}}]
+  ingress: [{{action: Deny, from: [{{namespaces: {{}}}}]}}]
+"
+    );
+    let loaded = load([Input::bytes("tiers.yaml", text.as_bytes())]);
+    assert_eq!(loaded.problems, []);
+    loaded.cluster
+}
+
+/// A node with the db, on a target.
+struct Stage<T> {
+    compiler: Compiler,
+    target: T,
+}
+
+impl<T: Target + Datapath> Stage<T> {
+    fn new(cluster: &Cluster, target: T) -> Self {
+        let mut compiler = compile(cluster, Scope::Node("n1".into())).unwrap();
+        let pod = ObjectKey::new("shop", "db");
+        let interface = Some(INTERFACE.into());
+        compiler.apply(Event::Interface { pod, interface }).unwrap();
+        let mut stage = Self { compiler, target };
+        stage.update();
+        stage
+    }
+
+    fn update(&mut self) {
+        let held = self.target.read().unwrap();
+        let (_, plan) = delta::plan(&held, self.compiler.program()).unwrap();
+        execute(&mut self.target, &plan).unwrap();
+    }
+
+    /// The policy becomes that of `cluster`.
+    fn change(&mut self, cluster: &Cluster) {
+        for (key, policy) in &cluster.tiers {
+            let (key, policy) = (key.clone(), Some(policy.clone()));
+            self.compiler.apply(Event::Tier { key, policy }).unwrap();
+        }
+        self.update();
+    }
+
+    fn sends(&mut self, packet: &Packet) -> Verdict {
+        self.packet(Hook::FromPod, INTERFACE, packet)
+    }
+
+    fn gets(&mut self, packet: &Packet) -> Verdict {
+        self.packet(Hook::ToPod, UPLINK, packet)
+    }
+
+    fn packet(&mut self, hook: Hook, from: IfIndex, packet: &Packet) -> Verdict {
+        let (arrival, bytes) = (Arrival::At(from), packet.build());
+        let frame = Frame { interface: INTERFACE, arrival, mark: Mark::Clear, bytes };
+        self.target.packet(hook, &frame).unwrap()
+    }
+}
+
+fn packet(from: &str, to: &str) -> Packet {
+    Packet::new(from.parse::<std::net::IpAddr>().unwrap(), to.parse::<std::net::IpAddr>().unwrap())
+}
+
+fn error(about: &Packet) -> Packet {
+    let (web, db) = (WEB.parse().unwrap(), DB.parse().unwrap());
+    icmp_error(web, db, (3, 1), 0, &quote(about, 8))
+}
+
+fn a_connection(tier: &str, target: impl Target + Datapath) {
+    let out = |flags| packet(DB, WEB).tcp(4000, 80, flags);
+    let back = |flags| packet(WEB, DB).tcp(80, 4000, flags);
+    let mut stage = Stage::new(&cluster(tier, "Accept"), target);
+    assert_eq!(stage.gets(&packet(WEB, DB).tcp(4000, 5432, tcp::SYN)), Drop, "{tier}: asked");
+    assert_eq!(stage.gets(&back(SYN_ACK)), Drop, "{tier}: an answer to nothing");
+    assert_eq!(stage.sends(&out(tcp::SYN)), Next, "{tier}: asks");
+    assert_eq!(stage.gets(&back(SYN_ACK)), Next, "{tier}: the answer");
+    assert_eq!(stage.sends(&out(tcp::ACK)), Next, "{tier}: data");
+    assert_eq!(stage.gets(&back(tcp::ACK)), Next, "{tier}: data back");
+    assert_eq!(stage.gets(&error(&out(tcp::ACK))), Next, "{tier}: an error about it");
+    let other = packet(DB, WEB).tcp(4001, 80, tcp::ACK);
+    assert_eq!(stage.gets(&error(&other)), Drop, "{tier}: an error about nothing");
+    let (question, answer) = (packet(DB, WEB).udp(4000, 53), packet(WEB, DB).udp(53, 4000));
+    assert_eq!(stage.gets(&answer), Drop, "{tier}: a datagram to nothing");
+    assert_eq!(stage.sends(&question), Next, "{tier}: a question");
+    assert_eq!(stage.gets(&answer), Next, "{tier}: its answer");
+
+    stage.change(&cluster(tier, "Deny"));
+    assert_eq!(stage.gets(&back(tcp::ACK)), Drop, "{tier}: cut towards the pod");
+    assert_eq!(stage.sends(&out(tcp::ACK)), Drop, "{tier}: cut from the pod");
+    assert_eq!(stage.gets(&answer), Drop, "{tier}: no more answers");
+    assert_eq!(stage.gets(&error(&out(tcp::ACK))), Drop, "{tier}: no more errors");
+}
+
+/// S68: replies and errors about a permitted connection pass a tier that denies everything the
+/// other way, and a tier that tightens cuts it.
+#[test]
+fn s68_replies_pass_in_every_tier_and_a_tightened_tier_cuts() {
+    for tier in ["Admin", "Baseline"] {
+        a_connection(tier, Mem::default());
+        a_connection(tier, ebpf::target(60).expect("the generated programs load (root)"));
+    }
+}
