@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use netpolc_lower::{Compiler, Diagnostic, Event, Scope, compile, verify};
 use netpolc_policy::{
-    Action, Cluster, GroupPeer, GroupRule, Grouping, Labels, Mode, NetworkInterface, ObjectKey,
-    Operator, Phase, Pod, PodNetwork, Port, Ports, Priority, Protocol, Requirement, SecurityGroup,
-    SecurityGroupPolicy, Selector, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule,
-    Traffic,
+    Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Labels, Mode, NetworkInterface,
+    ObjectKey, Operator, Phase, Pod, PodNetwork, Port, Ports, Priority, Protocol, Requirement,
+    SecurityGroup, SecurityGroupPolicy, Selector, Subject, Tier, TierApi, TierKey, TierPeer,
+    TierPolicy, TierRule, Traffic,
     oracle::{self, Party, Question, Reason, Transport},
 };
 
@@ -204,6 +204,37 @@ fn s81_groups_never_block_the_resolver() {
     }
     let denied = Reason::Gated(vec!["sg-web".into()]);
     assert_eq!(reasons(&cluster, "10.1.0.2", "169.254.169.254", 53).0, denied);
+}
+
+#[test]
+fn s77_s83_a_rule_is_about_its_protocol_and_protocols_without_ports_need_one_for_all() {
+    let mut cluster = cluster();
+    give(&mut cluster, "db");
+    let anybody = || GroupPeer::Network("0.0.0.0/0".parse().unwrap());
+    let asked = |cluster: &Cluster, protocol, port| {
+        let compiler = compile(cluster, Scope::Node("node-a".into())).unwrap();
+        assert_eq!(verify(cluster, &compiler, 3), []);
+        let party = |address: &str| Party::Address(address.parse::<IpAddr>().unwrap());
+        let (source, destination) = (party("10.1.0.1"), party("10.1.0.2"));
+        let question = Question { source, destination, protocol, port, via: None };
+        oracle::judge(cluster, &question).ingress.reason.allows()
+    };
+    let icmp = Traffic::Icmp { version: IcmpVersion::V4, kind: Some(8), code: None };
+    for (traffic, tcp, sctp, ping) in [
+        (HTTP, true, false, false),
+        (Traffic::Protocol(132), false, true, false),
+        (Traffic::Protocol(6), true, false, false),
+        (icmp, false, false, false),
+        (Traffic::Everything, true, true, true),
+    ] {
+        cluster.security.groups.insert("sg-web".into(), group(anybody(), traffic));
+        let answers = [
+            asked(&cluster, Transport::Tcp, Some(80)),
+            asked(&cluster, Transport::Sctp, Some(9)),
+            asked(&cluster, Transport::Other(1), None),
+        ];
+        assert_eq!(answers, [tcp, sctp, ping], "{traffic:?}");
+    }
 }
 
 #[test]
