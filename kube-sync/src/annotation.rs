@@ -1,5 +1,5 @@
-//! Finds annotations in trees, and reads the one that says whether a policy is only tried (S84). Not
-//! here: what pods' annotations say of security groups (`groups`).
+//! Finds annotations in trees, and reads the one that says whether a policy is only tried (S84).
+//! Not here: what pods' annotations say of security groups (`groups`).
 
 use netpolc_policy::Mode;
 

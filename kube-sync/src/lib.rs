@@ -2,16 +2,16 @@
 //! API server, by the same conversion.
 //!
 //! Policies of every kind are read strictly ([`load()`] names the file, object and field of every
-//! mistake), and a broken one never widens access: a NetworkPolicy isolates every pod that it can be
-//! seen to select, and its broken part allows nothing; a ClusterNetworkPolicy denies where it cannot
-//! be understood. Pods, Namespaces, Nodes, Services, ServiceAccounts and what the cloud says of
-//! security groups are read for what policy needs and may carry anything else; other kinds are
+//! mistake), and a broken one never widens access: a NetworkPolicy isolates every pod that it can
+//! be seen to select, and its broken part allows nothing; a ClusterNetworkPolicy denies where it
+//! cannot be understood. Pods, Namespaces, Nodes, Services, ServiceAccounts and what the cloud says
+//! of security groups are read for what policy needs and may carry anything else; other kinds are
 //! ignored. Not here: anything about tables.
 //!
 //! An input passes through these modules: `load` (files and limits) -> `decode` (documents and
 //! objects) -> `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `single` ->
-//! `policy`, `tier` (strict), `groups` or `lenient` -> `place` (two objects of one name) -> `last_known` (objects that an
-//! input no longer shows).
+//! `policy`, `tier` (strict), `groups` or `lenient` -> `place` (two objects of one name) ->
+//! `last_known` (objects that an input no longer shows).
 
 mod annotation;
 mod change;

@@ -2,7 +2,8 @@
 //! converter of that kind. Whatever does not yield the objects that it holds is marked as lost and
 //! reported; other kinds are ignored.
 //!
-//! Not here: kinds and versions (`kind`), names (`metadata`), which converter reads what (`single`).
+//! Not here: kinds and versions (`kind`), names (`metadata`), which converter reads what
+//! (`single`).
 
 use std::{borrow::Cow, sync::Arc};
 

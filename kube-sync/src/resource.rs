@@ -8,7 +8,8 @@ use std::fmt;
 pub enum Resource {
     /// Namespaces of the whole cluster.
     Namespace,
-    /// Nodes: the one on which the agent runs, and the others where a ClusterNetworkPolicy names nodes.
+    /// Nodes: the one on which the agent runs, and the others where a ClusterNetworkPolicy names
+    /// nodes.
     Node,
     /// Services of the whole cluster.
     Service,
@@ -119,14 +120,14 @@ impl Resource {
     }
 }
 
-/// Which of the optional kinds are watched. Those that the cluster does not have are looked for again
-/// and again, and followed when they appear.
+/// Which of the optional kinds are watched. Those that the cluster does not have are looked for
+/// again and again, and followed when they appear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Families {
     /// ClusterNetworkPolicies of both groups.
     pub tiers: bool,
-    /// SecurityGroupPolicies, ServiceAccounts where the cluster has these, and SecurityGroups of the
-    /// AWS Controllers for Kubernetes.
+    /// SecurityGroupPolicies, ServiceAccounts where the cluster has these, and SecurityGroups of
+    /// the AWS Controllers for Kubernetes.
     pub groups: bool,
     /// StagedKubernetesNetworkPolicies.
     pub staged: bool,

@@ -1,5 +1,5 @@
-//! Passes one object, of a kind that is known, to the converter of that kind. Not here: how the kind
-//! is found, and lists (`object`).
+//! Passes one object, of a kind that is known, to the converter of that kind. Not here: how the
+//! kind is found, and lists (`object`).
 
 use netpolc_policy::{ObjectKey, TierKey};
 

@@ -1,7 +1,7 @@
 //! Reads a ClusterNetworkPolicy of either group into the model, strictly. What cannot be understood
 //! is reported and never widens access (S72, S74): a broken Accept permits what is left of it, and
-//! a broken Deny or Pass denies everything. Where it cannot be told which pods a policy is about, or
-//! at which place it stands, nothing of it permits any more, and what it passes on it denies.
+//! a broken Deny or Pass denies everything. Where it cannot be told which pods a policy is about,
+//! or at which place it stands, nothing of it permits any more, and what it passes on it denies.
 //!
 //! Source of the rules: `clusternetworkpolicy_types.go` of sigs.k8s.io/network-policy-api
 //! (v1alpha2), and of amazon-network-policy-controller-k8s for networking.k8s.aws. Not here: the

@@ -1,5 +1,5 @@
-//! Reads the ports of a ClusterNetworkPolicy's rule: `protocols` as upstream has them, and `ports` as
-//! AWS does. Not here: the rest of a rule (`tier_rule`).
+//! Reads the ports of a ClusterNetworkPolicy's rule: `protocols` as upstream has them, and `ports`
+//! as AWS does. Not here: the rest of a rule (`tier_rule`).
 
 use netpolc_policy::{Port, Ports, Protocol, TierApi};
 

@@ -265,8 +265,8 @@ fn s61_a_policy_of_a_tier_that_breaks_stays_as_it_was() {
     let policy = |action: &str| {
         let text = format!(
             "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: \
-             {{name: p}}\nspec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: \
-             [{{action: {action}, from: [{{namespaces: {{}}}}]}}]}}\n"
+             {{name: p}}\nspec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
+             ingress: [{{action: {action}, from: [{{namespaces: {{}}}}]}}]}}\n"
         );
         vec![Input::bytes("f", text)]
     };

@@ -1,5 +1,6 @@
-//! Security groups: the output of `aws ec2`, and objects of the AWS Controllers for Kubernetes; what
-//! is an error, where, and that nothing is opened by one. Not here: who has them (`grouping.rs`).
+//! Security groups: the output of `aws ec2`, and objects of the AWS Controllers for Kubernetes;
+//! what is an error, where, and that nothing is opened by one. Not here: who has them
+//! (`grouping.rs`).
 
 use netpolc_kube_sync::{Input, Loaded, load};
 use netpolc_policy::{

@@ -1,5 +1,5 @@
-//! ClusterNetworkPolicies of both groups: what is read, what is an error, where, and what is left of
-//! the policy then. Not here: policies that are only tried (`modes.rs`).
+//! ClusterNetworkPolicies of both groups: what is read, what is an error, where, and what is left
+//! of the policy then. Not here: policies that are only tried (`modes.rs`).
 
 use netpolc_kube_sync::{Input, Loaded, Severity, load};
 use netpolc_policy::{
@@ -86,7 +86,10 @@ fn s63_s67_s71_a_policy_with_everything() {
         UPSTREAM,
         "tier: Baseline
 priority: 1000
-subject: {pods: {namespaceSelector: {matchLabels: {env: prod}}, podSelector: {matchLabels: {app: db}}}}
+subject:
+  pods:
+    namespaceSelector: {matchLabels: {env: prod}}
+    podSelector: {matchLabels: {app: db}}
 ingress:
 - name: web
   action: Accept
@@ -276,7 +279,9 @@ fn s72_the_sound_part_of_a_broken_accept_stays() {
         "{HEAD}egress:
 - action: Accept
   to: [{{namespaces: {{}}}}, {{domainNames: [a.example]}}, {{networks: [10.0.0.0/8]}}]
-  protocols: [{{tcp: {{destinationPort: {{number: 0}}}}}}, {{udp: {{destinationPort: {{number: 53}}}}}}]
+  protocols:
+  - {{tcp: {{destinationPort: {{number: 0}}}}}}
+  - {{udp: {{destinationPort: {{number: 53}}}}}}
 - action: Accept
   to: [{{namespaces: {{}}}}]
 "

@@ -9,7 +9,7 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, TierKey, TierPolicy,
+    Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, Tier, TierKey, TierPolicy,
 };
 use netpolc_table::{EndpointId, Program, delta::Changes};
 
@@ -284,8 +284,8 @@ impl Compiler {
         self.endpoints.iter()
     }
 
-    /// Does some policy decide about this pod's traffic? Also for pods that are no endpoints, having
-    /// no address yet.
+    /// Does some policy decide about this pod's traffic? Also for pods that are no endpoints,
+    /// having no address yet.
     pub fn isolates(&self, pod: &Pod) -> bool {
         let of_groups = self.security.of(pod).is_some();
         let decided = |direction| {
@@ -305,11 +305,13 @@ impl Compiler {
 
     /// The policies that decide about a pod in one direction, beside its groups.
     fn deciding(&self, pod: &Pod, direction: Direction, groups: &Option<Groups>) -> Deciding {
-        Deciding {
-            tiers: self.tiers_about(pod, direction),
-            policies: self.policies.isolating(pod, direction).cloned().collect(),
-            groups: groups.clone(),
+        let policies: Vec<_> = self.policies.isolating(pod, direction).cloned().collect();
+        let mut tiers = self.tiers_about(pod, direction);
+        // Behind NetworkPolicies that isolate, nobody is asked (S65), and nothing has to follow.
+        if !policies.is_empty() {
+            tiers.retain(|slot| slot.policy.tier == Tier::Admin);
         }
+        Deciding { tiers, policies, groups: groups.clone() }
     }
 
     /// The namespaces whose rows take more verdicts than they may, with what they take: after an

@@ -1,9 +1,9 @@
-//! What an ordered set grants a class: the tiers and the NetworkPolicies between them, with security
-//! groups as a gate beside them, evaluated once for all ports (S62-S65, S76).
+//! What an ordered set grants a class: the tiers and the NetworkPolicies between them, with
+//! security groups as a gate beside them, evaluated once for all ports (S62-S65, S76).
 //!
 //! Ports are kept as sets of intervals, and every rule is asked about those that no rule before it
-//! has decided, so that the work is in proportion to the rules that match and their intervals. Pure:
-//! rules and members in, grants and their origins out.
+//! has decided, so that the work is in proportion to the rules that match and their intervals.
+//! Pure: rules and members in, grants and their origins out.
 //!
 //! Not here: sets without tiers, whose rules have no order ([`crate::grants`]).
 

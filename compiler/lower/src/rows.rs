@@ -8,8 +8,8 @@
 //! An entry for a set and a class never changes, because neither of the two does: it is made when
 //! the later one comes and goes when the first one goes.
 //!
-//! Not here: what is granted ([`crate::grants`], [`crate::order`]), and which pairs of set and class there are (the
-//! compiler).
+//! Not here: what is granted ([`crate::grants`], [`crate::order`]), and which pairs of set and
+//! class there are (the compiler).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

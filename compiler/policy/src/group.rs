@@ -77,7 +77,8 @@ pub struct SecurityGroups {
     pub policies: BTreeMap<ObjectKey, SecurityGroupPolicy>,
     /// The labels of ServiceAccounts by namespace and name.
     pub accounts: BTreeMap<ObjectKey, Labels>,
-    /// Addresses of the network's own resolver, beside [`RESOLVERS`]: groups never block them (S81).
+    /// Addresses of the network's own resolver, beside [`RESOLVERS`]: groups never block them
+    /// (S81).
     pub resolvers: BTreeSet<IpAddr>,
 }
 

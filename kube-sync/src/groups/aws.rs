@@ -1,6 +1,7 @@
-//! Reads the unchanged output of `aws ec2 describe-security-groups`, `describe-security-group-rules`,
-//! `describe-network-interfaces`, `get-managed-prefix-list-entries`, `describe-managed-prefix-lists`
-//! and `describe-prefix-lists`. Such a document has no kind: it is recognized by its top-level field.
+//! Reads the unchanged output of `aws ec2 describe-security-groups`,
+//! `describe-security-group-rules`, `describe-network-interfaces`,
+//! `get-managed-prefix-list-entries`, `describe-managed-prefix-lists` and `describe-prefix-lists`.
+//! Such a document has no kind: it is recognized by its top-level field.
 //!
 //! Fields that are not known may be there. What is broken is reported and left out: it permits
 //! nothing, and belongs to no group. Source: the model of the EC2 API, 2016-11-15.

@@ -1,10 +1,10 @@
 //! Security Groups for Pods: reads what says which groups a pod has (`pod`, `policy`), and what a
-//! group permits: the output of `aws ec2` (`aws`, with single rules in `rule`) and objects of the AWS
-//! Controllers for Kubernetes (`ack`).
+//! group permits: the output of `aws ec2` (`aws`, with single rules in `rule`) and objects of the
+//! AWS Controllers for Kubernetes (`ack`).
 //!
-//! A group only permits, so what cannot be understood of it is left out. But a pod without groups is
-//! not policed by them at all; so where it cannot be told which groups a pod has, it has one that
-//! exists nowhere ([`unreadable`]), and is closed.
+//! A group only permits, so what cannot be understood of it is left out. But a pod without groups
+//! is not policed by them at all; so where it cannot be told which groups a pod has, it has one
+//! that exists nowhere ([`unreadable`]), and is closed.
 
 pub(crate) mod ack;
 pub(crate) mod aws;

@@ -1,8 +1,9 @@
 //! Reads a SecurityGroupPolicy, strictly. A pod without groups is not policed by them, so a policy
-//! that cannot be understood still selects every pod that it can be seen to select, and gives them a
-//! group that permits nothing.
+//! that cannot be understood still selects every pod that it can be seen to select, and gives them
+//! a group that permits nothing.
 //!
-//! Sources: the CRD of amazon-vpc-resource-controller-k8s (config/crd), and its pkg/utils/helper.go.
+//! Sources: the CRD of amazon-vpc-resource-controller-k8s (config/crd), and its
+//! pkg/utils/helper.go.
 
 use netpolc_policy::{ObjectKey, SecurityGroupId, SecurityGroupPolicy, Selector};
 

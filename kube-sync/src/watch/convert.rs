@@ -47,8 +47,8 @@ pub(crate) struct Converter {
 }
 
 impl Converter {
-    /// The key of a raw object, which is all that matters of a deleted one. A security group is known
-    /// by the id that the cloud has given it.
+    /// The key of a raw object, which is all that matters of a deleted one. A security group is
+    /// known by the id that the cloud has given it.
     pub fn key(&mut self, resource: Resource, raw: &Raw) -> ObjectKey {
         if resource == Resource::Group {
             let group = serde_json::from_str::<Group>(raw.json.get()).ok();

@@ -14,8 +14,8 @@
 //!   an answer on the same connection, and the beginning of a new watch that is opened beside the
 //!   old one.
 //!
-//! The feeds of namespaces, pods and every kind of policy must all be current. For policies the server also
-//! says how many there are; where the feed has another number, it lists again.
+//! The feeds of namespaces, pods and every kind of policy must all be current. For policies the
+//! server also says how many there are; where the feed has another number, it lists again.
 //!
 //! The answer takes the same channel as the changes, after all those that it vouches for. Not here:
 //! who asks, and what waits for the answer.

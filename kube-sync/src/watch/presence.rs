@@ -1,11 +1,11 @@
-//! Kinds that a cluster need not have: that the server does not know one is no mistake, and it may be
-//! installed at any time. Also which kinds wait for another one: ServiceAccounts matter only where
-//! the cluster has SecurityGroupPolicies, and all Nodes only where a ClusterNetworkPolicy names
-//! nodes.
+//! Kinds that a cluster need not have: that the server does not know one is no mistake, and it may
+//! be installed at any time. Also which kinds wait for another one: ServiceAccounts matter only
+//! where the cluster has SecurityGroupPolicies, and all Nodes only where a ClusterNetworkPolicy
+//! names nodes.
 //!
 //! Watching all Nodes costs what their heartbeats weigh: kubelet writes each Node's status about
-//! every five minutes, some 10 to 20 KB each time. Among 1,000 nodes that is three events in a second
-//! for each agent, so only the own Node is watched until a policy needs the others.
+//! every five minutes, some 10 to 20 KB each time. Among 1,000 nodes that is three events in a
+//! second for each agent, so only the own Node is watched until a policy needs the others.
 //!
 //! Not here: lists and watches ([`super::feed`]).
 
@@ -104,7 +104,8 @@ impl Feed {
 }
 
 impl Work {
-    /// Passes on that there are no objects of the kind, and waits until it is to be looked for again.
+    /// Passes on that there are no objects of the kind, and waits until it is to be looked for
+    /// again.
     pub async fn absent(&mut self, known: Known) -> Result<(), Stop> {
         if self.presence == Presence::There && known == Known::Perhaps {
             self.presence = Presence::Doubtful;

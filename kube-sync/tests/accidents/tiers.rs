@@ -1,4 +1,5 @@
-//! The same accidents to files with ClusterNetworkPolicies: what they deny is denied afterwards too.
+//! The same accidents to files with ClusterNetworkPolicies: what they deny is denied afterwards
+//! too.
 
 use netpolc_kube_sync::{Merged, Places, merge_last_known};
 use netpolc_policy::{Action, Cluster, Mode, ObjectKey, Port, Ports, Selector, TierPeer, TierRule};

@@ -39,8 +39,8 @@ pub struct CompileReport {
     pub event_us_p99: f64,
     /// Entries that an event changed, in the mean.
     pub event_entries: f64,
-    /// The same cluster with 100 ClusterNetworkPolicies and 200 security groups of 60 rules, in turn
-    /// with it: its time from model to tables, as a ratio.
+    /// The same cluster with 100 ClusterNetworkPolicies and 200 security groups of 60 rules, in
+    /// turn with it: its time from model to tables, as a ratio.
     pub ordered_ratio: f64,
     /// How many entries there are then.
     pub ordered_entries: usize,

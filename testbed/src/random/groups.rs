@@ -34,8 +34,8 @@ fn network(rng: &mut Rng) -> IpNetwork {
     rng.pick(&CIDRS).parse().expect("the list holds prefixes")
 }
 
-/// Adds groups, prefix lists, interfaces, SecurityGroupPolicies and ServiceAccounts to `cluster`, and
-/// what pods say of theirs.
+/// Adds groups, prefix lists, interfaces, SecurityGroupPolicies and ServiceAccounts to `cluster`,
+/// and what pods say of theirs.
 pub fn security(rng: &mut Rng, cluster: &mut Cluster) {
     for n in 0..5 {
         if rng.chance(80) {

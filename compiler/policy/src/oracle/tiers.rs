@@ -35,22 +35,13 @@ impl fmt::Display for TierPlace {
     }
 }
 
-/// Two policies of one tier and priority that are about the same pod (S64).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Conflict {
-    /// The tier of both.
-    pub tier: Tier,
-    /// The priority of both.
-    pub priority: Priority,
-    /// The policies, in order.
-    pub policies: (TierKey, TierKey),
-}
-
-/// Is some rule of a tier about this side of the pod?
+/// Is some rule of a tier about this side of the pod? None of the Baseline tier is about a pod that
+/// NetworkPolicies isolate (S65).
 pub(super) fn concern(case: &Case) -> bool {
-    Tier::ALL.into_iter().any(|tier| {
+    let has_rules = |tier| {
         of_tier(case, tier).into_iter().any(|policy| !policy.rules(case.direction).is_empty())
-    })
+    };
+    has_rules(Tier::Admin) || has_rules(Tier::Baseline) && super::by_policies(case).is_none()
 }
 
 /// The answer, and the rules that passed the packet on before it.
@@ -186,27 +177,4 @@ fn ports_match(case: &Case, ports: &Ports, remote: &[&Pod], among: Claimants) ->
         Port::Name(name) => named(name),
         Port::Nothing => false,
     })
-}
-
-/// Pairs of policies of one tier and priority that are about one pod and do not say the same of it:
-/// which of them decides follows from S64, and from nothing that a user wrote.
-pub fn conflicts(cluster: &Cluster) -> BTreeSet<Conflict> {
-    let enforced = || cluster.tiers.values().filter(|policy| policy.mode == Mode::Enforced);
-    let mut found = BTreeSet::new();
-    for one in enforced() {
-        for other in enforced().filter(|other| other.key > one.key) {
-            let same_place = (one.tier, one.priority) == (other.tier, other.priority);
-            let same_rules = one.ingress == other.ingress && one.egress == other.egress;
-            if !same_place || same_rules {
-                continue;
-            }
-            let about =
-                |pod: &Pod| is_subject(cluster, one, pod) && is_subject(cluster, other, pod);
-            if cluster.pods.values().any(about) {
-                let policies = (one.key.clone(), other.key.clone());
-                found.insert(Conflict { tier: one.tier, priority: one.priority, policies });
-            }
-        }
-    }
-    found
 }
