@@ -254,23 +254,25 @@ impl Compiler {
     fn tier_conflicts(&self) -> impl Iterator<Item = Diagnostic> {
         let mut pairs = BTreeMap::new();
         for (key, _) in self.endpoints.iter() {
-            for set in self.endpoints.sets(key) {
-                for (conflict, class) in self.matrix.conflicts(set) {
-                    pairs.entry((conflict.wins.clone(), conflict.loses.clone())).or_insert_with(
-                        || {
-                            let remote =
-                                class.and_then(|class| leaves::example(class, self.out.program()));
-                            conflict.packet(key, remote)
-                        },
-                    );
-                }
+            // A pod's own addresses are judged by no tier (S73).
+            let own = self.membership.pod(key).map_or(&[][..], |pod| &pod.addresses);
+            for (conflict, class) in self.endpoints.sets(key).flat_map(|s| self.matrix.conflicts(s))
+            {
+                let pair = (conflict.wins.clone(), conflict.loses.clone());
+                let remote = match class {
+                    None => None,
+                    Some(class) => match leaves::example(class, own, self.out.program()) {
+                        Some(remote) => Some(remote),
+                        None => continue,
+                    },
+                };
+                pairs.entry(pair).or_insert_with(|| conflict.packet(key, remote));
             }
         }
         let pairs = pairs.into_iter();
-        pairs.map(|((wins, loses), example)| Diagnostic::TierConflict {
-            wins,
-            loses,
-            example: example.into(),
+        pairs.map(|((wins, loses), example)| {
+            let example = example.into();
+            Diagnostic::TierConflict { wins, loses, example }
         })
     }
 

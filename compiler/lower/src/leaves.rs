@@ -3,7 +3,7 @@
 //! Not here: interning of classes ([`crate::classes`]), and when a leaf is made anew (the
 //! compiler).
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use netpolc_table::{
     Class, Incarnation, Key, Origin, Program, TableId,
@@ -99,13 +99,16 @@ pub(crate) fn class_of(prefix: Prefix, program: &Program) -> Option<Class> {
     Some(schema::Leaf::of(prefix.family, entry).class)
 }
 
-/// The first prefix that has a class, as an example.
-pub(crate) fn example(class: Class, program: &Program) -> Option<Prefix> {
+/// The first prefix that has a class and is none of these addresses, as an example.
+pub(crate) fn example(class: Class, without: &[IpAddr], program: &Program) -> Option<Prefix> {
     let family = class.family();
-    let mut entries = program.table(TableId::remote(family)).entries.iter();
-    let (key, _) = entries.find(|(_, entry)| schema::Leaf::of(family, entry).class == class)?;
-    let (value, length) = key.prefix();
-    Some(Prefix { family, bits: value.get(), length })
+    let entries = program.table(TableId::remote(family)).entries.iter();
+    let of_class = entries.filter(|(_, entry)| schema::Leaf::of(family, entry).class == class);
+    let mut prefixes = of_class.map(|(key, _)| {
+        let (value, length) = key.prefix();
+        Prefix { family, bits: value.get(), length }
+    });
+    prefixes.find(|prefix| !without.contains(&prefix.to_ip()))
 }
 
 /// The prefixes whose leaves the marks of an update are about, in order.

@@ -113,6 +113,7 @@ pub use compile::compile;
 pub use compiler::Compiler;
 pub use event::{Event, Interface, Scope};
 pub use overflow::{Diagnostic, Numbered, Overflow};
+pub use set::NO_RULE_DECIDES;
 pub use shares::{Aside, Kind, Limits, Resource, Room, Shares};
 pub use verify::{Counterexample, verify};
 pub use wire::{Tunnel, Wire};

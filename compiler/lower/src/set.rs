@@ -168,6 +168,9 @@ enum Source {
     Implied(Arc<str>),
 }
 
+/// How origins name the permission of what no rule of a tier decides (S62).
+pub const NO_RULE_DECIDES: &str = "no rule decides (S62)";
+
 /// Whom a rule is about, as one of its peers says it, and which atoms that needs.
 enum Subject {
     Who(Who),
@@ -351,7 +354,7 @@ impl Set {
             key,
             namespace: namespace.unwrap_or_else(|| "".into()),
             rules: Vec::new(),
-            sources: vec![Source::Implied("no rule decides (S62)".into())],
+            sources: vec![Source::Implied(NO_RULE_DECIDES.into())],
             isolating: policies.iter().map(|slot| slot.label.clone()).collect(),
             gating: groups.map(|slot| slot.id.as_str().into()).collect(),
             base: Vec::new(),

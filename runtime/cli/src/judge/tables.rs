@@ -4,9 +4,9 @@
 
 use std::net::IpAddr;
 
-use netpolc_lower::{Compiler, Scope, compile};
+use netpolc_lower::{Compiler, NO_RULE_DECIDES, Scope, compile};
 use netpolc_policy::{
-    Cluster, Direction, Pod,
+    Cluster, Direction, Pod, Port, Ports, TierRule,
     oracle::{Party, Question},
 };
 use netpolc_table::{
@@ -96,12 +96,14 @@ impl<'a> Tables<'a> {
         let decision =
             eval::decide(program, pipeline, endpoint, remote, question.protocol.number(), port);
         let isolated = pipeline.set(eval::word(program, endpoint)).is_some();
-        let by = places(&decision);
+        let mut by = places(&decision);
+        by.retain(|place| !matches!(place, Place::Other { implied } if implied == NO_RULE_DECIDES));
+        if decision.verdict == Verdict::Deny {
+            self.only_deciding(&mut by, (question, port));
+        }
         let (allowed, reason) = match decision.verdict {
-            Verdict::Permit if !isolated => (true, Reason::NotIsolated),
-            Verdict::Permit
-                if by.iter().all(|p| matches!(p, Place::Other { .. })) && !by.is_empty() =>
-            {
+            Verdict::Permit if !isolated || by.is_empty() => (true, Reason::NotIsolated),
+            Verdict::Permit if by.iter().all(|p| matches!(p, Place::Other { .. })) => {
                 (true, Reason::OwnNode)
             }
             Verdict::Permit => (true, Reason::Allowed),
@@ -115,6 +117,27 @@ impl<'a> Tables<'a> {
         };
         let by = if matches!(reason, Reason::Allowed | Reason::Denied) { by } else { vec![] };
         Side { allowed, pod: Some(pod.key.clone()), reason, by }
+    }
+
+    /// Of the rules of tiers that deny a class something, those that deny these ports, and among
+    /// them those that are asked first. An entry lists all that deny its class anything.
+    fn only_deciding(&self, by: &mut Vec<Place>, (question, port): (&Question, Option<u16>)) {
+        let rank = |place: &Place| {
+            let Place::Tier { policy, rule, .. } = place else { return None };
+            let mut policies = self.cluster.tiers.values();
+            let found = policies.find(|found| found.key.to_string() == *policy)?;
+            let rules = Direction::BOTH.map(|direction| found.rules(direction));
+            let index = usize::try_from(*rule).ok()?;
+            let mut rules = rules.into_iter().filter_map(|rules| rules.get(index));
+            let asked = |rule: &TierRule| may_match(&rule.ports, question, port);
+            rules.any(asked).then_some((found.tier, found.priority))
+        };
+        let first = by.iter().filter_map(rank).min();
+        by.retain(|place| match place {
+            Place::Tier { .. } => rank(place).is_some() && rank(place) == first,
+            // Where a tier denies, nobody else is asked.
+            _ => first.is_none(),
+        });
     }
 
     /// The verdict of the source's side. A packet to a Service is judged by its backend (S48).
@@ -144,6 +167,21 @@ impl Judge for Tables<'_> {
             ),
         ))
     }
+}
+
+/// Can these ports match the question? A name may stand for any port.
+fn may_match(ports: &Ports, question: &Question, port: Option<u16>) -> bool {
+    let Ports::Listed(list) = ports else { return true };
+    let asked = question.protocol.protocol();
+    list.iter().any(|listed| match listed {
+        Port::Every(protocol) => asked == Some(*protocol),
+        Port::Range { protocol, first, last } => {
+            asked == Some(*protocol) && port.is_some_and(|port| (*first..=*last).contains(&port))
+        }
+        Port::Named { protocol, .. } => asked == Some(*protocol),
+        Port::Name(_) => asked.is_some(),
+        Port::Nothing => false,
+    })
 }
 
 /// What has decided, as users see it, without repetitions. A rule's peers are in the origins of a
