@@ -133,7 +133,10 @@ impl Big {
                 network: PodNetwork::Own,
                 phase: Phase::Active,
                 ports: current.ports.clone(),
-                grouping: Grouping::default(),
+                grouping: Grouping {
+                    account: current.labels.get("app").unwrap_or("default").into(),
+                    ..Grouping::default()
+                },
             }
         })
     }
