@@ -2,7 +2,7 @@
 //! right; it shares nothing with the lowering, so that the two can be held against each other.
 //!
 //! Here: new connections between two concrete addresses (S1-S34), with the offline answers for the
-//! node, the own node and the pod itself (S44-S47); the order of tiers around them is in [`tiers`]
+//! node, the own node and the pod itself (S44-S47); the order of tiers around them is in `tiers`
 //! (S62-S74). Not here: replies, fragments and everything else that is a property of a packet and
 //! not of the policies.
 
