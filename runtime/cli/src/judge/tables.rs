@@ -6,11 +6,11 @@ use std::net::IpAddr;
 
 use netpolc_lower::{Compiler, NO_RULE_DECIDES, Scope, compile};
 use netpolc_policy::{
-    Cluster, Direction, Pod, Port, Ports, TierRule,
+    Cluster, Direction, Pod, Port, Ports, Protocol,
     oracle::{Party, Question},
 };
 use netpolc_table::{
-    EndpointId, Origin, Program, TableId,
+    EndpointId, Origin, Program, TableId, TierAction,
     eval::{self, Decision, Pipeline, Verdict},
 };
 
@@ -99,7 +99,16 @@ impl<'a> Tables<'a> {
         let mut by = places(&decision);
         by.retain(|place| !matches!(place, Place::Other { implied } if implied == NO_RULE_DECIDES));
         if decision.verdict == Verdict::Deny {
-            self.only_deciding(&mut by, (question, port));
+            by.retain(|place| !matches!(place, Place::Tier { .. }));
+            let denying = self.denying(
+                &decision,
+                (direction, pod, remote),
+                (question.protocol.protocol(), port),
+            );
+            // Where a tier denies, nobody else is asked.
+            if !denying.is_empty() {
+                by = denying;
+            }
         }
         let (allowed, reason) = match decision.verdict {
             Verdict::Permit if !isolated || by.is_empty() => (true, Reason::NotIsolated),
@@ -119,25 +128,50 @@ impl<'a> Tables<'a> {
         Side { allowed, pod: Some(pod.key.clone()), reason, by }
     }
 
-    /// Of the rules of tiers that deny a class something, those that deny these ports, and among
-    /// them those that are asked first. An entry lists all that deny its class anything.
-    fn only_deciding(&self, by: &mut Vec<Place>, (question, port): (&Question, Option<u16>)) {
-        let rank = |place: &Place| {
-            let Place::Tier { policy, rule, .. } = place else { return None };
-            let mut policies = self.cluster.tiers.values();
-            let found = policies.find(|found| found.key.to_string() == *policy)?;
-            let rules = Direction::BOTH.map(|direction| found.rules(direction));
-            let index = usize::try_from(*rule).ok()?;
-            let mut rules = rules.into_iter().filter_map(|rules| rules.get(index));
-            let asked = |rule: &TierRule| may_match(&rule.ports, question, port);
-            rules.any(asked).then_some((found.tier, found.priority))
+    /// The rules of tiers that deny these ports, where a tier does. An entry lists all rules that
+    /// decide anything about its class; those count here that are asked first about these ports.
+    fn denying(
+        &self,
+        decision: &Decision,
+        (direction, pod, remote): (Direction, &Pod, IpAddr),
+        asked: (Option<Protocol>, Option<u16>),
+    ) -> Vec<Place> {
+        let named = |protocol, name: &str| {
+            let stands_for = |pod: &Pod| {
+                asked.1.is_some_and(|port| pod.resolve_port(protocol, name).contains(&port))
+            };
+            let mut others = self.cluster.pods.values();
+            match direction {
+                Direction::Ingress => stands_for(pod),
+                Direction::Egress => others.any(|pod| {
+                    pod.is_policed() && pod.addresses.contains(&remote) && stands_for(pod)
+                }),
+            }
         };
-        let first = by.iter().filter_map(rank).min();
-        by.retain(|place| match place {
-            Place::Tier { .. } => rank(place).is_some() && rank(place) == first,
-            // Where a tier denies, nobody else is asked.
-            _ => first.is_none(),
+        let rules = origins(decision).iter().filter_map(|origin| {
+            let Origin::Tier { policy, rule, action, .. } = origin else { return None };
+            let mut policies = self.cluster.tiers.values();
+            let found = policies.find(|found| found.key.to_string() == **policy)?;
+            let ports = &found.rules(direction).get(usize::try_from(*rule).ok()?)?.ports;
+            let level = (found.tier, found.priority);
+            // What denies was accepted by nobody.
+            let is_asked = *action != TierAction::Accept && matches(ports, asked, named);
+            is_asked.then_some((level, policy, *rule, *action, origin))
         });
+        let mut rules: Vec<_> = rules.collect();
+        rules.sort();
+        // What passes leaves its tier. Of each policy of the first priority the first rule answers,
+        // and among the answers Deny wins (S64).
+        for of_tier in rules.chunk_by(|a, b| a.0.0 == b.0.0) {
+            let mut answers = of_tier.to_vec();
+            answers.retain(|(level, ..)| *level == of_tier[0].0);
+            answers.dedup_by_key(|(_, policy, ..)| *policy);
+            answers.retain(|(.., action, _)| *action == TierAction::Deny);
+            if !answers.is_empty() {
+                return answers.into_iter().filter_map(|(.., origin)| place(origin)).collect();
+            }
+        }
+        Vec::new()
     }
 
     /// The verdict of the source's side. A packet to a Service is judged by its backend (S48).
@@ -169,17 +203,21 @@ impl Judge for Tables<'_> {
     }
 }
 
-/// Can these ports match the question? A name may stand for any port.
-fn may_match(ports: &Ports, question: &Question, port: Option<u16>) -> bool {
+/// Do these ports match? `named` says whether a name stands for the port.
+fn matches(
+    ports: &Ports,
+    (asked, port): (Option<Protocol>, Option<u16>),
+    named: impl Fn(Protocol, &str) -> bool,
+) -> bool {
     let Ports::Listed(list) = ports else { return true };
-    let asked = question.protocol.protocol();
+    let Some(asked) = asked else { return false };
     list.iter().any(|listed| match listed {
-        Port::Every(protocol) => asked == Some(*protocol),
+        Port::Every(protocol) => asked == *protocol,
         Port::Range { protocol, first, last } => {
-            asked == Some(*protocol) && port.is_some_and(|port| (*first..=*last).contains(&port))
+            asked == *protocol && port.is_some_and(|port| (*first..=*last).contains(&port))
         }
-        Port::Named { protocol, .. } => asked == Some(*protocol),
-        Port::Name(_) => asked.is_some(),
+        Port::Named { protocol, name } => asked == *protocol && named(asked, name),
+        Port::Name(name) => named(asked, name),
         Port::Nothing => false,
     })
 }
@@ -202,6 +240,15 @@ fn places(decision: &Decision) -> Vec<Place> {
     places.sort();
     places.dedup();
     places
+}
+
+/// The origins of the entry that answers for the class, or for addresses that no peer names.
+fn origins(decision: &Decision) -> &[Origin] {
+    let hit = |table| {
+        let step = decision.steps.iter().find(|step| step.table == table);
+        step.and_then(|step| step.hit.as_ref()).map(|(_, entry)| entry.origins.as_slice())
+    };
+    hit(TableId::Row).or(hit(TableId::Base)).unwrap_or_default()
 }
 
 /// Combines a rule's port with each of its peers.
