@@ -11,9 +11,10 @@ packages=(
     netpolc-kube-sync netpolc-cni netpolc-agent netpolc netpolc-testbed netpolc-filetests
 )
 tests=(
-    addresses_and_ports selection check eval incremental text update origins random readme_policy shares
+    addresses_and_ports selection check eval incremental text update modules ordered origins random
+    readme_policy shares
     conformance differential updates budget events manual rules software_cases sound
-    accidents fuzz_smoke inputs objects policies watch
+    accidents fuzz_smoke grouping groups inputs modes objects policies tiers watch
     plugin agent architecture documents deploy
     cases big manifest
 )
