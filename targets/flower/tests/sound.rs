@@ -198,7 +198,7 @@ fn the_corpus_is_sound_on_every_nic_s18_s22_s38_s47_s48() {
     let mut seen = Seen::default();
     for (turn, case) in cases::all().into_iter().enumerate() {
         // Those about tiers are many orders of a few rules in one world, whose filters are alike.
-        if case.name.starts_with("tier-") && turn % 4 != 0 {
+        if case.name.starts_with("tier-") && !turn.is_multiple_of(4) {
             continue;
         }
         for (compiler, topology) in nodes(&case.cluster, turn) {
@@ -211,7 +211,7 @@ fn the_corpus_is_sound_on_every_nic_s18_s22_s38_s47_s48() {
 #[test]
 fn random_clusters_are_sound_on_every_nic() {
     let mut seen = Seen::default();
-    for seed in 0..12 {
+    for seed in 0..8 {
         let claims = if seed % 3 == 0 { Claims::Contested } else { Claims::Unique };
         let shape = Shape { claims, nodes: 1, pods: 8, ..Shape::default() };
         let cluster = random::cluster(&mut Rng::new(seed), &shape);
