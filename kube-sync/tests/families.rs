@@ -53,8 +53,10 @@ const USUAL: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(45);
 
 fn tier(name: &str, peers: Value) -> Value {
-    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": name},
-        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [{"action": "Deny", "to": peers}]}})
+    let egress = json!([{"action": "Deny", "to": peers}]);
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": egress}})
 }
 
 fn node(name: &str) -> Value {
@@ -72,10 +74,19 @@ async fn kinds_that_the_cluster_does_not_have_are_no_alarm() {
     let mut follower = Follower::of(&fake, ALL);
     follower.first().await;
     assert_eq!(follower.watch.conditions().count(), 0);
-    let states: Vec<(Resource, bool)> =
-        follower.watch.states().all().map(|(kind, state)| (kind, state.up)).collect();
+    // A feed is noted as up after its objects have been sent, which is when the first update can
+    // come.
+    let began = std::time::Instant::now();
+    let states = loop {
+        let states: Vec<(Resource, bool)> =
+            follower.watch.states().all().map(|(kind, state)| (kind, state.up)).collect();
+        if states.iter().all(|(_, up)| *up) {
+            break states;
+        }
+        assert!(began.elapsed() < USUAL, "{states:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     assert_eq!(states.len(), Resource::ALL.len() + Resource::OPTIONAL.len());
-    assert!(states.iter().all(|(_, up)| *up), "{states:?}");
     assert_eq!(fake.asked("/serviceaccounts").len(), 0, "nothing depends on them");
     // Without the families nobody asks.
     let fake = Fake::new();
@@ -124,12 +135,11 @@ async fn s75_accounts_come_with_the_policies_that_select_them() {
     fake.install("SecurityGroup");
     let meta = |name: &str| json!({"name": name, "namespace": "shop", "labels": {"a": "b"}});
     fake.put(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta("robot")}));
-    fake.put(
-        &json!({"apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy", "metadata": meta("p"),
-        "spec": {"serviceAccountSelector": {}, "securityGroups": {"groupIds": ["sg-1"]}}}),
-    );
-    let group = json!({"apiVersion": "ec2.services.k8s.aws/v1alpha1", "kind": "SecurityGroup", "metadata": meta("g"),
-        "spec": {"name": "web"}, "status": {"id": "sg-1"}});
+    fake.put(&json!({"apiVersion": "vpcresources.k8s.aws/v1beta1", "kind": "SecurityGroupPolicy",
+        "metadata": meta("p"),
+        "spec": {"serviceAccountSelector": {}, "securityGroups": {"groupIds": ["sg-1"]}}}));
+    let group = json!({"apiVersion": "ec2.services.k8s.aws/v1alpha1", "kind": "SecurityGroup",
+        "metadata": meta("g"), "spec": {"name": "web"}, "status": {"id": "sg-1"}});
     fake.put(&group);
     let mut follower = Follower::of(&fake, ALL);
     follower.first().await;
