@@ -90,6 +90,13 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
                     "tier gone"
                 }
             }
+            Change::Staged { staged, .. } => {
+                if staged.is_some() {
+                    "staged"
+                } else {
+                    "staged gone"
+                }
+            }
             Change::SecurityGroup { .. } => "group",
             Change::PrefixList { .. } => "prefix list",
             Change::CloudInterface { .. } => "cloud interface",
@@ -108,7 +115,7 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             if oracle::judge(&cluster, &question).allowed { allowed += 1 } else { denied += 1 }
         }
     }
-    assert_eq!(seen.len(), 17 + 18 + 13 + 11, "{seen:?}");
+    assert_eq!(seen.len(), 17 + 18 + 13 + 11 + 2, "{seen:?}");
     assert!(allowed > 1000 && denied > 1000, "{allowed} allowed, {denied} denied");
 }
 

@@ -10,8 +10,7 @@ use std::{collections::BTreeMap, mem::take, sync::Arc};
 
 use crate::{
     content::distinct,
-    grants::Grant,
-    interval::{self, Edge},
+    interval::{self, Edge, PortRange},
     rules::{Rule, What},
 };
 
@@ -51,6 +50,16 @@ impl Cells {
         true
     }
 
+    /// Counts a row, only where there is room for it; nobody is named for what there is no room for.
+    pub(crate) fn try_take(&mut self, namespace: &Arc<str>, cells: u64) -> bool {
+        let taken = self.taken.get(namespace).copied().unwrap_or_default();
+        let fits = taken.saturating_add(cells) <= self.limit;
+        if fits && cells > 0 {
+            self.taken.insert(namespace.clone(), taken + cells);
+        }
+        fits
+    }
+
     /// Counts one row less.
     pub(crate) fn give_back(&mut self, namespace: &Arc<str>, cells: u64) {
         if let Some(taken) = self.taken.get_mut(namespace) {
@@ -73,15 +82,16 @@ impl Cells {
 }
 
 /// Ports at which some range of these rules begins or has just ended, in order.
-pub(crate) fn edges(rules: &[Rule]) -> Vec<Edge> {
-    let ranges = rules.iter().flat_map(Rule::listed).filter_map(|(_, what)| match what {
+pub(crate) fn edges<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<Edge> {
+    let ranges = rules.flat_map(Rule::listed).filter_map(|(_, what)| match what {
         What::Range(range) => Some(*range),
         What::Named(_) | What::Portless => None,
     });
     distinct(ranges.flat_map(interval::edges))
 }
 
-/// The verdicts of these grants of a row, where there are no edges but these.
-pub(crate) fn of<'a>(row: impl Iterator<Item = &'a Grant>, edges: &[Edge]) -> u64 {
-    row.map(|grant| grant.range().map_or(1, |range| interval::pieces(edges, range))).sum()
+/// The verdicts of these ranges of a row, where there are no edges but these; no range is what has
+/// no ports.
+pub(crate) fn of(row: impl Iterator<Item = Option<PortRange>>, edges: &[Edge]) -> u64 {
+    row.map(|range| range.map_or(1, |range| interval::pieces(edges, range))).sum()
 }

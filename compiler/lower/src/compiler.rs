@@ -9,12 +9,13 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, Tier, TierKey, TierPolicy,
+    Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, Staged, Tier, TierKey,
+    TierPolicy,
 };
 use netpolc_table::{EndpointId, Program, delta::Changes};
 
 use crate::{
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Judged, Judging},
     event::{Event, Scope},
     leaves::{self, Leaf},
     matrix::Matrix,
@@ -22,11 +23,11 @@ use crate::{
     nodes::Nodes,
     output::Output,
     overflow::{Diagnostic, Numbered, Overflow},
-    policies::Policies,
+    policies::{Policies, PolicySlot, World},
     prefix::Prefix,
     security::{Security, Touched},
     services::{Count, Services},
-    set::{Deciding, Groups, SetKey},
+    set::{Deciding, Groups, SetKey, Tried},
     shares::{Limits, Room, Shares},
     tiers::{TierSlot, Tiers},
     usage,
@@ -152,6 +153,9 @@ impl Compiler {
         for (key, policy) in &cluster.policies {
             self.set_policy(key, Some(shares.policy(policy.clone())));
         }
+        for (key, staged) in &cluster.staged {
+            self.set_staged(key, shares.staged(key, staged.clone()));
+        }
         for (key, policy) in &cluster.tiers {
             self.set_tier(key, Some(policy.clone()));
         }
@@ -247,6 +251,9 @@ impl Compiler {
             pods.flat_map(|pod| self.security.diagnostics(pod)).collect();
         all.extend(of_groups);
         all.extend(self.tier_conflicts());
+        let sets = self.endpoints.iter().flat_map(|(pod, _)| self.endpoints.sets(pod));
+        let left_out: BTreeSet<&Arc<str>> = sets.flat_map(|s| self.matrix.left_out(s)).collect();
+        all.extend(left_out.into_iter().map(|p| Diagnostic::NotCompared { policy: p.clone() }));
         all
     }
 
@@ -290,30 +297,49 @@ impl Compiler {
     /// having no address yet.
     pub fn isolates(&self, pod: &Pod) -> bool {
         let of_groups = self.security.of(pod).is_some();
+        let world = World::Enforced;
         let decided = |direction| {
-            self.policies.isolating(pod, direction).next().is_some()
-                || !self.tiers_about(pod, direction).is_empty()
+            self.policies.isolating(pod, direction, world).next().is_some()
+                || !self.tiers_about(pod, direction, world).is_empty()
         };
         of_groups || Direction::BOTH.into_iter().any(decided)
     }
 
-    fn tiers_about(&self, pod: &Pod, direction: Direction) -> Vec<Arc<TierSlot>> {
+    fn tiers_about(&self, pod: &Pod, direction: Direction, world: World) -> Vec<Arc<TierSlot>> {
         if self.tiers.is_empty() {
             return Vec::new();
         }
         let namespace = self.membership.labels(&pod.key.namespace);
-        self.tiers.about(pod, &namespace, direction)
+        self.tiers.about(pod, &namespace, direction, world)
     }
 
     /// The policies that decide about a pod in one direction, beside its groups.
     fn deciding(&self, pod: &Pod, direction: Direction, groups: &Option<Groups>) -> Deciding {
-        let policies: Vec<_> = self.policies.isolating(pod, direction).cloned().collect();
-        let mut tiers = self.tiers_about(pod, direction);
+        let mut deciding = self.deciding_in(World::Enforced, pod, direction, groups);
+        if self.policies.has_tried() || self.tiers.has_tried() {
+            let shadow = self.deciding_in(World::Shadow, pod, direction, groups);
+            if !shadow.is_like(&deciding) {
+                let replacing = self.policies.replacing(pod, direction).collect();
+                deciding.tried = Some(Box::new(Tried { deciding: shadow, replacing }));
+            }
+        }
+        deciding
+    }
+
+    fn deciding_in(
+        &self,
+        world: World,
+        pod: &Pod,
+        direction: Direction,
+        groups: &Option<Groups>,
+    ) -> Deciding {
+        let policies: Vec<_> = self.policies.isolating(pod, direction, world).cloned().collect();
+        let mut tiers = self.tiers_about(pod, direction, world);
         // Behind NetworkPolicies that isolate, nobody is asked (S65), and nothing has to follow.
         if !policies.is_empty() {
             tiers.retain(|slot| slot.policy.tier == Tier::Admin);
         }
-        Deciding { tiers, policies, groups: groups.clone() }
+        Deciding { tiers, policies, groups: groups.clone(), tried: None }
     }
 
     /// The namespaces whose rows take more verdicts than they may, with what they take: after an
@@ -347,6 +373,7 @@ impl Compiler {
                     here.for_each(|pod| self.work.choose_sets(pod.clone()));
                 }
             }
+            Event::Staged { key, staged } => self.set_staged(&key, staged),
             Event::Tier { key, policy } => self.set_tier(&key, policy),
             Event::SecurityGroup { id, group } => {
                 let touched = self.security.set_group(id, group);
@@ -457,7 +484,18 @@ impl Compiler {
     /// Endpoints choose their sets anew which the policy selects, or selected until now.
     fn set_policy(&mut self, key: &ObjectKey, policy: Option<Policy>) {
         let versions = self.policies.set(key, policy);
-        for pod in self.endpoints.in_namespace(&key.namespace) {
+        self.reconsider(&key.namespace, &versions);
+    }
+
+    /// The same for a staged policy.
+    fn set_staged(&mut self, key: &ObjectKey, staged: Option<Staged>) {
+        let touched = self.policies.stage(key, staged);
+        self.reconsider(&key.namespace, &touched);
+    }
+
+    /// Endpoints of a namespace choose their sets anew which one of these policies selects.
+    fn reconsider(&mut self, namespace: &Arc<str>, versions: &[Arc<PolicySlot>]) {
+        for pod in self.endpoints.in_namespace(namespace) {
             let Some(labels) = self.membership.pod(pod).map(|pod| &pod.labels) else { continue };
             if versions.iter().any(|slot| slot.selects(labels)) {
                 self.work.choose_sets(pod.clone());
@@ -544,7 +582,7 @@ impl Compiler {
         });
         let wanted = Direction::BOTH.map(|direction| {
             let deciding = self.deciding(pod, direction, &groups);
-            if deciding.is_empty() {
+            if deciding.is_empty() && deciding.tried.is_none() {
                 return None;
             }
             let set = match direction {
@@ -559,7 +597,13 @@ impl Compiler {
         for (set, wanted) in sets.iter_mut().zip(wanted) {
             if let Some((key, deciding)) = wanted {
                 let (membership, out, work) = (&mut self.membership, &mut self.out, &mut self.work);
-                *set = Some(self.matrix.acquire_set(key, &deciding, membership, out, work)?);
+                let id = self.matrix.acquire_set(key, &deciding, membership, out, work)?;
+                let by = match &deciding.tried {
+                    None => Judging::Decides,
+                    Some(_) if deciding.is_empty() => Judging::Tries,
+                    Some(_) => Judging::DecidesAndTries,
+                };
+                *set = Some(Judged { set: id, by });
             }
         }
         self.endpoints.set_sets(key, sets, &mut self.work);

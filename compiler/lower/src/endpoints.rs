@@ -29,6 +29,24 @@ use crate::{
     worklist::Worklist,
 };
 
+/// How an endpoint is judged in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Judged {
+    pub(crate) set: SetId,
+    pub(crate) by: Judging,
+}
+
+/// What a set does for an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judging {
+    /// It decides.
+    Decides,
+    /// It decides, and its rows say what something that is only tried would change (S85).
+    DecidesAndTries,
+    /// It only says that: nothing that is enforced is about the endpoint.
+    Tries,
+}
+
 #[derive(Debug)]
 struct Endpoint {
     id: EndpointId,
@@ -36,8 +54,8 @@ struct Endpoint {
     label: Arc<str>,
     node: Option<Arc<str>>,
     addresses: BTreeSet<IpAddr>,
-    /// By direction; None: not isolated.
-    sets: [Option<SetId>; 2],
+    /// By direction; None: no policy is about it.
+    sets: [Option<Judged>; 2],
 }
 
 /// The owner of the tables `endpoint`, `interface`, `own_v4`, `own_v6` and `own_mac`.
@@ -85,7 +103,8 @@ impl Endpoints {
 
     /// The sets of a pod, ingress first.
     pub(crate) fn sets(&self, pod: &ObjectKey) -> impl Iterator<Item = SetId> {
-        self.endpoints.get(pod).into_iter().flat_map(|endpoint| endpoint.sets).flatten()
+        let sets = self.endpoints.get(pod).into_iter().flat_map(|endpoint| endpoint.sets);
+        sets.flatten().map(|judged| judged.set)
     }
 
     /// Those of one namespace, in order.
@@ -170,7 +189,7 @@ impl Endpoints {
         }
         out.take(TableId::Endpoint, endpoint_key(endpoint.id));
         out.take(TableId::Directory, directory_key(Named::Endpoint(endpoint.id)));
-        work.release_sets(endpoint.sets.into_iter().flatten());
+        work.release_sets(endpoint.sets.into_iter().flatten().map(|judged| judged.set));
         self.ids.free(endpoint.id);
     }
 
@@ -179,12 +198,12 @@ impl Endpoints {
     pub(crate) fn set_sets(
         &mut self,
         key: &ObjectKey,
-        sets: [Option<SetId>; 2],
+        sets: [Option<Judged>; 2],
         work: &mut Worklist,
     ) {
         let endpoint = self.endpoints.get_mut(key).expect("only endpoints choose sets");
         let before = replace(&mut endpoint.sets, sets);
-        work.release_sets(before.into_iter().flatten());
+        work.release_sets(before.into_iter().flatten().map(|judged| judged.set));
         work.put_word(key.clone());
     }
 
@@ -241,13 +260,18 @@ impl Endpoints {
         let interface = self.interfaces.get(key);
         let bridged = interface.is_some_and(|i| wire.bridged.contains(&i.ifindex));
         let flag = |set, bit| if set { bit } else { 0 };
+        let set = |judged: Option<Judged>| judged.map(|judged| judged.set).unwrap_or_default();
+        let isolated = |j: Option<Judged>| j.is_some_and(|judged| judged.by != Judging::Tries);
+        let tried = |j: Option<Judged>| j.is_some_and(|judged| judged.by != Judging::Decides);
         let word = Word {
-            ingress_set: ingress.unwrap_or_default(),
-            egress_set: egress.unwrap_or_default(),
+            ingress_set: set(ingress),
+            egress_set: set(egress),
             // Policies of other nodes trust a pod's source, whether it is isolated itself or not
             // (S55).
-            flags: flag(ingress.is_some(), Word::INGRESS)
-                | flag(egress.is_some(), Word::EGRESS)
+            flags: flag(isolated(ingress), Word::INGRESS)
+                | flag(isolated(egress), Word::EGRESS)
+                | flag(tried(ingress), Word::TRIED_INGRESS)
+                | flag(tried(egress), Word::TRIED_EGRESS)
                 | flag(bridged, Word::BRIDGED)
                 | Word::GUARD,
         };

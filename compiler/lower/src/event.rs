@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     InterfaceId, Labels, NetworkInterface, Node, ObjectKey, Pod, Policy, PrefixListId,
-    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, TierKey, TierPolicy,
+    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged, TierKey, TierPolicy,
 };
 use netpolc_table::{IfIndex, schema::Mac};
 
@@ -67,11 +67,18 @@ pub enum Event {
         /// As it is admitted ([`crate::Shares::admit`]).
         policy: Option<Policy>,
     },
+    /// A StagedKubernetesNetworkPolicy: what would become of the NetworkPolicy of its key.
+    Staged {
+        /// Its namespace and name.
+        key: ObjectKey,
+        /// None: it is gone.
+        staged: Option<Staged>,
+    },
     /// A ClusterNetworkPolicy, whether it is about a pod of this node or not.
     Tier {
         /// Its API group and name.
         key: TierKey,
-        /// One that is only tried is as good as gone.
+        /// None: it is gone.
         policy: Option<TierPolicy>,
     },
     /// A security group.

@@ -11,7 +11,7 @@ use netpolc_table::{Class, Origin, schema::Family};
 
 use crate::{
     index::AtomId,
-    interval::{self, Edge, Piece, PortRange, without},
+    interval::{Piece, PortRange, without},
     membership::{Atom, Atoms},
     prefix::Prefix,
     rules::{Allowed, Rule, What},
@@ -51,11 +51,6 @@ impl Grant {
         (self.protocol, self.first, self.last)
     }
 
-    /// The ports at which it begins and has just ended, where that is within a protocol's ports.
-    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge> {
-        self.range().into_iter().flat_map(interval::edges)
-    }
-
     fn portless(source: u32, port: Option<u32>) -> Self {
         Self { protocol: None, first: 0, last: 0, source, port }
     }
@@ -73,9 +68,16 @@ impl Grant {
     }
 }
 
-/// Sorted grants, each once. Rows with the same ports by other rules differ: an entry's origins are
-/// exact.
-pub(crate) type RowKey = Vec<Grant>;
+/// Sorted grants, each once. Those with the same ports by other rules differ: an entry's origins
+/// are exact.
+pub(crate) type Grants = Vec<Grant>;
+
+/// Whether an outcome may say that everything is granted, or has to list the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Short,
+    Listed,
+}
 
 /// Where a set uses a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,7 +92,7 @@ pub(crate) enum Granted {
     #[default]
     Nothing,
     Everything,
-    Ports(RowKey),
+    Ports(Grants),
 }
 
 /// What a set says about addresses, and because of which rules.
@@ -100,6 +102,24 @@ pub(crate) struct Outcome {
     pub(crate) origins: Vec<Origin>,
     /// Rules of one priority that answer differently.
     pub(crate) conflict: Option<Conflict>,
+    /// Where what is only tried would answer otherwise (S85).
+    pub(crate) differs: Vec<Difference>,
+}
+
+/// Ports that a policy which is only tried would turn from permitted to denied, or the reverse.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Difference {
+    pub(crate) piece: Piece,
+    /// The policy as users name it.
+    pub(crate) policy: Arc<str>,
+}
+
+impl Difference {
+    /// None: it is about what has no ports.
+    pub(crate) fn range(&self) -> Option<PortRange> {
+        let (protocol, first, last) = self.piece;
+        Some((protocol?, first, last))
+    }
 }
 
 /// Two policies of one tier and priority that answer differently for some ports (S64).
@@ -132,14 +152,22 @@ impl Conflict {
 
 /// Adds up what all matching rules of a set without order grant addresses of a family that are
 /// members of these atoms.
-pub(crate) fn sum(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
+pub(crate) fn sum(
+    set: &Set,
+    family: Family,
+    members: &[AtomId],
+    atoms: &Atoms,
+    form: Form,
+) -> Outcome {
     let closed = service_ports(set, members, atoms);
     let (mut grants, mut origins, mut unlimited) = (Vec::new(), Vec::new(), Vec::new());
     for rule in set.rules_for(family, members) {
         origins.push(set.origin(rule));
         match &*rule.ports {
             // Only where ports have to be left out is it written out which ones it allows.
-            Allowed::Any if closed.is_empty() => unlimited.push(set.origin(rule)),
+            Allowed::Any if closed.is_empty() && form == Form::Short => {
+                unlimited.push(set.origin(rule))
+            }
             Allowed::Any => {
                 unlimited.push(set.origin(rule));
                 grants.extend(parts(rule, members, atoms));
@@ -147,13 +175,14 @@ pub(crate) fn sum(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) 
             Allowed::Listed(_) => grants.extend(parts(rule, members, atoms)),
         }
     }
-    if !unlimited.is_empty() && closed.is_empty() {
+    if !unlimited.is_empty() && closed.is_empty() && form == Form::Short {
         // One entry answers for all ports, so it names only rules that allow every one of them.
-        return Outcome { grant: Granted::Everything, origins: unlimited, conflict: None };
+        let (grant, origins) = (Granted::Everything, unlimited);
+        return Outcome { grant, origins, ..Outcome::default() };
     }
     let grants = cut(set, grants, &closed);
     let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
-    Outcome { grant, origins, conflict: None }
+    Outcome { grant, origins, ..Outcome::default() }
 }
 
 /// The ports that a rule is about, for addresses that are members of these atoms, one by one as the
@@ -184,7 +213,7 @@ pub(crate) fn parts(rule: &Rule, members: &[AtomId], atoms: &Atoms) -> Vec<Grant
 }
 
 /// What is left of grants without ports that no set grants whatever its rules say. Sorted.
-pub(crate) fn cut(set: &Set, mut grants: Vec<Grant>, closed: &BTreeSet<PortRange>) -> RowKey {
+pub(crate) fn cut(set: &Set, mut grants: Vec<Grant>, closed: &BTreeSet<PortRange>) -> Grants {
     // A Service's ports are denied here, whatever covers its address, so that a packet comes to the
     // entry that defers it to its backend (S48).
     if !closed.is_empty() {

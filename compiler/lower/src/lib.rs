@@ -74,6 +74,7 @@
 //! Not here: the order in which a target may be changed (`netpolc_table::delta`), and verdicts
 //! straight from the model (the oracle, which shares no code with this crate).
 
+mod between;
 mod cells;
 mod classes;
 mod compile;
@@ -104,11 +105,13 @@ mod set;
 mod sets;
 mod shares;
 mod tiers;
+mod tried;
 mod usage;
 mod verify;
 mod wire;
 mod worklist;
 
+pub use between::between;
 pub use compile::compile;
 pub use compiler::Compiler;
 pub use event::{Event, Interface, Scope};

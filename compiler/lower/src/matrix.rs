@@ -129,6 +129,15 @@ impl Matrix {
         self.rows.conflicts(set)
     }
 
+    /// Is some of what is only tried left out of what a set says, for want of room? Returns all
+    /// policies that are tried about its endpoints.
+    pub(crate) fn left_out(&self, set: SetId) -> &[Arc<str>] {
+        match &self.sets.get(set).tried {
+            Some(tried) if self.rows.is_partial(set) => &tried.1.all,
+            _ => &[],
+        }
+    }
+
     /// The namespaces whose rows take more verdicts than they may.
     pub(crate) fn take_excess(&mut self) -> BTreeMap<Arc<str>, u64> {
         self.rows.take_excess()

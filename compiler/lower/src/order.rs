@@ -11,7 +11,7 @@ use netpolc_policy::Action;
 use netpolc_table::{Origin, schema::Family};
 
 use crate::{
-    grants::{self, Conflict, Grant, Granted, Outcome},
+    grants::{self, Conflict, Form, Grant, Granted, Outcome},
     index::AtomId,
     interval::PortSet,
     membership::Atoms,
@@ -35,7 +35,13 @@ struct Evaluation<'a> {
 
 /// Asks the rules of a set in their order about addresses of a family that are members of these
 /// atoms.
-pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
+pub(crate) fn outcome(
+    set: &Set,
+    family: Family,
+    members: &[AtomId],
+    atoms: &Atoms,
+    form: Form,
+) -> Outcome {
     // By index: the order in which the set was made is the order in which rules are asked.
     let mut indices: Vec<usize> = set.indices_for(family, members).collect();
     indices.sort_unstable();
@@ -62,15 +68,16 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
     let Evaluation { grants, mut origins, conflict, .. } = evaluation;
     // One entry answers for all ports, so it names only rules that grant every one of them.
     if closed.is_empty()
+        && form == Form::Short
         && let Some(source) = sole(&grants)
     {
         let mut origins = granting(set, &rules, source);
         if !set.key.is_grouped() {
-            return Outcome { grant: Granted::Everything, origins, conflict };
+            return Outcome { grant: Granted::Everything, origins, conflict, ..Outcome::default() };
         }
         if let Some((gate, _)) = gates.iter().find(|(_, ports)| *ports == PortSet::everything()) {
             origins.push(set.origin(gate));
-            return Outcome { grant: Granted::Everything, origins, conflict };
+            return Outcome { grant: Granted::Everything, origins, conflict, ..Outcome::default() };
         }
     }
     let mut grants = grants::cut(set, grants, &closed);
@@ -79,7 +86,7 @@ pub(crate) fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Ato
         origins.extend(gates.iter().map(|(rule, _)| set.origin(rule)));
     }
     let grant = if grants.is_empty() { Granted::Nothing } else { Granted::Ports(grants) };
-    Outcome { grant, origins, conflict }
+    Outcome { grant, origins, conflict, ..Outcome::default() }
 }
 
 /// The source that grants everything and is the only one; None where there is none.

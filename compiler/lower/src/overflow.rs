@@ -79,6 +79,12 @@ pub enum Diagnostic {
         /// The groups that the policies give it.
         given: Vec<Arc<str>>,
     },
+    /// A policy that is only tried is not compared for all packets: the rows that tell the
+    /// difference would exceed the share of its namespace.
+    NotCompared {
+        /// The policy as users name it.
+        policy: Arc<str>,
+    },
     /// Two ClusterNetworkPolicies of one tier and priority answer differently for some packet
     /// (S64).
     TierConflict {
@@ -126,6 +132,13 @@ impl fmt::Display for Diagnostic {
                     f,
                     "{wins} and {loses} have one priority and answer differently for {example}: \
                      the answer of {wins} counts; give them different priorities"
+                )
+            }
+            Diagnostic::NotCompared { policy } => {
+                write!(
+                    f,
+                    "{policy} is only tried, and some packets are not compared with it: telling \
+                     the difference exceeds the share of its namespace; try fewer policies at once"
                 )
             }
             Diagnostic::NoEndpoint { pod, capacity } => {

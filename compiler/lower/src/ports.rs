@@ -11,8 +11,11 @@ use std::{
 
 use netpolc_policy::Protocol;
 use netpolc_table::{
-    ActionId, Origin, PortClassId, Program, RowId, TableId,
-    schema::{self, PortKey, SetPortClass, VerdictKey, port_key, set_port_class, verdict_key},
+    ActionId, Entry, Key, Origin, PortClassId, Program, RowId, TableId,
+    schema::{
+        self, PortKey, SetPortClass, TriedKey, VerdictKey, port_key, set_port_class, tried_key,
+        verdict_key,
+    },
 };
 
 use crate::{
@@ -22,7 +25,7 @@ use crate::{
     overflow::{Numbered, Overflow},
 };
 
-/// The owner of the tables `port` and `verdict`.
+/// The owner of the tables `port`, `verdict` and `tried`.
 #[derive(Debug)]
 pub(crate) struct Ports {
     ids: Ids<PortClassId>,
@@ -30,8 +33,42 @@ pub(crate) struct Ports {
     intervals: BTreeMap<Protocol, BTreeMap<u16, PortClassId>>,
     /// How many grants begin or have just ended at a port.
     edges: BTreeMap<Edge, usize>,
-    /// Rows with a permit for a class.
-    rows: HashMap<PortClassId, BTreeSet<RowId>>,
+    /// Rows with an entry for a class, in each of the two tables.
+    rows: [HashMap<PortClassId, BTreeSet<RowId>>; 2],
+}
+
+/// A table that has an entry for a row and a port class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cell {
+    /// `verdict`: the row permits the class.
+    Permit,
+    /// `tried`: what is only tried would answer otherwise.
+    Differs,
+}
+
+impl Cell {
+    const ALL: [Cell; 2] = [Cell::Permit, Cell::Differs];
+
+    fn table(self) -> TableId {
+        match self {
+            Cell::Permit => TableId::Verdict,
+            Cell::Differs => TableId::Tried,
+        }
+    }
+
+    fn key(self, row: RowId, port_class: PortClassId) -> Key {
+        match self {
+            Cell::Permit => verdict_key(row, port_class),
+            Cell::Differs => tried_key(row, port_class),
+        }
+    }
+
+    fn entry(self) -> Entry {
+        schema::plain(match self {
+            Cell::Permit => ActionId::Permit,
+            Cell::Differs => ActionId::Differs,
+        })
+    }
 }
 
 /// Seeds an interval's id by where it begins: where it ends changes with every edge inside.
@@ -45,7 +82,7 @@ impl Ports {
             ids: Ids::new(Numbered::PortClasses),
             intervals: BTreeMap::new(),
             edges: BTreeMap::new(),
-            rows: HashMap::new(),
+            rows: Default::default(),
         }
     }
 
@@ -112,14 +149,16 @@ impl Ports {
         let (first, last, left) = self.interval(protocol, at);
         let right = self.ids.take(Some(meaning(number, at)))?;
         self.intervals.entry(protocol).or_default().insert(at, right);
-        let rows = self.rows.get(&left).cloned().unwrap_or_default();
-        for &row in &rows {
-            let entry = out.program().get(TableId::Verdict, &verdict_key(row, left));
-            let entry = entry.expect("a row in the index has a verdict").clone();
-            out.put(TableId::Verdict, verdict_key(row, right), entry);
-        }
-        if !rows.is_empty() {
-            self.rows.insert(right, rows);
+        for cell in Cell::ALL {
+            let rows = self.rows[cell as usize].get(&left).cloned().unwrap_or_default();
+            for &row in &rows {
+                let entry = out.program().get(cell.table(), &cell.key(row, left));
+                let entry = entry.expect("a row in the index has an entry").clone();
+                out.put(cell.table(), cell.key(row, right), entry);
+            }
+            if !rows.is_empty() {
+                self.rows[cell as usize].insert(right, rows);
+            }
         }
         out.take(TableId::Port, port_key(number, first, last));
         out.put(TableId::Port, port_key(number, first, at - 1), set_port_class(left));
@@ -134,8 +173,10 @@ impl Ports {
         let (_, last, right) = self.interval(protocol, at);
         let (first, _, left) = self.interval(protocol, at - 1);
         self.intervals.entry(protocol).or_default().remove(&at);
-        for row in self.rows.remove(&right).unwrap_or_default() {
-            out.take(TableId::Verdict, verdict_key(row, right));
+        for cell in Cell::ALL {
+            for row in self.rows[cell as usize].remove(&right).unwrap_or_default() {
+                out.take(cell.table(), cell.key(row, right));
+            }
         }
         out.take(TableId::Port, port_key(number, first, at - 1));
         out.take(TableId::Port, port_key(number, at, last));
@@ -143,23 +184,22 @@ impl Ports {
         self.ids.free(right);
     }
 
-    /// Permits a port class in a row.
-    pub(crate) fn permit(
+    /// Marks a port class in a row.
+    pub(crate) fn mark(
         &mut self,
-        row: RowId,
-        pc: PortClassId,
+        cell: Cell,
+        (row, pc): (RowId, PortClassId),
         origins: Vec<Origin>,
         out: &mut Output,
     ) {
-        self.rows.entry(pc).or_default().insert(row);
-        let entry = schema::plain(ActionId::Permit).from(origins);
-        out.put(TableId::Verdict, verdict_key(row, pc), entry);
+        self.rows[cell as usize].entry(pc).or_default().insert(row);
+        out.put(cell.table(), cell.key(row, pc), cell.entry().from(origins));
     }
 
-    /// Permits it no longer, where it was permitted.
-    pub(crate) fn revoke(&mut self, row: RowId, pc: PortClassId, out: &mut Output) {
-        if self.rows.get_mut(&pc).is_some_and(|rows| rows.remove(&row)) {
-            out.take(TableId::Verdict, verdict_key(row, pc));
+    /// Takes the mark away, where there is one.
+    pub(crate) fn clear(&mut self, cell: Cell, (row, pc): (RowId, PortClassId), out: &mut Output) {
+        if self.rows[cell as usize].get_mut(&pc).is_some_and(|rows| rows.remove(&row)) {
+            out.take(cell.table(), cell.key(row, pc));
         }
     }
 
@@ -171,6 +211,9 @@ impl Ports {
     pub(crate) fn avoid(&mut self, installed: &Program) {
         for key in installed.table(TableId::Verdict).entries.keys() {
             self.ids.reserve(VerdictKey::of(key).port_class);
+        }
+        for key in installed.table(TableId::Tried).entries.keys() {
+            self.ids.reserve(TriedKey::of(key).port_class);
         }
         for entry in installed.table(TableId::Port).entries.values() {
             self.ids.reserve(SetPortClass::of(entry).port_class);

@@ -19,31 +19,62 @@ use std::{
 use netpolc_policy::Protocol;
 use netpolc_table::{
     ActionId, Class, Entry, Origin, PortClassId, Program, RowId, SetId, TableId,
-    schema::{self, Answer, Family, VerdictKey, base_key, row_key, set_row},
+    schema::{self, Answer, Family, TriedKey, VerdictKey, base_key, row_key, set_row},
 };
 
 use crate::{
     cells::{self, Cells},
-    grants::{self, Conflict, Granted, Outcome, Place, RowKey},
+    grants::{self, Conflict, Difference, Form, Grant, Granted, Grants, Outcome, Place},
     ids::Ids,
     index::AtomId,
     installed::InstalledRows,
-    interval::{Edge, merged},
+    interval::{self, Edge, PortRange, merged},
     membership::Atoms,
-    order,
     output::Output,
     overflow::{Numbered, Overflow},
-    ports::Ports,
+    ports::{Cell, Ports},
     set::Set,
+    tried,
 };
 
-/// What a set says about addresses of a family that are members of these atoms: for no members,
-/// what it says about those that no peer of it names.
-fn outcome(set: &Set, family: Family, members: &[AtomId], atoms: &Atoms) -> Outcome {
-    if set.key.is_ordered() {
-        order::outcome(set, family, members, atoms)
-    } else {
-        grants::sum(set, family, members, atoms)
+/// What a row says. Rows with the same ports by other rules differ: an entry's origins are exact.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct RowKey {
+    grants: Grants,
+    differs: Vec<Difference>,
+}
+
+impl RowKey {
+    /// The port ranges whose edges the row needs.
+    fn ranges(&self) -> impl Iterator<Item = PortRange> {
+        let granted = self.grants.iter().filter_map(Grant::range);
+        granted.chain(self.differs.iter().filter_map(Difference::range))
+    }
+}
+
+/// Whom an entry is about.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    place: Place,
+    members: &'a [AtomId],
+    atoms: &'a Atoms,
+}
+
+impl Subject<'_> {
+    fn family(&self) -> Family {
+        match self.place {
+            Place::Base(family) => family,
+            Place::Class(class) => class.family(),
+        }
+    }
+
+    /// What the set says about it.
+    fn outcome(&self, set: &Set, form: Form) -> Outcome {
+        tried::outcome(set, self.family(), self.members, self.atoms, form)
+    }
+
+    fn differences(&self, set: &Set, enforced: &Granted) -> Vec<Difference> {
+        tried::differences(set, enforced, (self.family(), self.members), self.atoms)
     }
 }
 
@@ -70,6 +101,16 @@ struct SetRows {
     classes: BTreeSet<Class>,
     /// Where rules of one priority answer differently; None: in the base.
     conflicts: BTreeMap<Option<Class>, Conflict>,
+    /// Whether it has said everywhere what is only tried about.
+    comparison: Comparison,
+}
+
+/// Whether the rows of a set say all that is to be said of what is only tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Whole,
+    /// The namespace's share did not suffice.
+    Partial,
 }
 
 #[derive(Debug)]
@@ -81,7 +122,13 @@ pub(crate) struct Rows {
     by_class: HashMap<Class, BTreeSet<SetId>>,
     ports: Ports,
     cells: Cells,
+    /// The same of what is only tried.
+    tried: Cells,
     installed: InstalledRows,
+}
+
+fn tried_cells(differs: &[Difference], edges: &[Edge]) -> u64 {
+    cells::of(differs.iter().map(Difference::range), edges)
 }
 
 /// A live set whose base is there.
@@ -96,6 +143,7 @@ impl Rows {
             by_class: HashMap::new(),
             ports: Ports::new(),
             cells: Cells::default(),
+            tried: Cells::default(),
             installed: InstalledRows::default(),
         }
     }
@@ -109,6 +157,7 @@ impl Rows {
     /// Each namespace may take so many verdicts; see [`Cells`].
     pub(crate) fn bound(&mut self, cells: u64) {
         self.cells.limit(cells);
+        self.tried.limit(cells / 2);
     }
 
     /// The namespaces whose rows take more verdicts than they may.
@@ -130,21 +179,24 @@ impl Rows {
     ) -> Result<(), Overflow> {
         let rows = SetRows {
             namespace: set.namespace.clone(),
-            edges: cells::edges(&set.rules),
+            edges: cells::edges(set.all_rules()),
             base: Default::default(),
             rows: HashMap::new(),
             classes: BTreeSet::new(),
             conflicts: BTreeMap::new(),
+            comparison: Comparison::Whole,
         };
         self.sets.insert(set.id, rows);
         for family in Family::BOTH {
-            let mut outcome = outcome(set, family, &[], atoms);
+            let subject = Subject { place: Place::Base(family), members: &[], atoms };
+            let mut outcome = subject.outcome(set, Form::Short);
+            outcome.differs = subject.differences(set, &outcome.grant);
             if let Some(conflict) = &outcome.conflict {
                 self.opened(set.id).conflicts.insert(None, conflict.clone());
             }
             self.opened(set.id).base[family as usize] = outcome.clone();
             outcome.origins.extend(set.closing());
-            let entry = self.entry(set, Place::Base(family), outcome, out)?;
+            let entry = self.entry(set, subject, outcome, out)?;
             out.put(TableId::Base, base_key(set.id, family), entry);
         }
         Ok(())
@@ -159,14 +211,20 @@ impl Rows {
         atoms: &Atoms,
         out: &mut Output,
     ) -> Result<(), Overflow> {
-        let outcome = outcome(set, class.family(), members, atoms);
+        let mut subject = Subject { place: Place::Class(class), members, atoms };
+        let mut outcome = subject.outcome(set, Form::Short);
         let base = &self.opened(set.id).base[class.family() as usize];
+        // What a base of everything permits it permits at any backend too, so that ports of
+        // Services need not be left out of it (S48).
+        let by_base = !set.key.is_ordered() && base.grant == Granted::Everything;
+        if by_base {
+            outcome.grant = Granted::Everything;
+        }
+        outcome.differs = subject.differences(set, &outcome.grant);
         let is_said = match set.key.is_ordered() {
             // Where rules have an order, the entry names the rule that decided about the class.
             true => outcome == *base,
-            // What a base of everything permits it permits at any backend too, so that ports of
-            // Services need not be left out of it (S48).
-            false => outcome.grant == base.grant || base.grant == Granted::Everything,
+            false => outcome.grant == base.grant && outcome.differs == base.differs,
         };
         if is_said {
             return Ok(());
@@ -174,7 +232,10 @@ impl Rows {
         if let Some(conflict) = &outcome.conflict {
             self.opened(set.id).conflicts.insert(Some(class), conflict.clone());
         }
-        let entry = self.entry(set, Place::Class(class), outcome, out)?;
+        if by_base {
+            subject.members = &[];
+        }
+        let entry = self.entry(set, subject, outcome, out)?;
         out.put(TableId::Row, row_key(set.id, class), entry);
         let first = self.opened(set.id).classes.insert(class);
         debug_assert!(first, "set {} and {class:?} have an entry already", set.id);
@@ -186,6 +247,11 @@ impl Rows {
     pub(crate) fn conflicts(&self, set: SetId) -> impl Iterator<Item = (&Conflict, Option<Class>)> {
         let conflicts = self.sets.get(&set).into_iter().flat_map(|rows| &rows.conflicts);
         conflicts.map(|(class, conflict)| (conflict, *class))
+    }
+
+    /// Is some of what is only tried left out of what a set says, for want of room?
+    pub(crate) fn is_partial(&self, set: SetId) -> bool {
+        self.sets.get(&set).is_some_and(|rows| rows.comparison == Comparison::Partial)
     }
 
     /// A class is gone: no set says anything of it any more.
@@ -233,18 +299,34 @@ impl Rows {
     fn entry(
         &mut self,
         set: &Set,
-        place: Place,
-        Outcome { grant, origins, conflict: _ }: Outcome,
+        subject: Subject<'_>,
+        Outcome { grant, origins, conflict: _, differs }: Outcome,
         out: &mut Output,
     ) -> Result<Entry, Overflow> {
-        let entry = match grant {
-            Granted::Nothing => schema::plain(ActionId::Deny),
-            Granted::Everything => schema::plain(ActionId::Permit),
-            Granted::Ports(key) => {
+        let entry = match grant.clone() {
+            Granted::Nothing if differs.is_empty() => schema::plain(ActionId::Deny),
+            Granted::Everything if differs.is_empty() => schema::plain(ActionId::Permit),
+            listed => {
+                // Where a difference has to be said, the ports are listed.
+                let listed = match listed {
+                    Granted::Everything => subject.outcome(set, Form::Listed).grant,
+                    other => other,
+                };
+                let grants = match listed {
+                    Granted::Ports(grants) => grants,
+                    Granted::Nothing | Granted::Everything => Vec::new(),
+                };
+                let key = RowKey { grants, differs };
                 let known = self.opened(set.id).rows.get(&key).copied();
+                if known.is_none() && !self.has_room(set, &key.differs) {
+                    // What is only tried gives way.
+                    self.opened(set.id).comparison = Comparison::Partial;
+                    let outcome = Outcome { grant, origins, ..Outcome::default() };
+                    return self.entry(set, subject, outcome, out);
+                }
                 let row = match known {
                     Some(row) => Some(row),
-                    None => self.make(set, place, key, out)?,
+                    None => self.make(set, subject.place, key, out)?,
                 };
                 match row.and_then(|row| Some((row, self.rows.get_mut(&row)?))) {
                     Some((id, row)) => {
@@ -259,6 +341,13 @@ impl Rows {
         Ok(entry.from(origins))
     }
 
+    /// Is there room for a new row with these differences? They count by themselves, so that what
+    /// is only tried never takes from what is enforced.
+    fn has_room(&mut self, set: &Set, differs: &[Difference]) -> bool {
+        let of_set = self.sets.get(&set.id).expect(OPENED);
+        self.tried.try_take(&of_set.namespace, tried_cells(differs, &of_set.edges))
+    }
+
     /// A row without users yet. None: the namespace has too many verdicts already.
     fn make(
         &mut self,
@@ -268,39 +357,60 @@ impl Rows {
         out: &mut Output,
     ) -> Result<Option<RowId>, Overflow> {
         let of_set = self.sets.get(&set.id).expect(OPENED);
-        let of_namespace = key.iter().filter(|grant| set.is_of_namespace(grant.source));
-        let cells = cells::of(of_namespace, &of_set.edges);
+        let of_namespace = key.grants.iter().filter(|grant| set.is_of_namespace(grant.source));
+        let cells = cells::of(of_namespace.map(Grant::range), &of_set.edges);
         if !self.cells.take(&of_set.namespace, cells) {
+            let tried = tried_cells(&key.differs, &of_set.edges);
+            self.tried.give_back(&of_set.namespace, tried);
             return Ok(None);
         }
-        let row = self.choose_id(set.id, place, &key)?;
+        let row = self.choose_id(set.id, place, &key.grants)?;
         // All edges come first: only then is every grant a whole number of intervals, and each
         // interval permitted once, by all the grants that cover it.
-        for range in key.iter().filter_map(|grant| grant.range()) {
+        for range in key.ranges() {
             self.ports.add_edges(range, out)?;
         }
-        let mut permits: BTreeMap<PortClassId, Vec<Origin>> = BTreeMap::new();
-        for grant in &key {
-            let origin = set.source_origin(grant.source, grant.port);
-            match grant.range() {
-                None => permits.entry(PortClassId::default()).or_default().push(origin),
-                Some(range) => {
-                    for pc in self.ports.classes(range) {
-                        permits.entry(pc).or_default().push(origin.clone());
-                    }
-                }
-            }
-        }
-        for (pc, origins) in permits {
-            self.ports.permit(row, pc, origins, out);
-        }
+        let permits = key
+            .grants
+            .iter()
+            .map(|grant| (grant.range(), set.source_origin(grant.source, grant.port)));
+        self.mark(Cell::Permit, row, permits, out);
+        let differs = key.differs.iter().map(|difference| {
+            (difference.range(), Origin::Tried { policy: difference.policy.clone() })
+        });
+        self.mark(Cell::Differs, row, differs, out);
         self.opened(set.id).rows.insert(key.clone(), row);
         self.rows.insert(row, Row { set: set.id, key, users: 0, cells });
         Ok(Some(row))
     }
 
+    /// Marks the port classes of these ranges in a row, each once, with all its origins; no range
+    /// is what has no ports.
+    fn mark(
+        &mut self,
+        cell: Cell,
+        row: RowId,
+        ranges: impl Iterator<Item = (Option<PortRange>, Origin)>,
+        out: &mut Output,
+    ) {
+        let mut marks: BTreeMap<PortClassId, Vec<Origin>> = BTreeMap::new();
+        for (range, origin) in ranges {
+            match range {
+                None => marks.entry(PortClassId::default()).or_default().push(origin),
+                Some(range) => {
+                    for pc in self.ports.classes(range) {
+                        marks.entry(pc).or_default().push(origin.clone());
+                    }
+                }
+            }
+        }
+        for (pc, origins) in marks {
+            self.ports.mark(cell, (row, pc), origins, out);
+        }
+    }
+
     /// The id that an installed program has for a row of this set with the same ports, else any.
-    fn choose_id(&mut self, set: SetId, place: Place, key: &RowKey) -> Result<RowId, Overflow> {
+    fn choose_id(&mut self, set: SetId, place: Place, key: &Grants) -> Result<RowId, Overflow> {
         let interval = |grant: &grants::Grant| {
             (grant.protocol.map_or(0, Protocol::number), grant.first, grant.last)
         };
@@ -324,20 +434,33 @@ impl Rows {
         if let Some(of_set) = self.sets.get_mut(&row.set) {
             of_set.rows.remove(&row.key);
             self.cells.give_back(&of_set.namespace, row.cells);
+            let tried = tried_cells(&row.key.differs, &of_set.edges);
+            self.tried.give_back(&of_set.namespace, tried);
         }
         // Verdicts go before edges do: while its edges are there, its grants are whole numbers of
         // intervals.
-        for grant in &row.key {
-            let classes: Vec<PortClassId> = match grant.range() {
-                None => vec![PortClassId::default()],
-                Some(range) => self.ports.classes(range).collect(),
-            };
-            classes.into_iter().for_each(|pc| self.ports.revoke(id, pc, out));
-        }
-        for range in row.key.iter().filter_map(|grant| grant.range()) {
+        self.clear(Cell::Permit, id, row.key.grants.iter().map(Grant::range), out);
+        self.clear(Cell::Differs, id, row.key.differs.iter().map(Difference::range), out);
+        for range in row.key.ranges() {
             self.ports.drop_edges(range, out);
         }
         self.ids.free(id);
+    }
+
+    fn clear(
+        &mut self,
+        cell: Cell,
+        row: RowId,
+        ranges: impl Iterator<Item = Option<PortRange>>,
+        out: &mut Output,
+    ) {
+        for range in ranges {
+            let classes: Vec<PortClassId> = match range {
+                None => vec![PortClassId::default()],
+                Some(range) => self.ports.classes(range).collect(),
+            };
+            classes.into_iter().for_each(|pc| self.ports.clear(cell, (row, pc), out));
+        }
     }
 }
 
@@ -347,6 +470,9 @@ impl Rows {
     pub(crate) fn avoid(&mut self, installed: &Program) {
         for key in installed.table(TableId::Verdict).entries.keys() {
             self.ids.reserve(VerdictKey::of(key).row);
+        }
+        for key in installed.table(TableId::Tried).entries.keys() {
+            self.ids.reserve(TriedKey::of(key).row);
         }
         self.ports.avoid(installed);
     }
@@ -379,9 +505,9 @@ impl Rows {
     pub(crate) fn edge_usage(&self) -> BTreeMap<Arc<str>, u64> {
         let mut edges: BTreeMap<Arc<str>, HashSet<Edge>> = BTreeMap::new();
         for set in self.sets.values() {
-            let grants = set.rows.keys().flatten();
+            let ranges = set.rows.keys().flat_map(RowKey::ranges);
             let here = edges.entry(set.namespace.clone()).or_default();
-            here.extend(grants.flat_map(|grant| grant.edges()));
+            here.extend(ranges.flat_map(interval::edges));
         }
         edges.into_iter().map(|(namespace, edges)| (namespace, edges.len() as u64)).collect()
     }

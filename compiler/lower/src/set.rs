@@ -11,7 +11,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Action, Block, Direction, GroupPeer, Isolation, Peer, Peers, Pod, Policy, Protocol, Tier,
+    Action, Block, Direction, GroupPeer, Isolation, Mode, Peer, Peers, Pod, Policy, Protocol, Tier,
     TierPeer, TierPolicy,
 };
 use netpolc_table::{Origin, SetId, TierAction, TierName, schema::Family};
@@ -41,6 +41,16 @@ pub(crate) struct Deciding {
     pub(crate) policies: Vec<Arc<PolicySlot>>,
     /// The security groups that it has; None: they say nothing about it.
     pub(crate) groups: Option<Groups>,
+    /// What would decide if everything that is only tried were enforced (S85); None: the same.
+    pub(crate) tried: Option<Box<Tried>>,
+}
+
+/// What would decide about an endpoint in one direction.
+#[derive(Clone, Debug)]
+pub(crate) struct Tried {
+    pub(crate) deciding: Deciding,
+    /// The staged policies that would take away one of those that decide now, as users name them.
+    pub(crate) replacing: Vec<Arc<str>>,
 }
 
 /// Security groups of an endpoint.
@@ -53,8 +63,15 @@ pub(crate) struct Groups {
 }
 
 impl Deciding {
+    /// Does nothing decide, whatever is tried?
     pub(crate) fn is_empty(&self) -> bool {
         self.tiers.is_empty() && self.policies.is_empty() && self.groups.is_none()
+    }
+
+    /// Do the same policies decide here as there, security groups aside?
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        versions(&self.policies) == versions(&other.policies)
+            && tier_versions(&self.tiers) == tier_versions(&other.tiers)
     }
 }
 
@@ -75,6 +92,8 @@ pub(crate) struct SetKey {
     health_checks: Vec<u16>,
     /// Egress: UDP ports of tunnels, which only a rule that names them opens (S45).
     pub(crate) tunnels: BTreeSet<PortRange>,
+    /// Of what would decide if everything that is only tried were enforced.
+    tried: Option<Box<SetKey>>,
 }
 
 impl SetKey {
@@ -90,13 +109,14 @@ impl SetKey {
         };
         Self {
             direction: Direction::Ingress,
-            tiers: deciding.tiers.iter().map(|slot| slot.version).collect(),
+            tiers: tier_versions(&deciding.tiers),
             groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
             resolved: names.into_iter().map(resolve).collect(),
             node: None,
             health_checks: Vec::new(),
             tunnels: BTreeSet::new(),
+            tried: deciding.tried.as_ref().map(|t| Box::new(Self::ingress(pod, &t.deciding))),
         }
     }
 
@@ -107,15 +127,20 @@ impl SetKey {
         health_checks: Vec<u16>,
         wire: &Wire,
     ) -> Self {
+        let tried = deciding
+            .tried
+            .as_ref()
+            .map(|tried| Box::new(Self::egress(pod, &tried.deciding, health_checks.clone(), wire)));
         Self {
             direction: Direction::Egress,
-            tiers: deciding.tiers.iter().map(|slot| slot.version).collect(),
+            tiers: tier_versions(&deciding.tiers),
             groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
             resolved: Vec::new(),
             node: pod.node.clone(),
             health_checks,
             tunnels: wire.ports(),
+            tried,
         }
     }
 
@@ -125,12 +150,23 @@ impl SetKey {
         let tiers: Vec<&TierPolicy> = deciding.tiers.iter().map(|slot| &slot.policy).collect();
         let policies: Vec<&Policy> = deciding.policies.iter().map(|slot| &slot.policy).collect();
         let content = (tiers, policies, &self.groups);
-        fingerprint(&(self.direction, content, &self.resolved, &self.node, &self.health_checks))
+        let own = fingerprint(&(
+            self.direction,
+            content,
+            &self.resolved,
+            &self.node,
+            &self.health_checks,
+        ));
+        match (&self.tried, &deciding.tried) {
+            (Some(key), Some(tried)) => fingerprint(&(own, key.fingerprint(&tried.deciding))),
+            _ => own,
+        }
     }
 
-    /// Do its rules not just add up, since tiers or security groups are among them?
+    /// Do its rules not just add up, since tiers or security groups are among them, or nothing
+    /// isolates?
     pub(crate) fn is_ordered(&self) -> bool {
-        !self.tiers.is_empty() || self.is_grouped()
+        !self.tiers.is_empty() || self.is_grouped() || !self.is_isolated()
     }
 
     /// Do its pods have security groups (S76)?
@@ -146,6 +182,10 @@ impl SetKey {
 
 fn versions(policies: &[Arc<PolicySlot>]) -> Vec<u32> {
     policies.iter().map(|slot| slot.version).collect()
+}
+
+fn tier_versions(tiers: &[Arc<TierSlot>]) -> Vec<u32> {
+    tiers.iter().map(|slot| slot.version).collect()
 }
 
 #[derive(Debug)]
@@ -193,7 +233,33 @@ pub(crate) struct Set {
     /// Rules that hold whatever the class.
     base: Vec<usize>,
     by_atom: HashMap<AtomId, Vec<usize>>,
+    /// Those of what is tried included.
     names: BTreeSet<PortName>,
+    /// What would hold if everything that is only tried were enforced, and who is behind it.
+    pub(crate) tried: Option<Box<(Set, Blame)>>,
+}
+
+/// The policies that are only tried, as users name them.
+#[derive(Debug)]
+pub(crate) struct Blame {
+    /// All that are about these endpoints.
+    pub(crate) all: Vec<Arc<str>>,
+    /// Those among them that isolate.
+    pub(crate) isolating: Vec<Arc<str>>,
+}
+
+impl Blame {
+    fn of(tried: &Tried) -> Self {
+        let is_tried = |mode: Mode| mode == Mode::Audited;
+        let policies = tried.deciding.policies.iter().filter(|slot| is_tried(slot.policy.mode));
+        let isolating: Vec<Arc<str>> = policies.map(|slot| slot.label.clone()).collect();
+        let tiers = tried.deciding.tiers.iter().filter(|slot| is_tried(slot.policy.mode));
+        let mut all: Vec<Arc<str>> = tiers.map(|slot| slot.label.clone()).collect();
+        all.extend(isolating.iter().chain(&tried.replacing).cloned());
+        all.sort();
+        all.dedup();
+        Self { all, isolating }
+    }
 }
 
 impl Set {
@@ -206,12 +272,18 @@ impl Set {
         membership: &mut Membership,
         work: &mut Worklist,
     ) -> Self {
+        let tried_key = key.tried.as_deref().cloned();
         let mut set = Self::empty(id, key, deciding);
         set.add_tier(Tier::Admin, &deciding.tiers, membership, work);
         set.add_policies(&deciding.policies, membership, work);
         set.add_tier(Tier::Baseline, &deciding.tiers, membership, work);
         if let Some(groups) = &deciding.groups {
             set.add_groups(groups, membership, work);
+        }
+        if let (Some(key), Some(tried)) = (tried_key, &deciding.tried) {
+            let shadow = Self::flatten(id, key, &tried.deciding, membership, work);
+            set.names.extend(shadow.names.iter().cloned());
+            set.tried = Some(Box::new((shadow, Blame::of(tried))));
         }
         set
     }
@@ -348,7 +420,9 @@ impl Set {
     fn empty(id: SetId, key: SetKey, deciding: &Deciding) -> Self {
         let policies = &deciding.policies;
         let groups = deciding.groups.iter().flat_map(|groups| &groups.slots);
-        let namespace = policies.first().map(|slot| slot.policy.key.namespace.clone());
+        let tried = deciding.tried.iter().flat_map(|tried| &tried.deciding.policies);
+        let namespace = policies.iter().chain(tried).next();
+        let namespace = namespace.map(|slot| slot.policy.key.namespace.clone());
         Self {
             id,
             key,
@@ -360,7 +434,13 @@ impl Set {
             base: Vec::new(),
             by_atom: HashMap::new(),
             names: BTreeSet::new(),
+            tried: None,
         }
+    }
+
+    /// All rules, those that are only tried included.
+    pub(crate) fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().chain(self.tried.iter().flat_map(|tried| &tried.0.rules))
     }
 
     /// The rules that are about an address of this family which is a member of these atoms.
@@ -396,6 +476,14 @@ impl Set {
         }
     }
 
+    /// The policy of a source, as users name it; None: it is no policy's.
+    pub(crate) fn policy_of_source(&self, source: u32) -> Option<Arc<str>> {
+        match &self.sources[source as usize] {
+            Source::Tier { policy, .. } | Source::Policy { policy, .. } => Some(policy.clone()),
+            Source::Group { .. } | Source::Implied(_) => None,
+        }
+    }
+
     /// The source of what no rule decides, where nothing isolates.
     pub(crate) fn default_source(&self) -> u32 {
         0
@@ -423,9 +511,17 @@ impl Set {
         self.names.iter()
     }
 
-    /// The atoms that its rules name.
+    /// The atoms that its rules name, those that are only tried included, each once.
     pub(crate) fn peers(&self) -> impl Iterator<Item = AtomId> {
-        self.by_atom.keys().copied()
+        let tried = self.tried.iter().flat_map(|tried| tried.0.by_atom.keys());
+        let tried = tried.filter(|atom| !self.by_atom.contains_key(*atom));
+        self.by_atom.keys().chain(tried).copied()
+    }
+
+    /// The atoms as often as they are counted for the set.
+    pub(crate) fn acquired(&self) -> impl Iterator<Item = AtomId> {
+        let tried = self.tried.iter().flat_map(|tried| tried.0.by_atom.keys());
+        self.by_atom.keys().chain(tried).copied()
     }
 
     /// All atoms that make a difference to it: those that it names, every number of its port names,

@@ -139,12 +139,10 @@ impl Sets {
             }
         }
         // In order, so that indices come free in the same order in every process.
-        let mut atoms: Vec<AtomId> = set.peers().collect();
+        set.peers().for_each(|atom| self.by_atom.remove(atom, id));
+        let mut atoms: Vec<AtomId> = set.acquired().collect();
         atoms.sort_unstable();
-        for atom in atoms {
-            self.by_atom.remove(atom, id);
-            membership.release(atom, work);
-        }
+        atoms.into_iter().for_each(|atom| membership.release(atom, work));
         self.ids.free(id);
         true
     }

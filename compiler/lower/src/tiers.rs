@@ -12,6 +12,8 @@ use netpolc_policy::{
     Direction, Index, Labels, Mode, Pod, Port, Ports, Priority, Protocol, Tier, TierKey, TierPolicy,
 };
 
+use crate::policies::World;
+
 /// A known ClusterNetworkPolicy.
 #[derive(Debug)]
 pub(crate) struct TierSlot {
@@ -39,7 +41,7 @@ impl TierSlot {
     }
 }
 
-/// All ClusterNetworkPolicies that are enforced.
+/// All ClusterNetworkPolicies, also those that are only tried.
 #[derive(Debug, Default)]
 pub(crate) struct Tiers {
     policies: BTreeMap<TierKey, Arc<TierSlot>>,
@@ -50,8 +52,7 @@ impl Tiers {
     /// A policy is there, changed or is gone (None). Returns what it was and what it is, as far as
     /// there is either; nothing where it did not change.
     pub(crate) fn set(&mut self, key: &TierKey, policy: Option<TierPolicy>) -> Vec<Arc<TierSlot>> {
-        // One that is only tried decides nothing (S84).
-        let before = match policy.filter(|policy| policy.mode == Mode::Enforced) {
+        let before = match policy {
             Some(policy) => {
                 if self.policies.get(key).is_some_and(|slot| slot.policy == policy) {
                     return Vec::new();
@@ -76,15 +77,23 @@ impl Tiers {
         self.policies.is_empty()
     }
 
+    /// Is any of them only tried?
+    pub(crate) fn has_tried(&self) -> bool {
+        self.policies.values().any(|slot| slot.policy.mode == Mode::Audited)
+    }
+
     /// Those with a rule about this direction of a pod, in the order in which they are asked.
     pub(crate) fn about(
         &self,
         pod: &Pod,
         namespace: &Labels,
         direction: Direction,
+        world: World,
     ) -> Vec<Arc<TierSlot>> {
         let about = self.policies.values().filter(|slot| {
-            !slot.policy.rules(direction).is_empty() && slot.is_about(namespace, &pod.labels)
+            world.has(slot.policy.mode)
+                && !slot.policy.rules(direction).is_empty()
+                && slot.is_about(namespace, &pod.labels)
         });
         let mut about: Vec<Arc<TierSlot>> = about.cloned().collect();
         about.sort_by(|a, b| a.place().cmp(&b.place()));

@@ -16,7 +16,7 @@ use netpolc_table::{
     schema::{Family, PortKey, ServiceKey},
 };
 
-use crate::{compiler::Compiler, event::Scope};
+use crate::{compiler::Compiler, event::Scope, overflow::Diagnostic};
 
 /// A packet that oracle and tables judge differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,9 @@ impl fmt::Display for Counterexample {
 /// A protocol that has no ports in NetworkPolicy (ICMP).
 const PORTLESS: u8 = 1;
 
-/// Compares the compiler's program with the oracle; returns up to `limit` packets that differ.
+/// Compares the compiler's program with the oracle; returns up to `limit` packets that differ. So
+/// it does with the shadow verdict (S85), as the tables have it beside the other one, except for
+/// what goes to a Service.
 ///
 /// Traffic of a pod with itself (S47) and traffic born on the node (S44) is decided before or
 /// behind the tables and is left out. The cost is endpoints x remotes x ports x policies.
@@ -66,6 +68,14 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
         program,
         everywhere: *compiler.scope() == Scope::Everywhere,
     };
+    let is_whole = |d: &Diagnostic| !matches!(d, Diagnostic::NotCompared { .. });
+    let shadow = netpolc_policy::audit::shadow(cluster);
+    let shadow = shadow.filter(|_| compiler.diagnostics().iter().all(is_whole));
+    let shadow = shadow.as_ref().map(|cluster| Judges {
+        cluster,
+        without_nodes: Cluster { nodes: Default::default(), ..cluster.clone() },
+        ..judges
+    });
     let mut found = Vec::new();
     for (pod, endpoint) in compiler.endpoints() {
         let own = &cluster.pods[pod].addresses;
@@ -74,9 +84,12 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
             let us = (pod, address(&remote), endpoint);
             let packets =
                 ports.iter().flat_map(|port| Direction::BOTH.map(|direction| (direction, *port)));
-            found.extend(
-                packets.filter_map(|(direction, port)| judges.differ(us, direction, remote, port)),
-            );
+            found.extend(packets.filter_map(|(direction, port)| {
+                let differ = judges.differ(us, direction, remote, port);
+                differ.or_else(|| {
+                    shadow.as_ref()?.differ_from_shadow(&judges, us, direction, remote, port)
+                })
+            }));
             if found.len() >= limit {
                 found.truncate(limit);
                 return found;
@@ -84,6 +97,13 @@ pub fn verify(cluster: &Cluster, compiler: &Compiler, limit: usize) -> Vec<Count
         }
     }
     found
+}
+
+fn pipeline(direction: Direction) -> Pipeline {
+    match direction {
+        Direction::Ingress => Pipeline::ToPod,
+        Direction::Egress => Pipeline::FromPod,
+    }
 }
 
 /// Who is asked about each packet.
@@ -103,6 +123,50 @@ impl Judges<'_> {
         remote: IpAddr,
         (protocol, port): (u8, Option<u16>),
     ) -> Option<Counterexample> {
+        let us = (pod, address, endpoint);
+        let reason = self.reason(us, direction, remote, (protocol, port));
+        let pipeline = pipeline(direction);
+        let tables = eval::decide(self.program, pipeline, endpoint, remote, protocol, port).verdict;
+        if self.expected(&reason, remote, tables) == tables {
+            return None;
+        }
+        let oracle = reason.to_string();
+        Some(Counterexample { pod: pod.clone(), direction, remote, protocol, port, oracle, tables })
+    }
+
+    /// The same about the shadow verdict, where these judges are asked about the shadow.
+    fn differ_from_shadow(
+        &self,
+        enforced: &Judges<'_>,
+        (pod, address, endpoint): (&ObjectKey, IpAddr, EndpointId),
+        direction: Direction,
+        remote: IpAddr,
+        (protocol, port): (u8, Option<u16>),
+    ) -> Option<Counterexample> {
+        let (us, packet) = ((pod, address, endpoint), (protocol, port));
+        let [now, then] = [enforced, self].map(|judges| {
+            let reason = judges.reason(us, direction, remote, packet);
+            (reason != Reason::Service).then_some(reason)
+        });
+        let (now, then) = (now?, then?);
+        let differs =
+            eval::tried(self.program, pipeline(direction), endpoint, remote, protocol, port);
+        if differs.is_some() == (now.allows() != then.allows()) {
+            return None;
+        }
+        let oracle = format!("{then} if what is tried were enforced");
+        let permits = now.allows() != differs.is_some();
+        let tables = if permits { Verdict::Permit } else { Verdict::Deny };
+        Some(Counterexample { pod: pod.clone(), direction, remote, protocol, port, oracle, tables })
+    }
+
+    fn reason(
+        &self,
+        (pod, address, _): (&ObjectKey, IpAddr, EndpointId),
+        direction: Direction,
+        remote: IpAddr,
+        (protocol, port): (u8, Option<u16>),
+    ) -> Reason {
         let (us, them) = (Party::Pod(pod.clone(), address), Party::Address(remote));
         let transport = Transport::from_number(protocol);
         let question = |source, destination| Question {
@@ -112,22 +176,12 @@ impl Judges<'_> {
             port,
             via: None,
         };
-        let (pipeline, reason) = match direction {
+        match direction {
             Direction::Ingress => {
-                let judged = oracle::judge(&self.without_nodes, &question(them, us));
-                (Pipeline::ToPod, judged.ingress.reason)
+                oracle::judge(&self.without_nodes, &question(them, us)).ingress.reason
             }
-            Direction::Egress => {
-                let judged = oracle::judge(self.cluster, &question(us, them));
-                (Pipeline::FromPod, judged.egress.reason)
-            }
-        };
-        let tables = eval::decide(self.program, pipeline, endpoint, remote, protocol, port).verdict;
-        if self.expected(&reason, remote, tables) == tables {
-            return None;
+            Direction::Egress => oracle::judge(self.cluster, &question(us, them)).egress.reason,
         }
-        let oracle = reason.to_string();
-        Some(Counterexample { pod: pod.clone(), direction, remote, protocol, port, oracle, tables })
     }
 
     /// What tables should say where the oracle has this reason.

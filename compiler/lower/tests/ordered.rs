@@ -5,11 +5,15 @@ use std::net::IpAddr;
 
 use netpolc_lower::{Compiler, Diagnostic, Event, Scope, compile, verify};
 use netpolc_policy::{
-    Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Labels, Mode, NetworkInterface,
-    ObjectKey, Operator, Phase, Pod, PodNetwork, Port, Ports, Priority, Protocol, Requirement,
-    SecurityGroup, SecurityGroupPolicy, Selector, Subject, Tier, TierApi, TierKey, TierPeer,
-    TierPolicy, TierRule, Traffic,
+    Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Isolation, Labels, Mode,
+    NetworkInterface, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports,
+    Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy, Selector, Staged,
+    Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
     oracle::{self, Party, Question, Reason, Transport},
+};
+use netpolc_table::{
+    eval::{self, Pipeline, Verdict},
+    schema::Word,
 };
 
 fn pod(name: &str, address: &str) -> Pod {
@@ -253,16 +257,97 @@ fn s62_a_packet_passes_where_groups_and_tiers_both_say_yes() {
     assert!(matches!(reasons(&cluster, "10.1.0.1", "10.1.0.2", 80).1, Reason::Refused(_)));
 }
 
+/// What the tables say of TCP from web to db: the verdict, and who would turn it.
+fn tables(compiler: &Compiler, port: u16) -> (Verdict, Vec<String>) {
+    let db = compiler.endpoint(&ObjectKey::new("shop", "db")).unwrap();
+    let (program, web) = (compiler.program(), "10.1.0.1".parse().unwrap());
+    let verdict = eval::verdict(program, Pipeline::ToPod, db, web, 6, Some(port));
+    let tried = eval::tried(program, Pipeline::ToPod, db, web, 6, Some(port));
+    let tried = tried.map(|origins| origins.as_slice().iter().map(|o| o.to_string()).collect());
+    (verdict, tried.unwrap_or_default())
+}
+
+/// A policy about db that permits these ports from everybody.
+fn policy(name: &str, mode: Mode, ports: &[u16]) -> Policy {
+    let port = |port: &u16| Port::Range { protocol: Protocol::Tcp, first: *port, last: *port };
+    let rule = Rule { peers: Peers::Any, ports: Ports::Listed(ports.iter().map(port).collect()) };
+    Policy {
+        key: ObjectKey::new("shop", name),
+        selector: Selector {
+            requirements: vec![Requirement {
+                key: "app".into(),
+                operator: Operator::In(vec!["db".into()]),
+            }],
+        },
+        ingress: Isolation::Isolated(vec![rule]),
+        egress: Isolation::Open,
+        mode,
+    }
+}
+
 #[test]
-fn s84_a_policy_that_is_only_tried_makes_no_entry() {
+fn s84_a_policy_that_is_only_tried_changes_no_verdict_and_its_shadow_stands_beside_it() {
     let mut cluster = cluster();
-    let scope = || Scope::Node("node-a".into());
-    let without = compile(&cluster, scope()).unwrap();
-    let tried = TierPolicy { mode: Mode::Audited, ..tier("tried", 0, Action::Deny, 80) };
-    let mut compiler: Compiler = compile(&cluster, scope()).unwrap();
-    let event = Event::Tier { key: tried.key.clone(), policy: Some(tried.clone()) };
-    assert!(compiler.apply(event).unwrap().entries.is_empty());
-    cluster.tiers.insert(tried.key.clone(), tried);
-    let with = compile(&cluster, scope()).unwrap();
-    assert_eq!(with.program(), without.program());
+    let mut compiler: Compiler = compile(&cluster, Scope::Node("node-a".into())).unwrap();
+    let untouched = compiler.program().clone();
+    let step = |cluster: &mut Cluster, compiler: &mut Compiler, event: Event| {
+        match event.clone() {
+            Event::Tier { key, policy: Some(policy) } => {
+                cluster.tiers.insert(key, policy);
+            }
+            Event::Tier { key, policy: None } => drop(cluster.tiers.remove(&key)),
+            Event::Policy { key, policy: Some(policy) } => {
+                cluster.policies.insert(key, policy);
+            }
+            Event::Policy { key, policy: None } => drop(cluster.policies.remove(&key)),
+            Event::Staged { key, staged: Some(staged) } => {
+                cluster.staged.insert(key, staged);
+            }
+            Event::Staged { key, staged: None } => drop(cluster.staged.remove(&key)),
+            _ => unreachable!("nothing else happens here"),
+        }
+        compiler.apply(event).unwrap();
+        assert_eq!(verify(cluster, compiler, 9), []);
+    };
+    let put = |policy: Policy| Event::Policy { key: policy.key.clone(), policy: Some(policy) };
+    let none = || Vec::<String>::new();
+
+    // A tier, where nothing is enforced: the pod stays open, and its word says so.
+    let tier = TierPolicy { mode: Mode::Audited, ..tier("t", 0, Action::Deny, 80) };
+    let key = tier.key.clone();
+    step(&mut cluster, &mut compiler, Event::Tier { key: key.clone(), policy: Some(tier) });
+    let db = compiler.endpoint(&ObjectKey::new("shop", "db")).unwrap();
+    assert_eq!(
+        eval::word(compiler.program(), db).flags,
+        Word::GUARD | Word::TRIED_INGRESS,
+        "not isolated"
+    );
+    assert_eq!(tables(&compiler, 80), (Verdict::Permit, vec!["tried t".into()]));
+    assert_eq!(tables(&compiler, 81), (Verdict::Permit, none()));
+    step(&mut cluster, &mut compiler, Event::Tier { key, policy: None });
+    assert_eq!(*compiler.program(), untouched, "and nothing of it stays");
+
+    // A policy that would isolate beside one that does.
+    step(&mut cluster, &mut compiler, put(policy("now", Mode::Enforced, &[80, 81])));
+    step(&mut cluster, &mut compiler, put(policy("tried", Mode::Audited, &[82])));
+    assert_eq!(tables(&compiler, 80), (Verdict::Permit, none()));
+    assert_eq!(tables(&compiler, 82), (Verdict::Deny, vec!["tried shop/tried".into()]));
+    assert_eq!(tables(&compiler, 83), (Verdict::Deny, none()));
+
+    // What stands in place of a policy, and what takes it away.
+    let name = "tried StagedKubernetesNetworkPolicy shop/now".to_owned();
+    let (key, set) = (ObjectKey::new("shop", "now"), policy("now", Mode::Enforced, &[81]));
+    let staged = Some(Staged::Set(set));
+    step(&mut cluster, &mut compiler, Event::Staged { key: key.clone(), staged });
+    assert_eq!(tables(&compiler, 80).0, Verdict::Permit);
+    assert!(tables(&compiler, 80).1.contains(&name), "{:?}", tables(&compiler, 80));
+    assert_eq!(tables(&compiler, 81), (Verdict::Permit, none()));
+    let gone = ObjectKey::new("shop", "tried");
+    step(&mut cluster, &mut compiler, Event::Policy { key: gone, policy: None });
+    let staged = Some(Staged::Delete);
+    step(&mut cluster, &mut compiler, Event::Staged { key: key.clone(), staged });
+    assert_eq!(tables(&compiler, 83), (Verdict::Deny, vec![name]));
+    assert_eq!(tables(&compiler, 80), (Verdict::Permit, none()));
+    step(&mut cluster, &mut compiler, Event::Staged { key, staged: None });
+    assert_eq!(tables(&compiler, 83), (Verdict::Deny, none()));
 }

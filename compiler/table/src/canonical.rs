@@ -7,9 +7,9 @@ use crate::{
     id::{Ip, V4, V6},
     schema::{
         Answer, BaseKey, DirectoryKey, EndpointKey, Family, Fingerprint, Leaf, Named, OwnKey,
-        OwnMacKey, RowKey, SetEndpoint, SetPortClass, VerdictKey, Word, base_key, directory_key,
-        endpoint_key, own_key, own_mac_key, row_key, set_endpoint, set_port_class, set_remote,
-        verdict_key,
+        OwnMacKey, RowKey, SetEndpoint, SetPortClass, TriedKey, VerdictKey, Word, base_key,
+        directory_key, endpoint_key, own_key, own_mac_key, row_key, set_endpoint, set_port_class,
+        set_remote, tried_key, verdict_key,
     },
 };
 
@@ -153,6 +153,13 @@ impl Renaming {
                     new(&self.port_classes, verdict.port_class),
                 );
             }
+            TableId::Tried => {
+                let tried = TriedKey::of(&key);
+                key = tried_key(
+                    new(&self.rows, tried.row),
+                    new(&self.port_classes, tried.port_class),
+                );
+            }
             TableId::Directory => {
                 key = directory_key(match DirectoryKey::of(&key).named {
                     Named::Endpoint(id) => Named::Endpoint(new(&self.endpoints, id)),
@@ -224,9 +231,10 @@ fn port_classes(program: &Program) -> Names<PortClassId> {
     for (key, entry) in &program.table(TableId::Port).entries {
         intervals.entry(SetPortClass::of(entry).port_class).or_default().push(key);
     }
-    let verdicts =
-        program.table(TableId::Verdict).entries.keys().map(|k| VerdictKey::of(k).port_class);
-    let ids = verdicts.chain(intervals.keys().copied()).collect();
+    let keys = |table| program.table(table).entries.keys();
+    let verdicts = keys(TableId::Verdict).map(|k| VerdictKey::of(k).port_class);
+    let tried = keys(TableId::Tried).map(|k| TriedKey::of(k).port_class);
+    let ids = verdicts.chain(tried).chain(intervals.keys().copied()).collect();
     number(ids, |id| (!intervals.contains_key(&id), intervals.get(&id).cloned()))
 }
 

@@ -12,8 +12,8 @@ use crate::{
     id::{Ip, V4, V6},
     schema::{
         Answer, BaseKey, DirectoryKey, Family, FieldSpec, MatchKind, Named, OwnKey, OwnMacKey,
-        PortKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, SetRemote, VerdictKey, Word,
-        base_key, directory_key, endpoint_key, family_number,
+        PortKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, SetRemote, TriedKey, VerdictKey,
+        Word, base_key, directory_key, endpoint_key, family_number,
     },
     text,
 };
@@ -280,8 +280,9 @@ impl<'a> Checker<'a> {
 
     /// Checks bases and rows, and returns the rows that sets lead to.
     fn answers(&mut self, sets: &BTreeSet<SetId>, classes: &BTreeSet<Class>) -> BTreeSet<RowId> {
-        let verdicts: BTreeSet<RowId> =
-            self.entries(TableId::Verdict).map(|(k, _)| VerdictKey::of(k).row).collect();
+        let verdicts = self.entries(TableId::Verdict).map(|(k, _)| VerdictKey::of(k).row);
+        let tried = self.entries(TableId::Tried).map(|(k, _)| TriedKey::of(k).row);
+        let verdicts: BTreeSet<RowId> = verdicts.chain(tried).collect();
         let mut rows = BTreeSet::new();
         for table in [TableId::Base, TableId::Row] {
             for (key, entry) in self.entries(table) {
@@ -329,23 +330,20 @@ impl<'a> Checker<'a> {
     fn verdicts(&mut self, rows: &BTreeSet<RowId>) {
         let classes = self.entries(TableId::Port).map(|(_, e)| SetPortClass::of(e).port_class);
         let classes: BTreeSet<PortClassId> = classes.chain([PortClassId::default()]).collect();
-        for (key, entry) in self.entries(TableId::Verdict) {
+        let verdicts = self.entries(TableId::Verdict).map(|(key, entry)| {
             let VerdictKey { row, port_class } = VerdictKey::of(key);
+            (TableId::Verdict, row, port_class, (key, entry))
+        });
+        let tried = self.entries(TableId::Tried).map(|(key, entry)| {
+            let TriedKey { row, port_class } = TriedKey::of(key);
+            (TableId::Tried, row, port_class, (key, entry))
+        });
+        for (table, row, port_class, at) in verdicts.chain(tried).collect::<Vec<_>>() {
             if !rows.contains(&row) {
-                self.find(
-                    Severity::Warning,
-                    TableId::Verdict,
-                    Some((key, entry)),
-                    "no set uses this row",
-                );
+                self.find(Severity::Warning, table, Some(at), "no set uses this row");
             }
             if !classes.contains(&port_class) {
-                self.find(
-                    Severity::Warning,
-                    TableId::Verdict,
-                    Some((key, entry)),
-                    "no port has this port class",
-                );
+                self.find(Severity::Warning, table, Some(at), "no port has this port class");
             }
         }
     }
@@ -400,7 +398,13 @@ fn action(table: TableId, entry: &Entry) -> Vec<String> {
             _ => (),
         }
     }
-    let known = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD | Word::BRIDGED;
+    let known = Word::INGRESS
+        | Word::EGRESS
+        | Word::RECORD
+        | Word::GUARD
+        | Word::BRIDGED
+        | Word::TRIED_INGRESS
+        | Word::TRIED_EGRESS;
     if entry.action == ActionId::SetPolicy && Word::of(entry).flags & !known != 0 {
         problems.push("it has flags without a meaning".into());
     }

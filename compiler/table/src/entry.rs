@@ -114,6 +114,11 @@ pub enum Origin {
         /// denies what none of its rules permits.
         rule: Option<Arc<str>>,
     },
+    /// A policy that is only tried, and that would change the verdict (S85).
+    Tried {
+        /// The policy as users write its name, with its kind where it is no NetworkPolicy.
+        policy: Arc<str>,
+    },
     /// A pod's own address or interface.
     Pod {
         /// The pod's `namespace/name`.
@@ -196,6 +201,7 @@ impl fmt::Display for Origin {
             }
             Origin::Group { group, rule: None } => write!(f, "group {group}"),
             Origin::Group { group, rule: Some(rule) } => write!(f, "group {group} {rule}"),
+            Origin::Tried { policy } => write!(f, "tried {policy}"),
             Origin::Pod { pod } => write!(f, "pod {pod}"),
             Origin::Node { node } => write!(f, "node {node}"),
             Origin::Implied { reason } => write!(f, "implied {reason}"),

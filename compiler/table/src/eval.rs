@@ -13,7 +13,8 @@ use crate::{
     Table, TableId, TierAction, Value,
     schema::{
         Answer, Family, Leaf, Mac, MatchKind, PortKey, Scalar, SetMac, SetPortClass, Word,
-        base_key, endpoint_key, own_mac_key, row_key, service_key, tunnel_key, verdict_key,
+        base_key, endpoint_key, own_mac_key, row_key, service_key, tried_key, tunnel_key,
+        verdict_key,
     },
 };
 
@@ -36,6 +37,16 @@ impl Pipeline {
         let (flag, set) = match self {
             Pipeline::ToPod => (Word::INGRESS, word.ingress_set),
             Pipeline::FromPod => (Word::EGRESS, word.egress_set),
+        };
+        (word.flags & flag != 0).then_some(set)
+    }
+
+    /// The set whose rows say what is only tried about packets of this pipeline under `word`; None
+    /// where nothing is.
+    pub fn tried(self, word: Word) -> Option<SetId> {
+        let (flag, set) = match self {
+            Pipeline::ToPod => (Word::TRIED_INGRESS, word.ingress_set),
+            Pipeline::FromPod => (Word::TRIED_EGRESS, word.egress_set),
         };
         (word.flags & flag != 0).then_some(set)
     }
@@ -341,6 +352,35 @@ pub fn verdict(
         }
         false => Verdict::Deny,
     }
+}
+
+/// The policies that are only tried and would turn [`verdict`] into the other one (S85); None where
+/// its shadow is the same. What goes to a Service's port is not compared before its translation.
+pub fn tried(
+    program: &Program,
+    pipeline: Pipeline,
+    endpoint: EndpointId,
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+) -> Option<Origins> {
+    let (row, class) = difference(program, pipeline, endpoint, address, protocol, port)?;
+    program.get(TableId::Tried, &tried_key(row, class)).map(|entry| entry.origins.clone())
+}
+
+/// Where [`tried`] finds them: the key of the entry in the table `tried`.
+pub fn difference(
+    program: &Program,
+    pipeline: Pipeline,
+    endpoint: EndpointId,
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+) -> Option<(RowId, PortClassId)> {
+    let set = pipeline.tried(word(program, endpoint))?;
+    let row = Answer::of(answer(program, set, remote(program, address).class)).row()?;
+    let class = port_class(program, protocol, port);
+    program.get(TableId::Tried, &tried_key(row, class)).map(|_| (row, class))
 }
 
 /// Does a row list this port class?

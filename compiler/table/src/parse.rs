@@ -379,6 +379,7 @@ fn origin(input: &str) -> Parsed<'_, Origin> {
         let (rest, name) = name(rest)?;
         let origin = match start {
             "isolates" => Origin::Isolates { policy: name },
+            "tried" => Origin::Tried { policy: name },
             "pod" => Origin::Pod { pod: name },
             "node" => Origin::Node { node: name },
             "implied" => Origin::Implied { reason: name },

@@ -32,6 +32,7 @@
 //! row      = base[set, family]                     permit: done; default deny
 //! row      = row[set, family, class]               overrides base on a hit
 //! verdict[row, pc]                                 permit, or the default: deny
+//! tried flag of the direction: tried[row, pc]      a hit: what is only tried would answer otherwise
 //! from_pod, denied: service_v4/service_v6[remote, protocol, destination port]
 //!                                                  defer: on, to be judged after translation (S48)
 //! ```
@@ -105,6 +106,10 @@ tables! {
     Verdict "verdict" VerdictKey { row: RowId, port_class: PortClassId } fn verdict_key
         => Permit; else Deny
 
+    /// row, port class -> what is only tried would answer otherwise (S85); no verdict depends on it
+    Tried "tried" TriedKey { row: RowId, port_class: PortClassId } fn tried_key
+        => Differs; else Miss
+
     /// address, protocol, port -> a Service's: judged after translation
     ServiceV4 "service_v4" ServiceV4Key { address: Ipv4Addr, protocol: u8 as Protocol, port: u16 }
         => Defer; else Miss
@@ -142,9 +147,10 @@ actions! {
     SetPolicy "set_policy"
     /// The word of an endpoint; targets store it so that a packet reads it in one load.
     Word {
-        /// Judges packets to the pod where [`Word::INGRESS`] is set. 0: none.
+        /// Judges packets to the pod where [`Word::INGRESS`] is set, and tries to where
+        /// [`Word::TRIED_INGRESS`] is. 0: none.
         ingress_set: SetId,
-        /// Judges packets from the pod where [`Word::EGRESS`] is set. 0: none.
+        /// The same of packets from the pod. 0: none.
         egress_set: SetId,
         /// [`Word::INGRESS`] and what follows it.
         flags: u8 as Hex
@@ -167,6 +173,9 @@ actions! {
 
     /// Verdict.
     Deny "deny";
+
+    /// The shadow verdict is the other one.
+    Differs "differs";
 
     /// What was denied goes on, marked, and is judged after Service translation.
     Defer "defer";
@@ -218,7 +227,7 @@ mod tests {
     fn descriptions_stand_in_the_order_of_their_ids() {
         assert!(TableId::ALL.iter().all(|t| t.spec().id == *t));
         assert!(ActionId::ALL.iter().all(|a| a.spec().id == *a));
-        assert_eq!((TableId::ALL.len(), ActionId::ALL.len()), (16, 14));
+        assert_eq!((TableId::ALL.len(), ActionId::ALL.len()), (17, 15));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     Class, EndpointId, Entry, Incarnation, Key, PortClassId, Program, RowId, SetId, TableId, eval,
     schema::{
         Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, Named, OwnKey, OwnMacKey, RowKey,
-        SetEndpoint, SetPortClass, VerdictKey, Word,
+        SetEndpoint, SetPortClass, TriedKey, VerdictKey, Word,
     },
 };
 
@@ -38,8 +38,12 @@ pub fn of_endpoint(program: &Program, endpoint: EndpointId) -> Program {
     let row_ids: BTreeSet<RowId> =
         base.iter().chain(&rows).filter_map(|(_, e)| Answer::of(Some(e)).row()).collect();
     let verdicts = keep(TableId::Verdict, &|k, _| row_ids.contains(&VerdictKey::of(k).row));
-    let port_classes: BTreeSet<PortClassId> =
-        verdicts.iter().map(|(k, _)| VerdictKey::of(k).port_class).collect();
+    let tried = keep(TableId::Tried, &|k, _| row_ids.contains(&TriedKey::of(k).row));
+    let port_classes: BTreeSet<PortClassId> = verdicts
+        .iter()
+        .map(|(k, _)| VerdictKey::of(k).port_class)
+        .chain(tried.iter().map(|(k, _)| TriedKey::of(k).port_class))
+        .collect();
     keep(TableId::Port, &|_, e| port_classes.contains(&SetPortClass::of(e).port_class));
     let classes: BTreeSet<Class> = rows.iter().map(|(key, _)| RowKey::of(key).class).collect();
     keep(TableId::Tunnel, &|_, _| true);

@@ -97,8 +97,8 @@ struct Name<'a>(&'a str);
 
 pub(crate) const PROTOCOLS: [(&str, u64); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
 /// Words that a bare name must not be.
-pub(crate) const WORDS: [&str; 7] =
-    ["isolates", "tier", "group", "pod", "node", "implied", "table"];
+pub(crate) const WORDS: [&str; 8] =
+    ["isolates", "tier", "group", "tried", "pod", "node", "implied", "table"];
 
 /// The name of a match kind in a header.
 pub(crate) fn kind(kind: MatchKind) -> &'static str {
@@ -170,6 +170,7 @@ fn print_origin(f: &mut fmt::Formatter<'_>, origin: &Origin) -> fmt::Result {
             write!(f, "group {}", Name(group))?;
             rule.as_ref().map_or(Ok(()), |rule| write!(f, " {}", Name(rule)))
         }
+        Origin::Tried { policy } => write!(f, "tried {}", Name(policy)),
         Origin::Pod { pod } => write!(f, "pod {}", Name(pod)),
         Origin::Node { node } => write!(f, "node {}", Name(node)),
         Origin::Implied { reason } => write!(f, "implied {}", Name(reason)),

@@ -100,8 +100,8 @@ fn fields_and_actions_that_break_the_schema_are_errors() {
         (
             TableId::Endpoint,
             endpoint_key(EndpointId::new(1)),
-            set_policy(Word::flagged(32)),
-            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x20)`: it \
+            set_policy(Word::flagged(128)),
+            "error: table endpoint: `1 -> set_policy(ingress_set 0, egress_set 0, flags 0x80)`: it \
              has flags without a meaning",
         ),
     ];

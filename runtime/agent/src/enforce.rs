@@ -22,6 +22,7 @@ use crate::{
     Agent, Error, Report, SyncState,
     adopt::{self, ConnectionSnapshot},
     network::Network,
+    trials::Trials,
 };
 
 impl<H: NodeTarget, N: Network> Agent<H, N> {
@@ -53,6 +54,9 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         // Whatever fails from here on leaves the target in an unknown state, so that the next
         // update has to read it.
         let was = std::mem::replace(&mut self.sync, SyncState::OutOfSync);
+        if was == SyncState::InSync {
+            self.count_trials();
+        }
         let before = match was {
             SyncState::InSync => adopt::words(self.compiler.program()),
             SyncState::OutOfSync => adopt::words(&self.host.read()?),
@@ -124,6 +128,23 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.log_withdrawn();
         report.took = began.elapsed();
         Ok(report)
+    }
+
+    /// Adds up what the target has compared with what is only tried, while the compiler's ids are
+    /// those of the tables.
+    fn count_trials(&mut self) {
+        if let Err(error) = self.tally.count(&self.host, self.compiler.program()) {
+            tracing::warn!(%error, "packets that differ from what is only tried are not counted");
+        }
+    }
+
+    /// The packets that would have another verdict if what is only tried were enforced (S85),
+    /// counted since the last call.
+    pub fn take_trials(&mut self) -> Trials {
+        if self.sync == SyncState::InSync {
+            self.count_trials();
+        }
+        self.tally.take()
     }
 
     /// Logs each existing pod that is no longer isolated in a direction in which it was. That may

@@ -8,6 +8,7 @@
 //! - [`network`]: questions about the node's network, as a trait
 //! - [`pod_interfaces`]: which interface belongs to which pod, found by [`discovery`]
 //! - [`adopt`]: connections that are running when a pod is first isolated
+//! - [`trials`]: packets that policies which are only tried would treat otherwise
 //!
 //! Everything around the agent is in `serve`, which needs the feature of that name: the loops that
 //! drive it, and what `netpolc agent` and `netpolc status` need besides. The agent itself uses none
@@ -26,6 +27,7 @@ pub mod order;
 pub mod pod_interfaces;
 #[cfg(feature = "serve")]
 pub mod serve;
+pub mod trials;
 mod wire;
 
 use std::{
@@ -35,13 +37,16 @@ use std::{
 };
 
 use netpolc_kube_sync::Change;
-use netpolc_lower::{Aside, Compiler, Event, Limits, Overflow, Room, Scope, Shares, Wire};
+use netpolc_lower::{
+    Aside, Compiler, Diagnostic, Event, Limits, Overflow, Room, Scope, Shares, Wire,
+};
 use netpolc_policy::{Cluster, ObjectKey, Pod};
 use netpolc_table::{delta, eval, schema::Word};
 use netpolc_target::{Capabilities, NodeTarget};
 
 use self::{
     adopt::Adoption, discovery::Placement, network::Network, pod_interfaces::PodInterfaces,
+    trials::Tally,
 };
 
 /// The reason why the kernel is not in step. What was enforced before still is.
@@ -131,6 +136,7 @@ pub struct Agent<H, N> {
     adopted: BTreeMap<ObjectKey, usize>,
     /// The isolated pods with their words, as of the last update.
     isolated: BTreeMap<ObjectKey, Word>,
+    tally: Tally,
     sync: SyncState,
     /// Whether the compiler has taken in a cluster, so that changes suffice.
     loaded: bool,
@@ -164,6 +170,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             wire: Wire::default(),
             adopted: BTreeMap::new(),
             isolated: BTreeMap::new(),
+            tally: Tally::default(),
             sync: SyncState::OutOfSync,
             loaded: false,
             first: true,
@@ -187,7 +194,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     pub fn update(&mut self, cluster: Cluster) -> Result<Report, Error> {
         let began = Instant::now();
         let mut events =
-            if self.loaded { events::between(&self.cluster, &cluster) } else { vec![] };
+            if self.loaded { netpolc_lower::between(&self.cluster, &cluster) } else { vec![] };
         let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));
         self.cluster = cluster;
         let mine = self.cluster.pods.values().filter(|pod| is_local(&self.node, pod));
@@ -326,6 +333,11 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     /// The whole cluster as of the last update, including objects that are set aside.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// The policies that are only tried and with which nothing is compared, for want of room.
+    pub fn not_compared(&self) -> impl Iterator<Item = Diagnostic> {
+        self.shares.not_compared()
     }
 
     /// The objects that are set aside because they exceed their namespace's share, in order.

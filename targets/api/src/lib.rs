@@ -27,7 +27,12 @@ pub use execute::{Execution, Failed, execute, fill};
 pub use node::{Amendment, NodeTarget, OffloadRecord, Origin, Taken};
 pub use semantics::DropReason;
 
-use netpolc_table::{IfIndex, Program, TableId, Write};
+use std::collections::BTreeMap;
+
+use netpolc_table::{IfIndex, PortClassId, Program, RowId, TableId, Write};
+
+/// Counts of packets, by the row and port class of an entry of the table `tried`.
+pub type Compared = BTreeMap<(RowId, PortClassId), u64>;
 
 /// Something that holds a program and applies it to packets.
 ///
@@ -76,6 +81,15 @@ pub trait Target {
     /// does not fit, [`Error::System`] where the kernel or device refuses. An error leaves every
     /// packet's answer as it was.
     fn write(&mut self, write: &Write) -> Result<(), Error>;
+
+    /// How many packets the comparison with what is only tried has counted, by the entry of `tried`
+    /// that they met, since that entry was put; None where the target does not compare (S86).
+    ///
+    /// # Errors
+    /// [`Error::System`] where the counters cannot be read.
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        Ok(None)
+    }
 
     /// Waits for a grace period: returns when no packet is under way that began before the call.
     /// What no entry leads to may be reused from then on.
@@ -304,6 +318,10 @@ impl<T: Target + ?Sized> Target for &mut T {
 
     fn write(&mut self, write: &Write) -> Result<(), Error> {
         (**self).write(write)
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        (**self).compared()
     }
 
     fn settle(&mut self) -> Result<(), Error> {

@@ -7,8 +7,8 @@ use netpolc_table::{
     Class, EndpointId, Entry, Key, Match, PortClassId, RowId, SetId, TableId, Write,
     schema::{
         Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, MatchKind, Named, OwnKey,
-        OwnMacKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, TunnelKey, VerdictKey, Word,
-        family_number,
+        OwnMacKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, TriedKey, TunnelKey, VerdictKey,
+        Word, family_number,
     },
 };
 
@@ -116,6 +116,10 @@ fn ids(table: TableId, key: &Key, entry: &Entry) -> Vec<Id> {
         }
         TableId::Verdict => {
             let VerdictKey { row, port_class } = VerdictKey::of(key);
+            vec![Id::Row(row), Id::PortClass(port_class)]
+        }
+        TableId::Tried => {
+            let TriedKey { row, port_class } = TriedKey::of(key);
             vec![Id::Row(row), Id::PortClass(port_class)]
         }
         // The directory names ids; those that exceed a limit were refused in their own tables.

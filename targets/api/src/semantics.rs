@@ -10,8 +10,8 @@
 //! *Frame*: the bytes from the Ethernet header on; its length `L` counts padding. Numbers are big
 //! endian. *Local* is the pod's side (the source of `from_pod` and `translated`, the destination of
 //! `to_pod`), *remote* the other. `iso`: the word has the direction's flag (`to_pod` INGRESS,
-//! `from_pod` EGRESS). `keep`: the word has INGRESS, EGRESS or RECORD. `guard`: the hook is
-//! `from_pod` and the word has GUARD or EGRESS. *Born*: the hook is `to_pod`, the packet came in by
+//! `from_pod` EGRESS). `keep`: the word has INGRESS, EGRESS,
+//! RECORD or a TRIED flag. `guard`: the hook is `from_pod` and the word has GUARD or EGRESS. *Born*: the hook is `to_pod`, the packet came in by
 //! no interface (`ingress_ifindex` is 0) and a socket of the node is on it
 //! ([`crate::Arrival::Born`], S44). What has neither was forwarded: the kernel has cut it anew
 //! after reassembly, and has forgotten the interface. *Own traffic* (S47): the hook is `to_pod`,
@@ -175,9 +175,13 @@
 //! *Touch*: the phase becomes [`Phase::after`], the deadline now + [`seconds`]; the write may be
 //! left out where the phase stays and the deadline would move by less than one second.
 //!
-//! *Needed* is an entry where the word has RECORD, where it would be deferred, or where the other
+//! *Difference(direction, remote, port)* (S85): the word has the direction's TRIED flag, its set
+//! answers the remote's class with a row, and `tried` has that row with the port class of `port`.
+//!
+//! *Needed* is an entry where the word has RECORD, where it would be deferred, where the other
 //! direction is isolated and the event is Open or its tables do not permit (remote, its destination
-//! port). Who sends datagrams that the tables permit both ways has opened nothing that they do not
+//! port), or where the event is Datagram and there is a Difference(the other direction, remote, its
+//! destination port). Who sends datagrams that the tables permit both ways has opened nothing that they do not
 //! say.
 //!
 //! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
@@ -206,6 +210,14 @@
 //! there is no room: what is established stays. No other packet, and no denied packet, changes an
 //! entry: one whose opener is no longer permitted stays where it is until its deadline, so that the
 //! other side cannot open the same tuple as its own (S41).
+//!
+//! **Comparison** (S85), which changes nothing but a counter. A packet of step 8 with event Open or
+//! Datagram that is not born, of an endpoint that keeps state, at `from_pod`, or at `to_pod` from a
+//! remote that is none of the endpoint's own addresses, and with a Difference(this hook's
+//! direction, remote, destination port), is counted under the row and port
+//! class of the difference, if the event is Open; or if the direction is not isolated or its tables
+//! permit, unless a live entry has the other hook as its opener (an answer); or else if the packet
+//! is Drop(Policy).
 //!
 //! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
 //!

@@ -12,7 +12,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use netpolc_table::EndpointId;
+use netpolc_table::{EndpointId, PortClassId, RowId};
 
 pub mod config;
 pub mod state;
@@ -23,7 +23,7 @@ use state::{K1, K2, mix};
 use crate::{ledger::LedgerId, maps::Lifetime};
 
 /// Changes whenever a byte below changes its meaning. State of another version is not read.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 /// First word of the header map: "netpolc" and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"netpolc\0");
 
@@ -268,8 +268,12 @@ maps! {
     RowsV4 = "rows_v4",
     /// u16 `[sets][classes_v6]` -> row.
     RowsV6 = "rows_v6",
-    /// u64 `[rows][port_words]`: bit pc % 64 of word pc / 64 permits. Row 0 stays zero.
+    /// u64 `[rows][port_words][2]`: bit pc % 64 of the first word of pair pc / 64 permits, the same
+    /// bit of the second says that the shadow verdict is the other one. Row 0 stays zero.
     Mask = "mask",
+    /// Hash, key [`compared_key`] -> u64: packets that were compared and differ. When it is full,
+    /// packets that meet further entries are not counted.
+    Compared = "compared",
     /// Hash, key [`service_key`] -> u32 1: addresses and ports of Services. Asked where the tables
     /// deny a packet of a pod.
     Service = "service",
@@ -320,7 +324,7 @@ impl MapId {
     /// The map's type in the kernel.
     pub fn kind(self) -> MapKind {
         match self {
-            MapId::OwnMore | MapId::Service => MapKind::Hash,
+            MapId::OwnMore | MapId::Service | MapId::Compared => MapKind::Hash,
             MapId::Frag => MapKind::LruHash,
             MapId::StateV4 | MapId::StateV6 => MapKind::ArrayOfMaps,
             MapId::Wanted => MapKind::RingBuffer,
@@ -356,7 +360,8 @@ impl MapId {
             MapId::PortClasses => 4 * u64::from(c.port_words) * 8,
             MapId::RowsV4 => u64::from(c.sets) * u64::from(c.classes_v4) * 2,
             MapId::RowsV6 => u64::from(c.sets) * u64::from(c.classes_v6) * 2,
-            MapId::Mask => u64::from(c.rows) * u64::from(c.port_words) * 8,
+            MapId::Mask => u64::from(c.rows) * u64::from(c.port_words) * 16,
+            MapId::Compared => 8,
             MapId::State => u64::from(state::ENDPOINTS) * state::RECORD as u64,
             MapId::StateV4 | MapId::StateV6 => 4,
             MapId::Wanted => 0,
@@ -374,11 +379,20 @@ impl MapId {
             MapId::OwnMore => c.more_addresses,
             MapId::Service => c.services,
             MapId::Frag => c.fragments,
+            MapId::Compared => COMPARED,
             MapId::StateV4 | MapId::StateV6 => state::SLOTS,
             MapId::Wanted => 4096,
             _ => 1,
         }
     }
+}
+
+/// How many entries of `tried` packets can be counted for.
+pub const COMPARED: u32 = 1 << 12;
+
+/// The key of a row and port class in the map `compared`.
+pub fn compared_key(row: RowId, port_class: PortClassId) -> u32 {
+    u32::from(row.get()) << 16 | u32::from(port_class.get())
 }
 
 /// How many 64-bit words the tunnel map has.

@@ -478,6 +478,15 @@ impl Maps {
             .map_err(|e| refused("map service", map_error(e)))
     }
 
+    /// A handle of the map `compared`, to read it and to remove entries.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the descriptor cannot be duplicated.
+    pub fn compared(&self) -> Result<BpfHash<MapData, u32, u64>, Error> {
+        BpfHash::try_from(aya::maps::Map::HashMap(self.data(MapId::Compared)?))
+            .map_err(|e| refused("map compared", map_error(e)))
+    }
+
     /// A handle of the map `frag`, to remove records from it.
     ///
     /// # Errors

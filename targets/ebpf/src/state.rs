@@ -15,16 +15,16 @@ use std::{
     },
 };
 
-use netpolc_table::{EndpointId, Incarnation, schema::Family};
+use netpolc_table::{EndpointId, Incarnation, PortClassId, RowId, schema::Family};
 use netpolc_target::{
-    Error, Hook,
+    Compared, Error, Hook,
     semantics::{DropReason, Phase, seconds},
 };
 
 use crate::{
     asm::{Alu, Asm, MapRef, Reg::*, Size},
     layout::{
-        Clock, MapId, config,
+        Clock, MapId, compared_key, config,
         state::{
             BORN, BUSY, DEADLINE, DEFERRED, FROM_POD, KEY_V4, PHASE_SHIFT, StateHash, TAG_SHIFT,
             Tuple, WAYS,
@@ -519,7 +519,10 @@ fn counters_of(maps: &Maps, endpoint: EndpointId) -> &[AtomicU64] {
 }
 
 /// Adds the counters of an earlier generation, which no program may increase any more.
-pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
+///
+/// # Errors
+/// [`Error::System`] where the map `compared` cannot be read or changed.
+pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) -> Result<(), Error> {
     let counts = earlier
         .words::<AtomicU64>(MapId::Counter)
         .iter()
@@ -527,6 +530,33 @@ pub(crate) fn add_counts(earlier: &Maps, maps: &Maps) {
     for (before, now) in counts.filter(|(before, _)| before.load(Relaxed) != 0) {
         now.fetch_add(before.load(Relaxed), Relaxed);
     }
+    let counted = compared(earlier)?;
+    if counted.is_empty() {
+        return Ok(());
+    }
+    let mut map = maps.compared()?;
+    for ((row, class), count) in counted {
+        // A packet may count between the two calls; it is lost then.
+        let key = compared_key(row, class);
+        let before = map.get(&key, 0).unwrap_or_default();
+        let added = map.insert(key, before + count, 0);
+        added.map_err(|e| refused("map compared: insert", map_error(e)))?;
+    }
+    Ok(())
+}
+
+/// How many packets differ from what is only tried, by row and port class.
+///
+/// # Errors
+/// [`Error::System`] where the map cannot be read.
+pub(crate) fn compared(maps: &Maps) -> Result<Compared, Error> {
+    let mut counts = Compared::new();
+    for entry in maps.compared()?.iter() {
+        let (key, count) = entry.map_err(|e| refused("map compared: read", map_error(e)))?;
+        let (row, class) = ((key >> 16) as u16, key as u16);
+        counts.insert((RowId::new(row), PortClassId::new(class)), count);
+    }
+    Ok(counts)
 }
 
 /// One hook's counters of an endpoint, indexed by the number of the [`DropReason`].

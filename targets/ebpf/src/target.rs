@@ -16,7 +16,7 @@ use std::{
 };
 
 use netpolc_table::{EndpointId, IfIndex, Program, Write, schema::Family};
-use netpolc_target::{Capabilities, Error, Hook, Target, semantics::DropReason};
+use netpolc_target::{Capabilities, Compared, Error, Hook, Target, semantics::DropReason};
 
 use crate::{
     attach::{Attachment, Attachments, Mode, Role, Way},
@@ -594,6 +594,10 @@ impl Target for Ebpf {
                 Err(Stop::Other(error)) => return Err(error),
             }
         }
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        state::compared(&self.generation.tables.maps).map(Some)
     }
 
     fn settle(&mut self) -> Result<(), Error> {

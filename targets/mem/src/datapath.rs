@@ -57,7 +57,7 @@ impl Context {
 
     /// Whether the endpoint keeps state (`keep`).
     pub fn keeps(&self) -> bool {
-        self.word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0
+        self.word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD | Word::TRIED) != 0
     }
 
     /// Whether this is the pod's own packet, back from a Service (S47).

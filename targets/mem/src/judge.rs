@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use netpolc_table::{
-    EndpointId, Incarnation,
+    EndpointId, Incarnation, PortClassId, RowId,
     eval::{self, Pipeline},
     schema::Word,
 };
@@ -133,6 +133,56 @@ impl Mem {
         };
         let incarnation = self.incarnation(tuple.remote);
         let entry = self.state.live(&tuple, incarnation, self.now);
+        let answer = self.by_state(context, tuple, event, (allowed, entry, incarnation));
+        self.compare(context, &tuple, event, entry, answer);
+        answer
+    }
+
+    /// *Difference*: the entry of `tried` that the tuple's packets meet in a direction.
+    fn difference(&self, hook: Hook, tuple: &Tuple) -> Option<(RowId, PortClassId)> {
+        let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
+        let Tuple { endpoint, remote, protocol, .. } = *tuple;
+        eval::difference(&self.program, pipeline(hook), endpoint, remote, protocol, port)
+    }
+
+    /// The comparison with what is only tried: counts an opening whose shadow verdict is the other
+    /// one.
+    fn compare(
+        &mut self,
+        context: &Context,
+        tuple: &Tuple,
+        event: Event,
+        entry: Option<Connection>,
+        answer: Answer,
+    ) {
+        let opens = matches!(event, Event::Open | Event::Datagram);
+        if !opens || context.birth == Birth::OnNode {
+            return;
+        }
+        if context.hook == Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote) {
+            return;
+        }
+        let Some(key) = self.difference(context.hook, tuple) else { return };
+        let differs = if event == Event::Open {
+            true
+        } else if self.is_open(context.word, context.hook, tuple) {
+            !entry.is_some_and(|entry| entry.opener != context.hook)
+        } else {
+            answer == Err(Policy)
+        };
+        if differs {
+            *self.compared.entry(key).or_default() += 1;
+        }
+    }
+
+    /// The rows of the judgement for a packet with a tuple, of an endpoint that keeps state.
+    fn by_state(
+        &mut self,
+        context: &Context,
+        tuple: Tuple,
+        event: Event,
+        (allowed, entry, incarnation): (bool, Option<Connection>, Incarnation),
+    ) -> Answer {
         let opening =
             Opening { opener: context.hook, birth: context.birth, mark: Mark::Clear, incarnation };
         if allowed {
@@ -141,7 +191,7 @@ impl Mem {
         // Rows for packets that are not allowed. A reply goes back to whoever opened the
         // connection; two SYNs of TCP may cross each other.
         let reply = entry.is_some_and(|entry| {
-            let crossing = protocol == ip::TCP && entry.phase == Phase::Opening;
+            let crossing = tuple.protocol == ip::TCP && entry.phase == Phase::Opening;
             entry.opener != context.hook
                 && (event != Event::Open || crossing)
                 && self.opener_permits(context, &entry, &tuple)
@@ -179,8 +229,11 @@ impl Mem {
     fn is_needed(&self, context: &Context, tuple: &Tuple, event: Event, mark: Mark) -> bool {
         let other = context.hook.other();
         let answered_by_entry = || {
-            isolated(context.word, other)
-                && (event == Event::Open || !self.is_open(context.word, other, tuple))
+            let judged = isolated(context.word, other)
+                && (event == Event::Open || !self.is_open(context.word, other, tuple));
+            // So that the answer is known as one (S85).
+            let compared = event == Event::Datagram && self.difference(other, tuple).is_some();
+            judged || compared
         };
         context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()
     }

@@ -48,10 +48,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use netpolc_table::{
     EndpointId, Program, TableId, Write,
-    schema::{EndpointKey, PortKey, Word, endpoint_key},
+    schema::{EndpointKey, PortKey, TriedKey, Word, endpoint_key},
 };
 use netpolc_target::{
-    Capabilities, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict,
+    Capabilities, Compared, Datapath, DropReason, Error, Frame, Hook, Mark, Target, Verdict,
 };
 
 use crate::{fragments::Fragments, state::State};
@@ -66,6 +66,7 @@ pub struct Mem {
     /// The time by which entries and records expire. Only [`Datapath::advance`] moves it.
     now: Duration,
     drops: BTreeMap<(EndpointId, Hook, DropReason), u64>,
+    compared: Compared,
     /// Why the last packet was dropped; None where it was not.
     last: Option<DropReason>,
 }
@@ -96,6 +97,7 @@ impl Mem {
             fragments: Fragments::default(),
             now: Duration::ZERO,
             drops: BTreeMap::new(),
+            compared: Compared::new(),
             last: None,
             capabilities,
         }
@@ -182,6 +184,11 @@ impl Target for Mem {
             self.check_intervals(write)?;
         }
         self.program.apply(write);
+        if write.table == TableId::Tried {
+            for TriedKey { row, port_class } in write.remove.iter().map(TriedKey::of) {
+                self.compared.remove(&(row, port_class));
+            }
+        }
         // An endpoint's connections and fragment records go with its entry (S43).
         if write.table == TableId::Endpoint {
             for key in &write.remove {
@@ -193,6 +200,10 @@ impl Target for Mem {
             }
         }
         Ok(())
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        Ok(Some(self.compared.clone()))
     }
 
     fn settle(&mut self) -> Result<(), Error> {

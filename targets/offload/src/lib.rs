@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpolc_host::Connection;
 use netpolc_table::{EndpointId, IfIndex, Incarnation, Program, Write};
 use netpolc_target::{
-    Amendment, Capabilities, Error, NodeTarget, OffloadRecord, Origin, Taken, Target,
+    Amendment, Capabilities, Compared, Error, NodeTarget, OffloadRecord, Origin, Taken, Target,
 };
 use netpolc_target_ebpf::Ebpf;
 use netpolc_target_flower::{
@@ -149,6 +149,10 @@ impl Target for Offload {
 
     fn write(&mut self, write: &Write) -> Result<(), Error> {
         self.ebpf.write(write)
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        self.ebpf.compared()
     }
 
     fn settle(&mut self) -> Result<(), Error> {

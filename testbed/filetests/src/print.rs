@@ -15,13 +15,14 @@ const FORMS: &str = "tables [POD] [TABLE...], policy [POD], sets, text [POD], pl
     [HOOK], left MODE [DRIVER], disassembly HOOK NOTE";
 
 /// The tables that say what policies grant.
-const POLICY: [TableId; 6] = [
+const POLICY: [TableId; 7] = [
     TableId::RemoteV4,
     TableId::RemoteV6,
     TableId::Port,
     TableId::Base,
     TableId::Row,
     TableId::Verdict,
+    TableId::Tried,
 ];
 
 /// What a line `# print:` asks for, as text.

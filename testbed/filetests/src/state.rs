@@ -195,8 +195,7 @@ impl State {
             Object::Interface(id, interface) => {
                 Event::CloudInterface { id, interface: Some(interface) }
             }
-            // What is staged decides nothing (S84).
-            Object::Staged(..) => return None,
+            Object::Staged(key, staged) => Event::Staged { key, staged: Some(staged) },
         })
     }
 
@@ -219,7 +218,7 @@ impl State {
             }
             Object::PrefixList(id, _) => Event::PrefixList { id, entries: None },
             Object::Interface(id, _) => Event::CloudInterface { id, interface: None },
-            Object::Staged(..) => return None,
+            Object::Staged(key, _) => Event::Staged { key, staged: None },
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     Cluster, InterfaceId, Labels, NetworkInterface, Node, ObjectKey, Phase, Pod, Policy,
-    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, TierKey,
+    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged, TierKey,
     TierPolicy,
 };
 
@@ -48,6 +48,13 @@ pub enum Change {
         key: TierKey,
         /// The policy as it is now; None removes it.
         policy: Option<TierPolicy>,
+    },
+    /// A StagedKubernetesNetworkPolicy comes, changes or goes.
+    Staged {
+        /// The object's namespace and name.
+        key: ObjectKey,
+        /// What it would do; None removes it.
+        staged: Option<Staged>,
     },
     /// A security group comes, changes or goes.
     SecurityGroup {
@@ -102,6 +109,7 @@ impl Change {
             Change::Policy { key, policy } => set(&mut cluster.policies, key, policy),
             Change::Service { key, service } => set(&mut cluster.services, key, service),
             Change::Tier { key, policy } => set(&mut cluster.tiers, key, policy),
+            Change::Staged { key, staged } => set(&mut cluster.staged, key, staged),
             Change::SecurityGroup { id, group } => set(&mut cluster.security.groups, id, group),
             Change::PrefixList { id, entries } => {
                 set(&mut cluster.security.prefix_lists, id, entries)
@@ -127,14 +135,15 @@ fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Opt
 
 /// Something that may happen to `cluster` next. It is for the caller to apply.
 pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
-    match rng.below(116) {
+    match rng.below(118) {
+        116..118 => staged(rng, cluster),
         0..8 => namespace(rng, shape),
         8..14 => node(rng, shape),
         14..22 => service(rng, cluster),
         // A cluster without them gets some now and then, and few lose their last one.
         108..116 if !cluster.security.policies.is_empty() || rng.chance(5) => groups::change(rng),
         100..108 if !cluster.tiers.is_empty() || rng.chance(10) => tier(rng, shape, cluster),
-        22..40 | 100..116 => policy(rng, shape, cluster),
+        22..40 | 100..118 => policy(rng, shape, cluster),
         40..55 => new_pod(rng, shape, cluster),
         _ => {
             let keys: Vec<&ObjectKey> = cluster.pods.keys().collect();
@@ -174,6 +183,21 @@ fn tier(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
         policy.egress = old.egress.clone();
     }
     Change::Tier { key, policy: Some(policy) }
+}
+
+fn staged(rng: &mut Rng, cluster: &Cluster) -> Change {
+    let staged: Vec<&ObjectKey> = cluster.staged.keys().collect();
+    if !staged.is_empty() && rng.chance(if staged.len() > 2 { 60 } else { 30 }) {
+        return Change::Staged { key: (*rng.pick(&staged)).clone(), staged: None };
+    }
+    let mut keys: Vec<ObjectKey> = cluster.policies.keys().cloned().collect();
+    keys.push(ObjectKey::new("n0", "staged"));
+    let key = rng.pick(&keys).clone();
+    let staged = match rng.chance(30) {
+        true => Staged::Delete,
+        false => Staged::Set(objects::policy(rng, key.clone())),
+    };
+    Change::Staged { key, staged: Some(staged) }
 }
 
 fn node(rng: &mut Rng, shape: &Shape) -> Change {

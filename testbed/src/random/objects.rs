@@ -216,7 +216,8 @@ pub fn policy(rng: &mut Rng, key: ObjectKey) -> Policy {
     if ingress == Isolation::Open && egress == Isolation::Open {
         ingress = Isolation::Isolated(Vec::new());
     }
-    Policy { key, selector: selector(rng), ingress, egress, mode: Mode::Enforced }
+    let mode = if rng.chance(8) { Mode::Audited } else { Mode::Enforced };
+    Policy { key, selector: selector(rng), ingress, egress, mode }
 }
 
 fn isolation(rng: &mut Rng) -> Isolation {

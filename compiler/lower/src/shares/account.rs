@@ -67,6 +67,11 @@ impl Account {
         self.pods.is_empty()
     }
 
+    /// How many pods of the namespace are on this node.
+    pub(super) fn pods(&self) -> u64 {
+        self.pods.len() as u64
+    }
+
     /// The names of all policies.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Arc<str>> {
         self.policies.keys()

@@ -5,6 +5,7 @@
 //! limits    how much of each resource there is, for the node and for one namespace
 //! measure   what policies would take, from their text alone
 //! account   the policies and pods of one namespace, as far as sizes depend on them
+//! trying    policies that are only tried, which give way first
 //! service   what Services take, and what stands for one that is set aside
 //! aside     what is set aside, and how users are told
 //! Shares    which policies and Services are set aside; turns events into those that are compiled
@@ -24,20 +25,28 @@ mod aside;
 mod limits;
 mod measure;
 mod service;
+mod trying;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, Isolation, ObjectKey, Pod, Policy, Service};
+use netpolc_policy::{Cluster, Isolation, Mode, ObjectKey, Pod, Policy, Service, Staged};
 
-use self::{account::Account, service::pairs};
+use self::{
+    account::Account,
+    service::pairs,
+    trying::{Form, Trying},
+};
 pub use self::{
     aside::{Aside, Kind},
     limits::{Limits, RESOURCES, Resource, Room, Usage},
 };
-use crate::event::{Event, Scope};
+use crate::{
+    event::{Event, Scope},
+    overflow::Diagnostic,
+};
 
 /// Why a namespace is set aside as a whole: the ids of its classes or rows, which only the compiler
 /// can count.
@@ -60,8 +69,11 @@ pub struct Shares {
     policies_aside: BTreeMap<ObjectKey, Aside>,
     services_aside: BTreeMap<ObjectKey, Aside>,
     blamed: BTreeMap<Arc<str>, Blame>,
+    trying: Trying,
     /// The policies and Services that were set aside when the last events were handed on.
     handed_on: [BTreeSet<ObjectKey>; 2],
+    /// The namespaces whose tried policies were left out then.
+    left_out: BTreeSet<Arc<str>>,
 }
 
 impl Shares {
@@ -75,7 +87,9 @@ impl Shares {
             policies_aside: BTreeMap::new(),
             services_aside: BTreeMap::new(),
             blamed: BTreeMap::new(),
+            trying: Trying::default(),
             handed_on: Default::default(),
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -99,20 +113,26 @@ impl Shares {
     pub fn load(&mut self, cluster: &Cluster) {
         self.accounts.clear();
         self.services.clear();
+        self.trying.clear();
         for pod in cluster.pods.values() {
             if self.is_local(pod) {
                 self.account(&pod.key.namespace).set_pod(&pod.key, Some(pod));
             }
         }
         for (key, policy) in &cluster.policies {
+            self.trying.set(Form::Audited, key, Some(policy));
             if let Some(account) = self.accounts.get_mut(&key.namespace) {
-                account.set_policy(&key.name, Some(policy));
+                account.set_policy(&key.name, enforced(policy));
             }
+        }
+        for (key, staged) in &cluster.staged {
+            self.trying.stage(key, Some(staged));
         }
         self.services =
             cluster.services.iter().map(|(key, service)| (key.clone(), pairs(service))).collect();
         self.decide(cluster);
         self.handed_on = self.keys();
+        self.left_out = self.trying.left_out().clone();
     }
 
     fn keys(&self) -> [BTreeSet<ObjectKey>; 2] {
@@ -132,6 +152,7 @@ impl Shares {
         let now = self.keys();
         let before = std::mem::replace(&mut self.handed_on, now.clone());
         let (mut policies, mut services) = (BTreeSet::new(), BTreeSet::new());
+        let mut staged_keys = BTreeSet::new();
         let mut admitted: Vec<Event> = events
             .into_iter()
             .map(|event| match event {
@@ -146,6 +167,10 @@ impl Shares {
                         key,
                     }
                 }
+                Event::Staged { key, staged } => {
+                    staged_keys.insert(key.clone());
+                    Event::Staged { staged: self.trying.staged(&key, staged), key }
+                }
                 other => other,
             })
             .collect();
@@ -159,11 +184,31 @@ impl Shares {
                 cluster.services.get(key).map(|service| self.service(key, service.clone()));
             admitted.push(Event::Service { key: key.clone(), service });
         }
+        let left_out = self.trying.left_out().clone();
+        for namespace in self.left_out.symmetric_difference(&left_out) {
+            for (form, key) in self.trying.of(namespace) {
+                match form {
+                    Form::Audited if !policies.contains(&key) => {
+                        let policy = cluster.policies.get(&key);
+                        let policy = policy.map(|policy| self.policy(policy.clone()));
+                        admitted.push(Event::Policy { key, policy });
+                    }
+                    Form::Staged if !staged_keys.contains(&key) => {
+                        let staged = cluster.staged.get(&key).cloned();
+                        let staged = self.trying.staged(&key, staged);
+                        admitted.push(Event::Staged { key, staged });
+                    }
+                    Form::Audited | Form::Staged => {}
+                }
+            }
+        }
+        self.left_out = left_out;
         admitted
     }
 
     /// The policy as it is compiled.
     pub fn policy(&self, policy: Policy) -> Policy {
+        let policy = self.trying.policy(policy);
         if !self.policies_aside.contains_key(&policy.key) {
             return policy;
         }
@@ -178,6 +223,23 @@ impl Shares {
         }
     }
 
+    /// The staged policy as it is compiled.
+    pub fn staged(&self, key: &ObjectKey, staged: Staged) -> Option<Staged> {
+        self.trying.staged(key, Some(staged))
+    }
+
+    /// The tried policies with which nothing is compared, for want of room, in order.
+    pub fn not_compared(&self) -> impl Iterator<Item = Diagnostic> {
+        let policies = self.trying.left_out().iter().flat_map(|here| self.trying.of(here));
+        policies.map(|(form, key)| {
+            let policy = match form {
+                Form::Audited => key.to_string(),
+                Form::Staged => format!("StagedKubernetesNetworkPolicy {key}"),
+            };
+            Diagnostic::NotCompared { policy: policy.into() }
+        })
+    }
+
     /// The Service as it is compiled.
     pub fn service(&self, key: &ObjectKey, service: Service) -> Service {
         if self.services_aside.contains_key(key) { service::closed(service) } else { service }
@@ -189,6 +251,18 @@ impl Shares {
         for key in self.policies_aside.keys() {
             if let Some(policy) = admitted.policies.get_mut(key) {
                 *policy = self.policy(policy.clone());
+            }
+        }
+        for namespace in self.trying.left_out() {
+            for (form, key) in self.trying.of(namespace) {
+                match form {
+                    Form::Audited => {
+                        if let Some(policy) = admitted.policies.get_mut(&key) {
+                            *policy = self.policy(policy.clone());
+                        }
+                    }
+                    Form::Staged => drop(admitted.staged.remove(&key)),
+                }
             }
         }
         for key in self.services_aside.keys() {
@@ -214,6 +288,10 @@ impl Shares {
         usage: &BTreeMap<Arc<str>, u64>,
         limit: u64,
     ) -> bool {
+        if self.trying.give_way() {
+            self.decide(cluster);
+            return true;
+        }
         let candidates =
             usage.iter().filter(|(namespace, _)| !self.blamed.contains_key(*namespace));
         let heaviest = candidates.max_by(|a, b| a.1.cmp(b.1).then(b.0.cmp(a.0)));
@@ -238,10 +316,12 @@ impl Shares {
         match event {
             Event::Policy { key, policy } => {
                 self.blamed.remove(&key.namespace);
-                let Some(account) = self.accounts.get_mut(&key.namespace) else { return false };
-                account.set_policy(&key.name, policy.as_ref());
+                let tried = self.trying.set(Form::Audited, key, policy.as_ref());
+                let Some(account) = self.accounts.get_mut(&key.namespace) else { return tried };
+                account.set_policy(&key.name, policy.as_ref().and_then(enforced));
                 true
             }
+            Event::Staged { key, staged } => self.trying.stage(key, staged.as_ref()),
             Event::Service { key, service } => {
                 match service {
                     Some(service) => self.services.insert(key.clone(), pairs(service)),
@@ -263,7 +343,7 @@ impl Shares {
                         .policies
                         .range(first..)
                         .take_while(|(k, _)| k.namespace == key.namespace);
-                    here.for_each(|(k, policy)| account.set_policy(&k.name, Some(policy)));
+                    here.for_each(|(k, policy)| account.set_policy(&k.name, enforced(policy)));
                 }
                 if account.is_empty() {
                     self.accounts.remove(&key.namespace);
@@ -289,6 +369,10 @@ impl Shares {
 
     fn decide(&mut self, cluster: &Cluster) {
         self.decide_services();
+        let accounts = &self.accounts;
+        self.trying.decide(&self.limits, |namespace| {
+            accounts.get(namespace).map_or(0, |account| account.pods())
+        });
         self.policies_aside.clear();
         let bounds: Vec<Usage> = self.accounts.values().map(Account::bound).collect();
         let fits = RESOURCES.into_iter().all(|r| {
@@ -377,6 +461,11 @@ impl Shares {
             set_aside(&mut self.services_aside, Kind::Service, gone, (resource, total, limit));
         }
     }
+}
+
+/// One that is only tried takes nothing of what is enforced.
+fn enforced(policy: &Policy) -> Option<&Policy> {
+    Some(policy).filter(|policy| policy.mode == Mode::Enforced)
 }
 
 /// The largest of a list, without which the others take at most `limit`; between equals their names

@@ -15,8 +15,8 @@ use crate::{
     EndpointId, Entry, Key, Phase, Plan, SetId, TableId, Write,
     eval::Pipeline,
     schema::{
-        BaseKey, EndpointKey, Family, OwnKey, RowKey, SetEndpoint, VerdictKey, Word, endpoint_key,
-        word_of,
+        BaseKey, EndpointKey, Family, OwnKey, RowKey, SetEndpoint, TriedKey, VerdictKey, Word,
+        endpoint_key, word_of,
     },
 };
 
@@ -275,7 +275,7 @@ fn wire(view: &View<'_>, steps: &mut Steps) {
     }
 }
 
-/// Base, row, verdict and directory entries: what nothing reaches yet is written first, what
+/// Base, row, verdict, tried and directory entries: what nothing reaches yet is written first, what
 /// nothing reaches any more last; and the extra entries that hold in between. An extra entry stands
 /// in for the old one from refine on, so the entry that belongs under its key is written in remove.
 fn entries(
@@ -284,7 +284,9 @@ fn entries(
     extras: &BTreeMap<(TableId, Key), Option<Entry>>,
     steps: &mut Steps,
 ) {
-    for table in [TableId::Directory, TableId::Verdict, TableId::Base, TableId::Row] {
+    let tables =
+        [TableId::Directory, TableId::Verdict, TableId::Tried, TableId::Base, TableId::Row];
+    for table in tables {
         for (key, before, after) in view.changed(table) {
             // An extra entry holds this key until the end.
             let lent = !extras.is_empty() && extras.contains_key(&(table, key.clone()));
@@ -370,6 +372,8 @@ impl Reach {
                 let VerdictKey { row, port_class } = VerdictKey::of(key);
                 self.rows.contains(&row) && self.port_classes.contains(&port_class)
             }
+            // No answer depends on it: during an update a packet may be compared with a mixture.
+            TableId::Tried => self.rows.contains(&TriedKey::of(key).row),
             _ => true,
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     id::Ip,
     schema::{
         Answer, BaseKey, DirectoryKey, Family, Leaf, Named, RowKey, SetPortClass, SetRemote,
-        VerdictKey, Word,
+        TriedKey, VerdictKey, Word,
     },
 };
 
@@ -88,6 +88,7 @@ impl Kind for RowId {
         match table {
             TableId::Base | TableId::Row => Answer::of(entry).row().into_iter().for_each(found),
             TableId::Verdict => found(VerdictKey::of(key).row),
+            TableId::Tried => found(TriedKey::of(key).row),
             _ => (),
         }
     }
@@ -113,6 +114,7 @@ impl Kind for PortClassId {
         match table {
             TableId::Port => entry.into_iter().for_each(|e| found(SetPortClass::of(e).port_class)),
             TableId::Verdict => found(VerdictKey::of(key).port_class),
+            TableId::Tried => found(TriedKey::of(key).port_class),
             _ => (),
         }
     }

@@ -16,8 +16,8 @@ use crate::{
     Class, Entry, Key, PortClassId, Program, RowId, SetId, TableId,
     eval::under,
     schema::{
-        Answer, BaseKey, DirectoryKey, Family, Named, PortKey, RowKey, SetPortClass, VerdictKey,
-        Word, base_key, directory_key, row_key, verdict_key,
+        Answer, BaseKey, DirectoryKey, Family, Named, PortKey, RowKey, SetPortClass, TriedKey,
+        VerdictKey, Word, base_key, directory_key, row_key, tried_key, verdict_key,
     },
 };
 
@@ -64,6 +64,10 @@ pub(super) fn rename(
     rebuild(TableId::Verdict, &|k, e| {
         let verdict = VerdictKey::of(k);
         (verdict_key(row(verdict.row), verdict.port_class), e.clone())
+    });
+    rebuild(TableId::Tried, &|k, e| {
+        let tried = TriedKey::of(k);
+        (tried_key(row(tried.row), tried.port_class), e.clone())
     });
     rebuild(TableId::Directory, &|k, e| match DirectoryKey::of(k).named {
         Named::Set(id) => (directory_key(Named::Set(set(id))), e.clone()),

@@ -61,6 +61,13 @@ impl Word {
     pub const GUARD: u8 = 8;
     /// The pod hangs on a bridge of the node: `on_link_v6` holds for it (S36).
     pub const BRIDGED: u8 = 16;
+    /// Something is only tried about packets to the pod: rows of `ingress_set` say in the table
+    /// `tried` where its verdict would differ, whether the direction is isolated or not (S85).
+    pub const TRIED_INGRESS: u8 = 32;
+    /// The same about packets from the pod.
+    pub const TRIED_EGRESS: u8 = 64;
+    /// Something is only tried in some direction.
+    pub const TRIED: u8 = Word::TRIED_INGRESS | Word::TRIED_EGRESS;
 
     /// A word that names no set.
     pub const fn flagged(flags: u8) -> Self {

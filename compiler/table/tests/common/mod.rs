@@ -194,6 +194,14 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
                 program.table_mut(TableId::Verdict).entries.insert(key, entry);
             }
         }
+        if random.chance(strength / 4) {
+            let key = tried_key(RowId::new(row), PortClassId::new(pc));
+            if program.table_mut(TableId::Tried).entries.remove(&key).is_none() {
+                let origin = Origin::Tried { policy: "ns/tried".into() };
+                let entry = plain(ActionId::Differs).from([origin]);
+                program.table_mut(TableId::Tried).entries.insert(key, entry);
+            }
+        }
     }
 }
 

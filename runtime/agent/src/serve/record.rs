@@ -41,6 +41,9 @@ pub struct Record {
     pub pods: Vec<PodRecord>,
     /// Policies that select a local pod, in order of their names.
     pub policies: Vec<PolicyState>,
+    /// Policies that are only tried, for which packets were counted since the agent started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<TriedRecord>,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
     /// The objects that stay enforced although the input no longer shows them, one line each.
@@ -63,6 +66,19 @@ pub struct Record {
     /// What NICs, or the kernel's own flower filters, enforce; empty where eBPF does everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offload: Vec<OffloadRecord>,
+}
+
+/// What the record says about a policy that is only tried: connections that it would have opened or
+/// kept from opening on this node (S85).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TriedRecord {
+    /// The policy as users name it.
+    pub policy: String,
+    /// Opening packets that are permitted and that it would deny.
+    pub would_deny: u64,
+    /// Opening packets that are denied and that it would permit.
+    pub would_permit: u64,
 }
 
 /// What the record says about a local pod.

@@ -23,9 +23,9 @@ use super::{
     Pass,
     metrics::Metrics,
     policy_status::policy_status,
-    record::{Alive, Record},
+    record::{Alive, Record, TriedRecord},
 };
-use crate::{Agent, Error, Report, Standing, network::Network};
+use crate::{Agent, Error, Report, Standing, network::Network, trials::Would};
 
 /// How long to wait after a change of links, since the kernel announces each link several times
 /// while it is set up.
@@ -75,6 +75,8 @@ pub struct Supervisor<H, N> {
     pub metrics: Arc<Metrics>,
     /// The objects that are set aside, as they were last logged.
     aside: BTreeMap<(Kind, ObjectKey), Aside>,
+    /// What policies that are only tried would have done to packets since the agent started.
+    trials: BTreeMap<Arc<str>, TriedRecord>,
     /// Objects that were set aside since [`Supervisor::take_aside`].
     unreported: Vec<Aside>,
     node: Arc<str>,
@@ -124,6 +126,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             blind: None,
             unfound: BTreeMap::new(),
             aside: BTreeMap::new(),
+            trials: BTreeMap::new(),
             unreported: vec![],
             node,
             pin_dir,
@@ -188,9 +191,28 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
     pub fn heartbeat(&mut self) {
         if self.checked.is_none_or(|last| last.elapsed() >= self.pause()) {
             self.check();
+            self.count_trials();
             if let Err(error) = self.agent.look_ahead() {
                 tracing::warn!(%error, "preparing for later updates has failed and is retried");
             }
+        }
+    }
+
+    /// Takes over what was counted of packets that policies which are only tried would treat
+    /// otherwise.
+    fn count_trials(&mut self) {
+        let trials = self.agent.take_trials();
+        self.metrics.tried(&trials);
+        self.stale |= !trials.is_empty();
+        for ((policy, would), packets) in trials {
+            let record = self.trials.entry(policy.clone()).or_insert_with(|| TriedRecord {
+                policy: policy.to_string(),
+                ..TriedRecord::default()
+            });
+            *match would {
+                Would::Deny => &mut record.would_deny,
+                Would::Permit => &mut record.would_permit,
+            } += packets;
         }
     }
 
@@ -409,13 +431,15 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             policies,
             // Objects that are set aside come first: of many problems only some are published in
             // the cluster.
+            tried: self.trials.values().cloned().collect(),
             problems: {
                 let problems = aside
                     .into_iter()
                     .chain(self.problems.iter().cloned())
                     .chain(self.agent.doubts());
                 let problems = problems.chain(self.repaired.iter().map(|(_, what)| what.clone()));
-                problems.chain(diagnostics.iter().map(ToString::to_string)).collect()
+                let diagnostics = diagnostics.into_iter().chain(self.agent.not_compared());
+                problems.chain(diagnostics.map(|d| d.to_string())).collect()
             },
             kept: self.retained.clone(),
             files: self.files.clone(),

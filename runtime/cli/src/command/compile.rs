@@ -33,9 +33,18 @@ pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
     for diagnostic in compiler.diagnostics() {
         output::complain(format_args!("warning: {diagnostic}"));
     }
+    // Filters have no counter for packets that they treat as they are told (S86).
+    let told = match &compile.show {
+        Show::Flower(_) => {
+            "no filter compares with it; the eBPF target does, and `netpolc eval` tells of any packet"
+        }
+        Show::Text | Show::Json | Show::Table | Show::Ebpf(_) => {
+            "the table `tried` says where verdicts would differ, and `netpolc eval` tells of any packet"
+        }
+    };
     for policy in audit::tried(&cluster) {
         output::complain(format_args!(
-            "note: {policy} is only tried and makes no entry; `netpolc eval` says what it would change"
+            "note: {policy} is only tried and changes no verdict; {told}"
         ));
     }
     let mut program = compiler.program().clone();
@@ -77,6 +86,9 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
         shares
     };
     let whole = shares(scope.clone());
+    for diagnostic in whole.not_compared() {
+        output::complain(format_args!("warning: {diagnostic}"));
+    }
     // An object that takes too much of one node takes no less of all nodes together, so this check
     // covers them all.
     if whole.aside().next().is_none() {

@@ -95,6 +95,7 @@ fn text(status: &Status, colour: Colour) -> String {
         rows,
     );
     text += &policies(status);
+    text += &tried(status);
     let rows =
         status.tables.iter().map(|(name, entries)| [(*name).to_owned(), entries.to_string()]);
     text += "\n\n";
@@ -132,6 +133,18 @@ fn policies(status: &Status) -> String {
         return String::new();
     }
     format!("\n\n{}", output::table(&["policy", "generation", "pods", "entries", "errors"], rows))
+}
+
+/// Prints what policies that are only tried would have changed since the agent started (S85).
+fn tried(status: &Status) -> String {
+    let tried = status.agent.iter().flat_map(|a| &a.record.tried);
+    let mut rows = tried
+        .map(|t| [t.policy.clone(), t.would_deny.to_string(), t.would_permit.to_string()])
+        .peekable();
+    if rows.peek().is_none() {
+        return String::new();
+    }
+    format!("\n\n{}", output::table(&["only tried", "would deny", "would permit"], rows))
 }
 
 /// Prints what NICs or the kernel's own filters enforce, and what they leave to eBPF, and why.

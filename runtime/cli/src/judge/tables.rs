@@ -282,6 +282,6 @@ fn place(origin: &Origin) -> Option<Place> {
         },
         Origin::Isolates { policy } => Place::Policy { policy: policy.to_string() },
         Origin::Implied { reason } => Place::Other { implied: reason.to_string() },
-        Origin::Pod { .. } | Origin::Node { .. } => return None,
+        Origin::Tried { .. } | Origin::Pod { .. } | Origin::Node { .. } => return None,
     })
 }

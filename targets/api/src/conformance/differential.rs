@@ -6,11 +6,11 @@
 //! within two seconds of a timeout, since a datapath may refresh only once a second and a kernel's
 //! clock does not stand still.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use netpolc_table::{
-    TableId, Write,
-    schema::{self, Word},
+    ActionId, PortClassId, Program, RowId, TableId, Write,
+    schema::{self, Answer, SetPortClass, Word},
 };
 
 use super::{
@@ -68,6 +68,9 @@ pub struct Agreed {
     pub passed: usize,
     /// Packets that both dropped.
     pub dropped: usize,
+    /// Packets that both counted as different from what is only tried; 0 where one of them does not
+    /// compare.
+    pub compared: usize,
 }
 
 /// Random events; equal seeds give equal ones.
@@ -117,11 +120,20 @@ impl Events {
     fn policy(&mut self, pod: Pod) -> Write {
         let random = &mut self.random;
         let (ingress, egress) = (random.pick(&POLICIES), random.pick(&POLICIES));
-        match random.below(4) {
+        match random.below(6) {
             0 => {
                 let word = word(pod, ingress, egress);
                 let more = random.pick(&[Word::GUARD, Word::RECORD, Word::GUARD | Word::RECORD]);
                 let flags = (word.flags | more) ^ random.pick(&[0, Word::BRIDGED]);
+                set_word(pod, Word { flags, ..word })
+            }
+            1..=3 => {
+                // Something is tried, beside what is enforced or alone.
+                let word = word(pod, ingress, egress);
+                let tried = random.pick(&[Word::TRIED, Word::TRIED_INGRESS, Word::TRIED_EGRESS]);
+                let open =
+                    random.pick(&[0, 0, Word::INGRESS, Word::EGRESS, Word::INGRESS | Word::EGRESS]);
+                let flags = (word.flags | tried | Word::GUARD) & !open;
                 set_word(pod, Word { flags, ..word })
             }
             _ => switch(pod, ingress, egress),
@@ -367,6 +379,23 @@ fn damage(random: &mut Random, mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// Entries of `tried` for some of the rows and port classes of a program.
+fn tried(program: &Program, seed: u64) -> Vec<Write> {
+    let mut random = Random::new(seed);
+    let entries = [TableId::Base, TableId::Row].map(|table| program.table(table).entries.values());
+    let rows = entries.into_iter().flatten().filter_map(|entry| Answer::of(Some(entry)).row());
+    let rows: BTreeSet<RowId> = rows.collect();
+    let ports = program.table(TableId::Port).entries.values();
+    let classes = ports.map(|entry| SetPortClass::of(entry).port_class);
+    let classes: BTreeSet<PortClassId> = classes.chain([PortClassId::default()]).collect();
+    let pairs = rows.iter().flat_map(|row| classes.iter().map(|class| (*row, *class)));
+    let chosen = pairs.filter(|_| random.once_in(2)).map(|(row, class)| {
+        let key = schema::tried_key(row, class);
+        Write::put(TableId::Tried, key, schema::plain(ActionId::Differs))
+    });
+    chosen.collect()
+}
+
 /// Puts `count` random events to both, which must be empty, and stops where they part.
 ///
 /// # Errors
@@ -379,6 +408,9 @@ pub fn compare(
 ) -> Result<Result<Agreed, Box<Mismatch>>, Error> {
     let mut program = world(Policy::Some, Policy::Some);
     program.apply(&permit_tunnels());
+    for write in tried(&program, seed) {
+        program.apply(&write);
+    }
     super::fill(left, &program)?;
     super::fill(right, &program)?;
     let mut agreed = Agreed::default();
@@ -404,8 +436,18 @@ pub fn compare(
                     Some(reason) if verdict == Verdict::Drop => format!("Drop ({})", reason.name()),
                     _ => format!("{verdict:?}"),
                 };
-                let (left, right) = (explained(l, left), explained(r, right));
-                if l != r {
+                let counts = (left.compared()?, right.compared()?);
+                let (mut left, mut right) = (explained(l, left), explained(r, right));
+                let mut parted = l != r;
+                if let (Some(a), Some(b)) = counts {
+                    if a != b {
+                        parted = true;
+                        left.push_str(&format!(", compared {a:?}"));
+                        right.push_str(&format!(", compared {b:?}"));
+                    }
+                    agreed.compared = a.values().sum::<u64>() as usize;
+                }
+                if parted {
                     return Ok(Err(Box::new(Mismatch {
                         seed,
                         event,

@@ -61,7 +61,7 @@ fn full_width(target: &dyn Target) -> Program {
     let [row_before, row] = [1, 0].map(|n| RowId::new(last(limits.rows).min(0xfffd) - n));
     let mut program = world(Policy::Some, Policy::Friends);
     let mut put = |table, key: Key, entry: Entry| program.apply(&Write::put(table, key, entry));
-    let flags = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD;
+    let flags = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::GUARD | Word::TRIED;
     put(
         TableId::Interface,
         schema::interface_key(IfIndex::new(0x00ff_fffe)),
@@ -120,7 +120,13 @@ fn full_width(target: &dyn Target) -> Program {
     }
     for pc in [0, 1, pc - 1, pc].map(PortClassId::new) {
         put(TableId::Verdict, schema::verdict_key(row, pc), schema::plain(ActionId::Permit));
+        put(TableId::Tried, schema::tried_key(row, pc), schema::plain(ActionId::Differs));
     }
+    put(
+        TableId::Tried,
+        schema::tried_key(row_before, PortClassId::new(1)),
+        schema::plain(ActionId::Differs),
+    );
     put(
         TableId::Verdict,
         schema::verdict_key(row_before, PortClassId::default()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netpolc_table::{Program, TableId, Write};
 
-use crate::{Capabilities, Error, Target};
+use crate::{Capabilities, Compared, Error, Target};
 
 /// What was counted of one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +88,10 @@ impl<T: Target> Target for Counted<T> {
             Err(_) => table.errors += 1,
         }
         result
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        self.inner.compared()
     }
 
     fn settle(&mut self) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use std::io;
 
 use netpolc_table::{Program, Write};
 
-use crate::{Capabilities, Error, Target, random::Random};
+use crate::{Capabilities, Compared, Error, Target, random::Random};
 
 /// Which calls of `write` and `settle` fail, counted together from 0. A failing call does not reach
 /// the target inside.
@@ -110,6 +110,10 @@ impl<T: Target> Target for Faulty<T> {
             }
             None => self.inner.write(write),
         }
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        self.inner.compared()
     }
 
     fn settle(&mut self) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use netpolc_table::{Program, Write};
 
-use crate::{Capabilities, Error, Target};
+use crate::{Capabilities, Compared, Error, Target};
 
 /// A target that emits a `tracing` event for each write (at debug level, with keys at trace level)
 /// and each failure (at warn level), in a span that names the target.
@@ -55,6 +55,10 @@ impl<T: Target> Target for Traced<T> {
             tracing::trace!(?key, action = entry.action.spec().name, params = ?entry.params(), "put");
         }
         Ok(())
+    }
+
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        self.inner.compared()
     }
 
     fn settle(&mut self) -> Result<(), Error> {

@@ -56,6 +56,14 @@ impl Generator<'_> {
             if self.a.used(deny) {
                 self.a.note(format!("drop: {}", reason.name()));
                 self.a.bind(deny);
+                if reason == DropReason::Policy && self.compares() {
+                    let plain = self.a.label();
+                    self.a.peek(R1, stack::MARKS);
+                    self.a.alu(Alu::And, R1, mark::WOULD_PERMIT);
+                    self.a.jump_if(Cond::Eq, R1, 0, plain);
+                    self.count_compared();
+                    self.a.bind(plain);
+                }
                 self.a.mov(R1, reason as i32);
                 self.a.jump(drop);
             }
@@ -94,7 +102,7 @@ impl Generator<'_> {
             a.note("permit");
             a.bind(allow);
             a.peek(R1, stack::MARKS);
-            a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER, rare);
+            a.jump_if(Cond::Set, R1, mark::FIRST | mark::DEFER | mark::WOULD_DENY, rare);
         }
         self.a.note("next");
         self.a.bind(next);
@@ -103,6 +111,18 @@ impl Generator<'_> {
         if self.a.used(rare) {
             let deferred = self.a.label();
             self.a.bind(rare);
+            if self.compares() {
+                let (plain, done) = (self.a.label(), self.a.label());
+                self.a.alu(Alu::And, R1, mark::WOULD_DENY);
+                self.a.jump_if(Cond::Eq, R1, 0, plain);
+                self.count_compared();
+                self.a.bind(plain);
+                self.a.peek(R1, stack::MARKS);
+                self.a.alu(Alu::And, R1, mark::FIRST | mark::DEFER);
+                self.a.jump_if(Cond::Ne, R1, 0, done);
+                self.a.jump(next);
+                self.a.bind(done);
+            }
             self.a.mov(R7, NEXT);
             if hook == Hook::FromPod {
                 self.a.note("goes on to a Service");

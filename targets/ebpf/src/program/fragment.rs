@@ -217,7 +217,7 @@ impl Generator<'_> {
         a.alu(Alu::And, R2, R1);
         a.jump_if(Cond::Ne, R2, R1, own);
         a.alu(Alu::Add, R4, 8);
-        a.alu(Alu::Add, R3, 8);
+        a.alu(Alu::Add, R3, 16);
         a.alu(Alu::Add, R5, 1);
         a.jump_if(Cond::Lt, R5, words as i32, some);
         a.jump(next);

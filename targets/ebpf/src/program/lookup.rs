@@ -85,6 +85,9 @@ impl Generator<'_> {
         a.load(Size::Dw, R1, Fp, stack::ASKS);
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, last);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, orphan);
+        if self.compares() {
+            self.a.jump_if(Cond::Eq, R1, Asks::Compared as i32, allow);
+        }
         self.if_opening(create);
         self.a.note("icmp error: about what needs no entry?");
         self.a.bind(orphan);
@@ -403,6 +406,12 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R1, Asks::Denied as i32, denied);
         a.jump_if(Cond::Eq, R1, Asks::Error as i32, error);
         a.note("state: permitted, live entry");
+        let answers = a.label();
+        if self.compares() {
+            self.a.peek(R1, stack::MARKS);
+            self.a.jump_if(Cond::Set, R1, mark::WOULD_DENY, answers);
+        }
+        let a = &mut self.a;
         a.peek(R1, stack::EVENT);
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), touch);
         a.mov(R1, R4);
@@ -417,6 +426,10 @@ impl Generator<'_> {
         a.store(Size::Dw, Fp, stack::LOST, R1);
         a.jump(claim);
 
+        if self.compares() {
+            self.answers(answers, touch, from_pod);
+        }
+        let a = &mut self.a;
         a.note("state: another incarnation");
         a.bind(dead);
         a.load(Size::Dw, R1, Fp, stack::ASKS);

@@ -7,6 +7,7 @@
 //! parse     Ethernet, VLAN, IPv4, IPv6, layer 4             (parse, ipv4, ipv6)
 //! guard     is it the pod's own, is it for the pod          (guard)
 //! policy    remote -> class -> row -> verdict               (policy)
+//! compare   would what is only tried answer otherwise?      (compare)
 //! state     connection state: replies, openings             (lookup, entry)
 //! fragment, icmp: the rare packets                          (fragment, icmp)
 //! translated: packets to Services, after translation        (translated; in front of to_pod, too)
@@ -39,6 +40,7 @@
 //! | R9 | remote address, local address << 32 (as in the packet) | (on the stack) |
 //! | R0-R5 | scratch | scratch |
 
+mod compare;
 mod entry;
 mod exits;
 mod fragment;
@@ -164,8 +166,10 @@ mod stack {
     pub const ENDPOINT: i16 = -16;
     /// u64: the address of the endpoint's record.
     pub const RECORD: i16 = -24;
-    /// u64: the bits of [`super::mark`].
+    /// u64: the bits of [`super::mark`], and above them the key of the map `compared`.
     pub const MARKS: i16 = -32;
+    /// u32: that key, where [`super::mark::WOULD_DENY`] or [`super::mark::WOULD_PERMIT`] is set.
+    pub const COMPARED: i16 = MARKS + 4;
     /// u64: the remote's class | incarnation << 16. Read as two u16.
     pub const CLASS: i16 = -40;
     /// u64: the event code ([`crate::layout::config::code`]).
@@ -224,6 +228,11 @@ mod mark {
     pub const DEFER: i32 = 4;
     /// The packet is the pod's own, back from a Service (S47).
     pub const OWN: i32 = 8;
+    /// The packet is a datagram that is permitted, unless it is an answer, and that what is only
+    /// tried would deny (S85).
+    pub const WOULD_DENY: i32 = 16;
+    /// The packet is a datagram that the tables deny, and that what is only tried would permit.
+    pub const WOULD_PERMIT: i32 = 32;
 }
 
 /// Why the state tables are asked.
@@ -236,10 +245,20 @@ enum Asks {
     Denied = 1,
     /// For an ICMP error: does its inner packet belong to a permitted connection?
     Error = 2,
+    /// For a permitted datagram that needs no entry: is it an answer? (S85)
+    Compared = 3,
 }
 
 /// The flags of a word with which openings keep state.
-const KEEP: i32 = (Word::INGRESS | Word::EGRESS | Word::RECORD) as i32;
+const KEEP: i32 = (Word::INGRESS | Word::EGRESS | Word::RECORD | Word::TRIED) as i32;
+
+/// The flag that says whether something is only tried in the direction of a hook.
+fn trial(hook: Hook) -> i32 {
+    i32::from(match hook {
+        Hook::ToPod => Word::TRIED_INGRESS,
+        Hook::FromPod | Hook::Translated => Word::TRIED_EGRESS,
+    })
+}
 
 /// The flag that says whether the direction of a hook is isolated.
 fn isolation(hook: Hook) -> i32 {
@@ -444,7 +463,8 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R7, 0, none);
     }
 
-    /// R3 = the word of the endpoint in R7. Puts what later steps need onto the stack. Changes R2.
+    /// R3 = the word of the endpoint in R7. Puts what later steps need onto the stack. Changes R1,
+    /// R2.
     fn word(&mut self) {
         let (a, c) = (&mut self.a, &self.p.capacities);
         a.note("table endpoint: endpoint -> word");
@@ -458,7 +478,11 @@ impl Generator<'_> {
         // sets of one word and the flags of another.
         a.load(Size::Dw, R3, R2, endpoint::WORD as i16);
         a.store(Size::Dw, Fp, stack::WORD, R3);
-        a.store(Size::Dw, Fp, stack::MARKS, 0);
+        // 0, which the verifier must not know: it would follow the judgement once for packets with
+        // marks of the comparison and once for the others.
+        a.mov(R1, R3);
+        a.alu(Alu::Rsh, R1, 56);
+        a.store(Size::Dw, Fp, stack::MARKS, R1);
     }
 
     /// From the interface to the endpoint's word. A packet goes on at once where the pod neither

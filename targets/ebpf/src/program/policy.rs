@@ -32,6 +32,12 @@ impl Generator<'_> {
         let (late, allowed, denied, kept, state) =
             (self.a.label(), self.a.label(), self.a.label(), self.a.label(), self.a.label());
         let allow = self.allow;
+        let (compare, compared) = (self.a.label(), self.a.label());
+        if self.compares() {
+            self.a.note("anything tried?");
+            self.if_tried(compare);
+            self.a.bind(compared);
+        }
         self.a.note("isolated? born here?");
         // Where the direction is open, or the node itself sends, the tables need not be asked. Only
         // the other direction may need an entry.
@@ -88,21 +94,43 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::CLASS, R4);
         a.bind(kept);
-        self.if_needed(family);
+        let unneeded = a.label();
+        self.if_needed(family, if self.compares() { unneeded } else { allow });
         let a = &mut self.a;
         a.store(Size::Dw, Fp, stack::ASKS, Asks::Allowed as i32);
         a.jump(state);
+        if self.compares() {
+            let a = &mut self.a;
+            a.note("needs no entry: an answer?");
+            a.bind(unneeded);
+            a.peek(R1, stack::MARKS);
+            a.alu(Alu::And, R1, mark::WOULD_DENY);
+            a.jump_if(Cond::Eq, R1, 0, allow);
+            // Stored by a register, since old verifiers do not track constants that are stored
+            // directly.
+            a.mov(R1, Asks::Compared as i32);
+            a.store(Size::Dw, Fp, stack::ASKS, R1);
+            a.jump(state);
+        }
 
+        if self.compares() {
+            self.compare(family, compare, compared);
+        }
         self.error(family, error, state);
         self.state(family, state, last);
         self.last(family, last, allowed, policy);
     }
 
-    /// For a permitted packet that would open a connection: permits it at once where no judgement
+    /// Whether the program has the steps that compare with what is only tried.
+    pub(super) fn compares(&self) -> bool {
+        self.hook != Hook::Translated && self.options.is_whole()
+    }
+
+    /// For a permitted packet that would open a connection: goes to `unneeded` where no judgement
     /// will need to know who opened it. This stands before the search in the state tables, where
     /// the verifier has few ways to follow.
-    fn if_needed(&mut self, family: Family) {
-        let (allow, yes) = (self.allow, self.a.label());
+    fn if_needed(&mut self, family: Family, unneeded: Label) {
+        let yes = self.a.label();
         let hook = self.hook.other();
         self.a.note("is an entry needed?");
         self.word_flags();
@@ -114,12 +142,20 @@ impl Generator<'_> {
             a.peek(R3, stack::MARKS);
             a.jump_if(Cond::Set, R3, mark::DEFER, yes);
         }
+        let datagram = a.label();
+        a.jump_if(Cond::Eq, R2, i32::from(code::DATAGRAM), datagram);
+        // Where the other direction is isolated, a real opening needs an entry.
         a.alu(Alu::And, R1, isolation(hook));
-        a.jump_if(Cond::Eq, R1, 0, allow);
-        // The other direction is isolated. A real opening needs an entry then; a datagram needs one
-        // only where the other direction's tables would not permit the answer by themselves.
-        a.jump_if(Cond::Ne, R2, i32::from(code::DATAGRAM), yes);
-        self.if_open_by_tables(hook, family, allow);
+        a.jump_if(Cond::Eq, R1, 0, unneeded);
+        a.jump(yes);
+        a.bind(datagram);
+        if self.compares() {
+            // So that the answer is known as one.
+            self.if_differs(hook, family, yes);
+        }
+        // A datagram needs one only where the other direction's tables would not permit the answer
+        // by themselves.
+        self.if_open_by_tables(hook, family, unneeded);
         self.a.bind(yes);
     }
 
@@ -371,13 +407,13 @@ impl Generator<'_> {
         a.load(Size::H, R1, R3, 0);
     }
 
-    /// R3 = the address of the first word of the mask of the row in R1. Changes R1.
+    /// R3 = the address of the first word pair of the mask of the row in R1. Changes R1.
     pub(super) fn mask(&mut self) {
         let c = &self.p.capacities;
         let a = &mut self.a;
         a.note("table verdict: mask of the row");
         a.alu(Alu::And, R1, c.rows as i32 - 1);
-        a.alu(Alu::Lsh, R1, c.port_words.ilog2() as i32 + 3);
+        a.alu(Alu::Lsh, R1, c.port_words.ilog2() as i32 + 4);
         a.map_value(R3, MapId::Mask, 0);
         a.alu(Alu::Add, R3, R1);
     }
@@ -392,10 +428,22 @@ impl Generator<'_> {
     /// As [`Self::tables`], but goes to `whole` where the row permits everything, so that no rule
     /// names the port.
     pub(super) fn named(&mut self, direction: Hook, family: Family, permit: Label, whole: Label) {
-        let words = self.p.capacities.port_words as i32;
         self.row(direction, family);
+        self.a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), whole);
+        self.place(direction);
         let a = &mut self.a;
-        a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), whole);
+        a.load(Size::Dw, R1, R3, 0);
+        a.alu(Alu::And, R2, 63);
+        a.alu(Alu::Rsh, R1, R2);
+        a.jump_if(Cond::Set, R1, 1, permit);
+    }
+
+    /// R2 = the port class of the destination port in R8, for the protocol whose row of the port
+    /// map is in R5; R3 = the address of the word pair that has the class's bits, in the mask of
+    /// the row in R1. Changes R1.
+    pub(super) fn place(&mut self, direction: Hook) {
+        let words = self.p.capacities.port_words as i32;
+        let a = &mut self.a;
         a.note("table port: protocol, destination port -> port class");
         // R8 has the local port below and the remote port above.
         a.mov(R2, R8);
@@ -415,15 +463,11 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.note("table verdict: the port class's bit");
         a.mov(R1, R2);
-        // Word pc / 64, bit pc % 64.
+        // Pair pc / 64, bit pc % 64.
         a.alu(Alu::Rsh, R1, 6);
         a.alu(Alu::And, R1, words - 1);
-        a.alu(Alu::Lsh, R1, 3);
+        a.alu(Alu::Lsh, R1, 4);
         a.alu(Alu::Add, R3, R1);
-        a.load(Size::Dw, R1, R3, 0);
-        a.alu(Alu::And, R2, 63);
-        a.alu(Alu::Rsh, R1, R2);
-        a.jump_if(Cond::Set, R1, 1, permit);
     }
 
     /// Goes to `yes` where `direction` permits the remote now (S41), because it is not isolated, or

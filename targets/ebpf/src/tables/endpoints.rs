@@ -349,7 +349,8 @@ impl Endpoints {
             state::purge(maps, id)?;
             presence(maps, id).store(ABSENT, Release);
         }
-        let keeps = |word: &Word| word.flags & (Word::INGRESS | Word::EGRESS | Word::RECORD) != 0;
+        let keeping = Word::INGRESS | Word::EGRESS | Word::RECORD | Word::TRIED;
+        let keeps = |word: &Word| word.flags & keeping != 0;
         let keeping =
             list.iter().filter(|(_, word)| word.as_ref().is_some_and(keeps)).map(|(id, _)| *id);
         maps.shared().pool().provide(&keeping.collect())

@@ -384,6 +384,12 @@ impl Tables {
                 let list = checked!(|k, e| rows::check_verdict(maps, k, e));
                 list.into_iter().for_each(|c| rows::write_verdict(maps, c));
             }
+            TableId::Tried => {
+                let list = checked!(|k, e| rows::check_tried(maps, k, e));
+                for change in list {
+                    rows::write_tried(maps, change)?;
+                }
+            }
             TableId::ServiceV4 | TableId::ServiceV6 => {
                 let list = checked!(|k, e| services::check(write.table, k, e));
                 self.services.write(maps, write.table, &list)?;

@@ -1,4 +1,5 @@
-//! The tables `base`, `row` and `verdict`: cells of `rows_v4` and `rows_v6`, and bits of `mask`.
+//! The tables `base`, `row`, `verdict` and `tried`: cells of `rows_v4` and `rows_v6`, and bits of
+//! `mask`.
 //!
 //! Every cell of a set holds a row: the one from the table `row`, or else the set's `base`. A
 //! packet reads one cell and one bit, each of which is stored at once. The ledger holds `base`
@@ -15,17 +16,19 @@ use std::sync::atomic::{
 use netpolc_table::{
     ActionId, Class, Entry, Key, PortClassId, Program, RowId, SetId, TableId,
     schema::{
-        Answer, BaseKey, Family, RowKey, VerdictKey, base_key, family_number, plain, row_key,
-        verdict_key,
+        Answer, BaseKey, Family, RowKey, TriedKey, VerdictKey, base_key, family_number, plain,
+        row_key, tried_key, verdict_key,
     },
 };
 use netpolc_target::Error;
 
 use super::{Room, Stop, below, bit, invalid, no_action, ports, set_bit, with_action};
 use crate::{
-    layout::{MapId, ROW_DENY, ROW_PERMIT},
+    layout::{MapId, ROW_DENY, ROW_PERMIT, compared_key},
     ledger::{LedgerId, PRESENT},
     maps::Maps,
+    memory::map_error,
+    sys::refused,
 };
 
 fn classes(maps: &Maps, family: Family) -> u32 {
@@ -146,6 +149,15 @@ pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<Ve
     Ok((row, port_class, put))
 }
 
+/// Checks a change of `tried`.
+pub fn check_tried(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
+    let TriedKey { row, port_class } = TriedKey::of(key);
+    let row = check_row_id(maps, TableId::Tried, row)?;
+    let port_class = ports::check_class(maps, TableId::Tried, port_class)?;
+    let put = with_action(TableId::Tried, ActionId::Differs, entry)?.is_some();
+    Ok((row, port_class, put))
+}
+
 /// Changes a set's `base`, in all cells that have no entry in `row`.
 pub fn write_base(maps: &Maps, (set, family, new): BaseChange) {
     base(maps, set, family).store(new.map_or(0, |cell| PRESENT | u32::from(cell)), Release);
@@ -177,12 +189,31 @@ pub fn write_row(maps: &Maps, (set, class, new): RowChange) {
 
 /// Changes the bit of a row and port class.
 pub fn write_verdict(maps: &Maps, (row, pc, permit): VerdictChange) {
-    let words = maps.words::<AtomicU64>(MapId::Mask);
-    let from = usize::from(row.get()) * maps.capacities.port_words as usize * 64;
-    set_bit(words, from + usize::from(pc.get()), permit);
+    set_bit(maps.words(MapId::Mask), place(maps, row, pc), permit);
 }
 
-/// Decodes the three tables.
+/// Changes the bit beside it. What was counted under an entry goes with it.
+pub fn write_tried(maps: &Maps, (row, pc, differs): VerdictChange) -> Result<(), Error> {
+    set_bit(maps.words(MapId::Mask), place(maps, row, pc) + 64, differs);
+    if differs {
+        return Ok(());
+    }
+    match maps.compared()?.remove(&compared_key(row, pc)) {
+        Ok(()) => Ok(()),
+        Err(e) => match map_error(e) {
+            e if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            e => Err(refused("map compared: remove", e)),
+        },
+    }
+}
+
+/// The number of the bit of a row and port class.
+fn place(maps: &Maps, row: RowId, pc: PortClassId) -> usize {
+    let (row, pc) = (usize::from(row.get()), usize::from(pc.get()));
+    (row * maps.capacities.port_words as usize + pc / 64) * 128 + pc % 64
+}
+
+/// Decodes the four tables.
 pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
     for family in Family::BOTH {
         let (classes, cells, own) =
@@ -214,9 +245,14 @@ pub fn read(maps: &Maps, into: &mut Program) -> Result<(), Error> {
     for (i, word) in maps.words::<AtomicU64>(MapId::Mask).iter().enumerate() {
         let mut bits = word.load(Acquire);
         while bits != 0 {
-            let pc = PortClassId::new(((i % width) as u32 * 64 + bits.trailing_zeros()) as u16);
-            let key = verdict_key(RowId::new((i / width) as u16), pc);
-            into.table_mut(TableId::Verdict).entries.insert(key, plain(ActionId::Permit));
+            let (pair, half) = (i / 2, i % 2);
+            let pc = (pair % width) as u32 * 64 + bits.trailing_zeros();
+            let (row, pc) = (RowId::new((pair / width) as u16), PortClassId::new(pc as u16));
+            let (table, key, action) = match half {
+                0 => (TableId::Verdict, verdict_key(row, pc), ActionId::Permit),
+                _ => (TableId::Tried, tried_key(row, pc), ActionId::Differs),
+            };
+            into.table_mut(table).entries.insert(key, plain(action));
             bits &= bits - 1;
         }
     }

@@ -200,7 +200,7 @@ impl Ebpf {
         self.attachments.replace(&self.generation.programs, self.pins.as_ref())?;
         // No packet runs an old program after this, so that its counters are final.
         self.grace.wait()?;
-        state::add_counts(&old.tables.maps, &self.generation.tables.maps);
+        state::add_counts(&old.tables.maps, &self.generation.tables.maps)?;
         if let Some(pins) = &self.pins {
             pins.discard(&pins.generation(old.number))?;
         }

@@ -179,7 +179,7 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
             let word = Word {
                 ingress_set: SetId::new(rng.below(6) as u16),
                 egress_set: SetId::new(rng.below(6) as u16),
-                flags: rng.below(32) as u8,
+                flags: rng.below(128) as u8,
             };
             (schema::endpoint_key(endpoint), schema::set_policy(word))
         }
@@ -215,6 +215,13 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
                 PortClassId::new(rng.below(130) as u16),
             );
             (key, schema::plain(ActionId::Permit))
+        }
+        TableId::Tried => {
+            let key = schema::tried_key(
+                RowId::new(1 + rng.below(6) as u16),
+                PortClassId::new(rng.below(130) as u16),
+            );
+            (key, schema::plain(ActionId::Differs))
         }
         TableId::ServiceV4 | TableId::ServiceV6 => {
             let family = if table == TableId::ServiceV4 { Family::V4 } else { Family::V6 };

@@ -29,6 +29,7 @@ use netpolc_kube_sync::watch::WatchStates;
 use watched::Watched;
 
 use super::sandboxes::Answer;
+use crate::trials::Trials;
 
 /// The longest time between two iterations of the agent's loop in which the agent counts as
 /// healthy.
@@ -52,6 +53,12 @@ struct ByResource {
     resource: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByTrial {
+    policy: String,
+    would: &'static str,
+}
+
 /// The metrics and the health of one agent.
 #[derive(Debug)]
 pub struct Metrics {
@@ -64,6 +71,7 @@ pub struct Metrics {
     events: Family<ByResource, Counter>,
     resyncs: Family<ByResource, Counter>,
     errors: Family<ByResource, Counter>,
+    tried: Family<ByTrial, Counter>,
     problems: Gauge,
     aside: Gauge,
     in_step: Gauge<i64, AtomicI64>,
@@ -134,6 +142,12 @@ impl Metrics {
             resyncs.clone(),
         );
         registry.register("errors", "Failures, by what failed", errors.clone());
+        let tried = Family::default();
+        registry.register(
+            "tried_packets",
+            "Opening packets that a policy which is only tried would deny or permit",
+            tried.clone(),
+        );
         registry.register("problems", "Problems in the objects as they are now", problems.clone());
         let aside = Gauge::default();
         registry.register(
@@ -182,6 +196,7 @@ impl Metrics {
             events,
             resyncs,
             errors,
+            tried,
             problems,
             aside,
             in_step,
@@ -276,6 +291,14 @@ impl Metrics {
     /// Records another failure, by what failed (`tampering`).
     pub fn error(&self, what: &str) {
         self.errors.get_or_create(&ByResource { resource: what.into() }).inc();
+    }
+
+    /// Counts packets that policies which are only tried would treat otherwise.
+    pub fn tried(&self, trials: &Trials) {
+        for ((policy, would), packets) in trials {
+            let labels = ByTrial { policy: policy.to_string(), would: would.name() };
+            self.tried.get_or_create(&labels).inc_by(*packets);
+        }
     }
 
     /// Sets the number of problems in the current objects.

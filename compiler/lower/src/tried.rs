@@ -1,0 +1,108 @@
+//! Where a set would answer otherwise if everything that is only tried were enforced (S85), and
+//! because of whom.
+//!
+//! Both answers are worked out as sets of ports, the one that decides and the one that would, and
+//! compared. What goes to a Service's port is left out: it is judged behind its translation (S48).
+//!
+//! Not here: what becomes of the difference ([`crate::rows`]).
+
+use std::sync::Arc;
+
+use netpolc_policy::Direction;
+use netpolc_table::{Origin, TierAction, schema::Family};
+
+use crate::{
+    grants::{self, Difference, Form, Grant, Granted, Outcome},
+    index::AtomId,
+    interval::{Piece, PortSet},
+    membership::Atoms,
+    order,
+    set::{Blame, Set},
+};
+
+/// What a set says about addresses of a family that are members of these atoms: for no members,
+/// what it says about those that no peer of it names.
+pub(crate) fn outcome(
+    set: &Set,
+    family: Family,
+    members: &[AtomId],
+    atoms: &Atoms,
+    form: Form,
+) -> Outcome {
+    if set.key.is_ordered() {
+        order::outcome(set, family, members, atoms, form)
+    } else {
+        grants::sum(set, family, members, atoms, form)
+    }
+}
+
+/// Where what is only tried would answer otherwise than `enforced` does about these addresses.
+pub(crate) fn differences(
+    set: &Set,
+    enforced: &Granted,
+    (family, members): (Family, &[AtomId]),
+    atoms: &Atoms,
+) -> Vec<Difference> {
+    let Some(tried) = &set.tried else { return Vec::new() };
+    let (shadow, blame) = &**tried;
+    let would = outcome(shadow, family, members, atoms, Form::Short);
+    let closed = grants::service_ports(set, members, atoms);
+    let closed = closed.iter().map(|(protocol, first, last)| (Some(*protocol), *first, *last));
+    let closed = PortSet::of(closed);
+    let now = ports(set, enforced).minus(&closed);
+    let then = ports(shadow, &would.grant).minus(&closed);
+    let mut list = Vec::new();
+    let denied = denying(&would.origins, blame);
+    for piece in now.minus(&then).pieces() {
+        list.extend(denied.iter().map(|policy| Difference { piece, policy: policy.clone() }));
+    }
+    for piece in then.minus(&now).pieces() {
+        let permitting = permitting(shadow, &would.grant, piece, blame);
+        list.extend(permitting.into_iter().map(|policy| Difference { piece, policy }));
+    }
+    list.sort();
+    list.dedup();
+    list
+}
+
+/// The ports that a grant consists of. A tunnel's port is granted only by a rule that names it
+/// (S45), so a grant of everything leaves it out.
+fn ports(set: &Set, granted: &Granted) -> PortSet {
+    match granted {
+        Granted::Nothing => PortSet::default(),
+        Granted::Ports(grants) => PortSet::of(grants.iter().map(Grant::piece)),
+        Granted::Everything => {
+            let tunnels = match set.key.direction {
+                Direction::Ingress => PortSet::default(),
+                Direction::Egress => {
+                    let tunnels = set.key.tunnels.iter();
+                    PortSet::of(tunnels.map(|(p, first, last)| (Some(*p), *first, *last)))
+                }
+            };
+            PortSet::everything().minus(&tunnels)
+        }
+    }
+}
+
+/// Who would deny: the rules of tried tiers that do, and the tried policies that isolate.
+fn denying(origins: &[Origin], blame: &Blame) -> Vec<Arc<str>> {
+    let tiers = origins.iter().filter_map(|origin| match origin {
+        Origin::Tier { policy, action: TierAction::Deny, .. } => Some(policy),
+        _ => None,
+    });
+    let tiers = tiers.filter(|policy| blame.all.contains(policy));
+    let found: Vec<Arc<str>> = tiers.chain(&blame.isolating).cloned().collect();
+    if found.is_empty() { blame.all.clone() } else { found }
+}
+
+/// Who would permit these ports: the tried policies whose rules do, or else whoever would take away
+/// what denies them.
+fn permitting(shadow: &Set, granted: &Granted, piece: Piece, blame: &Blame) -> Vec<Arc<str>> {
+    let Granted::Ports(grants) = granted else { return blame.all.clone() };
+    let here = PortSet::of([piece]);
+    let grants =
+        grants.iter().filter(|grant| !PortSet::of([grant.piece()]).intersection(&here).is_empty());
+    let policies = grants.filter_map(|grant| shadow.policy_of_source(grant.source));
+    let found: Vec<Arc<str>> = policies.filter(|policy| blame.all.contains(policy)).collect();
+    if found.is_empty() { blame.all.clone() } else { found }
+}
