@@ -23,6 +23,11 @@ const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 
 /// The db may ask web, or not; nobody may ask the db.
 fn cluster(tier: &str, egress: &str) -> Cluster {
+    annotated(tier, egress, "")
+}
+
+/// The same, with these annotations of the policy.
+fn annotated(tier: &str, egress: &str, annotations: &str) -> Cluster {
     let text = format!(
         "
 {{apiVersion: v1, kind: Namespace, metadata: {{name: shop}}}}
@@ -41,7 +46,7 @@ status: {{phase: Running, podIP: {WEB}}}
 ---
 apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
-metadata: {{name: db}}
+metadata: {{name: db, annotations: {{{annotations}}}}}
 spec:
   tier: {tier}
   priority: 1
@@ -144,4 +149,38 @@ fn s68_replies_pass_in_every_tier_and_a_tightened_tier_cuts() {
         a_connection(tier, Mem::default());
         a_connection(tier, ebpf::target(60).expect("the generated programs load (root)"));
     }
+}
+
+/// How many packets a target has counted in all.
+fn counted(target: &impl Target) -> u64 {
+    target.compared().unwrap().expect("it compares").values().sum()
+}
+
+fn a_trial(target: impl Target + Datapath) {
+    let mut stage = Stage::new(&annotated("Admin", "Deny", "netpolc.io/mode: audit"), target);
+    let asks = |port| packet(WEB, DB).tcp(port, 5432, tcp::SYN);
+    assert_eq!(stage.gets(&asks(4000)), Next, "what is tried denies nothing");
+    assert_eq!(counted(&stage.target), 1, "an opening");
+    assert_eq!(stage.sends(&packet(DB, WEB).tcp(5432, 4000, SYN_ACK)), Next);
+    assert_eq!(stage.gets(&packet(WEB, DB).tcp(4000, 5432, tcp::ACK)), Next);
+    assert_eq!(counted(&stage.target), 1, "the rest of the connection");
+    // Egress is tried too: what the db asks differs, and the answer to it does not.
+    let (question, answer) = (packet(DB, WEB).udp(4000, 53), packet(WEB, DB).udp(53, 4000));
+    assert_eq!(stage.sends(&question), Next);
+    assert_eq!(counted(&stage.target), 2, "a question");
+    assert_eq!(stage.gets(&answer), Next);
+    assert_eq!(counted(&stage.target), 2, "its answer");
+    assert_eq!(stage.gets(&packet(WEB, DB).udp(53, 4001)), Next);
+    assert_eq!(counted(&stage.target), 3, "a datagram that answers nothing");
+
+    // Enforced, nothing is compared any more, and what was counted under the entries is gone.
+    stage.change(&cluster("Admin", "Deny"));
+    assert_eq!(stage.gets(&asks(4001)), Drop);
+    assert_eq!(counted(&stage.target), 0);
+}
+
+#[test]
+fn s85_openings_are_counted_and_answers_are_not() {
+    a_trial(Mem::default());
+    a_trial(ebpf::target(60).expect("the generated programs load (root)"));
 }

@@ -61,7 +61,7 @@ fn packets_policies_and_pauses_as_the_reference() {
         seed += 1;
     }
     assert!(passed > 300 && dropped > 300, "{passed} passed, {dropped} dropped");
-    assert!(compared > 30, "{compared} compared");
+    assert!(compared > 8, "{compared} compared");
 }
 
 /// A target whose tables of connections change their size all the time, and stand in two places for

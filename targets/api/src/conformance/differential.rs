@@ -389,7 +389,7 @@ fn tried(program: &Program, seed: u64) -> Vec<Write> {
     let classes = ports.map(|entry| SetPortClass::of(entry).port_class);
     let classes: BTreeSet<PortClassId> = classes.chain([PortClassId::default()]).collect();
     let pairs = rows.iter().flat_map(|row| classes.iter().map(|class| (*row, *class)));
-    let chosen = pairs.filter(|_| random.once_in(2)).map(|(row, class)| {
+    let chosen = pairs.filter(|_| !random.once_in(4)).map(|(row, class)| {
         let key = schema::tried_key(row, class);
         Write::put(TableId::Tried, key, schema::plain(ActionId::Differs))
     });
