@@ -2,8 +2,9 @@
 //! pods, with versions that all kinds share. It does on command what a real one does on bad days:
 //! it is away, connections stall without a reset, a watch loses an event, the past is forgotten.
 //!
-//! Not here: rights, validation, pages, writes by clients other than a Node's taints. A real
-//! server: [`super::Server`].
+//! Clients may write a Node's taints and the status of policies, and create Events; other writes are
+//! only noted. Not here: rights for single objects, validation, pages. A real server:
+//! [`super::Server`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,8 +40,14 @@ struct State {
     installed: BTreeSet<String>,
     /// Collections that nobody may list or watch.
     forbidden: BTreeSet<String>,
+    /// Collections whose objects nobody may write.
+    read_only: BTreeSet<String>,
     /// `path?query` of each request that arrived.
     asked: Vec<String>,
+    /// What clients sent in order to write it, with its path: also what was refused.
+    written: Vec<(String, Value)>,
+    /// The namespaces and names of the Events that were created.
+    events: BTreeSet<(String, String)>,
     clients: u64,
     /// What clients up to this one send does not arrive, and they hear nothing.
     stalled: u64,
@@ -69,24 +76,87 @@ fn collection(kind: &str) -> &'static str {
         "StagedKubernetesNetworkPolicy" => INSTALLED[2],
         "SecurityGroupPolicy" => INSTALLED[3],
         "SecurityGroup" => INSTALLED[4],
+        "CiliumNetworkPolicy" => INSTALLED[5],
+        "AdminNetworkPolicy" => INSTALLED[6],
         other => panic!("no collection is known for {other}"),
     }
 }
 
 /// Collections that are there only where somebody has installed them ([`Fake::install`]).
-const INSTALLED: [&str; 5] = [
+const INSTALLED: [&str; 7] = [
     "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
     "/apis/networking.k8s.aws/v1alpha1/clusternetworkpolicies",
     "/apis/projectcalico.org/v3/stagedkubernetesnetworkpolicies",
     "/apis/vpcresources.k8s.aws/v1beta1/securitygrouppolicies",
     "/apis/ec2.services.k8s.aws/v1alpha1/securitygroups",
+    "/apis/cilium.io/v2/ciliumnetworkpolicies",
+    "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies",
 ];
+
+/// The collection and the name of an object that belongs to no namespace; None where the path is
+/// that of something else.
+fn unscoped(path: &str) -> Option<(&'static str, &str)> {
+    let collections = INSTALLED.into_iter().chain([collection("Node")]);
+    collections.into_iter().find_map(|of| {
+        let name = path.strip_prefix(of)?.strip_prefix('/')?;
+        (!name.contains('/')).then_some((of, name))
+    })
+}
+
+/// The groups and versions of the collections that somebody has installed.
+fn groups(installed: &BTreeSet<String>) -> Value {
+    let groups: Vec<Value> = installed
+        .iter()
+        .filter_map(|path| {
+            let mut parts = path.split('/').skip(2);
+            let (group, version) = (parts.next()?, parts.next()?);
+            Some(json!({"name": group, "versions": [{"version": version}]}))
+        })
+        .collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// A refusal in the words of the API server.
+fn failure(code: u16, reason: &str) -> Answer {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": reason, "message": reason, "metadata": {}});
+    Answer::Text(code, status.to_string())
+}
 
 enum Answer {
     Text(u16, String),
     Watch(mpsc::UnboundedReceiver<Bytes>),
     /// No answer ever comes.
     Stalled,
+}
+
+impl State {
+    fn change(&mut self, path: &str, mut object: Value, stays: bool, heard: bool) {
+        self.version += 1;
+        let version = self.version;
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let key = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+        let objects = self.objects.entry(path.into()).or_default();
+        let kind = match (stays, objects.remove(&key)) {
+            (false, _) => "DELETED",
+            (true, None) => "ADDED",
+            (true, Some(_)) => "MODIFIED",
+        };
+        if stays {
+            objects.insert(key, object.clone());
+        }
+        // serde_json sorts names; servers send the type first.
+        let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
+        self.log.push((version, path.into(), line.clone()));
+        if heard {
+            let stalled = self.stalled;
+            self.watchers.retain(|w| !w.lines.is_closed());
+            let watchers =
+                self.watchers.iter().filter(|w| w.collection == path && w.client > stalled);
+            watchers.for_each(|w| drop(w.lines.send(Bytes::from(line.clone()))));
+        }
+    }
 }
 
 impl Fake {
@@ -118,6 +188,7 @@ impl Fake {
                     let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
                     let answer = match parts.method {
                         Method::PATCH => fake.patch(client, path, &body.collect_bytes().await?),
+                        Method::POST => fake.create(client, path, &body.collect_bytes().await?),
                         _ => fake.answer(client, path, query),
                     };
                     match answer? {
@@ -147,11 +218,9 @@ impl Fake {
         if path == "/version" {
             return Ok(Answer::Text(200, json!({"major": "1", "minor": "20"}).to_string()));
         }
-        let failure = |code: u16, reason: &str| {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
-                "message": reason, "metadata": {}});
-            Answer::Text(code, status.to_string())
-        };
+        if path == "/apis" {
+            return Ok(Answer::Text(200, groups(&state.installed).to_string()));
+        }
         if state.forbidden.contains(path) {
             return Ok(failure(403, "Forbidden"));
         }
@@ -168,12 +237,12 @@ impl Fake {
                 |pod| Answer::Text(200, pod.to_string()),
             ));
         }
-        if let Some(name) = path.strip_prefix("/api/v1/nodes/") {
+        if let Some((of, name)) = unscoped(path) {
             let key = (String::new(), name.to_owned());
-            let node = state.objects.get(collection("Node")).and_then(|nodes| nodes.get(&key));
-            return Ok(node.map_or_else(
+            let object = state.objects.get(of).and_then(|objects| objects.get(&key));
+            return Ok(object.map_or_else(
                 || failure(404, "NotFound"),
-                |node| Answer::Text(200, node.to_string()),
+                |object| Answer::Text(200, object.to_string()),
             ));
         }
         let parameter = |name: &str| {
@@ -212,22 +281,57 @@ impl Fake {
         Ok(Answer::Watch(receiver))
     }
 
-    /// A Node's `spec`, replaced where the version is the present one; nothing else can be patched.
+    /// A Node's `spec`, or the `status` of another object that belongs to no namespace, replaced
+    /// where the version is the present one; nothing else can be patched.
     fn patch(&self, client: u64, path: &str, body: &[u8]) -> Result<Answer, tower::BoxError> {
-        let answer = self.answer(client, path, "")?;
-        let (Some(_), Answer::Text(200, text)) = (path.strip_prefix("/api/v1/nodes/"), &answer)
-        else {
-            return Ok(answer);
+        let patch: Value = serde_json::from_slice(body)?;
+        let (object, field) = match path.strip_suffix("/status") {
+            Some(object) => (object, "status"),
+            None => (path, "spec"),
         };
-        let (mut node, patch): (Value, Value) =
-            (serde_json::from_str(text)?, serde_json::from_slice(body)?);
-        if patch["metadata"]["resourceVersion"] != node["metadata"]["resourceVersion"] {
-            let status = json!({"kind": "Status", "status": "Failure", "code": 409, "message": "the object has been modified"});
-            return Ok(Answer::Text(409, status.to_string()));
+        let answer = self.answer(client, path, "")?;
+        if matches!(answer, Answer::Stalled) {
+            return Ok(answer);
         }
-        node["spec"] = patch["spec"].clone();
-        self.put(&node);
-        Ok(Answer::Text(200, node.to_string()))
+        let mut state = self.state();
+        state.written.push((path.to_owned(), patch.clone()));
+        let Some((of, name)) = unscoped(object) else { return Ok(answer) };
+        if state.read_only.contains(of) {
+            return Ok(failure(403, "Forbidden"));
+        }
+        let key = (String::new(), name.to_owned());
+        let present = state.objects.get(of).and_then(|objects| objects.get(&key)).cloned();
+        let Some(mut present) = present else { return Ok(failure(404, "NotFound")) };
+        if patch["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"] {
+            return Ok(failure(409, "Conflict"));
+        }
+        present[field] = patch[field].clone();
+        state.change(of, present.clone(), true, true);
+        Ok(Answer::Text(200, present.to_string()))
+    }
+
+    /// Creates an Event, unless there is one of its name; of other kinds it is only noted.
+    fn create(&self, client: u64, path: &str, body: &[u8]) -> Result<Answer, tower::BoxError> {
+        let answer = self.answer(client, path, "")?;
+        if matches!(answer, Answer::Stalled) {
+            return Ok(answer);
+        }
+        let object: Value = serde_json::from_slice(body)?;
+        let mut state = self.state();
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        if path.ends_with("/events") && !state.events.insert((text("namespace"), text("name"))) {
+            return Ok(failure(409, "AlreadyExists"));
+        }
+        state.written.push((path.to_owned(), object));
+        Ok(Answer::Text(201, String::from_utf8_lossy(body).into_owned()))
+    }
+
+    /// What clients have sent in order to write it to a path that contains `part`; of Events only
+    /// those that were created.
+    pub fn written(&self, part: &str) -> Vec<Value> {
+        let state = self.state();
+        let found = state.written.iter().filter(|(path, _)| path.contains(part));
+        found.map(|(_, body)| body.clone()).collect()
     }
 
     /// An object as it is.
@@ -252,33 +356,8 @@ impl Fake {
     }
 
     fn change(&self, object: &Value, stays: bool, heard: bool) {
-        let mut state = self.state();
-        state.version += 1;
-        let version = state.version;
         let path = collection(object["kind"].as_str().expect("a kind"));
-        let mut object = object.clone();
-        object["metadata"]["resourceVersion"] = version.to_string().into();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let key = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
-        let objects = state.objects.entry(path.into()).or_default();
-        let kind = match (stays, objects.remove(&key)) {
-            (false, _) => "DELETED",
-            (true, None) => "ADDED",
-            (true, Some(_)) => "MODIFIED",
-        };
-        if stays {
-            objects.insert(key, object.clone());
-        }
-        // serde_json sorts names; servers send the type first.
-        let line = format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n");
-        state.log.push((version, path.into(), line.clone()));
-        if heard {
-            let stalled = state.stalled;
-            state.watchers.retain(|w| !w.lines.is_closed());
-            let watchers =
-                state.watchers.iter().filter(|w| w.collection == path && w.client > stalled);
-            watchers.for_each(|w| drop(w.lines.send(Bytes::from(line.clone()))));
-        }
+        self.state().change(path, object.clone(), stays, heard);
     }
 
     /// Installs a kind that clusters need not have.
@@ -298,6 +377,11 @@ impl Fake {
     /// Denies all requests for a kind.
     pub fn forbid(&self, kind: &str) {
         self.state().forbidden.insert(collection(kind).into());
+    }
+
+    /// Denies all writes to objects of a kind.
+    pub fn forbid_writes(&self, kind: &str) {
+        self.state().read_only.insert(collection(kind).into());
     }
 
     /// All connections break, and nobody can connect until [`Fake::come_back`].
