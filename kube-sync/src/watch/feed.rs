@@ -31,6 +31,8 @@ use tokio::{
 
 use super::{
     Lists,
+    acceptance::Care,
+    acceptance_writer::{self, Acceptances},
     backoff::{Backoff, jitter},
     collect::Message,
     condition::{Condition, Reason, Remedy, diagnose},
@@ -80,6 +82,7 @@ pub(crate) struct Feed {
     pub converter: Arc<Mutex<Converter>>,
     pub messages: mpsc::Sender<Message>,
     pub reports: Reports,
+    pub acceptances: Arc<Acceptances>,
     pub states: Arc<FeedStates>,
 }
 
@@ -175,6 +178,11 @@ impl Feed {
             self.states.want_all_nodes();
         }
         self.reports.about(self.resource, api_version, raw, &item.problems);
+        if acceptance_writer::concerns(self.resource) {
+            let listed = self.states.of(self.resource).progress().served == Some(true);
+            let care = if listed { Care::Generation } else { Care::Content };
+            self.acceptances.note(self.resource, api_version, raw, &item, care);
+        }
         let key = item.key.clone();
         self.send(Message::Put(self.resource, Box::new(item))).await?;
         Ok(key)

@@ -10,6 +10,8 @@
 //! Raw objects are held only until the page or event that they came in is converted, and the only
 //! copy of the converted objects is the caller's [`Cluster`]. Not here: what changes mean.
 
+mod acceptance;
+mod acceptance_writer;
 mod access;
 mod backoff;
 mod collect;
@@ -40,15 +42,8 @@ use k8s_openapi::api::events::v1::Event;
 use netpolc_policy::{Cluster, ObjectKey};
 use tokio::sync::{mpsc, watch};
 
-pub use self::{
-    access::{Access, AccessError},
-    collect::Update,
-    condition::{Condition, Reason},
-    feed_state::{WatchState, WatchStates},
-    fetch::{Busy, Fetched, Fetcher, Found},
-    status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus},
-};
 use self::{
+    acceptance_writer::Acceptances,
     collect::{Collector, Message},
     convert::Converter,
     feed::Feed,
@@ -57,6 +52,14 @@ use self::{
     freshness::Ask,
     link::Link,
     report::Reports,
+};
+pub use self::{
+    access::{Access, AccessError},
+    collect::Update,
+    condition::{Condition, Reason},
+    feed_state::{WatchState, WatchStates},
+    fetch::{Busy, Fetched, Fetcher, Found},
+    status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus},
 };
 use crate::{Families, Problem, Resource};
 
@@ -295,6 +298,8 @@ async fn watch_all(
     let fetches = tokio::spawn(fetch::answer(asked, link.clone(), converter.clone()));
     let gate =
         tokio::spawn(freshness::answer(gate, link.clone(), states.clone(), messages.clone()));
+    let acceptances = Arc::new(Acceptances::default());
+    let statuses = tokio::spawn(acceptance_writer::write(acceptances.clone(), link.clone()));
     let feeds = options.families.watched().map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
@@ -305,6 +310,7 @@ async fn watch_all(
             converter: converter.clone(),
             messages: messages.clone(),
             reports: reports.clone(),
+            acceptances: acceptances.clone(),
             states: states.clone(),
         }
     });
@@ -312,7 +318,7 @@ async fn watch_all(
     // A feed notices only when it sends that nobody listens any more. One that waits for its server
     // must not keep the thread alive.
     messages.closed().await;
-    tasks.into_iter().chain([events, fetches, gate]).for_each(|task| task.abort());
+    tasks.into_iter().chain([events, fetches, gate, statuses]).for_each(|task| task.abort());
 }
 
 /// Runs a feed, and restarts it if it panics: the known objects stay, and the next list shows what

@@ -58,17 +58,7 @@ impl Reports {
 
     /// Queues an Event about the errors of an object, if there are any.
     pub fn about(&self, resource: Resource, api_version: &str, raw: &Raw, problems: &[Problem]) {
-        let errors: Vec<&Problem> =
-            problems.iter().filter(|p| p.severity == Severity::Error).collect();
-        let (Some(first), Some(name)) = (errors.first(), &raw.meta.name) else { return };
-        let place = first.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
-        let more = match errors.len() {
-            1 => String::new(),
-            several => format!(" (and {} more)", several - 1),
-        };
-        let mut note = format!("{place}{}", first.message);
-        note.truncate(note.floor_char_boundary(MAX_NOTE_LEN - more.len()));
-        note.push_str(&more);
+        let (Some(note), Some(name)) = (summary(problems), &raw.meta.name) else { return };
         let subject = Subject {
             kind: resource.kind(),
             api_version,
@@ -128,6 +118,22 @@ impl Reports {
             tracing::debug!("an Event was dropped, because too many are waiting");
         }
     }
+}
+
+/// The first error of an object with the field, and how many others there are; None where there is
+/// no error.
+pub(super) fn summary(problems: &[Problem]) -> Option<String> {
+    let mut errors = problems.iter().filter(|p| p.severity == Severity::Error);
+    let first = errors.next()?;
+    let place = first.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
+    let more = match errors.count() {
+        0 => String::new(),
+        several => format!(" (and {several} more)"),
+    };
+    let mut note = format!("{place}{}", first.message);
+    note.truncate(note.floor_char_boundary(MAX_NOTE_LEN - more.len()));
+    note.push_str(&more);
+    Some(note)
 }
 
 /// Creates the queued Events, until the sending ends are dropped.

@@ -135,7 +135,7 @@ impl NodeStatus {
 }
 
 /// RFC 3339 without fractions, as the API server writes times.
-fn seconds(time: Timestamp) -> String {
+pub(super) fn seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
