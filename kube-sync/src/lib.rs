@@ -58,4 +58,4 @@ pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};
 pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};
 pub use resource::{Families, Resource};
-pub use state::PolicyState;
+pub use state::{PolicyKind, PolicyState};

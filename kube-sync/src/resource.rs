@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use netpolc_policy::TierApi;
+
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
@@ -58,6 +60,14 @@ impl Resource {
     /// How many kinds there are, watched or not.
     #[cfg(feature = "watch")]
     pub(crate) const COUNT: usize = Resource::Pod as usize + 1;
+
+    /// The kind of the ClusterNetworkPolicies of this group.
+    pub fn of_tiers(api: TierApi) -> Self {
+        match api {
+            TierApi::Upstream => Resource::Tier,
+            TierApi::Aws => Resource::AwsTier,
+        }
+    }
 
     /// The kind's name, as objects carry it in `kind`.
     pub fn kind(self) -> &'static str {

@@ -54,6 +54,17 @@ impl fmt::Display for TierKey {
     }
 }
 
+impl TierKey {
+    /// The policy that is meant by this name, as it prints.
+    pub fn named(text: &str) -> Self {
+        let api = TierApi::Aws;
+        match text.strip_suffix(api.group()).and_then(|name| name.strip_suffix('.')) {
+            Some(name) => TierKey { api, name: name.into() },
+            None => TierKey { api: TierApi::Upstream, name: text.into() },
+        }
+    }
+}
+
 impl Serialize for TierKey {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)

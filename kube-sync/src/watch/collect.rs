@@ -10,7 +10,7 @@ use std::{
 use netpolc_policy::{Cluster, ObjectKey};
 
 use super::{condition::Condition, convert::Item};
-use crate::{Change, Families, Object, Problem, Resource, change};
+use crate::{Change, Families, Object, Problem, Resource, Severity, change};
 
 /// A message of a feed, or of [`super::freshness`].
 #[derive(Debug)]
@@ -53,7 +53,7 @@ struct Listing {
     /// The objects that differ from the known ones. They are applied only when the list is
     /// complete, so that an address which moved from one pod to another is not seen at both.
     differs: BTreeMap<ObjectKey, Option<Object>>,
-    /// The metadata.generation of each policy in the list.
+    /// The metadata.generation of each policy in the list, as far as [`has_generation`].
     generations: BTreeMap<ObjectKey, i64>,
 }
 
@@ -69,8 +69,8 @@ pub(crate) struct Collector {
     pending: BTreeMap<(Resource, ObjectKey), Option<Object>>,
     problems: BTreeMap<(Resource, ObjectKey), Vec<Problem>>,
     conditions: BTreeMap<Resource, Condition>,
-    /// The metadata.generation of each policy.
-    generations: BTreeMap<ObjectKey, i64>,
+    /// The metadata.generation of each policy, as far as [`has_generation`].
+    generations: BTreeMap<(Resource, ObjectKey), i64>,
     /// How many lists after the first one each kind had since [`Collector::take_resyncs`].
     resyncs: BTreeMap<Resource, u64>,
     /// The latest moment whose state the view is known to reflect.
@@ -90,6 +90,11 @@ pub(crate) struct Collector {
 enum Notice {
     Sent,
     Due,
+}
+
+/// Whether a node reports which generation of such an object it enforces.
+fn has_generation(resource: Resource) -> bool {
+    matches!(resource, Resource::Policy | Resource::Tier | Resource::AwsTier)
 }
 
 impl Collector {
@@ -127,8 +132,13 @@ impl Collector {
         std::mem::replace(&mut self.news, Notice::Sent) == Notice::Due
     }
 
-    pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
-        self.generations.get(policy).copied()
+    pub fn generation(&self, resource: Resource, policy: &ObjectKey) -> Option<i64> {
+        self.generations.get(&(resource, policy.clone())).copied()
+    }
+
+    pub fn errors(&self, resource: Resource, object: &ObjectKey) -> usize {
+        let problems = self.problems.get(&(resource, object.clone())).into_iter().flatten();
+        problems.filter(|problem| problem.severity == Severity::Error).count()
     }
 
     pub fn take_resyncs(&mut self) -> BTreeMap<Resource, u64> {
@@ -206,7 +216,7 @@ impl Collector {
         // The converter makes a name legible that an API server should have rejected; then the
         // legible one is the key.
         let key = change::key(&object);
-        if resource == Resource::Policy
+        if has_generation(resource)
             && let Some(generation) = generation
         {
             // Generations of a list count once the list is complete, like its objects.
@@ -214,7 +224,7 @@ impl Collector {
                 Some(listing) => {
                     listing.generations.insert(key.clone(), generation);
                 }
-                None => self.note_generation(key.clone(), generation),
+                None => self.note_generation(resource, key.clone(), generation),
             }
         }
         let listing = self.listings.get_mut(&resource);
@@ -241,9 +251,7 @@ impl Collector {
 
     fn gone(&mut self, resource: Resource, key: ObjectKey) {
         self.note_problems(resource, &key, vec![]);
-        if resource == Resource::Policy {
-            self.generations.remove(&key);
-        }
+        self.generations.remove(&(resource, key.clone()));
         match &mut self.first {
             Some(first) => change::remove(first, resource, &key),
             None => drop(self.pending.insert((resource, key), None)),
@@ -253,12 +261,9 @@ impl Collector {
     fn complete(&mut self, resource: Resource, known: &Cluster) {
         let Some(listing) = self.listings.remove(&resource) else { return };
         let seen = listing.seen;
-        if resource == Resource::Policy {
-            self.generations.retain(|key, _| seen.contains(key));
-            listing
-                .generations
-                .into_iter()
-                .for_each(|(key, generation)| self.note_generation(key, generation));
+        self.generations.retain(|(kind, key), _| *kind != resource || seen.contains(key));
+        for (key, generation) in listing.generations {
+            self.note_generation(resource, key, generation);
         }
         let before = self.problems.len();
         self.problems.retain(|(kind, key), _| *kind != resource || seen.contains(key));
@@ -290,10 +295,10 @@ impl Collector {
             .extend(listing.differs.into_iter().map(|(key, object)| ((resource, key), object)));
     }
 
-    fn note_generation(&mut self, policy: ObjectKey, generation: i64) {
+    fn note_generation(&mut self, resource: Resource, policy: ObjectKey, generation: i64) {
         // The generation is part of the status, so a change matters even where the policy means the
         // same.
-        if self.generations.insert(policy, generation) != Some(generation) {
+        if self.generations.insert((resource, policy), generation) != Some(generation) {
             self.status = Notice::Due;
         }
     }

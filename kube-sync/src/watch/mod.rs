@@ -39,7 +39,7 @@ use std::{
 };
 
 use k8s_openapi::api::events::v1::Event;
-use netpolc_policy::{Cluster, ObjectKey};
+use netpolc_policy::{Cluster, ObjectKey, TierKey};
 use tokio::sync::{mpsc, watch};
 
 use self::{
@@ -239,9 +239,21 @@ impl Watch {
         self.reports.aside(resource, object, why);
     }
 
-    /// The metadata.generation of a policy, as of the last update; None where it is not known.
-    pub fn generation(&self, policy: &ObjectKey) -> Option<i64> {
-        self.collector.generation(policy)
+    /// Creates an Event about a ClusterNetworkPolicy whose answer does not count beside another one
+    /// of its priority (S64), unless there is one already.
+    pub fn report_conflict(&self, loses: &TierKey, wins: &str, why: &str) {
+        self.reports.conflict(loses, wins, why);
+    }
+
+    /// The metadata.generation of a NetworkPolicy or ClusterNetworkPolicy, as of the last update;
+    /// None where it is not known.
+    pub fn generation(&self, resource: Resource, policy: &ObjectKey) -> Option<i64> {
+        self.collector.generation(resource, policy)
+    }
+
+    /// How many errors an object has, as of the last update.
+    pub fn errors(&self, resource: Resource, object: &ObjectKey) -> usize {
+        self.collector.errors(resource, object)
     }
 
     /// For each kind, how many lists after its first one were completed since the last call.

@@ -1,5 +1,6 @@
-//! Creates Kubernetes Events about objects that cannot be understood, objects that are set aside
-//! and pods that cannot be isolated, so that whoever applied an object sees the message beside it.
+//! Creates Kubernetes Events about objects that cannot be understood, objects that are set aside,
+//! policies whose answers do not count and pods that cannot be isolated, so that whoever applied an
+//! object sees the message beside it.
 //!
 //! An Event's name derives from the object and the message, so all agents of a cluster mean the
 //! same Event, and only the first one creates it. Not here: what is wrong with an object.
@@ -20,7 +21,7 @@ use kube::{
     Api, Error,
     api::{ObjectMeta, PostParams},
 };
-use netpolc_policy::ObjectKey;
+use netpolc_policy::{ObjectKey, TierKey};
 use tokio::sync::mpsc;
 
 use super::{condition::chain, link::Link, raw::Raw};
@@ -88,9 +89,32 @@ impl Reports {
         self.report(&subject, "SetAside", note);
     }
 
+    /// Queues an Event which says that another policy of the same priority answers differently, and
+    /// that its answer counts. The example in `why` is of this node, so it is no part of the name:
+    /// the agents of all nodes mean the same Event.
+    pub fn conflict(&self, loses: &TierKey, wins: &str, why: &str) {
+        let resource = Resource::of_tiers(loses.api);
+        let api = resource.api(resource.versions()[0]);
+        let subject = Subject {
+            kind: resource.kind(),
+            api_version: &api.api_version,
+            namespace: None,
+            name: &loses.name,
+            uid: None,
+        };
+        let note = why[..why.floor_char_boundary(MAX_NOTE_LEN)].to_owned();
+        self.named(&subject, "Overruled", (&api.api_version, wins), note);
+    }
+
     fn report(&self, about: &Subject, reason: &str, note: String) {
+        let identity = (about.uid, note.clone());
+        self.named(about, reason, identity, note);
+    }
+
+    /// Queues an Event. Two with the same `identity` about objects of one name are the same Event.
+    fn named(&self, about: &Subject, reason: &str, identity: impl Hash, note: String) {
         let mut hasher = DefaultHasher::new();
-        (&about.uid, &note).hash(&mut hasher);
+        identity.hash(&mut hasher);
         let mut event_name = about.name.to_owned();
         event_name.truncate(200);
         let event = Event {

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::ApiResource;
 use serde_json::{Value, json};
 
-use crate::PolicyState;
+use crate::{PolicyKind, PolicyState};
 
 /// How many policies are listed; the others are only counted.
 pub const MAX_POLICIES: usize = 200;
@@ -34,8 +34,10 @@ pub struct NodeStatus {
     pub pods: usize,
     /// How many of them some policy selects.
     pub isolated: usize,
-    /// Policies that select a pod of this node, in order of their names.
+    /// Policies and security groups that decide about a pod of this node, in order of their names.
     pub policies: Vec<PolicyState>,
+    /// How many policies that are only tried are about a pod of this node.
+    pub audited: usize,
     /// What is wrong with the input, one line each.
     pub problems: Vec<String>,
 }
@@ -118,6 +120,7 @@ impl NodeStatus {
             json!({"type": state.kind, "status": status, "reason": reason, "message": bounded(message),
                 "lastTransitionTime": seconds(since(&state))})
         });
+        let of = |kind: PolicyKind| self.policies.iter().filter(|p| p.kind == kind).count();
         json!({
             "agentVersion": self.version,
             "lastUpdated": seconds(now),
@@ -125,6 +128,10 @@ impl NodeStatus {
             "pods": self.pods,
             "isolatedPods": self.isolated,
             "policyCount": self.policies.len(),
+            "networkPolicyCount": of(PolicyKind::NetworkPolicy),
+            "clusterNetworkPolicyCount": of(PolicyKind::ClusterNetworkPolicy),
+            "securityGroupCount": of(PolicyKind::SecurityGroup),
+            "auditedPolicyCount": self.audited,
             "policies": policies,
             "policiesOmitted": self.policies.len() - policies.len(),
             "problemCount": self.problems.len(),
@@ -186,6 +193,30 @@ mod tests {
             (&condition["status"], &condition["lastTransitionTime"]),
             (&"False".into(), &"1970-01-01T00:00:00Z".into())
         );
+    }
+
+    #[test]
+    fn s84_policies_are_counted_by_kind_and_those_that_are_tried_apart() {
+        let kinds = [
+            (PolicyKind::NetworkPolicy, 3),
+            (PolicyKind::ClusterNetworkPolicy, 2),
+            (PolicyKind::SecurityGroup, 1),
+        ];
+        let policies = kinds.into_iter().flat_map(|(kind, count)| {
+            (0..count).map(move |i| PolicyState {
+                policy: format!("{kind:?}{i}"),
+                kind,
+                ..Default::default()
+            })
+        });
+        let status = NodeStatus { policies: policies.collect(), audited: 4, ..Default::default() };
+        let value = status.value(|_| Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        let count = |field: &str| value[field].as_u64().unwrap();
+        assert_eq!(count("policyCount"), 6);
+        assert_eq!(count("networkPolicyCount"), 3);
+        assert_eq!(count("clusterNetworkPolicyCount"), 2);
+        assert_eq!((count("securityGroupCount"), count("auditedPolicyCount")), (1, 4));
+        assert_eq!(value["policies"][0]["kind"], "ClusterNetworkPolicy");
     }
 
     #[test]

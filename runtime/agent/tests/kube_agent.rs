@@ -6,18 +6,12 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::IpAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use common::Host;
-use netpolc_agent::{
-    discovery::{Discovery, PodFacts},
-    network::Network,
-    serve::{Options, cluster_loop, metrics::Metrics, record::Record},
-};
+use common::{Host, Net, interface};
+use netpolc_agent::serve::{Options, cluster_loop, metrics::Metrics, record::Record};
 use netpolc_kube_sync::{
     Families, Input, PolicyState, load,
     watch::{self, Access, Lists},
@@ -34,22 +28,6 @@ use netpolc_testbed::{
     story::Story,
 };
 use serde_json::{Value, json};
-
-/// Every address has an interface of its own.
-struct Net;
-
-fn interface(address: IpAddr) -> IfIndex {
-    match address {
-        IpAddr::V4(address) => IfIndex::new(1_000 + (address.to_bits() & 0xffff)),
-        IpAddr::V6(_) => IfIndex::new(999),
-    }
-}
-
-impl Network for Net {
-    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
-        Ok(Discovery::by_address(pods, |address| Some(interface(address))))
-    }
-}
 
 fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {"team": "a"}}})
@@ -470,6 +448,7 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
         pods: 1,
         isolated: 1,
         policies: vec![policy],
+        audited: 2,
         problems: vec!["a problem".into()],
     };
     let get = async || {
@@ -491,6 +470,12 @@ async fn node_status(scene: &Scene, server: &Server, admin: &Client) {
     let (object, _) = arrives(1).await;
     assert_eq!(object["metadata"]["ownerReferences"][0]["kind"], "Node", "{object}");
     assert_eq!(object["status"]["policies"][0]["generation"], 1, "{object}");
+    // What the definition does not name, the server drops.
+    assert_eq!(object["status"]["policies"][0]["kind"], "NetworkPolicy", "{object}");
+    assert_eq!(object["status"]["networkPolicyCount"], 1, "{object}");
+    assert_eq!(object["status"]["clusterNetworkPolicyCount"], 0, "{object}");
+    assert_eq!(object["status"]["securityGroupCount"], 0, "{object}");
+    assert_eq!(object["status"]["auditedPolicyCount"], 2, "{object}");
     let table = kubectl(server, &["get", "nps"]);
     let words: Vec<&str> = table.split_whitespace().collect();
     assert!(

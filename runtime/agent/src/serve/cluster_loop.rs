@@ -7,27 +7,23 @@
 //! only by changes that the server reports. Not here: what this loop shares with the one for files
 //! ([`super::supervisor`]).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::Future,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, future::Future, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use netpolc_cni::server::{self, Waiting};
 use netpolc_kube_sync::{
-    Change, PolicyState, Resource, Severity,
+    Change, PolicyKind, PolicyState, Resource,
     watch::{self, Fetcher, NodeStatus, Update, Watch},
 };
 use netpolc_lower::Kind;
-use netpolc_policy::ObjectKey;
+use netpolc_policy::{ObjectKey, TierKey};
 use netpolc_target::NodeTarget;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Options, Pass, Passes,
     metrics::Metrics,
+    policy_status::audited,
     retry::Retry,
     sandbox_store,
     sandboxes::Sandboxes,
@@ -280,19 +276,10 @@ impl Plugins {
 
 /// Brings the record and the published status up to date.
 fn record<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, watch: &Watch) {
-    let broken = watch
-        .problems()
-        .filter(|p| p.severity == Severity::Error)
-        .filter_map(|p| p.object.as_ref());
-    let mut errors: BTreeMap<&str, usize> = BTreeMap::new();
-    broken
-        .filter(|o| &*o.kind == Resource::Policy.kind())
-        .for_each(|o| *errors.entry(&o.name).or_default() += 1);
     let about = |state: &mut PolicyState| {
-        let key =
-            state.policy.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));
-        state.generation = key.and_then(|key| watch.generation(&key));
-        state.errors = errors.get(&*state.policy).copied().unwrap_or(0);
+        let Some((resource, key)) = object_of(state) else { return };
+        state.generation = watch.generation(resource, &key);
+        state.errors = watch.errors(resource, &key);
     };
     let Some(record) = supervisor.record(about) else { return };
     let isolates = |key: &&ObjectKey| {
@@ -310,9 +297,30 @@ fn record<H: NodeTarget, N: Network>(supervisor: &mut Supervisor<H, N>, watch: &
             .aside()
             .map(|aside| format!("{} {}", aside.kind, aside.object))
             .collect(),
+        audited: audited(supervisor.agent.cluster(), supervisor.agent.local_pods()),
         policies: record.policies,
         problems: record.problems,
     });
+    for conflict in supervisor.take_conflicts() {
+        let loses = TierKey::named(&conflict.loses);
+        watch.report_conflict(&loses, &conflict.wins, &conflict.why);
+    }
+}
+
+/// The object in the cluster that a policy's state is about; None for a security group, which the
+/// API server does not know by its id.
+fn object_of(state: &PolicyState) -> Option<(Resource, ObjectKey)> {
+    match state.kind {
+        PolicyKind::NetworkPolicy => {
+            let (namespace, name) = state.policy.split_once('/')?;
+            Some((Resource::Policy, ObjectKey::new(namespace, name)))
+        }
+        PolicyKind::ClusterNetworkPolicy => {
+            let key = TierKey::named(&state.policy);
+            Some((Resource::of_tiers(key.api), ObjectKey::new("", key.name)))
+        }
+        PolicyKind::SecurityGroup => None,
+    }
 }
 
 /// A problem to report where no Node has the given name: it is most likely wrong, and then no pod

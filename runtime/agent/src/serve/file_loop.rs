@@ -79,6 +79,7 @@ pub async fn serve(
         supervisor.record(|_| {});
         // These would become Events, which objects from files do not have.
         supervisor.take_aside();
+        supervisor.take_conflicts();
     }
     tracing::info!("the agent has stopped; enforcement stays in place (netpolc detach removes it)");
     Ok(Pass::default())

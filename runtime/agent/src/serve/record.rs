@@ -186,6 +186,8 @@ impl Record {
 mod tests {
     use std::{os::unix::fs::MetadataExt as _, path::PathBuf};
 
+    use netpolc_kube_sync::PolicyKind;
+
     use super::*;
 
     /// A number of a process means nothing in another process namespace.
@@ -240,6 +242,7 @@ mod tests {
         }];
         let policies = vec![PolicyState {
             policy: "a/p".into(),
+            kind: PolicyKind::NetworkPolicy,
             generation: Some(3),
             pods: 1,
             entries: 9,

@@ -14,7 +14,7 @@ use std::{
 
 use netpolc_host::{links, netlink};
 use netpolc_kube_sync::PolicyState;
-use netpolc_lower::{Aside, Kind};
+use netpolc_lower::{Aside, Diagnostic, Kind};
 use netpolc_policy::ObjectKey;
 use netpolc_target::NodeTarget;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -50,6 +50,17 @@ enum Notice {
     Sent,
 }
 
+/// Two ClusterNetworkPolicies of one priority that answer differently for some packet (S64).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The policy whose answer counts, as users name it.
+    pub wins: Arc<str>,
+    /// The other one.
+    pub loses: Arc<str>,
+    /// What users are told, with a packet as an example.
+    pub why: String,
+}
+
 /// An agent, and the state that the record and monitoring show.
 pub struct Supervisor<H, N> {
     /// The agent itself. [`Supervisor::follow`] has it make an update, and notes whether it worked.
@@ -79,6 +90,11 @@ pub struct Supervisor<H, N> {
     trials: BTreeMap<Arc<str>, TriedRecord>,
     /// Objects that were set aside since [`Supervisor::take_aside`].
     unreported: Vec<Aside>,
+    /// The pairs of policies that contradict each other, the one that counts first, as they were
+    /// last logged.
+    conflicts: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Those that were found since [`Supervisor::take_conflicts`].
+    unreported_conflicts: Vec<Conflict>,
     node: Arc<str>,
     pin_dir: PathBuf,
     /// When the record was last written; None where it never was.
@@ -128,6 +144,8 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
             aside: BTreeMap::new(),
             trials: BTreeMap::new(),
             unreported: vec![],
+            conflicts: BTreeSet::new(),
+            unreported_conflicts: vec![],
             node,
             pin_dir,
             recorded: None,
@@ -274,6 +292,28 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         std::mem::take(&mut self.unreported)
     }
 
+    /// Logs pairs of ClusterNetworkPolicies that newly contradict each other (S64).
+    fn log_conflicts(&mut self, diagnostics: &[Diagnostic]) {
+        let mut now = BTreeSet::new();
+        for diagnostic in diagnostics {
+            let Diagnostic::TierConflict { wins, loses, .. } = diagnostic else { continue };
+            let pair = (wins.clone(), loses.clone());
+            if !self.conflicts.contains(&pair) {
+                tracing::warn!("{diagnostic}");
+                let (wins, loses) = pair.clone();
+                let why = diagnostic.to_string();
+                self.unreported_conflicts.push(Conflict { wins, loses, why });
+            }
+            now.insert(pair);
+        }
+        self.conflicts = now;
+    }
+
+    /// The contradictions that were found since the last call.
+    pub fn take_conflicts(&mut self) -> Vec<Conflict> {
+        std::mem::take(&mut self.unreported_conflicts)
+    }
+
     /// Replaces the problems, and logs the new ones.
     pub fn set_problems(&mut self, problems: Vec<String>) {
         for problem in problems.iter().filter(|p| !self.problems.contains(p)) {
@@ -415,6 +455,7 @@ impl<H: NodeTarget, N: Network> Supervisor<H, N> {
         let mut policies = policy_status(self.agent.compiler());
         policies.iter_mut().for_each(about);
         let diagnostics = self.agent.compiler().diagnostics();
+        self.log_conflicts(&diagnostics);
         let aside: Vec<String> = self.agent.aside().map(ToString::to_string).collect();
         for aside in self.agent.aside().filter(|aside| aside.kind == Kind::Policy) {
             let name = aside.object.to_string();

@@ -1,7 +1,11 @@
-//! A target for tests of the agent.
+//! A target and a network for tests of the agent.
 
-use std::{cell::RefCell, collections::BTreeSet, io, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, io, net::IpAddr, rc::Rc};
 
+use netpolc_agent::{
+    discovery::{Discovery, PodFacts},
+    network::Network,
+};
 use netpolc_host::Connection;
 use netpolc_table::{
     EndpointId, IfIndex, Incarnation, Program, TableId, Write,
@@ -9,6 +13,24 @@ use netpolc_table::{
 };
 use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
 use netpolc_target_mem::Mem;
+
+/// A network in which every address has an interface of its own.
+#[allow(dead_code, reason = "each test file uses its own part")]
+pub struct Net;
+
+#[allow(dead_code, reason = "each test file uses its own part")]
+pub fn interface(address: IpAddr) -> IfIndex {
+    match address {
+        IpAddr::V4(address) => IfIndex::new(1_000 + (address.to_bits() & 0xffff)),
+        IpAddr::V6(_) => IfIndex::new(999),
+    }
+}
+
+impl Network for Net {
+    fn find_interfaces(&mut self, pods: &[PodFacts]) -> io::Result<Vec<Discovery>> {
+        Ok(Discovery::by_address(pods, |address| Some(interface(address))))
+    }
+}
 
 /// What happened, in order.
 pub type Log = Rc<RefCell<Vec<String>>>;
