@@ -5,6 +5,8 @@
 //!
 //! Not here: what is done with the object (`object`).
 
+use std::fmt;
+
 use netpolc_policy::TierApi;
 
 use crate::{
@@ -401,6 +403,14 @@ fn is_foreign(kind: &str, group: Option<&str>) -> bool {
         || kind.ends_with("NetworkPolicy")
             && kind != "NetworkPolicy"
             && (group.contains('.') && group != "networking.k8s.io")
+}
+
+/// The message about policies that other engines enforce.
+pub(crate) fn not_enforced(count: impl fmt::Display, kind: &str, version: &str) -> String {
+    format!(
+        "{count} {kind} ({version}) in total: netpolc does not enforce them, and verdicts ignore \
+        them"
+    )
 }
 
 #[cfg(test)]

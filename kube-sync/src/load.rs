@@ -17,6 +17,7 @@ use crate::{
     Object, Problem, Severity,
     decode::decode,
     intern::Interner,
+    kind::not_enforced,
     object::NAMESPACE_NAME_LABEL,
     place::{self, Places},
     problem::{Path as FieldPath, Problems},
@@ -294,18 +295,16 @@ impl Loader {
         }
         let Self { cluster, problems, incomplete, places, foreign, .. } = self;
         let mut problems = problems.into_list();
-        problems
-            .extend(foreign.into_iter().map(|((kind, version), (count, file, line))| Problem {
-            file,
-            line: Some(line),
-            document: None,
-            object: None,
-            field: None,
-            message: format!(
-                "{count} {kind} ({version}) in total: netpolc does not enforce them, and verdicts \
-                ignore them"
-            ),
-            severity: Severity::Warning,
+        problems.extend(foreign.into_iter().map(|((kind, version), (count, file, line))| {
+            Problem {
+                file,
+                line: Some(line),
+                document: None,
+                object: None,
+                field: None,
+                message: not_enforced(count, &kind, &version),
+                severity: Severity::Warning,
+            }
         }));
         Loaded { cluster, problems, incomplete, places }
     }

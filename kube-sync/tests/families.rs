@@ -191,3 +191,35 @@ async fn s71_all_nodes_are_watched_where_a_policy_names_nodes() {
     assert!(asked[before..].iter().all(|a| !a.contains("fieldSelector")), "{asked:?}");
     assert_eq!(later.cluster.nodes[&std::sync::Arc::from("n2")].labels.get("zone"), Some("a"));
 }
+
+/// Policies of other engines are counted, each kind by one request, and whoever may not count them
+/// is not alarmed.
+#[tokio::test]
+async fn policies_that_are_not_enforced_are_named_once_with_their_count() {
+    let fake = Fake::new();
+    let object = |kind: &str, version: &str, name: &str| {
+        json!({"apiVersion": version, "kind": kind,
+            "metadata": {"name": name, "namespace": "shop"}, "spec": {}})
+    };
+    fake.install("CiliumNetworkPolicy");
+    fake.install("AdminNetworkPolicy");
+    for name in ["a", "b", "c"] {
+        fake.put(&object("CiliumNetworkPolicy", "cilium.io/v2", name));
+    }
+    fake.put(&object("AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1", "a"));
+    fake.forbid("AdminNetworkPolicy");
+    let mut follower = Follower::of(&fake, Families::default());
+    follower.first().await;
+    assert!(follower.within(USUAL, |f| !f.watch.foreign().is_empty()).await);
+    let named: Vec<String> = follower.watch.foreign().iter().map(ToString::to_string).collect();
+    assert_eq!(named.len(), 1, "{named:?}");
+    assert!(named[0].starts_with("3 CiliumNetworkPolicy (cilium.io/v2) in total: "), "{named:?}");
+    assert!(follower.watch.take_news());
+    // One request for the groups, and one for each kind that there may be.
+    let counts = |kind: &str| fake.asked(kind).len();
+    assert_eq!(fake.asked("/apis?").len(), 1);
+    assert_eq!((counts("/ciliumnetworkpolicies"), counts("/adminnetworkpolicies")), (1, 1));
+    assert_eq!(counts("globalnetworkpolicies"), 0, "there is no such group");
+    assert!(fake.asked("ciliumnetworkpolicies")[0].contains("limit=1"));
+    assert_eq!(follower.watch.conditions().count(), 0);
+}

@@ -9,10 +9,10 @@ use std::{
 
 use netpolc_policy::{Cluster, ObjectKey};
 
-use super::{condition::Condition, convert::Item};
+use super::{condition::Condition, convert::Item, foreign::Foreign};
 use crate::{Change, Families, Object, Problem, Resource, Severity, change};
 
-/// A message of a feed, or of [`super::freshness`].
+/// A message of a feed, of [`super::freshness`] or of [`super::foreign`].
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A list begins; objects that it has not named by its end no longer exist.
@@ -29,6 +29,8 @@ pub(crate) enum Message {
     Current(Instant),
     /// Why it could not be found out whether the view is current.
     NotCurrent(String),
+    /// The policies of other engines that the cluster has.
+    Foreign(Vec<Foreign>),
 }
 
 /// What [`super::Watch`] reports.
@@ -69,6 +71,8 @@ pub(crate) struct Collector {
     pending: BTreeMap<(Resource, ObjectKey), Option<Object>>,
     problems: BTreeMap<(Resource, ObjectKey), Vec<Problem>>,
     conditions: BTreeMap<Resource, Condition>,
+    /// The policies of other engines, as of the last look.
+    foreign: Vec<Foreign>,
     /// The metadata.generation of each policy, as far as [`has_generation`].
     generations: BTreeMap<(Resource, ObjectKey), i64>,
     /// How many lists after the first one each kind had since [`Collector::take_resyncs`].
@@ -79,7 +83,8 @@ pub(crate) struct Collector {
     not_current: Option<String>,
     /// Whether there is an answer to such a question that no update has announced.
     freshness: Notice,
-    /// Whether problems, conditions or generations have changed since the last update.
+    /// Whether problems, conditions, generations or the policies of other engines have changed since
+    /// the last update.
     status: Notice,
     /// Whether they have changed since [`Collector::take_news`].
     news: Notice,
@@ -106,6 +111,7 @@ impl Collector {
             pending: BTreeMap::new(),
             problems: BTreeMap::new(),
             conditions: BTreeMap::new(),
+            foreign: Vec::new(),
             generations: BTreeMap::new(),
             resyncs: BTreeMap::new(),
             current: None,
@@ -126,6 +132,10 @@ impl Collector {
 
     pub fn conditions(&self) -> &BTreeMap<Resource, Condition> {
         &self.conditions
+    }
+
+    pub fn foreign(&self) -> &[Foreign] {
+        &self.foreign
     }
 
     pub fn take_news(&mut self) -> bool {
@@ -176,6 +186,12 @@ impl Collector {
             Message::NotCurrent(why) => {
                 self.not_current = Some(why);
                 self.freshness = Notice::Due;
+            }
+            Message::Foreign(found) => {
+                if self.foreign != found {
+                    self.status = Notice::Due;
+                }
+                self.foreign = found;
             }
         }
     }

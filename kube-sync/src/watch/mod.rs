@@ -20,6 +20,7 @@ mod convert;
 mod feed;
 mod feed_state;
 mod fetch;
+mod foreign;
 mod freshness;
 mod link;
 mod presence;
@@ -59,6 +60,7 @@ pub use self::{
     condition::{Condition, Reason},
     feed_state::{WatchState, WatchStates},
     fetch::{Busy, Fetched, Fetcher, Found},
+    foreign::Foreign,
     status::{MAX_POLICIES, MAX_PROBLEMS, NodeStatus},
 };
 use crate::{Families, Problem, Resource};
@@ -266,7 +268,8 @@ impl Watch {
         self.collector.incomplete()
     }
 
-    /// Whether conditions, problems or generations have changed since the last call.
+    /// Whether conditions, problems, generations or the policies of other engines have changed since
+    /// the last call.
     pub fn take_news(&mut self) -> bool {
         self.collector.take_news()
     }
@@ -274,6 +277,11 @@ impl Watch {
     /// The reasons why some kinds cannot be watched at the moment, in order of kinds.
     pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
         self.collector.conditions().values()
+    }
+
+    /// The policies of other engines that the cluster has, which netpolc does not enforce.
+    pub fn foreign(&self) -> &[Foreign] {
+        self.collector.foreign()
     }
 
     /// What is wrong with the objects that exist, in order of kinds and keys.
@@ -312,6 +320,7 @@ async fn watch_all(
         tokio::spawn(freshness::answer(gate, link.clone(), states.clone(), messages.clone()));
     let acceptances = Arc::new(Acceptances::default());
     let statuses = tokio::spawn(acceptance_writer::write(acceptances.clone(), link.clone()));
+    let others = tokio::spawn(foreign::look(messages.clone(), link.clone()));
     let feeds = options.families.watched().map(|resource| {
         let own = options.node.as_ref().filter(|_| resource == Resource::Node);
         Feed {
@@ -330,7 +339,10 @@ async fn watch_all(
     // A feed notices only when it sends that nobody listens any more. One that waits for its server
     // must not keep the thread alive.
     messages.closed().await;
-    tasks.into_iter().chain([events, fetches, gate, statuses]).for_each(|task| task.abort());
+    tasks
+        .into_iter()
+        .chain([events, fetches, gate, statuses, others])
+        .for_each(|task| task.abort());
 }
 
 /// Runs a feed, and restarts it if it panics: the known objects stay, and the next list shows what

@@ -122,8 +122,10 @@ pub async fn serve(
                     supervisor.touch();
                     let own = nodeless(options, &watch, &supervisor);
                     let conditions = watch.conditions().map(ToString::to_string).chain(own);
+                    // Before the problems of single objects, of which only some are published.
+                    let foreign = watch.foreign().iter().map(ToString::to_string);
                     let problems = watch.problems().map(ToString::to_string);
-                    supervisor.set_problems(conditions.chain(problems).collect());
+                    supervisor.set_problems(conditions.chain(foreign).chain(problems).collect());
                 }
             }
             Some(request) = plugins.requests.recv() => {
