@@ -11,6 +11,7 @@ use std::{
     process::Command,
 };
 
+use netpolc_kube_sync::watch::Foreign;
 use netpolc_testbed::feed::feed;
 use serde_json::Value;
 
@@ -202,11 +203,41 @@ fn no_container_is_privileged_and_only_what_is_needed_is_granted() {
                 rule["verbs"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
             let writes = match rule["resources"][0].as_str() {
                 Some("events" | "nodepolicystatuses") => verbs == ["create"],
-                Some("nodepolicystatuses/status") => verbs == ["patch"],
+                Some("nodepolicystatuses/status" | "clusternetworkpolicies/status") => {
+                    verbs == ["patch"]
+                }
                 _ => false,
             };
-            assert!(writes || verbs == ["get", "list", "watch"], "{rule}");
+            let counts = || verbs == ["list"] && is_about_foreign(rule);
+            assert!(writes || counts() || verbs == ["get", "list", "watch"], "{rule}");
         }
+    }
+}
+
+/// Whether a rule of RBAC is about nothing but policies that other engines enforce.
+fn is_about_foreign(rule: &Value) -> bool {
+    let names = |field: &str| rule[field].as_array().unwrap().clone();
+    names("apiGroups").iter().all(|group| {
+        names("resources")
+            .iter()
+            .all(|plural| Foreign::kinds().any(|kind| *group == kind.0 && *plural == kind.1))
+    })
+}
+
+/// What is counted in the cluster may be counted, and no more than that.
+#[test]
+fn policies_of_other_engines_may_be_listed() {
+    let objects = chart(&[]);
+    let rules = find(&objects, "ClusterRole")["rules"].as_array().unwrap();
+    for (group, plural) in Foreign::kinds() {
+        let has = |rule: &Value, field: &str, name: &str| {
+            rule[field].to_string().contains(&format!("\"{name}\""))
+        };
+        let mut granting = rules
+            .iter()
+            .filter(|rule| has(rule, "apiGroups", group) && has(rule, "resources", plural));
+        let verbs = granting.next().map(|rule| rule["verbs"].to_string());
+        assert_eq!(verbs.as_deref(), Some(r#"["list"]"#), "{plural}.{group}");
     }
 }
 
@@ -227,7 +258,9 @@ fn kinds_that_are_watched_are_those_that_may_be_read() {
             .collect();
         let arguments: Vec<&str> = values.iter().flat_map(|value| ["-set", value]).collect();
         let objects = chart(&arguments);
-        let rules = find(&objects, "ClusterRole")["rules"].to_string();
+        let rules = find(&objects, "ClusterRole")["rules"].as_array().unwrap().clone();
+        let rules: Vec<&Value> = rules.iter().filter(|rule| !is_about_foreign(rule)).collect();
+        let rules = serde_json::to_string(&rules).unwrap();
         let on: Vec<&str> = (0..3).filter(|i| is_on(*i)).map(|i| kinds[i].1).collect();
         let on = if on.is_empty() { "none".to_owned() } else { on.join(",") };
         let arguments = pod(&objects)["containers"][0]["args"].as_array().unwrap();
@@ -236,6 +269,7 @@ fn kinds_that_are_watched_are_those_that_may_be_read() {
             assert_eq!(rules.contains(resource), is_on(index), "{resource}: {rules}");
         }
         assert_eq!(rules.contains("serviceaccounts"), is_on(1), "{rules}");
+        assert_eq!(rules.contains("clusternetworkpolicies/status"), is_on(0), "{rules}");
     }
 }
 
