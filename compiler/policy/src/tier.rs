@@ -222,3 +222,17 @@ pub enum TierPeer {
     /// Nobody: what an Accept says of a peer that could not be understood (S72).
     Nobody,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S70: policies of both groups may have one name, and what is printed tells them apart.
+    #[test]
+    fn s70_a_printed_name_says_which_policy_it_is() {
+        for api in TierApi::ALL {
+            let key = TierKey { api, name: "a.b".into() };
+            assert_eq!(TierKey::named(&key.to_string()), key);
+        }
+    }
+}

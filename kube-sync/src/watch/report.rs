@@ -195,3 +195,26 @@ pub(crate) async fn send(
         tokio::time::sleep(INTERVAL).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use netpolc_policy::TierApi;
+
+    use super::*;
+
+    /// S64: agents have examples of their own, and yet mean the same Event; other pairs are others.
+    #[test]
+    fn s64_a_conflict_has_one_event_whatever_the_example() {
+        let (reports, mut queue) = Reports::channel();
+        let mut named = |loses: &str, api: TierApi, wins: &str, why: &str| {
+            let loses = TierKey { api, name: loses.into() };
+            reports.conflict(&loses, wins, why);
+            queue.try_recv().unwrap().metadata.name.unwrap()
+        };
+        let first = named("allow", TierApi::Upstream, "deny", "TCP 10.0.0.1 to 10.0.0.2:80");
+        let again = named("allow", TierApi::Upstream, "deny", "UDP 10.0.7.1 to 10.0.0.9:53");
+        assert_eq!(first, again);
+        assert_ne!(first, named("allow", TierApi::Upstream, "other", "TCP"));
+        assert_ne!(first, named("allow", TierApi::Aws, "deny", "TCP"));
+    }
+}
