@@ -1,8 +1,8 @@
 //! Whether netpolc could take a ClusterNetworkPolicy, as the condition in the object's status says
 //! it, and whether the condition that stands there has to be written again.
 //!
-//! The condition's type has netpolc's domain. The API groups define no type of their own, so several
-//! implementations in one cluster would overwrite each other's `Accepted`.
+//! The condition's type has netpolc's domain. The API groups define no type of their own, so
+//! several implementations in one cluster would overwrite each other's `Accepted`.
 //!
 //! Not here: who writes the condition, and when ([`super::acceptance_writer`]).
 

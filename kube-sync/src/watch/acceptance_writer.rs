@@ -4,16 +4,17 @@
 //! All agents see the same object and come to the same result, so any of them may write it, and no
 //! leader has to be elected. Two things keep it at one write:
 //!
-//! - Each agent waits for a random time, and drops its turn as soon as its watch shows the condition
-//!   that another one has written. The times are drawn as multicast protocols do it to suppress
-//!   repeated answers: exponentially more agents wait long than short. So few have their turn before
-//!   the first write has reached all others, whether there are 3 nodes or 10,000, and no agent has to
-//!   know how many there are. A Lease would cost a write every few seconds for ever.
+//! - Each agent waits for a random time, and drops its turn as soon as its watch shows the
+//!   condition that another one has written. The times are drawn as multicast protocols do it to
+//!   suppress repeated answers: exponentially more agents wait long than short. So few have their
+//!   turn before the first write has reached all others, whether there are 3 nodes or 10,000, and
+//!   no agent has to know how many there are. A Lease would cost a write every few seconds for
+//!   ever.
 //! - Whoever has its turn reads the object again, and the patch names the resource version that was
 //!   read. Of two agents that write at once the API server refuses the second.
 //!
-//! The patch is a JSON merge patch of the whole list of conditions, as it was read, with the own one
-//! replaced. Server-side apply would keep the conditions of other writers only where the
+//! The patch is a JSON merge patch of the whole list of conditions, as it was read, with the own
+//! one replaced. Server-side apply would keep the conditions of other writers only where the
 //! definition calls the list a map, which is up to whoever has installed it.
 
 use std::{

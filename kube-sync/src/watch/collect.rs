@@ -83,8 +83,8 @@ pub(crate) struct Collector {
     not_current: Option<String>,
     /// Whether there is an answer to such a question that no update has announced.
     freshness: Notice,
-    /// Whether problems, conditions, generations or the policies of other engines have changed since
-    /// the last update.
+    /// Whether problems, conditions, generations or the policies of other engines have changed
+    /// since the last update.
     status: Notice,
     /// Whether they have changed since [`Collector::take_news`].
     news: Notice,

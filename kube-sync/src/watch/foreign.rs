@@ -2,9 +2,9 @@
 //! engine should not believe that they hold.
 //!
 //! A look costs little, so that every agent may take it every ten minutes: one request for the API
-//! groups, and for each kind whose group is there one for a single object's metadata, with which the
-//! server says how many remain. It is taken whichever families are watched: what it warns of does
-//! not depend on them.
+//! groups, and for each kind whose group is there one for a single object's metadata, with which
+//! the server says how many remain. It is taken whichever families are watched: what it warns of
+//! does not depend on them.
 //!
 //! Not here: what files contain ([`crate::load`]).
 

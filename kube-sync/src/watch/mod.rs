@@ -268,8 +268,8 @@ impl Watch {
         self.collector.incomplete()
     }
 
-    /// Whether conditions, problems, generations or the policies of other engines have changed since
-    /// the last call.
+    /// Whether conditions, problems, generations or the policies of other engines have changed
+    /// since the last call.
     pub fn take_news(&mut self) -> bool {
         self.collector.take_news()
     }

@@ -1,5 +1,6 @@
-//! What an agent's loop says of a cluster with every kind of policy, by a server within the process:
-//! the NodePolicyStatus of its node, and the Event about policies that contradict each other.
+//! What an agent's loop says of a cluster with every kind of policy, by a server within the
+//! process: the NodePolicyStatus of its node, and the Event about policies that contradict each
+//! other.
 
 mod common;
 

@@ -2,8 +2,8 @@
 //! pods, with versions that all kinds share. It does on command what a real one does on bad days:
 //! it is away, connections stall without a reset, a watch loses an event, the past is forgotten.
 //!
-//! Clients may write a Node's taints and the status of policies, and create Events; other writes are
-//! only noted. Not here: rights for single objects, validation, pages. A real server:
+//! Clients may write a Node's taints and the status of policies, and create Events; other writes
+//! are only noted. Not here: rights for single objects, validation, pages. A real server:
 //! [`super::Server`].
 
 use std::{
