@@ -1,7 +1,8 @@
-//! Finds annotations in trees, and reads the one that says whether a policy is only tried (S84).
-//! Not here: what pods' annotations say of security groups (`groups`).
+//! Finds annotations in trees, and reads those of netpolc: whether a policy is only tried (S84), and
+//! whether a namespace isolates pods that no policy selects (S86). Not here: what pods' annotations
+//! say of security groups (`groups`).
 
-use netpolc_policy::Mode;
+use netpolc_policy::{Mode, Unselected};
 
 use crate::{
     problem::{Path, excerpt},
@@ -12,6 +13,9 @@ use crate::{
 
 /// The annotation by which a policy is only tried.
 const MODE: &str = "netpolc.io/mode";
+
+/// The annotation by which a namespace says what becomes of pods that no policy isolates.
+pub(crate) const ISOLATE_BY_DEFAULT: &str = "netpolc.io/isolate-by-default";
 
 /// What an object says under the name of one annotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,5 +81,34 @@ pub(crate) fn mode(reader: &mut Reader, object: &Node) -> Mode {
             Mode::Enforced
         }
         Annotation::Absent | Annotation::Unclear => Mode::Enforced,
+    }
+}
+
+/// What a value of [`ISOLATE_BY_DEFAULT`] says; None where it cannot be understood.
+pub(crate) fn isolate_by_default(value: &str) -> Option<Unselected> {
+    match value {
+        "true" => Some(Unselected::Isolated),
+        "false" => Some(Unselected::Open),
+        _ => None,
+    }
+}
+
+/// What a namespace says of pods that no policy isolates. What cannot be understood isolates: who
+/// wrote it did not mean to leave things as they are, and an error must not open anything.
+pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselected> {
+    match find(reader, object, ISOLATE_BY_DEFAULT) {
+        Annotation::Text(text, at) => Some(isolate_by_default(text).unwrap_or_else(|| {
+            let metadata = Path::Root.field("metadata");
+            let path = metadata.field("annotations");
+            let message = format!(
+                "`{}` is neither `true` nor `false`, so the namespace's pods are isolated by \
+                 default; write one of these, or remove the annotation",
+                excerpt(text)
+            );
+            reader.error(at, &path.field(ISOLATE_BY_DEFAULT), message);
+            Unselected::Isolated
+        })),
+        Annotation::Unclear => Some(Unselected::Isolated),
+        Annotation::Absent => None,
     }
 }

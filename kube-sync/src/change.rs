@@ -95,7 +95,7 @@ pub(crate) fn key(object: &Object) -> ObjectKey {
 pub(crate) fn put(cluster: &mut Cluster, object: Object) {
     let security = &mut cluster.security;
     match object {
-        Object::Namespace(name, labels) => drop(cluster.namespaces.insert(name, labels)),
+        Object::Namespace(name, namespace) => drop(cluster.namespaces.insert(name, namespace)),
         Object::Node(name, node) => drop(cluster.nodes.insert(name, node)),
         Object::Policy(policy) => drop(cluster.policies.insert(policy.key.clone(), policy)),
         Object::Pod(pod) => drop(cluster.pods.insert(pod.key.clone(), pod)),
@@ -166,7 +166,7 @@ fn tier(api: TierApi, key: &ObjectKey) -> TierKey {
 pub(crate) fn knows(cluster: &Cluster, object: &Object) -> bool {
     let security = &cluster.security;
     match object {
-        Object::Namespace(name, labels) => cluster.namespaces.get(name) == Some(labels),
+        Object::Namespace(name, namespace) => cluster.namespaces.get(name) == Some(namespace),
         Object::Node(name, node) => cluster.nodes.get(name) == Some(node),
         Object::Policy(policy) => cluster.policies.get(&policy.key) == Some(policy),
         Object::Pod(pod) => cluster.pods.get(&pod.key) == Some(pod),

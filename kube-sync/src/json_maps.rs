@@ -6,13 +6,14 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::{groups::pod, json::Str};
+use crate::{annotation, groups::pod, json::Str};
 
 /// The annotations that are read. One that is no string, or occurs twice, is an error.
 #[derive(Default)]
 pub(crate) struct Annotations<'a> {
     pub eni: Option<Str<'a>>,
     pub fargate: Option<Str<'a>>,
+    pub isolate_by_default: Option<Str<'a>>,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
@@ -34,6 +35,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Annotations<'a> {
                     let place = match &*name {
                         pod::ENI => &mut found.eni,
                         pod::FARGATE => &mut found.fargate,
+                        annotation::ISOLATE_BY_DEFAULT => &mut found.isolate_by_default,
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                             continue;

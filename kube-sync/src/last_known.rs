@@ -51,8 +51,17 @@ pub fn merge_last_known(loaded: Loaded, before: &Cluster, places: &Places) -> Me
     }
     let mut merge = Merge { incomplete: &incomplete, places, found, retained: vec![] };
     // Without `..`, so that a new kind of object needs a decision.
-    let Cluster { namespaces, pods, policies, nodes, services, tiers, security, staged } =
-        &mut cluster;
+    let Cluster {
+        namespaces,
+        pods,
+        policies,
+        nodes,
+        services,
+        tiers,
+        security,
+        staged,
+        by_default: _,
+    } = &mut cluster;
     let SecurityGroups {
         groups,
         prefix_lists,
@@ -85,11 +94,11 @@ pub fn merge_last_known(loaded: Loaded, before: &Cluster, places: &Places) -> Me
     merge.part(ObjectKind::PrefixList, prefix_lists, &known.prefix_lists, |id| by_id(id.as_str()));
     merge.part(ObjectKind::Interface, interfaces, &known.interfaces, |id| by_id(id.as_str()));
     merge.groups(groups, &known.groups);
-    // A namespace may exist only because pods are in it. Then no file is its place, and its labels
-    // come from the last known cluster.
+    // A namespace may exist only because pods are in it. Then no file is its place, and it comes
+    // from the last known cluster.
     for key in pods.keys() {
-        if let Some(labels) = before.namespaces.get(&key.namespace) {
-            namespaces.entry(key.namespace.clone()).or_insert_with(|| labels.clone());
+        if let Some(namespace) = before.namespaces.get(&key.namespace) {
+            namespaces.entry(key.namespace.clone()).or_insert_with(|| namespace.clone());
         }
     }
     let Merge { found, mut retained, .. } = merge;

@@ -290,7 +290,7 @@ impl Loader {
         for key in self.cluster.pods.keys() {
             if !self.cluster.namespaces.contains_key(&key.namespace) {
                 let labels = self.interner.labels([(NAMESPACE_NAME_LABEL, &*key.namespace)]);
-                self.cluster.namespaces.insert(key.namespace.clone(), labels);
+                self.cluster.namespaces.insert(key.namespace.clone(), labels.into());
             }
         }
         let Self { cluster, problems, incomplete, places, foreign, .. } = self;

@@ -9,9 +9,9 @@ use std::{borrow::Cow, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Direction, GroupRule, InterfaceId, Labels, NetworkInterface, Node as ClusterNode, ObjectKey,
-    Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service,
-    Staged, TierPolicy,
+    Direction, GroupRule, InterfaceId, Labels, Namespace, NetworkInterface, Node as ClusterNode,
+    ObjectKey, Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy,
+    Service, Staged, TierPolicy,
 };
 
 use crate::{
@@ -30,8 +30,8 @@ use crate::{
 /// A converted object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
-    /// A Namespace: its name and labels, `kubernetes.io/metadata.name` included.
-    Namespace(Arc<str>, Labels),
+    /// A Namespace: its name, and its labels with `kubernetes.io/metadata.name` included.
+    Namespace(Arc<str>, Namespace),
     /// A Pod, which carries its key.
     Pod(Pod),
     /// A NetworkPolicy, which carries its key.

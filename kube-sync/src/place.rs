@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, Isolation, Mode, ObjectKey, Policy, TierApi};
+use netpolc_policy::{Cluster, Isolation, Mode, ObjectKey, Policy, TierApi, Unselected};
 
 use crate::{
     Object, change, groups,
@@ -130,7 +130,8 @@ impl fmt::Display for ObjectId {
 /// which of the two is intended. Where a second one that differs closes something, it does so all
 /// the same: a policy isolates the pods that it selects too and allows nothing, a
 /// ClusterNetworkPolicy denies what it denies or passes on, and a SecurityGroupPolicy gives a group
-/// that permits nothing. It then stands beside the first one under a name of its own.
+/// that permits nothing. It then stands beside the first one under a name of its own. Of what two
+/// Namespaces say of pods that no policy isolates, the stricter counts.
 pub(crate) fn put(
     cluster: &mut Cluster,
     places: &mut Places,
@@ -162,6 +163,12 @@ pub(crate) fn put(
             format!("this object is already given at {first}; remove one"),
         );
     }
+    if let Object::Namespace(name, second) = &object
+        && let Some(kept) = cluster.namespaces.get_mut(name)
+        && openness(second.unselected) < openness(kept.unselected)
+    {
+        kept.unselected = second.unselected;
+    }
     let name = format!("{}.given-{}", id.key.name, before.get().copies + 2);
     let Some((twin, effect)) = twin(object, name) else {
         let message =
@@ -176,6 +183,16 @@ pub(crate) fn put(
     if let Entry::Vacant(vacant) = places.entry(ObjectId::of(&twin)) {
         vacant.insert(place(reader, true));
         change::put(cluster, twin);
+    }
+}
+
+/// How open pods that no policy isolates are, by what their namespace says; where it says nothing,
+/// they are as the node has it.
+fn openness(says: Option<Unselected>) -> u8 {
+    match says {
+        Some(Unselected::Isolated) => 0,
+        None => 1,
+        Some(Unselected::Open) => 2,
     }
 }
 

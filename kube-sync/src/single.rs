@@ -1,10 +1,10 @@
 //! Passes one object, of a kind that is known, to the converter of that kind. Not here: how the
 //! kind is found, and lists (`object`).
 
-use netpolc_policy::{ObjectKey, TierKey};
+use netpolc_policy::{Namespace, ObjectKey, TierKey};
 
 use crate::{
-    Object, groups,
+    Object, annotation, groups,
     kind::Kind,
     lenient, metadata,
     object::{NAMESPACE_NAME_LABEL, unknown_field},
@@ -69,7 +69,8 @@ pub(crate) fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust
         Kind::Namespace => {
             let labels =
                 lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
-            Object::Namespace(name, labels)
+            let unselected = annotation::unselected(reader, node);
+            Object::Namespace(name, Namespace { labels, unselected })
         }
         Kind::Tier(api) => match tier::policy(reader, TierKey { api, name }, node, trust) {
             Some(policy) => Object::Tier(policy),

@@ -6,8 +6,8 @@
 use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    ContainerPort, Grouping, Labels, Node as ClusterNode, ObjectKey, Phase, Pod, PodNetwork,
-    Protocol,
+    ContainerPort, Grouping, Labels, Namespace, Node as ClusterNode, ObjectKey, Phase, Pod,
+    PodNetwork, Protocol,
 };
 use serde::{
     Deserialize, Deserializer,
@@ -16,6 +16,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
+    annotation,
     groups::pod,
     intern::Interner,
     json::Str,
@@ -231,7 +232,12 @@ fn namespace(item: &Item, interner: &mut Interner) -> Option<Object> {
     let name = name(metadata)?;
     let pairs = metadata.labels.iter().flat_map(|l| &l.0).map(|(k, v)| (&*k.0, &*v.0));
     let labels = interner.labels(pairs.chain([(NAMESPACE_NAME_LABEL, &*name)]));
-    Some(Object::Namespace(name, labels))
+    let annotations = metadata.annotations.as_ref();
+    let unselected = match annotations.and_then(|found| found.isolate_by_default.as_ref()) {
+        Some(text) => Some(annotation::isolate_by_default(&text.0)?),
+        None => None,
+    };
+    Some(Object::Namespace(name, Namespace { labels, unselected }))
 }
 
 fn account(item: &Item, interner: &mut Interner) -> Option<Object> {

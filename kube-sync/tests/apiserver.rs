@@ -169,7 +169,9 @@ async fn lists_and_changes(server: &Server) {
     patch(&admin, "Namespace", None, "shop", &json!({"metadata": {"labels": {"team": "b"}}}))
         .await
         .unwrap();
-    follower.until("new labels", |f| f.cluster.namespaces["shop"].get("team") == Some("b")).await;
+    follower
+        .until("new labels", |f| f.cluster.namespaces["shop"].labels.get("team") == Some("b"))
+        .await;
     // A terminated pod keeps its address in its status and loses it to the next one (S13).
     patch_status(&admin, "Pod", Some("shop"), "p0", &json!({"phase": "Succeeded"})).await.unwrap();
     create(&admin, &pod("shop", "heir", "10.1.0.0")).await.unwrap();

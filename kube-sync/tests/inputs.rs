@@ -351,9 +351,10 @@ fn convert_gives_single_objects_to_watches() {
         "watch",
         br#"{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"n","labels":{"a":"b"}}}"#,
     );
-    let [netpolc_kube_sync::Object::Namespace(name, labels)] = &converted.objects[..] else {
+    let [netpolc_kube_sync::Object::Namespace(name, namespace)] = &converted.objects[..] else {
         panic!()
     };
+    let labels = &namespace.labels;
     assert_eq!(
         (&**name, labels.get("a"), labels.get("kubernetes.io/metadata.name")),
         ("n", Some("b"), Some("n"))

@@ -153,10 +153,11 @@ fn namespaces_have_the_label_that_the_api_server_sets() {
             {"kind":"Pod","metadata":{"name":"p","namespace":"m"}}]}"#,
     );
     let label = |name: &str| {
-        loaded.cluster.namespaces[name].get("kubernetes.io/metadata.name").map(str::to_owned)
+        let labels = &loaded.cluster.namespaces[name].labels;
+        labels.get("kubernetes.io/metadata.name").map(str::to_owned)
     };
     assert_eq!((label("n").as_deref(), label("m").as_deref()), (Some("n"), Some("m")));
-    assert_eq!(loaded.cluster.namespaces["n"].get("a"), Some("b"));
+    assert_eq!(loaded.cluster.namespaces["n"].labels.get("a"), Some("b"));
 }
 
 #[test]

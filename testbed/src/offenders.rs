@@ -3,8 +3,9 @@
 //! Not here: what becomes of it.
 
 use netpolc_policy::{
-    Block, Cluster, Isolation, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
-    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort,
+    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase,
+    Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector, Service,
+    ServicePort,
 };
 
 use crate::random::Rng;
@@ -140,7 +141,8 @@ pub fn block(cidr: &str) -> Peer {
 pub fn bystanders() -> Cluster {
     let mut cluster = Cluster::default();
     for namespace in ["shop", "bank", "evil"] {
-        cluster.namespaces.insert(namespace.into(), [("name", namespace)].into_iter().collect());
+        let labels: Labels = [("name", namespace)].into_iter().collect();
+        cluster.namespaces.insert(namespace.into(), labels.into());
     }
     cluster.nodes.insert(
         NODE.into(),

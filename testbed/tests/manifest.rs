@@ -61,9 +61,10 @@ fn random_clusters_survive_writing_and_decoding() {
         for pod in model.pods.values() {
             model.namespaces.entry(pod.key.namespace.clone()).or_default();
         }
-        for (name, labels) in &mut model.namespaces {
-            let all = labels.iter().map(|(k, v)| (k.clone(), v.clone()));
-            *labels = all.chain([("kubernetes.io/metadata.name".into(), name.clone())]).collect();
+        for (name, namespace) in &mut model.namespaces {
+            let all = namespace.labels.iter().map(|(k, v)| (k.clone(), v.clone()));
+            let own = ("kubernetes.io/metadata.name".into(), name.clone());
+            namespace.labels = all.chain([own]).collect();
         }
         let text = manifest::cluster(&model).to_string();
         let loaded = load([Input::bytes("random.json", text.as_bytes())]);

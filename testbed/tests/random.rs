@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use netpolc_policy::{
     Action, Cluster, GroupPeer, Isolation, Mode, Namespaces, Peer, Peers, Phase, PodNetwork, Port,
-    Ports, Tier, TierPeer, Traffic, oracle,
+    Ports, Tier, TierPeer, Traffic, Unselected, oracle,
 };
 use netpolc_testbed::random::{Change, Claims, Rng, Shape, change, cluster, questions};
 
@@ -55,8 +55,9 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
     for seed in 0..60 {
         let (cluster, changes, questions) = run(seed);
         seen.extend(changes.iter().map(|c| match c {
-            Change::Namespace { labels, .. } => {
-                if labels.is_some() {
+            Change::ByDefault(_) => "default",
+            Change::Namespace { namespace, .. } => {
+                if namespace.is_some() {
                     "namespace"
                 } else {
                     "namespace gone"
@@ -115,11 +116,23 @@ fn every_feature_of_the_model_occurs_and_verdicts_are_mixed() {
             if oracle::judge(&cluster, &question).allowed { allowed += 1 } else { denied += 1 }
         }
     }
-    assert_eq!(seen.len(), 17 + 18 + 13 + 11 + 2, "{seen:?}");
+    assert_eq!(seen.len(), 18 + 18 + 13 + 11 + 6 + 2, "{seen:?}");
     assert!(allowed > 1000 && denied > 1000, "{allowed} allowed, {denied} denied");
 }
 
 fn features(cluster: &Cluster, seen: &mut BTreeSet<&'static str>) {
+    seen.insert(match cluster.by_default.unselected {
+        Unselected::Open => "open by default",
+        Unselected::Isolated => "isolated by default",
+    });
+    if !cluster.by_default.except.is_empty() {
+        seen.insert("exempt by default");
+    }
+    seen.extend(cluster.namespaces.values().map(|namespace| match namespace.unselected {
+        None => "default of the node",
+        Some(Unselected::Open) => "open by its namespace",
+        Some(Unselected::Isolated) => "isolated by its namespace",
+    }));
     for pod in cluster.pods.values() {
         seen.insert(if pod.phase == Phase::Active { "active" } else { "finished" });
         seen.insert(if pod.network == PodNetwork::Own { "own network" } else { "host network" });

@@ -10,7 +10,17 @@ use crate::event::Event;
 /// them together.
 pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     // Without `..`, so that a new kind of object cannot be forgotten.
-    let Cluster { namespaces, pods, policies, nodes, services, tiers, security, staged } = old;
+    let Cluster {
+        namespaces,
+        pods,
+        policies,
+        nodes,
+        services,
+        tiers,
+        security,
+        staged,
+        by_default,
+    } = old;
     let SecurityGroups {
         groups,
         prefix_lists,
@@ -23,8 +33,11 @@ pub fn between(old: &Cluster, new: &Cluster) -> Vec<Event> {
     differing(nodes, &new.nodes, |name, node| {
         events.push(Event::Node { name: name.clone(), node: node.cloned() });
     });
-    differing(namespaces, &new.namespaces, |name, labels| {
-        events.push(Event::Namespace { name: name.clone(), labels: labels.cloned() });
+    if *by_default != new.by_default {
+        events.push(Event::ByDefault(new.by_default.clone()));
+    }
+    differing(namespaces, &new.namespaces, |name, namespace| {
+        events.push(Event::Namespace { name: name.clone(), namespace: namespace.cloned() });
     });
     differing(tiers, &new.tiers, |key, policy| {
         events.push(Event::Tier { key: key.clone(), policy: policy.cloned() });
@@ -79,7 +92,7 @@ fn differing<K: Ord, V: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use netpolc_policy::{Isolation, Labels, Mode, ObjectKey, Policy, Selector};
+    use netpolc_policy::{Isolation, Mode, Namespace, ObjectKey, Policy, Selector};
 
     use super::*;
 
@@ -105,12 +118,12 @@ mod tests {
             policy("same", Isolation::Open),
             policy("new", Isolation::Isolated(vec![])),
         ]);
-        new.namespaces.insert("shop".into(), Labels::default());
+        new.namespaces.insert("shop".into(), Namespace::default());
         let events = between(&old, &new);
         assert_eq!(
             events,
             [
-                Event::Namespace { name: "shop".into(), labels: Some(Labels::default()) },
+                Event::Namespace { name: "shop".into(), namespace: Some(Namespace::default()) },
                 Event::Policy { key: ObjectKey::new("shop", "gone"), policy: None },
                 Event::Policy {
                     key: ObjectKey::new("shop", "new"),

@@ -9,8 +9,8 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, Direction, ObjectKey, Pod, Policy, SecurityGroups, Service, Staged, Tier, TierKey,
-    TierPolicy,
+    ByDefault, Cluster, Direction, Namespace, ObjectKey, Pod, Policy, SecurityGroups, Service,
+    Staged, Tier, TierKey, TierPolicy, Unselected,
 };
 use netpolc_table::{EndpointId, Program, delta::Changes};
 
@@ -30,6 +30,7 @@ use crate::{
     set::{Deciding, Groups, SetKey, Tried},
     shares::{Limits, Room, Shares},
     tiers::{TierSlot, Tiers},
+    unselected::Defaults,
     usage,
     wire::Wire,
     worklist::Worklist,
@@ -43,6 +44,7 @@ pub struct Compiler {
     overflow: Option<Overflow>,
     // What is known.
     policies: Policies,
+    defaults: Defaults,
     tiers: Tiers,
     security: Security,
     nodes: Nodes,
@@ -64,6 +66,7 @@ impl Compiler {
             scope,
             overflow: None,
             policies: Policies::default(),
+            defaults: Defaults::default(),
             tiers: Tiers::default(),
             security: Security::default(),
             nodes: Nodes::default(),
@@ -139,8 +142,9 @@ impl Compiler {
     pub fn load_admitted(&mut self, cluster: &Cluster, shares: &Shares) -> Result<(), Overflow> {
         self.out.begin_load();
         self.matrix.cover_ports(&mut self.out)?;
-        for (name, labels) in &cluster.namespaces {
-            self.membership.set_labels(name, labels.clone(), &mut self.work);
+        self.set_default(cluster.by_default.clone());
+        for (name, namespace) in &cluster.namespaces {
+            self.set_namespace(name, namespace.clone());
         }
         for (name, node) in &cluster.nodes {
             self.nodes.set(name, Some(node), &mut self.work);
@@ -293,16 +297,17 @@ impl Compiler {
         self.endpoints.iter()
     }
 
-    /// Does some policy decide about this pod's traffic? Also for pods that are no endpoints,
-    /// having no address yet.
+    /// Does some policy, or the default, decide about this pod's traffic? Also for pods that are no
+    /// endpoints, having no address yet.
     pub fn isolates(&self, pod: &Pod) -> bool {
         let of_groups = self.security.of(pod).is_some();
         let world = World::Enforced;
+        let by_default = self.defaults.of(&pod.key.namespace) == Unselected::Isolated;
         let decided = |direction| {
             self.policies.isolating(pod, direction, world).next().is_some()
                 || !self.tiers_about(pod, direction, world).is_empty()
         };
-        of_groups || Direction::BOTH.into_iter().any(decided)
+        of_groups || by_default || Direction::BOTH.into_iter().any(decided)
     }
 
     fn tiers_about(&self, pod: &Pod, direction: Direction, world: World) -> Vec<Arc<TierSlot>> {
@@ -334,12 +339,18 @@ impl Compiler {
         groups: &Option<Groups>,
     ) -> Deciding {
         let policies: Vec<_> = self.policies.isolating(pod, direction, world).cloned().collect();
-        let mut tiers = self.tiers_about(pod, direction, world);
-        // Behind NetworkPolicies that isolate, nobody is asked (S65), and nothing has to follow.
-        if !policies.is_empty() {
-            tiers.retain(|slot| slot.policy.tier == Tier::Admin);
+        let unselected = match policies.is_empty() {
+            true => self.defaults.of(&pod.key.namespace),
+            false => Unselected::Open,
+        };
+        let tiers = self.tiers_about(pod, direction, world);
+        let groups = groups.clone();
+        let mut deciding = Deciding { tiers, policies, unselected, groups, tried: None };
+        // Behind what isolates, nobody is asked (S65), and nothing has to follow.
+        if deciding.isolates() {
+            deciding.tiers.retain(|slot| slot.policy.tier == Tier::Admin);
         }
-        Deciding { tiers, policies, groups: groups.clone(), tried: None }
+        deciding
     }
 
     /// The namespaces whose rows take more verdicts than they may, with what they take: after an
@@ -365,15 +376,11 @@ impl Compiler {
 impl Compiler {
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Namespace { name, labels } => {
-                self.membership.set_labels(&name, labels.unwrap_or_default(), &mut self.work);
-                // Tiers select pods by the labels of their namespace too (S67).
-                if !self.tiers.is_empty() {
-                    let here = self.endpoints.in_namespace(&name);
-                    here.for_each(|pod| self.work.choose_sets(pod.clone()));
-                }
+            Event::Namespace { name, namespace } => {
+                self.set_namespace(&name, namespace.unwrap_or_default());
             }
             Event::Staged { key, staged } => self.set_staged(&key, staged),
+            Event::ByDefault(by_default) => self.set_default(by_default),
             Event::Tier { key, policy } => self.set_tier(&key, policy),
             Event::SecurityGroup { id, group } => {
                 let touched = self.security.set_group(id, group);
@@ -407,6 +414,24 @@ impl Compiler {
                 self.endpoints.set_interface(pod, interface, &mut self.out, &mut self.work);
             }
             Event::Wire(wire) => self.set_wire(wire),
+        }
+    }
+
+    fn set_namespace(&mut self, name: &Arc<str>, namespace: Namespace) {
+        let Namespace { labels, unselected } = namespace;
+        self.membership.set_labels(name, labels, &mut self.work);
+        let default_changed = self.defaults.set_namespace(name, unselected);
+        // Tiers select pods by the labels of their namespace too (S67).
+        if default_changed || !self.tiers.is_empty() {
+            let here = self.endpoints.in_namespace(name);
+            here.for_each(|pod| self.work.choose_sets(pod.clone()));
+        }
+    }
+
+    /// All endpoints choose their sets anew where another default holds.
+    fn set_default(&mut self, by_default: ByDefault) {
+        if self.defaults.set(by_default) {
+            self.endpoints.iter().for_each(|(pod, _)| self.work.choose_sets(pod.clone()));
         }
     }
 

@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    InterfaceId, Labels, NetworkInterface, Node, ObjectKey, Pod, Policy, PrefixListId,
-    SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged, TierKey, TierPolicy,
+    ByDefault, InterfaceId, Labels, Namespace, NetworkInterface, Node, ObjectKey, Pod, Policy,
+    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged, TierKey,
+    TierPolicy,
 };
 use netpolc_table::{IfIndex, schema::Mac};
 
@@ -46,13 +47,15 @@ impl Scope {
 /// namespace, and a pod's interface before the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A namespace's labels. One that was never told has none.
+    /// A namespace. One that was never told has no labels and says nothing.
     Namespace {
         /// As in the keys of what is in it.
         name: Arc<str>,
-        /// All of them, not the difference.
-        labels: Option<Labels>,
+        /// With all its labels, not the difference.
+        namespace: Option<Namespace>,
     },
+    /// What becomes of pods that no policy isolates, where their namespaces do not say so.
+    ByDefault(ByDefault),
     /// A pod of any node: peers are everywhere.
     Pod {
         /// Another pod may have it later, with another UID.

@@ -4,6 +4,7 @@
 //! Event -> compiler        hands it to whom it is about; knows the order of one update
 //!
 //!          policies        by namespace and name            what is known
+//!          unselected      which namespaces isolate what no policy selects
 //!          tiers           ClusterNetworkPolicies
 //!          security        security groups, and which of them a pod has
 //!          membership      who is a member of what: namespaces, pods, blocks, atoms
@@ -106,6 +107,7 @@ mod sets;
 mod shares;
 mod tiers;
 mod tried;
+mod unselected;
 mod usage;
 mod verify;
 mod wire;

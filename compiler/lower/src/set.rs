@@ -12,7 +12,7 @@ use std::{
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     Action, Block, Direction, GroupPeer, Isolation, Mode, Peer, Peers, Pod, Policy, Protocol, Tier,
-    TierPeer, TierPolicy,
+    TierPeer, TierPolicy, Unselected,
 };
 use netpolc_table::{Origin, SetId, TierAction, TierName, schema::Family};
 
@@ -39,6 +39,8 @@ pub(crate) struct Deciding {
     pub(crate) tiers: Vec<Arc<TierSlot>>,
     /// The NetworkPolicies that isolate it, in name order.
     pub(crate) policies: Vec<Arc<PolicySlot>>,
+    /// Whether it is isolated because no policy does so (S86); with policies it is not.
+    pub(crate) unselected: Unselected,
     /// The security groups that it has; None: they say nothing about it.
     pub(crate) groups: Option<Groups>,
     /// What would decide if everything that is only tried were enforced (S85); None: the same.
@@ -65,13 +67,19 @@ pub(crate) struct Groups {
 impl Deciding {
     /// Does nothing decide, whatever is tried?
     pub(crate) fn is_empty(&self) -> bool {
-        self.tiers.is_empty() && self.policies.is_empty() && self.groups.is_none()
+        self.tiers.is_empty() && !self.isolates() && self.groups.is_none()
+    }
+
+    /// Do NetworkPolicies isolate it, or the default in their place (S65, S86)?
+    pub(crate) fn isolates(&self) -> bool {
+        !self.policies.is_empty() || self.unselected == Unselected::Isolated
     }
 
     /// Do the same policies decide here as there, security groups aside?
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         versions(&self.policies) == versions(&other.policies)
             && tier_versions(&self.tiers) == tier_versions(&other.tiers)
+            && self.unselected == other.unselected
     }
 }
 
@@ -84,6 +92,7 @@ pub(crate) struct SetKey {
     groups: Option<Groups>,
     /// Versions of the isolating policies, in name order.
     policies: Vec<u32>,
+    unselected: Unselected,
     /// Ingress: what the named ports are on the pod itself.
     resolved: Resolved,
     /// Egress: the pod's node (S45), and the TCP ports of its addresses that are not the node's
@@ -112,6 +121,7 @@ impl SetKey {
             tiers: tier_versions(&deciding.tiers),
             groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
+            unselected: deciding.unselected,
             resolved: names.into_iter().map(resolve).collect(),
             node: None,
             health_checks: Vec::new(),
@@ -136,6 +146,7 @@ impl SetKey {
             tiers: tier_versions(&deciding.tiers),
             groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
+            unselected: deciding.unselected,
             resolved: Vec::new(),
             node: pod.node.clone(),
             health_checks,
@@ -149,7 +160,7 @@ impl SetKey {
     pub(crate) fn fingerprint(&self, deciding: &Deciding) -> u64 {
         let tiers: Vec<&TierPolicy> = deciding.tiers.iter().map(|slot| &slot.policy).collect();
         let policies: Vec<&Policy> = deciding.policies.iter().map(|slot| &slot.policy).collect();
-        let content = (tiers, policies, &self.groups);
+        let content = (tiers, policies, self.unselected, &self.groups);
         let own = fingerprint(&(
             self.direction,
             content,
@@ -174,9 +185,14 @@ impl SetKey {
         self.groups.is_some()
     }
 
-    /// Do NetworkPolicies isolate its pods (S65)?
+    /// Do NetworkPolicies isolate its pods, or the default in their place (S65, S86)?
     pub(crate) fn is_isolated(&self) -> bool {
-        !self.policies.is_empty()
+        !self.policies.is_empty() || self.is_by_default()
+    }
+
+    /// Are its pods isolated because no policy does so (S86)?
+    fn is_by_default(&self) -> bool {
+        self.unselected == Unselected::Isolated
     }
 }
 
@@ -222,7 +238,7 @@ enum Subject {
 pub(crate) struct Set {
     pub(crate) id: SetId,
     pub(crate) key: SetKey,
-    /// The namespace of its NetworkPolicies; empty where it has none, and tiers alone decide.
+    /// The namespace of its NetworkPolicies; empty where it has none.
     pub(crate) namespace: Arc<str>,
     pub(crate) rules: Vec<Rule>,
     sources: Vec<Source>,
@@ -489,16 +505,18 @@ impl Set {
         0
     }
 
-    /// Why what nothing permits is denied: the policies that isolate, and the security groups.
+    /// Why what nothing permits is denied: the policies that isolate, or the default, and the
+    /// security groups.
     pub(crate) fn closing(&self) -> impl Iterator<Item = Origin> {
         let isolates = self.isolating.iter().map(|p| Origin::Isolates { policy: p.clone() });
+        let by_default = self.key.is_by_default().then_some(Origin::ByDefault);
         let gates = self.gating.iter().map(|g| Origin::Group { group: g.clone(), rule: None });
         let unknown = self.key.is_grouped() && self.gating.is_empty();
         let unknown = unknown.then(|| {
             let reason = "nothing is known of the pod's security groups (S79)";
             Origin::Implied { reason: reason.into() }
         });
-        isolates.chain(gates).chain(unknown)
+        isolates.chain(by_default).chain(gates).chain(unknown)
     }
 
     /// Is what this source grants the doing of a namespace, and not of the cluster's tiers?

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use netpolc_lower::{Compiler, Diagnostic, Event, Scope, compile, verify};
 use netpolc_policy::{
     Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Isolation, Labels, Mode,
-    NetworkInterface, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports,
-    Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy, Selector, Staged,
-    Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
+    Namespace, NetworkInterface, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy, Port,
+    Ports, Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy, Selector,
+    Staged, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
@@ -33,7 +33,7 @@ fn pod(name: &str, address: &str) -> Pod {
 /// web is 10.1.0.1, db is 10.1.0.2.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
-    cluster.namespaces.insert("shop".into(), Labels::default());
+    cluster.namespaces.insert("shop".into(), Namespace::default());
     for pod in [pod("web", "10.1.0.1"), pod("db", "10.1.0.2")] {
         cluster.pods.insert(pod.key.clone(), pod);
     }

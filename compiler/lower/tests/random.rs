@@ -15,7 +15,8 @@ use netpolc_testbed::random::{self, Change, Claims, Rng, Shape};
 
 fn event(change: Change) -> Event {
     match change {
-        Change::Namespace { name, labels } => Event::Namespace { name, labels },
+        Change::Namespace { name, namespace } => Event::Namespace { name, namespace },
+        Change::ByDefault(by_default) => Event::ByDefault(by_default),
         Change::Pod { key, pod } => Event::Pod { key, pod },
         Change::Policy { key, policy } => Event::Policy { key, policy },
         Change::Tier { key, policy } => Event::Tier { key, policy },

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use netpolc_lower::{Event, Scope, compile, verify};
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase,
-    Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    Block, Cluster, Isolation, Labels, Namespace, Namespaces, Node, ObjectKey, Operator, Peer,
+    Peers, Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_table::{
     TableId,
@@ -71,8 +71,8 @@ fn cluster() -> Cluster {
         mode: Default::default(),
     };
     let mut cluster = Cluster::default();
-    cluster.namespaces.insert("default".into(), Labels::default());
-    cluster.namespaces.insert("mine".into(), labels(&[("project", "myproject")]));
+    cluster.namespaces.insert("default".into(), Namespace::default());
+    cluster.namespaces.insert("mine".into(), labels(&[("project", "myproject")]).into());
     cluster.nodes.insert(
         "node-a".into(),
         Node { addresses: vec!["192.168.1.10".parse().unwrap()], ..Node::default() },

@@ -1,13 +1,14 @@
 //! The policy model: what Kubernetes says about who may talk to whom, and the oracle that answers
 //! single questions straight from it.
 //!
-//! Here: the cluster as policy sees it ([`model`], with ClusterNetworkPolicies in [`tier`] and
-//! Security Groups in [`group`]), what would hold if what is only
-//! tried were enforced ([`audit`]), label sets and selectors ([`labels`], [`selector`]), the oracle
-//! ([`oracle`]). Not here: decoding of Kubernetes objects (kube-sync) and
+//! Here: the cluster as policy sees it ([`model`], with ClusterNetworkPolicies in [`tier`],
+//! Security Groups in [`group`], and what no policy selects in [`by_default`]), what would hold if
+//! what is only tried were enforced ([`audit`]), label sets and selectors ([`labels`],
+//! [`selector`]), the oracle ([`oracle`]). Not here: decoding of Kubernetes objects (kube-sync) and
 //! anything about tables (the other crates under `compiler/`). No clock, no IO.
 
 pub mod audit;
+pub mod by_default;
 pub mod group;
 pub mod labels;
 pub mod model;
@@ -15,6 +16,7 @@ pub mod oracle;
 pub mod selector;
 pub mod tier;
 
+pub use by_default::{ByDefault, Unselected};
 pub use group::{
     GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, NetworkInterface, PrefixListId,
     SecurityGroup, SecurityGroupId, SecurityGroupPolicy, SecurityGroups, Traffic,

@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 use serde::{Serialize, Serializer};
 
-use crate::{Grouping, Labels, Mode, SecurityGroups, Selector, TierKey, TierPolicy};
+use crate::{
+    ByDefault, Grouping, Labels, Mode, SecurityGroups, Selector, TierKey, TierPolicy, Unselected,
+};
 
 /// Namespace and name of a namespaced object; prints as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,9 +43,9 @@ impl Serialize for ObjectKey {
 /// All objects that a verdict can depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// Labels of each namespace by name. A pod whose namespace is not listed has a namespace
-    /// without labels.
-    pub namespaces: BTreeMap<Arc<str>, Labels>,
+    /// Each namespace by name. A pod whose namespace is not listed has a namespace without labels,
+    /// which says nothing.
+    pub namespaces: BTreeMap<Arc<str>, Namespace>,
     /// All pods that the API server knows, also those that have ended.
     pub pods: BTreeMap<ObjectKey, Pod>,
     /// Network policies by key.
@@ -59,6 +61,24 @@ pub struct Cluster {
     /// StagedKubernetesNetworkPolicies: what would become of the NetworkPolicy of the same key
     /// (S84).
     pub staged: BTreeMap<ObjectKey, Staged>,
+    /// What becomes of pods that no policy isolates, in namespaces that do not say so themselves.
+    pub by_default: ByDefault,
+}
+
+/// A namespace, as far as policy depends on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// The namespace's metadata.labels.
+    pub labels: Labels,
+    /// What becomes of its pods that no policy isolates; None: what holds by default (S86).
+    pub unselected: Option<Unselected>,
+}
+
+impl From<Labels> for Namespace {
+    /// A namespace that has labels alone.
+    fn from(labels: Labels) -> Self {
+        Self { labels, unselected: None }
+    }
 }
 
 /// What a StagedKubernetesNetworkPolicy would do to the NetworkPolicy of its name (S85).

@@ -4,7 +4,7 @@ mod common;
 
 use common::*;
 use netpolc_policy::{
-    Isolation, Labels, Namespaces, Operator, Peer, Phase, PodNetwork, Requirement, Selector,
+    Isolation, Namespace, Namespaces, Operator, Peer, Phase, PodNetwork, Requirement, Selector,
     oracle::{Reason, Transport},
 };
 
@@ -153,7 +153,7 @@ fn s11_a_selector_that_matches_nothing_matches_nothing() {
 fn s12_labels_of_pods_and_namespaces_are_read_at_the_time_of_the_question() {
     let mut world = shop().ingress("shop/p", "app=db", &[rule(&[pods("team=b", "app=ui")], &[])]);
     world.expect("other/ui > shop/db tcp/1: yes");
-    world.0.namespaces.insert("other".into(), Labels::default());
+    world.0.namespaces.insert("other".into(), Namespace::default());
     world.expect("other/ui > shop/db tcp/1: no");
     world = world.namespace("other", "team=b");
     world.0.pods.get_mut(&key("other/ui")).unwrap().labels = labels("app=x");

@@ -83,6 +83,9 @@ pub enum Origin {
         /// The policy's `namespace/name`.
         policy: Arc<str>,
     },
+    /// No policy isolates in the direction of the set, and the pod's namespace isolates by default
+    /// (S86).
+    ByDefault,
     /// A part of a policy's rule. Indices are those of the API object, from 0.
     Rule {
         /// The policy's `namespace/name`.
@@ -186,6 +189,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Isolates { policy } => write!(f, "isolates {policy}"),
+            Origin::ByDefault => f.write_str("isolated by default"),
             Origin::Rule { policy, rule, peer, port } => {
                 write!(f, "{policy} rule[{rule}]")?;
                 if let Some(i) = peer {

@@ -311,10 +311,10 @@ fn same_rule(a: &Origin, b: &Origin) -> bool {
     }
 }
 
-/// Does this origin name a policy for isolating, or a security group for being there, and not for a
-/// rule?
+/// Does this origin name a policy or the default for isolating, or a security group for being
+/// there, and not for a rule?
 fn isolates(origin: &Origin) -> bool {
-    matches!(origin, Origin::Isolates { .. } | Origin::Group { rule: None, .. })
+    matches!(origin, Origin::Isolates { .. } | Origin::ByDefault | Origin::Group { rule: None, .. })
 }
 
 /// Is it a rule of a tier that denies?

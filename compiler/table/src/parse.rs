@@ -366,6 +366,12 @@ fn origin(input: &str) -> Parsed<'_, Origin> {
     if start == "tier" {
         return tier(input);
     }
+    if start == "isolated" {
+        let (rest, ()) = token("isolated")(input)?;
+        let (rest, ()) = token("by")(rest)?;
+        let (rest, ()) = token("default")(rest)?;
+        return Ok((rest, Origin::ByDefault));
+    }
     if start == "group" {
         let (rest, ()) = token("group")(input)?;
         let (rest, group) = name(rest)?;

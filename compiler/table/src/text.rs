@@ -97,8 +97,8 @@ struct Name<'a>(&'a str);
 
 pub(crate) const PROTOCOLS: [(&str, u64); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
 /// Words that a bare name must not be.
-pub(crate) const WORDS: [&str; 8] =
-    ["isolates", "tier", "group", "tried", "pod", "node", "implied", "table"];
+pub(crate) const WORDS: [&str; 9] =
+    ["isolates", "isolated", "tier", "group", "tried", "pod", "node", "implied", "table"];
 
 /// The name of a match kind in a header.
 pub(crate) fn kind(kind: MatchKind) -> &'static str {
@@ -158,6 +158,7 @@ impl Display for Line<'_> {
 fn print_origin(f: &mut fmt::Formatter<'_>, origin: &Origin) -> fmt::Result {
     match origin {
         Origin::Isolates { policy } => write!(f, "isolates {}", Name(policy)),
+        Origin::ByDefault => write!(f, "isolated by default"),
         Origin::Rule { policy, rule, peer, port } => {
             write!(f, "{} rule[{rule}]", Name(policy))?;
             peer.map_or(Ok(()), |i| write!(f, " peer[{i}]"))?;

@@ -74,6 +74,7 @@ fn programs_that_break_the_rules_of_their_tables_print_and_parse_too() {
     let mut program = example();
     let names = [
         "pod",
+        "isolated",
         "a b",
         "",
         "x\"y\\z",
@@ -92,6 +93,7 @@ fn programs_that_break_the_rules_of_their_tables_print_and_parse_too() {
             rule,
             Origin::Isolates { policy: n.clone() },
             Origin::Pod { pod: n.clone() },
+            Origin::ByDefault,
             Origin::Implied { reason: n },
         ]
     });

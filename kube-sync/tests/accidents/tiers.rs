@@ -59,9 +59,9 @@ fn is_about_all(rule: &TierRule) -> bool {
 /// The namespaces to whose pods something is denied, with no more than port 80 before that.
 fn denied(cluster: &Cluster) -> Vec<String> {
     let by = |name: &str| {
-        let Some(labels) = cluster.namespaces.get(name) else { return false };
+        let Some(namespace) = cluster.namespaces.get(name) else { return false };
         let policies = cluster.tiers.values().filter(|policy| policy.mode == Mode::Enforced);
-        let about = policies.filter(|policy| policy.subject.namespaces.matches(labels));
+        let about = policies.filter(|policy| policy.subject.namespaces.matches(&namespace.labels));
         let mut about = about.filter(|policy| policy.subject.pods == Selector::default());
         about.any(|policy| {
             let denies = policy

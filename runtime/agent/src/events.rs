@@ -10,8 +10,8 @@ use netpolc_policy::{ObjectKey, TierApi, TierKey};
 pub fn of(change: &Change) -> Option<Event> {
     let key = &change.key;
     Some(match &change.object {
-        Some(Object::Namespace(name, labels)) => {
-            Event::Namespace { name: name.clone(), labels: Some(labels.clone()) }
+        Some(Object::Namespace(name, namespace)) => {
+            Event::Namespace { name: name.clone(), namespace: Some(namespace.clone()) }
         }
         Some(Object::Node(name, node)) => {
             Event::Node { name: name.clone(), node: Some(node.clone()) }
@@ -47,7 +47,7 @@ pub fn of(change: &Change) -> Option<Event> {
         // Single rules come from files alone, where the difference between two states tells.
         Some(Object::GroupRule { .. }) => return None,
         None => match change.resource {
-            Resource::Namespace => Event::Namespace { name: key.name.clone(), labels: None },
+            Resource::Namespace => Event::Namespace { name: key.name.clone(), namespace: None },
             Resource::Node => Event::Node { name: key.name.clone(), node: None },
             Resource::Pod => Event::Pod { key: key.clone(), pod: None },
             Resource::Policy => Event::Policy { key: key.clone(), policy: None },

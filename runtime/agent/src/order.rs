@@ -62,10 +62,11 @@ fn large(changes: &[Change], cluster: &Cluster) -> Vec<Arc<str>> {
         }
     }
     let may_wait = |namespace: &Arc<str>, tenant: &Tenant| {
-        changes.iter().all(|Change { resource, key: ObjectKey { namespace: of, .. }, .. }| {
+        changes.iter().all(|Change { resource, key: ObjectKey { namespace: of, name }, .. }| {
             match resource {
                 Resource::Pod => of != namespace && !tenant.has_foreign_peers,
-                Resource::Namespace => !tenant.has_foreign_peers,
+                // It may also say what becomes of its own pods without the policy (S86).
+                Resource::Namespace => !tenant.has_foreign_peers && name != namespace,
                 // These may change who is a peer, or what is decided before the policy.
                 Resource::Node
                 | Resource::Tier
@@ -117,7 +118,7 @@ fn size(policy: &Policy) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use netpolc_policy::{Labels, Rule, Selector};
+    use netpolc_policy::{Namespace, Rule, Selector};
     use netpolc_testbed::offenders::{block, bystanders, pod, policy, selector};
 
     use super::*;
@@ -198,19 +199,22 @@ mod tests {
         };
         abroad.ingress =
             Isolation::Isolated(vec![rule((0..300).map(|_| anywhere.clone()).collect())]);
-        let relabelled = Change {
+        let relabelled = |namespace: &str| Change {
             resource: Resource::Namespace,
-            key: ObjectKey::new("", "shop"),
-            object: Some(Object::Namespace("shop".into(), Labels::default())),
+            key: ObjectKey::new("", namespace),
+            object: Some(Object::Namespace(namespace.into(), Namespace::default())),
         };
         together(vec![moved(), of(&abroad), of(&shop)]);
-        together(vec![relabelled.clone(), of(&abroad), of(&shop)]);
+        together(vec![relabelled("shop"), of(&abroad), of(&shop)]);
+        // What isolates by default may go together with the policy that is to isolate instead.
+        together(vec![relabelled("evil"), of(&evil), of(&shop)]);
         // Also where only the version before this one asks for it.
         let mut cluster = bystanders();
         cluster.policies.insert(abroad.key.clone(), abroad);
         let batch = vec![moved(), of(&evil), of(&shop)];
         assert_eq!(steps(batch.clone(), &cluster), [batch]);
         // Address blocks and pods of the own namespace are nobody else's.
-        assert_eq!(steps(vec![moved(), relabelled, of(&evil), of(&shop)], &bystanders()).len(), 2);
+        let batch = vec![moved(), relabelled("shop"), of(&evil), of(&shop)];
+        assert_eq!(steps(batch, &bystanders()).len(), 2);
     }
 }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpolc_policy::{
-    Cluster, Isolation, Labels, Mode, Namespaces, ObjectKey, Operator, Peer, Peers, Phase, Pod,
-    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    Cluster, Isolation, Labels, Mode, Namespace, Namespaces, ObjectKey, Operator, Peer, Peers,
+    Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_table::schema::Family;
 
@@ -54,7 +54,7 @@ pub fn group(n: u32, policies: usize) -> usize {
 pub fn cluster(policies: usize) -> Cluster {
     let mut cluster = Cluster::default();
     for namespace in ["bench", "peers"] {
-        cluster.namespaces.insert(namespace.into(), Labels::default());
+        cluster.namespaces.insert(namespace.into(), Namespace::default());
     }
     let label =
         |g: usize| -> Labels { [("group".to_owned(), format!("g{g}"))].into_iter().collect() };

@@ -174,7 +174,9 @@ impl State {
     fn put(&mut self, object: Object) -> Option<Event> {
         object.clone().put_into(&mut self.cluster);
         Some(match object {
-            Object::Namespace(name, labels) => Event::Namespace { name, labels: Some(labels) },
+            Object::Namespace(name, namespace) => {
+                Event::Namespace { name, namespace: Some(namespace) }
+            }
             Object::Node(name, node) => Event::Node { name, node: Some(node) },
             Object::Pod(pod) => Event::Pod { key: pod.key.clone(), pod: Some(pod) },
             Object::Policy(policy) => {
@@ -202,7 +204,7 @@ impl State {
     fn take(&mut self, object: Object) -> Option<Event> {
         object.remove_from(&mut self.cluster);
         Some(match object {
-            Object::Namespace(name, _) => Event::Namespace { name, labels: None },
+            Object::Namespace(name, _) => Event::Namespace { name, namespace: None },
             Object::Node(name, _) => Event::Node { name, node: None },
             Object::Pod(pod) => Event::Pod { key: pod.key, pod: None },
             Object::Policy(policy) => Event::Policy { key: policy.key, policy: None },

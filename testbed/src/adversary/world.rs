@@ -184,7 +184,7 @@ impl World {
     pub fn cluster(&self, rng: &mut Rng) -> Cluster {
         let mut cluster = Cluster::default();
         for name in ["n0", "n1"] {
-            cluster.namespaces.insert(name.into(), random::labels(rng));
+            cluster.namespaces.insert(name.into(), random::labels(rng).into());
         }
         for (name, addresses) in [("node1", self.node), ("node2", self.far_node)] {
             cluster

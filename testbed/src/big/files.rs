@@ -43,7 +43,7 @@ impl Big {
         let namespaces = (0..self.namespaces).map(|n| self.namespace(n));
         list(
             "namespaces.json".into(),
-            &mut namespaces.map(|(name, labels)| manifest::namespace(&name, &labels)),
+            &mut namespaces.map(|(name, namespace)| manifest::namespace(&name, &namespace)),
         )?;
         let nodes = (0..self.nodes()).map(|n| manifest::node(&self.node_name(n), &self.node(n)));
         list("nodes.json".into(), &mut { nodes })?;

@@ -18,8 +18,8 @@ use std::{
 };
 
 use netpolc_policy::{
-    Cluster, ContainerPort, Grouping, Labels, Node, ObjectKey, Phase, Pod, PodNetwork, Policy,
-    Protocol,
+    Cluster, ContainerPort, Grouping, Labels, Namespace, Node, ObjectKey, Phase, Pod, PodNetwork,
+    Policy, Protocol,
 };
 
 use crate::random::Rng;
@@ -87,14 +87,14 @@ impl Big {
     }
 
     /// Name and labels of a namespace.
-    pub fn namespace(&self, n: usize) -> (Arc<str>, Labels) {
+    pub fn namespace(&self, n: usize) -> (Arc<str>, Namespace) {
         let name = namespace_name(n);
         let labels = [
             ("kubernetes.io/metadata.name".to_owned(), name.to_string()),
             ("team".to_owned(), format!("team-{}", n % TEAMS)),
             ("env".to_owned(), ["prod", "prod", "staging", "dev"][n % 4].to_owned()),
         ];
-        (name, labels.into_iter().collect())
+        (name, labels.into_iter().collect::<Labels>().into())
     }
 
     /// The node number `n`.

@@ -8,8 +8,8 @@ mod groups;
 mod tiers;
 
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Mode, Namespaces, Node, ObjectKey, Operator, Peer, Peers,
-    Phase, Pod, PodNetwork, Policy, Port, Ports, Rule, Selector, Service, Staged,
+    Block, Cluster, Isolation, Mode, Namespace, Namespaces, Node, ObjectKey, Operator, Peer, Peers,
+    Phase, Pod, PodNetwork, Policy, Port, Ports, Rule, Selector, Service, Staged, Unselected,
 };
 use serde_json::{Value, json};
 
@@ -30,9 +30,10 @@ pub fn cluster(cluster: &Cluster) -> Value {
         tiers,
         security: groups,
         staged: would_be,
+        // No object says this, but the options of whoever reads them.
+        by_default: _,
     } = cluster;
-    let mut items: Vec<Value> =
-        namespaces.iter().map(|(name, labels)| namespace(name, labels)).collect();
+    let mut items: Vec<Value> = namespaces.iter().map(|(name, n)| namespace(name, n)).collect();
     items.extend(nodes.iter().map(|(name, n)| node(name, n)));
     items.extend(services.iter().map(|(key, s)| service(key, s)));
     items.extend(pods.values().map(pod));
@@ -44,8 +45,14 @@ pub fn cluster(cluster: &Cluster) -> Value {
 }
 
 /// A Namespace as the API server takes it.
-pub fn namespace(name: &str, labels: &Labels) -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+pub fn namespace(name: &str, namespace: &Namespace) -> Value {
+    let metadata = json!({"name": name, "labels": namespace.labels});
+    let mut object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata});
+    if let Some(unselected) = namespace.unselected {
+        let value = if unselected == Unselected::Isolated { "true" } else { "false" };
+        object["metadata"]["annotations"]["netpolc.io/isolate-by-default"] = json!(value);
+    }
+    object
 }
 
 /// A Node as the API server takes it.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Cluster, InterfaceId, Labels, NetworkInterface, Node, ObjectKey, Phase, Pod, Policy,
-    PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service, Staged, TierKey,
-    TierPolicy,
+    ByDefault, Cluster, InterfaceId, Labels, Namespace, NetworkInterface, Node, ObjectKey, Phase,
+    Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Service,
+    Staged, TierKey, TierPolicy,
 };
 
 use super::{Rng, Shape, groups, objects, tiers};
@@ -14,13 +14,16 @@ use super::{Rng, Shape, groups, objects, tiers};
 /// An event, as a watch would bring it: the object as it is from now on, None where it is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The labels of a namespace change, or it comes or goes.
+    /// A namespace comes, changes or goes.
     Namespace {
         /// The object's name.
         name: Arc<str>,
-        /// The labels; None removes the namespace.
-        labels: Option<Labels>,
+        /// The namespace as it is now; None removes it.
+        namespace: Option<Namespace>,
     },
+    /// Another default holds for pods that no policy isolates. No watch brings this; an agent that
+    /// starts with other options does.
+    ByDefault(ByDefault),
     /// A pod comes, changes or goes.
     Pod {
         /// The object's namespace and name.
@@ -104,7 +107,8 @@ impl Change {
     /// What it does to the model.
     pub fn apply(&self, cluster: &mut Cluster) {
         match self.clone() {
-            Change::Namespace { name, labels } => set(&mut cluster.namespaces, name, labels),
+            Change::Namespace { name, namespace } => set(&mut cluster.namespaces, name, namespace),
+            Change::ByDefault(by_default) => cluster.by_default = by_default,
             Change::Pod { key, pod } => set(&mut cluster.pods, key, pod),
             Change::Policy { key, policy } => set(&mut cluster.policies, key, policy),
             Change::Service { key, service } => set(&mut cluster.services, key, service),
@@ -135,8 +139,9 @@ fn set<K: Ord, V>(map: &mut std::collections::BTreeMap<K, V>, key: K, value: Opt
 
 /// Something that may happen to `cluster` next. It is for the caller to apply.
 pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
-    match rng.below(118) {
+    match rng.below(120) {
         116..118 => staged(rng, cluster),
+        118..120 => Change::ByDefault(objects::by_default(rng)),
         0..8 => namespace(rng, shape),
         8..14 => node(rng, shape),
         14..22 => service(rng, cluster),
@@ -158,8 +163,8 @@ pub fn change(rng: &mut Rng, shape: &Shape, cluster: &Cluster) -> Change {
 
 fn namespace(rng: &mut Rng, shape: &Shape) -> Change {
     let name = format!("n{}", rng.below(shape.namespaces)).into();
-    let labels = (!rng.chance(15)).then(|| objects::labels(rng));
-    Change::Namespace { name, labels }
+    let namespace = (!rng.chance(15)).then(|| objects::namespace(rng));
+    Change::Namespace { name, namespace }
 }
 
 fn service(rng: &mut Rng, cluster: &Cluster) -> Change {

@@ -7,9 +7,9 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Block, Cluster, ContainerPort, Grouping, Isolation, Labels, Mode, Namespaces, Node, ObjectKey,
-    Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement,
-    Rule, Selector, Service, ServicePort,
+    Block, ByDefault, Cluster, ContainerPort, Grouping, Isolation, Labels, Mode, Namespace,
+    Namespaces, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod, PodNetwork, Policy, Port,
+    Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort, Unselected,
 };
 
 use super::{Claims, Rng, Shape, groups, tiers};
@@ -48,7 +48,7 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
     for n in 0..shape.namespaces {
         // Sometimes a namespace is known by its pods only.
         if !rng.chance(10) {
-            cluster.namespaces.insert(format!("n{n}").into(), labels(rng));
+            cluster.namespaces.insert(format!("n{n}").into(), labels(rng).into());
         }
     }
     for n in 0..shape.nodes {
@@ -77,7 +77,35 @@ pub fn cluster(rng: &mut Rng, shape: &Shape) -> Cluster {
     if shape.groups && rng.chance(33) {
         groups::security(rng, &mut cluster);
     }
+    // Mostly as Kubernetes has it, so that other tests see pods that no policy isolates.
+    if rng.chance(25) {
+        cluster.by_default = by_default(rng);
+        for namespace in cluster.namespaces.values_mut() {
+            namespace.unselected = unselected(rng);
+        }
+    }
     cluster
+}
+
+/// A namespace with up to three labels, which seldom says what becomes of its pods by default.
+pub fn namespace(rng: &mut Rng) -> Namespace {
+    Namespace { labels: labels(rng), unselected: unselected(rng) }
+}
+
+fn unselected(rng: &mut Rng) -> Option<Unselected> {
+    match rng.below(6) {
+        0 => Some(Unselected::Isolated),
+        1 => Some(Unselected::Open),
+        _ => None,
+    }
+}
+
+/// What may hold for pods that no policy isolates.
+pub fn by_default(rng: &mut Rng) -> ByDefault {
+    let unselected = if rng.chance(50) { Unselected::Isolated } else { Unselected::Open };
+    let count = rng.below(3);
+    let except = rng.list(count, |rng| format!("n{}", rng.below(4)).into());
+    ByDefault { unselected, except: except.into_iter().collect() }
 }
 
 /// One of the few Services that there may be.

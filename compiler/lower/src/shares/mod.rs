@@ -354,6 +354,7 @@ impl Shares {
                 changed
             }
             Event::Namespace { .. }
+            | Event::ByDefault(_)
             | Event::Tier { .. }
             | Event::SecurityGroup { .. }
             | Event::PrefixList { .. }

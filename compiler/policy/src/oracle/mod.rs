@@ -17,7 +17,7 @@ use self::groups::Gate;
 pub use self::tiers::TierPlace;
 use crate::{
     Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers, Pod, Policy,
-    Port, Ports, Protocol, Rule, SecurityGroupId, Selector,
+    Port, Ports, Protocol, Rule, SecurityGroupId, Selector, Unselected,
 };
 
 /// May `source` open this connection (or send this packet) to `destination`?
@@ -135,7 +135,8 @@ pub struct Side {
 pub enum Reason {
     /// No active pod with a network of its own: policy does not speak about it (S13, S15).
     NotPoliced,
-    /// No policy isolates the pod in this direction, and no rule of a tier matches.
+    /// Neither a policy nor the default isolates the pod in this direction, and no rule of a tier
+    /// matches.
     NotIsolated,
     /// Source and destination are one pod (S47).
     Own,
@@ -148,6 +149,8 @@ pub enum Reason {
     Allowed(Place),
     /// These policies isolate the pod and none allows it. Never empty, ordered by key.
     Denied(Vec<ObjectKey>),
+    /// No policy isolates the pod in this direction, and its namespace isolates by default (S86).
+    ByDefault,
     /// This rule of a tier accepts it (S63).
     Accepted(TierPlace),
     /// These rules of a tier deny it, one of each policy of one priority (S64). Never empty.
@@ -166,6 +169,7 @@ impl Reason {
         !matches!(
             self,
             Reason::Denied(_)
+                | Reason::ByDefault
                 | Reason::Service
                 | Reason::Refused(_)
                 | Reason::Closed
@@ -291,7 +295,8 @@ fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
     }
 }
 
-/// What the NetworkPolicies say; None where none of them isolates the pod (S65).
+/// What the NetworkPolicies say; None where none of them isolates the pod (S65), and nothing does
+/// by default (S86).
 fn by_policies(case: &Case) -> Option<Reason> {
     let selecting = case.cluster.policies.values().filter(|policy| selects(policy, case.pod));
     let mut isolating = Vec::new();
@@ -316,19 +321,31 @@ fn by_policies(case: &Case) -> Option<Reason> {
         }
         isolating.push(policy.key.clone());
     }
-    if isolating.is_empty() {
+    if isolating.is_empty() && isolated_by_default(case) == Unselected::Open {
         return None;
     }
+    let denied = if isolating.is_empty() { Reason::ByDefault } else { Reason::Denied(isolating) };
     Some(if case.pod.addresses.contains(&case.remote) {
         Reason::Own
     } else if closed && !is_service(case) {
-        Reason::Denied(isolating)
+        denied
     } else if service {
         Reason::Service
     } else if with_own_node(case) {
         Reason::Node
     } else {
-        Reason::Denied(isolating)
+        denied
+    })
+}
+
+/// S86: what becomes of the pod where no policy isolates it. What its namespace says counts first.
+fn isolated_by_default(case: &Case) -> Unselected {
+    let name = &case.pod.key.namespace;
+    let own = case.cluster.namespaces.get(name).and_then(|namespace| namespace.unselected);
+    let by_default = &case.cluster.by_default;
+    own.unwrap_or(match by_default.except.contains(name) {
+        true => Unselected::Open,
+        false => by_default.unselected,
     })
 }
 
@@ -462,7 +479,7 @@ fn peer_matches(case: &Case, policy: &Policy, peer: &Peer) -> bool {
 /// Is the pod, with its namespace, what these two select?
 fn selected(cluster: &Cluster, pod: &Pod, namespaces: &Selector, pods: &Selector) -> bool {
     let none = Labels::default();
-    let labels = cluster.namespaces.get(&pod.key.namespace).unwrap_or(&none);
+    let labels = cluster.namespaces.get(&pod.key.namespace).map_or(&none, |n| &n.labels);
     namespaces.matches(labels) && pods.matches(&pod.labels)
 }
 
@@ -527,6 +544,9 @@ impl fmt::Display for Reason {
                 }
                 Ok(())
             }
+            Reason::ByDefault => f.write_str(
+                "denied: isolated by default: no policy selects the pod for this direction",
+            ),
             Reason::Closed => f.write_str("denied: the address of a Service that is set aside"),
             Reason::Denied(policies) => {
                 f.write_str("denied: isolated by ")?;

@@ -71,7 +71,7 @@ pub fn isolated(rules: &[Rule]) -> Isolation {
 
 impl World {
     pub fn namespace(mut self, name: &str, text: &str) -> Self {
-        self.0.namespaces.insert(name.into(), labels(text));
+        self.0.namespaces.insert(name.into(), labels(text).into());
         self
     }
 

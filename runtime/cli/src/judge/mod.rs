@@ -184,6 +184,14 @@ pub enum Place {
     },
 }
 
+impl Place {
+    /// The default that isolates pods which no policy selects (S86).
+    pub fn by_default() -> Self {
+        let implied = "isolated by default: no policy selects the pod for this direction (S86)";
+        Place::Other { implied: implied.into() }
+    }
+}
+
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

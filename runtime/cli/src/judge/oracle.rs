@@ -54,6 +54,7 @@ fn side(side: oracle::Side) -> Side {
         }
         Why::Accepted(place) => (Reason::Allowed, vec![tier(place)]),
         Why::Refused(places) => (Reason::Denied, places.into_iter().map(tier).collect()),
+        Why::ByDefault => (Reason::Denied, vec![Place::by_default()]),
         Why::Closed => (Reason::Denied, vec![]),
         Why::Gated(groups) => (
             Reason::Denied,

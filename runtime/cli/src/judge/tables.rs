@@ -281,6 +281,7 @@ fn place(origin: &Origin) -> Option<Place> {
             rule: rule.as_ref().map(|rule| rule.to_string()),
         },
         Origin::Isolates { policy } => Place::Policy { policy: policy.to_string() },
+        Origin::ByDefault => Place::by_default(),
         Origin::Implied { reason } => Place::Other { implied: reason.to_string() },
         Origin::Tried { .. } | Origin::Pod { .. } | Origin::Node { .. } => return None,
     })

@@ -129,7 +129,10 @@ impl<'a> Pod<'a> {
             let isolates = isolates.flat_map(|e| e.origins.as_slice());
             Direction::Set(
                 regions,
-                isolates.filter(|o| matches!(o, Origin::Isolates { .. })).cloned().collect(),
+                isolates
+                    .filter(|o| matches!(o, Origin::Isolates { .. } | Origin::ByDefault))
+                    .cloned()
+                    .collect(),
             )
         };
         let (egress, ingress) = (direction(Pipeline::FromPod), direction(Pipeline::ToPod));

@@ -55,12 +55,12 @@ fn peers<'a>(
         match peer {
             Peer::Pods { namespaces, pods } => {
                 let matches = |pod: &&Pod| {
-                    let labels =
+                    let namespace =
                         cluster.namespaces.get(&pod.key.namespace).cloned().unwrap_or_default();
                     pods.matches(&pod.labels)
                         && match namespaces {
                             Namespaces::Own => pod.key.namespace == policy.key.namespace,
-                            Namespaces::Matching(selector) => selector.matches(&labels),
+                            Namespaces::Matching(selector) => selector.matches(&namespace.labels),
                         }
                 };
                 found.extend(active().filter(matches).flat_map(hosts));

@@ -37,8 +37,8 @@ pub struct Start {
 pub async fn fill(server: &Server, big: &Big) -> Result<()> {
     let storage = Storage::of(server)?;
     let named = |n| {
-        let (name, labels) = big.namespace(n);
-        manifest::namespace(&name, &labels)
+        let (name, namespace) = big.namespace(n);
+        manifest::namespace(&name, &namespace)
     };
     storage.put_all((0..big.namespaces).map(named)).await?;
     storage

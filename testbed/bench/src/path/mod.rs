@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr, process::Stdio, sync::Arc, time:
 
 use anyhow::{Context as _, Result, ensure};
 use netpolc_policy::{
-    Block, Cluster, Isolation, Labels, Node, ObjectKey, Operator, Peer, Peers, Phase, Pod,
-    PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
+    Block, Cluster, Isolation, Labels, Namespace, Node, ObjectKey, Operator, Peer, Peers, Phase,
+    Pod, PodNetwork, Policy, Port, Ports, Protocol, Requirement, Rule, Selector,
 };
 use netpolc_testbed::{
     feed,
@@ -284,7 +284,7 @@ fn cluster(policies: &[PodPolicy]) -> Cluster {
         grouping: Default::default(),
     };
     let mut cluster = Cluster::default();
-    cluster.namespaces.insert("bench".into(), Labels::default());
+    cluster.namespaces.insert("bench".into(), Namespace::default());
     cluster.nodes.insert(
         NODE.into(),
         Node { addresses: vec![Ipv4Addr::new(192, 168, 77, 1).into()], ..Node::default() },
