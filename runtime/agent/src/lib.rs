@@ -40,7 +40,7 @@ use netpolc_kube_sync::Change;
 use netpolc_lower::{
     Aside, Compiler, Diagnostic, Event, Limits, Overflow, Room, Scope, Shares, Wire,
 };
-use netpolc_policy::{Cluster, ObjectKey, Pod};
+use netpolc_policy::{ByDefault, Cluster, ObjectKey, Pod};
 use netpolc_table::{delta, eval, schema::Word};
 use netpolc_target::{Capabilities, NodeTarget};
 
@@ -126,6 +126,8 @@ pub struct Agent<H, N> {
     shares: Shares,
     /// The whole cluster, including objects that are set aside.
     cluster: Cluster,
+    /// What becomes of pods that no policy isolates; what `cluster` has as of the last update.
+    by_default: ByDefault,
     /// The pods of this node to which policies apply, whether any selects them or not.
     local: BTreeSet<ObjectKey>,
     /// The host-side interfaces of local pods, as the compiler knows them, and how they were found.
@@ -165,6 +167,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
             room,
             node,
             cluster: Cluster::default(),
+            by_default: ByDefault::default(),
             local: BTreeSet::new(),
             interfaces,
             wire: Wire::default(),
@@ -185,14 +188,21 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
         self.pulse = Box::new(pulse);
     }
 
+    /// Sets what becomes of pods that no policy isolates, where their namespaces do not say so
+    /// (S86). It counts from the next [`Agent::update`] on, whatever the cluster there says.
+    pub fn set_default(&mut self, by_default: ByDefault) {
+        self.by_default = by_default;
+    }
+
     /// Makes the kernel enforce the policies of `cluster`. Where that fails, what was enforced
     /// stays (S59), and [`Agent::retry`] or the next update tries again.
     ///
     /// # Errors
     /// The cluster cannot be compiled for this node, the network cannot be read, or the target
     /// fails.
-    pub fn update(&mut self, cluster: Cluster) -> Result<Report, Error> {
+    pub fn update(&mut self, mut cluster: Cluster) -> Result<Report, Error> {
         let began = Instant::now();
+        cluster.by_default = self.by_default.clone();
         let mut events =
             if self.loaded { netpolc_lower::between(&self.cluster, &cluster) } else { vec![] };
         let rescan = !self.loaded || events.iter().any(|event| self.may_move(event, &cluster));

@@ -13,7 +13,7 @@ use std::{
 
 use common::{Host, Log};
 use netpolc_agent::{
-    Agent,
+    Agent, Standing,
     discovery::{Discovery, HostInterface, PodFacts, Source},
     network::Network,
 };
@@ -22,7 +22,7 @@ use netpolc_host::{
     conntrack::{Tracked, Tuple},
 };
 use netpolc_kube_sync::{Input, load};
-use netpolc_policy::Cluster;
+use netpolc_policy::{ByDefault, Cluster, ObjectKey, Unselected};
 use netpolc_table::{IfIndex, TableId, schema::Word};
 
 #[derive(Clone, Default)]
@@ -234,6 +234,41 @@ fn s58_a_restart_writes_nothing() {
     let report = second.update(cluster).unwrap();
     assert_eq!((report.writes, host.program() == held), (0, true));
     assert_eq!(took(&host.log), Vec::<String>::new());
+}
+
+/// S86: the node's default isolates what no policy selects. A restart with it writes nothing (S58),
+/// and one without it opens the pods again.
+#[test]
+fn s86_the_default_of_the_node_isolates_and_outlives_a_restart() {
+    let (mut agent, host, net) = agent();
+    let except = ["ops".into()].into();
+    let closed = ByDefault { unselected: Unselected::Isolated, except };
+    // The namespace of a pod without an address is known by the pod alone, too.
+    let text = format!(
+        "{PODS}---\nkind: Pod\nmetadata: {{name: new}}\nspec: {{nodeName: n1, containers: []}}\n\
+         ---\nkind: Pod\nmetadata: {{name: free, namespace: ops}}\nspec: {{nodeName: n1, \
+         containers: []}}\n"
+    );
+    let standings = |agent: &Agent<Host, Net>| {
+        ["default/db", "default/ui", "default/new", "ops/free"].map(|name| {
+            let (namespace, name) = name.split_once('/').unwrap();
+            agent.standing(&ObjectKey::new(namespace, name))
+        })
+    };
+    agent.set_default(closed.clone());
+    agent.update(cluster(&text)).unwrap();
+    let expected = [Standing::Enforced, Standing::Enforced, Standing::Unfound, Standing::Open];
+    assert_eq!(standings(&agent), expected);
+    took(&host.log);
+    let (held, attached) = (host.program(), agent.host().clone());
+    let mut second = Agent::new("n1".into(), attached.clone(), net.clone()).unwrap();
+    second.set_default(closed);
+    let report = second.update(cluster(&text)).unwrap();
+    assert_eq!((report.writes, host.program() == held), (0, true));
+    assert_eq!(standings(&second), expected);
+    let mut third = Agent::new("n1".into(), attached, net).unwrap();
+    third.update(cluster(&text)).unwrap();
+    assert_eq!(standings(&third), [Standing::Open; 4]);
 }
 
 /// S57, S59: whichever write fails, the next try completes the update.

@@ -194,6 +194,37 @@ fn eval_answers_line_by_line_and_marks_bad_lines() {
 }
 
 /// A reader that stops early is no reason to complain.
+/// Every judge that needs no root says the same, in words.
+#[test]
+fn s86_eval_says_that_a_pod_is_isolated_by_default() {
+    let file = example();
+    let probe = r#"{"src":"mine/job","dst":"192.0.2.1","proto":"tcp","port":80}"#;
+    let ask = |judge: &str, options: &[&str]| -> Value {
+        let mut arguments =
+            vec!["eval", "-f", file.to_str().unwrap(), "--probes", "-", "--judge", judge];
+        arguments.extend(options);
+        let output = run(&arguments, probe);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{judge}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    for judge in ["oracle", "tables", "mem", "flower"] {
+        assert_eq!(ask(judge, &[])["allowed"], true, "{judge}");
+        let closed = ask(judge, &["--isolate-by-default", "--isolate-by-default-except", "x,y"]);
+        assert_eq!(
+            (&closed["allowed"], &closed["egress"]["reason"]),
+            (&false.into(), &"denied".into())
+        );
+        let by = &closed["egress"]["by"][0]["implied"];
+        let said = by.as_str().unwrap_or_default();
+        assert!(
+            said.starts_with("isolated by default: no policy selects the pod"),
+            "{judge}: {by}"
+        );
+        let exempt = ask(judge, &["--isolate-by-default", "--isolate-by-default-except", "x,mine"]);
+        assert_eq!(exempt["allowed"], true, "{judge}");
+    }
+}
+
 #[test]
 fn a_broken_pipe_is_quiet() {
     let mut child = netpolc(&["compile", "-f", example().to_str().unwrap(), "--target", "ebpf"])

@@ -39,6 +39,7 @@ pub async fn serve(
     let mut links = Links::open();
     let mut supervisor =
         Supervisor::new(options.node.clone(), options.pin_dir.clone(), metrics, host, network)?;
+    supervisor.agent.set_default(options.by_default.clone());
     tokio::pin!(stop);
     files.read();
     let mut retry = Retry::default();

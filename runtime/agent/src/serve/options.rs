@@ -5,6 +5,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use netpolc_policy::ByDefault;
+
 /// What an operator can choose about an agent.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -16,15 +18,25 @@ pub struct Options {
     pub cni_socket: Option<PathBuf>,
     /// The key of the taint that is removed from the node once the agent enforces policies.
     pub startup_taint: Option<String>,
+    /// What becomes of pods that no policy isolates, in namespaces that do not say so (S86).
+    pub by_default: ByDefault,
     /// Whether the agent ends after one pass.
     pub passes: Passes,
 }
 
 impl Options {
-    /// The options of an agent without a CNI plugin and a taint, which runs until it is stopped.
+    /// The options of an agent without a CNI plugin and a taint, which isolates what policies select
+    /// and nothing else, and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
-        Options { node: node.into(), pin_dir, cni_socket: None, startup_taint: None, passes }
+        Options {
+            node: node.into(),
+            pin_dir,
+            cni_socket: None,
+            startup_taint: None,
+            by_default: ByDefault::default(),
+            passes,
+        }
     }
 }
 

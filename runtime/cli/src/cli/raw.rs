@@ -121,6 +121,21 @@ pub struct Input {
     /// Files or directories with Kubernetes objects, YAML or JSON; - is standard input
     #[arg(short = 'f', long = "file", value_name = "PATH", num_args = 1.., required = true)]
     pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub by_default: ByDefault,
+}
+
+/// The arguments that say what becomes of pods that no policy isolates.
+#[derive(Debug, Args)]
+pub struct ByDefault {
+    /// Deny what no NetworkPolicy decides: where none selects a pod for a direction, nothing is
+    /// allowed in it
+    #[arg(long)]
+    pub isolate_by_default: bool,
+    /// Namespaces that --isolate-by-default leaves alone, joined by commas
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',', requires = "isolate_by_default")]
+    pub isolate_by_default_except: Vec<String>,
 }
 
 /// The target whose form of the policies `compile` shows.
@@ -242,6 +257,9 @@ pub struct Agent {
         default_value = "cluster-network-policies"
     )]
     pub also_watch: Vec<AlsoWatch>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap shows doc comments of flattened groups as help")]
+    pub by_default: ByDefault,
     /// Bring the kernel in step once, and exit
     #[arg(long)]
     pub once: bool,

@@ -8,7 +8,7 @@ use netpolc_agent::serve::Passes;
 use netpolc_cni::{conflist::Node, plugin_options::PluginOptions};
 use netpolc_kube_sync::Families;
 use netpolc_lower::Scope;
-use netpolc_policy::ObjectKey;
+use netpolc_policy::{ByDefault, ObjectKey};
 use netpolc_target_flower::{capability::Capabilities, lowered::Mode};
 
 use super::raw::{AgentTarget, Format, Report};
@@ -37,11 +37,20 @@ pub enum Command {
     Program(&'static str, Vec<OsString>),
 }
 
+/// The cluster on which a command works.
+#[derive(Debug)]
+pub struct Input {
+    /// The files, at least one; `-` occurs at most once.
+    pub files: Vec<PathBuf>,
+    /// What becomes of pods that no policy isolates, in namespaces that do not say so.
+    pub by_default: ByDefault,
+}
+
 /// The options of `netpolc compile`.
 #[derive(Debug)]
 pub struct Compile {
-    /// The input files, at least one; `-` occurs at most once.
-    pub files: Vec<PathBuf>,
+    /// The input: files, and what becomes of pods that no policy isolates.
+    pub input: Input,
     /// The node whose pods have tables of their own, or all nodes.
     pub scope: Scope,
     /// The pod to which the output is restricted; None for no restriction.
@@ -79,8 +88,8 @@ pub struct Flower {
 /// The options of `netpolc eval`.
 #[derive(Debug)]
 pub struct Eval {
-    /// The input files, at least one.
-    pub files: Vec<PathBuf>,
+    /// The input: files, and what becomes of pods that no policy isolates.
+    pub input: Input,
     /// The file with probes; `-` is standard input.
     pub probes: PathBuf,
     /// The judge that answers.

@@ -1,7 +1,11 @@
 //! Works out what a command line means: applies defaults, parses names and rejects contradictions.
 //! Not here: the arguments ([`super::raw`]), and the result ([`super::request`]).
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
 use netpolc_agent::serve::{Options, Passes};
@@ -12,12 +16,14 @@ use netpolc_cni::{
 };
 use netpolc_kube_sync::Families;
 use netpolc_lower::Scope;
-use netpolc_policy::ObjectKey;
+use netpolc_policy::{ByDefault, ObjectKey, Unselected};
 use netpolc_target_flower::{lowered::Mode, quirks};
 
 use super::{
     raw::{self, AlsoWatch, CompileTarget, FlowerMode, Format, Report},
-    request::{Agent, Cni, Command, Compile, Desired, Eval, Flower, Show, Source, Strictness},
+    request::{
+        Agent, Cni, Command, Compile, Desired, Eval, Flower, Input, Show, Source, Strictness,
+    },
 };
 
 /// Turns the parsed command line into a request.
@@ -27,7 +33,7 @@ use super::{
 pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
     Ok(match cli.command {
         raw::Command::Compile(c) => Command::Compile(Compile {
-            files: files(c.input.files)?,
+            input: input(c.input)?,
             scope: c.node.map_or(Scope::Everywhere, |node| Scope::Node(node.into())),
             pod: c.pod.as_deref().map(pod).transpose()?,
             show: match (c.target, c.output) {
@@ -45,11 +51,11 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
             },
         }),
         raw::Command::Eval(e) => {
-            let files = files(e.input.files)?;
-            if is_stdin(&e.probes) && files.iter().any(|f| is_stdin(f)) {
+            let input = input(e.input)?;
+            if is_stdin(&e.probes) && input.files.iter().any(|f| is_stdin(f)) {
                 bail!("-f - and --probes - both need standard input; give one of them a file");
             }
-            Command::Eval(Eval { files, probes: e.probes, judge: e.judge })
+            Command::Eval(Eval { input, probes: e.probes, judge: e.judge })
         }
         raw::Command::Agent(a) => {
             if a.from.iter().any(|f| is_stdin(f)) {
@@ -75,6 +81,7 @@ pub fn resolve(cli: raw::Cli) -> anyhow::Result<Command> {
                 pin_dir,
                 cni_socket: a.cni_socket,
                 startup_taint: a.startup_taint.filter(|key| !key.is_empty()),
+                by_default: by_default(a.by_default)?,
                 passes,
             };
             let (max_pods, max_connections) = (a.max_pods, a.max_connections);
@@ -138,11 +145,29 @@ fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn files(files: Vec<PathBuf>) -> anyhow::Result<Vec<PathBuf>> {
+fn input(raw::Input { files, by_default: raw }: raw::Input) -> anyhow::Result<Input> {
     if files.iter().filter(|f| is_stdin(f)).count() > 1 {
         bail!("-f - is given twice; standard input can be read only once");
     }
-    Ok(files)
+    Ok(Input { files, by_default: by_default(raw)? })
+}
+
+fn by_default(raw: raw::ByDefault) -> anyhow::Result<ByDefault> {
+    // An empty name stands for no namespaces at all.
+    let except: BTreeSet<Arc<str>> = raw
+        .isolate_by_default_except
+        .into_iter()
+        .filter(|name| !name.is_empty())
+        .map(Arc::from)
+        .collect();
+    if let Some(name) = except.iter().find(|name| name.contains(['*', '/', ' '])) {
+        bail!(
+            "--isolate-by-default-except {name:?} is not the name of a namespace; give whole \
+            names, joined by commas"
+        );
+    }
+    let unselected = if raw.isolate_by_default { Unselected::Isolated } else { Unselected::Open };
+    Ok(ByDefault { unselected, except })
 }
 
 /// Parses a pod's name, `namespace/name`.
@@ -236,7 +261,22 @@ mod tests {
         let Command::Compile(c) = parse("netpolc compile -f a b -f c").unwrap() else {
             panic!("not compile")
         };
-        assert_eq!((c.files.len(), c.scope, c.show), (3, Scope::Everywhere, Show::Text));
+        assert_eq!((c.input.files.len(), c.scope, c.show), (3, Scope::Everywhere, Show::Text));
+    }
+
+    #[test]
+    fn s86_what_isolates_by_default_is_the_same_for_files_and_for_an_agent() {
+        let flags = "--isolate-by-default --isolate-by-default-except a,b,";
+        let Command::Compile(compile) = parse(&format!("netpolc compile -f x {flags}")).unwrap()
+        else {
+            panic!("not compile")
+        };
+        let agent = parse(&format!("netpolc agent --from x --node n {flags}")).unwrap();
+        let Command::Agent(agent) = agent else { panic!("not agent") };
+        let except = ["a".into(), "b".into()].into();
+        let expected = ByDefault { unselected: Unselected::Isolated, except };
+        assert_eq!(compile.input.by_default, expected);
+        assert_eq!(agent.options.by_default, expected);
     }
 
     #[test]
@@ -250,6 +290,11 @@ mod tests {
             ("netpolc agent --from x --kubeconfig y --node n", "--kubernetes"),
             ("netpolc agent --from x --cni-socket y --node n", "--kubernetes"),
             ("netpolc compile -f x --pod ui", "namespace/name"),
+            ("netpolc eval -f x --probes y --isolate-by-default-except a", "--isolate-by-default"),
+            (
+                "netpolc compile -f x --isolate-by-default --isolate-by-default-except kube-*",
+                "whole names",
+            ),
             ("netpolc compile -f x --pod a/b/c", "namespace/name"),
             ("netpolc cni remove --file /etc/cni/net.d/10-x.conflist", "--conf-dir"),
             ("netpolc compile -f x --mode software", "--target flower"),

@@ -26,7 +26,7 @@ use crate::{
 /// The requested pod does not exist, the cluster needs more ids than there are, or standard output
 /// cannot be written.
 pub fn run(compile: &Compile) -> anyhow::Result<Outcome> {
-    let loaded = input::load(&compile.files);
+    let loaded = input::load(&compile.input);
     let refused = input::report(&loaded.problems);
     let (cluster, aside) = admit(loaded.cluster, &compile.scope);
     let compiler = netpolc_lower::compile(&cluster, compile.scope.clone())?;

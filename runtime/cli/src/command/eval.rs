@@ -39,7 +39,7 @@ pub fn run(eval: &Eval) -> anyhow::Result<Outcome> {
     if eval.judge == JudgeName::Ebpf {
         output::needs_root("--judge ebpf (it loads programs into the kernel)")?;
     }
-    let loaded = input::load(&eval.files);
+    let loaded = input::load(&eval.input);
     let refused = input::report(&loaded.problems);
     let mut judge = judge::open(eval.judge, &loaded.cluster)?;
     // Whatever judge is asked about what is enforced, the policies themselves are asked about what
