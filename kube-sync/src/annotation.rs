@@ -1,6 +1,6 @@
-//! Finds annotations in trees, and reads those of netpolc: whether a policy is only tried (S84), and
-//! whether a namespace isolates pods that no policy selects (S86). Not here: what pods' annotations
-//! say of security groups (`groups`).
+//! Finds annotations in trees, and reads those of netpolc: whether a policy is only tried (S84),
+//! and whether a namespace isolates pods that no policy selects (S86). Not here: what pods'
+//! annotations say of security groups (`groups`).
 
 use netpolc_policy::{Mode, Unselected};
 

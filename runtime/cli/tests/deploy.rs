@@ -273,6 +273,28 @@ fn kinds_that_are_watched_are_those_that_may_be_read() {
     }
 }
 
+/// S87: off by default; and where it is on, the namespace of the cluster's DNS is exempt.
+#[test]
+fn s87_the_chart_tells_the_agent_what_is_isolated_by_default() {
+    let arguments = |set: &[&str]| {
+        let set: Vec<String> =
+            set.iter().map(|value| format!("policies.isolateByDefault.{value}")).collect();
+        let set: Vec<&str> = set.iter().flat_map(|value| ["-set", value]).collect();
+        let objects = chart(&set);
+        let all = pod(&objects)["containers"][0]["args"].as_array().unwrap().clone();
+        let all = all.into_iter().map(|argument| argument.as_str().unwrap().to_owned());
+        all.filter(|argument| argument.contains("by-default")).collect::<Vec<String>>()
+    };
+    let except = "--isolate-by-default-except=";
+    assert_eq!(arguments(&[]), [] as [String; 0]);
+    assert_eq!(
+        arguments(&["enabled=true"]),
+        ["--isolate-by-default".to_owned(), format!("{except}kube-system")]
+    );
+    assert_eq!(arguments(&["enabled=true", "except=[a, b]"])[1], format!("{except}a,b"));
+    assert_eq!(arguments(&["enabled=true", "except=[]"])[1], except);
+}
+
 #[test]
 fn options_of_the_chart_do_what_they_say() {
     let objects = chart(&["-set", "cni.enabled=false", "-set", "mountBpffs=false"]);

@@ -25,8 +25,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The options of an agent without a CNI plugin and a taint, which isolates what policies select
-    /// and nothing else, and runs until it is stopped.
+    /// The options of an agent without a CNI plugin and a taint, which isolates nothing by default
+    /// and runs until it is stopped.
     pub fn new(node: &str, pin_dir: PathBuf) -> Self {
         let passes = Passes::UntilStopped;
         Options {

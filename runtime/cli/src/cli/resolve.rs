@@ -273,6 +273,10 @@ mod tests {
         };
         let agent = parse(&format!("netpolc agent --from x --node n {flags}")).unwrap();
         let Command::Agent(agent) = agent else { panic!("not agent") };
+        // As the chart writes an empty list.
+        let none = "netpolc eval -f x --probes y --isolate-by-default --isolate-by-default-except=";
+        let Command::Eval(eval) = parse(none).unwrap() else { panic!("not eval") };
+        assert_eq!(eval.input.by_default.except, [].into());
         let except = ["a".into(), "b".into()].into();
         let expected = ByDefault { unselected: Unselected::Isolated, except };
         assert_eq!(compile.input.by_default, expected);
