@@ -1,5 +1,5 @@
 //! Finds annotations in trees, and reads those of netpolc: whether a policy is only tried (S84),
-//! and whether a namespace isolates pods that no policy selects (S86). Not here: what pods'
+//! and whether a namespace isolates pods that no policy selects (S90). Not here: what pods'
 //! annotations say of security groups (`groups`).
 
 use netpolc_policy::{Mode, Unselected};

@@ -1,4 +1,4 @@
-//! What Namespaces say of pods that no policy isolates (S87): the annotation, in both ways of
+//! What Namespaces say of pods that no policy isolates (S91): the annotation, in both ways of
 //! reading JSON, in YAML, and where two documents contradict each other or one cannot be read.
 
 use netpolc_kube_sync::{Input, Loaded, Places, load, merge_last_known};
@@ -33,7 +33,7 @@ fn read(annotations: &str) -> (Option<Unselected>, Vec<String>) {
 }
 
 #[test]
-fn s87_true_and_false_are_read_and_everything_else_isolates_and_is_named() {
+fn s91_true_and_false_are_read_and_everything_else_isolates_and_is_named() {
     let with = |value: &str| format!(r#"{{"{ANNOTATION}":{value},"x":"y"}}"#);
     for (value, expected) in [
         (r#""true""#, Some(Unselected::Isolated)),
@@ -67,7 +67,7 @@ fn s87_true_and_false_are_read_and_everything_else_isolates_and_is_named() {
 
 /// S61: of two documents about one namespace, the stricter counts, whichever comes first.
 #[test]
-fn s61_s87_of_two_documents_that_contradict_each_other_the_stricter_counts() {
+fn s61_s91_of_two_documents_that_contradict_each_other_the_stricter_counts() {
     let (shut, open) = (format!("{ANNOTATION}: 'true'"), format!("{ANNOTATION}: 'false'"));
     let document = |annotation: &str| {
         let metadata = format!("{{name: shop, annotations: {{{annotation}}}}}");
@@ -90,7 +90,7 @@ fn s61_s87_of_two_documents_that_contradict_each_other_the_stricter_counts() {
 
 /// S61: a file that breaks takes back nothing of what it said, and a sound file does.
 #[test]
-fn s61_s87_what_a_broken_file_said_stays() {
+fn s61_s91_what_a_broken_file_said_stays() {
     let sound = namespace(&format!(r#"{{"{ANNOTATION}":"true"}}"#));
     let (before, places) = {
         let merged = merge_last_known(text(sound.clone()), &Cluster::default(), &Places::new());

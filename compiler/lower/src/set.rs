@@ -39,7 +39,7 @@ pub(crate) struct Deciding {
     pub(crate) tiers: Vec<Arc<TierSlot>>,
     /// The NetworkPolicies that isolate it, in name order.
     pub(crate) policies: Vec<Arc<PolicySlot>>,
-    /// Whether it is isolated because no policy does so (S86); with policies it is not.
+    /// Whether it is isolated because no policy does so (S90); with policies it is not.
     pub(crate) unselected: Unselected,
     /// The security groups that it has; None: they say nothing about it.
     pub(crate) groups: Option<Groups>,
@@ -70,7 +70,7 @@ impl Deciding {
         self.tiers.is_empty() && !self.isolates() && self.groups.is_none()
     }
 
-    /// Do NetworkPolicies isolate it, or the default in their place (S65, S86)?
+    /// Do NetworkPolicies isolate it, or the default in their place (S65, S90)?
     pub(crate) fn isolates(&self) -> bool {
         !self.policies.is_empty() || self.unselected == Unselected::Isolated
     }
@@ -185,12 +185,12 @@ impl SetKey {
         self.groups.is_some()
     }
 
-    /// Do NetworkPolicies isolate its pods, or the default in their place (S65, S86)?
+    /// Do NetworkPolicies isolate its pods, or the default in their place (S65, S90)?
     pub(crate) fn is_isolated(&self) -> bool {
         !self.policies.is_empty() || self.is_by_default()
     }
 
-    /// Are its pods isolated because no policy does so (S86)?
+    /// Are its pods isolated because no policy does so (S90)?
     fn is_by_default(&self) -> bool {
         self.unselected == Unselected::Isolated
     }

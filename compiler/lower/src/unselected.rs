@@ -1,4 +1,4 @@
-//! Which namespaces isolate pods that no policy selects (S86).
+//! Which namespaces isolate pods that no policy selects (S90).
 //!
 //! Not here: which pods policies select ([`crate::policies`]).
 

@@ -1,4 +1,4 @@
-//! What no policy selects, where that is isolated by default (S86, S87): the oracle's answer is
+//! What no policy selects, where that is isolated by default (S90, S91): the oracle's answer is
 //! written down, and the tables are proved to be the same. Not here: mixtures of everything
 //! (`random.rs`).
 
@@ -78,7 +78,7 @@ fn between(cluster: &Cluster, from: &str, to: &str) -> (Reason, Reason) {
 }
 
 #[test]
-fn s87_the_annotation_counts_before_the_exemption_and_that_before_the_node() {
+fn s91_the_annotation_counts_before_the_exemption_and_that_before_the_node() {
     use Unselected::{Isolated, Open};
     for (node, except, annotation, expected) in [
         (Open, false, None, Open),
@@ -101,7 +101,7 @@ fn s87_the_annotation_counts_before_the_exemption_and_that_before_the_node() {
 }
 
 #[test]
-fn s86_each_direction_that_no_policy_isolates_is_isolated_by_default() {
+fn s90_each_direction_that_no_policy_isolates_is_isolated_by_default() {
     let mut cluster = cluster();
     cluster.namespaces.insert("shop".into(), says(Some(Unselected::Isolated)));
     put(&mut cluster, policy(Isolation::Isolated(vec![]), Isolation::Open, Mode::Enforced));
@@ -119,7 +119,7 @@ fn s86_each_direction_that_no_policy_isolates_is_isolated_by_default() {
 }
 
 #[test]
-fn s86_a_denial_names_the_default() {
+fn s90_a_denial_names_the_default() {
     let mut cluster = cluster();
     cluster.by_default = closed(&["ops"]);
     let compiler = compile(&cluster, scope()).unwrap();
@@ -140,7 +140,7 @@ fn touched(compiler: &Compiler, changes: &Changes) -> BTreeSet<String> {
 }
 
 #[test]
-fn s86_s87_a_namespace_that_comes_later_and_its_annotation_touch_its_own_pods_alone() {
+fn s90_s91_a_namespace_that_comes_later_and_its_annotation_touch_its_own_pods_alone() {
     let mut cluster = cluster();
     let mut compiler = compile(&cluster, scope()).unwrap();
     let isolates = |compiler: &Compiler| {
@@ -179,7 +179,7 @@ fn s86_s87_a_namespace_that_comes_later_and_its_annotation_touch_its_own_pods_al
 
 /// S15, S13: what policies never select is not isolated by default either.
 #[test]
-fn s86_pods_in_the_host_network_and_finished_ones_are_never_isolated() {
+fn s90_pods_in_the_host_network_and_finished_ones_are_never_isolated() {
     let mut cluster = cluster();
     cluster.by_default = closed(&["ops"]);
     let key = ObjectKey::new("shop", "pod");

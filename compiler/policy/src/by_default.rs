@@ -1,4 +1,4 @@
-//! What becomes of a direction of a pod in which no NetworkPolicy isolates it (S86).
+//! What becomes of a direction of a pod in which no NetworkPolicy isolates it (S90).
 //!
 //! Not here: what a namespace says about that itself ([`crate::Namespace`]), and who answers
 //! ([`crate::oracle`]).

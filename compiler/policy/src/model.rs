@@ -70,7 +70,7 @@ pub struct Cluster {
 pub struct Namespace {
     /// The namespace's metadata.labels.
     pub labels: Labels,
-    /// What becomes of its pods that no policy isolates; None: what holds by default (S86).
+    /// What becomes of its pods that no policy isolates; None: what holds by default (S90).
     pub unselected: Option<Unselected>,
 }
 

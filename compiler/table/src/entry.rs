@@ -84,7 +84,7 @@ pub enum Origin {
         policy: Arc<str>,
     },
     /// No policy isolates in the direction of the set, and the pod's namespace isolates by default
-    /// (S86).
+    /// (S90).
     ByDefault,
     /// A part of a policy's rule. Indices are those of the API object, from 0.
     Rule {

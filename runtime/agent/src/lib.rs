@@ -189,7 +189,7 @@ impl<H: NodeTarget, N: Network> Agent<H, N> {
     }
 
     /// Sets what becomes of pods that no policy isolates, where their namespaces do not say so
-    /// (S86). It counts from the next [`Agent::update`] on, whatever the cluster there says.
+    /// (S90). It counts from the next [`Agent::update`] on, whatever the cluster there says.
     pub fn set_default(&mut self, by_default: ByDefault) {
         self.by_default = by_default;
     }

@@ -65,7 +65,7 @@ fn large(changes: &[Change], cluster: &Cluster) -> Vec<Arc<str>> {
         changes.iter().all(|Change { resource, key: ObjectKey { namespace: of, name }, .. }| {
             match resource {
                 Resource::Pod => of != namespace && !tenant.has_foreign_peers,
-                // It may also say what becomes of its own pods without the policy (S86).
+                // It may also say what becomes of its own pods without the policy (S90).
                 Resource::Namespace => !tenant.has_foreign_peers && name != namespace,
                 // These may change who is a peer, or what is decided before the policy.
                 Resource::Node

@@ -236,10 +236,10 @@ fn s58_a_restart_writes_nothing() {
     assert_eq!(took(&host.log), Vec::<String>::new());
 }
 
-/// S86: the node's default isolates what no policy selects. A restart with it writes nothing (S58),
+/// S90: the node's default isolates what no policy selects. A restart with it writes nothing (S58),
 /// and one without it opens the pods again.
 #[test]
-fn s86_the_default_of_the_node_isolates_and_outlives_a_restart() {
+fn s90_the_default_of_the_node_isolates_and_outlives_a_restart() {
     let (mut agent, host, net) = agent();
     let except = ["ops".into()].into();
     let closed = ByDefault { unselected: Unselected::Isolated, except };

@@ -196,7 +196,7 @@ fn eval_answers_line_by_line_and_marks_bad_lines() {
 /// A reader that stops early is no reason to complain.
 /// Every judge that needs no root says the same, in words.
 #[test]
-fn s86_eval_says_that_a_pod_is_isolated_by_default() {
+fn s90_eval_says_that_a_pod_is_isolated_by_default() {
     let file = example();
     let probe = r#"{"src":"mine/job","dst":"192.0.2.1","proto":"tcp","port":80}"#;
     let ask = |judge: &str, options: &[&str]| -> Value {

@@ -1,4 +1,4 @@
-//! Pods that no policy selects, where these are isolated by default (S86): by their first packet on
+//! Pods that no policy selects, where these are isolated by default (S90): by their first packet on
 //! the datapaths, and with the agent as a process on a node of network namespaces. Needs root.
 
 mod common;
@@ -127,7 +127,7 @@ fn a_pod_starts(target: impl Target + Datapath) {
 }
 
 #[test]
-fn s86_a_pod_without_a_policy_is_closed_by_its_first_packet() {
+fn s90_a_pod_without_a_policy_is_closed_by_its_first_packet() {
     a_pod_starts(Mem::default());
     a_pod_starts(ebpf::target(60).expect("the generated programs load (root)"));
 }
@@ -195,9 +195,9 @@ impl Node {
     }
 }
 
-/// S86, S87 in the life of one node; over a restart too (S58).
+/// S90, S91 in the life of one node; over a restart too (S58).
 #[test]
-fn s86_s87_a_node_that_isolates_by_default_and_a_namespace_that_says_otherwise() {
+fn s90_s91_a_node_that_isolates_by_default_and_a_namespace_that_says_otherwise() {
     let node = Node::up("defaults", &[REDIS]);
     assert!(node.passes("ui", "10.7.0.1", PATIENCE), "nothing is enforced yet");
     let agent = node.agent();

@@ -273,9 +273,9 @@ fn kinds_that_are_watched_are_those_that_may_be_read() {
     }
 }
 
-/// S87: off by default; and where it is on, the namespace of the cluster's DNS is exempt.
+/// S91: off by default; and where it is on, the namespace of the cluster's DNS is exempt.
 #[test]
-fn s87_the_chart_tells_the_agent_what_is_isolated_by_default() {
+fn s91_the_chart_tells_the_agent_what_is_isolated_by_default() {
     let arguments = |set: &[&str]| {
         let set: Vec<String> =
             set.iter().map(|value| format!("policies.isolateByDefault.{value}")).collect();

@@ -149,7 +149,7 @@ pub enum Reason {
     Allowed(Place),
     /// These policies isolate the pod and none allows it. Never empty, ordered by key.
     Denied(Vec<ObjectKey>),
-    /// No policy isolates the pod in this direction, and its namespace isolates by default (S86).
+    /// No policy isolates the pod in this direction, and its namespace isolates by default (S90).
     ByDefault,
     /// This rule of a tier accepts it (S63).
     Accepted(TierPlace),
@@ -296,7 +296,7 @@ fn decide(case: &Case) -> (Reason, Vec<TierPlace>) {
 }
 
 /// What the NetworkPolicies say; None where none of them isolates the pod (S65), and nothing does
-/// by default (S86).
+/// by default (S90).
 fn by_policies(case: &Case) -> Option<Reason> {
     let selecting = case.cluster.policies.values().filter(|policy| selects(policy, case.pod));
     let mut isolating = Vec::new();
@@ -338,7 +338,7 @@ fn by_policies(case: &Case) -> Option<Reason> {
     })
 }
 
-/// S86: what becomes of the pod where no policy isolates it. What its namespace says counts first.
+/// S90: what becomes of the pod where no policy isolates it. What its namespace says counts first.
 fn isolated_by_default(case: &Case) -> Unselected {
     let name = &case.pod.key.namespace;
     let own = case.cluster.namespaces.get(name).and_then(|namespace| namespace.unselected);

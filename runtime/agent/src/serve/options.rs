@@ -18,7 +18,7 @@ pub struct Options {
     pub cni_socket: Option<PathBuf>,
     /// The key of the taint that is removed from the node once the agent enforces policies.
     pub startup_taint: Option<String>,
-    /// What becomes of pods that no policy isolates, in namespaces that do not say so (S86).
+    /// What becomes of pods that no policy isolates, in namespaces that do not say so (S90).
     pub by_default: ByDefault,
     /// Whether the agent ends after one pass.
     pub passes: Passes,

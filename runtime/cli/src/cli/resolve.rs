@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn s86_what_isolates_by_default_is_the_same_for_files_and_for_an_agent() {
+    fn s90_what_isolates_by_default_is_the_same_for_files_and_for_an_agent() {
         let flags = "--isolate-by-default --isolate-by-default-except a,b,";
         let Command::Compile(compile) = parse(&format!("netpolc compile -f x {flags}")).unwrap()
         else {

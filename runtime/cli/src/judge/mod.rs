@@ -185,9 +185,9 @@ pub enum Place {
 }
 
 impl Place {
-    /// The default that isolates pods which no policy selects (S86).
+    /// The default that isolates pods which no policy selects (S90).
     pub fn by_default() -> Self {
-        let implied = "isolated by default: no policy selects the pod for this direction (S86)";
+        let implied = "isolated by default: no policy selects the pod for this direction (S90)";
         Place::Other { implied: implied.into() }
     }
 }
