@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use netpolc_lower::{Compiler, Diagnostic, Event, Scope, compile, verify};
 use netpolc_policy::{
-    Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Isolation, Labels, Mode,
-    Namespace, NetworkInterface, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy, Port,
-    Ports, Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy, Selector,
-    Staged, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
+    Action, Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, Isolation, Mode, Namespace,
+    NetworkInterface, ObjectKey, Operator, Peers, Phase, Pod, PodNetwork, Policy, Port, Ports,
+    Priority, Protocol, Requirement, Rule, SecurityGroup, SecurityGroupPolicy, Selector, Staged,
+    Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule, Traffic,
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{

@@ -166,7 +166,7 @@ impl Mem {
         let differs = if event == Event::Open {
             true
         } else if self.is_open(context.word, context.hook, tuple) {
-            !entry.is_some_and(|entry| entry.opener != context.hook)
+            entry.is_none_or(|entry| entry.opener == context.hook)
         } else {
             answer == Err(Policy)
         };

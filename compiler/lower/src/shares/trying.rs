@@ -26,10 +26,13 @@ pub(super) enum Form {
     Staged,
 }
 
+/// What the tried policies of one namespace take at most.
+type Bounds = BTreeMap<(Form, Arc<str>), Bound>;
+
 /// The tried policies of all namespaces, and which are left out.
 #[derive(Debug, Default)]
 pub(super) struct Trying {
-    policies: BTreeMap<Arc<str>, BTreeMap<(Form, Arc<str>), Bound>>,
+    policies: BTreeMap<Arc<str>, Bounds>,
     left_out: BTreeSet<Arc<str>>,
     exhausted: Exhausted,
 }
