@@ -70,7 +70,8 @@ pub fn recording<'a>(
         let word = Word {
             ingress_set: set(Word::INGRESS, word.ingress_set),
             egress_set: set(Word::EGRESS, word.egress_set),
-            flags: Word::RECORD | word.flags & !(isolation(word) & !stays),
+            // Nothing is compared meanwhile, since sets are missing.
+            flags: Word::RECORD | word.flags & !(isolation(word) & !stays | Word::TRIED),
         };
         entries.insert(endpoint_key(*endpoint), set_policy(word));
     }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use netpolc_policy::ObjectKey;
-use netpolc_table::{EndpointId, Program, SetId, TableId, json, slice, text};
+use netpolc_table::{EndpointId, Program, TableId, eval::Pipeline, json, slice, text};
 use serde_json::Value;
 
 use crate::{filters, layout, listing, plan, state::State};
@@ -94,9 +94,13 @@ fn sets(state: &State) -> String {
     let program = state.compiler.program();
     let line = |(pod, endpoint): (&ObjectKey, EndpointId)| {
         let word = netpolc_table::eval::word(program, endpoint);
-        let set =
-            |id: SetId| if id == SetId::default() { "open".into() } else { format!("set {id}") };
-        format!("{pod}: ingress {}, egress {}\n", set(word.ingress_set), set(word.egress_set))
+        let [ingress, egress] =
+            Pipeline::BOTH.map(|pipeline| match (pipeline.set(word), pipeline.tried(word)) {
+                (Some(set), _) => format!("set {set}"),
+                (None, Some(set)) => format!("open, set {set} tried"),
+                (None, None) => "open".into(),
+            });
+        format!("{pod}: ingress {ingress}, egress {egress}\n")
     };
     let lines: String = state.compiler.endpoints().map(line).collect();
     if lines.is_empty() { "no endpoints\n".into() } else { lines }
