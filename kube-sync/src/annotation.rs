@@ -109,6 +109,15 @@ pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselecte
             Unselected::Isolated
         })),
         Annotation::Unclear => Some(Unselected::Isolated),
+        // Where annotations are no object, which has been reported, this one may be meant.
+        Annotation::Absent if has_unreadable(object) => Some(Unselected::Isolated),
         Annotation::Absent => None,
     }
+}
+
+/// Whether an object has annotations of which no name can be read.
+fn has_unreadable(object: &Node) -> bool {
+    let Some(Node { value: Value::Map(fields), .. }) = object.get("metadata") else { return false };
+    let mut all = fields.iter().filter(|field| field.name == "annotations");
+    all.any(|field| !matches!(field.node.value, Value::Map(_) | Value::Null))
 }

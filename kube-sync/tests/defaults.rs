@@ -59,6 +59,11 @@ fn s91_true_and_false_are_read_and_everything_else_isolates_and_is_named() {
         assert!(messages[0].contains(&expected), "{messages:?}");
         assert!(messages[0].contains(message), "{messages:?}");
     }
+    for annotations in [r#"["x"]"#, "5", r#""true""#] {
+        let (unselected, messages) = read(annotations);
+        assert_eq!(unselected, Some(Unselected::Isolated), "{annotations}");
+        assert!(messages[0].contains("must be an object"), "{messages:?}");
+    }
     let (unselected, messages) =
         read(&format!(r#"{{"{ANNOTATION}":"false","{ANNOTATION}":"true"}}"#));
     assert_eq!(unselected, Some(Unselected::Isolated));
