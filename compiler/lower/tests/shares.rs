@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use netpolc_lower::{Compiler, Event, Kind, Limits, Resource, Room, Scope, Shares, verify};
 use netpolc_policy::{
-    Cluster, Direction, Isolation, Labels, Namespaces, ObjectKey, Operator, Peer, Peers, Ports,
-    Protocol, Requirement, Rule, Selector, Service, ServicePort,
+    Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Operator, Peer, Peers,
+    Policy, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort, Staged,
 };
 use netpolc_table::{
     EndpointId, Program,
@@ -433,4 +433,70 @@ fn s59_pods_beyond_what_the_tables_hold_are_named_and_the_others_are_enforced() 
     compiler.apply(Event::Pod { key: gone, pod: None }).unwrap();
     compiler.apply_all([]).unwrap();
     assert!(compiler.endpoint(&ObjectKey::new("evil", "pending2")).is_some(), "its id came back");
+}
+
+/// S84: whatever somebody tries, nobody's verdict changes and nothing is set aside. What does not
+/// fit is named, and the rest is compared right.
+#[test]
+fn s84_what_is_tried_takes_nothing_from_what_is_enforced() {
+    let alone = bystanders();
+    let room = Room { classes: [4_096; 2], rows: 4_096, port_classes: 4_096, ..Room::default() };
+    let (mut left_out, mut whole) = (0, 0);
+    for seed in 0..3 * KINDS.len() {
+        let mut rng = Rng::new(seed as u64);
+        let kind = KINDS[seed % KINDS.len()];
+        if matches!(kind, Offence::Service) {
+            continue;
+        }
+        let n = [30, 3_000, 20_000][seed / KINDS.len()].min(kind.most());
+        let mut cluster = alone.clone();
+        let what = offend(kind, n, &mut rng, &mut cluster);
+        cluster.services.clone_from(&alone.services);
+        let theirs: Vec<ObjectKey> =
+            cluster.policies.keys().filter(|k| &*k.namespace == "evil").cloned().collect();
+        for (i, key) in theirs.into_iter().enumerate() {
+            let policy = cluster.policies.remove(&key).unwrap();
+            if i % 2 == 0 {
+                let policy = Policy { mode: Mode::Audited, ..policy };
+                cluster.policies.insert(key, policy);
+            } else {
+                cluster.staged.insert(key, Staged::Set(policy));
+            }
+        }
+        let mut without = cluster.clone();
+        without.policies.retain(|key, _| &*key.namespace != "evil");
+        without.staged.clear();
+        let (_, enforced) = compile(&without, Limits::of(&room), &room);
+        let (shares, with) = compile(&cluster, Limits::of(&room), &room);
+        assert_eq!(shares.aside().count(), 0, "{what} {n}");
+        let named = shares.not_compared().count() + with.diagnostics().len();
+        if named > 0 {
+            left_out += 1
+        } else {
+            whole += 1
+        };
+        for question in questions(&mut rng) {
+            let got = verdict(&with, &question);
+            assert_eq!(got, verdict(&enforced, &question), "{what} {n}: {question:?}");
+        }
+        for pipeline in Pipeline::BOTH {
+            let evil = |compiler: &Compiler| {
+                let (endpoint, remote) =
+                    (endpoint(compiler, "evil/a"), "11.0.1.1".parse().unwrap());
+                eval::verdict(compiler.program(), pipeline, endpoint, remote, 6, Some(1))
+            };
+            assert_eq!(evil(&with), evil(&enforced), "{what} {n}");
+        }
+        assert!(verify(&shares.cluster(&cluster), &with, 3).is_empty(), "{what} {n}");
+        // By events: what comes in is compared, and leaves nothing when it goes.
+        let (mut shares, mut compiler) = compile(&without, Limits::of(&room), &room);
+        let before = compiler.program().clone();
+        let events = netpolc_lower::between(&without, &cluster);
+        compiler.apply_admitted(&mut shares, &cluster, events).unwrap();
+        assert_eq!(compiler.program().canonical(), with.program().canonical(), "{what} {n}");
+        let events = netpolc_lower::between(&cluster, &without);
+        compiler.apply_admitted(&mut shares, &without, events).unwrap();
+        assert_eq!(compiler.program().canonical(), before.canonical(), "{what} {n}");
+    }
+    assert!(left_out > 3 && whole > 3, "{left_out} left out, {whole} whole");
 }

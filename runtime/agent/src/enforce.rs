@@ -211,7 +211,7 @@ fn numbered(table: TableId) -> Option<Numbered> {
     match table {
         TableId::RemoteV4 => Some(Numbered::ClassesV4),
         TableId::RemoteV6 => Some(Numbered::ClassesV6),
-        TableId::Row | TableId::Base | TableId::Verdict => Some(Numbered::Rows),
+        TableId::Row | TableId::Base | TableId::Verdict | TableId::Tried => Some(Numbered::Rows),
         TableId::Port => Some(Numbered::PortClasses),
         _ => None,
     }
