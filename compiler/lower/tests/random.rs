@@ -4,11 +4,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use netpolc_lower::{Compiler, Event, Scope, compile, verify};
-use netpolc_policy::{Cluster, Grouping, Pod};
+use netpolc_lower::{Compiler, Event, Scope, Tunnel, Wire, compile, verify};
+use netpolc_policy::{
+    Cluster, Grouping, Pod,
+    oracle::{self, Party, Question, Transport},
+};
 use netpolc_table::{
     EndpointId, Program, TableId, delta,
-    eval::{Pipeline, Verdict, decide, is_service},
+    eval::{Pipeline, Verdict, decide, is_service, names_port},
     schema::EndpointKey,
 };
 use netpolc_testbed::random::{self, Change, Claims, Rng, Shape};
@@ -86,6 +89,42 @@ fn incremental_equals_from_scratch() {
             }
         }
         assert_proven(&format!("seed {seed}"), &cluster, &compiler);
+    }
+}
+
+/// What policy permits as part of everything leads into no tunnel, however the sets and rows that
+/// permit it are written.
+#[test]
+fn s45_no_rule_opens_a_tunnel_that_it_does_not_name() {
+    const PROTOCOLS: [u8; 2] = [4, 47];
+    for seed in 400..440 {
+        let cluster = random::cluster(&mut Rng::new(seed), &shape(seed));
+        let mut compiler = compile(&cluster, Scope::Everywhere).unwrap();
+        let tunnels = PROTOCOLS.map(Tunnel::Protocol).into_iter().chain([Tunnel::Udp(80)]);
+        let wire = Wire { tunnels: tunnels.collect(), ..Wire::default() };
+        compiler.apply(Event::Wire(wire)).unwrap();
+        let program = compiler.program();
+        for (pod, endpoint) in compiler.endpoints() {
+            for remote in random::addresses(&cluster) {
+                let named = |protocol, port| names_port(program, endpoint, remote, protocol, port);
+                for protocol in PROTOCOLS {
+                    let opened = named(protocol, None);
+                    assert!(!opened, "seed {seed}: {pod} to {remote}, protocol {protocol}");
+                }
+                let own = cluster.pods[pod].addresses.first().copied();
+                let from = Party::Pod(pod.clone(), own.unwrap_or(remote));
+                let question = Question {
+                    source: from,
+                    destination: Party::Address(remote),
+                    protocol: Transport::Udp,
+                    port: Some(80),
+                    via: None,
+                };
+                let reason = oracle::judge(&cluster, &question).egress.reason;
+                let opened = named(17, Some(80));
+                assert!(!opened || reason.allows(), "seed {seed}: {pod} to {remote}: {reason}");
+            }
+        }
     }
 }
 

@@ -395,7 +395,8 @@ pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option
 }
 
 /// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel
-/// has to (S45).
+/// has to (S45). No rule names what has no ports: a row permits that by rules for everything, which
+/// do not open a tunnel.
 pub fn names_port(
     program: &Program,
     endpoint: EndpointId,
@@ -403,9 +404,10 @@ pub fn names_port(
     protocol: u8,
     port: Option<u16>,
 ) -> bool {
-    let Some(set) = Pipeline::FromPod.set(word(program, endpoint)) else { return false };
+    let set = Pipeline::FromPod.set(word(program, endpoint));
+    let (Some(set), Some(port)) = (set, port) else { return false };
     let row = Answer::of(answer(program, set, remote(program, address).class)).row();
-    row.is_some_and(|row| permits(program, row, port_class(program, protocol, port)))
+    row.is_some_and(|row| permits(program, row, port_class(program, protocol, Some(port))))
 }
 
 /// Does a packet of this protocol to this port lead into a tunnel?

@@ -25,7 +25,8 @@
 //!                                                  destination, must be this address (S55)
 //! from_pod, guard flag: own_v4/own_v6[endpoint, source] must hit (S55)
 //!                        on_link_v6[destination], bridged flag: neighbour discovery goes no further (S36)
-//!                        tunnel[protocol, destination port]: only where row and verdict permit it (S45)
+//!                        tunnel[protocol, destination port]: only where row and verdict permit the
+//!                        port, and never where the protocol has none (S45)
 //! direction not isolated: permit
 //! class    = remote_v4/remote_v6[remote]           default class 0
 //! pc       = port[protocol, destination port]      default 0: protocols without ports

@@ -95,10 +95,11 @@
 //! Drop(SpoofedSource).
 //!
 //! **Tunnels** (S45). From a guarded pod, before steps 7 and 8: where `tunnel` has (protocol,
-//! destination port; 0 where the protocol has no ports), the packet is Drop(Tunnel), unless `iso`,
-//! and the egress set's answer to the destination is a row whose verdict permits the port class: a
-//! rule that names ports permits it. What comes out of a tunnel on a node is forwarded under any
-//! source, and as traffic of the node.
+//! destination port; 0 where the protocol has no ports), the packet is Drop(Tunnel), unless the
+//! protocol has ports, `iso`, and the egress set's answer to the destination is a row whose verdict
+//! permits the port class: a rule that names ports permits it. No rule names a protocol without
+//! ports, though a row may permit port class 0. What comes out of a tunnel on a node is forwarded
+//! under any source, and as traffic of the node.
 //!
 //! **Step 4, extension headers** (RFC 8200). While the next header is one of 0, 43, 44, 51, 60,
 //! 135: a ninth one, or a second 44, is Refuse early(Malformed): a kernel reads on, and what stands
@@ -117,8 +118,7 @@
 //! has (protocol, 0): Drop(Tunnel), as its first one. Not `iso`: Next. Born: Next. Offset 1 (8
 //! bytes) and protocol TCP or SCTP, which could overwrite flags (RFC 3128): Drop(Fragment). A live
 //! record: its verdict (Drop(Fragment)). The protocol is an extension header: Drop(Fragment).
-//! `guard`, and `tunnel` has (protocol, 0), so that the first one is asked for a rule that names
-//! ports: Drop(Fragment). The tables permit the remote on every port of the protocol
+//! `guard`, and `tunnel` has (protocol, 0), so that the first one is dropped: Drop(Fragment). The tables permit the remote on every port of the protocol
 //! ([`HAS_PORTS`]: all 65,536; others: without a port): Next, unless the hook is `to_pod` and the
 //! remote is the endpoint's own address. Own traffic, or at the other hooks a remote that is the
 //! endpoint's own address: Next. Else Drop(Fragment). A first fragment goes on as a whole packet;

@@ -118,6 +118,17 @@ pub fn permit_tunnels() -> Write {
     )
 }
 
+/// The write that has the same policy permit protocols without ports to friends, as a rule for
+/// everything does that is written out port by port.
+pub fn permit_portless() -> Write {
+    let row = RowId::new(2 * (base(A, 10) + Policy::Some as u16));
+    Write::put(
+        TableId::Verdict,
+        schema::verdict_key(row, PortClassId::default()),
+        schema::plain(ActionId::Permit),
+    )
+}
+
 /// The incarnation of `friend`.
 pub const INCARNATION: Incarnation = Incarnation::new(0x1111);
 

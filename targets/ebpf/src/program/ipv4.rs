@@ -330,7 +330,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Set, R1, 1, tunnel);
     }
 
-    /// For a packet that leads into a tunnel (S45): goes to `judge` where a rule that names ports
+    /// For a packet to the port of a tunnel (S45): goes to `judge` where a rule that names ports
     /// permits it, or where nothing guards the pod, and drops it otherwise.
     pub(super) fn tunnel(&mut self, family: Family, judge: Label) {
         if !self.guards() {
@@ -379,9 +379,17 @@ impl Generator<'_> {
             a.mov(R1, R8);
             a.alu(Alu::Rsh, R1, 32);
             a.alu(Alu::And, R1, 255);
-            self.if_tunnel(TUNNEL_PROTOCOLS, self.tunnel);
+            let (tunnel, denied) = (a.label(), self.deny(Tunnel));
+            self.if_tunnel(TUNNEL_PROTOCOLS, tunnel);
+            self.a.jump(judge);
+            // A row may permit protocols without ports, but no rule names one (S45).
+            self.a.note("guard: a protocol that leads into a tunnel");
+            self.a.bind(tunnel);
+            self.if_unguarded(judge);
+            self.a.jump(denied);
+        } else {
+            self.a.jump(judge);
         }
-        self.a.jump(judge);
         self.a.bind(icmp);
         self.protocol(Protocol::Icmp);
         self.a.jump(judge);

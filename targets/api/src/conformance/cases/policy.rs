@@ -14,8 +14,8 @@ use crate::{
     conformance::{
         Case,
         world::{
-            A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, permit_tunnels,
-            set_word, switch, word, world,
+            A, ACK, B, Hosts, Policy, RST, SYN, SYN_ACK, Talk, Unit, name, permit_portless,
+            permit_tunnels, set_word, switch, word, world,
         },
     },
     frame::{Extension, Packet, arp, discovery, truncate},
@@ -384,10 +384,12 @@ fn tunnels(h: &Hosts) -> Case {
     let protocol = |number, to| Talk::new(h.a, 0, to, 0).out(Unit::Other(number));
     let guard = Word::flagged(Word::GUARD);
     let parts = vxlan(h.friend).payload(&[4; 64]).fragments(5, 24);
-    let later = |number, to, id| {
+    let part = |number, to, id, at| {
         let packet = Talk::new(h.a, 0, to, 0).out_packet(Unit::Other(number));
-        packet.payload(&[4; 64]).fragments(id, 24).swap_remove(1)
+        packet.payload(&[4; 64]).fragments(id, 24).swap_remove(at)
     };
+    let (first, later) =
+        (|number, to, id| part(number, to, id, 0), |number, to, id| part(number, to, id, 1));
     let case =
         Case::new(name("S45 tunnels that end on a node", h), world(Policy::Open, Policy::Everyone))
             .out_drops("VXLAN, though everything is permitted", vxlan(h.stranger).build())
@@ -415,6 +417,12 @@ fn tunnels(h: &Hosts) -> Case {
             .out_passes("a rule names the port", vxlan(h.friend).build())
             .out_drops("but not to a stranger", vxlan(h.stranger).build())
             .out_drops("IPv4 in IP, where every protocol is permitted", protocol(4, h.network))
+            .write(permit_portless())
+            .out_passes("another protocol, where a row permits those", protocol(5, h.friend))
+            .out_drops("IPv4 in IP there", protocol(4, h.friend))
+            .out_drops("IPv4 in IP there, in fragments, the first", first(4, h.friend, 11))
+            .out_drops("and the second", later(4, h.friend, 11))
+            .out_drops("and the second alone", later(4, h.friend, 12))
             .write(set_word(A, guard))
             .out_drops("VXLAN, not isolated", vxlan(h.stranger).build())
             .out_drops("IPv4 in IP, not isolated", protocol(4, h.stranger))
