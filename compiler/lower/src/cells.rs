@@ -85,7 +85,7 @@ impl Cells {
 pub(crate) fn edges<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<Edge> {
     let ranges = rules.flat_map(Rule::listed).filter_map(|(_, what)| match what {
         What::Range(range) => Some(*range),
-        What::Named(_) | What::Portless => None,
+        What::Named(_) | What::Apart(_) | What::Portless => None,
     });
     distinct(ranges.flat_map(interval::edges))
 }

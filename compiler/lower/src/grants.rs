@@ -6,22 +6,22 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use netpolc_policy::{Direction, ObjectKey, Protocol};
+use netpolc_policy::{Direction, ObjectKey};
 use netpolc_table::{Class, Origin, schema::Family};
 
 use crate::{
     index::AtomId,
-    interval::{Piece, PortRange, without},
+    interval::{self, Edge, Lane, Piece, PortRange, PortSet, Stretch, without},
     membership::{Atom, Atoms},
     prefix::Prefix,
     rules::{Allowed, Rule, What},
     set::Set,
 };
 
-/// One interval of one protocol that a rule grants; `None` is every protocol without ports.
+/// One interval that a rule grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Grant {
-    pub(crate) protocol: Option<Protocol>,
+    pub(crate) lane: Lane,
     pub(crate) first: u16,
     pub(crate) last: u16,
     /// Index into the set's sources.
@@ -33,35 +33,44 @@ pub(crate) struct Grant {
 impl Grant {
     /// None: it is about what has no ports.
     pub(crate) fn range(&self) -> Option<PortRange> {
-        Some((self.protocol?, self.first, self.last))
+        match self.lane {
+            Lane::Ports(protocol) => Some((protocol, self.first, self.last)),
+            Lane::Others | Lane::Apart(_) => None,
+        }
+    }
+
+    /// As the table `port` has it. None: it is about all protocols without ports.
+    pub(crate) fn stretch(&self) -> Option<Stretch> {
+        Some((self.lane.number()?, self.first, self.last))
     }
 
     /// A grant of these ports by a source.
-    pub(crate) fn by(source: u32, (protocol, first, last): Piece) -> Self {
-        Self { protocol, first, last, source, port: None }
+    pub(crate) fn by(source: u32, (lane, first, last): Piece) -> Self {
+        Self { lane, first, last, source, port: None }
     }
 
     /// The same on these ports.
-    pub(crate) fn on(self, (protocol, first, last): Piece) -> Self {
-        Self { protocol, first, last, ..self }
+    pub(crate) fn on(self, (lane, first, last): Piece) -> Self {
+        Self { lane, first, last, ..self }
     }
 
     /// As a part of a set of ports.
     pub(crate) fn piece(&self) -> Piece {
-        (self.protocol, self.first, self.last)
+        (self.lane, self.first, self.last)
     }
 
-    fn portless(source: u32, port: Option<u32>) -> Self {
-        Self { protocol: None, first: 0, last: 0, source, port }
+    /// The ports at which it begins and has just ended, where that is within a protocol's ports.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge> {
+        self.range().into_iter().flat_map(interval::edges)
     }
 
     fn of((protocol, first, last): PortRange, source: u32, port: Option<u32>) -> Self {
-        Self { protocol: Some(protocol), first, last, source, port }
+        Self { lane: Lane::Ports(protocol), first, last, source, port }
     }
 
     /// What is left of it without these ranges.
     fn without(self, ports: &BTreeSet<PortRange>) -> Vec<Grant> {
-        let Some(protocol) = self.protocol else { return vec![self] };
+        let Lane::Ports(protocol) = self.lane else { return vec![self] };
         let cut = ports.iter().filter(|(p, ..)| *p == protocol);
         let left = without((self.first, self.last), cut.map(|(_, first, last)| (*first, *last)));
         left.map(|(first, last)| Grant { first, last, ..self }).collect()
@@ -117,8 +126,21 @@ pub(crate) struct Difference {
 impl Difference {
     /// None: it is about what has no ports.
     pub(crate) fn range(&self) -> Option<PortRange> {
-        let (protocol, first, last) = self.piece;
-        Some((protocol?, first, last))
+        match self.piece {
+            (Lane::Ports(protocol), first, last) => Some((protocol, first, last)),
+            (Lane::Others | Lane::Apart(_), ..) => None,
+        }
+    }
+
+    /// As the table `port` has it. None: it is about all protocols without ports.
+    pub(crate) fn stretch(&self) -> Option<Stretch> {
+        let (lane, first, last) = self.piece;
+        Some((lane.number()?, first, last))
+    }
+
+    /// The ports at which it begins and has just ended, where that is within a protocol's ports.
+    pub(crate) fn edges(&self) -> impl Iterator<Item = Edge> {
+        self.range().into_iter().flat_map(interval::edges)
     }
 }
 
@@ -142,10 +164,12 @@ impl Conflict {
             Direction::Ingress => (remote, pod.to_string()),
             Direction::Egress => (pod.to_string(), remote),
         };
-        let (protocol, port, _) = self.piece;
-        match protocol {
-            Some(protocol) => format!("{source} to {destination}, {protocol} port {port}"),
-            None => format!("{source} to {destination}, a protocol without ports"),
+        let (lane, port, _) = self.piece;
+        match lane {
+            Lane::Ports(protocol) => format!("{source} to {destination}, {protocol} port {port}"),
+            Lane::Others | Lane::Apart(_) => {
+                format!("{source} to {destination}, a protocol without ports")
+            }
         }
     }
 }
@@ -170,9 +194,9 @@ pub(crate) fn sum(
             }
             Allowed::Any => {
                 unlimited.push(set.origin(rule));
-                grants.extend(parts(rule, members, atoms));
+                grants.extend(parts(set, rule, members, atoms));
             }
-            Allowed::Listed(_) => grants.extend(parts(rule, members, atoms)),
+            Allowed::Listed(_) => grants.extend(parts(set, rule, members, atoms)),
         }
     }
     if !unlimited.is_empty() && closed.is_empty() && form == Form::Short {
@@ -187,17 +211,24 @@ pub(crate) fn sum(
 
 /// The ports that a rule is about, for addresses that are members of these atoms, one by one as the
 /// rule lists them.
-pub(crate) fn parts(rule: &Rule, members: &[AtomId], atoms: &Atoms) -> Vec<Grant> {
+pub(crate) fn parts(set: &Set, rule: &Rule, members: &[AtomId], atoms: &Atoms) -> Vec<Grant> {
     let Allowed::Listed(ports) = &*rule.ports else {
-        let all = Protocol::ALL.into_iter().map(|protocol| (protocol, 0, u16::MAX));
-        let ports = all.map(|range| Grant::of(range, rule.source, None));
-        return [Grant::portless(rule.source, None)].into_iter().chain(ports).collect();
+        let all = PortSet::everything(&set.apart);
+        return all.pieces().map(|piece| Grant::by(rule.source, piece)).collect();
     };
     let mut parts = Vec::with_capacity(ports.len());
     for (port, what) in ports {
         match what {
             What::Range(range) => parts.push(Grant::of(*range, rule.source, *port)),
-            What::Portless => parts.push(Grant::portless(rule.source, *port)),
+            What::Apart((number, first, last)) => {
+                let grant = Grant::by(rule.source, (Lane::Apart(*number), *first, *last));
+                parts.push(Grant { port: *port, ..grant });
+            }
+            What::Portless => {
+                let all = interval::portless(&set.apart);
+                let grants = all.map(|piece| Grant::by(rule.source, piece));
+                parts.extend(grants.map(|grant| Grant { port: *port, ..grant }));
+            }
             What::Named(name) => {
                 // The numbers that it has on the pods of this class (S29).
                 let numbers = members.iter().filter_map(|atom| match atoms.get(*atom) {

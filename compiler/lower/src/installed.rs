@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use netpolc_policy::Protocol;
 use netpolc_table::{
     PortClassId, Program, RowId, SetId, TableId,
     schema::{
@@ -16,7 +17,7 @@ use netpolc_table::{
 
 use crate::{
     grants::Place,
-    interval::{Permitted, merged},
+    interval::{Lane, Permitted, Piece},
 };
 
 /// What the directory says of each id: the fingerprint of what it stands for.
@@ -35,14 +36,15 @@ pub(crate) struct InstalledRows {
 
 impl InstalledRows {
     pub(crate) fn of(installed: &Program) -> Self {
-        let portless = (PortClassId::default(), vec![(0, 0, 0)]);
-        let mut intervals: HashMap<PortClassId, Permitted> = HashMap::from([portless]);
+        let portless = (PortClassId::default(), vec![(Lane::Others, 0, 0)]);
+        let mut intervals: HashMap<PortClassId, Vec<Piece>> = HashMap::from([portless]);
         for (key, entry) in &installed.table(TableId::Port).entries {
             let PortKey { protocol, port } = PortKey::of(key);
-            let interval = (protocol, port.low as u16, port.high as u16);
+            let lane = Protocol::from_number(protocol).map_or(Lane::Apart(protocol), Lane::Ports);
+            let interval = (lane, port.low as u16, port.high as u16);
             intervals.entry(SetPortClass::of(entry).port_class).or_default().push(interval);
         }
-        let mut permitted: HashMap<RowId, Permitted> = HashMap::new();
+        let mut permitted: HashMap<RowId, Vec<Piece>> = HashMap::new();
         for key in installed.table(TableId::Verdict).entries.keys() {
             let VerdictKey { row, port_class } = VerdictKey::of(key);
             let class = intervals.get(&port_class).into_iter().flatten();
@@ -62,7 +64,7 @@ impl InstalledRows {
                 rows.places.insert((set, place), row);
                 let content = permitted.get(&row).cloned().unwrap_or_default();
                 let of_set = rows.contents.entry(set).or_default();
-                of_set.entry(row).or_insert_with(|| merged(content));
+                of_set.entry(row).or_insert_with(|| Permitted::of(content));
             }
         }
         rows

@@ -2,6 +2,8 @@
 //!
 //! Not here: which id an interval has ([`crate::ports`]).
 
+use std::collections::BTreeSet;
+
 use netpolc_policy::Protocol;
 
 /// The first and the last port of a range.
@@ -10,13 +12,55 @@ pub(crate) type PortRange = (Protocol, u16, u16);
 /// A port, below 65536, before which something begins.
 pub(crate) type Edge = (Protocol, u32);
 
-/// Intervals of IP protocol numbers (0: protocols without ports), merged and in order: what a row
-/// permits, whatever the ids.
-pub(crate) type Permitted = Vec<(u8, u16, u16)>;
+/// An interval as the table `port` has it: IP protocol number, and the first and last of its ports,
+/// or of what that table tells apart of a protocol without ports.
+pub(crate) type Stretch = (u8, u16, u16);
+
+/// What an interval is of. Protocols without ports are one, as NetworkPolicies and tiers say (S34),
+/// but for those that the security groups of a set tell apart (S77).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Lane {
+    /// Every protocol without ports that the set does not tell apart; the interval is 0 to 0.
+    Others,
+    /// The protocol without ports that has this number. Of ICMP the interval is one of types and
+    /// codes; of all others it is 0 to 65535.
+    Apart(u8),
+    /// The ports of a protocol.
+    Ports(Protocol),
+}
+
+impl Lane {
+    /// The IP protocol number; None where it is several.
+    pub(crate) fn number(self) -> Option<u8> {
+        match self {
+            Lane::Others => None,
+            Lane::Apart(number) => Some(number),
+            Lane::Ports(protocol) => Some(protocol.number()),
+        }
+    }
+}
+
+/// What a row permits, whatever the ids: merged and in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permitted(Vec<Piece>);
+
+impl Permitted {
+    /// What several intervals are together. What permits all protocols without ports permits each
+    /// of them, whether or not the table tells it apart.
+    pub(crate) fn of(pieces: impl IntoIterator<Item = Piece>) -> Self {
+        let mut merged = PortSet::of(pieces).0;
+        if merged.first().is_some_and(|(lane, ..)| *lane == Lane::Others) {
+            merged.retain(|(lane, ..)| !matches!(lane, Lane::Apart(_)));
+        }
+        Self(merged)
+    }
+}
 
 /// Where a range begins and has just ended, as far as that is within the protocol's ports and not
 /// before all of them: there the first interval begins anyway.
-pub(crate) fn edges((protocol, first, last): PortRange) -> impl Iterator<Item = Edge> + Clone {
+pub(crate) fn edges<P: Copy>(
+    (protocol, first, last): (P, u16, u16),
+) -> impl Iterator<Item = (P, u32)> + Clone {
     let edges = [u32::from(first), u32::from(last) + 1].into_iter();
     edges.filter(|edge| (1..=u32::from(u16::MAX)).contains(edge)).map(move |edge| (protocol, edge))
 }
@@ -25,21 +69,6 @@ pub(crate) fn edges((protocol, first, last): PortRange) -> impl Iterator<Item = 
 pub(crate) fn pieces(edges: &[Edge], (protocol, first, last): PortRange) -> u64 {
     let before = |port: u16| edges.partition_point(|edge| *edge <= (protocol, port.into()));
     1 + (before(last) - before(first)) as u64
-}
-
-/// Merges intervals of one protocol that touch or overlap.
-pub(crate) fn merged(mut intervals: Permitted) -> Permitted {
-    intervals.sort_unstable();
-    let mut list = Permitted::new();
-    for (protocol, first, last) in intervals {
-        match list.last_mut() {
-            Some((p, _, end)) if *p == protocol && first.saturating_sub(1) <= *end => {
-                *end = last.max(*end);
-            }
-            _ => list.push((protocol, first, last)),
-        }
-    }
-    list
 }
 
 /// What is left of an interval without some ranges, which are in ascending order of where they
@@ -62,20 +91,20 @@ pub(crate) fn without(
     left.into_iter()
 }
 
-/// A part of a [`PortSet`]: an interval of one protocol's ports. `None` is every protocol that has
-/// no ports, with the interval from 0 to 0.
-pub(crate) type Piece = (Option<Protocol>, u16, u16);
+/// A part of a [`PortSet`].
+pub(crate) type Piece = (Lane, u16, u16);
 
-/// Ports of all protocols, and whether protocols without ports are among them: disjoint intervals
-/// that do not touch, in order.
+/// Ports of all protocols, and what is in it of protocols without ports: disjoint intervals that do
+/// not touch, in order. Sets of ports that meet must tell the same protocols apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PortSet(Vec<Piece>);
 
 impl PortSet {
-    /// Every port of every protocol, and every protocol without ports.
-    pub(crate) fn everything() -> Self {
-        let ports = Protocol::ALL.into_iter().map(|protocol| (Some(protocol), 0, u16::MAX));
-        Self::of([(None, 0, 0)].into_iter().chain(ports))
+    /// Every port of every protocol, and every protocol without ports, of which these are told
+    /// apart.
+    pub(crate) fn everything(apart: &BTreeSet<u8>) -> Self {
+        let ports = Protocol::ALL.into_iter().map(|p| (Lane::Ports(p), 0, u16::MAX));
+        Self::of(portless(apart).chain(ports))
     }
 
     /// These pieces, which may overlap and be in any order.
@@ -136,6 +165,12 @@ impl PortSet {
     }
 }
 
+/// Every protocol without ports, of which these are told apart.
+pub(crate) fn portless(apart: &BTreeSet<u8>) -> impl Iterator<Item = Piece> {
+    let apart = apart.iter().map(|number| (Lane::Apart(*number), 0, u16::MAX));
+    [(Lane::Others, 0, 0)].into_iter().chain(apart)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,11 +180,11 @@ mod tests {
         use netpolc_testbed::random::Rng;
 
         let mut rng = Rng::new(62);
-        let protocols = [None, Some(Protocol::Tcp), Some(Protocol::Udp)];
+        let protocols = [Lane::Others, Lane::Apart(1), Lane::Ports(Protocol::Tcp)];
         let set = |rng: &mut Rng| {
             let count = rng.below(6);
             PortSet::of(rng.list(count, |rng| match *rng.pick(&protocols) {
-                None => (None, 0, 0),
+                Lane::Others => (Lane::Others, 0, 0),
                 protocol => {
                     let (a, b) = (rng.below(12) as u16, rng.below(12) as u16);
                     (protocol, a.min(b), a.max(b))
@@ -157,7 +192,7 @@ mod tests {
             }))
         };
         let all = || protocols.into_iter().flat_map(|p| (0..12).map(move |port| (p, port)));
-        let has = |set: &PortSet, (protocol, port): (Option<Protocol>, u16)| {
+        let has = |set: &PortSet, (protocol, port): (Lane, u16)| {
             set.pieces().any(|(p, first, last)| p == protocol && (first..=last).contains(&port))
         };
         for _ in 0..2_000 {
@@ -189,8 +224,19 @@ mod tests {
 
     #[test]
     fn intervals_that_touch_or_overlap_are_one() {
-        let permitted = vec![(17, 5, 9), (6, 10, 20), (6, 21, 30), (6, 25, 26), (6, 32, 32)];
-        assert_eq!(merged(permitted), [(6, 10, 30), (6, 32, 32), (17, 5, 9)]);
+        let (tcp, udp) = (Lane::Ports(Protocol::Tcp), Lane::Ports(Protocol::Udp));
+        let permitted = [(udp, 5, 9), (tcp, 10, 20), (tcp, 21, 30), (tcp, 25, 26), (tcp, 32, 32)];
+        assert_eq!(Permitted::of(permitted).0, [(tcp, 10, 30), (tcp, 32, 32), (udp, 5, 9)]);
+    }
+
+    #[test]
+    fn s34_what_permits_all_protocols_without_ports_permits_each() {
+        let (echo, esp) = ((Lane::Apart(1), 0x800, 0x8ff), (Lane::Apart(50), 0, 65535));
+        let all = (Lane::Others, 0, 0);
+        assert_eq!(Permitted::of([echo, all, esp]), Permitted::of([all]));
+        assert_ne!(Permitted::of([echo]), Permitted::of([esp]));
+        let everything = PortSet::everything(&BTreeSet::from([1, 50]));
+        assert_eq!(everything.minus(&PortSet::of([echo])).pieces().count(), 7);
     }
 
     #[test]

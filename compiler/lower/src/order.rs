@@ -7,13 +7,15 @@
 //!
 //! Not here: sets without tiers, whose rules have no order ([`crate::grants`]).
 
+use std::collections::BTreeSet;
+
 use netpolc_policy::Action;
 use netpolc_table::{Origin, schema::Family};
 
 use crate::{
     grants::{self, Conflict, Form, Grant, Granted, Outcome},
     index::AtomId,
-    interval::PortSet,
+    interval::{Lane, PortSet},
     membership::Atoms,
     rules::{Role, Rule},
     set::Set,
@@ -50,7 +52,7 @@ pub(crate) fn outcome(
         set,
         members,
         atoms,
-        open: PortSet::everything(),
+        open: PortSet::everything(&set.apart),
         grants: Vec::new(),
         origins: Vec::new(),
         conflict: None,
@@ -69,13 +71,14 @@ pub(crate) fn outcome(
     // One entry answers for all ports, so it names only rules that grant every one of them.
     if closed.is_empty()
         && form == Form::Short
-        && let Some(source) = sole(&grants)
+        && let Some(source) = sole(set, &grants)
     {
         let mut origins = granting(set, &rules, source);
         if !set.key.is_grouped() {
             return Outcome { grant: Granted::Everything, origins, conflict, ..Outcome::default() };
         }
-        if let Some((gate, _)) = gates.iter().find(|(_, ports)| *ports == PortSet::everything()) {
+        let everything = PortSet::everything(&set.apart);
+        if let Some((gate, _)) = gates.iter().find(|(_, ports)| *ports == everything) {
             origins.push(set.origin(gate));
             return Outcome { grant: Granted::Everything, origins, conflict, ..Outcome::default() };
         }
@@ -90,11 +93,11 @@ pub(crate) fn outcome(
 }
 
 /// The source that grants everything and is the only one; None where there is none.
-fn sole(grants: &[Grant]) -> Option<u32> {
+fn sole(set: &Set, grants: &[Grant]) -> Option<u32> {
     let source = grants.first()?.source;
     let is_sole = grants.iter().all(|grant| grant.source == source);
     let granted = PortSet::of(grants.iter().map(Grant::piece));
-    (is_sole && granted == PortSet::everything()).then_some(source)
+    (is_sole && granted == PortSet::everything(&set.apart)).then_some(source)
 }
 
 /// The first two rules of different policies that answer differently for some ports, with the one
@@ -149,6 +152,14 @@ fn gated(grants: Vec<Grant>, gates: &[(&Rule, PortSet)]) -> Vec<Grant> {
         let pieces = ports.intersection(&granted);
         left.extend(pieces.pieces().map(|piece| Grant::by(rule.source, piece)));
     }
+    // Who grants all protocols without ports grants each of them: only where somebody grants less
+    // does the table `port` have to tell a protocol apart.
+    let all = |grant: &Grant| grant.lane == Lane::Others;
+    let whole: BTreeSet<(u32, Option<u32>)> =
+        left.iter().filter(|grant| all(grant)).map(|grant| (grant.source, grant.port)).collect();
+    left.retain(|grant| {
+        !matches!(grant.lane, Lane::Apart(_)) || !whole.contains(&(grant.source, grant.port))
+    });
     left.sort();
     left.dedup();
     left
@@ -227,13 +238,13 @@ impl Evaluation<'_> {
 
     /// All ports that a rule is about, for these members.
     fn ports(&self, rule: &Rule) -> PortSet {
-        let parts = grants::parts(rule, self.members, self.atoms);
+        let parts = grants::parts(self.set, rule, self.members, self.atoms);
         PortSet::of(parts.iter().map(Grant::piece))
     }
 
     /// Grants what a rule is about, as far as it is in `ports`, by each of the ports that it lists.
     fn grant_rule(&mut self, rule: &Rule, ports: &PortSet) {
-        for part in grants::parts(rule, self.members, self.atoms) {
+        for part in grants::parts(self.set, rule, self.members, self.atoms) {
             let here = PortSet::of([part.piece()]).intersection(ports);
             self.grant(&here, part.source, part.port);
         }

@@ -3,6 +3,9 @@
 //! Splitting an interval and merging two keep the answer of every row: the new half has the
 //! verdicts of the whole, and two halves are merged only when no grant has an edge between them any
 //! more, so that every row has the same verdict for both.
+//!
+//! A protocol without ports has intervals only while some grant tells it apart from the others.
+//! Its first interval is split off port class 0, and the last one goes back into it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,7 +23,7 @@ use netpolc_table::{
 
 use crate::{
     ids::Ids,
-    interval::{Edge, PortRange, edges},
+    interval::{Stretch, edges},
     output::Output,
     overflow::{Numbered, Overflow},
 };
@@ -30,9 +33,11 @@ use crate::{
 pub(crate) struct Ports {
     ids: Ids<PortClassId>,
     /// First port of each interval -> its class.
-    intervals: BTreeMap<Protocol, BTreeMap<u16, PortClassId>>,
+    intervals: BTreeMap<u8, BTreeMap<u16, PortClassId>>,
     /// How many grants begin or have just ended at a port.
     edges: BTreeMap<Edge, usize>,
+    /// How many grants tell a protocol without ports apart.
+    apart: BTreeMap<u8, usize>,
     /// Rows with an entry for a class, in each of the two tables.
     rows: [HashMap<PortClassId, BTreeSet<RowId>>; 2],
 }
@@ -71,6 +76,9 @@ impl Cell {
     }
 }
 
+/// A port before which something begins, by IP protocol number.
+type Edge = (u8, u32);
+
 /// Seeds an interval's id by where it begins: where it ends changes with every edge inside.
 fn meaning(protocol: u8, first: u16) -> u64 {
     u64::from(protocol) << 16 | u64::from(first)
@@ -82,6 +90,7 @@ impl Ports {
             ids: Ids::new(Numbered::PortClasses),
             intervals: BTreeMap::new(),
             edges: BTreeMap::new(),
+            apart: BTreeMap::new(),
             rows: Default::default(),
         }
     }
@@ -94,24 +103,42 @@ impl Ports {
     /// One interval for each protocol: the table always covers every port.
     pub(crate) fn cover(&mut self, out: &mut Output) -> Result<(), Overflow> {
         for protocol in Protocol::ALL {
-            let pc = self.ids.take(Some(meaning(protocol.number(), 0)))?;
-            self.intervals.entry(protocol).or_default().insert(0, pc);
-            out.put(TableId::Port, port_key(protocol.number(), 0, u16::MAX), set_port_class(pc));
+            self.begin(protocol.number(), out)?;
         }
         Ok(())
     }
 
-    /// The classes of the intervals that a grant consists of; its edges must have been added.
-    pub(crate) fn classes(
-        &self,
-        (protocol, first, last): PortRange,
-    ) -> impl Iterator<Item = PortClassId> {
-        self.intervals[&protocol].range(first..=last).map(|(_, pc)| *pc)
+    /// One interval for all of a protocol.
+    fn begin(&mut self, number: u8, out: &mut Output) -> Result<PortClassId, Overflow> {
+        let pc = self.ids.take(Some(meaning(number, 0)))?;
+        self.intervals.entry(number).or_default().insert(0, pc);
+        out.put(TableId::Port, port_key(number, 0, u16::MAX), set_port_class(pc));
+        Ok(pc)
+    }
+
+    /// The classes of the intervals that a grant consists of; its edges must have been added. None:
+    /// those of all protocols without ports, however many are told apart just now.
+    pub(crate) fn classes(&self, stretch: Option<Stretch>) -> Vec<PortClassId> {
+        let Some((number, first, last)) = stretch else {
+            let apart = self.apart.keys().flat_map(|number| self.intervals[number].values());
+            return [PortClassId::default()].iter().chain(apart).copied().collect();
+        };
+        self.intervals[&number].range(first..=last).map(|(_, pc)| *pc).collect()
     }
 
     /// Counts the edges of a grant, and splits the intervals that they are the first to lie in.
-    pub(crate) fn add_edges(&mut self, range: PortRange, out: &mut Output) -> Result<(), Overflow> {
-        for edge in edges(range) {
+    pub(crate) fn add_edges(&mut self, stretch: Stretch, out: &mut Output) -> Result<(), Overflow> {
+        let (number, ..) = stretch;
+        if Protocol::from_number(number).is_none() {
+            let count = self.apart.entry(number).or_default();
+            *count += 1;
+            if *count == 1 {
+                // What is told apart keeps the answers that it had as one of all others.
+                let pc = self.begin(number, out)?;
+                self.repeat(PortClassId::default(), pc, out);
+            }
+        }
+        for edge in edges(stretch) {
             let count = self.edges.entry(edge).or_default();
             *count += 1;
             if *count == 1 {
@@ -122,8 +149,8 @@ impl Ports {
     }
 
     /// Counts the edges of a grant that is gone, and merges what nothing separates any more.
-    pub(crate) fn drop_edges(&mut self, range: PortRange, out: &mut Output) {
-        for edge in edges(range) {
+    pub(crate) fn drop_edges(&mut self, stretch: Stretch, out: &mut Output) {
+        for edge in edges(stretch) {
             let count = self.edges.get_mut(&edge).expect("added before");
             *count -= 1;
             if *count == 0 {
@@ -131,11 +158,28 @@ impl Ports {
                 self.merge(edge, out);
             }
         }
+        let (number, ..) = stretch;
+        let Some(count) = self.apart.get_mut(&number) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.apart.remove(&number);
+            self.end(number, out);
+        }
+    }
+
+    /// The protocol is one of all others again: no grant has an edge in it any more, and every row
+    /// answers for its one interval as for class 0.
+    fn end(&mut self, number: u8, out: &mut Output) {
+        for pc in self.intervals.remove(&number).into_iter().flat_map(BTreeMap::into_values) {
+            self.forget(pc, out);
+            out.take(TableId::Port, port_key(number, 0, u16::MAX));
+            self.ids.free(pc);
+        }
     }
 
     /// First port, last port and class of the interval that `port` is in.
-    fn interval(&self, protocol: Protocol, port: u16) -> (u16, u16, PortClassId) {
-        let intervals = &self.intervals[&protocol];
+    fn interval(&self, number: u8, port: u16) -> (u16, u16, PortClassId) {
+        let intervals = &self.intervals[&number];
         let (&first, &pc) =
             intervals.range(..=port).next_back().expect("the table covers every port");
         let next = intervals.range((Bound::Excluded(port), Bound::Unbounded)).next();
@@ -144,40 +188,50 @@ impl Ports {
 
     /// The lower half keeps its id and all its verdicts, so only the upper one is new: every row
     /// with a verdict for the whole gets one for that.
-    fn split(&mut self, (protocol, at): Edge, out: &mut Output) -> Result<(), Overflow> {
-        let (number, at) = (protocol.number(), at as u16);
-        let (first, last, left) = self.interval(protocol, at);
+    fn split(&mut self, (number, at): Edge, out: &mut Output) -> Result<(), Overflow> {
+        let at = at as u16;
+        let (first, last, left) = self.interval(number, at);
         let right = self.ids.take(Some(meaning(number, at)))?;
-        self.intervals.entry(protocol).or_default().insert(at, right);
-        for cell in Cell::ALL {
-            let rows = self.rows[cell as usize].get(&left).cloned().unwrap_or_default();
-            for &row in &rows {
-                let entry = out.program().get(cell.table(), &cell.key(row, left));
-                let entry = entry.expect("a row in the index has an entry").clone();
-                out.put(cell.table(), cell.key(row, right), entry);
-            }
-            if !rows.is_empty() {
-                self.rows[cell as usize].insert(right, rows);
-            }
-        }
+        self.intervals.entry(number).or_default().insert(at, right);
+        self.repeat(left, right, out);
         out.take(TableId::Port, port_key(number, first, last));
         out.put(TableId::Port, port_key(number, first, at - 1), set_port_class(left));
         out.put(TableId::Port, port_key(number, at, last), set_port_class(right));
         Ok(())
     }
 
-    /// The lower half's class is that of both from now on: no grant has an edge here any more, so
-    /// every row answers alike on both sides.
-    fn merge(&mut self, (protocol, at): Edge, out: &mut Output) {
-        let (number, at) = (protocol.number(), at as u16);
-        let (_, last, right) = self.interval(protocol, at);
-        let (first, _, left) = self.interval(protocol, at - 1);
-        self.intervals.entry(protocol).or_default().remove(&at);
+    /// Gives every row the entries for a new class that it has for another one.
+    fn repeat(&mut self, of: PortClassId, new: PortClassId, out: &mut Output) {
         for cell in Cell::ALL {
-            for row in self.rows[cell as usize].remove(&right).unwrap_or_default() {
-                out.take(cell.table(), cell.key(row, right));
+            let rows = self.rows[cell as usize].get(&of).cloned().unwrap_or_default();
+            for &row in &rows {
+                let entry = out.program().get(cell.table(), &cell.key(row, of));
+                let entry = entry.expect("a row in the index has an entry").clone();
+                out.put(cell.table(), cell.key(row, new), entry);
+            }
+            if !rows.is_empty() {
+                self.rows[cell as usize].insert(new, rows);
             }
         }
+    }
+
+    /// Takes every entry for a class away.
+    fn forget(&mut self, pc: PortClassId, out: &mut Output) {
+        for cell in Cell::ALL {
+            for row in self.rows[cell as usize].remove(&pc).unwrap_or_default() {
+                out.take(cell.table(), cell.key(row, pc));
+            }
+        }
+    }
+
+    /// The lower half's class is that of both from now on: no grant has an edge here any more, so
+    /// every row answers alike on both sides.
+    fn merge(&mut self, (number, at): Edge, out: &mut Output) {
+        let at = at as u16;
+        let (_, last, right) = self.interval(number, at);
+        let (first, _, left) = self.interval(number, at - 1);
+        self.intervals.entry(number).or_default().remove(&at);
+        self.forget(right, out);
         out.take(TableId::Port, port_key(number, first, at - 1));
         out.take(TableId::Port, port_key(number, at, last));
         out.put(TableId::Port, port_key(number, first, last), set_port_class(left));

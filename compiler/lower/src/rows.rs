@@ -16,7 +16,6 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::Protocol;
 use netpolc_table::{
     ActionId, Class, Entry, Origin, PortClassId, Program, RowId, SetId, TableId,
     schema::{self, Answer, Family, TriedKey, VerdictKey, base_key, row_key, set_row},
@@ -24,11 +23,11 @@ use netpolc_table::{
 
 use crate::{
     cells::{self, Cells},
-    grants::{self, Conflict, Difference, Form, Grant, Granted, Grants, Outcome, Place},
+    grants::{Conflict, Difference, Form, Grant, Granted, Grants, Outcome, Place},
     ids::Ids,
     index::AtomId,
     installed::InstalledRows,
-    interval::{self, Edge, PortRange, merged},
+    interval::{Edge, Permitted, Stretch},
     membership::Atoms,
     output::Output,
     overflow::{Numbered, Overflow},
@@ -45,10 +44,16 @@ struct RowKey {
 }
 
 impl RowKey {
-    /// The port ranges whose edges the row needs.
-    fn ranges(&self) -> impl Iterator<Item = PortRange> {
-        let granted = self.grants.iter().filter_map(Grant::range);
-        granted.chain(self.differs.iter().filter_map(Difference::range))
+    /// The stretches whose edges the row needs.
+    fn stretches(&self) -> impl Iterator<Item = Stretch> {
+        let granted = self.grants.iter().filter_map(Grant::stretch);
+        granted.chain(self.differs.iter().filter_map(Difference::stretch))
+    }
+
+    /// The edges of its port ranges.
+    fn edges(&self) -> impl Iterator<Item = Edge> {
+        let granted = self.grants.iter().flat_map(Grant::edges);
+        granted.chain(self.differs.iter().flat_map(Difference::edges))
     }
 }
 
@@ -367,16 +372,16 @@ impl Rows {
         let row = self.choose_id(set.id, place, &key.grants)?;
         // All edges come first: only then is every grant a whole number of intervals, and each
         // interval permitted once, by all the grants that cover it.
-        for range in key.ranges() {
-            self.ports.add_edges(range, out)?;
+        for stretch in key.stretches() {
+            self.ports.add_edges(stretch, out)?;
         }
         let permits = key
             .grants
             .iter()
-            .map(|grant| (grant.range(), set.source_origin(grant.source, grant.port)));
+            .map(|grant| (grant.stretch(), set.source_origin(grant.source, grant.port)));
         self.mark(Cell::Permit, row, permits, out);
         let differs = key.differs.iter().map(|difference| {
-            (difference.range(), Origin::Tried { policy: difference.policy.clone() })
+            (difference.stretch(), Origin::Tried { policy: difference.policy.clone() })
         });
         self.mark(Cell::Differs, row, differs, out);
         self.opened(set.id).rows.insert(key.clone(), row);
@@ -384,24 +389,19 @@ impl Rows {
         Ok(Some(row))
     }
 
-    /// Marks the port classes of these ranges in a row, each once, with all its origins; no range
-    /// is what has no ports.
+    /// Marks the port classes of these stretches in a row, each once, with all its origins; none is
+    /// what has no ports.
     fn mark(
         &mut self,
         cell: Cell,
         row: RowId,
-        ranges: impl Iterator<Item = (Option<PortRange>, Origin)>,
+        stretches: impl Iterator<Item = (Option<Stretch>, Origin)>,
         out: &mut Output,
     ) {
         let mut marks: BTreeMap<PortClassId, Vec<Origin>> = BTreeMap::new();
-        for (range, origin) in ranges {
-            match range {
-                None => marks.entry(PortClassId::default()).or_default().push(origin),
-                Some(range) => {
-                    for pc in self.ports.classes(range) {
-                        marks.entry(pc).or_default().push(origin.clone());
-                    }
-                }
+        for (stretch, origin) in stretches {
+            for pc in self.ports.classes(stretch) {
+                marks.entry(pc).or_default().push(origin.clone());
             }
         }
         for (pc, origins) in marks {
@@ -411,10 +411,7 @@ impl Rows {
 
     /// The id that an installed program has for a row of this set with the same ports, else any.
     fn choose_id(&mut self, set: SetId, place: Place, key: &Grants) -> Result<RowId, Overflow> {
-        let interval = |grant: &grants::Grant| {
-            (grant.protocol.map_or(0, Protocol::number), grant.first, grant.last)
-        };
-        let content = merged(key.iter().map(interval).collect());
+        let content = Permitted::of(key.iter().map(Grant::piece));
         let mut candidates = self.installed.candidates(set, place, &content).into_iter();
         match candidates.find(|row| self.ids.take_reserved(*row)) {
             Some(row) => Ok(row),
@@ -439,10 +436,10 @@ impl Rows {
         }
         // Verdicts go before edges do: while its edges are there, its grants are whole numbers of
         // intervals.
-        self.clear(Cell::Permit, id, row.key.grants.iter().map(Grant::range), out);
-        self.clear(Cell::Differs, id, row.key.differs.iter().map(Difference::range), out);
-        for range in row.key.ranges() {
-            self.ports.drop_edges(range, out);
+        self.clear(Cell::Permit, id, row.key.grants.iter().map(Grant::stretch), out);
+        self.clear(Cell::Differs, id, row.key.differs.iter().map(Difference::stretch), out);
+        for stretch in row.key.stretches() {
+            self.ports.drop_edges(stretch, out);
         }
         self.ids.free(id);
     }
@@ -451,15 +448,13 @@ impl Rows {
         &mut self,
         cell: Cell,
         row: RowId,
-        ranges: impl Iterator<Item = Option<PortRange>>,
+        stretches: impl Iterator<Item = Option<Stretch>>,
         out: &mut Output,
     ) {
-        for range in ranges {
-            let classes: Vec<PortClassId> = match range {
-                None => vec![PortClassId::default()],
-                Some(range) => self.ports.classes(range).collect(),
-            };
-            classes.into_iter().for_each(|pc| self.ports.clear(cell, (row, pc), out));
+        for stretch in stretches {
+            for pc in self.ports.classes(stretch) {
+                self.ports.clear(cell, (row, pc), out);
+            }
         }
     }
 }
@@ -505,9 +500,8 @@ impl Rows {
     pub(crate) fn edge_usage(&self) -> BTreeMap<Arc<str>, u64> {
         let mut edges: BTreeMap<Arc<str>, HashSet<Edge>> = BTreeMap::new();
         for set in self.sets.values() {
-            let ranges = set.rows.keys().flat_map(RowKey::ranges);
             let here = edges.entry(set.namespace.clone()).or_default();
-            here.extend(ranges.flat_map(interval::edges));
+            here.extend(set.rows.keys().flat_map(RowKey::edges));
         }
         edges.into_iter().map(|(namespace, edges)| (namespace, edges.len() as u64)).collect()
     }

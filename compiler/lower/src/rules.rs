@@ -13,7 +13,7 @@ use netpolc_table::schema::Family;
 
 use crate::{
     index::AtomId,
-    interval::{PortRange, without},
+    interval::{PortRange, Stretch, without},
     membership::{Among, Atom, NamespaceScope, PortName},
 };
 
@@ -40,6 +40,9 @@ pub(crate) enum What {
     Range(PortRange),
     /// Egress only: what it is on the destination pod.
     Named(PortName),
+    /// Of a protocol without ports that is told apart from the others: by number, types and codes
+    /// of ICMP, and 0 to 65535 of any other.
+    Apart(Stretch),
     /// Protocols that have no ports.
     Portless,
 }
@@ -162,16 +165,33 @@ fn named(
     numbers.iter().map(|number| What::Range((protocol, *number, *number))).collect()
 }
 
-/// What a security group's rule is about (S77). ICMP by type, and IP protocols that have no ports,
-/// cannot be told apart yet: only what permits everything permits them (S83).
+/// What a security group's rule is about (S77). The two ICMPs are kept by type and code; each of
+/// them counts over its own family only (S83).
 pub(crate) fn traffic(traffic: Traffic) -> Allowed {
-    let range = match traffic {
+    let what = match traffic {
         Traffic::Everything => return Allowed::Any,
-        Traffic::Ports { protocol, first, last } => Some((protocol, first, last)),
-        Traffic::Protocol(number) => Protocol::from_number(number).map(|p| (p, 0, u16::MAX)),
-        Traffic::Icmp { .. } => None,
+        Traffic::Ports { protocol, first, last } => Some(What::Range((protocol, first, last))),
+        Traffic::Protocol(number) => Some(match Protocol::from_number(number) {
+            Some(protocol) => What::Range((protocol, 0, u16::MAX)),
+            None => What::Apart((number, 0, u16::MAX)),
+        }),
+        Traffic::Icmp { version, kind, code } => {
+            messages(kind, code).map(|(first, last)| What::Apart((version.number(), first, last)))
+        }
     };
-    Allowed::Listed(range.into_iter().map(|range| (None, What::Range(range))).collect())
+    Allowed::Listed(what.into_iter().map(|what| (None, what)).collect())
+}
+
+/// The interval of ICMP messages of a type and code, of which None is any; nothing where a code
+/// has no type that it would belong to.
+fn messages(kind: Option<u8>, code: Option<u8>) -> Option<(u16, u16)> {
+    let of = |kind: u8, code: u8| u16::from_be_bytes([kind, code]);
+    match (kind, code) {
+        (None, None) => Some((0, u16::MAX)),
+        (None, Some(_)) => None,
+        (Some(kind), None) => Some((of(kind, 0), of(kind, u8::MAX))),
+        (Some(kind), Some(code)) => Some((of(kind, code), of(kind, code))),
+    }
 }
 
 /// A named port never matches an address block (S31).

@@ -246,6 +246,9 @@ pub(crate) struct Set {
     pub(crate) isolating: Vec<Arc<str>>,
     /// Ids of the security groups.
     gating: Vec<Arc<str>>,
+    /// The protocols without ports that rules of the groups name, so that they are told apart from
+    /// all others (S77).
+    pub(crate) apart: BTreeSet<u8>,
     /// Rules that hold whatever the class.
     base: Vec<usize>,
     by_atom: HashMap<AtomId, Vec<usize>>,
@@ -447,6 +450,7 @@ impl Set {
             sources: vec![Source::Implied(NO_RULE_DECIDES.into())],
             isolating: policies.iter().map(|slot| slot.label.clone()).collect(),
             gating: groups.map(|slot| slot.id.as_str().into()).collect(),
+            apart: BTreeSet::new(),
             base: Vec::new(),
             by_atom: HashMap::new(),
             names: BTreeSet::new(),
@@ -592,7 +596,11 @@ impl Set {
         }
         self.names.extend(rule.listed().iter().filter_map(|(_, what)| match what {
             What::Named(name) => Some(name.clone()),
-            What::Range(_) | What::Portless => None,
+            What::Range(_) | What::Apart(_) | What::Portless => None,
+        }));
+        self.apart.extend(rule.listed().iter().filter_map(|(_, what)| match what {
+            What::Apart((number, ..)) => Some(*number),
+            What::Range(_) | What::Named(_) | What::Portless => None,
         }));
         self.rules.push(rule);
     }

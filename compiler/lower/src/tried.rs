@@ -14,7 +14,7 @@ use netpolc_table::{Origin, TierAction, schema::Family};
 use crate::{
     grants::{self, Difference, Form, Grant, Granted, Outcome},
     index::AtomId,
-    interval::{Piece, PortSet},
+    interval::{self, Lane, Piece, PortRange, PortSet},
     membership::Atoms,
     order,
     set::{Blame, Set},
@@ -47,16 +47,17 @@ pub(crate) fn differences(
     let (shadow, blame) = &**tried;
     let would = outcome(shadow, family, members, atoms, Form::Short);
     let closed = grants::service_ports(set, members, atoms);
-    let closed = closed.iter().map(|(protocol, first, last)| (Some(*protocol), *first, *last));
-    let closed = PortSet::of(closed);
+    let closed = ranges(closed.iter());
     let now = ports(set, enforced).minus(&closed);
     let then = ports(shadow, &would.grant).minus(&closed);
     let mut list = Vec::new();
+    let [denied_then, permitted_then] =
+        [now.minus(&then), then.minus(&now)].map(|ports| whole(&ports));
     let denied = denying(&would.origins, blame);
-    for piece in now.minus(&then).pieces() {
+    for piece in denied_then {
         list.extend(denied.iter().map(|policy| Difference { piece, policy: policy.clone() }));
     }
-    for piece in then.minus(&now).pieces() {
+    for piece in permitted_then {
         let permitting = permitting(shadow, &would.grant, piece, blame);
         list.extend(permitting.into_iter().map(|policy| Difference { piece, policy }));
     }
@@ -70,18 +71,31 @@ pub(crate) fn differences(
 fn ports(set: &Set, granted: &Granted) -> PortSet {
     match granted {
         Granted::Nothing => PortSet::default(),
-        Granted::Ports(grants) => PortSet::of(grants.iter().map(Grant::piece)),
+        Granted::Ports(grants) => {
+            // Who permits all protocols without ports need not list those that are told apart.
+            let all = grants.iter().any(|grant| grant.lane == Lane::Others);
+            let apart = interval::portless(&set.apart).filter(|_| all);
+            PortSet::of(grants.iter().map(Grant::piece).chain(apart))
+        }
         Granted::Everything => {
             let tunnels = match set.key.direction {
                 Direction::Ingress => PortSet::default(),
-                Direction::Egress => {
-                    let tunnels = set.key.tunnels.iter();
-                    PortSet::of(tunnels.map(|(p, first, last)| (Some(*p), *first, *last)))
-                }
+                Direction::Egress => ranges(set.key.tunnels.iter()),
             };
-            PortSet::everything().minus(&tunnels)
+            PortSet::everything(&set.apart).minus(&tunnels)
         }
     }
+}
+
+fn ranges<'a>(ranges: impl Iterator<Item = &'a PortRange>) -> PortSet {
+    PortSet::of(ranges.map(|(protocol, first, last)| (Lane::Ports(*protocol), *first, *last)))
+}
+
+/// The pieces of a difference. Behind security groups as before them, policies treat all protocols
+/// without ports alike: where all differ, none has to be told apart.
+fn whole(ports: &PortSet) -> Vec<Piece> {
+    let all = ports.pieces().any(|(lane, ..)| lane == Lane::Others);
+    ports.pieces().filter(|(lane, ..)| !all || !matches!(lane, Lane::Apart(_))).collect()
 }
 
 /// Who would deny: the rules of tried tiers that do, and the tried policies that isolate.
@@ -100,8 +114,11 @@ fn denying(origins: &[Origin], blame: &Blame) -> Vec<Arc<str>> {
 fn permitting(shadow: &Set, granted: &Granted, piece: Piece, blame: &Blame) -> Vec<Arc<str>> {
     let Granted::Ports(grants) = granted else { return blame.all.clone() };
     let here = PortSet::of([piece]);
-    let grants =
-        grants.iter().filter(|grant| !PortSet::of([grant.piece()]).intersection(&here).is_empty());
+    let meets = |grant: &&Grant| {
+        let all = grant.lane == Lane::Others && !matches!(piece.0, Lane::Ports(_));
+        all || !PortSet::of([grant.piece()]).intersection(&here).is_empty()
+    };
+    let grants = grants.iter().filter(meets);
     let policies = grants.filter_map(|grant| shadow.policy_of_source(grant.source));
     let found: Vec<Arc<str>> = policies.filter(|policy| blame.all.contains(policy)).collect();
     if found.is_empty() { blame.all.clone() } else { found }

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use netpolc_policy::{
-    Cluster, Direction, ObjectKey, Protocol,
+    Cluster, Direction, ObjectKey,
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
@@ -29,7 +29,7 @@ pub struct Counterexample {
     pub remote: IpAddr,
     /// The IP protocol number.
     pub protocol: u8,
-    /// Of the destination; None for protocols without ports.
+    /// Of the destination, or type << 8 | code of ICMP; None for protocols without ports.
     pub port: Option<u16>,
     /// Why the oracle allows or denies it.
     pub oracle: String,
@@ -49,8 +49,9 @@ impl fmt::Display for Counterexample {
     }
 }
 
-/// A protocol that has no ports in NetworkPolicy (ICMP).
-const PORTLESS: u8 = 1;
+/// Protocols without ports that no object need name for their answers to differ: both ICMPs, and
+/// one for experiments (RFC 3692), which stands for all others.
+const PORTLESS: [u8; 3] = [1, 58, 253];
 
 /// Compares the compiler's program with the oracle; returns up to `limit` packets that differ. So
 /// it does with the shadow verdict (S85), as the tables have it beside the other one, except for
@@ -227,12 +228,11 @@ fn remotes(program: &Program) -> BTreeSet<IpAddr> {
     list
 }
 
-/// First and last port of every interval, the ports of Services, and a protocol without ports.
+/// First and last port of every interval, the ports of Services, and protocols without ports.
 fn ports(program: &Program) -> BTreeSet<(u8, Option<u16>)> {
-    let mut list = BTreeSet::from([(PORTLESS, None)]);
+    let mut list = BTreeSet::from(PORTLESS.map(|number| (number, None)));
     for key in program.table(TableId::Port).entries.keys() {
         let PortKey { protocol, port } = PortKey::of(key);
-        debug_assert!(Protocol::from_number(protocol).is_some());
         list.extend([port.low, port.high].map(|p| (protocol, Some(p as u16))));
     }
     for family in Family::BOTH {

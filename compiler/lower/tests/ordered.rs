@@ -12,8 +12,9 @@ use netpolc_policy::{
     oracle::{self, Party, Question, Reason, Transport},
 };
 use netpolc_table::{
+    TableId,
     eval::{self, Pipeline, Verdict},
-    schema::Word,
+    schema::{PortKey, Word},
 };
 
 fn pod(name: &str, address: &str) -> Pod {
@@ -211,7 +212,7 @@ fn s81_groups_never_block_the_resolver() {
 }
 
 #[test]
-fn s77_s83_a_rule_is_about_its_protocol_and_protocols_without_ports_need_one_for_all() {
+fn s77_a_rule_is_about_its_protocol_and_of_icmp_about_its_messages() {
     let mut cluster = cluster();
     give(&mut cluster, "db");
     let anybody = || GroupPeer::Network("0.0.0.0/0".parse().unwrap());
@@ -223,22 +224,67 @@ fn s77_s83_a_rule_is_about_its_protocol_and_protocols_without_ports_need_one_for
         let question = Question { source, destination, protocol, port, via: None };
         oracle::judge(cluster, &question).ingress.reason.allows()
     };
-    let icmp = Traffic::Icmp { version: IcmpVersion::V4, kind: Some(8), code: None };
-    for (traffic, tcp, sctp, ping) in [
-        (HTTP, true, false, false),
-        (Traffic::Protocol(132), false, true, false),
-        (Traffic::Protocol(6), true, false, false),
-        (icmp, false, false, false),
-        (Traffic::Everything, true, true, true),
+    let icmp = |kind, code| Traffic::Icmp { version: IcmpVersion::V4, kind, code };
+    let v6 = Traffic::Icmp { version: IcmpVersion::V6, kind: None, code: None };
+    let [no, yes] = [false, true];
+    // TCP, SCTP, a ping, port unreachable, and ESP.
+    for (traffic, expected) in [
+        (HTTP, [yes, no, no, no, no]),
+        (Traffic::Protocol(132), [no, yes, no, no, no]),
+        (Traffic::Protocol(6), [yes, no, no, no, no]),
+        (Traffic::Protocol(50), [no, no, no, no, yes]),
+        (Traffic::Protocol(47), [no, no, no, no, no]),
+        (Traffic::Protocol(1), [no, no, yes, yes, no]),
+        (icmp(Some(8), None), [no, no, yes, no, no]),
+        (icmp(Some(8), Some(1)), [no, no, no, no, no]),
+        (icmp(Some(3), Some(3)), [no, no, no, yes, no]),
+        (icmp(Some(3), Some(4)), [no, no, no, no, no]),
+        (icmp(None, None), [no, no, yes, yes, no]),
+        (icmp(None, Some(3)), [no, no, no, no, no]),
+        (v6, [no, no, no, no, no]),
+        (Traffic::Everything, [yes, yes, yes, yes, yes]),
     ] {
         cluster.security.groups.insert("sg-web".into(), group(anybody(), traffic));
         let answers = [
             asked(&cluster, Transport::Tcp, Some(80)),
             asked(&cluster, Transport::Sctp, Some(9)),
             asked(&cluster, Transport::Other(1), None),
+            asked(&cluster, Transport::Other(1), Some(0x303)),
+            asked(&cluster, Transport::Other(50), None),
         ];
-        assert_eq!(answers, [tcp, sctp, ping], "{traffic:?}");
+        assert_eq!(answers, expected, "{traffic:?}");
     }
+}
+
+/// What no group tells apart costs nothing: the table `port` has entries for protocols without
+/// ports only while some row needs them, and a rule for everything beside needs none.
+#[test]
+fn s77_protocols_without_ports_are_in_the_tables_only_while_they_are_told_apart() {
+    let mut cluster = cluster();
+    give(&mut cluster, "db");
+    let mut compiler = compile(&cluster, Scope::Node("node-a".into())).unwrap();
+    let mut told_apart = |traffic: &[Traffic]| {
+        let anybody = GroupPeer::Network("0.0.0.0/0".parse().unwrap());
+        let rules = traffic.iter().map(|traffic| GroupRule {
+            id: None,
+            traffic: *traffic,
+            peers: vec![anybody.clone()],
+        });
+        let group = SecurityGroup { name: None, ingress: rules.collect(), egress: vec![] };
+        cluster.security.groups.insert("sg-web".into(), group.clone());
+        let event = Event::SecurityGroup { id: "sg-web".into(), group: Some(group) };
+        compiler.apply(event).unwrap();
+        assert_eq!(verify(&cluster, &compiler, 3), []);
+        let keys = compiler.program().table(TableId::Port).entries.keys().map(PortKey::of);
+        let others = keys.filter(|key| Protocol::from_number(key.protocol).is_none());
+        others.map(|key| (key.protocol, key.port.low, key.port.high)).collect::<Vec<_>>()
+    };
+    let echo = Traffic::Icmp { version: IcmpVersion::V4, kind: Some(8), code: None };
+    assert_eq!(told_apart(&[HTTP]), []);
+    let cut = [(1, 0, 0x7ff), (1, 0x800, 0x8ff), (1, 0x900, 0xffff)];
+    assert_eq!(told_apart(&[HTTP, echo]), cut);
+    assert_eq!(told_apart(&[Traffic::Protocol(50)]), [(50, 0, 0xffff)]);
+    assert_eq!(told_apart(&[Traffic::Everything]), []);
 }
 
 #[test]

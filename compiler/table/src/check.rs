@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fmt};
 use crate::{
     ActionId, Class, ClassId, EndpointId, Entry, Key, Match, PortClassId, Program, RowId, SetId,
     Table, TableId,
-    eval::{Pipeline, masked},
+    eval::{self, Pipeline, masked},
     id::{Ip, V4, V6},
     schema::{
         Answer, BaseKey, DirectoryKey, Family, FieldSpec, MatchKind, Named, OwnKey, OwnMacKey,
@@ -141,6 +141,14 @@ impl<'a> Checker<'a> {
         let ports = &self.program.table(TableId::Port).entries;
         if ports.is_empty() && self.program.table(TableId::Verdict).entries.is_empty() {
             return;
+        }
+        let ranges = ports.iter().filter(|(k, _)| matches!(k.fields(), [_, Match::Range { .. }]));
+        for (key, entry) in ranges {
+            let PortKey { protocol, port } = PortKey::of(key);
+            if !eval::has_intervals(protocol) && (port.low, port.high) != (0, 0xffff) {
+                let message = "the protocol has no ports: the interval is 0-65535";
+                self.find(Severity::Error, TableId::Port, Some((key, entry)), message);
+            }
         }
         for (number, name) in WITH_PORTS {
             let mut next = 0u32;

@@ -173,7 +173,7 @@ fn leaf(program: &Program, address: IpAddr) -> Option<(&Key, &Entry)> {
     lookup(program.table(TableId::remote(Family::of(address))), &[address.into()])
 }
 
-/// The interval that a destination port is in.
+/// The interval that a destination port is in, or what stands in its place ([`asked`]).
 fn interval(program: &Program, protocol: u8, port: u16) -> Option<(&Key, &Entry)> {
     lookup(program.table(TableId::Port), &[protocol.into(), port.into()])
 }
@@ -184,7 +184,31 @@ pub fn remote(program: &Program, address: IpAddr) -> Leaf {
     leaf(program, address).map_or(Leaf::unnamed(family), |(_, e)| Leaf::of(family, e))
 }
 
-/// The port class of a destination port; 0 where the protocol has no ports.
+/// The protocols that have ports in NetworkPolicy.
+const WITH_PORTS: [u8; 3] = [6, 17, 132];
+
+/// The message of ICMP, and that of ICMPv6, that is meant where nobody says which: an echo request.
+const ECHO: [u16; 2] = [8 << 8, 128 << 8];
+
+/// What the table `port` is asked about a packet, beside its protocol: its destination port; of
+/// ICMP over IPv4, and of ICMPv6 over IPv6, type << 8 | code; 0 of any other protocol without
+/// ports. None: nothing, and its port class is 0. The one ICMP over the other's family has no types
+/// that anybody would read.
+pub fn asked(family: Family, protocol: u8, port: Option<u16>) -> Option<u16> {
+    match (protocol, family) {
+        _ if WITH_PORTS.contains(&protocol) => port,
+        (1, Family::V4) | (58, Family::V6) => Some(port.unwrap_or(ECHO[family as usize])),
+        (1 | 58, _) => None,
+        _ => Some(0),
+    }
+}
+
+/// May the table `port` have several intervals of this protocol? It has all of any other one.
+pub fn has_intervals(protocol: u8) -> bool {
+    WITH_PORTS.contains(&protocol) || matches!(protocol, 1 | 58)
+}
+
+/// The port class of what was [`asked`]; 0 where that is nothing, and where no interval has it.
 pub fn port_class(program: &Program, protocol: u8, port: Option<u16>) -> PortClassId {
     let hit = port.and_then(|p| interval(program, protocol, p));
     hit.map_or(PortClassId::default(), |(_, e)| SetPortClass::of(e).port_class)
@@ -195,8 +219,8 @@ pub fn word(program: &Program, endpoint: EndpointId) -> Word {
     program.get(TableId::Endpoint, &endpoint_key(endpoint)).map(Word::of).unwrap_or_default()
 }
 
-/// Judges one packet: see [`crate::schema`]. `port` is the destination port; None for protocols
-/// without. Not here: the guard on sources (S55), self traffic (S47) and packets born on the node
+/// Judges one packet: see [`crate::schema`]. `port` is the destination port, and type << 8 | code of
+/// the two ICMPs, where None is an echo request; None for protocols without. Not here: the guard on sources (S55), self traffic (S47) and packets born on the node
 /// (S44).
 pub fn decide(
     program: &Program,
@@ -230,11 +254,13 @@ pub fn decide(
     note(TableId::remote(family), hit);
     let class = hit.map_or(Leaf::unnamed(family), |(_, e)| Leaf::of(family, e)).class;
 
-    // Protocols without ports have class 0, as do ports of protocols that no policy can name.
+    // Protocols without ports have class 0, unless some security group tells them apart.
     let mut pc = PortClassId::default();
-    if let Some(port) = port {
-        let hit = interval(program, protocol, port);
-        note(TableId::Port, hit);
+    if let Some(asked) = asked(family, protocol, port) {
+        let hit = interval(program, protocol, asked);
+        if hit.is_some() || WITH_PORTS.contains(&protocol) {
+            note(TableId::Port, hit);
+        }
         pc = hit.map_or(pc, |(_, e)| SetPortClass::of(e).port_class);
     }
 
@@ -267,7 +293,9 @@ pub fn decide(
 
     // Only what is denied is looked up among Services: what policy permits as an address needs no
     // second judgement behind translation.
-    if let Some(port) = port.filter(|_| verdict == Verdict::Deny && pipeline == Pipeline::FromPod) {
+    let denied = verdict == Verdict::Deny && pipeline == Pipeline::FromPod;
+    let port = port.filter(|_| denied && WITH_PORTS.contains(&protocol));
+    if let Some(port) = port {
         let table = TableId::service(family);
         let hit = exactly(table, service_key(remote, protocol, port));
         note(table, hit);
@@ -342,7 +370,10 @@ pub fn verdict(
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Verdict::Permit };
     let permitted = match Answer::of(answer(program, set, remote(program, address).class)) {
         Answer::Permit => true,
-        Answer::Row(row) => permits(program, row, port_class(program, protocol, port)),
+        Answer::Row(row) => {
+            let asked = asked(Family::of(address), protocol, port);
+            permits(program, row, port_class(program, protocol, asked))
+        }
         Answer::Deny => false,
     };
     match permitted {
@@ -379,7 +410,8 @@ pub fn difference(
 ) -> Option<(RowId, PortClassId)> {
     let set = pipeline.tried(word(program, endpoint))?;
     let row = Answer::of(answer(program, set, remote(program, address).class)).row()?;
-    let class = port_class(program, protocol, port);
+    let asked = asked(Family::of(address), protocol, port);
+    let class = port_class(program, protocol, asked);
     program.get(TableId::Tried, &tried_key(row, class)).map(|_| (row, class))
 }
 
@@ -395,8 +427,8 @@ pub fn is_service(program: &Program, address: IpAddr, protocol: u8, port: Option
 }
 
 /// Does the egress set permit this packet by a rule that names its port? What may go into a tunnel
-/// has to (S45). No rule names what has no ports: a row permits that by rules for everything, which
-/// do not open a tunnel.
+/// has to (S45). No rule of a policy names what has no ports: a row permits that by rules for
+/// everything, which do not open a tunnel, and neither do those of security groups.
 pub fn names_port(
     program: &Program,
     endpoint: EndpointId,
@@ -405,6 +437,7 @@ pub fn names_port(
     port: Option<u16>,
 ) -> bool {
     let set = Pipeline::FromPod.set(word(program, endpoint));
+    let port = port.filter(|_| WITH_PORTS.contains(&protocol));
     let (Some(set), Some(port)) = (set, port) else { return false };
     let row = Answer::of(answer(program, set, remote(program, address).class)).row();
     row.is_some_and(|row| permits(program, row, port_class(program, protocol, Some(port))))
@@ -432,13 +465,14 @@ pub fn answer(program: &Program, set: SetId, class: Class) -> Option<&Entry> {
     row.or_else(|| program.get(TableId::Base, &base_key(set, class.family())))
 }
 
-/// The verdict that holds for every port of `protocol` under a row; None where it depends on the
-/// port. For protocols without ports there is one verdict, so it always is one.
-pub fn row_alike(program: &Program, row: RowId, protocol: u8) -> Option<Verdict> {
+/// The verdict that holds for every port of `protocol` under a row, or for every type and code of
+/// it over `family`; None where it depends on them.
+pub fn row_alike(program: &Program, row: RowId, family: Family, protocol: u8) -> Option<Verdict> {
     let verdict = |pc| if permits(program, row, pc) { Verdict::Permit } else { Verdict::Deny };
     let mut classes: Vec<PortClassId> = vec![];
     let mut covered = 0;
-    for (key, entry) in under(program.table(TableId::Port), protocol) {
+    let is_asked = asked(family, protocol, Some(0)).is_some();
+    for (key, entry) in under(program.table(TableId::Port), protocol).filter(|_| is_asked) {
         classes.push(SetPortClass::of(entry).port_class);
         let range = PortKey::of(key).port;
         covered += range.high - range.low + 1;
@@ -450,8 +484,8 @@ pub fn row_alike(program: &Program, row: RowId, protocol: u8) -> Option<Verdict>
     classes.iter().all(|&pc| verdict(pc) == first).then_some(first)
 }
 
-/// The verdict that holds for every port of `protocol`, for fragments that come before their first
-/// one (S50); None where it depends on the port.
+/// The verdict that holds for every port of `protocol`, or for every type and code, for fragments
+/// that come before their first one (S50); None where it depends on them.
 pub fn alike(
     program: &Program,
     pipeline: Pipeline,
@@ -462,7 +496,7 @@ pub fn alike(
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Some(Verdict::Permit) };
     match Answer::of(answer(program, set, remote(program, address).class)) {
         Answer::Permit => Some(Verdict::Permit),
-        Answer::Row(row) => row_alike(program, row, protocol),
+        Answer::Row(row) => row_alike(program, row, Family::of(address), protocol),
         Answer::Deny => Some(Verdict::Deny),
     }
 }

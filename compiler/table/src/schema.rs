@@ -30,6 +30,7 @@
 //! direction not isolated: permit
 //! class    = remote_v4/remote_v6[remote]           default class 0
 //! pc       = port[protocol, destination port]      default 0: protocols without ports
+//!                                                  (ICMP: type << 8 | code; other protocols: 0)
 //! row      = base[set, family]                     permit: done; default deny
 //! row      = row[set, family, class]               overrides base on a hit
 //! verdict[row, pc]                                 permit, or the default: deny
@@ -91,7 +92,8 @@ tables! {
     RemoteV6 "remote_v6" RemoteV6Key { address: Prefix<Ipv6Addr> }
         => SetRemote; else SetRemote
 
-    /// protocol, destination port -> port class
+    /// protocol, destination port -> port class; a protocol without ports is here only where it is
+    /// told apart, ICMP over IPv4 and ICMPv6 over IPv6 by type << 8 | code, any other as 0-65535
     Port "port" PortKey { protocol: u8 as Protocol, port: PortRange }
         => SetPortClass; else SetPortClass
 

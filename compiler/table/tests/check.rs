@@ -137,6 +137,15 @@ fn s27_s32_port_intervals_that_overlap_or_leave_gaps_are_errors() {
         ["error: table port: `tcp, 80-65535 -> set_port_class(port_class 3)`: overlaps `tcp, \
              0-80 -> set_port_class(port_class 2)`"]
     );
+    // S77: a part of a protocol that has neither ports nor messages.
+    let told_apart = |last| [(TableId::Port, port_key(50, 0, last), class(2)), full(1), full(58)];
+    let ported = || [full(6), full(17), full(132)];
+    assert_eq!(findings(ported().into_iter().chain(told_apart(65535))), [] as [&str; 0]);
+    assert_eq!(
+        findings(ported().into_iter().chain(told_apart(8))),
+        ["error: table port: `50, 0-8 -> set_port_class(port_class 2)`: the protocol has no \
+             ports: the interval is 0-65535"]
+    );
     let gap = [
         (TableId::Port, port_key(6, 1, 80), class(2)),
         (TableId::Port, port_key(6, 90, 65534), class(3)),

@@ -4,11 +4,11 @@
 //! Not here: what depends on the entries that are there already (room, overlapping intervals).
 
 use netpolc_table::{
-    Class, EndpointId, Entry, Key, Match, PortClassId, RowId, SetId, TableId, Write,
+    Class, EndpointId, Entry, Key, Match, PortClassId, RowId, SetId, TableId, Write, eval,
     schema::{
         Answer, BaseKey, DirectoryKey, EndpointKey, Family, Leaf, MatchKind, Named, OwnKey,
-        OwnMacKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, TriedKey, TunnelKey, VerdictKey,
-        Word, family_number,
+        OwnMacKey, PortKey, RowKey, ServiceKey, SetEndpoint, SetPortClass, TriedKey, TunnelKey,
+        VerdictKey, Word, family_number,
     },
 };
 
@@ -171,6 +171,13 @@ fn check_key(table: TableId, key: &Key) -> Result<(), Error> {
             }
             _ => Ok(()),
         },
+        TableId::Port => {
+            let PortKey { protocol, port } = PortKey::of(key);
+            match (port.low, port.high) == (0, 0xffff) || eval::has_intervals(protocol) {
+                true => Ok(()),
+                false => invalid(format!("protocol {protocol} has no ports: write 0-65535")),
+            }
+        }
         TableId::ServiceV4 => ports(Family::V4),
         TableId::ServiceV6 => ports(Family::V6),
         TableId::Tunnel => match TunnelKey::of(key) {
@@ -260,6 +267,9 @@ mod tests {
         assert!(
             refused(Write::put(TableId::Port, schema::port_key(6, 9, 8), any)).contains("Range")
         );
+        let any = schema::set_port_class(PortClassId::new(1));
+        let some = Write::put(TableId::Port, schema::port_key(50, 0, 8), any);
+        assert!(refused(some).contains("protocol 50 has no ports"), "S77");
         let host_bits = schema::remote_key("10.0.0.1".parse().unwrap(), 24);
         assert!(
             refused(Write::put(

@@ -119,7 +119,7 @@
 //! bytes) and protocol TCP or SCTP, which could overwrite flags (RFC 3128): Drop(Fragment). A live
 //! record: its verdict (Drop(Fragment)). The protocol is an extension header: Drop(Fragment).
 //! `guard`, and `tunnel` has (protocol, 0), so that the first one is dropped: Drop(Fragment). The tables permit the remote on every port of the protocol
-//! ([`HAS_PORTS`]: all 65,536; others: without a port): Next, unless the hook is `to_pod` and the
+//! ([`HAS_PORTS`]: all 65,536; ICMP of the family: every type and code; others: 0): Next, unless the hook is `to_pod` and the
 //! remote is the endpoint's own address. Own traffic, or at the other hooks a remote that is the
 //! endpoint's own address: Next. Else Drop(Fragment). A first fragment goes on as a whole packet;
 //! where `iso`, and it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is
@@ -162,7 +162,11 @@
 //! *Permits(direction, remote, port)*: the direction is not isolated; or the tables permit; or the
 //! direction is `from_pod` and the remote is one of the endpoint's own addresses (S47). `port` is
 //! the destination port of a packet that goes in that direction: `to_pod` the tuple's local,
-//! `from_pod` its remote port.
+//! `from_pod` its remote port. Of ICMP over IPv4, and of ICMPv6 over IPv6, it is type << 8 | code
+//! instead, and of every other protocol without ports 0 (`netpolc_table::eval::asked`). These are
+//! the packet's own where this hook's direction is asked whether the packet is *allowed*, else
+//! those of its *question*: a reply's type becomes that of the request that it answers
+//! ([`icmp::question`]), with the same code.
 //!
 //! *Live*: its deadline is later than now and its remote incarnation equals what `remote_v4/v6`
 //! says of the remote now (S43). *Is a Service's*: the protocol is one of [`HAS_PORTS`], and
@@ -355,6 +359,16 @@ pub mod icmp {
     pub const REQUESTS_V4: [u8; 2] = [8, 13];
     /// The replies of ICMP to [`REQUESTS_V4`], in the same order.
     pub const REPLIES_V4: [u8; 2] = [0, 14];
+    /// The type of the message that opens the exchange to which one of this type belongs: that of
+    /// the request for a reply, else its own. A reply has its request's code, as Linux sends it.
+    pub const fn question(family: u8, kind: u8) -> u8 {
+        match (family, kind) {
+            (4, 0) => REQUESTS_V4[0],
+            (4, 14) => REQUESTS_V4[1],
+            (6, 129) => REQUESTS_V6[0],
+            (_, other) => other,
+        }
+    }
     /// Errors of ICMP: unreachable, source quench, redirect, time exceeded, parameter problem.
     pub const ERRORS_V4: [u8; 5] = [3, 4, 5, 11, 12];
     /// Requests of ICMPv6: echo.

@@ -60,6 +60,8 @@ pub enum Alu {
     Rsh = 0x70,
     Xor = 0xa0,
     Mov = 0xb0,
+    /// Shifts right and repeats the sign.
+    Arsh = 0xc0,
 }
 
 /// The condition of a jump. Comparisons are unsigned where nothing else is said.

@@ -118,6 +118,7 @@ pub fn instruction(code: &Code, at: usize) -> String {
             let operator = match op {
                 0xa0 => "^=",
                 0xb0 => "=",
+                0xc0 => "s>>=",
                 _ => operator[usize::from(op >> 4 & 7)],
             };
             format!("{name} {operator} {}", operand(narrow))

@@ -257,12 +257,12 @@ maps! {
     /// prefixes, and addresses whose buckets in `remote_v6_exact` are full. Asked after that found
     /// nothing.
     RemoteV6 = "remote_v6",
-    /// u16 `[8][65536]`: [`config::Protocol`], port -> port class. Only the first three have other
-    /// classes than 0.
+    /// u16 `[8][65536]`: [`config::asked`], port -> port class. Rows beyond [`config::asked::ROWS`]
+    /// stay zero.
     Port = "port",
-    /// u64 `[4][port_words]`: the port classes that occur in each of the first three rows of `port`
-    /// (class 0 too, where a port has none). While a row of `port` changes, old and new ones. Read
-    /// for later fragments only.
+    /// u64 `[6][port_words]`: the port classes that occur in each row of `port` but that of other
+    /// protocols (class 0 too, where a port has none). While a row of `port` changes, old and new
+    /// ones. Read for later fragments only.
     PortClasses = "port_classes",
     /// u16 `[sets][classes_v4]` -> row; [`ROW_DENY`], [`ROW_PERMIT`].
     RowsV4 = "rows_v4",
@@ -357,7 +357,7 @@ impl MapId {
             MapId::RemoteV6Leaf => u64::from(c.remote_v6_leaves) * 256 * 4,
             MapId::RemoteV6 => u64::from(c.remote_v6_blocks) * 256 * 4,
             MapId::Port => 8 * 65536 * 2,
-            MapId::PortClasses => 4 * u64::from(c.port_words) * 8,
+            MapId::PortClasses => config::asked::ROWS as u64 * u64::from(c.port_words) * 8,
             MapId::RowsV4 => u64::from(c.sets) * u64::from(c.classes_v4) * 2,
             MapId::RowsV6 => u64::from(c.sets) * u64::from(c.classes_v6) * 2,
             MapId::Mask => u64::from(c.rows) * u64::from(c.port_words) * 16,

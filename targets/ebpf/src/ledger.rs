@@ -8,7 +8,7 @@
 //! Not here: in which order the ledger and a table are written, so that a process may be killed
 //! between any two stores. Each table's module says it.
 
-use crate::layout::Capacities;
+use crate::layout::{Capacities, config};
 
 /// The arrays of the ledger, each of which is a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +26,7 @@ pub enum LedgerId {
     CellV4,
     /// One bit for each cell of `rows_v6`: the cell has an entry in `row`.
     CellV6,
-    /// u8 `[3][65536]`: flags ([`COVERED`], [`FIRST`]) for each port of TCP, UDP and SCTP.
+    /// u8 `[6][65536]`: flags ([`COVERED`], [`FIRST`]) for each slot of `port`.
     Port,
     /// u8 for each endpoint: 1 where `endpoint` has an entry.
     Endpoint,
@@ -82,7 +82,7 @@ impl LedgerId {
             LedgerId::Base => u64::from(c.sets) * 2 * 4,
             LedgerId::CellV4 => cells(c.classes_v4),
             LedgerId::CellV6 => cells(c.classes_v6),
-            LedgerId::Port => 3 * 65536,
+            LedgerId::Port => u64::from(config::asked::ROWS) * 65536,
             LedgerId::Endpoint => u64::from(c.endpoints),
         }
     }

@@ -93,6 +93,8 @@ pub enum Reason {
     Priority,
     /// Software mode has no hook behind Service translation.
     Service,
+    /// Software mode passes all protocols without ports, or none, and no messages of ICMP alone.
+    Apart,
 }
 
 impl Reason {
@@ -113,6 +115,9 @@ impl Reason {
             Reason::NextHop => "not forwarded: the pod's hardware address is not known",
             Reason::Service => {
                 "stricter than policy: without eBPF a Service's address is judged as it is"
+            }
+            Reason::Apart => {
+                "stricter than policy: filters do not tell protocols without ports apart"
             }
             Reason::Priority => "the NIC ignores priority, and the filters would overlap",
         }

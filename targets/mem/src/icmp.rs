@@ -68,13 +68,14 @@ impl Mem {
             &inner.transport,
         );
         let entry = self.state.live(&tuple, self.incarnation(tuple.remote), self.now);
+        let question = inner.transport.question(family);
         let permitted = match entry {
-            Some(entry) => self.opener_permits(context, &entry, &tuple),
+            Some(entry) => self.opener_permits(context, &entry, &tuple, question),
             // Without an entry, only a connection counts that needs none: permitted in both
             // directions.
-            None => {
-                [hook, hook.other()].iter().all(|hook| self.is_open(context.word, *hook, &tuple))
-            }
+            None => [hook, hook.other()]
+                .iter()
+                .all(|hook| self.is_open(context.word, *hook, &tuple, question)),
         };
         if permitted { NEXT } else { Err(IcmpError) }
     }

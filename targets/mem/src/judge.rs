@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use netpolc_table::{
     EndpointId, Incarnation, PortClassId, RowId,
     eval::{self, Pipeline},
-    schema::Word,
+    schema::{Family, Word},
 };
 use netpolc_target::{
     DropReason::{Policy, SpoofedSource, StateFull},
@@ -50,15 +50,32 @@ pub(crate) fn tuple(
 }
 
 impl Mem {
-    /// *Permits*: whether the direction, as it is now, permits the tuple's packets.
-    pub(crate) fn permits(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
+    /// *Permits*: whether the direction, as it is now, permits the tuple's packets, or of ICMP those
+    /// with this type and code.
+    pub(crate) fn permits(
+        &self,
+        word: Word,
+        hook: Hook,
+        tuple: &Tuple,
+        message: Option<u16>,
+    ) -> bool {
         let own = || hook != Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote);
-        self.is_open(word, hook, tuple) || own()
+        self.is_open(word, hook, tuple, message) || own()
     }
 
-    /// Whether the direction is not isolated, or its tables permit the tuple's packets.
-    pub(crate) fn is_open(&self, word: Word, hook: Hook, tuple: &Tuple) -> bool {
-        let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
+    /// Whether the direction is not isolated, or its tables permit the tuple's packets, or of ICMP
+    /// those with this type and code.
+    pub(crate) fn is_open(
+        &self,
+        word: Word,
+        hook: Hook,
+        tuple: &Tuple,
+        message: Option<u16>,
+    ) -> bool {
+        let port = match HAS_PORTS.contains(&tuple.protocol) {
+            true => Some(tuple.destination_port(hook)),
+            false => message,
+        };
         let tables = || {
             let endpoint = tuple.endpoint;
             eval::decide(
@@ -91,13 +108,14 @@ impl Mem {
         context: &Context,
         entry: &Connection,
         tuple: &Tuple,
+        question: Option<u16>,
     ) -> bool {
         let deferred = || {
             let goes_on = entry.mark == Mark::Deferred || self.is_service(tuple);
             context.hook == Hook::ToPod && entry.opener == Hook::FromPod && goes_on
         };
         entry.birth == Birth::OnNode
-            || self.permits(context.word, entry.opener, tuple)
+            || self.permits(context.word, entry.opener, tuple, question)
             || deferred()
     }
 
@@ -125,22 +143,33 @@ impl Mem {
         if self.is_forged(context, tuple.remote) {
             return Err(SpoofedSource);
         }
-        let allowed =
-            context.birth == Birth::OnNode || self.permits(context.word, context.hook, &tuple);
+        let allowed = context.birth == Birth::OnNode
+            || self.permits(context.word, context.hook, &tuple, transport.message());
         let event = match transport.event {
             Some(event) if context.keeps() && context.hook != Hook::Translated => event,
             _ => return if allowed { NEXT } else { Err(Policy) },
         };
         let incarnation = self.incarnation(tuple.remote);
         let entry = self.state.live(&tuple, incarnation, self.now);
-        let answer = self.by_state(context, tuple, event, (allowed, entry, incarnation));
-        self.compare(context, &tuple, event, entry, answer);
+        let question = transport.question(Family::of(tuple.remote));
+        let answer =
+            self.by_state(context, tuple, (event, question), (allowed, entry, incarnation));
+        self.compare(context, &tuple, (event, transport.message()), entry, answer);
         answer
     }
 
-    /// *Difference*: the entry of `tried` that the tuple's packets meet in a direction.
-    fn difference(&self, hook: Hook, tuple: &Tuple) -> Option<(RowId, PortClassId)> {
-        let port = HAS_PORTS.contains(&tuple.protocol).then(|| tuple.destination_port(hook));
+    /// *Difference*: the entry of `tried` that the tuple's packets meet in a direction, or of ICMP
+    /// those with this type and code.
+    fn difference(
+        &self,
+        hook: Hook,
+        tuple: &Tuple,
+        message: Option<u16>,
+    ) -> Option<(RowId, PortClassId)> {
+        let port = match HAS_PORTS.contains(&tuple.protocol) {
+            true => Some(tuple.destination_port(hook)),
+            false => message,
+        };
         let Tuple { endpoint, remote, protocol, .. } = *tuple;
         eval::difference(&self.program, pipeline(hook), endpoint, remote, protocol, port)
     }
@@ -151,7 +180,7 @@ impl Mem {
         &mut self,
         context: &Context,
         tuple: &Tuple,
-        event: Event,
+        (event, message): (Event, Option<u16>),
         entry: Option<Connection>,
         answer: Answer,
     ) {
@@ -162,10 +191,10 @@ impl Mem {
         if context.hook == Hook::ToPod && self.is_own(tuple.endpoint, tuple.remote) {
             return;
         }
-        let Some(key) = self.difference(context.hook, tuple) else { return };
+        let Some(key) = self.difference(context.hook, tuple, message) else { return };
         let differs = if event == Event::Open {
             true
-        } else if self.is_open(context.word, context.hook, tuple) {
+        } else if self.is_open(context.word, context.hook, tuple, message) {
             entry.is_none_or(|entry| entry.opener == context.hook)
         } else {
             answer == Err(Policy)
@@ -180,7 +209,7 @@ impl Mem {
         &mut self,
         context: &Context,
         tuple: Tuple,
-        event: Event,
+        (event, question): (Event, Option<u16>),
         (allowed, entry, incarnation): (bool, Option<Connection>, Incarnation),
     ) -> Answer {
         let opening =
@@ -194,7 +223,7 @@ impl Mem {
             let crossing = tuple.protocol == ip::TCP && entry.phase == Phase::Opening;
             entry.opener != context.hook
                 && (event != Event::Open || crossing)
-                && self.opener_permits(context, &entry, &tuple)
+                && self.opener_permits(context, &entry, &tuple, question)
         });
         // A connection that was deferred to the judgement after translation goes on there, even
         // where its Service is gone.
@@ -230,9 +259,10 @@ impl Mem {
         let other = context.hook.other();
         let answered_by_entry = || {
             let judged = isolated(context.word, other)
-                && (event == Event::Open || !self.is_open(context.word, other, tuple));
+                && (event == Event::Open || !self.is_open(context.word, other, tuple, None));
             // So that the answer is known as one (S85).
-            let compared = event == Event::Datagram && self.difference(other, tuple).is_some();
+            let compared =
+                event == Event::Datagram && self.difference(other, tuple, None).is_some();
             judged || compared
         };
         context.word.flags & Word::RECORD != 0 || mark == Mark::Deferred || answered_by_entry()

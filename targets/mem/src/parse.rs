@@ -69,6 +69,21 @@ pub(crate) struct Transport {
     pub event: Option<Event>,
     /// The type of an ICMP message of the packet's own family; None for all other packets.
     pub icmp: Option<u8>,
+    /// The code of such a message.
+    pub code: u8,
+}
+
+impl Transport {
+    /// What the tables tell apart of an ICMP message: its type and code.
+    pub fn message(&self) -> Option<u16> {
+        Some(u16::from_be_bytes([self.icmp?, self.code]))
+    }
+
+    /// The same of the message that opened the exchange to which this one belongs.
+    pub fn question(&self, family: Family) -> Option<u16> {
+        let kind = icmp::question(family.number(), self.icmp?);
+        Some(u16::from_be_bytes([kind, self.code]))
+    }
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -285,8 +300,13 @@ pub(crate) fn transport(
 /// bytes, so that what lies behind those (TCP flags, SCTP chunks) may be missing, and the event
 /// with it.
 pub(crate) fn upper(l4: &[u8], family: Family, protocol: u8) -> Transport {
-    let mut found =
-        Transport { source_port: 0, destination_port: 0, event: Some(Event::Datagram), icmp: None };
+    let mut found = Transport {
+        source_port: 0,
+        destination_port: 0,
+        event: Some(Event::Datagram),
+        icmp: None,
+        code: 0,
+    };
     if HAS_PORTS.contains(&protocol) {
         (found.source_port, found.destination_port) = (u16_at(l4, 0), u16_at(l4, 2));
     }
@@ -296,6 +316,7 @@ pub(crate) fn upper(l4: &[u8], family: Family, protocol: u8) -> Transport {
         (ip::SCTP, _) => found.event = byte(12).map(Event::of_sctp),
         (ip::ICMP, Family::V4) | (ip::ICMPV6, Family::V6) => {
             found.icmp = byte(0);
+            found.code = l4[1];
             found.event = Event::of_icmp(family.number(), l4[0]);
             if found.event.is_some() {
                 found.source_port = u16_at(l4, 4);

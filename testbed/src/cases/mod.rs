@@ -23,7 +23,8 @@
 //!    allowed: false, item: S19}
 //! ```
 //!
-//! Probes take `family: 4` or `6`, `srcIP` and `dstIP` for pods with several addresses. Without
+//! ICMP is an echo request, unless `message: [13/0]` names other types and codes. Probes take
+//! `family: 4` or `6`, `srcIP` and `dstIP` for pods with several addresses. Without
 //! them IPv4 is chosen where both ends have it. `via: "10.96.0.1:80"` is the address and port of a
 //! Service that the packet was sent to and that became `dst` and `port`.
 

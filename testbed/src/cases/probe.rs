@@ -29,6 +29,7 @@ struct Row {
     destinations: Vec<String>,
     protocols: Vec<String>,
     ports: Vec<String>,
+    messages: Vec<String>,
     family: Option<String>,
     source_address: Option<String>,
     destination_address: Option<String>,
@@ -83,6 +84,7 @@ fn read(fields: &Fields) -> Result<Row, String> {
             "dst" => row.destinations = list,
             "proto" => row.protocols = list,
             "port" => row.ports = list,
+            "message" => row.messages = list,
             "family" => row.family = one()?,
             "srcIP" => row.source_address = one()?,
             "dstIP" => row.destination_address = one()?,
@@ -152,11 +154,13 @@ fn candidates(name: &str, chosen: Option<&str>, cluster: &Cluster) -> Result<Vec
     }
 }
 
-/// Protocols and ports multiplied out; those without ports once.
+/// Protocols and ports multiplied out, ICMP with its messages; those without ports once.
 fn transports(row: &Row, v4: bool) -> Result<Vec<(Transport, Option<u16>)>, String> {
     let ports =
         row.ports.iter().map(|p| p.parse::<u16>().map_err(|_| format!("{p} is not a valid port")));
     let ports: Vec<u16> = ports.collect::<Result<_, _>>()?;
+    let messages: Vec<u16> =
+        row.messages.iter().map(|text| message(text)).collect::<Result<_, _>>()?;
     let mut transports = Vec::new();
     for name in &row.protocols {
         let protocol = match name.to_ascii_uppercase().as_str() {
@@ -169,10 +173,21 @@ fn transports(row: &Row, v4: bool) -> Result<Vec<(Transport, Option<u16>)>, Stri
             ),
         };
         match protocol {
+            Transport::Other(1 | 58) if !messages.is_empty() => {
+                transports.extend(messages.iter().map(|message| (protocol, Some(*message))));
+            }
             Transport::Other(_) => transports.push((protocol, None)),
             _ if ports.is_empty() => return Err(format!("{name} needs a port")),
             _ => transports.extend(ports.iter().map(|p| (protocol, Some(*p)))),
         }
     }
     Ok(transports)
+}
+
+/// Reads type and code of an ICMP message, such as `8/0`.
+fn message(text: &str) -> Result<u16, String> {
+    let parts = text.split_once('/').and_then(|(kind, code)| {
+        Some(u16::from_be_bytes([kind.parse().ok()?, code.parse().ok()?]))
+    });
+    parts.ok_or_else(|| format!("{text} is not a type and a code of ICMP"))
 }

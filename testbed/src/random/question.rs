@@ -45,7 +45,7 @@ pub fn addresses(cluster: &Cluster) -> Vec<IpAddr> {
 }
 
 /// Every (protocol, port) at which a verdict may change: both ends of every range and of every
-/// container port, their neighbours, and protocols without ports.
+/// container port, their neighbours, types and codes of ICMP, and protocols without ports.
 pub fn ports(cluster: &Cluster) -> Vec<(Transport, Option<u16>)> {
     let mut numbers: BTreeSet<u16> = BTreeSet::from([1, 65535]);
     let mut around =
@@ -73,7 +73,13 @@ pub fn ports(cluster: &Cluster) -> Vec<(Transport, Option<u16>)> {
     let numbered = Protocol::ALL
         .into_iter()
         .flat_map(|p| numbers.iter().map(move |n| (Transport::from(p), Some(*n))));
-    numbered.chain([1, 58, 47].map(|other| (Transport::Other(other), None))).collect()
+    let others = [0, 1, 47, 50, 58, 253].map(|other| (Transport::Other(other), None));
+    // Types and codes that rules of groups name, and their neighbours.
+    let messages = [0, 3, 8, 128].into_iter().flat_map(|kind| [0, 4, 5].map(|code| (kind, code)));
+    let messages = messages.flat_map(|(kind, code)| {
+        [1, 58].map(|icmp| (Transport::Other(icmp), Some(u16::from_be_bytes([kind, code]))))
+    });
+    numbered.chain(others).chain(messages).collect()
 }
 
 /// `count` questions with both ends of one family, most of them about pods.

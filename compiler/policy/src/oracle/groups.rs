@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::Case;
 use crate::{
-    Cluster, Direction, GroupPeer, GroupRule, Pod, Protocol, SecurityGroupId, Selector, Traffic,
+    Cluster, Direction, GroupPeer, GroupRule, IcmpVersion, Pod, SecurityGroupId, Selector, Traffic,
     group::RESOLVERS,
 };
 
@@ -69,11 +69,40 @@ fn permits(case: &Case, rule: &GroupRule) -> bool {
         Traffic::Ports { protocol, first, last } => {
             asked == Some(protocol) && case.port.is_some_and(|n| (first..=last).contains(&n))
         }
-        Traffic::Protocol(number) => asked.is_some() && asked == Protocol::from_number(number),
-        // Not told apart yet; closed (S83).
-        Traffic::Icmp { .. } => false,
+        Traffic::Protocol(number) => number == case.protocol.number() && is_at_home(case, number),
+        Traffic::Icmp { version, kind, code } => {
+            let number = version.number();
+            number == case.protocol.number()
+                && is_at_home(case, number)
+                && is_message(case, version, kind, code)
+        }
     };
     traffic && rule.peers.iter().any(|peer| is_peer(case, peer))
+}
+
+/// S83: each of the two ICMPs belongs to a family, and rules about it to packets of that one.
+fn is_at_home(case: &Case, number: u8) -> bool {
+    match number {
+        1 => case.remote.is_ipv4(),
+        58 => case.remote.is_ipv6(),
+        _ => true,
+    }
+}
+
+/// Does the question ask about a message of this type and code? An echo request, unless it says
+/// otherwise. A code without a type is none of any.
+fn is_message(case: &Case, version: IcmpVersion, kind: Option<u8>, code: Option<u8>) -> bool {
+    let echo = match version {
+        IcmpVersion::V4 => 8,
+        IcmpVersion::V6 => 128,
+    };
+    let [its_kind, its_code] = case.port.map_or([echo, 0], u16::to_be_bytes);
+    match (kind, code) {
+        (None, None) => true,
+        (None, Some(_)) => false,
+        (Some(kind), None) => kind == its_kind,
+        (Some(kind), Some(code)) => (kind, code) == (its_kind, its_code),
+    }
 }
 
 fn is_peer(case: &Case, peer: &GroupPeer) -> bool {

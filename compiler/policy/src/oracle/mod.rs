@@ -30,7 +30,7 @@ pub struct Question {
     /// The protocol above IP.
     pub protocol: Transport,
     /// The destination port. None: unknown or none, then only ports that cover all of the protocol
-    /// match.
+    /// match. Of the two ICMPs it is type << 8 | code, and None is an echo request.
     pub port: Option<u16>,
     /// The address and port that the source sent it to, where they are not the destination's: those
     /// of a Service.

@@ -65,7 +65,7 @@ pub const ADDRESSES: [&str; 9] = [
     "fd00::2",
 ];
 pub const BOUNDARIES: [u16; 4] = [80, 81, 443, 8080];
-pub const PORTS: [(u8, Option<u16>); 8] = [
+pub const PORTS: [(u8, Option<u16>); 11] = [
     (6, Some(0)),
     (6, Some(80)),
     (6, Some(81)),
@@ -74,7 +74,28 @@ pub const PORTS: [(u8, Option<u16>); 8] = [
     (17, Some(53)),
     (17, Some(443)),
     (1, None),
+    (1, Some(0x303)),
+    (47, None),
+    (50, None),
 ];
+
+/// Protocols without ports are told apart, or they are among all others again.
+fn apart(random: &mut Random, program: &mut Program, protocol: u8, classes: usize) {
+    let entries = &mut program.table_mut(TableId::Port).entries;
+    entries.retain(|key, _| PortKey::of(key).protocol != protocol);
+    if random.chance(40) {
+        return;
+    }
+    let edges: &[u16] = if protocol == 1 { &[0x303, 0x304, 0x800] } else { &[] };
+    let mut first = 0;
+    for edge in edges.iter().filter(|_| random.chance(50)).collect::<Vec<_>>() {
+        let class = set_port_class(PortClassId::new(random.below(classes) as u16 + 1));
+        entries.insert(port_key(protocol, first, edge - 1), class);
+        first = *edge;
+    }
+    let class = set_port_class(PortClassId::new(random.below(classes) as u16 + 1));
+    entries.insert(port_key(protocol, first, 65535), class);
+}
 
 /// A full cover of a protocol's ports by random intervals with random classes.
 fn ports(random: &mut Random, program: &mut Program, protocol: u8, classes: usize) {
@@ -153,6 +174,11 @@ pub fn mutate(random: &mut Random, program: &mut Program, strength: usize) {
     for protocol in [6, 17] {
         if random.chance(strength) {
             ports(random, program, protocol, 4);
+        }
+    }
+    for protocol in [1, 47] {
+        if random.chance(strength) {
+            apart(random, program, protocol, 4);
         }
     }
     let act = |random: &mut Random| match random.below(8) {
@@ -399,7 +425,8 @@ pub fn in_flight(
             at.sort_unstable();
             let read: Vec<&Program> = at.iter().map(|i| stretch[*i]).collect();
             let class = eval::remote(read[1], address).class;
-            let pc = eval::port_class(read[2], protocol, port);
+            let asked = eval::asked(Family::of(address), protocol, port);
+            let pc = eval::port_class(read[2], protocol, asked);
             let verdict = match pipeline.set(eval::word(read[0], endpoint)) {
                 None => Verdict::Permit,
                 Some(set) => {

@@ -40,7 +40,9 @@ pub enum Command {
   {\"src\":\"192.0.2.7\",\"dst\":\"default/db\",\"dstIP\":\"10.0.0.9\",\"proto\":\"icmp\"}
 Keys: src, dst (\"namespace/pod\" or an address), proto (tcp, udp, sctp, icmp or a number; tcp \
         where absent),
-port, and for dual-stack pods family (4 or 6), srcIP, dstIP. Other keys are kept.
+port, type and code (of icmp; an echo request where absent), and for dual-stack pods family (4 or \
+        6),
+srcIP, dstIP. Other keys are kept.
 
 Examples:
   netpolc eval -f shop.yaml --probes probes.jsonl

@@ -237,7 +237,10 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
     if protocol.protocol().is_some() && port.is_none() {
         return Err("port: the key is missing; tcp, udp and sctp need the destination port".into());
     }
-    let port = protocol.protocol().and(port);
+    let port = match protocol.protocol() {
+        Some(_) => port,
+        None => message(probe, protocol, from)?,
+    };
     Ok(Question {
         source: source.party(from),
         destination: destination.party(to),
@@ -245,6 +248,29 @@ pub fn question(cluster: &Cluster, probe: &Probe) -> Result<Question, String> {
         port,
         via: via(probe)?,
     })
+}
+
+/// Type and code of an ICMP message, as questions have them in place of a port; None is an echo
+/// request.
+fn message(probe: &Probe, protocol: Transport, from: IpAddr) -> Result<Option<u16>, String> {
+    let part = |key: &str| match probe.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+            let part = number.and_then(|n| u8::try_from(n).ok());
+            part.map(Some).ok_or_else(|| format!("{key}: {value} is not a number from 0 to 255"))
+        }
+    };
+    let (kind, code) = (part("type")?, part("code")?);
+    let number = if from.is_ipv4() { 1 } else { 58 };
+    match (kind, code) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err("type: the key is missing; a code belongs to a type".into()),
+        _ if protocol.number() != number => {
+            Err("type: only icmp has types; write icmp as proto, or leave the key out".into())
+        }
+        (Some(kind), code) => Ok(Some(u16::from_be_bytes([kind, code.unwrap_or(0)]))),
+    }
 }
 
 /// The address and port to which the packet was sent, where a Service has translated them to the
@@ -414,6 +440,8 @@ mod tests {
     fn s24_the_family_chooses_between_the_addresses_of_dual_stack_pods() {
         let q = ask(json!({"src": "shop/ui", "dst": "shop/carts", "port": 80})).unwrap();
         assert_eq!((q.source.address(), q.protocol), ("10.0.0.1".parse().unwrap(), Transport::Tcp));
+        let timestamp = json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "type": 13});
+        assert_eq!(ask(timestamp).unwrap().port, Some(13 << 8), "S77: code 0 where none is named");
         let q = ask(json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "family": 6}))
             .unwrap();
         assert_eq!(
@@ -444,6 +472,9 @@ mod tests {
             ),
             (json!({"src": "10.0.0.1", "dst": "fd00::2", "port": 1}), "in common"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "port": 1, "family": 5}), "family"),
+            (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "code": 1}), "type"),
+            (json!({"src": "shop/ui", "dst": "shop/carts", "proto": 47, "type": 1}), "type"),
+            (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "type": 256}), "type"),
         ] {
             let error = ask(probe.clone()).unwrap_err();
             assert!(error.contains(part), "{probe}: {error}");

@@ -158,13 +158,15 @@ fn opening(
             Error::Question("port is missing; a packet needs a destination port".into())
         })
     };
+    // An echo request, unless the question says otherwise.
+    let message = |echo: u8| question.port.map_or([echo, 0], u16::to_be_bytes);
     let packet = Packet::new(from, to);
     let packet = match (question.protocol, from.is_ipv4()) {
         (Transport::Tcp, _) => packet.tcp(source, port()?, tcp::SYN),
         (Transport::Udp, _) => packet.udp(source, port()?).payload(b"netpolc"),
         (Transport::Sctp, _) => packet.sctp(source, port()?, sctp::INIT),
-        (Transport::Other(1), true) => packet.icmp(icmp::REQUESTS_V4[0], source),
-        (Transport::Other(58), false) => packet.icmp(icmp::REQUESTS_V6[0], source),
+        (Transport::Other(1), true) => packet.message(message(icmp::REQUESTS_V4[0]), source),
+        (Transport::Other(58), false) => packet.message(message(icmp::REQUESTS_V6[0]), source),
         (Transport::Other(number), _) => packet.protocol(number).payload(&[0; 16]),
     };
     Ok(packet.build())

@@ -133,9 +133,10 @@ fn opening(question: &Question, destination: IpAddr, port: Option<u16>) -> Resul
             Error::Question("port is missing; a packet needs a destination port".into())
         })
     };
+    let message = |echo: u8| Some(question.port.map_or(echo, |message| (message >> 8) as u8));
     let icmp_type = match (question.protocol, v4) {
-        (Transport::Other(1), true) => Some(icmp::REQUESTS_V4[0]),
-        (Transport::Other(58), false) => Some(icmp::REQUESTS_V6[0]),
+        (Transport::Other(1), true) => message(icmp::REQUESTS_V4[0]),
+        (Transport::Other(58), false) => message(icmp::REQUESTS_V6[0]),
         _ => None,
     };
     Ok(Packet {

@@ -92,7 +92,8 @@ impl<'a> Tables<'a> {
             Direction::Egress => Pipeline::FromPod,
         };
         let program = self.compiler.program();
-        let port = question.protocol.protocol().and(port);
+        // Behind a Service there are ports only; of ICMP the question has type and code.
+        let port = if question.protocol.protocol().is_some() { port } else { question.port };
         let decision =
             eval::decide(program, pipeline, endpoint, remote, question.protocol.number(), port);
         let isolated = pipeline.set(eval::word(program, endpoint)).is_some();

@@ -17,7 +17,7 @@ use super::{
     Subject,
     world::{
         A, B, Hosts, Pod, Policy, Talk, UPLINK, Unit, permit_tunnels, set_mac, set_word, switch,
-        word, world,
+        tell_apart, word, world,
     },
 };
 use crate::{
@@ -408,6 +408,9 @@ pub fn compare(
 ) -> Result<Result<Agreed, Box<Mismatch>>, Error> {
     let mut program = world(Policy::Some, Policy::Some);
     program.apply(&permit_tunnels());
+    if seed.is_multiple_of(2) {
+        tell_apart(&mut program);
+    }
     for write in tried(&program, seed) {
         program.apply(&write);
     }

@@ -129,6 +129,36 @@ pub fn permit_portless() -> Write {
     )
 }
 
+/// Has the tables tell echo requests of both families and protocol 50 apart, and has the rows of
+/// [`Policy::Some`] permit some of that, of the four each another part.
+pub fn tell_apart(program: &mut Program) {
+    let mut put = |table: TableId, key, entry| program.table_mut(table).entries.insert(key, entry);
+    let [echo, rest, other] = [10, 11, 12].map(PortClassId::new);
+    for (protocol, request) in [(ip::ICMP, 0x800), (ip::ICMPV6, 0x8000)] {
+        for (first, last, class) in [
+            (0, request - 1, rest),
+            (request, request + 0xff, echo),
+            (request + 0x100, 0xffff, rest),
+        ] {
+            let key = schema::port_key(protocol, first, last);
+            put(TableId::Port, key, schema::set_port_class(class));
+        }
+    }
+    put(TableId::Port, schema::port_key(50, 0, 0xffff), schema::set_port_class(other));
+    for (pod, offset, permitted) in [
+        (A, 0, &[echo][..]),
+        (A, 10, &[rest, other]),
+        (B, 0, &[other]),
+        (B, 10, &[PortClassId::default(), echo, rest, other]),
+    ] {
+        let row = RowId::new(2 * (base(pod, offset) + Policy::Some as u16));
+        for class in permitted {
+            let key = schema::verdict_key(row, *class);
+            put(TableId::Verdict, key, schema::plain(ActionId::Permit));
+        }
+    }
+}
+
 /// The incarnation of `friend`.
 pub const INCARNATION: Incarnation = Incarnation::new(0x1111);
 

@@ -226,7 +226,12 @@ impl Packet {
 
     /// Makes it an ICMP or ICMPv6 packet, by the family, with an identifier (bytes 4-5).
     pub fn icmp(self, kind: u8, id: u16) -> Self {
-        self.layer4(Layer4::Icmp { kind, code: 0, rest: u32::from(id) << 16 | 1 })
+        self.message([kind, 0], id)
+    }
+
+    /// The same, with a code besides the type.
+    pub fn message(self, [kind, code]: [u8; 2], id: u16) -> Self {
+        self.layer4(Layer4::Icmp { kind, code, rest: u32::from(id) << 16 | 1 })
     }
 
     /// Makes it a packet of another protocol, whose header, if any, is part of the payload.

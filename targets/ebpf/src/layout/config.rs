@@ -36,15 +36,49 @@ pub const PICK: usize = 1536;
 /// u8: [`code::DATAGRAM`], in a place from which programs load it without the verifier's knowing
 /// the value.
 pub const DATAGRAM_EVENT: usize = 1792;
-/// u32 `[8]`: the numbers 0 to 7, from which a program loads a number that the verifier does not
-/// know.
-pub const NUMBERS: usize = 1808;
-
 /// u64 `[8]`: IP protocol number << 32 by [`Protocol`] (the place of `Icmp` has ICMP's, the next
 /// one ICMPv6's, the last one 0).
 pub const TAILS: usize = 1856;
 /// u8 `[256]`: next header -> 0 no extension header, else [`extension`].
 pub const EXTENSIONS: usize = 2048;
+
+/// u8 `[256]`: ICMP type -> the type that its question has (`semantics::icmp::question`).
+pub const ICMP_QUESTIONS: usize = 2304;
+/// u8 `[256]`: the same of ICMPv6.
+pub const ICMPV6_QUESTIONS: usize = 2560;
+/// u64 `[8]`: by row of the port map ([`asked`]) the protocol's word, as far as it is the same for
+/// all packets; from here, a program loads what the verifier does not know.
+pub const WORDS: usize = 2816;
+
+/// Rows of the port map: what it is asked about, and in which order.
+pub mod asked {
+    /// Ports of TCP, UDP and SCTP, which are the first rows, have the numbers of
+    /// [`super::Protocol`]. Here: type << 8 | code of ICMP over IPv4.
+    pub const ICMP: u8 = 3;
+    /// The numbers of other protocols without ports, each in its own slot.
+    pub const OTHER: u8 = 4;
+    /// Type << 8 | code of ICMPv6 over IPv6.
+    pub const ICMPV6: u8 = 5;
+    /// How many rows there are.
+    pub const ROWS: u8 = 6;
+    /// No row, but the place in [`super::WORDS`] of ICMP over IPv6 and ICMPv6 over IPv4, which live
+    /// as long as ICMP and are asked about as other protocols.
+    pub const ICMP_ABROAD: u8 = 6;
+
+    /// Whose slot of the port map: the bit of the protocol's word, on the stack, at which it begins.
+    /// Below both is [`super::Protocol`]. Bit 63 is set where the protocol has ports: both are the
+    /// first slot of its row then, and the port is added.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(i32)]
+    pub enum Of {
+        /// That of the packet itself.
+        Packet = 8,
+        /// That of what it answers: another one for replies of ICMP only.
+        Question = 32,
+    }
+    /// The bits of a slot's number.
+    pub const SLOT: i32 = 0x7_ffff;
+}
 
 /// How long an IPv6 extension header is.
 pub mod extension {
@@ -82,7 +116,7 @@ pub mod code {
     pub const LISTENER: u8 = 10;
 }
 
-/// Rows of the port map and of the lifetimes.
+/// Rows of the lifetimes; the first three are those of the port map too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Protocol {
@@ -205,6 +239,8 @@ pub fn image(clock: Clock) -> Vec<u8> {
         };
         image[ICMP_EVENTS + at] = icmp_code(4, byte);
         image[ICMPV6_EVENTS + at] = icmp_code(6, byte);
+        image[ICMP_QUESTIONS + at] = icmp::question(4, byte);
+        image[ICMPV6_QUESTIONS + at] = icmp::question(6, byte);
         image[EXTENSIONS + at] = match byte {
             ip::FRAGMENT => extension::FRAGMENT,
             ip::AUTHENTICATION => extension::FOURS,
@@ -218,8 +254,20 @@ pub fn image(clock: Clock) -> Vec<u8> {
     for (place, number) in [6u64, 17, 132, 1, 58].into_iter().enumerate() {
         image[TAILS + 8 * place..][..8].copy_from_slice(&(number << 32).to_le_bytes());
     }
-    for number in 0..8 {
-        word(&mut image, NUMBERS + 4 * number, number as u32);
+    for (place, protocol, row) in [
+        (Protocol::Tcp as u8, Protocol::Tcp, Protocol::Tcp as u8),
+        (Protocol::Udp as u8, Protocol::Udp, Protocol::Udp as u8),
+        (Protocol::Sctp as u8, Protocol::Sctp, Protocol::Sctp as u8),
+        (asked::ICMP, Protocol::Icmp, asked::ICMP),
+        (asked::OTHER, Protocol::Other, asked::OTHER),
+        (asked::ICMPV6, Protocol::Icmp, asked::ICMPV6),
+        (asked::ICMP_ABROAD, Protocol::Icmp, asked::OTHER),
+    ] {
+        let has_ports = u64::from(row == protocol as u8 && row < asked::ICMP) << 63;
+        let slot = u64::from(row) << 16;
+        let slots = slot << asked::Of::Packet as u64 | slot << asked::Of::Question as u64;
+        let value = protocol as u64 | slots | has_ports;
+        image[WORDS + 8 * usize::from(place)..][..8].copy_from_slice(&value.to_le_bytes());
     }
     image
 }

@@ -14,7 +14,10 @@ use netpolc_target::Hook;
 use super::{Generator, helper, isolation, mark, stack, trial};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
-    layout::{MapId, ROW_PERMIT, config::code},
+    layout::{
+        MapId, ROW_PERMIT,
+        config::{asked::Of, code},
+    },
 };
 
 /// BPF_NOEXIST: the key must be new.
@@ -49,7 +52,7 @@ impl Generator<'_> {
         let a = &mut self.a;
         a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), back);
         a.mov(R0, R1);
-        self.place(hook);
+        self.place(hook, Of::Packet);
         let a = &mut self.a;
         a.alu(Alu::Lsh, R0, 16);
         a.alu(Alu::Or, R0, R2);
@@ -123,7 +126,7 @@ impl Generator<'_> {
         self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
         self.row(direction, family);
         self.a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), same);
-        self.place(direction);
+        self.place(direction, Of::Question);
         let a = &mut self.a;
         a.load(Size::Dw, R1, R3, 8);
         a.alu(Alu::And, R2, 63);

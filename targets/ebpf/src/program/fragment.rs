@@ -15,7 +15,7 @@ use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
         MapId, ROW_PERMIT,
-        config::{self, Protocol},
+        config::{self, Protocol, asked},
     },
 };
 
@@ -204,8 +204,25 @@ impl Generator<'_> {
             a.jump(all);
             a.bind(other);
         }
-        a.load(Size::Dw, R1, R3, 0); // Port class 0 is that of protocols without ports.
-        a.jump_if(Cond::Set, R1, 1, next);
+        // The port map has one slot for all other protocols without ports, and its message types
+        // for the family's own ICMP.
+        let (icmp, row) = match family {
+            Family::V4 => (ip::ICMP, asked::ICMP),
+            Family::V6 => (ip::ICMPV6, asked::ICMPV6),
+        };
+        let other = a.label();
+        a.jump_if(Cond::Ne, R5, i32::from(icmp), other);
+        a.map_value(R4, MapId::PortClasses, usize::from(row) * words as usize * 8);
+        a.jump(all);
+        a.bind(other);
+        a.mov(R2, R5);
+        a.alu(Alu::And, R2, 255); // Changes nothing, but tells the verifier the bound.
+        a.alu(Alu::Add, R2, i32::from(asked::OTHER) << 16);
+        a.mov(R4, R3);
+        self.port_class();
+        self.a.mov(R3, R4);
+        self.if_class(next);
+        let a = &mut self.a;
         a.jump(own);
         a.bind(all);
         // The row must permit each class that some port of the protocol has: word by word, the

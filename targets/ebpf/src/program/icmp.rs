@@ -11,7 +11,7 @@ use netpolc_target::{
 use super::{Asks, Generator, ipv6::Walk, mark, parse::be16, stack};
 use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
-    layout::config::{self, Protocol, code},
+    layout::config::{self, Protocol, asked, code},
 };
 
 /// Where the buffer holds the 8 bytes after the inner header.
@@ -162,12 +162,16 @@ impl Generator<'_> {
             self.a.bind(not);
         }
         self.a.mov(R8, R4);
-        self.protocol(Protocol::Other);
+        self.other(asked::OTHER);
         self.a.jump(known);
 
         let a = &mut self.a;
         a.note("icmp error: about icmp");
         a.bind(icmp);
+        a.mov(R2, Fp);
+        a.alu(Alu::Add, R2, i32::from(INNER));
+        self.message(family);
+        let a = &mut self.a;
         a.load(Size::B, R4, Fp, INNER);
         self.event(if family == Family::V4 { config::ICMP_EVENTS } else { config::ICMPV6_EVENTS });
         let a = &mut self.a;

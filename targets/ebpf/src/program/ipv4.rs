@@ -19,7 +19,11 @@ use crate::{
     },
     layout::{
         MapId,
-        config::{self, Protocol, code},
+        config::{
+            self, Protocol,
+            asked::{self, Of},
+            code,
+        },
     },
 };
 
@@ -172,7 +176,7 @@ impl Generator<'_> {
     }
 
     /// Parses layer 4. R3: the end, R5: the protocol, R7: the offset of layer 4. Goes to `judge`
-    /// with R5 the row of the port map, R8 as the module's header says, and event and protocol on
+    /// with R5 the protocol's word, R8 as the module's header says, and event and protocol on
     /// the stack.
     fn layer4_v4(&mut self, judge: Label, error: Label) {
         let short = self.refuse(Truncated);
@@ -195,6 +199,7 @@ impl Generator<'_> {
         self.a.note("parse: icmp");
         self.a.bind(icmp);
         self.need(needed(ip::ICMP, 4) as i32, short);
+        self.message(Family::V4);
         let a = &mut self.a;
         let tuple = a.label();
         a.load(Size::B, R4, R2, 0);
@@ -254,12 +259,17 @@ impl Generator<'_> {
         self.a.store(Size::Dw, Fp, stack::EVENT, R4);
     }
 
-    /// R5 = the row of the port map; stored on the stack too. It is read from a map, as the number
+    /// R5 = the protocol's word ([`asked`]); stored on the stack too. It is read from a map, as the number
     /// in R8 is, so that the verifier does not know it, and follows the code behind once and not
     /// once for each protocol.
     pub(super) fn protocol(&mut self, protocol: Protocol) {
-        self.a.map_value(R5, MapId::Config, config::NUMBERS + 4 * protocol as usize);
-        self.a.load(Size::W, R5, R5, 0);
+        self.word_of(protocol as u8);
+    }
+
+    /// The same by the row of the port map.
+    fn word_of(&mut self, row: u8) {
+        self.a.map_value(R5, MapId::Config, config::WORDS + 8 * usize::from(row));
+        self.a.load(Size::Dw, R5, R5, 0);
         self.a.store(Size::Dw, Fp, stack::PROTOCOL, R5);
     }
 
@@ -342,7 +352,7 @@ impl Generator<'_> {
         self.if_unguarded(judge);
         self.if_open(denied);
         self.class(family);
-        self.named(Hook::FromPod, family, judge, denied);
+        self.named(Hook::FromPod, family, Of::Packet, judge, denied);
         self.a.jump(denied);
     }
 
@@ -369,10 +379,11 @@ impl Generator<'_> {
         a.alu(Alu::Lsh, R8, 32);
         self.tail(7);
         let a = &mut self.a;
-        // ICMP over IPv6 and ICMPv6 over IPv4 come here and live as long as ICMP does.
+        // ICMP over IPv6 and ICMPv6 over IPv4 come here and live as long as ICMP does. The port map
+        // has nothing in their slots.
         a.jump_if(Cond::Eq, R5, i32::from(ip::ICMP), icmp);
         a.jump_if(Cond::Eq, R5, i32::from(ip::ICMPV6), icmp);
-        self.protocol(Protocol::Other);
+        self.other(asked::OTHER);
         if self.guards() {
             let a = &mut self.a;
             a.note("table tunnel: protocol");
@@ -391,17 +402,57 @@ impl Generator<'_> {
             self.a.jump(judge);
         }
         self.a.bind(icmp);
-        self.protocol(Protocol::Icmp);
+        self.other(asked::ICMP_ABROAD);
         self.a.jump(judge);
     }
 
-    /// Makes the identifier in R8, or 0, both ports of the tuple.
+    /// As [`Self::protocol`], for a protocol without ports whose number is in R8: the port map is
+    /// asked about that, also of its question. Changes R1.
+    pub(super) fn other(&mut self, row: u8) {
+        self.word_of(row);
+        let a = &mut self.a;
+        a.mov(R1, R8);
+        a.alu(Alu::Rsh, R1, 32);
+        a.alu(Alu::And, R1, 255);
+        a.alu(Alu::Lsh, R1, Of::Packet as i32);
+        a.alu(Alu::Or, R5, R1);
+        a.alu(Alu::Lsh, R1, Of::Question as i32 - Of::Packet as i32);
+        a.alu(Alu::Or, R5, R1);
+        a.store(Size::Dw, Fp, stack::PROTOCOL, R5);
+    }
+
+    /// As [`Self::protocol`], for the message of the family's ICMP to which R2 points: the port map
+    /// is asked about its type and code, and about those of its question. Changes R0, R1, R3, R4.
+    pub(super) fn message(&mut self, family: Family) {
+        let (row, questions) = match family {
+            Family::V4 => (asked::ICMP, config::ICMP_QUESTIONS),
+            Family::V6 => (asked::ICMPV6, config::ICMPV6_QUESTIONS),
+        };
+        self.word_of(row);
+        let a = &mut self.a;
+        a.note("icmp: type and code");
+        a.load(Size::B, R3, R2, 0);
+        a.load(Size::B, R4, R2, 1);
+        a.map_value(R0, MapId::Config, questions);
+        a.alu(Alu::Add, R0, R3);
+        a.load(Size::B, R1, R0, 0);
+        for (kind, of) in [(R3, Of::Packet), (R1, Of::Question)] {
+            a.alu(Alu::Lsh, kind, 8);
+            a.alu(Alu::Or, kind, R4);
+            a.alu(Alu::Lsh, kind, of as i32);
+            a.alu(Alu::Or, R5, kind);
+        }
+        a.store(Size::Dw, Fp, stack::PROTOCOL, R5);
+    }
+
+    /// Makes the identifier in R8, or 0, both ports of the tuple. R5 = what [`Self::message`] has
+    /// put onto the stack.
     pub(super) fn tuple_icmp(&mut self, number: u8) {
         let a = &mut self.a;
         a.mov(R1, R8);
         a.alu(Alu::Lsh, R1, 16);
         a.alu(Alu::Or, R8, R1);
         self.tail(Protocol::Icmp as usize + usize::from(number == ip::ICMPV6));
-        self.protocol(Protocol::Icmp);
+        self.a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
     }
 }

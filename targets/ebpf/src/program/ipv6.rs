@@ -189,6 +189,7 @@ impl Generator<'_> {
         self.need(needed(ip::ICMPV6, 6) as i32, short);
         let (no_tuple, tuple, police) = (self.a.label(), self.a.label(), self.a.label());
         let (allow, spoofed, guards) = (self.allow, self.deny(SpoofedSource), self.guards());
+        self.message(Family::V6);
         let a = &mut self.a;
         a.load(Size::B, R4, R2, 0);
         a.load(Size::H, R8, R2, 4);

@@ -174,7 +174,7 @@ mod stack {
     pub const CLASS: i16 = -40;
     /// u64: the event code ([`crate::layout::config::code`]).
     pub const EVENT: i16 = -48;
-    /// u64: the row of the port map ([`crate::layout::config::Protocol`]).
+    /// u64: the protocol's word ([`crate::layout::config::asked::Of`]).
     pub const PROTOCOL: i16 = -56;
     /// u64: where the IP packet ends, from the start of the frame. Read as a u32, so that the
     /// verifier forgets what it knew of it.

@@ -14,7 +14,11 @@ use crate::{
     asm::{Alu, Cond, Label, Reg::*, Size},
     layout::{
         MapId, OWN_MORE_KEY, ROW_PERMIT, SERVICE_KEY,
-        config::{self, code},
+        config::{
+            self,
+            asked::{self, Of},
+            code,
+        },
         endpoint, exact, exact_multiplier,
         state::K1,
         trie,
@@ -22,7 +26,7 @@ use crate::{
 };
 
 impl Generator<'_> {
-    /// Step 8 up to where state comes in. R5: the row of the port map; R8 (and R9 or the stack) as
+    /// Step 8 up to where state comes in. R5: the protocol's word; R8 (and R9 or the stack) as
     /// the module's header says; the event is on the stack. The code from `error` on, for ICMP
     /// errors, stands here too.
     pub(super) fn judge(&mut self, family: Family, error: Label) {
@@ -49,7 +53,7 @@ impl Generator<'_> {
         }
         self.class(family);
         self.a.store(Size::Dw, Fp, stack::CLASS, R4);
-        self.tables(self.hook, family, allowed);
+        self.tables(self.hook, family, Of::Packet, allowed);
         match self.hook {
             Hook::ToPod => self.a.jump(denied),
             Hook::FromPod | Hook::Translated => self.own(family, allowed, denied),
@@ -65,6 +69,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Ne, R1, i32::from(code::OPEN), ask);
         // An opening is never a reply, unless two SYNs of TCP cross each other. TCP is row 0.
         a.peek(R1, stack::PROTOCOL);
+        a.alu(Alu::And, R1, 7);
         a.jump_if(Cond::Ne, R1, 0, last);
         a.bind(ask);
         // Stored by a register, since old verifiers do not track constants that are stored
@@ -168,7 +173,7 @@ impl Generator<'_> {
         a.jump_if(Cond::Eq, R1, 0, open);
         a.load(Size::H, R4, Fp, stack::CLASS);
         a.load(Size::Dw, R5, Fp, stack::PROTOCOL);
-        self.tables(direction, family, open);
+        self.tables(direction, family, Of::Question, open);
     }
 
     /// From `last` on: the tables deny the packet, and no entry lets it through. It goes on as if
@@ -418,31 +423,34 @@ impl Generator<'_> {
         a.alu(Alu::Add, R3, R1);
     }
 
-    /// Goes to `permit` where the tables of `direction` permit the class in R4, the protocol whose
-    /// row of the port map is in R5, and the destination port in R8; otherwise runs on. Changes
-    /// R1-R3.
-    pub(super) fn tables(&mut self, direction: Hook, family: Family, permit: Label) {
-        self.named(direction, family, permit, permit);
+    /// Goes to `permit` where the tables of `direction` permit the class in R4 and the destination
+    /// port in R8 of the protocol in R5, or, where that has no ports, the slot in R5 that is asked
+    /// for `of`. Otherwise runs on. Changes R1-R3.
+    pub(super) fn tables(&mut self, direction: Hook, family: Family, of: Of, permit: Label) {
+        self.named(direction, family, of, permit, permit);
     }
 
     /// As [`Self::tables`], but goes to `whole` where the row permits everything, so that no rule
     /// names the port.
-    pub(super) fn named(&mut self, direction: Hook, family: Family, permit: Label, whole: Label) {
+    pub(super) fn named(
+        &mut self,
+        direction: Hook,
+        family: Family,
+        of: Of,
+        permit: Label,
+        whole: Label,
+    ) {
         self.row(direction, family);
         self.a.jump_if(Cond::Eq, R1, i32::from(ROW_PERMIT), whole);
-        self.place(direction);
-        let a = &mut self.a;
-        a.load(Size::Dw, R1, R3, 0);
-        a.alu(Alu::And, R2, 63);
-        a.alu(Alu::Rsh, R1, R2);
-        a.jump_if(Cond::Set, R1, 1, permit);
+        self.port_slot(direction, of);
+        self.port_class();
+        self.mask();
+        self.if_class(permit);
     }
 
-    /// R2 = the port class of the destination port in R8, for the protocol whose row of the port
-    /// map is in R5; R3 = the address of the word pair that has the class's bits, in the mask of
-    /// the row in R1. Changes R1.
-    pub(super) fn place(&mut self, direction: Hook) {
-        let words = self.p.capacities.port_words as i32;
+    /// R2 = the slot of the port map for the destination port in R8 of the protocol in R5, or,
+    /// where that has no ports, the slot in R5 that is asked for `of`. Changes R3.
+    fn port_slot(&mut self, direction: Hook, of: Of) {
         let a = &mut self.a;
         a.note("table port: protocol, destination port -> port class");
         // R8 has the local port below and the remote port above.
@@ -450,16 +458,40 @@ impl Generator<'_> {
         if direction == Hook::FromPod {
             a.alu(Alu::Rsh, R2, 16);
         }
-        a.swap_index(R2);
+        a.swap(R2, 16);
+        // No port is added where the protocol has none. There is no branch, behind which the
+        // verifier would follow everything twice.
         a.mov(R3, R5);
-        a.alu(Alu::And, R3, 7); // Changes nothing, but tells the verifier the bound.
-        a.alu(Alu::Lsh, R3, 16);
+        a.alu(Alu::Arsh, R3, 63);
+        a.alu(Alu::And, R2, R3);
+        a.mov(R3, R5);
+        a.alu(Alu::Rsh, R3, of as i32);
         a.alu(Alu::Add, R2, R3);
+        a.alu(Alu::And, R2, asked::SLOT);
+    }
+
+    /// R2 = the port class in the slot of the port map whose number is in R2. Changes R3.
+    pub(super) fn port_class(&mut self) {
+        let a = &mut self.a;
         a.alu(Alu::Lsh, R2, 1);
         a.map_value(R3, MapId::Port, 0);
         a.alu(Alu::Add, R3, R2);
         a.load(Size::H, R2, R3, 0);
+    }
+
+    /// R2 = the port class that is asked for, and R3 = the address of the word pair that has its
+    /// bits, in the mask of the row in R1. Changes R1.
+    pub(super) fn place(&mut self, direction: Hook, of: Of) {
+        self.port_slot(direction, of);
+        self.port_class();
         self.mask();
+        self.pair();
+    }
+
+    /// R3, the address of a row's mask, becomes that of the word pair with the bits of the port
+    /// class in R2. Changes R1.
+    fn pair(&mut self) {
+        let words = self.p.capacities.port_words as i32;
         let a = &mut self.a;
         a.note("table verdict: the port class's bit");
         a.mov(R1, R2);
@@ -468,6 +500,17 @@ impl Generator<'_> {
         a.alu(Alu::And, R1, words - 1);
         a.alu(Alu::Lsh, R1, 4);
         a.alu(Alu::Add, R3, R1);
+    }
+
+    /// Goes to `permit` where the row's mask, whose address is in R3, permits the port class in R2;
+    /// otherwise runs on. Changes R1-R3.
+    pub(super) fn if_class(&mut self, permit: Label) {
+        self.pair();
+        let a = &mut self.a;
+        a.load(Size::Dw, R1, R3, 0);
+        a.alu(Alu::And, R2, 63);
+        a.alu(Alu::Rsh, R1, R2);
+        a.jump_if(Cond::Set, R1, 1, permit);
     }
 
     /// Goes to `yes` where `direction` permits the remote now (S41), because it is not isolated, or

@@ -10,7 +10,7 @@ use netpolc_target::{Hook, semantics::DropReason::*};
 use super::{Generator, NEXT, ctx, isolation, mark, stack};
 use crate::{
     asm::{Alu, Asm, Cond, Label, Reg::*, Size},
-    layout::endpoint,
+    layout::{config::asked::Of, endpoint},
 };
 
 impl Generator<'_> {
@@ -71,7 +71,7 @@ impl Generator<'_> {
         let (allow, policy) = (self.allow, self.deny(Policy));
         self.a.note("translated: the sender's egress set");
         self.class(family);
-        self.tables(Hook::FromPod, family, allow);
+        self.tables(Hook::FromPod, family, Of::Packet, allow);
         self.own(family, allow, policy);
     }
 

@@ -1,4 +1,5 @@
-//! The table `port`: intervals stored in 65,536 slots for each of TCP, UDP and SCTP.
+//! The table `port`: intervals stored in 65,536 slots for each of TCP, UDP, SCTP and the two ICMPs,
+//! and one slot for each protocol beside them.
 //!
 //! A packet reads one slot. The slots are the truth. The ledger's flags say which of them belong to
 //! an interval and where one begins, since two neighbours may share a class. A process that is
@@ -17,26 +18,51 @@ use std::{
 use netpolc_table::{
     ActionId, Entry, Key, PortClassId, Program, TableId,
     schema::{PortKey, SetPortClass, port_key, set_port_class},
+    text,
 };
+use netpolc_target::semantics::ip;
 
 use super::{Access, Room, Stop, below, invalid, set_bit, with_action};
 use crate::{
-    layout::MapId,
+    layout::{MapId, config::asked},
     ledger::{COVERED, FIRST, LedgerId},
     maps::Maps,
 };
 
-/// The protocols in the order of their places in the map.
-const PROTOCOLS: [u8; 3] = [6, 17, 132];
+/// The rows of the map, by the protocol that each is about. One is about several: it has the slots
+/// of all other protocols, at their numbers.
+const ROWS: [Option<u8>; asked::ROWS as usize] =
+    [Some(ip::TCP), Some(ip::UDP), Some(ip::SCTP), Some(ip::ICMP), None, Some(ip::ICMPV6)];
 
-/// The protocol's place in the map, the first port and the last port.
+/// The row of the map, the first slot and the last slot.
 pub type Interval = (u8, u16, u16);
+
+/// Where the map has an interval of a protocol.
+fn place(number: u8, low: u16, high: u16) -> Option<Interval> {
+    match ROWS.iter().position(|row| *row == Some(number)) {
+        Some(row) => Some((row as u8, low, high)),
+        None => {
+            ((low, high) == (0, u16::MAX)).then_some((asked::OTHER, number.into(), number.into()))
+        }
+    }
+}
+
+/// The keys of an interval in the map. It is one, unless a process was killed between two slots of
+/// other protocols.
+fn keys((row, low, high): Interval) -> impl Iterator<Item = Key> {
+    let several = ROWS[usize::from(row)].is_none();
+    let slots = if several { low..=high } else { low..=low };
+    slots.filter_map(move |slot| match ROWS[usize::from(row)] {
+        Some(number) => Some(port_key(number, low, high)),
+        None => Some(port_key(u8::try_from(slot).ok()?, 0, u16::MAX)),
+    })
+}
 
 /// The intervals as user space knows them.
 #[derive(Debug, Default)]
 pub struct Ports(Intervals);
 
-/// (protocol's place, first port) -> (last port, port class).
+/// (row, first slot) -> (last slot, port class).
 type Intervals = BTreeMap<(u8, u16), (u16, PortClassId)>;
 
 fn slots(maps: &Maps, protocol: u8) -> &[AtomicU16] {
@@ -59,17 +85,17 @@ pub fn check(
 ) -> Result<(Interval, Option<PortClassId>), Stop> {
     let table = TableId::Port;
     let PortKey { protocol: number, port } = PortKey::of(key);
-    let Some(protocol) = PROTOCOLS.iter().position(|&p| p == number) else {
-        return Err(invalid(table, format!("protocol {number} has no ports")));
-    };
     let (low, high) = (port.low, port.high);
     if low > high || high > 65535 {
         return Err(invalid(table, format!("{low}-{high} is not a valid range of ports")));
     }
+    let Some(interval) = place(number, low as u16, high as u16) else {
+        return Err(invalid(table, format!("protocol {number} has no ports")));
+    };
     let class = with_action(table, ActionId::SetPortClass, entry)?
         .map(|e| check_class(maps, table, SetPortClass::of(e).port_class))
         .transpose()?;
-    Ok(((protocol as u8, low as u16, high as u16), class))
+    Ok((interval, class))
 }
 
 impl Ports {
@@ -92,14 +118,9 @@ impl Ports {
         let gone: HashSet<Interval> =
             removes.iter().copied().chain(puts.iter().map(|(i, _)| *i)).collect();
         let clash = |a: Interval, b: Interval| {
-            let what = format!(
-                "{}-{} overlaps {}-{} of protocol {}",
-                a.1,
-                a.2,
-                b.1,
-                b.2,
-                PROTOCOLS[usize::from(a.0)]
-            );
+            let of = |interval| keys(interval).map(|key| text::key(TableId::Port, &key)).next();
+            let what =
+                format!("{} overlaps {}", of(a).unwrap_or_default(), of(b).unwrap_or_default());
             Err(invalid(TableId::Port, what))
         };
         let mut sorted: Vec<Interval> = puts.iter().map(|(i, _)| *i).collect();
@@ -136,7 +157,7 @@ impl Ports {
         for &((protocol, ..), class) in puts {
             set_bit(classes_of(maps, protocol), usize::from(class.get()), true);
         }
-        for protocol in 0..PROTOCOLS.len() as u8 {
+        for protocol in 0..asked::ROWS {
             set_bit(classes_of(maps, protocol), 0, true);
         }
         for &(protocol, low, high) in removes.iter().chain(puts.iter().map(|(i, _)| i)) {
@@ -180,7 +201,7 @@ impl Ports {
     /// Makes `port_classes` name exactly the classes that occur. Class 0 occurs where a port has no
     /// interval.
     fn classes(&self, maps: &Maps) {
-        for protocol in 0..PROTOCOLS.len() as u8 {
+        for protocol in 0..asked::ROWS {
             let words = classes_of(maps, protocol);
             let mut wanted = vec![0u64; words.len()];
             let mut next = 0u32;
@@ -205,8 +226,9 @@ impl Ports {
     /// Decodes the table.
     pub fn read(&self, maps: &Maps, into: &mut Program) {
         for ((protocol, low), (high, class)) in decode(maps) {
-            let key = port_key(PROTOCOLS[usize::from(protocol)], low, high);
-            into.table_mut(TableId::Port).entries.insert(key, set_port_class(class));
+            for key in keys((protocol, low, high)) {
+                into.table_mut(TableId::Port).entries.insert(key, set_port_class(class));
+            }
         }
     }
 
@@ -223,7 +245,7 @@ fn classes_of(maps: &Maps, protocol: u8) -> &[AtomicU64] {
 
 fn decode(maps: &Maps) -> Intervals {
     let mut intervals = Intervals::new();
-    for protocol in 0..PROTOCOLS.len() as u8 {
+    for protocol in 0..asked::ROWS {
         let mut open: Option<(u16, PortClassId)> = None;
         for (port, (slot, flag)) in
             slots(maps, protocol).iter().zip(flags(maps, protocol)).enumerate()

@@ -199,6 +199,21 @@ pub fn put(rng: &mut Rng, table: TableId) -> (Key, Entry) {
                 schema::set_remote(class, Incarnation::new(incarnation))
             })
         }
+        TableId::Port if rng.one_in(4) => {
+            let (protocol, first, last) = *rng.pick(&[
+                (1, 0, 0x7ff),
+                (1, 0x800, 0x8ff),
+                (58, 0x8000, 0x8000),
+                (58, 0, 0xffff),
+                (0, 0, 0xffff),
+                (47, 0, 0xffff),
+                (50, 0, 0xffff),
+                (51, 0, 0xffff),
+                (255, 0, 0xffff),
+            ]);
+            let class = PortClassId::new(rng.below(130) as u16);
+            (schema::port_key(protocol, first, last), schema::set_port_class(class))
+        }
         TableId::Port => {
             let first = *rng.pick(&[0u16, 1, 22, 80, 443, 1000, 8080, 65535]);
             let last = first.saturating_add(rng.below(500) as u16);

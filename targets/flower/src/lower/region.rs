@@ -223,8 +223,15 @@ fn row(program: &Program, row: RowId) -> (Answer, Vec<Origin>) {
     let permit = |class: PortClassId| program.get(TableId::Verdict, &verdict_key(row, class));
     let (mut listed, mut granted) = (Intervals::new(), Intervals::new());
     let mut origins = Vec::new();
+    // What the tables tell apart of protocols without ports, filters do not: they pass all of them,
+    // or none.
+    let mut others = true;
     for (key, port) in &program.table(TableId::Port).entries {
         let PortKey { protocol, port: range } = PortKey::of(key);
+        if !PORTED.contains(&protocol) {
+            others &= permit(SetPortClass::of(port).port_class).is_some();
+            continue;
+        }
         let interval = (range.low as u16, range.high as u16);
         listed.entry(protocol).or_default().push(interval);
         if let Some(verdict) = permit(SetPortClass::of(port).port_class) {
@@ -238,7 +245,9 @@ fn row(program: &Program, row: RowId) -> (Answer, Vec<Origin>) {
             let named = PortSet::of(listed.remove(&protocol).unwrap_or_default());
             granted.entry(protocol).or_default().extend(named.complement().intervals());
         }
-        granted.insert(OTHERS, vec![(0, u16::MAX)]);
+        if others {
+            granted.insert(OTHERS, vec![(0, u16::MAX)]);
+        }
         origins.extend(verdict.origins.as_slice().iter().cloned());
     }
     origins.sort();

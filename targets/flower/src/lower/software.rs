@@ -22,12 +22,14 @@
 //! judged as it is: there is no hook behind the translation. Not here: prefixes and ports
 //! ([`super::answers`]), netlink.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use netpolc_table::{
-    ActionId, EndpointId, Origin, Origins, Program, TableId,
+    ActionId, EndpointId, Origin, Origins, PortClassId, Program, RowId, SetId, TableId,
     eval::{self, Pipeline},
-    schema::{Family, OwnKey, Word, base_key},
+    schema::{
+        self, BaseKey, Family, OwnKey, PortKey, RowKey, SetPortClass, Word, base_key, verdict_key,
+    },
 };
 
 use super::{
@@ -35,7 +37,7 @@ use super::{
     chains::{Chains, Full, Role, Rule},
     common::implied,
     fixed,
-    region::{Answer, Region, region},
+    region::{Answer, PORTED, Region, region},
 };
 use crate::{
     capability::Capabilities,
@@ -74,6 +76,16 @@ pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused>
                 origins: isolates.clone(),
             });
         }
+        let apart = told_apart(program, pod.word);
+        if !apart.as_slice().is_empty() {
+            lowered.spilled.push(Spilled {
+                port: port.clone(),
+                what: "ICMP and other protocols without ports".into(),
+                reason: Reason::Apart,
+                filters: 0,
+                origins: apart,
+            });
+        }
         pod.lower(&mut chains)
             .map_err(|Full { limit }| Refused::Chains { port: port.name.clone(), limit })?;
         let filters = chains.into_filters();
@@ -91,6 +103,30 @@ pub fn lower(program: &Program, topology: &Topology) -> Result<Lowered, Refused>
         }
     }
     Ok(lowered)
+}
+
+/// The rules that permit some protocols without ports, or some messages of ICMP, where not all of
+/// them are permitted (S77): no filter does that.
+fn told_apart(program: &Program, word: Word) -> Origins {
+    let sets: Vec<SetId> = Pipeline::BOTH.into_iter().filter_map(|p| p.set(word)).collect();
+    let bases = program.table(TableId::Base).entries.iter();
+    let bases = bases.filter(|(key, _)| sets.contains(&BaseKey::of(key).set));
+    let rows = program.table(TableId::Row).entries.iter();
+    let rows = rows.filter(|(key, _)| sets.contains(&RowKey::of(key).set));
+    let rows: BTreeSet<RowId> =
+        bases.chain(rows).filter_map(|(_, entry)| schema::Answer::of(Some(entry)).row()).collect();
+    let mut origins = Vec::new();
+    for row in rows {
+        let permit = |class| program.get(TableId::Verdict, &verdict_key(row, class));
+        if permit(PortClassId::default()).is_some() {
+            continue;
+        }
+        let apart = program.table(TableId::Port).entries.iter();
+        let apart = apart.filter(|(key, _)| !PORTED.contains(&PortKey::of(key).protocol));
+        let verdicts = apart.filter_map(|(_, port)| permit(SetPortClass::of(port).port_class));
+        origins.extend(verdicts.flat_map(|verdict| verdict.origins.as_slice()).cloned());
+    }
+    origins.into_iter().collect()
 }
 
 /// What policy says in one direction of an endpoint.
