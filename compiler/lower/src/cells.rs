@@ -50,7 +50,7 @@ impl Cells {
         true
     }
 
-    /// Counts a row, only where there is room for it; nobody is named for what there is no room for.
+    /// Counts a row, only where there is room for it. Nobody is named for want of it.
     pub(crate) fn try_take(&mut self, namespace: &Arc<str>, cells: u64) -> bool {
         let taken = self.taken.get(namespace).copied().unwrap_or_default();
         let fits = taken.saturating_add(cells) <= self.limit;

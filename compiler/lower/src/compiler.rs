@@ -15,6 +15,7 @@ use netpolc_policy::{
 use netpolc_table::{EndpointId, Program, delta::Changes};
 
 use crate::{
+    conflicts,
     endpoints::{Endpoints, Judged, Judging},
     event::{Event, Scope},
     leaves::{self, Leaf},
@@ -254,37 +255,12 @@ impl Compiler {
         let of_groups: BTreeSet<Diagnostic> =
             pods.flat_map(|pod| self.security.diagnostics(pod)).collect();
         all.extend(of_groups);
-        all.extend(self.tier_conflicts());
+        let (matrix, program) = (&self.matrix, self.out.program());
+        all.extend(conflicts::diagnostics(&self.endpoints, &self.membership, matrix, program));
         let sets = self.endpoints.iter().flat_map(|(pod, _)| self.endpoints.sets(pod));
         let left_out: BTreeSet<&Arc<str>> = sets.flat_map(|s| self.matrix.left_out(s)).collect();
         all.extend(left_out.into_iter().map(|p| Diagnostic::NotCompared { policy: p.clone() }));
         all
-    }
-
-    /// Policies of one priority that answer differently, each pair once, with a packet.
-    fn tier_conflicts(&self) -> impl Iterator<Item = Diagnostic> {
-        let mut pairs = BTreeMap::new();
-        for (key, _) in self.endpoints.iter() {
-            // A pod's own addresses are judged by no tier (S73).
-            let own = self.membership.pod(key).map_or(&[][..], |pod| &pod.addresses);
-            for (conflict, class) in self.endpoints.sets(key).flat_map(|s| self.matrix.conflicts(s))
-            {
-                let pair = (conflict.wins.clone(), conflict.loses.clone());
-                let remote = match class {
-                    None => None,
-                    Some(class) => match leaves::example(class, own, self.out.program()) {
-                        Some(remote) => Some(remote),
-                        None => continue,
-                    },
-                };
-                pairs.entry(pair).or_insert_with(|| conflict.packet(key, remote));
-            }
-        }
-        let pairs = pairs.into_iter();
-        pairs.map(|((wins, loses), example)| {
-            let example = example.into();
-            Diagnostic::TierConflict { wins, loses, example }
-        })
     }
 
     /// The endpoint id of a local pod.

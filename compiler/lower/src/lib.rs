@@ -80,6 +80,7 @@ mod cells;
 mod classes;
 mod compile;
 mod compiler;
+mod conflicts;
 mod content;
 mod endpoints;
 mod event;
