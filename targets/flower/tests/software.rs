@@ -25,6 +25,9 @@ use netpolc_target_flower::{
 };
 use netpolc_testbed::random::{self, Rng, Shape};
 
+/// A protocol for experiments (RFC 3692).
+const UNNAMED: u8 = 253;
+
 /// One endpoint of a program, as the semantics see it.
 struct Pod<'a> {
     program: &'a Program,
@@ -53,14 +56,12 @@ impl Pod<'_> {
                 }
                 false => {
                     let port = port.filter(|_| has_ports);
-                    eval::verdict(
-                        self.program,
-                        pipeline,
-                        self.endpoint,
-                        remote,
-                        packet.protocol,
-                        port,
-                    ) == Verdict::Permit
+                    // Filters pass all protocols without ports or none, so they are as strict as
+                    // for one that no security group names (S77).
+                    let protocol = if has_ports { packet.protocol } else { UNNAMED };
+                    let (program, endpoint) = (self.program, self.endpoint);
+                    eval::verdict(program, pipeline, endpoint, remote, protocol, port)
+                        == Verdict::Permit
                 }
             }
     }
