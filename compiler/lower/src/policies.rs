@@ -116,7 +116,7 @@ impl Policies {
     }
 
     /// A staged policy is there, changed or is gone (None). Returns every policy that may count
-    /// otherwise now.
+    /// otherwise now; nothing where it did not change.
     pub(crate) fn stage(
         &mut self,
         key: &ObjectKey,
@@ -126,8 +126,13 @@ impl Policies {
         let label: Arc<str> = format!("StagedKubernetesNetworkPolicy {key}").into();
         let before = match staged {
             Some(Staged::Set(policy)) => {
-                self.versions += 1;
                 let policy = Policy { mode: Mode::Audited, ..policy };
+                if let Some(StagedSlot::Set(slot)) = here.get(&key.name)
+                    && slot.policy == policy
+                {
+                    return Vec::new();
+                }
+                self.versions += 1;
                 let slot = PolicySlot::new(policy, self.versions, label);
                 here.insert(key.name.clone(), StagedSlot::Set(Arc::new(slot)))
             }
