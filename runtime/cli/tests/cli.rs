@@ -193,7 +193,6 @@ fn eval_answers_line_by_line_and_marks_bad_lines() {
     }
 }
 
-/// A reader that stops early is no reason to complain.
 /// Every judge that needs no root says the same, in words.
 #[test]
 fn s90_eval_says_that_a_pod_is_isolated_by_default() {
@@ -225,6 +224,30 @@ fn s90_eval_says_that_a_pod_is_isolated_by_default() {
     }
 }
 
+/// The tables say where what is only tried differs; filters do not, and that is said.
+#[test]
+fn s86_compile_says_which_target_compares_with_what_is_only_tried() {
+    let policy = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: strict, namespace: default, annotations: {netpolc.io/mode: audit}}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+";
+    let input = std::fs::read_to_string(example()).unwrap() + "---" + policy;
+    for (target, told) in [
+        (&[][..], "the table `tried` says where verdicts would differ"),
+        (&["--target", "flower"], "no filter compares with it"),
+    ] {
+        let output = run(&[&["compile", "-f", "-"], target].concat(), &input);
+        let said = text(&output.stderr);
+        assert!(said.contains("default/strict is only tried and changes no verdict"), "{said}");
+        assert!(said.contains(told), "{target:?}: {said}");
+        let differs = text(&output.stdout).contains("-> differs  # tried default/strict");
+        assert_eq!(differs, target.is_empty());
+    }
+}
+
+/// A reader that stops early is no reason to complain.
 #[test]
 fn a_broken_pipe_is_quiet() {
     let mut child = netpolc(&["compile", "-f", example().to_str().unwrap(), "--target", "ebpf"])
