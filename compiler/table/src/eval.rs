@@ -219,9 +219,9 @@ pub fn word(program: &Program, endpoint: EndpointId) -> Word {
     program.get(TableId::Endpoint, &endpoint_key(endpoint)).map(Word::of).unwrap_or_default()
 }
 
-/// Judges one packet: see [`crate::schema`]. `port` is the destination port, and type << 8 | code of
-/// the two ICMPs, where None is an echo request; None for protocols without. Not here: the guard on sources (S55), self traffic (S47) and packets born on the node
-/// (S44).
+/// Judges one packet: see [`crate::schema`]. `port` is the destination port, and type << 8 | code
+/// of the two ICMPs, where None is an echo request; None for protocols without. Not here: the guard
+/// on sources (S55), self traffic (S47) and packets born on the node (S44).
 pub fn decide(
     program: &Program,
     pipeline: Pipeline,
