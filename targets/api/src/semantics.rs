@@ -118,14 +118,15 @@
 //! has (protocol, 0): Drop(Tunnel), as its first one. Not `iso`: Next. Born: Next. Offset 1 (8
 //! bytes) and protocol TCP or SCTP, which could overwrite flags (RFC 3128): Drop(Fragment). A live
 //! record: its verdict (Drop(Fragment)). The protocol is an extension header: Drop(Fragment).
-//! `guard`, and `tunnel` has (protocol, 0), so that the first one is dropped: Drop(Fragment). The tables permit the remote on every port of the protocol
-//! ([`HAS_PORTS`]: all 65,536; ICMP of the family: every type and code; others: 0): Next, unless the hook is `to_pod` and the
-//! remote is the endpoint's own address. Own traffic, or at the other hooks a remote that is the
-//! endpoint's own address: Next. Else Drop(Fragment). A first fragment goes on as a whole packet;
-//! where `iso`, and it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is
-//! recorded for [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it,
-//! Defer included. Where the table of records is full of live ones, the verdict may go unrecorded,
-//! or replace the oldest; its later fragments then come without a record.
+//! `guard`, and `tunnel` has (protocol, 0), so that the first one is dropped: Drop(Fragment). The
+//! tables permit the remote on every port of the protocol ([`HAS_PORTS`]: all 65,536; ICMP of the
+//! family: every type and code; others: 0): Next, unless the hook is `to_pod` and the remote is the
+//! endpoint's own address. Own traffic, or at the other hooks a remote that is the endpoint's own
+//! address: Next. Else Drop(Fragment). A first fragment goes on as a whole packet; where `iso`, and
+//! it is not born, and step 6 was reached, its verdict (a Refuse of step 6 too) is recorded for
+//! [`FRAGMENT_SECONDS`], replacing what was there; its later fragments then get it, Defer included.
+//! Where the table of records is full of live ones, the verdict may go unrecorded, or replace the
+//! oldest; its later fragments then come without a record.
 //!
 //! **Step 6, bytes needed**: TCP 14, UDP 8, SCTP 16, ICMP over IPv4 and ICMPv6 over IPv6 8. Every
 //! other protocol (ICMP over IPv6, ICMPv6 over IPv4 are such) needs none.

@@ -50,8 +50,8 @@ pub(crate) fn tuple(
 }
 
 impl Mem {
-    /// *Permits*: whether the direction, as it is now, permits the tuple's packets, or of ICMP those
-    /// with this type and code.
+    /// *Permits*: whether the direction, as it is now, permits the tuple's packets, or of ICMP
+    /// those with this type and code.
     pub(crate) fn permits(
         &self,
         word: Word,

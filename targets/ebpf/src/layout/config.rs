@@ -66,8 +66,8 @@ pub mod asked {
     pub const ICMP_ABROAD: u8 = 6;
 
     /// Whose slot of the port map: the bit of the protocol's word, on the stack, at which it
-    /// begins. Below both is [`super::Protocol`]. Bit 63 is set where the protocol has ports: both are the
-    /// first slot of its row then, and the port is added.
+    /// begins. Below both is [`super::Protocol`]. Bit 63 is set where the protocol has ports: both
+    /// are the first slot of its row then, and the port is added.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[repr(i32)]
     pub enum Of {

@@ -259,9 +259,9 @@ impl Generator<'_> {
         self.a.store(Size::Dw, Fp, stack::EVENT, R4);
     }
 
-    /// R5 = the protocol's word ([`asked`]); stored on the stack too. It is read from a map, as the number
-    /// in R8 is, so that the verifier does not know it, and follows the code behind once and not
-    /// once for each protocol.
+    /// R5 = the protocol's word ([`asked`]); stored on the stack too. It is read from a map, as the
+    /// number in R8 is, so that the verifier does not know it, and follows the code behind once and
+    /// not once for each protocol.
     pub(super) fn protocol(&mut self, protocol: Protocol) {
         self.word_of(protocol as u8);
     }
