@@ -16,6 +16,7 @@ use netpolc_table::{EndpointId, Program, delta::Changes};
 
 use crate::{
     conflicts,
+    deciding::{Deciding, Groups, SetKey, Tried},
     endpoints::{Endpoints, Judged, Judging},
     event::{Event, Scope},
     leaves::{self, Leaf},
@@ -28,7 +29,6 @@ use crate::{
     prefix::Prefix,
     security::{Security, Touched},
     services::{Count, Services},
-    set::{Deciding, Groups, SetKey, Tried},
     shares::{Limits, Room, Shares},
     tiers::{TierSlot, Tiers},
     unselected::Defaults,

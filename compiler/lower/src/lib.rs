@@ -82,6 +82,7 @@ mod compile;
 mod compiler;
 mod conflicts;
 mod content;
+mod deciding;
 mod endpoints;
 mod event;
 mod grants;

@@ -15,6 +15,7 @@ use netpolc_table::{Class, Program, SetId, schema::Family};
 use crate::{
     classes::Classes,
     content::distinct,
+    deciding::{Deciding, SetKey},
     grants::Conflict,
     ids::Acquired,
     index::AtomId,
@@ -22,7 +23,6 @@ use crate::{
     output::Output,
     overflow::{Numbered, Overflow},
     rows::Rows,
-    set::{Deciding, SetKey},
     sets::Sets,
     shares::Room,
     usage,

@@ -14,13 +14,14 @@ use netpolc_table::{
 };
 
 use crate::{
+    deciding::{Deciding, SetKey},
     ids::{Acquired, Ids},
     index::{AtomId, ByAtom},
     installed::directory,
     membership::{Atom, Atoms, Membership, PortName},
     output::Output,
     overflow::{Numbered, Overflow},
-    set::{Deciding, Set, SetKey},
+    set::Set,
     worklist::Worklist,
 };
 

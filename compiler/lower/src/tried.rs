@@ -12,12 +12,13 @@ use netpolc_policy::Direction;
 use netpolc_table::{Origin, TierAction, schema::Family};
 
 use crate::{
+    deciding::Blame,
     grants::{self, Difference, Form, Grant, Granted, Outcome},
     index::AtomId,
     interval::{self, Lane, Piece, PortRange, PortSet},
     membership::Atoms,
     order,
-    set::{Blame, Set},
+    set::Set,
 };
 
 /// What a set says about addresses of a family that are members of these atoms: for no members,

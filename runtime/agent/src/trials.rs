@@ -1,4 +1,5 @@
-//! How many packets would have another verdict if what is only tried were enforced, by policy (S85).
+//! How many packets would have another verdict if what is only tried were enforced (S85), by
+//! policy.
 //!
 //! The target counts by row and port class, which mean something by the program that was enforced
 //! then. So the counts are taken before an update gives these ids another meaning, and added up

@@ -10,9 +10,9 @@
 //! *Frame*: the bytes from the Ethernet header on; its length `L` counts padding. Numbers are big
 //! endian. *Local* is the pod's side (the source of `from_pod` and `translated`, the destination of
 //! `to_pod`), *remote* the other. `iso`: the word has the direction's flag (`to_pod` INGRESS,
-//! `from_pod` EGRESS). `keep`: the word has INGRESS, EGRESS,
-//! RECORD or a TRIED flag. `guard`: the hook is `from_pod` and the word has GUARD or EGRESS. *Born*: the hook is `to_pod`, the packet came in by
-//! no interface (`ingress_ifindex` is 0) and a socket of the node is on it
+//! `from_pod` EGRESS). `keep`: the word has INGRESS, EGRESS, RECORD or a TRIED flag. `guard`: the
+//! hook is `from_pod` and the word has GUARD or EGRESS. *Born*: the hook is `to_pod`, the packet
+//! came in by no interface (`ingress_ifindex` is 0) and a socket of the node is on it
 //! ([`crate::Arrival::Born`], S44). What has neither was forwarded: the kernel has cut it anew
 //! after reassembly, and has forgotten the interface. *Own traffic* (S47): the hook is `to_pod`,
 //! and `interface[ingress_ifindex]` is the endpoint itself. *Mark*: one bit of the packet's mark
@@ -186,8 +186,8 @@
 //! *Needed* is an entry where the word has RECORD, where it would be deferred, where the other
 //! direction is isolated and the event is Open or its tables do not permit (remote, its destination
 //! port), or where the event is Datagram and there is a Difference(the other direction, remote, its
-//! destination port). Who sends datagrams that the tables permit both ways has opened nothing that they do not
-//! say.
+//! destination port). Who sends datagrams that the tables permit both ways has opened nothing that
+//! they do not say.
 //!
 //! *Allowed* := born (S44), or Permits(this hook's direction, remote, destination port).
 //!
@@ -219,10 +219,9 @@
 //! **Comparison** (S85), which changes nothing but a counter. A packet of step 8 with event Open or
 //! Datagram that is not born, of an endpoint that keeps state, at `from_pod`, or at `to_pod` from a
 //! remote that is none of the endpoint's own addresses, and with a Difference(this hook's
-//! direction, remote, destination port), is counted under the row and port
-//! class of the difference, if the event is Open; or if the direction is not isolated or its tables
-//! permit, unless a live entry has the other hook as its opener (an answer); or else if the packet
-//! is Drop(Policy).
+//! direction, remote, destination port), is counted under the row and port class of the difference,
+//! if the event is Open; or if the direction is not isolated or its tables permit, unless a live
+//! entry has the other hook as its opener (an answer); or else if the packet is Drop(Policy).
 //!
 //! An endpoint's entries and records go when its key goes from the `endpoint` table (S43).
 //!

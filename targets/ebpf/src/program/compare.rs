@@ -2,9 +2,9 @@
 //! packets for which it is set.
 //!
 //! Pods about which nothing is tried pay one test of a flag. For the others everything here comes
-//! in front of the judgement, which then runs as always: whatever is found here, no verdict changes.
-//! A datagram may be the answer to another one, which only its entry tells. So it gets a mark that
-//! says what is to be counted where it leaves the program, and that an entry takes away.
+//! in front of the judgement, which then runs as always: whatever is found here, no verdict
+//! changes. A datagram may be the answer to another one, which only its entry tells. So it gets a
+//! mark that says what is to be counted where it leaves the program, and that an entry takes away.
 //!
 //! Not here: whether a direction needs entries because of it (`policy`, `if_needed`).
 
