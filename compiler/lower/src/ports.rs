@@ -14,7 +14,7 @@ use std::{
 
 use netpolc_policy::Protocol;
 use netpolc_table::{
-    ActionId, Entry, Key, Origin, PortClassId, Program, RowId, TableId,
+    ActionId, Entry, Key, Origins, PortClassId, Program, RowId, TableId,
     schema::{
         self, PortKey, SetPortClass, TriedKey, VerdictKey, port_key, set_port_class, tried_key,
         verdict_key,
@@ -243,11 +243,11 @@ impl Ports {
         &mut self,
         cell: Cell,
         (row, pc): (RowId, PortClassId),
-        origins: Vec<Origin>,
+        origins: Origins,
         out: &mut Output,
     ) {
         self.rows[cell as usize].entry(pc).or_default().insert(row);
-        out.put(cell.table(), cell.key(row, pc), cell.entry().from(origins));
+        out.put(cell.table(), cell.key(row, pc), cell.entry().with(origins));
     }
 
     /// Takes the mark away, where there is one.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use netpolc_table::{
-    ActionId, Class, Entry, Origin, PortClassId, Program, RowId, SetId, TableId,
+    ActionId, Class, Entry, Origin, Origins, PortClassId, Program, RowId, SetId, TableId,
     schema::{self, Answer, Family, TriedKey, VerdictKey, base_key, row_key, set_row},
 };
 
@@ -398,13 +398,23 @@ impl Rows {
         stretches: impl Iterator<Item = (Option<Stretch>, Origin)>,
         out: &mut Output,
     ) {
-        let mut marks: BTreeMap<PortClassId, Vec<Origin>> = BTreeMap::new();
+        let mut origins: Vec<Origin> = Vec::new();
+        // By places in this list, since most classes have the same origins.
+        let mut marks: BTreeMap<PortClassId, Vec<usize>> = BTreeMap::new();
         for (stretch, origin) in stretches {
             for pc in self.ports.classes(stretch) {
-                marks.entry(pc).or_default().push(origin.clone());
+                marks.entry(pc).or_default().push(origins.len());
             }
+            origins.push(origin);
         }
-        for (pc, origins) in marks {
+        let mut shared: BTreeMap<Vec<usize>, Origins> = BTreeMap::new();
+        for (pc, places) in marks {
+            let of =
+                |places: &[usize]| places.iter().map(|place| origins[*place].clone()).collect();
+            let origins = match shared.get(&places) {
+                Some(origins) => origins.clone(),
+                None => shared.entry(places.clone()).or_insert(of(&places)).clone(),
+            };
             self.ports.mark(cell, (row, pc), origins, out);
         }
     }

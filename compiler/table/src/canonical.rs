@@ -26,8 +26,11 @@ enum Place {
     Base,
 }
 
-/// What a row is, whatever its id: permitted port classes (by new id), then who uses it as what.
-type RowContent = (BTreeSet<PortClassId>, BTreeSet<(SetId, Family, Place)>);
+/// The port classes (by new id) that a row permits, and those for which the shadow differs.
+type RowPorts = [BTreeSet<PortClassId>; 2];
+
+/// What a row is, whatever its id: its port classes, then who uses it as what.
+type RowContent = (RowPorts, BTreeSet<(SetId, Family, Place)>);
 
 /// Gives ids from 1 to all of `ids` (0 stays), in the order of what `content` says of them, then of
 /// the ids.
@@ -102,9 +105,9 @@ impl Renaming {
             port_classes: port_classes(program),
             ..Renaming::default()
         };
-        let permitted = permitted(program, &names.port_classes);
-        names.sets = sets(program, &names, &permitted);
-        names.rows = rows(program, &names, permitted);
+        let ports = row_ports(program, &names.port_classes);
+        names.sets = sets(program, &names, &ports);
+        names.rows = rows(program, &names, ports);
         names
     }
 
@@ -238,24 +241,21 @@ fn port_classes(program: &Program) -> Names<PortClassId> {
     number(ids, |id| (!intervals.contains_key(&id), intervals.get(&id).cloned()))
 }
 
-/// Port classes, by new id, that each row permits.
-fn permitted(
-    program: &Program,
-    port_classes: &Names<PortClassId>,
-) -> BTreeMap<RowId, BTreeSet<PortClassId>> {
-    let mut rows: BTreeMap<RowId, BTreeSet<PortClassId>> = BTreeMap::new();
+/// The port classes of each row.
+fn row_ports(program: &Program, port_classes: &Names<PortClassId>) -> BTreeMap<RowId, RowPorts> {
+    let mut rows: BTreeMap<RowId, RowPorts> = BTreeMap::new();
     for key in program.table(TableId::Verdict).entries.keys() {
         let VerdictKey { row, port_class } = VerdictKey::of(key);
-        rows.entry(row).or_default().insert(port_classes[&port_class]);
+        rows.entry(row).or_default()[0].insert(port_classes[&port_class]);
+    }
+    for key in program.table(TableId::Tried).entries.keys() {
+        let TriedKey { row, port_class } = TriedKey::of(key);
+        rows.entry(row).or_default()[1].insert(port_classes[&port_class]);
     }
     rows
 }
 
-fn sets(
-    program: &Program,
-    names: &Renaming,
-    permitted: &BTreeMap<RowId, BTreeSet<PortClassId>>,
-) -> Names<SetId> {
+fn sets(program: &Program, names: &Renaming, ports: &BTreeMap<RowId, RowPorts>) -> Names<SetId> {
     let listed = program.directory(|named| match named {
         Named::Set(id) => Some(id),
         _ => None,
@@ -278,7 +278,7 @@ fn sets(
             Place::Base => None,
             Place::Class(class) => Some(names.classes[&class]),
         };
-        let ports = Answer::of(Some(entry)).row().map(|row| permitted.get(&row));
+        let ports = Answer::of(Some(entry)).row().map(|row| ports.get(&row));
         answers.entry(set).or_default().push((family, class, entry.action, ports));
     }
     answers.values_mut().for_each(|list| list.sort());
@@ -288,13 +288,9 @@ fn sets(
     })
 }
 
-fn rows(
-    program: &Program,
-    names: &Renaming,
-    permitted: BTreeMap<RowId, BTreeSet<PortClassId>>,
-) -> Names<RowId> {
+fn rows(program: &Program, names: &Renaming, ports: BTreeMap<RowId, RowPorts>) -> Names<RowId> {
     let mut rows: BTreeMap<RowId, RowContent> =
-        permitted.into_iter().map(|(row, ports)| (row, (ports, BTreeSet::new()))).collect();
+        ports.into_iter().map(|(row, ports)| (row, (ports, BTreeSet::new()))).collect();
     for (set, family, place, entry) in program.answers() {
         if let Some(row) = Answer::of(Some(entry)).row() {
             let place = match place {

@@ -263,6 +263,10 @@ fn shuffled(random: &mut Random, program: &Program) -> Program {
                 let verdict = VerdictKey::of(k);
                 (verdict_key(row(verdict.row), pc(verdict.port_class)), e.clone())
             }
+            TableId::Tried => {
+                let tried = TriedKey::of(k);
+                (tried_key(row(tried.row), pc(tried.port_class)), e.clone())
+            }
             TableId::Directory => {
                 let named = match DirectoryKey::of(k).named {
                     Named::Set(id) => Named::Set(set(id)),
@@ -301,6 +305,8 @@ fn prune(program: &mut Program) {
     let pcs: Vec<PortClassId> = pcs.chain([PortClassId::default()]).collect();
     let used = |k: VerdictKey| rows.contains(&k.row) && pcs.contains(&k.port_class);
     program.table_mut(TableId::Verdict).entries.retain(|k, _| used(VerdictKey::of(k)));
+    let used = |k: TriedKey| rows.contains(&k.row) && pcs.contains(&k.port_class);
+    program.table_mut(TableId::Tried).entries.retain(|k, _| used(TriedKey::of(k)));
 }
 
 #[test]
