@@ -86,6 +86,7 @@ fn stage(
     }
     let nodes: BTreeSet<IpAddr> =
         case.cluster.nodes.values().flat_map(|n| n.addresses.clone()).collect();
+    let grouped = !case.cluster.security.groups.is_empty();
     let askable = |probe: &&Probe| {
         let question = &probe.question;
         let (from, to) = (question.source.address(), question.destination.address());
@@ -93,8 +94,11 @@ fn stage(
         // Of a Service's packets only what follows translation is sent here, and judged as what it
         // is: software flower does not know.
         let translated = question.via.is_some();
+        // Behind groups it does not tell protocols without ports apart, and is stricter there.
+        let apart = grouped && probe.allowed && question.protocol.protocol().is_none();
         !local
             && !translated
+            && !apart
             && from != to
             && [from, to].iter().all(|address| !nodes.contains(address) && !twice.contains(address))
     };
