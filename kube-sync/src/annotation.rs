@@ -27,42 +27,55 @@ pub(crate) enum Annotation<'n> {
     Unclear,
 }
 
-/// The annotation `name` of an object. Where it is given twice, both must say the same.
+/// The annotation `name` of an object. Where metadata or annotations are given twice, all must say
+/// the same of it; a value that is null is empty, as for the API server.
 pub(crate) fn find<'n>(reader: &mut Reader, object: &'n Node, name: &str) -> Annotation<'n> {
     let metadata = Path::Root.field("metadata");
     let path = metadata.field("annotations");
-    let Some(Node { value: Value::Map(fields), .. }) = object.get("metadata") else {
-        return Annotation::Absent;
-    };
-    let mut found = Annotation::Absent;
-    for field in fields.iter().filter(|f| f.name == "annotations") {
-        let Value::Map(annotations) = &field.node.value else {
-            if field.node.value != Value::Null {
-                strict::wrong_type(reader, &field.node, &path, "an object");
-            }
-            continue;
+    let fields = |node: &'n Node, name: &'static str| {
+        let fields = match &node.value {
+            Value::Map(fields) => fields.as_slice(),
+            _ => &[],
         };
-        for annotation in annotations.iter().filter(|a| a.name == name) {
-            let node = &annotation.node;
-            let here = match &node.value {
-                Value::Null => continue,
-                Value::String(text) => Annotation::Text(text, node.at),
-                _ => {
-                    strict::wrong_type(reader, node, &path.field(name), "a string");
-                    Annotation::Unclear
+        fields.iter().filter(move |field| field.name == name).map(|field| &field.node)
+    };
+    let mut found = None;
+    for given in fields(object, "metadata").flat_map(|node| fields(node, "annotations")) {
+        let mut here = None;
+        match &given.value {
+            Value::Map(annotations) => {
+                for annotation in annotations.iter().filter(|a| a.name == name) {
+                    let node = &annotation.node;
+                    let said = match &node.value {
+                        Value::Null => Annotation::Text("", node.at),
+                        Value::String(text) => Annotation::Text(text, node.at),
+                        _ => {
+                            strict::wrong_type(reader, node, &path.field(name), "a string");
+                            Annotation::Unclear
+                        }
+                    };
+                    here = Some(here.map_or(said, |before| same(before, said)));
                 }
-            };
-            found = match (found, here) {
-                (Annotation::Absent, here) => here,
-                (Annotation::Text(a, at), Annotation::Text(b, _)) if a == b => {
-                    Annotation::Text(a, at)
-                }
-                // `repeated` has reported it.
-                _ => Annotation::Unclear,
-            };
+            }
+            Value::Null => {}
+            _ => {
+                strict::wrong_type(reader, given, &path, "an object");
+                here = Some(Annotation::Unclear);
+            }
         }
+        let here = here.unwrap_or(Annotation::Absent);
+        found = Some(found.map_or(here, |before| same(before, here)));
     }
-    found
+    found.unwrap_or(Annotation::Absent)
+}
+
+/// What two places say together; that they differ is reported by [`crate::repeated`].
+fn same<'n>(one: Annotation<'n>, other: Annotation<'n>) -> Annotation<'n> {
+    match (one, other) {
+        (Annotation::Absent, Annotation::Absent) => Annotation::Absent,
+        (Annotation::Text(a, at), Annotation::Text(b, _)) if a == b => Annotation::Text(a, at),
+        _ => Annotation::Unclear,
+    }
 }
 
 /// Whether a policy is only tried. What cannot be understood is enforced.
@@ -109,15 +122,6 @@ pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselecte
             Unselected::Isolated
         })),
         Annotation::Unclear => Some(Unselected::Isolated),
-        // Where annotations are no object, which has been reported, this one may be meant.
-        Annotation::Absent if has_unreadable(object) => Some(Unselected::Isolated),
         Annotation::Absent => None,
     }
-}
-
-/// Whether an object has annotations of which no name can be read.
-fn has_unreadable(object: &Node) -> bool {
-    let Some(Node { value: Value::Map(fields), .. }) = object.get("metadata") else { return false };
-    let mut all = fields.iter().filter(|field| field.name == "annotations");
-    all.any(|field| !matches!(field.node.value, Value::Map(_) | Value::Null))
 }

@@ -170,7 +170,8 @@ pub(crate) fn put(
         kept.unselected = second.unselected;
     }
     let name = format!("{}.given-{}", id.key.name, before.get().copies + 2);
-    let Some((twin, effect)) = twin(object, name) else {
+    let mode = mode_of_both(cluster, &object);
+    let Some((twin, effect)) = twin(object, name, mode) else {
         let message =
             format!("this object contradicts the one at {first}, which is kept; remove one");
         return reader.error(at, &Path::Root, message);
@@ -186,6 +187,24 @@ pub(crate) fn put(
     }
 }
 
+/// The mode of a policy that contradicts the one that counts: it is only tried where both are
+/// (S84), since one of them may be the one that is meant.
+fn mode_of_both(cluster: &Cluster, object: &Object) -> Mode {
+    let modes = match object {
+        Object::Policy(policy) => {
+            [Some(policy.mode), cluster.policies.get(&policy.key).map(|kept| kept.mode)]
+        }
+        Object::Tier(policy) => {
+            [Some(policy.mode), cluster.tiers.get(&policy.key).map(|kept| kept.mode)]
+        }
+        _ => return Mode::Enforced,
+    };
+    match modes.iter().all(|mode| *mode == Some(Mode::Audited)) {
+        true => Mode::Audited,
+        false => Mode::Enforced,
+    }
+}
+
 /// How open pods that no policy isolates are, by what their namespace says; where it says nothing,
 /// they are as the node has it.
 fn openness(says: Option<Unselected>) -> u8 {
@@ -198,16 +217,16 @@ fn openness(says: Option<Unselected>) -> u8 {
 
 /// What an object closes where it contradicts another one of its name, as an object called `name`,
 /// with a description of that; None where it closes nothing.
-fn twin(object: Object, name: String) -> Option<(Object, &'static str)> {
+fn twin(object: Object, name: String, mode: Mode) -> Option<(Object, &'static str)> {
     match object {
         Object::Policy(policy) => {
             let key = ObjectKey::new(policy.key.namespace.clone(), name);
             let effect = "the pods that it selects are isolated too, and it allows nothing";
-            Some((Object::Policy(isolating(policy, key)), effect))
+            Some((Object::Policy(isolating(policy, key, mode)), effect))
         }
         Object::Tier(policy) => {
             let effect = "what it denies or passes on is denied too, and it accepts nothing";
-            Some((Object::Tier(tier::twin(policy, name.into())), effect))
+            Some((Object::Tier(tier::twin(policy, name.into(), mode)), effect))
         }
         Object::GroupPolicy(policy) => {
             let key = ObjectKey::new(policy.key.namespace.clone(), name);
@@ -227,18 +246,11 @@ fn twin(object: Object, name: String) -> Option<(Object, &'static str)> {
     }
 }
 
-/// A policy that isolates the same pods in the same directions as `policy` and allows nothing, even
-/// where `policy` would only be tried.
-fn isolating(policy: Policy, key: ObjectKey) -> Policy {
+/// A policy that isolates the same pods in the same directions as `policy` and allows nothing.
+fn isolating(policy: Policy, key: ObjectKey, mode: Mode) -> Policy {
     let nothing = |isolation| match isolation {
         Isolation::Isolated(_) => Isolation::Isolated(vec![]),
         Isolation::Open => Isolation::Open,
     };
-    Policy {
-        key,
-        ingress: nothing(policy.ingress),
-        egress: nothing(policy.egress),
-        mode: Mode::Enforced,
-        ..policy
-    }
+    Policy { key, ingress: nothing(policy.ingress), egress: nothing(policy.egress), mode, ..policy }
 }

@@ -138,11 +138,11 @@ fn closed_rule(rule: TierRule) -> TierRule {
     }
 }
 
-/// What contradicts the policy of the same name that counts: its denials hold too, whatever the
-/// annotation says, and nothing of it permits.
-pub(crate) fn twin(policy: TierPolicy, name: Arc<str>) -> TierPolicy {
+/// What contradicts the policy of the same name that counts: its denials hold too, and nothing of
+/// it permits.
+pub(crate) fn twin(policy: TierPolicy, name: Arc<str>, mode: Mode) -> TierPolicy {
     let key = TierKey { name, ..policy.key };
-    closed(TierPolicy { key, mode: Mode::Enforced, ..policy })
+    closed(TierPolicy { key, mode, ..policy })
 }
 
 fn read_tier(reader: &mut Reader, node: &Node, path: &Path) -> Option<Tier> {

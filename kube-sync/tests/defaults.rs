@@ -35,11 +35,9 @@ fn read(annotations: &str) -> (Option<Unselected>, Vec<String>) {
 #[test]
 fn s91_true_and_false_are_read_and_everything_else_isolates_and_is_named() {
     let with = |value: &str| format!(r#"{{"{ANNOTATION}":{value},"x":"y"}}"#);
-    for (value, expected) in [
-        (r#""true""#, Some(Unselected::Isolated)),
-        (r#""false""#, Some(Unselected::Open)),
-        ("null", None),
-    ] {
+    for (value, expected) in
+        [(r#""true""#, Some(Unselected::Isolated)), (r#""false""#, Some(Unselected::Open))]
+    {
         assert_eq!(read(&with(value)), (expected, vec![]), "{value}");
     }
     assert_eq!(read("null"), (None, vec![]));
@@ -48,6 +46,7 @@ fn s91_true_and_false_are_read_and_everything_else_isolates_and_is_named() {
         (r#""yes""#, "`yes` is neither `true` nor `false`, so the namespace's pods are isolated"),
         (r#""True""#, "write one of these, or remove the annotation"),
         (r#""""#, "is neither `true` nor `false`"),
+        ("null", "is neither `true` nor `false`"),
         ("true", "must be a string"),
         ("false", "must be a string"),
         ("{}", "must be a string"),

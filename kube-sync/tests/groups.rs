@@ -110,6 +110,16 @@ fn s77_a_broken_permission_is_said_and_left_out() {
         (ranges, "IpPermissions[0].IpProtocol: the field is required but missing"),
         (&format!(r#""IpProtocol": "esp", {ranges}"#), "`esp` is not a protocol"),
         (&format!(r#""IpProtocol": "256", {ranges}"#), "`256` is not a protocol"),
+        (
+            &format!(r#""IpProtocol": "06", "FromPort": 443, "ToPort": 443, {ranges}"#),
+            "`06` is not a protocol",
+        ),
+        (&format!(r#""IpProtocol": "0058", {ranges}"#), "`0058` is not a protocol"),
+        (&format!(r#""IpProtocol": "icmp", {ranges}"#), "write -1 for every type and code"),
+        (
+            &format!(r#""IpProtocol": "icmpv6", "FromPort": 128, {ranges}"#),
+            "ToPort: the field is required but missing",
+        ),
         (&format!(r#""IpProtocol": true, {ranges}"#), "IpProtocol: must be a string"),
         (&format!(r#""IpProtocol": "tcp", {ranges}"#), "write 0 to 65535 for every port"),
         (
@@ -134,6 +144,14 @@ fn s77_a_broken_permission_is_said_and_left_out() {
         assert!(messages(&loaded)[0].contains("SecurityGroup sg-a: IpPermissions[0]"));
         assert!(loaded.has_errors() && loaded.incomplete.is_empty());
         assert_eq!(group(&loaded, "sg-a").ingress.len(), 1, "{fields}");
+    }
+    for fields in [
+        r#""IpProtocol": "tcp", "IpProtocol": "-1", "FromPort": 1, "ToPort": 2"#,
+        r#""IpProtocol": "tcp", "FromPort": 1, "ToPort": 2, "ToPort": 65535"#,
+    ] {
+        let loaded = permissions(&format!("{{{fields}, {ranges}}}"));
+        assert!(messages(&loaded)[0].contains("given twice"), "{fields} {:?}", loaded.problems);
+        assert_eq!(group(&loaded, "sg-a").ingress, [], "{fields}");
     }
     for (peers, message) in [
         (r#""IpRanges": [{"CidrIp": "10.0.0.0/33"}]"#, "IpRanges[0].CidrIp: `10.0.0.0/33` is not"),

@@ -30,7 +30,6 @@ fn s84_the_annotation_makes_a_policy_audited_and_nothing_else_does() {
         for (annotations, expected) in [
             ("{netpolc.io/mode: audit}", Mode::Audited),
             ("{a: b}", Mode::Enforced),
-            ("{netpolc.io/mode: null}", Mode::Enforced),
             ("null", Mode::Enforced),
         ] {
             let loaded = with_mode(object, annotations);
@@ -41,6 +40,11 @@ fn s84_the_annotation_makes_a_policy_audited_and_nothing_else_does() {
             ("{netpolc.io/mode: Audit}", "`Audit` is not a mode, so the policy is enforced"),
             ("{netpolc.io/mode: enforce}", "write `audit` to try it only, or remove"),
             ("{netpolc.io/mode: ''}", "is not a mode"),
+            ("{netpolc.io/mode: null}", "is not a mode"),
+            ("{netpolc.io/mode: audit, netpolc.io/mode: null}", "given twice"),
+            ("{netpolc.io/mode: audit}, annotations: {team: shop}", "given twice"),
+            ("{netpolc.io/mode: audit}, annotations: null", "given twice"),
+            ("{netpolc.io/mode: audit}, annotations: []", "given twice"),
             ("{netpolc.io/mode: true}", "must be a string"),
             ("{netpolc.io/mode: audit, netpolc.io/mode: x}", "given twice"),
             ("{netpolc.io/mode: x, netpolc.io/mode: audit}", "given twice"),
@@ -65,6 +69,23 @@ fn s84_a_contradicting_audited_policy_isolates() {
     let loaded = text(format!("{first}---\n{second}"));
     let twin = &loaded.cluster.policies[&ObjectKey::new("shop", "p.given-2")];
     assert_eq!((twin.mode, &twin.egress), (Mode::Enforced, &Isolation::Isolated(vec![])));
+}
+
+/// Where both are only tried, neither decides anything.
+#[test]
+fn s84_two_audited_policies_that_contradict_each_other_decide_nothing() {
+    for object in [POLICY, TIER] {
+        let name = "{name: p, namespace: shop, annotations: {netpolc.io/mode: audit}}";
+        let first = object.replace("NAME", name);
+        let second = first.replace("podSelector: {}}", "podSelector: {}, policyTypes: [Egress]}");
+        let second = second.replace("priority: 1", "priority: 2");
+        let loaded = text(format!("{first}---\n{second}"));
+        assert!(loaded.has_errors());
+        let of_policies = loaded.cluster.policies.values().map(|p| p.mode);
+        let modes: Vec<Mode> =
+            of_policies.chain(loaded.cluster.tiers.values().map(|p| p.mode)).collect();
+        assert_eq!(modes, [Mode::Audited; 2], "{object}");
+    }
 }
 
 fn staged(version: &str, spec: &str) -> Loaded {

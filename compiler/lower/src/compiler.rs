@@ -162,7 +162,7 @@ impl Compiler {
             self.set_staged(key, shares.staged(key, staged.clone()));
         }
         for (key, policy) in &cluster.tiers {
-            self.set_tier(key, Some(policy.clone()));
+            self.set_tier(key, shares.tier(policy.clone()));
         }
         for (key, service) in &cluster.services {
             self.set_service(key, Some(shares.service(key, service.clone())));

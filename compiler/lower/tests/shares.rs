@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use netpolc_lower::{Compiler, Event, Kind, Limits, Resource, Room, Scope, Shares, verify};
 use netpolc_policy::{
-    Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Operator, Peer, Peers,
-    Policy, Ports, Protocol, Requirement, Rule, Selector, Service, ServicePort, Staged,
+    Action, Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Operator, Peer,
+    Peers, Policy, Port, Ports, Priority, Protocol, Requirement, Rule, Selector, Service,
+    ServicePort, Staged, Subject, Tier, TierApi, TierKey, TierPeer, TierPolicy, TierRule,
 };
 use netpolc_table::{
     EndpointId, Program,
@@ -433,6 +434,39 @@ fn s59_pods_beyond_what_the_tables_hold_are_named_and_the_others_are_enforced() 
     compiler.apply(Event::Pod { key: gone, pod: None }).unwrap();
     compiler.apply_all([]).unwrap();
     assert!(compiler.endpoint(&ObjectKey::new("evil", "pending2")).is_some(), "its id came back");
+}
+
+/// S84: where ids run out, ClusterNetworkPolicies that are only tried give way before anything that
+/// is enforced.
+#[test]
+fn s84_tried_tiers_give_way_where_ids_run_out() {
+    let alone = bystanders();
+    let room = Room { port_classes: 64, ..Room::default() };
+    let (_, without) = compile(&alone, Limits::of(&room), &room);
+    let port = |i: u16| Port::Range { protocol: Protocol::Tcp, first: 2 * i, last: 2 * i };
+    let rule = TierRule {
+        name: None,
+        action: Action::Deny,
+        peers: vec![TierPeer::Anybody],
+        ports: Ports::Listed((1..200).map(port).collect()),
+    };
+    let tier = TierPolicy {
+        key: TierKey { api: TierApi::Upstream, name: "tried".into() },
+        tier: Tier::Admin,
+        priority: Priority::new(1).unwrap(),
+        subject: Subject::default(),
+        ingress: vec![rule],
+        egress: vec![],
+        mode: Mode::Audited,
+    };
+    let mut cluster = alone.clone();
+    cluster.tiers.insert(tier.key.clone(), tier);
+    let (shares, with) = compile(&cluster, Limits::of(&room), &room);
+    assert_eq!(shares.aside().count(), 0);
+    let named: Vec<String> = shares.not_compared().map(|d| d.to_string()).collect();
+    assert!(named.len() == 1 && named[0].starts_with("tried is only tried"), "{named:?}");
+    assert_eq!(with.program().canonical(), without.program().canonical());
+    assert!(verify(&shares.cluster(&cluster), &with, 3).is_empty());
 }
 
 /// S84: whatever somebody tries, nobody's verdict changes and nothing is set aside. What does not

@@ -27,6 +27,15 @@ pub fn shadow(cluster: &Cluster) -> Option<Cluster> {
     Some(shadow)
 }
 
+/// The cluster without everything that is only tried: what is enforced.
+pub fn enforced(cluster: &Cluster) -> Cluster {
+    let mut enforced = cluster.clone();
+    enforced.policies.retain(|_, policy| policy.mode == Mode::Enforced);
+    enforced.tiers.retain(|_, policy| policy.mode == Mode::Enforced);
+    enforced.staged.clear();
+    enforced
+}
+
 fn stage(policies: &mut BTreeMap<ObjectKey, Policy>, key: ObjectKey, staged: Staged) {
     match staged {
         Staged::Set(policy) => {

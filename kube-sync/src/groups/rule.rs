@@ -150,6 +150,10 @@ pub(super) fn traffic(
         reader.error(node.at, &protocol_path, message);
         return None;
     };
+    // What is given twice has been reported. Either may be meant, and a rule only permits.
+    if is_repeated(node, &[names.protocol, names.first, names.last]) {
+        return None;
+    }
     // A number is written in quotes by the API, and by hand often without.
     let text = match &protocol.value {
         Value::Number(text) => text,
@@ -162,7 +166,8 @@ pub(super) fn traffic(
         "icmp" | "1" => icmp(reader, node, path, names, IcmpVersion::V4),
         "icmpv6" | "58" => icmp(reader, node, path, names, IcmpVersion::V6),
         other => {
-            let number = other.parse().ok().filter(|_| other.bytes().all(|b| b.is_ascii_digit()));
+            // As numbers are written and not otherwise: `06` would be all of TCP.
+            let number = other.parse::<u8>().ok().filter(|number| number.to_string() == other);
             if number.is_none() {
                 let message = format!(
                     "`{}` is not a protocol; write tcp, udp, icmp, icmpv6, -1 or a number from 0 \
@@ -174,6 +179,12 @@ pub(super) fn traffic(
             number.map(Traffic::Protocol)
         }
     }
+}
+
+/// Does one of these fields occur twice?
+fn is_repeated(node: &Node, names: &[&str]) -> bool {
+    let Value::Map(fields) = &node.value else { return false };
+    names.iter().any(|name| fields.iter().filter(|field| field.name == *name).count() > 1)
 }
 
 fn ports(
@@ -201,7 +212,7 @@ fn ports(
     Some(Traffic::Ports { protocol, first, last })
 }
 
-/// Type and code of ICMP; -1, or nothing at all, is any.
+/// Type and code of ICMP; -1 is any.
 fn icmp(
     reader: &mut Reader,
     node: &Node,
@@ -209,9 +220,17 @@ fn icmp(
     names: &Names,
     version: IcmpVersion,
 ) -> Option<Traffic> {
+    // Of ICMPv6 the API itself may leave out both.
+    let is_any = version == IcmpVersion::V6
+        && [names.first, names.last].iter().all(|field| node.get(field).is_none());
     let mut part = |field: &str| match node.get(field) {
+        None if is_any => Some(-1),
         Some(given) => number(reader, given, &path.field(field), -1, u8::MAX.into()),
-        None => Some(-1),
+        None => {
+            let message = "the field is required but missing; write -1 for every type and code";
+            reader.error(node.at, &path.field(field), message);
+            None
+        }
     };
     let (kind, code) = (part(names.first), part(names.last));
     let (kind, code) = (u8::try_from(kind?).ok(), u8::try_from(code?).ok());

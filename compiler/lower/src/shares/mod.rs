@@ -32,7 +32,9 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Cluster, Isolation, Mode, ObjectKey, Pod, Policy, Service, Staged};
+use netpolc_policy::{
+    Cluster, Isolation, Mode, ObjectKey, Pod, Policy, Service, Staged, TierKey, TierPolicy,
+};
 
 use self::{
     account::Account,
@@ -74,6 +76,8 @@ pub struct Shares {
     handed_on: [BTreeSet<ObjectKey>; 2],
     /// The namespaces whose tried policies were left out then.
     left_out: BTreeSet<Arc<str>>,
+    /// The tried ClusterNetworkPolicies that were left out then.
+    tiers_left_out: BTreeSet<TierKey>,
 }
 
 impl Shares {
@@ -90,6 +94,7 @@ impl Shares {
             trying: Trying::default(),
             handed_on: Default::default(),
             left_out: BTreeSet::new(),
+            tiers_left_out: BTreeSet::new(),
         }
     }
 
@@ -128,11 +133,15 @@ impl Shares {
         for (key, staged) in &cluster.staged {
             self.trying.stage(key, Some(staged));
         }
+        for (key, policy) in &cluster.tiers {
+            self.trying.set_tier(key, Some(policy));
+        }
         self.services =
             cluster.services.iter().map(|(key, service)| (key.clone(), pairs(service))).collect();
         self.decide(cluster);
         self.handed_on = self.keys();
         self.left_out = self.trying.left_out().clone();
+        self.tiers_left_out = self.trying.tiers_left_out();
     }
 
     fn keys(&self) -> [BTreeSet<ObjectKey>; 2] {
@@ -152,7 +161,7 @@ impl Shares {
         let now = self.keys();
         let before = std::mem::replace(&mut self.handed_on, now.clone());
         let (mut policies, mut services) = (BTreeSet::new(), BTreeSet::new());
-        let mut staged_keys = BTreeSet::new();
+        let (mut staged_keys, mut tiers) = (BTreeSet::new(), BTreeSet::new());
         let mut admitted: Vec<Event> = events
             .into_iter()
             .map(|event| match event {
@@ -170,6 +179,10 @@ impl Shares {
                 Event::Staged { key, staged } => {
                     staged_keys.insert(key.clone());
                     Event::Staged { staged: self.trying.staged(&key, staged), key }
+                }
+                Event::Tier { key, policy } => {
+                    tiers.insert(key.clone());
+                    Event::Tier { policy: self.trying.tier(policy), key }
                 }
                 other => other,
             })
@@ -203,6 +216,14 @@ impl Shares {
             }
         }
         self.left_out = left_out;
+        let tiers_left_out = self.trying.tiers_left_out();
+        for key in self.tiers_left_out.symmetric_difference(&tiers_left_out) {
+            if !tiers.contains(key) {
+                let policy = self.trying.tier(cluster.tiers.get(key).cloned());
+                admitted.push(Event::Tier { key: key.clone(), policy });
+            }
+        }
+        self.tiers_left_out = tiers_left_out;
         admitted
     }
 
@@ -228,16 +249,20 @@ impl Shares {
         self.trying.staged(key, Some(staged))
     }
 
+    /// The ClusterNetworkPolicy as it is compiled.
+    pub fn tier(&self, policy: TierPolicy) -> Option<TierPolicy> {
+        self.trying.tier(Some(policy))
+    }
+
     /// The tried policies with which nothing is compared, for want of room, in order.
     pub fn not_compared(&self) -> impl Iterator<Item = Diagnostic> {
         let policies = self.trying.left_out().iter().flat_map(|here| self.trying.of(here));
-        policies.map(|(form, key)| {
-            let policy = match form {
-                Form::Audited => key.to_string(),
-                Form::Staged => format!("StagedKubernetesNetworkPolicy {key}"),
-            };
-            Diagnostic::NotCompared { policy: policy.into() }
-        })
+        let policies = policies.map(|(form, key)| match form {
+            Form::Audited => key.to_string(),
+            Form::Staged => format!("StagedKubernetesNetworkPolicy {key}"),
+        });
+        let tiers = self.trying.tiers_left_out().into_iter().map(|key| key.to_string());
+        policies.chain(tiers).map(|policy| Diagnostic::NotCompared { policy: policy.into() })
     }
 
     /// The Service as it is compiled.
@@ -265,6 +290,9 @@ impl Shares {
                 }
             }
         }
+        for key in self.trying.tiers_left_out() {
+            admitted.tiers.remove(&key);
+        }
         for key in self.services_aside.keys() {
             if let Some(service) = admitted.services.get_mut(key) {
                 *service = self.service(key, service.clone());
@@ -288,8 +316,7 @@ impl Shares {
         usage: &BTreeMap<Arc<str>, u64>,
         limit: u64,
     ) -> bool {
-        if self.trying.give_way() {
-            self.decide(cluster);
+        if self.give_way(cluster) {
             return true;
         }
         let candidates =
@@ -301,6 +328,15 @@ impl Shares {
         self.blamed.insert(namespace.clone(), Blame { resource, takes, limit });
         self.decide(cluster);
         true
+    }
+
+    /// Ids ran out: what is only tried gives way. False: there is nothing that could.
+    pub(crate) fn give_way(&mut self, cluster: &Cluster) -> bool {
+        let gives = self.trying.give_way();
+        if gives {
+            self.decide(cluster);
+        }
+        gives
     }
 
     fn account(&mut self, namespace: &Arc<str>) -> &mut Account {
@@ -353,9 +389,9 @@ impl Shares {
                 }
                 changed
             }
+            Event::Tier { key, policy } => self.trying.set_tier(key, policy.as_ref()),
             Event::Namespace { .. }
             | Event::ByDefault(_)
-            | Event::Tier { .. }
             | Event::SecurityGroup { .. }
             | Event::PrefixList { .. }
             | Event::CloudInterface { .. }

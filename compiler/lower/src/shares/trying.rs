@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use netpolc_policy::{Isolation, Mode, ObjectKey, Policy, Staged};
+use netpolc_policy::{Isolation, Mode, ObjectKey, Policy, Staged, TierKey, TierPolicy};
 
 use super::{
     limits::{Limits, RESOURCES, Usage},
@@ -33,6 +33,7 @@ type Bounds = BTreeMap<(Form, Arc<str>), Bound>;
 #[derive(Debug, Default)]
 pub(super) struct Trying {
     policies: BTreeMap<Arc<str>, Bounds>,
+    tiers: BTreeSet<TierKey>,
     left_out: BTreeSet<Arc<str>>,
     exhausted: Exhausted,
 }
@@ -79,9 +80,37 @@ impl Trying {
         self.set(Form::Staged, key, policy)
     }
 
+    /// The same for a ClusterNetworkPolicy, which is no namespace's.
+    pub(super) fn set_tier(&mut self, key: &TierKey, policy: Option<&TierPolicy>) -> bool {
+        let is_tried = policy.is_some_and(|policy| policy.mode == Mode::Audited);
+        let was = match is_tried {
+            true => !self.tiers.insert(key.clone()),
+            false => self.tiers.remove(key),
+        };
+        if is_tried || was {
+            self.exhausted = Exhausted::No;
+        }
+        is_tried || was
+    }
+
+    /// The ClusterNetworkPolicies that are left out.
+    pub(super) fn tiers_left_out(&self) -> BTreeSet<TierKey> {
+        match self.exhausted {
+            Exhausted::Yes => self.tiers.clone(),
+            Exhausted::No => BTreeSet::new(),
+        }
+    }
+
+    /// The ClusterNetworkPolicy as it is compiled.
+    pub(super) fn tier(&self, policy: Option<TierPolicy>) -> Option<TierPolicy> {
+        let is_out = self.exhausted == Exhausted::Yes;
+        policy.filter(|policy| policy.mode == Mode::Enforced || !is_out)
+    }
+
     /// Ids have run out. True: what is tried gives way, which it did not before.
     pub(super) fn give_way(&mut self) -> bool {
-        let gives = !self.policies.is_empty() && self.exhausted == Exhausted::No;
+        let has_any = !self.policies.is_empty() || !self.tiers.is_empty();
+        let gives = has_any && self.exhausted == Exhausted::No;
         if gives {
             self.exhausted = Exhausted::Yes;
         }

@@ -91,12 +91,14 @@ fn admit(cluster: Cluster, scope: &Scope) -> (Cluster, Outcome) {
     }
     // An object that takes too much of one node takes no less of all nodes together, so this check
     // covers them all.
-    if whole.aside().next().is_none() {
-        return (cluster, Outcome::Fine);
-    }
     if let Scope::Node(_) = scope {
         whole.aside().for_each(output::complain);
-        return (whole.cluster(&cluster), Outcome::Problems);
+        let is_whole = whole.aside().next().is_none();
+        let outcome = if is_whole { Outcome::Fine } else { Outcome::Problems };
+        return (whole.cluster(&cluster), outcome);
+    }
+    if whole.aside().next().is_none() {
+        return (cluster, Outcome::Fine);
     }
     let mut lines: BTreeMap<String, Vec<Arc<str>>> = BTreeMap::new();
     for aside in whole.aside().filter(|aside| aside.kind == Kind::Service) {

@@ -89,7 +89,7 @@ pub fn answer_all(
                 probe.set("allowed", json!(answer.allowed));
                 probe.set("egress", serde_json::to_value(&answer.egress)?);
                 probe.set("ingress", serde_json::to_value(&answer.ingress)?);
-                if let Some(tried) = tried.filter(|tried| tried.allowed != answer.allowed) {
+                if let Some(tried) = tried {
                     let Answer { allowed, egress, ingress } = tried;
                     let audit = json!({"allowed": allowed, "egress": egress, "ingress": ingress});
                     probe.set("audit", audit);
@@ -190,8 +190,12 @@ fn answer(
     };
     let answer = question(cluster, &probe).and_then(|question| {
         let answer = judge.judge(&question).map_err(|error| error.to_string())?;
-        let tried = shadow.map(|shadow| Oracle::new(shadow).judge(&question));
-        Ok((answer, tried.transpose().map_err(|error| error.to_string())?))
+        let Some(shadow) = shadow else { return Ok((answer, None)) };
+        // The policies themselves are asked about both, since a judge may be stricter than they
+        // are.
+        let ask = |cluster| Oracle::new(cluster).judge(&question).map_err(|e| e.to_string());
+        let (now, then) = (ask(cluster)?, ask(shadow)?);
+        Ok((answer, Some(then).filter(|then| then.allowed != now.allowed)))
     });
     (probe, answer)
 }
@@ -269,7 +273,19 @@ fn message(probe: &Probe, protocol: Transport, from: IpAddr) -> Result<Option<u1
         _ if protocol.number() != number => {
             Err("type: only icmp has types; write icmp as proto, or leave the key out".into())
         }
+        (Some(kind), _) if is_error(number, kind) => Err(format!(
+            "type: {kind} is an ICMP error, which is judged by the packet that it is about; ask \
+             about that packet"
+        )),
         (Some(kind), code) => Ok(Some(u16::from_be_bytes([kind, code.unwrap_or(0)]))),
+    }
+}
+
+/// Is this type of message an error, of ICMP (1) or ICMPv6 (58)?
+fn is_error(protocol: u8, kind: u8) -> bool {
+    match protocol {
+        1 => [3, 4, 5, 11, 12].contains(&kind),
+        _ => (1..=4).contains(&kind),
     }
 }
 
@@ -475,6 +491,7 @@ mod tests {
             (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "code": 1}), "type"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "proto": 47, "type": 1}), "type"),
             (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "type": 256}), "type"),
+            (json!({"src": "shop/ui", "dst": "shop/carts", "proto": "icmp", "type": 3}), "error"),
         ] {
             let error = ask(probe.clone()).unwrap_err();
             assert!(error.contains(part), "{probe}: {error}");
