@@ -12,7 +12,7 @@ use common::{
     plain::{Plain, expand},
 };
 use ipnetwork::IpNetwork;
-use netpolc_policy::{Cluster, Direction, Isolation, ObjectKey, Pod};
+use netpolc_policy::{Cluster, Direction, Isolation, ObjectKey, Pod, audit};
 use netpolc_target_flower::{
     filter::Copies,
     lower::{chains::Role, lower},
@@ -243,6 +243,10 @@ fn never_more_than_the_plain_expansion() {
         // Services, and its rules have no order.
         cluster.services.clear();
         cluster.tiers.clear();
+        // Nor has it groups, or policies that are only tried.
+        cluster.security = Default::default();
+        cluster.pods.values_mut().for_each(|pod| pod.grouping = Default::default());
+        cluster = audit::enforced(&cluster);
         // Nor of what isolates without a policy.
         cluster.by_default = Default::default();
         cluster.namespaces.values_mut().for_each(|namespace| namespace.unselected = None);

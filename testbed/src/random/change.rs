@@ -200,7 +200,7 @@ fn staged(rng: &mut Rng, cluster: &Cluster) -> Change {
     let key = rng.pick(&keys).clone();
     let staged = match rng.chance(30) {
         true => Staged::Delete,
-        false => Staged::Set(objects::policy(rng, key.clone())),
+        false => Staged::Set(groups::enforced(objects::policy(rng, key.clone()))),
     };
     Change::Staged { key, staged: Some(staged) }
 }

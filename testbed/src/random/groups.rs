@@ -8,8 +8,9 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
-    Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, NetworkInterface, ObjectKey,
-    Protocol, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Staged, Traffic,
+    Cluster, GroupPeer, GroupRule, Grouping, IcmpVersion, InterfaceId, Mode, NetworkInterface,
+    ObjectKey, Policy, Protocol, SecurityGroup, SecurityGroupId, SecurityGroupPolicy, Staged,
+    Traffic,
 };
 
 use super::{
@@ -128,11 +129,16 @@ pub fn staged(rng: &mut Rng, cluster: &mut Cluster) {
         if rng.chance(30) {
             let staged = match rng.chance(30) {
                 true => Staged::Delete,
-                false => Staged::Set(policy(rng, key.clone())),
+                false => Staged::Set(enforced(policy(rng, key.clone()))),
             };
             cluster.staged.insert(key, staged);
         }
     }
+}
+
+/// A staged policy says itself what it is, and no annotation.
+pub(super) fn enforced(policy: Policy) -> Policy {
+    Policy { mode: Mode::Enforced, ..policy }
 }
 
 fn group_policy(rng: &mut Rng, key: ObjectKey) -> SecurityGroupPolicy {
