@@ -1,5 +1,5 @@
-//! What decides about an endpoint in one direction, and the key under which endpoints that it is the
-//! same for share a set.
+//! What decides about an endpoint in one direction, and the key under which endpoints that it is
+//! the same for share a set.
 //!
 //! Not here: which policies those are (the compiler), and what they make of a packet
 //! ([`crate::set`]).

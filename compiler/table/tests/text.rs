@@ -133,8 +133,8 @@ fn errors_name_line_column_and_what_was_expected() {
         (
             "table x",
             "line 1, column 7: expected a table's name (interface, endpoint, own_v4, own_v6, \
-             remote_v4, remote_v6, port, base, row, verdict, tried, service_v4, service_v6, tunnel, \
-             on_link_v6, own_mac, directory), found `x`",
+             remote_v4, remote_v6, port, base, row, verdict, tried, service_v4, service_v6, \
+             tunnel, on_link_v6, own_mac, directory), found `x`",
         ),
         ("table port\nsize many", "line 2, column 6: expected a size in entries, found `many`"),
         (
@@ -155,8 +155,8 @@ fn errors_name_line_column_and_what_was_expected() {
         (
             "HEAD {\n  tcp, 0-1 -> drop\n}",
             "line 2, column 15: expected an action (miss, set_endpoint, set_policy, own, \
-             set_remote, set_port_class, set_row, permit, deny, differs, defer, tunnel, on_link, set_mac, \
-             fingerprint), found `drop`",
+             set_remote, set_port_class, set_row, permit, deny, differs, defer, tunnel, on_link, \
+             set_mac, fingerprint), found `drop`",
         ),
         (
             "HEAD {\n  tcp, 0-1 -> set_port_class(1)\n}",
