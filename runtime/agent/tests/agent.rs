@@ -16,6 +16,7 @@ use netpolc_agent::{
     Agent, Standing,
     discovery::{Discovery, HostInterface, PodFacts, Source},
     network::Network,
+    trials::{Trials, Would},
 };
 use netpolc_host::{
     Connection, Opener,
@@ -24,6 +25,7 @@ use netpolc_host::{
 use netpolc_kube_sync::{Input, load};
 use netpolc_policy::{ByDefault, Cluster, ObjectKey, Unselected};
 use netpolc_table::{IfIndex, TableId, schema::Word};
+use netpolc_target::{Frame, Hook, Mark, Verdict, frame::Packet};
 
 #[derive(Clone, Default)]
 struct Net {
@@ -269,6 +271,45 @@ fn s90_the_default_of_the_node_isolates_and_outlives_a_restart() {
     let mut third = Agent::new("n1".into(), attached, net).unwrap();
     third.update(cluster(&text)).unwrap();
     assert_eq!(standings(&third), [Standing::Open; 4]);
+}
+
+/// S85: connections that an audited policy would have denied are counted under its name, across an
+/// update that gives the tables' ids another meaning, and each once.
+#[test]
+fn s85_packets_that_a_tried_policy_would_deny_are_counted_for_it() {
+    let (mut agent, host, _) = agent();
+    let audited = POLICY
+        .replace("{name: db,", "{name: strict, annotations: {netpolc.io/mode: audit},")
+        .replace("role: ui}}}]", "role: nobody}}}]");
+    agent.update(cluster(&format!("{PODS}{POLICY}"))).unwrap();
+    let opening = |from: [u8; 4], source_port: u16| Frame {
+        interface: IfIndex::new(11),
+        arrival: IfIndex::new(99).into(),
+        mark: Mark::Clear,
+        bytes: Packet::new(from, [10, 0, 0, 1]).tcp(source_port, 6379, 0x02).build(),
+    };
+    let send = |from, port| host.packet(Hook::ToPod, &opening(from, port));
+    assert_eq!(send([10, 0, 0, 2], 1_000), Verdict::Next);
+    assert_eq!(agent.take_trials(), Trials::new(), "nothing is tried yet");
+
+    // Alone the audited policy would let nobody in; beside the enforced one it adds a peer that
+    // nobody is, so nothing differs.
+    agent.update(cluster(&format!("{PODS}{POLICY}{audited}"))).unwrap();
+    assert_eq!(send([10, 0, 0, 2], 1_001), Verdict::Next);
+    assert_eq!(agent.take_trials(), Trials::new(), "policies add up");
+
+    agent.update(cluster(&format!("{PODS}{audited}"))).unwrap();
+    assert_eq!(send([10, 0, 0, 2], 1_002), Verdict::Next);
+    assert_eq!(send([10, 0, 0, 3], 1_003), Verdict::Next);
+    let denied = |count| Trials::from([(("default/strict".into(), Would::Deny), count)]);
+    assert_eq!(agent.take_trials(), denied(2));
+    assert_eq!(send([10, 0, 0, 3], 1_004), Verdict::Next);
+    // Enforced from here on. What was counted before has not been lost.
+    let enforced = audited.replace("netpolc.io/mode: audit", "");
+    agent.update(cluster(&format!("{PODS}{enforced}"))).unwrap();
+    assert_eq!(send([10, 0, 0, 3], 1_005), Verdict::Drop);
+    assert_eq!(agent.take_trials(), denied(1));
+    assert_eq!(agent.take_trials(), Trials::new());
 }
 
 /// S57, S59: whichever write fails, the next try completes the update.

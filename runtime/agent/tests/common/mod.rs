@@ -11,7 +11,10 @@ use netpolc_table::{
     EndpointId, IfIndex, Incarnation, Program, TableId, Write,
     schema::{Word, word_of},
 };
-use netpolc_target::{Capabilities, Error, NodeTarget, Origin, Taken, Target};
+use netpolc_target::{
+    Capabilities, Compared, Datapath, Error, Frame, Hook, NodeTarget, Origin, Taken, Target,
+    Verdict,
+};
 use netpolc_target_mem::Mem;
 
 /// A network in which every address has an interface of its own.
@@ -72,6 +75,12 @@ impl Host {
         self.words().into_iter().filter(isolated).count()
     }
 
+    /// Lets a packet through the tables.
+    #[allow(dead_code, reason = "each test file uses its own part")]
+    pub fn packet(&self, hook: Hook, frame: &Frame) -> Verdict {
+        self.mem.borrow_mut().packet(hook, frame).unwrap()
+    }
+
     pub fn words(&self) -> Vec<Word> {
         self.program().table(TableId::Endpoint).entries.values().map(word_of).collect()
     }
@@ -102,6 +111,9 @@ impl Target for Host {
             self.log.borrow_mut().push("interface".into());
         }
         self.mem.borrow_mut().write(write)
+    }
+    fn compared(&self) -> Result<Option<Compared>, Error> {
+        self.mem.borrow().compared()
     }
     fn settle(&mut self) -> Result<(), Error> {
         Ok(())
