@@ -106,10 +106,28 @@ pub(crate) fn isolate_by_default(value: &str) -> Option<Unselected> {
     }
 }
 
+/// Whether the object's document breaks off before its annotations end, so that some may be
+/// missing.
+fn may_be_missing(object: &Node) -> bool {
+    let breaks_off = |node: &Node| node.value == Value::Broken || node.get("").is_some();
+    let Some(metadata) = object.get("metadata") else { return breaks_off(object) };
+    breaks_off(metadata.get("annotations").unwrap_or(metadata))
+}
+
 /// What a namespace says of pods that no policy isolates. What cannot be understood isolates: who
 /// wrote it did not mean to leave things as they are, and an error must not open anything.
 pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselected> {
     match find(reader, object, ISOLATE_BY_DEFAULT) {
+        Annotation::Absent if may_be_missing(object) => {
+            let metadata = Path::Root.field("metadata");
+            let path = metadata.field("annotations");
+            let message = format!(
+                "the document breaks off before the annotations end, and `{ISOLATE_BY_DEFAULT}` \
+                 may be among the missing ones, so the namespace's pods are isolated by default"
+            );
+            reader.error(object.at, &path, message);
+            Some(Unselected::Isolated)
+        }
         Annotation::Text(text, at) => Some(isolate_by_default(text).unwrap_or_else(|| {
             let metadata = Path::Root.field("metadata");
             let path = metadata.field("annotations");

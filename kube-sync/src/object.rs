@@ -269,14 +269,8 @@ fn one(
             list(reader, node, item_type, depth, sink);
         }
         // The missing part of such an object could be what matters. Only a policy closes by what is
-        // left of it.
-        Kind::Pod
-        | Kind::Namespace
-        | Kind::Node
-        | Kind::Service
-        | Kind::Account
-        | Kind::Staged
-        | Kind::Group
+        // left of it, and a namespace that may isolate its pods.
+        Kind::Pod | Kind::Node | Kind::Service | Kind::Account | Kind::Staged | Kind::Group
             if cut_short => {}
         Kind::Pod
         | Kind::Namespace
@@ -288,7 +282,7 @@ fn one(
         | Kind::GroupPolicy
         | Kind::Account
         | Kind::Group => {
-            reader.damaged = whole == Whole::Perhaps;
+            reader.damaged = whole == Whole::Perhaps || cut_short;
             match single(reader, node, known, trust) {
                 Single::Object(found) => sink(reader, found, node.at),
                 Single::Without => {}

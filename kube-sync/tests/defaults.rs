@@ -108,3 +108,29 @@ fn s61_s91_what_a_broken_file_said_stays() {
     let merged = merge_last_known(text(namespace("{}")), &before, &places);
     assert_eq!(merged.cluster.namespaces["n"].unselected, None);
 }
+
+/// S61, S91: a document that breaks off isolates where the annotation may have been in the part that
+/// is missing, also where nothing was known of the namespace before.
+#[test]
+fn s61_s91_a_document_that_breaks_off_isolates_unless_its_annotations_are_whole() {
+    let (shut, open) = (Some(Unselected::Isolated), Some(Unselected::Open));
+    for (metadata, expected, consequences) in [
+        ("{name: n, annotations: {A: 'true'}, labels: {a: \"b}", shut, 0),
+        ("{name: n, annotations: {A: 'false'}, labels: {a: \"b}", open, 0),
+        ("{name: n, annotations: {x: y}, labels: {a: \"b}", None, 0),
+        ("{name: n, annotations: {}}\nspec: {finalizers: [\"x}", None, 0),
+        ("{name: n}\nspec: {finalizers: [\"x}", None, 0),
+        ("{name: n, annotations: {x: \"y}", shut, 1),
+        ("{name: n, labels: {a: \"b}, annotations: {A: 'false'}", shut, 1),
+        ("\n  name: n\n  labels:\n    a: \"b\n  annotations:\n    A: 'true'\n", shut, 1),
+    ] {
+        let metadata = metadata.replace('A', ANNOTATION);
+        let loaded = text(format!("kind: Namespace\napiVersion: v1\nmetadata: {metadata}"));
+        let messages = messages(&loaded);
+        let unselected = loaded.cluster.namespaces.get("n").map(|n| n.unselected);
+        assert_eq!(unselected, Some(expected), "{metadata} {messages:?}");
+        assert!(messages[0].contains("is not valid YAML"), "{messages:?}");
+        let told = messages.iter().filter(|m| m.contains("breaks off before the annotations end"));
+        assert_eq!(told.count(), consequences, "{messages:?}");
+    }
+}

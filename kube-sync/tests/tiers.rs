@@ -470,30 +470,36 @@ fn s61_a_policy_of_a_wrong_kind_or_version_only_denies() {
     assert_eq!((other.cluster.tiers.len(), other.has_errors()), (0, false), "another engine's");
 }
 
+/// The twin is tried only where both documents are: an enforced document denies although the other
+/// is audited.
 #[test]
 fn s61_two_policies_of_one_name_both_deny() {
-    let object = |rules: &str| {
+    let object = |mode: &str, rules: &str| {
         format!(
             "apiVersion: {UPSTREAM}\nkind: ClusterNetworkPolicy\nmetadata: {{name: p, annotations: \
-             {{netpolc.io/mode: audit}}}}\nspec: {{tier: Admin, priority: 1, subject: \
-             {{namespaces: {{}}}}, ingress: [{rules}]}}\n"
+             {{{mode}}}}}\nspec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: \
+             [{rules}]}}\n"
         )
     };
-    let first = object("{action: Accept, from: [{namespaces: {}}]}");
-    let second = object(
-        "{action: Deny, from: [{namespaces: {}}]}, {action: Pass, from: [{namespaces: {}}]}, \
-         {action: Accept, from: [{namespaces: {}}]}",
-    );
-    let loaded = text(format!("{first}---\n{second}---\n{first}"));
-    let messages: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
-    assert!(messages[0].contains("contradicts the one at f.yaml:1"), "{messages:?}");
-    assert!(messages[1].contains("is already given"), "{messages:?}");
-    let [kept, twin] = loaded.cluster.tiers.values().collect::<Vec<_>>()[..] else {
-        panic!("{:?}", loaded.cluster.tiers)
-    };
-    assert!(permits(&kept.ingress[0]) && kept.mode == Mode::Audited);
-    assert_eq!((&*twin.key.name, twin.mode), ("p.given-2", Mode::Enforced));
-    assert!(permits_nothing(twin) && twin.ingress.len() == 3);
+    let audit = "netpolc.io/mode: audit";
+    for (mode, expected) in [(audit, Mode::Audited), ("", Mode::Enforced)] {
+        let first = object(audit, "{action: Accept, from: [{namespaces: {}}]}");
+        let second = object(
+            mode,
+            "{action: Deny, from: [{namespaces: {}}]}, {action: Pass, from: [{namespaces: {}}]}, \
+             {action: Accept, from: [{namespaces: {}}]}",
+        );
+        let loaded = text(format!("{first}---\n{second}---\n{first}"));
+        let messages: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+        assert!(messages[0].contains("contradicts the one at f.yaml:1"), "{messages:?}");
+        assert!(messages[1].contains("is already given"), "{messages:?}");
+        let [kept, twin] = loaded.cluster.tiers.values().collect::<Vec<_>>()[..] else {
+            panic!("{:?}", loaded.cluster.tiers)
+        };
+        assert!(permits(&kept.ingress[0]) && kept.mode == Mode::Audited);
+        assert_eq!((&*twin.key.name, twin.mode), ("p.given-2", expected));
+        assert!(permits_nothing(twin) && twin.ingress.len() == 3);
+    }
 }
 
 /// A policy without a name denies all the same.
