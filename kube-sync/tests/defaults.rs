@@ -109,8 +109,8 @@ fn s61_s91_what_a_broken_file_said_stays() {
     assert_eq!(merged.cluster.namespaces["n"].unselected, None);
 }
 
-/// S61, S91: a document that breaks off isolates where the annotation may have been in the part that
-/// is missing, also where nothing was known of the namespace before.
+/// S61, S91: a document that breaks off isolates where the annotation may have been in the part
+/// that is missing, also where nothing was known of the namespace before.
 #[test]
 fn s61_s91_a_document_that_breaks_off_isolates_unless_its_annotations_are_whole() {
     let (shut, open) = (Some(Unselected::Isolated), Some(Unselected::Open));
