@@ -476,9 +476,9 @@ fn s61_a_policy_of_a_wrong_kind_or_version_only_denies() {
 fn s61_two_policies_of_one_name_both_deny() {
     let object = |mode: &str, rules: &str| {
         format!(
-            "apiVersion: {UPSTREAM}\nkind: ClusterNetworkPolicy\nmetadata: {{name: p, annotations: \
-             {{{mode}}}}}\nspec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, ingress: \
-             [{rules}]}}\n"
+            "apiVersion: {UPSTREAM}\nkind: ClusterNetworkPolicy\nmetadata: {{name: p, \
+             annotations: {{{mode}}}}}\nspec: {{tier: Admin, priority: 1, subject: \
+             {{namespaces: {{}}}}, ingress: [{rules}]}}\n"
         )
     };
     let audit = "netpolc.io/mode: audit";
