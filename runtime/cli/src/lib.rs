@@ -11,6 +11,7 @@
 pub mod cli;
 #[cfg(feature = "command")]
 pub mod command;
+#[cfg(feature = "command")]
 pub mod input;
 pub mod judge;
 #[cfg(feature = "command")]
