@@ -9,17 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Node, Running};
+use common::{
+    Node, Running,
+    tables::{Stage, attached, packet},
+};
 use netpolc::judge::ebpf;
 use netpolc_kube_sync::{Input, load};
-use netpolc_lower::{Compiler, Event, Scope, compile};
+use netpolc_lower::Event;
 use netpolc_policy::{Cluster, ObjectKey};
-use netpolc_table::{IfIndex, delta};
 use netpolc_target::{
-    Arrival, Datapath, Frame, Hook, Mark, Target,
-    Verdict::{self, Drop, Next},
-    execute,
-    frame::Packet,
+    Datapath, Target,
+    Verdict::{Drop, Next},
     semantics::tcp,
 };
 use netpolc_target_mem::Mem;
@@ -28,8 +28,6 @@ use serde_json::Value;
 
 const POD: &str = "10.5.0.1";
 const PEER: &str = "10.5.0.2";
-const INTERFACE: IfIndex = IfIndex::new(10_001);
-const UPLINK: IfIndex = IfIndex::new(2);
 
 fn cluster(annotation: &str) -> Cluster {
     let text = format!(
@@ -52,40 +50,6 @@ status: {{phase: Running, podIP: {POD}}}
 
 const CLOSED: &str = "netpolc.io/isolate-by-default: 'true'";
 
-/// A node on a target, at first without pods.
-struct Stage<T> {
-    compiler: Compiler,
-    target: T,
-}
-
-impl<T: Target + Datapath> Stage<T> {
-    fn new(target: T) -> Self {
-        let compiler = compile(&Cluster::default(), Scope::Node("n1".into())).unwrap();
-        Self { compiler, target }
-    }
-
-    fn update(&mut self, events: Vec<Event>) {
-        self.compiler.apply_all(events).unwrap();
-        let held = self.target.read().unwrap();
-        let (_, plan) = delta::plan(&held, self.compiler.program()).unwrap();
-        execute(&mut self.target, &plan).unwrap();
-    }
-
-    fn packet(&mut self, hook: Hook, arrival: Arrival, packet: &Packet) -> Verdict {
-        let frame =
-            Frame { interface: INTERFACE, arrival, mark: Mark::Clear, bytes: packet.build() };
-        self.target.packet(hook, &frame).unwrap()
-    }
-
-    fn sends(&mut self, packet: &Packet) -> Verdict {
-        self.packet(Hook::FromPod, Arrival::At(INTERFACE), packet)
-    }
-
-    fn gets(&mut self, packet: &Packet) -> Verdict {
-        self.packet(Hook::ToPod, Arrival::At(UPLINK), packet)
-    }
-}
-
 fn namespace(cluster: &Cluster) -> Event {
     let namespace = cluster.namespaces.get("shop").cloned();
     Event::Namespace { name: "shop".into(), namespace }
@@ -94,12 +58,7 @@ fn namespace(cluster: &Cluster) -> Event {
 fn of_pod(cluster: &Cluster) -> Vec<Event> {
     let key = ObjectKey::new("shop", "web");
     let pod = cluster.pods.get(&key).cloned();
-    let interface = Event::Interface { pod: key.clone(), interface: Some(INTERFACE.into()) };
-    vec![Event::Pod { key, pod }, interface]
-}
-
-fn packet(from: &str, to: &str) -> Packet {
-    Packet::new(from.parse::<std::net::IpAddr>().unwrap(), to.parse::<std::net::IpAddr>().unwrap())
+    vec![Event::Pod { key, pod }, attached("shop", "web")]
 }
 
 fn a_pod_starts(target: impl Target + Datapath) {
@@ -107,7 +66,7 @@ fn a_pod_starts(target: impl Target + Datapath) {
     let out = |flags| packet(POD, PEER).tcp(4000, 80, flags);
     let into = |flags| packet(PEER, POD).tcp(80, 4000, flags);
     let ask = || packet(PEER, POD).tcp(5000, 80, tcp::SYN);
-    let mut stage = Stage::new(target);
+    let mut stage = Stage::new(&Cluster::default(), target);
     stage.update(vec![namespace(&closed)]);
     stage.update(of_pod(&closed));
     assert_eq!(stage.sends(&out(tcp::SYN)), Drop, "its first packet");

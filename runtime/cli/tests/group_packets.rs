@@ -2,23 +2,22 @@
 //! corpus, which asks about openings alone, cannot ask. The generated eBPF programs run in the
 //! kernel: that needs root.
 
-use std::{collections::BTreeMap, net::IpAddr};
+mod common;
 
+use std::net::IpAddr;
+
+use common::tables::{Stage, attached};
 use netpolc::judge::ebpf;
 use netpolc_kube_sync::{Input, load};
-use netpolc_lower::{Compiler, Event, Scope, Tunnel, Wire, compile};
-use netpolc_policy::{Cluster, ObjectKey};
-use netpolc_table::{Entry, IfIndex, Key, Program, TableId, delta};
+use netpolc_lower::{Event, Tunnel, Wire};
+use netpolc_policy::Cluster;
 use netpolc_target::{
-    Arrival, Datapath, Frame, Hook, Mark, Target,
-    Verdict::{self, Drop, Next},
-    execute,
+    Datapath, Hook, Target,
+    Verdict::{Drop, Next},
     frame::{Packet, icmp_error, quote},
 };
 use netpolc_target_mem::Mem;
 
-const INTERFACE: IfIndex = IfIndex::new(10_001);
-const UPLINK: IfIndex = IfIndex::new(2);
 const ESP: u8 = 50;
 const GRE: u8 = 47;
 
@@ -101,61 +100,11 @@ status: {{id: sg-db}}
     loaded.cluster
 }
 
-fn ports(program: &Program) -> &BTreeMap<Key, Entry> {
-    &program.table(TableId::Port).entries
-}
-
-/// A node with the db, on a target.
-struct Stage<T> {
-    compiler: Compiler,
-    target: T,
-}
-
-impl<T: Target + Datapath> Stage<T> {
-    fn new(cluster: &Cluster, target: T) -> Self {
-        let mut compiler = compile(cluster, Scope::Node("n1".into())).unwrap();
-        let pod = ObjectKey::new("shop", "db");
-        let interface = Some(INTERFACE.into());
-        compiler.apply(Event::Interface { pod, interface }).unwrap();
-        let wire = Wire { tunnels: [Tunnel::Protocol(GRE)].into(), ..Wire::default() };
-        compiler.apply(Event::Wire(wire)).unwrap();
-        let mut stage = Self { compiler, target };
-        stage.update();
-        stage
-    }
-
-    fn update(&mut self) {
-        let held = self.target.read().unwrap();
-        let (_, plan) = delta::plan(&held, self.compiler.program()).unwrap();
-        execute(&mut self.target, &plan).unwrap();
-        let written = self.target.read().unwrap();
-        let [written, wanted] = [&written, self.compiler.program()].map(ports);
-        assert_eq!(written, wanted, "the target holds what was written");
-    }
-
-    /// The groups become those of `cluster`.
-    fn change(&mut self, cluster: &Cluster) {
-        for (id, group) in &cluster.security.groups {
-            let (id, group) = (id.clone(), Some(group.clone()));
-            self.compiler.apply(Event::SecurityGroup { id, group }).unwrap();
-        }
-        self.update();
-    }
-
-    fn sends(&mut self, packet: &Packet) -> Verdict {
-        self.frame(Hook::FromPod, packet.build())
-    }
-
-    fn gets(&mut self, packet: &Packet) -> Verdict {
-        self.frame(Hook::ToPod, packet.build())
-    }
-
-    fn frame(&mut self, hook: Hook, bytes: Vec<u8>) -> Verdict {
-        let from = if hook == Hook::FromPod { INTERFACE } else { UPLINK };
-        let frame =
-            Frame { interface: INTERFACE, arrival: Arrival::At(from), mark: Mark::Clear, bytes };
-        self.target.packet(hook, &frame).unwrap()
-    }
+fn stage<T: Target + Datapath>(cluster: &Cluster, target: T) -> Stage<T> {
+    let wire = Wire { tunnels: [Tunnel::Protocol(GRE)].into(), ..Wire::default() };
+    let mut stage = Stage::new(cluster, target);
+    stage.update(vec![attached("shop", "db"), Event::Wire(wire)]);
+    stage
 }
 
 /// The pod may ping with any code, and be asked one other message; everything else is closed.
@@ -165,7 +114,7 @@ fn messages(family: &Family, target: impl Target + Datapath) {
     let back = |message, id| Packet::new(web, db).message(message, id).payload(b"ping");
     let kind = i16::from;
     let rules = cluster(family, &[(icmp, kind(other), 4)], &[(icmp, kind(request), -1)]);
-    let mut stage = Stage::new(&rules, target);
+    let mut stage = stage(&rules, target);
 
     assert_eq!(stage.gets(&back([reply, 0], 1)), Drop, "{icmp}: a reply to nothing");
     for code in [0, 7] {
@@ -212,7 +161,7 @@ fn protocols(family: &Family, target: impl Target + Datapath) {
     let out = |number| Packet::new(db, web).protocol(number).payload(&[4; 64]);
     let back = |number| Packet::new(web, db).protocol(number).payload(&[4; 64]);
     let rules = cluster(family, &[("50", -1, -1), ("47", -1, -1)], &[("47", -1, -1)]);
-    let mut stage = Stage::new(&rules, target);
+    let mut stage = stage(&rules, target);
     assert_eq!(stage.sends(&out(ESP)), Drop, "{icmp}: ESP from the pod, before any came");
     assert_eq!(stage.gets(&back(ESP)), Next, "{icmp}: ESP to the pod");
     assert_eq!(stage.sends(&out(ESP)), Next, "{icmp}: an answer");

@@ -1,15 +1,15 @@
 //! Tiers in the life of connections: what the corpus, which asks about openings alone, cannot ask.
 //! The generated eBPF programs run in the kernel: that needs root.
 
+mod common;
+
+use common::tables::{Stage, attached, packet};
 use netpolc::judge::ebpf;
 use netpolc_kube_sync::{Input, load};
-use netpolc_lower::{Compiler, Event, Scope, compile};
-use netpolc_policy::{Cluster, ObjectKey};
-use netpolc_table::{IfIndex, delta};
+use netpolc_policy::Cluster;
 use netpolc_target::{
-    Arrival, Datapath, Frame, Hook, Mark, Target,
-    Verdict::{self, Drop, Next},
-    execute,
+    Datapath, Target,
+    Verdict::{Drop, Next},
     frame::{Packet, icmp_error, quote},
     semantics::tcp,
 };
@@ -17,8 +17,6 @@ use netpolc_target_mem::Mem;
 
 const DB: &str = "10.5.0.1";
 const WEB: &str = "10.5.0.2";
-const INTERFACE: IfIndex = IfIndex::new(10_001);
-const UPLINK: IfIndex = IfIndex::new(2);
 const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 
 /// The db may ask web, or not; nobody may ask the db.
@@ -60,55 +58,10 @@ spec:
     loaded.cluster
 }
 
-/// A node with the db, on a target.
-struct Stage<T> {
-    compiler: Compiler,
-    target: T,
-}
-
-impl<T: Target + Datapath> Stage<T> {
-    fn new(cluster: &Cluster, target: T) -> Self {
-        let mut compiler = compile(cluster, Scope::Node("n1".into())).unwrap();
-        let pod = ObjectKey::new("shop", "db");
-        let interface = Some(INTERFACE.into());
-        compiler.apply(Event::Interface { pod, interface }).unwrap();
-        let mut stage = Self { compiler, target };
-        stage.update();
-        stage
-    }
-
-    fn update(&mut self) {
-        let held = self.target.read().unwrap();
-        let (_, plan) = delta::plan(&held, self.compiler.program()).unwrap();
-        execute(&mut self.target, &plan).unwrap();
-    }
-
-    /// The policy becomes that of `cluster`.
-    fn change(&mut self, cluster: &Cluster) {
-        for (key, policy) in &cluster.tiers {
-            let (key, policy) = (key.clone(), Some(policy.clone()));
-            self.compiler.apply(Event::Tier { key, policy }).unwrap();
-        }
-        self.update();
-    }
-
-    fn sends(&mut self, packet: &Packet) -> Verdict {
-        self.packet(Hook::FromPod, INTERFACE, packet)
-    }
-
-    fn gets(&mut self, packet: &Packet) -> Verdict {
-        self.packet(Hook::ToPod, UPLINK, packet)
-    }
-
-    fn packet(&mut self, hook: Hook, from: IfIndex, packet: &Packet) -> Verdict {
-        let (arrival, bytes) = (Arrival::At(from), packet.build());
-        let frame = Frame { interface: INTERFACE, arrival, mark: Mark::Clear, bytes };
-        self.target.packet(hook, &frame).unwrap()
-    }
-}
-
-fn packet(from: &str, to: &str) -> Packet {
-    Packet::new(from.parse::<std::net::IpAddr>().unwrap(), to.parse::<std::net::IpAddr>().unwrap())
+fn stage<T: Target + Datapath>(cluster: &Cluster, target: T) -> Stage<T> {
+    let mut stage = Stage::new(cluster, target);
+    stage.update(vec![attached("shop", "db")]);
+    stage
 }
 
 fn error(about: &Packet) -> Packet {
@@ -119,7 +72,7 @@ fn error(about: &Packet) -> Packet {
 fn a_connection(tier: &str, target: impl Target + Datapath) {
     let out = |flags| packet(DB, WEB).tcp(4000, 80, flags);
     let back = |flags| packet(WEB, DB).tcp(80, 4000, flags);
-    let mut stage = Stage::new(&cluster(tier, "Accept"), target);
+    let mut stage = stage(&cluster(tier, "Accept"), target);
     assert_eq!(stage.gets(&packet(WEB, DB).tcp(4000, 5432, tcp::SYN)), Drop, "{tier}: asked");
     assert_eq!(stage.gets(&back(SYN_ACK)), Drop, "{tier}: an answer to nothing");
     assert_eq!(stage.sends(&out(tcp::SYN)), Next, "{tier}: asks");
@@ -157,7 +110,7 @@ fn counted(target: &impl Target) -> u64 {
 }
 
 fn a_trial(target: impl Target + Datapath) {
-    let mut stage = Stage::new(&annotated("Admin", "Deny", "netpolc.io/mode: audit"), target);
+    let mut stage = stage(&annotated("Admin", "Deny", "netpolc.io/mode: audit"), target);
     let asks = |port| packet(WEB, DB).tcp(port, 5432, tcp::SYN);
     assert_eq!(stage.gets(&asks(4000)), Next, "what is tried denies nothing");
     assert_eq!(counted(&stage.target), 1, "an opening");

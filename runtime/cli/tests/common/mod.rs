@@ -5,6 +5,7 @@
 pub mod bridge;
 pub mod frames;
 pub mod stage;
+pub mod tables;
 pub mod watching;
 
 use std::{
