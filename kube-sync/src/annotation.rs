@@ -117,10 +117,10 @@ fn may_be_missing(object: &Node) -> bool {
 /// What a namespace says of pods that no policy isolates. What cannot be understood isolates: who
 /// wrote it did not mean to leave things as they are, and an error must not open anything.
 pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselected> {
+    let metadata = Path::Root.field("metadata");
+    let path = metadata.field("annotations");
     match find(reader, object, ISOLATE_BY_DEFAULT) {
         Annotation::Absent if may_be_missing(object) => {
-            let metadata = Path::Root.field("metadata");
-            let path = metadata.field("annotations");
             let message = format!(
                 "the document breaks off before the annotations end, and `{ISOLATE_BY_DEFAULT}` \
                  may be among the missing ones, so the namespace's pods are isolated by default"
@@ -129,8 +129,6 @@ pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselecte
             Some(Unselected::Isolated)
         }
         Annotation::Text(text, at) => Some(isolate_by_default(text).unwrap_or_else(|| {
-            let metadata = Path::Root.field("metadata");
-            let path = metadata.field("annotations");
             let message = format!(
                 "`{}` is neither `true` nor `false`, so the namespace's pods are isolated by \
                  default; write one of these, or remove the annotation",

@@ -99,16 +99,9 @@ impl SetKey {
             (protocol, name, numbers)
         };
         Self {
-            direction: Direction::Ingress,
-            tiers: tier_versions(&deciding.tiers),
-            groups: deciding.groups.clone(),
-            policies: versions(&deciding.policies),
-            unselected: deciding.unselected,
             resolved: names.into_iter().map(resolve).collect(),
-            node: None,
-            health_checks: Vec::new(),
-            tunnels: BTreeSet::new(),
             tried: deciding.tried.as_ref().map(|t| Box::new(Self::ingress(pod, &t.deciding))),
+            ..Self::of(Direction::Ingress, deciding)
         }
     }
 
@@ -124,16 +117,27 @@ impl SetKey {
             .as_ref()
             .map(|tried| Box::new(Self::egress(pod, &tried.deciding, health_checks.clone(), wire)));
         Self {
-            direction: Direction::Egress,
+            node: pod.node.clone(),
+            health_checks,
+            tunnels: wire.ports(),
+            tried,
+            ..Self::of(Direction::Egress, deciding)
+        }
+    }
+
+    /// What both directions have.
+    fn of(direction: Direction, deciding: &Deciding) -> Self {
+        Self {
+            direction,
             tiers: tier_versions(&deciding.tiers),
             groups: deciding.groups.clone(),
             policies: versions(&deciding.policies),
             unselected: deciding.unselected,
             resolved: Vec::new(),
-            node: pod.node.clone(),
-            health_checks,
-            tunnels: wire.ports(),
-            tried,
+            node: None,
+            health_checks: Vec::new(),
+            tunnels: BTreeSet::new(),
+            tried: None,
         }
     }
 

@@ -90,7 +90,7 @@ pub enum Diagnostic {
     TierConflict {
         /// The policy whose answer counts.
         wins: Arc<str>,
-        /// The other one.
+        /// The policy whose answer is lost.
         loses: Arc<str>,
         /// The packet.
         example: Arc<str>,

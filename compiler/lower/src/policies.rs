@@ -10,7 +10,7 @@ use netpolc_policy::{
     Staged,
 };
 
-/// Which policies count.
+/// Where policies are asked: on the wire as it is, or as it would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum World {
     /// Those that are enforced.

@@ -214,6 +214,16 @@ pub fn port_class(program: &Program, protocol: u8, port: Option<u16>) -> PortCla
     hit.map_or(PortClassId::default(), |(_, e)| SetPortClass::of(e).port_class)
 }
 
+/// The port class of a packet from or to this address.
+fn packet_class(
+    program: &Program,
+    address: IpAddr,
+    protocol: u8,
+    port: Option<u16>,
+) -> PortClassId {
+    port_class(program, protocol, asked(Family::of(address), protocol, port))
+}
+
 /// The word of an endpoint; the default (nothing isolated) where it has none.
 pub fn word(program: &Program, endpoint: EndpointId) -> Word {
     program.get(TableId::Endpoint, &endpoint_key(endpoint)).map(Word::of).unwrap_or_default()
@@ -370,10 +380,7 @@ pub fn verdict(
     let Some(set) = pipeline.set(word(program, endpoint)) else { return Verdict::Permit };
     let permitted = match Answer::of(answer(program, set, remote(program, address).class)) {
         Answer::Permit => true,
-        Answer::Row(row) => {
-            let asked = asked(Family::of(address), protocol, port);
-            permits(program, row, port_class(program, protocol, asked))
-        }
+        Answer::Row(row) => permits(program, row, packet_class(program, address, protocol, port)),
         Answer::Deny => false,
     };
     match permitted {
@@ -410,8 +417,7 @@ pub fn difference(
 ) -> Option<(RowId, PortClassId)> {
     let set = pipeline.tried(word(program, endpoint))?;
     let row = Answer::of(answer(program, set, remote(program, address).class)).row()?;
-    let asked = asked(Family::of(address), protocol, port);
-    let class = port_class(program, protocol, asked);
+    let class = packet_class(program, address, protocol, port);
     program.get(TableId::Tried, &tried_key(row, class)).map(|_| (row, class))
 }
 

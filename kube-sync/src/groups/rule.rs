@@ -14,6 +14,7 @@ use crate::{
     cidr::network,
     lenient::map,
     problem::{Path, excerpt},
+    repeated,
     source::Reader,
     strict,
     tree::{Node, Value},
@@ -184,7 +185,7 @@ pub(super) fn traffic(
 /// Does one of these fields occur twice?
 fn is_repeated(node: &Node, names: &[&str]) -> bool {
     let Value::Map(fields) = &node.value else { return false };
-    names.iter().any(|name| fields.iter().filter(|field| field.name == *name).count() > 1)
+    repeated::of(fields).iter().any(|&(index, _)| names.contains(&&*fields[index].name))
 }
 
 fn ports(

@@ -49,6 +49,15 @@ pub(crate) fn tuple(
     Tuple { endpoint, local, remote, protocol, local_port, remote_port }
 }
 
+/// What the tables are asked about the tuple's packets in a direction, beside their protocol: the
+/// destination port, or the type and code of ICMP.
+fn asked(hook: Hook, tuple: &Tuple, message: Option<u16>) -> Option<u16> {
+    match HAS_PORTS.contains(&tuple.protocol) {
+        true => Some(tuple.destination_port(hook)),
+        false => message,
+    }
+}
+
 impl Mem {
     /// *Permits*: whether the direction, as it is now, permits the tuple's packets, or of ICMP
     /// those with this type and code.
@@ -72,10 +81,7 @@ impl Mem {
         tuple: &Tuple,
         message: Option<u16>,
     ) -> bool {
-        let port = match HAS_PORTS.contains(&tuple.protocol) {
-            true => Some(tuple.destination_port(hook)),
-            false => message,
-        };
+        let port = asked(hook, tuple, message);
         let tables = || {
             let endpoint = tuple.endpoint;
             eval::decide(
@@ -166,10 +172,7 @@ impl Mem {
         tuple: &Tuple,
         message: Option<u16>,
     ) -> Option<(RowId, PortClassId)> {
-        let port = match HAS_PORTS.contains(&tuple.protocol) {
-            true => Some(tuple.destination_port(hook)),
-            false => message,
-        };
+        let port = asked(hook, tuple, message);
         let Tuple { endpoint, remote, protocol, .. } = *tuple;
         eval::difference(&self.program, pipeline(hook), endpoint, remote, protocol, port)
     }

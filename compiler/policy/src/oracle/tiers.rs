@@ -87,13 +87,15 @@ fn in_tier(case: &Case, tier: Tier, passed: &mut Vec<TierPlace>) -> Option<Reaso
 fn of_tier<'a>(case: &Case<'a>, tier: Tier) -> Vec<&'a TierPolicy> {
     let policies = case.cluster.tiers.values();
     let of_tier = policies.filter(|p| p.tier == tier && p.mode == Mode::Enforced);
-    of_tier.filter(|policy| is_subject(case.cluster, policy, case.pod)).collect()
+    of_tier.filter(|policy| policy.is_about(case.cluster, case.pod)).collect()
 }
 
-/// S67
-fn is_subject(cluster: &Cluster, policy: &TierPolicy, pod: &Pod) -> bool {
-    let subject = &policy.subject;
-    pod.is_policed() && selected(cluster, pod, &subject.namespaces, &subject.pods)
+impl TierPolicy {
+    /// Whether the policy is about the pod (S67), whatever it decides there.
+    pub fn is_about(&self, cluster: &Cluster, pod: &Pod) -> bool {
+        let subject = &self.subject;
+        pod.is_policed() && selected(cluster, pod, &subject.namespaces, &subject.pods)
+    }
 }
 
 /// The first rule of the policy that matches, with what it does here (S63).

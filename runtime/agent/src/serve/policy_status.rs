@@ -10,7 +10,7 @@ use std::{
 
 use netpolc_kube_sync::{PolicyKind, PolicyState};
 use netpolc_lower::Compiler;
-use netpolc_policy::{Cluster, Mode, Namespace, ObjectKey, Pod, Policy, Staged, TierPolicy};
+use netpolc_policy::{Cluster, Mode, ObjectKey, Pod, Policy, Staged, TierPolicy};
 use netpolc_table::{
     Origin, SetId, TableId, eval,
     schema::{BaseKey, Word},
@@ -82,14 +82,7 @@ pub fn audited(cluster: &Cluster, pods: &BTreeSet<ObjectKey>) -> usize {
         let mut here = pods.iter().filter(|pod| pod.key.namespace == policy.key.namespace);
         here.any(|pod| policy.selector.matches(&pod.labels))
     };
-    let none = Namespace::default();
-    let is_about = |policy: &TierPolicy| {
-        pods.iter().any(|pod| {
-            let namespace = cluster.namespaces.get(&pod.key.namespace).unwrap_or(&none);
-            policy.subject.namespaces.matches(&namespace.labels)
-                && policy.subject.pods.matches(&pod.labels)
-        })
-    };
+    let is_about = |policy: &TierPolicy| pods.iter().any(|pod| policy.is_about(cluster, pod));
     let policies = cluster.policies.values().filter(|p| p.mode == Mode::Audited && selects(p));
     let tiers = cluster.tiers.values().filter(|p| p.mode == Mode::Audited && is_about(p));
     let staged = cluster.staged.iter().filter(|(key, staged)| match staged {

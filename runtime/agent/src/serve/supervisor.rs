@@ -55,7 +55,7 @@ enum Notice {
 pub struct Conflict {
     /// The policy whose answer counts, as users name it.
     pub wins: Arc<str>,
-    /// The other one.
+    /// The policy whose answer is lost.
     pub loses: Arc<str>,
     /// What users are told, with a packet as an example.
     pub why: String,

@@ -143,19 +143,25 @@ pub fn check_row(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<RowCha
 /// Checks a change of `verdict`.
 pub fn check_verdict(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
     let VerdictKey { row, port_class } = VerdictKey::of(key);
-    let row = check_row_id(maps, TableId::Verdict, row)?;
-    let port_class = ports::check_class(maps, TableId::Verdict, port_class)?;
-    let put = with_action(TableId::Verdict, ActionId::Permit, entry)?.is_some();
-    Ok((row, port_class, put))
+    check_bit(maps, (TableId::Verdict, ActionId::Permit), (row, port_class), entry)
 }
 
 /// Checks a change of `tried`.
 pub fn check_tried(maps: &Maps, key: &Key, entry: Option<&Entry>) -> Result<VerdictChange, Stop> {
     let TriedKey { row, port_class } = TriedKey::of(key);
-    let row = check_row_id(maps, TableId::Tried, row)?;
-    let port_class = ports::check_class(maps, TableId::Tried, port_class)?;
-    let put = with_action(TableId::Tried, ActionId::Differs, entry)?.is_some();
-    Ok((row, port_class, put))
+    check_bit(maps, (TableId::Tried, ActionId::Differs), (row, port_class), entry)
+}
+
+/// Checks a change of a table that has one action, for a row and a port class.
+fn check_bit(
+    maps: &Maps,
+    (table, action): (TableId, ActionId),
+    (row, port_class): (RowId, PortClassId),
+    entry: Option<&Entry>,
+) -> Result<VerdictChange, Stop> {
+    let row = check_row_id(maps, table, row)?;
+    let port_class = ports::check_class(maps, table, port_class)?;
+    Ok((row, port_class, with_action(table, action, entry)?.is_some()))
 }
 
 /// Changes a set's `base`, in all cells that have no entry in `row`.
