@@ -17,6 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("compiler/policy", &[]),
     ("compiler/table", &[]),
     ("compiler/lower", &["netpolc-policy", "netpolc-table"]),
+    ("compiler/analyze", &["netpolc-policy"]),
     ("targets/host", &[]),
     ("targets/api", &["netpolc-host", "netpolc-table"]),
     ("targets/mem", &["netpolc-table", "netpolc-target"]),
@@ -52,6 +53,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "runtime/cli",
         &[
             "netpolc-agent",
+            "netpolc-analyze",
             "netpolc-cni",
             "netpolc-host",
             "netpolc-kube-sync",

@@ -36,7 +36,7 @@ pub(super) fn gate(case: &Case) -> Gate {
 
 /// S75: None where the pod has no group, so that groups say nothing about it. An interface that is
 /// not known, as well as no data at all, leaves a pod that names groups with none that permits.
-fn of_pod(cluster: &Cluster, pod: &Pod) -> Option<BTreeSet<SecurityGroupId>> {
+pub fn of_pod(cluster: &Cluster, pod: &Pod) -> Option<BTreeSet<SecurityGroupId>> {
     let security = &cluster.security;
     if !pod.grouping.interfaces.is_empty() {
         let known = pod.grouping.interfaces.iter().filter_map(|id| security.interfaces.get(id));

@@ -14,7 +14,7 @@ use std::{fmt, net::IpAddr};
 use serde::Serialize;
 
 use self::groups::Gate;
-pub use self::tiers::TierPlace;
+pub use self::{groups::of_pod as groups_of, tiers::TierPlace};
 use crate::{
     Cluster, Direction, Isolation, Labels, Mode, Namespaces, ObjectKey, Peer, Peers, Pod, Policy,
     Port, Ports, Protocol, Rule, SecurityGroupId, Selector, Unselected,

@@ -1,0 +1,477 @@
+//! One end of a connection: what the policies of a pod permit with each remote.
+//!
+//! Here: the order of tiers, NetworkPolicies and security groups (S62), worked out for all ports at
+//! once. Not here: both ends together ([`crate::Analysis::between`]), and what depends on more than
+//! addresses: the pod itself (S47), its own node (S44, S45), and Services before their translation
+//! (S48).
+
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+
+use netpolc_policy::{
+    Action, Cluster, Direction, Isolation, Mode, ObjectKey, Peers, Policy, Port, Ports, Priority,
+    Protocol, Tier, TierPolicy, TierRule, Traffic, Unselected,
+};
+
+use crate::{
+    peers::{Claimants, Meant, PeerIndex},
+    traffic::{Interner, TrafficId, TrafficSet},
+    universe::{ProfileId, RemoteId, Universe},
+};
+
+/// What a direction of a profile permits, for all remotes: those that no rule names, and the
+/// others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// With a remote that is not in `named`.
+    pub base: TrafficId,
+    /// With those that some rule names, in order.
+    pub named: Vec<(RemoteId, TrafficId)>,
+}
+
+impl Row {
+    /// What is permitted with this remote.
+    pub fn with(&self, remote: RemoteId) -> TrafficId {
+        let at = self.named.binary_search_by_key(&remote, |(id, _)| *id);
+        at.map_or(self.base, |at| self.named[at].1)
+    }
+}
+
+/// A direction of a profile, with its rules in the order in which they are asked.
+#[derive(Clone, Debug)]
+pub struct Side {
+    direction: Direction,
+    admin: Vec<Level>,
+    policies: Option<Vec<Grant>>,
+    baseline: Vec<Level>,
+    gate: Option<Vec<Grant>>,
+}
+
+/// The ClusterNetworkPolicies of one tier and priority that are about the profile.
+#[derive(Clone, Debug, Default)]
+struct Level(Vec<Vec<(Action, Grant)>>);
+
+/// Traffic, and those with whom a rule is about it.
+#[derive(Clone, Debug)]
+struct Grant {
+    /// None: everybody.
+    peers: Option<Vec<Rc<Meant>>>,
+    /// Whatever the remote is.
+    traffic: TrafficId,
+    /// What stands for ports of the pod at the other end.
+    names: Vec<(Option<Protocol>, Arc<str>)>,
+    /// The peers by whom names mean nothing: blocks of addresses (S31).
+    unnamed: Option<Vec<Rc<Meant>>>,
+}
+
+/// What a side is made from.
+pub(crate) struct Sources<'w, 'a> {
+    pub cluster: &'a Cluster,
+    pub universe: &'w Universe<'a>,
+    pub peers: &'w mut PeerIndex,
+    pub traffic: &'w mut Interner,
+    /// The NetworkPolicies of each namespace.
+    pub policies: &'w BTreeMap<&'a str, Vec<&'a Policy>>,
+}
+
+impl Side {
+    /// The rules about a direction of a profile. `without` leaves a policy out as if it were not
+    /// there.
+    pub(crate) fn of(
+        sources: &mut Sources<'_, '_>,
+        profile: ProfileId,
+        direction: Direction,
+        without: &Without,
+    ) -> Self {
+        let pod = sources.universe.profile(profile).pod;
+        Self {
+            direction,
+            admin: levels(sources, profile, direction, Tier::Admin, without),
+            policies: granted(sources, profile, direction, without),
+            baseline: levels(sources, profile, direction, Tier::Baseline, without),
+            gate: gate(sources, profile, direction),
+        }
+        .checked(pod.is_policed())
+    }
+
+    fn checked(self, is_policed: bool) -> Self {
+        debug_assert!(is_policed, "profiles are those of pods that policies apply to");
+        self
+    }
+
+    /// Does anything isolate the profile in this direction, or order what it may do?
+    pub fn is_open(&self) -> bool {
+        self.admin.is_empty()
+            && self.policies.is_none()
+            && self.baseline.is_empty()
+            && self.gate.is_none()
+    }
+
+    /// Does a NetworkPolicy isolate the profile in this direction, or the default of its namespace?
+    pub fn is_isolated(&self) -> bool {
+        self.policies.is_some()
+    }
+
+    /// What is permitted with a remote.
+    pub(crate) fn with(
+        &self,
+        remote: RemoteId,
+        universe: &Universe<'_>,
+        traffic: &mut Interner,
+    ) -> TrafficId {
+        let mut cell = Cell { side: self, remote: Some(remote), universe, traffic };
+        cell.permitted()
+    }
+
+    /// What is permitted with each remote.
+    pub(crate) fn row(&self, universe: &Universe<'_>, traffic: &mut Interner) -> Row {
+        let base = Cell { side: self, remote: None, universe, traffic }.permitted();
+        let mut named: Vec<RemoteId> = Vec::new();
+        let levels = self.admin.iter().chain(&self.baseline);
+        let of_tiers = levels.flat_map(|level| level.0.iter().flatten()).map(|(_, grant)| grant);
+        let grants = self.policies.iter().chain(&self.gate).flatten();
+        for grant in of_tiers.chain(grants) {
+            for peers in grant.peers.iter().chain(&grant.unnamed) {
+                let meant = peers.iter().flat_map(|meant| meant.among(Claimants::Any));
+                named.extend(meant.copied());
+            }
+            // A name stands for ports of pods, so whoever is no pod answers otherwise.
+            if !grant.names.is_empty() && self.direction == Direction::Egress {
+                let pods = universe.remotes().filter(|(_, remote)| !remote.claimants.is_empty());
+                named.extend(pods.map(|(id, _)| id));
+            }
+        }
+        named.sort_unstable();
+        named.dedup();
+        let with = |remote: RemoteId| (remote, self.with(remote, universe, traffic));
+        let mut named: Vec<(RemoteId, TrafficId)> = named.into_iter().map(with).collect();
+        named.retain(|(_, permitted)| *permitted != base);
+        Row { base, named }
+    }
+}
+
+/// What is left out of a side: for finding out what it is there for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Without {
+    /// Nothing is left out.
+    #[default]
+    Nothing,
+    /// This NetworkPolicy.
+    Policy(ObjectKey),
+    /// This rule of it, by direction and index; the policy isolates all the same.
+    Rule(ObjectKey, Direction, usize),
+    /// This ClusterNetworkPolicy.
+    Tier(netpolc_policy::TierKey),
+    /// This rule of it, by direction and index.
+    TierRule(netpolc_policy::TierKey, Direction, usize),
+}
+
+/// One side and one remote.
+struct Cell<'w, 'a> {
+    side: &'w Side,
+    /// None: one that no rule names.
+    remote: Option<RemoteId>,
+    universe: &'w Universe<'a>,
+    traffic: &'w mut Interner,
+}
+
+impl Cell<'_, '_> {
+    fn permitted(&mut self) -> TrafficId {
+        let side = self.side;
+        let mut permitted = TrafficId::NOTHING;
+        let mut left = TrafficId::EVERYTHING;
+        self.tier(&side.admin, &mut left, &mut permitted);
+        match &side.policies {
+            Some(grants) => {
+                let granted = self.granted(grants);
+                let here = self.traffic.intersection(left, granted);
+                permitted = self.traffic.union(permitted, here);
+            }
+            None => {
+                self.tier(&side.baseline, &mut left, &mut permitted);
+                permitted = self.traffic.union(permitted, left);
+            }
+        }
+        match &side.gate {
+            Some(grants) => {
+                let through = self.granted(grants);
+                self.traffic.intersection(permitted, through)
+            }
+            None => permitted,
+        }
+    }
+
+    /// Takes from `left` what the tier decides, and adds to `permitted` what it accepts.
+    fn tier(&mut self, levels: &[Level], left: &mut TrafficId, permitted: &mut TrafficId) {
+        let mut passed = TrafficId::NOTHING;
+        for level in levels {
+            let (mut denied, mut accepted, mut on) =
+                (TrafficId::NOTHING, TrafficId::NOTHING, TrafficId::NOTHING);
+            for policy in &level.0 {
+                // Each policy is asked by itself (S64); its first rule that matches decides.
+                let mut open = *left;
+                for (action, grant) in policy {
+                    if open == TrafficId::NOTHING {
+                        break;
+                    }
+                    let all = self.of(grant, Claimants::All);
+                    let any = match action {
+                        Action::Accept => all,
+                        Action::Deny | Action::Pass => self.of(grant, Claimants::Any),
+                    };
+                    let (all, any) = (
+                        self.traffic.intersection(all, open),
+                        self.traffic.intersection(any, open),
+                    );
+                    match action {
+                        Action::Accept => accepted = self.traffic.union(accepted, all),
+                        Action::Deny => denied = self.traffic.union(denied, any),
+                        // Where only some of the pods that claim an address are meant, it is denied.
+                        Action::Pass => {
+                            on = self.traffic.union(on, all);
+                            let some = self.traffic.minus(any, all);
+                            denied = self.traffic.union(denied, some);
+                        }
+                    }
+                    open = self.traffic.minus(open, any);
+                }
+            }
+            // Among the answers Deny wins, then Accept, then Pass.
+            let accepted = self.traffic.minus(accepted, denied);
+            *permitted = self.traffic.union(*permitted, accepted);
+            let decided = self.traffic.union(accepted, denied);
+            let on = self.traffic.minus(on, decided);
+            passed = self.traffic.union(passed, on);
+            let decided = self.traffic.union(decided, on);
+            *left = self.traffic.minus(*left, decided);
+        }
+        *left = self.traffic.union(*left, passed);
+    }
+
+    fn granted(&mut self, grants: &[Grant]) -> TrafficId {
+        let mut all = TrafficId::NOTHING;
+        for grant in grants {
+            if all == TrafficId::EVERYTHING {
+                break;
+            }
+            let here = self.of(grant, Claimants::All);
+            all = self.traffic.union(all, here);
+        }
+        all
+    }
+
+    /// What the rule is about with this remote.
+    fn of(&mut self, grant: &Grant, claimants: Claimants) -> TrafficId {
+        let is_meant = |peers: &[Rc<Meant>]| {
+            let remote = self.remote;
+            remote.is_some_and(|remote| peers.iter().any(|meant| meant.has(remote, claimants)))
+        };
+        let meant = grant.peers.as_ref().is_none_or(|peers| is_meant(peers));
+        let unnamed = grant.unnamed.as_ref().is_some_and(|peers| is_meant(peers));
+        if !meant && !unnamed {
+            return TrafficId::NOTHING;
+        }
+        if grant.names.is_empty() || !meant {
+            return grant.traffic;
+        }
+        let named = self.names(&grant.names, claimants);
+        self.traffic.union(grant.traffic, named)
+    }
+
+    /// The ports that the names stand for on the remote.
+    fn names(&mut self, names: &[(Option<Protocol>, Arc<str>)], claimants: Claimants) -> TrafficId {
+        let Some(remote) = self.remote else { return TrafficId::NOTHING };
+        let mut found = TrafficSet::nothing();
+        for (protocol, name) in names {
+            let of = |profile: &ProfileId| {
+                resolved(self.universe.profile(*profile).pod, *protocol, name)
+            };
+            let mut each = self.universe.remote(remote).claimants.iter().map(of);
+            let Some(first) = each.next() else { continue };
+            let joined = each.fold(first, |so_far, next| match claimants {
+                Claimants::All => so_far.intersection(&next),
+                Claimants::Any => so_far.union(&next),
+            });
+            found = found.union(&joined);
+        }
+        self.traffic.intern(found)
+    }
+}
+
+/// The ports that a name stands for on a pod (S29, S69).
+fn resolved(pod: &netpolc_policy::Pod, protocol: Option<Protocol>, name: &str) -> TrafficSet {
+    let protocols = Protocol::ALL.into_iter().filter(|p| protocol.is_none_or(|only| only == *p));
+    let ports =
+        protocols.flat_map(|p| pod.resolve_port(p, name).into_iter().map(move |port| (p, port)));
+    ports.fold(TrafficSet::nothing(), |set, (p, port)| set.union(&TrafficSet::ports(p, port, port)))
+}
+
+/// Splits a rule's ports into those that are known, and names that the remote's pod resolves.
+fn split(
+    ports: &Ports,
+    own: &netpolc_policy::Pod,
+    direction: Direction,
+) -> (TrafficSet, Vec<(Option<Protocol>, Arc<str>)>) {
+    let Ports::Listed(list) = ports else { return (TrafficSet::everything(), Vec::new()) };
+    let (mut known, mut names) = (TrafficSet::nothing(), Vec::new());
+    for port in list {
+        let (protocol, name) = match port {
+            Port::Every(protocol) => {
+                known = known.union(&TrafficSet::protocol(protocol.number()));
+                continue;
+            }
+            Port::Range { protocol, first, last } => {
+                known = known.union(&TrafficSet::ports(*protocol, *first, *last));
+                continue;
+            }
+            Port::Named { protocol, name } => (Some(*protocol), name),
+            Port::Name(name) => (None, name),
+            Port::Nothing => continue,
+        };
+        match direction {
+            Direction::Ingress => known = known.union(&resolved(own, protocol, name)),
+            Direction::Egress => names.push((protocol, name.clone())),
+        }
+    }
+    (known, names)
+}
+
+/// Is the policy one that decides about the profile?
+fn selects(policy: &Policy, pod: &netpolc_policy::Pod) -> bool {
+    policy.mode == Mode::Enforced && policy.selector.matches(&pod.labels)
+}
+
+/// What NetworkPolicies grant; None where none isolates the profile in this direction (S65), and
+/// nothing does by default (S90).
+fn granted(
+    sources: &mut Sources<'_, '_>,
+    profile: ProfileId,
+    direction: Direction,
+    without: &Without,
+) -> Option<Vec<Grant>> {
+    let pod = sources.universe.profile(profile).pod;
+    let policies = sources.policies.get(&*pod.key.namespace);
+    let mut grants: Option<Vec<Grant>> = None;
+    for policy in policies.into_iter().flatten().filter(|policy| selects(policy, pod)) {
+        let Isolation::Isolated(rules) = policy.isolation(direction) else { continue };
+        if matches!(without, Without::Policy(key) if *key == policy.key) {
+            continue;
+        }
+        let grants = grants.get_or_insert_default();
+        for (index, rule) in rules.iter().enumerate() {
+            let is_out = matches!(without, Without::Rule(key, d, rule)
+                if (key, *d, *rule) == (&policy.key, direction, index));
+            if is_out {
+                continue;
+            }
+            let (known, names) = split(&rule.ports, pod, direction);
+            let (mut peers, mut unnamed) = (None, None);
+            if let Peers::Listed(listed) = &rule.peers {
+                let (mut resolve, mut do_not) = (Vec::new(), Vec::new());
+                for peer in listed {
+                    let is_block = matches!(peer, netpolc_policy::Peer::Block(_));
+                    let namespace = &policy.key.namespace;
+                    let meant = sources.peers.of_policy(sources.universe, namespace, peer);
+                    match is_block && !names.is_empty() {
+                        true => do_not.push(meant),
+                        false => resolve.push(meant),
+                    }
+                }
+                peers = Some(resolve);
+                unnamed = (!do_not.is_empty()).then_some(do_not);
+            }
+            let traffic = sources.traffic.intern(known);
+            grants.push(Grant { peers, traffic, names, unnamed });
+        }
+    }
+    let cluster = sources.cluster;
+    let own = cluster.namespaces.get(&pod.key.namespace).and_then(|n| n.unselected);
+    let by_default = own.unwrap_or(match cluster.by_default.except.contains(&pod.key.namespace) {
+        true => Unselected::Open,
+        false => cluster.by_default.unselected,
+    });
+    match by_default {
+        Unselected::Open => grants,
+        Unselected::Isolated => Some(grants.unwrap_or_default()),
+    }
+}
+
+/// The policies of a tier that are about the profile, by priority.
+fn levels(
+    sources: &mut Sources<'_, '_>,
+    profile: ProfileId,
+    direction: Direction,
+    tier: Tier,
+    without: &Without,
+) -> Vec<Level> {
+    let pod = sources.universe.profile(profile).pod;
+    let mut levels: BTreeMap<Priority, Level> = BTreeMap::new();
+    let about = sources.cluster.tiers.values().filter(|policy| {
+        policy.tier == tier
+            && policy.mode == Mode::Enforced
+            && !policy.rules(direction).is_empty()
+            && policy.is_about(sources.cluster, pod)
+            && !matches!(without, Without::Tier(key) if *key == policy.key)
+    });
+    for policy in about.collect::<Vec<&TierPolicy>>() {
+        let rules = policy.rules(direction).iter().enumerate();
+        let is_in = |(index, _): &(usize, &TierRule)| {
+            !matches!(without, Without::TierRule(key, d, rule)
+                if (key, *d, *rule) == (&policy.key, direction, *index))
+        };
+        let rules: Vec<&TierRule> = rules.filter(is_in).map(|(_, rule)| rule).collect();
+        let rules = rules.into_iter().map(|rule| {
+            let (known, names) = split(&rule.ports, pod, direction);
+            let mut peers = Some(Vec::new());
+            for peer in &rule.peers {
+                match (sources.peers.of_tier(sources.universe, peer), &mut peers) {
+                    (Some(meant), Some(peers)) => peers.extend(meant),
+                    _ => peers = None,
+                }
+            }
+            let traffic = sources.traffic.intern(known);
+            (rule.action, Grant { peers, traffic, names, unnamed: None })
+        });
+        let rules = rules.collect();
+        levels.entry(policy.priority).or_default().0.push(rules);
+    }
+    levels.into_values().collect()
+}
+
+/// What the profile's security groups permit; None where it has none (S76).
+fn gate(
+    sources: &mut Sources<'_, '_>,
+    profile: ProfileId,
+    direction: Direction,
+) -> Option<Vec<Grant>> {
+    let groups = sources.universe.profile(profile).groups.clone()?;
+    let security = &sources.cluster.security;
+    let mut grants = Vec::new();
+    for rule in
+        groups.iter().filter_map(|id| security.groups.get(id)).flat_map(|g| g.rules(direction))
+    {
+        let known = match rule.traffic {
+            Traffic::Everything => TrafficSet::everything(),
+            Traffic::Ports { protocol, first, last } => TrafficSet::ports(protocol, first, last),
+            Traffic::Protocol(number) => TrafficSet::protocol(number),
+            Traffic::Icmp { version, kind, code } => TrafficSet::icmp(version, kind, code),
+        };
+        let peers = rule.peers.iter();
+        let meant =
+            peers.flat_map(|p| sources.peers.of_group(sources.universe, sources.cluster, p));
+        let peers = Some(meant.collect());
+        let traffic = sources.traffic.intern(known);
+        grants.push(Grant { peers, traffic, names: Vec::new(), unnamed: None });
+    }
+    if direction == Direction::Egress {
+        // S81: the resolvers are never blocked.
+        let fixed = netpolc_policy::group::RESOLVERS.iter().chain(&security.resolvers);
+        let meant = fixed.map(|address| {
+            let peer = netpolc_policy::GroupPeer::Network((*address).into());
+            sources.peers.of_group(sources.universe, sources.cluster, &peer)
+        });
+        let peers = Some(meant.flatten().collect());
+        let traffic = TrafficId::EVERYTHING;
+        grants.push(Grant { peers, traffic, names: Vec::new(), unnamed: None });
+    }
+    Some(grants)
+}
