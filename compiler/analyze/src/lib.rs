@@ -10,6 +10,7 @@
 //! for all ports at once and has no bound on the number of pods; `tests/agree.rs` holds it against
 //! both.
 
+pub mod nearest;
 pub mod peers;
 pub mod region;
 pub mod side;

@@ -50,6 +50,9 @@ pub struct Side {
 #[derive(Clone, Debug, Default)]
 struct Level(Vec<Vec<(Action, Grant)>>);
 
+/// A port by name, of one protocol or of any.
+type PortName = (Option<Protocol>, Arc<str>);
+
 /// Traffic, and those with whom a rule is about it.
 #[derive(Clone, Debug)]
 struct Grant {
@@ -58,7 +61,7 @@ struct Grant {
     /// Whatever the remote is.
     traffic: TrafficId,
     /// What stands for ports of the pod at the other end.
-    names: Vec<(Option<Protocol>, Arc<str>)>,
+    names: Vec<PortName>,
     /// The peers by whom names mean nothing: blocks of addresses (S31).
     unnamed: Option<Vec<Rc<Meant>>>,
 }
@@ -278,7 +281,7 @@ impl Cell<'_, '_> {
     }
 
     /// The ports that the names stand for on the remote.
-    fn names(&mut self, names: &[(Option<Protocol>, Arc<str>)], claimants: Claimants) -> TrafficId {
+    fn names(&mut self, names: &[PortName], claimants: Claimants) -> TrafficId {
         let Some(remote) = self.remote else { return TrafficId::NOTHING };
         let mut found = TrafficSet::nothing();
         for (protocol, name) in names {
@@ -310,7 +313,7 @@ fn split(
     ports: &Ports,
     own: &netpolc_policy::Pod,
     direction: Direction,
-) -> (TrafficSet, Vec<(Option<Protocol>, Arc<str>)>) {
+) -> (TrafficSet, Vec<PortName>) {
     let Ports::Listed(list) = ports else { return (TrafficSet::everything(), Vec::new()) };
     let (mut known, mut names) = (TrafficSet::nothing(), Vec::new());
     for port in list {

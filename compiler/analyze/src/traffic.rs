@@ -235,9 +235,7 @@ fn joined(parts: &[String]) -> String {
     let mut before = None;
     for part in parts {
         let (head, rest) = part.split_once(' ').unwrap_or((part, ""));
-        if before == Some(head) && head == "protocol" {
-            text.push_str(&format!(", {rest}"));
-        } else if before == Some(head) && !rest.is_empty() && !head.starts_with("ICMP") {
+        if before == Some(head) && !rest.is_empty() && !head.starts_with("ICMP") {
             text.push_str(&format!(", {rest}"));
         } else {
             if !text.is_empty() {
