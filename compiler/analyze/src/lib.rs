@@ -10,11 +10,14 @@
 //! for all ports at once and has no bound on the number of pods; `tests/agree.rs` holds it against
 //! both.
 
+pub mod diff;
+pub mod list;
 pub mod nearest;
 pub mod peers;
 pub mod region;
 pub mod side;
 pub mod traffic;
+pub mod unit;
 pub mod universe;
 
 use std::{
@@ -86,6 +89,11 @@ impl<'a> Analysis<'a> {
     /// Everybody in it.
     pub fn universe(&self) -> &Universe<'a> {
         &self.universe
+    }
+
+    /// The NetworkPolicies of a namespace.
+    pub fn policies_of(&self, namespace: &str) -> &[&'a Policy] {
+        self.policies.get(namespace).map_or(&[], |policies| policies)
     }
 
     /// The set of traffic with this id.

@@ -77,6 +77,7 @@ pub struct Universe<'a> {
     nodes: Vec<(RemoteId, Vec<&'a str>)>,
     class_of: HashMap<&'a ObjectKey, PodClassId>,
     remote_of: HashMap<IpAddr, RemoteId>,
+    asked: Asked,
 }
 
 impl<'a> Universe<'a> {
@@ -138,7 +139,7 @@ impl<'a> Universe<'a> {
         });
         let outside = outside.collect();
         let nodes = nodes.into_iter().map(|(id, names)| (id, names.into_iter().collect()));
-        maker.finish(outside, nodes.collect(), remote_of)
+        maker.finish(outside, nodes.collect(), remote_of, asked)
     }
 
     /// All profiles.
@@ -201,6 +202,19 @@ impl<'a> Universe<'a> {
         &self.outside
     }
 
+    /// The addresses of a region that are neither a pod's nor a node's.
+    pub fn outside_of(&self, region: RegionId) -> RemoteId {
+        self.outside[region.index()]
+    }
+
+    /// The labels of a pod that some selector asks about.
+    pub fn asked_labels<'p>(
+        &'p self,
+        pod: &'p Pod,
+    ) -> impl Iterator<Item = (&'p Arc<str>, &'p Arc<str>)> {
+        pod.labels.iter().filter(|(key, _)| self.asked.pod_labels.contains(*key))
+    }
+
     /// The remotes that are nodes, with the nodes' names.
     pub fn nodes(&self) -> &[(RemoteId, Vec<&'a str>)] {
         &self.nodes
@@ -219,7 +233,7 @@ impl<'a> Universe<'a> {
 }
 
 /// What some selector or rule asks about, so that what nobody asks about keeps nobody apart.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Asked {
     pod_labels: BTreeSet<Arc<str>>,
     node_labels: BTreeSet<Arc<str>>,
@@ -380,6 +394,7 @@ impl<'a> Maker<'a> {
         outside: Vec<RemoteId>,
         nodes: Vec<(RemoteId, Vec<&'a str>)>,
         remote_of: HashMap<IpAddr, RemoteId>,
+        asked: Asked,
     ) -> Universe<'a> {
         let mut by_namespace: BTreeMap<&'a str, Vec<ProfileId>> = BTreeMap::new();
         for (i, profile) in self.profiles.iter().enumerate() {
@@ -406,6 +421,7 @@ impl<'a> Maker<'a> {
             nodes,
             class_of: self.class_of,
             remote_of,
+            asked,
         }
     }
 }

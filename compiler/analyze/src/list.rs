@@ -1,0 +1,238 @@
+//! The connections of a cluster, as a list that a person can read and a program can use.
+//!
+//! Here: which connections there are between units, nodes and the rest of the world. Not here: how
+//! they are printed.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ipnetwork::IpNetwork;
+use netpolc_policy::Direction;
+use serde::{Serialize, Serializer};
+
+use crate::{
+    Analysis,
+    traffic::{TrafficId, TrafficSet},
+    unit::{Passing, Unit},
+};
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Who {
+    /// Pods under this name.
+    Pods(Arc<str>),
+    /// These nodes.
+    Nodes(Vec<Arc<str>>),
+    /// Addresses outside of the cluster.
+    Outside(Vec<IpNetwork>),
+}
+
+impl Who {
+    /// Every address outside of the cluster that the list of prefixes covers, in few words.
+    fn outside(prefixes: &[IpNetwork]) -> String {
+        let whole = |v4: bool| prefixes.iter().any(|p| p.prefix() == 0 && p.is_ipv4() == v4);
+        match (whole(true), whole(false)) {
+            (true, true) => return "anywhere outside".into(),
+            (true, false) if prefixes.len() == 1 => return "anywhere outside (IPv4)".into(),
+            (false, true) if prefixes.len() == 1 => return "anywhere outside (IPv6)".into(),
+            _ => {}
+        }
+        let texts: Vec<String> = prefixes.iter().map(IpNetwork::to_string).collect();
+        texts.join(", ")
+    }
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Who::Pods(name) => f.write_str(name),
+            Who::Nodes(names) => {
+                let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+                write!(f, "node {}", names.join(", node "))
+            }
+            Who::Outside(prefixes) => f.write_str(&Who::outside(prefixes)),
+        }
+    }
+}
+
+impl Serialize for Who {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = to.serialize_map(Some(1))?;
+        match self {
+            Who::Pods(name) => map.serialize_entry("pods", name)?,
+            Who::Nodes(names) => map.serialize_entry("nodes", names)?,
+            Who::Outside(prefixes) => {
+                let prefixes: Vec<String> = prefixes.iter().map(IpNetwork::to_string).collect();
+                map.serialize_entry("outside", &prefixes)?;
+            }
+        }
+        map.end()
+    }
+}
+
+/// What may be sent from one end to another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// Who opens it.
+    pub source: Who,
+    /// Who answers.
+    pub destination: Who,
+    /// What may pass between at least one pair of the two.
+    pub traffic: TrafficSet,
+    /// What may pass between every pair, where that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub between_all: Option<TrafficSet>,
+}
+
+/// What a list is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only connections from units with one of these names; empty: from all.
+    pub from: BTreeSet<Arc<str>>,
+    /// Only connections to units with one of these names; empty: to all.
+    pub to: BTreeSet<Arc<str>>,
+    /// Only these ports; None: all.
+    pub traffic: Option<TrafficSet>,
+    /// What is left out.
+    pub only: Only,
+}
+
+/// Which connections are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Only {
+    /// All of them.
+    #[default]
+    All,
+    /// Those from outside of the cluster, and those to it.
+    Outside,
+    /// Those from public addresses.
+    Exposed,
+}
+
+/// The connections that may be opened, in order.
+pub fn connections(
+    analysis: &mut Analysis<'_>,
+    units: &[Unit],
+    filter: &Filter,
+) -> Vec<Connection> {
+    let among =
+        |names: &BTreeSet<Arc<str>>, unit: &Unit| names.is_empty() || names.contains(&unit.name);
+    let sources: Vec<&Unit> = units.iter().filter(|u| among(&filter.from, u)).collect();
+    let destinations: Vec<&Unit> = units.iter().filter(|u| among(&filter.to, u)).collect();
+    let mut found = Vec::new();
+    if filter.only == Only::All {
+        for destination in &destinations {
+            for source in &sources {
+                let Some(passing) = analysis.between_units(source, destination) else { continue };
+                let ends = (Who::Pods(source.name.clone()), Who::Pods(destination.name.clone()));
+                found.extend(connection(analysis, ends, passing, filter));
+            }
+        }
+    }
+    let regions = |analysis: &mut Analysis<'_>, unit: &Unit, direction| {
+        let by_traffic = analysis.with_outside(unit, direction);
+        let regions = &analysis.universe().regions;
+        let ends = by_traffic.into_iter().map(|(passing, set)| (regions.addresses(&set), passing));
+        ends.filter(|(addresses, _)| !addresses.is_empty()).collect::<Vec<_>>()
+    };
+    if filter.from.is_empty() {
+        for destination in &destinations {
+            let pods = Who::Pods(destination.name.clone());
+            for (addresses, passing) in regions(analysis, destination, Direction::Ingress) {
+                if filter.only == Only::Exposed && !addresses.iter().any(is_public) {
+                    continue;
+                }
+                let ends = (Who::Outside(addresses), pods.clone());
+                found.extend(connection(analysis, ends, passing, filter));
+            }
+            if filter.only == Only::All {
+                for (who, passing) in nodes(analysis, destination, Direction::Ingress) {
+                    found.extend(connection(analysis, (who, pods.clone()), passing, filter));
+                }
+            }
+        }
+    }
+    if filter.to.is_empty() && filter.only != Only::Exposed {
+        for source in &sources {
+            let pods = Who::Pods(source.name.clone());
+            for (addresses, passing) in regions(analysis, source, Direction::Egress) {
+                let ends = (pods.clone(), Who::Outside(addresses));
+                found.extend(connection(analysis, ends, passing, filter));
+            }
+            if filter.only == Only::All {
+                for (who, passing) in nodes(analysis, source, Direction::Egress) {
+                    found.extend(connection(analysis, (pods.clone(), who), passing, filter));
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What may pass between a unit and nodes. Each pod may also be reached from its own node, and
+/// reach it (S44, S45), which is not said here.
+fn nodes(analysis: &mut Analysis<'_>, unit: &Unit, direction: Direction) -> Vec<(Who, Passing)> {
+    let all: Vec<_> = analysis.universe().nodes().to_vec();
+    let mut found: Vec<(BTreeSet<Arc<str>>, Passing)> = Vec::new();
+    for (remote, names) in all {
+        let Some(passing) = analysis.with_elsewhere(unit, direction, remote) else { continue };
+        if passing.is_nothing() {
+            continue;
+        }
+        let names = names.into_iter().map(Arc::from);
+        match found.iter_mut().find(|(_, known)| *known == passing) {
+            Some((known, _)) => known.extend(names),
+            None => found.push((names.collect(), passing)),
+        }
+    }
+    let who = |(names, passing): (BTreeSet<Arc<str>>, _)| {
+        (Who::Nodes(names.into_iter().collect()), passing)
+    };
+    found.into_iter().map(who).collect()
+}
+
+fn connection(
+    analysis: &mut Analysis<'_>,
+    (source, destination): (Who, Who),
+    passing: Passing,
+    filter: &Filter,
+) -> Option<Connection> {
+    let Passing { mut some, mut every } = passing;
+    if let Some(only) = &filter.traffic {
+        let only = analysis.traffic.intern(only.clone());
+        some = analysis.traffic.intersection(some, only);
+        every = analysis.traffic.intersection(every, only);
+    }
+    if some == TrafficId::NOTHING {
+        return None;
+    }
+    let set = |id| analysis.traffic(id).clone();
+    let between_all = (some != every).then(|| set(every));
+    Some(Connection { source, destination, traffic: set(some), between_all })
+}
+
+/// Are there addresses in the prefix that the internet routes?
+pub fn is_public(prefix: &IpNetwork) -> bool {
+    let private = [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "127.0.0.0/8",
+        "0.0.0.0/8",
+        "224.0.0.0/3",
+        "fc00::/7",
+        "fe80::/10",
+        "ff00::/8",
+        "::1/128",
+    ];
+    !private.iter().any(|range| {
+        let range: IpNetwork = range.parse().expect("a prefix");
+        range.is_ipv4() == prefix.is_ipv4()
+            && range.prefix() <= prefix.prefix()
+            && range.contains(prefix.network())
+    })
+}
