@@ -27,10 +27,15 @@ pub(crate) enum Annotation<'n> {
     Unclear,
 }
 
-/// The annotation `name` of an object. Where metadata or annotations are given twice, all must say
+/// The annotation `name` of what stands at `root`. Where metadata or annotations are given twice, all must say
 /// the same of it; a value that is null is empty, as for the API server.
-pub(crate) fn find<'n>(reader: &mut Reader, object: &'n Node, name: &str) -> Annotation<'n> {
-    let metadata = Path::Root.field("metadata");
+pub(crate) fn find<'n>(
+    reader: &mut Reader,
+    object: &'n Node,
+    root: &Path,
+    name: &str,
+) -> Annotation<'n> {
+    let metadata = root.field("metadata");
     let path = metadata.field("annotations");
     let fields = |node: &'n Node, name: &'static str| {
         let fields = match &node.value {
@@ -80,7 +85,7 @@ fn same<'n>(one: Annotation<'n>, other: Annotation<'n>) -> Annotation<'n> {
 
 /// Whether a policy is only tried. What cannot be understood is enforced.
 pub(crate) fn mode(reader: &mut Reader, object: &Node) -> Mode {
-    match find(reader, object, MODE) {
+    match find(reader, object, &Path::Root, MODE) {
         Annotation::Text("audit", _) => Mode::Audited,
         Annotation::Text(other, at) => {
             let metadata = Path::Root.field("metadata");
@@ -119,7 +124,7 @@ fn may_be_missing(object: &Node) -> bool {
 pub(crate) fn unselected(reader: &mut Reader, object: &Node) -> Option<Unselected> {
     let metadata = Path::Root.field("metadata");
     let path = metadata.field("annotations");
-    match find(reader, object, ISOLATE_BY_DEFAULT) {
+    match find(reader, object, &Path::Root, ISOLATE_BY_DEFAULT) {
         Annotation::Absent if may_be_missing(object) => {
             let message = format!(
                 "the document breaks off before the annotations end, and `{ISOLATE_BY_DEFAULT}` \

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     json::{self, Str, offset_in},
-    kind::{Kind, classify, is_custom_version},
+    kind::{Kind, is_custom_version},
     metadata,
     object::{self, ItemType, Sink, item_type_of},
     problem::{Path, excerpt},
@@ -285,9 +285,9 @@ impl Head<'_> {
     }
 
     /// Whether the document is a list; None while that is not known.
-    fn is_list(&self) -> Option<bool> {
+    fn is_list(&self, reader: &Reader) -> Option<bool> {
         let kind = self.kind.as_ref()?;
-        Some(matches!(classify(&kind.0, self.version()).0, Kind::List | Kind::Unknown))
+        Some(matches!(reader.classify(&kind.0, self.version()).0, Kind::List | Kind::Unknown))
     }
 }
 
@@ -363,7 +363,7 @@ impl<'de> Visitor<'de> for Items<'_, 'de, '_, '_, '_> {
         self.head.items = true;
         let (list_kind, version) = (self.head.kind.clone(), self.head.api_version.clone());
         let version = version.as_ref().map(|v| &*v.0);
-        let is_list = self.head.is_list();
+        let is_list = self.head.is_list(self.top.reader);
         let item_type = list_kind.as_ref().and_then(|kind| item_type_of(&kind.0, version));
         while let Some(raw) = items.next_element::<&RawValue>()? {
             self.top.found += 1;
@@ -386,7 +386,7 @@ impl<'de> Visitor<'de> for Items<'_, 'de, '_, '_, '_> {
 /// Converts what had to wait until the document's kind was known, and reports what is wrong with a
 /// list.
 fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &mut Sink) {
-    if !head.items || head.is_list() == Some(false) {
+    if !head.items || head.is_list(reader) == Some(false) {
         return item(reader, whole, document, serde_json::from_str(document).ok(), None, sink);
     }
     let kind = head.kind.as_ref().map_or("List", |k| &k.0);
@@ -401,7 +401,7 @@ fn finish(reader: &mut Reader, whole: &str, document: &str, head: Head, sink: &m
             sink,
         );
     }
-    let complaint = head.kind.as_ref().and_then(|kind| classify(&kind.0, head.version()).1);
+    let complaint = head.kind.as_ref().and_then(|kind| reader.classify(&kind.0, head.version()).1);
     if head.kind.is_some() && complaint.is_none() && head.odd.is_empty() {
         return;
     }
@@ -435,9 +435,11 @@ pub(crate) fn item(
 ) {
     let at = offset_in(whole, text);
     reader.source.advance(at);
-    match fields
-        .map_or(Outcome::Unsure, |fields| typed::convert(&fields, item_type, reader.interner))
-    {
+    let purpose = reader.purpose();
+    let converted = fields.map_or(Outcome::Unsure, |fields| {
+        typed::convert(&fields, item_type, purpose, reader.interner)
+    });
+    match converted {
         Outcome::Found(found) => {
             reader.damaged = false;
             sink(reader, found, u32::try_from(at).unwrap_or(u32::MAX));

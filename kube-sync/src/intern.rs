@@ -1,15 +1,16 @@
-//! Shared strings and label sets: in a cluster of 100,000 pods the same few names occur again and
+//! Shared strings, label sets and workloads: in a cluster of 100,000 pods the same few names occur again and
 //! again, and each is stored once.
 
 use std::{collections::HashSet, sync::Arc};
 
-use netpolc_policy::Labels;
+use netpolc_policy::{Labels, Owner, OwnerKind};
 
 /// Hands out one shared copy per distinct value.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     strings: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
+    owners: HashSet<Arc<Owner>>,
     /// The number of values after the last [`Interner::tidy`].
     #[cfg(any(feature = "watch", test))]
     tidied: usize,
@@ -40,17 +41,29 @@ impl Interner {
         labels
     }
 
+    /// The shared copy of a workload's name and kind: its pods have it in common.
+    pub fn owner(&mut self, kind: OwnerKind, name: &str) -> Arc<Owner> {
+        let new = Owner { kind, name: self.string(name) };
+        if let Some(known) = self.owners.get(&new) {
+            return known.clone();
+        }
+        let new = Arc::new(new);
+        self.owners.insert(new.clone());
+        new
+    }
+
     /// Drops the values that nobody else holds, whenever there are twice as many as after the last
     /// time: each job and each rollout has labels of its own, and a watch never ends.
     #[cfg(any(feature = "watch", test))]
     pub fn tidy(&mut self) {
-        let now = self.strings.len() + self.labels.len();
+        let now = self.strings.len() + self.labels.len() + self.owners.len();
         if now < MIN_TIDY.max(2 * self.tidied) {
             return;
         }
         self.labels.retain(|labels| labels.holders() > 1);
+        self.owners.retain(|owner| Arc::strong_count(owner) > 1);
         self.strings.retain(|text| Arc::strong_count(text) > 1);
-        self.tidied = self.strings.len() + self.labels.len();
+        self.tidied = self.strings.len() + self.labels.len() + self.owners.len();
     }
 }
 
@@ -64,9 +77,11 @@ mod tests {
         let kept = interner.labels([("app", "web")]);
         for i in 0..3 * MIN_TIDY {
             interner.labels([("job", i.to_string().as_str())]);
+            interner.owner(OwnerKind::Job, &i.to_string());
             interner.tidy();
         }
-        assert!(interner.labels.len() + interner.strings.len() < MIN_TIDY + 10);
+        let held = interner.labels.len() + interner.strings.len() + interner.owners.len();
+        assert!(held < MIN_TIDY + 10);
         assert_eq!(interner.labels([("app", "web")]).holders(), kept.holders());
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! Not here: what is done with the object (`object`).
 
+pub(crate) mod asked;
+
 use std::fmt;
 
 use netpolc_policy::TierApi;
@@ -33,6 +35,10 @@ pub(crate) enum Kind {
     Account,
     /// A SecurityGroup of the AWS Controllers for Kubernetes.
     Group,
+    /// A Deployment or the like, which makes pods.
+    Workload,
+    /// An EndpointSlice.
+    Slice,
     List,
     /// A kind that has no meaning for policy.
     Ignored,

@@ -10,19 +10,22 @@ use netpolc_policy::{
 };
 
 use crate::{
-    groups,
+    groups, owner,
     problem::{Path, excerpt},
     source::Reader,
     strict,
     tree::{Node, Value},
 };
 
-/// Reads the pod `key` from its tree.
-pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
+/// Reads the pod `key` from its tree, which is a Pod or the template of one; it stands at `root` in
+/// its object.
+pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node, root: &Path) -> Pod {
     let metadata = object.get("metadata");
-    let labels = labels(reader, metadata, None);
+    let labels = labels(reader, metadata, root, None);
     let uid = metadata.and_then(|m| m.text("uid")).map(Arc::from);
-    let root = Path::Root;
+    let hash = labels.get(owner::HASH);
+    let reference = owner::reference(metadata);
+    let owner = reference.and_then(|found| owner::of(reader.interner, found, hash));
     let spec_path = root.field("spec");
     let spec = map(reader, object.get("spec"), &spec_path);
     let node = text(reader, spec, &spec_path, "nodeName").filter(|name| !name.is_empty());
@@ -78,7 +81,8 @@ pub(crate) fn pod(reader: &mut Reader, key: ObjectKey, object: &Node) -> Pod {
         network,
         phase,
         ports,
-        grouping: groups::pod::grouping(reader, object, account),
+        grouping: groups::pod::grouping(reader, object, root, account),
+        owner,
     }
 }
 
@@ -112,7 +116,7 @@ pub(crate) fn node(reader: &mut Reader, object: &Node) -> ClusterNode {
             address(reader, given, &item_path.field("address"), &mut addresses);
         }
     }
-    let labels = labels(reader, object.get("metadata"), None);
+    let labels = labels(reader, object.get("metadata"), &root, None);
     ClusterNode { labels, addresses }
 }
 
@@ -198,20 +202,31 @@ pub(crate) fn protocol(reader: &mut Reader, port: &Node, path: &Path) -> Option<
     found
 }
 
-/// Reads metadata.labels and adds `extra`. A number or a boolean counts as the text that was
+/// Reads metadata.labels of what stands at `root`, and adds `extra`. A number or a boolean counts as the text that was
 /// written: without the label, a policy might no longer select the pod.
 pub(crate) fn labels(
     reader: &mut Reader,
     metadata: Option<&Node>,
+    root: &Path,
     extra: Option<(&str, &str)>,
 ) -> Labels {
-    let root = Path::Root;
     let metadata_path = root.field("metadata");
     let path = metadata_path.field("labels");
+    match map(reader, metadata.and_then(|m| m.get("labels")), &path) {
+        Some(node) => pairs(reader, node, &path, extra),
+        None => reader.interner.labels(extra),
+    }
+}
+
+/// Reads a map from labels to values, and adds `extra`.
+pub(crate) fn pairs(
+    reader: &mut Reader,
+    node: &Node,
+    path: &Path,
+    extra: Option<(&str, &str)>,
+) -> Labels {
     let mut pairs: Vec<(&str, &str)> = Vec::new();
-    if let Some(node) = map(reader, metadata.and_then(|m| m.get("labels")), &path)
-        && let Value::Map(fields) = &node.value
-    {
+    if let Value::Map(fields) = &node.value {
         for field in fields {
             let value = match &field.node.value {
                 Value::String(text) => text,

@@ -12,12 +12,17 @@
 //! objects) -> `typed` (fast, JSON only) or `yaml`/`json` -> `tree` -> `object` -> `single` ->
 //! `policy`, `tier` (strict), `groups` or `lenient` -> `place` (two objects of one name) ->
 //! `last_known` (objects that an input no longer shows).
+//!
+//! Whoever answers questions offline reads by [`survey()`], which also gathers workloads, what is
+//! behind Services and the lines of fields (`gather`), and makes up pods where manifests have
+//! workloads alone (`made_up`). Agents never do.
 
 mod annotation;
 mod change;
 mod cidr;
 mod decode;
 mod fuzz;
+mod gather;
 mod groups;
 mod intern;
 mod json;
@@ -25,21 +30,27 @@ mod json_maps;
 mod kind;
 mod last_known;
 mod lenient;
+mod lines;
 mod load;
+mod made_up;
 mod metadata;
 mod object;
+mod owner;
 mod place;
 mod policy;
 mod problem;
+mod range;
 mod repeated;
 mod resource;
 mod selector;
 mod service;
 mod single;
+mod slice;
 mod source;
 mod split;
 mod state;
 mod strict;
+mod survey;
 mod tier;
 mod tier_ports;
 mod tier_rule;
@@ -47,15 +58,19 @@ mod tree;
 mod typed;
 #[cfg(feature = "watch")]
 pub mod watch;
+mod workload;
 mod yaml;
 
 pub use change::Change;
 pub use decode::MAX_YAML_DOCUMENT_BYTES;
 pub use fuzz::fuzz_decode;
 pub use last_known::{Merged, Retained, contains_file, merge_last_known};
+pub use lines::{Line, Lines};
 pub use load::{Converted, Input, Loaded, MAX_FILE_BYTES, convert, is_manifest, load};
+pub use made_up::{MadeUp, MadeUpPods};
 pub use object::Object;
 pub use place::{ObjectId, ObjectKind, Place, Places};
 pub use problem::{MAX_PROBLEMS, ObjectRef, Problem, Severity};
 pub use resource::{Families, Resource};
 pub use state::{PolicyKind, PolicyState};
+pub use survey::{Absent, Survey, survey};

@@ -16,6 +16,7 @@ use netpolc_policy::Cluster;
 use crate::{
     Object, Problem, Severity,
     decode::decode,
+    gather::Gathered,
     intern::Interner,
     kind::not_enforced,
     object::NAMESPACE_NAME_LABEL,
@@ -112,8 +113,8 @@ pub struct Converted {
 pub fn convert(name: &str, bytes: &[u8]) -> Converted {
     let (mut problems, mut interner) = (Problems::default(), Interner::default());
     let mut objects = Vec::new();
-    let reading =
-        read(name, bytes, &mut problems, &mut interner, &mut |_, object, _| objects.push(object));
+    let sink = &mut |_: &mut Reader, object, _| objects.push(object);
+    let reading = read(name, bytes, &mut problems, &mut interner, None, sink);
     Converted { objects, problems: problems.into_list(), lost: reading.lost || !reading.any }
 }
 
@@ -131,10 +132,12 @@ fn read(
     bytes: &[u8],
     problems: &mut Problems,
     interner: &mut Interner,
+    gathered: Option<&mut Gathered>,
     sink: &mut crate::object::Sink,
 ) -> Reading {
     let source = Source::new(name.into(), bytes);
     let mut reader = Reader::new(&source, problems, interner);
+    reader.gathered = gathered;
     let (text, broken) = match std::str::from_utf8(bytes) {
         Ok(text) => (text, None),
         Err(error) => {
@@ -161,20 +164,28 @@ enum Given {
     InDirectory,
 }
 
+/// Puts together what inputs hold.
 #[derive(Default)]
-struct Loader {
-    cluster: Cluster,
+pub(crate) struct Loader {
+    pub cluster: Cluster,
     problems: Problems,
     incomplete: Vec<Arc<str>>,
-    interner: Interner,
+    pub interner: Interner,
     places: Places,
+    /// What is gathered beside the cluster; None where it is enforced.
+    pub gathered: Option<Gathered>,
     /// Policies of other engines by kind and version: how many there are, and the file and line of
     /// the first.
     foreign: BTreeMap<(String, String), (usize, Arc<str>, u32)>,
 }
 
 impl Loader {
-    fn input(&mut self, input: Input) {
+    /// Gathers what answers need, too.
+    pub fn answering() -> Self {
+        Self { gathered: Some(Gathered::default()), ..Self::default() }
+    }
+
+    pub fn input(&mut self, input: Input) {
         match input {
             Input::Path(path) => self.path(&path),
             Input::Stdin => self.reader("-", io::stdin().lock(), Given::ByName),
@@ -243,10 +254,11 @@ impl Loader {
                 ),
             );
         }
-        let Self { cluster, problems, incomplete, interner, places, .. } = self;
-        let reading = read(name, bytes, problems, interner, &mut |reader, object, at| {
-            place::put(cluster, places, reader, object, at);
-        });
+        let Self { cluster, problems, incomplete, interner, places, gathered, .. } = self;
+        let reading =
+            read(name, bytes, problems, interner, gathered.as_mut(), &mut |reader, object, at| {
+                place::put(cluster, places, reader, object, at);
+            });
         if reading.lost || !reading.any {
             incomplete.push(name.into());
         }
@@ -286,7 +298,7 @@ impl Loader {
 
     /// Adds the namespaces that exist because pods are in them, and reports the policies that other
     /// engines would enforce.
-    fn finish(mut self) -> Loaded {
+    pub fn finish(mut self) -> Loaded {
         for key in self.cluster.pods.keys() {
             if !self.cluster.namespaces.contains_key(&key.namespace) {
                 let labels = self.interner.labels([(NAMESPACE_NAME_LABEL, &*key.namespace)]);

@@ -10,21 +10,23 @@ use std::{borrow::Cow, sync::Arc};
 use ipnetwork::IpNetwork;
 use netpolc_policy::{
     Direction, GroupRule, InterfaceId, Labels, Namespace, NetworkInterface, Node as ClusterNode,
-    ObjectKey, Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId, SecurityGroupPolicy,
-    Service, Staged, TierPolicy,
+    ObjectKey, OwnerKind, Pod, Policy, PrefixListId, SecurityGroup, SecurityGroupId,
+    SecurityGroupPolicy, Service, Staged, TierPolicy,
 };
 
 use crate::{
     groups,
-    kind::{Kind, classify, guess},
+    kind::{Kind, guess},
     metadata,
     problem::{Path, Severity, excerpt},
     repeated,
     single::{Single, single},
+    slice,
     source::{Origin, Reader},
     strict,
     tier::Trust,
     tree::{Field, Node, Value},
+    workload,
 };
 
 /// A converted object.
@@ -212,7 +214,7 @@ fn one(
     }
     let api_version = header(reader, node, "apiVersion").or(item_type.and_then(|t| t.api_version));
     let (mut known, complaint) =
-        kind.map_or((Kind::Unknown, None), |kind| classify(kind, api_version));
+        kind.map_or((Kind::Unknown, None), |kind| reader.classify(kind, api_version));
     reader.enter(kind.unwrap_or_default(), &metadata::display_name(node));
     if kind.is_none() {
         reader.leave();
@@ -270,8 +272,19 @@ fn one(
         }
         // The missing part of such an object could be what matters. Only a policy closes by what is
         // left of it, and a namespace that may isolate its pods.
-        Kind::Pod | Kind::Node | Kind::Service | Kind::Account | Kind::Staged | Kind::Group
+        Kind::Pod
+        | Kind::Node
+        | Kind::Service
+        | Kind::Account
+        | Kind::Staged
+        | Kind::Group
+        | Kind::Workload
+        | Kind::Slice
             if cut_short => {}
+        Kind::Workload => {
+            workload::read(reader, node, &OwnerKind::named(kind.unwrap_or_default()));
+        }
+        Kind::Slice => slice::read(reader, node),
         Kind::Pod
         | Kind::Namespace
         | Kind::Node

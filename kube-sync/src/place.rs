@@ -140,6 +140,7 @@ pub(crate) fn put(
     at: u32,
 ) {
     let id = ObjectId::of(&object);
+    let pending = reader.pending();
     let place = |reader: &Reader, damaged| Place {
         file: reader.source.name.clone(),
         line: reader.source.line(at as usize),
@@ -148,6 +149,7 @@ pub(crate) fn put(
     };
     let mut before = match places.entry(id) {
         Entry::Vacant(vacant) => {
+            reader.keep(vacant.key(), pending);
             vacant.insert(place(reader, reader.damaged));
             return change::put(cluster, object);
         }
@@ -182,6 +184,7 @@ pub(crate) fn put(
     reader.error(at, &Path::Root, message);
     before.get_mut().copies += 1;
     if let Entry::Vacant(vacant) = places.entry(ObjectId::of(&twin)) {
+        reader.keep(vacant.key(), pending);
         vacant.insert(place(reader, true));
         change::put(cluster, twin);
     }

@@ -37,9 +37,13 @@ fn kind_name(kind: Kind) -> &'static str {
         Kind::GroupPolicy => "SecurityGroupPolicy",
         Kind::Account => "ServiceAccount",
         Kind::Group => "SecurityGroup",
-        Kind::Policy | Kind::List | Kind::Ignored | Kind::Foreign | Kind::Unknown => {
-            "NetworkPolicy"
-        }
+        Kind::Policy
+        | Kind::Workload
+        | Kind::Slice
+        | Kind::List
+        | Kind::Ignored
+        | Kind::Foreign
+        | Kind::Unknown => "NetworkPolicy",
     }
 }
 
@@ -64,11 +68,16 @@ pub(crate) fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust
     }
     let about = metadata::Metadata::of(reader, node);
     let Some(name) = about.name(reader, known) else { return Single::Lost };
+    let root = Path::Root;
     let object = match known {
         Kind::Node => Object::Node(name, lenient::node(reader, node)),
         Kind::Namespace => {
-            let labels =
-                lenient::labels(reader, node.get("metadata"), Some((NAMESPACE_NAME_LABEL, &name)));
+            let labels = lenient::labels(
+                reader,
+                node.get("metadata"),
+                &root,
+                Some((NAMESPACE_NAME_LABEL, &name)),
+            );
             let unselected = annotation::unselected(reader, node);
             Object::Namespace(name, Namespace { labels, unselected })
         }
@@ -81,10 +90,17 @@ pub(crate) fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust
             let key = ObjectKey { namespace, name };
             reader.name(kind, &key);
             match known {
-                Kind::Service => Object::Service(key, service::service(reader, node)),
-                Kind::Pod => Object::Pod(lenient::pod(reader, key, node)),
+                Kind::Service => {
+                    let (service, frontend) = service::service(reader, node);
+                    if let Some(gathered) = reader.gathered.as_deref_mut() {
+                        gathered.pending.frontend = frontend;
+                    }
+                    Object::Service(key, service)
+                }
+                Kind::Pod => Object::Pod(lenient::pod(reader, key, node, &root)),
                 Kind::Account => {
-                    Object::Account(key, lenient::labels(reader, node.get("metadata"), None))
+                    let labels = lenient::labels(reader, node.get("metadata"), &root, None);
+                    Object::Account(key, labels)
                 }
                 Kind::GroupPolicy => {
                     Object::GroupPolicy(groups::policy::policy(reader, key, node, trust))
@@ -101,5 +117,8 @@ pub(crate) fn single(reader: &mut Reader, node: &Node, known: Kind, trust: Trust
             }
         }
     };
+    if strictly || known == Kind::Group {
+        reader.gather_lines(node);
+    }
     Single::Object(object)
 }

@@ -6,8 +6,13 @@ use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 use netpolc_policy::ObjectKey;
 
 use crate::{
+    ObjectId,
+    gather::{Gathered, Pending, Purpose},
     intern::Interner,
+    kind::{Complaint, Kind, asked},
+    lines::ObjectLines,
     problem::{ObjectRef, Path, Problem, Problems, Severity, excerpt},
+    tree::Node,
 };
 
 /// The text of one input.
@@ -71,6 +76,8 @@ pub(crate) struct Reader<'a> {
     pub source: &'a Source<'a>,
     pub problems: &'a mut Problems,
     pub interner: &'a mut Interner,
+    /// What is gathered beside objects; None where they are enforced.
+    pub gathered: Option<&'a mut Gathered>,
     pub document: Option<u32>,
     pub object: Option<ObjectRef>,
     reported: u32,
@@ -94,6 +101,7 @@ impl<'a> Reader<'a> {
             source,
             problems,
             interner,
+            gathered: None,
             document: None,
             object: None,
             reported: 0,
@@ -102,6 +110,40 @@ impl<'a> Reader<'a> {
             origin: Origin::File,
             foreign: Foreign::new(),
             any: false,
+        }
+    }
+
+    /// Why the source is read.
+    pub fn purpose(&self) -> Purpose {
+        if self.gathered.is_some() { Purpose::Answer } else { Purpose::Enforce }
+    }
+
+    /// The kind that `kind` and `apiVersion` name, and what is wrong with them.
+    pub fn classify(&self, kind: &str, version: Option<&str>) -> (Kind, Option<Complaint>) {
+        asked::classify_for(self.purpose(), kind, version)
+    }
+
+    /// Gathers where the fields of the object at `node` stand, where somebody asks for that.
+    pub fn gather_lines(&mut self, node: &Node) {
+        if self.gathered.is_none() {
+            return;
+        }
+        let lines = ObjectLines::of(self, node);
+        if let Some(gathered) = self.gathered.as_deref_mut() {
+            gathered.pending.lines = Some(lines);
+        }
+    }
+
+    /// Takes what was gathered about the object that was read last.
+    pub fn pending(&mut self) -> Pending {
+        let gathered = self.gathered.as_deref_mut();
+        gathered.map(|gathered| std::mem::take(&mut gathered.pending)).unwrap_or_default()
+    }
+
+    /// Keeps what was gathered about the object that is part of the cluster as `id`.
+    pub fn keep(&mut self, id: &ObjectId, pending: Pending) {
+        if let Some(gathered) = self.gathered.as_deref_mut() {
+            gathered.keep(id, pending);
         }
     }
 

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use netpolc_policy::{
-    ContainerPort, Grouping, Labels, Namespace, Node as ClusterNode, ObjectKey, Phase, Pod,
+    ContainerPort, Grouping, Labels, Namespace, Node as ClusterNode, ObjectKey, Owner, Phase, Pod,
     PodNetwork, Protocol,
 };
 use serde::{
@@ -17,12 +17,14 @@ use serde_json::value::RawValue;
 
 use crate::{
     annotation,
+    gather::Purpose,
     groups::pod,
     intern::Interner,
     json::Str,
     json_maps::{Annotations, Pairs},
-    kind::{Kind, classify},
+    kind::{Kind, asked::classify_for},
     object::{ItemType, NAMESPACE_NAME_LABEL, Object},
+    owner,
     selector::is_dns_subdomain,
 };
 
@@ -110,7 +112,8 @@ struct Metadata<'a> {
     creation_timestamp: Option<IgnoredAny>,
     deletion_timestamp: Option<IgnoredAny>,
     deletion_grace_period_seconds: Option<IgnoredAny>,
-    owner_references: Option<IgnoredAny>,
+    #[serde(borrow)]
+    owner_references: Option<&'a RawValue>,
     finalizers: Option<IgnoredAny>,
     managed_fields: Option<IgnoredAny>,
     self_link: Option<IgnoredAny>,
@@ -123,6 +126,19 @@ impl<'a> Metadata<'a> {
     fn text<'m>(field: &'m Option<Str<'a>>) -> Option<&'m str> {
         field.as_ref().map(|text| &*text.0).filter(|text| !text.is_empty())
     }
+}
+
+/// One entry of ownerReferences.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnerReference<'a> {
+    #[serde(borrow)]
+    api_version: Option<Str<'a>>,
+    #[serde(borrow)]
+    kind: Str<'a>,
+    #[serde(borrow)]
+    name: Str<'a>,
+    controller: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -203,6 +219,7 @@ pub(crate) enum Outcome {
 pub(crate) fn convert(
     item: &Item,
     item_type: Option<ItemType>,
+    purpose: Purpose,
     interner: &mut Interner,
 ) -> Outcome {
     let Some(kind) = item.kind.as_ref().map(|kind| &*kind.0).or(item_type.map(|t| t.kind)) else {
@@ -210,7 +227,7 @@ pub(crate) fn convert(
     };
     let version =
         item.api_version.as_ref().map(|v| &*v.0).or(item_type.and_then(|t| t.api_version));
-    let found = match classify(kind, version) {
+    let found = match classify_for(purpose, kind, version) {
         (Kind::Ignored, None) => return Outcome::Ignored,
         _ if item.more => None,
         (Kind::Pod, None) => pod_of(item, interner).map(Object::Pod),
@@ -318,7 +335,21 @@ fn pod_of(item: &Item, interner: &mut Interner) -> Option<Pod> {
         },
         ports,
         grouping: grouping(metadata, spec.as_ref(), interner)?,
+        owner: owner_of(metadata, interner)?,
     })
+}
+
+/// The workload that the pod belongs to; None where ownerReferences are unusual.
+fn owner_of(metadata: &Metadata, interner: &mut Interner) -> Option<Option<Arc<Owner>>> {
+    let Some(raw) = metadata.owner_references else { return Some(None) };
+    let references: Vec<OwnerReference> = serde_json::from_str(raw.get()).ok()?;
+    let found = references.iter().find(|reference| reference.controller == Some(true));
+    let Some(OwnerReference { api_version, kind, name, .. }) = found else { return Some(None) };
+    let reference =
+        owner::Reference { api_version: Metadata::text(api_version), kind: &kind.0, name: &name.0 };
+    let mut labels = metadata.labels.iter().flat_map(|labels| &labels.0);
+    let hash = labels.find(|(key, _)| key.0 == owner::HASH).map(|(_, value)| &*value.0);
+    Some(owner::of(interner, reference, hash))
 }
 
 fn grouping(

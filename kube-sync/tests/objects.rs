@@ -54,6 +54,7 @@ fn s24_s30_a_pod_with_everything() {
             port(Some("web"), Protocol::Tcp, 2, None),
         ],
         grouping: Grouping::default(),
+        owner: None,
     };
     assert_eq!(pod, expected);
 }

@@ -100,6 +100,7 @@ pub fn pod(namespace: &str, name: &str, address: &str) -> Pod {
         phase: Phase::Active,
         ports: vec![],
         grouping: Default::default(),
+        owner: None,
     }
 }
 

@@ -49,6 +49,7 @@
 //!     phase: Phase::Active,
 //!     ports: vec![],
 //!     grouping: Default::default(),
+//!     owner: None,
 //! };
 //! compiler.apply(Event::Pod { key: pod.key.clone(), pod: Some(pod) })?;
 //!

@@ -37,6 +37,7 @@ fn pod(namespace: &str, name: &str, address: &str, label: (&str, &str)) -> Pod {
         phase: Phase::Active,
         ports: vec![],
         grouping: Default::default(),
+        owner: None,
     }
 }
 

@@ -9,7 +9,8 @@ use ipnetwork::IpNetwork;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    ByDefault, Grouping, Labels, Mode, SecurityGroups, Selector, TierKey, TierPolicy, Unselected,
+    ByDefault, Grouping, Labels, Mode, Owner, SecurityGroups, Selector, TierKey, TierPolicy,
+    Unselected,
 };
 
 /// Namespace and name of a namespaced object; prints as `namespace/name`.
@@ -63,6 +64,26 @@ pub struct Cluster {
     pub staged: BTreeMap<ObjectKey, Staged>,
     /// What becomes of pods that no policy isolates, in namespaces that do not say so themselves.
     pub by_default: ByDefault,
+}
+
+impl Cluster {
+    /// The pods of a namespace, in the order of their names.
+    pub fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Pod> {
+        let first = ObjectKey::new(namespace.clone(), "");
+        let pods = self.pods.range(first..);
+        let namespace = namespace.clone();
+        pods.map(|(_, pod)| pod).take_while(move |pod| pod.key.namespace == namespace)
+    }
+
+    /// The addresses of a pod. A hostNetwork pod may be listed without addresses, and then has
+    /// those of its node.
+    pub fn addresses<'c>(&'c self, pod: &'c Pod) -> &'c [IpAddr] {
+        let node = pod.node.as_ref().filter(|_| pod.network == PodNetwork::Host);
+        match node.and_then(|node| self.nodes.get(node)) {
+            Some(node) if pod.addresses.is_empty() => &node.addresses,
+            _ => &pod.addresses,
+        }
+    }
 }
 
 /// A namespace, as far as policy depends on it.
@@ -158,12 +179,20 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// What says which security groups it has (S75).
     pub grouping: Grouping,
+    /// The workload that it belongs to, for people; the pods of one workload share it.
+    pub owner: Option<Arc<Owner>>,
 }
 
 impl Pod {
     /// May policies select this pod and its address: it runs, in a network of its own (S13, S15).
     pub fn is_policed(&self) -> bool {
         self.network == PodNetwork::Own && self.phase == Phase::Active
+    }
+
+    /// Is it behind a Service with this selector: it runs, and has these labels among its own?
+    pub fn is_behind(&self, selector: &Labels) -> bool {
+        self.phase == Phase::Active
+            && selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
     }
 
     /// The numbers that `name` stands for on this pod under `protocol` (S29, S30), ascending, each

@@ -78,6 +78,7 @@ pub(crate) fn output(reader: &mut Reader, document: &Node, sink: &mut Sink) {
                 _ => service_list(reader, item),
             };
             if let Some(object) = read {
+                reader.gather_lines(item);
                 sink(reader, object, item.at);
             }
             reader.leave();
@@ -249,6 +250,7 @@ fn entries(reader: &mut Reader, document: &Node, list: &Node, sink: &mut Sink) {
         let Some(node) = crate::lenient::required(reader, item, &path, "Cidr") else { continue };
         networks.extend(network(reader, node, &path.field("Cidr")));
     }
+    reader.gather_lines(document);
     sink(reader, Object::PrefixList(id, networks), document.at);
 }
 

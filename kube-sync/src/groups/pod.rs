@@ -69,11 +69,17 @@ pub(super) fn is_id(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// Reads a pod's grouping from its tree. `account` is the name of its ServiceAccount.
-pub(crate) fn grouping(reader: &mut Reader, object: &Node, account: Arc<str>) -> Grouping {
-    let metadata = Path::Root.field("metadata");
+/// Reads a pod's grouping from its tree, which stands at `root` in its object. `account` is the name
+/// of its ServiceAccount.
+pub(crate) fn grouping(
+    reader: &mut Reader,
+    object: &Node,
+    root: &Path,
+    account: Arc<str>,
+) -> Grouping {
+    let metadata = root.field("metadata");
     let path = metadata.field("annotations");
-    let mut read = |name: &str| match annotation::find(reader, object, name) {
+    let mut read = |name: &str| match annotation::find(reader, object, root, name) {
         Annotation::Absent => Err(false),
         Annotation::Unclear => Err(true),
         Annotation::Text(text, at) => Ok((text.to_owned(), at)),

@@ -49,6 +49,7 @@ fn pod(name: &str, uid: &str, list: &[&str]) -> Pod {
         phase: Phase::Active,
         ports: vec![],
         grouping: Default::default(),
+        owner: None,
     }
 }
 

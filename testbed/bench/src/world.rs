@@ -69,6 +69,7 @@ pub fn cluster(policies: usize) -> Cluster {
         phase: Phase::Active,
         ports: vec![],
         grouping: Default::default(),
+        owner: None,
     };
     let mut add = |pod: Pod| drop(cluster.pods.insert(pod.key.clone(), pod));
     add(pod(subject(), NODE, Labels::default(), Family::BOTH.map(local)));

@@ -210,6 +210,7 @@ impl World {
                 phase: Phase::Active,
                 ports: random::container_ports(rng),
                 grouping: Grouping::default(),
+                owner: None,
                 key: key.clone(),
             };
             cluster.pods.insert(key, pod);

@@ -137,6 +137,7 @@ impl Big {
                     account: current.labels.get("app").unwrap_or("default").into(),
                     ..Grouping::default()
                 },
+                owner: None,
             }
         })
     }

@@ -189,6 +189,7 @@ pub fn pod(rng: &mut Rng, shape: &Shape, key: ObjectKey, cluster: &Cluster) -> P
         phase,
         ports: container_ports(rng),
         grouping: if shape.groups { groups::grouping(rng) } else { Grouping::default() },
+        owner: None,
         key,
     }
 }

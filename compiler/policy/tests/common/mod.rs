@@ -103,6 +103,7 @@ impl World {
             phase: Phase::Active,
             ports: Vec::new(),
             grouping: Default::default(),
+            owner: None,
         };
         change(&mut pod);
         self.0.pods.insert(pod.key.clone(), pod);

@@ -436,6 +436,7 @@ mod tests {
             phase: Phase::Active,
             ports: vec![],
             grouping: Default::default(),
+            owner: None,
         };
         let pods = [
             pod("ui", &["10.0.0.1", "fd00::1"]),

@@ -282,6 +282,7 @@ fn cluster(policies: &[PodPolicy]) -> Cluster {
         phase: Phase::Active,
         ports: vec![],
         grouping: Default::default(),
+        owner: None,
     };
     let mut cluster = Cluster::default();
     cluster.namespaces.insert("bench".into(), Namespace::default());
